@@ -1,0 +1,163 @@
+# Fathom: continuous depth-wise batching for recurrent-depth transformers.
+#
+#   make            build build/fathom
+#   make run        install what is missing, build, serve models/demo, ask it something
+#   make test       install what is missing, build, run every test that needs no GPU
+#   make check      layers, format, tests under ASan+UBSan
+#   make san        build and run the unit tests under ASan+UBSan
+#   make tsan       build and run the thread tests under TSan
+#   make fuzz-NAME  libFuzzer on one parser (FUZZ_SECONDS=60); make fuzz lists them
+#   make bench      the committed benchmarks, side by side
+#   make format     clang-format the tree
+#   make install    to $(DESTDIR)$(PREFIX)
+#   make deps       install the Debian packages the build needs (apt, with or without root)
+#   make clean      remove build/
+#
+# Variables: SAN=address,undefined|thread   CUDA=auto|0|1   T='suite/test' (one unit test)
+#            PREFIX=/usr/local   PORT=8080   V=1 (print commands)
+
+CC      ?= gcc
+PREFIX  ?= /usr/local
+PORT    ?= 8080
+CUDA    ?= auto
+SAN     ?=
+T       ?=
+FUZZ_SECONDS ?= 60
+VERSION := 0.1.0
+
+comma := ,
+MODE  := $(if $(SAN),san-$(subst $(comma),-,$(SAN)),release)
+B     := build/$(MODE)
+
+# Libraries unpacked without root by tools/deps.sh are found before the system's.
+SYSROOT := $(wildcard build/sysroot/usr)
+ifneq ($(SYSROOT),)
+export PKG_CONFIG_PATH := $(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu/pkgconfig:$(CURDIR)/build/sysroot/usr/share/pkgconfig:$(PKG_CONFIG_PATH)
+SYSROOT_CFLAGS := -I$(CURDIR)/build/sysroot/usr/include -I$(CURDIR)/build/sysroot/usr/include/x86_64-linux-gnu
+SYSROOT_LIBS   := -L$(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu -Wl,-rpath,$(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu
+endif
+
+WARN   := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wvla -Wpointer-arith -Wstrict-prototypes -Werror
+WARN_TEST := -Wall -Wextra -Wshadow -Wvla -Werror
+OPT    := $(if $(SAN),-O1 -fno-omit-frame-pointer,-O2)
+CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' -fno-strict-aliasing -g $(OPT) -I. -pthread \
+              $(SYSROOT_CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -DFATHOM_SAN=1) $(CFLAGS)
+LIBS   := $(SYSROOT_LIBS) -lmicrohttpd -luv -ljansson -lpcre2-8 -lcurl -lm -ldl -pthread
+
+LIB_SRC  := $(wildcard base/*.c engine/*.c engine/cpu/*.c scheduler/*.c api/*.c) $(filter-out server/main.c,$(wildcard server/*.c server/*/*.c))
+LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
+UNIT_SRC := $(wildcard tests/unit/*.c tests/golden/*.c tests/property/*.c)
+UNIT_OBJ := $(UNIT_SRC:%.c=$(B)/%.o)
+TEST_LIB_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tests/lib/*.c))
+STRESS   := $(patsubst tests/stress/%.c,$(B)/stress-%,$(wildcard tests/stress/*.c))
+FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+Q := $(if $(V),,@)
+
+.PHONY: all help run test check san tsan unit fuzz bench format layers install deps clean cuda
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: $(B)/fathom
+ifeq ($(SAN),)
+	@ln -sfn release/fathom build/fathom
+-include engine/cuda/cuda.mk
+all: $(CUDA_PLUGIN)
+endif
+
+help:
+	@sed -n '/^# Fathom/,/^$$/s/^# \{0,1\}//p' Makefile
+
+$(B)/fathom: $(B)/server/main.o $(B)/libfathom.a
+	@echo "  LD  $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -rdynamic -o $@ $< $(B)/libfathom.a $(LIBS)
+
+$(B)/libfathom.a: $(LIB_OBJ)
+	@echo "  AR  $@"
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(B)/tests/%.o: tests/%.c
+	@mkdir -p $(@D)
+	@echo "  CC  $<"
+	$(Q)$(CC) $(CFLAGS_ALL) $(WARN_TEST) -MMD -MP -c -o $@ $<
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC  $<"
+	$(Q)$(CC) $(CFLAGS_ALL) $(WARN) -MMD -MP -c -o $@ $<
+
+# ---- tests ----
+
+$(B)/unit: $(UNIT_OBJ) $(TEST_LIB_OBJ) $(B)/libfathom.a
+	@echo "  LD  $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -rdynamic -o $@ $(UNIT_OBJ) $(TEST_LIB_OBJ) $(B)/libfathom.a -lcriterion $(LIBS)
+
+unit: $(B)/unit
+	$(B)/unit -j2 $(if $(T),--filter '$(T)')
+
+san:
+	@$(MAKE) --no-print-directory SAN=address,undefined unit
+
+$(B)/stress-%: $(B)/tests/stress/%.o $(TEST_LIB_OBJ) $(B)/libfathom.a
+	@echo "  LD  $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -rdynamic -o $@ $^ $(LIBS)
+
+stress-all: $(STRESS)
+
+tsan:
+	@$(MAKE) --no-print-directory SAN=thread stress-all
+	@tools/run_tests.sh tsan
+
+test:
+	@CUDA='$(CUDA)' T='$(T)' tools/run_tests.sh all
+
+check: layers
+	@CUDA='$(CUDA)' tools/run_tests.sh all
+
+layers:
+	@tools/layers.sh
+
+# ---- fuzzing: clang's libFuzzer, the library compiled for it once ----
+
+FB := build/fuzz
+FUZZ_CFLAGS := -std=c11 -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' -DFATHOM_FUZZ=1 -fno-strict-aliasing -g -O1 -I. -pthread \
+               $(SYSROOT_CFLAGS) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+$(FB)/%.o: %.c
+	@mkdir -p $(@D)
+	$(Q)clang $(FUZZ_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(FB)/fuzz_%: $(FB)/tests/fuzz/fuzz_%.o $(LIB_SRC:%.c=$(FB)/%.o)
+	@echo "  LD  $@"
+	$(Q)clang $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+fuzz-%: $(FB)/fuzz_%
+	@mkdir -p $(FB)/corpus-$*
+	cd $(FB) && ./fuzz_$* -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+	    $(if $(wildcard tests/fuzz/$*.dict),-dict=$(CURDIR)/tests/fuzz/$*.dict) corpus-$* $(wildcard $(CURDIR)/tests/fuzz/corpus/$*)
+
+fuzz:
+	@echo "fuzzers: $(FUZZERS:%=fuzz-%)"
+
+# ---- the rest ----
+
+run: deps
+	@$(MAKE) --no-print-directory all
+	@PORT='$(PORT)' tools/demo.sh
+
+bench: all
+	@bench/run.sh
+
+deps:
+	@tools/deps.sh build
+
+format:
+	clang-format -i $$(find base engine scheduler api server tests -name '*.[ch]')
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/fathom
+	install -m 755 $(B)/fathom $(DESTDIR)$(PREFIX)/bin/fathom
+	if [ -f build/fathom-cuda.so ]; then install -m 755 build/fathom-cuda.so $(DESTDIR)$(PREFIX)/lib/fathom/; fi
+
+clean:
+	rm -rf build
+
+-include $(shell find $(B) $(FB) -name '*.d' 2>/dev/null)

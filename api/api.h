@@ -1,0 +1,101 @@
+/* api.h - the OpenAI surface as bytes to requests and events to bytes.
+ *
+ * Parses and validates bodies, applies the chat template, tokenises, and turns the
+ * scheduler's events back into JSON or server-sent events. No sockets, no threads, no
+ * clock but stamps. This folder is the only one that knows HTTP status numbers.
+ *
+ * Threading: an api_context is read-only after open and shared by threads; a request and
+ * its reply belong to one thread at a time (parsing may happen on a worker, the rest on
+ * the loop). */
+#ifndef FATHOM_API_H
+#define FATHOM_API_H
+
+#include "scheduler/scheduler.h"
+
+/* ---- what is served ---- */
+
+typedef struct {
+    const char *model_dir;
+    const char *served_name;      /* id in /v1/models; NULL = the folder's last name */
+    const eng_model *model;       /* borrowed, as is the tokenizer, for the context's life */
+    const eng_tokenizer *tokenizer; /* NULL: token-id prompts only */
+    uint32_t max_context;         /* prompt + output tokens */
+    uint32_t default_max_tokens;  /* when a request names none (completions: 16, chat: this) */
+    uint32_t max_n, max_prompts;  /* choices per prompt, prompts per request */
+    uint32_t ceiling_loops;       /* most loops a request may ask for */
+    size_t max_body_bytes;
+} api_opts;
+
+typedef struct api_context api_context;
+/* Reads generation_config.json and tokenizer_config.json (stop tokens, default sampling,
+ * chat template) beside the model. ERR_BAD_FILE with advice for an unknown template. */
+int api_context_open(api_context **out, const api_opts *opts, err *e) WARN_UNUSED;
+void api_context_close(api_context *c);
+const char *api_model_name(const api_context *c);
+/* Stop-token ids of the model (generation_config), for commands that drive the scheduler. */
+const uint32_t *api_stop_ids(const api_context *c, uint32_t *n);
+
+/* ---- requests ---- */
+
+typedef enum { API_COMPLETION, API_CHAT, API_RESPONSES } api_kind;
+
+typedef struct api_request api_request;
+/* Checks everything that can be refused before the first byte goes out: JSON, types,
+ * ranges, model name, template, tokens, context. On failure e->param names the field.
+ * May be called on a worker thread; takes at most a few ms per 100 KB of prompt. */
+int api_parse(api_request **out, const api_context *c, api_kind kind, const char *body, size_t n,
+              err *e) WARN_UNUSED;
+void api_request_destroy(api_request *r);
+bool api_wants_stream(const api_request *r);
+uint64_t api_prompt_tokens(const api_request *r);
+
+/* ---- replies: one per request, holding its choices ---- */
+
+typedef struct api_reply api_reply;
+/* request_id: X-Request-Id of the client, already checked, or NULL for a new one. */
+int api_reply_create(api_reply **out, const api_context *c, api_request *steal_request,
+                     const char *request_id, err *e) WARN_UNUSED;
+void api_reply_destroy(api_reply *r);
+const char *api_reply_id(const api_reply *r);    /* "cmpl-…", "chatcmpl-…", "resp_…" */
+uint32_t api_reply_sequences(const api_reply *r); /* to submit: prompts × n */
+/* Fills what to submit for sequence i; pointers live as long as the reply. */
+void api_reply_request(const api_reply *r, uint32_t i, sched_request *out);
+
+enum {
+    API_CANCEL = 1, /* this sequence hit a stop string: cancel it in the scheduler */
+    API_DONE = 2,   /* every choice has ended: out holds the end of the answer */
+    API_FAILED = 4, /* the answer ends with an error: a stream must be cut without its last chunk */
+};
+/* Feeds an event of sequence i. Streaming: appends whole SSE events to out. Otherwise
+ * appends the full JSON body when the last choice has ended. Returns API_* bits; with
+ * API_FAILED before anything was streamed, *e says what to answer instead.
+ * Late events of a sequence that ended here are ignored. */
+unsigned api_reply_event(api_reply *r, uint32_t i, const sched_event *ev, buf *out, err *e);
+void api_reply_usage(const api_reply *r, uint64_t *prompt, uint64_t *output);
+
+/* ---- errors ---- */
+unsigned api_status(const err *e); /* HTTP status of a failure */
+/* {"error":{"message","type","param","code"}} */
+void api_error_body(buf *out, const err *e);
+/* The same for failures that only HTTP knows (404, 405, 401, 411, 413, 415, 431, …).
+ * code may be NULL. */
+void api_http_error_body(buf *out, unsigned status, const char *message, const char *code);
+
+/* ---- the small routes: each appends a JSON body ---- */
+void api_models(const api_context *c, buf *out);                    /* GET /v1/models */
+int api_model(const api_context *c, const char *id, buf *out, err *e) WARN_UNUSED;
+int api_tokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) WARN_UNUSED;
+int api_detokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) WARN_UNUSED;
+
+/* ---- text pieces that commands share ---- */
+
+/* Turns token ids into whole UTF-8: bytes of an unfinished character wait for the next
+ * token; bytes that can never become one turn into U+FFFD. Special tokens give nothing. */
+typedef struct {
+    unsigned char pending[4];
+    uint8_t n_pending;
+} api_utf8;
+void api_utf8_token(api_utf8 *u, const eng_tokenizer *t, uint32_t id, buf *out);
+void api_utf8_finish(api_utf8 *u, buf *out); /* what is pending becomes U+FFFD */
+
+#endif

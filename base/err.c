@@ -1,0 +1,32 @@
+/* err.c - the one list of failures and how the first report is kept. */
+#include "base/base.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+    const char *name, *text;
+} table[ERR_COUNT] = {
+#define X(name, text) [ERR_##name] = {#name, text},
+    ERR_LIST(X)
+#undef X
+};
+
+int err_set(err *e, err_code code, const char *param, const char *fmt, ...) {
+    if (e == NULL || e->code != ERR_NONE) return -1;
+    e->code = code;
+    (void)snprintf(e->param, sizeof e->param, "%s", param ? param : "");
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(e->msg, sizeof e->msg, fmt, args);
+    va_end(args);
+    return -1;
+}
+
+const char *err_name(err_code code) {
+    return (unsigned)code < ERR_COUNT ? table[code].name : "UNKNOWN";
+}
+
+const char *err_text(err_code code) {
+    return (unsigned)code < ERR_COUNT ? table[code].text : "unknown error";
+}

@@ -1,0 +1,132 @@
+/* json.c - jansson behind limits, and JSON strings for writing.
+ *
+ * jansson bounds nesting but not memory: a megabyte of "[{},{}," becomes 75 MB of
+ * heap. One pass over the text counts what will cost memory before any is spent. */
+#include "base/base.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+/* Set by the allocator hooks when memory ran out. jansson 2.14 may report that as
+ * a syntax error, or drop a byte of a string and report success; this tells. */
+static _Thread_local bool out_of_memory;
+
+static void *hook_malloc(size_t n) {
+    void *p = malloc(n);
+    if (p == NULL) out_of_memory = true;
+    return p;
+}
+
+void json_setup(void) {
+    size_t seed = 0;
+    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed || seed == 0) {
+        seed = (size_t)clock_ns() | 1;
+    }
+    json_set_alloc_funcs(hook_malloc, free);
+    json_object_seed(seed);
+}
+
+/* Strings are skipped, escapes included; anything malformed is left to jansson. */
+static int scan(const char *text, size_t n, const json_limits *limits, const char *what, err *e) {
+    size_t depth = 0, structural = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+        if (in_string) {
+            if (c == '\\') i++;
+            else if (c == '"') in_string = false;
+            continue;
+        }
+        switch (c) {
+        case '"': in_string = true; break;
+        case '{':
+        case '[':
+            if (++depth > limits->max_depth) {
+                return err_set(e, ERR_BAD_PARAM, NULL, "%s: nested deeper than %zu at byte %zu", what,
+                               limits->max_depth, i);
+            }
+            structural++;
+            break;
+        case '}':
+        case ']':
+            if (depth > 0) depth--;
+            structural++;
+            break;
+        case ',':
+        case ':': structural++; break;
+        default: break;
+        }
+    }
+    if (structural > limits->max_structural) {
+        return err_set(e, ERR_BAD_PARAM, NULL, "%s: more than %zu JSON elements", what,
+                       limits->max_structural);
+    }
+    return 0;
+}
+
+int json_parse(json_t **out, const char *text, size_t n, const json_limits *limits, const char *what,
+               err *e) {
+    *out = NULL;
+    if (n > limits->max_bytes) {
+        return err_set(e, ERR_BAD_PARAM, NULL, "%s: %zu bytes, at most %zu are accepted", what, n,
+                       limits->max_bytes);
+    }
+    if (scan(text, n, limits, what, e) != 0) return -1;
+    json_error_t why;
+    out_of_memory = false;
+    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
+    if (out_of_memory) {
+        json_decref(root);
+        return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory while parsing", what);
+    }
+    if (root == NULL) { /* jansson's own text quotes the input; the place is enough */
+        if (json_error_code(&why) == json_error_duplicate_key) {
+            return err_set(e, ERR_BAD_PARAM, NULL, "%s: a key appears twice (line %d, column %d)", what,
+                           why.line, why.column);
+        }
+        return err_set(e, ERR_BAD_PARAM, NULL, "%s: not valid JSON (line %d, column %d)", what, why.line,
+                       why.column);
+    }
+    *out = root;
+    return 0;
+}
+
+/* Length of the valid UTF-8 character at s, 0 if there is none (RFC 3629). */
+static size_t utf8_char(const unsigned char *s, size_t n) {
+    if (s[0] < 0x80) return 1;
+    size_t len = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
+    if (s[0] < 0xc2 || s[0] > 0xf4 || len > n) return 0;
+    for (size_t i = 1; i < len; i++) {
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    }
+    if (s[0] == 0xe0 && s[1] < 0xa0) return 0;
+    if (s[0] == 0xed && s[1] > 0x9f) return 0;
+    if (s[0] == 0xf0 && s[1] < 0x90) return 0;
+    if (s[0] == 0xf4 && s[1] > 0x8f) return 0;
+    return len;
+}
+
+void buf_json_string(buf *b, const char *text, size_t n) {
+    const unsigned char *s = (const unsigned char *)text;
+    buf_append(b, "\"", 1);
+    size_t plain = 0; /* start of the run not yet written */
+    for (size_t i = 0; i < n;) {
+        size_t len = utf8_char(s + i, n - i);
+        bool escape = len == 0 || s[i] < 0x20 || s[i] == '"' || s[i] == '\\' || s[i] == 0x7f;
+        if (!escape) {
+            i += len;
+            continue;
+        }
+        buf_append(b, text + plain, i - plain);
+        if (len == 0) buf_puts(b, "\xef\xbf\xbd");
+        else if (s[i] == '"') buf_puts(b, "\\\"");
+        else if (s[i] == '\\') buf_puts(b, "\\\\");
+        else if (s[i] == '\n') buf_puts(b, "\\n");
+        else buf_printf(b, "\\u%04x", s[i]);
+        plain = ++i;
+    }
+    buf_append(b, text + plain, n - plain);
+    buf_append(b, "\"", 1);
+}

@@ -1,0 +1,151 @@
+/* scheduler.h - sequences in, tokens out: continuous depth-wise batching.
+ *
+ * The unit of work is one loop of one position. A row may run loop t once every earlier
+ * position of its sequence has executed loop t or, under ENG_LAST, halted before it; rows
+ * of all sequences at all depths share launches. The scheduler owns the cache's slots,
+ * pages and blocks, and decides who runs when.
+ *
+ * Two faces: `sched` is the plain single-threaded machine (commands, benchmarks and tests
+ * drive it with sched_step); `sched_thread` runs one on its own thread behind two bounded
+ * queues (the server). No HTTP, no JSON, no text. */
+#ifndef FATHOM_SCHEDULER_H
+#define FATHOM_SCHEDULER_H
+
+#include "engine/engine.h"
+
+typedef enum { SCHED_DEPTHWISE, SCHED_LOCKSTEP, SCHED_FULL } sched_mode;
+
+typedef struct {
+    sched_mode batching;
+    eng_policy halted_kv;
+    uint32_t max_running;     /* sequences holding cache at once */
+    uint32_t max_queue;       /* sequences waiting; more are refused with ERR_BUSY */
+    uint64_t max_queue_tokens; /* prompt tokens waiting */
+    uint32_t max_rows;        /* rows in one launch */
+    uint32_t chunk;           /* prompt positions that move together; 0 = default */
+    uint32_t default_max_loops, ceiling_loops; /* 0 = the model's */
+    uint32_t default_min_loops;
+    float default_threshold;  /* 0 = the model's */
+    bool prefix_cache;
+    bool depth_cap;           /* lower max_loops while the queue is long */
+    uint32_t wait_bound;      /* most launches a ready row may be passed over; 0 = default */
+} sched_opts;
+void sched_opts_default(sched_opts *o);
+
+/* Depth a request wishes for; 0 = the default of each. */
+typedef struct {
+    uint16_t min_loops, max_loops;
+    float threshold;
+} sched_depth;
+
+/* Logits of one position, seen on the scheduler's thread while they exist. depth is the
+ * loops this position executed. logits is NULL where nobody asked for the head. */
+typedef void (*sched_tap)(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits);
+
+/* Chooses what may come next (constrained decoding). Called on the scheduler's thread
+ * with the tokens put out so far; returns the mask to apply, or NULL for none. Must
+ * not allocate in the token path and must not block. */
+typedef const eng_mask *(*sched_constrain)(void *ud, const uint32_t *output, size_t n_output);
+
+typedef struct {
+    const uint32_t *prompt; /* copied */
+    uint32_t n_prompt;      /* >= 1 */
+    uint32_t max_tokens;    /* 0 is allowed with prompt_logprobs or a tap: score only */
+    uint32_t min_tokens;    /* stop ids are banned before this many */
+    eng_sampling sampling;  /* bias copied */
+    const uint32_t *stop_ids; /* copied; ends with SCHED_STOP, the id is reported */
+    uint32_t n_stop_ids;
+    sched_depth depth;
+    uint32_t n_top;         /* alternatives wanted per token, <= ENG_MAX_TOP */
+    bool prompt_logprobs;   /* one SCHED_PROMPT event per prompt position */
+    int32_t priority;       /* lower first (vLLM) */
+    uint64_t salt[2];       /* hash of cache_salt; 0,0 = shared with everybody */
+    sched_tap tap;          /* may be NULL; with it every position runs the head if tap_logits */
+    bool tap_logits;
+    sched_constrain constrain; /* may be NULL */
+    void *ud;               /* for tap and constrain; must live until the SCHED_END event */
+} sched_request;
+
+typedef enum { SCHED_PROMPT, SCHED_TOKEN, SCHED_END } sched_kind;
+typedef enum { SCHED_STOP, SCHED_LENGTH, SCHED_CANCELLED, SCHED_FAILED } sched_finish;
+
+typedef struct {
+    uint64_t id;
+    sched_kind kind;
+    /* PROMPT and TOKEN: a token at pos, its log-probability given what stands before it
+     * (PROMPT at pos 0: none, NaN), and `depth`, the loops executed by the position that
+     * predicted it (PROMPT: by this position itself). */
+    uint32_t token, pos;
+    uint16_t depth;
+    float logprob;
+    uint32_t n_top;
+    eng_top top[ENG_MAX_TOP];
+    /* END */
+    sched_finish finish;
+    err_code why;            /* with SCHED_FAILED */
+    uint32_t stop_id;        /* with SCHED_STOP */
+    uint32_t n_prompt, n_cached, n_output;
+    uint64_t prompt_loops, output_loops; /* executed loops, tails not counted */
+    uint64_t queued_ns, prefill_ns, decode_ns; /* submit→admit, admit→first token, first→last */
+} sched_event;
+
+enum { SCHED_DEPTH_BINS = ENG_MAX_LOOPS + 1 };
+
+typedef struct { /* counters only grow; gauges are as of now */
+    uint32_t running, waiting;
+    uint64_t waiting_tokens;
+    uint32_t pages, pages_free, pages_cached; /* cached = only the prefix cache holds them */
+    uint32_t page_slots;
+    size_t slot_bytes;
+    uint64_t slots_used, cache_bytes, cache_bytes_all_loops; /* the last: were every loop stored */
+    uint32_t rows_by_loop[SCHED_DEPTH_BINS];  /* gauge: rows in flight about to run loop i */
+    uint64_t exits_by_depth[SCHED_DEPTH_BINS];
+    uint64_t launches[3], launch_rows[3], launch_ns[3]; /* by eng_stage */
+    uint64_t head_rows, tail_rows, kv_only_rows, prompt_rows, decode_rows; /* recurrent rows by kind */
+    uint64_t prompt_tokens, output_tokens, prompt_loops, output_loops;
+    uint64_t finished[4]; /* by sched_finish */
+    uint64_t preemptions, refused;
+    uint64_t prefix_queries, prefix_hits; /* tokens */
+    uint64_t sample_ns, steps;
+    uint32_t depth_cap_now; /* 0 = not capping */
+    uint32_t longest_wait;  /* launches the oldest ready row was passed over, most ever */
+} sched_stats;
+
+/* ---- the plain machine: one thread ---- */
+typedef struct sched sched;
+typedef void (*sched_sink)(void *ud, const sched_event *ev);
+
+/* Borrows the backend. Events go to sink during sched_step and sched_cancel. */
+int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink sink, void *ud,
+                 err *e) WARN_UNUSED;
+void sched_destroy(sched *s); /* running sequences end without events */
+/* ERR_BUSY: queue full. ERR_TOO_LONG: can never fit the context or the cache.
+ * ERR_BAD_PARAM: names the field. *id is never 0. */
+int sched_submit(sched *s, const sched_request *r, uint64_t *id, err *e) WARN_UNUSED;
+void sched_cancel(sched *s, uint64_t id); /* unknown ids are ignored; pages are free on return */
+/* Does one round of launches. *idle is set when nothing is left to do. Fails only with
+ * ERR_DEVICE (all running sequences got SCHED_FAILED); a request can only end itself. */
+int sched_step(sched *s, bool *idle, err *e) WARN_UNUSED;
+void sched_get_stats(const sched *s, sched_stats *out);
+/* Slow check of every invariant of cache and rows; for tests. Says what is wrong. */
+bool sched_sane(const sched *s, err *e) WARN_UNUSED;
+
+/* ---- the machine on its own thread ---- */
+typedef struct sched_thread sched_thread;
+typedef void (*sched_notify)(void *ud); /* from the engine thread: events wait; must not block */
+
+/* Takes the backend: sched_thread_stop closes it. */
+int sched_thread_start(sched_thread **out, eng_backend *steal_backend, const sched_opts *opts,
+                       sched_notify notify, void *ud, err *e) WARN_UNUSED;
+/* The following four: from one and the same thread (the loop). Submit checks what can be
+ * checked at once, so that refusals come before any header is sent; it never blocks. */
+int sched_thread_submit(sched_thread *t, const sched_request *r, uint64_t *id, err *e) WARN_UNUSED;
+void sched_thread_cancel(sched_thread *t, uint64_t id); /* its SCHED_END still comes */
+bool sched_thread_poll(sched_thread *t, sched_event *ev) WARN_UNUSED; /* false: no more for now */
+void sched_thread_stats(sched_thread *t, sched_stats *out); /* a snapshot at most 100 ms old */
+/* Nanoseconds since the engine thread last said it is alive, and whether its device failed. */
+uint64_t sched_thread_silence_ns(sched_thread *t);
+bool sched_thread_failed(sched_thread *t);
+void sched_thread_stop(sched_thread *t); /* cancels what runs, joins, frees; NULL is fine */
+
+#endif

@@ -1,0 +1,9 @@
+/* testlib.h - what tests share. */
+#ifndef FATHOM_TESTLIB_H
+#define FATHOM_TESTLIB_H
+
+/* For a suite's .fini: `TestSuite(name, .fini = fail_on_leaks)`. Aborts the worker when
+ * memory leaked, which makes the run's exit status 1. Only under ASan. */
+void fail_on_leaks(void);
+
+#endif

@@ -1,0 +1,161 @@
+/* test_base.c - buffers, arenas, errors, checked JSON, the queue. */
+#include "base/base.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+TestSuite(base, .fini = fail_on_leaks);
+
+Test(base, the_first_error_reported_is_the_one_kept) {
+    err e = {0};
+    cr_assert_eq(err_set(&e, ERR_BUSY, "queue", "first %d", 1), -1);
+    err_set(&e, ERR_IO, "file", "second");
+    cr_assert_eq(e.code, ERR_BUSY);
+    cr_assert_str_eq(e.param, "queue");
+    cr_assert_str_eq(e.msg, "first 1");
+}
+
+Test(base, every_error_code_has_a_name_and_a_text) {
+    for (int c = 0; c < ERR_COUNT; c++) {
+        cr_assert(err_name((err_code)c)[0] && err_text((err_code)c)[0], "code %d", c);
+    }
+    cr_assert_str_eq(err_name(ERR_COUNT), "UNKNOWN");
+}
+
+Test(base, a_buf_stops_at_its_ceiling_and_says_so_once) {
+    buf b = {.max = 10};
+    buf_puts(&b, "0123456789");
+    cr_assert_not(b.failed);
+    buf_puts(&b, "x");
+    cr_assert(b.failed);
+    cr_assert_str_eq(b.data, "0123456789");
+    buf_clear(&b);
+    buf_printf(&b, "%d-%s", 7, "ok");
+    cr_assert_str_eq(b.data, "7-ok");
+    buf_drop(&b, 2);
+    cr_assert_str_eq(b.data, "ok");
+    buf_deinit(&b);
+}
+
+Test(base, an_arena_refuses_past_its_limit_and_stays_refused) {
+    arena a;
+    arena_init(&a, 1000);
+    cr_assert_not_null(arena_alloc(&a, 900));
+    cr_assert_null(arena_alloc(&a, 200));
+    cr_assert_null(arena_alloc(&a, 1));
+    cr_assert(a.failed);
+    arena_deinit(&a);
+    arena_init(&a, 1 << 20);
+    char *s = arena_strndup(&a, "hello", 4);
+    cr_assert_str_eq(s, "hell");
+    for (int i = 0; i < 1000; i++) {
+        unsigned char *p = arena_alloc(&a, 100);
+        cr_assert_eq((uintptr_t)p % 16, 0);
+        cr_assert_eq(p[0] | p[99], 0);
+        memset(p, 0xff, 100);
+    }
+    cr_assert_null(arena_array(&a, SIZE_MAX / 2, 4));
+    arena_deinit(&a);
+}
+
+Test(base, sizes_that_overflow_are_refused) {
+    size_t out;
+    cr_assert_not(size_mul(SIZE_MAX / 2, 3, &out));
+    cr_assert_not(size_add(SIZE_MAX, 1, &out));
+    cr_assert_null(array_new(SIZE_MAX / 4, 8));
+    cr_assert_null(array_new_aligned(SIZE_MAX, 1));
+}
+
+static const struct {
+    const char *text;
+    size_t n; /* 0 = strlen */
+    err_code want;
+} json_rows[] = {
+    {"{\"a\":1}", 0, ERR_NONE},
+    {"", 0, ERR_BAD_PARAM},
+    {"   ", 0, ERR_BAD_PARAM},
+    {"{\"a\":", 0, ERR_BAD_PARAM},
+    {"{} x", 0, ERR_BAD_PARAM},
+    {"{}\0", 3, ERR_BAD_PARAM},
+    {"{\"a\":1,\"a\":2}", 0, ERR_BAD_PARAM},
+    {"[[[[[1]]]]]", 0, ERR_BAD_PARAM}, /* depth 5, limit 4 */
+    {"[[[[1]]]]", 0, ERR_NONE},
+    {"[1,1,1,1,1,1,1,1,1,1,1,1]", 0, ERR_BAD_PARAM}, /* structural */
+    {"[\"[[[[[[,,,,,,,,,,\\\"[[[\"]", 0, ERR_NONE},  /* none of it outside the string */
+    {"[NaN]", 0, ERR_BAD_PARAM},
+    {"[1e400]", 0, ERR_BAD_PARAM},
+    {"[\"\\u0000\"]", 0, ERR_BAD_PARAM},
+    {"[\"\xc3\x28\"]", 0, ERR_BAD_PARAM},
+    {"[\"\\ud800\"]", 0, ERR_BAD_PARAM},
+    {"\xef\xbb\xbf{}", 0, ERR_BAD_PARAM},
+    {"{}//c", 0, ERR_BAD_PARAM},
+};
+
+Test(base, json_refuses_each_bad_row_and_takes_each_good_one) {
+    json_setup();
+    json_limits limits = {.max_bytes = 64, .max_depth = 4, .max_structural = 12};
+    for (size_t i = 0; i < ARRAY_LEN(json_rows); i++) {
+        err e = {0};
+        json_t *root = NULL;
+        size_t n = json_rows[i].n ? json_rows[i].n : strlen(json_rows[i].text);
+        int rc = json_parse(&root, json_rows[i].text, n, &limits, "test", &e);
+        cr_assert_eq(e.code, json_rows[i].want, "row %zu: %s", i, e.msg);
+        cr_assert_eq(rc == 0, root != NULL);
+        json_decref(root);
+    }
+}
+
+Test(base, a_json_string_escapes_what_must_be_and_replaces_what_is_not_utf8) {
+    buf b = {0};
+    static const char in[] = "a\"\\\n\x01\x7f\xff\xe2\x82\xac\xe2\x82";
+    buf_json_string(&b, in, sizeof in - 1);
+    cr_assert_str_eq(b.data, "\"a\\\"\\\\\\n\\u0001\\u007f\xef\xbf\xbd\xe2\x82\xac\xef\xbf\xbd\xef\xbf\xbd\"");
+    buf_deinit(&b);
+}
+
+Test(base, a_full_queue_refuses_and_an_empty_one_says_so) {
+    queue *q;
+    err e = {0};
+    cr_assert_eq(queue_create(&q, sizeof(int), 3, &e), 0);
+    for (int i = 0; i < 4; i++) cr_assert(queue_push(q, &i)); /* rounded up to 4 */
+    int x = 9;
+    cr_assert_not(queue_push(q, &x));
+    cr_assert_eq(queue_room(q), 0);
+    for (int i = 0; i < 4; i++) {
+        cr_assert(queue_pop(q, &x));
+        cr_assert_eq(x, i);
+    }
+    cr_assert_not(queue_pop(q, &x));
+    queue_destroy(q);
+}
+
+Test(base, a_signal_before_the_wait_is_not_lost) {
+    wake *w;
+    err e = {0};
+    cr_assert_eq(wake_create(&w, &e), 0);
+    wake_signal(w);
+    uint64_t t = clock_ns();
+    wake_wait(w, 5000000000u);
+    cr_assert_lt(clock_ns() - t, 1000000000u);
+    wake_wait(w, 1000000); /* nothing came: ends by its timeout */
+    wake_destroy(w);
+}
+
+Test(base, files_that_are_not_regular_are_refused) {
+    file_map m;
+    err e = {0};
+    cr_assert_eq(file_map_open(&m, "/dev/null", &e), -1);
+    cr_assert_eq(e.code, ERR_IO);
+    e = (err){0};
+    cr_assert_eq(file_map_open(&m, "tests", &e), -1);
+    e = (err){0};
+    cr_assert_eq(file_map_open(&m, "no/such/file", &e), -1);
+    cr_assert_not_null(strstr(e.msg, "no/such/file"));
+    buf b = {0};
+    e = (err){0};
+    cr_assert_eq(file_read(&b, "LICENSE", 100, &e), -1);
+    cr_assert_eq(e.code, ERR_BAD_FILE);
+    buf_deinit(&b);
+}
