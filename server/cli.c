@@ -37,22 +37,29 @@ static int set_number(const cli_command *c, const cli_option *o, const char *tex
     errno = 0;
     if (o->type == CLI_REAL) {
         double v = strtod(text, &end);
-        if (end == text || *end || !isfinite(v)) return usage(c, "%s takes a number, not '%s'", o->name, text);
-        if (v < o->min || v > o->max) return usage(c, "%s must be %g to %g, not %s", o->name, o->min, o->max, text);
+        if (end == text || *end || !isfinite(v))
+            return usage(c, "%s takes a number, not '%s'", o->name, text);
+        if (v < o->min || v > o->max)
+            return usage(c, "%s must be %g to %g, not %s", o->name, o->min, o->max, text);
         *(double *)o->out = v;
         return 0;
     }
-    if (!isdigit((unsigned char)text[0])) return usage(c, "%s takes a whole number, not '%s'", o->name, text);
+    if (!isdigit((unsigned char)text[0]))
+        return usage(c, "%s takes a whole number, not '%s'", o->name, text);
     unsigned long long v = strtoull(text, &end, 10);
     unsigned shift = 0;
     if (o->type == CLI_BYTES && *end) {
-        shift = *end == 'K' || *end == 'k' ? 10 : *end == 'M' || *end == 'm' ? 20 : *end == 'G' || *end == 'g' ? 30 : 0;
+        shift = *end == 'K' || *end == 'k'   ? 10
+                : *end == 'M' || *end == 'm' ? 20
+                : *end == 'G' || *end == 'g' ? 30
+                                             : 0;
         if (shift) end++;
         if (*end == 'i') end++;
         if (*end == 'B' || *end == 'b') end++;
     }
     if (*end || errno || (v << shift) >> shift != v) {
-        return usage(c, "%s takes %s, not '%s'", o->name, o->type == CLI_BYTES ? "bytes, as in 512M or 4G" : "a whole number", text);
+        return usage(c, "%s takes %s, not '%s'", o->name,
+                     o->type == CLI_BYTES ? "bytes, as in 512M or 4G" : "a whole number", text);
     }
     v <<= shift;
     if ((double)v < o->min || (double)v > o->max) {
@@ -81,7 +88,8 @@ static int set_value(const cli_command *c, const cli_option *o, const char *text
     case CLI_CHOICE: return set_choice(c, o, text);
     case CLI_TEXT_MANY: {
         cli_list *list = o->out;
-        if (list->n == CLI_LIST_MAX) return usage(c, "%s given more than %d times", o->name, CLI_LIST_MAX);
+        if (list->n == CLI_LIST_MAX)
+            return usage(c, "%s given more than %d times", o->name, CLI_LIST_MAX);
         list->items[list->n++] = text;
         return 0;
     }
@@ -98,7 +106,9 @@ int cli_parse(const cli_command *c, int argc, char **argv) {
         if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) return print_help(c), 1;
         if (strcmp(arg, "--version") == 0) return printf("fathom " FATHOM_VERSION "\n"), 1;
         size_t k = 0;
-        while (k < c->n_options && !(strlen(c->options[k].name) == len && memcmp(c->options[k].name, arg, len) == 0)) k++;
+        while (k < c->n_options &&
+               !(strlen(c->options[k].name) == len && memcmp(c->options[k].name, arg, len) == 0))
+            k++;
         if (k == c->n_options) return usage(c, "unknown option '%s'", arg);
         const cli_option *o = &c->options[k];
         seen[k] = true;
@@ -111,7 +121,8 @@ int cli_parse(const cli_command *c, int argc, char **argv) {
         if (set_value(c, o, eq ? eq + 1 : argv[++i]) != 0) return -1;
     }
     for (size_t k = 0; k < c->n_options; k++) {
-        if (c->options[k].required && !seen[k]) return usage(c, "%s is required", c->options[k].name);
+        if (c->options[k].required && !seen[k])
+            return usage(c, "%s is required", c->options[k].name);
     }
     return 0;
 }

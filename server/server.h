@@ -56,21 +56,37 @@ int cli_fail(const err *e);
 
 /* ---- opening a model for a command ---- */
 
+/* Zero and NULL mean the default of each. */
 typedef struct {
-    const char *model, *device, *halted_kv, *kernels, *cache_dtype;
-    uint64_t threads, cache_bytes, max_loops, max_rows, max_running;
+    const char *model, *device, *halted_kv, *batching, *kernels, *cache_dtype;
+    uint64_t threads, cache_bytes, max_loops, max_rows, max_running, chunk;
     double threshold;
-    const char *batching;
-} run_opts; /* zero and NULL = default of each */
+} run_opts;
+
+/* The options every command that runs a model has; goes into its cli_option table. */
+#define RUN_OPTIONS(o)                                                                             \
+    {"--model", CLI_TEXT, &(o)->model, "DIR", "model folder", 0, 0, true},                         \
+    {"--device", CLI_CHOICE, &(o)->device, "auto|cpu|cuda", "where to run (default auto)", 0, 0, false}, \
+    {"--threads", CLI_UINT, &(o)->threads, "N", "compute threads (default: one per core)", 1, 1024, false}, \
+    {"--halted-kv", CLI_CHOICE, &(o)->halted_kv, "exact|last", "what halted positions are to deeper loops (default: the model's)", 0, 0, false}, \
+    {"--batching", CLI_CHOICE, &(o)->batching, "depthwise|lockstep|full", "who shares a launch (default depthwise)", 0, 0, false}, \
+    {"--max-loops", CLI_UINT, &(o)->max_loops, "N", "most loops of any token (default: as trained)", 1, ENG_MAX_LOOPS, false}, \
+    {"--act-threshold", CLI_REAL, &(o)->threshold, "P", "halting threshold (default: the model's)", 1e-3, 1, false}, \
+    {"--max-rows", CLI_UINT, &(o)->max_rows, "N", "most rows in one launch (default 512)", 1, 65536, false}, \
+    {"--max-running", CLI_UINT, &(o)->max_running, "N", "sequences in flight (default 256)", 1, 65536, false}, \
+    {"--chunk", CLI_UINT, &(o)->chunk, "N", "prompt positions that move together (default 128)", 1, 65536, false}, \
+    {"--kv-memory", CLI_BYTES, &(o)->cache_bytes, "BYTES", "cache budget, as in 512M or 4G (default: what fits)", 1 << 16, 1e15, false}, \
+    {"--kv-dtype", CLI_CHOICE, &(o)->cache_dtype, "f32|bf16", "cache precision (default f32 on cpu, bf16 on cuda)", 0, 0, false}, \
+    {"--kernels", CLI_CHOICE, &(o)->kernels, "auto|avx512|avx2|portable", "CPU code path (default: measured)", 0, 0, false}
 
 typedef struct {
     eng_model *model;
     eng_tokenizer *tokenizer; /* NULL if the folder has none */
     eng_backend *backend;
-    api_context *api;         /* NULL without a tokenizer-less reason to have one */
-    sched_opts sched;
+    sched_opts sched;         /* what run_opts and the model say */
 } run;
 
+/* Opens model, tokenizer and backend. On failure everything is closed again. */
 int run_open(run *out, const run_opts *o, err *e) WARN_UNUSED;
 void run_close(run *r);
 

@@ -1,0 +1,92 @@
+/* run.c - opens a model, its tokenizer and the backend it runs on, the same way for
+ * every command. */
+#include "server/server.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { DEFAULT_ROWS = 512, DEFAULT_RUNNING = 256, MOST_STATES = 16384 };
+
+static int open_tokenizer(run *r, const char *dir, err *e) {
+    err why = {0};
+    uint32_t vocab = eng_model_config(r->model)->vocab_size;
+    if (eng_tokenizer_open(&r->tokenizer, dir, vocab, &why) == 0) return 0;
+    if (why.code == ERR_NOT_FOUND) return 0; /* such a model takes token ids */
+    return err_set(e, why.code, why.param, "%s", why.msg);
+}
+
+static void fill_sched(sched_opts *s, const run_opts *o, const eng_config *c) {
+    sched_opts_default(s);
+    s->halted_kv = c->halted_kv;
+    if (o->halted_kv) s->halted_kv = strcmp(o->halted_kv, "last") == 0 ? ENG_LAST : ENG_EXACT;
+    if (o->batching) {
+        s->batching = strcmp(o->batching, "full") == 0       ? SCHED_FULL
+                      : strcmp(o->batching, "lockstep") == 0 ? SCHED_LOCKSTEP
+                                                             : SCHED_DEPTHWISE;
+    }
+    s->max_rows = o->max_rows ? (uint32_t)o->max_rows : DEFAULT_ROWS;
+    s->max_running = o->max_running ? (uint32_t)o->max_running : DEFAULT_RUNNING;
+    if (o->chunk) s->chunk = (uint32_t)o->chunk;
+    if (o->max_loops) s->default_max_loops = (uint32_t)o->max_loops;
+    uint32_t loops = s->default_max_loops ? s->default_max_loops : c->max_loop_iters;
+    if (s->ceiling_loops == 0) s->ceiling_loops = 2 * c->max_loop_iters; /* depth extrapolation */
+    if (s->ceiling_loops < loops) s->ceiling_loops = loops;
+    if (s->ceiling_loops > ENG_MAX_LOOPS) s->ceiling_loops = ENG_MAX_LOOPS;
+    if (o->threshold > 0) s->default_threshold = (float)o->threshold;
+}
+
+/* Row states: every sequence may hold one row per loop under ENG_EXACT (tails), and
+ * prompt chunks hold theirs; past a ceiling rows wait, they do not fail. */
+static uint32_t row_states(const sched_opts *s) {
+    uint64_t per_sequence = s->halted_kv == ENG_EXACT ? s->ceiling_loops + 1u : 2u;
+    uint64_t n = (uint64_t)s->max_running * per_sequence + 4u * (uint64_t)s->max_rows;
+    uint64_t most = MOST_STATES > 4u * s->max_rows ? MOST_STATES : 4u * s->max_rows;
+    return (uint32_t)(n < most ? n : most);
+}
+
+static int open_backend(run *r, const run_opts *o, err *e) {
+    const eng_config *c = eng_model_config(r->model);
+    eng_backend_opts b = {
+        .threads = (uint32_t)o->threads,
+        .max_loops = r->sched.ceiling_loops,
+        .n_rows = row_states(&r->sched),
+        .max_launch = r->sched.max_rows,
+        .max_logits = r->sched.max_rows < 256 ? r->sched.max_rows : 256,
+        .cache_bytes = o->cache_bytes,
+        .max_positions = c->max_seq_len,
+        .cache_dtype = o->cache_dtype && strcmp(o->cache_dtype, "bf16") == 0 ? ENG_BF16 : ENG_F32,
+        .kernels = o->kernels && strcmp(o->kernels, "auto") != 0 ? o->kernels : NULL,
+    };
+    const char *device = o->device ? o->device : "auto";
+    if (strcmp(device, "cpu") != 0) {
+        eng_backend_opts cuda = b;
+        if (o->cache_dtype == NULL) cuda.cache_dtype = ENG_BF16;
+        err why = {0};
+        if (eng_cuda_open(&r->backend, r->model, &cuda, &why) == 0) return 0;
+        bool missing = why.code == ERR_NOT_FOUND;
+        if (strcmp(device, "cuda") == 0 || !missing) {
+            return err_set(e, missing ? ERR_USAGE : why.code, "--device", "%s", why.msg);
+        }
+        log_line(LOG_INFO, "no CUDA device, running on the CPU (%s)", why.msg);
+    }
+    return eng_cpu_open(&r->backend, r->model, &b, e);
+}
+
+int run_open(run *out, const run_opts *o, err *e) {
+    *out = (run){0};
+    if (eng_model_open(&out->model, o->model, e) != 0) goto fail;
+    if (open_tokenizer(out, o->model, e) != 0) goto fail;
+    fill_sched(&out->sched, o, eng_model_config(out->model));
+    if (open_backend(out, o, e) != 0) goto fail;
+    return 0;
+fail:
+    run_close(out);
+    return -1;
+}
+
+void run_close(run *r) {
+    eng_backend_close(r->backend);
+    eng_tokenizer_close(r->tokenizer);
+    eng_model_close(r->model);
+    *r = (run){0};
+}
