@@ -8,8 +8,8 @@ set -eu
 cd "$(dirname "$0")/.."
 what=${1:-build}
 
-build="gcc make pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libpcre2-dev libcurl4-openssl-dev curl"
-test="libcriterion-dev clang libclang-rt-14-dev nodejs npm jq procps"
+build="gcc make pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libpcre2-dev libcurl4-openssl-dev curl jq"
+test="libcriterion-dev clang libclang-rt-14-dev nodejs npm procps"
 want=$build
 [ "$what" = test ] && want="$build $test"
 
