@@ -28,6 +28,7 @@ VERSION := 0.1.0
 comma := ,
 MODE  := $(if $(SAN),san-$(subst $(comma),-,$(SAN)),release)
 B     := build/$(MODE)
+FB    := build/fuzz
 
 # Libraries unpacked without root by tools/deps.sh are found before the system's.
 SYSROOT := $(wildcard build/sysroot/usr)
@@ -85,6 +86,9 @@ $(B)/%.o: %.c
 	@echo "  CC  $<"
 	$(Q)$(CC) $(CFLAGS_ALL) $(WARN) -MMD -MP -c -o $@ $<
 
+# The page's files are taken in by the assembler, which -MMD does not see.
+$(B)/server/srv_assets.o $(FB)/server/srv_assets.o: $(wildcard server/web/*)
+
 # ---- tests ----
 
 $(B)/unit: $(UNIT_OBJ) $(TEST_LIB_OBJ) $(B)/libfathom.a
@@ -118,7 +122,6 @@ layers:
 
 # ---- fuzzing: clang's libFuzzer, the library compiled for it once ----
 
-FB := build/fuzz
 FUZZ_CFLAGS := -std=c11 -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' -DFATHOM_FUZZ=1 -fno-strict-aliasing -g -O1 -I. -pthread \
                $(SYSROOT_CFLAGS) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 $(FB)/%.o: %.c

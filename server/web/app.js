@@ -1,0 +1,356 @@
+// The page: asks, streams the answer and tints every token by its depth. What the server
+// as a whole is doing comes from pool.js; everything without a document from core.js.
+import { depthStep, EventSplitter, readChunk, requestBody, short } from "./core.js";
+import { startPool } from "./pool.js";
+
+const $ = (id) => document.getElementById(id);
+const state = {
+    model: null,
+    most: 16, // loops of the deepest token the model allows; grows if one goes deeper
+    knowsMost: false,
+    abort: null,
+    tokens: [], // depth of every token of the answer on show
+};
+
+// ---- theme ----
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+function isDark() {
+    const chosen = document.documentElement.dataset.theme;
+    return chosen ? chosen === "dark" : dark.matches;
+}
+function showTheme() {
+    $("theme").setAttribute("aria-pressed", String(isDark()));
+}
+$("theme").addEventListener("click", () => {
+    const next = isDark() ? "light" : "dark";
+    document.documentElement.dataset.theme = next;
+    try {
+        localStorage.setItem("fathom-theme", next);
+    } catch {
+        // Storage is off: the choice lasts as long as the page.
+    }
+    showTheme();
+});
+dark.addEventListener("change", showTheme);
+showTheme();
+
+// ---- the form ----
+
+const kept = ["kind", "effort", "max-tokens", "temperature", "seed"];
+function recall() {
+    try {
+        $("api-key").value = sessionStorage.getItem("fathom-key") ?? "";
+        const saved = JSON.parse(localStorage.getItem("fathom-form") ?? "{}");
+        for (const id of kept) {
+            if (id === "kind") {
+                const radio = document.querySelector(`input[name=kind][value="${saved.kind}"]`);
+                if (radio) radio.checked = true;
+            } else if (typeof saved[id] === "string") $(id).value = saved[id];
+        }
+    } catch {
+        // Nothing kept, or it was kept by another version.
+    }
+}
+function remember() {
+    try {
+        sessionStorage.setItem("fathom-key", $("api-key").value);
+        const saved = { kind: kindNow() };
+        for (const id of kept) if (id !== "kind") saved[id] = $(id).value;
+        localStorage.setItem("fathom-form", JSON.stringify(saved));
+    } catch {
+        // Storage is off or full.
+    }
+}
+function kindNow() {
+    return document.querySelector("input[name=kind]:checked").value;
+}
+function headers() {
+    const key = $("api-key").value.trim();
+    return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+function showSliders() {
+    $("depth-sliders").hidden = !$("by-hand").checked;
+    $("min-out").textContent = $("min-loops").value;
+    $("max-out").textContent = $("max-loops").value;
+    $("thr-out").textContent = Number($("threshold").value).toFixed(2);
+}
+$("by-hand").addEventListener("change", showSliders);
+$("threshold").addEventListener("input", showSliders);
+// The two ends push each other, so that a range can never be empty.
+$("min-loops").addEventListener("input", () => {
+    if (Number($("max-loops").value) < Number($("min-loops").value)) {
+        $("max-loops").value = $("min-loops").value;
+    }
+    showSliders();
+});
+$("max-loops").addEventListener("input", () => {
+    if (Number($("min-loops").value) > Number($("max-loops").value)) {
+        $("min-loops").value = $("max-loops").value;
+    }
+    showSliders();
+});
+
+function formNow() {
+    const seed = $("seed").value.trim();
+    return {
+        model: state.model,
+        kind: kindNow(),
+        prompt: $("prompt").value,
+        effort: $("effort").value,
+        maxTokens: Math.max(1, Math.trunc(Number($("max-tokens").value)) || 128),
+        temperature: $("temperature").value === "" ? 1 : Number($("temperature").value),
+        seed: seed === "" ? NaN : Number(seed),
+        depth: $("by-hand").checked
+            ? {
+                  min: Number($("min-loops").value),
+                  max: Number($("max-loops").value),
+                  threshold: Number($("threshold").value),
+              }
+            : null,
+    };
+}
+
+// ---- the model ----
+
+function setMost(most, sure) {
+    if (!(most >= 1) || (state.knowsMost && !sure && most <= state.most)) return;
+    const atEnd = $("max-loops").value === $("max-loops").max;
+    state.most = most;
+    state.knowsMost ||= sure;
+    for (const id of ["min-loops", "max-loops"]) $(id).max = String(most);
+    if (atEnd) $("max-loops").value = String(most);
+    showSliders();
+    for (const span of $("answer").children) tint(span);
+    drawLegend();
+}
+
+async function findModel() {
+    try {
+        const answer = await fetch("v1/models", { headers: headers() });
+        if (!answer.ok) throw new Error(answer.status === 401 ? "needs an API key" : `HTTP ${answer.status}`);
+        const card = (await answer.json()).data[0];
+        state.model = card.id;
+        $("model-name").textContent = card.id;
+        const most = card.max_loops ?? card.depth?.max_loops ?? card.meta?.max_loops;
+        if (Number.isInteger(most)) setMost(most, true);
+        return true;
+    } catch (e) {
+        $("model-name").textContent = e instanceof TypeError ? "not reachable" : e.message;
+        return false;
+    }
+}
+
+// ---- the answer ----
+
+function tint(span) {
+    const depths = span.dataset.depths ? span.dataset.depths.split(" ").map(Number) : [];
+    if (depths.length === 0) return;
+    const steps = depths.map((d) => depthStep(d, state.most));
+    span.className = `tok d${Math.max(...steps)}`;
+    // Text that came for several tokens at once shows each of their depths as a band.
+    if (new Set(steps).size > 1) {
+        const part = 100 / steps.length;
+        const bands = steps.map((s, i) => `var(--d${s}) ${i * part}% ${(i + 1) * part}%`);
+        span.style.background = `linear-gradient(90deg, ${bands.join(", ")})`;
+        span.classList.add("banded");
+    } else span.style.background = "";
+}
+
+function addToken(text, depths) {
+    const span = document.createElement("span");
+    span.textContent = text;
+    if (depths.length) {
+        span.dataset.depths = depths.join(" ");
+        span.dataset.at = String(state.tokens.length + 1);
+        const deepest = Math.max(...depths);
+        if (deepest > state.most) setMost(deepest, false);
+        tint(span);
+    }
+    $("answer").append(span);
+    state.tokens.push(...depths);
+}
+
+$("answer").addEventListener("pointerover", (e) => {
+    const span = e.target.closest(".tok");
+    if (!span) return;
+    const depths = span.dataset.depths.split(" ");
+    const loops = depths.length === 1 && depths[0] === "1" ? "loop" : "loops";
+    $("token-info").textContent =
+        `Token ${span.dataset.at}: ${JSON.stringify(span.textContent)} left after ` +
+        `${depths.join(", ")} ${loops} of at most ${state.most}.`;
+});
+$("numbers").addEventListener("change", () => {
+    $("answer").classList.toggle("numbered", $("numbers").checked);
+});
+
+function drawLegend() {
+    const counts = new Array(state.most).fill(0);
+    for (const d of state.tokens) counts[d - 1] = (counts[d - 1] ?? 0) + 1;
+    const top = Math.max(1, ...counts);
+    const box = $("legend");
+    if (box.children.length !== counts.length) {
+        box.replaceChildren(
+            ...counts.map((_, i) => {
+                const cell = document.createElement("div");
+                const bar = document.createElement("i");
+                const label = document.createElement("b");
+                label.textContent = String(i + 1);
+                cell.append(bar, label);
+                return cell;
+            }),
+        );
+    }
+    counts.forEach((n, i) => {
+        const cell = box.children[i];
+        cell.firstChild.className = `d${depthStep(i + 1, state.most)}`;
+        cell.firstChild.style.height = `${4 + Math.round((n / top) * 40)}px`;
+        cell.title = `${n} tokens left after ${i + 1} loops`;
+    });
+    const said = counts.flatMap((n, i) => (n ? [`${n} at depth ${i + 1}`] : []));
+    box.setAttribute("aria-label", said.length ? `Tokens by depth: ${said.join(", ")}` : "Depth scale");
+}
+
+function drawFigures(run) {
+    const n = run.tokens;
+    $("f-tokens").textContent = short(n);
+    $("f-ttft").textContent = run.first ? `${short(run.first - run.start)} ms` : "–";
+    const seconds = (run.last - run.first) / 1000;
+    $("f-rate").textContent = n > 1 && seconds > 0 ? short((n - 1) / seconds) : "–";
+    const sum = state.tokens.reduce((a, b) => a + b, 0);
+    const mean = sum / state.tokens.length;
+    $("f-depth").textContent = state.tokens.length ? mean.toFixed(2) : "–";
+    $("f-saved").textContent = state.tokens.length
+        ? `${Math.round(100 * (1 - mean / state.most))} %`
+        : "–";
+}
+
+function fail(message) {
+    $("error").textContent = message;
+    $("error").hidden = false;
+    $("status").textContent = `Failed: ${message}`;
+}
+
+async function errorOf(answer) {
+    const text = await answer.text();
+    try {
+        return JSON.parse(text).error.message;
+    } catch {
+        return `HTTP ${answer.status} ${answer.statusText}`.trim();
+    }
+}
+
+/** Reads the stream to its end; throws when it was cut or carried an error. */
+async function readAnswer(answer, run) {
+    const reader = answer.body.getReader();
+    const split = new EventSplitter();
+    let done = false;
+    let drawn = 0;
+    for (;;) {
+        const { value, done: closed } = await reader.read();
+        if (closed) break;
+        for (const payload of split.push(value)) {
+            const chunk = readChunk(payload);
+            if (chunk.error) throw new Error(chunk.error);
+            if (chunk.done) done = true;
+            if (chunk.usage) run.usage = chunk.usage;
+            if (!chunk.counted) continue;
+            run.last = performance.now();
+            run.first ||= run.last;
+            if (chunk.text || chunk.depths.length) addToken(chunk.text, chunk.depths);
+            run.tokens += chunk.depths.length || (chunk.text ? 1 : 0);
+            if (chunk.finish) run.finish = chunk.finish;
+        }
+        // The text is in place at once; the figures need no more than 20 updates a second.
+        if (performance.now() - drawn > 50) {
+            drawn = performance.now();
+            drawFigures(run);
+            drawLegend();
+        }
+    }
+    if (!done) throw new Error("the stream ended before it was complete");
+}
+
+function clear() {
+    state.tokens = [];
+    $("answer").replaceChildren();
+    $("error").hidden = true;
+    drawLegend();
+}
+
+function busy(on) {
+    $("send").disabled = on;
+    $("stop").disabled = !on;
+    $("answer").classList.toggle("streaming", on);
+    $("answer").setAttribute("aria-busy", String(on));
+}
+
+async function ask() {
+    if (state.abort) return;
+    if ($("prompt").value === "") {
+        $("prompt").focus();
+        return;
+    }
+    remember();
+    state.abort = new AbortController();
+    clear();
+    busy(true);
+    $("status").textContent = "Answering";
+    const run = { start: performance.now(), first: 0, last: 0, tokens: 0, usage: null, finish: null };
+    try {
+        if (!state.model && !(await findModel())) throw new Error(`Model: ${$("model-name").textContent}`);
+        const form = formNow();
+        const path = form.kind === "chat" ? "v1/chat/completions" : "v1/completions";
+        run.start = performance.now();
+        const answer = await fetch(path, {
+            method: "POST",
+            headers: { "Content-Type": "application/json", ...headers() },
+            body: JSON.stringify(requestBody(form)),
+            signal: state.abort.signal,
+        });
+        if (!answer.ok) throw new Error(await errorOf(answer));
+        await readAnswer(answer, run);
+        if (run.usage) run.tokens = run.usage.completion_tokens;
+        $("status").textContent = `Done: ${run.tokens} tokens, ${run.finish ?? "ended"}`;
+    } catch (e) {
+        if (e.name === "AbortError") $("status").textContent = `Stopped after ${run.tokens} tokens`;
+        else fail(e instanceof TypeError ? "The server cannot be reached." : e.message);
+    } finally {
+        state.abort = null;
+        busy(false);
+        drawFigures(run);
+        drawLegend();
+    }
+}
+
+$("form").addEventListener("submit", (e) => {
+    e.preventDefault();
+    void ask();
+});
+$("stop").addEventListener("click", () => state.abort?.abort());
+document.addEventListener("keydown", (e) => {
+    if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) {
+        e.preventDefault();
+        void ask();
+    } else if (e.key === "Escape") state.abort?.abort();
+});
+$("api-key").addEventListener("change", () => {
+    remember();
+    void findModel();
+});
+
+recall();
+showSliders();
+drawLegend();
+void findModel();
+startPool({
+    headers,
+    busy: () => state.abort !== null,
+    most: () => state.most,
+    sawDepths: (n) => setMost(n, false),
+    up: (ok) => {
+        $("health").classList.toggle("up", ok);
+        if (ok && !state.model) void findModel();
+    },
+});

@@ -1,0 +1,124 @@
+// What the page computes without touching the document: server-sent events, metrics
+// text, the request body, the depth scale. The tests import this file under node.
+
+/** Splits a byte stream of server-sent events into data payloads, however it was cut. */
+export class EventSplitter {
+    #decoder = new TextDecoder();
+    #rest = "";
+    #data = [];
+
+    /** @param {Uint8Array} bytes @returns {string[]} payloads completed by these bytes */
+    push(bytes) {
+        this.#rest += this.#decoder.decode(bytes, { stream: true });
+        const out = [];
+        let from = 0;
+        for (;;) {
+            const at = this.#rest.indexOf("\n", from);
+            if (at < 0) break;
+            const line = this.#rest.slice(from, at).replace(/\r$/, "");
+            from = at + 1;
+            if (line === "") {
+                if (this.#data.length) out.push(this.#data.join("\n"));
+                this.#data = [];
+            } else if (line.startsWith("data:")) {
+                this.#data.push(line.slice(line[5] === " " ? 6 : 5));
+            } // comments and other fields carry nothing for us
+        }
+        this.#rest = this.#rest.slice(from);
+        return out;
+    }
+}
+
+/** What one chunk adds: text, the depths of its tokens, the end, usage or an error. */
+export function readChunk(payload) {
+    if (payload.startsWith("[DONE]")) return { done: true };
+    const o = JSON.parse(payload);
+    if (o.error) return { error: String(o.error.message ?? "the server reported an error") };
+    const choice = o.choices?.[0];
+    const depths = choice?.depths ?? [];
+    return {
+        text: choice?.text ?? choice?.delta?.content ?? "",
+        depths: Array.isArray(depths) ? depths.filter((d) => Number.isFinite(d)) : [],
+        finish: choice?.finish_reason ?? null,
+        usage: o.usage ?? null,
+        counted: choice !== undefined,
+    };
+}
+
+/** The request the form describes. Fields left alone are not sent: the model decides. */
+export function requestBody(f) {
+    const body = {
+        model: f.model,
+        stream: true,
+        return_depth: true,
+        stream_options: { include_usage: true },
+        temperature: f.temperature,
+    };
+    if (f.kind === "chat") {
+        body.messages = [{ role: "user", content: f.prompt }];
+        body.max_completion_tokens = f.maxTokens;
+    } else {
+        body.prompt = f.prompt;
+        body.max_tokens = f.maxTokens;
+    }
+    if (f.effort) body.reasoning_effort = f.effort;
+    if (Number.isInteger(f.seed)) body.seed = f.seed;
+    if (f.depth) {
+        body.depth = {
+            min_loops: f.depth.min,
+            max_loops: f.depth.max,
+            threshold: f.depth.threshold,
+        };
+    }
+    return body;
+}
+
+const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)/;
+const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
+
+/** Prometheus text to Map name -> [{labels, value}]. */
+export function parseMetrics(text) {
+    const out = new Map();
+    for (const line of text.split("\n")) {
+        if (line === "" || line[0] === "#") continue;
+        const m = SAMPLE.exec(line);
+        if (!m) continue;
+        const labels = {};
+        for (const [, key, value] of (m[2] ?? "").matchAll(LABEL)) labels[key] = value;
+        const list = out.get(m[1]) ?? [];
+        list.push({ labels, value: Number(m[3]) });
+        out.set(m[1], list);
+    }
+    return out;
+}
+
+/** Sum of all series of a name; null when there is none. */
+export function metricSum(metrics, name) {
+    const list = metrics.get(name);
+    return list ? list.reduce((sum, s) => sum + s.value, 0) : null;
+}
+
+/** A series per loop as an array indexed by the number in that label. */
+export function metricByDepth(metrics, name) {
+    const out = [];
+    for (const s of metrics.get(name) ?? []) {
+        const at = Number(s.labels.depth ?? s.labels.loop);
+        if (Number.isInteger(at) && at >= 0 && at < 1024) out[at] = (out[at] ?? 0) + s.value;
+    }
+    return Array.from(out, (v) => v ?? 0);
+}
+
+/** Ten steps of tint: which of 0..9 a depth takes on a scale of 1..most. */
+export function depthStep(depth, most) {
+    if (!(most > 1)) return 9;
+    const at = (Math.min(Math.max(depth, 1), most) - 1) / (most - 1);
+    return Math.round(at * 9);
+}
+
+/** "1,234", "12.3k": figures that keep their width. */
+export function short(n) {
+    if (!Number.isFinite(n)) return "–";
+    if (n >= 1e6) return `${(n / 1e6).toFixed(1)}M`;
+    if (n >= 1e4) return `${(n / 1e3).toFixed(1)}k`;
+    return n >= 100 || Number.isInteger(n) ? Math.round(n).toString() : n.toFixed(1);
+}
