@@ -78,6 +78,21 @@ const char *eng_model_dir(const eng_model *m);
 bool eng_model_find(const eng_model *m, const char *name, eng_tensor *out) WARN_UNUSED;
 uint64_t eng_model_bytes(const eng_model *m);  /* of all tensors */
 uint64_t eng_model_params(const eng_model *m); /* values in all tensors, head counted once */
+/* Where the weights are, for people: sums to eng_model_params and eng_model_bytes. */
+typedef enum {
+    ENG_PART_EMBED, /* and the head, if it is its own */
+    ENG_PART_ATTENTION,
+    ENG_PART_DENSE,   /* FFN of prelude and coda */
+    ENG_PART_EXPERTS, /* routed experts and their router */
+    ENG_PART_SHARED,  /* always-on experts */
+    ENG_PART_OTHER,   /* norms, injection, LoRA, halting */
+    ENG_PARTS
+} eng_part;
+typedef struct {
+    uint64_t params, bytes;
+} eng_part_size;
+void eng_model_parts(const eng_model *m, eng_part_size out[ENG_PARTS]);
+const char *eng_part_name(eng_part part); /* "routed experts" */
 /* Widens n values from index first to float. */
 void eng_tensor_read(const eng_tensor *t, size_t first, size_t n, float *out);
 const char *eng_dtype_name(eng_dtype d); /* "F32" */
