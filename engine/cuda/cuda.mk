@@ -1,0 +1,51 @@
+# Rules of the CUDA plug-in; included by the Makefile for builds without sanitizers. Without
+# nvcc (CUDA=auto) or with CUDA=0 it defines nothing and the CPU build goes on alone.
+#
+#   CUDA_ARCHS="80 90a 100"  targets; the last also leaves PTX for later devices
+
+NVCC ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCHS ?= 80 90a 100
+
+ifneq ($(CUDA),0)
+ifneq ($(or $(filter 1,$(CUDA)),$(NVCC)),)
+ifeq ($(NVCC),)
+$(error CUDA=1, but nvcc is not in PATH nor in /usr/local/cuda/bin)
+endif
+
+CUDA_HOME  ?= $(abspath $(dir $(realpath $(NVCC)))..)
+CUDA_LIB   := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/targets/x86_64-linux/lib))
+CUDA_B     := build/cuda
+CUDA_PLUGIN := build/fathom-cuda.so
+CUDA_GENCODE := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+                -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+NVCC_FLAGS := -std=c++17 -O3 -lineinfo -I. -Xcompiler -fPIC,-Wall,-Wextra -Xptxas -v $(CUDA_GENCODE)
+
+CUDA_C_SRC  := $(wildcard engine/cuda/*.c)
+CUDA_CU_SRC := $(wildcard engine/cuda/*.cu)
+CUDA_C_OBJ  := $(CUDA_C_SRC:%.c=$(CUDA_B)/%.o)
+CUDA_CU_OBJ := $(CUDA_CU_SRC:%.cu=$(CUDA_B)/%.cu.o)
+CUDA_LINK   := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublas -lcudart_static -lstdc++ -lrt -ldl -lm -pthread
+
+$(CUDA_B)/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC  $<"
+	$(Q)$(CC) $(CFLAGS_ALL) $(WARN) -fPIC -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+
+# One nvcc at a time, whatever -j says: each takes a core and about a gigabyte.
+# ptxas -v goes to a file beside the object, read by tools/cuda_registers.sh.
+$(CUDA_B)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	@echo "  NVCC $<"
+	$(Q)flock $(CUDA_B)/.nvcc $(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.o=.d) -c -o $@ $< >$(@:.o=.ptxas) 2>&1 \
+	    || { cat $(@:.o=.ptxas); exit 1; }
+
+# The program's own functions (err_set, eng_model_find, ...) are found in it when it loads this.
+$(CUDA_PLUGIN): $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
+	@echo "  LD  $@"
+	$(Q)$(CC) -shared -o $@ $^ $(CUDA_LINK)
+
+cuda: $(CUDA_PLUGIN)
+
+-include $(wildcard $(CUDA_B)/engine/cuda/*.d)
+endif
+endif

@@ -1,0 +1,70 @@
+/* cuda_open.c - finds and loads the CUDA plug-in, so that one program runs with and
+ * without a GPU and the CPU build needs no part of the CUDA toolkit. */
+#include "engine/engine.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef int (*plugin_open)(eng_backend **out, const eng_model *m, const eng_backend_opts *opts,
+                           err *e);
+
+enum { PATH_BYTES = 4096 };
+
+/* Directory of the running program, without the last slash; false if it cannot be told. */
+static bool program_dir(char out[PATH_BYTES]) {
+    ssize_t n = readlink("/proc/self/exe", out, PATH_BYTES - 1);
+    if (n <= 0 || n >= PATH_BYTES - 1) return false;
+    out[n] = 0;
+    char *slash = strrchr(out, '/');
+    if (slash == NULL) return false;
+    *slash = 0;
+    return true;
+}
+
+/* Beside the program, where `make` leaves it (one folder up from build/release), or where
+ * `make install` puts it. */
+static bool plugin_path(char out[PATH_BYTES]) {
+    static const char *const places[] = {"fathom-cuda.so", "../fathom-cuda.so",
+                                         "../lib/fathom/fathom-cuda.so"};
+    char dir[PATH_BYTES];
+    if (!program_dir(dir)) return false;
+    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+        int n = snprintf(out, PATH_BYTES, "%s/%s", dir, places[i]);
+        if (n > 0 && n < PATH_BYTES && access(out, R_OK) == 0) return true;
+    }
+    return false;
+}
+
+int eng_cuda_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts, err *e) {
+    *out = NULL;
+    char path[PATH_BYTES];
+    if (!plugin_path(path)) {
+        return err_set(e, ERR_NOT_FOUND, NULL,
+                       "no CUDA: fathom-cuda.so is not beside the program (built without nvcc)");
+    }
+    /* Asked before the plug-in, whose cuBLAS takes long to load for nothing. */
+    void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+    if (driver == NULL) {
+        return err_set(e, ERR_NOT_FOUND, NULL,
+                       "no CUDA: the NVIDIA driver (libcuda.so.1) is not "
+                       "installed");
+    }
+    /* Neither is ever unloaded: CUDA keeps threads and exit handlers inside them. */
+    void *plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (plugin == NULL) {
+        const char *why = dlerror();
+        return err_set(e, ERR_NOT_FOUND, NULL, "no CUDA: the plug-in does not load: %s",
+                       why ? why : "no reason given");
+    }
+    void *sym = dlsym(plugin, "eng__cuda_plugin_open");
+    const char *version = dlsym(plugin, "eng__cuda_plugin_version");
+    if (sym == NULL || version == NULL || strcmp(version, FATHOM_VERSION) != 0) {
+        return err_set(e, ERR_NOT_FOUND, NULL,
+                       "no CUDA: fathom-cuda.so is not of version " FATHOM_VERSION);
+    }
+    plugin_open open;
+    memcpy(&open, &sym, sizeof open); /* ISO C has no cast from object to function pointer */
+    return open(out, m, opts, e);
+}
