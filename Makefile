@@ -41,7 +41,7 @@ endif
 WARN   := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wvla -Wpointer-arith -Wstrict-prototypes -Werror
 WARN_TEST := -Wall -Wextra -Wshadow -Wvla -Werror
 OPT    := $(if $(SAN),-O1 -fno-omit-frame-pointer,-O2)
-CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' -fno-strict-aliasing -g $(OPT) -I. -pthread \
+CFLAGS_ALL := -std=c11 -Wno-psabi -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' -fno-strict-aliasing -g $(OPT) -I. -pthread \
               $(SYSROOT_CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -DFATHOM_SAN=1) $(CFLAGS)
 LIBS   := $(SYSROOT_LIBS) -lmicrohttpd -luv -ljansson -lpcre2-8 -lcurl -lm -ldl -pthread
 
