@@ -9,6 +9,7 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *summary;
 } commands[] = {
+    {"init", cmd_init, "write random weights of a published variant"},
     {NULL, NULL, NULL},
 };
 
