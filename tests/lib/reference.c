@@ -1,0 +1,555 @@
+/* reference.c - the formulas of the model, in their order. Row vectors; a matrix is
+ * [out][in] as stored; S is the number of positions, D the width. */
+#include "tests/lib/reference.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    float *v; /* [rows][cols] */
+    size_t rows, cols;
+} mat;
+
+typedef struct {
+    mat gate, up, down;
+} ffn;
+
+typedef struct {
+    mat attn_norm, ffn_norm;
+    mat q_down, q_norm, q_up_nope, q_up_rope, kv_down, kv_norm, kv_up; /* MLA */
+    mat wq, wk, wv;                                                    /* GQA */
+    mat wo;
+    ffn dense;               /* prelude and coda */
+    mat router, router_bias; /* recurrent */
+    ffn *routed, *shared;
+} block;
+
+struct reference {
+    eng_config c;
+    mat embed, norm, head;
+    block *prelude, *coda, recurrent;
+    mat r_norm, log_A, log_dt, B, halt_w, halt_b, lora_down, lora_B, lora_scale;
+};
+
+static void *must_alloc(size_t n, size_t item) {
+    void *p = calloc(n ? n : 1, item);
+    if (p == NULL) {
+        fprintf(stderr, "reference: out of memory\n");
+        abort();
+    }
+    return p;
+}
+
+static float *floats(size_t n) {
+    return must_alloc(n, sizeof(float));
+}
+
+/* ---- weights ---- */
+
+static mat load(const eng_model *m, const char *prefix, const char *name) {
+    char full[160];
+    (void)snprintf(full, sizeof full, "%s%s", prefix, name);
+    eng_tensor t;
+    if (!eng_model_find(m, full, &t)) {
+        fprintf(stderr, "reference: no tensor %s\n", full);
+        abort();
+    }
+    mat w = {floats(t.n_values), t.rank == 2 ? t.shape[0] : 1,
+             t.rank == 2 ? t.shape[1] : t.n_values};
+    eng_tensor_read(&t, 0, t.n_values, w.v);
+    return w;
+}
+
+static ffn load_ffn(const eng_model *m, const char *prefix) {
+    return (ffn){load(m, prefix, "gate.weight"), load(m, prefix, "up.weight"),
+                 load(m, prefix, "down.weight")};
+}
+
+static block load_block(const eng_model *m, const char *prefix, bool moe) {
+    const eng_config *c = eng_model_config(m);
+    block b = {.attn_norm = load(m, prefix, "attn_norm.weight"),
+               .ffn_norm = load(m, prefix, "ffn_norm.weight"),
+               .wo = load(m, prefix, "attn.wo.weight")};
+    if (c->attn_type == ENG_ATTN_GQA) {
+        b.wq = load(m, prefix, "attn.wq.weight");
+        b.wk = load(m, prefix, "attn.wk.weight");
+        b.wv = load(m, prefix, "attn.wv.weight");
+    } else {
+        b.q_down = load(m, prefix, "attn.q_down.weight");
+        b.q_norm = load(m, prefix, "attn.q_norm.weight");
+        b.q_up_nope = load(m, prefix, "attn.q_up_nope.weight");
+        b.q_up_rope = load(m, prefix, "attn.q_up_rope.weight");
+        b.kv_down = load(m, prefix, "attn.kv_down.weight");
+        b.kv_norm = load(m, prefix, "attn.kv_norm.weight");
+        b.kv_up = load(m, prefix, "attn.kv_up.weight");
+    }
+    char p[160];
+    if (!moe) {
+        (void)snprintf(p, sizeof p, "%sffn.", prefix);
+        b.dense = load_ffn(m, p);
+        return b;
+    }
+    b.router = load(m, prefix, "ffn.router.weight");
+    b.router_bias = load(m, prefix, "ffn.router_bias");
+    b.routed = must_alloc(c->n_experts, sizeof *b.routed);
+    b.shared = must_alloc(c->n_shared_experts, sizeof *b.shared);
+    for (uint32_t i = 0; i < c->n_experts; i++) {
+        (void)snprintf(p, sizeof p, "%sffn.routed_experts.%u.", prefix, i);
+        b.routed[i] = load_ffn(m, p);
+    }
+    for (uint32_t i = 0; i < c->n_shared_experts; i++) {
+        (void)snprintf(p, sizeof p, "%sffn.shared_experts.%u.", prefix, i);
+        b.shared[i] = load_ffn(m, p);
+    }
+    return b;
+}
+
+static block *load_stage(const eng_model *m, const char *stage, uint32_t n) {
+    block *blocks = must_alloc(n, sizeof *blocks);
+    for (uint32_t i = 0; i < n; i++) {
+        char p[64];
+        (void)snprintf(p, sizeof p, "%s.%u.", stage, i);
+        blocks[i] = load_block(m, p, false);
+    }
+    return blocks;
+}
+
+reference *ref_open(const eng_model *m) {
+    reference *r = must_alloc(1, sizeof *r);
+    eng_tensor t;
+    r->c = *eng_model_config(m);
+    r->embed = load(m, "", "embed.weight");
+    r->head = eng_model_find(m, "head.weight", &t) ? load(m, "", "head.weight") : r->embed;
+    r->norm = load(m, "", "norm.weight");
+    r->prelude = load_stage(m, "prelude", r->c.prelude_layers);
+    r->coda = load_stage(m, "coda", r->c.coda_layers);
+    r->recurrent = load_block(m, "recurrent.block.", true);
+    r->r_norm = load(m, "recurrent.", "norm.weight");
+    r->log_A = load(m, "recurrent.", "injection.log_A");
+    r->log_dt = load(m, "recurrent.", "injection.log_dt");
+    r->B = load(m, "recurrent.", "injection.B");
+    r->halt_w = load(m, "recurrent.", "act.halt.weight");
+    r->halt_b = load(m, "recurrent.", "act.halt.bias");
+    r->lora_down = load(m, "recurrent.", "lora.down.weight");
+    r->lora_B = load(m, "recurrent.", "lora.B");
+    r->lora_scale = load(m, "recurrent.", "lora.scale.weight");
+    return r;
+}
+
+static void free_ffn(ffn *f) {
+    free(f->gate.v);
+    free(f->up.v);
+    free(f->down.v);
+}
+
+static void free_block(const eng_config *c, block *b) {
+    mat *const all[] = {&b->attn_norm, &b->ffn_norm, &b->q_down,  &b->q_norm, &b->q_up_nope,
+                        &b->q_up_rope, &b->kv_down,  &b->kv_norm, &b->kv_up,  &b->wq,
+                        &b->wk,        &b->wv,       &b->wo,      &b->router, &b->router_bias};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        free(all[i]->v);
+    free_ffn(&b->dense);
+    for (uint32_t i = 0; b->routed && i < c->n_experts; i++)
+        free_ffn(&b->routed[i]);
+    for (uint32_t i = 0; b->shared && i < c->n_shared_experts; i++)
+        free_ffn(&b->shared[i]);
+    free(b->routed);
+    free(b->shared);
+}
+
+void ref_close(reference *r) {
+    if (r == NULL) return;
+    if (r->head.v != r->embed.v) free(r->head.v);
+    mat *const all[] = {&r->embed,  &r->norm,   &r->r_norm,    &r->log_A,  &r->log_dt,    &r->B,
+                        &r->halt_w, &r->halt_b, &r->lora_down, &r->lora_B, &r->lora_scale};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        free(all[i]->v);
+    for (uint32_t i = 0; i < r->c.prelude_layers; i++)
+        free_block(&r->c, &r->prelude[i]);
+    for (uint32_t i = 0; i < r->c.coda_layers; i++)
+        free_block(&r->c, &r->coda[i]);
+    free_block(&r->c, &r->recurrent);
+    free(r->prelude);
+    free(r->coda);
+    free(r);
+}
+
+/* ---- small formulas ---- */
+
+static double dot(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)a[i] * b[i];
+    return sum;
+}
+
+/* y = x W^T */
+static void linear(const mat *w, const float *x, float *y) {
+    for (size_t i = 0; i < w->rows; i++)
+        y[i] = (float)dot(w->v + i * w->cols, x, w->cols);
+}
+
+static void rms(const float *x, const mat *w, float *y) {
+    double scale = 1 / sqrt(dot(x, x, w->cols) / (double)w->cols + 1e-6);
+    for (size_t i = 0; i < w->cols; i++)
+        y[i] = (float)(x[i] * scale * w->v[i]);
+}
+
+static double sigmoid(double x) {
+    return 1 / (1 + exp(-x));
+}
+
+/* Rotates adjacent pairs of x [dim] by pos * theta^(-2j/dim). */
+static void rope(float *x, uint32_t dim, uint32_t pos, double theta) {
+    for (uint32_t j = 0; j < dim / 2; j++) {
+        double a = pos * pow(theta, -2.0 * j / dim), re = x[2 * j], im = x[2 * j + 1];
+        x[2 * j] = (float)(re * cos(a) - im * sin(a));
+        x[2 * j + 1] = (float)(re * sin(a) + im * cos(a));
+    }
+}
+
+static void add(float *x, const float *y, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        x[i] += y[i];
+}
+
+/* x += weight * down(silu(gate in) * up in) */
+static void add_ffn(const ffn *f, const float *in, double weight, float *x) {
+    size_t hidden = f->gate.rows, d = f->down.rows;
+    float *g = floats(hidden), *u = floats(hidden), *y = floats(d);
+    linear(&f->gate, in, g);
+    linear(&f->up, in, u);
+    for (size_t i = 0; i < hidden; i++)
+        g[i] = (float)(g[i] * sigmoid(g[i]) * u[i]);
+    linear(&f->down, g, y);
+    for (size_t i = 0; i < d; i++)
+        x[i] += (float)(weight * y[i]);
+    free(g);
+    free(u);
+    free(y);
+}
+
+static void add_moe(const reference *r, const float *in, float *x) {
+    const eng_config *c = &r->c;
+    const block *b = &r->recurrent;
+    uint32_t n = c->n_experts, k = c->n_experts_per_tok;
+    float *l = floats(n);
+    bool *taken = must_alloc(n, sizeof *taken);
+    uint32_t *pick = must_alloc(k, sizeof *pick);
+    linear(&b->router, in, l);
+    double max = -INFINITY, sum = 0;
+    for (uint32_t i = 0; i < k; i++) { /* ties: lower index */
+        uint32_t best = n;
+        for (uint32_t j = 0; j < n; j++) {
+            if (taken[j]) continue;
+            if (best == n || l[j] + b->router_bias.v[j] > l[best] + b->router_bias.v[best])
+                best = j;
+        }
+        taken[best] = true;
+        pick[i] = best;
+        if (l[best] > max) max = l[best];
+    }
+    for (uint32_t i = 0; i < k; i++)
+        sum += exp(l[pick[i]] - max);
+    for (uint32_t i = 0; i < k; i++)
+        add_ffn(&b->routed[pick[i]], in, exp(l[pick[i]] - max) / sum, x);
+    for (uint32_t i = 0; i < c->n_shared_experts; i++)
+        add_ffn(&b->shared[i], in, 1, x);
+    free(l);
+    free(taken);
+    free(pick);
+}
+
+/* ---- attention ---- */
+
+/* What a position leaves for later ones at one depth: keys and values per head. */
+typedef struct {
+    float *k, *v; /* [S][n_kv][k_dim], [S][n_kv][v_dim] */
+    uint32_t n_kv, k_dim, v_dim;
+} kv;
+
+static kv kv_new(const eng_config *c, uint32_t n) {
+    bool mla = c->attn_type == ENG_ATTN_MLA;
+    kv s = {.n_kv = mla ? c->n_heads : c->n_kv_heads,
+            .k_dim = mla ? c->qk_nope_head_dim + c->qk_rope_head_dim : c->head_dim,
+            .v_dim = mla ? c->v_head_dim : c->head_dim};
+    s.k = floats((size_t)n * s.n_kv * s.k_dim);
+    s.v = floats((size_t)n * s.n_kv * s.v_dim);
+    return s;
+}
+
+static void kv_free(kv *s) {
+    free(s->k);
+    free(s->v);
+}
+
+/* K and V of position pos from its normed input x. */
+static void write_kv(const reference *r, const block *b, kv *s, uint32_t pos, const float *x) {
+    const eng_config *c = &r->c;
+    float *k = s->k + (size_t)pos * s->n_kv * s->k_dim,
+          *v = s->v + (size_t)pos * s->n_kv * s->v_dim;
+    if (c->attn_type == ENG_ATTN_GQA) {
+        linear(&b->wk, x, k);
+        linear(&b->wv, x, v);
+        for (uint32_t h = 0; h < s->n_kv; h++)
+            rope(k + h * s->k_dim, s->k_dim, pos, c->rope_theta);
+        return;
+    }
+    uint32_t nope = c->qk_nope_head_dim, rot = c->qk_rope_head_dim, rank = c->kv_lora_rank;
+    float *down = floats(rank + rot), *latent = floats(rank), *up = floats(b->kv_up.rows);
+    linear(&b->kv_down, x, down);
+    rms(down, &b->kv_norm, latent);
+    rope(down + rank, rot, pos, c->rope_theta);
+    linear(&b->kv_up, latent, up);
+    for (uint32_t h = 0; h < s->n_kv; h++) { /* one rotated key, shared by all heads */
+        const float *from = up + (size_t)h * (nope + s->v_dim);
+        memcpy(k + h * s->k_dim, from, nope * sizeof *k);
+        memcpy(k + h * s->k_dim + nope, down + rank, rot * sizeof *k);
+        memcpy(v + h * s->v_dim, from + nope, s->v_dim * sizeof *v);
+    }
+    free(down);
+    free(latent);
+    free(up);
+}
+
+/* Queries [n_heads][k_dim] of position pos. */
+static void make_query(const reference *r, const block *b, uint32_t pos, const float *x, float *q) {
+    const eng_config *c = &r->c;
+    if (c->attn_type == ENG_ATTN_GQA) {
+        linear(&b->wq, x, q);
+        for (uint32_t h = 0; h < c->n_heads; h++) {
+            rope(q + h * c->head_dim, c->head_dim, pos, c->rope_theta);
+        }
+        return;
+    }
+    uint32_t nope = c->qk_nope_head_dim, rot = c->qk_rope_head_dim;
+    float *down = floats(c->q_lora_rank), *plain = floats(b->q_up_nope.rows),
+          *turned = floats(b->q_up_rope.rows);
+    linear(&b->q_down, x, down);
+    rms(down, &b->q_norm, down);
+    linear(&b->q_up_nope, down, plain);
+    linear(&b->q_up_rope, down, turned);
+    for (uint32_t h = 0; h < c->n_heads; h++) {
+        float *to = q + (size_t)h * (nope + rot);
+        memcpy(to, plain + h * nope, nope * sizeof *q);
+        memcpy(to + nope, turned + h * rot, rot * sizeof *q);
+        rope(to + nope, rot, pos, c->rope_theta);
+    }
+    free(down);
+    free(plain);
+    free(turned);
+}
+
+/* x += attention of position pos over positions 0..pos of s. */
+static void add_attention(const reference *r, const block *b, const kv *s, uint32_t pos,
+                          const float *in, float *x) {
+    const eng_config *c = &r->c;
+    float *q = floats((size_t)c->n_heads * s->k_dim), *out = floats((size_t)c->n_heads * s->v_dim);
+    double *p = must_alloc(pos + 1, sizeof *p);
+    make_query(r, b, pos, in, q);
+    for (uint32_t h = 0; h < c->n_heads; h++) {
+        uint32_t g = h / (c->n_heads / s->n_kv);
+        double max = -INFINITY, sum = 0;
+        for (uint32_t j = 0; j <= pos; j++) {
+            const float *k = s->k + ((size_t)j * s->n_kv + g) * s->k_dim;
+            p[j] = dot(q + (size_t)h * s->k_dim, k, s->k_dim) / sqrt(s->k_dim);
+            if (p[j] > max) max = p[j];
+        }
+        for (uint32_t j = 0; j <= pos; j++)
+            sum += p[j] = exp(p[j] - max);
+        for (uint32_t i = 0; i < s->v_dim; i++) {
+            double y = 0;
+            for (uint32_t j = 0; j <= pos; j++) {
+                y += p[j] / sum * s->v[((size_t)j * s->n_kv + g) * s->v_dim + i];
+            }
+            out[(size_t)h * s->v_dim + i] = (float)y;
+        }
+    }
+    float *y = floats(c->dim);
+    linear(&b->wo, out, y);
+    add(x, y, c->dim);
+    free(y);
+    free(q);
+    free(out);
+    free(p);
+}
+
+/* Runs a block on the positions marked (all if run is NULL); x [S][D] in place. The K/V of
+ * positions not run stay in s as they are. */
+static void run_block(const reference *r, const block *b, kv *s, uint32_t n, const bool *run,
+                      float *x) {
+    size_t d = r->c.dim;
+    float *normed = floats(n * d), *in = floats(d);
+    for (uint32_t p = 0; p < n; p++) {
+        if (run && !run[p]) continue;
+        rms(x + p * d, &b->attn_norm, normed + p * d);
+        write_kv(r, b, s, p, normed + p * d);
+    }
+    for (uint32_t p = 0; p < n; p++) {
+        if (run && !run[p]) continue;
+        add_attention(r, b, s, p, normed + p * d, x + p * d);
+        rms(x + p * d, &b->ffn_norm, in);
+        if (b->routed) add_moe(r, in, x + p * d);
+        else add_ffn(&b->dense, in, 1, x + p * d);
+    }
+    free(normed);
+    free(in);
+}
+
+/* ---- the loop ---- */
+
+typedef struct {
+    float *h, *e, *u, *out; /* [S][D] */
+    double *cum;            /* [S] */
+    bool *runs, *computes;  /* [S] not halted; goes through the block at this loop */
+} loop;
+
+/* u = rms(h + loop_emb(t) + e) */
+static void loop_input(const reference *r, uint32_t t, const float *h, const float *e, float *u) {
+    uint32_t d = r->c.dim, n = d / 8;
+    float *sum = floats(d);
+    for (uint32_t i = 0; i < d; i++)
+        sum[i] = h[i] + e[i];
+    for (uint32_t j = 0; j < n / 2; j++) {
+        double a = t * pow(10000, -2.0 * j / n);
+        sum[j] += (float)sin(a);
+        sum[n / 2 + j] += (float)cos(a);
+    }
+    rms(sum, &r->r_norm, u);
+    free(sum);
+}
+
+/* y += ((y Ldown^T) * Lscale[min(t, rows - 1)]) LB */
+static void add_lora(const reference *r, uint32_t t, float *y) {
+    uint32_t rank = r->c.lora_rank, d = r->c.dim;
+    size_t row = t < r->lora_scale.rows ? t : r->lora_scale.rows - 1;
+    float *low = floats(rank);
+    linear(&r->lora_down, y, low);
+    for (uint32_t j = 0; j < rank; j++)
+        low[j] *= r->lora_scale.v[row * rank + j];
+    for (uint32_t i = 0; i < d; i++) {
+        double sum = 0;
+        for (uint32_t j = 0; j < rank; j++)
+            sum += (double)low[j] * r->lora_B.v[(size_t)j * d + i];
+        y[i] += (float)sum;
+    }
+    free(low);
+}
+
+/* h = A h + B e + y; then the weight of this loop, and whether the position goes on. */
+static void step_position(const reference *r, const ref_opts *o, uint32_t t, uint32_t p, loop *k,
+                          ref_result *res) {
+    size_t d = r->c.dim;
+    float *h = k->h + p * d;
+    for (size_t i = 0; i < d; i++) {
+        double a = r->log_dt.v[0] + r->log_A.v[i];
+        a = exp(-exp(a < -20 ? -20 : a > 20 ? 20 : a));
+        h[i] = (float)(a * h[i] + (double)r->B.v[i] * k->e[p * d + i] + k->u[p * d + i]);
+    }
+    if (!k->runs[p]) return; /* goes on for its K/V only */
+    double halt = sigmoid(dot(h, r->halt_w.v, d) + r->halt_b.v[0]), left = 1 - k->cum[p];
+    double w = halt;
+    if (left < 0) left = 0;
+    res->depth[p] = t + 1;
+    if (t + 1 < o->min_loops) {
+        if (w > left) w = left;
+        k->cum[p] += w;
+    } else {
+        float off = (float)fabs(k->cum[p] + halt - (double)o->threshold);
+        if (off < res->margin) res->margin = off;
+        if (k->cum[p] + halt >= (double)o->threshold) {
+            w = left;
+            k->runs[p] = false;
+        }
+        k->cum[p] += halt;
+    }
+    for (size_t i = 0; i < d; i++)
+        k->out[p * d + i] += (float)(w * h[i]);
+}
+
+/* One K/V store serves all loops: positions that compute overwrite theirs at each loop, and
+ * under `last` a halted one leaves its last. */
+static void run_loops(const reference *r, const ref_opts *o, uint32_t n, loop *k, ref_result *res) {
+    size_t d = r->c.dim;
+    kv s = kv_new(&r->c, n);
+    uint32_t running = n;
+    for (uint32_t p = 0; p < n; p++)
+        k->runs[p] = k->computes[p] = true;
+    for (uint32_t t = 0; t < o->max_loops && running > 0; t++) {
+        for (uint32_t p = 0; p < n; p++) {
+            if (o->policy == ENG_LAST) k->computes[p] = k->runs[p];
+            if (k->computes[p]) loop_input(r, t, k->h + p * d, k->e + p * d, k->u + p * d);
+        }
+        run_block(r, &r->recurrent, &s, n, k->computes, k->u);
+        running = 0;
+        for (uint32_t p = 0; p < n; p++) {
+            if (!k->computes[p]) continue;
+            add_lora(r, t, k->u + p * d);
+            step_position(r, o, t, p, k, res);
+            running += k->runs[p];
+        }
+    }
+    kv_free(&s);
+}
+
+static void run_stage(const reference *r, const block *blocks, uint32_t n_blocks, uint32_t n,
+                      float *x) {
+    for (uint32_t i = 0; i < n_blocks; i++) {
+        kv s = kv_new(&r->c, n);
+        run_block(r, &blocks[i], &s, n, NULL, x);
+        kv_free(&s);
+    }
+}
+
+ref_result ref_run(const reference *r, const uint32_t *ids, uint32_t n, const ref_opts *opts) {
+    size_t d = r->c.dim;
+    ref_opts o = *opts;
+    if (o.max_loops == 0) o.max_loops = r->c.max_loop_iters;
+    if (o.threshold == 0) o.threshold = r->c.act_threshold;
+    ref_result res = {.n = n, .vocab = r->c.vocab_size, .margin = 1};
+    res.logits = floats((size_t)n * res.vocab);
+    res.depth = must_alloc(n, sizeof *res.depth);
+    loop k = {floats(n * d),
+              floats(n * d),
+              floats(n * d),
+              floats(n * d),
+              must_alloc(n, sizeof(double)),
+              must_alloc(n, 1),
+              must_alloc(n, 1)};
+    for (uint32_t p = 0; p < n; p++)
+        memcpy(k.e + p * d, r->embed.v + ids[p] * d, d * sizeof(float));
+    run_stage(r, r->prelude, r->c.prelude_layers, n, k.e);
+    memcpy(k.h, k.e, n * d * sizeof(float));
+    run_loops(r, &o, n, &k, &res);
+    run_stage(r, r->coda, r->c.coda_layers, n, k.out);
+    for (uint32_t p = 0; p < n; p++) {
+        rms(k.out + p * d, &r->norm, k.u);
+        linear(&r->head, k.u, res.logits + (size_t)p * res.vocab);
+    }
+    free(k.h);
+    free(k.e);
+    free(k.u);
+    free(k.out);
+    free(k.cum);
+    free(k.runs);
+    free(k.computes);
+    return res;
+}
+
+void ref_result_deinit(ref_result *r) {
+    free(r->logits);
+    free(r->depth);
+    *r = (ref_result){0};
+}
+
+double ref_relative_error(const float *a, const float *b, size_t n) {
+    double worst = 0, largest = 0;
+    for (size_t i = 0; i < n; i++) {
+        double off = fabs((double)a[i] - b[i]);
+        if (!(off <= worst)) worst = off; /* NaN counts as worst */
+        if (fabs(b[i]) > largest) largest = fabs(b[i]);
+    }
+    return worst / largest;
+}

@@ -1,0 +1,35 @@
+/* reference.h - the model computed plainly, from the formulas, one position after the other.
+ *
+ * No cache, no batching, no absorbed matrices, sums in double: the oracle that backends
+ * and schedulers are compared with on any small configuration. Aborts when out of memory. */
+#ifndef FATHOM_TEST_REFERENCE_H
+#define FATHOM_TEST_REFERENCE_H
+
+#include "engine/engine.h"
+
+typedef struct {
+    eng_policy policy;
+    uint32_t max_loops; /* 0 = max_loop_iters; may be more */
+    uint32_t min_loops; /* no halt before this many are done */
+    float threshold;    /* 0 = the configuration's */
+} ref_opts;
+
+typedef struct {
+    uint32_t n, vocab;
+    float *logits;   /* [n][vocab] */
+    uint32_t *depth; /* [n] loops executed, 1..max_loops */
+    float margin;    /* smallest distance any halting decision kept from the threshold: a
+                        comparison of depths is fair when this is well above rounding */
+} ref_result;
+
+typedef struct reference reference;
+/* Widens the weights to float; the model may be closed afterwards. */
+reference *ref_open(const eng_model *m);
+void ref_close(reference *r);
+/* The whole sequence at once: logits and depth of every position. */
+ref_result ref_run(const reference *r, const uint32_t *ids, uint32_t n, const ref_opts *o);
+void ref_result_deinit(ref_result *r);
+/* Largest |a - b| as a fraction of the largest |b|. */
+double ref_relative_error(const float *a, const float *b, size_t n);
+
+#endif
