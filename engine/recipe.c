@@ -18,7 +18,6 @@
 #define LOGIT_STD 2.5
 #define INJECT 0.1      /* injection.B */
 #define KEEP 0.36787944 /* A = exp(-exp(0 + 0)) */
-#define HALT_SPREAD 0.7 /* std over tokens of the halting logit */
 #define NORM_STD 0.05
 
 /* ---- the generator: value i of a tensor is a pure function of (key, i) ---- */
@@ -80,35 +79,53 @@ static void state_sizes(uint32_t n, float *size) {
     }
 }
 
-static double mean_depth_at(const eng_config *c, const float *size, double bias) {
-    double sum = 0, weights = 0;
+typedef struct {
+    double mean, std;
+} depths;
+
+/* Depths over tokens whose halting logit is normal with this bias and spread. */
+static depths depths_at(const eng_config *c, const float *size, double bias, double spread) {
+    double sum = 0, squares = 0, weights = 0;
     for (int i = 0; i < TOKENS; i++) {
         double g = -4 + 8.0 * i / (TOKENS - 1), w = exp(-g * g / 2), cum = 0;
         uint32_t t = 0;
-        while (t < c->max_loop_iters) {
-            double z = bias + HALT_SPREAD * g * size[t] / size[c->max_loop_iters - 1];
+        while (t < c->max_loop_iters && cum < (double)c->act_threshold) {
+            double z = bias + spread * g * (double)(size[t] / size[c->max_loop_iters - 1]);
             cum += 1 / (1 + exp(-z));
             t++;
-            if (cum >= (double)c->act_threshold) break;
         }
         sum += w * t;
+        squares += w * t * t;
         weights += w;
     }
-    return sum / weights;
+    double mean = sum / weights, variance = squares / weights - mean * mean;
+    return (depths){mean, sqrt(variance > 0 ? variance : 0)};
 }
 
 /* Depth falls as the bias rises: bisection. */
-void eng__recipe_init(eng__recipe *r, const eng_config *c, uint64_t seed, float mean_depth) {
-    float size[ENG_MAX_LOOPS];
-    state_sizes(c->max_loop_iters, size);
-    double low = -12, high = 12;
+static double solve_bias(const eng_config *c, const float *size, double mean, double spread) {
+    double low = -16, high = 16;
     for (int i = 0; i < 60; i++) {
         double mid = (low + high) / 2;
-        if (mean_depth_at(c, size, mid) > (double)mean_depth) low = mid;
+        if (depths_at(c, size, mid, spread).mean > mean) low = mid;
         else high = mid;
     }
-    *r = (eng__recipe){.c = c, .seed = seed, .halt_bias = (float)high};
-    r->halt_std = (float)(HALT_SPREAD / ((double)size[c->max_loop_iters - 1] * sqrt(c->dim)));
+    return high;
+}
+
+void eng__recipe_init(eng__recipe *r, const eng_config *c, uint64_t seed, float mean_depth) {
+    /* Small means need a wide spread, or every token halts at the same loop. */
+    static const double spreads[] = {0.7, 1, 1.5, 2.5, 4};
+    float size[ENG_MAX_LOOPS];
+    state_sizes(c->max_loop_iters, size);
+    double bias = 0, spread = 0;
+    for (size_t i = 0; i < ARRAY_LEN(spreads); i++) {
+        spread = spreads[i];
+        bias = solve_bias(c, size, (double)mean_depth, spread);
+        if (depths_at(c, size, bias, spread).std >= (double)mean_depth / 4) break;
+    }
+    *r = (eng__recipe){.c = c, .seed = seed, .halt_bias = (float)bias};
+    r->halt_std = (float)(spread / ((double)size[c->max_loop_iters - 1] * sqrt(c->dim)));
 }
 
 /* ---- which tensor gets what ---- */

@@ -80,7 +80,7 @@ int cmd_init(int argc, char **argv) {
     };
     if (eng_init_write(out, &c, &opts, &e) != 0) return cli_fail(&e);
     uint64_t params = eng_config_params(&c);
-    printf("%s: %.3f B parameters, %.2f GB, %s\n", out, (double)params / 1e9,
-           (double)params * (double)eng_dtype_bytes(opts.dtype) / 1e9, dtype);
+    printf("%s: %.3f M parameters, %.3f MB, %s\n", out, (double)params / 1e6,
+           (double)params * (double)eng_dtype_bytes(opts.dtype) / 1e6, dtype);
     return 0;
 }

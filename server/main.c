@@ -9,6 +9,7 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *summary;
 } commands[] = {
+    {"inspect", cmd_inspect, "say what a model folder holds and what fits here"},
     {"init", cmd_init, "write random weights of a published variant"},
     {NULL, NULL, NULL},
 };
