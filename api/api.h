@@ -16,15 +16,17 @@
 
 typedef struct {
     const char *model_dir;
-    const char *served_name;      /* id in /v1/models; NULL = the folder's last name */
-    const eng_model *model;       /* borrowed, as is the tokenizer, for the context's life */
+    const char *served_name;        /* id in /v1/models; NULL = the folder's last name */
+    const eng_model *model;         /* borrowed, as is the tokenizer, for the context's life */
     const eng_tokenizer *tokenizer; /* NULL: token-id prompts only */
-    uint32_t max_context;         /* prompt + output tokens */
-    uint32_t default_max_tokens;  /* when a request names none (completions: 16, chat: this) */
-    uint32_t max_n, max_prompts;  /* choices per prompt, prompts per request */
-    uint32_t ceiling_loops;       /* most loops a request may ask for */
+    uint32_t max_context;           /* prompt + output tokens */
+    uint32_t default_max_tokens;    /* when a request names none (completions: 16, chat: this) */
+    uint32_t max_n, max_prompts;    /* choices per prompt, prompts per request */
+    uint32_t ceiling_loops;         /* most loops a request may ask for */
+    uint64_t max_request_tokens;    /* prompts x n x max_tokens together */
     size_t max_body_bytes;
-} api_opts;
+    bool control_ids; /* token-id prompts may hold control tokens */
+} api_opts;           /* zero = the default of each */
 
 typedef struct api_context api_context;
 /* Reads generation_config.json and tokenizer_config.json (stop tokens, default sampling,
@@ -56,7 +58,7 @@ typedef struct api_reply api_reply;
 int api_reply_create(api_reply **out, const api_context *c, api_request *steal_request,
                      const char *request_id, err *e) WARN_UNUSED;
 void api_reply_destroy(api_reply *r);
-const char *api_reply_id(const api_reply *r);    /* "cmpl-…", "chatcmpl-…", "resp_…" */
+const char *api_reply_id(const api_reply *r);     /* "cmpl-…", "chatcmpl-…", "resp_…" */
 uint32_t api_reply_sequences(const api_reply *r); /* to submit: prompts × n */
 /* Fills what to submit for sequence i; pointers live as long as the reply. */
 void api_reply_request(const api_reply *r, uint32_t i, sched_request *out);
@@ -67,10 +69,15 @@ enum {
     API_FAILED = 4, /* the answer ends with an error: a stream must be cut without its last chunk */
 };
 /* Feeds an event of sequence i. Streaming: appends whole SSE events to out. Otherwise
- * appends the full JSON body when the last choice has ended. Returns API_* bits; with
+ * appends the full JSON body when the last sequence has ended. A sequence that hit a stop
+ * string still has to bring its SCHED_END (what it executed is told there), so cancel it
+ * and go on feeding. Returns API_* bits; with
  * API_FAILED before anything was streamed, *e says what to answer instead.
  * Late events of a sequence that ended here are ignored. */
 unsigned api_reply_event(api_reply *r, uint32_t i, const sched_event *ev, buf *out, err *e);
+/* Ends an answer for a reason of the server's own (drain, deadline). A stream that has begun
+ * gets the error as its last event. Returns API_FAILED, or 0 if the answer was over. */
+unsigned api_reply_fail(api_reply *r, const err *why, buf *out);
 void api_reply_usage(const api_reply *r, uint64_t *prompt, uint64_t *output);
 
 /* ---- errors ---- */
@@ -82,7 +89,7 @@ void api_error_body(buf *out, const err *e);
 void api_http_error_body(buf *out, unsigned status, const char *message, const char *code);
 
 /* ---- the small routes: each appends a JSON body ---- */
-void api_models(const api_context *c, buf *out);                    /* GET /v1/models */
+void api_models(const api_context *c, buf *out); /* GET /v1/models */
 int api_model(const api_context *c, const char *id, buf *out, err *e) WARN_UNUSED;
 int api_tokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) WARN_UNUSED;
 int api_detokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) WARN_UNUSED;

@@ -45,6 +45,7 @@ typedef struct {
     err_code code;
     char param[64]; /* request field, config key or option at fault; "" if none */
     char msg[400];  /* one sentence for people; never a pointer or prompt text */
+    uint64_t have, limit; /* TOO_LONG: prompt tokens and the context; 0 = not said */
 } err;
 
 /* Records a failure unless one is already recorded. e may be NULL; param may be

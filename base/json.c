@@ -108,13 +108,17 @@ static size_t utf8_char(const unsigned char *s, size_t n) {
     return len;
 }
 
+/* U+2028, U+2029 and U+0085 are escaped too: readers that split text into lines by Unicode's
+ * rules would cut an event in two. */
 void buf_json_string(buf *b, const char *text, size_t n) {
     const unsigned char *s = (const unsigned char *)text;
     buf_append(b, "\"", 1);
     size_t plain = 0; /* start of the run not yet written */
     for (size_t i = 0; i < n;) {
         size_t len = utf8_char(s + i, n - i);
-        bool escape = len == 0 || s[i] < 0x20 || s[i] == '"' || s[i] == '\\' || s[i] == 0x7f;
+        bool line_end = (len == 3 && s[i] == 0xe2 && s[i + 1] == 0x80 && (s[i + 2] & 0xfe) == 0xa8) ||
+                        (len == 2 && s[i] == 0xc2 && s[i + 1] == 0x85);
+        bool escape = len == 0 || s[i] < 0x20 || s[i] == '"' || s[i] == '\\' || s[i] == 0x7f || line_end;
         if (!escape) {
             i += len;
             continue;
@@ -124,8 +128,10 @@ void buf_json_string(buf *b, const char *text, size_t n) {
         else if (s[i] == '"') buf_puts(b, "\\\"");
         else if (s[i] == '\\') buf_puts(b, "\\\\");
         else if (s[i] == '\n') buf_puts(b, "\\n");
+        else if (line_end) buf_puts(b, len == 2 ? "\\u0085" : s[i + 2] == 0xa8 ? "\\u2028" : "\\u2029");
         else buf_printf(b, "\\u%04x", s[i]);
-        plain = ++i;
+        i += len > 1 ? len : 1;
+        plain = i;
     }
     buf_append(b, text + plain, n - plain);
     buf_append(b, "\"", 1);

@@ -1,0 +1,269 @@
+/* api_internal.h - what the files of api/ share; nobody else includes it but tests. */
+#ifndef FATHOM_API_INTERNAL_H
+#define FATHOM_API_INTERNAL_H
+
+#include "api/api.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Ceilings of one request that no option changes (reliability.md, rows P and J). */
+enum {
+    API__MAX_STOPS = 4,
+    API__MAX_STOP_BYTES = 64,
+    API__MAX_STOP_IDS = 16,
+    API__MAX_BIAS = 300,
+    API__MAX_MESSAGES = 1000,
+    API__MAX_NAME_BYTES = 128, /* model, user */
+    API__MAX_LABEL_BYTES = 64, /* request_id, cache_salt */
+    API__MAX_DEPTH = 64,       /* nesting of a body */
+    API__MAX_STRUCTURAL = 200000,
+};
+
+/* ---- chat templates ---- */
+
+typedef enum {
+    API__SYSTEM,
+    API__DEVELOPER,
+    API__USER,
+    API__ASSISTANT,
+    API__TOOL,
+    API__ROLES
+} api__role;
+extern const char *const api__role_names[API__ROLES];
+
+typedef struct {
+    api__role role;
+    const char *text; /* content; borrowed */
+    size_t n;
+} api__message;
+
+typedef struct api__template api__template;
+
+/* Finds the model's template: chat_template.fathom.json, else the Jinja text of
+ * tokenizer_config.json (jinja, may be NULL) if it is a known one. *out is NULL, and the
+ * call succeeds, for a model without any. ERR_BAD_FILE says what to do. */
+int api__template_open(api__template **out, const char *dir, const char *jinja,
+                       const eng_tokenizer *t, err *e) WARN_UNUSED;
+int api__template_parse(api__template **out, const char *json, size_t n, const eng_tokenizer *t,
+                        const char *what, err *e) WARN_UNUSED;
+void api__template_close(api__template *t);
+const char *api__template_name(const api__template *t);
+bool api__template_has(const api__template *t, api__role role);
+/* Ids that end an answer in this template (at most one). */
+const uint32_t *api__template_stops(const api__template *t, uint32_t *n);
+/* Appends the ids of the conversation. Control ids come from the template alone: contents
+ * are encoded as plain text. open_last leaves the last message without its end, so that the
+ * model continues it; otherwise the opening of an answer follows if generation. */
+int api__template_render(const api__template *t, const eng_tokenizer *tok, const api__message *m,
+                         size_t n, bool generation, bool open_last, eng_ids *out,
+                         err *e) WARN_UNUSED;
+/* Jinja text in the form in which two spellings of one template are equal: blanks inside
+ * tags go, both quotes are one, the trimming that Hugging Face asks of Jinja is done. */
+void api__jinja_normalise(buf *out, const char *text, size_t n);
+
+/* ---- context ---- */
+
+struct api_context {
+    api_opts opts; /* zeros replaced by defaults; strings below, not the caller's */
+    char *name;
+    const eng_config *config;
+    api__template *template; /* NULL: no chat */
+    uint32_t *stop_ids;
+    uint32_t n_stop_ids;
+    bool add_bos;
+    uint32_t bos_id;
+    eng_sampling defaults; /* generation_config.json over the neutral values */
+    uint64_t hash_key[4];  /* random; for cache_salt */
+    int64_t created;
+};
+
+/* ---- stop strings ---- */
+
+typedef struct {
+    const char *text;
+    uint8_t n;
+    uint8_t fail[API__MAX_STOP_BYTES]; /* longest border of each prefix, as in Knuth-Morris-Pratt */
+} api__stop;
+
+typedef struct {
+    const api__stop *stops; /* borrowed */
+    uint8_t n;
+    uint8_t state[API__MAX_STOPS]; /* bytes of each stop string that the text's end matches */
+} api__matcher;
+
+void api__stop_init(api__stop *s, const char *text, size_t n); /* 1 <= n <= API__MAX_STOP_BYTES */
+/* Feeds bytes up to and including the first that completes a stop string. Returns the
+ * number of bytes eaten; *hit is that stop (the longest, if several end there) or -1. */
+size_t api__stop_feed(api__matcher *m, const char *bytes, size_t n, int *hit);
+size_t api__stop_held(const api__matcher *m); /* bytes at the end that may still become one */
+
+/* ---- requests ---- */
+
+typedef struct {
+    uint32_t *ids; /* in the request's arena, as is everything below */
+    uint32_t n;
+    uint32_t max_tokens;
+} api__prompt;
+
+struct api_request {
+    api_kind kind;
+    arena mem;
+    api__prompt *prompts;
+    uint32_t n_prompts, n; /* n choices for each */
+    uint64_t prompt_tokens;
+    eng_sampling sampling;
+    bool seeded;
+    uint32_t min_tokens;
+    uint32_t *stop_ids; /* of the request, then of the model unless ignore_eos */
+    uint32_t n_stop_ids, n_own_stop_ids;
+    api__stop *stops;
+    uint8_t n_stops;
+    bool include_stop; /* the stop string stays in the text */
+    sched_depth depth;
+    bool stream, include_usage, continuous_usage;
+    bool echo, logprobs, return_depth, return_ids;
+    bool prompt_logprobs; /* vLLM's field, besides echo's */
+    uint32_t n_top, n_prompt_top;
+    int32_t priority;
+    uint64_t salt[2];
+    const char *request_id; /* NULL or checked */
+};
+
+/* ---- the field table ---- */
+
+typedef enum { API__BOOL, API__INT, API__NUM, API__STR, API__OTHER } api__type;
+enum { API__IN_COMPLETION = 1 << API_COMPLETION, API__IN_CHAT = 1 << API_CHAT };
+
+#define API__NO_INT INT64_MIN /* absent; numbers: NaN; strings: NULL; bools: the default */
+
+/* Values as read; what needs the model or another field is checked afterwards. */
+typedef struct {
+    const char *model, *user, *suffix, *reasoning_effort, *request_id, *cache_salt;
+    int64_t max_tokens, max_completion_tokens, min_tokens, n, best_of, seed, top_k, logprobs,
+        top_logprobs, prompt_logprobs, priority;
+    double temperature, top_p, min_p, frequency_penalty, presence_penalty, repetition_penalty;
+    bool seeded, stream, echo, ignore_eos, chat_logprobs, return_depth, return_token_ids,
+        include_stop, add_generation_prompt, continue_final_message, parallel_tool_calls;
+    const json_t *prompt, *messages, *stop, *stop_token_ids, *logit_bias, *stream_options, *depth,
+        *response_format, *tools, *tool_choice;
+} api__values;
+
+typedef struct {
+    const char *name;
+    uint8_t kinds; /* API__IN_* */
+    uint8_t type;
+    bool above;       /* min itself is refused */
+    bool unsupported; /* any value but null, false, "" and {} is refused */
+    uint16_t offset;  /* in api__values */
+    double min, max;  /* numbers: the range; strings: bytes */
+} api__field;
+
+extern const api__field api__fields[];
+extern const size_t api__n_fields;
+
+/* Reads every known field of one kind; strings and json_t borrow from root. */
+int api__read_fields(api__values *out, api_kind kind, json_t *root, err *e) WARN_UNUSED;
+/* One value of an object inside the body; `param` is its full name. Absent or null leaves
+ * *out as it is. */
+int api__read_bool(const json_t *v, const char *param, bool *out, err *e) WARN_UNUSED;
+int api__read_int(const json_t *v, const char *param, int64_t min, int64_t max, int64_t *out,
+                  err *e) WARN_UNUSED;
+int api__read_num(const json_t *v, const char *param, double min, bool above, double max,
+                  double *out, err *e) WARN_UNUSED;
+bool api__file_exists(const char *path);
+/* Parses a body into a JSON object within the limits of every request. */
+int api__body(json_t **out, const api_context *c, const char *body, size_t n, err *e) WARN_UNUSED;
+int api__check_model(const api_context *c, const char *model, bool required, err *e) WARN_UNUSED;
+/* The optional model of a small route. */
+int api__read_model(const api_context *c, const json_t *root, const char **out, err *e) WARN_UNUSED;
+/* Parts of api_parse that live in files of their own. */
+int api__read_prompts(api_request *r, const api_context *c, const json_t *prompt,
+                      err *e) WARN_UNUSED;
+int api__read_messages(api_request *r, const api_context *c, const api__values *v,
+                       err *e) WARN_UNUSED;
+int api__messages_to_ids(const api_context *c, const json_t *messages, bool generation,
+                         bool open_last, arena *mem, eng_ids *out, err *e) WARN_UNUSED;
+int api__read_format(api_request *r, const api_context *c, const api__values *v,
+                     err *e) WARN_UNUSED;
+/* Encodes text as plain text, after the token that begins every text if bos. */
+int api__encode(const api_context *c, const char *text, size_t n, bool bos, eng_ids *out,
+                err *e) WARN_UNUSED;
+/* Checks one token id of a prompt against the model. */
+int api__check_id(const api_context *c, const json_t *v, const char *param, uint32_t *out,
+                  err *e) WARN_UNUSED;
+int api__too_long(const api_context *c, uint64_t n_prompt, uint64_t max_tokens, const char *param,
+                  err *e);
+int api__out_of_memory(err *e);
+
+/* ---- replies ---- */
+
+typedef struct {
+    uint32_t id;
+    uint32_t
+        text_end; /* its text ends here in the choice's text; it begins where the one before ends */
+    float logprob;
+    uint16_t depth;
+    uint8_t n_top;
+    bool prompt;
+} api__token;
+
+typedef enum { API__RUNNING, API__FINISHED, API__ENDED } api__state;
+
+typedef struct {
+    uint32_t index;
+    const api__prompt *prompt;
+    api__state state; /* FINISHED: the reason is known; ENDED: the scheduler let go of it too */
+    api_utf8 utf8;
+    api__matcher stop;
+    buf text;           /* a stream drops what it has sent and no token waits for */
+    size_t scanned;     /* bytes of text the matcher has seen */
+    size_t ready;       /* bytes that can no longer become a stop string */
+    size_t sent;        /* bytes already written; 0 unless streaming */
+    size_t tokens_at;   /* text begins here for the first of tokens */
+    uint64_t chars;     /* characters before tokens_at, for text_offset */
+    api__token *tokens; /* wanted ones not yet written; NULL if nobody asks */
+    eng_top *tops;      /* [cap_tokens][n_top] */
+    uint32_t n_tokens, cap_tokens;
+    uint64_t n_output;
+    bool echoed, opened; /* prompt text is in; the first chunk went out */
+    sched_finish finish;
+    int stop_hit; /* stop string, or -1 */
+    bool has_stop_id;
+    uint32_t stop_id; /* of the request's own */
+    uint64_t n_cached, prompt_loops, output_loops;
+} api__choice;
+
+struct api_reply {
+    const api_context *c;
+    api_request *r;
+    char *id;
+    int64_t created;
+    buf prefix; /* of every chunk, up to "index": */
+    api__choice *choices;
+    uint32_t n_choices, n_ended;
+    uint64_t seed;
+    bool started, failed, done;
+};
+
+bool api__wants_tokens(const api_request *r); /* somebody asks for single tokens */
+/* The object of the choice's token fields: logprobs, token_ids, depths (with their keys),
+ * for tokens [0, n). */
+void api__write_token_fields(buf *out, const api_reply *r, const api__choice *ch, uint32_t n);
+void api__write_finish(buf *out, const api_reply *r, const api__choice *ch, bool finished);
+void api__write_usage(buf *out, const api_reply *r);
+void api__write_chunk(buf *out, const api_reply *r, api__choice *ch, bool finished);
+void api__write_stream_end(buf *out, const api_reply *r);
+void api__write_body(buf *out, const api_reply *r);
+void api__write_prefix(buf *out, const api_reply *r);
+void api__write_uint(buf *out, uint64_t v);
+void api__write_logprob(buf *out, float v);
+
+/* As api_utf8_token, for bytes that are at hand. */
+void api__utf8_bytes(api_utf8 *u, const char *bytes, size_t n, buf *out);
+/* Characters (not continuation bytes) in n bytes of UTF-8. */
+size_t api__utf8_chars(const char *s, size_t n);
+bool api__utf8_valid(const char *s, size_t n);
+
+#endif
