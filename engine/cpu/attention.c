@@ -1,0 +1,352 @@
+/* attention.c - MLA (absorbed) and GQA over the slot cache.
+ *
+ * K and V of all rows of the launch are written before any row attends. Attention is
+ * computed per query, segment of ENG__SEGMENT positions by segment from position 0, so a
+ * query's bits depend only on its own position and the cache; queries of one run share the
+ * work of widening a segment. */
+#include "engine/cpu/cpu_internal.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+typedef struct {
+    eng__cpu *g;
+    const eng__layer *l;
+} layer_arg;
+
+static const eng_row *row_of(const eng__cpu *g, uint32_t s) {
+    return &g->rows[g->perm[s]];
+}
+
+/* Slot of a position, or ENG_NO_SLOT when the map names none that exists. */
+static inline uint32_t slot_at(const eng__cpu *g, const uint32_t *blocks, uint32_t pos,
+                               uint32_t plane) {
+    size_t map = (size_t)blocks[pos / ENG_BLOCK] * g->base.info.n_planes + plane;
+    uint32_t slot = g->maps[map * ENG_BLOCK + pos % ENG_BLOCK] - 1;
+    return slot < g->base.info.n_slots ? slot : ENG_NO_SLOT;
+}
+
+static void rotate(float *v, const float *turn, uint32_t pairs) {
+    for (uint32_t i = 0; i < pairs; i++) {
+        float a = v[2 * i], b = v[2 * i + 1], c = turn[2 * i], s = turn[2 * i + 1];
+        v[2 * i] = a * c - b * s;
+        v[2 * i + 1] = a * s + b * c;
+    }
+}
+
+static void store_slot(eng__cpu *g, uint32_t s, const float *values) {
+    const eng_row *r = row_of(g, s);
+    uint32_t slot = slot_at(g, r->blocks, r->pos, g->plane[s]);
+    if (slot == ENG_NO_SLOT) {
+        atomic_store_explicit(&g->bad_slot, 1, memory_order_relaxed);
+        return;
+    }
+    size_t n = g->c.slot_values, at = slot * n;
+    if (g->opts.cache_dtype == ENG_BF16) {
+        g->k->narrow(values, (uint16_t *)g->slots + at, n);
+    } else {
+        memcpy((float *)g->slots + at, values, n * sizeof *values);
+    }
+}
+
+/* ---- before attention: K/V to the cache, queries laid out by group ---- */
+
+static void store_kv_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
+    const layer_arg *a = arg;
+    eng__cpu *g = a->g;
+    const eng_config *c = &g->c;
+    float *tmp = g->scratch[worker].tmp;
+    for (uint32_t s = first; s < last; s++) {
+        const float *kv = g->kv + s * g->ld_kv, *turn = g->rope + s * g->ld_rope;
+        memcpy(tmp, kv, c->slot_values * sizeof *tmp);
+        if (c->attn_type == ENG_ATTN_MLA) {
+            g->k->rms(kv, a->l->kv_norm, tmp, c->kv_lora_rank);
+            rotate(tmp + c->kv_lora_rank, turn, g->rope_pairs);
+            if (s < g->n_full) {
+                float *cq = g->cq + s * g->ld_q;
+                g->k->rms(cq, a->l->q_norm, cq, c->q_lora_rank);
+            }
+        } else {
+            for (uint32_t h = 0; h < c->n_kv_heads; h++)
+                rotate(tmp + h * c->head_dim, turn, g->rope_pairs);
+        }
+        store_slot(g, s, tmp);
+    }
+}
+
+static void lay_out_queries_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
+    eng__cpu *g = arg;
+    const eng_config *c = &g->c;
+    (void)worker;
+    for (uint32_t s = first; s < last; s++) {
+        const float *turn = g->rope + s * g->ld_rope;
+        for (uint32_t h = 0; h < c->n_heads; h++) {
+            uint32_t group = h / g->group_heads, in = h % g->group_heads;
+            float *q =
+                g->q + (((size_t)group * g->opts.max_launch + s) * g->group_heads + in) * g->dk;
+            if (c->attn_type == ENG_ATTN_MLA) {
+                uint32_t rope = c->qk_rope_head_dim;
+                q += c->kv_lora_rank;
+                memcpy(q, g->qr + s * g->ld_qr + h * rope, rope * sizeof *q);
+            } else {
+                memcpy(q, g->qn + s * g->ld_qn + h * g->dk, g->dk * sizeof *q);
+            }
+            rotate(q, turn, g->rope_pairs);
+        }
+    }
+}
+
+static void project_mla(eng__cpu *g, const eng__layer *l) {
+    const eng_config *c = &g->c;
+    layer_arg a = {g, l};
+    g->jobs[0] = (eng__gemm){
+        .w = &l->kv_down, .x = g->xn, .ldx = g->ld_d, .y = g->kv, .ldy = g->ld_kv, .rows = g->n};
+    g->jobs[1] = (eng__gemm){
+        .w = &l->q_down, .x = g->xn, .ldx = g->ld_d, .y = g->cq, .ldy = g->ld_q, .rows = g->n_full};
+    eng__gemm_run(g, g->jobs, 2);
+    eng__pool_run(g->pool, store_kv_work, &a, g->n, 4);
+    g->jobs[0] = (eng__gemm){.w = &l->q_up_nope,
+                             .x = g->cq,
+                             .ldx = g->ld_q,
+                             .y = g->qn,
+                             .ldy = g->ld_qn,
+                             .rows = g->n_full};
+    g->jobs[1] = (eng__gemm){.w = &l->q_up_rope,
+                             .x = g->cq,
+                             .ldx = g->ld_q,
+                             .y = g->qr,
+                             .ldy = g->ld_qr,
+                             .rows = g->n_full};
+    eng__gemm_run(g, g->jobs, 2);
+    eng__pool_run(g->pool, lay_out_queries_work, g, g->n_full, 4);
+    for (uint32_t h = 0; h < c->n_heads; h++) {
+        g->jobs[h] = (eng__gemm){.w = &l->uk[h],
+                                 .x = g->qn + h * c->qk_nope_head_dim,
+                                 .ldx = g->ld_qn,
+                                 .y = g->q + (size_t)h * g->dk,
+                                 .ldy = (size_t)c->n_heads * g->dk,
+                                 .rows = g->n_full};
+    }
+    eng__gemm_run(g, g->jobs, c->n_heads);
+}
+
+static void project_gqa(eng__cpu *g, const eng__layer *l) {
+    layer_arg a = {g, l};
+    size_t kv = (size_t)g->c.n_kv_heads * g->c.head_dim;
+    g->jobs[0] = (eng__gemm){
+        .w = &l->wk, .x = g->xn, .ldx = g->ld_d, .y = g->kv, .ldy = g->ld_kv, .rows = g->n};
+    g->jobs[1] = (eng__gemm){
+        .w = &l->wv, .x = g->xn, .ldx = g->ld_d, .y = g->kv + kv, .ldy = g->ld_kv, .rows = g->n};
+    g->jobs[2] = (eng__gemm){
+        .w = &l->wq, .x = g->xn, .ldx = g->ld_d, .y = g->qn, .ldy = g->ld_qn, .rows = g->n_full};
+    eng__gemm_run(g, g->jobs, 3);
+    eng__pool_run(g->pool, store_kv_work, &a, g->n, 4);
+    eng__pool_run(g->pool, lay_out_queries_work, g, g->n_full, 4);
+}
+
+/* ---- attention proper ---- */
+
+typedef struct { /* up to ROW_BLOCK queries of one group and one run */
+    eng__cpu *g;
+    eng__scratch *s;
+    const uint32_t *blocks;
+    uint32_t plane, group;
+    uint32_t row0, first, n; /* query m belongs to scratch row row0 + (first + m) / group_heads */
+    float top[ENG__ROW_BLOCK], sum[ENG__ROW_BLOCK], keep[ENG__ROW_BLOCK];
+} query_block;
+
+static uint32_t query_row(const query_block *b, uint32_t m) {
+    return b->row0 + (b->first + m) / b->g->group_heads;
+}
+
+static float *context_of(const query_block *b, uint32_t m) {
+    const eng__cpu *g = b->g;
+    uint32_t head = b->group * g->group_heads + (b->first + m) % g->group_heads;
+    return g->ctx + query_row(b, m) * g->ld_ctx + (size_t)head * g->dv;
+}
+
+/* Queries as the columns of panels, scaled: qt[panel][dk][PANEL]. */
+static void transpose_queries(const query_block *b) {
+    const eng__cpu *g = b->g;
+    size_t from = ((size_t)b->group * g->opts.max_launch + b->row0) * g->group_heads + b->first;
+    const float *q = g->q + from * g->dk;
+    for (uint32_t m = 0; m < b->n; m++, q += g->dk) {
+        float *to = b->s->qt + (size_t)(m / ENG__PANEL) * g->dk * ENG__PANEL + m % ENG__PANEL;
+        for (uint32_t d = 0; d < g->dk; d++)
+            to[d * ENG__PANEL] = q[d] * g->attn_scale;
+    }
+}
+
+/* Keys and values of positions [p0, p0 + n) of this group as float32 rows. */
+static void gather(const query_block *b, uint32_t p0, uint32_t n) {
+    eng__cpu *g = b->g;
+    bool mla = g->c.attn_type == ENG_ATTN_MLA, half = g->opts.cache_dtype == ENG_BF16;
+    size_t key_at = mla ? 0 : (size_t)b->group * g->dk;
+    size_t val_at = mla ? 0 : (size_t)(g->groups + b->group) * g->dk;
+    for (uint32_t i = 0; i < n; i++) {
+        float *to = b->s->kv + i * g->kv_ld;
+        uint32_t slot = slot_at(g, b->blocks, p0 + i, b->plane);
+        if (slot == ENG_NO_SLOT) {
+            atomic_store_explicit(&g->bad_slot, 1, memory_order_relaxed);
+            memset(to, 0, g->kv_ld * sizeof *to);
+            continue;
+        }
+        size_t at = (size_t)slot * g->c.slot_values;
+        if (half) {
+            const uint16_t *from = (const uint16_t *)g->slots + at;
+            g->k->widen(from + key_at, to, g->dk);
+            if (!mla) g->k->widen(from + val_at, to + g->val_off, g->dv);
+        } else {
+            const float *from = (const float *)g->slots + at;
+            memcpy(to, from + key_at, g->dk * sizeof *to);
+            if (!mla) memcpy(to + g->val_off, from + val_at, g->dv * sizeof *to);
+        }
+    }
+}
+
+static void scores(const query_block *b, uint32_t n) {
+    const eng__cpu *g = b->g;
+    for (uint32_t p = 0; p < n; p += ENG__TILE) {
+        uint32_t np = n - p < ENG__TILE ? n - p : ENG__TILE;
+        for (uint32_t m0 = 0; m0 < b->n; m0 += ENG__PANEL) {
+            const float *qt = b->s->qt + (size_t)m0 * g->dk;
+            g->k->tile_f32(qt, ENG__PANEL, g->dk, b->s->kv + p * g->kv_ld, g->kv_ld, np, b->s->acc,
+                           ENG__PANEL, false);
+            uint32_t nm = b->n - m0 < ENG__PANEL ? b->n - m0 : ENG__PANEL;
+            for (uint32_t m = 0; m < nm; m++) {
+                float *to = b->s->score + (m0 + m) * ENG__SEGMENT + p;
+                for (uint32_t r = 0; r < np; r++)
+                    to[r] = b->s->acc[r * ENG__PANEL + m];
+            }
+        }
+    }
+}
+
+/* Scores become weights relative to the running maximum; what a query may not see is 0. */
+static void weigh(query_block *b, uint32_t p0, uint32_t n) {
+    const eng__cpu *g = b->g;
+    for (uint32_t m = 0; m < b->n; m++) {
+        float *s = b->s->score + m * ENG__SEGMENT;
+        uint32_t end = row_of(g, query_row(b, m))->pos + 1, seen = end <= p0 ? 0 : end - p0;
+        if (seen > n) seen = n;
+        b->keep[m] = 1.0f;
+        if (seen) {
+            float top = g->k->max(s, seen);
+            if (!(top > b->top[m])) top = b->top[m];
+            b->keep[m] = expf(b->top[m] - top);
+            b->sum[m] = b->sum[m] * b->keep[m] + g->k->exp_sum(s, top, seen);
+            b->top[m] = top;
+        }
+        memset(s + seen, 0, (n - seen) * sizeof *s);
+    }
+}
+
+static void add_values(const query_block *b, uint32_t n) {
+    const eng__cpu *g = b->g;
+    const float *values = b->s->kv + g->val_off;
+    for (uint32_t c0 = 0; c0 < g->dv; c0 += ENG__PANEL) {
+        uint32_t nc = g->dv - c0 < ENG__PANEL ? g->dv - c0 : ENG__PANEL;
+        for (uint32_t m0 = 0; m0 < b->n; m0 += ENG__TILE) {
+            uint32_t nm = b->n - m0 < ENG__TILE ? b->n - m0 : ENG__TILE;
+            g->k->tile_f32(values + c0, g->kv_ld, n, b->s->score + m0 * ENG__SEGMENT, ENG__SEGMENT,
+                           nm, b->s->acc, ENG__PANEL, false);
+            for (uint32_t m = 0; m < nm; m++) {
+                g->k->scale_add(context_of(b, m0 + m) + c0, b->keep[m0 + m],
+                                b->s->acc + m * ENG__PANEL, 1.0f, nc);
+            }
+        }
+    }
+}
+
+static void attend(query_block *b) {
+    const eng__cpu *g = b->g;
+    uint32_t end = row_of(g, query_row(b, b->n - 1))->pos + 1;
+    transpose_queries(b);
+    for (uint32_t m = 0; m < b->n; m++) {
+        b->top[m] = -INFINITY;
+        b->sum[m] = 0;
+        memset(context_of(b, m), 0, g->dv * sizeof *g->ctx);
+    }
+    for (uint32_t p0 = 0; p0 < end; p0 += ENG__SEGMENT) {
+        uint32_t n = end - p0 < ENG__SEGMENT ? end - p0 : ENG__SEGMENT;
+        gather(b, p0, n);
+        scores(b, n);
+        weigh(b, p0, n);
+        add_values(b, n);
+    }
+    for (uint32_t m = 0; m < b->n; m++) {
+        float *ctx = context_of(b, m), inverse = 1.0f / b->sum[m];
+        for (uint32_t i = 0; i < g->dv; i++)
+            ctx[i] *= inverse;
+    }
+}
+
+static uint32_t run_items(const eng__cpu *g, const eng__run *r) {
+    return g->groups * ((r->n * g->group_heads - 1) / ENG__ROW_BLOCK + 1);
+}
+
+static void attend_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
+    eng__cpu *g = arg;
+    uint32_t run = 0, before = 0;
+    for (uint32_t i = first; i < last; i++) {
+        while (i - before >= run_items(g, &g->runs[run]))
+            before += run_items(g, &g->runs[run++]);
+        const eng__run *r = &g->runs[run];
+        uint32_t per_group = run_items(g, r) / g->groups, queries = r->n * g->group_heads;
+        query_block b = {.g = g, .s = &g->scratch[worker], .row0 = r->first};
+        b.group = (i - before) / per_group;
+        b.first = (i - before) % per_group * ENG__ROW_BLOCK;
+        b.n = queries - b.first < ENG__ROW_BLOCK ? queries - b.first : ENG__ROW_BLOCK;
+        b.blocks = row_of(g, r->first)->blocks;
+        b.plane = g->plane[r->first];
+        attend(&b);
+    }
+}
+
+static uint32_t find_runs(eng__cpu *g) {
+    uint32_t items = 0;
+    g->n_runs = 0;
+    for (uint32_t s = 0; s < g->n_full;) {
+        const eng_row *r = row_of(g, s);
+        eng__run *run = &g->runs[g->n_runs++];
+        *run = (eng__run){s, 1};
+        while (s + run->n < g->n_full) {
+            const eng_row *next = row_of(g, s + run->n);
+            if (next->blocks != r->blocks || next->pos != r->pos + run->n) break;
+            if (g->plane[s + run->n] != g->plane[s]) break;
+            run->n++;
+        }
+        s += run->n;
+        items += run_items(g, run);
+    }
+    return items;
+}
+
+void eng__attention(eng__cpu *g, const eng__layer *l) {
+    const eng_config *c = &g->c;
+    bool mla = c->attn_type == ENG_ATTN_MLA;
+    if (mla) project_mla(g, l);
+    else project_gqa(g, l);
+    if (g->n_full == 0) return;
+    eng__pool_run(g->pool, attend_work, g, find_runs(g), 1);
+    if (mla) {
+        for (uint32_t h = 0; h < c->n_heads; h++) {
+            g->jobs[h] = (eng__gemm){.w = &l->uv[h],
+                                     .x = g->ctx + (size_t)h * g->dv,
+                                     .ldx = g->ld_ctx,
+                                     .y = g->o + h * c->v_head_dim,
+                                     .ldy = g->ld_o,
+                                     .rows = g->n_full};
+        }
+        eng__gemm_run(g, g->jobs, c->n_heads);
+    }
+    g->jobs[0] = (eng__gemm){.w = &l->wo,
+                             .x = mla ? g->o : g->ctx,
+                             .ldx = mla ? g->ld_o : g->ld_ctx,
+                             .y = g->x,
+                             .ldy = g->ld_d,
+                             .rows = g->n_full,
+                             .op = ENG__ADD};
+    eng__gemm_run(g, g->jobs, 1);
+}

@@ -1,0 +1,363 @@
+/* cpu.c - opening and closing the CPU backend, checking and running a launch.
+ *
+ * The launch runs to its end inside `launch` on the calling thread and the pool; `wait`
+ * hands out the result. */
+#include "engine/cpu/cpu_internal.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { HUGE_PAGE = 2 << 20, DEFAULT_SEQUENCES = 64, MIN_BLOCKS = 16 };
+
+/* ---- memory that lives until close ---- */
+
+/* Zero pages that become real when first touched, so by the thread that works on them. */
+static void *map_aligned(size_t *bytes) {
+    if (!size_add(*bytes, HUGE_PAGE - 1, bytes)) return NULL;
+    *bytes &= ~(size_t)(HUGE_PAGE - 1);
+    size_t all;
+    if (!size_add(*bytes, HUGE_PAGE, &all)) return NULL;
+    uint8_t *p = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    size_t skip = (HUGE_PAGE - (uintptr_t)p % HUGE_PAGE) % HUGE_PAGE;
+    if (skip) munmap(p, skip);
+    munmap(p + skip + *bytes, HUGE_PAGE - skip);
+    (void)madvise(p + skip, *bytes, MADV_HUGEPAGE);
+    return p + skip;
+}
+
+void *eng__take(eng__cpu *g, size_t n, size_t item_bytes) {
+    eng__blocks *m = &g->mem;
+    size_t bytes, mapped = 0;
+    if (m->n == m->cap) {
+        uint32_t cap = m->cap ? m->cap * 2 : 64;
+        struct eng__block *items = realloc(m->items, cap * sizeof *items);
+        if (items == NULL) return NULL;
+        m->items = items;
+        m->cap = cap;
+    }
+    if (!size_mul(n, item_bytes, &bytes)) return NULL;
+    void *p;
+    if (bytes >= 2 * (size_t)HUGE_PAGE) {
+        mapped = bytes;
+        p = map_aligned(&mapped);
+    } else {
+        p = array_new_aligned(bytes, 1);
+        if (p) memset(p, 0, bytes);
+    }
+    if (p == NULL) return NULL;
+    m->items[m->n++] = (struct eng__block){p, mapped};
+    m->bytes += bytes;
+    return p;
+}
+
+static void free_memory(eng__blocks *m) {
+    for (uint32_t i = 0; i < m->n; i++) {
+        if (m->items[i].mapped) munmap(m->items[i].data, m->items[i].mapped);
+        else free(m->items[i].data);
+    }
+    free(m->items);
+}
+
+/* ---- sizes ---- */
+
+static int check_opts(eng__cpu *g, const eng_backend_opts *in, err *e) {
+    eng_backend_opts *o = &g->opts;
+    const eng_config *c = &g->c;
+    *o = *in;
+    if (o->max_loops == 0) o->max_loops = c->max_loop_iters;
+    if (o->max_positions == 0) o->max_positions = c->max_seq_len;
+    if (o->n_rows == 0) o->n_rows = 256;
+    if (o->max_launch == 0 || o->max_launch > o->n_rows) o->max_launch = o->n_rows;
+    if (o->max_logits == 0 || o->max_logits > o->max_launch) o->max_logits = o->max_launch;
+    if (o->max_loops > ENG_MAX_LOOPS) {
+        return err_set(e, ERR_USAGE, "max_loops", "%u loops asked for; at most %d", o->max_loops,
+                       ENG_MAX_LOOPS);
+    }
+    if (o->cache_dtype != ENG_F32 && o->cache_dtype != ENG_BF16) {
+        return err_set(e, ERR_USAGE, "cache_dtype", "the cache holds float32 or bfloat16");
+    }
+    if (o->n_rows > 1u << 24 || o->max_positions > 1u << 30) {
+        return err_set(e, ERR_USAGE, NULL, "too many rows or positions");
+    }
+    return 0;
+}
+
+static void set_geometry(eng__cpu *g) {
+    const eng_config *c = &g->c;
+    bool mla = c->attn_type == ENG_ATTN_MLA;
+    uint32_t heads_v = mla ? c->n_heads * c->v_head_dim : c->dim;
+    g->shared_dim = c->expert_dim * c->n_experts_per_tok;
+    g->groups = mla ? 1 : c->n_kv_heads;
+    g->group_heads = c->n_heads / g->groups;
+    g->dk = mla ? c->kv_lora_rank + c->qk_rope_head_dim : c->head_dim;
+    g->dv = mla ? c->kv_lora_rank : c->head_dim;
+    g->val_off = mla ? 0 : g->dk;
+    g->kv_ld = (mla ? g->dk : g->dk + g->dv) + ENG__PAD;
+    g->attn_scale =
+        1.0f / sqrtf((float)(mla ? c->qk_nope_head_dim + c->qk_rope_head_dim : c->head_dim));
+    size_t shared = (size_t)c->n_shared_experts * ((g->shared_dim + 15) / 16 * 16);
+    size_t dense = (c->dense_dim + 15) / 16 * 16;
+    g->ld_d = c->dim + ENG__PAD;
+    g->ld_q = c->q_lora_rank + ENG__PAD;
+    g->ld_kv = c->slot_values + ENG__PAD;
+    g->ld_qn = (mla ? c->n_heads * c->qk_nope_head_dim : c->dim) + ENG__PAD;
+    g->ld_qr = (mla ? c->n_heads * c->qk_rope_head_dim : 0) + ENG__PAD;
+    g->ld_o = heads_v + ENG__PAD;
+    g->ld_ctx = (size_t)c->n_heads * g->dv + ENG__PAD;
+    g->ld_hidden = (shared > dense ? shared : dense) + ENG__PAD;
+    g->ld_expert = (c->expert_dim + 15) / 16 * 16 + ENG__PAD;
+    g->ld_router = c->n_experts + ENG__PAD;
+    g->ld_lora = c->lora_rank + ENG__PAD;
+    g->ld_rope = (mla ? c->qk_rope_head_dim : c->head_dim) + ENG__PAD;
+}
+
+/* Default: every layer and loop of DEFAULT_SEQUENCES full contexts, but no more than a
+ * quarter of the machine's memory and no less than one context. */
+static uint64_t default_cache_bytes(const eng__cpu *g, uint32_t planes, size_t slot_bytes) {
+    double one = (double)g->opts.max_positions * planes * (double)(slot_bytes + 4) * 1.05;
+    double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    double want = one * DEFAULT_SEQUENCES, share = memory > 0 ? memory / 4 : 4e9;
+    if (want > share) want = share;
+    if (want < one) want = one;
+    return (uint64_t)want;
+}
+
+/* Divides the budget between slots and block maps: enough maps for positions that all
+ * leave after one loop, but at most about 4 % of the bytes, and never so few that
+ * positions at full depth could not use every slot. */
+static int size_cache(eng__cpu *g, err *e) {
+    const eng_config *c = &g->c;
+    eng_backend_info *info = &g->base.info;
+    uint32_t planes = c->prelude_layers + c->coda_layers + g->opts.max_loops;
+    uint32_t shallow = c->prelude_layers + c->coda_layers + 1;
+    size_t slot = c->slot_values * eng_dtype_bytes(g->opts.cache_dtype);
+    size_t map = (size_t)planes * ENG_BLOCK * sizeof(uint32_t);
+    uint64_t bytes =
+        g->opts.cache_bytes ? g->opts.cache_bytes : default_cache_bytes(g, planes, slot);
+    uint64_t deep = bytes / ((uint64_t)ENG_BLOCK * planes * slot + map);
+    uint64_t wide = bytes / ((uint64_t)ENG_BLOCK * shallow * slot + map);
+    uint64_t blocks = bytes / 25 / map;
+    if (blocks > wide) blocks = wide;
+    if (blocks < deep) blocks = deep;
+    if (blocks < MIN_BLOCKS) blocks = MIN_BLOCKS;
+    uint64_t left = bytes > blocks * map ? bytes - blocks * map : 0, slots = left / slot;
+    if (slots < (uint64_t)ENG_BLOCK * planes) {
+        return err_set(e, ERR_USAGE, "kv-memory",
+                       "a cache of %llu bytes is too small: one block of %d positions needs %zu",
+                       (unsigned long long)bytes, ENG_BLOCK,
+                       MIN_BLOCKS * map + (size_t)ENG_BLOCK * planes * slot);
+    }
+    if (slots > ENG_NO_SLOT - 1) slots = ENG_NO_SLOT - 1;
+    if (blocks > UINT32_MAX) blocks = UINT32_MAX;
+    info->n_planes = planes;
+    info->n_slots = (uint32_t)slots;
+    info->n_blocks = (uint32_t)blocks;
+    info->slot_bytes = slot;
+    info->block_map_bytes = map;
+    g->slots = eng__take(g, slots, slot);
+    g->maps = eng__take(g, blocks, map);
+    if (g->slots && g->maps) return 0;
+    return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a cache of %.2f GB",
+                   (double)bytes / 1e9);
+}
+
+static void *take_rows(eng__cpu *g, size_t rows, size_t ld, size_t item_bytes) {
+    size_t n;
+    return size_mul(rows, ld, &n) ? eng__take(g, n, item_bytes) : NULL;
+}
+
+static int take_scratch(eng__cpu *g, err *e) {
+    const eng_config *c = &g->c;
+    size_t n = g->opts.max_launch, d = c->dim, f = sizeof(float), k = c->n_experts_per_tok;
+    uint32_t threads = eng__pool_threads(g->pool);
+    g->max_jobs = c->n_heads > c->n_experts + 1 ? c->n_heads : c->n_experts + 1;
+    if (g->max_jobs < 3) g->max_jobs = 3;
+    const struct {
+        void *at;
+        size_t rows, ld, bytes;
+    } wanted[] = {
+        {&g->h, g->opts.n_rows, d, f},
+        {&g->e, g->opts.n_rows, d, f},
+        {&g->out, g->opts.n_rows, d, f},
+        {&g->cum, g->opts.n_rows, 1, f},
+        {&g->stamp, g->opts.n_rows, 1, sizeof *g->stamp},
+        {&g->perm, n, 1, sizeof *g->perm},
+        {&g->plane, n, 1, sizeof *g->plane},
+        {&g->x, n, g->ld_d, f},
+        {&g->xn, n, g->ld_d, f},
+        {&g->cq, n, g->ld_q, f},
+        {&g->kv, n, g->ld_kv, f},
+        {&g->qn, n, g->ld_qn, f},
+        {&g->qr, n, g->ld_qr, f},
+        {&g->q, n, (size_t)c->n_heads * g->dk, f},
+        {&g->ctx, n, g->ld_ctx, f},
+        {&g->o, n, g->ld_o, f},
+        {&g->rope, n, g->ld_rope, f},
+        {&g->hidden, n, g->ld_hidden, f},
+        {&g->expert_hidden, n * k, g->ld_expert, f},
+        {&g->expert_x, n * k, g->ld_d, f},
+        {&g->router, n, g->ld_router, f},
+        {&g->lora, n, g->ld_lora, f},
+        {&g->pick, n, k, sizeof *g->pick},
+        {&g->pick_weight, n, k, f},
+        {&g->expert_first, c->n_experts + 1, 1, sizeof *g->expert_first},
+        {&g->sorted, n, k, sizeof *g->sorted},
+        {&g->jobs, g->max_jobs, 1, sizeof *g->jobs},
+        {&g->runs, n, 1, sizeof *g->runs},
+        {&g->halted, n, 1, 1},
+        {&g->logits, g->opts.max_logits, c->vocab_size, f},
+        {&g->scratch, threads, 1, sizeof *g->scratch},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
+        void *p = take_rows(g, wanted[i].rows, wanted[i].ld, wanted[i].bytes);
+        if (p == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu rows", n);
+        memcpy(wanted[i].at, &p, sizeof p);
+    }
+    size_t tmp = c->slot_values > d ? c->slot_values : d;
+    for (uint32_t t = 0; t < threads; t++) {
+        eng__scratch *s = &g->scratch[t];
+        s->acc = eng__take(g, ENG__ROW_BLOCK * ENG__PANEL, f);
+        s->kv = take_rows(g, ENG__SEGMENT + 1, g->kv_ld + ENG__PANEL, f);
+        s->qt = take_rows(g, ENG__ROW_BLOCK, g->dk, f);
+        s->score = eng__take(g, ENG__ROW_BLOCK * ENG__SEGMENT, f);
+        s->tmp = eng__take(g, tmp + ENG__PAD, f);
+        if (!s->acc || !s->kv || !s->qt || !s->score || !s->tmp) {
+            return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %u threads", threads);
+        }
+    }
+    return 0;
+}
+
+/* ---- launch ---- */
+
+static int apply_edits(eng__cpu *g, const eng_launch *l, err *e) {
+    const eng_backend_info *info = &g->base.info;
+    for (uint32_t i = 0; i < l->n_edits; i++) {
+        const eng_edit *d = &l->edits[i];
+        if (d->block >= info->n_blocks || d->off >= ENG_BLOCK ||
+            (uint32_t)d->plane + d->n_planes > info->n_planes ||
+            (d->slot >= info->n_slots && d->slot != ENG_NO_SLOT)) {
+            return err_set(e, ERR_INTERNAL, NULL, "cache edit %u is out of range", i);
+        }
+        uint32_t *at =
+            g->maps + ((size_t)d->block * info->n_planes + d->plane) * ENG_BLOCK + d->off;
+        for (uint32_t p = 0; p < d->n_planes; p++, at += ENG_BLOCK)
+            *at = d->slot + 1;
+    }
+    return 0;
+}
+
+static bool row_fits(eng__cpu *g, const eng_row *r, eng_stage stage) {
+    if (r->row >= g->opts.n_rows || r->pos >= g->opts.max_positions || r->blocks == NULL)
+        return false;
+    if (g->stamp[r->row] == g->stamp_now) return false; /* twice in one launch */
+    g->stamp[r->row] = g->stamp_now;
+    if (stage == ENG_STAGE_PRELUDE && r->token >= g->c.vocab_size) return false;
+    if (stage == ENG_STAGE_RECURRENT && r->loop >= g->opts.max_loops) return false;
+    for (uint32_t b = 0; b <= r->pos / ENG_BLOCK; b++) {
+        if (r->blocks[b] >= g->base.info.n_blocks) return false;
+    }
+    return true;
+}
+
+static int check_rows(eng__cpu *g, const eng_launch *l, err *e) {
+    uint32_t n_logits = 0;
+    if (l->n_rows > g->opts.max_launch) {
+        return err_set(e, ERR_INTERNAL, NULL, "%u rows in a launch of at most %u", l->n_rows,
+                       g->opts.max_launch);
+    }
+    if (++g->stamp_now == 0) { /* wrapped: old stamps must not match */
+        memset(g->stamp, 0, g->opts.n_rows * sizeof *g->stamp);
+        g->stamp_now = 1;
+    }
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        if (!row_fits(g, &l->rows[i], l->stage)) {
+            return err_set(e, ERR_INTERNAL, NULL, "row %u of the launch is out of range", i);
+        }
+        if (l->rows[i].flags & ENG_ROW_LOGITS) n_logits++;
+    }
+    if (l->stage == ENG_STAGE_CODA && n_logits > g->opts.max_logits) {
+        return err_set(e, ERR_INTERNAL, NULL, "%u rows ask for logits; at most %u may", n_logits,
+                       g->opts.max_logits);
+    }
+    return 0;
+}
+
+static int cpu_launch(eng_backend *b, const eng_launch *l, err *e) {
+    eng__cpu *g = (eng__cpu *)b;
+    uint64_t start = clock_ns();
+    g->n_logits = 0;
+    g->n_rows = 0;
+    if (apply_edits(g, l, e) != 0 || check_rows(g, l, e) != 0) return -1;
+    g->rows = l->rows;
+    g->n_rows = l->n_rows;
+    atomic_store_explicit(&g->bad_slot, 0, memory_order_relaxed);
+    if (l->n_rows) {
+        switch (l->stage) {
+        case ENG_STAGE_PRELUDE: eng__stage_prelude(g); break;
+        case ENG_STAGE_RECURRENT: eng__stage_recurrent(g); break;
+        case ENG_STAGE_CODA: eng__stage_coda(g); break;
+        }
+    }
+    g->rows = NULL;
+    g->ns = clock_ns() - start;
+    if (atomic_load_explicit(&g->bad_slot, memory_order_relaxed)) {
+        return err_set(e, ERR_INTERNAL, NULL, "a row's cache map names no slot");
+    }
+    return 0;
+}
+
+static int cpu_wait(eng_backend *b, eng_result *r, err *e) {
+    eng__cpu *g = (eng__cpu *)b;
+    (void)e;
+    *r = (eng_result){
+        .halted = g->halted, .logits = g->logits, .n_logits = g->n_logits, .ns = g->ns};
+    return 0;
+}
+
+static void cpu_close(eng_backend *b) {
+    eng__cpu *g = (eng__cpu *)b;
+    eng__pool_destroy(g->pool);
+    free_memory(&g->mem);
+    free(g);
+}
+
+static const eng_backend_ops ops = {.launch = cpu_launch, .wait = cpu_wait, .close = cpu_close};
+
+int eng_cpu_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts, err *e) {
+    *out = NULL;
+    eng__cpu *g = array_new_aligned(1, sizeof *g);
+    if (g == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the CPU backend");
+    memset(g, 0, sizeof *g);
+    g->base.ops = &ops;
+    g->base.config = eng_model_config(m);
+    g->model = m;
+    g->c = *g->base.config;
+    if (check_opts(g, opts, e) != 0) goto fail;
+    set_geometry(g);
+    if (eng__kernels_choose(&g->k, opts->kernels, e) != 0) goto fail;
+    if (eng__pool_create(&g->pool, opts->threads, e) != 0) goto fail;
+    if (eng__load_weights(g, e) != 0) goto fail;
+    if (eng__tables_init(g, e) != 0) goto fail;
+    if (take_scratch(g, e) != 0) goto fail;
+    if (size_cache(g, e) != 0) goto fail;
+    eng_backend_info *info = &g->base.info;
+    info->device = "cpu";
+    info->kernels = g->k->name;
+    info->threads = eng__pool_threads(g->pool);
+    info->n_rows = g->opts.n_rows;
+    info->max_launch = g->opts.max_launch;
+    info->max_logits = g->opts.max_logits;
+    info->weight_bytes = g->weight_bytes;
+    info->memory_bytes = g->mem.bytes;
+    *out = &g->base;
+    return 0;
+fail:
+    cpu_close(&g->base);
+    return -1;
+}

@@ -1,0 +1,222 @@
+/* cpu_internal.h - the CPU backend's own structs; private to engine/cpu and its tests.
+ *
+ * Values are float32 everywhere; weights are packed into panels of ENG__PANEL output
+ * columns and kept in float32 or bfloat16. Every output element is one running sum over
+ * k in rising order, so its bits depend neither on the other rows of a launch nor on the
+ * number of threads. */
+#ifndef FATHOM_CPU_INTERNAL_H
+#define FATHOM_CPU_INTERNAL_H
+
+#include "engine/engine.h"
+
+enum {
+    ENG__PANEL = 32,     /* output columns of one packed panel */
+    ENG__TILE = 12,      /* rows one register tile takes */
+    ENG__ROW_BLOCK = 96, /* rows that reuse a panel while it is in the core's cache */
+    ENG__K_BLOCK = 2048, /* k steps between two visits of the same accumulators */
+    ENG__SEGMENT = 128,  /* cache positions one softmax pass takes */
+    ENG__PAD = 16,       /* floats between rows beyond a power of two: avoids set conflicts */
+};
+
+/* ---- compute pool (pool.c) ---- */
+
+typedef struct eng__pool eng__pool;
+/* Runs items [first, last) on the thread numbered worker. */
+typedef void (*eng__work)(void *arg, uint32_t first, uint32_t last, uint32_t worker);
+
+int eng__pool_create(eng__pool **out, uint32_t threads, err *e) WARN_UNUSED;
+void eng__pool_destroy(eng__pool *p); /* NULL is fine */
+/* Splits n items over the threads in chunks taken as they come; returns when all are
+ * done. `grain` is the least number of items worth handing out. One caller at a time. */
+void eng__pool_run(eng__pool *p, eng__work fn, void *arg, uint32_t n, uint32_t grain);
+uint32_t eng__pool_threads(const eng__pool *p);
+uint32_t eng__cores(void); /* cores this process may run on */
+
+/* ---- kernels: one source, compiled once per instruction set ---- */
+
+typedef struct {
+    const char *name;
+    /* acc[r][c] = (add ? acc[r][c] : 0) + sum over k of x[r * ldx + k] * w[k][c], for
+     * rows <= ENG__TILE and all ENG__PANEL columns. tile_f32 reads w[k * ldw + c]; tile_bf16
+     * a packed panel in which value 2i is column i and value 2i+1 column 16+i. */
+    void (*tile_f32)(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+                     uint32_t rows, float *acc, size_t lda, bool add);
+    void (*tile_bf16)(const uint16_t *w, size_t k, const float *x, size_t ldx, uint32_t rows,
+                      float *acc, size_t lda, bool add);
+    /* y = x / sqrt(mean(x^2) + 1e-6) * w; y may be x */
+    void (*rms)(const float *x, const float *w, float *y, size_t n);
+    /* y[i] = silu(g[i]) * u[i] */
+    void (*silu_mul)(const float *g, const float *u, float *y, size_t n);
+    /* s[i] = exp(s[i] - max) for i < n; returns their sum */
+    float (*exp_sum)(float *s, float max, size_t n);
+    float (*max)(const float *s, size_t n); /* n >= 1 */
+    float (*dot)(const float *a, const float *b, size_t n);
+    /* y = y * a + x * b */
+    void (*scale_add)(float *y, float a, const float *x, float b, size_t n);
+    void (*widen)(const uint16_t *bf16, float *y, size_t n);
+    void (*narrow)(const float *x, uint16_t *bf16, size_t n); /* rounds to nearest even */
+} eng__kernels;
+
+extern const eng__kernels eng__kernels_portable;
+#if defined(__x86_64__)
+extern const eng__kernels eng__kernels_avx2, eng__kernels_avx512;
+#endif
+/* name NULL: the fastest that runs here, measured. ERR_USAGE: unknown or unsupported. */
+int eng__kernels_choose(const eng__kernels **out, const char *name, err *e) WARN_UNUSED;
+
+/* ---- packed weights (pack.c) ---- */
+
+typedef struct {
+    void *data; /* [panels][k][ENG__PANEL] */
+    uint32_t n, k, panels;
+    eng_dtype dtype; /* ENG_F32 or ENG_BF16 */
+    size_t panel_bytes;
+} eng__mat;
+
+typedef struct {
+    float *attn_norm, *ffn_norm; /* [D] */
+    /* MLA */
+    eng__mat q_down, q_up_nope, q_up_rope, kv_down;
+    float *q_norm, *kv_norm;
+    eng__mat *uk; /* [H] query into the latent: n = rank, k = nope */
+    eng__mat *uv; /* [H] latent into the value: n = v, k = rank */
+    /* GQA */
+    eng__mat wq, wk, wv;
+    eng__mat wo;
+    /* gate_up holds 16 gate columns then 16 up columns in each panel */
+    eng__mat gate_up, down;                 /* dense FFN; in the MoE: all shared experts as one */
+    eng__mat *expert_gate_up, *expert_down; /* [n_experts] */
+    eng__mat router;
+    float *router_bias;
+} eng__layer;
+
+/* One product of a launch: y (op)= x wT for `rows` rows. */
+typedef enum { ENG__STORE, ENG__ADD, ENG__SILU } eng__gemm_op;
+typedef struct {
+    const eng__mat *w;
+    const float *x;
+    float *y;
+    size_t ldx, ldy;
+    uint32_t rows;
+    eng__gemm_op op;
+    uint32_t first_item; /* filled by eng__gemm_run */
+} eng__gemm;
+
+/* Rows of one sequence that stand together: consecutive positions, one plane. */
+typedef struct {
+    uint32_t first, n; /* scratch rows */
+} eng__run;
+
+typedef struct {  /* one compute thread's own memory */
+    float *acc;   /* [ROW_BLOCK][PANEL] */
+    float *kv;    /* [SEGMENT][kv_ld] keys and values of a segment, widened */
+    float *qt;    /* [ROW_BLOCK / PANEL][dk][PANEL] queries, transposed */
+    float *score; /* [ROW_BLOCK][SEGMENT] */
+    float *tmp;   /* [max(D, slot_values) + PAD] */
+} eng__scratch;
+
+typedef struct {
+    struct eng__block {
+        void *data;
+        size_t mapped; /* bytes of its own mapping; 0: from the heap */
+    } * items;
+    uint32_t n, cap;
+    uint64_t bytes; /* of all */
+} eng__blocks;
+
+typedef struct {
+    eng_backend base;
+    const eng_model *model;
+    eng_config c;
+    eng_backend_opts opts;
+    const eng__kernels *k;
+    eng__pool *pool;
+    eng__blocks mem;
+
+    /* weights */
+    eng__layer *prelude, *coda, recurrent;
+    float *rec_norm, *inj_a, *inj_b, *halt_w, *final_norm; /* [D] */
+    float halt_bias;
+    eng__mat lora_down, head;
+    float *lora_b, *lora_scale; /* [lora_rank][D], [lora_rows][lora_rank] */
+    uint32_t lora_rows;
+    eng_tensor embed;
+    uint64_t weight_bytes, packed_bytes, pack_start_ns, pack_said_ns;
+    float *loop_emb; /* [max_loops][2 * loop_half] */
+    uint32_t loop_half, shared_dim;
+    double *rope_low, *rope_high; /* [256][pairs][2] and [max_positions / 256 + 1][pairs][2] */
+    uint32_t rope_pairs;
+
+    /* attention geometry: `groups` sets of `group_heads` query heads share keys */
+    uint32_t groups, group_heads, dk, dv, kv_ld, val_off;
+    float attn_scale;
+
+    /* row states */
+    float *h, *e, *out, *cum;
+    uint32_t *stamp, stamp_now; /* [n_rows]: last launch that used the row */
+
+    /* cache */
+    void *slots;
+    uint32_t *maps; /* [n_blocks][n_planes][ENG_BLOCK] slot + 1, so that zero pages name none */
+
+    /* scratch of a launch, rows in scratch order: full rows first, then K/V-only ones */
+    uint32_t *perm;  /* scratch row -> launch row */
+    uint32_t *plane; /* by scratch row */
+    uint32_t n, n_full;
+    size_t ld_d, ld_q, ld_kv, ld_qn, ld_qr, ld_o, ld_hidden, ld_expert, ld_router, ld_lora, ld_ctx,
+        ld_rope;
+    float *x, *xn;          /* [max_launch][ld_d] residual stream, normed */
+    float *cq, *kv;         /* [max_launch][ld_q], [..][ld_kv] */
+    float *qn, *qr;         /* query parts before they are laid out by group */
+    float *q;               /* [groups][max_launch][group_heads][dk] */
+    float *ctx, *o;         /* [max_launch][ld_ctx], [max_launch][ld_o] */
+    float *rope;            /* [max_launch][ld_rope] cos and sin at the row's position */
+    float *hidden;          /* [max_launch][ld_hidden] */
+    float *expert_hidden;   /* [max_launch * top_k][ld_expert] */
+    float *expert_x;        /* [max_launch * top_k][ld_d] */
+    float *router, *lora;   /* [max_launch][ld_router], [..][ld_lora] */
+    uint32_t *pick;         /* [max_launch][top_k] experts, rising */
+    float *pick_weight;     /* [max_launch][top_k] */
+    uint32_t *expert_first; /* [n_experts + 1] first sorted assignment of each */
+    uint32_t *sorted;       /* [max_launch * top_k] assignment = row * top_k + pick index */
+    eng__gemm *jobs;
+    uint32_t max_jobs;
+    eng__run *runs;
+    uint32_t n_runs;
+    eng__scratch *scratch; /* per thread */
+    uint8_t *halted;       /* [max_launch] by launch row */
+    float *logits;         /* [max_logits][vocab] */
+    uint32_t n_logits;
+    uint64_t ns;
+    _Atomic uint32_t bad_slot; /* a map named a slot that does not exist */
+    const eng_row *rows;       /* of the launch in progress */
+    uint32_t n_rows;
+} eng__cpu;
+
+/* Memory that lives until close; zeroed, 64-byte aligned, advised for huge pages when
+ * large. NULL when out of memory. */
+void *eng__take(eng__cpu *g, size_t n, size_t item_bytes) WARN_UNUSED;
+
+/* pack.c */
+int eng__load_weights(eng__cpu *g, err *e) WARN_UNUSED;
+
+/* gemm.c */
+void eng__gemm_run(eng__cpu *g, eng__gemm *jobs, uint32_t n_jobs);
+/* acc[rows][PANEL] = x * panel p of w, rows <= ROW_BLOCK */
+void eng__panel(const eng__cpu *g, const eng__mat *w, uint32_t p, const float *x, size_t ldx,
+                uint32_t rows, float *acc);
+
+/* attention.c: x += attention(xn) for full rows; K/V of every row of the launch */
+void eng__attention(eng__cpu *g, const eng__layer *l);
+/* moe.c: x += ffn(xn) for full rows */
+void eng__ffn_dense(eng__cpu *g, const eng__layer *l);
+void eng__ffn_moe(eng__cpu *g, const eng__layer *l);
+/* stages.c */
+void eng__stage_prelude(eng__cpu *g);
+void eng__stage_recurrent(eng__cpu *g);
+void eng__stage_coda(eng__cpu *g);
+/* cos and sin of the pair-wise rotation at pos: out[pairs][2] */
+void eng__rope_at(const eng__cpu *g, uint32_t pos, float *out);
+int eng__tables_init(eng__cpu *g, err *e) WARN_UNUSED;
+
+#endif

@@ -1,0 +1,79 @@
+/* kernels.c - which code path runs on this machine: by measurement, not by name. */
+#include "engine/cpu/cpu_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    const eng__kernels *k;
+    bool runs_here;
+} path;
+
+enum { N_PATHS = 3, PROBE_K = 512 };
+
+static void find_paths(path out[N_PATHS]) {
+    memset(out, 0, N_PATHS * sizeof *out);
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    out[0] = (path){&eng__kernels_avx512, avx512};
+    out[1] = (path){&eng__kernels_avx2, avx2};
+#endif
+    out[2] = (path){&eng__kernels_portable, true};
+}
+
+/* Best of a few passes over a tile that stays in the nearest cache, in ns. */
+static uint64_t probe(const eng__kernels *k, const uint16_t *w, const float *x, float *acc) {
+    uint64_t best = UINT64_MAX;
+    for (int i = 0; i < 12; i++) {
+        uint64_t t = clock_ns();
+        k->tile_bf16(w, PROBE_K, x, PROBE_K + ENG__PAD, ENG__TILE, acc, ENG__PANEL, false);
+        t = clock_ns() - t;
+        if (t < best) best = t;
+    }
+    return best;
+}
+
+static const eng__kernels *measure(const path paths[N_PATHS]) {
+    /* the prefetch distance reaches beyond the panel; only the address is formed */
+    uint16_t *w = array_new_aligned(PROBE_K * ENG__PANEL, sizeof *w);
+    float *x = array_new_aligned((PROBE_K + ENG__PAD) * ENG__TILE, sizeof *x);
+    float *acc = array_new_aligned(ENG__TILE * ENG__PANEL, sizeof *acc);
+    const eng__kernels *best = &eng__kernels_portable;
+    uint64_t best_ns = UINT64_MAX;
+    if (w && x && acc) {
+        memset(w, 0, PROBE_K * ENG__PANEL * sizeof *w);
+        memset(x, 0, (PROBE_K + ENG__PAD) * ENG__TILE * sizeof *x);
+        for (int i = 0; i < N_PATHS; i++) {
+            if (!paths[i].runs_here) continue;
+            uint64_t ns = probe(paths[i].k, w, x, acc);
+            if (ns < best_ns) best_ns = ns, best = paths[i].k;
+        }
+    }
+    free(w);
+    free(x);
+    free(acc);
+    return best;
+}
+
+int eng__kernels_choose(const eng__kernels **out, const char *name, err *e) {
+    path paths[N_PATHS];
+    *out = NULL;
+    find_paths(paths);
+    if (name == NULL || name[0] == 0 || strcmp(name, "auto") == 0) {
+        *out = measure(paths);
+        return 0;
+    }
+    for (int i = 0; i < N_PATHS; i++) {
+        if (paths[i].k == NULL || strcmp(paths[i].k->name, name) != 0) continue;
+        if (!paths[i].runs_here) {
+            return err_set(e, ERR_USAGE, "kernels", "this processor has no %s", name);
+        }
+        *out = paths[i].k;
+        return 0;
+    }
+    return err_set(e, ERR_USAGE, "kernels", "kernels must be avx512, avx2 or portable, not '%s'",
+                   name);
+}

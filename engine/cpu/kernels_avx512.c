@@ -1,0 +1,40 @@
+/* kernels_avx512.c - the kernels for x86-64 with AVX-512. */
+#include "engine/cpu/cpu_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#include <immintrin.h>
+
+typedef __m512 vec;
+typedef int32_t ivec __attribute__((vector_size(64)));
+
+#define VL 16
+#define TILE_ROWS 12
+#define KERNELS eng__kernels_avx512
+#define KERNELS_NAME "avx512"
+
+static inline vec v_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+static inline void v_store(float *p, vec v) {
+    _mm512_storeu_ps(p, v);
+}
+static inline vec v_set1(float f) {
+    return _mm512_set1_ps(f);
+}
+static inline vec v_fma(vec a, vec b, vec c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline vec v_bf16_low(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+static inline vec v_bf16_high(const uint16_t *p) {
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000u)));
+}
+
+#include "kernels_body.h"
+#endif

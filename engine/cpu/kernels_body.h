@@ -1,0 +1,264 @@
+/* kernels_body.h - every kernel, written once over vectors of VL floats.
+ *
+ * The including file sets the instruction set and defines: VL; vec (float vector) and
+ * ivec (int32 vector of the same bytes); v_load, v_store, v_set1, v_fma; v_bf16_low and
+ * v_bf16_high (the even and odd bfloat16 values of VL pairs, widened); TILE_ROWS (rows
+ * whose accumulators fit the registers); KERNELS (the table's name) and KERNELS_NAME.
+ *
+ * A pass of a tile covers 2 * VL of a panel's columns: VL from `col` and VL from
+ * 16 + col, which is how packed bfloat16 pairs them up. */
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE void pass_store(vec acc0, vec acc1, float *to, bool first_half_only) {
+    v_store(to, acc0);
+    if (!first_half_only) v_store(to + 16, acc1);
+}
+
+/* R rows, columns [col, col + VL) and [16 + col, 16 + col + VL). */
+INLINE void pass_f32(const uint32_t R, const float *w, size_t ldw, size_t k, const float *x,
+                     size_t ldx, float *acc, size_t lda, bool add) {
+    vec a[TILE_ROWS][2];
+#pragma GCC unroll 12
+    for (uint32_t r = 0; r < R; r++) {
+        a[r][0] = add ? v_load(acc + r * lda) : v_set1(0);
+        a[r][1] = add ? v_load(acc + r * lda + 16) : v_set1(0);
+    }
+    for (size_t i = 0; i < k; i++, w += ldw) {
+        vec w0 = v_load(w), w1 = v_load(w + 16);
+#pragma GCC unroll 12
+        for (uint32_t r = 0; r < R; r++) {
+            vec b = v_set1(x[r * ldx + i]);
+            a[r][0] = v_fma(b, w0, a[r][0]);
+            a[r][1] = v_fma(b, w1, a[r][1]);
+        }
+    }
+#pragma GCC unroll 12
+    for (uint32_t r = 0; r < R; r++)
+        pass_store(a[r][0], a[r][1], acc + r * lda, false);
+}
+
+INLINE void pass_bf16(const uint32_t R, const uint16_t *w, size_t k, const float *x, size_t ldx,
+                      float *acc, size_t lda, bool add) {
+    vec a[TILE_ROWS][2];
+#pragma GCC unroll 12
+    for (uint32_t r = 0; r < R; r++) {
+        a[r][0] = add ? v_load(acc + r * lda) : v_set1(0);
+        a[r][1] = add ? v_load(acc + r * lda + 16) : v_set1(0);
+    }
+    for (size_t i = 0; i < k; i++, w += ENG__PANEL) {
+        __builtin_prefetch(w + 2048);
+        vec w0 = v_bf16_low(w), w1 = v_bf16_high(w);
+#pragma GCC unroll 12
+        for (uint32_t r = 0; r < R; r++) {
+            vec b = v_set1(x[r * ldx + i]);
+            a[r][0] = v_fma(b, w0, a[r][0]);
+            a[r][1] = v_fma(b, w1, a[r][1]);
+        }
+    }
+#pragma GCC unroll 12
+    for (uint32_t r = 0; r < R; r++)
+        pass_store(a[r][0], a[r][1], acc + r * lda, false);
+}
+
+#define PASS_CASE(R_, call)                                                                        \
+    case R_:                                                                                       \
+        if (TILE_ROWS >= R_) {                                                                     \
+            enum { R = TILE_ROWS >= R_ ? R_ : 1 };                                                 \
+            call;                                                                                  \
+        }                                                                                          \
+        break;
+#define PASS_SWITCH(rows, call)                                                                    \
+    switch (rows) {                                                                                \
+        PASS_CASE(1, call)                                                                         \
+        PASS_CASE(2, call)                                                                         \
+        PASS_CASE(3, call)                                                                         \
+        PASS_CASE(4, call)                                                                         \
+        PASS_CASE(5, call)                                                                         \
+        PASS_CASE(6, call)                                                                         \
+        PASS_CASE(7, call)                                                                         \
+        PASS_CASE(8, call)                                                                         \
+        PASS_CASE(9, call)                                                                         \
+        PASS_CASE(10, call)                                                                        \
+        PASS_CASE(11, call)                                                                        \
+        PASS_CASE(12, call)                                                                        \
+    default: break;                                                                                \
+    }
+
+static void tile_f32(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+                     uint32_t rows, float *acc, size_t lda, bool add) {
+    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
+        uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
+        for (uint32_t col = 0; col < 16; col += VL) {
+            PASS_SWITCH(
+                n, pass_f32(R, w + col, ldw, k, x + r0 * ldx, ldx, acc + r0 * lda + col, lda, add))
+        }
+    }
+}
+
+static void tile_bf16(const uint16_t *w, size_t k, const float *x, size_t ldx, uint32_t rows,
+                      float *acc, size_t lda, bool add) {
+    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
+        uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
+        for (uint32_t col = 0; col < 16; col += VL) {
+            PASS_SWITCH(
+                n, pass_bf16(R, w + 2 * col, k, x + r0 * ldx, ldx, acc + r0 * lda + col, lda, add))
+        }
+    }
+}
+
+INLINE float v_sum(vec v) {
+    float lane[VL], sum = 0;
+    v_store(lane, v);
+    for (int i = 0; i < VL; i++)
+        sum += lane[i];
+    return sum;
+}
+
+static float dot(const float *a, const float *b, size_t n) {
+    vec s0 = v_set1(0), s1 = v_set1(0);
+    size_t i = 0;
+    for (; i + 2 * VL <= n; i += 2 * VL) {
+        s0 = v_fma(v_load(a + i), v_load(b + i), s0);
+        s1 = v_fma(v_load(a + i + VL), v_load(b + i + VL), s1);
+    }
+    float sum = v_sum(s0 + s1);
+    for (; i < n; i++)
+        sum += a[i] * b[i];
+    return sum;
+}
+
+static void rms(const float *x, const float *w, float *y, size_t n) {
+    float s = 1.0f / sqrtf(dot(x, x, n) / (float)n + 1e-6f);
+    vec vs = v_set1(s);
+    size_t i = 0;
+    for (; i + VL <= n; i += VL)
+        v_store(y + i, v_load(x + i) * vs * v_load(w + i));
+    for (; i < n; i++)
+        y[i] = x[i] * s * w[i];
+}
+
+/* exp for x <= 88.3: 2^round(x / ln 2) times a polynomial; relative error below 2e-7.
+ * Below -87.3 the result is 0; NaN stays NaN. */
+INLINE vec v_exp(vec x) {
+    const vec magic = v_set1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    vec low = v_set1(-87.3f);
+    ivec dead = x < low;
+    vec xc = (vec)(((ivec)low & dead) | ((ivec)x & ~dead));
+    vec shifted = v_fma(xc, v_set1(1.44269504088896f), magic);
+    vec n = shifted - magic;
+    vec r = v_fma(n, v_set1(-0.693359375f), xc);
+    r = v_fma(n, v_set1(2.12194440e-4f), r);
+    vec p = v_set1(1.9875691500e-4f);
+    p = v_fma(p, r, v_set1(1.3981999507e-3f));
+    p = v_fma(p, r, v_set1(8.3334519073e-3f));
+    p = v_fma(p, r, v_set1(4.1665795894e-2f));
+    p = v_fma(p, r, v_set1(1.6666665459e-1f));
+    p = v_fma(p, r, v_set1(5.0000001201e-1f));
+    p = v_fma(p * r, r, r) + v_set1(1.0f);
+    ivec bits = ((ivec)shifted - (ivec)magic) << 23;
+    vec y = (vec)((ivec)p + bits);
+    return (vec)((ivec)y & ~dead);
+}
+
+INLINE vec v_silu(vec g) {
+    /* exp's argument is held below 88 so that its result stays finite */
+    vec top = v_set1(88.0f), neg = v_set1(0) - g;
+    ivec big = neg > top;
+    neg = (vec)(((ivec)top & big) | ((ivec)neg & ~big));
+    return g / (v_set1(1.0f) + v_exp(neg));
+}
+
+static void silu_mul(const float *g, const float *u, float *y, size_t n) {
+    size_t i = 0;
+    for (; i + VL <= n; i += VL)
+        v_store(y + i, v_silu(v_load(g + i)) * v_load(u + i));
+    if (i == n) return;
+    float gt[VL] = {0}, ut[VL] = {0}, yt[VL];
+    for (size_t j = i; j < n; j++)
+        gt[j - i] = g[j], ut[j - i] = u[j];
+    v_store(yt, v_silu(v_load(gt)) * v_load(ut));
+    for (size_t j = i; j < n; j++)
+        y[j] = yt[j - i];
+}
+
+static float exp_sum(float *s, float max, size_t n) {
+    vec sum = v_set1(0), m = v_set1(max);
+    size_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vec p = v_exp(v_load(s + i) - m);
+        v_store(s + i, p);
+        sum = sum + p;
+    }
+    if (i < n) {
+        float t[VL];
+        for (size_t j = 0; j < VL; j++)
+            t[j] = i + j < n ? s[i + j] - max : -1000.0f;
+        vec p = v_exp(v_load(t));
+        v_store(t, p);
+        for (size_t j = i; j < n; j++)
+            s[j] = t[j - i];
+        sum = sum + p;
+    }
+    return v_sum(sum);
+}
+
+static float max_of(const float *s, size_t n) {
+    float m = s[0];
+    size_t i = 0;
+    if (n >= VL) {
+        vec v = v_load(s);
+        for (i = VL; i + VL <= n; i += VL) {
+            vec t = v_load(s + i);
+            ivec more = t > v;
+            v = (vec)(((ivec)t & more) | ((ivec)v & ~more));
+        }
+        float lane[VL];
+        v_store(lane, v);
+        for (int j = 0; j < VL; j++)
+            m = lane[j] > m ? lane[j] : m;
+    }
+    for (; i < n; i++)
+        m = s[i] > m ? s[i] : m;
+    return m;
+}
+
+static void scale_add(float *y, float a, const float *x, float b, size_t n) {
+    vec va = v_set1(a), vb = v_set1(b);
+    size_t i = 0;
+    for (; i + VL <= n; i += VL)
+        v_store(y + i, v_fma(v_load(x + i), vb, v_load(y + i) * va));
+    for (; i < n; i++)
+        y[i] = y[i] * a + x[i] * b;
+}
+
+static void widen(const uint16_t *from, float *y, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits = (uint32_t)from[i] << 16;
+        memcpy(y + i, &bits, sizeof bits);
+    }
+}
+
+static void narrow(const float *x, uint16_t *to, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+        uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+        to[i] = (uint16_t)(nan ? (bits >> 16) | 0x40u : rounded >> 16);
+    }
+}
+
+const eng__kernels KERNELS = {
+    .name = KERNELS_NAME,
+    .tile_f32 = tile_f32,
+    .tile_bf16 = tile_bf16,
+    .rms = rms,
+    .silu_mul = silu_mul,
+    .exp_sum = exp_sum,
+    .max = max_of,
+    .dot = dot,
+    .scale_add = scale_add,
+    .widen = widen,
+    .narrow = narrow,
+};

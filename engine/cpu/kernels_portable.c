@@ -1,0 +1,42 @@
+/* kernels_portable.c - the kernels for any processor, on four-float vectors. */
+#include "engine/cpu/cpu_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef float vec __attribute__((vector_size(16)));
+typedef int32_t ivec __attribute__((vector_size(16)));
+typedef uint32_t uvec __attribute__((vector_size(16)));
+
+#define VL 4
+#define TILE_ROWS 6
+#define KERNELS eng__kernels_portable
+#define KERNELS_NAME "portable"
+
+static inline vec v_load(const float *p) {
+    vec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline void v_store(float *p, vec v) {
+    memcpy(p, &v, sizeof v);
+}
+static inline vec v_set1(float f) {
+    return (vec){f, f, f, f};
+}
+static inline vec v_fma(vec a, vec b, vec c) {
+    return a * b + c;
+}
+static inline uvec pairs(const uint16_t *p) {
+    uvec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline vec v_bf16_low(const uint16_t *p) {
+    return (vec)(pairs(p) << 16);
+}
+static inline vec v_bf16_high(const uint16_t *p) {
+    return (vec)(pairs(p) & 0xffff0000u);
+}
+
+#include "kernels_body.h"

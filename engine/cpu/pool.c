@@ -1,0 +1,198 @@
+/* pool.c - the compute threads.
+ *
+ * A run is published as one 64-bit word: its number, its chunks, and the next chunk to
+ * take. Taking a chunk is a compare-and-swap on that word, so a thread that wakes late can
+ * never take work of a run that has ended, and nobody waits for threads that took nothing:
+ * with a busy neighbour on one core the others simply take more chunks. */
+#include "engine/cpu/cpu_internal.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { CHUNK_BITS = 20, CHUNKS_PER_THREAD = 8, MAX_THREADS = 512 };
+#define CHUNK_MASK ((UINT64_C(1) << CHUNK_BITS) - 1)
+#define SPIN_NS 50000u /* gaps between the phases of a launch are shorter than this */
+
+struct eng__pool {
+    uint32_t threads; /* with the caller */
+    /* one run */
+    eng__work fn;
+    void *arg;
+    uint32_t n, chunk;
+    /* [number | chunks | next chunk] */
+    _Alignas(64) _Atomic uint64_t ticket;
+    _Alignas(64) _Atomic uint32_t done;
+    _Alignas(64) _Atomic uint32_t sleepers;
+    _Atomic uint32_t caller_sleeps;
+    _Atomic bool stop;
+    pthread_mutex_t lock;
+    pthread_cond_t work, finished;
+    uint32_t n_started;
+    struct worker {
+        pthread_t thread;
+        eng__pool *pool;
+        uint32_t number;
+    } workers[];
+};
+
+uint32_t eng__cores(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) {
+        int n = CPU_COUNT(&set);
+        if (n > 0) return (uint32_t)n;
+    }
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (uint32_t)n : 1;
+}
+
+static inline void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#else
+    atomic_signal_fence(memory_order_seq_cst);
+#endif
+}
+
+/* Takes and runs chunks until none is left. */
+static void work(eng__pool *p, uint32_t worker) {
+    uint64_t t = atomic_load_explicit(&p->ticket, memory_order_acquire);
+    for (;;) {
+        uint64_t next = t & CHUNK_MASK, chunks = (t >> CHUNK_BITS) & CHUNK_MASK;
+        if (next >= chunks) return;
+        if (!atomic_compare_exchange_weak_explicit(&p->ticket, &t, t + 1, memory_order_acq_rel,
+                                                   memory_order_acquire)) {
+            continue;
+        }
+        uint32_t first = (uint32_t)next * p->chunk;
+        uint32_t last = p->n - first < p->chunk ? p->n : first + p->chunk;
+        p->fn(p->arg, first, last, worker);
+        if (atomic_fetch_add(&p->done, 1) + 1 == chunks && atomic_load(&p->caller_sleeps)) {
+            pthread_mutex_lock(&p->lock);
+            pthread_cond_signal(&p->finished);
+            pthread_mutex_unlock(&p->lock);
+        }
+        t = atomic_load_explicit(&p->ticket, memory_order_acquire);
+    }
+}
+
+static bool has_work(eng__pool *p) {
+    uint64_t t = atomic_load(&p->ticket);
+    return (t & CHUNK_MASK) < ((t >> CHUNK_BITS) & CHUNK_MASK);
+}
+
+static void *worker_main(void *arg) {
+    struct worker *w = arg;
+    eng__pool *p = w->pool;
+    while (!atomic_load(&p->stop)) {
+        work(p, w->number);
+        uint64_t until = clock_ns() + SPIN_NS;
+        while (!has_work(p) && !atomic_load(&p->stop) && clock_ns() < until) {
+            for (int i = 0; i < 32; i++)
+                relax();
+        }
+        if (has_work(p)) continue;
+        pthread_mutex_lock(&p->lock);
+        atomic_fetch_add(&p->sleepers, 1);
+        while (!has_work(p) && !atomic_load(&p->stop))
+            pthread_cond_wait(&p->work, &p->lock);
+        atomic_fetch_sub(&p->sleepers, 1);
+        pthread_mutex_unlock(&p->lock);
+    }
+    return NULL;
+}
+
+int eng__pool_create(eng__pool **out, uint32_t threads, err *e) {
+    *out = NULL;
+    if (threads == 0) threads = eng__cores();
+    if (threads > MAX_THREADS) {
+        return err_set(e, ERR_USAGE, "threads", "%u threads asked for; at most %d", threads,
+                       MAX_THREADS);
+    }
+    eng__pool *p = array_new_aligned(1, sizeof *p + threads * sizeof(struct worker));
+    if (p == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for compute threads");
+    *p = (eng__pool){.threads = threads};
+    if (pthread_mutex_init(&p->lock, NULL) != 0) goto fail_lock;
+    if (pthread_cond_init(&p->work, NULL) != 0) goto fail_work;
+    if (pthread_cond_init(&p->finished, NULL) != 0) goto fail_finished;
+    for (uint32_t i = 1; i < threads; i++) {
+        struct worker *w = &p->workers[i];
+        *w = (struct worker){.pool = p, .number = i};
+        if (pthread_create(&w->thread, NULL, worker_main, w) != 0) break;
+        p->n_started++;
+    }
+    if (p->n_started + 1 != threads) {
+        eng__pool_destroy(p);
+        return err_set(e, ERR_IO, NULL, "cannot start %u compute threads", threads);
+    }
+    *out = p;
+    return 0;
+fail_finished:
+    pthread_cond_destroy(&p->work);
+fail_work:
+    pthread_mutex_destroy(&p->lock);
+fail_lock:
+    free(p);
+    return err_set(e, ERR_IO, NULL, "cannot create the compute pool");
+}
+
+void eng__pool_destroy(eng__pool *p) {
+    if (p == NULL) return;
+    pthread_mutex_lock(&p->lock);
+    atomic_store(&p->stop, true);
+    pthread_cond_broadcast(&p->work);
+    pthread_mutex_unlock(&p->lock);
+    for (uint32_t i = 1; i <= p->n_started; i++)
+        pthread_join(p->workers[i].thread, NULL);
+    pthread_cond_destroy(&p->finished);
+    pthread_cond_destroy(&p->work);
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+}
+
+uint32_t eng__pool_threads(const eng__pool *p) {
+    return p->threads;
+}
+
+static void wait_done(eng__pool *p, uint32_t chunks) {
+    uint64_t until = clock_ns() + SPIN_NS;
+    while (atomic_load_explicit(&p->done, memory_order_acquire) != chunks) {
+        for (int i = 0; i < 16; i++)
+            relax();
+        if (clock_ns() < until) continue;
+        pthread_mutex_lock(&p->lock);
+        atomic_store(&p->caller_sleeps, 1);
+        while (atomic_load(&p->done) != chunks)
+            pthread_cond_wait(&p->finished, &p->lock);
+        atomic_store(&p->caller_sleeps, 0);
+        pthread_mutex_unlock(&p->lock);
+    }
+}
+
+void eng__pool_run(eng__pool *p, eng__work fn, void *arg, uint32_t n, uint32_t grain) {
+    if (n == 0) return;
+    uint32_t most = p->threads * CHUNKS_PER_THREAD, chunk = (n - 1) / most + 1;
+    if (chunk < grain) chunk = grain;
+    uint32_t chunks = (n - 1) / chunk + 1;
+    if (chunks == 1 || p->threads == 1) {
+        fn(arg, 0, n, 0);
+        return;
+    }
+    p->fn = fn;
+    p->arg = arg;
+    p->n = n;
+    p->chunk = chunk;
+    atomic_store_explicit(&p->done, 0, memory_order_relaxed);
+    uint64_t number =
+        (atomic_load_explicit(&p->ticket, memory_order_relaxed) >> (2 * CHUNK_BITS)) + 1;
+    atomic_store(&p->ticket, number << (2 * CHUNK_BITS) | (uint64_t)chunks << CHUNK_BITS);
+    if (atomic_load(&p->sleepers)) {
+        pthread_mutex_lock(&p->lock);
+        pthread_cond_broadcast(&p->work);
+        pthread_mutex_unlock(&p->lock);
+    }
+    work(p, 0);
+    wait_done(p, chunks);
+}
