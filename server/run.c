@@ -58,6 +58,7 @@ static int open_backend(run *r, const run_opts *o, err *e) {
         .kernels = o->kernels && strcmp(o->kernels, "auto") != 0 ? o->kernels : NULL,
     };
     const char *device = o->device ? o->device : "auto";
+    if (strcmp(device, "fake") == 0) return srv_fake_open(&r->backend, r->model, &b, o->fake_us, e);
     if (strcmp(device, "cpu") != 0) {
         eng_backend_opts cuda = b;
         if (o->cache_dtype == NULL) cuda.cache_dtype = ENG_BF16;

@@ -60,13 +60,14 @@ int cli_fail(const err *e);
 typedef struct {
     const char *model, *device, *halted_kv, *batching, *kernels, *cache_dtype;
     uint64_t threads, cache_bytes, max_loops, max_rows, max_running, chunk;
+    uint64_t fake_us; /* device "fake": slept per launch that yields logits */
     double threshold;
 } run_opts;
 
 /* The options every command that runs a model has; goes into its cli_option table. */
 #define RUN_OPTIONS(o)                                                                             \
     {"--model", CLI_TEXT, &(o)->model, "DIR", "model folder", 0, 0, true},                         \
-    {"--device", CLI_CHOICE, &(o)->device, "auto|cpu|cuda", "where to run (default auto)", 0, 0, false}, \
+    {"--device", CLI_CHOICE, &(o)->device, "auto|cpu|cuda|fake", "where to run (default auto); fake: canned tokens, to load-test the HTTP side alone", 0, 0, false}, \
     {"--threads", CLI_UINT, &(o)->threads, "N", "compute threads (default: one per core)", 1, 1024, false}, \
     {"--halted-kv", CLI_CHOICE, &(o)->halted_kv, "exact|last", "what halted positions are to deeper loops (default: the model's)", 0, 0, false}, \
     {"--batching", CLI_CHOICE, &(o)->batching, "depthwise|lockstep|full", "who shares a launch (default depthwise)", 0, 0, false}, \
@@ -89,5 +90,10 @@ typedef struct {
 /* Opens model, tokenizer and backend. On failure everything is closed again. */
 int run_open(run *out, const run_opts *o, err *e) WARN_UNUSED;
 void run_close(run *r);
+
+/* srv_fake.c: a backend that answers at once with canned tokens, to measure all but the
+ * arithmetic. us_per_token is slept in every launch that yields logits. */
+int srv_fake_open(eng_backend **out, const eng_model *m, const eng_backend_opts *o,
+                  uint64_t us_per_token, err *e) WARN_UNUSED;
 
 #endif

@@ -12,7 +12,7 @@
 
 #include <stddef.h>
 
-typedef struct {
+typedef struct srv_asset {
     const char *path, *type; /* "/app.js", "text/javascript; charset=utf-8" */
     const unsigned char *data;
     size_t n;
