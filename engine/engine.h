@@ -135,6 +135,8 @@ int eng_tokenizer_encode(const eng_tokenizer *t, const char *text, size_t n, boo
 const char *eng_tokenizer_bytes(const eng_tokenizer *t, uint32_t id, size_t *n);
 bool eng_tokenizer_is_special(const eng_tokenizer *t, uint32_t id);
 bool eng_tokenizer_find(const eng_tokenizer *t, const char *token, uint32_t *id) WARN_UNUSED; /* whole token */
+/* The token that the file's template puts before every text, if it has one. Encode never adds it. */
+bool eng_tokenizer_bos(const eng_tokenizer *t, uint32_t *id) WARN_UNUSED;
 uint32_t eng_tokenizer_size(const eng_tokenizer *t); /* highest id + 1 */
 void eng_ids_deinit(eng_ids *ids);
 

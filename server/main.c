@@ -11,6 +11,7 @@ static const struct {
 } commands[] = {
     {"inspect", cmd_inspect, "say what a model folder holds and what fits here"},
     {"init", cmd_init, "write random weights of a published variant"},
+    {"tokenize", cmd_tokenize, "turns text into token ids, or back"},
     {NULL, NULL, NULL},
 };
 

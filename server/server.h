@@ -16,6 +16,7 @@ int cmd_score(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_init(int argc, char **argv);
+int cmd_tokenize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);        /* load generator over HTTP */
 int cmd_bench_engine(int argc, char **argv); /* no HTTP */
 int cmd_bench_kernels(int argc, char **argv);
