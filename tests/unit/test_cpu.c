@@ -1,0 +1,313 @@
+/* What the CPU backend promises beyond the golden cases: bits that depend on a row alone,
+ * any shape of model, and refusals instead of undefined behaviour. */
+#include "engine/cpu/cpu_internal.h"
+#include "tests/lib/reference.h"
+#include "tests/unit/row_driver.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+TestSuite(cpu, .fini = fail_on_leaks);
+
+static const char *const mla = "tests/golden/cases/mla", *const gqa = "tests/golden/cases/gqa";
+
+static void fill_ids(driver *d) {
+    for (uint32_t s = 0; s < DRIVER_SEQS; s++) {
+        for (uint32_t p = 0; p < DRIVER_POS; p++)
+            d->seq[s].ids[p] = (p * 37 + s * 11 + p * p) % 300;
+    }
+}
+
+/* Logits of sequence 0; the caller frees. */
+static float *logits_of(const char *dir, uint32_t n_seq, uint32_t n_pos, uint32_t chunk,
+                        const eng_backend_opts *o) {
+    static driver d;
+    driver_open(&d, dir, 6, ENG_EXACT, o);
+    driver_start(&d, n_seq, n_pos);
+    fill_ids(&d);
+    driver_run(&d, chunk);
+    float *out = d.seq[0].logits;
+    d.seq[0].logits = NULL;
+    driver_close(&d);
+    return out;
+}
+
+static void same_bits(const char *dir, const char *what, float *a, float *b, size_t n) {
+    cr_assert_eq(memcmp(a, b, n * sizeof *a), 0, "%s: %s changed bits", dir, what);
+    free(b);
+}
+
+Test(cpu, bits_depend_on_the_row_alone) {
+    const char *dirs[] = {mla, gqa};
+    for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
+        enum { POS = 90, N = POS * 320 };
+        eng_backend_opts o = {.threads = 1};
+        float *base = logits_of(dirs[i], 1, POS, POS, &o);
+        same_bits(dirs[i], "another sequence", base, logits_of(dirs[i], 2, POS, POS, &o), N);
+        same_bits(dirs[i], "chunks of 1", base, logits_of(dirs[i], 1, POS, 1, &o), N);
+        same_bits(dirs[i], "chunks of 13", base, logits_of(dirs[i], 2, POS, 13, &o), N);
+        for (uint32_t t = 2; t <= 3; t++) {
+            o.threads = t;
+            same_bits(dirs[i], "threads", base, logits_of(dirs[i], 2, POS, 29, &o), N);
+        }
+        free(base);
+    }
+}
+
+Test(cpu, rows_at_different_loops_share_a_launch) {
+    static driver d;
+    enum { POS = 20, T = 6, LATE = 2 };
+    float *alone = logits_of(mla, 1, POS, POS, NULL);
+    driver_open(&d, mla, T, ENG_EXACT, NULL);
+    driver_start(&d, 2, POS);
+    fill_ids(&d);
+    for (uint32_t s = 0; s < 2; s++)
+        driver_add_prelude(&d, s, 0, POS);
+    driver_launch(&d, ENG_STAGE_PRELUDE);
+    for (uint32_t t = 0; t < T + LATE; t++) {
+        if (t >= LATE) driver_add_loop(&d, 0, t - LATE, 0, POS);
+        if (t < T) driver_add_loop(&d, 1, t, 0, POS);
+        driver_launch(&d, ENG_STAGE_RECURRENT);
+        if (t == T) { /* sequence 1 in the coda while 0 still loops */
+            driver_add_coda(&d, 1, 0, POS);
+            driver_launch(&d, ENG_STAGE_CODA);
+        }
+    }
+    driver_add_coda(&d, 0, 0, POS);
+    driver_launch(&d, ENG_STAGE_CODA);
+    same_bits(mla, "mixing loops", alone, d.seq[0].logits, POS * 320);
+    d.seq[0].logits = NULL;
+    free(alone);
+    driver_close(&d);
+}
+
+/* ---- odd shapes against the plain reference ---- */
+
+static void remove_model(const char *dir) {
+    static const char *const files[] = {"model.safetensors", "config.json",
+                                        "generation_config.json"};
+    char path[300];
+    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
+        unlink(path);
+    }
+    rmdir(dir);
+}
+
+static void check_shape(const char *change, eng_dtype dtype, uint32_t min_loops, double limit) {
+    static driver d;
+    char dir[] = "/tmp/fathom_cpu_XXXXXX", text[2048];
+    eng_config c;
+    err e = {0};
+    /* later keys replace earlier ones only by editing the text: build it from parts */
+    snprintf(
+        text, sizeof text,
+        "{\"vocab_size\":301,\"max_seq_len\":160,\"max_loop_iters\":4,%s,\"act_threshold\":0.99,"
+        "\"rope_theta\":10000.0,\"max_output_tokens\":64}",
+        change);
+    cr_assert_eq(eng_config_parse(&c, text, strlen(text), "shape", &e), 0, "%s: %s", change, e.msg);
+    cr_assert_not_null(mkdtemp(dir));
+    eng_init_opts io = {.seed = 5, .dtype = dtype, .mean_depth = 2.5f};
+    cr_assert_eq(eng_init_write(dir, &c, &io, &e), 0, "%s", e.msg);
+    eng_backend_opts o = {.threads = 2};
+    driver_open(&d, dir, 5, ENG_EXACT, &o);
+    d.min_loops = min_loops;
+    driver_start(&d, 1, 150);
+    fill_ids(&d);
+    driver_run(&d, 64);
+    reference *r = ref_open(d.m);
+    ref_opts ro = {.policy = ENG_EXACT, .max_loops = 5, .min_loops = min_loops};
+    ref_result want = ref_run(r, d.seq[0].ids, 150, &ro);
+    double worst = ref_relative_error(d.seq[0].logits, want.logits, 150u * c.vocab_size);
+  if (want.margin > 1e-4f) {
+        for (uint32_t p = 0; p < 150; p++) {
+            cr_assert_eq(d.seq[0].depth[p], want.depth[p], "%s: depth at %u", change, p);
+        }
+        cr_assert(worst <= limit, "%s: logit error %g", change, worst);
+    }
+    ref_result_deinit(&want);
+    ref_close(r);
+    driver_close(&d);
+    remove_model(dir);
+}
+
+#define MLA(dim, heads, rank, q, rope, nope, v)                                                    \
+    "\"attn_type\":\"mla\",\"dim\":" #dim ",\"n_heads\":" #heads                                   \
+    ",\"n_kv_heads\":1,\"kv_lora_rank\":" #rank ",\"q_lora_rank\":" #q                             \
+    ",\"qk_rope_head_dim\":" #rope ",\"qk_nope_head_dim\":" #nope ",\"v_head_dim\":" #v
+#define GQA(dim, heads, kv)                                                                        \
+    "\"attn_type\":\"gqa\",\"dim\":" #dim ",\"n_heads\":" #heads ",\"n_kv_heads\":" #kv            \
+    ",\"kv_lora_rank\":8,\"q_lora_rank\":8,\"qk_rope_head_dim\":8,\"qk_nope_head_dim\":8,\"v_"     \
+    "head_dim\":8"
+#define REST(pre, coda, experts, shared, top, width, lora)                                         \
+    ",\"prelude_layers\":" #pre ",\"coda_layers\":" #coda ",\"n_experts\":" #experts               \
+    ",\"n_shared_experts\":" #shared ",\"n_experts_per_tok\":" #top ",\"expert_dim\":" #width      \
+    ",\"lora_rank\":" #lora
+
+Test(cpu, any_shape_equals_the_reference) {
+    static const struct {
+        const char *change;
+        eng_dtype dtype;
+        uint32_t min_loops;
+    } rows[] = {
+        {MLA(48, 3, 20, 28, 6, 10, 14) REST(1, 1, 5, 2, 3, 20, 3), ENG_F32, 0},
+        {MLA(80, 5, 33, 17, 2, 7, 9) REST(0, 2, 3, 1, 1, 7, 1), ENG_F32, 3},
+        {MLA(144, 9, 70, 40, 4, 12, 40) REST(2, 1, 17, 3, 5, 33, 5), ENG_BF16, 0},
+        {GQA(96, 6, 3) REST(1, 1, 4, 1, 4, 18, 4), ENG_F16, 2},
+        {GQA(112, 2, 2) REST(1, 1, 2, 1, 2, 40, 4), ENG_BF16, 0},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        check_shape(rows[i].change, rows[i].dtype, rows[i].min_loops, 5e-5);
+    }
+}
+
+/* ---- refusals ---- */
+
+Test(cpu, options_that_cannot_work_are_refused) {
+    static const struct {
+        eng_backend_opts o;
+        const char *param;
+    } rows[] = {
+        {{.kernels = "sse9"}, "kernels"},          {{.max_loops = ENG_MAX_LOOPS + 1}, "max_loops"},
+        {{.cache_dtype = ENG_F16}, "cache_dtype"}, {{.cache_bytes = 1000}, "kv-memory"},
+        {{.threads = 100000}, "threads"},
+    };
+    eng_model *m;
+    err e = {0};
+    cr_assert_eq(eng_model_open(&m, mla, &e), 0, "%s", e.msg);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        eng_backend *b = (eng_backend *)1;
+        err got = {0};
+        cr_assert_eq(eng_cpu_open(&b, m, &rows[i].o, &got), -1, "row %zu", i);
+        cr_assert_null(b);
+        cr_assert_eq(got.code, ERR_USAGE, "row %zu: %s", i, got.msg);
+        cr_assert_str_eq(got.param, rows[i].param);
+    }
+    eng_model_close(m);
+}
+
+Test(cpu, rows_and_edits_out_of_range_are_refused) {
+    static driver d;
+    driver_open(&d, mla, 6, ENG_EXACT, NULL);
+    driver_start(&d, 1, 4);
+    fill_ids(&d);
+    const eng_backend_info *in = &d.b->info;
+    uint32_t good[] = {0}, bad[] = {in->n_blocks};
+    const eng_row ok = {.row = 1, .pos = 0, .token = 5, .blocks = good, .max_loops = 6};
+    const struct {
+        eng_stage stage;
+        eng_row row[2];
+        uint32_t n;
+    } rows[] = {
+        {ENG_STAGE_PRELUDE, {{.row = in->n_rows, .blocks = good}}, 1},
+        {ENG_STAGE_PRELUDE, {{.token = d.c->vocab_size, .blocks = good}}, 1},
+        {ENG_STAGE_PRELUDE, {{.pos = d.c->max_seq_len, .blocks = good}}, 1},
+        {ENG_STAGE_PRELUDE, {{.blocks = bad}}, 1},
+        {ENG_STAGE_PRELUDE, {{.blocks = NULL}}, 1},
+        {ENG_STAGE_PRELUDE, {ok, ok}, 2},
+        {ENG_STAGE_PRELUDE, {ok}, in->max_launch + 1},
+        {ENG_STAGE_RECURRENT, {{.loop = 6, .blocks = good}}, 1},
+        {ENG_STAGE_PRELUDE, {ok}, 1}, /* its map names no slot */
+    };
+    const eng_edit edits[] = {
+        {.block = in->n_blocks, .n_planes = 1},
+        {.slot = in->n_slots, .n_planes = 1},
+        {.plane = (uint16_t)in->n_planes, .n_planes = 1},
+        {.off = ENG_BLOCK, .n_planes = 1},
+        {.plane = 1, .n_planes = UINT16_MAX},
+    };
+    eng_result r;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        eng_launch l = {rows[i].stage, rows[i].row, rows[i].n, NULL, 0};
+        err e = {0};
+        cr_assert_eq(eng_run(d.b, &l, &r, &e), -1, "row %zu", i);
+        cr_assert_eq(e.code, ERR_INTERNAL);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(edits); i++) {
+        eng_launch l = {ENG_STAGE_PRELUDE, NULL, 0, &edits[i], 1};
+        err e = {0};
+        cr_assert_eq(eng_run(d.b, &l, &r, &e), -1, "edit %zu", i);
+        cr_assert_eq(e.code, ERR_INTERNAL);
+    }
+    driver_run(&d, 4); /* and none of it hurts what follows */
+    cr_assert(isfinite(d.seq[0].logits[0]));
+    driver_close(&d);
+}
+
+Test(cpu, the_cache_keeps_to_its_budget) {
+    eng_model *m;
+    eng_backend *b;
+    err e = {0};
+    cr_assert_eq(eng_model_open(&m, mla, &e), 0, "%s", e.msg);
+    for (uint64_t bytes = 1 << 18; bytes <= 64 << 20; bytes *= 4) {
+        eng_backend_opts o = {.threads = 1, .cache_bytes = bytes};
+        cr_assert_eq(eng_cpu_open(&b, m, &o, &e), 0, "%s", e.msg);
+        const eng_backend_info *in = &b->info;
+        uint64_t slots = in->n_slots * (uint64_t)in->slot_bytes;
+        uint64_t maps = in->n_blocks * (uint64_t)in->block_map_bytes;
+        cr_assert(slots + maps <= bytes, "%llu", (unsigned long long)bytes);
+        cr_assert(slots + maps > bytes - bytes / 50 - in->slot_bytes);
+        cr_assert((uint64_t)in->n_blocks * ENG_BLOCK * in->n_planes >= in->n_slots / 2);
+        eng_backend_close(b);
+    }
+    eng_model_close(m);
+}
+
+/* ---- kernels one by one, each path against plain arithmetic ---- */
+
+static void check_kernels(const eng__kernels *k) {
+    enum { K = 37, LD = 40 };
+    static float x[ENG__TILE * LD], w[(K + 1) * ENG__PANEL], acc[ENG__TILE * ENG__PANEL];
+    for (size_t i = 0; i < ARRAY_LEN(x); i++)
+        x[i] = sinf((float)i);
+    for (size_t i = 0; i < ARRAY_LEN(w); i++)
+        w[i] = cosf(3.0f * (float)i);
+    for (uint32_t rows = 1; rows <= ENG__TILE; rows++) {
+        memset(acc, 0x7f, sizeof acc);
+        k->tile_f32(w, ENG__PANEL, K, x, LD, rows, acc, ENG__PANEL, false);
+        for (uint32_t r = 0; r < rows; r++) {
+            for (uint32_t c = 0; c < ENG__PANEL; c++) {
+                double want = 0;
+                for (uint32_t i = 0; i < K; i++)
+                    want += (double)x[r * LD + i] * (double)w[i * ENG__PANEL + c];
+                cr_assert_float_eq(acc[r * ENG__PANEL + c], want, 1e-4, "%s row %u col %u", k->name,
+                                   r, c);
+            }
+        }
+    }
+    float s[45], sum = 0;
+    for (int i = 0; i < 45; i++)
+        s[i] = -0.37f * (float)(i * i % 300);
+    float got = k->exp_sum(s, 0, 45);
+    for (int i = 0; i < 45; i++) {
+        float want = expf(-0.37f * (float)(i * i % 300));
+        cr_assert(fabsf(s[i] - want) <= 4e-7f * want + 1e-37f, "%s exp %d: %g %g", k->name, i,
+                  (double)s[i], (double)want);
+        sum += want;
+    }
+    cr_assert_float_eq(got, sum, 1e-5f);
+    float g[19], u[19], y[19];
+    for (int i = 0; i < 19; i++)
+        g[i] = (float)(i - 9) * 30.0f, u[i] = 1.0f + (float)i;
+    k->silu_mul(g, u, y, 19);
+    for (int i = 0; i < 19; i++) {
+        float want = g[i] / (1.0f + expf(-g[i])) * u[i];
+        cr_assert(fabsf(y[i] - want) <= 1e-5f * fabsf(want) + 1e-30f, "%s silu %d", k->name, i);
+    }
+    float nan_row[3] = {1, NAN, 2};
+    (void)k->max(nan_row, 3);
+    cr_assert(isnan(k->exp_sum(nan_row, 2, 3)), "%s: NaN is lost", k->name);
+}
+
+Test(cpu, every_kernel_equals_plain_arithmetic) {
+    static const char *const paths[] = {"avx512", "avx2", "portable"};
+    for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
+        const eng__kernels *k;
+        if (eng__kernels_choose(&k, paths[i], NULL) == 0) check_kernels(k);
+    }
+}
