@@ -91,9 +91,12 @@ $(B)/server/srv_assets.o $(FB)/server/srv_assets.o: $(wildcard server/web/*)
 
 # ---- tests ----
 
+# tests/lib/oom.h: allocations of our objects, not of shared libraries, can be made to fail.
+OOM_WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc
+
 $(B)/unit: $(UNIT_OBJ) $(TEST_LIB_OBJ) $(B)/libfathom.a
 	@echo "  LD  $@"
-	$(Q)$(CC) $(CFLAGS_ALL) -rdynamic -o $@ $(UNIT_OBJ) $(TEST_LIB_OBJ) $(B)/libfathom.a -lcriterion $(LIBS)
+	$(Q)$(CC) $(CFLAGS_ALL) $(OOM_WRAP) -rdynamic -o $@ $(UNIT_OBJ) $(TEST_LIB_OBJ) $(B)/libfathom.a -lcriterion $(LIBS)
 
 unit: $(B)/unit
 	$(B)/unit -j2 $(if $(T),--filter '$(T)')

@@ -4,19 +4,49 @@
  * heap. One pass over the text counts what will cost memory before any is spent. */
 #include "base/base.h"
 
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
-/* Set by the allocator hooks when memory ran out. jansson 2.14 may report that as
- * a syntax error, or drop a byte of a string and report success; this tells. */
-static _Thread_local bool out_of_memory;
+/* jansson 2.14 does not survive a failed allocation: it may report a syntax error, drop a
+ * byte of a string and report success, write past a block, or abort. So a parse that runs
+ * out never sees the failure: the hook leaves it by longjmp, and what it held, noted here,
+ * is freed. */
+static _Thread_local struct {
+    bool active;
+    void **live; /* allocated by this parse and not freed */
+    size_t n, cap;
+    jmp_buf escape;
+} parse;
+
+static bool note(void *p) {
+    if (parse.n == parse.cap) {
+        size_t cap = parse.cap ? 2 * parse.cap : 256;
+        void **live = realloc(parse.live, cap * sizeof *live);
+        if (live == NULL) return false;
+        parse.live = live;
+        parse.cap = cap;
+    }
+    parse.live[parse.n++] = p;
+    return true;
+}
 
 static void *hook_malloc(size_t n) {
     void *p = malloc(n);
-    if (p == NULL) out_of_memory = true;
-    return p;
+    if (!parse.active || (p && note(p))) return p;
+    free(p);
+    longjmp(parse.escape, 1);
+}
+
+static void hook_free(void *p) {
+    if (parse.active && p) { /* nearly always among the last */
+        size_t i = parse.n;
+        while (i > 0 && parse.live[i - 1] != p) i--;
+        if (i > 0) parse.live[i - 1] = parse.live[--parse.n];
+    }
+    free(p);
 }
 
 void json_setup(void) {
@@ -24,8 +54,26 @@ void json_setup(void) {
     if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed || seed == 0) {
         seed = (size_t)clock_ns() | 1;
     }
-    json_set_alloc_funcs(hook_malloc, free);
+    json_set_alloc_funcs(hook_malloc, hook_free);
     json_object_seed(seed);
+}
+
+/* -1 when memory ran out; 0 with *out NULL and *why filled when the text is wrong. */
+static int load(json_t **out, const char *text, size_t n, json_error_t *why) {
+    *out = NULL;
+    int rc = 0;
+    if (setjmp(parse.escape) == 0) {
+        parse.active = true;
+        *out = json_loadb(text, n, JSON_REJECT_DUPLICATES, why);
+    } else {
+        while (parse.n > 0) free(parse.live[--parse.n]);
+        rc = -1;
+    }
+    parse.active = false;
+    free(parse.live);
+    parse.live = NULL;
+    parse.n = parse.cap = 0;
+    return rc;
 }
 
 /* Strings are skipped, escapes included; anything malformed is left to jansson. */
@@ -75,10 +123,8 @@ int json_parse(json_t **out, const char *text, size_t n, const json_limits *limi
     }
     if (scan(text, n, limits, what, e) != 0) return -1;
     json_error_t why;
-    out_of_memory = false;
-    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
-    if (out_of_memory) {
-        json_decref(root);
+    json_t *root;
+    if (load(&root, text, n, &why) != 0) {
         return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory while parsing", what);
     }
     if (root == NULL) { /* jansson's own text quotes the input; the place is enough */

@@ -1,0 +1,12 @@
+/* oom.h - makes the Nth allocation of Fathom's own objects fail (unit binary only; see
+ * --wrap in the Makefile). Allocations inside shared libraries are not counted, except
+ * jansson's once json_setup() was called. One thread. */
+#ifndef FATHOM_TEST_OOM_H
+#define FATHOM_TEST_OOM_H
+
+#include <stdbool.h>
+
+void oom_after(long n, bool for_ever); /* the n-th from now fails, 0 = the next */
+bool oom_stop(void);                   /* back to normal; true if any allocation was refused */
+
+#endif
