@@ -1,0 +1,152 @@
+/* emit.c - a position is finished: its log-probability, its tap, the next token, the end. */
+#include "scheduler/scheduler_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The score of the prompt token after pos is still to be told. */
+static bool scores_next(const seq *q, uint32_t pos) {
+    return q->req.prompt_logprobs && pos + 1 < q->req.n_prompt && pos + 1 >= q->seen;
+}
+
+bool sched__wants_logits(const seq *q, uint32_t pos) {
+    if (pos + 1 == q->n_tokens && (q->req.max_tokens > 0)) return true;
+    return (q->req.tap_logits && q->req.tap && pos >= q->seen) || scores_next(q, pos);
+}
+
+static void fill_choice(sched_event *ev, const eng_choice *c) {
+    ev->logprob = c->logprob;
+    ev->n_top = c->n_top;
+    memcpy(ev->top, c->top, c->n_top * sizeof *c->top);
+}
+
+static void emit_prompt(sched *s, seq *q, uint32_t pos, uint16_t depth) {
+    sched_event ev = {
+        .id = q->id, .kind = SCHED_PROMPT, .token = q->tokens[pos], .pos = pos, .depth = depth};
+    if (pos == 0) {
+        ev.logprob = NAN;
+    } else {
+        fill_choice(&ev, &q->pending);
+    }
+    s->sink(s->ud, &ev);
+}
+
+static void count_position(sched *s, seq *q, uint32_t pos, uint16_t depth) {
+    s->stats.exits_by_depth[depth]++;
+    s->depth_mean += s->depth_mean > 0 ? (depth - s->depth_mean) / 256 : depth;
+    if (pos < q->req.n_prompt) {
+        q->prompt_loops += depth;
+        s->stats.prompt_loops += depth;
+    } else {
+        q->output_loops += depth;
+        s->stats.output_loops += depth;
+    }
+}
+
+/* What the caller's constraint allows, less the stop ids while it is too early. */
+static const eng_mask *mask_for(sched *s, const seq *q, eng_mask *own) {
+    const uint32_t *output = q->tokens + q->req.n_prompt;
+    const eng_mask *given =
+        q->req.constrain ? q->req.constrain(q->req.ud, output, seq_n_output(q)) : NULL;
+    if (seq_n_output(q) >= q->req.min_tokens || q->req.n_stop_ids == 0) return given;
+    size_t words = (s->config->vocab_size + 63) / 64;
+    for (size_t i = 0; i < words; i++) {
+        s->mask[i] = given == NULL ? UINT64_MAX : i < given->n_words ? given->words[i] : 0;
+    }
+    for (uint32_t i = 0; i < q->req.n_stop_ids; i++) {
+        uint32_t id = q->req.stop_ids[i];
+        s->mask[id / 64] &= ~(UINT64_C(1) << (id % 64));
+    }
+    *own = (eng_mask){s->mask, words};
+    return own;
+}
+
+static bool is_stop(const seq *q, uint32_t token) {
+    for (uint32_t i = 0; i < q->req.n_stop_ids; i++) {
+        if (q->req.stop_ids[i] == token) return true;
+    }
+    return false;
+}
+
+static void sample(sched *s, seq *q, uint16_t depth, const float *logits) {
+    eng_mask own;
+    eng_choice c;
+    err e = {0};
+    eng_history h = {q->tokens, q->tokens + q->req.n_prompt, q->req.n_prompt, seq_n_output(q)};
+    uint64_t t0 = clock_ns();
+    int rc = eng_sample(s->sampler, &q->req.sampling, &h, mask_for(s, q, &own), logits,
+                        seq_n_output(q), q->req.n_top, &c, &e);
+    q->t_last = clock_ns();
+    s->stats.sample_ns += q->t_last - t0;
+    if (rc != 0) {
+        sched__end(s, q, SCHED_FAILED, e.code, 0);
+        return;
+    }
+    if (q->t_first == 0) q->t_first = q->t_last;
+    if (is_stop(q, c.token)) {
+        sched__end(s, q, SCHED_STOP, ERR_NONE, c.token);
+        return;
+    }
+    sched_event ev = {
+        .id = q->id, .kind = SCHED_TOKEN, .token = c.token, .pos = q->n_tokens, .depth = depth};
+    fill_choice(&ev, &c);
+    q->tokens[q->n_tokens++] = c.token;
+    s->stats.output_tokens++;
+    s->sink(s->ud, &ev);
+    if (seq_n_output(q) == q->req.max_tokens) {
+        sched__end(s, q, SCHED_LENGTH, ERR_NONE, 0);
+    } else {
+        sched__want_start(s, q);
+    }
+}
+
+void sched__finish_position(sched *s, seq *q, uint32_t pos, uint16_t depth, const float *logits) {
+    bool score = scores_next(q, pos);
+    bool first = pos >= q->seen;
+    if (first) q->seen = pos + 1;
+    if (first || s->fault == FAULT_REEMIT) {
+        count_position(s, q, pos, depth);
+        if (q->req.tap) q->req.tap(q->req.ud, q->id, pos, depth, q->req.tap_logits ? logits : NULL);
+        if (q->req.prompt_logprobs && pos < q->req.n_prompt) emit_prompt(s, q, pos, depth);
+    }
+    if (score) {
+        err e = {0};
+        if (eng_score(logits, s->config->vocab_size, q->tokens[pos + 1], q->req.n_top, &q->pending,
+                      &e) != 0) {
+            sched__end(s, q, SCHED_FAILED, e.code, 0);
+            return;
+        }
+    }
+    if (pos + 1 < q->n_tokens) return;
+    if (q->req.max_tokens == 0) {
+        sched__end(s, q, SCHED_LENGTH, ERR_NONE, 0);
+    } else {
+        sample(s, q, depth, logits);
+    }
+}
+
+void sched__end(sched *s, seq *q, sched_finish finish, err_code why, uint32_t stop_id) {
+    sched__release(s, q);
+    q->state = SEQ_ENDED;
+    if (q->t_last == 0) q->t_last = clock_ns();
+    sched_event ev = {
+        .id = q->id, .kind = SCHED_END, .finish = finish, .why = why, .stop_id = stop_id};
+    ev.n_prompt = q->req.n_prompt;
+    ev.n_cached = q->n_cached;
+    ev.n_output = seq_n_output(q);
+    ev.prompt_loops = q->prompt_loops;
+    ev.output_loops = q->output_loops;
+    uint64_t admit = q->t_admit ? q->t_admit : q->t_last,
+             first = q->t_first ? q->t_first : q->t_last;
+    ev.queued_ns = admit - q->t_submit;
+    ev.prefill_ns = first - admit;
+    ev.decode_ns = q->t_last - first;
+    s->stats.finished[finish]++;
+    s->ending = q;
+    s->sink(s->ud, &ev);
+    s->ending = NULL;
+    if (s->keep_ended) return;
+    q->rank.next = s->ended ? &s->ended->rank : NULL; /* freed when the step is over */
+    s->ended = q;
+}

@@ -1,0 +1,152 @@
+/* prefix.c - finished blocks found again by content.
+ *
+ * The key of a block is a keyed 128-bit hash of its tokens, of the key of the block
+ * before it, and of everything that shapes its latents (depth limits, threshold; the
+ * policy is one per scheduler) or who may see it (salt). A hit also compares tokens, root
+ * and parent, so a collision costs a miss and never a wrong answer.
+ *
+ * Blocks that only the cache holds stand in a list by last use. A sequence gives its
+ * blocks back last first, so that a block is never older than one that needs it. */
+#include "scheduler/scheduler_internal.h"
+
+#include <string.h>
+
+/* SipHash-2-4 with 128-bit output (Aumasson and Bernstein 2012). */
+typedef struct {
+    uint64_t v0, v1, v2, v3, words;
+} sip;
+
+static uint64_t rotl(uint64_t x, unsigned n) {
+    return x << n | x >> (64 - n);
+}
+
+static void sip_round(sip *s) {
+    s->v0 += s->v1;
+    s->v1 = rotl(s->v1, 13) ^ s->v0;
+    s->v0 = rotl(s->v0, 32);
+    s->v2 += s->v3;
+    s->v3 = rotl(s->v3, 16) ^ s->v2;
+    s->v0 += s->v3;
+    s->v3 = rotl(s->v3, 21) ^ s->v0;
+    s->v2 += s->v1;
+    s->v1 = rotl(s->v1, 17) ^ s->v2;
+    s->v2 = rotl(s->v2, 32);
+}
+
+static void sip_word(sip *s, uint64_t m) {
+    s->v3 ^= m;
+    sip_round(s);
+    sip_round(s);
+    s->v0 ^= m;
+    s->words++;
+}
+
+static hash128 sip_end(sip *s) {
+    hash128 h;
+    sip_word(s, s->words << 59); /* bytes mod 256 in the top byte: 8 * words */
+    s->v2 ^= 0xee;
+    for (int i = 0; i < 4; i++)
+        sip_round(s);
+    h.half[0] = s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
+    s->v1 ^= 0xdd;
+    for (int i = 0; i < 4; i++)
+        sip_round(s);
+    h.half[1] = s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
+    return h;
+}
+
+hash128 sched__prefix_hash(const cache *c, const hash128 *parent, const prefix_root *root,
+                           const uint32_t tokens[ENG_BLOCK]) {
+    sip s = {c->key[0] ^ 0x736f6d6570736575u, c->key[1] ^ 0x646f72616e646f6du ^ 0xee,
+             c->key[0] ^ 0x6c7967656e657261u, c->key[1] ^ 0x7465646279746573u, 0};
+    uint32_t threshold;
+    memcpy(&threshold, &root->threshold, sizeof threshold);
+    sip_word(&s, parent->half[0]);
+    sip_word(&s, parent->half[1]);
+    sip_word(&s, root->salt[0]);
+    sip_word(&s, root->salt[1]);
+    sip_word(&s, (uint64_t)threshold << 32 | (uint32_t)root->min_loops << 16 | root->max_loops);
+    for (uint32_t i = 0; i < ENG_BLOCK; i += 2) {
+        sip_word(&s, (uint64_t)tokens[i] << 32 | tokens[i + 1]);
+    }
+    return sip_end(&s);
+}
+
+static bool same_hash(const hash128 *a, const hash128 *b) {
+    return a->half[0] == b->half[0] && a->half[1] == b->half[1];
+}
+
+static bool same_root(const prefix_root *a, const prefix_root *b) {
+    return a->salt[0] == b->salt[0] && a->salt[1] == b->salt[1] && a->min_loops == b->min_loops &&
+           a->max_loops == b->max_loops && a->threshold == b->threshold;
+}
+
+static uint32_t *bucket_of(cache *c, const hash128 *hash) {
+    return &c->buckets[hash->half[0] & (c->n_buckets - 1)];
+}
+
+static uint32_t find(cache *c, const hash128 *hash, const hash128 *parent, const prefix_root *root,
+                     const uint32_t tokens[ENG_BLOCK]) {
+    for (uint32_t b = *bucket_of(c, hash); b != NONE; b = c->blocks[b].hash_next) {
+        const block *k = &c->blocks[b];
+        if (same_hash(&k->hash, hash) && same_hash(&k->parent, parent) &&
+            same_root(&k->root, root) && memcmp(k->tokens, tokens, sizeof k->tokens) == 0) {
+            return b;
+        }
+    }
+    return NONE;
+}
+
+void sched__lru_remove(cache *c, uint32_t b) {
+    block *k = &c->blocks[b];
+    *(k->lru_prev == NONE ? &c->lru_first : &c->blocks[k->lru_prev].lru_next) = k->lru_next;
+    *(k->lru_next == NONE ? &c->lru_last : &c->blocks[k->lru_next].lru_prev) = k->lru_prev;
+    k->lru_prev = k->lru_next = NONE;
+    c->n_cached_pages -= k->n_pages;
+    c->n_cached_blocks--;
+}
+
+void sched__lru_append(cache *c, uint32_t b) {
+    block *k = &c->blocks[b];
+    k->lru_prev = c->lru_last;
+    k->lru_next = NONE;
+    *(c->lru_last == NONE ? &c->lru_first : &c->blocks[c->lru_last].lru_next) = b;
+    c->lru_last = b;
+    c->n_cached_pages += k->n_pages;
+    c->n_cached_blocks++;
+}
+
+uint32_t sched__prefix_take(cache *c, const hash128 *hash, const hash128 *parent,
+                            const prefix_root *root, const uint32_t tokens[ENG_BLOCK]) {
+    uint32_t b = find(c, hash, parent, root, tokens);
+    if (b == NONE) return NONE;
+    if (c->blocks[b].refs++ == 0) sched__lru_remove(c, b);
+    return b;
+}
+
+void sched__prefix_offer(cache *c, uint32_t b, const hash128 *hash, const hash128 *parent,
+                         const prefix_root *root, const uint32_t tokens[ENG_BLOCK]) {
+    block *k = &c->blocks[b];
+    if (k->cached || find(c, hash, parent, root, tokens) != NONE) return;
+    k->cached = true;
+    k->hash = *hash;
+    k->parent = *parent;
+    k->root = *root;
+    memcpy(k->tokens, tokens, sizeof k->tokens);
+    uint32_t *bucket = bucket_of(c, hash);
+    k->hash_next = *bucket;
+    *bucket = b;
+}
+
+bool sched__prefix_evict(cache *c) {
+    uint32_t b = c->lru_first;
+    if (b == NONE) return false;
+    sched__lru_remove(c, b);
+    uint32_t *at = bucket_of(c, &c->blocks[b].hash);
+    while (*at != b)
+        at = &c->blocks[*at].hash_next;
+    *at = c->blocks[b].hash_next;
+    c->blocks[b].cached = false;
+    sched__free_block(c, b);
+    return true;
+}

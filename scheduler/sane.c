@@ -1,0 +1,165 @@
+/* sane.c - every invariant of cache, rows and lists, counted afresh. Slow; for tests. */
+#include "scheduler/scheduler_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MUST(cond, ...)                                                                            \
+    do {                                                                                           \
+        if (!(cond)) {                                                                             \
+            (void)err_set(e, ERR_INTERNAL, NULL, __VA_ARGS__);                                     \
+            return false;                                                                          \
+        }                                                                                          \
+    } while (0)
+
+/* owner[page] counts who holds it: the free list or one block. */
+static bool pages_sane(const cache *c, uint8_t *owner, err *e) {
+    memset(owner, 0, c->n_pages);
+    uint32_t free_pages = 0;
+    for (uint32_t p = c->free_page; p != NONE && free_pages <= c->n_pages; p = c->page_next[p]) {
+        MUST(p < c->n_pages && owner[p]++ == 0, "page %u stands twice in the free list", p);
+        free_pages++;
+    }
+    MUST(free_pages == c->n_free_pages, "%u free pages, %u counted", free_pages, c->n_free_pages);
+    uint64_t used = 0, all = 0;
+    for (uint32_t b = 0; b < c->n_blocks; b++) {
+        const block *k = &c->blocks[b];
+        if (!k->taken) continue;
+        uint32_t n = 0;
+        for (uint32_t p = k->pages; p != NONE && n <= k->n_pages; p = c->page_next[p], n++) {
+            MUST(p < c->n_pages && owner[p]++ == 0, "page %u of block %u has two owners", p, b);
+        }
+        MUST(n == k->n_pages, "block %u has %u pages, %u counted", b, n, k->n_pages);
+        MUST(k->used + k->left == n * PAGE_SLOTS, "block %u: slots do not add up", b);
+        used += k->used;
+        all += k->all;
+    }
+    for (uint32_t p = 0; p < c->n_pages; p++)
+        MUST(owner[p] == 1, "page %u leaked", p);
+    MUST(used == c->used && all == c->all, "sums of slots are off");
+    return true;
+}
+
+static bool blocks_sane(const sched *s, uint32_t *refs, err *e) {
+    const cache *c = &s->cache;
+    memset(refs, 0, c->n_blocks * sizeof *refs);
+    for (const ring *r = s->running.next; r != &s->running; r = r->next) {
+        const seq *q = RING_OWNER((uintptr_t)r, seq, rank);
+        for (uint32_t i = 0; i < q->n_blocks; i++)
+            refs[q->blocks[i]]++;
+    }
+    uint32_t free_blocks = 0, cached = 0, cached_pages = 0, in_lru = 0, in_table = 0, marked = 0;
+    for (uint32_t b = 0; b < c->n_blocks; b++) {
+        const block *k = &c->blocks[b];
+        free_blocks += !k->taken;
+        MUST(k->taken || refs[b] == 0, "block %u is free and in use", b);
+        if (!k->taken) continue;
+        MUST(k->refs == refs[b], "block %u has %u references, %u counted", b, k->refs, refs[b]);
+        MUST(k->refs > 0 || k->cached, "block %u leaked", b);
+        marked += k->cached;
+        cached += k->refs == 0;
+        cached_pages += k->refs == 0 ? k->n_pages : 0;
+    }
+    for (uint32_t b = c->lru_first; b != NONE && in_lru <= cached; b = c->blocks[b].lru_next) {
+        MUST(c->blocks[b].taken && c->blocks[b].cached && c->blocks[b].refs == 0,
+             "block %u is not evictable", b);
+        in_lru++;
+    }
+    for (uint32_t i = 0; i < c->n_buckets; i++) {
+        for (uint32_t b = c->buckets[i]; b != NONE && in_table <= marked;
+             b = c->blocks[b].hash_next)
+            in_table++;
+    }
+    MUST(free_blocks == c->n_free_blocks, "%u free blocks, %u counted", free_blocks,
+         c->n_free_blocks);
+    MUST(in_lru == cached && cached == c->n_cached_blocks, "%u blocks evictable, %u listed", cached,
+         in_lru);
+    MUST(cached_pages == c->n_cached_pages, "%u pages evictable, %u counted", cached_pages,
+         c->n_cached_pages);
+    MUST(in_table == marked, "%u blocks cached, %u in the table", marked, in_table);
+    return true;
+}
+
+static bool cohort_sane(const sched *s, const cohort *c, uint8_t *seen, err *e) {
+    uint32_t n = 0, live = 0, tail = 0;
+    for (uint32_t row = c->head; row != NONE && n <= c->n; row = s->rows[row].next, n++) {
+        MUST(seen[row]++ == 0, "row %u has two owners", row);
+        MUST(s->rows[row].pos == c->first + n, "row %u has the wrong position", row);
+        MUST(s->rows[row].state != ROW_FREE, "row %u is free and in use", row);
+        live += s->rows[row].state == ROW_LIVE;
+        tail += s->rows[row].state == ROW_TAIL;
+    }
+    MUST(n == c->n && live == c->n_live && tail == c->n_tail, "rows of a cohort do not add up");
+    MUST(c->looping == !ring_empty(&c->loop), "a cohort is in the wrong list");
+    MUST(!c->looping || live + tail > 0, "a cohort loops without rows");
+    MUST(c->pick == NONE, "a cohort is still in a launch");
+    return true;
+}
+
+static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
+    memset(seen, 0, s->n_rows);
+    uint32_t n_free = 0, live = 0, tail = 0, coda = 0, prelude = 0;
+    for (uint32_t row = s->free_row; row != NONE && n_free <= s->n_rows; row = s->rows[row].next) {
+        MUST(seen[row]++ == 0 && s->rows[row].state == ROW_FREE, "row %u is free twice, or in use",
+             row);
+        n_free++;
+    }
+    MUST(n_free == s->n_free_rows, "%u free rows, %u counted", n_free, s->n_free_rows);
+    for (const ring *r = s->running.next; r != &s->running; r = r->next) {
+        const seq *q = RING_OWNER((uintptr_t)r, seq, rank);
+        uint32_t loop = ENG_MAX_LOOPS, at = q->first ? q->first->first : q->next_start;
+        for (const cohort *c = q->first; c; c = c->after) {
+            MUST(c->owner == q && c->first == at, "cohorts of a sequence leave a gap");
+            at += c->n;
+            if (!cohort_sane(s, c, seen, e)) return false;
+            if (c->n_live + c->n_tail > 0 && s->fault != FAULT_BREAK_RULE) {
+                MUST(c->next_loop <= loop, "a cohort overtook the one before");
+                loop = c->next_loop;
+            }
+            bool before = !c->looping && c->next_loop == 0;
+            live += c->looping ? c->n_live : 0;
+            tail += c->looping ? c->n_tail : 0;
+            prelude += before ? c->n : 0;
+            coda += !before && !ring_empty(&c->stage) ? c->n_coda : 0;
+        }
+        MUST(at == q->next_start, "cohorts of a sequence end early");
+    }
+    for (uint32_t row = 0; row < s->n_rows; row++)
+        MUST(seen[row] == 1, "row %u leaked", row);
+    MUST(live == s->n_looping_live && tail == s->n_looping_tail, "looping rows are miscounted");
+    MUST(prelude == s->n_to_prelude && coda == s->n_to_coda, "waiting rows are miscounted");
+    return true;
+}
+
+static bool lists_sane(const sched *s, err *e) {
+    uint32_t running = 0, waiting = 0;
+    uint64_t tokens = 0;
+    for (const ring *r = s->running.next; r != &s->running; r = r->next) {
+        MUST(RING_OWNER((uintptr_t)r, seq, rank)->state == SEQ_RUNNING,
+             "the running list is wrong");
+        running++;
+    }
+    for (const ring *r = s->waiting.next; r != &s->waiting; r = r->next) {
+        const seq *q = RING_OWNER((uintptr_t)r, seq, rank);
+        MUST(q->state == SEQ_WAITING && q->n_blocks == 0 && q->first == NULL,
+             "a waiting sequence holds something");
+        waiting++;
+        tokens += q->n_tokens;
+    }
+    MUST(running == s->n_running && waiting == s->n_waiting && tokens == s->waiting_tokens,
+         "sequences are miscounted");
+    return true;
+}
+
+bool sched_sane(const sched *s, err *e) {
+    uint8_t *pages = array_new(s->cache.n_pages, 1), *rows = array_new(s->n_rows, 1);
+    uint32_t *refs = array_new(s->cache.n_blocks, sizeof *refs);
+    bool ok = pages && rows && refs;
+    if (!ok) (void)err_set(e, ERR_NO_MEMORY, NULL, "out of memory to look");
+    ok = ok && pages_sane(&s->cache, pages, e) && blocks_sane(s, refs, e) &&
+         rows_sane(s, rows, e) && lists_sane(s, e);
+    free(pages);
+    free(rows);
+    free(refs);
+    return ok;
+}

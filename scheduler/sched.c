@@ -1,0 +1,288 @@
+/* sched.c - the plain machine: create, submit, cancel, step, stats. */
+#include "scheduler/scheduler_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { DEFAULT_CHUNK = 128, DEFAULT_WAIT_BOUND = 16 };
+
+void sched_opts_default(sched_opts *o) {
+    *o = (sched_opts){.batching = SCHED_DEPTHWISE,
+                      .halted_kv = ENG_EXACT,
+                      .max_running = 64,
+                      .max_queue = 256,
+                      .max_queue_tokens = 1u << 20,
+                      .max_rows = 512,
+                      .default_min_loops = 1,
+                      .prefix_cache = true};
+}
+
+static int resolve(limits *l, const eng_backend *b, const sched_opts *opts, err *e) {
+    const eng_config *c = b->config;
+    l->config = c;
+    l->opts = *opts;
+    sched_opts *o = &l->opts;
+    uint32_t planes = b->info.n_planes - c->prelude_layers - c->coda_layers;
+    if (o->ceiling_loops == 0) o->ceiling_loops = planes < ENG_MAX_LOOPS ? planes : ENG_MAX_LOOPS;
+    if (o->default_max_loops == 0) {
+        o->default_max_loops =
+            c->max_loop_iters < o->ceiling_loops ? c->max_loop_iters : o->ceiling_loops;
+    }
+    if (o->default_min_loops == 0) o->default_min_loops = 1;
+    if (o->default_threshold == 0) o->default_threshold = c->act_threshold;
+    if (o->wait_bound == 0) o->wait_bound = DEFAULT_WAIT_BOUND;
+    if (o->ceiling_loops > planes || o->ceiling_loops > ENG_MAX_LOOPS) {
+        return err_set(e, ERR_BAD_PARAM, "max-loops", "%u loops, but the cache has planes for %u",
+                       o->ceiling_loops, planes);
+    }
+    if (o->default_max_loops > o->ceiling_loops || o->default_min_loops > o->default_max_loops) {
+        return err_set(e, ERR_BAD_PARAM, "max-loops", "least %u, usual %u, ceiling %u do not rise",
+                       o->default_min_loops, o->default_max_loops, o->ceiling_loops);
+    }
+    if (o->batching == SCHED_FULL && o->halted_kv == ENG_LAST) {
+        return err_set(e, ERR_BAD_PARAM, "batching",
+                       "full computes every loop of every row, which is what policy exact means; "
+                       "it does not go with last");
+    }
+    if (o->max_running == 0 || o->max_rows == 0) {
+        return err_set(e, ERR_BAD_PARAM, o->max_rows ? "max-running" : "max-rows",
+                       "must be at least 1");
+    }
+    return 0;
+}
+
+static void size_launches(sched *s) {
+    const eng_backend_info *info = &s->backend->info;
+    const sched_opts *o = &s->limits.opts;
+    s->n_rows = info->n_rows;
+    s->max_rows = o->max_rows < info->max_launch ? o->max_rows : info->max_launch;
+    if (s->max_rows > s->n_rows) s->max_rows = s->n_rows;
+    s->chunk = o->chunk ? o->chunk : DEFAULT_CHUNK;
+    if (s->chunk > s->max_rows) {
+        /* Whole blocks where possible, so that chunks and cached prefixes meet. */
+        s->chunk = s->max_rows < ENG_BLOCK ? s->max_rows : s->max_rows / ENG_BLOCK * ENG_BLOCK;
+    }
+    uint32_t layers = s->config->prelude_layers;
+    if (layers < s->config->coda_layers) layers = s->config->coda_layers;
+    if (layers == 0) layers = 1;
+    s->max_edits = s->max_rows * layers;
+}
+
+static int allocate(sched *s, err *e) {
+    s->rows = array_new(s->n_rows, sizeof *s->rows);
+    s->cohorts = array_new(s->n_rows, sizeof *s->cohorts);
+    s->picks = array_new(s->max_rows, sizeof(cohort *));
+    s->launch_rows = array_new(s->max_rows, sizeof *s->launch_rows);
+    s->launch_seq = array_new(s->max_rows, sizeof(seq *));
+    s->launch_cohort = array_new(s->max_rows, sizeof(cohort *));
+    s->edits = array_new(s->max_edits, sizeof *s->edits);
+    s->mask = array_new((s->config->vocab_size + 63) / 64, sizeof *s->mask);
+    if (!s->rows || !s->cohorts || !s->picks || !s->launch_rows || !s->launch_seq ||
+        !s->launch_cohort || !s->edits || !s->mask) {
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the scheduler");
+    }
+    for (uint32_t i = 0; i < s->n_rows; i++) {
+        s->rows[i].next = i + 1 < s->n_rows ? i + 1 : NONE;
+        s->cohorts[i].after = i + 1 < s->n_rows ? &s->cohorts[i + 1] : NULL;
+    }
+    s->free_cohort = s->cohorts;
+    s->n_free_rows = s->n_rows;
+    return eng_sampler_create(&s->sampler, s->config->vocab_size, e);
+}
+
+int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink sink, void *ud,
+                 err *e) {
+    *out = NULL;
+    sched *s = calloc(1, sizeof *s);
+    if (s == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the scheduler");
+    s->backend = b;
+    s->config = b->config;
+    s->sink = sink;
+    s->ud = ud;
+    s->next_id = 1;
+    ring_init(&s->waiting);
+    ring_init(&s->running);
+    ring_init(&s->want_decode);
+    ring_init(&s->want_prompt);
+    ring_init(&s->to_prelude);
+    ring_init(&s->to_coda);
+    for (int i = 0; i < N_LISTS; i++)
+        ring_init(&s->looping[i]);
+    if (resolve(&s->limits, b, opts, e) != 0) goto fail;
+    size_launches(s);
+    if (sched__cache_init(&s->cache, &b->info, e) != 0) goto fail;
+    s->limits.n_blocks = s->cache.n_blocks;
+    s->limits.n_pages = s->cache.n_pages;
+    if (allocate(s, e) != 0) goto fail;
+    *out = s;
+    return 0;
+fail:
+    sched_destroy(s);
+    return -1;
+}
+
+static void free_ended(sched *s) {
+    while (s->ended) {
+        seq *q = s->ended;
+        s->ended = q->rank.next ? RING_OWNER(q->rank.next, seq, rank) : NULL;
+        free(q);
+    }
+}
+
+static void free_list(ring *list) {
+    while (!ring_empty(list)) {
+        seq *q = RING_OWNER(list->next, seq, rank);
+        ring_remove(&q->rank);
+        free(q);
+    }
+}
+
+void sched_destroy(sched *s) {
+    if (s == NULL) return;
+    if (!s->keep_ended) {
+        free_list(&s->waiting);
+        free_list(&s->running);
+    }
+    free_ended(s);
+    eng_sampler_destroy(s->sampler);
+    sched__cache_deinit(&s->cache);
+    free(s->rows);
+    free(s->cohorts);
+    free(s->picks);
+    free(s->launch_rows);
+    free(s->launch_seq);
+    free(s->launch_cohort);
+    free(s->edits);
+    free(s->mask);
+    free(s);
+}
+
+int sched_submit(sched *s, const sched_request *r, uint64_t *id, err *e) {
+    *id = 0;
+    const sched_opts *o = &s->limits.opts;
+    if (s->dead) return err_set(e, ERR_DEVICE, NULL, "the device failed");
+    bool full = (uint64_t)s->n_running + s->n_waiting >= (uint64_t)o->max_running + o->max_queue;
+    bool heavy = s->n_waiting > 0 && s->waiting_tokens + r->n_prompt > o->max_queue_tokens;
+    if (full || heavy) {
+        s->stats.refused++;
+        return err_set(e, ERR_BUSY, NULL, "%u requests are waiting already", s->n_waiting);
+    }
+    seq *q;
+    if (sched__seq_create(&q, &s->limits, r, e) != 0) {
+        s->stats.refused++;
+        return -1;
+    }
+    q->id = *id = s->next_id++;
+    sched__accept(s, q);
+    return 0;
+}
+
+static seq *find_in(ring *list, uint64_t id) {
+    for (ring *r = list->next; r != list; r = r->next) {
+        if (RING_OWNER(r, seq, rank)->id == id) return RING_OWNER(r, seq, rank);
+    }
+    return NULL;
+}
+
+void sched_cancel(sched *s, uint64_t id) {
+    seq *q = find_in(&s->running, id);
+    if (q == NULL) q = find_in(&s->waiting, id);
+    if (q == NULL) return;
+    if (s->stepping) { /* from a sink or a tap: rows of q may be in the launch at hand */
+        atomic_store_explicit(&q->cancel_wanted, true, memory_order_relaxed);
+        s->cancels_wanted = true;
+        return;
+    }
+    sched__end(s, q, SCHED_CANCELLED, ERR_NONE, 0);
+    free_ended(s);
+}
+
+static void cancel_wanted_in(sched *s, ring *list) {
+    for (ring *r = list->next, *next; r != list; r = next) {
+        seq *q = RING_OWNER(r, seq, rank);
+        next = r->next;
+        if (atomic_load_explicit(&q->cancel_wanted, memory_order_relaxed)) {
+            sched__end(s, q, SCHED_CANCELLED, ERR_NONE, 0);
+        }
+    }
+}
+
+void sched__cancel_wanted(sched *s) {
+    s->cancels_wanted = false;
+    cancel_wanted_in(s, &s->running);
+    cancel_wanted_in(s, &s->waiting);
+}
+
+void sched__end_all(sched *s, sched_finish finish, err_code why) {
+    while (!ring_empty(&s->running)) {
+        sched__end(s, RING_OWNER(s->running.next, seq, rank), finish, why, 0);
+    }
+    while (!ring_empty(&s->waiting)) {
+        sched__end(s, RING_OWNER(s->waiting.next, seq, rank), finish, why, 0);
+    }
+}
+
+static int flush(sched *s, err *e) {
+    if (sched__run_coda(s, e) != 0) return -1;
+    sched__admit(s);
+    sched__start_cohorts(s);
+    if (sched__run_prelude(s, e) != 0) return -1;
+    s->since_flush_ns = 0;
+    s->flush_waited = 0;
+    return 0;
+}
+
+static int round_of_launches(sched *s, err *e) {
+    sched__admit(s);
+    sched__start_cohorts(s);
+    if (sched__flush_pays(s) && flush(s, e) != 0) return -1;
+    if (s->n_looping_live + s->n_looping_tail == 0) return 0;
+    return sched__run_loops(s, e);
+}
+
+int sched_step(sched *s, bool *idle, err *e) {
+    *idle = s->n_running + s->n_waiting == 0;
+    if (*idle) return 0;
+    s->stats.steps++;
+    s->stepping = true;
+    int rc = s->dead ? err_set(e, ERR_DEVICE, NULL, "the device failed") : round_of_launches(s, e);
+    if (rc != 0) {
+        s->dead = true;
+        sched__end_all(s, SCHED_FAILED, ERR_DEVICE);
+    }
+    s->stepping = false;
+    if (s->cancels_wanted) sched__cancel_wanted(s);
+    free_ended(s);
+    *idle = s->n_running + s->n_waiting == 0;
+    return rc;
+}
+
+static void count_rows_by_loop(const sched *s, sched_stats *out) {
+    memset(out->rows_by_loop, 0, sizeof out->rows_by_loop);
+    for (int i = 0; i < N_LISTS; i++) {
+        for (const ring *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
+            const cohort *c = RING_OWNER((uintptr_t)r, cohort, loop);
+            out->rows_by_loop[c->next_loop] += c->n_live + c->n_tail;
+        }
+    }
+}
+
+void sched_get_stats(const sched *s, sched_stats *out) {
+    *out = s->stats;
+    const cache *c = &s->cache;
+    out->running = s->n_running;
+    out->waiting = s->n_waiting;
+    out->waiting_tokens = s->waiting_tokens;
+    out->pages = c->n_pages;
+    out->pages_free = c->n_free_pages;
+    out->pages_cached = c->n_cached_pages;
+    out->page_slots = PAGE_SLOTS;
+    out->slot_bytes = s->backend->info.slot_bytes;
+    out->slots_used = c->used;
+    uint64_t blocks = c->n_blocks - c->n_free_blocks;
+    uint64_t maps = blocks * s->backend->info.block_map_bytes;
+    out->cache_bytes =
+        (uint64_t)(c->n_pages - c->n_free_pages) * PAGE_SLOTS * out->slot_bytes + maps;
+    out->cache_bytes_all_loops = c->all * out->slot_bytes + maps;
+    count_rows_by_loop(s, out);
+}

@@ -1,0 +1,288 @@
+/* scheduler_internal.h - what the scheduler's files share.
+ *
+ * cache.c   slots, pages, blocks        prefix.c  blocks found again by content
+ * cost.c    a + b*rows, when to flush   seq.c     one request, checked and copied
+ * admit.c   who runs, who waits         wave.c    cohorts, and what goes into a launch
+ * emit.c    positions done, tokens out  sched.c   the machine
+ * sane.c    every invariant, slowly     thread.c  the machine on its own thread
+ *
+ * Everything here belongs to the thread that calls sched_step, but for the fields of
+ * seq marked atomic. */
+#ifndef FATHOM_SCHEDULER_INTERNAL_H
+#define FATHOM_SCHEDULER_INTERNAL_H
+
+#include "scheduler/scheduler.h"
+
+#include <stdatomic.h>
+
+/* ---- ring: an intrusive circular list; an unlinked node points at itself ---- */
+
+typedef struct ring {
+    struct ring *prev, *next;
+} ring;
+
+#define RING_OWNER(node, type, member) ((type *)(void *)((char *)(node)-offsetof(type, member)))
+
+static inline void ring_init(ring *r) {
+    r->prev = r->next = r;
+}
+static inline bool ring_empty(const ring *r) {
+    return r->next == r;
+}
+static inline void ring_insert_before(ring *at, ring *r) {
+    r->prev = at->prev;
+    r->next = at;
+    at->prev->next = r;
+    at->prev = r;
+}
+static inline void ring_remove(ring *r) { /* also of an unlinked node */
+    r->prev->next = r->next;
+    r->next->prev = r->prev;
+    ring_init(r);
+}
+static inline void ring_move_back(ring *list, ring *r) {
+    ring_remove(r);
+    ring_insert_before(list, r);
+}
+
+#define NONE UINT32_MAX
+
+/* ---- cache.c: slots come from pages, pages belong to blocks ---- */
+
+/* Small, because a block's last page is on average half empty: at 160 slots to a block
+ * four slots a page waste about 1 %. */
+enum { PAGE_SLOTS = 4 };
+
+/* Everything besides tokens that shapes a block's latents, and who may share it. */
+typedef struct {
+    uint64_t salt[2];
+    float threshold;
+    uint16_t min_loops, max_loops;
+} prefix_root;
+
+typedef struct {
+    uint64_t half[2];
+} hash128;
+
+typedef struct {
+    uint32_t refs;  /* sequences whose table names it */
+    uint32_t pages; /* first of its pages, the one being filled; linked by page_next */
+    uint32_t n_pages;
+    uint32_t left;               /* unused slots of that page */
+    uint32_t used;               /* slots handed out */
+    uint32_t all;                /* slots its positions would take were every loop stored */
+    bool taken;                  /* not on the free list */
+    bool cached;                 /* in the prefix table */
+    uint32_t hash_next;          /* chain of its bucket */
+    uint32_t lru_prev, lru_next; /* of blocks that only the prefix cache holds */
+    hash128 hash;                /* of its tokens and all before them */
+    hash128 parent;
+    prefix_root root;
+    uint32_t tokens[ENG_BLOCK];
+} block;
+
+typedef struct {
+    block *blocks;
+    uint32_t *page_next, *free_blocks, *buckets;
+    uint32_t n_blocks, n_pages, n_buckets;
+    uint32_t n_free_blocks, free_page, n_free_pages, n_cached_pages, n_cached_blocks;
+    uint32_t lru_first, lru_last; /* first = evicted next */
+    uint64_t used, all;           /* sums over blocks */
+    uint64_t key[2];              /* of the prefix hash */
+    bool leak;                    /* planted bug */
+} cache;
+
+int sched__cache_init(cache *c, const eng_backend_info *info, err *e);
+void sched__cache_deinit(cache *c);
+/* Both evict what only the prefix cache holds when they must; false when all is in use. */
+bool sched__take_block(cache *c, uint32_t *out) WARN_UNUSED;
+bool sched__take_slot(cache *c, uint32_t b, uint32_t *slot) WARN_UNUSED;
+void sched__give_block(cache *c, uint32_t b); /* one reference less */
+void sched__free_block(cache *c, uint32_t b); /* refs is 0 and it is not cached */
+
+/* ---- prefix.c ---- */
+
+hash128 sched__prefix_hash(const cache *c, const hash128 *parent, const prefix_root *root,
+                           const uint32_t tokens[ENG_BLOCK]);
+/* The cached block with this content, or NONE. Takes a reference. */
+uint32_t sched__prefix_take(cache *c, const hash128 *hash, const hash128 *parent,
+                            const prefix_root *root, const uint32_t tokens[ENG_BLOCK]);
+/* Offers a finished block; a block of the same content keeps its place. */
+void sched__prefix_offer(cache *c, uint32_t b, const hash128 *hash, const hash128 *parent,
+                         const prefix_root *root, const uint32_t tokens[ENG_BLOCK]);
+bool sched__prefix_evict(cache *c); /* the least recently used; false when there is none */
+void sched__lru_remove(cache *c, uint32_t b);
+void sched__lru_append(cache *c, uint32_t b);
+
+/* ---- cost.c: one stage's time as a + b * rows, forgetting slowly ---- */
+
+typedef struct {
+    double n, x, xx, y, xy; /* decayed sums over launches; x = rows, y = ns */
+    double a, b;            /* ns, ns per row */
+} cost_fit;
+void sched__cost_add(cost_fit *f, uint32_t rows, uint64_t ns);
+static inline double sched__cost_ns(const cost_fit *f, double rows) {
+    return f->a + f->b * rows;
+}
+
+/* ---- seq.c: one request ---- */
+
+typedef struct cohort cohort;
+typedef enum { SEQ_NEW, SEQ_WAITING, SEQ_RUNNING, SEQ_ENDED } seq_state;
+
+typedef struct seq {
+    ring rank;  /* in waiting or running, by priority and then arrival */
+    ring start; /* in want_decode or want_prompt while a cohort may be started */
+    uint64_t id, arrival;
+    seq_state state;
+    atomic_bool cancel_wanted; /* set by any thread, or inside a step */
+    sched_request req;         /* pointers lead into this allocation */
+    prefix_root root;          /* depth as resolved, and salt */
+    uint16_t wish_loops;       /* max_loops before any cap for load */
+    bool may_share;            /* looks into the prefix cache */
+    uint32_t *tokens;          /* prompt, then output: room for n_prompt + max_tokens */
+    uint32_t n_tokens;         /* known so far */
+    uint32_t *blocks;
+    uint32_t n_blocks;
+    uint32_t next_start;  /* first position no cohort has taken */
+    uint32_t coda_next;   /* first position whose coda has not run */
+    uint32_t seen;        /* positions ever finished; a recomputed one is not reported again */
+    uint32_t n_offered;   /* blocks already offered to the prefix cache, or taken from it */
+    hash128 hash;         /* of those */
+    cohort *first, *last; /* cohorts in flight, positions rising */
+    uint32_t waited;      /* steps its next cohort was refused rows */
+    eng_choice pending;   /* score of the next prompt token */
+    bool admitted_before;
+    uint32_t n_cached;
+    uint64_t prompt_loops, output_loops;
+    uint64_t t_submit, t_admit, t_first, t_last; /* clock_ns */
+} seq;
+
+typedef struct { /* what a request is checked against; read-only after create, any thread */
+    const eng_config *config;
+    sched_opts opts; /* defaults resolved */
+    uint32_t n_pages, n_blocks;
+} limits;
+/* ERR_BAD_PARAM, ERR_TOO_LONG, ERR_NO_MEMORY. The result ends with free(). Any thread. */
+int sched__seq_create(seq **out, const limits *l, const sched_request *r, err *e) WARN_UNUSED;
+static inline uint32_t seq_n_output(const seq *q) {
+    return q->n_tokens - q->req.n_prompt;
+}
+/* Pages that n positions take if all of them run max_loops. */
+uint64_t sched__worst_pages(const limits *l, uint64_t n_positions, uint32_t max_loops);
+
+/* ---- wave.c: cohorts ---- */
+
+typedef enum { ROW_FREE, ROW_LIVE, ROW_TAIL, ROW_DONE } row_state;
+typedef struct {
+    uint32_t pos, next; /* next row of the cohort, or of the free list */
+    uint16_t depth;     /* loops executed before it halted; 0 while live */
+    uint8_t state;
+} row_info;
+
+typedef enum { LIST_DECODE, LIST_TAIL, LIST_PROMPT, N_LISTS } loop_list;
+
+/* Positions [first, first + n) of one sequence that move together: a prompt chunk, or
+ * the one row of a decode step. While it loops it is in one of s->looping; its coda
+ * may run while its tails loop on. */
+struct cohort {
+    seq *owner;
+    cohort *before, *after;            /* of the same sequence, by position */
+    ring loop;                         /* in s->looping[list] */
+    ring stage;                        /* in s->to_prelude, then s->to_coda */
+    uint32_t first, n, head, coda_row; /* rows; coda_row = next one for the coda, NONE = done */
+    uint32_t n_live, n_tail, n_coda;   /* rows that loop, loop on silently, await the coda */
+    uint32_t waited;                   /* launches it could have joined and did not */
+    uint32_t pick;                     /* index into s->picks, NONE = not in this launch */
+    uint16_t next_loop;
+    uint8_t list;
+    bool decode, looping;
+};
+
+typedef enum { /* planted bugs, for the tests that must find them */
+               FAULT_NONE,
+               FAULT_BREAK_RULE,  /* a row runs ahead of the row before it */
+               FAULT_LEAK_PAGE,   /* a freed block forgets one page */
+               FAULT_DROP_TAIL,   /* a halted row of policy exact fills no deeper plane */
+               FAULT_CODA_ORDER,  /* a chunk's coda does not wait for the one before */
+               FAULT_LOOSE_KEY,   /* the prefix key forgets depth and salt */
+               FAULT_SHARE_EARLY, /* a block is offered before it is finished */
+               FAULT_REEMIT,      /* a recomputed position is reported again */
+               FAULT_KEEP_LAST,   /* a halted position leaves deeper planes unmapped */
+               FAULT_STARVE,      /* the waiting bound is ignored */
+               N_FAULTS
+} sched_fault;
+
+struct sched {
+    eng_backend *backend;
+    const eng_config *config;
+    limits limits;
+    sched_sink sink;
+    void *ud;
+    cache cache;
+    eng_sampler *sampler;
+
+    ring waiting, running; /* seq.rank */
+    uint32_t n_waiting, n_running;
+    uint64_t waiting_tokens, next_id, next_arrival;
+    ring want_decode, want_prompt; /* seq.start */
+
+    row_info *rows;
+    cohort *cohorts, *free_cohort; /* as many as rows */
+    uint32_t n_rows, free_row, n_free_rows, max_rows, chunk;
+    ring looping[N_LISTS], to_prelude, to_coda;
+    uint32_t n_looping_live, n_looping_tail, n_to_prelude, n_to_coda; /* rows */
+
+    /* the launch being built; sized by max_rows at create */
+    cohort **picks;
+    uint32_t n_picks;
+    eng_row *launch_rows;
+    seq **launch_seq;       /* whose each row is */
+    cohort **launch_cohort; /* coda launches */
+    eng_edit *edits;
+    uint32_t n_launch, n_edits, max_edits, n_logits;
+
+    cost_fit cost[3];
+    double exit_rate;  /* exits per live row and launch */
+    double depth_mean; /* of positions, forgetting slowly */
+    double since_flush_ns;
+    uint32_t flush_waited; /* recurrent launches since something first waited for a flush */
+
+    uint64_t *mask; /* vocab bits, to ban stop ids */
+    bool stepping, keep_ended, dead, cancels_wanted;
+    seq *ended;  /* sequences over, freed when the step ends (unless keep_ended) */
+    seq *ending; /* whose SCHED_END is being reported */
+    atomic_uint_fast64_t left_waiting, left_waiting_tokens; /* ever; read by thread.c's loop side */
+    sched_stats stats;
+    sched_fault fault;
+};
+
+void sched__cancel_wanted(sched *s); /* ends every sequence whose cancel_wanted is set */
+void sched__end_all(sched *s, sched_finish finish, err_code why);
+
+void sched__start_cohorts(sched *s);
+int sched__run_prelude(sched *s, err *e) WARN_UNUSED;
+int sched__run_loops(sched *s, err *e) WARN_UNUSED;
+int sched__run_coda(sched *s, err *e) WARN_UNUSED;
+bool sched__flush_pays(const sched *s);
+void sched__drop_cohorts(sched *s, seq *q);
+void sched__want_start(sched *s, seq *q); /* its next cohort may be started */
+/* A free slot of position pos into planes [plane, plane + n_planes): preempts others when
+ * there is none. False: q itself was preempted or ended. */
+bool sched__place(sched *s, seq *q, uint32_t pos, uint32_t plane, uint32_t n_planes) WARN_UNUSED;
+
+/* ---- admit.c ---- */
+
+void sched__accept(sched *s, seq *q); /* takes q, which has its id */
+void sched__admit(sched *s);
+bool sched__make_room(sched *s, seq *q) WARN_UNUSED; /* false: q itself had to go */
+void sched__release(sched *s, seq *q);               /* rows, cohorts, blocks */
+void sched__offer_blocks(sched *s, seq *q);
+
+/* ---- emit.c ---- */
+
+bool sched__wants_logits(const seq *q, uint32_t pos);
+void sched__finish_position(sched *s, seq *q, uint32_t pos, uint16_t depth, const float *logits);
+void sched__end(sched *s, seq *q, sched_finish finish, err_code why, uint32_t stop_id);
+
+#endif

@@ -1,0 +1,418 @@
+/* fake_backend.c - the integer model, as a backend and as a plain loop. */
+#include "tests/lib/fake_backend.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- the model: all arithmetic is mixing ---- */
+
+static uint64_t mix(uint64_t a, uint64_t b) {
+    uint64_t x = a * 0x9e3779b97f4a7c15u + b + 0x632be59bd9b4e019u;
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+static uint64_t model_embed(const fake_opts *o, uint32_t token, uint32_t pos) {
+    return mix(mix(o->seed, token), pos);
+}
+
+static uint64_t model_latent(uint64_t x, uint32_t plane) {
+    return mix(x, 1000 + plane);
+}
+
+static bool model_halts(const fake_opts *o, uint64_t h, uint64_t e, uint32_t done,
+                        uint32_t min_loops, uint32_t max_loops, float threshold) {
+    if (done >= max_loops) return true;
+    if (done < min_loops) return false;
+    if (o->deep_one_in) return mix(e, 7) % o->deep_one_in != 0 && done >= o->mean_depth;
+    uint32_t bits;
+    memcpy(&bits, &threshold, sizeof bits);
+    return mix(h, bits) % o->mean_depth == 0;
+}
+
+static void model_logits(uint64_t x, uint32_t vocab, float *out) {
+    for (uint32_t i = 0; i < vocab; i++)
+        out[i] = (float)(mix(x, i) >> 40) / (float)(1 << 21);
+}
+
+void fake_opts_default(fake_opts *o) {
+    *o = (fake_opts){.seed = 1,
+                     .policy = ENG_EXACT,
+                     .vocab = 64,
+                     .prelude_layers = 1,
+                     .coda_layers = 1,
+                     .max_loops = 8,
+                     .max_seq_len = 4096,
+                     .n_slots = 1 << 16,
+                     .n_blocks = 1 << 10,
+                     .n_rows = 512,
+                     .max_launch = 256,
+                     .max_logits = 64,
+                     .mean_depth = 3,
+                     .fixed_ns = {1000, 4000, 2000},
+                     .row_ns = {10, 20, 20}};
+}
+
+/* ---- the backend ---- */
+
+typedef struct {
+    uint64_t content;
+    uint32_t block, off, plane; /* where it was written for */
+    bool written, halted;       /* halted: that position left the loop here (or the tail ended) */
+} fake_slot;
+
+typedef struct {
+    uint64_t h, e, out;
+    uint32_t last_slot; /* of the last loop run */
+} fake_row;
+
+typedef struct {
+    eng_backend base;
+    eng_config config;
+    fake_opts o;
+    fake_slot *slots;
+    uint32_t *maps; /* [block][plane][off] */
+    fake_row *rows;
+    uint8_t *halted, *seen;
+    float *logits;
+    uint64_t *x, *sum;
+    eng_launch now;
+    uint64_t launches, codas, schedule;
+    uint32_t n_logits;
+    char breach[200];
+} fake;
+
+static void breach(fake *f, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void breach(fake *f, const char *fmt, ...) {
+    if (f->breach[0]) return;
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(f->breach, sizeof f->breach, fmt, args);
+    va_end(args);
+}
+
+static uint32_t *map_at(fake *f, uint32_t b, uint32_t plane, uint32_t off) {
+    return &f->maps[((size_t)b * f->base.info.n_planes + plane) * ENG_BLOCK + off];
+}
+
+static void apply_edits(fake *f, const eng_launch *l) {
+    for (uint32_t i = 0; i < l->n_edits; i++) {
+        const eng_edit *d = &l->edits[i];
+        if (d->block >= f->o.n_blocks || d->slot >= f->o.n_slots || d->off >= ENG_BLOCK ||
+            d->plane + d->n_planes > f->base.info.n_planes || d->n_planes == 0) {
+            breach(f, "edit %u is out of range", i);
+            continue;
+        }
+        /* The scheduler maps a slot once, for all planes it will serve: this is a fresh one. */
+        f->slots[d->slot].written = false;
+        for (uint32_t p = d->plane; p < (uint32_t)d->plane + d->n_planes; p++) {
+            *map_at(f, d->block, p, d->off) = d->slot;
+        }
+    }
+}
+
+static void write_slot(fake *f, const eng_row *r, uint32_t plane, uint64_t content) {
+    uint32_t b = r->blocks[r->pos / ENG_BLOCK], off = r->pos % ENG_BLOCK;
+    uint32_t slot = *map_at(f, b, plane, off);
+    if (slot == ENG_NO_SLOT) {
+        breach(f, "position %u plane %u is written without a slot", r->pos, plane);
+        return;
+    }
+    fake_slot *k = &f->slots[slot];
+    if (k->written)
+        breach(f, "position %u plane %u: slot %u is written twice", r->pos, plane, slot);
+    *k = (fake_slot){content, b, off, plane, true, false};
+    f->rows[r->row].last_slot = slot;
+}
+
+static uint64_t attend(fake *f, const eng_row *r, uint32_t plane) {
+    if (f->o.instant) return 0;
+    uint32_t first_loop = f->o.prelude_layers + f->o.coda_layers;
+    uint64_t sum = 0;
+    for (uint32_t q = 0; q <= r->pos; q++) {
+        uint32_t b = r->blocks[q / ENG_BLOCK], off = q % ENG_BLOCK;
+        uint32_t slot = *map_at(f, b, plane, off);
+        const fake_slot *k = slot == ENG_NO_SLOT ? NULL : &f->slots[slot];
+        if (k == NULL || !k->written) {
+            breach(f, "position %u reads position %u at plane %u: unwritten", r->pos, q, plane);
+            continue;
+        }
+        if (k->block != b || k->off != off) {
+            breach(f, "position %u reads position %u at plane %u: another's slot", r->pos, q,
+                   plane);
+        }
+        if (k->plane != plane) {
+            bool stands_in =
+                f->o.policy == ENG_LAST && k->plane >= first_loop && k->plane < plane && k->halted;
+            if (!stands_in) {
+                breach(f, "position %u reads position %u at plane %u and finds plane %u", r->pos, q,
+                       plane, k->plane);
+            }
+        }
+        sum = mix(sum, k->content);
+    }
+    return sum;
+}
+
+/* One layer or loop over all rows: every write, then every read. */
+static void layer(fake *f, const eng_launch *l, uint32_t plane) {
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        uint32_t p = l->stage == ENG_STAGE_RECURRENT ? plane + l->rows[i].loop : plane;
+        write_slot(f, &l->rows[i], p, model_latent(f->x[i], p));
+    }
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        if (l->stage == ENG_STAGE_RECURRENT && l->rows[i].flags & ENG_ROW_KV_ONLY) continue;
+        uint32_t p = l->stage == ENG_STAGE_RECURRENT ? plane + l->rows[i].loop : plane;
+        f->sum[i] = attend(f, &l->rows[i], p);
+    }
+}
+
+static void prelude(fake *f, const eng_launch *l) {
+    for (uint32_t i = 0; i < l->n_rows; i++)
+        f->x[i] = model_embed(&f->o, l->rows[i].token, l->rows[i].pos);
+    for (uint32_t p = 0; p < f->o.prelude_layers; p++) {
+        layer(f, l, p);
+        for (uint32_t i = 0; i < l->n_rows; i++)
+            f->x[i] = mix(f->x[i], f->sum[i]);
+    }
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        f->rows[l->rows[i].row] = (fake_row){f->x[i], f->x[i], 0, ENG_NO_SLOT};
+    }
+}
+
+static void loops(fake *f, const eng_launch *l) {
+    uint32_t first = f->o.prelude_layers + f->o.coda_layers;
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        const fake_row *s = &f->rows[l->rows[i].row];
+        f->x[i] = mix(mix(s->h, s->e), l->rows[i].loop);
+    }
+    layer(f, l, first);
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        const eng_row *r = &l->rows[i];
+        fake_row *s = &f->rows[r->row];
+        f->halted[i] = 0;
+        if (r->flags & ENG_ROW_KV_ONLY) continue;
+        s->h = mix(f->x[i], f->sum[i]);
+        if (r->flags & ENG_ROW_TAIL) continue;
+        s->out = mix(s->out, s->h);
+        f->halted[i] =
+            model_halts(&f->o, s->h, s->e, r->loop + 1u, r->min_loops, r->max_loops, r->threshold);
+        if (f->halted[i] && s->last_slot != ENG_NO_SLOT) f->slots[s->last_slot].halted = true;
+    }
+}
+
+static void coda(fake *f, const eng_launch *l) {
+    f->codas++;
+    for (uint32_t i = 0; i < l->n_rows; i++)
+        f->x[i] = f->rows[l->rows[i].row].out;
+    for (uint32_t p = 0; p < f->o.coda_layers; p++) {
+        layer(f, l, f->o.prelude_layers + p);
+        for (uint32_t i = 0; i < l->n_rows; i++)
+            f->x[i] = mix(f->x[i], f->sum[i]);
+    }
+    f->n_logits = 0;
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        if (!(l->rows[i].flags & ENG_ROW_LOGITS)) continue;
+        if (f->n_logits == f->o.max_logits) {
+            breach(f, "more than %u rows ask for logits", f->o.max_logits);
+            break;
+        }
+        float *out = f->logits + (size_t)f->n_logits++ * f->o.vocab;
+        model_logits(f->x[i], f->o.vocab, out);
+        if (f->o.nan_at && f->codas == f->o.nan_at) out[0] = NAN;
+    }
+}
+
+static void check_rows(fake *f, const eng_launch *l) {
+    memset(f->seen, 0, f->o.n_rows);
+    if (l->n_rows == 0 || l->n_rows > f->o.max_launch) breach(f, "a launch of %u rows", l->n_rows);
+    f->schedule = mix(f->schedule, l->stage);
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        const eng_row *r = &l->rows[i];
+        f->schedule = mix(mix(f->schedule, r->pos), r->loop);
+        if (r->row >= f->o.n_rows || f->seen[r->row]++)
+            breach(f, "row %u is wrong or twice in a launch", r->row);
+        if (r->loop >= f->o.max_loops || r->pos >= f->o.max_seq_len)
+            breach(f, "loop or position out of range");
+        if (l->stage == ENG_STAGE_PRELUDE && r->token >= f->o.vocab)
+            breach(f, "token out of range");
+    }
+}
+
+static int fake_launch(eng_backend *b, const eng_launch *l, err *e) {
+    fake *f = (fake *)b;
+    f->launches++;
+    if (f->o.fail_at && f->launches >= f->o.fail_at)
+        return err_set(e, ERR_DEVICE, NULL, "planned failure");
+    check_rows(f, l);
+    if (f->breach[0]) {
+        /* What follows could read out of range; the test ends here anyway. */
+        return err_set(e, ERR_DEVICE, NULL, "%s", f->breach);
+    }
+    apply_edits(f, l);
+    f->now = *l;
+    switch (l->stage) {
+    case ENG_STAGE_PRELUDE: prelude(f, l); break;
+    case ENG_STAGE_RECURRENT: loops(f, l); break;
+    case ENG_STAGE_CODA: coda(f, l); break;
+    }
+    if (f->o.nap_us) {
+        struct timespec nap = {0, (long)f->o.nap_us * 1000};
+        nanosleep(&nap, NULL);
+    }
+    return f->breach[0] ? err_set(e, ERR_DEVICE, NULL, "%s", f->breach) : 0;
+}
+
+static int fake_wait(eng_backend *b, eng_result *r, err *e) {
+    (void)e;
+    fake *f = (fake *)b;
+    uint64_t ns = f->o.fixed_ns[f->now.stage] + f->o.row_ns[f->now.stage] * f->now.n_rows;
+    *r = (eng_result){.halted = f->halted, .logits = f->logits, .n_logits = f->n_logits, .ns = ns};
+    return 0;
+}
+
+static void fake_close(eng_backend *b) {
+    fake *f = (fake *)b;
+    free(f->slots);
+    free(f->maps);
+    free(f->rows);
+    free(f->halted);
+    free(f->seen);
+    free(f->logits);
+    free(f->x);
+    free(f->sum);
+    free(f);
+}
+
+eng_backend *fake_backend_create(const fake_opts *o) {
+    static const eng_backend_ops ops = {fake_launch, fake_wait, fake_close};
+    fake *f = calloc(1, sizeof *f);
+    if (f == NULL) return NULL;
+    f->o = *o;
+    f->config = (eng_config){.vocab_size = o->vocab,
+                             .max_seq_len = o->max_seq_len,
+                             .max_loop_iters = o->max_loops,
+                             .prelude_layers = o->prelude_layers,
+                             .coda_layers = o->coda_layers,
+                             .act_threshold = 0.99f,
+                             .halted_kv = o->policy};
+    uint32_t planes = o->prelude_layers + o->coda_layers + o->max_loops;
+    f->base.ops = &ops;
+    f->base.config = &f->config;
+    f->base.info = (eng_backend_info){.device = "fake",
+                                      .kernels = "integers",
+                                      .threads = 1,
+                                      .n_slots = o->n_slots,
+                                      .n_blocks = o->n_blocks,
+                                      .n_planes = planes,
+                                      .n_rows = o->n_rows,
+                                      .max_launch = o->max_launch,
+                                      .max_logits = o->max_logits,
+                                      .slot_bytes = 320,
+                                      .block_map_bytes = (size_t)planes * ENG_BLOCK * 4};
+    f->slots = calloc(o->n_slots, sizeof *f->slots);
+    f->maps = malloc((size_t)o->n_blocks * planes * ENG_BLOCK * sizeof *f->maps);
+    f->rows = calloc(o->n_rows, sizeof *f->rows);
+    f->halted = calloc(o->max_launch, 1);
+    f->seen = calloc(o->n_rows, 1);
+    f->logits = calloc((size_t)o->max_logits * o->vocab, sizeof *f->logits);
+    f->x = calloc(o->max_launch, sizeof *f->x);
+    f->sum = calloc(o->max_launch, sizeof *f->sum);
+    if (!f->slots || !f->maps || !f->rows || !f->halted || !f->seen || !f->logits || !f->x ||
+        !f->sum) {
+        fake_close(&f->base);
+        return NULL;
+    }
+    memset(f->maps, 0xff, (size_t)o->n_blocks * planes * ENG_BLOCK * sizeof *f->maps);
+    return &f->base;
+}
+
+const char *fake_backend_breach(const eng_backend *b) {
+    const fake *f = (const fake *)b;
+    return f->breach[0] ? f->breach : NULL;
+}
+uint64_t fake_backend_launches(const eng_backend *b) {
+    return ((const fake *)b)->launches;
+}
+uint64_t fake_backend_schedule_hash(const eng_backend *b) {
+    return ((const fake *)b)->schedule;
+}
+eng_config *fake_backend_config(eng_backend *b) {
+    return &((fake *)b)->config;
+}
+
+/* ---- one position after another ---- */
+
+struct fake_seq {
+    fake_opts o;
+    fake_depth d;
+    uint32_t n, max;
+    uint64_t *latents; /* [plane][position] */
+};
+
+fake_seq *fake_seq_create(const fake_opts *o, const fake_depth *d, uint32_t max_positions) {
+    fake_seq *q = calloc(1, sizeof *q);
+    if (q == NULL) return NULL;
+    q->o = *o;
+    q->d = *d;
+    q->max = max_positions;
+    q->latents = calloc((size_t)(o->prelude_layers + o->coda_layers + o->max_loops) * max_positions,
+                        sizeof *q->latents);
+    if (q->latents == NULL) {
+        free(q);
+        return NULL;
+    }
+    return q;
+}
+
+void fake_seq_destroy(fake_seq *q) {
+    if (q == NULL) return;
+    free(q->latents);
+    free(q);
+}
+
+static uint64_t write_and_read(fake_seq *q, uint32_t plane, uint64_t x) {
+    uint64_t *row = q->latents + (size_t)plane * q->max, sum = 0;
+    row[q->n] = model_latent(x, plane);
+    if (q->o.instant) return 0;
+    for (uint32_t i = 0; i <= q->n; i++)
+        sum = mix(sum, row[i]);
+    return sum;
+}
+
+uint16_t fake_seq_next(fake_seq *q, uint32_t token, float *logits) {
+    const fake_opts *o = &q->o;
+    uint32_t first = o->prelude_layers + o->coda_layers;
+    uint64_t x = model_embed(o, token, q->n), out = 0, h, e;
+    for (uint32_t p = 0; p < o->prelude_layers; p++)
+        x = mix(x, write_and_read(q, p, x));
+    h = e = x;
+    uint16_t depth = 0;
+    for (uint32_t t = 0; t < q->d.max_loops; t++) {
+        if (depth && o->policy == ENG_LAST) {
+            q->latents[(size_t)(first + t) * q->max + q->n] =
+                q->latents[(size_t)(first + depth - 1) * q->max + q->n];
+            continue;
+        }
+        uint64_t u = mix(mix(h, e), t);
+        h = mix(u, write_and_read(q, first + t, u));
+        if (depth) continue;
+        out = mix(out, h);
+        if (model_halts(o, h, e, t + 1, q->d.min_loops, q->d.max_loops, q->d.threshold))
+            depth = (uint16_t)(t + 1);
+    }
+    x = out;
+    for (uint32_t p = 0; p < o->coda_layers; p++) {
+        x = mix(x, write_and_read(q, o->prelude_layers + p, x));
+    }
+    model_logits(x, o->vocab, logits);
+    q->n++;
+    return depth;
+}

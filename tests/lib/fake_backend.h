@@ -1,0 +1,45 @@
+/* fake_backend.h - a backend of integers: every slot's content is a hash of what it may
+ * depend on, so that one wrong read changes a token. It keeps the backend's contract and
+ * checks the scheduler's: what is read was written, at the right plane, by the right
+ * position, and (policy last) stands in for a deeper loop only if that position halted. */
+#ifndef FATHOM_FAKE_BACKEND_H
+#define FATHOM_FAKE_BACKEND_H
+
+#include "engine/engine.h"
+
+typedef struct {
+    uint64_t seed;     /* of depths and logits */
+    eng_policy policy; /* what is legal to read */
+    uint32_t vocab, prelude_layers, coda_layers, max_loops, max_seq_len;
+    uint32_t n_slots, n_blocks, n_rows, max_launch, max_logits;
+    uint32_t mean_depth;             /* a row halts after a loop with probability 1 / mean_depth */
+    uint64_t fixed_ns[3], row_ns[3]; /* by eng_stage: the time a launch says it took */
+    uint32_t deep_one_in;            /* one position in so many runs to its max_loops; 0 = none */
+    uint64_t fail_at;                /* launch that returns ERR_DEVICE, from 1; 0 = never */
+    uint64_t nan_at;                 /* coda launch whose first logits are NaN, from 1; 0 = never */
+    bool instant;                    /* skip attention: contents depend on the row alone */
+    uint32_t nap_us;                 /* real time a launch takes */
+} fake_opts;
+
+void fake_opts_default(fake_opts *o);
+/* Ends with eng_backend_close. */
+eng_backend *fake_backend_create(const fake_opts *o);
+/* The first breach of contract seen, or NULL. */
+const char *fake_backend_breach(const eng_backend *b);
+uint64_t fake_backend_launches(const eng_backend *b);
+uint64_t fake_backend_schedule_hash(const eng_backend *b); /* of every launch's rows and loops */
+eng_config *fake_backend_config(eng_backend *b);
+
+/* ---- the same model, one position after another: what every schedule must equal ---- */
+
+typedef struct {
+    uint16_t min_loops, max_loops;
+    float threshold;
+} fake_depth;
+typedef struct fake_seq fake_seq;
+fake_seq *fake_seq_create(const fake_opts *o, const fake_depth *d, uint32_t max_positions);
+/* Runs the next position; fills logits [vocab] and returns its depth. */
+uint16_t fake_seq_next(fake_seq *q, uint32_t token, float *logits);
+void fake_seq_destroy(fake_seq *q);
+
+#endif

@@ -1,0 +1,104 @@
+/* test_sched.c - thousands of random workloads against the sequential model.
+ *
+ *   FATHOM_SEED=N   first seed (else from the clock; printed)
+ *   FATHOM_RUNS=N   workloads
+ *   FATHOM_CASE=seed,keep,shorter,simpler   one case, as a failure prints it */
+#include "tests/lib/testlib.h"
+#include "tests/property/workload.h"
+
+#include <criterion/criterion.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+TestSuite(sched_property, .fini = fail_on_leaks, .timeout = 600);
+
+static uint64_t env_u64(const char *name, uint64_t otherwise) {
+    const char *text = getenv(name);
+    return text ? strtoull(text, NULL, 0) : otherwise;
+}
+
+static void print_case(const char *what, const work_case *c, const char *why) {
+    fprintf(stderr, "%s: %s\n  FATHOM_CASE=%" PRIu64 ",%u,%u,%u\n", what, why, c->seed, c->keep,
+            c->shorter, c->simpler);
+}
+
+static bool one_case(const work_case *c, sched_fault fault, work_report *sum) {
+    work_report report;
+    char why[300] = "";
+    if (work_run(c, fault, &report, why, sizeof why)) {
+        sum->requests += report.requests;
+        sum->launches += report.launches;
+        sum->preemptions += report.preemptions;
+        sum->cached_tokens += report.cached_tokens;
+        sum->cancelled += report.cancelled;
+        sum->tokens += report.tokens;
+        return true;
+    }
+    if (fault != FAULT_NONE) return false;
+    print_case("failing", c, why);
+    work_case small = work_shrink(c, fault);
+    (void)work_run(&small, fault, &report, why, sizeof why);
+    print_case("shrunk", &small, why);
+    return false;
+}
+
+Test(sched_property, any_traffic_gives_what_each_request_gives_alone) {
+    const char *text = getenv("FATHOM_CASE");
+    work_report sum = {0};
+    if (text) {
+        work_case c = {0};
+        cr_assert_eq(sscanf(text, "%" SCNu64 ",%u,%u,%u", &c.seed, &c.keep, &c.shorter, &c.simpler),
+                     4);
+        cr_assert(one_case(&c, FAULT_NONE, &sum));
+        return;
+    }
+    uint64_t seed = env_u64("FATHOM_SEED", clock_ns() & 0xffffffff),
+             runs = env_u64("FATHOM_RUNS", 2000);
+    for (uint64_t i = 0; i < runs; i++) {
+        work_case c = {.seed = seed + i, .keep = (1u << WORK_MAX) - 1};
+        cr_assert(one_case(&c, FAULT_NONE, &sum), "a workload of seed %" PRIu64 " fails", seed);
+    }
+    fprintf(stderr,
+            "FATHOM_SEED=%" PRIu64 " FATHOM_RUNS=%" PRIu64 ": %u requests, %" PRIu64
+            " tokens, %" PRIu64 " launches, %" PRIu64 " preemptions, %" PRIu64
+            " prompt tokens from the prefix cache, %" PRIu64 " cancelled\n",
+            seed, runs, sum.requests, sum.tokens, sum.launches, sum.preemptions, sum.cached_tokens,
+            sum.cancelled);
+    cr_assert(runs < 200 || (sum.preemptions > 0 && sum.cached_tokens > 0 && sum.cancelled > 0));
+}
+
+Test(sched_property, the_same_seed_gives_the_same_schedule) {
+    for (uint64_t seed = 1; seed <= 100; seed++) {
+        work_case c = {.seed = seed * 7919, .keep = (1u << WORK_MAX) - 1};
+        work_report a, b;
+        char why[300];
+        cr_assert(work_run(&c, FAULT_NONE, &a, why, sizeof why), "%s", why);
+        cr_assert(work_run(&c, FAULT_NONE, &b, why, sizeof why), "%s", why);
+        cr_assert_eq(a.schedule, b.schedule);
+        cr_assert_eq(a.steps, b.steps);
+    }
+}
+
+Test(sched_property, every_planted_bug_is_found) {
+    static const char *names[N_FAULTS] = {"none",
+                                          "break the rule",
+                                          "leak a page",
+                                          "drop a tail",
+                                          "coda out of order",
+                                          "loose prefix key",
+                                          "share an unfinished block",
+                                          "report twice",
+                                          "leave deeper planes unmapped",
+                                          "ignore the waiting bound"};
+    for (int f = FAULT_NONE + 1; f < N_FAULTS; f++) {
+        uint64_t tried = 0;
+        work_report sum = {0};
+        work_case c = {.keep = (1u << WORK_MAX) - 1};
+        do {
+            cr_assert_lt(tried, 3000, "not found: %s", names[f]);
+            c.seed = 1000 + tried++;
+        } while (one_case(&c, (sched_fault)f, &sum));
+        fprintf(stderr, "planted: %-30s found by workload %" PRIu64 "\n", names[f], tried);
+    }
+}

@@ -1,0 +1,41 @@
+/* workload.h - random traffic for the scheduler, and what it must come to. */
+#ifndef FATHOM_WORKLOAD_H
+#define FATHOM_WORKLOAD_H
+
+#include "scheduler/scheduler_internal.h"
+#include "tests/lib/fake_backend.h"
+
+enum { WORK_MAX = 24 };
+
+/* A case is a seed and what shrinking took away from it. */
+typedef struct {
+    uint64_t seed;
+    uint32_t keep;    /* bit i: request i is sent */
+    uint32_t shorter; /* prompts and outputs halved so many times */
+    uint32_t simpler; /* WORK_NO_* */
+} work_case;
+
+enum {
+    WORK_NO_CANCEL = 1,
+    WORK_NO_SHARE = 2,
+    WORK_BIG_POOL = 4,
+    WORK_BIG_ROWS = 8,
+    WORK_GREEDY = 16,
+    WORK_ALL_AT_ONCE = 32,
+    WORK_SIMPLER_ALL = 63,
+};
+
+typedef struct {
+    uint64_t launches, steps, preemptions, cached_tokens, tokens, cancelled, schedule;
+    uint32_t requests, longest_wait;
+} work_report;
+
+/* Runs one case under a planted bug (FAULT_NONE = none). True if everything held; else
+ * why (at least 300 bytes) says what did not. */
+bool work_run(const work_case *c, sched_fault fault, work_report *report, char *why,
+              size_t why_bytes);
+/* Makes a failing case smaller while it still fails. */
+work_case work_shrink(const work_case *failing, sched_fault fault);
+uint64_t work_rand(uint64_t *state); /* splitmix64 */
+
+#endif
