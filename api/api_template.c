@@ -61,23 +61,23 @@ static const struct {
 } known[] = {
     {"turns", /* <|role|>content<|end|> */
      "{\"roles\":{" TURN("system", "{\"control\":\"<|system|>\"}") "," TURN(
-         "user", "{\"control\":\"<|user|>\"}") "," TURN("assistant", "{\"control\":\"<|assistant|>"
-                                                                     "\"}") "," TURN("tool",
-                                                                                     "{\"control\":"
-                                                                                     "\"<|tool|>"
-                                                                                     "\"}") "},"
-                                                                                            "\"answ"
-                                                                                            "er\":["
-                                                                                            "{\"con"
-                                                                                            "trol\""
-                                                                                            ":\"<|"
-                                                                                            "assist"
-                                                                                            "ant|>"
-                                                                                            "\"}],"
-                                                                                            "\"end"
-                                                                                            "\":\"<"
-                                                                                            "|end|>"
-                                                                                            "\"}",
+         "user", "{\"control\":\"<|user|>\"}") "," TURN("assistant",
+                                                        "{\"control\":\"<|assistant|>"
+                                                        "\"}") "," TURN("tool", "{\"control\":"
+                                                                                "\"<|tool|>"
+                                                                                "\"}") "},"
+                                                                                       "\"answ"
+                                                                                       "er\":["
+                                                                                       "{\"con"
+                                                                                       "trol\""
+                                                                                       ":\"<|"
+                                                                                       "assist"
+                                                                                       "ant|>"
+                                                                                       "\"}],"
+                                                                                       "\"end"
+                                                                                       "\":\"<"
+                                                                                       "|end|>"
+                                                                                       "\"}",
      {"{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
       "{% if add_generation_prompt %}<|assistant|>{% endif %}"}},
     {"chatml",

@@ -92,8 +92,8 @@ static int scan(const char *text, size_t n, const json_limits *limits, const cha
         case '{':
         case '[':
             if (++depth > limits->max_depth) {
-                return err_set(e, ERR_BAD_PARAM, NULL, "%s: nested deeper than %zu at byte %zu", what,
-                               limits->max_depth, i);
+                return err_set(e, ERR_BAD_PARAM, NULL, "%s: nested deeper than %zu at byte %zu",
+                               what, limits->max_depth, i);
             }
             structural++;
             break;
@@ -114,8 +114,20 @@ static int scan(const char *text, size_t n, const json_limits *limits, const cha
     return 0;
 }
 
-int json_parse(json_t **out, const char *text, size_t n, const json_limits *limits, const char *what,
-               err *e) {
+/* The plain key that ends at text[end]; "" if it has escapes or does not fit. */
+static void key_before(const char *text, size_t n, int end, char *out, size_t cap) {
+    out[0] = 0;
+    if (end < 2 || (size_t)end > n || text[end - 1] != '"') return;
+    size_t at = (size_t)end - 1, len = 0;
+    while (at > 0 && text[at - 1] != '"' && text[at - 1] != '\\' && len < cap)
+        at--, len++;
+    if (at == 0 || text[at - 1] != '"' || len >= cap) return;
+    memcpy(out, text + at, len);
+    out[len] = 0;
+}
+
+int json_parse(json_t **out, const char *text, size_t n, const json_limits *limits,
+               const char *what, err *e) {
     *out = NULL;
     if (n > limits->max_bytes) {
         return err_set(e, ERR_BAD_PARAM, NULL, "%s: %zu bytes, at most %zu are accepted", what, n,
@@ -129,11 +141,13 @@ int json_parse(json_t **out, const char *text, size_t n, const json_limits *limi
     }
     if (root == NULL) { /* jansson's own text quotes the input; the place is enough */
         if (json_error_code(&why) == json_error_duplicate_key) {
-            return err_set(e, ERR_BAD_PARAM, NULL, "%s: a key appears twice (line %d, column %d)", what,
-                           why.line, why.column);
+            char key[64];
+            key_before(text, n, why.position, key, sizeof key);
+            return err_set(e, ERR_BAD_PARAM, key, "%s: a key appears twice (line %d, column %d)",
+                           what, why.line, why.column);
         }
-        return err_set(e, ERR_BAD_PARAM, NULL, "%s: not valid JSON (line %d, column %d)", what, why.line,
-                       why.column);
+        return err_set(e, ERR_BAD_PARAM, NULL, "%s: not valid JSON (line %d, column %d)", what,
+                       why.line, why.column);
     }
     *out = root;
     return 0;
@@ -162,9 +176,11 @@ void buf_json_string(buf *b, const char *text, size_t n) {
     size_t plain = 0; /* start of the run not yet written */
     for (size_t i = 0; i < n;) {
         size_t len = utf8_char(s + i, n - i);
-        bool line_end = (len == 3 && s[i] == 0xe2 && s[i + 1] == 0x80 && (s[i + 2] & 0xfe) == 0xa8) ||
-                        (len == 2 && s[i] == 0xc2 && s[i + 1] == 0x85);
-        bool escape = len == 0 || s[i] < 0x20 || s[i] == '"' || s[i] == '\\' || s[i] == 0x7f || line_end;
+        bool line_end =
+            (len == 3 && s[i] == 0xe2 && s[i + 1] == 0x80 && (s[i + 2] & 0xfe) == 0xa8) ||
+            (len == 2 && s[i] == 0xc2 && s[i + 1] == 0x85);
+        bool escape =
+            len == 0 || s[i] < 0x20 || s[i] == '"' || s[i] == '\\' || s[i] == 0x7f || line_end;
         if (!escape) {
             i += len;
             continue;
@@ -174,7 +190,8 @@ void buf_json_string(buf *b, const char *text, size_t n) {
         else if (s[i] == '"') buf_puts(b, "\\\"");
         else if (s[i] == '\\') buf_puts(b, "\\\\");
         else if (s[i] == '\n') buf_puts(b, "\\n");
-        else if (line_end) buf_puts(b, len == 2 ? "\\u0085" : s[i + 2] == 0xa8 ? "\\u2028" : "\\u2029");
+        else if (line_end)
+            buf_puts(b, len == 2 ? "\\u0085" : s[i + 2] == 0xa8 ? "\\u2028" : "\\u2029");
         else buf_printf(b, "\\u%04x", s[i]);
         i += len > 1 ? len : 1;
         plain = i;

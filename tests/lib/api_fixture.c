@@ -1,0 +1,80 @@
+/* api_fixture.c - see api_fixture.h. */
+#include "tests/lib/api_fixture.h"
+
+#include <criterion/criterion.h>
+#include <string.h>
+
+void api_fixture_open(api_fixture *f, const api_opts *opts, bool without_tokenizer) {
+    err e = {0};
+    api_opts o = opts ? *opts : (api_opts){.served_name = "demo"};
+    json_setup();
+    *f = (api_fixture){0};
+    cr_assert_eq(eng_model_open(&f->model, "models/demo", &e), 0, "%s", e.msg);
+    uint32_t vocab = eng_model_config(f->model)->vocab_size;
+    if (!without_tokenizer) {
+        cr_assert_eq(eng_tokenizer_open(&f->tokenizer, "models/demo", vocab, &e), 0, "%s", e.msg);
+    }
+    if (o.model_dir == NULL) o.model_dir = "models/demo";
+    o.model = f->model;
+    o.tokenizer = f->tokenizer;
+    cr_assert_eq(api_context_open(&f->c, &o, &e), 0, "%s", e.msg);
+}
+
+void api_fixture_close(api_fixture *f) {
+    api_context_close(f->c);
+    eng_tokenizer_close(f->tokenizer);
+    eng_model_close(f->model);
+}
+
+api_request *api_must_parse(const api_fixture *f, api_kind kind, const char *body) {
+    api_request *r;
+    err e = {0};
+    cr_assert_eq(api_parse(&r, f->c, kind, body, strlen(body), &e), 0, "%s: %s", e.param, e.msg);
+    return r;
+}
+
+api_reply *api_must_reply(const api_fixture *f, api_kind kind, const char *body) {
+    api_reply *r;
+    err e = {0};
+    cr_assert_eq(api_reply_create(&r, f->c, api_must_parse(f, kind, body), NULL, &e), 0, "%s",
+                 e.msg);
+    return r;
+}
+
+sched_event ev_token(uint32_t id, uint16_t depth, float logprob) {
+    return (sched_event){.kind = SCHED_TOKEN, .token = id, .depth = depth, .logprob = logprob};
+}
+
+sched_event ev_end(sched_finish why, uint32_t n_prompt, uint32_t n_output) {
+    return (sched_event){.kind = SCHED_END,
+                         .finish = why,
+                         .n_prompt = n_prompt,
+                         .n_output = n_output,
+                         .prompt_loops = 2 * (uint64_t)n_prompt,
+                         .output_loops = 3 * (uint64_t)n_output};
+}
+
+unsigned api_feed(api_reply *r, uint32_t i, const uint32_t *ids, size_t n, sched_finish why,
+                  buf *out) {
+    unsigned bits = 0;
+    size_t fed = 0;
+    err e = {0};
+    while (fed < n && !(bits & (API_CANCEL | API_FAILED))) {
+        sched_event ev = ev_token(ids[fed], (uint16_t)(1 + fed % 4), -0.5f);
+        bits |= api_reply_event(r, i, &ev, out, &e);
+        fed++;
+    }
+    sched_event end = ev_end(bits & API_CANCEL ? SCHED_CANCELLED : why, 4, (uint32_t)fed);
+    return bits | api_reply_event(r, i, &end, out, &e);
+}
+
+size_t api_ids(const api_fixture *f, const char *text, uint32_t *ids, size_t cap) {
+    eng_ids out = {0};
+    err e = {0};
+    cr_assert_eq(eng_tokenizer_encode(f->tokenizer, text, strlen(text), false, cap, &out, &e), 0,
+                 "%s", e.msg);
+    size_t n = out.n;
+    memcpy(ids, out.data, n * sizeof *ids);
+    eng_ids_deinit(&out);
+    return n;
+}

@@ -1,0 +1,33 @@
+/* api_fixture.h - a context over the demo model, and events made by hand. */
+#ifndef FATHOM_API_FIXTURE_H
+#define FATHOM_API_FIXTURE_H
+
+#include "api/api.h"
+
+typedef struct {
+    eng_model *model;
+    eng_tokenizer *tokenizer;
+    api_context *c;
+} api_fixture;
+
+/* Opens models/demo with the given options (NULL = defaults); fails the test otherwise.
+ * without_tokenizer: a model that takes token ids only. */
+void api_fixture_open(api_fixture *f, const api_opts *opts, bool without_tokenizer);
+void api_fixture_close(api_fixture *f);
+
+/* A request that must parse. */
+api_request *api_must_parse(const api_fixture *f, api_kind kind, const char *body);
+/* Its reply. */
+api_reply *api_must_reply(const api_fixture *f, api_kind kind, const char *body);
+
+sched_event ev_token(uint32_t id, uint16_t depth, float logprob);
+sched_event ev_end(sched_finish why, uint32_t n_prompt, uint32_t n_output);
+
+/* Feeds the ids as tokens of sequence i, then an end; returns all bits that came. Feeds
+ * nothing more after API_CANCEL but the end, as a server would. */
+unsigned api_feed(api_reply *r, uint32_t i, const uint32_t *ids, size_t n, sched_finish why,
+                  buf *out);
+/* The ids of a text, as many as fit; returns how many. */
+size_t api_ids(const api_fixture *f, const char *text, uint32_t *ids, size_t cap);
+
+#endif
