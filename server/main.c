@@ -9,9 +9,11 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *summary;
 } commands[] = {
+    {"generate", cmd_generate, "continue one prompt"},
+    {"score", cmd_score, "log-probability and depth of every given token; perplexity"},
     {"inspect", cmd_inspect, "say what a model folder holds and what fits here"},
     {"init", cmd_init, "write random weights of a published variant"},
-    {"tokenize", cmd_tokenize, "turns text into token ids, or back"},
+    {"tokenize", cmd_tokenize, "turn text into token ids, or back"},
     {NULL, NULL, NULL},
 };
 
