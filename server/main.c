@@ -14,6 +14,7 @@ static const struct {
     {"inspect", cmd_inspect, "say what a model folder holds and what fits here"},
     {"init", cmd_init, "write random weights of a published variant"},
     {"tokenize", cmd_tokenize, "turn text into token ids, or back"},
+    {"bench", cmd_bench, "load generator over HTTP, with depth figures"},
     {NULL, NULL, NULL},
 };
 

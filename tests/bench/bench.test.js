@@ -1,0 +1,550 @@
+// `fathom bench` against scripted servers: what went in is known, so are the figures.
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { CUT, DONE, startMock, tokenEvent, usageEvent } from "./mock.js";
+import { bench, benchJson, fathom } from "./run.js";
+
+const dir = mkdtempSync(join(tmpdir(), "fathom-bench-test-"));
+after(() => rmSync(dir, { recursive: true, force: true }));
+
+async function withMock(script, use) {
+    const mock = await startMock(0, script);
+    try {
+        return await use(mock);
+    } finally {
+        await mock.close();
+    }
+}
+
+/** n tokens, `first` ms before the first and `gap` ms between. */
+function* stream(n, first = 0, gap = 0, depth = () => undefined) {
+    for (let i = 0; i < n; i++) {
+        yield i === 0 ? first : gap;
+        yield tokenEvent(` t${i}`, depth(i));
+    }
+    yield usageEvent(7, n);
+    yield DONE;
+}
+
+const small = ["--input-len", "4", "--output-len", "5"];
+
+function percentile(values, p) {
+    const v = [...values].sort((a, b) => a - b);
+    const at = (p / 100) * (v.length - 1);
+    const lo = Math.floor(at);
+    return lo + 1 < v.length ? v[lo] + (at - lo) * (v[lo + 1] - v[lo]) : v[lo];
+}
+const near = (a, b, what) => assert.ok(Math.abs(a - b) <= 1e-6 + 1e-6 * Math.abs(b), `${what}: ${a} is not ${b}`);
+
+test("known waits come out as TTFT, inter-token latency, TPOT and end-to-end latency", async () => {
+    await withMock(
+        () => stream(5, 80, 40),
+        async (mock) => {
+            const { json, code } = await benchJson([
+                "--url", mock.url, "--num-prompts", "8", "--max-concurrency", "4", ...small,
+                "--percentile-metrics", "ttft,tpot,itl,e2el",
+            ]);
+            assert.equal(code, 0);
+            assert.equal(json.completed, 8);
+            assert.equal(json.total_output_tokens, 40);
+            assert.equal(json.total_input_tokens, 8 * 7);
+            // A timer may be late on a busy machine, and node may fire it a millisecond early.
+            const within = (v, lo, hi, what) => assert.ok(v >= lo - 2 && v < hi, `${what} is ${v}`);
+            within(json.median_ttft_ms, 80, 160, "TTFT");
+            within(json.median_itl_ms, 40, 80, "ITL");
+            within(json.median_tpot_ms, 40, 80, "TPOT");
+            within(json.median_e2el_ms, 240, 480, "E2EL");
+        },
+    );
+});
+
+test("every figure follows from the detailed lists by the published definitions", async () => {
+    await withMock(
+        (_, n) => stream(1 + (n % 5), n % 7, 3),
+        async (mock) => {
+            const { json } = await benchJson([
+                "--url", mock.url, "--num-prompts", "23", "--max-concurrency", "5", ...small,
+                "--percentile-metrics", "ttft,tpot,itl,e2el,client_queue_time,e2el_including_client_queue",
+                "--metric-percentiles", "1,50,90,99,99.9",
+            ]);
+            const tpots = json.latencies
+                .map((l, i) => (l - json.ttfts[i]) / (json.output_lens[i] - 1))
+                .filter((_, i) => json.output_lens[i] > 1);
+            const series = {
+                ttft: json.ttfts,
+                itl: json.itls.flat(),
+                e2el: json.latencies,
+                tpot: tpots,
+                client_queue_time: json.queue_times,
+                e2el_including_client_queue: json.latencies.map((l, i) => l + json.queue_times[i]),
+            };
+            for (const [name, v] of Object.entries(series)) {
+                const mean = v.reduce((a, b) => a + b, 0) / v.length;
+                near(json[`mean_${name}_ms`], 1e3 * mean, `mean ${name}`);
+                const std = Math.sqrt(v.reduce((a, b) => a + (b - mean) ** 2, 0) / v.length);
+                near(json[`std_${name}_ms`], 1e3 * std, `std ${name}`);
+                near(json[`median_${name}_ms`], 1e3 * percentile(v, 50), `median ${name}`);
+                for (const p of [1, 50, 90, 99, 99.9]) {
+                    near(json[`p${p}_${name}_ms`], 1e3 * percentile(v, p), `p${p} ${name}`);
+                }
+            }
+            assert.deepEqual(json.itls.map((g) => g.length), json.output_lens.map((n) => n - 1));
+            near(json.request_throughput, 23 / json.duration, "request throughput");
+            near(json.output_throughput, json.output_lens.reduce((a, b) => a + b) / json.duration, "output rate");
+            assert.deepEqual(json.generated_texts.map((t) => t.split(" ").length - 1), json.output_lens);
+        },
+    );
+});
+
+test("the console block has vLLM's title, labels and columns", async () => {
+    await withMock(
+        () => stream(3),
+        async (mock) => {
+            const { out } = await bench(["--url", mock.url, "--num-prompts", "3", "--max-concurrency", "2", ...small]);
+            const lines = out.split("\n");
+            assert.equal(lines[0], "============ Serving Benchmark Result ============");
+            assert.match(out, /^Successful requests: {21}3 {9}$/m);
+            assert.match(out, /^Maximum request concurrency: {13}2 {9}$/m);
+            for (const label of [
+                "Failed requests:", "Benchmark duration \\(s\\):", "Total input tokens:", "Total generated tokens:",
+                "Request throughput \\(req/s\\):", "Output token throughput \\(tok/s\\):",
+                "Peak output token throughput \\(tok/s\\):", "Peak concurrent requests:",
+                "Total token throughput \\(tok/s\\):", "Mean TTFT \\(ms\\):", "Median TPOT \\(ms\\):", "P99 ITL \\(ms\\):",
+            ]) {
+                assert.match(out, new RegExp(`^${label} +[\\d.]+ *$`, "m"), label);
+            }
+            assert.match(out, /^-{15}Time to First Token-{16}$/m);
+            assert.equal(lines.at(-2), "=".repeat(50));
+        },
+    );
+});
+
+test("a closed loop holds its concurrency and counts the wait for a slot apart", async () => {
+    await withMock(
+        () => stream(2, 30, 5),
+        async (mock) => {
+            const { json } = await benchJson(["--url", mock.url, "--num-prompts", "12", "--max-concurrency", "3", ...small]);
+            assert.equal(mock.seen.peak, 3);
+            assert.equal(json.max_concurrent_requests, 3);
+            assert.equal(Math.min(...json.queue_times), 0);
+            assert.ok(Math.max(...json.queue_times) > 0.08, "the last ones waited for three others");
+            // TTFT is without that wait.
+            assert.ok(Math.max(...json.ttfts) < 0.1 + Math.min(...json.ttfts));
+        },
+    );
+});
+
+test("an open loop follows the same schedule for the same seed, at the rate asked for", async () => {
+    await withMock(
+        () => stream(1),
+        async (mock) => {
+            const run = (seed) =>
+                benchJson(["--url", mock.url, "--num-prompts", "100", "--request-rate", "200", "--seed", seed, ...small]);
+            const [a, b, c] = [await run("5"), await run("5"), await run("6")];
+            assert.deepEqual(a.json.start_times, b.json.start_times);
+            assert.notDeepEqual(a.json.start_times, c.json.start_times);
+            near(a.json.start_times.at(-1), 0.5, "the last of 100 at 200/s");
+            const gaps = a.json.start_times.slice(1).map((t, i) => t - a.json.start_times[i]);
+            assert.ok(gaps.every((g) => g >= 0));
+            const mean = gaps.reduce((x, y) => x + y) / gaps.length;
+            const cv = Math.sqrt(gaps.reduce((s, g) => s + (g - mean) ** 2, 0) / gaps.length) / mean;
+            assert.ok(cv > 0.6 && cv < 1.5, `Poisson gaps vary as much as they last, not ${cv}`);
+        },
+    );
+});
+
+test("burstiness evens out or clusters the arrivals", async () => {
+    await withMock(
+        () => stream(1),
+        async (mock) => {
+            const cv = async (b) => {
+                const { json } = await benchJson([
+                    "--url", mock.url, "--num-prompts", "200", "--request-rate", "1000", "--burstiness", b, ...small,
+                ]);
+                const gaps = json.start_times.slice(1).map((t, i) => t - json.start_times[i]);
+                const mean = gaps.reduce((x, y) => x + y) / gaps.length;
+                return Math.sqrt(gaps.reduce((s, g) => s + (g - mean) ** 2, 0) / gaps.length) / mean;
+            };
+            const [even, bursts] = [await cv("50"), await cv("0.2")];
+            assert.ok(even < 0.3, `even: ${even}`); // 1/sqrt(50) = 0.14
+            assert.ok(bursts > 1.5, `bursts: ${bursts}`); // 1/sqrt(0.2) = 2.2
+        },
+    );
+});
+
+test("a ramp starts slowly and ends fast", async () => {
+    await withMock(
+        () => stream(1),
+        async (mock) => {
+            for (const how of ["linear", "exponential"]) {
+                const { json } = await benchJson([
+                    "--url", mock.url, "--num-prompts", "60", "--ramp-up-strategy", how, "--burstiness", "100",
+                    "--ramp-up-start-rps", "50", "--ramp-up-end-rps", "1000", ...small,
+                ]);
+                const t = json.start_times;
+                assert.ok(t[5] - t[0] > 4 * (t.at(-1) - t.at(-6)), `${how}: ${t[5] - t[0]} against ${t.at(-1) - t.at(-6)}`);
+            }
+        },
+    );
+});
+
+test("a stalled server shows in the latency of requests that were due meanwhile", async () => {
+    // One at a time, 50 ms each, asked for every 10 ms: a generator that waits its turn would
+    // see 50 ms for all; counted from the schedule the last one waits for all before it.
+    let free = 0;
+    await withMock(
+        () => {
+            const now = performance.now();
+            free = Math.max(free, now) + 50;
+            return stream(1, free - now);
+        },
+        async (mock) => {
+            const { json } = await benchJson([
+                "--url", mock.url, "--num-prompts", "20", "--request-rate", "100", "--burstiness", "1000", ...small,
+            ]);
+            assert.ok(json.ttfts.at(-1) > 0.7, `the last request took ${json.ttfts.at(-1)} s`);
+            assert.equal(Math.max(...json.queue_times), 0);
+        },
+    );
+});
+
+test("pings, CRLF, glued and split events lose no token", async () => {
+    const five = Array.from({ length: 5 }, (_, i) => tokenEvent(` é${i}`, [i + 1]));
+    const tail = usageEvent(7, 5, 15) + DONE;
+    const bytes = Buffer.from(": ping\n\n" + five.join(": ping\n\n") + tail);
+    const shapes = {
+        "a ping alone in a chunk": [": ping\n\n", ...five.slice(0, 2), ": ping\n\n", ...five.slice(2), tail],
+        "a ping glued before each event": five.map((e) => `: ping\n\n${e}`).concat(tail),
+        "a ping whose blank line comes with the event": five.map((e) => `: ping\n${e}`).concat(tail),
+        "all in one chunk": [five.join("") + tail],
+        "CRLF": [...five, tail].map((e) => e.replaceAll("\n", "\r\n")),
+        "event and id fields": five.map((e) => `event: x\nid: 3\n${e}`).concat(tail),
+        "no space after the colon": [...five, tail].map((e) => e.replaceAll("data: ", "data:")),
+        "one byte at a time": [...bytes].map((b) => Buffer.of(b)),
+        "cut in the middle of every event": [0, 1, 2, 3, 4, 5, 6, 7].map((i) =>
+            bytes.subarray(Math.floor((i * bytes.length) / 8), Math.floor(((i + 1) * bytes.length) / 8))),
+    };
+    const names = Object.keys(shapes);
+    await withMock(
+        (_, n) => shapes[names[n]],
+        async (mock) => {
+            const { json } = await benchJson([
+                "--url", mock.url, "--num-prompts", String(names.length), "--max-concurrency", "1", ...small,
+            ]);
+            assert.deepEqual(json.errors, names.map(() => ""));
+            names.forEach((name, i) => {
+                assert.equal(json.output_lens[i], 5, name);
+                assert.equal(json.itls[i].length, 4, name);
+                assert.equal(json.generated_texts[i], " \u00e90 \u00e91 \u00e92 \u00e93 \u00e94", name);
+            });
+            assert.deepEqual(json.depth_histogram, [0, ...Array(5).fill(names.length)]);
+        },
+    );
+});
+
+test("whatever goes wrong with a request is a failure with its cause, and the others count", async () => {
+    const rows = [
+        ["HTTP 503: the queue is full", [{ status: 503, text: '{"error":{"message":"the queue is full"}}' }]],
+        ["HTTP 500: plain words", [{ status: 500, text: "plain words" }]],
+        ["error in the stream: engine lost", [tokenEvent("a"), 'data: {"error":{"message":"engine lost"}}\n\n', CUT]],
+        ["the stream was cut", [tokenEvent("a"), 5, CUT]],
+        ["", [5, CUT]],
+        ["the answer held no token", [usageEvent(1, 0), DONE]],
+        ["the answer held no token", []],
+        ["malformed event", [tokenEvent("a"), "data: {\"choices\":[{]\n\n", DONE]],
+        ["malformed event", [tokenEvent("a"), "data: oops\n\n", DONE]],
+        ["malformed event", [tokenEvent("a") + 'data: {"choices":[]} trailing\n\n', DONE]],
+    ];
+    await withMock(
+        (_, n) => (n < rows.length ? rows[n][1] : stream(2)),
+        async (mock) => {
+            const { json, code, errors, out } = await benchJson([
+                "--url", mock.url, "--num-prompts", String(rows.length + 3), "--max-concurrency", "1", ...small,
+            ]);
+            assert.equal(code, 0);
+            assert.equal(json.completed, 3);
+            assert.equal(json.failed, rows.length);
+            assert.match(out, /^Failed requests: +10 /m);
+            rows.forEach(([want], i) => {
+                assert.ok(json.errors[i] !== "", `row ${i} failed`);
+                assert.ok(json.errors[i].startsWith(want), `row ${i}: ${json.errors[i]}`);
+                assert.ok(errors.includes(json.errors[i]), "and is named on stderr");
+            });
+        },
+    );
+});
+
+test("the exit status is 1 when every request failed, and nobody listening is such a case", async () => {
+    await withMock(
+        () => [{ status: 500, text: "no" }],
+        async (mock) => assert.equal((await bench(["--url", mock.url, "--num-prompts", "2", ...small])).code, 1),
+    );
+    const { code, errors } = await bench(["--url", "http://127.0.0.1:1", "--model", "m", "--num-prompts", "2", ...small]);
+    assert.equal(code, 1);
+    assert.match(errors, /2x Couldn't connect to server/);
+});
+
+test("a share of the clients leaves in mid-stream, and the server sees them go", async () => {
+    await withMock(
+        () => stream(5, 1, 20),
+        async (mock) => {
+            const { json } = await benchJson([
+                "--url", mock.url, "--num-prompts", "40", "--max-concurrency", "20", "--cancel-rate", "0.5", ...small,
+            ]);
+            assert.ok(json.cancelled > 8 && json.cancelled < 32, `${json.cancelled} of 40`);
+            assert.equal(json.completed + json.cancelled, 40);
+            assert.equal(json.failed, 0);
+            assert.equal(mock.seen.left, json.cancelled);
+            assert.equal(json.total_output_tokens, json.completed * 5, "their tokens are not in the figures");
+        },
+    );
+});
+
+test("depths come from the chunks, the mean from usage where it tells the loops", async () => {
+    const body = (n) => [tokenEvent("a", [2]), tokenEvent("bc", [4, 6]), usageEvent(3, 3, n ? 15 : undefined), DONE];
+    for (const [n, mean] of [[0, 4], [1, 5]]) {
+        await withMock(
+            () => body(n),
+            async (mock) => {
+                const { json, out } = await benchJson(["--url", mock.url, "--num-prompts", "4", "--return-depth", ...small]);
+                assert.deepEqual(json.depth_histogram, [0, 0, 4, 0, 4, 0, 4]);
+                assert.equal(json.mean_depth, mean);
+                assert.equal(json.total_output_loops, 4 * 3 * mean);
+                assert.ok(mock.seen.bodies.every((b) => b.return_depth === true));
+                assert.match(out, /^Tokens at depth 6: +4 /m);
+            },
+        );
+    }
+    await withMock(
+        () => stream(2),
+        async (mock) => {
+            const { json, out } = await benchJson(["--url", mock.url, "--num-prompts", "1", ...small]);
+            assert.equal(json.mean_depth, null);
+            assert.ok(!out.includes("Mean depth"));
+            assert.equal(mock.seen.bodies[0].return_depth, undefined);
+        },
+    );
+});
+
+test("goodput counts the requests that keep every promise", async () => {
+    await withMock(
+        (_, n) => stream(3, n % 4 === 0 ? 200 : 5, n % 4 === 1 ? 90 : 5),
+        async (mock) => {
+            const { json } = await benchJson([
+                "--url", mock.url, "--num-prompts", "16", "--max-concurrency", "4", ...small,
+                "--goodput", "ttft:120", "tpot:60",
+            ]);
+            near(json.request_goodput * json.duration, 8, "half of sixteen");
+            assert.equal(json.completed, 16);
+        },
+    );
+});
+
+test("the requests are what the flags describe", async () => {
+    await withMock(
+        () => stream(1),
+        async (mock) => {
+            const { json } = await benchJson([
+                "--url", `${mock.url}/`, "--num-prompts", "6", "--input-len", "10", "--output-len", "20",
+                "--random-range-ratio", "0.5", "--random-prefix-len", "3", "--vocab-size", "50", "--ignore-eos",
+                "--temperature", "0.5", "--top-k", "7", "--repetition-penalty", "1.0", "--logprobs", "2",
+                "--extra-body", '{"depth":{"max_loops":4},"top_k":9}', "--header", "X-A=1", "X-B=2=3",
+                "--request-id-prefix", "run-", "--max-concurrency", "1",
+            ], { env: { OPENAI_API_KEY: "sk-test" } });
+            assert.equal(json.completed, 6);
+            const lens = new Set();
+            for (const [i, b] of mock.seen.bodies.entries()) {
+                assert.equal(b.model, "mock");
+                assert.deepEqual(b.prompt.slice(0, 3), mock.seen.bodies[0].prompt.slice(0, 3));
+                assert.ok(b.prompt.every((t) => Number.isInteger(t) && t >= 0 && t < 50));
+                assert.ok(b.prompt.length >= 8 && b.prompt.length <= 18);
+                assert.ok(b.max_tokens >= 10 && b.max_tokens <= 30);
+                lens.add(b.prompt.length);
+                assert.equal(b.stream, true);
+                assert.deepEqual(b.stream_options, { include_usage: true });
+                assert.equal(b.ignore_eos, true);
+                assert.equal(b.temperature, 0.5);
+                assert.equal(b.top_k, 9, "the extra body has the last word");
+                assert.equal(b.repetition_penalty, 1);
+                assert.equal(b.logprobs, 2);
+                assert.deepEqual(b.depth, { max_loops: 4 });
+                const h = mock.seen.headers[i];
+                assert.equal(h["x-a"], "1");
+                assert.equal(h["x-b"], "2=3");
+                assert.equal(h["x-request-id"], `run-${i}`);
+                assert.equal(h.authorization, "Bearer sk-test");
+            }
+            assert.ok(lens.size > 1);
+        },
+    );
+});
+
+test("the chat backend sends messages and reads deltas", async () => {
+    const delta = (d) => `data: ${JSON.stringify({ choices: [{ index: 0, delta: d, depths: [3] }] })}\n\n`;
+    await withMock(
+        () => [delta({ role: "assistant", content: "Hel" }), delta({ content: "lo" }), usageEvent(12, 2, 6), DONE],
+        async (mock) => {
+            const { json } = await benchJson(["--url", mock.url, "--backend", "openai-chat", "--num-prompts", "2", ...small]);
+            assert.deepEqual(json.generated_texts, ["Hello", "Hello"]);
+            assert.equal(json.total_input_tokens, 24);
+            const b = mock.seen.bodies[0];
+            assert.equal(b.messages[0].role, "user");
+            assert.equal(b.messages[0].content.split(" ").length, 4);
+            assert.equal(b.max_completion_tokens, 5);
+        },
+    );
+});
+
+test("a dataset file is asked line by line and from its start again", async () => {
+    const path = join(dir, "prompts.jsonl");
+    writeFileSync(path, '{"prompt":"one \\u00e9","output_tokens":3}\n\n{"prompt":"two"}\n');
+    await withMock(
+        () => stream(1),
+        async (mock) => {
+            await bench([
+                "--url", mock.url, "--dataset-name", "custom", "--dataset-path", path, "--num-prompts", "5",
+                "--max-concurrency", "1", "--output-len", "9",
+            ]);
+            assert.deepEqual(mock.seen.bodies.map((b) => b.prompt), ["one é", "two", "one é", "two", "one é"]);
+            assert.deepEqual(mock.seen.bodies.map((b) => b.max_tokens), [3, 9, 3, 9, 3]);
+        },
+    );
+});
+
+test("warm-ups are asked first and not counted; the ready check waits for the server", async () => {
+    await withMock(
+        () => stream(2),
+        async (mock) => {
+            const { json } = await benchJson([
+                "--url", mock.url, "--num-prompts", "4", "--num-warmups", "3", "--ready-check-timeout-sec", "5", ...small,
+            ]);
+            assert.equal(json.completed, 4);
+            assert.equal(mock.seen.bodies.length, 7);
+            assert.deepEqual(mock.seen.gets, ["/health", "/v1/models"]);
+            const first = JSON.stringify(mock.seen.bodies[0].prompt);
+            assert.ok(mock.seen.bodies.slice(3).every((b) => JSON.stringify(b.prompt) !== first));
+        },
+    );
+    let mock;
+    const wait = setTimeout(async () => (mock = await startMock(18451, () => stream(1))), 500);
+    try {
+        const r = await bench(["--url", "http://127.0.0.1:18451", "--num-prompts", "1", "--ready-check-timeout-sec", "20", ...small]);
+        assert.equal(r.code, 0, r.errors);
+    } finally {
+        clearTimeout(wait);
+        await mock?.close();
+    }
+});
+
+test("keep-alive connections are used again", async () => {
+    await withMock(
+        () => stream(1),
+        async (mock) => {
+            const args = ["--model", "mock", "--num-prompts", "50", "--max-concurrency", "5"];
+            await bench(["--url", mock.url, ...args, ...small]);
+            assert.equal(mock.seen.bodies.length, 50);
+            assert.equal(mock.seen.connections, 5);
+        },
+    );
+});
+
+test("results are kept under vLLM's name, appended as lines, with metadata", async () => {
+    await withMock(
+        () => stream(2),
+        async (mock) => {
+            const to = mkdtempSync(join(dir, "named-"));
+            await bench(["--url", mock.url, "--num-prompts", "2", "--max-concurrency", "2", "--request-rate", "100",
+                "--save-result", "--result-dir", to, ...small]);
+            const [name] = readdirSync(to);
+            assert.match(name, /^openai-100qps-concurrency2-mock-\d{8}-\d{6}\.json$/);
+            const one = JSON.parse(readFileSync(join(to, name), "utf8"));
+            assert.equal(one.request_rate, 100);
+            assert.equal(one.ttfts, undefined, "details only when asked for");
+            for (const i of [1, 2]) {
+                await bench(["--url", mock.url, "--num-prompts", "1", "--append-result", "--result-dir", to,
+                    "--result-filename", "all.json", "--metadata", "commit=abc", `try=${i}`, ...small]);
+            }
+            const lines = readFileSync(join(to, "all.json"), "utf8").trim().split("\n").map((l) => JSON.parse(l));
+            assert.deepEqual(lines.map((l) => [l.commit, l.try, l.request_rate]), [["abc", "1", "inf"], ["abc", "2", "inf"]]);
+        },
+    );
+});
+
+test("an interrupt ends the run with the figures so far and status 1", async () => {
+    await withMock(
+        (_, n) => (n < 2 ? stream(2) : stream(5, 10, 60000)),
+        async (mock) => {
+            const r = await bench(["--url", mock.url, "--num-prompts", "4", ...small], {
+                onStart: (child) => setTimeout(() => child.kill("SIGINT"), 700),
+            });
+            assert.equal(r.code, 1);
+            assert.match(r.out, /^Successful requests: +2 /m);
+            assert.match(r.out, /^Abandoned requests: +2 /m);
+        },
+    );
+});
+
+test("a request that outlasts --timeout-sec is a failure", async () => {
+    await withMock(
+        (_, n) => stream(2, 5, n === 0 ? 60000 : 5),
+        async (mock) => {
+            const { json } = await benchJson(["--url", mock.url, "--num-prompts", "2", "--timeout-sec", "0.5", ...small]);
+            assert.equal(json.completed, 1);
+            assert.match(json.errors.join(""), /Timeout was reached/);
+        },
+    );
+});
+
+test("--plot draws its four panels", { skip: spawnSync("gnuplot", ["--version"]).error && "needs gnuplot (Debian: gnuplot-nox)" }, async () => {
+    await withMock(
+        () => stream(4, 5, 2, (i) => [i + 1]),
+        async (mock) => {
+            for (const name of ["p.svg", "p.png"]) {
+                const r = await bench(["--url", mock.url, "--num-prompts", "4", "--plot", join(dir, name), ...small]);
+                assert.equal(r.code, 0, r.errors);
+                assert.ok(existsSync(join(dir, name)));
+            }
+            const svg = readFileSync(join(dir, "p.svg"), "utf8");
+            for (const title of ["Time to first token", "Inter-token latency", "Output tokens", "Where tokens left"]) {
+                assert.ok(svg.includes(title), title);
+            }
+            assert.equal(readFileSync(join(dir, "p.png")).subarray(1, 4).toString(), "PNG");
+        },
+    );
+});
+
+test("bad usage is named and ends with status 2", async () => {
+    const rows = [
+        [["--nonsense"], /unknown option '--nonsense'/],
+        [["--num-prompts", "0"], /--num-prompts/],
+        [["--num-prompts", "many"], /--num-prompts/],
+        [["--request-rate", "0"], /--request-rate/],
+        [["--request-rate", "fast"], /--request-rate/],
+        [["--burstiness", "0"], /--burstiness/],
+        [["--ramp-up-strategy", "linear"], /--ramp-up-start-rps/],
+        [["--ramp-up-strategy", "linear", "--ramp-up-start-rps", "1", "--ramp-up-end-rps", "2", "--request-rate", "3"], /--request-rate/],
+        [["--goodput", "ttft"], /--goodput/],
+        [["--goodput", "itl:5"], /--goodput/],
+        [["--metric-percentiles", "99,101"], /--metric-percentiles/],
+        [["--percentile-metrics", "ttft,speed"], /'speed'/],
+        [["--extra-body", "[1]"], /--extra-body/],
+        [["--extra-body", "{"], /--extra-body/],
+        [["--header", "nothing"], /--header/],
+        [["--metadata", "nothing"], /--metadata/],
+        [["--dataset-name", "custom"], /--dataset-path/],
+        [["--cancel-rate", "1.5"], /--cancel-rate/],
+        [["--backend", "grpc"], /--backend/],
+    ];
+    for (const [args, want] of rows) {
+        const r = await bench(["--url", "http://127.0.0.1:1", "--model", "m", ...args]);
+        assert.equal(r.code, 2, args.join(" "));
+        assert.match(r.errors, want);
+    }
+    const help = spawnSync(fathom, ["bench", "--help"], { encoding: "utf8" });
+    assert.equal(help.status, 0);
+    assert.match(help.stdout, /--max-concurrency N/);
+});
