@@ -143,10 +143,11 @@ void sched__end(sched *s, seq *q, sched_finish finish, err_code why, uint32_t st
     ev.prefill_ns = first - admit;
     ev.decode_ns = q->t_last - first;
     s->stats.finished[finish]++;
-    s->ending = q;
-    s->sink(s->ud, &ev);
-    s->ending = NULL;
-    if (s->keep_ended) return;
-    q->rank.next = s->ended ? &s->ended->rank : NULL; /* freed when the step is over */
+    if (s->keep_ended) {
+        q->end = ev;
+    } else {
+        s->sink(s->ud, &ev);
+    }
+    q->rank.next = s->ended ? &s->ended->rank : NULL; /* callers still look at its state */
     s->ended = q;
 }

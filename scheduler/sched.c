@@ -121,12 +121,16 @@ fail:
     return -1;
 }
 
+seq *sched__take_ended(sched *s) {
+    seq *q = s->ended;
+    if (q) s->ended = q->rank.next ? RING_OWNER(q->rank.next, seq, rank) : NULL;
+    return q;
+}
+
 static void free_ended(sched *s) {
-    while (s->ended) {
-        seq *q = s->ended;
-        s->ended = q->rank.next ? RING_OWNER(q->rank.next, seq, rank) : NULL;
+    if (s->keep_ended) return;
+    for (seq *q; (q = sched__take_ended(s)) != NULL;)
         free(q);
-    }
 }
 
 static void free_list(ring *list) {

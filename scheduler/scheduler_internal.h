@@ -152,6 +152,7 @@ typedef struct seq {
     cohort *first, *last; /* cohorts in flight, positions rising */
     uint32_t waited;      /* steps its next cohort was refused rows */
     eng_choice pending;   /* score of the next prompt token */
+    sched_event end;      /* with keep_ended: its SCHED_END, not yet reported */
     bool admitted_before;
     uint32_t n_cached;
     uint64_t prompt_loops, output_loops;
@@ -249,14 +250,16 @@ struct sched {
     uint32_t flush_waited; /* recurrent launches since something first waited for a flush */
 
     uint64_t *mask; /* vocab bits, to ban stop ids */
-    bool stepping, keep_ended, dead, cancels_wanted;
-    seq *ended;  /* sequences over, freed when the step ends (unless keep_ended) */
-    seq *ending; /* whose SCHED_END is being reported */
+    bool stepping, dead, cancels_wanted;
+    bool keep_ended; /* whoever drives takes ended sequences, and reports their end */
+    seq *ended;      /* sequences over, freed when the step ends (unless keep_ended) */
+    seq *ending;     /* whose SCHED_END is being reported */
     atomic_uint_fast64_t left_waiting, left_waiting_tokens; /* ever; read by thread.c's loop side */
     sched_stats stats;
     sched_fault fault;
 };
 
+seq *sched__take_ended(sched *s);    /* NULL when there is none */
 void sched__cancel_wanted(sched *s); /* ends every sequence whose cancel_wanted is set */
 void sched__end_all(sched *s, sched_finish finish, err_code why);
 

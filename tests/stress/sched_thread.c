@@ -1,0 +1,210 @@
+/* sched_thread.c - the engine thread and the loop: submits, cancels, full queues, a device
+ * that fails, and stopping in the middle, over and over. Built with TSan by `make tsan`. */
+#include "scheduler/scheduler.h"
+#include "tests/lib/fake_backend.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { REQUESTS = 3000, OPEN = 48 };
+
+static atomic_uint rings;
+static void on_notify(void *ud) {
+    (void)ud;
+    atomic_fetch_add(&rings, 1);
+}
+
+typedef struct {
+    uint64_t id;
+    uint32_t tokens, want;
+    bool cancelled;
+} stream;
+
+static uint64_t state = 42;
+static uint32_t pick(uint32_t n) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 33) % n;
+}
+
+static int die(const char *what) {
+    fprintf(stderr, "sched_thread: %s\n", what);
+    return 1;
+}
+
+static eng_backend *backend(const fake_opts *changes) {
+    fake_opts o = *changes;
+    o.instant = true;
+    return fake_backend_create(&o);
+}
+
+static stream *find(stream *open, uint64_t id) {
+    for (int i = 0; i < OPEN; i++) {
+        if (open[i].id == id) return &open[i];
+    }
+    return NULL;
+}
+
+static int submit_one(sched_thread *t, stream *st) {
+    uint32_t prompt[64];
+    uint32_t n = 1 + pick(64);
+    for (uint32_t i = 0; i < n; i++)
+        prompt[i] = pick(64);
+    sched_request r = {.prompt = prompt, .n_prompt = n, .max_tokens = 1 + pick(20)};
+    r.sampling =
+        (eng_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = pick(1000)};
+    err e = {0};
+    *st = (stream){.want = r.max_tokens};
+    if (sched_thread_submit(t, &r, &st->id, &e) == 0) return 0;
+    st->id = 0;
+    return e.code == ERR_BUSY ? 1 : -1;
+}
+
+/* The loop: keeps OPEN requests going, cancels one in five, now and then forgets to poll. */
+static int traffic(void) {
+    fake_opts o;
+    fake_opts_default(&o);
+    o.n_slots = 1 << 13; /* small: preemptions too */
+    sched_opts so;
+    sched_opts_default(&so);
+    so.max_running = 16;
+    so.max_queue = 24; /* fewer than OPEN: some are refused */
+    sched_thread *t;
+    err e = {0};
+    if (sched_thread_start(&t, backend(&o), &so, on_notify, NULL, &e) != 0) return die(e.msg);
+    static stream open[OPEN];
+    memset(open, 0, sizeof open);
+    uint32_t sent = 0, ended = 0, busy = 0, cancelled = 0;
+    sched_stats *st = malloc(sizeof *st);
+    while (ended < REQUESTS) {
+        for (int i = 0; i < OPEN && sent < REQUESTS; i++) {
+            if (open[i].id) continue;
+            int rc = submit_one(t, &open[i]);
+            if (rc < 0) return die("refused for no reason");
+            if (rc > 0) {
+                busy++;
+                break;
+            }
+            sent++;
+            if (pick(5) == 0) {
+                open[i].cancelled = true;
+                cancelled++;
+                sched_thread_cancel(t, open[i].id);
+                sched_thread_cancel(t, open[i].id);
+            }
+        }
+        sched_event ev;
+        while (sched_thread_poll(t, &ev)) {
+            stream *s = find(open, ev.id);
+            if (s == NULL) return die("an event of an unknown stream");
+            if (ev.kind == SCHED_TOKEN) s->tokens++;
+            if (ev.kind != SCHED_END) continue;
+            if (ev.n_output != s->tokens) return die("tokens got lost");
+            if (!s->cancelled && (ev.finish != SCHED_LENGTH || s->tokens != s->want))
+                return die("a wrong end");
+            s->id = 0;
+            ended++;
+        }
+        sched_thread_stats(t, st);
+        if (sched_thread_failed(t)) return die("failed");
+        if (pick(200) == 0) nanosleep(&(struct timespec){0, 20000000}, NULL);
+    }
+    sched_thread_cancel(t, 12345);
+    nanosleep(&(struct timespec){0, 200000000}, NULL);
+    sched_thread_stats(t, st);
+    uint64_t over = st->finished[SCHED_LENGTH] + st->finished[SCHED_CANCELLED];
+    if (st->running || st->waiting || over != REQUESTS)
+        return die("the statistics do not end at rest");
+    if (st->pages_free + st->pages_cached != st->pages) return die("pages are missing");
+    if (sched_thread_silence_ns(t) > 10000000000u) return die("no heartbeat");
+    printf("%u requests, %u cancelled, %u times busy, %llu preemptions, %u rings\n", ended,
+           cancelled, busy, (unsigned long long)st->preemptions, atomic_load(&rings));
+    free(st);
+    sched_thread_stop(t);
+    return 0;
+}
+
+/* Nobody reads: the queue fills, the engine naps and stays alive; then all comes. */
+static int slow_loop(void) {
+    fake_opts o;
+    fake_opts_default(&o);
+    sched_opts so;
+    sched_opts_default(&so);
+    sched_thread *t;
+    err e = {0};
+    if (sched_thread_start(&t, backend(&o), &so, on_notify, NULL, &e) != 0) return die(e.msg);
+    uint32_t prompt = 1, want = 0, got = 0, ends = 0;
+    for (int i = 0; i < 8; i++) {
+        sched_request r = {.prompt = &prompt, .n_prompt = 1, .max_tokens = 1000};
+        r.sampling = (eng_sampling){.top_p = 1, .repetition_penalty = 1};
+        uint64_t id;
+        if (sched_thread_submit(t, &r, &id, &e) != 0) return die(e.msg);
+        want += 1000;
+    }
+    nanosleep(&(struct timespec){1, 0}, NULL);
+    if (sched_thread_silence_ns(t) > 500000000) return die("silent while its events wait");
+    for (uint64_t until = clock_ns() + 60000000000u; ends < 8 && clock_ns() < until;) {
+        sched_event ev;
+        while (sched_thread_poll(t, &ev)) {
+            got += ev.kind == SCHED_TOKEN;
+            ends += ev.kind == SCHED_END;
+        }
+    }
+    sched_thread_stop(t);
+    return got == want && ends == 8 ? 0 : die("events got lost in the full queue");
+}
+
+static int device_failure(void) {
+    fake_opts o;
+    fake_opts_default(&o);
+    o.fail_at = 20;
+    sched_opts so;
+    sched_opts_default(&so);
+    sched_thread *t;
+    err e = {0};
+    if (sched_thread_start(&t, backend(&o), &so, on_notify, NULL, &e) != 0) return die(e.msg);
+    static stream open[OPEN];
+    uint32_t sent = 0, failed = 0;
+    for (int i = 0; i < 10; i++)
+        sent += submit_one(t, &open[i]) == 0;
+    for (uint64_t until = clock_ns() + 20000000000u; failed < sent && clock_ns() < until;) {
+        sched_event ev;
+        while (sched_thread_poll(t, &ev)) {
+            if (ev.kind == SCHED_END && ev.finish == SCHED_FAILED && ev.why == ERR_DEVICE) failed++;
+            else if (ev.kind == SCHED_END) sent--;
+        }
+    }
+    bool told = sched_thread_failed(t);
+    if (submit_one(t, &open[0]) != -1) told = false;
+    sched_thread_stop(t);
+    return failed == sent && told ? 0 : die("a failed device was not told to all");
+}
+
+static int stop_anywhere(void) {
+    for (int round = 0; round < 60; round++) {
+        fake_opts o;
+        fake_opts_default(&o);
+        sched_opts so;
+        sched_opts_default(&so);
+        sched_thread *t;
+        err e = {0};
+        if (sched_thread_start(&t, backend(&o), &so, on_notify, NULL, &e) != 0) return die(e.msg);
+        static stream open[OPEN];
+        for (uint32_t i = 0; i < pick(OPEN); i++) {
+            if (submit_one(t, &open[i]) == 0 && pick(3) == 0) sched_thread_cancel(t, open[i].id);
+        }
+        nanosleep(&(struct timespec){0, (long)pick(2000000)}, NULL);
+        sched_event ev;
+        for (uint32_t i = pick(10); i > 0 && sched_thread_poll(t, &ev); i--) {
+        }
+        sched_thread_stop(t);
+    }
+    return 0;
+}
+
+int main(void) {
+    log_set_level(LOG_ALERT);
+    return traffic() || slow_loop() || device_failure() || stop_anywhere();
+}
