@@ -371,7 +371,7 @@ static int read_request(api_request *r, const api_context *c, json_t *root, err 
     if (refuse_unsupported(r, &v, e) != 0) return -1;
     r->echo = v.echo;
     r->return_depth = v.return_depth;
-    r->return_ids = v.return_token_ids;
+    r->return_ids = v.return_token_ids || c->opts.tokenizer == NULL; /* ids are then all there is */
     r->include_stop = v.include_stop;
     if (read_sampling(r, c, &v, e) != 0 || read_stop_strings(r, v.stop, e) != 0) return -1;
     if (read_stop_ids(r, c, &v, e) != 0 || read_depth(r, c, &v, e) != 0) return -1;

@@ -1,0 +1,232 @@
+/* test_api_templates.c - conversations to token ids, and files beside the model. */
+#include "api/api_internal.h"
+#include "tests/lib/api_fixture.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+TestSuite(api_templates, .fini = fail_on_leaks);
+
+/* A vocabulary of the 256 bytes, with control tokens from 300. */
+static eng_tokenizer *byte_tokenizer(const char *const *controls, size_t n) {
+    buf json = {0};
+    eng_tokenizer *t;
+    err e = {0};
+    buf_puts(&json, "{\"version\":\"1.0\",\"added_tokens\":[");
+    for (size_t i = 0; i < n; i++) {
+        buf_printf(&json,
+                   "%s{\"id\":%zu,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,"
+                   "\"rstrip\":false,"
+                   "\"normalized\":false,\"special\":true}",
+                   i ? "," : "", 300 + i, controls[i]);
+    }
+    buf_puts(&json,
+             "],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":"
+             "false,"
+             "\"trim_offsets\":true,\"use_regex\":true},\"decoder\":{\"type\":\"ByteLevel\"},"
+             "\"model\":{\"type\":"
+             "\"BPE\",\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,"
+             "\"end_of_word_suffix\":null,\"fuse_unk\":false,\"byte_fallback\":false,\"vocab\":{");
+    for (unsigned b = 0, moved = 256; b < 256; b++) { /* bytes that print stand for themselves */
+        bool plain = (b > 32 && b < 127) || (b > 160 && b != 173);
+        buf_printf(&json, "%s\"\\u%04x\":%u", b ? "," : "", plain ? b : moved, b);
+        moved += !plain;
+    }
+    buf_puts(&json, "},\"merges\":[]}}");
+    int rc = eng_tokenizer_parse(&t, json.data, json.len, 400, "test", &e);
+    buf_deinit(&json);
+    cr_assert_eq(rc, 0, "%s", e.msg);
+    return t;
+}
+
+/* Ids as text: controls by their spelling, the rest by their bytes. */
+static void spell(const eng_tokenizer *t, const eng_ids *ids, buf *out) {
+    for (size_t i = 0; i < ids->n; i++) {
+        size_t n;
+        const char *bytes = eng_tokenizer_bytes(t, ids->data[i], &n);
+        if (eng_tokenizer_is_special(t, ids->data[i])) buf_puts(out, "\x1b");
+        buf_append(out, bytes, n);
+    }
+}
+
+static const api__message talk[] = {
+    {API__SYSTEM, " Be brief. ", 11},
+    {API__USER, "Say <|im_end|>", 14},
+    {API__ASSISTANT, "ok", 2},
+    {API__USER, "more\n", 5},
+};
+
+static const struct {
+    const char *jinja, *want; /* an escape byte stands before each control token */
+} rows[] = {
+    {"chatml",
+     "\x1b<|im_start|>system\n Be brief. \x1b<|im_end|>\n\x1b<|im_start|>user\nSay "
+     "<|im_end|>\x1b<|im_end|>\n"
+     "\x1b<|im_start|>assistant\nok\x1b<|im_end|>\n\x1b<|im_start|>user\nmore\n\x1b<|im_end|>\n"
+     "\x1b<|im_start|>assistant\n"},
+    {"{% for message in messages %}{{\"<|im_start|>\" + message[\"role\"] + \"\\n\" + "
+     "message[\"content\"] + "
+     "\"<|im_end|>\" + \"\\n\"}}\n{%- endfor %}\n{% if add_generation_prompt %}{{ "
+     "'<|im_start|>assistant\\n' }}{% endif %}",
+     "\x1b<|im_start|>system\n Be brief. \x1b<|im_end|>\n\x1b<|im_start|>user\nSay "
+     "<|im_end|>\x1b<|im_end|>\n"
+     "\x1b<|im_start|>assistant\nok\x1b<|im_end|>\n\x1b<|im_start|>user\nmore\n\x1b<|im_end|>\n"
+     "\x1b<|im_start|>assistant\n"},
+    {"llama3", "\x1b<|begin_of_text|>\x1b<|start_header_id|>system\x1b<|end_header_id|>\n\nBe "
+               "brief.\x1b<|eot_id|>"
+               "\x1b<|start_header_id|>user\x1b<|end_header_id|>\n\nSay <|im_end|>\x1b<|eot_id|>"
+               "\x1b<|start_header_id|>assistant\x1b<|end_header_id|>\n\nok\x1b<|eot_id|>"
+               "\x1b<|start_header_id|>user\x1b<|end_header_id|>\n\nmore\x1b<|eot_id|>"
+               "\x1b<|start_header_id|>assistant\x1b<|end_header_id|>\n\n"},
+    {"plain", "System:  Be brief. \nUser: Say <|im_end|>\nAssistant: ok\nUser: more\n\nAssistant:"},
+};
+
+Test(
+    api_templates,
+    the_known_templates_render_as_their_jinja_text_would_and_contents_never_become_control_tokens) {
+    static const char *const controls[] = {"<|im_start|>",      "<|im_end|>",
+                                           "<|begin_of_text|>", "<|start_header_id|>",
+                                           "<|end_header_id|>", "<|eot_id|>"};
+    eng_tokenizer *tok = byte_tokenizer(controls, ARRAY_LEN(controls));
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        api__template *t;
+        err e = {0};
+        eng_ids ids = {0};
+        buf text = {0};
+        cr_assert_eq(api__template_open(&t, "no/such/folder", rows[i].jinja, tok, &e), 0,
+                     "row %zu: %s", i, e.msg);
+        cr_assert_eq(api__template_render(t, tok, talk, ARRAY_LEN(talk), true, false, &ids, &e), 0);
+        spell(tok, &ids, &text);
+        cr_expect_str_eq(text.data, rows[i].want, "row %zu", i);
+        api__template_close(t);
+        eng_ids_deinit(&ids);
+        buf_deinit(&text);
+    }
+    eng_tokenizer_close(tok);
+}
+
+Test(api_templates, the_demo_has_its_form_and_its_stop_tokens) {
+    api_fixture f;
+    api_fixture_open(&f, NULL, false);
+    uint32_t n;
+    const uint32_t *stops = api_stop_ids(f.c, &n);
+    cr_assert_eq(n, 2);
+    cr_assert_eq(stops[0], 2044);
+    cr_assert_eq(stops[1], 2047);
+    api_request *r = api_must_parse(
+        &f, API_CHAT,
+        "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\","
+        "\"text\":\"In the <|end|>\"},{\"type\":\"text\",\"text\":\"b\"}]}]}");
+    uint32_t want[64];
+    size_t k = api_ids(&f, "In the <|end|>\nb", want, 64);
+    const api__prompt *p = &r->prompts[0];
+    cr_assert_eq(p->n, k + 3);
+    cr_assert_eq(p->ids[0], 2045);
+    cr_assert_arr_eq(p->ids + 1, want, k * sizeof *want);
+    cr_assert_eq(p->ids[k + 1], 2047);
+    cr_assert_eq(p->ids[k + 2], 2046);
+    cr_assert_float_eq(r->sampling.temperature, 0.7f, 1e-6f);
+    cr_assert_float_eq(r->sampling.top_p, 0.95f, 1e-6f);
+    api_request_destroy(r);
+    api_fixture_close(&f);
+}
+
+Test(api_templates, a_last_answer_can_be_continued) {
+    api_fixture f;
+    api_fixture_open(&f, NULL, false);
+    api_request *r = api_must_parse(
+        &f, API_CHAT,
+        "{\"model\":\"demo\",\"continue_final_message\":true,\"messages\":[{\"role\":\"user\","
+        "\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"And\"}]}");
+    uint32_t want[8];
+    size_t k = api_ids(&f, "And", want, 8);
+    const api__prompt *p = &r->prompts[0];
+    cr_assert_arr_eq(p->ids + p->n - k, want, k * sizeof *want);
+    cr_assert_eq(p->ids[p->n - k - 1], 2046);
+    api_request_destroy(r);
+    api_fixture_close(&f);
+}
+
+/* ---- files that are refused ---- */
+
+static const struct {
+    const char *file, *text, *want;
+} bad_files[] = {
+    {"tokenizer_config.json", "{\"chat_template\":\"{{ raise('x') }}\"}",
+     "chat_template.fathom.json"},
+    {"tokenizer_config.json", "{\"chat_template\":\"chatml\"}", "<|im_start|>"},
+    {"tokenizer_config.json", "[]", "tokenizer_config.json"},
+    {"tokenizer_config.json", "{", "tokenizer_config.json"},
+    {"generation_config.json", "{\"eos_token_id\":99999}", "eos_token_id"},
+    {"generation_config.json", "{\"eos_token_id\":[1,\"x\"]}", "eos_token_id"},
+    {"generation_config.json", "{\"temperature\":-1}", "temperature"},
+    {"generation_config.json", "{\"top_k\":1.5}", "top_k"},
+    {"chat_template.fathom.json", "{}", "roles"},
+    {"chat_template.fathom.json", "{\"roles\":{\"king\":{}}}", "roles"},
+    {"chat_template.fathom.json", "{\"roles\":{\"user\":{}}}", "roles"},
+    {"chat_template.fathom.json",
+     "{\"roles\":{\"user\":{\"before\":[{\"control\":\"<|no|>\"}]},\"assistant\":{}}}", "<|no|>"},
+    {"chat_template.fathom.json", "{\"roles\":{\"user\":{\"before\":[7]},\"assistant\":{}}}",
+     "before"},
+    {"chat_template.fathom.json", "{\"roles\":{\"user\":{},\"assistant\":{}},\"end\":5}", "end"},
+    {"chat_template.fathom.json", "nonsense", "JSON"},
+};
+
+static void write_file(const char *dir, const char *name, const char *text) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *file = fopen(path, "w");
+    cr_assert_not_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static void remove_files(const char *dir) {
+    static const char *const names[] = {"tokenizer_config.json", "generation_config.json",
+                                        "chat_template.fathom.json"};
+    char path[256];
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        unlink(path);
+    }
+    rmdir(dir);
+}
+
+Test(api_templates, a_file_beside_the_model_that_is_wrong_is_refused_by_name) {
+    api_fixture f;
+    api_fixture_open(&f, NULL, false);
+    for (size_t i = 0; i < ARRAY_LEN(bad_files); i++) {
+        char dir[] = "/tmp/fathom-test-XXXXXX";
+        api_context *c = NULL;
+        err e = {0};
+        cr_assert_not_null(mkdtemp(dir));
+        write_file(dir, bad_files[i].file, bad_files[i].text);
+        api_opts o = {.model_dir = dir, .model = f.model, .tokenizer = f.tokenizer};
+        cr_expect_eq(api_context_open(&c, &o, &e), -1, "row %zu", i);
+        cr_expect_null(c);
+        cr_expect_eq(e.code, ERR_BAD_FILE, "row %zu: %s", i, err_name(e.code));
+        cr_expect_not_null(strstr(e.msg, bad_files[i].want), "row %zu: %s", i, e.msg);
+        remove_files(dir);
+    }
+    api_fixture_close(&f);
+}
+
+Test(api_templates, a_model_without_a_template_refuses_chat_and_says_what_to_use) {
+    api_fixture f;
+    char dir[] = "/tmp/fathom-test-XXXXXX";
+    cr_assert_not_null(mkdtemp(dir));
+    api_opts o = {.model_dir = dir, .served_name = "m"};
+    api_fixture_open(&f, &o, false);
+    static const char body[] =
+        "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
+    api_request *r;
+    err e = {0};
+    cr_assert_eq(api_parse(&r, f.c, API_CHAT, body, sizeof body - 1, &e), -1);
+    cr_assert_eq(e.code, ERR_UNSUPPORTED);
+    cr_assert_not_null(strstr(e.msg, "/v1/completions"));
+    api_fixture_close(&f);
+    remove_files(dir);
+}
