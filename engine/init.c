@@ -40,6 +40,7 @@ typedef struct {
     out_file *files;
     size_t n_files;
     uint64_t all_bytes;
+    char *config; /* path; owned, made first so that undoing needs no memory */
     bool made_dir;
     err *e;
 } writer;
@@ -87,6 +88,10 @@ static int plan_tensor(void *ud, const eng__want *want) {
 }
 
 static int name_files(writer *w) {
+    buf config = {0};
+    buf_printf(&config, "%s/config.json", w->dir);
+    w->config = config.data;
+    if (config.failed) return no_memory(w);
     for (size_t i = 0; i < w->n_files; i++) {
         buf name = {0}, temp = {0};
         if (w->opts->shard_bytes == 0) buf_printf(&name, "%s/model.safetensors", w->dir);
@@ -326,15 +331,12 @@ static int write_all(writer *w) {
 
 /* Removes what a failed call made. */
 static void undo(writer *w) {
-    buf path = {0};
     for (size_t i = 0; i < w->n_files; i++) {
         const out_file *f = &w->files[i];
         if (f->temp && !f->in_place) (void)unlink(f->temp);
         if (f->name && f->in_place) (void)unlink(f->name);
     }
-    buf_printf(&path, "%s/config.json", w->dir);
-    if (path.data && !path.failed) (void)unlink(path.data);
-    buf_deinit(&path);
+    (void)unlink(w->config);
     if (w->made_dir) (void)rmdir(w->dir);
 }
 
@@ -365,5 +367,6 @@ done:
     }
     free(w.files);
     free(w.tensors);
+    free(w.config);
     return rc;
 }

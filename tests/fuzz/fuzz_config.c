@@ -1,0 +1,45 @@
+/* fuzz_config.c - any text as config.json: what is accepted must be usable, and must read
+ * back as itself once written. */
+#include "engine/model_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    (void)argc, (void)argv;
+    json_setup();
+    return 0;
+}
+
+typedef struct {
+    uint64_t params, visited;
+} tally;
+
+static int count(void *ud, const eng__want *w) {
+    tally *t = ud;
+    uint64_t n;
+    if (!size_mul(w->shape[0], w->shape[1], &n) || n == 0) abort();
+    if (!w->optional && !size_add(t->params, n, &t->params)) abort();
+    return ++t->visited > 10000 ? 1 : 0; /* a legal file may ask for a million tensors */
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    eng_config c, again;
+    err e = {0};
+    if (eng_config_parse(&c, (const char *)data, size, "fuzz", &e) != 0) {
+        if (e.code == ERR_NONE || e.msg[0] == 0) abort();
+        return 0;
+    }
+    if (c.slot_values == 0 || c.dense_dim == 0 || c.n_experts_per_tok > c.n_experts) abort();
+    tally t = {0};
+    if (eng__wants(&c, count, &t) == 0 && t.params != eng_config_params(&c)) abort();
+    buf text = {0};
+    eng_config_write(&text, &c, "float32");
+    if (eng_config_parse(&again, text.data, text.len, "again", &e) != 0) abort();
+    if (memcmp(&c, &again, sizeof c) != 0) abort();
+    buf_deinit(&text);
+    return 0;
+}

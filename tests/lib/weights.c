@@ -1,0 +1,69 @@
+/* weights.c - small model folders for tests, and ways to break them. */
+#include "tests/lib/weights.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void must(bool ok, const char *what) {
+    if (ok) return;
+    fprintf(stderr, "weights: %s\n", what);
+    abort();
+}
+
+void weights_write(const char *dir, const char *variant, eng_dtype dtype, uint64_t seed,
+                   float mean_depth) {
+    eng_config c;
+    err e = {0};
+    must(eng_config_variant(&c, variant, &e) == 0, e.msg);
+    eng_init_opts o = {.seed = seed, .dtype = dtype, .mean_depth = mean_depth};
+    must(eng_init_write(dir, &c, &o, &e) == 0, e.msg);
+}
+
+st_file st_read(const char *dir, const char *name) {
+    size_t n, header = 0;
+    char *bytes = file_get(dir, name, &n);
+    must(n >= 8, name);
+    for (int i = 7; i >= 0; i--)
+        header = header << 8 | (unsigned char)bytes[i];
+    st_file f = {.header = json_loadb(bytes + 8, header, 0, NULL), .n_data = n - 8 - header};
+    f.data = malloc(f.n_data + 1);
+    must(f.header && f.data, name);
+    memcpy(f.data, bytes + 8 + header, f.n_data);
+    free(bytes);
+    return f;
+}
+
+void st_write(const st_file *f, const char *dir, const char *name) {
+    char *text = json_dumps(f->header, JSON_COMPACT);
+    buf out = {0};
+    uint64_t n = strlen(text);
+    buf_append(&out, &n, sizeof n); /* little-endian machines only, as the project */
+    buf_append(&out, text, n);
+    buf_append(&out, f->data, f->n_data);
+    must(!out.failed, name);
+    file_put(dir, name, out.data, out.len);
+    buf_deinit(&out);
+    free(text);
+}
+
+void st_free(st_file *f) {
+    json_decref(f->header);
+    free(f->data);
+    *f = (st_file){0};
+}
+
+json_t *st_tensor(const st_file *f, const char *tensor) {
+    json_t *t = json_object_get(f->header, tensor);
+    must(t != NULL, tensor);
+    return t;
+}
+
+unsigned char *st_bytes(const st_file *f, const char *tensor) {
+    json_t *at = json_object_get(st_tensor(f, tensor), "data_offsets");
+    return f->data + json_integer_value(json_array_get(at, 0));
+}
+
+void st_set_shape(const st_file *f, const char *tensor, const char *json) {
+    json_object_set_new(st_tensor(f, tensor), "shape", json_loads(json, 0, NULL));
+}

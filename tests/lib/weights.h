@@ -1,0 +1,26 @@
+/* weights.h - small model folders for tests, and ways to break them. Aborts on failure. */
+#ifndef FATHOM_TEST_WEIGHTS_H
+#define FATHOM_TEST_WEIGHTS_H
+
+#include "engine/engine.h"
+#include "tests/lib/files.h"
+
+/* A folder of random weights of `variant` at path/name; depths spread around mean_depth
+ * (0: the default). */
+void weights_write(const char *dir, const char *variant, eng_dtype dtype, uint64_t seed,
+                   float mean_depth);
+
+/* One safetensors file in memory, its header parsed. */
+typedef struct {
+    json_t *header;
+    unsigned char *data;
+    size_t n_data;
+} st_file;
+st_file st_read(const char *dir, const char *name);
+void st_write(const st_file *f, const char *dir, const char *name);
+void st_free(st_file *f);
+json_t *st_tensor(const st_file *f, const char *tensor);       /* its description, borrowed */
+unsigned char *st_bytes(const st_file *f, const char *tensor); /* its first byte */
+void st_set_shape(const st_file *f, const char *tensor, const char *json);
+
+#endif
