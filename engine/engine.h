@@ -301,6 +301,20 @@ struct eng_backend {
 /* The model must outlive the backend. Opening packs weights (progress on stderr when it
  * takes over a second) and allocates all memory; nothing is allocated after. */
 int eng_cpu_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts, err *e) WARN_UNUSED;
+/* One measurement: alternated with its probes in one run, medians. */
+typedef struct {
+    const char *what;  /* "read probe", "fma probe", "gemm", "recurrent step", … */
+    const char *dtype; /* of the weights */
+    uint32_t threads, rows, context;
+    double seconds, gbytes, gflop; /* of one pass: time, what it must read, what it computes */
+    double percent;                /* of the time its bound allows; 0 for a probe itself */
+    const char *bound;             /* "read" or "fma": the probe that limits it */
+} eng_kernel_time;
+typedef void (*eng_kernel_sink)(void *ud, const eng_kernel_time *t);
+/* Measures the CPU kernels chosen by o (kernels, threads) and, with a model, its stages.
+ * *kernels becomes the name of the code path. Takes tens of seconds. */
+int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char **kernels,
+                  eng_kernel_sink sink, void *ud, err *e) WARN_UNUSED;
 /* Loads fathom-cuda.so from beside the program. ERR_NOT_FOUND: no plug-in, driver or device. */
 int eng_cuda_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts, err *e) WARN_UNUSED;
 void eng_backend_close(eng_backend *b); /* NULL is fine */

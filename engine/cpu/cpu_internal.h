@@ -55,6 +55,9 @@ typedef struct {
     void (*scale_add)(float *y, float a, const float *x, float b, size_t n);
     void (*widen)(const uint16_t *bf16, float *y, size_t n);
     void (*narrow)(const float *x, uint16_t *bf16, size_t n); /* rounds to nearest even */
+    float (*fma_probe)(size_t n); /* n * fma_probe_flops operations in registers */
+    float (*read_probe)(const float *p, size_t n);
+    uint32_t fma_probe_flops;
 } eng__kernels;
 
 extern const eng__kernels eng__kernels_portable;

@@ -15,6 +15,7 @@ typedef int32_t ivec __attribute__((vector_size(32)));
 #define TILE_ROWS 6
 #define KERNELS eng__kernels_avx2
 #define KERNELS_NAME "avx2"
+#define V_KEEP(v) __asm__ volatile("" : "+x"(v))
 
 static inline vec v_load(const float *p) {
     return _mm256_loadu_ps(p);

@@ -15,6 +15,7 @@ typedef int32_t ivec __attribute__((vector_size(64)));
 #define TILE_ROWS 12
 #define KERNELS eng__kernels_avx512
 #define KERNELS_NAME "avx512"
+#define V_KEEP(v) __asm__ volatile("" : "+v"(v))
 
 static inline vec v_load(const float *p) {
     return _mm512_loadu_ps(p);

@@ -6,7 +6,8 @@
  * whose accumulators fit the registers); KERNELS (the table's name) and KERNELS_NAME.
  *
  * A pass of a tile covers 2 * VL of a panel's columns: VL from `col` and VL from
- * 16 + col, which is how packed bfloat16 pairs them up. */
+ * 16 + col, which is how packed bfloat16 pairs them up. V_KEEP(v) makes the compiler take v
+ * as changed. */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -249,6 +250,45 @@ static void narrow(const float *x, uint16_t *to, size_t n) {
     }
 }
 
+/* ---- probes: what this code path could reach at most ---- */
+
+static float fma_probe(size_t n) {
+    vec a[2 * TILE_ROWS], x = v_set1(0.5f), y = v_set1(1e-3f);
+#pragma GCC unroll 24
+    for (int i = 0; i < 2 * TILE_ROWS; i++)
+        a[i] = v_set1((float)i);
+    for (size_t k = 0; k < n; k++) {
+        V_KEEP(x);
+        V_KEEP(y);
+#pragma GCC unroll 24
+        for (int i = 0; i < 2 * TILE_ROWS; i++)
+            a[i] = v_fma(x, y, a[i]);
+    }
+    vec sum = v_set1(0);
+    for (int i = 0; i < 2 * TILE_ROWS; i++)
+        sum = sum + a[i];
+    return v_sum(sum);
+}
+
+static float read_probe(const float *p, size_t n) {
+    enum { STREAMS = 8 };
+    vec a[STREAMS];
+#pragma GCC unroll 8
+    for (int i = 0; i < STREAMS; i++)
+        a[i] = v_set1(0);
+    for (size_t k = 0; k + STREAMS * VL <= n; k += STREAMS * VL) {
+        __builtin_prefetch(p + k + 1024);
+        if (STREAMS * VL > 16) __builtin_prefetch(p + k + 1024 + 16);
+#pragma GCC unroll 8
+        for (int i = 0; i < STREAMS; i++)
+            a[i] = a[i] + v_load(p + k + (size_t)i * VL);
+    }
+    vec sum = v_set1(0);
+    for (int i = 0; i < STREAMS; i++)
+        sum = sum + a[i];
+    return v_sum(sum);
+}
+
 const eng__kernels KERNELS = {
     .name = KERNELS_NAME,
     .tile_f32 = tile_f32,
@@ -261,4 +301,7 @@ const eng__kernels KERNELS = {
     .scale_add = scale_add,
     .widen = widen,
     .narrow = narrow,
+    .fma_probe = fma_probe,
+    .read_probe = read_probe,
+    .fma_probe_flops = 2 * 2 * TILE_ROWS * VL,
 };

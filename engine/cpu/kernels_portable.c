@@ -12,6 +12,13 @@ typedef uint32_t uvec __attribute__((vector_size(16)));
 #define TILE_ROWS 6
 #define KERNELS eng__kernels_portable
 #define KERNELS_NAME "portable"
+#if defined(__x86_64__)
+#define V_KEEP(v) __asm__ volatile("" : "+x"(v))
+#elif defined(__aarch64__)
+#define V_KEEP(v) __asm__ volatile("" : "+w"(v))
+#else
+#define V_KEEP(v) __asm__ volatile("" : "+m"(v))
+#endif
 
 static inline vec v_load(const float *p) {
     vec v;

@@ -1,0 +1,329 @@
+/* bench.c - how near the kernels come to what the machine allows.
+ *
+ * Every measurement is alternated with a read probe and an arithmetic probe, so that a busy
+ * neighbour slows all three; the share of the bound is the median over the rounds. */
+#include "engine/cpu/cpu_internal.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROUNDS = 7, PROBE_MB = 192, FMA_STEPS = 4 << 20, FMA_ITEMS = 64 };
+
+typedef struct {
+    eng__cpu *g; /* pool, kernels and scratch; a model only when it measures stages */
+    float *big;  /* PROBE_MB that no cache holds */
+    eng_kernel_sink sink;
+    void *ud;
+    _Atomic uint32_t sum; /* keeps probes from being optimised away */
+} bench;
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *v, size_t n) {
+    qsort(v, n, sizeof *v, by_value);
+    return v[n / 2];
+}
+
+static double since(uint64_t start) {
+    return (double)(clock_ns() - start) * 1e-9;
+}
+
+static void read_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
+    bench *b = arg;
+    size_t mb = (1 << 20) / sizeof(float);
+    (void)worker;
+    float s = b->g->k->read_probe(b->big + first * mb, (last - first) * mb);
+    atomic_fetch_add_explicit(&b->sum, s > 0, memory_order_relaxed);
+}
+
+static void fma_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
+    bench *b = arg;
+    (void)worker;
+    float s = b->g->k->fma_probe((size_t)(last - first) * (FMA_STEPS / FMA_ITEMS / 16));
+    atomic_fetch_add_explicit(&b->sum, s > 0, memory_order_relaxed);
+}
+
+/* Bytes per second and operations per second right now. */
+static double probe_read(bench *b) {
+    uint64_t t = clock_ns();
+    eng__pool_run(b->g->pool, read_work, b, PROBE_MB, 1);
+    return (double)PROBE_MB * 1048576.0 / since(t);
+}
+
+static double probe_fma(bench *b) {
+    uint64_t t = clock_ns();
+    eng__pool_run(b->g->pool, fma_work, b, FMA_ITEMS, 1);
+    double steps = (double)FMA_ITEMS * (FMA_STEPS / FMA_ITEMS / 16);
+    return steps * b->g->k->fma_probe_flops / since(t);
+}
+
+typedef void (*pass)(void *arg);
+
+/* Fills seconds and percent of t, which knows its gbytes and gflop, and reports it. */
+static void measure(bench *b, eng_kernel_time t, pass run, void *arg, uint32_t repeat) {
+    double times[ROUNDS], shares[ROUNDS], read_bound = 0, fma_bound = 0;
+    run(arg);
+    for (int i = 0; i < ROUNDS; i++) {
+        double read = t.gbytes * 1e9 / probe_read(b), fma = t.gflop * 1e9 / probe_fma(b);
+        uint64_t start = clock_ns();
+        for (uint32_t k = 0; k < repeat; k++)
+            run(arg);
+        times[i] = since(start) / repeat;
+        shares[i] = 100.0 * (read > fma ? read : fma) / times[i];
+        read_bound += read;
+        fma_bound += fma;
+    }
+    t.threads = eng__pool_threads(b->g->pool);
+    t.seconds = median(times, ROUNDS);
+    t.percent = median(shares, ROUNDS);
+    t.bound = read_bound > fma_bound ? "read" : "fma";
+    b->sink(b->ud, &t);
+}
+
+static void report_probes(bench *b) {
+    double read[ROUNDS], fma[ROUNDS];
+    for (int i = 0; i < ROUNDS; i++) {
+        read[i] = 1.0 / probe_read(b);
+        fma[i] = 1.0 / probe_fma(b);
+    }
+    eng_kernel_time t = {
+        .what = "read probe", .threads = eng__pool_threads(b->g->pool), .dtype = "-"};
+    t.gbytes = 1;
+    t.seconds = median(read, ROUNDS) * 1e9;
+    b->sink(b->ud, &t);
+    t.what = "fma probe";
+    t.gbytes = 0;
+    t.gflop = 1;
+    t.seconds = median(fma, ROUNDS) * 1e9;
+    b->sink(b->ud, &t);
+}
+
+/* ---- products ---- */
+
+typedef struct {
+    eng__cpu *g;
+    eng__gemm job;
+} product;
+
+static void run_product(void *arg) {
+    product *p = arg;
+    eng__gemm job = p->job;
+    eng__gemm_run(p->g, &job, 1);
+}
+
+static void bench_products(bench *b, eng_dtype dtype) {
+    static const uint32_t row_counts[] = {1, 8, 32, 128};
+    enum { K = 2048, LD = K + ENG__PAD, MOST = 128 };
+    eng__mat w = {.data = b->big, .k = K, .dtype = dtype};
+    w.panel_bytes = (size_t)K * ENG__PANEL * eng_dtype_bytes(dtype);
+    w.panels = (uint32_t)(PROBE_MB * 1048576u / w.panel_bytes);
+    w.n = w.panels * ENG__PANEL;
+    float *x = array_new_aligned((size_t)MOST * LD, sizeof *x);
+    float *y = array_new_aligned((size_t)MOST * w.n, sizeof *y);
+    if (x && y) {
+        memset(x, 0, (size_t)MOST * LD * sizeof *x);
+        for (size_t i = 0; i < ARRAY_LEN(row_counts); i++) {
+            uint32_t rows = row_counts[i];
+            product p = {b->g, {.w = &w, .x = x, .ldx = LD, .y = y, .ldy = w.n, .rows = rows}};
+            eng_kernel_time t = {.what = "gemm", .dtype = eng_dtype_name(dtype), .rows = rows};
+            t.gbytes = (double)w.panels * (double)w.panel_bytes * 1e-9;
+            t.gflop = 2e-9 * rows * (double)w.n * K;
+            measure(b, t, run_product, &p, 1);
+        }
+    }
+    free(x);
+    free(y);
+}
+
+/* ---- stages of a model ---- */
+
+typedef struct {
+    eng__cpu *g;
+    eng_row *rows;
+    eng_stage stage;
+    uint32_t n;
+    bool failed;
+} step;
+
+static void run_step(void *arg) {
+    step *s = arg;
+    eng_launch l = {.stage = s->stage, .rows = s->rows, .n_rows = s->n};
+    eng_result r;
+    if (eng_run(&s->g->base, &l, &r, NULL) != 0) s->failed = true;
+}
+
+static void add_mat(const eng__mat *m, double *bytes, double *weights) {
+    *bytes += (double)m->panels * (double)m->panel_bytes;
+    *weights += (double)m->n * m->k;
+}
+
+static void add_attention(const eng__cpu *g, const eng__layer *l, double *bytes, double *weights) {
+    const eng__mat *all[] = {&l->q_down, &l->q_up_nope, &l->q_up_rope, &l->kv_down,
+                             &l->wq,     &l->wk,        &l->wv,        &l->wo};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        add_mat(all[i], bytes, weights);
+    for (uint32_t h = 0; l->uk && h < g->c.n_heads; h++) {
+        add_mat(&l->uk[h], bytes, weights);
+        add_mat(&l->uv[h], bytes, weights);
+    }
+}
+
+/* What the launch just run had to read and compute. */
+static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, eng_kernel_time *t) {
+    double bytes = 0, weights = 0, chosen = 0, chosen_weights = 0;
+    const eng_config *c = &g->c;
+    double per_position = 2.0 * c->n_heads * (g->dk + g->dv);
+    if (s->stage == ENG_STAGE_CODA) {
+        for (uint32_t i = 0; i < c->coda_layers; i++) {
+            add_attention(g, &g->coda[i], &bytes, &weights);
+            add_mat(&g->coda[i].gate_up, &bytes, &weights);
+            add_mat(&g->coda[i].down, &bytes, &weights);
+        }
+        add_mat(&g->head, &bytes, &weights);
+        per_position *= c->coda_layers;
+        t->gbytes = (double)context * c->coda_layers;
+    } else {
+        const eng__layer *l = &g->recurrent;
+        add_attention(g, l, &bytes, &weights);
+        add_mat(&l->router, &bytes, &weights);
+        add_mat(&l->gate_up, &bytes, &weights);
+        add_mat(&l->down, &bytes, &weights);
+        add_mat(&g->lora_down, &bytes, &weights);
+        for (uint32_t x = 0; x < c->n_experts; x++) {
+            if (g->expert_first[x + 1] == g->expert_first[x]) continue;
+            add_mat(&l->expert_gate_up[x], &bytes, &chosen);
+            add_mat(&l->expert_down[x], &bytes, &chosen);
+        }
+        add_mat(&l->expert_gate_up[0], &chosen, &chosen_weights);
+        add_mat(&l->expert_down[0], &chosen, &chosen_weights);
+        weights += chosen_weights * c->n_experts_per_tok;
+        t->gbytes = context;
+    }
+    /* rows with a cache of their own each read it */
+    t->gbytes = 1e-9 * (bytes + t->gbytes * s->n * (double)g->base.info.slot_bytes);
+    t->gflop = 1e-9 * s->n * (2.0 * weights + per_position * context);
+}
+
+/* n rows at the end of `context` positions each, at loops spread over the trained ones;
+ * one sequence per row, or with `chunk` one prompt. */
+static int set_rows(step *s, uint32_t *blocks, uint32_t context, bool chunk, err *e) {
+    eng__cpu *g = s->g;
+    uint32_t per = (context + ENG_BLOCK - 1) / ENG_BLOCK, slot = 0, seed = 1;
+    uint32_t sequences = chunk ? 1 : s->n;
+    for (uint32_t i = 0; i < sequences * per; i++) {
+        blocks[i] = i;
+        if (i >= g->base.info.n_blocks)
+            return err_set(e, ERR_USAGE, NULL, "cache too small to bench");
+        for (uint32_t p = 0; p < ENG_BLOCK; p++) {
+            slot = (slot + 1) % g->base.info.n_slots;
+            eng_edit d = {.block = i,
+                          .slot = slot,
+                          .n_planes = (uint16_t)g->base.info.n_planes,
+                          .off = (uint8_t)p};
+            eng_launch l = {.stage = s->stage, .edits = &d, .n_edits = 1};
+            eng_result r;
+            if (eng_run(&g->base, &l, &r, e) != 0) return -1;
+        }
+    }
+    for (size_t i = 0; i < (size_t)s->n * g->c.dim; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        g->h[i] = (float)(seed >> 8) / 16777216.0f - 0.5f;
+        g->e[i] = g->out[i] = g->h[i];
+    }
+    for (uint32_t i = 0; i < s->n; i++) {
+        s->rows[i] = (eng_row){.row = i,
+                               .pos = chunk ? context - s->n + i : context - 1,
+                               .loop = (uint16_t)(chunk ? 0 : i % g->c.max_loop_iters),
+                               .min_loops = ENG_MAX_LOOPS,
+                               .max_loops = ENG_MAX_LOOPS,
+                               .flags = s->stage == ENG_STAGE_CODA ? ENG_ROW_LOGITS : 0,
+                               .threshold = 1.0f,
+                               .blocks = chunk ? blocks : blocks + i * per};
+    }
+    return 0;
+}
+
+enum { STEP_CONTEXT = 512, MOST_ROWS = 128 };
+
+static int bench_stage(bench *b, const char *what, eng_stage stage, bool chunk, err *e) {
+    static const uint32_t row_counts[] = {1, 8, 32, MOST_ROWS};
+    eng__cpu *g = b->g;
+    uint32_t context = g->opts.max_positions < STEP_CONTEXT ? g->opts.max_positions : STEP_CONTEXT;
+    uint32_t blocks_per = (context + ENG_BLOCK - 1) / ENG_BLOCK;
+    step s = {.g = g, .stage = stage};
+    uint32_t *blocks = array_new((size_t)MOST_ROWS * blocks_per, sizeof *blocks);
+    s.rows = array_new(MOST_ROWS, sizeof *s.rows);
+    int rc = blocks && s.rows ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    for (size_t i = chunk ? ARRAY_LEN(row_counts) - 1 : 0; rc == 0 && i < ARRAY_LEN(row_counts);
+         i++) {
+        eng_kernel_time t = {
+            .what = what, .dtype = eng_dtype_name(g->head.dtype), .context = context};
+        s.n = t.rows = row_counts[i];
+        if ((rc = set_rows(&s, blocks, context, chunk, e)) != 0) break;
+        run_step(&s);
+        weigh_step(g, &s, context, &t);
+        measure(b, t, run_step, &s, g->weight_bytes < 64u << 20 ? 20 : 1);
+        if (s.failed) rc = err_set(e, ERR_INTERNAL, NULL, "a launch of the benchmark failed");
+    }
+    free(blocks);
+    free(s.rows);
+    return rc;
+}
+
+static int bench_model(bench *b, const eng_model *m, const eng_backend_opts *in, err *e) {
+    eng_backend_opts o = *in;
+    eng_backend *backend;
+    eng__cpu *plain = b->g;
+    o.n_rows = MOST_ROWS;
+    o.max_launch = o.max_logits = MOST_ROWS;
+    if (eng_cpu_open(&backend, m, &o, e) != 0) return -1;
+    b->g = (eng__cpu *)backend;
+    int rc = bench_stage(b, "recurrent step", ENG_STAGE_RECURRENT, false, e);
+    if (rc == 0) rc = bench_stage(b, "recurrent prompt", ENG_STAGE_RECURRENT, true, e);
+    if (rc == 0) rc = bench_stage(b, "coda and head", ENG_STAGE_CODA, false, e);
+    b->g = plain;
+    eng_backend_close(backend);
+    return rc;
+}
+
+int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char **kernels,
+                  eng_kernel_sink sink, void *ud, err *e) {
+    eng__cpu g = {0};
+    bench b = {.g = &g, .sink = sink, .ud = ud};
+    int rc = -1;
+    uint32_t threads = o->threads ? o->threads : eng__cores();
+    if (eng__kernels_choose(&g.k, o->kernels, e) != 0) return -1;
+    *kernels = g.k->name;
+    b.big = array_new_aligned(PROBE_MB, 1 << 20);
+    g.scratch = array_new(threads, sizeof *g.scratch);
+    float *acc = array_new_aligned((size_t)threads * ENG__ROW_BLOCK * ENG__PANEL, sizeof *acc);
+    if (b.big == NULL || g.scratch == NULL || acc == NULL) {
+        err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the benchmark");
+        goto end;
+    }
+    memset(b.big, 0, (size_t)PROBE_MB << 20);
+    for (uint32_t i = 0; i < threads; i++) {
+        g.scratch[i].acc = acc + (size_t)i * ENG__ROW_BLOCK * ENG__PANEL;
+    }
+    for (uint32_t t = 1; t < threads; t *= 2) {
+        if (eng__pool_create(&g.pool, t, e) != 0) goto end;
+        report_probes(&b);
+        eng__pool_destroy(g.pool);
+        g.pool = NULL;
+    }
+    if (eng__pool_create(&g.pool, threads, e) != 0) goto end;
+    report_probes(&b);
+    bench_products(&b, ENG_BF16);
+    bench_products(&b, ENG_F32);
+    rc = m ? bench_model(&b, m, o, e) : 0;
+end:
+    eng__pool_destroy(g.pool);
+    free(b.big);
+    free(g.scratch);
+    free(acc);
+    return rc;
+}

@@ -1,0 +1,65 @@
+/* cmd_bench_kernels.c - fathom bench kernels: the CPU kernels beside what the machine
+ * allows, measured in one run. */
+#include "server/server.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct {
+    bool json;
+    uint32_t n;
+} printer;
+
+static void print_row(void *ud, const eng_kernel_time *t) {
+    printer *p = ud;
+    if (p->json) {
+        printf("%s\n  {\"what\":\"%s\",\"dtype\":\"%s\",\"threads\":%u,\"rows\":%u,\"context\":%u,"
+               "\"seconds\":%.6g,\"gb_per_s\":%.5g,\"gflop_per_s\":%.5g,\"percent\":%.4g,"
+               "\"bound\":\"%s\"}",
+               p->n ? "," : "", t->what, t->dtype, t->threads, t->rows, t->context, t->seconds,
+               t->gbytes / t->seconds, t->gflop / t->seconds, t->percent, t->bound ? t->bound : "");
+    } else {
+        printf("%-18s %-5s %7u %5u %8u %9.1f %9.1f", t->what, t->dtype, t->threads, t->rows,
+               t->context, t->gbytes / t->seconds, t->gflop / t->seconds);
+        if (t->bound) printf("  %5.1f %% of %s", t->percent, t->bound);
+        printf("\n");
+    }
+    p->n++;
+    fflush(stdout);
+}
+
+int cmd_bench_kernels(int argc, char **argv) {
+    const char *model = NULL, *kernels = "auto", *cache = "f32";
+    uint64_t threads = 0;
+    printer p = {0};
+    const cli_option options[] = {
+        {"--model", CLI_TEXT, &model, "DIR", "also measure this model's stages", 0, 0, false},
+        {"--threads", CLI_UINT, &threads, "N", "compute threads (one per core)", 1, 512, false},
+        {"--kernels", CLI_CHOICE, &kernels, "auto|avx512|avx2|portable", "code path (measured)", 0,
+         0, false},
+        {"--cache-dtype", CLI_CHOICE, &cache, "f32|bf16", "cache values of the model (f32)", 0, 0,
+         false},
+        {"--json", CLI_FLAG, &p.json, NULL, "print JSON", 0, 0, false},
+    };
+    const cli_command command = {"bench kernels", "the CPU kernels beside what the machine allows",
+                                 "fathom bench kernels --model models/demo", options,
+                                 ARRAY_LEN(options)};
+    int rc = cli_parse(&command, argc, argv);
+    if (rc != 0) return rc > 0 ? 0 : EXIT_USAGE;
+    err e = {0};
+    eng_model *m = NULL;
+    if (model && eng_model_open(&m, model, &e) != 0) return cli_fail(&e);
+    eng_backend_opts o = {.threads = (uint32_t)threads,
+                          .kernels = kernels,
+                          .cache_dtype = strcmp(cache, "bf16") == 0 ? ENG_BF16 : ENG_F32};
+    const char *chosen = "";
+    if (p.json) printf("{\"runs\":[");
+    else
+        printf("%-18s %-5s %7s %5s %8s %9s %9s\n", "what", "dtype", "threads", "rows", "context",
+               "GB/s", "GFLOP/s");
+    rc = eng_cpu_bench(m, &o, &chosen, print_row, &p, &e);
+    if (p.json) printf("\n],\"kernels\":\"%s\",\"model\":\"%s\"}\n", chosen, model ? model : "");
+    else printf("kernels: %s\n", chosen);
+    eng_model_close(m);
+    return rc == 0 ? 0 : cli_fail(&e);
+}
