@@ -307,7 +307,8 @@ typedef struct {
     const char *dtype; /* of the weights */
     uint32_t threads, rows, context;
     double seconds, gbytes, gflop; /* of one pass: time, what it must read, what it computes */
-    double percent;                /* of the time its bound allows; 0 for a probe itself */
+    double percent;                /* its bound's time as a share of it; 0 for a probe itself */
+    double percent_cpu;            /* the same by CPU time, which a busy neighbour takes less of */
     const char *bound;             /* "read" or "fma": the probe that limits it */
 } eng_kernel_time;
 typedef void (*eng_kernel_sink)(void *ud, const eng_kernel_time *t);

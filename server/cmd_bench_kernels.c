@@ -14,14 +14,16 @@ static void print_row(void *ud, const eng_kernel_time *t) {
     printer *p = ud;
     if (p->json) {
         printf("%s\n  {\"what\":\"%s\",\"dtype\":\"%s\",\"threads\":%u,\"rows\":%u,\"context\":%u,"
-               "\"seconds\":%.6g,\"gb_per_s\":%.5g,\"gflop_per_s\":%.5g,\"percent\":%.4g,"
+               "\"seconds\":%.6g,\"gb_per_s\":%.5g,\"gflop_per_s\":%.5g,\"percent\":%.4g,\"percent_"
+               "cpu\":%.4g,"
                "\"bound\":\"%s\"}",
                p->n ? "," : "", t->what, t->dtype, t->threads, t->rows, t->context, t->seconds,
-               t->gbytes / t->seconds, t->gflop / t->seconds, t->percent, t->bound ? t->bound : "");
+               t->gbytes / t->seconds, t->gflop / t->seconds, t->percent, t->percent_cpu,
+               t->bound ? t->bound : "");
     } else {
         printf("%-18s %-5s %7u %5u %8u %9.1f %9.1f", t->what, t->dtype, t->threads, t->rows,
                t->context, t->gbytes / t->seconds, t->gflop / t->seconds);
-        if (t->bound) printf("  %5.1f %% of %s", t->percent, t->bound);
+        if (t->bound) printf("  %5.1f  %5.1f %s", t->percent, t->percent_cpu, t->bound);
         printf("\n");
     }
     p->n++;
@@ -55,11 +57,17 @@ int cmd_bench_kernels(int argc, char **argv) {
     const char *chosen = "";
     if (p.json) printf("{\"runs\":[");
     else
-        printf("%-18s %-5s %7s %5s %8s %9s %9s\n", "what", "dtype", "threads", "rows", "context",
-               "GB/s", "GFLOP/s");
+        printf("%-18s %-5s %7s %5s %8s %9s %9s %6s %6s\n", "what", "dtype", "threads", "rows",
+               "context", "GB/s", "GFLOP/s", "%", "% cpu");
     rc = eng_cpu_bench(m, &o, &chosen, print_row, &p, &e);
-    if (p.json) printf("\n],\"kernels\":\"%s\",\"model\":\"%s\"}\n", chosen, model ? model : "");
-    else printf("kernels: %s\n", chosen);
+    if (p.json) {
+        buf name = {0};
+        buf_json_string(&name, model ? model : "", model ? strlen(model) : 0);
+        printf("\n],\"kernels\":\"%s\",\"model\":%s}\n", chosen, name.data ? name.data : "\"\"");
+        buf_deinit(&name);
+    } else {
+        printf("kernels: %s\n", chosen);
+    }
     eng_model_close(m);
     return rc == 0 ? 0 : cli_fail(&e);
 }

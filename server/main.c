@@ -14,7 +14,8 @@ static const struct {
     {"inspect", cmd_inspect, "say what a model folder holds and what fits here"},
     {"init", cmd_init, "write random weights of a published variant"},
     {"tokenize", cmd_tokenize, "turn text into token ids, or back"},
-    {"bench", cmd_bench, "load generator over HTTP, with depth figures"},
+    {"bench kernels", cmd_bench_kernels, "the CPU kernels beside what the machine allows"},
+    {"bench", cmd_bench, "load generator over HTTP, with depth figures"}, /* after its two-word kin */
     {NULL, NULL, NULL},
 };
 
@@ -28,6 +29,14 @@ static void print_help(FILE *to) {
                 "First steps:\n  fathom serve --model models/demo\n");
 }
 
+/* How many words of the command line name this command: 0, 1 or, for "bench kernels", 2. */
+static int words_matched(const char *name, int argc, char **argv) {
+    size_t first = strcspn(name, " ");
+    if (strlen(argv[1]) != first || memcmp(argv[1], name, first) != 0) return 0;
+    if (name[first] == 0) return 1;
+    return argc > 2 && strcmp(argv[2], name + first + 1) == 0 ? 2 : 0;
+}
+
 int main(int argc, char **argv) {
     json_setup();
     if (argc < 2) return print_help(stderr), EXIT_USAGE;
@@ -36,7 +45,8 @@ int main(int argc, char **argv) {
     }
     if (strcmp(argv[1], "--version") == 0) return printf("fathom " FATHOM_VERSION "\n"), 0;
     for (size_t i = 0; commands[i].name; i++) {
-        if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+        int n = words_matched(commands[i].name, argc, argv);
+        if (n) return commands[i].run(argc - n, argv + n);
     }
     fprintf(stderr, "fathom: unknown command '%s' (see 'fathom --help')\n", argv[1]);
     return EXIT_USAGE;

@@ -7,8 +7,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-enum { ROUNDS = 7, PROBE_MB = 192, FMA_STEPS = 4 << 20, FMA_ITEMS = 64 };
+enum { ROUNDS = 9, PROBE_MB = 192, FMA_STEPS = 4 << 20, FMA_ITEMS = 64 };
 
 typedef struct {
     eng__cpu *g; /* pool, kernels and scratch; a model only when it measures stages */
@@ -28,8 +29,21 @@ static double median(double *v, size_t n) {
     return v[n / 2];
 }
 
-static double since(uint64_t start) {
-    return (double)(clock_ns() - start) * 1e-9;
+/* Wall time and CPU time per thread, in seconds; as a difference or as a point in time. */
+typedef struct {
+    double wall, cpu;
+} span;
+
+static span now(const bench *b) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    double cpu = (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+    return (span){(double)clock_ns() * 1e-9, cpu / eng__pool_threads(b->g->pool)};
+}
+
+static span since(const bench *b, span start) {
+    span end = now(b);
+    return (span){end.wall - start.wall, end.cpu - start.cpu};
 }
 
 static void read_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
@@ -47,48 +61,58 @@ static void fma_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) 
     atomic_fetch_add_explicit(&b->sum, s > 0, memory_order_relaxed);
 }
 
-/* Bytes per second and operations per second right now. */
-static double probe_read(bench *b) {
-    uint64_t t = clock_ns();
+/* Seconds per byte and per operation right now. */
+static span probe_read(bench *b) {
+    span t = now(b);
     eng__pool_run(b->g->pool, read_work, b, PROBE_MB, 1);
-    return (double)PROBE_MB * 1048576.0 / since(t);
+    t = since(b, t);
+    double bytes = (double)PROBE_MB * 1048576.0;
+    return (span){t.wall / bytes, t.cpu / bytes};
 }
 
-static double probe_fma(bench *b) {
-    uint64_t t = clock_ns();
+static span probe_fma(bench *b) {
+    span t = now(b);
     eng__pool_run(b->g->pool, fma_work, b, FMA_ITEMS, 1);
-    double steps = (double)FMA_ITEMS * (FMA_STEPS / FMA_ITEMS / 16);
-    return steps * b->g->k->fma_probe_flops / since(t);
+    t = since(b, t);
+    double n = (double)FMA_ITEMS * (FMA_STEPS / FMA_ITEMS / 16) * b->g->k->fma_probe_flops;
+    return (span){t.wall / n, t.cpu / n};
 }
 
 typedef void (*pass)(void *arg);
 
+static double larger(double a, double b) {
+    return a > b ? a : b;
+}
+
 /* Fills seconds and percent of t, which knows its gbytes and gflop, and reports it. */
 static void measure(bench *b, eng_kernel_time t, pass run, void *arg, uint32_t repeat) {
-    double times[ROUNDS], shares[ROUNDS], read_bound = 0, fma_bound = 0;
+    double times[ROUNDS], wall[ROUNDS], cpu[ROUNDS], reads = 0, fmas = 0;
     run(arg);
     for (int i = 0; i < ROUNDS; i++) {
-        double read = t.gbytes * 1e9 / probe_read(b), fma = t.gflop * 1e9 / probe_fma(b);
-        uint64_t start = clock_ns();
+        span read = probe_read(b), fma = probe_fma(b), took = now(b);
         for (uint32_t k = 0; k < repeat; k++)
             run(arg);
-        times[i] = since(start) / repeat;
-        shares[i] = 100.0 * (read > fma ? read : fma) / times[i];
-        read_bound += read;
-        fma_bound += fma;
+        took = since(b, took);
+        double bytes = t.gbytes * 1e9, flop = t.gflop * 1e9;
+        times[i] = took.wall / repeat;
+        wall[i] = 100.0 * larger(bytes * read.wall, flop * fma.wall) / times[i];
+        cpu[i] = 100.0 * larger(bytes * read.cpu, flop * fma.cpu) / (took.cpu / repeat);
+        reads += bytes * read.cpu;
+        fmas += flop * fma.cpu;
     }
     t.threads = eng__pool_threads(b->g->pool);
     t.seconds = median(times, ROUNDS);
-    t.percent = median(shares, ROUNDS);
-    t.bound = read_bound > fma_bound ? "read" : "fma";
+    t.percent = median(wall, ROUNDS);
+    t.percent_cpu = median(cpu, ROUNDS);
+    t.bound = reads > fmas ? "read" : "fma";
     b->sink(b->ud, &t);
 }
 
 static void report_probes(bench *b) {
     double read[ROUNDS], fma[ROUNDS];
     for (int i = 0; i < ROUNDS; i++) {
-        read[i] = 1.0 / probe_read(b);
-        fma[i] = 1.0 / probe_fma(b);
+        read[i] = probe_read(b).wall;
+        fma[i] = probe_fma(b).wall;
     }
     eng_kernel_time t = {
         .what = "read probe", .threads = eng__pool_threads(b->g->pool), .dtype = "-"};
