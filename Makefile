@@ -131,7 +131,13 @@ $(FB)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)clang $(FUZZ_CFLAGS) -MMD -MP -c -o $@ $<
 
-$(FB)/fuzz_%: $(FB)/tests/fuzz/fuzz_%.o $(LIB_SRC:%.c=$(FB)/%.o)
+# The CPU kernels are gcc's (target pragmas) and parse nothing; from an archive, only what a
+# fuzzer reaches is linked.
+FUZZ_SRC := $(filter-out engine/cpu/%,$(LIB_SRC))
+$(FB)/libfathom.a: $(FUZZ_SRC:%.c=$(FB)/%.o)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(FB)/fuzz_%: $(FB)/tests/fuzz/fuzz_%.o $(FB)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)clang $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 

@@ -16,7 +16,7 @@ void api__write_uint(buf *out, uint64_t v) {
 /* -9999 is the API's word for "very unlikely"; JSON has no infinities. */
 void api__write_logprob(buf *out, float v) {
     char text[32];
-    double x = isnan(v) || v < -9999.0f ? -9999.0 : v > 0 ? 0.0 : (double)v;
+    double x = isnan(v) || v < -9999.0f ? -9999.0 : v < 0 ? (double)v : 0.0;
     int n = snprintf(text, sizeof text, "%.6g", x);
     buf_append(out, text, (size_t)n);
 }
@@ -44,7 +44,8 @@ static void write_spelling(buf *out, const eng_tokenizer *t, uint32_t id, bool a
         char text[32];
         int len = snprintf(text, sizeof text, "token_id:%u", id);
         buf_json_string(out, text, (size_t)len);
-    } else if (as_key && !api__utf8_valid(bytes, n)) { /* U+FFFD twice would be one key twice */
+    } else if (as_key && (!api__utf8_valid(bytes, n) || memchr(bytes, 0, n))) {
+        /* U+FFFD twice would be one key twice, and many parsers take no NUL in a key. */
         buf_puts(out, "\"bytes:");
         for (size_t i = 0; i < n; i++)
             buf_printf(out, "\\\\x%02x", (unsigned char)bytes[i]);
