@@ -94,9 +94,13 @@ $(B)/server/srv_assets.o $(FB)/server/srv_assets.o: $(wildcard server/web/*)
 # tests/lib/oom.h: allocations of our objects, not of shared libraries, can be made to fail.
 OOM_WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc
 
-$(B)/unit: $(UNIT_OBJ) $(TEST_LIB_OBJ) $(B)/libfathom.a
+# An archive, so that a test program links only what it uses of it.
+$(B)/libtest.a: $(TEST_LIB_OBJ)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(B)/unit: $(UNIT_OBJ) $(B)/libtest.a $(B)/libfathom.a
 	@echo "  LD  $@"
-	$(Q)$(CC) $(CFLAGS_ALL) $(OOM_WRAP) -rdynamic -o $@ $(UNIT_OBJ) $(TEST_LIB_OBJ) $(B)/libfathom.a -lcriterion $(LIBS)
+	$(Q)$(CC) $(CFLAGS_ALL) $(OOM_WRAP) -rdynamic -o $@ $(UNIT_OBJ) $(B)/libtest.a $(B)/libfathom.a -lcriterion $(LIBS)
 
 unit: $(B)/unit
 	$(B)/unit -j2 $(if $(T),--filter '$(T)')
@@ -104,7 +108,7 @@ unit: $(B)/unit
 san:
 	@$(MAKE) --no-print-directory SAN=address,undefined unit
 
-$(B)/stress-%: $(B)/tests/stress/%.o $(TEST_LIB_OBJ) $(B)/libfathom.a
+$(B)/stress-%: $(B)/tests/stress/%.o $(B)/libtest.a $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -rdynamic -o $@ $^ $(LIBS)
 
