@@ -172,7 +172,7 @@ static int compile(eng__step *step, const char *pattern, size_t n, bool literal,
         err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: a split pattern over 64 KiB", what);
         goto end;
     }
-    uint32_t options = PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | (literal ? PCRE2_LITERAL : PCRE2_UCP);
+    uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C);
     step->code = pcre2_compile((PCRE2_SPTR)text.data, text.len, options, &code, &at, NULL);
     if (step->code == NULL) {
         char why[120] = "";
