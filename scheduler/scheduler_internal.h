@@ -270,9 +270,6 @@ int sched__run_coda(sched *s, err *e) WARN_UNUSED;
 bool sched__flush_pays(const sched *s);
 void sched__drop_cohorts(sched *s, seq *q);
 void sched__want_start(sched *s, seq *q); /* its next cohort may be started */
-/* A free slot of position pos into planes [plane, plane + n_planes): preempts others when
- * there is none. False: q itself was preempted or ended. */
-bool sched__place(sched *s, seq *q, uint32_t pos, uint32_t plane, uint32_t n_planes) WARN_UNUSED;
 
 /* ---- admit.c ---- */
 

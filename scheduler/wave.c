@@ -166,16 +166,22 @@ static void unpick_all(sched *s) {
     }
 }
 
-bool sched__place(sched *s, seq *q, uint32_t pos, uint32_t plane, uint32_t n_planes) {
-    uint32_t at = pos / ENG_BLOCK;
-    while (at >= q->n_blocks) {
+/* The block of pos, taken when its first position starts. */
+static bool have_block(sched *s, seq *q, uint32_t pos) {
+    while (pos / ENG_BLOCK >= q->n_blocks) {
         if (sched__take_block(&s->cache, &q->blocks[q->n_blocks])) {
             q->n_blocks++;
         } else if (!sched__make_room(s, q)) {
             return false;
         }
     }
-    uint32_t slot;
+    return true;
+}
+
+/* A free slot of position pos into planes [plane, plane + n_planes): preempts others when
+ * there is none. False: q itself was preempted or ended. */
+static bool place(sched *s, seq *q, uint32_t pos, uint32_t plane, uint32_t n_planes) {
+    uint32_t at = pos / ENG_BLOCK, slot;
     while (!sched__take_slot(&s->cache, q->blocks[at], &slot)) {
         if (!sched__make_room(s, q)) return false;
     }
@@ -215,8 +221,9 @@ static int run_launch(sched *s, eng_stage stage, eng_result *r, err *e) {
 static bool place_prelude(sched *s, cohort *c) {
     seq *q = c->owner;
     for (uint32_t pos = c->first; pos < c->first + c->n; pos++) {
+        if (!have_block(s, q, pos)) return false;
         for (uint32_t i = 0; i < s->config->prelude_layers; i++) {
-            if (!sched__place(s, q, pos, eng_plane_prelude(s->config, i), 1)) return false;
+            if (!place(s, q, pos, eng_plane_prelude(s->config, i), 1)) return false;
         }
     }
     return true;
@@ -388,7 +395,7 @@ static bool place_loop(sched *s, cohort *c) {
     for (uint32_t row = c->head; row != NONE; row = s->rows[row].next) {
         if (s->rows[row].state == ROW_DONE) continue;
         uint32_t pos = s->rows[row].pos;
-        if (!sched__place(s, q, pos, eng_plane_loop(g, c->next_loop), n_planes)) return false;
+        if (!place(s, q, pos, eng_plane_loop(g, c->next_loop), n_planes)) return false;
         if (c->next_loop == 0) {
             s->cache.blocks[q->blocks[pos / ENG_BLOCK]].all += all;
             s->cache.all += all;
@@ -509,7 +516,7 @@ int sched__run_loops(sched *s, err *e) {
 
 static bool place_coda(sched *s, seq *q, uint32_t pos) {
     for (uint32_t i = 0; i < s->config->coda_layers; i++) {
-        if (!sched__place(s, q, pos, eng_plane_coda(s->config, i), 1)) return false;
+        if (!place(s, q, pos, eng_plane_coda(s->config, i), 1)) return false;
     }
     return true;
 }

@@ -241,6 +241,10 @@ static void check_rows(fake *f, const eng_launch *l) {
             breach(f, "row %u is wrong or twice in a launch", r->row);
         if (r->loop >= f->o.max_loops || r->pos >= f->o.max_seq_len)
             breach(f, "loop or position out of range");
+        for (uint32_t k = 0; k <= r->pos / ENG_BLOCK; k++) {
+            if (r->blocks[k] >= f->o.n_blocks)
+                breach(f, "position %u: block %u of its table is out of range", r->pos, k);
+        }
         if (l->stage == ENG_STAGE_PRELUDE && r->token >= f->o.vocab)
             breach(f, "token out of range");
     }
