@@ -9,6 +9,7 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *summary;
 } commands[] = {
+    {"serve", cmd_serve, "serve a model over the OpenAI API"},
     {"generate", cmd_generate, "continue one prompt"},
     {"score", cmd_score, "log-probability and depth of every given token; perplexity"},
     {"inspect", cmd_inspect, "say what a model folder holds and what fits here"},

@@ -96,7 +96,8 @@ static srv_gen *gen_create(srv_req *r, api_request *steal_request, err *e) {
     uint32_t n = api_reply_sequences(reply);
     size_t bytes = 0;
     srv_gen *g = NULL;
-    if (size_mul(n, 2 * sizeof(uint64_t), &bytes) && size_add(bytes, sizeof *g, &bytes)) {
+    if (size_mul(n, 2 * sizeof(uint64_t) + sizeof(bool), &bytes) &&
+        size_add(bytes, sizeof *g, &bytes)) {
         g = calloc(1, bytes);
     }
     if (g == NULL || map_reserve(&r->s->ids, n) != 0) {
@@ -108,6 +109,7 @@ static srv_gen *gen_create(srv_req *r, api_request *steal_request, err *e) {
     *g = (srv_gen){.s = r->s, .req = r, .reply = reply, .n = n, .key = r->key};
     g->ids = (uint64_t *)(void *)(g + 1);
     g->last_ns = g->ids + n;
+    g->stopped = (bool *)(g->last_ns + n);
     srv_list_push(&r->s->gens, &g->link);
     if (g->key >= 0) (*srv_keys_running(r->s->keys, g->key))++;
     r->gen = g;
@@ -239,7 +241,10 @@ static void feed_reply(srv_gen *g, uint32_t i, const sched_event *ev) {
         (void)err_set(&e, ERR_NO_MEMORY, NULL, "out of memory writing the answer");
         bits |= API_FAILED;
     }
-    if ((bits & API_CANCEL) && g->ids[i]) sched_thread_cancel(s->engine, g->ids[i]);
+    if ((bits & API_CANCEL) && g->ids[i]) {
+        g->stopped[i] = true;
+        sched_thread_cancel(s->engine, g->ids[i]);
+    }
     if (bits & API_FAILED) fail(g, &e);
     else if (bits & API_DONE) complete(g);
     else if (r->tally.stream && r->out.len > before) deliver(r);
@@ -272,20 +277,22 @@ static void note_failure(srv *s, const sched_event *ev, uint64_t now) {
     if (oldest && now - oldest < FAULT_WINDOW_NS) s->engine_ill = true;
 }
 
-static void count_end(srv_gen *g, const sched_event *ev, uint64_t now) {
+static void count_end(srv_gen *g, uint32_t i, const sched_event *ev, uint64_t now) {
     static const char *const names[] = {"stop", "length", "cancelled", "failed"};
     srv *s = g->s;
     srv_counts *c = &s->counts;
     double queued = (double)ev->queued_ns / 1e9, prefill = (double)ev->prefill_ns / 1e9,
            decode = (double)ev->decode_ns / 1e9;
-    if (ev->finish == SCHED_FAILED) note_failure(s, ev, now);
+    sched_finish finish = g->stopped[i] ? SCHED_STOP : ev->finish;
+    c->finished[finish]++;
+    if (finish == SCHED_FAILED) note_failure(s, ev, now);
     if (g->req) {
-        g->req->tally.finish = names[ev->finish];
+        g->req->tally.finish = names[finish];
         g->req->tally.queued_ns = ev->queued_ns;
         g->req->tally.cached += ev->n_cached;
     }
     c->cached_tokens += ev->n_cached;
-    if (ev->finish != SCHED_STOP && ev->finish != SCHED_LENGTH) return;
+    if (finish != SCHED_STOP && finish != SCHED_LENGTH) return;
     srv_observe(&c->queue_time, queued, 1);
     srv_observe(&c->prefill, prefill, 1);
     srv_observe(&c->decode, decode, 1);
@@ -306,7 +313,7 @@ static void on_event(srv *s, const sched_event *ev, uint64_t now) {
         g->ids[i] = 0;
         g->n_open--;
         s->n_sequences--;
-        count_end(g, ev, now);
+        count_end(g, i, ev, now);
         /* With nobody listening and nothing left to end, the work is over. */
         if (g->req == NULL && g->n_open == 0) {
             gen_free(g);

@@ -251,7 +251,7 @@ typedef struct {
 typedef struct {
     srv_hist ttft, itl, tpot, e2e, queue_time, inference, prefill, decode;
     srv_hist prompt_tokens, output_tokens, max_tokens, params_n, iteration_tokens, depth;
-    uint64_t cached_tokens;
+    uint64_t cached_tokens, finished[4];        /* by sched_finish, as the client sees it */
     uint64_t connections, requests, answers[6]; /* by hundreds of the status */
     uint64_t bytes_in, bytes_out, streams, slow_cut, deadline_cut, refused_busy, refused_key;
     uint64_t bad_clients, numeric_failures, cancelled_by_client;
@@ -278,6 +278,7 @@ struct srv_gen {
     int key;
     uint64_t *ids;     /* [n]; 0 = ended */
     uint64_t *last_ns; /* [n] when its last token came */
+    bool *stopped;     /* [n] a stop string was found: cancelled by us, yet a good end */
 };
 
 /* ---- the server ---- */

@@ -140,7 +140,7 @@ static void write_vllm(page *p, const srv *s, const sched_stats *st) {
     head(p, "vllm:request_success_total", "counter", "Sequences that ended, by reason.");
     for (size_t i = 0; i < ARRAY_LEN(reasons); i++) {
         sample(p, "vllm:request_success_total", "finished_reason", reasons[i],
-               (double)st->finished[i]);
+               (double)c->finished[i]);
     }
     one(p, "vllm:corrupted_requests_total", "counter",
         "Requests ended by a value that is not a number.", (double)c->numeric_failures);
