@@ -1,0 +1,101 @@
+// Bytes in, bytes out: for requests that no HTTP library would send.
+import net from "node:net";
+import { sleep } from "./server.mjs";
+
+export class Raw {
+    received = Buffer.alloc(0);
+    closed = false; // the peer's FIN or RST was seen
+    reset = false;
+
+    static open(port, { allowHalfOpen = false } = {}) {
+        const r = new Raw();
+        r.socket = net.connect({ port, host: "127.0.0.1", allowHalfOpen });
+        r.socket.setNoDelay(true);
+        r.socket.on("data", (d) => { r.received = Buffer.concat([r.received, d]); });
+        r.socket.on("end", () => { r.closed = true; });
+        r.socket.on("close", () => { r.closed = true; });
+        r.socket.on("error", () => { r.closed = true; r.reset = true; });
+        return new Promise((done) => r.socket.on("connect", () => done(r)));
+    }
+
+    send(bytes) {
+        if (!this.closed) this.socket.write(bytes);
+        return this;
+    }
+
+    async trickle(bytes, ms) {
+        for (const b of Buffer.from(bytes)) {
+            if (this.closed) return;
+            this.socket.write(Buffer.from([b]));
+            await sleep(ms);
+        }
+    }
+
+    // Waits for the peer to close, or for what enough(received) likes.
+    async until(enough, ms = 5000) {
+        const end = Date.now() + ms;
+        while (!this.closed && Date.now() < end && !(enough && enough(this.received))) await sleep(2);
+        return this.received;
+    }
+
+    destroy() { this.socket.destroy(); }
+    rst() { this.socket.resetAndDestroy(); }
+}
+
+// Takes one response off the front of the bytes: { status, headers, body, rest, whole }.
+export function parse(bytes) {
+    const text = bytes.toString("latin1");
+    const end = text.indexOf("\r\n\r\n");
+    if (end < 0) return null;
+    const [first, ...lines] = text.slice(0, end).split("\r\n");
+    const status = Number(/^HTTP\/1\.[01] (\d{3})/.exec(first)?.[1] ?? 0);
+    const headers = {};
+    for (const l of lines) {
+        const at = l.indexOf(":");
+        headers[l.slice(0, at).toLowerCase()] = l.slice(at + 1).trim();
+    }
+    let rest = text.slice(end + 4);
+    if (status < 200 || status === 204) return { status, headers, body: "", rest, whole: true };
+    if (headers["transfer-encoding"] === "chunked") {
+        let body = "";
+        for (;;) {
+            const m = /^([0-9a-fA-F]+)\r\n/.exec(rest);
+            if (!m) return { status, headers, body, rest, whole: false };
+            const n = parseInt(m[1], 16);
+            if (rest.length < m[0].length + n + 2) return { status, headers, body, rest, whole: false };
+            body += rest.slice(m[0].length, m[0].length + n);
+            rest = rest.slice(m[0].length + n + 2);
+            if (n === 0) return { status, headers, body: Buffer.from(body, "latin1").toString(), rest, whole: true };
+        }
+    }
+    const n = headers["content-length"] === undefined ? rest.length : Number(headers["content-length"]);
+    const whole = rest.length >= n;
+    return { status, headers, body: Buffer.from(rest.slice(0, n), "latin1").toString(), rest: rest.slice(n), whole };
+}
+
+// Sends bytes on a fresh connection and gives back the first response that is not 1xx, and
+// whether the server closed the connection.
+export async function exchange(port, bytes, { ms = 3000, wait = 250, end = false } = {}) {
+    const c = await Raw.open(port, { allowHalfOpen: end });
+    c.send(bytes);
+    if (end) c.socket.end();
+    await c.until((b) => {
+        let r = parse(b);
+        while (r && r.status >= 100 && r.status < 200) r = parse(Buffer.from(r.rest, "latin1"));
+        return r && r.whole;
+    }, ms);
+    if (!c.closed) await c.until(null, wait); // does it close by itself?
+    let r = parse(c.received);
+    const before = [];
+    while (r && r.status >= 100 && r.status < 200) {
+        before.push(r.status);
+        r = parse(Buffer.from(r.rest, "latin1"));
+    }
+    const closed = c.closed;
+    c.destroy();
+    return { ...(r ?? { status: 0, headers: {}, body: "" }), before, closed, bytes: c.received };
+}
+
+export function post(target, body, headers = "") {
+    return `POST ${target} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n${headers}\r\n${body}`;
+}

@@ -1,0 +1,148 @@
+// A server under test: started on a free port, its log kept, stopped and checked at the end.
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import http from "node:http";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import assert from "node:assert/strict";
+
+export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../../..");
+const sanitized = path.join(root, "build/san-address-undefined/fathom");
+const release = path.join(root, "build/release/fathom");
+export const binary = process.env.FATHOM_BIN ?? (existsSync(sanitized) ? sanitized : release);
+export const slow = binary.includes("san-"); // sanitizers cost about ten times
+export const demo = path.join(root, "models/demo");
+
+export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+
+export async function until(what, test, ms = 10000) {
+    const end = Date.now() + ms;
+    for (;;) {
+        const value = await test();
+        if (value) return value;
+        if (Date.now() > end) assert.fail(`never came: ${what}`);
+        await sleep(10);
+    }
+}
+
+export class Server {
+    log = "";
+    exit = null; // { code, signal } once it ended
+
+    static async start(args = [], { env = {}, device = "fake", model = demo, ready = true } = {}) {
+        const s = new Server();
+        const all = ["serve", "--model", model, "--port", "0", "--device", device, "--threads", "1", ...args];
+        s.child = spawn(binary, all, {
+            cwd: root,
+            stdio: ["ignore", "pipe", "pipe"],
+            env: { ...process.env, ASAN_OPTIONS: "abort_on_error=0:exitcode=99", ...env },
+        });
+        for (const stream of [s.child.stdout, s.child.stderr]) {
+            stream.on("data", (d) => {
+                s.log += d;
+            });
+        }
+        s.ended = new Promise((done) => {
+            s.child.on("close", (code, signal) => {
+                s.exit = { code, signal };
+                done(s.exit);
+            });
+        });
+        await until("the listening line", () => s.exit || /listening on http:\/\/\S+/.test(s.log), 20000);
+        const at = /listening on (http:\/\/[^\s,]+:(\d+))/.exec(s.log);
+        if (!at) return s; // it ended instead: the test looks at exit and log
+        s.url = at[1];
+        s.port = Number(at[2]);
+        if (ready) await until("readiness", async () => s.exit || (await s.get("/ready")).status === 200, 30000);
+        return s;
+    }
+
+    // One request over its own connection, unless an agent is given.
+    request(method, target, { body, headers = {}, agent = false } = {}) {
+        return new Promise((done, failed) => {
+            const data = body === undefined ? undefined : typeof body === "string" || Buffer.isBuffer(body) ? body : JSON.stringify(body);
+            const req = http.request(
+                { host: "127.0.0.1", port: this.port, path: target, method, agent,
+                  headers: data === undefined ? headers : { "Content-Type": "application/json", "Content-Length": Buffer.byteLength(data), ...headers } },
+                (res) => {
+                    const parts = [];
+                    res.on("data", (d) => parts.push(d));
+                    res.on("aborted", () => done({ status: res.statusCode, headers: res.headers, text: Buffer.concat(parts).toString(), aborted: true }));
+                    res.on("end", () => {
+                        const text = Buffer.concat(parts).toString();
+                        let json;
+                        try { json = JSON.parse(text); } catch { /* not JSON */ }
+                        done({ status: res.statusCode, headers: res.headers, text, json });
+                    });
+                });
+            req.on("error", failed);
+            req.end(data);
+        });
+    }
+
+    get(target, options) { return this.request("GET", target, options); }
+    post(target, body, options) { return this.request("POST", target, { body, ...options }); }
+
+    async metrics() {
+        const values = {};
+        for (const line of (await this.get("/metrics")).text.split("\n")) {
+            const m = /^([^\s{]+)(\{[^}]*\})? (\S+)$/.exec(line);
+            if (m && !line.startsWith("#")) values[m[1] + (m[2] ?? "").replace(/model_name="[^"]*",engine="0",?/, "").replace("{}", "")] = Number(m[3]);
+        }
+        return values;
+    }
+
+    // Running and waiting sequences, past the 100 ms for which a page is kept.
+    async idle(ms = 2000) {
+        await until("an idle engine", async () => {
+            const m = await this.metrics();
+            return m["vllm:num_requests_running"] === 0 && m["vllm:num_requests_waiting"] === 0 &&
+                   m['fathom_cache_pages{state="used"}'] === 0;
+        }, ms);
+    }
+
+    signal(name) {
+        this.signalled = true;
+        this.child.kill(name);
+    }
+
+    // A server that was told to end is only waited for: a second signal would cut it short.
+    async stop(signal = "SIGTERM", code = 0) {
+        if (!this.exit && !this.signalled) this.signal(signal);
+        const timer = setTimeout(() => this.child.kill("SIGKILL"), 40000);
+        const end = await this.ended;
+        clearTimeout(timer);
+        this.clean();
+        assert.deepEqual(end, { code, signal: null }, `exit of the server; its log:\n${this.log.slice(-4000)}`);
+        return end;
+    }
+
+    // Every test ends by asking the log for what must never be there.
+    clean() {
+        const bad = this.log.split("\n").filter((l) => /\balert\b|Sanitizer|runtime error/.test(l) && !this.expected?.test(l));
+        assert.deepEqual(bad, [], "the log holds an alert or a sanitizer's report");
+    }
+}
+
+// Runs body with a server and always ends it.
+export async function withServer(args, options, body) {
+    if (typeof options === "function") [options, body] = [{}, options];
+    const s = await Server.start(args, options);
+    try {
+        await body(s);
+    } catch (error) {
+        if (!s.exit) s.child.kill("SIGKILL");
+        error.message += `\nserver log:\n${s.log.slice(-3000)}`;
+        throw error;
+    }
+    await s.stop();
+}
+
+// Splits an event stream into its data payloads.
+export function events(text) {
+    return text.split("\n\n").filter((e) => e.startsWith("data: ")).map((e) => e.slice(6));
+}
+export function chunks(text) {
+    return events(text).filter((e) => e !== "[DONE]").map((e) => JSON.parse(e));
+}
+export const textOf = (text) => chunks(text).map((c) => c.choices[0]?.text ?? c.choices[0]?.delta?.content ?? "").join("");

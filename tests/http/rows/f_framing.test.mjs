@@ -1,0 +1,268 @@
+// Table F: HTTP framing. Raw bytes, because no client library would send them.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { Raw, exchange, parse, post } from "../lib/raw.mjs";
+import { Table, assertError } from "../lib/rows.mjs";
+import { sleep, until } from "../lib/server.mjs";
+
+const limits = ["--header-seconds", "1.5", "--body-seconds", "1.5", "--max-body", "65536"];
+const t = new Table("F", limits);
+const ask = JSON.stringify({ model: "demo", prompt: "Lord", max_tokens: 2, temperature: 0 });
+const library = "the HTTP library answers by itself, before any callback of ours: status right, body HTML";
+
+// A case that is answered by our screen: status, JSON body, and the connection closes.
+function refused(id, what, bytes, status, { open = false, type = "invalid_request_error" } = {}) {
+    t.row(id, what, async (s) => {
+        const r = await exchange(s.port, bytes);
+        assertError(r, status, { type });
+        if (!open) assert.ok(r.closed, "the connection is closed after the answer");
+    });
+}
+// A case the library answers: only the status is in our hands.
+function byLibrary(id, what, bytes, statuses, differs = library) {
+    t.row(id, what, async (s) => {
+        const r = await exchange(s.port, bytes);
+        assert.ok([statuses].flat().includes(r.status), `status ${r.status}`);
+        assert.ok(r.closed);
+    }, { differs });
+}
+// A case that never becomes a request: closed by the sweep.
+function cutOff(id, what, bytes, ms = 4000) {
+    t.row(id, what, async (s) => {
+        const c = await Raw.open(s.port);
+        c.send(bytes);
+        const began = Date.now();
+        await c.until(null, ms);
+        assert.ok(c.closed, "closed at the deadline");
+        assert.ok(Date.now() - began >= 0);
+        c.destroy();
+    });
+}
+const get = (target, headers = "Host: x\r\n", version = "HTTP/1.1", method = "GET") => `${method} ${target} ${version}\r\n${headers}\r\n`;
+const upload = (headers, body = "") => `POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n${headers}\r\n${body}`;
+
+refused("F1", "HTTP/1.1 without Host", get("/health", ""), 400);
+refused("F2", "two Hosts", get("/health", "Host: x\r\nHost: y\r\n"), 400);
+byLibrary("F3", "an HTTP/0.9 line", "GET /health\r\n\r\n", 400);
+t.row("F4", "HTTP/2.0, and the h2 preface", async (s) => {
+    assert.equal((await exchange(s.port, get("/health", "Host: x\r\n", "HTTP/2.0"))).status, 505);
+    const r = await exchange(s.port, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert.equal(r.status, 505);
+    assert.ok(r.closed);
+});
+refused("F5", "HTTP/1.2", get("/health", "Host: x\r\n", "HTTP/1.2"), 505, { type: null });
+cutOff("F6", "a TLS hello on the plain port", Buffer.from([0x16, 3, 1, 0, 0xa5, 1, 0, 0, 0xa1, 3, 3, ...Array(64).fill(7)]));
+cutOff("F7", "NULs, then CRLF", Buffer.from("\0\0\0\0\r\n"));
+t.row("F8", "lone CR line ends", async (s) => {
+    const r = await exchange(s.port, "GET /health HTTP/1.1\rHost: x\r\r", { ms: 4000 });
+    assert.ok(r.status === 400 || (r.status === 0 && r.closed), `status ${r.status}`);
+});
+t.row("F9", "empty method; space in the target", async (s) => {
+    const empty = await exchange(s.port, " /health HTTP/1.1\r\nHost: x\r\n\r\n", { ms: 4000 });
+    assert.ok(empty.status === 400 || (empty.status === 0 && empty.closed), `status ${empty.status}`);
+    const space = await exchange(s.port, get("/hea lth"), { ms: 4000 });
+    assert.ok([400, 505].includes(space.status), `status ${space.status}`);
+});
+for (const [id, method] of [["F10a", "BREW"], ["F10b", "get"]]) {
+    t.row(id, `method ${method}`, async (s) => {
+        const r = await exchange(s.port, get("/health", "Host: x\r\n", "HTTP/1.1", method));
+        assertError(r, 405);
+        assert.equal(r.headers.allow, "GET, HEAD");
+    });
+}
+refused("F11", "absolute-form target", get("http://x/health"), 400);
+refused("F12a", "OPTIONS *", get("*", "Host: x\r\n", "HTTP/1.1", "OPTIONS"), 400);
+refused("F12b", "CONNECT", get("x:80", "Host: x\r\n", "HTTP/1.1", "CONNECT"), 400);
+refused("F12c", "TRACE", get("/health", "Host: x\r\n", "HTTP/1.1", "TRACE"), 405, { open: true });
+refused("F13", "%00 in the target", get("/health%00x"), 400);
+t.row("F14", "a raw NUL in the target", async (s) => {
+    const r = await exchange(s.port, "GET /health\0/../x HTTP/1.1\r\nHost: x\r\n\r\n", { ms: 4000 });
+    assert.ok([0, 200, 400].includes(r.status), `status ${r.status}`);
+    const other = await exchange(s.port, "GET /v1/models/de\0mo HTTP/1.1\r\nHost: x\r\n\r\n", { ms: 4000 });
+    assert.ok([0, 400, 404].includes(other.status), `status ${other.status}`);
+}, { differs: "the library hands over the text before the NUL; matched exactly, no file behind it, so what is before the NUL is all that is asked for" });
+for (const [id, target, status] of [["F15a", "/../etc/passwd", 400], ["F15b", "/%2e%2e/etc/passwd", 404], ["F15c", "/v1\\models", 400], ["F15d", "//v1/models", 404]]) {
+    refused(id, `target ${target}`, get(target), status, { open: true, type: null });
+}
+refused("F16", "a bad percent escape", get("/health%zz"), 400);
+t.row("F17", "a target longer than the pool", async (s) => {
+    for (const n of [5000, 7900, 8192, 9000, 40000]) {
+        const r = await exchange(s.port, get("/" + "a".repeat(n)));
+        assert.ok([0, 404, 414, 431].includes(r.status), `${n}: status ${r.status}`);
+        if (r.status !== 404) assert.ok(r.closed);
+        if (n === 40000) assert.equal(r.status, 414);
+    }
+}, { differs: "a target just under the pool's size is closed without an answer: the library has no memory left to write one" });
+byLibrary("F18", "one header of 40 KB", get("/health", `Host: x\r\nX-Big: ${"a".repeat(40000)}\r\n`), 431);
+byLibrary("F19", "500 headers", get("/health", "Host: x\r\n" + Array.from({ length: 500 }, (_, i) => `X-${i}: ${i}\r\n`).join("")), 431);
+t.row("F20", "lone LF line ends", async (s) => {
+    assert.equal((await exchange(s.port, "GET /health HTTP/1.1\nHost: x\n\n")).status, 200);
+}, { differs: "tolerated, as RFC 9112 2.2 allows a recipient to; the library does it below our callbacks" });
+t.row("F21", "a folded header", async (s) => {
+    assert.equal((await exchange(s.port, get("/health", "Host: x\r\nX-A: b\r\n c\r\n"))).status, 200);
+}, { differs: "unfolded below our callbacks and invisible after; the framing headers that matter are counted and parsed strictly, so folding cannot change a request's length" });
+refused("F22", "the first header begins with a space", get("/health", " Host: x\r\n"), 400);
+refused("F23a", "Host with a space before the colon", get("/health", "Host : x\r\n"), 400);
+refused("F23b", "Transfer-Encoding with a space before the colon", upload("Transfer-Encoding : chunked\r\nContent-Length: 2\r\n", "{}"), 400);
+byLibrary("F24", "a header without a colon", get("/health", "Host: x\r\nnonsense\r\n"), 400);
+t.row("F25", "a NUL inside a header value", async (s) => {
+    const r = await exchange(s.port, Buffer.from("GET /health HTTP/1.1\r\nHost: x\r\nX-A: b\0c\r\n\r\n"), { ms: 4000 });
+    assert.ok([200, 400].includes(r.status), `status ${r.status}`);
+    const key = await exchange(s.port, Buffer.from(upload("Content-Length: 2\0 3\r\n", "{}")), { ms: 4000 });
+    assert.ok([0, 400].includes(key.status), `status ${key.status}`);
+}, { differs: "the library ends the value at the NUL; a length with one is still refused" });
+for (const [id, v] of [["F26a", "-1"], ["F26b", "+5"], ["F26c", "0x5"], ["F26d", ""], ["F26e", "5, 5"]]) {
+    t.row(id, `Content-Length: '${v}'`, async (s) => {
+        const r = await exchange(s.port, upload(`Content-Length: ${v}\r\n`, "{}"));
+        assert.equal(r.status, 400);
+        assert.ok(r.closed);
+    }, { differs: "the library writes its header block twice here (0.9.75); status 400 and the close are right" });
+}
+refused("F27a", "Content-Length twice, equal", upload("Content-Length: 2\r\nContent-Length: 2\r\n", "{}"), 400);
+refused("F27b", "Content-Length twice, unequal", upload("Content-Length: 2\r\nContent-Length: 3\r\n", "{}"), 400);
+byLibrary("F28a", "Content-Length 2^64", upload("Content-Length: 18446744073709551616\r\n"), 413);
+refused("F28b", "Content-Length 2^63", upload("Content-Length: 9223372036854775808\r\n"), 413);
+t.row("F29", "Content-Length above the limit, refused before the body is read", async (s) => {
+    const c = await Raw.open(s.port);
+    c.send(upload("Content-Length: 20000000\r\n", "x".repeat(100000)));
+    await c.until((b) => parse(b)?.whole);
+    assertError(parse(c.received), 413);
+    c.destroy();
+});
+refused("F30", "Content-Length with Transfer-Encoding", upload("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), 400);
+for (const [id, v] of [["F31a", "gzip, chunked"], ["F31b", "identity"], ["F31c", "xchunked"]]) {
+    refused(id, `Transfer-Encoding: ${v}`, upload(`Transfer-Encoding: ${v}\r\n`, "0\r\n\r\n"), 400);
+}
+refused("F32", "Transfer-Encoding twice", upload("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), 400);
+refused("F33", "Transfer-Encoding on HTTP/1.0", "POST /v1/completions HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400);
+for (const [id, size] of [["F34a", "zz"], ["F34b", "0x5"], ["F34c", "-1"], ["F34d", "2\r\n{}xx"]]) {
+    t.row(id, `chunk size ${JSON.stringify(size)}`, async (s) => {
+        const r = await exchange(s.port, upload("Transfer-Encoding: chunked\r\n", `${size}\r\n{}\r\n0\r\n\r\n`));
+        assert.ok([0, 400].includes(r.status), `status ${r.status}`);
+        assert.ok(r.closed);
+    }, { differs: "by the library: HTML, or a plain close in mid-upload" });
+}
+t.row("F35", "chunk size overflow", async (s) => {
+    const r = await exchange(s.port, upload("Transfer-Encoding: chunked\r\n", "fffffffffffffffff\r\n{}\r\n0\r\n\r\n"));
+    assert.ok([400, 413].includes(r.status), `status ${r.status}`);
+    assert.ok(r.closed);
+}, { differs: library });
+const cpuOf = (s) => {
+    const f = readFileSync(`/proc/${s.child.pid}/stat`, "utf8").split(") ")[1].split(" ");
+    return (Number(f[11]) + Number(f[12])) * 10; // ms, at 100 ticks a second
+};
+t.row("F36", "a chunk extension of 40 KB neither ends nor spins past the body's deadline", async (s) => {
+    const c = await Raw.open(s.port);
+    c.send(upload("Transfer-Encoding: chunked\r\n", "2;" + "a".repeat(40000)));
+    const before = cpuOf(s), began = Date.now();
+    await c.until(null, 6000);
+    assert.ok(c.closed || parse(c.received)?.status === 413, "ended by the deadline");
+    const share = (cpuOf(s) - before) / Math.max(Date.now() - began, 500);
+    assert.ok(share < 0.6, `${(share * 100).toFixed(0)} % of a core`);
+    c.destroy();
+});
+t.row("F37", "one-byte chunks without end", async (s) => {
+    const c = await Raw.open(s.port);
+    c.send(upload("Transfer-Encoding: chunked\r\n"));
+    const piece = "1\r\n \r\n".repeat(2000);
+    for (let i = 0; i < 60 && !c.closed; i++) {
+        c.send(piece);
+        await sleep(5);
+    }
+    if (!c.closed) c.send("0\r\n\r\n");
+    await c.until((b) => parse(b)?.whole, 4000);
+    assert.ok(c.closed || parse(c.received)?.status === 413);
+    c.destroy();
+});
+t.row("F37b", "a body whose framing outweighs it five to one is a 413", async (s) => {
+    const r = await exchange(s.port, upload("Transfer-Encoding: chunked\r\n", "1\r\n \r\n".repeat(20000) + "0\r\n\r\n"), { ms: 8000 });
+    assertError(r, 413);
+});
+t.row("F38", "a trailer of 40 KB", async (s) => {
+    const r = await exchange(s.port, upload("Transfer-Encoding: chunked\r\n", `2\r\n{}\r\n0\r\nX-T: ${"a".repeat(40000)}\r\n\r\n`));
+    assert.ok([0, 413, 431].includes(r.status), `status ${r.status}`);
+    assert.ok(r.closed);
+}, { differs: library });
+t.row("F39", "a chunked body over the limit: drained and 413, dropped beyond four times", async (s) => {
+    const chunk = "1000\r\n" + "x".repeat(4096) + "\r\n";
+    const twice = await exchange(s.port, upload("Transfer-Encoding: chunked\r\n", chunk.repeat(32) + "0\r\n\r\n"), { ms: 5000 });
+    assertError(twice, 413);
+    const far = await exchange(s.port, upload("Transfer-Encoding: chunked\r\n", chunk.repeat(200)), { ms: 5000 });
+    assert.ok(far.closed);
+});
+t.row("F40", "a body cut short, then FIN: no work for the engine", async (s) => {
+    const before = (await s.metrics())["vllm:prompt_tokens_total"];
+    const r = await exchange(s.port, upload(`Content-Length: ${ask.length + 10}\r\n`, ask), { end: true });
+    assert.ok(r.closed);
+    assert.equal(r.status, 0);
+    await sleep(150);
+    assert.equal((await s.metrics())["vllm:prompt_tokens_total"], before);
+});
+refused("F41", "a POST without length or chunking", upload(""), 411);
+t.row("F42a", "Expect: 100-continue", async (s) => {
+    const c = await Raw.open(s.port);
+    c.send(upload(`Expect: 100-continue\r\nContent-Length: ${ask.length}\r\n`));
+    await c.until((b) => b.includes("100 Continue"));
+    c.send(ask);
+    const bytes = await c.until((b) => b.includes("HTTP/1.1 200") && b.includes("usage"));
+    assert.match(bytes.toString(), /HTTP\/1\.1 100 Continue[\s\S]*HTTP\/1\.1 200 OK/);
+    c.destroy();
+});
+refused("F42b", "another Expect", upload("Expect: banana\r\nContent-Length: 2\r\n", "{}"), 417);
+t.row("F42c", "Expect: 100-continue with a body too long: 413 in its place", async (s) => {
+    const r = await exchange(s.port, upload("Expect: 100-continue\r\nContent-Length: 9999999\r\n"));
+    assertError(r, 413);
+    assert.deepEqual(r.before, []);
+});
+t.row("F43", "Upgrade is ignored", async (s) => {
+    for (const to of ["h2c", "websocket"]) {
+        assert.equal((await exchange(s.port, get("/health", `Host: x\r\nConnection: Upgrade\r\nUpgrade: ${to}\r\n`))).status, 200);
+    }
+});
+t.row("F44", "a body on a GET is drained and ignored", async (s) => {
+    assert.equal((await exchange(s.port, get("/health", "Host: x\r\nContent-Length: 5\r\n") + "hello")).status, 200);
+});
+t.row("F45", "three pipelined requests, three answers in order", async (s) => {
+    const c = await Raw.open(s.port);
+    c.send(get("/health") + post("/v1/completions", ask) + get("/v1/models"));
+    const bytes = await c.until((b) => b.toString().split("HTTP/1.1 200").length === 4 && b.includes('"owned_by"'));
+    const a = parse(bytes), b = parse(Buffer.from(a.rest, "latin1")), d = parse(Buffer.from(b.rest, "latin1"));
+    assert.match(a.body, /"ok"/);
+    assert.match(b.body, /text_completion/);
+    assert.match(d.body, /"list"/);
+    c.destroy();
+});
+for (const [id, type, status] of [["F46a", "text/plain", 415], ["F46b", "application/json; charset=utf-16", 415], ["F46c", "application/json; charset=UTF-8", 200], ["F46d", "application/x-www-form-urlencoded", 415]]) {
+    t.row(id, `Content-Type: ${type}`, async (s) => {
+        const r = await s.request("POST", "/v1/completions", { body: ask, headers: { "Content-Type": type } });
+        if (status === 200) assert.equal(r.status, 200);
+        else assertError(r, 415, { type: "invalid_request_error" });
+    });
+}
+t.row("F47", "Content-Encoding", async (s) => {
+    assertError(await s.request("POST", "/v1/completions", { body: ask, headers: { "Content-Encoding": "gzip" } }), 415);
+});
+t.row("F48", "a byte at a time, and a leading CRLF", async (s) => {
+    const c = await Raw.open(s.port);
+    c.socket.write("\r\n");
+    await c.trickle(post("/v1/completions", ask), 1);
+    await c.until((b) => parse(b)?.whole);
+    assert.equal(parse(c.received).status, 200);
+    c.destroy();
+});
+t.row("F49", "keys", async () => {}, { skip: "limits.test.mjs, on a server that has keys" });
+t.row("F50", "X-Request-Id with control bytes or over 64 characters", async (s) => {
+    for (const id of ["a\x01b", "x".repeat(65), "a b"]) {
+        const r = await exchange(s.port, get("/health", `Host: x\r\nX-Request-Id: ${id}\r\n`));
+        assert.ok([200, 400].includes(r.status));
+        assert.ok(!r.bytes.includes(id), "never echoed");
+    }
+});
+t.row("F51", "an unknown path; the right path by the wrong method", async (s) => {
+    assertError(await s.get("/nowhere"), 404, { type: "not_found_error" });
+    const r = await s.get("/v1/completions");
+    assertError(r, 405);
+    assert.equal(r.headers.allow, "POST");
+});
+t.done(51);
+void until;

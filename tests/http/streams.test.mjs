@@ -1,0 +1,175 @@
+// Clients that leave, many streams at once, the orderly end.
+import assert from "node:assert/strict";
+import http from "node:http";
+import { test } from "node:test";
+import { Server, chunks, events, sleep, slow, textOf, until, withServer } from "./lib/server.mjs";
+import { Raw, exchange, parse, post } from "./lib/raw.mjs";
+
+const ask = { model: "demo", prompt: "In the beginning", max_tokens: 900, temperature: 0, ignore_eos: true };
+const paced = ["--fake-us-per-token", "5000"];
+
+async function cancelledWithin(s, ms) {
+    const began = Date.now();
+    await s.idle(ms + 500);
+    return Date.now() - began;
+}
+
+for (const stream of [true, false]) {
+    for (const how of ["FIN", "RST"]) {
+        test(`a client that leaves by ${how} ${stream ? "in mid-stream" : "while it waits for a whole answer"} is cancelled within a second`, async () => {
+            await withServer(paced, async (s) => {
+                const c = await Raw.open(s.port);
+                c.send(post("/v1/completions", JSON.stringify({ ...ask, stream })));
+                if (stream) await c.until((b) => b.includes("data: "));
+                await until("it runs", async () => (await s.metrics())["vllm:num_requests_running"] === 1);
+                if (how === "FIN") c.destroy();
+                else c.rst();
+                const took = await cancelledWithin(s, 1000);
+                assert.ok(took < 1000, `${took} ms`);
+                await until("its line", () => /client-left/.test(s.log));
+            });
+        });
+    }
+}
+
+test("a client that leaves while queued never reaches the engine", async () => {
+    await withServer([...paced, "--max-running", "1"], async (s) => {
+        const first = await Raw.open(s.port);
+        first.send(post("/v1/completions", JSON.stringify({ ...ask, stream: true })));
+        await first.until((b) => b.includes("data: "));
+        const second = await Raw.open(s.port);
+        second.send(post("/v1/completions", JSON.stringify({ ...ask, stream: true })));
+        await until("it waits", async () => (await s.metrics())["vllm:num_requests_waiting"] === 1);
+        second.destroy();
+        await until("it is gone", async () => (await s.metrics())["vllm:num_requests_waiting"] === 0, 1000);
+        assert.equal((await s.metrics())["vllm:num_requests_running"], 1);
+        first.destroy();
+        await s.idle();
+    });
+});
+
+test("a client that leaves while a large body is parsed is forgotten", async () => {
+    await withServer(paced, async (s) => {
+        for (let i = 0; i < 20; i++) {
+            const c = await Raw.open(s.port);
+            c.send(post("/v1/completions", JSON.stringify({ ...ask, prompt: "a b ".repeat(10000) })));
+            await sleep(i);
+            c.rst();
+        }
+        await s.idle();
+        assert.equal((await s.get("/health")).status, 200);
+    });
+});
+
+test("32 streams of different lengths at once each give what they give alone", async () => {
+    for (const policy of ["exact", "last"]) {
+        await withServer(["--halted-kv", policy, "--threads", "2"], { device: "cpu" }, async (s) => {
+            const words = ["In the beginning", "And it came to pass", "The king said", "Who", "Blessed is he", "Hear, O"];
+            const bodies = Array.from({ length: 32 }, (_, i) => ({
+                ...ask, prompt: `${words[i % words.length]} ${"and the man ".repeat(i % 7)}`.trim(), max_tokens: 5 + ((i * 7) % 40), stream: true,
+            }));
+            const alone = [];
+            for (const b of bodies) alone.push(textOf((await s.post("/v1/completions", b)).text));
+            const together = await Promise.all(bodies.map((b) => s.post("/v1/completions", b)));
+            together.forEach((r, i) => {
+                assert.equal(events(r.text).at(-1), "[DONE]");
+                assert.equal(textOf(r.text), alone[i], `stream ${i} under ${policy}`);
+            });
+            assert.ok(new Set(alone).size > 5);
+        });
+    }
+});
+
+test("each event is whole within one network chunk", async () => {
+    await withServer(["--fake-us-per-token", "1000"], async (s) => {
+        const c = await Raw.open(s.port);
+        c.send(post("/v1/completions", JSON.stringify({ ...ask, max_tokens: 200, stream: true })));
+        const bytes = await c.until((b) => parse(b)?.whole, 20000);
+        let rest = bytes.toString("latin1").split("\r\n\r\n").slice(1).join("\r\n\r\n");
+        let pieces = 0;
+        for (;;) {
+            const m = /^([0-9a-f]+)\r\n/i.exec(rest);
+            const n = parseInt(m[1], 16);
+            if (n === 0) break;
+            const piece = rest.slice(m[0].length, m[0].length + n);
+            assert.match(piece, /^data: /);
+            assert.match(piece, /\n\n$/);
+            rest = rest.slice(m[0].length + n + 2);
+            pieces++;
+        }
+        assert.ok(pieces > 20, `${pieces} chunks`);
+        c.destroy();
+    });
+});
+
+test("SIGTERM: not ready, no new connections, the running stream ends whole, exit 0", async () => {
+    await withServer(paced, async (s) => {
+        const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+        await s.get("/health", { agent });
+        const running = s.post("/v1/completions", { ...ask, max_tokens: 100, stream: true });
+        await until("it runs", async () => (await s.metrics())["vllm:num_requests_running"] === 1);
+        s.signal("SIGTERM");
+        await until("the drain", () => /draining/.test(s.log));
+        const ready = await s.get("/ready", { agent });
+        assert.equal(ready.status, 503);
+        assert.equal(ready.headers.connection, "close");
+        await assert.rejects(s.get("/health"), /ECONNREFUSED/);
+        const text = (await running).text;
+        assert.equal(events(text).at(-1), "[DONE]");
+        assert.equal(chunks(text).length, 100);
+        agent.destroy();
+    });
+});
+
+test("SIGTERM past the drain: live streams get an error event and no last chunk, waiting ones a 503", async () => {
+    await withServer([...paced, "--drain-seconds", "0.3", "--max-running", "1"], async (s) => {
+        const c = await Raw.open(s.port);
+        c.send(post("/v1/completions", JSON.stringify({ ...ask, stream: true })));
+        await c.until((b) => b.includes("data: "));
+        const waiting = exchange(s.port, post("/v1/completions", JSON.stringify(ask)), { ms: 5000 });
+        await until("it waits", async () => (await s.metrics())["vllm:num_requests_waiting"] === 1);
+        s.signal("SIGTERM");
+        await c.until(null, 5000);
+        const r = parse(c.received);
+        assert.equal(r.whole, false, "no last chunk");
+        assert.ok(!r.body.includes("[DONE]"));
+        const last = JSON.parse(events(r.body).at(-1));
+        assert.equal(last.error.code, "shutting_down");
+        assert.equal((await waiting).status, 503);
+    });
+});
+
+test("SIGTERM when idle ends at once; a second signal does not wait", async () => {
+    const idle = await Server.start([]);
+    let began = Date.now();
+    await idle.stop();
+    assert.ok(Date.now() - began < (slow ? 1000 : 100), `${Date.now() - began} ms`);
+
+    for (const [signal, code] of [["SIGTERM", 143], ["SIGINT", 130]]) {
+        const busy = await Server.start(paced);
+        const c = await Raw.open(busy.port);
+        c.send(post("/v1/completions", JSON.stringify({ ...ask, stream: true })));
+        await c.until((b) => b.includes("data: "));
+        busy.child.kill("SIGTERM"); // not by signal(): stop() sends the second
+        await until("the drain", () => /draining/.test(busy.log));
+        began = Date.now();
+        await busy.stop(signal, code);
+        assert.ok(Date.now() - began < 1000);
+        c.destroy();
+    }
+});
+
+test("kill -9 cuts a stream without a last chunk, and the next start needs no clean-up", async () => {
+    const s = await Server.start(paced);
+    const c = await Raw.open(s.port);
+    c.send(post("/v1/completions", JSON.stringify({ ...ask, stream: true })));
+    await c.until((b) => b.includes("data: "));
+    s.child.kill("SIGKILL");
+    await c.until(null, 2000);
+    assert.ok(c.closed);
+    assert.equal(parse(c.received).whole, false);
+    await s.ended;
+    const again = await Server.start(["--port", String(s.port)]);
+    assert.equal((await again.get("/health")).status, 200);
+    await again.stop();
+});
