@@ -126,6 +126,14 @@ function setMost(most, sure) {
     drawLegend();
 }
 
+/** A model without a chat template continues text and does nothing else. */
+function allowChat(yes) {
+    const [chat, completion] = document.querySelectorAll("input[name=kind]");
+    chat.disabled = !yes;
+    chat.parentElement.title = yes ? "" : "This model has no chat template";
+    if (!yes) completion.checked = true;
+}
+
 async function findModel() {
     try {
         const answer = await fetch("v1/models", { headers: headers() });
@@ -133,8 +141,12 @@ async function findModel() {
         const card = (await answer.json()).data[0];
         state.model = card.id;
         $("model-name").textContent = card.id;
-        const most = card.max_loops ?? card.depth?.max_loops ?? card.meta?.max_loops;
-        if (Number.isInteger(most)) setMost(most, true);
+        if (Number.isInteger(card.max_loops)) setMost(card.max_loops, true);
+        if (Number.isInteger(card.trained_loops)) {
+            $("max-loops").value = String(card.trained_loops);
+            showSliders();
+        }
+        allowChat(card.meta?.chat_template !== null);
         return true;
     } catch (e) {
         $("model-name").textContent = e instanceof TypeError ? "not reachable" : e.message;
@@ -149,26 +161,30 @@ function tint(span) {
     if (depths.length === 0) return;
     const steps = depths.map((d) => depthStep(d, state.most));
     span.className = `tok d${Math.max(...steps)}`;
-    // Text that came for several tokens at once shows each of their depths as a band.
+    // Text that came for several tokens at once has the tint of the deepest and a strip
+    // below with all of them.
     if (new Set(steps).size > 1) {
         const part = 100 / steps.length;
         const bands = steps.map((s, i) => `var(--d${s}) ${i * part}% ${(i + 1) * part}%`);
-        span.style.background = `linear-gradient(90deg, ${bands.join(", ")})`;
+        span.style.backgroundImage = `linear-gradient(90deg, ${bands.join(", ")})`;
         span.classList.add("banded");
-    } else span.style.background = "";
+    } else span.style.backgroundImage = "";
 }
 
 function addToken(text, depths) {
+    // The space before a word stays plain: words stand apart, parts of one touch.
+    const lead = text.trim() === "" ? "" : /^\s*/.exec(text)[0];
     const span = document.createElement("span");
-    span.textContent = text;
+    span.textContent = text.slice(lead.length);
     if (depths.length) {
+        span.dataset.text = text;
         span.dataset.depths = depths.join(" ");
         span.dataset.at = String(state.tokens.length + 1);
         const deepest = Math.max(...depths);
         if (deepest > state.most) setMost(deepest, false);
         tint(span);
     }
-    $("answer").append(span);
+    $("answer").append(lead, span);
     state.tokens.push(...depths);
 }
 
@@ -178,7 +194,7 @@ $("answer").addEventListener("pointerover", (e) => {
     const depths = span.dataset.depths.split(" ");
     const loops = depths.length === 1 && depths[0] === "1" ? "loop" : "loops";
     $("token-info").textContent =
-        `Token ${span.dataset.at}: ${JSON.stringify(span.textContent)} left after ` +
+        `Token ${span.dataset.at}: ${JSON.stringify(span.dataset.text)} left after ` +
         `${depths.join(", ")} ${loops} of at most ${state.most}.`;
 });
 $("numbers").addEventListener("change", () => {

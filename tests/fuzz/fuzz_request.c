@@ -1,0 +1,148 @@
+/* fuzz_request.c - a body through parsing, and whatever is accepted through a whole answer
+ * with made-up events.
+ *
+ * The first byte picks the route, the second the events: which tokens come, whether the
+ * end is a stop, a limit, a failure. What comes out must be valid JSON, or events of it. */
+#include "api/api.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static eng_model *model;
+static eng_tokenizer *tokenizer;
+static api_context *with_text, *ids_only;
+
+static void need(int rc, const err *e) {
+    if (rc == 0) return;
+    fprintf(stderr, "fuzz_request: %s\n", e->msg);
+    exit(2);
+}
+
+static void open_all(void) {
+    /* From the repository's root or from the build folder. */
+    static const char *const dirs[] = {"models/demo", "../../models/demo"};
+    err e = {0};
+    int rc = -1;
+    json_setup();
+    const char *dir = dirs[0];
+    for (size_t i = 0; i < ARRAY_LEN(dirs) && rc != 0; i++) {
+        e = (err){0};
+        dir = dirs[i];
+        rc = eng_model_open(&model, dir, &e);
+    }
+    need(rc, &e);
+    need(eng_tokenizer_open(&tokenizer, dir, eng_model_config(model)->vocab_size, &e), &e);
+    api_opts o = {.model_dir = dir,
+                  .served_name = "m",
+                  .model = model,
+                  .tokenizer = tokenizer,
+                  .max_context = 256};
+    need(api_context_open(&with_text, &o, &e), &e);
+    o.tokenizer = NULL;
+    need(api_context_open(&ids_only, &o, &e), &e);
+}
+
+static void must_be_json(const char *s, size_t n) {
+    json_error_t why;
+    json_t *root = json_loadb(s, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    if (root == NULL) {
+        fprintf(stderr, "not JSON: %s\n%.*s\n", why.text, (int)n, s);
+        abort();
+    }
+    json_decref(root);
+}
+
+static void check_out(const buf *out, bool stream) {
+    const char *at = out->data ? out->data : "";
+    if (!stream) {
+        if (out->len) must_be_json(at, out->len);
+        return;
+    }
+    while (*at) {
+        const char *end = strstr(at, "\n\n");
+        if (end == NULL || strncmp(at, "data: ", 6) != 0) abort();
+        if (strncmp(at + 6, "[DONE]", 6) != 0) must_be_json(at + 6, (size_t)(end - at) - 6);
+        at = end + 2;
+    }
+}
+
+/* Tokens of one sequence; the seed decides ids, depths and the end. */
+static unsigned run_sequence(api_reply *r, uint32_t i, uint32_t seed, buf *out, err *e) {
+    sched_request q;
+    unsigned bits = 0;
+    uint64_t state = seed;
+    api_reply_request(r, i, &q);
+    for (uint32_t k = 0; q.prompt_logprobs && k < q.n_prompt; k++) {
+        sched_event ev = {.kind = SCHED_PROMPT, .token = q.prompt[k], .pos = k, .depth = 1};
+        ev.logprob = k ? -1.0f : 0.0f / 0.0f;
+        bits |= api_reply_event(r, i, &ev, out, e);
+    }
+    for (uint32_t k = 0; k < q.max_tokens && k < 40 && !(bits & (API_CANCEL | API_FAILED)); k++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        sched_event ev = {.kind = SCHED_TOKEN,
+                          .token = (uint32_t)(state >> 33) % 2048,
+                          .depth = 3,
+                          .n_top = q.n_top};
+        ev.logprob = (float)(state >> 40) * -1e-3f;
+        for (uint32_t t = 0; t < q.n_top; t++)
+            ev.top[t] = (eng_top){(ev.token + t) % 2048, -(float)t};
+        bits |= api_reply_event(r, i, &ev, out, e);
+    }
+    sched_event end = {.kind = SCHED_END,
+                       .finish = bits & API_CANCEL ? SCHED_CANCELLED : (sched_finish)(seed % 4)};
+    end.stop_id = seed % 2048;
+    return bits | api_reply_event(r, i, &end, out, e);
+}
+
+static void run_reply(const api_context *c, api_request *request, uint32_t seed) {
+    api_reply *r;
+    err e = {0};
+    buf out = {0};
+    bool stream = api_wants_stream(request);
+    if (api_reply_create(&r, c, request, NULL, &e) != 0) abort();
+    unsigned bits = 0;
+    for (uint32_t i = 0; i < api_reply_sequences(r) && !(bits & API_FAILED); i++) {
+        bits |= run_sequence(r, i, seed + i, &out, &e);
+    }
+    if (!(bits & (API_DONE | API_FAILED))) abort();
+    check_out(&out, stream);
+    api_reply_destroy(r);
+    buf_deinit(&out);
+}
+
+static void check_refusal(const err *e) {
+    buf out = {0};
+    unsigned status = api_status(e);
+    if (status != 400 && status != 404) {
+        fprintf(stderr, "status %u: %s\n", status, e->msg);
+        abort();
+    }
+    api_error_body(&out, e);
+    must_be_json(out.data, out.len);
+    buf_deinit(&out);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    if (model == NULL) open_all();
+    if (size < 2) return 0;
+    const char *body = (const char *)data + 2;
+    const api_context *c = data[0] & 8 ? ids_only : with_text;
+    api_request *r = NULL;
+    buf out = {0};
+    err e = {0};
+    int rc;
+    switch (data[0] % 4) {
+    case 0: rc = api_parse(&r, c, API_COMPLETION, body, size - 2, &e); break;
+    case 1: rc = api_parse(&r, c, API_CHAT, body, size - 2, &e); break;
+    case 2: rc = api_tokenize(c, body, size - 2, &out, &e); break;
+    default: rc = api_detokenize(c, body, size - 2, &out, &e); break;
+    }
+    if (rc != 0) check_refusal(&e);
+    else if (r) run_reply(c, r, data[1]);
+    else check_out(&out, false);
+    buf_deinit(&out);
+    return 0;
+}
