@@ -1,0 +1,104 @@
+/* test_api_memory.c - every allocation of a request fails once, and once for good. */
+#include "api/api_internal.h"
+#include "tests/lib/api_fixture.h"
+#include "tests/lib/oom.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <string.h>
+
+static api_fixture f;
+static void open_fixture(void) {
+    api_fixture_open(&f, NULL, false);
+}
+static void close_fixture(void) {
+    api_fixture_close(&f);
+    fail_on_leaks();
+}
+TestSuite(api_memory, .init = open_fixture, .fini = close_fixture);
+
+static const struct {
+    api_kind kind;
+    const char *body;
+} rows[] = {
+    {API_COMPLETION,
+     "{\"model\":\"demo\",\"prompt\":[\"In "
+     "the\",\"beginning\"],\"n\":2,\"stop\":[\"x\"],\"stop_token_ids\":[1],"
+     "\"logit_bias\":{\"1\":2},\"request_id\":\"abc\",\"logprobs\":2,\"max_tokens\":3}"},
+    {API_CHAT, "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":"
+               "\"text\",\"text\":\"a b\"}]}],"
+               "\"stream\":true,\"return_depth\":true,\"max_tokens\":3}"},
+    {API_COMPLETION, "{\"model\":\"demo\",\"prompt\":[1,2],\"echo\":true,\"max_tokens\":0,"
+                     "\"logprobs\":1,\"cache_salt\":\"s\"}"},
+};
+
+/* One whole answer: 0, or -1 with the reason in e. */
+static int whole_answer(size_t row, buf *out, err *e) {
+    api_request *q;
+    api_reply *r;
+    if (api_parse(&q, f.c, rows[row].kind, rows[row].body, strlen(rows[row].body), e) != 0)
+        return -1;
+    if (api_reply_create(&r, f.c, q, NULL, e) != 0) return -1;
+    unsigned bits = 0;
+    for (uint32_t i = 0; i < api_reply_sequences(r) && !(bits & API_FAILED); i++) {
+        static const uint32_t ids[] = {300, 301, 302};
+        sched_request s;
+        api_reply_request(r, i, &s);
+        for (uint32_t k = 0; s.prompt_logprobs && k < s.n_prompt; k++) {
+            sched_event ev = {.kind = SCHED_PROMPT, .token = s.prompt[k], .pos = k, .logprob = -1};
+            bits |= api_reply_event(r, i, &ev, out, e);
+        }
+        for (uint32_t k = 0; k < s.max_tokens && !(bits & API_FAILED); k++) {
+            sched_event ev = ev_token(ids[k % 3], 1, -1);
+            bits |= api_reply_event(r, i, &ev, out, e);
+        }
+        sched_event end = ev_end(SCHED_LENGTH, s.n_prompt, s.max_tokens);
+        bits |= api_reply_event(r, i, &end, out, e);
+    }
+    api_reply_destroy(r);
+    return bits & API_FAILED ? -1 : 0;
+}
+
+Test(api_memory, a_request_that_runs_out_of_memory_is_503_and_leaves_nothing_behind) {
+    for (size_t row = 0; row < ARRAY_LEN(rows); row++) {
+        for (int sticky = 0; sticky < 2; sticky++) {
+            for (long n = 0;; n++) {
+                err e = {0};
+                buf out = {0};
+                cr_assert_lt(n, 5000);
+                oom_after(n, sticky);
+                int rc = whole_answer(row, &out, &e);
+                bool reached = oom_stop();
+                /* The caller's own buffer may be what failed: it says so itself. */
+                if (rc != 0)
+                    cr_assert_eq(api_status(&e), 503, "row %zu, allocation %ld: %s", row, n, e.msg);
+                else if (reached)
+                    cr_assert(out.failed, "row %zu: allocation %ld failed and nobody knew", row, n);
+                buf_deinit(&out);
+                if (!reached) break;
+            }
+        }
+    }
+}
+
+Test(api_memory, opening_a_context_survives_every_failed_allocation) {
+    for (int sticky = 0; sticky < 2; sticky++) {
+        for (long n = 0;; n++) {
+            err e = {0};
+            api_context *c;
+            api_opts o = {.model_dir = "models/demo",
+                          .served_name = "demo",
+                          .model = f.model,
+                          .tokenizer = f.tokenizer};
+            oom_after(n, sticky);
+            int rc = api_context_open(&c, &o, &e);
+            bool reached = oom_stop();
+            if (rc == 0) api_context_close(c);
+            else cr_assert_null(c);
+            if (rc != 0)
+                cr_assert_eq(e.code, ERR_NO_MEMORY, "allocation %ld: %s %s", n, err_name(e.code),
+                             e.msg);
+            if (!reached) break;
+        }
+    }
+}
