@@ -129,7 +129,7 @@ layers:
 
 # ---- fuzzing: clang's libFuzzer, the library compiled for it once ----
 
-FUZZ_CFLAGS := -std=c11 -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' -DFATHOM_FUZZ=1 -fno-strict-aliasing -g -O1 -I. -pthread \
+FUZZ_CFLAGS := -std=c11 -Wno-psabi -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' -DFATHOM_FUZZ=1 -fno-strict-aliasing -g -O1 -I. -pthread \
                $(SYSROOT_CFLAGS) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 # clang knows no target pragma; these files say it to gcc themselves.
 $(FB)/engine/cpu/kernels_avx2.o: ARCH := -mavx2 -mfma

@@ -1,0 +1,58 @@
+/* tokenizer.c - four threads share one tokenizer and must all get the same ids. */
+#include "engine/engine.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { THREADS = 4, ROUNDS = 20 };
+
+typedef struct {
+    const eng_tokenizer *t;
+    const buf *text;
+    uint64_t sum;
+    bool failed;
+} job;
+
+static void *encode(void *ud) {
+    job *j = ud;
+    for (int round = 0; round < ROUNDS; round++) {
+        eng_ids ids = {0};
+        err e = {0};
+        uint64_t sum = 0;
+        size_t n = j->text->len / (size_t)(round + 1);
+        if (eng_tokenizer_encode(j->t, j->text->data, n, true, SIZE_MAX, &ids, &e) != 0)
+            j->failed = true;
+        for (size_t i = 0; i < ids.n; i++)
+            sum = sum * 31 + ids.data[i];
+        j->sum = j->sum * 31 + sum;
+        eng_ids_deinit(&ids);
+    }
+    return NULL;
+}
+
+int main(void) {
+    eng_tokenizer *t = NULL;
+    buf text = {0};
+    err e = {0};
+    json_setup();
+    if (eng_tokenizer_open(&t, "models/demo", 2048, &e) != 0 ||
+        file_read(&text, "models/demo/held_out.txt", 1 << 20, &e) != 0) {
+        return fprintf(stderr, "%s\n", e.msg), 1;
+    }
+    pthread_t threads[THREADS];
+    job jobs[THREADS];
+    bool same = true;
+    for (int i = 0; i < THREADS; i++) {
+        jobs[i] = (job){.t = t, .text = &text};
+        if (pthread_create(&threads[i], NULL, encode, &jobs[i]) != 0) return 1;
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        same = same && !jobs[i].failed && jobs[i].sum == jobs[0].sum;
+    }
+    printf("tokenizer: %s\n", same ? "ok" : "the threads disagree");
+    buf_deinit(&text);
+    eng_tokenizer_close(t);
+    return same ? 0 : 1;
+}
