@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages Fathom needs: tools/deps.sh build|test
+# Installs the Debian packages Fathom needs: tools/deps.sh build|test|full
+# (full: also the programs without which some tests skip: browser, proxies, Prometheus, gnuplot)
 #
 # Does nothing when all are there. As root, or with a sudo that asks nothing, it uses apt-get;
 # otherwise it downloads the packages and unpacks them under build/sysroot, where the
@@ -12,6 +13,8 @@ build="gcc make pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libpcre2-
 test="libcriterion-dev clang libclang-rt-14-dev nodejs npm procps"
 want=$build
 [ "$what" = test ] && want="$build $test"
+full="chromium gnuplot-nox nginx-light haproxy prometheus openssl"
+[ "$what" = full ] && want="$build $test $full"
 
 # A command that is there serves whoever packaged it; libraries are asked of dpkg.
 have() {
@@ -19,6 +22,9 @@ have() {
     gcc | make | curl | clang | jq | npm) command -v "$1" >/dev/null ;;
     nodejs) command -v node >/dev/null ;;
     pkg-config) command -v pkg-config >/dev/null ;;
+    gnuplot-nox) command -v gnuplot >/dev/null ;;
+    nginx-light | haproxy) [ -x "/usr/sbin/${1%-light}" ] ;;
+    prometheus | openssl | chromium) command -v "$1" >/dev/null ;;
     procps) command -v pgrep >/dev/null ;;
     *) dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed' || [ -e "build/sysroot/.have-$1" ] ;;
     esac
