@@ -211,6 +211,10 @@ static inline uint32_t eng_plane_prelude(const eng_config *c, uint32_t layer) { 
 static inline uint32_t eng_plane_coda(const eng_config *c, uint32_t layer) { return c->prelude_layers + layer; }
 static inline uint32_t eng_plane_loop(const eng_config *c, uint32_t t) { return c->prelude_layers + c->coda_layers + t; }
 
+/* AS_STORED keeps bfloat16 and float32; INT8 holds the large matrices in 8 bits with a
+ * scale per 128 inputs, and turns activations into 8 bits on the way in. */
+typedef enum { ENG_WEIGHTS_AS_STORED, ENG_WEIGHTS_INT8 } eng_weights;
+
 typedef struct {
     uint32_t threads;     /* 0 = one per core this process may use */
     uint32_t max_loops;   /* most loops any row will run (planes = prelude + coda + this) */
@@ -221,6 +225,8 @@ typedef struct {
     uint32_t max_positions; /* most positions any sequence will have */
     eng_dtype cache_dtype;  /* ENG_F32 or ENG_BF16 */
     const char *kernels;    /* CPU: NULL = measured choice; "avx512", "avx2", "portable" */
+    eng_weights weights;    /* CPU: how large matrices are held */
+    bool packed_cache;      /* CPU: keep the packed weights in a file in the model's folder */
 } eng_backend_opts;
 
 typedef struct {
@@ -309,7 +315,7 @@ typedef struct {
     double seconds, gbytes, gflop; /* of one pass: time, what it must read, what it computes */
     double percent;                /* its bound's time as a share of it; 0 for a probe itself */
     double percent_cpu;            /* the same by CPU time, which a busy neighbour takes less of */
-    const char *bound;             /* "read" or "fma": the probe that limits it */
+    const char *bound;             /* "read", "fma" or "int8": the probe that limits it */
 } eng_kernel_time;
 typedef void (*eng_kernel_sink)(void *ud, const eng_kernel_time *t);
 /* Measures the CPU kernels chosen by o (kernels, threads) and, with a model, its stages.

@@ -31,7 +31,7 @@ static void print_row(void *ud, const eng_kernel_time *t) {
 }
 
 int cmd_bench_kernels(int argc, char **argv) {
-    const char *model = NULL, *kernels = "auto", *cache = "f32";
+    const char *model = NULL, *kernels = "auto", *cache = "f32", *weights = "auto";
     uint64_t threads = 0;
     printer p = {0};
     const cli_option options[] = {
@@ -41,6 +41,8 @@ int cmd_bench_kernels(int argc, char **argv) {
          0, false},
         {"--cache-dtype", CLI_CHOICE, &cache, "f32|bf16", "cache values of the model (f32)", 0, 0,
          false},
+        {"--weights", CLI_CHOICE, &weights, "auto|int8", "matrices of the model (auto: as stored)",
+         0, 0, false},
         {"--json", CLI_FLAG, &p.json, NULL, "print JSON", 0, 0, false},
     };
     const cli_command command = {"bench kernels", "the CPU kernels beside what the machine allows",
@@ -54,6 +56,7 @@ int cmd_bench_kernels(int argc, char **argv) {
     eng_backend_opts o = {.threads = (uint32_t)threads,
                           .kernels = kernels,
                           .cache_dtype = strcmp(cache, "bf16") == 0 ? ENG_BF16 : ENG_F32};
+    if (strcmp(weights, "int8") == 0) o.weights = ENG_WEIGHTS_INT8;
     const char *chosen = "";
     if (p.json) printf("{\"runs\":[");
     else

@@ -56,6 +56,8 @@ static int open_backend(run *r, const run_opts *o, err *e) {
         .max_positions = c->max_seq_len,
         .cache_dtype = o->cache_dtype && strcmp(o->cache_dtype, "bf16") == 0 ? ENG_BF16 : ENG_F32,
         .kernels = o->kernels && strcmp(o->kernels, "auto") != 0 ? o->kernels : NULL,
+        .weights = o->weights && strcmp(o->weights, "int8") == 0 ? ENG_WEIGHTS_INT8 : ENG_WEIGHTS_AS_STORED,
+        .packed_cache = o->packed_cache,
     };
     const char *device = o->device ? o->device : "auto";
     if (strcmp(device, "fake") == 0) return srv_fake_open(&r->backend, r->model, &b, o->fake_us, e);

@@ -61,6 +61,13 @@ static void fma_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) 
     atomic_fetch_add_explicit(&b->sum, s > 0, memory_order_relaxed);
 }
 
+static void dot_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
+    bench *b = arg;
+    (void)worker;
+    float s = b->g->k->dot_probe((size_t)(last - first) * (FMA_STEPS / FMA_ITEMS / 16));
+    atomic_fetch_add_explicit(&b->sum, s > 0, memory_order_relaxed);
+}
+
 /* Seconds per byte and per operation right now. */
 static span probe_read(bench *b) {
     span t = now(b);
@@ -70,11 +77,12 @@ static span probe_read(bench *b) {
     return (span){t.wall / bytes, t.cpu / bytes};
 }
 
-static span probe_fma(bench *b) {
+static span probe_math(bench *b, bool int8) {
     span t = now(b);
-    eng__pool_run(b->g->pool, fma_work, b, FMA_ITEMS, 1);
+    eng__pool_run(b->g->pool, int8 ? dot_work : fma_work, b, FMA_ITEMS, 1);
     t = since(b, t);
     double n = (double)FMA_ITEMS * (FMA_STEPS / FMA_ITEMS / 16) * b->g->k->fma_probe_flops;
+    if (int8) n *= 4;
     return (span){t.wall / n, t.cpu / n};
 }
 
@@ -86,36 +94,38 @@ static double larger(double a, double b) {
 
 /* Fills seconds and percent of t, which knows its gbytes and gflop, and reports it. */
 static void measure(bench *b, eng_kernel_time t, pass run, void *arg, uint32_t repeat) {
-    double times[ROUNDS], wall[ROUNDS], cpu[ROUNDS], reads = 0, fmas = 0;
+    double times[ROUNDS], wall[ROUNDS], cpu[ROUNDS], reads = 0, maths = 0;
+    bool int8 = strcmp(t.dtype, "INT8") == 0;
     run(arg);
     for (int i = 0; i < ROUNDS; i++) {
-        span read = probe_read(b), fma = probe_fma(b), took = now(b);
+        span read = probe_read(b), math = probe_math(b, int8), took = now(b);
         for (uint32_t k = 0; k < repeat; k++)
             run(arg);
         took = since(b, took);
         double bytes = t.gbytes * 1e9, flop = t.gflop * 1e9;
         times[i] = took.wall / repeat;
-        wall[i] = 100.0 * larger(bytes * read.wall, flop * fma.wall) / times[i];
-        cpu[i] = 100.0 * larger(bytes * read.cpu, flop * fma.cpu) / (took.cpu / repeat);
+        wall[i] = 100.0 * larger(bytes * read.wall, flop * math.wall) / times[i];
+        cpu[i] = 100.0 * larger(bytes * read.cpu, flop * math.cpu) / (took.cpu / repeat);
         reads += bytes * read.cpu;
-        fmas += flop * fma.cpu;
+        maths += flop * math.cpu;
     }
     t.threads = eng__pool_threads(b->g->pool);
     t.seconds = median(times, ROUNDS);
     t.percent = median(wall, ROUNDS);
     t.percent_cpu = median(cpu, ROUNDS);
-    t.bound = reads > fmas ? "read" : "fma";
+    t.bound = reads > maths ? "read" : int8 ? "int8" : "fma";
     b->sink(b->ud, &t);
 }
 
 static void report_probes(bench *b) {
-    double read[ROUNDS], fma[ROUNDS];
+    double read[ROUNDS], fma[ROUNDS], dot[ROUNDS];
     for (int i = 0; i < ROUNDS; i++) {
         read[i] = probe_read(b).wall;
-        fma[i] = probe_fma(b).wall;
+        fma[i] = probe_math(b, false).wall;
+        dot[i] = probe_math(b, true).wall;
     }
-    eng_kernel_time t = {
-        .what = "read probe", .threads = eng__pool_threads(b->g->pool), .dtype = "-"};
+    eng_kernel_time t = {.threads = eng__pool_threads(b->g->pool), .dtype = "-"};
+    t.what = "read probe";
     t.gbytes = 1;
     t.seconds = median(read, ROUNDS) * 1e9;
     b->sink(b->ud, &t);
@@ -123,6 +133,9 @@ static void report_probes(bench *b) {
     t.gbytes = 0;
     t.gflop = 1;
     t.seconds = median(fma, ROUNDS) * 1e9;
+    b->sink(b->ud, &t);
+    t.what = "int8 probe";
+    t.seconds = median(dot, ROUNDS) * 1e9;
     b->sink(b->ud, &t);
 }
 
@@ -139,21 +152,29 @@ static void run_product(void *arg) {
     eng__gemm_run(p->g, &job, 1);
 }
 
-static void bench_products(bench *b, eng_dtype dtype) {
+static const char *type_name(eng__wtype t) {
+    return t == ENG__F32 ? "F32" : t == ENG__BF16 ? "BF16" : "INT8";
+}
+
+static void bench_products(bench *b, eng__wtype type) {
     static const uint32_t row_counts[] = {1, 8, 32, 128};
     enum { K = 2048, LD = K + ENG__PAD, MOST = 128 };
-    eng__mat w = {.data = b->big, .k = K, .dtype = dtype};
-    w.panel_bytes = (size_t)K * ENG__PANEL * eng_dtype_bytes(dtype);
+    eng__mat w = {.data = (const uint8_t *)b->big, .k = K, .type = type};
+    w.panel_bytes = type == ENG__I8 ? (size_t)K / ENG__GROUP * ENG__GROUP_BYTES
+                                    : (size_t)K * ENG__PANEL * (type == ENG__F32 ? 4 : 2);
     w.panels = (uint32_t)(PROBE_MB * 1048576u / w.panel_bytes);
     w.n = w.panels * ENG__PANEL;
     float *x = array_new_aligned((size_t)MOST * LD, sizeof *x);
     float *y = array_new_aligned((size_t)MOST * w.n, sizeof *y);
-    if (x && y) {
+    b->g->codes = array_new(MOST, K);
+    b->g->code_scale = array_new((size_t)MOST * K / ENG__GROUP, sizeof(float));
+    b->g->code_sum = array_new((size_t)MOST * K / ENG__GROUP, sizeof(int32_t));
+    if (x && y && b->g->codes && b->g->code_scale && b->g->code_sum) {
         memset(x, 0, (size_t)MOST * LD * sizeof *x);
         for (size_t i = 0; i < ARRAY_LEN(row_counts); i++) {
             uint32_t rows = row_counts[i];
             product p = {b->g, {.w = &w, .x = x, .ldx = LD, .y = y, .ldy = w.n, .rows = rows}};
-            eng_kernel_time t = {.what = "gemm", .dtype = eng_dtype_name(dtype), .rows = rows};
+            eng_kernel_time t = {.what = "gemm", .dtype = type_name(type), .rows = rows};
             t.gbytes = (double)w.panels * (double)w.panel_bytes * 1e-9;
             t.gflop = 2e-9 * rows * (double)w.n * K;
             measure(b, t, run_product, &p, 1);
@@ -161,6 +182,9 @@ static void bench_products(bench *b, eng_dtype dtype) {
     }
     free(x);
     free(y);
+    free(b->g->codes);
+    free(b->g->code_scale);
+    free(b->g->code_sum);
 }
 
 /* ---- stages of a model ---- */
@@ -284,8 +308,7 @@ static int bench_stage(bench *b, const char *what, eng_stage stage, bool chunk, 
     int rc = blocks && s.rows ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     for (size_t i = chunk ? ARRAY_LEN(row_counts) - 1 : 0; rc == 0 && i < ARRAY_LEN(row_counts);
          i++) {
-        eng_kernel_time t = {
-            .what = what, .dtype = eng_dtype_name(g->head.dtype), .context = context};
+        eng_kernel_time t = {.what = what, .dtype = type_name(g->head.type), .context = context};
         s.n = t.rows = row_counts[i];
         if ((rc = set_rows(&s, blocks, context, chunk, e)) != 0) break;
         run_step(&s);
@@ -341,8 +364,9 @@ int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char **ke
     }
     if (eng__pool_create(&g.pool, threads, e) != 0) goto end;
     report_probes(&b);
-    bench_products(&b, ENG_BF16);
-    bench_products(&b, ENG_F32);
+    bench_products(&b, ENG__F32);
+    bench_products(&b, ENG__BF16);
+    bench_products(&b, ENG__I8);
     rc = m ? bench_model(&b, m, o, e) : 0;
 end:
     eng__pool_destroy(g.pool);

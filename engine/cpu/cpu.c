@@ -81,6 +81,9 @@ static int check_opts(eng__cpu *g, const eng_backend_opts *in, err *e) {
     if (o->cache_dtype != ENG_F32 && o->cache_dtype != ENG_BF16) {
         return err_set(e, ERR_USAGE, "cache_dtype", "the cache holds float32 or bfloat16");
     }
+    if (o->weights != ENG_WEIGHTS_AS_STORED && o->weights != ENG_WEIGHTS_INT8) {
+        return err_set(e, ERR_USAGE, "weights", "weights are kept as stored or in int8");
+    }
     if (o->n_rows > 1u << 24 || o->max_positions > 1u << 30) {
         return err_set(e, ERR_USAGE, NULL, "too many rows or positions");
     }
@@ -171,12 +174,26 @@ static void *take_rows(eng__cpu *g, size_t rows, size_t ld, size_t item_bytes) {
     return size_mul(rows, ld, &n) ? eng__take(g, n, item_bytes) : NULL;
 }
 
+/* Codes of the largest phase: the mixture's first takes a row and its top_k copies, its
+ * second their hidden values. */
+static void set_code_caps(eng__cpu *g) {
+    size_t wide = g->ld_hidden > g->ld_o ? g->ld_hidden : g->ld_o;
+    size_t narrow = g->ld_expert > g->ld_d ? g->ld_expert : g->ld_d;
+    if (g->ld_ctx > wide) wide = g->ld_ctx;
+    if (g->ld_q > wide) wide = g->ld_q;
+    if (narrow > wide) wide = narrow;
+    size_t groups = wide / ENG__GROUP + 1 + g->c.n_experts_per_tok * (narrow / ENG__GROUP + 1);
+    g->code_groups_cap = g->opts.max_launch * groups;
+    g->code_cap = g->code_groups_cap * ENG__GROUP;
+}
+
 static int take_scratch(eng__cpu *g, err *e) {
     const eng_config *c = &g->c;
     size_t n = g->opts.max_launch, d = c->dim, f = sizeof(float), k = c->n_experts_per_tok;
     uint32_t threads = eng__pool_threads(g->pool);
     g->max_jobs = c->n_heads > c->n_experts + 1 ? c->n_heads : c->n_experts + 1;
     if (g->max_jobs < 3) g->max_jobs = 3;
+    if (g->opts.weights == ENG_WEIGHTS_INT8) set_code_caps(g);
     const struct {
         void *at;
         size_t rows, ld, bytes;
@@ -207,6 +224,9 @@ static int take_scratch(eng__cpu *g, err *e) {
         {&g->pick_weight, n, k, f},
         {&g->expert_first, c->n_experts + 1, 1, sizeof *g->expert_first},
         {&g->sorted, n, k, sizeof *g->sorted},
+        {&g->codes, 1, g->code_cap, 1},
+        {&g->code_scale, g->code_groups_cap, 1, f},
+        {&g->code_sum, g->code_groups_cap, 1, sizeof *g->code_sum},
         {&g->jobs, g->max_jobs, 1, sizeof *g->jobs},
         {&g->runs, n, 1, sizeof *g->runs},
         {&g->halted, n, 1, 1},
@@ -323,6 +343,7 @@ static int cpu_wait(eng_backend *b, eng_result *r, err *e) {
 static void cpu_close(eng_backend *b) {
     eng__cpu *g = (eng__cpu *)b;
     eng__pool_destroy(g->pool);
+    if (g->image.map) munmap(g->image.map, g->image.mapped);
     free_memory(&g->mem);
     free(g);
 }

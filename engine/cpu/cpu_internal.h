@@ -14,8 +14,10 @@ enum {
     ENG__TILE = 12,      /* rows one register tile takes */
     ENG__ROW_BLOCK = 96, /* rows that reuse a panel while it is in the core's cache */
     ENG__K_BLOCK = 2048, /* k steps between two visits of the same accumulators */
-    ENG__SEGMENT = 128,  /* cache positions one softmax pass takes */
-    ENG__PAD = 16,       /* floats between rows beyond a power of two: avoids set conflicts */
+    ENG__GROUP = 128,    /* k steps that share a scale in int8 */
+    ENG__GROUP_BYTES = ENG__GROUP * ENG__PANEL + 4 * ENG__PANEL, /* codes, then scales */
+    ENG__SEGMENT = 128, /* cache positions one softmax pass takes */
+    ENG__PAD = 16,      /* floats between rows beyond a power of two: avoids set conflicts */
 };
 
 /* ---- compute pool (pool.c) ---- */
@@ -55,26 +57,47 @@ typedef struct {
     void (*scale_add)(float *y, float a, const float *x, float b, size_t n);
     void (*widen)(const uint16_t *bf16, float *y, size_t n);
     void (*narrow)(const float *x, uint16_t *bf16, size_t n); /* rounds to nearest even */
+    /* acc (+)= the product of int8 rows and an int8 panel of `groups` groups. A group is
+     * [GROUP / 4][PANEL][4] codes (value + 128), then PANEL float scales; a row has its
+     * codes, and per group its scale and the sum of its codes. Exact in integers. */
+    void (*tile_i8)(const uint8_t *w, uint32_t groups, const int8_t *q, size_t ldq,
+                    const float *scale, const int32_t *sum, size_t ld_s, uint32_t rows, float *acc,
+                    size_t lda, bool add);
+    /* Codes, scale and sum of codes of one group of n <= GROUP values; the rest is 0. */
+    void (*quantize)(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum);
     float (*fma_probe)(size_t n); /* n * fma_probe_flops operations in registers */
+    float (*dot_probe)(size_t n); /* n * 4 * fma_probe_flops int8 operations */
     float (*read_probe)(const float *p, size_t n);
     uint32_t fma_probe_flops;
 } eng__kernels;
 
 extern const eng__kernels eng__kernels_portable;
 #if defined(__x86_64__)
-extern const eng__kernels eng__kernels_avx2, eng__kernels_avx512;
+extern const eng__kernels eng__kernels_avx2, eng__kernels_avx512, eng__kernels_avx512vnni;
 #endif
 /* name NULL: the fastest that runs here, measured. ERR_USAGE: unknown or unsupported. */
 int eng__kernels_choose(const eng__kernels **out, const char *name, err *e) WARN_UNUSED;
 
 /* ---- packed weights (pack.c) ---- */
 
+typedef enum { ENG__F32, ENG__BF16, ENG__I8 } eng__wtype;
+
 typedef struct {
-    void *data; /* [panels][k][ENG__PANEL] */
+    const uint8_t *data; /* [panels][k][ENG__PANEL], int8: [panels][groups][ENG__GROUP_BYTES] */
     uint32_t n, k, panels;
-    eng_dtype dtype; /* ENG_F32 or ENG_BF16 */
+    eng__wtype type;
     size_t panel_bytes;
 } eng__mat;
+
+/* Rows that enter a product, and for int8 weights their codes. */
+typedef struct {
+    const float *x;
+    size_t ldx;
+    int8_t *q;    /* [rows][ldq] */
+    float *scale; /* [rows][ld_s], one per group */
+    int32_t *sum;
+    size_t ldq, ld_s;
+} eng__input;
 
 typedef struct {
     float *attn_norm, *ffn_norm; /* [D] */
@@ -102,7 +125,9 @@ typedef struct {
     size_t ldx, ldy;
     uint32_t rows;
     eng__gemm_op op;
-    uint32_t first_item; /* filled by eng__gemm_run */
+    /* filled by eng__gemm_run */
+    uint32_t first_item, new_rows; /* new_rows: rows whose codes this job makes */
+    eng__input in;
 } eng__gemm;
 
 /* Rows of one sequence that stand together: consecutive positions, one plane. */
@@ -127,6 +152,15 @@ typedef struct {
     uint64_t bytes; /* of all */
 } eng__blocks;
 
+/* All packed matrices, one after the other. */
+typedef struct {
+    uint8_t *data;
+    size_t bytes;
+    uint64_t key; /* of what is packed: kinds, shapes, samples */
+    void *map;    /* a mapped file of the packed weights, or NULL: taken from memory */
+    size_t mapped;
+} eng__image;
+
 typedef struct {
     eng_backend base;
     const eng_model *model;
@@ -144,7 +178,8 @@ typedef struct {
     float *lora_b, *lora_scale; /* [lora_rank][D], [lora_rows][lora_rank] */
     uint32_t lora_rows;
     eng_tensor embed;
-    uint64_t weight_bytes, packed_bytes, pack_start_ns, pack_said_ns;
+    uint64_t weight_bytes;
+    eng__image image;
     float *loop_emb; /* [max_loops][2 * loop_half] */
     uint32_t loop_half, shared_dim;
     double *rope_low, *rope_high; /* [256][pairs][2] and [max_positions / 256 + 1][pairs][2] */
@@ -182,6 +217,10 @@ typedef struct {
     float *pick_weight;     /* [max_launch][top_k] */
     uint32_t *expert_first; /* [n_experts + 1] first sorted assignment of each */
     uint32_t *sorted;       /* [max_launch * top_k] assignment = row * top_k + pick index */
+    int8_t *codes;          /* int8 forms of a phase's inputs, taken from the front */
+    float *code_scale;
+    int32_t *code_sum;
+    size_t code_cap, code_groups_cap;
     eng__gemm *jobs;
     uint32_t max_jobs;
     eng__run *runs;
@@ -202,12 +241,20 @@ void *eng__take(eng__cpu *g, size_t n, size_t item_bytes) WARN_UNUSED;
 
 /* pack.c */
 int eng__load_weights(eng__cpu *g, err *e) WARN_UNUSED;
+/* packed_file.c: the image of a model kept beside it. Both return whether it worked; a
+ * failure only costs time. */
+bool eng__packed_open(eng__cpu *g);
+bool eng__packed_save(eng__cpu *g);
+uint64_t eng__hash(uint64_t seed, const void *bytes, size_t n);
+uint64_t eng__hash_tensor(uint64_t seed, const eng_tensor *t);
 
 /* gemm.c */
 void eng__gemm_run(eng__cpu *g, eng__gemm *jobs, uint32_t n_jobs);
-/* acc[rows][PANEL] = x * panel p of w, rows <= ROW_BLOCK */
-void eng__panel(const eng__cpu *g, const eng__mat *w, uint32_t p, const float *x, size_t ldx,
-                uint32_t rows, float *acc);
+/* Fills `in` of jobs: the rows, and their codes where the weights are int8. */
+void eng__gemm_inputs(eng__cpu *g, eng__gemm *jobs, uint32_t n_jobs);
+/* acc[rows][PANEL] = rows of `in` from row0 times panel p of w, rows <= ROW_BLOCK */
+void eng__panel(const eng__cpu *g, const eng__mat *w, uint32_t p, const eng__input *in,
+                uint32_t row0, uint32_t rows, float *acc);
 
 /* attention.c: x += attention(xn) for full rows; K/V of every row of the launch */
 void eng__attention(eng__cpu *g, const eng__layer *l);

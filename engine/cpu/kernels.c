@@ -9,7 +9,7 @@ typedef struct {
     bool runs_here;
 } path;
 
-enum { N_PATHS = 3, PROBE_K = 512 };
+enum { N_PATHS = 4, PROBE_K = 512 };
 
 static void find_paths(path out[N_PATHS]) {
     memset(out, 0, N_PATHS * sizeof *out);
@@ -18,10 +18,11 @@ static void find_paths(path out[N_PATHS]) {
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    out[0] = (path){&eng__kernels_avx512, avx512};
-    out[1] = (path){&eng__kernels_avx2, avx2};
+    out[0] = (path){&eng__kernels_avx512vnni, avx512 && __builtin_cpu_supports("avx512vnni")};
+    out[1] = (path){&eng__kernels_avx512, avx512};
+    out[2] = (path){&eng__kernels_avx2, avx2};
 #endif
-    out[2] = (path){&eng__kernels_portable, true};
+    out[3] = (path){&eng__kernels_portable, true};
 }
 
 /* Best of a few passes over a tile that stays in the nearest cache, in ns. */
@@ -61,6 +62,7 @@ static const eng__kernels *measure(const path paths[N_PATHS]) {
 
 int eng__kernels_choose(const eng__kernels **out, const char *name, err *e) {
     path paths[N_PATHS];
+    bool known = false;
     *out = NULL;
     find_paths(paths);
     if (name == NULL || name[0] == 0 || strcmp(name, "auto") == 0) {
@@ -69,12 +71,12 @@ int eng__kernels_choose(const eng__kernels **out, const char *name, err *e) {
     }
     for (int i = 0; i < N_PATHS; i++) {
         if (paths[i].k == NULL || strcmp(paths[i].k->name, name) != 0) continue;
-        if (!paths[i].runs_here) {
-            return err_set(e, ERR_USAGE, "kernels", "this processor has no %s", name);
-        }
+        known = true;
+        if (!paths[i].runs_here) continue;
         *out = paths[i].k;
         return 0;
     }
+    if (known) return err_set(e, ERR_USAGE, "kernels", "this processor has no %s", name);
     return err_set(e, ERR_USAGE, "kernels", "kernels must be avx512, avx2 or portable, not '%s'",
                    name);
 }

@@ -37,5 +37,20 @@ static inline vec v_bf16_high(const uint16_t *p) {
                                                 _mm256_set1_epi32((int)0xffff0000u)));
 }
 
+static inline ivec iv_load(const void *p) {
+    return (ivec)_mm256_loadu_si256((const __m256i *)p);
+}
+static inline ivec iv_set1(int32_t i) {
+    return (ivec)_mm256_set1_epi32(i);
+}
+/* Bytes of even and of odd place as 16-bit values: exact, no saturation. */
+static inline ivec v_dot4(ivec acc, ivec w, int32_t four) {
+    __m256i x = _mm256_set1_epi32(four), wv = (__m256i)w;
+    __m256i x_even = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), x_odd = _mm256_srai_epi16(x, 8);
+    __m256i w_even = _mm256_and_si256(wv, _mm256_set1_epi16(0xff)),
+            w_odd = _mm256_srli_epi16(wv, 8);
+    return acc + (ivec)_mm256_madd_epi16(w_even, x_even) + (ivec)_mm256_madd_epi16(w_odd, x_odd);
+}
+
 #include "kernels_body.h"
 #endif

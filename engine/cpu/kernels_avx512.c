@@ -37,5 +37,20 @@ static inline vec v_bf16_high(const uint16_t *p) {
         _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000u)));
 }
 
+static inline ivec iv_load(const void *p) {
+    return (ivec)_mm512_loadu_si512(p);
+}
+static inline ivec iv_set1(int32_t i) {
+    return (ivec)_mm512_set1_epi32(i);
+}
+/* Bytes of even and of odd place as 16-bit values: exact, no saturation. */
+static inline ivec v_dot4(ivec acc, ivec w, int32_t four) {
+    __m512i x = _mm512_set1_epi32(four), wv = (__m512i)w;
+    __m512i x_even = _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8), x_odd = _mm512_srai_epi16(x, 8);
+    __m512i w_even = _mm512_and_si512(wv, _mm512_set1_epi16(0xff)),
+            w_odd = _mm512_srli_epi16(wv, 8);
+    return acc + (ivec)_mm512_madd_epi16(w_even, x_even) + (ivec)_mm512_madd_epi16(w_odd, x_odd);
+}
+
 #include "kernels_body.h"
 #endif

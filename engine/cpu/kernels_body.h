@@ -2,8 +2,10 @@
  *
  * The including file sets the instruction set and defines: VL; vec (float vector) and
  * ivec (int32 vector of the same bytes); v_load, v_store, v_set1, v_fma; v_bf16_low and
- * v_bf16_high (the even and odd bfloat16 values of VL pairs, widened); TILE_ROWS (rows
- * whose accumulators fit the registers); KERNELS (the table's name) and KERNELS_NAME.
+ * v_bf16_high (the even and odd bfloat16 values of VL pairs, widened);
+ * iv_load, iv_set1 and v_dot4 (adds four u8 x s8 products per lane, the s8 the same in all);
+ * TILE_ROWS (rows whose accumulators fit the registers); KERNELS (the table's name) and
+ * KERNELS_NAME.
  *
  * A pass of a tile covers 2 * VL of a panel's columns: VL from `col` and VL from
  * 16 + col, which is how packed bfloat16 pairs them up. V_KEEP(v) makes the compiler take v
@@ -108,12 +110,93 @@ static void tile_bf16(const uint16_t *w, size_t k, const float *x, size_t ldx, u
     }
 }
 
+/* ---- int8: exact integer sums within a group, then one scaled addition ---- */
+
+INLINE void pass_i8(const uint32_t R, const uint8_t *w, uint32_t groups, const int8_t *q,
+                    size_t ldq, const float *scale, const int32_t *sum, size_t ld_s, float *acc,
+                    size_t lda, bool add) {
+    for (uint32_t g = 0; g < groups; g++, w += ENG__GROUP_BYTES, q += ENG__GROUP) {
+        ivec a[TILE_ROWS][2];
+#pragma GCC unroll 12
+        for (uint32_t r = 0; r < R; r++) {
+            a[r][0] = a[r][1] = iv_set1(-128 * sum[r * ld_s + g]); /* codes are value + 128 */
+        }
+        for (size_t i = 0; i < ENG__GROUP; i += 4) {
+            __builtin_prefetch(w + i * ENG__PANEL + 4096);
+            __builtin_prefetch(w + i * ENG__PANEL + 4096 + 64);
+            ivec w0 = iv_load(w + i * ENG__PANEL), w1 = iv_load(w + i * ENG__PANEL + 64);
+#pragma GCC unroll 12
+            for (uint32_t r = 0; r < R; r++) {
+                int32_t four;
+                memcpy(&four, q + r * ldq + i, sizeof four);
+                a[r][0] = v_dot4(a[r][0], w0, four);
+                a[r][1] = v_dot4(a[r][1], w1, four);
+            }
+        }
+        const uint8_t *scales = w + ENG__GROUP * ENG__PANEL;
+        vec s0 = v_load((const float *)(const void *)scales);
+        vec s1 = v_load((const float *)(const void *)(scales + 64));
+#pragma GCC unroll 12
+        for (uint32_t r = 0; r < R; r++) {
+            float *to = acc + r * lda;
+            vec sx = v_set1(scale[r * ld_s + g]), c0 = v_set1(0), c1 = v_set1(0);
+            if (add || g) c0 = v_load(to), c1 = v_load(to + 16);
+            v_store(to, v_fma(__builtin_convertvector(a[r][0], vec), s0 * sx, c0));
+            v_store(to + 16, v_fma(__builtin_convertvector(a[r][1], vec), s1 * sx, c1));
+        }
+    }
+}
+
+static void tile_i8(const uint8_t *w, uint32_t groups, const int8_t *q, size_t ldq,
+                    const float *scale, const int32_t *sum, size_t ld_s, uint32_t rows, float *acc,
+                    size_t lda, bool add) {
+    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
+        uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
+        for (uint32_t col = 0; col < 16; col += VL) {
+            PASS_SWITCH(n, pass_i8(R, w + 4 * col, groups, q + r0 * ldq, ldq, scale + r0 * ld_s,
+                                   sum + r0 * ld_s, ld_s, acc + r0 * lda + col, lda, add))
+        }
+    }
+}
+
 INLINE float v_sum(vec v) {
     float lane[VL], sum = 0;
     v_store(lane, v);
     for (int i = 0; i < VL; i++)
         sum += lane[i];
     return sum;
+}
+
+static void quantize(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum) {
+    float padded[ENG__GROUP];
+    if (n < ENG__GROUP) {
+        memcpy(padded, x, n * sizeof *x);
+        memset(padded + n, 0, (ENG__GROUP - n) * sizeof *x);
+        x = padded;
+    }
+    vec top = v_set1(0), odd = v_set1(0);
+    for (size_t i = 0; i < ENG__GROUP; i += VL) {
+        vec v = v_load(x + i), size = (vec)((ivec)v & 0x7fffffff);
+        ivec more = size > top;
+        top = (vec)(((ivec)size & more) | ((ivec)top & ~more));
+        odd = odd + v * v_set1(0); /* NaN if any value is not finite: it must not get lost */
+    }
+    float lane[VL], largest = 0;
+    v_store(lane, top);
+    for (int i = 0; i < VL; i++)
+        largest = lane[i] > largest ? lane[i] : largest;
+    vec inverse = v_set1(largest > 0 ? 127.0f / largest : 0), magic = v_set1(12582912.0f);
+    int32_t code[ENG__GROUP], total = 0;
+    for (size_t i = 0; i < ENG__GROUP; i += VL) {
+        ivec c = (ivec)v_fma(v_load(x + i), inverse, magic) - (ivec)magic;
+        memcpy(code + i, &c, sizeof c);
+    }
+    for (int i = 0; i < ENG__GROUP; i++)
+        q[i] = (int8_t)code[i];
+    for (int i = 0; i < ENG__GROUP; i++)
+        total += q[i];
+    *scale = largest / 127.0f + v_sum(odd);
+    *sum = total;
 }
 
 static float dot(const float *a, const float *b, size_t n) {
@@ -270,6 +353,23 @@ static float fma_probe(size_t n) {
     return v_sum(sum);
 }
 
+static float dot_probe(size_t n) {
+    ivec a[2 * TILE_ROWS], w = iv_set1(0x01020304);
+#pragma GCC unroll 24
+    for (int i = 0; i < 2 * TILE_ROWS; i++)
+        a[i] = iv_set1(i);
+    for (size_t k = 0; k < n; k++) {
+        V_KEEP(w);
+#pragma GCC unroll 24
+        for (int i = 0; i < 2 * TILE_ROWS; i++)
+            a[i] = v_dot4(a[i], w, 0x7f010203);
+    }
+    ivec sum = iv_set1(0);
+    for (int i = 0; i < 2 * TILE_ROWS; i++)
+        sum = sum + a[i];
+    return v_sum(__builtin_convertvector(sum, vec));
+}
+
 static float read_probe(const float *p, size_t n) {
     enum { STREAMS = 8 };
     vec a[STREAMS];
@@ -301,7 +401,10 @@ const eng__kernels KERNELS = {
     .scale_add = scale_add,
     .widen = widen,
     .narrow = narrow,
+    .tile_i8 = tile_i8,
+    .quantize = quantize,
     .fma_probe = fma_probe,
+    .dot_probe = dot_probe,
     .read_probe = read_probe,
     .fma_probe_flops = 2 * 2 * TILE_ROWS * VL,
 };

@@ -46,4 +46,21 @@ static inline vec v_bf16_high(const uint16_t *p) {
     return (vec)(pairs(p) & 0xffff0000u);
 }
 
+static inline ivec iv_load(const void *p) {
+    ivec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline ivec iv_set1(int32_t i) {
+    return (ivec){i, i, i, i};
+}
+static inline ivec v_dot4(ivec acc, ivec w, int32_t four) {
+    for (int b = 0; b < 4; b++) {
+        int8_t x;
+        memcpy(&x, (const char *)&four + b, 1);
+        acc += ((w >> (8 * b)) & 0xff) * x;
+    }
+    return acc;
+}
+
 #include "kernels_body.h"

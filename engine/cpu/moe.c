@@ -93,6 +93,7 @@ static void gather_work(void *arg, uint32_t first, uint32_t last, uint32_t worke
 typedef struct {
     eng__cpu *g;
     const eng__layer *l;
+    eng__input shared, experts; /* of the second phase */
 } moe_arg;
 
 /* One panel of the output for all rows: the shared experts, then the chosen. */
@@ -105,7 +106,7 @@ static void down_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
         uint32_t c0 = p * ENG__PANEL, nc = g->c.dim - c0 < ENG__PANEL ? g->c.dim - c0 : ENG__PANEL;
         for (uint32_t r0 = 0; g->c.n_shared_experts && r0 < g->n_full; r0 += ENG__ROW_BLOCK) {
             uint32_t n = g->n_full - r0 < ENG__ROW_BLOCK ? g->n_full - r0 : ENG__ROW_BLOCK;
-            eng__panel(g, &a->l->down, p, g->hidden + r0 * g->ld_hidden, g->ld_hidden, n, acc);
+            eng__panel(g, &a->l->down, p, &a->shared, r0, n, acc);
             for (uint32_t r = 0; r < n; r++) {
                 g->k->scale_add(g->x + (r0 + r) * g->ld_d + c0, 1.0f, acc + r * ENG__PANEL, 1.0f,
                                 nc);
@@ -115,8 +116,7 @@ static void down_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
             uint32_t i0 = g->expert_first[x], end = g->expert_first[x + 1];
             for (; i0 < end; i0 += ENG__ROW_BLOCK) {
                 uint32_t n = end - i0 < ENG__ROW_BLOCK ? end - i0 : ENG__ROW_BLOCK;
-                eng__panel(g, &a->l->expert_down[x], p, g->expert_hidden + i0 * g->ld_expert,
-                           g->ld_expert, n, acc);
+                eng__panel(g, &a->l->expert_down[x], p, &a->experts, i0, n, acc);
                 for (uint32_t i = 0; i < n; i++) {
                     uint32_t pick = g->sorted[i0 + i];
                     g->k->scale_add(g->x + pick / k * g->ld_d + c0, 1.0f, acc + i * ENG__PANEL,
@@ -164,6 +164,10 @@ void eng__ffn_moe(eng__cpu *g, const eng__layer *l) {
                                         .op = ENG__SILU};
     }
     eng__gemm_run(g, g->jobs, n_jobs);
-    moe_arg a = {g, l};
+    g->jobs[0] = (eng__gemm){
+        .w = &l->expert_down[0], .x = g->expert_hidden, .ldx = g->ld_expert, .rows = g->n_full * k};
+    g->jobs[1] = (eng__gemm){.w = &l->down, .x = g->hidden, .ldx = g->ld_hidden, .rows = g->n_full};
+    eng__gemm_inputs(g, g->jobs, c->n_shared_experts ? 2 : 1);
+    moe_arg a = {g, l, g->jobs[1].in, g->jobs[0].in};
     eng__pool_run(g->pool, down_work, &a, (c->dim + ENG__PANEL - 1) / ENG__PANEL, 1);
 }

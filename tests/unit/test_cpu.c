@@ -86,7 +86,29 @@ Test(cpu, rows_at_different_loops_share_a_launch) {
     driver_close(&d);
 }
 
-/* ---- odd shapes against the plain reference ---- */
+Test(cpu, int8_bits_depend_on_the_row_alone_and_stay_close) {
+    const char *dirs[] = {mla, gqa};
+    for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
+        enum { POS = 60, N = POS * 320 };
+        eng_backend_opts o = {.threads = 1, .weights = ENG_WEIGHTS_INT8};
+        float *exact = logits_of(dirs[i], 1, POS, POS, NULL);
+        float *base = logits_of(dirs[i], 1, POS, POS, &o);
+        double error = 0, size = 0;
+        for (size_t k = 0; k < N; k++) {
+            error += pow((double)(base[k] - exact[k]), 2);
+            size += pow((double)exact[k], 2);
+        }
+        cr_assert_gt(error, 0, "%s: int8 did nothing", dirs[i]);
+        cr_assert_lt(sqrt(error / size), 0.25,
+                     /* some positions leave at another depth */ "%s: int8 is off by %g", dirs[i],
+                     sqrt(error / size));
+        same_bits(dirs[i], "int8 and company", base, logits_of(dirs[i], 2, POS, 17, &o), N);
+        o.threads = 3;
+        same_bits(dirs[i], "int8 and threads", base, logits_of(dirs[i], 2, POS, 60, &o), N);
+        free(base);
+        free(exact);
+    }
+}
 
 static void remove_model(const char *dir) {
     static const char *const files[] = {"model.safetensors", "config.json",
@@ -98,6 +120,66 @@ static void remove_model(const char *dir) {
     }
     rmdir(dir);
 }
+
+/* ---- the packed file ---- */
+
+static void copy_file(const char *from_dir, const char *to_dir, const char *name) {
+    char path[300];
+    file_map m;
+    err e = {0};
+    snprintf(path, sizeof path, "%s/%s", from_dir, name);
+    cr_assert_eq(file_map_open(&m, path, &e), 0, "%s", e.msg);
+    snprintf(path, sizeof path, "%s/%s", to_dir, name);
+    FILE *f = fopen(path, "wb");
+    cr_assert_not_null(f);
+    cr_assert_eq(fwrite(m.data, 1, m.size, f), m.size);
+    fclose(f);
+    file_map_close(&m);
+}
+
+static void flip_byte(const char *path, long at) {
+    FILE *f = fopen(path, "r+b");
+    cr_assert_not_null(f, "%s", path);
+    fseek(f, at, SEEK_SET);
+    int c = fgetc(f);
+    fseek(f, at, SEEK_SET);
+    fputc(c ^ 0x40, f);
+    fclose(f);
+}
+
+Test(cpu, packed_weights_are_used_again_and_damage_is_seen) {
+    enum { POS = 20, N = POS * 320 };
+    char dir[] = "/tmp/fathom_packed_XXXXXX", path[300];
+    static driver d;
+    cr_assert_not_null(mkdtemp(dir));
+    copy_file(mla, dir, "config.json");
+    copy_file(mla, dir, "model.safetensors");
+    snprintf(path, sizeof path, "%s/fathom-packed.bin", dir);
+    eng_backend_opts o = {.threads = 2, .packed_cache = true};
+    float *want = logits_of(mla, 1, POS, POS, NULL);
+    /* first start packs; then: as it is, a flipped header byte, a flipped page, cut short */
+    static const long damage[] = {0, -1, 12, 4096 + 2 * 4096, 0};
+    for (size_t i = 0; i < ARRAY_LEN(damage); i++) {
+        bool fresh = i == 1;
+        if (damage[i] > 0) flip_byte(path, damage[i]);
+        if (i == 4) cr_assert_eq(truncate(path, 5000), 0);
+        driver_open(&d, dir, 6, ENG_EXACT, &o);
+        cr_assert_eq(((eng__cpu *)d.b)->image.map != NULL, fresh, "start %zu", i);
+        driver_close(&d);
+        same_bits(dir, "the packed file", want, logits_of(dir, 1, POS, POS, &o), N);
+    }
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    flip_byte(path, 400000); /* other weights, other key */
+    driver_open(&d, dir, 6, ENG_EXACT, &o);
+    cr_assert_null(((eng__cpu *)d.b)->image.map);
+    driver_close(&d);
+    free(want);
+    snprintf(path, sizeof path, "%s/fathom-packed.bin", dir);
+    unlink(path);
+    remove_model(dir);
+}
+
+/* ---- odd shapes against the plain reference ---- */
 
 static void check_shape(const char *change, eng_dtype dtype, uint32_t min_loops, double limit) {
     static driver d;
@@ -281,6 +363,41 @@ static void check_kernels(const eng__kernels *k) {
             }
         }
     }
+    static uint8_t panel[2 * ENG__GROUP_BYTES];
+    int8_t q[2][2 * ENG__GROUP];
+    float scale[2][2], row[2 * ENG__GROUP];
+    int32_t qsum[2][2];
+    for (uint32_t r = 0; r < 2; r++) {
+        for (uint32_t i = 0; i < 2 * ENG__GROUP; i++)
+            row[i] = sinf((float)(i * (r + 3))) * (r ? 50 : 1);
+        for (uint32_t g = 0; g < 2; g++) {
+            k->quantize(row + g * ENG__GROUP, g ? 77 : ENG__GROUP, q[r] + g * ENG__GROUP,
+                        &scale[r][g], &qsum[r][g]);
+        }
+    }
+    for (size_t i = 0; i < sizeof panel; i++)
+        panel[i] = (uint8_t)(i * 151 + i / 7);
+    for (uint32_t g = 0; g < 2; g++) {
+        for (uint32_t c = 0; c < ENG__PANEL; c++) {
+            float sc = 0.01f * (float)(c + 1 + g);
+            memcpy(panel + g * ENG__GROUP_BYTES + ENG__GROUP * ENG__PANEL + 4 * c, &sc, 4);
+        }
+    }
+    k->tile_i8(panel, 2, q[0], 2 * ENG__GROUP, scale[0], qsum[0], 2, 2, acc, ENG__PANEL, false);
+    for (uint32_t r = 0; r < 2; r++) {
+        for (uint32_t c = 0; c < ENG__PANEL; c++) {
+            double want = 0;
+            for (uint32_t i = 0; i < 2 * ENG__GROUP; i++) {
+                uint32_t g = i / ENG__GROUP, in = i % ENG__GROUP;
+                int code =
+                    panel[g * ENG__GROUP_BYTES + (in / 4 * ENG__PANEL + c) * 4 + in % 4] - 128;
+                want += 0.01 * (c + 1 + g) * code * (double)scale[r][g] * q[r][i];
+            }
+            cr_assert_float_eq(acc[r * ENG__PANEL + c], want, 1e-3 + 1e-5 * fabs(want),
+                               "%s int8 row %u col %u: %g %g", k->name, r, c,
+                               (double)acc[r * ENG__PANEL + c], want);
+        }
+    }
     float s[45], sum = 0;
     for (int i = 0; i < 45; i++)
         s[i] = -0.37f * (float)(i * i % 300);
@@ -311,4 +428,7 @@ Test(cpu, every_kernel_equals_plain_arithmetic) {
         const eng__kernels *k;
         if (eng__kernels_choose(&k, paths[i], NULL) == 0) check_kernels(k);
     }
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512bw")) check_kernels(&eng__kernels_avx512); /* without VNNI */
+#endif
 }

@@ -1,0 +1,51 @@
+/* kernels_avx512vnni.c - the kernels for x86-64 with AVX-512 and its int8 dot product. */
+#include "engine/cpu/cpu_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")
+#include <immintrin.h>
+
+typedef __m512 vec;
+typedef int32_t ivec __attribute__((vector_size(64)));
+
+#define VL 16
+#define TILE_ROWS 12
+#define KERNELS eng__kernels_avx512vnni
+#define KERNELS_NAME "avx512"
+#define V_KEEP(v) __asm__ volatile("" : "+v"(v))
+
+static inline vec v_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+static inline void v_store(float *p, vec v) {
+    _mm512_storeu_ps(p, v);
+}
+static inline vec v_set1(float f) {
+    return _mm512_set1_ps(f);
+}
+static inline vec v_fma(vec a, vec b, vec c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline vec v_bf16_low(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+static inline vec v_bf16_high(const uint16_t *p) {
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000u)));
+}
+
+static inline ivec iv_load(const void *p) {
+    return (ivec)_mm512_loadu_si512(p);
+}
+static inline ivec iv_set1(int32_t i) {
+    return (ivec)_mm512_set1_epi32(i);
+}
+static inline ivec v_dot4(ivec acc, ivec w, int32_t four) {
+    return (ivec)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(four));
+}
+
+#include "kernels_body.h"
+#endif
