@@ -25,8 +25,17 @@ void sched__cost_add(cost_fit *f, uint32_t rows, uint64_t ns) {
     f->a = (f->y - f->b * f->x) / f->n;
 }
 
-/* One cycle is some recurrent launches and a flush of what left them. Its time per
- * token, if the flush came now, against that if it came one recurrent launch later. */
+/* A cycle is some recurrent launches and the flush of what left them; it gains the rows
+ * flushed. Flushing later gains the exits of one more launch and costs that launch; that
+ * is worth it while it beats what time gains on average, whatever this cycle has cost so
+ * far (the rule of a renewal process; the average converges as it is followed). */
+void sched__learn_cycle(sched *s, uint32_t rows, uint64_t flush_ns) {
+    s->cycle_rows = s->cycle_rows * 0.97 + rows;
+    s->cycle_ns = s->cycle_ns * 0.97 + s->since_flush_ns + (double)flush_ns;
+    s->since_flush_ns = 0;
+    s->flush_waited = 0;
+}
+
 bool sched__flush_pays(const sched *s) {
     double ready = (double)s->n_to_coda + s->n_to_prelude;
     if (ready == 0) return false;
@@ -37,13 +46,11 @@ bool sched__flush_pays(const sched *s) {
     case SCHED_DEPTHWISE: break;
     }
     if (s->n_looping_live == 0 || s->flush_waited >= s->limits.opts.wait_bound) return true;
-    const cost_fit *pre = &s->cost[ENG_STAGE_PRELUDE], *rec = &s->cost[ENG_STAGE_RECURRENT],
-                   *coda = &s->cost[ENG_STAGE_CODA];
-    if (coda->n == 0 || rec->n == 0) return true; /* nothing measured yet */
-    double fixed = pre->a + coda->a, each = pre->b + coda->b;
+    if (s->flush_at > 0) return ready >= s->flush_at;
+    if (s->cycle_ns <= 0 || s->cost[ENG_STAGE_RECURRENT].n <= 0)
+        return true; /* nothing measured yet */
     double rows = looping < s->max_rows ? looping : s->max_rows;
     double more = s->exit_rate * s->n_looping_live * rows / looping;
-    double now = (s->since_flush_ns + fixed) / ready + each;
-    double later = (s->since_flush_ns + sched__cost_ns(rec, rows) + fixed) / (ready + more) + each;
-    return now <= later;
+    double ns = sched__cost_ns(&s->cost[ENG_STAGE_RECURRENT], rows);
+    return more / ns <= s->cycle_rows / s->cycle_ns;
 }

@@ -226,20 +226,29 @@ void sched__end_all(sched *s, sched_finish finish, err_code why) {
     }
 }
 
+static uint64_t flush_ns(const sched *s) {
+    return s->stats.launch_ns[ENG_STAGE_PRELUDE] + s->stats.launch_ns[ENG_STAGE_CODA];
+}
+
 static int flush(sched *s, err *e) {
+    uint64_t before = flush_ns(s), rows = s->stats.launch_rows[ENG_STAGE_CODA];
     if (sched__run_coda(s, e) != 0) return -1;
     sched__admit(s);
     sched__start_cohorts(s);
     if (sched__run_prelude(s, e) != 0) return -1;
-    s->since_flush_ns = 0;
-    s->flush_waited = 0;
+    sched__learn_cycle(s, (uint32_t)(s->stats.launch_rows[ENG_STAGE_CODA] - rows),
+                       flush_ns(s) - before);
     return 0;
 }
 
 static int round_of_launches(sched *s, err *e) {
     sched__admit(s);
     sched__start_cohorts(s);
-    if (sched__flush_pays(s) && flush(s, e) != 0) return -1;
+    if (sched__flush_pays(s)) {
+        if (flush(s, e) != 0) return -1;
+    } else if (s->limits.opts.batching == SCHED_DEPTHWISE && s->n_to_prelude > 0) {
+        if (sched__run_prelude(s, e) != 0) return -1; /* newcomers do not wait for a coda */
+    }
     if (s->n_looping_live + s->n_looping_tail == 0) return 0;
     return sched__run_loops(s, e);
 }

@@ -244,9 +244,11 @@ struct sched {
     uint32_t n_launch, n_edits, max_edits, n_logits;
 
     cost_fit cost[3];
-    double exit_rate;  /* exits per live row and launch */
-    double depth_mean; /* of positions, forgetting slowly */
-    double since_flush_ns;
+    double exit_rate;            /* exits per live row and launch */
+    double depth_mean;           /* of positions, forgetting slowly */
+    double since_flush_ns;       /* of recurrent launches */
+    double cycle_rows, cycle_ns; /* decayed sums over cycles: what time gains */
+    uint32_t flush_at;     /* tests: flush at so many ready rows whatever it costs; 0 = by cost */
     uint32_t flush_waited; /* recurrent launches since something first waited for a flush */
 
     uint64_t *mask; /* vocab bits, to ban stop ids */
@@ -268,6 +270,7 @@ int sched__run_prelude(sched *s, err *e) WARN_UNUSED;
 int sched__run_loops(sched *s, err *e) WARN_UNUSED;
 int sched__run_coda(sched *s, err *e) WARN_UNUSED;
 bool sched__flush_pays(const sched *s);
+void sched__learn_cycle(sched *s, uint32_t rows, uint64_t flush_ns);
 void sched__drop_cohorts(sched *s, seq *q);
 void sched__want_start(sched *s, seq *q); /* its next cohort may be started */
 

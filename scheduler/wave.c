@@ -489,7 +489,7 @@ int sched__run_loops(sched *s, err *e) {
     unpick_all(s);
     if (s->n_launch == 0) return 0;
     s->since_flush_ns += (double)r.ns;
-    if (s->n_to_coda + s->n_to_prelude > 0) s->flush_waited++;
+    if (s->n_to_coda > 0) s->flush_waited++;
     uint32_t at = 0, live = 0, before = s->n_looping_live;
     for (uint32_t i = 0; i < s->n_picks; i++) {
         cohort *c = s->picks[i];

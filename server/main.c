@@ -15,6 +15,7 @@ static const struct {
     {"inspect", cmd_inspect, "say what a model folder holds and what fits here"},
     {"init", cmd_init, "write random weights of a published variant"},
     {"tokenize", cmd_tokenize, "turn text into token ids, or back"},
+    {"bench engine", cmd_bench_engine, "batching modes and policies side by side, without HTTP"},
     {"bench kernels", cmd_bench_kernels, "the CPU kernels beside what the machine allows"},
     {"bench", cmd_bench, "load generator over HTTP, with depth figures"}, /* after its two-word kin */
     {NULL, NULL, NULL},

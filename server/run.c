@@ -24,6 +24,8 @@ static void fill_sched(sched_opts *s, const run_opts *o, const eng_config *c) {
                       : strcmp(o->batching, "lockstep") == 0 ? SCHED_LOCKSTEP
                                                              : SCHED_DEPTHWISE;
     }
+    /* full computes every loop of every row: the published generate, which is exact */
+    if (s->batching == SCHED_FULL && !o->halted_kv) s->halted_kv = ENG_EXACT;
     s->max_rows = o->max_rows ? (uint32_t)o->max_rows : DEFAULT_ROWS;
     s->max_running = o->max_running ? (uint32_t)o->max_running : DEFAULT_RUNNING;
     if (o->chunk) s->chunk = (uint32_t)o->chunk;
