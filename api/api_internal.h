@@ -129,25 +129,31 @@ struct api_request {
     int32_t priority;
     uint64_t salt[2];
     const char *request_id; /* NULL or checked */
+    const char *echoed;     /* responses: fields given back, as JSON text with commas before each */
 };
 
 /* ---- the field table ---- */
 
 typedef enum { API__BOOL, API__INT, API__NUM, API__STR, API__OTHER } api__type;
-enum { API__IN_COMPLETION = 1 << API_COMPLETION, API__IN_CHAT = 1 << API_CHAT };
+enum {
+    API__IN_COMPLETION = 1 << API_COMPLETION,
+    API__IN_CHAT = 1 << API_CHAT,
+    API__IN_RESPONSES = 1 << API_RESPONSES,
+};
 
 #define API__NO_INT INT64_MIN /* absent; numbers: NaN; strings: NULL; bools: the default */
 
 /* Values as read; what needs the model or another field is checked afterwards. */
 typedef struct {
-    const char *model, *user, *suffix, *reasoning_effort, *request_id, *cache_salt;
+    const char *model, *user, *suffix, *reasoning_effort, *request_id, *cache_salt, *instructions,
+        *truncation;
     int64_t max_tokens, max_completion_tokens, min_tokens, n, best_of, seed, top_k, logprobs,
         top_logprobs, prompt_logprobs, priority;
     double temperature, top_p, min_p, frequency_penalty, presence_penalty, repetition_penalty;
     bool seeded, stream, echo, ignore_eos, chat_logprobs, return_depth, return_token_ids,
         include_stop, add_generation_prompt, continue_final_message, parallel_tool_calls;
     const json_t *prompt, *messages, *stop, *stop_token_ids, *logit_bias, *stream_options, *depth,
-        *response_format, *tools, *tool_choice;
+        *response_format, *tools, *tool_choice, *input, *text, *reasoning, *metadata, *include;
 } api__values;
 
 typedef struct {
@@ -181,10 +187,19 @@ int api__read_model(const api_context *c, const json_t *root, const char **out, 
 /* Parts of api_parse that live in files of their own. */
 int api__read_prompts(api_request *r, const api_context *c, const json_t *prompt,
                       err *e) WARN_UNUSED;
-int api__read_messages(api_request *r, const api_context *c, const api__values *v,
-                       err *e) WARN_UNUSED;
-int api__messages_to_ids(const api_context *c, const json_t *messages, bool generation,
-                         bool open_last, arena *mem, eng_ids *out, err *e) WARN_UNUSED;
+int api__keep_ids(api_request *r, const api_context *c, const eng_ids *ids, api__prompt *p,
+                  const char *param, err *e) WARN_UNUSED;
+
+/* A conversation: chat's messages, or the input of /v1/responses (items). */
+typedef struct {
+    bool items, generation, open_last;
+    const char *instructions; /* the system's turn, before all; NULL = none */
+    const char *lead; /* text before everything, in whatever turn comes first; NULL = none */
+} api__turns;
+int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns *t, arena *mem,
+                      eng_ids *out, err *e) WARN_UNUSED;
+int api__read_turns(api_request *r, const api_context *c, const api__values *v, const char *lead,
+                    err *e) WARN_UNUSED;
 int api__read_format(api_request *r, const api_context *c, const api__values *v,
                      err *e) WARN_UNUSED;
 /* Encodes text as plain text, after the token that begins every text if bos. */
@@ -225,7 +240,7 @@ typedef struct {
     uint64_t chars;     /* characters before tokens_at, for text_offset */
     api__token *tokens; /* wanted ones not yet written; NULL if nobody asks */
     eng_top *tops;      /* [cap_tokens][n_top] */
-    uint32_t n_tokens, cap_tokens;
+    uint32_t n_tokens, cap_tokens, n_written; /* n_written: responses keep what they wrote */
     uint64_t n_output;
     bool echoed, opened; /* prompt text is in; the first chunk went out */
     sched_finish finish;
@@ -243,7 +258,7 @@ struct api_reply {
     buf prefix; /* of every chunk, up to "index": */
     api__choice *choices;
     uint32_t n_choices, n_ended;
-    uint64_t seed;
+    uint64_t n_events; /* responses: the next sequence_number */
     bool started, failed, done;
 };
 
@@ -253,15 +268,28 @@ bool api__wants_tokens(const api_request *r); /* somebody asks for single tokens
 void api__write_token_fields(buf *out, const api_reply *r, const api__choice *ch, uint32_t n);
 void api__write_finish(buf *out, const api_reply *r, const api__choice *ch, bool finished);
 void api__write_usage(buf *out, const api_reply *r);
-void api__write_chunk(buf *out, const api_reply *r, api__choice *ch, bool finished);
-void api__write_stream_end(buf *out, const api_reply *r);
+void api__write_chunk(buf *out, api_reply *r, api__choice *ch, bool finished);
+void api__write_stream_end(buf *out, api_reply *r);
+/* Entries of chat's logprobs for tokens [from, to), without brackets. */
+void api__write_logprob_entries(buf *out, const api_reply *r, const api__choice *ch, uint32_t from,
+                                uint32_t to);
 void api__write_body(buf *out, const api_reply *r);
 void api__write_prefix(buf *out, const api_reply *r);
+void api__write_numbers(buf *out, const api_reply *r, const api__choice *ch, uint32_t from,
+                        uint32_t to, bool depths, const char *key); /* ids or depths, as a list */
 void api__write_uint(buf *out, uint64_t v);
 void api__write_logprob(buf *out, float v);
 
 /* As api_utf8_token, for bytes that are at hand. */
 void api__utf8_bytes(api_utf8 *u, const char *bytes, size_t n, buf *out);
+/* The same of /v1/responses. */
+int api__read_response_fields(api_request *r, api__values *v, err *e) WARN_UNUSED;
+int api__keep_echoed(api_request *r, const api__values *v, err *e) WARN_UNUSED;
+void api__responses_chunk(buf *out, api_reply *r, api__choice *ch, bool finished);
+void api__responses_stream_end(buf *out, api_reply *r);
+void api__responses_body(buf *out, const api_reply *r);
+void api__responses_error(buf *out, api_reply *r, const err *why);
+
 /* Characters (not continuation bytes) in n bytes of UTF-8. */
 size_t api__utf8_chars(const char *s, size_t n);
 bool api__utf8_valid(const char *s, size_t n);

@@ -214,7 +214,7 @@ static int read_logprobs(api_request *r, const api__values *v, err *e) {
         r->logprobs = v->logprobs != API__NO_INT;
         top = r->logprobs ? v->logprobs : 0;
     } else {
-        r->logprobs = v->chat_logprobs;
+        r->logprobs = v->chat_logprobs; /* responses: by include, or by asking for the top ones */
         if (top != API__NO_INT && !r->logprobs)
             return bad(e, "top_logprobs", "needs logprobs to be true");
         if (top == API__NO_INT) top = 0;
@@ -242,14 +242,16 @@ static int read_choices(api_request *r, const api_context *c, const api__values 
     return 0;
 }
 
-static const char *token_limit_field(const api__values *v) {
+static const char *token_limit_field(api_kind kind, const api__values *v) {
+    if (kind == API_RESPONSES) return "max_output_tokens";
     return v->max_completion_tokens != API__NO_INT ? "max_completion_tokens" : "max_tokens";
 }
 
 /* How many tokens each prompt may bring forth; needs the prompts. */
 static int read_limits(api_request *r, const api_context *c, const api__values *v, err *e) {
-    const char *field = token_limit_field(v);
-    const char *prompt = r->kind == API_CHAT ? "messages" : "prompt";
+    const char *field = token_limit_field(r->kind, v);
+    static const char *const inputs[] = {"prompt", "messages", "input"}; /* by api_kind */
+    const char *prompt = inputs[r->kind];
     int64_t wish =
         v->max_completion_tokens != API__NO_INT ? v->max_completion_tokens : v->max_tokens;
     bool named = wish != API__NO_INT;
@@ -368,6 +370,7 @@ static int read_request(api_request *r, const api_context *c, json_t *root, err 
     api__values v;
     if (api__read_fields(&v, r->kind, root, e) != 0) return -1;
     if (api__check_model(c, v.model, true, e) != 0) return -1;
+    if (r->kind == API_RESPONSES && api__read_response_fields(r, &v, e) != 0) return -1;
     if (refuse_unsupported(r, &v, e) != 0) return -1;
     r->echo = v.echo;
     r->return_depth = v.return_depth;
@@ -380,9 +383,10 @@ static int read_request(api_request *r, const api_context *c, json_t *root, err 
     if (api__read_format(r, c, &v, e) != 0) return -1;
     if (r->kind == API_COMPLETION) {
         if (api__read_prompts(r, c, v.prompt, e) != 0) return -1;
-    } else if (api__read_messages(r, c, &v, e) != 0) {
+    } else if (api__read_turns(r, c, &v, NULL, e) != 0) {
         return -1;
     }
+    if (r->kind == API_RESPONSES && api__keep_echoed(r, &v, e) != 0) return -1;
     return read_limits(r, c, &v, e);
 }
 

@@ -279,6 +279,10 @@ unsigned api_reply_fail(api_reply *r, const err *why, buf *out) {
     if (r->failed || r->done) return 0;
     r->failed = true;
     if (!r->started) return API_FAILED;
+    if (r->r->kind == API_RESPONSES) {
+        api__responses_error(out, r, why);
+        return API_FAILED;
+    }
     buf_puts(out, "data: ");
     api_error_body(out, why);
     buf_puts(out, "\n\n");

@@ -148,7 +148,8 @@ static int tokenize_chat(tokenizing *t, const json_t *root, const json_t *messag
     }
     arena mem;
     arena_init(&mem, t->c->opts.max_body_bytes * 2 + (1 << 20));
-    int rc = api__messages_to_ids(t->c, messages, generation, open_last, &mem, &t->ids, e);
+    api__turns turns = {.generation = generation, .open_last = open_last};
+    int rc = api__turns_to_ids(t->c, messages, &turns, &mem, &t->ids, e);
     arena_deinit(&mem);
     if (rc != 0) return -1;
     buf_puts(out, "{\"tokens\":");

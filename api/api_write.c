@@ -133,7 +133,7 @@ static void write_top_map(buf *out, const api_reply *r, const api__choice *ch, u
     buf_puts(out, "}");
 }
 
-typedef enum { LIST_TEXT, LIST_LOGPROB, LIST_TOP, LIST_OFFSET, LIST_ID, LIST_DEPTH } list;
+typedef enum { LIST_TEXT, LIST_LOGPROB, LIST_TOP, LIST_OFFSET } list;
 
 static void write_list(buf *out, const api_reply *r, const api__choice *ch, uint32_t n, list what,
                        const char *key) {
@@ -158,9 +158,31 @@ static void write_list(buf *out, const api_reply *r, const api__choice *ch, uint
             if (ch->text.data) chars += api__utf8_chars(ch->text.data + from, k->text_end - from);
             break;
         }
-        case LIST_ID: api__write_uint(out, k->id); break;
-        case LIST_DEPTH: api__write_uint(out, k->depth); break;
         }
+    }
+    buf_puts(out, "]");
+}
+
+void api__write_logprob_entries(buf *out, const api_reply *r, const api__choice *ch, uint32_t from,
+                                uint32_t to) {
+    bool first = true;
+    for (uint32_t i = from; i < to; i++) {
+        if (ch->tokens[i].prompt) continue;
+        if (!first) buf_puts(out, ",");
+        first = false;
+        write_chat_entry(out, r, ch, i);
+    }
+}
+
+void api__write_numbers(buf *out, const api_reply *r, const api__choice *ch, uint32_t from,
+                        uint32_t to, bool depths, const char *key) {
+    bool first = true;
+    buf_puts(out, key);
+    for (uint32_t i = from; i < to; i++) {
+        if (!shown(r, &ch->tokens[i])) continue;
+        if (!first) buf_puts(out, ",");
+        first = false;
+        api__write_uint(out, depths ? ch->tokens[i].depth : ch->tokens[i].id);
     }
     buf_puts(out, "]");
 }
@@ -171,22 +193,18 @@ void api__write_token_fields(buf *out, const api_reply *r, const api__choice *ch
         buf_puts(out, ",\"logprobs\":null");
     } else if (q->kind == API_CHAT) {
         buf_puts(out, ",\"logprobs\":{\"content\":[");
-        for (uint32_t i = 0, written = 0; i < n; i++) {
-            if (ch->tokens[i].prompt) continue;
-            if (written++) buf_puts(out, ",");
-            write_chat_entry(out, r, ch, i);
-        }
+        api__write_logprob_entries(out, r, ch, 0, n);
         buf_puts(out, "],\"refusal\":null}");
     } else {
         write_list(out, r, ch, n, LIST_TEXT, ",\"logprobs\":{\"tokens\":[");
         write_list(out, r, ch, n, LIST_LOGPROB, ",\"token_logprobs\":[");
         write_list(out, r, ch, n, LIST_TOP, ",\"top_logprobs\":[");
         write_list(out, r, ch, n, LIST_OFFSET, ",\"text_offset\":[");
-        if (q->return_depth) write_list(out, r, ch, n, LIST_DEPTH, ",\"depth\":[");
+        if (q->return_depth) api__write_numbers(out, r, ch, 0, n, true, ",\"depth\":[");
         buf_puts(out, "}");
     }
-    if (q->return_ids) write_list(out, r, ch, n, LIST_ID, ",\"token_ids\":[");
-    if (q->return_depth) write_list(out, r, ch, n, LIST_DEPTH, ",\"depths\":[");
+    if (q->return_ids) api__write_numbers(out, r, ch, 0, n, false, ",\"token_ids\":[");
+    if (q->return_depth) api__write_numbers(out, r, ch, 0, n, true, ",\"depths\":[");
 }
 
 /* vLLM's shape: one entry for each position, the first null, keyed by token id. */
@@ -286,7 +304,11 @@ static void drop_written(const api_reply *r, api__choice *ch, uint32_t n) {
     ch->sent -= until;
 }
 
-void api__write_chunk(buf *out, const api_reply *r, api__choice *ch, bool finished) {
+void api__write_chunk(buf *out, api_reply *r, api__choice *ch, bool finished) {
+    if (r->r->kind == API_RESPONSES) {
+        api__responses_chunk(out, r, ch, finished);
+        return;
+    }
     const char *text = ch->text.data ? ch->text.data + ch->sent : "";
     size_t n = ch->ready - ch->sent;
     buf_append(out, r->prefix.data, r->prefix.len);
@@ -341,7 +363,11 @@ void api__write_usage(buf *out, const api_reply *r) {
     buf_puts(out, "}}");
 }
 
-void api__write_stream_end(buf *out, const api_reply *r) {
+void api__write_stream_end(buf *out, api_reply *r) {
+    if (r->r->kind == API_RESPONSES) {
+        api__responses_stream_end(out, r);
+        return;
+    }
     if (r->r->include_usage) {
         buf_append(out, r->prefix.data, r->prefix.len);
         buf_puts(out, "]");
@@ -352,6 +378,10 @@ void api__write_stream_end(buf *out, const api_reply *r) {
 }
 
 void api__write_body(buf *out, const api_reply *r) {
+    if (r->r->kind == API_RESPONSES) {
+        api__responses_body(out, r);
+        return;
+    }
     buf_append(out, r->prefix.data, r->prefix.len);
     for (uint32_t i = 0; i < r->n_choices; i++) {
         const api__choice *ch = &r->choices[i];

@@ -16,6 +16,9 @@ static void handle_completion(srv_req *r) {
 static void handle_chat(srv_req *r) {
     srv_parse_start(r, SRV_CHAT);
 }
+static void handle_responses(srv_req *r) {
+    srv_parse_start(r, SRV_RESPONSES);
+}
 static void handle_tokenize(srv_req *r) {
     srv_parse_start(r, SRV_TOKENIZE);
 }
@@ -80,6 +83,7 @@ static void handle_asset(srv_req *r) {
 static const srv_route routes[] = {
     {"/completions", "POST", WORK, handle_completion},
     {"/chat/completions", "POST", WORK, handle_chat},
+    {"/responses", "POST", WORK, handle_responses},
     {"/tokenize", "POST", WORK, handle_tokenize},
     {"/detokenize", "POST", WORK, handle_detokenize},
     {"/models", "GET", ROUTE_LOADED | ROUTE_V1, handle_models},

@@ -63,6 +63,7 @@ static void check_out(const buf *out, bool stream) {
     }
     while (*at) {
         const char *end = strstr(at, "\n\n");
+        if (strncmp(at, "event: ", 7) == 0) at = strchr(at, '\n') + 1;
         if (end == NULL || strncmp(at, "data: ", 6) != 0) abort();
         if (strncmp(at + 6, "[DONE]", 6) != 0) must_be_json(at + 6, (size_t)(end - at) - 6);
         at = end + 2;
@@ -134,10 +135,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     buf out = {0};
     err e = {0};
     int rc;
-    switch (data[0] % 4) {
+    switch (data[0] % 8 % 5) {
     case 0: rc = api_parse(&r, c, API_COMPLETION, body, size - 2, &e); break;
     case 1: rc = api_parse(&r, c, API_CHAT, body, size - 2, &e); break;
     case 2: rc = api_tokenize(c, body, size - 2, &out, &e); break;
+    case 3: rc = api_parse(&r, c, API_RESPONSES, body, size - 2, &e); break;
     default: rc = api_detokenize(c, body, size - 2, &out, &e); break;
     }
     if (rc != 0) check_refusal(&e);

@@ -23,11 +23,13 @@ TestSuite(api_bad_requests, .init = open_fixture, .fini = close_fixture);
 static int answer(const char *route, const char *body, size_t n, err *e) {
     buf out = {0};
     api_request *r = NULL;
+    api_kind kind = strcmp(route, "chat") == 0        ? API_CHAT
+                    : strcmp(route, "responses") == 0 ? API_RESPONSES
+                                                      : API_COMPLETION;
     int rc;
     if (strcmp(route, "tokenize") == 0) rc = api_tokenize(f.c, body, n, &out, e);
     else if (strcmp(route, "detokenize") == 0) rc = api_detokenize(f.c, body, n, &out, e);
-    else
-        rc = api_parse(&r, f.c, strcmp(route, "chat") == 0 ? API_CHAT : API_COMPLETION, body, n, e);
+    else rc = api_parse(&r, f.c, kind, body, n, e);
     if (rc != 0) cr_expect_eq(out.len, 0, "a refusal must leave no half answer");
     buf_deinit(&out);
     api_request_destroy(r);

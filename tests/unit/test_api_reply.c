@@ -105,14 +105,29 @@ Test(api_reply, a_chat_stream_opens_with_role_and_first_token_and_ends_with_usag
            "In the", SCHED_STOP, &out);
     cr_assert_str_eq(
         stampless(&out),
-        CHUNK("{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"In\"},\"logprobs\":"
-              "null,\"finish_reason\":null}") "}\n\n" CHUNK("{\"index\":0,\"delta\":{\"content\":"
-                                                            "\" "
-                                                            "the\"},\"logprobs\":null,\"finish_"
-                                                            "reason\":null}") "}\n\n" CHUNK(
-            "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_"
-            "reason\":null}") "}\n\n" CHUNK("") "," USAGE("4", "2", "6", "8",
-                                                          "6") "}\n\ndata: [DONE]\n\n");
+        CHUNK(
+            "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"In\"},\"logprobs\":"
+            "null,\"finish_reason\":null}") "}\n\n" CHUNK("{\"index\":0,\"delta\":{\"content\":"
+                                                          "\" "
+                                                          "the\"},\"logprobs\":null,\"finish_"
+                                                          "reason\":null}") "}\n\n" CHUNK("{\"index"
+                                                                                          "\":0,"
+                                                                                          "\"delta"
+                                                                                          "\":{},"
+                                                                                          "\"logpro"
+                                                                                          "bs\":"
+                                                                                          "null,"
+                                                                                          "\"finish"
+                                                                                          "_reason"
+                                                                                          "\":"
+                                                                                          "\"stop\""
+                                                                                          ",\"stop_"
+                                                                                          "reason\""
+                                                                                          ":null}") "}\n\n" CHUNK("") "," USAGE("4",
+                                                                                                                                "2",
+                                                                                                                                "6",
+                                                                                                                                "8",
+                                                                                                                                "6") "}\n\ndata: [DONE]\n\n");
     buf_clear(&out);
     answer(API_CHAT,
            "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"In\"}],\"request_"
