@@ -122,14 +122,16 @@ static void add_request(bench_stats *s, const bench_req *r) {
         push(&s->series[BENCH_ITL], (double)r->gaps[k]);
 }
 
-/* Loops from usage are exact even where chunks carry no depths. */
+/* Depths in the chunks are exact. Usage counts the loops the engine ran for output, and the
+ * last token of a request is never run: there the mean is lower by one part in its length. */
 static void add_depth(bench_stats *s, const bench_req *r) {
-    if (r->has_usage && r->usage_loops > 0) {
-        s->loops += r->usage_loops;
-        s->loop_tokens += r->usage_output;
-    } else {
+    uint32_t tokens = bench_req_output_tokens(r);
+    if (r->n_depths >= tokens || r->usage_loops == 0) {
         s->loops += r->depth_sum;
         s->loop_tokens += r->n_depths;
+    } else {
+        s->loops += r->usage_loops;
+        s->loop_tokens += tokens;
     }
 }
 

@@ -6,7 +6,7 @@ import { startPool } from "./pool.js";
 const $ = (id) => document.getElementById(id);
 const state = {
     model: null,
-    most: 16, // loops of the deepest token the model allows; grows if one goes deeper
+    most: 16, // end of the scale: the loops the model was trained for, or a deeper token's
     knowsMost: false,
     abort: null,
     tokens: [], // depth of every token of the answer on show
@@ -116,12 +116,8 @@ function formNow() {
 
 function setMost(most, sure) {
     if (!(most >= 1) || (state.knowsMost && !sure && most <= state.most)) return;
-    const atEnd = $("max-loops").value === $("max-loops").max;
     state.most = most;
     state.knowsMost ||= sure;
-    for (const id of ["min-loops", "max-loops"]) $(id).max = String(most);
-    if (atEnd) $("max-loops").value = String(most);
-    showSliders();
     for (const span of $("answer").children) tint(span);
     drawLegend();
 }
@@ -141,11 +137,11 @@ async function findModel() {
         const card = (await answer.json()).data[0];
         state.model = card.id;
         $("model-name").textContent = card.id;
-        if (Number.isInteger(card.max_loops)) setMost(card.max_loops, true);
-        if (Number.isInteger(card.trained_loops)) {
-            $("max-loops").value = String(card.trained_loops);
-            showSliders();
-        }
+        const trained = card.trained_loops ?? card.max_loops ?? state.most;
+        for (const id of ["min-loops", "max-loops"]) $(id).max = String(card.max_loops ?? trained);
+        $("max-loops").value = String(trained);
+        showSliders();
+        setMost(trained, true);
         allowChat(card.meta?.chat_template !== null);
         return true;
     } catch (e) {
@@ -232,8 +228,9 @@ function drawFigures(run) {
     const n = run.tokens;
     $("f-tokens").textContent = short(n);
     $("f-ttft").textContent = run.first ? `${short(run.first - run.start)} ms` : "–";
-    const seconds = (run.last - run.first) / 1000;
-    $("f-rate").textContent = n > 1 && seconds > 0 ? short((n - 1) / seconds) : "–";
+    // From sending on: a short answer may arrive whole in one piece.
+    const seconds = (run.last - run.start) / 1000;
+    $("f-rate").textContent = n > 0 && seconds > 0 ? short(n / seconds) : "–";
     const sum = state.tokens.reduce((a, b) => a + b, 0);
     const mean = sum / state.tokens.length;
     $("f-depth").textContent = state.tokens.length ? mean.toFixed(2) : "–";

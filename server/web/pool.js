@@ -7,9 +7,15 @@ const BUSY_MS = 500;
 const KEEP_MS = 120000; // history of the rate line
 const EXITS_MS = 60000; // window of the exits figure
 
+/** How many entries there are up to the last that is not 0. */
+function deepest(values) {
+    return values.findLastIndex((v) => v > 0) + 1;
+}
+
+/** values[i] belongs to depth i + 1. */
 function drawBars(id, values, most, what) {
     const box = $(id);
-    const n = Math.max(values.length, most + 1);
+    const n = Math.max(deepest(values), most);
     if (box.children.length !== n) {
         box.replaceChildren(
             ...Array.from({ length: n }, () => {
@@ -24,11 +30,11 @@ function drawBars(id, values, most, what) {
     for (let i = 0; i < n; i++) {
         const v = values[i] ?? 0;
         const cell = box.children[i];
-        cell.firstChild.className = `d${depthStep(i, most)}${v ? "" : " none"}`;
+        cell.firstChild.className = `d${depthStep(i + 1, most)}${v ? "" : " none"}`;
         cell.firstChild.style.height = `${v ? 4 + Math.round((v / top) * 60) : 2}px`;
-        cell.lastChild.textContent = n <= 17 || i % 4 === 0 ? String(i) : "";
-        cell.title = `${short(v)} ${what} ${i}`;
-        if (v) said.push(`${short(v)} at ${i}`);
+        cell.lastChild.textContent = n <= 16 || i % 4 === 3 ? String(i + 1) : "";
+        cell.title = `${short(v)} ${what} ${i + 1}`;
+        if (v) said.push(`${short(v)} at ${i + 1}`);
     }
     box.setAttribute("aria-label", said.length ? said.join(", ") : "None");
 }
@@ -57,7 +63,8 @@ export function startPool(host) {
 
     function show(metrics, now) {
         const tokens = metricSum(metrics, "vllm:generation_tokens_total");
-        const exits = metricByDepth(metrics, "fathom_exits_total");
+        // Depths count from 1, so nothing leaves at 0; loops count from 0.
+        const exits = metricByDepth(metrics, "fathom_exits_total").slice(1);
         const rows = metricByDepth(metrics, "fathom_rows");
         const last = history.at(-1);
         // A counter that went back means the server was started anew.
@@ -67,7 +74,7 @@ export function startPool(host) {
         history.push({ t: now, tokens, rate, exits });
         while (history[0].t < now - KEEP_MS) history.shift();
 
-        if (exits.length > 1) host.sawDepths(exits.length - 1);
+        host.sawDepths(deepest(exits));
         const from = history.find((h) => h.t >= now - EXITS_MS);
         $("p-running").textContent = short(metricSum(metrics, "vllm:num_requests_running") ?? NaN);
         $("p-waiting").textContent = short(metricSum(metrics, "vllm:num_requests_waiting") ?? NaN);
