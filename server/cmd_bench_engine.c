@@ -15,7 +15,7 @@ static const be_mode all_modes[BE_MAX_MODES] = {
 };
 
 typedef struct {
-    const char *sequences, *modes, *plot;
+    const char *sequences, *modes, *plot, *clock;
     uint64_t prompt_tokens, output_tokens, repeat, seed;
     double temperature, top_p;
     bool json;
@@ -115,33 +115,37 @@ static double rate(const be_run *u) {
     return (double)u->tokens / u->seconds;
 }
 
-/* Stage costs are those of `full` beside it: F0 = prelude, coda, head and sampler per
- * position, Fr = one loop of one row. */
+static double loops_ns(const be_run *u) {
+    return (double)u->ns[ENG_STAGE_RECURRENT];
+}
+static double rest_ns(const be_run *u) {
+    return u->seconds * 1e9 - loops_ns(u);
+}
+
+/* Stage costs are those of `full` beside it: Fr = one loop of one row, F0 = everything
+ * else (prelude, coda, head, sampler, host) per position. */
 static void costs_of(const bench *b, size_t s, double *f0, double *fr) {
     double f0s[BE_MAX_REPEAT], frs[BE_MAX_REPEAT];
     for (uint64_t k = 0; k < b->repeat; k++) {
         const be_run *full = run_at(b, s, 0, k);
-        double ns =
-            (double)(full->ns[ENG_STAGE_PRELUDE] + full->ns[ENG_STAGE_CODA] + full->sample_ns);
-        f0s[k] = ns / (double)full->positions;
-        frs[k] = (double)full->ns[ENG_STAGE_RECURRENT] / (double)full->rows[ENG_STAGE_RECURRENT];
+        f0s[k] = rest_ns(full) / (double)full->positions;
+        frs[k] = loops_ns(full) / (double)full->rows[ENG_STAGE_RECURRENT];
     }
     *f0 = median(f0s, b->repeat);
     *fr = median(frs, b->repeat);
 }
 
 /* Where the time above the bound's went, as parts of the whole: loops that cost more than
- * Fr (launches with fewer rows, or tails), prelude and coda launches that served fewer
- * rows than full's, and the host between launches. */
+ * Fr (launches with fewer rows, or tails), and the rest where it cost more than F0 (coda
+ * launches that served fewer rows, more launches). */
 static void fill_losses(be_line *line) {
     const be_run *u = line->run;
-    double all = u->seconds * 1e9, looped = (double)u->ns[ENG_STAGE_RECURRENT];
-    double fixed = (double)(u->ns[ENG_STAGE_PRELUDE] + u->ns[ENG_STAGE_CODA] + u->sample_ns);
-    double loops = line->mode->batching == SCHED_FULL ? (double)u->rows[ENG_STAGE_RECURRENT]
-                                                      : (double)u->loops;
-    line->lost_loops = (looped - loops * line->fr) / all;
-    line->lost_fixed = (fixed - (double)u->positions * line->f0) / all;
-    line->lost_host = (all - looped - fixed) / all;
+    double all = u->seconds * 1e9;
+    bool full = line->mode->batching == SCHED_FULL;
+    double loops = full ? (double)u->rows[ENG_STAGE_RECURRENT] : (double)u->loops;
+    line->lost_loops = (loops_ns(u) - loops * line->fr) / all;
+    line->lost_rest = (rest_ns(u) - (double)u->positions * line->f0) / all;
+    line->tails = (double)u->tail_rows / (double)u->rows[ENG_STAGE_RECURRENT];
 }
 
 static void fill_line(bench *b, be_line *line, size_t s, size_t m, uint32_t loops) {
@@ -177,12 +181,10 @@ static int report(bench *b, const run *r, const run_opts *ro, const options *o, 
         for (size_t m = 0; m < b->n_modes; m++)
             fill_line(b, &b->lines[n++], s, m, loops);
     }
-    if (o->json) {
-        be_print_json(stdout, b->lines, n, r, &b->load, b->repeat);
-    } else {
-        be_print_head(stdout, r, ro, &b->load, b->repeat);
-        be_print_lines(stdout, b->lines, n);
-    }
+    FILE *people = o->json ? stderr : stdout;
+    be_print_head(people, r, ro, &b->load, b->repeat);
+    be_print_lines(people, b->lines, n);
+    if (o->json) be_print_json(stdout, b->lines, n, r, &b->load, b->repeat);
     if (!o->plot) return 0;
     char title[200];
     snprintf(title, sizeof title, "%s, %s, %u threads", ro->model, r->backend->info.device,
@@ -235,6 +237,10 @@ int cmd_bench_engine(int argc, char **argv) {
          "of full, lockstep, depthwise, or as depthwise/last (default all)", 0, 0, false},
         {"--temperature", CLI_REAL, &o.temperature, "X", "of the sampler (default 1)", 0, 2, false},
         {"--top-p", CLI_REAL, &o.top_p, "X", "of the sampler (default 1)", 1e-3, 1, false},
+        {"--clock", CLI_CHOICE, &o.clock, "wall|cpu",
+         "cpu: this process's CPU time, for a machine that others use; with --threads 1 (default "
+         "wall)",
+         0, 0, false},
         {"--json", CLI_FLAG, &o.json, NULL, "print JSON", 0, 0, false},
         {"--plot", CLI_TEXT, &o.plot, "FILE", "draw FILE.svg or FILE.png (needs gnuplot)", 0, 0,
          false},
@@ -249,6 +255,11 @@ int cmd_bench_engine(int argc, char **argv) {
     bench b = {.repeat = o.repeat};
     b.load =
         (be_load){.seed = o.seed, .temperature = (float)o.temperature, .top_p = (float)o.top_p};
+    b.load.cpu_clock = o.clock && strcmp(o.clock, "cpu") == 0;
+    if (b.load.cpu_clock && ro.threads != 1) {
+        fprintf(stderr, "fathom bench engine: --clock cpu goes with --threads 1\n");
+        return EXIT_USAGE;
+    }
     if (parse_sizes(&b, o.sequences, &e) != 0 || parse_modes(&b, o.modes, &e) != 0)
         return cli_fail(&e);
     uint32_t most = 0;

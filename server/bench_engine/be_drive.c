@@ -3,6 +3,44 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+uint64_t be_clock_ns(const be_load *l) {
+    if (!l->cpu_clock) return clock_ns();
+    struct timespec ts;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- the backend, with launches timed by the chosen clock ---- */
+
+typedef struct {
+    eng_backend base;
+    eng_backend *inner;
+    const be_load *load;
+    uint64_t began;
+} timed;
+
+static int timed_launch(eng_backend *b, const eng_launch *l, err *e) {
+    timed *t = (timed *)b;
+    t->began = be_clock_ns(t->load);
+    return t->inner->ops->launch(t->inner, l, e);
+}
+
+static int timed_wait(eng_backend *b, eng_result *r, err *e) {
+    timed *t = (timed *)b;
+    int rc = t->inner->ops->wait(t->inner, r, e);
+    if (rc == 0 && t->load->cpu_clock) r->ns = be_clock_ns(t->load) - t->began;
+    return rc;
+}
+
+static void timed_close(eng_backend *b) {
+    (void)b;
+} /* the inner one is borrowed */
+
+static const eng_backend_ops timed_ops = {timed_launch, timed_wait, timed_close};
+
+/* ---- the load ---- */
 
 typedef struct {
     uint64_t id;
@@ -171,19 +209,19 @@ static int measure(driver *d, sched_stats *before, sched_stats *now, err *e) {
     }
     uint64_t want = (uint64_t)d->load->sequences * d->load->output_tokens, start_tokens = d->tokens;
     sched_get_stats(d->s, before);
-    uint64_t t0 = clock_ns(), aside = 0; /* ns spent watching, which no server would */
+    uint64_t t0 = be_clock_ns(d->load), aside = 0; /* ns spent watching, which no server would */
     pool_watch p = {.every = 1,
                     .rows_before = before->launch_rows[ENG_STAGE_RECURRENT],
                     .launches_before = before->launches[ENG_STAGE_RECURRENT]};
     while (d->tokens - start_tokens < want) {
         if (refill(d, e) != 0 || sched_step(d->s, &idle, e) != 0) return -1;
-        uint64_t look = clock_ns();
+        uint64_t look = be_clock_ns(d->load);
         sched_get_stats(d->s, now);
         watch_pool(d->out, &p, now, look - t0 - aside);
         watch_cache(d->out, now);
-        aside += clock_ns() - look;
+        aside += be_clock_ns(d->load) - look;
     }
-    d->out->seconds = (double)(clock_ns() - t0 - aside) / 1e9;
+    d->out->seconds = (double)(be_clock_ns(d->load) - t0 - aside) / 1e9;
     d->out->tokens = d->tokens - start_tokens;
     d->out->requests = d->next_request;
     sched_get_stats(d->s, now);
@@ -201,12 +239,14 @@ int be_drive(be_run *out, const run *r, const be_mode *m, const be_load *l, be_t
     o.max_queue = l->sequences;
     o.prefix_cache = false; /* every prompt is run */
     driver d = {.load = l, .r = r, .first = first, .recording = first->n_requests == 0, .out = out};
+    timed backend = {.base = *r->backend, .inner = r->backend, .load = l};
+    backend.base.ops = &timed_ops;
     sched_stats *st = array_new(2, sizeof *st);
     d.lanes = array_new(l->sequences, sizeof *d.lanes);
     int rc = -1;
     if (!st || !d.lanes) {
         (void)err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the benchmark");
-    } else if (sched_create(&d.s, r->backend, &o, on_event, &d, e) == 0) {
+    } else if (sched_create(&d.s, &backend.base, &o, on_event, &d, e) == 0) {
         rc = measure(&d, &st[0], &st[1], e);
     }
     sched_destroy(d.s);

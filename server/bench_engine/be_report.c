@@ -16,13 +16,13 @@ void be_print_head(FILE *to, const run *r, const run_opts *o, const be_load *l, 
             "device %s, %s, %u threads, cache slot %zu B\n"
             "prompts %u, outputs %u tokens (half to one and a half of it), temperature %.2f, top_p "
             "%.2f, "
-            "seed %llu, medians of %llu alternating runs\n\n",
+            "seed %llu, medians of %llu alternating runs, %s time\n\n",
             o->model, (double)eng_config_params(c) / 1e6, dtype_of(r),
             (double)i->weight_bytes / 1e6,
             r->sched.default_max_loops ? r->sched.default_max_loops : c->max_loop_iters, i->device,
             i->kernels, i->threads, i->slot_bytes, l->prompt_tokens, l->output_tokens,
             (double)l->temperature, (double)l->top_p, (unsigned long long)l->seed,
-            (unsigned long long)repeat);
+            (unsigned long long)repeat, l->cpu_clock ? "CPU" : "wall");
 }
 
 static void print_depths(FILE *to, const be_line *b) {
@@ -40,17 +40,17 @@ void be_print_lines(FILE *to, const be_line *lines, size_t n) {
         if (k == 0 || lines[k - 1].sequences != b->sequences) {
             fprintf(to, "%u sequences\n  %-16s %9s %7s %7s %7s %7s %7s %8s %9s %9s  %s\n",
                     b->sequences, "mode", "tokens/s", "ratio", "bound", "% bound", "depth", "pool",
-                    "launches", "cache MB", "all loops", "lost: loops, prelude+coda, host");
+                    "launches", "cache MB", "all loops", "lost: loops, rest; tails");
         }
         char name[40];
         snprintf(name, sizeof name, "%s %s", b->mode->mode, b->mode->policy);
-        fprintf(
-            to,
-            "  %-16s %9.1f %7.2f %7.2f %7.1f %7.2f %7.1f %8llu %9.2f %9.2f  %.1f%% %.1f%% %.1f%%",
-            name, b->tokens_per_s, b->ratio, b->bound, b->percent, b->mean_depth, u->pool_mean,
-            (unsigned long long)u->launches[ENG_STAGE_RECURRENT], (double)u->cache_bytes / 1e6,
-            (double)u->cache_bytes_all_loops / 1e6, 100 * b->lost_loops, 100 * b->lost_fixed,
-            100 * b->lost_host);
+        fprintf(to,
+                "  %-16s %9.1f %7.2f %7.2f %7.1f %7.2f %7.1f %8llu %9.2f %9.2f  %5.1f%% %5.1f%%; "
+                "%.0f%%",
+                name, b->tokens_per_s, b->ratio, b->bound, b->percent, b->mean_depth, u->pool_mean,
+                (unsigned long long)u->launches[ENG_STAGE_RECURRENT], (double)u->cache_bytes / 1e6,
+                (double)u->cache_bytes_all_loops / 1e6, 100 * b->lost_loops, 100 * b->lost_rest,
+                100 * b->tails);
         if (u->compared) {
             fprintf(to, "  %llu of %llu tokens differ", (unsigned long long)u->differing,
                     (unsigned long long)u->compared);
@@ -82,10 +82,10 @@ static void json_run(FILE *to, const be_line *b) {
     fprintf(to,
             "\"sample_seconds\":%.4f,\"tail_rows\":%llu,\"f0_ns\":%.1f,\"fr_ns\":%.1f,\"lost\":{"
             "\"loops\":%.4f,"
-            "\"prelude_coda\":%.4f,\"host\":%.4f},\"tokens_compared\":%llu,\"tokens_differing\":%"
+            "\"rest\":%.4f},\"tokens_compared\":%llu,\"tokens_differing\":%"
             "llu,\"depth_histogram\":[",
             (double)u->sample_ns / 1e9, (unsigned long long)u->tail_rows, b->f0, b->fr,
-            b->lost_loops, b->lost_fixed, b->lost_host, (unsigned long long)u->compared,
+            b->lost_loops, b->lost_rest, (unsigned long long)u->compared,
             (unsigned long long)u->differing);
     for (uint32_t d = 0; d <= b->max_loops; d++) {
         fprintf(to, "%s%llu", d ? "," : "", (unsigned long long)u->depth[d]);
@@ -112,12 +112,13 @@ void be_print_json(FILE *to, const be_line *lines, size_t n, const run *r, const
             "s\",\"kernels\":\"%s\","
             "\"threads\":%u,\"slot_bytes\":%zu,\"prompt_tokens\":%u,\"output_tokens\":%u,"
             "\"temperature\":%.3f,"
-            "\"top_p\":%.3f,\"seed\":%llu,\"repeat\":%llu,\n\"runs\":[\n",
+            "\"top_p\":%.3f,\"seed\":%llu,\"repeat\":%llu,\"clock\":\"%s\",\n\"runs\":[\n",
             text.data ? text.data : "\"\"",
             (unsigned long long)eng_config_params(eng_model_config(r->model)),
             (unsigned long long)i->weight_bytes, dtype_of(r), i->device, i->kernels, i->threads,
             i->slot_bytes, l->prompt_tokens, l->output_tokens, (double)l->temperature,
-            (double)l->top_p, (unsigned long long)l->seed, (unsigned long long)repeat);
+            (double)l->top_p, (unsigned long long)l->seed, (unsigned long long)repeat,
+            l->cpu_clock ? "cpu" : "wall");
     buf_deinit(&text);
     for (size_t k = 0; k < n; k++) {
         if (k) fprintf(to, ",\n");

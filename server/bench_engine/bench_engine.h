@@ -18,6 +18,8 @@ typedef struct {
     uint32_t sequences, prompt_tokens, output_tokens; /* lengths: half to one and a half of these */
     uint64_t seed;
     float temperature, top_p;
+    bool cpu_clock; /* time is this process's CPU time: fair on a machine others use, with one
+                       thread */
 } be_load;
 
 /* One run's window: from the moment every sequence has put out a token until
@@ -45,14 +47,17 @@ void be_tokens_deinit(be_tokens *t);
 int be_drive(be_run *out, const run *r, const be_mode *m, const be_load *l, be_tokens *first,
              err *e);
 
+uint64_t be_clock_ns(const be_load *l);
+
 /* What the report says of one mode at one number of sequences. */
 typedef struct {
     const be_mode *mode;
     uint32_t sequences, max_loops;
     double tokens_per_s, mean_depth, ratio, bound, percent; /* medians over repeats */
-    double f0, fr;                            /* ns per position and per row and loop */
-    const be_run *run;                        /* the one whose throughput is the median */
-    double lost_loops, lost_fixed, lost_host; /* parts of its time above the bound's */
+    double f0, fr;                /* ns per position and per row and loop */
+    const be_run *run;            /* the one whose throughput is the median */
+    double lost_loops, lost_rest; /* parts of its time above the bound's */
+    double tails;                 /* part of the rows looped */
 } be_line;
 
 void be_print_head(FILE *to, const run *r, const run_opts *o, const be_load *l, uint64_t repeat);
