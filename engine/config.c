@@ -425,6 +425,16 @@ int eng_config_variant(eng_config *out, const char *name, err *e) {
 
 /* ---- writing ---- */
 
+/* As short as reads back the same: 0.99, not 0.99000001. */
+static void write_real(buf *out, const char *key, float v) {
+    char text[32];
+    for (int digits = 6; digits <= 9; digits++) {
+        (void)snprintf(text, sizeof text, "%.*g", digits, (double)v);
+        if (strtof(text, NULL) == v) break;
+    }
+    buf_printf(out, "  \"%s\": %s", key, text);
+}
+
 void eng_config_write(buf *out, const eng_config *c, const char *dtype) {
     buf_puts(out, "{\n  \"architectures\": [\"OpenMythos\"],\n  \"model_type\": \"openmythos\",\n");
     buf_printf(out, "  \"torch_dtype\": \"%s\",\n", dtype);
@@ -434,8 +444,10 @@ void eng_config_write(buf *out, const eng_config *c, const char *dtype) {
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
         buf_printf(out, "  \"%s\": %u,\n", numbers[i].key, *number_at(&copy, i));
     }
-    buf_printf(out, "  \"act_threshold\": %.9g,\n  \"rope_theta\": %.9g\n}\n",
-               (double)c->act_threshold, (double)c->rope_theta);
+    write_real(out, "act_threshold", c->act_threshold);
+    buf_puts(out, ",\n");
+    write_real(out, "rope_theta", c->rope_theta);
+    buf_puts(out, "\n}\n");
 }
 
 static uint64_t attention_params(const eng_config *c) {

@@ -71,6 +71,9 @@ typedef struct eng_model eng_model;
  * tensor, expected and found. On failure *out is NULL. */
 int eng_model_open(eng_model **out, const char *dir, err *e) WARN_UNUSED;
 void eng_model_close(eng_model *m); /* NULL is fine */
+/* Opening looks at a sample of the weights; this reads them all (seconds a GB) and fails
+ * with ERR_BAD_FILE at the first that is NaN or infinite. */
+int eng_model_check(const eng_model *m, err *e) WARN_UNUSED;
 const eng_config *eng_model_config(const eng_model *m);
 const char *eng_model_dir(const eng_model *m);
 /* True and *out filled if the model has this tensor (names: spec model.md, e.g.

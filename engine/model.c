@@ -279,25 +279,43 @@ static bool fill_tensor(const eng_model *m, const placed *p, eng_tensor *out) {
     return true;
 }
 
+static int check_range(const eng_model *m, const placed *p, const eng_tensor *t, size_t first,
+                       size_t n, err *e) {
+    float values[SAMPLE_VALUES];
+    eng_tensor_read(t, first, n, values);
+    for (size_t k = 0; k < n; k++) {
+        if (isfinite(values[k])) continue;
+        return err_set(e, ERR_BAD_FILE, p->entry->name,
+                       "%s: tensor %s: value %zu is %s, expected a finite number",
+                       m->files[p->file].name, p->entry->name, first + k,
+                       isnan(values[k]) ? "NaN" : "infinite");
+    }
+    return 0;
+}
+
 /* A few values of each tensor, from its first to its last: catches a file of NaN, or one
  * saved after training diverged, at a bounded cost. */
-static int check_values(const eng_model *m, const placed *p, err *e) {
+static int check_sample(const eng_model *m, const placed *p, err *e) {
     eng_tensor t;
-    float values[SAMPLE_VALUES];
     if (!fill_tensor(m, p, &t)) return 0;
-    size_t places = t.n_values <= SAMPLE_VALUES ? 1 : SAMPLES;
+    size_t n = t.n_values < SAMPLE_VALUES ? t.n_values : SAMPLE_VALUES;
+    size_t last = t.n_values - n; /* where the last place begins */
+    size_t places = last == 0 ? 1 : SAMPLES;
     for (size_t i = 0; i < places; i++) {
-        size_t n = t.n_values < SAMPLE_VALUES ? t.n_values : SAMPLE_VALUES;
-        size_t room = t.n_values - n; /* the last place ends with the tensor */
-        size_t first = places == 1 ? 0 : room / (places - 1) * i;
-        if (i + 1 == places) first = room;
-        eng_tensor_read(&t, first, n, values);
-        for (size_t k = 0; k < n; k++) {
-            if (isfinite(values[k])) continue;
-            return err_set(e, ERR_BAD_FILE, p->entry->name,
-                           "%s: tensor %s: value %zu is %s, expected a finite number",
-                           m->files[p->file].name, p->entry->name, first + k,
-                           isnan(values[k]) ? "NaN" : "infinite");
+        size_t first = i + 1 == places ? last : last / (places - 1) * i;
+        if (check_range(m, p, &t, first, n, e) != 0) return -1;
+    }
+    return 0;
+}
+
+int eng_model_check(const eng_model *m, err *e) {
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const placed *p = &m->tensors[i];
+        eng_tensor t;
+        if (!p->used || !fill_tensor(m, p, &t)) continue;
+        for (size_t first = 0; first < t.n_values; first += SAMPLE_VALUES) {
+            size_t n = t.n_values - first < SAMPLE_VALUES ? t.n_values - first : SAMPLE_VALUES;
+            if (check_range(m, p, &t, first, n, e) != 0) return -1;
         }
     }
     return 0;
@@ -335,7 +353,7 @@ static int check_want(void *ud, const eng__want *w) {
     p->used = true;
     m->parts[w->part].params += t->n_values;
     m->parts[w->part].bytes += t->bytes;
-    return check_values(m, p, k->e);
+    return check_sample(m, p, k->e);
 }
 
 static void warn_of_extra(const eng_model *m) {

@@ -4,15 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct {
     const eng_model *model;
     const eng_config *c;
-    uint64_t memory;    /* bytes this process may hope for */
-    uint64_t for_cache; /* of them, left beside the weights */
-    bool has_tokenizer;
-    const char *dtype; /* "BF16", "mixed" */
+    uint64_t memory;        /* bytes this process may hope for */
+    uint64_t for_cache;     /* of them, left beside the weights */
+    uint32_t tokenizer_ids; /* 0 without a tokenizer */
+    const char *dtype;      /* "BF16", "mixed" */
 } facts;
 
 /* ---- the machine ---- */
@@ -61,11 +60,19 @@ static facts gather(const eng_model *m) {
     facts f = {.model = m, .c = eng_model_config(m), .memory = usable_memory()};
     f.dtype = dtype_of(m, eng_model_params(m), bytes);
     if (f.memory > bytes + spare) f.for_cache = f.memory - bytes - spare;
-    buf path = {0};
-    buf_printf(&path, "%s/tokenizer.json", eng_model_dir(m));
-    f.has_tokenizer = path.data && access(path.data, R_OK) == 0;
-    buf_deinit(&path);
     return f;
+}
+
+/* A folder without a tokenizer is fine; a wrong one is not. */
+static int read_tokenizer(facts *f, err *e) {
+    eng_tokenizer *t;
+    err why = {0};
+    if (eng_tokenizer_open(&t, eng_model_dir(f->model), f->c->vocab_size, &why) != 0) {
+        return why.code == ERR_NOT_FOUND ? 0 : err_set(e, why.code, why.param, "%s", why.msg);
+    }
+    f->tokenizer_ids = eng_tokenizer_size(t);
+    eng_tokenizer_close(t);
+    return 0;
 }
 
 /* Contexts worth a row: 1024, 4096 and the longest, those that the model has. */
@@ -130,8 +137,9 @@ static void print_model(const facts *f) {
            c->n_experts_per_tok, c->n_shared_experts);
     printf("  %-20s %s\n", "halted positions", c->halted_kv == ENG_LAST ? "last" : "exact");
     printf("  %-20s %u\n", "context", c->max_seq_len);
-    printf("  %-20s %u tokens, %s\n", "vocabulary", c->vocab_size,
-           f->has_tokenizer ? "tokenizer.json" : "no tokenizer: prompts are token ids");
+    printf("  %-20s %u tokens, ", "vocabulary", c->vocab_size);
+    if (f->tokenizer_ids) printf("tokenizer of %u\n", f->tokenizer_ids);
+    else printf("no tokenizer: prompts are token ids\n");
 }
 
 static void print_cache(const facts *f) {
@@ -224,7 +232,7 @@ static int print_json(const facts *f) {
         "\"trained_loops\":%u,\"act_threshold\":%.9g,\"halted_kv\":\"%s\",\"max_seq_len\":%u,"
         "\"vocab_size\":%u,\"tokenizer\":%s,",
         c->max_loop_iters, (double)c->act_threshold, c->halted_kv == ENG_LAST ? "last" : "exact",
-        c->max_seq_len, c->vocab_size, f->has_tokenizer ? "true" : "false");
+        c->max_seq_len, c->vocab_size, f->tokenizer_ids ? "true" : "false");
     json_cache(f, &b);
     buf_puts(&b, "}");
     bool ok = !b.failed;
@@ -235,10 +243,12 @@ static int print_json(const facts *f) {
 
 int cmd_inspect(int argc, char **argv) {
     const char *dir = NULL;
-    bool json = false;
+    bool json = false, check = false;
     const cli_option options[] = {
         {"--model", CLI_TEXT, &dir, "DIR", "model folder", 0, 0, true},
         {"--json", CLI_FLAG, &json, NULL, "one JSON object instead of text", 0, 0, false},
+        {"--check", CLI_FLAG, &check, NULL, "read every weight for NaN and infinity first", 0, 0,
+         false},
     };
     const cli_command command = {"inspect", "says what a model folder holds and what fits here",
                                  "fathom inspect --model models/demo", options, ARRAY_LEN(options)};
@@ -249,7 +259,9 @@ int cmd_inspect(int argc, char **argv) {
     if (eng_model_open(&m, dir, &e) != 0) return cli_fail(&e);
     facts f = gather(m);
     int status = 0;
-    if (json) {
+    if ((check && eng_model_check(m, &e) != 0) || read_tokenizer(&f, &e) != 0) {
+        status = cli_fail(&e);
+    } else if (json) {
         status = print_json(&f);
     } else {
         print_model(&f);

@@ -249,6 +249,25 @@ Test(model, every_broken_folder_is_refused_with_file_tensor_expected_and_found) 
     }
 }
 
+Test(model, a_full_check_finds_the_one_bad_value_that_a_sample_misses) {
+    tmp_dir d = tmp_dir_create();
+    weights_write(d.path, "tiny", ENG_F32, 1, 0);
+    put_float(d.path, "embed.weight", 200, NAN); /* between two sampled places */
+    eng_model *m;
+    err e = {0};
+    cr_assert_eq(eng_model_open(&m, d.path, &e), 0, "%s", e.msg);
+    cr_assert_eq(eng_model_check(m, &e), -1);
+    cr_assert_eq(e.code, ERR_BAD_FILE);
+    cr_assert(strstr(e.msg, "tensor embed.weight: value 200 is NaN"), "%s", e.msg);
+    eng_model_close(m);
+    put_float(d.path, "embed.weight", 200, 0);
+    err none = {0};
+    cr_assert_eq(eng_model_open(&m, d.path, &none), 0, "%s", none.msg);
+    cr_assert_eq(eng_model_check(m, &none), 0, "%s", none.msg);
+    eng_model_close(m);
+    tmp_dir_remove(&d);
+}
+
 Test(model, a_folder_that_is_not_there_is_not_found_and_a_file_is_no_folder) {
     check_refused("/nowhere/at/all", ERR_NOT_FOUND, "/nowhere/at/all: No such file", "no folder");
     check_refused("", ERR_NOT_FOUND, "No such file", "empty name");

@@ -1,0 +1,56 @@
+#!/bin/sh
+# The commands init and inspect: what they print, and the status they end with.
+set -eu
+cd "$(dirname "$0")/../.."
+fathom=build/fathom
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+fail() { echo "FAIL: $*" >&2; exit 1; }
+
+ends() { # STATUS, what stderr must say ("" for nothing), command...
+    want=$1 says=$2; shift 2
+    rc=0
+    "$@" >"$dir/out" 2>"$dir/err" || rc=$?
+    [ $rc -eq "$want" ] || fail "$*: status $rc, expected $want: $(cat "$dir/err")"
+    [ -z "$says" ] || grep -qF -- "$says" "$dir/err" || fail "$*: says '$(cat "$dir/err")', expected '$says'"
+    [ "$want" -eq 0 ] || [ ! -s "$dir/out" ] || fail "$*: failed, yet printed $(cat "$dir/out")"
+    echo "ok $want $*"
+}
+
+for c in init inspect; do
+    ends 0 "" $fathom $c --help
+    grep -q '^Example:' "$dir/out" || fail "$c --help has no example"
+    ends 0 "" $fathom $c --version
+    ends 2 "unknown option '--nonsense'" $fathom $c --nonsense
+done
+
+ends 0 "" $fathom init --variant tiny --out "$dir/tiny" --dtype float32 --mean-depth 4 --seed 3
+ends 2 "nothing is overwritten" $fathom init --variant tiny --out "$dir/tiny"
+ends 0 "" $fathom init --config "$dir/tiny/config.json" --out "$dir/again" --dtype float32 --mean-depth 4 --seed 3
+cmp "$dir/tiny/model.safetensors" "$dir/again/model.safetensors" || fail "same seed, other bytes"
+cmp "$dir/tiny/config.json" "$dir/again/config.json" || fail "config changed on its way"
+ends 2 "either --variant or --config" $fathom init --out "$dir/x"
+ends 2 "either --variant or --config" $fathom init --variant tiny --config "$dir/tiny/config.json" --out "$dir/x"
+ends 2 'no variant "mythos_2b"' $fathom init --variant mythos_2b --out "$dir/x"
+ends 2 "--dtype must be one of" $fathom init --variant tiny --dtype int8 --out "$dir/x"
+ends 2 "mean depth is 9" $fathom init --variant tiny --mean-depth 9 --out "$dir/x"
+ends 1 "No such file" $fathom init --variant tiny --out "$dir/no/such/place"
+[ ! -e "$dir/x" ] || fail "a refused init left a folder behind"
+
+ends 0 "" $fathom inspect --model models/demo
+grep -q 'routed experts' "$dir/out" || fail "inspect names no parts"
+ends 0 "" $fathom inspect --model models/demo --json --check
+if command -v jq >/dev/null; then
+    jq -e '.parameters == 2378538 and .dtype == "BF16" and .trained_loops == 8 and .tokenizer
+           and ([.parts[].parameters] | add) == .parameters
+           and ([.parts[].bytes] | add) == .bytes' "$dir/out" >/dev/null || fail "inspect --json: $(cat "$dir/out")"
+fi
+ends 2 "No such file" $fathom inspect --model "$dir/nothing"
+ends 2 "expected a model folder, found a file" $fathom inspect --model Makefile
+ends 2 "--model is required" $fathom inspect
+cp -r "$dir/tiny" "$dir/cut"
+truncate -s -1 "$dir/cut/model.safetensors"
+ends 2 "lie outside" $fathom inspect --model "$dir/cut"
+cp -r "$dir/tiny" "$dir/tok"
+echo '{}' >"$dir/tok/tokenizer.json"
+ends 2 "tokenizer.json" $fathom inspect --model "$dir/tok"
