@@ -134,6 +134,7 @@ FUZZ_CFLAGS := -std=c11 -Wno-psabi -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"'
 # clang knows no target pragma; these files say it to gcc themselves.
 $(FB)/engine/cpu/kernels_avx2.o: ARCH := -mavx2 -mfma
 $(FB)/engine/cpu/kernels_avx512.o: ARCH := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
+$(FB)/engine/cpu/kernels_avx512vnni.o: ARCH := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mavx512vnni
 $(FB)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)clang $(FUZZ_CFLAGS) $(ARCH) -MMD -MP -c -o $@ $<
