@@ -1,9 +1,10 @@
 /* attention.c - MLA (absorbed) and GQA over the slot cache.
  *
  * K and V of all rows of the launch are written before any row attends. Attention is
- * computed per query, segment of ENG__SEGMENT positions by segment from position 0, so a
- * query's bits depend only on its own position and the cache; queries of one run share the
- * work of widening a segment. */
+ * computed per query, segment of ENG__SEGMENT positions by segment within spans of
+ * ENG__SPAN, which are merged in order. So a query's bits depend only on its own position
+ * and the cache; queries of one run share the work of widening a segment, and the spans of
+ * a long context may go to different threads. */
 #include "engine/cpu/cpu_internal.h"
 
 #include <math.h>
@@ -153,6 +154,7 @@ typedef struct { /* up to ROW_BLOCK queries of one group and one run */
     const uint32_t *blocks;
     uint32_t plane, group;
     uint32_t row0, first, n; /* query m belongs to scratch row row0 + (first + m) / group_heads */
+    float *to;               /* [n][dv] results; NULL: the launch's ctx */
     float top[ENG__ROW_BLOCK], sum[ENG__ROW_BLOCK], keep[ENG__ROW_BLOCK];
 } query_block;
 
@@ -162,6 +164,7 @@ static uint32_t query_row(const query_block *b, uint32_t m) {
 
 static float *context_of(const query_block *b, uint32_t m) {
     const eng__cpu *g = b->g;
+    if (b->to) return b->to + (size_t)m * g->dv;
     uint32_t head = b->group * g->group_heads + (b->first + m) % g->group_heads;
     return g->ctx + query_row(b, m) * g->ld_ctx + (size_t)head * g->dv;
 }
@@ -259,31 +262,86 @@ static void add_values(const query_block *b, uint32_t n) {
     }
 }
 
-static void attend(query_block *b) {
+/* Positions of span number `span` for all queries: results not yet divided by sum. */
+static void attend_span(query_block *b, uint32_t span) {
     const eng__cpu *g = b->g;
-    uint32_t end = row_of(g, query_row(b, b->n - 1))->pos + 1;
-    transpose_queries(b);
+    uint32_t first = span * ENG__SPAN, end = row_of(g, query_row(b, b->n - 1))->pos + 1;
+    if (end - first > ENG__SPAN) end = first + ENG__SPAN;
     for (uint32_t m = 0; m < b->n; m++) {
         b->top[m] = -INFINITY;
         b->sum[m] = 0;
         memset(context_of(b, m), 0, g->dv * sizeof *g->ctx);
     }
-    for (uint32_t p0 = 0; p0 < end; p0 += ENG__SEGMENT) {
+    for (uint32_t p0 = first; p0 < end; p0 += ENG__SEGMENT) {
         uint32_t n = end - p0 < ENG__SEGMENT ? end - p0 : ENG__SEGMENT;
         gather(b, p0, n);
         scores(b, n);
         weigh(b, p0, n);
         add_values(b, n);
     }
-    for (uint32_t m = 0; m < b->n; m++) {
-        float *ctx = context_of(b, m), inverse = 1.0f / b->sum[m];
-        for (uint32_t i = 0; i < g->dv; i++)
-            ctx[i] *= inverse;
+}
+
+/* What a query has gathered over the spans so far. */
+typedef struct {
+    float top, sum;
+} merged;
+
+static void merge(const eng__cpu *g, merged *into, float *ctx, float top, float sum,
+                  const float *part) {
+    if (sum == 0) return; /* the query sees nothing of this span */
+    float most = into->top > top ? into->top : top;
+    float keep = expf(into->top - most), take = expf(top - most);
+    into->sum = into->sum * keep + sum * take;
+    into->top = most;
+    g->k->scale_add(ctx, keep, part, take, g->dv);
+}
+
+static void divide(const eng__cpu *g, float *ctx, float sum) {
+    float inverse = 1.0f / sum;
+    for (uint32_t i = 0; i < g->dv; i++)
+        ctx[i] *= inverse;
+}
+
+static uint32_t spans_of(const eng__cpu *g, const eng__run *r) {
+    return row_of(g, r->first + r->n - 1)->pos / ENG__SPAN + 1;
+}
+
+/* All spans on this thread. */
+static void attend(query_block *b) {
+    const eng__cpu *g = b->g;
+    uint32_t spans = row_of(g, query_row(b, b->n - 1))->pos / ENG__SPAN + 1;
+    merged all[ENG__ROW_BLOCK];
+    transpose_queries(b);
+    attend_span(b, 0);
+    for (uint32_t m = 0; m < b->n; m++)
+        all[m] = (merged){b->top[m], b->sum[m]};
+    for (uint32_t s = 1; s < spans; s++) {
+        b->to = b->s->part;
+        attend_span(b, s);
+        b->to = NULL;
+        for (uint32_t m = 0; m < b->n; m++) {
+            merge(g, &all[m], context_of(b, m), b->top[m], b->sum[m],
+                  b->s->part + (size_t)m * g->dv);
+        }
     }
+    for (uint32_t m = 0; m < b->n; m++)
+        divide(g, context_of(b, m), all[m].sum);
 }
 
 static uint32_t run_items(const eng__cpu *g, const eng__run *r) {
     return g->groups * ((r->n * g->group_heads - 1) / ENG__ROW_BLOCK + 1);
+}
+
+/* Item `item` of a run, numbered by group, then by block of queries. */
+static query_block block_of(eng__cpu *g, const eng__run *r, uint32_t item, uint32_t worker) {
+    uint32_t per_group = run_items(g, r) / g->groups, queries = r->n * g->group_heads;
+    query_block b = {.g = g, .s = &g->scratch[worker], .row0 = r->first};
+    b.group = item / per_group;
+    b.first = item % per_group * ENG__ROW_BLOCK;
+    b.n = queries - b.first < ENG__ROW_BLOCK ? queries - b.first : ENG__ROW_BLOCK;
+    b.blocks = row_of(g, r->first)->blocks;
+    b.plane = g->plane[r->first];
+    return b;
 }
 
 static void attend_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
@@ -292,16 +350,83 @@ static void attend_work(void *arg, uint32_t first, uint32_t last, uint32_t worke
     for (uint32_t i = first; i < last; i++) {
         while (i - before >= run_items(g, &g->runs[run]))
             before += run_items(g, &g->runs[run++]);
-        const eng__run *r = &g->runs[run];
-        uint32_t per_group = run_items(g, r) / g->groups, queries = r->n * g->group_heads;
-        query_block b = {.g = g, .s = &g->scratch[worker], .row0 = r->first};
-        b.group = (i - before) / per_group;
-        b.first = (i - before) % per_group * ENG__ROW_BLOCK;
-        b.n = queries - b.first < ENG__ROW_BLOCK ? queries - b.first : ENG__ROW_BLOCK;
-        b.blocks = row_of(g, r->first)->blocks;
-        b.plane = g->plane[r->first];
+        query_block b = block_of(g, &g->runs[run], i - before, worker);
         attend(&b);
     }
+}
+
+/* ---- few queries, long contexts: spans go to different threads ----
+ * Parts lie run by run; of a run [groups][queries][spans]: dv values, maximum, sum. */
+
+static float *part_of(const eng__cpu *g, uint32_t run, uint32_t group, uint32_t query,
+                      uint32_t span) {
+    size_t at = 0, ld = g->dv + 2u;
+    for (uint32_t i = 0; i < run; i++) {
+        at += (size_t)g->groups * g->runs[i].n * g->group_heads * spans_of(g, &g->runs[i]);
+    }
+    const eng__run *r = &g->runs[run];
+    size_t q = (size_t)group * r->n * g->group_heads + query;
+    return g->part + (at + q * spans_of(g, r) + span) * ld;
+}
+
+static void span_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
+    eng__cpu *g = arg;
+    uint32_t run = 0, before = 0;
+    for (uint32_t i = first; i < last; i++) {
+        for (uint32_t n;
+             i - before >= (n = run_items(g, &g->runs[run]) * spans_of(g, &g->runs[run]));) {
+            before += n;
+            run++;
+        }
+        uint32_t spans = spans_of(g, &g->runs[run]), span = (i - before) % spans;
+        query_block b = block_of(g, &g->runs[run], (i - before) / spans, worker);
+        if (span * ENG__SPAN > row_of(g, query_row(&b, b.n - 1))->pos) continue;
+        transpose_queries(&b);
+        b.to = b.s->part;
+        attend_span(&b, span);
+        for (uint32_t m = 0; m < b.n; m++) {
+            float *part = part_of(g, run, b.group, b.first + m, span);
+            memcpy(part, b.s->part + (size_t)m * g->dv, g->dv * sizeof *part);
+            part[g->dv] = b.top[m];
+            part[g->dv + 1] = b.sum[m];
+        }
+    }
+}
+
+static void merge_run(eng__cpu *g, uint32_t run) {
+    const eng__run *r = &g->runs[run];
+    for (uint32_t i = 0; i < run_items(g, r); i++) {
+        query_block b = block_of(g, r, i, 0);
+        for (uint32_t m = 0; m < b.n; m++) {
+            float *ctx = context_of(&b, m), *part = part_of(g, run, b.group, b.first + m, 0);
+            merged all = {part[g->dv], part[g->dv + 1]};
+            memcpy(ctx, part, g->dv * sizeof *ctx);
+            for (uint32_t s = 1; s <= row_of(g, query_row(&b, m))->pos / ENG__SPAN; s++) {
+                part = part_of(g, run, b.group, b.first + m, s);
+                merge(g, &all, ctx, part[g->dv], part[g->dv + 1], part);
+            }
+            divide(g, ctx, all.sum);
+        }
+    }
+}
+
+/* Runs attention over the launch's runs; items: query blocks. */
+static void attend_all(eng__cpu *g, uint32_t items) {
+    size_t parts = 0;
+    uint32_t span_items = 0;
+    for (uint32_t i = 0; i < g->n_runs; i++) {
+        uint32_t spans = spans_of(g, &g->runs[i]);
+        parts += (size_t)g->groups * g->runs[i].n * g->group_heads * spans;
+        span_items += run_items(g, &g->runs[i]) * spans;
+    }
+    bool idle = items < 2 * eng__pool_threads(g->pool) && eng__pool_threads(g->pool) > 1;
+    if (!idle || span_items == items || parts > g->part_cap) {
+        eng__pool_run(g->pool, attend_work, g, items, 1);
+        return;
+    }
+    eng__pool_run(g->pool, span_work, g, span_items, 1);
+    for (uint32_t i = 0; i < g->n_runs; i++)
+        merge_run(g, i);
 }
 
 static uint32_t find_runs(eng__cpu *g) {
@@ -329,7 +454,7 @@ void eng__attention(eng__cpu *g, const eng__layer *l) {
     if (mla) project_mla(g, l);
     else project_gqa(g, l);
     if (g->n_full == 0) return;
-    eng__pool_run(g->pool, attend_work, g, find_runs(g), 1);
+    attend_all(g, find_runs(g));
     if (mla) {
         for (uint32_t h = 0; h < c->n_heads; h++) {
             g->jobs[h] = (eng__gemm){.w = &l->uv[h],

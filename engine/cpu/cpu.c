@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { HUGE_PAGE = 2 << 20, DEFAULT_SEQUENCES = 64, MIN_BLOCKS = 16 };
+enum { HUGE_PAGE = 2 << 20, DEFAULT_SEQUENCES = 64, MIN_BLOCKS = 16, MOST_PARTS = 1 << 15 };
 
 /* ---- memory that lives until close ---- */
 
@@ -194,6 +194,10 @@ static int take_scratch(eng__cpu *g, err *e) {
     g->max_jobs = c->n_heads > c->n_experts + 1 ? c->n_heads : c->n_experts + 1;
     if (g->max_jobs < 3) g->max_jobs = 3;
     if (g->opts.weights == ENG_WEIGHTS_INT8) set_code_caps(g);
+    /* enough for the few rows of a launch that leaves threads idle */
+    uint32_t spans = (g->opts.max_positions - 1) / ENG__SPAN + 1;
+    g->part_cap = spans > 1 ? 2 * threads * ENG__ROW_BLOCK * spans : 0;
+    if (g->part_cap > MOST_PARTS) g->part_cap = MOST_PARTS;
     const struct {
         void *at;
         size_t rows, ld, bytes;
@@ -230,6 +234,7 @@ static int take_scratch(eng__cpu *g, err *e) {
         {&g->jobs, g->max_jobs, 1, sizeof *g->jobs},
         {&g->runs, n, 1, sizeof *g->runs},
         {&g->halted, n, 1, 1},
+        {&g->part, g->part_cap, g->dv + 2u, f},
         {&g->logits, g->opts.max_logits, c->vocab_size, f},
         {&g->scratch, threads, 1, sizeof *g->scratch},
     };
@@ -246,7 +251,8 @@ static int take_scratch(eng__cpu *g, err *e) {
         s->qt = take_rows(g, ENG__ROW_BLOCK, g->dk, f);
         s->score = eng__take(g, ENG__ROW_BLOCK * ENG__SEGMENT, f);
         s->tmp = eng__take(g, tmp + ENG__PAD, f);
-        if (!s->acc || !s->kv || !s->qt || !s->score || !s->tmp) {
+        s->part = take_rows(g, ENG__ROW_BLOCK, g->dv, f);
+        if (!s->part || !s->acc || !s->kv || !s->qt || !s->score || !s->tmp) {
             return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %u threads", threads);
         }
     }

@@ -17,6 +17,7 @@ enum {
     ENG__GROUP = 128,    /* k steps that share a scale in int8 */
     ENG__GROUP_BYTES = ENG__GROUP * ENG__PANEL + 4 * ENG__PANEL, /* codes, then scales */
     ENG__SEGMENT = 128, /* cache positions one softmax pass takes */
+    ENG__SPAN = 1024,   /* positions that make one partial result; spans are merged in order */
     ENG__PAD = 16,      /* floats between rows beyond a power of two: avoids set conflicts */
 };
 
@@ -141,6 +142,7 @@ typedef struct {  /* one compute thread's own memory */
     float *qt;    /* [ROW_BLOCK / PANEL][dk][PANEL] queries, transposed */
     float *score; /* [ROW_BLOCK][SEGMENT] */
     float *tmp;   /* [max(D, slot_values) + PAD] */
+    float *part;  /* [ROW_BLOCK][dv] one span's result before it is merged */
 } eng__scratch;
 
 typedef struct {
@@ -225,6 +227,8 @@ typedef struct {
     uint32_t max_jobs;
     eng__run *runs;
     uint32_t n_runs;
+    float *part; /* [part_cap][dv + 2] results of spans computed by several threads */
+    uint32_t part_cap;
     eng__scratch *scratch; /* per thread */
     uint8_t *halted;       /* [max_launch] by launch row */
     float *logits;         /* [max_logits][vocab] */

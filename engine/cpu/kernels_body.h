@@ -377,8 +377,9 @@ static float read_probe(const float *p, size_t n) {
     for (int i = 0; i < STREAMS; i++)
         a[i] = v_set1(0);
     for (size_t k = 0; k + STREAMS * VL <= n; k += STREAMS * VL) {
-        __builtin_prefetch(p + k + 1024);
-        if (STREAMS * VL > 16) __builtin_prefetch(p + k + 1024 + 16);
+#pragma GCC unroll 8
+        for (size_t i = 0; i < STREAMS * VL; i += 16)
+            __builtin_prefetch(p + k + 1024 + i);
 #pragma GCC unroll 8
         for (int i = 0; i < STREAMS; i++)
             a[i] = a[i] + v_load(p + k + (size_t)i * VL);

@@ -5,7 +5,7 @@
 
 #include "engine/engine.h"
 
-enum { DRIVER_SEQS = 2, DRIVER_POS = 160 };
+enum { DRIVER_SEQS = 2, DRIVER_POS = 2200 };
 
 typedef struct {
     eng_backend *b;

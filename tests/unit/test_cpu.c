@@ -181,21 +181,26 @@ Test(cpu, packed_weights_are_used_again_and_damage_is_seen) {
 
 /* ---- odd shapes against the plain reference ---- */
 
-static void check_shape(const char *change, eng_dtype dtype, uint32_t min_loops, double limit) {
-    static driver d;
-    char dir[] = "/tmp/fathom_cpu_XXXXXX", text[2048];
+/* A model of this shape in a new folder; the caller removes it. */
+static void make_model(char dir[], const char *shape, uint32_t max_seq_len, eng_dtype dtype) {
+    char text[2048];
     eng_config c;
     err e = {0};
-    /* later keys replace earlier ones only by editing the text: build it from parts */
     snprintf(
         text, sizeof text,
-        "{\"vocab_size\":301,\"max_seq_len\":160,\"max_loop_iters\":4,%s,\"act_threshold\":0.99,"
+        "{\"vocab_size\":301,\"max_seq_len\":%u,\"max_loop_iters\":4,%s,\"act_threshold\":0.99,"
         "\"rope_theta\":10000.0,\"max_output_tokens\":64}",
-        change);
-    cr_assert_eq(eng_config_parse(&c, text, strlen(text), "shape", &e), 0, "%s: %s", change, e.msg);
+        max_seq_len, shape);
+    cr_assert_eq(eng_config_parse(&c, text, strlen(text), "shape", &e), 0, "%s: %s", shape, e.msg);
     cr_assert_not_null(mkdtemp(dir));
     eng_init_opts io = {.seed = 5, .dtype = dtype, .mean_depth = 2.5f};
     cr_assert_eq(eng_init_write(dir, &c, &io, &e), 0, "%s", e.msg);
+}
+
+static void check_shape(const char *shape, eng_dtype dtype, uint32_t min_loops, double limit) {
+    static driver d;
+    char dir[] = "/tmp/fathom_cpu_XXXXXX";
+    make_model(dir, shape, 160, dtype);
     eng_backend_opts o = {.threads = 2};
     driver_open(&d, dir, 5, ENG_EXACT, &o);
     d.min_loops = min_loops;
@@ -205,14 +210,12 @@ static void check_shape(const char *change, eng_dtype dtype, uint32_t min_loops,
     reference *r = ref_open(d.m);
     ref_opts ro = {.policy = ENG_EXACT, .max_loops = 5, .min_loops = min_loops};
     ref_result want = ref_run(r, d.seq[0].ids, 150, &ro);
-    double worst = ref_relative_error(d.seq[0].logits, want.logits, 150u * c.vocab_size);
-    cr_assert_gt(want.margin, 1e-4f, "%s: no fair comparison of depths", change);
-    {
-        for (uint32_t p = 0; p < 150; p++) {
-            cr_assert_eq(d.seq[0].depth[p], want.depth[p], "%s: depth at %u", change, p);
-        }
-        cr_assert(worst <= limit, "%s: logit error %g", change, worst);
+    double worst = ref_relative_error(d.seq[0].logits, want.logits, 150u * d.c->vocab_size);
+    cr_assert_gt(want.margin, 1e-4f, "%s: no fair comparison of depths", shape);
+    for (uint32_t p = 0; p < 150; p++) {
+        cr_assert_eq(d.seq[0].depth[p], want.depth[p], "%s: depth at %u", shape, p);
     }
+    cr_assert(worst <= limit, "%s: logit error %g", shape, worst);
     ref_result_deinit(&want);
     ref_close(r);
     driver_close(&d);
@@ -246,6 +249,45 @@ Test(cpu, any_shape_equals_the_reference) {
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         check_shape(rows[i].change, rows[i].dtype, rows[i].min_loops, 5e-5);
+    }
+}
+
+/* Spans of a long context on one thread or several, in chunks of any size. */
+Test(cpu, long_contexts_split_over_threads_keep_their_bits) {
+    enum { POS = 2150, T = 2 };
+    static const struct {
+        const char *shape;
+    } rows[] = {{MLA(16, 2, 8, 12, 4, 6, 8) REST(0, 1, 2, 1, 1, 16, 1)},
+                {GQA(16, 4, 2) REST(1, 1, 2, 1, 1, 16, 1)}};
+    static const uint32_t ways[][2] = {{1, 40}, {3, 20}, {2, 1000}}; /* threads, chunk */
+    static driver d;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char dir[] = "/tmp/fathom_long_XXXXXX";
+        make_model(dir, rows[i].shape, POS, ENG_F32);
+        float *base = NULL;
+        for (size_t w = 0; w < ARRAY_LEN(ways); w++) {
+            eng_backend_opts o = {.threads = ways[w][0]};
+            driver_open(&d, dir, T, ENG_EXACT, &o);
+            driver_start(&d, 1, POS);
+            fill_ids(&d);
+            driver_run(&d, ways[w][1]);
+            size_t n = (size_t)POS * d.c->vocab_size;
+            if (base == NULL) {
+                base = d.seq[0].logits;
+                reference *r = ref_open(d.m);
+                ref_result want = ref_run(r, d.seq[0].ids, POS, &(ref_opts){.max_loops = T});
+                double worst = ref_relative_error(base, want.logits, n);
+                cr_assert(worst < 5e-5, "%s: logit error %g", rows[i].shape, worst);
+                ref_result_deinit(&want);
+                ref_close(r);
+            } else {
+                same_bits(rows[i].shape, "a way to split", base, d.seq[0].logits, n);
+            }
+            d.seq[0].logits = NULL;
+            driver_close(&d);
+        }
+        free(base);
+        remove_model(dir);
     }
 }
 
