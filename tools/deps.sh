@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 what=${1:-build}
 
 build="gcc make pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libpcre2-dev libcurl4-openssl-dev curl jq"
-test="libcriterion-dev clang libclang-rt-14-dev nodejs npm procps"
+test="libcriterion-dev g++ clang libclang-rt-14-dev nodejs npm procps"
 want=$build
 [ "$what" = test ] && want="$build $test"
 full="chromium gnuplot-nox nginx-light haproxy prometheus openssl"
@@ -19,7 +19,7 @@ full="chromium gnuplot-nox nginx-light haproxy prometheus openssl"
 # A command that is there serves whoever packaged it; libraries are asked of dpkg.
 have() {
     case $1 in
-    gcc | make | curl | clang | jq | npm) command -v "$1" >/dev/null ;;
+    gcc | g++ | make | curl | clang | jq | npm) command -v "$1" >/dev/null ;;
     nodejs) command -v node >/dev/null ;;
     pkg-config) command -v pkg-config >/dev/null ;;
     gnuplot-nox) command -v gnuplot >/dev/null ;;

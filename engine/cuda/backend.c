@@ -1,16 +1,366 @@
-/* backend.c - the CUDA backend. */
+/* backend.c - opening the CUDA backend: sizes, memory, weights, graphs. Everything is
+ * allocated here, by plain cudaMalloc; nothing is after. */
 #include "engine/cuda/cuda_internal.h"
+#include "engine/rowmath.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MIN_BLOCKS = 16, BLAS_WORKSPACE = 32 << 20, MAX_LAUNCH = 8192, RESULT_PAD = 16 };
+
+/* ---- memory ---- */
+
+int eng__cuda_alloc(cu_backend *b, void *out, size_t n, size_t item_bytes, const char *what,
+                    err *e) {
+    cu_allocs *m = &b->mem;
+    size_t bytes, room = 0, all = 0;
+    void *p = NULL;
+    if (!size_mul(n ? n : 1, item_bytes, &bytes)) {
+        return err_set(e, ERR_NO_MEMORY, NULL, "the %s are larger than memory can be", what);
+    }
+    if (m->n == m->cap) {
+        uint32_t cap = m->cap ? m->cap * 2 : 128;
+        void **items = realloc(m->items, cap * sizeof *items);
+        if (items == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+        m->items = items;
+        m->cap = cap;
+    }
+    cudaError_t rc = cudaMalloc(&p, bytes);
+    if (rc == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError(); /* it is not sticky, and the backend goes away */
+        (void)cudaMemGetInfo(&room, &all);
+        return err_set(e, ERR_NO_MEMORY, NULL,
+                       "%s: %.2f GB needed for %s beside %.2f GB taken, %.2f of %.2f GB free",
+                       b->device_name, (double)bytes * 1e-9, what, (double)m->bytes * 1e-9,
+                       (double)room * 1e-9, (double)all * 1e-9);
+    }
+    if (eng__cuda_check(b, rc, "allocating memory", e) != 0) return -1;
+    m->items[m->n++] = p;
+    m->bytes += bytes;
+    memcpy(out, &p, sizeof p);
+    return 0;
+}
+
+/* ---- options and shapes ---- */
+
+static int set_kernels(cu_backend *b, const char *name, err *e) {
+    static const struct {
+        const char *name;
+        bool f32, graphs;
+    } modes[] = {{"bf16", false, true},
+                 {"f32", true, true},
+                 {"bf16-stream", false, false},
+                 {"f32-stream", true, false}};
+    for (size_t i = 0; i < ARRAY_LEN(modes); i++) {
+        if (strcmp(name ? name : "bf16", modes[i].name) != 0) continue;
+        b->f32 = modes[i].f32;
+        b->graphs = modes[i].graphs;
+        (void)snprintf(b->kernels_name, sizeof b->kernels_name, "%s", modes[i].name);
+        return 0;
+    }
+    return err_set(e, ERR_USAGE, "kernels",
+                   "kernels for CUDA are bf16, f32 (parity), bf16-stream or "
+                   "f32-stream (without graphs), not '%s'",
+                   name);
+}
+
+static int check_opts(cu_backend *b, const eng_backend_opts *in, err *e) {
+    eng_backend_opts *o = &b->opts;
+    const eng_config *c = &b->c;
+    *o = *in;
+    if (o->max_loops == 0) o->max_loops = c->max_loop_iters;
+    if (o->max_positions == 0) o->max_positions = c->max_seq_len;
+    if (o->n_rows == 0) o->n_rows = 1024;
+    if (o->max_launch == 0 || o->max_launch > o->n_rows) o->max_launch = o->n_rows;
+    if (o->max_launch > MAX_LAUNCH) o->max_launch = MAX_LAUNCH;
+    if (o->max_logits == 0 || o->max_logits > o->max_launch) o->max_logits = o->max_launch;
+    if (o->max_loops > ENG_MAX_LOOPS) {
+        return err_set(e, ERR_USAGE, "max_loops", "%u loops asked for; at most %d", o->max_loops,
+                       ENG_MAX_LOOPS);
+    }
+    if (o->cache_dtype != ENG_F32 && o->cache_dtype != ENG_BF16) {
+        return err_set(e, ERR_USAGE, "cache_dtype", "the cache holds float32 or bfloat16");
+    }
+    if (o->n_rows > 1u << 24 || o->max_positions > 1u << 24) {
+        return err_set(e, ERR_USAGE, NULL, "too many rows or positions");
+    }
+    if (c->n_experts + c->n_shared_experts * c->n_experts_per_tok > CU_MAX_EXPERTS) {
+        return err_set(e, ERR_UNSUPPORTED, NULL, "more than %d experts", CU_MAX_EXPERTS);
+    }
+    return set_kernels(b, in->kernels, e);
+}
+
+static void set_shapes(cu_backend *b) {
+    const eng_config *c = &b->c;
+    bool mla = c->attn_type == ENG_ATTN_MLA;
+    b->dim_ld = cu_round(c->dim, CU_K_STEP);
+    b->dk = mla ? c->kv_lora_rank + c->qk_rope_head_dim : c->head_dim;
+    b->dv = mla ? c->kv_lora_rank : c->head_dim;
+    b->o_values = c->n_heads * (mla ? c->v_head_dim : c->head_dim);
+    b->o_ld = cu_round(b->o_values, CU_K_STEP);
+    b->expert_ld = cu_round(c->expert_dim, CU_K_STEP);
+    b->dense_ld = cu_round(c->dense_dim, CU_K_STEP);
+    b->groups_shared = c->n_shared_experts * c->n_experts_per_tok;
+    b->loop_width = c->dim / 8 / 2 * 2;
+    cu_attn_args a;
+    b->cache.f32 = b->opts.cache_dtype == ENG_F32;
+    b->cache.slot_values = c->slot_values;
+    eng__cuda_attn_shape(b, &a);
+    b->tile_rows = cu_attn_tile_rows(&a, b->f32);
+    for (uint32_t n = 1; n < b->opts.max_launch && b->n_buckets + 1 < CU_BUCKETS; n *= 2) {
+        b->bucket[b->n_buckets++] = n;
+    }
+    b->bucket[b->n_buckets++] = b->opts.max_launch;
+}
+
+/* ---- scratch, state, cache ---- */
+
+static uint64_t most(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+/* Values of the split attention's parts, the most any capacity needs. */
+static uint64_t part_rows(const cu_backend *b) {
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < b->n_buckets; i++) {
+        n = most(n, (uint64_t)b->bucket[i] * eng__cuda_splits(b, b->bucket[i]));
+    }
+    return n * b->c.n_heads;
+}
+
+static int take_scratch(cu_backend *b, err *e) {
+    const eng_config *c = &b->c;
+    cu_scratch *s = &b->s;
+    bool mla = c->attn_type == ENG_ATTN_MLA;
+    uint64_t n = b->opts.max_launch, d = c->dim, h = c->n_heads, f = sizeof(float);
+    uint64_t act = cu_act_bytes(b), parts = c->n_experts_per_tok + b->groups_shared;
+    uint64_t in = mla ? (uint64_t)c->q_lora_rank + c->kv_lora_rank + c->qk_rope_head_dim
+                      : (uint64_t)b->o_values + 2u * c->n_kv_heads * c->head_dim;
+    uint64_t q_up = mla ? h * (c->qk_nope_head_dim + c->qk_rope_head_dim) : 1;
+    uint64_t ctx = mla ? h * cu_round(c->kv_lora_rank, CU_K_STEP) : 1;
+    uint64_t hidden =
+        most(most(parts * b->expert_ld, b->dense_ld), b->groups_shared * b->expert_ld);
+    uint64_t wide = b->f32 ? 1 : 2 * most(b->groups_shared * b->expert_ld, b->dense_ld);
+    s->moe.max_tiles = (uint32_t)(n * parts / CU_TILE_ROWS + c->n_experts + b->groups_shared);
+    const struct {
+        void *at;
+        uint64_t rows, ld, bytes;
+    } wanted[] = {
+        {&b->state.h, b->opts.n_rows, d, f},
+        {&b->state.e, b->opts.n_rows, d, f},
+        {&b->state.out, b->opts.n_rows, d, f},
+        {&b->state.cum, b->opts.n_rows, 1, f},
+        {&s->x, n, d, f},
+        {&s->delta, n, d, f},
+        {&s->in, n, in, f},
+        {&s->q_up, n, q_up, f},
+        {&s->part_o, part_rows(b), b->dv, f},
+        {&s->part_ml, part_rows(b), 2, f},
+        {&s->router, n, c->n_experts, f},
+        {&s->parts, n * parts, d, f},
+        {&s->logits, b->opts.max_logits, c->vocab_size, f},
+        {&s->act, n, b->dim_ld, act},
+        {&s->cq, n, mla ? cu_round(c->q_lora_rank, CU_K_STEP) : 1, act},
+        {&s->q_nope, n, mla ? h * cu_round(c->qk_nope_head_dim, CU_K_STEP) : 1, act},
+        {&s->q, n, h * b->dk, act},
+        {&s->ctx, n, ctx, act},
+        {&s->o, n, b->o_ld, act},
+        {&s->hidden, n, hidden, act},
+        {&s->wide, n, wide, act},
+        {&s->head, b->opts.max_logits, b->dim_ld, act},
+        {&s->moe.pick, n, c->n_experts_per_tok, sizeof(uint32_t)},
+        {&s->moe.weight, n, c->n_experts_per_tok, f},
+        {&s->moe.order, n, parts, sizeof(uint32_t)},
+        {&s->moe.tiles, s->moe.max_tiles, 1, sizeof(cu_moe_tile)},
+        {&s->moe.n_tiles, 1, 1, sizeof(uint32_t)},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
+        size_t bytes;
+        if (!size_mul(wanted[i].ld, wanted[i].bytes, &bytes)) bytes = SIZE_MAX;
+        if (eng__cuda_alloc(b, wanted[i].at, wanted[i].rows, bytes, "working memory", e) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* The descriptor, and results behind one another: the bad-map flag, then halting flags. */
+static int take_exchange(cu_backend *b, err *e) {
+    uint64_t blocks = (b->opts.max_positions + ENG_BLOCK - 1) / ENG_BLOCK;
+    b->table_cap = (size_t)most(blocks * b->opts.max_launch, 1);
+    b->desc_bytes = sizeof(cu_head) + b->opts.max_launch * (sizeof(cu_row) + sizeof(cu_tile)) +
+                    CU_EDITS * sizeof(cu_edit) + b->table_cap * sizeof(uint32_t);
+    if (b->desc_bytes > UINT32_MAX / 2) {
+        return err_set(e, ERR_USAGE, NULL, "too many positions for launches of %u rows",
+                       b->opts.max_launch);
+    }
+    uint8_t *flags;
+    size_t flag_bytes = RESULT_PAD + b->opts.max_launch;
+    size_t logit_bytes = (size_t)b->opts.max_logits * b->c.vocab_size * sizeof(float);
+    if (eng__cuda_alloc(b, &b->desc, b->desc_bytes, 1, "launch descriptors", e) != 0 ||
+        eng__cuda_alloc(b, &flags, flag_bytes, 1, "results", e) != 0 ||
+        eng__cuda_check(b, cudaMemset(flags, 0, flag_bytes), "clearing memory", e) != 0) {
+        return -1;
+    }
+    b->cache.bad = (uint32_t *)(void *)flags;
+    b->s.halted = flags + RESULT_PAD;
+    if (eng__cuda_check(b, cudaMallocHost((void **)&b->desc_host, b->desc_bytes), "pinning memory",
+                        e) != 0 ||
+        eng__cuda_check(b, cudaMallocHost((void **)&b->halted_host, flag_bytes), "pinning memory",
+                        e) != 0) {
+        return -1;
+    }
+    return eng__cuda_check(b, cudaMallocHost((void **)&b->logits_host, logit_bytes),
+                           "pinning memory", e);
+}
+
+/* Divides the budget between slots and maps as the CPU backend does: maps for positions that
+ * all leave after one loop, but no more than about 4 % of the bytes, and never so few that
+ * positions at full depth could not use every slot. */
+static int size_cache(cu_backend *b, err *e) {
+    const eng_config *c = &b->c;
+    eng_backend_info *info = &b->base.info;
+    uint32_t planes = c->prelude_layers + c->coda_layers + b->opts.max_loops;
+    uint32_t shallow = c->prelude_layers + c->coda_layers + 1;
+    size_t slot = c->slot_values * eng_dtype_bytes(b->opts.cache_dtype), room = 0, all = 0;
+    size_t map = (size_t)planes * ENG_BLOCK * sizeof(uint32_t);
+    if (eng__cuda_check(b, cudaMemGetInfo(&room, &all), "asking for free memory", e) != 0)
+        return -1;
+    uint64_t bytes = b->opts.cache_bytes;
+    if (bytes == 0) bytes = room - room / 10; /* the rest for graphs and the driver */
+    uint64_t deep = bytes / ((uint64_t)ENG_BLOCK * planes * slot + map);
+    uint64_t wide = bytes / ((uint64_t)ENG_BLOCK * shallow * slot + map);
+    uint64_t blocks = bytes / 25 / map;
+    if (blocks > wide) blocks = wide;
+    if (blocks < deep) blocks = deep;
+    if (blocks < MIN_BLOCKS) blocks = MIN_BLOCKS;
+    uint64_t slots = bytes > blocks * map ? (bytes - blocks * map) / slot : 0;
+    if (slots < (uint64_t)ENG_BLOCK * planes) {
+        return err_set(e, ERR_USAGE, "kv-memory",
+                       "a cache of %llu bytes is too small: one block of %d positions needs %zu",
+                       (unsigned long long)bytes, ENG_BLOCK,
+                       MIN_BLOCKS * map + (size_t)ENG_BLOCK * planes * slot);
+    }
+    if (slots > ENG_NO_SLOT - 1) slots = ENG_NO_SLOT - 1;
+    if (blocks > UINT32_MAX) blocks = UINT32_MAX;
+    info->n_planes = b->cache.n_planes = planes;
+    info->n_slots = b->cache.n_slots = (uint32_t)slots;
+    info->n_blocks = b->cache.n_blocks = (uint32_t)blocks;
+    info->slot_bytes = slot;
+    info->block_map_bytes = map;
+    if (eng__cuda_alloc(b, &b->cache.slots, slots, slot, "the cache", e) != 0 ||
+        eng__cuda_alloc(b, &b->cache.maps, blocks, map, "the cache's maps", e) != 0) {
+        return -1;
+    }
+    return eng__cuda_check(b, cudaMemset(b->cache.maps, 0xff, blocks * map), "clearing the maps",
+                           e);
+}
+
+/* ---- graphs ---- */
+
+/* Captures one stage, or the head, for a capacity. */
+static int capture(cu_backend *b, int stage, uint32_t rows, bool multi, cudaGraphExec_t *out,
+                   err *e) {
+    cudaGraph_t graph = NULL;
+    cudaError_t rc = cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal);
+    if (rc == cudaSuccess) {
+        rc = stage < CU_STAGES ? eng__cuda_stage(b, (eng_stage)stage, rows, multi)
+                               : eng__cuda_head(b, rows);
+        cudaError_t ended = cudaStreamEndCapture(b->stream, &graph);
+        if (rc == cudaSuccess) rc = ended;
+    }
+    if (rc == cudaSuccess) rc = cudaGraphInstantiate(out, graph, 0);
+    if (graph) (void)cudaGraphDestroy(graph);
+    return eng__cuda_check(b, rc, "capturing a graph", e);
+}
+
+static int capture_all(cu_backend *b, err *e) {
+    for (uint32_t i = 0; b->graphs && i < b->n_buckets; i++) {
+        for (int s = 0; s < CU_STAGES; s++) {
+            for (int m = 0; m < (b->tile_rows > 1 && b->bucket[i] > 1 ? 2 : 1); m++) {
+                if (capture(b, s, b->bucket[i], m, &b->graph[s][i][m], e) != 0) return -1;
+            }
+        }
+        if (i && b->bucket[i - 1] >= b->opts.max_logits) continue;
+        uint32_t rows = b->bucket[i] < b->opts.max_logits ? b->bucket[i] : b->opts.max_logits;
+        if (capture(b, CU_STAGES, rows, false, &b->head_graph[i], e) != 0) return -1;
+    }
+    return 0;
+}
+
+/* ---- open ---- */
+
+static int open_device(cu_backend *b, int device, err *e) {
+    struct cudaDeviceProp prop;
+    cudaError_t rc = cudaSetDevice(device);
+    if (rc == cudaSuccess) rc = cudaGetDeviceProperties(&prop, device);
+    if (rc != cudaSuccess) {
+        return err_set(e, ERR_NOT_FOUND, NULL, "no CUDA: device %d: %s", device,
+                       cudaGetErrorString(rc));
+    }
+    (void)snprintf(b->device_name, sizeof b->device_name, "cuda:%d %.100s", device, prop.name);
+    b->sms = prop.multiProcessorCount;
+    if (prop.major < 8) {
+        return err_set(e, ERR_NOT_FOUND, NULL,
+                       "no CUDA: %s has compute capability %d.%d; 8.0 is needed", prop.name,
+                       prop.major, prop.minor);
+    }
+    if (eng__cuda_check(b, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking),
+                        "opening a stream", e) != 0 ||
+        eng__cuda_check(b, cudaEventCreate(&b->began), "opening an event", e) != 0 ||
+        eng__cuda_check(b, cudaEventCreate(&b->ended), "opening an event", e) != 0) {
+        return -1;
+    }
+    return eng__cuda_check(b, cu_kernels_setup(device, b->c.dim), "sizing shared memory", e);
+}
+
+static int open_blas(cu_backend *b, err *e) {
+    void *workspace;
+    if (b->f32) return 0;
+    if (eng__cuda_alloc(b, &workspace, BLAS_WORKSPACE, 1, "cuBLAS", e) != 0) return -1;
+    if (cublasCreate(&b->blas) != CUBLAS_STATUS_SUCCESS ||
+        cublasSetStream(b->blas, b->stream) != CUBLAS_STATUS_SUCCESS ||
+        cublasSetWorkspace(b->blas, workspace, BLAS_WORKSPACE) != CUBLAS_STATUS_SUCCESS) {
+        return err_set(e, ERR_DEVICE, NULL, "%s: cuBLAS does not start", b->device_name);
+    }
+    return 0;
+}
+
+static void fill_info(cu_backend *b) {
+    eng_backend_info *info = &b->base.info;
+    info->device = b->device_name;
+    info->kernels = b->kernels_name;
+    info->threads = 1;
+    info->n_rows = b->opts.n_rows;
+    info->max_launch = b->opts.max_launch;
+    info->max_logits = b->opts.max_logits;
+    info->weight_bytes = b->weight_bytes;
+    info->memory_bytes = b->mem.bytes;
+}
 
 int eng__cuda_open_device(eng_backend **out, const eng_model *m, const eng_backend_opts *opts,
                           int device, err *e) {
-    (void)m;
-    (void)opts;
     *out = NULL;
-    struct cudaDeviceProp prop;
-    cudaError_t rc = cudaGetDeviceProperties(&prop, device);
-    if (rc != cudaSuccess) {
-        return err_set(e, ERR_NOT_FOUND, NULL, "no CUDA: %s", cudaGetErrorString(rc));
-    }
-    return err_set(e, ERR_NOT_FOUND, NULL, "no CUDA: the kernels for %s are not built yet",
-                   prop.name);
+    cu_backend *b = array_new(1, sizeof *b);
+    if (b == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the CUDA backend");
+    b->base.ops = &eng__cuda_ops;
+    b->base.config = eng_model_config(m);
+    b->model = m;
+    b->c = *b->base.config;
+    if (check_opts(b, opts, e) != 0) goto fail;
+    set_shapes(b);
+    if (open_device(b, device, e) != 0) goto fail;
+    if (open_blas(b, e) != 0) goto fail;
+    if (eng__cuda_upload(b, e) != 0) goto fail;
+    if (take_scratch(b, e) != 0) goto fail;
+    if (take_exchange(b, e) != 0) goto fail;
+    if (size_cache(b, e) != 0) goto fail;
+    if (capture_all(b, e) != 0) goto fail;
+    if (eng__cuda_check(b, cudaDeviceSynchronize(), "opening", e) != 0) goto fail;
+    fill_info(b);
+    *out = &b->base;
+    return 0;
+fail:
+    eng__cuda_ops.close(&b->base);
+    return -1;
 }

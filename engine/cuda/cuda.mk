@@ -44,8 +44,21 @@ $(CUDA_PLUGIN): $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
 	@echo "  LD  $@"
 	$(Q)$(CC) -shared -o $@ $^ $(CUDA_LINK)
 
-cuda: $(CUDA_PLUGIN)
+cuda: $(CUDA_PLUGIN) build/fathom-cuda-selftest
 
--include $(wildcard $(CUDA_B)/engine/cuda/*.d)
+# Needs a device to do more than say so; the same sources run on the CPU in tests/cuda/run.sh.
+CUDA_TEST_SRC := $(wildcard tests/cuda/selftest/*.c) tests/lib/golden.c tests/lib/reference.c
+CUDA_TEST_OBJ := $(CUDA_TEST_SRC:%.c=$(CUDA_B)/%.o)
+
+$(CUDA_B)/tests/%.o: tests/%.c
+	@mkdir -p $(@D)
+	@echo "  CC  $<"
+	$(Q)$(CC) $(CFLAGS_ALL) $(WARN_TEST) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+
+build/fathom-cuda-selftest: $(CUDA_TEST_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
+	@echo "  LD  $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
+
+-include $(wildcard $(CUDA_B)/engine/cuda/*.d $(CUDA_B)/tests/*/*.d $(CUDA_B)/tests/*/*/*.d)
 endif
 endif

@@ -1,16 +1,133 @@
 /* cuda_internal.h - what the host files of the CUDA backend share. Host code is C; the
- * kernels and their launchers are declared in kernels.h. */
+ * kernels and their launchers are declared in kernels.h.
+ *
+ * One stream runs everything. A launch is one copy of its descriptor to the device, one
+ * captured graph of the stage (and one of the head), and copies of the results back. */
 #ifndef FATHOM_ENGINE_CUDA_INTERNAL_H
 #define FATHOM_ENGINE_CUDA_INTERNAL_H
 
+#include "engine/cuda/kernels.h"
 #include "engine/engine.h"
 
-#include <cuda_runtime_api.h>
+#include <cublas_v2.h>
+
+enum {
+    CU_BUCKETS = 16,   /* capacities a graph exists for: 1, 2, 4, … */
+    CU_BLAS_ROWS = 64, /* from here on dense products go to cuBLAS */
+    CU_EDITS = 8192,   /* edits one descriptor holds; more go ahead in batches */
+    CU_STAGES = 3,
+};
+
+/* A matrix on the device: act type [n rounded up to 16][ld], ld = k rounded up to 32. */
+typedef struct {
+    void *w;
+    uint32_t n, k, ld;
+    uint64_t group; /* values between matrices of a set */
+} cu_mat;
+
+typedef struct {
+    float *attn_norm, *ffn_norm;
+    cu_mat in; /* MLA [q_down; kv_down], GQA [wq; wk; wv] */
+    cu_mat wo;
+    /* MLA */
+    float *q_norm, *kv_norm;
+    cu_mat q_up;          /* [q_up_nope; q_up_rope] */
+    cu_mat uk, uv;        /* [H]: query into the latent; latent into the value */
+    cu_mat gate_up, down; /* dense FFN, or the routed experts; gate and up rows 8 and 8 in turn */
+    /* MoE */
+    cu_mat shared_gate_up, shared_down; /* the always-on groups; down is one matrix over all */
+    cu_mat router;
+    float *router_bias;
+} cu_layer;
+
+typedef struct {
+    void **items;
+    uint32_t n, cap;
+    uint64_t bytes;
+} cu_allocs;
+
+typedef struct {
+    float *x, *delta, *in, *q_up, *part_o, *part_ml, *router, *parts, *logits;
+    void *act, *cq, *q_nope, *q, *ctx, *o, *hidden, *wide, *head;
+    uint8_t *halted;
+    cu_moe moe;
+} cu_scratch;
+
+typedef struct {
+    eng_backend base; /* first */
+    const eng_model *model;
+    eng_config c;
+    bool f32; /* parity mode: weights and activations float32 */
+    bool graphs, lost;
+    char device_name[128], kernels_name[32];
+    int sms;
+    eng_backend_opts opts;
+    cudaStream_t stream;
+    cudaEvent_t began, ended;
+    cublasHandle_t blas;
+    cu_allocs mem;
+    uint64_t weight_bytes;
+
+    cu_layer *prelude, *coda, recurrent;
+    cu_mat embed, head;
+    float *final_norm, *loop_norm, *loop_emb, *rope;
+    float *inj_a, *inj_b, *halt_w, *lora_down, *lora_b, *lora_scale;
+    float halt_bias;
+    uint32_t lora_rows, loop_width;
+
+    /* shapes */
+    uint32_t dim_ld, dk, dv, expert_ld, o_values, o_ld, groups_shared, dense_ld;
+    uint32_t tile_rows; /* most rows of one attention tile */
+
+    cu_cache cache;
+    cu_state state;
+    cu_scratch s;
+
+    uint8_t *desc_host, *desc; /* pinned; on the device */
+    size_t desc_bytes, table_cap;
+    uint8_t *halted_host;
+    float *logits_host;
+
+    uint32_t n_buckets, bucket[CU_BUCKETS];
+    cudaGraphExec_t graph[CU_STAGES][CU_BUCKETS][2], head_graph[CU_BUCKETS];
+
+    /* the launch in flight */
+    uint32_t n_rows, n_logits;
+    eng_stage stage;
+    bool flying;
+} cu_backend;
 
 extern const char eng__cuda_plugin_version[];
 int eng__cuda_plugin_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts,
                           err *e) WARN_UNUSED;
 int eng__cuda_open_device(eng_backend **out, const eng_model *m, const eng_backend_opts *opts,
                           int device, err *e) WARN_UNUSED;
+
+static inline uint32_t cu_round(uint32_t v, uint32_t to) {
+    return (v + to - 1) / to * to;
+}
+static inline size_t cu_act_bytes(const cu_backend *b) {
+    return b->f32 ? 4 : 2;
+}
+
+/* ERR_DEVICE, and the backend is lost, unless rc is success. */
+int eng__cuda_check(cu_backend *b, cudaError_t rc, const char *what, err *e) WARN_UNUSED;
+/* n items of device memory, freed with the backend; its contents are undefined. ERR_NO_MEMORY
+ * says how much was needed and free. */
+int eng__cuda_alloc(cu_backend *b, void *out, size_t n, size_t item_bytes, const char *what,
+                    err *e) WARN_UNUSED;
+
+/* weights.c: uploads everything the model has; fills the matrices, norms and tables. */
+int eng__cuda_upload(cu_backend *b, err *e) WARN_UNUSED;
+/* stages.c: puts one stage's kernels for `rows` rows on the stream. multi: some attention tile
+ * has more than one row. */
+cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, bool multi);
+cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows);
+uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows);
+bool eng__cuda_blas_shared(const cu_backend *b, uint32_t rows); /* always-on experts by cuBLAS */
+void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a);
+/* launch.c */
+extern const eng_backend_ops eng__cuda_ops;
+uint32_t eng__cuda_bucket(const cu_backend *b, uint32_t rows);
 
 #endif

@@ -1,0 +1,434 @@
+/* attention.cu - attention of rows over the cache, through lists of slots.
+ *
+ * Absorbed MLA is attention with one K/V head: the key of a position is its slot, the value
+ * the slot's first kv_lora values. The context is split over thread blocks; each leaves an
+ * unnormalised sum with its maximum, and cu_attn_merge joins them.
+ *
+ * attn_mma: tensor cores, bfloat16 cache. A block of 4 warps takes 16 heads (one m16 tile) of
+ * up to CU_ATTN_ROWS rows of one sequence against tiles of 64 keys. Scores: each warp 16
+ * keys; values: each warp a share of the latent, so a slot is read from memory once.
+ * attn_simple: any shape and type, GQA, and the parity mode. */
+#include "engine/cuda/common.cuh"
+
+enum { MMA_THREADS = 128, SIMPLE_THREADS = 128, MERGE_THREADS = 128, P_LD = CU_ATTN_KEYS + 8 };
+
+static __host__ __device__ __forceinline__ uint32_t key_ld(uint32_t dk) { return (dk + 15) / 16 * 16 + 8; }
+
+/* Key tiles [first, last) of one split, for a context of `keys` positions. */
+struct key_range {
+    uint32_t first, last;
+};
+static __device__ __forceinline__ key_range split_range(uint32_t keys, uint32_t split, uint32_t splits) {
+    uint32_t tiles = (keys + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
+    uint32_t per = rm_tiles_per_split(tiles, splits);
+    key_range r;
+    r.first = split * per;
+    r.last = r.first + per < tiles ? r.first + per : tiles;
+    return r;
+}
+
+/* Slots of 64 positions from k0 on; RM_NO_SLOT beyond the context or where the map is wrong. */
+static __device__ __forceinline__ void find_slots(const cu_attn_args &a, const cu_row &r, uint32_t k0,
+                                                  uint32_t keys, uint32_t *slots) {
+    const uint32_t *table = tables_of(a.desc) + r.table;
+    uint32_t plane = a.plane + (a.by_loop ? r.loop : 0);
+    for (uint32_t k = threadIdx.x; k < CU_ATTN_KEYS; k += blockDim.x) {
+        uint32_t slot = RM_NO_SLOT;
+        if (k0 + k < keys) slot = rm_slot(a.cache.maps, table, a.cache.n_planes, plane, k0 + k);
+        if (slot >= a.cache.n_slots && k0 + k < keys) *a.cache.bad = 1;
+        slots[k] = slot < a.cache.n_slots ? slot : RM_NO_SLOT;
+    }
+}
+
+/* Where row `row` of the launch, head h, split s leaves its part. */
+static __device__ __forceinline__ uint64_t part_at(const cu_attn_args &a, uint32_t row, uint32_t split,
+                                                   uint32_t h) {
+    return ((uint64_t)row * a.splits + split) * a.n_heads + h;
+}
+
+struct mma_shared { /* offsets in bytes; everything 16-byte aligned */
+    uint32_t q, k, p, top, sum, slots, bytes;
+};
+static __host__ __device__ __forceinline__ mma_shared mma_layout(uint32_t dk, uint32_t rows) {
+    mma_shared s;
+    uint32_t ld = key_ld(dk) * 2;
+    s.k = 0;
+    s.q = s.k + CU_ATTN_KEYS * ld;
+    s.p = s.q + rows * CU_ATTN_HEADS * ld;
+    s.top = s.p + rows * CU_ATTN_HEADS * P_LD * 2;
+    s.sum = s.top + rows * CU_ATTN_HEADS * 4 * 4;
+    s.slots = s.sum + rows * CU_ATTN_HEADS * 4 * 4;
+    s.bytes = s.slots + CU_ATTN_KEYS * 4;
+    return s;
+}
+
+/* Queries of 16 heads of each row; zeros for heads and values that are not there. */
+template <int R>
+static __device__ void load_queries(const cu_attn_args &a, cu_tile t, uint32_t h0, bf16 *q) {
+    uint32_t ld = key_ld(a.dk);
+    const bf16 *from = (const bf16 *)a.q;
+    for (uint32_t i = threadIdx.x; i < R * CU_ATTN_HEADS * ld; i += MMA_THREADS) {
+        uint32_t c = i % ld, head = i / ld % CU_ATTN_HEADS, r = i / ld / CU_ATTN_HEADS;
+        bool there = c < a.dk && r < t.n && h0 + head < a.n_heads;
+        bf16 zero = {0};
+        q[i] = there ? from[((uint64_t)(t.first + r) * a.n_heads + h0 + head) * a.dk + c] : zero;
+    }
+}
+
+static __device__ __forceinline__ void load_keys(const cu_attn_args &a, const uint32_t *slots, bf16 *k) {
+    uint32_t ld = key_ld(a.dk), vecs = a.dk / 8;
+    const bf16 *from = (const bf16 *)a.cache.slots;
+    for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * vecs; i += MMA_THREADS) {
+        uint32_t key = i / vecs, c = i % vecs * 8;
+        uint32_t slot = slots[key];
+        vec16 zero = {{0, 0, 0, 0}};
+        if (slot == RM_NO_SLOT) *(vec16 *)(k + key * ld + c) = zero;
+        else copy_async(k + key * ld + c, from + (uint64_t)slot * a.cache.slot_values + c);
+    }
+}
+
+/* PAIRS: most 16-value pieces of the latent one warp sums: 4 warps cover 64 * PAIRS values. */
+template <int R, int PAIRS>
+static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
+    DYNAMIC_SHARED(shared);
+    const mma_shared at = mma_layout(a.dk, R);
+    bf16 *ks = (bf16 *)(shared + at.k), *qs = (bf16 *)(shared + at.q), *ps = (bf16 *)(shared + at.p);
+    float *top = (float *)(shared + at.top), *sum = (float *)(shared + at.sum);
+    uint32_t *slots = (uint32_t *)(shared + at.slots);
+    const cu_head *head = head_of(a.desc);
+    if (blockIdx.x >= head->n_tiles) return;
+    cu_tile t = ((const cu_tile *)((const char *)a.desc + head->tiles))[blockIdx.x];
+    const cu_row *rows = rows_of(a.desc) + t.first;
+    uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
+    uint32_t h0 = blockIdx.y * CU_ATTN_HEADS, ld = key_ld(a.dk), split = blockIdx.z;
+    uint32_t keys = rows[t.n - 1].pos + 1, k_steps = (a.dk + 15) / 16, pieces = a.dv / 16;
+    key_range range = split_range(keys, split, a.splits);
+    if (range.first >= range.last) return;
+
+    load_queries<R>(a, t, h0, qs);
+    for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * (ld - a.dk); i += MMA_THREADS) {
+        bf16 zero = {0}; /* beyond dk: read as keys, never written again */
+        ks[i / (ld - a.dk) * ld + a.dk + i % (ld - a.dk)] = zero;
+    }
+    uint32_t pos[R];
+    float m[R][2], l[R][2], acc[R][PAIRS * 2][4];
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+        pos[r] = (uint32_t)r < t.n ? rows[r].pos : 0;
+        m[r][0] = m[r][1] = -INFINITY;
+        l[r][0] = l[r][1] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < PAIRS * 2; i++) acc[r][i][0] = acc[r][i][1] = acc[r][i][2] = acc[r][i][3] = 0.0f;
+    }
+    /* Addresses ldmatrix wants of this lane: rows of an m16 (or k16) x 16 piece, and of two n8
+     * tiles of 16 keys. */
+    uint32_t a_row = lane & 15, a_col = lane >> 4 << 3;
+    uint32_t b_row = (lane & 7) + (lane >> 4 << 3), b_col = (lane >> 3 & 1) << 3;
+
+    for (uint32_t tile = range.first; tile < range.last; tile++) {
+        uint32_t k0 = tile * CU_ATTN_KEYS;
+        __syncthreads(); /* the last tile has been used */
+        find_slots(a, rows[0], k0, keys, slots);
+        __syncthreads();
+        load_keys(a, slots, ks);
+        copies_wait();
+        __syncthreads();
+
+        float s[R][2][4] = {};
+        for (uint32_t step = 0; step < k_steps; step++) {
+            uint32_t b[4];
+            load_matrices(b, ks + (warp * 16 + b_row) * ld + step * 16 + b_col);
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                uint32_t f[4];
+                load_matrices(f, qs + (r * CU_ATTN_HEADS + a_row) * ld + step * 16 + a_col);
+                mma_bf16(s[r][0], f[0], f[1], f[2], f[3], b[0], b[1]);
+                mma_bf16(s[r][1], f[0], f[1], f[2], f[3], b[2], b[3]);
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < R; r++) { /* mask, scale, and this warp's maxima */
+            float high[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+#pragma unroll
+                for (int c = 0; c < 4; c++) {
+                    uint32_t k = warp * 16 + n * 8 + 2 * q + (c & 1);
+                    bool seen = k0 + k <= pos[r] && slots[k] != RM_NO_SLOT;
+                    s[r][n][c] = seen ? s[r][n][c] * a.scale : -INFINITY;
+                    high[c >> 1] = fmaxf(high[c >> 1], s[r][n][c]);
+                }
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                high[half] = fmaxf(high[half], __shfl_xor_sync(0xffffffffu, high[half], 1));
+                high[half] = fmaxf(high[half], __shfl_xor_sync(0xffffffffu, high[half], 2));
+                if (q == 0) top[(r * CU_ATTN_HEADS + g + 8 * half) * 4 + warp] = high[half];
+            }
+        }
+        __syncthreads();
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            float old[2], part[2] = {0.0f, 0.0f};
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const float *w = top + (r * CU_ATTN_HEADS + g + 8 * half) * 4;
+                float now = fmaxf(fmaxf(fmaxf(w[0], w[1]), fmaxf(w[2], w[3])), m[r][half]);
+                old[half] = rm_part_scale(m[r][half], now);
+                m[r][half] = now;
+            }
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+                float p[4];
+#pragma unroll
+                for (int c = 0; c < 4; c++) {
+                    p[c] = rm_part_scale(s[r][n][c], m[r][c >> 1]);
+                    part[c >> 1] += p[c];
+                }
+                bf16 *to = ps + (r * CU_ATTN_HEADS + g) * P_LD + warp * 16 + n * 8 + 2 * q;
+                *(uint32_t *)to = narrow_pair(p[0], p[1]);
+                *(uint32_t *)(to + 8 * P_LD) = narrow_pair(p[2], p[3]);
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) l[r][half] = l[r][half] * old[half] + part[half];
+#pragma unroll
+            for (int i = 0; i < PAIRS * 2; i++) {
+                acc[r][i][0] *= old[0];
+                acc[r][i][1] *= old[0];
+                acc[r][i][2] *= old[1];
+                acc[r][i][3] *= old[1];
+            }
+        }
+        __syncthreads();
+#pragma unroll
+        for (uint32_t step = 0; step < CU_ATTN_KEYS / 16; step++) {
+            uint32_t f[R][4];
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                load_matrices(f[r], ps + (r * CU_ATTN_HEADS + a_row) * P_LD + step * 16 + a_col);
+            }
+#pragma unroll
+            for (int i = 0; i < PAIRS; i++) {
+                uint32_t piece = warp + 4 * i;
+                if (piece >= pieces) continue; /* whole warps */
+                uint32_t b[4];
+                load_matrices_t(b, ks + (step * 16 + a_row) * ld + piece * 16 + a_col);
+#pragma unroll
+                for (int r = 0; r < R; r++) {
+                    mma_bf16(acc[r][2 * i], f[r][0], f[r][1], f[r][2], f[r][3], b[0], b[1]);
+                    mma_bf16(acc[r][2 * i + 1], f[r][0], f[r][1], f[r][2], f[r][3], b[2], b[3]);
+                }
+            }
+        }
+    }
+
+#pragma unroll
+    for (int r = 0; r < R; r++) { /* sums of a head are spread over quads and warps */
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float v = l[r][half];
+            v += __shfl_xor_sync(0xffffffffu, v, 1);
+            v += __shfl_xor_sync(0xffffffffu, v, 2);
+            if (q == 0) sum[(r * CU_ATTN_HEADS + g + 8 * half) * 4 + warp] = v;
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+        if ((uint32_t)r >= t.n) continue;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            uint32_t h = h0 + g + 8 * half;
+            if (h >= a.n_heads) continue;
+            uint64_t part = part_at(a, t.first + r, split, h);
+            if (warp == 0 && q == 0) {
+                const float *w = sum + (r * CU_ATTN_HEADS + g + 8 * half) * 4;
+                a.part_ml[part * 2] = m[r][half];
+                a.part_ml[part * 2 + 1] = w[0] + w[1] + w[2] + w[3];
+            }
+#pragma unroll
+            for (int i = 0; i < PAIRS * 2; i++) {
+                uint32_t piece = warp + 4 * (i / 2);
+                if (piece >= pieces) continue;
+                float *o = a.part_o + part * a.dv + piece * 16 + (i & 1) * 8 + 2 * q;
+                o[0] = acc[r][i][2 * half];
+                o[1] = acc[r][i][2 * half + 1];
+            }
+        }
+    }
+}
+
+/* Plain: a block takes one row, one K/V head with its group of query heads, and one split.
+ * Q: type of queries; C: of the cache. The range of a split is that of the row's tile, so that
+ * cu_attn_merge need not know which kernel ran. */
+template <typename Q, typename C>
+static __global__ void __launch_bounds__(SIMPLE_THREADS) attn_simple(cu_attn_args a) {
+    DYNAMIC_SHARED(shared);
+    uint32_t i = blockIdx.x, kv = blockIdx.y, split = blockIdx.z;
+    if (i >= head_of(a.desc)->n_rows) return;
+    cu_row r = rows_of(a.desc)[i];
+    if (r.flags & CU_ROW_KV_ONLY) return;
+    uint32_t keys = r.pos + 1, group = a.n_heads / a.n_kv_heads;
+    key_range range = split_range(keys, split, a.splits);
+    if (range.first >= range.last) return;
+    float *qs = (float *)shared, *s = qs + group * a.dk, *acc = s + group * CU_ATTN_KEYS;
+    float *m = acc + group * a.dv, *l = m + group, *old = l + group;
+    uint32_t *slots = (uint32_t *)(old + group);
+    const Q *q = (const Q *)a.q + ((uint64_t)i * a.n_heads + kv * group) * a.dk;
+    const C *pool = (const C *)a.cache.slots;
+    uint32_t k_at = a.n_kv_heads > 1 || a.v_offset ? kv * a.dk : 0;
+    uint32_t v_at = a.v_offset + (a.v_offset ? kv * a.dv : 0);
+    for (uint32_t c = threadIdx.x; c < group * a.dk; c += SIMPLE_THREADS) qs[c] = widen(q[c]);
+    for (uint32_t c = threadIdx.x; c < group * a.dv; c += SIMPLE_THREADS) acc[c] = 0.0f;
+    for (uint32_t h = threadIdx.x; h < group; h += SIMPLE_THREADS) m[h] = -INFINITY, l[h] = 0.0f;
+
+    for (uint32_t tile = range.first; tile < range.last; tile++) {
+        uint32_t k0 = tile * CU_ATTN_KEYS;
+        __syncthreads();
+        find_slots(a, r, k0, keys, slots);
+        __syncthreads();
+        for (uint32_t c = threadIdx.x; c < group * CU_ATTN_KEYS; c += SIMPLE_THREADS) {
+            uint32_t k = c % CU_ATTN_KEYS;
+            bool seen = slots[k] != RM_NO_SLOT;
+            const C *key = pool + (seen ? (uint64_t)slots[k] * a.cache.slot_values : 0) + k_at;
+            const float *query = qs + c / CU_ATTN_KEYS * a.dk;
+            float dot = 0.0f;
+            for (uint32_t d = 0; seen && d < a.dk; d++) dot += query[d] * widen(key[d]);
+            s[c] = seen ? dot * a.scale : -INFINITY;
+        }
+        __syncthreads();
+        for (uint32_t h = threadIdx.x; h < group; h += SIMPLE_THREADS) {
+            float *score = s + h * CU_ATTN_KEYS, now = m[h], sum = 0.0f;
+            for (uint32_t k = 0; k < CU_ATTN_KEYS; k++) now = fmaxf(now, score[k]);
+            for (uint32_t k = 0; k < CU_ATTN_KEYS; k++) {
+                score[k] = rm_part_scale(score[k], now);
+                sum += score[k];
+            }
+            old[h] = rm_part_scale(m[h], now);
+            l[h] = l[h] * old[h] + sum;
+            m[h] = now;
+        }
+        __syncthreads();
+        for (uint32_t c = threadIdx.x; c < group * a.dv; c += SIMPLE_THREADS) {
+            uint32_t h = c / a.dv, d = c % a.dv;
+            float v = acc[c] * old[h];
+#pragma unroll 4
+            for (uint32_t k = 0; k < CU_ATTN_KEYS; k++) {
+                if (slots[k] == RM_NO_SLOT) continue;
+                v += s[h * CU_ATTN_KEYS + k] *
+                     widen(pool[(uint64_t)slots[k] * a.cache.slot_values + v_at + d]);
+            }
+            acc[c] = v;
+        }
+    }
+    uint64_t part = part_at(a, i, split, kv * group);
+    for (uint32_t c = threadIdx.x; c < group * a.dv; c += SIMPLE_THREADS) a.part_o[part * a.dv + c] = acc[c];
+    for (uint32_t h = threadIdx.x; h < group; h += SIMPLE_THREADS) {
+        a.part_ml[(part + h) * 2] = m[h];
+        a.part_ml[(part + h) * 2 + 1] = l[h];
+    }
+}
+
+/* The keys the attention kernel counted for launch row i: those of the last row of its tile. */
+static __device__ uint32_t tile_keys(const cu_attn_args &a, uint32_t i, bool tiled) {
+    const cu_row *rows = rows_of(a.desc);
+    if (!tiled) return rows[i].pos + 1;
+    const cu_head *head = head_of(a.desc);
+    const cu_tile *tiles = (const cu_tile *)((const char *)a.desc + head->tiles);
+    uint32_t low = 0, high = head->n_tiles; /* the last tile that starts at or before i */
+    while (high - low > 1) {
+        uint32_t mid = (low + high) / 2;
+        if (tiles[mid].first <= i) low = mid;
+        else high = mid;
+    }
+    return rows[tiles[low].first + tiles[low].n - 1].pos + 1;
+}
+
+/* A warp per head. Rows that wrote only K/V get zeros: their products go on, unused. */
+template <typename A>
+static __global__ void __launch_bounds__(MERGE_THREADS) attn_merge(cu_attn_args a, bool tiled) {
+    uint32_t i = blockIdx.x, lane = threadIdx.x & 31;
+    uint32_t h = blockIdx.y * (MERGE_THREADS / 32) + (threadIdx.x >> 5);
+    if (i >= head_of(a.desc)->n_rows || h >= a.n_heads) return;
+    bool none = rows_of(a.desc)[i].flags & CU_ROW_KV_ONLY;
+    uint32_t tiles = (tile_keys(a, i, tiled) + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
+    uint32_t used = none ? 0 : rm_splits_used(tiles, a.splits);
+    float top = -INFINITY, sum = 0.0f;
+    for (uint32_t s = 0; s < used; s++) top = fmaxf(top, a.part_ml[part_at(a, i, s, h) * 2]);
+    for (uint32_t s = 0; s < used; s++) {
+        const float *ml = a.part_ml + part_at(a, i, s, h) * 2;
+        sum += ml[1] * rm_part_scale(ml[0], top);
+    }
+    float norm = sum > 0.0f ? 1.0f / sum : 0.0f;
+    A *o = (A *)a.o + (uint64_t)i * a.o_ld;
+    for (uint32_t c = lane; c < a.o_head; c += 32) {
+        float v = 0.0f;
+        for (uint32_t s = 0; c < a.dv && s < used; s++) {
+            uint64_t part = part_at(a, i, s, h);
+            v += a.part_o[part * a.dv + c] * rm_part_scale(a.part_ml[part * 2], top);
+        }
+        narrow(v * norm, &o[(uint64_t)h * a.o_head + c]);
+    }
+    if (h != a.n_heads - 1) return;
+    for (uint32_t c = a.n_heads * a.o_head + lane; c < a.o_ld; c += 32) narrow(0.0f, &o[c]);
+}
+
+/* ---- launchers ---- */
+
+extern "C" bool cu_attn_fits_mma(const cu_attn_args *a, bool f32) {
+    return !f32 && !a->cache.f32 && a->n_kv_heads == 1 && a->v_offset == 0 && a->dk % 8 == 0 &&
+           a->dv % 16 == 0 && a->dv <= 512 && a->dk <= 640 && a->cache.slot_values % 8 == 0;
+}
+
+extern "C" uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32) {
+    return cu_attn_fits_mma(a, f32) && a->dv <= 256 ? CU_ATTN_ROWS : 1;
+}
+
+extern "C" cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row) {
+    dim3 grid(tiles, cu_ceil_div(a->n_heads, CU_ATTN_HEADS), a->splits);
+    uint32_t one = mma_layout(a->dk, 1).bytes, many = mma_layout(a->dk, CU_ATTN_ROWS).bytes;
+    if (a->dv > 256) return LAUNCH((attn_mma<1, 8>), grid, MMA_THREADS, one, s, *a);
+    if (one_row) return LAUNCH((attn_mma<1, 4>), grid, MMA_THREADS, one, s, *a);
+    return LAUNCH((attn_mma<CU_ATTN_ROWS, 4>), grid, MMA_THREADS, many, s, *a);
+}
+
+static uint32_t simple_bytes(const cu_attn_args *a) {
+    uint32_t group = a->n_heads / a->n_kv_heads;
+    return (group * (a->dk + CU_ATTN_KEYS + a->dv + 3) + CU_ATTN_KEYS) * 4;
+}
+
+extern "C" cudaError_t cu_attn_simple(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32) {
+    dim3 grid(rows, a->n_kv_heads, a->splits);
+    uint32_t bytes = simple_bytes(a);
+    if (f32 && a->cache.f32) return LAUNCH((attn_simple<float, float>), grid, SIMPLE_THREADS, bytes, s, *a);
+    if (f32) return LAUNCH((attn_simple<float, bf16>), grid, SIMPLE_THREADS, bytes, s, *a);
+    if (a->cache.f32) return LAUNCH((attn_simple<bf16, float>), grid, SIMPLE_THREADS, bytes, s, *a);
+    return LAUNCH((attn_simple<bf16, bf16>), grid, SIMPLE_THREADS, bytes, s, *a);
+}
+
+extern "C" cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32) {
+    dim3 grid(rows, cu_ceil_div(a->n_heads, MERGE_THREADS / 32));
+    bool tiled = cu_attn_fits_mma(a, f32);
+    if (f32) return LAUNCH(attn_merge<float>, grid, MERGE_THREADS, 0, s, *a, tiled);
+    return LAUNCH(attn_merge<bf16>, grid, MERGE_THREADS, 0, s, *a, tiled);
+}
+
+template <typename F> static cudaError_t allow_shared(F kernel, int bytes, cudaError_t rc) {
+    if (rc != cudaSuccess) return rc;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+extern "C" cudaError_t cu_rows_setup(uint32_t dim);
+
+extern "C" cudaError_t cu_kernels_setup(int device, uint32_t dim) {
+    int most = 0;
+    cudaError_t rc = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (rc == cudaSuccess) rc = cu_rows_setup(dim);
+    rc = allow_shared(attn_mma<1, 4>, most, rc);
+    rc = allow_shared(attn_mma<1, 8>, most, rc);
+    rc = allow_shared(attn_mma<CU_ATTN_ROWS, 4>, most, rc);
+    rc = allow_shared(attn_simple<float, float>, most, rc);
+    rc = allow_shared(attn_simple<float, bf16>, most, rc);
+    rc = allow_shared(attn_simple<bf16, float>, most, rc);
+    return allow_shared(attn_simple<bf16, bf16>, most, rc);
+}

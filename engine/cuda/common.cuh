@@ -1,0 +1,139 @@
+/* common.cuh - what all kernels share: types, warp and block sums, tensor-core operations.
+ *
+ * With FATHOM_CUDA_SHIM the kernels are plain C++ on the CPU (tests/cuda/shim): threads are
+ * fibers, and the three operations that are inline PTX here are emulated lane by lane. */
+#ifndef FATHOM_ENGINE_CUDA_COMMON_CUH
+#define FATHOM_ENGINE_CUDA_COMMON_CUH
+
+#ifdef FATHOM_CUDA_SHIM
+#include "shim.h"
+#endif
+
+#include "engine/cuda/kernels.h"
+#include "engine/rowmath.h"
+
+struct alignas(2) bf16 {
+    uint16_t bits;
+};
+
+struct alignas(16) vec16 { /* 16 bytes as one load: 8 bfloat16 or 4 floats */
+    uint32_t w[4];
+};
+
+static __device__ __forceinline__ float widen(float v) { return v; }
+static __device__ __forceinline__ float widen(bf16 v) { return rm_bf16_widen(v.bits); }
+
+static __device__ __forceinline__ void narrow(float x, float *to) { *to = x; }
+static __device__ __forceinline__ void narrow(float x, bf16 *to) {
+#ifdef __CUDA_ARCH__
+    uint16_t bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    to->bits = bits;
+#else
+    to->bits = rm_bf16_narrow(x);
+#endif
+}
+
+static __device__ __forceinline__ uint32_t narrow_pair(float lo, float hi) {
+#ifdef __CUDA_ARCH__
+    uint32_t bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(hi), "f"(lo));
+    return bits;
+#else
+    return rm_bf16_pair(lo, hi);
+#endif
+}
+
+/* Weights are read once per launch: past the first-level cache. */
+static __device__ __forceinline__ vec16 load_stream(const void *p) {
+#ifdef __CUDA_ARCH__
+    vec16 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+                 : "l"(p));
+    return v;
+#else
+    return *(const vec16 *)p;
+#endif
+}
+
+/* ---- the launch descriptor ---- */
+
+static __device__ __forceinline__ const cu_head *head_of(const void *desc) { return (const cu_head *)desc; }
+static __device__ __forceinline__ const cu_row *rows_of(const void *desc) {
+    return (const cu_row *)((const char *)desc + head_of(desc)->rows);
+}
+static __device__ __forceinline__ const uint32_t *tables_of(const void *desc) {
+    return (const uint32_t *)((const char *)desc + head_of(desc)->tables);
+}
+
+/* ---- sums in a fixed order, so that a row's bits depend on nothing else ---- */
+
+static __device__ __forceinline__ float warp_sum(float v) {
+    for (int step = 16; step > 0; step >>= 1) v += __shfl_xor_sync(0xffffffffu, v, step);
+    return v;
+}
+
+/* Sum over a block of at most 1024 threads (a multiple of 32) in every thread; `scratch` is
+ * 33 floats of shared memory nobody else uses. */
+static __device__ __forceinline__ float block_sum(float v, float *scratch) {
+    unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    v = warp_sum(v);
+    __syncthreads(); /* an earlier sum has been read */
+    if (lane == 0) scratch[warp] = v;
+    __syncthreads();
+    if (warp == 0) {
+        float s = warp_sum(lane < warps ? scratch[lane] : 0.0f);
+        if (lane == 0) scratch[32] = s;
+    }
+    __syncthreads();
+    return scratch[32];
+}
+
+/* ---- tensor cores: c[16x8] += a[16x16] b[16x8], bfloat16 in, float32 out ----
+ * Lane l holds, with g = l / 4 and t = l % 4: a rows g and g+8 at k 2t,2t+1 (a0, a1) and
+ * 2t+8,2t+9 (a2, a3); b column g at the same k (b0, b1); c rows g (c0, c1) and g+8 (c2, c3)
+ * at columns 2t, 2t+1. */
+#ifndef FATHOM_CUDA_SHIM
+static __device__ __forceinline__ void mma_bf16(float c[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                                uint32_t a3, uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/* Four 8x8 matrices of bfloat16 from shared memory; lane l gives the address of row l % 8 of
+ * matrix l / 8 and gets, of each, row l / 4 at columns 2(l % 4), +1 (transposed: column l / 4). */
+static __device__ __forceinline__ void load_matrices(uint32_t r[4], const void *row) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+static __device__ __forceinline__ void load_matrices_t(uint32_t r[4], const void *row) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+/* 16 bytes from global to shared memory behind the thread's back, until copies_wait. */
+static __device__ __forceinline__ void copy_async(void *to, const void *from) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+}
+static __device__ __forceinline__ void copies_wait(void) {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define LAUNCH(kernel, grid, block, bytes, stream, ...)                                            \
+    ((kernel)<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__), cudaGetLastError())
+#endif
+
+static inline uint32_t cu_ceil_div(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
+
+#endif

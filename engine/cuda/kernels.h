@@ -1,0 +1,244 @@
+/* kernels.h - the kernels' launchers and the structs they read, for host code in C and
+ * kernels in C++ alike.
+ *
+ * A launch of the backend is described by one block of bytes (the descriptor), copied to the
+ * device before anything runs: a head, the rows, the attention tiles, the edits of the block
+ * maps, and the block tables. Kernels read every count from it, never from their arguments,
+ * so that a captured graph sized for a capacity serves any launch up to it.
+ *
+ * "act" is the type that products read: bfloat16, or float32 in the parity mode. Rows of an
+ * act array are padded to a multiple of 32 values; whoever writes a row writes zeros there. */
+#ifndef FATHOM_ENGINE_CUDA_KERNELS_H
+#define FATHOM_ENGINE_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    CU_TILE_ROWS = 64,   /* most tokens one product tile takes */
+    CU_MM_THREADS = 256, /* 8 warps */
+    CU_MM_ROWS = 16,     /* weight rows of one warp's tile */
+    CU_K_STEP = 32,      /* k values one step of a product takes; every k is padded to it */
+    CU_ATTN_ROWS = 4,    /* most rows of one sequence that share an attention tile */
+    CU_ATTN_KEYS = 64,   /* keys of one tile */
+    CU_ATTN_HEADS = 16,  /* query heads of one tile */
+    CU_MAX_SPLITS = 64,  /* most parts a context is split into */
+    CU_MAX_EXPERTS = 1024,
+    CU_ROW_TAIL = 1, /* as ENG_ROW_* */
+    CU_ROW_KV_ONLY = 2,
+};
+#define CU_NO_LOGITS UINT32_MAX
+
+typedef struct {
+    uint32_t n_rows, n_tiles, n_edits, n_logits;
+    uint32_t rows, tiles, edits, tables; /* bytes from the start of the descriptor */
+} cu_head;
+
+typedef struct {
+    uint32_t row, pos, token;
+    uint32_t table;  /* first entry of its block table */
+    uint32_t logits; /* its row among those with logits, or CU_NO_LOGITS */
+    uint16_t loop, min_loops, max_loops, flags;
+    float threshold;
+} cu_row;
+
+typedef struct {
+    uint32_t first, n; /* launch rows [first, first + n): one table, one loop, positions rising */
+} cu_tile;
+
+typedef struct {
+    uint32_t block, slot;
+    uint16_t plane, n_planes;
+    uint32_t off;
+} cu_edit;
+
+/* ---- cache ---- */
+
+typedef struct {
+    void *slots;    /* [n_slots][slot_values] of float or bfloat16 */
+    uint32_t *maps; /* [n_blocks][n_planes][32] */
+    uint32_t n_slots, n_blocks, n_planes, slot_values;
+    uint32_t *bad; /* [1] set to 1 when a row's map names no slot; cleared by cu_edit_maps */
+    bool f32;
+} cu_cache;
+
+/* Applies the descriptor's edits in order; the first kernel of every launch. */
+
+cudaError_t cu_edit_maps(cudaStream_t s, const void *desc, const cu_cache *c);
+
+/* ---- row kernels: one block of threads per row ---- */
+
+typedef struct {
+    float *h, *e, *out, *cum; /* [n_rows][dim]; cum [n_rows] */
+} cu_state;
+
+typedef enum { CU_FROM_TOKEN, CU_FROM_LOOP, CU_FROM_OUT, CU_FROM_X } cu_row_from;
+typedef enum { CU_TO_NORM, CU_TO_STATE, CU_TO_HEAD } cu_row_to;
+
+/* x = embed[token] | rms(h + loop_emb + e; loop_norm) | out | x + delta, then
+ * act = rms(x; norm) | h = e = x, out = cum = 0 | act[logits] = rms(x; norm). */
+typedef struct {
+    const void *desc;
+    cu_row_from from;
+    cu_row_to to;
+    uint32_t dim, ld;    /* ld: values between rows of embed and act */
+    uint32_t loop_width; /* channels of the loop embedding */
+    cu_state state;
+    float *x;                                 /* [rows][dim], the residual stream */
+    const float *delta;                       /* [rows][dim] */
+    const void *embed;                        /* act type [vocab][ld] */
+    const float *norm, *loop_norm, *loop_emb; /* loop_emb [max_loops][loop_width] */
+    void *act;
+} cu_row_args;
+cudaError_t cu_row_step(cudaStream_t s, const cu_row_args *a, uint32_t rows, bool f32);
+
+/* MLA: from [cq | c | kr] to the normed query latent and the cache slot. GQA: from [q | k | v]
+ * to the rotated query and the slot. rope: [max_positions][rope_pairs][cos, sin]. */
+typedef struct {
+    const void *desc;
+    cu_cache cache;
+    uint32_t plane;                         /* of loop 0, or of the layer */
+    bool by_loop;                           /* add the row's loop to it */
+    uint32_t q_lora, kv_lora, rope_dim;     /* MLA */
+    uint32_t n_heads, n_kv_heads, head_dim; /* GQA */
+    const float *in;                        /* [rows][ld_in] */
+    uint32_t ld_in;
+    const float *q_norm, *kv_norm, *rope;
+    void *q; /* act [rows][ld_q] */
+    uint32_t ld_q;
+} cu_prep_args;
+cudaError_t cu_mla_prep(cudaStream_t s, const cu_prep_args *a, uint32_t rows, bool f32);
+cudaError_t cu_gqa_prep(cudaStream_t s, const cu_prep_args *a, uint32_t rows, bool f32);
+
+/* Splits [q_nope of all heads | q_rope of all heads] into act nope [rows][H][nope_ld] and the
+ * rotated part of q [rows][H][kv_lora + rope]; zeroes the padding of o's rows. */
+typedef struct {
+    const void *desc;
+    uint32_t n_heads, nope, nope_ld, rope_dim, kv_lora;
+    const float *in; /* [rows][ld_in] */
+    uint32_t ld_in;
+    const float *rope;
+    void *q_nope, *q, *o;
+    uint32_t o_values, o_ld;
+} cu_query_args;
+cudaError_t cu_mla_query(cudaStream_t s, const cu_query_args *a, uint32_t rows, bool f32);
+
+/* ---- attention over slot lists, split over the context ---- */
+
+typedef struct {
+    const void *desc;
+    cu_cache cache;
+    uint32_t plane;
+    bool by_loop;
+    uint32_t n_heads, n_kv_heads; /* MLA: one K/V head */
+    uint32_t dk, dv;              /* values of one key and one value */
+    uint32_t v_offset; /* of values within a slot (MLA 0: the value is part of the key) */
+    float scale;
+    const void *q; /* act [rows][H][dk] */
+    uint32_t splits;
+    float *part_o;  /* [rows][splits][H][dv] */
+    float *part_ml; /* [rows][splits][H][2]: maximum, sum */
+    void *o;        /* act [rows][o_ld]; head h at h * o_head */
+    uint32_t o_head, o_ld;
+} cu_attn_args;
+/* True where the tensor-core kernel can serve these shapes. */
+bool cu_attn_fits_mma(const cu_attn_args *a, bool f32);
+/* Rows one tile may have for these shapes: 1 or CU_ATTN_ROWS. */
+uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32);
+/* one_row: no tile has more than one row. */
+cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row);
+cudaError_t cu_attn_simple(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32);
+cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32);
+
+/* ---- products: y = x wT ---- */
+
+typedef enum {
+    CU_MAP_ROWS,   /* one matrix; tokens are the launch's rows */
+    CU_MAP_LOGITS, /* one matrix; tokens are the rows with logits */
+    CU_MAP_HEADS,  /* group g reads x at g * x_group and writes y at g * y_group */
+    CU_MAP_IN,     /* experts: token = part / parts_per_row, y row = part */
+    CU_MAP_OUT,    /* experts: x row = y row = part, scaled by its weight */
+} cu_mm_map;
+
+typedef enum { CU_STORE_F32, CU_STORE_ACT, CU_STORE_SILU } cu_mm_store;
+
+typedef struct {
+    uint32_t group, first,
+        n; /* parts order[first, first + n) all of one group, n <= CU_TILE_ROWS */
+} cu_moe_tile;
+
+/* What the router decided, filled by cu_moe_route and cu_moe_group. A part is one row in one
+ * group: part = row * parts_per_row + k; k < top_k are the picked experts, the others the
+ * always-on groups n_experts, n_experts + 1, … */
+typedef struct {
+    uint32_t n_experts, top_k, n_shared_groups, parts_per_row;
+    uint32_t *pick;     /* [rows][top_k] */
+    float *weight;      /* [rows][top_k] */
+    uint32_t *order;    /* [rows * parts_per_row] parts sorted by group */
+    cu_moe_tile *tiles; /* [max_tiles] */
+    uint32_t *n_tiles;  /* [1] */
+    uint32_t max_tiles;
+} cu_moe;
+
+typedef struct {
+    const void *desc;
+    cu_mm_map map;
+    cu_mm_store store;
+    const void *w;                    /* act type [groups][n rounded up to 16][ldw] */
+    const void *w_shared;             /* of groups >= moe.n_experts */
+    uint64_t w_group, w_shared_group; /* values between groups */
+    uint32_t ldw, ldw_shared;
+    const void *x;
+    void *y;
+    uint32_t ldx, x_group, ldy, y_group;
+    uint32_t n, k;   /* outputs; k a multiple of CU_K_STEP. SILU: n rows of gate and up,
+                        8 and 8 in turn, give n / 2 outputs */
+    uint32_t groups; /* HEADS */
+    cu_moe moe;
+} cu_mm_args;
+/* `rows`: capacity in tokens (MAP_IN, MAP_OUT: in launch rows); max_blocks: most thread blocks
+ * worth starting at once. */
+cudaError_t cu_mm(cudaStream_t s, const cu_mm_args *a, uint32_t rows, uint32_t max_blocks,
+                  bool f32);
+/* y[r][i] = silu(gate) * up for x [rows][2 * n] in the 8-and-8 layout, both bfloat16. */
+cudaError_t cu_silu(cudaStream_t s, const void *desc, const void *x, void *y, uint32_t n,
+                    uint32_t rows);
+
+/* ---- experts ---- */
+
+typedef struct {
+    const void *desc;
+    const float *logits; /* [rows][n_experts] */
+    const float *bias;   /* [n_experts] */
+    cu_moe moe;
+} cu_route_args;
+cudaError_t cu_moe_route(cudaStream_t s, const cu_route_args *a, uint32_t rows);
+cudaError_t cu_moe_group(cudaStream_t s, const cu_route_args *a);
+
+/* ---- the end of a loop: sum the experts, LoRA, injection, halting ---- */
+
+typedef struct {
+    const void *desc;
+    uint32_t dim, lora_rank, lora_rows, n_parts;
+    cu_state state;
+    const float *x;                               /* [rows][dim] after attention */
+    const float *parts;                           /* [rows][n_parts][dim] */
+    const float *lora_down, *lora_b, *lora_scale; /* [rank][dim], [rank][dim], [lora_rows][rank] */
+    const float *inj_a, *inj_b, *halt_w;          /* [dim] */
+    float halt_bias;
+    uint8_t *halted; /* [rows] */
+} cu_loop_end_args;
+cudaError_t cu_loop_end(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
+
+/* Once per process and device: lets kernels use more shared memory than 48 KiB. */
+cudaError_t cu_kernels_setup(int device, uint32_t dim);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The CUDA tests. Everywhere: all kernels and the whole backend on the CPU, through the shim,
+# under ASan and UBSan. Where nvcc is: the self-test is built too and run, which skips itself
+# without a device. Exit 0 ok, 77 if neither can be built here.
+set -u
+cd "$(dirname "$0")/../.."
+if [ "$(uname -m)" != x86_64 ] || ! command -v g++ >/dev/null; then
+    echo "skipped: the shim needs g++ on x86-64"
+    exit 77
+fi
+jobs=$(nproc)
+make -j"$jobs" --no-print-directory SAN=address,undefined build/san-address-undefined/libfathom.a >/dev/null || exit 1
+make -j"$jobs" --no-print-directory -f tests/cuda/shim.mk || exit 1
+build/cuda-shim/selftest || exit 1
+if [ "${CUDA:-auto}" != 0 ] && { command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; }; then
+    make -j"$jobs" --no-print-directory build/fathom-cuda-selftest >/dev/null || exit 1
+    said=$(build/fathom-cuda-selftest)
+    rc=$?
+    echo "on the device: $(tail -1 <<<"$said")"
+    [ $rc -eq 0 ] || { echo "$said"; exit 1; }
+fi
+exit 0

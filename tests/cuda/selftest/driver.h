@@ -1,0 +1,31 @@
+/* driver.h - runs known token ids through a backend without a scheduler: whichever rows the
+ * wavefront rule lets run, in batches drawn at random. */
+#ifndef FATHOM_CUDA_DRIVER_H
+#define FATHOM_CUDA_DRIVER_H
+
+#include "tests/cuda/selftest/selftest.h"
+
+enum { DRIVE_SEQS = 8, DRIVE_LEN = 80 };
+
+typedef struct {
+    uint32_t n_seqs, n_loops, min_loops, max_rows; /* max_rows: most rows of one launch */
+    uint32_t len[DRIVE_SEQS];
+    const uint32_t *ids[DRIVE_SEQS];
+    eng_policy policy;
+    float threshold;
+    uint64_t seed; /* 0: every ready row, prelude first, then loops, then coda */
+} drive_spec;
+
+typedef struct {
+    uint32_t depth[DRIVE_SEQS][DRIVE_LEN];
+    float *logits[DRIVE_SEQS]; /* [len][vocab] */
+    uint32_t launches;
+} drive_result;
+
+/* False, with a failed check, if the backend refuses a launch. */
+bool drive(eng_backend *b, const drive_spec *spec, drive_result *out);
+void drive_result_deinit(drive_result *r);
+/* Options of a backend wide enough for `spec`. */
+eng_backend_opts drive_opts(const drive_spec *spec, const char *kernels, eng_dtype cache);
+
+#endif

@@ -1,0 +1,61 @@
+/* selftest.h - what the parts of the CUDA self-test share.
+ *
+ * The same sources make build/fathom-cuda-selftest, which runs on a device, and the shim's
+ * program, which runs the kernels on the CPU under ASan. A check prints only when it fails. */
+#ifndef FATHOM_CUDA_SELFTEST_H
+#define FATHOM_CUDA_SELFTEST_H
+
+#include "engine/cuda/cuda_internal.h"
+#include "engine/rowmath.h"
+
+extern uint32_t checks_done, checks_failed;
+/* Counts a check; prints "FAIL: ..." when it does not hold. Returns ok. */
+bool check(bool ok, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* Ends the program unless a CUDA call that the test itself made worked. */
+void must(cudaError_t rc, const char *what);
+
+/* ---- random numbers: the same everywhere ---- */
+typedef struct {
+    uint64_t s;
+} rng;
+uint32_t rng_next(rng *r);
+uint32_t rng_below(rng *r, uint32_t n);
+float rng_float(rng *r); /* -1..1 */
+
+/* ---- device buffers ---- */
+/* Device memory with n float32 values, as they are or narrowed to bfloat16 (and `v` rounded to
+ * what the device sees). `v` NULL: poisoned with NaN patterns. */
+void *dev_act(float *v, size_t n, bool f32);
+float *dev_floats(const float *v, size_t n);
+void *dev_bytes(const void *v, size_t bytes);
+void *dev_poison(size_t bytes);
+void host_act(float *out, const void *dev, size_t n, bool f32);
+void host_bytes(void *out, const void *dev, size_t bytes);
+void dev_free_all(void);                             /* everything the dev_ functions gave out */
+float *random_floats(rng *r, size_t n, float scale); /* free() */
+
+/* Largest |a - b| over the largest |b| (1 if that is 0); NaN gives infinity. */
+double worst(const float *a, const float *b, size_t n);
+
+/* A descriptor on the device: rows with their tables, and tiles of up to tile_rows. */
+typedef struct {
+    const cu_row *rows;
+    uint32_t n_rows, n_logits, n_tiles, n_edits, n_tables;
+    const cu_tile *tiles;
+    const cu_edit *edits;
+    const uint32_t *tables;
+} desc_spec;
+void *dev_desc(const desc_spec *d);
+
+extern cudaStream_t test_stream;
+extern bool on_shim;
+
+/* ---- the groups; each runs its checks ---- */
+void test_rows(void);
+void test_mm(void);
+void test_moe(void);
+void test_attention(void);
+void test_backend(void);
+void test_failures(void); /* shim only: every runtime call fails once */
+
+#endif

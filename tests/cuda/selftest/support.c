@@ -1,0 +1,159 @@
+/* support.c - checks, random numbers and device buffers of the self-test. */
+#include "tests/cuda/selftest/selftest.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+uint32_t checks_done, checks_failed;
+static void **given;
+static size_t n_given, cap_given;
+
+bool check(bool ok, const char *fmt, ...) {
+    checks_done++;
+    if (ok) return true;
+    if (checks_failed++ < 40) {
+        va_list args;
+        va_start(args, fmt);
+        printf("FAIL: ");
+        vprintf(fmt, args);
+        printf("\n");
+        va_end(args);
+    }
+    return false;
+}
+
+void must(cudaError_t rc, const char *what) {
+    if (rc == cudaSuccess) return;
+    printf("FAIL: %s: %s\n", what, cudaGetErrorString(rc));
+    exit(1);
+}
+
+uint32_t rng_next(rng *r) {
+    r->s = r->s * 6364136223846793005u + 1442695040888963407u;
+    uint64_t x = r->s ^ (r->s >> 29);
+    return (uint32_t)((x * 0x9e3779b97f4a7c15u) >> 32);
+}
+uint32_t rng_below(rng *r, uint32_t n) {
+    return (uint32_t)(((uint64_t)rng_next(r) * n) >> 32);
+}
+float rng_float(rng *r) {
+    return (float)rng_next(r) * (2.0f / 4294967296.0f) - 1.0f;
+}
+
+static void *take(size_t n) {
+    void *p = malloc(n ? n : 1);
+    if (p) return p;
+    printf("FAIL: out of memory\n");
+    exit(1);
+}
+
+static void *dev_new(size_t bytes) {
+    void *p;
+    must(cudaMalloc(&p, bytes ? bytes : 1), "allocating");
+    if (n_given == cap_given) {
+        cap_given = cap_given ? cap_given * 2 : 64;
+        void **more = realloc(given, cap_given * sizeof *given);
+        if (more == NULL) exit(1);
+        given = more;
+    }
+    given[n_given++] = p;
+    return p;
+}
+
+void *dev_poison(size_t bytes) {
+    void *p = dev_new(bytes);
+    must(cudaMemset(p, 0xff, bytes), "poisoning");
+    must(cudaDeviceSynchronize(), "poisoning");
+    return p;
+}
+
+void *dev_bytes(const void *v, size_t bytes) {
+    void *p = dev_new(bytes);
+    must(cudaMemcpy(p, v, bytes, cudaMemcpyHostToDevice), "copying");
+    return p;
+}
+
+float *dev_floats(const float *v, size_t n) {
+    return dev_bytes(v, n * sizeof *v);
+}
+
+void *dev_act(float *v, size_t n, bool f32) {
+    if (v == NULL) return dev_poison(n * (f32 ? 4 : 2));
+    if (f32) return dev_floats(v, n);
+    uint16_t *half = take(n * 2);
+    for (size_t i = 0; i < n; i++) {
+        half[i] = rm_bf16_narrow(v[i]);
+        v[i] = rm_bf16_widen(half[i]);
+    }
+    void *p = dev_bytes(half, n * 2);
+    free(half);
+    return p;
+}
+
+void host_bytes(void *out, const void *dev, size_t bytes) {
+    must(cudaStreamSynchronize(test_stream), "waiting");
+    must(cudaMemcpy(out, dev, bytes, cudaMemcpyDeviceToHost), "copying");
+}
+
+void host_act(float *out, const void *dev, size_t n, bool f32) {
+    if (f32) {
+        host_bytes(out, dev, n * 4);
+        return;
+    }
+    uint16_t *half = take(n * 2);
+    host_bytes(half, dev, n * 2);
+    for (size_t i = 0; i < n; i++)
+        out[i] = rm_bf16_widen(half[i]);
+    free(half);
+}
+
+void dev_free_all(void) {
+    must(cudaDeviceSynchronize(), "waiting");
+    for (size_t i = 0; i < n_given; i++)
+        (void)cudaFree(given[i]);
+    free(given);
+    given = NULL;
+    n_given = cap_given = 0;
+}
+
+float *random_floats(rng *r, size_t n, float scale) {
+    float *v = take(n * sizeof *v);
+    for (size_t i = 0; i < n; i++)
+        v[i] = rng_float(r) * scale;
+    return v;
+}
+
+double worst(const float *a, const float *b, size_t n) {
+    double top = 0, bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= 1e30)) return INFINITY;
+        if (d > bad) bad = d;
+        if (fabs((double)b[i]) > top) top = fabs((double)b[i]);
+    }
+    return bad / (top > 0 ? top : 1);
+}
+
+void *dev_desc(const desc_spec *d) {
+    cu_head h = {.n_rows = d->n_rows,
+                 .n_tiles = d->n_tiles,
+                 .n_edits = d->n_edits,
+                 .n_logits = d->n_logits,
+                 .rows = sizeof h};
+    h.tiles = h.rows + d->n_rows * (uint32_t)sizeof(cu_row);
+    h.edits = h.tiles + d->n_tiles * (uint32_t)sizeof(cu_tile);
+    h.tables = h.edits + d->n_edits * (uint32_t)sizeof(cu_edit);
+    size_t bytes = h.tables + d->n_tables * sizeof(uint32_t);
+    uint8_t *p = take(bytes);
+    memcpy(p, &h, sizeof h);
+    if (d->n_rows) memcpy(p + h.rows, d->rows, d->n_rows * sizeof(cu_row));
+    if (d->n_tiles) memcpy(p + h.tiles, d->tiles, d->n_tiles * sizeof(cu_tile));
+    if (d->n_edits) memcpy(p + h.edits, d->edits, d->n_edits * sizeof(cu_edit));
+    if (d->n_tables) memcpy(p + h.tables, d->tables, d->n_tables * sizeof(uint32_t));
+    void *dev = dev_bytes(p, bytes);
+    free(p);
+    return dev;
+}

@@ -1,0 +1,2 @@
+void test_attention(void);
+void test_attention(void) {}

@@ -1,0 +1,2 @@
+void test_mm(void);
+void test_mm(void) {}

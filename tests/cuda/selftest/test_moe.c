@@ -1,0 +1,2 @@
+void test_moe(void);
+void test_moe(void) {}

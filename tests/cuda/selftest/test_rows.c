@@ -1,0 +1,2 @@
+void test_rows(void);
+void test_rows(void) {}

@@ -1,0 +1,45 @@
+# Builds the CUDA backend for the CPU: kernels as C++ through tests/cuda/shim, host code as it
+# is, both under ASan and UBSan. Run from the repository root: make -f tests/cuda/shim.mk
+CC  := gcc
+CXX := g++
+B   := build/cuda-shim
+LIB := build/san-address-undefined/libfathom.a
+SAN := -fsanitize=address,undefined -fno-sanitize-recover=all
+SYSROOT := $(wildcard build/sysroot/usr)
+ifneq ($(SYSROOT),)
+SYS_CFLAGS := -I$(CURDIR)/build/sysroot/usr/include -I$(CURDIR)/build/sysroot/usr/include/x86_64-linux-gnu
+SYS_LIBS   := -L$(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu -Wl,-rpath,$(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu
+endif
+COMMON = -D_GNU_SOURCE -DFATHOM_CUDA_SHIM=1 -DFATHOM_VERSION='"shim"' -g -O2 -fno-omit-frame-pointer \
+          -fno-strict-aliasing -Itests/cuda/shim -I. $(SYS_CFLAGS) $(SAN) -pthread
+CFLAGS = -std=c11 -Wall -Wextra -Wshadow -Wvla -Werror $(COMMON)
+CXXFLAGS = -std=c++17 -Wall -Wextra -Wno-unknown-pragmas -Werror $(COMMON)
+
+C_SRC   := $(wildcard engine/cuda/*.c tests/cuda/selftest/*.c) tests/lib/golden.c tests/lib/reference.c
+CU_SRC  := $(wildcard engine/cuda/*.cu)
+CXX_SRC := $(wildcard tests/cuda/shim/*.cpp)
+OBJ := $(C_SRC:%.c=$(B)/%.o) $(CU_SRC:%.cu=$(B)/%.cu.o) $(CXX_SRC:%.cpp=$(B)/%.o)
+
+$(B)/selftest: $(OBJ) $(LIB)
+	@echo "  LD  $@"
+	@$(CXX) $(COMMON) -o $@ $(OBJ) $(LIB) $(SYS_LIBS) -ljansson -lpcre2-8 -lm -ldl
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC  $<"
+	@$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	@echo "  CXX $<"
+	@$(CXX) $(CXXFLAGS) -MMD -MP -x c++ -c -o $@ $<
+
+$(B)/%.o: %.cpp
+	@mkdir -p $(@D)
+	@echo "  CXX $<"
+	@$(CXX) $(CXXFLAGS) -MMD -MP -c -o $@ $<
+
+# The changes of stacks, millions a second, stay out of the sanitizers' sight.
+$(B)/tests/cuda/shim/fibers.o: SAN :=
+
+-include $(OBJ:.o=.d)

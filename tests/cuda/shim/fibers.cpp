@@ -1,0 +1,212 @@
+/* fibers.cpp - a thread block on one CPU thread: a stack per CUDA thread, changed at barriers
+ * and warp operations. x86-64 System V. Compiled without sanitizers: a change of stacks is then
+ * cheap, and they need not know of it as long as nothing is thrown. */
+#include "shim.h"
+
+#include <cstdio>
+#include <map>
+#include <vector>
+
+#include <sys/mman.h>
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+unsigned char *shim_shared;
+
+namespace {
+
+enum { MAX_THREADS = 1024, STACK = 256 << 10, GIVE = 64, MAX_SHARED = 227 << 10 };
+
+struct fiber {
+    void *sp;
+    unsigned char *stack;
+    bool done;
+    const unsigned *turn; /* waits while *turn == seen; NULL: can run */
+    unsigned seen;
+    unsigned next; /* in the ring of turns */
+    std::vector<std::pair<void *, const void *>> copies;
+};
+struct warp_state {
+    unsigned arrived, turn;
+    unsigned char give[2][32][GIVE];
+};
+
+fiber fibers[MAX_THREADS];
+warp_state warps[MAX_THREADS / 32];
+unsigned n_threads, current, target, alive, barrier_count, barrier_turn, order_kind;
+uint64_t launched;
+void *main_sp;
+const std::function<void()> *body;
+std::map<const void *, int> shared_limit;
+
+extern "C" void shim_switch(void **save, void *to);
+__asm__(".text\n.globl shim_switch\n.type shim_switch,@function\nshim_switch:\n"
+        "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
+        "mov %rsp,(%rdi)\nmov %rsi,%rsp\n"
+        "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n"
+        ".size shim_switch,.-shim_switch\n");
+
+/* Leaves the stack that runs (its pointer goes to *save) for that of fiber `to`, or for main's
+ * with UINT32_MAX; returns when somebody comes back. */
+void change(void **save, unsigned to) {
+    target = to;
+    shim_switch(save, to == UINT32_MAX ? main_sp : fibers[to].sp);
+    if (target == UINT32_MAX) return;
+    current = target;
+    threadIdx = dim3(target);
+}
+
+bool ready(const fiber &f) { return !f.done && (f.turn == nullptr || *f.turn != f.seen); }
+
+/* The next fiber that can run; n_threads if none can. */
+unsigned next_ready(unsigned id) {
+    unsigned n = fibers[id].next;
+    while (!ready(fibers[n]) && n != id) n = fibers[n].next;
+    return ready(fibers[n]) ? n : n_threads;
+}
+
+void wait_for(const unsigned *turn, unsigned seen) {
+    fiber &me = fibers[current];
+    me.turn = turn;
+    me.seen = seen;
+    unsigned to = next_ready(current);
+    if (to == n_threads) shim_die("threads wait for a barrier that others never reach");
+    change(&me.sp, to);
+    me.turn = nullptr;
+}
+
+/* A fiber lives for the whole process and runs the body of one block after another. */
+void fiber_main() {
+    current = target;
+    threadIdx = dim3(target);
+    for (;;) {
+        (*body)();
+        fiber &me = fibers[current];
+        if (!me.copies.empty()) shim_die("a thread ends with copies nobody waited for");
+        me.done = true;
+        if (--alive && barrier_count) shim_die("a thread ends while others wait at a barrier");
+        unsigned to = alive ? next_ready(current) : UINT32_MAX;
+        if (to == n_threads) shim_die("threads wait for one that has ended");
+        change(&me.sp, to);
+    }
+}
+
+void prepare(unsigned id) {
+    fiber &f = fibers[id];
+    f.done = false;
+    f.turn = nullptr;
+    if (f.stack) return;
+    void *p = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) shim_die("no memory for a stack");
+    f.stack = (unsigned char *)p;
+    void **top = (void **)(void *)(f.stack + STACK - 64);
+    *--top = nullptr; /* where a caller's return address would be: keeps the ABI's alignment */
+    *--top = (void *)fiber_main;
+    for (int i = 0; i < 6; i++) *--top = nullptr;
+    f.sp = top;
+}
+
+/* The ring of turns. */
+void arrange() {
+    static unsigned last_n, last_kind, first;
+    current = first;
+    if (last_n == n_threads && last_kind == order_kind) return;
+    last_n = n_threads;
+    last_kind = order_kind;
+    std::vector<unsigned> turn(n_threads);
+    for (unsigned i = 0; i < n_threads; i++) turn[i] = order_kind == 1 ? n_threads - 1 - i : i;
+    uint64_t seed = order_kind;
+    for (unsigned i = n_threads - 1; order_kind > 1 && i > 0; i--) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        std::swap(turn[i], turn[(seed >> 33) % (i + 1)]);
+    }
+    for (unsigned i = 0; i < n_threads; i++) fibers[turn[i]].next = turn[(i + 1) % n_threads];
+    current = first = turn[0];
+}
+
+void run_block(size_t bytes) {
+    for (unsigned i = 0; i < n_threads; i++) prepare(i);
+    arrange();
+    for (unsigned w = 0; w < (n_threads + 31) / 32; w++) warps[w].arrived = warps[w].turn = 0;
+    alive = n_threads;
+    barrier_count = 0;
+    shim_shared = nullptr;
+    if (bytes) {
+        if (posix_memalign((void **)&shim_shared, 128, bytes)) shim_die("no memory");
+        memset(shim_shared, 0xff, bytes);
+    }
+    change(&main_sp, current);
+    free(shim_shared);
+    shim_shared = nullptr;
+}
+
+} // namespace
+
+void shim_die(const char *what) {
+    fprintf(stderr, "shim: block %u,%u,%u thread %u: %s\n", blockIdx.x, blockIdx.y, blockIdx.z,
+            threadIdx.x, what);
+    abort();
+}
+
+void shim_block_barrier() {
+    unsigned turn = barrier_turn;
+    if (alive != n_threads) shim_die("a barrier after some threads have ended");
+    if (++barrier_count == n_threads) {
+        barrier_count = 0;
+        barrier_turn++;
+        return;
+    }
+    wait_for(&barrier_turn, turn);
+}
+
+const unsigned char *shim_warp_gather(const void *give, size_t bytes, size_t *step) {
+    warp_state &w = warps[threadIdx.x / 32];
+    unsigned turn = w.turn;
+    if (bytes > GIVE) shim_die("too much in one warp operation");
+    memcpy(w.give[turn & 1][threadIdx.x % 32], give, bytes);
+    *step = GIVE;
+    if (++w.arrived == 32) {
+        w.arrived = 0;
+        w.turn++;
+    } else {
+        wait_for(&w.turn, turn);
+    }
+    return w.give[turn & 1][0];
+}
+
+void shim_copy_later(void *to, const void *from) {
+    if ((uintptr_t)to % 16 || (uintptr_t)from % 16) shim_die("an asynchronous copy is not aligned");
+    fibers[current].copies.emplace_back(to, from);
+}
+
+void shim_copies_do() {
+    for (auto &c : fibers[current].copies) memcpy(c.first, c.second, 16);
+    fibers[current].copies.clear();
+}
+
+void shim_allow_shared(const void *kernel, int bytes) { shared_limit[kernel] = bytes; }
+extern "C" void shim_set_order(unsigned order) { order_kind = order; }
+extern "C" uint64_t shim_launched(void) { return launched; }
+
+cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes, cudaStream_t s,
+                        std::function<void()> run) {
+    auto limit = shared_limit.find(kernel);
+    size_t most = limit == shared_limit.end() ? 48 << 10 : (size_t)limit->second;
+    if (most > MAX_SHARED) most = MAX_SHARED;
+    if (bytes > most) shim_die("more shared memory than the kernel was allowed");
+    if (block.y != 1 || block.z != 1 || block.x == 0 || block.x > MAX_THREADS || block.x % 32 ||
+        grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
+        shim_die("a launch the device would refuse");
+    }
+    shim_enqueue(s, [=] {
+        n_threads = block.x;
+        blockDim = block;
+        gridDim = grid;
+        body = &run;
+        launched++;
+        for (unsigned i = 0; i < grid.x * grid.y * grid.z; i++) {
+            blockIdx = dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y);
+            run_block(bytes);
+        }
+    });
+    return cudaSuccess;
+}

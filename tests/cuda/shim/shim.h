@@ -1,0 +1,132 @@
+/* shim.h - lets a .cu file compile as C++: the words of CUDA, threads as fibers.
+ *
+ * A block's threads run one at a time on stacks of their own and change over only at barriers
+ * and warp operations. A barrier that not every thread reaches, a warp operation that not all
+ * 32 lanes reach, a misaligned vector access and too much shared memory end the program. */
+#ifndef FATHOM_SHIM_H
+#define FATHOM_SHIM_H
+
+#include <cuda_runtime_api.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+
+#define __device__
+#define __host__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+extern unsigned char *shim_shared; /* of the block that runs: NaN patterns at its start */
+void shim_block_barrier();
+/* Every lane gives `bytes` bytes and gets those of all 32; valid until its next warp operation. */
+const unsigned char *shim_warp_gather(const void *give, size_t bytes, size_t *step);
+void shim_die(const char *what);
+void shim_copy_later(void *to, const void *from);
+void shim_copies_do();
+void shim_enqueue(cudaStream_t s, std::function<void()> op);
+cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes, cudaStream_t s,
+                        std::function<void()> body);
+void shim_allow_shared(const void *kernel, int bytes);
+
+static inline void __syncthreads() { shim_block_barrier(); }
+static inline void __syncwarp() {
+    size_t step;
+    char nothing = 0;
+    shim_warp_gather(&nothing, 1, &step);
+}
+
+template <typename T> static inline T shim_shuffle(T v, unsigned lane) {
+    size_t step;
+    const unsigned char *all = shim_warp_gather(&v, sizeof v, &step);
+    T out;
+    memcpy(&out, all + lane * step, sizeof out);
+    return out;
+}
+template <typename T> static inline T __shfl_xor_sync(unsigned mask, T v, int with) {
+    if (mask != 0xffffffffu) shim_die("a shuffle of a part of the warp");
+    return shim_shuffle(v, (threadIdx.x & 31) ^ (unsigned)with);
+}
+template <typename T> static inline T __shfl_sync(unsigned mask, T v, int from) {
+    if (mask != 0xffffffffu) shim_die("a shuffle of a part of the warp");
+    return shim_shuffle(v, (unsigned)from & 31);
+}
+static inline unsigned atomicAdd(unsigned *p, unsigned v) {
+    unsigned old = *p;
+    *p += v;
+    return old;
+}
+
+static inline float shim_half(uint32_t word, unsigned high) {
+    uint32_t bits = high ? word & 0xffff0000u : word << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+/* m16n8k16, by the layout the PTX manual gives. */
+static inline void mma_bf16(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                            uint32_t b1) {
+    uint32_t mine[6] = {a0, a1, a2, a3, b0, b1};
+    size_t step;
+    const unsigned char *all = shim_warp_gather(mine, sizeof mine, &step);
+    unsigned lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = g + 8 * (i >> 1), col = 2 * t + (i & 1);
+        for (unsigned k = 0; k < 16; k++) {
+            uint32_t a, b;
+            memcpy(&a, all + ((row % 8) * 4 + k % 8 / 2) * step + 4 * (row / 8 + 2 * (k / 8)), 4);
+            memcpy(&b, all + (col * 4 + k % 8 / 2) * step + 16 + 4 * (k / 8), 4);
+            c[i] += shim_half(a, k & 1) * shim_half(b, k & 1);
+        }
+    }
+}
+
+static inline void shim_matrices(uint32_t r[4], const void *row, bool turned) {
+    if ((uintptr_t)row % 16) shim_die("ldmatrix: a row is not aligned to 16 bytes");
+    size_t step;
+    const unsigned char *all = shim_warp_gather(&row, sizeof row, &step);
+    unsigned lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    for (unsigned m = 0; m < 4; m++) {
+        uint16_t v[2];
+        for (unsigned i = 0; i < 2; i++) {
+            const uint16_t *from;
+            unsigned at = turned ? 2 * t + i : g, col = turned ? g : 2 * t + i;
+            memcpy(&from, all + (m * 8 + at) * step, sizeof from);
+            v[i] = from[col];
+        }
+        r[m] = (uint32_t)v[0] | (uint32_t)v[1] << 16;
+    }
+}
+static inline void load_matrices(uint32_t r[4], const void *row) { shim_matrices(r, row, false); }
+static inline void load_matrices_t(uint32_t r[4], const void *row) { shim_matrices(r, row, true); }
+static inline void copy_async(void *to, const void *from) { shim_copy_later(to, from); }
+static inline void copies_wait() { shim_copies_do(); }
+
+#define DYNAMIC_SHARED(name) unsigned char *name = shim_shared
+#define LAUNCH(kernel, grid, block, bytes, stream, ...)                                            \
+    shim_launch((const void *)(kernel), dim3(grid), dim3(block), (bytes), (stream),                \
+                shim_bind((kernel), __VA_ARGS__))
+
+/* Arguments are copied at launch, as on the device. */
+template <typename... P, typename... A>
+static inline std::function<void()> shim_bind(void (*kernel)(P...), A... args) {
+    return [=] { kernel(args...); };
+}
+
+template <typename F> static inline cudaError_t cudaFuncSetAttribute(F kernel, cudaFuncAttribute, int bytes) {
+    shim_allow_shared((const void *)kernel, bytes);
+    return cudaSuccess;
+}
+
+#endif
