@@ -103,7 +103,7 @@ $(B)/unit: $(UNIT_OBJ) $(B)/libtest.a $(B)/libfathom.a
 	$(Q)$(CC) $(CFLAGS_ALL) $(OOM_WRAP) -rdynamic -o $@ $(UNIT_OBJ) $(B)/libtest.a $(B)/libfathom.a -lcriterion $(LIBS)
 
 unit: $(B)/unit
-	$(B)/unit -j2 $(if $(T),--filter '$(T)')
+	LSAN_OPTIONS=leak_check_at_exit=0 $(B)/unit -j2 $(if $(T),--filter '$(T)')
 
 san:
 	@$(MAKE) --no-print-directory SAN=address,undefined unit
