@@ -94,6 +94,8 @@ int api_model(const api_context *c, const char *id, buf *out, err *e) WARN_UNUSE
 int api_tokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) WARN_UNUSED;
 int api_detokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) WARN_UNUSED;
 
+void api_openapi(buf *out);                                         /* GET /openapi.json */
+
 /* ---- text pieces that commands share ---- */
 
 /* Turns token ids into whole UTF-8: bytes of an unfinished character wait for the next

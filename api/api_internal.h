@@ -290,6 +290,9 @@ void api__responses_stream_end(buf *out, api_reply *r);
 void api__responses_body(buf *out, const api_reply *r);
 void api__responses_error(buf *out, api_reply *r, const err *why);
 
+/* The document has a word for this field, and a schema if the table cannot give one. */
+bool api__openapi_knows(const char *name, bool needs_schema);
+
 /* Characters (not continuation bytes) in n bytes of UTF-8. */
 size_t api__utf8_chars(const char *s, size_t n);
 bool api__utf8_valid(const char *s, size_t n);

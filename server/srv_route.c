@@ -36,6 +36,12 @@ static void handle_models(srv_req *r) {
     answer_json(r, &body);
 }
 
+static void handle_openapi(srv_req *r) {
+    buf body = {0};
+    api_openapi(&body);
+    answer_json(r, &body);
+}
+
 static void handle_model(srv_req *r) {
     buf body = {0};
     err e = {0};
@@ -88,6 +94,7 @@ static const srv_route routes[] = {
     {"/detokenize", "POST", WORK, handle_detokenize},
     {"/models", "GET", ROUTE_LOADED | ROUTE_V1, handle_models},
     {"/models/", "GET", ROUTE_LOADED | ROUTE_V1 | ROUTE_PREFIX, handle_model},
+    {"/openapi.json", "GET", ROUTE_OPEN, handle_openapi},
     {"/health", "GET", ROUTE_OPEN, handle_health},
     {"/ready", "GET", ROUTE_OPEN, handle_ready},
     {"/metrics", "GET", ROUTE_METRICS, srv_handle_metrics},

@@ -1,0 +1,137 @@
+/* test_api_routes.c - models, tokenize, detokenize, the OpenAPI document. */
+#include "api/api_internal.h"
+#include "tests/lib/api_fixture.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <string.h>
+
+static api_fixture f;
+static void open_fixture(void) {
+    api_fixture_open(&f, NULL, false);
+}
+static void close_fixture(void) {
+    api_fixture_close(&f);
+    fail_on_leaks();
+}
+TestSuite(api_routes, .init = open_fixture, .fini = close_fixture);
+
+static json_t *parsed(const buf *b) {
+    json_error_t why;
+    json_t *root = json_loadb(b->data, b->len, JSON_REJECT_DUPLICATES, &why);
+    cr_assert_not_null(root, "%s: %s", why.text, b->data);
+    return root;
+}
+
+Test(api_routes, the_model_list_has_what_clients_read) {
+    buf out = {0};
+    err e = {0};
+    api_models(f.c, &out);
+    json_t *root = parsed(&out), *m = json_array_get(json_object_get(root, "data"), 0);
+    static const char *const strings[] = {"id", "object", "owned_by", "root"};
+    for (size_t i = 0; i < ARRAY_LEN(strings); i++)
+        cr_expect(json_is_string(json_object_get(m, strings[i])), "%s", strings[i]);
+    cr_expect(json_is_integer(json_object_get(m, "created")));
+    cr_expect_eq(json_integer_value(json_object_get(m, "max_model_len")), 1024);
+    json_decref(root);
+    buf_clear(&out);
+    cr_assert_eq(api_model(f.c, "demo", &out, &e), 0);
+    json_decref(parsed(&out));
+    cr_assert_eq(api_model(f.c, "other", &out, &e), -1);
+    cr_assert_eq(api_status(&e), 404);
+    buf_deinit(&out);
+}
+
+static const struct {
+    const char *body, *want;
+} tokenized[] = {
+    {"{\"prompt\":\"In the\"}",
+     "{\"tokens\":[1142,258],\"count\":2,\"max_model_len\":1024,\"token_strs\":null}"},
+    {"{\"model\":\"demo\",\"prompt\":\"In the\",\"return_token_strs\":true}",
+     "{\"tokens\":[1142,258],\"count\":2,\"max_model_len\":1024,\"token_strs\":[\"In\",\" the\"]}"},
+    {"{\"content\":\"In the\",\"with_pieces\":true}",
+     "{\"tokens\":[{\"id\":1142,\"piece\":\"In\"},{\"id\":258,\"piece\":\" "
+     "the\"}],\"count\":2,\"max_model_len\":1024,"
+     "\"token_strs\":null}"},
+    {"{\"prompt\":[\"In\",\" the\",\"\"]}",
+     "{\"tokens\":[[1142],[258],[]],\"count\":[1,1,0],\"max_model_len\":1024,\"token_strs\":null}"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":\"In\"}]}",
+     "{\"tokens\":[2045,1142,2047,2046],\"count\":4,\"max_model_len\":1024,\"token_strs\":null}"},
+    {"{\"prompt\":\"\"}", "{\"tokens\":[],\"count\":0,\"max_model_len\":1024,\"token_strs\":null}"},
+};
+
+Test(api_routes, tokenize_speaks_the_shape_of_every_server) {
+    for (size_t i = 0; i < ARRAY_LEN(tokenized); i++) {
+        buf out = {0};
+        err e = {0};
+        cr_assert_eq(api_tokenize(f.c, tokenized[i].body, strlen(tokenized[i].body), &out, &e), 0,
+                     "%s", e.msg);
+        cr_expect_str_eq(out.data, tokenized[i].want);
+        buf_deinit(&out);
+    }
+}
+
+static const struct {
+    const char *body, *want;
+} detokenized[] = {
+    {"{\"tokens\":[1142,258]}",
+     "{\"prompt\":\"In the\",\"content\":\"In the\",\"text\":\"In the\"}"},
+    {"{\"tokens\":[[1142],[258]]}",
+     "{\"prompt\":[\"In\",\" the\"],\"content\":[\"In\",\" the\"],\"text\":[\"In\",\" the\"]}"},
+    {"{\"tokens\":[2045,1142]}",
+     "{\"prompt\":\"<|user|>In\",\"content\":\"<|user|>In\",\"text\":\"<|user|>In\"}"},
+    {"{\"tokens\":[2045,1142],\"skip_special_tokens\":true}",
+     "{\"prompt\":\"In\",\"content\":\"In\",\"text\":\"In\"}"},
+    {"{\"tokens\":[]}", "{\"prompt\":\"\",\"content\":\"\",\"text\":\"\"}"},
+};
+
+Test(api_routes, detokenize_speaks_the_shape_of_every_server) {
+    for (size_t i = 0; i < ARRAY_LEN(detokenized); i++) {
+        buf out = {0};
+        err e = {0};
+        cr_assert_eq(
+            api_detokenize(f.c, detokenized[i].body, strlen(detokenized[i].body), &out, &e), 0,
+            "%s", e.msg);
+        cr_expect_str_eq(out.data, detokenized[i].want);
+        buf_deinit(&out);
+    }
+}
+
+Test(api_routes, the_openapi_document_is_in_step_with_the_field_table) {
+    static const char *const schemas[] = {"CompletionRequest", "ChatRequest",
+                                          "ResponsesRequest"}; /* by api_kind */
+    buf out = {0};
+    api_openapi(&out);
+    json_t *root = parsed(&out);
+    const json_t *all = json_object_get(json_object_get(root, "components"), "schemas");
+    for (size_t i = 0; i < api__n_fields; i++) {
+        const api__field *field = &api__fields[i];
+        if (!field->unsupported) {
+            cr_expect(api__openapi_knows(field->name, field->type == API__OTHER),
+                      "no word about %s", field->name);
+        }
+        for (int kind = 0; kind < 3; kind++) {
+            const json_t *props =
+                json_object_get(json_object_get(all, schemas[kind]), "properties");
+            bool want = (field->kinds >> kind & 1) && !field->unsupported;
+            if (want)
+                cr_expect_not_null(json_object_get(props, field->name), "%s in %s", field->name,
+                                   schemas[kind]);
+        }
+    }
+    for (int kind = 0; kind < 3; kind++) { /* and nothing else is promised */
+        const char *name;
+        json_t *v;
+        json_object_foreach(json_object_get(json_object_get(all, schemas[kind]), "properties"),
+                            name, v) {
+            bool known = false;
+            for (size_t i = 0; i < api__n_fields; i++) {
+                known = known || ((api__fields[i].kinds >> kind & 1) &&
+                                  strcmp(api__fields[i].name, name) == 0);
+            }
+            cr_expect(known, "%s is documented and not read", name);
+        }
+    }
+    json_decref(root);
+    buf_deinit(&out);
+}
