@@ -1,0 +1,376 @@
+/* test_constrain.c - the edges of the schema subset and of the automaton, row by row.
+ * Random schemas are in tests/property/constrain.c. */
+#include "api/constrain_internal.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+TestSuite(constrain, .fini = fail_on_leaks, .timeout = 60);
+
+static api__grammar *compile(const char *text, err *e) {
+    json_error_t why;
+    json_t *schema = text ? json_loads(text, JSON_DECODE_ANY, &why) : NULL;
+    api__grammar *g = NULL;
+    if (text) cr_assert(schema, "the test's schema: %s in %s", why.text, text);
+    int rc = api__grammar_compile(&g, schema, "schema", e);
+    cr_assert_eq(rc == 0, g != NULL);
+    json_decref(schema);
+    return g;
+}
+
+/* 1: a whole value; 0: a beginning; -1: refused on the way. */
+static int feed(const api__grammar *g, const char *text) {
+    api__automaton a;
+    api__threads now, next;
+    err e = {0};
+    api__frame *scratch = malloc(sizeof(api__frame) * API__MAX_THREADS * API__MAX_STACK);
+    cr_assert_eq(api__automaton_init(&a, g, &e), 0);
+    api__automaton_start(&a, &now);
+    for (const char *p = text; *p && now.n; p++) {
+        api__automaton_step(&a, &now, (uint8_t)*p, &next);
+        now = next;
+        api__automaton_compact(&a, &now, scratch);
+    }
+    int result = now.n == 0 ? -1 : api__automaton_done(&a, &now);
+    api__automaton_deinit(&a);
+    free(scratch);
+    return result;
+}
+
+Test(constrain, texts_are_whole_begun_or_refused) {
+    const struct {
+        const char *schema, *text;
+        int want;
+    } rows[] = {
+        /* any object */
+        {NULL, "{}", 1},
+        {NULL, "{\"a\":[1,{\"b\":null}], \"c\": \"\\u00e9\\ud83d\\ude00\"}", 1},
+        {NULL, "{\"a\":1", 0},
+        {NULL, "[", -1},
+        {NULL, " {", -1},
+        {NULL, "{} ", -1},
+        {NULL, "{,", -1},
+        {NULL, "{\"a\":1,}", -1},
+        {NULL, "{\"a\" :1}", -1},
+        {NULL, "{\"a\":1 ,\"b\":2}", -1},
+        {NULL, "{\n\t\t\"a\": 1\n}", 1},
+        {NULL, "{\"a\":1}{", -1},
+        /* strings */
+        {"{\"type\":\"string\"}", "\"plain\"", 1},
+        {"{\"type\":\"string\"}", "\"line\nbreak\"", -1},
+        {"{\"type\":\"string\"}", "\"\\q\"", -1},
+        {"{\"type\":\"string\"}", "\"\\u12g4\"", -1},
+        {"{\"type\":\"string\"}", "\"\\u0000\"", -1},
+        {"{\"type\":\"string\"}", "\"\\ud800x", -1},
+        {"{\"type\":\"string\"}", "\"\\ud800\\u0041", -1},
+        {"{\"type\":\"string\"}", "\"\\udc00", -1},
+        {"{\"type\":\"string\"}", "\"\\ud83d\\ude00\"", 1},
+        {"{\"type\":\"string\"}", "\"\xff", -1},
+        {"{\"type\":\"string\"}", "\"\xc0\x80", -1},
+        {"{\"type\":\"string\"}", "\"\xed\xa0", -1},
+        {"{\"type\":\"string\"}", "\"\xf4\x90", -1},
+        {"{\"type\":\"string\"}", "\"\xe2\x82\xac\"", 1},
+        {"{\"type\":\"string\"}", "\"\xe2\x82\"", -1},
+        {"{\"type\":\"string\",\"maxLength\":2}", "\"é日\"", 1},
+        {"{\"type\":\"string\",\"maxLength\":2}", "\"abc", -1},
+        {"{\"type\":\"string\",\"maxLength\":1}", "\"\\ud83d\\ude00\"", 1},
+        {"{\"type\":\"string\",\"minLength\":2}", "\"a\"", -1},
+        {"{\"type\":\"string\",\"minLength\":2}", "\"a\\n\"", 1},
+        {"{\"minLength\":1}", "1", -1},
+        /* numbers */
+        {"{\"type\":\"number\"}", "0", 1},
+        {"{\"type\":\"number\"}", "-0.5e+10", 1},
+        {"{\"type\":\"number\"}", "01", -1},
+        {"{\"type\":\"number\"}", "1.", 0},
+        {"{\"type\":\"number\"}", "1.e", -1},
+        {"{\"type\":\"number\"}", "1e", 0},
+        {"{\"type\":\"number\"}", "1e123", -1},
+        {"{\"type\":\"number\"}", "+1", -1},
+        {"{\"type\":\"number\"}", ".5", -1},
+        {"{\"type\":\"number\"}", "123456789012345", 1},
+        {"{\"type\":\"number\"}", "1234567890123456", -1},
+        {"{\"type\":\"integer\"}", "-12", 1},
+        {"{\"type\":\"integer\"}", "1.0", -1},
+        {"{\"type\":\"integer\"}", "1e2", -1},
+        {"{\"type\":\"integer\",\"minimum\":10,\"maximum\":120}", "9", 0},
+        {"{\"type\":\"integer\",\"minimum\":10,\"maximum\":120}", "99", 1},
+        {"{\"type\":\"integer\",\"minimum\":10,\"maximum\":120}", "120", 1},
+        {"{\"type\":\"integer\",\"minimum\":10,\"maximum\":120}", "121", -1},
+        {"{\"type\":\"integer\",\"minimum\":10,\"maximum\":120}", "0", -1},
+        {"{\"type\":\"integer\",\"minimum\":10,\"maximum\":120}", "-", -1},
+        {"{\"type\":\"integer\",\"exclusiveMinimum\":-1,\"exclusiveMaximum\":1}", "0", 1},
+        {"{\"type\":\"integer\",\"exclusiveMinimum\":-1,\"exclusiveMaximum\":1}", "1", -1},
+        {"{\"type\":\"integer\",\"minimum\":-20,\"maximum\":-5}", "-5", 1},
+        {"{\"type\":\"integer\",\"minimum\":-20,\"maximum\":-5}", "-4", -1},
+        {"{\"type\":\"integer\",\"minimum\":-20,\"maximum\":-5}", "-3", -1},
+        {"{\"type\":\"integer\",\"minimum\":-20,\"maximum\":-5}", "-1", 0},
+        {"{\"minimum\":5}", "7", 1},
+        /* enum, const, several types */
+        {"{\"enum\":[1,12,\"a\",null]}", "1", 1},
+        {"{\"enum\":[1,12,\"a\",null]}", "12", 1},
+        {"{\"enum\":[1,12,\"a\",null]}", "13", -1},
+        {"{\"enum\":[1,\"1\"],\"type\":\"string\"}", "1", -1},
+        {"{\"type\":\"array\",\"items\":{\"enum\":[1,12]}}", "[1,12,1]", 1},
+        {"{\"const\":{\"a\":[1,2]}}", "{\"a\":[1,2]}", 1},
+        {"{\"const\":{\"a\":[1,2]}}", "{\"a\": [1,2]}", -1},
+        {"{\"type\":[\"string\",\"null\"]}", "null", 1},
+        {"{\"type\":[\"string\",\"null\"]}", "nul", 0},
+        {"{\"type\":[\"string\",\"null\"]}", "1", -1},
+        {"{\"type\":[\"integer\",\"number\"]}", "1.5", 1},
+        {"true", "[{}]", 1},
+        {"{\"title\":\"anything\"}", "[{}]", 1},
+        /* objects */
+        {"{\"properties\":{\"a\":{},\"b\":{}},\"required\":[\"b\"]}", "{\"b\":1}", 1},
+        {"{\"properties\":{\"a\":{},\"b\":{}},\"required\":[\"b\"]}", "{\"a\":1}", -1},
+        {"{\"properties\":{\"a\":{},\"b\":{}},\"required\":[\"b\"]}", "{\"b\":1,\"a\":1}", -1},
+        {"{\"properties\":{\"a\":{},\"b\":{}},\"required\":[\"b\"]}", "{\"c", -1},
+        {"{\"properties\":{\"a\":{},\"ab\":{}}}", "{\"ab\":1}", 1},
+        {"{\"properties\":{\"a\":{},\"ab\":{}}}", "{\"a\":1,\"ab\":2}", 1},
+        {"{\"properties\":{\"a\":{\"type\":\"null\"}},\"additionalProperties\":{\"type\":"
+         "\"integer\"}}",
+         "{\"a\":null,\"ab\":2}", 1},
+        {"{\"properties\":{\"a\":{\"type\":\"null\"}},\"additionalProperties\":{\"type\":"
+         "\"integer\"}}",
+         "{\"b\":2,\"a\":", -1},
+        {"{\"properties\":{\"a\":{\"type\":\"null\"}},\"additionalProperties\":{\"type\":"
+         "\"integer\"}}",
+         "{\"a\":1", -1},
+        {"{\"properties\":{},\"type\":\"object\"}", "{\"", -1},
+        {"{\"type\":\"object\",\"required\":[\"x\",\"x\"]}", "{\"x\":1}", 1},
+        {"{\"type\":\"object\",\"required\":[\"x\"]}", "{\"y", -1},
+        {"{\"properties\":{\"q\\\"\":{}},\"required\":[\"q\\\"\"]}", "{\"q\\\"\":1}", 1},
+        /* arrays */
+        {"{\"type\":\"array\",\"minItems\":1,\"maxItems\":2}", "[]", -1},
+        {"{\"type\":\"array\",\"minItems\":1,\"maxItems\":2}", "[ 1, 2 ]", 1},
+        {"{\"type\":\"array\",\"minItems\":1,\"maxItems\":2}", "[1,2,", -1},
+        {"{\"type\":\"array\",\"minItems\":2}", "[1 ", -1},
+        {"{\"prefixItems\":[{\"const\":1},{\"const\":2}],\"items\":false}", "[1,2]", 1},
+        {"{\"prefixItems\":[{\"const\":1},{\"const\":2}],\"items\":false}", "[1,2,", -1},
+        {"{\"prefixItems\":[{\"const\":1}],\"items\":{\"const\":3}}", "[1,3,3]", 1},
+        /* references and alternatives */
+        {"{\"anyOf\":[{\"type\":\"object\",\"properties\":{\"k\":{\"const\":1},\"x\":{}},"
+         "\"required\":[\"k\",\"x\"]},"
+         "{\"type\":\"object\",\"properties\":{\"k\":{\"const\":2},\"y\":{}},\"required\":[\"k\","
+         "\"y\"]}]}",
+         "{\"k\":2,\"y\":0}", 1},
+        {"{\"anyOf\":[{\"type\":\"object\",\"properties\":{\"k\":{\"const\":1},\"x\":{}},"
+         "\"required\":[\"k\",\"x\"]},"
+         "{\"type\":\"object\",\"properties\":{\"k\":{\"const\":2},\"y\":{}},\"required\":[\"k\","
+         "\"y\"]}]}",
+         "{\"k\":2,\"x", -1},
+        {"{\"anyOf\":[{\"anyOf\":[{\"const\":1},{\"$ref\":\"#\"}]},{\"const\":2}]}", "2", 1},
+        {"{\"allOf\":[{\"$ref\":\"#/$defs/a~1b\"}],\"$defs\":{\"a/b\":{\"const\":7}}}", "7", 1},
+        {"{\"type\":\"array\",\"items\":{\"$ref\":\"#\"}}", "[[],[[]]]", 1},
+        {"{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"string\",\"maxLength\":1}]}", "\"ab\"", 1},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        err e = {0};
+        api__grammar *g = compile(rows[i].schema, &e);
+        cr_assert(g, "row %zu: %s", i, e.msg);
+        int got = feed(g, rows[i].text);
+        cr_assert_eq(got, rows[i].want, "row %zu: '%s' against %s gave %d", i, rows[i].text,
+                     rows[i].schema, got);
+        api__grammar_free(g);
+    }
+}
+
+Test(constrain, what_lies_outside_the_subset_is_refused_by_its_name) {
+    const struct {
+        const char *schema, *says;
+        err_code code;
+    } rows[] = {
+        {"{\"type\":\"string\",\"pattern\":\"a\"}", "'pattern'", ERR_UNSUPPORTED},
+        {"{\"type\":\"string\",\"format\":\"date\"}", "'format'", ERR_UNSUPPORTED},
+        {"{\"properties\":{\"x\":{\"properties\":{\"y\":{\"multipleOf\":2}}}}}", "'multipleOf'",
+         ERR_UNSUPPORTED},
+        {"{\"type\":\"object\",\"patternProperties\":{}}", "'patternProperties'", ERR_UNSUPPORTED},
+        {"{\"type\":\"object\",\"minProperties\":1}", "'minProperties'", ERR_UNSUPPORTED},
+        {"{\"type\":\"array\",\"uniqueItems\":true}", "'uniqueItems'", ERR_UNSUPPORTED},
+        {"{\"not\":{}}", "'not'", ERR_UNSUPPORTED},
+        {"{\"if\":{}}", "'if'", ERR_UNSUPPORTED},
+        {"{\"type\":\"number\",\"minimum\":1}", "'minimum'", ERR_UNSUPPORTED},
+        {"{\"type\":\"integer\",\"minimum\":1.5}", "'minimum'", ERR_UNSUPPORTED},
+        {"{\"allOf\":[{\"type\":\"string\"},{\"maxLength\":3}]}", "'allOf'", ERR_UNSUPPORTED},
+        {"{\"anyOf\":[{}],\"type\":\"string\"}", "'anyOf'", ERR_UNSUPPORTED},
+        {"{\"anyOf\":[{}],\"oneOf\":[{}]}", "oneOf", ERR_UNSUPPORTED},
+        {"{\"$ref\":\"#/$defs/a\",\"minLength\":1,\"$defs\":{\"a\":{\"type\":\"string\"}}}",
+         "'$ref'", ERR_UNSUPPORTED},
+        {"{\"enum\":[\"a\"],\"minLength\":1}", "'enum'", ERR_UNSUPPORTED},
+        {"3", "neither an object", ERR_BAD_PARAM},
+        {"false", "false", ERR_BAD_PARAM},
+        {"{\"type\":\"strange\"}", "unknown type", ERR_BAD_PARAM},
+        {"{\"type\":[]}", "empty list of types", ERR_BAD_PARAM},
+        {"{\"type\":3}", "unknown type", ERR_BAD_PARAM},
+        {"{\"enum\":[]}", "0 values", ERR_BAD_PARAM},
+        {"{\"enum\":3}", "must be a list", ERR_BAD_PARAM},
+        {"{\"enum\":[1],\"type\":\"string\"}", "without a value of its type", ERR_BAD_PARAM},
+        {"{\"anyOf\":[]}", "0 alternatives", ERR_BAD_PARAM},
+        {"{\"anyOf\":{\"a\":1}}", "0 alternatives", ERR_BAD_PARAM},
+        {"{\"$ref\":\"#/$defs/none\"}", "leads nowhere", ERR_BAD_PARAM},
+        {"{\"$ref\":\"http://example.org/x\"}", "leads nowhere", ERR_BAD_PARAM},
+        {"{\"$ref\":3}", "leads nowhere", ERR_BAD_PARAM},
+        {"{\"$ref\":\"#\"}", "leads nowhere", ERR_BAD_PARAM},
+        {"{\"anyOf\":[{\"$ref\":\"#\"}]}", "only to themselves", ERR_BAD_PARAM},
+        {"{\"properties\":{\"x\":{\"$ref\":\"#\"}},\"required\":[\"x\"]}", "nothing fits",
+         ERR_BAD_PARAM},
+        {"{\"type\":\"array\",\"items\":{\"$ref\":\"#\"},\"minItems\":1}", "nothing fits",
+         ERR_BAD_PARAM},
+        {"{\"type\":\"string\",\"minLength\":3,\"maxLength\":2}", "minLength", ERR_BAD_PARAM},
+        {"{\"type\":\"string\",\"minLength\":-1}", "minLength", ERR_BAD_PARAM},
+        {"{\"type\":\"string\",\"maxLength\":\"3\"}", "maxLength", ERR_BAD_PARAM},
+        {"{\"type\":\"integer\",\"minimum\":3,\"maximum\":2}", "minimum", ERR_BAD_PARAM},
+        {"{\"type\":\"array\",\"minItems\":1,\"items\":false}", "more items than", ERR_BAD_PARAM},
+        {"{\"properties\":{\"a\":{}},\"required\":[\"b\"],\"additionalProperties\":false}",
+         "'b' is required", ERR_BAD_PARAM},
+        {"{\"properties\":[]}", "properties must be", ERR_BAD_PARAM},
+        {"{\"type\":\"object\",\"required\":[3]}", "list of strings", ERR_BAD_PARAM},
+        {"{\"properties\":{\"a\":5}}", "neither an object", ERR_BAD_PARAM},
+        {"{\"type\":\"array\",\"items\":[{}]}", "neither an object", ERR_BAD_PARAM},
+        {"{\"prefixItems\":3}", "prefixItems", ERR_BAD_PARAM},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        err e = {0};
+        cr_assert_null(compile(rows[i].schema, &e), "row %zu was accepted: %s", i, rows[i].schema);
+        cr_assert_eq(e.code, rows[i].code, "row %zu: %s", i, e.msg);
+        cr_assert(strstr(e.msg, rows[i].says), "row %zu: '%s' lacks %s", i, e.msg, rows[i].says);
+        cr_assert_str_eq(e.param, "schema");
+    }
+}
+
+Test(constrain, a_schema_as_large_or_deep_as_a_request_may_send_is_an_answer_not_a_crash) {
+    buf text = {0};
+    err e = {0};
+    for (int i = 0; i < 60; i++)
+        buf_puts(&text, "{\"properties\":{\"a\":");
+    buf_puts(&text, "{}");
+    for (int i = 0; i < 60; i++)
+        buf_puts(&text, "},\"required\":[\"a\"]}");
+    cr_assert_null(compile(text.data, &e));
+    cr_assert(strstr(e.msg, "depth"), "%s", e.msg);
+    buf_clear(&text);
+    e = (err){0};
+    buf_puts(&text, "{\"anyOf\":[");
+    for (int i = 0; i < 40; i++)
+        buf_printf(&text, "%s{\"const\":%d}", i ? "," : "", i);
+    buf_puts(&text, "]}");
+    cr_assert_null(compile(text.data, &e));
+    cr_assert(strstr(e.msg, "alternatives"), "%s", e.msg);
+    buf_clear(&text);
+    e = (err){0};
+    buf_puts(&text, "{\"properties\":{");
+    for (int i = 0; i < 600; i++)
+        buf_printf(&text, "%s\"p%d\":{\"type\":\"null\"}", i ? "," : "", i);
+    buf_puts(&text, "}}");
+    cr_assert_null(compile(text.data, &e));
+    cr_assert(strstr(e.msg, "512 properties"), "%s", e.msg);
+    buf_clear(&text);
+    e = (err){0};
+    buf_puts(&text, "{\"type\":\"array\",\"prefixItems\":[");
+    for (int i = 0; i < 400; i++) {
+        buf_printf(&text, "%s{\"properties\":{", i ? "," : "");
+        for (int k = 0; k < 8; k++)
+            buf_printf(&text, "%s\"p%d\":{\"maxLength\":%d}", k ? "," : "", k, i);
+        buf_puts(&text, "}}");
+    }
+    buf_puts(&text, "]}");
+    cr_assert_null(compile(text.data, &e));
+    cr_assert(strstr(e.msg, "2048 parts"), "%s", e.msg);
+    buf_deinit(&text);
+}
+
+Test(constrain, nesting_stops_where_the_stack_ends_and_still_closes) {
+    err e = {0};
+    api__grammar *g = compile(NULL, &e);
+    char text[400] = "";
+    size_t n = 0;
+    int depth = 0;
+    while (depth < 100) { /* {"a":{"a":... as deep as it goes */
+        memcpy(text + n, "{\"a\":", 6);
+        if (feed(g, text) < 0) break;
+        n += 5;
+        depth++;
+    }
+    cr_assert_eq(depth, API__MAX_STACK - 1, "%d", depth);
+    memcpy(text + n, "1", 2);
+    for (n += 1; depth > 0; depth--, n++)
+        text[n] = '}';
+    text[n] = 0;
+    cr_assert_eq(feed(g, text), 1, "%s", text);
+    api__grammar_free(g);
+}
+
+Test(constrain, blanks_are_bounded) {
+    err e = {0};
+    api__grammar *g = compile(NULL, &e);
+    char text[100] = "{";
+    size_t n = 1;
+    while (feed(g, text) >= 0 && n < 90)
+        text[n++] = ' ';
+    cr_assert_eq(n - 2, API__MAX_BLANKS);
+    cr_assert_eq(feed(g, "{\n\n"), -1, "one newline at a time");
+    api__grammar_free(g);
+}
+
+Test(constrain, a_tool_call_is_one_of_the_functions_with_arguments_that_fit) {
+    json_t *tools =
+        json_loads("[{\"type\":\"function\",\"function\":{\"name\":\"add\",\"parameters\":{"
+                   "\"type\":\"object\",\"properties\":"
+                   "{\"a\":{\"$ref\":\"#/$defs/"
+                   "n\"}},\"required\":[\"a\"],\"$defs\":{\"n\":{\"type\":\"integer\"}}}}},"
+                   "{\"type\":\"function\",\"function\":{\"name\":\"now\"}}]",
+                   0, NULL);
+    const struct {
+        const char *only, *text;
+        int want;
+    } rows[] = {
+        {NULL, "{\"name\":\"add\",\"arguments\":{\"a\":3}}", 1},
+        {NULL, "{\"name\":\"now\",\"arguments\":{}}", 1},
+        {NULL, "{\"name\":\"now\",\"arguments\":{\"a", -1},
+        {NULL, "{\"name\":\"sub", -1},
+        {NULL, "{\"name\":\"add\",\"arguments\":{\"a\":\"", -1},
+        {"now", "{\"name\":\"a", -1},
+        {"now", "{\"name\": \"now\", \"arguments\": {}}", 1},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        api__grammar *g = NULL;
+        err e = {0};
+        cr_assert_eq(api__grammar_compile_tools(&g, tools, rows[i].only, "tools", &e), 0, "%s",
+                     e.msg);
+        cr_assert_eq(feed(g, rows[i].text), rows[i].want, "row %zu", i);
+        api__grammar_free(g);
+    }
+    json_decref(tools);
+}
+
+Test(constrain, a_constraint_begins_again_when_its_output_does) {
+    eng_tokenizer *t = NULL;
+    api__vocab *v = NULL;
+    api__constraint *c = NULL;
+    err e = {0};
+    const uint32_t stop = 2047;
+    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2048, &e), 0);
+    cr_assert_eq(api__vocab_open(&v, t, 2048, &e), 0);
+    api__grammar *g = compile("{\"type\":\"array\",\"items\":{\"const\":1},\"maxItems\":2}", &e);
+    cr_assert_eq(api__constraint_create(&c, g, v, &stop, 1, &e), 0);
+    uint32_t output[3];
+    const char *text = "[1]";
+    for (int i = 0; i < 3; i++) {
+        char one[2] = {text[i], 0};
+        cr_assert(eng_tokenizer_find(t, one, &output[i]));
+    }
+    uint64_t first[32], end[32];
+    memcpy(first, api__constraint_mask(c, output, 0)->words, sizeof first);
+    memcpy(end, api__constraint_mask(c, output, 3)->words, sizeof end);
+    cr_assert_eq(end[stop / 64], 1ull << stop % 64, "whole: the stop token and nothing else");
+    for (int i = 0; i < 31; i++)
+        cr_assert_eq(end[i], 0);
+    cr_assert(memcmp(api__constraint_mask(c, output, 0)->words, first, sizeof first) == 0);
+    cr_assert(memcmp(api__constraint_mask(c, output, 3)->words, end, sizeof end) == 0);
+    api__constraint_destroy(c);
+    api__grammar_free(g);
+    api__vocab_close(v);
+    eng_tokenizer_close(t);
+}
