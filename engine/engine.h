@@ -321,10 +321,11 @@ typedef struct {
     const char *bound;             /* "read", "fma" or "int8": the probe that limits it */
 } eng_kernel_time;
 typedef void (*eng_kernel_sink)(void *ud, const eng_kernel_time *t);
-/* Measures the CPU kernels chosen by o (kernels, threads) and, with a model, its stages.
- * *kernels becomes the name of the code path. Takes tens of seconds. */
-int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char **kernels,
-                  eng_kernel_sink sink, void *ud, err *e) WARN_UNUSED;
+/* Measures the CPU kernels chosen by o (kernels, threads) and, with a model, its stages;
+ * with `only`, just what bears that name. *kernels becomes the name of the code path.
+ * Takes tens of seconds. */
+int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char *only,
+                  const char **kernels, eng_kernel_sink sink, void *ud, err *e) WARN_UNUSED;
 /* Loads fathom-cuda.so from beside the program. ERR_NOT_FOUND: no plug-in, driver or device. */
 int eng_cuda_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts, err *e) WARN_UNUSED;
 void eng_backend_close(eng_backend *b); /* NULL is fine */

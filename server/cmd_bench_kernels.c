@@ -31,7 +31,7 @@ static void print_row(void *ud, const eng_kernel_time *t) {
 }
 
 int cmd_bench_kernels(int argc, char **argv) {
-    const char *model = NULL, *kernels = "auto", *cache = "f32", *weights = "auto";
+    const char *model = NULL, *kernels = "auto", *cache = "f32", *weights = "auto", *only = NULL;
     uint64_t threads = 0;
     printer p = {0};
     const cli_option options[] = {
@@ -43,6 +43,8 @@ int cmd_bench_kernels(int argc, char **argv) {
          false},
         {"--weights", CLI_CHOICE, &weights, "auto|int8", "matrices of the model (auto: as stored)",
          0, 0, false},
+        {"--what", CLI_TEXT, &only, "NAME",
+         "only: probe, gemm, recurrent step, recurrent prompt, coda and head", 0, 0, false},
         {"--json", CLI_FLAG, &p.json, NULL, "print JSON", 0, 0, false},
     };
     const cli_command command = {"bench kernels", "the CPU kernels beside what the machine allows",
@@ -62,7 +64,7 @@ int cmd_bench_kernels(int argc, char **argv) {
     else
         printf("%-18s %-5s %7s %5s %8s %9s %9s %6s %6s\n", "what", "dtype", "threads", "rows",
                "context", "GB/s", "GFLOP/s", "%", "% cpu");
-    rc = eng_cpu_bench(m, &o, &chosen, print_row, &p, &e);
+    rc = eng_cpu_bench(m, &o, only, &chosen, print_row, &p, &e);
     if (p.json) {
         buf name = {0};
         buf_json_string(&name, model ? model : "", model ? strlen(model) : 0);

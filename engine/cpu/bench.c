@@ -16,6 +16,7 @@ typedef struct {
     float *big;  /* PROBE_MB that no cache holds */
     eng_kernel_sink sink;
     void *ud;
+    const char *only;     /* NULL = everything */
     _Atomic uint32_t sum; /* keeps probes from being optimised away */
 } bench;
 
@@ -96,6 +97,7 @@ static double larger(double a, double b) {
 static void measure(bench *b, eng_kernel_time t, pass run, void *arg, uint32_t repeat) {
     double times[ROUNDS], wall[ROUNDS], cpu[ROUNDS], reads = 0, maths = 0;
     bool int8 = strcmp(t.dtype, "INT8") == 0;
+    if (b->only && strcmp(b->only, t.what) != 0) return;
     run(arg);
     for (int i = 0; i < ROUNDS; i++) {
         span read = probe_read(b), math = probe_math(b, int8), took = now(b);
@@ -119,6 +121,7 @@ static void measure(bench *b, eng_kernel_time t, pass run, void *arg, uint32_t r
 
 static void report_probes(bench *b) {
     double read[ROUNDS], fma[ROUNDS], dot[ROUNDS];
+    if (b->only && strcmp(b->only, "probe") != 0) return;
     for (int i = 0; i < ROUNDS; i++) {
         read[i] = probe_read(b).wall;
         fma[i] = probe_math(b, false).wall;
@@ -311,6 +314,7 @@ static int bench_stage(bench *b, const char *what, eng_stage stage, bool chunk, 
         eng_kernel_time t = {.what = what, .dtype = type_name(g->head.type), .context = context};
         s.n = t.rows = row_counts[i];
         if ((rc = set_rows(&s, blocks, context, chunk, e)) != 0) break;
+        if (b->only && strcmp(b->only, what) != 0) continue;
         run_step(&s);
         weigh_step(g, &s, context, &t);
         measure(b, t, run_step, &s, g->weight_bytes < 64u << 20 ? 20 : 1);
@@ -337,10 +341,10 @@ static int bench_model(bench *b, const eng_model *m, const eng_backend_opts *in,
     return rc;
 }
 
-int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char **kernels,
-                  eng_kernel_sink sink, void *ud, err *e) {
+int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char *only,
+                  const char **kernels, eng_kernel_sink sink, void *ud, err *e) {
     eng__cpu g = {0};
-    bench b = {.g = &g, .sink = sink, .ud = ud};
+    bench b = {.g = &g, .sink = sink, .ud = ud, .only = only};
     int rc = -1;
     uint32_t threads = o->threads ? o->threads : eng__cores();
     if (eng__kernels_choose(&g.k, o->kernels, e) != 0) return -1;

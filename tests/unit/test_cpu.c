@@ -1,6 +1,7 @@
 /* What the CPU backend promises beyond the golden cases: bits that depend on a row alone,
  * any shape of model, and refusals instead of undefined behaviour. */
 #include "engine/cpu/cpu_internal.h"
+#include "tests/lib/oom.h"
 #include "tests/lib/reference.h"
 #include "tests/lib/testlib.h"
 #include "tests/unit/row_driver.h"
@@ -292,6 +293,36 @@ Test(cpu, long_contexts_split_over_threads_keep_their_bits) {
 }
 
 /* ---- refusals ---- */
+
+/* One compute thread: what the wrapped allocator counts is this thread's. */
+Test(cpu, open_survives_every_failed_allocation) {
+    eng_model *m;
+    err e = {0};
+    cr_assert_eq(eng_model_open(&m, gqa, &e), 0, "%s", e.msg);
+    for (int for_ever = 0; for_ever < 2; for_ever++) {
+        for (long n = 0;; n++) {
+            eng_backend_opts o = {.threads = 1,
+                                  .n_rows = 8,
+                                  .cache_bytes = 1 << 20,
+                                  .kernels = "portable",
+                                  .weights = ENG_WEIGHTS_INT8};
+            eng_backend *b = NULL;
+            err why = {0};
+            oom_after(n, for_ever);
+            int rc = eng_cpu_open(&b, m, &o, &why);
+            bool refused = oom_stop();
+            if (rc == 0) {
+                eng_backend_close(b);
+                if (!refused) break;
+                continue;
+            }
+            cr_assert_null(b);
+            cr_assert(refused);
+            cr_assert_eq(why.code, ERR_NO_MEMORY, "allocation %ld: %s", n, why.msg);
+        }
+    }
+    eng_model_close(m);
+}
 
 Test(cpu, options_that_cannot_work_are_refused) {
     static const struct {
