@@ -6,6 +6,8 @@
  * fit alone was refused when it came. */
 #include "scheduler/scheduler_internal.h"
 
+#include <string.h>
+
 static bool ranks_before(const seq *a, const seq *b) {
     if (a->req.priority != b->req.priority) return a->req.priority < b->req.priority;
     return a->arrival < b->arrival;
@@ -46,6 +48,7 @@ void sched__accept(sched *s, seq *q) {
 
 /* Gives back everything q holds of the backend. */
 void sched__release(sched *s, seq *q) {
+    s->changes++;
     sched__drop_cohorts(s, q);
     ring_remove(&q->start);
     while (q->n_blocks > 0)
@@ -112,6 +115,7 @@ void sched__offer_blocks(sched *s, seq *q) {
         sched__prefix_offer(&s->cache, q->blocks[q->n_offered], &hash, &q->hash, &root, tokens);
         q->hash = hash;
         q->n_offered++;
+        s->changes++;
     }
 }
 
@@ -138,53 +142,90 @@ static uint16_t capped_loops(const seq *q, uint32_t cap) {
     return cap > q->root.min_loops ? (uint16_t)cap : q->root.min_loops;
 }
 
-/* Pages the known tokens of q will take, by what positions have taken so far. */
-static uint64_t expected_pages(const sched *s, const seq *q) {
+/* Pages and blocks for n more positions of q, by what positions have taken so far. */
+static uint64_t expected_pages(const sched *s, const seq *q, uint64_t n) {
     const eng_config *c = s->config;
     double loops = q->root.max_loops;
     if (s->limits.opts.halted_kv == ENG_LAST && s->depth_mean > 0 && s->depth_mean < loops) {
         loops = s->depth_mean;
     }
-    double n = q->n_tokens - q->next_start + 1;
-    return (uint64_t)(n * (c->prelude_layers + c->coda_layers + loops) / PAGE_SLOTS) + 1;
+    return (uint64_t)((double)n * (c->prelude_layers + c->coda_layers + loops) / PAGE_SLOTS) + 1;
 }
 
+/* A newcomer needs room for its prompt; who was preempted before, for all it may still
+ * become, so that the two do not push each other out for ever. */
 static bool fits_now(const sched *s, const seq *q) {
     const cache *c = &s->cache;
-    uint64_t pages = c->n_free_pages + c->n_cached_pages;
-    uint64_t blocks = c->n_free_blocks + c->n_cached_blocks;
+    uint64_t pages = (uint64_t)c->n_free_pages + c->n_cached_pages;
+    uint64_t blocks = (uint64_t)c->n_free_blocks + c->n_cached_blocks;
+    uint64_t n =
+        q->admitted_before ? (uint64_t)q->req.n_prompt + q->req.max_tokens : q->n_tokens + 1u;
+    n -= q->next_start;
     /* A margin for what already runs keeps a newcomer from being thrown out at once. */
     uint64_t margin = c->n_pages / 64 + s->n_running;
-    uint64_t need_blocks = (q->n_tokens - q->next_start) / ENG_BLOCK + 2;
-    return expected_pages(s, q) + margin <= pages && need_blocks <= blocks;
+    return expected_pages(s, q, n) + margin <= pages && n / ENG_BLOCK + 1 <= blocks;
 }
 
+/* Somebody who runs is making the very block q misses first: q waits for it rather than
+ * make it again. Who runs ends or goes on, so the wait does. */
+static bool being_made(const sched *s, const seq *q) {
+    size_t n = ((size_t)q->n_blocks + 1) * ENG_BLOCK;
+    if (!q->may_share || n >= q->n_tokens) return false;
+    for (const ring *r = s->running.next; r != &s->running; r = r->next) {
+        const seq *o = RING_OWNER((uintptr_t)r, seq, rank);
+        if (o->n_offered <= q->n_blocks && o->req.n_prompt >= n &&
+            sched__same_root(&o->root, &q->root) &&
+            memcmp(o->tokens, q->tokens, n * sizeof *q->tokens) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void begin(sched *s, seq *q) {
+    if (!q->admitted_before) {
+        q->t_admit = clock_ns();
+        q->n_cached = q->next_start;
+        q->seen = q->next_start;
+        s->stats.prefix_hits += q->next_start;
+        s->stats.prefix_queries += q->may_share ? q->req.n_prompt : 0;
+        s->stats.prompt_tokens += q->req.n_prompt;
+    }
+    dequeue(s, q);
+    q->state = SEQ_RUNNING;
+    insert_ranked(&s->running, q);
+    s->n_running++;
+    q->waited = 0;
+    sched__want_start(s, q);
+}
+
+typedef enum { BEGUN, HELD, NO_ROOM } attempt;
+
+static attempt try_begin(sched *s, seq *q, uint32_t cap) {
+    if (q->tried == s->changes) return HELD; /* nothing it waits for has happened */
+    if (!q->admitted_before) q->root.max_loops = capped_loops(q, cap);
+    take_prefix(s, q);
+    attempt a = being_made(s, q) ? HELD : s->n_running > 0 && !fits_now(s, q) ? NO_ROOM : BEGUN;
+    if (a == BEGUN) {
+        begin(s, q);
+        return a;
+    }
+    while (q->n_blocks > 0)
+        sched__give_block(&s->cache, q->blocks[--q->n_blocks]);
+    q->next_start = q->coda_next = q->n_offered = 0;
+    if (a == HELD) q->tried = s->changes;
+    return a;
+}
+
+/* In rank order. Who lacks room stops all behind it; who waits for a block in the making
+ * lets others pass. */
 void sched__admit(sched *s) {
     uint32_t cap = depth_cap(s);
     s->stats.depth_cap_now = cap < s->limits.opts.ceiling_loops ? cap : 0;
-    while (s->n_running < s->limits.opts.max_running && !ring_empty(&s->waiting)) {
-        seq *q = RING_OWNER(s->waiting.next, seq, rank);
-        if (!q->admitted_before) q->root.max_loops = capped_loops(q, cap);
-        take_prefix(s, q);
-        if (s->n_running > 0 && !fits_now(s, q)) {
-            while (q->n_blocks > 0)
-                sched__give_block(&s->cache, q->blocks[--q->n_blocks]);
-            q->next_start = q->coda_next = q->n_offered = 0;
-            return;
-        }
-        if (!q->admitted_before) {
-            q->t_admit = clock_ns();
-            q->n_cached = q->next_start;
-            q->seen = q->next_start;
-            s->stats.prefix_hits += q->next_start;
-            s->stats.prefix_queries += q->may_share ? q->req.n_prompt : 0;
-            s->stats.prompt_tokens += q->req.n_prompt;
-        }
-        dequeue(s, q);
-        q->state = SEQ_RUNNING;
-        insert_ranked(&s->running, q);
-        s->n_running++;
-        q->waited = 0;
-        sched__want_start(s, q);
+    ring *r = s->waiting.next;
+    while (s->n_running < s->limits.opts.max_running && r != &s->waiting) {
+        seq *q = RING_OWNER(r, seq, rank);
+        r = r->next;
+        if (try_begin(s, q, cap) == NO_ROOM) return;
     }
 }

@@ -76,7 +76,7 @@ static bool same_hash(const hash128 *a, const hash128 *b) {
     return a->half[0] == b->half[0] && a->half[1] == b->half[1];
 }
 
-static bool same_root(const prefix_root *a, const prefix_root *b) {
+bool sched__same_root(const prefix_root *a, const prefix_root *b) {
     return a->salt[0] == b->salt[0] && a->salt[1] == b->salt[1] && a->min_loops == b->min_loops &&
            a->max_loops == b->max_loops && a->threshold == b->threshold;
 }
@@ -90,7 +90,7 @@ static uint32_t find(cache *c, const hash128 *hash, const hash128 *parent, const
     for (uint32_t b = *bucket_of(c, hash); b != NONE; b = c->blocks[b].hash_next) {
         const block *k = &c->blocks[b];
         if (same_hash(&k->hash, hash) && same_hash(&k->parent, parent) &&
-            same_root(&k->root, root) && memcmp(k->tokens, tokens, sizeof k->tokens) == 0) {
+            sched__same_root(&k->root, root) && memcmp(k->tokens, tokens, sizeof k->tokens) == 0) {
             return b;
         }
     }

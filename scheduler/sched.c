@@ -99,7 +99,7 @@ int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink
     s->config = b->config;
     s->sink = sink;
     s->ud = ud;
-    s->next_id = 1;
+    s->next_id = s->changes = 1;
     ring_init(&s->waiting);
     ring_init(&s->running);
     ring_init(&s->want_decode);

@@ -110,6 +110,7 @@ uint32_t sched__prefix_take(cache *c, const hash128 *hash, const hash128 *parent
 /* Offers a finished block; a block of the same content keeps its place. */
 void sched__prefix_offer(cache *c, uint32_t b, const hash128 *hash, const hash128 *parent,
                          const prefix_root *root, const uint32_t tokens[ENG_BLOCK]);
+bool sched__same_root(const prefix_root *a, const prefix_root *b);
 bool sched__prefix_evict(cache *c); /* the least recently used; false when there is none */
 void sched__lru_remove(cache *c, uint32_t b);
 void sched__lru_append(cache *c, uint32_t b);
@@ -150,6 +151,7 @@ typedef struct seq {
     uint32_t n_offered;   /* blocks already offered to the prefix cache, or taken from it */
     hash128 hash;         /* of those */
     cohort *first, *last; /* cohorts in flight, positions rising */
+    uint64_t tried;       /* sched.changes when it was last held back */
     uint32_t waited;      /* steps its next cohort was refused rows */
     eng_choice pending;   /* score of the next prompt token */
     sched_event end;      /* with keep_ended: its SCHED_END, not yet reported */
@@ -226,6 +228,7 @@ struct sched {
     ring waiting, running; /* seq.rank */
     uint32_t n_waiting, n_running;
     uint64_t waiting_tokens, next_id, next_arrival;
+    uint64_t changes;              /* blocks offered and sequences gone, ever; from 1 */
     ring want_decode, want_prompt; /* seq.start */
 
     row_info *rows;

@@ -226,7 +226,7 @@ static void coda(fake *f, const eng_launch *l) {
         }
         float *out = f->logits + (size_t)f->n_logits++ * f->o.vocab;
         model_logits(f->x[i], f->o.vocab, out);
-        if (f->o.nan_at && f->codas == f->o.nan_at) out[0] = NAN;
+        if (f->codas == f->o.nan_at && f->n_logits == 1) out[0] = NAN;
     }
 }
 

@@ -1,0 +1,38 @@
+/* sched_rig.h - a scheduler on the fake backend, and all that came out of it. */
+#ifndef FATHOM_SCHED_RIG_H
+#define FATHOM_SCHED_RIG_H
+
+#include "scheduler/scheduler_internal.h"
+#include "tests/lib/fake_backend.h"
+
+enum { RIG_IDS = 512, RIG_TOKENS = 512 };
+
+typedef struct {
+    uint32_t n, n_prompt; /* tokens and prompt events seen */
+    uint32_t tokens[RIG_TOKENS];
+    uint16_t depth[RIG_TOKENS];
+    uint64_t at[RIG_TOKENS]; /* recurrent launches run when it came */
+    uint64_t first_ns;       /* device time when the first token came */
+    bool ended;
+    sched_event end;
+} rig_out;
+
+typedef struct {
+    eng_backend *backend;
+    sched *s;
+    rig_out *out;      /* [RIG_IDS], by id */
+    sched_stats stats; /* scratch of rig_stats */
+} rig;
+
+rig rig_open(const fake_opts *f, const sched_opts *o);
+void rig_close(rig *r); /* also checks that every page and row came back */
+/* A greedy request of n prompt tokens drawn from `stream`, first ones first. */
+sched_request rig_request(uint32_t *prompt, uint32_t n, uint32_t max_tokens, uint64_t stream);
+uint64_t rig_submit(rig *r, const sched_request *q);
+void rig_steps(rig *r, uint32_t n);
+void rig_finish(rig *r); /* steps until idle */
+const sched_stats *rig_stats(rig *r);
+uint64_t rig_device_ns(rig *r);
+uint32_t rig_token(uint64_t stream, uint32_t i); /* below 64 */
+
+#endif

@@ -1,0 +1,367 @@
+/* test_sched_load.c - many at once: small pools, shared prefixes, bytes, fairness. */
+#include "tests/lib/sched_rig.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+TestSuite(sched_load, .fini = fail_on_leaks, .timeout = 240);
+
+static sched_opts opts(eng_policy policy) {
+    sched_opts o;
+    sched_opts_default(&o);
+    o.halted_kv = policy;
+    return o;
+}
+
+static void same_tokens(const rig_out *a, const rig_out *b, uint64_t id) {
+    cr_assert_eq(a->n, b->n, "request %u", (unsigned)id);
+    cr_assert_arr_eq(a->tokens, b->tokens, a->n * sizeof *a->tokens, "request %u", (unsigned)id);
+    cr_assert_arr_eq(a->depth, b->depth, a->n * sizeof *a->depth, "request %u", (unsigned)id);
+}
+
+/* ---- a pool too small for the load ---- */
+
+static rig run_crowd(eng_policy policy, uint32_t n_slots, uint32_t n_blocks, uint32_t n_rows) {
+    fake_opts f;
+    fake_opts_default(&f);
+    f.policy = policy;
+    f.n_slots = n_slots;
+    f.n_blocks = n_blocks;
+    f.n_rows = n_rows;
+    sched_opts o = opts(policy);
+    rig r = rig_open(&f, &o);
+    uint32_t prompt[100];
+    for (uint32_t i = 0; i < 50; i++) {
+        sched_request q = rig_request(prompt, 10 + i * 37 % 90, 20 + i * 13 % 60, i);
+        q.sampling.temperature = i % 2 ? 1 : 0;
+        q.sampling.seed = i;
+        (void)rig_submit(&r, &q);
+    }
+    rig_finish(&r);
+    return r;
+}
+
+Test(sched_load, a_pool_too_small_ends_every_request_with_the_same_tokens) {
+    for (int policy = 0; policy < 2; policy++) {
+        rig big = run_crowd((eng_policy)policy, 1 << 17, 2000, 1024);
+        /* The longest of them takes 6 blocks of 320 slots; this is eight, then few rows. */
+        rig tiny = run_crowd((eng_policy)policy, 8 * 320, 9, 64);
+        cr_assert_eq(rig_stats(&big)->preemptions, 0);
+        cr_assert_gt(rig_stats(&tiny)->preemptions, 0);
+        for (uint64_t id = 1; id <= 50; id++) {
+            cr_assert_eq(tiny.out[id].end.finish, SCHED_LENGTH);
+            same_tokens(&big.out[id], &tiny.out[id], id);
+            cr_assert_eq(big.out[id].end.output_loops, tiny.out[id].end.output_loops);
+        }
+        fprintf(stderr,
+                "%s: 50 requests in a pool for one and a half: %u preemptions, %u launches against "
+                "%u\n",
+                policy ? "last" : "exact", (unsigned)rig_stats(&tiny)->preemptions,
+                (unsigned)fake_backend_launches(tiny.backend),
+                (unsigned)fake_backend_launches(big.backend));
+        rig_close(&big);
+        rig_close(&tiny);
+    }
+}
+
+/* ---- prefix cache ---- */
+
+enum { SHARED = 1000, FANS = 64 };
+
+static rig run_fans(eng_policy policy, bool shared, bool at_once) {
+    fake_opts f;
+    fake_opts_default(&f);
+    f.policy = policy;
+    f.n_rows = 2048;
+    f.n_slots = 1 << 20;
+    f.n_blocks = 4096;
+    sched_opts o = opts(policy);
+    o.prefix_cache = shared;
+    o.max_rows = 256;
+    rig r = rig_open(&f, &o);
+    static uint32_t prompt[SHARED + 20];
+    for (uint32_t i = 0; i < FANS; i++) {
+        sched_request q = rig_request(prompt, SHARED, 8, 5);
+        for (uint32_t k = 0; k < 20; k++)
+            prompt[SHARED + k] = rig_token(100 + i, k);
+        q.n_prompt = SHARED + 20;
+        (void)rig_submit(&r, &q);
+        if (!at_once && i == 0) rig_finish(&r);
+    }
+    rig_finish(&r);
+    return r;
+}
+
+static double mean_first_ns(const rig *r) {
+    double sum = 0;
+    for (uint64_t id = 1; id <= FANS; id++)
+        sum += (double)r->out[id].first_ns / FANS;
+    return sum;
+}
+
+Test(sched_load, a_shared_prefix_is_run_once_and_changes_no_token) {
+    for (int policy = 0; policy < 2; policy++) {
+        rig none = run_fans((eng_policy)policy, false, true);
+        for (int at_once = 0; at_once < 2; at_once++) {
+            rig hit = run_fans((eng_policy)policy, true, at_once);
+            for (uint64_t id = 1; id <= FANS; id++) {
+                same_tokens(&none.out[id], &hit.out[id], id);
+                cr_assert_eq(hit.out[id].end.n_cached,
+                             id == 1 ? 0 : SHARED / ENG_BLOCK * ENG_BLOCK);
+            }
+            fprintf(
+                stderr,
+                "%s, %s: first token after %.1f ms with the cache, %.1f without (device time)\n",
+                policy ? "last" : "exact", at_once ? "64 at once" : "one first, then 63",
+                mean_first_ns(&hit) / 1e6, mean_first_ns(&none) / 1e6);
+            cr_assert_lt(mean_first_ns(&hit), 0.5 * mean_first_ns(&none));
+            cr_assert_eq(rig_stats(&hit)->prefix_hits, 63u * (SHARED / ENG_BLOCK * ENG_BLOCK));
+            rig_close(&hit);
+        }
+        rig_close(&none);
+    }
+}
+
+typedef struct {
+    const char *what;
+    void (*change)(sched_request *q);
+    bool shares;
+} key_case;
+static void nothing(sched_request *q) {
+    (void)q;
+}
+static void other_salt(sched_request *q) {
+    q->salt[1] = 9;
+}
+static void other_loops(sched_request *q) {
+    q->depth.max_loops = 7;
+}
+static void other_min(sched_request *q) {
+    q->depth.min_loops = 2;
+}
+static void other_threshold(sched_request *q) {
+    q->depth.threshold = 0.5f;
+}
+static void other_sampling(sched_request *q) {
+    q->sampling.temperature = 1;
+}
+static void scored(sched_request *q) {
+    q->prompt_logprobs = true;
+}
+
+Test(sched_load, only_what_has_the_same_latents_and_salt_shares) {
+    static const key_case all[] = {{"the same", nothing, true},
+                                   {"other sampling", other_sampling, true},
+                                   {"another salt", other_salt, false},
+                                   {"other loops", other_loops, false},
+                                   {"other least", other_min, false},
+                                   {"other threshold", other_threshold, false},
+                                   {"every position scored", scored, false}};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        fake_opts f;
+        fake_opts_default(&f);
+        sched_opts o = opts(ENG_EXACT);
+        rig r = rig_open(&f, &o);
+        uint32_t prompt[64];
+        sched_request q = rig_request(prompt, 64, 3, 1);
+        (void)rig_submit(&r, &q);
+        rig_finish(&r);
+        all[i].change(&q);
+        uint64_t id = rig_submit(&r, &q);
+        rig_finish(&r);
+        /* 64 tokens are two blocks, but the last position must be run: one is shared. */
+        cr_expect_eq(r.out[id].end.n_cached, all[i].shares ? 32 : 0, "%s", all[i].what);
+        rig_close(&r);
+    }
+}
+
+Test(sched_load, the_prefix_cache_gives_way_oldest_first) {
+    fake_opts f;
+    fake_opts_default(&f);
+    f.n_blocks = 12;
+    f.n_slots = 12 * 320;
+    sched_opts o = opts(ENG_EXACT);
+    rig r = rig_open(&f, &o);
+    uint32_t prompt[100];
+    for (uint64_t stream = 0; stream < 10; stream++) { /* four blocks each: three of them fit */
+        sched_request q = rig_request(prompt, 100, 20, stream);
+        (void)rig_submit(&r, &q);
+        rig_finish(&r);
+    }
+    sched_request newest = rig_request(prompt, 100, 1, 9);
+    uint64_t id = rig_submit(&r, &newest);
+    rig_finish(&r);
+    cr_assert_eq(r.out[id].end.n_cached, 96);
+    sched_request oldest = rig_request(prompt, 100, 1, 0);
+    id = rig_submit(&r, &oldest);
+    rig_finish(&r);
+    cr_assert_eq(r.out[id].end.n_cached, 0);
+    cr_assert_eq(rig_stats(&r)->preemptions, 0);
+    rig_close(&r);
+}
+
+/* ---- bytes ---- */
+
+Test(sched_load, the_cache_costs_executed_loops_and_little_more) {
+    for (int policy = 0; policy < 2; policy++) {
+        fake_opts f;
+        fake_opts_default(&f);
+        f.policy = (eng_policy)policy;
+        f.max_loops = 16;
+        f.mean_depth = 4;
+        f.instant = true;
+        f.n_slots = 1 << 18;
+        sched_opts o = opts(f.policy);
+        o.max_queue = 400;
+        o.prefix_cache = false;
+        rig r = rig_open(&f, &o);
+        uint32_t prompt[400];
+        for (uint32_t i = 0; i < 300; i++) {
+            sched_request q = rig_request(prompt, 40 + i * 131 % 360, 10 + i * 57 % 190, i);
+            (void)rig_submit(&r, &q);
+        }
+        double held = 0, needed = 0, all_loops = 0, worst = 0;
+        for (bool idle = false; !idle;) {
+            err e = {0};
+            cr_assert_eq(sched_step(r.s, &idle, &e), 0);
+            const sched_stats *st = rig_stats(&r);
+            double slots = (double)st->slots_used * (double)st->slot_bytes,
+                   over = (double)st->cache_bytes / slots;
+            if (st->running < 32) continue; /* the load proper, not its first and last steps */
+            held += (double)st->cache_bytes;
+            needed += slots;
+            all_loops += (double)st->cache_bytes_all_loops;
+            worst = over > worst ? over : worst;
+        }
+        fprintf(stderr,
+                "%s: %.4f of the slots' bytes over the run (%.4f while prompts had only begun), "
+                "all loops would take %.2f times as much\n",
+                policy ? "last" : "exact", held / needed, worst, all_loops / held);
+        cr_assert_leq(held / needed, 1.06);
+        rig_close(&r);
+    }
+}
+
+/* ---- fairness ---- */
+
+typedef struct {
+    uint32_t p50, p99, most;
+} gaps;
+
+static int by_value(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Recurrent launches between two tokens of a sequence, where the position that made the
+ * later one left at 3: what the others notice of the deep ones. */
+static gaps gaps_of(const rig *r, uint64_t n) {
+    uint32_t *all = calloc(n * RIG_TOKENS, sizeof *all);
+    size_t k = 0;
+    for (uint64_t id = 1; id <= n; id++) {
+        const rig_out *o = &r->out[id];
+        for (uint32_t i = 1; i < o->n; i++) {
+            if (o->depth[i] <= 3) all[k++] = (uint32_t)(o->at[i] - o->at[i - 1]);
+        }
+    }
+    qsort(all, k, sizeof *all, by_value);
+    gaps g = {all[k / 2], all[k * 99 / 100], all[k - 1]};
+    free(all);
+    return g;
+}
+
+static gaps run_deep(sched_mode mode, uint32_t max_rows, uint32_t bound) {
+    fake_opts f;
+    fake_opts_default(&f);
+    f.policy = ENG_LAST;
+    f.max_loops = 32;
+    f.mean_depth = 3;
+    f.deep_one_in = 100;
+    f.instant = true;
+    /* A coda as dear as ten loops: it pays to wait for company, up to the bound. */
+    f.fixed_ns[ENG_STAGE_CODA] = 40000;
+    f.n_slots = 1 << 18;
+    f.n_blocks = 4096;
+    sched_opts o = opts(ENG_LAST);
+    o.batching = mode;
+    o.max_rows = max_rows;
+    o.wait_bound = bound;
+    rig r = rig_open(&f, &o);
+    uint32_t prompt[4];
+    for (uint32_t i = 0; i < 64; i++) {
+        sched_request q = rig_request(prompt, 4, 300, i);
+        q.sampling.temperature = 1;
+        q.sampling.seed = i;
+        (void)rig_submit(&r, &q);
+    }
+    rig_steps(&r, 6000);
+    gaps g = gaps_of(&r, 64);
+    rig_close(&r);
+    return g;
+}
+
+Test(sched_load, one_deep_row_in_a_hundred_does_not_hold_the_others_back) {
+    gaps lock = run_deep(SCHED_LOCKSTEP, 512, 1), none = run_deep(SCHED_DEPTHWISE, 512, 1000000);
+    gaps sixteen = run_deep(SCHED_DEPTHWISE, 512, 0), two = run_deep(SCHED_DEPTHWISE, 512, 2);
+    gaps narrow = run_deep(SCHED_DEPTHWISE, 24, 4);
+    fprintf(stderr,
+            "launches between tokens, p50/p99/most: lockstep %u/%u/%u, no bound %u/%u/%u, bound 16 "
+            "%u/%u/%u, "
+            "bound 2 %u/%u/%u, 24 rows for 64 sequences, bound 4 %u/%u/%u\n",
+            lock.p50, lock.p99, lock.most, none.p50, none.p99, none.most, sixteen.p50, sixteen.p99,
+            sixteen.most, two.p50, two.p99, two.most, narrow.p50, narrow.p99, narrow.most);
+    cr_assert_leq(two.most, 3 + 2 + 1, "its own loops, then the bound");
+    cr_assert_leq(sixteen.most, 3 + 16 + 1);
+    cr_assert_leq(narrow.most, 3 * (4 + 64 / 24 + 2) + 4 + 1);
+    cr_assert_lt(two.p99, lock.p99);
+}
+
+Test(sched_load, prompts_and_decoding_do_not_starve_each_other) {
+    fake_opts f;
+    fake_opts_default(&f);
+    f.policy = ENG_LAST;
+    f.instant = true;
+    f.n_slots = 1 << 19;
+    f.n_blocks = 4096;
+    sched_opts o = opts(ENG_LAST);
+    o.max_rows = 32;
+    o.chunk = 32;
+    o.wait_bound = 8;
+    o.prefix_cache = false;
+    rig r = rig_open(&f, &o);
+    static uint32_t prompt[1500];
+    for (uint32_t i = 0; i < 40; i++) { /* more than fill every launch by themselves */
+        sched_request q = rig_request(prompt, 4, 400, i);
+        (void)rig_submit(&r, &q);
+    }
+    rig_steps(&r, 100);
+    uint64_t before = r.s->stats.launches[ENG_STAGE_RECURRENT];
+    for (uint32_t i = 0; i < 4; i++) {
+        sched_request q = rig_request(prompt, 1500, 4, 100 + i);
+        (void)rig_submit(&r, &q);
+    }
+    while (r.out[41].n == 0)
+        rig_steps(&r, 1);
+    uint64_t first = r.s->stats.launches[ENG_STAGE_RECURRENT] - before;
+    rig_finish(&r);
+    uint32_t most = 0;
+    for (uint64_t id = 1; id <= 40; id++) {
+        for (uint32_t i = 1; i < r.out[id].n; i++) {
+            uint32_t gap = (uint32_t)(r.out[id].at[i] - r.out[id].at[i - 1]);
+            most = gap > most ? gap : most;
+        }
+    }
+    fprintf(stderr,
+            "a prompt of 47 chunks: first token after %u launches; decoding waited at most %u; a "
+            "ready row %u\n",
+            (unsigned)first, most, rig_stats(&r)->longest_wait);
+    /* A chunk waits at most bound + rows / (max_rows - chunk + 1) + 1 at each of 8 loops;
+     * in practice a quarter of the launches is the prompts'. */
+    cr_assert_leq(rig_stats(&r)->longest_wait, 8 + 512 + 2);
+    cr_assert_leq(first, 47 * 8 * 10);
+    cr_assert_leq(most, 300);
+    rig_close(&r);
+}
