@@ -181,7 +181,7 @@ int api__read_num(const json_t *v, const char *param, double min, bool above, do
 bool api__file_exists(const char *path);
 /* Parses a body into a JSON object within the limits of every request. */
 int api__body(json_t **out, const api_context *c, const char *body, size_t n, err *e) WARN_UNUSED;
-int api__check_model(const api_context *c, const char *model, bool required, err *e) WARN_UNUSED;
+int api__check_model(const api_context *c, const char *model, err *e) WARN_UNUSED;
 /* The optional model of a small route. */
 int api__read_model(const api_context *c, const json_t *root, const char **out, err *e) WARN_UNUSED;
 /* Parts of api_parse that live in files of their own. */

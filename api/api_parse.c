@@ -17,12 +17,8 @@ int api__body(json_t **out, const api_context *c, const char *body, size_t n, er
     return err_set(e, ERR_BAD_PARAM, NULL, "request body: must be a JSON object");
 }
 
-int api__check_model(const api_context *c, const char *model, bool required, err *e) {
-    if (model == NULL) {
-        return required ? err_set(e, ERR_BAD_PARAM, "model",
-                                  "model is missing; this server has '%.128s'", c->name)
-                        : 0;
-    }
+int api__check_model(const api_context *c, const char *model, err *e) {
+    if (model == NULL) return 0; /* one model is served, so leaving its name out is clear */
     for (const char *s = model; *s; s++) {
         if ((unsigned char)*s < 0x20 || *s == 0x7f)
             return bad(e, "model", "may not hold control characters");
@@ -369,7 +365,7 @@ static int refuse_unsupported(const api_request *r, const api__values *v, err *e
 static int read_request(api_request *r, const api_context *c, json_t *root, err *e) {
     api__values v;
     if (api__read_fields(&v, r->kind, root, e) != 0) return -1;
-    if (api__check_model(c, v.model, true, e) != 0) return -1;
+    if (api__check_model(c, v.model, e) != 0) return -1;
     if (r->kind == API_RESPONSES && api__read_response_fields(r, &v, e) != 0) return -1;
     if (refuse_unsupported(r, &v, e) != 0) return -1;
     r->echo = v.echo;

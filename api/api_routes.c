@@ -33,7 +33,7 @@ void api_models(const api_context *c, buf *out) {
 }
 
 int api_model(const api_context *c, const char *id, buf *out, err *e) {
-    if (api__check_model(c, id, true, e) != 0) return -1;
+    if (api__check_model(c, id, e) != 0) return -1;
     write_model(c, out);
     return 0;
 }
@@ -192,7 +192,7 @@ int api__read_model(const api_context *c, const json_t *root, const char **out, 
     *out = json_string_value(model);
     if (model && !json_is_string(model))
         return err_set(e, ERR_BAD_PARAM, "model", "model must be a string");
-    return api__check_model(c, *out, false, e);
+    return api__check_model(c, *out, e);
 }
 
 /* What was written before a failure is taken back: an answer is whole or it is an error. */

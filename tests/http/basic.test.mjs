@@ -55,6 +55,16 @@ test("a completion whole, with usage, and the same text streamed", async () => {
     });
 });
 
+test("a request that names no model gets the served one", async () => {
+    await withServer([], async (s) => {
+        for (const model of [undefined, null]) {
+            const r = await s.post("/v1/completions", { ...ask, model });
+            assert.equal(r.status, 200);
+            assert.equal(r.json.model, "demo");
+        }
+    });
+});
+
 test("a chat whole and streamed, its role with the first token", async () => {
     await withServer([], async (s) => {
         const body = { model: "demo", messages: [{ role: "user", content: "Who art thou?" }], max_tokens: 6, temperature: 0 };
