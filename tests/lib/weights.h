@@ -5,8 +5,7 @@
 #include "engine/engine.h"
 #include "tests/lib/files.h"
 
-/* A folder of random weights of `variant` at path/name; depths spread around mean_depth
- * (0: the default). */
+/* Random weights of `variant` into dir; depths spread around mean_depth (0: the default). */
 void weights_write(const char *dir, const char *variant, eng_dtype dtype, uint64_t seed,
                    float mean_depth);
 
