@@ -174,6 +174,9 @@ static int serve(srv *s, err *e) {
     log_line(LOG_INFO, "fathom " FATHOM_VERSION " listening on %s, loading %s", s->address,
              s->o.run.model);
     uv_run(&s->loop, UV_RUN_DEFAULT);
+    if (s->engine && s->exit_status && !sched_thread_failed(s->engine) && !srv_engine_alive(s)) {
+        _exit(s->exit_status); /* a thread that hangs cannot be joined */
+    }
     teardown(s);
     return 0;
 fail_keys:
@@ -212,6 +215,7 @@ int cmd_serve(int argc, char **argv) {
     if (log_level_find(s->o.log_level, &level) == 0) log_set_level(level);
     if (getrandom(&s->id_seed, sizeof s->id_seed, 0) != (ssize_t)sizeof s->id_seed)
         s->id_seed = s->start_ns;
+    srv_metrics_init(&s->counts, 1024); /* again once the model says its context */
     srv_list_init(&s->conns);
     srv_list_init(&s->reqs);
     srv_list_init(&s->gens);

@@ -2,7 +2,8 @@
  *
  * Rows halt at a depth that follows from their position, and every logit row names one
  * token, so tests know what must come out. For tests it can be made ill: the environment
- * variable FAULT=nan:N, device:N or stall:N spoils the Nth launch that yields logits. */
+ * variable FAULT=nan:N, device:N or stall:N spoils the Nth launch that yields logits, nans:N
+ * that and all after it; load:MS makes opening slow. */
 #include "server/server.h"
 
 #include <math.h>
@@ -54,19 +55,25 @@ static int fake_launch(eng_backend *b, const eng_launch *l, err *e) {
     return 0;
 }
 
+/* The fault the environment asked for, once its launch has come. */
+static int be_ill(fake *f, err *e) {
+    if (f->fault_at == 0 || ++f->head_launches < f->fault_at) return 0;
+    bool now = f->head_launches == f->fault_at;
+    if (strcmp(f->fault, "device") == 0) {
+        return err_set(e, ERR_DEVICE, NULL, "the fake device failed as it was told to");
+    }
+    bool nan = strcmp(f->fault, "nans") == 0 || (now && strcmp(f->fault, "nan") == 0);
+    if (nan) f->logits[f->marked[0]] = NAN;
+    if (now && strcmp(f->fault, "stall") == 0) sleep_us(600 * UINT64_C(1000000));
+    return 0;
+}
+
 static int fake_wait(eng_backend *b, eng_result *r, err *e) {
     fake *f = (fake *)(void *)b;
     *r = (eng_result){.halted = f->halted, .logits = f->logits, .n_logits = f->n_logits};
     if (f->n_logits) {
         if (f->us_per_token) sleep_us(f->us_per_token);
-        if (f->fault_at && ++f->head_launches >= f->fault_at) {
-            if (strcmp(f->fault, "device") == 0)
-                return err_set(e, ERR_DEVICE, NULL, "the fake device failed as it was told to");
-            if (f->head_launches == f->fault_at && strcmp(f->fault, "nan") == 0)
-                f->logits[f->marked[0]] = NAN;
-            if (f->head_launches == f->fault_at && strcmp(f->fault, "stall") == 0)
-                sleep_us(600000000);
-        }
+        if (be_ill(f, e) != 0) return -1;
     }
     r->ns = clock_ns() - f->began_ns;
     return 0;
@@ -123,6 +130,10 @@ int srv_fake_open(eng_backend **out, const eng_model *m, const eng_backend_opts 
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the fake device");
     }
     read_fault(f);
+    if (strcmp(f->fault, "load") == 0) {
+        sleep_us(f->fault_at * 1000);
+        f->fault_at = 0;
+    }
     *out = &f->base;
     return 0;
 }

@@ -115,6 +115,12 @@ struct srv_req {
     bool screened, suspended, gone, close, head, bad_target;
     bool finished; /* streaming: all bytes are in out */
     bool cut;      /* streaming: ends without its last chunk */
+    struct {
+        unsigned status; /* 0 = none */
+        const char *message, *code, *allow;
+    } refusal; /* found at the headers, answered once the body is read and thrown away: closing
+                  on unread bytes would reset the connection and lose the answer */
+    bool defer;
     unsigned late; /* a status found in mid-upload, when no answer is possible: sent at its end */
     unsigned status;
     uint64_t start_ns, last_out_ns; /* last time bytes went in or were taken */
@@ -189,9 +195,10 @@ struct srv_route {
 /* Sets r->route and r->tail. Returns 0, 404 or 405 (*allow is then the Allow header). */
 unsigned srv_route_find(srv_req *r, const char *method, const char *path, const char **allow);
 const srv_route *srv_routes(size_t *n);
-/* CORS, keys, content type: what stands between the screen and the handler. True: the
- * request goes on. False: it is answered. */
-bool srv_gate(srv_req *r, const char *method, const char *path, const srv_framing *f);
+/* CORS, keys, content type: what stands between the screen and the handler. Answers what it
+ * refuses, at once or, with r->defer, by srv_refuse at the end of the body. */
+void srv_gate(srv_req *r, const char *method, const char *path, const srv_framing *f);
+void srv_refuse(srv_req *r); /* answers r->refusal */
 void srv_route_run(srv_req *r);
 
 /* srv_keys.c: API keys, kept as SHA-256 only. */

@@ -136,8 +136,10 @@ static void judge(srv_req *r, const char *url, const char *method, const char *v
     r->body_start_ns = clock_ns();
     srv_deadline(r->conn, s->o.body_s);
     bool body = sc.f.length || sc.f.coding;
-    r->close = body; /* an answer before the body is read ends the connection */
-    if (srv_gate(r, method, url, &sc.f)) r->close = s->draining;
+    r->defer = body && !sc.f.expect;
+    r->close = body && sc.f.expect; /* answered instead of 100: the body never comes */
+    srv_gate(r, method, url, &sc.f);
+    if (r->state == REQ_READING) r->close = false;
 }
 
 /* A piece of the body. No answer can be queued now, so what is wrong is kept in r->late.
@@ -163,7 +165,7 @@ static enum MHD_Result collect(srv_req *r, const char *data, size_t *len) {
         r->late = 413;
         return r->body_seen > 4 * s->o.max_body ? MHD_NO : MHD_YES;
     }
-    if (r->late) return MHD_YES;
+    if (r->late || r->refusal.status) return MHD_YES;
     size_t had = r->body.cap;
     buf_append(&r->body, data, n);
     s->body_bytes += r->body.cap - had;
@@ -185,7 +187,9 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
     /* Resumed with nothing queued: the peer left while its request was being worked on. */
     if (r->state != REQ_READING) return r->gone ? MHD_NO : MHD_YES;
     srv_deadline(r->conn, 0);
-    if (r->late == 413) {
+    if (r->refusal.status) {
+        srv_refuse(r);
+    } else if (r->late == 413) {
         srv_answer_http(r, 413, "the request body is larger than this server accepts", NULL);
     } else if (r->late) {
         srv_answer_http(r, 503, "the server has no memory left for this request body",
@@ -205,7 +209,10 @@ static void on_done(void *cls, struct MHD_Connection *c, void **ctx,
     srv_unwatch(r); /* before libmicrohttpd closes the descriptor */
     if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK) r->gone = true;
     if (r->work) srv_parse_forget(r);
-    if (r->gen) srv_engine_drop(r);
+    if (r->gen) {
+        s->counts.cancelled_by_client += !r->cut;
+        srv_engine_drop(r);
+    }
     if (r->conn) srv_deadline(r->conn, s->o.idle_s);
     if (r->screened) srv_log_request(r);
     srv_list_drop(&r->link);

@@ -176,27 +176,24 @@ static bool needs_key(const srv *s, const srv_route *t) {
     return !(t->flags & ROUTE_OPEN);
 }
 
-static bool refuse(srv_req *r, unsigned status, const char *message, const char *code) {
-    srv_answer_http(r, status, message, code);
-    return false;
-}
-
-static bool refuse_method(srv_req *r, const char *allow) {
+void srv_refuse(srv_req *r) {
     buf body = {0};
-    api_http_error_body(&body, 405, "this path does not take this method", "method_not_allowed");
-    srv_answer(r, 405, "application/json", &body, &(srv_header){"Allow", allow}, 1);
-    return false;
+    unsigned status = r->refusal.status;
+    api_http_error_body(&body, status, r->refusal.message, r->refusal.code);
+    srv_header h = {"Allow", r->refusal.allow};
+    if (status == 401) h = (srv_header){"WWW-Authenticate", "Bearer"};
+    srv_answer(r, status, "application/json", &body, &h, status == 401 || status == 405);
 }
 
-bool srv_gate(srv_req *r, const char *method, const char *path, const srv_framing *f) {
+static unsigned refuse(srv_req *r, unsigned status, const char *message, const char *code) {
+    r->refusal.message = message;
+    r->refusal.code = code;
+    return r->refusal.status = status;
+}
+
+/* Whether the request may come in; the first rule it breaks is the one it is told of. */
+static unsigned examine(srv_req *r, unsigned found, const srv_framing *f) {
     srv *s = r->s;
-    const char *allow = NULL;
-    unsigned found = srv_route_find(r, method, path, &allow);
-    r->cors = cors_for(s, srv_req_header(r, "Origin"));
-    if (strcmp(method, "OPTIONS") == 0 && found != 404 && s->o.cors.n) {
-        answer_preflight(r);
-        return false;
-    }
     if (needs_key(s, r->route)) {
         r->key = find_key(r);
         if (r->key < 0) {
@@ -205,7 +202,9 @@ bool srv_gate(srv_req *r, const char *method, const char *path, const srv_framin
         }
     }
     if (found == 404) return refuse(r, 404, "no such path", "not_found");
-    if (found == 405) return refuse_method(r, allow);
+    if (found == 405) {
+        return refuse(r, 405, "this path does not take this method", "method_not_allowed");
+    }
     if (found) return refuse(r, found, "out of memory", NULL);
     s->counts.requests_by_route[r->route - routes]++;
     unsigned flags = r->route->flags;
@@ -215,16 +214,29 @@ bool srv_gate(srv_req *r, const char *method, const char *path, const srv_framin
     if ((flags & ROUTE_JSON) && f->type && !f->json) {
         return refuse(r, 415, "Content-Type must be application/json in UTF-8", NULL);
     }
-    if ((flags & ROUTE_LOADED) && !s->loaded)
+    if ((flags & ROUTE_LOADED) && !s->loaded) {
         return refuse(r, 503, "Loading model", "model_loading");
-    if ((flags & ROUTE_WORK) && s->draining)
+    }
+    if ((flags & ROUTE_WORK) && s->draining) {
         return refuse(r, 503, "shutting down", "shutting_down");
-    return true;
+    }
+    return 0;
+}
+
+void srv_gate(srv_req *r, const char *method, const char *path, const srv_framing *f) {
+    srv *s = r->s;
+    unsigned found = srv_route_find(r, method, path, &r->refusal.allow);
+    r->cors = cors_for(s, srv_req_header(r, "Origin"));
+    if (strcmp(method, "OPTIONS") == 0 && found != 404 && s->o.cors.n) {
+        answer_preflight(r);
+        return;
+    }
+    if (examine(r, found, f) && !r->defer) srv_refuse(r);
 }
 
 void srv_route_run(srv_req *r) {
     if ((r->route->flags & ROUTE_WORK) && r->s->draining) {
-        (void)refuse(r, 503, "shutting down", "shutting_down");
+        srv_answer_http(r, 503, "shutting down", "shutting_down");
         return;
     }
     r->route->handle(r);

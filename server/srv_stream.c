@@ -39,7 +39,8 @@ static void on_hangup(uv_poll_t *p, int status, int events) {
 void srv_watch(srv_req *r) {
     if (r->watch) return;
     int fd = r->conn->fd, room = SRV_STREAM_BYTES;
-    unsigned patience_ms = (unsigned)(r->s->o.stall_s * 1e3);
+    /* Later than the sweep, which knows why; the kernel's own cut is for peers that vanished. */
+    unsigned patience_ms = (unsigned)(r->s->o.stall_s * 1e3) + 5000;
     /* Both only tighten what a slow or vanished reader can hold; failing does no harm. */
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms, sizeof patience_ms);

@@ -11,6 +11,7 @@ export class Table {
         this.letter = letter;
         before(async () => {
             this.server = await Server.start(args, options);
+            this.server.shared = true;
         });
         after(async () => {
             if (this.server) await this.server.stop();
@@ -21,7 +22,7 @@ export class Table {
     // skip: why the row cannot be tried here.
     row(id, what, fn, { differs, skip } = {}) {
         this.rows.push({ id, differs, skip });
-        test(`${id} ${what}`, { skip }, async () => {
+        test(`${id} ${what}`, { skip, timeout: 120000 }, async () => {
             await fn(this.server);
             if (this.server.exit) assert.fail(`the server ended: ${this.server.log.slice(-2000)}`);
             await until("health after the row", async () => (await this.server.get("/health")).status === 200);

@@ -5,6 +5,11 @@ import http from "node:http";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import assert from "node:assert/strict";
+import { after } from "node:test";
+
+// A test that fails leaves its server behind; the file's end does not wait for it.
+const running = new Set();
+after(() => running.forEach((s) => s.shared || s.child.kill("SIGKILL")));
 
 export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../../..");
 const sanitized = path.join(root, "build/san-address-undefined/fathom");
@@ -27,6 +32,7 @@ export async function until(what, test, ms = 10000) {
 
 export class Server {
     log = "";
+    shared = false; // a table's server, which the table itself ends
     exit = null; // { code, signal } once it ended
 
     static async start(args = [], { env = {}, device = "fake", model = demo, ready = true } = {}) {
@@ -37,6 +43,8 @@ export class Server {
             stdio: ["ignore", "pipe", "pipe"],
             env: { ...process.env, ASAN_OPTIONS: "abort_on_error=0:exitcode=99", ...env },
         });
+        running.add(s);
+        s.child.on("close", () => running.delete(s));
         for (const stream of [s.child.stdout, s.child.stderr]) {
             stream.on("data", (d) => {
                 s.log += d;
