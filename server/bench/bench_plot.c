@@ -21,7 +21,7 @@ static void put_distribution(FILE *f, const char *name, const bench_series *s) {
     for (size_t i = 0; i < n; i++) {
         double percent = n > 1 ? 100.0 * (double)i / (double)(n - 1) : 100;
         double ms = 1e3 * bench_percentile(s->v, s->n, percent);
-        fprintf(f, "%.6g %.6g\n", ms > 1e-3 ? ms : 1e-3, percent);
+        fprintf(f, "%.6g %.6g\n", ms > 1e-2 ? ms : 1e-2, percent);
     }
     if (n == 0) fputs("1 0\n", f);
     fputs("EOD\n", f);
@@ -76,10 +76,16 @@ static void put_script(FILE *f, const char *path, bool svg, const bench_stats *s
     put_panel(f, "Output tokens", "s", "tokens per second");
     fputs("set yrange [0:*]\nplot $rate with steps lw 2 lc rgb c\n", f);
     put_panel(f, "Where tokens left", "loops", "tokens, %");
-    if (isnan(s->mean_depth)) {
+    bool told = false;
+    for (size_t d = 0; d < BENCH_MAX_DEPTH; d++)
+        told = told || run->depth_histogram[d] > 0;
+    if (!told) {
         fputs("set label 1 'the server told no depth' at graph 0.5,0.5 center\n", f);
     }
-    fputs("set xrange [0.4:*]\nset yrange [0:*]\nplot $depth with boxes lc rgb c\n", f);
+    fputs(told ? "set xrange [0.4:*]\nset yrange [0:*]\n"
+               : "set xrange [0.4:*]\nset yrange [0:1]\n",
+          f);
+    fputs("plot $depth with boxes lc rgb c\n", f);
     fputs("unset multiplot\n", f);
 }
 
