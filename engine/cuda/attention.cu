@@ -127,9 +127,8 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
 
     for (uint32_t tile = range.first; tile < range.last; tile++) {
         uint32_t k0 = tile * CU_ATTN_KEYS;
-        __syncthreads(); /* the last tile has been used */
-        find_slots(a, rows[0], k0, keys, slots);
-        __syncthreads();
+        find_slots(a, rows[0], k0, keys, slots); /* the last tile's were read two barriers ago */
+        __syncthreads();                         /* the last tile's keys have been used */
         load_keys(a, slots, ks);
         copies_wait();
         __syncthreads();
@@ -262,7 +261,7 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
  * Q: type of queries; C: of the cache. The range of a split is that of the row's tile, so that
  * cu_attn_merge need not know which kernel ran. */
 template <typename Q, typename C>
-static __global__ void __launch_bounds__(SIMPLE_THREADS) attn_simple(cu_attn_args a) {
+static __global__ void __launch_bounds__(SIMPLE_THREADS, 4) attn_simple(cu_attn_args a) {
     DYNAMIC_SHARED(shared);
     uint32_t i = blockIdx.x, kv = blockIdx.y, split = blockIdx.z;
     if (i >= head_of(a.desc)->n_rows) return;

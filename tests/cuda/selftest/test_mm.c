@@ -1,2 +1,200 @@
-void test_mm(void);
-void test_mm(void) {}
+/* test_mm.c - the products against plain sums in double: every map and store, ragged rows, k
+ * beyond one pass of shared memory, experts without rows, nobody active. */
+#include "tests/cuda/selftest/selftest.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    uint32_t rows, n, k;
+    cu_mm_map map;
+    cu_mm_store store;
+    uint32_t groups; /* HEADS */
+} shape;
+
+static double silu(double x) {
+    return x / (1 + exp(-x));
+}
+
+/* Row of weights that holds output i's gate (side 0) or up (side 1). */
+static uint32_t silu_row(uint32_t i, uint32_t side) {
+    return i / 8 * 16 + i % 8 + 8 * side;
+}
+
+static double dot(const float *a, const float *b, uint32_t n) {
+    double s = 0;
+    for (uint32_t i = 0; i < n; i++)
+        s += (double)a[i] * (double)b[i];
+    return s;
+}
+
+static double twin(const shape *s, const float *w, const float *x, uint32_t i) {
+    if (s->store != CU_STORE_SILU) return dot(w + (size_t)i * s->k, x, s->k);
+    return silu(dot(w + (size_t)silu_row(i, 0) * s->k, x, s->k)) *
+           dot(w + (size_t)silu_row(i, 1) * s->k, x, s->k);
+}
+
+/* Every y that must be there is near its twin; nothing else of y was written. */
+static void verify(const shape *s, const float *w, const float *x, const float *y, uint32_t ldx,
+                   uint32_t ldy, size_t cap, bool f32, const char *what) {
+    uint32_t outs = s->store == CU_STORE_SILU ? s->n / 2 : s->n, n_pad = cu_round(s->n, CU_MM_ROWS);
+    double bad = 0, top = 1e-3;
+    bool touched = false;
+    for (size_t r = 0; r < cap; r++) {
+        for (uint32_t g = 0; g < s->groups; g++) {
+            for (uint32_t i = 0; i < outs; i++) {
+                float got = y[r * ldy + g * outs + i];
+                if (r >= s->rows) {
+                    touched |= !isnan(got);
+                    continue;
+                }
+                double want = twin(s, w + (size_t)g * n_pad * s->k, x + r * ldx + g * s->k, i);
+                double d = fabs(want - (double)got);
+                if (!(d <= bad)) bad = d;
+                if (fabs(want) > top) top = fabs(want);
+            }
+        }
+        for (uint32_t i = s->groups * outs; i < ldy; i++)
+            touched |= !isnan(y[r * ldy + i]);
+    }
+    double limit = s->store != CU_STORE_F32 && !f32 ? 8e-3 : 2e-5;
+    check(bad / top <= limit, "mm %s %s: rows %u n %u k %u: error %g", what, f32 ? "f32" : "bf16",
+          s->rows, s->n, s->k, bad / top);
+    check(!touched, "mm %s: rows %u n %u: wrote where nothing belongs", what, s->rows, s->n);
+}
+
+static void run_shape(const shape *s, bool f32, rng *r, const char *what) {
+    uint32_t ldx = s->groups * s->k + 32, ldy = s->groups * s->n + 5, cap = s->rows + 3;
+    uint32_t n_pad = cu_round(s->n, CU_MM_ROWS);
+    bool y_f32 = f32 || s->store == CU_STORE_F32;
+    float *w = random_floats(r, (size_t)s->groups * n_pad * s->k, 1.0f);
+    float *x = random_floats(r, (size_t)cap * ldx, 1.0f), *y = calloc((size_t)cap * ldy, sizeof *y);
+    desc_spec d = {.n_rows = s->map == CU_MAP_LOGITS ? 0 : s->rows,
+                   .n_logits = s->map == CU_MAP_LOGITS ? s->rows : 0};
+    cu_row *rows = calloc(s->rows + 1, sizeof *rows);
+    d.rows = rows;
+    cu_mm_args a = {.desc = dev_desc(&d),
+                    .map = s->map,
+                    .store = s->store,
+                    .w = dev_act(w, (size_t)s->groups * n_pad * s->k, f32),
+                    .w_group = (uint64_t)n_pad * s->k,
+                    .ldw = s->k,
+                    .x = dev_act(x, (size_t)cap * ldx, f32),
+                    .ldx = ldx,
+                    .x_group = s->k,
+                    .ldy = ldy,
+                    .y_group = s->store == CU_STORE_SILU ? s->n / 2 : s->n,
+                    .n = s->n,
+                    .k = s->k,
+                    .groups = s->groups};
+    float *first = NULL;
+    for (unsigned order = 0; order < (on_shim && s->rows < 70 ? 3u : 1u); order++) {
+#ifdef FATHOM_CUDA_SHIM
+        shim_set_order(order == 2 ? 99 : order);
+#endif
+        a.y = dev_act(NULL, (size_t)cap * ldy, y_f32);
+        must(cu_mm(test_stream, &a, cap, 5, f32), "mm");
+        host_act(y, a.y, (size_t)cap * ldy, y_f32);
+        if (first == NULL) {
+            verify(s, w, x, y, ldx, ldy, cap, f32, what);
+            first = malloc((size_t)cap * ldy * 4);
+            memcpy(first, y, (size_t)cap * ldy * 4);
+        }
+        check(memcmp(first, y, (size_t)cap * ldy * 4) == 0, "mm %s: the order of threads matters",
+              what);
+    }
+#ifdef FATHOM_CUDA_SHIM
+    shim_set_order(0);
+#endif
+    free(first);
+    free(w);
+    free(x);
+    free(y);
+    free(rows);
+    dev_free_all();
+}
+
+static void dense(rng *r) {
+    static const uint32_t rows[] = {0, 1, 7, 8, 9, 16, 17, 32, 33, 63, 64, 65, 128, 513};
+    static const uint32_t nk[][2] = {{16, 32}, {24, 96}, {130, 64}, {88, 2144}, {400, 512}};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        for (size_t j = 0; j < ARRAY_LEN(nk); j++) {
+            if (rows[i] > 70 && j != 1) continue;
+            shape s = {rows[i], nk[j][0], nk[j][1], CU_MAP_ROWS, CU_STORE_F32, 1};
+            run_shape(&s, false, r, "dense");
+            if (j < 3) run_shape(&s, true, r, "dense");
+        }
+        shape act = {rows[i], 40, 64, CU_MAP_LOGITS, CU_STORE_ACT, 1};
+        shape gate = {rows[i], 96, 64, CU_MAP_ROWS, CU_STORE_SILU, 1};
+        shape heads = {rows[i], 24, 96, CU_MAP_HEADS, CU_STORE_ACT, 5};
+        if (rows[i] > 70) continue;
+        for (int f32 = 0; f32 < 2; f32++) {
+            run_shape(&act, f32, r, "logits");
+            run_shape(&gate, f32, r, "silu");
+            run_shape(&heads, f32, r, "heads");
+        }
+    }
+}
+
+/* A row's bits do not depend on the rows beside it. */
+static void rows_do_not_see_each_other(rng *r) {
+    enum { N = 48, K = 2080, MANY = 63 };
+    static cu_row rows[MANY];
+    float *w = random_floats(r, N * K, 1.0f), *x = random_floats(r, MANY * K, 1.0f);
+    float many[MANY * N], one[N];
+    desc_spec d = {.rows = rows, .n_rows = MANY};
+    cu_mm_args a = {.desc = dev_desc(&d),
+                    .map = CU_MAP_ROWS,
+                    .store = CU_STORE_F32,
+                    .w = dev_act(w, N * K, false),
+                    .ldw = K,
+                    .x = dev_act(x, MANY * K, false),
+                    .ldx = K,
+                    .y = dev_poison(MANY * N * 4),
+                    .ldy = N,
+                    .n = N,
+                    .k = K};
+    must(cu_mm(test_stream, &a, MANY, 64, false), "mm");
+    host_act(many, a.y, MANY * N, true);
+    d.n_rows = 1;
+    a.desc = dev_desc(&d);
+    for (uint32_t i = 0; i < MANY; i += 9) {
+        cu_mm_args b = a;
+        b.x = (const uint16_t *)a.x + (size_t)i * K;
+        must(cu_mm(test_stream, &b, 1, 64, false), "mm");
+        host_act(one, b.y, N, true);
+        check(memcmp(one, many + i * N, sizeof one) == 0, "row %u alone differs from row %u of 63",
+              i, i);
+    }
+    free(w);
+    free(x);
+    dev_free_all();
+}
+
+static void silu_of_a_dense_product(rng *r) {
+    enum { ROWS = 9, N = 40 };
+    static cu_row rows[ROWS];
+    float *x = random_floats(r, (ROWS + 1) * 2 * N, 3.0f), y[(ROWS + 1) * N];
+    desc_spec d = {.rows = rows, .n_rows = ROWS};
+    void *dx = dev_act(x, (ROWS + 1) * 2 * N, false), *dy = dev_act(NULL, (ROWS + 1) * N, false);
+    must(cu_silu(test_stream, dev_desc(&d), dx, dy, N, ROWS + 1), "silu");
+    host_act(y, dy, (ROWS + 1) * N, false);
+    double bad = 0;
+    for (uint32_t i = 0; i < ROWS * N; i++) {
+        const float *row = x + (size_t)(i / N) * 2 * N;
+        double want = silu((double)row[silu_row(i % N, 0)]) * (double)row[silu_row(i % N, 1)];
+        bad = fmax(bad, fabs(want - (double)y[i]) / (fabs(want) + 1));
+    }
+    check(bad < 5e-3 && isnan(y[ROWS * N]), "silu of rows: error %g", bad);
+    free(x);
+    dev_free_all();
+}
+
+void test_mm(void) {
+    rng r = {11};
+    dense(&r);
+    rows_do_not_see_each_other(&r);
+    silu_of_a_dense_product(&r);
+}
