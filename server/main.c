@@ -12,6 +12,7 @@ static const struct {
     {"serve", cmd_serve, "serve a model over the OpenAI API"},
     {"generate", cmd_generate, "continue one prompt"},
     {"score", cmd_score, "log-probability and depth of every given token; perplexity"},
+    {"compare", cmd_compare, "policies against exact on the same text: KL, agreement, cache"},
     {"inspect", cmd_inspect, "say what a model folder holds and what fits here"},
     {"init", cmd_init, "write random weights of a published variant"},
     {"tokenize", cmd_tokenize, "turn text into token ids, or back"},
