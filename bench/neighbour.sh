@@ -10,7 +10,7 @@ rounds=${1:-5}
 fathom=build/fathom
 last=$(($(nproc) - 1))
 rate() { # threads -> GB/s of the bf16 product with one row
-    "$fathom" bench kernels --what gemm --threads "$1" --json |
+    "$fathom" bench kernels --what gemm --rows 1 --threads "$1" --json |
         jq -r '.runs[] | select(.dtype == "BF16" and .rows == 1) | .gb_per_s'
 }
 median() { sort -g | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }

@@ -310,6 +310,8 @@ struct eng_backend {
 /* The model must outlive the backend. Opening packs weights (progress on stderr when it
  * takes over a second) and allocates all memory; nothing is allocated after. */
 int eng_cpu_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts, err *e) WARN_UNUSED;
+/* The CPU code path that would be chosen here, by a measurement of about a millisecond. */
+const char *eng_cpu_kernels(void);
 /* One measurement: alternated with its probes in one run, medians. */
 typedef struct {
     const char *what;  /* "read probe", "fma probe", "gemm", "recurrent step", … */
@@ -322,9 +324,9 @@ typedef struct {
 } eng_kernel_time;
 typedef void (*eng_kernel_sink)(void *ud, const eng_kernel_time *t);
 /* Measures the CPU kernels chosen by o (kernels, threads) and, with a model, its stages;
- * with `only`, just what bears that name. *kernels becomes the name of the code path.
+ * with `only`, just what bears that name, with `rows` not 0 just that many. *kernels becomes the name of the code path.
  * Takes tens of seconds. */
-int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char *only,
+int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char *only, uint32_t rows,
                   const char **kernels, eng_kernel_sink sink, void *ud, err *e) WARN_UNUSED;
 /* Loads fathom-cuda.so from beside the program. ERR_NOT_FOUND: no plug-in, driver or device. */
 int eng_cuda_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts, err *e) WARN_UNUSED;

@@ -32,7 +32,7 @@ static void print_row(void *ud, const eng_kernel_time *t) {
 
 int cmd_bench_kernels(int argc, char **argv) {
     const char *model = NULL, *kernels = "auto", *cache = "f32", *weights = "auto", *only = NULL;
-    uint64_t threads = 0;
+    uint64_t threads = 0, rows = 0;
     printer p = {0};
     const cli_option options[] = {
         {"--model", CLI_TEXT, &model, "DIR", "also measure this model's stages", 0, 0, false},
@@ -45,6 +45,7 @@ int cmd_bench_kernels(int argc, char **argv) {
          0, 0, false},
         {"--what", CLI_TEXT, &only, "NAME",
          "only: probe, gemm, recurrent step, recurrent prompt, coda and head", 0, 0, false},
+        {"--rows", CLI_UINT, &rows, "N", "only: 1, 8, 32 or 128 rows", 1, 128, false},
         {"--json", CLI_FLAG, &p.json, NULL, "print JSON", 0, 0, false},
     };
     const cli_command command = {"bench kernels", "the CPU kernels beside what the machine allows",
@@ -64,7 +65,7 @@ int cmd_bench_kernels(int argc, char **argv) {
     else
         printf("%-18s %-5s %7s %5s %8s %9s %9s %6s %6s\n", "what", "dtype", "threads", "rows",
                "context", "GB/s", "GFLOP/s", "%", "% cpu");
-    rc = eng_cpu_bench(m, &o, only, &chosen, print_row, &p, &e);
+    rc = eng_cpu_bench(m, &o, only, (uint32_t)rows, &chosen, print_row, &p, &e);
     if (p.json) {
         buf name = {0};
         buf_json_string(&name, model ? model : "", model ? strlen(model) : 0);

@@ -140,6 +140,7 @@ static void print_model(const facts *f) {
     printf("  %-20s %u tokens, ", "vocabulary", c->vocab_size);
     if (f->tokenizer_ids) printf("tokenizer of %u\n", f->tokenizer_ids);
     else printf("no tokenizer: prompts are token ids\n");
+    printf("  %-20s %s\n", "CPU kernels here", eng_cpu_kernels());
 }
 
 static void print_cache(const facts *f) {
@@ -220,6 +221,7 @@ static int print_json(const facts *f) {
     buf_printf(&b, ",\"parameters\":%llu,\"bytes\":%llu,\"dtype\":\"%s\",",
                (unsigned long long)eng_model_params(f->model),
                (unsigned long long)eng_model_bytes(f->model), f->dtype);
+    buf_printf(&b, "\"kernels\":\"%s\",", eng_cpu_kernels());
     json_parts(f, &b);
     buf_printf(
         &b,

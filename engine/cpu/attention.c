@@ -11,6 +11,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
+enum { AHEAD = 6 }; /* slots fetched before they are read */
+
 typedef struct {
     eng__cpu *g;
     const eng__layer *l;
@@ -181,6 +183,17 @@ static void transpose_queries(const query_block *b) {
     }
 }
 
+/* Slots lie anywhere: only the map knows what will be read next. */
+static void prefetch_slot(const query_block *b, uint32_t pos) {
+    const eng__cpu *g = b->g;
+    uint32_t slot = slot_at(g, b->blocks, pos, b->plane);
+    if (slot == ENG_NO_SLOT) return;
+    size_t bytes = g->base.info.slot_bytes;
+    const uint8_t *p = (const uint8_t *)g->slots + slot * bytes;
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(p + i);
+}
+
 /* Keys and values of positions [p0, p0 + n) of this group as float32 rows. */
 static void gather(const query_block *b, uint32_t p0, uint32_t n) {
     eng__cpu *g = b->g;
@@ -189,6 +202,7 @@ static void gather(const query_block *b, uint32_t p0, uint32_t n) {
     size_t val_at = mla ? 0 : (size_t)(g->groups + b->group) * g->dk;
     for (uint32_t i = 0; i < n; i++) {
         float *to = b->s->kv + i * g->kv_ld;
+        if (i + AHEAD < n) prefetch_slot(b, p0 + i + AHEAD);
         uint32_t slot = slot_at(g, b->blocks, p0 + i, b->plane);
         if (slot == ENG_NO_SLOT) {
             atomic_store_explicit(&g->bad_slot, 1, memory_order_relaxed);
@@ -208,40 +222,40 @@ static void gather(const query_block *b, uint32_t p0, uint32_t n) {
     }
 }
 
-static void scores(const query_block *b, uint32_t n) {
+/* score[position][PANEL] of up to PANEL queries; columns beyond them are of no meaning. */
+static void score_panel(const query_block *b, uint32_t m0, uint32_t queries, uint32_t n,
+                        float *score) {
     const eng__cpu *g = b->g;
+    const float *qt = b->s->qt + (size_t)m0 * g->dk;
     for (uint32_t p = 0; p < n; p += ENG__TILE) {
         uint32_t np = n - p < ENG__TILE ? n - p : ENG__TILE;
-        for (uint32_t m0 = 0; m0 < b->n; m0 += ENG__PANEL) {
-            const float *qt = b->s->qt + (size_t)m0 * g->dk;
-            g->k->tile_f32(qt, ENG__PANEL, g->dk, b->s->kv + p * g->kv_ld, g->kv_ld, np, b->s->acc,
-                           ENG__PANEL, false);
-            uint32_t nm = b->n - m0 < ENG__PANEL ? b->n - m0 : ENG__PANEL;
-            for (uint32_t m = 0; m < nm; m++) {
-                float *to = b->s->score + (m0 + m) * ENG__SEGMENT + p;
-                for (uint32_t r = 0; r < np; r++)
-                    to[r] = b->s->acc[r * ENG__PANEL + m];
-            }
+        const float *keys = b->s->kv + p * g->kv_ld;
+        float *to = score + p * ENG__PANEL;
+        if (queries > 2 * ENG__NARROW) {
+            g->k->tile_f32(qt, ENG__PANEL, g->dk, keys, g->kv_ld, np, to, ENG__PANEL, false);
+            continue;
+        }
+        for (uint32_t c = 0; c < queries; c += ENG__NARROW) {
+            g->k->tile_f32_narrow(qt + c, ENG__PANEL, g->dk, keys, g->kv_ld, np, to + c,
+                                  ENG__PANEL);
         }
     }
 }
 
-/* Scores become weights relative to the running maximum; what a query may not see is 0. */
+/* Scores of n positions, then weights relative to the running maximum; what a query may
+ * not see weighs 0. Queries stay side by side: score[panel][position][PANEL]. */
 static void weigh(query_block *b, uint32_t p0, uint32_t n) {
     const eng__cpu *g = b->g;
-    for (uint32_t m = 0; m < b->n; m++) {
-        float *s = b->s->score + m * ENG__SEGMENT;
-        uint32_t end = row_of(g, query_row(b, m))->pos + 1, seen = end <= p0 ? 0 : end - p0;
-        if (seen > n) seen = n;
-        b->keep[m] = 1.0f;
-        if (seen) {
-            float top = g->k->max(s, seen);
-            if (!(top > b->top[m])) top = b->top[m];
-            b->keep[m] = expf(b->top[m] - top);
-            b->sum[m] = b->sum[m] * b->keep[m] + g->k->exp_sum(s, top, seen);
-            b->top[m] = top;
+    for (uint32_t m0 = 0; m0 < b->n; m0 += ENG__PANEL) {
+        float *score = b->s->score + m0 * ENG__SEGMENT;
+        uint32_t queries = b->n - m0 < ENG__PANEL ? b->n - m0 : ENG__PANEL;
+        int32_t seen[ENG__PANEL] = {0};
+        score_panel(b, m0, queries, n, score);
+        for (uint32_t m = m0; m < b->n && m < m0 + ENG__PANEL; m++) {
+            uint32_t end = row_of(g, query_row(b, m))->pos + 1;
+            seen[m - m0] = (int32_t)(end <= p0 ? 0 : end - p0);
         }
-        memset(s + seen, 0, (n - seen) * sizeof *s);
+        g->k->softmax_across(score, n, queries, seen, b->top + m0, b->sum + m0, b->keep + m0);
     }
 }
 
@@ -250,10 +264,13 @@ static void add_values(const query_block *b, uint32_t n) {
     const float *values = b->s->kv + g->val_off;
     for (uint32_t c0 = 0; c0 < g->dv; c0 += ENG__PANEL) {
         uint32_t nc = g->dv - c0 < ENG__PANEL ? g->dv - c0 : ENG__PANEL;
-        for (uint32_t m0 = 0; m0 < b->n; m0 += ENG__TILE) {
-            uint32_t nm = b->n - m0 < ENG__TILE ? b->n - m0 : ENG__TILE;
-            g->k->tile_f32(values + c0, g->kv_ld, n, b->s->score + m0 * ENG__SEGMENT, ENG__SEGMENT,
-                           nm, b->s->acc, ENG__PANEL, false);
+        for (uint32_t m0 = 0, nm; m0 < b->n; m0 += nm) {
+            uint32_t in = m0 % ENG__PANEL;
+            nm = ENG__PANEL - in < ENG__TILE ? ENG__PANEL - in : ENG__TILE;
+            if (nm > b->n - m0) nm = b->n - m0;
+            g->k->tile_f32_across(values + c0, g->kv_ld, n,
+                                  b->s->score + (m0 - in) * ENG__SEGMENT + in, ENG__PANEL, nm,
+                                  b->s->acc, ENG__PANEL);
             for (uint32_t m = 0; m < nm; m++) {
                 g->k->scale_add(context_of(b, m0 + m) + c0, b->keep[m0 + m],
                                 b->s->acc + m * ENG__PANEL, 1.0f, nc);
@@ -267,15 +284,15 @@ static void attend_span(query_block *b, uint32_t span) {
     const eng__cpu *g = b->g;
     uint32_t first = span * ENG__SPAN, end = row_of(g, query_row(b, b->n - 1))->pos + 1;
     if (end - first > ENG__SPAN) end = first + ENG__SPAN;
-    for (uint32_t m = 0; m < b->n; m++) {
+    for (uint32_t m = 0; m < ENG__ROW_BLOCK; m++) { /* also lanes beyond n */
         b->top[m] = -INFINITY;
         b->sum[m] = 0;
-        memset(context_of(b, m), 0, g->dv * sizeof *g->ctx);
     }
+    for (uint32_t m = 0; m < b->n; m++)
+        memset(context_of(b, m), 0, g->dv * sizeof *g->ctx);
     for (uint32_t p0 = first; p0 < end; p0 += ENG__SEGMENT) {
         uint32_t n = end - p0 < ENG__SEGMENT ? end - p0 : ENG__SEGMENT;
         gather(b, p0, n);
-        scores(b, n);
         weigh(b, p0, n);
         add_values(b, n);
     }

@@ -17,8 +17,14 @@ typedef struct {
     eng_kernel_sink sink;
     void *ud;
     const char *only;     /* NULL = everything */
+    uint32_t only_rows;   /* 0 = all */
     _Atomic uint32_t sum; /* keeps probes from being optimised away */
 } bench;
+
+static bool wanted(const bench *b, const char *what, uint32_t rows) {
+    if (b->only && strcmp(b->only, what) != 0) return false;
+    return b->only_rows == 0 || rows == 0 || rows == b->only_rows;
+}
 
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -97,7 +103,7 @@ static double larger(double a, double b) {
 static void measure(bench *b, eng_kernel_time t, pass run, void *arg, uint32_t repeat) {
     double times[ROUNDS], wall[ROUNDS], cpu[ROUNDS], reads = 0, maths = 0;
     bool int8 = strcmp(t.dtype, "INT8") == 0;
-    if (b->only && strcmp(b->only, t.what) != 0) return;
+    if (!wanted(b, t.what, t.rows)) return;
     run(arg);
     for (int i = 0; i < ROUNDS; i++) {
         span read = probe_read(b), math = probe_math(b, int8), took = now(b);
@@ -121,7 +127,7 @@ static void measure(bench *b, eng_kernel_time t, pass run, void *arg, uint32_t r
 
 static void report_probes(bench *b) {
     double read[ROUNDS], fma[ROUNDS], dot[ROUNDS];
-    if (b->only && strcmp(b->only, "probe") != 0) return;
+    if (!wanted(b, "probe", 0)) return;
     for (int i = 0; i < ROUNDS; i++) {
         read[i] = probe_read(b).wall;
         fma[i] = probe_math(b, false).wall;
@@ -224,7 +230,8 @@ static void add_attention(const eng__cpu *g, const eng__layer *l, double *bytes,
 }
 
 /* What the launch just run had to read and compute. */
-static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, eng_kernel_time *t) {
+static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, bool chunk,
+                       eng_kernel_time *t) {
     double bytes = 0, weights = 0, chosen = 0, chosen_weights = 0;
     const eng_config *c = &g->c;
     double per_position = 2.0 * c->n_heads * (g->dk + g->dv);
@@ -254,8 +261,8 @@ static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, eng_k
         weights += chosen_weights * c->n_experts_per_tok;
         t->gbytes = context;
     }
-    /* rows with a cache of their own each read it */
-    t->gbytes = 1e-9 * (bytes + t->gbytes * s->n * (double)g->base.info.slot_bytes);
+    double caches = chunk ? 1 : s->n; /* rows of one prompt read one cache */
+    t->gbytes = 1e-9 * (bytes + t->gbytes * caches * (double)g->base.info.slot_bytes);
     t->gflop = 1e-9 * s->n * (2.0 * weights + per_position * context);
 }
 
@@ -314,9 +321,9 @@ static int bench_stage(bench *b, const char *what, eng_stage stage, bool chunk, 
         eng_kernel_time t = {.what = what, .dtype = type_name(g->head.type), .context = context};
         s.n = t.rows = row_counts[i];
         if ((rc = set_rows(&s, blocks, context, chunk, e)) != 0) break;
-        if (b->only && strcmp(b->only, what) != 0) continue;
+        if (!wanted(b, what, s.n)) continue;
         run_step(&s);
-        weigh_step(g, &s, context, &t);
+        weigh_step(g, &s, context, chunk, &t);
         measure(b, t, run_step, &s, g->weight_bytes < 64u << 20 ? 20 : 1);
         if (s.failed) rc = err_set(e, ERR_INTERNAL, NULL, "a launch of the benchmark failed");
     }
@@ -341,10 +348,10 @@ static int bench_model(bench *b, const eng_model *m, const eng_backend_opts *in,
     return rc;
 }
 
-int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char *only,
+int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char *only, uint32_t rows,
                   const char **kernels, eng_kernel_sink sink, void *ud, err *e) {
     eng__cpu g = {0};
-    bench b = {.g = &g, .sink = sink, .ud = ud, .only = only};
+    bench b = {.g = &g, .sink = sink, .ud = ud, .only = only, .only_rows = rows};
     int rc = -1;
     uint32_t threads = o->threads ? o->threads : eng__cores();
     if (eng__kernels_choose(&g.k, o->kernels, e) != 0) return -1;

@@ -11,6 +11,7 @@
 
 enum {
     ENG__PANEL = 32,     /* output columns of one packed panel */
+    ENG__NARROW = 8,     /* columns of the narrow tile: few queries */
     ENG__TILE = 12,      /* rows one register tile takes */
     ENG__ROW_BLOCK = 96, /* rows that reuse a panel while it is in the core's cache */
     ENG__K_BLOCK = 2048, /* k steps between two visits of the same accumulators */
@@ -50,9 +51,17 @@ typedef struct {
     void (*rms)(const float *x, const float *w, float *y, size_t n);
     /* y[i] = silu(g[i]) * u[i] */
     void (*silu_mul)(const float *g, const float *u, float *y, size_t n);
-    /* s[i] = exp(s[i] - max) for i < n; returns their sum */
-    float (*exp_sum)(float *s, float max, size_t n);
-    float (*max)(const float *s, size_t n); /* n >= 1 */
+    /* The same sums with rows side by side: x[k * ldx + r]. */
+    void (*tile_f32_across)(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+                            uint32_t rows, float *acc, size_t lda);
+    /* tile_f32 for the first NARROW columns alone, with the same bits. */
+    void (*tile_f32_narrow)(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+                            uint32_t rows, float *acc, size_t lda);
+    /* One softmax step of `lanes` queries, rounded up to 16, over n positions, s[n][PANEL]. Query q
+     * sees the first seen[q] positions. Updates its running maximum and sum, leaves in s the
+     * weights relative to the new maximum, and in keep what older results must be scaled by. */
+    void (*softmax_across)(float *s, uint32_t n, uint32_t lanes, const int32_t *seen, float *top,
+                           float *sum, float *keep);
     float (*dot)(const float *a, const float *b, size_t n);
     /* y = y * a + x * b */
     void (*scale_add)(float *y, float a, const float *x, float b, size_t n);
@@ -140,7 +149,7 @@ typedef struct {  /* one compute thread's own memory */
     float *acc;   /* [ROW_BLOCK][PANEL] */
     float *kv;    /* [SEGMENT][kv_ld] keys and values of a segment, widened */
     float *qt;    /* [ROW_BLOCK / PANEL][dk][PANEL] queries, transposed */
-    float *score; /* [ROW_BLOCK][SEGMENT] */
+    float *score; /* [ROW_BLOCK / PANEL][SEGMENT][PANEL] */
     float *tmp;   /* [max(D, slot_values) + PAD] */
     float *part;  /* [ROW_BLOCK][dv] one span's result before it is merged */
 } eng__scratch;

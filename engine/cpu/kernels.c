@@ -80,3 +80,8 @@ int eng__kernels_choose(const eng__kernels **out, const char *name, err *e) {
     return err_set(e, ERR_USAGE, "kernels", "kernels must be avx512, avx2 or portable, not '%s'",
                    name);
 }
+
+const char *eng_cpu_kernels(void) {
+    const eng__kernels *k;
+    return eng__kernels_choose(&k, NULL, NULL) == 0 ? k->name : "none";
+}

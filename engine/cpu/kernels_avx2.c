@@ -11,6 +11,13 @@
 typedef __m256 vec;
 typedef int32_t ivec __attribute__((vector_size(32)));
 
+typedef __m256 nvec;
+#define NVL 8
+#define n_load _mm256_loadu_ps
+#define n_store _mm256_storeu_ps
+#define n_set1 _mm256_set1_ps
+#define n_fma _mm256_fmadd_ps
+
 #define VL 8
 #define TILE_ROWS 6
 #define KERNELS eng__kernels_avx2
@@ -37,6 +44,10 @@ static inline vec v_bf16_high(const uint16_t *p) {
                                                 _mm256_set1_epi32((int)0xffff0000u)));
 }
 
+static inline vec v_widen(const uint16_t *p) {
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
 static inline ivec iv_load(const void *p) {
     return (ivec)_mm256_loadu_si256((const __m256i *)p);
 }

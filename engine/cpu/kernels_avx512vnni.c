@@ -11,6 +11,13 @@
 typedef __m512 vec;
 typedef int32_t ivec __attribute__((vector_size(64)));
 
+typedef __m256 nvec;
+#define NVL 8
+#define n_load _mm256_loadu_ps
+#define n_store _mm256_storeu_ps
+#define n_set1 _mm256_set1_ps
+#define n_fma _mm256_fmadd_ps
+
 #define VL 16
 #define TILE_ROWS 12
 #define KERNELS eng__kernels_avx512vnni
@@ -37,6 +44,10 @@ static inline vec v_bf16_high(const uint16_t *p) {
         _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000u)));
 }
 
+static inline vec v_widen(const uint16_t *p) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
 static inline ivec iv_load(const void *p) {
     return (ivec)_mm512_loadu_si512(p);
 }

@@ -3,9 +3,9 @@
  * The including file sets the instruction set and defines: VL; vec (float vector) and
  * ivec (int32 vector of the same bytes); v_load, v_store, v_set1, v_fma; v_bf16_low and
  * v_bf16_high (the even and odd bfloat16 values of VL pairs, widened);
- * iv_load, iv_set1 and v_dot4 (adds four u8 x s8 products per lane, the s8 the same in all);
- * TILE_ROWS (rows whose accumulators fit the registers); KERNELS (the table's name) and
- * KERNELS_NAME.
+ * v_widen (VL bfloat16 in order); nvec, NVL and n_* for the narrow tile (NVL divides 8); iv_load,
+ * iv_set1 and v_dot4 (adds four u8 x s8 products per lane, the s8 the same in all); TILE_ROWS (rows
+ * whose accumulators fit the registers); KERNELS (the table's name) and KERNELS_NAME.
  *
  * A pass of a tile covers 2 * VL of a panel's columns: VL from `col` and VL from
  * 16 + col, which is how packed bfloat16 pairs them up. V_KEEP(v) makes the compiler take v
@@ -39,6 +39,44 @@ INLINE void pass_f32(const uint32_t R, const float *w, size_t ldw, size_t k, con
 #pragma GCC unroll 12
     for (uint32_t r = 0; r < R; r++)
         pass_store(a[r][0], a[r][1], acc + r * lda, false);
+}
+
+INLINE void pass_across(const uint32_t R, const float *w, size_t ldw, size_t k, const float *x,
+                        size_t ldx, float *acc, size_t lda) {
+    vec a[TILE_ROWS][2];
+#pragma GCC unroll 12
+    for (uint32_t r = 0; r < R; r++)
+        a[r][0] = a[r][1] = v_set1(0);
+    for (size_t i = 0; i < k; i++, w += ldw, x += ldx) {
+        vec w0 = v_load(w), w1 = v_load(w + 16);
+#pragma GCC unroll 12
+        for (uint32_t r = 0; r < R; r++) {
+            vec b = v_set1(x[r]);
+            a[r][0] = v_fma(b, w0, a[r][0]);
+            a[r][1] = v_fma(b, w1, a[r][1]);
+        }
+    }
+#pragma GCC unroll 12
+    for (uint32_t r = 0; r < R; r++)
+        pass_store(a[r][0], a[r][1], acc + r * lda, false);
+}
+
+/* NVL columns only. */
+INLINE void pass_narrow(const uint32_t R, const float *w, size_t ldw, size_t k, const float *x,
+                        size_t ldx, float *acc, size_t lda) {
+    nvec a[TILE_ROWS];
+#pragma GCC unroll 12
+    for (uint32_t r = 0; r < R; r++)
+        a[r] = n_set1(0);
+    for (size_t i = 0; i < k; i++, w += ldw) {
+        nvec w0 = n_load(w);
+#pragma GCC unroll 12
+        for (uint32_t r = 0; r < R; r++)
+            a[r] = n_fma(n_set1(x[r * ldx + i]), w0, a[r]);
+    }
+#pragma GCC unroll 12
+    for (uint32_t r = 0; r < R; r++)
+        n_store(acc + r * lda, a[r]);
 }
 
 INLINE void pass_bf16(const uint32_t R, const uint16_t *w, size_t k, const float *x, size_t ldx,
@@ -95,6 +133,28 @@ static void tile_f32(const float *w, size_t ldw, size_t k, const float *x, size_
         for (uint32_t col = 0; col < 16; col += VL) {
             PASS_SWITCH(
                 n, pass_f32(R, w + col, ldw, k, x + r0 * ldx, ldx, acc + r0 * lda + col, lda, add))
+        }
+    }
+}
+
+static void tile_f32_narrow(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+                            uint32_t rows, float *acc, size_t lda) {
+    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
+        uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
+        for (uint32_t col = 0; col < ENG__NARROW; col += NVL) {
+            PASS_SWITCH(
+                n, pass_narrow(R, w + col, ldw, k, x + r0 * ldx, ldx, acc + r0 * lda + col, lda))
+        }
+    }
+}
+
+/* As tile_f32, but x[i * ldx + r]: the rows lie side by side. */
+static void tile_f32_across(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+                            uint32_t rows, float *acc, size_t lda) {
+    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
+        uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
+        for (uint32_t col = 0; col < 16; col += VL) {
+            PASS_SWITCH(n, pass_across(R, w + col, ldw, k, x + r0, ldx, acc + r0 * lda + col, lda))
         }
     }
 }
@@ -266,45 +326,33 @@ static void silu_mul(const float *g, const float *u, float *y, size_t n) {
         y[j] = yt[j - i];
 }
 
-static float exp_sum(float *s, float max, size_t n) {
-    vec sum = v_set1(0), m = v_set1(max);
-    size_t i = 0;
-    for (; i + VL <= n; i += VL) {
-        vec p = v_exp(v_load(s + i) - m);
-        v_store(s + i, p);
-        sum = sum + p;
-    }
-    if (i < n) {
-        float t[VL];
-        for (size_t j = 0; j < VL; j++)
-            t[j] = i + j < n ? s[i + j] - max : -1000.0f;
-        vec p = v_exp(v_load(t));
-        v_store(t, p);
-        for (size_t j = i; j < n; j++)
-            s[j] = t[j - i];
-        sum = sum + p;
-    }
-    return v_sum(sum);
-}
-
-static float max_of(const float *s, size_t n) {
-    float m = s[0];
-    size_t i = 0;
-    if (n >= VL) {
-        vec v = v_load(s);
-        for (i = VL; i + VL <= n; i += VL) {
-            vec t = v_load(s + i);
-            ivec more = t > v;
-            v = (vec)(((ivec)t & more) | ((ivec)v & ~more));
+/* PANEL queries side by side: s[i][q] is query q's score at position i. See the table. */
+static void softmax_across(float *s, uint32_t n, uint32_t lanes, const int32_t *seen, float *top,
+                           float *sum, float *keep) {
+    const vec none = v_set1(-INFINITY);
+    for (uint32_t q = 0; q < lanes; q += VL) {
+        ivec limit = iv_load(seen + q), first = iv_set1(0);
+        vec most = v_load(top + q), total = v_set1(0);
+        for (uint32_t i = 0; i < n; i++, first += 1) {
+            vec v = v_load(s + i * ENG__PANEL + q);
+            ivec sees = first < limit;
+            v = (vec)(((ivec)v & sees) | ((ivec)none & ~sees));
+            v_store(s + i * ENG__PANEL + q, v);
+            ivec more = v > most;
+            most = (vec)(((ivec)v & more) | ((ivec)most & ~more));
         }
-        float lane[VL];
-        v_store(lane, v);
-        for (int j = 0; j < VL; j++)
-            m = lane[j] > m ? lane[j] : m;
+        ivec blind = most == none; /* nothing seen so far: any finite value serves */
+        vec base = (vec)((ivec)most & ~blind);
+        for (uint32_t i = 0; i < n; i++) {
+            vec p = v_exp(v_load(s + i * ENG__PANEL + q) - base);
+            v_store(s + i * ENG__PANEL + q, p);
+            total = total + p;
+        }
+        vec kept = v_exp(v_load(top + q) - base);
+        v_store(keep + q, kept);
+        v_store(sum + q, v_fma(v_load(sum + q), kept, total));
+        v_store(top + q, most);
     }
-    for (; i < n; i++)
-        m = s[i] > m ? s[i] : m;
-    return m;
 }
 
 static void scale_add(float *y, float a, const float *x, float b, size_t n) {
@@ -317,7 +365,10 @@ static void scale_add(float *y, float a, const float *x, float b, size_t n) {
 }
 
 static void widen(const uint16_t *from, float *y, size_t n) {
-    for (size_t i = 0; i < n; i++) {
+    size_t i = 0;
+    for (; i + VL <= n; i += VL)
+        v_store(y + i, v_widen(from + i));
+    for (; i < n; i++) {
         uint32_t bits = (uint32_t)from[i] << 16;
         memcpy(y + i, &bits, sizeof bits);
     }
@@ -396,8 +447,9 @@ const eng__kernels KERNELS = {
     .tile_bf16 = tile_bf16,
     .rms = rms,
     .silu_mul = silu_mul,
-    .exp_sum = exp_sum,
-    .max = max_of,
+    .softmax_across = softmax_across,
+    .tile_f32_across = tile_f32_across,
+    .tile_f32_narrow = tile_f32_narrow,
     .dot = dot,
     .scale_add = scale_add,
     .widen = widen,

@@ -8,6 +8,13 @@ typedef float vec __attribute__((vector_size(16)));
 typedef int32_t ivec __attribute__((vector_size(16)));
 typedef uint32_t uvec __attribute__((vector_size(16)));
 
+typedef vec nvec;
+#define NVL 4
+#define n_load v_load
+#define n_store v_store
+#define n_set1 v_set1
+#define n_fma v_fma
+
 #define VL 4
 #define TILE_ROWS 6
 #define KERNELS eng__kernels_portable
@@ -46,6 +53,10 @@ static inline vec v_bf16_high(const uint16_t *p) {
     return (vec)(pairs(p) & 0xffff0000u);
 }
 
+static inline vec v_widen(const uint16_t *p) {
+    return (vec)(uvec){(uint32_t)p[0] << 16, (uint32_t)p[1] << 16, (uint32_t)p[2] << 16,
+                       (uint32_t)p[3] << 16};
+}
 static inline ivec iv_load(const void *p) {
     ivec v;
     memcpy(&v, p, sizeof v);

@@ -416,6 +416,44 @@ Test(cpu, the_cache_keeps_to_its_budget) {
 
 /* ---- kernels one by one, each path against plain arithmetic ---- */
 
+/* Two steps over 7 and 5 positions against one plain softmax; query q sees q % 13. */
+static void check_softmax(const eng__kernels *k) {
+    enum { A = 7, B = 5, P = ENG__PANEL };
+    float s[(A + B) * P], top[P], sum[P], keep[2][P];
+    int32_t seen[2][P];
+    for (int i = 0; i < (A + B) * P; i++)
+        s[i] = sinf((float)i) * 30.0f;
+    s[3 * P + 20] = NAN;
+    float plain[(A + B) * P];
+    memcpy(plain, s, sizeof s);
+    for (int q = 0; q < P; q++) {
+        top[q] = -INFINITY;
+        sum[q] = 0;
+        seen[0][q] = q % 13;
+        seen[1][q] = q % 13 > A ? q % 13 - A : 0;
+    }
+    k->softmax_across(s, A, P, seen[0], top, sum, keep[0]);
+    k->softmax_across(s + A * P, B, P, seen[1], top, sum, keep[1]);
+    for (int q = 0; q < P; q++) {
+        double best = -INFINITY, total = 0;
+        for (int i = 0; i < q % 13; i++)
+            best = fmax(best, (double)plain[i * P + q]);
+        for (int i = 0; i < q % 13; i++)
+            total += exp((double)plain[i * P + q] - best);
+        if (q == 20) {
+            cr_assert(isnan(sum[q]), "%s: NaN is lost", k->name);
+            continue;
+        }
+        cr_assert_float_eq(sum[q], total, 1e-6 * total + 1e-30, "%s sum %d", k->name, q);
+        for (int i = 0; i < A + B; i++) {
+            double want = i < q % 13 ? exp((double)plain[i * P + q] - best) : 0;
+            double got = (double)s[i * P + q] * (i < A ? (double)keep[1][q] : 1);
+            cr_assert_float_eq(got, want, 1e-5 * want + 1e-30, "%s weight %d of %d: %g %g", k->name,
+                               i, q, got, want);
+        }
+    }
+}
+
 static void check_kernels(const eng__kernels *k) {
     enum { K = 37, LD = 40 };
     static float x[ENG__TILE * LD], w[(K + 1) * ENG__PANEL], acc[ENG__TILE * ENG__PANEL];
@@ -426,7 +464,11 @@ static void check_kernels(const eng__kernels *k) {
     for (uint32_t rows = 1; rows <= ENG__TILE; rows++) {
         memset(acc, 0x7f, sizeof acc);
         k->tile_f32(w, ENG__PANEL, K, x, LD, rows, acc, ENG__PANEL, false);
+        float narrow[ENG__TILE * ENG__PANEL];
+        k->tile_f32_narrow(w, ENG__PANEL, K, x, LD, rows, narrow, ENG__PANEL);
         for (uint32_t r = 0; r < rows; r++) {
+            cr_assert_eq(memcmp(narrow + r * ENG__PANEL, acc + r * ENG__PANEL, ENG__NARROW * 4), 0,
+                         "%s: the narrow tile differs", k->name);
             for (uint32_t c = 0; c < ENG__PANEL; c++) {
                 double want = 0;
                 for (uint32_t i = 0; i < K; i++)
@@ -471,17 +513,7 @@ static void check_kernels(const eng__kernels *k) {
                                (double)acc[r * ENG__PANEL + c], want);
         }
     }
-    float s[45], sum = 0;
-    for (int i = 0; i < 45; i++)
-        s[i] = -0.37f * (float)(i * i % 300);
-    float got = k->exp_sum(s, 0, 45);
-    for (int i = 0; i < 45; i++) {
-        float want = expf(-0.37f * (float)(i * i % 300));
-        cr_assert(fabsf(s[i] - want) <= 4e-7f * want + 1e-37f, "%s exp %d: %g %g", k->name, i,
-                  (double)s[i], (double)want);
-        sum += want;
-    }
-    cr_assert_float_eq(got, sum, 1e-5f);
+    check_softmax(k);
     float g[19], u[19], y[19];
     for (int i = 0; i < 19; i++)
         g[i] = (float)(i - 9) * 30.0f, u[i] = 1.0f + (float)i;
@@ -490,9 +522,6 @@ static void check_kernels(const eng__kernels *k) {
         float want = g[i] / (1.0f + expf(-g[i])) * u[i];
         cr_assert(fabsf(y[i] - want) <= 1e-5f * fabsf(want) + 1e-30f, "%s silu %d", k->name, i);
     }
-    float nan_row[3] = {1, NAN, 2};
-    (void)k->max(nan_row, 3);
-    cr_assert(isnan(k->exp_sum(nan_row, 2, 3)), "%s: NaN is lost", k->name);
 }
 
 Test(cpu, every_kernel_equals_plain_arithmetic) {
