@@ -169,6 +169,10 @@ static bool string_step(const api__node *node, api__frame *f, uint8_t c, bool *e
 bool api__automaton_in_string(const api__automaton *a, uint16_t top, uint32_t *room) {
     const api__frame *f = &a->pool[top];
     const api__node *node = &a->g->nodes[f->node];
+    if (top && node->kind == API__OBJECT && f->sub == O_FREE_KEY && f->a == f->b && f->ws == 0) {
+        *room = UINT32_MAX; /* a key unlike all that are declared */
+        return true;
+    }
     if (top == 0 || node->kind != API__STRING || f->sub != S_PLAIN) return false;
     *room = node->max == UINT32_MAX ? UINT32_MAX : node->max - f->n;
     return true;

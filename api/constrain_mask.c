@@ -37,6 +37,10 @@ struct api__vocab {
 
 /* ---- building ---- */
 
+static void set_bit(uint64_t *words, uint32_t id) {
+    words[id / 64] |= (uint64_t)1 << id % 64;
+}
+
 /* Characters of a text that may stand in a JSON string as it is; 0 if it may not. */
 static uint32_t plain_chars(const char *text, size_t n) {
     static const uint8_t more[] = {0, 0, 0, 0, 0, 0, 0, 0,
@@ -104,23 +108,32 @@ static int trie_build(trie *t, const eng_tokenizer *tok, const uint32_t *ids, si
     return 0;
 }
 
-static size_t list_tokens(api__vocab *v, uint32_t *ids, bool irregular) {
+/* Every token that text may hold, by bytes. */
+static size_t list_tokens(api__vocab *v, uint32_t *ids) {
     size_t n = 0, len;
     for (uint32_t id = 0; id < v->n_tokens; id++) {
         const char *text = eng_tokenizer_bytes(v->tokenizer, id, &len);
         if (text == NULL || len > API__MAX_TOKEN_BYTES ||
-            eng_tokenizer_is_special(v->tokenizer, id))
+            eng_tokenizer_is_special(v->tokenizer, id)) {
             continue;
-        uint32_t chars = plain_chars(text, len);
-        if (chars > 0) {
-            v->plain[id / 64] |= (uint64_t)1 << id % 64;
-            v->chars[id] = (uint8_t)chars;
-            if (chars > v->max_chars) v->max_chars = chars;
         }
-        if (chars == 0 || !irregular) ids[n++] = id;
+        ids[n++] = id;
+        uint32_t chars = plain_chars(text, len);
+        if (chars == 0) continue;
+        set_bit(v->plain, id);
+        v->chars[id] = (uint8_t)chars;
+        if (chars > v->max_chars) v->max_chars = chars;
     }
     qsort_r(ids, n, sizeof *ids, by_bytes, (void *)(uintptr_t)v->tokenizer);
     return n;
+}
+
+static size_t keep_irregular(const api__vocab *v, uint32_t *ids, size_t n) {
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (v->chars[ids[i]] == 0) ids[kept++] = ids[i];
+    }
+    return kept;
 }
 
 int api__vocab_open(api__vocab **out, const eng_tokenizer *t, uint32_t vocab_size, err *e) {
@@ -134,8 +147,9 @@ int api__vocab_open(api__vocab **out, const eng_tokenizer *t, uint32_t vocab_siz
     v->plain = array_new(v->n_words, sizeof *v->plain);
     v->chars = array_new(vocab_size, sizeof *v->chars);
     if (v->plain == NULL || v->chars == NULL) goto fail;
-    if (trie_build(&v->all, t, ids, list_tokens(v, ids, false)) != 0) goto fail;
-    if (trie_build(&v->irregular, t, ids, list_tokens(v, ids, true)) != 0) goto fail;
+    size_t n = list_tokens(v, ids);
+    if (trie_build(&v->all, t, ids, n) != 0) goto fail;
+    if (trie_build(&v->irregular, t, ids, keep_irregular(v, ids, n)) != 0) goto fail;
     free(ids);
     *out = v;
     return 0;
@@ -178,10 +192,6 @@ struct api__constraint {
     uint32_t mark[API__MAX_TOKEN_BYTES];      /* pool in use there */
     api__frame scratch[API__MAX_THREADS * API__MAX_STACK];
 };
-
-static void set_bit(uint64_t *words, uint32_t id) {
-    words[id / 64] |= (uint64_t)1 << id % 64;
-}
 
 /* Adds every token of the trie that the stack `top` lets pass, byte by byte. */
 static void walk(api__constraint *c, const trie *t, uint16_t top, uint64_t *words) {
