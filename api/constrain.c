@@ -540,28 +540,35 @@ uint32_t api__automaton_stack(const api__automaton *a, uint16_t top,
     return depth;
 }
 
-void api__automaton_compact(api__automaton *a, api__threads *t, api__frame *scratch) {
-    uint32_t depth[API__MAX_THREADS];
-    uint8_t kept = 0;
+void api__automaton_save(const api__automaton *a, const api__threads *t, api__stacks *out) {
+    out->n = 0;
     for (uint8_t i = 0; i < t->n; i++) {
-        api__frame *stack = scratch + (size_t)kept * API__MAX_STACK;
-        depth[kept] = api__automaton_stack(a, t->top[i], stack);
+        api__frame *stack = out->frames + (size_t)out->n * API__MAX_STACK;
+        uint32_t depth = api__automaton_stack(a, t->top[i], stack);
         bool again = false;
-        for (uint8_t k = 0; k < kept && !again; k++) {
-            again = depth[k] == depth[kept] && memcmp(scratch + (size_t)k * API__MAX_STACK, stack,
-                                                      depth[k] * sizeof *stack) == 0;
+        for (uint8_t k = 0; k < out->n && !again; k++) {
+            const api__frame *other = out->frames + (size_t)k * API__MAX_STACK;
+            again = out->depth[k] == depth && memcmp(other, stack, depth * sizeof *stack) == 0;
         }
-        kept += !again;
+        if (!again) out->depth[out->n++] = (uint8_t)depth;
     }
+}
+
+void api__automaton_load(api__automaton *a, const api__stacks *s, api__threads *t) {
     a->used = 1;
     t->n = 0;
-    for (uint8_t i = 0; i < kept; i++) {
+    for (uint8_t i = 0; i < s->n; i++) {
         uint16_t top = 0;
-        for (uint32_t k = 0; k < depth[i]; k++) {
-            api__frame f = scratch[(size_t)i * API__MAX_STACK + k];
+        for (uint32_t k = 0; k < s->depth[i]; k++) {
+            api__frame f = s->frames[(size_t)i * API__MAX_STACK + k];
             f.parent = top;
             top = push(a, f);
         }
         add(t, top);
     }
+}
+
+void api__automaton_compact(api__automaton *a, api__threads *t, api__stacks *scratch) {
+    api__automaton_save(a, t, scratch);
+    api__automaton_load(a, scratch, t);
 }

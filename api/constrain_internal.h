@@ -119,7 +119,7 @@ typedef struct {
     uint8_t n;
 } api__threads;
 
-enum { API__POOL = 16 << 10 };
+enum { API__POOL = 4 << 10 };
 
 typedef struct {
     const api__grammar *g;
@@ -138,8 +138,16 @@ bool api__automaton_done(const api__automaton *a,
 /* Bottom first; parents left out (0). Returns the depth. */
 uint32_t api__automaton_stack(const api__automaton *a, uint16_t top,
                               api__frame out[API__MAX_STACK]);
-/* Forgets everything but t, and of equal stacks all but one. */
-void api__automaton_compact(api__automaton *a, api__threads *t, api__frame *scratch);
+/* A state by itself: stacks of frames, bottom first, of equal stacks only one. */
+typedef struct {
+    api__frame frames[API__MAX_THREADS * API__MAX_STACK];
+    uint8_t depth[API__MAX_THREADS];
+    uint8_t n;
+} api__stacks;
+void api__automaton_save(const api__automaton *a, const api__threads *t, api__stacks *out);
+void api__automaton_load(api__automaton *a, const api__stacks *s,
+                         api__threads *t); /* forgets all else */
+void api__automaton_compact(api__automaton *a, api__threads *t, api__stacks *scratch); /* both */
 /* Is the top inside a string with nothing pending? Then *room says how many characters
  * it may still take (UINT32_MAX: any). */
 bool api__automaton_in_string(const api__automaton *a, uint16_t top, uint32_t *room);
@@ -153,13 +161,19 @@ void api__vocab_close(api__vocab *v); /* NULL is fine */
 
 /* ---- constraint: one sequence's way through a grammar ---- */
 
+/* What the sequences of one request share: room to work in, and masks made lately. One
+ * thread at a time; borrows grammar and vocabulary. stop_ids are what may come once the
+ * value is whole; at least one is needed, for nothing else could end the answer. */
+typedef struct api__workspace api__workspace;
+int api__workspace_create(api__workspace **out, const api__grammar *g, const api__vocab *v,
+                          const uint32_t *stop_ids, uint32_t n_stop_ids, err *e) WARN_UNUSED;
+void api__workspace_destroy(api__workspace *w); /* NULL is fine */
+
 typedef struct api__constraint api__constraint;
-/* Borrows grammar and vocabulary. stop_ids are what may come once the value is whole; at
- * least one is needed, for nothing else could end the answer. */
-int api__constraint_create(api__constraint **out, const api__grammar *g, const api__vocab *v,
-                           const uint32_t *stop_ids, uint32_t n_stop_ids, err *e) WARN_UNUSED;
+int api__constraint_create(api__constraint **out, api__workspace *w, err *e) WARN_UNUSED;
 void api__constraint_destroy(api__constraint *c); /* NULL is fine */
-/* A sched_constrain: ud is the constraint. No allocation; any one thread at a time. */
+/* A sched_constrain: ud is the constraint. No allocation. The mask is good until the next
+ * call for any constraint of the workspace. */
 const eng_mask *api__constraint_mask(void *ud, const uint32_t *output, size_t n_output);
 
 #endif

@@ -177,47 +177,51 @@ typedef struct {
     uint64_t *words;
 } cached_mask;
 
-struct api__constraint {
+struct api__workspace {
     const api__vocab *v;
     api__automaton a;
-    api__threads now;
-    size_t n_seen; /* output tokens the state has taken in */
     uint32_t *stop_ids;
     uint32_t n_stop_ids;
     uint64_t tick;
-    uint64_t *words; /* [n_words] the answer */
+    uint64_t *words; /* [n_words] the answer, then those of the cache */
     eng_mask mask;
     cached_mask cache[CACHED_MASKS];
     api__threads level[API__MAX_TOKEN_BYTES]; /* of the walk, by depth */
     uint32_t mark[API__MAX_TOKEN_BYTES];      /* pool in use there */
-    api__frame scratch[API__MAX_THREADS * API__MAX_STACK];
+    api__stacks scratch;
+};
+
+struct api__constraint {
+    api__workspace *w;
+    size_t n_seen; /* output tokens the state has taken in */
+    api__stacks now;
 };
 
 /* Adds every token of the trie that the stack `top` lets pass, byte by byte. */
-static void walk(api__constraint *c, const trie *t, uint16_t top, uint64_t *words) {
+static void walk(api__workspace *w, const trie *t, uint16_t top, uint64_t *words) {
     const api__threads start = {.top = {top}, .n = 1};
-    uint32_t base = c->a.used;
+    uint32_t base = w->a.used;
     for (uint32_t i = 0; i < t->n;) {
         const trie_node *node = &t->nodes[i];
-        c->a.used = node->depth ? c->mark[node->depth - 1] : base;
-        api__automaton_step(&c->a, node->depth ? &c->level[node->depth - 1] : &start, node->byte,
-                            &c->level[node->depth]);
-        c->mark[node->depth] = c->a.used;
-        if (c->level[node->depth].n == 0) {
+        w->a.used = node->depth ? w->mark[node->depth - 1] : base;
+        api__automaton_step(&w->a, node->depth ? &w->level[node->depth - 1] : &start, node->byte,
+                            &w->level[node->depth]);
+        w->mark[node->depth] = w->a.used;
+        if (w->level[node->depth].n == 0) {
             i = node->next;
             continue;
         }
         if (node->token != NO_TOKEN) set_bit(words, node->token);
         i++;
     }
-    c->a.used = base;
+    w->a.used = base;
 }
 
-static void mask_of_stack(api__constraint *c, uint16_t top, uint64_t *words) {
-    const api__vocab *v = c->v;
+static void mask_of_stack(api__workspace *w, uint16_t top, uint64_t *words) {
+    const api__vocab *v = w->v;
     uint32_t room;
-    if (!api__automaton_in_string(&c->a, top, &room)) {
-        walk(c, &v->all, top, words);
+    if (!api__automaton_in_string(&w->a, top, &room)) {
+        walk(w, &v->all, top, words);
         return;
     }
     if (room >= v->max_chars) {
@@ -228,93 +232,109 @@ static void mask_of_stack(api__constraint *c, uint16_t top, uint64_t *words) {
             if (v->chars[id] > 0 && v->chars[id] <= room) set_bit(words, id);
         }
     }
-    walk(c, &v->irregular, top, words);
+    walk(w, &v->irregular, top, words);
 }
 
 /* The mask of one stack, from the cache if it was asked for lately. */
-static const uint64_t *find_mask(api__constraint *c, uint16_t top) {
+static const uint64_t *find_mask(api__workspace *w, uint16_t top) {
     api__frame stack[API__MAX_STACK];
-    uint32_t depth = api__automaton_stack(&c->a, top, stack);
-    cached_mask *oldest = &c->cache[0];
+    uint32_t depth = api__automaton_stack(&w->a, top, stack);
+    cached_mask *oldest = &w->cache[0];
     for (size_t i = 0; i < CACHED_MASKS; i++) {
-        cached_mask *m = &c->cache[i];
+        cached_mask *m = &w->cache[i];
         if (m->used && m->depth == depth && memcmp(m->stack, stack, depth * sizeof *stack) == 0) {
-            m->used = ++c->tick;
+            m->used = ++w->tick;
             return m->words;
         }
         if (m->used < oldest->used) oldest = m;
     }
     memcpy(oldest->stack, stack, depth * sizeof *stack);
     oldest->depth = depth;
-    oldest->used = ++c->tick;
-    memset(oldest->words, 0, c->v->n_words * sizeof *oldest->words);
-    mask_of_stack(c, top, oldest->words);
+    oldest->used = ++w->tick;
+    memset(oldest->words, 0, w->v->n_words * sizeof *oldest->words);
+    mask_of_stack(w, top, oldest->words);
     return oldest->words;
 }
 
-static void take(api__constraint *c, uint32_t token) {
+/* One token of the output. A long token in many readings may fill the pool on its way. */
+static void take(api__workspace *w, api__threads *now, uint32_t token) {
     size_t n;
-    const char *bytes = eng_tokenizer_bytes(c->v->tokenizer, token, &n);
-    if (eng_tokenizer_is_special(c->v->tokenizer, token)) return; /* the end, which adds no text */
+    const char *bytes = eng_tokenizer_bytes(w->v->tokenizer, token, &n);
+    if (eng_tokenizer_is_special(w->v->tokenizer, token)) return; /* the end, which adds no text */
     for (size_t i = 0; i < n; i++) {
         api__threads next;
-        api__automaton_step(&c->a, &c->now, (uint8_t)bytes[i], &next);
-        c->now = next;
+        api__automaton_step(&w->a, now, (uint8_t)bytes[i], &next);
+        *now = next;
+        if (w->a.used > API__POOL / 2) api__automaton_compact(&w->a, now, &w->scratch);
     }
-    api__automaton_compact(&c->a, &c->now, c->scratch);
 }
 
 const eng_mask *api__constraint_mask(void *ud, const uint32_t *output, size_t n_output) {
     api__constraint *c = ud;
-    if (n_output < c->n_seen) { /* begun again */
-        api__automaton_start(&c->a, &c->now);
+    api__workspace *w = c->w;
+    api__threads now;
+    if (n_output < c->n_seen || n_output == 0) { /* begun, or begun again */
+        api__automaton_start(&w->a, &now);
         c->n_seen = 0;
+    } else {
+        api__automaton_load(&w->a, &c->now, &now);
     }
     while (c->n_seen < n_output)
-        take(c, output[c->n_seen++]);
-    memset(c->words, 0, c->v->n_words * sizeof *c->words);
-    for (uint8_t i = 0; i < c->now.n; i++) {
-        if (c->now.top[i] == 0) continue;
-        const uint64_t *words = find_mask(c, c->now.top[i]);
-        for (size_t k = 0; k < c->v->n_words; k++)
-            c->words[k] |= words[k];
+        take(w, &now, output[c->n_seen++]);
+    api__automaton_save(&w->a, &now, &c->now);
+    api__automaton_load(&w->a, &c->now, &now);
+    memset(w->words, 0, w->v->n_words * sizeof *w->words);
+    for (uint8_t i = 0; i < now.n; i++) {
+        if (now.top[i] == 0) continue;
+        const uint64_t *words = find_mask(w, now.top[i]);
+        for (size_t k = 0; k < w->v->n_words; k++)
+            w->words[k] |= words[k];
     }
-    for (uint32_t i = 0; i < c->n_stop_ids; i++) { /* an ordinary token may be a stop token */
-        uint32_t id = c->stop_ids[i];
-        if (api__automaton_done(&c->a, &c->now)) set_bit(c->words, id);
-    }
-    return &c->mask;
+    bool done = api__automaton_done(&w->a, &now);
+    for (uint32_t i = 0; done && i < w->n_stop_ids; i++)
+        set_bit(w->words, w->stop_ids[i]);
+    return &w->mask;
 }
 
-int api__constraint_create(api__constraint **out, const api__grammar *g, const api__vocab *v,
-                           const uint32_t *stop_ids, uint32_t n_stop_ids, err *e) {
+int api__workspace_create(api__workspace **out, const api__grammar *g, const api__vocab *v,
+                          const uint32_t *stop_ids, uint32_t n_stop_ids, err *e) {
     *out = NULL;
-    api__constraint *c = calloc(1, sizeof *c);
-    if (c == NULL || api__automaton_init(&c->a, g, e) != 0) goto fail;
-    c->v = v;
-    c->words = array_new(v->n_words * (1 + CACHED_MASKS), sizeof *c->words);
-    c->stop_ids = array_new(n_stop_ids, sizeof *c->stop_ids);
-    if (c->words == NULL || c->stop_ids == NULL) goto fail;
+    api__workspace *w = calloc(1, sizeof *w);
+    if (w == NULL || api__automaton_init(&w->a, g, e) != 0) goto fail;
+    w->v = v;
+    w->words = array_new(v->n_words * (1 + CACHED_MASKS), sizeof *w->words);
+    w->stop_ids = array_new(n_stop_ids, sizeof *w->stop_ids);
+    if (w->words == NULL || w->stop_ids == NULL) goto fail;
     for (size_t i = 0; i < CACHED_MASKS; i++)
-        c->cache[i].words = c->words + (i + 1) * v->n_words;
+        w->cache[i].words = w->words + (i + 1) * v->n_words;
     for (uint32_t i = 0; i < n_stop_ids; i++) {
-        if (stop_ids[i] < v->n_tokens) c->stop_ids[c->n_stop_ids++] = stop_ids[i];
+        if (stop_ids[i] < v->n_tokens) w->stop_ids[w->n_stop_ids++] = stop_ids[i];
     }
-    c->mask = (eng_mask){c->words, v->n_words};
-    api__automaton_start(&c->a, &c->now);
-    (void)api__constraint_mask(c, NULL,
-                               0); /* the first mask is made here, not on the engine's thread */
-    *out = c;
+    w->mask = (eng_mask){w->words, v->n_words};
+    *out = w;
     return 0;
 fail:
-    api__constraint_destroy(c);
+    api__workspace_destroy(w);
     return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a constraint");
 }
 
+void api__workspace_destroy(api__workspace *w) {
+    if (w == NULL) return;
+    api__automaton_deinit(&w->a);
+    free(w->words);
+    free(w->stop_ids);
+    free(w);
+}
+
+int api__constraint_create(api__constraint **out, api__workspace *w, err *e) {
+    api__constraint *c = *out = calloc(1, sizeof *c);
+    if (c == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a constraint");
+    c->w = w;
+    (void)api__constraint_mask(c, NULL,
+                               0); /* the first mask is made here, off the engine's thread */
+    return 0;
+}
+
 void api__constraint_destroy(api__constraint *c) {
-    if (c == NULL) return;
-    api__automaton_deinit(&c->a);
-    free(c->words);
-    free(c->stop_ids);
     free(c);
 }

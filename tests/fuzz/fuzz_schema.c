@@ -27,7 +27,7 @@ static bool any_byte(api__automaton *a, const api__threads *t) {
 }
 
 static void feed(const api__grammar *g, const uint8_t *text, size_t n) {
-    static api__frame scratch[API__MAX_THREADS * API__MAX_STACK];
+    static api__stacks scratch;
     api__automaton a;
     api__threads now, next;
     err e = {0};
@@ -41,7 +41,7 @@ static void feed(const api__grammar *g, const uint8_t *text, size_t n) {
         api__automaton_step(&a, &now, text[i], &next);
         now = next;
         if (now.n == 0) break;
-        api__automaton_compact(&a, &now, scratch);
+        api__automaton_compact(&a, &now, &scratch);
     }
     api__automaton_deinit(&a);
 }

@@ -244,7 +244,7 @@ static int next_byte(api__automaton *a, const api__threads *t, size_t so_far) {
 }
 
 Test(constrain_property, every_random_walk_ends_as_json_that_fits) {
-    api__frame *scratch = malloc(sizeof(api__frame) * API__MAX_THREADS * API__MAX_STACK);
+    api__stacks *scratch = malloc(sizeof *scratch);
     uint32_t compiled = 0, finished = 0;
     for (state = 1; compiled < 400; state += 77) {
         json_t *schema = random_root();
@@ -400,7 +400,7 @@ static json_t *instance(const json_t *root, const json_t *schema, int depth) {
     return json_loads(reals[below(ARRAY_LEN(reals))], JSON_DECODE_ANY, NULL);
 }
 
-static bool accepts(api__automaton *a, api__frame *scratch, const char *text, size_t n,
+static bool accepts(api__automaton *a, api__stacks *scratch, const char *text, size_t n,
                     size_t *where) {
     api__threads now, next;
     api__automaton_start(a, &now);
@@ -421,7 +421,7 @@ Test(constrain_property, every_way_to_write_what_fits_is_accepted) {
                                    JSON_INDENT(4),
                                    JSON_COMPACT | JSON_ENSURE_ASCII,
                                    JSON_COMPACT | JSON_ESCAPE_SLASH};
-    api__frame *scratch = malloc(sizeof(api__frame) * API__MAX_THREADS * API__MAX_STACK);
+    api__stacks *scratch = malloc(sizeof *scratch);
     uint32_t accepted = 0;
     for (state = 5; accepted < 5000; state += 991) {
         json_t *schema = random_root();
@@ -478,18 +478,20 @@ Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_
     const uint32_t vocab = 2048, stop = 2047;
     cr_assert_eq(eng_tokenizer_open(&t, "models/demo", vocab, &e), 0, "%s", e.msg);
     cr_assert_eq(api__vocab_open(&v, t, vocab, &e), 0);
-    api__frame *scratch = malloc(sizeof(api__frame) * API__MAX_THREADS * API__MAX_STACK);
+    api__stacks *scratch = malloc(sizeof *scratch);
     uint32_t compared = 0, finished = 0;
     for (state = 11; finished < 60; state += 31) {
         json_t *schema = random_root();
         api__grammar *g = NULL;
         api__constraint *c = NULL;
+        api__workspace *w = NULL;
         api__automaton a;
         if (api__grammar_compile(&g, schema, "schema", &(err){0}) != 0) {
             json_decref(schema);
             continue;
         }
-        cr_assert_eq(api__constraint_create(&c, g, v, &stop, 1, &e), 0);
+        cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
+        cr_assert_eq(api__constraint_create(&c, w, &e), 0);
         cr_assert_eq(api__automaton_init(&a, g, &e), 0);
         api__threads now, next;
         api__automaton_start(&a, &now);
@@ -535,6 +537,7 @@ Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_
         buf_deinit(&text);
         api__automaton_deinit(&a);
         api__constraint_destroy(c);
+        api__workspace_destroy(w);
         api__grammar_free(g);
         json_decref(schema);
     }

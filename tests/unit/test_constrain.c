@@ -26,7 +26,7 @@ static int feed(const api__grammar *g, const char *text) {
     api__automaton a;
     api__threads now, next;
     err e = {0};
-    api__frame *scratch = malloc(sizeof(api__frame) * API__MAX_THREADS * API__MAX_STACK);
+    api__stacks *scratch = malloc(sizeof *scratch);
     cr_assert_eq(api__automaton_init(&a, g, &e), 0);
     api__automaton_start(&a, &now);
     for (const char *p = text; *p && now.n; p++) {
@@ -349,12 +349,14 @@ Test(constrain, a_constraint_begins_again_when_its_output_does) {
     eng_tokenizer *t = NULL;
     api__vocab *v = NULL;
     api__constraint *c = NULL;
+    api__workspace *w = NULL;
     err e = {0};
     const uint32_t stop = 2047;
     cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2048, &e), 0);
     cr_assert_eq(api__vocab_open(&v, t, 2048, &e), 0);
     api__grammar *g = compile("{\"type\":\"array\",\"items\":{\"const\":1},\"maxItems\":2}", &e);
-    cr_assert_eq(api__constraint_create(&c, g, v, &stop, 1, &e), 0);
+    cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
+    cr_assert_eq(api__constraint_create(&c, w, &e), 0);
     uint32_t output[3];
     const char *text = "[1]";
     for (int i = 0; i < 3; i++) {
@@ -370,6 +372,7 @@ Test(constrain, a_constraint_begins_again_when_its_output_does) {
     cr_assert(memcmp(api__constraint_mask(c, output, 0)->words, first, sizeof first) == 0);
     cr_assert(memcmp(api__constraint_mask(c, output, 3)->words, end, sizeof end) == 0);
     api__constraint_destroy(c);
+    api__workspace_destroy(w);
     api__grammar_free(g);
     api__vocab_close(v);
     eng_tokenizer_close(t);
