@@ -200,6 +200,10 @@ int api_context_open(api_context **out, const api_opts *opts, err *e) {
     }
     if (read_generation(c, e) != 0) goto fail;
     if (c->opts.tokenizer && read_tokenizer_config(c, e) != 0) goto fail;
+    if (c->opts.tokenizer && c->n_stop_ids > 0 &&
+        api__vocab_open(&c->vocab, c->opts.tokenizer, c->config->vocab_size, e) != 0) {
+        goto fail;
+    }
     c->opts.model_dir = NULL; /* the caller's, read during open only */
     c->opts.served_name = c->name;
     *out = c;
@@ -212,6 +216,7 @@ fail:
 void api_context_close(api_context *c) {
     if (c == NULL) return;
     api__template_close(c->template);
+    api__vocab_close(c->vocab);
     free(c->stop_ids);
     free(c->name);
     free(c);

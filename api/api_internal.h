@@ -3,6 +3,7 @@
 #define FATHOM_API_INTERNAL_H
 
 #include "api/api.h"
+#include "api/constrain_internal.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -77,6 +78,7 @@ struct api_context {
     eng_sampling defaults; /* generation_config.json over the neutral values */
     uint64_t hash_key[4];  /* random; for cache_salt */
     int64_t created;
+    api__vocab *vocab; /* NULL: answers cannot be constrained (no tokenizer, or no end token) */
 };
 
 /* ---- stop strings ---- */
@@ -129,6 +131,7 @@ struct api_request {
     int32_t priority;
     uint64_t salt[2];
     const char *request_id; /* NULL or checked */
+    api__grammar *grammar;  /* what the answer must fit; NULL: anything */
     const char *echoed;     /* responses: fields given back, as JSON text with commas before each */
 };
 
@@ -232,6 +235,7 @@ typedef struct {
     api__state state; /* FINISHED: the reason is known; ENDED: the scheduler let go of it too */
     api_utf8 utf8;
     api__matcher stop;
+    api__constraint *constraint; /* what the scheduler asks for masks; NULL: none */
     buf text;           /* a stream drops what it has sent and no token waits for */
     size_t scanned;     /* bytes of text the matcher has seen */
     size_t ready;       /* bytes that can no longer become a stop string */
@@ -257,6 +261,7 @@ struct api_reply {
     int64_t created;
     buf prefix; /* of every chunk, up to "index": */
     api__choice *choices;
+    api__workspace *workspace; /* of the choices' constraints; NULL without */
     uint32_t n_choices, n_ended;
     uint64_t n_events; /* responses: the next sequence_number */
     bool started, failed, done;

@@ -410,6 +410,7 @@ int api_parse(api_request **out, const api_context *c, api_kind kind, const char
 
 void api_request_destroy(api_request *r) {
     if (r == NULL) return;
+    api__grammar_free(r->grammar);
     arena_deinit(&r->mem);
     free(r);
 }

@@ -69,6 +69,20 @@ static int make_choices(api_reply *r, err *e) {
     return 0;
 }
 
+/* Each sequence has its own way through the grammar; they share the room to work in. */
+static int make_constraints(api_reply *r, err *e) {
+    const api_request *q = r->r;
+    if (q->grammar == NULL) return 0;
+    if (api__workspace_create(&r->workspace, q->grammar, r->c->vocab, q->stop_ids, q->n_stop_ids,
+                              e) != 0) {
+        return -1;
+    }
+    for (uint32_t i = 0; i < r->n_choices; i++) {
+        if (api__constraint_create(&r->choices[i].constraint, r->workspace, e) != 0) return -1;
+    }
+    return 0;
+}
+
 int api_reply_create(api_reply **out, const api_context *c, api_request *steal_request,
                      const char *request_id, err *e) {
     *out = NULL;
@@ -81,6 +95,7 @@ int api_reply_create(api_reply **out, const api_context *c, api_request *steal_r
     r->r = steal_request;
     r->created = clock_unix_s();
     if (make_id(r, request_id, e) != 0 || make_choices(r, e) != 0) goto fail;
+    if (make_constraints(r, e) != 0) goto fail;
     api__write_prefix(&r->prefix, r);
     if (r->prefix.failed) {
         api__out_of_memory(e);
@@ -99,8 +114,10 @@ void api_reply_destroy(api_reply *r) {
         buf_deinit(&r->choices[i].text);
         free(r->choices[i].tokens);
         free(r->choices[i].tops);
+        api__constraint_destroy(r->choices[i].constraint);
     }
     free(r->choices);
+    api__workspace_destroy(r->workspace);
     buf_deinit(&r->prefix);
     free(r->id);
     api_request_destroy(r->r);
@@ -133,6 +150,10 @@ void api_reply_request(const api_reply *r, uint32_t i, sched_request *out) {
         .salt = {q->salt[0], q->salt[1]},
     };
     out->sampling.seed = seed_of(r, i);
+    if (r->choices[i].constraint) {
+        out->constrain = api__constraint_mask;
+        out->ud = r->choices[i].constraint;
+    }
 }
 
 /* ---- events ---- */

@@ -1,0 +1,222 @@
+/* test_api_format.c - response_format with the demo model itself: a small weak model at
+ * temperature 1, whose every answer must all the same be JSON that fits. */
+#include "api/api_internal.h"
+#include "tests/lib/api_fixture.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+TestSuite(api_format, .fini = fail_on_leaks, .timeout = 300);
+
+typedef struct {
+    api_reply *reply;
+    uint64_t ids[64];
+    uint32_t n;
+    buf out;
+    unsigned bits;
+    sched *s;
+} answer;
+
+static void on_event(void *ud, const sched_event *ev) {
+    answer *a = ud;
+    err e = {0};
+    for (uint32_t i = 0; i < a->n; i++) {
+        if (a->ids[i] == ev->id) a->bits |= api_reply_event(a->reply, i, ev, &a->out, &e);
+    }
+    cr_assert_eq(e.code, ERR_NONE, "%s", e.msg);
+}
+
+/* The whole body a client would get. */
+static json_t *ask(const api_fixture *f, api_kind kind, const char *body) {
+    answer a = {.reply = api_must_reply(f, kind, body)};
+    eng_backend *b = NULL;
+    sched_opts so;
+    err e = {0};
+    sched_opts_default(&so);
+    eng_backend_opts bo = {.threads = 1,
+                           .max_loops = 8,
+                           .n_rows = 256,
+                           .max_launch = 64,
+                           .max_logits = 64,
+                           .cache_bytes = 64 << 20,
+                           .max_positions = 1024,
+                           .kernels = "portable"};
+    so.max_rows = 64;
+    cr_assert_eq(eng_cpu_open(&b, f->model, &bo, &e), 0, "%s", e.msg);
+    cr_assert_eq(sched_create(&a.s, b, &so, on_event, &a, &e), 0, "%s", e.msg);
+    for (uint32_t i = 0; i < api_reply_sequences(a.reply); i++) {
+        sched_request q;
+        api_reply_request(a.reply, i, &q);
+        cr_assert_eq(sched_submit(a.s, &q, &a.ids[a.n++], &e), 0, "%s", e.msg);
+    }
+    for (bool idle = false; !idle;)
+        cr_assert_eq(sched_step(a.s, &idle, &e), 0, "%s", e.msg);
+    cr_assert(a.bits & API_DONE);
+    json_t *json = json_loadb(a.out.data, a.out.len, 0, NULL);
+    cr_assert(json, "%s", a.out.data);
+    sched_destroy(a.s);
+    eng_backend_close(b);
+    api_reply_destroy(a.reply);
+    buf_deinit(&a.out);
+    return json;
+}
+
+static const json_t *choice(const json_t *body, size_t i) {
+    return json_array_get(json_object_get(body, "choices"), i);
+}
+
+#define PERSON                                                                                     \
+    "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":12},"        \
+    "\"age\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":120},\"kind\":{\"enum\":[\"king\","   \
+    "\"prophet\",null]},\"tags\":{\"type\":\"array\",\"items\":{\"type\":\"string\","              \
+    "\"maxLength\":5},"                                                                            \
+    "\"maxItems\":3}},\"required\":[\"name\",\"age\",\"kind\",\"tags\"],\"additionalProperties\":" \
+    "false}"
+
+static void check_person(const char *text) {
+    json_error_t why;
+    json_t *v = json_loads(text, 0, &why), *one;
+    size_t i;
+    cr_assert(v, "%s in '%s'", why.text, text);
+    cr_assert_eq(json_object_size(v), 4, "%s", text);
+    cr_assert(json_is_string(json_object_get(v, "name")), "%s", text);
+    json_int_t age = json_integer_value(json_object_get(v, "age"));
+    cr_assert(json_is_integer(json_object_get(v, "age")) && age >= 0 && age <= 120, "%s", text);
+    const json_t *kind = json_object_get(v, "kind"), *tags = json_object_get(v, "tags");
+    const char *word = json_string_value(kind);
+    cr_assert(json_is_null(kind) || (word && (!strcmp(word, "king") || !strcmp(word, "prophet"))),
+              "%s", text);
+    cr_assert(json_is_array(tags) && json_array_size(tags) <= 3, "%s", text);
+    json_array_foreach(tags, i, one) cr_assert(json_is_string(one), "%s", text);
+    json_decref(v);
+}
+
+Test(api_format, every_answer_of_a_weak_model_fits_its_schema) {
+    api_fixture f;
+    api_fixture_open(&f, NULL, false);
+    json_t *body = ask(
+        &f, API_CHAT,
+        "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"Who was David?\"}],"
+        "\"temperature\":1,\"seed\":7,\"n\":8,\"max_tokens\":500,\"response_format\":{\"type\":"
+        "\"json_schema\",\"json_schema\":{\"name\":\"person\",\"strict\":true,\"schema\":" PERSON
+        "}}}");
+    for (size_t i = 0; i < 8; i++) {
+        const char *text = json_string_value(
+            json_object_get(json_object_get(choice(body, i), "message"), "content"));
+        const char *why = json_string_value(json_object_get(choice(body, i), "finish_reason"));
+        cr_assert_str_eq(why, "stop", "%s", text);
+        check_person(text);
+    }
+    json_decref(body);
+    body = ask(&f, API_COMPLETION,
+               "{\"model\":\"demo\",\"prompt\":[\"In the beginning\",\"And it came to "
+               "pass\"],\"temperature\":1.5,"
+               "\"seed\":3,\"max_tokens\":500,\"response_format\":{\"type\":\"json_schema\",\"json_"
+               "schema\":"
+               "{\"name\":\"person\",\"schema\":" PERSON "}}}");
+    for (size_t i = 0; i < 2; i++)
+        check_person(json_string_value(json_object_get(choice(body, i), "text")));
+    json_decref(body);
+    body = ask(&f, API_RESPONSES,
+               "{\"model\":\"demo\",\"input\":\"Who was "
+               "David?\",\"max_output_tokens\":500,\"text\":{\"format\":{"
+               "\"type\":\"json_schema\",\"name\":\"person\",\"schema\":" PERSON "}}}");
+    const json_t *message = json_array_get(json_object_get(body, "output"), 0);
+    check_person(json_string_value(
+        json_object_get(json_array_get(json_object_get(message, "content"), 0), "text")));
+    json_decref(body);
+    api_fixture_close(&f);
+}
+
+Test(api_format, a_json_object_is_one_or_a_beginning_of_one) {
+    api_fixture f;
+    api_fixture_open(&f, NULL, false);
+    json_t *body = ask(
+        &f, API_CHAT,
+        "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"Speak\"}],"
+        "\"temperature\":1,"
+        "\"seed\":1,\"n\":8,\"max_tokens\":300,\"response_format\":{\"type\":\"json_object\"}}");
+    for (size_t i = 0; i < 8; i++) {
+        const char *text = json_string_value(
+            json_object_get(json_object_get(choice(body, i), "message"), "content"));
+        const char *why = json_string_value(json_object_get(choice(body, i), "finish_reason"));
+        cr_assert_eq(text[0], '{', "%s", text);
+        if (strcmp(why, "length") == 0) continue; /* cut by max_tokens: a beginning */
+        json_t *v = json_loads(text, 0, NULL);
+        cr_assert(json_is_object(v), "%s", text);
+        json_decref(v);
+    }
+    json_decref(body);
+    api_fixture_close(&f);
+}
+
+Test(api_format, the_same_seed_gives_the_same_answer_alone_and_among_others) {
+    static const char body[] =
+        "{\"model\":\"demo\",\"prompt\":\"Moses\",\"temperature\":1,\"seed\":11,\"n\":%d,"
+        "\"max_tokens\":500,\"response_format\":{\"type\":\"json_schema\",\"json_schema\":"
+        "{\"name\":\"p\",\"schema\":" PERSON "}}}";
+    api_fixture f;
+    api_fixture_open(&f, NULL, false);
+    buf one = {0}, many = {0};
+    buf_printf(&one, body, 1);
+    buf_printf(&many, body, 6);
+    json_t *alone = ask(&f, API_COMPLETION, one.data), *among = ask(&f, API_COMPLETION, many.data);
+    cr_assert_str_eq(json_string_value(json_object_get(choice(alone, 0), "text")),
+                     json_string_value(json_object_get(choice(among, 0), "text")));
+    json_decref(alone);
+    json_decref(among);
+    buf_deinit(&one);
+    buf_deinit(&many);
+    api_fixture_close(&f);
+}
+
+Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
+#define CHAT "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+#define SCHEMA(s) CHAT "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":" s "}}"
+    static const struct {
+        const char *body, *param;
+        err_code code;
+    } rows[] = {
+        {CHAT "\"response_format\":{\"type\":\"json_schema\"}}", "response_format.json_schema",
+         ERR_BAD_PARAM},
+        {SCHEMA("{}"), "response_format.json_schema.name", ERR_BAD_PARAM},
+        {SCHEMA("{\"name\":\"a b\",\"schema\":{}}"), "response_format.json_schema.name",
+         ERR_BAD_PARAM},
+        {SCHEMA("{\"name\":\"a\"}"), "response_format.json_schema.schema", ERR_BAD_PARAM},
+        {SCHEMA("{\"name\":\"a\",\"schema\":true}"), "response_format.json_schema.schema",
+         ERR_BAD_PARAM},
+        {SCHEMA("{\"name\":\"a\",\"schema\":{},\"strict\":1}"),
+         "response_format.json_schema.strict", ERR_BAD_PARAM},
+        {SCHEMA("{\"name\":\"a\",\"schema\":{\"type\":\"string\",\"pattern\":\"x\"}}"),
+         "response_format.json_schema.schema", ERR_UNSUPPORTED},
+        {SCHEMA("{\"name\":\"a\",\"schema\":{\"$ref\":\"#/$defs/x\"}}"),
+         "response_format.json_schema.schema", ERR_BAD_PARAM},
+        {CHAT "\"response_format\":{\"type\":\"json_object\"},\"ignore_eos\":true}", "ignore_eos",
+         ERR_BAD_PARAM},
+        {CHAT "\"response_format\":{\"type\":\"json_object\"},\"min_tokens\":3}", "min_tokens",
+         ERR_BAD_PARAM},
+    };
+    api_fixture f;
+    api_fixture_open(&f, NULL, false);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        api_request *r = NULL;
+        err e = {0};
+        cr_assert_eq(api_parse(&r, f.c, API_CHAT, rows[i].body, strlen(rows[i].body), &e), -1,
+                     "row %zu", i);
+        cr_assert_null(r);
+        cr_assert_eq(e.code, rows[i].code, "row %zu: %s", i, e.msg);
+        cr_assert_str_eq(e.param, rows[i].param, "row %zu: %s", i, e.msg);
+        cr_assert_eq(api_status(&e), 400, "row %zu", i);
+    }
+    api_fixture_close(&f);
+    api_fixture_open(&f, NULL, true);
+    static const char ids[] =
+        "{\"model\":\"demo\",\"prompt\":[1,2],\"response_format\":{\"type\":\"json_object\"}}";
+    api_request *r = NULL;
+    err e = {0};
+    cr_assert_eq(api_parse(&r, f.c, API_COMPLETION, ids, strlen(ids), &e), -1);
+    cr_assert_eq(e.code, ERR_UNSUPPORTED, "%s", e.msg);
+    api_fixture_close(&f);
+}
