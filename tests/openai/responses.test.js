@@ -8,6 +8,7 @@ const model = "demo";
 let server, client;
 before(async () => {
     server = await Server.start([], { device: "cpu" });
+    server.shared = true; // outlives each test; the hook below stops it
     client = new OpenAI({ apiKey: "unused-key", baseURL: `${server.url}/v1`, maxRetries: 0, timeout: 120000 });
 });
 after(() => server.stop());
