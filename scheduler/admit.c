@@ -202,7 +202,7 @@ static void begin(sched *s, seq *q) {
 typedef enum { BEGUN, HELD, NO_ROOM } attempt;
 
 static attempt try_begin(sched *s, seq *q, uint32_t cap) {
-    if (q->tried == s->changes) return HELD; /* nothing it waits for has happened */
+    if (q->tried == s->changes) return q->held ? HELD : NO_ROOM; /* nothing has happened since */
     if (!q->admitted_before) q->root.max_loops = capped_loops(q, cap);
     take_prefix(s, q);
     attempt a = being_made(s, q) ? HELD : s->n_running > 0 && !fits_now(s, q) ? NO_ROOM : BEGUN;
@@ -213,7 +213,8 @@ static attempt try_begin(sched *s, seq *q, uint32_t cap) {
     while (q->n_blocks > 0)
         sched__give_block(&s->cache, q->blocks[--q->n_blocks]);
     q->next_start = q->coda_next = q->n_offered = 0;
-    if (a == HELD) q->tried = s->changes;
+    q->tried = s->changes;
+    q->held = a == HELD;
     return a;
 }
 

@@ -151,7 +151,8 @@ typedef struct seq {
     uint32_t n_offered;   /* blocks already offered to the prefix cache, or taken from it */
     hash128 hash;         /* of those */
     cohort *first, *last; /* cohorts in flight, positions rising */
-    uint64_t tried;       /* sched.changes when it was last held back */
+    uint64_t tried;       /* sched.changes when it was last not let in */
+    bool held;            /* and whether that was for a block in the making */
     uint32_t waited;      /* steps its next cohort was refused rows */
     eng_choice pending;   /* score of the next prompt token */
     sched_event end;      /* with keep_ended: its SCHED_END, not yet reported */

@@ -1,0 +1,109 @@
+/* test_prefix.c - the prefix cache on the CPU backend and the demo model: a hit gives the
+ * tokens of a miss, and the first one sooner.
+ *
+ *   FATHOM_PREFIX=tokens,requests   a larger run than the default 320,8 */
+#include "scheduler/scheduler.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+TestSuite(golden_prefix, .fini = fail_on_leaks, .timeout = 300);
+
+enum { MOST = 64, OUTPUT = 8, OWN = 8 };
+
+typedef struct {
+    uint32_t tokens[MOST + 1][OUTPUT], n[MOST + 1], cached[MOST + 1];
+    uint64_t first_ns[MOST + 1], began;
+} outcome;
+
+static void on_event(void *ud, const sched_event *ev) {
+    outcome *o = ud;
+    if (ev->kind == SCHED_TOKEN) {
+        if (o->n[ev->id] == 0) o->first_ns[ev->id] = clock_ns() - o->began;
+        o->tokens[ev->id][o->n[ev->id]++] = ev->token;
+    } else if (ev->kind == SCHED_END) {
+        cr_assert_eq(ev->finish, SCHED_LENGTH);
+        o->cached[ev->id] = ev->n_cached;
+    }
+}
+
+static outcome run_shared(eng_backend *b, const eng_ids *text, eng_policy policy, bool shared,
+                          uint32_t prefix, uint32_t requests) {
+    sched_opts so;
+    sched_opts_default(&so);
+    so.halted_kv = policy;
+    so.prefix_cache = shared;
+    outcome o = {.began = clock_ns()};
+    sched *s;
+    err e = {0};
+    cr_assert_eq(sched_create(&s, b, &so, on_event, &o, &e), 0, "%s", e.msg);
+    uint32_t *prompt = malloc((prefix + OWN) * sizeof *prompt);
+    memcpy(prompt, text->data, prefix * sizeof *prompt);
+    for (uint32_t i = 0; i < requests; i++) { /* the same beginning, then each its own words */
+        memcpy(prompt + prefix, text->data + prefix + i * OWN, OWN * sizeof *prompt);
+        sched_request r = {.prompt = prompt, .n_prompt = prefix + OWN, .max_tokens = OUTPUT};
+        r.sampling = (eng_sampling){.top_p = 1, .repetition_penalty = 1};
+        uint64_t id;
+        cr_assert_eq(sched_submit(s, &r, &id, &e), 0, "%s", e.msg);
+    }
+    for (bool idle = false; !idle;)
+        cr_assert_eq(sched_step(s, &idle, &e), 0, "%s", e.msg);
+    sched_destroy(s);
+    free(prompt);
+    return o;
+}
+
+static double mean_first(const outcome *o, uint32_t requests) {
+    double sum = 0;
+    for (uint32_t i = 1; i <= requests; i++)
+        sum += (double)o->first_ns[i] / requests;
+    return sum;
+}
+
+Test(golden_prefix, a_hit_gives_the_tokens_of_a_miss_sooner) {
+    unsigned prefix = 320, requests = 8;
+    const char *wish = getenv("FATHOM_PREFIX");
+    if (wish) cr_assert_eq(sscanf(wish, "%u,%u", &prefix, &requests), 2);
+    cr_assert(requests <= MOST && prefix >= ENG_BLOCK && prefix <= 1000);
+    eng_model *m;
+    eng_tokenizer *t;
+    eng_ids text = {0};
+    buf bytes = {0};
+    err e = {0};
+    cr_assert_eq(eng_model_open(&m, "models/demo", &e), 0, "%s", e.msg);
+    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
+    cr_assert_eq(file_read(&bytes, "models/demo/held_out.txt", 1u << 22, &e), 0, "%s", e.msg);
+    cr_assert_eq(eng_tokenizer_encode(t, bytes.data, bytes.len, false, 1u << 20, &text, &e), 0,
+                 "%s", e.msg);
+    eng_backend_opts bo = {.threads = 1,
+                           .max_loops = 8,
+                           .n_rows = 2048,
+                           .max_launch = 512,
+                           .max_logits = 64,
+                           .cache_bytes = 1u << 28,
+                           .max_positions = 1024,
+                           .cache_dtype = ENG_F32};
+    eng_backend *b;
+    cr_assert_eq(eng_cpu_open(&b, m, &bo, &e), 0, "%s", e.msg);
+    for (int policy = 0; policy < 2; policy++) {
+        outcome miss = run_shared(b, &text, (eng_policy)policy, false, prefix, requests);
+        outcome hit = run_shared(b, &text, (eng_policy)policy, true, prefix, requests);
+        for (uint32_t i = 1; i <= requests; i++) {
+            cr_assert_eq(hit.cached[i], i == 1 ? 0 : prefix / ENG_BLOCK * ENG_BLOCK);
+            cr_assert_arr_eq(hit.tokens[i], miss.tokens[i], sizeof hit.tokens[i], "request %u", i);
+        }
+        fprintf(stderr,
+                "%s, %u requests of %u shared tokens at once: first token after %.0f ms, %.0f "
+                "without the cache\n",
+                policy == ENG_LAST ? "last" : "exact", requests, prefix,
+                mean_first(&hit, requests) / 1e6, mean_first(&miss, requests) / 1e6);
+    }
+    eng_backend_close(b);
+    eng_model_close(m);
+    eng_tokenizer_close(t);
+    eng_ids_deinit(&text);
+    buf_deinit(&bytes);
+}
