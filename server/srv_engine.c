@@ -78,9 +78,10 @@ static void detach(srv_gen *g) {
     g->req->gen = NULL;
     g->req = NULL;
     for (uint32_t i = 0; i < g->n; i++) {
-        if (g->ids[i]) sched_thread_cancel(s->engine, g->ids[i]);
+        if (g->seqs[i].id) sched_thread_cancel(s->engine, g->seqs[i].id);
     }
     if (g->n_open == 0) gen_free(g);
+    else g->cancel_ns = clock_ns();
 }
 
 void srv_engine_drop(srv_req *r) {
@@ -96,8 +97,7 @@ static srv_gen *gen_create(srv_req *r, api_request *steal_request, err *e) {
     uint32_t n = api_reply_sequences(reply);
     size_t bytes = 0;
     srv_gen *g = NULL;
-    if (size_mul(n, 2 * sizeof(uint64_t) + sizeof(bool), &bytes) &&
-        size_add(bytes, sizeof *g, &bytes)) {
+    if (size_mul(n, sizeof g->seqs[0], &bytes) && size_add(bytes, sizeof *g, &bytes)) {
         g = calloc(1, bytes);
     }
     if (g == NULL || map_reserve(&r->s->ids, n) != 0) {
@@ -107,9 +107,6 @@ static srv_gen *gen_create(srv_req *r, api_request *steal_request, err *e) {
         return NULL;
     }
     *g = (srv_gen){.s = r->s, .req = r, .reply = reply, .n = n, .key = r->key};
-    g->ids = (uint64_t *)(void *)(g + 1);
-    g->last_ns = g->ids + n;
-    g->stopped = (bool *)(g->last_ns + n);
     srv_list_push(&r->s->gens, &g->link);
     if (g->key >= 0) (*srv_keys_running(r->s->keys, g->key))++;
     r->gen = g;
@@ -120,12 +117,14 @@ static int submit_all(srv_gen *g, err *e) {
     srv *s = g->s;
     for (uint32_t i = 0; i < g->n; i++) {
         sched_request q;
+        srv_seq *seq = &g->seqs[i];
         api_reply_request(g->reply, i, &q);
-        if (sched_thread_submit(s->engine, &q, &g->ids[i], e) != 0) {
-            g->ids[i] = 0;
+        if (sched_thread_submit(s->engine, &q, &seq->id, e) != 0) {
+            seq->id = 0;
             return -1;
         }
-        map_put(&s->ids, (struct srv_slot){.id = g->ids[i], .gen = g, .index = i});
+        seq->max_tokens = q.max_tokens;
+        map_put(&s->ids, (struct srv_slot){.id = seq->id, .gen = g, .index = i});
         g->n_open++;
         s->n_sequences++;
     }
@@ -213,6 +212,11 @@ static void complete(srv_gen *g) {
     r->tally.output = output;
     srv_observe(&s->counts.e2e, (double)(clock_ns() - r->start_ns) / 1e9, 1);
     srv_observe(&s->counts.params_n, (double)g->n, 1);
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < g->n; i++) {
+        if (g->seqs[i].n_output > most) most = g->seqs[i].n_output;
+    }
+    srv_observe(&s->counts.max_output_tokens, most, 1);
     detach(g);
     if (r->tally.stream) {
         r->finished = true;
@@ -241,9 +245,9 @@ static void feed_reply(srv_gen *g, uint32_t i, const sched_event *ev) {
         (void)err_set(&e, ERR_NO_MEMORY, NULL, "out of memory writing the answer");
         bits |= API_FAILED;
     }
-    if ((bits & API_CANCEL) && g->ids[i]) {
-        g->stopped[i] = true;
-        sched_thread_cancel(s->engine, g->ids[i]);
+    if ((bits & API_CANCEL) && g->seqs[i].id) {
+        g->seqs[i].stopped = true;
+        sched_thread_cancel(s->engine, g->seqs[i].id);
     }
     if (bits & API_FAILED) fail(g, &e);
     else if (bits & API_DONE) complete(g);
@@ -252,8 +256,10 @@ static void feed_reply(srv_gen *g, uint32_t i, const sched_event *ev) {
 
 static void count_token(srv_gen *g, uint32_t i, const sched_event *ev, uint64_t now) {
     srv *s = g->s;
-    uint64_t last = g->last_ns[i];
-    g->last_ns[i] = now;
+    s->turn_tokens += g->seqs[i].last_ns ? 1 : ev->pos + 1; /* the first brings its prompt */
+    uint64_t last = g->seqs[i].last_ns;
+    g->seqs[i].last_ns = now;
+    g->seqs[i].n_output++;
     srv_observe(&s->counts.depth, ev->depth, 1);
     if (last) srv_observe(&s->counts.itl, (double)(now - last) / 1e9, 1);
     srv_req *r = g->req;
@@ -283,7 +289,7 @@ static void count_end(srv_gen *g, uint32_t i, const sched_event *ev, uint64_t no
     srv_counts *c = &s->counts;
     double queued = (double)ev->queued_ns / 1e9, prefill = (double)ev->prefill_ns / 1e9,
            decode = (double)ev->decode_ns / 1e9;
-    sched_finish finish = g->stopped[i] ? SCHED_STOP : ev->finish;
+    sched_finish finish = g->seqs[i].stopped ? SCHED_STOP : ev->finish;
     c->finished[finish]++;
     if (finish == SCHED_FAILED) note_failure(s, ev, now);
     if (g->req) {
@@ -299,6 +305,7 @@ static void count_end(srv_gen *g, uint32_t i, const sched_event *ev, uint64_t no
     srv_observe(&c->inference, prefill + decode, 1);
     srv_observe(&c->prompt_tokens, ev->n_prompt, 1);
     srv_observe(&c->output_tokens, ev->n_output, 1);
+    srv_observe(&c->max_tokens, g->seqs[i].max_tokens, 1);
     if (ev->n_output > 1) srv_observe(&c->tpot, decode / (ev->n_output - 1), 1);
 }
 
@@ -310,12 +317,13 @@ static void on_event(srv *s, const sched_event *ev, uint64_t now) {
     if (ev->kind == SCHED_TOKEN) count_token(g, i, ev, now);
     if (ev->kind == SCHED_END) {
         map_drop(&s->ids, slot);
-        g->ids[i] = 0;
+        g->seqs[i].id = 0;
         g->n_open--;
         s->n_sequences--;
         count_end(g, i, ev, now);
         /* With nobody listening and nothing left to end, the work is over. */
         if (g->req == NULL && g->n_open == 0) {
+            if (g->cancel_ns) srv_observe(&s->counts.cancel, (double)(now - g->cancel_ns) / 1e9, 1);
             gen_free(g);
             return;
         }
@@ -336,6 +344,8 @@ void srv_engine_turn(srv *s) {
         on_event(s, &ev, now);
         n++;
     }
+    if (s->turn_tokens) srv_observe(&s->counts.iteration_tokens, (double)s->turn_tokens, 1);
+    s->turn_tokens = 0;
     if (n) srv_mhd_pump(s);
     if (n == TURN_EVENTS) uv_async_send(&s->async); /* sockets first, then the rest */
     if (s->engine_ill || sched_thread_failed(s->engine)) {

@@ -257,7 +257,8 @@ typedef struct {
 } srv_hist;
 typedef struct {
     srv_hist ttft, itl, tpot, e2e, queue_time, inference, prefill, decode;
-    srv_hist prompt_tokens, output_tokens, max_tokens, params_n, iteration_tokens, depth;
+    srv_hist prompt_tokens, output_tokens, max_output_tokens, max_tokens, params_n;
+    srv_hist iteration_tokens, depth, cancel;
     uint64_t cached_tokens, finished[4];        /* by sched_finish, as the client sees it */
     uint64_t connections, requests, answers[6]; /* by hundreds of the status */
     uint64_t bytes_in, bytes_out, streams, slow_cut, deadline_cut, refused_busy, refused_key;
@@ -276,6 +277,13 @@ void srv_log_request(const srv_req *r); /* one line, at the end of every request
 bool srv_log_budget(srv *s);
 
 /* ---- the work of one request in the engine ---- */
+typedef struct {
+    uint64_t id;      /* 0 = ended */
+    uint64_t last_ns; /* when its last token came */
+    uint32_t max_tokens, n_output;
+    bool stopped; /* a stop string was found: cancelled by us, yet a good end */
+} srv_seq;
+
 struct srv_gen {
     srv_link link; /* in srv.gens */
     srv *s;
@@ -283,9 +291,8 @@ struct srv_gen {
     api_reply *reply;
     uint32_t n, n_open; /* sequences, and how many the scheduler still has */
     int key;
-    uint64_t *ids;     /* [n]; 0 = ended */
-    uint64_t *last_ns; /* [n] when its last token came */
-    bool *stopped;     /* [n] a stop string was found: cancelled by us, yet a good end */
+    uint64_t cancel_ns; /* when the rest was cancelled because nobody listens; 0 = it was not */
+    srv_seq seqs[];     /* [n] */
 };
 
 /* ---- the server ---- */
@@ -323,6 +330,7 @@ struct srv {
     sched_thread *engine;
     srv_idmap ids;
     uint32_t n_sequences;                 /* in the scheduler */
+    uint64_t turn_tokens;                 /* that this turn's events brought */
     uint64_t numeric_ns[SRV_FAULTS_KEPT]; /* when the last numeric failures came, oldest first */
     bool engine_ill;
 

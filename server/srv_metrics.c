@@ -2,7 +2,7 @@
  * dashboards and gateways work, and fathom_ ones for what depth adds.
  *
  * Rendered from the loop's own counters and the scheduler's snapshot; a rendered page is
- * kept for a tenth of a second, so that a scraper in a hurry costs nothing. */
+ * kept for 20 ms, so that scrapers in a hurry cost little. */
 #include "server/srv_internal.h"
 
 #include <math.h>
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PAGE_LIFE_NS UINT64_C(100000000)
+#define PAGE_LIFE_NS UINT64_C(20000000)
 #define METRICS_TYPE "text/plain; version=0.0.4; charset=utf-8"
 
 static const double ttft_bounds[] = {.001, .005, .01, .02, .04, .06,  .08,     .1,
@@ -23,6 +23,8 @@ static const double e2e_bounds[] = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15
 static const double n_bounds[] = {1, 2, 5, 10, 20, INFINITY};
 static const double iteration_bounds[] = {1,   8,    16,   32,   64,   128,   256,
                                           512, 1024, 2048, 4096, 8192, 16384, INFINITY};
+static const double cancel_bounds[] = {.0001, .0002, .0005, .001, .002, .005, .01, .02,
+                                       .05,   .1,    .2,    .5,   1,    2,    5,   INFINITY};
 static const double depth_bounds[] = {1,  2,  3,  4,  5,  6,  8,   10,
                                       12, 16, 24, 32, 48, 64, 128, INFINITY};
 
@@ -49,6 +51,8 @@ void srv_metrics_init(srv_counts *c, uint32_t max_context) {
     c->e2e.bounds = c->queue_time.bounds = c->inference.bounds = e2e_bounds;
     c->prefill.bounds = c->decode.bounds = e2e_bounds;
     c->prompt_tokens.bounds = c->output_tokens.bounds = c->max_tokens.bounds = token_bounds;
+    c->max_output_tokens.bounds = token_bounds;
+    c->cancel.bounds = cancel_bounds;
     c->params_n.bounds = n_bounds;
     c->iteration_tokens.bounds = iteration_bounds;
     c->depth.bounds = depth_bounds;
@@ -156,6 +160,12 @@ static void write_vllm(page *p, const srv *s, const sched_stats *st) {
     histogram(p, "vllm:request_prompt_tokens", "Prompt tokens of a sequence.", &c->prompt_tokens);
     histogram(p, "vllm:request_generation_tokens", "Output tokens of a sequence.",
               &c->output_tokens);
+    histogram(p, "vllm:request_max_num_generation_tokens",
+              "Most output tokens of a choice of a request.", &c->max_output_tokens);
+    histogram(p, "vllm:request_params_max_tokens", "Tokens a sequence was allowed.",
+              &c->max_tokens);
+    histogram(p, "vllm:iteration_tokens_total",
+              "Tokens, prompts included, brought by one turn of the engine.", &c->iteration_tokens);
     histogram(p, "vllm:request_params_n", "Sequences of a request.", &c->params_n);
 }
 
@@ -257,6 +267,8 @@ static void write_http(page *p, const srv *s) {
     sample(p, "fathom_http_refused_total", "why", "key", (double)c->refused_key);
     one(p, "fathom_http_client_left_total", "counter", "Requests whose client left first.",
         (double)c->cancelled_by_client);
+    histogram(p, "fathom_cancel_seconds", "From a client's leaving to its pages being free.",
+              &c->cancel);
     one(p, "fathom_http_bad_clients_total", "counter",
         "Reports of the HTTP library about broken peers.", (double)c->bad_clients);
     one(p, "fathom_log_dropped_lines_total", "counter", "Log lines that could not be written.",

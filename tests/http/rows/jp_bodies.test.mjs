@@ -104,6 +104,10 @@ const ok = (id, what, cases, path) => p.row(id, what, async (s) => {
 // P1 also lists an absent model. One model is served here, and llama.cpp's clients leave the name out
 // (vLLM allows null): absent or null means the served one; basic.test.mjs shows it.
 range("P1", "model: not a string, over 128 bytes, control bytes", [{ model: 5 }, { model: [] }, { model: "a\u0001b" }, { model: "m".repeat(129) }], "model");
+p.row("P1b", "model absent or null is the one there is", async (s) => {
+    assert.equal((await send(s, { ...good, model: undefined })).status, 200);
+    assert.equal((await send(s, { ...good, model: null })).status, 200);
+}, { differs: "a server of one model needs no name; vLLM, SGLang and llama.cpp take such bodies, and load tools send them" });
 range("P2", "an unknown model", [{ model: "gpt-4" }], "model", { status: 404 });
 range("P3", "max_tokens: 0, negative, real, above the context", [{ max_tokens: 0 }, { max_tokens: -1 }, { max_tokens: 1.5 }, { max_tokens: context + 1 }, { max_tokens: 2 ** 40 }], "max_tokens");
 p.row("P4", "prompt + max_tokens above the context", async (s) => {

@@ -1,0 +1,86 @@
+/* fuzz_http.c - bytes of a stranger through the real socket, libmicrohttpd and everything of
+ * ours up to the handlers. The library of Debian 12 is not fuzzed by anybody else.
+ *
+ * The server runs in this process without a model, so that every path but the engine's is
+ * reached; the first byte says in how many pieces the rest arrives. */
+#include "server/srv_internal.h"
+
+#include <arpa/inet.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static srv *server;
+static struct sockaddr_in address = {.sin_family = AF_INET};
+
+static int listen_somewhere(void) {
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t n = sizeof address;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, n) != 0 || listen(fd, 64) != 0 ||
+        getsockname(fd, (struct sockaddr *)&address, &n) != 0) {
+        abort();
+    }
+    return fd;
+}
+
+static void start(void) {
+    err e = {0};
+    json_setup();
+    log_set_level(LOG_ALERT);
+    server = calloc(1, sizeof *server);
+    server->o = (srv_opts){.max_body = 4096,
+                           .max_connections = 64,
+                           .header_s = 10,
+                           .body_s = 10,
+                           .idle_s = 10,
+                           .stall_s = 10};
+    server->o.cors.items[0] = "https://a.example";
+    server->o.cors.n = 1;
+    srv_metrics_init(&server->counts, 1024);
+    srv_list_init(&server->conns);
+    srv_list_init(&server->reqs);
+    srv_list_init(&server->gens);
+    if (uv_loop_init(&server->loop) != 0 || srv_mhd_open(server, listen_somewhere(), &e) != 0)
+        abort();
+}
+
+static void turn(unsigned times) {
+    for (unsigned i = 0; i < times; i++) {
+        uv_run(&server->loop, UV_RUN_NOWAIT);
+        srv_mhd_pump(server);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    if (server == NULL) start();
+    if (size < 2) return 0;
+    size_t pieces = 1 + data[0] % 8;
+    data++, size--;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
+        if (fd >= 0) close(fd);
+        turn(2);
+        return 0;
+    }
+    struct linger hard = {.l_onoff = 1}; /* no TIME-WAIT: ports would run out */
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+    for (size_t i = 0; i < pieces; i++) {
+        size_t from = size * i / pieces, to = size * (i + 1) / pieces;
+        if (to > from && send(fd, data + from, to - from, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) break;
+        turn(2);
+    }
+    char answer[8192];
+    ssize_t n = recv(fd, answer, sizeof answer, MSG_DONTWAIT);
+    if (n > 0 && (n < 9 || memcmp(answer, "HTTP/1.", 7) != 0)) abort();
+    close(fd);
+    turn(2);
+    /* Whatever it was, nothing of it may stay. */
+    for (unsigned i = 0; i < 1000 && server->n_conns; i++)
+        turn(1);
+    if (server->n_conns || server->n_reqs || server->body_bytes || server->out_bytes) abort();
+    return 0;
+}

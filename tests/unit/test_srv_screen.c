@@ -1,0 +1,202 @@
+/* test_srv_screen.c - what stands before the router, as bytes: targets, framing headers,
+ * content types, request ids, and the hash behind the keys. */
+#include "server/srv_internal.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+TestSuite(srv_screen, .fini = fail_on_leaks);
+
+Test(srv_screen, targets_are_a_path_of_plain_characters) {
+    static const struct {
+        const char *raw;
+        bool good;
+    } rows[] = {
+        {"/", true},           {"/v1/models?x=1&y=%20", true},
+        {"", false},           {"*", false},
+        {"x", false},          {"http://x/", false},
+        {"/a b", false},       {"/a\tb", false},
+        {"/\x7f", false},      {"/\xc3\xa9", false},
+        {"/..", false},        {"/a/../b", false},
+        {"/a\\b", false},      {"/%", false},
+        {"/%2", false},        {"/%zz", false},
+        {"/%00", false},       {"/a%00b", false},
+        {"/%2e%2e/x", true}, /* no file is behind a path: it only fails to match */
+        {"//v1/models", true},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        cr_assert_eq(srv_screen_target(rows[i].raw), rows[i].good, "'%s'", rows[i].raw);
+    }
+}
+
+Test(srv_screen, request_ids_are_short_and_printable) {
+    char longest[SRV_ID_MAX + 2];
+    memset(longest, 'x', sizeof longest);
+    longest[SRV_ID_MAX + 1] = 0;
+    cr_assert_not(srv_screen_id(longest));
+    longest[SRV_ID_MAX] = 0;
+    cr_assert(srv_screen_id(longest));
+    cr_assert_not(srv_screen_id(""));
+    cr_assert_not(srv_screen_id("a b"));
+    cr_assert_not(srv_screen_id("a\n"));
+    cr_assert_not(srv_screen_id("\xc3\xa9"));
+}
+
+/* Headers as "Name: value" lines; the verdict for a POST over HTTP/1.1. */
+static unsigned verdict(const char *lines, const char *method, const char *version) {
+    srv_framing f = {0};
+    while (*lines) {
+        size_t n = strcspn(lines, "\n"), colon = strcspn(lines, ":");
+        srv_screen_header(&f, lines, colon, lines + colon + 2, n - colon - 2, 1000);
+        lines += n + (lines[n] == '\n');
+    }
+    const char *why = NULL;
+    unsigned status = srv_screen_verdict(&f, method, version, &why);
+    cr_assert((status == 0) == (why == NULL), "a refusal says why");
+    return status;
+}
+
+Test(srv_screen, framing_that_two_servers_could_read_differently_is_refused) {
+    static const struct {
+        const char *lines;
+        unsigned status;
+    } rows[] = {
+        {"Host: x\nContent-Length: 5", 0},
+        {"Host: x\nTransfer-Encoding: chunked", 0},
+        {"Host: x\nTransfer-Encoding: CHUNKED", 0},
+        {"Content-Length: 5", 400},
+        {"Host: x\nhost: y\nContent-Length: 5", 400},
+        {"Host: x\nContent-Length: 5\nContent-Length: 5", 400},
+        {"Host: x\nContent-Length: ", 400},
+        {"Host: x\nContent-Length: -1", 400},
+        {"Host: x\nContent-Length: +1", 400},
+        {"Host: x\nContent-Length: 1 ", 400},
+        {"Host: x\nContent-Length: 0x1", 400},
+        {"Host: x\nContent-Length: 1, 1", 400},
+        {"Host: x\nContent-Length: 1000", 0},
+        {"Host: x\nContent-Length: 1001", 413},
+        {"Host: x\nContent-Length: 18446744073709551615", 413},
+        {"Host: x\nContent-Length: 18446744073709551616", 413},
+        {"Host: x\nContent-Length: 99999999999999999999999999999999", 413},
+        {"Host: x\nContent-Length: 5\nTransfer-Encoding: chunked", 400},
+        {"Host: x\nTransfer-Encoding: chunked\nTransfer-Encoding: chunked", 400},
+        {"Host: x\nTransfer-Encoding: gzip, chunked", 400},
+        {"Host: x\nTransfer-Encoding: identity", 400},
+        {"Host: x\nTransfer-Encoding: ", 400},
+        {"Host : x\nContent-Length: 5", 400},
+        {"Host: x\nA\x01: b\nContent-Length: 5", 400},
+        {"Host: x\nA: b\x01\nContent-Length: 5", 400},
+        {"Host: x\nAuthorization: a\nAuthorization: b\nContent-Length: 5", 400},
+        {"Host: x\nContent-Type: a\nContent-Type: b\nContent-Length: 5", 400},
+        {"Host: x\nExpect: 100-Continue\nContent-Length: 5", 0},
+        {"Host: x\nExpect: 200-ok\nContent-Length: 5", 417},
+        {"Host: x", 411},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        unsigned got = verdict(rows[i].lines, "POST", "HTTP/1.1");
+        cr_assert_eq(got, rows[i].status, "%s: %u", rows[i].lines, got);
+    }
+    cr_assert_eq(verdict("Content-Length: 5", "POST", "HTTP/1.0"), 0);
+    cr_assert_eq(verdict("Transfer-Encoding: chunked", "POST", "HTTP/1.0"), 400);
+    cr_assert_eq(verdict("Host: x", "GET", "HTTP/1.1"), 0);
+    cr_assert_eq(verdict("Host: x", "GET", "HTTP/1.2"), 505);
+    cr_assert_eq(verdict("Host: x", "GET", "HTTP/2.0"), 505);
+}
+
+Test(srv_screen, json_types_are_told_from_others) {
+    static const struct {
+        const char *value;
+        bool json;
+    } rows[] = {
+        {"application/json", true},
+        {"Application/JSON", true},
+        {"application/json; charset=utf-8", true},
+        {"application/json;charset=\"UTF-8\"", true},
+        {"application/json ; charset=UTF8 ", true},
+        {"application/json; boundary=x; charset=utf-8", true},
+        {"application/problem+json", true},
+        {"application/json; charset=utf-16", false},
+        {"application/json; charset=latin1", false},
+        {"application/json;charset=", false},
+        {"application/jsonx", false},
+        {"text/plain", false},
+        {"", false},
+        {";", false},
+        {"+json", false},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        srv_framing f = {0};
+        /* A copy that ends where the value ends: one byte too far is a fault. */
+        size_t n = strlen(rows[i].value);
+        char *exact = malloc(n ? n : 1);
+        memcpy(exact, rows[i].value, n);
+        srv_screen_header(&f, "Content-Type", 12, exact, n, 1000);
+        free(exact);
+        cr_assert_eq(f.json, rows[i].json, "'%s'", rows[i].value);
+    }
+}
+
+static void assert_hash(const char *text, size_t n, const char *hex) {
+    uint8_t hash[32];
+    char seen[65];
+    srv_sha256(text, n, hash);
+    for (size_t i = 0; i < sizeof hash; i++)
+        (void)snprintf(seen + 2 * i, 3, "%02x", hash[i]);
+    cr_assert_str_eq(seen, hex);
+}
+
+Test(srv_keys, the_hash_is_sha_256) {
+    assert_hash("", 0, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    assert_hash("abc", 3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_hash("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56,
+                "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+    char *many = malloc(1000000);
+    memset(many, 'a', 1000000);
+    assert_hash(many, 1000000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+    free(many);
+}
+
+static srv_keys *keys_of(const char *text, err *e) {
+    char path[] = "/tmp/fathom-keys-XXXXXX";
+    int fd = mkstemp(path);
+    cr_assert(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+    close(fd);
+    srv_keys *k = NULL;
+    int rc = srv_keys_open(&k, path, e);
+    cr_assert_eq(rc == 0, k != NULL);
+    unlink(path);
+    return k;
+}
+
+Test(srv_keys, each_key_is_found_and_nothing_else) {
+    err e = {0};
+    srv_keys *k = keys_of("# c\nkey-one-1 alice\n  key-two-2\tbob  \r\n\nkey-three", &e);
+    cr_assert_not_null(k, "%s", e.msg);
+    cr_assert_eq(srv_keys_count(k), 3);
+    cr_assert_eq(srv_keys_find(k, "key-one-1", 9), 0);
+    cr_assert_eq(srv_keys_find(k, "key-two-2", 9), 1);
+    cr_assert_eq(srv_keys_find(k, "key-three", 9), 2);
+    cr_assert_str_eq(srv_keys_name(k, 1), "bob");
+    cr_assert_str_eq(srv_keys_name(k, 2), "key-3");
+    cr_assert_eq(srv_keys_find(k, "key-one-", 8), -1);
+    cr_assert_eq(srv_keys_find(k, "key-one-1 ", 10), -1);
+    cr_assert_eq(srv_keys_find(k, "", 0), -1);
+    srv_keys_close(k);
+}
+
+Test(srv_keys, files_without_a_proper_key_are_refused) {
+    static const char *const bad[] = {"", "\n\n", "# only\n", "short", "long-enough-1\nshort\n"};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        err e = {0};
+        cr_assert_null(keys_of(bad[i], &e));
+        cr_assert(e.code != ERR_NONE);
+    }
+    err e = {0};
+    srv_keys *k = NULL;
+    cr_assert_eq(srv_keys_open(&k, "/tmp", &e), -1);
+    cr_assert_null(k);
+}
