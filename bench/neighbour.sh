@@ -1,30 +1,32 @@
 #!/bin/bash
-# What a busy neighbour on one core costs the compute pool. In turns: one thread alone, all
-# threads alone, all threads beside a loop pinned to the last core. Prints GB/s of a
-# weight-bound product and medians of the ratios to all threads alone. A pool with static
-# shares falls below one thread; the fair share beside the loop is (cores - 0.5) / cores.
+# What a busy neighbour on one core costs the compute pool. In turns: one thread and all
+# threads, alone and beside a loop pinned to the last core. The figure is GB/s of a
+# weight-bound product; the medians are of ratios within a round. A pool with static shares
+# falls below one thread as soon as a core is shared; this one must not.
 # usage: bench/neighbour.sh [rounds]
 set -u
 cd "$(dirname "$0")/.." || exit 2
 rounds=${1:-5}
-fathom=build/fathom
-last=$(($(nproc) - 1))
+all=$(nproc)
 rate() { # threads -> GB/s of the bf16 product with one row
-    "$fathom" bench kernels --what gemm --rows 1 --threads "$1" --json |
-        jq -r '.runs[] | select(.dtype == "BF16" and .rows == 1) | .gb_per_s'
+    build/fathom bench kernels --what gemm --rows 1 --threads "$1" --json |
+        jq -r '.runs[] | select(.dtype == "BF16") | .gb_per_s'
 }
-median() { sort -g | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
-one=() ; busy=()
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN {print a / b}'; }
+median() { printf '%s\n' "$@" | sort -g | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
+alone=() ; beside=() ; cost=()
 for ((i = 0; i < rounds; i++)); do
-    a=$(rate 1)
-    b=$(rate "$(nproc)")
-    taskset -c "$last" sh -c 'while :; do :; done' &
+    one=$(rate 1)
+    many=$(rate "$all")
+    taskset -c $((all - 1)) sh -c 'while :; do :; done' &
     loop=$!
-    c=$(rate "$(nproc)")
+    one_beside=$(rate 1)
+    many_beside=$(rate "$all")
     kill "$loop"
     wait "$loop" 2>/dev/null
-    echo "round $i: one thread $a, $(nproc) threads $b, $(nproc) threads and a neighbour $c GB/s"
-    one+=("$(echo "$a $b" | awk '{print $1 / $2}')")
-    busy+=("$(echo "$c $b" | awk '{print $1 / $2}')")
+    echo "round $i: alone $one and $many GB/s, beside a neighbour $one_beside and $many_beside GB/s (1 and $all threads)"
+    alone+=("$(ratio "$many" "$one")")
+    beside+=("$(ratio "$many_beside" "$one_beside")")
+    cost+=("$(ratio "$many_beside" "$many")")
 done
-echo "median of the ratio to $(nproc) threads alone: one thread $(printf '%s\n' "${one[@]}" | median), beside a neighbour $(printf '%s\n' "${busy[@]}" | median)"
+echo "medians: $all threads to one: alone $(median "${alone[@]}"), beside a neighbour $(median "${beside[@]}"); neighbour to alone, $all threads: $(median "${cost[@]}")"
