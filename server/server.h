@@ -80,7 +80,7 @@ typedef struct {
     {"--chunk", CLI_UINT, &(o)->chunk, "N", "prompt positions that move together (default 128)", 1, 65536, false}, \
     {"--kv-memory", CLI_BYTES, &(o)->cache_bytes, "BYTES", "cache budget, as in 512M or 4G (default: what fits)", 1 << 16, 1e15, false}, \
     {"--kv-dtype", CLI_CHOICE, &(o)->cache_dtype, "f32|bf16", "cache precision (default f32 on cpu, bf16 on cuda)", 0, 0, false}, \
-    {"--kernels", CLI_CHOICE, &(o)->kernels, "auto|avx512|avx2|portable", "CPU code path (default: measured)", 0, 0, false}, \
+    {"--kernels", CLI_CHOICE, &(o)->kernels, "auto|avx512|avx2|portable|bf16|f32", "code path: CPU avx512, avx2, portable (default: measured); CUDA bf16, f32 (default bf16)", 0, 0, false}, \
     {"--weights", CLI_CHOICE, &(o)->weights, "auto|int8", "CPU: large matrices as stored, or in 8 bits (default auto)", 0, 0, false}, \
     {"--packed-cache", CLI_FLAG, &(o)->packed_cache, NULL, "CPU: keep packed weights in the model folder, for faster starts", 0, 0, false}
 

@@ -7,7 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MIN_BLOCKS = 16, BLAS_WORKSPACE = 32 << 20, MAX_LAUNCH = 8192, RESULT_PAD = 16 };
+enum {
+    MIN_BLOCKS = 16,
+    BLAS_WORKSPACE = 32 << 20,
+    MAX_LAUNCH = 8192,
+    RESULT_PAD = 16,
+    N_STATE = 4
+};
 
 /* ---- memory ---- */
 
@@ -180,8 +186,20 @@ static int take_scratch(cu_backend *b, err *e) {
         if (!size_mul(wanted[i].ld, wanted[i].bytes, &bytes)) bytes = SIZE_MAX;
         if (eng__cuda_alloc(b, wanted[i].at, wanted[i].rows, bytes, "working memory", e) != 0)
             return -1;
+        if (i < N_STATE) continue;
+        void *p;
+        memcpy(&p, wanted[i].at, sizeof p);
+        b->scratch[b->n_scratch++] = (cu_span){p, wanted[i].rows * bytes};
     }
     return 0;
+}
+
+int eng__cuda_poison(cu_backend *b, err *e) {
+    for (uint32_t i = 0; i < b->n_scratch; i++) {
+        cudaError_t rc = cudaMemset(b->scratch[i].data, 0xff, b->scratch[i].bytes);
+        if (eng__cuda_check(b, rc, "poisoning memory", e) != 0) return -1;
+    }
+    return eng__cuda_check(b, cudaDeviceSynchronize(), "poisoning memory", e);
 }
 
 /* The descriptor, and results behind one another: the bad-map flag, then halting flags. */

@@ -44,7 +44,7 @@ $(CUDA_PLUGIN): $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
 	@echo "  LD  $@"
 	$(Q)$(CC) -shared -o $@ $^ $(CUDA_LINK)
 
-cuda: $(CUDA_PLUGIN) build/fathom-cuda-selftest
+cuda: $(CUDA_PLUGIN) build/fathom-cuda-selftest build/fathom-cuda-bench build/fathom-cuda-step
 
 # Needs a device to do more than say so; the same sources run on the CPU in tests/cuda/run.sh.
 CUDA_TEST_SRC := $(wildcard tests/cuda/selftest/*.c) tests/lib/golden.c tests/lib/reference.c
@@ -59,6 +59,14 @@ build/fathom-cuda-selftest: $(CUDA_TEST_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/l
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 
--include $(wildcard $(CUDA_B)/engine/cuda/*.d $(CUDA_B)/tests/*/*.d $(CUDA_B)/tests/*/*/*.d)
+build/fathom-cuda-bench: $(CUDA_B)/bench/cuda/kernels.o $(CUDA_B)/bench/cuda/probe.cu.o $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
+	@echo "  LD  $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
+
+build/fathom-cuda-step: $(CUDA_B)/bench/cuda/step.o $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
+	@echo "  LD  $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
+
+-include $(wildcard $(CUDA_B)/bench/cuda/*.d $(CUDA_B)/engine/cuda/*.d $(CUDA_B)/tests/*/*.d $(CUDA_B)/tests/*/*/*.d)
 endif
 endif

@@ -54,6 +54,11 @@ typedef struct {
 } cu_scratch;
 
 typedef struct {
+    void *data;
+    size_t bytes;
+} cu_span;
+
+typedef struct {
     eng_backend base; /* first */
     const eng_model *model;
     eng_config c;
@@ -82,6 +87,8 @@ typedef struct {
     cu_cache cache;
     cu_state state;
     cu_scratch s;
+    cu_span scratch[32]; /* all of s, and nothing that lives from launch to launch */
+    uint32_t n_scratch;
 
     uint8_t *desc_host, *desc; /* pinned; on the device */
     size_t desc_bytes, table_cap;
@@ -126,6 +133,8 @@ cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows);
 uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows);
 bool eng__cuda_blas_shared(const cu_backend *b, uint32_t rows); /* always-on experts by cuBLAS */
 void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a);
+/* For tests: fills all working memory with NaN patterns. No launch may be in flight. */
+int eng__cuda_poison(cu_backend *b, err *e) WARN_UNUSED;
 /* launch.c */
 extern const eng_backend_ops eng__cuda_ops;
 uint32_t eng__cuda_bucket(const cu_backend *b, uint32_t rows);

@@ -10,8 +10,11 @@ if [ "$(uname -m)" != x86_64 ] || ! command -v g++ >/dev/null; then
 fi
 jobs=$(nproc)
 make -j"$jobs" --no-print-directory SAN=address,undefined build/san-address-undefined/libfathom.a >/dev/null || exit 1
-make -j"$jobs" --no-print-directory -f tests/cuda/shim.mk || exit 1
+make -j"$jobs" --no-print-directory -f tests/cuda/shim.mk all || exit 1
 build/cuda-shim/selftest || exit 1
+# The benchmarks' programs run too, at sizes that measure nothing.
+build/cuda-shim/kernel-bench tiny 100 >/dev/null || exit 1
+build/cuda-shim/step-bench tests/golden/cases/mla 70 1,3 >/dev/null || exit 1
 if [ "${CUDA:-auto}" != 0 ] && { command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; }; then
     make -j"$jobs" --no-print-directory build/fathom-cuda-selftest >/dev/null || exit 1
     said=$(build/fathom-cuda-selftest)

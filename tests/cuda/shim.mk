@@ -20,6 +20,19 @@ CU_SRC  := $(wildcard engine/cuda/*.cu)
 CXX_SRC := $(wildcard tests/cuda/shim/*.cpp)
 OBJ := $(C_SRC:%.c=$(B)/%.o) $(CU_SRC:%.cu=$(B)/%.cu.o) $(CXX_SRC:%.cpp=$(B)/%.o)
 
+.DEFAULT_GOAL := all
+all: $(B)/selftest $(B)/kernel-bench $(B)/step-bench
+
+# The benchmarks' programs, to see that they run; their figures here mean nothing.
+BENCH_OBJ := $(B)/bench/cuda/kernels.o $(B)/bench/cuda/probe.cu.o
+$(B)/kernel-bench: $(BENCH_OBJ) $(filter-out $(B)/tests/cuda/selftest/% $(B)/tests/lib/%,$(OBJ)) $(LIB)
+	@echo "  LD  $@"
+	@$(CXX) $(COMMON) -o $@ $^ $(SYS_LIBS) -ljansson -lpcre2-8 -lm -ldl
+
+$(B)/step-bench: $(B)/bench/cuda/step.o $(filter-out $(B)/tests/cuda/selftest/% $(B)/tests/lib/%,$(OBJ)) $(LIB)
+	@echo "  LD  $@"
+	@$(CXX) $(COMMON) -o $@ $^ $(SYS_LIBS) -ljansson -lpcre2-8 -lm -ldl
+
 $(B)/selftest: $(OBJ) $(LIB)
 	@echo "  LD  $@"
 	@$(CXX) $(COMMON) -o $@ $(OBJ) $(LIB) $(SYS_LIBS) -ljansson -lpcre2-8 -lm -ldl
@@ -42,4 +55,4 @@ $(B)/%.o: %.cpp
 # The changes of stacks, millions a second, stay out of the sanitizers' sight.
 $(B)/tests/cuda/shim/fibers.o: SAN :=
 
--include $(OBJ:.o=.d)
+-include $(OBJ:.o=.d) $(BENCH_OBJ:.o=.d)

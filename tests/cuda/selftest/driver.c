@@ -152,6 +152,8 @@ static bool launch(driver *d, eng_stage stage) {
     err e = {0};
     eng_result r;
     eng_launch l = {stage, d->rows, d->n_rows, d->edits, d->n_edits};
+    if (d->spec->poison && !check(eng__cuda_poison((cu_backend *)d->b, &e) == 0, "%s", e.msg))
+        return false;
     if (!check(eng_run(d->b, &l, &r, &e) == 0, "launch: %s", e.msg)) return false;
     d->out->launches++;
     uint32_t n = d->n_rows;

@@ -13,6 +13,7 @@ typedef struct {
     const uint32_t *ids[DRIVE_SEQS];
     eng_policy policy;
     float threshold;
+    bool poison;   /* fill the backend's working memory with NaN before every launch */
     uint64_t seed; /* 0: every ready row, prelude first, then loops, then coda */
 } drive_spec;
 

@@ -129,8 +129,97 @@ static void half_precision(void) {
     }
 }
 
+/* Captured graphs, replayed on working memory full of NaN, against the same kernels launched one
+ * by one: equal to the bit. */
+static void graphs_on_poisoned_memory(const char *name, const char *graphs, const char *plain,
+                                      eng_dtype cache) {
+    golden_case g = golden_open(name);
+    err e = {0};
+    eng_model *m;
+    if (!check(eng_model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
+    drive_spec spec = golden_spec(&g, eng_model_config(m), ENG_EXACT, 80, 17);
+    eng_backend_opts o = drive_opts(&spec, graphs, cache), q = drive_opts(&spec, plain, cache);
+    eng_backend *one = open_backend(m, &o), *two = open_backend(m, &q);
+    drive_result a = {0}, b = {0};
+    spec.poison = true;
+    bool ok = one && drive(one, &spec, &a);
+    spec.poison = false;
+    if (ok && two && drive(two, &spec, &b)) {
+        check(memcmp(a.depth, b.depth, sizeof a.depth) == 0, "%s %s: depths differ from %s", name,
+              graphs, plain);
+        for (uint32_t s = 0; s < spec.n_seqs; s++) {
+            check(memcmp(a.logits[s], b.logits[s], (size_t)GOLDEN_LEN * g.vocab * 4) == 0,
+                  "%s %s: logits differ from %s", name, graphs, plain);
+        }
+    }
+    drive_result_deinit(&a);
+    drive_result_deinit(&b);
+    eng_backend_close(one);
+    eng_backend_close(two);
+    eng_model_close(m);
+    golden_close(&g);
+}
+
+/* Sequences of random tokens, random batches, fewer and more loops than trained, minimum depths:
+ * the CUDA backend in float32 against the CPU backend driven by the very same launches. */
+static void mixes_against_the_cpu_engine(const char *dir, uint32_t n_seqs, uint32_t rounds) {
+    err e = {0};
+    eng_model *m;
+    rng r = {99};
+    if (!check(eng_model_open(&m, dir, &e) == 0, "%s: %s", dir, e.msg)) return;
+    const eng_config *c = eng_model_config(m);
+    for (uint32_t k = 0; k < rounds; k++) {
+        static uint32_t ids[DRIVE_SEQS][DRIVE_LEN];
+        drive_spec spec = {.n_seqs = n_seqs,
+                           .n_loops = c->max_loop_iters - 2 + rng_below(&r, 5),
+                           .min_loops = rng_below(&r, 3),
+                           .max_rows = 5 + rng_below(&r, 150),
+                           .policy = k & 1 ? ENG_LAST : ENG_EXACT,
+                           .threshold = c->act_threshold,
+                           .seed = 1000 + k};
+        for (uint32_t s = 0; s < n_seqs; s++) {
+            spec.len[s] = 1 + rng_below(&r, on_shim ? 40 : DRIVE_LEN);
+            spec.ids[s] = ids[s];
+            for (uint32_t i = 0; i < spec.len[s]; i++)
+                ids[s][i] = rng_below(&r, c->vocab_size);
+        }
+        eng_backend_opts o = drive_opts(&spec, "f32", ENG_F32),
+                         q = drive_opts(&spec, NULL, ENG_F32);
+        eng_backend *gpu = open_backend(m, &o), *cpu = NULL;
+        check(eng_cpu_open(&cpu, m, &q, &e) == 0, "cpu: %s", e.msg);
+        drive_result a = {0}, b = {0};
+        if (gpu && cpu && drive(gpu, &spec, &a) && drive(cpu, &spec, &b)) {
+            uint32_t depths = 0, far = 0, n = 0;
+            for (uint32_t s = 0; s < n_seqs; s++) {
+                for (uint32_t i = 0; i < spec.len[s]; i++, n++) {
+                    size_t at = (size_t)i * c->vocab_size;
+                    depths += a.depth[s][i] != b.depth[s][i];
+                    far += !(worst(a.logits[s] + at, b.logits[s] + at, c->vocab_size) < 1e-3);
+                }
+            }
+            /* A random token may halt within rounding of the threshold: then its sequence parts. */
+            check(depths <= n / 50 && far <= n / 10,
+                  "%s round %u: of %u positions %u depths and %u "
+                  "logits differ from the CPU engine",
+                  dir, k, n, depths, far);
+        }
+        drive_result_deinit(&a);
+        drive_result_deinit(&b);
+        eng_backend_close(gpu);
+        eng_backend_close(cpu);
+    }
+    eng_model_close(m);
+}
+
 void test_backend(void) {
     golden_cases();
     random_mixes();
     half_precision();
+    graphs_on_poisoned_memory("mla", "f32", "f32-stream", ENG_F32);
+    graphs_on_poisoned_memory("gqa", "f32", "f32-stream", ENG_BF16);
+    graphs_on_poisoned_memory("mla_no_prelude", "bf16", "bf16-stream", ENG_BF16);
+    graphs_on_poisoned_memory("gqa", "bf16", "bf16-stream", ENG_F32);
+    mixes_against_the_cpu_engine("tests/golden/cases/mla_deep", 5, on_shim ? 2 : 10);
+    mixes_against_the_cpu_engine("tests/golden/cases/gqa", 4, on_shim ? 2 : 10);
+    if (!on_shim) mixes_against_the_cpu_engine("models/demo", 8, 10);
 }

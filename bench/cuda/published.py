@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Times the published OpenMythos `generate`, unchanged and by path, on the GPU.
+
+    bench/cuda/published.py --openmythos ../OpenMythos --model DIR --sequences 1,8 --loops 16
+
+DIR holds float32 weights (the published model mixes types otherwise). Prints one JSON object;
+bench/cuda/run.sh puts it beside Fathom's figures of the same run. Needs torch with CUDA."""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools"))
+import compare_openmythos as published  # noqa: E402  (exits with a reason without torch)
+import torch  # noqa: E402
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--openmythos", required=True, metavar="PATH")
+    p.add_argument("--model", required=True, metavar="DIR")
+    p.add_argument("--sequences", default="1,8", metavar="LIST")
+    p.add_argument("--prompt-tokens", type=int, default=64, metavar="N")
+    p.add_argument("--output-tokens", type=int, default=8, metavar="N")
+    p.add_argument("--loops", type=int, default=0, metavar="N", help="default: as trained")
+    args = p.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("published.py: torch sees no CUDA device")
+    with open(os.path.join(args.model, "config.json"), encoding="utf-8") as f:
+        fields = json.load(f)
+    loops = args.loops or fields["max_loop_iters"]
+    module = published.import_published(args.openmythos)
+    model = published.build_published(module, args.model, fields).to("cuda")
+    runs = []
+    for n in (int(v) for v in args.sequences.split(",")):
+        g = torch.Generator().manual_seed(n)
+        ids = torch.randint(0, fields["vocab_size"], (n, args.prompt_tokens), generator=g).to("cuda")
+        took = {}
+        for tokens in (1, 1 + args.output_tokens):  # the difference is decoding alone
+            for warm in (True, False):
+                torch.cuda.synchronize()
+                start = time.monotonic()
+                model.generate(ids, max_new_tokens=tokens, n_loops=loops, temperature=1.0, top_k=1)
+                torch.cuda.synchronize()
+                if not warm:
+                    took[tokens] = time.monotonic() - start
+        decode = took[1 + args.output_tokens] - took[1]
+        runs.append({"sequences": n, "prefill_s": round(took[1], 4),
+                     "tokens_per_s": round(n * args.output_tokens / decode, 2)})
+    print(json.dumps({"torch": torch.__version__, "dtype": "float32", "loops": loops, "runs": runs}))
+
+
+if __name__ == "__main__":
+    main()
