@@ -63,7 +63,7 @@ void sched__release(sched *s, seq *q) {
 
 static void preempt(sched *s, seq *q) {
     sched__release(s, q);
-    q->next_start = q->coda_next = q->n_offered = 0;
+    q->next_start = q->coda_next = q->n_offered = q->frontier = 0;
     s->stats.preemptions++;
     enqueue(s, q);
 }

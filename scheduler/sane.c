@@ -98,7 +98,7 @@ static bool cohort_sane(const sched *s, const cohort *c, uint8_t *seen, err *e) 
 
 static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
     memset(seen, 0, s->n_rows);
-    uint32_t n_free = 0, live = 0, tail = 0, coda = 0, prelude = 0;
+    uint32_t n_free = 0, live = 0, tail = 0, parked = 0, coda = 0, prelude = 0;
     for (uint32_t row = s->free_row; row != NONE && n_free <= s->n_rows; row = s->rows[row].next) {
         MUST(seen[row]++ == 0 && s->rows[row].state == ROW_FREE, "row %u is free twice, or in use",
              row);
@@ -118,7 +118,10 @@ static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
             }
             bool before = !c->looping && c->next_loop == 0;
             live += c->looping ? c->n_live : 0;
-            tail += c->looping ? c->n_tail : 0;
+            tail += c->looping && !c->parked ? c->n_tail : 0;
+            parked += c->parked ? c->n_tail : 0;
+            MUST(!c->parked || (c->n_live == 0 && c->next_loop >= q->frontier),
+                 "a row that is needed is parked");
             prelude += before ? c->n : 0;
             coda += !before && !ring_empty(&c->stage) ? c->n_coda : 0;
         }
@@ -126,7 +129,8 @@ static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
     }
     for (uint32_t row = 0; row < s->n_rows; row++)
         MUST(seen[row] == 1, "row %u leaked", row);
-    MUST(live == s->n_looping_live && tail == s->n_looping_tail, "looping rows are miscounted");
+    MUST(live == s->n_looping_live && tail == s->n_looping_tail && parked == s->n_parked,
+         "looping rows are miscounted");
     MUST(prelude == s->n_to_prelude && coda == s->n_to_coda, "waiting rows are miscounted");
     return true;
 }

@@ -106,6 +106,7 @@ int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink
     ring_init(&s->want_prompt);
     ring_init(&s->to_prelude);
     ring_init(&s->to_coda);
+    ring_init(&s->parked);
     for (int i = 0; i < N_LISTS; i++)
         ring_init(&s->looping[i]);
     if (resolve(&s->limits, b, opts, e) != 0) goto fail;
@@ -249,6 +250,7 @@ static int round_of_launches(sched *s, err *e) {
     } else if (s->limits.opts.batching == SCHED_DEPTHWISE && s->n_to_prelude > 0) {
         if (sched__run_prelude(s, e) != 0) return -1; /* newcomers do not wait for a coda */
     }
+    sched__relieve_rows(s);
     if (s->n_looping_live + s->n_looping_tail == 0) return 0;
     return sched__run_loops(s, e);
 }

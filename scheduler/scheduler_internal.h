@@ -3,7 +3,8 @@
  * cache.c   slots, pages, blocks        prefix.c  blocks found again by content
  * cost.c    a + b*rows, when to flush   seq.c     one request, checked and copied
  * admit.c   who runs, who waits         wave.c    cohorts, and what goes into a launch
- * emit.c    positions done, tokens out  sched.c   the machine
+ * tails.c   silent loops of policy exact emit.c    positions done, tokens out
+ * sched.c   the machine
  * sane.c    every invariant, slowly     thread.c  the machine on its own thread
  *
  * Everything here belongs to the thread that calls sched_step, but for the fields of
@@ -147,6 +148,7 @@ typedef struct seq {
     uint32_t n_blocks;
     uint32_t next_start;  /* first position no cohort has taken */
     uint32_t coda_next;   /* first position whose coda has not run */
+    uint32_t frontier;    /* most loops any position has run or is about to */
     uint32_t seen;        /* positions ever finished; a recomputed one is not reported again */
     uint32_t n_offered;   /* blocks already offered to the prefix cache, or taken from it */
     hash128 hash;         /* of those */
@@ -201,6 +203,8 @@ struct cohort {
     uint16_t next_loop;
     uint8_t list;
     bool decode, looping;
+    bool parked;    /* tails only, waiting at the frontier; in s->parked */
+    bool finishing; /* tails that go on to the end to give their rows back */
 };
 
 typedef enum { /* planted bugs, for the tests that must find them */
@@ -235,8 +239,8 @@ struct sched {
     row_info *rows;
     cohort *cohorts, *free_cohort; /* as many as rows */
     uint32_t n_rows, free_row, n_free_rows, max_rows, chunk;
-    ring looping[N_LISTS], to_prelude, to_coda;
-    uint32_t n_looping_live, n_looping_tail, n_to_prelude, n_to_coda; /* rows */
+    ring looping[N_LISTS], to_prelude, to_coda, parked;
+    uint32_t n_looping_live, n_looping_tail, n_parked, n_to_prelude, n_to_coda; /* rows */
 
     /* the launch being built; sized by max_rows at create */
     cohort **picks;
@@ -277,6 +281,13 @@ bool sched__flush_pays(const sched *s);
 void sched__learn_cycle(sched *s, uint32_t rows, uint64_t flush_ns);
 void sched__drop_cohorts(sched *s, seq *q);
 void sched__want_start(sched *s, seq *q); /* its next cohort may be started */
+
+/* ---- tails.c ---- */
+
+bool sched__may_park(const sched *s, const cohort *c);
+void sched__park(sched *s, cohort *c);
+void sched__raise_frontier(sched *s, seq *q, uint32_t loops);
+void sched__relieve_rows(sched *s);
 
 /* ---- admit.c ---- */
 

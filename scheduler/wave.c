@@ -48,7 +48,7 @@ static void count_out(sched *s, cohort *c) { /* of every sum it stands in */
     }
     if (c->looping) {
         s->n_looping_live -= c->n_live;
-        s->n_looping_tail -= c->n_tail;
+        *(c->parked ? &s->n_parked : &s->n_looping_tail) -= c->n_tail;
     }
     if (!ring_empty(&c->stage)) s->n_to_coda -= c->n_coda;
 }
@@ -235,6 +235,7 @@ static void enter_loop(sched *s, cohort *c) {
     ring_insert_before(&s->looping[c->list], &c->loop);
     c->looping = true;
     s->n_looping_live += c->n_live;
+    sched__raise_frontier(s, c->owner, 1);
 }
 
 int sched__run_prelude(sched *s, err *e) {
@@ -466,6 +467,8 @@ static void settle_cohort(sched *s, cohort *c) {
         c->list = LIST_TAIL;
         ring_move_back(&s->looping[LIST_TAIL], &c->loop);
     }
+    if (c->n_live > 0) sched__raise_frontier(s, c->owner, c->next_loop + 1u);
+    if (sched__may_park(s, c)) sched__park(s, c);
     queue_coda(s, c);
     if (!c->looping && c->coda_row == NONE) free_cohort(s, c);
 }

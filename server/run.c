@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { DEFAULT_ROWS = 512, DEFAULT_RUNNING = 256, MOST_STATES = 16384 };
+enum { DEFAULT_ROWS = 512, DEFAULT_RUNNING = 256, MOST_STATES = 16384, STATE_BYTES = 128 << 20 };
 
 static int open_tokenizer(run *r, const char *dir, err *e) {
     err why = {0};
@@ -38,10 +38,14 @@ static void fill_sched(sched_opts *s, const run_opts *o, const eng_config *c) {
 }
 
 /* Row states: every sequence may hold one row per loop under ENG_EXACT (tails), and
- * prompt chunks hold theirs; past a ceiling rows wait, they do not fail. */
-static uint32_t row_states(const sched_opts *s) {
+ * prompt chunks hold theirs. Under ENG_EXACT a halted row keeps its state until a later one
+ * goes as deep, so more rows save arithmetic and cache: as many as STATE_BYTES hold (three
+ * floats per channel). Past that rows wait, they do not fail. */
+static uint32_t row_states(const sched_opts *s, const eng_config *c) {
     uint64_t per_sequence = s->halted_kv == ENG_EXACT ? s->ceiling_loops + 1u : 2u;
     uint64_t n = (uint64_t)s->max_running * per_sequence + 4u * (uint64_t)s->max_rows;
+    uint64_t spare = STATE_BYTES / (12u * (uint64_t)c->dim);
+    if (s->halted_kv == ENG_EXACT && n < spare) n = spare;
     uint64_t most = MOST_STATES > 4u * s->max_rows ? MOST_STATES : 4u * s->max_rows;
     return (uint32_t)(n < most ? n : most);
 }
@@ -51,7 +55,7 @@ static int open_backend(run *r, const run_opts *o, err *e) {
     eng_backend_opts b = {
         .threads = (uint32_t)o->threads,
         .max_loops = r->sched.ceiling_loops,
-        .n_rows = row_states(&r->sched),
+        .n_rows = row_states(&r->sched, c),
         .max_launch = r->sched.max_rows,
         .max_logits = r->sched.max_rows < 256 ? r->sched.max_rows : 256,
         .cache_bytes = o->cache_bytes,
