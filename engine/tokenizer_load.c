@@ -302,7 +302,11 @@ static int load_merges(loader *l, const json_t *merges, const json_t *vocab) {
             buf_clear(&joined);
             buf_append(&joined, a, na);
             buf_append(&joined, b, nb);
-            known = !joined.failed && vocab_id(vocab, joined.data, joined.len, &result) == 0;
+            if (joined.failed) { /* both sides are tokens, so the length is not to blame */
+                no_memory(l);
+                goto end;
+            }
+            known = vocab_id(vocab, joined.data, joined.len, &result) == 0;
         }
         if (!known) {
             bad(l, "merges", "merge %zu names a token that is not in the vocabulary", rank);

@@ -15,6 +15,7 @@ enum {
     MATCH_LIMIT = 50 * 1000 * 1000, /* backtracking steps of one match */
     HEAP_LIMIT_KIB = 64 << 10,      /* of the interpreter, where JIT is not allowed */
     JIT_STACK = 8 << 20,
+    MAX_PATTERN = 16 << 10,
 };
 
 /* ---- running ---- */
@@ -162,14 +163,18 @@ static int portable(buf *out, const char *pattern, size_t n) {
 
 static int compile(eng__step *step, const char *pattern, size_t n, bool literal, const char *what,
                    err *e) {
-    buf text = {.max = 64 << 10};
+    buf text = {0};
     int rc = -1, code = 0;
     size_t at = 0;
     if (n == 0)
         return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: an empty split pattern", what);
+    if (n > MAX_PATTERN) {
+        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: a split pattern over %d bytes", what,
+                       MAX_PATTERN);
+    }
     if (literal) buf_append(&text, pattern, n);
     if (text.failed || (!literal && portable(&text, pattern, n) != 0)) {
-        err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: a split pattern over 64 KiB", what);
+        err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory", what);
         goto end;
     }
     uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C);
@@ -177,8 +182,8 @@ static int compile(eng__step *step, const char *pattern, size_t n, bool literal,
     if (step->code == NULL) {
         char why[120] = "";
         (void)pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
-        err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: split pattern: %s (byte %zu)", what, why,
-                at);
+        err_code kind = code == PCRE2_ERROR_HEAP_FAILED ? ERR_NO_MEMORY : ERR_BAD_FILE;
+        err_set(e, kind, "pre_tokenizer", "%s: split pattern: %s (byte %zu)", what, why, at);
         goto end;
     }
     step->jit =

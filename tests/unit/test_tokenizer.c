@@ -244,6 +244,13 @@ static void pre_bad_regex(json_t *f) {
 static void pre_byte_regex(json_t *f) {
     steps(f, split_by("a\\Cb", "Isolated", false));
 }
+static void pre_long_regex(json_t *f) {
+    char *text = malloc(20001);
+    memset(text, 'a', 20000);
+    text[20000] = 0;
+    steps(f, split_by(text, "Isolated", false));
+    free(text);
+}
 static void pre_empty_regex(json_t *f) {
     steps(f, split_by("", "Isolated", false));
 }
@@ -346,6 +353,7 @@ Test(tokenizer, every_malformed_file_is_refused_with_its_name_and_the_reason) {
         {pre_bad_regex, "split pattern"},
         {pre_byte_regex, "split pattern"},
         {pre_empty_regex, "empty split pattern"},
+        {pre_long_regex, "over 16384 bytes"},
         {pre_behavior, "behavior"},
         {pre_many, "more than 16"},
         {pre_two_byte_levels, "after ByteLevel"},
@@ -606,6 +614,33 @@ Test(tokenizer, more_ids_than_allowed_is_an_error_and_keeps_what_was_there) {
     cr_assert_eq(e.code, ERR_TOO_LONG);
     cr_assert(ids.n >= 4 && ids.data[3] == 'd');
     eng_ids_deinit(&ids);
+    eng_tokenizer_close(t);
+}
+
+Test(tokenizer, nothing_is_normalised_and_every_text_comes_back) {
+    eng_tokenizer *t = NULL;
+    err e = {0};
+    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
+    buf joiners = {0};
+    for (int i = 0; i < 10000; i++)
+        buf_puts(&joiners, "\u200d");
+    const char *rows[] = {
+        "e\u0301 and \u00e9", "\u202eright to left\u202c \u200f", "\ufb01 \u2126 \u212b",
+        joiners.data,         "tab\tcr\r\nnl\n\u2028\xc2\x85",    "\x01\x02\x7f"};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        eng_ids ids = {0};
+        buf back = {0};
+        size_t n = strlen(rows[i]), len;
+        cr_assert_eq(eng_tokenizer_encode(t, rows[i], n, true, SIZE_MAX, &ids, &e), 0);
+        for (size_t k = 0; k < ids.n; k++) {
+            const char *bytes = eng_tokenizer_bytes(t, ids.data[k], &len);
+            buf_append(&back, bytes, len);
+        }
+        cr_assert(back.len == n && memcmp(back.data, rows[i], n) == 0, "row %zu", i);
+        buf_deinit(&back);
+        eng_ids_deinit(&ids);
+    }
+    buf_deinit(&joiners);
     eng_tokenizer_close(t);
 }
 

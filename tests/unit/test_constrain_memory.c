@@ -1,0 +1,186 @@
+/* test_constrain_memory.c - tokenizer, sampler, schema and constraint when memory runs out:
+ * every allocation fails once, and once for good. The answer is ERR_NO_MEMORY, never a
+ * smaller vocabulary or a looser grammar. */
+#include "api/constrain_internal.h"
+#include "tests/lib/oom.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+TestSuite(constrain_memory, .fini = fail_on_leaks, .timeout = 300);
+
+/* Does its work once; *right says whether a success is as good as with all the memory. */
+typedef int attempt(void *ud, bool *right, err *e);
+
+static void sweep(attempt *what, void *ud, const char *name) {
+    for (int for_ever = 0; for_ever < 2; for_ever++) {
+        for (long n = 0;; n++) {
+            err e = {0};
+            bool right = false;
+            cr_assert_lt(n, 20000, "%s", name);
+            oom_after(n, for_ever);
+            int rc = what(ud, &right, &e);
+            bool reached = oom_stop();
+            if (rc == 0) cr_assert(right, "%s: allocation %ld failed and nobody knew", name, n);
+            else cr_assert_eq(e.code, ERR_NO_MEMORY, "%s, allocation %ld: %s", name, n, e.msg);
+            if (!reached) {
+                cr_assert_eq(rc, 0, "%s: %s", name, e.msg);
+                break;
+            }
+        }
+    }
+}
+
+static size_t n_ids; /* what all the memory gives */
+
+static int parse_tokenizer(void *ud, bool *right, err *e) {
+    const buf *text = ud;
+    eng_tokenizer *t = NULL;
+    eng_ids ids = {0};
+    int rc = eng_tokenizer_parse(&t, text->data, text->len, 2048, "tokenizer.json", e);
+    if (rc != 0) cr_assert_null(t);
+    static const char words[] =
+        "In the beginning <|end|> was a word of some lengthandmoreletterstomergethanfitthestack";
+    if (rc == 0) rc = eng_tokenizer_encode(t, words, strlen(words), true, 1000, &ids, e);
+    *right = rc == 0 && (n_ids == 0 || ids.n == n_ids);
+    if (rc == 0) n_ids = ids.n;
+    eng_ids_deinit(&ids);
+    eng_tokenizer_close(t);
+    return rc;
+}
+
+/* A file small enough for thousands of tries: the bytes, two merges, one special token. */
+static void small_file(buf *out) {
+    json_t *vocab = json_object(), *file;
+    for (int b = 0, next = 256; b < 256; b++) {
+        bool visible = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
+        int cp = visible ? b : next++;
+        char key[3] = {(char)cp, 0, 0};
+        if (cp >= 0x80) {
+            key[0] = (char)(0xc0 | cp >> 6);
+            key[1] = (char)(0x80 | (cp & 63));
+        }
+        json_object_set_new(vocab, key, json_integer(b));
+    }
+    json_object_set_new(vocab, "th", json_integer(256));
+    json_object_set_new(vocab, "the", json_integer(257));
+    file = json_pack("{s:[{s:i, s:s, s:b}], s:{s:s, s:b, s:b}, s:{s:s}, s:{s:s, s:o, s:[s,s]}}",
+                     "added_tokens", "id", 300, "content", "<|end|>", "special", 1, "pre_tokenizer",
+                     "type", "ByteLevel", "add_prefix_space", 1, "use_regex", 1, "decoder", "type",
+                     "ByteLevel", "model", "type", "BPE", "vocab", vocab, "merges", "t h", "th e");
+    char *text = json_dumps(file, JSON_COMPACT);
+    buf_puts(out, text);
+    free(text);
+    json_decref(file);
+}
+
+Test(constrain_memory, a_tokenizer_opens_whole_or_not_at_all) {
+    buf text = {0};
+    json_setup();
+    small_file(&text);
+    bool right;
+    err e = {0};
+    cr_assert_eq(parse_tokenizer(&text, &right, &e), 0, "%s", e.msg);
+    cr_assert_gt(n_ids, 20);
+    sweep(parse_tokenizer, &text, "tokenizer");
+    buf_deinit(&text);
+}
+
+static int create_sampler(void *ud, bool *right, err *e) {
+    (void)ud;
+    eng_sampler *s = NULL;
+    int rc = eng_sampler_create(&s, 100, e);
+    *right = rc == 0 && s;
+    if (rc != 0) cr_assert_null(s);
+    eng_sampler_destroy(s);
+    return rc;
+}
+
+Test(constrain_memory, a_sampler_is_whole_or_not_at_all) {
+    sweep(create_sampler, NULL, "sampler");
+}
+
+typedef struct {
+    const json_t *schema, *tools;
+    const api__vocab *vocab;
+    const char *text; /* that the grammar must take */
+} job;
+
+static bool takes(const api__grammar *g, const char *text) {
+    api__automaton a;
+    api__threads now, next;
+    err e = {0};
+    if (api__automaton_init(&a, g, &e) != 0) return true; /* says so; not what is asked here */
+    api__automaton_start(&a, &now);
+    for (const char *p = text; *p; p++) {
+        api__automaton_step(&a, &now, (uint8_t)*p, &next);
+        now = next;
+    }
+    bool done = api__automaton_done(&a, &now);
+    api__automaton_deinit(&a);
+    return done;
+}
+
+static int compile_and_constrain(void *ud, bool *right, err *e) {
+    const job *j = ud;
+    const uint32_t stop = 2047;
+    api__grammar *g = NULL;
+    api__workspace *w = NULL;
+    api__constraint *c = NULL;
+    int rc = j->tools ? api__grammar_compile_tools(&g, j->tools, NULL, "tools", e)
+                      : api__grammar_compile(&g, j->schema, "schema", e);
+    if (rc != 0) cr_assert_null(g);
+    if (rc == 0) rc = api__workspace_create(&w, g, j->vocab, &stop, 1, e);
+    if (rc == 0) rc = api__constraint_create(&c, w, e);
+    *right = rc == 0 && takes(g, j->text);
+    api__constraint_destroy(c);
+    api__workspace_destroy(w);
+    api__grammar_free(g);
+    return rc;
+}
+
+static int open_vocab(void *ud, bool *right, err *e) {
+    api__vocab *v = NULL;
+    int rc = api__vocab_open(&v, ud, 2048, e);
+    *right = rc == 0 && v;
+    if (rc != 0) cr_assert_null(v);
+    api__vocab_close(v);
+    return rc;
+}
+
+Test(constrain_memory, a_grammar_is_never_looser_for_want_of_memory) {
+    eng_tokenizer *t = NULL;
+    api__vocab *v = NULL;
+    err e = {0};
+    json_setup();
+    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2048, &e), 0);
+    cr_assert_eq(api__vocab_open(&v, t, 2048, &e), 0);
+    sweep(open_vocab, t, "vocabulary");
+    json_t *schema = json_loads(
+        "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":[\"boolean\",\"null\",\"string\"]},"
+        "\"b\":{\"enum\":[1,\"x\"]},"
+        "\"c\":{\"anyOf\":[{\"$ref\":\"#\"},{\"const\":[2]}]}},\"required\":[\"a\",\"b\",\"c\","
+        "\"d\"],"
+        "\"additionalProperties\":{\"type\":\"array\",\"prefixItems\":[{\"type\":\"integer\"}]}}",
+        0, NULL);
+    json_t *tools = json_loads(
+        "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}},{\"type\":\"function\","
+        "\"function\":"
+        "{\"name\":\"g\",\"parameters\":{\"type\":\"object\",\"properties\":{\"x\":{}}}}}]",
+        0, NULL);
+    job jobs[] = {
+        {schema, NULL, v, "{\"a\":true,\"b\":\"x\",\"c\":[2],\"d\":[1]}"},
+        {NULL, NULL, v, "{\"k\":null}"},
+        {NULL, tools, v, "{\"name\":\"f\",\"arguments\":{}}"},
+        {NULL, tools, v, "{\"name\":\"g\",\"arguments\":{\"x\":1}}"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(jobs); i++)
+        sweep(compile_and_constrain, &jobs[i], jobs[i].text);
+    json_decref(schema);
+    json_decref(tools);
+    api__vocab_close(v);
+    eng_tokenizer_close(t);
+}
