@@ -101,6 +101,8 @@ CONF
     at=https://localhost:$((PORT + 1))
     wait_for 5 ask -f "$at/health" || bad "nginx starts"
     proxy_holds nginx "$at"
+    check "the load generator speaks TLS" "$fathom" bench --disable-tqdm --insecure --url "$at" --model demo --num-prompts 20 \
+        --max-concurrency 4 --input-len 4 --output-len 5 --ignore-eos
     check "nginx keeps /metrics inside" status_is 403 "$at/metrics"
     check "nginx sends http to https" status_is 301 "http://localhost:$((PORT + 2))/"
     # A long body in a file and the refused /metrics are what was asked for.
