@@ -94,7 +94,7 @@ int api_model(const api_context *c, const char *id, buf *out, err *e) WARN_UNUSE
 int api_tokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) WARN_UNUSED;
 int api_detokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) WARN_UNUSED;
 
-void api_openapi(buf *out);                                         /* GET /openapi.json */
+void api_openapi(buf *out); /* GET /openapi.json */
 
 /* ---- text pieces that commands share ---- */
 

@@ -1,14 +1,9 @@
-/* api_format.c - response_format, tools and tool_choice. */
+/* api_format.c - response_format, and text.format of responses. */
 #include "api/api_internal.h"
 #include "api/constrain_internal.h"
 
-static int refuse(err *e, const char *param) {
-    return err_set(e, ERR_UNSUPPORTED, param, "this server does not support %s yet", param);
-}
-
 /* An answer can only be held to a form by its text, and only ends by an end token. */
-static int check_can_constrain(const api_context *c, const api__values *v, const char *param,
-                               err *e) {
+int api__can_constrain(const api_context *c, const api__values *v, const char *param, err *e) {
     if (c->vocab == NULL) {
         return err_set(e, ERR_UNSUPPORTED, param,
                        "%s needs a model with a tokenizer and an end token", param);
@@ -22,8 +17,9 @@ static int check_can_constrain(const api_context *c, const api__values *v, const
     return 0;
 }
 
-static bool name_ok(const char *s) {
-    size_t n = strlen(s);
+bool api__name_ok(const json_t *name) {
+    const char *s = json_string_value(name);
+    size_t n = json_string_length(name);
     for (size_t i = 0; i < n; i++) {
         bool letter = (s[i] >= 'a' && s[i] <= 'z') || (s[i] >= 'A' && s[i] <= 'Z');
         if (!letter && !(s[i] >= '0' && s[i] <= '9') && s[i] != '_' && s[i] != '-') return false;
@@ -44,7 +40,7 @@ static int read_schema(api_request *r, const json_t *format, const char *param, 
     const json_t *name = json_object_get(spec, "name"), *strict = json_object_get(spec, "strict");
     const json_t *schema = json_object_get(spec, "schema");
     char field[96];
-    if (!json_is_string(name) || !name_ok(json_string_value(name))) {
+    if (!api__name_ok(name)) {
         (void)snprintf(field, sizeof field, "%s.name", inner);
         return err_set(e, ERR_BAD_PARAM, field, "%s must have 1 to 64 letters, digits, '_' or '-'",
                        field);
@@ -75,7 +71,7 @@ static int read_response_format(api_request *r, const api_context *c, const api_
         return err_set(e, ERR_BAD_PARAM, field, "%s must be text, json_object or json_schema",
                        field);
     }
-    if (check_can_constrain(c, v, param, e) != 0) return -1;
+    if (api__can_constrain(c, v, param, e) != 0) return -1;
     return schema ? read_schema(r, v->response_format, param, e)
                   : api__grammar_compile(&r->grammar, NULL, param, e);
 }
@@ -83,10 +79,5 @@ static int read_response_format(api_request *r, const api_context *c, const api_
 /* Fails closed: an answer whose form cannot be promised is refused. */
 int api__read_format(api_request *r, const api_context *c, const api__values *v, err *e) {
     if (v->response_format && read_response_format(r, c, v, e) != 0) return -1;
-    const char *choice = json_string_value(v->tool_choice);
-    if (v->tools) return refuse(e, "tools");
-    if (v->tool_choice && (choice == NULL || strcmp(choice, "none") != 0)) {
-        return err_set(e, ERR_BAD_PARAM, "tool_choice", "tool_choice needs tools");
-    }
     return 0;
 }

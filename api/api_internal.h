@@ -101,6 +101,25 @@ void api__stop_init(api__stop *s, const char *text, size_t n); /* 1 <= n <= API_
 size_t api__stop_feed(api__matcher *m, const char *bytes, size_t n, int *hit);
 size_t api__stop_held(const api__matcher *m); /* bytes at the end that may still become one */
 
+/* ---- calls of functions in an answer ---- */
+
+/* Whether answers may be calls: never, if the model likes, always. */
+typedef enum { API__CALLS_NONE, API__CALLS_AUTO, API__CALLS_FORCED } api__calls;
+/* What an answer is so far: perhaps a call, no call, a call with arguments under way, whole. */
+typedef enum { API__CALL_HEAD, API__CALL_NONE, API__CALL_ARGS, API__CALL_WHOLE } api__call_phase;
+
+typedef struct {
+    api__call_phase phase;
+    size_t at;           /* bytes of the text that were looked at */
+    size_t string;       /* the string under way began here */
+    size_t name, n_name; /* all are places in the choice's text, which is kept */
+    size_t args, args_end;
+    uint32_t depth;
+    uint8_t step; /* of what stands before the arguments */
+    bool in_string, escaped;
+    bool told; /* a stream has said which function */
+} api__call;
+
 /* ---- requests ---- */
 
 typedef struct {
@@ -132,7 +151,12 @@ struct api_request {
     uint64_t salt[2];
     const char *request_id; /* NULL or checked */
     api__grammar *grammar;  /* what the answer must fit; NULL: anything */
-    const char *echoed;     /* responses: fields given back, as JSON text with commas before each */
+    const char **tools;     /* names of the functions that may be called */
+    uint32_t n_tools;
+    api__calls calls;
+    const char *named;  /* the one function that must be called, or NULL */
+    const char *lead;   /* what the model is told of them, or NULL */
+    const char *echoed; /* responses: fields given back, as JSON text with commas before each */
 };
 
 /* ---- the field table ---- */
@@ -203,6 +227,11 @@ int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns
                       eng_ids *out, err *e) WARN_UNUSED;
 int api__read_turns(api_request *r, const api_context *c, const api__values *v, const char *lead,
                     err *e) WARN_UNUSED;
+/* After api__read_format: a forced call is a form of the answer too. */
+int api__read_tools(api_request *r, const api_context *c, const api__values *v, err *e) WARN_UNUSED;
+bool api__name_ok(const json_t *name); /* a string of 1 to 64 letters, digits, '_' or '-' */
+int api__can_constrain(const api_context *c, const api__values *v, const char *param,
+                       err *e) WARN_UNUSED;
 int api__read_format(api_request *r, const api_context *c, const api__values *v,
                      err *e) WARN_UNUSED;
 /* Encodes text as plain text, after the token that begins every text if bos. */
@@ -236,16 +265,17 @@ typedef struct {
     api_utf8 utf8;
     api__matcher stop;
     api__constraint *constraint; /* what the scheduler asks for masks; NULL: none */
-    buf text;           /* a stream drops what it has sent and no token waits for */
-    size_t scanned;     /* bytes of text the matcher has seen */
-    size_t ready;       /* bytes that can no longer become a stop string */
-    size_t sent;        /* bytes already written; 0 unless streaming */
-    size_t tokens_at;   /* text begins here for the first of tokens */
-    uint64_t chars;     /* characters before tokens_at, for text_offset */
-    api__token *tokens; /* wanted ones not yet written; NULL if nobody asks */
-    eng_top *tops;      /* [cap_tokens][n_top] */
+    buf text;                    /* a stream drops what it has sent and no token waits for */
+    size_t scanned;              /* bytes of text the matcher has seen */
+    size_t ready;                /* bytes that can no longer become a stop string */
+    size_t sent;                 /* bytes already written; 0 unless streaming */
+    size_t tokens_at;            /* text begins here for the first of tokens */
+    uint64_t chars;              /* characters before tokens_at, for text_offset */
+    api__token *tokens;          /* wanted ones not yet written; NULL if nobody asks */
+    eng_top *tops;               /* [cap_tokens][n_top] */
     uint32_t n_tokens, cap_tokens, n_written; /* n_written: responses keep what they wrote */
     uint64_t n_output;
+    api__call call;
     bool echoed, opened; /* prompt text is in; the first chunk went out */
     sched_finish finish;
     int stop_hit; /* stop string, or -1 */
@@ -264,8 +294,23 @@ struct api_reply {
     api__workspace *workspace; /* of the choices' constraints; NULL without */
     uint32_t n_choices, n_ended;
     uint64_t n_events; /* responses: the next sequence_number */
+    bool item_open;    /* responses: the answer's item was announced */
     bool started, failed, done;
 };
+
+/* Reads text [k->at, ready); k->phase and its places tell what was found. */
+void api__call_scan(const api_request *r, api__call *k, const char *text, size_t ready);
+void api__call_finish(api__call *k); /* no more text will come */
+/* The answer is a call, whole or under way. */
+static inline bool api__is_call(const api__choice *ch) {
+    return ch->call.phase == API__CALL_ARGS || ch->call.phase == API__CALL_WHOLE;
+}
+/* Arguments not yet sent: text [from, ch->call.args_end). */
+static inline size_t api__args_from(const api__choice *ch) {
+    return ch->sent > ch->call.args ? ch->sent : ch->call.args;
+}
+/* "call_" and what is the answer's own, quoted. */
+void api__write_call_id(buf *out, const api_reply *r, const api__choice *ch, const char *head);
 
 bool api__wants_tokens(const api_request *r); /* somebody asks for single tokens */
 /* The object of the choice's token fields: logprobs, token_ids, depths (with their keys),

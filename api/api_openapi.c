@@ -216,7 +216,7 @@ static const char small_schemas[] =
     "\"properties\":{\"model\":{\"type\":[\"string\",\"null\"]},\"tokens\":{\"anyOf\":[" IDS
     ",{\"type\":\"array\","
     "\"items\":" IDS "}]},\"skip_special_tokens\":{\"type\":\"boolean\"}}},\"Error\":{\"type\":"
-                     "\"object\",\"required\":["
+    "\"object\",\"required\":["
     "\"error\"],\"properties\":{\"error\":{\"type\":\"object\",\"required\":[\"message\",\"type\","
     "\"param\",\"code\"],"
     "\"properties\":{\"message\":{\"type\":\"string\"},\"type\":{\"type\":\"string\"},\"param\":{"

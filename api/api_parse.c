@@ -376,10 +376,10 @@ static int read_request(api_request *r, const api_context *c, json_t *root, err 
     if (read_stop_ids(r, c, &v, e) != 0 || read_depth(r, c, &v, e) != 0) return -1;
     if (read_stream(r, &v, e) != 0 || read_logprobs(r, &v, e) != 0) return -1;
     if (read_choices(r, c, &v, e) != 0 || read_labels(r, c, &v, e) != 0) return -1;
-    if (api__read_format(r, c, &v, e) != 0) return -1;
+    if (api__read_format(r, c, &v, e) != 0 || api__read_tools(r, c, &v, e) != 0) return -1;
     if (r->kind == API_COMPLETION) {
         if (api__read_prompts(r, c, v.prompt, e) != 0) return -1;
-    } else if (api__read_turns(r, c, &v, NULL, e) != 0) {
+    } else if (api__read_turns(r, c, &v, r->lead, e) != 0) {
         return -1;
     }
     if (r->kind == API_RESPONSES && api__keep_echoed(r, &v, e) != 0) return -1;

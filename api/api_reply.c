@@ -235,6 +235,21 @@ static void finish(api__choice *ch, sched_finish why) {
     if (ch->n_tokens > 0) ch->tokens[ch->n_tokens - 1].text_end = (uint32_t)ch->text.len;
 }
 
+/* Looks for a call; when one is whole the answer is: what would follow says nothing. */
+static bool find_call(api_reply *r, api__choice *ch) {
+    if (r->r->calls == API__CALLS_NONE) return false;
+    api__call_scan(r->r, &ch->call, ch->text.data, ch->ready);
+    if (ch->state != API__RUNNING) api__call_finish(&ch->call);
+    return ch->call.phase == API__CALL_WHOLE && ch->state == API__RUNNING;
+}
+
+static bool has_news(const api_reply *r, const api__choice *ch) {
+    if (r->c->opts.tokenizer == NULL) return true; /* tokens without text are all there is */
+    if (r->r->calls == API__CALLS_NONE || ch->call.phase == API__CALL_NONE)
+        return ch->ready > ch->sent;
+    return api__is_call(ch) && (!ch->call.told || ch->call.args_end > api__args_from(ch));
+}
+
 static void on_prompt(api_reply *r, api__choice *ch, const sched_event *ev) {
     if (r->r->echo) api_utf8_token(&ch->utf8, r->c->opts.tokenizer, ev->token, &ch->text);
     ch->scanned = ch->ready = ch->text.len;
@@ -254,8 +269,11 @@ static unsigned on_token(api_reply *r, api__choice *ch, const sched_event *ev, b
     } else if (ch->n_output >= ch->prompt->max_tokens) {
         finish(ch, SCHED_LENGTH); /* said with the last token, not one event later */
     }
-    bool bare = r->c->opts.tokenizer == NULL; /* tokens without text are all there is */
-    if (r->r->stream && (ch->state != API__RUNNING || ch->ready > ch->sent || bare)) {
+    if (find_call(r, ch)) {
+        finish(ch, SCHED_STOP);
+        bits = API_CANCEL;
+    }
+    if (r->r->stream && (ch->state != API__RUNNING || has_news(r, ch))) {
         api__write_chunk(out, r, ch, ch->state != API__RUNNING);
         r->started = true;
     }
@@ -273,6 +291,7 @@ static void on_end(api_reply *r, api__choice *ch, const sched_event *ev, buf *ou
         }
         ch->stop_id = ev->stop_id;
         finish(ch, ev->finish);
+        (void)find_call(r, ch);
         if (r->r->stream) {
             api__write_chunk(out, r, ch, true);
             r->started = true;

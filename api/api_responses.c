@@ -124,11 +124,19 @@ static void write_str(buf *out, const char *s) {
     buf_json_string(out, s, strlen(s));
 }
 
-/* The items' ids come from the response's: "resp_X" has "msg_X". */
+/* The items' ids come from the response's: "resp_X" has "msg_X_0", or "fc_X_0" and "call_X_0". */
 static void write_item_id(buf *out, const api_reply *r) {
-    char id[96];
-    (void)snprintf(id, sizeof id, "msg_%.80s", r->id + sizeof "resp_" - 1);
-    write_str(out, id);
+    const api__choice *ch = &r->choices[0];
+    api__write_call_id(out, r, ch, api__is_call(ch) ? "fc" : "msg");
+}
+
+static void write_name(buf *out, const api__choice *ch) {
+    buf_puts(out, ",\"name\":");
+    buf_json_string(out, ch->text.data + ch->call.name, ch->call.n_name);
+}
+
+static void write_arguments(buf *out, const api__choice *ch) {
+    buf_json_string(out, ch->text.data + ch->call.args, ch->call.args_end - ch->call.args);
 }
 
 static void write_part(buf *out, const api_reply *r, const api__choice *ch, bool whole) {
@@ -149,7 +157,25 @@ static const char *status_of(const api__choice *ch, bool whole) {
     return ch->finish == SCHED_STOP ? "completed" : "incomplete";
 }
 
+static void write_call_item(buf *out, const api_reply *r, const api__choice *ch, bool whole) {
+    buf_puts(out, "{\"type\":\"function_call\",\"id\":");
+    write_item_id(out, r);
+    buf_puts(out, ",\"call_id\":");
+    api__write_call_id(out, r, ch, "call");
+    write_name(out, ch);
+    buf_puts(out, ",\"arguments\":");
+    if (whole) write_arguments(out, ch);
+    else buf_puts(out, "\"\"");
+    buf_puts(out, ",\"status\":");
+    write_str(out, status_of(ch, whole));
+    buf_puts(out, "}");
+}
+
 static void write_item(buf *out, const api_reply *r, const api__choice *ch, bool whole) {
+    if (api__is_call(ch)) {
+        write_call_item(out, r, ch, whole);
+        return;
+    }
     buf_puts(out, "{\"type\":\"message\",\"id\":");
     write_item_id(out, r);
     buf_puts(out, ",\"status\":");
@@ -217,7 +243,8 @@ static void open_content_event(buf *out, api_reply *r, const char *type) {
     open_event(out, r, type);
     buf_puts(out, ",\"item_id\":");
     write_item_id(out, r);
-    buf_puts(out, ",\"output_index\":0,\"content_index\":0");
+    buf_puts(out, api__is_call(&r->choices[0]) ? ",\"output_index\":0"
+                                               : ",\"output_index\":0,\"content_index\":0");
 }
 
 static void part_event(buf *out, api_reply *r, const char *type, bool whole) {
@@ -227,38 +254,56 @@ static void part_event(buf *out, api_reply *r, const char *type, bool whole) {
     buf_puts(out, "}\n\n");
 }
 
-static void open_stream(buf *out, api_reply *r) {
-    if (r->started) return;
+/* By now it is certain whether the item is a message or a call. */
+static void open_item(buf *out, api_reply *r) {
+    if (r->item_open) return;
+    r->item_open = true;
     response_event(out, r, "response.created", false);
     response_event(out, r, "response.in_progress", false);
     item_event(out, r, "response.output_item.added", false);
-    part_event(out, r, "response.content_part.added", false);
+    if (!api__is_call(&r->choices[0])) part_event(out, r, "response.content_part.added", false);
 }
 
-void api__responses_chunk(buf *out, api_reply *r, api__choice *ch, bool finished) {
-    open_stream(out, r);
-    uint32_t due = ch->n_written;
-    while (due < ch->n_tokens && (finished || ch->tokens[due].text_end <= ch->ready))
-        due++;
-    if (ch->ready == ch->sent) return; /* nothing to say is not said */
-    open_content_event(out, r, "response.output_text.delta");
-    buf_puts(out, ",\"delta\":");
-    buf_json_string(out, ch->text.data + ch->sent, ch->ready - ch->sent);
-    buf_puts(out, ",\"logprobs\":[");
-    if (r->r->logprobs) api__write_logprob_entries(out, r, ch, ch->n_written, due);
-    buf_puts(out, "]");
+static void write_tokens(buf *out, const api_reply *r, const api__choice *ch, uint32_t due) {
     if (r->r->return_ids)
         api__write_numbers(out, r, ch, ch->n_written, due, false, ",\"token_ids\":[");
     if (r->r->return_depth)
         api__write_numbers(out, r, ch, ch->n_written, due, true, ",\"depths\":[");
+}
+
+void api__responses_chunk(buf *out, api_reply *r, api__choice *ch, bool finished) {
+    bool call = api__is_call(ch);
+    size_t from = call ? api__args_from(ch) : ch->sent, to = call ? ch->call.args_end : ch->ready;
+    uint32_t due = ch->n_written;
+    open_item(out, r);
+    while (due < ch->n_tokens && (finished || ch->tokens[due].text_end <= ch->ready))
+        due++;
+    ch->call.told = true;
+    if (from >= to) return; /* nothing to say is not said */
+    open_content_event(
+        out, r, call ? "response.function_call_arguments.delta" : "response.output_text.delta");
+    buf_puts(out, ",\"delta\":");
+    buf_json_string(out, ch->text.data + from, to - from);
+    if (!call) {
+        buf_puts(out, ",\"logprobs\":[");
+        if (r->r->logprobs) api__write_logprob_entries(out, r, ch, ch->n_written, due);
+        buf_puts(out, "]");
+    }
+    write_tokens(out, r, ch, due);
     buf_puts(out, "}\n\n");
-    ch->sent = ch->ready;
+    ch->sent = to;
     ch->n_written = due;
 }
 
-void api__responses_stream_end(buf *out, api_reply *r) {
-    const api__choice *ch = &r->choices[0];
-    open_stream(out, r);
+static void close_call(buf *out, api_reply *r, const api__choice *ch) {
+    open_content_event(out, r, "response.function_call_arguments.done");
+    write_name(out, ch);
+    buf_puts(out, ",\"arguments\":");
+    write_arguments(out, ch);
+    buf_puts(out, "}\n\n");
+}
+
+static void close_text(buf *out, api_reply *r, const api__choice *ch) {
     open_content_event(out, r, "response.output_text.done");
     buf_puts(out, ",\"text\":");
     buf_json_string(out, ch->text.data ? ch->text.data : "", ch->text.len);
@@ -266,6 +311,13 @@ void api__responses_stream_end(buf *out, api_reply *r) {
     if (r->r->logprobs) api__write_logprob_entries(out, r, ch, 0, ch->n_tokens);
     buf_puts(out, "]}\n\n");
     part_event(out, r, "response.content_part.done", true);
+}
+
+void api__responses_stream_end(buf *out, api_reply *r) {
+    const api__choice *ch = &r->choices[0];
+    open_item(out, r);
+    if (api__is_call(ch)) close_call(out, r, ch);
+    else close_text(out, r, ch);
     item_event(out, r, "response.output_item.done", true);
     response_event(out, r, ch->finish == SCHED_STOP ? "response.completed" : "response.incomplete",
                    true);

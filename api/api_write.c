@@ -248,8 +248,11 @@ void api__write_finish(buf *out, const api_reply *r, const api__choice *ch, bool
         buf_puts(out, ",\"finish_reason\":null");
         return;
     }
-    buf_puts(out, ch->finish == SCHED_STOP ? ",\"finish_reason\":\"stop\",\"stop_reason\":"
-                                           : ",\"finish_reason\":\"length\",\"stop_reason\":");
+    /* A function that was named is what was asked for: that is an ordinary stop. */
+    bool call = api__is_call(ch) && r->r->named == NULL;
+    buf_puts(out, ",\"finish_reason\":");
+    buf_puts(out, ch->finish != SCHED_STOP ? "\"length\"" : call ? "\"tool_calls\"" : "\"stop\"");
+    buf_puts(out, ",\"stop_reason\":");
     if (ch->stop_hit >= 0)
         buf_json_string(out, r->r->stops[ch->stop_hit].text, r->r->stops[ch->stop_hit].n);
     else if (ch->has_stop_id) api__write_uint(out, ch->stop_id);
@@ -286,7 +289,9 @@ static uint32_t tokens_due(const api__choice *ch, bool finished) {
 static void drop_written(const api_reply *r, api__choice *ch, uint32_t n) {
     size_t per = r->r->n_top > r->r->n_prompt_top ? r->r->n_top : r->r->n_prompt_top;
     size_t until = n > 0 ? ch->tokens[n - 1].text_end : ch->tokens_at;
+    bool keep = r->r->calls != API__CALLS_NONE && ch->call.phase != API__CALL_NONE;
     if (!api__wants_tokens(r->r)) until = ch->sent;
+    if (keep) ch->tokens_at = until; /* the call's places are in this text */
     if (r->r->logprobs && until > ch->tokens_at) {
         ch->chars += api__utf8_chars(ch->text.data + ch->tokens_at, until - ch->tokens_at);
     }
@@ -295,6 +300,7 @@ static void drop_written(const api_reply *r, api__choice *ch, uint32_t n) {
         if (per) memmove(ch->tops, ch->tops + n * per, (ch->n_tokens - n) * per * sizeof *ch->tops);
     }
     ch->n_tokens -= n;
+    if (keep) return;
     buf_drop(&ch->text, until);
     for (uint32_t i = 0; i < ch->n_tokens; i++)
         ch->tokens[i].text_end -= (uint32_t)until;
@@ -302,6 +308,62 @@ static void drop_written(const api_reply *r, api__choice *ch, uint32_t n) {
     ch->scanned -= until;
     ch->ready -= until;
     ch->sent -= until;
+}
+
+void api__write_call_id(buf *out, const api_reply *r, const api__choice *ch, const char *head) {
+    char id[128];
+    const char *own = strpbrk(r->id, "-_"); /* behind the head of the answer's id */
+    (void)snprintf(id, sizeof id, "%s_%.80s_%u", head, own ? own + 1 : r->id, ch->index);
+    write_str(out, id);
+}
+
+static void write_function(buf *out, const api__choice *ch, bool name, size_t from) {
+    buf_puts(out, "\"function\":{");
+    if (name) {
+        buf_puts(out, "\"name\":");
+        buf_json_string(out, ch->text.data + ch->call.name, ch->call.n_name);
+        buf_puts(out, ",");
+    }
+    buf_puts(out, "\"arguments\":");
+    buf_json_string(out, ch->text.data + from, ch->call.args_end - from);
+    buf_puts(out, "}}]");
+}
+
+static void write_delta(buf *out, const api_reply *r, api__choice *ch, const char *text, size_t n) {
+    const char *comma = ch->opened ? "" : ",";
+    buf_puts(out, ch->opened ? ",\"delta\":{" : ",\"delta\":{\"role\":\"assistant\"");
+    if (!api__is_call(ch)) {
+        if (n > 0 || !ch->opened) {
+            buf_puts(out, comma);
+            buf_puts(out, "\"content\":");
+            buf_json_string(out, text, n);
+        }
+    } else if (!ch->call.told || ch->call.args_end > api__args_from(ch)) {
+        buf_puts(out, comma);
+        buf_puts(out, "\"tool_calls\":[{\"index\":0,");
+        if (!ch->call.told) {
+            buf_puts(out, "\"id\":");
+            api__write_call_id(out, r, ch, "call");
+            buf_puts(out, ",\"type\":\"function\",");
+        }
+        write_function(out, ch, !ch->call.told, api__args_from(ch));
+        ch->call.told = true;
+    }
+    buf_puts(out, "}");
+}
+
+static void write_message(buf *out, const api_reply *r, const api__choice *ch) {
+    buf_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
+    if (!api__is_call(ch)) {
+        buf_json_string(out, ch->text.data ? ch->text.data : "", ch->text.len);
+        buf_puts(out, ",\"refusal\":null}");
+        return;
+    }
+    buf_puts(out, "null,\"refusal\":null,\"tool_calls\":[{\"id\":");
+    api__write_call_id(out, r, ch, "call");
+    buf_puts(out, ",\"type\":\"function\",");
+    write_function(out, ch, true, ch->call.args);
+    buf_puts(out, "}");
 }
 
 void api__write_chunk(buf *out, api_reply *r, api__choice *ch, bool finished) {
@@ -318,12 +380,7 @@ void api__write_chunk(buf *out, api_reply *r, api__choice *ch, bool finished) {
         buf_puts(out, ",\"text\":");
         buf_json_string(out, text, n);
     } else {
-        buf_puts(out, ch->opened ? ",\"delta\":{" : ",\"delta\":{\"role\":\"assistant\"");
-        if (n > 0 || !ch->opened) {
-            buf_puts(out, ch->opened ? "\"content\":" : ",\"content\":");
-            buf_json_string(out, text, n);
-        }
-        buf_puts(out, "}");
+        write_delta(out, r, ch, text, n);
     }
     uint32_t due = tokens_due(ch, finished);
     api__write_token_fields(out, r, ch, due);
@@ -392,9 +449,7 @@ void api__write_body(buf *out, const api_reply *r) {
             buf_puts(out, ",\"text\":");
             buf_json_string(out, text, ch->text.len);
         } else {
-            buf_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
-            buf_json_string(out, text, ch->text.len);
-            buf_puts(out, ",\"refusal\":null}");
+            write_message(out, r, ch);
         }
         api__write_token_fields(out, r, ch, ch->n_tokens);
         if (r->r->prompt_logprobs) write_prompt_logprobs(out, r, ch);

@@ -110,24 +110,36 @@ Test(api_reply, a_chat_stream_opens_with_role_and_first_token_and_ends_with_usag
             "null,\"finish_reason\":null}") "}\n\n" CHUNK("{\"index\":0,\"delta\":{\"content\":"
                                                           "\" "
                                                           "the\"},\"logprobs\":null,\"finish_"
-                                                          "reason\":null}") "}\n\n" CHUNK("{\"index"
+                                                          "reason\":null}") "}\n\n" CHUNK("{\"ind"
+                                                                                          "ex"
                                                                                           "\":0,"
-                                                                                          "\"delta"
+                                                                                          "\"delt"
+                                                                                          "a"
                                                                                           "\":{},"
-                                                                                          "\"logpro"
+                                                                                          "\"logp"
+                                                                                          "ro"
                                                                                           "bs\":"
                                                                                           "null,"
-                                                                                          "\"finish"
-                                                                                          "_reason"
+                                                                                          "\"fini"
+                                                                                          "sh"
+                                                                                          "_reaso"
+                                                                                          "n"
                                                                                           "\":"
-                                                                                          "\"stop\""
-                                                                                          ",\"stop_"
-                                                                                          "reason\""
-                                                                                          ":null}") "}\n\n" CHUNK("") "," USAGE("4",
-                                                                                                                                "2",
-                                                                                                                                "6",
-                                                                                                                                "8",
-                                                                                                                                "6") "}\n\ndata: [DONE]\n\n");
+                                                                                          "\"stop"
+                                                                                          "\""
+                                                                                          ",\"sto"
+                                                                                          "p_"
+                                                                                          "reason"
+                                                                                          "\""
+                                                                                          ":null"
+                                                                                          "}") "}"
+                                                                                               "\n"
+                                                                                               "\n" CHUNK("") "," USAGE(
+                                                                                                   "4",
+                                                                                                   "2",
+                                                                                                   "6",
+                                                                                                   "8",
+                                                                                                   "6") "}\n\ndata: [DONE]\n\n");
     buf_clear(&out);
     answer(API_CHAT,
            "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"In\"}],\"request_"

@@ -1,0 +1,311 @@
+/* test_api_tools.c - functions told, calls forced, calls found in the text. */
+#include "api/api_internal.h"
+#include "tests/lib/api_fixture.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+static api_fixture f;
+static void open_fixture(void) {
+    api_fixture_open(&f, NULL, false);
+}
+static void close_fixture(void) {
+    api_fixture_close(&f);
+    fail_on_leaks();
+}
+TestSuite(api_tools, .init = open_fixture, .fini = close_fixture);
+
+#define TOOLS                                                                                      \
+    "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"weather\",\"parameters\":{"        \
+    "\"type\":\"object\","                                                                         \
+    "\"properties\":{\"city\":{\"type\":\"string\",\"maxLength\":6},\"days\":{\"type\":"           \
+    "\"integer\",\"minimum\":1,"                                                                   \
+    "\"maximum\":9}},\"required\":[\"city\"],\"additionalProperties\":false}}},{\"type\":"         \
+    "\"function\","                                                                                \
+    "\"function\":{\"name\":\"now\"}}]"
+#define CHAT(rest)                                                                                 \
+    "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"request_id\":"     \
+    "\"r\"," TOOLS rest "}"
+
+static json_t *parsed(const char *text, size_t n) {
+    json_error_t why;
+    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
+    cr_assert_not_null(root, "%s: %.*s", why.text, (int)n, text);
+    return root;
+}
+
+static const char *str(const json_t *v, const char *key) {
+    const char *s = json_string_value(json_object_get(v, key));
+    return s ? s : "(none)";
+}
+
+/* What a stream told: content, name and arguments put together, finish reason. */
+typedef struct {
+    buf content, name, arguments;
+    char finish[16];
+    size_t chunks, calls;
+} told;
+
+static void told_deinit(told *t) {
+    buf_deinit(&t->content);
+    buf_deinit(&t->name);
+    buf_deinit(&t->arguments);
+}
+
+static void add(buf *b, const json_t *v) {
+    if (v) buf_append(b, json_string_value(v), json_string_length(v));
+}
+
+static void read_stream(const buf *sse, told *t) {
+    *t = (told){0};
+    for (const char *at = sse->data; at && *at && strncmp(at + 6, "[DONE]", 6) != 0;
+         at = strstr(at, "\n\n") + 2) {
+        json_t *root = parsed(at + 6, (size_t)(strstr(at, "\n\n") - at) - 6);
+        const json_t *choice = json_array_get(json_object_get(root, "choices"), 0),
+                     *delta = json_object_get(choice, "delta");
+        const json_t *call = json_array_get(json_object_get(delta, "tool_calls"), 0);
+        const json_t *function = json_object_get(call, "function");
+        t->chunks++;
+        add(&t->content, json_object_get(delta, "content"));
+        add(&t->name, json_object_get(function, "name"));
+        add(&t->arguments, json_object_get(function, "arguments"));
+        if (call)
+            cr_assert_eq(json_is_string(json_object_get(call, "id")), t->calls++ == 0,
+                         "an id comes once, first");
+        const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
+        if (finish) snprintf(t->finish, sizeof t->finish, "%s", finish);
+        json_decref(root);
+    }
+}
+
+static const char *text_of(const buf *b) {
+    return b->data ? b->data : "";
+}
+
+/* ---- auto ---- */
+
+static const struct {
+    const char *text, *content, *name, *arguments;
+} answers[] = {
+    {"{\"name\":\"weather\",\"arguments\":{\"city\":\"Ur\"}}", "", "weather", "{\"city\":\"Ur\"}"},
+    {" {\"name\" : \"now\",\n \"arguments\": {} }", "", "now", "{}"},
+    {"{\"name\":\"weather\",\"arguments\":{\"a\":\"}\\\"{\",\"b\":[{}]}} and more", "", "weather",
+     "{\"a\":\"}\\\"{\",\"b\":[{}]}"},
+    {"{\"name\":\"king\",\"arguments\":{}}", "{\"name\":\"king\",\"arguments\":{}}", "", ""},
+    {"{\"arguments\":{},\"name\":\"now\"}", "{\"arguments\":{},\"name\":\"now\"}", "", ""},
+    {"{\"name\":\"now\",\"arguments\":7}", "{\"name\":\"now\",\"arguments\":7}", "", ""},
+    {"In the beginning {\"name\":\"now\"}", "In the beginning {\"name\":\"now\"}", "", ""},
+    {"{\"name\":\"now\"", "{\"name\":\"now\"", "", ""},
+    {"   ", "   ", "", ""},
+};
+
+Test(api_tools, with_auto_a_call_is_found_in_the_text_and_anything_else_is_content) {
+    for (size_t i = 0; i < ARRAY_LEN(answers); i++) {
+        for (int stream = 0; stream < 2; stream++) {
+            uint32_t ids[200];
+            size_t n = api_ids(&f, answers[i].text, ids, 200);
+            api_reply *r = api_must_reply(
+                &f, API_CHAT,
+                stream ? CHAT(",\"stream\":true,\"logprobs\":true,\"max_tokens\":300")
+                       : CHAT(",\"max_tokens\":300"));
+            buf out = {0};
+            bool call = answers[i].name[0];
+            unsigned bits = api_feed(r, 0, ids, n, SCHED_STOP, &out);
+            cr_expect_eq(bits, call ? API_CANCEL | API_DONE : API_DONE, "row %zu", i);
+            if (stream) {
+                told t;
+                read_stream(&out, &t);
+                cr_expect_str_eq(text_of(&t.content), answers[i].content, "row %zu", i);
+                cr_expect_str_eq(text_of(&t.name), answers[i].name, "row %zu", i);
+                cr_expect_str_eq(text_of(&t.arguments), answers[i].arguments, "row %zu", i);
+                cr_expect_str_eq(t.finish, call ? "tool_calls" : "stop", "row %zu", i);
+                told_deinit(&t);
+            } else {
+                json_t *root = parsed(out.data, out.len),
+                       *choice = json_array_get(json_object_get(root, "choices"), 0);
+                const json_t *message = json_object_get(choice, "message"),
+                             *content = json_object_get(message, "content");
+                const json_t *function = json_object_get(
+                    json_array_get(json_object_get(message, "tool_calls"), 0), "function");
+                if (call) cr_expect(json_is_null(content), "row %zu", i);
+                else cr_expect_str_eq(json_string_value(content), answers[i].content, "row %zu", i);
+                if (call) cr_expect_str_eq(str(function, "name"), answers[i].name);
+                if (call) cr_expect_str_eq(str(function, "arguments"), answers[i].arguments);
+                cr_expect_str_eq(str(choice, "finish_reason"), call ? "tool_calls" : "stop");
+                json_decref(root);
+            }
+            api_reply_destroy(r);
+            buf_deinit(&out);
+        }
+    }
+}
+
+/* ---- forced ---- */
+
+/* One answer by the grammar's leave: any allowed token at random. Returns the finish bits. */
+static unsigned run_constrained(api_reply *r, unsigned seed, buf *out) {
+    sched_request q;
+    uint32_t output[400], n = 0;
+    unsigned bits = 0;
+    err e = {0};
+    srand(seed);
+    api_reply_request(r, 0, &q);
+    cr_assert_not_null(q.constrain);
+    while (n < q.max_tokens && n < ARRAY_LEN(output) && !bits) {
+        const eng_mask *mask = q.constrain(q.ud, output, n);
+        uint32_t allowed[2048], k = 0;
+        cr_assert_not_null(mask);
+        for (uint32_t id = 0; id < 2048 && id / 64 < mask->n_words; id++) {
+            if (mask->words[id / 64] >> (id % 64) & 1) allowed[k++] = id;
+        }
+        cr_assert_gt(k, 0, "nothing is allowed");
+        uint32_t id = allowed[(unsigned)rand() % k];
+        if (id == 2044 || id == 2047) break;
+        output[n++] = id;
+        sched_event ev = ev_token(id, 1, -1);
+        bits |= api_reply_event(r, 0, &ev, out, &e);
+    }
+    sched_event end = ev_end(bits & API_CANCEL   ? SCHED_CANCELLED
+                             : n == q.max_tokens ? SCHED_LENGTH
+                                                 : SCHED_STOP,
+                             1, n);
+    return bits | api_reply_event(r, 0, &end, out, &e);
+}
+
+Test(api_tools, a_forced_call_is_always_one_of_the_functions_with_arguments_that_fit) {
+    static const char *const choices[] = {
+        CHAT(",\"tool_choice\":\"required\",\"stream\":true,\"max_tokens\":400"),
+        CHAT(",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"weather\"}},"
+             "\"stream\":true,\"max_tokens\":400")};
+    size_t weather = 0, whole = 0;
+    for (unsigned seed = 0; seed < 60; seed++) {
+        for (int named = 0; named < 2; named++) {
+            api_reply *r = api_must_reply(&f, API_CHAT, choices[named]);
+            buf out = {0};
+            told t;
+            cr_assert(run_constrained(r, seed, &out) & API_DONE);
+            read_stream(&out, &t);
+            cr_expect_str_eq(text_of(&t.content), "");
+            bool is_weather = strcmp(text_of(&t.name), "weather") == 0;
+            cr_expect(is_weather || (!named && strcmp(text_of(&t.name), "now") == 0), "%s",
+                      text_of(&t.name));
+            weather += is_weather;
+            if (strcmp(t.finish, "length") != 0) {
+                cr_expect_str_eq(t.finish, named ? "stop" : "tool_calls");
+                json_t *args = parsed(text_of(&t.arguments), t.arguments.len);
+                if (is_weather) cr_expect(json_is_string(json_object_get(args, "city")));
+                else cr_expect_eq(json_object_size(args), 0);
+                json_decref(args);
+                whole++;
+            }
+            told_deinit(&t);
+            buf_deinit(&out);
+            api_reply_destroy(r);
+        }
+    }
+    cr_expect(weather > 60 && weather < 120, "%zu", weather);
+    cr_expect_gt(whole, 60);
+}
+
+Test(api_tools, arguments_come_in_fragments_as_they_are_made) {
+    static const char text[] =
+        "{\"name\":\"weather\",\"arguments\":{\"city\":\"Babylon\",\"days\":3}}";
+    uint32_t ids[100];
+    size_t n = api_ids(&f, text, ids, 100);
+    api_reply *r = api_must_reply(&f, API_CHAT, CHAT(",\"stream\":true"));
+    buf out = {0};
+    told t;
+    api_feed(r, 0, ids, n, SCHED_STOP, &out);
+    read_stream(&out, &t);
+    cr_expect_gt(t.calls, 4);
+    cr_expect_not_null(
+        strstr(out.data,
+               "\"delta\":{\"role\":\"assistant\",\"tool_calls\":[{\"index\":0,\"id\":\"call_r_0\","
+               "\"type\":\"function\",\"function\":{\"name\":\"weather\",\"arguments\":\""),
+        "%s", out.data);
+    told_deinit(&t);
+    buf_deinit(&out);
+    api_reply_destroy(r);
+}
+
+/* ---- what the model is told ---- */
+
+static void prompt_text(const api_request *r, buf *out) {
+    for (uint32_t i = 0; i < r->prompts[0].n; i++) {
+        size_t n;
+        const char *bytes = eng_tokenizer_bytes(f.tokenizer, r->prompts[0].ids[i], &n);
+        buf_append(out, bytes, n);
+    }
+}
+
+Test(api_tools, the_functions_stand_before_the_conversation_unless_none_may_be_called) {
+    static const char *const rest[] = {CHAT(""), CHAT(",\"tool_choice\":\"none\"")};
+    for (int none = 0; none < 2; none++) {
+        api_request *r = api_must_parse(&f, API_CHAT, rest[none]);
+        buf text = {0};
+        prompt_text(r, &text);
+        cr_expect_eq(strstr(text.data, "\"name\":\"weather\"") == NULL, none);
+        cr_expect_eq(
+            strncmp(text.data, none ? "<|user|>x<|end|>" : "<|user|>You can call", none ? 16 : 20),
+            0, "%s", text.data);
+        buf_deinit(&text);
+        api_request_destroy(r);
+    }
+}
+
+Test(api_tools, calls_and_results_of_a_history_are_told_in_order) {
+    api_request *r =
+        api_must_parse(&f, API_CHAT,
+                       "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{"
+                       "\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{"
+                       "\"id\":\"c\",\"type\":\"function\",\"function\":{\"name\":\"now\","
+                       "\"arguments\":\"{}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"c\","
+                       "\"content\":\"noon\"}]}");
+    buf text = {0};
+    prompt_text(r, &text);
+    cr_expect_str_eq(text.data, "<|user|>q<|end|><|assistant|>{\"name\":\"now\",\"arguments\":{}}<|"
+                                "end|><|user|>Result: noon<|end|>"
+                                "<|assistant|>");
+    buf_deinit(&text);
+    api_request_destroy(r);
+}
+
+/* ---- responses ---- */
+
+Test(api_tools, responses_have_a_call_as_an_item_with_events_of_its_own) {
+    static const char *const order[] = {"response.created",
+                                        "response.in_progress",
+                                        "response.output_item.added",
+                                        "response.function_call_arguments.delta",
+                                        "response.function_call_arguments.done",
+                                        "response.output_item.done",
+                                        "response.completed"};
+    uint32_t ids[64];
+    size_t n = api_ids(&f, "{\"name\":\"now\",\"arguments\":{\"a\":1}}", ids, 64), at_order = 0;
+    api_reply *r = api_must_reply(&f, API_RESPONSES,
+                                  "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true,\"request_"
+                                  "id\":\"r\",\"tools\":[{\"type\":\"function\","
+                                  "\"name\":\"now\",\"parameters\":{\"type\":\"object\"}}]}");
+    buf out = {0}, arguments = {0};
+    api_feed(r, 0, ids, n, SCHED_STOP, &out);
+    for (const char *at = out.data; at && *at; at = strstr(at, "\n\n") + 2) {
+        const char *data = strstr(at, "data: ") + 6;
+        json_t *root = parsed(data, (size_t)(strstr(at, "\n\n") - data));
+        add(&arguments, json_object_get(root, "delta"));
+        if (at_order > 0 && strcmp(str(root, "type"), order[at_order - 1]) == 0)
+            at_order--; /* deltas repeat */
+        cr_assert_str_eq(str(root, "type"), order[at_order]);
+        const json_t *item = json_object_get(root, "item");
+        if (item) cr_expect_str_eq(str(item, "call_id"), "call_r_0");
+        if (item) cr_expect_str_eq(str(item, "name"), "now");
+        at_order++;
+        json_decref(root);
+    }
+    cr_expect_eq(at_order, ARRAY_LEN(order));
+    cr_expect_str_eq(text_of(&arguments), "{\"a\":1}");
+    buf_deinit(&out);
+    buf_deinit(&arguments);
+    api_reply_destroy(r);
+}
