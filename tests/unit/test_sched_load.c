@@ -365,3 +365,62 @@ Test(sched_load, prompts_and_decoding_do_not_starve_each_other) {
     cr_assert_leq(most, 300);
     rig_close(&r);
 }
+
+/* ---- tails of policy exact ---- */
+
+Test(sched_load, exact_runs_no_loop_that_nobody_reads_and_waits_for_none) {
+    fake_opts f;
+    fake_opts_default(&f);
+    f.max_loops = 32;
+    f.mean_depth = 3;
+    sched_opts o = opts(ENG_EXACT);
+    rig r = rig_open(&f, &o);
+    uint32_t prompt[4];
+    sched_request q = rig_request(prompt, 4, 200, 7);
+    rig_out *out = &r.out[rig_submit(&r, &q)];
+    while (out->n < 190)
+        rig_steps(&r, 1);
+    uint64_t needed = 0, all = 0, frontier = 0;
+    for (uint32_t i = 190; i-- > 1;) { /* a position runs as deep as any after it went */
+        frontier = out->depth[i] > frontier ? out->depth[i] : frontier;
+        needed += 2 + frontier;
+        all += 2 + 32;
+    }
+    for (uint32_t i = 1; i < 190; i++) {
+        cr_assert_eq(out->at[i] - out->at[i - 1], out->depth[i],
+                     "token %u waits for more than its own loops", i);
+    }
+    const sched_stats *st = rig_stats(&r);
+    uint64_t most = 0;
+    for (uint32_t d = 0; d <= 32; d++)
+        most = st->exits_by_depth[d] ? d : most;
+    cr_assert_lt(most, 32);
+    cr_assert_leq(st->slots_used, 193 * (2 + most) + 4 * 32,
+                  "but for the prompt no slot beyond the deepest position");
+    cr_assert_geq(st->slots_used, needed);
+    fprintf(stderr,
+            "exact, deepest of 190 positions %u of 32: %u slots, %u read by somebody, %u for all "
+            "loops\n",
+            (unsigned)most, (unsigned)st->slots_used, (unsigned)needed, (unsigned)all);
+    rig_finish(&r);
+    rig_close(&r);
+}
+
+Test(sched_load, parked_tails_give_their_rows_back_when_rows_run_short) {
+    fake_opts f;
+    fake_opts_default(&f);
+    f.n_rows = 40; /* one sequence alone will park more positions than that */
+    f.max_launch = 16;
+    sched_opts o = opts(ENG_EXACT);
+    o.chunk = 8;
+    rig r = rig_open(&f, &o);
+    uint32_t prompt[4];
+    for (uint32_t i = 0; i < 3; i++) {
+        sched_request q = rig_request(prompt, 4, 200, i);
+        (void)rig_submit(&r, &q);
+    }
+    rig_finish(&r);
+    for (uint64_t id = 1; id <= 3; id++)
+        cr_assert_eq(r.out[id].n, 200);
+    rig_close(&r);
+}
