@@ -37,6 +37,7 @@ static void count_chunk(bench_conn *c, const bench_chunk *k) {
         r->gaps[r->n_chunks - 1] = (float)((double)(now - r->last_ns) * 1e-9);
     r->last_ns = now;
     r->n_chunks++;
+    if (r->probe) return;
     c->run->chunks++;
     uint64_t second = (now - c->run->start_ns) / 1000000000u;
     if (second < BENCH_MAX_SECONDS)
@@ -168,12 +169,13 @@ void bench_conn_destroy(bench_conn *c) {
     free(c);
 }
 
-int bench_conn_prepare(bench_conn *c, bench_plan *p, size_t i, err *e) {
-    c->req = &p->reqs[i];
+int bench_conn_prepare(bench_conn *c, bench_req *r, size_t number, err *e) {
+    c->req = r;
     bench_sse_reset(&c->sse);
     buf_clear(&c->refusal);
-    if (bench_plan_body(p, c->opts, i, &c->body, e) != 0) return -1;
-    if (set_headers(c, i) != 0) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for headers");
+    if (bench_plan_body(c->opts, r, &c->body, e) != 0) return -1;
+    if (set_headers(c, number) != 0)
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for headers");
     curl_easy_setopt(c->easy, CURLOPT_POSTFIELDS, c->body.data);
     curl_easy_setopt(c->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)c->body.len);
     c->req->outcome = BENCH_RUNNING;

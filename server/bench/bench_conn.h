@@ -24,8 +24,8 @@ struct bench_conn {
 
 int bench_conn_create(bench_conn **out, const bench_opts *o, bench_run *run, err *e) WARN_UNUSED;
 void bench_conn_destroy(bench_conn *c);
-/* Makes the handle ready to be added for request i of the plan. */
-int bench_conn_prepare(bench_conn *c, bench_plan *p, size_t i, err *e) WARN_UNUSED;
+/* Makes the handle ready to be added for a request; number goes into its X-Request-Id. */
+int bench_conn_prepare(bench_conn *c, bench_req *r, size_t number, err *e) WARN_UNUSED;
 /* Judges the request after libcurl is through with it. */
 void bench_conn_finish(bench_conn *c, CURLcode rc);
 /* Options that every request of a run shares, also the small GETs. */

@@ -1,7 +1,8 @@
 /* bench_internal.h - the parts of `fathom bench`, the load generator.
  *
  *   cmd_bench.c     options, order of a run, exit status
- *   bench_plan.c    what will be asked and when: prompts, lengths, arrival times, cancels
+ *   bench_plan.c    what will be asked and when: arrival times, cancels, bodies
+ *   bench_prompt.c  prompts and lengths: random, from a file, after a trace
  *   bench_load.c    the loop: libuv drives libcurl's multi-socket interface
  *   bench_conn.c    one transfer: request out, answer and its events in
  *   bench_sse.c     bytes of a stream to chunks, in place, without malloc
@@ -16,7 +17,7 @@
 #ifndef FATHOM_BENCH_INTERNAL_H
 #define FATHOM_BENCH_INTERNAL_H
 
-#include "base/base.h"
+#include "engine/engine.h"
 
 enum {
     BENCH_MAX_DEPTH = 256, /* histogram bins; deeper tokens fall into the last */
@@ -42,6 +43,11 @@ typedef struct {
     bool chat;
     const char *model;
     const char *dataset, *dataset_path;
+    const eng_tokenizer *tokenizer; /* NULL: without --tokenizer */
+    bool self_timed;                /* a trace's own times instead of rate */
+    double trace_seconds;           /* of one unit of a trace's timestamps */
+    uint64_t hash_chunk;            /* tokens behind one hash id of a trace */
+    double probe_rate; /* single-token requests beside the load, per second; 0 = none */
     uint64_t n_prompts, input_len, output_len, prefix_len, vocab_size, seed;
     double range_ratio;
     double rate; /* requests per second; INFINITY = all at once */
@@ -84,6 +90,7 @@ typedef struct {
     uint32_t *ids;         /* token-id prompt, or */
     char *text;            /* UTF-8 prompt; one of the two, owned by the plan */
 
+    bool probe; /* not part of the load: counted apart */
     bench_outcome outcome;
     long status;       /* HTTP; 0 = none came */
     uint64_t due_ns;   /* at_s on the clock */
@@ -109,9 +116,10 @@ typedef struct {
 /* Pure function of the options. Allocates all that the run will write. */
 int bench_plan_create(bench_plan *out, const bench_opts *o, err *e) WARN_UNUSED;
 void bench_plan_destroy(bench_plan *p);
-/* JSON body of request i. */
-int bench_plan_body(const bench_plan *p, const bench_opts *o, size_t i, buf *out,
-                    err *e) WARN_UNUSED;
+/* Fills prompts, lengths and, for a trace, times. May lower p->n. */
+int bench_prompts(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) WARN_UNUSED;
+/* JSON body of a request. */
+int bench_plan_body(const bench_opts *o, const bench_req *r, buf *out, err *e) WARN_UNUSED;
 
 /* ---- streams ---- */
 typedef struct {
@@ -151,7 +159,10 @@ typedef struct {
     uint32_t *tokens_by_second; /* BENCH_MAX_SECONDS */
     uint64_t depth_histogram[BENCH_MAX_DEPTH];
     bool interrupted;
+    bench_req **probes; /* owned; in the order they were sent */
+    size_t n_probes, probes_cap;
 } bench_run;
+void bench_run_deinit(bench_run *run);
 
 /* Runs the plan to its end (or to SIGINT) and fills its outcomes. */
 int bench_load(bench_plan *p, const bench_opts *o, bench_run *run, err *e) WARN_UNUSED;
@@ -185,6 +196,8 @@ typedef struct {
     uint64_t loops, loop_tokens;        /* executed loops and the tokens that took them */
     double mean_depth;                  /* NAN = the server told no depth */
     bench_series series[BENCH_METRICS]; /* seconds */
+    bench_series probes;                /* end-to-end, seconds */
+    size_t probes_failed;
 } bench_stats;
 
 /* numpy's default: linear between the two nearest of n sorted values. NAN when n is 0. */

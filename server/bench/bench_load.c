@@ -31,9 +31,11 @@ typedef struct {
     size_t n_conns, conns_cap;
     size_t next; /* first request not started */
     size_t running, ended;
-    int in_multi;          /* what libcurl said last: fewer means some have ended */
-    bool kick;             /* libcurl wants to be called at once */
-    uint64_t slot_free_ns; /* when --max-concurrency last had room again */
+    size_t probing;         /* probes in flight */
+    uint64_t next_probe_ns; /* 0 = no probes */
+    int in_multi;           /* what libcurl said last: fewer means some have ended */
+    bool kick;              /* libcurl wants to be called at once */
+    uint64_t slot_free_ns;  /* when --max-concurrency last had room again */
     uint64_t shown_chunks, shown_ns;
     err e;
     bool failed;
@@ -139,8 +141,9 @@ static bench_conn *take_conn(load *l) {
 
 static int start_one(load *l) {
     bench_conn *c = take_conn(l);
-    if (c == NULL || bench_conn_prepare(c, l->plan, l->next, &l->e) != 0) return -1;
-    bench_req *r = c->req;
+    if (c == NULL) return -1;
+    bench_req *r = &l->plan->reqs[l->next];
+    if (bench_conn_prepare(c, r, l->next, &l->e) != 0) return -1;
     /* Latency counts from when the schedule, or the free slot, allowed the request. */
     r->start_ns = r->due_ns > l->slot_free_ns ? r->due_ns : l->slot_free_ns;
     if (curl_multi_add_handle(l->multi, c->easy) != CURLM_OK) {
@@ -156,10 +159,67 @@ static bool has_room(const load *l) {
     return l->opts->max_concurrency == 0 || l->running < l->opts->max_concurrency;
 }
 
+/* ---- probes: single tokens beside the load, past --max-concurrency ---- */
+
+static bench_req *new_probe(load *l) {
+    bench_run *run = l->run;
+    if (run->n_probes == run->probes_cap) {
+        size_t cap = run->probes_cap ? 2 * run->probes_cap : 64;
+        bench_req **grown = realloc(run->probes, cap * sizeof *grown);
+        if (grown == NULL) return NULL;
+        run->probes = grown;
+        run->probes_cap = cap;
+    }
+    bench_req *r = array_new(1, sizeof *r);
+    if (r == NULL) return NULL;
+    r->text = strdup("Hello");
+    if (r->text == NULL) {
+        free(r);
+        return NULL;
+    }
+    r->probe = true;
+    r->input_len = r->output_len = 1;
+    run->probes[run->n_probes++] = r;
+    return r;
+}
+
+static int start_probe(load *l) {
+    bench_req *r = new_probe(l);
+    bench_conn *c = r ? take_conn(l) : NULL;
+    if (c == NULL || bench_conn_prepare(c, r, l->plan->n + l->run->n_probes, &l->e) != 0) {
+        return err_set(&l->e, ERR_NO_MEMORY, NULL, "out of memory for a probe");
+    }
+    r->due_ns = r->start_ns = l->next_probe_ns;
+    if (curl_multi_add_handle(l->multi, c->easy) != CURLM_OK) {
+        return err_set(&l->e, ERR_INTERNAL, NULL, "libcurl refused a transfer");
+    }
+    l->in_multi++;
+    l->probing++;
+    l->next_probe_ns += (uint64_t)(1e9 / l->opts->probe_rate);
+    return 0;
+}
+
+void bench_run_deinit(bench_run *run) {
+    for (size_t i = 0; i < run->n_probes; i++) {
+        free(run->probes[i]->text);
+        buf_deinit(&run->probes[i]->reply);
+        free(run->probes[i]);
+    }
+    free(run->probes);
+    free(run->tokens_by_second);
+    *run = (bench_run){0};
+}
+
+/* ---- when ---- */
+
 static void arm_arrivals(load *l) {
     struct itimerspec at = {0};
+    uint64_t due = l->next_probe_ns;
     if (l->next < l->plan->n && has_room(l)) {
-        uint64_t due = l->plan->reqs[l->next].due_ns;
+        uint64_t next = l->plan->reqs[l->next].due_ns;
+        if (due == 0 || next < due) due = next;
+    }
+    if (due) {
         at.it_value.tv_sec = (time_t)(due / 1000000000u);
         at.it_value.tv_nsec = (long)(due % 1000000000u);
     }
@@ -172,18 +232,25 @@ static void start_due(load *l) {
            l->plan->reqs[l->next].due_ns <= now) {
         if (start_one(l) != 0) give_up(l);
     }
+    while (!l->failed && l->next_probe_ns && l->next_probe_ns <= now) {
+        if (start_probe(l) != 0) give_up(l);
+    }
     arm_arrivals(l);
 }
 
 static void end_one(load *l, bench_conn *c, CURLcode rc) {
     curl_multi_remove_handle(l->multi, c->easy);
     bench_conn_finish(c, rc);
+    c->next_free = l->free_conns;
+    l->free_conns = c;
+    if (c->req->probe) {
+        l->probing--;
+        return;
+    }
     if (!has_room(l)) l->slot_free_ns = c->req->end_ns;
     l->running--;
     l->ended++;
     l->run->end_ns = c->req->end_ns;
-    c->next_free = l->free_conns;
-    l->free_conns = c;
 }
 
 static bool end_finished(load *l) {
@@ -211,7 +278,7 @@ static void settle(load *l) {
     }
     if (l->kick) uv_timer_start(&l->curl_timer, on_curl_timer, 1, 0);
     end_finished(l);
-    l->in_multi = (int)l->running;
+    l->in_multi = (int)(l->running + l->probing);
     if (l->ended == l->plan->n) stop(l);
 }
 
@@ -312,6 +379,7 @@ static void run_loop(load *l) {
     l->run->start_ns = l->run->end_ns = l->shown_ns = clock_ns();
     for (size_t i = 0; i < p->n; i++)
         p->reqs[i].due_ns = l->run->start_ns + (uint64_t)(p->reqs[i].at_s * 1e9);
+    if (l->opts->probe_rate > 0) l->next_probe_ns = l->run->start_ns;
     settle(l);
     if (!l->failed && l->ended < p->n) uv_run(&l->loop, UV_RUN_DEFAULT);
     if (l->run->interrupted) l->run->end_ns = clock_ns();

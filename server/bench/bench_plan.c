@@ -64,7 +64,7 @@ double bench_rng_gamma(bench_rng *r, double shape) {
  * a ramp the times are scaled so that the last one stands at n / rate, as vLLM does: two
  * seeds then ask for the same load. */
 static void plan_times(bench_plan *p, const bench_opts *o, bench_rng *rng) {
-    if (!o->ramp && isinf(o->rate)) return;
+    if (o->self_timed || (!o->ramp && isinf(o->rate))) return;
     double at = 0;
     for (size_t i = 0; i < p->n; i++) {
         double rate = o->rate;
@@ -80,122 +80,6 @@ static void plan_times(bench_plan *p, const bench_opts *o, bench_rng *rng) {
     double scale = (double)p->n / o->rate / at;
     for (size_t i = 0; i < p->n; i++)
         p->reqs[i].at_s *= scale;
-}
-
-/* ---- prompts ---- */
-
-static uint32_t around(bench_rng *rng, uint64_t len, double ratio) {
-    uint64_t lo = (uint64_t)floor((double)len * (1 - ratio)),
-             hi = (uint64_t)ceil((double)len * (1 + ratio));
-    if (lo < 1) lo = 1;
-    if (hi < lo) hi = lo;
-    return (uint32_t)(lo + bench_rng_below(rng, hi - lo + 1));
-}
-
-/* A chat's prompt must be text: made-up words, about a token or two each. How many tokens
- * they were is read from the server's usage. */
-static char *words(bench_rng *rng, uint32_t n) {
-    static const char *const heads[] = {"b", "d", "f", "g", "k", "l",  "m",  "n",
-                                        "p", "r", "s", "t", "v", "st", "br", "th"};
-    static const char *const vowels[] = {"a", "e", "i", "o", "u", "ea", "ou", "ai"};
-    buf b = {0};
-    for (uint32_t i = 0; i < n; i++) {
-        if (i) buf_puts(&b, " ");
-        for (uint64_t s = 1 + bench_rng_below(rng, 2); s > 0; s--) {
-            buf_puts(&b, heads[bench_rng_below(rng, ARRAY_LEN(heads))]);
-            buf_puts(&b, vowels[bench_rng_below(rng, ARRAY_LEN(vowels))]);
-        }
-    }
-    if (b.failed) {
-        buf_deinit(&b);
-        return NULL;
-    }
-    return b.data;
-}
-
-static int random_prompt(bench_plan *p, bench_req *r, const bench_opts *o, bench_rng *rng) {
-    r->input_len = around(rng, o->input_len, o->range_ratio);
-    r->output_len = around(rng, o->output_len, o->range_ratio);
-    if (o->chat) {
-        r->text = words(rng, r->input_len);
-        return r->text ? 0 : -1;
-    }
-    size_t total = r->input_len + o->prefix_len;
-    r->ids = array_new(total, sizeof *r->ids);
-    if (r->ids == NULL) return -1;
-    for (size_t k = 0; k < o->prefix_len; k++)
-        r->ids[k] = p->prefix[k];
-    for (size_t k = o->prefix_len; k < total; k++)
-        r->ids[k] = (uint32_t)bench_rng_below(rng, o->vocab_size);
-    r->input_len = (uint32_t)total;
-    return 0;
-}
-
-static int random_prompts(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) {
-    if (o->prefix_len) {
-        p->prefix = array_new(o->prefix_len, sizeof *p->prefix);
-        if (p->prefix == NULL)
-            return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the prompts");
-        for (size_t k = 0; k < o->prefix_len; k++)
-            p->prefix[k] = (uint32_t)bench_rng_below(rng, o->vocab_size);
-    }
-    for (size_t i = 0; i < p->n; i++) {
-        if (random_prompt(p, &p->reqs[i], o, rng) != 0) {
-            return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the prompts");
-        }
-    }
-    return 0;
-}
-
-/* ---- prompts from a file: one JSON object a line, {"prompt": TEXT, "output_tokens": N} ---- */
-
-static int custom_line(bench_req *r, const bench_opts *o, const char *line, size_t n, size_t number,
-                       err *e) {
-    static const json_limits limits = {
-        .max_bytes = 16 << 20, .max_depth = 16, .max_structural = 1 << 16};
-    json_t *root = NULL;
-    char what[64];
-    (void)snprintf(what, sizeof what, "line %zu of the dataset", number);
-    if (json_parse(&root, line, n, &limits, what, e) != 0) return -1;
-    const char *text = json_string_value(json_object_get(root, "prompt"));
-    json_int_t out = json_integer_value(json_object_get(root, "output_tokens"));
-    int rc = 0;
-    if (text == NULL)
-        rc = err_set(e, ERR_BAD_PARAM, "dataset-path", "%s has no string 'prompt'", what);
-    else if ((r->text = strdup(text)) == NULL)
-        rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the prompts");
-    r->output_len = out > 0 && out < (1 << 24) ? (uint32_t)out : (uint32_t)o->output_len;
-    json_decref(root);
-    return rc;
-}
-
-static int custom_prompts(bench_plan *p, const bench_opts *o, err *e) {
-    buf file = {0};
-    if (file_read(&file, o->dataset_path, (size_t)1 << 30, e) != 0) {
-        buf_deinit(&file);
-        return -1;
-    }
-    const char *at = file.data, *end = file.data + file.len;
-    size_t got = 0, line = 0;
-    int rc = 0;
-    while (rc == 0 && at < end && got < p->n) {
-        const char *eol = memchr(at, '\n', (size_t)(end - at));
-        size_t n = (size_t)((eol ? eol : end) - at);
-        line++;
-        if (n > 0) rc = custom_line(&p->reqs[got++], o, at, n, line, e);
-        at += n + 1;
-    }
-    buf_deinit(&file);
-    if (rc == 0 && got == 0)
-        rc = err_set(e, ERR_BAD_FILE, NULL, "%s: holds no prompt", o->dataset_path);
-    /* A short file is asked again from its start, as often as needed. */
-    for (size_t i = got; rc == 0 && i < p->n; i++) {
-        p->reqs[i].output_len = p->reqs[i - got].output_len;
-        p->reqs[i].text = strdup(p->reqs[i - got].text);
-        if (p->reqs[i].text == NULL)
-            rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the prompts");
-    }
-    return rc;
 }
 
 /* ---- the plan ---- */
@@ -228,8 +112,7 @@ int bench_plan_create(bench_plan *out, const bench_opts *o, err *e) {
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu requests", out->n);
     bench_rng rng;
     bench_rng_seed(&rng, o->seed);
-    int rc = strcmp(o->dataset, "custom") == 0 ? custom_prompts(out, o, e)
-                                               : random_prompts(out, o, &rng, e);
+    int rc = bench_prompts(out, o, &rng, e);
     if (rc == 0) rc = plan_gaps(out, e);
     if (rc != 0) {
         bench_plan_destroy(out);
@@ -300,11 +183,11 @@ static int merge(buf *b, const json_t *extra, err *e) {
     return 0;
 }
 
-int bench_plan_body(const bench_plan *p, const bench_opts *o, size_t i, buf *out, err *e) {
+int bench_plan_body(const bench_opts *o, const bench_req *r, buf *out, err *e) {
     buf_clear(out);
     buf_puts(out, "{\"model\":");
     buf_json_string(out, o->model, strlen(o->model));
-    prompt(out, &p->reqs[i], o->chat);
+    prompt(out, r, o->chat);
     buf_puts(out, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
     real(out, "temperature", o->temperature);
     real(out, "top_p", o->top_p);

@@ -80,6 +80,19 @@ static void print_depth(const bench_stats *s, const bench_run *run) {
     }
 }
 
+static void print_probes(const bench_stats *s, const bench_opts *o) {
+    rule("Probes (one token, beside the load)", '-');
+    count("Successful probes:", s->probes.n);
+    count("Failed probes:", s->probes_failed);
+    real("Mean probe latency (ms):", 1e3 * bench_mean(s->probes.v, s->probes.n));
+    real("Median probe latency (ms):", 1e3 * bench_percentile(s->probes.v, s->probes.n, 50));
+    for (size_t i = 0; i < o->n_percentiles; i++) {
+        char line[64];
+        (void)snprintf(line, sizeof line, "P%g probe latency (ms):", o->percentiles[i]);
+        real(line, 1e3 * bench_percentile(s->probes.v, s->probes.n, o->percentiles[i]));
+    }
+}
+
 /* What went wrong, each message once with how often it came. */
 static void print_errors(const bench_plan *p) {
     enum { KINDS = 16 };
@@ -131,6 +144,7 @@ void bench_print(const bench_stats *s, const bench_plan *p, const bench_opts *o,
         if (bench_metric_wanted(o, (bench_metric)m)) print_metric(s, o, (bench_metric)m);
     }
     if (!isnan(s->mean_depth)) print_depth(s, run);
+    if (o->probe_rate > 0) print_probes(s, o);
     rule("Load generator", '-');
     real("Client CPU (s):", run->cpu_s);
     real("Client CPU per chunk (us):", run->chunks ? run->cpu_s * 1e6 / (double)run->chunks : NAN);
@@ -180,6 +194,19 @@ static void set_depth(json_t *out, const bench_stats *s, const bench_run *run) {
         (void)json_array_append_new(list, json_integer((json_int_t)run->depth_histogram[d]));
     }
     (void)json_object_set_new(out, "depth_histogram", list);
+}
+
+static void set_probes(json_t *out, const bench_stats *s, const bench_opts *o) {
+    set_real(out, "probe_request_rate", o->probe_rate);
+    set_int(out, "probe_completed", s->probes.n);
+    set_int(out, "probe_failed", s->probes_failed);
+    set_real(out, "mean_probe_ms", 1e3 * bench_mean(s->probes.v, s->probes.n));
+    set_real(out, "median_probe_ms", 1e3 * bench_percentile(s->probes.v, s->probes.n, 50));
+    for (size_t i = 0; i < o->n_percentiles; i++) {
+        char key[64];
+        (void)snprintf(key, sizeof key, "p%g_probe_ms", o->percentiles[i]);
+        set_real(out, key, 1e3 * bench_percentile(s->probes.v, s->probes.n, o->percentiles[i]));
+    }
 }
 
 static double between(uint64_t from, uint64_t to) {
@@ -275,6 +302,7 @@ json_t *bench_json(const bench_stats *s, const bench_plan *p, const bench_opts *
         if (bench_metric_wanted(o, (bench_metric)m)) set_metric(out, s, o, (bench_metric)m);
     }
     set_depth(out, s, run);
+    if (o->probe_rate > 0) set_probes(out, s, o);
     set_real(out, "client_cpu_seconds", run->cpu_s);
     set_int(out, "client_chunks", run->chunks);
     set_int(out, "client_bytes", run->bytes);

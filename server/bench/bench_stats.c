@@ -156,10 +156,22 @@ static int find_peaks(bench_stats *s, const bench_plan *p, const bench_run *run)
     return rc;
 }
 
+static int take_probes(bench_stats *s, const bench_run *run) {
+    s->probes.v = array_new(run->n_probes ? run->n_probes : 1, sizeof(double));
+    if (s->probes.v == NULL) return -1;
+    for (size_t i = 0; i < run->n_probes; i++) {
+        const bench_req *r = run->probes[i];
+        if (r->outcome == BENCH_OK) push(&s->probes, seconds(r->start_ns, r->last_ns));
+        s->probes_failed += r->outcome == BENCH_FAILED;
+    }
+    qsort(s->probes.v, s->probes.n, sizeof(double), by_value);
+    return 0;
+}
+
 int bench_stats_create(bench_stats *out, const bench_plan *p, const bench_opts *o,
                        const bench_run *run, err *e) {
     *out = (bench_stats){0};
-    if (take_memory(out, p) != 0 || find_peaks(out, p, run) != 0) {
+    if (take_memory(out, p) != 0 || find_peaks(out, p, run) != 0 || take_probes(out, run) != 0) {
         bench_stats_destroy(out);
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the figures");
     }
@@ -194,5 +206,6 @@ int bench_stats_create(bench_stats *out, const bench_plan *p, const bench_opts *
 void bench_stats_destroy(bench_stats *s) {
     for (int m = 0; m < BENCH_METRICS; m++)
         free(s->series[m].v);
+    free(s->probes.v);
     *s = (bench_stats){0};
 }

@@ -13,12 +13,15 @@
 /* ---- what the command line says, before it is checked ---- */
 
 typedef struct {
+    const char *tokenizer;
     const char *url, *host, *backend, *endpoint, *model, *dataset, *dataset_path;
     const char *rate, *ramp, *extra_body, *percentiles, *metrics, *request_id_prefix;
     uint64_t port, n_prompts, input_len, output_len, prefix_len, vocab_size, seed, concurrency;
-    uint64_t warmups, top_k, logprobs;
+    uint64_t warmups, top_k, logprobs, hash_chunk;
     double burstiness, ramp_start, ramp_end, range_ratio, cancel_rate, ready_s, timeout_s;
     double temperature, top_p, min_p, repetition_penalty;
+    double probe_rate, trace_seconds;
+    bool self_timed;
     bool ignore_eos, return_depth, insecure, quiet, save, detailed, append;
     cli_list goodput, headers, metadata;
     const char *result_dir, *result_file, *label, *plot;
@@ -64,9 +67,18 @@ static int parse(flags *f, int argc, char **argv) {
         {"--model", CLI_TEXT, &f->model, "NAME", "default: the first of /v1/models", 0, 0, false},
         {"--header", CLI_TEXT_MANY, &f->headers, "K=V", "sent with every request", 0, 0, false},
         {"--insecure", CLI_FLAG, &f->insecure, NULL, "accept any TLS certificate", 0, 0, false},
-        {"--dataset-name", CLI_CHOICE, &f->dataset, "random|custom", "default random", 0, 0, false},
+        {"--dataset-name", CLI_CHOICE, &f->dataset, "random|custom|timed_trace", "default random",
+         0, 0, false},
         {"--dataset-path", CLI_TEXT, &f->dataset_path, "FILE",
-         "custom: a line {\"prompt\": TEXT, \"output_tokens\": N} each", 0, 0, false},
+         "lines of JSON: {prompt, output_tokens} or a Mooncake trace", 0, 0, false},
+        {"--tokenizer", CLI_TEXT, &f->tokenizer, "DIR",
+         "model folder: random prompts from its tokens", 0, 0, false},
+        {"--self-timed", CLI_FLAG, &f->self_timed, NULL,
+         "timed_trace: requests at the trace's own times", 0, 0, false},
+        {"--timed-trace-sec-multiplier", CLI_REAL, &f->trace_seconds, "S",
+         "seconds in a unit of timestamp, default 1", 1e-9, 1e6, false},
+        {"--timed-trace-chunk-hash-size", CLI_UINT, &f->hash_chunk, "N",
+         "tokens behind a hash id, default 16", 1, 1 << 20, false},
         {"--num-prompts", CLI_UINT, &f->n_prompts, "N", "requests, default 1000", 1, 10000000,
          false},
         {"--input-len", CLI_UINT, &f->input_len, "N",
@@ -95,6 +107,8 @@ static int parse(flags *f, int argc, char **argv) {
          "requests in flight at most (closed loop)", 1, 1000000, false},
         {"--cancel-rate", CLI_REAL, &f->cancel_rate, "P",
          "share of requests whose client leaves mid-stream", 0, 1, false},
+        {"--probe-request-rate", CLI_REAL, &f->probe_rate, "R",
+         "one-token requests a second beside the load, reported apart", 0, 1e5, false},
         {"--num-warmups", CLI_UINT, &f->warmups, "N",
          "requests before the measured ones, default 0", 0, 100000, false},
         {"--ready-check-timeout-sec", CLI_REAL, &f->ready_s, "S",
@@ -228,8 +242,16 @@ static int read_load(bench_opts *o, const flags *f, err *e) {
             return err_set(e, ERR_USAGE, NULL,
                            "--ramp-up-strategy takes the place of --request-rate");
     }
-    if (strcmp(f->dataset, "custom") == 0 && f->dataset_path == NULL) {
-        return err_set(e, ERR_USAGE, NULL, "--dataset-name custom needs --dataset-path");
+    bool trace = strcmp(f->dataset, "timed_trace") == 0;
+    if (strcmp(f->dataset, "random") != 0 && f->dataset_path == NULL) {
+        return err_set(e, ERR_USAGE, NULL, "--dataset-name %s needs --dataset-path", f->dataset);
+    }
+    if (f->self_timed && (!trace || o->ramp || !isinf(o->rate))) {
+        return err_set(e, ERR_USAGE, NULL,
+                       "--self-timed goes with timed_trace and takes the place of a rate");
+    }
+    if (trace && o->chat) {
+        return err_set(e, ERR_USAGE, NULL, "timed_trace asks for completions, not chats");
     }
     return 0;
 }
@@ -294,6 +316,10 @@ static int read_opts(bench_opts *o, flags *f, buf *base, buf *url, err *e) {
         .ramp_start = f->ramp_start,
         .ramp_end = f->ramp_end,
         .max_concurrency = f->concurrency,
+        .probe_rate = f->probe_rate,
+        .self_timed = f->self_timed,
+        .trace_seconds = f->trace_seconds,
+        .hash_chunk = f->hash_chunk,
         .cancel_rate = f->cancel_rate,
         .warmups = f->warmups,
         .ready_timeout_s = f->ready_s,
@@ -379,7 +405,8 @@ static int warm_up(const bench_opts *o, err *e) {
     w.n_prompts = o->warmups;
     w.rate = INFINITY;
     w.ramp = w.detailed = false;
-    w.cancel_rate = 0;
+    w.cancel_rate = w.probe_rate = 0;
+    w.self_timed = false;
     w.quiet = true;
     w.seed =
         o->seed + 1000003; /* other prompts: the prefix cache must not know the measured ones */
@@ -394,7 +421,7 @@ static int warm_up(const bench_opts *o, err *e) {
         }
         bench_plan_destroy(&plan);
     }
-    free(did.tokens_by_second);
+    bench_run_deinit(&did);
     return rc;
 }
 
@@ -460,6 +487,7 @@ static int report(const flags *f, const bench_opts *o, const bench_plan *plan, c
 static int run_all(const flags *f, bench_opts *o, err *e) {
     buf name = {0};
     bench_plan plan = {0};
+    eng_tokenizer *tokenizer = NULL;
     bench_run did = {.tokens_by_second = array_new(BENCH_MAX_SECONDS, sizeof(uint32_t))};
     int rc = did.tokens_by_second ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     if (rc == 0 && o->ready_timeout_s > 0) rc = wait_ready(o, e);
@@ -467,13 +495,19 @@ static int run_all(const flags *f, bench_opts *o, err *e) {
         rc = find_model(o, &name, e);
         o->model = name.data;
     }
+    if (rc == 0 && f->tokenizer) rc = eng_tokenizer_open(&tokenizer, f->tokenizer, UINT32_MAX, e);
+    if (tokenizer) {
+        o->tokenizer = tokenizer;
+        o->vocab_size = eng_tokenizer_size(tokenizer);
+    }
     if (rc == 0) rc = bench_plan_create(&plan, o, e);
     if (rc == 0 && o->warmups) rc = warm_up(o, e);
     if (rc == 0) rc = bench_load(&plan, o, &did, e);
     if (rc == 0) rc = report(f, o, &plan, &did, e);
     bench_plan_destroy(&plan);
-    free(did.tokens_by_second);
+    bench_run_deinit(&did);
     buf_deinit(&name);
+    eng_tokenizer_close(tokenizer);
     return rc;
 }
 
@@ -487,6 +521,8 @@ int cmd_bench(int argc, char **argv) {
         .input_len = 1024,
         .output_len = 128,
         .vocab_size = 256,
+        .hash_chunk = 16,
+        .trace_seconds = 1,
         .rate = "inf",
         .burstiness = 1,
         .ramp_start = UNSET,

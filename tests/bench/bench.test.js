@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { CUT, DONE, startMock, tokenEvent, usageEvent } from "./mock.js";
-import { bench, benchJson, fathom } from "./run.js";
+import { bench, benchJson, fathom, root } from "./run.js";
 
 const dir = mkdtempSync(join(tmpdir(), "fathom-bench-test-"));
 after(() => rmSync(dir, { recursive: true, force: true }));
@@ -415,6 +415,83 @@ test("a dataset file is asked line by line and from its start again", async () =
     );
 });
 
+test("a trace is replayed at its own times, with its lengths and shared prefixes", async () => {
+    const path = join(dir, "trace.jsonl");
+    const rows = [
+        { timestamp: 5000, input_length: 10, output_length: 3, hash_ids: [1, 2] },
+        { timestamp: 5100, input_length: 12, output_length: 2, hash_ids: [1, 3] },
+        { timestamp: 5400, input_length: 20, output_length: 4, hash_ids: [1, 2, 9] },
+    ];
+    writeFileSync(path, rows.map((r) => JSON.stringify(r)).join("\n"));
+    await withMock(
+        (body) => stream(body.max_tokens),
+        async (mock) => {
+            const { json } = await benchJson([
+                "--url", mock.url, "--dataset-name", "timed_trace", "--dataset-path", path, "--self-timed",
+                "--timed-trace-sec-multiplier", "0.001", "--timed-trace-chunk-hash-size", "4", "--num-prompts", "10",
+            ]);
+            assert.equal(json.completed, 3);
+            [0, 0.1, 0.4].forEach((t, i) => near(json.start_times[i], t, `start ${i}`));
+            const p = mock.seen.bodies.map((b) => b.prompt);
+            assert.deepEqual(p.map((x) => x.length), [10, 12, 20]);
+            assert.deepEqual(mock.seen.bodies.map((b) => b.max_tokens), [3, 2, 4]);
+            assert.deepEqual(p[0].slice(0, 4), p[1].slice(0, 4), "hash 1");
+            assert.deepEqual(p[0].slice(0, 8), p[2].slice(0, 8), "hashes 1 and 2");
+            assert.notDeepEqual(p[0].slice(4, 8), p[1].slice(4, 8), "hash 2 is not 3");
+            assert.notDeepEqual(p[0].slice(8), p[1].slice(8, 10), "what no hash covers is a request's own");
+        },
+    );
+    for (const [bad, want] of [
+        [{ ...rows[0], timestamp: "now" }, /'timestamp'/],
+        [{ ...rows[0], input_length: 0 }, /'input_length'/],
+        [{ ...rows[0], output_length: 1e12 }, /'output_length'/],
+    ]) {
+        writeFileSync(path, JSON.stringify(bad));
+        const r = await bench(["--url", "http://127.0.0.1:1", "--model", "m", "--dataset-name", "timed_trace", "--dataset-path", path]);
+        assert.equal(r.code, 2);
+        assert.match(r.errors, want);
+        assert.match(r.errors, /line 1/);
+    }
+});
+
+test("probes run beside the load, past its limit, and are reported apart", async () => {
+    await withMock(
+        (body) => stream(body.max_tokens, body.max_tokens === 1 ? 10 : 40, 40),
+        async (mock) => {
+            const { json, out } = await benchJson([
+                "--url", mock.url, "--num-prompts", "6", "--max-concurrency", "1", "--probe-request-rate", "50", ...small,
+            ]);
+            assert.equal(json.completed, 6);
+            assert.equal(json.total_output_tokens, 30);
+            const seconds = json.duration;
+            assert.ok(Math.abs(json.probe_completed - 50 * seconds) < 10, `${json.probe_completed} in ${seconds} s`);
+            assert.equal(json.probe_failed, 0);
+            assert.ok(json.median_probe_ms >= 8 && json.median_probe_ms < 60, String(json.median_probe_ms));
+            assert.ok(json.p99_probe_ms >= json.median_probe_ms);
+            assert.ok(mock.seen.peak > 1);
+            assert.match(out, /^Successful probes: +\d+ /m);
+        },
+    );
+});
+
+test("with a tokenizer random prompts hold no special token and chats the length asked for", async () => {
+    const demo = join(root, "models/demo");
+    const tokens = (text) => JSON.parse(spawnSync(fathom, ["tokenize", "--model", demo, "--text", text], { encoding: "utf8" }).stdout);
+    await withMock(
+        () => stream(1),
+        async (mock) => {
+            await bench(["--url", mock.url, "--tokenizer", demo, "--num-prompts", "200", "--input-len", "30", "--output-len", "1"]);
+            const ids = mock.seen.bodies.flatMap((b) => b.prompt);
+            assert.equal(ids.length, 6000);
+            assert.ok(Math.max(...ids) > 1500, "the whole vocabulary is used");
+            assert.ok(ids.every((t) => t < 2044), "and no special token");
+            mock.seen.bodies.length = 0;
+            await bench(["--url", mock.url, "--backend", "openai-chat", "--tokenizer", demo, "--num-prompts", "4", "--input-len", "30", "--output-len", "1"]);
+            for (const b of mock.seen.bodies) assert.equal(tokens(b.messages[0].content).length, 30, b.messages[0].content);
+        },
+    );
+});
+
 test("warm-ups are asked first and not counted; the ready check waits for the server", async () => {
     await withMock(
         () => stream(2),
@@ -536,6 +613,9 @@ test("bad usage is named and ends with status 2", async () => {
         [["--header", "nothing"], /--header/],
         [["--metadata", "nothing"], /--metadata/],
         [["--dataset-name", "custom"], /--dataset-path/],
+        [["--dataset-name", "timed_trace", "--dataset-path", "x", "--backend", "openai-chat"], /timed_trace/],
+        [["--self-timed"], /--self-timed/],
+        [["--tokenizer", "/nonexistent"], /tokenizer|nonexistent/],
         [["--cancel-rate", "1.5"], /--cancel-rate/],
         [["--backend", "grpc"], /--backend/],
     ];

@@ -125,7 +125,7 @@ Test(bench_stats, every_body_is_json_without_repeated_keys) {
         err e = {0};
         buf b = {0};
         cr_assert_eq(bench_plan_create(&p, &o, &e), 0);
-        cr_assert_eq(bench_plan_body(&p, &o, 3, &b, &e), 0);
+        cr_assert_eq(bench_plan_body(&o, &p.reqs[3], &b, &e), 0);
         json_t *body = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES, &why);
         cr_assert_not_null(body, "%s", b.data);
         cr_assert_eq(json_integer_value(json_object_get(body, "max_tokens")), 1);
