@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 typedef enum {
     PACK_ROWS,    /* column c = row row0 + c of the tensor */
@@ -129,12 +131,17 @@ static void pack_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
     }
 }
 
+/* On a terminal a counter that runs, in a log one line; neither for the first second. */
 static void say_progress(pack *j) {
     uint64_t now = clock_ns();
     if (now - j->started_ns < 1000000000u || now - j->said_ns < 500000000u) return;
+    if (isatty(STDERR_FILENO)) {
+        fprintf(stderr, "\rpacking weights: %3.0f%%",
+                100.0 * (double)j->at / (double)j->g->image.bytes);
+    } else if (j->said_ns == 0) {
+        log_line(LOG_INFO, "packing %.2f GB of weights", (double)j->g->image.bytes / 1e9);
+    }
     j->said_ns = now;
-    fprintf(stderr, "\rpacking weights: %3.0f%%",
-            100.0 * (double)j->at / (double)j->g->image.bytes);
 }
 
 static eng__wtype type_of(const pack *j, uint32_t k) {
@@ -143,6 +150,21 @@ static eng__wtype type_of(const pack *j, uint32_t k) {
         if (j->src[i].dtype != ENG_BF16) return ENG__F32;
     }
     return ENG__BF16;
+}
+
+/* Tells the kernel about the whole pages of a tensor in the model's read-only file map:
+ * wanted at once before it is packed, given back after. Given-back pages come again from
+ * the file if anyone reads them (the embedding does). */
+static void advise(const eng_tensor *t, int advice) {
+    uintptr_t page = 4096, first = ((uintptr_t)t->data + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)t->data + t->bytes) & ~(page - 1);
+    if (end > first && end - first >= (1u << 20)) (void)madvise((void *)first, end - first, advice);
+}
+
+static void advise_sources(const pack *j, int advice) {
+    if (j->kind == PACK_COLS || j->row0) return; /* read again for the next head */
+    for (uint32_t i = 0; i < j->n_src; i++)
+        advise(&j->src[i], advice);
 }
 
 /* Gives m its place in the image and, when that exists, fills it. */
@@ -167,7 +189,11 @@ static int pack_run(pack *j, uint32_t n, uint32_t k, err *e) {
     if (j->fill) {
         m->data = j->g->image.data + j->at;
         if (!j->packed) {
+#ifdef MADV_POPULATE_READ
+            advise_sources(j, MADV_POPULATE_READ);
+#endif
             eng__pool_run(j->g->pool, pack_work, j, m->panels, 1);
+            advise_sources(j, MADV_DONTNEED);
             say_progress(j);
         }
     }
@@ -427,7 +453,7 @@ int eng__load_weights(eng__cpu *g, err *e) {
     }
     j.fill = true;
     if (load_all(&j, e) != 0) return -1;
-    if (j.said_ns) fprintf(stderr, "\rpacking weights: 100%%\n");
+    if (j.said_ns && isatty(STDERR_FILENO)) fprintf(stderr, "\rpacking weights: 100%%\n");
     if (g->opts.packed_cache && !j.packed) (void)eng__packed_save(g);
     return 0;
 }
