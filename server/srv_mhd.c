@@ -271,6 +271,11 @@ static void queue_answer(srv_req *r, unsigned status, const char *type, struct M
     srv_req_wake(r);
 }
 
+/* A whole answer must be read at no less than 16 KB/s, or the connection ends. */
+static void expect_reader(srv_req *r, size_t n) {
+    srv_deadline(r->conn, r->s->o.stall_s + (double)n / 16384);
+}
+
 void srv_answer(srv_req *r, unsigned status, const char *type, buf *steal_body,
                 const srv_header *extra, size_t n_extra) {
     buf body = *steal_body;
@@ -289,6 +294,7 @@ void srv_answer(srv_req *r, unsigned status, const char *type, buf *steal_body,
         return;
     }
     r->s->counts.bytes_out += body.len;
+    expect_reader(r, body.len);
     queue_answer(r, status, type, p, extra, n_extra);
 }
 
@@ -303,6 +309,7 @@ void srv_answer_static(srv_req *r, unsigned status, const char *type, const void
         return;
     }
     r->s->counts.bytes_out += n;
+    expect_reader(r, n);
     queue_answer(r, status, type, p, extra, n_extra);
 }
 

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { test } from "node:test";
+import { Raw, exchange, parse } from "./lib/raw.mjs";
 import { Server, chunks, events, sleep, textOf, until, withServer } from "./lib/server.mjs";
 
 const ask = { model: "demo", prompt: "In the beginning", max_tokens: 8, temperature: 0 };
@@ -182,6 +183,28 @@ test("curl gets a streamed answer", async () => {
             JSON.stringify({ ...ask, stream: true })], { encoding: "utf8" });
         assert.equal(events(out).at(-1), "[DONE]");
         assert.equal(chunks(out).length, 8);
+    });
+});
+
+test("HTTP/1.0 gets its stream unchunked, ended by the close", async () => {
+    await withServer([], async (s) => {
+        const c = await Raw.open(s.port);
+        const body = JSON.stringify({ ...ask, stream: true });
+        c.send(`POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+        await c.until(null);
+        assert.ok(c.closed);
+        const r = parse(c.received);
+        assert.equal(r.headers["transfer-encoding"], undefined);
+        assert.equal(events(r.body).at(-1), "[DONE]");
+        assert.equal(chunks(r.body).length, 8);
+    });
+});
+
+test("an answer to a Connection: close request closes after it", async () => {
+    await withServer([], async (s) => {
+        const r = await exchange(s.port, "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        assert.equal(r.status, 200);
+        assert.ok(r.closed);
     });
 });
 

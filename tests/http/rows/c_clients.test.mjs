@@ -110,6 +110,15 @@ t.row("C11", "stops reading its stream: cut, others go on", async () => {
     for (const c of stuck) c.destroy();
     await s.stop();
 });
+t.row("C11b", "never reads whole answers: cut as well", async () => {
+    const s = await Server.start(["--stall-seconds", "1"]);
+    const c = await Raw.open(s.port);
+    c.socket.pause();
+    for (let i = 0; i < 1000; i++) c.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    await until("it is cut", async () => (await s.metrics())['fathom_http_cut_total{why="deadline"}'] === 1, 20000);
+    c.destroy();
+    await s.stop();
+});
 t.row("C12", "reads a byte now and then: bounded memory, ended with an error", async () => {
     const s = await Server.start(["--stall-seconds", "30"]);
     const before = rssMB(s);

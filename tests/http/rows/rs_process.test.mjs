@@ -144,7 +144,7 @@ r.done(13);
 
 s.row("S1", "SIGTERM when idle", async () => {}, { skip: "streams.test.mjs: SIGTERM when idle ends at once" });
 s.row("S2", "SIGTERM with streams, at random moments", async () => {
-    for (let i = 0; i < (slow ? 6 : 25); i++) {
+    for (let i = 0; i < Number(process.env.DRAIN_RUNS ?? (slow ? 6 : 25)); i++) {
         const one = await Server.start(["--fake-us-per-token", "1000", "--drain-seconds", "5"]);
         const c = await Promise.all(Array.from({ length: 8 }, () => Raw.open(one.port)));
         c.forEach((k, j) => k.send(post("/v1/completions", JSON.stringify({ ...body, max_tokens: 20 + j * 20, stream: j % 2 === 0 }))));
