@@ -44,7 +44,8 @@ int cmd_bench_kernels(int argc, char **argv) {
         {"--weights", CLI_CHOICE, &weights, "auto|int8", "matrices of the model (auto: as stored)",
          0, 0, false},
         {"--what", CLI_TEXT, &only, "NAME",
-         "only: probe, gemm, recurrent step, recurrent prompt, coda and head", 0, 0, false},
+         "only: probe, gemm, attention, moe, recurrent step, recurrent prompt, coda and head", 0, 0,
+         false},
         {"--rows", CLI_UINT, &rows, "N", "only: 1, 8, 32 or 128 rows", 1, 128, false},
         {"--json", CLI_FLAG, &p.json, NULL, "print JSON", 0, 0, false},
     };

@@ -229,12 +229,42 @@ static void add_attention(const eng__cpu *g, const eng__layer *l, double *bytes,
     }
 }
 
-/* What the launch just run had to read and compute. */
-static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, bool chunk,
+/* What bench_stage measures: a whole launch, or one part of the recurrent block on the
+ * rows that the last launch left behind. */
+typedef enum { PART_ALL, PART_ATTENTION, PART_MOE } part;
+
+static void run_attention(void *arg) {
+    step *s = arg;
+    s->g->rows = s->rows;
+    eng__attention(s->g, &s->g->recurrent);
+}
+
+static void run_moe(void *arg) {
+    step *s = arg;
+    s->g->rows = s->rows;
+    eng__ffn_moe(s->g, &s->g->recurrent);
+}
+
+static void add_moe(const eng__cpu *g, const eng__layer *l, double *bytes, double *weights) {
+    double chosen = 0, all = 0, one = 0;
+    add_mat(&l->router, bytes, weights);
+    add_mat(&l->gate_up, bytes, weights);
+    add_mat(&l->down, bytes, weights);
+    for (uint32_t x = 0; x < g->c.n_experts; x++) {
+        if (g->expert_first[x + 1] == g->expert_first[x]) continue;
+        add_mat(&l->expert_gate_up[x], bytes, &chosen);
+        add_mat(&l->expert_down[x], bytes, &chosen);
+    }
+    add_mat(&l->expert_gate_up[0], &all, &one);
+    add_mat(&l->expert_down[0], &all, &one);
+    *weights += one * g->c.n_experts_per_tok;
+}
+
+/* What the launch just run had to read and compute, or that part of it. */
+static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, bool chunk, part what,
                        eng_kernel_time *t) {
-    double bytes = 0, weights = 0, chosen = 0, chosen_weights = 0;
+    double bytes = 0, weights = 0, attentions = what == PART_MOE ? 0 : 1;
     const eng_config *c = &g->c;
-    double per_position = 2.0 * c->n_heads * (g->dk + g->dv);
     if (s->stage == ENG_STAGE_CODA) {
         for (uint32_t i = 0; i < c->coda_layers; i++) {
             add_attention(g, &g->coda[i], &bytes, &weights);
@@ -242,28 +272,17 @@ static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, bool 
             add_mat(&g->coda[i].down, &bytes, &weights);
         }
         add_mat(&g->head, &bytes, &weights);
-        per_position *= c->coda_layers;
-        t->gbytes = (double)context * c->coda_layers;
+        attentions = c->coda_layers;
     } else {
-        const eng__layer *l = &g->recurrent;
-        add_attention(g, l, &bytes, &weights);
-        add_mat(&l->router, &bytes, &weights);
-        add_mat(&l->gate_up, &bytes, &weights);
-        add_mat(&l->down, &bytes, &weights);
-        add_mat(&g->lora_down, &bytes, &weights);
-        for (uint32_t x = 0; x < c->n_experts; x++) {
-            if (g->expert_first[x + 1] == g->expert_first[x]) continue;
-            add_mat(&l->expert_gate_up[x], &bytes, &chosen);
-            add_mat(&l->expert_down[x], &bytes, &chosen);
-        }
-        add_mat(&l->expert_gate_up[0], &chosen, &chosen_weights);
-        add_mat(&l->expert_down[0], &chosen, &chosen_weights);
-        weights += chosen_weights * c->n_experts_per_tok;
-        t->gbytes = context;
+        if (what != PART_MOE) add_attention(g, &g->recurrent, &bytes, &weights);
+        if (what != PART_ATTENTION) add_moe(g, &g->recurrent, &bytes, &weights);
+        if (what == PART_ALL) add_mat(&g->lora_down, &bytes, &weights);
     }
     double caches = chunk ? 1 : s->n; /* rows of one prompt read one cache */
-    t->gbytes = 1e-9 * (bytes + t->gbytes * caches * (double)g->base.info.slot_bytes);
-    t->gflop = 1e-9 * s->n * (2.0 * weights + per_position * context);
+    double per_position = 2.0 * c->n_heads * (g->dk + g->dv);
+    bytes += attentions * context * caches * (double)g->base.info.slot_bytes;
+    t->gbytes = 1e-9 * bytes;
+    t->gflop = 1e-9 * s->n * (2.0 * weights + attentions * per_position * context);
 }
 
 /* n rows at the end of `context` positions each, at loops spread over the trained ones;
@@ -307,7 +326,8 @@ static int set_rows(step *s, uint32_t *blocks, uint32_t context, bool chunk, err
 
 enum { STEP_CONTEXT = 512, MOST_ROWS = 128 };
 
-static int bench_stage(bench *b, const char *what, eng_stage stage, bool chunk, err *e) {
+static int bench_stage(bench *b, const char *what, eng_stage stage, bool chunk, part kind, err *e) {
+    static const pass passes[] = {run_step, run_attention, run_moe};
     static const uint32_t row_counts[] = {1, 8, 32, MOST_ROWS};
     eng__cpu *g = b->g;
     uint32_t context = g->opts.max_positions < STEP_CONTEXT ? g->opts.max_positions : STEP_CONTEXT;
@@ -323,8 +343,8 @@ static int bench_stage(bench *b, const char *what, eng_stage stage, bool chunk, 
         if ((rc = set_rows(&s, blocks, context, chunk, e)) != 0) break;
         if (!wanted(b, what, s.n)) continue;
         run_step(&s);
-        weigh_step(g, &s, context, chunk, &t);
-        measure(b, t, run_step, &s, g->weight_bytes < 64u << 20 ? 20 : 1);
+        weigh_step(g, &s, context, chunk, kind, &t);
+        measure(b, t, passes[kind], &s, g->weight_bytes < 64u << 20 ? 20 : 1);
         if (s.failed) rc = err_set(e, ERR_INTERNAL, NULL, "a launch of the benchmark failed");
     }
     free(blocks);
@@ -340,9 +360,11 @@ static int bench_model(bench *b, const eng_model *m, const eng_backend_opts *in,
     o.max_launch = o.max_logits = MOST_ROWS;
     if (eng_cpu_open(&backend, m, &o, e) != 0) return -1;
     b->g = (eng__cpu *)backend;
-    int rc = bench_stage(b, "recurrent step", ENG_STAGE_RECURRENT, false, e);
-    if (rc == 0) rc = bench_stage(b, "recurrent prompt", ENG_STAGE_RECURRENT, true, e);
-    if (rc == 0) rc = bench_stage(b, "coda and head", ENG_STAGE_CODA, false, e);
+    int rc = bench_stage(b, "recurrent step", ENG_STAGE_RECURRENT, false, PART_ALL, e);
+    if (rc == 0) rc = bench_stage(b, "attention", ENG_STAGE_RECURRENT, false, PART_ATTENTION, e);
+    if (rc == 0) rc = bench_stage(b, "moe", ENG_STAGE_RECURRENT, false, PART_MOE, e);
+    if (rc == 0) rc = bench_stage(b, "recurrent prompt", ENG_STAGE_RECURRENT, true, PART_ALL, e);
+    if (rc == 0) rc = bench_stage(b, "coda and head", ENG_STAGE_CODA, false, PART_ALL, e);
     b->g = plain;
     eng_backend_close(backend);
     return rc;
