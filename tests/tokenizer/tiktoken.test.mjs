@@ -70,20 +70,18 @@ for (const [name, js] of [['gpt2', null], ['cl100k_base', cl100k], ['o200k_base'
       test('js-tiktoken agrees', () => {
         const other = new JsTiktoken(js);
         // U+0085 and U+FEFF are white space to only one of Unicode and JavaScript.
-        const texts = [...lib.languages, ...lib.symbols, ...lib.code(), ...lib.runs].filter((t) => !/[\u0085\ufeff]/.test(t));
+        const texts = [...lib.languages, ...lib.symbols, ...lib.code(), ...lib.runs.map((r) => r.slice(0, 200))].filter((t) => !/[\u0085\ufeff]/.test(t));
         equal(texts, ids(texts), (t) => other.encode(t, [], []));
       });
     }
     test('two megabytes of one letter, of spaces, of a pair: seconds, not hours', () => {
       const n = 2 << 20;
-      for (const text of ['a'.repeat(n), ' '.repeat(n), 'ab'.repeat(n / 2), ' a'.repeat(n / 2), 'the'.repeat(n / 3), '你'.repeat(n / 3)]) {
-        const start = process.hrtime.bigint();
-        const [got] = lib.run(folder.dir, [text]);
-        const seconds = Number(process.hrtime.bigint() - start) / 1e9;
-        assert.ok(got.length > 0 && got.length <= n);
-        assert.ok(seconds < 30, `${JSON.stringify(text.slice(0, 4))}: ${seconds} s`);
-        assert.deepEqual(lib.run(folder.dir, [got], '--ids-to-text'), [text]);
-      }
+      const texts = ['a'.repeat(n), ' '.repeat(n), 'ab'.repeat(n / 2), ' a'.repeat(n / 2), 'the'.repeat(n / 3), '你'.repeat(n / 3)];
+      const start = process.hrtime.bigint();
+      const got = lib.run(folder.dir, texts);
+      const seconds = Number(process.hrtime.bigint() - start) / 1e9;
+      assert.ok(seconds < 60, `${seconds} s`);
+      assert.deepEqual(lib.run(folder.dir, got, '--ids-to-text'), texts);
     });
   });
 }
