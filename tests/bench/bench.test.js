@@ -529,10 +529,12 @@ test("warm-ups are asked first and not counted; the ready check waits for the se
             assert.ok(mock.seen.bodies.slice(3).every((b) => JSON.stringify(b.prompt) !== first));
         },
     );
+    const reserved = await startMock(0, () => []); // a port that was free a moment ago
+    await reserved.close();
     let mock;
-    const wait = setTimeout(async () => (mock = await startMock(18451, () => stream(1))), 500);
+    const wait = setTimeout(async () => (mock = await startMock(Number(new URL(reserved.url).port), () => stream(1))), 500);
     try {
-        const r = await bench(["--url", "http://127.0.0.1:18451", "--num-prompts", "1", "--ready-check-timeout-sec", "20", ...small]);
+        const r = await bench(["--url", reserved.url, "--num-prompts", "1", "--ready-check-timeout-sec", "20", ...small]);
         assert.equal(r.code, 0, r.errors);
     } finally {
         clearTimeout(wait);

@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")/../.."
 root=$PWD fathom=${FATHOM:-$PWD/build/fathom}
 tmp=$(mktemp -d) pids=() ran=() left=() failed=0
-PORT=${DEPLOY_TEST_PORT:-18460} # this and the nine above
+PORT=${DEPLOY_TEST_PORT:-$((20000 + RANDOM % 12000))} # this and the four above
 
 stop_all() {
     for p in "${pids[@]}"; do kill "$p" 2>/dev/null; done
@@ -129,8 +129,10 @@ if have promtool; then
     check "the rules are well formed" promtool check rules deploy/prometheus/rules.yaml
     check "the rules' own tests hold" promtool test rules deploy/prometheus/rules_test.yaml
     curl -fs "$serve_at/metrics" >"$tmp/metrics"
-    # vLLM's names have a colon, which the linter keeps for recorded series. On purpose.
-    lint() { promtool check metrics <"$tmp/metrics" 2>&1 | grep -v "^vllm:[a-z0-9_]* metric names should not contain ':'$" >"$tmp/lint"; cat "$tmp/lint"; [ ! -s "$tmp/lint" ]; }
+    # vLLM's names have a colon, which the linter keeps for recorded series, and one histogram
+    # of theirs ends like a counter. On purpose: dashboards ask for them by name.
+    lint() { promtool check metrics <"$tmp/metrics" 2>&1 | grep -v "^vllm:[a-z0-9_]* metric names should not contain ':'$" |
+        grep -v '^vllm:iteration_tokens_total non-counter metrics' >"$tmp/lint"; cat "$tmp/lint"; [ ! -s "$tmp/lint" ]; }
     check "promtool finds the metrics well formed" lint
 fi
 if have prometheus; then

@@ -280,6 +280,6 @@ test("a long answer streams without the page falling behind", { skip }, async ()
         const from = Date.now();
         await ask(page);
         assert.equal(await page.locator("#answer .tok").count(), 5000);
-        assert.ok(Date.now() - from < 10000, `${Date.now() - from} ms`);
+        assert.ok(Date.now() - from < 20000, `${Date.now() - from} ms`);
     });
 });
