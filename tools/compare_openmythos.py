@@ -140,15 +140,17 @@ class Fathom:
     def now(self):
         if self.args.clock == "wall":
             return time.monotonic()
-        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as f:
-            user, system = f.read().rsplit(")", 1)[1].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        total, tasks = 0, f"/proc/{self.process.pid}/task"
+        for task in os.listdir(tasks):
+            with open(f"{tasks}/{task}/schedstat", encoding="ascii") as f:
+                total += int(f.read().split()[0])
+        return total / 1e9
 
     def run(self, prompts):
         with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
             start = self.now()
             tokens = list(pool.map(self.complete, prompts))
-            return max(self.now() - start, 0.01), tokens
+            return self.now() - start, tokens
 
     def close(self):
         self.process.terminate()
