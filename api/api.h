@@ -4,6 +4,13 @@
  * scheduler's events back into JSON or server-sent events. No sockets, no threads, no
  * clock but stamps. This folder is the only one that knows HTTP status numbers.
  *
+ * Every field stands in the table of api_fields.c, the document of GET /openapi.json is made
+ * from it. Depth is an extra beside the standard fields: "depths" of a choice (or a part, or
+ * a delta) are the loops of its tokens, "depth" that of one logprobs entry; "token_ids"
+ * likewise. A model without a tokenizer takes token ids, and answers with text "" and
+ * "token_ids". In the log-probabilities the tokens' strings join to the text, so a token that
+ * ends inside a character, or is a control token, has an empty one.
+ *
  * Threading: an api_context is read-only after open and shared by threads; a request and
  * its reply belong to one thread at a time (parsing may happen on a worker, the rest on
  * the loop). */

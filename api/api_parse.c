@@ -152,7 +152,8 @@ static int read_stop_ids(api_request *r, const api_context *c, const api__values
 /* ---- depth ---- */
 
 /* A share of the loops the model was trained for; depth.max_loops says it exactly and wins. */
-static int read_effort(api_request *r, const api_context *c, const char *effort, err *e) {
+static int read_effort(api_request *r, const api_context *c, const char *effort, const char *param,
+                       err *e) {
     static const struct {
         const char *name;
         uint32_t quarters;
@@ -165,13 +166,14 @@ static int read_effort(api_request *r, const api_context *c, const char *effort,
             (uint16_t)(loops < c->opts.ceiling_loops ? loops : c->opts.ceiling_loops);
         return 0;
     }
-    return bad(e, "reasoning_effort", "must be minimal, low, medium or high");
+    return bad(e, param, "must be minimal, low, medium or high");
 }
 
 static int read_depth(api_request *r, const api_context *c, const api__values *v, err *e) {
     int64_t min = 0, max = 0;
     double threshold = 0;
-    if (read_effort(r, c, v->reasoning_effort, e) != 0) return -1;
+    const char *effort = v->reasoning ? "reasoning.effort" : "reasoning_effort";
+    if (read_effort(r, c, v->reasoning_effort, effort, e) != 0) return -1;
     if (v->depth == NULL) return 0;
     if (!json_is_object(v->depth)) return bad(e, "depth", "must be an object");
     const json_t *lo = json_object_get(v->depth, "min_loops"),
