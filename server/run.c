@@ -29,6 +29,7 @@ static void fill_sched(sched_opts *s, const run_opts *o, const eng_config *c) {
     s->max_rows = o->max_rows ? (uint32_t)o->max_rows : DEFAULT_ROWS;
     s->max_running = o->max_running ? (uint32_t)o->max_running : DEFAULT_RUNNING;
     if (o->chunk) s->chunk = (uint32_t)o->chunk;
+    if (o->wait_bound) s->wait_bound = (uint32_t)o->wait_bound;
     if (o->max_loops) s->default_max_loops = (uint32_t)o->max_loops;
     uint32_t loops = s->default_max_loops ? s->default_max_loops : c->max_loop_iters;
     if (s->ceiling_loops == 0) s->ceiling_loops = 2 * c->max_loop_iters; /* depth extrapolation */

@@ -61,7 +61,7 @@ int cli_fail(const err *e);
 typedef struct {
     const char *model, *device, *halted_kv, *batching, *kernels, *cache_dtype, *weights;
     bool packed_cache;
-    uint64_t threads, cache_bytes, max_loops, max_rows, max_running, chunk;
+    uint64_t threads, cache_bytes, max_loops, max_rows, max_running, chunk, wait_bound;
     uint64_t fake_us; /* device "fake": slept per launch that yields logits */
     double threshold;
 } run_opts;
@@ -77,6 +77,7 @@ typedef struct {
     {"--act-threshold", CLI_REAL, &(o)->threshold, "P", "halting threshold (default: the model's)", 1e-3, 1, false}, \
     {"--max-rows", CLI_UINT, &(o)->max_rows, "N", "most rows in one launch (default 512)", 1, 65536, false}, \
     {"--max-running", CLI_UINT, &(o)->max_running, "N", "sequences in flight (default 256)", 1, 65536, false}, \
+    {"--wait-bound", CLI_UINT, &(o)->wait_bound, "N", "launches a ready row may be passed over (default 16)", 1, 1e6, false}, \
     {"--chunk", CLI_UINT, &(o)->chunk, "N", "prompt positions that move together (default 128)", 1, 65536, false}, \
     {"--kv-memory", CLI_BYTES, &(o)->cache_bytes, "BYTES", "cache budget, as in 512M or 4G (default: what fits)", 1 << 16, 1e15, false}, \
     {"--kv-dtype", CLI_CHOICE, &(o)->cache_dtype, "f32|bf16", "cache precision (default f32 on cpu, bf16 on cuda)", 0, 0, false}, \
