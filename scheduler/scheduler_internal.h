@@ -148,7 +148,7 @@ typedef struct seq {
     uint32_t n_blocks;
     uint32_t next_start;  /* first position no cohort has taken */
     uint32_t coda_next;   /* first position whose coda has not run */
-    uint32_t frontier;    /* most loops any position has run or is about to */
+    uint32_t frontier;    /* most loops a live position has run or is about to */
     uint32_t seen;        /* positions ever finished; a recomputed one is not reported again */
     uint32_t n_offered;   /* blocks already offered to the prefix cache, or taken from it */
     hash128 hash;         /* of those */
@@ -287,6 +287,7 @@ void sched__want_start(sched *s, seq *q); /* its next cohort may be started */
 bool sched__may_park(const sched *s, const cohort *c);
 void sched__park(sched *s, cohort *c);
 void sched__raise_frontier(sched *s, seq *q, uint32_t loops);
+void sched__lower_frontier(seq *q);
 void sched__relieve_rows(sched *s);
 
 /* ---- admit.c ---- */

@@ -1,10 +1,10 @@
 /* tails.c - policy exact: when a halted row's silent loops are run.
  *
  * A tail's K/V of loop t is read only by later positions that run loop t themselves. So
- * tails run as far as any position of their sequence has gone, its frontier, and park
- * there. A row about to go beyond raises the frontier, and the tails, which all stand
- * exactly there, run that loop in the same launch: nobody waits for them. What no position
- * ever reached is never computed and takes no slot; when the sequence ends it is dropped.
+ * tails park, and a row about to run loop t takes those of its sequence that have not run
+ * it along in the same launch: it started at loop 0 and took everybody along so far, so
+ * none stands further back than it does, and it never waits. What no later position
+ * reaches is never computed and takes no slot; when the sequence ends it is dropped.
  *
  * A parked tail keeps its state row. When rows run short, or somebody was refused some,
  * the longest parked go on to their last loop and give theirs back. Where blocks go into
@@ -26,20 +26,30 @@ void sched__park(sched *s, cohort *c) {
     ring_move_back(&s->parked, &c->loop);
 }
 
-static void unpark(sched *s, cohort *c) {
+static void unpark(sched *s, cohort *c, ring *before) {
     c->parked = false;
     s->n_parked -= c->n_tail;
     s->n_looping_tail += c->n_tail;
-    ring_move_back(&s->looping[c->list], &c->loop);
+    ring_remove(&c->loop);
+    ring_insert_before(before, &c->loop);
 }
 
-/* Some position of q is about to run the loop below `loops`. */
+/* A position of q is about to run the loop below `loops`. Along a sequence loops never
+ * rise, so those that must come along stand together, latest last; they go to the front
+ * of their list, earliest first, as the rule wants them picked. */
 void sched__raise_frontier(sched *s, seq *q, uint32_t loops) {
     if (loops <= q->frontier) return;
     q->frontier = loops;
-    for (cohort *c = q->first; c && s->n_parked > 0; c = c->after) {
-        if (c->parked && c->next_loop < loops) unpark(s, c);
+    for (cohort *c = q->last; c && s->n_parked > 0; c = c->before) {
+        if (c->n_live > 0 || c->n_tail == 0) continue;
+        if (c->next_loop >= loops) break;
+        if (c->parked) unpark(s, c, s->looping[c->list].next);
     }
+}
+
+/* The next position starts from loop 0 and needs only what it will reach itself. */
+void sched__lower_frontier(seq *q) {
+    q->frontier = 0;
 }
 
 /* At most an eighth of a launch goes on at a time, so that decoding hardly notices. */
@@ -51,6 +61,6 @@ void sched__relieve_rows(sched *s) {
         cohort *c = RING_OWNER(s->parked.next, cohort, loop);
         c->finishing = true;
         rows -= c->n_tail < rows ? c->n_tail : rows;
-        unpark(s, c);
+        unpark(s, c, &s->looping[c->list]);
     }
 }

@@ -235,6 +235,7 @@ static void enter_loop(sched *s, cohort *c) {
     ring_insert_before(&s->looping[c->list], &c->loop);
     c->looping = true;
     s->n_looping_live += c->n_live;
+    if (c->owner->coda_next == c->first) sched__lower_frontier(c->owner); /* it alone is live */
     sched__raise_frontier(s, c->owner, 1);
 }
 

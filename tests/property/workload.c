@@ -93,6 +93,7 @@ static void draw_machine(work *w, const work_case *c, uint64_t *r) {
     o->max_queue = draw(r, 1, 20);
     o->max_rows = draw(r, 1, 64);
     o->chunk = draw(r, 0, 3) == 0 ? draw(r, 1, 40) : ENG_BLOCK * draw(r, 1, 3);
+    if (chance(r, 10)) o->chunk = 1;
     o->wait_bound = draw(r, 1, 20);
     o->prefix_cache = chance(r, 75);
 }
