@@ -10,7 +10,7 @@
  * attn_simple: any shape and type, GQA, and the parity mode. */
 #include "engine/cuda/common.cuh"
 
-enum { MMA_THREADS = 128, SIMPLE_THREADS = 128, MERGE_THREADS = 128, P_LD = CU_ATTN_KEYS + 8 };
+enum { MMA_THREADS = 128, SIMPLE_THREADS = 128, MERGE_THREADS = 128, P_LD = CU_ATTN_KEYS + 8, WIDE_ROWS = 2 };
 
 static __host__ __device__ __forceinline__ uint32_t key_ld(uint32_t dk) { return (dk + 15) / 16 * 16 + 8; }
 
@@ -380,13 +380,18 @@ extern "C" bool cu_attn_fits_mma(const cu_attn_args *a, bool f32) {
 }
 
 extern "C" uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32) {
-    return cu_attn_fits_mma(a, f32) && a->dv <= 256 ? CU_ATTN_ROWS : 1;
+    if (!cu_attn_fits_mma(a, f32)) return 1;
+    return a->dv <= 256 ? (uint32_t)CU_ATTN_ROWS : (uint32_t)WIDE_ROWS; /* as many sums as registers hold */
 }
 
 extern "C" cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row) {
     dim3 grid(tiles, cu_ceil_div(a->n_heads, CU_ATTN_HEADS), a->splits);
     uint32_t one = mma_layout(a->dk, 1).bytes, many = mma_layout(a->dk, CU_ATTN_ROWS).bytes;
-    if (a->dv > 256) return LAUNCH((attn_mma<1, 8>), grid, MMA_THREADS, one, s, *a);
+    if (a->dv > 256) {
+        uint32_t two = mma_layout(a->dk, WIDE_ROWS).bytes;
+        if (one_row) return LAUNCH((attn_mma<1, 8>), grid, MMA_THREADS, one, s, *a);
+        return LAUNCH((attn_mma<WIDE_ROWS, 8>), grid, MMA_THREADS, two, s, *a);
+    }
     if (one_row) return LAUNCH((attn_mma<1, 4>), grid, MMA_THREADS, one, s, *a);
     return LAUNCH((attn_mma<CU_ATTN_ROWS, 4>), grid, MMA_THREADS, many, s, *a);
 }
@@ -425,6 +430,7 @@ extern "C" cudaError_t cu_kernels_setup(int device, uint32_t dim) {
     if (rc == cudaSuccess) rc = cu_rows_setup(dim);
     rc = allow_shared(attn_mma<1, 4>, most, rc);
     rc = allow_shared(attn_mma<1, 8>, most, rc);
+    rc = allow_shared(attn_mma<WIDE_ROWS, 8>, most, rc);
     rc = allow_shared(attn_mma<CU_ATTN_ROWS, 4>, most, rc);
     rc = allow_shared(attn_simple<float, float>, most, rc);
     rc = allow_shared(attn_simple<float, bf16>, most, rc);

@@ -220,6 +220,8 @@ static int take_exchange(cu_backend *b, err *e) {
         eng__cuda_check(b, cudaMemset(flags, 0, flag_bytes), "clearing memory", e) != 0) {
         return -1;
     }
+    b->stamp = array_new(b->opts.n_rows, sizeof *b->stamp);
+    if (b->stamp == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     b->cache.bad = (uint32_t *)(void *)flags;
     b->s.halted = flags + RESULT_PAD;
     if (eng__cuda_check(b, cudaMallocHost((void **)&b->desc_host, b->desc_bytes), "pinning memory",
@@ -276,14 +278,21 @@ static int size_cache(cu_backend *b, err *e) {
 
 /* ---- graphs ---- */
 
-/* Captures one stage, or the head, for a capacity. */
+static cudaError_t enqueue(cu_backend *b, int stage, uint32_t rows, bool multi) {
+    return stage < CU_STAGES ? eng__cuda_stage(b, (eng_stage)stage, rows, multi)
+                             : eng__cuda_head(b, rows);
+}
+
+/* Captures one stage, or the head, for a capacity; run once before, on no rows, because what
+ * CUDA and cuBLAS load at a kernel's first use cannot be loaded while a stream is captured. */
 static int capture(cu_backend *b, int stage, uint32_t rows, bool multi, cudaGraphExec_t *out,
                    err *e) {
     cudaGraph_t graph = NULL;
-    cudaError_t rc = cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal);
+    cudaError_t rc = enqueue(b, stage, rows, multi);
+    if (rc == cudaSuccess) rc = cudaStreamSynchronize(b->stream);
+    if (rc == cudaSuccess) rc = cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal);
     if (rc == cudaSuccess) {
-        rc = stage < CU_STAGES ? eng__cuda_stage(b, (eng_stage)stage, rows, multi)
-                               : eng__cuda_head(b, rows);
+        rc = enqueue(b, stage, rows, multi);
         cudaError_t ended = cudaStreamEndCapture(b->stream, &graph);
         if (rc == cudaSuccess) rc = ended;
     }
@@ -293,6 +302,10 @@ static int capture(cu_backend *b, int stage, uint32_t rows, bool multi, cudaGrap
 }
 
 static int capture_all(cu_backend *b, err *e) {
+    if (eng__cuda_check(b, cudaMemset(b->desc, 0, sizeof(cu_head)), "clearing memory", e) != 0 ||
+        eng__cuda_check(b, cudaDeviceSynchronize(), "clearing memory", e) != 0) {
+        return -1; /* an empty descriptor */
+    }
     for (uint32_t i = 0; b->graphs && i < b->n_buckets; i++) {
         for (int s = 0; s < CU_STAGES; s++) {
             for (int m = 0; m < (b->tile_rows > 1 && b->bucket[i] > 1 ? 2 : 1); m++) {

@@ -92,6 +92,7 @@ typedef struct {
 
     uint8_t *desc_host, *desc; /* pinned; on the device */
     size_t desc_bytes, table_cap;
+    uint32_t *stamp, stamp_now; /* [n_rows]: the launch that last named a row */
     uint8_t *halted_host;
     float *logits_host;
 

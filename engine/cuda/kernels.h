@@ -148,7 +148,7 @@ typedef struct {
 } cu_attn_args;
 /* True where the tensor-core kernel can serve these shapes. */
 bool cu_attn_fits_mma(const cu_attn_args *a, bool f32);
-/* Rows one tile may have for these shapes: 1 or CU_ATTN_ROWS. */
+/* Rows one tile may have for these shapes: 1, 2 or CU_ATTN_ROWS. */
 uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32);
 /* one_row: no tile has more than one row. */
 cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row);

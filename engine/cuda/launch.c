@@ -30,9 +30,11 @@ static cu_row *rows_at(cu_backend *b) {
     return (cu_row *)(void *)(b->desc_host + head_at(b)->rows);
 }
 
-static bool row_fits(const cu_backend *b, const eng_row *r, eng_stage stage) {
+static bool row_fits(cu_backend *b, const eng_row *r, eng_stage stage) {
     if (r->row >= b->opts.n_rows || r->pos >= b->opts.max_positions || r->blocks == NULL)
         return false;
+    if (b->stamp[r->row] == b->stamp_now) return false; /* twice in one launch */
+    b->stamp[r->row] = b->stamp_now;
     if (stage == ENG_STAGE_PRELUDE && r->token >= b->c.vocab_size) return false;
     return stage != ENG_STAGE_RECURRENT || r->loop < b->opts.max_loops;
 }
@@ -67,6 +69,10 @@ static int put_rows(cu_backend *b, const eng_launch *l, uint32_t *tables, uint32
                     err *e) {
     cu_row *to = rows_at(b);
     uint32_t start = 0, n_logits = 0;
+    if (++b->stamp_now == 0) { /* wrapped: old stamps must not match */
+        memset(b->stamp, 0, b->opts.n_rows * sizeof *b->stamp);
+        b->stamp_now = 1;
+    }
     for (uint32_t i = 0; i < l->n_rows; i++) {
         const eng_row *r = &l->rows[i];
         if (!row_fits(b, r, l->stage) ||
@@ -252,6 +258,7 @@ static void cuda_close(eng_backend *base) {
     if (b->began) (void)cudaEventDestroy(b->began);
     if (b->ended) (void)cudaEventDestroy(b->ended);
     if (b->stream) (void)cudaStreamDestroy(b->stream);
+    free(b->stamp);
     free(b->prelude);
     free(b->coda);
     free(b);

@@ -15,6 +15,8 @@ enum {
     X_PAD = 32,        /* row stride of 64 bytes beyond a multiple of 128: no bank conflicts */
     X_BYTES = 8 * (CU_TILE_ROWS / 8) * X_PAD * 2 + 8 * X_VALUES * 2,
     MAX_KS = 8,
+    PREFETCH = 4, /* steps of k */
+    FEW = 8,      /* rows up to which no tile has more than 8 tokens */
 };
 
 /* One tile of tokens and where its rows are. */
@@ -130,6 +132,12 @@ static __device__ void mm_block(const cu_mm_args &a, const mm_tile &t, uint32_t 
     uint32_t ldw;
     const bf16 *w = group_weights<bf16>(a, t.group, &ldw);
     w += (uint64_t)(live ? n0 + g : 0) * ldw + 8 * q;
+    for (uint32_t i = 0; live && i < PREFETCH; i++) { /* on the way while the tokens are looked up */
+        uint32_t k = (slice + i * ks) * CU_K_STEP;
+        if (k >= a.k) break;
+        prefetch(w + k);
+        prefetch(w + 8 * (uint64_t)ldw + k);
+    }
     float acc[NT][4] = {};
     for (uint32_t k0 = 0; k0 < a.k; k0 += X_VALUES / NT) {
         uint32_t n = a.k - k0 < X_VALUES / NT ? a.k - k0 : X_VALUES / NT;
@@ -177,7 +185,11 @@ static __device__ void mm_block(const cu_mm_args &a, const mm_tile &t, uint32_t 
     }
 }
 
-static __global__ void __launch_bounds__(CU_MM_THREADS, 2) mm_bf16(cu_mm_args a, uint32_t ks) {
+/* MOST: most tokens of a tile. For 8 the kernel needs half the registers, and a device that has
+ * but few tokens to wait for holds twice the warps. */
+template <int MOST>
+static __global__ void __launch_bounds__(CU_MM_THREADS, MOST == 8 ? 4 : 2)
+    mm_bf16(cu_mm_args a, uint32_t ks) {
     DYNAMIC_SHARED(shared);
     mm_shared *sh = (mm_shared *)shared;
     bf16 *xs = (bf16 *)(shared + sizeof(mm_shared));
@@ -187,10 +199,10 @@ static __global__ void __launch_bounds__(CU_MM_THREADS, 2) mm_bf16(cu_mm_args a,
         mm_tile t = tile_get(a, item / blocks);
         __syncthreads(); /* the last item's rows have been used */
         tile_rows(a, t, sh);
-        if (t.n <= 8) mm_block<1>(a, t, item % blocks, ks, sh, xs);
-        else if (t.n <= 16) mm_block<2>(a, t, item % blocks, ks, sh, xs);
-        else if (t.n <= 32) mm_block<4>(a, t, item % blocks, ks, sh, xs);
-        else mm_block<8>(a, t, item % blocks, ks, sh, xs);
+        if (MOST == 8 || t.n <= 8) mm_block<1>(a, t, item % blocks, ks, sh, xs);
+        else if (t.n <= 16) mm_block<MOST == 8 ? 1 : 2>(a, t, item % blocks, ks, sh, xs);
+        else if (t.n <= 32) mm_block<MOST == 8 ? 1 : 4>(a, t, item % blocks, ks, sh, xs);
+        else mm_block<MOST == 8 ? 1 : 8>(a, t, item % blocks, ks, sh, xs);
     }
 }
 
@@ -252,9 +264,13 @@ extern "C" cudaError_t cu_mm(cudaStream_t s, const cu_mm_args *a, uint32_t rows,
         tiles = parts < a->moe.max_tiles ? parts : a->moe.max_tiles;
     }
     uint32_t blocks = tiles * cu_ceil_div(a->n, CU_MM_THREADS / 32 / ks * CU_MM_ROWS);
+    bool few = !f32 && rows <= FEW;
+    max_blocks *= few ? 2 : 1;
     if (blocks > max_blocks) blocks = max_blocks;
     if (f32) return LAUNCH(mm_f32, blocks, CU_MM_THREADS, sizeof(mm_shared), s, *a);
-    return LAUNCH(mm_bf16, blocks, CU_MM_THREADS, sizeof(mm_shared) + X_BYTES, s, *a, ks);
+    uint32_t bytes = sizeof(mm_shared) + X_BYTES;
+    if (few) return LAUNCH(mm_bf16<8>, blocks, CU_MM_THREADS, bytes, s, *a, ks);
+    return LAUNCH(mm_bf16<CU_TILE_ROWS>, blocks, CU_MM_THREADS, bytes, s, *a, ks);
 }
 
 extern "C" cudaError_t cu_silu(cudaStream_t s, const void *desc, const void *x, void *y, uint32_t n,

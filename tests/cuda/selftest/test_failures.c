@@ -92,6 +92,7 @@ static void refusals_leave_it_usable(const eng_model *m) {
         {"a loop too deep", {.loop = 2, .blocks = zero}, {0}, 1, 0, ENG_STAGE_RECURRENT},
         {"no blocks", {.row = 1}, {0}, 1, 0, ENG_STAGE_PRELUDE},
         {"a block that is not there", {.blocks = far}, {0}, 1, 0, ENG_STAGE_PRELUDE},
+        {"a row named twice", {.row = 2, .blocks = zero}, {0}, 2, 0, ENG_STAGE_PRELUDE},
         {"too many rows", {.blocks = zero}, {0}, 5, 0, ENG_STAGE_PRELUDE},
         {"an edit of no block",
          {.blocks = zero},
