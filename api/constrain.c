@@ -18,6 +18,7 @@ enum {
     S_LOW_HEX
 };
 enum { N_MINUS, N_ZERO, N_INT, N_DOT, N_FRACTION, N_E, N_SIGN, N_EXPONENT };
+enum { ONE_SPACE = API__MAX_BLANKS };
 enum { NOT_BEGUN = UINT8_MAX }; /* the root before its first byte */
 
 /* ---- frames ---- */
@@ -60,13 +61,15 @@ static bool fits(const api__automaton *a, uint32_t depth, uint16_t node) {
     return node != API__NO_NODE && depth + a->g->nodes[node].need <= API__MAX_STACK;
 }
 
-static bool blank(const api__frame *f, uint8_t c) {
-    if (f->ws == 0) return c == ' ' || c == '\n';
+/* One space, or a newline and then an indentation: what people and printers write, and
+ * little for a model to lose itself in. ws counts; ONE_SPACE says no more may come. */
+static bool blank(const api__frame *f, uint8_t c, bool one_line) {
+    if (f->ws == 0) return c == ' ' || (c == '\n' && !one_line);
     return f->ws < API__MAX_BLANKS && (c == ' ' || c == '\t');
 }
 
-static void emit_blank(api__automaton *a, api__threads *out, api__frame f) {
-    f.ws++;
+static void emit_blank(api__automaton *a, api__threads *out, api__frame f, uint8_t c) {
+    f.ws = f.ws == 0 && c == ' ' ? ONE_SPACE : (uint8_t)(f.ws + 1);
     emit(a, out, f);
 }
 
@@ -214,7 +217,10 @@ static bool is_digit(uint8_t c) {
 
 static bool number_step(const api__node *node, api__frame *f, uint8_t c) {
     switch (f->sub) {
-    case N_MINUS: f->sub = c == '0' ? N_ZERO : N_INT; return is_digit(c) && int_digit(node, f, c);
+    case N_MINUS:
+        if (c == '0' && node->integer && f->ws) return false; /* no -0 */
+        f->sub = c == '0' ? N_ZERO : N_INT;
+        return is_digit(c) && int_digit(node, f, c);
     case N_INT:
         if (is_digit(c)) return int_digit(node, f, c);
         break;
@@ -423,9 +429,9 @@ static void object_step(api__automaton *a, uint16_t top, uint8_t c, api__threads
     }
     bool may_close =
         (f.sub == O_FIRST || f.sub == O_NEXT) && first_required(node, (uint16_t)f.n) == node->n;
-    if (blank(&f, c) &&
+    if (blank(&f, c, f.sub == O_VALUE) &&
         (f.sub != O_NEXT || may_close)) { /* after a value only } may follow blanks */
-        emit_blank(a, out, f);
+        emit_blank(a, out, f, c);
         return;
     }
     if (c == '}' && may_close) {
@@ -458,8 +464,8 @@ static void array_step(api__automaton *a, uint16_t top, uint8_t c, api__threads 
     const api__node *node = &a->g->nodes[f.node];
     uint32_t depth = depth_of(a, top);
     uint16_t item = item_node(node, f.n);
-    if (blank(&f, c) && (f.sub != A_NEXT || f.n >= node->min)) {
-        emit_blank(a, out, f);
+    if (blank(&f, c, false) && (f.sub != A_NEXT || f.n >= node->min)) {
+        emit_blank(a, out, f, c);
     } else if (c == ']' && f.sub != A_COMMA) {
         if (f.n >= node->min) add(out, f.parent);
     } else if (f.sub == A_NEXT) {

@@ -15,11 +15,11 @@
  * What is written, of all JSON that would be valid:
  *   properties in the order of the schema, additional ones last, their keys without
  *   escapes where properties are declared; declared keys, enum and const values as compact
- *   JSON writes them; blanks only after { [ , : and before } ], each time at most
- *   API__MAX_BLANKS, the first a space or a newline, the others spaces or tabs, none around
- *   the whole; numbers of at most 15 digits before and 20 after the point and an exponent
- *   of at most 2, integers without either; no \u0000; at most API__MAX_STACK values inside
- *   each other.
+ *   JSON writes them; blanks only after { [ , : and before } ], each time one space or, but
+ *   not after a colon, a newline and an indentation of spaces or tabs, together at most
+ *   API__MAX_BLANKS; none around the whole; numbers of at most 15 digits before and 20 after the
+ * point and an exponent of at most 2, integers without either; no \u0000; at most API__MAX_STACK
+ * values inside each other.
  */
 #ifndef FATHOM_API_CONSTRAIN_INTERNAL_H
 #define FATHOM_API_CONSTRAIN_INTERNAL_H

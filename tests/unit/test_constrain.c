@@ -93,6 +93,7 @@ Test(constrain, texts_are_whole_begun_or_refused) {
         {"{\"type\":\"number\"}", "123456789012345", 1},
         {"{\"type\":\"number\"}", "1234567890123456", -1},
         {"{\"type\":\"integer\"}", "-12", 1},
+        {"{\"type\":\"integer\"}", "-0", -1},
         {"{\"type\":\"integer\"}", "1.0", -1},
         {"{\"type\":\"integer\"}", "1e2", -1},
         {"{\"type\":\"integer\",\"minimum\":10,\"maximum\":120}", "9", 0},
@@ -305,12 +306,16 @@ Test(constrain, nesting_stops_where_the_stack_ends_and_still_closes) {
 Test(constrain, blanks_are_bounded) {
     err e = {0};
     api__grammar *g = compile(NULL, &e);
-    char text[100] = "{";
-    size_t n = 1;
-    while (feed(g, text) >= 0 && n < 90)
-        text[n++] = ' ';
+    char text[100] = "{\n";
+    size_t n = 2;
+    for (; feed(g, text) >= 0 && n < 90; n++)
+        text[n] = n % 2 ? ' ' : '\t';
     cr_assert_eq(n - 2, API__MAX_BLANKS);
     cr_assert_eq(feed(g, "{\n\n"), -1, "one newline at a time");
+    cr_assert_eq(feed(g, "{ "), 0);
+    cr_assert_eq(feed(g, "{  "), -1, "one space, unless it indents");
+    cr_assert_eq(feed(g, "{ \n"), -1);
+    cr_assert_eq(feed(g, "{\"a\": 1, \"b\":\n"), -1, "no new line after a colon");
     api__grammar_free(g);
 }
 
