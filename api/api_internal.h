@@ -340,6 +340,8 @@ void api__responses_stream_end(buf *out, api_reply *r);
 void api__responses_body(buf *out, const api_reply *r);
 void api__responses_error(buf *out, api_reply *r, const err *why);
 
+void api__dump(buf *out, const json_t *v); /* compact JSON text */
+
 /* The document has a word for this field, and a schema if the table cannot give one. */
 bool api__openapi_knows(const char *name, bool needs_schema);
 

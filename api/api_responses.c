@@ -5,7 +5,6 @@
  * text of the last event. The whole text is kept until then. */
 #include "api/api_internal.h"
 
-#include <stdlib.h>
 
 /* ---- reading ---- */
 
@@ -75,11 +74,9 @@ int api__read_response_fields(api_request *r, api__values *v, err *e) {
 }
 
 static void echo_json(buf *b, const char *key, const json_t *v, const char *absent) {
-    char *text = v ? json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
-    if (v && text == NULL) b->failed = true;
     buf_printf(b, ",\"%s\":", key);
-    buf_puts(b, text ? text : absent);
-    free(text);
+    if (v) api__dump(b, v);
+    else buf_puts(b, absent);
 }
 
 static void echo_string(buf *b, const char *key, const char *s) {
@@ -104,11 +101,9 @@ int api__keep_echoed(api_request *r, const api__values *v, err *e) {
                "\"truncation\":\"disabled\"",
                (double)r->sampling.temperature, (double)r->sampling.top_p);
     buf_puts(&b, ",\"text\":{\"format\":");
-    char *format = v->response_format ? json_dumps(v->response_format, JSON_COMPACT) : NULL;
-    if (v->response_format && format == NULL) b.failed = true;
-    buf_puts(&b, format ? format : "{\"type\":\"text\"}");
+    if (v->response_format) api__dump(&b, v->response_format);
+    else buf_puts(&b, "{\"type\":\"text\"}");
     buf_puts(&b, "}");
-    free(format);
     echo_json(&b, "tool_choice", v->tool_choice, "\"auto\"");
     echo_json(&b, "tools", v->tools, "[]");
     echo_json(&b, "metadata", v->metadata, "{}");

@@ -7,7 +7,6 @@
  * to write it. One call per answer. */
 #include "api/api_internal.h"
 
-#include <stdlib.h>
 
 enum { MAX_TOOLS = 128 };
 
@@ -103,12 +102,8 @@ static int write_lead(api_request *r, const json_t *tools, err *e) {
     buf b = {0};
     buf_puts(&b, "You can call these functions, described as JSON:\n");
     for (size_t i = 0; i < json_array_size(tools); i++) {
-        char *text =
-            json_dumps(json_object_get(json_array_get(tools, i), "function"), JSON_COMPACT);
-        if (text == NULL) b.failed = true;
-        buf_puts(&b, text ? text : "");
+        api__dump(&b, json_object_get(json_array_get(tools, i), "function"));
         buf_puts(&b, "\n");
-        free(text);
     }
     buf_puts(&b, "To call one, answer only with {\"name\":NAME,\"arguments\":{...}}.");
     r->lead = b.failed ? NULL : arena_strndup(&r->mem, b.data, b.len);

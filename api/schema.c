@@ -577,14 +577,14 @@ int api__grammar_compile(api__grammar **out, const json_t *schema, const char *p
 }
 
 static json_t *call_schema(const json_t *function) {
-    const json_t *parameters = json_object_get(function, "parameters");
-    json_t *none = json_pack("{s:s, s:b}", "type", "object", "additionalProperties", 0);
-    json_t *call = json_pack("{s:s, s:{s:{s:O}, s:O}, s:[s,s], s:b}", "type", "object",
-                             "properties", "name", "const", json_object_get(function, "name"),
-                             "arguments", parameters ? parameters : none, "required", "name",
-                             "arguments", "additionalProperties", 0);
-    json_decref(none);
-    return call;
+    json_t *parameters = json_incref(json_object_get(function, "parameters"));
+    if (parameters == NULL) {
+        parameters = json_pack("{s:s, s:b}", "type", "object", "additionalProperties", 0);
+    }
+    /* A NULL among its parts makes json_pack fail, so nothing is left out. */
+    return json_pack("{s:s, s:{s:{s:O}, s:o}, s:[s,s], s:b}", "type", "object", "properties",
+                     "name", "const", json_object_get(function, "name"), "arguments", parameters,
+                     "required", "name", "arguments", "additionalProperties", 0);
 }
 
 int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
