@@ -3,11 +3,11 @@
 #   make            build build/fathom
 #   make run        install what is missing, build, serve models/demo, ask it something
 #   make test       install what is missing, build, run every test that needs no GPU
-#   make check      layers, format, tests under ASan+UBSan
+#   make check      layers and format first, then what make test runs
 #   make san        build and run the unit tests under ASan+UBSan
 #   make tsan       build and run the thread tests under TSan
 #   make fuzz-NAME  libFuzzer on one parser (FUZZ_SECONDS=60); make fuzz lists them
-#   make bench      the committed benchmarks, side by side
+#   make bench      kernels, engine and HTTP on this machine, some minutes
 #   make format     clang-format the tree
 #   make install    to $(DESTDIR)$(PREFIX)
 #   make deps       install the Debian packages the build needs (apt, with or without root)
@@ -122,6 +122,7 @@ test:
 	@CUDA='$(CUDA)' T='$(T)' tools/run_tests.sh all
 
 check: layers
+	@clang-format --dry-run -Werror $(FORMATTED)
 	@CUDA='$(CUDA)' tools/run_tests.sh all
 
 layers:
@@ -159,18 +160,22 @@ fuzz:
 
 # ---- the rest ----
 
+FORMATTED = $(shell find base engine scheduler api server tests bench -name '*.[ch]' -not -path '*/node_modules/*')
+
 run: deps
 	@$(MAKE) --no-print-directory all
 	@PORT='$(PORT)' tools/demo.sh
 
 bench: all
-	@bench/run.sh
+	build/fathom bench kernels --model models/demo
+	build/fathom bench engine --model models/demo
+	bench/http/run.sh build/bench-http.md
 
 deps:
 	@tools/deps.sh build
 
 format:
-	clang-format -i $$(find base engine scheduler api server tests -name '*.[ch]')
+	clang-format -i $(FORMATTED)
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/fathom
