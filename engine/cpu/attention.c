@@ -346,7 +346,7 @@ static void attend(query_block *b) {
 }
 
 static uint32_t run_items(const eng__cpu *g, const eng__run *r) {
-    return g->groups * ((r->n * g->group_heads - 1) / ENG__ROW_BLOCK + 1);
+    return g->groups * ((r->n * g->group_heads - 1) / g->query_block + 1);
 }
 
 /* Item `item` of a run, numbered by group, then by block of queries. */
@@ -354,8 +354,8 @@ static query_block block_of(eng__cpu *g, const eng__run *r, uint32_t item, uint3
     uint32_t per_group = run_items(g, r) / g->groups, queries = r->n * g->group_heads;
     query_block b = {.g = g, .s = &g->scratch[worker], .row0 = r->first};
     b.group = item / per_group;
-    b.first = item % per_group * ENG__ROW_BLOCK;
-    b.n = queries - b.first < ENG__ROW_BLOCK ? queries - b.first : ENG__ROW_BLOCK;
+    b.first = item % per_group * g->query_block;
+    b.n = queries - b.first < g->query_block ? queries - b.first : g->query_block;
     b.blocks = row_of(g, r->first)->blocks;
     b.plane = g->plane[r->first];
     return b;
@@ -446,8 +446,7 @@ static void attend_all(eng__cpu *g, uint32_t items) {
         merge_run(g, i);
 }
 
-static uint32_t find_runs(eng__cpu *g) {
-    uint32_t items = 0;
+static void find_runs(eng__cpu *g) {
     g->n_runs = 0;
     for (uint32_t s = 0; s < g->n_full;) {
         const eng_row *r = row_of(g, s);
@@ -460,9 +459,26 @@ static uint32_t find_runs(eng__cpu *g) {
             run->n++;
         }
         s += run->n;
-        items += run_items(g, run);
     }
+}
+
+static uint32_t count_items(const eng__cpu *g) {
+    uint32_t items = 0;
+    for (uint32_t i = 0; i < g->n_runs; i++)
+        items += run_items(g, &g->runs[i]);
     return items;
+}
+
+/* Blocks of queries, smaller where they would leave threads idle: sharing a gathered
+ * segment matters less than a thread. Returns their number. */
+static uint32_t cut_queries(eng__cpu *g) {
+    uint32_t threads = eng__pool_threads(g->pool), queries = g->n_full * g->c.n_heads;
+    g->query_block = ENG__ROW_BLOCK;
+    uint32_t items = count_items(g);
+    if (items >= threads) return items;
+    uint32_t share = ((queries - 1) / threads / ENG__NARROW + 1) * ENG__NARROW;
+    if (share < g->query_block) g->query_block = share;
+    return count_items(g);
 }
 
 void eng__attention(eng__cpu *g, const eng__layer *l) {
@@ -471,7 +487,8 @@ void eng__attention(eng__cpu *g, const eng__layer *l) {
     if (mla) project_mla(g, l);
     else project_gqa(g, l);
     if (g->n_full == 0) return;
-    attend_all(g, find_runs(g));
+    find_runs(g);
+    attend_all(g, cut_queries(g));
     if (mla) {
         for (uint32_t h = 0; h < c->n_heads; h++) {
             g->jobs[h] = (eng__gemm){.w = &l->uv[h],

@@ -236,7 +236,8 @@ typedef struct {
     uint32_t max_jobs;
     eng__run *runs;
     uint32_t n_runs;
-    float *part; /* [part_cap][dv + 2] results of spans computed by several threads */
+    uint32_t query_block; /* most queries one item of attention takes, <= ROW_BLOCK */
+    float *part;          /* [part_cap][dv + 2] results of spans computed by several threads */
     uint32_t part_cap;
     eng__scratch *scratch; /* per thread */
     uint8_t *halted;       /* [max_launch] by launch row */
