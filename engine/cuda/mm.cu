@@ -16,6 +16,7 @@ enum {
     X_BYTES = 8 * (CU_TILE_ROWS / 8) * X_PAD * 2 + 8 * X_VALUES * 2,
     MAX_KS = 8,
     PREFETCH = 4, /* steps of k */
+    BATCH = 4,    /* steps of k whose weights are in flight together */
     FEW = 8,      /* rows up to which no tile has more than 8 tokens */
 };
 
@@ -145,15 +146,24 @@ static __device__ void mm_block(const cu_mm_args &a, const mm_tile &t, uint32_t 
         load_tokens<NT>(a, t, sh, xs, k0, n);
         __syncthreads();
         if (!live) continue;
-#pragma unroll 4
-        for (uint32_t j = slice; j < n / CU_K_STEP; j += ks) {
-            vec16 lo = load_stream(w + k0 + j * CU_K_STEP);
-            vec16 hi = load_stream(w + 8 * (uint64_t)ldw + k0 + j * CU_K_STEP);
+        for (uint32_t j = slice, steps = n / CU_K_STEP; j < steps; j += BATCH * ks) {
+            vec16 lo[BATCH], hi[BATCH]; /* all on the way before the first is used */
 #pragma unroll
-            for (int i = 0; i < NT; i++) {
-                vec16 x = *(const vec16 *)(xs + (i * 8 + g) * stride + j * CU_K_STEP + 8 * q);
-                mma_bf16(acc[i], lo.w[0], hi.w[0], lo.w[1], hi.w[1], x.w[0], x.w[1]);
-                mma_bf16(acc[i], lo.w[2], hi.w[2], lo.w[3], hi.w[3], x.w[2], x.w[3]);
+            for (int i = 0; i < BATCH; i++) {
+                uint32_t at = j + i * ks < steps ? j + i * ks : j;
+                lo[i] = load_stream(w + k0 + at * CU_K_STEP);
+                hi[i] = load_stream(w + 8 * (uint64_t)ldw + k0 + at * CU_K_STEP);
+            }
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                uint32_t at = j + i * ks;
+                if (at >= steps) break; /* whole warps */
+#pragma unroll
+                for (int t8 = 0; t8 < NT; t8++) {
+                    vec16 x = *(const vec16 *)(xs + (t8 * 8 + g) * stride + at * CU_K_STEP + 8 * q);
+                    mma_bf16(acc[t8], lo[i].w[0], hi[i].w[0], lo[i].w[1], hi[i].w[1], x.w[0], x.w[1]);
+                    mma_bf16(acc[t8], lo[i].w[2], hi[i].w[2], lo[i].w[3], hi[i].w[3], x.w[2], x.w[3]);
+                }
             }
         }
     }
@@ -185,10 +195,10 @@ static __device__ void mm_block(const cu_mm_args &a, const mm_tile &t, uint32_t 
     }
 }
 
-/* MOST: most tokens of a tile. For 8 the kernel needs half the registers, and a device that has
- * but few tokens to wait for holds twice the warps. */
+/* MOST: most tokens of a tile. For 8 the kernel needs fewer registers, so half as many warps again
+ * have weights in flight. */
 template <int MOST>
-static __global__ void __launch_bounds__(CU_MM_THREADS, MOST == 8 ? 4 : 2)
+static __global__ void __launch_bounds__(CU_MM_THREADS, MOST == 8 ? 3 : 2)
     mm_bf16(cu_mm_args a, uint32_t ks) {
     DYNAMIC_SHARED(shared);
     mm_shared *sh = (mm_shared *)shared;
@@ -265,7 +275,7 @@ extern "C" cudaError_t cu_mm(cudaStream_t s, const cu_mm_args *a, uint32_t rows,
     }
     uint32_t blocks = tiles * cu_ceil_div(a->n, CU_MM_THREADS / 32 / ks * CU_MM_ROWS);
     bool few = !f32 && rows <= FEW;
-    max_blocks *= few ? 2 : 1;
+    if (few) max_blocks += max_blocks / 2;
     if (blocks > max_blocks) blocks = max_blocks;
     if (f32) return LAUNCH(mm_f32, blocks, CU_MM_THREADS, sizeof(mm_shared), s, *a);
     uint32_t bytes = sizeof(mm_shared) + X_BYTES;
