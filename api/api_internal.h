@@ -18,6 +18,7 @@ enum {
     API__MAX_MESSAGES = 1000,
     API__MAX_NAME_BYTES = 128, /* model, user */
     API__MAX_LABEL_BYTES = 64, /* request_id, cache_salt */
+    API__MAX_SCORED = 1 << 21, /* tokens and alternatives kept until one answer is written */
     API__MAX_DEPTH = 64,       /* nesting of a body */
     API__MAX_STRUCTURAL = 200000,
 };

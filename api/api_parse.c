@@ -245,6 +245,20 @@ static const char *token_limit_field(api_kind kind, const api__values *v) {
     return v->max_completion_tokens != API__NO_INT ? "max_completion_tokens" : "max_tokens";
 }
 
+/* What is told of single tokens waits in memory until the answer is written; of a stream only
+ * the prompt's. */
+static int check_scored(const api_request *r, uint64_t output, err *e) {
+    bool prompt = r->prompt_logprobs || (r->echo && (r->logprobs || r->return_depth));
+    uint64_t tops = r->n_top > r->n_prompt_top ? r->n_top : r->n_prompt_top;
+    uint64_t kept =
+        (prompt ? r->prompt_tokens * r->n : 0) + (r->logprobs && !r->stream ? output : 0);
+    if (kept * (tops + 1) <= API__MAX_SCORED) return 0;
+    const char *field = r->prompt_logprobs ? "prompt_logprobs" : "logprobs";
+    return err_set(e, ERR_BAD_PARAM, field,
+                   "%s would tell of %llu tokens and alternatives; one answer may hold %d", field,
+                   (unsigned long long)(kept * (tops + 1)), API__MAX_SCORED);
+}
+
 /* How many tokens each prompt may bring forth; needs the prompts. */
 static int read_limits(api_request *r, const api_context *c, const api__values *v, err *e) {
     const char *field = token_limit_field(r->kind, v);
@@ -273,7 +287,7 @@ static int read_limits(api_request *r, const api_context *c, const api__values *
         }
     }
     if (v->min_tokens != API__NO_INT) r->min_tokens = (uint32_t)v->min_tokens;
-    if (all * r->n <= c->opts.max_request_tokens) return 0;
+    if (all * r->n <= c->opts.max_request_tokens) return check_scored(r, all * r->n, e);
     return err_set(e, ERR_BAD_PARAM, r->n > 1 ? "n" : field,
                    "this request could bring forth %llu tokens; one request may ask for %llu",
                    (unsigned long long)(all * r->n),

@@ -135,6 +135,23 @@ Test(api_bad_requests, a_body_of_very_many_elements_is_refused_before_it_costs_m
     many("0,", "0", 250000);
 }
 
+Test(api_bad_requests, more_log_probabilities_than_one_answer_may_hold_are_refused) {
+    buf body = {0};
+    err e = {0};
+    buf_puts(&body, "{\"model\":\"demo\",\"n\":8,\"prompt_logprobs\":20,\"prompt\":[");
+    for (int i = 0; i < 20; i++) {
+        buf_puts(&body, i ? ",[1" : "[1");
+        for (int k = 1; k < 1000; k++)
+            buf_puts(&body, ",1");
+        buf_puts(&body, "]");
+    }
+    buf_puts(&body, "]}");
+    cr_assert_eq(answer("completion", body.data, body.len, &e), -1);
+    cr_assert_eq(api_status(&e), 400);
+    cr_assert_str_eq(e.param, "prompt_logprobs");
+    buf_deinit(&body);
+}
+
 Test(api_bad_requests, a_body_over_the_limit_is_refused) {
     size_t n = (2 << 20) + 1;
     char *body = malloc(n);
