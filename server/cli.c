@@ -8,16 +8,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { HELP_COLUMN = 34 };
+
 static void print_help(const cli_command *c) {
     printf("fathom %s - %s\n\nOptions:\n", c->command, c->summary);
     for (size_t i = 0; i < c->n_options; i++) {
         const cli_option *o = &c->options[i];
-        char left[64];
+        char left[80];
         (void)snprintf(left, sizeof left, "%s%s%s", o->name, o->meta ? " " : "",
                        o->meta ? o->meta : "");
-        printf("  %-34s %s%s\n", left, o->help, o->required ? " (required)" : "");
+        /* What is wider than its column has the help on a line of its own. */
+        bool wide = strlen(left) > HELP_COLUMN;
+        printf("  %-*s%s%*s %s%s\n", HELP_COLUMN, left, wide ? "\n" : "",
+               wide ? HELP_COLUMN + 2 : 0, "", o->help, o->required ? " (required)" : "");
     }
-    printf("  %-34s %s\n  %-34s %s\n", "--help", "this text", "--version", "the version");
+    printf("  %-*s %s\n  %-*s %s\n", HELP_COLUMN, "--help", "this text", HELP_COLUMN, "--version",
+           "the version");
     printf("\nExample:\n  %s\n", c->example);
 }
 
@@ -125,6 +131,13 @@ int cli_parse(const cli_command *c, int argc, char **argv) {
             return usage(c, "%s is required", c->options[k].name);
     }
     return 0;
+}
+
+int cli_read_file(buf *out, const char *option, const char *path, size_t max_bytes, err *e) {
+    err why = {0};
+    if (file_read(out, path, max_bytes, &why) == 0) return 0;
+    return err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_USAGE, option, "%s: %s",
+                   option, why.msg);
 }
 
 int cli_fail(const err *e) {

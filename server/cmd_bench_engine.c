@@ -222,7 +222,7 @@ int cmd_bench_engine(int argc, char **argv) {
                  .temperature = 1,
                  .top_p = 1};
     const cli_option table[] = {
-        RUN_OPTIONS(&ro),
+        ENGINE_OPTIONS(&ro),
         {"--sequences", CLI_TEXT, &o.sequences, "N,N",
          "sequences always in flight (default 8,32,64)", 0, 0, false},
         {"--prompt-tokens", CLI_UINT, &o.prompt_tokens, "N", "mean prompt length (default 64)", 1,

@@ -196,7 +196,7 @@ static int open_variants(compare *c, err *e) {
 static int read_ids(const run *r, const options *o, eng_ids *ids, err *e) {
     if (r->tokenizer == NULL) return err_set(e, ERR_USAGE, "--text", "this model has no tokenizer");
     buf text = {0};
-    int rc = file_read(&text, o->text, 256u << 20, e);
+    int rc = cli_read_file(&text, "--text", o->text, 256u << 20, e);
     if (rc == 0)
         rc = eng_tokenizer_encode(r->tokenizer, text.data, text.len, false, 256u << 20, ids, e);
     buf_deinit(&text);
@@ -237,7 +237,7 @@ int cmd_compare(int argc, char **argv) {
     run_opts ro = {0};
     options o = {.window = 128};
     const cli_option table[] = {
-        RUN_OPTIONS(&ro),
+        ENGINE_OPTIONS(&ro),
         {"--text", CLI_TEXT, &o.text, "FILE", "text to compare on", 0, 0, true},
         {"--window", CLI_UINT, &o.window, "N", "tokens that see each other (default 128)", 2, 1e6,
          false},

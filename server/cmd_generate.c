@@ -163,6 +163,7 @@ static void print_end(printer *p, const eng_ids *prompt) {
     }
     printf("\n");
     if (p->o->show_depth) printf("depths: %s\n", p->depths.data ? p->depths.data : "");
+    fflush(stdout); /* the line on stderr comes after the text, on a terminal or in a pipe */
     double s = (double)end->decode_ns / 1e9;
     fprintf(stderr, "%u prompt + %u tokens, mean depth %.2f, first token after %.1f ms",
             end->n_prompt, end->n_output,
@@ -177,7 +178,8 @@ int cmd_generate(int argc, char **argv) {
     run_opts ro = {0};
     options o = {.max_tokens = 128, .top_p = 1, .repetition = 1};
     const cli_option table[] = {
-        RUN_OPTIONS(&ro),
+        ENGINE_OPTIONS(&ro),
+        POLICY_OPTIONS(&ro),
         {"--prompt", CLI_TEXT, &o.prompt, "TEXT",
          "what to continue; special tokens are read as such", 0, 0, false},
         {"--ids", CLI_TEXT, &o.ids, "\"1 2 3\"", "token ids instead of text", 0, 0, false},

@@ -28,7 +28,7 @@ static int config_of(eng_config *c, const char *variant, const char *file, err *
     }
     if (variant) return eng_config_variant(c, variant, e);
     buf text = {0};
-    int rc = file_read(&text, file, CONFIG_MAX_BYTES, e);
+    int rc = cli_read_file(&text, "--config", file, CONFIG_MAX_BYTES, e);
     if (rc == 0) rc = eng_config_parse(c, text.data, text.len, file, e);
     buf_deinit(&text);
     return rc;
@@ -46,16 +46,16 @@ int cmd_init(int argc, char **argv) {
         {"--config", CLI_TEXT, &file, "FILE", "a config.json instead of a variant", 0, 0, false},
         {"--out", CLI_TEXT, &out, "DIR", "folder to write; made if absent, nothing is overwritten",
          0, 0, true},
-        {"--seed", CLI_UINT, &seed, "N", "same seed, same bytes (0)", 0, 9.2e18, false},
-        {"--dtype", CLI_CHOICE, &dtype, "bfloat16|float32|float16", "of the weights (bfloat16)", 0,
-         0, false},
+        {"--seed", CLI_UINT, &seed, "N", "same seed, same bytes (default 0)", 0, 9.2e18, false},
+        {"--dtype", CLI_CHOICE, &dtype, "bfloat16|float32|float16",
+         "of the weights (default bfloat16)", 0, 0, false},
         {"--mean-depth", CLI_REAL, &depth, "X",
-         "loops a random token runs on average (3/8 of those trained, plus one)", 0, ENG_MAX_LOOPS,
-         false},
-        {"--halted-kv", CLI_CHOICE, &policy, "exact|last", "policy the config names (exact)", 0, 0,
-         false},
+         "loops a random token runs on average (default: 3/8 of those trained, plus one)", 0,
+         ENG_MAX_LOOPS, false},
+        {"--halted-kv", CLI_CHOICE, &policy, "exact|last",
+         "policy the config names (default exact)", 0, 0, false},
         {"--shard-bytes", CLI_BYTES, &shard_bytes, "BYTES",
-         "split into files of about this size (one file)", 0, 9.2e18, false},
+         "split into files of about this size (default: one file)", 0, 9.2e18, false},
     };
     const cli_command command = {
         "init", "writes random weights of a published variant",

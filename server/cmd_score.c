@@ -116,7 +116,7 @@ static int read_ids(scores *s, const char *path, const eng_config *c, err *e) {
     static const json_limits limits = {256u << 20, 4, 64u << 20};
     buf text = {0};
     json_t *root = NULL;
-    int rc = file_read(&text, path, limits.max_bytes, e);
+    int rc = cli_read_file(&text, "--ids", path, limits.max_bytes, e);
     if (rc == 0) rc = json_parse(&root, text.data ? text.data : "", text.len, &limits, path, e);
     if (rc == 0 && !json_is_array(root)) {
         rc = err_set(e, ERR_USAGE, "--ids", "%s: expected an array of token-id arrays", path);
@@ -141,7 +141,7 @@ static int read_text(scores *s, const run *r, const options *o, err *e) {
     size_t window = o->window ? o->window : c->max_seq_len;
     buf text = {0};
     eng_ids ids = {0};
-    int rc = file_read(&text, o->text, 1u << 30, e);
+    int rc = cli_read_file(&text, "--text", o->text, 1u << 30, e);
     if (rc == 0)
         rc = eng_tokenizer_encode(r->tokenizer, text.data ? text.data : "", text.len, true,
                                   1u << 28, &ids, e);

@@ -211,6 +211,11 @@ int cmd_serve(int argc, char **argv) {
         free(s);
         return parsed > 0 ? 0 : EXIT_USAGE;
     }
+    if (s->o.served_name && s->o.served_name[0] == 0) {
+        fprintf(stderr, "fathom serve: --served-name takes a name, not ''\n");
+        free(s);
+        return EXIT_USAGE;
+    }
     log_level level = LOG_INFO;
     if (log_level_find(s->o.log_level, &level) == 0) log_set_level(level);
     if (getrandom(&s->id_seed, sizeof s->id_seed, 0) != (ssize_t)sizeof s->id_seed)

@@ -18,13 +18,15 @@ static const struct {
     {"tokenize", cmd_tokenize, "turn text into token ids, or back"},
     {"bench engine", cmd_bench_engine, "batching modes and policies side by side, without HTTP"},
     {"bench kernels", cmd_bench_kernels, "the CPU kernels beside what the machine allows"},
-    {"bench", cmd_bench, "load generator over HTTP, with depth figures"}, /* after its two-word kin */
+    /* after its two-word kin */
+    {"bench", cmd_bench, "load generator over HTTP, with depth figures"},
     {NULL, NULL, NULL},
 };
 
 static void print_help(FILE *to) {
-    fprintf(to, "fathom " FATHOM_VERSION " - serves recurrent-depth transformers, batching by depth\n\n"
-                "Usage: fathom COMMAND [options]\n\n");
+    fprintf(to,
+            "fathom " FATHOM_VERSION " - serves recurrent-depth transformers, batching by depth\n\n"
+            "Usage: fathom COMMAND [options]\n\n");
     for (size_t i = 0; commands[i].name; i++) {
         fprintf(to, "  %-14s %s\n", commands[i].name, commands[i].summary);
     }
@@ -43,7 +45,8 @@ static int words_matched(const char *name, int argc, char **argv) {
 int main(int argc, char **argv) {
     json_setup();
     if (argc < 2) return print_help(stderr), EXIT_USAGE;
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         return print_help(stdout), 0;
     }
     if (strcmp(argv[1], "--version") == 0) return printf("fathom " FATHOM_VERSION "\n"), 0;

@@ -63,7 +63,8 @@ static int open_backend(run *r, const run_opts *o, err *e) {
         .max_positions = c->max_seq_len,
         .cache_dtype = o->cache_dtype && strcmp(o->cache_dtype, "bf16") == 0 ? ENG_BF16 : ENG_F32,
         .kernels = o->kernels && strcmp(o->kernels, "auto") != 0 ? o->kernels : NULL,
-        .weights = o->weights && strcmp(o->weights, "int8") == 0 ? ENG_WEIGHTS_INT8 : ENG_WEIGHTS_AS_STORED,
+        .weights = o->weights && strcmp(o->weights, "int8") == 0 ? ENG_WEIGHTS_INT8
+                                                                 : ENG_WEIGHTS_AS_STORED,
         .packed_cache = o->packed_cache,
     };
     const char *device = o->device ? o->device : "auto";
@@ -77,7 +78,7 @@ static int open_backend(run *r, const run_opts *o, err *e) {
         if (strcmp(device, "cuda") == 0 || !missing) {
             return err_set(e, missing ? ERR_USAGE : why.code, "--device", "%s", why.msg);
         }
-        log_line(LOG_INFO, "no CUDA device, running on the CPU (%s)", why.msg);
+        log_line(LOG_INFO, "running on the CPU (%s)", why.msg);
     }
     return eng_cpu_open(&r->backend, r->model, &b, e);
 }

@@ -121,7 +121,7 @@ int srv_keys_open(srv_keys **out, const char *path, err *e) {
     buf text = {0};
     srv_keys *k = calloc(1, sizeof *k);
     if (k == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory reading %s", path);
-    if (file_read(&text, path, MAX_FILE, e) != 0) goto fail;
+    if (cli_read_file(&text, "--api-key-file", path, MAX_FILE, e) != 0) goto fail;
     unsigned number = 1;
     for (size_t at = 0; at < text.len; number++) {
         const char *nl = memchr(text.data + at, '\n', text.len - at);

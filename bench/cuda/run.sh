@@ -103,7 +103,7 @@ if [ ! -f "$model/config.json" ]; then
 fi
 step steps 60 build/fathom-cuda-step "$model" "$context"
 step engine 200 build/fathom bench engine --model "$model" --device cuda --sequences 1,8,32,128,512 \
-    --max-running 512 --prompt-tokens 64 --output-tokens 16 --repeat 1 --json
+    --prompt-tokens 64 --output-tokens 16 --repeat 1 --json
 if [ -n "${OPENMYTHOS:-}" ]; then
     step published 120 python3 bench/cuda/published.py --openmythos "$OPENMYTHOS" --model "$model"
 fi

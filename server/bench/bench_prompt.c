@@ -1,5 +1,6 @@
 /* bench_prompt.c - the prompts of a plan: random, from a file, or after a trace. */
 #include "server/bench/bench_internal.h"
+#include "server/server.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -175,7 +176,7 @@ static int read_lines(bench_plan *p, const bench_opts *o, read_line read, size_t
     static const json_limits limits = {
         .max_bytes = 16 << 20, .max_depth = 16, .max_structural = 1 << 20};
     buf file = {0};
-    int rc = file_read(&file, o->dataset_path, (size_t)1 << 30, e);
+    int rc = cli_read_file(&file, "--dataset-path", o->dataset_path, (size_t)1 << 30, e);
     const char *at = file.data, *end = file.data ? file.data + file.len : NULL;
     for (size_t line = 1; rc == 0 && at < end && *got < p->n; line++) {
         const char *eol = memchr(at, '\n', (size_t)(end - at));

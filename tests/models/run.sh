@@ -5,17 +5,7 @@ cd "$(dirname "$0")/../.."
 fathom=build/fathom
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-fail() { echo "FAIL: $*" >&2; exit 1; }
-
-ends() { # STATUS, what stderr must say ("" for nothing), command...
-    want=$1 says=$2; shift 2
-    rc=0
-    "$@" >"$dir/out" 2>"$dir/err" || rc=$?
-    [ $rc -eq "$want" ] || fail "$*: status $rc, expected $want: $(cat "$dir/err")"
-    [ -z "$says" ] || grep -qF -- "$says" "$dir/err" || fail "$*: says '$(cat "$dir/err")', expected '$says'"
-    [ "$want" -eq 0 ] || [ ! -s "$dir/out" ] || fail "$*: failed, yet printed $(cat "$dir/out")"
-    echo "ok $want $*"
-}
+. tests/lib/ends.sh
 
 for c in init inspect; do
     ends 0 "" $fathom $c --help

@@ -1,0 +1,64 @@
+#!/bin/sh
+# Every command: --help and its example as printed, and a wrong word answered with status 2.
+# Ends 0, or 1 with what was not as said. bench kernels' example takes minutes and is left out.
+set -eu
+cd "$(dirname "$0")/../.."
+fathom=build/fathom
+dir=$(mktemp -d)
+server=
+trap '[ -z "$server" ] || kill "$server"; rm -rf "$dir"' EXIT
+. tests/lib/ends.sh
+
+ends 2 "" sh -c "$fathom >&2"
+grep -q '^Usage: fathom COMMAND' "$dir/err" || fail "fathom alone does not say how it is used"
+ends 2 "unknown command 'nonsense'" $fathom nonsense
+ends 0 "" $fathom --help
+for c in $(sed -n 's/^  \([a-z]*\)  .*/\1/p' "$dir/out" | sort -u) 'bench engine' 'bench kernels'; do
+    ends 0 "" $fathom $c --help
+    sed -n '/^Example:/{n;s/^  //p}' "$dir/out" >"$dir/example-$(echo "$c" | tr ' ' -)"
+    ends 0 "" $fathom $c --version
+    ends 2 "unknown option '--nonsense'" $fathom $c --nonsense
+done
+
+demo="--model models/demo --device cpu"
+: >"$dir/empty"
+echo short >"$dir/keys"
+ends 2 "--model is required" $fathom serve
+ends 2 "/nothing: No such file" $fathom serve --port 0 --model "$dir/nothing"
+ends 2 "--port must be 0 to 65535" $fathom serve $demo --port 65536
+ends 2 "--api-key-file: $dir/nothing: No such file" $fathom serve $demo --port 0 --api-key-file "$dir/nothing"
+ends 2 "keys:1: a key needs at least 8 characters" $fathom serve $demo --port 0 --api-key-file "$dir/keys"
+ends 2 "empty: holds no key" $fathom serve $demo --port 0 --api-key-file "$dir/empty"
+ends 2 "cannot listen on 'nowhere.invalid'" $fathom serve $demo --host nowhere.invalid
+ends 2 "--served-name takes a name" $fathom serve $demo --port 0 --served-name ''
+ends 2 "either --prompt or --ids" $fathom generate $demo
+ends 2 "expected token ids below 2048" $fathom generate $demo --ids '1 2048'
+ends 2 "--text: $dir/nothing: No such file" $fathom score $demo --text "$dir/nothing"
+ends 2 "--ids: $dir/nothing: No such file" $fathom score $demo --ids "$dir/nothing"
+ends 2 "not valid JSON" $fathom score $demo --ids README.md
+ends 2 "--text: $dir/nothing: No such file" $fathom compare $demo --text "$dir/nothing"
+ends 2 "--config: $dir/nothing: No such file" $fathom init --config "$dir/nothing" --out "$dir/x"
+ends 2 "tokenizer.json" $fathom tokenize --model "$dir"
+ends 1 "connect" $fathom bench --url http://127.0.0.1:1
+
+for c in init inspect tokenize generate score compare bench-engine; do
+    example=$(sed 's#^fathom #build/fathom #; s#/tmp/tiny#'"$dir"'/tiny#' "$dir/example-$c")
+    # The benchmark's example, cut short: how long it runs is all that its numbers say.
+    [ $c != bench-engine ] || example="$example --repeat 1 --output-tokens 4 --prompt-tokens 4"
+    ends 0 "" sh -c "$example"
+    [ $c = init ] || [ -s "$dir/out" ] || fail "$example: printed nothing"
+done
+
+# serve and bench point at each other; a port of the system's choice stands for 8080.
+sed 's#^fathom #exec build/fathom #; s#8080#0#' "$dir/example-serve" >"$dir/serve.sh"
+sh "$dir/serve.sh" 2>"$dir/log" & server=$!
+for _ in $(seq 300); do grep -q ' ready on ' "$dir/log" && break; sleep 0.1; done
+port=$(sed -n 's/.* ready on .*:\([0-9]*\) after.*/\1/p' "$dir/log")
+[ -n "$port" ] || fail "serve's example: $(cat "$dir/log")"
+ends 1 "cannot listen on 127.0.0.1 port $port: Address already in use" $fathom serve $demo --port "$port"
+ends 0 "" sh -c "$(sed 's#^fathom #build/fathom #; s#8080#'"$port"'#' "$dir/example-bench")"
+grep -q 'Failed requests: *0' "$dir/out" || fail "bench's example: requests failed"
+kill "$server"
+wait "$server" || fail "serve ended with $?: $(cat "$dir/log")"
+server=
+echo "every command: ok"
