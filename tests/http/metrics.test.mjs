@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
+import { freePort } from "./lib/raw.mjs";
 import { sleep, until, withServer } from "./lib/server.mjs";
 
 const body = { model: "demo", prompt: "In the beginning", max_tokens: 12, temperature: 0, ignore_eos: true };
@@ -104,7 +105,7 @@ test("a real Prometheus scrapes it", { skip: has("prometheus") ? false : "no pro
     await withServer([], async (s) => {
         await work(s);
         const dir = mkdtempSync(path.join(tmpdir(), "fathom-prom-"));
-        const port = 18400 + (process.pid % 40);
+        const port = await freePort();
         writeFileSync(path.join(dir, "p.yml"), `global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: fathom\n    static_configs: [{targets: ['127.0.0.1:${s.port}']}]\n`);
         const prometheus = spawn("prometheus", [`--config.file=${dir}/p.yml`, `--storage.tsdb.path=${dir}/data`, `--web.listen-address=127.0.0.1:${port}`], { stdio: "ignore" });
         try {

@@ -42,6 +42,16 @@ export class Raw {
     rst() { this.socket.resetAndDestroy(); }
 }
 
+// A port that was free a moment ago, for programs that cannot be asked which one they took.
+export function freePort() {
+    return new Promise((done) => {
+        const probe = net.createServer().listen(0, "127.0.0.1", () => {
+            const { port } = probe.address();
+            probe.close(() => done(port));
+        });
+    });
+}
+
 // Takes one response off the front of the bytes: { status, headers, body, rest, whole }.
 export function parse(bytes) {
     const text = bytes.toString("latin1");

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
 import { test } from "node:test";
-import { Raw, parse, post } from "../lib/raw.mjs";
+import { Raw, freePort, parse, post } from "../lib/raw.mjs";
 import { Table, assertError } from "../lib/rows.mjs";
 import { Server, binary, chunks, demo, events, root, sleep, slow, until } from "../lib/server.mjs";
 
@@ -88,9 +88,10 @@ r.row("R6", "descriptors run short: no spin, and it recovers", async () => {
     assert.ok(!/Sanitizer|runtime error|alert/.test(log));
 }, { differs: "no spare descriptor for a 503: connections are capped below the limit at start, so accept never meets EMFILE and newcomers wait in the backlog" });
 r.row("R7", "the log's disk is full: serving goes on, lost lines are counted", async () => {
-    const child = spawn("bash", ["-c", `exec "${binary}" serve --model "${demo}" --device fake --port 18390 2>/dev/full`], { cwd: root });
+    const port = await freePort();
+    const child = spawn("bash", ["-c", `exec "${binary}" serve --model "${demo}" --device fake --port ${port} 2>/dev/full`], { cwd: root });
     const get = (path) => new Promise((done) => {
-        const c = spawn("curl", ["-s", "-m", "5", `http://127.0.0.1:18390${path}`]);
+        const c = spawn("curl", ["-s", "-m", "5", `http://127.0.0.1:${port}${path}`]);
         let text = "";
         c.stdout.on("data", (d) => { text += d; });
         c.on("close", () => done(text));
