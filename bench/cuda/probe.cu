@@ -21,7 +21,8 @@ static __global__ void nothing(uint32_t *sink) {
     if (sink == nullptr) return;
 }
 
-extern "C" cudaError_t probe_read(cudaStream_t s, const void *p, uint64_t bytes, void *sink, uint32_t blocks) {
+extern "C" cudaError_t probe_read(cudaStream_t s, const void *p, uint64_t bytes, void *sink,
+                                  uint32_t blocks) {
     return LAUNCH(read_all, blocks, 512, 0, s, (const vec16 *)p, bytes / 16, (uint32_t *)sink);
 }
 

@@ -10,15 +10,24 @@
  * attn_simple: any shape and type, GQA, and the parity mode. */
 #include "engine/cuda/common.cuh"
 
-enum { MMA_THREADS = 128, SIMPLE_THREADS = 128, MERGE_THREADS = 128, P_LD = CU_ATTN_KEYS + 8, WIDE_ROWS = 2 };
+enum {
+    MMA_THREADS = 128,
+    SIMPLE_THREADS = 128,
+    MERGE_THREADS = 128,
+    P_LD = CU_ATTN_KEYS + 8,
+    WIDE_ROWS = 2
+};
 
-static __host__ __device__ __forceinline__ uint32_t key_ld(uint32_t dk) { return (dk + 15) / 16 * 16 + 8; }
+static __host__ __device__ __forceinline__ uint32_t key_ld(uint32_t dk) {
+    return (dk + 15) / 16 * 16 + 8;
+}
 
 /* Key tiles [first, last) of one split, for a context of `keys` positions. */
 struct key_range {
     uint32_t first, last;
 };
-static __device__ __forceinline__ key_range split_range(uint32_t keys, uint32_t split, uint32_t splits) {
+static __device__ __forceinline__ key_range split_range(uint32_t keys, uint32_t split,
+                                                        uint32_t splits) {
     uint32_t tiles = (keys + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
     uint32_t per = rm_tiles_per_split(tiles, splits);
     key_range r;
@@ -28,8 +37,8 @@ static __device__ __forceinline__ key_range split_range(uint32_t keys, uint32_t 
 }
 
 /* Slots of 64 positions from k0 on; RM_NO_SLOT beyond the context or where the map is wrong. */
-static __device__ __forceinline__ void find_slots(const cu_attn_args &a, const cu_row &r, uint32_t k0,
-                                                  uint32_t keys, uint32_t *slots) {
+static __device__ __forceinline__ void find_slots(const cu_attn_args &a, const cu_row &r,
+                                                  uint32_t k0, uint32_t keys, uint32_t *slots) {
     const uint32_t *table = tables_of(a.desc) + r.table;
     uint32_t plane = a.plane + (a.by_loop ? r.loop : 0);
     for (uint32_t k = threadIdx.x; k < CU_ATTN_KEYS; k += blockDim.x) {
@@ -41,8 +50,8 @@ static __device__ __forceinline__ void find_slots(const cu_attn_args &a, const c
 }
 
 /* Where row `row` of the launch, head h, split s leaves its part. */
-static __device__ __forceinline__ uint64_t part_at(const cu_attn_args &a, uint32_t row, uint32_t split,
-                                                   uint32_t h) {
+static __device__ __forceinline__ uint64_t part_at(const cu_attn_args &a, uint32_t row,
+                                                   uint32_t split, uint32_t h) {
     return ((uint64_t)row * a.splits + split) * a.n_heads + h;
 }
 
@@ -75,7 +84,8 @@ static __device__ void load_queries(const cu_attn_args &a, cu_tile t, uint32_t h
     }
 }
 
-static __device__ __forceinline__ void load_keys(const cu_attn_args &a, const uint32_t *slots, bf16 *k) {
+static __device__ __forceinline__ void load_keys(const cu_attn_args &a, const uint32_t *slots,
+                                                 bf16 *k) {
     uint32_t ld = key_ld(a.dk), vecs = a.dk / 8;
     const bf16 *from = (const bf16 *)a.cache.slots;
     for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * vecs; i += MMA_THREADS) {
@@ -92,7 +102,8 @@ template <int R, int PAIRS>
 static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
     DYNAMIC_SHARED(shared);
     const mma_shared at = mma_layout(a.dk, R);
-    bf16 *ks = (bf16 *)(shared + at.k), *qs = (bf16 *)(shared + at.q), *ps = (bf16 *)(shared + at.p);
+    bf16 *ks = (bf16 *)(shared + at.k), *qs = (bf16 *)(shared + at.q),
+         *ps = (bf16 *)(shared + at.p);
     float *top = (float *)(shared + at.top), *sum = (float *)(shared + at.sum);
     uint32_t *slots = (uint32_t *)(shared + at.slots);
     const cu_head *head = head_of(a.desc);
@@ -118,7 +129,8 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
         m[r][0] = m[r][1] = -INFINITY;
         l[r][0] = l[r][1] = 0.0f;
 #pragma unroll
-        for (int i = 0; i < PAIRS * 2; i++) acc[r][i][0] = acc[r][i][1] = acc[r][i][2] = acc[r][i][3] = 0.0f;
+        for (int i = 0; i < PAIRS * 2; i++)
+            acc[r][i][0] = acc[r][i][1] = acc[r][i][2] = acc[r][i][3] = 0.0f;
     }
     /* Addresses ldmatrix wants of this lane: rows of an m16 (or k16) x 16 piece, and of two n8
      * tiles of 16 keys. */
@@ -189,7 +201,8 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
                 *(uint32_t *)(to + 8 * P_LD) = narrow_pair(p[2], p[3]);
             }
 #pragma unroll
-            for (int half = 0; half < 2; half++) l[r][half] = l[r][half] * old[half] + part[half];
+            for (int half = 0; half < 2; half++)
+                l[r][half] = l[r][half] * old[half] + part[half];
 #pragma unroll
             for (int i = 0; i < PAIRS * 2; i++) {
                 acc[r][i][0] *= old[0];
@@ -277,9 +290,12 @@ static __global__ void __launch_bounds__(SIMPLE_THREADS, 4) attn_simple(cu_attn_
     const C *pool = (const C *)a.cache.slots;
     uint32_t k_at = a.n_kv_heads > 1 || a.v_offset ? kv * a.dk : 0;
     uint32_t v_at = a.v_offset + (a.v_offset ? kv * a.dv : 0);
-    for (uint32_t c = threadIdx.x; c < group * a.dk; c += SIMPLE_THREADS) qs[c] = widen(q[c]);
-    for (uint32_t c = threadIdx.x; c < group * a.dv; c += SIMPLE_THREADS) acc[c] = 0.0f;
-    for (uint32_t h = threadIdx.x; h < group; h += SIMPLE_THREADS) m[h] = -INFINITY, l[h] = 0.0f;
+    for (uint32_t c = threadIdx.x; c < group * a.dk; c += SIMPLE_THREADS)
+        qs[c] = widen(q[c]);
+    for (uint32_t c = threadIdx.x; c < group * a.dv; c += SIMPLE_THREADS)
+        acc[c] = 0.0f;
+    for (uint32_t h = threadIdx.x; h < group; h += SIMPLE_THREADS)
+        m[h] = -INFINITY, l[h] = 0.0f;
 
     for (uint32_t tile = range.first; tile < range.last; tile++) {
         uint32_t k0 = tile * CU_ATTN_KEYS;
@@ -292,13 +308,15 @@ static __global__ void __launch_bounds__(SIMPLE_THREADS, 4) attn_simple(cu_attn_
             const C *key = pool + (seen ? (uint64_t)slots[k] * a.cache.slot_values : 0) + k_at;
             const float *query = qs + c / CU_ATTN_KEYS * a.dk;
             float dot = 0.0f;
-            for (uint32_t d = 0; seen && d < a.dk; d++) dot += query[d] * widen(key[d]);
+            for (uint32_t d = 0; seen && d < a.dk; d++)
+                dot += query[d] * widen(key[d]);
             s[c] = seen ? dot * a.scale : -INFINITY;
         }
         __syncthreads();
         for (uint32_t h = threadIdx.x; h < group; h += SIMPLE_THREADS) {
             float *score = s + h * CU_ATTN_KEYS, now = m[h], sum = 0.0f;
-            for (uint32_t k = 0; k < CU_ATTN_KEYS; k++) now = fmaxf(now, score[k]);
+            for (uint32_t k = 0; k < CU_ATTN_KEYS; k++)
+                now = fmaxf(now, score[k]);
             for (uint32_t k = 0; k < CU_ATTN_KEYS; k++) {
                 score[k] = rm_part_scale(score[k], now);
                 sum += score[k];
@@ -321,7 +339,8 @@ static __global__ void __launch_bounds__(SIMPLE_THREADS, 4) attn_simple(cu_attn_
         }
     }
     uint64_t part = part_at(a, i, split, kv * group);
-    for (uint32_t c = threadIdx.x; c < group * a.dv; c += SIMPLE_THREADS) a.part_o[part * a.dv + c] = acc[c];
+    for (uint32_t c = threadIdx.x; c < group * a.dv; c += SIMPLE_THREADS)
+        a.part_o[part * a.dv + c] = acc[c];
     for (uint32_t h = threadIdx.x; h < group; h += SIMPLE_THREADS) {
         a.part_ml[(part + h) * 2] = m[h];
         a.part_ml[(part + h) * 2 + 1] = l[h];
@@ -353,7 +372,8 @@ static __global__ void __launch_bounds__(MERGE_THREADS) attn_merge(cu_attn_args 
     uint32_t tiles = (tile_keys(a, i, tiled) + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
     uint32_t used = none ? 0 : rm_splits_used(tiles, a.splits);
     float top = -INFINITY, sum = 0.0f;
-    for (uint32_t s = 0; s < used; s++) top = fmaxf(top, a.part_ml[part_at(a, i, s, h) * 2]);
+    for (uint32_t s = 0; s < used; s++)
+        top = fmaxf(top, a.part_ml[part_at(a, i, s, h) * 2]);
     for (uint32_t s = 0; s < used; s++) {
         const float *ml = a.part_ml + part_at(a, i, s, h) * 2;
         sum += ml[1] * rm_part_scale(ml[0], top);
@@ -369,7 +389,8 @@ static __global__ void __launch_bounds__(MERGE_THREADS) attn_merge(cu_attn_args 
         narrow(v * norm, &o[(uint64_t)h * a.o_head + c]);
     }
     if (h != a.n_heads - 1) return;
-    for (uint32_t c = a.n_heads * a.o_head + lane; c < a.o_ld; c += 32) narrow(0.0f, &o[c]);
+    for (uint32_t c = a.n_heads * a.o_head + lane; c < a.o_ld; c += 32)
+        narrow(0.0f, &o[c]);
 }
 
 /* ---- launchers ---- */
@@ -381,10 +402,12 @@ extern "C" bool cu_attn_fits_mma(const cu_attn_args *a, bool f32) {
 
 extern "C" uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32) {
     if (!cu_attn_fits_mma(a, f32)) return 1;
-    return a->dv <= 256 ? (uint32_t)CU_ATTN_ROWS : (uint32_t)WIDE_ROWS; /* as many sums as registers hold */
+    return a->dv <= 256 ? (uint32_t)CU_ATTN_ROWS
+                        : (uint32_t)WIDE_ROWS; /* as many sums as registers hold */
 }
 
-extern "C" cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row) {
+extern "C" cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles,
+                                   bool one_row) {
     dim3 grid(tiles, cu_ceil_div(a->n_heads, CU_ATTN_HEADS), a->splits);
     uint32_t one = mma_layout(a->dk, 1).bytes, many = mma_layout(a->dk, CU_ATTN_ROWS).bytes;
     if (a->dv > 256) {
@@ -401,16 +424,19 @@ static uint32_t simple_bytes(const cu_attn_args *a) {
     return (group * (a->dk + CU_ATTN_KEYS + a->dv + 3) + CU_ATTN_KEYS) * 4;
 }
 
-extern "C" cudaError_t cu_attn_simple(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32) {
+extern "C" cudaError_t cu_attn_simple(cudaStream_t s, const cu_attn_args *a, uint32_t rows,
+                                      bool f32) {
     dim3 grid(rows, a->n_kv_heads, a->splits);
     uint32_t bytes = simple_bytes(a);
-    if (f32 && a->cache.f32) return LAUNCH((attn_simple<float, float>), grid, SIMPLE_THREADS, bytes, s, *a);
+    if (f32 && a->cache.f32)
+        return LAUNCH((attn_simple<float, float>), grid, SIMPLE_THREADS, bytes, s, *a);
     if (f32) return LAUNCH((attn_simple<float, bf16>), grid, SIMPLE_THREADS, bytes, s, *a);
     if (a->cache.f32) return LAUNCH((attn_simple<bf16, float>), grid, SIMPLE_THREADS, bytes, s, *a);
     return LAUNCH((attn_simple<bf16, bf16>), grid, SIMPLE_THREADS, bytes, s, *a);
 }
 
-extern "C" cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32) {
+extern "C" cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint32_t rows,
+                                     bool f32) {
     dim3 grid(rows, cu_ceil_div(a->n_heads, MERGE_THREADS / 32));
     bool tiled = cu_attn_fits_mma(a, f32);
     if (f32) return LAUNCH(attn_merge<float>, grid, MERGE_THREADS, 0, s, *a, tiled);

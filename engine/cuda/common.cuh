@@ -20,10 +20,16 @@ struct alignas(16) vec16 { /* 16 bytes as one load: 8 bfloat16 or 4 floats */
     uint32_t w[4];
 };
 
-static __device__ __forceinline__ float widen(float v) { return v; }
-static __device__ __forceinline__ float widen(bf16 v) { return rm_bf16_widen(v.bits); }
+static __device__ __forceinline__ float widen(float v) {
+    return v;
+}
+static __device__ __forceinline__ float widen(bf16 v) {
+    return rm_bf16_widen(v.bits);
+}
 
-static __device__ __forceinline__ void narrow(float x, float *to) { *to = x; }
+static __device__ __forceinline__ void narrow(float x, float *to) {
+    *to = x;
+}
 static __device__ __forceinline__ void narrow(float x, bf16 *to) {
 #ifdef __CUDA_ARCH__
     uint16_t bits;
@@ -49,8 +55,8 @@ static __device__ __forceinline__ vec16 load_stream(const void *p) {
 #ifdef __CUDA_ARCH__
     vec16 v;
     asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
-                 : "l"(p));
+        : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+        : "l"(p));
     return v;
 #else
     return *(const vec16 *)p;
@@ -68,7 +74,9 @@ static __device__ __forceinline__ void prefetch(const void *p) {
 
 /* ---- the launch descriptor ---- */
 
-static __device__ __forceinline__ const cu_head *head_of(const void *desc) { return (const cu_head *)desc; }
+static __device__ __forceinline__ const cu_head *head_of(const void *desc) {
+    return (const cu_head *)desc;
+}
 static __device__ __forceinline__ const cu_row *rows_of(const void *desc) {
     return (const cu_row *)((const char *)desc + head_of(desc)->rows);
 }
@@ -79,7 +87,8 @@ static __device__ __forceinline__ const uint32_t *tables_of(const void *desc) {
 /* ---- sums in a fixed order, so that a row's bits depend on nothing else ---- */
 
 static __device__ __forceinline__ float warp_sum(float v) {
-    for (int step = 16; step > 0; step >>= 1) v += __shfl_xor_sync(0xffffffffu, v, step);
+    for (int step = 16; step > 0; step >>= 1)
+        v += __shfl_xor_sync(0xffffffffu, v, step);
     return v;
 }
 
@@ -107,9 +116,9 @@ static __device__ __forceinline__ float block_sum(float v, float *scratch) {
 static __device__ __forceinline__ void mma_bf16(float c[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                                 uint32_t a3, uint32_t b0, uint32_t b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 /* Four 8x8 matrices of bfloat16 from shared memory; lane l gives the address of row l % 8 of
@@ -140,9 +149,11 @@ static __device__ __forceinline__ void copies_wait(void) {
 
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define LAUNCH(kernel, grid, block, bytes, stream, ...)                                            \
-    ((kernel)<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__), cudaGetLastError())
+    ((kernel) < < < (grid), (block), (bytes), (stream) >>> (__VA_ARGS__), cudaGetLastError())
 #endif
 
-static inline uint32_t cu_ceil_div(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
+static inline uint32_t cu_ceil_div(uint32_t a, uint32_t b) {
+    return (a + b - 1) / b;
+}
 
 #endif

@@ -11,8 +11,8 @@
 #include "engine/cuda/common.cuh"
 
 enum {
-    X_VALUES = 2048,   /* token values in shared memory for 8 tokens; fewer k for more tokens */
-    X_PAD = 32,        /* row stride of 64 bytes beyond a multiple of 128: no bank conflicts */
+    X_VALUES = 2048, /* token values in shared memory for 8 tokens; fewer k for more tokens */
+    X_PAD = 32,      /* row stride of 64 bytes beyond a multiple of 128: no bank conflicts */
     X_BYTES = 8 * (CU_TILE_ROWS / 8) * X_PAD * 2 + 8 * X_VALUES * 2,
     MAX_KS = 8,
     PREFETCH = 4, /* steps of k */
@@ -22,8 +22,8 @@ enum {
 
 /* One tile of tokens and where its rows are. */
 struct mm_tile {
-    uint32_t group, n;      /* n tokens; 0: nothing to do */
-    uint32_t first;         /* token (dense) or index into moe.order */
+    uint32_t group, n; /* n tokens; 0: nothing to do */
+    uint32_t first;    /* token (dense) or index into moe.order */
 };
 
 struct mm_shared {
@@ -86,9 +86,9 @@ static __device__ const A *group_weights(const cu_mm_args &a, uint32_t group, ui
 /* Stores the sums of weight rows n0 + g and n0 + g + 8 for one token. With SILU the first is
  * a gate and the second its up. */
 template <typename A>
-static __device__ __forceinline__ void store_pair(const cu_mm_args &a, const mm_tile &t, const mm_shared *sh,
-                                                  uint32_t token, uint32_t n0, uint32_t g, float lo,
-                                                  float hi) {
+static __device__ __forceinline__ void store_pair(const cu_mm_args &a, const mm_tile &t,
+                                                  const mm_shared *sh, uint32_t token, uint32_t n0,
+                                                  uint32_t g, float lo, float hi) {
     if (token >= t.n) return;
     uint64_t at = (uint64_t)sh->y_row[token] * a.ldy;
     if (a.map == CU_MAP_HEADS) at += (uint64_t)t.group * a.y_group;
@@ -108,8 +108,9 @@ static __device__ __forceinline__ void store_pair(const cu_mm_args &a, const mm_
 
 /* Tokens' values [k0, k0 + n) into xs, zeros for tokens that are not there. */
 template <int NT>
-static __device__ __forceinline__ void load_tokens(const cu_mm_args &a, const mm_tile &t, const mm_shared *sh,
-                                                   bf16 *xs, uint32_t k0, uint32_t n) {
+static __device__ __forceinline__ void load_tokens(const cu_mm_args &a, const mm_tile &t,
+                                                   const mm_shared *sh, bf16 *xs, uint32_t k0,
+                                                   uint32_t n) {
     const uint32_t stride = X_VALUES / NT + X_PAD, vecs = n / 8;
     const bf16 *x = (const bf16 *)a.x + k0;
     if (a.map == CU_MAP_HEADS) x += (uint64_t)t.group * a.x_group;
@@ -133,7 +134,8 @@ static __device__ void mm_block(const cu_mm_args &a, const mm_tile &t, uint32_t 
     uint32_t ldw;
     const bf16 *w = group_weights<bf16>(a, t.group, &ldw);
     w += (uint64_t)(live ? n0 + g : 0) * ldw + 8 * q;
-    for (uint32_t i = 0; live && i < PREFETCH; i++) { /* on the way while the tokens are looked up */
+    for (uint32_t i = 0; live && i < PREFETCH;
+         i++) { /* on the way while the tokens are looked up */
         uint32_t k = (slice + i * ks) * CU_K_STEP;
         if (k >= a.k) break;
         prefetch(w + k);
@@ -161,8 +163,10 @@ static __device__ void mm_block(const cu_mm_args &a, const mm_tile &t, uint32_t 
 #pragma unroll
                 for (int t8 = 0; t8 < NT; t8++) {
                     vec16 x = *(const vec16 *)(xs + (t8 * 8 + g) * stride + at * CU_K_STEP + 8 * q);
-                    mma_bf16(acc[t8], lo[i].w[0], hi[i].w[0], lo[i].w[1], hi[i].w[1], x.w[0], x.w[1]);
-                    mma_bf16(acc[t8], lo[i].w[2], hi[i].w[2], lo[i].w[3], hi[i].w[3], x.w[2], x.w[3]);
+                    mma_bf16(acc[t8], lo[i].w[0], hi[i].w[0], lo[i].w[1], hi[i].w[1], x.w[0],
+                             x.w[1]);
+                    mma_bf16(acc[t8], lo[i].w[2], hi[i].w[2], lo[i].w[3], hi[i].w[3], x.w[2],
+                             x.w[3]);
                 }
             }
         }
@@ -173,7 +177,8 @@ static __device__ void mm_block(const cu_mm_args &a, const mm_tile &t, uint32_t 
 #pragma unroll
         for (int i = 0; i < NT; i++) {
 #pragma unroll
-            for (int c = 0; c < 4; c++) sums[((i * 4 + c) * 8 + warp) * 32 + lane] = acc[i][c];
+            for (int c = 0; c < 4; c++)
+                sums[((i * 4 + c) * 8 + warp) * 32 + lane] = acc[i][c];
         }
         __syncthreads();
         if (slice != 0) return;
@@ -203,7 +208,8 @@ static __global__ void __launch_bounds__(CU_MM_THREADS, MOST == 8 ? 3 : 2)
     DYNAMIC_SHARED(shared);
     mm_shared *sh = (mm_shared *)shared;
     bf16 *xs = (bf16 *)(shared + sizeof(mm_shared));
-    uint32_t per_block = CU_MM_THREADS / 32 / ks * CU_MM_ROWS, blocks = (a.n + per_block - 1) / per_block;
+    uint32_t per_block = CU_MM_THREADS / 32 / ks * CU_MM_ROWS,
+             blocks = (a.n + per_block - 1) / per_block;
     uint32_t items = tile_count(a) * blocks;
     for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
         mm_tile t = tile_get(a, item / blocks);
@@ -244,7 +250,8 @@ static __global__ void __launch_bounds__(CU_MM_THREADS) mm_f32(cu_mm_args a) {
 }
 
 /* x and y rows as cuBLAS left them: for the always-on experts at many rows. */
-static __global__ void __launch_bounds__(256) silu_rows(const void *desc, const bf16 *x, bf16 *y, uint32_t n) {
+static __global__ void __launch_bounds__(256)
+    silu_rows(const void *desc, const bf16 *x, bf16 *y, uint32_t n) {
     uint32_t i = blockIdx.x;
     if (i >= head_of(desc)->n_rows) return;
     const bf16 *row = x + (uint64_t)i * 2 * n;
@@ -257,15 +264,17 @@ static __global__ void __launch_bounds__(256) silu_rows(const void *desc, const 
 /* Warps that share a tile of weight rows: as many as it takes to give the device enough warps
  * at one token; a function of the matrix alone, as the order of the sum hangs on it. */
 static uint32_t split_k(const cu_mm_args *a) {
-    uint32_t groups = a->map == CU_MAP_HEADS ? a->groups
-                      : a->map == CU_MAP_IN || a->map == CU_MAP_OUT ? a->moe.top_k : 1;
+    uint32_t groups = a->map == CU_MAP_HEADS                        ? a->groups
+                      : a->map == CU_MAP_IN || a->map == CU_MAP_OUT ? a->moe.top_k
+                                                                    : 1;
     uint32_t tiles = cu_ceil_div(a->n, CU_MM_ROWS) * groups, ks = 1;
-    while (ks < MAX_KS && tiles * ks < 4096 && a->k / (CU_K_STEP * 2 * ks) >= 2) ks *= 2;
+    while (ks < MAX_KS && tiles * ks < 4096 && a->k / (CU_K_STEP * 2 * ks) >= 2)
+        ks *= 2;
     return ks;
 }
 
-extern "C" cudaError_t cu_mm(cudaStream_t s, const cu_mm_args *a, uint32_t rows, uint32_t max_blocks,
-                             bool f32) {
+extern "C" cudaError_t cu_mm(cudaStream_t s, const cu_mm_args *a, uint32_t rows,
+                             uint32_t max_blocks, bool f32) {
     uint32_t ks = f32 ? 8 : split_k(a);
     uint32_t tiles = cu_ceil_div(rows, CU_TILE_ROWS);
     if (a->map == CU_MAP_HEADS) tiles *= a->groups;

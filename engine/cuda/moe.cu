@@ -35,13 +35,17 @@ static __global__ void __launch_bounds__(ROUTE_THREADS) moe_route(cu_route_args 
     __syncwarp();
     if (lane != 0) return;
     float top = -INFINITY, sum = 0.0f;
-    for (uint32_t k = 0; k < a.moe.top_k; k++) top = fmaxf(top, logits[pick[k]]);
-    for (uint32_t k = 0; k < a.moe.top_k; k++) sum += expf(logits[pick[k]] - top);
-    for (uint32_t k = 0; k < a.moe.top_k; k++) weight[k] = rm_expert_weight(logits[pick[k]], top, sum);
+    for (uint32_t k = 0; k < a.moe.top_k; k++)
+        top = fmaxf(top, logits[pick[k]]);
+    for (uint32_t k = 0; k < a.moe.top_k; k++)
+        sum += expf(logits[pick[k]] - top);
+    for (uint32_t k = 0; k < a.moe.top_k; k++)
+        weight[k] = rm_expert_weight(logits[pick[k]], top, sum);
 }
 
 /* Part -> group, or UINT32_MAX for a row that takes no part. */
-static __device__ __forceinline__ uint32_t part_group(const cu_moe &m, const cu_row *rows, uint32_t part) {
+static __device__ __forceinline__ uint32_t part_group(const cu_moe &m, const cu_row *rows,
+                                                      uint32_t part) {
     uint32_t row = part / m.parts_per_row, k = part % m.parts_per_row;
     if (rows[row].flags & CU_ROW_KV_ONLY) return UINT32_MAX;
     if (k < m.top_k) return m.pick[row * m.top_k + k];
@@ -53,7 +57,8 @@ static __device__ __forceinline__ uint32_t part_group(const cu_moe &m, const cu_
 static __global__ void __launch_bounds__(GROUP_THREADS) moe_group(cu_route_args a) {
     DYNAMIC_SHARED(shared);
     const cu_moe m = a.moe;
-    uint32_t *count = (uint32_t *)shared, *first = count + GROUP_THREADS, *tile = first + GROUP_THREADS;
+    uint32_t *count = (uint32_t *)shared, *first = count + GROUP_THREADS,
+             *tile = first + GROUP_THREADS;
     uint32_t id = threadIdx.x, groups = m.n_experts + m.n_shared_groups;
     const cu_row *rows = rows_of(a.desc);
     uint32_t parts = head_of(a.desc)->n_rows * m.parts_per_row;

@@ -17,7 +17,8 @@ static __global__ void __launch_bounds__(EDIT_THREADS) edit_maps(const void *des
         if (e.block >= c.n_blocks || end > c.n_planes) continue; /* refused by the host already */
         uint32_t *map = c.maps + (uint64_t)e.block * c.n_planes * 32 + e.off;
         uint32_t skip = (threadIdx.x + blockDim.x - e.plane % blockDim.x) % blockDim.x;
-        for (uint32_t p = e.plane + skip; p < end; p += blockDim.x) map[(uint64_t)p * 32] = e.slot;
+        for (uint32_t p = e.plane + skip; p < end; p += blockDim.x)
+            map[(uint64_t)p * 32] = e.slot;
     }
 }
 
@@ -32,13 +33,15 @@ static __device__ void write_normed(const float *x, const float *w, uint32_t n, 
 
 static __device__ float sum_squares(const float *x, uint32_t n, float *scratch) {
     float sum = 0.0f;
-    for (uint32_t c = threadIdx.x; c < n; c += blockDim.x) sum += x[c] * x[c];
+    for (uint32_t c = threadIdx.x; c < n; c += blockDim.x)
+        sum += x[c] * x[c];
     return block_sum(sum, scratch);
 }
 
 /* Each thread reads and writes only its own channels of x, so only the sums need a barrier. */
-template <typename A> static __device__ void row_begin(const cu_row_args &a, const cu_row &r, uint32_t i,
-                                                       float *x, float *scratch) {
+template <typename A>
+static __device__ void row_begin(const cu_row_args &a, const cu_row &r, uint32_t i, float *x,
+                                 float *scratch) {
     uint64_t at = (uint64_t)r.row * a.dim, here = (uint64_t)i * a.dim;
     for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
         float v;
@@ -56,10 +59,12 @@ template <typename A> static __device__ void row_begin(const cu_row_args &a, con
     }
     if (a.from != CU_FROM_LOOP) return;
     float scale = rm_rms_scale(sum_squares(x, a.dim, scratch), a.dim);
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) x[c] *= scale * a.loop_norm[c];
+    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
+        x[c] *= scale * a.loop_norm[c];
 }
 
-template <typename A> static __global__ void __launch_bounds__(ROW_THREADS) row_step(cu_row_args a) {
+template <typename A>
+static __global__ void __launch_bounds__(ROW_THREADS) row_step(cu_row_args a) {
     DYNAMIC_SHARED(shared);
     float *scratch = (float *)shared, *x = scratch + 36;
     uint32_t i = blockIdx.x;
@@ -80,11 +85,13 @@ template <typename A> static __global__ void __launch_bounds__(ROW_THREADS) row_
     uint32_t to = a.to == CU_TO_HEAD ? r.logits : i;
     write_normed(x, a.norm, a.dim, a.ld, scale, (A *)a.act + (uint64_t)to * a.ld);
     if (a.to == CU_TO_HEAD) return;
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) a.x[(uint64_t)i * a.dim + c] = x[c];
+    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
+        a.x[(uint64_t)i * a.dim + c] = x[c];
 }
 
 /* The slot of this row at its plane; RM_NO_SLOT if the map has none in range. */
-static __device__ uint32_t row_slot(const void *desc, const cu_cache &c, const cu_row &r, uint32_t plane) {
+static __device__ uint32_t row_slot(const void *desc, const cu_cache &c, const cu_row &r,
+                                    uint32_t plane) {
     const uint32_t *table = tables_of(desc) + r.table;
     uint32_t slot = rm_slot(c.maps, table, c.n_planes, plane, r.pos);
     if (slot < c.n_slots) return slot;
@@ -99,7 +106,8 @@ static __device__ void slot_write(const cu_cache &c, uint32_t slot, uint32_t at,
     else narrow(v, &((bf16 *)c.slots)[to]);
 }
 
-template <typename A> static __global__ void __launch_bounds__(PREP_THREADS) mla_prep(cu_prep_args a) {
+template <typename A>
+static __global__ void __launch_bounds__(PREP_THREADS) mla_prep(cu_prep_args a) {
     DYNAMIC_SHARED(shared);
     float *scratch = (float *)shared;
     uint32_t i = blockIdx.x;
@@ -122,7 +130,8 @@ template <typename A> static __global__ void __launch_bounds__(PREP_THREADS) mla
     }
 }
 
-template <typename A> static __global__ void __launch_bounds__(PREP_THREADS) gqa_prep(cu_prep_args a) {
+template <typename A>
+static __global__ void __launch_bounds__(PREP_THREADS) gqa_prep(cu_prep_args a) {
     uint32_t i = blockIdx.x;
     if (i >= head_of(a.desc)->n_rows) return;
     cu_row r = rows_of(a.desc)[i];
@@ -148,7 +157,8 @@ template <typename A> static __global__ void __launch_bounds__(PREP_THREADS) gqa
     }
 }
 
-template <typename A> static __global__ void __launch_bounds__(PREP_THREADS) mla_query(cu_query_args a) {
+template <typename A>
+static __global__ void __launch_bounds__(PREP_THREADS) mla_query(cu_query_args a) {
     uint32_t i = blockIdx.x;
     if (i >= head_of(a.desc)->n_rows) return;
     cu_row r = rows_of(a.desc)[i];
@@ -169,7 +179,8 @@ template <typename A> static __global__ void __launch_bounds__(PREP_THREADS) mla
         narrow(x1, &q[h * dk + a.kv_lora + 2 * j + 1]);
     }
     A *o = (A *)a.o + (uint64_t)i * a.o_ld;
-    for (uint32_t c = a.o_values + threadIdx.x; c < a.o_ld; c += blockDim.x) narrow(0.0f, &o[c]);
+    for (uint32_t c = a.o_values + threadIdx.x; c < a.o_ld; c += blockDim.x)
+        narrow(0.0f, &o[c]);
 }
 
 /* y -> y + ((y Ldown^T) * scale) LB, in place; z: [lora_rank] of shared memory. */
@@ -180,14 +191,16 @@ static __device__ void add_lora(const cu_loop_end_args &a, uint32_t loop, float 
     for (uint32_t k = threadIdx.x >> 5; k < a.lora_rank; k += warps) {
         const float *down = a.lora_down + (uint64_t)k * a.dim;
         float sum = 0.0f;
-        for (uint32_t c = lane; c < a.dim; c += 32) sum += y[c] * down[c];
+        for (uint32_t c = lane; c < a.dim; c += 32)
+            sum += y[c] * down[c];
         sum = warp_sum(sum);
         if (lane == 0) z[k] = sum * scale[k];
     }
     __syncthreads();
     for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
         float sum = 0.0f;
-        for (uint32_t k = 0; k < a.lora_rank; k++) sum += z[k] * a.lora_b[(uint64_t)k * a.dim + c];
+        for (uint32_t k = 0; k < a.lora_rank; k++)
+            sum += z[k] * a.lora_b[(uint64_t)k * a.dim + c];
         y[c] += sum;
     }
 }
@@ -205,7 +218,8 @@ static __global__ void __launch_bounds__(ROW_THREADS) loop_end(cu_loop_end_args 
     for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
         float v = a.x[(uint64_t)i * a.dim + c];
         const float *part = a.parts + (uint64_t)i * a.n_parts * a.dim + c;
-        for (uint32_t k = 0; k < a.n_parts; k++) v += part[(uint64_t)k * a.dim];
+        for (uint32_t k = 0; k < a.n_parts; k++)
+            v += part[(uint64_t)k * a.dim];
         y[c] = v;
     }
     add_lora(a, r.loop, y, z);
@@ -221,8 +235,10 @@ static __global__ void __launch_bounds__(ROW_THREADS) loop_end(cu_loop_end_args 
         return;
     }
     float p = rm_sigmoid(block_sum(dot, scratch) + a.halt_bias);
-    rm_act_step s = rm_act(a.state.cum[r.row], p, r.threshold, r.loop + 1u, r.min_loops, r.max_loops);
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) a.state.out[at + c] += s.weight * y[c];
+    rm_act_step s =
+        rm_act(a.state.cum[r.row], p, r.threshold, r.loop + 1u, r.min_loops, r.max_loops);
+    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
+        a.state.out[at + c] += s.weight * y[c];
     __syncthreads(); /* all have read cum */
     if (threadIdx.x == 0) {
         a.state.cum[r.row] = s.cum;
@@ -238,7 +254,9 @@ static uint32_t row_threads(uint32_t dim) {
     return n < 32 ? 32 : n > ROW_THREADS ? (uint32_t)ROW_THREADS : n;
 }
 
-static uint32_t row_bytes(uint32_t dim, uint32_t extra) { return (36 + dim + extra) * 4; }
+static uint32_t row_bytes(uint32_t dim, uint32_t extra) {
+    return (36 + dim + extra) * 4;
+}
 
 extern "C" cudaError_t cu_edit_maps(cudaStream_t s, const void *desc, const cu_cache *c) {
     return LAUNCH(edit_maps, EDIT_BLOCKS, EDIT_THREADS, 0, s, desc, *c);
@@ -261,7 +279,8 @@ extern "C" cudaError_t cu_gqa_prep(cudaStream_t s, const cu_prep_args *a, uint32
     return LAUNCH(gqa_prep<bf16>, rows, PREP_THREADS, 0, s, *a);
 }
 
-extern "C" cudaError_t cu_mla_query(cudaStream_t s, const cu_query_args *a, uint32_t rows, bool f32) {
+extern "C" cudaError_t cu_mla_query(cudaStream_t s, const cu_query_args *a, uint32_t rows,
+                                    bool f32) {
     if (f32) return LAUNCH(mla_query<float>, rows, PREP_THREADS, 0, s, *a);
     return LAUNCH(mla_query<bf16>, rows, PREP_THREADS, 0, s, *a);
 }

@@ -55,12 +55,15 @@ void change(void **save, unsigned to) {
     threadIdx = dim3(target);
 }
 
-bool ready(const fiber &f) { return !f.done && (f.turn == nullptr || *f.turn != f.seen); }
+bool ready(const fiber &f) {
+    return !f.done && (f.turn == nullptr || *f.turn != f.seen);
+}
 
 /* The next fiber that can run; n_threads if none can. */
 unsigned next_ready(unsigned id) {
     unsigned n = fibers[id].next;
-    while (!ready(fibers[n]) && n != id) n = fibers[n].next;
+    while (!ready(fibers[n]) && n != id)
+        n = fibers[n].next;
     return ready(fibers[n]) ? n : n_threads;
 }
 
@@ -101,7 +104,8 @@ void prepare(unsigned id) {
     void **top = (void **)(void *)(f.stack + STACK - 64);
     *--top = nullptr; /* where a caller's return address would be: keeps the ABI's alignment */
     *--top = (void *)fiber_main;
-    for (int i = 0; i < 6; i++) *--top = nullptr;
+    for (int i = 0; i < 6; i++)
+        *--top = nullptr;
     f.sp = top;
 }
 
@@ -113,20 +117,24 @@ void arrange() {
     last_n = n_threads;
     last_kind = order_kind;
     std::vector<unsigned> turn(n_threads);
-    for (unsigned i = 0; i < n_threads; i++) turn[i] = order_kind == 1 ? n_threads - 1 - i : i;
+    for (unsigned i = 0; i < n_threads; i++)
+        turn[i] = order_kind == 1 ? n_threads - 1 - i : i;
     uint64_t seed = order_kind;
     for (unsigned i = n_threads - 1; order_kind > 1 && i > 0; i--) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
         std::swap(turn[i], turn[(seed >> 33) % (i + 1)]);
     }
-    for (unsigned i = 0; i < n_threads; i++) fibers[turn[i]].next = turn[(i + 1) % n_threads];
+    for (unsigned i = 0; i < n_threads; i++)
+        fibers[turn[i]].next = turn[(i + 1) % n_threads];
     current = first = turn[0];
 }
 
 void run_block(size_t bytes) {
-    for (unsigned i = 0; i < n_threads; i++) prepare(i);
+    for (unsigned i = 0; i < n_threads; i++)
+        prepare(i);
     arrange();
-    for (unsigned w = 0; w < (n_threads + 31) / 32; w++) warps[w].arrived = warps[w].turn = 0;
+    for (unsigned w = 0; w < (n_threads + 31) / 32; w++)
+        warps[w].arrived = warps[w].turn = 0;
     alive = n_threads;
     barrier_count = 0;
     shim_shared = nullptr;
@@ -179,13 +187,20 @@ void shim_copy_later(void *to, const void *from) {
 }
 
 void shim_copies_do() {
-    for (auto &c : fibers[current].copies) memcpy(c.first, c.second, 16);
+    for (auto &c : fibers[current].copies)
+        memcpy(c.first, c.second, 16);
     fibers[current].copies.clear();
 }
 
-void shim_allow_shared(const void *kernel, int bytes) { shared_limit[kernel] = bytes; }
-extern "C" void shim_set_order(unsigned order) { order_kind = order; }
-extern "C" uint64_t shim_launched(void) { return launched; }
+void shim_allow_shared(const void *kernel, int bytes) {
+    shared_limit[kernel] = bytes;
+}
+extern "C" void shim_set_order(unsigned order) {
+    order_kind = order;
+}
+extern "C" uint64_t shim_launched(void) {
+    return launched;
+}
 
 cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes, cudaStream_t s,
                         std::function<void()> run) {

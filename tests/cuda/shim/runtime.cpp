@@ -1,8 +1,8 @@
 /* runtime.cpp - streams, graphs, memory and cuBLAS of the shim. */
 #include "shim.h"
 
-#include <cublas_v2.h>
 #include <cstdio>
+#include <cublas_v2.h>
 #include <vector>
 
 typedef std::vector<std::function<void()>> ops;
@@ -39,12 +39,16 @@ bool fails() {
 void drain(shim_stream *s) {
     ops run;
     run.swap(s->waiting);
-    for (auto &op : run) op();
+    for (auto &op : run)
+        op();
 }
 } // namespace
 
 /* The innermost check of every entry point. */
-#define MAY_FAIL(rc) do { if (fails()) return rc; } while (0)
+#define MAY_FAIL(rc)                                                                               \
+    do {                                                                                           \
+        if (fails()) return rc;                                                                    \
+    } while (0)
 
 void shim_enqueue(cudaStream_t s, std::function<void()> op) {
     (s->capturing ? s->captured : s->waiting).push_back(std::move(op));
@@ -82,10 +86,13 @@ cudaError_t cudaSetDevice(int) {
 }
 cudaError_t cudaDeviceSynchronize(void) {
     MAY_FAIL(cudaErrorLaunchFailure);
-    for (auto *s : streams) drain(s);
+    for (auto *s : streams)
+        drain(s);
     return cudaSuccess;
 }
-cudaError_t cudaGetLastError(void) { return cudaSuccess; }
+cudaError_t cudaGetLastError(void) {
+    return cudaSuccess;
+}
 const char *cudaGetErrorString(cudaError_t rc) {
     return rc == cudaErrorMemoryAllocation ? "out of memory" : "an error the shim made up";
 }
@@ -105,8 +112,12 @@ cudaError_t cudaFree(void *p) {
     free(p);
     return cudaSuccess;
 }
-cudaError_t cudaMallocHost(void **p, size_t n) { return cudaMalloc(p, n); }
-cudaError_t cudaFreeHost(void *p) { return cudaFree(p); }
+cudaError_t cudaMallocHost(void **p, size_t n) {
+    return cudaMalloc(p, n);
+}
+cudaError_t cudaFreeHost(void *p) {
+    return cudaFree(p);
+}
 cudaError_t cudaMemset(void *p, int v, size_t n) {
     MAY_FAIL(cudaErrorInvalidValue);
     memset(p, v, n);
@@ -160,7 +171,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned l
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t s) {
     MAY_FAIL(cudaErrorLaunchFailure);
-    for (auto &op : g->list) shim_enqueue(s, op);
+    for (auto &op : g->list)
+        shim_enqueue(s, op);
     return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t g) {
@@ -235,8 +247,8 @@ cublasStatus_t cublasGemmStridedBatchedEx(
     int ldc, long long step_c, int count, cublasComputeType_t compute, cublasGemmAlgo_t) {
     MAY_FAIL(CUBLAS_STATUS_INVALID_VALUE);
     if (ta != CUBLAS_OP_T || tb != CUBLAS_OP_N || type_a != CUDA_R_16BF || type_b != CUDA_R_16BF ||
-        compute != CUBLAS_COMPUTE_32F || *(const float *)alpha != 1.0f || *(const float *)beta != 0.0f ||
-        lda < k || ldb < k || ldc < m) {
+        compute != CUBLAS_COMPUTE_32F || *(const float *)alpha != 1.0f ||
+        *(const float *)beta != 0.0f || lda < k || ldb < k || ldc < m) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
     shim_enqueue(h->stream, [=] {
@@ -245,7 +257,8 @@ cublasStatus_t cublasGemmStridedBatchedEx(
                 for (long long i = 0; i < m; i++) {
                     float sum = 0;
                     for (long long x = 0; x < k; x++) {
-                        sum += half_at(a, g * step_a + i * lda + x) * half_at(b, g * step_b + j * ldb + x);
+                        sum += half_at(a, g * step_a + i * lda + x) *
+                               half_at(b, g * step_b + j * ldb + x);
                     }
                     long long at = g * step_c + j * ldc + i;
                     if (type_c == CUDA_R_32F) ((float *)c)[at] = sum;

@@ -39,7 +39,9 @@ cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes,
                         std::function<void()> body);
 void shim_allow_shared(const void *kernel, int bytes);
 
-static inline void __syncthreads() { shim_block_barrier(); }
+static inline void __syncthreads() {
+    shim_block_barrier();
+}
 static inline void __syncwarp() {
     size_t step;
     char nothing = 0;
@@ -75,8 +77,8 @@ static inline float shim_half(uint32_t word, unsigned high) {
 }
 
 /* m16n8k16, by the layout the PTX manual gives. */
-static inline void mma_bf16(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                            uint32_t b1) {
+static inline void mma_bf16(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                            uint32_t b0, uint32_t b1) {
     uint32_t mine[6] = {a0, a1, a2, a3, b0, b1};
     size_t step;
     const unsigned char *all = shim_warp_gather(mine, sizeof mine, &step);
@@ -108,10 +110,18 @@ static inline void shim_matrices(uint32_t r[4], const void *row, bool turned) {
         r[m] = (uint32_t)v[0] | (uint32_t)v[1] << 16;
     }
 }
-static inline void load_matrices(uint32_t r[4], const void *row) { shim_matrices(r, row, false); }
-static inline void load_matrices_t(uint32_t r[4], const void *row) { shim_matrices(r, row, true); }
-static inline void copy_async(void *to, const void *from) { shim_copy_later(to, from); }
-static inline void copies_wait() { shim_copies_do(); }
+static inline void load_matrices(uint32_t r[4], const void *row) {
+    shim_matrices(r, row, false);
+}
+static inline void load_matrices_t(uint32_t r[4], const void *row) {
+    shim_matrices(r, row, true);
+}
+static inline void copy_async(void *to, const void *from) {
+    shim_copy_later(to, from);
+}
+static inline void copies_wait() {
+    shim_copies_do();
+}
 
 #define DYNAMIC_SHARED(name) unsigned char *name = shim_shared
 #define LAUNCH(kernel, grid, block, bytes, stream, ...)                                            \
@@ -124,7 +134,8 @@ static inline std::function<void()> shim_bind(void (*kernel)(P...), A... args) {
     return [=] { kernel(args...); };
 }
 
-template <typename F> static inline cudaError_t cudaFuncSetAttribute(F kernel, cudaFuncAttribute, int bytes) {
+template <typename F>
+static inline cudaError_t cudaFuncSetAttribute(F kernel, cudaFuncAttribute, int bytes) {
     shim_allow_shared((const void *)kernel, bytes);
     return cudaSuccess;
 }
