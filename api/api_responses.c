@@ -5,7 +5,6 @@
  * text of the last event. The whole text is kept until then. */
 #include "api/api_internal.h"
 
-
 /* ---- reading ---- */
 
 static int bad(err *e, const char *param, const char *rule) {

@@ -7,7 +7,6 @@
  * to write it. One call per answer. */
 #include "api/api_internal.h"
 
-
 enum { MAX_TOOLS = 128 };
 
 static int bad(err *e, const char *param, const char *rule) {

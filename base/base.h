@@ -19,19 +19,19 @@
 
 /* ---- errors: one list; the first report wins; only api/ knows HTTP ---- */
 
-#define ERR_LIST(X)                                                              \
-    X(NONE, "no error")                                                          \
-    X(USAGE, "a command line option is wrong")                                   \
-    X(BAD_PARAM, "a request field is wrong")                                     \
-    X(UNSUPPORTED, "a request asks for something this server does not do")       \
-    X(TOO_LONG, "prompt plus max_tokens exceeds the context")                    \
-    X(NOT_FOUND, "no such thing")                                                \
-    X(BUSY, "a bounded queue is full")                                           \
-    X(BAD_FILE, "a model file is malformed")                                     \
-    X(IO, "the operating system refused")                                        \
-    X(NO_MEMORY, "allocation failed")                                            \
-    X(NUMERIC, "the model produced a value that is not a number")                \
-    X(DEVICE, "the accelerator failed; a new process is needed")                 \
+#define ERR_LIST(X)                                                                                \
+    X(NONE, "no error")                                                                            \
+    X(USAGE, "a command line option is wrong")                                                     \
+    X(BAD_PARAM, "a request field is wrong")                                                       \
+    X(UNSUPPORTED, "a request asks for something this server does not do")                         \
+    X(TOO_LONG, "prompt plus max_tokens exceeds the context")                                      \
+    X(NOT_FOUND, "no such thing")                                                                  \
+    X(BUSY, "a bounded queue is full")                                                             \
+    X(BAD_FILE, "a model file is malformed")                                                       \
+    X(IO, "the operating system refused")                                                          \
+    X(NO_MEMORY, "allocation failed")                                                              \
+    X(NUMERIC, "the model produced a value that is not a number")                                  \
+    X(DEVICE, "the accelerator failed; a new process is needed")                                   \
     X(INTERNAL, "a state that should not exist")
 
 typedef enum {
@@ -43,8 +43,8 @@ typedef enum {
 
 typedef struct {
     err_code code;
-    char param[64]; /* request field, config key or option at fault; "" if none */
-    char msg[400];  /* one sentence for people; never a pointer or prompt text */
+    char param[64];       /* request field, config key or option at fault; "" if none */
+    char msg[400];        /* one sentence for people; never a pointer or prompt text */
     uint64_t have, limit; /* TOO_LONG: prompt tokens and the context; 0 = not said */
 } err;
 
@@ -71,17 +71,17 @@ void *array_new_aligned(size_t n, size_t item_bytes) WARN_UNUSED;
  * Zero value is empty and ready. After a failed append, `failed` stays set and
  * later appends do nothing, so a long run of appends needs one check. */
 typedef struct {
-    char *data;   /* NULL while cap is 0; otherwise data[len] is 0 */
+    char *data; /* NULL while cap is 0; otherwise data[len] is 0 */
     size_t len, cap;
-    size_t max;   /* most bytes ever held; 0 = no ceiling */
+    size_t max; /* most bytes ever held; 0 = no ceiling */
     bool failed;
 } buf;
 int buf_reserve(buf *b, size_t extra) WARN_UNUSED; /* room for extra more bytes */
 void buf_append(buf *b, const void *bytes, size_t n);
 void buf_puts(buf *b, const char *text);
 void buf_printf(buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
-void buf_drop(buf *b, size_t n);   /* removes n bytes from the front */
-void buf_clear(buf *b);            /* keeps the memory, forgets `failed` */
+void buf_drop(buf *b, size_t n); /* removes n bytes from the front */
+void buf_clear(buf *b);          /* keeps the memory, forgets `failed` */
 void buf_deinit(buf *b);
 
 /* ---- arena: many small things that end together, under a byte ceiling ---- */
@@ -98,8 +98,8 @@ char *arena_strndup(arena *a, const char *s, size_t n) WARN_UNUSED;
 void arena_deinit(arena *a);
 
 /* ---- time ---- */
-uint64_t clock_ns(void);     /* monotonic; for durations and deadlines */
-int64_t clock_unix_s(void);  /* wall clock; for stamps shown to people only */
+uint64_t clock_ns(void);    /* monotonic; for durations and deadlines */
+int64_t clock_unix_s(void); /* wall clock; for stamps shown to people only */
 
 /* ---- log: one line per call to stderr, any thread, never blocks the caller
  * on a full disk (a line that cannot be written is counted and dropped) ---- */
@@ -151,7 +151,7 @@ size_t queue_room(const queue *q);
 typedef struct wake wake;
 int wake_create(wake **out, err *e) WARN_UNUSED;
 void wake_destroy(wake *w);
-void wake_signal(wake *w);                       /* any thread; merges */
-void wake_wait(wake *w, uint64_t timeout_ns);    /* returns at once if signalled before */
+void wake_signal(wake *w);                    /* any thread; merges */
+void wake_wait(wake *w, uint64_t timeout_ns); /* returns at once if signalled before */
 
 #endif

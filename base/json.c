@@ -43,7 +43,8 @@ static void *hook_malloc(size_t n) {
 static void hook_free(void *p) {
     if (parse.active && p) { /* nearly always among the last */
         size_t i = parse.n;
-        while (i > 0 && parse.live[i - 1] != p) i--;
+        while (i > 0 && parse.live[i - 1] != p)
+            i--;
         if (i > 0) parse.live[i - 1] = parse.live[--parse.n];
     }
     free(p);
@@ -66,7 +67,8 @@ static int load(json_t **out, const char *text, size_t n, json_error_t *why) {
         parse.active = true;
         *out = json_loadb(text, n, JSON_REJECT_DUPLICATES, why);
     } else {
-        while (parse.n > 0) free(parse.live[--parse.n]);
+        while (parse.n > 0)
+            free(parse.live[--parse.n]);
         rc = -1;
     }
     parse.active = false;

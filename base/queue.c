@@ -22,7 +22,8 @@ int queue_create(queue **out, size_t item_bytes, size_t capacity, err *e) {
     *out = NULL;
     size_t n = 1;
     while (n < capacity) {
-        if (!size_mul(n, 2, &n)) return err_set(e, ERR_NO_MEMORY, NULL, "queue of %zu items", capacity);
+        if (!size_mul(n, 2, &n))
+            return err_set(e, ERR_NO_MEMORY, NULL, "queue of %zu items", capacity);
     }
     queue *q = array_new_aligned(1, sizeof *q);
     if (q == NULL) goto fail;
@@ -88,7 +89,8 @@ int wake_create(wake **out, err *e) {
     if (w == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a wake");
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); /* a clock set back must not stretch the wait */
+    pthread_condattr_setclock(&attr,
+                              CLOCK_MONOTONIC); /* a clock set back must not stretch the wait */
     int bad = pthread_mutex_init(&w->lock, NULL) | pthread_cond_init(&w->bell, &attr);
     pthread_condattr_destroy(&attr);
     if (bad) {

@@ -135,7 +135,8 @@ int file_read(buf *b, const char *path, size_t max_bytes, err *e) {
         }
         b->len += (size_t)n;
         if (b->len > max_bytes) {
-            err_set(e, ERR_BAD_FILE, NULL, "%s: larger than the limit of %zu bytes", path, max_bytes);
+            err_set(e, ERR_BAD_FILE, NULL, "%s: larger than the limit of %zu bytes", path,
+                    max_bytes);
             break;
         }
     }

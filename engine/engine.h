@@ -23,8 +23,8 @@ typedef enum { ENG_EXACT, ENG_LAST } eng_policy;
 
 typedef struct {
     uint32_t vocab_size, dim, n_heads, n_kv_heads;
-    uint32_t max_seq_len;     /* positions of one sequence, prompt and output together */
-    uint32_t max_loop_iters;  /* loops trained; more may be run */
+    uint32_t max_seq_len;    /* positions of one sequence, prompt and output together */
+    uint32_t max_loop_iters; /* loops trained; more may be run */
     uint32_t prelude_layers, coda_layers;
     uint32_t kv_lora_rank, q_lora_rank, qk_rope_head_dim, qk_nope_head_dim, v_head_dim; /* MLA */
     uint32_t n_experts, n_shared_experts, n_experts_per_tok, expert_dim;
@@ -43,8 +43,9 @@ enum { ENG_MAX_LOOPS = 256 }; /* no request and no flag may ask for more */
 
 /* Parses and checks config.json text; ERR_BAD_FILE names key, value and rule.
  * `what` is the file name used in messages. */
-int eng_config_parse(eng_config *out, const char *text, size_t n, const char *what, err *e) WARN_UNUSED;
-/* The published variants: mythos_1b, mythos_3b, … mythos_1t, and tiny (for tests). ERR_NOT_FOUND. */
+int eng_config_parse(eng_config *out, const char *text, size_t n, const char *what,
+                     err *e) WARN_UNUSED;
+/* The published variants mythos_1b, mythos_3b, … mythos_1t, and tiny for tests. ERR_NOT_FOUND. */
 int eng_config_variant(eng_config *out, const char *name, err *e) WARN_UNUSED;
 /* Writes config.json text of c (dtype: "float32", "bfloat16", "float16"). */
 void eng_config_write(buf *out, const eng_config *c, const char *dtype);
@@ -58,7 +59,7 @@ typedef struct {
     const void *data; /* little-endian, row-major, inside the map; lives as long as the model.
                          Alignment is whatever the file has: read with memcpy or unaligned loads */
     eng_dtype dtype;
-    uint32_t rank;      /* 0..4 */
+    uint32_t rank; /* 0..4 */
     uint64_t shape[4];
     size_t n_values, bytes;
 } eng_tensor;
@@ -111,7 +112,8 @@ typedef struct {
 } eng_init_opts;
 /* Writes a folder of random weights that eng_model_open loads. Refuses to overwrite
  * an existing model.safetensors. */
-int eng_init_write(const char *dir, const eng_config *c, const eng_init_opts *opts, err *e) WARN_UNUSED;
+int eng_init_write(const char *dir, const eng_config *c, const eng_init_opts *opts,
+                   err *e) WARN_UNUSED;
 
 /* ================= tokenizer (tokenizer.json) ================= */
 
@@ -124,7 +126,8 @@ typedef struct {
 
 /* ERR_NOT_FOUND if dir has no tokenizer.json (such a model serves token-id prompts);
  * ERR_BAD_FILE if it has one that is wrong. Ids must lie below vocab_size. */
-int eng_tokenizer_open(eng_tokenizer **out, const char *dir, uint32_t vocab_size, err *e) WARN_UNUSED;
+int eng_tokenizer_open(eng_tokenizer **out, const char *dir, uint32_t vocab_size,
+                       err *e) WARN_UNUSED;
 int eng_tokenizer_parse(eng_tokenizer **out, const char *json, size_t n, uint32_t vocab_size,
                         const char *what, err *e) WARN_UNUSED;
 void eng_tokenizer_close(eng_tokenizer *t);
@@ -137,8 +140,9 @@ int eng_tokenizer_encode(const eng_tokenizer *t, const char *text, size_t n, boo
  * are its spelling. Borrowed from t. */
 const char *eng_tokenizer_bytes(const eng_tokenizer *t, uint32_t id, size_t *n);
 bool eng_tokenizer_is_special(const eng_tokenizer *t, uint32_t id);
-bool eng_tokenizer_find(const eng_tokenizer *t, const char *token, uint32_t *id) WARN_UNUSED; /* whole token */
-/* The token that the file's template puts before every text, if it has one. Encode never adds it. */
+/* The id of a whole token. */
+bool eng_tokenizer_find(const eng_tokenizer *t, const char *token, uint32_t *id) WARN_UNUSED;
+/* The token that the file's template puts before every text, if any. Encode never adds it. */
 bool eng_tokenizer_bos(const eng_tokenizer *t, uint32_t *id) WARN_UNUSED;
 uint32_t eng_tokenizer_size(const eng_tokenizer *t); /* highest id + 1 */
 void eng_ids_deinit(eng_ids *ids);
@@ -163,9 +167,9 @@ typedef struct {
     float top_p, min_p;       /* 1 and 0 = off */
     float repetition_penalty; /* 1 = off; prompt and output tokens (vLLM's meaning) */
     float presence_penalty, frequency_penalty; /* 0 = off; output tokens only */
-    uint32_t top_k;           /* 0 = off */
+    uint32_t top_k;                            /* 0 = off */
     uint64_t seed;
-    const eng_bias *bias;     /* borrowed */
+    const eng_bias *bias; /* borrowed */
     uint32_t n_bias;
 } eng_sampling;
 
@@ -181,7 +185,8 @@ typedef struct {
 
 typedef struct {
     uint32_t token;
-    float logprob; /* log-softmax of the model's own logits, before penalties, bias and temperature */
+    /* log-softmax of the model's own logits, before penalties, bias and temperature */
+    float logprob;
     uint32_t n_top;
     eng_top top[ENG_MAX_TOP]; /* best first, by the same log-softmax; ties: lower id */
 } eng_choice;
@@ -194,7 +199,8 @@ void eng_sampler_destroy(eng_sampler *s);
  * whatever else runs. mask may be NULL. ERR_NUMERIC for NaN, +Inf, or when nothing is
  * allowed. No allocation. */
 int eng_sample(eng_sampler *s, const eng_sampling *p, const eng_history *h, const eng_mask *mask,
-               const float *logits, uint64_t index, uint32_t n_top, eng_choice *out, err *e) WARN_UNUSED;
+               const float *logits, uint64_t index, uint32_t n_top, eng_choice *out,
+               err *e) WARN_UNUSED;
 /* Log-probabilities of one given token and of the n_top best, for scoring prompts. */
 int eng_score(const float *logits, uint32_t vocab, uint32_t token, uint32_t n_top, eng_choice *out,
               err *e) WARN_UNUSED;
@@ -210,21 +216,28 @@ int eng_score(const float *logits, uint32_t vocab, uint32_t token, uint32_t n_to
 enum { ENG_BLOCK = 32 };
 #define ENG_NO_SLOT UINT32_MAX
 
-static inline uint32_t eng_plane_prelude(const eng_config *c, uint32_t layer) { (void)c; return layer; }
-static inline uint32_t eng_plane_coda(const eng_config *c, uint32_t layer) { return c->prelude_layers + layer; }
-static inline uint32_t eng_plane_loop(const eng_config *c, uint32_t t) { return c->prelude_layers + c->coda_layers + t; }
+static inline uint32_t eng_plane_prelude(const eng_config *c, uint32_t layer) {
+    (void)c;
+    return layer;
+}
+static inline uint32_t eng_plane_coda(const eng_config *c, uint32_t layer) {
+    return c->prelude_layers + layer;
+}
+static inline uint32_t eng_plane_loop(const eng_config *c, uint32_t t) {
+    return c->prelude_layers + c->coda_layers + t;
+}
 
 /* AS_STORED keeps bfloat16 and float32; INT8 holds the large matrices in 8 bits with a
  * scale per 128 inputs, and turns activations into 8 bits on the way in. */
 typedef enum { ENG_WEIGHTS_AS_STORED, ENG_WEIGHTS_INT8 } eng_weights;
 
 typedef struct {
-    uint32_t threads;     /* 0 = one per core this process may use */
-    uint32_t max_loops;   /* most loops any row will run (planes = prelude + coda + this) */
-    uint32_t n_rows;      /* row states held */
-    uint32_t max_launch;  /* most rows in one launch */
-    uint32_t max_logits;  /* most rows in one coda launch that ask for logits */
-    uint64_t cache_bytes; /* budget for slots and block maps together; 0 = a default that fits */
+    uint32_t threads;       /* 0 = one per core this process may use */
+    uint32_t max_loops;     /* most loops any row will run (planes = prelude + coda + this) */
+    uint32_t n_rows;        /* row states held */
+    uint32_t max_launch;    /* most rows in one launch */
+    uint32_t max_logits;    /* most rows in one coda launch that ask for logits */
+    uint64_t cache_bytes;   /* budget for slots and block maps together; 0 = a default that fits */
     uint32_t max_positions; /* most positions any sequence will have */
     eng_dtype cache_dtype;  /* ENG_F32 or ENG_BF16 */
     const char *kernels;    /* CPU: NULL = measured choice; "avx512", "avx2", "portable" */
@@ -233,11 +246,11 @@ typedef struct {
 } eng_backend_opts;
 
 typedef struct {
-    const char *device; /* "cpu", "cuda:0 NVIDIA H200" */
+    const char *device;  /* "cpu", "cuda:0 NVIDIA H200" */
     const char *kernels; /* chosen code path */
     uint32_t threads;
     uint32_t n_slots, n_blocks, n_planes, n_rows, max_launch, max_logits;
-    size_t slot_bytes, block_map_bytes; /* one slot; one block's map */
+    size_t slot_bytes, block_map_bytes;  /* one slot; one block's map */
     uint64_t weight_bytes, memory_bytes; /* resident weights; everything this backend holds */
 } eng_backend_info;
 
@@ -252,7 +265,7 @@ typedef enum { ENG_STAGE_PRELUDE, ENG_STAGE_RECURRENT, ENG_STAGE_CODA } eng_stag
 
 enum {
     ENG_ROW_TAIL = 1,    /* recurrent: halted before; go on for K/V only, no output weight */
-    ENG_ROW_KV_ONLY = 2, /* recurrent: write K/V of this loop and nothing else (a tail's last loop) */
+    ENG_ROW_KV_ONLY = 2, /* recurrent: write only K/V of this loop (a tail's last) */
     ENG_ROW_LOGITS = 4,  /* coda: run the head too */
 };
 
@@ -264,13 +277,13 @@ enum {
  * positions rising, and share `blocks`; everything a row attends to was written by an
  * earlier launch or is in this one at the same stage (and loop). */
 typedef struct {
-    uint32_t row;   /* < n_rows; no two rows of a launch share it */
-    uint32_t pos;   /* position in its sequence */
-    uint32_t token; /* prelude only */
-    uint16_t loop;  /* recurrent: 0-based index of the loop to run */
+    uint32_t row;                  /* < n_rows; no two rows of a launch share it */
+    uint32_t pos;                  /* position in its sequence */
+    uint32_t token;                /* prelude only */
+    uint16_t loop;                 /* recurrent: 0-based index of the loop to run */
     uint16_t min_loops, max_loops; /* recurrent: no halt before min_loops done; halt at max_loops */
-    uint16_t flags; /* ENG_ROW_* */
-    float threshold; /* recurrent: ACT threshold */
+    uint16_t flags;                /* ENG_ROW_* */
+    float threshold;               /* recurrent: ACT threshold */
     const uint32_t *blocks; /* block table, pos / ENG_BLOCK + 1 entries, valid during the launch */
 } eng_row;
 
@@ -286,7 +299,7 @@ typedef struct {
     const uint8_t *halted; /* [n_rows] recurrent: 1 = left the loop in this launch (0 for tails) */
     const float *logits;   /* [n_logits][vocab] coda: rows with ENG_ROW_LOGITS in launch order */
     uint32_t n_logits;
-    uint64_t ns;           /* time the launch took on the device */
+    uint64_t ns; /* time the launch took on the device */
 } eng_result;
 
 typedef struct eng_backend eng_backend;
@@ -309,7 +322,8 @@ struct eng_backend {
 
 /* The model must outlive the backend. Opening packs weights (progress on stderr when it
  * takes over a second) and allocates all memory; nothing is allocated after. */
-int eng_cpu_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts, err *e) WARN_UNUSED;
+int eng_cpu_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts,
+                 err *e) WARN_UNUSED;
 /* The CPU code path that would be chosen here, by a measurement of about a millisecond. */
 const char *eng_cpu_kernels(void);
 /* One measurement: alternated with its probes in one run, medians. */
@@ -324,12 +338,13 @@ typedef struct {
 } eng_kernel_time;
 typedef void (*eng_kernel_sink)(void *ud, const eng_kernel_time *t);
 /* Measures the CPU kernels chosen by o (kernels, threads) and, with a model, its stages;
- * with `only`, just what bears that name, with `rows` not 0 just that many. *kernels becomes the name of the code path.
- * Takes tens of seconds. */
+ * with `only`, just what bears that name, with `rows` not 0 just that many. *kernels becomes the
+ * name of the code path. Takes tens of seconds. */
 int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char *only, uint32_t rows,
                   const char **kernels, eng_kernel_sink sink, void *ud, err *e) WARN_UNUSED;
 /* Loads fathom-cuda.so from beside the program. ERR_NOT_FOUND: no plug-in, driver or device. */
-int eng_cuda_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts, err *e) WARN_UNUSED;
+int eng_cuda_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts,
+                  err *e) WARN_UNUSED;
 void eng_backend_close(eng_backend *b); /* NULL is fine */
 /* launch and wait in one call. */
 int eng_run(eng_backend *b, const eng_launch *l, eng_result *r, err *e) WARN_UNUSED;

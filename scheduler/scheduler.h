@@ -18,17 +18,17 @@ typedef enum { SCHED_DEPTHWISE, SCHED_LOCKSTEP, SCHED_FULL } sched_mode;
 typedef struct {
     sched_mode batching;
     eng_policy halted_kv;
-    uint32_t max_running;     /* sequences holding cache at once */
-    uint32_t max_queue;       /* sequences waiting; more are refused with ERR_BUSY */
+    uint32_t max_running;      /* sequences holding cache at once */
+    uint32_t max_queue;        /* sequences waiting; more are refused with ERR_BUSY */
     uint64_t max_queue_tokens; /* prompt tokens waiting */
-    uint32_t max_rows;        /* rows in one launch */
-    uint32_t chunk;           /* prompt positions that move together; 0 = default */
+    uint32_t max_rows;         /* rows in one launch */
+    uint32_t chunk;            /* prompt positions that move together; 0 = default */
     uint32_t default_max_loops, ceiling_loops; /* 0 = the model's */
     uint32_t default_min_loops;
-    float default_threshold;  /* 0 = the model's */
+    float default_threshold; /* 0 = the model's */
     bool prefix_cache;
-    bool depth_cap;           /* lower max_loops while the queue is long */
-    uint32_t wait_bound;      /* most launches a ready row may be passed over; 0 = default */
+    bool depth_cap;      /* lower max_loops while the queue is long */
+    uint32_t wait_bound; /* most launches a ready row may be passed over; 0 = default */
 } sched_opts;
 void sched_opts_default(sched_opts *o);
 
@@ -48,22 +48,22 @@ typedef void (*sched_tap)(void *ud, uint64_t id, uint32_t pos, uint16_t depth, c
 typedef const eng_mask *(*sched_constrain)(void *ud, const uint32_t *output, size_t n_output);
 
 typedef struct {
-    const uint32_t *prompt; /* copied */
-    uint32_t n_prompt;      /* >= 1 */
-    uint32_t max_tokens;    /* 0 is allowed with prompt_logprobs or a tap: score only */
-    uint32_t min_tokens;    /* stop ids are banned before this many */
-    eng_sampling sampling;  /* bias copied */
+    const uint32_t *prompt;   /* copied */
+    uint32_t n_prompt;        /* >= 1 */
+    uint32_t max_tokens;      /* 0 is allowed with prompt_logprobs or a tap: score only */
+    uint32_t min_tokens;      /* stop ids are banned before this many */
+    eng_sampling sampling;    /* bias copied */
     const uint32_t *stop_ids; /* copied; ends with SCHED_STOP, the id is reported */
     uint32_t n_stop_ids;
     sched_depth depth;
-    uint32_t n_top;         /* alternatives wanted per token, <= ENG_MAX_TOP */
-    bool prompt_logprobs;   /* one SCHED_PROMPT event per prompt position */
-    int32_t priority;       /* lower first (vLLM) */
-    uint64_t salt[2];       /* hash of cache_salt; 0,0 = shared with everybody */
-    sched_tap tap;          /* may be NULL; with it every position runs the head if tap_logits */
+    uint32_t n_top;       /* alternatives wanted per token, <= ENG_MAX_TOP */
+    bool prompt_logprobs; /* one SCHED_PROMPT event per prompt position */
+    int32_t priority;     /* lower first (vLLM) */
+    uint64_t salt[2];     /* hash of cache_salt; 0,0 = shared with everybody */
+    sched_tap tap;        /* may be NULL; with it every position runs the head if tap_logits */
     bool tap_logits;
     sched_constrain constrain; /* may be NULL */
-    void *ud;               /* for tap and constrain; must live until the SCHED_END event */
+    void *ud;                  /* for tap and constrain; must live until the SCHED_END event */
 } sched_request;
 
 typedef enum { SCHED_PROMPT, SCHED_TOKEN, SCHED_END } sched_kind;
@@ -82,10 +82,10 @@ typedef struct {
     eng_top top[ENG_MAX_TOP];
     /* END */
     sched_finish finish;
-    err_code why;            /* with SCHED_FAILED */
-    uint32_t stop_id;        /* with SCHED_STOP */
+    err_code why;     /* with SCHED_FAILED */
+    uint32_t stop_id; /* with SCHED_STOP */
     uint32_t n_prompt, n_cached, n_output;
-    uint64_t prompt_loops, output_loops; /* executed loops, tails not counted */
+    uint64_t prompt_loops, output_loops;       /* executed loops, tails not counted */
     uint64_t queued_ns, prefill_ns, decode_ns; /* submit→admit, admit→first token, first→last */
 } sched_event;
 
@@ -98,10 +98,11 @@ typedef struct { /* counters only grow; gauges are as of now */
     uint32_t page_slots;
     size_t slot_bytes;
     uint64_t slots_used, cache_bytes, cache_bytes_all_loops; /* the last: were every loop stored */
-    uint32_t rows_by_loop[SCHED_DEPTH_BINS];  /* gauge: rows in flight about to run loop i */
+    uint32_t rows_by_loop[SCHED_DEPTH_BINS]; /* gauge: rows in flight about to run loop i */
     uint64_t exits_by_depth[SCHED_DEPTH_BINS];
     uint64_t launches[3], launch_rows[3], launch_ns[3]; /* by eng_stage */
-    uint64_t head_rows, tail_rows, kv_only_rows, prompt_rows, decode_rows; /* recurrent rows by kind */
+    uint64_t head_rows, tail_rows, kv_only_rows, prompt_rows,
+        decode_rows; /* recurrent rows by kind */
     uint64_t prompt_tokens, output_tokens, prompt_loops, output_loops;
     uint64_t finished[4]; /* by sched_finish */
     uint64_t preemptions, refused;

@@ -17,7 +17,8 @@ static void *echo(void *arg) {
             wake_wait(bell_there, 1000000);
             continue;
         }
-        while (!queue_push(back, &x)) wake_signal(bell_back);
+        while (!queue_push(back, &x))
+            wake_signal(bell_back);
         wake_signal(bell_back);
         got++;
     }
@@ -34,7 +35,8 @@ int main(void) {
     if (pthread_create(&t, NULL, echo, NULL) != 0) return 1;
     uint64_t sent = 0, got = 0;
     while (got < ITEMS) {
-        while (sent < ITEMS && queue_push(there, &sent)) sent++;
+        while (sent < ITEMS && queue_push(there, &sent))
+            sent++;
         wake_signal(bell_there);
         uint64_t x;
         if (!queue_pop(back, &x)) {
@@ -42,7 +44,8 @@ int main(void) {
             continue;
         }
         if (x != got) {
-            fprintf(stderr, "item %llu came as %llu\n", (unsigned long long)got, (unsigned long long)x);
+            fprintf(stderr, "item %llu came as %llu\n", (unsigned long long)got,
+                    (unsigned long long)x);
             return 1;
         }
         got++;

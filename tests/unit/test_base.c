@@ -111,7 +111,8 @@ Test(base, a_json_string_escapes_what_must_be_and_replaces_what_is_not_utf8) {
     buf b = {0};
     static const char in[] = "a\"\\\n\x01\x7f\xff\xe2\x82\xac\xe2\x82";
     buf_json_string(&b, in, sizeof in - 1);
-    cr_assert_str_eq(b.data, "\"a\\\"\\\\\\n\\u0001\\u007f\xef\xbf\xbd\xe2\x82\xac\xef\xbf\xbd\xef\xbf\xbd\"");
+    cr_assert_str_eq(
+        b.data, "\"a\\\"\\\\\\n\\u0001\\u007f\xef\xbf\xbd\xe2\x82\xac\xef\xbf\xbd\xef\xbf\xbd\"");
     buf_deinit(&b);
 }
 
@@ -119,7 +120,8 @@ Test(base, a_full_queue_refuses_and_an_empty_one_says_so) {
     queue *q;
     err e = {0};
     cr_assert_eq(queue_create(&q, sizeof(int), 3, &e), 0);
-    for (int i = 0; i < 4; i++) cr_assert(queue_push(q, &i)); /* rounded up to 4 */
+    for (int i = 0; i < 4; i++)
+        cr_assert(queue_push(q, &i)); /* rounded up to 4 */
     int x = 9;
     cr_assert_not(queue_push(q, &x));
     cr_assert_eq(queue_room(q), 0);

@@ -3,8 +3,8 @@
 #include "engine/cpu/cpu_internal.h"
 #include "tests/lib/golden.h"
 #include "tests/lib/reference.h"
-#include "tests/unit/row_driver.h"
 #include "tests/lib/testlib.h"
+#include "tests/unit/row_driver.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
