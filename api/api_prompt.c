@@ -31,7 +31,7 @@ static int ids_prompt(api_request *r, const api_context *c, const json_t *list, 
         if (c->opts.tokenizer && !c->opts.control_ids &&
             eng_tokenizer_is_special(c->opts.tokenizer, p->ids[i])) {
             return err_set(e, ERR_BAD_PARAM, "prompt",
-                           "prompt: token %u is a control token, which prompts may not hold here",
+                           "prompt: token %u is a control token; serve with --control-ids to allow it",
                            p->ids[i]);
         }
     }

@@ -47,6 +47,8 @@ static int parse(srv_opts *o, int argc, char **argv) {
          1, 4096, false},
         {"--default-max-tokens", CLI_UINT, &o->max_tokens, "N",
          "when a chat names none (default: the model's)", 1, 1e9, false},
+        {"--control-ids", CLI_FLAG, &o->control_ids, NULL,
+         "token-id prompts may hold special tokens (default: 400)", 0, 0, false},
         {"--no-prefix-cache", CLI_FLAG, &o->no_prefix_cache, NULL,
          "share no cache between requests", 0, 0, false},
         {"--depth-cap", CLI_FLAG, &o->depth_cap, NULL, "fewer loops while the queue is long", 0, 0,

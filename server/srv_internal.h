@@ -70,7 +70,7 @@ typedef struct {
     uint64_t port, max_queue, max_queue_tokens, max_body, max_connections, max_per_ip, max_per_key;
     uint64_t max_tokens, max_n, max_prompts, ceiling_loops;
     double drain_s, max_wait_s, header_s, body_s, idle_s, stall_s, ping_s, hang_s;
-    bool metrics_key, no_prefix_cache, depth_cap;
+    bool metrics_key, no_prefix_cache, depth_cap, control_ids;
 } srv_opts;
 
 /* ---- connections ---- */

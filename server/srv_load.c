@@ -27,6 +27,7 @@ static int open_api(srv_load *l, err *e) {
         .default_max_tokens = output,
         .max_n = (uint32_t)o->max_n,
         .max_prompts = (uint32_t)o->max_prompts,
+        .control_ids = o->control_ids,
         .ceiling_loops = l->model.sched.ceiling_loops,
         .max_body_bytes = o->max_body,
     };

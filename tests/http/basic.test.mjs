@@ -66,6 +66,17 @@ test("a request that names no model gets the served one", async () => {
     });
 });
 
+test("special tokens in an id prompt need --control-ids", async () => {
+    const chat = { prompt: [2045, 1142, 258, 2047, 2046], max_tokens: 4, temperature: 0 };
+    await withServer([], async (s) => {
+        const r = await s.post("/v1/completions", chat);
+        assert.equal(r.status, 400);
+        assert.equal(r.json.error.param, "prompt");
+        assert.match(r.json.error.message, /--control-ids/);
+    });
+    await withServer(["--control-ids"], async (s) => assert.equal((await s.post("/v1/completions", chat)).status, 200));
+});
+
 test("a chat whole and streamed, its role with the first token", async () => {
     await withServer([], async (s) => {
         const body = { model: "demo", messages: [{ role: "user", content: "Who art thou?" }], max_tokens: 6, temperature: 0 };
