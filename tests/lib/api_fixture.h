@@ -15,6 +15,18 @@ typedef struct {
 void api_fixture_open(api_fixture *f, const api_opts *opts, bool without_tokenizer);
 void api_fixture_close(api_fixture *f);
 
+/* A suite whose every test has the demo model opened as `f`, and is checked for leaks. */
+#define API_SUITE(name)                                                                            \
+    static api_fixture f;                                                                          \
+    static void open_fixture(void) {                                                               \
+        api_fixture_open(&f, NULL, false);                                                         \
+    }                                                                                              \
+    static void close_fixture(void) {                                                              \
+        api_fixture_close(&f);                                                                     \
+        fail_on_leaks();                                                                           \
+    }                                                                                              \
+    TestSuite(name, .init = open_fixture, .fini = close_fixture)
+
 /* A request that must parse. */
 api_request *api_must_parse(const api_fixture *f, api_kind kind, const char *body);
 /* Its reply. */

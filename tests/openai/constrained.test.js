@@ -1,17 +1,8 @@
 // Answers constrained to a JSON Schema, and tools, through the official `openai` package.
 import assert from "node:assert/strict";
-import { after, before, describe, test } from "node:test";
+import { describe, test } from "node:test";
 import OpenAI from "openai";
-import { Server } from "../http/lib/server.mjs";
-
-const model = "demo";
-let server, client;
-before(async () => {
-    server = await Server.start([], { device: "cpu" });
-    server.shared = true; // outlives each test; the hook below stops it
-    client = new OpenAI({ apiKey: "unused-key", baseURL: `${server.url}/v1`, maxRetries: 0, timeout: 120000 });
-});
-after(() => server.stop());
+import { client, model } from "./demo.js";
 
 const messages = [{ role: "user", content: "Complete the verse: In the beginning" }];
 

@@ -1,17 +1,7 @@
 // Calls of functions in /v1/responses, through the official `openai` package.
 import assert from "node:assert/strict";
-import { after, before, describe, test } from "node:test";
-import OpenAI from "openai";
-import { Server } from "../http/lib/server.mjs";
-
-const model = "demo";
-let server, client;
-before(async () => {
-    server = await Server.start([], { device: "cpu" });
-    server.shared = true; // outlives each test; the hook below stops it
-    client = new OpenAI({ apiKey: "unused-key", baseURL: `${server.url}/v1`, maxRetries: 0, timeout: 120000 });
-});
-after(() => server.stop());
+import { describe, test } from "node:test";
+import { client, model } from "./demo.js";
 
 const parameters = {
     type: "object",

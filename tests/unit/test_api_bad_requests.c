@@ -10,15 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static api_fixture f;
-static void open_fixture(void) {
-    api_fixture_open(&f, NULL, false);
-}
-static void close_fixture(void) {
-    api_fixture_close(&f);
-    fail_on_leaks();
-}
-TestSuite(api_bad_requests, .init = open_fixture, .fini = close_fixture);
+API_SUITE(api_bad_requests);
 
 static int answer(const char *route, const char *body, size_t n, err *e) {
     buf out = {0};

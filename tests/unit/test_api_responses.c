@@ -5,15 +5,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-static api_fixture f;
-static void open_fixture(void) {
-    api_fixture_open(&f, NULL, false);
-}
-static void close_fixture(void) {
-    api_fixture_close(&f);
-    fail_on_leaks();
-}
-TestSuite(api_responses, .init = open_fixture, .fini = close_fixture);
+API_SUITE(api_responses);
 
 static const char *str(const json_t *v, const char *key) {
     const char *s = json_string_value(json_object_get(v, key));

@@ -6,15 +6,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-static api_fixture f;
-static void open_fixture(void) {
-    api_fixture_open(&f, NULL, false);
-}
-static void close_fixture(void) {
-    api_fixture_close(&f);
-    fail_on_leaks();
-}
-TestSuite(api_routes, .init = open_fixture, .fini = close_fixture);
+API_SUITE(api_routes);
 
 static json_t *parsed(const buf *b) {
     json_error_t why;

@@ -7,15 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static api_fixture f;
-static void open_fixture(void) {
-    api_fixture_open(&f, NULL, false);
-}
-static void close_fixture(void) {
-    api_fixture_close(&f);
-    fail_on_leaks();
-}
-TestSuite(api_tools, .init = open_fixture, .fini = close_fixture);
+API_SUITE(api_tools);
 
 #define TOOLS                                                                                      \
     "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"weather\",\"parameters\":{"        \
