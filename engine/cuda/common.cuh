@@ -148,8 +148,11 @@ static __device__ __forceinline__ void copies_wait(void) {
 }
 
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
-#define LAUNCH(kernel, grid, block, bytes, stream, ...)                                            \
-    ((kernel) < < < (grid), (block), (bytes), (stream) >>> (__VA_ARGS__), cudaGetLastError())
+/* clang-format would take the launch brackets for comparisons */
+/* clang-format off */
+#define LAUNCH(kernel, grid, block, bytes, stream, ...) \
+    ((kernel)<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__), cudaGetLastError())
+/* clang-format on */
 #endif
 
 static inline uint32_t cu_ceil_div(uint32_t a, uint32_t b) {
