@@ -141,8 +141,11 @@ static int read_tokenizer_config(api_context *c, err *e) {
     int rc = 0;
     /* generation_config.json is the newer place; the end token counts where it is silent. */
     if (c->n_stop_ids == 0 && eos && eng_tokenizer_find(t, eos, &id)) rc = add_stop(c, id, e);
-    c->add_bos = json_is_true(json_object_get(root, "add_bos_token")) && bos &&
-                 eng_tokenizer_find(t, bos, &c->bos_id);
+    /* add_bos_token says it where it stands; else tokenizer.json's own template does. */
+    const json_t *add_bos = json_object_get(root, "add_bos_token");
+    if (json_is_boolean(add_bos))
+        c->add_bos = json_is_true(add_bos) && bos && eng_tokenizer_find(t, bos, &c->bos_id);
+    else c->add_bos = eng_tokenizer_bos(t, &c->bos_id);
     if (rc == 0) rc = api__template_open(&c->template, c->opts.model_dir, jinja_text(root), t, e);
     const uint32_t *stops =
         rc == 0 && c->template ? api__template_stops(c->template, &n) : (n = 0, NULL);

@@ -230,3 +230,60 @@ Test(api_templates, a_model_without_a_template_refuses_chat_and_says_what_to_use
     api_fixture_close(&f);
     remove_files(dir);
 }
+
+/* The demo's tokenizer, with a template that puts <|endoftext|> before every text. */
+static eng_tokenizer *with_first_token(void) {
+    json_t *file = json_load_file("models/demo/tokenizer.json", 0, NULL);
+    json_object_set_new(file, "post_processor",
+                        json_pack("{s:s, s:[{s:{s:s}}, {s:{s:s}}]}", "type", "TemplateProcessing",
+                                  "single", "SpecialToken", "id", "<|endoftext|>", "Sequence", "id",
+                                  "A"));
+    char *text = json_dumps(file, JSON_COMPACT);
+    eng_tokenizer *t = NULL;
+    err e = {0};
+    cr_assert_not_null(text);
+    cr_assert_eq(eng_tokenizer_parse(&t, text, strlen(text), 2048, "test", &e), 0, "%s", e.msg);
+    free(text);
+    json_decref(file);
+    return t;
+}
+
+static const struct {
+    const char *config; /* tokenizer_config.json; NULL: there is none */
+    const char *first;  /* token before the text; NULL: none */
+} first_tokens[] = {
+    {NULL, "<|endoftext|>"},
+    {"{\"bos_token\":\"<|user|>\"}", "<|endoftext|>"},
+    {"{\"add_bos_token\":null}", "<|endoftext|>"},
+    {"{\"add_bos_token\":false,\"bos_token\":\"<|user|>\"}", NULL},
+    {"{\"add_bos_token\":true,\"bos_token\":\"<|user|>\"}", "<|user|>"},
+};
+
+Test(api_templates, texts_begin_as_the_config_says_or_else_the_tokenizers_template) {
+    api_fixture f;
+    api_fixture_open(&f, NULL, false);
+    eng_tokenizer *t = with_first_token();
+    static const char body[] = "{\"prompt\":\"In the beginning\"}";
+    for (size_t i = 0; i < ARRAY_LEN(first_tokens); i++) {
+        char dir[] = "/tmp/fathom-test-XXXXXX", want[64];
+        api_context *c = NULL;
+        err e = {0};
+        cr_assert_not_null(mkdtemp(dir));
+        if (first_tokens[i].config)
+            write_file(dir, "tokenizer_config.json", first_tokens[i].config);
+        api_opts o = {.model_dir = dir, .model = f.model, .tokenizer = t};
+        cr_assert_eq(api_context_open(&c, &o, &e), 0, "row %zu: %s", i, e.msg);
+        uint32_t first = 0;
+        bool has = first_tokens[i].first && eng_tokenizer_find(t, first_tokens[i].first, &first);
+        if (has) snprintf(want, sizeof want, "\"tokens\":[%u,1142,", first);
+        else snprintf(want, sizeof want, "\"tokens\":[1142,");
+        buf out = {0};
+        cr_assert_eq(api_tokenize(c, body, sizeof body - 1, &out, &e), 0, "row %zu: %s", i, e.msg);
+        cr_expect_not_null(strstr(out.data, want), "row %zu: %s lacks %s", i, out.data, want);
+        buf_deinit(&out);
+        api_context_close(c);
+        remove_files(dir);
+    }
+    eng_tokenizer_close(t);
+    api_fixture_close(&f);
+}
