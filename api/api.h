@@ -43,6 +43,10 @@ void api_context_close(api_context *c);
 const char *api_model_name(const api_context *c);
 /* Stop-token ids of the model (generation_config), for commands that drive the scheduler. */
 const uint32_t *api_stop_ids(const api_context *c, uint32_t *n);
+/* The ids of a text prompt: the model's first token, if it has one, then those of the text,
+ * with special tokens read as such. Needs a tokenizer. */
+int api_prompt_ids(const api_context *c, const char *text, size_t n, eng_ids *out,
+                   err *e) WARN_UNUSED;
 
 /* ---- requests ---- */
 

@@ -30,9 +30,10 @@ static int ids_prompt(api_request *r, const api_context *c, const json_t *list, 
         if (api__check_id(c, json_array_get(list, i), "prompt", &p->ids[i], e) != 0) return -1;
         if (c->opts.tokenizer && !c->opts.control_ids &&
             eng_tokenizer_is_special(c->opts.tokenizer, p->ids[i])) {
-            return err_set(e, ERR_BAD_PARAM, "prompt",
-                           "prompt: token %u is a control token; serve with --control-ids to allow it",
-                           p->ids[i]);
+            return err_set(
+                e, ERR_BAD_PARAM, "prompt",
+                "prompt: token %u is a control token; serve with --control-ids to allow it",
+                p->ids[i]);
         }
     }
     p->n = (uint32_t)n;
@@ -65,14 +66,23 @@ static int text_prompt(api_request *r, const api_context *c, const json_t *text,
     return rc;
 }
 
-int api__encode(const api_context *c, const char *text, size_t n, bool bos, eng_ids *out, err *e) {
+static int encode(const api_context *c, const char *text, size_t n, bool bos, bool parse_special,
+                  eng_ids *out, err *e) {
     if (bos) {
         out->data = malloc(sizeof *out->data * 64);
         if (out->data == NULL) return api__out_of_memory(e);
         out->cap = 64;
         out->data[out->n++] = c->bos_id;
     }
-    return eng_tokenizer_encode(c->opts.tokenizer, text, n, false, SIZE_MAX, out, e);
+    return eng_tokenizer_encode(c->opts.tokenizer, text, n, parse_special, SIZE_MAX, out, e);
+}
+
+int api__encode(const api_context *c, const char *text, size_t n, bool bos, eng_ids *out, err *e) {
+    return encode(c, text, n, bos, false, out, e);
+}
+
+int api_prompt_ids(const api_context *c, const char *text, size_t n, eng_ids *out, err *e) {
+    return encode(c, text, n, c->add_bos, true, out, e);
 }
 
 int api__read_prompts(api_request *r, const api_context *c, const json_t *prompt, err *e) {

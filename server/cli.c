@@ -143,7 +143,7 @@ int cli_read_file(buf *out, const char *option, const char *path, size_t max_byt
 int cli_fail(const err *e) {
     fprintf(stderr, "fathom: %s\n", e->msg[0] ? e->msg : err_text(e->code));
     return e->code == ERR_USAGE || e->code == ERR_BAD_FILE || e->code == ERR_NOT_FOUND ||
-                   e->code == ERR_BAD_PARAM
+                   e->code == ERR_BAD_PARAM || e->code == ERR_TOO_LONG
                ? EXIT_USAGE
                : EXIT_FAILED;
 }

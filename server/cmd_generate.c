@@ -78,21 +78,21 @@ static int parse_ids(const char *s, uint32_t vocab, eng_ids *out, err *e) {
     return 0;
 }
 
-static int prompt_ids(const run *r, const options *o, eng_ids *out, err *e) {
+static int prompt_ids(const run *r, const api_context *api, const options *o, eng_ids *out,
+                      err *e) {
     const eng_config *c = eng_model_config(r->model);
     if (o->ids) {
         if (parse_ids(o->ids, c->vocab_size, out, e) != 0) return -1;
     } else if (r->tokenizer == NULL) {
         return err_set(e, ERR_USAGE, "--prompt", "this model has no tokenizer; give --ids");
-    } else if (eng_tokenizer_encode(r->tokenizer, o->prompt, strlen(o->prompt), true,
-                                    c->max_seq_len, out, e) != 0) {
+    } else if (api_prompt_ids(api, o->prompt, strlen(o->prompt), out, e) != 0) {
         return -1;
     }
     if (out->n == 0) return err_set(e, ERR_USAGE, "--prompt", "the prompt has no tokens");
     return 0;
 }
 
-static int generate(const run *r, const options *o, const eng_ids *prompt, printer *p, err *e) {
+static int generate(const run *r, const options *o, eng_ids *prompt, printer *p, err *e) {
     const eng_config *c = eng_model_config(r->model);
     api_context *api = NULL;
     sched *s = NULL;
@@ -105,6 +105,7 @@ static int generate(const run *r, const options *o, const eng_ids *prompt, print
                    .max_prompts = 1,
                    .ceiling_loops = r->sched.ceiling_loops};
     if (api_context_open(&api, &ao, e) != 0) return -1;
+    if (prompt_ids(r, api, o, prompt, e) != 0) goto done;
     sched_request q = {
         .prompt = prompt->data,
         .n_prompt = (uint32_t)prompt->n,
@@ -218,11 +219,10 @@ int cmd_generate(int argc, char **argv) {
     run r;
     eng_ids prompt = {0};
     printer p = {.r = &r, .o = &o};
-    int rc = -1;
     if (run_open(&r, &ro, &e) != 0) return cli_fail(&e);
     p.max_loops = o.loops ? (uint32_t)o.loops : eng_model_config(r.model)->max_loop_iters;
     p.tint = o.show_depth && isatty(STDOUT_FILENO);
-    if (prompt_ids(&r, &o, &prompt, &e) == 0) rc = generate(&r, &o, &prompt, &p, &e);
+    int rc = generate(&r, &o, &prompt, &p, &e);
     if (rc == 0) print_end(&p, &prompt);
     buf_deinit(&p.text);
     buf_deinit(&p.depths);

@@ -33,6 +33,12 @@ ends 2 "cannot listen on 'nowhere.invalid'" $fathom serve $demo --host nowhere.i
 ends 2 "--served-name takes a name" $fathom serve $demo --port 0 --served-name ''
 ends 2 "either --prompt or --ids" $fathom generate $demo
 ends 2 "expected token ids below 2048" $fathom generate $demo --ids '1 2048'
+ends 2 "exceed the context of 1024" $fathom generate $demo --prompt "$(head -c 20000 models/demo/held_out.txt)"
+cp -r models/demo "$dir/first"
+jq '.post_processor = {type: "TemplateProcessing", single: [{SpecialToken: {id: "<|endoftext|>"}}, {Sequence: {id: "A"}}]}' \
+    models/demo/tokenizer.json >"$dir/first/tokenizer.json"
+ends 0 "" $fathom generate --device cpu --model "$dir/first" --prompt 'In the' --max-tokens 1 --json
+grep -q '"prompt_ids":\[2044,1142,258\]' "$dir/out" || fail "generate begins as no server would: $(cat "$dir/out")"
 ends 2 "--text: $dir/nothing: No such file" $fathom score $demo --text "$dir/nothing"
 ends 2 "--ids: $dir/nothing: No such file" $fathom score $demo --ids "$dir/nothing"
 ends 2 "not valid JSON" $fathom score $demo --ids README.md
