@@ -145,7 +145,6 @@ void queue_destroy(queue *q);
 bool queue_push(queue *q, const void *item) WARN_UNUSED; /* copies; false when full */
 bool queue_pop(queue *q, void *item) WARN_UNUSED;        /* copies out; false when empty */
 size_t queue_len(const queue *q);                        /* either thread; a snapshot */
-size_t queue_room(const queue *q);
 
 /* ---- wake: lets one thread sleep until another has news (never lost) ---- */
 typedef struct wake wake;

@@ -71,10 +71,6 @@ size_t queue_len(const queue *q) {
     return len > q->mask + 1 ? q->mask + 1 : len;
 }
 
-size_t queue_room(const queue *q) {
-    return q->mask + 1 - queue_len(q);
-}
-
 /* ---- wake ---- */
 
 struct wake {
