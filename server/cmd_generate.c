@@ -22,6 +22,7 @@ typedef struct {
     buf text, depths, ids;
     bool tint; /* colour each token by its depth */
     uint32_t n, max_loops;
+    uint64_t loops; /* that the tokens put out took */
     sched_event end;
 } printer;
 
@@ -46,6 +47,7 @@ static void on_event(void *ud, const sched_event *ev) {
     buf_printf(&p->depths, "%s%u", p->n ? "," : "", ev->depth);
     buf_printf(&p->ids, "%s%u", p->n ? "," : "", ev->token);
     p->n++;
+    p->loops += ev->depth;
     if (p->o->json) return;
     if (p->tint) printf("\x1b[38;5;%dm", depth_colour(ev->depth, p->max_loops));
     fwrite(p->text.data + before, 1, p->text.len - before, stdout);
@@ -167,8 +169,7 @@ static void print_end(printer *p, const eng_ids *prompt) {
     fflush(stdout); /* the line on stderr comes after the text, on a terminal or in a pipe */
     double s = (double)end->decode_ns / 1e9;
     fprintf(stderr, "%u prompt + %u tokens, mean depth %.2f, first token after %.1f ms",
-            end->n_prompt, end->n_output,
-            end->n_output ? (double)end->output_loops / end->n_output : 0.0,
+            end->n_prompt, end->n_output, end->n_output ? (double)p->loops / end->n_output : 0.0,
             (double)end->prefill_ns / 1e6);
     if (end->n_output > 1 && s > 0)
         fprintf(stderr, ", then %.1f tokens/s", (end->n_output - 1) / s);
