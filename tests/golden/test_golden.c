@@ -157,6 +157,8 @@ static void run_golden(const run_case *c) {
     cr_assert_eq(w.n_seen[0] + w.n_seen[1], 2 * GOLDEN_LEN);
     cr_assert_eq(w.n_greedy, GOLDEN_GREEDY - GOLDEN_PROMPT);
     cr_assert_leq(w.worst, 1e-3f, "%s: logits off by %g of the largest", c->name, w.worst);
+    fprintf(stderr, "golden %s, %s, chunks of %u: logits off by at most %.1e of the largest\n",
+            c->name, c->policy == ENG_LAST ? "last" : "exact", c->chunk, (double)w.worst);
     sched_destroy(s);
     eng_backend_close(b);
     eng_model_close(m);
