@@ -150,6 +150,7 @@ void eng_ids_deinit(eng_ids *ids);
 /* ================= sampler ================= */
 
 enum { ENG_MAX_TOP = 20 };
+#define ENG_NO_TOKEN UINT32_MAX
 
 typedef struct {
     uint32_t id;
@@ -250,15 +251,20 @@ typedef struct {
     const char *kernels; /* chosen code path */
     uint32_t threads;
     uint32_t n_slots, n_blocks, n_planes, n_rows, max_launch, max_logits;
+    uint32_t max_flights; /* launches that may be started before the first is waited for */
+    bool samples;         /* takes ENG_ROW_SAMPLE */
     size_t slot_bytes, block_map_bytes;  /* one slot; one block's map */
     uint64_t weight_bytes, memory_bytes; /* resident weights; everything this backend holds */
 } eng_backend_info;
 
-/* Sets map entries of one position for planes [plane, plane + n_planes) to one slot. */
+/* Sets map entries of one position for planes [plane, plane + n_planes) to one slot;
+ * if guarded, only when row state `guard` has not halted in an earlier launch. */
 typedef struct {
     uint32_t block, slot;
     uint16_t plane, n_planes;
     uint8_t off; /* position within the block */
+    bool guarded;
+    uint32_t guard;
 } eng_edit;
 
 typedef enum { ENG_STAGE_PRELUDE, ENG_STAGE_RECURRENT, ENG_STAGE_CODA } eng_stage;
@@ -266,8 +272,22 @@ typedef enum { ENG_STAGE_PRELUDE, ENG_STAGE_RECURRENT, ENG_STAGE_CODA } eng_stag
 enum {
     ENG_ROW_TAIL = 1,    /* recurrent: halted before; go on for K/V only, no output weight */
     ENG_ROW_KV_ONLY = 2, /* recurrent: write only K/V of this loop (a tail's last) */
-    ENG_ROW_LOGITS = 4,  /* coda: run the head too */
+    ENG_ROW_LOGITS = 4,  /* coda: run the head too, and give its logits */
+    ENG_ROW_SAMPLE = 8,  /* coda: run the head too, and give the token that `draw` picks */
+    /* A launch that is started while another is in flight cannot know who halts in that one,
+     * so it says what to do then. Recurrent only; without them nobody asks. */
+    ENG_ROW_GUARDED = 16, /* leave this row out if row state `guard` halted in an earlier launch */
+    ENG_ROW_OR_TAIL = 32, /* run this row as a tail if it halted in an earlier launch itself */
 };
+
+/* What eng_sample is asked for, where a backend does it. Only with eng_sampling_is_plain. */
+typedef struct {
+    const eng_sampling *sampling;
+    uint64_t index;
+    uint32_t n_top;
+} eng_draw;
+/* Nothing but the logits decides: no penalty, no bias. */
+bool eng_sampling_is_plain(const eng_sampling *p) WARN_UNUSED;
 
 /* One row of a launch. A row's state (h, e, out, cum) lives in the backend under its
  * number: the prelude starts it from token, the coda reads its out. A row may be in the
@@ -284,7 +304,9 @@ typedef struct {
     uint16_t min_loops, max_loops; /* recurrent: no halt before min_loops done; halt at max_loops */
     uint16_t flags;                /* ENG_ROW_* */
     float threshold;               /* recurrent: ACT threshold */
-    const uint32_t *blocks; /* block table, pos / ENG_BLOCK + 1 entries, valid during the launch */
+    uint32_t guard;         /* with ENG_ROW_GUARDED: a row state, this row's own or another */
+    const eng_draw *draw;   /* with ENG_ROW_SAMPLE */
+    const uint32_t *blocks; /* block table, pos / ENG_BLOCK + 1 entries */
 } eng_row;
 
 typedef struct {
@@ -296,19 +318,26 @@ typedef struct {
 } eng_launch;
 
 typedef struct {
-    const uint8_t *halted; /* [n_rows] recurrent: 1 = left the loop in this launch (0 for tails) */
-    const float *logits;   /* [n_logits][vocab] coda: rows with ENG_ROW_LOGITS in launch order */
+    /* [n_rows] recurrent: 1 = left the loop in this launch; 0 for tails and rows left out */
+    const uint8_t *halted;
+    const float *logits; /* [n_logits][vocab] coda: rows with ENG_ROW_LOGITS in launch order */
     uint32_t n_logits;
+    /* [n_choices] coda: rows with ENG_ROW_SAMPLE in launch order; token ENG_NO_TOKEN where
+     * eng_sample would fail with ERR_NUMERIC */
+    const eng_choice *choices;
+    uint32_t n_choices;
     uint64_t ns; /* time the launch took on the device */
 } eng_result;
 
 typedef struct eng_backend eng_backend;
 
 typedef struct {
-    /* Starts a launch. Arrays in l stay valid until wait. At most one is in flight. */
+    /* Starts a launch. Launches run one after another in the order they were started in; at
+     * most info.max_flights are started and not yet waited for. Everything l points to stays
+     * valid until its wait where that is 1; where it is more, the call has copied what it needs. */
     int (*launch)(eng_backend *b, const eng_launch *l, err *e);
-    /* Waits for it; what *r points to is valid until the next launch. ERR_DEVICE means
-     * the backend is lost and the process should end. */
+    /* Waits for the oldest one started; what *r points to is valid until the next launch.
+     * ERR_DEVICE means the backend is lost and the process should end. */
     int (*wait)(eng_backend *b, eng_result *r, err *e);
     void (*close)(eng_backend *b);
 } eng_backend_ops;

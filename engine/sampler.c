@@ -267,6 +267,11 @@ static uint32_t draw(eng_sampler *s, const eng_sampling *p, float max, uint64_t 
     return last;
 }
 
+bool eng_sampling_is_plain(const eng_sampling *p) {
+    return p->repetition_penalty == 1.0f && p->presence_penalty == 0 && p->frequency_penalty == 0 &&
+           p->n_bias == 0;
+}
+
 static int check_options(const eng_sampling *p, err *e) {
     const struct {
         const char *name;

@@ -117,6 +117,7 @@ int srv_fake_open(eng_backend **out, const eng_model *m, const eng_backend_opts 
         .n_rows = o->n_rows,
         .max_launch = o->max_launch,
         .max_logits = o->max_logits,
+        .max_flights = 1,
         .slot_bytes = slot,
         .block_map_bytes = (size_t)planes * ENG_BLOCK * sizeof(uint32_t),
     };

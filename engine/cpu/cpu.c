@@ -379,6 +379,7 @@ int eng_cpu_open(eng_backend **out, const eng_model *m, const eng_backend_opts *
     info->threads = eng__pool_threads(g->pool);
     info->n_rows = g->opts.n_rows;
     info->max_launch = g->opts.max_launch;
+    info->max_flights = 1;
     info->max_logits = g->opts.max_logits;
     info->weight_bytes = g->weight_bytes;
     info->memory_bytes = g->mem.bytes;

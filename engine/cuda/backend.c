@@ -364,6 +364,7 @@ static void fill_info(cu_backend *b) {
     info->threads = 1;
     info->n_rows = b->opts.n_rows;
     info->max_launch = b->opts.max_launch;
+    info->max_flights = 1;
     info->max_logits = b->opts.max_logits;
     info->weight_bytes = b->weight_bytes;
     info->memory_bytes = b->mem.bytes;

@@ -319,6 +319,7 @@ eng_backend *fake_backend_create(const fake_opts *o) {
                                       .n_rows = o->n_rows,
                                       .max_launch = o->max_launch,
                                       .max_logits = o->max_logits,
+                                      .max_flights = 1,
                                       .slot_bytes = 320,
                                       .block_map_bytes = (size_t)planes * ENG_BLOCK * 4};
     f->slots = calloc(o->n_slots, sizeof *f->slots);
