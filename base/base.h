@@ -31,6 +31,7 @@
     X(IO, "the operating system refused")                                                          \
     X(NO_MEMORY, "allocation failed")                                                              \
     X(NUMERIC, "the model produced a value that is not a number")                                  \
+    X(STOPPING, "the server is shutting down")                                                     \
     X(DEVICE, "the accelerator failed; a new process is needed")                                   \
     X(INTERNAL, "a state that should not exist")
 

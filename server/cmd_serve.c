@@ -11,7 +11,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { BACKLOG = 4096, OTHER_FILES = 48 };
+enum {
+    BACKLOG = 4096,
+    OTHER_FILES = 48,
+    LOOP_STALL_S = 3, /* the pulse is the sweep, once a second */
+};
 
 static int parse(srv_opts *o, int argc, char **argv) {
     const cli_option options[] = {
@@ -170,12 +174,14 @@ static int serve(srv *s, err *e) {
         goto fail_keys;
     }
     if (srv_engine_init(s, e) != 0 || srv_sweep_open(s, e) != 0 || srv_signals_open(s, e) != 0 ||
-        srv_mhd_open(s, listener, e) != 0 || srv_load_start(s, e) != 0) {
+        srv_mhd_open(s, listener, e) != 0 || srv_load_start(s, e) != 0 ||
+        srv_watchdog_start(&s->watchdog, LOOP_STALL_S, e) != 0) {
         return -1; /* nothing runs yet: the process ends */
     }
     log_line(LOG_INFO, "fathom " FATHOM_VERSION " listening on %s, loading %s", s->address,
              s->o.run.model);
     uv_run(&s->loop, UV_RUN_DEFAULT);
+    srv_watchdog_stop(s->watchdog);
     if (s->engine && s->exit_status && !sched_thread_failed(s->engine) && !srv_engine_alive(s)) {
         _exit(s->exit_status); /* a thread that hangs cannot be joined */
     }

@@ -3,7 +3,7 @@
  * The first SIGTERM or SIGINT: not ready, no new connections, new work 503, running work
  * goes on up to --drain-seconds, then gets an error event. A second one ends at once.
  * SIGHUP does nothing (the log goes to stderr, whose file belongs to the supervisor);
- * SIGUSR1 writes the state to the log. */
+ * SIGUSR1 writes the state to the log, SIGUSR2 the stack of the loop (srv_watchdog.c). */
 #include "server/srv_internal.h"
 
 #include <signal.h>
@@ -29,11 +29,13 @@ static void on_flush(uv_timer_t *t) {
 static void end_stream(srv_req *r, const char *why) {
     if (r->finished || r->gone) return;
     size_t before = r->out.len;
-    buf_puts(&r->out, "data: ");
-    api_http_error_body(&r->out, 503, why, "shutting_down");
-    buf_puts(&r->out, "\n\n");
+    err e = {0};
+    (void)err_set(&e, ERR_STOPPING, NULL, "%s", why);
+    if (r->gen) { /* the reply knows how its kind of stream tells an error */
+        (void)api_reply_fail(r->gen->reply, &e, &r->out);
+        srv_engine_drop(r);
+    }
     r->s->out_bytes += r->out.len - before;
-    if (r->gen) srv_engine_drop(r);
     r->cut = true;
     srv_req_wake(r);
 }

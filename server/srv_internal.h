@@ -12,6 +12,7 @@
  *   srv_engine  submits, maps the scheduler's events back to requests
  *   srv_stream  the bounded buffer between an answer and its socket; hang-up watch
  *   srv_sweep   absolute deadlines, once a second
+ *   srv_watchdog tells, from a thread of its own, when the loop is stuck
  *   srv_drain   signals and the orderly end
  *   srv_metrics the Prometheus page */
 #ifndef FATHOM_SRV_INTERNAL_H
@@ -41,6 +42,7 @@ typedef struct srv_conn srv_conn;
 typedef struct srv_req srv_req;
 typedef struct srv_gen srv_gen;
 typedef struct srv_work srv_work;
+typedef struct srv_watchdog srv_watchdog;
 struct srv_asset;
 struct MHD_Daemon;
 struct MHD_Connection;
@@ -239,6 +241,12 @@ size_t srv_take(srv_req *r, char *to, size_t max);
 int srv_sweep_open(srv *s, err *e) WARN_UNUSED;
 void srv_deadline(srv_conn *c, double seconds); /* 0 = none */
 
+/* srv_watchdog.c. Started by the thread it watches, which beats more often than stall_s; a
+ * longer silence is written to the log with that thread's stack. Takes SIGUSR2. */
+int srv_watchdog_start(srv_watchdog **out, double stall_s, err *e) WARN_UNUSED;
+void srv_watchdog_beat(srv_watchdog *w); /* any thread, two stores */
+void srv_watchdog_stop(srv_watchdog *w); /* NULL is fine */
+
 /* srv_drain.c */
 int srv_signals_open(srv *s, err *e) WARN_UNUSED;
 void srv_drain_check(srv *s); /* ends the loop once nothing is left to drain */
@@ -316,6 +324,7 @@ struct srv {
     uv_signal_t signals[5];
     unsigned n_signals;
     bool pumping; /* libmicrohttpd is on the stack */
+    srv_watchdog *watchdog;
 
     srv_link conns, reqs, gens;
     unsigned n_reqs, n_parsing, n_conns;

@@ -55,6 +55,7 @@ static void sweep_waiting(srv_req *r, uint64_t now) {
 static void on_tick(uv_timer_t *t) {
     srv *s = t->data;
     uint64_t now = clock_ns();
+    srv_watchdog_beat(s->watchdog);
     sweep_conns(s, now);
     for (srv_link *l = s->reqs.next, *next; l != &s->reqs; l = next) {
         next = l->next;

@@ -137,6 +137,18 @@ test("SIGTERM past the drain: live streams get an error event and no last chunk,
         assert.equal(last.error.code, "shutting_down");
         assert.equal((await waiting).status, 503);
     });
+    await withServer([...paced, "--drain-seconds", "0.3"], async (s) => {
+        const c = await Raw.open(s.port);
+        c.send(post("/v1/responses", JSON.stringify({ model: "demo", input: "In the beginning", max_output_tokens: 900, stream: true })));
+        await c.until((b) => b.includes("output_text.delta"));
+        s.signal("SIGTERM");
+        await c.until(null, 5000);
+        const r = parse(c.received);
+        assert.equal(r.whole, false, "no last chunk");
+        const last = JSON.parse(r.body.trim().split("\ndata: ").at(-1));
+        assert.equal(last.type, "error", "in the words of the Responses API");
+        assert.equal(last.error.code, "shutting_down");
+    });
 });
 
 test("SIGTERM when idle ends at once; a second signal does not wait", async () => {

@@ -173,9 +173,12 @@ s.row("S5", "SIGHUP", async (one) => {
     await sleep(50);
     assert.equal((await one.get("/health")).status, 200);
 }, { differs: "there is no log file to reopen: the log goes to stderr, whose file belongs to the supervisor" });
-s.row("S6", "SIGUSR1 writes the state to the log", async (one) => {
+s.row("S6", "SIGUSR1 writes the state to the log, SIGUSR2 the stack of the loop", async (one) => {
     one.child.kill("SIGUSR1");
     await until("the dump", () => /state: connections \d+, requests \d+/.test(one.log));
+    one.child.kill("SIGUSR2");
+    await until("the loop's stack", () => /cmd_serve/.test(one.log));
+    assert.equal((await one.get("/health")).status, 200);
 });
 s.row("S7", "SIGKILL", async () => {}, { skip: "streams.test.mjs: kill -9 … and the next start needs no clean-up" });
 s.row("S8", "SIGSTOP, then SIGCONT: late connections expire, others go on", async () => {

@@ -1,0 +1,55 @@
+/* test_srv_watchdog.c - a thread that does not come back is told of, with its stack; one that
+ * does is not. */
+#include "server/srv_internal.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+TestSuite(srv_watchdog, .fini = fail_on_leaks);
+
+static void busy_ms(unsigned ms) {
+    uint64_t end = clock_ns() + (uint64_t)ms * 1000000;
+    while (clock_ns() < end)
+        (void)usleep(1000);
+}
+
+/* What went to stderr while a watchdog looked on. */
+static size_t watched(double patience_s, unsigned n_turns, unsigned turn_ms, char *said,
+                      size_t room) {
+    err e = {0};
+    srv_watchdog *w;
+    FILE *file = tmpfile();
+    fflush(stderr);
+    int kept = dup(STDERR_FILENO);
+    cr_assert(file && kept >= 0 && dup2(fileno(file), STDERR_FILENO) >= 0);
+    cr_assert_eq(srv_watchdog_start(&w, patience_s, &e), 0, "%s", e.msg);
+    for (unsigned i = 0; i < n_turns; i++) {
+        busy_ms(turn_ms);
+        srv_watchdog_beat(w);
+    }
+    srv_watchdog_stop(w);
+    cr_assert(dup2(kept, STDERR_FILENO) >= 0);
+    close(kept);
+    rewind(file);
+    size_t n = fread(said, 1, room - 1, file);
+    said[n] = 0;
+    fclose(file);
+    return n;
+}
+
+Test(srv_watchdog, a_stall_is_told_once_with_the_stack_it_stands_in) {
+    char said[8192];
+    (void)watched(0.2, 1, 1500, said, sizeof said);
+    const char *line = strstr(said, "the loop has not come back for");
+    cr_assert_not_null(line, "%s", said);
+    cr_expect_null(strstr(line + 1, "the loop has not come back for"), "%s", said);
+    cr_expect_not_null(strstr(line, "libc"), "no stack in: %s", said);
+}
+
+Test(srv_watchdog, turns_that_end_are_not_told_of) {
+    char said[8192];
+    cr_expect_eq(watched(5, 40, 5, said, sizeof said), 0, "%s", said);
+}
