@@ -2,10 +2,12 @@
  *
  * cache.c   slots, pages, blocks        prefix.c  blocks found again by content
  * cost.c    a + b*rows, when to flush   seq.c     one request, checked and copied
- * admit.c   who runs, who waits         wave.c    cohorts, and what goes into a launch
- * tails.c   silent loops of policy exact emit.c    positions done, tokens out
- * sched.c   the machine
- * sane.c    every invariant, slowly     thread.c  the machine on its own thread
+ * admit.c   who runs, who waits         wave.c    cohorts: rows, and what comes next
+ * pick.c    the wavefront rule          tails.c   silent loops of policy exact
+ * flight.c  one launch                  loops.c   recurrent launches
+ * ends.c    prelude and coda            emit.c    positions done, tokens out
+ * sched.c   the machine                 thread.c  the machine on its own thread
+ * sane.c    every invariant, slowly
  *
  * Everything here belongs to the thread that calls sched_step, but for the fields of
  * seq marked atomic. */
@@ -177,7 +179,7 @@ static inline uint32_t seq_n_output(const seq *q) {
 /* Pages that n positions take if all of them run max_loops. */
 uint64_t sched__worst_pages(const limits *l, uint64_t n_positions, uint32_t max_loops);
 
-/* ---- wave.c: cohorts ---- */
+/* ---- cohorts ---- */
 
 typedef enum { ROW_FREE, ROW_LIVE, ROW_TAIL, ROW_DONE } row_state;
 typedef struct {
@@ -273,14 +275,40 @@ seq *sched__take_ended(sched *s);    /* NULL when there is none */
 void sched__cancel_wanted(sched *s); /* ends every sequence whose cancel_wanted is set */
 void sched__end_all(sched *s, sched_finish finish, err_code why);
 
+/* ---- wave.c ---- */
+
 void sched__start_cohorts(sched *s);
-int sched__run_prelude(sched *s, err *e) WARN_UNUSED;
+void sched__want_start(sched *s, seq *q);       /* its next cohort may be started */
+void sched__settle_cohort(sched *s, cohort *c); /* a launch is behind it; may free it */
+void sched__drop_cohorts(sched *s, seq *q);
+
+/* ---- pick.c ---- */
+
+void sched__pick_loops(sched *s); /* who runs a loop in the launch being built */
+
+/* ---- flight.c: the launch being built ---- */
+
+void sched__clear_launch(sched *s);
+void sched__pick(sched *s, cohort *c);
+void sched__unpick_all(sched *s);
+/* The block of pos, taken when its first position starts. False: q had to go. */
+bool sched__have_block(sched *s, seq *q, uint32_t pos) WARN_UNUSED;
+/* A free slot of position pos into planes [plane, plane + n_planes): preempts others when
+ * there is none. False: q itself was preempted or ended. */
+bool sched__place(sched *s, seq *q, uint32_t pos, uint32_t plane, uint32_t n_planes) WARN_UNUSED;
+eng_row *sched__add_row(sched *s, seq *q, uint32_t row);
+int sched__run_launch(sched *s, eng_stage stage, eng_result *r, err *e) WARN_UNUSED;
+
+/* ---- loops.c, ends.c ---- */
+
 int sched__run_loops(sched *s, err *e) WARN_UNUSED;
+int sched__run_prelude(sched *s, err *e) WARN_UNUSED;
 int sched__run_coda(sched *s, err *e) WARN_UNUSED;
+
+/* ---- cost.c ---- */
+
 bool sched__flush_pays(const sched *s);
 void sched__learn_cycle(sched *s, uint32_t rows, uint64_t flush_ns);
-void sched__drop_cohorts(sched *s, seq *q);
-void sched__want_start(sched *s, seq *q); /* its next cohort may be started */
 
 /* ---- tails.c ---- */
 
