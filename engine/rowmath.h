@@ -2,7 +2,7 @@
  * compile alike, so that a machine without a GPU tests what the kernels compute.
  *
  * Everything is float32; bfloat16 is a storage format (the upper half of a float32).
- * Spec: model.md. */
+ * Sampling alone must give the same bits on both sides: see there. Spec: model.md. */
 #ifndef FATHOM_ENGINE_ROWMATH_H
 #define FATHOM_ENGINE_ROWMATH_H
 
@@ -173,6 +173,94 @@ RM_FN uint32_t rm_slot(const uint32_t *maps, const uint32_t *table, uint32_t n_p
                        uint32_t plane, uint32_t pos) {
     uint64_t block = table[pos >> RM_BLOCK_SHIFT];
     return maps[((block * n_planes + plane) << RM_BLOCK_SHIFT) + (pos & RM_BLOCK_MASK)];
+}
+
+/* ---- sampling ----
+ * The host's sampler and the device's must draw the same token from the same logits. So weights
+ * are built from single roundings in a fixed order (nothing here may be contracted into fused
+ * multiply-adds), and are whole multiples of 2^-34: up to 2^19 of them add up exactly, in
+ * integers as in doubles, in any order. */
+
+RM_FN float rm_mul(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    return __fmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+RM_FN float rm_add(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    return __fadd_rn(a, b);
+#else
+    return a + b;
+#endif
+}
+
+#define RM_GREEDY_BELOW 1e-5f    /* temperatures */
+#define RM_EXP_LEAST -87.3f      /* e^x is 0 below */
+#define RM_EXP_ROUND 12582912.0f /* 1.5 * 2^23: adding it leaves the integer part */
+#define RM_LOG2_E 1.44269504f
+#define RM_LN2_HIGH 0.693359375f /* ln 2 in two parts */
+#define RM_LN2_LOW -2.12194440e-4f
+#define RM_WEIGHT_FINE 0x1p-11f /* floats from here on are multiples of 2^-34 already */
+#define RM_WEIGHT_UNITS 0x1p34f /* units of 2^-34 in a weight of 1 */
+
+/* e^x for x <= 0, within 2 units in the last place. v_exp in sampler_internal.h takes the
+ * same steps for 16 values at a time. */
+RM_FN float rm_exp_down(float x) {
+    if (x < RM_EXP_LEAST) return 0.0f;
+    float t = rm_add(rm_mul(x, RM_LOG2_E), RM_EXP_ROUND), n = rm_add(t, -RM_EXP_ROUND);
+    float r = rm_add(rm_add(x, -rm_mul(n, RM_LN2_HIGH)), -rm_mul(n, RM_LN2_LOW));
+    float p = rm_add(rm_mul(1.0f / 5040, r), 1.0f / 720);
+    p = rm_add(rm_mul(p, r), 1.0f / 120);
+    p = rm_add(rm_mul(p, r), 1.0f / 24);
+    p = rm_add(rm_mul(p, r), 1.0f / 6);
+    p = rm_add(rm_mul(p, r), 0.5f);
+    p = rm_add(rm_mul(p, r), 1.0f);
+    p = rm_add(rm_mul(p, r), 1.0f);
+    return rm_mul(p, rm_float_of((rm_bits_of(t) - rm_bits_of(RM_EXP_ROUND) + 127u) << 23));
+}
+
+/* What a logit weighs in a draw: e^((logit - max) * scale), scale = 1 / temperature, to the
+ * nearest multiple of 2^-34. */
+RM_FN float rm_weight(float logit, float max, float scale) {
+    float e = rm_exp_down(rm_mul(rm_add(logit, -max), scale));
+    return e < RM_WEIGHT_FINE ? rm_add(rm_add(e, RM_WEIGHT_FINE), -RM_WEIGHT_FINE) : e;
+}
+RM_FN uint64_t rm_weight_units(float weight) {
+    return (uint64_t)(weight * RM_WEIGHT_UNITS);
+}
+
+/* Unsigned integers in the order of the floats (no NaN); -0 equals 0. */
+RM_FN uint32_t rm_order(float x) {
+    uint32_t bits = rm_bits_of(rm_add(x, 0.0f));
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+/* Philox-4x32 with 10 rounds; the first 64 bits of its output. Every (seed, index) has
+ * its own number, whoever asks and in whatever order. */
+RM_FN uint64_t rm_philox(uint64_t seed, uint64_t index) {
+    uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32), c2 = 0, c3 = 0;
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)0xd2511f53u * c0, b = (uint64_t)0xcd9e8d57u * c2;
+        c0 = (uint32_t)(b >> 32) ^ c1 ^ k0;
+        c2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)b;
+        c3 = (uint32_t)a;
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
+    }
+    return (uint64_t)c0 << 32 | c1;
+}
+/* 53 bits of it as a number in [0, 1). */
+RM_FN double rm_uniform(uint64_t seed, uint64_t index) {
+    return (double)(rm_philox(seed, index) >> 11) * 0x1p-53;
+}
+
+/* Log-softmax of a logit; log_sum = log of the sum of e^(logit - max). */
+RM_FN float rm_logprob(float logit, float max, double log_sum) {
+    return (float)((double)logit - (double)max - log_sum);
 }
 
 #endif

@@ -3,7 +3,8 @@
  * Order, as vLLM's: penalties, bias and mask, temperature, min-p, top-k, top-p. Filters
  * shrink a list of candidate ids that stays in id order, so equal logits are cut higher
  * ids first and the draw is a walk down the list. No sort: the cut is found digit by
- * digit on the logits' bits, 2048 buckets at a time. */
+ * digit on the logits' bits, 2048 buckets at a time. A device may sample too
+ * (engine/cuda/sample.cu): it must pick the same token, so weights come from rowmath.h. */
 #include "engine/sampler_internal.h"
 
 #include <stdlib.h>
@@ -14,7 +15,7 @@ struct eng_sampler {
     uint32_t vocab;
     uint32_t epoch;  /* value of seen[] that means "in this call" */
     float *y;        /* [vocab] logits after penalties, bias and mask */
-    float *w;        /* [vocab] e^((y - max) / temperature) */
+    float *w;        /* [vocab] rm_weight of y */
     uint32_t *ids;   /* [vocab] candidates, rising */
     uint32_t *seen;  /* [vocab] epoch in which a token was met */
     uint32_t *count; /* [vocab] times put out; valid where seen is this epoch */
@@ -114,13 +115,6 @@ static void apply_mask(eng_sampler *s, const eng_mask *mask) {
 
 /* ---- filters ---- */
 
-/* Unsigned integers in the order of the floats (no NaN). */
-static inline uint32_t order_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-
 /* Keeps the best candidates, as few as reach `limit` of the measure (a weight of 1 each,
  * or w where by_mass), lower ids first among equals. Returns how many are left. */
 static size_t keep_best(eng_sampler *s, size_t n, double limit, bool by_mass) {
@@ -131,7 +125,7 @@ static size_t keep_best(eng_sampler *s, size_t n, double limit, bool by_mass) {
         uint32_t n_buckets = 1u << bits[d];
         memset(s->bucket, 0, n_buckets * sizeof *s->bucket);
         for (size_t i = 0; i < n; i++) {
-            uint32_t key = order_of(s->y[s->ids[i]]) >> shift[d];
+            uint32_t key = rm_order(s->y[s->ids[i]]) >> shift[d];
             if (d > 0 && key >> bits[d] != prefix) continue;
             s->bucket[key & (n_buckets - 1)] += by_mass ? (double)s->w[s->ids[i]] : 1.0;
         }
@@ -146,7 +140,7 @@ static size_t keep_best(eng_sampler *s, size_t n, double limit, bool by_mass) {
     }
     size_t kept = 0;
     for (size_t i = 0; i < n; i++) {
-        uint32_t id = s->ids[i], key = order_of(s->y[id]);
+        uint32_t id = s->ids[i], key = rm_order(s->y[id]);
         if (key < prefix || (key == prefix && limit <= 0)) continue;
         if (key == prefix) limit -= by_mass ? (double)s->w[id] : 1.0;
         s->ids[kept++] = id;
@@ -161,18 +155,21 @@ static double mass_of(const eng_sampler *s, size_t n) {
     return sum;
 }
 
-/* w, its block sums, and their total. */
+/* w, its block sums, and their total: exact, as all sums of weights are (rowmath.h). To stay
+ * exact in floats a block sums multiples of 2^-17 and the remainders apart. */
 PER_CPU static double weigh(const float *y, float *w, double *block, size_t n, float max,
                             float scale) {
+    const v16f coarse = v_all(64.0f); /* its neighbours are 2^-17 apart */
     double total = 0;
     for (size_t i = 0; i < n; block++) {
-        v16f part = v_all(0);
+        v16f high = v_all(0), low = high;
         for (size_t end = i + BLOCK < n ? i + BLOCK : n; i < end; i += 16) {
-            v16f e = v_exp((v_load(y + i, n - i) - v_all(max)) * v_all(scale));
+            v16f e = v_weight(v_load(y + i, n - i), max, scale), h = (e + coarse) - coarse;
             memcpy(w + i, &e, (n - i < 16 ? n - i : 16) * sizeof *w);
-            part += e;
+            high += h;
+            low += e - h;
         }
-        *block = v_sum_lanes(part);
+        *block = v_sum_lanes(high) + v_sum_lanes(low);
         total += *block;
     }
     return total;
@@ -245,7 +242,7 @@ static uint32_t draw_from_all(const eng_sampler *s, double goal) {
 }
 
 static uint32_t draw(eng_sampler *s, const eng_sampling *p, float max, uint64_t index) {
-    double u = eng__uniform(p->seed, index);
+    double u = rm_uniform(p->seed, index);
     double total = weigh(s->y, s->w, s->block, s->vocab, max, 1.0f / p->temperature);
     if (p->top_k == 0 && p->top_p >= 1.0f && p->min_p <= 0) return draw_from_all(s, u * total);
     size_t n = select_candidates(s, p, total);
@@ -315,8 +312,8 @@ int eng_sample(eng_sampler *s, const eng_sampling *p, const eng_history *h, cons
     if (bad || max == -INFINITY) {
         return err_set(e, ERR_NUMERIC, NULL, "bias, mask and penalties leave no token to choose");
     }
-    out->token =
-        p->temperature < 1e-5f ? eng__first_equal(s->y, s->vocab, max) : draw(s, p, max, index);
-    out->logprob = eng__logprob(&norm, logits[out->token]);
+    out->token = p->temperature < RM_GREEDY_BELOW ? eng__first_equal(s->y, s->vocab, max)
+                                                  : draw(s, p, max, index);
+    out->logprob = rm_logprob(logits[out->token], norm.max, norm.log_sum);
     return 0;
 }

@@ -1,5 +1,5 @@
-/* sampler_internal.h - the arithmetic under the sampler: counter-based random numbers
- * and the few passes over a vocabulary of logits that have to be quick.
+/* sampler_internal.h - the arithmetic under the sampler: the few passes over a vocabulary
+ * of logits that have to be quick. What a device samples with too is in rowmath.h.
  *
  * A pass works on 16 floats at a time with the compiler's vectors; where functions can be
  * cloned per CPU, the loader picks the widest that the machine has. */
@@ -7,6 +7,7 @@
 #define FATHOM_ENGINE_SAMPLER_INTERNAL_H
 
 #include "engine/engine.h"
+#include "engine/rowmath.h"
 
 #include <float.h>
 #include <math.h>
@@ -68,14 +69,14 @@ INLINE v16f v_load(const float *p, size_t n) {
     return v;
 }
 
-/* e^x for x <= 0, within 2 units in the last place; 0 below -87.3 (and for -Inf). */
+/* rm_exp_down of 16 values, step by step the same: the bits must be equal. */
 INLINE v16f v_exp(v16f x) {
-    const v16f round = v_all(12582912.0f); /* 1.5 * 2^23: adding it leaves the integer part */
-    v16i tiny = (v16i)(x < v_all(-87.3f));
-    x = v_max(x, v_all(-87.3f));
-    v16f t = x * v_all(1.44269504f) + round;
+    const v16f round = v_all(RM_EXP_ROUND);
+    v16i tiny = (v16i)(x < v_all(RM_EXP_LEAST));
+    x = v_max(x, v_all(RM_EXP_LEAST));
+    v16f t = x * v_all(RM_LOG2_E) + round;
     v16f n = t - round;
-    v16f r = x - n * v_all(0.693359375f) - n * v_all(-2.12194440e-4f); /* x - n ln 2 in two parts */
+    v16f r = x - n * v_all(RM_LN2_HIGH) - n * v_all(RM_LN2_LOW);
     v16f p = v_all(1.0f / 5040);
     p = p * r + v_all(1.0f / 720);
     p = p * r + v_all(1.0f / 120);
@@ -88,11 +89,12 @@ INLINE v16f v_exp(v16f x) {
     return (v16f)((v16i)(p * (v16f)scale) & ~tiny);
 }
 
-/* Philox-4x32 with 10 rounds; the first 64 bits of its output. Every (seed, index) has
- * its own number, whoever asks and in whatever order. */
-uint64_t eng__philox(uint64_t seed, uint64_t index);
-/* 53 bits of it as a number in [0, 1). */
-double eng__uniform(uint64_t seed, uint64_t index);
+/* rm_weight of 16 logits. */
+INLINE v16f v_weight(v16f logits, float max, float scale) {
+    const v16f fine = v_all(RM_WEIGHT_FINE);
+    v16f e = v_exp((logits - v_all(max)) * v_all(scale));
+    return v_select((v16i)(e < fine), (e + fine) - fine, e);
+}
 
 /* Largest value; -Inf for none. *bad is set if any is NaN or +Inf. */
 float eng__max_of(const float *x, size_t n, bool *bad);
@@ -104,7 +106,6 @@ typedef struct {
 } eng__norm;
 /* ERR_NUMERIC for NaN, +Inf, or when every logit is -Inf. */
 int eng__norm_of(const float *logits, size_t n, eng__norm *out, err *e) WARN_UNUSED;
-float eng__logprob(const eng__norm *norm, float logit);
 /* Fills c->top with the best `limit` finite logits, as log-probabilities. */
 void eng__find_top(const float *logits, uint32_t vocab, const eng__norm *norm, uint32_t limit,
                    eng_choice *c);

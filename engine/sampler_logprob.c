@@ -1,25 +1,5 @@
-/* sampler_logprob.c - log-softmax, the best alternatives, random numbers. */
+/* sampler_logprob.c - log-softmax, the best alternatives. */
 #include "engine/sampler_internal.h"
-
-uint64_t eng__philox(uint64_t seed, uint64_t index) {
-    uint32_t c[4] = {(uint32_t)index, (uint32_t)(index >> 32), 0, 0};
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        uint64_t a = (uint64_t)0xd2511f53 * c[0], b = (uint64_t)0xcd9e8d57 * c[2];
-        uint32_t next0 = (uint32_t)(b >> 32) ^ c[1] ^ k0, next2 = (uint32_t)(a >> 32) ^ c[3] ^ k1;
-        c[0] = next0;
-        c[1] = (uint32_t)b;
-        c[2] = next2;
-        c[3] = (uint32_t)a;
-        k0 += 0x9e3779b9;
-        k1 += 0xbb67ae85;
-    }
-    return (uint64_t)c[0] << 32 | c[1];
-}
-
-double eng__uniform(uint64_t seed, uint64_t index) {
-    return (double)(eng__philox(seed, index) >> 11) * 0x1p-53;
-}
 
 PER_CPU float eng__max_of(const float *x, size_t n, bool *bad) {
     v16f best = v_all(-INFINITY);
@@ -67,10 +47,6 @@ int eng__norm_of(const float *logits, size_t n, eng__norm *out, err *e) {
     return 0;
 }
 
-float eng__logprob(const eng__norm *norm, float logit) {
-    return (float)((double)logit - (double)norm->max - norm->log_sum);
-}
-
 /* Puts (id, logit) in its place; ids come rising, so equal logits keep the lower first. */
 static void top_insert(eng_choice *c, uint32_t limit, uint32_t id, float logit) {
     uint32_t at = c->n_top < limit ? c->n_top++ : limit - 1;
@@ -106,7 +82,7 @@ void eng__find_top(const float *logits, uint32_t vocab, const eng__norm *norm, u
         }
     }
     for (uint32_t i = 0; i < c->n_top; i++) {
-        c->top[i].logprob = eng__logprob(norm, c->top[i].logprob);
+        c->top[i].logprob = rm_logprob(c->top[i].logprob, norm->max, norm->log_sum);
     }
 }
 
@@ -118,7 +94,7 @@ int eng_score(const float *logits, uint32_t vocab, uint32_t token, uint32_t n_to
     }
     if (eng__norm_of(logits, vocab, &norm, e) != 0) return -1;
     out->token = token;
-    out->logprob = eng__logprob(&norm, logits[token]);
+    out->logprob = rm_logprob(logits[token], norm.max, norm.log_sum);
     eng__find_top(logits, vocab, &norm, n_top, out);
     return 0;
 }

@@ -33,8 +33,8 @@ static uint32_t pick(eng_sampler *s, const eng_sampling *p, const eng_history *h
 static float *random_logits(uint32_t vocab, uint64_t seed, float spread) {
     float *x = malloc(vocab * sizeof *x);
     for (uint32_t i = 0; i < vocab; i++) {
-        double u = eng__uniform(seed, i) + eng__uniform(seed, i + 0x100000000u) +
-                   eng__uniform(seed, i + 0x200000000u) - 1.5;
+        double u = rm_uniform(seed, i) + rm_uniform(seed, i + 0x100000000u) +
+                   rm_uniform(seed, i + 0x200000000u) - 1.5;
         x[i] = (float)u * spread;
     }
     return x;
@@ -118,15 +118,64 @@ static uint32_t reference(const eng_sampling *p, const float *logits, uint32_t v
 }
 
 Test(sampler, philox_gives_the_published_numbers) {
-    cr_assert_eq(eng__philox(0, 0), 0x6627e8d5e169c58dull);
-    cr_assert_eq(eng__philox(UINT64_MAX, UINT64_MAX) == eng__philox(0, 0), 0);
+    cr_assert_eq(rm_philox(0, 0), 0x6627e8d5e169c58dull);
+    cr_assert_eq(rm_philox(UINT64_MAX, UINT64_MAX) == rm_philox(0, 0), 0);
     double sum = 0;
     for (uint64_t i = 0; i < 100000; i++) {
-        double u = eng__uniform(7, i);
+        double u = rm_uniform(7, i);
         cr_assert(u >= 0 && u < 1);
         sum += u;
     }
     cr_assert_float_eq(sum / 100000, 0.5, 0.005);
+}
+
+Test(sampler, vectors_weigh_as_the_scalar_code_a_device_runs) {
+    for (uint32_t i = 0; i < 400000; i += 16) {
+        float x[16], y[16], w[16], max = (float)rm_uniform(3, i) * 40;
+        float scale = 1.0f / (0.05f + 3 * (float)rm_uniform(4, i));
+        for (uint32_t k = 0; k < 16; k++)
+            x[k] = max - (float)rm_uniform(5, i + k) * (i % 3 ? 10 : 200);
+        x[i / 16 % 16] = i % 5 ? max : -INFINITY;
+        v16f v = v_load(x, 16), e = v_exp(v - v_all(max)), q = v_weight(v, max, scale);
+        memcpy(y, &e, sizeof y);
+        memcpy(w, &q, sizeof w);
+        for (uint32_t k = 0; k < 16; k++) {
+            cr_assert_eq(rm_bits_of(y[k]), rm_bits_of(rm_exp_down(x[k] - max)), "e^(%.9g)",
+                         (double)(x[k] - max));
+            float want = rm_weight(x[k], max, scale);
+            cr_assert_eq(rm_bits_of(w[k]), rm_bits_of(want), "%.9g", (double)want);
+            cr_assert_eq((double)rm_weight_units(want), (double)want * 0x1p34, "not whole");
+        }
+    }
+}
+
+/* Weights are whole numbers of units, so the walk can be done in integers: then no order of
+ * sums, no vector width and no device can give another token. */
+Test(sampler, a_draw_is_the_walk_down_whole_units) {
+    const uint32_t sizes[] = {1, 2, 17, 255, 256, 257, 5000, 32000, 200003};
+    for (size_t k = 0; k < ARRAY_LEN(sizes); k++) {
+        uint32_t vocab = sizes[k];
+        eng_sampler *s = sampler(vocab);
+        for (uint32_t round = 0; round < (vocab > 30000 ? 40u : 300u); round++) {
+            eng_sampling p = plain(0.1f + (float)(round % 7));
+            float *x = random_logits(vocab, round * 31 + k, (float)(1 + round % 40)), max = x[0];
+            uint64_t total = 0;
+            for (uint32_t i = 1; i < vocab; i++)
+                max = x[i] > max ? x[i] : max;
+            for (uint32_t i = 0; i < vocab; i++)
+                total += rm_weight_units(rm_weight(x[i], max, 1 / p.temperature));
+            uint64_t goal = (uint64_t)(rm_uniform(p.seed, round) * (double)total);
+            uint32_t want = 0;
+            for (uint64_t sum = 0; want < vocab; want++) {
+                sum += rm_weight_units(rm_weight(x[want], max, 1 / p.temperature));
+                if (sum > goal) break;
+            }
+            cr_assert_eq(pick(s, &p, &no_history, NULL, x, round), want, "vocab %u round %u", vocab,
+                         round);
+            free(x);
+        }
+        eng_sampler_destroy(s);
+    }
 }
 
 Test(sampler, greedy_takes_the_largest_and_the_lower_id_of_equals) {
