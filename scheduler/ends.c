@@ -134,6 +134,7 @@ static int run_coda_once(sched *s, err *e) {
 int sched__run_coda(sched *s, err *e) {
     while (!ring_empty(&s->to_coda)) { /* ends: a launch takes at least its first row away */
         if (run_coda_once(s, e) != 0) return -1;
+        if (s->launch_told) s->launch_told(s->ud);
     }
     return 0;
 }

@@ -264,8 +264,11 @@ struct sched {
     uint64_t *mask; /* vocab bits, to ban stop ids */
     bool stepping, dead, cancels_wanted;
     bool keep_ended; /* whoever drives takes ended sequences, and reports their end */
-    seq *ended;      /* sequences over, freed when the step ends (unless keep_ended) */
-    seq *ending;     /* whose SCHED_END is being reported */
+    /* Tokens, and with keep_ended ends, are out and nothing refers to who ended: to tell of
+     * them before the next launch, which may take long, begins. May be NULL; takes ud. */
+    void (*launch_told)(void *ud);
+    seq *ended;  /* sequences over, freed when the step ends (unless keep_ended) */
+    seq *ending; /* whose SCHED_END is being reported */
     atomic_uint_fast64_t left_waiting, left_waiting_tokens; /* ever; read by thread.c's loop side */
     sched_stats stats;
     sched_fault fault;

@@ -69,7 +69,8 @@ static void on_event(void *ud, const sched_event *ev) {
 }
 
 /* After its SCHED_END is pushed a sequence belongs to the loop again. */
-static void push_ends(sched_thread *t) {
+static void push_ends(void *ud) {
+    sched_thread *t = ud;
     for (seq *q; (q = sched__take_ended(t->s)) != NULL;) {
         sched_event end = q->end;
         push_event(t, &end);
@@ -170,6 +171,7 @@ int sched_thread_start(sched_thread **out, eng_backend *steal_backend, const sch
     atomic_init(&t->alive_ns, clock_ns());
     if (sched_create(&t->s, steal_backend, opts, on_event, t, e) != 0) goto fail;
     t->s->keep_ended = true;
+    t->s->launch_told = push_ends;
     if (allocate(t, e) != 0) goto fail;
     sigset_t all, old; /* signals are the loop's business */
     sigfillset(&all);
