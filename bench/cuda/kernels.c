@@ -135,7 +135,7 @@ static void measure(bench *b, const char *name, uint32_t rows, double bytes, go 
 static void *descriptor(bench *b, uint32_t rows) {
     uint32_t blocks = (b->context + 31) / 32;
     size_t tables = (size_t)rows * blocks;
-    cu_head h = {.n_rows = rows, .n_tiles = rows, .n_logits = rows, .rows = sizeof h};
+    cu_head h = {.n_rows = rows, .n_tiles = rows, .n_logits = rows, .rows = sizeof h, .bad = take(b, 16)};
     h.tiles = h.rows + rows * (uint32_t)sizeof(cu_row);
     h.edits = h.tables = h.tiles + rows * (uint32_t)sizeof(cu_tile);
     size_t bytes = h.tables + tables * 4;
@@ -200,8 +200,7 @@ static void attention(bench *b, uint32_t rows) {
                           .n_slots = n,
                           .n_blocks = rows * blocks,
                           .n_planes = 1,
-                          .slot_values = c->slot_values,
-                          .bad = take(b, 16)};
+                          .slot_values = c->slot_values};
     free(maps);
     a->n_heads = c->n_heads;
     a->n_kv_heads = mla ? 1 : c->n_kv_heads;

@@ -44,7 +44,7 @@ static __device__ __forceinline__ void find_slots(const cu_attn_args &a, const c
     for (uint32_t k = threadIdx.x; k < CU_ATTN_KEYS; k += blockDim.x) {
         uint32_t slot = RM_NO_SLOT;
         if (k0 + k < keys) slot = rm_slot(a.cache.maps, table, a.cache.n_planes, plane, k0 + k);
-        if (slot >= a.cache.n_slots && k0 + k < keys) *a.cache.bad = 1;
+        if (slot >= a.cache.n_slots && k0 + k < keys) *head_of(a.desc)->bad = 1;
         slots[k] = slot < a.cache.n_slots ? slot : RM_NO_SLOT;
     }
 }

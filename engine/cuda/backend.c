@@ -7,13 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    MIN_BLOCKS = 16,
-    BLAS_WORKSPACE = 32 << 20,
-    MAX_LAUNCH = 8192,
-    RESULT_PAD = 16,
-    N_STATE = 4
-};
+enum { MIN_BLOCKS = 16, BLAS_WORKSPACE = 32 << 20, N_STATE = 5 };
 
 /* ---- memory ---- */
 
@@ -79,7 +73,7 @@ static int check_opts(cu_backend *b, const eng_backend_opts *in, err *e) {
     if (o->max_positions == 0) o->max_positions = c->max_seq_len;
     if (o->n_rows == 0) o->n_rows = 1024;
     if (o->max_launch == 0 || o->max_launch > o->n_rows) o->max_launch = o->n_rows;
-    if (o->max_launch > MAX_LAUNCH) o->max_launch = MAX_LAUNCH;
+    if (o->max_launch > CU_MAX_LAUNCH) o->max_launch = CU_MAX_LAUNCH;
     if (o->max_logits == 0 || o->max_logits > o->max_launch) o->max_logits = o->max_launch;
     if (o->max_loops > ENG_MAX_LOOPS) {
         return err_set(e, ERR_USAGE, "max_loops", "%u loops asked for; at most %d", o->max_loops,
@@ -157,6 +151,7 @@ static int take_scratch(cu_backend *b, err *e) {
         {&b->state.e, b->opts.n_rows, d, f},
         {&b->state.out, b->opts.n_rows, d, f},
         {&b->state.cum, b->opts.n_rows, 1, f},
+        {&b->state.halted, b->opts.n_rows, 1, 1},
         {&s->x, n, d, f},
         {&s->delta, n, d, f},
         {&s->in, n, in, f},
@@ -191,47 +186,54 @@ static int take_scratch(cu_backend *b, err *e) {
         memcpy(&p, wanted[i].at, sizeof p);
         b->scratch[b->n_scratch++] = (cu_span){p, wanted[i].rows * bytes};
     }
-    return 0;
+    return eng__cuda_check(b, cudaMemset(b->state.halted, 0, b->opts.n_rows), "clearing memory", e);
 }
 
 int eng__cuda_poison(cu_backend *b, err *e) {
     for (uint32_t i = 0; i < b->n_scratch; i++) {
-        cudaError_t rc = cudaMemset(b->scratch[i].data, 0xff, b->scratch[i].bytes);
+        cudaError_t rc = cudaMemsetAsync(b->scratch[i].data, 0xff, b->scratch[i].bytes, b->stream);
         if (eng__cuda_check(b, rc, "poisoning memory", e) != 0) return -1;
     }
-    return eng__cuda_check(b, cudaDeviceSynchronize(), "poisoning memory", e);
+    return 0;
 }
 
-/* The descriptor, and results behind one another: the bad-map flag, then halting flags. */
+static int take_flight(cu_backend *b, cu_flight *f, err *e) {
+    size_t flags = CU_HALTED + (size_t)b->opts.max_launch;
+    size_t logits = (size_t)b->opts.max_logits * b->c.vocab_size * sizeof(float);
+    const struct {
+        void *at;
+        size_t bytes;
+    } wanted[] = {{&f->desc, b->desc_bytes}, {&f->flags, flags}, {&f->logits, logits}};
+    for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
+        void *p = NULL;
+        if (eng__cuda_check(b, cudaMallocHost(&p, wanted[i].bytes), "pinning memory", e) != 0)
+            return -1;
+        memcpy(wanted[i].at, &p, sizeof p);
+    }
+    if (eng__cuda_check(b, cudaEventCreate(&f->began), "opening an event", e) != 0) return -1;
+    return eng__cuda_check(b, cudaEventCreate(&f->ended), "opening an event", e);
+}
+
+/* What a launch says and what comes back. A descriptor has room for the edits of a full launch:
+ * a slot for every layer of a position and two for its loop. */
 static int take_exchange(cu_backend *b, err *e) {
     uint64_t blocks = (b->opts.max_positions + ENG_BLOCK - 1) / ENG_BLOCK;
+    uint64_t edits = (uint64_t)b->opts.max_launch * (b->c.prelude_layers + b->c.coda_layers + 2);
     b->table_cap = (size_t)most(blocks * b->opts.max_launch, 1);
+    b->edit_cap = (uint32_t)most(edits, CU_EDITS);
     b->desc_bytes = sizeof(cu_head) + b->opts.max_launch * (sizeof(cu_row) + sizeof(cu_tile)) +
-                    CU_EDITS * sizeof(cu_edit) + b->table_cap * sizeof(uint32_t);
+                    b->edit_cap * sizeof(cu_edit) + b->table_cap * sizeof(uint32_t);
     if (b->desc_bytes > UINT32_MAX / 2) {
         return err_set(e, ERR_USAGE, NULL, "too many positions for launches of %u rows",
                        b->opts.max_launch);
     }
-    uint8_t *flags;
-    size_t flag_bytes = RESULT_PAD + b->opts.max_launch;
-    size_t logit_bytes = (size_t)b->opts.max_logits * b->c.vocab_size * sizeof(float);
-    if (eng__cuda_alloc(b, &b->desc, b->desc_bytes, 1, "launch descriptors", e) != 0 ||
-        eng__cuda_alloc(b, &flags, flag_bytes, 1, "results", e) != 0 ||
-        eng__cuda_check(b, cudaMemset(flags, 0, flag_bytes), "clearing memory", e) != 0) {
-        return -1;
-    }
+    if (eng__cuda_alloc(b, &b->desc, b->desc_bytes, 1, "launch descriptors", e) != 0) return -1;
     b->stamp = array_new(b->opts.n_rows, sizeof *b->stamp);
     if (b->stamp == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
-    b->cache.bad = (uint32_t *)(void *)flags;
-    b->s.halted = flags + RESULT_PAD;
-    if (eng__cuda_check(b, cudaMallocHost((void **)&b->desc_host, b->desc_bytes), "pinning memory",
-                        e) != 0 ||
-        eng__cuda_check(b, cudaMallocHost((void **)&b->halted_host, flag_bytes), "pinning memory",
-                        e) != 0) {
-        return -1;
+    for (int i = 0; i < CU_FLIGHTS; i++) {
+        if (take_flight(b, &b->flight[i], e) != 0) return -1;
     }
-    return eng__cuda_check(b, cudaMallocHost((void **)&b->logits_host, logit_bytes),
-                           "pinning memory", e);
+    return 0;
 }
 
 /* Divides the budget between slots and maps as the CPU backend does: maps for positions that
@@ -337,9 +339,7 @@ static int open_device(cu_backend *b, int device, err *e) {
                        prop.major, prop.minor);
     }
     if (eng__cuda_check(b, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking),
-                        "opening a stream", e) != 0 ||
-        eng__cuda_check(b, cudaEventCreate(&b->began), "opening an event", e) != 0 ||
-        eng__cuda_check(b, cudaEventCreate(&b->ended), "opening an event", e) != 0) {
+                        "opening a stream", e) != 0) {
         return -1;
     }
     return eng__cuda_check(b, cu_kernels_setup(device, b->c.dim), "sizing shared memory", e);
@@ -364,7 +364,7 @@ static void fill_info(cu_backend *b) {
     info->threads = 1;
     info->n_rows = b->opts.n_rows;
     info->max_launch = b->opts.max_launch;
-    info->max_flights = 1;
+    info->max_flights = CU_FLIGHTS;
     info->max_logits = b->opts.max_logits;
     info->weight_bytes = b->weight_bytes;
     info->memory_bytes = b->mem.bytes;

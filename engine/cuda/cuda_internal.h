@@ -1,8 +1,10 @@
 /* cuda_internal.h - what the host files of the CUDA backend share. Host code is C; the
  * kernels and their launchers are declared in kernels.h.
  *
- * One stream runs everything. A launch is one copy of its descriptor to the device, one
- * captured graph of the stage (and one of the head), and copies of the results back. */
+ * One stream runs everything. A launch is one copy of its descriptor to the device and one
+ * captured graph of the stage (and one of the head); flags come back by themselves, logits with
+ * one copy. Two launches may be in flight: whatever the host writes or reads exists twice, and
+ * what only the device touches once, since the stream runs one launch after the other. */
 #ifndef FATHOM_ENGINE_CUDA_INTERNAL_H
 #define FATHOM_ENGINE_CUDA_INTERNAL_H
 
@@ -14,8 +16,9 @@
 enum {
     CU_BUCKETS = 16,   /* capacities a graph exists for: 1, 2, 4, … */
     CU_BLAS_ROWS = 64, /* from here on dense products go to cuBLAS */
-    CU_EDITS = 8192,   /* edits one descriptor holds; more go ahead in batches */
+    CU_EDITS = 8192,   /* least edits one descriptor holds; more go ahead in pieces */
     CU_STAGES = 3,
+    CU_FLIGHTS = 2, /* launches started and not yet waited for */
 };
 
 /* A matrix on the device: act type [n rounded up to 16][ld], ld = k rounded up to 32. */
@@ -49,7 +52,6 @@ typedef struct {
 typedef struct {
     float *x, *delta, *in, *q_up, *part_o, *part_ml, *router, *parts, *logits;
     void *act, *cq, *q_nope, *q, *ctx, *o, *hidden, *wide, *head;
-    uint8_t *halted;
     cu_moe moe;
 } cu_scratch;
 
@@ -57,6 +59,17 @@ typedef struct {
     void *data;
     size_t bytes;
 } cu_span;
+
+/* One launch between its start and its wait. Its memory is the host's again after the wait. */
+typedef struct {
+    uint8_t *desc;  /* pinned: the descriptor, read when the stream gets there */
+    uint8_t *flags; /* pinned, written by kernels: cu_head's bad, from CU_HALTED on its halted */
+    float *logits;  /* pinned [max_logits][vocab] */
+    cudaEvent_t began, ended;
+    eng_stage stage;
+    uint32_t n_rows, n_logits;
+} cu_flight;
+enum { CU_HALTED = 16 };
 
 typedef struct {
     eng_backend base; /* first */
@@ -68,7 +81,6 @@ typedef struct {
     int sms;
     eng_backend_opts opts;
     cudaStream_t stream;
-    cudaEvent_t began, ended;
     cublasHandle_t blas;
     cu_allocs mem;
     uint64_t weight_bytes;
@@ -90,19 +102,16 @@ typedef struct {
     cu_span scratch[32]; /* all of s, and nothing that lives from launch to launch */
     uint32_t n_scratch;
 
-    uint8_t *desc_host, *desc; /* pinned; on the device */
+    uint8_t *desc; /* on the device: of the launch that runs */
     size_t desc_bytes, table_cap;
+    uint32_t edit_cap;
     uint32_t *stamp, stamp_now; /* [n_rows]: the launch that last named a row */
-    uint8_t *halted_host;
-    float *logits_host;
 
     uint32_t n_buckets, bucket[CU_BUCKETS];
     cudaGraphExec_t graph[CU_STAGES][CU_BUCKETS][2], head_graph[CU_BUCKETS];
 
-    /* the launch in flight */
-    uint32_t n_rows, n_logits;
-    eng_stage stage;
-    bool flying;
+    cu_flight flight[CU_FLIGHTS];
+    uint32_t oldest, n_flying; /* flights [oldest, oldest + n_flying), round and round */
 } cu_backend;
 
 extern const char eng__cuda_plugin_version[];
@@ -134,7 +143,7 @@ cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows);
 uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows);
 bool eng__cuda_blas_shared(const cu_backend *b, uint32_t rows); /* always-on experts by cuBLAS */
 void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a);
-/* For tests: fills all working memory with NaN patterns. No launch may be in flight. */
+/* For tests: fills all working memory with NaN patterns once the launches in flight are over. */
 int eng__cuda_poison(cu_backend *b, err *e) WARN_UNUSED;
 /* launch.c */
 extern const eng_backend_ops eng__cuda_ops;

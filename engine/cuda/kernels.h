@@ -29,14 +29,23 @@ enum {
     CU_ATTN_HEADS = 16,  /* query heads of one tile */
     CU_MAX_SPLITS = 64,  /* most parts a context is split into */
     CU_MAX_EXPERTS = 1024,
-    CU_ROW_TAIL = 1, /* as ENG_ROW_* */
+    CU_MAX_LAUNCH = 8192, /* most rows of one launch */
+    CU_ROW_TAIL = 1,      /* as ENG_ROW_* */
     CU_ROW_KV_ONLY = 2,
+    CU_ROW_GUARDED = 16,
+    CU_ROW_OR_TAIL = 32,
 };
 #define CU_NO_LOGITS UINT32_MAX
+#define CU_NO_GUARD UINT32_MAX
 
 typedef struct {
     uint32_t n_rows, n_tiles, n_edits, n_logits;
     uint32_t rows, tiles, edits, tables; /* bytes from the start of the descriptor */
+    uint32_t ahead;  /* some row asks what an earlier launch did: cu_begin settles it */
+    uint32_t unused; /* pads to 8 bytes */
+    /* Pinned memory of this launch, zero when it starts; kernels write to it across the bus. */
+    uint32_t *bad;   /* [1] set to 1 when a row's map names no slot */
+    uint8_t *halted; /* [rows of the launch as started] set to 1 for each that halted */
 } cu_head;
 
 typedef struct {
@@ -45,6 +54,8 @@ typedef struct {
     uint32_t logits; /* its row among those with logits, or CU_NO_LOGITS */
     uint16_t loop, min_loops, max_loops, flags;
     float threshold;
+    uint32_t guard; /* with CU_ROW_GUARDED: the row state asked */
+    uint32_t at;    /* its row of the launch as started, whatever was left out since */
 } cu_row;
 
 typedef struct {
@@ -55,6 +66,7 @@ typedef struct {
     uint32_t block, slot;
     uint16_t plane, n_planes;
     uint32_t off;
+    uint32_t guard; /* nothing happens if this row state has halted; or CU_NO_GUARD */
 } cu_edit;
 
 /* ---- cache ---- */
@@ -63,19 +75,22 @@ typedef struct {
     void *slots;    /* [n_slots][slot_values] of float or bfloat16 */
     uint32_t *maps; /* [n_blocks][n_planes][32] */
     uint32_t n_slots, n_blocks, n_planes, slot_values;
-    uint32_t *bad; /* [1] set to 1 when a row's map names no slot; cleared by cu_edit_maps */
     bool f32;
 } cu_cache;
 
-/* Applies the descriptor's edits in order; the first kernel of every launch. */
-
-cudaError_t cu_edit_maps(cudaStream_t s, const void *desc, const cu_cache *c);
-
-/* ---- row kernels: one block of threads per row ---- */
-
+/* What a row keeps from launch to launch, under its number. */
 typedef struct {
     float *h, *e, *out, *cum; /* [n_rows][dim]; cum [n_rows] */
+    uint8_t *halted;          /* [n_rows] 1 from the launch it halts in to its next prelude */
 } cu_state;
+
+/* The first kernel of every launch. Applies the descriptor's edits in order, and where the
+ * launch was started ahead takes out the rows whose guard has halted since and makes tails of
+ * those that halted themselves: counts, rows and tiles in the descriptor are the true ones for
+ * all kernels behind it. */
+cudaError_t cu_begin(cudaStream_t s, void *desc, const cu_cache *c, const cu_state *state);
+
+/* ---- row kernels: one block of threads per row ---- */
 
 typedef enum { CU_FROM_TOKEN, CU_FROM_LOOP, CU_FROM_OUT, CU_FROM_X } cu_row_from;
 typedef enum { CU_TO_NORM, CU_TO_STATE, CU_TO_HEAD } cu_row_to;
@@ -231,7 +246,6 @@ typedef struct {
     const float *lora_down, *lora_b, *lora_scale; /* [rank][dim], [rank][dim], [lora_rows][rank] */
     const float *inj_a, *inj_b, *halt_w;          /* [dim] */
     float halt_bias;
-    uint8_t *halted; /* [rows] */
 } cu_loop_end_args;
 cudaError_t cu_loop_end(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
 

@@ -1,6 +1,7 @@
 /* launch.c - one launch: packs its descriptor, starts the captured graphs, hands out results.
  *
- * The host never looks at the device between `launch` and `wait`; `wait` blocks on one event. */
+ * `launch` copies what it is given and queues: it never waits for the device (but see
+ * edits_ahead). `wait` blocks on the event of the oldest launch, and on nothing behind it. */
 #include "engine/cuda/cuda_internal.h"
 
 #include <stdlib.h>
@@ -23,11 +24,15 @@ uint32_t eng__cuda_bucket(const cu_backend *b, uint32_t rows) {
 
 /* ---- the descriptor ---- */
 
-static cu_head *head_at(cu_backend *b) {
-    return (cu_head *)(void *)b->desc_host;
+static cu_head *head_at(cu_flight *f) {
+    return (cu_head *)(void *)f->desc;
 }
-static cu_row *rows_at(cu_backend *b) {
-    return (cu_row *)(void *)(b->desc_host + head_at(b)->rows);
+static cu_row *rows_at(cu_flight *f) {
+    return (cu_row *)(void *)(f->desc + head_at(f)->rows);
+}
+/* Where the next launch goes. */
+static cu_flight *free_flight(cu_backend *b) {
+    return &b->flight[(b->oldest + b->n_flying) % CU_FLIGHTS];
 }
 
 static bool row_fits(cu_backend *b, const eng_row *r, eng_stage stage) {
@@ -36,7 +41,9 @@ static bool row_fits(cu_backend *b, const eng_row *r, eng_stage stage) {
     if (b->stamp[r->row] == b->stamp_now) return false; /* twice in one launch */
     b->stamp[r->row] = b->stamp_now;
     if (stage == ENG_STAGE_PRELUDE && r->token >= b->c.vocab_size) return false;
-    return stage != ENG_STAGE_RECURRENT || r->loop < b->opts.max_loops;
+    if (stage != ENG_STAGE_RECURRENT) return true;
+    if (r->flags & ENG_ROW_GUARDED && r->guard >= b->opts.n_rows) return false;
+    return r->loop < b->opts.max_loops;
 }
 
 /* Appends the entries of r's block table that are not there yet; rows that follow each other in
@@ -65,10 +72,15 @@ static uint32_t put_tiles(const cu_backend *b, const eng_launch *l, cu_tile *til
     return n;
 }
 
-static int put_rows(cu_backend *b, const eng_launch *l, uint32_t *tables, uint32_t *n_tables,
-                    err *e) {
-    cu_row *to = rows_at(b);
-    uint32_t start = 0, n_logits = 0;
+enum {
+    FLAGS_ASK = CU_ROW_GUARDED | CU_ROW_OR_TAIL, /* what an earlier launch did */
+    FLAGS_SENT = CU_ROW_TAIL | CU_ROW_KV_ONLY | FLAGS_ASK,
+};
+
+static int put_rows(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t *tables,
+                    uint32_t *n_tables, err *e) {
+    cu_row *to = rows_at(f);
+    uint32_t start = 0, n_logits = 0, asks = 0;
     if (++b->stamp_now == 0) { /* wrapped: old stamps must not match */
         memset(b->stamp, 0, b->opts.n_rows * sizeof *b->stamp);
         b->stamp_now = 1;
@@ -89,157 +101,172 @@ static int put_rows(cu_backend *b, const eng_launch *l, uint32_t *tables, uint32
                          .loop = loops ? r->loop : 0,
                          .min_loops = r->min_loops,
                          .max_loops = r->max_loops,
-                         .flags = loops ? r->flags & (CU_ROW_TAIL | CU_ROW_KV_ONLY) : 0,
-                         .threshold = r->threshold};
+                         .flags = loops ? r->flags & FLAGS_SENT : 0,
+                         .threshold = r->threshold,
+                         .guard = r->guard,
+                         .at = i};
         n_logits += logits;
+        asks |= to[i].flags & FLAGS_ASK;
     }
     if (n_logits > b->opts.max_logits) {
         return err_set(e, ERR_INTERNAL, NULL, "%u rows ask for logits; at most %u may", n_logits,
                        b->opts.max_logits);
     }
-    head_at(b)->n_logits = n_logits;
+    f->n_logits = head_at(f)->n_logits = n_logits;
+    head_at(f)->ahead = asks != 0;
     return 0;
 }
 
-static int put_edits(cu_backend *b, const eng_edit *edits, uint32_t n, cu_edit *to, err *e) {
-    for (uint32_t i = 0; i < n; i++) {
-        const eng_edit *d = &edits[i];
+static int check_edits(const cu_backend *b, const eng_launch *l, err *e) {
+    for (uint32_t i = 0; i < l->n_edits; i++) {
+        const eng_edit *d = &l->edits[i];
         if (d->block >= b->cache.n_blocks || d->off >= ENG_BLOCK ||
             (uint32_t)d->plane + d->n_planes > b->cache.n_planes ||
-            (d->slot >= b->cache.n_slots && d->slot != ENG_NO_SLOT)) {
+            (d->slot >= b->cache.n_slots && d->slot != ENG_NO_SLOT) ||
+            (d->guarded && d->guard >= b->opts.n_rows)) {
             return err_set(e, ERR_INTERNAL, NULL, "cache edit %u is out of range", i);
         }
-        to[i] = (cu_edit){.block = d->block,
-                          .slot = d->slot,
-                          .plane = d->plane,
-                          .n_planes = d->n_planes,
-                          .off = d->off};
     }
     return 0;
 }
 
-static int send(cu_backend *b, size_t bytes, err *e) {
+static void put_edits(const eng_edit *edits, uint32_t n, cu_edit *to) {
+    for (uint32_t i = 0; i < n; i++) {
+        const eng_edit *d = &edits[i];
+        to[i] = (cu_edit){.block = d->block,
+                          .slot = d->slot,
+                          .plane = d->plane,
+                          .n_planes = d->n_planes,
+                          .off = d->off,
+                          .guard = d->guarded ? d->guard : CU_NO_GUARD};
+    }
+}
+
+static int send(cu_backend *b, cu_flight *f, size_t bytes, err *e) {
     return eng__cuda_check(
-        b, cudaMemcpyAsync(b->desc, b->desc_host, bytes, cudaMemcpyHostToDevice, b->stream),
+        b, cudaMemcpyAsync(b->desc, f->desc, bytes, cudaMemcpyHostToDevice, b->stream),
         "sending a launch", e);
 }
 
-/* Edits beyond what one descriptor holds go ahead; rare, so it may wait for each batch. */
-static int edits_ahead(cu_backend *b, const eng_launch *l, uint32_t *done, err *e) {
-    while (l->n_edits - *done > CU_EDITS) {
-        cu_head *h = head_at(b);
-        *h = (cu_head){.n_edits = CU_EDITS, .edits = sizeof *h, .rows = sizeof *h};
-        if (put_edits(b, l->edits + *done, CU_EDITS, (cu_edit *)(void *)(h + 1), e) != 0 ||
-            send(b, sizeof *h + CU_EDITS * sizeof(cu_edit), e) != 0 ||
-            eng__cuda_check(b, cu_edit_maps(b->stream, b->desc, &b->cache), "editing the cache map",
-                            e) != 0 ||
+/* Edits beyond what one descriptor holds go ahead in pieces, and only such a launch waits for the
+ * device: a descriptor has room for the most that rows of one launch can need. */
+static int edits_ahead(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t *done, err *e) {
+    while (l->n_edits - *done > b->edit_cap) {
+        cu_head *h = head_at(f);
+        *h = (cu_head){.n_edits = b->edit_cap, .edits = sizeof *h, .rows = sizeof *h};
+        put_edits(l->edits + *done, b->edit_cap, (cu_edit *)(void *)(h + 1));
+        if (send(b, f, sizeof *h + b->edit_cap * sizeof(cu_edit), e) != 0 ||
+            eng__cuda_check(b, cu_begin(b->stream, b->desc, &b->cache, &b->state),
+                            "editing the cache map", e) != 0 ||
             eng__cuda_check(b, cudaStreamSynchronize(b->stream), "editing the cache map", e) != 0) {
             return -1;
         }
-        *done += CU_EDITS;
+        *done += b->edit_cap;
     }
     return 0;
 }
 
 /* Builds the descriptor in pinned memory; *bytes = its length. */
-static int pack(cu_backend *b, const eng_launch *l, uint32_t edits_done, size_t *bytes, bool *multi,
-                err *e) {
-    cu_head *h = head_at(b);
+static int pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits_done,
+                size_t *bytes, bool *multi, err *e) {
+    cu_head *h = head_at(f);
     uint32_t n_edits = l->n_edits - edits_done, n_tables = 0;
-    *h = (cu_head){.n_rows = l->n_rows, .n_edits = n_edits, .rows = sizeof *h};
+    *h = (cu_head){.n_rows = l->n_rows,
+                   .n_edits = n_edits,
+                   .rows = sizeof *h,
+                   .bad = (uint32_t *)(void *)f->flags,
+                   .halted = f->flags + CU_HALTED};
     h->tiles = h->rows + l->n_rows * (uint32_t)sizeof(cu_row);
     h->edits = h->tiles + l->n_rows * (uint32_t)sizeof(cu_tile);
     h->tables = h->edits + n_edits * (uint32_t)sizeof(cu_edit);
-    uint32_t *tables = (uint32_t *)(void *)(b->desc_host + h->tables);
-    h->n_tiles = put_tiles(b, l, (cu_tile *)(void *)(b->desc_host + h->tiles), multi);
-    if (put_rows(b, l, tables, &n_tables, e) != 0) return -1;
+    uint32_t *tables = (uint32_t *)(void *)(f->desc + h->tables);
+    h->n_tiles = put_tiles(b, l, (cu_tile *)(void *)(f->desc + h->tiles), multi);
+    if (put_rows(b, f, l, tables, &n_tables, e) != 0) return -1;
+    put_edits(l->edits + edits_done, n_edits, (cu_edit *)(void *)(f->desc + h->edits));
     *bytes = h->tables + n_tables * sizeof(uint32_t);
-    return n_edits ? put_edits(b, l->edits + edits_done, n_edits,
-                               (cu_edit *)(void *)(b->desc_host + h->edits), e)
-                   : 0;
+    memset(f->flags, 0, CU_HALTED + (size_t)l->n_rows);
+    f->stage = l->stage;
+    f->n_rows = l->n_rows;
+    return 0;
 }
 
 /* ---- starting and waiting ---- */
 
-static cudaError_t run_stage(cu_backend *b, eng_stage stage, bool multi) {
-    uint32_t i = eng__cuda_bucket(b, b->n_rows);
-    cudaGraphExec_t g = b->graph[stage][i][multi];
+static cudaError_t run_stage(cu_backend *b, const cu_flight *f, bool multi) {
+    if (f->n_rows == 0) return cu_begin(b->stream, b->desc, &b->cache, &b->state);
+    uint32_t i = eng__cuda_bucket(b, f->n_rows);
+    cudaGraphExec_t g = b->graph[f->stage][i][multi];
     cudaError_t rc =
-        g ? cudaGraphLaunch(g, b->stream) : eng__cuda_stage(b, stage, b->bucket[i], multi);
-    if (rc != cudaSuccess || b->n_logits == 0) return rc;
-    i = eng__cuda_bucket(b, b->n_logits);
+        g ? cudaGraphLaunch(g, b->stream) : eng__cuda_stage(b, f->stage, b->bucket[i], multi);
+    if (rc != cudaSuccess || f->n_logits == 0) return rc;
+    i = eng__cuda_bucket(b, f->n_logits);
     uint32_t rows = b->bucket[i] < b->opts.max_logits ? b->bucket[i] : b->opts.max_logits;
     return b->head_graph[i] ? cudaGraphLaunch(b->head_graph[i], b->stream)
                             : eng__cuda_head(b, rows);
 }
 
-/* What comes back: the flag of a bad map, halting flags behind it, logits if asked for. */
-static cudaError_t fetch(cu_backend *b) {
-    size_t flags = 16 + (b->stage == ENG_STAGE_RECURRENT ? b->n_rows : 0);
-    cudaError_t rc =
-        cudaMemcpyAsync(b->halted_host, b->cache.bad, flags, cudaMemcpyDeviceToHost, b->stream);
-    if (rc != cudaSuccess || b->n_logits == 0) return rc;
-    return cudaMemcpyAsync(b->logits_host, b->s.logits,
-                           (size_t)b->n_logits * b->c.vocab_size * sizeof(float),
+/* Kernels have written the flags themselves; logits come with a copy. */
+static cudaError_t fetch(cu_backend *b, cu_flight *f) {
+    if (f->n_logits == 0) return cudaSuccess;
+    return cudaMemcpyAsync(f->logits, b->s.logits,
+                           (size_t)f->n_logits * b->c.vocab_size * sizeof(float),
                            cudaMemcpyDeviceToHost, b->stream);
 }
 
 static int cuda_launch(eng_backend *base, const eng_launch *l, err *e) {
     cu_backend *b = (cu_backend *)base;
+    cu_flight *f = free_flight(b);
     uint32_t edits_done = 0;
     size_t bytes = 0;
     bool multi = false;
     if (b->lost) return err_set(e, ERR_DEVICE, NULL, "%s was lost", b->device_name);
-    b->flying = false;
-    b->n_rows = b->n_logits = 0;
+    if (b->n_flying == CU_FLIGHTS) {
+        return err_set(e, ERR_INTERNAL, NULL, "%d launches are in flight already", CU_FLIGHTS);
+    }
     if (l->n_rows > b->opts.max_launch) {
         return err_set(e, ERR_INTERNAL, NULL, "%u rows in a launch of at most %u", l->n_rows,
                        b->opts.max_launch);
     }
-    if (edits_ahead(b, l, &edits_done, e) != 0 || pack(b, l, edits_done, &bytes, &multi, e) != 0) {
+    if (check_edits(b, l, e) != 0 || edits_ahead(b, f, l, &edits_done, e) != 0 ||
+        pack(b, f, l, edits_done, &bytes, &multi, e) != 0 ||
+        eng__cuda_check(b, cudaEventRecord(f->began, b->stream), "timing", e) != 0 ||
+        send(b, f, bytes, e) != 0) {
         return -1;
     }
-    b->n_rows = l->n_rows;
-    b->n_logits = head_at(b)->n_logits;
-    b->stage = l->stage;
-    if (eng__cuda_check(b, cudaEventRecord(b->began, b->stream), "timing", e) != 0 ||
-        send(b, bytes, e) != 0) {
-        return -1;
-    }
-    cudaError_t rc =
-        l->n_rows ? run_stage(b, l->stage, multi) : cu_edit_maps(b->stream, b->desc, &b->cache);
-    if (rc == cudaSuccess) rc = fetch(b);
-    if (rc == cudaSuccess) rc = cudaEventRecord(b->ended, b->stream);
-    b->flying = true;
-    return eng__cuda_check(b, rc, "a launch", e);
+    cudaError_t rc = run_stage(b, f, multi);
+    if (rc == cudaSuccess) rc = fetch(b, f);
+    if (rc == cudaSuccess) rc = cudaEventRecord(f->ended, b->stream);
+    if (eng__cuda_check(b, rc, "a launch", e) != 0) return -1;
+    b->n_flying++;
+    return 0;
 }
 
 static int cuda_wait(eng_backend *base, eng_result *r, err *e) {
     cu_backend *b = (cu_backend *)base;
+    cu_flight *f = &b->flight[b->oldest];
     float ms = 0.0f;
     uint32_t bad;
     *r = (eng_result){0};
-    if (b->lost || !b->flying) {
-        return err_set(e, b->lost ? ERR_DEVICE : ERR_INTERNAL, NULL, "no launch is in flight");
-    }
-    b->flying = false;
-    if (eng__cuda_check(b, cudaEventSynchronize(b->ended), "a launch", e) != 0 ||
-        eng__cuda_check(b, cudaEventElapsedTime(&ms, b->began, b->ended), "timing", e) != 0) {
+    if (b->lost) return err_set(e, ERR_DEVICE, NULL, "%s was lost", b->device_name);
+    if (b->n_flying == 0) return err_set(e, ERR_INTERNAL, NULL, "no launch is in flight");
+    if (eng__cuda_check(b, cudaEventSynchronize(f->ended), "a launch", e) != 0 ||
+        eng__cuda_check(b, cudaEventElapsedTime(&ms, f->began, f->ended), "timing", e) != 0) {
         return -1;
     }
-    memcpy(&bad, b->halted_host, sizeof bad);
+    b->oldest = (b->oldest + 1) % CU_FLIGHTS;
+    b->n_flying--;
+    memcpy(&bad, f->flags, sizeof bad);
     if (bad) return err_set(e, ERR_INTERNAL, NULL, "a row's cache map names no slot");
-    if (b->stage != ENG_STAGE_RECURRENT) memset(b->halted_host + 16, 0, b->n_rows);
-    *r = (eng_result){.halted = b->halted_host + 16,
-                      .logits = b->logits_host,
-                      .n_logits = b->n_logits,
+    *r = (eng_result){.halted = f->flags + CU_HALTED,
+                      .logits = f->logits,
+                      .n_logits = f->n_logits,
                       .ns = (uint64_t)((double)ms * 1e6)};
     return 0;
 }
 
 static void cuda_close(eng_backend *base) {
     cu_backend *b = (cu_backend *)base;
-    if (b->stream) (void)cudaStreamSynchronize(b->stream);
+    if (b->stream) (void)cudaStreamSynchronize(b->stream); /* what is in flight ends first */
     for (uint32_t i = 0; i < CU_BUCKETS; i++) {
         for (int s = 0; s < CU_STAGES; s++) {
             for (int m = 0; m < 2; m++) {
@@ -252,11 +279,15 @@ static void cuda_close(eng_backend *base) {
     for (uint32_t i = 0; i < b->mem.n; i++)
         (void)cudaFree(b->mem.items[i]);
     free(b->mem.items);
-    if (b->desc_host) (void)cudaFreeHost(b->desc_host);
-    if (b->halted_host) (void)cudaFreeHost(b->halted_host);
-    if (b->logits_host) (void)cudaFreeHost(b->logits_host);
-    if (b->began) (void)cudaEventDestroy(b->began);
-    if (b->ended) (void)cudaEventDestroy(b->ended);
+    for (int i = 0; i < CU_FLIGHTS; i++) {
+        cu_flight *f = &b->flight[i];
+        void *pinned[] = {f->desc, f->flags, f->logits};
+        for (size_t k = 0; k < ARRAY_LEN(pinned); k++) {
+            if (pinned[k]) (void)cudaFreeHost(pinned[k]);
+        }
+        if (f->began) (void)cudaEventDestroy(f->began);
+        if (f->ended) (void)cudaEventDestroy(f->ended);
+    }
     if (b->stream) (void)cudaStreamDestroy(b->stream);
     free(b->stamp);
     free(b->prelude);

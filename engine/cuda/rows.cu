@@ -1,26 +1,8 @@
-/* rows.cu - kernels that work on one row each: map edits, entering and leaving a stage, the
- * preparation of queries and cache slots, and the end of a loop. */
+/* rows.cu - kernels that work on one row each: entering and leaving a stage, the preparation
+ * of queries and cache slots, and the end of a loop. */
 #include "engine/cuda/common.cuh"
 
-enum { ROW_THREADS = 256, PREP_THREADS = 128, EDIT_BLOCKS = 16, EDIT_THREADS = 256 };
-
-/* Edits apply in order. All edits of a cache block fall to one thread block and all entries of
- * a plane to one thread in it, so two edits of one entry meet in one thread. */
-static __global__ void __launch_bounds__(EDIT_THREADS) edit_maps(const void *desc, cu_cache c) {
-    const cu_head *head = head_of(desc);
-    const cu_edit *edits = (const cu_edit *)((const char *)desc + head->edits);
-    if (blockIdx.x == 0 && threadIdx.x == 0) *c.bad = 0;
-    for (uint32_t i = 0; i < head->n_edits; i++) {
-        cu_edit e = edits[i];
-        if (e.block % gridDim.x != blockIdx.x) continue;
-        uint32_t end = e.plane + (uint32_t)e.n_planes;
-        if (e.block >= c.n_blocks || end > c.n_planes) continue; /* refused by the host already */
-        uint32_t *map = c.maps + (uint64_t)e.block * c.n_planes * 32 + e.off;
-        uint32_t skip = (threadIdx.x + blockDim.x - e.plane % blockDim.x) % blockDim.x;
-        for (uint32_t p = e.plane + skip; p < end; p += blockDim.x)
-            map[(uint64_t)p * 32] = e.slot;
-    }
-}
+enum { ROW_THREADS = 256, PREP_THREADS = 128 };
 
 /* act = x * scale * w and zeros up to ld. */
 template <typename A>
@@ -78,7 +60,10 @@ static __global__ void __launch_bounds__(ROW_THREADS) row_step(cu_row_args a) {
             a.state.h[at + c] = a.state.e[at + c] = x[c];
             a.state.out[at + c] = 0.0f;
         }
-        if (threadIdx.x == 0) a.state.cum[r.row] = 0.0f;
+        if (threadIdx.x == 0) {
+            a.state.cum[r.row] = 0.0f;
+            a.state.halted[r.row] = 0;
+        }
         return;
     }
     float scale = rm_rms_scale(sum_squares(x, a.dim, scratch), a.dim);
@@ -95,7 +80,7 @@ static __device__ uint32_t row_slot(const void *desc, const cu_cache &c, const c
     const uint32_t *table = tables_of(desc) + r.table;
     uint32_t slot = rm_slot(c.maps, table, c.n_planes, plane, r.pos);
     if (slot < c.n_slots) return slot;
-    if (threadIdx.x == 0) *c.bad = 1;
+    if (threadIdx.x == 0) *head_of(desc)->bad = 1;
     return RM_NO_SLOT;
 }
 
@@ -211,10 +196,7 @@ static __global__ void __launch_bounds__(ROW_THREADS) loop_end(cu_loop_end_args 
     uint32_t i = blockIdx.x;
     if (i >= head_of(a.desc)->n_rows) return;
     cu_row r = rows_of(a.desc)[i];
-    if (r.flags & CU_ROW_KV_ONLY) {
-        if (threadIdx.x == 0) a.halted[i] = 0;
-        return;
-    }
+    if (r.flags & CU_ROW_KV_ONLY) return;
     for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
         float v = a.x[(uint64_t)i * a.dim + c];
         const float *part = a.parts + (uint64_t)i * a.n_parts * a.dim + c;
@@ -230,10 +212,7 @@ static __global__ void __launch_bounds__(ROW_THREADS) loop_end(cu_loop_end_args 
         a.state.h[at + c] = y[c] = h;
         dot += h * a.halt_w[c];
     }
-    if (r.flags & CU_ROW_TAIL) { /* the same for the whole block: no barrier is left out */
-        if (threadIdx.x == 0) a.halted[i] = 0;
-        return;
-    }
+    if (r.flags & CU_ROW_TAIL) return; /* the same for the whole block: no barrier is left out */
     float p = rm_sigmoid(block_sum(dot, scratch) + a.halt_bias);
     rm_act_step s =
         rm_act(a.state.cum[r.row], p, r.threshold, r.loop + 1u, r.min_loops, r.max_loops);
@@ -242,7 +221,7 @@ static __global__ void __launch_bounds__(ROW_THREADS) loop_end(cu_loop_end_args 
     __syncthreads(); /* all have read cum */
     if (threadIdx.x == 0) {
         a.state.cum[r.row] = s.cum;
-        a.halted[i] = (uint8_t)s.halted;
+        if (s.halted) a.state.halted[r.row] = head_of(a.desc)->halted[r.at] = 1;
     }
 }
 
@@ -256,10 +235,6 @@ static uint32_t row_threads(uint32_t dim) {
 
 static uint32_t row_bytes(uint32_t dim, uint32_t extra) {
     return (36 + dim + extra) * 4;
-}
-
-extern "C" cudaError_t cu_edit_maps(cudaStream_t s, const void *desc, const cu_cache *c) {
-    return LAUNCH(edit_maps, EDIT_BLOCKS, EDIT_THREADS, 0, s, desc, *c);
 }
 
 extern "C" cudaError_t cu_row_step(cudaStream_t s, const cu_row_args *a, uint32_t rows, bool f32) {

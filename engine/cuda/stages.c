@@ -311,15 +311,14 @@ static cudaError_t recurrent(cu_backend *b, uint32_t rows, bool multi) {
                             .inj_a = b->inj_a,
                             .inj_b = b->inj_b,
                             .halt_w = b->halt_w,
-                            .halt_bias = b->halt_bias,
-                            .halted = b->s.halted};
+                            .halt_bias = b->halt_bias};
     STEP(rc, cu_loop_end(b->stream, &end, rows));
     return rc;
 }
 
 cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, bool multi) {
     const eng_config *c = &b->c;
-    cudaError_t rc = cu_edit_maps(b->stream, b->desc, &b->cache);
+    cudaError_t rc = cu_begin(b->stream, b->desc, &b->cache, &b->state);
     if (rc != cudaSuccess) return rc;
     switch (stage) {
     case ENG_STAGE_PRELUDE:

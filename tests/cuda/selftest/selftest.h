@@ -44,6 +44,9 @@ typedef struct {
     const cu_tile *tiles;
     const cu_edit *edits;
     const uint32_t *tables;
+    uint32_t *bad; /* on the device */
+    uint8_t *halted;
+    bool ahead;
 } desc_spec;
 void *dev_desc(const desc_spec *d);
 
@@ -52,6 +55,7 @@ extern bool on_shim;
 
 /* ---- the groups; each runs its checks ---- */
 void test_rows(void);
+void test_ahead(void);
 void test_mm(void);
 void test_moe(void);
 void test_attention(void);

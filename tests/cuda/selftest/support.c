@@ -142,7 +142,10 @@ void *dev_desc(const desc_spec *d) {
                  .n_tiles = d->n_tiles,
                  .n_edits = d->n_edits,
                  .n_logits = d->n_logits,
-                 .rows = sizeof h};
+                 .rows = sizeof h,
+                 .ahead = d->ahead,
+                 .bad = d->bad,
+                 .halted = d->halted};
     h.tiles = h.rows + d->n_rows * (uint32_t)sizeof(cu_row);
     h.edits = h.tiles + d->n_tiles * (uint32_t)sizeof(cu_tile);
     h.tables = h.edits + d->n_edits * (uint32_t)sizeof(cu_edit);

@@ -138,6 +138,7 @@ static void run_scene(scene *c, uint32_t splits, rng *r) {
                    .n_rows = c->n_rows,
                    .tiles = c->tiles,
                    .n_tiles = c->n_tiles,
+                   .bad = dev_bytes(&flag, 4),
                    .tables = &c->tables[0][0],
                    .n_tables = SEQS * BLOCKS};
     cu_attn_args a = {.desc = dev_desc(&d),
@@ -157,7 +158,6 @@ static void run_scene(scene *c, uint32_t splits, rng *r) {
                    .n_blocks = SEQS * BLOCKS,
                    .n_planes = PLANES,
                    .slot_values = c->slot_values,
-                   .bad = dev_bytes(&flag, 4),
                    .f32 = s->cache_f32};
     a.q = dev_act(c->q, (size_t)cap * s->heads * s->dk, s->f32);
     a.o_head = s->kv_heads ? s->dv : cu_round(s->dv, 32);
@@ -187,7 +187,7 @@ static void run_scene(scene *c, uint32_t splits, rng *r) {
 #ifdef FATHOM_CUDA_SHIM
     shim_set_order(0);
 #endif
-    host_bytes(&flag, a.cache.bad, 4);
+    host_bytes(&flag, d.bad, 4);
     check(flag == 0, "attention %s: a slot was called bad", s->name);
     free(o);
     free(first);

@@ -2,7 +2,8 @@
  *
  * Device memory is malloc'ed to the byte and filled with NaN patterns, so ASan sees every
  * access out of range and wrong results every read of what nobody wrote. A stream runs nothing
- * before it is waited for: whoever reuses a buffer too early is found out. */
+ * before it is waited for, and then only up to the event asked for: whoever reuses a buffer or
+ * reads a result too early is found out. */
 #ifndef FATHOM_SHIM_CUDA_RUNTIME_API_H
 #define FATHOM_SHIM_CUDA_RUNTIME_API_H
 
@@ -55,6 +56,7 @@ cudaError_t cudaFree(void *p);
 cudaError_t cudaMallocHost(void **p, size_t n);
 cudaError_t cudaFreeHost(void *p);
 cudaError_t cudaMemset(void *p, int v, size_t n);
+cudaError_t cudaMemsetAsync(void *p, int v, size_t n, cudaStream_t s);
 cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind kind,
                             cudaStream_t s);

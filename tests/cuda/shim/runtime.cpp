@@ -3,16 +3,19 @@
 
 #include <cstdio>
 #include <cublas_v2.h>
+#include <deque>
 #include <vector>
 
 typedef std::vector<std::function<void()>> ops;
 struct shim_stream {
-    ops waiting;
+    std::deque<std::function<void()>> waiting;
+    uint64_t ran = 0; /* of everything that was ever queued */
     bool capturing = false;
     ops captured;
 };
 struct shim_event {
     cudaStream_t stream = nullptr;
+    uint64_t at = 0; /* what was queued before it */
 };
 struct shim_graph {
     ops list;
@@ -36,11 +39,12 @@ bool fails() {
     return true;
 }
 
-void drain(shim_stream *s) {
-    ops run;
-    run.swap(s->waiting);
-    for (auto &op : run)
-        op();
+void drain(shim_stream *s, uint64_t until = UINT64_MAX) {
+    while (!s->waiting.empty() && s->ran < until) {
+        s->waiting.front()();
+        s->waiting.pop_front();
+        s->ran++;
+    }
 }
 } // namespace
 
@@ -51,7 +55,8 @@ void drain(shim_stream *s) {
     } while (0)
 
 void shim_enqueue(cudaStream_t s, std::function<void()> op) {
-    (s->capturing ? s->captured : s->waiting).push_back(std::move(op));
+    if (s->capturing) s->captured.push_back(std::move(op));
+    else s->waiting.push_back(std::move(op));
 }
 
 extern "C" {
@@ -121,6 +126,11 @@ cudaError_t cudaFreeHost(void *p) {
 cudaError_t cudaMemset(void *p, int v, size_t n) {
     MAY_FAIL(cudaErrorInvalidValue);
     memset(p, v, n);
+    return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void *p, int v, size_t n, cudaStream_t s) {
+    MAY_FAIL(cudaErrorInvalidValue);
+    shim_enqueue(s, [=] { memset(p, v, n); });
     return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind) {
@@ -195,10 +205,11 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
     MAY_FAIL(cudaErrorLaunchFailure);
     e->stream = s;
+    e->at = s->ran + s->waiting.size();
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
-    drain(e->stream);
+    drain(e->stream, e->at);
     MAY_FAIL(cudaErrorLaunchFailure);
     return cudaSuccess;
 }

@@ -63,6 +63,19 @@ template <typename T> static inline T __shfl_sync(unsigned mask, T v, int from) 
     if (mask != 0xffffffffu) shim_die("a shuffle of a part of the warp");
     return shim_shuffle(v, (unsigned)from & 31);
 }
+static inline unsigned __ballot_sync(unsigned mask, int yes) {
+    if (mask != 0xffffffffu) shim_die("a vote of a part of the warp");
+    size_t step;
+    char mine = yes != 0;
+    const unsigned char *all = shim_warp_gather(&mine, 1, &step);
+    unsigned bits = 0;
+    for (unsigned i = 0; i < 32; i++)
+        bits |= (unsigned)all[i * step] << i;
+    return bits;
+}
+static inline int __popc(unsigned v) {
+    return __builtin_popcount(v);
+}
 static inline unsigned atomicAdd(unsigned *p, unsigned v) {
     unsigned old = *p;
     *p += v;
