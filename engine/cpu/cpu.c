@@ -4,6 +4,8 @@
  * hands out the result. */
 #include "engine/cpu/cpu_internal.h"
 
+#include "engine/backend_internal.h"
+
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -65,30 +67,8 @@ static void free_memory(eng__blocks *m) {
 
 /* ---- sizes ---- */
 
-static int check_opts(eng__cpu *g, const eng_backend_opts *in, err *e) {
-    eng_backend_opts *o = &g->opts;
-    const eng_config *c = &g->c;
-    *o = *in;
-    if (o->max_loops == 0) o->max_loops = c->max_loop_iters;
-    if (o->max_positions == 0) o->max_positions = c->max_seq_len;
-    if (o->n_rows == 0) o->n_rows = 256;
-    if (o->max_launch == 0 || o->max_launch > o->n_rows) o->max_launch = o->n_rows;
-    if (o->max_logits == 0 || o->max_logits > o->max_launch) o->max_logits = o->max_launch;
-    if (o->max_loops > ENG_MAX_LOOPS) {
-        return err_set(e, ERR_USAGE, "max_loops", "%u loops asked for; at most %d", o->max_loops,
-                       ENG_MAX_LOOPS);
-    }
-    if (o->cache_dtype != ENG_F32 && o->cache_dtype != ENG_BF16) {
-        return err_set(e, ERR_USAGE, "cache_dtype", "the cache holds float32 or bfloat16");
-    }
-    if (o->weights != ENG_WEIGHTS_AS_STORED && o->weights != ENG_WEIGHTS_INT8) {
-        return err_set(e, ERR_USAGE, "weights", "weights are kept as stored or in int8");
-    }
-    if (o->n_rows > 1u << 24 || o->max_positions > 1u << 30) {
-        return err_set(e, ERR_USAGE, NULL, "too many rows or positions");
-    }
-    return 0;
-}
+static const eng__limits limits = {
+    .default_rows = 256, .launch = UINT32_MAX, .positions = 1u << 30};
 
 static void set_geometry(eng__cpu *g) {
     const eng_config *c = &g->c;
@@ -365,7 +345,8 @@ int eng_cpu_open(eng_backend **out, const eng_model *m, const eng_backend_opts *
     g->base.config = eng_model_config(m);
     g->model = m;
     g->c = *g->base.config;
-    if (check_opts(g, opts, e) != 0) goto fail;
+    g->opts = *opts;
+    if (eng__check_opts(&g->opts, &g->c, &limits, e) != 0) goto fail;
     set_geometry(g);
     if (eng__kernels_choose(&g->k, opts->kernels, e) != 0) goto fail;
     if (eng__pool_create(&g->pool, opts->threads, e) != 0) goto fail;

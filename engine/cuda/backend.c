@@ -1,5 +1,6 @@
 /* backend.c - opening the CUDA backend: sizes, memory, weights, graphs. Everything is
  * allocated here, by plain cudaMalloc; nothing is after. */
+#include "engine/backend_internal.h"
 #include "engine/cuda/cuda_internal.h"
 #include "engine/rowmath.h"
 
@@ -66,25 +67,11 @@ static int set_kernels(cu_backend *b, const char *name, err *e) {
 }
 
 static int check_opts(cu_backend *b, const eng_backend_opts *in, err *e) {
-    eng_backend_opts *o = &b->opts;
+    static const eng__limits limits = {
+        .default_rows = 1024, .launch = CU_MAX_LAUNCH, .positions = 1u << 24};
     const eng_config *c = &b->c;
-    *o = *in;
-    if (o->max_loops == 0) o->max_loops = c->max_loop_iters;
-    if (o->max_positions == 0) o->max_positions = c->max_seq_len;
-    if (o->n_rows == 0) o->n_rows = 1024;
-    if (o->max_launch == 0 || o->max_launch > o->n_rows) o->max_launch = o->n_rows;
-    if (o->max_launch > CU_MAX_LAUNCH) o->max_launch = CU_MAX_LAUNCH;
-    if (o->max_logits == 0 || o->max_logits > o->max_launch) o->max_logits = o->max_launch;
-    if (o->max_loops > ENG_MAX_LOOPS) {
-        return err_set(e, ERR_USAGE, "max_loops", "%u loops asked for; at most %d", o->max_loops,
-                       ENG_MAX_LOOPS);
-    }
-    if (o->cache_dtype != ENG_F32 && o->cache_dtype != ENG_BF16) {
-        return err_set(e, ERR_USAGE, "cache_dtype", "the cache holds float32 or bfloat16");
-    }
-    if (o->n_rows > 1u << 24 || o->max_positions > 1u << 24) {
-        return err_set(e, ERR_USAGE, NULL, "too many rows or positions");
-    }
+    b->opts = *in;
+    if (eng__check_opts(&b->opts, c, &limits, e) != 0) return -1;
     if (c->n_experts + c->n_shared_experts * c->n_experts_per_tok > CU_MAX_EXPERTS) {
         return err_set(e, ERR_UNSUPPORTED, NULL, "more than %d experts", CU_MAX_EXPERTS);
     }

@@ -329,9 +329,14 @@ Test(cpu, options_that_cannot_work_are_refused) {
         eng_backend_opts o;
         const char *param;
     } rows[] = {
-        {{.kernels = "sse9"}, "kernels"},          {{.max_loops = ENG_MAX_LOOPS + 1}, "max_loops"},
-        {{.cache_dtype = ENG_F16}, "cache_dtype"}, {{.cache_bytes = 1000}, "kv-memory"},
+        {{.kernels = "sse9"}, "kernels"},
+        {{.max_loops = ENG_MAX_LOOPS + 1}, "max_loops"},
+        {{.cache_dtype = ENG_F16}, "cache_dtype"},
+        {{.cache_bytes = 1000}, "kv-memory"},
         {{.threads = 100000}, "threads"},
+        {{.n_rows = (1u << 24) + 1}, "n_rows"},
+        {{.weights = (eng_weights)2}, "weights"},
+        {{.max_positions = (1u << 30) + 1}, "max_positions"},
     };
     eng_model *m;
     err e = {0};

@@ -142,19 +142,22 @@ static void refusals_leave_it_usable(const eng_model *m) {
 static void bad_options_say_why(const eng_model *m) {
     static const struct {
         eng_backend_opts o;
-        err_code code;
+        const char *param;
     } bad[] = {
-        {{.max_loops = ENG_MAX_LOOPS + 1}, ERR_USAGE},
-        {{.kernels = "avx512"}, ERR_USAGE},
-        {{.cache_dtype = ENG_F16}, ERR_USAGE},
-        {{.cache_bytes = 100, .n_rows = 4, .max_positions = 64}, ERR_USAGE},
-        {{.n_rows = UINT32_MAX}, ERR_USAGE},
+        {{.max_loops = ENG_MAX_LOOPS + 1}, "max_loops"},
+        {{.kernels = "avx512"}, "kernels"},
+        {{.cache_dtype = ENG_F16}, "cache_dtype"},
+        {{.weights = (eng_weights)2}, "weights"},
+        {{.cache_bytes = 100, .n_rows = 4, .max_positions = 64}, "kv-memory"},
+        {{.n_rows = UINT32_MAX}, "n_rows"},
+        {{.n_rows = (1u << 24) + 1}, "n_rows"},
+        {{.max_positions = (1u << 24) + 1}, "max_positions"},
     };
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         err e = {0};
         eng_backend *b = NULL;
         check(eng__cuda_open_device(&b, m, &bad[i].o, 0, &e) != 0 && b == NULL &&
-                  e.code == bad[i].code,
+                  e.code == ERR_USAGE && strcmp(e.param, bad[i].param) == 0,
               "options %zu: %s %s", i, err_name(e.code), e.msg);
     }
 }
