@@ -1,7 +1,9 @@
 /* srv_fake.c - `--device fake`: a backend without arithmetic, to measure everything else.
  *
  * Rows halt at a depth that follows from their position, and every logit row names one
- * token, so tests know what must come out. For tests it can be made ill: the environment
+ * token, so tests know what must come out. A launch that yields logits takes --fake-us-per-token,
+ * however many they are, and may yield them for all its rows: the period of streams is then
+ * one launch, up to --max-rows of them. For tests it can be made ill: the environment
  * variable FAULT=nan:N, device:N or stall:N spoils the Nth launch that yields logits, nans:N
  * that and all after it; load:MS makes opening slow. */
 #include "server/server.h"
@@ -15,8 +17,8 @@
 typedef struct {
     eng_backend base;
     uint8_t *halted;  /* [max_launch] */
-    float *logits;    /* [max_logits][vocab] all 0 but one */
-    uint32_t *marked; /* [max_logits] the entry that is not 0 */
+    float *logits;    /* [max_launch][vocab] all 0 but one */
+    uint32_t *marked; /* [max_launch] the entry that is not 0 */
     uint32_t vocab, n_logits, n_rows;
     uint64_t us_per_token, head_launches, fault_at;
     char fault[16];
@@ -116,7 +118,7 @@ int srv_fake_open(eng_backend **out, const eng_model *m, const eng_backend_opts 
         .n_planes = planes,
         .n_rows = o->n_rows,
         .max_launch = o->max_launch,
-        .max_logits = o->max_logits,
+        .max_logits = o->max_launch, /* pages of zeros, but for one a row */
         .max_flights = 1,
         .slot_bytes = slot,
         .block_map_bytes = (size_t)planes * ENG_BLOCK * sizeof(uint32_t),
@@ -124,8 +126,8 @@ int srv_fake_open(eng_backend **out, const eng_model *m, const eng_backend_opts 
     f->vocab = c->vocab_size;
     f->us_per_token = us_per_token;
     f->halted = calloc(o->max_launch, 1);
-    f->marked = calloc(o->max_logits, sizeof *f->marked);
-    if (size_mul(o->max_logits, f->vocab, &logits)) f->logits = calloc(logits, sizeof *f->logits);
+    f->marked = calloc(o->max_launch, sizeof *f->marked);
+    if (size_mul(o->max_launch, f->vocab, &logits)) f->logits = calloc(logits, sizeof *f->logits);
     if (f->halted == NULL || f->marked == NULL || f->logits == NULL) {
         fake_close(&f->base);
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the fake device");
