@@ -72,7 +72,15 @@ static __device__ bool settle(cu_row *r, const uint8_t *halted) {
     return true;
 }
 
-/* One thread block. Tiles shrink to their rows that stay; they are not joined anew. */
+/* Launch rows [first, first + n), n > 0, once those that are not kept have gone. */
+static __device__ __forceinline__ void shrink(const kept_set *rows, uint32_t *first, uint32_t *n) {
+    uint32_t last = *first + *n - 1;
+    *first = kept_before(rows, *first);
+    *n = kept_before(rows, last) + (rows->bits[last >> 5] >> (last & 31) & 1u) - *first;
+}
+
+/* One thread block. Tiles and runs shrink to their rows that stay; they are not joined anew. Runs
+ * keep their numbers, which pieces name, so one may be left without rows. */
 static __device__ void admit(void *desc, const uint8_t *halted, unsigned char *shared) {
     kept_set *row_set = (kept_set *)shared, *tile_set = row_set + 1;
     uint32_t *total = (uint32_t *)(tile_set + 1);
@@ -100,18 +108,15 @@ static __device__ void admit(void *desc, const uint8_t *halted, unsigned char *s
         uint32_t i = base + threadIdx.x;
         bool keep = false;
         if (i < n_tiles) {
-            cu_tile t = tiles[i];
-            uint32_t last = t.first + t.n - 1;
-            uint32_t first = kept_before(row_set, t.first);
-            uint32_t end =
-                kept_before(row_set, last) + (row_set->bits[last >> 5] >> (last & 31) & 1u);
-            keep = end > first;
-            tiles[i].first = first;
-            tiles[i].n = end - first;
+            shrink(row_set, &tiles[i].first, &tiles[i].n);
+            keep = tiles[i].n > 0;
         }
         uint32_t bits = __ballot_sync(0xffffffffu, keep);
         if (lane == 0) tile_set->bits[i >> 5] = bits;
     }
+    cu_run *runs = (cu_run *)((char *)desc + head->runs);
+    for (uint32_t i = threadIdx.x; i < head->n_runs; i += THREADS)
+        shrink(row_set, &runs[i].first, &runs[i].n);
     uint32_t tiles_kept = count_kept(tile_set, n_tiles, total);
     compact(tiles, n_tiles, tile_set);
     if (threadIdx.x != 0) return;

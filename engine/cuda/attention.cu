@@ -7,8 +7,9 @@
  * attn_mma: tensor cores, bfloat16 cache. A block of 4 warps takes 16 heads (one m16 tile) of
  * up to CU_ATTN_ROWS rows of one sequence against tiles of 64 keys. Scores: each warp 16
  * keys; values: each warp a share of the latent, so a slot is read from memory once.
- * attn_simple: any shape and type, GQA, and the parity mode. */
-#include "engine/cuda/common.cuh"
+ * attn_simple: any shape and type, and the parity mode.
+ * GQA by tensor cores is gqa.cu; long chunks of a prompt under MLA are flash.cu. */
+#include "engine/cuda/attention.cuh"
 
 enum {
     MMA_THREADS = 128,
@@ -22,37 +23,13 @@ static __host__ __device__ __forceinline__ uint32_t key_ld(uint32_t dk) {
     return (dk + 15) / 16 * 16 + 8;
 }
 
-/* Key tiles [first, last) of one split, for a context of `keys` positions. */
-struct key_range {
-    uint32_t first, last;
-};
-static __device__ __forceinline__ key_range split_range(uint32_t keys, uint32_t split,
-                                                        uint32_t splits) {
-    uint32_t tiles = (keys + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
-    uint32_t per = rm_tiles_per_split(tiles, splits);
-    key_range r;
-    r.first = split * per;
-    r.last = r.first + per < tiles ? r.first + per : tiles;
-    return r;
-}
-
 /* Slots of 64 positions from k0 on; RM_NO_SLOT beyond the context or where the map is wrong. */
 static __device__ __forceinline__ void find_slots(const cu_attn_args &a, const cu_row &r,
                                                   uint32_t k0, uint32_t keys, uint32_t *slots) {
-    const uint32_t *table = tables_of(a.desc) + r.table;
-    uint32_t plane = a.plane + (a.by_loop ? r.loop : 0);
-    for (uint32_t k = threadIdx.x; k < CU_ATTN_KEYS; k += blockDim.x) {
-        uint32_t slot = RM_NO_SLOT;
-        if (k0 + k < keys) slot = rm_slot(a.cache.maps, table, a.cache.n_planes, plane, k0 + k);
-        if (slot >= a.cache.n_slots && k0 + k < keys) *head_of(a.desc)->bad = 1;
-        slots[k] = slot < a.cache.n_slots ? slot : RM_NO_SLOT;
-    }
-}
 
-/* Where row `row` of the launch, head h, split s leaves its part. */
-static __device__ __forceinline__ uint64_t part_at(const cu_attn_args &a, uint32_t row,
-                                                   uint32_t split, uint32_t h) {
-    return ((uint64_t)row * a.splits + split) * a.n_heads + h;
+    uint32_t plane = a.plane + (a.by_loop ? r.loop : 0);
+    for (uint32_t k = threadIdx.x; k < CU_ATTN_KEYS; k += blockDim.x)
+        slots[k] = slot_of(a.desc, a.cache, r.table, plane, k0 + k, keys);
 }
 
 struct mma_shared { /* offsets in bytes; everything 16-byte aligned */
@@ -110,6 +87,7 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
     if (blockIdx.x >= head->n_tiles) return;
     cu_tile t = ((const cu_tile *)((const char *)a.desc + head->tiles))[blockIdx.x];
     const cu_row *rows = rows_of(a.desc) + t.first;
+    if (rows[0].flags & CU_ROW_EXPANDED) return; /* then all of the tile: flash.cu's */
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
     uint32_t h0 = blockIdx.y * CU_ATTN_HEADS, ld = key_ld(a.dk), split = blockIdx.z;
     uint32_t keys = rows[t.n - 1].pos + 1, k_steps = (a.dk + 15) / 16, pieces = a.dv / 16;
@@ -362,13 +340,14 @@ static __device__ uint32_t tile_keys(const cu_attn_args &a, uint32_t i, bool til
     return rows[tiles[low].first + tiles[low].n - 1].pos + 1;
 }
 
-/* A warp per head. Rows that wrote only K/V get zeros: their products go on, unused. */
+/* A warp per head. Rows that wrote only K/V get zeros, as do those that flash.cu attends for:
+ * their products go on, unused. */
 template <typename A>
 static __global__ void __launch_bounds__(MERGE_THREADS) attn_merge(cu_attn_args a, bool tiled) {
     uint32_t i = blockIdx.x, lane = threadIdx.x & 31;
     uint32_t h = blockIdx.y * (MERGE_THREADS / 32) + (threadIdx.x >> 5);
     if (i >= head_of(a.desc)->n_rows || h >= a.n_heads) return;
-    bool none = rows_of(a.desc)[i].flags & CU_ROW_KV_ONLY;
+    bool none = rows_of(a.desc)[i].flags & (CU_ROW_KV_ONLY | CU_ROW_EXPANDED);
     uint32_t tiles = (tile_keys(a, i, tiled) + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
     uint32_t used = none ? 0 : rm_splits_used(tiles, a.splits);
     float top = -INFINITY, sum = 0.0f;
@@ -401,6 +380,7 @@ extern "C" bool cu_attn_fits_mma(const cu_attn_args *a, bool f32) {
 }
 
 extern "C" uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32) {
+    if (cu_attn_fits_gqa(a, f32)) return CU_GQA_QUERIES / (a->n_heads / a->n_kv_heads);
     if (!cu_attn_fits_mma(a, f32)) return 1;
     return a->dv <= 256 ? (uint32_t)CU_ATTN_ROWS
                         : (uint32_t)WIDE_ROWS; /* as many sums as registers hold */
@@ -438,9 +418,16 @@ extern "C" cudaError_t cu_attn_simple(cudaStream_t s, const cu_attn_args *a, uin
 extern "C" cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint32_t rows,
                                      bool f32) {
     dim3 grid(rows, cu_ceil_div(a->n_heads, MERGE_THREADS / 32));
-    bool tiled = cu_attn_fits_mma(a, f32);
+    bool tiled = cu_attn_fits_mma(a, f32) || cu_attn_fits_gqa(a, f32);
     if (f32) return LAUNCH(attn_merge<float>, grid, MERGE_THREADS, 0, s, *a, tiled);
     return LAUNCH(attn_merge<bf16>, grid, MERGE_THREADS, 0, s, *a, tiled);
+}
+
+extern "C" cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32,
+                               bool one_row) {
+    if (cu_attn_fits_mma(a, f32)) return cu_attn_mma(s, a, rows, one_row);
+    if (cu_attn_fits_gqa(a, f32)) return cu_attn_gqa(s, a, rows, one_row);
+    return cu_attn_simple(s, a, rows, f32);
 }
 
 template <typename F> static cudaError_t allow_shared(F kernel, int bytes, cudaError_t rc) {
@@ -449,11 +436,15 @@ template <typename F> static cudaError_t allow_shared(F kernel, int bytes, cudaE
 }
 
 extern "C" cudaError_t cu_rows_setup(uint32_t dim);
+extern "C" cudaError_t cu_gqa_setup(int most);
+extern "C" cudaError_t cu_flash_setup(int most);
 
 extern "C" cudaError_t cu_kernels_setup(int device, uint32_t dim) {
     int most = 0;
     cudaError_t rc = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (rc == cudaSuccess) rc = cu_rows_setup(dim);
+    if (rc == cudaSuccess) rc = cu_gqa_setup(most);
+    if (rc == cudaSuccess) rc = cu_flash_setup(most);
     rc = allow_shared(attn_mma<1, 4>, most, rc);
     rc = allow_shared(attn_mma<1, 8>, most, rc);
     rc = allow_shared(attn_mma<WIDE_ROWS, 8>, most, rc);

@@ -48,21 +48,21 @@ int eng__cuda_alloc(cu_backend *b, void *out, size_t n, size_t item_bytes, const
 static int set_kernels(cu_backend *b, const char *name, err *e) {
     static const struct {
         const char *name;
-        bool f32, graphs;
-    } modes[] = {{"bf16", false, true},
-                 {"f32", true, true},
-                 {"bf16-stream", false, false},
-                 {"f32-stream", true, false}};
+        bool f32, graphs, expand_early;
+    } modes[] = {{"bf16", false, true, false},         {"f32", true, true, false},
+                 {"bf16-stream", false, false, false}, {"f32-stream", true, false, false},
+                 {"bf16-expand", false, true, true},   {"bf16-expand-stream", false, false, true}};
     for (size_t i = 0; i < ARRAY_LEN(modes); i++) {
         if (strcmp(name ? name : "bf16", modes[i].name) != 0) continue;
         b->f32 = modes[i].f32;
         b->graphs = modes[i].graphs;
+        b->expand_early = modes[i].expand_early;
         (void)snprintf(b->kernels_name, sizeof b->kernels_name, "%s", modes[i].name);
         return 0;
     }
     return err_set(e, ERR_USAGE, "kernels",
-                   "kernels for CUDA are bf16, f32 (parity), bf16-stream or "
-                   "f32-stream (without graphs), not '%s'",
+                   "kernels for CUDA are bf16, f32 (parity), either with -stream (without "
+                   "graphs), and for tests bf16-expand and bf16-expand-stream, not '%s'",
                    name);
 }
 
@@ -76,6 +76,17 @@ static int check_opts(cu_backend *b, const eng_backend_opts *in, err *e) {
         return err_set(e, ERR_UNSUPPORTED, NULL, "more than %d experts", CU_MAX_EXPERTS);
     }
     return set_kernels(b, in->kernels, e);
+}
+
+/* Needs the cache's type and slots; a block's shared memory is known once the device is. */
+static void size_runs(cu_backend *b) {
+    cu_flash_args a;
+    b->flash = (cu_flash_plan){.rows = UINT32_MAX};
+    eng__cuda_flash_shape(b, &a);
+    if (b->f32 || b->c.attn_type != ENG_ATTN_MLA || !cu_flash_fits(&a, (uint32_t)b->shared_bytes))
+        return;
+    eng__cuda_size_runs(b, b->expand_early ? 2 : cu_flash_crossover(&a),
+                        b->expand_early ? CU_FLASH_KEYS : 0, cu_flash_key_bytes(&a));
 }
 
 static void set_shapes(cu_backend *b) {
@@ -129,6 +140,8 @@ static int take_scratch(cu_backend *b, err *e) {
     uint64_t hidden =
         most(most(parts * b->expert_ld, b->dense_ld), b->groups_shared * b->expert_ld);
     uint64_t wide = b->f32 ? 1 : 2 * most(b->groups_shared * b->expert_ld, b->dense_ld);
+    uint64_t keys = b->flash.max_runs ? b->flash.keys : 0;
+    uint64_t flash_parts = keys ? n * CU_FLASH_SPLITS * h : 0;
     s->moe.max_tiles = (uint32_t)(n * parts / CU_TILE_ROWS + c->n_experts + b->groups_shared);
     const struct {
         void *at;
@@ -157,6 +170,11 @@ static int take_scratch(cu_backend *b, err *e) {
         {&s->hidden, n, hidden, act},
         {&s->wide, n, wide, act},
         {&s->head, b->opts.max_logits, b->dim_ld, act},
+        {&s->keys, keys * h, cu_round(c->qk_nope_head_dim, 16), 2},
+        {&s->values, keys * h, cu_round(c->v_head_dim, 16), 2},
+        {&s->keys_rope, keys, cu_round(c->qk_rope_head_dim, 16), 2},
+        {&s->flash_o, flash_parts, c->v_head_dim, f},
+        {&s->flash_ml, flash_parts, 2, f},
         {&s->moe.pick, n, c->n_experts_per_tok, sizeof(uint32_t)},
         {&s->moe.weight, n, c->n_experts_per_tok, f},
         {&s->moe.order, n, parts, sizeof(uint32_t)},
@@ -209,7 +227,8 @@ static int take_exchange(cu_backend *b, err *e) {
     b->table_cap = (size_t)most(blocks * b->opts.max_launch, 1);
     b->edit_cap = (uint32_t)most(edits, CU_EDITS);
     b->desc_bytes = sizeof(cu_head) + b->opts.max_launch * (sizeof(cu_row) + sizeof(cu_tile)) +
-                    b->edit_cap * sizeof(cu_edit) + b->table_cap * sizeof(uint32_t);
+                    b->edit_cap * sizeof(cu_edit) + b->table_cap * sizeof(uint32_t) +
+                    eng__cuda_runs_bytes(b);
     if (b->desc_bytes > UINT32_MAX / 2) {
         return err_set(e, ERR_USAGE, NULL, "too many positions for launches of %u rows",
                        b->opts.max_launch);
@@ -267,27 +286,35 @@ static int size_cache(cu_backend *b, err *e) {
 
 /* ---- graphs ---- */
 
-static cudaError_t enqueue(cu_backend *b, int stage, uint32_t rows, bool multi) {
-    return stage < CU_STAGES ? eng__cuda_stage(b, (eng_stage)stage, rows, multi)
+static cudaError_t enqueue(cu_backend *b, int stage, uint32_t rows, cu_path path) {
+    return stage < CU_STAGES ? eng__cuda_stage(b, (eng_stage)stage, rows, path)
                              : eng__cuda_head(b, rows);
 }
 
 /* Captures one stage, or the head, for a capacity; run once before, on no rows, because what
  * CUDA and cuBLAS load at a kernel's first use cannot be loaded while a stream is captured. */
-static int capture(cu_backend *b, int stage, uint32_t rows, bool multi, cudaGraphExec_t *out,
+static int capture(cu_backend *b, int stage, uint32_t rows, cu_mode mode, cudaGraphExec_t *out,
                    err *e) {
     cudaGraph_t graph = NULL;
-    cudaError_t rc = enqueue(b, stage, rows, multi);
+    cu_path path = {mode, 1};
+    cudaError_t rc = enqueue(b, stage, rows, path);
     if (rc == cudaSuccess) rc = cudaStreamSynchronize(b->stream);
     if (rc == cudaSuccess) rc = cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal);
     if (rc == cudaSuccess) {
-        rc = enqueue(b, stage, rows, multi);
+        rc = enqueue(b, stage, rows, path);
         cudaError_t ended = cudaStreamEndCapture(b->stream, &graph);
         if (rc == cudaSuccess) rc = ended;
     }
     if (rc == cudaSuccess) rc = cudaGraphInstantiate(out, graph, 0);
     if (graph) (void)cudaGraphDestroy(graph);
     return eng__cuda_check(b, rc, "capturing a graph", e);
+}
+
+/* True if launches of a capacity can be of this mode. */
+static bool launches_so(const cu_backend *b, cu_mode mode, uint32_t rows) {
+    if (mode == CU_ONE_ROW) return true;
+    if (mode == CU_SHARED_TILES) return b->tile_rows > 1 && rows > 1;
+    return b->flash.max_runs && rows >= b->flash.rows;
 }
 
 static int capture_all(cu_backend *b, err *e) {
@@ -297,13 +324,14 @@ static int capture_all(cu_backend *b, err *e) {
     }
     for (uint32_t i = 0; b->graphs && i < b->n_buckets; i++) {
         for (int s = 0; s < CU_STAGES; s++) {
-            for (int m = 0; m < (b->tile_rows > 1 && b->bucket[i] > 1 ? 2 : 1); m++) {
-                if (capture(b, s, b->bucket[i], m, &b->graph[s][i][m], e) != 0) return -1;
+            for (int m = 0; m < CU_MODES; m++) {
+                if (!launches_so(b, (cu_mode)m, b->bucket[i])) continue;
+                if (capture(b, s, b->bucket[i], (cu_mode)m, &b->graph[s][i][m], e) != 0) return -1;
             }
         }
         if (i && b->bucket[i - 1] >= b->opts.max_logits) continue;
         uint32_t rows = b->bucket[i] < b->opts.max_logits ? b->bucket[i] : b->opts.max_logits;
-        if (capture(b, CU_STAGES, rows, false, &b->head_graph[i], e) != 0) return -1;
+        if (capture(b, CU_STAGES, rows, CU_ONE_ROW, &b->head_graph[i], e) != 0) return -1;
     }
     return 0;
 }
@@ -325,7 +353,11 @@ static int open_device(cu_backend *b, int device, err *e) {
                        "no CUDA: %s has compute capability %d.%d; 8.0 is needed", prop.name,
                        prop.major, prop.minor);
     }
-    if (eng__cuda_check(b, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking),
+    if (eng__cuda_check(b,
+                        cudaDeviceGetAttribute(&b->shared_bytes,
+                                               cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+                        "asking for shared memory", e) != 0 ||
+        eng__cuda_check(b, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking),
                         "opening a stream", e) != 0) {
         return -1;
     }
@@ -369,6 +401,7 @@ int eng__cuda_open_device(eng_backend **out, const eng_model *m, const eng_backe
     if (check_opts(b, opts, e) != 0) goto fail;
     set_shapes(b);
     if (open_device(b, device, e) != 0) goto fail;
+    size_runs(b);
     if (open_blas(b, e) != 0) goto fail;
     if (eng__cuda_upload(b, e) != 0) goto fail;
     if (take_scratch(b, e) != 0) goto fail;

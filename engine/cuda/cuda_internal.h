@@ -21,6 +21,19 @@ enum {
     CU_FLIGHTS = 2, /* launches started and not yet waited for */
 };
 
+/* What a stage's graph holds besides its capacity. */
+typedef enum {
+    CU_ONE_ROW,      /* every attention tile has one row: decode */
+    CU_SHARED_TILES, /* rows of one prompt share tiles */
+    CU_EXPANDED,     /* some rows are attended to over expanded keys */
+    CU_ALL_EXPANDED, /* all are: nothing is absorbed */
+    CU_MODES
+} cu_mode;
+typedef struct {
+    cu_mode mode;
+    uint32_t passes; /* how often expanded keys go through their scratch; graphs hold one */
+} cu_path;
+
 /* A matrix on the device: act type [n rounded up to 16][ld], ld = k rounded up to 32. */
 typedef struct {
     void *w;
@@ -52,6 +65,8 @@ typedef struct {
 typedef struct {
     float *x, *delta, *in, *q_up, *part_o, *part_ml, *router, *parts, *logits;
     void *act, *cq, *q_nope, *q, *ctx, *o, *hidden, *wide, *head;
+    void *keys, *values, *keys_rope; /* expanded prefill, as its parts */
+    float *flash_o, *flash_ml;
     cu_moe moe;
 } cu_scratch;
 
@@ -70,6 +85,11 @@ typedef struct {
     uint32_t n_rows, n_logits;
 } cu_flight;
 enum { CU_HALTED = 16 };
+/* Expanded prefill (runs.c): queries from which a run is expanded, keys its scratch holds, and the
+ * most of everything one descriptor needs; max_runs 0: never. */
+typedef struct {
+    uint32_t rows, keys, max_runs, max_pieces, max_passes;
+} cu_flash_plan;
 
 typedef struct {
     eng_backend base; /* first */
@@ -78,7 +98,7 @@ typedef struct {
     bool f32; /* parity mode: weights and activations float32 */
     bool graphs, lost;
     char device_name[128], kernels_name[32];
-    int sms;
+    int sms, shared_bytes; /* shared_bytes: the most one thread block may have */
     eng_backend_opts opts;
     cudaStream_t stream;
     cublasHandle_t blas;
@@ -95,11 +115,13 @@ typedef struct {
     /* shapes */
     uint32_t dim_ld, dk, dv, expert_ld, o_values, o_ld, groups_shared, dense_ld;
     uint32_t tile_rows; /* most rows of one attention tile */
+    bool expand_early;  /* for tests: prompts of two rows and more, in pieces of CU_FLASH_KEYS */
+    cu_flash_plan flash;
 
     cu_cache cache;
     cu_state state;
     cu_scratch s;
-    cu_span scratch[32]; /* all of s, and nothing that lives from launch to launch */
+    cu_span scratch[48]; /* all of s, and nothing that lives from launch to launch */
     uint32_t n_scratch;
 
     uint8_t *desc; /* on the device: of the launch that runs */
@@ -108,7 +130,7 @@ typedef struct {
     uint32_t *stamp, stamp_now; /* [n_rows]: the launch that last named a row */
 
     uint32_t n_buckets, bucket[CU_BUCKETS];
-    cudaGraphExec_t graph[CU_STAGES][CU_BUCKETS][2], head_graph[CU_BUCKETS];
+    cudaGraphExec_t graph[CU_STAGES][CU_BUCKETS][CU_MODES], head_graph[CU_BUCKETS];
 
     cu_flight flight[CU_FLIGHTS];
     uint32_t oldest, n_flying; /* flights [oldest, oldest + n_flying), round and round */
@@ -136,15 +158,26 @@ int eng__cuda_alloc(cu_backend *b, void *out, size_t n, size_t item_bytes, const
 
 /* weights.c: uploads everything the model has; fills the matrices, norms and tables. */
 int eng__cuda_upload(cu_backend *b, err *e) WARN_UNUSED;
-/* stages.c: puts one stage's kernels for `rows` rows on the stream. multi: some attention tile
- * has more than one row. */
-cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, bool multi);
+/* stages.c: puts one stage's kernels for `rows` rows on the stream. */
+cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path);
 cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows);
 uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows);
 bool eng__cuda_blas_shared(const cu_backend *b, uint32_t rows); /* always-on experts by cuBLAS */
 void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a);
+void eng__cuda_flash_shape(const cu_backend *b, cu_flash_args *a);
 /* For tests: fills all working memory with NaN patterns once the launches in flight are over. */
 int eng__cuda_poison(cu_backend *b, err *e) WARN_UNUSED;
+/* runs.c: what a launch's prompts need for expanded keys. Sizes for a crossover in queries, and
+ * a scratch of `keys` (0: what 64 MB hold); then the descriptor of one launch, whose rows are
+ * there already, from byte `at` on: its new length. *all: every row is expanded. */
+void eng__cuda_size_runs(cu_backend *b, uint32_t crossover, uint32_t keys, uint64_t key_bytes);
+size_t eng__cuda_runs_bytes(const cu_backend *b);
+size_t eng__cuda_put_runs(const cu_backend *b, const eng_launch *l, uint8_t *desc, size_t at,
+                          bool *all);
+/* Most tiles of queries in a launch of that many rows. */
+uint32_t eng__cuda_flash_tiles(const cu_backend *b, uint32_t rows);
+/* True if r, next to `before`, reads the same keys and some more. */
+bool eng__cuda_shares_keys(eng_stage stage, const eng_row *before, const eng_row *r);
 /* launch.c */
 extern const eng_backend_ops eng__cuda_ops;
 uint32_t eng__cuda_bucket(const cu_backend *b, uint32_t rows);

@@ -20,20 +20,26 @@ extern "C" {
 #endif
 
 enum {
-    CU_TILE_ROWS = 64,   /* most tokens one product tile takes */
-    CU_MM_THREADS = 256, /* 8 warps */
-    CU_MM_ROWS = 16,     /* weight rows of one warp's tile */
-    CU_K_STEP = 32,      /* k values one step of a product takes; every k is padded to it */
-    CU_ATTN_ROWS = 4,    /* most rows of one sequence that share an attention tile */
-    CU_ATTN_KEYS = 64,   /* keys of one tile */
-    CU_ATTN_HEADS = 16,  /* query heads of one tile */
-    CU_MAX_SPLITS = 64,  /* most parts a context is split into */
+    CU_TILE_ROWS = 64,     /* most tokens one product tile takes */
+    CU_MM_THREADS = 256,   /* 8 warps */
+    CU_MM_ROWS = 16,       /* weight rows of one warp's tile */
+    CU_K_STEP = 32,        /* k values one step of a product takes; every k is padded to it */
+    CU_ATTN_ROWS = 4,      /* most rows of one sequence that share an attention tile */
+    CU_ATTN_KEYS = 64,     /* keys of one tile */
+    CU_ATTN_HEADS = 16,    /* query heads of one tile */
+    CU_MAX_SPLITS = 64,    /* most parts a context is split into */
+    CU_GQA_QUERIES = 64,   /* queries (rows times heads of a group) of one tile */
+    CU_FLASH_QUERIES = 64, /* rows of one tile of expanded attention */
+    CU_FLASH_KEYS = 128,   /* keys that one block of the expansion takes */
+    CU_FLASH_CHUNK = 512,  /* keys that go to one split before the next split's turn */
+    CU_FLASH_SPLITS = 4,
     CU_MAX_EXPERTS = 1024,
     CU_MAX_LAUNCH = 8192, /* most rows of one launch */
     CU_ROW_TAIL = 1,      /* as ENG_ROW_* */
     CU_ROW_KV_ONLY = 2,
     CU_ROW_GUARDED = 16,
     CU_ROW_OR_TAIL = 32,
+    CU_ROW_EXPANDED = 256, /* of a run whose keys and values are expanded */
 };
 #define CU_NO_LOGITS UINT32_MAX
 #define CU_NO_GUARD UINT32_MAX
@@ -41,6 +47,7 @@ enum {
 typedef struct {
     uint32_t n_rows, n_tiles, n_edits, n_logits;
     uint32_t rows, tiles, edits, tables; /* bytes from the start of the descriptor */
+    uint32_t n_runs, n_pieces, n_passes, runs, pieces, passes; /* expanded prefill: counts, bytes */
     uint32_t ahead;  /* some row asks what an earlier launch did: cu_begin settles it */
     uint32_t unused; /* pads to 8 bytes */
     /* Pinned memory of this launch, zero when it starts; kernels write to it across the bus. */
@@ -61,6 +68,26 @@ typedef struct {
 typedef struct {
     uint32_t first, n; /* launch rows [first, first + n): one table, one loop, positions rising */
 } cu_tile;
+
+/* ---- expanded prefill: rows flagged CU_ROW_EXPANDED, which have tiles like all others ----
+ * Whoever drops rows from a descriptor on the device rewrites first and n of a run as of a
+ * tile (n may become 0); pieces name runs by number and keys by position and stay as they are:
+ * the kernels stop at the position of the run's last row. */
+typedef struct {
+    uint32_t first, n; /* launch rows [first, first + n): one table, one loop, positions rising */
+} cu_run;
+
+/* Keys [key, key + n_keys) of a run, expanded into scratch keys [at, at + n_keys); key and at are
+ * multiples of CU_FLASH_KEYS. The run's tiles of queries are thread blocks [tile, tile + n_tiles)
+ * of their pass. */
+typedef struct {
+    uint32_t run, key, n_keys, at, tile, n_tiles;
+} cu_piece;
+
+/* Pieces [first, first + n) are in the scratch together. */
+typedef struct {
+    uint32_t first, n;
+} cu_pass;
 
 typedef struct {
     uint32_t block, slot;
@@ -168,7 +195,47 @@ uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32);
 /* one_row: no tile has more than one row. */
 cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row);
 cudaError_t cu_attn_simple(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32);
+/* Tensor cores for GQA in bfloat16: heads of up to 128 values, groups of up to 16. */
+bool cu_attn_fits_gqa(const cu_attn_args *a, bool f32);
+cudaError_t cu_attn_gqa(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row);
 cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32);
+/* Whichever of the three serves these shapes, without the merge. */
+cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32, bool one_row);
+
+/* ---- attention of prompts over expanded keys and values (MLA, bfloat16) ---- */
+
+typedef struct {
+    const void *desc;
+    cu_cache cache;
+    uint32_t plane;
+    bool by_loop;
+    uint32_t n_heads, nope, rope, kv_lora, v;
+    const void *uk,
+        *uv; /* as the absorbed products read them: [H][kv_lora][uk_ld], [H][v][uv_ld] */
+    uint64_t uk_head, uv_head; /* values between heads */
+    uint32_t uk_ld, uv_ld;
+    const void *q_nope, *q; /* as cu_mla_query leaves them; of q only the rotated part is read */
+    uint32_t nope_ld;
+    float scale;
+    uint32_t keys;             /* the scratch holds; a multiple of CU_FLASH_KEYS */
+    void *k, *values, *k_rope; /* [H][keys][nope to 16], [H][keys][v to 16], [keys][rope to 16] */
+    float *part_o;             /* [rows][CU_FLASH_SPLITS][H][v] */
+    float *part_ml;            /* [rows][CU_FLASH_SPLITS][H][2]: maximum as a power of two, sum */
+    void *o;                   /* act [rows][o_ld]; head h at h * v */
+    uint32_t o_ld;
+} cu_flash_args;
+/* False where shapes or a block's shared memory forbid it; `shared` is what a block may have. */
+bool cu_flash_fits(const cu_flash_args *a, uint32_t shared);
+/* Queries from which a run is expanded. */
+uint32_t cu_flash_crossover(const cu_flash_args *a);
+/* Bytes of scratch for one key. */
+uint64_t cu_flash_key_bytes(const cu_flash_args *a);
+/* The keys and values of one pass, then its attention: its sums go to the parts, and go on from
+ * there where an earlier pass has begun a context. tiles: most tiles of queries. */
+cudaError_t cu_flash_expand(cudaStream_t s, const cu_flash_args *a, uint32_t pass);
+cudaError_t cu_flash_attend(cudaStream_t s, const cu_flash_args *a, uint32_t pass, uint32_t tiles);
+/* o of all expanded rows, after the last pass. */
+cudaError_t cu_flash_merge(cudaStream_t s, const cu_flash_args *a, uint32_t rows);
 
 /* ---- products: y = x wT ---- */
 

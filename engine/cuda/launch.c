@@ -63,9 +63,9 @@ static bool put_table(cu_backend *b, const eng_row *r, const eng_row *before, ui
 static uint32_t put_tiles(const cu_backend *b, const eng_launch *l, cu_tile *tiles, bool *multi) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < l->n_rows; i++) {
-        const eng_row *r = &l->rows[i], *p = r - 1;
-        bool joins = n && tiles[n - 1].n < b->tile_rows && p->blocks == r->blocks &&
-                     p->pos < r->pos && (l->stage != ENG_STAGE_RECURRENT || p->loop == r->loop);
+        const eng_row *r = &l->rows[i];
+        bool joins =
+            n && tiles[n - 1].n < b->tile_rows && eng__cuda_shares_keys(l->stage, r - 1, r);
         if (joins) tiles[n - 1].n++, *multi = true;
         else tiles[n++] = (cu_tile){.first = i, .n = 1};
     }
@@ -166,9 +166,10 @@ static int edits_ahead(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_
     return 0;
 }
 
-/* Builds the descriptor in pinned memory; *bytes = its length. */
+/* Builds the descriptor in pinned memory; *bytes = its length, *path = what it takes. */
 static int pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits_done,
-                size_t *bytes, bool *multi, err *e) {
+                size_t *bytes, cu_path *path, err *e) {
+    bool multi = false, all = false;
     cu_head *h = head_at(f);
     uint32_t n_edits = l->n_edits - edits_done, n_tables = 0;
     *h = (cu_head){.n_rows = l->n_rows,
@@ -180,10 +181,13 @@ static int pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits
     h->edits = h->tiles + l->n_rows * (uint32_t)sizeof(cu_tile);
     h->tables = h->edits + n_edits * (uint32_t)sizeof(cu_edit);
     uint32_t *tables = (uint32_t *)(void *)(f->desc + h->tables);
-    h->n_tiles = put_tiles(b, l, (cu_tile *)(void *)(f->desc + h->tiles), multi);
+    h->n_tiles = put_tiles(b, l, (cu_tile *)(void *)(f->desc + h->tiles), &multi);
     if (put_rows(b, f, l, tables, &n_tables, e) != 0) return -1;
     put_edits(l->edits + edits_done, n_edits, (cu_edit *)(void *)(f->desc + h->edits));
-    *bytes = h->tables + n_tables * sizeof(uint32_t);
+    *bytes = eng__cuda_put_runs(b, l, f->desc, h->tables + n_tables * sizeof(uint32_t), &all);
+    path->mode = multi ? CU_SHARED_TILES : CU_ONE_ROW;
+    if (h->n_runs) path->mode = all ? CU_ALL_EXPANDED : CU_EXPANDED;
+    path->passes = h->n_passes;
     memset(f->flags, 0, CU_HALTED + (size_t)l->n_rows);
     f->stage = l->stage;
     f->n_rows = l->n_rows;
@@ -192,12 +196,13 @@ static int pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits
 
 /* ---- starting and waiting ---- */
 
-static cudaError_t run_stage(cu_backend *b, const cu_flight *f, bool multi) {
+static cudaError_t run_stage(cu_backend *b, const cu_flight *f, cu_path path) {
     if (f->n_rows == 0) return cu_begin(b->stream, b->desc, &b->cache, &b->state);
     uint32_t i = eng__cuda_bucket(b, f->n_rows);
-    cudaGraphExec_t g = b->graph[f->stage][i][multi];
+    cudaGraphExec_t g = b->graph[f->stage][i][path.mode];
+    if (path.passes > 1) g = NULL; /* long contexts: milliseconds, which hide single launches */
     cudaError_t rc =
-        g ? cudaGraphLaunch(g, b->stream) : eng__cuda_stage(b, f->stage, b->bucket[i], multi);
+        g ? cudaGraphLaunch(g, b->stream) : eng__cuda_stage(b, f->stage, b->bucket[i], path);
     if (rc != cudaSuccess || f->n_logits == 0) return rc;
     i = eng__cuda_bucket(b, f->n_logits);
     uint32_t rows = b->bucket[i] < b->opts.max_logits ? b->bucket[i] : b->opts.max_logits;
@@ -218,7 +223,7 @@ static int cuda_launch(eng_backend *base, const eng_launch *l, err *e) {
     cu_flight *f = free_flight(b);
     uint32_t edits_done = 0;
     size_t bytes = 0;
-    bool multi = false;
+    cu_path path = {CU_ONE_ROW, 0};
     if (b->lost) return err_set(e, ERR_DEVICE, NULL, "%s was lost", b->device_name);
     if (b->n_flying == CU_FLIGHTS) {
         return err_set(e, ERR_INTERNAL, NULL, "%d launches are in flight already", CU_FLIGHTS);
@@ -228,12 +233,12 @@ static int cuda_launch(eng_backend *base, const eng_launch *l, err *e) {
                        b->opts.max_launch);
     }
     if (check_edits(b, l, e) != 0 || edits_ahead(b, f, l, &edits_done, e) != 0 ||
-        pack(b, f, l, edits_done, &bytes, &multi, e) != 0 ||
+        pack(b, f, l, edits_done, &bytes, &path, e) != 0 ||
         eng__cuda_check(b, cudaEventRecord(f->began, b->stream), "timing", e) != 0 ||
         send(b, f, bytes, e) != 0) {
         return -1;
     }
-    cudaError_t rc = run_stage(b, f, multi);
+    cudaError_t rc = run_stage(b, f, path);
     if (rc == cudaSuccess) rc = fetch(b, f);
     if (rc == cudaSuccess) rc = cudaEventRecord(f->ended, b->stream);
     if (eng__cuda_check(b, rc, "a launch", e) != 0) return -1;
@@ -269,7 +274,7 @@ static void cuda_close(eng_backend *base) {
     if (b->stream) (void)cudaStreamSynchronize(b->stream); /* what is in flight ends first */
     for (uint32_t i = 0; i < CU_BUCKETS; i++) {
         for (int s = 0; s < CU_STAGES; s++) {
-            for (int m = 0; m < 2; m++) {
+            for (int m = 0; m < CU_MODES; m++) {
                 if (b->graph[s][i][m]) (void)cudaGraphExecDestroy(b->graph[s][i][m]);
             }
         }

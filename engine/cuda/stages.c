@@ -113,7 +113,8 @@ uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows) {
     return want ? want : 1;
 }
 
-static cudaError_t attend(cu_backend *b, uint32_t plane, bool by_loop, uint32_t rows, bool multi) {
+static cudaError_t attend(cu_backend *b, uint32_t plane, bool by_loop, uint32_t rows,
+                          cu_path path) {
     cu_attn_args a;
     eng__cuda_attn_shape(b, &a);
     bool mla = b->c.attn_type == ENG_ATTN_MLA;
@@ -127,15 +128,59 @@ static cudaError_t attend(cu_backend *b, uint32_t plane, bool by_loop, uint32_t 
     a.o = mla ? b->s.ctx : b->s.o;
     a.o_head = mla ? cu_round(b->c.kv_lora_rank, CU_K_STEP) : b->dv;
     a.o_ld = mla ? b->c.n_heads * a.o_head : b->o_ld;
-    cudaError_t rc = cu_attn_fits_mma(&a, b->f32) ? cu_attn_mma(b->stream, &a, rows, !multi)
-                                                  : cu_attn_simple(b->stream, &a, rows, b->f32);
+    cudaError_t rc = cu_attn(b->stream, &a, rows, b->f32, path.mode == CU_ONE_ROW);
     STEP(rc, cu_attn_merge(b->stream, &a, rows, b->f32));
+    return rc;
+}
+
+void eng__cuda_flash_shape(const cu_backend *b, cu_flash_args *a) {
+    const eng_config *c = &b->c;
+    *a = (cu_flash_args){.cache = b->cache,
+                         .n_heads = c->n_heads,
+                         .nope = c->qk_nope_head_dim,
+                         .rope = c->qk_rope_head_dim,
+                         .kv_lora = c->kv_lora_rank,
+                         .v = c->v_head_dim,
+                         .nope_ld = cu_round(c->qk_nope_head_dim, CU_K_STEP),
+                         .scale = 1.0f / sqrtf((float)(c->qk_nope_head_dim + c->qk_rope_head_dim)),
+                         .keys = b->flash.keys};
+}
+
+/* o of the rows in runs, over what the absorbed products left there. */
+static cudaError_t expanded(cu_backend *b, const cu_layer *l, uint32_t plane, bool by_loop,
+                            uint32_t rows, uint32_t passes) {
+    cu_flash_args a;
+    eng__cuda_flash_shape(b, &a);
+    a.desc = b->desc;
+    a.plane = plane;
+    a.by_loop = by_loop;
+    a.uk = l->uk.w;
+    a.uv = l->uv.w;
+    a.uk_head = l->uk.group;
+    a.uv_head = l->uv.group;
+    a.uk_ld = l->uk.ld;
+    a.uv_ld = l->uv.ld;
+    a.q_nope = b->s.q_nope;
+    a.q = b->s.q;
+    a.k = b->s.keys;
+    a.values = b->s.values;
+    a.k_rope = b->s.keys_rope;
+    a.part_o = b->s.flash_o;
+    a.part_ml = b->s.flash_ml;
+    a.o = b->s.o;
+    a.o_ld = b->o_ld;
+    cudaError_t rc = cudaSuccess;
+    for (uint32_t pass = 0; pass < passes; pass++) {
+        STEP(rc, cu_flash_expand(b->stream, &a, pass));
+        STEP(rc, cu_flash_attend(b->stream, &a, pass, eng__cuda_flash_tiles(b, rows)));
+    }
+    STEP(rc, cu_flash_merge(b->stream, &a, rows));
     return rc;
 }
 
 /* act = the normed input; leaves attention's output in delta. */
 static cudaError_t attention(cu_backend *b, const cu_layer *l, uint32_t plane, bool by_loop,
-                             uint32_t rows, bool multi) {
+                             uint32_t rows, cu_path path) {
     const eng_config *c = &b->c;
     cu_scratch *s = &b->s;
     bool mla = c->attn_type == ENG_ATTN_MLA;
@@ -177,12 +222,16 @@ static cudaError_t attention(cu_backend *b, const cu_layer *l, uint32_t plane, b
         STEP(rc, cu_mla_prep(b->stream, &prep, rows, b->f32));
         STEP(rc, product(b, &l->q_up, CU_STORE_F32, s->cq, s->q_up, l->q_up.n, rows));
         STEP(rc, cu_mla_query(b->stream, &q, rows, b->f32));
-        STEP(rc, per_head(b, &l->uk, s->q_nope, nope_ld, s->q, c->n_heads * b->dk, b->dk, rows));
-        STEP(rc, attend(b, plane, by_loop, rows, multi));
-        STEP(rc, per_head(b, &l->uv, s->ctx, ctx_head, s->o, b->o_ld, c->v_head_dim, rows));
+        if (path.mode != CU_ALL_EXPANDED) {
+            STEP(rc,
+                 per_head(b, &l->uk, s->q_nope, nope_ld, s->q, c->n_heads * b->dk, b->dk, rows));
+            STEP(rc, attend(b, plane, by_loop, rows, path));
+            STEP(rc, per_head(b, &l->uv, s->ctx, ctx_head, s->o, b->o_ld, c->v_head_dim, rows));
+        }
+        if (path.mode >= CU_EXPANDED) STEP(rc, expanded(b, l, plane, by_loop, rows, path.passes));
     } else {
         STEP(rc, cu_gqa_prep(b->stream, &prep, rows, b->f32));
-        STEP(rc, attend(b, plane, by_loop, rows, multi));
+        STEP(rc, attend(b, plane, by_loop, rows, path));
     }
     STEP(rc, product(b, &l->wo, CU_STORE_F32, s->o, s->delta, c->dim, rows));
     return rc;
@@ -209,14 +258,14 @@ static cu_row_args row_args(const cu_backend *b, cu_row_from from, cu_row_to to,
 /* Layers of the prelude or coda: `from` is where the first finds its input, `to` where the last
  * leaves its output. */
 static cudaError_t dense_stage(cu_backend *b, const cu_layer *layers, uint32_t n, uint32_t plane,
-                               cu_row_from from, cu_row_to to, uint32_t rows, bool multi) {
+                               cu_row_from from, cu_row_to to, uint32_t rows, cu_path path) {
     cudaError_t rc = cudaSuccess;
     for (uint32_t i = 0; i < n; i++) {
         const cu_layer *l = &layers[i];
         cu_row_args in = row_args(b, i ? CU_FROM_X : from, CU_TO_NORM, l->attn_norm);
         cu_row_args mid = row_args(b, CU_FROM_X, CU_TO_NORM, l->ffn_norm);
         STEP(rc, cu_row_step(b->stream, &in, rows, b->f32));
-        STEP(rc, attention(b, l, plane + i, false, rows, multi));
+        STEP(rc, attention(b, l, plane + i, false, rows, path));
         STEP(rc, cu_row_step(b->stream, &mid, rows, b->f32));
         STEP(rc, product(b, &l->gate_up, CU_STORE_SILU, b->s.act, b->s.hidden, l->down.ld, rows));
         STEP(rc, product(b, &l->down, CU_STORE_F32, b->s.hidden, b->s.delta, b->c.dim, rows));
@@ -287,14 +336,14 @@ static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
     return rc;
 }
 
-static cudaError_t recurrent(cu_backend *b, uint32_t rows, bool multi) {
+static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
     const eng_config *c = &b->c;
     const cu_layer *l = &b->recurrent;
     uint32_t n_parts = 0;
     cu_row_args in = row_args(b, CU_FROM_LOOP, CU_TO_NORM, l->attn_norm);
     cu_row_args mid = row_args(b, CU_FROM_X, CU_TO_NORM, l->ffn_norm);
     cudaError_t rc = cu_row_step(b->stream, &in, rows, b->f32);
-    STEP(rc, attention(b, l, eng_plane_loop(c, 0), true, rows, multi));
+    STEP(rc, attention(b, l, eng_plane_loop(c, 0), true, rows, path));
     STEP(rc, cu_row_step(b->stream, &mid, rows, b->f32));
     STEP(rc, experts(b, rows, &n_parts));
     cu_loop_end_args end = {.desc = b->desc,
@@ -316,18 +365,18 @@ static cudaError_t recurrent(cu_backend *b, uint32_t rows, bool multi) {
     return rc;
 }
 
-cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, bool multi) {
+cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path) {
     const eng_config *c = &b->c;
     cudaError_t rc = cu_begin(b->stream, b->desc, &b->cache, &b->state);
     if (rc != cudaSuccess) return rc;
     switch (stage) {
     case ENG_STAGE_PRELUDE:
         return dense_stage(b, b->prelude, c->prelude_layers, eng_plane_prelude(c, 0), CU_FROM_TOKEN,
-                           CU_TO_STATE, rows, multi);
-    case ENG_STAGE_RECURRENT: return recurrent(b, rows, multi);
+                           CU_TO_STATE, rows, path);
+    case ENG_STAGE_RECURRENT: return recurrent(b, rows, path);
     case ENG_STAGE_CODA:
         return dense_stage(b, b->coda, c->coda_layers, eng_plane_coda(c, 0), CU_FROM_OUT,
-                           CU_TO_HEAD, rows, multi);
+                           CU_TO_HEAD, rows, path);
     }
     return cudaErrorInvalidValue;
 }

@@ -174,10 +174,7 @@ static void run_scene(scene *c, uint32_t splits, rng *r) {
         bool one_row = true;
         for (uint32_t i = 0; i < c->n_tiles; i++)
             one_row &= c->tiles[i].n == 1;
-        cudaError_t rc = cu_attn_fits_mma(&a, s->f32)
-                             ? cu_attn_mma(test_stream, &a, cap, one_row)
-                             : cu_attn_simple(test_stream, &a, cap, s->f32);
-        must(rc, "attention");
+        must(cu_attn(test_stream, &a, cap, s->f32, one_row), "attention");
         must(cu_attn_merge(test_stream, &a, cap, s->f32), "merge");
         host_act(o, a.o, n, s->f32);
         if (order == 0) verify(c, &a, o, scale);
@@ -206,6 +203,11 @@ void test_attention(void) {
         {"gqa f32", 6, 2, 16, 16, true, true, 1},
         {"gqa bf16", 8, 4, 24, 24, false, false, 1},
         {"gqa mixed", 4, 1, 16, 16, false, true, 1},
+        {"gqa mma 64", 8, 2, 64, 64, false, false, 16},
+        {"gqa mma 128", 16, 2, 128, 128, false, false, 8},
+        {"gqa mma, a head each", 3, 3, 16, 16, false, false, 64},
+        {"gqa mma, one for 16", 16, 1, 32, 32, false, false, 4},
+        {"gqa mma, groups of 5", 10, 2, 80, 80, false, false, 12},
         {"gqa f32 over bf16", 4, 4, 16, 16, true, false, 1},
     };
     /* sequence, position, loop, flags */

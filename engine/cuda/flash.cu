@@ -1,0 +1,479 @@
+/* flash.cu - attention of long prompt chunks under MLA over expanded keys and values.
+ *
+ * The absorbed kernel pays 2 (2 kv_lora + rope) operations for a query and a key; over rebuilt
+ * keys and values it is 2 (nope + rope + v), but each key costs 2 kv_lora (nope + v) once per run
+ * to rebuild: worth it from some number of queries on (cu_flash_crossover; README).
+ *
+ * cu_flash_expand rebuilds a piece of each run's context into scratch, every key for all
+ * heads; cu_flash_attend runs tiles of 64 queries against tiles of 64 keys; where contexts do
+ * not fit the scratch together, the two run once per pass and the sums go through memory
+ * between passes, bit for bit what they were in registers. Keys are dealt to CU_FLASH_SPLITS
+ * splits in turns of CU_FLASH_CHUNK, which depends on positions alone; so a row's bits depend
+ * neither on the passes nor on any other row. */
+#include "engine/cuda/attention.cuh"
+
+enum {
+    EXPAND_THREADS = 256,
+    EXPAND_STEP = 32, /* latent values of one step */
+    EXPAND_UNIT = 64, /* outputs of one unit: keys or values of one head */
+    EXPAND_UNITS = 4, /* units of one block */
+    EXPAND_LD = EXPAND_STEP + 8,
+    KEY_UNIT_LD = EXPAND_UNIT + 8,
+    UNIT_VALUES = EXPAND_UNIT * EXPAND_LD, /* the larger of [64][40] and [32][72] */
+    FLASH_THREADS = 128,
+    MERGE_THREADS = 128,
+    CHUNK_TILES = CU_FLASH_CHUNK / CU_ATTN_KEYS,
+};
+
+static __host__ __device__ __forceinline__ uint32_t to16(uint32_t n) {
+    return (n + 15) / 16 * 16;
+}
+
+static __device__ __forceinline__ const cu_piece *pieces_of(const void *desc, cu_pass p) {
+    return (const cu_piece *)((const char *)desc + head_of(desc)->pieces) + p.first;
+}
+static __device__ __forceinline__ cu_pass pass_of(const void *desc, uint32_t pass) {
+    const cu_head *head = head_of(desc);
+    cu_pass none = {0, 0};
+    return pass < head->n_passes ? ((const cu_pass *)((const char *)desc + head->passes))[pass]
+                                 : none;
+}
+static __device__ __forceinline__ cu_run run_of(const void *desc, const cu_piece &p) {
+    return ((const cu_run *)((const char *)desc + head_of(desc)->runs))[p.run];
+}
+/* Keys end here for the rows that end with `last`. */
+static __device__ __forceinline__ uint32_t piece_end(const cu_piece &p, const cu_row &last) {
+    uint32_t end = p.key + p.n_keys;
+    return end < last.pos + 1 ? end : last.pos + 1;
+}
+
+/* ---- expansion: [128 keys][latent] times the weights of one head's keys or values ---- */
+
+struct unit { /* 64 outputs; of keys the weights are [latent][output], of values [output][latent] */
+    uint32_t head, n0;
+    bool keys, there;
+};
+static __host__ __device__ __forceinline__ uint32_t units_per_head(const cu_flash_args &a) {
+    return (a.nope + EXPAND_UNIT - 1) / EXPAND_UNIT + (a.v + EXPAND_UNIT - 1) / EXPAND_UNIT;
+}
+static __device__ __forceinline__ unit unit_get(const cu_flash_args &a, uint32_t i) {
+    uint32_t per = units_per_head(a), of_keys = (a.nope + EXPAND_UNIT - 1) / EXPAND_UNIT;
+    uint32_t j = i % per;
+    unit u;
+    u.head = i / per;
+    u.keys = j < of_keys;
+    u.n0 = (u.keys ? j : j - of_keys) * EXPAND_UNIT;
+    u.there = u.head < a.n_heads;
+    return u;
+}
+
+struct expand_shared {
+    uint32_t slots[CU_FLASH_KEYS];
+    bf16 c[2][CU_FLASH_KEYS * EXPAND_LD];
+    bf16 w[2][EXPAND_UNITS][UNIT_VALUES];
+};
+
+static __device__ __forceinline__ void copy_or_zero(bf16 *to, const bf16 *from, bool there) {
+    vec16 zero = {{0, 0, 0, 0}};
+    if (there) copy_async(to, from);
+    else *(vec16 *)to = zero;
+}
+
+/* Latent values [l0, l0 + 32) of 128 keys, and the same of the block's weights. */
+static __device__ __forceinline__ void expand_load(const cu_flash_args &a, expand_shared *sh,
+                                                   uint32_t buffer, uint32_t first_unit,
+                                                   uint32_t l0) {
+    const bf16 *pool = (const bf16 *)a.cache.slots + l0;
+    for (uint32_t i = threadIdx.x; i < CU_FLASH_KEYS * EXPAND_STEP / 8; i += EXPAND_THREADS) {
+        uint32_t key = i / (EXPAND_STEP / 8), c = i % (EXPAND_STEP / 8) * 8, slot = sh->slots[key];
+        bool there = slot != RM_NO_SLOT;
+        copy_or_zero(sh->c[buffer] + key * EXPAND_LD + c,
+                     pool + (there ? (uint64_t)slot * a.cache.slot_values : 0) + c, there);
+    }
+    const uint32_t vecs = EXPAND_UNIT * EXPAND_STEP / 8;
+    for (uint32_t i = threadIdx.x; i < EXPAND_UNITS * vecs; i += EXPAND_THREADS) {
+        unit u = unit_get(a, first_unit + i / vecs);
+        bf16 *to = sh->w[buffer][i / vecs];
+        if (!u.there) continue;
+        if (u.keys) {
+            uint32_t l = i % vecs / (EXPAND_UNIT / 8), n = i % (EXPAND_UNIT / 8) * 8;
+            bool there = u.n0 + n < a.uk_ld;
+            const bf16 *w = (const bf16 *)a.uk + u.head * a.uk_head;
+            copy_or_zero(to + l * KEY_UNIT_LD + n,
+                         w + (there ? (uint64_t)(l0 + l) * a.uk_ld + u.n0 + n : 0), there);
+        } else {
+            uint32_t n = i % vecs / (EXPAND_STEP / 8), l = i % (EXPAND_STEP / 8) * 8;
+            bool there = u.n0 + n < a.v;
+            const bf16 *w = (const bf16 *)a.uv + u.head * a.uv_head;
+            copy_or_zero(to + n * EXPAND_LD + l,
+                         w + (there ? (uint64_t)(u.n0 + n) * a.uv_ld + l0 + l : 0), there);
+        }
+    }
+}
+
+/* The rotated keys as they are, once for all heads. */
+static __device__ void expand_rope(const cu_flash_args &a, const expand_shared *sh, uint32_t at) {
+    uint32_t ld = to16(a.rope), vecs = ld / 8;
+    for (uint32_t i = threadIdx.x; i < CU_FLASH_KEYS * vecs; i += EXPAND_THREADS) {
+        uint32_t key = i / vecs, c = i % vecs * 8, slot = sh->slots[key];
+        vec16 v = {{0, 0, 0, 0}};
+        if (slot != RM_NO_SLOT && c < a.rope) {
+            v = *(const vec16 *)((const bf16 *)a.cache.slots +
+                                 (uint64_t)slot * a.cache.slot_values + a.kv_lora + c);
+        }
+        *(vec16 *)((bf16 *)a.k_rope + (uint64_t)(at + key) * ld + c) = v;
+    }
+}
+
+/* One warp: 32 keys times two units. */
+static __device__ __forceinline__ void expand_step(const expand_shared *sh, uint32_t buffer,
+                                                   uint32_t key0, uint32_t unit0,
+                                                   const unit units[2], float acc[2][2][8][4]) {
+    uint32_t lane = threadIdx.x & 31, a_row = lane & 15, a_col = lane >> 4 << 3;
+    uint32_t b_row = (lane & 7) + (lane >> 4 << 3), b_col = (lane >> 3 & 1) << 3;
+#pragma unroll
+    for (uint32_t k = 0; k < EXPAND_STEP; k += 16) {
+        uint32_t f[2][4];
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+            load_matrices(f[m], sh->c[buffer] + (key0 + m * 16 + a_row) * EXPAND_LD + k + a_col);
+        }
+#pragma unroll
+        for (int u = 0; u < 2; u++) {
+            const bf16 *w = sh->w[buffer][unit0 + u];
+            if (!units[u].there) continue; /* whole warps */
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                uint32_t b[4];
+                if (units[u].keys)
+                    load_matrices_t(b, w + (k + a_row) * KEY_UNIT_LD + n * 16 + a_col);
+                else load_matrices(b, w + (n * 16 + b_row) * EXPAND_LD + k + b_col);
+#pragma unroll
+                for (int m = 0; m < 2; m++) {
+                    mma_bf16(acc[m][u][2 * n], f[m][0], f[m][1], f[m][2], f[m][3], b[0], b[1]);
+                    mma_bf16(acc[m][u][2 * n + 1], f[m][0], f[m][1], f[m][2], f[m][3], b[2], b[3]);
+                }
+            }
+        }
+    }
+}
+
+/* Columns up to the next multiple of 16 are written: zeros, as the weights are there. */
+static __device__ __forceinline__ void expand_store(const cu_flash_args &a, uint32_t at,
+                                                    const unit &u, int m, const float acc[8][4]) {
+    uint32_t lane = threadIdx.x & 31, ld = to16(u.keys ? a.nope : a.v);
+    bf16 *to = (bf16 *)(u.keys ? a.k : a.values) + (uint64_t)u.head * a.keys * ld;
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        uint32_t c = u.n0 + n * 8 + 2 * (lane & 3);
+        if (c >= ld) continue;
+        uint64_t row = at + m * 16 + (lane >> 2);
+        *(uint32_t *)(to + row * ld + c) = narrow_pair(acc[n][0], acc[n][1]);
+        *(uint32_t *)(to + (row + 8) * ld + c) = narrow_pair(acc[n][2], acc[n][3]);
+    }
+}
+
+/* A block: 128 keys of one piece, and 4 units of outputs (mythos_1b: two heads). 8 warps, 4 along
+ * the keys by 2 along the units. Whole groups of 128 keys are written, zeros where a key is
+ * not there: weight 0 times what was in memory would be NaN. */
+static __global__ void __launch_bounds__(EXPAND_THREADS, 1)
+    flash_expand(cu_flash_args a, uint32_t pass) {
+    DYNAMIC_SHARED(shared);
+    expand_shared *sh = (expand_shared *)shared;
+    cu_pass ps = pass_of(a.desc, pass);
+    const cu_piece *p = pieces_of(a.desc, ps);
+    uint32_t at = blockIdx.x * CU_FLASH_KEYS, i = 0;
+    while (i < ps.n &&
+           at >= p[i].at + (p[i].n_keys + CU_FLASH_KEYS - 1) / CU_FLASH_KEYS * CU_FLASH_KEYS)
+        i++; /* pieces stand in the order of the scratch */
+    if (i == ps.n) return;
+    cu_run run = run_of(a.desc, p[i]);
+    if (run.n == 0) return;
+    const cu_row *rows = rows_of(a.desc) + run.first;
+    uint32_t key0 = p[i].key + (at - p[i].at), end = piece_end(p[i], rows[run.n - 1]);
+    if (key0 >= end) return;
+    uint32_t plane = a.plane + (a.by_loop ? rows[0].loop : 0);
+    for (uint32_t k = threadIdx.x; k < CU_FLASH_KEYS; k += EXPAND_THREADS) {
+        sh->slots[k] = slot_of(a.desc, a.cache, rows[0].table, plane, key0 + k, end);
+    }
+    __syncthreads();
+    uint32_t first_unit = blockIdx.y * EXPAND_UNITS, warp = threadIdx.x >> 5;
+    uint32_t my_key = (warp & 3) * 32, my_unit = (warp >> 2) * 2;
+    unit units[2] = {unit_get(a, first_unit + my_unit), unit_get(a, first_unit + my_unit + 1)};
+    if (blockIdx.y == 0) expand_rope(a, sh, at);
+    float acc[2][2][8][4] = {};
+    expand_load(a, sh, 0, first_unit, 0);
+    for (uint32_t l0 = 0, buffer = 0; l0 < a.kv_lora; l0 += EXPAND_STEP, buffer ^= 1) {
+        copies_wait();
+        __syncthreads(); /* this step is here; the other buffer has been used */
+        if (l0 + EXPAND_STEP < a.kv_lora)
+            expand_load(a, sh, buffer ^ 1, first_unit, l0 + EXPAND_STEP);
+        expand_step(sh, buffer, my_key, my_unit, units, acc);
+    }
+#pragma unroll
+    for (int u = 0; u < 2; u++) {
+        if (!units[u].there) continue;
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+            expand_store(a, at + my_key, units[u], m, acc[m][u]);
+    }
+}
+
+/* ---- attention ---- */
+
+struct flash_shared { /* offsets in bytes; two tiles of keys and values */
+    uint32_t q, k, v, bytes, ld_k, ld_v;
+};
+static __host__ __device__ __forceinline__ flash_shared flash_layout(const cu_flash_args &a) {
+    flash_shared s;
+    s.ld_k = to16(a.nope) + to16(a.rope) + 8; /* odd multiples of 16 bytes */
+    s.ld_v = to16(a.v) + 8;
+    s.k = 0;
+    s.v = s.k + 2 * CU_ATTN_KEYS * s.ld_k * 2;
+    s.q = s.v + 2 * CU_ATTN_KEYS * s.ld_v * 2;
+    s.bytes = s.q + CU_FLASH_QUERIES * s.ld_k * 2;
+    return s;
+}
+
+/* The thread block's tile of queries and its keys in this pass. */
+struct flash_block {
+    cu_piece p;
+    uint32_t row, n, h, split; /* launch rows [row, row + n) */
+    uint32_t first, end;       /* key tiles, counted from position 0 */
+};
+
+/* The first tile from `tile` on that falls to this split. */
+static __device__ __forceinline__ uint32_t next_tile(uint32_t tile, uint32_t split) {
+    uint32_t turn = tile / CHUNK_TILES,
+             away = (split + CU_FLASH_SPLITS - turn % CU_FLASH_SPLITS) % CU_FLASH_SPLITS;
+    return away ? (turn + away) * CHUNK_TILES : tile;
+}
+
+/* False if there is nothing to do. */
+static __device__ __forceinline__ bool flash_find(const cu_flash_args &a, uint32_t pass,
+                                                  flash_block *b) {
+    cu_pass ps = pass_of(a.desc, pass);
+    const cu_piece *p = pieces_of(a.desc, ps);
+    uint32_t i = 0;
+    while (i < ps.n && blockIdx.x >= p[i].tile + p[i].n_tiles)
+        i++;
+    if (i == ps.n) return false;
+    b->p = p[i];
+    cu_run run = run_of(a.desc, b->p);
+    /* The last tile sees most keys: it goes first. */
+    uint32_t at = (b->p.n_tiles - 1 - (blockIdx.x - b->p.tile)) * CU_FLASH_QUERIES;
+    if (at >= run.n) return false;
+    b->row = run.first + at;
+    b->n = run.n - at < CU_FLASH_QUERIES ? run.n - at : (uint32_t)CU_FLASH_QUERIES;
+    b->h = blockIdx.y;
+    b->split = blockIdx.z;
+    uint32_t end = piece_end(b->p, rows_of(a.desc)[b->row + b->n - 1]);
+    b->first = next_tile(b->p.key / CU_ATTN_KEYS, b->split);
+    b->end = (end + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
+    return b->first < b->end;
+}
+
+static __device__ __forceinline__ void
+flash_load_queries(const cu_flash_args &a, const flash_block &b, bf16 *qs, uint32_t ld) {
+    uint32_t nope = to16(a.nope), vecs = (nope + to16(a.rope)) / 8;
+    for (uint32_t i = threadIdx.x; i < CU_FLASH_QUERIES * vecs; i += FLASH_THREADS) {
+        uint32_t r = i / vecs, c = i % vecs * 8;
+        uint64_t head = (uint64_t)(b.row + r) * a.n_heads + b.h;
+        vec16 v = {{0, 0, 0, 0}};
+        if (r < b.n && c < nope) {
+            v = *(const vec16 *)((const bf16 *)a.q_nope + head * a.nope_ld + c);
+        } else if (r < b.n && c - nope < a.rope) {
+            v = *(const vec16 *)((const bf16 *)a.q + head * (a.kv_lora + a.rope) + a.kv_lora + c -
+                                 nope);
+        }
+        *(vec16 *)(qs + r * ld + c) = v;
+    }
+}
+
+/* 64 expanded keys and values from scratch key `at` on, on their way. */
+static __device__ __forceinline__ void flash_load_keys(const cu_flash_args &a, const flash_block &b,
+                                                       uint32_t tile, bf16 *ks, bf16 *vs,
+                                                       const flash_shared &at) {
+    uint32_t nope = to16(a.nope), rope = to16(a.rope), v = to16(a.v);
+    uint64_t from = b.p.at + (tile * CU_ATTN_KEYS - b.p.key);
+    const bf16 *k = (const bf16 *)a.k + ((uint64_t)b.h * a.keys + from) * nope;
+    const bf16 *r = (const bf16 *)a.k_rope + from * rope;
+    const bf16 *values = (const bf16 *)a.values + ((uint64_t)b.h * a.keys + from) * v;
+    for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * nope / 8; i += FLASH_THREADS)
+        copy_async(ks + i / (nope / 8) * at.ld_k + i % (nope / 8) * 8, k + (uint64_t)i * 8);
+    for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * rope / 8; i += FLASH_THREADS)
+        copy_async(ks + i / (rope / 8) * at.ld_k + nope + i % (rope / 8) * 8, r + (uint64_t)i * 8);
+    for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * v / 8; i += FLASH_THREADS)
+        copy_async(vs + i / (v / 8) * at.ld_v + i % (v / 8) * 8, values + (uint64_t)i * 8);
+}
+
+/* Where row r's sums of one split are between passes, and for the merge. */
+static __device__ __forceinline__ uint64_t flash_part(const cu_flash_args &a, uint32_t row,
+                                                      uint32_t split, uint32_t h) {
+    return ((uint64_t)row * CU_FLASH_SPLITS + split) * a.n_heads + h;
+}
+
+/* This warp's sums of rows g and g + 8 from q0 on, to memory or back. */
+template <int VT, bool OUT>
+static __device__ __forceinline__ void flash_sums(const cu_flash_args &a, const flash_block &b,
+                                                  uint32_t q0, warp_sums<VT> &sum) {
+    uint32_t lane = threadIdx.x & 31, q2 = (lane & 3) * 2;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        uint32_t r = q0 + (lane >> 2) + 8 * half;
+        if (r >= b.n) continue;
+        uint64_t part = flash_part(a, b.row + r, b.split, b.h);
+        float *ml = a.part_ml + part * 2, *o = a.part_o + part * a.v;
+        if (!OUT) {
+            sum.m[half] = ml[0];
+            sum.l[half] = ml[1];
+        } else if (q2 == 0) {
+            ml[0] = sum.m[half];
+            ml[1] = sum.l[half];
+        }
+#pragma unroll
+        for (int i = 0; i < VT; i++) {
+            uint32_t c = 8 * i + q2;
+            for (int j = 0; j < 2; j++) {
+                if (c + j >= a.v) continue;
+                if (OUT) o[c + j] = sum.acc[i][2 * half + j];
+                else sum.acc[i][2 * half + j] = o[c + j];
+            }
+        }
+    }
+}
+
+/* A block: 64 queries of one run, one head, one split. A warp takes 16 queries and all keys.
+ * VT: n8 tiles of a value. */
+template <int VT>
+static __global__ void __launch_bounds__(FLASH_THREADS, VT == 8 ? 3 : 2)
+    flash_attend(cu_flash_args a, uint32_t pass) {
+    DYNAMIC_SHARED(shared);
+    const flash_shared at = flash_layout(a);
+    bf16 *ks = (bf16 *)(shared + at.k), *vs = (bf16 *)(shared + at.v),
+         *qs = (bf16 *)(shared + at.q);
+    uint32_t k_tile = CU_ATTN_KEYS * at.ld_k, v_tile = CU_ATTN_KEYS * at.ld_v;
+    flash_block b;
+    if (!flash_find(a, pass, &b)) return;
+    uint32_t lane = threadIdx.x & 31, q0 = (threadIdx.x >> 5) * 16;
+    uint32_t sees[2] = {0, 0};
+    for (uint32_t half = 0; half < 2; half++) {
+        uint32_t r = q0 + (lane >> 2) + 8 * half;
+        if (r >= b.n) continue;
+        cu_row row = rows_of(a.desc)[b.row + r];
+        sees[half] = row.flags & CU_ROW_KV_ONLY ? 0 : row.pos + 1;
+    }
+    uint32_t most = sees[0] > sees[1] ? sees[0] : sees[1];
+    for (int with = 4; with < 32; with <<= 1) {
+        uint32_t other = __shfl_xor_sync(0xffffffffu, most, with);
+        most = most > other ? most : other;
+    }
+    warp_sums<VT> sum;
+    sums_clear(sum);
+    if (b.split * CHUNK_TILES < b.p.key / CU_ATTN_KEYS) flash_sums<VT, false>(a, b, q0, sum);
+    warp_operands o;
+    o.q = qs + q0 * at.ld_k;
+    o.ld_q = o.ld_k = at.ld_k;
+    o.ld_v = at.ld_v;
+    o.k_steps = (to16(a.nope) + to16(a.rope)) / 16;
+    o.v_pieces = to16(a.v) / 16;
+    o.scale = a.scale * LOG2E;
+    flash_load_queries(a, b, qs, at.ld_k);
+    flash_load_keys(a, b, b.first, ks, vs, at);
+    uint32_t buffer = 0;
+    for (uint32_t tile = b.first; tile < b.end; buffer ^= 1) {
+        uint32_t k0 = tile * CU_ATTN_KEYS, next = next_tile(tile + 1, b.split);
+        copies_wait();
+        __syncthreads(); /* this tile is here; the other buffer has been used */
+        if (next < b.end) {
+            flash_load_keys(a, b, next, ks + (buffer ^ 1) * k_tile, vs + (buffer ^ 1) * v_tile, at);
+        }
+        if (k0 < most) { /* whole warps */
+            int32_t see[2] = {(int32_t)(sees[0] - k0), (int32_t)(sees[1] - k0)};
+            o.k = ks + buffer * k_tile;
+            o.v = vs + buffer * v_tile;
+            warp_attend<CU_ATTN_KEYS / 8, VT>(sum, o, see);
+        }
+        tile = next;
+    }
+    flash_sums<VT, true>(a, b, q0, sum);
+}
+
+/* A warp per row and head: o = the splits' sums over their weights; zeros for rows that wrote K/V
+ * only, as their products go on. */
+static __global__ void __launch_bounds__(MERGE_THREADS) flash_merge(cu_flash_args a) {
+    uint32_t i = blockIdx.x, lane = threadIdx.x & 31;
+    uint32_t h = blockIdx.y * (MERGE_THREADS / 32) + (threadIdx.x >> 5);
+    if (i >= head_of(a.desc)->n_rows || h >= a.n_heads) return;
+    cu_row r = rows_of(a.desc)[i];
+    if (!(r.flags & CU_ROW_EXPANDED)) return;
+    uint32_t chunks = r.pos / CU_FLASH_CHUNK + 1, used = r.flags & CU_ROW_KV_ONLY ? 0 : chunks;
+    if (used > CU_FLASH_SPLITS) used = CU_FLASH_SPLITS;
+    float top = -INFINITY, sum = 0.0f, weight[CU_FLASH_SPLITS];
+    for (uint32_t s = 0; s < used; s++)
+        top = fmaxf(top, a.part_ml[flash_part(a, i, s, h) * 2]);
+#pragma unroll
+    for (uint32_t s = 0; s < CU_FLASH_SPLITS; s++) {
+        const float *ml = a.part_ml + flash_part(a, i, s, h) * 2;
+        weight[s] = s < used ? power2(ml[0] - top) : 0.0f; /* key 0 is seen: top is finite */
+        if (s < used) sum += ml[1] * weight[s];
+    }
+    float norm = sum > 0.0f ? 1.0f / sum : 0.0f;
+    bf16 *o = (bf16 *)a.o + (uint64_t)i * a.o_ld + h * a.v;
+    for (uint32_t c = lane; c < a.v; c += 32) {
+        float v = 0.0f;
+#pragma unroll
+        for (uint32_t s = 0; s < CU_FLASH_SPLITS; s++) {
+            if (s < used) v += a.part_o[flash_part(a, i, s, h) * a.v + c] * weight[s];
+        }
+        narrow(v * norm, &o[c]);
+    }
+}
+
+/* ---- launchers ---- */
+
+extern "C" bool cu_flash_fits(const cu_flash_args *a, uint32_t shared) {
+    return !a->cache.f32 && a->kv_lora % EXPAND_STEP == 0 && a->rope % 8 == 0 &&
+           a->cache.slot_values % 8 == 0 && a->v <= 128 && a->nope <= 256 && a->rope <= 128 &&
+           flash_layout(*a).bytes <= shared && sizeof(expand_shared) <= shared;
+}
+
+/* Where the operations of both are equal, a quarter more for what they leave out: expanded keys
+ * go to memory and back, tiles of queries are filled up to 16, three more kernels start. From the
+ * shapes alone; bench/cuda/run.sh measures both sides of it. */
+extern "C" uint32_t cu_flash_crossover(const cu_flash_args *a) {
+    uint32_t absorbed = 2 * a->kv_lora + a->rope, expanded = a->nope + a->rope + a->v;
+    if (absorbed <= expanded) return UINT32_MAX;
+    uint64_t rebuild = (uint64_t)a->kv_lora * (a->nope + a->v);
+    return (uint32_t)(rebuild * 5 / 4 / (absorbed - expanded) + 15) / 16 * 16;
+}
+
+extern "C" uint64_t cu_flash_key_bytes(const cu_flash_args *a) {
+    return 2 * ((uint64_t)a->n_heads * (to16(a->nope) + to16(a->v)) + to16(a->rope));
+}
+
+extern "C" cudaError_t cu_flash_expand(cudaStream_t s, const cu_flash_args *a, uint32_t pass) {
+    dim3 grid(a->keys / CU_FLASH_KEYS, cu_ceil_div(a->n_heads * units_per_head(*a), EXPAND_UNITS));
+    return LAUNCH(flash_expand, grid, EXPAND_THREADS, sizeof(expand_shared), s, *a, pass);
+}
+
+extern "C" cudaError_t cu_flash_attend(cudaStream_t s, const cu_flash_args *a, uint32_t pass,
+                                       uint32_t tiles) {
+    dim3 grid(tiles, a->n_heads, CU_FLASH_SPLITS);
+    uint32_t bytes = flash_layout(*a).bytes;
+    if (a->v <= 64) return LAUNCH(flash_attend<8>, grid, FLASH_THREADS, bytes, s, *a, pass);
+    return LAUNCH(flash_attend<16>, grid, FLASH_THREADS, bytes, s, *a, pass);
+}
+
+extern "C" cudaError_t cu_flash_merge(cudaStream_t s, const cu_flash_args *a, uint32_t rows) {
+    dim3 grid(rows, cu_ceil_div(a->n_heads, MERGE_THREADS / 32));
+    return LAUNCH(flash_merge, grid, MERGE_THREADS, 0, s, *a);
+}
+
+extern "C" cudaError_t cu_flash_setup(int most) {
+    const cudaFuncAttribute shared = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    cudaError_t rc = cudaFuncSetAttribute(flash_expand, shared, most);
+    if (rc == cudaSuccess) rc = cudaFuncSetAttribute(flash_attend<8>, shared, most);
+    if (rc == cudaSuccess) rc = cudaFuncSetAttribute(flash_attend<16>, shared, most);
+    return rc;
+}
