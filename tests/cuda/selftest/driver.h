@@ -1,5 +1,5 @@
 /* driver.h - runs known token ids through a backend without a scheduler: whichever rows the
- * wavefront rule lets run, in batches drawn at random. */
+ * wavefront rule lets run, in batches drawn at random, one or two launches in flight. */
 #ifndef FATHOM_CUDA_DRIVER_H
 #define FATHOM_CUDA_DRIVER_H
 
@@ -13,14 +13,17 @@ typedef struct {
     const uint32_t *ids[DRIVE_SEQS];
     eng_policy policy;
     float threshold;
-    bool poison;   /* fill the backend's working memory with NaN before every launch */
-    uint64_t seed; /* 0: every ready row, prelude first, then loops, then coda */
+    uint32_t flights; /* launches in flight, if the backend takes so many; 0 as 1 */
+    bool one_by_one;  /* as in decoding: a position starts when the one before it has halted */
+    bool poison;      /* fill the backend's working memory with NaN before every launch */
+    uint64_t seed;    /* 0: every ready row, prelude first, then loops, then coda */
 } drive_spec;
 
 typedef struct {
     uint32_t depth[DRIVE_SEQS][DRIVE_LEN];
-    float *logits[DRIVE_SEQS]; /* [len][vocab] */
-    uint32_t launches;
+    float *logits[DRIVE_SEQS];          /* [len][vocab] */
+    uint32_t launches, left_out, empty; /* rows left out; launches that lost every row */
+    uint32_t became_tails;
 } drive_result;
 
 /* False, with a failed check, if the backend refuses a launch. */
@@ -28,5 +31,8 @@ bool drive(eng_backend *b, const drive_spec *spec, drive_result *out);
 void drive_result_deinit(drive_result *r);
 /* Options of a backend wide enough for `spec`. */
 eng_backend_opts drive_opts(const drive_spec *spec, const char *kernels, eng_dtype cache);
+/* After a drive of `spec`: what the CUDA backend's cache, in float32, holds for every plane of
+ * every position of sequence s: [len][n_planes][slot_values]; free(). */
+float *drive_latents(const eng_backend *b, const drive_spec *spec, uint32_t s, size_t *n);
 
 #endif

@@ -60,6 +60,7 @@ void test_mm(void);
 void test_moe(void);
 void test_attention(void);
 void test_backend(void);
+void test_flights(void);
 void test_failures(void); /* shim only: every runtime call fails once */
 
 #endif

@@ -1,57 +1,8 @@
 /* test_backend.c - the whole backend: golden cases, random batch mixes, bfloat16 against the
  * CPU engine, graphs against plain launches on poisoned memory, refusals. */
-#include "tests/cuda/selftest/driver.h"
-#include "tests/lib/golden.h"
+#include "tests/cuda/selftest/cases.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-typedef struct {
-    const char *kernels;
-    eng_dtype cache;
-    float limit; /* of the logit error, as a fraction of the largest logit */
-    bool all;    /* every position must hold it, and every depth be equal; otherwise most must:
-                    with bfloat16 a position may leave a loop earlier or pick another expert */
-} precision;
-
-static const precision parity = {"f32", ENG_F32, 1e-3f, true};
-
-static eng_backend *open_backend(const eng_model *m, const eng_backend_opts *o) {
-    err e = {0};
-    eng_backend *b;
-    if (eng__cuda_open_device(&b, m, o, 0, &e) != 0) check(false, "open: %s", e.msg);
-    return b;
-}
-
-static drive_spec golden_spec(const golden_case *g, const eng_config *c, eng_policy policy,
-                              uint32_t max_rows, uint64_t seed) {
-    return (drive_spec){.n_seqs = GOLDEN_SEQS,
-                        .n_loops = g->n_loops,
-                        .max_rows = max_rows,
-                        .len = {GOLDEN_LEN, GOLDEN_LEN},
-                        .ids = {g->ids[0], g->ids[1]},
-                        .policy = policy,
-                        .threshold = c->act_threshold,
-                        .seed = seed};
-}
-
-static void compare(const golden_case *g, const drive_spec *spec, const drive_result *r,
-                    const precision *p) {
-    const char *policy = spec->policy == ENG_EXACT ? "exact" : "last";
-    uint32_t depths = 0, far = 0, n = GOLDEN_SEQS * GOLDEN_LEN;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t s = i / GOLDEN_LEN, pos = i % GOLDEN_LEN;
-        size_t at = (size_t)pos * g->vocab;
-        const float *want = g->logits[spec->policy] + (size_t)s * GOLDEN_LEN * g->vocab + at;
-        depths += r->depth[s][pos] != g->depth[spec->policy][s][pos];
-        far += !(worst(r->logits[s] + at, want, g->vocab) <= (double)p->limit);
-    }
-    uint32_t most = p->all ? 0 : n / 2;
-    check(far <= most && depths <= most,
-          "%s %s %s seed %llu rows %u: %u of %u logits too far off, %u depths differ", g->dir,
-          policy, p->kernels, (unsigned long long)spec->seed, spec->max_rows, far, n, depths);
-}
 
 static void run_case(const char *name, eng_policy policy, uint32_t max_rows, uint64_t seed,
                      const precision *p) {
@@ -63,7 +14,7 @@ static void run_case(const char *name, eng_policy policy, uint32_t max_rows, uin
     eng_backend_opts o = drive_opts(&spec, p->kernels, p->cache);
     eng_backend *b = open_backend(m, &o);
     drive_result r = {0};
-    if (b && drive(b, &spec, &r)) compare(&g, &spec, &r, p);
+    if (b && drive(b, &spec, &r)) compare_golden(&g, &spec, &r, p);
     drive_result_deinit(&r);
     eng_backend_close(b);
     eng_model_close(m);
@@ -92,7 +43,7 @@ static bool run_half(const golden_case *g, const eng_model *m, eng_policy policy
     eng_backend_opts o = drive_opts(&spec, p->kernels, p->cache);
     eng_backend *b = open_backend(m, &o);
     bool ok = b && drive(b, &spec, r);
-    if (ok) compare(g, &spec, r, p);
+    if (ok) compare_golden(g, &spec, r, p);
     eng_backend_close(b);
     return ok;
 }
@@ -169,40 +120,14 @@ static void mixes_against_the_cpu_engine(const char *dir, uint32_t n_seqs, uint3
     if (!check(eng_model_open(&m, dir, &e) == 0, "%s: %s", dir, e.msg)) return;
     const eng_config *c = eng_model_config(m);
     for (uint32_t k = 0; k < rounds; k++) {
-        static uint32_t ids[DRIVE_SEQS][DRIVE_LEN];
-        drive_spec spec = {.n_seqs = n_seqs,
-                           .n_loops = c->max_loop_iters - 2 + rng_below(&r, 5),
-                           .min_loops = rng_below(&r, 3),
-                           .max_rows = 5 + rng_below(&r, 150),
-                           .policy = k & 1 ? ENG_LAST : ENG_EXACT,
-                           .threshold = c->act_threshold,
-                           .seed = 1000 + k};
-        for (uint32_t s = 0; s < n_seqs; s++) {
-            spec.len[s] = 1 + rng_below(&r, on_shim ? 40 : DRIVE_LEN);
-            spec.ids[s] = ids[s];
-            for (uint32_t i = 0; i < spec.len[s]; i++)
-                ids[s][i] = rng_below(&r, c->vocab_size);
-        }
+        drive_spec spec = random_spec(c, n_seqs, on_shim ? 40 : DRIVE_LEN, 1000 + k, &r);
         eng_backend_opts o = drive_opts(&spec, "f32", ENG_F32),
                          q = drive_opts(&spec, NULL, ENG_F32);
         eng_backend *gpu = open_backend(m, &o), *cpu = NULL;
         check(eng_cpu_open(&cpu, m, &q, &e) == 0, "cpu: %s", e.msg);
         drive_result a = {0}, b = {0};
-        if (gpu && cpu && drive(gpu, &spec, &a) && drive(cpu, &spec, &b)) {
-            uint32_t depths = 0, far = 0, n = 0;
-            for (uint32_t s = 0; s < n_seqs; s++) {
-                for (uint32_t i = 0; i < spec.len[s]; i++, n++) {
-                    size_t at = (size_t)i * c->vocab_size;
-                    depths += a.depth[s][i] != b.depth[s][i];
-                    far += !(worst(a.logits[s] + at, b.logits[s] + at, c->vocab_size) < 1e-3);
-                }
-            }
-            /* A random token may halt within rounding of the threshold: then its sequence parts. */
-            check(depths <= n / 50 && far <= n / 10,
-                  "%s round %u: of %u positions %u depths and %u "
-                  "logits differ from the CPU engine",
-                  dir, k, n, depths, far);
-        }
+        if (gpu && cpu && drive(gpu, &spec, &a) && drive(cpu, &spec, &b))
+            compare_near(&spec, c->vocab_size, &a, &b, dir);
         drive_result_deinit(&a);
         drive_result_deinit(&b);
         eng_backend_close(gpu);

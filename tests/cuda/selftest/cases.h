@@ -1,0 +1,32 @@
+/* cases.h - golden cases and random workloads for the tests of the whole backend. */
+#ifndef FATHOM_CUDA_CASES_H
+#define FATHOM_CUDA_CASES_H
+
+#include "tests/cuda/selftest/driver.h"
+#include "tests/lib/golden.h"
+
+typedef struct {
+    const char *kernels;
+    eng_dtype cache;
+    float limit; /* of the logit error, as a fraction of the largest logit */
+    bool all;    /* every position must hold it, and every depth be equal; otherwise most must:
+                    with bfloat16 a position may leave a loop earlier or pick another expert */
+} precision;
+extern const precision parity;
+
+/* NULL, with a failed check, if the backend does not open. */
+eng_backend *open_backend(const eng_model *m, const eng_backend_opts *o);
+drive_spec golden_spec(const golden_case *g, const eng_config *c, eng_policy policy,
+                       uint32_t max_rows, uint64_t seed);
+void compare_golden(const golden_case *g, const drive_spec *spec, const drive_result *r,
+                    const precision *p);
+
+/* Sequences of random tokens, fewer and more loops than trained, minimum depths. The ids live as
+ * long as the process. */
+drive_spec random_spec(const eng_config *c, uint32_t n_seqs, uint32_t most_len, uint64_t seed,
+                       rng *r);
+/* A random token may halt within rounding of the threshold: then its sequence parts. */
+void compare_near(const drive_spec *spec, uint32_t vocab, const drive_result *a,
+                  const drive_result *b, const char *what);
+
+#endif
