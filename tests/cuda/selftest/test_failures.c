@@ -69,6 +69,121 @@ static void a_device_error_is_final(const eng_model *m) {
     }
 }
 
+/* ---- with a launch in flight ---- */
+
+static const uint32_t block_0[1] = {0}, block_1[1] = {1};
+
+/* Position 0 of a sequence in block 0 or 1, through the prelude: its token and slot by `which`. */
+static int start_one(eng_backend *b, uint32_t which, err *e) {
+    eng_edit edit = {.block = which, .slot = 5 + which, .n_planes = 4};
+    eng_row row = {.row = which, .token = 3 + which, .blocks = which ? block_1 : block_0};
+    eng_launch l = {ENG_STAGE_PRELUDE, &row, 1, &edit, 1};
+    return b->ops->launch(b, &l, e);
+}
+
+static int wait_one(eng_backend *b, err *e) {
+    eng_result r;
+    return b->ops->wait(b, &r, e);
+}
+
+static void a_device_error_ends_both_flights(const eng_model *m) {
+    for (long n = 0;; n++) {
+        err e = {0}, later = {0};
+        eng_backend *b = NULL;
+        if (!check(eng__cuda_open_device(&b, m, &small, 0, &e) == 0, "open: %s", e.msg)) return;
+        check(start_one(b, 0, &e) == 0, "the first launch: %s", e.msg);
+        shim_fail_at(n, 0);
+        bool ok = start_one(b, 1, &e) == 0;
+        ok = ok && wait_one(b, &e) == 0;
+        ok = ok && wait_one(b, &e) == 0;
+        shim_fail_at(-1, 0);
+        if (!ok) {
+            check(e.code == ERR_DEVICE, "call %ld: %s", n, e.msg);
+            check(wait_one(b, &later) != 0 && later.code == ERR_DEVICE, "a lost device answers");
+            later = (err){0};
+            check(start_one(b, 0, &later) != 0 && later.code == ERR_DEVICE, "a lost device works");
+        }
+        eng_backend_close(b); /* whatever is in flight */
+        if (ok) {
+            check(n >= 8, "a launch and two waits make only %ld runtime calls", n);
+            return;
+        }
+    }
+}
+
+static void read_slot(eng_backend *base, uint32_t slot, float *out) {
+    cu_cache *c = &((cu_backend *)base)->cache;
+    must(cudaMemcpy(out, (float *)c->slots + (size_t)slot * c->slot_values, c->slot_values * 4,
+                    cudaMemcpyDeviceToHost),
+         "copying");
+}
+
+/* Refused launches, one too many, and one whose map is bad leave the others in flight as they
+ * are: each wait is for the oldest. */
+static void refusals_leave_the_queue_consistent(const eng_model *m) {
+    err e = {0}, why = {0};
+    eng_backend *b = NULL;
+    eng_backend_opts o = small;
+    o.kernels = "f32";
+    static float alone[2][512], together[2][512];
+    for (int round = 0; round < 2; round++) {
+        if (!check(eng__cuda_open_device(&b, m, &o, 0, &e) == 0, "open: %s", e.msg)) return;
+        check(b->info.max_flights == 2, "%u flights", b->info.max_flights);
+        eng_row bad = {.row = 99, .blocks = block_0},
+                unmapped = {.row = 3, .pos = 9, .blocks = block_0};
+        eng_launch refused = {ENG_STAGE_PRELUDE, &bad, 1, NULL, 0};
+        eng_launch wrong = {ENG_STAGE_PRELUDE, &unmapped, 1, NULL, 0};
+        if (round == 0) {
+            check(start_one(b, 0, &e) == 0 && wait_one(b, &e) == 0 && start_one(b, 1, &e) == 0 &&
+                      wait_one(b, &e) == 0,
+                  "one at a time: %s", e.msg);
+        } else {
+            check(b->ops->launch(b, &wrong, &e) == 0 && start_one(b, 0, &e) == 0, "%s", e.msg);
+            check(start_one(b, 1, &why) != 0 && why.code == ERR_INTERNAL, "three are in flight");
+            why = (err){0};
+            check(wait_one(b, &why) != 0 && why.code == ERR_INTERNAL, "a bad map was taken");
+            why = (err){0};
+            check(b->ops->launch(b, &refused, &why) != 0 && why.code == ERR_INTERNAL,
+                  "a bad row was taken");
+            check(start_one(b, 1, &e) == 0 && wait_one(b, &e) == 0 && wait_one(b, &e) == 0,
+                  "after refusals: %s", e.msg);
+            why = (err){0};
+            check(wait_one(b, &why) != 0 && why.code == ERR_INTERNAL, "waited for nothing");
+        }
+        for (uint32_t i = 0; i < 2; i++)
+            read_slot(b, 5 + i, (round ? together : alone)[i]);
+        if (round) check(start_one(b, 0, &e) == 0 && start_one(b, 1, &e) == 0, "%s", e.msg);
+        eng_backend_close(b); /* with both in flight */
+    }
+    check(memcmp(alone, together, sizeof alone) == 0, "two in flight write something else");
+}
+
+/* More edits than a descriptor holds go ahead in pieces, in order, past a launch in flight. */
+static void more_edits_than_a_descriptor_holds(const eng_model *m) {
+    enum { N = 2 * CU_EDITS + 77 };
+    err e = {0};
+    eng_backend *b = NULL;
+    static eng_edit edits[N];
+    static uint32_t map[ENG_BLOCK * 64];
+    if (!check(eng__cuda_open_device(&b, m, &small, 0, &e) == 0, "open: %s", e.msg)) return;
+    const cu_cache *c = &((cu_backend *)b)->cache;
+    for (uint32_t i = 0; i < N; i++)
+        edits[i] = (eng_edit){
+            .block = 2, .slot = i % c->n_slots, .n_planes = (uint16_t)c->n_planes, .off = i % 31};
+    eng_launch l = {ENG_STAGE_PRELUDE, NULL, 0, edits, N};
+    check(start_one(b, 0, &e) == 0 && b->ops->launch(b, &l, &e) == 0 && wait_one(b, &e) == 0 &&
+              wait_one(b, &e) == 0,
+          "%u edits: %s", N, e.msg);
+    size_t words = (size_t)c->n_planes * ENG_BLOCK, wrong = 0;
+    must(cudaMemcpy(map, c->maps + 2 * words, words * 4, cudaMemcpyDeviceToHost), "copying");
+    for (uint32_t i = N - 31; i < N; i++) {
+        for (uint32_t p = 0; p < c->n_planes; p++)
+            wrong += map[p * ENG_BLOCK + i % 31] != i % c->n_slots;
+    }
+    check(wrong == 0, "%zu of the last edits are not there", wrong);
+    eng_backend_close(b);
+}
+
 static void refusals_leave_it_usable(const eng_model *m) {
     err e = {0};
     eng_backend *b = NULL;
@@ -109,6 +224,18 @@ static void refusals_leave_it_usable(const eng_model *m) {
         {"an edit to no slot",
          {.blocks = zero},
          {.slot = UINT32_MAX - 1, .n_planes = 1},
+         1,
+         1,
+         ENG_STAGE_PRELUDE},
+        {"a guard that is not there",
+         {.row = 1, .flags = ENG_ROW_GUARDED, .guard = 8, .blocks = zero},
+         {0},
+         1,
+         0,
+         ENG_STAGE_RECURRENT},
+        {"an edit guarded by no row",
+         {.blocks = zero},
+         {.n_planes = 1, .guarded = true, .guard = 8},
          1,
          1,
          ENG_STAGE_PRELUDE},
@@ -168,6 +295,9 @@ void test_failures(void) {
     open_survives_every_failure(m);
     a_device_error_is_final(m);
     refusals_leave_it_usable(m);
+    a_device_error_ends_both_flights(m);
+    refusals_leave_the_queue_consistent(m);
+    more_edits_than_a_descriptor_holds(m);
     bad_options_say_why(m);
     eng_model_close(m);
 }
