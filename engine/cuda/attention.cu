@@ -438,6 +438,7 @@ template <typename F> static cudaError_t allow_shared(F kernel, int bytes, cudaE
 extern "C" cudaError_t cu_rows_setup(uint32_t dim);
 extern "C" cudaError_t cu_gqa_setup(int most);
 extern "C" cudaError_t cu_flash_setup(int most);
+extern "C" cudaError_t cu_sample_setup(int most);
 
 extern "C" cudaError_t cu_kernels_setup(int device, uint32_t dim) {
     int most = 0;
@@ -452,5 +453,6 @@ extern "C" cudaError_t cu_kernels_setup(int device, uint32_t dim) {
     rc = allow_shared(attn_simple<float, float>, most, rc);
     rc = allow_shared(attn_simple<float, bf16>, most, rc);
     rc = allow_shared(attn_simple<bf16, float>, most, rc);
-    return allow_shared(attn_simple<bf16, bf16>, most, rc);
+    rc = allow_shared(attn_simple<bf16, bf16>, most, rc);
+    return rc == cudaSuccess ? cu_sample_setup(most) : rc;
 }

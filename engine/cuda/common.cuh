@@ -80,6 +80,9 @@ static __device__ __forceinline__ const cu_head *head_of(const void *desc) {
 static __device__ __forceinline__ const cu_row *rows_of(const void *desc) {
     return (const cu_row *)((const char *)desc + head_of(desc)->rows);
 }
+static __device__ __forceinline__ const cu_draw *draws_of(const void *desc) {
+    return (const cu_draw *)((const char *)desc + head_of(desc)->draws);
+}
 static __device__ __forceinline__ const uint32_t *tables_of(const void *desc) {
     return (const uint32_t *)((const char *)desc + head_of(desc)->tables);
 }

@@ -34,6 +34,7 @@ enum {
     CU_FLASH_CHUNK = 512,  /* keys that go to one split before the next split's turn */
     CU_FLASH_SPLITS = 4,
     CU_MAX_EXPERTS = 1024,
+    CU_MAX_TOP = 20,      /* as ENG_MAX_TOP */
     CU_MAX_LAUNCH = 8192, /* most rows of one launch */
     CU_ROW_TAIL = 1,      /* as ENG_ROW_* */
     CU_ROW_KV_ONLY = 2,
@@ -44,15 +45,26 @@ enum {
 #define CU_NO_LOGITS UINT32_MAX
 #define CU_NO_GUARD UINT32_MAX
 
+typedef struct { /* as eng_choice */
+    uint32_t token;
+    float logprob;
+    uint32_t n_top;
+    struct {
+        uint32_t id;
+        float logprob;
+    } top[CU_MAX_TOP];
+} cu_choice;
+
 typedef struct {
-    uint32_t n_rows, n_tiles, n_edits, n_logits;
-    uint32_t rows, tiles, edits, tables; /* bytes from the start of the descriptor */
+    uint32_t n_rows, n_tiles, n_edits, n_logits, n_draws;
+    uint32_t rows, tiles, edits, draws, tables; /* bytes from the start of the descriptor */
     uint32_t n_runs, n_pieces, n_passes, runs, pieces, passes; /* expanded prefill: counts, bytes */
     uint32_t ahead;  /* some row asks what an earlier launch did: cu_begin settles it */
     uint32_t unused; /* pads to 8 bytes */
-    /* Pinned memory of this launch, zero when it starts; kernels write to it across the bus. */
-    uint32_t *bad;   /* [1] set to 1 when a row's map names no slot */
-    uint8_t *halted; /* [rows of the launch as started] set to 1 for each that halted */
+    /* Pinned memory of this launch, which kernels write to across the bus; flags start as 0. */
+    uint32_t *bad;      /* [1] set to 1 when a row's map names no slot */
+    uint8_t *halted;    /* [rows of the launch as started] set to 1 for each that halted */
+    cu_choice *choices; /* [n_draws] */
 } cu_head;
 
 typedef struct {
@@ -95,6 +107,15 @@ typedef struct {
     uint32_t off;
     uint32_t guard; /* nothing happens if this row state has halted; or CU_NO_GUARD */
 } cu_edit;
+
+/* A token to pick from one row of logits. */
+typedef struct {
+    uint64_t seed, index;
+    float scale; /* 1 / temperature; 0: greedy */
+    float top_p, min_p;
+    uint32_t top_k, n_top;
+    uint32_t logits; /* which of the rows with logits */
+} cu_draw;
 
 /* ---- cache ---- */
 
@@ -315,6 +336,17 @@ typedef struct {
     float halt_bias;
 } cu_loop_end_args;
 cudaError_t cu_loop_end(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
+
+/* ---- sampling ---- */
+
+typedef struct {
+    const void *desc;
+    const float *logits; /* [rows][vocab] */
+    uint32_t vocab;
+} cu_sample_args;
+/* What eng_sample picks for each of the descriptor's draws. token UINT32_MAX: NaN, +Inf or
+ * nothing to choose. `rows`: capacity in draws. */
+cudaError_t cu_sample(cudaStream_t s, const cu_sample_args *a, uint32_t rows);
 
 /* Once per process and device: lets kernels use more shared memory than 48 KiB. */
 cudaError_t cu_kernels_setup(int device, uint32_t dim);

@@ -40,9 +40,11 @@ double worst(const float *a, const float *b, size_t n);
 /* A descriptor on the device: rows with their tables, and tiles of up to tile_rows. */
 typedef struct {
     const cu_row *rows;
-    uint32_t n_rows, n_logits, n_tiles, n_edits, n_tables;
+    uint32_t n_rows, n_logits, n_tiles, n_edits, n_tables, n_draws;
     const cu_tile *tiles;
     const cu_edit *edits;
+    const cu_draw *draws;
+    cu_choice *choices;
     const uint32_t *tables;
     uint32_t *bad; /* on the device */
     uint8_t *halted;
@@ -59,6 +61,7 @@ void test_ahead(void);
 void test_mm(void);
 void test_moe(void);
 void test_attention(void);
+void test_sample(void);
 void test_backend(void);
 void test_flights(void);
 void test_failures(void); /* shim only: every runtime call fails once */

@@ -142,19 +142,23 @@ void *dev_desc(const desc_spec *d) {
                  .n_tiles = d->n_tiles,
                  .n_edits = d->n_edits,
                  .n_logits = d->n_logits,
+                 .n_draws = d->n_draws,
                  .rows = sizeof h,
                  .ahead = d->ahead,
                  .bad = d->bad,
-                 .halted = d->halted};
+                 .halted = d->halted,
+                 .choices = d->choices};
     h.tiles = h.rows + d->n_rows * (uint32_t)sizeof(cu_row);
     h.edits = h.tiles + d->n_tiles * (uint32_t)sizeof(cu_tile);
-    h.tables = h.edits + d->n_edits * (uint32_t)sizeof(cu_edit);
+    h.draws = cu_round(h.edits + d->n_edits * (uint32_t)sizeof(cu_edit), 8);
+    h.tables = h.draws + d->n_draws * (uint32_t)sizeof(cu_draw);
     size_t bytes = h.tables + d->n_tables * sizeof(uint32_t);
     uint8_t *p = take(bytes);
     memcpy(p, &h, sizeof h);
     if (d->n_rows) memcpy(p + h.rows, d->rows, d->n_rows * sizeof(cu_row));
     if (d->n_tiles) memcpy(p + h.tiles, d->tiles, d->n_tiles * sizeof(cu_tile));
     if (d->n_edits) memcpy(p + h.edits, d->edits, d->n_edits * sizeof(cu_edit));
+    if (d->n_draws) memcpy(p + h.draws, d->draws, d->n_draws * sizeof(cu_draw));
     if (d->n_tables) memcpy(p + h.tables, d->tables, d->n_tables * sizeof(uint32_t));
     void *dev = dev_bytes(p, bytes);
     free(p);

@@ -76,6 +76,16 @@ static inline unsigned __ballot_sync(unsigned mask, int yes) {
 static inline int __popc(unsigned v) {
     return __builtin_popcount(v);
 }
+template <typename T> static inline T __shfl_up_sync(unsigned mask, T v, unsigned by) {
+    if (mask != 0xffffffffu) shim_die("a shuffle of a part of the warp");
+    unsigned lane = threadIdx.x & 31;
+    return shim_shuffle(v, lane >= by ? lane - by : lane);
+}
+static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v) {
+    unsigned long long old = *p;
+    *p += v;
+    return old;
+}
 static inline unsigned atomicAdd(unsigned *p, unsigned v) {
     unsigned old = *p;
     *p += v;
