@@ -15,10 +15,10 @@ bool on_shim = false;
 static const struct {
     const char *name;
     void (*run)(void);
-} groups[] = {
-    {"rows", test_rows},       {"ahead", test_ahead},         {"mm", test_mm},
-    {"moe", test_moe},         {"attention", test_attention}, {"sample", test_sample},
-    {"backend", test_backend}, {"flights", test_flights},     {"failures", test_failures}};
+} groups[] = {{"rows", test_rows},        {"ahead", test_ahead},         {"mm", test_mm},
+              {"moe", test_moe},          {"attention", test_attention}, {"sample", test_sample},
+              {"sample", test_sample},    {"backend", test_backend},     {"flights", test_flights},
+              {"failures", test_failures}};
 
 int main(int argc, char **argv) {
     int devices = 0;

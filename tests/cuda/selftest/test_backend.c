@@ -73,6 +73,13 @@ static void half_precision(void) {
             check(near >= n / 2, "%s: only %u of %u positions are near in batches of 21 and 96",
                   g.dir, near, n);
         }
+        /* Every prompt of two rows and more over expanded keys, one scratch of 128 keys. */
+        static const precision early = {"bf16-expand", ENG_BF16, 0.05f, false};
+        drive_result expanded = {0};
+        if (eng_model_config(m)->attn_type == ENG_ATTN_MLA) {
+            check(run_half(&g, m, policy, 96, 0, &early, &expanded), "%s: no run", g.dir);
+        }
+        drive_result_deinit(&expanded);
         drive_result_deinit(&few);
         drive_result_deinit(&many);
         eng_model_close(m);
@@ -144,6 +151,8 @@ void test_backend(void) {
     graphs_on_poisoned_memory("gqa", "f32", "f32-stream", ENG_BF16);
     graphs_on_poisoned_memory("mla_no_prelude", "bf16", "bf16-stream", ENG_BF16);
     graphs_on_poisoned_memory("gqa", "bf16", "bf16-stream", ENG_F32);
+    graphs_on_poisoned_memory("gqa", "bf16", "bf16-stream", ENG_BF16);
+    graphs_on_poisoned_memory("mla", "bf16-expand", "bf16-expand-stream", ENG_BF16);
     mixes_against_the_cpu_engine("tests/golden/cases/mla_deep", 5, on_shim ? 2 : 10);
     mixes_against_the_cpu_engine("tests/golden/cases/gqa", 4, on_shim ? 2 : 10);
     if (!on_shim) mixes_against_the_cpu_engine("models/demo", 8, 10);
