@@ -363,6 +363,7 @@ typedef struct {
     double seconds, gbytes, gflop; /* of one pass: time, what it must read, what it computes */
     double percent;                /* its bound's time as a share of it; 0 for a probe itself */
     double percent_cpu;            /* the same by CPU time, which a busy neighbour takes less of */
+    double cpu_seconds;            /* probes: CPU time of a thread in that time; 0 for others */
     const char *bound;             /* "read", "fma" or "int8": the probe that limits it */
 } eng_kernel_time;
 typedef void (*eng_kernel_sink)(void *ud, const eng_kernel_time *t);

@@ -14,12 +14,13 @@ static void print_row(void *ud, const eng_kernel_time *t) {
     printer *p = ud;
     if (p->json) {
         printf("%s\n  {\"what\":\"%s\",\"dtype\":\"%s\",\"threads\":%u,\"rows\":%u,\"context\":%u,"
-               "\"seconds\":%.6g,\"gb_per_s\":%.5g,\"gflop_per_s\":%.5g,\"percent\":%.4g,\"percent_"
+               "\"seconds\":%.6g,\"cpu_seconds\":%.6g,\"gb_per_s\":%.5g,\"gflop_per_s\":%.5g,"
+               "\"percent\":%.4g,\"percent_"
                "cpu\":%.4g,"
                "\"bound\":\"%s\"}",
                p->n ? "," : "", t->what, t->dtype, t->threads, t->rows, t->context, t->seconds,
-               t->gbytes / t->seconds, t->gflop / t->seconds, t->percent, t->percent_cpu,
-               t->bound ? t->bound : "");
+               t->cpu_seconds, t->gbytes / t->seconds, t->gflop / t->seconds, t->percent,
+               t->percent_cpu, t->bound ? t->bound : "");
     } else {
         printf("%-18s %-5s %7u %5u %8u %9.1f %9.1f", t->what, t->dtype, t->threads, t->rows,
                t->context, t->gbytes / t->seconds, t->gflop / t->seconds);

@@ -125,27 +125,30 @@ static void measure(bench *b, eng_kernel_time t, pass run, void *arg, uint32_t r
     b->sink(b->ud, &t);
 }
 
+static void report_probe(bench *b, eng_kernel_time t, const span *took) {
+    double wall[ROUNDS], cpu[ROUNDS];
+    for (int i = 0; i < ROUNDS; i++) {
+        wall[i] = took[i].wall * 1e9;
+        cpu[i] = took[i].cpu * 1e9;
+    }
+    t.dtype = "-";
+    t.threads = eng__pool_threads(b->g->pool);
+    t.seconds = median(wall, ROUNDS);
+    t.cpu_seconds = median(cpu, ROUNDS);
+    b->sink(b->ud, &t);
+}
+
 static void report_probes(bench *b) {
-    double read[ROUNDS], fma[ROUNDS], dot[ROUNDS];
+    span read[ROUNDS], fma[ROUNDS], dot[ROUNDS];
     if (!wanted(b, "probe", 0)) return;
     for (int i = 0; i < ROUNDS; i++) {
-        read[i] = probe_read(b).wall;
-        fma[i] = probe_math(b, false).wall;
-        dot[i] = probe_math(b, true).wall;
+        read[i] = probe_read(b);
+        fma[i] = probe_math(b, false);
+        dot[i] = probe_math(b, true);
     }
-    eng_kernel_time t = {.threads = eng__pool_threads(b->g->pool), .dtype = "-"};
-    t.what = "read probe";
-    t.gbytes = 1;
-    t.seconds = median(read, ROUNDS) * 1e9;
-    b->sink(b->ud, &t);
-    t.what = "fma probe";
-    t.gbytes = 0;
-    t.gflop = 1;
-    t.seconds = median(fma, ROUNDS) * 1e9;
-    b->sink(b->ud, &t);
-    t.what = "int8 probe";
-    t.seconds = median(dot, ROUNDS) * 1e9;
-    b->sink(b->ud, &t);
+    report_probe(b, (eng_kernel_time){.what = "read probe", .gbytes = 1}, read);
+    report_probe(b, (eng_kernel_time){.what = "fma probe", .gflop = 1}, fma);
+    report_probe(b, (eng_kernel_time){.what = "int8 probe", .gflop = 1}, dot);
 }
 
 /* ---- products ---- */
