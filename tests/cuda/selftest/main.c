@@ -16,7 +16,7 @@ static const struct {
     const char *name;
     void (*run)(void);
 } groups[] = {{"rows", test_rows},        {"ahead", test_ahead},         {"mm", test_mm},
-              {"moe", test_moe},          {"attention", test_attention}, {"sample", test_sample},
+              {"moe", test_moe},          {"attention", test_attention}, {"flash", test_flash},
               {"sample", test_sample},    {"backend", test_backend},     {"flights", test_flights},
               {"failures", test_failures}};
 

@@ -61,11 +61,8 @@ void test_ahead(void);
 void test_mm(void);
 void test_moe(void);
 void test_attention(void);
-<<<<<<< HEAD
 void test_sample(void);
-=======
 void test_flash(void);
->>>>>>> b13449f (tests: expanded prefill against a plain twin)
 void test_backend(void);
 void test_flights(void);
 void test_failures(void); /* shim only: every runtime call fails once */
