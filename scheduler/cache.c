@@ -63,25 +63,48 @@ bool sched__take_block(cache *c, uint32_t *out) {
     return true;
 }
 
+static bool take_page(cache *c, block *k) {
+    while (c->n_free_pages == 0) {
+        if (!sched__prefix_evict(c)) return false;
+    }
+    uint32_t page = c->free_page;
+    c->free_page = c->page_next[page];
+    c->n_free_pages--;
+    c->page_next[page] = k->pages;
+    k->pages = page;
+    k->n_pages++;
+    k->left = PAGE_SLOTS;
+    return true;
+}
+
 bool sched__take_slot(cache *c, uint32_t b, uint32_t *slot) {
     block *k = &c->blocks[b];
-    if (k->left == 0) {
-        while (c->n_free_pages == 0) {
-            if (!sched__prefix_evict(c)) return false;
-        }
-        uint32_t page = c->free_page;
-        c->free_page = c->page_next[page];
-        c->n_free_pages--;
-        c->page_next[page] = k->pages;
-        k->pages = page;
-        k->n_pages++;
-        k->left = PAGE_SLOTS;
+    if (k->n_spare > 0) {
+        *slot = k->spare[--k->n_spare];
+    } else {
+        if (k->left == 0 && !take_page(c, k)) return false;
+        *slot = k->pages * PAGE_SLOTS + (PAGE_SLOTS - k->left);
+        k->left--;
     }
-    *slot = k->pages * PAGE_SLOTS + (PAGE_SLOTS - k->left);
-    k->left--;
     k->used++;
     c->used++;
+    c->handed++;
     return true;
+}
+
+void sched__give_slot(cache *c, uint32_t b, uint32_t slot) {
+    block *k = &c->blocks[b];
+    if (k->n_spare == ENG_BLOCK) return; /* cannot be; it would only stay counted as used */
+    k->spare[k->n_spare++] = slot;
+    k->used--;
+    c->used--;
+    c->handed--;
+}
+
+/* Each slot may begin a page of its own, at worst. */
+bool sched__surely_fits(const cache *c, uint64_t slots, uint64_t blocks) {
+    return slots <= (uint64_t)c->n_free_pages + c->n_cached_pages &&
+           blocks <= (uint64_t)c->n_free_blocks + c->n_cached_blocks;
 }
 
 void sched__give_block(cache *c, uint32_t b) {

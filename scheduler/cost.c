@@ -1,6 +1,8 @@
 /* cost.c - what a launch costs, and when running prelude and coda pays. */
 #include "scheduler/scheduler_internal.h"
 
+#include <math.h>
+
 /* Weights of old launches fade so that a machine that slows down is noticed within
  * about a hundred launches. */
 static const double fade = 0.98;
@@ -29,11 +31,12 @@ void sched__cost_add(cost_fit *f, uint32_t rows, uint64_t ns) {
  * flushed. Flushing later gains the exits of one more launch and costs that launch; that
  * is worth it while it beats what time gains on average, whatever this cycle has cost so
  * far (the rule of a renewal process; the average converges as it is followed). */
-void sched__learn_cycle(sched *s, uint32_t rows, uint64_t flush_ns) {
-    s->cycle_rows = s->cycle_rows * 0.97 + rows;
-    s->cycle_ns = s->cycle_ns * 0.97 + s->since_flush_ns + (double)flush_ns;
+void sched__learn_cycle(sched *s) {
+    s->cycle_rows = s->cycle_rows * 0.97 + (double)s->flush_rows;
+    s->cycle_ns = s->cycle_ns * 0.97 + s->since_flush_ns + (double)s->flush_ns;
     s->since_flush_ns = 0;
-    s->flush_waited = 0;
+    s->flush_rows = s->flush_ns = 0;
+    s->flush_open = false;
 }
 
 bool sched__flush_pays(const sched *s) {
@@ -53,4 +56,27 @@ bool sched__flush_pays(const sched *s) {
     double more = s->exit_rate * s->n_looping_live * rows / looping;
     double ns = sched__cost_ns(&s->cost[ENG_STAGE_RECURRENT], rows);
     return more / ns <= s->cycle_rows / s->cycle_ns;
+}
+
+/* Starting a recurrent launch before the one that is out is settled hides what the host
+ * does in between. Its price: rows that the one out lets go (into the coda, or as new
+ * tokens out of it) are known too late to go along, so their share of the pool stands
+ * still for one launch. A launch whose rows all turn out to have halted is over at once
+ * and costs nobody anything; that is why a sequence alone always goes ahead. A prelude
+ * lets nobody go. In the other modes nobody waits for the coda alone, so nothing is lost. */
+bool sched__ahead_pays(const sched *s, const flight *out) {
+    if (s->ahead != AHEAD_BY_COST) return s->ahead == AHEAD_ALWAYS;
+    if (out->stage == ENG_STAGE_PRELUDE || s->limits.opts.batching != SCHED_DEPTHWISE) return true;
+    double live = s->n_looping_live, rows = live + s->n_looping_tail, go, share;
+    if (live == 0) return false; /* nothing to start */
+    if (rows > s->max_rows) rows = s->max_rows;
+    if (out->stage == ENG_STAGE_CODA) {
+        go = out->n_heads;
+        share = go / (go + live);
+    } else {
+        go = out->n_last + s->exit_rate * out->n_may;
+        share = go < live ? go / live : 1;
+        share *= 1 - pow(share, live - 1); /* the others did not all go too */
+    }
+    return s->host_ns[out->stage] >= share * sched__cost_ns(&s->cost[ENG_STAGE_RECURRENT], rows);
 }

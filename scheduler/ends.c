@@ -3,15 +3,20 @@
 
 /* ---- prelude ---- */
 
-static bool place_prelude(sched *s, cohort *c) {
-    seq *q = c->owner;
-    for (uint32_t pos = c->first; pos < c->first + c->n; pos++) {
-        if (!sched__have_block(s, q, pos)) return false;
-        for (uint32_t i = 0; i < s->config->prelude_layers; i++) {
-            if (!sched__place(s, q, pos, eng_plane_prelude(s->config, i), 1)) return false;
-        }
+static bool place_prelude(sched *s, flight *f, seq *q, uint32_t pos) {
+    if (!sched__have_block(s, q, pos)) return false;
+    for (uint32_t i = 0; i < s->config->prelude_layers; i++) {
+        if (!sched__place(s, f, q, pos, eng_plane_prelude(s->config, i), 1)) return false;
     }
     return true;
+}
+
+static void add_prelude(sched *s, flight *f, cohort *c) {
+    seq *q = c->owner;
+    for (uint32_t row = c->head; row != NONE; row = s->rows[row].next) {
+        if (!place_prelude(s, f, q, s->rows[row].pos)) return;
+        (void)sched__add_row(s, f, c, row);
+    }
 }
 
 static void enter_loop(sched *s, cohort *c) {
@@ -24,117 +29,142 @@ static void enter_loop(sched *s, cohort *c) {
     sched__raise_frontier(s, c->owner, 1);
 }
 
+static bool prelude_fits_ahead(const sched *s) {
+    uint64_t rows = 0, blocks = 0;
+    for (const ring *r = s->to_prelude.next; r != &s->to_prelude; r = r->next) {
+        const cohort *c = RING_OWNER((uintptr_t)r, cohort, stage);
+        if (rows + c->n > s->max_rows) break;
+        rows += c->n;
+        blocks += c->n / ENG_BLOCK + 2;
+    }
+    return sched__surely_fits(&s->cache, rows * s->config->prelude_layers, blocks);
+}
+
+static int run_prelude_once(sched *s, err *e) {
+    flight *f = sched__new_flight(s, ENG_STAGE_PRELUDE);
+    uint32_t rows = 0;
+    for (ring *r = s->to_prelude.next; r != &s->to_prelude; r = r->next) {
+        cohort *c = RING_OWNER(r, cohort, stage);
+        if (rows + c->n > s->max_rows) break; /* in order: a chunk needs the one before */
+        rows += c->n;
+        sched__pick(f, c);
+    }
+    for (uint32_t i = 0; i < f->n_picks; i++) {
+        if (f->picks[i]) add_prelude(s, f, f->picks[i]);
+    }
+    if (sched__launch(s, f, e) != 0) return -1;
+    for (uint32_t i = 0; i < f->n_picks; i++) {
+        if (f->picks[i]) enter_loop(s, f->picks[i]);
+    }
+    return sched__settle_surplus(s, e);
+}
+
 int sched__run_prelude(sched *s, err *e) {
     while (!ring_empty(&s->to_prelude)) {
-        sched__clear_launch(s);
-        uint32_t rows = 0;
-        for (ring *r = s->to_prelude.next; r != &s->to_prelude; r = r->next) {
-            cohort *c = RING_OWNER(r, cohort, stage);
-            if (rows + c->n > s->max_rows) break; /* in order: a chunk needs the one before */
-            rows += c->n;
-            sched__pick(s, c);
-        }
-        for (uint32_t i = 0; i < s->n_picks; i++) {
-            if (s->picks[i]) (void)place_prelude(s, s->picks[i]); /* a failure unpicks it */
-        }
-        for (uint32_t i = 0; i < s->n_picks; i++) {
-            cohort *c = s->picks[i];
-            for (uint32_t row = c ? c->head : NONE; row != NONE; row = s->rows[row].next) {
-                (void)sched__add_row(s, c->owner, row);
-            }
-        }
-        eng_result r;
-        if (s->n_launch > 0 && sched__run_launch(s, ENG_STAGE_PRELUDE, &r, e) != 0) return -1;
-        sched__unpick_all(s);
-        for (uint32_t i = 0; i < s->n_picks; i++) {
-            if (s->picks[i]) enter_loop(s, s->picks[i]);
-        }
+        if (s->n_out > 0 && !prelude_fits_ahead(s) && sched__settle_all(s, e) != 0) return -1;
+        if (run_prelude_once(s, e) != 0) return -1;
     }
     return 0;
+}
+
+void sched__settle_prelude(flight *f) { /* nothing in it was in doubt */
+    for (uint32_t i = 0; i < f->n_picks; i++) {
+        if (f->picks[i]) sched__unpick(f, f->picks[i]);
+    }
 }
 
 /* ---- coda ---- */
 
-static bool place_coda(sched *s, seq *q, uint32_t pos) {
-    for (uint32_t i = 0; i < s->config->coda_layers; i++) {
-        if (!sched__place(s, q, pos, eng_plane_coda(s->config, i), 1)) return false;
-    }
-    return true;
-}
-
 /* Takes rows of c into the launch while rows and logits allow; false when the launch is full. */
-static bool add_coda_rows(sched *s, cohort *c) {
-    seq *q = c->owner;
+static bool add_coda_rows(sched *s, flight *f, cohort *c) {
+    const seq *q = c->owner;
     for (uint32_t row = c->coda_row; row != NONE; row = s->rows[row].next) {
-        bool logits = sched__wants_logits(q, s->rows[row].pos);
-        if (s->n_launch == s->max_rows) return false;
-        if (logits && s->n_logits == s->backend->info.max_logits) return false;
-        s->launch_cohort[s->n_launch] = c;
-        eng_row *r = sched__add_row(s, q, row);
-        if (logits) r->flags = ENG_ROW_LOGITS;
-        s->n_logits += logits;
+        bool head = sched__wants_logits(q, s->rows[row].pos);
+        if (f->n_rows == s->max_rows) return false;
+        if (head && f->n_heads == s->backend->info.max_logits) return false;
+        if (c->pick[f->index] == NONE) sched__pick(f, c);
+        eng_row *r = sched__add_row(s, f, c, row);
+        if (head) r->flags = ENG_ROW_LOGITS;
+        f->n_heads += head;
     }
     return true;
 }
 
-static void drop_lost_rows(sched *s) { /* of sequences preempted while slots were found */
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_launch; i++) {
-        if (s->launch_seq[i]->state != SEQ_RUNNING) continue;
-        s->launch_rows[n] = s->launch_rows[i];
-        s->launch_cohort[n] = s->launch_cohort[i];
-        s->launch_seq[n++] = s->launch_seq[i];
+static bool place_coda(sched *s, flight *f, seq *q, uint32_t pos) {
+    for (uint32_t i = 0; i < s->config->coda_layers; i++) {
+        if (!sched__place(s, f, q, pos, eng_plane_coda(s->config, i), 1)) return false;
     }
-    s->n_launch = n;
+    return true;
 }
 
-/* One position's coda is behind it. The books first, since its result may end the sequence. */
-static void settle_coda_row(sched *s, cohort *c, const float *logits) {
-    seq *q = c->owner;
-    const row_info info = s->rows[c->coda_row];
+/* Its row is on its way: whatever comes of it, the coda's queue has done with it. */
+static void leave_queue(sched *s, cohort *c) {
     s->n_to_coda--;
     c->n_coda--;
-    c->coda_row = info.next;
-    q->coda_next = info.pos + 1;
-    bool done = info.next == NONE;
-    if (done) ring_remove(&c->stage);
-    sched__finish_position(s, q, info.pos, info.depth, logits);
-    if (!done || q->state != SEQ_RUNNING) return;
-    sched__settle_cohort(s, c);
-    sched__offer_blocks(s, q);
+    c->coda_row = s->rows[c->coda_row].next;
+    if (c->coda_row == NONE) ring_remove(&c->stage);
 }
 
 static int run_coda_once(sched *s, err *e) {
-    sched__clear_launch(s);
+    flight *f = sched__new_flight(s, ENG_STAGE_CODA);
     for (ring *r = s->to_coda.next; r != &s->to_coda; r = r->next) {
-        if (!add_coda_rows(s, RING_OWNER(r, cohort, stage))) break;
+        if (!add_coda_rows(s, f, RING_OWNER(r, cohort, stage))) break;
     }
-    for (uint32_t i = 0; i < s->n_launch; i++) {
-        seq *q = s->launch_seq[i];
-        if (q->state == SEQ_RUNNING) (void)place_coda(s, q, s->launch_rows[i].pos);
+    for (uint32_t i = 0; i < f->n_rows; i++) {
+        const cohort *c = f->picks[f->who[i].pick];
+        if (c) (void)place_coda(s, f, c->owner, f->rows[i].pos); /* a failure unpicks it */
     }
-    drop_lost_rows(s);
-    if (s->n_launch == 0) return 0;
-    eng_result r;
-    if (sched__run_launch(s, ENG_STAGE_CODA, &r, e) != 0) return -1;
-    const float *logits = r.logits;
-    for (uint32_t i = 0; i < s->n_launch; i++) {
-        seq *q = s->launch_seq[i];
-        const float *mine = NULL;
-        if (s->launch_rows[i].flags & ENG_ROW_LOGITS) {
-            mine = logits;
-            logits += s->config->vocab_size;
-            s->stats.head_rows++;
-        }
-        if (q->state == SEQ_RUNNING) settle_coda_row(s, s->launch_cohort[i], mine);
+    if (sched__launch(s, f, e) != 0) return -1;
+    for (uint32_t i = 0; i < f->n_rows; i++)
+        leave_queue(s, f->picks[f->who[i].pick]);
+    return sched__settle_surplus(s, e);
+}
+
+/* A token is sampled from a coda, and what is sampled decides who is there for the next:
+ * so only one is out at a time. */
+static bool coda_may_start(const sched *s) {
+    uint64_t rows = s->n_to_coda < s->max_rows ? s->n_to_coda : s->max_rows;
+    for (uint32_t i = 0; i < s->n_out; i++) {
+        if (s->flights[(s->first_out + i) % MAX_FLIGHTS].stage == ENG_STAGE_CODA) return false;
     }
-    return 0;
+    return sched__surely_fits(&s->cache, rows * s->config->coda_layers, 0);
 }
 
 int sched__run_coda(sched *s, err *e) {
     while (!ring_empty(&s->to_coda)) { /* ends: a launch takes at least its first row away */
+        if (s->n_out > 0 && !coda_may_start(s) && sched__settle_all(s, e) != 0) return -1;
         if (run_coda_once(s, e) != 0) return -1;
         if (s->launch_told) s->launch_told(s->ud);
     }
     return 0;
+}
+
+/* One position is through its coda; its result may end the sequence, and c with it. */
+static void settle_coda_row(sched *s, flight *f, cohort *c, uint32_t row, const float *logits) {
+    seq *q = c->owner;
+    const row_info info = s->rows[row];
+    uint32_t pick = c->pick[f->index];
+    q->coda_next = info.pos + 1;
+    sched__finish_position(s, q, info.pos, info.depth, logits);
+    if (info.next != NONE || f->picks[pick] == NULL) return;
+    sched__unpick(f, c);
+    sched__settle_cohort(s, c); /* may free it */
+    sched__offer_blocks(s, q);
+}
+
+void sched__settle_coda(sched *s, flight *f, const eng_result *r) {
+    const float *logits = r->logits;
+    for (uint32_t i = 0; i < f->n_rows; i++) {
+        cohort *c = f->picks[f->who[i].pick];
+        const float *mine = NULL;
+        if (f->rows[i].flags & ENG_ROW_LOGITS) {
+            mine = logits;
+            logits += s->config->vocab_size;
+            s->stats.head_rows++;
+        }
+        if (c) settle_coda_row(s, f, c, f->rows[i].row, mine);
+    }
+    for (uint32_t i = 0; i < f->n_picks; i++) { /* of which rows are left for the next coda */
+        if (f->picks[i]) sched__unpick(f, f->picks[i]);
+    }
 }

@@ -3,7 +3,8 @@
  * The rule: a cohort may run loop t in a launch when every earlier position of its
  * sequence has executed loop t by the end of that launch's K/V writes, or (ENG_LAST)
  * halted before it. Along a sequence the loops of cohorts never rise, so only the
- * nearest earlier cohort that still loops has to be asked. */
+ * nearest earlier cohort that still loops has to be asked. Launches run in the order they
+ * are started in, so a loop counts as executed as soon as it is started. */
 #include "scheduler/scheduler_internal.h"
 
 static cohort *loops_before(const cohort *c) {
@@ -16,24 +17,25 @@ static cohort *loops_before(const cohort *c) {
 typedef enum { MUST_WAIT, IF_BEFORE_RUNS, MAY_RUN } readiness;
 
 static readiness rule(const sched *s, const cohort *c) {
+    if (c->next_loop == c->owner->root.max_loops) return MUST_WAIT; /* its last loop is out */
     const cohort *p = loops_before(c);
     if (p == NULL || p->next_loop > c->next_loop || s->fault == FAULT_BREAK_RULE) return MAY_RUN;
     return p->looping && p->next_loop == c->next_loop ? IF_BEFORE_RUNS : MUST_WAIT;
 }
 
-static bool rule_now(const sched *s, const cohort *c) {
+static bool rule_now(const sched *s, const flight *f, const cohort *c) {
     readiness r = rule(s, c);
-    return r == MAY_RUN || (r == IF_BEFORE_RUNS && loops_before(c)->pick != NONE);
+    return r == MAY_RUN || (r == IF_BEFORE_RUNS && loops_before(c)->pick[f->index] != NONE);
 }
 
 /* Picks from one list, front first, what fits into `room` rows. Returns the rows taken. */
-static uint32_t pick_from(sched *s, ring *list, uint32_t room) {
+static uint32_t pick_from(const sched *s, flight *f, ring *list, uint32_t room) {
     uint32_t taken = 0;
     for (ring *r = list->next; r != list && taken < room; r = r->next) {
         cohort *c = RING_OWNER(r, cohort, loop);
         uint32_t n = c->n_live + c->n_tail;
-        if (c->pick != NONE || taken + n > room || !rule_now(s, c)) continue;
-        sched__pick(s, c);
+        if (c->pick[f->index] != NONE || taken + n > room || !rule_now(s, f, c)) continue;
+        sched__pick(f, c);
         taken += n;
     }
     return taken;
@@ -52,7 +54,7 @@ static uint32_t longest_passed_over(const sched *s) {
 
 /* Those passed over for wait_bound launches, the longest first; when the next of them
  * does not fit, no other goes before it. Returns the rows left. */
-static uint32_t pick_overdue(sched *s, uint32_t room) {
+static uint32_t pick_overdue(sched *s, flight *f, uint32_t room) {
     for (uint32_t w = longest_passed_over(s); w >= s->limits.opts.wait_bound; w--) {
         for (int i = 0; i < N_LISTS; i++) {
             for (ring *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
@@ -60,7 +62,7 @@ static uint32_t pick_overdue(sched *s, uint32_t room) {
                 if (c->waited != w) continue;
                 uint32_t n = c->n_live + c->n_tail;
                 if (n > room) return 0;
-                sched__pick(s, c);
+                sched__pick(f, c);
                 room -= n;
             }
         }
@@ -70,14 +72,14 @@ static uint32_t pick_overdue(sched *s, uint32_t room) {
 
 /* Cohorts that could have run and did not grow older; the picked ones go to the back,
  * so that each list is served in turn. */
-static void age_cohorts(sched *s) {
+static void age_cohorts(sched *s, const flight *f) {
     for (int i = 0; i < N_LISTS; i++) {
         ring *list = &s->looping[i], *end = list->prev;
         for (ring *r = list->next, *next; r != list; r = next) {
             cohort *c = RING_OWNER(r, cohort, loop);
             bool last = r == end;
             next = r->next;
-            if (c->pick != NONE) {
+            if (c->pick[f->index] != NONE) {
                 c->waited = 0;
                 ring_move_back(list, r);
             } else if (rule(s, c) == MAY_RUN) {
@@ -94,31 +96,30 @@ static void age_cohorts(sched *s) {
  * goes before everybody, the longest first. Each launch then takes at least
  * max_rows - chunk + 1 overdue rows, so with R rows in the pool a ready row is passed over
  * at most wait_bound + R / (max_rows - chunk + 1) + 1 times. */
-void sched__pick_loops(sched *s) {
-    sched__clear_launch(s);
+void sched__pick_loops(sched *s, flight *f) {
     uint32_t cap = s->max_rows, room = cap;
     if (s->n_looping_live + s->n_looping_tail <= cap) {
         /* Everything fits. A chunk follows its neighbour, which stands before it in the
          * list or in a list before; lists out of order after a squeeze need a second look. */
         uint32_t before;
         do {
-            before = s->n_picks;
+            before = f->n_picks;
             for (int i = N_LISTS - 1; i >= 0; i--)
-                room -= pick_from(s, &s->looping[i], room);
-        } while (s->n_picks > before);
-        age_cohorts(s);
+                room -= pick_from(s, f, &s->looping[i], room);
+        } while (f->n_picks > before);
+        age_cohorts(s, f);
         return;
     }
-    if (s->fault != FAULT_STARVE) room = pick_overdue(s, room);
+    if (s->fault != FAULT_STARVE) room = pick_overdue(s, f, room);
     uint32_t tails = ring_empty(&s->looping[LIST_TAIL]) ? 0 : cap / 8;
     uint32_t prompts = ring_empty(&s->looping[LIST_PROMPT]) ? 0 : cap / 4;
     if (prompts > 0 && prompts < s->chunk) prompts = s->chunk < cap / 2 ? s->chunk : cap / 2;
     if (room > tails + prompts) {
-        room -= pick_from(s, &s->looping[LIST_DECODE], room - tails - prompts);
+        room -= pick_from(s, f, &s->looping[LIST_DECODE], room - tails - prompts);
     }
-    if (room > prompts) room -= pick_from(s, &s->looping[LIST_TAIL], room - prompts);
-    room -= pick_from(s, &s->looping[LIST_PROMPT], room);
+    if (room > prompts) room -= pick_from(s, f, &s->looping[LIST_TAIL], room - prompts);
+    room -= pick_from(s, f, &s->looping[LIST_PROMPT], room);
     for (int i = 0; i < N_LISTS; i++)
-        room -= pick_from(s, &s->looping[i], room);
-    age_cohorts(s);
+        room -= pick_from(s, f, &s->looping[i], room);
+    age_cohorts(s, f);
 }

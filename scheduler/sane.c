@@ -30,7 +30,7 @@ static bool pages_sane(const cache *c, uint8_t *owner, err *e) {
             MUST(p < c->n_pages && owner[p]++ == 0, "page %u of block %u has two owners", p, b);
         }
         MUST(n == k->n_pages, "block %u has %u pages, %u counted", b, n, k->n_pages);
-        MUST(k->used + k->left == n * PAGE_SLOTS, "block %u: slots do not add up", b);
+        MUST(k->used + k->n_spare + k->left == n * PAGE_SLOTS, "block %u: slots do not add up", b);
         used += k->used;
         all += k->all;
     }
@@ -92,7 +92,13 @@ static bool cohort_sane(const sched *s, const cohort *c, uint8_t *seen, err *e) 
     MUST(n == c->n && live == c->n_live && tail == c->n_tail, "rows of a cohort do not add up");
     MUST(c->looping == !ring_empty(&c->loop), "a cohort is in the wrong list");
     MUST(!c->looping || live + tail > 0, "a cohort loops without rows");
-    MUST(c->pick == NONE, "a cohort is still in a launch");
+    for (uint32_t i = 0; i < MAX_FLIGHTS; i++) {
+        const flight *f = &s->flights[i];
+        bool out = (i + MAX_FLIGHTS - s->first_out) % MAX_FLIGHTS < s->n_out;
+        MUST(c->pick[i] == NONE || (out && c->pick[i] < f->n_picks && f->picks[c->pick[i]] == c),
+             "a cohort is still in a launch that is settled");
+    }
+    MUST(!c->parked || !sched__loop_is_out(s, c), "a parked cohort is in a launch");
     return true;
 }
 

@@ -71,14 +71,8 @@ static void size_launches(sched *s) {
 static int allocate(sched *s, err *e) {
     s->rows = array_new(s->n_rows, sizeof *s->rows);
     s->cohorts = array_new(s->n_rows, sizeof *s->cohorts);
-    s->picks = array_new(s->max_rows, sizeof(cohort *));
-    s->launch_rows = array_new(s->max_rows, sizeof *s->launch_rows);
-    s->launch_seq = array_new(s->max_rows, sizeof(seq *));
-    s->launch_cohort = array_new(s->max_rows, sizeof(cohort *));
-    s->edits = array_new(s->max_edits, sizeof *s->edits);
     s->mask = array_new((s->config->vocab_size + 63) / 64, sizeof *s->mask);
-    if (!s->rows || !s->cohorts || !s->picks || !s->launch_rows || !s->launch_seq ||
-        !s->launch_cohort || !s->edits || !s->mask) {
+    if (!s->rows || !s->cohorts || !s->mask) {
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the scheduler");
     }
     for (uint32_t i = 0; i < s->n_rows; i++) {
@@ -87,6 +81,7 @@ static int allocate(sched *s, err *e) {
     }
     s->free_cohort = s->cohorts;
     s->n_free_rows = s->n_rows;
+    if (sched__flights_init(s, e) != 0) return -1;
     return eng_sampler_create(&s->sampler, s->config->vocab_size, e);
 }
 
@@ -144,6 +139,7 @@ static void free_list(ring *list) {
 
 void sched_destroy(sched *s) {
     if (s == NULL) return;
+    sched__drain(s);
     if (!s->keep_ended) {
         free_list(&s->waiting);
         free_list(&s->running);
@@ -153,11 +149,7 @@ void sched_destroy(sched *s) {
     sched__cache_deinit(&s->cache);
     free(s->rows);
     free(s->cohorts);
-    free(s->picks);
-    free(s->launch_rows);
-    free(s->launch_seq);
-    free(s->launch_cohort);
-    free(s->edits);
+    sched__flights_deinit(s);
     free(s->mask);
     free(s);
 }
@@ -227,22 +219,27 @@ void sched__end_all(sched *s, sched_finish finish, err_code why) {
     }
 }
 
-static uint64_t flush_ns(const sched *s) {
-    return s->stats.launch_ns[ENG_STAGE_PRELUDE] + s->stats.launch_ns[ENG_STAGE_CODA];
+/* Everything settled, unless going on without it pays. */
+static int catch_up(sched *s, err *e) {
+    const flight *out = sched__newest_out(s);
+    return out == NULL || sched__ahead_pays(s, out) ? 0 : sched__settle_all(s, e);
 }
 
 static int flush(sched *s, err *e) {
-    uint64_t before = flush_ns(s), rows = s->stats.launch_rows[ENG_STAGE_CODA];
-    if (sched__run_coda(s, e) != 0) return -1;
+    s->flushing = s->flush_open = true;
+    if (sched__run_coda(s, e) != 0 || catch_up(s, e) != 0) return -1;
     sched__admit(s);
     sched__start_cohorts(s);
     if (sched__run_prelude(s, e) != 0) return -1;
-    sched__learn_cycle(s, (uint32_t)(s->stats.launch_rows[ENG_STAGE_CODA] - rows),
-                       flush_ns(s) - before);
+    s->flushing = false;
+    s->flush_waited = 0;
+    if (s->n_flush_out == 0) sched__learn_cycle(s);
     return 0;
 }
 
 static int round_of_launches(sched *s, err *e) {
+    uint64_t before = s->n_started;
+    if (catch_up(s, e) != 0) return -1;
     sched__admit(s);
     sched__start_cohorts(s);
     if (sched__flush_pays(s)) {
@@ -251,12 +248,17 @@ static int round_of_launches(sched *s, err *e) {
         if (sched__run_prelude(s, e) != 0) return -1; /* newcomers do not wait for a coda */
     }
     sched__relieve_rows(s);
-    if (s->n_looping_live + s->n_looping_tail == 0) return 0;
-    return sched__run_loops(s, e);
+    if (s->n_looping_live + s->n_looping_tail > 0 && sched__run_loops(s, e) != 0) return -1;
+    /* With nothing to start, what is out is what everybody waits for. */
+    return s->n_started == before ? sched__settle_all(s, e) : 0;
+}
+
+static bool at_rest(const sched *s) {
+    return s->n_running + s->n_waiting + s->n_out == 0;
 }
 
 int sched_step(sched *s, bool *idle, err *e) {
-    *idle = s->n_running + s->n_waiting == 0;
+    *idle = at_rest(s);
     if (*idle) return 0;
     s->stats.steps++;
     s->stepping = true;
@@ -264,11 +266,13 @@ int sched_step(sched *s, bool *idle, err *e) {
     if (rc != 0) {
         s->dead = true;
         sched__end_all(s, SCHED_FAILED, ERR_DEVICE);
+        sched__drain(s);
     }
     s->stepping = false;
     if (s->cancels_wanted) sched__cancel_wanted(s);
     free_ended(s);
-    *idle = s->n_running + s->n_waiting == 0;
+    *idle = at_rest(s);
+    if (*idle) s->settled_at = 0; /* a pause is not what the host needs between launches */
     return rc;
 }
 

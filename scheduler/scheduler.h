@@ -102,7 +102,8 @@ typedef struct { /* counters only grow; gauges are as of now */
     uint64_t exits_by_depth[SCHED_DEPTH_BINS];
     uint64_t launches[3], launch_rows[3], launch_ns[3]; /* by eng_stage */
     uint64_t head_rows, tail_rows, kv_only_rows, prompt_rows,
-        decode_rows; /* recurrent rows by kind */
+        decode_rows;      /* recurrent rows by kind */
+    uint64_t voided_rows; /* put into a launch ahead and left out, since they had halted */
     uint64_t prompt_tokens, output_tokens, prompt_loops, output_loops;
     uint64_t finished[4]; /* by sched_finish */
     uint64_t preemptions, refused;

@@ -4,7 +4,7 @@
  * cost.c    a + b*rows, when to flush   seq.c     one request, checked and copied
  * admit.c   who runs, who waits         wave.c    cohorts: rows, and what comes next
  * pick.c    the wavefront rule          tails.c   silent loops of policy exact
- * flight.c  one launch                  loops.c   recurrent launches
+ * flight.c  launches from start to end  loops.c   recurrent launches
  * ends.c    prelude and coda            emit.c    positions done, tokens out
  * sched.c   the machine                 thread.c  the machine on its own thread
  * sane.c    every invariant, slowly
@@ -72,7 +72,7 @@ typedef struct {
     uint32_t pages; /* first of its pages, the one being filled; linked by page_next */
     uint32_t n_pages;
     uint32_t left;               /* unused slots of that page */
-    uint32_t used;               /* slots handed out */
+    uint32_t used;               /* slots handed out and not given back */
     uint32_t all;                /* slots its positions would take were every loop stored */
     bool taken;                  /* not on the free list */
     bool cached;                 /* in the prefix table */
@@ -82,6 +82,8 @@ typedef struct {
     hash128 parent;
     prefix_root root;
     uint32_t tokens[ENG_BLOCK];
+    uint32_t spare[ENG_BLOCK]; /* given back by rows left out; handed out before others */
+    uint32_t n_spare;
 } block;
 
 typedef struct {
@@ -91,6 +93,7 @@ typedef struct {
     uint32_t n_free_blocks, free_page, n_free_pages, n_cached_pages, n_cached_blocks;
     uint32_t lru_first, lru_last; /* first = evicted next */
     uint64_t used, all;           /* sums over blocks */
+    uint64_t handed;              /* slots handed out, ever, less those given back */
     uint64_t key[2];              /* of the prefix hash */
     bool leak;                    /* planted bug */
 } cache;
@@ -100,6 +103,11 @@ void sched__cache_deinit(cache *c);
 /* Both evict what only the prefix cache holds when they must; false when all is in use. */
 bool sched__take_block(cache *c, uint32_t *out) WARN_UNUSED;
 bool sched__take_slot(cache *c, uint32_t b, uint32_t *slot) WARN_UNUSED;
+/* The newest slot of a position whose loop was not run after all. A launch takes one of a
+ * position at most, so what a block has spare never exceeds its positions. */
+void sched__give_slot(cache *c, uint32_t b, uint32_t slot);
+/* Whether so many slots in so many new blocks are there without preempting anybody. */
+bool sched__surely_fits(const cache *c, uint64_t slots, uint64_t blocks) WARN_UNUSED;
 void sched__give_block(cache *c, uint32_t b); /* one reference less */
 void sched__free_block(cache *c, uint32_t b); /* refs is 0 and it is not cached */
 
@@ -190,6 +198,17 @@ typedef struct {
 
 typedef enum { LIST_DECODE, LIST_TAIL, LIST_PROMPT, N_LISTS } loop_list;
 
+enum { MAX_FLIGHTS = 2 };
+
+/* What a launch says of a cohort's rows in case the launch before, which is not settled
+ * yet, turns out to have halted some of them. */
+typedef enum {
+    IS_SURE,       /* nothing: no live row of it is in the launch before */
+    SELF_GUARDED,  /* a row that halted is left out */
+    FOLLOWS_GUARD, /* tails that come along with one live row only: left out if that halted */
+    OR_TAIL,       /* a row that halted goes on as its own tail */
+} hedge;
+
 /* Positions [first, first + n) of one sequence that move together: a prompt chunk, or
  * the one row of a decode step. While it loops it is in one of s->looping; its coda
  * may run while its tails loop on. */
@@ -198,16 +217,41 @@ struct cohort {
     cohort *before, *after;            /* of the same sequence, by position */
     ring loop;                         /* in s->looping[list] */
     ring stage;                        /* in s->to_prelude, then s->to_coda */
-    uint32_t first, n, head, coda_row; /* rows; coda_row = next one for the coda, NONE = done */
+    uint32_t first, n, head, coda_row; /* rows; coda_row = next one for the coda, NONE = taken */
     uint32_t n_live, n_tail, n_coda;   /* rows that loop, loop on silently, await the coda */
     uint32_t waited;                   /* launches it could have joined and did not */
-    uint32_t pick;                     /* index into s->picks, NONE = not in this launch */
-    uint16_t next_loop;
+    uint32_t pick[MAX_FLIGHTS];        /* index into the flight's picks, NONE = not in it */
+    uint32_t guard;                    /* FOLLOWS_GUARD: the row it comes along with */
+    uint16_t next_loop;                /* loops started */
     uint8_t list;
+    uint8_t hedge; /* in the newest flight */
     bool decode, looping;
+    bool called;    /* raised the frontier on the assumption that it goes on */
     bool parked;    /* tails only, waiting at the frontier; in s->parked */
     bool finishing; /* tails that go on to the end to give their rows back */
 };
+
+/* One launch, from being built until it is settled. */
+typedef struct {
+    uint32_t pick; /* whose row it is */
+    uint32_t slot; /* taken for its loop */
+    bool left_out; /* what guarded it halted: its loop was not run */
+} flight_row;
+
+typedef struct {
+    eng_stage stage;
+    uint32_t index;  /* in s->flights, and in cohort.pick */
+    bool of_flush;   /* part of a flush: its time and rows count there */
+    cohort **picks;  /* [max_rows] NULL: gone since, or not in it any more */
+    eng_row *rows;   /* [max_rows] as the backend was told */
+    flight_row *who; /* [max_rows] */
+    eng_edit *edits; /* [max_edits] */
+    uint32_t n_picks, n_rows, n_edits;
+    uint32_t n_left_out;
+    uint32_t n_last;  /* recurrent: live rows in their last loop */
+    uint32_t n_may;   /* recurrent: cohorts whose last live row may halt before it */
+    uint32_t n_heads; /* coda: rows that run the head */
+} flight;
 
 typedef enum { /* planted bugs, for the tests that must find them */
                FAULT_NONE,
@@ -220,8 +264,13 @@ typedef enum { /* planted bugs, for the tests that must find them */
                FAULT_REEMIT,      /* a recomputed position is reported again */
                FAULT_KEEP_LAST,   /* a halted position leaves deeper planes unmapped */
                FAULT_STARVE,      /* the waiting bound is ignored */
+               FAULT_NO_GUARD,    /* a launch ahead takes for granted that nobody halts */
+               FAULT_KEEP_SLOT,   /* the slot of a row left out is not given back */
                N_FAULTS
 } sched_fault;
+
+/* Whether a launch is built before the one before it is settled: if it pays, or as tests wish. */
+typedef enum { AHEAD_BY_COST, AHEAD_ALWAYS, AHEAD_NEVER } ahead_rule;
 
 struct sched {
     eng_backend *backend;
@@ -244,22 +293,26 @@ struct sched {
     ring looping[N_LISTS], to_prelude, to_coda, parked;
     uint32_t n_looping_live, n_looping_tail, n_parked, n_to_prelude, n_to_coda; /* rows */
 
-    /* the launch being built; sized by max_rows at create */
-    cohort **picks;
-    uint32_t n_picks;
-    eng_row *launch_rows;
-    seq **launch_seq;       /* whose each row is */
-    cohort **launch_cohort; /* coda launches */
-    eng_edit *edits;
-    uint32_t n_launch, n_edits, max_edits, n_logits;
+    /* Launches started and not settled: n_out from first_out on, oldest first. The next
+     * one is built in the flight after them. */
+    flight flights[MAX_FLIGHTS];
+    uint32_t max_flights, n_out, first_out, max_edits;
+    uint64_t n_started; /* launches, ever */
 
     cost_fit cost[3];
-    double exit_rate;            /* exits per live row and launch */
-    double depth_mean;           /* of positions, forgetting slowly */
-    double since_flush_ns;       /* of recurrent launches */
-    double cycle_rows, cycle_ns; /* decayed sums over cycles: what time gains */
+    double exit_rate;              /* exits per live row and launch */
+    double depth_mean;             /* of positions, forgetting slowly */
+    double since_flush_ns;         /* of recurrent launches */
+    uint64_t flush_ns, flush_rows; /* settled so far of the flush under way */
+    uint32_t n_flush_out;          /* its launches that are not settled */
+    bool flushing, flush_open;     /* being started; begun and not learnt from */
+    double cycle_rows, cycle_ns;   /* decayed sums over cycles: what time gains */
     uint32_t flush_at;     /* tests: flush at so many ready rows whatever it costs; 0 = by cost */
     uint32_t flush_waited; /* recurrent launches since something first waited for a flush */
+    double host_ns[3];     /* from a launch's end to the next one's start, by eng_stage */
+    uint64_t settled_at;   /* clock_ns when the newest result came; 0 = long ago */
+    eng_stage settled_stage;
+    ahead_rule ahead;
 
     uint64_t *mask; /* vocab bits, to ban stop ids */
     bool stepping, dead, cancels_wanted;
@@ -287,38 +340,62 @@ void sched__drop_cohorts(sched *s, seq *q);
 
 /* ---- pick.c ---- */
 
-void sched__pick_loops(sched *s); /* who runs a loop in the launch being built */
+void sched__pick_loops(sched *s, flight *f); /* who runs a loop in the launch being built */
 
-/* ---- flight.c: the launch being built ---- */
+/* ---- flight.c ---- */
 
-void sched__clear_launch(sched *s);
-void sched__pick(sched *s, cohort *c);
-void sched__unpick_all(sched *s);
+int sched__flights_init(sched *s, err *e) WARN_UNUSED; /* max_rows and max_edits are known */
+void sched__flights_deinit(sched *s);
+static inline flight *sched__newest_out(sched *s) { /* NULL: everything is settled */
+    return s->n_out ? &s->flights[(s->first_out + s->n_out - 1) % MAX_FLIGHTS] : NULL;
+}
+static inline bool sched__in_flight(const cohort *c) {
+    return c->pick[0] != NONE || c->pick[1] != NONE;
+}
+bool sched__loop_is_out(const sched *s, const cohort *c); /* in flight, in a recurrent launch */
+/* Building: an empty one; cohorts into it; slots and rows for them. */
+flight *sched__new_flight(sched *s, eng_stage stage);
+void sched__pick(flight *f, cohort *c);
+void sched__unpick(flight *f, cohort *c);
 /* The block of pos, taken when its first position starts. False: q had to go. */
 bool sched__have_block(sched *s, seq *q, uint32_t pos) WARN_UNUSED;
 /* A free slot of position pos into planes [plane, plane + n_planes): preempts others when
- * there is none. False: q itself was preempted or ended. */
-bool sched__place(sched *s, seq *q, uint32_t pos, uint32_t plane, uint32_t n_planes) WARN_UNUSED;
-eng_row *sched__add_row(sched *s, seq *q, uint32_t row);
-int sched__run_launch(sched *s, eng_stage stage, eng_result *r, err *e) WARN_UNUSED;
+ * there is none. NULL: q itself was preempted or ended. */
+eng_edit *sched__place(sched *s, flight *f, seq *q, uint32_t pos, uint32_t plane,
+                       uint32_t n_planes) WARN_UNUSED;
+eng_row *sched__add_row(sched *s, flight *f, const cohort *c, uint32_t row);
+/* Starts it without the rows of those who had to go; without any rows it is forgotten. */
+int sched__launch(sched *s, flight *f, err *e) WARN_UNUSED;
+/* Settling: what a launch that was started too many has to wait for; all of them; the oldest. */
+int sched__settle_surplus(sched *s, err *e) WARN_UNUSED;
+int sched__settle_all(sched *s, err *e) WARN_UNUSED;
+int sched__settle_oldest(sched *s, err *e) WARN_UNUSED;
+void sched__drain(sched *s); /* waits for everything that is out and looks at nothing */
 
-/* ---- loops.c, ends.c ---- */
+/* ---- loops.c, ends.c: each starts launches, and settles one of its stage ---- */
 
 int sched__run_loops(sched *s, err *e) WARN_UNUSED;
 int sched__run_prelude(sched *s, err *e) WARN_UNUSED;
 int sched__run_coda(sched *s, err *e) WARN_UNUSED;
+void sched__settle_loops(sched *s, flight *f, const eng_result *r);
+void sched__settle_prelude(flight *f);
+void sched__settle_coda(sched *s, flight *f, const eng_result *r);
 
 /* ---- cost.c ---- */
 
 bool sched__flush_pays(const sched *s);
-void sched__learn_cycle(sched *s, uint32_t rows, uint64_t flush_ns);
+/* Whether to build the next launch before the one that is out is settled. */
+bool sched__ahead_pays(const sched *s, const flight *out);
+void sched__learn_cycle(sched *s); /* a flush is settled */
 
 /* ---- tails.c ---- */
 
-bool sched__may_park(const sched *s, const cohort *c);
+bool sched__parks_at_all(const sched *s, const cohort *c); /* tails of its kind */
+bool sched__may_park(const sched *s, const cohort *c);     /* and this one now */
 void sched__park(sched *s, cohort *c);
 void sched__raise_frontier(sched *s, seq *q, uint32_t loops);
 void sched__lower_frontier(seq *q);
+void sched__call_back(sched *s, seq *q, uint32_t loops); /* its live position halted instead */
 void sched__relieve_rows(sched *s);
 
 /* ---- admit.c ---- */

@@ -11,11 +11,15 @@
  * the prefix cache, prompt rows do not park: a cached block must hold every loop. */
 #include "scheduler/scheduler_internal.h"
 
-bool sched__may_park(const sched *s, const cohort *c) {
+bool sched__parks_at_all(const sched *s, const cohort *c) {
     const sched_opts *o = &s->limits.opts;
-    return o->batching == SCHED_DEPTHWISE && o->halted_kv == ENG_EXACT && !c->parked &&
-           !c->finishing && c->looping && c->n_live == 0 && c->n_tail > 0 &&
-           c->next_loop >= c->owner->frontier && (c->decode || !o->prefix_cache);
+    return o->batching == SCHED_DEPTHWISE && o->halted_kv == ENG_EXACT && !c->finishing &&
+           (c->decode || !o->prefix_cache);
+}
+
+bool sched__may_park(const sched *s, const cohort *c) {
+    return sched__parks_at_all(s, c) && !c->parked && c->looping && c->n_live == 0 &&
+           c->n_tail > 0 && c->next_loop >= c->owner->frontier && !sched__loop_is_out(s, c);
 }
 
 void sched__park(sched *s, cohort *c) {
@@ -50,6 +54,20 @@ void sched__raise_frontier(sched *s, seq *q, uint32_t loops) {
 /* The next position starts from loop 0 and needs only what it will reach itself. */
 void sched__lower_frontier(seq *q) {
     q->frontier = 0;
+}
+
+/* Tails were called along for a loop that the one live position of q will not run: q needs
+ * `loops` only. Those not in a launch park again, the earliest first, as they would have. */
+void sched__call_back(sched *s, seq *q, uint32_t loops) {
+    uint32_t was = q->frontier;
+    if (was <= loops) return;
+    q->frontier = loops;
+    cohort *c = q->last;
+    while (c->before && (c->n_live + c->n_tail == 0 || c->next_loop < was))
+        c = c->before;
+    for (; c; c = c->after) {
+        if (sched__may_park(s, c)) sched__park(s, c);
+    }
 }
 
 /* At most an eighth of a launch goes on at a time, so that decoding hardly notices. */

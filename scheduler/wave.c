@@ -53,7 +53,9 @@ static void free_cohort(sched *s, cohort *c) {
     count_out(s, c);
     ring_remove(&c->loop);
     ring_remove(&c->stage);
-    if (c->pick != NONE) s->picks[c->pick] = NULL;
+    for (uint32_t i = 0; i < MAX_FLIGHTS; i++) {
+        if (c->pick[i] != NONE) s->flights[i].picks[c->pick[i]] = NULL;
+    }
     *(c->before ? &c->before->after : &q->first) = c->after;
     *(c->after ? &c->after->before : &q->last) = c->before;
     give_rows(s, c->head);
@@ -85,7 +87,7 @@ static void start_cohort(sched *s, seq *q) {
     s->free_cohort = c->after;
     uint32_t n = next_cohort_rows(s, q);
     *c = (cohort){
-        .owner = q, .first = q->next_start, .n = n, .n_live = n, .n_coda = n, .pick = NONE};
+        .owner = q, .first = q->next_start, .n = n, .n_live = n, .n_coda = n, .pick = {NONE, NONE}};
     c->decode = q->next_start >= q->req.n_prompt && n == 1;
     c->list = c->decode ? LIST_DECODE : LIST_PROMPT;
     c->head = c->coda_row = take_rows(s, n, q->next_start);
@@ -170,8 +172,14 @@ void sched__settle_cohort(sched *s, cohort *c) {
         c->list = LIST_TAIL;
         ring_move_back(&s->looping[LIST_TAIL], &c->loop);
     }
-    if (c->n_live > 0) sched__raise_frontier(s, c->owner, c->next_loop + 1u);
+    if (c->n_live == 0 && c->called) {
+        c->called = false;
+        sched__call_back(s, c->owner, c->next_loop);
+    }
+    if (c->n_live > 0 && !sched__loop_is_out(s, c)) {
+        sched__raise_frontier(s, c->owner, c->next_loop + 1u);
+    }
     if (sched__may_park(s, c)) sched__park(s, c);
     queue_coda(s, c);
-    if (!c->looping && c->coda_row == NONE) free_cohort(s, c);
+    if (!c->looping && c->coda_row == NONE && !sched__in_flight(c)) free_cohort(s, c);
 }

@@ -201,6 +201,9 @@ static void write_depth(page *p, const srv *s, const sched_stats *st) {
     sample(p, "fathom_recurrent_rows_total", "kind", "decode", (double)st->decode_rows);
     sample(p, "fathom_recurrent_rows_total", "kind", "tail", (double)st->tail_rows);
     sample(p, "fathom_recurrent_rows_total", "kind", "kv_only", (double)st->kv_only_rows);
+    one(p, "fathom_voided_rows_total", "counter",
+        "Rows started a launch ahead and left out, since they had halted.",
+        (double)st->voided_rows);
     one(p, "fathom_head_rows_total", "counter", "Rows that ran the head.", (double)st->head_rows);
     one(p, "fathom_prompt_loops_total", "counter", "Loops executed for prompt tokens.",
         (double)st->prompt_loops);

@@ -57,7 +57,8 @@ void fake_opts_default(fake_opts *o) {
                      .max_logits = 64,
                      .mean_depth = 3,
                      .fixed_ns = {1000, 4000, 2000},
-                     .row_ns = {10, 20, 20}};
+                     .row_ns = {10, 20, 20},
+                     .max_flights = 1};
 }
 
 /* ---- the backend ---- */
@@ -71,7 +72,19 @@ typedef struct {
 typedef struct {
     uint64_t h, e, out;
     uint32_t last_slot; /* of the last loop run */
+    bool halted;
 } fake_row;
+
+typedef struct { /* a launch as it was given: nothing in it is the caller's */
+    eng_launch l;
+    eng_row *rows;
+    eng_edit *edits;
+    eng_draw *draws; /* one a row that samples, and its sampling */
+    eng_sampling *sampling;
+    uint32_t *blocks;
+} fake_flight;
+
+enum { MAX_QUEUE = 2 };
 
 typedef struct {
     eng_backend base;
@@ -80,12 +93,17 @@ typedef struct {
     fake_slot *slots;
     uint32_t *maps; /* [block][plane][off] */
     fake_row *rows;
+    fake_flight queue[MAX_QUEUE]; /* oldest first */
+    uint32_t n_queued;
+    eng_row *kept; /* of a recurrent launch: the rows not left out, and where they stood */
+    uint32_t *kept_at;
     uint8_t *halted, *seen;
-    float *logits;
+    float *logits, *head;
+    eng_choice *choices;
+    eng_sampler *sampler;
     uint64_t *x, *sum;
-    eng_launch now;
-    uint64_t launches, codas, schedule;
-    uint32_t n_logits;
+    uint64_t launches, codas, schedule, written, idle_loops, left_out;
+    uint32_t n_logits, n_choices, n_ran;
     char breach[200];
 } fake;
 
@@ -110,6 +128,11 @@ static void apply_edits(fake *f, const eng_launch *l) {
             breach(f, "edit %u is out of range", i);
             continue;
         }
+        if (d->guarded && d->guard >= f->o.n_rows) {
+            breach(f, "the guard of edit %u is out of range", i);
+            continue;
+        }
+        if (d->guarded && f->rows[d->guard].halted) continue;
         /* The scheduler maps a slot once, for all planes it will serve: this is a fresh one. */
         f->slots[d->slot].written = false;
         for (uint32_t p = d->plane; p < (uint32_t)d->plane + d->n_planes; p++) {
@@ -129,6 +152,7 @@ static void write_slot(fake *f, const eng_row *r, uint32_t plane, uint64_t conte
     if (k->written)
         breach(f, "position %u plane %u: slot %u is written twice", r->pos, plane, slot);
     *k = (fake_slot){content, b, off, plane, true, false};
+    f->written++;
     f->rows[r->row].last_slot = slot;
 }
 
@@ -183,12 +207,39 @@ static void prelude(fake *f, const eng_launch *l) {
             f->x[i] = mix(f->x[i], f->sum[i]);
     }
     for (uint32_t i = 0; i < l->n_rows; i++) {
-        f->rows[l->rows[i].row] = (fake_row){f->x[i], f->x[i], 0, ENG_NO_SLOT};
+        f->rows[l->rows[i].row] = (fake_row){f->x[i], f->x[i], 0, ENG_NO_SLOT, false};
     }
 }
 
-static void loops(fake *f, const eng_launch *l) {
+/* Who halted in an earlier launch is left out, or becomes its own tail, as the rows say. */
+static eng_launch keep_rows(fake *f, const eng_launch *l) {
+    eng_launch kept = {l->stage, f->kept, 0, NULL, 0};
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        eng_row r = l->rows[i];
+        const fake_row *s = &f->rows[r.row];
+        f->halted[i] = 0;
+        if (r.flags & ENG_ROW_GUARDED && f->rows[r.guard].halted) {
+            f->left_out++;
+            continue;
+        }
+        if (r.flags & ENG_ROW_OR_TAIL && s->halted) r.flags |= ENG_ROW_TAIL;
+        bool tail = r.flags & (ENG_ROW_TAIL | ENG_ROW_KV_ONLY);
+        if (tail != s->halted) {
+            breach(f,
+                   tail ? "position %u: the tail of a row that has not halted"
+                        : "position %u: a row that halted runs on",
+                   r.pos);
+        }
+        f->kept_at[kept.n_rows] = i;
+        f->kept[kept.n_rows++] = r;
+    }
+    return kept;
+}
+
+static void loops(fake *f, const eng_launch *all) {
     uint32_t first = f->o.prelude_layers + f->o.coda_layers;
+    eng_launch kept = keep_rows(f, all), *l = &kept;
+    f->n_ran = l->n_rows;
     for (uint32_t i = 0; i < l->n_rows; i++) {
         const fake_row *s = &f->rows[l->rows[i].row];
         f->x[i] = mix(mix(s->h, s->e), l->rows[i].loop);
@@ -197,15 +248,24 @@ static void loops(fake *f, const eng_launch *l) {
     for (uint32_t i = 0; i < l->n_rows; i++) {
         const eng_row *r = &l->rows[i];
         fake_row *s = &f->rows[r->row];
-        f->halted[i] = 0;
         if (r->flags & ENG_ROW_KV_ONLY) continue;
         s->h = mix(f->x[i], f->sum[i]);
         if (r->flags & ENG_ROW_TAIL) continue;
         s->out = mix(s->out, s->h);
-        f->halted[i] =
+        s->halted =
             model_halts(&f->o, s->h, s->e, r->loop + 1u, r->min_loops, r->max_loops, r->threshold);
-        if (f->halted[i] && s->last_slot != ENG_NO_SLOT) f->slots[s->last_slot].halted = true;
+        f->halted[f->kept_at[i]] = s->halted;
+        if (s->halted && s->last_slot != ENG_NO_SLOT) f->slots[s->last_slot].halted = true;
     }
+}
+
+static void draw_token(fake *f, const eng_draw *d, const float *logits) {
+    eng_choice *c = &f->choices[f->n_choices++];
+    eng_history none = {NULL, NULL, 0, 0};
+    err e = {0};
+    if (!eng_sampling_is_plain(d->sampling)) breach(f, "a draw that is not plain");
+    if (eng_sample(f->sampler, d->sampling, &none, NULL, logits, d->index, d->n_top, c, &e) != 0)
+        c->token = ENG_NO_TOKEN;
 }
 
 static void coda(fake *f, const eng_launch *l) {
@@ -217,16 +277,20 @@ static void coda(fake *f, const eng_launch *l) {
         for (uint32_t i = 0; i < l->n_rows; i++)
             f->x[i] = mix(f->x[i], f->sum[i]);
     }
-    f->n_logits = 0;
+    uint32_t heads = 0;
     for (uint32_t i = 0; i < l->n_rows; i++) {
-        if (!(l->rows[i].flags & ENG_ROW_LOGITS)) continue;
-        if (f->n_logits == f->o.max_logits) {
-            breach(f, "more than %u rows ask for logits", f->o.max_logits);
+        uint16_t flags = l->rows[i].flags;
+        if (!(flags & (ENG_ROW_LOGITS | ENG_ROW_SAMPLE))) continue;
+        if (heads++ == f->o.max_logits) {
+            breach(f, "more than %u rows run the head", f->o.max_logits);
             break;
         }
-        float *out = f->logits + (size_t)f->n_logits++ * f->o.vocab;
-        model_logits(f->x[i], f->o.vocab, out);
-        if (f->codas == f->o.nan_at && f->n_logits == 1) out[0] = NAN;
+        model_logits(f->x[i], f->o.vocab, f->head);
+        if (f->codas == f->o.nan_at && heads == 1) f->head[0] = NAN;
+        if (flags & ENG_ROW_SAMPLE) draw_token(f, l->rows[i].draw, f->head);
+        if (!(flags & ENG_ROW_LOGITS)) continue;
+        memcpy(f->logits + (size_t)f->n_logits++ * f->o.vocab, f->head,
+               f->o.vocab * sizeof *f->head);
     }
 }
 
@@ -247,21 +311,90 @@ static void check_rows(fake *f, const eng_launch *l) {
         }
         if (l->stage == ENG_STAGE_PRELUDE && r->token >= f->o.vocab)
             breach(f, "token out of range");
+        if (r->flags & ENG_ROW_GUARDED && r->guard >= f->o.n_rows) breach(f, "guard out of range");
+        if (r->flags & ENG_ROW_SAMPLE && (!f->o.samples || r->draw == NULL))
+            breach(f, "a row to sample that cannot be");
+        if (r->flags & (ENG_ROW_GUARDED | ENG_ROW_OR_TAIL) && f->n_queued == 0)
+            breach(f, "a row in doubt with nothing in flight");
     }
+}
+
+static void forget(fake_flight *q) {
+    free(q->rows);
+    free(q->edits);
+    free(q->draws);
+    free(q->sampling);
+    free(q->blocks);
+    *q = (fake_flight){0};
+}
+
+/* Deep, and no byte larger than it must be, so that a sanitizer sees what reads beyond. */
+static bool copy(fake_flight *q, const eng_launch *l) {
+    size_t n_blocks = 0, n_draws = 0;
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        n_blocks += l->rows[i].pos / ENG_BLOCK + 1;
+        n_draws += l->rows[i].draw != NULL;
+    }
+    *q = (fake_flight){.l = *l,
+                       .rows = malloc(l->n_rows * sizeof *q->rows),
+                       .edits = malloc((l->n_edits + 1) * sizeof *q->edits),
+                       .draws = malloc((n_draws + 1) * sizeof *q->draws),
+                       .sampling = malloc((n_draws + 1) * sizeof *q->sampling),
+                       .blocks = malloc(n_blocks * sizeof *q->blocks)};
+    if (!q->rows || !q->edits || !q->draws || !q->sampling || !q->blocks) return false;
+    memcpy(q->rows, l->rows, l->n_rows * sizeof *q->rows);
+    if (l->n_edits) memcpy(q->edits, l->edits, l->n_edits * sizeof *q->edits);
+    uint32_t *blocks = q->blocks;
+    n_draws = 0;
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        eng_row *r = &q->rows[i];
+        size_t n = r->pos / ENG_BLOCK + 1;
+        memcpy(blocks, r->blocks, n * sizeof *blocks);
+        r->blocks = blocks;
+        blocks += n;
+        if (r->draw == NULL) continue;
+        q->sampling[n_draws] = *r->draw->sampling;
+        q->draws[n_draws] = *r->draw;
+        q->draws[n_draws].sampling = &q->sampling[n_draws];
+        r->draw = &q->draws[n_draws++];
+    }
+    q->l.rows = q->rows;
+    q->l.edits = q->edits;
+    return true;
+}
+
+static void spoil_results(fake *f) {
+    memset(f->halted, 0xee, f->o.max_launch);
+    memset(f->logits, 0xee, (size_t)f->n_logits * f->o.vocab * sizeof *f->logits);
+    memset(f->choices, 0xee, f->n_choices * sizeof *f->choices);
+}
+
+static bool planned_failure(const fake *f, uint64_t launch) {
+    return f->o.fail_at && launch >= f->o.fail_at;
 }
 
 static int fake_launch(eng_backend *b, const eng_launch *l, err *e) {
     fake *f = (fake *)b;
     f->launches++;
-    if (f->o.fail_at && f->launches >= f->o.fail_at)
+    if (f->n_queued == f->o.max_flights) breach(f, "%u launches in flight", f->n_queued + 1);
+    if (planned_failure(f, f->launches) && f->o.max_flights == 1)
         return err_set(e, ERR_DEVICE, NULL, "planned failure");
+    if (l->n_rows > 0 && l->stage == ENG_STAGE_RECURRENT && l->rows[0].loop > 0)
+        f->idle_loops += f->n_queued == 0;
     check_rows(f, l);
     if (f->breach[0]) {
         /* What follows could read out of range; the test ends here anyway. */
         return err_set(e, ERR_DEVICE, NULL, "%s", f->breach);
     }
+    spoil_results(f);
+    if (!copy(&f->queue[f->n_queued++], l)) return err_set(e, ERR_DEVICE, NULL, "out of memory");
+    return 0;
+}
+
+static void execute(fake *f, const eng_launch *l) {
     apply_edits(f, l);
-    f->now = *l;
+    f->n_ran = l->n_rows;
+    f->n_logits = f->n_choices = 0;
     switch (l->stage) {
     case ENG_STAGE_PRELUDE: prelude(f, l); break;
     case ENG_STAGE_RECURRENT: loops(f, l); break;
@@ -271,19 +404,40 @@ static int fake_launch(eng_backend *b, const eng_launch *l, err *e) {
         struct timespec nap = {0, (long)f->o.nap_us * 1000};
         nanosleep(&nap, NULL);
     }
-    return f->breach[0] ? err_set(e, ERR_DEVICE, NULL, "%s", f->breach) : 0;
 }
 
 static int fake_wait(eng_backend *b, eng_result *r, err *e) {
-    (void)e;
     fake *f = (fake *)b;
-    uint64_t ns = f->o.fixed_ns[f->now.stage] + f->o.row_ns[f->now.stage] * f->now.n_rows;
-    *r = (eng_result){.halted = f->halted, .logits = f->logits, .n_logits = f->n_logits, .ns = ns};
+    if (f->n_queued == 0) return err_set(e, ERR_DEVICE, NULL, "nothing to wait for");
+    fake_flight q = f->queue[0];
+    f->queue[0] = f->queue[1];
+    f->queue[1] = (fake_flight){0};
+    f->n_queued--;
+    bool fails = planned_failure(f, f->launches - f->n_queued);
+    if (!fails) execute(f, &q.l);
+    eng_stage stage = q.l.stage;
+    forget(&q);
+    if (fails) return err_set(e, ERR_DEVICE, NULL, "planned failure");
+    if (f->breach[0]) return err_set(e, ERR_DEVICE, NULL, "%s", f->breach);
+    uint64_t ns = f->n_ran ? f->o.fixed_ns[stage] + f->o.row_ns[stage] * f->n_ran : 0;
+    *r = (eng_result){.halted = f->halted,
+                      .logits = f->logits,
+                      .n_logits = f->n_logits,
+                      .choices = f->choices,
+                      .n_choices = f->n_choices,
+                      .ns = ns};
     return 0;
 }
 
 static void fake_close(eng_backend *b) {
     fake *f = (fake *)b;
+    for (uint32_t i = 0; i < MAX_QUEUE; i++)
+        forget(&f->queue[i]);
+    eng_sampler_destroy(f->sampler);
+    free(f->kept);
+    free(f->kept_at);
+    free(f->head);
+    free(f->choices);
     free(f->slots);
     free(f->maps);
     free(f->rows);
@@ -319,7 +473,8 @@ eng_backend *fake_backend_create(const fake_opts *o) {
                                       .n_rows = o->n_rows,
                                       .max_launch = o->max_launch,
                                       .max_logits = o->max_logits,
-                                      .max_flights = 1,
+                                      .max_flights = o->max_flights,
+                                      .samples = o->samples,
                                       .slot_bytes = 320,
                                       .block_map_bytes = (size_t)planes * ENG_BLOCK * 4};
     f->slots = calloc(o->n_slots, sizeof *f->slots);
@@ -330,8 +485,14 @@ eng_backend *fake_backend_create(const fake_opts *o) {
     f->logits = calloc((size_t)o->max_logits * o->vocab, sizeof *f->logits);
     f->x = calloc(o->max_launch, sizeof *f->x);
     f->sum = calloc(o->max_launch, sizeof *f->sum);
+    f->kept = calloc(o->max_launch, sizeof *f->kept);
+    f->kept_at = calloc(o->max_launch, sizeof *f->kept_at);
+    f->head = calloc(o->vocab, sizeof *f->head);
+    f->choices = calloc(o->max_logits, sizeof *f->choices);
+    err e = {0};
     if (!f->slots || !f->maps || !f->rows || !f->halted || !f->seen || !f->logits || !f->x ||
-        !f->sum) {
+        !f->sum || !f->kept || !f->kept_at || !f->head || !f->choices ||
+        eng_sampler_create(&f->sampler, o->vocab, &e) != 0) {
         fake_close(&f->base);
         return NULL;
     }
@@ -348,6 +509,15 @@ uint64_t fake_backend_launches(const eng_backend *b) {
 }
 uint64_t fake_backend_schedule_hash(const eng_backend *b) {
     return ((const fake *)b)->schedule;
+}
+uint64_t fake_backend_slots_written(const eng_backend *b) {
+    return ((const fake *)b)->written;
+}
+uint64_t fake_backend_idle_loops(const eng_backend *b) {
+    return ((const fake *)b)->idle_loops;
+}
+uint64_t fake_backend_left_out(const eng_backend *b) {
+    return ((const fake *)b)->left_out;
 }
 eng_config *fake_backend_config(eng_backend *b) {
     return &((fake *)b)->config;

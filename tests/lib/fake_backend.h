@@ -1,7 +1,10 @@
 /* fake_backend.h - a backend of integers: every slot's content is a hash of what it may
  * depend on, so that one wrong read changes a token. It keeps the backend's contract and
  * checks the scheduler's: what is read was written, at the right plane, by the right
- * position, and (policy last) stands in for a deeper loop only if that position halted. */
+ * position, and (policy last) stands in for a deeper loop only if that position halted.
+ *
+ * A launch is copied when it is started and run when it is waited for, as late as the
+ * contract allows; what a wait gave is spoilt by the next launch, as early as it allows. */
 #ifndef FATHOM_FAKE_BACKEND_H
 #define FATHOM_FAKE_BACKEND_H
 
@@ -19,6 +22,8 @@ typedef struct {
     uint64_t nan_at;                 /* coda launch whose first logits are NaN, from 1; 0 = never */
     bool instant;                    /* skip attention: contents depend on the row alone */
     uint32_t nap_us;                 /* real time a launch takes */
+    uint32_t max_flights;            /* 1 or 2 */
+    bool samples;                    /* takes ENG_ROW_SAMPLE */
 } fake_opts;
 
 void fake_opts_default(fake_opts *o);
@@ -28,6 +33,10 @@ eng_backend *fake_backend_create(const fake_opts *o);
 const char *fake_backend_breach(const eng_backend *b);
 uint64_t fake_backend_launches(const eng_backend *b);
 uint64_t fake_backend_schedule_hash(const eng_backend *b); /* of every launch's rows and loops */
+uint64_t fake_backend_slots_written(const eng_backend *b);
+/* Recurrent launches beyond loop 0 that were started when no launch was in flight. */
+uint64_t fake_backend_idle_loops(const eng_backend *b);
+uint64_t fake_backend_left_out(const eng_backend *b); /* guarded rows */
 eng_config *fake_backend_config(eng_backend *b);
 
 /* ---- the same model, one position after another: what every schedule must equal ---- */

@@ -2,7 +2,7 @@
  *
  *   FATHOM_SEED=N   first seed (else from the clock; printed)
  *   FATHOM_RUNS=N   workloads
- *   FATHOM_CASE=seed,keep,shorter,simpler   one case, as a failure prints it */
+ *   FATHOM_CASE=seed,keep,shorter,simpler,flights   one case, as a failure prints it */
 #include "tests/lib/testlib.h"
 #include "tests/property/workload.h"
 
@@ -19,8 +19,8 @@ static uint64_t env_u64(const char *name, uint64_t otherwise) {
 }
 
 static void print_case(const char *what, const work_case *c, const char *why) {
-    fprintf(stderr, "%s: %s\n  FATHOM_CASE=%" PRIu64 ",%u,%u,%u\n", what, why, c->seed, c->keep,
-            c->shorter, c->simpler);
+    fprintf(stderr, "%s: %s\n  FATHOM_CASE=%" PRIu64 ",%u,%u,%u,%u\n", what, why, c->seed, c->keep,
+            c->shorter, c->simpler, c->flights);
 }
 
 static bool one_case(const work_case *c, sched_fault fault, work_report *sum) {
@@ -33,6 +33,7 @@ static bool one_case(const work_case *c, sched_fault fault, work_report *sum) {
         sum->cached_tokens += report.cached_tokens;
         sum->cancelled += report.cancelled;
         sum->tokens += report.tokens;
+        sum->left_out += report.left_out;
         return true;
     }
     if (fault != FAULT_NONE) return false;
@@ -48,29 +49,32 @@ Test(sched_property, any_traffic_gives_what_each_request_gives_alone) {
     work_report sum = {0};
     if (text) {
         work_case c = {0};
-        cr_assert_eq(sscanf(text, "%" SCNu64 ",%u,%u,%u", &c.seed, &c.keep, &c.shorter, &c.simpler),
-                     4);
+        cr_assert_eq(sscanf(text, "%" SCNu64 ",%u,%u,%u,%u", &c.seed, &c.keep, &c.shorter,
+                            &c.simpler, &c.flights),
+                     5);
         cr_assert(one_case(&c, FAULT_NONE, &sum));
         return;
     }
     uint64_t seed = env_u64("FATHOM_SEED", clock_ns() & 0xffffffff),
              runs = env_u64("FATHOM_RUNS", 2000);
     for (uint64_t i = 0; i < runs; i++) {
-        work_case c = {.seed = seed + i, .keep = (1u << WORK_MAX) - 1};
+        work_case c = {.seed = seed + i / 2, .keep = (1u << WORK_MAX) - 1, .flights = 1 + i % 2};
         cr_assert(one_case(&c, FAULT_NONE, &sum), "a workload of seed %" PRIu64 " fails", seed);
     }
     fprintf(stderr,
             "FATHOM_SEED=%" PRIu64 " FATHOM_RUNS=%" PRIu64 ": %u requests, %" PRIu64
             " tokens, %" PRIu64 " launches, %" PRIu64 " preemptions, %" PRIu64
-            " prompt tokens from the prefix cache, %" PRIu64 " cancelled\n",
+            " prompt tokens from the prefix cache, %" PRIu64 " cancelled, %" PRIu64
+            " rows left out\n",
             seed, runs, sum.requests, sum.tokens, sum.launches, sum.preemptions, sum.cached_tokens,
-            sum.cancelled);
-    cr_assert(runs < 200 || (sum.preemptions > 0 && sum.cached_tokens > 0 && sum.cancelled > 0));
+            sum.cancelled, sum.left_out);
+    cr_assert(runs < 200 || (sum.preemptions > 0 && sum.cached_tokens > 0 && sum.cancelled > 0 &&
+                             sum.left_out > 0));
 }
 
 Test(sched_property, the_same_seed_gives_the_same_schedule) {
     for (uint64_t seed = 1; seed <= 100; seed++) {
-        work_case c = {.seed = seed * 7919, .keep = (1u << WORK_MAX) - 1};
+        work_case c = {.seed = seed * 7919, .keep = (1u << WORK_MAX) - 1, .flights = 1 + seed % 2};
         work_report a, b;
         char why[300];
         cr_assert(work_run(&c, FAULT_NONE, &a, why, sizeof why), "%s", why);
@@ -90,15 +94,21 @@ Test(sched_property, every_planted_bug_is_found) {
                                           "share an unfinished block",
                                           "report twice",
                                           "leave deeper planes unmapped",
-                                          "ignore the waiting bound"};
+                                          "ignore the waiting bound",
+                                          "guard no row",
+                                          "keep the slot of a row left out"};
     for (int f = FAULT_NONE + 1; f < N_FAULTS; f++) {
-        uint64_t tried = 0;
-        work_report sum = {0};
-        work_case c = {.keep = (1u << WORK_MAX) - 1};
-        do {
-            cr_assert_lt(tried, 3000, "not found: %s", names[f]);
-            c.seed = 1000 + tried++;
-        } while (one_case(&c, (sched_fault)f, &sum));
-        fprintf(stderr, "planted: %-30s found by workload %" PRIu64 "\n", names[f], tried);
+        uint32_t from = f == FAULT_NO_GUARD || f == FAULT_KEEP_SLOT ? 2 : 1;
+        for (uint32_t flights = from; flights <= 2; flights++) {
+            uint64_t tried = 0;
+            work_report sum = {0};
+            work_case c = {.keep = (1u << WORK_MAX) - 1, .flights = flights};
+            do {
+                cr_assert_lt(tried, 3000, "not found: %s, %u in flight", names[f], flights);
+                c.seed = 1000 + tried++;
+            } while (one_case(&c, (sched_fault)f, &sum));
+            fprintf(stderr, "planted: %-32s %u in flight: found by workload %" PRIu64 "\n",
+                    names[f], flights, tried);
+        }
     }
 }

@@ -41,6 +41,7 @@ typedef struct {
     sched_opts opts;
     work_item items[WORK_MAX];
     uint32_t n;
+    uint64_t mood; /* draws, at each step, whether to go ahead; 0 = always */
     char *why;
     size_t why_bytes;
     bool bad;
@@ -139,9 +140,19 @@ static void draw_item(work *w, const work_case *c, work_item *it, uint64_t *r) {
     if (!(c->simpler & WORK_NO_CANCEL)) it->cancel_at = cancel;
 }
 
+/* From a stream of its own: the same traffic goes to backends of every kind. */
+static void draw_flights(work *w, const work_case *c) {
+    uint64_t r = ~c->seed;
+    bool samples = chance(&r, 50), moody = chance(&r, 50);
+    w->fake.max_flights = c->flights;
+    w->fake.samples = samples && !(c->simpler & WORK_HOST_SAMPLES);
+    if (moody && !(c->simpler & WORK_ALWAYS_AHEAD)) w->mood = work_rand(&r) | 1;
+}
+
 static void draw_work(work *w, const work_case *c) {
     uint64_t r = c->seed;
     draw_machine(w, c, &r);
+    draw_flights(w, c);
     w->n = draw(&r, 1, WORK_MAX);
     for (uint32_t i = 0; i < w->n; i++) {
         uint64_t own = work_rand(&r); /* so that dropping one leaves the others as they were */
@@ -215,8 +226,10 @@ static bool drive(work *w, sched *s, work_report *report) {
                 sched_cancel(s, it->id);
             open |= !it->ended;
         }
-        if (!open) break;
         err e = {0};
+        if (!open && s->n_out == 0) break;
+        bool behind = w->mood && chance(&w->mood, 30);
+        s->ahead = behind ? AHEAD_NEVER : AHEAD_ALWAYS;
         if (sched_step(s, &idle, &e) != 0)
             return fail(w, "step %llu: %s", (unsigned long long)step, e.msg), false;
         if ((step % 8 == 0 || step < 40) && !sched_sane(s, &e)) {
@@ -330,11 +343,24 @@ static void check_waits(work *w, const sched *s, const sched_stats *st) {
         fail(w, "a ready row was passed over %u times, the bound is %u", st->longest_wait, bound);
 }
 
+/* Every slot handed out is written once by the backend, and none is handed out that is not:
+ * the cache costs executed loops. (Who is thrown out in the middle may take some along.) */
+static void check_slots(work *w, const sched *s, const eng_backend *b, const sched_stats *st) {
+    uint64_t written = fake_backend_slots_written(b);
+    if (st->preemptions + st->finished[SCHED_CANCELLED] > 0 || s->cache.handed == written) return;
+    fail(w, "%llu slots were handed out for %llu written", (unsigned long long)s->cache.handed,
+         (unsigned long long)written);
+}
+
 static void fill_report(work *w, sched *s, eng_backend *b, work_report *report) {
     sched_stats *st = malloc(sizeof *st);
     if (st == NULL) return;
     sched_get_stats(s, st);
     check_waits(w, s, st);
+    check_slots(w, s, b, st);
+    if (fake_backend_left_out(b) != st->voided_rows && st->finished[SCHED_CANCELLED] == 0)
+        fail(w, "the backend left out other rows than the scheduler knows");
+    report->left_out = st->voided_rows;
     report->steps = st->steps;
     report->preemptions = st->preemptions;
     report->cached_tokens = st->prefix_hits;

@@ -13,6 +13,7 @@ typedef struct {
     uint32_t keep;    /* bit i: request i is sent */
     uint32_t shorter; /* prompts and outputs halved so many times */
     uint32_t simpler; /* WORK_NO_* */
+    uint32_t flights; /* launches the backend takes before the first is waited for */
 } work_case;
 
 enum {
@@ -22,11 +23,14 @@ enum {
     WORK_BIG_ROWS = 8,
     WORK_GREEDY = 16,
     WORK_ALL_AT_ONCE = 32,
-    WORK_SIMPLER_ALL = 63,
+    WORK_HOST_SAMPLES = 64, /* the backend samples nothing */
+    WORK_ALWAYS_AHEAD = 128,
+    WORK_SIMPLER_ALL = 255,
 };
 
 typedef struct {
     uint64_t launches, steps, preemptions, cached_tokens, tokens, cancelled, schedule;
+    uint64_t left_out; /* rows */
     uint32_t requests, longest_wait;
 } work_report;
 

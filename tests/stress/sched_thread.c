@@ -63,9 +63,10 @@ static int submit_one(sched_thread *t, stream *st) {
 }
 
 /* The loop: keeps OPEN requests going, cancels one in five, now and then forgets to poll. */
-static int traffic(void) {
+static int traffic(uint32_t max_flights) {
     fake_opts o;
     fake_opts_default(&o);
+    o.max_flights = max_flights;
     o.n_slots = 1 << 13; /* small: preemptions too */
     sched_opts so;
     sched_opts_default(&so);
@@ -160,6 +161,7 @@ static int device_failure(void) {
     fake_opts o;
     fake_opts_default(&o);
     o.fail_at = 20;
+    o.max_flights = 2;
     sched_opts so;
     sched_opts_default(&so);
     sched_thread *t;
@@ -186,6 +188,7 @@ static int stop_anywhere(void) {
     for (int round = 0; round < 60; round++) {
         fake_opts o;
         fake_opts_default(&o);
+        o.max_flights = 1 + (uint32_t)round % 2;
         sched_opts so;
         sched_opts_default(&so);
         sched_thread *t;
@@ -206,5 +209,5 @@ static int stop_anywhere(void) {
 
 int main(void) {
     log_set_level(LOG_ALERT);
-    return traffic() || slow_loop() || device_failure() || stop_anywhere();
+    return traffic(1) || traffic(2) || slow_loop() || device_failure() || stop_anywhere();
 }
