@@ -46,6 +46,8 @@ typedef struct {
     const cu_draw *draws;
     cu_choice *choices;
     const uint32_t *tables;
+    const cu_run *runs;
+    uint32_t n_runs;
     uint32_t *bad; /* on the device */
     uint8_t *halted;
     bool ahead;

@@ -144,6 +144,7 @@ void *dev_desc(const desc_spec *d) {
                  .n_logits = d->n_logits,
                  .n_draws = d->n_draws,
                  .rows = sizeof h,
+                 .n_runs = d->n_runs,
                  .ahead = d->ahead,
                  .bad = d->bad,
                  .halted = d->halted,
@@ -152,7 +153,8 @@ void *dev_desc(const desc_spec *d) {
     h.edits = h.tiles + d->n_tiles * (uint32_t)sizeof(cu_tile);
     h.draws = cu_round(h.edits + d->n_edits * (uint32_t)sizeof(cu_edit), 8);
     h.tables = h.draws + d->n_draws * (uint32_t)sizeof(cu_draw);
-    size_t bytes = h.tables + d->n_tables * sizeof(uint32_t);
+    h.runs = h.tables + d->n_tables * (uint32_t)sizeof(uint32_t);
+    size_t bytes = h.runs + d->n_runs * sizeof(cu_run);
     uint8_t *p = take(bytes);
     memcpy(p, &h, sizeof h);
     if (d->n_rows) memcpy(p + h.rows, d->rows, d->n_rows * sizeof(cu_row));
@@ -160,6 +162,7 @@ void *dev_desc(const desc_spec *d) {
     if (d->n_edits) memcpy(p + h.edits, d->edits, d->n_edits * sizeof(cu_edit));
     if (d->n_draws) memcpy(p + h.draws, d->draws, d->n_draws * sizeof(cu_draw));
     if (d->n_tables) memcpy(p + h.tables, d->tables, d->n_tables * sizeof(uint32_t));
+    if (d->n_runs) memcpy(p + h.runs, d->runs, d->n_runs * sizeof(cu_run));
     void *dev = dev_bytes(p, bytes);
     free(p);
     return dev;

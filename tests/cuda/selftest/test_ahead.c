@@ -1,5 +1,5 @@
 /* test_ahead.c - how a launch begins, against plain twins: edits in order and guarded, rows
- * that are left out or become tails, tiles that shrink or go. */
+ * that are left out or become tails, tiles and runs that shrink or go. */
 #include "tests/cuda/selftest/selftest.h"
 
 #include <stdio.h>
@@ -67,9 +67,10 @@ typedef enum { NOBODY, EVERYBODY, EVERY_OTHER, AT_RANDOM, ALL_BUT_LAST, N_HALTS 
 typedef enum { NO_FLAGS, ALL_GUARDED, ALL_OR_TAIL, MIXED, N_ASKS } asks;
 
 typedef struct {
-    uint32_t n, states, tile_rows, n_tiles;
+    uint32_t n, states, tile_rows, n_tiles, n_runs;
     cu_row *rows;
     cu_tile *tiles;
+    cu_run *runs;
     uint8_t *halted;
 } launch_scene;
 
@@ -99,6 +100,15 @@ static uint16_t flags_of(asks a, rng *r) {
     return mixed[rng_below(r, ARRAY_LEN(mixed))];
 }
 
+/* Runs of 1 to 40 rows with some between them that are of no run. */
+static void put_runs(launch_scene *s, rng *r) {
+    for (uint32_t i = rng_below(r, 4), n; i < s->n; i += n + rng_below(r, 9)) {
+        n = 1 + rng_below(r, 40);
+        if (n > s->n - i) n = s->n - i;
+        s->runs[s->n_runs++] = (cu_run){i, n};
+    }
+}
+
 /* Rows of states in a scrambled order, in tiles of 1 to tile_rows. A guard is the row itself or,
  * at MIXED, anybody. */
 static launch_scene scene_new(uint32_t n, halts h, asks a, rng *r) {
@@ -107,6 +117,7 @@ static launch_scene scene_new(uint32_t n, halts h, asks a, rng *r) {
                       .tile_rows = 1 + rng_below(r, 4),
                       .rows = calloc(n + 1, sizeof *s.rows),
                       .tiles = calloc(n + 1, sizeof *s.tiles),
+                      .runs = calloc(n + 1, sizeof *s.runs),
                       .halted = calloc(n + 3, 1)};
     uint32_t in_tile = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -130,6 +141,7 @@ static launch_scene scene_new(uint32_t n, halts h, asks a, rng *r) {
         s.tiles[s.n_tiles - 1].n++;
         in_tile--;
     }
+    put_runs(&s, r);
     s.halted[0] = s.halted[n + 1] = s.halted[n + 2] = 1;
     return s;
 }
@@ -143,8 +155,11 @@ static bool stays(const launch_scene *s, cu_row *r) {
 }
 
 static void twin(const launch_scene *s, launch_scene *out) {
-    *out = (launch_scene){.rows = calloc(s->n + 1, sizeof *out->rows),
-                          .tiles = calloc(s->n + 1, sizeof *out->tiles)};
+    *out = (launch_scene){
+        .rows = calloc(s->n + 1, sizeof *out->rows),
+        .tiles = calloc(s->n + 1, sizeof *out->tiles),
+        .runs = calloc(s->n + 1, sizeof *out->runs),
+    };
     for (uint32_t t = 0; t < s->n_tiles; t++) {
         uint32_t first = out->n;
         for (uint32_t i = s->tiles[t].first; i < s->tiles[t].first + s->tiles[t].n; i++) {
@@ -155,9 +170,26 @@ static void twin(const launch_scene *s, launch_scene *out) {
     }
 }
 
+/* A run without rows may begin anywhere. */
+static bool same_runs(const launch_scene *want, const cu_run *got, const launch_scene *before) {
+    uint32_t kept = 0, at = 0;
+    for (uint32_t i = 0; i < before->n_runs; i++) {
+        cu_run w = {0};
+        for (; at < before->runs[i].first; at++)
+            kept += kept < want->n && want->rows[kept].at == at;
+        w.first = kept;
+        for (; at < before->runs[i].first + before->runs[i].n; at++)
+            kept += kept < want->n && want->rows[kept].at == at;
+        w.n = kept - w.first;
+        if (got[i].n != w.n || (w.n && got[i].first != w.first)) return false;
+    }
+    return true;
+}
+
 static void scene_free(launch_scene *s) {
     free(s->rows);
     free(s->tiles);
+    free(s->runs);
     free(s->halted);
 }
 
@@ -175,6 +207,10 @@ static void compare(const launch_scene *s, const launch_scene *want, const void 
     host_bytes(rows, (const char *)desc + head.rows, want->n * sizeof *rows);
     host_bytes(tiles, (const char *)desc + head.tiles, want->n_tiles * sizeof *tiles);
     check(memcmp(rows, want->rows, want->n * sizeof *rows) == 0, "%s: rows differ", what);
+    cu_run *runs = calloc(s->n_runs + 1, sizeof *runs);
+    host_bytes(runs, (const char *)desc + head.runs, s->n_runs * sizeof *runs);
+    check(same_runs(want, runs, s), "%s: runs differ", what);
+    free(runs);
     check(memcmp(tiles, want->tiles, want->n_tiles * sizeof *tiles) == 0, "%s: tiles differ", what);
     free(rows);
     free(tiles);
@@ -189,8 +225,13 @@ static void rows_that_halted_are_left_out_or_become_tails(uint32_t n, halts h, a
     cu_cache c = {.n_blocks = 1, .n_planes = 1};
     for (unsigned order = 0; order < (on_shim ? 3u : 1u); order++) {
         cu_state state = {.halted = dev_bytes(s.halted, s.states)};
-        desc_spec d = {
-            .rows = s.rows, .n_rows = n, .tiles = s.tiles, .n_tiles = s.n_tiles, .ahead = ahead};
+        desc_spec d = {.rows = s.rows,
+                       .n_rows = n,
+                       .tiles = s.tiles,
+                       .n_tiles = s.n_tiles,
+                       .runs = s.runs,
+                       .n_runs = s.n_runs,
+                       .ahead = ahead};
         void *desc = dev_desc(&d);
         set_order(order == 2 ? 77 : order);
         must(cu_begin(test_stream, desc, &c, &state), "beginning");

@@ -144,5 +144,5 @@ void test_flights(void) {
           t.empty, t.became_tails);
     poisoned_ahead("mla", "f32", "f32-stream", ENG_F32, false);
     poisoned_ahead("mla_no_prelude", "bf16", "bf16-stream", ENG_BF16, true);
-    poisoned_ahead("mla", "bf16", "bf16-stream", ENG_BF16, false);
+    poisoned_ahead("mla", "bf16-expand", "bf16-expand-stream", ENG_BF16, false);
 }
