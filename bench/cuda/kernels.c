@@ -23,6 +23,8 @@ typedef struct {
     eng_config c;
     uint32_t context;
     uint64_t seed;
+    cublasHandle_t blas;
+    void *blas_space;
 } bench;
 
 static void must(cudaError_t rc, const char *what) {
@@ -56,6 +58,17 @@ static uint32_t rnd(bench *b, uint32_t n) {
     return (uint32_t)((b->seed >> 33) % n);
 }
 
+static void open_blas(bench *b) {
+    void *workspace;
+    must(cudaMalloc(&workspace, 32 << 20), "allocating");
+    if (cublasCreate(&b->blas) != CUBLAS_STATUS_SUCCESS ||
+        cublasSetStream(b->blas, b->stream) != CUBLAS_STATUS_SUCCESS ||
+        cublasSetWorkspace(b->blas, workspace, 32 << 20) != CUBLAS_STATUS_SUCCESS) {
+        must(cudaErrorLaunchFailure, "cuBLAS");
+    }
+    b->blas_space = workspace;
+}
+
 static void begin(bench *b) {
     must(cudaEventRecord(b->from, b->stream), "timing");
 }
@@ -70,7 +83,7 @@ static double end_us(bench *b, uint32_t times) {
 /* ---- probes ---- */
 
 static void probes(bench *b, size_t bytes, int side) {
-    void *p = take(b, bytes), *sink = take(b, 4), *ws = take(b, 32 << 20);
+    void *p = take(b, bytes), *sink = take(b, 4);
     double best = 1e30;
     for (int i = 0; i < 5; i++) {
         begin(b);
@@ -83,19 +96,13 @@ static void probes(bench *b, size_t bytes, int side) {
     for (int i = 0; i < 200; i++)
         must(probe_nothing(b->stream), "gap probe");
     b->gap_us = end_us(b, 200);
-    cublasHandle_t h;
     const float one = 1, zero = 0;
     size_t n = (size_t)side * (size_t)side * 2;
     void *x = take(b, n), *w = take(b, n), *y = take(b, 2 * n);
-    if (cublasCreate(&h) != CUBLAS_STATUS_SUCCESS ||
-        cublasSetStream(h, b->stream) != CUBLAS_STATUS_SUCCESS ||
-        cublasSetWorkspace(h, ws, 32 << 20) != CUBLAS_STATUS_SUCCESS) {
-        must(cudaErrorLaunchFailure, "cuBLAS");
-    }
     best = 1e30;
     for (int i = 0; i < 5; i++) {
         begin(b);
-        if (cublasGemmStridedBatchedEx(h, CUBLAS_OP_T, CUBLAS_OP_N, side, side, side, &one, w,
+        if (cublasGemmStridedBatchedEx(b->blas, CUBLAS_OP_T, CUBLAS_OP_N, side, side, side, &one, w,
                                        CUDA_R_16BF, side, 0, x, CUDA_R_16BF, side, 0, &zero, y,
                                        CUDA_R_32F, side, 0, 1, CUBLAS_COMPUTE_32F,
                                        CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS) {
@@ -105,7 +112,6 @@ static void probes(bench *b, size_t bytes, int side) {
         if (us < best) best = us;
     }
     b->matrix_tflops = 2.0 * side * side * (double)side / best * 1e-6;
-    (void)cublasDestroy(h);
     give_all(b);
     printf("\"read_probe_gb_s\":%.1f,\"matrix_probe_tflop_s\":%.1f,\"kernel_gap_us\":%.2f,\n",
            b->read_gbs, b->matrix_tflops, b->gap_us);
@@ -135,7 +141,8 @@ static void measure(bench *b, const char *name, uint32_t rows, double bytes, go 
 static void *descriptor(bench *b, uint32_t rows) {
     uint32_t blocks = (b->context + 31) / 32;
     size_t tables = (size_t)rows * blocks;
-    cu_head h = {.n_rows = rows, .n_tiles = rows, .n_logits = rows, .rows = sizeof h, .bad = take(b, 16)};
+    cu_head h = {
+        .n_rows = rows, .n_tiles = rows, .n_logits = rows, .rows = sizeof h, .bad = take(b, 16)};
     h.tiles = h.rows + rows * (uint32_t)sizeof(cu_row);
     h.edits = h.tables = h.tiles + rows * (uint32_t)sizeof(cu_tile);
     size_t bytes = h.tables + tables * 4;
@@ -170,21 +177,15 @@ typedef struct {
 
 static cudaError_t go_attention(bench *b, void *arg) {
     attention_arg *x = arg;
-    return cu_attn_fits_mma(&x->a, false) ? cu_attn_mma(b->stream, &x->a, x->rows, true)
-                                          : cu_attn_simple(b->stream, &x->a, x->rows, false);
+    return cu_attn(b->stream, &x->a, x->rows, false, true);
 }
 static cudaError_t go_merge(bench *b, void *arg) {
     attention_arg *x = arg;
     return cu_attn_merge(b->stream, &x->a, x->rows, false);
 }
 
-/* Every row its own sequence and its own scattered slots: nothing is read twice. */
-static void attention(bench *b, uint32_t rows) {
-    const eng_config *c = &b->c;
-    uint32_t blocks = (b->context + 31) / 32, n = rows * blocks * 32;
-    attention_arg x = {.rows = rows};
-    cu_attn_args *a = &x.a;
-    bool mla = c->attn_type == ENG_ATTN_MLA;
+/* A cache of n slots in one plane, every position at a slot of its own, scattered. */
+static cu_cache scattered(bench *b, uint32_t n) {
     uint32_t *maps = array_new(n, 4);
     if (maps == NULL) must(cudaErrorMemoryAllocation, "the host's memory");
     for (uint32_t i = 0; i < n; i++)
@@ -194,14 +195,21 @@ static void attention(bench *b, uint32_t rows) {
         maps[i] = maps[j];
         maps[j] = t;
     }
-    a->desc = descriptor(b, rows);
-    a->cache = (cu_cache){.slots = take(b, (size_t)n * c->slot_values * 2),
-                          .maps = send(b, maps, (size_t)n * 4),
-                          .n_slots = n,
-                          .n_blocks = rows * blocks,
-                          .n_planes = 1,
-                          .slot_values = c->slot_values};
+    cu_cache cache = {.slots = take(b, (size_t)n * b->c.slot_values * 2),
+                      .maps = send(b, maps, (size_t)n * 4),
+                      .n_slots = n,
+                      .n_blocks = n / 32,
+                      .n_planes = 1,
+                      .slot_values = b->c.slot_values};
     free(maps);
+    return cache;
+}
+
+/* Everything but descriptor, cache and splits, for so many rows. */
+static cu_attn_args attention_args(bench *b, uint32_t rows, uint32_t splits) {
+    const eng_config *c = &b->c;
+    bool mla = c->attn_type == ENG_ATTN_MLA;
+    cu_attn_args all = {.splits = splits}, *a = &all;
     a->n_heads = c->n_heads;
     a->n_kv_heads = mla ? 1 : c->n_kv_heads;
     a->dk = mla ? c->kv_lora_rank + c->qk_rope_head_dim : c->head_dim;
@@ -210,17 +218,233 @@ static void attention(bench *b, uint32_t rows) {
     a->scale = 0.1f;
     a->o_head = cu_round(a->dv, CU_K_STEP);
     a->o_ld = a->n_heads * a->o_head;
-    uint32_t want = b->sms * 4 / rows, tiles = (b->context + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
-    a->splits = want > CU_MAX_SPLITS ? CU_MAX_SPLITS : want ? want : 1;
-    if (a->splits > tiles) a->splits = tiles;
     a->q = take(b, (size_t)rows * a->n_heads * a->dk * 2);
     a->o = take(b, (size_t)rows * a->o_ld * 2);
     size_t parts = (size_t)rows * a->splits * a->n_heads;
     a->part_o = take(b, parts * a->dv * 4);
     a->part_ml = take(b, parts * 8);
-    measure(b, "attention", rows, (double)rows * b->context * c->slot_values * 2, go_attention, &x);
-    measure(b, "attention_merge", rows, (double)parts * (a->dv + 2) * 4, go_merge, &x);
+    return all;
+}
+
+static uint32_t splits_for(const bench *b, uint32_t blocks, uint32_t context) {
+    uint32_t want = b->sms * 4 / blocks, tiles = (context + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
+    if (want > CU_MAX_SPLITS) want = CU_MAX_SPLITS;
+    if (want > tiles) want = tiles;
+    return want ? want : 1;
+}
+
+/* Decode: every row its own sequence and its own scattered slots: nothing is read twice. */
+static void attention(bench *b, uint32_t rows) {
+    bool mla = b->c.attn_type == ENG_ATTN_MLA;
+    uint32_t per_row = mla ? 1 : b->c.n_kv_heads;
+    attention_arg x = {.rows = rows};
+    x.a = attention_args(b, rows, splits_for(b, rows * per_row, b->context));
+    x.a.desc = descriptor(b, rows);
+    x.a.cache = scattered(b, rows * ((b->context + 31) / 32) * 32);
+    size_t parts = (size_t)rows * x.a.splits * x.a.n_heads;
+    measure(b, mla ? "attention" : "attention_gqa", rows,
+            (double)rows * b->context * b->c.slot_values * 2, go_attention, &x);
+    measure(b, mla ? "attention_merge" : "attention_gqa_merge", rows,
+            (double)parts * (x.a.dv + 2) * 4, go_merge, &x);
     give_all(b);
+}
+
+/* The same model with grouped queries: its heads, K/V heads and width. */
+static void attention_gqa(bench *b, uint32_t rows) {
+    eng_config own = b->c;
+    if (own.attn_type == ENG_ATTN_GQA) return;
+    b->c.attn_type = ENG_ATTN_GQA;
+    b->c.head_dim = own.dim / own.n_heads;
+    b->c.slot_values = 2 * own.n_kv_heads * b->c.head_dim;
+    attention(b, rows);
+    b->c = own;
+}
+
+/* ---- prompts: a chunk at the end of its context, absorbed and over expanded keys ---- */
+
+typedef struct {
+    attention_arg absorbed;
+    cu_flash_args expanded;
+    cu_mat uk, uv;
+    uint32_t rows, tiles, n_tiles; /* n_tiles: of expanded attention */
+} prefill_arg;
+
+static cudaError_t per_head(bench *b, const cu_mat *w, const void *x, uint32_t x_head, void *y,
+                            uint32_t ldy, uint32_t y_head, uint32_t rows) {
+    const float one = 1, zero = 0;
+    uint32_t heads = b->c.n_heads;
+    cublasStatus_t rc = cublasGemmStridedBatchedEx(
+        b->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int)w->n, (int)rows, (int)w->k, &one, w->w, CUDA_R_16BF,
+        (int)w->ld, (long long)w->group, x, CUDA_R_16BF, (int)(heads * x_head), (long long)x_head,
+        &zero, y, CUDA_R_16BF, (int)ldy, (long long)y_head, (int)heads, CUBLAS_COMPUTE_32F,
+        CUBLAS_GEMM_DEFAULT);
+    return rc == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorLaunchFailure;
+}
+
+/* What a run costs either way: absorption and value_up belong to the one, the expansion to the
+ * other. Products by cuBLAS, as the backend's are from 64 rows on. */
+static cudaError_t go_absorbed(bench *b, void *arg) {
+    prefill_arg *p = arg;
+    cu_attn_args *a = &p->absorbed.a;
+    const cu_flash_args *f = &p->expanded;
+    cudaError_t rc = per_head(b, &p->uk, f->q_nope, f->nope_ld, (void *)(uintptr_t)a->q,
+                              a->n_heads * a->dk, a->dk, p->rows);
+    if (rc == cudaSuccess) rc = cu_attn(b->stream, a, p->tiles, false, false);
+    if (rc == cudaSuccess) rc = cu_attn_merge(b->stream, a, p->rows, false);
+    if (rc != cudaSuccess) return rc;
+    return per_head(b, &p->uv, a->o, a->o_head, f->o, f->o_ld, f->v, p->rows);
+}
+static cudaError_t go_expand(bench *b, void *arg) {
+    return cu_flash_expand(b->stream, &((prefill_arg *)arg)->expanded, 0);
+}
+static cudaError_t go_attend(bench *b, void *arg) {
+    prefill_arg *p = arg;
+    return cu_flash_attend(b->stream, &p->expanded, 0, p->n_tiles);
+}
+static cudaError_t go_expanded(bench *b, void *arg) {
+    prefill_arg *p = arg;
+    cudaError_t rc = go_expand(b, arg);
+    if (rc == cudaSuccess) rc = go_attend(b, arg);
+    return rc == cudaSuccess ? cu_flash_merge(b->stream, &p->expanded, p->rows) : rc;
+}
+
+/* One chunk as launch.c would pack it: tiles of one prompt, and its run if expand. */
+static void *chunk(bench *b, prefill_arg *p, uint32_t context, bool expand, uint32_t *keys) {
+    uint32_t rows = p->rows, blocks = (context + 31) / 32, per = 1;
+    cu_backend *plan = array_new(1, sizeof *plan);
+    uint32_t *table = array_new(blocks, 4);
+    eng_row *er = array_new(rows, sizeof *er);
+    if (plan == NULL || table == NULL || er == NULL) must(cudaErrorMemoryAllocation, "the host");
+    plan->opts.max_launch = rows;
+    plan->opts.max_positions = context;
+    eng__cuda_size_runs(plan, expand ? rows : UINT32_MAX, 0, cu_flash_key_bytes(&p->expanded));
+    cu_head h = {.n_rows = rows, .rows = sizeof h, .bad = take(b, 16)};
+    h.tiles = h.rows + rows * (uint32_t)sizeof(cu_row);
+    h.edits = h.tables = h.tiles + rows * (uint32_t)sizeof(cu_tile);
+    size_t bytes = h.tables + (size_t)blocks * 4;
+    uint8_t *desc = array_new(bytes + eng__cuda_runs_bytes(plan), 1);
+    if (desc == NULL) must(cudaErrorMemoryAllocation, "the host");
+    per = cu_attn_tile_rows(&p->absorbed.a, false);
+    for (uint32_t i = 0; i < blocks; i++)
+        table[i] = i;
+    for (uint32_t i = 0; i < rows; i++) {
+        er[i] = (eng_row){.row = i, .pos = context - rows + i, .blocks = table};
+        cu_row r = {.row = i, .pos = er[i].pos, .at = i};
+        memcpy(desc + h.rows + i * sizeof r, &r, sizeof r);
+        if (i % per) continue;
+        cu_tile t = {i, rows - i < per ? rows - i : per};
+        memcpy(desc + h.tiles + h.n_tiles++ * sizeof t, &t, sizeof t);
+    }
+    memcpy(desc + h.tables, table, (size_t)blocks * 4);
+    memcpy(desc, &h, sizeof h);
+    eng_launch l = {.stage = ENG_STAGE_PRELUDE, .rows = er, .n_rows = rows};
+    bool all;
+    bytes = eng__cuda_put_runs(plan, &l, desc, bytes, &all);
+    if (expand) p->n_tiles = eng__cuda_flash_tiles(plan, rows);
+    p->tiles = h.n_tiles;
+    *keys = expand ? plan->flash.keys : CU_FLASH_KEYS;
+    void *dev = send(b, desc, bytes);
+    free(desc);
+    free(er);
+    free(table);
+    free(plan);
+    return dev;
+}
+
+static cu_mat heads_of(bench *b, uint32_t n, uint32_t k) {
+    cu_mat m = {.n = n, .k = cu_round(k, CU_K_STEP), .ld = cu_round(k, CU_K_STEP)};
+    m.group = (uint64_t)cu_round(n, CU_MM_ROWS) * m.ld;
+    m.w = take(b, m.group * b->c.n_heads * 2);
+    return m;
+}
+
+/* A line with the share of the matrix probe that a kernel's own arithmetic reaches. */
+static double measure_ops(bench *b, const char *name, uint32_t rows, uint32_t context, double ops,
+                          double against_us, go fn, void *arg) {
+    for (uint32_t i = 0; i < 3; i++)
+        must(fn(b, arg), name);
+    begin(b);
+    for (uint32_t i = 0; i < b->repeats; i++)
+        must(fn(b, arg), name);
+    double us = end_us(b, b->repeats), tflops = ops / us * 1e-6;
+    printf("%s{\"kernel\":\"%s\",\"rows\":%u,\"context\":%u,\"us\":%.2f,\"gflop\":%.3f,"
+           "\"tflop_s\":%.1f,\"percent_of_matrix_probe\":%.1f",
+           first_line ? "" : ",\n", name, rows, context, us, ops * 1e-9, tflops,
+           100 * tflops / b->matrix_tflops);
+    if (against_us > 0) printf(",\"times_faster_than_absorbed\":%.2f", against_us / us);
+    printf("}");
+    first_line = false;
+    fflush(stdout);
+    return us;
+}
+
+/* True if the expanded side is the faster one. */
+static bool prefill(bench *b, uint32_t rows, uint32_t context) {
+    const eng_config *c = &b->c;
+    prefill_arg p = {.rows = rows};
+    cu_flash_args *f = &p.expanded;
+    uint32_t keys, heads = c->n_heads;
+    double pairs = (double)rows * (context - rows) + (double)rows * (rows + 1) / 2;
+    p.absorbed.a = attention_args(b, rows, splits_for(b, rows, context));
+    p.uk = heads_of(b, c->kv_lora_rank, c->qk_nope_head_dim);
+    p.uv = heads_of(b, c->v_head_dim, c->kv_lora_rank);
+    *f = (cu_flash_args){.cache = scattered(b, cu_round(context, 32)),
+                         .n_heads = heads,
+                         .nope = c->qk_nope_head_dim,
+                         .rope = c->qk_rope_head_dim,
+                         .kv_lora = c->kv_lora_rank,
+                         .v = c->v_head_dim,
+                         .uk = p.uk.w,
+                         .uv = p.uv.w,
+                         .uk_head = p.uk.group,
+                         .uv_head = p.uv.group,
+                         .uk_ld = p.uk.ld,
+                         .uv_ld = p.uv.ld,
+                         .q = p.absorbed.a.q,
+                         .nope_ld = cu_round(c->qk_nope_head_dim, CU_K_STEP),
+                         .scale = 0.1f,
+                         .o_ld = cu_round(heads * c->v_head_dim, CU_K_STEP)};
+    f->q_nope = take(b, (size_t)rows * heads * f->nope_ld * 2);
+    f->o = take(b, (size_t)rows * f->o_ld * 2);
+    f->part_o = take(b, (size_t)rows * CU_FLASH_SPLITS * heads * f->v * 4);
+    f->part_ml = take(b, (size_t)rows * CU_FLASH_SPLITS * heads * 8);
+    p.absorbed.a.cache = f->cache;
+    p.absorbed.a.desc = chunk(b, &p, context, false, &keys);
+    f->desc = chunk(b, &p, context, true, &keys);
+    f->keys = keys;
+    f->k = take(b, (size_t)heads * keys * cu_round(f->nope, 16) * 2);
+    f->values = take(b, (size_t)heads * keys * cu_round(f->v, 16) * 2);
+    f->k_rope = take(b, (size_t)keys * cu_round(f->rope, 16) * 2);
+    double rebuild = 2.0 * heads * f->kv_lora * (f->nope + f->v);
+    double dots = 2.0 * heads * (f->nope + f->rope + f->v) * pairs;
+    double absorbed = measure_ops(b, "prefill_absorbed", rows, context,
+                                  2.0 * heads * (2 * f->kv_lora + f->rope) * pairs + rebuild * rows,
+                                  0, go_absorbed, &p);
+    measure_ops(b, "prefill_expand", rows, context, rebuild * context, 0, go_expand, &p);
+    measure_ops(b, "prefill_attend", rows, context, dots, 0, go_attend, &p);
+    double expanded = measure_ops(b, "prefill_expanded", rows, context, dots + rebuild * context,
+                                  absorbed, go_expanded, &p);
+    give_all(b);
+    return expanded < absorbed;
+}
+
+/* Chunks on both sides of the crossover; says from which one on expanding was faster. */
+static void prefills(bench *b, bool small) {
+    static const uint32_t chunks[] = {64, 96, 112, 128, 192, 256, 512}, contexts[] = {1024, 4096};
+    cu_flash_args shape = {.kv_lora = b->c.kv_lora_rank,
+                           .rope = b->c.qk_rope_head_dim,
+                           .nope = b->c.qk_nope_head_dim,
+                           .v = b->c.v_head_dim};
+    for (size_t k = 0; k < ARRAY_LEN(contexts); k++) {
+        uint32_t context = small ? 100 + 100 * (uint32_t)k : contexts[k], from = 0;
+        for (size_t i = 0; i < (small ? 2 : ARRAY_LEN(chunks)); i++) {
+            bool faster = prefill(b, chunks[i], context);
+            if (!faster) from = 0;
+            else if (from == 0) from = chunks[i];
+        }
+        printf(",\n{\"kernel\":\"prefill_crossover\",\"context\":%u,\"measured\":%u,\"built\":%u}",
+               context, from, cu_flash_crossover(&shape));
+    }
 }
 
 /* ---- products ---- */
@@ -381,6 +605,7 @@ int main(int argc, char **argv) {
     must(cudaStreamCreateWithFlags(&b.stream, cudaStreamNonBlocking), "opening a stream");
     must(cudaEventCreate(&b.from), "opening an event");
     must(cudaEventCreate(&b.to), "opening an event");
+    open_blas(&b);
     printf("{\"device\":\"%s\",\"variant\":\"%s\",\"context\":%u,\"dtype\":\"bf16\",\n", prop.name,
            variant, b.context);
     probes(&b, small ? 1 << 20 : (size_t)4 << 30, small ? 64 : 8192);
@@ -398,10 +623,14 @@ int main(int argc, char **argv) {
             dense(&b, "value_up", rows, c->v_head_dim, c->kv_lora_rank, CU_MAP_HEADS, c->n_heads);
         }
         attention(&b, rows);
+        attention_gqa(&b, rows);
         experts(&b, rows);
         dense(&b, "head", rows, c->vocab_size, c->dim, CU_MAP_ROWS, 1);
     }
+    if (c->attn_type == ENG_ATTN_MLA) prefills(&b, small);
     printf("\n]}\n");
+    (void)cublasDestroy(b.blas);
+    (void)cudaFree(b.blas_space);
     (void)cudaEventDestroy(b.from);
     (void)cudaEventDestroy(b.to);
     (void)cudaStreamDestroy(b.stream);
