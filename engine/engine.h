@@ -244,6 +244,9 @@ typedef struct {
     const char *kernels;    /* CPU: NULL = measured choice; "avx512", "avx2", "portable" */
     eng_weights weights;    /* CPU: how large matrices are held */
     bool packed_cache;      /* CPU: keep the packed weights in a file in the model's folder */
+    /* CPU: prompt positions between two multiples of this are always launched together, whatever
+     * else is running, so that the form of their attention may follow from it; 0: no such promise */
+    uint32_t prompt_chunk;
 } eng_backend_opts;
 
 typedef struct {

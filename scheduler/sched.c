@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_CHUNK = 128, DEFAULT_WAIT_BOUND = 16 };
+enum { DEFAULT_WAIT_BOUND = 16 };
 
 void sched_opts_default(sched_opts *o) {
     *o = (sched_opts){.batching = SCHED_DEPTHWISE,
@@ -57,7 +57,7 @@ static void size_launches(sched *s) {
     s->n_rows = info->n_rows;
     s->max_rows = o->max_rows < info->max_launch ? o->max_rows : info->max_launch;
     if (s->max_rows > s->n_rows) s->max_rows = s->n_rows;
-    s->chunk = o->chunk ? o->chunk : DEFAULT_CHUNK;
+    s->chunk = o->chunk ? o->chunk : SCHED_CHUNK;
     if (s->chunk > s->max_rows) {
         /* Whole blocks where possible, so that chunks and cached prefixes meet. */
         s->chunk = s->max_rows < ENG_BLOCK ? s->max_rows : s->max_rows / ENG_BLOCK * ENG_BLOCK;

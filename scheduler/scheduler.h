@@ -13,6 +13,8 @@
 
 #include "engine/engine.h"
 
+enum { SCHED_CHUNK = 128 };
+
 typedef enum { SCHED_DEPTHWISE, SCHED_LOCKSTEP, SCHED_FULL } sched_mode;
 
 typedef struct {
@@ -22,7 +24,7 @@ typedef struct {
     uint32_t max_queue;        /* sequences waiting; more are refused with ERR_BUSY */
     uint64_t max_queue_tokens; /* prompt tokens waiting */
     uint32_t max_rows;         /* rows in one launch */
-    uint32_t chunk;            /* prompt positions that move together; 0 = default */
+    uint32_t chunk;            /* prompt positions that move together; 0 = SCHED_CHUNK */
     uint32_t default_max_loops, ceiling_loops; /* 0 = the model's */
     uint32_t default_min_loops;
     float default_threshold; /* 0 = the model's */

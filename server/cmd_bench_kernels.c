@@ -46,9 +46,12 @@ int cmd_bench_kernels(int argc, char **argv) {
         {"--weights", CLI_CHOICE, &weights, "auto|int8",
          "large matrices as stored, or in 8 bits (default auto)", 0, 0, false},
         {"--what", CLI_TEXT, &only, "NAME",
-         "only: probe, gemm, attention, moe, recurrent step, recurrent prompt, coda and head", 0, 0,
-         false},
-        {"--rows", CLI_UINT, &rows, "N", "only: 1, 8, 32 or 128 rows", 1, 128, false},
+         "only: probe, gemm, attention, moe, recurrent step, recurrent prompt, coda and head; or "
+         "forms "
+         "(of a prompt's attention)",
+         0, 0, false},
+        {"--rows", CLI_UINT, &rows, "N", "only: 1, 8, 32 or 128 rows; forms: 128, 256 or 512", 1,
+         512, false},
         {"--json", CLI_FLAG, &p.json, NULL, "print JSON", 0, 0, false},
     };
     const cli_command command = {"bench kernels", "the CPU kernels beside what the machine allows",

@@ -53,6 +53,7 @@ static uint32_t row_states(const sched_opts *s, const eng_config *c) {
 
 static int open_backend(run *r, const run_opts *o, err *e) {
     const eng_config *c = eng_model_config(r->model);
+    uint32_t chunk = r->sched.chunk ? r->sched.chunk : SCHED_CHUNK;
     eng_backend_opts b = {
         .threads = (uint32_t)o->threads,
         .max_loops = r->sched.ceiling_loops,
@@ -66,6 +67,7 @@ static int open_backend(run *r, const run_opts *o, err *e) {
         .weights = o->weights && strcmp(o->weights, "int8") == 0 ? ENG_WEIGHTS_INT8
                                                                  : ENG_WEIGHTS_AS_STORED,
         .packed_cache = o->packed_cache,
+        .prompt_chunk = chunk <= r->sched.max_rows ? chunk : 0,
     };
     const char *device = o->device ? o->device : "auto";
     if (strcmp(device, "fake") == 0) return srv_fake_open(&r->backend, r->model, &b, o->fake_us, e);

@@ -1,4 +1,4 @@
-/* attention.c - MLA (absorbed) and GQA over the slot cache.
+/* attention.c - MLA (absorbed; expanded.c has the other form) and GQA over the slot cache.
  *
  * K and V of all rows of the launch are written before any row attends. Attention is
  * computed per query, segment of ENG__SEGMENT positions by segment within spans of
@@ -101,7 +101,6 @@ static void lay_out_queries_work(void *arg, uint32_t first, uint32_t last, uint3
 }
 
 static void project_mla(eng__cpu *g, const eng__layer *l) {
-    const eng_config *c = &g->c;
     layer_arg a = {g, l};
     g->jobs[0] = (eng__gemm){
         .w = &l->kv_down, .x = g->xn, .ldx = g->ld_d, .y = g->kv, .ldy = g->ld_kv, .rows = g->n};
@@ -123,15 +122,46 @@ static void project_mla(eng__cpu *g, const eng__layer *l) {
                              .rows = g->n_full};
     eng__gemm_run(g, g->jobs, 2);
     eng__pool_run(g->pool, lay_out_queries_work, g, g->n_full, 4);
+}
+
+/* The queries of rows [first, last) into the latent: absorbed keys. */
+static void absorb_keys(eng__cpu *g, const eng__layer *l, uint32_t first, uint32_t last) {
+    const eng_config *c = &g->c;
     for (uint32_t h = 0; h < c->n_heads; h++) {
         g->jobs[h] = (eng__gemm){.w = &l->uk[h],
-                                 .x = g->qn + h * c->qk_nope_head_dim,
+                                 .x = g->qn + first * g->ld_qn + h * c->qk_nope_head_dim,
                                  .ldx = g->ld_qn,
-                                 .y = g->q + (size_t)h * g->dk,
+                                 .y = g->q + ((size_t)first * c->n_heads + h) * g->dk,
                                  .ldy = (size_t)c->n_heads * g->dk,
-                                 .rows = g->n_full};
+                                 .rows = last - first};
     }
     eng__gemm_run(g, g->jobs, c->n_heads);
+}
+
+/* What they gathered in the latent into values. */
+static void absorb_values(eng__cpu *g, const eng__layer *l, uint32_t first, uint32_t last) {
+    const eng_config *c = &g->c;
+    for (uint32_t h = 0; h < c->n_heads; h++) {
+        g->jobs[h] = (eng__gemm){.w = &l->uv[h],
+                                 .x = g->ctx + first * g->ld_ctx + (size_t)h * g->dv,
+                                 .ldx = g->ld_ctx,
+                                 .y = g->o + first * g->ld_o + h * c->v_head_dim,
+                                 .ldy = g->ld_o,
+                                 .rows = last - first};
+    }
+    eng__gemm_run(g, g->jobs, c->n_heads);
+}
+
+/* Calls absorb for each stretch of rows whose runs are not expanded. */
+static void absorb(eng__cpu *g, const eng__layer *l,
+                   void (*fn)(eng__cpu *, const eng__layer *, uint32_t, uint32_t)) {
+    for (uint32_t i = 0; i < g->n_runs;) {
+        uint32_t first = g->runs[i].first, last = first;
+        for (; i < g->n_runs && !g->runs[i].expanded; i++)
+            last += g->runs[i].n;
+        if (last > first) fn(g, l, first, last);
+        else i++;
+    }
 }
 
 static void project_gqa(eng__cpu *g, const eng__layer *l) {
@@ -184,9 +214,8 @@ static void transpose_queries(const query_block *b) {
 }
 
 /* Slots lie anywhere: only the map knows what will be read next. */
-static void prefetch_slot(const query_block *b, uint32_t pos) {
-    const eng__cpu *g = b->g;
-    uint32_t slot = slot_at(g, b->blocks, pos, b->plane);
+static void prefetch_slot(const eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t pos) {
+    uint32_t slot = slot_at(g, blocks, pos, plane);
     if (slot == ENG_NO_SLOT) return;
     size_t bytes = g->base.info.slot_bytes;
     const uint8_t *p = (const uint8_t *)g->slots + slot * bytes;
@@ -194,16 +223,14 @@ static void prefetch_slot(const query_block *b, uint32_t pos) {
         __builtin_prefetch(p + i);
 }
 
-/* Keys and values of positions [p0, p0 + n) of this group as float32 rows. */
-static void gather(const query_block *b, uint32_t p0, uint32_t n) {
-    eng__cpu *g = b->g;
+void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t group, uint32_t p0,
+                 uint32_t n, float *to) {
     bool mla = g->c.attn_type == ENG_ATTN_MLA, half = g->opts.cache_dtype == ENG_BF16;
-    size_t key_at = mla ? 0 : (size_t)b->group * g->dk;
-    size_t val_at = mla ? 0 : (size_t)(g->groups + b->group) * g->dk;
-    for (uint32_t i = 0; i < n; i++) {
-        float *to = b->s->kv + i * g->kv_ld;
-        if (i + AHEAD < n) prefetch_slot(b, p0 + i + AHEAD);
-        uint32_t slot = slot_at(g, b->blocks, p0 + i, b->plane);
+    size_t key_at = mla ? 0 : (size_t)group * g->dk;
+    size_t val_at = mla ? 0 : (size_t)(g->groups + group) * g->dk;
+    for (uint32_t i = 0; i < n; i++, to += g->kv_ld) {
+        if (i + AHEAD < n) prefetch_slot(g, blocks, plane, p0 + i + AHEAD);
+        uint32_t slot = slot_at(g, blocks, p0 + i, plane);
         if (slot == ENG_NO_SLOT) {
             atomic_store_explicit(&g->bad_slot, 1, memory_order_relaxed);
             memset(to, 0, g->kv_ld * sizeof *to);
@@ -292,7 +319,7 @@ static void attend_span(query_block *b, uint32_t span) {
         memset(context_of(b, m), 0, g->dv * sizeof *g->ctx);
     for (uint32_t p0 = first; p0 < end; p0 += ENG__SEGMENT) {
         uint32_t n = end - p0 < ENG__SEGMENT ? end - p0 : ENG__SEGMENT;
-        gather(b, p0, n);
+        eng__gather(b->g, b->blocks, b->plane, b->group, p0, n, b->s->kv);
         weigh(b, p0, n);
         add_values(b, n);
     }
@@ -346,6 +373,7 @@ static void attend(query_block *b) {
 }
 
 static uint32_t run_items(const eng__cpu *g, const eng__run *r) {
+    if (r->expanded) return 0;
     return g->groups * ((r->n * g->group_heads - 1) / g->query_block + 1);
 }
 
@@ -379,6 +407,7 @@ static float *part_of(const eng__cpu *g, uint32_t run, uint32_t group, uint32_t 
                       uint32_t span) {
     size_t at = 0, ld = g->dv + 2u;
     for (uint32_t i = 0; i < run; i++) {
+        if (g->runs[i].expanded) continue;
         at += (size_t)g->groups * g->runs[i].n * g->group_heads * spans_of(g, &g->runs[i]);
     }
     const eng__run *r = &g->runs[run];
@@ -432,6 +461,7 @@ static void attend_all(eng__cpu *g, uint32_t items) {
     size_t parts = 0;
     uint32_t span_items = 0;
     for (uint32_t i = 0; i < g->n_runs; i++) {
+        if (g->runs[i].expanded) continue;
         uint32_t spans = spans_of(g, &g->runs[i]);
         parts += (size_t)g->groups * g->runs[i].n * g->group_heads * spans;
         span_items += run_items(g, &g->runs[i]) * spans;
@@ -446,19 +476,44 @@ static void attend_all(eng__cpu *g, uint32_t items) {
         merge_run(g, i);
 }
 
+static void add_run(eng__cpu *g, uint32_t first, uint32_t last, bool expanded) {
+    if (last > first) g->runs[g->n_runs++] = (eng__run){first, last - first, expanded};
+}
+
+/* Consecutive positions in rows [first, last): which of them are expanded. A row is when those
+ * that follow it up to the end of its window are here too, and with them a block at least: that
+ * asks nothing of other sequences nor of how many windows run together, and a window whose start
+ * came from the prefix cache decides for the rest as it would have for all. The coda may be
+ * cut anywhere and stays absorbed. */
+static void add_runs(eng__cpu *g, uint32_t first, uint32_t last) {
+    uint32_t begin = first, pos = row_of(g, first)->pos, window = g->in_coda ? 0 : g->window;
+    if (window == 0) {
+        add_run(g, first, last, false);
+        return;
+    }
+    uint32_t to_end = window - pos % window;
+    if (to_end < ENG_BLOCK) begin += to_end;
+    uint32_t past = (pos + last - first) % window; /* rows of a window that is not whole */
+    uint32_t end = last - first >= to_end ? last - past : first;
+    if (end <= begin) {
+        add_run(g, first, last, false);
+        return;
+    }
+    add_run(g, first, begin, false);
+    add_run(g, begin, end, true);
+    add_run(g, end, last, false);
+}
+
 static void find_runs(eng__cpu *g) {
     g->n_runs = 0;
-    for (uint32_t s = 0; s < g->n_full;) {
+    for (uint32_t s = 0, n; s < g->n_full; s += n) {
         const eng_row *r = row_of(g, s);
-        eng__run *run = &g->runs[g->n_runs++];
-        *run = (eng__run){s, 1};
-        while (s + run->n < g->n_full) {
-            const eng_row *next = row_of(g, s + run->n);
-            if (next->blocks != r->blocks || next->pos != r->pos + run->n) break;
-            if (g->plane[s + run->n] != g->plane[s]) break;
-            run->n++;
+        for (n = 1; s + n < g->n_full; n++) {
+            const eng_row *next = row_of(g, s + n);
+            if (next->blocks != r->blocks || next->pos != r->pos + n) break;
+            if (g->plane[s + n] != g->plane[s]) break;
         }
-        s += run->n;
+        add_runs(g, s, s + n);
     }
 }
 
@@ -482,24 +537,15 @@ static uint32_t cut_queries(eng__cpu *g) {
 }
 
 void eng__attention(eng__cpu *g, const eng__layer *l) {
-    const eng_config *c = &g->c;
-    bool mla = c->attn_type == ENG_ATTN_MLA;
+    bool mla = g->c.attn_type == ENG_ATTN_MLA;
     if (mla) project_mla(g, l);
     else project_gqa(g, l);
     if (g->n_full == 0) return;
     find_runs(g);
+    if (mla) absorb(g, l, absorb_keys);
     attend_all(g, cut_queries(g));
-    if (mla) {
-        for (uint32_t h = 0; h < c->n_heads; h++) {
-            g->jobs[h] = (eng__gemm){.w = &l->uv[h],
-                                     .x = g->ctx + (size_t)h * g->dv,
-                                     .ldx = g->ld_ctx,
-                                     .y = g->o + h * c->v_head_dim,
-                                     .ldy = g->ld_o,
-                                     .rows = g->n_full};
-        }
-        eng__gemm_run(g, g->jobs, c->n_heads);
-    }
+    if (g->window) eng__attend_expanded(g, l);
+    if (mla) absorb(g, l, absorb_values);
     g->jobs[0] = (eng__gemm){.w = &l->wo,
                              .x = mla ? g->o : g->ctx,
                              .ldx = mla ? g->ld_o : g->ld_ctx,

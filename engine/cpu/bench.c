@@ -99,30 +99,53 @@ static double larger(double a, double b) {
     return a > b ? a : b;
 }
 
-/* Fills seconds and percent of t, which knows its gbytes and gflop, and reports it. */
-static void measure(bench *b, eng_kernel_time t, pass run, void *arg, uint32_t repeat) {
-    double times[ROUNDS], wall[ROUNDS], cpu[ROUNDS], reads = 0, maths = 0;
+/* Passes of the same arithmetic measured in turn, each with its name. */
+typedef struct {
+    const char *what;
+    pass run;
+    void *arg;
+} candidate;
+
+enum { MOST_CANDIDATES = 2 };
+
+/* Fills seconds and percent of t, which knows its gbytes and gflop, and reports it for each
+ * of n candidates. */
+static void measure_all(bench *b, eng_kernel_time t, const candidate *c, size_t n,
+                        uint32_t repeat) {
+    double times[MOST_CANDIDATES][ROUNDS], wall[MOST_CANDIDATES][ROUNDS],
+        cpu[MOST_CANDIDATES][ROUNDS], reads = 0, maths = 0;
+    double bytes = t.gbytes * 1e9, flop = t.gflop * 1e9;
     bool int8 = strcmp(t.dtype, "INT8") == 0;
-    if (!wanted(b, t.what, t.rows)) return;
-    run(arg);
+    for (size_t k = 0; k < n; k++)
+        c[k].run(c[k].arg);
     for (int i = 0; i < ROUNDS; i++) {
-        span read = probe_read(b), math = probe_math(b, int8), took = now(b);
-        for (uint32_t k = 0; k < repeat; k++)
-            run(arg);
-        took = since(b, took);
-        double bytes = t.gbytes * 1e9, flop = t.gflop * 1e9;
-        times[i] = took.wall / repeat;
-        wall[i] = 100.0 * larger(bytes * read.wall, flop * math.wall) / times[i];
-        cpu[i] = 100.0 * larger(bytes * read.cpu, flop * math.cpu) / (took.cpu / repeat);
+        span read = probe_read(b), math = probe_math(b, int8);
+        for (size_t k = 0; k < n; k++) {
+            span took = now(b);
+            for (uint32_t r = 0; r < repeat; r++)
+                c[k].run(c[k].arg);
+            took = since(b, took);
+            times[k][i] = took.wall / repeat;
+            wall[k][i] = 100.0 * larger(bytes * read.wall, flop * math.wall) / times[k][i];
+            cpu[k][i] = 100.0 * larger(bytes * read.cpu, flop * math.cpu) / (took.cpu / repeat);
+        }
         reads += bytes * read.cpu;
         maths += flop * math.cpu;
     }
-    t.threads = eng__pool_threads(b->g->pool);
-    t.seconds = median(times, ROUNDS);
-    t.percent = median(wall, ROUNDS);
-    t.percent_cpu = median(cpu, ROUNDS);
-    t.bound = reads > maths ? "read" : int8 ? "int8" : "fma";
-    b->sink(b->ud, &t);
+    for (size_t k = 0; k < n; k++) {
+        t.what = c[k].what;
+        t.threads = eng__pool_threads(b->g->pool);
+        t.seconds = median(times[k], ROUNDS);
+        t.percent = median(wall[k], ROUNDS);
+        t.percent_cpu = median(cpu[k], ROUNDS);
+        t.bound = reads > maths ? "read" : int8 ? "int8" : "fma";
+        b->sink(b->ud, &t);
+    }
+}
+
+static void measure(bench *b, eng_kernel_time t, pass run, void *arg, uint32_t repeat) {
+    candidate c = {t.what, run, arg};
+    if (wanted(b, t.what, t.rows)) measure_all(b, t, &c, 1, repeat);
 }
 
 static void report_probe(bench *b, eng_kernel_time t, const span *took) {
@@ -355,19 +378,75 @@ static int bench_stage(bench *b, const char *what, eng_stage stage, bool chunk, 
     return rc;
 }
 
+/* ---- prompts: MLA attention absorbed and expanded, in turn ---- */
+
+enum { LONG_RUN = 512, LONG_CONTEXT = 4096 };
+
+typedef struct {
+    step *s;
+    uint32_t window; /* of the expanded form; 0 = absorbed */
+    pass run;
+} formed;
+
+static void run_formed(void *arg) {
+    formed *f = arg;
+    f->s->g->window = f->window;
+    f->run(f->s);
+}
+
+static void measure_forms(bench *b, step *s, uint32_t context) {
+    static const struct {
+        const char *names[MOST_CANDIDATES];
+        part what;
+        pass run;
+    } rows[] = {{{"attention absorbed", "attention expanded"}, PART_ATTENTION, run_attention},
+                {{"prompt absorbed", "prompt expanded"}, PART_ALL, run_step}};
+    run_step(s);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        eng_kernel_time t = {.dtype = type_name(b->g->head.type), .context = context, .rows = s->n};
+        formed f[] = {{s, 0, rows[i].run}, {s, MOST_ROWS, rows[i].run}};
+        candidate c[] = {{rows[i].names[0], run_formed, &f[0]},
+                         {rows[i].names[1], run_formed, &f[1]}};
+        weigh_step(b->g, s, context, true, rows[i].what, &t);
+        measure_all(b, t, c, ARRAY_LEN(c), b->g->weight_bytes < 64u << 20 ? 5 : 1);
+    }
+}
+
+/* Both forms count the absorbed form's arithmetic, so their shares compare as speeds do. */
+static int bench_forms(bench *b, err *e) {
+    static const uint32_t chunks[] = {128, 256, LONG_RUN}, contexts[] = {512, 2048, LONG_CONTEXT};
+    step s = {.g = b->g, .stage = ENG_STAGE_RECURRENT};
+    uint32_t *blocks = array_new(LONG_CONTEXT / ENG_BLOCK, sizeof *blocks);
+    s.rows = array_new(LONG_RUN, sizeof *s.rows);
+    int rc = blocks && s.rows ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    for (size_t i = 0; i < ARRAY_LEN(chunks) * ARRAY_LEN(contexts); i++) {
+        uint32_t context = contexts[i % ARRAY_LEN(contexts)];
+        if (rc != 0 || context > b->g->opts.max_positions) continue;
+        s.n = chunks[i / ARRAY_LEN(contexts)];
+        if (b->only_rows && b->only_rows != s.n) continue;
+        if ((rc = set_rows(&s, blocks, context, true, e)) == 0) measure_forms(b, &s, context);
+    }
+    if (rc == 0 && s.failed)
+        rc = err_set(e, ERR_INTERNAL, NULL, "a launch of the benchmark failed");
+    free(blocks);
+    free(s.rows);
+    return rc;
+}
+
 static int bench_model(bench *b, const eng_model *m, const eng_backend_opts *in, err *e) {
     eng_backend_opts o = *in;
     eng_backend *backend;
     eng__cpu *plain = b->g;
-    o.n_rows = MOST_ROWS;
-    o.max_launch = o.max_logits = MOST_ROWS;
+    o.n_rows = o.max_launch = LONG_RUN;
+    o.max_logits = o.prompt_chunk = MOST_ROWS;
     if (eng_cpu_open(&backend, m, &o, e) != 0) return -1;
-    b->g = (eng__cpu *)backend;
+    eng__cpu *g = b->g = (eng__cpu *)backend;
     int rc = bench_stage(b, "recurrent step", ENG_STAGE_RECURRENT, false, PART_ALL, e);
     if (rc == 0) rc = bench_stage(b, "attention", ENG_STAGE_RECURRENT, false, PART_ATTENTION, e);
     if (rc == 0) rc = bench_stage(b, "moe", ENG_STAGE_RECURRENT, false, PART_MOE, e);
     if (rc == 0) rc = bench_stage(b, "recurrent prompt", ENG_STAGE_RECURRENT, true, PART_ALL, e);
     if (rc == 0) rc = bench_stage(b, "coda and head", ENG_STAGE_CODA, false, PART_ALL, e);
+    if (rc == 0 && g->crossover && b->only && strcmp(b->only, "forms") == 0) rc = bench_forms(b, e);
     b->g = plain;
     eng_backend_close(backend);
     return rc;

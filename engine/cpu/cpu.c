@@ -70,6 +70,26 @@ static void free_memory(eng__blocks *m) {
 static const eng__limits limits = {
     .default_rows = 256, .launch = UINT32_MAX, .positions = 1u << 30};
 
+static uint32_t round_up(uint32_t columns) {
+    return (columns + ENG__PANEL - 1) / ENG__PANEL * ENG__PANEL;
+}
+
+/* Per head and position, absorbed attention costs a query 2 rank + rope products and expanded
+ * attention nope + rope + v; rebuilding costs the position rank (nope + v) once. Wider panels
+ * than the rows fill and the softmax, alike in both, ask for a margin. */
+static void set_forms(eng__cpu *g) {
+    const eng_config *c = &g->c;
+    uint64_t rank = c->kv_lora_rank, own = (uint64_t)c->qk_nope_head_dim + c->v_head_dim;
+    if (c->attn_type != ENG_ATTN_MLA || 2 * rank <= own) return;
+    uint64_t crossover = rank * own / (2 * rank - own) + 1;
+    if (crossover > ENG__EXPAND_BLOCK) return;
+    uint32_t chunk = g->opts.prompt_chunk;
+    g->crossover = (uint32_t)crossover;
+    g->ld_key = round_up(c->qk_nope_head_dim) + c->qk_rope_head_dim + ENG__PAD;
+    g->ld_value = round_up(c->v_head_dim) + ENG__PAD;
+    if (chunk % ENG_BLOCK == 0 && chunk >= g->crossover + g->crossover / 4) g->window = chunk;
+}
+
 static void set_geometry(eng__cpu *g) {
     const eng_config *c = &g->c;
     bool mla = c->attn_type == ENG_ATTN_MLA;
@@ -232,6 +252,15 @@ static int take_scratch(eng__cpu *g, err *e) {
         s->score = eng__take(g, ENG__ROW_BLOCK * ENG__SEGMENT, f);
         s->tmp = eng__take(g, tmp + ENG__PAD, f);
         s->part = take_rows(g, ENG__ROW_BLOCK, g->dv, f);
+        if (g->crossover) {
+            size_t d_key = c->qk_nope_head_dim + c->qk_rope_head_dim;
+            s->key = take_rows(g, ENG__SEGMENT, g->ld_key, f);
+            s->value = take_rows(g, ENG__SEGMENT, g->ld_value, f);
+            s->query = take_rows(g, ENG__EXPAND_BLOCK, d_key, f);
+            if (!s->key || !s->value || !s->query) {
+                return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %u threads", threads);
+            }
+        }
         if (!s->part || !s->acc || !s->kv || !s->qt || !s->score || !s->tmp) {
             return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %u threads", threads);
         }
@@ -302,6 +331,7 @@ static int cpu_launch(eng_backend *b, const eng_launch *l, err *e) {
     if (apply_edits(g, l, e) != 0 || check_rows(g, l, e) != 0) return -1;
     g->rows = l->rows;
     g->n_rows = l->n_rows;
+    g->in_coda = l->stage == ENG_STAGE_CODA;
     atomic_store_explicit(&g->bad_slot, 0, memory_order_relaxed);
     if (l->n_rows) {
         switch (l->stage) {
@@ -348,6 +378,7 @@ int eng_cpu_open(eng_backend **out, const eng_model *m, const eng_backend_opts *
     g->opts = *opts;
     if (eng__check_opts(&g->opts, &g->c, &limits, e) != 0) goto fail;
     set_geometry(g);
+    set_forms(g);
     if (eng__kernels_choose(&g->k, opts->kernels, e) != 0) goto fail;
     if (eng__pool_create(&g->pool, opts->threads, e) != 0) goto fail;
     if (eng__load_weights(g, e) != 0) goto fail;

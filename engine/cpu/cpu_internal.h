@@ -17,9 +17,10 @@ enum {
     ENG__K_BLOCK = 2048, /* k steps between two visits of the same accumulators */
     ENG__GROUP = 128,    /* k steps that share a scale in int8 */
     ENG__GROUP_BYTES = ENG__GROUP * ENG__PANEL + 4 * ENG__PANEL, /* codes, then scales */
-    ENG__SEGMENT = 128, /* cache positions one softmax pass takes */
-    ENG__SPAN = 1024,   /* positions that make one partial result; spans are merged in order */
-    ENG__PAD = 16,      /* floats between rows beyond a power of two: avoids set conflicts */
+    ENG__SEGMENT = 128,      /* cache positions one softmax pass takes */
+    ENG__SPAN = 1024,        /* positions that make one partial result; spans are merged in order */
+    ENG__EXPAND_BLOCK = 512, /* most queries that share an expanded segment */
+    ENG__PAD = 16,           /* floats between rows beyond a power of two: avoids set conflicts */
 };
 
 /* ---- compute pool (pool.c) ---- */
@@ -114,8 +115,9 @@ typedef struct {
     /* MLA */
     eng__mat q_down, q_up_nope, q_up_rope, kv_down;
     float *q_norm, *kv_norm;
-    eng__mat *uk; /* [H] query into the latent: n = rank, k = nope */
-    eng__mat *uv; /* [H] latent into the value: n = v, k = rank */
+    eng__mat *uk;  /* [H] query into the latent: n = rank, k = nope */
+    eng__mat *uv;  /* [H] latent into the value: n = v, k = rank */
+    eng__mat *key; /* [H] uk transposed, latent into the key; NULL where expanding never pays */
     /* GQA */
     eng__mat wq, wk, wv;
     eng__mat wo;
@@ -143,6 +145,7 @@ typedef struct {
 /* Rows of one sequence that stand together: consecutive positions, one plane. */
 typedef struct {
     uint32_t first, n; /* scratch rows */
+    bool expanded;     /* keys and values are rebuilt per head */
 } eng__run;
 
 typedef struct {  /* one compute thread's own memory */
@@ -152,6 +155,10 @@ typedef struct {  /* one compute thread's own memory */
     float *score; /* [ROW_BLOCK / PANEL][SEGMENT][PANEL] */
     float *tmp;   /* [max(D, slot_values) + PAD] */
     float *part;  /* [ROW_BLOCK][dv] one span's result before it is merged */
+    /* expanded attention of one head */
+    float *key;   /* [SEGMENT][ld_key] */
+    float *value; /* [SEGMENT + 1][ld_value] */
+    float *query; /* [EXPAND_BLOCK / PANEL][nope + rope][PANEL] */
 } eng__scratch;
 
 typedef struct {
@@ -198,6 +205,10 @@ typedef struct {
 
     /* attention geometry: `groups` sets of `group_heads` query heads share keys */
     uint32_t groups, group_heads, dk, dv, kv_ld, val_off;
+    uint32_t ld_key, ld_value; /* of one expanded head */
+    uint32_t crossover;        /* queries from which expanding is less arithmetic; 0 = none */
+    uint32_t window;           /* positions that take one form together; 0 = all absorbed */
+    uint32_t expand_block;     /* queries of one item of expanded attention */
     float attn_scale;
 
     /* row states */
@@ -247,6 +258,7 @@ typedef struct {
     _Atomic uint32_t bad_slot; /* a map named a slot that does not exist */
     const eng_row *rows;       /* of the launch in progress */
     uint32_t n_rows;
+    bool in_coda;
 } eng__cpu;
 
 /* Memory that lives until close; zeroed, 64-byte aligned, advised for huge pages when
@@ -272,6 +284,11 @@ void eng__panel(const eng__cpu *g, const eng__mat *w, uint32_t p, const eng__inp
 
 /* attention.c: x += attention(xn) for full rows; K/V of every row of the launch */
 void eng__attention(eng__cpu *g, const eng__layer *l);
+/* Keys and values of positions [p0, p0 + n) of a group as float32 rows [n][kv_ld]. */
+void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t group, uint32_t p0,
+                 uint32_t n, float *to);
+/* expanded.c: attention of the runs marked so, from queries to o */
+void eng__attend_expanded(eng__cpu *g, const eng__layer *l);
 /* moe.c: x += ffn(xn) for full rows */
 void eng__ffn_dense(eng__cpu *g, const eng__layer *l);
 void eng__ffn_moe(eng__cpu *g, const eng__layer *l);

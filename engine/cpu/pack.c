@@ -255,8 +255,10 @@ static int load_kv_up(eng__cpu *g, pack *j, eng__layer *l, const char *prefix, e
     const eng_config *c = &g->c;
     eng_tensor t;
     uint32_t per_head = c->qk_nope_head_dim + c->v_head_dim;
-    if (take_mats(g, &l->uk, c->n_heads, e) != 0 || take_mats(g, &l->uv, c->n_heads, e) != 0)
+    if (take_mats(g, &l->uk, c->n_heads, e) != 0 || take_mats(g, &l->uv, c->n_heads, e) != 0 ||
+        (g->crossover && take_mats(g, &l->key, c->n_heads, e) != 0)) {
         return -1;
+    }
     if (get(g, &t, e, "%sattn.kv_up.weight", prefix) != 0) return -1;
     j->src = &t;
     j->n_src = 1;
@@ -266,8 +268,10 @@ static int load_kv_up(eng__cpu *g, pack *j, eng__layer *l, const char *prefix, e
         j->kind = PACK_COLS;
         j->row0 = h * per_head;
         if (pack_run(j, c->kv_lora_rank, c->qk_nope_head_dim, e) != 0) return -1;
-        j->m = &l->uv[h];
         j->kind = PACK_ROWS;
+        j->m = l->key ? &l->key[h] : NULL;
+        if (j->m && pack_run(j, c->qk_nope_head_dim, c->kv_lora_rank, e) != 0) return -1;
+        j->m = &l->uv[h];
         j->row0 = h * per_head + c->qk_nope_head_dim;
         if (pack_run(j, c->v_head_dim, c->kv_lora_rank, e) != 0) return -1;
     }

@@ -75,7 +75,8 @@ static eng_backend *open_backend(const eng_model *m, uint32_t loops, uint32_t n_
                           .max_logits = 32,
                           .cache_bytes = 32u << 20,
                           .max_positions = eng_model_config(m)->max_seq_len,
-                          .cache_dtype = ENG_F32};
+                          .cache_dtype = ENG_F32,
+                          .prompt_chunk = launch >= 128 ? 128 : 0};
     eng_backend *b;
     err e = {0};
     cr_assert_eq(eng_cpu_open(&b, m, &o, &e), 0, "%s", e.msg);

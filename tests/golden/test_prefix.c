@@ -85,7 +85,8 @@ Test(golden_prefix, a_hit_gives_the_tokens_of_a_miss_sooner) {
                            .max_logits = 64,
                            .cache_bytes = 1u << 28,
                            .max_positions = 1024,
-                           .cache_dtype = ENG_F32};
+                           .cache_dtype = ENG_F32,
+                           .prompt_chunk = 128};
     eng_backend *b;
     cr_assert_eq(eng_cpu_open(&b, m, &bo, &e), 0, "%s", e.msg);
     for (int policy = 0; policy < 2; policy++) {

@@ -12,11 +12,16 @@
 
 TestSuite(cpu_golden, .fini = fail_on_leaks);
 
-static void check_case(const char *name, eng_policy policy, uint32_t chunk,
+/* window: positions that are expanded together, 0 for none, as the rule has it for such
+ * short prompts. */
+static void check_form(const char *name, eng_policy policy, uint32_t chunk, uint32_t window,
                        const eng_backend_opts *opts, double limit) {
     static driver d;
     golden_case x = golden_open(name);
     driver_open(&d, x.dir, x.n_loops, policy, opts);
+    eng__cpu *g = (eng__cpu *)d.b;
+    if (window) cr_assert(g->crossover > 0, "%s cannot be expanded", name);
+    g->window = window;
     driver_start(&d, GOLDEN_SEQS, GOLDEN_LEN);
     for (uint32_t s = 0; s < GOLDEN_SEQS; s++)
         memcpy(d.seq[s].ids, x.ids[s], sizeof x.ids[s]);
@@ -34,6 +39,11 @@ static void check_case(const char *name, eng_policy policy, uint32_t chunk,
     }
     driver_close(&d);
     golden_close(&x);
+}
+
+static void check_case(const char *name, eng_policy policy, uint32_t chunk,
+                       const eng_backend_opts *opts, double limit) {
+    check_form(name, policy, chunk, 0, opts, limit);
 }
 
 Test(cpu_golden, every_case_and_policy_equals_the_published_model) {
@@ -60,6 +70,19 @@ Test(cpu_golden, every_kernel_path_holds_every_case) {
         eng_backend_opts o = {.threads = 2, .kernels = paths[k]};
         for (size_t i = 0; i < GOLDEN_CASES; i++) {
             check_case(golden_names[i], i & 1 ? ENG_LAST : ENG_EXACT, 16, &o, 2e-5);
+        }
+    }
+}
+
+Test(cpu_golden, expanded_attention_holds_every_case_on_every_path) {
+    static const char *const paths[] = {"avx512", "avx2", "portable"};
+    for (size_t k = 0; k < ARRAY_LEN(paths); k++) {
+        const eng__kernels *found;
+        if (eng__kernels_choose(&found, paths[k], NULL) != 0) continue;
+        eng_backend_opts o = {.threads = 2, .kernels = paths[k]};
+        for (size_t i = 0; i < GOLDEN_CASES; i++) {
+            if (strncmp(golden_names[i], "gqa", 3) == 0) continue;
+            check_form(golden_names[i], i & 1 ? ENG_LAST : ENG_EXACT, 48, ENG_BLOCK, &o, 2e-5);
         }
     }
 }

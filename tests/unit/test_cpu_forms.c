@@ -1,0 +1,144 @@
+/* Attention absorbed and expanded: which rows take which form, the same answers from both,
+ * and bits of an expanded row that depend on its own chunk alone. */
+#include "engine/cpu/cpu_internal.h"
+#include "tests/lib/testlib.h"
+#include "tests/unit/row_driver.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+TestSuite(cpu_forms, .fini = fail_on_leaks);
+
+static const char *const mla = "tests/golden/cases/mla";
+static driver d;
+
+static eng__cpu *open_forms(uint32_t window, uint32_t threads, eng_dtype cache) {
+    eng_backend_opts o = {.threads = threads, .max_positions = 256, .cache_dtype = cache};
+    driver_open(&d, mla, 6, ENG_EXACT, &o);
+    eng__cpu *g = (eng__cpu *)d.b;
+    cr_assert(g->crossover > 0);
+    g->window = window;
+    return g;
+}
+
+static void start(uint32_t n_seq, uint32_t n_pos) {
+    driver_start(&d, n_seq, n_pos);
+    for (uint32_t s = 0; s < DRIVER_SEQS; s++) {
+        for (uint32_t p = 0; p < DRIVER_POS; p++)
+            d.seq[s].ids[p] = (p * 37 + p * p + 5) % 300; /* all sequences alike */
+    }
+}
+
+static float *logits_of(uint32_t window, uint32_t threads, uint32_t n_seq, uint32_t n_pos,
+                        uint32_t chunk) {
+    (void)open_forms(window, threads, ENG_F32);
+    start(n_seq, n_pos);
+    driver_run(&d, chunk);
+    float *out = d.seq[0].logits;
+    d.seq[0].logits = NULL;
+    driver_close(&d);
+    return out;
+}
+
+Test(cpu_forms, a_promised_chunk_beyond_the_crossover_is_expanded) {
+    static const struct {
+        uint32_t chunk;
+        bool expanded;
+    } rows[] = {{0, false}, {128, true}, {256, true}, {100, false}, {32, false}};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        eng_backend_opts o = {.threads = 1, .prompt_chunk = rows[i].chunk};
+        driver_open(&d, mla, 6, ENG_EXACT, &o);
+        cr_assert_eq(((eng__cpu *)d.b)->window, rows[i].expanded ? rows[i].chunk : 0, "chunk %u",
+                     rows[i].chunk);
+        driver_close(&d);
+    }
+    eng_backend_opts o = {.threads = 1, .prompt_chunk = 128};
+    driver_open(&d, "tests/golden/cases/gqa", 6, ENG_EXACT, &o);
+    cr_assert_eq(((eng__cpu *)d.b)->window, 0, "GQA has one form");
+    driver_close(&d);
+}
+
+/* Rows [first, last) of one launch, window 64: the stretch that is expanded. */
+Test(cpu_forms, rows_up_to_the_end_of_their_window_are_expanded) {
+    static const struct {
+        uint32_t first, last, begin, end; /* begin == end: none */
+    } rows[] = {
+        {0, 64, 0, 64},     {0, 63, 0, 0},      {0, 65, 0, 64},     {32, 64, 32, 64},
+        {33, 64, 0, 0},     {33, 128, 64, 128}, {33, 150, 64, 128}, {10, 200, 10, 192},
+        {63, 64, 0, 0},     {64, 192, 64, 192}, {70, 100, 0, 0},    {100, 130, 0, 0},
+        {90, 130, 90, 128},
+    };
+    eng__cpu *g = open_forms(64, 1, ENG_F32);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        start(1, 210);
+        if (rows[i].first) driver_add_prelude(&d, 0, 0, rows[i].first);
+        if (rows[i].first) driver_launch(&d, ENG_STAGE_PRELUDE);
+        driver_add_prelude(&d, 0, rows[i].first, rows[i].last);
+        driver_launch(&d, ENG_STAGE_PRELUDE);
+        uint32_t begin = 0, end = 0, next = 0;
+        for (uint32_t r = 0; r < g->n_runs; r++) {
+            cr_assert_eq(g->runs[r].first, next, "runs leave out rows");
+            next += g->runs[r].n;
+            if (!g->runs[r].expanded) continue;
+            cr_assert_eq(end, 0, "one stretch");
+            begin = rows[i].first + g->runs[r].first;
+            end = begin + g->runs[r].n;
+        }
+        cr_assert_eq(next, rows[i].last - rows[i].first);
+        cr_assert(begin == rows[i].begin && end == rows[i].end, "[%u, %u): [%u, %u) is expanded",
+                  rows[i].first, rows[i].last, begin, end);
+    }
+    driver_close(&d);
+}
+
+Test(cpu_forms, bits_of_expanded_rows_depend_on_their_chunk_alone) {
+    enum { POS = 210, N = POS * 320 };
+    static const struct {
+        const char *what;
+        uint32_t threads, n_seq, chunk;
+    } ways[] = {{"chunks of one window", 1, 1, 64},
+                {"chunks of two", 1, 1, 128},
+                {"another sequence", 1, 2, 64},
+                {"threads", 3, 2, 192},
+                {"many threads", 7, 1, 210}};
+    float *base = logits_of(64, 1, 1, POS, POS), *absorbed = logits_of(0, 1, 1, POS, POS);
+    cr_assert_neq(memcmp(base, absorbed, N * sizeof *base), 0, "nothing was expanded");
+    for (size_t i = 0; i < ARRAY_LEN(ways); i++) {
+        float *other = logits_of(64, ways[i].threads, ways[i].n_seq, POS, ways[i].chunk);
+        cr_assert_eq(memcmp(base, other, N * sizeof *base), 0, "%s changed bits", ways[i].what);
+        free(other);
+    }
+    double worst = 0, largest = 0;
+    for (size_t i = 0; i < N; i++) {
+        worst = fmax(worst, fabs((double)base[i] - (double)absorbed[i]));
+        largest = fmax(largest, fabs((double)absorbed[i]));
+    }
+    cr_assert(worst <= 2e-5 * largest, "the forms differ by %g of the largest logit",
+              worst / largest);
+    free(base);
+    free(absorbed);
+}
+
+/* A prefix that ends inside a window leaves the rest of it to the form it would have had. */
+Test(cpu_forms, rows_behind_a_cached_prefix_keep_their_bits) {
+    enum { POS = 200, HIT = 96 };
+    (void)open_forms(64, 2, ENG_BF16);
+    start(2, POS);
+    d.n_seq = 1;
+    driver_run(&d, 128);
+    for (uint32_t i = 0; i < HIT / ENG_BLOCK; i++)
+        d.seq[1].blocks[i] = d.seq[0].blocks[i];
+    driver_add_prelude(&d, 1, HIT, POS);
+    driver_launch(&d, ENG_STAGE_PRELUDE);
+    for (uint32_t t = 0; t < 6; t++) {
+        driver_add_loop(&d, 1, t, HIT, POS);
+        driver_launch(&d, ENG_STAGE_RECURRENT);
+    }
+    driver_add_coda(&d, 1, HIT, POS);
+    driver_launch(&d, ENG_STAGE_CODA);
+    size_t at = (size_t)HIT * d.c->vocab_size, n = (size_t)(POS - HIT) * d.c->vocab_size;
+    cr_assert_eq(memcmp(d.seq[0].logits + at, d.seq[1].logits + at, n * sizeof(float)), 0);
+    driver_close(&d);
+}
