@@ -67,6 +67,7 @@ void test_sample(void);
 void test_flash(void);
 void test_backend(void);
 void test_flights(void);
+void test_scheduler(void);
 void test_failures(void); /* shim only: every runtime call fails once */
 
 #endif
