@@ -237,7 +237,7 @@ typedef struct {
     uint32_t max_loops;     /* most loops any row will run (planes = prelude + coda + this) */
     uint32_t n_rows;        /* row states held */
     uint32_t max_launch;    /* most rows in one launch */
-    uint32_t max_logits;    /* most rows in one coda launch that ask for logits */
+    uint32_t max_logits;    /* most rows in one coda launch that run the head */
     uint64_t cache_bytes;   /* budget for slots and block maps together; 0 = a default that fits */
     uint32_t max_positions; /* most positions any sequence will have */
     eng_dtype cache_dtype;  /* ENG_F32 or ENG_BF16 */

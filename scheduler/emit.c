@@ -10,9 +10,26 @@ static bool scores_next(const seq *q, uint32_t pos) {
     return q->req.prompt_logprobs && pos + 1 < q->req.n_prompt && pos + 1 >= q->seen;
 }
 
-bool sched__wants_logits(const seq *q, uint32_t pos) {
-    if (pos + 1 == q->n_tokens && (q->req.max_tokens > 0)) return true;
-    return (q->req.tap_logits && q->req.tap && pos >= q->seen) || scores_next(q, pos);
+static bool gives_token(const seq *q, uint32_t pos) {
+    return pos + 1 == q->n_tokens && q->req.max_tokens > 0;
+}
+
+static bool bans_stop_ids(const seq *q) { /* it is too early to stop */
+    return seq_n_output(q) < q->req.min_tokens && q->req.n_stop_ids > 0;
+}
+
+/* The next token follows from the logits alone, where the backend can pick it: they need
+ * not leave the device. (Masks, penalties and bias are known here only.) */
+static bool backend_samples(const sched *s, const seq *q) {
+    return s->backend->info.samples && q->req.constrain == NULL && !bans_stop_ids(q) &&
+           eng_sampling_is_plain(&q->req.sampling);
+}
+
+uint16_t sched__head_wanted(const sched *s, const seq *q, uint32_t pos) {
+    bool tapped = q->req.tap && q->req.tap_logits && pos >= q->seen;
+    if (tapped || scores_next(q, pos)) return ENG_ROW_LOGITS;
+    if (!gives_token(q, pos)) return 0;
+    return backend_samples(s, q) ? ENG_ROW_SAMPLE : ENG_ROW_LOGITS;
 }
 
 static void fill_choice(sched_event *ev, const eng_choice *c) {
@@ -49,7 +66,7 @@ static const eng_mask *mask_for(sched *s, const seq *q, eng_mask *own) {
     const uint32_t *output = q->tokens + q->req.n_prompt;
     const eng_mask *given =
         q->req.constrain ? q->req.constrain(q->req.ud, output, seq_n_output(q)) : NULL;
-    if (seq_n_output(q) >= q->req.min_tokens || q->req.n_stop_ids == 0) return given;
+    if (!bans_stop_ids(q)) return given;
     size_t words = (s->config->vocab_size + 63) / 64;
     for (size_t i = 0; i < words; i++) {
         s->mask[i] = given == NULL ? UINT64_MAX : i < given->n_words ? given->words[i] : 0;
@@ -69,29 +86,27 @@ static bool is_stop(const seq *q, uint32_t token) {
     return false;
 }
 
-static void sample(sched *s, seq *q, uint16_t depth, const float *logits) {
+static err_code sample(sched *s, const seq *q, const float *logits, eng_choice *out) {
     eng_mask own;
-    eng_choice c;
     err e = {0};
     eng_history h = {q->tokens, q->tokens + q->req.n_prompt, q->req.n_prompt, seq_n_output(q)};
     uint64_t t0 = clock_ns();
     int rc = eng_sample(s->sampler, &q->req.sampling, &h, mask_for(s, q, &own), logits,
-                        seq_n_output(q), q->req.n_top, &c, &e);
-    q->t_last = clock_ns();
-    s->stats.sample_ns += q->t_last - t0;
-    if (rc != 0) {
-        sched__end(s, q, SCHED_FAILED, e.code, 0);
-        return;
-    }
+                        seq_n_output(q), q->req.n_top, out, &e);
+    s->stats.sample_ns += clock_ns() - t0;
+    return rc == 0 ? ERR_NONE : e.code;
+}
+
+static void put_out(sched *s, seq *q, uint16_t depth, const eng_choice *c) {
     if (q->t_first == 0) q->t_first = q->t_last;
-    if (is_stop(q, c.token)) {
-        sched__end(s, q, SCHED_STOP, ERR_NONE, c.token);
+    if (is_stop(q, c->token)) {
+        sched__end(s, q, SCHED_STOP, ERR_NONE, c->token);
         return;
     }
     sched_event ev = {
-        .id = q->id, .kind = SCHED_TOKEN, .token = c.token, .pos = q->n_tokens, .depth = depth};
-    fill_choice(&ev, &c);
-    q->tokens[q->n_tokens++] = c.token;
+        .id = q->id, .kind = SCHED_TOKEN, .token = c->token, .pos = q->n_tokens, .depth = depth};
+    fill_choice(&ev, c);
+    q->tokens[q->n_tokens++] = c->token;
     s->stats.output_tokens++;
     s->sink(s->ud, &ev);
     if (seq_n_output(q) == q->req.max_tokens) {
@@ -101,7 +116,26 @@ static void sample(sched *s, seq *q, uint16_t depth, const float *logits) {
     }
 }
 
-void sched__finish_position(sched *s, seq *q, uint32_t pos, uint16_t depth, const float *logits) {
+static void next_token(sched *s, seq *q, uint16_t depth, const float *logits,
+                       const eng_choice *choice) {
+    eng_choice own;
+    err_code bad = ERR_NONE;
+    if (choice == NULL) {
+        bad = sample(s, q, logits, &own);
+        choice = &own;
+    } else if (choice->token == ENG_NO_TOKEN) {
+        bad = ERR_NUMERIC;
+    }
+    q->t_last = clock_ns();
+    if (bad == ERR_NONE) {
+        put_out(s, q, depth, choice);
+    } else {
+        sched__end(s, q, SCHED_FAILED, bad, 0);
+    }
+}
+
+void sched__finish_position(sched *s, seq *q, uint32_t pos, uint16_t depth, const float *logits,
+                            const eng_choice *choice) {
     bool score = scores_next(q, pos);
     bool first = pos >= q->seen;
     if (first) q->seen = pos + 1;
@@ -122,7 +156,7 @@ void sched__finish_position(sched *s, seq *q, uint32_t pos, uint16_t depth, cons
     if (q->req.max_tokens == 0) {
         sched__end(s, q, SCHED_LENGTH, ERR_NONE, 0);
     } else {
-        sample(s, q, depth, logits);
+        next_token(s, q, depth, logits, choice);
     }
 }
 

@@ -75,17 +75,24 @@ void sched__settle_prelude(flight *f) { /* nothing in it was in doubt */
 
 /* ---- coda ---- */
 
-/* Takes rows of c into the launch while rows and logits allow; false when the launch is full. */
+static const eng_draw *add_draw(flight *f, const seq *q) {
+    eng_draw *d = &f->draws[f->n_draws++];
+    *d = (eng_draw){&q->req.sampling, seq_n_output(q), q->req.n_top};
+    return d;
+}
+
+/* Takes rows of c into the launch while rows and heads allow; false when the launch is full. */
 static bool add_coda_rows(sched *s, flight *f, cohort *c) {
     const seq *q = c->owner;
     for (uint32_t row = c->coda_row; row != NONE; row = s->rows[row].next) {
-        bool head = sched__wants_logits(q, s->rows[row].pos);
+        uint16_t head = sched__head_wanted(s, q, s->rows[row].pos);
         if (f->n_rows == s->max_rows) return false;
         if (head && f->n_heads == s->backend->info.max_logits) return false;
         if (c->pick[f->index] == NONE) sched__pick(f, c);
         eng_row *r = sched__add_row(s, f, c, row);
-        if (head) r->flags = ENG_ROW_LOGITS;
-        f->n_heads += head;
+        r->flags = head;
+        if (head & ENG_ROW_SAMPLE) r->draw = add_draw(f, q);
+        f->n_heads += head != 0;
     }
     return true;
 }
@@ -139,13 +146,19 @@ int sched__run_coda(sched *s, err *e) {
     return 0;
 }
 
+typedef struct { /* what a result still holds, row by row */
+    const float *logits;
+    const eng_choice *choices;
+} heads;
+
 /* One position is through its coda; its result may end the sequence, and c with it. */
-static void settle_coda_row(sched *s, flight *f, cohort *c, uint32_t row, const float *logits) {
+static void settle_coda_row(sched *s, flight *f, cohort *c, const eng_row *r, heads h) {
     seq *q = c->owner;
-    const row_info info = s->rows[row];
+    const row_info info = s->rows[r->row];
     uint32_t pick = c->pick[f->index];
     q->coda_next = info.pos + 1;
-    sched__finish_position(s, q, info.pos, info.depth, logits);
+    sched__finish_position(s, q, info.pos, info.depth, r->flags & ENG_ROW_LOGITS ? h.logits : NULL,
+                           r->flags & ENG_ROW_SAMPLE ? h.choices : NULL);
     if (info.next != NONE || f->picks[pick] == NULL) return;
     sched__unpick(f, c);
     sched__settle_cohort(s, c); /* may free it */
@@ -153,17 +166,15 @@ static void settle_coda_row(sched *s, flight *f, cohort *c, uint32_t row, const 
 }
 
 void sched__settle_coda(sched *s, flight *f, const eng_result *r) {
-    const float *logits = r->logits;
+    heads h = {r->logits, r->choices};
     for (uint32_t i = 0; i < f->n_rows; i++) {
+        const eng_row *row = &f->rows[i];
         cohort *c = f->picks[f->who[i].pick];
-        const float *mine = NULL;
-        if (f->rows[i].flags & ENG_ROW_LOGITS) {
-            mine = logits;
-            logits += s->config->vocab_size;
-            s->stats.head_rows++;
-        }
-        if (c) settle_coda_row(s, f, c, f->rows[i].row, mine);
+        if (c) settle_coda_row(s, f, c, row, h);
+        if (row->flags & ENG_ROW_LOGITS) h.logits += s->config->vocab_size;
+        if (row->flags & ENG_ROW_SAMPLE) h.choices++;
     }
+    s->stats.head_rows += f->n_heads;
     for (uint32_t i = 0; i < f->n_picks; i++) { /* of which rows are left for the next coda */
         if (f->picks[i]) sched__unpick(f, f->picks[i]);
     }

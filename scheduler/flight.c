@@ -28,7 +28,8 @@ int sched__flights_init(sched *s, err *e) {
         f->rows = array_new(s->max_rows, sizeof *f->rows);
         f->who = array_new(s->max_rows, sizeof *f->who);
         f->edits = array_new(s->max_edits, sizeof *f->edits);
-        if (!f->picks || !f->rows || !f->who || !f->edits) {
+        f->draws = array_new(s->max_rows, sizeof *f->draws);
+        if (!f->picks || !f->rows || !f->who || !f->edits || !f->draws) {
             return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the scheduler's launches");
         }
     }
@@ -42,6 +43,7 @@ void sched__flights_deinit(sched *s) {
         free(f->rows);
         free(f->who);
         free(f->edits);
+        free(f->draws);
     }
 }
 
@@ -52,7 +54,7 @@ flight *sched__new_flight(sched *s, eng_stage stage) {
     f->stage = stage;
     f->of_flush = s->flushing;
     f->n_picks = f->n_rows = f->n_edits = f->n_left_out = 0;
-    f->n_last = f->n_may = f->n_heads = 0;
+    f->n_last = f->n_may = f->n_heads = f->n_draws = 0;
     return f;
 }
 

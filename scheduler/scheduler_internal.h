@@ -246,11 +246,13 @@ typedef struct {
     eng_row *rows;   /* [max_rows] as the backend was told */
     flight_row *who; /* [max_rows] */
     eng_edit *edits; /* [max_edits] */
+    eng_draw *draws; /* [max_rows] of rows whose token the backend picks */
     uint32_t n_picks, n_rows, n_edits;
     uint32_t n_left_out;
     uint32_t n_last;  /* recurrent: live rows in their last loop */
     uint32_t n_may;   /* recurrent: cohorts whose last live row may halt before it */
     uint32_t n_heads; /* coda: rows that run the head */
+    uint32_t n_draws;
 } flight;
 
 typedef enum { /* planted bugs, for the tests that must find them */
@@ -408,8 +410,11 @@ void sched__offer_blocks(sched *s, seq *q);
 
 /* ---- emit.c ---- */
 
-bool sched__wants_logits(const seq *q, uint32_t pos);
-void sched__finish_position(sched *s, seq *q, uint32_t pos, uint16_t depth, const float *logits);
+/* ENG_ROW_LOGITS or ENG_ROW_SAMPLE where the position runs the head, or 0. */
+uint16_t sched__head_wanted(const sched *s, const seq *q, uint32_t pos);
+/* logits or choice as was wanted, NULL where it was not. May end q. */
+void sched__finish_position(sched *s, seq *q, uint32_t pos, uint16_t depth, const float *logits,
+                            const eng_choice *choice);
 void sched__end(sched *s, seq *q, sched_finish finish, err_code why, uint32_t stop_id);
 
 #endif

@@ -1,5 +1,7 @@
-/* fake_backend.c - the integer model, as a backend and as a plain loop. */
+/* fake_backend.c - the integer model as a backend. */
 #include "tests/lib/fake_backend.h"
+
+#include "tests/lib/fake_model.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -7,40 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-/* ---- the model: all arithmetic is mixing ---- */
-
-static uint64_t mix(uint64_t a, uint64_t b) {
-    uint64_t x = a * 0x9e3779b97f4a7c15u + b + 0x632be59bd9b4e019u;
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9u;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebu;
-    return x ^ x >> 31;
-}
-
-static uint64_t model_embed(const fake_opts *o, uint32_t token, uint32_t pos) {
-    return mix(mix(o->seed, token), pos);
-}
-
-static uint64_t model_latent(uint64_t x, uint32_t plane) {
-    return mix(x, 1000 + plane);
-}
-
-static bool model_halts(const fake_opts *o, uint64_t h, uint64_t e, uint32_t done,
-                        uint32_t min_loops, uint32_t max_loops, float threshold) {
-    if (done >= max_loops) return true;
-    if (done < min_loops) return false;
-    if (o->deep_one_in) return mix(e, 7) % o->deep_one_in != 0 && done >= o->mean_depth;
-    uint32_t bits;
-    memcpy(&bits, &threshold, sizeof bits);
-    return mix(h, bits) % o->mean_depth == 0;
-}
-
-static void model_logits(uint64_t x, uint32_t vocab, float *out) {
-    for (uint32_t i = 0; i < vocab; i++)
-        out[i] = (float)(mix(x, i) >> 40) / (float)(1 << 21);
-}
 
 void fake_opts_default(fake_opts *o) {
     *o = (fake_opts){.seed = 1,
@@ -102,7 +70,7 @@ typedef struct {
     eng_choice *choices;
     eng_sampler *sampler;
     uint64_t *x, *sum;
-    uint64_t launches, codas, schedule, written, idle_loops, left_out;
+    uint64_t launches, codas, schedule, written, idle_loops, left_out, logits_given, choices_given;
     uint32_t n_logits, n_choices, n_ran;
     char breach[200];
 } fake;
@@ -292,6 +260,8 @@ static void coda(fake *f, const eng_launch *l) {
         memcpy(f->logits + (size_t)f->n_logits++ * f->o.vocab, f->head,
                f->o.vocab * sizeof *f->head);
     }
+    f->logits_given += f->n_logits;
+    f->choices_given += f->n_choices;
 }
 
 static void check_rows(fake *f, const eng_launch *l) {
@@ -519,75 +489,12 @@ uint64_t fake_backend_idle_loops(const eng_backend *b) {
 uint64_t fake_backend_left_out(const eng_backend *b) {
     return ((const fake *)b)->left_out;
 }
+uint64_t fake_backend_logits(const eng_backend *b) {
+    return ((const fake *)b)->logits_given;
+}
+uint64_t fake_backend_choices(const eng_backend *b) {
+    return ((const fake *)b)->choices_given;
+}
 eng_config *fake_backend_config(eng_backend *b) {
     return &((fake *)b)->config;
-}
-
-/* ---- one position after another ---- */
-
-struct fake_seq {
-    fake_opts o;
-    fake_depth d;
-    uint32_t n, max;
-    uint64_t *latents; /* [plane][position] */
-};
-
-fake_seq *fake_seq_create(const fake_opts *o, const fake_depth *d, uint32_t max_positions) {
-    fake_seq *q = calloc(1, sizeof *q);
-    if (q == NULL) return NULL;
-    q->o = *o;
-    q->d = *d;
-    q->max = max_positions;
-    q->latents = calloc((size_t)(o->prelude_layers + o->coda_layers + o->max_loops) * max_positions,
-                        sizeof *q->latents);
-    if (q->latents == NULL) {
-        free(q);
-        return NULL;
-    }
-    return q;
-}
-
-void fake_seq_destroy(fake_seq *q) {
-    if (q == NULL) return;
-    free(q->latents);
-    free(q);
-}
-
-static uint64_t write_and_read(fake_seq *q, uint32_t plane, uint64_t x) {
-    uint64_t *row = q->latents + (size_t)plane * q->max, sum = 0;
-    row[q->n] = model_latent(x, plane);
-    if (q->o.instant) return 0;
-    for (uint32_t i = 0; i <= q->n; i++)
-        sum = mix(sum, row[i]);
-    return sum;
-}
-
-uint16_t fake_seq_next(fake_seq *q, uint32_t token, float *logits) {
-    const fake_opts *o = &q->o;
-    uint32_t first = o->prelude_layers + o->coda_layers;
-    uint64_t x = model_embed(o, token, q->n), out = 0, h, e;
-    for (uint32_t p = 0; p < o->prelude_layers; p++)
-        x = mix(x, write_and_read(q, p, x));
-    h = e = x;
-    uint16_t depth = 0;
-    for (uint32_t t = 0; t < q->d.max_loops; t++) {
-        if (depth && o->policy == ENG_LAST) {
-            q->latents[(size_t)(first + t) * q->max + q->n] =
-                q->latents[(size_t)(first + depth - 1) * q->max + q->n];
-            continue;
-        }
-        uint64_t u = mix(mix(h, e), t);
-        h = mix(u, write_and_read(q, first + t, u));
-        if (depth) continue;
-        out = mix(out, h);
-        if (model_halts(o, h, e, t + 1, q->d.min_loops, q->d.max_loops, q->d.threshold))
-            depth = (uint16_t)(t + 1);
-    }
-    x = out;
-    for (uint32_t p = 0; p < o->coda_layers; p++) {
-        x = mix(x, write_and_read(q, o->prelude_layers + p, x));
-    }
-    model_logits(x, o->vocab, logits);
-    q->n++;
-    return depth;
 }

@@ -37,6 +37,9 @@ uint64_t fake_backend_slots_written(const eng_backend *b);
 /* Recurrent launches beyond loop 0 that were started when no launch was in flight. */
 uint64_t fake_backend_idle_loops(const eng_backend *b);
 uint64_t fake_backend_left_out(const eng_backend *b); /* guarded rows */
+/* Rows whose logits, or whose token, a coda gave. */
+uint64_t fake_backend_logits(const eng_backend *b);
+uint64_t fake_backend_choices(const eng_backend *b);
 eng_config *fake_backend_config(eng_backend *b);
 
 /* ---- the same model, one position after another: what every schedule must equal ---- */

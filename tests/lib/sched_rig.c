@@ -3,6 +3,7 @@
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
+#include <string.h>
 
 static rig *now; /* one rig at a time: events need its clock */
 
@@ -21,6 +22,12 @@ static void on_event(void *ud, const sched_event *ev) {
     if (o->n == 0) o->first_ns = rig_device_ns(now);
     o->tokens[o->n] = ev->token;
     o->depth[o->n] = ev->depth;
+    o->logprob[o->n] = ev->logprob;
+    for (uint32_t i = 0; i < ev->n_top; i++) {
+        uint32_t bits;
+        memcpy(&bits, &ev->top[i].logprob, sizeof bits);
+        o->top_hash = (o->top_hash * 1000003 + ev->top[i].id) * 1000003 + bits;
+    }
     o->at[o->n++] = now->s->stats.launches[ENG_STAGE_RECURRENT];
 }
 

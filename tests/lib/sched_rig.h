@@ -11,6 +11,8 @@ typedef struct {
     uint32_t n, n_prompt; /* tokens and prompt events seen */
     uint32_t tokens[RIG_TOKENS];
     uint16_t depth[RIG_TOKENS];
+    float logprob[RIG_TOKENS];
+    uint64_t top_hash;       /* of all alternatives told */
     uint64_t at[RIG_TOKENS]; /* recurrent launches run when it came */
     uint64_t first_ns;       /* device time when the first token came */
     bool ended;

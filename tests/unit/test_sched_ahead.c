@@ -1,5 +1,5 @@
 /* test_sched_ahead.c - two launches in flight: what it gains, what it must not cost, and
- * what is in flight when things end. */
+ * what is in flight when things end; and tokens that the backend picks. */
 #include "tests/lib/sched_rig.h"
 #include "tests/lib/testlib.h"
 
@@ -246,4 +246,120 @@ Test(sched_ahead, it_can_be_destroyed_with_launches_in_flight) {
         rig_steps(&r, at);
         rig_close(&r);
     }
+}
+
+/* ---- the backend picks the token ---- */
+
+typedef struct {
+    const char *what;
+    void (*change)(sched_request *q);
+    uint32_t logits, choices; /* rows that gave them, of a prompt of 8 and 12 tokens out */
+} head_case;
+
+static uint32_t some_id[] = {5};
+static eng_bias some_bias[] = {{5, 2}};
+static const eng_mask *anything(void *ud, const uint32_t *output, size_t n) {
+    (void)ud, (void)output, (void)n;
+    return NULL;
+}
+static void see_all(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits) {
+    (void)ud, (void)id, (void)pos, (void)depth;
+    cr_assert_not_null(logits);
+}
+static void see_depth(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits) {
+    (void)ud, (void)id, (void)pos, (void)depth;
+    cr_assert_null(logits);
+}
+
+static void greedy(sched_request *q) {
+    (void)q;
+}
+static void hot(sched_request *q) {
+    q->sampling.temperature = 0.9f, q->sampling.top_p = 0.9f, q->sampling.seed = 7, q->n_top = 5;
+}
+static void penalty(sched_request *q) {
+    q->sampling.repetition_penalty = 1.2f;
+}
+static void bias(sched_request *q) {
+    q->sampling.bias = some_bias, q->sampling.n_bias = 1;
+}
+static void constrained(sched_request *q) {
+    q->constrain = anything;
+}
+static void stop_late(sched_request *q) {
+    q->stop_ids = some_id, q->n_stop_ids = 1, q->min_tokens = 4;
+}
+static void tap_all(sched_request *q) {
+    q->tap = see_all, q->tap_logits = true;
+}
+static void tap_depths(sched_request *q) {
+    q->tap = see_depth;
+}
+static void scored_prompt(sched_request *q) {
+    q->prompt_logprobs = true;
+}
+
+static rig run_case(const head_case *h, bool samples, uint32_t max_flights) {
+    fake_opts f = device(ENG_EXACT, max_flights);
+    f.samples = samples;
+    sched_opts o = plain(ENG_EXACT);
+    rig r = rig_open(&f, &o);
+    uint32_t prompt[8];
+    sched_request q = rig_request(prompt, 8, 12, 11);
+    h->change(&q);
+    (void)rig_submit(&r, &q);
+    rig_finish(&r);
+    return r;
+}
+
+Test(sched_ahead, logits_leave_the_device_only_when_asked_for_and_tokens_stay_the_same) {
+    static const head_case all[] = {{"greedy", greedy, 0, 12},
+                                    {"hot, with alternatives", hot, 0, 12},
+                                    {"a penalty", penalty, 12, 0},
+                                    {"a bias", bias, 12, 0},
+                                    {"a constraint", constrained, 12, 0},
+                                    {"stop ids, not before four", stop_late, 4, 8},
+                                    {"every logit tapped", tap_all, 19, 0},
+                                    {"depths tapped", tap_depths, 0, 12},
+                                    {"the prompt scored", scored_prompt, 7, 12}};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        for (uint32_t flights = 1; flights <= 2; flights++) {
+            const head_case *h = &all[i];
+            rig host = run_case(h, false, flights), dev = run_case(h, true, flights);
+            const rig_out *a = &host.out[1], *b = &dev.out[1];
+            cr_expect_eq(fake_backend_choices(host.backend), 0);
+            cr_expect_eq(fake_backend_logits(dev.backend), h->logits, "%s", h->what);
+            cr_expect_eq(fake_backend_choices(dev.backend), h->choices, "%s", h->what);
+            cr_expect_eq(rig_stats(&host)->head_rows, rig_stats(&dev)->head_rows);
+            cr_expect_eq(a->n, 12, "%s", h->what);
+            cr_expect_eq(b->n, 12, "%s", h->what);
+            cr_expect_arr_eq(a->tokens, b->tokens, 12 * sizeof(uint32_t), "%s", h->what);
+            cr_expect_arr_eq(a->logprob, b->logprob, 12 * sizeof(float), "%s", h->what);
+            cr_expect_eq(a->top_hash, b->top_hash, "%s", h->what);
+            rig_close(&host);
+            rig_close(&dev);
+        }
+    }
+}
+
+Test(sched_ahead, a_token_the_backend_cannot_pick_ends_one_request_only) {
+    fake_opts f = device(ENG_LAST, 2);
+    f.samples = true;
+    f.nan_at = 6;
+    sched_opts o = plain(ENG_LAST);
+    rig r = rig_open(&f, &o);
+    uint32_t prompt[8];
+    for (uint32_t i = 0; i < 6; i++) {
+        sched_request q = rig_request(prompt, 3 + i, 12, i);
+        (void)rig_submit(&r, &q);
+    }
+    rig_finish(&r);
+    uint32_t failed = 0;
+    for (uint64_t id = 1; id <= 6; id++) {
+        const rig_out *out = &r.out[id];
+        failed += out->end.finish == SCHED_FAILED && out->end.why == ERR_NUMERIC;
+        if (out->end.finish != SCHED_FAILED) cr_assert_eq(out->n, 12);
+    }
+    cr_assert_eq(failed, 1);
+    rig_close(&r);
 }

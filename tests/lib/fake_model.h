@@ -1,0 +1,42 @@
+/* fake_model.h - the integer model that the fake backend and its sequential twin share: all
+ * arithmetic is mixing. */
+#ifndef FATHOM_FAKE_MODEL_H
+#define FATHOM_FAKE_MODEL_H
+
+#include "tests/lib/fake_backend.h"
+
+#include <string.h>
+
+static inline uint64_t mix(uint64_t a, uint64_t b) {
+    uint64_t x = a * 0x9e3779b97f4a7c15u + b + 0x632be59bd9b4e019u;
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+static inline uint64_t model_embed(const fake_opts *o, uint32_t token, uint32_t pos) {
+    return mix(mix(o->seed, token), pos);
+}
+
+static inline uint64_t model_latent(uint64_t x, uint32_t plane) {
+    return mix(x, 1000 + plane);
+}
+
+static inline bool model_halts(const fake_opts *o, uint64_t h, uint64_t e, uint32_t done,
+                               uint32_t min_loops, uint32_t max_loops, float threshold) {
+    if (done >= max_loops) return true;
+    if (done < min_loops) return false;
+    if (o->deep_one_in) return mix(e, 7) % o->deep_one_in != 0 && done >= o->mean_depth;
+    uint32_t bits;
+    memcpy(&bits, &threshold, sizeof bits);
+    return mix(h, bits) % o->mean_depth == 0;
+}
+
+static inline void model_logits(uint64_t x, uint32_t vocab, float *out) {
+    for (uint32_t i = 0; i < vocab; i++)
+        out[i] = (float)(mix(x, i) >> 40) / (float)(1 << 21);
+}
+
+#endif
