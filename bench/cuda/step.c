@@ -1,6 +1,8 @@
 /* step.c - one recurrent step of a real model through the backend: rows at a full context, each
  * its own sequence, as one captured graph and as single launches; the difference is the cost of
- * starting kernels. Writes one JSON object to stdout. Run by bench/cuda/run.sh.
+ * starting kernels. And a loop by the clock on the wall, once with the host reading who halted
+ * before it starts the next, once with two launches in flight; what either takes over the step
+ * alone is time the device stands idle. Writes one JSON object to stdout. Run by bench/cuda/run.sh.
  *
  *   fathom-cuda-step MODEL_DIR [CONTEXT] [ROWS,ROWS,...] */
 #include "engine/cuda/cuda_internal.h"
@@ -9,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 16 };
+enum { MOST = 16, ROUNDS = 5 };
 
 typedef struct {
     eng_backend *b;
@@ -63,15 +65,15 @@ static int by_size(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* Median time of a step over all loops, in microseconds on the device. */
-static double median_us(const eng_model *m, uint32_t rows, uint32_t context, const char *kernels) {
+static void open_at(bench *x, const eng_model *m, uint32_t rows, uint32_t context,
+                    const char *kernels) {
     err e = {0};
     const eng_config *c = eng_model_config(m);
-    bench x = {
+    *x = (bench){
         .c = c, .rows = rows, .context = context, .blocks = (context + ENG_BLOCK - 1) / ENG_BLOCK};
     uint64_t slot = (uint64_t)c->slot_values * 2,
              planes = c->prelude_layers + c->coda_layers + c->max_loop_iters;
-    uint64_t need = (uint64_t)rows * x.blocks * ENG_BLOCK * (slot + planes * 4) * 2 +
+    uint64_t need = (uint64_t)rows * x->blocks * ENG_BLOCK * (slot + planes * 4) * 2 +
                     planes * 32 * (slot + 4) * 2;
     /* Maps may take but a part of the budget: leave room for one per block. */
     eng_backend_opts o = {.n_rows = rows,
@@ -81,33 +83,105 @@ static double median_us(const eng_model *m, uint32_t rows, uint32_t context, con
                           .max_positions = context,
                           .cache_dtype = ENG_BF16,
                           .kernels = kernels};
-    must(eng__cuda_open_device(&x.b, m, &o, 0, &e) == 0, e.msg);
-    cu_backend *b = (cu_backend *)x.b;
-    must(b->cache.n_blocks >= rows * x.blocks && b->cache.n_slots >= rows * context,
+    must(eng__cuda_open_device(&x->b, m, &o, 0, &e) == 0, e.msg);
+    cu_backend *b = (cu_backend *)x->b;
+    must(b->cache.n_blocks >= rows * x->blocks && b->cache.n_slots >= rows * context,
          "the cache is too small");
     must(cudaMemset(b->cache.slots, 0, (size_t)b->cache.n_slots * slot) == cudaSuccess,
          "clearing the cache");
     must(cudaDeviceSynchronize() == cudaSuccess, "clearing the cache");
-    x.row = array_new(rows, sizeof *x.row);
-    x.edits = array_new((size_t)rows * context, sizeof *x.edits);
-    x.tables = array_new((size_t)rows * x.blocks, sizeof *x.tables);
-    must(x.row && x.edits && x.tables, "out of memory");
-    fill(&x);
-    (void)run(&x, ENG_STAGE_PRELUDE, 0, rows * context);
+    x->row = array_new(rows, sizeof *x->row);
+    x->edits = array_new((size_t)rows * context, sizeof *x->edits);
+    x->tables = array_new((size_t)rows * x->blocks, sizeof *x->tables);
+    must(x->row && x->edits && x->tables, "out of memory");
+    fill(x);
+    (void)run(x, ENG_STAGE_PRELUDE, 0, rows * context);
+}
+
+static void close_it(bench *x) {
+    free(x->row);
+    free(x->edits);
+    free(x->tables);
+    eng_backend_close(x->b);
+}
+
+/* Median time of a step over all loops, in microseconds on the device. */
+static double median_us(bench *x) {
     uint64_t ns[ENG_MAX_LOOPS * 3];
     uint32_t n = 0;
     for (int round = 0; round < 3; round++) {
-        for (uint32_t t = 0; t < c->max_loop_iters; t++) {
-            uint64_t took = run(&x, ENG_STAGE_RECURRENT, t, 0);
+        for (uint32_t t = 0; t < x->c->max_loop_iters; t++) {
+            uint64_t took = run(x, ENG_STAGE_RECURRENT, t, 0);
             if (round) ns[n++] = took; /* the first round warms up */
         }
     }
     qsort(ns, n, sizeof *ns, by_size);
-    free(x.row);
-    free(x.edits);
-    free(x.tables);
-    eng_backend_close(x.b);
     return (double)ns[n / 2] * 1e-3;
+}
+
+/* A slot for each row's loop and, ahead, a guard on both, as a scheduler has them. */
+static void start(bench *x, uint32_t loop, bool ahead) {
+    err e = {0};
+    for (uint32_t i = 0; i < x->rows; i++) {
+        eng_row *r = &x->row[i];
+        r->loop = (uint16_t)loop;
+        r->flags = ahead ? ENG_ROW_GUARDED : 0;
+        r->guard = r->row;
+        x->edits[i] = (eng_edit){.block = r->blocks[r->pos / ENG_BLOCK],
+                                 .slot = i * x->context + r->pos,
+                                 .plane = (uint16_t)eng_plane_loop(x->c, loop),
+                                 .n_planes = 1,
+                                 .off = (uint8_t)(r->pos % ENG_BLOCK),
+                                 .guarded = ahead,
+                                 .guard = r->row};
+    }
+    eng_launch l = {ENG_STAGE_RECURRENT, x->row, x->rows, x->edits, x->rows};
+    must(x->b->ops->launch(x->b, &l, &e) == 0, e.msg);
+}
+
+static void await(bench *x) {
+    err e = {0};
+    eng_result r;
+    must(x->b->ops->wait(x->b, &r, &e) == 0, e.msg);
+    for (uint32_t i = 0; i < x->rows; i++)
+        must(!r.halted[i], "a row halts that must not");
+}
+
+/* Microseconds per loop by the clock, of one pass over all loops. */
+static double pass_us(bench *x, bool ahead) {
+    uint32_t loops = x->c->max_loop_iters;
+    uint64_t from = clock_ns();
+    if (ahead) start(x, 0, true);
+    for (uint32_t t = 0; t < loops; t++) {
+        if (!ahead) start(x, t, false);
+        else if (t + 1 < loops) start(x, t + 1, true);
+        await(x);
+    }
+    return (double)(clock_ns() - from) * 1e-3 / loops;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Both ways in turn; medians. */
+static void loop_us(bench *x, double *stop, double *ahead) {
+    double us[2][ROUNDS];
+    for (uint32_t i = 0; i < x->rows; i++) { /* nobody halts */
+        x->row[i].threshold = 1e30f;
+        x->row[i].max_loops = UINT16_MAX;
+    }
+    (void)run(x, ENG_STAGE_PRELUDE, 0, 0);
+    (void)pass_us(x, true);
+    for (int i = 0; i < ROUNDS; i++) {
+        us[0][i] = pass_us(x, false);
+        us[1][i] = pass_us(x, true);
+    }
+    for (int k = 0; k < 2; k++)
+        qsort(us[k], ROUNDS, sizeof us[k][0], by_value);
+    *stop = us[0][ROUNDS / 2];
+    *ahead = us[1][ROUNDS / 2];
 }
 
 int main(int argc, char **argv) {
@@ -128,12 +202,22 @@ int main(int argc, char **argv) {
         char *end;
         uint32_t rows = (uint32_t)strtoul(at, &end, 10);
         must(end != at && rows >= 1 && rows <= 8192, "rows are 1 to 8192");
-        double graph = median_us(m, rows, context, "bf16"),
-               plain = median_us(m, rows, context, "bf16-stream");
+        bench x;
+        double graph, plain, stop, ahead;
+        open_at(&x, m, rows, context, "bf16");
+        graph = median_us(&x);
+        loop_us(&x, &stop, &ahead);
+        close_it(&x);
+        open_at(&x, m, rows, context, "bf16-stream");
+        plain = median_us(&x);
+        close_it(&x);
         printf(
             "%s{\"rows\":%u,\"graph_us\":%.1f,\"single_launches_us\":%.1f,\"row_loops_per_s\":%.0f,"
-            "\"tokens_per_s_all_loops\":%.0f}",
-            n ? ",\n" : "", rows, graph, plain, rows / graph * 1e6, rows / graph * 1e6 / loops);
+            "\"tokens_per_s_all_loops\":%.0f,\"loop_host_stop_us\":%.1f,\"loop_two_in_flight_us\":%"
+            ".1f,"
+            "\"two_in_flight_gain\":%.3f}",
+            n ? ",\n" : "", rows, graph, plain, rows / graph * 1e6, rows / graph * 1e6 / loops,
+            stop, ahead, stop / ahead);
         fflush(stdout);
         at = *end ? end + 1 : end;
     }
