@@ -141,7 +141,6 @@ int sched__run_coda(sched *s, err *e) {
     while (!ring_empty(&s->to_coda)) { /* ends: a launch takes at least its first row away */
         if (s->n_out > 0 && !coda_may_start(s) && sched__settle_all(s, e) != 0) return -1;
         if (run_coda_once(s, e) != 0) return -1;
-        if (s->launch_told) s->launch_told(s->ud);
     }
     return 0;
 }

@@ -181,6 +181,7 @@ int sched__settle_oldest(sched *s, err *e) {
     case ENG_STAGE_CODA: sched__settle_coda(s, f, &r); break;
     }
     if (s->flush_open && !s->flushing && s->n_flush_out == 0) sched__learn_cycle(s);
+    if (f->stage == ENG_STAGE_CODA && s->launch_told) s->launch_told(s->ud);
     return 0;
 }
 
