@@ -280,7 +280,9 @@ enum {
     /* A launch that is started while another is in flight cannot know who halts in that one,
      * so it says what to do then. Recurrent only; without them nobody asks. */
     ENG_ROW_GUARDED = 16, /* leave this row out if row state `guard` halted in an earlier launch */
-    ENG_ROW_OR_TAIL = 32, /* run this row as a tail if it halted in an earlier launch itself */
+    /* Run this row as a tail if it halted in an earlier launch itself; ENG_ROW_KV_ONLY beside it
+     * holds for the tail alone. */
+    ENG_ROW_OR_TAIL = 32,
 };
 
 /* What eng_sample is asked for, where a backend does it. Only with eng_sampling_is_plain. */
