@@ -221,11 +221,13 @@ RM_FN float rm_exp_down(float x) {
     return rm_mul(p, rm_float_of((rm_bits_of(t) - rm_bits_of(RM_EXP_ROUND) + 127u) << 23));
 }
 
-/* What a logit weighs in a draw: e^((logit - max) * scale), scale = 1 / temperature, to the
- * nearest multiple of 2^-34. */
-RM_FN float rm_weight(float logit, float max, float scale) {
-    float e = rm_exp_down(rm_mul(rm_add(logit, -max), scale));
+/* The nearest multiple of 2^-34 to e in [0, 1]. */
+RM_FN float rm_weight_of(float e) {
     return e < RM_WEIGHT_FINE ? rm_add(rm_add(e, RM_WEIGHT_FINE), -RM_WEIGHT_FINE) : e;
+}
+/* What a logit weighs in a draw, scale = 1 / temperature. */
+RM_FN float rm_weight(float logit, float max, float scale) {
+    return rm_weight_of(rm_exp_down(rm_mul(rm_add(logit, -max), scale)));
 }
 RM_FN uint64_t rm_weight_units(float weight) {
     return (uint64_t)(weight * RM_WEIGHT_UNITS);

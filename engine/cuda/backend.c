@@ -208,7 +208,10 @@ static int take_flight(cu_backend *b, cu_flight *f, err *e) {
     const struct {
         void *at;
         size_t bytes;
-    } wanted[] = {{&f->desc, b->desc_bytes}, {&f->flags, flags}, {&f->logits, logits}};
+    } wanted[] = {{&f->desc, b->desc_bytes},
+                  {&f->flags, flags},
+                  {&f->logits, logits},
+                  {&f->choices, b->opts.max_logits * sizeof(cu_choice)}};
     for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
         void *p = NULL;
         if (eng__cuda_check(b, cudaMallocHost(&p, wanted[i].bytes), "pinning memory", e) != 0)
@@ -226,7 +229,8 @@ static int take_exchange(cu_backend *b, err *e) {
     uint64_t edits = (uint64_t)b->opts.max_launch * (b->c.prelude_layers + b->c.coda_layers + 2);
     b->table_cap = (size_t)most(blocks * b->opts.max_launch, 1);
     b->edit_cap = (uint32_t)most(edits, CU_EDITS);
-    b->desc_bytes = sizeof(cu_head) + b->opts.max_launch * (sizeof(cu_row) + sizeof(cu_tile)) +
+    b->desc_bytes = sizeof(cu_head) + _Alignof(cu_draw) +
+                    b->opts.max_launch * (sizeof(cu_row) + sizeof(cu_tile) + sizeof(cu_draw)) +
                     b->edit_cap * sizeof(cu_edit) + b->table_cap * sizeof(uint32_t) +
                     eng__cuda_runs_bytes(b);
     if (b->desc_bytes > UINT32_MAX / 2) {
@@ -384,6 +388,7 @@ static void fill_info(cu_backend *b) {
     info->n_rows = b->opts.n_rows;
     info->max_launch = b->opts.max_launch;
     info->max_flights = CU_FLIGHTS;
+    info->samples = true;
     info->max_logits = b->opts.max_logits;
     info->weight_bytes = b->weight_bytes;
     info->memory_bytes = b->mem.bytes;

@@ -80,9 +80,10 @@ typedef struct {
     uint8_t *desc;  /* pinned: the descriptor, read when the stream gets there */
     uint8_t *flags; /* pinned, written by kernels: cu_head's bad, from CU_HALTED on its halted */
     float *logits;  /* pinned [max_logits][vocab] */
+    cu_choice *choices; /* pinned [max_logits], written by kernels */
     cudaEvent_t began, ended;
     eng_stage stage;
-    uint32_t n_rows, n_logits;
+    uint32_t n_rows, n_heads, n_logits, n_choices; /* n_heads: rows that the head runs for */
 } cu_flight;
 enum { CU_HALTED = 16 };
 /* Expanded prefill (runs.c): queries from which a run is expanded, keys its scratch holds, and the

@@ -3,9 +3,16 @@
  * `launch` copies what it is given and queues: it never waits for the device (but see
  * edits_ahead). `wait` blocks on the event of the oldest launch, and on nothing behind it. */
 #include "engine/cuda/cuda_internal.h"
+#include "engine/rowmath.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+
+_Static_assert(sizeof(cu_choice) == sizeof(eng_choice) &&
+                   offsetof(cu_choice, top) == offsetof(eng_choice, top) &&
+                   (int)CU_MAX_TOP == ENG_MAX_TOP,
+               "a kernel writes what the caller reads");
 
 int eng__cuda_check(cu_backend *b, cudaError_t rc, const char *what, err *e) {
     if (rc == cudaSuccess) return 0;
@@ -80,7 +87,7 @@ enum {
 static int put_rows(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t *tables,
                     uint32_t *n_tables, err *e) {
     cu_row *to = rows_at(f);
-    uint32_t start = 0, n_logits = 0, asks = 0;
+    uint32_t start = 0, asks = 0;
     if (++b->stamp_now == 0) { /* wrapped: old stamps must not match */
         memset(b->stamp, 0, b->opts.n_rows * sizeof *b->stamp);
         b->stamp_now = 1;
@@ -91,13 +98,12 @@ static int put_rows(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t *
             !put_table(b, r, i ? r - 1 : NULL, tables, &start, n_tables)) {
             return err_set(e, ERR_INTERNAL, NULL, "row %u of the launch is out of range", i);
         }
-        bool logits = l->stage == ENG_STAGE_CODA && (r->flags & ENG_ROW_LOGITS);
         bool loops = l->stage == ENG_STAGE_RECURRENT;
         to[i] = (cu_row){.row = r->row,
                          .pos = r->pos,
                          .table = start,
                          .token = l->stage == ENG_STAGE_PRELUDE ? r->token : 0,
-                         .logits = logits ? n_logits : CU_NO_LOGITS,
+                         .logits = CU_NO_LOGITS,
                          .loop = loops ? r->loop : 0,
                          .min_loops = r->min_loops,
                          .max_loops = r->max_loops,
@@ -105,15 +111,55 @@ static int put_rows(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t *
                          .threshold = r->threshold,
                          .guard = r->guard,
                          .at = i};
-        n_logits += logits;
         asks |= to[i].flags & FLAGS_ASK;
     }
-    if (n_logits > b->opts.max_logits) {
-        return err_set(e, ERR_INTERNAL, NULL, "%u rows ask for logits; at most %u may", n_logits,
-                       b->opts.max_logits);
-    }
-    f->n_logits = head_at(f)->n_logits = n_logits;
     head_at(f)->ahead = asks != 0;
+    return 0;
+}
+
+static bool draw_fits(const eng_draw *d) {
+    if (d == NULL || d->sampling == NULL || d->n_top > ENG_MAX_TOP) return false;
+    const eng_sampling *p = d->sampling;
+    return eng_sampling_is_plain(p) && p->temperature >= 0 && p->temperature <= 1e6f &&
+           p->top_p >= 0 && p->top_p <= 1 && p->min_p >= 0 && p->min_p <= 1;
+}
+
+/* Numbers the rows that the head runs for: first those whose logits leave the device, so that
+ * they are one piece, then those that only sample. */
+static int put_heads(cu_backend *b, cu_flight *f, const eng_launch *l, err *e) {
+    cu_head *h = head_at(f);
+    cu_row *to = rows_at(f);
+    cu_draw *draws = (cu_draw *)(void *)(f->desc + h->draws);
+    bool coda = l->stage == ENG_STAGE_CODA;
+    uint32_t n = 0;
+    h->n_draws = 0;
+    for (uint32_t i = 0; coda && i < l->n_rows; i++) {
+        if (l->rows[i].flags & ENG_ROW_LOGITS) to[i].logits = n++;
+    }
+    f->n_logits = n;
+    for (uint32_t i = 0; coda && i < l->n_rows; i++) {
+        const eng_draw *d = l->rows[i].draw;
+        if (!(l->rows[i].flags & ENG_ROW_SAMPLE)) continue;
+        if (!draw_fits(d)) {
+            return err_set(e, ERR_INTERNAL, NULL, "row %u of the launch cannot be sampled", i);
+        }
+        if (to[i].logits == CU_NO_LOGITS) to[i].logits = n++;
+        float t = d->sampling->temperature;
+        draws[h->n_draws++] = (cu_draw){.seed = d->sampling->seed,
+                                        .index = d->index,
+                                        .scale = t < RM_GREEDY_BELOW ? 0 : 1 / t,
+                                        .top_p = d->sampling->top_p,
+                                        .min_p = d->sampling->min_p,
+                                        .top_k = d->sampling->top_k,
+                                        .n_top = d->n_top,
+                                        .logits = to[i].logits};
+    }
+    if (n > b->opts.max_logits) {
+        return err_set(e, ERR_INTERNAL, NULL, "%u rows ask for logits or a token; at most %u may",
+                       n, b->opts.max_logits);
+    }
+    h->n_logits = f->n_heads = n;
+    f->n_choices = h->n_draws;
     return 0;
 }
 
@@ -171,18 +217,22 @@ static int pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits
                 size_t *bytes, cu_path *path, err *e) {
     bool multi = false, all = false;
     cu_head *h = head_at(f);
-    uint32_t n_edits = l->n_edits - edits_done, n_tables = 0;
+    uint32_t n_edits = l->n_edits - edits_done, n_tables = 0, draws = 0;
+    for (uint32_t i = 0; i < l->n_rows; i++)
+        draws += (l->rows[i].flags & ENG_ROW_SAMPLE) != 0;
     *h = (cu_head){.n_rows = l->n_rows,
                    .n_edits = n_edits,
                    .rows = sizeof *h,
                    .bad = (uint32_t *)(void *)f->flags,
-                   .halted = f->flags + CU_HALTED};
+                   .halted = f->flags + CU_HALTED,
+                   .choices = f->choices};
     h->tiles = h->rows + l->n_rows * (uint32_t)sizeof(cu_row);
     h->edits = h->tiles + l->n_rows * (uint32_t)sizeof(cu_tile);
-    h->tables = h->edits + n_edits * (uint32_t)sizeof(cu_edit);
+    h->draws = cu_round(h->edits + n_edits * (uint32_t)sizeof(cu_edit), _Alignof(cu_draw));
+    h->tables = h->draws + draws * (uint32_t)sizeof(cu_draw);
     uint32_t *tables = (uint32_t *)(void *)(f->desc + h->tables);
     h->n_tiles = put_tiles(b, l, (cu_tile *)(void *)(f->desc + h->tiles), &multi);
-    if (put_rows(b, f, l, tables, &n_tables, e) != 0) return -1;
+    if (put_rows(b, f, l, tables, &n_tables, e) != 0 || put_heads(b, f, l, e) != 0) return -1;
     put_edits(l->edits + edits_done, n_edits, (cu_edit *)(void *)(f->desc + h->edits));
     *bytes = eng__cuda_put_runs(b, l, f->desc, h->tables + n_tables * sizeof(uint32_t), &all);
     path->mode = multi ? CU_SHARED_TILES : CU_ONE_ROW;
@@ -203,14 +253,14 @@ static cudaError_t run_stage(cu_backend *b, const cu_flight *f, cu_path path) {
     if (path.passes > 1) g = NULL; /* long contexts: milliseconds, which hide single launches */
     cudaError_t rc =
         g ? cudaGraphLaunch(g, b->stream) : eng__cuda_stage(b, f->stage, b->bucket[i], path);
-    if (rc != cudaSuccess || f->n_logits == 0) return rc;
-    i = eng__cuda_bucket(b, f->n_logits);
+    if (rc != cudaSuccess || f->n_heads == 0) return rc;
+    i = eng__cuda_bucket(b, f->n_heads);
     uint32_t rows = b->bucket[i] < b->opts.max_logits ? b->bucket[i] : b->opts.max_logits;
     return b->head_graph[i] ? cudaGraphLaunch(b->head_graph[i], b->stream)
                             : eng__cuda_head(b, rows);
 }
 
-/* Kernels have written the flags themselves; logits come with a copy. */
+/* Kernels write the flags and choices themselves; logits come with a copy. */
 static cudaError_t fetch(cu_backend *b, cu_flight *f) {
     if (f->n_logits == 0) return cudaSuccess;
     return cudaMemcpyAsync(f->logits, b->s.logits,
@@ -265,6 +315,8 @@ static int cuda_wait(eng_backend *base, eng_result *r, err *e) {
     *r = (eng_result){.halted = f->flags + CU_HALTED,
                       .logits = f->logits,
                       .n_logits = f->n_logits,
+                      .choices = (const eng_choice *)f->choices,
+                      .n_choices = f->n_choices,
                       .ns = (uint64_t)((double)ms * 1e6)};
     return 0;
 }
@@ -286,7 +338,7 @@ static void cuda_close(eng_backend *base) {
     free(b->mem.items);
     for (int i = 0; i < CU_FLIGHTS; i++) {
         cu_flight *f = &b->flight[i];
-        void *pinned[] = {f->desc, f->flags, f->logits};
+        void *pinned[] = {f->desc, f->flags, f->logits, f->choices};
         for (size_t k = 0; k < ARRAY_LEN(pinned); k++) {
             if (pinned[k]) (void)cudaFreeHost(pinned[k]);
         }

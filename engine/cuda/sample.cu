@@ -372,8 +372,11 @@ static __global__ void __launch_bounds__(SAMPLE_THREADS) sample(cu_sample_args a
     r.max = r.x[token];
     if (p.n_top > 0) find_top<COPY>(r, p.n_top);
     uint64_t norm = 0, mass = chunk_sums<COPY>(r, [&](uint32_t, float x) {
-                           norm += (uint64_t)(rm_exp_down(rm_add(x, -r.max)) * NORM_UNITS + 0.5f);
-                           return p.scale > 0 ? rm_weight_units(rm_weight(x, r.max, p.scale)) : 0;
+                           float e = rm_exp_down(rm_add(x, -r.max));
+                           norm += (uint64_t)(e * NORM_UNITS + 0.5f);
+                           if (p.scale == 0) return (uint64_t)0;
+                           return rm_weight_units(p.scale == 1 ? rm_weight_of(e)
+                                                               : rm_weight(x, r.max, p.scale));
                        });
     norm = block_reduce(sh, norm, add);
     if (p.scale > 0) token = draw<COPY>(r, p, mass);

@@ -381,7 +381,7 @@ cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_pa
     return cudaErrorInvalidValue;
 }
 
-cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows) {
+static cudaError_t logits_of_rows(cu_backend *b, uint32_t rows) {
     uint32_t vocab = b->c.vocab_size;
     if (use_blas(b, rows)) {
         cu_mat head = b->head;
@@ -399,4 +399,13 @@ cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows) {
                     .n = vocab,
                     .k = b->head.k};
     return cu_mm(b->stream, &a, rows, max_blocks(b), b->f32);
+}
+
+/* Tokens are picked in the head's graph: no launch more, and the logits are still in the cache.
+ * Blocks without a draw end at once. */
+cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows) {
+    cu_sample_args a = {.desc = b->desc, .logits = b->s.logits, .vocab = b->c.vocab_size};
+    cudaError_t rc = logits_of_rows(b, rows);
+    STEP(rc, cu_sample(b->stream, &a, rows));
+    return rc;
 }

@@ -156,6 +156,19 @@ static void guard_with_the_newest(driver *d, flight *f, uint32_t first) {
     }
 }
 
+uint16_t drive_head_flags(uint32_t s, uint32_t pos) {
+    static const uint16_t flags[] = {ENG_ROW_SAMPLE, ENG_ROW_LOGITS, 0,
+                                     ENG_ROW_SAMPLE | ENG_ROW_LOGITS, ENG_ROW_SAMPLE};
+    return flags[(3 * s + pos + pos / 7) % ARRAY_LEN(flags)];
+}
+
+static void add_last(driver *d, flight *f, uint32_t s, uint32_t pos) {
+    eng_row *r = add(d, f, s, pos);
+    const eng_draw *draws = d->spec->draws[s];
+    r->flags = draws ? drive_head_flags(s, pos) : ENG_ROW_LOGITS;
+    if (r->flags & ENG_ROW_SAMPLE) r->draw = &draws[pos];
+}
+
 /* Fills the launch with ready rows of one stage. */
 static void gather(driver *d, flight *f, eng_stage stage, uint32_t limit) {
     const eng_config *c = d->b->config;
@@ -176,7 +189,7 @@ static void gather(driver *d, flight *f, eng_stage stage, uint32_t limit) {
                 p->entered = true;
             } else if (stage == ENG_STAGE_CODA && !p->left) {
                 if (!p->depth) break; /* in order */
-                add(d, f, s, i)->flags = ENG_ROW_LOGITS;
+                add_last(d, f, s, i);
                 edit_layers(d, f, s, i, eng_plane_coda(c, 0), c->coda_layers);
                 p->left = true;
             } else if (stage == ENG_STAGE_RECURRENT && may_loop(d, s, i, after)) {
@@ -278,11 +291,19 @@ static void after_loop(driver *d, flight *f, const eng_result *r) {
 
 static void after_coda(driver *d, flight *f, const eng_result *r) {
     size_t vocab = d->b->config->vocab_size;
-    check(r->n_logits == f->n_rows, "%u logits for %u rows", r->n_logits, f->n_rows);
+    uint32_t n_logits = 0, n_choices = 0;
     for (uint32_t i = 0; i < f->n_rows; i++) {
         uint32_t s = f->seq[i], pos = f->rows[i].pos;
-        memcpy(d->out->logits[s] + pos * vocab, r->logits + i * vocab, vocab * sizeof(float));
+        if (f->rows[i].flags & ENG_ROW_LOGITS && n_logits++ < r->n_logits) {
+            memcpy(d->out->logits[s] + pos * vocab, r->logits + (n_logits - 1) * vocab,
+                   vocab * sizeof(float));
+        }
+        if (f->rows[i].flags & ENG_ROW_SAMPLE && n_choices++ < r->n_choices)
+            d->out->choices[s][pos] = r->choices[n_choices - 1];
     }
+    check(r->n_logits == n_logits && r->n_choices == n_choices,
+          "%u logits and %u choices for rows that asked for %u and %u", r->n_logits, r->n_choices,
+          n_logits, n_choices);
 }
 
 static bool settle(driver *d) {
@@ -354,6 +375,7 @@ bool drive(eng_backend *b, const drive_spec *spec, drive_result *out) {
     d->most_out = spec->flights > 1 && b->info.max_flights > 1 ? FLIGHTS : 1;
     for (uint32_t s = 0; s < spec->n_seqs; s++) {
         out->logits[s] = array_new((size_t)spec->len[s] * b->config->vocab_size, sizeof(float));
+        out->choices[s] = array_new(spec->len[s], sizeof(eng_choice));
         for (uint32_t i = 0; i < TABLE; i++)
             d->blocks[s][i] = block_of(s, i * ENG_BLOCK);
     }
@@ -369,8 +391,10 @@ bool drive(eng_backend *b, const drive_spec *spec, drive_result *out) {
 }
 
 void drive_result_deinit(drive_result *r) {
-    for (uint32_t s = 0; s < DRIVE_SEQS; s++)
+    for (uint32_t s = 0; s < DRIVE_SEQS; s++) {
         free(r->logits[s]);
+        free(r->choices[s]);
+    }
     *r = (drive_result){0};
 }
 

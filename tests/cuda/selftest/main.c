@@ -23,6 +23,7 @@ static const struct {
               {"flash", test_flash},
               {"sample", test_sample},
               {"backend", test_backend},
+              {"head", test_head},
               {"flights", test_flights},
               {"scheduler", test_scheduler},
               {"failures", test_failures}};

@@ -65,6 +65,7 @@ void test_moe(void);
 void test_attention(void);
 void test_sample(void);
 void test_flash(void);
+void test_head(void);
 void test_backend(void);
 void test_flights(void);
 void test_scheduler(void);
