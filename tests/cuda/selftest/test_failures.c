@@ -158,6 +158,22 @@ static void refusals_leave_the_queue_consistent(const eng_model *m) {
     check(memcmp(alone, together, sizeof alone) == 0, "two in flight write something else");
 }
 
+static void nobody_waits_for_more_than_asked(const eng_model *m) {
+    err e = {0};
+    eng_backend *b = NULL;
+    if (!check(eng__cuda_open_device(&b, m, &small, 0, &e) == 0, "open: %s", e.msg)) return;
+    uint64_t before = shim_launched();
+    check(start_one(b, 0, &e) == 0 && start_one(b, 1, &e) == 0, "%s", e.msg);
+    check(shim_launched() == before, "launch waits for the device");
+    check(wait_one(b, &e) == 0, "%s", e.msg);
+    uint64_t first = shim_launched() - before;
+    check(wait_one(b, &e) == 0, "%s", e.msg);
+    check(first > 0 && shim_launched() - before == 2 * first,
+          "the first wait ran %llu kernels of %llu", (unsigned long long)first,
+          (unsigned long long)(shim_launched() - before));
+    eng_backend_close(b);
+}
+
 /* More edits than a descriptor holds go ahead in pieces, in order, past a launch in flight. */
 static void more_edits_than_a_descriptor_holds(const eng_model *m) {
     enum { N = 2 * CU_EDITS + 77 };
@@ -297,6 +313,7 @@ void test_failures(void) {
     refusals_leave_it_usable(m);
     a_device_error_ends_both_flights(m);
     refusals_leave_the_queue_consistent(m);
+    nobody_waits_for_more_than_asked(m);
     more_edits_than_a_descriptor_holds(m);
     bad_options_say_why(m);
     eng_model_close(m);
