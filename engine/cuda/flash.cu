@@ -14,9 +14,10 @@
 
 enum {
     EXPAND_THREADS = 256,
-    EXPAND_STEP = 32, /* latent values of one step */
-    EXPAND_UNIT = 64, /* outputs of one unit: keys or values of one head */
-    EXPAND_UNITS = 4, /* units of one block */
+    EXPAND_STEP = 32,  /* latent values of one step */
+    EXPAND_UNIT = 64,  /* outputs of one unit: keys or values of one head */
+    EXPAND_UNITS = 4,  /* units of one block */
+    EXPAND_TILES = 32, /* tiles of keys that blocks are started for */
     EXPAND_LD = EXPAND_STEP + 8,
     KEY_UNIT_LD = EXPAND_UNIT + 8,
     UNIT_VALUES = EXPAND_UNIT * EXPAND_LD, /* the larger of [64][40] and [32][72] */
@@ -173,30 +174,37 @@ static __device__ __forceinline__ void expand_store(const cu_flash_args &a, uint
     }
 }
 
-/* A block: 128 keys of one piece, and 4 units of outputs (mythos_1b: two heads). 8 warps, 4 along
- * the keys by 2 along the units. Whole groups of 128 keys are written, zeros where a key is
- * not there: weight 0 times what was in memory would be NaN. */
-static __global__ void __launch_bounds__(EXPAND_THREADS, 1)
-    flash_expand(cu_flash_args a, uint32_t pass) {
-    DYNAMIC_SHARED(shared);
-    expand_shared *sh = (expand_shared *)shared;
-    cu_pass ps = pass_of(a.desc, pass);
-    const cu_piece *p = pieces_of(a.desc, ps);
-    uint32_t at = blockIdx.x * CU_FLASH_KEYS, i = 0;
-    while (i < ps.n &&
-           at >= p[i].at + (p[i].n_keys + CU_FLASH_KEYS - 1) / CU_FLASH_KEYS * CU_FLASH_KEYS)
-        i++; /* pieces stand in the order of the scratch */
-    if (i == ps.n) return;
+/* The keys of one tile of the scratch: the first one's position, the end of them, and whose. */
+struct expand_tile {
+    uint32_t key0, end;
+    const cu_row *row;
+};
+
+/* False if no piece of the pass has scratch keys [at, at + 128), or its rows have gone. */
+static __device__ __forceinline__ bool expand_find(const cu_flash_args &a, cu_pass pass,
+                                                   uint32_t at, expand_tile *t) {
+    const cu_piece *p = pieces_of(a.desc, pass);
+    uint32_t i = 0;
+    while (i < pass.n && at >= p[i].at + p[i].n_keys)
+        i++; /* pieces stand in the order of the scratch, each from a multiple of 128 on */
+    if (i == pass.n) return false;
     cu_run run = run_of(a.desc, p[i]);
-    if (run.n == 0) return;
-    const cu_row *rows = rows_of(a.desc) + run.first;
-    uint32_t key0 = p[i].key + (at - p[i].at), end = piece_end(p[i], rows[run.n - 1]);
-    if (key0 >= end) return;
-    uint32_t plane = a.plane + (a.by_loop ? rows[0].loop : 0);
-    for (uint32_t k = threadIdx.x; k < CU_FLASH_KEYS; k += EXPAND_THREADS) {
-        sh->slots[k] = slot_of(a.desc, a.cache, rows[0].table, plane, key0 + k, end);
-    }
-    __syncthreads();
+    if (run.n == 0) return false;
+    t->row = rows_of(a.desc) + run.first;
+    t->key0 = p[i].key + (at - p[i].at);
+    t->end = piece_end(p[i], t->row[run.n - 1]);
+    return t->key0 < t->end;
+}
+
+/* 128 keys, and 4 units of outputs (mythos_1b: two heads). 8 warps, 4 along the keys by 2 along
+ * the units. All 128 keys are written, zeros where a key is not there: weight 0 times what was
+ * in memory would be NaN. */
+static __device__ __forceinline__ void expand_block(const cu_flash_args &a, expand_shared *sh,
+                                                    const expand_tile &t, uint32_t at) {
+    uint32_t plane = a.plane + (a.by_loop ? t.row->loop : 0);
+    for (uint32_t k = threadIdx.x; k < CU_FLASH_KEYS; k += EXPAND_THREADS)
+        sh->slots[k] = slot_of(a.desc, a.cache, t.row->table, plane, t.key0 + k, t.end);
+    __syncthreads(); /* and the tile before has been used */
     uint32_t first_unit = blockIdx.y * EXPAND_UNITS, warp = threadIdx.x >> 5;
     uint32_t my_key = (warp & 3) * 32, my_unit = (warp >> 2) * 2;
     unit units[2] = {unit_get(a, first_unit + my_unit), unit_get(a, first_unit + my_unit + 1)};
@@ -216,6 +224,17 @@ static __global__ void __launch_bounds__(EXPAND_THREADS, 1)
 #pragma unroll
         for (int m = 0; m < 2; m++)
             expand_store(a, at + my_key, units[u], m, acc[m][u]);
+    }
+}
+
+/* Blocks take tiles of the scratch in turn, as most of it is empty most of the time. */
+static __global__ void __launch_bounds__(EXPAND_THREADS, 1)
+    flash_expand(cu_flash_args a, uint32_t pass) {
+    DYNAMIC_SHARED(shared);
+    cu_pass ps = pass_of(a.desc, pass);
+    expand_tile t;
+    for (uint32_t at = blockIdx.x * CU_FLASH_KEYS; at < a.keys; at += gridDim.x * CU_FLASH_KEYS) {
+        if (expand_find(a, ps, at, &t)) expand_block(a, (expand_shared *)shared, t, at);
     }
 }
 
@@ -453,7 +472,9 @@ extern "C" uint64_t cu_flash_key_bytes(const cu_flash_args *a) {
 }
 
 extern "C" cudaError_t cu_flash_expand(cudaStream_t s, const cu_flash_args *a, uint32_t pass) {
-    dim3 grid(a->keys / CU_FLASH_KEYS, cu_ceil_div(a->n_heads * units_per_head(*a), EXPAND_UNITS));
+    uint32_t tiles = a->keys / CU_FLASH_KEYS;
+    dim3 grid(tiles < EXPAND_TILES ? tiles : (uint32_t)EXPAND_TILES,
+              cu_ceil_div(a->n_heads * units_per_head(*a), EXPAND_UNITS));
     return LAUNCH(flash_expand, grid, EXPAND_THREADS, sizeof(expand_shared), s, *a, pass);
 }
 
