@@ -579,6 +579,49 @@ static void experts(bench *b, uint32_t rows) {
     give_all(b);
 }
 
+/* ---- sampling ---- */
+
+typedef struct {
+    cu_sample_args a;
+    uint32_t rows;
+} sample_arg;
+static cudaError_t go_sample(bench *b, void *arg) {
+    sample_arg *x = arg;
+    return cu_sample(b->stream, &x->a, x->rows);
+}
+
+/* Logits spread as a model's: a bell some units wide. The bytes are those of one reading. */
+static void sampling(bench *b, uint32_t rows) {
+    static const struct {
+        const char *name;
+        cu_draw draw;
+    } ways[] = {{"sample_greedy", {.top_p = 1}},
+                {"sample_draw", {.scale = 1.25f, .top_p = 1}},
+                {"sample_top_k_top_p", {.scale = 1.25f, .top_p = 0.9f, .top_k = 50}},
+                {"sample_greedy_20_best", {.top_p = 1, .n_top = CU_MAX_TOP}}};
+    size_t n = (size_t)rows * b->c.vocab_size, bytes = sizeof(cu_head) + rows * sizeof(cu_draw);
+    float *logits = array_new(n, sizeof *logits);
+    uint8_t *desc = array_new(bytes, 1);
+    if (logits == NULL || desc == NULL) must(cudaErrorMemoryAllocation, "the host's memory");
+    for (size_t i = 0; i < n; i++)
+        logits[i] = (float)(rnd(b, 10000) + rnd(b, 10000) + rnd(b, 10000)) * 1e-3f;
+    sample_arg x = {{.logits = send(b, logits, n * 4), .vocab = b->c.vocab_size}, rows};
+    cu_head h = {.n_draws = rows, .draws = sizeof h, .choices = take(b, rows * sizeof(cu_choice))};
+    memcpy(desc, &h, sizeof h);
+    for (size_t k = 0; k < ARRAY_LEN(ways); k++) {
+        for (uint32_t i = 0; i < rows; i++) {
+            cu_draw d = ways[k].draw;
+            d.seed = d.logits = i;
+            memcpy(desc + h.draws + i * sizeof d, &d, sizeof d);
+        }
+        x.a.desc = send(b, desc, bytes);
+        measure(b, ways[k].name, rows, (double)n * 4, go_sample, &x);
+    }
+    free(logits);
+    free(desc);
+    give_all(b);
+}
+
 int main(int argc, char **argv) {
     static const uint32_t all[] = {1, 8, 32, 128, 512}, few[] = {1, 9};
     bench b = {.seed = 7, .context = 1024, .repeats = 50};
@@ -626,6 +669,7 @@ int main(int argc, char **argv) {
         attention_gqa(&b, rows);
         experts(&b, rows);
         dense(&b, "head", rows, c->vocab_size, c->dim, CU_MAP_ROWS, 1);
+        sampling(&b, rows);
     }
     if (c->attn_type == ENG_ATTN_MLA) prefills(&b, small);
     printf("\n]}\n");

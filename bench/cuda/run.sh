@@ -82,7 +82,7 @@ http() {
 sanitize() { # TOOL
     local log=$work/$1.log rc=0
     command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed" >&2; return 1; }
-    for group in rows ahead moe attention flash mm; do
+    for group in rows ahead moe attention flash sample mm; do
         compute-sanitizer --tool "$1" --error-exitcode 9 build/fathom-cuda-selftest $group >>"$log" 2>&1 || rc=$?
     done
     printf '{"clean":%s,"summary":"%s"}\n' "$([ $rc -eq 0 ] && echo true || echo false)" \

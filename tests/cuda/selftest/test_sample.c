@@ -252,7 +252,7 @@ static void draws_follow_the_softmax(float temperature, uint64_t seed) {
 
 void test_sample(void) {
     static const uint32_t small[] = {1, 2, 3, 63, 64, 65, 127, 129, 1000, 1003};
-    uint32_t more = on_shim ? 1 : 10;
+    uint32_t more = on_shim ? 1 : 3;
     for (size_t i = 0; i < ARRAY_LEN(small); i++)
         choices_are_the_hosts(small[i], (small[i] < 100 ? 60 : 40) * more, 100 + i);
     choices_are_the_hosts(4999, 12 * more, 7);
