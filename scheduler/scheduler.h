@@ -127,7 +127,8 @@ void sched_destroy(sched *s); /* running sequences end without events */
  * ERR_BAD_PARAM: names the field. *id is never 0. */
 int sched_submit(sched *s, const sched_request *r, uint64_t *id, err *e) WARN_UNUSED;
 void sched_cancel(sched *s, uint64_t id); /* unknown ids are ignored; pages are free on return */
-/* Does one round of launches. *idle is set when nothing is left to do. Fails only with
+/* Does one round of launches; where the backend takes launches ahead, the last of them may
+ * still be in flight on return. *idle is set when nothing is left to do. Fails only with
  * ERR_DEVICE (all running sequences got SCHED_FAILED); a request can only end itself. */
 int sched_step(sched *s, bool *idle, err *e) WARN_UNUSED;
 void sched_get_stats(const sched *s, sched_stats *out);

@@ -248,6 +248,30 @@ Test(sched_ahead, it_can_be_destroyed_with_launches_in_flight) {
     }
 }
 
+/* One sequence that may take every page, and does if all its positions run every loop: a
+ * slot too many would have to throw it out, which is a failure of ours. */
+Test(sched_ahead, a_sequence_that_may_fill_the_pool_fits_with_launches_in_flight) {
+    for (uint32_t depth = 1; depth <= 8; depth++) {
+        fake_opts f = device(depth % 2 ? ENG_LAST : ENG_EXACT, 2);
+        f.n_blocks = 3;
+        f.n_slots = 3 * ENG_BLOCK * 10;
+        f.mean_depth = depth;
+        sched_opts o = plain(f.policy);
+        o.prefix_cache = depth % 4 < 2;
+        rig r = rig_open(&f, &o);
+        r.s->ahead = AHEAD_ALWAYS;
+        uint32_t prompt[40];
+        sched_request q = rig_request(prompt, 40, 57, depth);
+        if (depth == 8) q.depth.min_loops = 8;
+        rig_out *out = &r.out[rig_submit(&r, &q)];
+        rig_finish(&r);
+        cr_assert_eq(out->end.finish, SCHED_LENGTH);
+        cr_assert_eq(out->n, 57);
+        cr_assert_eq(rig_stats(&r)->preemptions, 0);
+        rig_close(&r);
+    }
+}
+
 /* ---- the backend picks the token ---- */
 
 typedef struct {
