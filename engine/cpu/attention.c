@@ -180,6 +180,11 @@ static void project_gqa(eng__cpu *g, const eng__layer *l) {
 
 /* ---- attention proper ---- */
 
+typedef struct { /* positions [first, end) of a plane; blocks NULL: none */
+    const uint32_t *blocks;
+    uint32_t plane, first, end;
+} piece;
+
 typedef struct { /* up to ROW_BLOCK queries of one group and one run */
     eng__cpu *g;
     eng__scratch *s;
@@ -187,6 +192,7 @@ typedef struct { /* up to ROW_BLOCK queries of one group and one run */
     uint32_t plane, group;
     uint32_t row0, first, n; /* query m belongs to scratch row row0 + (first + m) / group_heads */
     float *to;               /* [n][dv] results; NULL: the launch's ctx */
+    piece next, after;       /* to be read after the segment at hand, and after all of this block */
     float top[ENG__ROW_BLOCK], sum[ENG__ROW_BLOCK], keep[ENG__ROW_BLOCK];
 } query_block;
 
@@ -249,6 +255,20 @@ void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t g
     }
 }
 
+/* The part of the next segment that is as far from its start as `at` is in this one: it comes
+ * to the second cache while this one is computed, and takes no place in the first. */
+static void prefetch_next(const query_block *b, uint32_t at) {
+    const eng__cpu *g = b->g;
+    size_t bytes = g->base.info.slot_bytes;
+    uint32_t first = b->next.first + at, end = first + ENG__TILE;
+    for (uint32_t p = first; p < end && p < b->next.end; p++) {
+        uint32_t slot = slot_at(g, b->next.blocks, p, b->next.plane);
+        if (slot == ENG_NO_SLOT) continue;
+        for (size_t i = 0; i < bytes; i += 64)
+            __builtin_prefetch((const uint8_t *)g->slots + slot * bytes + i, 0, 2);
+    }
+}
+
 /* score[position][PANEL] of up to PANEL queries; columns beyond them are of no meaning. */
 static void score_panel(const query_block *b, uint32_t m0, uint32_t queries, uint32_t n,
                         float *score) {
@@ -258,6 +278,7 @@ static void score_panel(const query_block *b, uint32_t m0, uint32_t queries, uin
         uint32_t np = n - p < ENG__TILE ? n - p : ENG__TILE;
         const float *keys = b->s->kv + p * g->kv_ld;
         float *to = score + p * ENG__PANEL;
+        if (m0 == 0) prefetch_next(b, p);
         if (queries > 2 * ENG__NARROW) {
             g->k->tile_f32(qt, ENG__PANEL, g->dk, keys, g->kv_ld, np, to, ENG__PANEL, false);
             continue;
@@ -309,8 +330,8 @@ static void add_values(const query_block *b, uint32_t n) {
 /* Positions of span number `span` for all queries: results not yet divided by sum. */
 static void attend_span(query_block *b, uint32_t span) {
     const eng__cpu *g = b->g;
-    uint32_t first = span * ENG__SPAN, end = row_of(g, query_row(b, b->n - 1))->pos + 1;
-    if (end - first > ENG__SPAN) end = first + ENG__SPAN;
+    uint32_t first = span * ENG__SPAN, last = row_of(g, query_row(b, b->n - 1))->pos + 1;
+    uint32_t end = last - first > ENG__SPAN ? first + ENG__SPAN : last;
     for (uint32_t m = 0; m < ENG__ROW_BLOCK; m++) { /* also lanes beyond n */
         b->top[m] = -INFINITY;
         b->sum[m] = 0;
@@ -319,6 +340,7 @@ static void attend_span(query_block *b, uint32_t span) {
         memset(context_of(b, m), 0, g->dv * sizeof *g->ctx);
     for (uint32_t p0 = first; p0 < end; p0 += ENG__SEGMENT) {
         uint32_t n = end - p0 < ENG__SEGMENT ? end - p0 : ENG__SEGMENT;
+        b->next = p0 + n < last ? (piece){b->blocks, b->plane, p0 + n, last} : b->after;
         eng__gather(b->g, b->blocks, b->plane, b->group, p0, n, b->s->kv);
         weigh(b, p0, n);
         add_values(b, n);
@@ -389,6 +411,13 @@ static query_block block_of(eng__cpu *g, const eng__run *r, uint32_t item, uint3
     return b;
 }
 
+/* Where the run behind this one begins to read. */
+static piece first_piece(const eng__cpu *g, uint32_t run) {
+    if (run >= g->n_runs || g->runs[run].expanded) return (piece){0};
+    uint32_t s = g->runs[run].first, end = row_of(g, s)->pos + 1;
+    return (piece){row_of(g, s)->blocks, g->plane[s], 0, end < ENG__SEGMENT ? end : ENG__SEGMENT};
+}
+
 static void attend_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     eng__cpu *g = arg;
     uint32_t run = 0, before = 0;
@@ -396,6 +425,7 @@ static void attend_work(void *arg, uint32_t first, uint32_t last, uint32_t worke
         while (i - before >= run_items(g, &g->runs[run]))
             before += run_items(g, &g->runs[run++]);
         query_block b = block_of(g, &g->runs[run], i - before, worker);
+        b.after = first_piece(g, run + 1);
         attend(&b);
     }
 }

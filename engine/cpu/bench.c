@@ -311,12 +311,23 @@ static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, bool 
     t->gflop = 1e-9 * s->n * (2.0 * weights + attentions * per_position * context);
 }
 
+/* Memory never written is one page of zeros for all addresses, which every cache holds. */
+static void fill_slots(eng__cpu *g, uint32_t first, uint32_t n) {
+    size_t values = (size_t)n * g->c.slot_values, from = (size_t)first * g->c.slot_values;
+    for (size_t i = from; i < from + values; i++) {
+        float v = (float)(i * 2654435761u % 1024) / 1024.0f - 0.5f;
+        if (g->opts.cache_dtype == ENG_F32) ((float *)g->slots)[i] = v;
+        else g->k->narrow(&v, (uint16_t *)g->slots + i, 1);
+    }
+}
+
 /* n rows at the end of `context` positions each, at loops spread over the trained ones;
  * one sequence per row, or with `chunk` one prompt. */
 static int set_rows(step *s, uint32_t *blocks, uint32_t context, bool chunk, err *e) {
     eng__cpu *g = s->g;
     uint32_t per = (context + ENG_BLOCK - 1) / ENG_BLOCK, slot = 0, seed = 1;
-    uint32_t sequences = chunk ? 1 : s->n;
+    uint32_t sequences = chunk ? 1 : s->n, used = sequences * per * ENG_BLOCK + 1;
+    fill_slots(g, 0, used < g->base.info.n_slots ? used : g->base.info.n_slots);
     for (uint32_t i = 0; i < sequences * per; i++) {
         blocks[i] = i;
         if (i >= g->base.info.n_blocks)
