@@ -38,6 +38,8 @@ struct sample_shared {
     uint32_t top_id[CU_MAX_TOP];
 };
 
+static_assert(sizeof(sample_shared) % 16 == 0, "the copy of the row behind it is read in 16 bytes");
+
 /* One row of logits; x is in shared memory if COPY. */
 struct logit_row {
     const float *x;
