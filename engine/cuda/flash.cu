@@ -70,9 +70,12 @@ static __device__ __forceinline__ unit unit_get(const cu_flash_args &a, uint32_t
 
 struct expand_shared {
     uint32_t slots[CU_FLASH_KEYS];
+    unit units[EXPAND_UNITS];
     bf16 c[2][CU_FLASH_KEYS * EXPAND_LD];
     bf16 w[2][EXPAND_UNITS][UNIT_VALUES];
 };
+
+static_assert(sizeof(unit) * EXPAND_UNITS % 16 == 0, "what follows is read in 16 bytes");
 
 static __device__ __forceinline__ void copy_or_zero(bf16 *to, const bf16 *from, bool there) {
     vec16 zero = {{0, 0, 0, 0}};
@@ -82,8 +85,7 @@ static __device__ __forceinline__ void copy_or_zero(bf16 *to, const bf16 *from, 
 
 /* Latent values [l0, l0 + 32) of 128 keys, and the same of the block's weights. */
 static __device__ __forceinline__ void expand_load(const cu_flash_args &a, expand_shared *sh,
-                                                   uint32_t buffer, uint32_t first_unit,
-                                                   uint32_t l0) {
+                                                   uint32_t buffer, uint32_t l0) {
     const bf16 *pool = (const bf16 *)a.cache.slots + l0;
     for (uint32_t i = threadIdx.x; i < CU_FLASH_KEYS * EXPAND_STEP / 8; i += EXPAND_THREADS) {
         uint32_t key = i / (EXPAND_STEP / 8), c = i % (EXPAND_STEP / 8) * 8, slot = sh->slots[key];
@@ -93,7 +95,7 @@ static __device__ __forceinline__ void expand_load(const cu_flash_args &a, expan
     }
     const uint32_t vecs = EXPAND_UNIT * EXPAND_STEP / 8;
     for (uint32_t i = threadIdx.x; i < EXPAND_UNITS * vecs; i += EXPAND_THREADS) {
-        unit u = unit_get(a, first_unit + i / vecs);
+        const unit &u = sh->units[i / vecs];
         bf16 *to = sh->w[buffer][i / vecs];
         if (!u.there) continue;
         if (u.keys) {
@@ -204,18 +206,19 @@ static __device__ __forceinline__ void expand_block(const cu_flash_args &a, expa
     uint32_t plane = a.plane + (a.by_loop ? t.row->loop : 0);
     for (uint32_t k = threadIdx.x; k < CU_FLASH_KEYS; k += EXPAND_THREADS)
         sh->slots[k] = slot_of(a.desc, a.cache, t.row->table, plane, t.key0 + k, t.end);
+    if (threadIdx.x < EXPAND_UNITS)
+        sh->units[threadIdx.x] = unit_get(a, blockIdx.y * EXPAND_UNITS + threadIdx.x);
     __syncthreads(); /* and the tile before has been used */
-    uint32_t first_unit = blockIdx.y * EXPAND_UNITS, warp = threadIdx.x >> 5;
+    uint32_t warp = threadIdx.x >> 5;
     uint32_t my_key = (warp & 3) * 32, my_unit = (warp >> 2) * 2;
-    unit units[2] = {unit_get(a, first_unit + my_unit), unit_get(a, first_unit + my_unit + 1)};
+    unit units[2] = {sh->units[my_unit], sh->units[my_unit + 1]};
     if (blockIdx.y == 0) expand_rope(a, sh, at);
     float acc[2][2][8][4] = {};
-    expand_load(a, sh, 0, first_unit, 0);
+    expand_load(a, sh, 0, 0);
     for (uint32_t l0 = 0, buffer = 0; l0 < a.kv_lora; l0 += EXPAND_STEP, buffer ^= 1) {
         copies_wait();
         __syncthreads(); /* this step is here; the other buffer has been used */
-        if (l0 + EXPAND_STEP < a.kv_lora)
-            expand_load(a, sh, buffer ^ 1, first_unit, l0 + EXPAND_STEP);
+        if (l0 + EXPAND_STEP < a.kv_lora) expand_load(a, sh, buffer ^ 1, l0 + EXPAND_STEP);
         expand_step(sh, buffer, my_key, my_unit, units, acc);
     }
 #pragma unroll
@@ -309,7 +312,18 @@ flash_load_queries(const cu_flash_args &a, const flash_block &b, bf16 *qs, uint3
     }
 }
 
-/* 64 expanded keys and values from scratch key `at` on, on their way. */
+/* 64 rows of n values, 8 threads to a row. */
+static __device__ __forceinline__ void copy_rows(bf16 *to, uint32_t ld, const bf16 *from,
+                                                 uint32_t n) {
+#pragma unroll
+    for (uint32_t i = 0; i < CU_ATTN_KEYS; i += FLASH_THREADS / 8) {
+        uint32_t row = i + (threadIdx.x >> 3);
+        for (uint32_t c = (threadIdx.x & 7) * 8; c < n; c += 64)
+            copy_async(to + row * ld + c, from + (uint64_t)row * n + c);
+    }
+}
+
+/* 64 expanded keys and values of key tile `tile`, on their way. */
 static __device__ __forceinline__ void flash_load_keys(const cu_flash_args &a, const flash_block &b,
                                                        uint32_t tile, bf16 *ks, bf16 *vs,
                                                        const flash_shared &at) {
@@ -318,12 +332,9 @@ static __device__ __forceinline__ void flash_load_keys(const cu_flash_args &a, c
     const bf16 *k = (const bf16 *)a.k + ((uint64_t)b.h * a.keys + from) * nope;
     const bf16 *r = (const bf16 *)a.k_rope + from * rope;
     const bf16 *values = (const bf16 *)a.values + ((uint64_t)b.h * a.keys + from) * v;
-    for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * nope / 8; i += FLASH_THREADS)
-        copy_async(ks + i / (nope / 8) * at.ld_k + i % (nope / 8) * 8, k + (uint64_t)i * 8);
-    for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * rope / 8; i += FLASH_THREADS)
-        copy_async(ks + i / (rope / 8) * at.ld_k + nope + i % (rope / 8) * 8, r + (uint64_t)i * 8);
-    for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * v / 8; i += FLASH_THREADS)
-        copy_async(vs + i / (v / 8) * at.ld_v + i % (v / 8) * 8, values + (uint64_t)i * 8);
+    copy_rows(ks, at.ld_k, k, nope);
+    copy_rows(ks + nope, at.ld_k, r, rope);
+    copy_rows(vs, at.ld_v, values, v);
 }
 
 /* Where row r's sums of one split are between passes, and for the merge. */

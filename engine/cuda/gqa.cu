@@ -58,19 +58,22 @@ static __device__ __forceinline__ void gqa_load_queries(const cu_attn_args &a, c
 /* 64 keys and values on their way; zeros where there is no slot. */
 static __device__ __forceinline__ void gqa_load_keys(const cu_attn_args &a, const gqa_block &b,
                                                      const uint32_t *slots, bf16 *ks, bf16 *vs) {
-    uint32_t vecs = a.dk / 8, ld = gqa_ld(a.dk);
+    uint32_t ld = gqa_ld(a.dk);
     const bf16 *pool = (const bf16 *)a.cache.slots + b.kv * a.dk;
-    for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * vecs; i += GQA_THREADS) {
-        uint32_t key = i / vecs, c = i % vecs * 8, slot = slots[key];
-        if (slot == RM_NO_SLOT) {
-            vec16 zero = {{0, 0, 0, 0}};
-            *(vec16 *)(ks + key * ld + c) = zero;
-            *(vec16 *)(vs + key * ld + c) = zero;
-            continue;
+#pragma unroll
+    for (uint32_t i = 0; i < CU_ATTN_KEYS; i += GQA_THREADS / 8) { /* 8 threads to a key */
+        uint32_t key = i + (threadIdx.x >> 3), slot = slots[key];
+        const bf16 *from = pool + (slot == RM_NO_SLOT ? 0 : (uint64_t)slot * a.cache.slot_values);
+        for (uint32_t c = (threadIdx.x & 7) * 8; c < a.dk; c += 64) {
+            if (slot == RM_NO_SLOT) {
+                vec16 zero = {{0, 0, 0, 0}};
+                *(vec16 *)(ks + key * ld + c) = zero;
+                *(vec16 *)(vs + key * ld + c) = zero;
+                continue;
+            }
+            copy_async(ks + key * ld + c, from + c);
+            copy_async(vs + key * ld + c, from + c + a.v_offset);
         }
-        const bf16 *from = pool + (uint64_t)slot * a.cache.slot_values + c;
-        copy_async(ks + key * ld + c, from);
-        copy_async(vs + key * ld + c, from + a.v_offset);
     }
 }
 

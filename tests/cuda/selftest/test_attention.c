@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLANES = 4, SEQS = 3, MAX_CTX = 331, BLOCKS = (MAX_CTX + 31) / 32, LOOPS = 2 };
+enum { PLANES = 4, SEQS = 3, MAX_CTX = 331, BLOCKS = (MAX_CTX + 31) / 32, LOOPS = 2, PROMPT = 70 };
 
 typedef struct {
     const char *name;
@@ -21,8 +21,8 @@ typedef struct {
     uint32_t n_slots, slot_values;
     float *slots, *q;
     uint32_t *maps, tables[SEQS][BLOCKS];
-    cu_row rows[16];
-    cu_tile tiles[16];
+    cu_row rows[PROMPT];
+    cu_tile tiles[PROMPT];
     uint32_t n_rows, n_tiles, n_tables;
 } scene;
 
@@ -215,6 +215,11 @@ void test_attention(void) {
         {0, 0, 0, 0},  {0, 1, 0, 0},   {0, 62, 0, 0},  {0, 63, 0, 0},  {0, 64, 0, 0}, {1, 64, 1, 0},
         {1, 65, 0, 0}, {2, 330, 1, 0}, {2, 130, 1, 2}, {2, 131, 1, 0}, {2, 192, 1, 0}};
     static const uint32_t lone[][4] = {{1, 127, 1, 0}}, none[][4] = {{1, 9, 1, 2}, {1, 10, 1, 2}};
+    uint32_t prompt[PROMPT][4];
+    for (uint32_t i = 0; i < PROMPT; i++) {
+        const uint32_t row[4] = {1, 60 + i, 0, i % 9 == 4 ? CU_ROW_KV_ONLY : 0};
+        memcpy(prompt[i], row, sizeof row);
+    }
     rng r = {21};
     for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
         static const uint32_t splits[] = {1, 2, 3, 64};
@@ -226,6 +231,10 @@ void test_attention(void) {
             run_scene(&c, splits[k], &r);
             scene_rows(&c, lone, 1);
             run_scene(&c, splits[k], &r);
+        }
+        for (size_t k = 0; shapes[i].tile_rows > 4 && k < 2; k++) { /* full tiles of one prompt */
+            scene_rows(&c, prompt, PROMPT);
+            run_scene(&c, k ? 3 : 1, &r);
         }
         scene_rows(&c, none, ARRAY_LEN(none));
         run_scene(&c, 2, &r);
