@@ -28,7 +28,8 @@ void sched__cost_add(cost_fit *f, uint32_t rows, uint64_t ns) {
 }
 
 /* A cycle is some recurrent launches and the flush of what left them; it gains the rows
- * flushed. Flushing later gains the exits of one more launch and costs that launch; that
+ * flushed. Flushing later gains what one more launch makes ready (of a prompt's chunk nothing
+ * until its last row exits) and costs that launch; that
  * is worth it while it beats what time gains on average, whatever this cycle has cost so
  * far (the rule of a renewal process; the average converges as it is followed). */
 void sched__learn_cycle(sched *s) {
@@ -53,7 +54,7 @@ bool sched__flush_pays(const sched *s) {
     if (s->cycle_ns <= 0 || s->cost[ENG_STAGE_RECURRENT].n <= 0)
         return true; /* nothing measured yet */
     double rows = looping < s->max_rows ? looping : s->max_rows;
-    double more = s->exit_rate * s->n_looping_live * rows / looping;
+    double more = s->ready_rate * s->n_looping_live * rows / looping;
     double ns = sched__cost_ns(&s->cost[ENG_STAGE_RECURRENT], rows);
     return more / ns <= s->cycle_rows / s->cycle_ns;
 }

@@ -151,10 +151,14 @@ static void count_row(sched *s, const cohort *c, const eng_row *r) {
     }
 }
 
-static void learn_exits(sched *s, uint32_t live, uint32_t exits) {
+/* By rows, so that the first launch full of prompt rows outweighs what few rows taught. */
+static void learn_exits(sched *s, uint32_t live, uint32_t exits, uint32_t ready) {
     if (live == 0) return;
-    double rate = (double)exits / live;
-    s->exit_rate += s->exit_rate > 0 ? (rate - s->exit_rate) * 0.05 : rate;
+    s->seen_live = s->seen_live * 0.95 + live;
+    s->seen_exits = s->seen_exits * 0.95 + exits;
+    s->seen_ready = s->seen_ready * 0.95 + ready;
+    s->exit_rate = s->seen_exits / s->seen_live;
+    s->ready_rate = s->seen_ready / s->seen_live;
 }
 
 static bool goes_nowhere(const sched *s, const cohort *c) { /* no row of it is run in `f` */
@@ -186,7 +190,7 @@ static void take_back(sched *s, flight *f) {
 void sched__settle_loops(sched *s, flight *f, const eng_result *r) {
     s->since_flush_ns += (double)r->ns;
     if (s->n_to_coda > 0) s->flush_waited++;
-    uint32_t live = 0, before = s->n_looping_live;
+    uint32_t live = 0, exits = s->n_looping_live, ready = s->n_to_coda;
     for (uint32_t i = 0; i < f->n_rows; i++) {
         cohort *c = f->picks[f->who[i].pick];
         if (c == NULL || f->who[i].left_out) continue;
@@ -195,7 +199,7 @@ void sched__settle_loops(sched *s, flight *f, const eng_result *r) {
         count_row(s, c, &f->rows[i]);
         settle_row(s, c, row, f->rows[i].loop + 1u, r->halted[i] != 0);
     }
-    learn_exits(s, live, before - s->n_looping_live);
+    exits -= s->n_looping_live;
     flight *behind = sched__newest_out(s);
     if (behind && behind->stage == ENG_STAGE_RECURRENT) take_back(s, behind);
     for (uint32_t i = 0; i < f->n_picks; i++) {
@@ -208,4 +212,5 @@ void sched__settle_loops(sched *s, flight *f, const eng_result *r) {
         sched__settle_cohort(s, c); /* may free it */
         sched__offer_blocks(s, q);
     }
+    learn_exits(s, live, exits, s->n_to_coda - ready);
 }

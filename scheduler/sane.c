@@ -104,7 +104,7 @@ static bool cohort_sane(const sched *s, const cohort *c, uint8_t *seen, err *e) 
 
 static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
     memset(seen, 0, s->n_rows);
-    uint32_t n_free = 0, live = 0, tail = 0, parked = 0, coda = 0, prelude = 0;
+    uint32_t n_free = 0, live = 0, tail = 0, parked = 0, coda = 0, prelude = 0, decode = 0;
     for (uint32_t row = s->free_row; row != NONE && n_free <= s->n_rows; row = s->rows[row].next) {
         MUST(seen[row]++ == 0 && s->rows[row].state == ROW_FREE, "row %u is free twice, or in use",
              row);
@@ -122,6 +122,7 @@ static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
                 MUST(c->next_loop <= loop, "a cohort overtook the one before");
                 loop = c->next_loop;
             }
+            decode += c->decode;
             bool before = !c->looping && c->next_loop == 0;
             live += c->looping ? c->n_live : 0;
             tail += c->looping && !c->parked ? c->n_tail : 0;
@@ -137,6 +138,7 @@ static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
         MUST(seen[row] == 1, "row %u leaked", row);
     MUST(live == s->n_looping_live && tail == s->n_looping_tail && parked == s->n_parked,
          "looping rows are miscounted");
+    MUST(decode == s->n_decode_rows, "%u rows decode, %u counted", decode, s->n_decode_rows);
     MUST(prelude == s->n_to_prelude && coda == s->n_to_coda, "waiting rows are miscounted");
     return true;
 }

@@ -292,6 +292,7 @@ struct sched {
     row_info *rows;
     cohort *cohorts, *free_cohort; /* as many as rows */
     uint32_t n_rows, free_row, n_free_rows, max_rows, chunk;
+    uint32_t n_decode_rows; /* held by cohorts that decode */
     ring looping[N_LISTS], to_prelude, to_coda, parked;
     uint32_t n_looping_live, n_looping_tail, n_parked, n_to_prelude, n_to_coda; /* rows */
 
@@ -302,7 +303,8 @@ struct sched {
     uint64_t n_started; /* launches, ever */
 
     cost_fit cost[3];
-    double exit_rate;              /* exits per live row and launch */
+    double seen_live, seen_exits, seen_ready; /* decayed sums over recurrent launches */
+    double exit_rate, ready_rate;  /* rows per live row that exit; that become ready for the coda */
     double depth_mean;             /* of positions, forgetting slowly */
     double since_flush_ns;         /* of recurrent launches */
     uint64_t flush_ns, flush_rows; /* settled so far of the flush under way */

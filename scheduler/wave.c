@@ -59,6 +59,7 @@ static void free_cohort(sched *s, cohort *c) {
     *(c->before ? &c->before->after : &q->first) = c->after;
     *(c->after ? &c->after->before : &q->last) = c->before;
     give_rows(s, c->head);
+    s->n_decode_rows -= c->decode;
     c->owner = NULL;
     c->after = s->free_cohort;
     s->free_cohort = c;
@@ -69,9 +70,12 @@ void sched__drop_cohorts(sched *s, seq *q) {
         free_cohort(s, q->last);
 }
 
+static bool is_decode(const seq *q) { /* its next cohort */
+    return q->next_start >= q->req.n_prompt && q->next_start + 1 == q->n_tokens;
+}
+
 void sched__want_start(sched *s, seq *q) {
-    bool decode = q->next_start >= q->req.n_prompt && q->next_start + 1 == q->n_tokens;
-    ring_move_back(decode ? &s->want_decode : &s->want_prompt, &q->start);
+    ring_move_back(is_decode(q) ? &s->want_decode : &s->want_prompt, &q->start);
     q->waited = 0;
 }
 
@@ -90,6 +94,7 @@ static void start_cohort(sched *s, seq *q) {
         .owner = q, .first = q->next_start, .n = n, .n_live = n, .n_coda = n, .pick = {NONE, NONE}};
     c->decode = q->next_start >= q->req.n_prompt && n == 1;
     c->list = c->decode ? LIST_DECODE : LIST_PROMPT;
+    s->n_decode_rows += c->decode;
     c->head = c->coda_row = take_rows(s, n, q->next_start);
     ring_init(&c->loop);
     ring_init(&c->stage);
@@ -117,19 +122,40 @@ static void count_refused(ring *list) {
         RING_OWNER(r, seq, start)->waited++;
 }
 
-/* Gives rows to the next cohorts: decoding first, then prompts in turn, who leave a row
- * for each sequence that decodes. Who was refused for wait_bound rounds is served before
- * anybody else gets a row; since every row held comes back, that wait is bounded too. */
-void sched__start_cohorts(sched *s) {
+/* Rows to be left free for sequences that decode: a row for each of those running, up to a
+ * quarter of the pool and short of what the next chunk takes, less what they hold. */
+static uint32_t reserve(const sched *s, uint32_t chunk) {
+    uint32_t keep = s->n_running < s->n_rows / 4 ? s->n_running : s->n_rows / 4;
+    if (keep > s->n_rows - chunk) keep = s->n_rows - chunk;
+    return keep > s->n_decode_rows ? keep - s->n_decode_rows : 0;
+}
+
+/* Serves those refused for wait_bound rounds, the longest first. False: the next of them
+ * must wait for rows, and nobody else gets any but decoding sequences out of the reserve. */
+static bool start_overdue(sched *s) {
     for (;;) {
         seq *q = longest_waiting(s);
-        if (q == NULL || q->waited < s->limits.opts.wait_bound) break;
-        if (next_cohort_rows(s, q) > s->n_free_rows) {
-            count_refused(&s->want_decode);
-            count_refused(&s->want_prompt);
-            return;
+        if (q == NULL || q->waited < s->limits.opts.wait_bound) return true;
+        uint32_t n = next_cohort_rows(s, q), kept = is_decode(q) ? 0 : reserve(s, n);
+        if (n + kept <= s->n_free_rows) {
+            start_cohort(s, q);
+            continue;
         }
-        start_cohort(s, q);
+        while (kept-- > 0 && s->n_free_rows > 0 && !ring_empty(&s->want_decode))
+            start_cohort(s, RING_OWNER(s->want_decode.next, seq, start));
+        return false;
+    }
+}
+
+/* Gives rows to the next cohorts: decoding first, then prompts in turn, who leave a row
+ * for each sequence that decodes. Who was refused for wait_bound rounds is served before
+ * anybody else gets a row outside that reserve; since every row held comes back, and those
+ * who decode hold no more than the reserve meanwhile, that wait is bounded too. */
+void sched__start_cohorts(sched *s) {
+    if (!start_overdue(s)) {
+        count_refused(&s->want_decode);
+        count_refused(&s->want_prompt);
+        return;
     }
     while (s->n_free_rows > 0 && !ring_empty(&s->want_decode)) {
         start_cohort(s, RING_OWNER(s->want_decode.next, seq, start));

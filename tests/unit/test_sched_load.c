@@ -424,3 +424,73 @@ Test(sched_load, parked_tails_give_their_rows_back_when_rows_run_short) {
         cr_assert_eq(r.out[id].n, 200);
     rig_close(&r);
 }
+
+/* ---- prompts beside those who decode ---- */
+
+/* mythos_1b in bfloat16 on a machine of 30 GB/s and 200 GFLOP/s: device time in ns. */
+static rig open_slow_device(void) {
+    static const uint64_t fixed[3] = {3000000, 10000000, 7000000};
+    static const uint64_t row[3] = {440000, 1560000, 440000};
+    fake_opts f;
+    fake_opts_default(&f);
+    f.policy = ENG_LAST;
+    f.instant = true;
+    f.mean_depth = 6;
+    f.max_loops = 16;
+    f.n_rows = 4096;
+    f.max_launch = 512;
+    f.max_logits = 256;
+    f.n_slots = 1 << 20;
+    f.n_blocks = 8192;
+    f.max_seq_len = 4096;
+    memcpy(f.fixed_ns, fixed, sizeof fixed);
+    memcpy(f.row_ns, row, sizeof row);
+    sched_opts o = opts(ENG_LAST);
+    o.max_running = o.max_queue = 300;
+    return rig_open(&f, &o);
+}
+
+typedef struct {
+    uint32_t n, length; /* prompts that come at once */
+    uint32_t most_launches;
+} burst;
+
+/* The longest a sequence waits for a token while a burst of prompts is worked off, in
+ * recurrent launches as full as they get. */
+static double longest_gap(const burst *b) {
+    enum { DECODING = 8, BEFORE = 60 };
+    rig r = open_slow_device();
+    static uint32_t prompt[2048];
+    uint64_t id = 0, last = 0, worst = 0;
+    for (uint32_t i = 0; i < DECODING; i++) {
+        sched_request q = rig_request(prompt, 10, 200, i);
+        id = rig_submit(&r, &q);
+    }
+    for (uint32_t seen = 0; !r.out[id].ended;) {
+        rig_steps(&r, 1);
+        if (r.out[id].n == seen) continue;
+        seen = r.out[id].n;
+        uint64_t now = rig_device_ns(&r);
+        if (seen > BEFORE && now - last > worst) worst = now - last;
+        last = now;
+        for (uint32_t i = 0; seen == BEFORE && i < b->n; i++) {
+            sched_request q = rig_request(prompt, b->length, 8, 1000 + i);
+            (void)rig_submit(&r, &q);
+        }
+    }
+    rig_finish(&r);
+    rig_close(&r);
+    return (double)worst / (10000000 + 512 * 1560000.);
+}
+
+Test(sched_load, a_burst_of_prompts_holds_no_decoding_sequence_up_for_long) {
+    /* A token at depth 6 and a flush take about 8; at depth 16, about 20. */
+    static const burst bursts[] = {{256, 16, 16}, {8, 2000, 20}, {2, 500, 8}};
+    for (size_t i = 0; i < ARRAY_LEN(bursts); i++) {
+        double gap = longest_gap(&bursts[i]);
+        fprintf(stderr, "%u prompts of %u: longest gap of a decoding sequence %.1f launches\n",
+                bursts[i].n, bursts[i].length, gap);
+        cr_expect_leq(gap, bursts[i].most_launches, "%u prompts of %u: %.1f launches", bursts[i].n,
+                      bursts[i].length, gap);
+    }
+}
