@@ -127,19 +127,16 @@ static int run_coda_once(sched *s, err *e) {
     return sched__settle_surplus(s, e);
 }
 
-/* A token is sampled from a coda, and what is sampled decides who is there for the next:
- * so only one is out at a time. */
-static bool coda_may_start(const sched *s) {
+static bool coda_fits_ahead(const sched *s) {
     uint64_t rows = s->n_to_coda < s->max_rows ? s->n_to_coda : s->max_rows;
-    for (uint32_t i = 0; i < s->n_out; i++) {
-        if (s->flights[(s->first_out + i) % MAX_FLIGHTS].stage == ENG_STAGE_CODA) return false;
-    }
     return sched__surely_fits(&s->cache, rows * s->config->coda_layers, 0);
 }
 
+/* Where it takes several, the host samples from one while the next runs. Rows leave the
+ * queue when they are started, so none is sampled twice. */
 int sched__run_coda(sched *s, err *e) {
     while (!ring_empty(&s->to_coda)) { /* ends: a launch takes at least its first row away */
-        if (s->n_out > 0 && !coda_may_start(s) && sched__settle_all(s, e) != 0) return -1;
+        if (s->n_out > 0 && !coda_fits_ahead(s) && sched__settle_all(s, e) != 0) return -1;
         if (run_coda_once(s, e) != 0) return -1;
     }
     return 0;
