@@ -9,7 +9,6 @@ if [ "$(uname -m)" != x86_64 ] || ! command -v g++ >/dev/null; then
     exit 77
 fi
 jobs=$(nproc)
-make -j"$jobs" --no-print-directory SAN=address,undefined build/san-address-undefined/libfathom.a >/dev/null || exit 1
 make -j"$jobs" --no-print-directory -f tests/cuda/shim.mk all || exit 1
 build/cuda-shim/selftest || exit 1
 # The benchmarks' programs run too, at sizes that measure nothing.

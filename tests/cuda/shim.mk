@@ -21,6 +21,12 @@ CXX_SRC := $(wildcard tests/cuda/shim/*.cpp)
 OBJ := $(C_SRC:%.c=$(B)/%.o) $(CU_SRC:%.cu=$(B)/%.cu.o) $(CXX_SRC:%.cpp=$(B)/%.o)
 
 .DEFAULT_GOAL := all
+# The rest of Fathom comes from the main Makefile, which knows when it is stale.
+.PHONY: library
+library:
+	@$(MAKE) --no-print-directory SAN=address,undefined $(LIB) >/dev/null
+$(LIB): library ;
+
 all: $(B)/selftest $(B)/kernel-bench $(B)/step-bench
 
 # The benchmarks' programs, to see that they run; their figures here mean nothing.
