@@ -366,6 +366,10 @@ static void runs_and_contexts(world *w, const span *spans, size_t n, rng *r) {
         uint32_t want = spans[i].n >= CROSSOVER ? l.n : 0;
         check(l.n_expanded == want, "flash %s, %s: %u rows are expanded, not %u", w->s->name, what,
               l.n_expanded, want);
+        float *first = copy_of(w, &l); /* sums of several splits, put away between passes */
+        go(w, &l, CROSSOVER, 384, NULL);
+        same_bits(w, &l, first, "the scratch");
+        free(first);
         launch_free(&l);
     }
 }
