@@ -59,7 +59,7 @@ build/fathom-cuda-selftest: $(CUDA_TEST_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/l
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 
-build/fathom-cuda-bench: $(CUDA_B)/bench/cuda/kernels.o $(CUDA_B)/bench/cuda/probe.cu.o $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
+build/fathom-cuda-bench: $(CUDA_B)/bench/cuda/kernels.o $(CUDA_B)/bench/cuda/prefill.o $(CUDA_B)/bench/cuda/probe.cu.o $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 

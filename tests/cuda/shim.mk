@@ -30,7 +30,7 @@ $(LIB): library ;
 all: $(B)/selftest $(B)/kernel-bench $(B)/step-bench
 
 # The benchmarks' programs, to see that they run; their figures here mean nothing.
-BENCH_OBJ := $(B)/bench/cuda/kernels.o $(B)/bench/cuda/probe.cu.o
+BENCH_OBJ := $(B)/bench/cuda/kernels.o $(B)/bench/cuda/prefill.o $(B)/bench/cuda/probe.cu.o
 $(B)/kernel-bench: $(BENCH_OBJ) $(filter-out $(B)/tests/cuda/selftest/% $(B)/tests/lib/%,$(OBJ)) $(LIB)
 	@echo "  LD  $@"
 	@$(CXX) $(COMMON) -o $@ $^ $(SYS_LIBS) -ljansson -lpcre2-8 -lm -ldl
