@@ -78,7 +78,7 @@ typedef struct {
     void (*quantize)(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum);
     float (*fma_probe)(size_t n); /* n * fma_probe_flops operations in registers */
     float (*dot_probe)(size_t n); /* n * 4 * fma_probe_flops int8 operations */
-    float (*read_probe)(const float *p, size_t n);
+    float (*read_probe)(const float *p, size_t n, uint32_t way); /* way < ENG__READ_WAYS */
     uint32_t fma_probe_flops;
 } eng__kernels;
 
@@ -86,6 +86,7 @@ extern const eng__kernels eng__kernels_portable;
 #if defined(__x86_64__)
 extern const eng__kernels eng__kernels_avx2, eng__kernels_avx512, eng__kernels_avx512vnni;
 #endif
+enum { ENG__READ_WAYS = 4 };
 /* name NULL: the fastest that runs here, measured. ERR_USAGE: unknown or unsupported. */
 int eng__kernels_choose(const eng__kernels **out, const char *name, err *e) WARN_UNUSED;
 

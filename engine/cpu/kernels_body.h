@@ -421,7 +421,8 @@ static float dot_probe(size_t n) {
     return v_sum(__builtin_convertvector(sum, vec));
 }
 
-static float read_probe(const float *p, size_t n) {
+static inline __attribute__((always_inline)) float read_ahead(const float *p, size_t n,
+                                                              size_t ahead, bool far) {
     enum { STREAMS = 8 };
     vec a[STREAMS];
 #pragma GCC unroll 8
@@ -429,8 +430,10 @@ static float read_probe(const float *p, size_t n) {
         a[i] = v_set1(0);
     for (size_t k = 0; k + STREAMS * VL <= n; k += STREAMS * VL) {
 #pragma GCC unroll 8
-        for (size_t i = 0; i < STREAMS * VL; i += 16)
-            __builtin_prefetch(p + k + 1024 + i);
+        for (size_t i = 0; i < STREAMS * VL; i += 16) {
+            if (far) __builtin_prefetch(p + k + ahead + i, 0, 2);
+            else __builtin_prefetch(p + k + ahead + i);
+        }
 #pragma GCC unroll 8
         for (int i = 0; i < STREAMS; i++)
             a[i] = a[i] + v_load(p + k + (size_t)i * VL);
@@ -439,6 +442,16 @@ static float read_probe(const float *p, size_t n) {
     for (int i = 0; i < STREAMS; i++)
         sum = sum + a[i];
     return v_sum(sum);
+}
+
+/* Ways of asking for lines ahead: which one is fastest depends on how many threads read. */
+static float read_probe(const float *p, size_t n, uint32_t way) {
+    switch (way) {
+    case 0: return read_ahead(p, n, 1024, false);
+    case 1: return read_ahead(p, n, 4096, false);
+    case 2: return read_ahead(p, n, 512, true);
+    default: return read_ahead(p, n, 2048, true);
+    }
 }
 
 const eng__kernels KERNELS = {
