@@ -44,9 +44,7 @@ typedef struct {
 } span;
 
 static span now(const bench *b) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    double cpu = (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+    double cpu = (double)eng__pool_cpu_ns(b->g->pool) * 1e-9;
     return (span){(double)clock_ns() * 1e-9, cpu / eng__pool_threads(b->g->pool)};
 }
 

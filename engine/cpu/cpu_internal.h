@@ -35,6 +35,8 @@ void eng__pool_destroy(eng__pool *p); /* NULL is fine */
  * done. `grain` is the least number of items worth handing out. One caller at a time. */
 void eng__pool_run(eng__pool *p, eng__work fn, void *arg, uint32_t n, uint32_t grain);
 uint32_t eng__pool_threads(const eng__pool *p);
+/* Processor time of the caller and the workers so far. */
+uint64_t eng__pool_cpu_ns(const eng__pool *p);
 uint32_t eng__cores(void); /* cores this process may run on */
 
 /* ---- kernels: one source, compiled once per instruction set ---- */

@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { CHUNK_BITS = 20, CHUNKS_PER_THREAD = 8, MAX_THREADS = 512 };
@@ -154,6 +155,23 @@ void eng__pool_destroy(eng__pool *p) {
 
 uint32_t eng__pool_threads(const eng__pool *p) {
     return p->threads;
+}
+
+static uint64_t cpu_ns(clockid_t clock) {
+    struct timespec t;
+    if (clock_gettime(clock, &t) != 0) return 0;
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Thread by thread: the process's own clock knows of threads that run elsewhere only up to their
+ * last timer tick. */
+uint64_t eng__pool_cpu_ns(const eng__pool *p) {
+    uint64_t sum = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
+    for (uint32_t i = 0; i < p->n_started; i++) {
+        clockid_t clock;
+        if (pthread_getcpuclockid(p->workers[i].thread, &clock) == 0) sum += cpu_ns(clock);
+    }
+    return sum;
 }
 
 static void wait_done(eng__pool *p, uint32_t chunks) {
