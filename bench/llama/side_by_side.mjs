@@ -50,7 +50,7 @@ function mythosCost() {
 
 function probe(threads) {
     const { runs } = JSON.parse(execFileSync(fathom, ["bench", "kernels", "--what", "probe", "--threads", threads, "--json"], { stdio: ["ignore", "pipe", "ignore"] }));
-    const find = (what) => runs.find((r) => r.what === what);
+    const find = (what) => runs.find((r) => r.what === what && r.threads === Number(threads)); // fewer threads come first
     const per = (r) => ({ wall: 1e9 / r.seconds, cpu: 1e9 / r.cpu_seconds }); // bytes or operations a second
     return { read: per(find("read probe")), fma: per(find("fma probe")) };
 }

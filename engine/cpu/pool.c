@@ -167,7 +167,7 @@ static uint64_t cpu_ns(clockid_t clock) {
  * last timer tick. */
 uint64_t eng__pool_cpu_ns(const eng__pool *p) {
     uint64_t sum = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
-    for (uint32_t i = 0; i < p->n_started; i++) {
+    for (uint32_t i = 1; i <= p->n_started; i++) {
         clockid_t clock;
         if (pthread_getcpuclockid(p->workers[i].thread, &clock) == 0) sum += cpu_ns(clock);
     }
