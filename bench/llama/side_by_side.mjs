@@ -151,7 +151,7 @@ async function compare(type, threads) {
         await e.run.stop();
     }
     const read = middle(probes.map((p) => p.read)), fma = middle(probes.map((p) => p.fma)), g = (x) => (x / 1e9).toFixed(1);
-    return `${type}, ${threads} threads: read probe ${g(read.wall)} GB/s, ${g(read.cpu * threads)} by processor time; FMA probe ${g(fma.wall)} GFLOP/s, ${g(fma.cpu * threads)} by processor time`;
+    return `${type}, ${threads} threads: read probe ${g(read.wall)} GB/s, ${g(read.cpu)} by processor time; FMA probe ${g(fma.wall)} GFLOP/s, ${g(fma.cpu)} by processor time`;
 }
 
 const commit = execFileSync("git", ["-C", root, "rev-parse", "--short", "HEAD"], { encoding: "utf8" }).trim();
