@@ -29,4 +29,15 @@ drive_spec random_spec(const eng_config *c, uint32_t n_seqs, uint32_t most_len, 
 void compare_near(const drive_spec *spec, uint32_t vocab, const drive_result *a,
                   const drive_result *b, const char *what);
 
+/* A golden case on memory full of NaN before every launch: test_backend.c. */
+typedef struct {
+    const char *name, *graphs, *plain; /* the case; kernels with graphs and without */
+    eng_dtype cache;
+    eng_policy policy;
+    uint32_t flights;
+    bool one_by_one;
+    uint64_t seed;
+} poisoned_case;
+void check_poisoned(const poisoned_case *p);
+
 #endif

@@ -89,25 +89,27 @@ static void half_precision(void) {
 
 /* Captured graphs, replayed on working memory full of NaN, against the same kernels launched one
  * by one: equal to the bit. */
-static void graphs_on_poisoned_memory(const char *name, const char *graphs, const char *plain,
-                                      eng_dtype cache) {
-    golden_case g = golden_open(name);
+void check_poisoned(const poisoned_case *p) {
+    golden_case g = golden_open(p->name);
     err e = {0};
     eng_model *m;
     if (!check(eng_model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
-    drive_spec spec = golden_spec(&g, eng_model_config(m), ENG_EXACT, 80, 17);
-    eng_backend_opts o = drive_opts(&spec, graphs, cache), q = drive_opts(&spec, plain, cache);
+    drive_spec spec = golden_spec(&g, eng_model_config(m), p->policy, 80, p->seed);
+    spec.flights = p->flights;
+    spec.one_by_one = p->one_by_one;
+    eng_backend_opts o = drive_opts(&spec, p->graphs, p->cache),
+                     q = drive_opts(&spec, p->plain, p->cache);
     eng_backend *one = open_backend(m, &o), *two = open_backend(m, &q);
     drive_result a = {0}, b = {0};
     spec.poison = true;
     bool ok = one && drive(one, &spec, &a);
     spec.poison = false;
     if (ok && two && drive(two, &spec, &b)) {
-        check(memcmp(a.depth, b.depth, sizeof a.depth) == 0, "%s %s: depths differ from %s", name,
-              graphs, plain);
+        check(memcmp(a.depth, b.depth, sizeof a.depth) == 0, "%s %s: depths differ from %s",
+              p->name, p->graphs, p->plain);
         for (uint32_t s = 0; s < spec.n_seqs; s++) {
             check(memcmp(a.logits[s], b.logits[s], (size_t)GOLDEN_LEN * g.vocab * 4) == 0,
-                  "%s %s: logits differ from %s", name, graphs, plain);
+                  "%s %s: logits differ from %s", p->name, p->graphs, p->plain);
         }
     }
     drive_result_deinit(&a);
@@ -147,12 +149,16 @@ void test_backend(void) {
     golden_cases();
     random_mixes();
     half_precision();
-    graphs_on_poisoned_memory("mla", "f32", "f32-stream", ENG_F32);
-    graphs_on_poisoned_memory("gqa", "f32", "f32-stream", ENG_BF16);
-    graphs_on_poisoned_memory("mla_no_prelude", "bf16", "bf16-stream", ENG_BF16);
-    graphs_on_poisoned_memory("gqa", "bf16", "bf16-stream", ENG_F32);
-    graphs_on_poisoned_memory("gqa", "bf16", "bf16-stream", ENG_BF16);
-    graphs_on_poisoned_memory("mla", "bf16-expand", "bf16-expand-stream", ENG_BF16);
+    static const poisoned_case poisoned[] = {
+        {"mla", "f32", "f32-stream", ENG_F32, ENG_EXACT, 1, false, 17},
+        {"gqa", "f32", "f32-stream", ENG_BF16, ENG_EXACT, 1, false, 17},
+        {"mla_no_prelude", "bf16", "bf16-stream", ENG_BF16, ENG_EXACT, 1, false, 17},
+        {"gqa", "bf16", "bf16-stream", ENG_F32, ENG_EXACT, 1, false, 17},
+        {"gqa", "bf16", "bf16-stream", ENG_BF16, ENG_EXACT, 1, false, 17},
+        {"mla", "bf16-expand", "bf16-expand-stream", ENG_BF16, ENG_EXACT, 1, false, 17},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(poisoned); i++)
+        check_poisoned(&poisoned[i]);
     mixes_against_the_cpu_engine("tests/golden/cases/mla_deep", 5, on_shim ? 2 : 10);
     mixes_against_the_cpu_engine("tests/golden/cases/gqa", 4, on_shim ? 2 : 10);
     if (!on_shim) mixes_against_the_cpu_engine("models/demo", 8, 10);

@@ -93,40 +93,6 @@ static void mixes_ahead(const char *dir, uint32_t n_seqs, uint32_t rounds, tally
     eng_model_close(m);
 }
 
-/* Graphs and single launches, two in flight, the first on memory full of NaN before every launch:
- * equal to the bit. */
-static void poisoned_ahead(const char *name, const char *graphs, const char *plain, eng_dtype cache,
-                           bool one_by_one) {
-    golden_case g = golden_open(name);
-    err e = {0};
-    eng_model *m;
-    if (!check(eng_model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
-    eng_policy policy = one_by_one ? ENG_LAST : ENG_EXACT;
-    drive_spec spec = golden_spec(&g, eng_model_config(m), policy, 80, 23);
-    spec.flights = 2;
-    spec.one_by_one = one_by_one;
-    eng_backend_opts o = drive_opts(&spec, graphs, cache), q = drive_opts(&spec, plain, cache);
-    eng_backend *one = open_backend(m, &o), *two = open_backend(m, &q);
-    drive_result a = {0}, b = {0};
-    spec.poison = true;
-    bool ok = one && drive(one, &spec, &a);
-    spec.poison = false;
-    if (ok && two && drive(two, &spec, &b)) {
-        check(memcmp(a.depth, b.depth, sizeof a.depth) == 0, "%s %s: depths differ from %s", name,
-              graphs, plain);
-        for (uint32_t s = 0; s < spec.n_seqs; s++) {
-            check(memcmp(a.logits[s], b.logits[s], (size_t)GOLDEN_LEN * g.vocab * 4) == 0,
-                  "%s %s: logits differ from %s", name, graphs, plain);
-        }
-    }
-    drive_result_deinit(&a);
-    drive_result_deinit(&b);
-    eng_backend_close(one);
-    eng_backend_close(two);
-    eng_model_close(m);
-    golden_close(&g);
-}
-
 void test_flights(void) {
     tally t = {0};
     for (int i = 0; i < GOLDEN_CASES; i++) {
@@ -142,7 +108,11 @@ void test_flights(void) {
     check(t.left_out > 100 && t.empty > 5 && t.became_tails > 100,
           "only %u rows were left out, %u launches emptied, %u rows made tails", t.left_out,
           t.empty, t.became_tails);
-    poisoned_ahead("mla", "f32", "f32-stream", ENG_F32, false);
-    poisoned_ahead("mla_no_prelude", "bf16", "bf16-stream", ENG_BF16, true);
-    poisoned_ahead("mla", "bf16-expand", "bf16-expand-stream", ENG_BF16, false);
+    static const poisoned_case poisoned[] = {
+        {"mla", "f32", "f32-stream", ENG_F32, ENG_EXACT, 2, false, 23},
+        {"mla_no_prelude", "bf16", "bf16-stream", ENG_BF16, ENG_LAST, 2, true, 23},
+        {"mla", "bf16-expand", "bf16-expand-stream", ENG_BF16, ENG_EXACT, 2, false, 23},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(poisoned); i++)
+        check_poisoned(&poisoned[i]);
 }
