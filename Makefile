@@ -45,7 +45,9 @@ CFLAGS_ALL := -std=c11 -Wno-psabi -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' 
               $(SYSROOT_CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -DFATHOM_SAN=1) $(CFLAGS)
 LIBS   := $(SYSROOT_LIBS) -lmicrohttpd -luv -ljansson -lpcre2-8 -lcurl -lm -ldl -pthread
 
-LIB_SRC  := $(wildcard base/*.c engine/*.c engine/cpu/*.c scheduler/*.c api/*.c) $(filter-out server/main.c,$(wildcard server/*.c server/*/*.c))
+ROOMS    := base model text engine scheduler runtime api server loadgen cli
+# The CUDA plug-in is built apart: engine/cuda/cuda.mk.
+LIB_SRC  := $(filter-out cli/main.c engine/cuda/%,$(foreach r,$(ROOMS),$(wildcard $(r)/*.c $(r)/*/*.c)))
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
 UNIT_SRC := $(wildcard tests/unit/*.c tests/golden/*.c tests/property/*.c)
 UNIT_OBJ := $(UNIT_SRC:%.c=$(B)/%.o)
@@ -68,7 +70,7 @@ endif
 help:
 	@sed -n '/^# Fathom/,/^$$/s/^# \{0,1\}//p' Makefile
 
-$(B)/fathom: $(B)/server/main.o $(B)/libfathom.a
+$(B)/fathom: $(B)/cli/main.o $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -rdynamic -o $@ $< $(B)/libfathom.a $(LIBS)
 
@@ -87,7 +89,7 @@ $(B)/%.o: %.c
 	$(Q)$(CC) $(CFLAGS_ALL) $(WARN) -MMD -MP -c -o $@ $<
 
 # The page's files are taken in by the assembler, which -MMD does not see.
-$(B)/server/srv_assets.o $(FB)/server/srv_assets.o: $(wildcard server/web/*)
+$(B)/server/assets.o $(FB)/server/assets.o: $(wildcard server/web/*)
 
 # ---- tests ----
 
@@ -160,7 +162,7 @@ fuzz:
 
 # ---- the rest ----
 
-FORMATTED = $(shell find base engine scheduler api server tests bench -name '*.[ch]' -not -path '*/node_modules/*')
+FORMATTED = $(shell find $(ROOMS) tests bench -name '*.[ch]' -not -path '*/node_modules/*')
 
 run: deps
 	@$(MAKE) --no-print-directory all

@@ -4,7 +4,7 @@
  * scheduler's events back into JSON or server-sent events. No sockets, no threads, no
  * clock but stamps. This folder is the only one that knows HTTP status numbers.
  *
- * Every field stands in the table of api_fields.c, the document of GET /openapi.json is made
+ * Every field stands in the table of fields.c, the document of GET /openapi.json is made
  * from it. Depth is an extra beside the standard fields: "depths" of a choice (or a part, or
  * a delta) are the loops of its tokens, "depth" that of one logprobs entry; "token_ids"
  * likewise. A model without a tokenizer takes token ids, and answers with text "" and
@@ -17,20 +17,22 @@
 #ifndef FATHOM_API_H
 #define FATHOM_API_H
 
+#include "model/model.h"
 #include "scheduler/scheduler.h"
+#include "text/tokenizer.h"
 
 /* ---- what is served ---- */
 
 typedef struct {
     const char *model_dir;
-    const char *served_name;        /* id in /v1/models; NULL = the folder's last name */
-    const eng_model *model;         /* borrowed, as is the tokenizer, for the context's life */
-    const eng_tokenizer *tokenizer; /* NULL: token-id prompts only */
-    uint32_t max_context;           /* prompt + output tokens */
-    uint32_t default_max_tokens;    /* when a request names none (completions: 16, chat: this) */
-    uint32_t max_n, max_prompts;    /* choices per prompt, prompts per request */
-    uint32_t ceiling_loops;         /* most loops a request may ask for */
-    uint64_t max_request_tokens;    /* prompts x n x max_tokens together */
+    const char *served_name;     /* id in /v1/models; NULL = the folder's last name */
+    const model_folder *model;   /* borrowed, as is the tokenizer, for the context's life */
+    const tokenizer *tokenizer;  /* NULL: token-id prompts only */
+    uint32_t max_context;        /* prompt + output tokens */
+    uint32_t default_max_tokens; /* when a request names none (completions: 16, chat: this) */
+    uint32_t max_n, max_prompts; /* choices per prompt, prompts per request */
+    uint32_t ceiling_loops;      /* most loops a request may ask for */
+    uint64_t max_request_tokens; /* prompts x n x max_tokens together */
     size_t max_body_bytes;
     bool control_ids; /* token-id prompts may hold control tokens */
 } api_opts;           /* zero = the default of each */
@@ -45,7 +47,7 @@ const char *api_model_name(const api_context *c);
 const uint32_t *api_stop_ids(const api_context *c, uint32_t *n);
 /* The ids of a text prompt: the model's first token, if it has one, then those of the text,
  * with special tokens read as such. Needs a tokenizer. */
-int api_prompt_ids(const api_context *c, const char *text, size_t n, eng_ids *out,
+int api_prompt_ids(const api_context *c, const char *text, size_t n, token_ids *out,
                    err *e) WARN_UNUSED;
 
 /* ---- requests ---- */
@@ -115,7 +117,7 @@ typedef struct {
     unsigned char pending[4];
     uint8_t n_pending;
 } api_utf8;
-void api_utf8_token(api_utf8 *u, const eng_tokenizer *t, uint32_t id, buf *out);
+void api_utf8_token(api_utf8 *u, const tokenizer *t, uint32_t id, buf *out);
 void api_utf8_finish(api_utf8 *u, buf *out); /* what is pending becomes U+FFFD */
 
 #endif

@@ -3,7 +3,7 @@
 #define FATHOM_API_INTERNAL_H
 
 #include "api/api.h"
-#include "api/constrain_internal.h"
+#include "api/grammar/constrain_internal.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -46,9 +46,9 @@ typedef struct api__template api__template;
 /* Finds the model's template: chat_template.fathom.json, else the Jinja text of
  * tokenizer_config.json (jinja, may be NULL) if it is a known one. *out is NULL, and the
  * call succeeds, for a model without any. ERR_BAD_FILE says what to do. */
-int api__template_open(api__template **out, const char *dir, const char *jinja,
-                       const eng_tokenizer *t, err *e) WARN_UNUSED;
-int api__template_parse(api__template **out, const char *json, size_t n, const eng_tokenizer *t,
+int api__template_open(api__template **out, const char *dir, const char *jinja, const tokenizer *t,
+                       err *e) WARN_UNUSED;
+int api__template_parse(api__template **out, const char *json, size_t n, const tokenizer *t,
                         const char *what, err *e) WARN_UNUSED;
 void api__template_close(api__template *t);
 const char *api__template_name(const api__template *t);
@@ -58,8 +58,8 @@ const uint32_t *api__template_stops(const api__template *t, uint32_t *n);
 /* Appends the ids of the conversation. Control ids come from the template alone: contents
  * are encoded as plain text. open_last leaves the last message without its end, so that the
  * model continues it; otherwise the opening of an answer follows if generation. */
-int api__template_render(const api__template *t, const eng_tokenizer *tok, const api__message *m,
-                         size_t n, bool generation, bool open_last, eng_ids *out,
+int api__template_render(const api__template *t, const tokenizer *tok, const api__message *m,
+                         size_t n, bool generation, bool open_last, token_ids *out,
                          err *e) WARN_UNUSED;
 /* Jinja text in the form in which two spellings of one template are equal: blanks inside
  * tags go, both quotes are one, the trimming that Hugging Face asks of Jinja is done. */
@@ -70,7 +70,7 @@ void api__jinja_normalise(buf *out, const char *text, size_t n);
 struct api_context {
     api_opts opts; /* zeros replaced by defaults; strings below, not the caller's */
     char *name;
-    const eng_config *config;
+    const model_plan *config;
     api__template *template; /* NULL: no chat */
     uint32_t *stop_ids;
     uint32_t n_stop_ids;
@@ -215,7 +215,7 @@ int api__read_model(const api_context *c, const json_t *root, const char **out, 
 /* Parts of api_parse that live in files of their own. */
 int api__read_prompts(api_request *r, const api_context *c, const json_t *prompt,
                       err *e) WARN_UNUSED;
-int api__keep_ids(api_request *r, const api_context *c, const eng_ids *ids, api__prompt *p,
+int api__keep_ids(api_request *r, const api_context *c, const token_ids *ids, api__prompt *p,
                   const char *param, err *e) WARN_UNUSED;
 
 /* A conversation: chat's messages, or the input of /v1/responses (items). */
@@ -225,7 +225,7 @@ typedef struct {
     const char *lead; /* text before everything, in whatever turn comes first; NULL = none */
 } api__turns;
 int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns *t, arena *mem,
-                      eng_ids *out, err *e) WARN_UNUSED;
+                      token_ids *out, err *e) WARN_UNUSED;
 int api__read_turns(api_request *r, const api_context *c, const api__values *v, const char *lead,
                     err *e) WARN_UNUSED;
 /* After api__read_format: a forced call is a form of the answer too. */
@@ -236,7 +236,7 @@ int api__can_constrain(const api_context *c, const api__values *v, const char *p
 int api__read_format(api_request *r, const api_context *c, const api__values *v,
                      err *e) WARN_UNUSED;
 /* Encodes text as plain text, after the token that begins every text if bos. */
-int api__encode(const api_context *c, const char *text, size_t n, bool bos, eng_ids *out,
+int api__encode(const api_context *c, const char *text, size_t n, bool bos, token_ids *out,
                 err *e) WARN_UNUSED;
 /* Checks one token id of a prompt against the model. */
 int api__check_id(const api_context *c, const json_t *v, const char *param, uint32_t *out,

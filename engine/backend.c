@@ -3,18 +3,18 @@
 
 enum { MOST_ROWS = 1 << 24 };
 
-int eng__check_opts(eng_backend_opts *o, const eng_config *c, const eng__limits *most, err *e) {
+int eng__check_opts(eng_backend_opts *o, const model_plan *c, const eng__limits *most, err *e) {
     if (o->max_loops == 0) o->max_loops = c->max_loop_iters;
     if (o->max_positions == 0) o->max_positions = c->max_seq_len;
     if (o->n_rows == 0) o->n_rows = most->default_rows;
     if (o->max_launch == 0 || o->max_launch > o->n_rows) o->max_launch = o->n_rows;
     if (o->max_launch > most->launch) o->max_launch = most->launch;
     if (o->max_logits == 0 || o->max_logits > o->max_launch) o->max_logits = o->max_launch;
-    if (o->max_loops > ENG_MAX_LOOPS) {
+    if (o->max_loops > PLAN_MAX_LOOPS) {
         return err_set(e, ERR_USAGE, "max_loops", "%u loops asked for; at most %d", o->max_loops,
-                       ENG_MAX_LOOPS);
+                       PLAN_MAX_LOOPS);
     }
-    if (o->cache_dtype != ENG_F32 && o->cache_dtype != ENG_BF16) {
+    if (o->cache_dtype != DTYPE_F32 && o->cache_dtype != DTYPE_BF16) {
         return err_set(e, ERR_USAGE, "cache_dtype", "the cache holds float32 or bfloat16");
     }
     if (o->weights != ENG_WEIGHTS_AS_STORED && o->weights != ENG_WEIGHTS_INT8) {

@@ -1,13 +1,13 @@
 /* cuda_open.c - finds and loads the CUDA plug-in, so that one program runs with and
  * without a GPU and the CPU build needs no part of the CUDA toolkit. */
-#include "engine/engine.h"
+#include "engine/backend.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-typedef int (*plugin_open)(eng_backend **out, const eng_model *m, const eng_backend_opts *opts,
+typedef int (*plugin_open)(eng_backend **out, const model_folder *m, const eng_backend_opts *opts,
                            err *e);
 
 enum { PATH_BYTES = 4096 };
@@ -37,7 +37,7 @@ static bool plugin_path(char out[PATH_BYTES]) {
     return false;
 }
 
-int eng_cuda_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts, err *e) {
+int eng_cuda_open(eng_backend **out, const model_folder *m, const eng_backend_opts *opts, err *e) {
     *out = NULL;
     char path[PATH_BYTES];
     if (!plugin_path(path)) {

@@ -6,8 +6,8 @@
 #ifndef FATHOM_ENGINE_SAMPLER_INTERNAL_H
 #define FATHOM_ENGINE_SAMPLER_INTERNAL_H
 
-#include "engine/engine.h"
 #include "engine/rowmath.h"
+#include "engine/sampler.h"
 
 #include <float.h>
 #include <math.h>

@@ -144,9 +144,9 @@ static uint16_t capped_loops(const seq *q, uint32_t cap) {
 
 /* Pages and blocks for n more positions of q, by what positions have taken so far. */
 static uint64_t expected_pages(const sched *s, const seq *q, uint64_t n) {
-    const eng_config *c = s->config;
+    const model_plan *c = s->config;
     double loops = q->root.max_loops;
-    if (s->limits.opts.halted_kv == ENG_LAST && s->depth_mean > 0 && s->depth_mean < loops) {
+    if (s->limits.opts.halted_kv == KV_LAST && s->depth_mean > 0 && s->depth_mean < loops) {
         loops = s->depth_mean;
     }
     return (uint64_t)((double)n * (c->prelude_layers + c->coda_layers + loops) / PAGE_SLOTS) + 1;

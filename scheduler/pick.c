@@ -1,7 +1,7 @@
 /* pick.c - which cohorts go into a recurrent launch: the rule, and in what order.
  *
  * The rule: a cohort may run loop t in a launch when every earlier position of its
- * sequence has executed loop t by the end of that launch's K/V writes, or (ENG_LAST)
+ * sequence has executed loop t by the end of that launch's K/V writes, or (KV_LAST)
  * halted before it. Along a sequence the loops of cohorts never rise, so only the
  * nearest earlier cohort that still loops has to be asked. Launches run in the order they
  * are started in, so a loop counts as executed as soon as it is started. */

@@ -113,7 +113,7 @@ static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
     MUST(n_free == s->n_free_rows, "%u free rows, %u counted", n_free, s->n_free_rows);
     for (const ring *r = s->running.next; r != &s->running; r = r->next) {
         const seq *q = RING_OWNER((uintptr_t)r, seq, rank);
-        uint32_t loop = ENG_MAX_LOOPS, at = q->first ? q->first->first : q->next_start;
+        uint32_t loop = PLAN_MAX_LOOPS, at = q->first ? q->first->first : q->next_start;
         for (const cohort *c = q->first; c; c = c->after) {
             MUST(c->owner == q && c->first == at, "cohorts of a sequence leave a gap");
             at += c->n;

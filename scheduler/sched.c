@@ -8,7 +8,7 @@ enum { DEFAULT_WAIT_BOUND = 16 };
 
 void sched_opts_default(sched_opts *o) {
     *o = (sched_opts){.batching = SCHED_DEPTHWISE,
-                      .halted_kv = ENG_EXACT,
+                      .halted_kv = KV_EXACT,
                       .max_running = 64,
                       .max_queue = 256,
                       .max_queue_tokens = 1u << 20,
@@ -18,12 +18,12 @@ void sched_opts_default(sched_opts *o) {
 }
 
 static int resolve(limits *l, const eng_backend *b, const sched_opts *opts, err *e) {
-    const eng_config *c = b->config;
+    const model_plan *c = b->config;
     l->config = c;
     l->opts = *opts;
     sched_opts *o = &l->opts;
     uint32_t planes = b->info.n_planes - c->prelude_layers - c->coda_layers;
-    if (o->ceiling_loops == 0) o->ceiling_loops = planes < ENG_MAX_LOOPS ? planes : ENG_MAX_LOOPS;
+    if (o->ceiling_loops == 0) o->ceiling_loops = planes < PLAN_MAX_LOOPS ? planes : PLAN_MAX_LOOPS;
     if (o->default_max_loops == 0) {
         o->default_max_loops =
             c->max_loop_iters < o->ceiling_loops ? c->max_loop_iters : o->ceiling_loops;
@@ -31,7 +31,7 @@ static int resolve(limits *l, const eng_backend *b, const sched_opts *opts, err 
     if (o->default_min_loops == 0) o->default_min_loops = 1;
     if (o->default_threshold == 0) o->default_threshold = c->act_threshold;
     if (o->wait_bound == 0) o->wait_bound = DEFAULT_WAIT_BOUND;
-    if (o->ceiling_loops > planes || o->ceiling_loops > ENG_MAX_LOOPS) {
+    if (o->ceiling_loops > planes || o->ceiling_loops > PLAN_MAX_LOOPS) {
         return err_set(e, ERR_BAD_PARAM, "max-loops", "%u loops, but the cache has planes for %u",
                        o->ceiling_loops, planes);
     }
@@ -39,7 +39,7 @@ static int resolve(limits *l, const eng_backend *b, const sched_opts *opts, err 
         return err_set(e, ERR_BAD_PARAM, "max-loops", "least %u, usual %u, ceiling %u do not rise",
                        o->default_min_loops, o->default_max_loops, o->ceiling_loops);
     }
-    if (o->batching == SCHED_FULL && o->halted_kv == ENG_LAST) {
+    if (o->batching == SCHED_FULL && o->halted_kv == KV_LAST) {
         return err_set(e, ERR_BAD_PARAM, "batching",
                        "full computes every loop of every row, which is what policy exact means; "
                        "it does not go with last");

@@ -1,7 +1,7 @@
 /* scheduler.h - sequences in, tokens out: continuous depth-wise batching.
  *
  * The unit of work is one loop of one position. A row may run loop t once every earlier
- * position of its sequence has executed loop t or, under ENG_LAST, halted before it; rows
+ * position of its sequence has executed loop t or, under KV_LAST, halted before it; rows
  * of all sequences at all depths share launches. The scheduler owns the cache's slots,
  * pages and blocks, and decides who runs when.
  *
@@ -11,7 +11,7 @@
 #ifndef FATHOM_SCHEDULER_H
 #define FATHOM_SCHEDULER_H
 
-#include "engine/engine.h"
+#include "engine/backend.h"
 
 enum { SCHED_CHUNK = 128 };
 
@@ -19,7 +19,7 @@ typedef enum { SCHED_DEPTHWISE, SCHED_LOCKSTEP, SCHED_FULL } sched_mode;
 
 typedef struct {
     sched_mode batching;
-    eng_policy halted_kv;
+    kv_policy halted_kv;
     uint32_t max_running;      /* sequences holding cache at once */
     uint32_t max_queue;        /* sequences waiting; more are refused with ERR_BUSY */
     uint64_t max_queue_tokens; /* prompt tokens waiting */
@@ -91,7 +91,7 @@ typedef struct {
     uint64_t queued_ns, prefill_ns, decode_ns; /* submit→admit, admit→first token, first→last */
 } sched_event;
 
-enum { SCHED_DEPTH_BINS = ENG_MAX_LOOPS + 1 };
+enum { SCHED_DEPTH_BINS = PLAN_MAX_LOOPS + 1 };
 
 typedef struct { /* counters only grow; gauges are as of now */
     uint32_t running, waiting;

@@ -175,7 +175,7 @@ typedef struct seq {
 } seq;
 
 typedef struct { /* what a request is checked against; read-only after create, any thread */
-    const eng_config *config;
+    const model_plan *config;
     sched_opts opts; /* defaults resolved */
     uint32_t n_pages, n_blocks;
 } limits;
@@ -276,7 +276,7 @@ typedef enum { AHEAD_BY_COST, AHEAD_ALWAYS, AHEAD_NEVER } ahead_rule;
 
 struct sched {
     eng_backend *backend;
-    const eng_config *config;
+    const model_plan *config;
     limits limits;
     sched_sink sink;
     void *ud;

@@ -13,7 +13,7 @@
 
 bool sched__parks_at_all(const sched *s, const cohort *c) {
     const sched_opts *o = &s->limits.opts;
-    return o->batching == SCHED_DEPTHWISE && o->halted_kv == ENG_EXACT && !c->finishing &&
+    return o->batching == SCHED_DEPTHWISE && o->halted_kv == KV_EXACT && !c->finishing &&
            (c->decode || !o->prefix_cache);
 }
 

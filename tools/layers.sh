@@ -1,48 +1,64 @@
 #!/bin/sh
-# Fails if a folder includes what stands to its left in
-#     server -> api -> scheduler -> engine -> base
-# or another folder's private header. engine/cpu and engine/cuda are inside engine.
+# Fails if a room includes a room that stands above it, or another room's private header.
+#
+# The rooms, from the ground up; each line says which rooms a room may include. A header is
+# public if it stands directly in its room and its name does not end in _internal.h.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 bad=0
-check() { # folder, folders it may include
-    folder=$1; shift
-    for file in $(find "$folder" -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh'); do
+rooms="
+base:
+model: base
+text: base
+engine: base model
+scheduler: base model engine
+runtime: base model text engine scheduler
+api: base model text engine scheduler
+server: base model text engine scheduler runtime api
+loadgen: base text
+cli: base model text engine scheduler runtime api server loadgen
+"
+check() { # room, rooms it may include
+    room=$1; shift
+    for file in $(find "$room" -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh'); do
         for inc in $(sed -n 's/^[[:space:]]*#[[:space:]]*include[[:space:]]*"\([^"]*\)".*/\1/p' "$file"); do
             case $inc in */*) ;; *) continue ;; esac
             top=${inc%%/*}
-            case " $folder $* " in
+            case " $room $* " in
             *" $top "*) ;;
-            *) echo "$file: includes $inc, but $folder may only see: $*"; bad=1 ;;
+            *) echo "$file: includes $inc, but $room may only see: $*"; bad=1 ;;
             esac
             case $inc in
-            "$folder"/*) ;;
-            "$top/$top.h") ;;
-            *) echo "$file: includes $inc; only $top/$top.h is public"; bad=1 ;;
+            "$room"/*) ;;
+            *_internal.h | */*/*) echo "$file: includes $inc, which is private to $top"; bad=1 ;;
             esac
         done
     done
 }
-check base
-check engine base
-check scheduler engine base
-check api scheduler engine base
-check server api scheduler engine base
-# The third-party libraries each have one door.
-lib() { # header pattern, folders allowed
+while IFS=: read -r room below; do
+    # shellcheck disable=SC2086
+    [ -n "$room" ] && check "$room" $below
+done <<EOF
+$rooms
+EOF
+all=$(echo "$rooms" | sed -n 's/:.*//p')
+# Each third-party library has one door, or a few.
+lib() { # header pattern, rooms allowed
     pattern=$1; shift
-    for file in $(grep -lE "^[[:space:]]*#[[:space:]]*include[[:space:]]*<$pattern" -r base engine scheduler api server --include='*.[ch]'); do
+    # shellcheck disable=SC2086
+    for file in $(grep -lE "^[[:space:]]*#[[:space:]]*include[[:space:]]*<$pattern" -r $all --include='*.[ch]'); do
         case " $* " in *" ${file%%/*} "*) ;; *) echo "$file: includes <$pattern>, allowed only in: $*"; bad=1 ;; esac
     done
 }
-lib 'uv\.h' server
+lib 'uv\.h' server loadgen
 lib 'microhttpd\.h' server
-lib 'curl/' server
-lib 'pcre2\.h' engine
-lib 'pthread\.h' base engine scheduler server
-# Functions that have bitten others; see the style page's "Never" list.
+lib 'curl/' loadgen
+lib 'pcre2\.h' text
+lib 'pthread\.h' base model engine scheduler server
+# Functions that overflow buffers or hide failures.
 banned='\b(strcpy|strcat|sprintf|vsprintf|gets|atoi|atol|atof|strtok|alloca|MHD_create_post_processor)\('
-if grep -nE "$banned" -r base engine scheduler api server --include='*.[ch]'; then
+# shellcheck disable=SC2086
+if grep -nE "$banned" -r $all --include='*.[ch]'; then
     echo "a banned function is used above"; bad=1
 fi
 [ $bad -eq 0 ] && echo "layers: ok"

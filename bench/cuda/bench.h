@@ -12,7 +12,7 @@ typedef struct {
     double read_gbs, matrix_tflops, gap_us;
     void *taken[256];
     uint32_t n_taken;
-    eng_config c;
+    model_plan c;
     uint32_t context;
     uint64_t seed;
     cublasHandle_t blas;

@@ -192,8 +192,8 @@ cu_cache kb_scattered(bench *b, uint32_t n) {
 
 /* Everything but descriptor, cache and splits, for so many rows. */
 cu_attn_args kb_attention_args(bench *b, uint32_t rows, uint32_t splits) {
-    const eng_config *c = &b->c;
-    bool mla = c->attn_type == ENG_ATTN_MLA;
+    const model_plan *c = &b->c;
+    bool mla = c->attn_type == ATTN_MLA;
     cu_attn_args all = {.splits = splits}, *a = &all;
     a->n_heads = c->n_heads;
     a->n_kv_heads = mla ? 1 : c->n_kv_heads;
@@ -220,7 +220,7 @@ uint32_t kb_splits_for(const bench *b, uint32_t blocks, uint32_t context) {
 
 /* Decode: every row its own sequence and its own scattered slots: nothing is read twice. */
 static void attention(bench *b, uint32_t rows) {
-    bool mla = b->c.attn_type == ENG_ATTN_MLA;
+    bool mla = b->c.attn_type == ATTN_MLA;
     uint32_t per_row = mla ? 1 : b->c.n_kv_heads;
     attention_arg x = {.rows = rows};
     x.a = kb_attention_args(b, rows, kb_splits_for(b, rows * per_row, b->context));
@@ -236,9 +236,9 @@ static void attention(bench *b, uint32_t rows) {
 
 /* The same model with grouped queries: its heads, K/V heads and width. */
 static void attention_gqa(bench *b, uint32_t rows) {
-    eng_config own = b->c;
-    if (own.attn_type == ENG_ATTN_GQA) return;
-    b->c.attn_type = ENG_ATTN_GQA;
+    model_plan own = b->c;
+    if (own.attn_type == ATTN_GQA) return;
+    b->c.attn_type = ATTN_GQA;
     b->c.head_dim = own.dim / own.n_heads;
     b->c.slot_values = 2 * own.n_kv_heads * b->c.head_dim;
     attention(b, rows);
@@ -301,7 +301,7 @@ static cudaError_t go_out(bench *b, void *arg) {
 
 /* Random routes; the bytes are those of the experts that have a row. */
 static void experts(bench *b, uint32_t rows) {
-    const eng_config *c = &b->c;
+    const model_plan *c = &b->c;
     uint32_t e = c->n_experts, shared = c->n_shared_experts * c->n_experts_per_tok;
     uint32_t h = cu_round(c->expert_dim, CU_K_STEP), d = cu_round(c->dim, CU_K_STEP);
     uint64_t group = (uint64_t)2 * h * d, out_group = (uint64_t)cu_round(c->dim, CU_MM_ROWS) * h;
@@ -433,7 +433,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "fathom-cuda-bench: no CUDA device\n");
         return 2;
     }
-    if (eng_config_variant(&b.c, variant, &e) != 0) {
+    if (plan_variant(&b.c, variant, &e) != 0) {
         fprintf(stderr, "fathom-cuda-bench: %s\n", e.msg);
         return 2;
     }
@@ -453,10 +453,10 @@ int main(int argc, char **argv) {
            variant, b.context);
     probes(&b, small ? 1 << 20 : (size_t)4 << 30, small ? 64 : 8192);
     printf("\"kernels\":[\n");
-    const eng_config *c = &b.c;
+    const model_plan *c = &b.c;
     for (size_t i = 0; i < (small ? ARRAY_LEN(few) : ARRAY_LEN(all)); i++) {
         uint32_t rows = small ? few[i] : all[i];
-        if (c->attn_type == ENG_ATTN_MLA) {
+        if (c->attn_type == ATTN_MLA) {
             dense(&b, "q_down_kv_down", rows, c->q_lora_rank + c->slot_values, c->dim, CU_MAP_ROWS,
                   1);
             dense(&b, "q_up", rows, c->n_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim),
@@ -471,7 +471,7 @@ int main(int argc, char **argv) {
         dense(&b, "head", rows, c->vocab_size, c->dim, CU_MAP_ROWS, 1);
         sampling(&b, rows);
     }
-    if (c->attn_type == ENG_ATTN_MLA) kb_prefills(&b, small);
+    if (c->attn_type == ATTN_MLA) kb_prefills(&b, small);
     printf("\n]}\n");
     (void)cublasDestroy(b.blas);
     (void)cudaFree(b.blas_space);

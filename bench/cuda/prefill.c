@@ -124,7 +124,7 @@ static double measure_ops(bench *b, const char *name, uint32_t rows, uint32_t co
 
 /* True if the expanded side is the faster one. */
 static bool prefill(bench *b, uint32_t rows, uint32_t context) {
-    const eng_config *c = &b->c;
+    const model_plan *c = &b->c;
     prefill_arg p = {.rows = rows};
     cu_flash_args *f = &p.expanded;
     uint32_t keys, heads = c->n_heads;

@@ -15,7 +15,7 @@ enum { MOST = 16, ROUNDS = 5 };
 
 typedef struct {
     eng_backend *b;
-    const eng_config *c;
+    const model_plan *c;
     uint32_t rows, context, blocks; /* blocks of one sequence */
     eng_row *row;
     eng_edit *edits;
@@ -65,10 +65,10 @@ static int by_size(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static void open_at(bench *x, const eng_model *m, uint32_t rows, uint32_t context,
+static void open_at(bench *x, const model_folder *m, uint32_t rows, uint32_t context,
                     const char *kernels) {
     err e = {0};
-    const eng_config *c = eng_model_config(m);
+    const model_plan *c = model_plan_of(m);
     *x = (bench){
         .c = c, .rows = rows, .context = context, .blocks = (context + ENG_BLOCK - 1) / ENG_BLOCK};
     uint64_t slot = (uint64_t)c->slot_values * 2,
@@ -81,7 +81,7 @@ static void open_at(bench *x, const eng_model *m, uint32_t rows, uint32_t contex
                           .max_logits = 1,
                           .cache_bytes = need * 4 + (64u << 20),
                           .max_positions = context,
-                          .cache_dtype = ENG_BF16,
+                          .cache_dtype = DTYPE_BF16,
                           .kernels = kernels};
     must(eng__cuda_open_device(&x->b, m, &o, 0, &e) == 0, e.msg);
     cu_backend *b = (cu_backend *)x->b;
@@ -107,7 +107,7 @@ static void close_it(bench *x) {
 
 /* Median time of a step over all loops, in microseconds on the device. */
 static double median_us(bench *x) {
-    uint64_t ns[ENG_MAX_LOOPS * 3];
+    uint64_t ns[PLAN_MAX_LOOPS * 3];
     uint32_t n = 0;
     for (int round = 0; round < 3; round++) {
         for (uint32_t t = 0; t < x->c->max_loop_iters; t++) {
@@ -129,7 +129,7 @@ static void start(bench *x, uint32_t loop, bool ahead) {
         r->guard = r->row;
         x->edits[i] = (eng_edit){.block = r->blocks[r->pos / ENG_BLOCK],
                                  .slot = i * x->context + r->pos,
-                                 .plane = (uint16_t)eng_plane_loop(x->c, loop),
+                                 .plane = (uint16_t)plan_plane_loop(x->c, loop),
                                  .n_planes = 1,
                                  .off = (uint8_t)(r->pos % ENG_BLOCK),
                                  .guarded = ahead,
@@ -186,17 +186,17 @@ static void loop_us(bench *x, double *stop, double *ahead) {
 
 int main(int argc, char **argv) {
     err e = {0};
-    eng_model *m;
+    model_folder *m;
     int devices = 0;
     if (argc < 2 || cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
         fprintf(stderr, argc < 2 ? "usage: fathom-cuda-step MODEL_DIR [CONTEXT] [ROWS,...]\n"
                                  : "fathom-cuda-step: no CUDA device\n");
         return 2;
     }
-    must(eng_model_open(&m, argv[1], &e) == 0, e.msg);
+    must(model_open(&m, argv[1], &e) == 0, e.msg);
     uint32_t context = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1024;
     must(context >= 1 && context <= 1u << 17, "the context is 1 to 131072");
-    uint32_t loops = eng_model_config(m)->max_loop_iters, n = 0;
+    uint32_t loops = model_plan_of(m)->max_loop_iters, n = 0;
     printf("{\"context\":%u,\"loops\":%u,\"steps\":[\n", context, loops);
     for (const char *at = argc > 3 ? argv[3] : "1,8,32,128,512"; *at && n < MOST; n++) {
         char *end;
@@ -222,6 +222,6 @@ int main(int argc, char **argv) {
         at = *end ? end + 1 : end;
     }
     printf("\n]}\n");
-    eng_model_close(m);
+    model_close(m);
     return 0;
 }

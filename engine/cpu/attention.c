@@ -46,7 +46,7 @@ static void store_slot(eng__cpu *g, uint32_t s, const float *values) {
         return;
     }
     size_t n = g->c.slot_values, at = slot * n;
-    if (g->opts.cache_dtype == ENG_BF16) {
+    if (g->opts.cache_dtype == DTYPE_BF16) {
         g->k->narrow(values, (uint16_t *)g->slots + at, n);
     } else {
         memcpy((float *)g->slots + at, values, n * sizeof *values);
@@ -58,12 +58,12 @@ static void store_slot(eng__cpu *g, uint32_t s, const float *values) {
 static void store_kv_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     const layer_arg *a = arg;
     eng__cpu *g = a->g;
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     float *tmp = g->scratch[worker].tmp;
     for (uint32_t s = first; s < last; s++) {
         const float *kv = g->kv + s * g->ld_kv, *turn = g->rope + s * g->ld_rope;
         memcpy(tmp, kv, c->slot_values * sizeof *tmp);
-        if (c->attn_type == ENG_ATTN_MLA) {
+        if (c->attn_type == ATTN_MLA) {
             g->k->rms(kv, a->l->kv_norm, tmp, c->kv_lora_rank);
             rotate(tmp + c->kv_lora_rank, turn, g->rope_pairs);
             if (s < g->n_full) {
@@ -80,7 +80,7 @@ static void store_kv_work(void *arg, uint32_t first, uint32_t last, uint32_t wor
 
 static void lay_out_queries_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     eng__cpu *g = arg;
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     (void)worker;
     for (uint32_t s = first; s < last; s++) {
         const float *turn = g->rope + s * g->ld_rope;
@@ -88,7 +88,7 @@ static void lay_out_queries_work(void *arg, uint32_t first, uint32_t last, uint3
             uint32_t group = h / g->group_heads, in = h % g->group_heads;
             float *q =
                 g->q + (((size_t)group * g->opts.max_launch + s) * g->group_heads + in) * g->dk;
-            if (c->attn_type == ENG_ATTN_MLA) {
+            if (c->attn_type == ATTN_MLA) {
                 uint32_t rope = c->qk_rope_head_dim;
                 q += c->kv_lora_rank;
                 memcpy(q, g->qr + s * g->ld_qr + h * rope, rope * sizeof *q);
@@ -126,7 +126,7 @@ static void project_mla(eng__cpu *g, const eng__layer *l) {
 
 /* The queries of rows [first, last) into the latent: absorbed keys. */
 static void absorb_keys(eng__cpu *g, const eng__layer *l, uint32_t first, uint32_t last) {
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     for (uint32_t h = 0; h < c->n_heads; h++) {
         g->jobs[h] = (eng__gemm){.w = &l->uk[h],
                                  .x = g->qn + first * g->ld_qn + h * c->qk_nope_head_dim,
@@ -140,7 +140,7 @@ static void absorb_keys(eng__cpu *g, const eng__layer *l, uint32_t first, uint32
 
 /* What they gathered in the latent into values. */
 static void absorb_values(eng__cpu *g, const eng__layer *l, uint32_t first, uint32_t last) {
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     for (uint32_t h = 0; h < c->n_heads; h++) {
         g->jobs[h] = (eng__gemm){.w = &l->uv[h],
                                  .x = g->ctx + first * g->ld_ctx + (size_t)h * g->dv,
@@ -231,7 +231,7 @@ static void prefetch_slot(const eng__cpu *g, const uint32_t *blocks, uint32_t pl
 
 void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t group, uint32_t p0,
                  uint32_t n, float *to) {
-    bool mla = g->c.attn_type == ENG_ATTN_MLA, half = g->opts.cache_dtype == ENG_BF16;
+    bool mla = g->c.attn_type == ATTN_MLA, half = g->opts.cache_dtype == DTYPE_BF16;
     size_t key_at = mla ? 0 : (size_t)group * g->dk;
     size_t val_at = mla ? 0 : (size_t)(g->groups + group) * g->dk;
     for (uint32_t i = 0; i < n; i++, to += g->kv_ld) {
@@ -567,7 +567,7 @@ static uint32_t cut_queries(eng__cpu *g) {
 }
 
 void eng__attention(eng__cpu *g, const eng__layer *l) {
-    bool mla = g->c.attn_type == ENG_ATTN_MLA;
+    bool mla = g->c.attn_type == ATTN_MLA;
     if (mla) project_mla(g, l);
     else project_gqa(g, l);
     if (g->n_full == 0) return;

@@ -3,9 +3,10 @@
  * Every measurement is alternated with a read probe and an arithmetic probe, so that a busy
  * neighbour slows all three; the share of the bound is the median over the rounds. */
 #include "engine/cpu/cpu_internal.h"
+#include "engine/kernel_bench.h"
 
-#include <stdatomic.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -302,7 +303,7 @@ static void add_moe(const eng__cpu *g, const eng__layer *l, double *bytes, doubl
 static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, bool chunk, part what,
                        eng_kernel_time *t) {
     double bytes = 0, weights = 0, attentions = what == PART_MOE ? 0 : 1;
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     if (s->stage == ENG_STAGE_CODA) {
         for (uint32_t i = 0; i < c->coda_layers; i++) {
             add_attention(g, &g->coda[i], &bytes, &weights);
@@ -328,7 +329,7 @@ static void fill_slots(eng__cpu *g, uint32_t first, uint32_t n) {
     size_t values = (size_t)n * g->c.slot_values, from = (size_t)first * g->c.slot_values;
     for (size_t i = from; i < from + values; i++) {
         float v = (float)(i * 2654435761u % 1024) / 1024.0f - 0.5f;
-        if (g->opts.cache_dtype == ENG_F32) ((float *)g->slots)[i] = v;
+        if (g->opts.cache_dtype == DTYPE_F32) ((float *)g->slots)[i] = v;
         else g->k->narrow(&v, (uint16_t *)g->slots + i, 1);
     }
 }
@@ -364,8 +365,8 @@ static int set_rows(step *s, uint32_t *blocks, uint32_t context, bool chunk, err
         s->rows[i] = (eng_row){.row = i,
                                .pos = chunk ? context - s->n + i : context - 1,
                                .loop = (uint16_t)(chunk ? 0 : i % g->c.max_loop_iters),
-                               .min_loops = ENG_MAX_LOOPS,
-                               .max_loops = ENG_MAX_LOOPS,
+                               .min_loops = PLAN_MAX_LOOPS,
+                               .max_loops = PLAN_MAX_LOOPS,
                                .flags = s->stage == ENG_STAGE_CODA ? ENG_ROW_LOGITS : 0,
                                .threshold = 1.0f,
                                .blocks = chunk ? blocks : blocks + i * per};
@@ -456,7 +457,7 @@ static int bench_forms(bench *b, err *e) {
     return rc;
 }
 
-static int bench_model(bench *b, const eng_model *m, const eng_backend_opts *in, err *e) {
+static int bench_model(bench *b, const model_folder *m, const eng_backend_opts *in, err *e) {
     eng_backend_opts o = *in;
     eng_backend *backend;
     eng__cpu *plain = b->g;
@@ -475,7 +476,7 @@ static int bench_model(bench *b, const eng_model *m, const eng_backend_opts *in,
     return rc;
 }
 
-int eng_cpu_bench(const eng_model *m, const eng_backend_opts *o, const char *only, uint32_t rows,
+int eng_cpu_bench(const model_folder *m, const eng_backend_opts *o, const char *only, uint32_t rows,
                   const char **kernels, eng_kernel_sink sink, void *ud, err *e) {
     eng__cpu g = {0};
     bench b = {.g = &g, .sink = sink, .ud = ud, .only = only, .only_rows = rows};

@@ -78,9 +78,9 @@ static uint32_t round_up(uint32_t columns) {
  * attention nope + rope + v; rebuilding costs the position rank (nope + v) once. Wider panels
  * than the rows fill and the softmax, alike in both, ask for a margin. */
 static void set_forms(eng__cpu *g) {
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     uint64_t rank = c->kv_lora_rank, own = (uint64_t)c->qk_nope_head_dim + c->v_head_dim;
-    if (c->attn_type != ENG_ATTN_MLA || 2 * rank <= own) return;
+    if (c->attn_type != ATTN_MLA || 2 * rank <= own) return;
     uint64_t crossover = rank * own / (2 * rank - own) + 1;
     if (crossover > ENG__EXPAND_BLOCK) return;
     uint32_t chunk = g->opts.prompt_chunk;
@@ -91,8 +91,8 @@ static void set_forms(eng__cpu *g) {
 }
 
 static void set_geometry(eng__cpu *g) {
-    const eng_config *c = &g->c;
-    bool mla = c->attn_type == ENG_ATTN_MLA;
+    const model_plan *c = &g->c;
+    bool mla = c->attn_type == ATTN_MLA;
     uint32_t heads_v = mla ? c->n_heads * c->v_head_dim : c->dim;
     g->shared_dim = c->expert_dim * c->n_experts_per_tok;
     g->groups = mla ? 1 : c->n_kv_heads;
@@ -134,11 +134,11 @@ static uint64_t default_cache_bytes(const eng__cpu *g, uint32_t planes, size_t s
  * leave after one loop, but at most about 4 % of the bytes, and never so few that
  * positions at full depth could not use every slot. */
 static int size_cache(eng__cpu *g, err *e) {
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     eng_backend_info *info = &g->base.info;
     uint32_t planes = c->prelude_layers + c->coda_layers + g->opts.max_loops;
     uint32_t shallow = c->prelude_layers + c->coda_layers + 1;
-    size_t slot = c->slot_values * eng_dtype_bytes(g->opts.cache_dtype);
+    size_t slot = c->slot_values * model_dtype_bytes(g->opts.cache_dtype);
     size_t map = (size_t)planes * ENG_BLOCK * sizeof(uint32_t);
     uint64_t bytes =
         g->opts.cache_bytes ? g->opts.cache_bytes : default_cache_bytes(g, planes, slot);
@@ -188,7 +188,7 @@ static void set_code_caps(eng__cpu *g) {
 }
 
 static int take_scratch(eng__cpu *g, err *e) {
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     size_t n = g->opts.max_launch, d = c->dim, f = sizeof(float), k = c->n_experts_per_tok;
     uint32_t threads = eng__pool_threads(g->pool);
     g->max_jobs = c->n_heads > c->n_experts + 1 ? c->n_heads : c->n_experts + 1;
@@ -366,13 +366,13 @@ static void cpu_close(eng_backend *b) {
 
 static const eng_backend_ops ops = {.launch = cpu_launch, .wait = cpu_wait, .close = cpu_close};
 
-int eng_cpu_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts, err *e) {
+int eng_cpu_open(eng_backend **out, const model_folder *m, const eng_backend_opts *opts, err *e) {
     *out = NULL;
     eng__cpu *g = array_new_aligned(1, sizeof *g);
     if (g == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the CPU backend");
     memset(g, 0, sizeof *g);
     g->base.ops = &ops;
-    g->base.config = eng_model_config(m);
+    g->base.config = model_plan_of(m);
     g->model = m;
     g->c = *g->base.config;
     g->opts = *opts;

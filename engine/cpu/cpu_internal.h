@@ -7,7 +7,7 @@
 #ifndef FATHOM_CPU_INTERNAL_H
 #define FATHOM_CPU_INTERNAL_H
 
-#include "engine/engine.h"
+#include "engine/backend.h"
 
 enum {
     ENG__PANEL = 32,     /* output columns of one packed panel */
@@ -184,8 +184,8 @@ typedef struct {
 
 typedef struct {
     eng_backend base;
-    const eng_model *model;
-    eng_config c;
+    const model_folder *model;
+    model_plan c;
     eng_backend_opts opts;
     const eng__kernels *k;
     eng__pool *pool;
@@ -198,7 +198,7 @@ typedef struct {
     eng__mat lora_down, head;
     float *lora_b, *lora_scale; /* [lora_rank][D], [lora_rows][lora_rank] */
     uint32_t lora_rows;
-    eng_tensor embed;
+    model_tensor embed;
     uint64_t weight_bytes;
     eng__image image;
     float *loop_emb; /* [max_loops][2 * loop_half] */
@@ -275,7 +275,7 @@ int eng__load_weights(eng__cpu *g, err *e) WARN_UNUSED;
 bool eng__packed_open(eng__cpu *g);
 bool eng__packed_save(eng__cpu *g);
 uint64_t eng__hash(uint64_t seed, const void *bytes, size_t n);
-uint64_t eng__hash_tensor(uint64_t seed, const eng_tensor *t);
+uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *t);
 
 /* gemm.c */
 void eng__gemm_run(eng__cpu *g, eng__gemm *jobs, uint32_t n_jobs);

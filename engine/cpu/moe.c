@@ -30,7 +30,7 @@ void eng__ffn_dense(eng__cpu *g, const eng__layer *l) {
 
 /* The top_k experts of one row by logit + bias (ties: lower index), in rising order, with
  * the softmax of the plain logits over them. NaN never wins against a number. */
-static void pick_experts(const eng_config *c, const float *logits, const float *bias,
+static void pick_experts(const model_plan *c, const float *logits, const float *bias,
                          uint32_t *pick, float *weight) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < c->n_experts; i++) {
@@ -128,7 +128,7 @@ static void down_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
 }
 
 void eng__ffn_moe(eng__cpu *g, const eng__layer *l) {
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     uint32_t k = c->n_experts_per_tok, n_jobs = 0;
     g->jobs[0] = (eng__gemm){.w = &l->router,
                              .x = g->xn,

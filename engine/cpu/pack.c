@@ -31,7 +31,7 @@ typedef struct {
     eng__mat *m;
     pack_kind kind;
     uint32_t row0, hidden, hidden_padded;
-    eng_tensor *src; /* GATE_UP: gate, up, gate, up, … */
+    model_tensor *src; /* GATE_UP: gate, up, gate, up, … */
     uint32_t n_src;
     uint64_t started_ns, said_ns;
 } pack;
@@ -47,7 +47,7 @@ static void read_down(const pack *j, uint32_t row, uint32_t k0, uint32_t n, floa
         uint32_t real = unit < j->hidden ? j->hidden - unit : 0;
         if (real > step) real = step;
         if (s >= j->n_src) real = 0;
-        if (real) eng_tensor_read(&j->src[s], (size_t)row * j->hidden + unit, real, out + i);
+        if (real) model_tensor_read(&j->src[s], (size_t)row * j->hidden + unit, real, out + i);
         memset(out + i + real, 0, (step - real) * sizeof *out);
     }
 }
@@ -58,12 +58,12 @@ static void read_column(const pack *j, uint32_t p, uint32_t c, uint32_t k0, uint
     uint32_t column = p * ENG__PANEL + c, k = j->m->k;
     uint32_t real = k0 < k ? k - k0 : 0;
     if (real > n) real = n;
-    const eng_tensor *t = j->src;
+    const model_tensor *t = j->src;
     if (j->kind == PACK_GATE_UP) {
         uint32_t per = j->hidden_padded / 16, unit = p % per * 16 + c % 16;
         t = &j->src[2 * (p / per) + c / 16];
         if (unit >= j->hidden) real = 0;
-        if (real) eng_tensor_read(t, (size_t)unit * k + k0, real, out);
+        if (real) model_tensor_read(t, (size_t)unit * k + k0, real, out);
     } else if (column >= j->m->n) {
         real = 0;
     } else if (j->kind == PACK_DOWN) {
@@ -71,10 +71,10 @@ static void read_column(const pack *j, uint32_t p, uint32_t c, uint32_t k0, uint
         return;
     } else if (j->kind == PACK_COLS) {
         for (uint32_t i = 0; i < real; i++) {
-            eng_tensor_read(t, (size_t)(j->row0 + k0 + i) * j->m->n + column, 1, out + i);
+            model_tensor_read(t, (size_t)(j->row0 + k0 + i) * j->m->n + column, 1, out + i);
         }
     } else if (real) {
-        eng_tensor_read(t, (size_t)(j->row0 + column) * k + k0, real, out);
+        model_tensor_read(t, (size_t)(j->row0 + column) * k + k0, real, out);
     }
     memset(out + real, 0, (n - real) * sizeof *out);
 }
@@ -147,7 +147,7 @@ static void say_progress(pack *j) {
 static eng__wtype type_of(const pack *j, uint32_t k) {
     if (j->g->opts.weights == ENG_WEIGHTS_INT8 && !j->keep && k >= ENG__GROUP / 2) return ENG__I8;
     for (uint32_t i = 0; i < j->n_src; i++) {
-        if (j->src[i].dtype != ENG_BF16) return ENG__F32;
+        if (j->src[i].dtype != DTYPE_BF16) return ENG__F32;
     }
     return ENG__BF16;
 }
@@ -155,7 +155,7 @@ static eng__wtype type_of(const pack *j, uint32_t k) {
 /* Tells the kernel about the whole pages of a tensor in the model's read-only file map:
  * wanted at once before it is packed, given back after. Given-back pages come again from
  * the file if anyone reads them (the embedding does). */
-static void advise(const eng_tensor *t, int advice) {
+static void advise(const model_tensor *t, int advice) {
     uintptr_t page = 4096, first = ((uintptr_t)t->data + page - 1) & ~(page - 1);
     uintptr_t end = ((uintptr_t)t->data + t->bytes) & ~(page - 1);
     if (end > first && end - first >= (1u << 20)) (void)madvise((void *)first, end - first, advice);
@@ -205,20 +205,21 @@ too_large:
 
 /* ---- tensors by name ---- */
 
-static int get(const eng__cpu *g, eng_tensor *out, err *e, const char *fmt, ...) PRINTF_LIKE(4, 5);
-static int get(const eng__cpu *g, eng_tensor *out, err *e, const char *fmt, ...) {
+static int get(const eng__cpu *g, model_tensor *out, err *e, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+static int get(const eng__cpu *g, model_tensor *out, err *e, const char *fmt, ...) {
     char name[160];
     va_list args;
     va_start(args, fmt);
     (void)vsnprintf(name, sizeof name, fmt, args);
     va_end(args);
-    if (eng_model_find(g->model, name, out)) return 0;
+    if (model_find(g->model, name, out)) return 0;
     return err_set(e, ERR_BAD_FILE, name, "the model has no tensor %s", name);
 }
 
 /* A small tensor as float32, read in the first pass. */
 static int vector(pack *j, float **at, const char *prefix, const char *name, size_t n, err *e) {
-    eng_tensor t;
+    model_tensor t;
     if (*at) return 0;
     if (get(j->g, &t, e, "%s%s", prefix, name) != 0) return -1;
     if (t.n_values != n) {
@@ -227,7 +228,7 @@ static int vector(pack *j, float **at, const char *prefix, const char *name, siz
     }
     float *v = eng__take(j->g, n + ENG__PAD, sizeof *v);
     if (v == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory reading weights");
-    eng_tensor_read(&t, 0, n, v);
+    model_tensor_read(&t, 0, n, v);
     j->g->weight_bytes += n * sizeof *v;
     *at = v;
     return 0;
@@ -240,7 +241,7 @@ static int take_mats(eng__cpu *g, eng__mat **at, uint32_t n, err *e) {
 
 static int matrix(pack *j, eng__mat *m, const char *prefix, const char *name, uint32_t n,
                   uint32_t k, err *e) {
-    eng_tensor t;
+    model_tensor t;
     if (get(j->g, &t, e, "%s%s", prefix, name) != 0) return -1;
     j->m = m;
     j->kind = PACK_ROWS;
@@ -252,8 +253,8 @@ static int matrix(pack *j, eng__mat *m, const char *prefix, const char *name, ui
 
 /* kv_up holds, per head, `nope` rows that make keys and `v` rows that make values. */
 static int load_kv_up(eng__cpu *g, pack *j, eng__layer *l, const char *prefix, err *e) {
-    const eng_config *c = &g->c;
-    eng_tensor t;
+    const model_plan *c = &g->c;
+    model_tensor t;
     uint32_t per_head = c->qk_nope_head_dim + c->v_head_dim;
     if (take_mats(g, &l->uk, c->n_heads, e) != 0 || take_mats(g, &l->uv, c->n_heads, e) != 0 ||
         (g->crossover && take_mats(g, &l->key, c->n_heads, e) != 0)) {
@@ -280,10 +281,10 @@ static int load_kv_up(eng__cpu *g, pack *j, eng__layer *l, const char *prefix, e
 }
 
 static int load_attention(eng__cpu *g, pack *j, eng__layer *l, const char *prefix, err *e) {
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     if (vector(j, &l->attn_norm, prefix, "attn_norm.weight", c->dim, e) != 0) return -1;
     if (vector(j, &l->ffn_norm, prefix, "ffn_norm.weight", c->dim, e) != 0) return -1;
-    if (c->attn_type == ENG_ATTN_GQA) {
+    if (c->attn_type == ATTN_GQA) {
         uint32_t kv = c->n_kv_heads * c->head_dim;
         if (matrix(j, &l->wq, prefix, "attn.wq.weight", c->dim, c->dim, e) != 0 ||
             matrix(j, &l->wk, prefix, "attn.wk.weight", kv, c->dim, e) != 0 ||
@@ -309,7 +310,7 @@ static int load_attention(eng__cpu *g, pack *j, eng__layer *l, const char *prefi
 /* `infix` names one FFN, or with a %u many that are packed as one. */
 static int load_swiglu(eng__cpu *g, pack *j, eng__mat *gate_up, eng__mat *down, const char *prefix,
                        uint32_t first, uint32_t count, const char *list, uint32_t hidden, err *e) {
-    eng_tensor src[MAX_SOURCES];
+    model_tensor src[MAX_SOURCES];
     if (count > MAX_SOURCES / 2) {
         return err_set(e, ERR_UNSUPPORTED, "n_shared_experts", "at most %d shared experts",
                        MAX_SOURCES / 2);
@@ -339,7 +340,7 @@ static int load_swiglu(eng__cpu *g, pack *j, eng__mat *gate_up, eng__mat *down, 
 }
 
 static int load_moe(eng__cpu *g, pack *j, eng__layer *l, const char *prefix, err *e) {
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     j->keep = true;
     if (matrix(j, &l->router, prefix, "ffn.router.weight", c->n_experts, c->dim, e) != 0) return -1;
     j->keep = false;
@@ -392,7 +393,7 @@ static int load_lora(pack *j, err *e) {
     eng__cpu *g = j->g;
     const char *in = "recurrent.lora.";
     uint32_t rank = g->c.lora_rank;
-    eng_tensor scale;
+    model_tensor scale;
     if (rank == 0) return 0;
     if (get(g, &scale, e, "recurrent.lora.scale.weight") != 0) return -1;
     if (scale.rank != 2 || scale.shape[0] == 0 || scale.shape[0] > UINT32_MAX) {
@@ -425,9 +426,9 @@ static int load_recurrent(pack *j, err *e) {
 
 static int load_all(pack *j, err *e) {
     eng__cpu *g = j->g;
-    const eng_config *c = &g->c;
-    eng_tensor head;
-    bool untied = eng_model_find(g->model, "head.weight", &head);
+    const model_plan *c = &g->c;
+    model_tensor head;
+    bool untied = model_find(g->model, "head.weight", &head);
     j->at = 0;
     if (load_dense(g, j, g->prelude, c->prelude_layers, "prelude", e) != 0) return -1;
     if (load_recurrent(j, e) != 0) return -1;
@@ -438,7 +439,7 @@ static int load_all(pack *j, err *e) {
 }
 
 int eng__load_weights(eng__cpu *g, err *e) {
-    const eng_config *c = &g->c;
+    const model_plan *c = &g->c;
     pack j = {.g = g, .started_ns = clock_ns()};
     g->prelude = eng__take(g, c->prelude_layers, sizeof *g->prelude);
     g->coda = eng__take(g, c->coda_layers, sizeof *g->coda);

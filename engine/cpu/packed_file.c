@@ -36,7 +36,7 @@ uint64_t eng__hash(uint64_t seed, const void *bytes, size_t n) { /* FNV-1a, then
     return h * 0x9e3779b97f4a7c15u;
 }
 
-uint64_t eng__hash_tensor(uint64_t seed, const eng_tensor *t) {
+uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *t) {
     seed = eng__hash(seed, &t->dtype, sizeof t->dtype);
     seed = eng__hash(seed, t->shape, t->rank * sizeof t->shape[0]);
     size_t n = t->bytes < SAMPLE_BYTES ? t->bytes : SAMPLE_BYTES;
@@ -66,14 +66,14 @@ static uint64_t hash_files(const char *dir) {
 
 static uint64_t full_key(const eng__cpu *g) {
     const uint32_t layout[] = {LAYOUT_VERSION, ENG__PANEL, ENG__GROUP};
-    uint64_t files = hash_files(eng_model_dir(g->model));
+    uint64_t files = hash_files(model_dir(g->model));
     uint64_t key = eng__hash(g->image.key, layout, sizeof layout);
     return eng__hash(key, &files, sizeof files);
 }
 
 static void file_name(const eng__cpu *g, char *out, size_t n, const char *suffix) {
     bool int8 = g->opts.weights == ENG_WEIGHTS_INT8;
-    (void)snprintf(out, n, "%s/fathom-packed%s.bin%s", eng_model_dir(g->model), int8 ? "-int8" : "",
+    (void)snprintf(out, n, "%s/fathom-packed%s.bin%s", model_dir(g->model), int8 ? "-int8" : "",
                    suffix);
 }
 
@@ -189,6 +189,6 @@ bool eng__packed_save(eng__cpu *g) {
         log_line(LOG_WARN, "cannot keep packed weights in %s: %s", path, strerror(why));
         return false;
     }
-    sync_folder(eng_model_dir(g->model));
+    sync_folder(model_dir(g->model));
     return true;
 }

@@ -7,8 +7,8 @@
 enum { ROPE_LOW = 256 };
 
 int eng__tables_init(eng__cpu *g, err *e) {
-    const eng_config *c = &g->c;
-    uint32_t rope = c->attn_type == ENG_ATTN_MLA ? c->qk_rope_head_dim : c->head_dim;
+    const model_plan *c = &g->c;
+    uint32_t rope = c->attn_type == ATTN_MLA ? c->qk_rope_head_dim : c->head_dim;
     uint32_t high = g->opts.max_positions / ROPE_LOW + 1, n = c->dim / 8;
     g->rope_pairs = rope / 2;
     g->loop_half = n / 2;
@@ -118,7 +118,7 @@ static void prelude_start_work(void *arg, uint32_t first, uint32_t last, uint32_
     (void)worker;
     for (uint32_t s = first; s < last; s++) {
         const eng_row *r = row_of(g, s);
-        eng_tensor_read(&g->embed, (size_t)r->token * g->c.dim, g->c.dim, g->x + s * g->ld_d);
+        model_tensor_read(&g->embed, (size_t)r->token * g->c.dim, g->c.dim, g->x + s * g->ld_d);
         eng__rope_at(g, r->pos, g->rope + s * g->ld_rope);
     }
 }
@@ -140,7 +140,7 @@ void eng__stage_prelude(eng__cpu *g) {
     order_rows(g, all_full);
     eng__pool_run(g->pool, prelude_start_work, g, g->n, 8);
     for (uint32_t i = 0; i < g->c.prelude_layers; i++) {
-        set_planes(g, eng_plane_prelude(&g->c, i));
+        set_planes(g, plan_plane_prelude(&g->c, i));
         block(g, &g->prelude[i], false);
     }
     eng__pool_run(g->pool, prelude_end_work, g, g->n, 8);
@@ -215,7 +215,7 @@ void eng__stage_recurrent(eng__cpu *g) {
     order_rows(g, wants_block);
     memset(g->halted, 0, g->n_rows);
     for (uint32_t s = 0; s < g->n; s++)
-        g->plane[s] = eng_plane_loop(&g->c, row_of(g, s)->loop);
+        g->plane[s] = plan_plane_loop(&g->c, row_of(g, s)->loop);
     eng__pool_run(g->pool, loop_start_work, g, g->n, 4);
     block(g, &g->recurrent, true);
     if (g->c.lora_rank && g->n_full) {
@@ -251,7 +251,7 @@ void eng__stage_coda(eng__cpu *g) {
     eng__pool_run(g->pool, coda_start_work, g, g->n, 8);
     for (uint32_t i = 0; i < g->c.coda_layers; i++) {
         if (i + 1 == g->c.coda_layers) g->n_full = n_logits;
-        set_planes(g, eng_plane_coda(&g->c, i));
+        set_planes(g, plan_plane_coda(&g->c, i));
         block(g, &g->coda[i], false);
     }
     g->n_logits = n_logits;

@@ -69,7 +69,7 @@ static int set_kernels(cu_backend *b, const char *name, err *e) {
 static int check_opts(cu_backend *b, const eng_backend_opts *in, err *e) {
     static const eng__limits limits = {
         .default_rows = 1024, .launch = CU_MAX_LAUNCH, .positions = 1u << 24};
-    const eng_config *c = &b->c;
+    const model_plan *c = &b->c;
     b->opts = *in;
     if (eng__check_opts(&b->opts, c, &limits, e) != 0) return -1;
     if (c->n_experts + c->n_shared_experts * c->n_experts_per_tok > CU_MAX_EXPERTS) {
@@ -83,15 +83,15 @@ static void size_runs(cu_backend *b) {
     cu_flash_args a;
     b->flash = (cu_flash_plan){.rows = UINT32_MAX};
     eng__cuda_flash_shape(b, &a);
-    if (b->f32 || b->c.attn_type != ENG_ATTN_MLA || !cu_flash_fits(&a, (uint32_t)b->shared_bytes))
+    if (b->f32 || b->c.attn_type != ATTN_MLA || !cu_flash_fits(&a, (uint32_t)b->shared_bytes))
         return;
     eng__cuda_size_runs(b, b->expand_early ? 2 : cu_flash_crossover(&a),
                         b->expand_early ? CU_FLASH_KEYS : 0, cu_flash_key_bytes(&a));
 }
 
 static void set_shapes(cu_backend *b) {
-    const eng_config *c = &b->c;
-    bool mla = c->attn_type == ENG_ATTN_MLA;
+    const model_plan *c = &b->c;
+    bool mla = c->attn_type == ATTN_MLA;
     b->dim_ld = cu_round(c->dim, CU_K_STEP);
     b->dk = mla ? c->kv_lora_rank + c->qk_rope_head_dim : c->head_dim;
     b->dv = mla ? c->kv_lora_rank : c->head_dim;
@@ -102,7 +102,7 @@ static void set_shapes(cu_backend *b) {
     b->groups_shared = c->n_shared_experts * c->n_experts_per_tok;
     b->loop_width = c->dim / 8 / 2 * 2;
     cu_attn_args a;
-    b->cache.f32 = b->opts.cache_dtype == ENG_F32;
+    b->cache.f32 = b->opts.cache_dtype == DTYPE_F32;
     b->cache.slot_values = c->slot_values;
     eng__cuda_attn_shape(b, &a);
     b->tile_rows = cu_attn_tile_rows(&a, b->f32);
@@ -128,9 +128,9 @@ static uint64_t part_rows(const cu_backend *b) {
 }
 
 static int take_scratch(cu_backend *b, err *e) {
-    const eng_config *c = &b->c;
+    const model_plan *c = &b->c;
     cu_scratch *s = &b->s;
-    bool mla = c->attn_type == ENG_ATTN_MLA;
+    bool mla = c->attn_type == ATTN_MLA;
     uint64_t n = b->opts.max_launch, d = c->dim, h = c->n_heads, f = sizeof(float);
     uint64_t act = cu_act_bytes(b), parts = c->n_experts_per_tok + b->groups_shared;
     uint64_t in = mla ? (uint64_t)c->q_lora_rank + c->kv_lora_rank + c->qk_rope_head_dim
@@ -250,11 +250,11 @@ static int take_exchange(cu_backend *b, err *e) {
  * all leave after one loop, but no more than about 4 % of the bytes, and never so few that
  * positions at full depth could not use every slot. */
 static int size_cache(cu_backend *b, err *e) {
-    const eng_config *c = &b->c;
+    const model_plan *c = &b->c;
     eng_backend_info *info = &b->base.info;
     uint32_t planes = c->prelude_layers + c->coda_layers + b->opts.max_loops;
     uint32_t shallow = c->prelude_layers + c->coda_layers + 1;
-    size_t slot = c->slot_values * eng_dtype_bytes(b->opts.cache_dtype), room = 0, all = 0;
+    size_t slot = c->slot_values * model_dtype_bytes(b->opts.cache_dtype), room = 0, all = 0;
     size_t map = (size_t)planes * ENG_BLOCK * sizeof(uint32_t);
     if (eng__cuda_check(b, cudaMemGetInfo(&room, &all), "asking for free memory", e) != 0)
         return -1;
@@ -394,13 +394,13 @@ static void fill_info(cu_backend *b) {
     info->memory_bytes = b->mem.bytes;
 }
 
-int eng__cuda_open_device(eng_backend **out, const eng_model *m, const eng_backend_opts *opts,
+int eng__cuda_open_device(eng_backend **out, const model_folder *m, const eng_backend_opts *opts,
                           int device, err *e) {
     *out = NULL;
     cu_backend *b = array_new(1, sizeof *b);
     if (b == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the CUDA backend");
     b->base.ops = &eng__cuda_ops;
-    b->base.config = eng_model_config(m);
+    b->base.config = model_plan_of(m);
     b->model = m;
     b->c = *b->base.config;
     if (check_opts(b, opts, e) != 0) goto fail;

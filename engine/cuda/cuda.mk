@@ -39,7 +39,7 @@ $(CUDA_B)/%.cu.o: %.cu
 	$(Q)flock $(CUDA_B)/.nvcc $(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.o=.d) -c -o $@ $< >$(@:.o=.ptxas) 2>&1 \
 	    || { cat $(@:.o=.ptxas); exit 1; }
 
-# The program's own functions (err_set, eng_model_find, ...) are found in it when it loads this.
+# The program's own functions (err_set, model_find, ...) are found in it when it loads this.
 $(CUDA_PLUGIN): $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
 	@echo "  LD  $@"
 	$(Q)$(CC) -shared -o $@ $^ $(CUDA_LINK)

@@ -8,8 +8,8 @@
 #ifndef FATHOM_ENGINE_CUDA_INTERNAL_H
 #define FATHOM_ENGINE_CUDA_INTERNAL_H
 
+#include "engine/backend.h"
 #include "engine/cuda/kernels.h"
-#include "engine/engine.h"
 
 #include <cublas_v2.h>
 
@@ -94,8 +94,8 @@ typedef struct {
 
 typedef struct {
     eng_backend base; /* first */
-    const eng_model *model;
-    eng_config c;
+    const model_folder *model;
+    model_plan c;
     bool f32; /* parity mode: weights and activations float32 */
     bool graphs, lost;
     char device_name[128], kernels_name[32];
@@ -138,9 +138,9 @@ typedef struct {
 } cu_backend;
 
 extern const char eng__cuda_plugin_version[];
-int eng__cuda_plugin_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts,
+int eng__cuda_plugin_open(eng_backend **out, const model_folder *m, const eng_backend_opts *opts,
                           err *e) WARN_UNUSED;
-int eng__cuda_open_device(eng_backend **out, const eng_model *m, const eng_backend_opts *opts,
+int eng__cuda_open_device(eng_backend **out, const model_folder *m, const eng_backend_opts *opts,
                           int device, err *e) WARN_UNUSED;
 
 static inline uint32_t cu_round(uint32_t v, uint32_t to) {

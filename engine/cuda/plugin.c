@@ -3,7 +3,7 @@
 
 const char eng__cuda_plugin_version[] = FATHOM_VERSION;
 
-int eng__cuda_plugin_open(eng_backend **out, const eng_model *m, const eng_backend_opts *opts,
+int eng__cuda_plugin_open(eng_backend **out, const model_folder *m, const eng_backend_opts *opts,
                           err *e) {
     *out = NULL;
     int n = 0;

@@ -88,8 +88,8 @@ static cudaError_t per_head(cu_backend *b, const cu_mat *w, const void *x, uint3
 }
 
 void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a) {
-    const eng_config *c = &b->c;
-    bool mla = c->attn_type == ENG_ATTN_MLA;
+    const model_plan *c = &b->c;
+    bool mla = c->attn_type == ATTN_MLA;
     *a = (cu_attn_args){
         .cache = b->cache,
         .n_heads = c->n_heads,
@@ -103,7 +103,7 @@ void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a) {
 
 /* Enough thread blocks to fill the device twice over, where the context allows. */
 uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows) {
-    uint32_t per_row = b->c.attn_type == ENG_ATTN_MLA
+    uint32_t per_row = b->c.attn_type == ATTN_MLA
                            ? (b->c.n_heads + CU_ATTN_HEADS - 1) / CU_ATTN_HEADS
                            : b->c.n_kv_heads;
     uint32_t tiles = (b->opts.max_positions + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
@@ -117,7 +117,7 @@ static cudaError_t attend(cu_backend *b, uint32_t plane, bool by_loop, uint32_t 
                           cu_path path) {
     cu_attn_args a;
     eng__cuda_attn_shape(b, &a);
-    bool mla = b->c.attn_type == ENG_ATTN_MLA;
+    bool mla = b->c.attn_type == ATTN_MLA;
     a.desc = b->desc;
     a.plane = plane;
     a.by_loop = by_loop;
@@ -134,7 +134,7 @@ static cudaError_t attend(cu_backend *b, uint32_t plane, bool by_loop, uint32_t 
 }
 
 void eng__cuda_flash_shape(const cu_backend *b, cu_flash_args *a) {
-    const eng_config *c = &b->c;
+    const model_plan *c = &b->c;
     *a = (cu_flash_args){.cache = b->cache,
                          .n_heads = c->n_heads,
                          .nope = c->qk_nope_head_dim,
@@ -181,9 +181,9 @@ static cudaError_t expanded(cu_backend *b, const cu_layer *l, uint32_t plane, bo
 /* act = the normed input; leaves attention's output in delta. */
 static cudaError_t attention(cu_backend *b, const cu_layer *l, uint32_t plane, bool by_loop,
                              uint32_t rows, cu_path path) {
-    const eng_config *c = &b->c;
+    const model_plan *c = &b->c;
     cu_scratch *s = &b->s;
-    bool mla = c->attn_type == ENG_ATTN_MLA;
+    bool mla = c->attn_type == ATTN_MLA;
     cu_prep_args prep = {.desc = b->desc,
                          .cache = b->cache,
                          .plane = plane,
@@ -278,7 +278,7 @@ static cudaError_t dense_stage(cu_backend *b, const cu_layer *layers, uint32_t n
 /* act -> parts [rows][n_parts][D]. The always-on experts are groups like the others, or at many
  * rows two dense products whose sum is the last part. */
 static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
-    const eng_config *c = &b->c;
+    const model_plan *c = &b->c;
     const cu_layer *l = &b->recurrent;
     cu_scratch *s = &b->s;
     bool dense = eng__cuda_blas_shared(b, rows);
@@ -337,13 +337,13 @@ static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
 }
 
 static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
-    const eng_config *c = &b->c;
+    const model_plan *c = &b->c;
     const cu_layer *l = &b->recurrent;
     uint32_t n_parts = 0;
     cu_row_args in = row_args(b, CU_FROM_LOOP, CU_TO_NORM, l->attn_norm);
     cu_row_args mid = row_args(b, CU_FROM_X, CU_TO_NORM, l->ffn_norm);
     cudaError_t rc = cu_row_step(b->stream, &in, rows, b->f32);
-    STEP(rc, attention(b, l, eng_plane_loop(c, 0), true, rows, path));
+    STEP(rc, attention(b, l, plan_plane_loop(c, 0), true, rows, path));
     STEP(rc, cu_row_step(b->stream, &mid, rows, b->f32));
     STEP(rc, experts(b, rows, &n_parts));
     cu_loop_end_args end = {.desc = b->desc,
@@ -366,16 +366,16 @@ static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
 }
 
 cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path) {
-    const eng_config *c = &b->c;
+    const model_plan *c = &b->c;
     cudaError_t rc = cu_begin(b->stream, b->desc, &b->cache, &b->state);
     if (rc != cudaSuccess) return rc;
     switch (stage) {
     case ENG_STAGE_PRELUDE:
-        return dense_stage(b, b->prelude, c->prelude_layers, eng_plane_prelude(c, 0), CU_FROM_TOKEN,
-                           CU_TO_STATE, rows, path);
+        return dense_stage(b, b->prelude, c->prelude_layers, plan_plane_prelude(c, 0),
+                           CU_FROM_TOKEN, CU_TO_STATE, rows, path);
     case ENG_STAGE_RECURRENT: return recurrent(b, rows, path);
     case ENG_STAGE_CODA:
-        return dense_stage(b, b->coda, c->coda_layers, eng_plane_coda(c, 0), CU_FROM_OUT,
+        return dense_stage(b, b->coda, c->coda_layers, plan_plane_coda(c, 0), CU_FROM_OUT,
                            CU_TO_HEAD, rows, path);
     }
     return cudaErrorInvalidValue;

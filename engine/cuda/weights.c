@@ -67,15 +67,16 @@ static int put_floats(uploader *u, const float *v, uint32_t n, err *e) {
 }
 
 /* n values of t from column col of row r; rows have as many values as the tensor's last axis. */
-static int put_row(uploader *u, const eng_tensor *t, uint64_t r, uint64_t col, uint32_t n, err *e) {
+static int put_row(uploader *u, const model_tensor *t, uint64_t r, uint64_t col, uint32_t n,
+                   err *e) {
     size_t first = (size_t)(r * t->shape[1] + col);
-    if (!u->b->f32 && t->dtype == ENG_BF16) {
+    if (!u->b->f32 && t->dtype == DTYPE_BF16) {
         uint8_t *at = next_row(u, e);
         if (at == NULL) return -1;
         memcpy(at, (const uint8_t *)t->data + first * 2, (size_t)n * 2);
         return 0;
     }
-    eng_tensor_read(t, first, n, u->row);
+    model_tensor_read(t, first, n, u->row);
     return put_floats(u, u->row, n, e);
 }
 
@@ -104,12 +105,12 @@ static int mat_begin(uploader *u, cu_mat *m, uint32_t count, uint32_t n, uint32_
     return 0;
 }
 
-static int need(const cu_backend *b, const char *name, eng_tensor *t, err *e) {
-    if (eng_model_find(b->model, name, t)) return 0;
+static int need(const cu_backend *b, const char *name, model_tensor *t, err *e) {
+    if (model_find(b->model, name, t)) return 0;
     return err_set(e, ERR_BAD_FILE, NULL, "the model has no tensor %s", name);
 }
 
-static int need_in(const cu_backend *b, const char *prefix, const char *name, eng_tensor *t,
+static int need_in(const cu_backend *b, const char *prefix, const char *name, model_tensor *t,
                    err *e) {
     char full[NAME_BYTES];
     (void)snprintf(full, sizeof full, "%s%s", prefix, name);
@@ -125,11 +126,11 @@ static int upload_floats(cu_backend *b, float **out, const float *v, size_t n, e
 }
 
 static int upload_vector(cu_backend *b, float **out, const char *prefix, const char *name, err *e) {
-    eng_tensor t;
+    model_tensor t;
     if (need_in(b, prefix, name, &t, e) != 0) return -1;
     float *v = array_new(t.n_values, sizeof *v);
     if (v == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory reading %s", name);
-    eng_tensor_read(&t, 0, t.n_values, v);
+    model_tensor_read(&t, 0, t.n_values, v);
     int rc = upload_floats(b, out, v, t.n_values, e);
     free(v);
     return rc;
@@ -138,7 +139,7 @@ static int upload_vector(cu_backend *b, float **out, const char *prefix, const c
 /* Several tensors [n_i][k], one above the other. */
 static int upload_stack(uploader *u, cu_mat *m, const char *prefix, const char *const *names,
                         uint32_t count, err *e) {
-    eng_tensor t[3] = {0};
+    model_tensor t[3] = {0};
     uint64_t rows = 0;
     for (uint32_t i = 0; i < count; i++) {
         if (need_in(u->b, prefix, names[i], &t[i], e) != 0) return -1;
@@ -160,8 +161,8 @@ static int upload_one(uploader *u, cu_mat *m, const char *prefix, const char *na
 }
 
 /* gate rows [first, first + n) and the same of up, 8 and 8 in turn, zeros up to `padded`. */
-static int put_gate_up(uploader *u, const eng_tensor *gate, const eng_tensor *up, uint32_t first,
-                       uint32_t n, uint32_t padded, uint32_t k, err *e) {
+static int put_gate_up(uploader *u, const model_tensor *gate, const model_tensor *up,
+                       uint32_t first, uint32_t n, uint32_t padded, uint32_t k, err *e) {
     for (uint32_t i = 0; i < padded; i += 8) {
         for (uint32_t side = 0; side < 2; side++) {
             for (uint32_t j = i; j < i + 8; j++) {
@@ -176,7 +177,7 @@ static int put_gate_up(uploader *u, const eng_tensor *gate, const eng_tensor *up
 
 static int upload_dense_ffn(uploader *u, cu_layer *l, const char *prefix, err *e) {
     const cu_backend *b = u->b;
-    eng_tensor gate, up, down;
+    model_tensor gate, up, down;
     if (need_in(b, prefix, "ffn.gate.weight", &gate, e) != 0 ||
         need_in(b, prefix, "ffn.up.weight", &up, e) != 0 ||
         need_in(b, prefix, "ffn.down.weight", &down, e) != 0) {
@@ -195,7 +196,7 @@ static int upload_dense_ffn(uploader *u, cu_layer *l, const char *prefix, err *e
     return flush(u, e);
 }
 
-static int expert_tensors(const cu_backend *b, const char *kind, uint32_t j, eng_tensor t[3],
+static int expert_tensors(const cu_backend *b, const char *kind, uint32_t j, model_tensor t[3],
                           err *e) {
     static const char *const names[] = {"gate", "up", "down"};
     for (int i = 0; i < 3; i++) {
@@ -208,9 +209,9 @@ static int expert_tensors(const cu_backend *b, const char *kind, uint32_t j, eng
 }
 
 static int upload_routed(uploader *u, cu_layer *l, err *e) {
-    const eng_config *c = &u->b->c;
+    const model_plan *c = &u->b->c;
     uint32_t padded = cu_round(c->expert_dim, CU_K_STEP);
-    eng_tensor t[3];
+    model_tensor t[3];
     if (mat_begin(u, &l->gate_up, c->n_experts, 2 * padded, c->dim, e) != 0) return -1;
     for (uint32_t j = 0; j < c->n_experts; j++) {
         if (expert_tensors(u->b, "routed", j, t, e) != 0 ||
@@ -233,10 +234,10 @@ static int upload_routed(uploader *u, cu_layer *l, err *e) {
 /* A shared expert of hidden expert_dim * top_k is top_k groups of hidden expert_dim: the MoE
  * is uniform. down is [D][groups * expert_ld], so that it also serves as one matrix. */
 static int upload_shared(uploader *u, cu_layer *l, err *e) {
-    const eng_config *c = &u->b->c;
+    const model_plan *c = &u->b->c;
     uint32_t padded = cu_round(c->expert_dim, CU_K_STEP), groups = u->b->groups_shared;
     uint32_t per = c->n_experts_per_tok;
-    eng_tensor t[3];
+    model_tensor t[3];
     if (groups == 0) return 0;
     if (mat_begin(u, &l->shared_gate_up, groups, 2 * padded, c->dim, e) != 0) return -1;
     for (uint32_t g = 0; g < groups; g++) {
@@ -255,7 +256,7 @@ static int upload_shared(uploader *u, cu_layer *l, err *e) {
             rc = expert_tensors(u->b, "shared", g / per, t, e);
             if (rc != 0) break;
             size_t first = (size_t)r * t[2].shape[1] + (size_t)(g % per) * c->expert_dim;
-            eng_tensor_read(&t[2], first, c->expert_dim, row + (size_t)g * padded);
+            model_tensor_read(&t[2], first, c->expert_dim, row + (size_t)g * padded);
         }
         if (rc == 0) rc = put_floats(u, row, groups * padded, e);
     }
@@ -269,16 +270,16 @@ static int upload_shared(uploader *u, cu_layer *l, err *e) {
 /* kv_up [H * (nope + v)][rank] as two sets: uk[h] = its nope rows transposed, uv[h] = its v rows.
  */
 static int upload_kv_up(uploader *u, cu_layer *l, const char *prefix, err *e) {
-    const eng_config *c = &u->b->c;
+    const model_plan *c = &u->b->c;
     uint32_t nope = c->qk_nope_head_dim, v = c->v_head_dim, rank = c->kv_lora_rank;
-    eng_tensor t;
+    model_tensor t;
     if (need_in(u->b, prefix, "attn.kv_up.weight", &t, e) != 0) return -1;
     float *block = array_new((size_t)nope * rank, sizeof *block),
           *col = array_new(nope, sizeof *col);
     int rc = block && col ? mat_begin(u, &l->uk, c->n_heads, rank, nope, e)
                           : err_set(e, ERR_NO_MEMORY, NULL, "out of memory packing weights");
     for (uint32_t h = 0; rc == 0 && h < c->n_heads; h++) {
-        eng_tensor_read(&t, (size_t)h * (nope + v) * rank, (size_t)nope * rank, block);
+        model_tensor_read(&t, (size_t)h * (nope + v) * rank, (size_t)nope * rank, block);
         for (uint32_t j = 0; rc == 0 && j < rank; j++) {
             for (uint32_t i = 0; i < nope; i++)
                 col[i] = block[(size_t)i * rank + j];
@@ -304,7 +305,7 @@ static int upload_attention(uploader *u, cu_layer *l, const char *prefix, err *e
     static const char *const up[] = {"attn.q_up_nope.weight", "attn.q_up_rope.weight"};
     static const char *const gqa[] = {"attn.wq.weight", "attn.wk.weight", "attn.wv.weight"};
     if (upload_one(u, &l->wo, prefix, "attn.wo.weight", e) != 0) return -1;
-    if (u->b->c.attn_type == ENG_ATTN_GQA) return upload_stack(u, &l->in, prefix, gqa, 3, e);
+    if (u->b->c.attn_type == ATTN_GQA) return upload_stack(u, &l->in, prefix, gqa, 3, e);
     if (upload_stack(u, &l->in, prefix, down, 2, e) != 0 ||
         upload_stack(u, &l->q_up, prefix, up, 2, e) != 0 ||
         upload_vector(u->b, &l->q_norm, prefix, "attn.q_norm.weight", e) != 0 ||
@@ -342,7 +343,7 @@ static int upload_layers(uploader *u, cu_layer **out, const char *kind, uint32_t
 
 /* The injection's decay, worked out once, and the halting bias. */
 static int upload_recurrent(cu_backend *b, err *e) {
-    eng_tensor log_a, log_dt, bias, scale;
+    model_tensor log_a, log_dt, bias, scale;
     if (need(b, "recurrent.injection.log_A", &log_a, e) != 0 ||
         need(b, "recurrent.injection.log_dt", &log_dt, e) != 0 ||
         need(b, "recurrent.act.halt.bias", &bias, e) != 0 ||
@@ -350,11 +351,11 @@ static int upload_recurrent(cu_backend *b, err *e) {
         return -1;
     }
     b->lora_rows = (uint32_t)scale.shape[0];
-    eng_tensor_read(&bias, 0, 1, &b->halt_bias);
+    model_tensor_read(&bias, 0, 1, &b->halt_bias);
     float *a = array_new(b->c.dim, sizeof *a), dt[1];
     if (a == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
-    eng_tensor_read(&log_dt, 0, 1, dt);
-    eng_tensor_read(&log_a, 0, b->c.dim, a);
+    model_tensor_read(&log_dt, 0, 1, dt);
+    model_tensor_read(&log_a, 0, b->c.dim, a);
     for (uint32_t i = 0; i < b->c.dim; i++)
         a[i] = rm_lti_decay(dt[0], a[i]);
     int rc = upload_floats(b, &b->inj_a, a, b->c.dim, e);
@@ -371,7 +372,7 @@ static int upload_recurrent(cu_backend *b, err *e) {
 
 /* Tables of the rotation [max_positions][pairs][cos, sin] and the loop embedding. */
 static int upload_tables(cu_backend *b, err *e) {
-    uint32_t rot = b->c.attn_type == ENG_ATTN_MLA ? b->c.qk_rope_head_dim : b->c.head_dim;
+    uint32_t rot = b->c.attn_type == ATTN_MLA ? b->c.qk_rope_head_dim : b->c.head_dim;
     size_t n = (size_t)b->opts.max_positions * rot, loops = b->opts.max_loops;
     float *v = array_new(n, sizeof *v), *emb = array_new(loops * b->loop_width + 1, sizeof *emb);
     int rc = v && emb ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the rotation table");
@@ -397,10 +398,10 @@ static int upload_tables(cu_backend *b, err *e) {
 
 static int upload_all(uploader *u, err *e) {
     cu_backend *b = u->b;
-    eng_tensor head;
+    model_tensor head;
     if (upload_one(u, &b->embed, "", "embed.weight", e) != 0) return -1;
     b->head = b->embed;
-    if (eng_model_find(b->model, "head.weight", &head) &&
+    if (model_find(b->model, "head.weight", &head) &&
         upload_one(u, &b->head, "", "head.weight", e) != 0) {
         return -1;
     }
@@ -428,7 +429,7 @@ static uint32_t longest_row(const cu_backend *b) {
 }
 
 int eng__cuda_upload(cu_backend *b, err *e) {
-    uploader u = {.b = b, .all = eng_model_bytes(b->model), .began_ns = clock_ns()};
+    uploader u = {.b = b, .all = model_bytes(b->model), .began_ns = clock_ns()};
     uint32_t row = longest_row(b);
     u.cap = (size_t)row * 4 > STAGE_BYTES ? (size_t)row * 4 : STAGE_BYTES;
     u.row = array_new(row, sizeof *u.row);

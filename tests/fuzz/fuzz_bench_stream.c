@@ -1,7 +1,7 @@
 /* fuzz_bench_stream.c - any bytes as a server's stream: the load generator must find the same
  * events in them however they are cut, and no text of a chunk may lie outside its event.
  * The first byte says how the rest is cut. */
-#include "server/bench/bench_internal.h"
+#include "loadgen/loadgen_internal.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* fuzz_config.c - any text as config.json: what is accepted must be usable, and must read
  * back as itself once written. */
-#include "engine/model_internal.h"
+#include "model/model_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,7 @@ typedef struct {
     uint64_t params, visited;
 } tally;
 
-static int count(void *ud, const eng__want *w) {
+static int count(void *ud, const model__want *w) {
     tally *t = ud;
     uint64_t n;
     if (!size_mul(w->shape[0], w->shape[1], &n) || n == 0) abort();
@@ -27,18 +27,18 @@ static int count(void *ud, const eng__want *w) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    eng_config c, again;
+    model_plan c, again;
     err e = {0};
-    if (eng_config_parse(&c, (const char *)data, size, "fuzz", &e) != 0) {
+    if (plan_parse(&c, (const char *)data, size, "fuzz", &e) != 0) {
         if (e.code == ERR_NONE || e.msg[0] == 0) abort();
         return 0;
     }
     if (c.slot_values == 0 || c.dense_dim == 0 || c.n_experts_per_tok > c.n_experts) abort();
     tally t = {0};
-    if (eng__wants(&c, count, &t) == 0 && t.params != eng_config_params(&c)) abort();
+    if (model__wants(&c, count, &t) == 0 && t.params != plan_params(&c)) abort();
     buf text = {0};
-    eng_config_write(&text, &c, "float32");
-    if (eng_config_parse(&again, text.data, text.len, "again", &e) != 0) abort();
+    plan_write(&text, &c, "float32");
+    if (plan_parse(&again, text.data, text.len, "again", &e) != 0) abort();
     if (memcmp(&c, &again, sizeof c) != 0) abort();
     buf_deinit(&text);
     return 0;

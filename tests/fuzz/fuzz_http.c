@@ -3,7 +3,7 @@
  *
  * The server runs in this process without a model, so that every path but the engine's is
  * reached; the first byte says in how many pieces the rest arrives. */
-#include "server/srv_internal.h"
+#include "server/server_internal.h"
 
 #include <arpa/inet.h>
 #include <poll.h>
@@ -31,12 +31,12 @@ static void start(void) {
     json_setup();
     log_set_level(LOG_ALERT);
     server = calloc(1, sizeof *server);
-    server->o = (srv_opts){.max_body = 4096,
-                           .max_connections = 64,
-                           .header_s = 10,
-                           .body_s = 10,
-                           .idle_s = 10,
-                           .stall_s = 10};
+    server->o = (server_opts){.max_body = 4096,
+                              .max_connections = 64,
+                              .header_s = 10,
+                              .body_s = 10,
+                              .idle_s = 10,
+                              .stall_s = 10};
     server->o.cors.items[0] = "https://a.example";
     server->o.cors.n = 1;
     srv_metrics_init(&server->counts, 1024);

@@ -11,8 +11,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static eng_model *model;
-static eng_tokenizer *tokenizer;
+static model_folder *model;
+static tokenizer *words;
 static api_context *with_text, *ids_only;
 
 static void need(int rc, const err *e) {
@@ -31,14 +31,14 @@ static void open_all(void) {
     for (size_t i = 0; i < ARRAY_LEN(dirs) && rc != 0; i++) {
         e = (err){0};
         dir = dirs[i];
-        rc = eng_model_open(&model, dir, &e);
+        rc = model_open(&model, dir, &e);
     }
     need(rc, &e);
-    need(eng_tokenizer_open(&tokenizer, dir, eng_model_config(model)->vocab_size, &e), &e);
+    need(tokenizer_open(&words, dir, model_plan_of(model)->vocab_size, &e), &e);
     api_opts o = {.model_dir = dir,
                   .served_name = "m",
                   .model = model,
-                  .tokenizer = tokenizer,
+                  .tokenizer = words,
                   .max_context = 256};
     need(api_context_open(&with_text, &o, &e), &e);
     o.tokenizer = NULL;

@@ -1,6 +1,6 @@
 /* fuzz_safetensors.c - any bytes as a safetensors file: the header parser may refuse them,
  * and what it accepts must lie inside the file. */
-#include "engine/safetensors_internal.h"
+#include "model/safetensors_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,22 +16,22 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    eng__st_index index;
+    model__st_index index;
     err e = {0};
-    if (eng__st_parse(&index, data, size, "fuzz", &e) != 0) {
+    if (model__st_parse(&index, data, size, "fuzz", &e) != 0) {
         if (e.code == ERR_NONE || e.msg[0] == 0 || index.entries) abort();
         return 0;
     }
     uint64_t sum = 0;
     for (size_t i = 0; i < index.n; i++) {
-        const eng__st_entry *t = &index.entries[i];
+        const model__st_entry *t = &index.entries[i];
         if (t->first > size || t->bytes > size - t->first) abort();
-        if (eng__st_find(&index, t->name) != t) abort();
+        if (model__st_find(&index, t->name) != t) abort();
         char text[64];
-        eng__st_shape_text(text, sizeof text, t->shape, t->rank);
+        model__st_shape_text(text, sizeof text, t->shape, t->rank);
         sum += t->bytes;
     }
     if (sum > size) abort(); /* ranges never overlap */
-    eng__st_deinit(&index);
+    model__st_deinit(&index);
     return 0;
 }

@@ -2,7 +2,7 @@
  *
  * Whatever compiles must have a way in, never wedge (every state that is not whole allows
  * some byte), and only call text whole that is JSON. */
-#include "api/constrain_internal.h"
+#include "api/grammar/constrain_internal.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -2,27 +2,27 @@
  *
  * Whatever parses must encode any text to ids that stand for something, and never to a
  * special token that was not asked for. */
-#include "engine/engine.h"
+#include "text/tokenizer.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
-static void encode(const eng_tokenizer *t, const char *text, size_t n, bool special) {
-    eng_ids ids = {0};
+static void encode(const tokenizer *t, const char *text, size_t n, bool special) {
+    token_ids ids = {0};
     err e = {0};
-    int rc = eng_tokenizer_encode(t, text, n, special, 1 << 20, &ids, &e);
+    int rc = tokenizer_encode(t, text, n, special, 1 << 20, &ids, &e);
     if (rc != 0 && e.code == ERR_NONE) __builtin_trap();
     for (size_t i = 0; i < ids.n; i++) {
         size_t len;
-        const char *bytes = eng_tokenizer_bytes(t, ids.data[i], &len);
+        const char *bytes = tokenizer_bytes(t, ids.data[i], &len);
         if (bytes == NULL || len == 0) __builtin_trap();
-        if (special || !eng_tokenizer_is_special(t, ids.data[i])) continue;
+        if (special || !tokenizer_is_special(t, ids.data[i])) continue;
         if (len != 5 || memcmp(bytes, "<unk>", 5) != 0)
             __builtin_trap(); /* what bytes may become */
     }
-    eng_ids_deinit(&ids);
+    token_ids_deinit(&ids);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
@@ -31,9 +31,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     ready = true;
     const uint8_t *zero = n ? memchr(data, 0, n) : NULL;
     size_t json_len = zero ? (size_t)(zero - data) : n;
-    eng_tokenizer *t = NULL;
+    tokenizer *t = NULL;
     err e = {0};
-    if (eng_tokenizer_parse(&t, (const char *)data, json_len, 1000, "file", &e) != 0) {
+    if (tokenizer_parse(&t, (const char *)data, json_len, 1000, "file", &e) != 0) {
         if (t != NULL || e.code == ERR_NONE) __builtin_trap();
         return 0;
     }
@@ -41,6 +41,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
         if (zero) encode(t, (const char *)zero + 1, n - json_len - 1, special != 0);
         encode(t, (const char *)data, json_len < 2000 ? json_len : 2000, special != 0);
     }
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
     return 0;
 }

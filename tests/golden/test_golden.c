@@ -4,6 +4,7 @@
 #include "scheduler/scheduler.h"
 #include "tests/lib/golden.h"
 #include "tests/lib/testlib.h"
+#include "text/tokenizer.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
@@ -16,7 +17,7 @@ TestSuite(golden_sched, .fini = fail_on_leaks, .timeout = 300);
 
 typedef struct {
     char name[24];
-    eng_policy policy;
+    kv_policy policy;
     sched_mode mode;
     uint32_t chunk, max_rows;
     bool mixed;
@@ -24,7 +25,7 @@ typedef struct {
 
 typedef struct {
     const golden_case *g;
-    eng_policy policy;
+    kv_policy policy;
     uint64_t ids[GOLDEN_SEQS], greedy_id;
     uint32_t n_seen[GOLDEN_SEQS], n_greedy;
     float worst; /* largest error over the largest logit */
@@ -66,7 +67,7 @@ static void on_event(void *ud, const sched_event *ev) {
     }
 }
 
-static eng_backend *open_backend(const eng_model *m, uint32_t loops, uint32_t n_rows,
+static eng_backend *open_backend(const model_folder *m, uint32_t loops, uint32_t n_rows,
                                  uint32_t launch) {
     eng_backend_opts o = {.threads = 1,
                           .max_loops = loops,
@@ -74,8 +75,8 @@ static eng_backend *open_backend(const eng_model *m, uint32_t loops, uint32_t n_
                           .max_launch = launch,
                           .max_logits = 32,
                           .cache_bytes = 32u << 20,
-                          .max_positions = eng_model_config(m)->max_seq_len,
-                          .cache_dtype = ENG_F32,
+                          .max_positions = model_plan_of(m)->max_seq_len,
+                          .cache_dtype = DTYPE_F32,
                           .prompt_chunk = launch >= 128 ? 128 : 0};
     eng_backend *b;
     err e = {0};
@@ -116,9 +117,9 @@ static void step(sched *s, uint32_t n) {
 
 static void run_golden(const run_case *c) {
     golden_case g = golden_open(c->name);
-    eng_model *m;
+    model_folder *m;
     err e = {0};
-    cr_assert_eq(eng_model_open(&m, g.dir, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_open(&m, g.dir, &e), 0, "%s", e.msg);
     eng_backend *b = open_backend(m, g.n_loops, 300, 128);
     sched_opts o;
     sched_opts_default(&o);
@@ -159,10 +160,10 @@ static void run_golden(const run_case *c) {
     cr_assert_eq(w.n_greedy, GOLDEN_GREEDY - GOLDEN_PROMPT);
     cr_assert_leq(w.worst, 1e-3f, "%s: logits off by %g of the largest", c->name, w.worst);
     fprintf(stderr, "golden %s, %s, chunks of %u: logits off by at most %.1e of the largest\n",
-            c->name, c->policy == ENG_LAST ? "last" : "exact", c->chunk, (double)w.worst);
+            c->name, c->policy == KV_LAST ? "last" : "exact", c->chunk, (double)w.worst);
     sched_destroy(s);
     eng_backend_close(b);
-    eng_model_close(m);
+    model_close(m);
     golden_close(&g);
 }
 
@@ -175,7 +176,7 @@ ParameterizedTestParameters(golden_sched, any_chunking_and_any_company_give_the_
             for (int chunk = 0; chunk < 3; chunk++) {
                 for (int mixed = 0; mixed < 2; mixed++) {
                     run_case *c = &cases[n++];
-                    *c = (run_case){.policy = (eng_policy)policy,
+                    *c = (run_case){.policy = (kv_policy)policy,
                                     .chunk = chunks[chunk],
                                     .max_rows = 128,
                                     .mixed = mixed};
@@ -193,13 +194,13 @@ ParameterizedTest(run_case *c, golden_sched,
 
 ParameterizedTestParameters(golden_sched, so_do_the_other_batching_modes_and_narrow_launches) {
     static run_case cases[] = {
-        {"mla", ENG_EXACT, SCHED_FULL, 7, 128, true},
-        {"gqa", ENG_EXACT, SCHED_FULL, 128, 5, true},
-        {"mla_deep", ENG_EXACT, SCHED_LOCKSTEP, 32, 128, true},
-        {"mla", ENG_LAST, SCHED_LOCKSTEP, 7, 128, true},
-        {"gqa_theta", ENG_LAST, SCHED_DEPTHWISE, 32, 9, true},
-        {"mla_no_prelude", ENG_EXACT, SCHED_DEPTHWISE, 32, 9, true},
-        {"mla_shallow", ENG_LAST, SCHED_DEPTHWISE, 32, 1, true},
+        {"mla", KV_EXACT, SCHED_FULL, 7, 128, true},
+        {"gqa", KV_EXACT, SCHED_FULL, 128, 5, true},
+        {"mla_deep", KV_EXACT, SCHED_LOCKSTEP, 32, 128, true},
+        {"mla", KV_LAST, SCHED_LOCKSTEP, 7, 128, true},
+        {"gqa_theta", KV_LAST, SCHED_DEPTHWISE, 32, 9, true},
+        {"mla_no_prelude", KV_EXACT, SCHED_DEPTHWISE, 32, 9, true},
+        {"mla_shallow", KV_LAST, SCHED_DEPTHWISE, 32, 1, true},
     };
     return cr_make_param_array(run_case, cases, sizeof cases / sizeof *cases);
 }
@@ -230,10 +231,10 @@ static void demo_event(void *ud, const sched_event *ev) {
     cr_assert_eq(ev->token, want, "token at %u is %u, must be %d", ev->pos, ev->token, (int)want);
 }
 
-static void run_demo_greedy(json_t *greedy, eng_policy policy, bool together) {
-    eng_model *m;
+static void run_demo_greedy(json_t *greedy, kv_policy policy, bool together) {
+    model_folder *m;
     err e = {0};
-    cr_assert_eq(eng_model_open(&m, "models/demo", &e), 0, "%s", e.msg);
+    cr_assert_eq(model_open(&m, "models/demo", &e), 0, "%s", e.msg);
     eng_backend *b = open_backend(m, 8, 512, 128);
     sched_opts o;
     sched_opts_default(&o);
@@ -244,7 +245,7 @@ static void run_demo_greedy(json_t *greedy, eng_policy policy, bool together) {
     size_t i;
     json_t *one;
     json_array_foreach(greedy, i, one) {
-        json_t *want = json_object_get(one, policy == ENG_LAST ? "last" : "exact"), *v;
+        json_t *want = json_object_get(one, policy == KV_LAST ? "last" : "exact"), *v;
         w[i] = (demo_watch){.ids = json_object_get(want, "ids"),
                             .depths = json_object_get(want, "depths")};
         uint32_t prompt[64];
@@ -267,7 +268,7 @@ static void run_demo_greedy(json_t *greedy, eng_policy policy, bool together) {
         cr_assert_eq(w[i].got + 1, json_array_size(w[i].ids), "all but the last token are run");
     sched_destroy(s);
     eng_backend_close(b);
-    eng_model_close(m);
+    model_close(m);
 }
 
 static json_t *demo_expected(const char *key) {
@@ -282,8 +283,8 @@ static json_t *demo_expected(const char *key) {
 Test(golden_sched, the_demo_model_writes_the_expected_texts_at_the_expected_depths) {
     json_t *greedy = demo_expected("greedy");
     for (int policy = 0; policy < 2; policy++) {
-        run_demo_greedy(greedy, (eng_policy)policy, false);
-        run_demo_greedy(greedy, (eng_policy)policy, true);
+        run_demo_greedy(greedy, (kv_policy)policy, false);
+        run_demo_greedy(greedy, (kv_policy)policy, true);
     }
     json_decref(greedy);
 }
@@ -304,10 +305,10 @@ static void held_out_event(void *ud, const sched_event *ev) {
     h->n++;
 }
 
-static held_out run_held_out(const uint32_t *ids, eng_policy policy) {
-    eng_model *m;
+static held_out run_held_out(const uint32_t *ids, kv_policy policy) {
+    model_folder *m;
     err e = {0};
-    cr_assert_eq(eng_model_open(&m, "models/demo", &e), 0, "%s", e.msg);
+    cr_assert_eq(model_open(&m, "models/demo", &e), 0, "%s", e.msg);
     eng_backend *b = open_backend(m, 8, 1024, 256);
     sched_opts o;
     sched_opts_default(&o);
@@ -324,12 +325,12 @@ static held_out run_held_out(const uint32_t *ids, eng_policy policy) {
         cr_assert_eq(sched_step(s, &idle, &e), 0, "%s", e.msg);
     sched_destroy(s);
     eng_backend_close(b);
-    eng_model_close(m);
+    model_close(m);
     return h;
 }
 
-static void held_out_equals(json_t *all, const uint32_t *ids, eng_policy policy) {
-    json_t *want = json_object_get(all, policy == ENG_LAST ? "last" : "exact"), *v;
+static void held_out_equals(json_t *all, const uint32_t *ids, kv_policy policy) {
+    json_t *want = json_object_get(all, policy == KV_LAST ? "last" : "exact"), *v;
     held_out h = run_held_out(ids, policy);
     double nll = json_number_value(json_object_get(want, "nll_per_token")), loops = 0;
     cr_assert_float_eq(h.nll / h.n, nll, 2e-4, "loss %f, must be %f", h.nll / h.n, nll);
@@ -343,7 +344,7 @@ static void held_out_equals(json_t *all, const uint32_t *ids, eng_policy policy)
         moved += (uint32_t)(d < 0 ? -d : d);
     }
     fprintf(stderr, "held out, %s: loss %.4f (%.4f), mean depth %.3f, %u of %u in other bins\n",
-            policy == ENG_LAST ? "last" : "exact", h.nll / h.n, nll, loops / rows, moved / 2, rows);
+            policy == KV_LAST ? "last" : "exact", h.nll / h.n, nll, loops / rows, moved / 2, rows);
     double mean = json_number_value(json_object_get(want, "mean_depth"));
     cr_assert_float_eq(loops / rows, mean, 2e-3, "mean depth %f, must be %f", loops / rows, mean);
     /* A halting probability may lie within rounding of the threshold: 1 in 1000 may differ. */
@@ -352,19 +353,19 @@ static void held_out_equals(json_t *all, const uint32_t *ids, eng_policy policy)
 
 Test(golden_sched, the_demo_model_has_the_expected_loss_and_depths_on_held_out_text) {
     json_t *all = demo_expected("held_out");
-    eng_tokenizer *t;
+    tokenizer *t;
     err e = {0};
-    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
     buf text = {0};
     cr_assert_eq(file_read(&text, "models/demo/held_out.txt", 1u << 22, &e), 0, "%s", e.msg);
-    eng_ids ids = {0};
-    cr_assert_eq(eng_tokenizer_encode(t, text.data, text.len, false, 1u << 20, &ids, &e), 0, "%s",
+    token_ids ids = {0};
+    cr_assert_eq(tokenizer_encode(t, text.data, text.len, false, 1u << 20, &ids, &e), 0, "%s",
                  e.msg);
     cr_assert_geq(ids.n, ROWS * ROW);
-    held_out_equals(all, ids.data, ENG_EXACT);
-    held_out_equals(all, ids.data, ENG_LAST);
-    eng_ids_deinit(&ids);
+    held_out_equals(all, ids.data, KV_EXACT);
+    held_out_equals(all, ids.data, KV_LAST);
+    token_ids_deinit(&ids);
     buf_deinit(&text);
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
     json_decref(all);
 }

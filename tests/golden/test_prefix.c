@@ -4,6 +4,7 @@
  *   FATHOM_PREFIX=tokens,requests   a larger run than the default 320,8 */
 #include "scheduler/scheduler.h"
 #include "tests/lib/testlib.h"
+#include "text/tokenizer.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -30,7 +31,7 @@ static void on_event(void *ud, const sched_event *ev) {
     }
 }
 
-static outcome run_shared(eng_backend *b, const eng_ids *text, eng_policy policy, bool shared,
+static outcome run_shared(eng_backend *b, const token_ids *text, kv_policy policy, bool shared,
                           uint32_t prefix, uint32_t requests) {
     sched_opts so;
     sched_opts_default(&so);
@@ -68,16 +69,16 @@ Test(golden_prefix, a_hit_gives_the_tokens_of_a_miss_sooner) {
     const char *wish = getenv("FATHOM_PREFIX");
     if (wish) cr_assert_eq(sscanf(wish, "%u,%u", &prefix, &requests), 2);
     cr_assert(requests <= MOST && prefix >= ENG_BLOCK && prefix <= 1000);
-    eng_model *m;
-    eng_tokenizer *t;
-    eng_ids text = {0};
+    model_folder *m;
+    tokenizer *t;
+    token_ids text = {0};
     buf bytes = {0};
     err e = {0};
-    cr_assert_eq(eng_model_open(&m, "models/demo", &e), 0, "%s", e.msg);
-    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_open(&m, "models/demo", &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
     cr_assert_eq(file_read(&bytes, "models/demo/held_out.txt", 1u << 22, &e), 0, "%s", e.msg);
-    cr_assert_eq(eng_tokenizer_encode(t, bytes.data, bytes.len, false, 1u << 20, &text, &e), 0,
-                 "%s", e.msg);
+    cr_assert_eq(tokenizer_encode(t, bytes.data, bytes.len, false, 1u << 20, &text, &e), 0, "%s",
+                 e.msg);
     eng_backend_opts bo = {.threads = 1,
                            .max_loops = 8,
                            .n_rows = 2048,
@@ -85,13 +86,13 @@ Test(golden_prefix, a_hit_gives_the_tokens_of_a_miss_sooner) {
                            .max_logits = 64,
                            .cache_bytes = 1u << 28,
                            .max_positions = 1024,
-                           .cache_dtype = ENG_F32,
+                           .cache_dtype = DTYPE_F32,
                            .prompt_chunk = 128};
     eng_backend *b;
     cr_assert_eq(eng_cpu_open(&b, m, &bo, &e), 0, "%s", e.msg);
     for (int policy = 0; policy < 2; policy++) {
-        outcome miss = run_shared(b, &text, (eng_policy)policy, false, prefix, requests);
-        outcome hit = run_shared(b, &text, (eng_policy)policy, true, prefix, requests);
+        outcome miss = run_shared(b, &text, (kv_policy)policy, false, prefix, requests);
+        outcome hit = run_shared(b, &text, (kv_policy)policy, true, prefix, requests);
         for (uint32_t i = 1; i <= requests; i++) {
             cr_assert_eq(hit.cached[i], i == 1 ? 0 : prefix / ENG_BLOCK * ENG_BLOCK);
             cr_assert_arr_eq(hit.tokens[i], miss.tokens[i], sizeof hit.tokens[i], "request %u", i);
@@ -99,12 +100,12 @@ Test(golden_prefix, a_hit_gives_the_tokens_of_a_miss_sooner) {
         fprintf(stderr,
                 "%s, %u requests of %u shared tokens at once: first token after %.0f ms, %.0f "
                 "without the cache\n",
-                policy == ENG_LAST ? "last" : "exact", requests, prefix,
+                policy == KV_LAST ? "last" : "exact", requests, prefix,
                 mean_first(&hit, requests) / 1e6, mean_first(&miss, requests) / 1e6);
     }
     eng_backend_close(b);
-    eng_model_close(m);
-    eng_tokenizer_close(t);
-    eng_ids_deinit(&text);
+    model_close(m);
+    tokenizer_close(t);
+    token_ids_deinit(&text);
     buf_deinit(&bytes);
 }

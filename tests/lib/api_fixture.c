@@ -9,10 +9,10 @@ void api_fixture_open(api_fixture *f, const api_opts *opts, bool without_tokeniz
     api_opts o = opts ? *opts : (api_opts){.served_name = "demo"};
     json_setup();
     *f = (api_fixture){0};
-    cr_assert_eq(eng_model_open(&f->model, "models/demo", &e), 0, "%s", e.msg);
-    uint32_t vocab = eng_model_config(f->model)->vocab_size;
+    cr_assert_eq(model_open(&f->model, "models/demo", &e), 0, "%s", e.msg);
+    uint32_t vocab = model_plan_of(f->model)->vocab_size;
     if (!without_tokenizer) {
-        cr_assert_eq(eng_tokenizer_open(&f->tokenizer, "models/demo", vocab, &e), 0, "%s", e.msg);
+        cr_assert_eq(tokenizer_open(&f->tokenizer, "models/demo", vocab, &e), 0, "%s", e.msg);
     }
     if (o.model_dir == NULL) o.model_dir = "models/demo";
     o.model = f->model;
@@ -22,8 +22,8 @@ void api_fixture_open(api_fixture *f, const api_opts *opts, bool without_tokeniz
 
 void api_fixture_close(api_fixture *f) {
     api_context_close(f->c);
-    eng_tokenizer_close(f->tokenizer);
-    eng_model_close(f->model);
+    tokenizer_close(f->tokenizer);
+    model_close(f->model);
 }
 
 api_request *api_must_parse(const api_fixture *f, api_kind kind, const char *body) {
@@ -69,12 +69,12 @@ unsigned api_feed(api_reply *r, uint32_t i, const uint32_t *ids, size_t n, sched
 }
 
 size_t api_ids(const api_fixture *f, const char *text, uint32_t *ids, size_t cap) {
-    eng_ids out = {0};
+    token_ids out = {0};
     err e = {0};
-    cr_assert_eq(eng_tokenizer_encode(f->tokenizer, text, strlen(text), false, cap, &out, &e), 0,
-                 "%s", e.msg);
+    cr_assert_eq(tokenizer_encode(f->tokenizer, text, strlen(text), false, cap, &out, &e), 0, "%s",
+                 e.msg);
     size_t n = out.n;
     memcpy(ids, out.data, n * sizeof *ids);
-    eng_ids_deinit(&out);
+    token_ids_deinit(&out);
     return n;
 }

@@ -5,8 +5,8 @@
 #include "api/api.h"
 
 typedef struct {
-    eng_model *model;
-    eng_tokenizer *tokenizer;
+    model_folder *model;
+    tokenizer *tokenizer;
     api_context *c;
 } api_fixture;
 

@@ -12,7 +12,7 @@
 
 void fake_opts_default(fake_opts *o) {
     *o = (fake_opts){.seed = 1,
-                     .policy = ENG_EXACT,
+                     .policy = KV_EXACT,
                      .vocab = 64,
                      .prelude_layers = 1,
                      .coda_layers = 1,
@@ -56,7 +56,7 @@ enum { MAX_QUEUE = 2 };
 
 typedef struct {
     eng_backend base;
-    eng_config config;
+    model_plan config;
     fake_opts o;
     fake_slot *slots;
     uint32_t *maps; /* [block][plane][off] */
@@ -142,7 +142,7 @@ static uint64_t attend(fake *f, const eng_row *r, uint32_t plane) {
         }
         if (k->plane != plane) {
             bool stands_in =
-                f->o.policy == ENG_LAST && k->plane >= first_loop && k->plane < plane && k->halted;
+                f->o.policy == KV_LAST && k->plane >= first_loop && k->plane < plane && k->halted;
             if (!stands_in) {
                 breach(f, "position %u reads position %u at plane %u and finds plane %u", r->pos, q,
                        plane, k->plane);
@@ -424,7 +424,7 @@ eng_backend *fake_backend_create(const fake_opts *o) {
     fake *f = calloc(1, sizeof *f);
     if (f == NULL) return NULL;
     f->o = *o;
-    f->config = (eng_config){.vocab_size = o->vocab,
+    f->config = (model_plan){.vocab_size = o->vocab,
                              .max_seq_len = o->max_seq_len,
                              .max_loop_iters = o->max_loops,
                              .prelude_layers = o->prelude_layers,
@@ -495,6 +495,6 @@ uint64_t fake_backend_logits(const eng_backend *b) {
 uint64_t fake_backend_choices(const eng_backend *b) {
     return ((const fake *)b)->choices_given;
 }
-eng_config *fake_backend_config(eng_backend *b) {
+model_plan *fake_backend_config(eng_backend *b) {
     return &((fake *)b)->config;
 }

@@ -8,11 +8,11 @@
 #ifndef FATHOM_FAKE_BACKEND_H
 #define FATHOM_FAKE_BACKEND_H
 
-#include "engine/engine.h"
+#include "engine/backend.h"
 
 typedef struct {
-    uint64_t seed;     /* of depths and logits */
-    eng_policy policy; /* what is legal to read */
+    uint64_t seed;    /* of depths and logits */
+    kv_policy policy; /* what is legal to read */
     uint32_t vocab, prelude_layers, coda_layers, max_loops, max_seq_len;
     uint32_t n_slots, n_blocks, n_rows, max_launch, max_logits;
     uint32_t mean_depth;             /* a row halts after a loop with probability 1 / mean_depth */
@@ -40,7 +40,7 @@ uint64_t fake_backend_left_out(const eng_backend *b); /* guarded rows */
 /* Rows whose logits, or whose token, a coda gave. */
 uint64_t fake_backend_logits(const eng_backend *b);
 uint64_t fake_backend_choices(const eng_backend *b);
-eng_config *fake_backend_config(eng_backend *b);
+model_plan *fake_backend_config(eng_backend *b);
 
 /* ---- the same model, one position after another: what every schedule must equal ---- */
 

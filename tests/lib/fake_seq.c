@@ -49,7 +49,7 @@ uint16_t fake_seq_next(fake_seq *q, uint32_t token, float *logits) {
     h = e = x;
     uint16_t depth = 0;
     for (uint32_t t = 0; t < q->d.max_loops; t++) {
-        if (depth && o->policy == ENG_LAST) {
+        if (depth && o->policy == KV_LAST) {
             q->latents[(size_t)(first + t) * q->max + q->n] =
                 q->latents[(size_t)(first + depth - 1) * q->max + q->n];
             continue;

@@ -1,7 +1,7 @@
 /* golden.c - reads expected.safetensors of a golden case. */
 #include "tests/lib/golden.h"
 
-#include "engine/safetensors_internal.h"
+#include "model/safetensors_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,33 +17,33 @@ static void must(bool ok, const char *dir, const char *what) {
 }
 
 /* Copies a tensor that must have exactly `bytes` bytes. */
-static void copy(const eng__st_index *index, const file_map *map, const char *dir,
+static void copy(const model__st_index *index, const file_map *map, const char *dir,
                  const char *prefix, const char *name, void *out, size_t bytes) {
     char full[64];
     (void)snprintf(full, sizeof full, "%s%s", prefix, name);
-    const eng__st_entry *t = eng__st_find(index, full);
+    const model__st_entry *t = model__st_find(index, full);
     must(t && t->bytes == bytes, dir, full);
     memcpy(out, map->data + t->first, bytes);
 }
 
 golden_case golden_open(const char *name) {
-    static const char *const policies[2] = {[ENG_EXACT] = "exact.", [ENG_LAST] = "last."};
+    static const char *const policies[2] = {[KV_EXACT] = "exact.", [KV_LAST] = "last."};
     golden_case g = {0};
     (void)snprintf(g.dir, sizeof g.dir, "tests/golden/cases/%s", name);
     char path[160];
     (void)snprintf(path, sizeof path, "%s/expected.safetensors", g.dir);
     err e = {0};
     file_map map;
-    eng__st_index index;
+    model__st_index index;
     must(file_map_open(&map, path, &e) == 0, g.dir, e.msg);
-    must(eng__st_parse(&index, map.data, map.size, path, &e) == 0, g.dir, e.msg);
+    must(model__st_parse(&index, map.data, map.size, path, &e) == 0, g.dir, e.msg);
     g.n_loops = (uint32_t)strtoul(index.n_loops, NULL, 10);
     must(g.n_loops > 0, g.dir, "n_loops");
     copy(&index, &map, g.dir, "", "ids", g.ids, sizeof g.ids);
     for (int p = 0; p < 2; p++) {
         char full[64];
         (void)snprintf(full, sizeof full, "%slogits", policies[p]);
-        const eng__st_entry *t = eng__st_find(&index, full);
+        const model__st_entry *t = model__st_find(&index, full);
         must(t && t->rank == 3 && t->shape[0] == GOLDEN_SEQS && t->shape[1] == GOLDEN_LEN, g.dir,
              full);
         g.vocab = (uint32_t)t->shape[2];
@@ -53,7 +53,7 @@ golden_case golden_open(const char *name) {
         copy(&index, &map, g.dir, policies[p], "depth", g.depth[p], sizeof g.depth[p]);
         copy(&index, &map, g.dir, policies[p], "greedy", g.greedy[p], sizeof g.greedy[p]);
     }
-    eng__st_deinit(&index);
+    model__st_deinit(&index);
     file_map_close(&map);
     return g;
 }

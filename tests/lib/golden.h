@@ -2,7 +2,7 @@
 #ifndef FATHOM_TEST_GOLDEN_H
 #define FATHOM_TEST_GOLDEN_H
 
-#include "engine/engine.h"
+#include "engine/backend.h"
 
 enum { GOLDEN_SEQS = 2, GOLDEN_LEN = 48, GOLDEN_PROMPT = 8, GOLDEN_GREEDY = 32, GOLDEN_CASES = 6 };
 

@@ -27,7 +27,7 @@ typedef struct {
 } block;
 
 struct reference {
-    eng_config c;
+    model_plan c;
     mat embed, norm, head;
     block *prelude, *coda, recurrent;
     mat r_norm, log_A, log_dt, B, halt_w, halt_b, lora_down, lora_B, lora_scale;
@@ -48,31 +48,31 @@ static float *floats(size_t n) {
 
 /* ---- weights ---- */
 
-static mat load(const eng_model *m, const char *prefix, const char *name) {
+static mat load(const model_folder *m, const char *prefix, const char *name) {
     char full[160];
     (void)snprintf(full, sizeof full, "%s%s", prefix, name);
-    eng_tensor t;
-    if (!eng_model_find(m, full, &t)) {
+    model_tensor t;
+    if (!model_find(m, full, &t)) {
         fprintf(stderr, "reference: no tensor %s\n", full);
         abort();
     }
     mat w = {floats(t.n_values), t.rank == 2 ? t.shape[0] : 1,
              t.rank == 2 ? t.shape[1] : t.n_values};
-    eng_tensor_read(&t, 0, t.n_values, w.v);
+    model_tensor_read(&t, 0, t.n_values, w.v);
     return w;
 }
 
-static ffn load_ffn(const eng_model *m, const char *prefix) {
+static ffn load_ffn(const model_folder *m, const char *prefix) {
     return (ffn){load(m, prefix, "gate.weight"), load(m, prefix, "up.weight"),
                  load(m, prefix, "down.weight")};
 }
 
-static block load_block(const eng_model *m, const char *prefix, bool moe) {
-    const eng_config *c = eng_model_config(m);
+static block load_block(const model_folder *m, const char *prefix, bool moe) {
+    const model_plan *c = model_plan_of(m);
     block b = {.attn_norm = load(m, prefix, "attn_norm.weight"),
                .ffn_norm = load(m, prefix, "ffn_norm.weight"),
                .wo = load(m, prefix, "attn.wo.weight")};
-    if (c->attn_type == ENG_ATTN_GQA) {
+    if (c->attn_type == ATTN_GQA) {
         b.wq = load(m, prefix, "attn.wq.weight");
         b.wk = load(m, prefix, "attn.wk.weight");
         b.wv = load(m, prefix, "attn.wv.weight");
@@ -106,7 +106,7 @@ static block load_block(const eng_model *m, const char *prefix, bool moe) {
     return b;
 }
 
-static block *load_stage(const eng_model *m, const char *stage, uint32_t n) {
+static block *load_stage(const model_folder *m, const char *stage, uint32_t n) {
     block *blocks = must_alloc(n, sizeof *blocks);
     for (uint32_t i = 0; i < n; i++) {
         char p[64];
@@ -116,12 +116,12 @@ static block *load_stage(const eng_model *m, const char *stage, uint32_t n) {
     return blocks;
 }
 
-reference *ref_open(const eng_model *m) {
+reference *ref_open(const model_folder *m) {
     reference *r = must_alloc(1, sizeof *r);
-    eng_tensor t;
-    r->c = *eng_model_config(m);
+    model_tensor t;
+    r->c = *model_plan_of(m);
     r->embed = load(m, "", "embed.weight");
-    r->head = eng_model_find(m, "head.weight", &t) ? load(m, "", "head.weight") : r->embed;
+    r->head = model_find(m, "head.weight", &t) ? load(m, "", "head.weight") : r->embed;
     r->norm = load(m, "", "norm.weight");
     r->prelude = load_stage(m, "prelude", r->c.prelude_layers);
     r->coda = load_stage(m, "coda", r->c.coda_layers);
@@ -144,7 +144,7 @@ static void free_ffn(ffn *f) {
     free(f->down.v);
 }
 
-static void free_block(const eng_config *c, block *b) {
+static void free_block(const model_plan *c, block *b) {
     mat *const all[] = {&b->attn_norm, &b->ffn_norm, &b->q_down,  &b->q_norm, &b->q_up_nope,
                         &b->q_up_rope, &b->kv_down,  &b->kv_norm, &b->kv_up,  &b->wq,
                         &b->wk,        &b->wv,       &b->wo,      &b->router, &b->router_bias};
@@ -232,7 +232,7 @@ static void add_ffn(const ffn *f, const float *in, double weight, float *x) {
 }
 
 static void add_moe(const reference *r, const float *in, float *x) {
-    const eng_config *c = &r->c;
+    const model_plan *c = &r->c;
     const block *b = &r->recurrent;
     uint32_t n = c->n_experts, k = c->n_experts_per_tok;
     float *l = floats(n);
@@ -270,8 +270,8 @@ typedef struct {
     uint32_t n_kv, k_dim, v_dim;
 } kv;
 
-static kv kv_new(const eng_config *c, uint32_t n) {
-    bool mla = c->attn_type == ENG_ATTN_MLA;
+static kv kv_new(const model_plan *c, uint32_t n) {
+    bool mla = c->attn_type == ATTN_MLA;
     kv s = {.n_kv = mla ? c->n_heads : c->n_kv_heads,
             .k_dim = mla ? c->qk_nope_head_dim + c->qk_rope_head_dim : c->head_dim,
             .v_dim = mla ? c->v_head_dim : c->head_dim};
@@ -287,10 +287,10 @@ static void kv_free(kv *s) {
 
 /* K and V of position pos from its normed input x. */
 static void write_kv(const reference *r, const block *b, kv *s, uint32_t pos, const float *x) {
-    const eng_config *c = &r->c;
+    const model_plan *c = &r->c;
     float *k = s->k + (size_t)pos * s->n_kv * s->k_dim,
           *v = s->v + (size_t)pos * s->n_kv * s->v_dim;
-    if (c->attn_type == ENG_ATTN_GQA) {
+    if (c->attn_type == ATTN_GQA) {
         linear(&b->wk, x, k);
         linear(&b->wv, x, v);
         for (uint32_t h = 0; h < s->n_kv; h++)
@@ -316,8 +316,8 @@ static void write_kv(const reference *r, const block *b, kv *s, uint32_t pos, co
 
 /* Queries [n_heads][k_dim] of position pos. */
 static void make_query(const reference *r, const block *b, uint32_t pos, const float *x, float *q) {
-    const eng_config *c = &r->c;
-    if (c->attn_type == ENG_ATTN_GQA) {
+    const model_plan *c = &r->c;
+    if (c->attn_type == ATTN_GQA) {
         linear(&b->wq, x, q);
         for (uint32_t h = 0; h < c->n_heads; h++) {
             rope(q + h * c->head_dim, c->head_dim, pos, c->rope_theta);
@@ -345,7 +345,7 @@ static void make_query(const reference *r, const block *b, uint32_t pos, const f
 /* x += attention of position pos over positions 0..pos of s. */
 static void add_attention(const reference *r, const block *b, const kv *s, uint32_t pos,
                           const float *in, float *x) {
-    const eng_config *c = &r->c;
+    const model_plan *c = &r->c;
     float *q = floats((size_t)c->n_heads * s->k_dim), *out = floats((size_t)c->n_heads * s->v_dim);
     double *p = must_alloc(pos + 1, sizeof *p);
     make_query(r, b, pos, in, q);
@@ -479,7 +479,7 @@ static void run_loops(const reference *r, const ref_opts *o, uint32_t n, loop *k
         k->runs[p] = k->computes[p] = true;
     for (uint32_t t = 0; t < o->max_loops && running > 0; t++) {
         for (uint32_t p = 0; p < n; p++) {
-            if (o->policy == ENG_LAST) k->computes[p] = k->runs[p];
+            if (o->policy == KV_LAST) k->computes[p] = k->runs[p];
             if (k->computes[p]) loop_input(r, t, k->h + p * d, k->e + p * d, k->u + p * d);
         }
         run_block(r, &r->recurrent, &s, n, k->computes, k->u);

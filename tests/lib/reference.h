@@ -5,10 +5,10 @@
 #ifndef FATHOM_TEST_REFERENCE_H
 #define FATHOM_TEST_REFERENCE_H
 
-#include "engine/engine.h"
+#include "engine/backend.h"
 
 typedef struct {
-    eng_policy policy;
+    kv_policy policy;
     uint32_t max_loops; /* 0 = max_loop_iters; may be more */
     uint32_t min_loops; /* no halt before this many are done */
     float threshold;    /* 0 = the configuration's */
@@ -24,7 +24,7 @@ typedef struct {
 
 typedef struct reference reference;
 /* Widens the weights to float; the model may be closed afterwards. */
-reference *ref_open(const eng_model *m);
+reference *ref_open(const model_folder *m);
 void ref_close(reference *r);
 /* The whole sequence at once: logits and depth of every position. */
 ref_result ref_run(const reference *r, const uint32_t *ids, uint32_t n, const ref_opts *o);

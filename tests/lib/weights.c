@@ -11,13 +11,13 @@ static void must(bool ok, const char *what) {
     abort();
 }
 
-void weights_write(const char *dir, const char *variant, eng_dtype dtype, uint64_t seed,
+void weights_write(const char *dir, const char *variant, model_dtype dtype, uint64_t seed,
                    float mean_depth) {
-    eng_config c;
+    model_plan c;
     err e = {0};
-    must(eng_config_variant(&c, variant, &e) == 0, e.msg);
-    eng_init_opts o = {.seed = seed, .dtype = dtype, .mean_depth = mean_depth};
-    must(eng_init_write(dir, &c, &o, &e) == 0, e.msg);
+    must(plan_variant(&c, variant, &e) == 0, e.msg);
+    model_init_opts o = {.seed = seed, .dtype = dtype, .mean_depth = mean_depth};
+    must(model_init_write(dir, &c, &o, &e) == 0, e.msg);
 }
 
 st_file st_read(const char *dir, const char *name) {

@@ -2,11 +2,11 @@
 #ifndef FATHOM_TEST_WEIGHTS_H
 #define FATHOM_TEST_WEIGHTS_H
 
-#include "engine/engine.h"
+#include "model/model.h"
 #include "tests/lib/files.h"
 
 /* Random weights of `variant` into dir; depths spread around mean_depth (0: the default). */
-void weights_write(const char *dir, const char *variant, eng_dtype dtype, uint64_t seed,
+void weights_write(const char *dir, const char *variant, model_dtype dtype, uint64_t seed,
                    float mean_depth);
 
 /* One safetensors file in memory, its header parsed. */

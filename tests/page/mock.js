@@ -6,7 +6,7 @@ import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
-const header = readFileSync(join(root, "server/srv_assets.h"), "utf8");
+const header = readFileSync(join(root, "server/assets_internal.h"), "utf8");
 const csp = [...header.slice(header.indexOf("SRV_ASSET_CSP")).matchAll(/"([^"]*)"/g)]
     .slice(0, 2)
     .map((m) => m[1])

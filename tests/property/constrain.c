@@ -1,7 +1,7 @@
 /* constrain.c - random schemas: whatever the masks let through is valid JSON that fits the
  * schema, and whatever fits it is let through. The validator here reads JSON Schema on
  * jansson values and shares nothing with the code under test. */
-#include "api/constrain_internal.h"
+#include "api/grammar/constrain_internal.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -472,11 +472,11 @@ static bool token_passes(api__automaton *a, const api__threads *from, const char
 }
 
 Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_ends_valid) {
-    eng_tokenizer *t = NULL;
+    tokenizer *t = NULL;
     api__vocab *v = NULL;
     err e = {0};
     const uint32_t vocab = 2048, stop = 2047;
-    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", vocab, &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_open(&t, "models/demo", vocab, &e), 0, "%s", e.msg);
     cr_assert_eq(api__vocab_open(&v, t, vocab, &e), 0);
     api__stacks *scratch = malloc(sizeof *scratch);
     uint32_t compared = 0, finished = 0;
@@ -502,7 +502,7 @@ Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_
             uint32_t can[2048], n_can = 0, ends[2048], n_ends = 0;
             for (uint32_t id = 0; id < vocab; id++) {
                 size_t len;
-                const char *bytes = eng_tokenizer_bytes(t, id, &len);
+                const char *bytes = tokenizer_bytes(t, id, &len);
                 bool in_mask = mask->words[id / 64] >> id % 64 & 1;
                 if (in_mask) can[n_can++] = id;
                 if (in_mask && len && strchr("}]\"", bytes[len - 1])) ends[n_ends++] = id;
@@ -522,7 +522,7 @@ Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_
                 n_ends && (n > 40 || below(5) == 0) ? ends[below(n_ends)] : can[below(n_can)];
             if (id == stop) break;
             size_t len;
-            const char *bytes = eng_tokenizer_bytes(t, id, &len);
+            const char *bytes = tokenizer_bytes(t, id, &len);
             buf_append(&text, bytes, len);
             for (size_t i = 0; i < len; i++) {
                 api__automaton_step(&a, &now, (uint8_t)bytes[i], &next);
@@ -544,5 +544,5 @@ Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_
     cr_assert_gt(compared, 100000);
     free(scratch);
     api__vocab_close(v);
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
 }

@@ -63,7 +63,7 @@ static void draw_machine(work *w, const work_case *c, uint64_t *r) {
     fake_opts *f = &w->fake;
     fake_opts_default(f);
     f->seed = work_rand(r);
-    f->policy = chance(r, 50) ? ENG_LAST : ENG_EXACT;
+    f->policy = chance(r, 50) ? KV_LAST : KV_EXACT;
     f->vocab = draw(r, 8, 80);
     f->prelude_layers = draw(r, 0, 2);
     f->coda_layers = draw(r, 0, 2);
@@ -87,9 +87,9 @@ static void draw_machine(work *w, const work_case *c, uint64_t *r) {
     sched_opts_default(o);
     o->halted_kv = f->policy;
     uint32_t mode = draw(r, 0, 9);
-    o->batching = mode == 0                             ? SCHED_LOCKSTEP
-                  : mode == 1 && f->policy == ENG_EXACT ? SCHED_FULL
-                                                        : SCHED_DEPTHWISE;
+    o->batching = mode == 0                            ? SCHED_LOCKSTEP
+                  : mode == 1 && f->policy == KV_EXACT ? SCHED_FULL
+                                                       : SCHED_DEPTHWISE;
     o->max_running = draw(r, 1, 16);
     o->max_queue = draw(r, 1, 20);
     o->max_rows = draw(r, 1, 64);

@@ -1,5 +1,5 @@
 /* tokenizer.c - four threads share one tokenizer and must all get the same ids. */
-#include "engine/engine.h"
+#include "text/tokenizer.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -8,7 +8,7 @@
 enum { THREADS = 4, ROUNDS = 20 };
 
 typedef struct {
-    const eng_tokenizer *t;
+    const tokenizer *t;
     const buf *text;
     uint64_t sum;
     bool failed;
@@ -17,26 +17,26 @@ typedef struct {
 static void *encode(void *ud) {
     job *j = ud;
     for (int round = 0; round < ROUNDS; round++) {
-        eng_ids ids = {0};
+        token_ids ids = {0};
         err e = {0};
         uint64_t sum = 0;
         size_t n = j->text->len / (size_t)(round + 1);
-        if (eng_tokenizer_encode(j->t, j->text->data, n, true, SIZE_MAX, &ids, &e) != 0)
+        if (tokenizer_encode(j->t, j->text->data, n, true, SIZE_MAX, &ids, &e) != 0)
             j->failed = true;
         for (size_t i = 0; i < ids.n; i++)
             sum = sum * 31 + ids.data[i];
         j->sum = j->sum * 31 + sum;
-        eng_ids_deinit(&ids);
+        token_ids_deinit(&ids);
     }
     return NULL;
 }
 
 int main(void) {
-    eng_tokenizer *t = NULL;
+    tokenizer *t = NULL;
     buf text = {0};
     err e = {0};
     json_setup();
-    if (eng_tokenizer_open(&t, "models/demo", 2048, &e) != 0 ||
+    if (tokenizer_open(&t, "models/demo", 2048, &e) != 0 ||
         file_read(&text, "models/demo/held_out.txt", 1 << 20, &e) != 0) {
         return fprintf(stderr, "%s\n", e.msg), 1;
     }
@@ -53,6 +53,6 @@ int main(void) {
     }
     printf("tokenizer: %s\n", same ? "ok" : "the threads disagree");
     buf_deinit(&text);
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
     return same ? 0 : 1;
 }

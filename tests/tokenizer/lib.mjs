@@ -134,7 +134,7 @@ export const symbols = [
 ];
 
 export const code = () =>
-  ['Makefile', 'engine/tokenizer_bpe.c', 'engine/engine.h', 'tests/tokenizer/lib.mjs', 'models/demo/README.md', 'models/demo/config.json']
+  ['Makefile', 'text/bpe.c', 'engine/backend.h', 'tests/tokenizer/lib.mjs', 'models/demo/README.md', 'models/demo/config.json']
     .map((f) => readFileSync(join(root, f), 'utf8'));
 
 export const runs = [

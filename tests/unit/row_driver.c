@@ -5,12 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-void driver_open(driver *d, const char *dir, uint32_t n_loops, eng_policy policy,
+void driver_open(driver *d, const char *dir, uint32_t n_loops, kv_policy policy,
                  const eng_backend_opts *opts) {
     err e = {0};
     memset(d, 0, sizeof *d);
-    cr_assert_eq(eng_model_open(&d->m, dir, &e), 0, "%s", e.msg);
-    d->c = eng_model_config(d->m);
+    cr_assert_eq(model_open(&d->m, dir, &e), 0, "%s", e.msg);
+    d->c = model_plan_of(d->m);
     d->n_loops = n_loops;
     d->policy = policy;
     eng_backend_opts o = {.threads = 1};
@@ -25,7 +25,7 @@ void driver_close(driver *d) {
     for (uint32_t s = 0; s < DRIVER_SEQS; s++)
         free(d->seq[s].logits);
     eng_backend_close(d->b);
-    eng_model_close(d->m);
+    model_close(d->m);
 }
 
 void driver_start(driver *d, uint32_t n_seq, uint32_t n_pos) {
@@ -65,18 +65,18 @@ void driver_add_prelude(driver *d, uint32_t s, uint32_t first, uint32_t end) {
     for (uint32_t p = first; p < end; p++) {
         add_row(d, s, p);
         for (uint32_t i = 0; i < d->c->prelude_layers; i++) {
-            map_slot(d, s, p, eng_plane_prelude(d->c, i), d->next_slot++);
+            map_slot(d, s, p, plan_plane_prelude(d->c, i), d->next_slot++);
         }
     }
 }
 
-/* Positions that still run, and under ENG_EXACT those that halted, as tails. */
+/* Positions that still run, and under KV_EXACT those that halted, as tails. */
 void driver_add_loop(driver *d, uint32_t s, uint32_t t, uint32_t first, uint32_t end) {
     struct driver_seq *q = &d->seq[s];
     for (uint32_t p = first; p < end; p++) {
-        bool gone = q->depth[p] != 0, tail = gone && d->policy == ENG_EXACT;
+        bool gone = q->depth[p] != 0, tail = gone && d->policy == KV_EXACT;
         if (!gone || tail) q->last_slot[p] = d->next_slot++;
-        map_slot(d, s, p, eng_plane_loop(d->c, t), q->last_slot[p]);
+        map_slot(d, s, p, plan_plane_loop(d->c, t), q->last_slot[p]);
         if (gone && !tail) continue;
         eng_row *row = add_row(d, s, p);
         row->loop = (uint16_t)t;
@@ -92,7 +92,7 @@ void driver_add_coda(driver *d, uint32_t s, uint32_t first, uint32_t end) {
     for (uint32_t p = first; p < end; p++) {
         add_row(d, s, p)->flags = ENG_ROW_LOGITS;
         for (uint32_t i = 0; i < d->c->coda_layers; i++) {
-            map_slot(d, s, p, eng_plane_coda(d->c, i), d->next_slot++);
+            map_slot(d, s, p, plan_plane_coda(d->c, i), d->next_slot++);
         }
     }
 }

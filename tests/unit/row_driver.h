@@ -3,16 +3,16 @@
 #ifndef FATHOM_TEST_ROW_DRIVER_H
 #define FATHOM_TEST_ROW_DRIVER_H
 
-#include "engine/engine.h"
+#include "engine/backend.h"
 
 enum { DRIVER_SEQS = 2, DRIVER_POS = 2200 };
 
 typedef struct {
     eng_backend *b;
-    eng_model *m;
-    const eng_config *c;
+    model_folder *m;
+    const model_plan *c;
     uint32_t n_loops, min_loops;
-    eng_policy policy;
+    kv_policy policy;
     uint32_t next_slot, next_block;
     uint32_t n_seq, n_pos; /* sequences run together, positions each */
     struct driver_seq {
@@ -30,7 +30,7 @@ typedef struct {
 
 /* Opens dir on the CPU backend; o gives threads, kernels, cache_dtype and may be NULL. All
  * calls abort the test on failure. */
-void driver_open(driver *d, const char *dir, uint32_t n_loops, eng_policy policy,
+void driver_open(driver *d, const char *dir, uint32_t n_loops, kv_policy policy,
                  const eng_backend_opts *o);
 void driver_close(driver *d);
 void driver_start(driver *d, uint32_t n_seq, uint32_t n_pos); /* forgets what ran before */

@@ -11,9 +11,9 @@
 TestSuite(api_templates, .fini = fail_on_leaks);
 
 /* A vocabulary of the 256 bytes, with control tokens from 300. */
-static eng_tokenizer *byte_tokenizer(const char *const *controls, size_t n) {
+static tokenizer *byte_tokenizer(const char *const *controls, size_t n) {
     buf json = {0};
-    eng_tokenizer *t;
+    tokenizer *t;
     err e = {0};
     buf_puts(&json, "{\"version\":\"1.0\",\"added_tokens\":[");
     for (size_t i = 0; i < n; i++) {
@@ -36,18 +36,18 @@ static eng_tokenizer *byte_tokenizer(const char *const *controls, size_t n) {
         moved += !plain;
     }
     buf_puts(&json, "},\"merges\":[]}}");
-    int rc = eng_tokenizer_parse(&t, json.data, json.len, 400, "test", &e);
+    int rc = tokenizer_parse(&t, json.data, json.len, 400, "test", &e);
     buf_deinit(&json);
     cr_assert_eq(rc, 0, "%s", e.msg);
     return t;
 }
 
 /* Ids as text: controls by their spelling, the rest by their bytes. */
-static void spell(const eng_tokenizer *t, const eng_ids *ids, buf *out) {
+static void spell(const tokenizer *t, const token_ids *ids, buf *out) {
     for (size_t i = 0; i < ids->n; i++) {
         size_t n;
-        const char *bytes = eng_tokenizer_bytes(t, ids->data[i], &n);
-        if (eng_tokenizer_is_special(t, ids->data[i])) buf_puts(out, "\x1b");
+        const char *bytes = tokenizer_bytes(t, ids->data[i], &n);
+        if (tokenizer_is_special(t, ids->data[i])) buf_puts(out, "\x1b");
         buf_append(out, bytes, n);
     }
 }
@@ -90,11 +90,11 @@ Test(
     static const char *const controls[] = {"<|im_start|>",      "<|im_end|>",
                                            "<|begin_of_text|>", "<|start_header_id|>",
                                            "<|end_header_id|>", "<|eot_id|>"};
-    eng_tokenizer *tok = byte_tokenizer(controls, ARRAY_LEN(controls));
+    tokenizer *tok = byte_tokenizer(controls, ARRAY_LEN(controls));
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         api__template *t;
         err e = {0};
-        eng_ids ids = {0};
+        token_ids ids = {0};
         buf text = {0};
         cr_assert_eq(api__template_open(&t, "no/such/folder", rows[i].jinja, tok, &e), 0,
                      "row %zu: %s", i, e.msg);
@@ -102,10 +102,10 @@ Test(
         spell(tok, &ids, &text);
         cr_expect_str_eq(text.data, rows[i].want, "row %zu", i);
         api__template_close(t);
-        eng_ids_deinit(&ids);
+        token_ids_deinit(&ids);
         buf_deinit(&text);
     }
-    eng_tokenizer_close(tok);
+    tokenizer_close(tok);
 }
 
 Test(api_templates, the_demo_has_its_form_and_its_stop_tokens) {
@@ -232,17 +232,17 @@ Test(api_templates, a_model_without_a_template_refuses_chat_and_says_what_to_use
 }
 
 /* The demo's tokenizer, with a template that puts <|endoftext|> before every text. */
-static eng_tokenizer *with_first_token(void) {
+static tokenizer *with_first_token(void) {
     json_t *file = json_load_file("models/demo/tokenizer.json", 0, NULL);
     json_object_set_new(file, "post_processor",
                         json_pack("{s:s, s:[{s:{s:s}}, {s:{s:s}}]}", "type", "TemplateProcessing",
                                   "single", "SpecialToken", "id", "<|endoftext|>", "Sequence", "id",
                                   "A"));
     char *text = json_dumps(file, JSON_COMPACT);
-    eng_tokenizer *t = NULL;
+    tokenizer *t = NULL;
     err e = {0};
     cr_assert_not_null(text);
-    cr_assert_eq(eng_tokenizer_parse(&t, text, strlen(text), 2048, "test", &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_parse(&t, text, strlen(text), 2048, "test", &e), 0, "%s", e.msg);
     free(text);
     json_decref(file);
     return t;
@@ -262,7 +262,7 @@ static const struct {
 Test(api_templates, texts_begin_as_the_config_says_or_else_the_tokenizers_template) {
     api_fixture f;
     api_fixture_open(&f, NULL, false);
-    eng_tokenizer *t = with_first_token();
+    tokenizer *t = with_first_token();
     static const char body[] = "{\"prompt\":\"In the beginning\"}";
     for (size_t i = 0; i < ARRAY_LEN(first_tokens); i++) {
         char dir[] = "/tmp/fathom-test-XXXXXX", want[64];
@@ -274,7 +274,7 @@ Test(api_templates, texts_begin_as_the_config_says_or_else_the_tokenizers_templa
         api_opts o = {.model_dir = dir, .model = f.model, .tokenizer = t};
         cr_assert_eq(api_context_open(&c, &o, &e), 0, "row %zu: %s", i, e.msg);
         uint32_t first = 0;
-        bool has = first_tokens[i].first && eng_tokenizer_find(t, first_tokens[i].first, &first);
+        bool has = first_tokens[i].first && tokenizer_find(t, first_tokens[i].first, &first);
         if (has) snprintf(want, sizeof want, "\"tokens\":[%u,1142,", first);
         else snprintf(want, sizeof want, "\"tokens\":[1142,");
         buf out = {0};
@@ -284,6 +284,6 @@ Test(api_templates, texts_begin_as_the_config_says_or_else_the_tokenizers_templa
         api_context_close(c);
         remove_files(dir);
     }
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
     api_fixture_close(&f);
 }

@@ -227,7 +227,7 @@ Test(api_tools, arguments_come_in_fragments_as_they_are_made) {
 static void prompt_text(const api_request *r, buf *out) {
     for (uint32_t i = 0; i < r->prompts[0].n; i++) {
         size_t n;
-        const char *bytes = eng_tokenizer_bytes(f.tokenizer, r->prompts[0].ids[i], &n);
+        const char *bytes = tokenizer_bytes(f.tokenizer, r->prompts[0].ids[i], &n);
         buf_append(out, bytes, n);
     }
 }

@@ -1,6 +1,6 @@
 /* test_bench_stats.c - the load generator's arithmetic: percentiles, overlaps, random
  * numbers, plans, and the reader of chunks. */
-#include "server/bench/bench_internal.h"
+#include "loadgen/loadgen_internal.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>

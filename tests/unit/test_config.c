@@ -1,5 +1,5 @@
 /* test_config.c - config.json: good ones, every rule, the published variants. */
-#include "engine/engine.h"
+#include "model/model.h"
 #include "tests/lib/files.h"
 #include "tests/lib/oom.h"
 #include "tests/lib/testlib.h"
@@ -17,8 +17,8 @@ static char *golden_text(const char *name) {
     return file_get(dir, "config.json", NULL);
 }
 
-static int parse(const char *text, eng_config *c, err *e) {
-    return eng_config_parse(c, text, strlen(text), "config.json", e);
+static int parse(const char *text, model_plan *c, err *e) {
+    return plan_parse(c, text, strlen(text), "config.json", e);
 }
 
 /* The golden text with one key set to a JSON value, or removed when value is NULL. */
@@ -34,14 +34,14 @@ static char *edited(const char *name, const char *key, const char *value) {
 }
 
 Test(config, a_golden_config_gives_the_derived_sizes) {
-    eng_config c;
+    model_plan c;
     err e = {0};
     char *text = golden_text("mla");
     cr_assert_eq(parse(text, &c, &e), 0, "%s", e.msg);
     free(text);
     cr_assert_eq(c.dense_dim, 85);
     cr_assert_eq(c.slot_values, 32 + 8);
-    cr_assert_eq(c.halted_kv, ENG_EXACT);
+    cr_assert_eq(c.halted_kv, KV_EXACT);
     cr_assert_float_eq(c.act_threshold, 0.99, 1e-6);
     text = golden_text("gqa");
     cr_assert_eq(parse(text, &c, &e), 0, "%s", e.msg);
@@ -104,7 +104,7 @@ static const struct {
 
 Test(config, every_rule_is_refused_with_key_value_and_rule) {
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
-        eng_config c;
+        model_plan c;
         err e = {0};
         char *text = edited(bad[i].model, bad[i].key, bad[i].value);
         cr_assert_eq(parse(text, &c, &e), -1, "%s = %s was accepted", bad[i].key, bad[i].value);
@@ -129,7 +129,7 @@ Test(config, each_key_but_halted_kv_must_be_there) {
         bool optional = false;
         for (size_t i = 0; i < ARRAY_LEN(ignored); i++)
             optional |= strcmp(key, ignored[i]) == 0;
-        eng_config c;
+        model_plan c;
         err e = {0};
         text = edited("gqa", key, NULL);
         int rc = parse(text, &c, &e);
@@ -159,11 +159,10 @@ static const struct {
 
 Test(config, text_that_is_no_json_object_is_refused) {
     for (size_t i = 0; i < ARRAY_LEN(not_objects); i++) {
-        eng_config c;
+        model_plan c;
         err e = {0};
         guarded g = guard_copy(not_objects[i].text, strlen(not_objects[i].text));
-        cr_assert_eq(eng_config_parse(&c, g.data, strlen(not_objects[i].text), "config.json", &e),
-                     -1);
+        cr_assert_eq(plan_parse(&c, g.data, strlen(not_objects[i].text), "config.json", &e), -1);
         cr_assert_eq(e.code, ERR_BAD_FILE);
         cr_assert(strstr(e.msg, not_objects[i].says), "row %zu: %s", i, e.msg);
         guard_free(&g);
@@ -177,16 +176,16 @@ Test(config, a_config_cut_anywhere_is_refused_without_reading_past_its_end) {
         n--;
     for (size_t cut = 0; cut < n; cut++) {
         guarded g = guard_copy(text, cut);
-        eng_config c;
+        model_plan c;
         err e = {0};
-        cr_assert_eq(eng_config_parse(&c, g.data, cut, "config.json", &e), -1, "cut at %zu", cut);
+        cr_assert_eq(plan_parse(&c, g.data, cut, "config.json", &e), -1, "cut at %zu", cut);
         guard_free(&g);
     }
     free(text);
 }
 
 Test(config, keys_of_the_other_attention_may_hold_anything_in_range) {
-    eng_config c;
+    model_plan c;
     err e = {0};
     char *text = edited("gqa", "qk_rope_head_dim", "7");
     cr_assert_eq(parse(text, &c, &e), 0, "%s", e.msg);
@@ -200,12 +199,12 @@ Test(config, what_is_written_reads_back_the_same) {
     static const char *const names[] = {"tiny",       "mythos_1b",   "mythos_3b",   "mythos_10b",
                                         "mythos_50b", "mythos_100b", "mythos_500b", "mythos_1t"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        eng_config a, b;
+        model_plan a, b;
         err e = {0};
-        cr_assert_eq(eng_config_variant(&a, names[i], &e), 0, "%s", e.msg);
-        a.halted_kv = i % 2 ? ENG_LAST : ENG_EXACT;
+        cr_assert_eq(plan_variant(&a, names[i], &e), 0, "%s", e.msg);
+        a.halted_kv = i % 2 ? KV_LAST : KV_EXACT;
         buf text = {0};
-        eng_config_write(&text, &a, "bfloat16");
+        plan_write(&text, &a, "bfloat16");
         cr_assert_eq(parse(text.data, &b, &e), 0, "%s: %s", names[i], e.msg);
         buf_deinit(&text);
         cr_assert_eq(memcmp(&a, &b, sizeof a), 0, "%s", names[i]);
@@ -220,15 +219,15 @@ Test(config, the_variants_have_the_sizes_their_names_say) {
                  {"mythos_50b", 50, 5},       {"mythos_100b", 100, 10}, {"mythos_500b", 500, 50},
                  {"mythos_1t", 1000, 100}};
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
-        eng_config c;
-        cr_assert_eq(eng_config_variant(&c, sizes[i].name, NULL), 0);
-        double billions = (double)eng_config_params(&c) / 1e9;
+        model_plan c;
+        cr_assert_eq(plan_variant(&c, sizes[i].name, NULL), 0);
+        double billions = (double)plan_params(&c) / 1e9;
         cr_assert_float_eq(billions, sizes[i].billions, sizes[i].within, "%s: %g", sizes[i].name,
                            billions);
     }
-    eng_config c;
+    model_plan c;
     err e = {0};
-    cr_assert_eq(eng_config_variant(&c, "mythos_2b", &e), -1);
+    cr_assert_eq(plan_variant(&c, "mythos_2b", &e), -1);
     cr_assert_eq(e.code, ERR_NOT_FOUND);
     cr_assert(strstr(e.msg, "mythos_1b"), "%s", e.msg);
 }
@@ -238,7 +237,7 @@ Test(config, parsing_survives_every_failed_allocation, .timeout = 60) {
     char *text = golden_text("mla");
     for (int sticky = 0; sticky < 2; sticky++) {
         for (long n = 0;; n++) {
-            eng_config c;
+            model_plan c;
             err e = {0};
             oom_after(n, sticky);
             int rc = parse(text, &c, &e);

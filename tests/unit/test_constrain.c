@@ -1,6 +1,6 @@
 /* test_constrain.c - the edges of the schema subset and of the automaton, row by row.
  * Random schemas are in tests/property/constrain.c. */
-#include "api/constrain_internal.h"
+#include "api/grammar/constrain_internal.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -351,13 +351,13 @@ Test(constrain, a_tool_call_is_one_of_the_functions_with_arguments_that_fit) {
 }
 
 Test(constrain, a_constraint_begins_again_when_its_output_does) {
-    eng_tokenizer *t = NULL;
+    tokenizer *t = NULL;
     api__vocab *v = NULL;
     api__constraint *c = NULL;
     api__workspace *w = NULL;
     err e = {0};
     const uint32_t stop = 2047;
-    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2048, &e), 0);
+    cr_assert_eq(tokenizer_open(&t, "models/demo", 2048, &e), 0);
     cr_assert_eq(api__vocab_open(&v, t, 2048, &e), 0);
     api__grammar *g = compile("{\"type\":\"array\",\"items\":{\"const\":1},\"maxItems\":2}", &e);
     cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
@@ -366,7 +366,7 @@ Test(constrain, a_constraint_begins_again_when_its_output_does) {
     const char *text = "[1]";
     for (int i = 0; i < 3; i++) {
         char one[2] = {text[i], 0};
-        cr_assert(eng_tokenizer_find(t, one, &output[i]));
+        cr_assert(tokenizer_find(t, one, &output[i]));
     }
     uint64_t first[32], end[32];
     memcpy(first, api__constraint_mask(c, output, 0)->words, sizeof first);
@@ -380,5 +380,5 @@ Test(constrain, a_constraint_begins_again_when_its_output_does) {
     api__workspace_destroy(w);
     api__grammar_free(g);
     api__vocab_close(v);
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
 }

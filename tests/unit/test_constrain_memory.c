@@ -1,7 +1,7 @@
 /* test_constrain_memory.c - tokenizer, sampler, schema and constraint when memory runs out:
  * every allocation fails once, and once for good. The answer is ERR_NO_MEMORY, never a
  * smaller vocabulary or a looser grammar. */
-#include "api/constrain_internal.h"
+#include "api/grammar/constrain_internal.h"
 #include "tests/lib/oom.h"
 #include "tests/lib/testlib.h"
 
@@ -38,17 +38,17 @@ static size_t n_ids; /* what all the memory gives */
 
 static int parse_tokenizer(void *ud, bool *right, err *e) {
     const buf *text = ud;
-    eng_tokenizer *t = NULL;
-    eng_ids ids = {0};
-    int rc = eng_tokenizer_parse(&t, text->data, text->len, 2048, "tokenizer.json", e);
+    tokenizer *t = NULL;
+    token_ids ids = {0};
+    int rc = tokenizer_parse(&t, text->data, text->len, 2048, "tokenizer.json", e);
     if (rc != 0) cr_assert_null(t);
     static const char words[] =
         "In the beginning <|end|> was a word of some lengthandmoreletterstomergethanfitthestack";
-    if (rc == 0) rc = eng_tokenizer_encode(t, words, strlen(words), true, 1000, &ids, e);
+    if (rc == 0) rc = tokenizer_encode(t, words, strlen(words), true, 1000, &ids, e);
     *right = rc == 0 && (n_ids == 0 || ids.n == n_ids);
     if (rc == 0) n_ids = ids.n;
-    eng_ids_deinit(&ids);
-    eng_tokenizer_close(t);
+    token_ids_deinit(&ids);
+    tokenizer_close(t);
     return rc;
 }
 
@@ -152,11 +152,11 @@ static int open_vocab(void *ud, bool *right, err *e) {
 }
 
 Test(constrain_memory, a_grammar_is_never_looser_for_want_of_memory) {
-    eng_tokenizer *t = NULL;
+    tokenizer *t = NULL;
     api__vocab *v = NULL;
     err e = {0};
     json_setup();
-    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2048, &e), 0);
+    cr_assert_eq(tokenizer_open(&t, "models/demo", 2048, &e), 0);
     cr_assert_eq(api__vocab_open(&v, t, 2048, &e), 0);
     sweep(open_vocab, t, "vocabulary");
     json_t *schema = json_loads(
@@ -182,5 +182,5 @@ Test(constrain_memory, a_grammar_is_never_looser_for_want_of_memory) {
     json_decref(schema);
     json_decref(tools);
     api__vocab_close(v);
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
 }

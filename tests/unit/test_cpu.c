@@ -28,7 +28,7 @@ static void fill_ids(driver *d) {
 static float *logits_of(const char *dir, uint32_t n_seq, uint32_t n_pos, uint32_t chunk,
                         const eng_backend_opts *o) {
     static driver d;
-    driver_open(&d, dir, 6, ENG_EXACT, o);
+    driver_open(&d, dir, 6, KV_EXACT, o);
     driver_start(&d, n_seq, n_pos);
     fill_ids(&d);
     driver_run(&d, chunk);
@@ -64,7 +64,7 @@ Test(cpu, rows_at_different_loops_share_a_launch) {
     static driver d;
     enum { POS = 20, T = 6, LATE = 2 };
     float *alone = logits_of(mla, 1, POS, POS, NULL);
-    driver_open(&d, mla, T, ENG_EXACT, NULL);
+    driver_open(&d, mla, T, KV_EXACT, NULL);
     driver_start(&d, 2, POS);
     fill_ids(&d);
     for (uint32_t s = 0; s < 2; s++)
@@ -164,14 +164,14 @@ Test(cpu, packed_weights_are_used_again_and_damage_is_seen) {
         bool fresh = i == 1;
         if (damage[i] > 0) flip_byte(path, damage[i]);
         if (i == 4) cr_assert_eq(truncate(path, 5000), 0);
-        driver_open(&d, dir, 6, ENG_EXACT, &o);
+        driver_open(&d, dir, 6, KV_EXACT, &o);
         cr_assert_eq(((eng__cpu *)d.b)->image.map != NULL, fresh, "start %zu", i);
         driver_close(&d);
         same_bits(dir, "the packed file", want, logits_of(dir, 1, POS, POS, &o), N);
     }
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
     flip_byte(path, 400000); /* other weights, other key */
-    driver_open(&d, dir, 6, ENG_EXACT, &o);
+    driver_open(&d, dir, 6, KV_EXACT, &o);
     cr_assert_null(((eng__cpu *)d.b)->image.map);
     driver_close(&d);
     free(want);
@@ -183,33 +183,33 @@ Test(cpu, packed_weights_are_used_again_and_damage_is_seen) {
 /* ---- odd shapes against the plain reference ---- */
 
 /* A model of this shape in a new folder; the caller removes it. */
-static void make_model(char dir[], const char *shape, uint32_t max_seq_len, eng_dtype dtype) {
+static void make_model(char dir[], const char *shape, uint32_t max_seq_len, model_dtype dtype) {
     char text[2048];
-    eng_config c;
+    model_plan c;
     err e = {0};
     snprintf(
         text, sizeof text,
         "{\"vocab_size\":301,\"max_seq_len\":%u,\"max_loop_iters\":4,%s,\"act_threshold\":0.99,"
         "\"rope_theta\":10000.0,\"max_output_tokens\":64}",
         max_seq_len, shape);
-    cr_assert_eq(eng_config_parse(&c, text, strlen(text), "shape", &e), 0, "%s: %s", shape, e.msg);
+    cr_assert_eq(plan_parse(&c, text, strlen(text), "shape", &e), 0, "%s: %s", shape, e.msg);
     cr_assert_not_null(mkdtemp(dir));
-    eng_init_opts io = {.seed = 5, .dtype = dtype, .mean_depth = 2.5f};
-    cr_assert_eq(eng_init_write(dir, &c, &io, &e), 0, "%s", e.msg);
+    model_init_opts io = {.seed = 5, .dtype = dtype, .mean_depth = 2.5f};
+    cr_assert_eq(model_init_write(dir, &c, &io, &e), 0, "%s", e.msg);
 }
 
-static void check_shape(const char *shape, eng_dtype dtype, uint32_t min_loops, double limit) {
+static void check_shape(const char *shape, model_dtype dtype, uint32_t min_loops, double limit) {
     static driver d;
     char dir[] = "/tmp/fathom_cpu_XXXXXX";
     make_model(dir, shape, 160, dtype);
     eng_backend_opts o = {.threads = 2};
-    driver_open(&d, dir, 5, ENG_EXACT, &o);
+    driver_open(&d, dir, 5, KV_EXACT, &o);
     d.min_loops = min_loops;
     driver_start(&d, 1, 150);
     fill_ids(&d);
     driver_run(&d, 64);
     reference *r = ref_open(d.m);
-    ref_opts ro = {.policy = ENG_EXACT, .max_loops = 5, .min_loops = min_loops};
+    ref_opts ro = {.policy = KV_EXACT, .max_loops = 5, .min_loops = min_loops};
     ref_result want = ref_run(r, d.seq[0].ids, 150, &ro);
     double worst = ref_relative_error(d.seq[0].logits, want.logits, 150u * d.c->vocab_size);
     cr_assert_gt(want.margin, 1e-4f, "%s: no fair comparison of depths", shape);
@@ -239,14 +239,14 @@ static void check_shape(const char *shape, eng_dtype dtype, uint32_t min_loops, 
 Test(cpu, any_shape_equals_the_reference) {
     static const struct {
         const char *change;
-        eng_dtype dtype;
+        model_dtype dtype;
         uint32_t min_loops;
     } rows[] = {
-        {MLA(48, 3, 20, 28, 6, 10, 14) REST(1, 1, 5, 2, 3, 20, 3), ENG_F32, 0},
-        {MLA(80, 5, 33, 17, 2, 7, 9) REST(0, 2, 3, 1, 1, 7, 1), ENG_F32, 3},
-        {MLA(144, 9, 70, 40, 4, 12, 40) REST(2, 1, 17, 3, 5, 33, 5), ENG_BF16, 0},
-        {GQA(96, 6, 3) REST(1, 1, 4, 1, 4, 18, 4), ENG_F16, 2},
-        {GQA(112, 2, 2) REST(1, 1, 2, 1, 2, 40, 4), ENG_BF16, 0},
+        {MLA(48, 3, 20, 28, 6, 10, 14) REST(1, 1, 5, 2, 3, 20, 3), DTYPE_F32, 0},
+        {MLA(80, 5, 33, 17, 2, 7, 9) REST(0, 2, 3, 1, 1, 7, 1), DTYPE_F32, 3},
+        {MLA(144, 9, 70, 40, 4, 12, 40) REST(2, 1, 17, 3, 5, 33, 5), DTYPE_BF16, 0},
+        {GQA(96, 6, 3) REST(1, 1, 4, 1, 4, 18, 4), DTYPE_F16, 2},
+        {GQA(112, 2, 2) REST(1, 1, 2, 1, 2, 40, 4), DTYPE_BF16, 0},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         check_shape(rows[i].change, rows[i].dtype, rows[i].min_loops, 5e-5);
@@ -264,11 +264,11 @@ Test(cpu, long_contexts_split_over_threads_keep_their_bits) {
     static driver d;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         char dir[] = "/tmp/fathom_long_XXXXXX";
-        make_model(dir, rows[i].shape, POS, ENG_F32);
+        make_model(dir, rows[i].shape, POS, DTYPE_F32);
         float *base = NULL;
         for (size_t w = 0; w < ARRAY_LEN(ways); w++) {
             eng_backend_opts o = {.threads = ways[w][0]};
-            driver_open(&d, dir, T, ENG_EXACT, &o);
+            driver_open(&d, dir, T, KV_EXACT, &o);
             driver_start(&d, 1, POS);
             fill_ids(&d);
             driver_run(&d, ways[w][1]);
@@ -296,9 +296,9 @@ Test(cpu, long_contexts_split_over_threads_keep_their_bits) {
 
 /* One compute thread: what the wrapped allocator counts is this thread's. */
 Test(cpu, open_survives_every_failed_allocation) {
-    eng_model *m;
+    model_folder *m;
     err e = {0};
-    cr_assert_eq(eng_model_open(&m, gqa, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_open(&m, gqa, &e), 0, "%s", e.msg);
     for (int for_ever = 0; for_ever < 2; for_ever++) {
         for (long n = 0;; n++) {
             eng_backend_opts o = {.threads = 1,
@@ -321,7 +321,7 @@ Test(cpu, open_survives_every_failed_allocation) {
             cr_assert_eq(why.code, ERR_NO_MEMORY, "allocation %ld: %s", n, why.msg);
         }
     }
-    eng_model_close(m);
+    model_close(m);
 }
 
 Test(cpu, options_that_cannot_work_are_refused) {
@@ -330,17 +330,17 @@ Test(cpu, options_that_cannot_work_are_refused) {
         const char *param;
     } rows[] = {
         {{.kernels = "sse9"}, "kernels"},
-        {{.max_loops = ENG_MAX_LOOPS + 1}, "max_loops"},
-        {{.cache_dtype = ENG_F16}, "cache_dtype"},
+        {{.max_loops = PLAN_MAX_LOOPS + 1}, "max_loops"},
+        {{.cache_dtype = DTYPE_F16}, "cache_dtype"},
         {{.cache_bytes = 1000}, "kv-memory"},
         {{.threads = 100000}, "threads"},
         {{.n_rows = (1u << 24) + 1}, "n_rows"},
         {{.weights = (eng_weights)2}, "weights"},
         {{.max_positions = (1u << 30) + 1}, "max_positions"},
     };
-    eng_model *m;
+    model_folder *m;
     err e = {0};
-    cr_assert_eq(eng_model_open(&m, mla, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_open(&m, mla, &e), 0, "%s", e.msg);
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         eng_backend *b = (eng_backend *)1;
         err got = {0};
@@ -349,12 +349,12 @@ Test(cpu, options_that_cannot_work_are_refused) {
         cr_assert_eq(got.code, ERR_USAGE, "row %zu: %s", i, got.msg);
         cr_assert_str_eq(got.param, rows[i].param);
     }
-    eng_model_close(m);
+    model_close(m);
 }
 
 Test(cpu, rows_and_edits_out_of_range_are_refused) {
     static driver d;
-    driver_open(&d, mla, 6, ENG_EXACT, NULL);
+    driver_open(&d, mla, 6, KV_EXACT, NULL);
     driver_start(&d, 1, 4);
     fill_ids(&d);
     const eng_backend_info *in = &d.b->info;
@@ -401,10 +401,10 @@ Test(cpu, rows_and_edits_out_of_range_are_refused) {
 }
 
 Test(cpu, the_cache_keeps_to_its_budget) {
-    eng_model *m;
+    model_folder *m;
     eng_backend *b;
     err e = {0};
-    cr_assert_eq(eng_model_open(&m, mla, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_open(&m, mla, &e), 0, "%s", e.msg);
     for (uint64_t bytes = 1 << 18; bytes <= 64 << 20; bytes *= 4) {
         eng_backend_opts o = {.threads = 1, .cache_bytes = bytes};
         cr_assert_eq(eng_cpu_open(&b, m, &o, &e), 0, "%s", e.msg);
@@ -416,7 +416,7 @@ Test(cpu, the_cache_keeps_to_its_budget) {
         cr_assert((uint64_t)in->n_blocks * ENG_BLOCK * in->n_planes >= in->n_slots / 2);
         eng_backend_close(b);
     }
-    eng_model_close(m);
+    model_close(m);
 }
 
 /* ---- kernels one by one, each path against plain arithmetic ---- */

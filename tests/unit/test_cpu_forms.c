@@ -14,9 +14,9 @@ TestSuite(cpu_forms, .fini = fail_on_leaks);
 static const char *const mla = "tests/golden/cases/mla";
 static driver d;
 
-static eng__cpu *open_forms(uint32_t window, uint32_t threads, eng_dtype cache) {
+static eng__cpu *open_forms(uint32_t window, uint32_t threads, model_dtype cache) {
     eng_backend_opts o = {.threads = threads, .max_positions = 256, .cache_dtype = cache};
-    driver_open(&d, mla, 6, ENG_EXACT, &o);
+    driver_open(&d, mla, 6, KV_EXACT, &o);
     eng__cpu *g = (eng__cpu *)d.b;
     cr_assert(g->crossover > 0);
     g->window = window;
@@ -33,7 +33,7 @@ static void start(uint32_t n_seq, uint32_t n_pos) {
 
 static float *logits_of(uint32_t window, uint32_t threads, uint32_t n_seq, uint32_t n_pos,
                         uint32_t chunk) {
-    (void)open_forms(window, threads, ENG_F32);
+    (void)open_forms(window, threads, DTYPE_F32);
     start(n_seq, n_pos);
     driver_run(&d, chunk);
     float *out = d.seq[0].logits;
@@ -49,13 +49,13 @@ Test(cpu_forms, a_promised_chunk_beyond_the_crossover_is_expanded) {
     } rows[] = {{0, false}, {128, true}, {256, true}, {100, false}, {32, false}};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         eng_backend_opts o = {.threads = 1, .prompt_chunk = rows[i].chunk};
-        driver_open(&d, mla, 6, ENG_EXACT, &o);
+        driver_open(&d, mla, 6, KV_EXACT, &o);
         cr_assert_eq(((eng__cpu *)d.b)->window, rows[i].expanded ? rows[i].chunk : 0, "chunk %u",
                      rows[i].chunk);
         driver_close(&d);
     }
     eng_backend_opts o = {.threads = 1, .prompt_chunk = 128};
-    driver_open(&d, "tests/golden/cases/gqa", 6, ENG_EXACT, &o);
+    driver_open(&d, "tests/golden/cases/gqa", 6, KV_EXACT, &o);
     cr_assert_eq(((eng__cpu *)d.b)->window, 0, "GQA has one form");
     driver_close(&d);
 }
@@ -70,7 +70,7 @@ Test(cpu_forms, rows_up_to_the_end_of_their_window_are_expanded) {
         {63, 64, 0, 0},     {64, 192, 64, 192}, {70, 100, 0, 0},    {100, 130, 0, 0},
         {90, 130, 90, 128},
     };
-    eng__cpu *g = open_forms(64, 1, ENG_F32);
+    eng__cpu *g = open_forms(64, 1, DTYPE_F32);
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         start(1, 210);
         if (rows[i].first) driver_add_prelude(&d, 0, 0, rows[i].first);
@@ -124,7 +124,7 @@ Test(cpu_forms, bits_of_expanded_rows_depend_on_their_chunk_alone) {
 /* A prefix that ends inside a window leaves the rest of it to the form it would have had. */
 Test(cpu_forms, rows_behind_a_cached_prefix_keep_their_bits) {
     enum { POS = 200, HIT = 96 };
-    (void)open_forms(64, 2, ENG_BF16);
+    (void)open_forms(64, 2, DTYPE_BF16);
     start(2, POS);
     d.n_seq = 1;
     driver_run(&d, 128);

@@ -14,7 +14,7 @@ TestSuite(cpu_golden, .fini = fail_on_leaks);
 
 /* window: positions that are expanded together, 0 for none, as the rule has it for such
  * short prompts. */
-static void check_form(const char *name, eng_policy policy, uint32_t chunk, uint32_t window,
+static void check_form(const char *name, kv_policy policy, uint32_t chunk, uint32_t window,
                        const eng_backend_opts *opts, double limit) {
     static driver d;
     golden_case x = golden_open(name);
@@ -41,15 +41,15 @@ static void check_form(const char *name, eng_policy policy, uint32_t chunk, uint
     golden_close(&x);
 }
 
-static void check_case(const char *name, eng_policy policy, uint32_t chunk,
+static void check_case(const char *name, kv_policy policy, uint32_t chunk,
                        const eng_backend_opts *opts, double limit) {
     check_form(name, policy, chunk, 0, opts, limit);
 }
 
 Test(cpu_golden, every_case_and_policy_equals_the_published_model) {
     for (size_t i = 0; i < GOLDEN_CASES; i++) {
-        check_case(golden_names[i], ENG_EXACT, 48, NULL, 2e-5);
-        check_case(golden_names[i], ENG_LAST, 48, NULL, 2e-5);
+        check_case(golden_names[i], KV_EXACT, 48, NULL, 2e-5);
+        check_case(golden_names[i], KV_LAST, 48, NULL, 2e-5);
     }
 }
 
@@ -57,7 +57,7 @@ Test(cpu_golden, any_chunking_gives_the_same_answers) {
     static const uint32_t chunks[] = {1, 7, 33};
     for (size_t i = 0; i < GOLDEN_CASES; i++) {
         for (size_t k = 0; k < ARRAY_LEN(chunks); k++) {
-            check_case(golden_names[i], k & 1 ? ENG_EXACT : ENG_LAST, chunks[k], NULL, 2e-5);
+            check_case(golden_names[i], k & 1 ? KV_EXACT : KV_LAST, chunks[k], NULL, 2e-5);
         }
     }
 }
@@ -69,7 +69,7 @@ Test(cpu_golden, every_kernel_path_holds_every_case) {
         if (eng__kernels_choose(&found, paths[k], NULL) != 0) continue;
         eng_backend_opts o = {.threads = 2, .kernels = paths[k]};
         for (size_t i = 0; i < GOLDEN_CASES; i++) {
-            check_case(golden_names[i], i & 1 ? ENG_LAST : ENG_EXACT, 16, &o, 2e-5);
+            check_case(golden_names[i], i & 1 ? KV_LAST : KV_EXACT, 16, &o, 2e-5);
         }
     }
 }
@@ -82,13 +82,13 @@ Test(cpu_golden, expanded_attention_holds_every_case_on_every_path) {
         eng_backend_opts o = {.threads = 2, .kernels = paths[k]};
         for (size_t i = 0; i < GOLDEN_CASES; i++) {
             if (strncmp(golden_names[i], "gqa", 3) == 0) continue;
-            check_form(golden_names[i], i & 1 ? ENG_LAST : ENG_EXACT, 48, ENG_BLOCK, &o, 2e-5);
+            check_form(golden_names[i], i & 1 ? KV_LAST : KV_EXACT, 48, ENG_BLOCK, &o, 2e-5);
         }
     }
 }
 
 Test(cpu_golden, a_bfloat16_cache_stays_close) {
-    eng_backend_opts o = {.threads = 1, .cache_dtype = ENG_BF16};
-    check_case("mla", ENG_EXACT, 48, &o, 0.05);
-    check_case("gqa", ENG_LAST, 48, &o, 0.05);
+    eng_backend_opts o = {.threads = 1, .cache_dtype = DTYPE_BF16};
+    check_case("mla", KV_EXACT, 48, &o, 0.05);
+    check_case("gqa", KV_LAST, 48, &o, 0.05);
 }

@@ -1,5 +1,5 @@
 /* test_model.c - model folders: the good ones open, and what opening finds in bad ones. */
-#include "engine/engine.h"
+#include "model/model.h"
 #include "tests/lib/files.h"
 #include "tests/lib/golden.h"
 #include "tests/lib/oom.h"
@@ -19,21 +19,21 @@ TestSuite(model, .fini = fail_on_leaks);
 
 static void check_opens(const char *dir) {
     err e = {0};
-    eng_model *m;
-    cr_assert_eq(eng_model_open(&m, dir, &e), 0, "%s", e.msg);
-    cr_assert_eq(eng_model_params(m), eng_config_params(eng_model_config(m)), "%s", dir);
-    eng_tensor t;
-    cr_assert(eng_model_find(m, "recurrent.act.halt.weight", &t));
+    model_folder *m;
+    cr_assert_eq(model_open(&m, dir, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_params(m), plan_params(model_plan_of(m)), "%s", dir);
+    model_tensor t;
+    cr_assert(model_find(m, "recurrent.act.halt.weight", &t));
     cr_assert_eq(t.rank, 2);
-    cr_assert_eq(t.shape[1], eng_model_config(m)->dim);
-    cr_assert_not(eng_model_find(m, "no.such.tensor", &t));
-    eng_part_size parts[ENG_PARTS], sum = {0};
-    eng_model_parts(m, parts);
-    for (int i = 0; i < ENG_PARTS; i++)
+    cr_assert_eq(t.shape[1], model_plan_of(m)->dim);
+    cr_assert_not(model_find(m, "no.such.tensor", &t));
+    model_part_size parts[MODEL_PARTS], sum = {0};
+    model_parts(m, parts);
+    for (int i = 0; i < MODEL_PARTS; i++)
         sum.params += parts[i].params, sum.bytes += parts[i].bytes;
-    cr_assert_eq(sum.params, eng_model_params(m));
-    cr_assert_eq(sum.bytes, eng_model_bytes(m));
-    eng_model_close(m);
+    cr_assert_eq(sum.params, model_params(m));
+    cr_assert_eq(sum.bytes, model_bytes(m));
+    model_close(m);
 }
 
 Test(model, golden_folders_and_the_demo_open_and_hold_what_their_configs_say) {
@@ -47,9 +47,9 @@ Test(model, golden_folders_and_the_demo_open_and_hold_what_their_configs_say) {
 
 /* Opens dir, which must fail with this code and text. */
 static void check_refused(const char *dir, err_code code, const char *says, const char *row) {
-    eng_model *m = (eng_model *)&m;
+    model_folder *m = (model_folder *)&m;
     err e = {0};
-    cr_assert_eq(eng_model_open(&m, dir, &e), -1, "%s: opened", row);
+    cr_assert_eq(model_open(&m, dir, &e), -1, "%s: opened", row);
     cr_assert_null(m);
     cr_assert_eq(e.code, code, "%s: %s", row, e.msg);
     cr_assert(strstr(e.msg, says), "%s: \"%s\" has no \"%s\"", row, e.msg, says);
@@ -242,7 +242,7 @@ static const struct {
 Test(model, every_broken_folder_is_refused_with_file_tensor_expected_and_found) {
     for (size_t i = 0; i < ARRAY_LEN(broken); i++) {
         tmp_dir d = tmp_dir_create();
-        weights_write(d.path, "tiny", ENG_F32, 1, 0);
+        weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
         broken[i].change(d.path);
         check_refused(d.path, ERR_BAD_FILE, broken[i].says, broken[i].row);
         tmp_dir_remove(&d);
@@ -251,20 +251,20 @@ Test(model, every_broken_folder_is_refused_with_file_tensor_expected_and_found) 
 
 Test(model, a_full_check_finds_the_one_bad_value_that_a_sample_misses) {
     tmp_dir d = tmp_dir_create();
-    weights_write(d.path, "tiny", ENG_F32, 1, 0);
+    weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
     put_float(d.path, "embed.weight", 200, NAN); /* between two sampled places */
-    eng_model *m;
+    model_folder *m;
     err e = {0};
-    cr_assert_eq(eng_model_open(&m, d.path, &e), 0, "%s", e.msg);
-    cr_assert_eq(eng_model_check(m, &e), -1);
+    cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_check(m, &e), -1);
     cr_assert_eq(e.code, ERR_BAD_FILE);
     cr_assert(strstr(e.msg, "tensor embed.weight: value 200 is NaN"), "%s", e.msg);
-    eng_model_close(m);
+    model_close(m);
     put_float(d.path, "embed.weight", 200, 0);
     err none = {0};
-    cr_assert_eq(eng_model_open(&m, d.path, &none), 0, "%s", none.msg);
-    cr_assert_eq(eng_model_check(m, &none), 0, "%s", none.msg);
-    eng_model_close(m);
+    cr_assert_eq(model_open(&m, d.path, &none), 0, "%s", none.msg);
+    cr_assert_eq(model_check(m, &none), 0, "%s", none.msg);
+    model_close(m);
     tmp_dir_remove(&d);
 }
 
@@ -279,7 +279,7 @@ Test(model, unreadable_files_are_named, .init = NULL) {
     if (geteuid() == 0) cr_skip_test("root reads everything");
     tmp_dir d = tmp_dir_create();
     char path[256];
-    weights_write(d.path, "tiny", ENG_F32, 1, 0);
+    weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
     (void)snprintf(path, sizeof path, "%s/model.safetensors", d.path);
     cr_assert_eq(chmod(path, 0), 0);
     check_refused(d.path, ERR_BAD_FILE, "model.safetensors: Permission denied", "no permission");
@@ -288,7 +288,7 @@ Test(model, unreadable_files_are_named, .init = NULL) {
 
 Test(model, extra_tensors_are_warned_of_once_and_rope_tables_silently_ignored) {
     tmp_dir d = tmp_dir_create();
-    weights_write(d.path, "tiny", ENG_F32, 1, 0);
+    weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
     st_file f = st_read(d.path, "model.safetensors");
     static const char *const extra[] = {"freqs_cis", "freqs_cis_mla", "optimizer.step", "other"};
     for (size_t i = 0; i < ARRAY_LEN(extra); i++) {
@@ -314,7 +314,7 @@ Test(model, extra_tensors_are_warned_of_once_and_rope_tables_silently_ignored) {
 
 Test(model, an_untied_head_is_a_tensor_of_its_own_and_counts) {
     tmp_dir d = tmp_dir_create();
-    weights_write(d.path, "tiny", ENG_F32, 1, 0);
+    weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
     st_file f = st_read(d.path, "model.safetensors");
     size_t head = 320 * 64 * 4;
     f.data = realloc(f.data, f.n_data + head);
@@ -326,24 +326,24 @@ Test(model, an_untied_head_is_a_tensor_of_its_own_and_counts) {
     f.n_data += head;
     st_write(&f, d.path, "model.safetensors");
     st_free(&f);
-    eng_model *m;
-    eng_tensor t;
+    model_folder *m;
+    model_tensor t;
     err e = {0};
-    cr_assert_eq(eng_model_open(&m, d.path, &e), 0, "%s", e.msg);
-    cr_assert(eng_model_find(m, "head.weight", &t));
-    cr_assert_eq(eng_model_params(m), eng_config_params(eng_model_config(m)) + 320 * 64);
-    eng_model_close(m);
+    cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
+    cr_assert(model_find(m, "head.weight", &t));
+    cr_assert_eq(model_params(m), plan_params(model_plan_of(m)) + 320 * 64);
+    model_close(m);
     tmp_dir_remove(&d);
 }
 
 /* ---- shards ---- */
 
 static void write_shards(const char *dir) {
-    eng_config c;
+    model_plan c;
     err e = {0};
-    cr_assert_eq(eng_config_variant(&c, "tiny", &e), 0);
-    eng_init_opts o = {.seed = 1, .dtype = ENG_F32, .shard_bytes = 200000};
-    cr_assert_eq(eng_init_write(dir, &c, &o, &e), 0, "%s", e.msg);
+    cr_assert_eq(plan_variant(&c, "tiny", &e), 0);
+    model_init_opts o = {.seed = 1, .dtype = DTYPE_F32, .shard_bytes = 200000};
+    cr_assert_eq(model_init_write(dir, &c, &o, &e), 0, "%s", e.msg);
 }
 
 static const char index_name[] = "model.safetensors.index.json";
@@ -470,15 +470,15 @@ Test(model, shards_open_like_one_file_and_every_broken_index_is_refused) {
 
 Test(model, a_tensor_beyond_4_gib_is_read_where_it_is) {
     tmp_dir d = tmp_dir_create();
-    weights_write(d.path, "tiny", ENG_F32, 1, 0);
-    eng_model *m;
-    eng_tensor t;
+    weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
+    model_folder *m;
+    model_tensor t;
     float before[64], after[64];
     err e = {0};
-    cr_assert_eq(eng_model_open(&m, d.path, &e), 0, "%s", e.msg);
-    cr_assert(eng_model_find(m, "norm.weight", &t));
-    eng_tensor_read(&t, 0, 64, before);
-    eng_model_close(m);
+    cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
+    cr_assert(model_find(m, "norm.weight", &t));
+    model_tensor_read(&t, 0, 64, before);
+    model_close(m);
     /* A sparse tensor of 5 GiB goes before all others. */
     const json_int_t gap = (json_int_t)5 << 30;
     st_file f = st_read(d.path, "model.safetensors");
@@ -505,11 +505,11 @@ Test(model, a_tensor_beyond_4_gib_is_read_where_it_is) {
     close(fd);
     st_free(&f);
     if (sparse) { /* a file system of small files may refuse */
-        cr_assert_eq(eng_model_open(&m, d.path, &e), 0, "%s", e.msg);
-        cr_assert(eng_model_find(m, "norm.weight", &t));
-        eng_tensor_read(&t, 0, 64, after);
+        cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
+        cr_assert(model_find(m, "norm.weight", &t));
+        model_tensor_read(&t, 0, 64, after);
         cr_assert_eq(memcmp(before, after, sizeof before), 0);
-        eng_model_close(m);
+        model_close(m);
     }
     tmp_dir_remove(&d);
 }
@@ -522,13 +522,13 @@ Test(model, opening_survives_every_failed_allocation, .timeout = 120) {
     write_shards(d.path);
     for (int sticky = 0; sticky < 2; sticky++) {
         for (long n = 0;; n += n < 400 ? 1 : 37) { /* thousands are jansson's, all alike */
-            eng_model *m;
+            model_folder *m;
             err e = {0};
             oom_after(n, sticky);
-            int rc = eng_model_open(&m, d.path, &e);
+            int rc = model_open(&m, d.path, &e);
             if (!oom_stop()) {
                 cr_assert_eq(rc, 0, "%s", e.msg);
-                eng_model_close(m);
+                model_close(m);
                 cr_assert_gt(n, 400);
                 break;
             }
@@ -542,31 +542,33 @@ Test(model, opening_survives_every_failed_allocation, .timeout = 120) {
 
 Test(model, half_formats_widen_exactly_whatever_the_alignment) {
     static const struct {
-        eng_dtype dtype;
+        model_dtype dtype;
         uint16_t bits;
         float value;
     } rows[] = {
-        {ENG_BF16, 0x3f80, 1.0f},        {ENG_BF16, 0xc040, -3.0f},   {ENG_BF16, 0x0001, 0x1p-133f},
-        {ENG_F16, 0x3c00, 1.0f},         {ENG_F16, 0xc200, -3.0f},    {ENG_F16, 0x0001, 0x1p-24f},
-        {ENG_F16, 0x03ff, 0x1.ff8p-15f}, {ENG_F16, 0x0400, 0x1p-14f}, {ENG_F16, 0x7bff, 65504.0f},
-        {ENG_F16, 0x8000, -0.0f},        {ENG_F16, 0x7c00, INFINITY}, {ENG_F16, 0xfc00, -INFINITY},
+        {DTYPE_BF16, 0x3f80, 1.0f},        {DTYPE_BF16, 0xc040, -3.0f},
+        {DTYPE_BF16, 0x0001, 0x1p-133f},   {DTYPE_F16, 0x3c00, 1.0f},
+        {DTYPE_F16, 0xc200, -3.0f},        {DTYPE_F16, 0x0001, 0x1p-24f},
+        {DTYPE_F16, 0x03ff, 0x1.ff8p-15f}, {DTYPE_F16, 0x0400, 0x1p-14f},
+        {DTYPE_F16, 0x7bff, 65504.0f},     {DTYPE_F16, 0x8000, -0.0f},
+        {DTYPE_F16, 0x7c00, INFINITY},     {DTYPE_F16, 0xfc00, -INFINITY},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         unsigned char bytes[3];
         memcpy(bytes + 1, &rows[i].bits, 2);
-        eng_tensor t = {.data = bytes + 1,
-                        .dtype = rows[i].dtype,
-                        .rank = 1,
-                        .shape = {1},
-                        .n_values = 1,
-                        .bytes = 2};
+        model_tensor t = {.data = bytes + 1,
+                          .dtype = rows[i].dtype,
+                          .rank = 1,
+                          .shape = {1},
+                          .n_values = 1,
+                          .bytes = 2};
         float value;
-        eng_tensor_read(&t, 0, 1, &value);
+        model_tensor_read(&t, 0, 1, &value);
         cr_assert_eq(memcmp(&value, &rows[i].value, 4), 0, "row %zu: %a", i, (double)value);
     }
-    eng_tensor nan = {
-        .data = "\x01\x7c", .dtype = ENG_F16, .rank = 1, .shape = {1}, .n_values = 1, .bytes = 2};
+    model_tensor nan = {
+        .data = "\x01\x7c", .dtype = DTYPE_F16, .rank = 1, .shape = {1}, .n_values = 1, .bytes = 2};
     float value;
-    eng_tensor_read(&nan, 0, 1, &value);
+    model_tensor_read(&nan, 0, 1, &value);
     cr_assert(isnan(value));
 }

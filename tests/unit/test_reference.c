@@ -13,10 +13,10 @@ TestSuite(reference, .fini = fail_on_leaks);
 
 static reference *open_case(const char *dir) {
     err e = {0};
-    eng_model *m;
-    cr_assert_eq(eng_model_open(&m, dir, &e), 0, "%s", e.msg);
+    model_folder *m;
+    cr_assert_eq(model_open(&m, dir, &e), 0, "%s", e.msg);
     reference *r = ref_open(m);
-    eng_model_close(m);
+    model_close(m);
     return r;
 }
 
@@ -34,7 +34,7 @@ Test(reference, depths_and_logits_are_those_of_the_published_model_in_every_gold
         reference *r = open_case(g.dir);
         for (int policy = 0; policy < 2; policy++) {
             for (int s = 0; s < GOLDEN_SEQS; s++) {
-                ref_opts o = {.policy = (eng_policy)policy, .max_loops = g.n_loops};
+                ref_opts o = {.policy = (kv_policy)policy, .max_loops = g.n_loops};
                 ref_result res = ref_run(r, g.ids[s], GOLDEN_LEN, &o);
                 for (int p = 0; p < GOLDEN_LEN; p++) {
                     cr_assert_eq(res.depth[p], g.depth[policy][s][p], "%s policy %d seq %d pos %d",
@@ -57,7 +57,7 @@ Test(reference, greedy_tokens_are_those_of_the_published_model) {
         reference *r = open_case(g.dir);
         for (int policy = 0; policy < 2; policy++) {
             /* The golden tokens are given; each must be the best after those before it. */
-            ref_opts o = {.policy = (eng_policy)policy, .max_loops = g.n_loops};
+            ref_opts o = {.policy = (kv_policy)policy, .max_loops = g.n_loops};
             ref_result res = ref_run(r, g.greedy[policy], GOLDEN_GREEDY, &o);
             for (uint32_t p = GOLDEN_PROMPT; p < GOLDEN_GREEDY; p++) {
                 cr_assert_eq(argmax(res.logits + (size_t)(p - 1) * g.vocab, g.vocab),
@@ -73,7 +73,7 @@ Test(reference, greedy_tokens_are_those_of_the_published_model) {
 Test(reference, min_loops_holds_every_position_and_equal_bounds_pin_the_depth) {
     golden_case g = golden_open("mla");
     reference *r = open_case(g.dir);
-    ref_opts o = {.policy = ENG_EXACT, .min_loops = 3, .max_loops = 5};
+    ref_opts o = {.policy = KV_EXACT, .min_loops = 3, .max_loops = 5};
     ref_result res = ref_run(r, g.ids[0], GOLDEN_LEN, &o);
     for (int p = 0; p < GOLDEN_LEN; p++)
         cr_assert(res.depth[p] >= 3 && res.depth[p] <= 5);
@@ -91,9 +91,9 @@ Test(reference, a_lower_threshold_never_deepens_a_position) {
     golden_case g = golden_open("mla_shallow");
     reference *r = open_case(g.dir);
     ref_result high =
-        ref_run(r, g.ids[1], GOLDEN_LEN, &(ref_opts){.policy = ENG_EXACT, .max_loops = 8});
+        ref_run(r, g.ids[1], GOLDEN_LEN, &(ref_opts){.policy = KV_EXACT, .max_loops = 8});
     ref_result low = ref_run(r, g.ids[1], GOLDEN_LEN,
-                             &(ref_opts){.policy = ENG_EXACT, .max_loops = 8, .threshold = 0.5f});
+                             &(ref_opts){.policy = KV_EXACT, .max_loops = 8, .threshold = 0.5f});
     uint32_t shallower = 0;
     for (int p = 0; p < GOLDEN_LEN; p++) {
         cr_assert_leq(low.depth[p], high.depth[p]);
@@ -109,9 +109,9 @@ Test(reference, a_lower_threshold_never_deepens_a_position) {
 Test(reference, without_halting_both_policies_are_one) {
     golden_case g = golden_open("gqa");
     reference *r = open_case(g.dir);
-    ref_opts o = {.policy = ENG_EXACT, .min_loops = 4, .max_loops = 4};
+    ref_opts o = {.policy = KV_EXACT, .min_loops = 4, .max_loops = 4};
     ref_result exact = ref_run(r, g.ids[0], GOLDEN_LEN, &o);
-    o.policy = ENG_LAST;
+    o.policy = KV_LAST;
     ref_result last = ref_run(r, g.ids[0], GOLDEN_LEN, &o);
     cr_assert_eq(memcmp(exact.logits, last.logits, (size_t)GOLDEN_LEN * g.vocab * sizeof(float)),
                  0);

@@ -1,5 +1,5 @@
 /* test_safetensors.c - headers: what is read, and every way one can be wrong. */
-#include "engine/safetensors_internal.h"
+#include "model/safetensors_internal.h"
 #include "tests/lib/files.h"
 #include "tests/lib/oom.h"
 #include "tests/lib/testlib.h"
@@ -22,16 +22,16 @@ static guarded file_of(const char *header, size_t header_bytes, size_t data, siz
     return g;
 }
 
-static int parse(const char *header, size_t data, eng__st_index *index, err *e) {
+static int parse(const char *header, size_t data, model__st_index *index, err *e) {
     size_t n;
     guarded g = file_of(header, strlen(header), data, &n);
-    int rc = eng__st_parse(index, (const uint8_t *)g.data, n, "model.safetensors", e);
+    int rc = model__st_parse(index, (const uint8_t *)g.data, n, "model.safetensors", e);
     guard_free(&g); /* the index borrows nothing of the file */
     return rc;
 }
 
 Test(safetensors, a_header_gives_names_shapes_and_places) {
-    eng__st_index s;
+    model__st_index s;
     err e = {0};
     const char *header = "{\"__metadata__\":{\"format\":\"pt\",\"n_loops\":\"6\"},"
                          "\"b\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[2,26]},"
@@ -40,7 +40,7 @@ Test(safetensors, a_header_gives_names_shapes_and_places) {
     cr_assert_eq(parse(header, 26, &s, &e), 0, "%s", e.msg);
     cr_assert_eq(s.n, 3);
     cr_assert_str_eq(s.n_loops, "6");
-    const eng__st_entry *b = eng__st_find(&s, "b"), *a = eng__st_find(&s, "a");
+    const model__st_entry *b = model__st_find(&s, "b"), *a = model__st_find(&s, "a");
     cr_assert(a && b);
     cr_assert_eq(b->rank, 2);
     cr_assert_eq(b->shape[1], 3);
@@ -48,8 +48,8 @@ Test(safetensors, a_header_gives_names_shapes_and_places) {
     cr_assert_eq(b->first, 8 + strlen(header) + 2);
     cr_assert_eq(a->n_values, 1);
     cr_assert_str_eq(a->dtype, "BF16");
-    cr_assert_null(eng__st_find(&s, "c"));
-    eng__st_deinit(&s);
+    cr_assert_null(model__st_find(&s, "c"));
+    model__st_deinit(&s);
 }
 
 #define T(dtype, shape, offsets)                                                                   \
@@ -104,7 +104,7 @@ static const struct {
 
 Test(safetensors, every_bad_header_is_refused_and_says_why) {
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
-        eng__st_index s;
+        model__st_index s;
         err e = {0};
         cr_assert_eq(parse(bad[i].header, bad[i].data, &s, &e), -1, "row %zu was accepted", i);
         cr_assert_eq(e.code, ERR_BAD_FILE, "row %zu", i);
@@ -137,9 +137,9 @@ Test(safetensors, a_length_that_lies_is_refused) {
         for (int k = 0; k < 8; k++)
             bytes[k] = (uint8_t)(lengths[i].claims >> 8 * k);
         guarded g = guard_copy(bytes, lengths[i].bytes);
-        eng__st_index s;
+        model__st_index s;
         err e = {0};
-        cr_assert_eq(eng__st_parse(&s, (uint8_t *)g.data, lengths[i].bytes, "f", &e), -1);
+        cr_assert_eq(model__st_parse(&s, (uint8_t *)g.data, lengths[i].bytes, "f", &e), -1);
         /* "too small for safetensors: 7 bytes" */
         const char *says = lengths[i].bytes < 8 ? "too small" : lengths[i].says;
         cr_assert(strstr(e.msg, says), "row %zu: %s", i, e.msg);
@@ -152,19 +152,19 @@ Test(safetensors, a_file_cut_anywhere_is_refused_without_reading_past_its_end) {
     char *bytes = file_get("tests/golden/cases/gqa", "expected.safetensors", &n);
     for (size_t cut = 0; cut < 1200; cut++) {
         guarded g = guard_copy(bytes, cut);
-        eng__st_index s;
-        cr_assert_eq(eng__st_parse(&s, (uint8_t *)g.data, cut, "f", NULL), -1, "cut at %zu", cut);
+        model__st_index s;
+        cr_assert_eq(model__st_parse(&s, (uint8_t *)g.data, cut, "f", NULL), -1, "cut at %zu", cut);
         guard_free(&g);
     }
-    eng__st_index s;
-    cr_assert_eq(eng__st_parse(&s, (uint8_t *)bytes, n - 1, "f", NULL), -1);
-    cr_assert_eq(eng__st_parse(&s, (uint8_t *)bytes, n, "f", NULL), 0);
-    eng__st_deinit(&s);
+    model__st_index s;
+    cr_assert_eq(model__st_parse(&s, (uint8_t *)bytes, n - 1, "f", NULL), -1);
+    cr_assert_eq(model__st_parse(&s, (uint8_t *)bytes, n, "f", NULL), 0);
+    model__st_deinit(&s);
     free(bytes);
 }
 
 /* A header with one tensor of a name of n bytes. */
-static int parse_name_of(size_t n, eng__st_index *s, err *e) {
+static int parse_name_of(size_t n, model__st_index *s, err *e) {
     char *name = malloc(n + 1);
     memset(name, 'x', n);
     name[n] = 0;
@@ -177,10 +177,10 @@ static int parse_name_of(size_t n, eng__st_index *s, err *e) {
 }
 
 Test(safetensors, a_name_may_have_256_bytes_and_no_more) {
-    eng__st_index s;
+    model__st_index s;
     err e = {0};
     cr_assert_eq(parse_name_of(256, &s, &e), 0, "%s", e.msg);
-    eng__st_deinit(&s);
+    model__st_deinit(&s);
     cr_assert_eq(parse_name_of(257, &s, &e), -1);
     cr_assert(strstr(e.msg, "257 bytes"), "%s", e.msg);
     err big = {0};
@@ -198,13 +198,13 @@ Test(safetensors, a_hundred_thousand_tensors_are_read_and_found, .timeout = 60) 
             i ? ',' : '{', i, 2 * i, 2 * i + 2);
     }
     buf_puts(&b, "}");
-    eng__st_index s;
+    model__st_index s;
     err e = {0};
     cr_assert_eq(parse(b.data, 2 * N, &s, &e), 0, "%s", e.msg);
     cr_assert_eq(s.n, N);
-    const eng__st_entry *t = eng__st_find(&s, "model.layer.77777");
+    const model__st_entry *t = model__st_find(&s, "model.layer.77777");
     cr_assert(t && t->first == 8 + b.len + 2 * 77777);
-    eng__st_deinit(&s);
+    model__st_deinit(&s);
     buf_deinit(&b);
 }
 
@@ -214,7 +214,7 @@ Test(safetensors, too_many_elements_are_refused_before_memory_is_spent) {
     for (int i = 0; i < 700000; i++)
         buf_puts(&b, "[],");
     buf_puts(&b, "[]]}");
-    eng__st_index s;
+    model__st_index s;
     err e = {0};
     cr_assert_eq(parse(b.data, 0, &s, &e), -1);
     cr_assert(strstr(e.msg, "JSON elements"), "%s", e.msg);
@@ -230,14 +230,14 @@ Test(safetensors, parsing_survives_every_failed_allocation, .timeout = 60) {
     guarded g = file_of(header, strlen(header), 26, &size);
     for (int sticky = 0; sticky < 2; sticky++) {
         for (long n = 0;; n++) {
-            eng__st_index s;
+            model__st_index s;
             err e = {0};
             oom_after(n, sticky);
-            int rc = eng__st_parse(&s, (uint8_t *)g.data, size, "f", &e);
+            int rc = model__st_parse(&s, (uint8_t *)g.data, size, "f", &e);
             if (!oom_stop()) {
                 cr_assert_eq(rc, 0);
                 cr_assert_gt(n, 10);
-                eng__st_deinit(&s);
+                model__st_deinit(&s);
                 break;
             }
             cr_assert_eq(rc, -1, "allocation %ld", n);

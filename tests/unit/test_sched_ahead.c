@@ -9,7 +9,7 @@
 
 TestSuite(sched_ahead, .fini = fail_on_leaks, .timeout = 120);
 
-static fake_opts device(eng_policy policy, uint32_t max_flights) {
+static fake_opts device(kv_policy policy, uint32_t max_flights) {
     fake_opts f;
     fake_opts_default(&f);
     f.policy = policy;
@@ -17,7 +17,7 @@ static fake_opts device(eng_policy policy, uint32_t max_flights) {
     return f;
 }
 
-static sched_opts plain(eng_policy policy) {
+static sched_opts plain(kv_policy policy) {
     sched_opts o;
     sched_opts_default(&o);
     o.halted_kv = policy;
@@ -25,7 +25,7 @@ static sched_opts plain(eng_policy policy) {
     return o;
 }
 
-static rig run_one(eng_policy policy, uint32_t max_flights, uint32_t max_tokens) {
+static rig run_one(kv_policy policy, uint32_t max_flights, uint32_t max_tokens) {
     fake_opts f = device(policy, max_flights);
     sched_opts o = plain(policy);
     rig r = rig_open(&f, &o);
@@ -38,7 +38,7 @@ static rig run_one(eng_policy policy, uint32_t max_flights, uint32_t max_tokens)
 
 Test(sched_ahead, a_sequence_alone_never_leaves_the_device_idle_between_its_loops) {
     for (int policy = 0; policy < 2; policy++) {
-        rig one = run_one((eng_policy)policy, 1, 200), two = run_one((eng_policy)policy, 2, 200);
+        rig one = run_one((kv_policy)policy, 1, 200), two = run_one((kv_policy)policy, 2, 200);
         cr_assert_eq(one.out[1].n, 200);
         cr_assert_arr_eq(one.out[1].tokens, two.out[1].tokens, 200 * sizeof(uint32_t));
         cr_assert_gt(fake_backend_idle_loops(one.backend), 200);
@@ -67,7 +67,7 @@ static uint32_t spare_slots(const rig *r) {
 
 Test(sched_ahead, the_slot_of_a_row_left_out_is_given_back_and_used_again) {
     for (int policy = 0; policy < 2; policy++) {
-        fake_opts f = device((eng_policy)policy, 2);
+        fake_opts f = device((kv_policy)policy, 2);
         sched_opts o = plain(f.policy);
         rig r = rig_open(&f, &o);
         uint32_t prompt[4], most = 0;
@@ -124,8 +124,8 @@ Test(sched_ahead, it_goes_ahead_where_that_costs_less_than_the_host) {
     };
     for (size_t i = 0; i < ARRAY_LEN(all); i++) {
         const price *p = &all[i];
-        fake_opts f = device(ENG_EXACT, 2);
-        sched_opts o = plain(ENG_EXACT);
+        fake_opts f = device(KV_EXACT, 2);
+        sched_opts o = plain(KV_EXACT);
         o.batching = p->mode;
         rig r = rig_open(&f, &o);
         r.s->n_looping_live = p->live;
@@ -141,13 +141,13 @@ Test(sched_ahead, it_goes_ahead_where_that_costs_less_than_the_host) {
 
 /* Launches dear, the host cheap: starting ahead would hold back who halts, so it must not. */
 static double tokens_per_ms(uint32_t max_flights, ahead_rule rule, uint32_t n) {
-    fake_opts f = device(ENG_LAST, max_flights);
+    fake_opts f = device(KV_LAST, max_flights);
     f.instant = true;
     f.n_slots = 1 << 18;
     f.n_blocks = 4096;
     for (int i = 0; i < 3; i++)
         f.fixed_ns[i] = i == ENG_STAGE_RECURRENT ? 20000000 : 2000000;
-    sched_opts o = plain(ENG_LAST);
+    sched_opts o = plain(KV_LAST);
     rig r = rig_open(&f, &o);
     r.s->ahead = rule;
     uint32_t prompt[4];
@@ -180,7 +180,7 @@ Test(sched_ahead, many_sequences_lose_nothing_by_it) {
 
 Test(sched_ahead, cancel_frees_all_at_once_and_rest_comes_after_the_last_result) {
     for (uint32_t at = 1; at < 60; at++) {
-        fake_opts f = device(at % 2 ? ENG_LAST : ENG_EXACT, 2);
+        fake_opts f = device(at % 2 ? KV_LAST : KV_EXACT, 2);
         sched_opts o = plain(f.policy);
         rig r = rig_open(&f, &o);
         uint32_t prompt[50];
@@ -210,9 +210,9 @@ Test(sched_ahead, cancel_frees_all_at_once_and_rest_comes_after_the_last_result)
 
 Test(sched_ahead, a_device_lost_with_launches_in_flight_ends_everybody) {
     for (uint64_t at = 1; at < 40; at++) {
-        fake_opts f = device(ENG_EXACT, 2);
+        fake_opts f = device(KV_EXACT, 2);
         f.fail_at = at;
-        sched_opts o = plain(ENG_EXACT);
+        sched_opts o = plain(KV_EXACT);
         rig r = rig_open(&f, &o);
         r.s->ahead = AHEAD_ALWAYS;
         uint32_t prompt[8];
@@ -235,8 +235,8 @@ Test(sched_ahead, a_device_lost_with_launches_in_flight_ends_everybody) {
 
 Test(sched_ahead, it_can_be_destroyed_with_launches_in_flight) {
     for (uint32_t at = 1; at < 30; at++) {
-        fake_opts f = device(ENG_LAST, 2);
-        sched_opts o = plain(ENG_LAST);
+        fake_opts f = device(KV_LAST, 2);
+        sched_opts o = plain(KV_LAST);
         rig r = rig_open(&f, &o);
         uint32_t prompt[50];
         for (uint32_t i = 0; i < 3; i++) {
@@ -252,7 +252,7 @@ Test(sched_ahead, it_can_be_destroyed_with_launches_in_flight) {
  * slot too many would have to throw it out, which is a failure of ours. */
 Test(sched_ahead, a_sequence_that_may_fill_the_pool_fits_with_launches_in_flight) {
     for (uint32_t depth = 1; depth <= 8; depth++) {
-        fake_opts f = device(depth % 2 ? ENG_LAST : ENG_EXACT, 2);
+        fake_opts f = device(depth % 2 ? KV_LAST : KV_EXACT, 2);
         f.n_blocks = 3;
         f.n_slots = 3 * ENG_BLOCK * 10;
         f.mean_depth = depth;
@@ -324,9 +324,9 @@ static void scored_prompt(sched_request *q) {
 }
 
 static rig run_case(const head_case *h, bool samples, uint32_t max_flights) {
-    fake_opts f = device(ENG_EXACT, max_flights);
+    fake_opts f = device(KV_EXACT, max_flights);
     f.samples = samples;
-    sched_opts o = plain(ENG_EXACT);
+    sched_opts o = plain(KV_EXACT);
     rig r = rig_open(&f, &o);
     uint32_t prompt[8];
     sched_request q = rig_request(prompt, 8, 12, 11);
@@ -367,10 +367,10 @@ Test(sched_ahead, logits_leave_the_device_only_when_asked_for_and_tokens_stay_th
 }
 
 Test(sched_ahead, a_token_the_backend_cannot_pick_ends_one_request_only) {
-    fake_opts f = device(ENG_LAST, 2);
+    fake_opts f = device(KV_LAST, 2);
     f.samples = true;
     f.nan_at = 6;
-    sched_opts o = plain(ENG_LAST);
+    sched_opts o = plain(KV_LAST);
     rig r = rig_open(&f, &o);
     uint32_t prompt[8];
     for (uint32_t i = 0; i < 6; i++) {

@@ -43,26 +43,26 @@ Test(sched_cost, launches_of_one_size_still_give_their_time) {
 typedef struct {
     const char *name;
     uint64_t fixed[3], row[3];
-    eng_policy policy;
+    kv_policy policy;
     uint32_t n;
 } price;
 
 static const price prices[] = {
-    {"weight-bound, heavy coda, last", {43000, 900000, 110000}, {100, 300, 200}, ENG_LAST, 32},
-    {"weight-bound, heavy coda, exact", {43000, 900000, 110000}, {100, 300, 200}, ENG_EXACT, 32},
+    {"weight-bound, heavy coda, last", {43000, 900000, 110000}, {100, 300, 200}, KV_LAST, 32},
+    {"weight-bound, heavy coda, exact", {43000, 900000, 110000}, {100, 300, 200}, KV_EXACT, 32},
     {"weight-bound, coda as dear as a loop, last",
      {500000, 900000, 900000},
      {100, 300, 200},
-     ENG_LAST,
+     KV_LAST,
      32},
     {"weight-bound, coda as dear as a loop, exact",
      {500000, 900000, 900000},
      {100, 300, 200},
-     ENG_EXACT,
+     KV_EXACT,
      16},
-    {"arithmetic-bound, last", {1000, 1000, 1000}, {20000, 60000, 40000}, ENG_LAST, 64},
-    {"launch-bound, last", {20000, 20000, 20000}, {100, 100, 100}, ENG_LAST, 8},
-    {"one sequence, last", {43000, 900000, 110000}, {100, 300, 200}, ENG_LAST, 1},
+    {"arithmetic-bound, last", {1000, 1000, 1000}, {20000, 60000, 40000}, KV_LAST, 64},
+    {"launch-bound, last", {20000, 20000, 20000}, {100, 100, 100}, KV_LAST, 8},
+    {"one sequence, last", {43000, 900000, 110000}, {100, 300, 200}, KV_LAST, 1},
 };
 
 typedef struct {
@@ -154,10 +154,10 @@ Test(sched_cost, where_weights_bound_the_step_exact_gives_twice_what_full_does) 
     static const uint32_t sizes[] = {8, 32, 64};
     for (size_t i = 0; i < 3; i++) {
         price p = {
-            "mythos_1b, modelled", {22000, 455000, 54000}, {20, 200, 20}, ENG_EXACT, sizes[i]};
+            "mythos_1b, modelled", {22000, 455000, 54000}, {20, 200, 20}, KV_EXACT, sizes[i]};
         double full = throughput(&p, SCHED_FULL, 0), lock = throughput(&p, SCHED_LOCKSTEP, 0);
         double exact = throughput(&p, SCHED_DEPTHWISE, 0);
-        p.policy = ENG_LAST;
+        p.policy = KV_LAST;
         double last = throughput(&p, SCHED_DEPTHWISE, 0);
         fprintf(stderr,
                 "weights bound, %2u sequences, over full: lockstep exact %.2f, depthwise exact "

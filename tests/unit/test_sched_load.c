@@ -9,7 +9,7 @@
 
 TestSuite(sched_load, .fini = fail_on_leaks, .timeout = 240);
 
-static sched_opts opts(eng_policy policy) {
+static sched_opts opts(kv_policy policy) {
     sched_opts o;
     sched_opts_default(&o);
     o.halted_kv = policy;
@@ -24,7 +24,7 @@ static void same_tokens(const rig_out *a, const rig_out *b, uint64_t id) {
 
 /* ---- a pool too small for the load ---- */
 
-static rig run_crowd(eng_policy policy, uint32_t n_slots, uint32_t n_blocks, uint32_t n_rows) {
+static rig run_crowd(kv_policy policy, uint32_t n_slots, uint32_t n_blocks, uint32_t n_rows) {
     fake_opts f;
     fake_opts_default(&f);
     f.policy = policy;
@@ -46,9 +46,9 @@ static rig run_crowd(eng_policy policy, uint32_t n_slots, uint32_t n_blocks, uin
 
 Test(sched_load, a_pool_too_small_ends_every_request_with_the_same_tokens) {
     for (int policy = 0; policy < 2; policy++) {
-        rig big = run_crowd((eng_policy)policy, 1 << 17, 2000, 1024);
+        rig big = run_crowd((kv_policy)policy, 1 << 17, 2000, 1024);
         /* The longest of them takes 6 blocks of 320 slots; this is eight, then few rows. */
-        rig tiny = run_crowd((eng_policy)policy, 8 * 320, 9, 64);
+        rig tiny = run_crowd((kv_policy)policy, 8 * 320, 9, 64);
         cr_assert_eq(rig_stats(&big)->preemptions, 0);
         cr_assert_gt(rig_stats(&tiny)->preemptions, 0);
         for (uint64_t id = 1; id <= 50; id++) {
@@ -71,7 +71,7 @@ Test(sched_load, a_pool_too_small_ends_every_request_with_the_same_tokens) {
 
 enum { SHARED = 1000, FANS = 64 };
 
-static rig run_fans(eng_policy policy, bool shared, bool at_once) {
+static rig run_fans(kv_policy policy, bool shared, bool at_once) {
     fake_opts f;
     fake_opts_default(&f);
     f.policy = policy;
@@ -104,9 +104,9 @@ static double mean_first_ns(const rig *r) {
 
 Test(sched_load, a_shared_prefix_is_run_once_and_changes_no_token) {
     for (int policy = 0; policy < 2; policy++) {
-        rig none = run_fans((eng_policy)policy, false, true);
+        rig none = run_fans((kv_policy)policy, false, true);
         for (int at_once = 0; at_once < 2; at_once++) {
-            rig hit = run_fans((eng_policy)policy, true, at_once);
+            rig hit = run_fans((kv_policy)policy, true, at_once);
             for (uint64_t id = 1; id <= FANS; id++) {
                 same_tokens(&none.out[id], &hit.out[id], id);
                 cr_assert_eq(hit.out[id].end.n_cached,
@@ -163,7 +163,7 @@ Test(sched_load, only_what_has_the_same_latents_and_salt_shares) {
     for (size_t i = 0; i < ARRAY_LEN(all); i++) {
         fake_opts f;
         fake_opts_default(&f);
-        sched_opts o = opts(ENG_EXACT);
+        sched_opts o = opts(KV_EXACT);
         rig r = rig_open(&f, &o);
         uint32_t prompt[64];
         sched_request q = rig_request(prompt, 64, 3, 1);
@@ -183,7 +183,7 @@ Test(sched_load, the_prefix_cache_gives_way_oldest_first) {
     fake_opts_default(&f);
     f.n_blocks = 12;
     f.n_slots = 12 * 320;
-    sched_opts o = opts(ENG_EXACT);
+    sched_opts o = opts(KV_EXACT);
     rig r = rig_open(&f, &o);
     uint32_t prompt[100];
     for (uint64_t stream = 0; stream < 10; stream++) { /* four blocks each: three of them fit */
@@ -209,7 +209,7 @@ Test(sched_load, the_cache_costs_executed_loops_and_little_more) {
     for (int policy = 0; policy < 2; policy++) {
         fake_opts f;
         fake_opts_default(&f);
-        f.policy = (eng_policy)policy;
+        f.policy = (kv_policy)policy;
         f.max_loops = 16;
         f.mean_depth = 4;
         f.instant = true;
@@ -276,7 +276,7 @@ static gaps gaps_of(const rig *r, uint64_t n) {
 static gaps run_deep(sched_mode mode, uint32_t max_rows, uint32_t bound) {
     fake_opts f;
     fake_opts_default(&f);
-    f.policy = ENG_LAST;
+    f.policy = KV_LAST;
     f.max_loops = 32;
     f.mean_depth = 3;
     f.deep_one_in = 100;
@@ -285,7 +285,7 @@ static gaps run_deep(sched_mode mode, uint32_t max_rows, uint32_t bound) {
     f.fixed_ns[ENG_STAGE_CODA] = 40000;
     f.n_slots = 1 << 18;
     f.n_blocks = 4096;
-    sched_opts o = opts(ENG_LAST);
+    sched_opts o = opts(KV_LAST);
     o.batching = mode;
     o.max_rows = max_rows;
     o.wait_bound = bound;
@@ -322,11 +322,11 @@ Test(sched_load, one_deep_row_in_a_hundred_does_not_hold_the_others_back) {
 Test(sched_load, prompts_and_decoding_do_not_starve_each_other) {
     fake_opts f;
     fake_opts_default(&f);
-    f.policy = ENG_LAST;
+    f.policy = KV_LAST;
     f.instant = true;
     f.n_slots = 1 << 19;
     f.n_blocks = 4096;
-    sched_opts o = opts(ENG_LAST);
+    sched_opts o = opts(KV_LAST);
     o.max_rows = 32;
     o.chunk = 32;
     o.wait_bound = 8;
@@ -373,7 +373,7 @@ Test(sched_load, exact_runs_no_loop_that_nobody_reads_and_waits_for_none) {
     fake_opts_default(&f);
     f.max_loops = 32;
     f.mean_depth = 3;
-    sched_opts o = opts(ENG_EXACT);
+    sched_opts o = opts(KV_EXACT);
     rig r = rig_open(&f, &o);
     uint32_t prompt[4];
     sched_request q = rig_request(prompt, 4, 200, 7);
@@ -411,7 +411,7 @@ Test(sched_load, parked_tails_give_their_rows_back_when_rows_run_short) {
     fake_opts_default(&f);
     f.n_rows = 40; /* one sequence alone will park more positions than that */
     f.max_launch = 16;
-    sched_opts o = opts(ENG_EXACT);
+    sched_opts o = opts(KV_EXACT);
     o.chunk = 8;
     rig r = rig_open(&f, &o);
     uint32_t prompt[4];
@@ -433,7 +433,7 @@ static rig open_slow_device(void) {
     static const uint64_t row[3] = {440000, 1560000, 440000};
     fake_opts f;
     fake_opts_default(&f);
-    f.policy = ENG_LAST;
+    f.policy = KV_LAST;
     f.instant = true;
     f.mean_depth = 6;
     f.max_loops = 16;
@@ -445,7 +445,7 @@ static rig open_slow_device(void) {
     f.max_seq_len = 4096;
     memcpy(f.fixed_ns, fixed, sizeof fixed);
     memcpy(f.row_ns, row, sizeof row);
-    sched_opts o = opts(ENG_LAST);
+    sched_opts o = opts(KV_LAST);
     o.max_running = o.max_queue = 300;
     return rig_open(&f, &o);
 }

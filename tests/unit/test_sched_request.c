@@ -169,7 +169,7 @@ static void least_above(sched_opts *o) {
     o->default_max_loops = 3, o->default_min_loops = 4;
 }
 static void full_last(sched_opts *o) {
-    o->batching = SCHED_FULL, o->halted_kv = ENG_LAST;
+    o->batching = SCHED_FULL, o->halted_kv = KV_LAST;
 }
 static void none_running(sched_opts *o) {
     o->max_running = 0;
@@ -249,9 +249,9 @@ Test(sched_request, a_constraint_chooses_what_may_come) {
 Test(sched_request, a_logit_that_is_not_a_number_ends_one_request_only) {
     fake_opts f = small();
     f.nan_at = 6;
-    f.policy = ENG_LAST;
+    f.policy = KV_LAST;
     sched_opts o = plain();
-    o.halted_kv = ENG_LAST;
+    o.halted_kv = KV_LAST;
     rig r = rig_open(&f, &o);
     uint32_t prompt[8];
     rig_out *out[6];
@@ -322,7 +322,7 @@ Test(sched_request, cancel_frees_its_pages_before_it_returns) {
 Test(sched_request, depth_is_what_the_request_wishes) {
     for (int policy = 0; policy < 2; policy++) {
         fake_opts f = small();
-        f.policy = (eng_policy)policy;
+        f.policy = (kv_policy)policy;
         sched_opts o = plain();
         o.halted_kv = f.policy;
         o.default_max_loops = 4; /* "trained"; the ceiling stays at 8 planes */

@@ -1,6 +1,6 @@
 /* test_srv_assets.c - the page's files are in the binary, whole and as they are on disk. */
 #include "base/base.h"
-#include "server/srv_assets.h"
+#include "server/assets_internal.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>

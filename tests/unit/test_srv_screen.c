@@ -1,6 +1,6 @@
 /* test_srv_screen.c - what stands before the router, as bytes: targets, framing headers,
  * content types, request ids, and the hash behind the keys. */
-#include "server/srv_internal.h"
+#include "server/server_internal.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>

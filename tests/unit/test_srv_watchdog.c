@@ -1,6 +1,6 @@
 /* test_srv_watchdog.c - a thread that does not come back is told of, with its stack; one that
  * does is not. */
-#include "server/srv_internal.h"
+#include "server/server_internal.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>

@@ -1,8 +1,8 @@
 /* test_tokenizer.c - files that must be refused, pre-tokenizer behaviours, added tokens,
  * broken bytes, and merging against a plain reading of the definition. Equality with the
  * published tokenizers is in tests/tokenizer. */
-#include "engine/tokenizer_internal.h"
 #include "tests/lib/testlib.h"
+#include "text/tokenizer_internal.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -53,16 +53,16 @@ static json_t *base_file(const char *const *merges, size_t n) {
                      "vocab", vocab, "merges", list);
 }
 
-static int parse(eng_tokenizer **t, json_t *steal_file, uint32_t vocab_size, err *e) {
+static int parse(tokenizer **t, json_t *steal_file, uint32_t vocab_size, err *e) {
     char *text = json_dumps(steal_file, JSON_COMPACT);
-    int rc = eng_tokenizer_parse(t, text, strlen(text), vocab_size, "tokenizer.json", e);
+    int rc = tokenizer_parse(t, text, strlen(text), vocab_size, "tokenizer.json", e);
     free(text);
     json_decref(steal_file);
     return rc;
 }
 
-static eng_tokenizer *must_parse(json_t *steal_file) {
-    eng_tokenizer *t = NULL;
+static tokenizer *must_parse(json_t *steal_file) {
+    tokenizer *t = NULL;
     err e = {0};
     cr_assert_eq(parse(&t, steal_file, 100000, &e), 0, "%s", e.msg);
     return t;
@@ -90,24 +90,24 @@ static json_t *split_by(const char *regex, const char *behavior, bool invert) {
 }
 
 /* Ids as text, tokens parted by '|'. */
-static void encode_n(const eng_tokenizer *t, const char *text, size_t n, bool special, char *out,
+static void encode_n(const tokenizer *t, const char *text, size_t n, bool special, char *out,
                      size_t cap) {
-    eng_ids ids = {0};
+    token_ids ids = {0};
     err e = {0};
     buf b = {0};
-    cr_assert_eq(eng_tokenizer_encode(t, text, n, special, SIZE_MAX, &ids, &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_encode(t, text, n, special, SIZE_MAX, &ids, &e), 0, "%s", e.msg);
     for (size_t i = 0; i < ids.n; i++) {
         size_t len;
-        const char *bytes = eng_tokenizer_bytes(t, ids.data[i], &len);
+        const char *bytes = tokenizer_bytes(t, ids.data[i], &len);
         if (i) buf_puts(&b, "|");
         buf_append(&b, bytes, len);
     }
     (void)snprintf(out, cap, "%s", b.data ? b.data : "");
     buf_deinit(&b);
-    eng_ids_deinit(&ids);
+    token_ids_deinit(&ids);
 }
 
-static void expect(const eng_tokenizer *t, const char *text, bool special, const char *want) {
+static void expect(const tokenizer *t, const char *text, bool special, const char *want) {
     char got[512];
     encode_n(t, text, strlen(text), special, got, sizeof got);
     cr_assert_str_eq(got, want, "'%s' gave '%s', not '%s'", text, got, want);
@@ -373,7 +373,7 @@ Test(tokenizer, every_malformed_file_is_refused_with_its_name_and_the_reason) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         json_t *file = base_file((const char *[]){"a b"}, 1);
         rows[i].spoil(file);
-        eng_tokenizer *t = NULL;
+        tokenizer *t = NULL;
         err e = {0};
         cr_assert_eq(parse(&t, file, 400, &e), -1, "row %zu (%s) was accepted", i, rows[i].says);
         cr_assert_null(t);
@@ -394,32 +394,31 @@ Test(tokenizer, text_that_is_no_tokenizer_file_is_refused) {
                           "{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}",
                           "{\"model\":{\"vocab\":{\"\xff\":0}}}"};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        eng_tokenizer *t = NULL;
+        tokenizer *t = NULL;
         err e = {0};
-        cr_assert_eq(eng_tokenizer_parse(&t, rows[i], strlen(rows[i]), 400, "f", &e), -1, "row %zu",
-                     i);
+        cr_assert_eq(tokenizer_parse(&t, rows[i], strlen(rows[i]), 400, "f", &e), -1, "row %zu", i);
         cr_assert_eq(e.code, ERR_BAD_FILE, "row %zu: %s", i, e.msg);
         cr_assert_null(t);
     }
 }
 
 Test(tokenizer, a_folder_without_the_file_is_not_found_and_the_demo_opens) {
-    eng_tokenizer *t = NULL;
+    tokenizer *t = NULL;
     err e = {0};
-    cr_assert_eq(eng_tokenizer_open(&t, "tests/unit", 100, &e), -1);
+    cr_assert_eq(tokenizer_open(&t, "tests/unit", 100, &e), -1);
     cr_assert_eq(e.code, ERR_NOT_FOUND);
     e = (err){0};
-    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
-    cr_assert_eq(eng_tokenizer_size(t), 2048);
+    cr_assert_eq(tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_size(t), 2048);
     uint32_t id;
-    cr_assert(eng_tokenizer_find(t, "<|end|>", &id) && id == 2047);
-    cr_assert(eng_tokenizer_is_special(t, 2047) && !eng_tokenizer_is_special(t, 5));
-    cr_assert_not(eng_tokenizer_bos(t, &id));
-    eng_tokenizer_close(t);
+    cr_assert(tokenizer_find(t, "<|end|>", &id) && id == 2047);
+    cr_assert(tokenizer_is_special(t, 2047) && !tokenizer_is_special(t, 5));
+    cr_assert_not(tokenizer_bos(t, &id));
+    tokenizer_close(t);
     e = (err){0};
-    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2047, &e), -1);
+    cr_assert_eq(tokenizer_open(&t, "models/demo", 2047, &e), -1);
     cr_assert_eq(e.code, ERR_BAD_FILE, "an id past the model's vocabulary");
-    eng_tokenizer_close(NULL);
+    tokenizer_close(NULL);
 }
 
 /* ---- splitting ---- */
@@ -449,29 +448,29 @@ Test(tokenizer, split_behaviours_cut_as_the_reference_documents) {
         json_t *file = base_file(merges, ARRAY_LEN(merges));
         steps(file, split_by(rows[i].regex, rows[i].behavior, rows[i].invert));
         json_object_set_new(json_object_get(file, "model"), "ignore_merges", json_true());
-        eng_tokenizer *t = must_parse(file);
+        tokenizer *t = must_parse(file);
         char got[128];
         encode_n(t, rows[i].text, strlen(rows[i].text), false, got, sizeof got);
         cr_assert_str_eq(got, rows[i].want, "row %zu: '%s'", i, got);
-        eng_tokenizer_close(t);
+        tokenizer_close(t);
     }
 }
 
 Test(tokenizer, a_pattern_may_call_white_space_what_unicode_does) {
     json_t *file = base_file(NULL, 0);
     steps(file, split_by("\\s", "Removed", false));
-    eng_tokenizer *t = must_parse(file);
+    tokenizer *t = must_parse(file);
     expect(t,
            "a\tb\u00a0c\u3000d\xc2\x85"
            "e",
            false, "a|b|c|d|e");
     size_t before = 0;
-    eng_ids ids = {0};
+    token_ids ids = {0};
     err e = {0};
-    cr_assert_eq(eng_tokenizer_encode(t, "\u180e\ufeff", 6, false, 100, &ids, &e), 0);
+    cr_assert_eq(tokenizer_encode(t, "\u180e\ufeff", 6, false, 100, &ids, &e), 0);
     cr_assert_eq(ids.n - before, 6, "neither is white space");
-    eng_ids_deinit(&ids);
-    eng_tokenizer_close(t);
+    token_ids_deinit(&ids);
+    tokenizer_close(t);
 }
 
 /* ---- added tokens ---- */
@@ -481,22 +480,22 @@ Test(tokenizer, added_tokens_are_found_leftmost_and_longest) {
     add(file, added("<|a|>", 300, true));
     add(file, added("<|a|>b", 301, true));
     add(file, added("<t>", 302, false));
-    eng_tokenizer *t = must_parse(file);
+    tokenizer *t = must_parse(file);
     expect(t, "x<|a|>y", true, "x|<|a|>|y");
     expect(t, "<|a|>b<|a|>c", true, "<|a|>b|<|a|>|c");
     expect(t, "<|a<|a|>", true, "<|||a|<|a|>");
     expect(t, "<t>", false, "<t>");
     expect(t, "<|a|>", false, "<|||a|||>");
     uint32_t id;
-    cr_assert(eng_tokenizer_find(t, "<|a|>b", &id) && id == 301);
-    cr_assert(eng_tokenizer_find(t, "a", &id) && id == 'a');
-    cr_assert_not(eng_tokenizer_find(t, "<|a", &id));
-    cr_assert_not(eng_tokenizer_find(t, "", &id));
+    cr_assert(tokenizer_find(t, "<|a|>b", &id) && id == 301);
+    cr_assert(tokenizer_find(t, "a", &id) && id == 'a');
+    cr_assert_not(tokenizer_find(t, "<|a", &id));
+    cr_assert_not(tokenizer_find(t, "", &id));
     size_t n;
-    cr_assert_null(eng_tokenizer_bytes(t, 299, &n), "a hole stands for nothing");
+    cr_assert_null(tokenizer_bytes(t, 299, &n), "a hole stands for nothing");
     cr_assert_eq(n, 0);
-    cr_assert_null(eng_tokenizer_bytes(t, 5000, &n));
-    eng_tokenizer_close(t);
+    cr_assert_null(tokenizer_bytes(t, 5000, &n));
+    tokenizer_close(t);
 }
 
 Test(tokenizer, no_text_leads_to_a_special_token_unless_asked) {
@@ -507,10 +506,10 @@ Test(tokenizer, no_text_leads_to_a_special_token_unless_asked) {
                         json_integer(256));
     json_object_set_new(json_object_get(file, "model"), "ignore_merges", json_true());
     add(file, added("<end>", 256, true));
-    eng_tokenizer *t = must_parse(file);
+    tokenizer *t = must_parse(file);
     expect(t, "<end>", false, "<|e|n|d|>");
     expect(t, "<end>", true, "<end>");
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
 }
 
 Test(tokenizer, strip_flags_take_the_spaces_beside_a_token) {
@@ -520,23 +519,23 @@ Test(tokenizer, strip_flags_take_the_spaces_beside_a_token) {
     json_object_set_new(right, "rstrip", json_true());
     add(file, left);
     add(file, right);
-    eng_tokenizer *t = must_parse(file);
+    tokenizer *t = must_parse(file);
     expect(t, "a \t\u3000<l> b", true, "a|<l>| |b");
     expect(t, "a <r> \n\u00a0b", true, "a| |<r>|b");
     expect(t, "<r>  <l>", true, "<r>|<l>");
     expect(t, "  <l>", true, "<l>");
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
 }
 
 Test(tokenizer, the_token_a_template_puts_first_is_told_and_never_added) {
     json_t *file = base_file(NULL, 0);
     post_template(file, "SpecialToken", "Sequence");
     json_array_remove(json_object_get(json_object_get(file, "post_processor"), "single"), 2);
-    eng_tokenizer *t = must_parse(file);
+    tokenizer *t = must_parse(file);
     uint32_t id;
-    cr_assert(eng_tokenizer_bos(t, &id) && id == 300);
+    cr_assert(tokenizer_bos(t, &id) && id == 300);
     expect(t, "ab", true, "a|b");
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
 }
 
 /* ---- bytes ---- */
@@ -545,7 +544,7 @@ Test(tokenizer, bytes_that_are_not_utf8_are_encoded_one_by_one) {
     json_t *file =
         base_file((const char *[]){"a b", "\u00c3 \u00a9"}, 2); /* "ab" and the bytes of é */
     steps(file, split_by("\\p{L}+", "Isolated", false));
-    eng_tokenizer *t = must_parse(file);
+    tokenizer *t = must_parse(file);
     const struct {
         const char *text;
         size_t n, ids;
@@ -568,28 +567,28 @@ Test(tokenizer, bytes_that_are_not_utf8_are_encoded_one_by_one) {
         {"", 0, 0},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        eng_ids ids = {0};
+        token_ids ids = {0};
         err e = {0};
         char *exact = malloc(rows[i].n + 1); /* ends where the text ends: an over-read shows */
         memcpy(exact, rows[i].text, rows[i].n);
         exact = realloc(exact, rows[i].n ? rows[i].n : 1);
-        cr_assert_eq(eng_tokenizer_encode(t, exact, rows[i].n, true, 100, &ids, &e), 0,
-                     "row %zu: %s", i, e.msg);
+        cr_assert_eq(tokenizer_encode(t, exact, rows[i].n, true, 100, &ids, &e), 0, "row %zu: %s",
+                     i, e.msg);
         cr_assert_eq(ids.n, rows[i].ids, "row %zu: %zu ids", i, ids.n);
         buf back = {0};
         for (size_t k = 0; k < ids.n; k++) {
             size_t n;
-            const char *bytes = eng_tokenizer_bytes(t, ids.data[k], &n);
+            const char *bytes = tokenizer_bytes(t, ids.data[k], &n);
             buf_append(&back, bytes, n);
         }
         cr_assert(back.len == rows[i].n &&
                       (back.len == 0 || memcmp(back.data, exact, back.len) == 0),
                   "row %zu", i);
         buf_deinit(&back);
-        eng_ids_deinit(&ids);
+        token_ids_deinit(&ids);
         free(exact);
     }
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
 }
 
 Test(tokenizer, a_missing_byte_becomes_the_unknown_token) {
@@ -599,28 +598,28 @@ Test(tokenizer, a_missing_byte_becomes_the_unknown_token) {
         json_object_set_new(json_object_get(model, "vocab"), "<unk>", json_integer(300));
         json_object_set_new(model, "unk_token", json_string("<unk>"));
         json_object_set_new(model, "fuse_unk", json_boolean(fuse));
-        eng_tokenizer *t = must_parse(file);
+        tokenizer *t = must_parse(file);
         expect(t, "azzb", false, fuse ? "a|<unk>|b" : "a|<unk>|<unk>|b");
-        eng_tokenizer_close(t);
+        tokenizer_close(t);
     }
 }
 
 Test(tokenizer, more_ids_than_allowed_is_an_error_and_keeps_what_was_there) {
-    eng_tokenizer *t = must_parse(base_file(NULL, 0));
-    eng_ids ids = {0};
+    tokenizer *t = must_parse(base_file(NULL, 0));
+    token_ids ids = {0};
     err e = {0};
-    cr_assert_eq(eng_tokenizer_encode(t, "abcd", 4, false, 4, &ids, &e), 0);
-    cr_assert_eq(eng_tokenizer_encode(t, "abcde", 5, false, 4, &ids, &e), -1);
+    cr_assert_eq(tokenizer_encode(t, "abcd", 4, false, 4, &ids, &e), 0);
+    cr_assert_eq(tokenizer_encode(t, "abcde", 5, false, 4, &ids, &e), -1);
     cr_assert_eq(e.code, ERR_TOO_LONG);
     cr_assert(ids.n >= 4 && ids.data[3] == 'd');
-    eng_ids_deinit(&ids);
-    eng_tokenizer_close(t);
+    token_ids_deinit(&ids);
+    tokenizer_close(t);
 }
 
 Test(tokenizer, nothing_is_normalised_and_every_text_comes_back) {
-    eng_tokenizer *t = NULL;
+    tokenizer *t = NULL;
     err e = {0};
-    cr_assert_eq(eng_tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
     buf joiners = {0};
     for (int i = 0; i < 10000; i++)
         buf_puts(&joiners, "\u200d");
@@ -628,38 +627,38 @@ Test(tokenizer, nothing_is_normalised_and_every_text_comes_back) {
         "e\u0301 and \u00e9", "\u202eright to left\u202c \u200f", "\ufb01 \u2126 \u212b",
         joiners.data,         "tab\tcr\r\nnl\n\u2028\xc2\x85",    "\x01\x02\x7f"};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        eng_ids ids = {0};
+        token_ids ids = {0};
         buf back = {0};
         size_t n = strlen(rows[i]), len;
-        cr_assert_eq(eng_tokenizer_encode(t, rows[i], n, true, SIZE_MAX, &ids, &e), 0);
+        cr_assert_eq(tokenizer_encode(t, rows[i], n, true, SIZE_MAX, &ids, &e), 0);
         for (size_t k = 0; k < ids.n; k++) {
-            const char *bytes = eng_tokenizer_bytes(t, ids.data[k], &len);
+            const char *bytes = tokenizer_bytes(t, ids.data[k], &len);
             buf_append(&back, bytes, len);
         }
         cr_assert(back.len == n && memcmp(back.data, rows[i], n) == 0, "row %zu", i);
         buf_deinit(&back);
-        eng_ids_deinit(&ids);
+        token_ids_deinit(&ids);
     }
     buf_deinit(&joiners);
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
 }
 
 /* ---- merging ---- */
 
 /* The definition, word for word: merge the pair of lowest rank, the leftmost of equals. */
-static size_t merge_plainly(const eng_tokenizer *t, const char *text, size_t n, uint32_t *ids) {
+static size_t merge_plainly(const tokenizer *t, const char *text, size_t n, uint32_t *ids) {
     for (size_t i = 0; i < n; i++)
         ids[i] = (unsigned char)text[i];
     for (;;) {
-        uint64_t best = ENG__NO_VALUE;
+        uint64_t best = TEXT__NO_VALUE;
         size_t at = 0;
         for (size_t i = 0; i + 1 < n; i++) {
-            uint64_t found = eng__map_get(&t->merges, (uint64_t)ids[i] << 32 | ids[i + 1]);
+            uint64_t found = text__map_get(&t->merges, (uint64_t)ids[i] << 32 | ids[i + 1]);
             if (found >= best) continue;
             best = found;
             at = i;
         }
-        if (best == ENG__NO_VALUE) return n;
+        if (best == TEXT__NO_VALUE) return n;
         ids[at] = (uint32_t)best;
         memmove(ids + at + 1, ids + at + 2, (n - at - 2) * sizeof *ids);
         n--;
@@ -682,7 +681,7 @@ Test(tokenizer, merging_follows_the_definition_at_every_length) {
             list[n] = merges[n];
             n++;
         }
-        eng_tokenizer *t = must_parse(base_file(list, n));
+        tokenizer *t = must_parse(base_file(list, n));
         for (size_t len = 0; len < 400; len = len < 60 ? len + 1 : len + 37) {
             char text[400];
             uint32_t want[400];
@@ -692,17 +691,17 @@ Test(tokenizer, merging_follows_the_definition_at_every_length) {
             }
             size_t n_want = merge_plainly(t, text, len, want);
             for (int again = 0; again < 2; again++) { /* the second time knows whole tokens */
-                eng_ids ids = {0};
+                token_ids ids = {0};
                 err e = {0};
-                cr_assert_eq(eng_tokenizer_encode(t, text, len, false, 1000, &ids, &e), 0);
+                cr_assert_eq(tokenizer_encode(t, text, len, false, 1000, &ids, &e), 0);
                 cr_assert_eq(ids.n, n_want, "round %d length %zu: %zu, not %zu", round, len, ids.n,
                              n_want);
                 cr_assert(len == 0 || memcmp(ids.data, want, n_want * sizeof *want) == 0,
                           "round %d length %zu", round, len);
-                eng_ids_deinit(&ids);
+                token_ids_deinit(&ids);
             }
         }
-        eng_tokenizer_close(t);
+        tokenizer_close(t);
     }
 }
 
@@ -710,35 +709,35 @@ Test(tokenizer, two_megabytes_of_one_kind_take_n_log_n_steps) {
     const char *merges[] = {
         "a a", "aa aa", "aaaa aaaa", "a b", "ab ab", "\u0120 \u0120", "\u0120\u0120 \u0120\u0120"};
     json_t *file = base_file(merges, ARRAY_LEN(merges));
-    eng_tokenizer *t = must_parse(file);
+    tokenizer *t = must_parse(file);
     const size_t n = 2 << 20;
     char *text = malloc(n);
     for (int kind = 0; kind < 3; kind++) {
         for (size_t i = 0; i < n; i++)
             text[i] = kind == 0 ? 'a' : kind == 1 ? ' ' : "ab"[i & 1];
-        eng_ids ids = {0};
+        token_ids ids = {0};
         err e = {0};
         uint64_t start = clock_ns();
-        cr_assert_eq(eng_tokenizer_encode(t, text, n, false, SIZE_MAX, &ids, &e), 0);
+        cr_assert_eq(tokenizer_encode(t, text, n, false, SIZE_MAX, &ids, &e), 0);
         cr_assert_lt(clock_ns() - start, 30ull * 1000000000, "kind %d", kind);
         cr_assert_eq(ids.n, kind == 0 ? n / 8 : n / 4, "kind %d: %zu", kind, ids.n);
-        eng_ids_deinit(&ids);
+        token_ids_deinit(&ids);
     }
     free(text);
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
 }
 
 Test(tokenizer, a_pattern_that_backtracks_for_ever_ends_the_call_only) {
     json_t *file = base_file(NULL, 0);
     steps(file, split_by("(?:(?:a+)+)+[bc]", "Isolated", false));
-    eng_tokenizer *t = must_parse(file);
+    tokenizer *t = must_parse(file);
     char text[64];
     memset(text, 'a', sizeof text);
-    eng_ids ids = {0};
+    token_ids ids = {0};
     err e = {0};
-    cr_assert_eq(eng_tokenizer_encode(t, text, sizeof text, false, 1000, &ids, &e), -1);
+    cr_assert_eq(tokenizer_encode(t, text, sizeof text, false, 1000, &ids, &e), -1);
     cr_assert_eq(e.code, ERR_BAD_PARAM, "%s", e.msg);
-    eng_ids_deinit(&ids);
+    token_ids_deinit(&ids);
     expect(t, "aab-", false, "a|a|b|-");
-    eng_tokenizer_close(t);
+    tokenizer_close(t);
 }

@@ -1,16 +1,16 @@
 /* cases.c - golden cases and random workloads for the tests of the whole backend. */
 #include "tests/cuda/selftest/cases.h"
 
-const precision parity = {"f32", ENG_F32, 1e-3f, true};
+const precision parity = {"f32", DTYPE_F32, 1e-3f, true};
 
-eng_backend *open_backend(const eng_model *m, const eng_backend_opts *o) {
+eng_backend *open_backend(const model_folder *m, const eng_backend_opts *o) {
     err e = {0};
     eng_backend *b;
     if (eng__cuda_open_device(&b, m, o, 0, &e) != 0) check(false, "open: %s", e.msg);
     return b;
 }
 
-drive_spec golden_spec(const golden_case *g, const eng_config *c, eng_policy policy,
+drive_spec golden_spec(const golden_case *g, const model_plan *c, kv_policy policy,
                        uint32_t max_rows, uint64_t seed) {
     return (drive_spec){.n_seqs = GOLDEN_SEQS,
                         .n_loops = g->n_loops,
@@ -24,7 +24,7 @@ drive_spec golden_spec(const golden_case *g, const eng_config *c, eng_policy pol
 
 void compare_golden(const golden_case *g, const drive_spec *spec, const drive_result *r,
                     const precision *p) {
-    const char *policy = spec->policy == ENG_EXACT ? "exact" : "last";
+    const char *policy = spec->policy == KV_EXACT ? "exact" : "last";
     uint32_t depths = 0, far = 0, n = GOLDEN_SEQS * GOLDEN_LEN;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t s = i / GOLDEN_LEN, pos = i % GOLDEN_LEN;
@@ -39,14 +39,14 @@ void compare_golden(const golden_case *g, const drive_spec *spec, const drive_re
           policy, p->kernels, (unsigned long long)spec->seed, spec->max_rows, far, n, depths);
 }
 
-drive_spec random_spec(const eng_config *c, uint32_t n_seqs, uint32_t most_len, uint64_t seed,
+drive_spec random_spec(const model_plan *c, uint32_t n_seqs, uint32_t most_len, uint64_t seed,
                        rng *r) {
     static uint32_t ids[DRIVE_SEQS][DRIVE_LEN];
     drive_spec spec = {.n_seqs = n_seqs,
                        .n_loops = c->max_loop_iters - 2 + rng_below(r, 5),
                        .min_loops = rng_below(r, 3),
                        .max_rows = 5 + rng_below(r, 150),
-                       .policy = seed & 1 ? ENG_LAST : ENG_EXACT,
+                       .policy = seed & 1 ? KV_LAST : KV_EXACT,
                        .threshold = c->act_threshold,
                        .seed = seed};
     for (uint32_t s = 0; s < n_seqs; s++) {

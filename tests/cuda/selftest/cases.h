@@ -7,7 +7,7 @@
 
 typedef struct {
     const char *kernels;
-    eng_dtype cache;
+    model_dtype cache;
     float limit; /* of the logit error, as a fraction of the largest logit */
     bool all;    /* every position must hold it, and every depth be equal; otherwise most must:
                     with bfloat16 a position may leave a loop earlier or pick another expert */
@@ -15,15 +15,15 @@ typedef struct {
 extern const precision parity;
 
 /* NULL, with a failed check, if the backend does not open. */
-eng_backend *open_backend(const eng_model *m, const eng_backend_opts *o);
-drive_spec golden_spec(const golden_case *g, const eng_config *c, eng_policy policy,
+eng_backend *open_backend(const model_folder *m, const eng_backend_opts *o);
+drive_spec golden_spec(const golden_case *g, const model_plan *c, kv_policy policy,
                        uint32_t max_rows, uint64_t seed);
 void compare_golden(const golden_case *g, const drive_spec *spec, const drive_result *r,
                     const precision *p);
 
 /* Sequences of random tokens, fewer and more loops than trained, minimum depths. The ids live as
  * long as the process. */
-drive_spec random_spec(const eng_config *c, uint32_t n_seqs, uint32_t most_len, uint64_t seed,
+drive_spec random_spec(const model_plan *c, uint32_t n_seqs, uint32_t most_len, uint64_t seed,
                        rng *r);
 /* A random token may halt within rounding of the threshold: then its sequence parts. */
 void compare_near(const drive_spec *spec, uint32_t vocab, const drive_result *a,
@@ -32,8 +32,8 @@ void compare_near(const drive_spec *spec, uint32_t vocab, const drive_result *a,
 /* A golden case on memory full of NaN before every launch: test_backend.c. */
 typedef struct {
     const char *name, *graphs, *plain; /* the case; kernels with graphs and without */
-    eng_dtype cache;
-    eng_policy policy;
+    model_dtype cache;
+    kv_policy policy;
     uint32_t flights;
     bool one_by_one;
     uint64_t seed;

@@ -45,7 +45,7 @@ typedef struct {
     uint32_t n_after;
 } driver;
 
-eng_backend_opts drive_opts(const drive_spec *spec, const char *kernels, eng_dtype cache) {
+eng_backend_opts drive_opts(const drive_spec *spec, const char *kernels, model_dtype cache) {
     return (eng_backend_opts){.threads = 1,
                               .max_loops = spec->n_loops,
                               .n_rows = MOST_ROWS,
@@ -97,10 +97,10 @@ static eng_row *add(driver *d, flight *f, uint32_t s, uint32_t pos) {
 static bool may_loop(const driver *d, uint32_t s, uint32_t pos, const uint16_t *after) {
     const position *p = &d->p[s][pos];
     if (!p->entered || p->loop >= d->spec->n_loops) return false;
-    if (p->depth && d->spec->policy == ENG_LAST) return false;
+    if (p->depth && d->spec->policy == KV_LAST) return false;
     for (uint32_t i = 0; i < pos; i++) {
         const position *q = &d->p[s][i];
-        bool gone = d->spec->policy == ENG_LAST && q->depth && q->depth <= p->loop;
+        bool gone = d->spec->policy == KV_LAST && q->depth && q->depth <= p->loop;
         if (after[i] <= p->loop && !gone) return false;
     }
     return true;
@@ -115,7 +115,7 @@ static void guard_by(flight *f, uint32_t i, position *guard) {
 static void add_loop(driver *d, flight *f, uint32_t s, uint32_t pos) {
     const drive_spec *c = d->spec;
     position *p = &d->p[s][pos];
-    uint32_t i = f->n_rows, plane = eng_plane_loop(d->b->config, p->loop);
+    uint32_t i = f->n_rows, plane = plan_plane_loop(d->b->config, p->loop);
     bool deepest = p->loop + 1u == c->n_loops;
     eng_row *r = add(d, f, s, pos);
     r->loop = p->loop;
@@ -124,14 +124,14 @@ static void add_loop(driver *d, flight *f, uint32_t s, uint32_t pos) {
     r->threshold = c->threshold;
     if (p->depth) {
         r->flags = deepest ? ENG_ROW_TAIL | ENG_ROW_KV_ONLY : ENG_ROW_TAIL;
-    } else if (p->doubts && c->policy == ENG_LAST) {
+    } else if (p->doubts && c->policy == KV_LAST) {
         guard_by(f, i, p);
     } else if (p->doubts) { /* whether the last loop of a tail is shortened is no matter */
         r->flags =
             deepest && rng_below(&d->r, 2) ? ENG_ROW_OR_TAIL | ENG_ROW_KV_ONLY : ENG_ROW_OR_TAIL;
     }
     /* Ahead of who halts, the slot of this loop stands in for all deeper ones. */
-    bool last = c->policy == ENG_LAST && d->most_out > 1;
+    bool last = c->policy == KV_LAST && d->most_out > 1;
     p->slot = take_slot(d);
     eng_edit *e = &f->edits[f->n_edits++];
     *e = edit_of(s, pos, plane, last ? c->n_loops - p->loop : 1, p->slot);
@@ -171,7 +171,7 @@ static void add_last(driver *d, flight *f, uint32_t s, uint32_t pos) {
 
 /* Fills the launch with ready rows of one stage. */
 static void gather(driver *d, flight *f, eng_stage stage, uint32_t limit) {
-    const eng_config *c = d->b->config;
+    const model_plan *c = d->b->config;
     const drive_spec *spec = d->spec;
     uint32_t first = spec->seed ? rng_below(&d->r, spec->n_seqs) : 0;
     for (uint32_t k = 0; k < spec->n_seqs; k++) {
@@ -185,12 +185,12 @@ static void gather(driver *d, flight *f, eng_stage stage, uint32_t limit) {
                 if (spec->one_by_one && i && !d->p[s][i - 1].depth) break;
                 p->row = d->free_rows[--d->n_free];
                 add(d, f, s, i);
-                edit_layers(d, f, s, i, eng_plane_prelude(c, 0), c->prelude_layers);
+                edit_layers(d, f, s, i, plan_plane_prelude(c, 0), c->prelude_layers);
                 p->entered = true;
             } else if (stage == ENG_STAGE_CODA && !p->left) {
                 if (!p->depth) break; /* in order */
                 add_last(d, f, s, i);
-                edit_layers(d, f, s, i, eng_plane_coda(c, 0), c->coda_layers);
+                edit_layers(d, f, s, i, plan_plane_coda(c, 0), c->coda_layers);
                 p->left = true;
             } else if (stage == ENG_STAGE_RECURRENT && may_loop(d, s, i, after)) {
                 if (spec->seed && rng_below(&d->r, 8) == 0) continue;
@@ -198,7 +198,7 @@ static void gather(driver *d, flight *f, eng_stage stage, uint32_t limit) {
                 after[i]++;
             }
         }
-        if (stage == ENG_STAGE_RECURRENT && spec->one_by_one && spec->policy == ENG_EXACT)
+        if (stage == ENG_STAGE_RECURRENT && spec->one_by_one && spec->policy == KV_EXACT)
             guard_with_the_newest(d, f, row);
     }
 }
@@ -206,7 +206,7 @@ static void gather(driver *d, flight *f, eng_stage stage, uint32_t limit) {
 /* ---- starting ---- */
 
 static void free_row_if_through(driver *d, position *p) {
-    bool loops = d->spec->policy == ENG_EXACT && (p->loop < d->spec->n_loops || p->guarded);
+    bool loops = d->spec->policy == KV_EXACT && (p->loop < d->spec->n_loops || p->guarded);
     if (!p->left || loops || p->row == UINT32_MAX) return;
     d->free_rows[d->n_free++] = p->row; /* whoever gets it starts after this launch */
     p->row = UINT32_MAX;
@@ -244,8 +244,8 @@ static bool start(driver *d, flight *f) {
 /* Under LAST a halted position's deeper planes name its last slot. */
 static void point_deeper(driver *d, uint32_t s, uint32_t pos) {
     const position *p = &d->p[s][pos];
-    if (d->spec->policy != ENG_LAST || p->depth == d->spec->n_loops || d->most_out > 1) return;
-    d->after[d->n_after++] = edit_of(s, pos, eng_plane_loop(d->b->config, p->depth),
+    if (d->spec->policy != KV_LAST || p->depth == d->spec->n_loops || d->most_out > 1) return;
+    d->after[d->n_after++] = edit_of(s, pos, plan_plane_loop(d->b->config, p->depth),
                                      d->spec->n_loops - p->depth, p->slot);
 }
 
@@ -324,7 +324,7 @@ static bool all_left(const driver *d) {
     for (uint32_t s = 0; s < d->spec->n_seqs; s++) {
         for (uint32_t i = 0; i < d->spec->len[s]; i++) {
             const position *p = &d->p[s][i];
-            bool loops = d->spec->policy == ENG_EXACT && p->loop < d->spec->n_loops;
+            bool loops = d->spec->policy == KV_EXACT && p->loop < d->spec->n_loops;
             if (!p->left || loops) return false;
         }
     }

@@ -11,7 +11,7 @@ typedef struct {
     uint32_t n_seqs, n_loops, min_loops, max_rows; /* max_rows: most rows of one launch */
     uint32_t len[DRIVE_SEQS];
     const uint32_t *ids[DRIVE_SEQS];
-    eng_policy policy;
+    kv_policy policy;
     float threshold;
     uint32_t flights; /* launches in flight, if the backend takes so many; 0 as 1 */
     bool one_by_one;  /* as in decoding: a position starts when the one before it has halted */
@@ -33,7 +33,7 @@ typedef struct {
 bool drive(eng_backend *b, const drive_spec *spec, drive_result *out);
 void drive_result_deinit(drive_result *r);
 /* Options of a backend wide enough for `spec`. */
-eng_backend_opts drive_opts(const drive_spec *spec, const char *kernels, eng_dtype cache);
+eng_backend_opts drive_opts(const drive_spec *spec, const char *kernels, model_dtype cache);
 /* What a row with draws asks for: ENG_ROW_LOGITS, ENG_ROW_SAMPLE, both or neither. */
 uint16_t drive_head_flags(uint32_t s, uint32_t pos);
 /* After a drive of `spec`: what the CUDA backend's cache, in float32, holds for every plane of

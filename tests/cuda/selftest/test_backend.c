@@ -4,42 +4,42 @@
 
 #include <string.h>
 
-static void run_case(const char *name, eng_policy policy, uint32_t max_rows, uint64_t seed,
+static void run_case(const char *name, kv_policy policy, uint32_t max_rows, uint64_t seed,
                      const precision *p) {
     golden_case g = golden_open(name);
     err e = {0};
-    eng_model *m;
-    if (!check(eng_model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
-    drive_spec spec = golden_spec(&g, eng_model_config(m), policy, max_rows, seed);
+    model_folder *m;
+    if (!check(model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
+    drive_spec spec = golden_spec(&g, model_plan_of(m), policy, max_rows, seed);
     eng_backend_opts o = drive_opts(&spec, p->kernels, p->cache);
     eng_backend *b = open_backend(m, &o);
     drive_result r = {0};
     if (b && drive(b, &spec, &r)) compare_golden(&g, &spec, &r, p);
     drive_result_deinit(&r);
     eng_backend_close(b);
-    eng_model_close(m);
+    model_close(m);
     golden_close(&g);
 }
 
 static void golden_cases(void) {
     for (int i = 0; i < GOLDEN_CASES; i++) {
-        run_case(golden_names[i], ENG_EXACT, 96, 0, &parity);
-        run_case(golden_names[i], ENG_LAST, 96, 0, &parity);
+        run_case(golden_names[i], KV_EXACT, 96, 0, &parity);
+        run_case(golden_names[i], KV_LAST, 96, 0, &parity);
     }
 }
 
 /* The same answers from batches of any size and mix of depths. */
 static void random_mixes(void) {
     for (int i = 0; i < GOLDEN_CASES; i++) {
-        run_case(golden_names[i], i & 1 ? ENG_EXACT : ENG_LAST, 13, 7u + (uint64_t)i, &parity);
-        run_case(golden_names[i], i & 1 ? ENG_LAST : ENG_EXACT, 40, 77u + (uint64_t)i, &parity);
+        run_case(golden_names[i], i & 1 ? KV_EXACT : KV_LAST, 13, 7u + (uint64_t)i, &parity);
+        run_case(golden_names[i], i & 1 ? KV_LAST : KV_EXACT, 40, 77u + (uint64_t)i, &parity);
     }
 }
 
 /* Runs a case with bfloat16 in batches of at most max_rows. */
-static bool run_half(const golden_case *g, const eng_model *m, eng_policy policy, uint32_t max_rows,
-                     uint64_t seed, const precision *p, drive_result *r) {
-    drive_spec spec = golden_spec(g, eng_model_config(m), policy, max_rows, seed);
+static bool run_half(const golden_case *g, const model_folder *m, kv_policy policy,
+                     uint32_t max_rows, uint64_t seed, const precision *p, drive_result *r) {
+    drive_spec spec = golden_spec(g, model_plan_of(m), policy, max_rows, seed);
     eng_backend_opts o = drive_opts(&spec, p->kernels, p->cache);
     eng_backend *b = open_backend(m, &o);
     bool ok = b && drive(b, &spec, r);
@@ -52,15 +52,15 @@ static bool run_half(const golden_case *g, const eng_model *m, eng_policy policy
  * own kernels (up to 63 rows) near cuBLAS (64 and more) likewise: one other choice of
  * expert changes every later position. */
 static void half_precision(void) {
-    static const precision half[] = {{"bf16", ENG_BF16, 0.05f, false},
-                                     {"bf16", ENG_F32, 0.05f, false}};
+    static const precision half[] = {{"bf16", DTYPE_BF16, 0.05f, false},
+                                     {"bf16", DTYPE_F32, 0.05f, false}};
     for (int i = 0; i < GOLDEN_CASES; i++) {
         golden_case g = golden_open(golden_names[i]);
         err e = {0};
-        eng_model *m;
-        if (!check(eng_model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
+        model_folder *m;
+        if (!check(model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
         drive_result few = {0}, many = {0};
-        eng_policy policy = i & 1 ? ENG_LAST : ENG_EXACT;
+        kv_policy policy = i & 1 ? KV_LAST : KV_EXACT;
         uint32_t near = 0, n = GOLDEN_SEQS * GOLDEN_LEN;
         if (run_half(&g, m, policy, 21, 5, &half[i > 3], &few) &&
             run_half(&g, m, policy, 96, 0, &half[i > 3], &many)) {
@@ -74,15 +74,15 @@ static void half_precision(void) {
                   g.dir, near, n);
         }
         /* Every prompt of two rows and more over expanded keys, one scratch of 128 keys. */
-        static const precision early = {"bf16-expand", ENG_BF16, 0.05f, false};
+        static const precision early = {"bf16-expand", DTYPE_BF16, 0.05f, false};
         drive_result expanded = {0};
-        if (eng_model_config(m)->attn_type == ENG_ATTN_MLA) {
+        if (model_plan_of(m)->attn_type == ATTN_MLA) {
             check(run_half(&g, m, policy, 96, 0, &early, &expanded), "%s: no run", g.dir);
         }
         drive_result_deinit(&expanded);
         drive_result_deinit(&few);
         drive_result_deinit(&many);
-        eng_model_close(m);
+        model_close(m);
         golden_close(&g);
     }
 }
@@ -92,9 +92,9 @@ static void half_precision(void) {
 void check_poisoned(const poisoned_case *p) {
     golden_case g = golden_open(p->name);
     err e = {0};
-    eng_model *m;
-    if (!check(eng_model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
-    drive_spec spec = golden_spec(&g, eng_model_config(m), p->policy, 80, p->seed);
+    model_folder *m;
+    if (!check(model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
+    drive_spec spec = golden_spec(&g, model_plan_of(m), p->policy, 80, p->seed);
     spec.flights = p->flights;
     spec.one_by_one = p->one_by_one;
     eng_backend_opts o = drive_opts(&spec, p->graphs, p->cache),
@@ -116,7 +116,7 @@ void check_poisoned(const poisoned_case *p) {
     drive_result_deinit(&b);
     eng_backend_close(one);
     eng_backend_close(two);
-    eng_model_close(m);
+    model_close(m);
     golden_close(&g);
 }
 
@@ -124,14 +124,14 @@ void check_poisoned(const poisoned_case *p) {
  * the CUDA backend in float32 against the CPU backend driven by the very same launches. */
 static void mixes_against_the_cpu_engine(const char *dir, uint32_t n_seqs, uint32_t rounds) {
     err e = {0};
-    eng_model *m;
+    model_folder *m;
     rng r = {99};
-    if (!check(eng_model_open(&m, dir, &e) == 0, "%s: %s", dir, e.msg)) return;
-    const eng_config *c = eng_model_config(m);
+    if (!check(model_open(&m, dir, &e) == 0, "%s: %s", dir, e.msg)) return;
+    const model_plan *c = model_plan_of(m);
     for (uint32_t k = 0; k < rounds; k++) {
         drive_spec spec = random_spec(c, n_seqs, on_shim ? 40 : DRIVE_LEN, 1000 + k, &r);
-        eng_backend_opts o = drive_opts(&spec, "f32", ENG_F32),
-                         q = drive_opts(&spec, NULL, ENG_F32);
+        eng_backend_opts o = drive_opts(&spec, "f32", DTYPE_F32),
+                         q = drive_opts(&spec, NULL, DTYPE_F32);
         eng_backend *gpu = open_backend(m, &o), *cpu = NULL;
         check(eng_cpu_open(&cpu, m, &q, &e) == 0, "cpu: %s", e.msg);
         drive_result a = {0}, b = {0};
@@ -142,7 +142,7 @@ static void mixes_against_the_cpu_engine(const char *dir, uint32_t n_seqs, uint3
         eng_backend_close(gpu);
         eng_backend_close(cpu);
     }
-    eng_model_close(m);
+    model_close(m);
 }
 
 void test_backend(void) {
@@ -150,12 +150,12 @@ void test_backend(void) {
     random_mixes();
     half_precision();
     static const poisoned_case poisoned[] = {
-        {"mla", "f32", "f32-stream", ENG_F32, ENG_EXACT, 1, false, 17},
-        {"gqa", "f32", "f32-stream", ENG_BF16, ENG_EXACT, 1, false, 17},
-        {"mla_no_prelude", "bf16", "bf16-stream", ENG_BF16, ENG_EXACT, 1, false, 17},
-        {"gqa", "bf16", "bf16-stream", ENG_F32, ENG_EXACT, 1, false, 17},
-        {"gqa", "bf16", "bf16-stream", ENG_BF16, ENG_EXACT, 1, false, 17},
-        {"mla", "bf16-expand", "bf16-expand-stream", ENG_BF16, ENG_EXACT, 1, false, 17},
+        {"mla", "f32", "f32-stream", DTYPE_F32, KV_EXACT, 1, false, 17},
+        {"gqa", "f32", "f32-stream", DTYPE_BF16, KV_EXACT, 1, false, 17},
+        {"mla_no_prelude", "bf16", "bf16-stream", DTYPE_BF16, KV_EXACT, 1, false, 17},
+        {"gqa", "bf16", "bf16-stream", DTYPE_F32, KV_EXACT, 1, false, 17},
+        {"gqa", "bf16", "bf16-stream", DTYPE_BF16, KV_EXACT, 1, false, 17},
+        {"mla", "bf16-expand", "bf16-expand-stream", DTYPE_BF16, KV_EXACT, 1, false, 17},
     };
     for (size_t i = 0; i < ARRAY_LEN(poisoned); i++)
         check_poisoned(&poisoned[i]);

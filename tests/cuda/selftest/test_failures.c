@@ -6,10 +6,10 @@
 
 #ifdef FATHOM_CUDA_SHIM
 
-static eng_model *open_model(void) {
+static model_folder *open_model(void) {
     err e = {0};
-    eng_model *m;
-    check(eng_model_open(&m, "tests/golden/cases/mla", &e) == 0, "model: %s", e.msg);
+    model_folder *m;
+    check(model_open(&m, "tests/golden/cases/mla", &e) == 0, "model: %s", e.msg);
     return m;
 }
 
@@ -21,7 +21,7 @@ static const eng_backend_opts small = {.max_loops = 2,
                                        .max_positions = 64};
 
 /* The number of runtime calls one open makes is the first n at which it succeeds. */
-static void open_survives_every_failure(const eng_model *m) {
+static void open_survives_every_failure(const model_folder *m) {
     for (long n = 0;; n++) {
         err e = {0};
         eng_backend *b = NULL;
@@ -47,7 +47,7 @@ static int one_row(eng_backend *b, uint32_t block, err *e) {
     return eng_run(b, &l, &r, e);
 }
 
-static void a_device_error_is_final(const eng_model *m) {
+static void a_device_error_is_final(const model_folder *m) {
     for (long n = 0;; n++) {
         err e = {0};
         eng_backend *b = NULL;
@@ -86,7 +86,7 @@ static int wait_one(eng_backend *b, err *e) {
     return b->ops->wait(b, &r, e);
 }
 
-static void a_device_error_ends_both_flights(const eng_model *m) {
+static void a_device_error_ends_both_flights(const model_folder *m) {
     for (long n = 0;; n++) {
         err e = {0}, later = {0};
         eng_backend *b = NULL;
@@ -120,7 +120,7 @@ static void read_slot(eng_backend *base, uint32_t slot, float *out) {
 
 /* Refused launches, one too many, and one whose map is bad leave the others in flight as they
  * are: each wait is for the oldest. */
-static void refusals_leave_the_queue_consistent(const eng_model *m) {
+static void refusals_leave_the_queue_consistent(const model_folder *m) {
     err e = {0}, why = {0};
     eng_backend *b = NULL;
     eng_backend_opts o = small;
@@ -158,7 +158,7 @@ static void refusals_leave_the_queue_consistent(const eng_model *m) {
     check(memcmp(alone, together, sizeof alone) == 0, "two in flight write something else");
 }
 
-static void nobody_waits_for_more_than_asked(const eng_model *m) {
+static void nobody_waits_for_more_than_asked(const model_folder *m) {
     err e = {0};
     eng_backend *b = NULL;
     if (!check(eng__cuda_open_device(&b, m, &small, 0, &e) == 0, "open: %s", e.msg)) return;
@@ -175,7 +175,7 @@ static void nobody_waits_for_more_than_asked(const eng_model *m) {
 }
 
 /* More edits than a descriptor holds go ahead in pieces, in order, past a launch in flight. */
-static void more_edits_than_a_descriptor_holds(const eng_model *m) {
+static void more_edits_than_a_descriptor_holds(const model_folder *m) {
     enum { N = 2 * CU_EDITS + 77 };
     err e = {0};
     eng_backend *b = NULL;
@@ -200,7 +200,7 @@ static void more_edits_than_a_descriptor_holds(const eng_model *m) {
     eng_backend_close(b);
 }
 
-static void refusals_leave_it_usable(const eng_model *m) {
+static void refusals_leave_it_usable(const model_folder *m) {
     err e = {0};
     eng_backend *b = NULL;
     if (!check(eng__cuda_open_device(&b, m, &small, 0, &e) == 0, "open: %s", e.msg)) return;
@@ -282,14 +282,14 @@ static void refusals_leave_it_usable(const eng_model *m) {
     eng_backend_close(b);
 }
 
-static void bad_options_say_why(const eng_model *m) {
+static void bad_options_say_why(const model_folder *m) {
     static const struct {
         eng_backend_opts o;
         const char *param;
     } bad[] = {
-        {{.max_loops = ENG_MAX_LOOPS + 1}, "max_loops"},
+        {{.max_loops = PLAN_MAX_LOOPS + 1}, "max_loops"},
         {{.kernels = "avx512"}, "kernels"},
-        {{.cache_dtype = ENG_F16}, "cache_dtype"},
+        {{.cache_dtype = DTYPE_F16}, "cache_dtype"},
         {{.weights = (eng_weights)2}, "weights"},
         {{.cache_bytes = 100, .n_rows = 4, .max_positions = 64}, "kv-memory"},
         {{.n_rows = UINT32_MAX}, "n_rows"},
@@ -306,7 +306,7 @@ static void bad_options_say_why(const eng_model *m) {
 }
 
 void test_failures(void) {
-    eng_model *m = open_model();
+    model_folder *m = open_model();
     if (m == NULL) return;
     open_survives_every_failure(m);
     a_device_error_is_final(m);
@@ -316,7 +316,7 @@ void test_failures(void) {
     nobody_waits_for_more_than_asked(m);
     more_edits_than_a_descriptor_holds(m);
     bad_options_say_why(m);
-    eng_model_close(m);
+    model_close(m);
 }
 
 #else

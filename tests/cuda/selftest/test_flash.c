@@ -449,16 +449,16 @@ static void a_backend_expands(void) {
     static const uint32_t block[] = {3};
     golden_case g = golden_open("mla");
     err e = {0};
-    eng_model *m;
+    model_folder *m;
     eng_backend *b = NULL;
     eng_backend_opts o = {.max_loops = 2,
                           .n_rows = 16,
                           .max_launch = 8,
                           .cache_bytes = 1 << 20,
                           .max_positions = 64,
-                          .cache_dtype = ENG_BF16,
+                          .cache_dtype = DTYPE_BF16,
                           .kernels = "bf16-expand"};
-    if (!check(eng_model_open(&m, g.dir, &e) == 0, "%s", e.msg)) return;
+    if (!check(model_open(&m, g.dir, &e) == 0, "%s", e.msg)) return;
     if (check(eng__cuda_open_device(&b, m, &o, 0, &e) == 0, "open: %s", e.msg)) {
         eng_row rows[4];
         eng_edit edits[4];
@@ -474,7 +474,7 @@ static void a_backend_expands(void) {
         check(h.n_runs == 1 && h.n_passes == 1, "%u runs in %u passes", h.n_runs, h.n_passes);
     }
     eng_backend_close(b);
-    eng_model_close(m);
+    model_close(m);
     golden_close(&g);
 }
 

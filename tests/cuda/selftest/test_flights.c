@@ -28,7 +28,7 @@ static void same_cache(const eng_backend *a, const eng_backend *b, const drive_s
 }
 
 typedef struct {
-    eng_policy policy;
+    kv_policy policy;
     uint32_t max_rows;
     bool one_by_one, against_one; /* and once more, one launch at a time */
     uint64_t seed;
@@ -39,9 +39,9 @@ typedef struct {
 static void golden_case_ahead(const char *name, how h, tally *t) {
     golden_case g = golden_open(name);
     err e = {0};
-    eng_model *m;
-    if (!check(eng_model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
-    drive_spec spec = golden_spec(&g, eng_model_config(m), h.policy, h.max_rows, h.seed);
+    model_folder *m;
+    if (!check(model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
+    drive_spec spec = golden_spec(&g, model_plan_of(m), h.policy, h.max_rows, h.seed);
     spec.flights = 2;
     spec.one_by_one = h.one_by_one;
     drive_spec plain = spec;
@@ -61,23 +61,23 @@ static void golden_case_ahead(const char *name, how h, tally *t) {
     drive_result_deinit(&b);
     eng_backend_close(one);
     eng_backend_close(two);
-    eng_model_close(m);
+    model_close(m);
     golden_close(&g);
 }
 
 /* Random mixes with two in flight against the CPU engine, one launch at a time. */
 static void mixes_ahead(const char *dir, uint32_t n_seqs, uint32_t rounds, tally *t) {
     err e = {0};
-    eng_model *m;
+    model_folder *m;
     rng r = {7};
-    if (!check(eng_model_open(&m, dir, &e) == 0, "%s: %s", dir, e.msg)) return;
-    const eng_config *c = eng_model_config(m);
+    if (!check(model_open(&m, dir, &e) == 0, "%s: %s", dir, e.msg)) return;
+    const model_plan *c = model_plan_of(m);
     for (uint32_t k = 0; k < rounds; k++) {
         drive_spec spec = random_spec(c, n_seqs, on_shim ? 25 : DRIVE_LEN, 2000 + k, &r);
         spec.flights = 2;
         spec.one_by_one = k & 2;
-        eng_backend_opts o = drive_opts(&spec, "f32", ENG_F32),
-                         q = drive_opts(&spec, NULL, ENG_F32);
+        eng_backend_opts o = drive_opts(&spec, "f32", DTYPE_F32),
+                         q = drive_opts(&spec, NULL, DTYPE_F32);
         eng_backend *gpu = open_backend(m, &o), *cpu = NULL;
         check(eng_cpu_open(&cpu, m, &q, &e) == 0, "cpu: %s", e.msg);
         drive_result a = {0}, b = {0};
@@ -90,7 +90,7 @@ static void mixes_ahead(const char *dir, uint32_t n_seqs, uint32_t rounds, tally
         eng_backend_close(gpu);
         eng_backend_close(cpu);
     }
-    eng_model_close(m);
+    model_close(m);
 }
 
 void test_flights(void) {
@@ -98,20 +98,20 @@ void test_flights(void) {
     for (int i = 0; i < GOLDEN_CASES; i++) {
         uint64_t seed = i & 1 ? 31u + (uint64_t)i : 0;
         bool against = i == 0 || i == 3;
-        golden_case_ahead(golden_names[i], (how){ENG_EXACT, 96, false, against, seed}, &t);
-        golden_case_ahead(golden_names[i], (how){ENG_LAST, 60, false, against, seed}, &t);
+        golden_case_ahead(golden_names[i], (how){KV_EXACT, 96, false, against, seed}, &t);
+        golden_case_ahead(golden_names[i], (how){KV_LAST, 60, false, against, seed}, &t);
     }
-    golden_case_ahead("mla_deep", (how){ENG_EXACT, 60, true, true, 5}, &t);
-    golden_case_ahead("gqa", (how){ENG_LAST, 23, true, false, 6}, &t);
+    golden_case_ahead("mla_deep", (how){KV_EXACT, 60, true, true, 5}, &t);
+    golden_case_ahead("gqa", (how){KV_LAST, 23, true, false, 6}, &t);
     mixes_ahead("tests/golden/cases/mla_deep", 4, on_shim ? 4 : 20, &t);
     mixes_ahead("tests/golden/cases/gqa", 4, on_shim ? 2 : 20, &t);
     check(t.left_out > 100 && t.empty > 5 && t.became_tails > 100,
           "only %u rows were left out, %u launches emptied, %u rows made tails", t.left_out,
           t.empty, t.became_tails);
     static const poisoned_case poisoned[] = {
-        {"mla", "f32", "f32-stream", ENG_F32, ENG_EXACT, 2, false, 23},
-        {"mla_no_prelude", "bf16", "bf16-stream", ENG_BF16, ENG_LAST, 2, true, 23},
-        {"mla", "bf16-expand", "bf16-expand-stream", ENG_BF16, ENG_EXACT, 2, false, 23},
+        {"mla", "f32", "f32-stream", DTYPE_F32, KV_EXACT, 2, false, 23},
+        {"mla_no_prelude", "bf16", "bf16-stream", DTYPE_BF16, KV_LAST, 2, true, 23},
+        {"mla", "bf16-expand", "bf16-expand-stream", DTYPE_BF16, KV_EXACT, 2, false, 23},
     };
     for (size_t i = 0; i < ARRAY_LEN(poisoned); i++)
         check_poisoned(&poisoned[i]);

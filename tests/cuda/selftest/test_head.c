@@ -87,18 +87,18 @@ static void compare_with_golden(const golden_case *g, const drive_spec *spec,
 
 typedef struct {
     const char *kernels;
-    eng_dtype cache;
+    model_dtype cache;
     uint32_t max_rows, flights;
     bool greedy, poison;
     uint64_t seed;
 } how;
 
-static void answers(const char *name, eng_policy policy, how h) {
+static void answers(const char *name, kv_policy policy, how h) {
     golden_case g = golden_open(name);
     err e = {0};
-    eng_model *m;
-    if (!check(eng_model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
-    drive_spec plain = golden_spec(&g, eng_model_config(m), policy, h.max_rows, h.seed);
+    model_folder *m;
+    if (!check(model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return;
+    drive_spec plain = golden_spec(&g, model_plan_of(m), policy, h.max_rows, h.seed);
     plain.flights = h.flights;
     drive_spec spec = plain;
     spec.poison = h.poison;
@@ -117,7 +117,7 @@ static void answers(const char *name, eng_policy policy, how h) {
     drive_result_deinit(&some);
     eng_backend_close(b);
     eng_backend_close(again);
-    eng_model_close(m);
+    model_close(m);
     golden_close(&g);
 }
 
@@ -151,8 +151,8 @@ static void refusals(void) {
                                     .cache_bytes = 1 << 20,
                                     .max_positions = 64};
     err e = {0};
-    eng_model *m;
-    if (!check(eng_model_open(&m, "tests/golden/cases/mla", &e) == 0, "%s", e.msg)) return;
+    model_folder *m;
+    if (!check(model_open(&m, "tests/golden/cases/mla", &e) == 0, "%s", e.msg)) return;
     eng_backend *b = open_backend(m, &small);
     eng_row row[3];
     eng_edit edits[3];
@@ -192,16 +192,16 @@ static void refusals(void) {
         check((eng_run(b, &end, &r, &why) == 0) == (i == 3), "draws %u: %s", i, why.msg);
     }
     eng_backend_close(b);
-    eng_model_close(m);
+    model_close(m);
 }
 
 void test_head(void) {
     refusals();
     for (int i = 0; i < GOLDEN_CASES; i++) {
-        how greedy = {"f32", ENG_F32, 96, 1, true, false, 0};
-        answers(golden_names[i], i & 1 ? ENG_EXACT : ENG_LAST, greedy);
+        how greedy = {"f32", DTYPE_F32, 96, 1, true, false, 0};
+        answers(golden_names[i], i & 1 ? KV_EXACT : KV_LAST, greedy);
     }
-    answers("mla", ENG_EXACT, (how){"f32", ENG_F32, 13, 2, false, true, 3});
-    answers("gqa", ENG_LAST, (how){"f32-stream", ENG_F32, 30, 2, false, false, 4});
-    answers("mla", ENG_LAST, (how){"bf16", ENG_BF16, 40, 1, false, true, 5});
+    answers("mla", KV_EXACT, (how){"f32", DTYPE_F32, 13, 2, false, true, 3});
+    answers("gqa", KV_LAST, (how){"f32-stream", DTYPE_F32, 30, 2, false, false, 4});
+    answers("mla", KV_LAST, (how){"bf16", DTYPE_BF16, 40, 1, false, true, 5});
 }

@@ -22,7 +22,7 @@ typedef struct {
 
 typedef struct {
     const golden_case *g;
-    eng_policy policy;
+    kv_policy policy;
     uint64_t ids[REQUESTS];
     answer answers[REQUESTS];
     uint32_t n_seen, wrong_depths;
@@ -151,21 +151,21 @@ static void compare(const run *a, const run *b, const char *what) {
 }
 
 /* tight: a cache that they do not all fit into at once. */
-static uint64_t schedule(const char *name, eng_policy policy, uint32_t chunk, ahead_rule ahead,
+static uint64_t schedule(const char *name, kv_policy policy, uint32_t chunk, ahead_rule ahead,
                          bool tight) {
     golden_case g = golden_open(name);
     err e = {0};
-    eng_model *m;
+    model_folder *m;
     run gpu = {.g = &g, .policy = policy}, cpu = {.g = &g, .policy = policy};
-    if (!check(eng_model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return 0;
+    if (!check(model_open(&m, g.dir, &e) == 0, "%s: %s", g.dir, e.msg)) return 0;
     eng_backend_opts o = {.threads = 1,
                           .max_loops = g.n_loops,
                           .n_rows = 150,
                           .max_launch = 64,
                           .max_logits = 16,
-                          .cache_bytes = tight ? TIGHT_BYTES >> (policy == ENG_LAST) : 16 << 20,
-                          .max_positions = eng_model_config(m)->max_seq_len,
-                          .cache_dtype = ENG_F32};
+                          .cache_bytes = tight ? TIGHT_BYTES >> (policy == KV_LAST) : 16 << 20,
+                          .max_positions = model_plan_of(m)->max_seq_len,
+                          .cache_dtype = DTYPE_F32};
     eng_backend_opts f32 = o;
     f32.kernels = "f32";
     eng_backend *b = open_backend(m, &f32), *c = NULL;
@@ -178,20 +178,20 @@ static uint64_t schedule(const char *name, eng_policy policy, uint32_t chunk, ah
     }
     eng_backend_close(b);
     eng_backend_close(c);
-    eng_model_close(m);
+    model_close(m);
     golden_close(&g);
     return gpu.left_out;
 }
 
 void test_scheduler(void) {
     uint64_t left_out = 0;
-    left_out += schedule("mla", ENG_EXACT, 7, AHEAD_ALWAYS, false);
-    left_out += schedule("mla", ENG_LAST, 32, AHEAD_ALWAYS, false);
-    left_out += schedule("gqa", ENG_EXACT, 32, AHEAD_BY_COST, false);
-    left_out += schedule("gqa", ENG_LAST, 7, AHEAD_ALWAYS, false);
-    left_out += schedule("mla_deep", ENG_EXACT, 16, AHEAD_ALWAYS, false);
-    left_out += schedule("mla_deep", ENG_LAST, 16, AHEAD_BY_COST, false);
-    left_out += schedule("mla_shallow", ENG_LAST, 16, AHEAD_ALWAYS, true);
-    left_out += schedule("mla_no_prelude", ENG_EXACT, 16, AHEAD_ALWAYS, true);
+    left_out += schedule("mla", KV_EXACT, 7, AHEAD_ALWAYS, false);
+    left_out += schedule("mla", KV_LAST, 32, AHEAD_ALWAYS, false);
+    left_out += schedule("gqa", KV_EXACT, 32, AHEAD_BY_COST, false);
+    left_out += schedule("gqa", KV_LAST, 7, AHEAD_ALWAYS, false);
+    left_out += schedule("mla_deep", KV_EXACT, 16, AHEAD_ALWAYS, false);
+    left_out += schedule("mla_deep", KV_LAST, 16, AHEAD_BY_COST, false);
+    left_out += schedule("mla_shallow", KV_LAST, 16, AHEAD_ALWAYS, true);
+    left_out += schedule("mla_no_prelude", KV_EXACT, 16, AHEAD_ALWAYS, true);
     check(left_out > 50, "only %llu rows were left out", (unsigned long long)left_out);
 }

@@ -177,7 +177,7 @@ s.row("S6", "SIGUSR1 writes the state to the log, SIGUSR2 the stack of the loop"
     one.child.kill("SIGUSR1");
     await until("the dump", () => /state: connections \d+, requests \d+/.test(one.log));
     one.child.kill("SIGUSR2");
-    await until("the loop's stack", () => /cmd_serve/.test(one.log));
+    await until("the loop's stack", () => /server_run/.test(one.log));
     assert.equal((await one.get("/health")).status, 200);
 });
 s.row("S7", "SIGKILL", async () => {}, { skip: "streams.test.mjs: kill -9 … and the next start needs no clean-up" });

@@ -1,0 +1,235 @@
+/* context.c - what stands beside the model: generation_config.json (stop tokens and
+ * default sampling), tokenizer_config.json (chat template, end token), names. */
+#include "api/api_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+enum { MAX_CONFIG_BYTES = 4 << 20, MAX_MODEL_STOPS = 64 };
+
+static const json_limits config_limits = {MAX_CONFIG_BYTES, 64, 200000};
+
+int api__out_of_memory(err *e) {
+    return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+}
+
+bool api__file_exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
+
+/* *out is NULL if the folder has no such file. */
+static int read_config(json_t **out, const char *dir, const char *file, err *e) {
+    *out = NULL;
+    buf path = {0}, text = {0};
+    buf_printf(&path, "%s/%s", dir, file);
+    if (path.failed) return api__out_of_memory(e);
+    int rc = 0;
+    if (api__file_exists(path.data)) {
+        err why = {0};
+        rc = file_read(&text, path.data, MAX_CONFIG_BYTES, e);
+        if (rc == 0)
+            rc = json_parse(out, text.data ? text.data : "", text.len, &config_limits, file, &why);
+        if (why.code)
+            err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_BAD_FILE, file, "%s",
+                    why.msg);
+        if (rc == 0 && !json_is_object(*out)) {
+            rc = err_set(e, ERR_BAD_FILE, file, "%s: must hold a JSON object", file);
+        }
+    }
+    if (rc != 0) {
+        json_decref(*out);
+        *out = NULL;
+    }
+    buf_deinit(&path);
+    buf_deinit(&text);
+    return rc;
+}
+
+static int add_stop(api_context *c, uint32_t id, err *e) {
+    for (uint32_t i = 0; i < c->n_stop_ids; i++) {
+        if (c->stop_ids[i] == id) return 0;
+    }
+    if (c->n_stop_ids == MAX_MODEL_STOPS) {
+        return err_set(e, ERR_BAD_FILE, "eos_token_id", "more than %d stop tokens",
+                       MAX_MODEL_STOPS);
+    }
+    c->stop_ids[c->n_stop_ids++] = id;
+    return 0;
+}
+
+static int read_stop_ids(api_context *c, const json_t *eos, err *e) {
+    size_t n = json_is_array(eos) ? json_array_size(eos) : 1;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *v = json_is_array(eos) ? json_array_get(eos, i) : eos;
+        json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
+        if (id < 0 || id >= (json_int_t)c->config->vocab_size) {
+            return err_set(
+                e, ERR_BAD_FILE, "eos_token_id",
+                "generation_config.json: eos_token_id must be token ids below vocab_size (%u)",
+                c->config->vocab_size);
+        }
+        if (add_stop(c, (uint32_t)id, e) != 0) return -1;
+    }
+    return 0;
+}
+
+/* The ranges are those a request's own fields must keep, so they come from the same table. */
+static int read_default(const json_t *root, const char *name, float *out, err *e) {
+    const json_t *v = json_object_get(root, name);
+    if (v == NULL || json_is_null(v)) return 0;
+    for (size_t i = 0; i < api__n_fields; i++) {
+        const api__field *f = &api__fields[i];
+        if (strcmp(f->name, name) != 0) continue;
+        double x;
+        err why = {0};
+        if (api__read_num(v, name, f->min, f->above, f->max, &x, &why) != 0) {
+            return err_set(e, ERR_BAD_FILE, name, "generation_config.json: %s", why.msg);
+        }
+        *out = (float)x;
+    }
+    return 0;
+}
+
+static int read_generation(api_context *c, err *e) {
+    json_t *root;
+    if (read_config(&root, c->opts.model_dir, "generation_config.json", e) != 0) return -1;
+    if (root == NULL) return 0;
+    int rc = 0;
+    const json_t *eos = json_object_get(root, "eos_token_id"), *k = json_object_get(root, "top_k");
+    if (eos && !json_is_null(eos)) rc = read_stop_ids(c, eos, e);
+    if (rc == 0) rc = read_default(root, "temperature", &c->defaults.temperature, e);
+    if (rc == 0) rc = read_default(root, "top_p", &c->defaults.top_p, e);
+    if (rc == 0) rc = read_default(root, "min_p", &c->defaults.min_p, e);
+    if (rc == 0) rc = read_default(root, "repetition_penalty", &c->defaults.repetition_penalty, e);
+    int64_t top_k = 0;
+    err why = {0};
+    if (rc == 0 && api__read_int(k, "top_k", 0, INT32_MAX, &top_k, &why) != 0) {
+        rc = err_set(e, ERR_BAD_FILE, "top_k", "generation_config.json: %s", why.msg);
+    }
+    c->defaults.top_k = top_k < c->config->vocab_size ? (uint32_t)top_k : 0;
+    json_decref(root);
+    return rc;
+}
+
+/* A token is written as "text" or as {"content": "text", …}. */
+static const char *token_text(const json_t *root, const char *key) {
+    const json_t *v = json_object_get(root, key);
+    return json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
+}
+
+/* One Jinja text, or a list of named ones of which "default" counts. */
+static const char *jinja_text(const json_t *root) {
+    const json_t *v = json_object_get(root, "chat_template");
+    if (!json_is_array(v)) return json_string_value(v);
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const json_t *one = json_array_get(v, i);
+        const char *name = json_string_value(json_object_get(one, "name"));
+        if (name && strcmp(name, "default") == 0)
+            return json_string_value(json_object_get(one, "template"));
+    }
+    return NULL;
+}
+
+static int read_tokenizer_config(api_context *c, err *e) {
+    const tokenizer *t = c->opts.tokenizer;
+    json_t *root;
+    if (read_config(&root, c->opts.model_dir, "tokenizer_config.json", e) != 0) return -1;
+    const char *eos = token_text(root, "eos_token"), *bos = token_text(root, "bos_token");
+    uint32_t id, n;
+    int rc = 0;
+    /* generation_config.json is the newer place; the end token counts where it is silent. */
+    if (c->n_stop_ids == 0 && eos && tokenizer_find(t, eos, &id)) rc = add_stop(c, id, e);
+    /* add_bos_token says it where it stands; else tokenizer.json's own template does. */
+    const json_t *add_bos = json_object_get(root, "add_bos_token");
+    if (json_is_boolean(add_bos))
+        c->add_bos = json_is_true(add_bos) && bos && tokenizer_find(t, bos, &c->bos_id);
+    else c->add_bos = tokenizer_bos(t, &c->bos_id);
+    if (rc == 0) rc = api__template_open(&c->template, c->opts.model_dir, jinja_text(root), t, e);
+    const uint32_t *stops =
+        rc == 0 && c->template ? api__template_stops(c->template, &n) : (n = 0, NULL);
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        rc = add_stop(c, stops[i], e);
+    json_decref(root);
+    return rc;
+}
+
+/* The last name of a path, without the slashes that may end it. */
+static char *folder_name(const char *path) {
+    size_t end = strlen(path);
+    while (end > 0 && path[end - 1] == '/')
+        end--;
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/')
+        start--;
+    return end > start ? strndup(path + start, end - start) : strdup("model");
+}
+
+static void fill_defaults(api_opts *o, const model_plan *config) {
+    if (o->max_context == 0 || o->max_context > config->max_seq_len)
+        o->max_context = config->max_seq_len;
+    if (o->default_max_tokens == 0) o->default_max_tokens = 512;
+    if (o->max_n == 0) o->max_n = 8;
+    if (o->max_prompts == 0) o->max_prompts = 64;
+    if (o->ceiling_loops == 0) o->ceiling_loops = config->max_loop_iters;
+    if (o->ceiling_loops > PLAN_MAX_LOOPS) o->ceiling_loops = PLAN_MAX_LOOPS;
+    if (o->max_body_bytes == 0) o->max_body_bytes = 2 << 20;
+    if (o->max_request_tokens == 0) {
+        o->max_request_tokens =
+            (uint64_t)o->max_context * (o->max_n > o->max_prompts ? o->max_n : o->max_prompts);
+    }
+}
+
+int api_context_open(api_context **out, const api_opts *opts, err *e) {
+    *out = NULL;
+    api_context *c = calloc(1, sizeof *c);
+    if (c == NULL) return api__out_of_memory(e);
+    c->opts = *opts;
+    c->config = model_plan_of(opts->model);
+    fill_defaults(&c->opts, c->config);
+    if (c->opts.model_dir == NULL) c->opts.model_dir = model_dir(opts->model);
+    c->defaults = (eng_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    c->created = clock_unix_s();
+    if (getrandom(c->hash_key, sizeof c->hash_key, 0) != (ssize_t)sizeof c->hash_key) {
+        err_set(e, ERR_IO, NULL, "the system gives no random bytes");
+        goto fail;
+    }
+    c->name = opts->served_name ? strdup(opts->served_name) : folder_name(c->opts.model_dir);
+    c->stop_ids = array_new(MAX_MODEL_STOPS, sizeof *c->stop_ids);
+    if (c->name == NULL || c->stop_ids == NULL) {
+        api__out_of_memory(e);
+        goto fail;
+    }
+    if (read_generation(c, e) != 0) goto fail;
+    if (c->opts.tokenizer && read_tokenizer_config(c, e) != 0) goto fail;
+    if (c->opts.tokenizer && c->n_stop_ids > 0 &&
+        api__vocab_open(&c->vocab, c->opts.tokenizer, c->config->vocab_size, e) != 0) {
+        goto fail;
+    }
+    c->opts.model_dir = NULL; /* the caller's, read during open only */
+    c->opts.served_name = c->name;
+    *out = c;
+    return 0;
+fail:
+    api_context_close(c);
+    return -1;
+}
+
+void api_context_close(api_context *c) {
+    if (c == NULL) return;
+    api__template_close(c->template);
+    api__vocab_close(c->vocab);
+    free(c->stop_ids);
+    free(c->name);
+    free(c);
+}
+
+const char *api_model_name(const api_context *c) {
+    return c->name;
+}
+
+const uint32_t *api_stop_ids(const api_context *c, uint32_t *n) {
+    *n = c->n_stop_ids;
+    return c->stop_ids;
+}

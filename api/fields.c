@@ -1,0 +1,210 @@
+/* fields.c - the table of every field a request may carry, and typed reading.
+ *
+ * null means absent. Unknown keys are ignored. A known key of the wrong type or outside
+ * its range is refused by name; nothing is ever clamped. The OpenAPI document is kept in
+ * step with this table by a test. */
+#include "api/api_internal.h"
+
+#define BOTH (API__IN_COMPLETION | API__IN_CHAT)
+#define ALL (BOTH | API__IN_RESPONSES)
+#define TALK (API__IN_CHAT | API__IN_RESPONSES)
+#define RESP API__IN_RESPONSES
+#define AT(member) (uint16_t) offsetof(api__values, member)
+#define BOOL(name, kinds, member)                                                                  \
+    { name, kinds, API__BOOL, false, false, AT(member), 0, 0 }
+#define INT(name, kinds, member, min, max)                                                         \
+    { name, kinds, API__INT, false, false, AT(member), min, max }
+#define NUM(name, kinds, member, min, max)                                                         \
+    { name, kinds, API__NUM, false, false, AT(member), min, max }
+#define ABOVE(name, kinds, member, min, max)                                                       \
+    { name, kinds, API__NUM, true, false, AT(member), min, max }
+#define STR(name, kinds, member, max)                                                              \
+    { name, kinds, API__STR, false, false, AT(member), 0, max }
+#define OTHER(name, kinds, member)                                                                 \
+    { name, kinds, API__OTHER, false, false, AT(member), 0, 0 }
+#define REFUSED(name, kinds)                                                                       \
+    { name, kinds, API__OTHER, false, true, 0, 0, 0 }
+
+/* Ranges that depend on the model or on options are checked in parse.c; here stands
+ * what holds for any. Integers beyond 2^53 are only asked of seed, which has no range. */
+const api__field api__fields[] = {
+    STR("model", ALL, model, API__MAX_NAME_BYTES),
+    OTHER("prompt", API__IN_COMPLETION, prompt),
+    OTHER("messages", API__IN_CHAT, messages),
+    INT("max_tokens", BOTH, max_tokens, 0, INT32_MAX),
+    INT("max_completion_tokens", BOTH, max_completion_tokens, 0, INT32_MAX),
+    INT("min_tokens", ALL, min_tokens, 0, INT32_MAX),
+    INT("n", BOTH, n, 1, INT32_MAX),
+    INT("best_of", BOTH, best_of, 0, 20),
+    INT("seed", ALL, seed, 0, 0), /* any 64-bit integer */
+    OTHER("stop", ALL, stop),
+    OTHER("stop_token_ids", ALL, stop_token_ids),
+    BOOL("include_stop_str_in_output", ALL, include_stop),
+    BOOL("ignore_eos", ALL, ignore_eos),
+    BOOL("stream", ALL, stream),
+    OTHER("stream_options", ALL, stream_options),
+    BOOL("echo", BOTH, echo),
+    INT("logprobs", API__IN_COMPLETION, logprobs, 0, 5),
+    BOOL("logprobs", API__IN_CHAT, chat_logprobs),
+    INT("top_logprobs", TALK, top_logprobs, 0, ENG_MAX_TOP),
+    INT("prompt_logprobs", BOTH, prompt_logprobs, 0, ENG_MAX_TOP),
+    NUM("temperature", ALL, temperature, 0, 2),
+    ABOVE("top_p", ALL, top_p, 0, 1),
+    INT("top_k", ALL, top_k, 0, INT32_MAX),
+    NUM("min_p", ALL, min_p, 0, 1),
+    NUM("frequency_penalty", ALL, frequency_penalty, -2, 2),
+    NUM("presence_penalty", ALL, presence_penalty, -2, 2),
+    ABOVE("repetition_penalty", ALL, repetition_penalty, 0, 10),
+    OTHER("logit_bias", ALL, logit_bias),
+    OTHER("depth", ALL, depth),
+    STR("reasoning_effort", ALL, reasoning_effort, 16),
+    BOOL("return_depth", ALL, return_depth),
+    BOOL("return_token_ids", ALL, return_token_ids),
+    INT("priority", ALL, priority, INT32_MIN, INT32_MAX),
+    STR("cache_salt", ALL, cache_salt, API__MAX_LABEL_BYTES),
+    STR("request_id", ALL, request_id, API__MAX_LABEL_BYTES),
+    STR("user", ALL, user, API__MAX_NAME_BYTES),
+    STR("suffix", API__IN_COMPLETION, suffix, 0),
+    BOOL("add_generation_prompt", API__IN_CHAT, add_generation_prompt),
+    BOOL("continue_final_message", API__IN_CHAT, continue_final_message),
+    OTHER("response_format", BOTH, response_format),
+    OTHER("tools", TALK, tools),
+    OTHER("tool_choice", TALK, tool_choice),
+    BOOL("parallel_tool_calls", TALK, parallel_tool_calls),
+    OTHER("input", RESP, input),
+    STR("instructions", RESP, instructions, 0),
+    INT("max_output_tokens", RESP, max_completion_tokens, 1, INT32_MAX),
+    OTHER("text", RESP, text),
+    OTHER("reasoning", RESP, reasoning),
+    OTHER("include", RESP, include),
+    OTHER("metadata", RESP, metadata),
+    STR("truncation", RESP, truncation, 16),
+    REFUSED("previous_response_id", RESP),
+    REFUSED("conversation", RESP),
+    REFUSED("background", RESP),
+    REFUSED("prompt", RESP),
+    REFUSED("max_tool_calls", RESP),
+    REFUSED("functions", API__IN_CHAT),
+    REFUSED("function_call", API__IN_CHAT),
+    REFUSED("audio", API__IN_CHAT),
+    REFUSED("modalities", API__IN_CHAT),
+    REFUSED("prediction", API__IN_CHAT),
+    REFUSED("web_search_options", API__IN_CHAT),
+    REFUSED("chat_template", API__IN_CHAT),
+    REFUSED("chat_template_kwargs", API__IN_CHAT),
+    REFUSED("documents", API__IN_CHAT),
+    REFUSED("images", BOTH),
+    REFUSED("prompt_embeds", API__IN_COMPLETION),
+    REFUSED("structured_outputs", BOTH),
+    REFUSED("guided_json", BOTH),
+    REFUSED("guided_regex", BOTH),
+    REFUSED("guided_choice", BOTH),
+    REFUSED("guided_grammar", BOTH),
+    REFUSED("grammar", BOTH),
+    REFUSED("json_schema", BOTH),
+    REFUSED("bad_words", BOTH),
+    REFUSED("use_beam_search", BOTH),
+};
+const size_t api__n_fields = ARRAY_LEN(api__fields);
+
+int api__read_bool(const json_t *v, const char *param, bool *out, err *e) {
+    if (v == NULL || json_is_null(v)) return 0;
+    if (!json_is_boolean(v))
+        return err_set(e, ERR_BAD_PARAM, param, "%s must be true or false", param);
+    *out = json_is_true(v);
+    return 0;
+}
+
+int api__read_int(const json_t *v, const char *param, int64_t min, int64_t max, int64_t *out,
+                  err *e) {
+    if (v == NULL || json_is_null(v)) return 0;
+    if (!json_is_integer(v)) {
+        return err_set(e, ERR_BAD_PARAM, param, "%s must be an integer%s", param,
+                       json_is_real(v) ? ", written without a fraction or exponent" : "");
+    }
+    int64_t x = json_integer_value(v);
+    if (x < min || x > max) {
+        if (max == INT32_MAX) {
+            return err_set(e, ERR_BAD_PARAM, param, "%s must be at least %lld", param,
+                           (long long)min);
+        }
+        return err_set(e, ERR_BAD_PARAM, param, "%s must be between %lld and %lld", param,
+                       (long long)min, (long long)max);
+    }
+    *out = x;
+    return 0;
+}
+
+int api__read_num(const json_t *v, const char *param, double min, bool above, double max,
+                  double *out, err *e) {
+    if (v == NULL || json_is_null(v)) return 0;
+    if (!json_is_number(v)) return err_set(e, ERR_BAD_PARAM, param, "%s must be a number", param);
+    double x = json_number_value(v);
+    if (!(x <= max) || !(above ? x > min : x >= min)) {
+        if (above) {
+            return err_set(e, ERR_BAD_PARAM, param, "%s must be above %g and at most %g", param,
+                           min, max);
+        }
+        return err_set(e, ERR_BAD_PARAM, param, "%s must be between %g and %g", param, min, max);
+    }
+    *out = x;
+    return 0;
+}
+
+static int read_str(const json_t *v, const api__field *f, const char **out, err *e) {
+    if (!json_is_string(v))
+        return err_set(e, ERR_BAD_PARAM, f->name, "%s must be a string", f->name);
+    /* A suffix has its own refusal, of any length. */
+    if (f->max > 0 && (double)json_string_length(v) > f->max) {
+        return err_set(e, ERR_BAD_PARAM, f->name, "%s may have at most %.0f bytes", f->name,
+                       f->max);
+    }
+    *out = json_string_value(v);
+    return 0;
+}
+
+/* What says nothing asks for nothing: clients spell absence in all these ways. */
+static bool says_nothing(const json_t *v) {
+    return json_is_false(v) || (json_is_string(v) && json_string_length(v) == 0) ||
+           (json_is_object(v) && json_object_size(v) == 0) ||
+           (json_is_array(v) && json_array_size(v) == 0);
+}
+
+static int read_field(api__values *out, const api__field *f, const json_t *v, err *e) {
+    void *at = (char *)out + f->offset;
+    if (f->unsupported) {
+        if (says_nothing(v)) return 0;
+        return err_set(e, ERR_UNSUPPORTED, f->name, "this server does not support %s", f->name);
+    }
+    switch ((api__type)f->type) {
+    case API__BOOL: return api__read_bool(v, f->name, at, e);
+    case API__NUM: return api__read_num(v, f->name, f->min, f->above, f->max, at, e);
+    case API__STR: return read_str(v, f, at, e);
+    case API__INT: {
+        bool any = f->min >= f->max;
+        return api__read_int(v, f->name, any ? INT64_MIN : (int64_t)f->min,
+                             any ? INT64_MAX : (int64_t)f->max, at, e);
+    }
+    case API__OTHER: *(const json_t **)at = v; return 0;
+    }
+    return 0;
+}
+
+int api__read_fields(api__values *out, api_kind kind, json_t *root, err *e) {
+    *out = (api__values){.add_generation_prompt = true, .parallel_tool_calls = true};
+    for (size_t i = 0; i < api__n_fields; i++) {
+        void *at = (char *)out + api__fields[i].offset;
+        if (api__fields[i].unsupported) continue;
+        if (api__fields[i].type == API__INT) *(int64_t *)at = API__NO_INT;
+        if (api__fields[i].type == API__NUM) *(double *)at = (double)NAN;
+    }
+    for (size_t i = 0; i < api__n_fields; i++) {
+        const api__field *f = &api__fields[i];
+        if ((f->kinds & (1u << kind)) == 0) continue;
+        const json_t *v = json_object_get(root, f->name);
+        if (v == NULL || json_is_null(v)) continue;
+        if (read_field(out, f, v, e) != 0) return -1;
+    }
+    out->seeded = json_is_integer(json_object_get(root, "seed")); /* any value may be one */
+    return 0;
+}

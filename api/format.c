@@ -1,0 +1,83 @@
+/* format.c - response_format, and text.format of responses. */
+#include "api/api_internal.h"
+#include "api/grammar/constrain_internal.h"
+
+/* An answer can only be held to a form by its text, and only ends by an end token. */
+int api__can_constrain(const api_context *c, const api__values *v, const char *param, err *e) {
+    if (c->vocab == NULL) {
+        return err_set(e, ERR_UNSUPPORTED, param,
+                       "%s needs a model with a tokenizer and an end token", param);
+    }
+    if (v->ignore_eos) {
+        return err_set(e, ERR_BAD_PARAM, "ignore_eos", "ignore_eos does not go with %s", param);
+    }
+    if (v->min_tokens != API__NO_INT && v->min_tokens > 0) {
+        return err_set(e, ERR_BAD_PARAM, "min_tokens", "min_tokens does not go with %s", param);
+    }
+    return 0;
+}
+
+bool api__name_ok(const json_t *name) {
+    const char *s = json_string_value(name);
+    size_t n = json_string_length(name);
+    for (size_t i = 0; i < n; i++) {
+        bool letter = (s[i] >= 'a' && s[i] <= 'z') || (s[i] >= 'A' && s[i] <= 'Z');
+        if (!letter && !(s[i] >= '0' && s[i] <= '9') && s[i] != '_' && s[i] != '-') return false;
+    }
+    return n >= 1 && n <= 64;
+}
+
+/* Chat wraps name and schema in json_schema; responses have them beside the type. */
+static int read_schema(api_request *r, const json_t *format, const char *param, err *e) {
+    bool wrapped = r->kind != API_RESPONSES;
+    char inner[64];
+    (void)snprintf(inner, sizeof inner, "%s%s", param, wrapped ? ".json_schema" : "");
+    const json_t *spec = wrapped ? json_object_get(format, "json_schema") : format;
+    if (!json_is_object(spec)) {
+        return err_set(e, ERR_BAD_PARAM, inner, "%s must be an object with a name and a schema",
+                       inner);
+    }
+    const json_t *name = json_object_get(spec, "name"), *strict = json_object_get(spec, "strict");
+    const json_t *schema = json_object_get(spec, "schema");
+    char field[96];
+    if (!api__name_ok(name)) {
+        (void)snprintf(field, sizeof field, "%s.name", inner);
+        return err_set(e, ERR_BAD_PARAM, field, "%s must have 1 to 64 letters, digits, '_' or '-'",
+                       field);
+    }
+    if (strict && !json_is_boolean(strict) && !json_is_null(strict)) {
+        (void)snprintf(field, sizeof field, "%s.strict", inner);
+        return err_set(e, ERR_BAD_PARAM, field, "%s must be true or false", field);
+    }
+    (void)snprintf(field, sizeof field, "%s.schema", inner);
+    if (!json_is_object(schema)) {
+        return err_set(e, ERR_BAD_PARAM, field, "%s must be a JSON Schema object", field);
+    }
+    return api__grammar_compile(&r->grammar, schema, field, e);
+}
+
+static int read_response_format(api_request *r, const api_context *c, const api__values *v,
+                                err *e) {
+    const char *param = r->kind == API_RESPONSES ? "text.format" : "response_format";
+    const char *type = json_string_value(json_object_get(v->response_format, "type"));
+    if (!json_is_object(v->response_format) || type == NULL) {
+        return err_set(e, ERR_BAD_PARAM, param, "%s must be an object with a type", param);
+    }
+    if (strcmp(type, "text") == 0) return 0;
+    bool schema = strcmp(type, "json_schema") == 0;
+    if (!schema && strcmp(type, "json_object") != 0) {
+        char field[64];
+        (void)snprintf(field, sizeof field, "%s.type", param);
+        return err_set(e, ERR_BAD_PARAM, field, "%s must be text, json_object or json_schema",
+                       field);
+    }
+    if (api__can_constrain(c, v, param, e) != 0) return -1;
+    return schema ? read_schema(r, v->response_format, param, e)
+                  : api__grammar_compile(&r->grammar, NULL, param, e);
+}
+
+/* Fails closed: an answer whose form cannot be promised is refused. */
+int api__read_format(api_request *r, const api_context *c, const api__values *v, err *e) {
+    if (v->response_format && read_response_format(r, c, v, e) != 0) return -1;
+    return 0;
+}

@@ -1,0 +1,178 @@
+/* constrain_internal.h - answers that must fit a JSON Schema, byte by byte.
+ *
+ * A schema becomes a grammar (schema.c), a grammar drives an automaton over bytes
+ * (constrain.c), and a constraint turns the automaton's state into a mask over a
+ * tokenizer's vocabulary for the sampler (constrain_mask.c).
+ *
+ * The subset of JSON Schema; any other keyword is refused by its name:
+ *   type (one or a list), enum, const, anyOf, oneOf (taken as anyOf), allOf of one,
+ *   $ref to a place in the same schema (recursion allowed), true, {} ;
+ *   objects: properties, required, additionalProperties (absent: none beside declared
+ *   properties, any without); arrays: items, prefixItems, minItems, maxItems; strings:
+ *   minLength, maxLength; integers: minimum, maximum, exclusiveMinimum, exclusiveMaximum;
+ *   ignored: title description default examples $schema $id $comment $defs definitions
+ *   deprecated readOnly writeOnly.
+ * What is written, of all JSON that would be valid:
+ *   properties in the order of the schema, additional ones last, their keys without
+ *   escapes where properties are declared; declared keys, enum and const values as compact
+ *   JSON writes them; blanks only after { [ , : and before } ], each time one space or, but
+ *   not after a colon, a newline and an indentation of spaces or tabs, together at most
+ *   API__MAX_BLANKS; none around the whole; numbers of at most 15 digits before and 20 after the
+ * point and an exponent of at most 2, integers without either; no \u0000; at most API__MAX_STACK
+ * values inside each other.
+ */
+#ifndef FATHOM_API_CONSTRAIN_INTERNAL_H
+#define FATHOM_API_CONSTRAIN_INTERNAL_H
+
+#include "api/api.h"
+
+enum {
+    API__MAX_STACK = 32,
+    API__MAX_THREADS = 32, /* readings of the text so far that are kept apart */
+    API__MAX_NODES = 2048,
+    API__MAX_ALTERNATIVES = 32,
+    API__MAX_NAMES = 512, /* properties of one object, values of one enum */
+    API__MAX_NAME_BYTES_G = 4096,
+    API__MAX_BLANKS = 24,
+    API__INT_DIGITS = 15,
+    API__RANGED_DIGITS = 14,
+    API__FRACTION_DIGITS = 20,
+    API__EXPONENT_DIGITS = 2,
+    API__MAX_TOKEN_BYTES = 128, /* longer tokens are never allowed */
+};
+
+/* ---- grammar ---- */
+
+typedef enum {
+    API__ANY,
+    API__OBJECT,
+    API__ARRAY,
+    API__STRING,
+    API__NUMBER,
+    API__ENUM,
+    API__ALT
+} api__kind;
+
+/* Every grammar begins with these nodes; 0 is any JSON value. */
+enum {
+    API__NODE_ANY,
+    API__NODE_OBJECT,
+    API__NODE_ARRAY,
+    API__NODE_STRING,
+    API__NODE_NUMBER,
+    API__NODE_WORD,
+    API__N_BUILTIN
+};
+#define API__NO_NODE UINT16_MAX
+
+typedef struct {
+    const char *text; /* a key between its quotes, or a whole value, as written */
+    uint16_t len;
+    uint16_t node; /* of a property */
+    bool required;
+} api__name;
+
+typedef struct {
+    uint8_t kind; /* api__kind */
+    uint8_t need; /* stack the smallest value takes; over API__MAX_STACK: there is none */
+    bool integer, ranged;
+    uint16_t n;        /* names or items */
+    uint16_t rest;     /* node of additional properties or further items; API__NO_NODE: none */
+    uint32_t min, max; /* items or characters; UINT32_MAX: no limit */
+    int64_t low, high; /* ranged integers, within API__RANGED_DIGITS */
+    api__name *names;  /* properties as written; values of an enum, sorted */
+    uint16_t *sorted;  /* of an object: indices of names in byte order */
+    uint16_t *items;   /* prefixItems; alternatives */
+} api__node;
+
+typedef struct {
+    arena mem;
+    api__node *nodes;
+    uint16_t n_nodes, root;
+} api__grammar;
+
+/* schema NULL: any JSON object. `param` names the field in errors: ERR_UNSUPPORTED with the
+ * keyword, ERR_BAD_PARAM for a malformed schema or one that nothing can fit. */
+int api__grammar_compile(api__grammar **out, const json_t *schema, const char *param,
+                         err *e) WARN_UNUSED;
+/* One call of one of the functions: {"name": ..., "arguments": {...}}. tools is the request's
+ * list, checked; only is the one name allowed, or NULL. */
+int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
+                               const char *param, err *e) WARN_UNUSED;
+/* Flattens alternatives and finds how deep each node's smallest value is. */
+int api__grammar_finish(api__grammar *g, const char *param, err *e) WARN_UNUSED;
+void api__grammar_free(api__grammar *g); /* NULL is fine */
+
+/* ---- automaton: the state after some bytes is a set of stacks ---- */
+
+/* Frames never change once made; a stack is its top's index and the chain of parents. */
+typedef struct {
+    uint16_t parent, node;
+    uint8_t sub; /* what of the node has been read */
+    uint8_t ws;  /* blanks since the last other byte; sign of a number; UTF-8 state of a key */
+    uint16_t a, b, k;
+    uint32_t n;
+} api__frame;
+
+typedef struct {
+    uint16_t top[API__MAX_THREADS]; /* 0: the whole value has been read */
+    uint8_t n;
+} api__threads;
+
+enum { API__POOL = 4 << 10 };
+
+typedef struct {
+    const api__grammar *g;
+    api__frame *pool; /* [API__POOL]; 0 is not used */
+    uint32_t used;
+} api__automaton;
+
+int api__automaton_init(api__automaton *a, const api__grammar *g, err *e) WARN_UNUSED;
+void api__automaton_deinit(api__automaton *a);
+void api__automaton_start(api__automaton *a, api__threads *t);
+/* to: what remains of from after one more byte; to->n is 0 if the byte is not allowed. */
+void api__automaton_step(api__automaton *a, const api__threads *from, uint8_t byte,
+                         api__threads *to);
+bool api__automaton_done(const api__automaton *a,
+                         const api__threads *t); /* the text may end here */
+/* Bottom first; parents left out (0). Returns the depth. */
+uint32_t api__automaton_stack(const api__automaton *a, uint16_t top,
+                              api__frame out[API__MAX_STACK]);
+/* A state by itself: stacks of frames, bottom first, of equal stacks only one. */
+typedef struct {
+    api__frame frames[API__MAX_THREADS * API__MAX_STACK];
+    uint8_t depth[API__MAX_THREADS];
+    uint8_t n;
+} api__stacks;
+void api__automaton_save(const api__automaton *a, const api__threads *t, api__stacks *out);
+void api__automaton_load(api__automaton *a, const api__stacks *s,
+                         api__threads *t); /* forgets all else */
+void api__automaton_compact(api__automaton *a, api__threads *t, api__stacks *scratch); /* both */
+/* Is the top inside a string with nothing pending? Then *room says how many characters
+ * it may still take (UINT32_MAX: any). */
+bool api__automaton_in_string(const api__automaton *a, uint16_t top, uint32_t *room);
+
+/* ---- vocabulary: a tokenizer's tokens as tries, read-only and shared ---- */
+
+typedef struct api__vocab api__vocab;
+int api__vocab_open(api__vocab **out, const tokenizer *t, uint32_t vocab_size, err *e) WARN_UNUSED;
+void api__vocab_close(api__vocab *v); /* NULL is fine */
+
+/* ---- constraint: one sequence's way through a grammar ---- */
+
+/* What the sequences of one request share: room to work in, and masks made lately. One
+ * thread at a time; borrows grammar and vocabulary. stop_ids are what may come once the
+ * value is whole; at least one is needed, for nothing else could end the answer. */
+typedef struct api__workspace api__workspace;
+int api__workspace_create(api__workspace **out, const api__grammar *g, const api__vocab *v,
+                          const uint32_t *stop_ids, uint32_t n_stop_ids, err *e) WARN_UNUSED;
+void api__workspace_destroy(api__workspace *w); /* NULL is fine */
+
+typedef struct api__constraint api__constraint;
+int api__constraint_create(api__constraint **out, api__workspace *w, err *e) WARN_UNUSED;
+void api__constraint_destroy(api__constraint *c); /* NULL is fine */
+/* A sched_constrain: ud is the constraint. No allocation. The mask is good until the next
+ * call for any constraint of the workspace. */
+const eng_mask *api__constraint_mask(void *ud, const uint32_t *output, size_t n_output);
+
+#endif

@@ -1,0 +1,96 @@
+/* schema_finish.c - what can be said of a grammar only once all its nodes are there. */
+#include "api/grammar/constrain_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int too_many(const char *param, err *e) {
+    return err_set(e, ERR_BAD_PARAM, param, "%s: more than %d alternatives", param,
+                   API__MAX_ALTERNATIVES);
+}
+
+/* Alternatives of alternatives become one list, so that beginning a value needs no depth. */
+static int flatten(api__grammar *g, uint16_t id, const char *param, err *e) {
+    uint16_t found[API__MAX_ALTERNATIVES], stack[API__MAX_ALTERNATIVES * 2];
+    size_t n = 0, waiting = 0;
+    uint64_t *seen = array_new(API__MAX_NODES / 64, sizeof *seen);
+    int rc = seen ? 0 : err_set(e, ERR_NO_MEMORY, param, "%s: the schema is too large", param);
+    if (rc == 0) stack[waiting++] = id;
+    while (rc == 0 && waiting > 0) {
+        uint16_t at = stack[--waiting];
+        const api__node *node = &g->nodes[at];
+        if (seen[at / 64] >> at % 64 & 1) continue;
+        seen[at / 64] |= (uint64_t)1 << at % 64;
+        if (node->kind != API__ALT) {
+            if (n == API__MAX_ALTERNATIVES) rc = too_many(param, e);
+            else found[n++] = at;
+            continue;
+        }
+        if (waiting + node->n > ARRAY_LEN(stack)) {
+            rc = too_many(param, e);
+            continue;
+        }
+        for (uint16_t i = node->n; i-- > 0;)
+            stack[waiting++] = node->items[i];
+    }
+    if (rc == 0 && n == 0)
+        rc = err_set(e, ERR_BAD_PARAM, param, "%s: alternatives that lead only to themselves",
+                     param);
+    uint16_t *items = rc == 0 ? arena_array(&g->mem, n, sizeof *items) : NULL;
+    if (rc == 0 && items == NULL)
+        rc = err_set(e, ERR_NO_MEMORY, param, "%s: the schema is too large", param);
+    free(seen);
+    if (rc != 0) return -1;
+    memcpy(items, found, n * sizeof *items);
+    g->nodes[id].items = items;
+    g->nodes[id].n = (uint16_t)n;
+    return 0;
+}
+
+/* Stack that the smallest value of a node takes, given those of its parts so far. */
+static uint8_t need_of(const api__grammar *g, const api__node *node) {
+    uint8_t most = 0, least = UINT8_MAX;
+    switch (node->kind) {
+    case API__OBJECT:
+        for (uint16_t i = 0; i < node->n; i++) {
+            uint8_t need = g->nodes[node->names[i].node].need;
+            if (node->names[i].required && need > most) most = need;
+        }
+        break;
+    case API__ARRAY:
+        for (uint32_t i = 0; i < node->min && i <= node->n; i++) {
+            uint8_t need = g->nodes[i < node->n ? node->items[i] : node->rest].need;
+            if (need > most) most = need;
+        }
+        break;
+    case API__ALT:
+        for (uint16_t i = 0; i < node->n; i++) {
+            uint8_t need = g->nodes[node->items[i]].need;
+            if (need < least) least = need;
+        }
+        return least;
+    default: break;
+    }
+    return most > API__MAX_STACK ? UINT8_MAX : (uint8_t)(most + 1);
+}
+
+int api__grammar_finish(api__grammar *g, const char *param, err *e) {
+    for (uint16_t i = 0; i < g->n_nodes; i++) {
+        if (g->nodes[i].kind == API__ALT && flatten(g, i, param, e) != 0) return -1;
+        g->nodes[i].need = UINT8_MAX;
+    }
+    for (bool changed = true; changed;) { /* each round settles at least one more depth */
+        changed = false;
+        for (uint16_t i = 0; i < g->n_nodes; i++) {
+            uint8_t need = need_of(g, &g->nodes[i]);
+            changed = changed || need < g->nodes[i].need;
+            if (need < g->nodes[i].need) g->nodes[i].need = need;
+        }
+    }
+    if (g->nodes[g->root].need > API__MAX_STACK) {
+        return err_set(e, ERR_BAD_PARAM, param,
+                       "%s: a schema that nothing fits within a depth of %d", param,
+                       API__MAX_STACK);
+    }
+    return 0;
+}

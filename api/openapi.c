@@ -1,0 +1,268 @@
+/* openapi.c - GET /openapi.json: made from the field table, so that types and ranges
+ * are those that requests are read by. What the table does not know (the shapes of lists
+ * and objects, a word about each field) stands in `words`; a test sees to it that no field
+ * is without one. */
+#include "api/api_internal.h"
+
+typedef struct {
+    const char *name, *about, *schema; /* schema: for fields that the table calls OTHER */
+} word;
+
+#define IDS "{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}}"
+#define STRINGS "{\"type\":\"array\",\"items\":{\"type\":\"string\"}}"
+#define FORMAT                                                                                     \
+    "{\"type\":\"object\",\"required\":[\"type\"],\"properties\":{\"type\":{\"enum\":[\"text\","   \
+    "\"json_object\","                                                                             \
+    "\"json_schema\"]},\"json_schema\":{\"type\":\"object\",\"properties\":{\"name\":{\"type\":"   \
+    "\"string\"},"                                                                                 \
+    "\"schema\":{\"type\":\"object\"},\"strict\":{\"type\":\"boolean\"}}}}}"
+#define TURN                                                                                       \
+    "{\"type\":\"object\",\"required\":[\"role\"],\"properties\":{\"role\":{\"enum\":[\"system\"," \
+    "\"developer\","                                                                               \
+    "\"user\",\"assistant\",\"tool\"]},\"content\":{\"anyOf\":[{\"type\":\"string\"},{\"type\":"   \
+    "\"array\",\"items\":{"                                                                        \
+    "\"type\":\"object\",\"required\":[\"type\",\"text\"],\"properties\":{\"type\":{\"enum\":["    \
+    "\"text\"]},\"text\":{"                                                                        \
+    "\"type\":\"string\"}}}}]},\"tool_calls\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}" \
+    "},"                                                                                           \
+    "\"tool_call_id\":{\"type\":\"string\"}}}"
+
+static const word words[] = {
+    {"model", "Name of the model, as /v1/models gives it.", NULL},
+    {"prompt", "Text or token ids, or a list of either.",
+     "{\"anyOf\":[{\"type\":\"string\"}," STRINGS "," IDS ",{\"type\":\"array\",\"items\":" IDS
+     "}]}"},
+    {"messages", "The conversation.",
+     "{\"type\":\"array\",\"minItems\":1,\"maxItems\":1000,\"items\":" TURN "}"},
+    {"max_tokens", "Most tokens of one answer; 0 scores the prompt (with echo).", NULL},
+    {"max_completion_tokens", "The newer name of max_tokens; it wins.", NULL},
+    {"max_output_tokens", "Most tokens of the answer.", NULL},
+    {"min_tokens", "No stop token before this many.", NULL},
+    {"n", "Answers to each prompt.", NULL},
+    {"best_of", "Only what equals n: answers are not ranked.", NULL},
+    {"seed", "Same seed, same tokens, whatever else runs.", NULL},
+    {"stop", "Up to 4 strings of at most 64 bytes that end the answer.",
+     "{\"anyOf\":[{\"type\":\"string\",\"minLength\":1,\"maxLength\":64},{\"type\":\"array\","
+     "\"maxItems\":4,\"items\":{"
+     "\"type\":\"string\",\"minLength\":1,\"maxLength\":64}}]}"},
+    {"stop_token_ids", "Up to 16 token ids that end the answer.",
+     "{\"type\":\"array\",\"maxItems\":16,\"items\":{\"type\":\"integer\",\"minimum\":0}}"},
+    {"include_stop_str_in_output", "Leave the stop string in the text.", NULL},
+    {"ignore_eos", "Do not end at the model's own stop tokens.", NULL},
+    {"stream", "Answer with server-sent events.", NULL},
+    {"stream_options", "Needs stream.",
+     "{\"type\":\"object\",\"properties\":{\"include_usage\":{\"type\":\"boolean\"},\"continuous_"
+     "usage_stats\":{"
+     "\"type\":\"boolean\"}}}"},
+    {"echo", "Put the prompt before the answer.", NULL},
+    {"logprobs", "Log-probabilities of the tokens.", NULL},
+    {"top_logprobs", "Best alternatives of each token.", NULL},
+    {"prompt_logprobs", "Log-probabilities of the prompt with this many alternatives.", NULL},
+    {"temperature", "Below 0.00001: greedy.", NULL},
+    {"top_p", "1 = off.", NULL},
+    {"top_k", "0 = off; at most the vocabulary.", NULL},
+    {"min_p", "0 = off.", NULL},
+    {"frequency_penalty", "Of the answer's tokens.", NULL},
+    {"presence_penalty", "Of the answer's tokens.", NULL},
+    {"repetition_penalty", "Of the prompt's and the answer's tokens; 1 = off.", NULL},
+    {"logit_bias", "Token ids to what is added to their logits; at most 300.",
+     "{\"type\":\"object\",\"maxProperties\":300,\"additionalProperties\":{\"type\":\"number\","
+     "\"minimum\":-100,"
+     "\"maximum\":100}}"},
+    {"depth", "Loops of each token: at least, at most, and the halting threshold.",
+     "{\"type\":\"object\",\"properties\":{\"min_loops\":{\"type\":\"integer\",\"minimum\":1},"
+     "\"max_loops\":{"
+     "\"type\":\"integer\",\"minimum\":1},\"threshold\":{\"type\":\"number\",\"exclusiveMinimum\":"
+     "0,\"maximum\":1}}}"},
+    {"reasoning_effort",
+     "minimal, low, medium or high: a quarter of the trained loops and so on; depth.max_loops "
+     "wins.",
+     NULL},
+    {"return_depth", "Tell the loops of each token.", NULL},
+    {"return_token_ids", "Tell the id of each token.", NULL},
+    {"priority", "Lower runs first.", NULL},
+    {"cache_salt", "Share cached prompts only with requests of the same salt.", NULL},
+    {"request_id", "Becomes the answer's id; letters, digits and -_.: only.", NULL},
+    {"user", "Ignored.", NULL},
+    {"suffix", "Only the empty one is supported.", NULL},
+    {"add_generation_prompt", "Open the model's turn after the messages.", NULL},
+    {"continue_final_message", "Let the model go on with its last message.", NULL},
+    {"response_format", "Text, any JSON object, or JSON that fits a schema.", FORMAT},
+    {"tools", "Functions that the model may call.",
+     "{\"type\":\"array\",\"minItems\":1,\"items\":{\"type\":\"object\",\"required\":[\"type\"],"
+     "\"properties\":{\"type\":{"
+     "\"enum\":[\"function\"]},\"function\":{\"type\":\"object\",\"required\":[\"name\"],"
+     "\"properties\":{\"name\":{"
+     "\"type\":\"string\"},\"description\":{\"type\":\"string\"},\"parameters\":{\"type\":"
+     "\"object\"}}}}}}"},
+    {"tool_choice", "none, auto, required, or one function by name.",
+     "{\"anyOf\":[{\"enum\":[\"none\",\"auto\",\"required\"]},{\"type\":\"object\"}]}"},
+    {"parallel_tool_calls", "Accepted; an answer holds at most one call.", NULL},
+    {"input", "Text, or a list of messages, calls and their results.",
+     "{\"anyOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"minItems\":1,\"maxItems\":1000,"
+     "\"items\":" TURN "}]}"},
+    {"instructions", "The system's turn.", NULL},
+    {"text", "The form of the answer.",
+     "{\"type\":\"object\",\"properties\":{\"format\":{\"type\":\"object\",\"required\":[\"type\"],"
+     "\"properties\":{"
+     "\"type\":{\"enum\":[\"text\",\"json_object\",\"json_schema\"]},\"name\":{\"type\":\"string\"}"
+     ",\"schema\":{"
+     "\"type\":\"object\"}}}}}"},
+    {"reasoning", "Its effort is reasoning_effort.",
+     "{\"type\":\"object\",\"properties\":{\"effort\":{\"enum\":[\"minimal\",\"low\",\"medium\","
+     "\"high\"]}}}"},
+    {"include", "message.output_text.logprobs.",
+     "{\"type\":\"array\",\"items\":{\"enum\":[\"message.output_text.logprobs\",\"reasoning."
+     "encrypted_content\"]}}"},
+    {"metadata", "Given back.",
+     "{\"type\":\"object\",\"maxProperties\":16,\"additionalProperties\":{\"type\":\"string\","
+     "\"maxLength\":512}}"},
+    {"truncation", "Only disabled is supported.", NULL},
+};
+
+static const word *find_word(const char *name) {
+    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+        if (strcmp(words[i].name, name) == 0) return &words[i];
+    }
+    return NULL;
+}
+
+bool api__openapi_knows(const char *name, bool needs_schema) {
+    const word *w = find_word(name);
+    return w && (w->schema != NULL) == needs_schema;
+}
+
+static void write_range(buf *out, const api__field *f) {
+    if (f->type == API__STR && f->max > 0) buf_printf(out, ",\"maxLength\":%.0f", f->max);
+    if (f->type == API__NUM) {
+        buf_printf(out, ",\"%s\":%g,\"maximum\":%g", f->above ? "exclusiveMinimum" : "minimum",
+                   f->min, f->max);
+    }
+    if (f->type != API__INT || f->min >= f->max) return;
+    buf_printf(out, ",\"minimum\":%.0f,\"maximum\":%.0f", f->min, f->max);
+}
+
+static void write_field(buf *out, const api__field *f) {
+    static const char *const types[] = {[API__BOOL] = "boolean",
+                                        [API__INT] = "integer",
+                                        [API__NUM] = "number",
+                                        [API__STR] = "string"};
+    const word *w = find_word(f->name);
+    buf_printf(out, "\"%s\":", f->name);
+    if (f->type == API__OTHER) { /* null is absence for every field */
+        buf_printf(out, "{\"anyOf\":[%s,{\"type\":\"null\"}]", w && w->schema ? w->schema : "{}");
+    } else {
+        buf_printf(out, "{\"type\":[\"%s\",\"null\"]", types[f->type]);
+        write_range(out, f);
+    }
+    buf_puts(out, ",\"description\":");
+    buf_json_string(out, w ? w->about : "", w ? strlen(w->about) : 0);
+    buf_puts(out, "}");
+}
+
+static void write_body_schema(buf *out, const char *name, api_kind kind, const char *required) {
+    bool first = true;
+    buf_printf(out, "\"%s\":{\"type\":\"object\",\"required\":[\"model\",\"%s\"],\"properties\":{",
+               name, required);
+    for (size_t i = 0; i < api__n_fields; i++) {
+        const api__field *f = &api__fields[i];
+        if ((f->kinds & (1u << kind)) == 0 || f->unsupported) continue;
+        if (!first) buf_puts(out, ",");
+        first = false;
+        write_field(out, f);
+    }
+    buf_puts(out, "}}");
+}
+
+/* ---- paths ---- */
+
+#define REF(name) "{\"$ref\":\"#/components/schemas/" name "\"}"
+#define JSON_OF(name) "\"content\":{\"application/json\":{\"schema\":" REF(name) "}}"
+#define ERRORS                                                                                     \
+    "\"400\":{\"$ref\":\"#/components/responses/Error\"},\"401\":{\"$ref\":\"#/components/"        \
+    "responses/Error\"},"                                                                          \
+    "\"404\":{\"$ref\":\"#/components/responses/Error\"},\"413\":{\"$ref\":\"#/components/"        \
+    "responses/Error\"},"                                                                          \
+    "\"415\":{\"$ref\":\"#/components/responses/Error\"},\"503\":{\"$ref\":\"#/components/"        \
+    "responses/Error\"}"
+
+static const struct {
+    const char *path, *summary, *body; /* body: a schema; NULL = GET */
+    bool streams;
+} paths[] = {
+    {"/v1/completions", "Continue a text", "CompletionRequest", true},
+    {"/v1/chat/completions", "Answer a conversation", "ChatRequest", true},
+    {"/v1/responses", "Answer a conversation, stateless subset of the Responses API",
+     "ResponsesRequest", true},
+    {"/v1/models", "The model served", NULL, false},
+    {"/tokenize", "Text or messages to token ids", "TokenizeRequest", false},
+    {"/detokenize", "Token ids to text", "DetokenizeRequest", false},
+    {"/health", "Alive; queues no work", NULL, false},
+    {"/ready", "Takes work: false while loading or draining", NULL, false},
+};
+
+static const char small_schemas[] =
+    ",\"TokenizeRequest\":{\"type\":\"object\",\"properties\":{\"model\":{\"type\":[\"string\","
+    "\"null\"]},\"prompt\":{"
+    "\"anyOf\":[{\"type\":\"string\"}," STRINGS
+    ",{\"type\":\"null\"}]},\"content\":{\"anyOf\":[{\"type\":\"string\"}," STRINGS
+    ",{\"type\":\"null\"}]},\"messages\":{\"type\":\"array\",\"minItems\":1,\"items\":" TURN "},"
+    "\"add_special_tokens\":{\"type\":\"boolean\"},\"add_special\":{\"type\":\"boolean\"},\"add_"
+    "generation_prompt\":{"
+    "\"type\":\"boolean\"},\"continue_final_message\":{\"type\":\"boolean\"},\"return_token_strs\":"
+    "{\"type\":\"boolean\"},"
+    "\"with_pieces\":{\"type\":\"boolean\"}}},\"DetokenizeRequest\":{\"type\":\"object\","
+    "\"required\":[\"tokens\"],"
+    "\"properties\":{\"model\":{\"type\":[\"string\",\"null\"]},\"tokens\":{\"anyOf\":[" IDS
+    ",{\"type\":\"array\","
+    "\"items\":" IDS "}]},\"skip_special_tokens\":{\"type\":\"boolean\"}}},\"Error\":{\"type\":"
+    "\"object\",\"required\":["
+    "\"error\"],\"properties\":{\"error\":{\"type\":\"object\",\"required\":[\"message\",\"type\","
+    "\"param\",\"code\"],"
+    "\"properties\":{\"message\":{\"type\":\"string\"},\"type\":{\"type\":\"string\"},\"param\":{"
+    "\"type\":[\"string\","
+    "\"null\"]},\"code\":{\"type\":[\"string\",\"null\"]},\"n_prompt_tokens\":{\"type\":"
+    "\"integer\"},\"n_ctx\":{\"type\":"
+    "\"integer\"}}}}},\"Answer\":{\"type\":\"object\"}";
+
+static void write_path(buf *out, size_t i) {
+    buf_printf(out, "%s\"%s\":{\"%s\":{\"summary\":\"%s\",", i ? "," : "", paths[i].path,
+               paths[i].body ? "post" : "get", paths[i].summary);
+    if (paths[i].body) {
+        buf_printf(out,
+                   "\"requestBody\":{\"required\":true,\"content\":{\"application/"
+                   "json\":{\"schema\":{\"$ref\":"
+                   "\"#/components/schemas/%s\"}}}},",
+                   paths[i].body);
+    }
+    buf_puts(out, "\"responses\":{\"200\":{\"description\":\"fine\",\"content\":{\"application/"
+                  "json\":{\"schema\":" REF("Answer") "}");
+    if (paths[i].streams)
+        buf_puts(out, ",\"text/event-stream\":{\"schema\":{\"type\":\"string\"}}");
+    buf_puts(out, "}}," ERRORS "}}}");
+}
+
+void api_openapi(buf *out) {
+    buf_puts(
+        out,
+        "{\"openapi\":\"3.1.0\",\"info\":{\"title\":\"Fathom\",\"version\":\"" FATHOM_VERSION
+        "\",\"summary\":\"An OpenAI-style API for recurrent-depth transformers\"},\"paths\":{");
+    for (size_t i = 0; i < ARRAY_LEN(paths); i++)
+        write_path(out, i);
+    buf_puts(out, ",\"/v1/models/{model}\":{\"get\":{\"summary\":\"One "
+                  "model\",\"parameters\":[{\"name\":\"model\",\"in\":"
+                  "\"path\",\"required\":true,\"schema\":{\"type\":\"string\"}}],\"responses\":{"
+                  "\"200\":{\"description\":"
+                  "\"fine\"}," ERRORS "}}}},\"components\":{\"schemas\":{");
+    write_body_schema(out, "CompletionRequest", API_COMPLETION, "prompt");
+    buf_puts(out, ",");
+    write_body_schema(out, "ChatRequest", API_CHAT, "messages");
+    buf_puts(out, ",");
+    write_body_schema(out, "ResponsesRequest", API_RESPONSES, "input");
+    buf_puts(out, small_schemas);
+    buf_puts(out, "},\"responses\":{\"Error\":{\"description\":\"refused or failed\"," JSON_OF(
+                      "Error") "}},"
+                               "\"securitySchemes\":{\"bearer\":{\"type\":\"http\",\"scheme\":"
+                               "\"bearer\"}}},\"security\":[{},{"
+                               "\"bearer\":[]}]}");
+}

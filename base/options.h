@@ -1,0 +1,55 @@
+/* options.h - the command line: one table per command drives parsing and --help.
+ *
+ * Exit status of every command: 0 fine, 1 failed, 2 bad usage or a model that cannot be
+ * loaded. Results go to stdout, progress and the log to stderr. */
+#ifndef FATHOM_OPTIONS_H
+#define FATHOM_OPTIONS_H
+
+#include "base/base.h"
+
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+typedef enum {
+    OPT_TEXT,
+    OPT_FLAG,
+    OPT_UINT,
+    OPT_REAL,
+    OPT_BYTES,
+    OPT_CHOICE,
+    OPT_TEXT_MANY
+} opt_type;
+
+typedef struct {
+    const char *name; /* "--max-rows" */
+    opt_type type;
+    void *out;        /* TEXT/CHOICE: const char **; FLAG: bool *; UINT and BYTES: uint64_t *;
+                         REAL: double *; TEXT_MANY: opt_list * */
+    const char *meta; /* "N", "DIR"; for CHOICE "a|b|c", which is also checked */
+    const char *help; /* one line, default included */
+    double min, max;  /* range of numbers */
+    bool required;
+} opt_row;
+
+enum { OPT_LIST_MAX = 64 };
+typedef struct {
+    const char *items[OPT_LIST_MAX];
+    size_t n;
+} opt_list;
+
+typedef struct {
+    const char *command; /* "serve" */
+    const char *summary; /* one line */
+    const char *example; /* a command line that works as it stands */
+    const opt_row *options;
+    size_t n_options;
+} opt_command;
+
+/* 0: go on. 1: --help or --version was printed, exit 0. -1: bad usage was printed, exit 2. */
+int opt_parse(const opt_command *c, int argc, char **argv) WARN_UNUSED;
+/* Reads a file that an option named: one that cannot be read is bad usage of that option. */
+int opt_read_file(buf *out, const char *option, const char *path, size_t max_bytes,
+                  err *e) WARN_UNUSED;
+/* Prints "fathom: MESSAGE" and gives the exit status that fits the failure. */
+int opt_fail(const err *e);
+
+#endif

@@ -1,0 +1,71 @@
+/* bench_engine_internal.h - what the files of `fathom bench engine` share. */
+#ifndef FATHOM_BENCH_ENGINE_H
+#define FATHOM_BENCH_ENGINE_H
+
+#include "cli/cli.h"
+
+#include <stdio.h>
+
+enum { BE_MAX_MODES = 5, BE_MAX_SIZES = 8, BE_MAX_REPEAT = 64, BE_SAMPLES = 2000 };
+
+typedef struct {
+    const char *mode, *policy; /* "depthwise", "exact" */
+    sched_mode batching;
+    kv_policy halted_kv;
+} be_mode;
+
+typedef struct {
+    uint32_t sequences, prompt_tokens, output_tokens; /* lengths: half to one and a half of these */
+    uint64_t seed;
+    float temperature, top_p;
+    bool cpu_clock; /* time is this process's CPU time: fair on a machine others use, with one
+                       thread */
+} be_load;
+
+/* One run's window: from the moment every sequence has put out a token until
+ * sequences * output_tokens tokens were put out, with `sequences` always in flight. */
+typedef struct {
+    double seconds;
+    uint64_t tokens, positions, loops; /* put out; finished, prompts too; executed by those */
+    uint64_t depth[SCHED_DEPTH_BINS];
+    uint64_t launches[3], rows[3], ns[3], sample_ns, tail_rows, requests;
+    uint64_t cache_bytes, cache_bytes_all_loops, slots_ideal_bytes; /* most in use, and then */
+    double pool_mean;         /* rows in the recurrent stage, mean over launches */
+    double at_ms[BE_SAMPLES]; /* pool over time, thinned */
+    uint32_t pool[BE_SAMPLES], n_samples;
+    uint64_t compared, differing; /* tokens against the first run of the same policy */
+} be_run;
+
+/* All tokens of the first run of a policy, by request. */
+typedef struct {
+    uint32_t **tokens, *n;
+    uint32_t n_requests, cap;
+} be_tokens;
+void be_tokens_deinit(be_tokens *t);
+
+/* Runs one mode once. `first` is filled when empty, else compared with. */
+int be_drive(be_run *out, const runtime *r, const be_mode *m, const be_load *l, be_tokens *first,
+             err *e);
+
+uint64_t be_clock_ns(const be_load *l);
+
+/* What the report says of one mode at one number of sequences. */
+typedef struct {
+    const be_mode *mode;
+    uint32_t sequences, max_loops;
+    double tokens_per_s, mean_depth, ratio, bound, percent; /* medians over repeats */
+    double f0, fr;                /* ns per position and per row and loop */
+    const be_run *run;            /* the one whose throughput is the median */
+    double lost_loops, lost_rest; /* parts of its time above the bound's */
+    double tails;                 /* part of the rows looped */
+} be_line;
+
+void be_print_head(FILE *to, const runtime *r, const runtime_opts *o, const be_load *l,
+                   uint64_t repeat);
+void be_print_lines(FILE *to, const be_line *lines, size_t n);
+void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *r, const be_load *l,
+                   uint64_t repeat);
+/* Draws with gnuplot; ERR_IO without it. */
+int be_plot(const char *file, const be_line *lines, size_t n, const char *title, err *e);
+
+#endif

@@ -1,0 +1,86 @@
+/* bench_kernels.c - fathom bench kernels: the CPU kernels beside what the machine
+ * allows, measured in one run. */
+#include "cli/cli.h"
+#include "engine/kernel_bench.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct {
+    bool json;
+    uint32_t n;
+} printer;
+
+static void print_row(void *ud, const eng_kernel_time *t) {
+    printer *p = ud;
+    if (p->json) {
+        printf("%s\n  {\"what\":\"%s\",\"dtype\":\"%s\",\"threads\":%u,\"rows\":%u,\"context\":%u,"
+               "\"seconds\":%.6g,\"cpu_seconds\":%.6g,\"gb_per_s\":%.5g,\"gflop_per_s\":%.5g,"
+               "\"percent\":%.4g,\"percent_"
+               "cpu\":%.4g,"
+               "\"bound\":\"%s\"}",
+               p->n ? "," : "", t->what, t->dtype, t->threads, t->rows, t->context, t->seconds,
+               t->cpu_seconds, t->gbytes / t->seconds, t->gflop / t->seconds, t->percent,
+               t->percent_cpu, t->bound ? t->bound : "");
+    } else {
+        printf("%-18s %-5s %7u %5u %8u %9.1f %9.1f", t->what, t->dtype, t->threads, t->rows,
+               t->context, t->gbytes / t->seconds, t->gflop / t->seconds);
+        if (t->bound) printf("  %5.1f  %5.1f %s", t->percent, t->percent_cpu, t->bound);
+        printf("\n");
+    }
+    p->n++;
+    fflush(stdout);
+}
+
+int cmd_bench_kernels(int argc, char **argv) {
+    const char *model = NULL, *kernels = "auto", *cache = "f32", *weights = "auto", *only = NULL;
+    uint64_t threads = 0, rows = 0;
+    printer p = {0};
+    const opt_row options[] = {
+        {"--model", OPT_TEXT, &model, "DIR", "also measure this model's stages", 0, 0, false},
+        {"--threads", OPT_UINT, &threads, "N", "compute threads (default: one per core)", 1, 512,
+         false},
+        {"--kernels", OPT_CHOICE, &kernels, "auto|avx512|avx2|portable",
+         "code path (default: measured)", 0, 0, false},
+        {"--kv-dtype", OPT_CHOICE, &cache, "f32|bf16", "cache precision (default f32)", 0, 0,
+         false},
+        {"--weights", OPT_CHOICE, &weights, "auto|int8",
+         "large matrices as stored, or in 8 bits (default auto)", 0, 0, false},
+        {"--what", OPT_TEXT, &only, "NAME",
+         "only: probe, gemm, attention, moe, recurrent step, recurrent prompt, coda and head; or "
+         "forms "
+         "(of a prompt's attention)",
+         0, 0, false},
+        {"--rows", OPT_UINT, &rows, "N", "only: 1, 8, 32 or 128 rows; forms: 128, 256 or 512", 1,
+         512, false},
+        {"--json", OPT_FLAG, &p.json, NULL, "print JSON", 0, 0, false},
+    };
+    const opt_command command = {"bench kernels", "the CPU kernels beside what the machine allows",
+                                 "fathom bench kernels --model models/demo", options,
+                                 ARRAY_LEN(options)};
+    int rc = opt_parse(&command, argc, argv);
+    if (rc != 0) return rc > 0 ? 0 : EXIT_USAGE;
+    err e = {0};
+    model_folder *m = NULL;
+    if (model && model_open(&m, model, &e) != 0) return opt_fail(&e);
+    eng_backend_opts o = {.threads = (uint32_t)threads,
+                          .kernels = kernels,
+                          .cache_dtype = strcmp(cache, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32};
+    if (strcmp(weights, "int8") == 0) o.weights = ENG_WEIGHTS_INT8;
+    const char *chosen = "";
+    if (p.json) printf("{\"runs\":[");
+    else
+        printf("%-18s %-5s %7s %5s %8s %9s %9s %6s %6s\n", "what", "dtype", "threads", "rows",
+               "context", "GB/s", "GFLOP/s", "%", "% cpu");
+    rc = eng_cpu_bench(m, &o, only, (uint32_t)rows, &chosen, print_row, &p, &e);
+    if (p.json) {
+        buf name = {0};
+        buf_json_string(&name, model ? model : "", model ? strlen(model) : 0);
+        printf("\n],\"kernels\":\"%s\",\"model\":%s}\n", chosen, name.data ? name.data : "\"\"");
+        buf_deinit(&name);
+    } else {
+        printf("kernels: %s\n", chosen);
+    }
+    model_close(m);
+    return rc == 0 ? 0 : opt_fail(&e);
+}

@@ -1,0 +1,235 @@
+/* generate.c - `fathom generate`: one prompt, text as it comes. */
+#include "api/api.h"
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    const char *prompt, *ids;
+    uint64_t max_tokens, top_k, seed, loops, min_loops, repeat;
+    double temperature, top_p, min_p, repetition;
+    bool json, show_depth, ignore_eos;
+} options;
+
+/* What comes out, collected for --json and printed as it comes otherwise. */
+typedef struct {
+    const runtime *r;
+    const options *o;
+    api_utf8 utf8;
+    buf text, depths, ids;
+    bool tint; /* colour each token by its depth */
+    uint32_t n, max_loops;
+    uint64_t loops; /* that the tokens put out took */
+    sched_event end;
+} printer;
+
+/* From blue (left early) to red (went deep), on the 256-colour cube. */
+static int depth_colour(uint32_t depth, uint32_t max_loops) {
+    static const int ramp[] = {39, 44, 49, 118, 190, 220, 208, 202, 196};
+    uint32_t last = ARRAY_LEN(ramp) - 1;
+    uint32_t i = max_loops > 1 ? (depth - 1) * last / (max_loops - 1) : 0;
+    return ramp[i < last ? i : last];
+}
+
+static void on_event(void *ud, const sched_event *ev) {
+    printer *p = ud;
+    if (ev->kind == SCHED_END) {
+        p->end = *ev;
+        return;
+    }
+    if (ev->kind != SCHED_TOKEN) return;
+    size_t before = p->text.len;
+    if (p->r->tokenizer) api_utf8_token(&p->utf8, p->r->tokenizer, ev->token, &p->text);
+    else buf_printf(&p->text, "%s%u", p->n ? " " : "", ev->token);
+    buf_printf(&p->depths, "%s%u", p->n ? "," : "", ev->depth);
+    buf_printf(&p->ids, "%s%u", p->n ? "," : "", ev->token);
+    p->n++;
+    p->loops += ev->depth;
+    if (p->o->json) return;
+    if (p->tint) printf("\x1b[38;5;%dm", depth_colour(ev->depth, p->max_loops));
+    fwrite(p->text.data + before, 1, p->text.len - before, stdout);
+    if (p->tint) printf("\x1b[0m");
+    fflush(stdout);
+}
+
+/* "1 2 3" or "[1,2,3]" */
+static int parse_ids(const char *s, uint32_t vocab, token_ids *out, err *e) {
+    size_t most = strlen(s) + 1;
+    out->data = array_new(most, sizeof *out->data);
+    if (out->data == NULL)
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu ids", most);
+    out->cap = most;
+    while (*s) {
+        if (strchr(" ,[]\n\t", *s)) {
+            s++;
+            continue;
+        }
+        char *end;
+        errno = 0;
+        unsigned long v = strtoul(s, &end, 10);
+        if (*s < '0' || *s > '9' || errno || v >= vocab) {
+            return err_set(e, ERR_USAGE, "--ids",
+                           "--ids: expected token ids below %u, found '%.20s'", vocab, s);
+        }
+        out->data[out->n++] = (uint32_t)v;
+        s = end;
+    }
+    return 0;
+}
+
+static int prompt_ids(const runtime *r, const api_context *api, const options *o, token_ids *out,
+                      err *e) {
+    const model_plan *c = model_plan_of(r->model);
+    if (o->ids) {
+        if (parse_ids(o->ids, c->vocab_size, out, e) != 0) return -1;
+    } else if (r->tokenizer == NULL) {
+        return err_set(e, ERR_USAGE, "--prompt", "this model has no tokenizer; give --ids");
+    } else if (api_prompt_ids(api, o->prompt, strlen(o->prompt), out, e) != 0) {
+        return -1;
+    }
+    if (out->n == 0) return err_set(e, ERR_USAGE, "--prompt", "the prompt has no tokens");
+    return 0;
+}
+
+static int generate(const runtime *r, const options *o, token_ids *prompt, printer *p, err *e) {
+    const model_plan *c = model_plan_of(r->model);
+    api_context *api = NULL;
+    sched *s = NULL;
+    int rc = -1;
+    api_opts ao = {.model_dir = model_dir(r->model),
+                   .model = r->model,
+                   .tokenizer = r->tokenizer,
+                   .max_context = c->max_seq_len,
+                   .max_n = 1,
+                   .max_prompts = 1,
+                   .ceiling_loops = r->sched.ceiling_loops};
+    if (api_context_open(&api, &ao, e) != 0) return -1;
+    if (prompt_ids(r, api, o, prompt, e) != 0) goto done;
+    sched_request q = {
+        .prompt = prompt->data,
+        .n_prompt = (uint32_t)prompt->n,
+        .max_tokens = (uint32_t)o->max_tokens,
+        .sampling = {.temperature = (float)o->temperature,
+                     .top_p = (float)o->top_p,
+                     .min_p = (float)o->min_p,
+                     .top_k = (uint32_t)o->top_k,
+                     .repetition_penalty = (float)o->repetition,
+                     .seed = o->seed},
+        .depth = {.min_loops = (uint16_t)o->min_loops, .max_loops = (uint16_t)o->loops},
+    };
+    if (prompt->n < c->max_seq_len && q.max_tokens > c->max_seq_len - prompt->n) {
+        q.max_tokens = c->max_seq_len - (uint32_t)prompt->n;
+    }
+    if (!o->ignore_eos) q.stop_ids = api_stop_ids(api, &q.n_stop_ids);
+    uint64_t id;
+    bool idle = false;
+    if (sched_create(&s, r->backend, &r->sched, on_event, p, e) != 0) goto done;
+    if (sched_submit(s, &q, &id, e) != 0) goto done;
+    while (!idle) {
+        if (sched_step(s, &idle, e) != 0) goto done;
+    }
+    if (p->end.finish == SCHED_FAILED) {
+        err_set(e, p->end.why, NULL, "generation failed: %s", err_text(p->end.why));
+        goto done;
+    }
+    rc = 0;
+done:
+    sched_destroy(s);
+    api_context_close(api);
+    return rc;
+}
+
+static const char *finish_name(sched_finish f) {
+    return f == SCHED_STOP ? "stop" : f == SCHED_LENGTH ? "length" : "cancelled";
+}
+
+static void print_end(printer *p, const token_ids *prompt) {
+    const sched_event *end = &p->end;
+    if (p->r->tokenizer) api_utf8_finish(&p->utf8, &p->text);
+    if (p->o->json) {
+        buf out = {0};
+        buf_puts(&out, "{\"text\":");
+        buf_json_string(&out, p->text.data ? p->text.data : "", p->text.len);
+        buf_printf(&out, ",\"ids\":[%s],\"depths\":[%s],\"finish_reason\":\"%s\",\"prompt_ids\":[",
+                   p->ids.data ? p->ids.data : "", p->depths.data ? p->depths.data : "",
+                   finish_name(end->finish));
+        for (size_t i = 0; i < prompt->n; i++)
+            buf_printf(&out, "%s%u", i ? "," : "", prompt->data[i]);
+        buf_printf(&out, "],\"prompt_ms\":%.3f,\"decode_ms\":%.3f}\n",
+                   (double)end->prefill_ns / 1e6, (double)end->decode_ns / 1e6);
+        fwrite(out.data, 1, out.len, stdout);
+        buf_deinit(&out);
+        return;
+    }
+    printf("\n");
+    if (p->o->show_depth) printf("depths: %s\n", p->depths.data ? p->depths.data : "");
+    fflush(stdout); /* the line on stderr comes after the text, on a terminal or in a pipe */
+    double s = (double)end->decode_ns / 1e9;
+    fprintf(stderr, "%u prompt + %u tokens, mean depth %.2f, first token after %.1f ms",
+            end->n_prompt, end->n_output, end->n_output ? (double)p->loops / end->n_output : 0.0,
+            (double)end->prefill_ns / 1e6);
+    if (end->n_output > 1 && s > 0)
+        fprintf(stderr, ", then %.1f tokens/s", (end->n_output - 1) / s);
+    fprintf(stderr, " (%s)\n", finish_name(end->finish));
+}
+
+int cmd_generate(int argc, char **argv) {
+    runtime_opts ro = {0};
+    options o = {.max_tokens = 128, .top_p = 1, .repetition = 1};
+    const opt_row table[] = {
+        ENGINE_OPTIONS(&ro),
+        POLICY_OPTIONS(&ro),
+        {"--prompt", OPT_TEXT, &o.prompt, "TEXT",
+         "what to continue; special tokens are read as such", 0, 0, false},
+        {"--ids", OPT_TEXT, &o.ids, "\"1 2 3\"", "token ids instead of text", 0, 0, false},
+        {"--max-tokens", OPT_UINT, &o.max_tokens, "N", "tokens to put out (default 128)", 1, 1e6,
+         false},
+        {"--temperature", OPT_REAL, &o.temperature, "T", "0 = greedy (default)", 0, 2, false},
+        {"--top-k", OPT_UINT, &o.top_k, "N", "0 = off (default)", 0, 1e6, false},
+        {"--top-p", OPT_REAL, &o.top_p, "P", "1 = off (default)", 1e-6, 1, false},
+        {"--min-p", OPT_REAL, &o.min_p, "P", "0 = off (default)", 0, 1, false},
+        {"--repetition-penalty", OPT_REAL, &o.repetition, "R", "1 = off (default)", 0.01, 10,
+         false},
+        {"--seed", OPT_UINT, &o.seed, "N", "same seed, same tokens (default 0)", 0, 1.8e19, false},
+        {"--loops", OPT_UINT, &o.loops, "N", "most loops per token (default: as trained)", 1,
+         PLAN_MAX_LOOPS, false},
+        {"--min-loops", OPT_UINT, &o.min_loops, "N", "fewest loops per token", 1, PLAN_MAX_LOOPS,
+         false},
+        {"--ignore-eos", OPT_FLAG, &o.ignore_eos, NULL, "go on past stop tokens", 0, 0, false},
+        {"--show-depth", OPT_FLAG, &o.show_depth, NULL,
+         "print the depth of every token, and tint on a terminal", 0, 0, false},
+        {"--json", OPT_FLAG, &o.json, NULL, "print one JSON object: text, ids, depths", 0, 0,
+         false},
+    };
+    const opt_command command = {
+        "generate", "continues one prompt and prints the text as it comes",
+        "fathom generate --model models/demo --prompt 'In the beginning God' --show-depth", table,
+        ARRAY_LEN(table)};
+    int c = opt_parse(&command, argc, argv);
+    if (c != 0) return c > 0 ? 0 : EXIT_USAGE;
+    if ((o.prompt != NULL) == (o.ids != NULL)) {
+        fprintf(stderr, "fathom generate: give either --prompt or --ids\n");
+        return EXIT_USAGE;
+    }
+    ro.max_running = 1;
+    if (o.loops > ro.max_loops) ro.max_loops = o.loops;
+    err e = {0};
+    runtime r;
+    token_ids prompt = {0};
+    printer p = {.r = &r, .o = &o};
+    if (runtime_open(&r, &ro, &e) != 0) return opt_fail(&e);
+    p.max_loops = o.loops ? (uint32_t)o.loops : model_plan_of(r.model)->max_loop_iters;
+    p.tint = o.show_depth && isatty(STDOUT_FILENO);
+    int rc = generate(&r, &o, &prompt, &p, &e);
+    if (rc == 0) print_end(&p, &prompt);
+    buf_deinit(&p.text);
+    buf_deinit(&p.depths);
+    buf_deinit(&p.ids);
+    token_ids_deinit(&prompt);
+    runtime_close(&r);
+    return rc == 0 ? 0 : opt_fail(&e);
+}

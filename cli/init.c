@@ -1,0 +1,86 @@
+/* init.c - fathom init: a model folder of random weights. */
+#include "cli/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { CONFIG_MAX_BYTES = 1 << 20 };
+
+/* Speaks once a second, and only when the work takes that long. */
+typedef struct {
+    uint64_t started, spoke;
+    bool said;
+} progress;
+
+static void show_progress(void *ud, uint64_t done, uint64_t all) {
+    progress *p = ud;
+    uint64_t now = clock_ns();
+    if (now - p->started < 1000000000u || now - p->spoke < 1000000000u) return;
+    p->spoke = now;
+    p->said = true;
+    fprintf(stderr, "fathom init: %.1f of %.1f GB\n", (double)done / 1e9, (double)all / 1e9);
+}
+
+static int config_of(model_plan *c, const char *variant, const char *file, err *e) {
+    if ((variant != NULL) == (file != NULL)) {
+        return err_set(e, ERR_USAGE, NULL, "init takes either --variant or --config");
+    }
+    if (variant) return plan_variant(c, variant, e);
+    buf text = {0};
+    int rc = opt_read_file(&text, "--config", file, CONFIG_MAX_BYTES, e);
+    if (rc == 0) rc = plan_parse(c, text.data, text.len, file, e);
+    buf_deinit(&text);
+    return rc;
+}
+
+int cmd_init(int argc, char **argv) {
+    const char *variant = NULL, *file = NULL, *out = NULL, *dtype = "bfloat16", *policy = NULL;
+    uint64_t seed = 0, shard_bytes = 0;
+    double depth = 0;
+    const opt_row options[] = {
+        {"--variant", OPT_TEXT, &variant, "NAME",
+         "tiny, mythos_1b, mythos_3b, mythos_10b, mythos_50b, mythos_100b, mythos_500b or "
+         "mythos_1t",
+         0, 0, false},
+        {"--config", OPT_TEXT, &file, "FILE", "a config.json instead of a variant", 0, 0, false},
+        {"--out", OPT_TEXT, &out, "DIR", "folder to write; made if absent, nothing is overwritten",
+         0, 0, true},
+        {"--seed", OPT_UINT, &seed, "N", "same seed, same bytes (default 0)", 0, 9.2e18, false},
+        {"--dtype", OPT_CHOICE, &dtype, "bfloat16|float32|float16",
+         "of the weights (default bfloat16)", 0, 0, false},
+        {"--mean-depth", OPT_REAL, &depth, "X",
+         "loops a random token runs on average (default: 3/8 of those trained, plus one)", 0,
+         PLAN_MAX_LOOPS, false},
+        {"--halted-kv", OPT_CHOICE, &policy, "exact|last",
+         "policy the config names (default exact)", 0, 0, false},
+        {"--shard-bytes", OPT_BYTES, &shard_bytes, "BYTES",
+         "split into files of about this size (default: one file)", 0, 9.2e18, false},
+    };
+    const opt_command command = {
+        "init", "writes random weights of a published variant",
+        "fathom init --variant tiny --out /tmp/tiny --dtype float32 --mean-depth 4", options,
+        ARRAY_LEN(options)};
+    int parsed = opt_parse(&command, argc, argv);
+    if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
+    err e = {0};
+    model_plan c;
+    if (config_of(&c, variant, file, &e) != 0) return opt_fail(&e);
+    if (policy) c.halted_kv = strcmp(policy, "last") == 0 ? KV_LAST : KV_EXACT;
+    progress p = {.started = clock_ns()};
+    const model_init_opts opts = {
+        .seed = seed,
+        .dtype = strcmp(dtype, "float32") == 0   ? DTYPE_F32
+                 : strcmp(dtype, "float16") == 0 ? DTYPE_F16
+                                                 : DTYPE_BF16,
+        .mean_depth = (float)depth,
+        .shard_bytes = shard_bytes,
+        .progress = show_progress,
+        .ud = &p,
+    };
+    if (model_init_write(out, &c, &opts, &e) != 0) return opt_fail(&e);
+    uint64_t params = plan_params(&c);
+    printf("%s: %.3f M parameters, %.3f MB, %s\n", out, (double)params / 1e6,
+           (double)params * (double)model_dtype_bytes(opts.dtype) / 1e6, dtype);
+    return 0;
+}

@@ -1,0 +1,60 @@
+/* main.c - picks a command. */
+#include "cli/cli.h"
+#include "loadgen/loadgen.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *summary;
+} commands[] = {
+    {"serve", cmd_serve, "serve a model over the OpenAI API"},
+    {"generate", cmd_generate, "continue one prompt"},
+    {"score", cmd_score, "log-probability and depth of every given token; perplexity"},
+    {"compare", cmd_compare, "policies against exact on the same text: KL, agreement, cache"},
+    {"inspect", cmd_inspect, "say what a model folder holds and what fits here"},
+    {"init", cmd_init, "write random weights of a published variant"},
+    {"tokenize", cmd_tokenize, "turn text into token ids, or back"},
+    {"bench engine", cmd_bench_engine, "batching modes and policies side by side, without HTTP"},
+    {"bench kernels", cmd_bench_kernels, "the CPU kernels beside what the machine allows"},
+    /* after its two-word kin */
+    {"bench", cmd_bench, "load generator over HTTP, with depth figures"},
+    {NULL, NULL, NULL},
+};
+
+static void print_help(FILE *to) {
+    fprintf(to,
+            "fathom " FATHOM_VERSION " - serves recurrent-depth transformers, batching by depth\n\n"
+            "Usage: fathom COMMAND [options]\n\n");
+    for (size_t i = 0; commands[i].name; i++) {
+        fprintf(to, "  %-14s %s\n", commands[i].name, commands[i].summary);
+    }
+    fprintf(to, "\n'fathom COMMAND --help' lists the options of one, with an example.\n"
+                "First steps:\n  fathom serve --model models/demo\n");
+}
+
+/* How many words of the command line name this command: 0, 1 or, for "bench kernels", 2. */
+static int words_matched(const char *name, int argc, char **argv) {
+    size_t first = strcspn(name, " ");
+    if (strlen(argv[1]) != first || memcmp(argv[1], name, first) != 0) return 0;
+    if (name[first] == 0) return 1;
+    return argc > 2 && strcmp(argv[2], name + first + 1) == 0 ? 2 : 0;
+}
+
+int main(int argc, char **argv) {
+    json_setup();
+    if (argc < 2) return print_help(stderr), EXIT_USAGE;
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
+        return print_help(stdout), 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) return printf("fathom " FATHOM_VERSION "\n"), 0;
+    for (size_t i = 0; commands[i].name; i++) {
+        int n = words_matched(commands[i].name, argc, argv);
+        if (n) return commands[i].run(argc - n, argv + n);
+    }
+    fprintf(stderr, "fathom: unknown command '%s' (see 'fathom --help')\n", argv[1]);
+    return EXIT_USAGE;
+}

@@ -1,0 +1,319 @@
+/* score.c - `fathom score`: log-probability and depth of every position of given
+ * token sequences, all in one batch; perplexity of a text. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    const char *ids, *text, *logits;
+    uint64_t loops, min_loops, window, max_tokens;
+    bool quiet;
+} options;
+
+typedef struct {
+    uint32_t *ids;
+    uint32_t n;
+    uint64_t first; /* positions of all sequences before this one */
+} sequence;
+
+typedef struct {
+    sequence *seqs;
+    size_t n_seqs;
+    uint64_t n_positions;
+    float *logprob;  /* [n_positions], NaN at each sequence's first */
+    uint16_t *depth; /* [n_positions] */
+    uint32_t vocab;
+    int logits_fd; /* -1: not wanted */
+    bool write_failed;
+    size_t n_ended;
+    err_code failed;
+} scores;
+
+/* Sequence i is submitted with ud pointing here, so events and taps find it by id. */
+typedef struct {
+    scores *all;
+    uint64_t *id_of; /* [n_seqs] scheduler id */
+} sink_state;
+
+static sequence *find(sink_state *st, uint64_t id) {
+    size_t lo = 0, hi = st->all->n_seqs; /* ids rise with the order of submission */
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (st->id_of[mid] < id) lo = mid + 1;
+        else hi = mid;
+    }
+    return &st->all->seqs[lo];
+}
+
+static void on_event(void *ud, const sched_event *ev) {
+    sink_state *st = ud;
+    scores *all = st->all;
+    if (ev->kind == SCHED_PROMPT) {
+        uint64_t at = find(st, ev->id)->first + ev->pos;
+        all->logprob[at] = ev->pos ? ev->logprob : NAN;
+        all->depth[at] = ev->depth;
+    } else if (ev->kind == SCHED_END) {
+        all->n_ended++;
+        if (ev->finish == SCHED_FAILED && all->failed == ERR_NONE) all->failed = ev->why;
+    }
+}
+
+static void on_logits(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits) {
+    (void)depth;
+    sink_state *st = ud;
+    if (logits == NULL) return;
+    size_t bytes = st->all->vocab * sizeof(float);
+    off_t at = (off_t)((find(st, id)->first + pos) * bytes);
+    if (pwrite(st->all->logits_fd, logits, bytes, at) != (ssize_t)bytes)
+        st->all->write_failed = true;
+}
+
+static int add_sequence(scores *s, const uint32_t *ids, size_t n, err *e) {
+    sequence *grown = realloc(s->seqs, (s->n_seqs + 1) * sizeof *grown);
+    if (grown == NULL)
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu sequences", s->n_seqs);
+    s->seqs = grown;
+    uint32_t *copy = array_new(n, sizeof *copy);
+    if (copy == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu ids", n);
+    memcpy(copy, ids, n * sizeof *copy);
+    s->seqs[s->n_seqs++] = (sequence){copy, (uint32_t)n, s->n_positions};
+    s->n_positions += n;
+    return 0;
+}
+
+static int add_json_row(scores *s, const json_t *row, size_t index, const model_plan *c, err *e) {
+    size_t n = json_array_size(row);
+    if (!json_is_array(row) || n == 0 || n > c->max_seq_len) {
+        return err_set(e, ERR_USAGE, "--ids", "--ids: sequence %zu must hold 1 to %u token ids",
+                       index, c->max_seq_len);
+    }
+    uint32_t *ids = array_new(n, sizeof *ids);
+    if (ids == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu ids", n);
+    int rc = 0;
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        const json_t *v = json_array_get(row, i);
+        json_int_t x = json_is_integer(v) ? json_integer_value(v) : -1;
+        if (x < 0 || x >= (json_int_t)c->vocab_size) {
+            rc = err_set(e, ERR_USAGE, "--ids",
+                         "--ids: sequence %zu, place %zu: expected an id below %u", index, i,
+                         c->vocab_size);
+        } else {
+            ids[i] = (uint32_t)x;
+        }
+    }
+    if (rc == 0) rc = add_sequence(s, ids, n, e);
+    free(ids);
+    return rc;
+}
+
+static int read_ids(scores *s, const char *path, const model_plan *c, err *e) {
+    static const json_limits limits = {256u << 20, 4, 64u << 20};
+    buf text = {0};
+    json_t *root = NULL;
+    int rc = opt_read_file(&text, "--ids", path, limits.max_bytes, e);
+    if (rc == 0) rc = json_parse(&root, text.data ? text.data : "", text.len, &limits, path, e);
+    if (rc == 0 && !json_is_array(root)) {
+        rc = err_set(e, ERR_USAGE, "--ids", "%s: expected an array of token-id arrays", path);
+    }
+    for (size_t i = 0; rc == 0 && i < json_array_size(root); i++) {
+        rc = add_json_row(s, json_array_get(root, i), i, c, e);
+    }
+    json_decref(root);
+    buf_deinit(&text);
+    return rc;
+}
+
+/* The text as one run of tokens, cut into windows that know nothing of each other. */
+static int read_text(scores *s, const runtime *r, const options *o, err *e) {
+    const model_plan *c = model_plan_of(r->model);
+    if (r->tokenizer == NULL)
+        return err_set(e, ERR_USAGE, "--text", "this model has no tokenizer; give --ids");
+    if (o->window > c->max_seq_len) {
+        return err_set(e, ERR_USAGE, "--window", "--window: the model's context is %u",
+                       c->max_seq_len);
+    }
+    size_t window = o->window ? o->window : c->max_seq_len;
+    buf text = {0};
+    token_ids ids = {0};
+    int rc = opt_read_file(&text, "--text", o->text, 1u << 30, e);
+    if (rc == 0)
+        rc = tokenizer_encode(r->tokenizer, text.data ? text.data : "", text.len, true, 1u << 28,
+                              &ids, e);
+    size_t n = o->max_tokens && o->max_tokens < ids.n ? o->max_tokens : ids.n;
+    for (size_t at = 0; rc == 0 && at + 1 < n; at += window) {
+        rc = add_sequence(s, ids.data + at, n - at < window ? n - at : window, e);
+    }
+    token_ids_deinit(&ids);
+    buf_deinit(&text);
+    return rc;
+}
+
+static int submit(sched *s, sink_state *st, size_t i, const options *o, err *e) {
+    const sequence *q = &st->all->seqs[i];
+    sched_request request = {
+        .prompt = q->ids,
+        .n_prompt = q->n,
+        .prompt_logprobs = true,
+        .sampling = {.top_p = 1, .repetition_penalty = 1},
+        .depth = {.min_loops = (uint16_t)o->min_loops, .max_loops = (uint16_t)o->loops},
+        .tap = st->all->logits_fd >= 0 ? on_logits : NULL,
+        .tap_logits = st->all->logits_fd >= 0,
+        .ud = st,
+    };
+    return sched_submit(s, &request, &st->id_of[i], e);
+}
+
+static void show_progress(const scores *all, uint64_t *last) {
+    uint64_t now = clock_ns();
+    if (now - *last < 1000000000u) return;
+    *last = now;
+    fprintf(stderr, "\rscored %zu of %zu sequences", all->n_ended, all->n_seqs);
+}
+
+static int run_scores(const runtime *r, const options *o, scores *all, err *e) {
+    sink_state st = {.all = all, .id_of = array_new(all->n_seqs, sizeof(uint64_t))};
+    sched *s = NULL;
+    int rc = -1;
+    if (st.id_of == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    for (size_t i = 0; i < all->n_seqs; i++)
+        st.id_of[i] = UINT64_MAX;
+    if (sched_create(&s, r->backend, &r->sched, on_event, &st, e) != 0) goto done;
+    uint64_t last = clock_ns(), start = last;
+    size_t sent = 0;
+    for (bool idle = false; !idle || sent < all->n_seqs;) {
+        err busy = {0};
+        while (sent < all->n_seqs && submit(s, &st, sent, o, &busy) == 0)
+            sent++;
+        if (busy.code != ERR_NONE && busy.code != ERR_BUSY) {
+            err_set(e, busy.code, busy.param, "sequence %zu: %s", sent, busy.msg);
+            goto done;
+        }
+        if (sched_step(s, &idle, e) != 0) goto done;
+        show_progress(all, &last);
+    }
+    if (clock_ns() - start > 1000000000u)
+        fprintf(stderr, "\rscored %zu sequences        \n", all->n_ended);
+    if (all->failed != ERR_NONE) {
+        err_set(e, all->failed, NULL, "scoring failed: %s", err_text(all->failed));
+        goto done;
+    }
+    if (all->write_failed) {
+        err_set(e, ERR_IO, "--logits", "%s: could not be written whole", o->logits);
+        goto done;
+    }
+    rc = 0;
+done:
+    sched_destroy(s);
+    free(st.id_of);
+    return rc;
+}
+
+static void print_lines(const scores *all) {
+    for (size_t i = 0; i < all->n_seqs; i++) {
+        const sequence *q = &all->seqs[i];
+        for (uint32_t p = 0; p < q->n; p++) {
+            float lp = all->logprob[q->first + p];
+            printf("{\"seq\":%zu,\"pos\":%u,\"id\":%u,\"logprob\":", i, p, q->ids[p]);
+            if (isnan(lp)) printf("null");
+            else printf("%.6f", (double)lp);
+            printf(",\"depth\":%u}\n", all->depth[q->first + p]);
+        }
+    }
+}
+
+static void print_summary(const scores *all) {
+    double nll = 0, loops = 0;
+    uint64_t n = 0, histogram[PLAN_MAX_LOOPS + 1] = {0}, deepest = 0;
+    for (uint64_t i = 0; i < all->n_positions; i++) {
+        uint16_t d = all->depth[i] <= PLAN_MAX_LOOPS ? all->depth[i] : PLAN_MAX_LOOPS;
+        loops += d;
+        histogram[d]++;
+        if (d > deepest) deepest = d;
+        if (isnan(all->logprob[i])) continue;
+        nll -= (double)all->logprob[i];
+        n++;
+    }
+    double mean = n ? nll / (double)n : 0;
+    printf("{\"tokens\":%llu,\"predicted\":%llu,\"nll_per_token\":%.4f,\"perplexity\":%.4f,\"mean_"
+           "depth\":%.4f,"
+           "\"depth_histogram\":[",
+           (unsigned long long)all->n_positions, (unsigned long long)n, mean, exp(mean),
+           all->n_positions ? loops / (double)all->n_positions : 0);
+    for (uint64_t d = 1; d <= deepest; d++)
+        printf("%s%llu", d > 1 ? "," : "", (unsigned long long)histogram[d]);
+    printf("]}\n");
+}
+
+static int score(const runtime *r, const options *o, err *e) {
+    scores all = {.vocab = model_plan_of(r->model)->vocab_size, .logits_fd = -1};
+    int rc = o->ids ? read_ids(&all, o->ids, model_plan_of(r->model), e) : read_text(&all, r, o, e);
+    if (rc == 0 && all.n_seqs == 0) rc = err_set(e, ERR_USAGE, NULL, "nothing to score");
+    if (rc == 0) {
+        all.logprob = array_new(all.n_positions, sizeof *all.logprob);
+        all.depth = array_new(all.n_positions, sizeof *all.depth);
+        if (!all.logprob || !all.depth) rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    }
+    if (rc == 0 && o->logits) {
+        all.logits_fd = open(o->logits, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
+        if (all.logits_fd < 0)
+            rc = err_set(e, ERR_IO, "--logits", "%s: %s", o->logits, strerror(errno));
+    }
+    if (rc == 0) rc = run_scores(r, o, &all, e);
+    if (rc == 0 && !o->quiet && o->ids) print_lines(&all);
+    if (rc == 0 && (o->text || o->quiet)) print_summary(&all);
+    if (all.logits_fd >= 0 && close(all.logits_fd) != 0 && rc == 0) {
+        rc = err_set(e, ERR_IO, "--logits", "%s: %s", o->logits, strerror(errno));
+    }
+    for (size_t i = 0; i < all.n_seqs; i++)
+        free(all.seqs[i].ids);
+    free(all.seqs);
+    free(all.logprob);
+    free(all.depth);
+    return rc;
+}
+
+int cmd_score(int argc, char **argv) {
+    runtime_opts ro = {0};
+    options o = {0};
+    const opt_row table[] = {
+        RUN_OPTIONS(&ro),
+        {"--ids", OPT_TEXT, &o.ids, "FILE", "JSON array of token-id arrays; one line per position",
+         0, 0, false},
+        {"--text", OPT_TEXT, &o.text, "FILE", "a text instead; prints its perplexity", 0, 0, false},
+        {"--logits", OPT_TEXT, &o.logits, "FILE", "write raw float32 logits [positions][vocab]", 0,
+         0, false},
+        {"--loops", OPT_UINT, &o.loops, "N", "most loops per token (default: as trained)", 1,
+         PLAN_MAX_LOOPS, false},
+        {"--min-loops", OPT_UINT, &o.min_loops, "N", "fewest loops per token", 1, PLAN_MAX_LOOPS,
+         false},
+        {"--window", OPT_UINT, &o.window, "N",
+         "with --text: tokens per window (default: the context)", 2, 1e9, false},
+        {"--first", OPT_UINT, &o.max_tokens, "N", "with --text: only the first N tokens", 2, 1e9,
+         false},
+        {"--summary", OPT_FLAG, &o.quiet, NULL,
+         "with --ids: one line for all instead of one per position", 0, 0, false},
+    };
+    const opt_command command = {"score", "log-probability and depth of every given token",
+                                 "fathom score --model models/demo --text models/demo/held_out.txt "
+                                 "--window 128 --first 8192",
+                                 table, ARRAY_LEN(table)};
+    int c = opt_parse(&command, argc, argv);
+    if (c != 0) return c > 0 ? 0 : EXIT_USAGE;
+    if ((o.ids != NULL) == (o.text != NULL)) {
+        fprintf(stderr, "fathom score: give either --ids or --text\n");
+        return EXIT_USAGE;
+    }
+    if (o.loops > ro.max_loops) ro.max_loops = o.loops;
+    err e = {0};
+    runtime r;
+    if (runtime_open(&r, &ro, &e) != 0) return opt_fail(&e);
+    int rc = score(&r, &o, &e);
+    runtime_close(&r);
+    return rc == 0 ? 0 : opt_fail(&e);
+}

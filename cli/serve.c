@@ -1,0 +1,85 @@
+/* serve.c - `fathom serve`: its options. */
+#include "cli/cli.h"
+#include "server/server.h"
+
+#include <stdio.h>
+
+static int parse(server_opts *o, int argc, char **argv) {
+    const opt_row options[] = {
+        RUN_OPTIONS(&o->run),
+        {"--host", OPT_TEXT, &o->host, "ADDR", "address to listen on (default 127.0.0.1)", 0, 0,
+         false},
+        {"--port", OPT_UINT, &o->port, "N", "port; 0 takes a free one (default 8080)", 0, 65535,
+         false},
+        {"--served-name", OPT_TEXT, &o->served_name, "NAME",
+         "model name in answers (default: the folder's)", 0, 0, false},
+        {"--api-key-file", OPT_TEXT, &o->api_key_file, "FILE", "keys, one per line: KEY [NAME]", 0,
+         0, false},
+        {"--metrics-key", OPT_FLAG, &o->metrics_key, NULL, "/metrics needs a key too", 0, 0, false},
+        {"--cors-origin", OPT_TEXT_MANY, &o->cors, "ORIGIN",
+         "origin browsers may call from, or *; repeatable", 0, 0, false},
+        {"--max-queue", OPT_UINT, &o->max_queue, "N",
+         "sequences waiting; more get 503 (default 1024)", 0, 1e6, false},
+        {"--max-queue-tokens", OPT_UINT, &o->max_queue_tokens, "N",
+         "prompt tokens waiting; more get 503", 1, 1e12, false},
+        {"--max-wait-seconds", OPT_REAL, &o->max_wait_s, "S",
+         "longest wait for a first token; 0 = no limit (default 600)", 0, 86400, false},
+        {"--max-requests-per-key", OPT_UINT, &o->max_per_key, "N",
+         "requests one key may have running; more get 429", 0, 1e6, false},
+        {"--max-connections", OPT_UINT, &o->max_connections, "N",
+         "open connections; more wait (default 16384)", 1, 1e6, false},
+        {"--max-connections-per-ip", OPT_UINT, &o->max_per_ip, "N",
+         "open connections of one address (default: no limit)", 0, 1e6, false},
+        {"--max-body", OPT_BYTES, &o->max_body, "BYTES", "longest request body (default 2M)", 1024,
+         1e9, false},
+        {"--max-n", OPT_UINT, &o->max_n, "N", "most choices per prompt (default 16)", 1, 128,
+         false},
+        {"--max-prompts", OPT_UINT, &o->max_prompts, "N", "most prompts per request (default 64)",
+         1, 4096, false},
+        {"--default-max-tokens", OPT_UINT, &o->max_tokens, "N",
+         "when a chat names none (default: the model's)", 1, 1e9, false},
+        {"--control-ids", OPT_FLAG, &o->control_ids, NULL,
+         "token-id prompts may hold special tokens (default: 400)", 0, 0, false},
+        {"--no-prefix-cache", OPT_FLAG, &o->no_prefix_cache, NULL,
+         "share no cache between requests", 0, 0, false},
+        {"--depth-cap", OPT_FLAG, &o->depth_cap, NULL, "fewer loops while the queue is long", 0, 0,
+         false},
+        {"--drain-seconds", OPT_REAL, &o->drain_s, "S",
+         "time for running work after SIGTERM (default 30)", 0, 86400, false},
+        {"--header-seconds", OPT_REAL, &o->header_s, "S",
+         "for a request's first headers, absolute (default 10)", 0.1, 3600, false},
+        {"--body-seconds", OPT_REAL, &o->body_s, "S",
+         "grace for a body, then 1 KB/s is needed (default 10)", 0.1, 3600, false},
+        {"--idle-seconds", OPT_REAL, &o->idle_s, "S", "an idle connection is kept (default 125)",
+         0.1, 3600, false},
+        {"--stall-seconds", OPT_REAL, &o->stall_s, "S", "a reader may stand still (default 20)",
+         0.1, 3600, false},
+        {"--keep-alive-seconds", OPT_REAL, &o->ping_s, "S",
+         "comment after this silence in a stream; 0 = never (default 20)", 0, 3600, false},
+        {"--hang-seconds", OPT_REAL, &o->hang_s, "S",
+         "engine silence that ends the process (default 30)", 0.1, 3600, false},
+        {"--fake-us-per-token", OPT_UINT, &o->run.fake_us, "N",
+         "with --device fake: microseconds per token (default 0)", 0, 1e6, false},
+        {"--log-level", OPT_CHOICE, &o->log_level, "alert|warn|info|debug",
+         "least important line shown (default info)", 0, 0, false},
+    };
+    const opt_command c = {
+        .command = "serve",
+        .summary = "serves a model over the OpenAI API",
+        .example = "fathom serve --model models/demo --port 8080",
+        .options = options,
+        .n_options = ARRAY_LEN(options),
+    };
+    return opt_parse(&c, argc, argv);
+}
+
+int cmd_serve(int argc, char **argv) {
+    server_opts o = server_opts_default();
+    int parsed = parse(&o, argc, argv);
+    if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
+    if (o.served_name && o.served_name[0] == 0) {
+        fprintf(stderr, "fathom serve: --served-name takes a name, not ''\n");
+        return EXIT_USAGE;
+    }
+    return server_run(&o);
+}

@@ -1,0 +1,173 @@
+/* tokenize.c - fathom tokenize: text to token ids and back, many lines in one process. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    const char *model, *text;
+    bool special, to_text;
+} options;
+
+static const json_limits line_limits = {
+    .max_bytes = 64 << 20, .max_depth = 2, .max_structural = 16 << 20};
+
+/* The model's vocab_size, or no bound for a folder that holds only a tokenizer. */
+static int find_vocab_size(const char *dir, uint32_t *vocab_size, err *e) {
+    char path[4096];
+    *vocab_size = UINT32_MAX;
+    int len = snprintf(path, sizeof path, "%s/config.json", dir);
+    if (len < 0 || (size_t)len >= sizeof path)
+        return err_set(e, ERR_USAGE, "--model", "the path is too long");
+    if (access(path, F_OK) != 0) return 0;
+    buf text = {0};
+    model_plan config;
+    int rc = file_read(&text, path, 1 << 20, e);
+    if (rc == 0) rc = plan_parse(&config, text.data, text.len, path, e);
+    if (rc == 0) *vocab_size = config.vocab_size;
+    buf_deinit(&text);
+    return rc;
+}
+
+static int print_ids(const tokenizer *t, const char *text, size_t n, bool special, err *e) {
+    token_ids ids = {0};
+    buf line = {0};
+    int rc = tokenizer_encode(t, text, n, special, SIZE_MAX, &ids, e);
+    buf_puts(&line, "[");
+    for (size_t i = 0; rc == 0 && i < ids.n; i++)
+        buf_printf(&line, i ? ",%u" : "%u", ids.data[i]);
+    buf_puts(&line, "]\n");
+    if (rc == 0 && line.failed)
+        rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the output");
+    if (rc == 0) (void)fwrite(line.data, 1, line.len, stdout);
+    buf_deinit(&line);
+    token_ids_deinit(&ids);
+    return rc;
+}
+
+/* Numbers 0 to max of a JSON list, through put(). */
+static int each_number(const json_t *list, json_int_t max, const char *name, err *e,
+                       void (*put)(void *ud, uint32_t v), void *ud) {
+    size_t i;
+    json_t *v;
+    json_array_foreach(list, i, v) {
+        json_int_t n = json_integer_value(v);
+        if (!json_is_integer(v) || n < 0 || n > max) {
+            return err_set(e, ERR_BAD_PARAM, NULL, "element %zu is not a %s", i, name);
+        }
+        put(ud, (uint32_t)n);
+    }
+    return 0;
+}
+
+static void put_byte(void *ud, uint32_t v) {
+    char byte = (char)v;
+    buf_append(ud, &byte, 1);
+}
+
+typedef struct {
+    const tokenizer *t;
+    buf text;
+} detokenizer;
+
+static void put_token(void *ud, uint32_t id) {
+    detokenizer *d = ud;
+    size_t n;
+    const char *bytes = tokenizer_bytes(d->t, id, &n);
+    if (bytes) buf_append(&d->text, bytes, n);
+}
+
+static int print_text(const tokenizer *t, const json_t *ids, err *e) {
+    detokenizer d = {.t = t};
+    buf line = {0};
+    int rc = json_is_array(ids) ? each_number(ids, UINT32_MAX, "token id", e, put_token, &d)
+                                : err_set(e, ERR_BAD_PARAM, NULL, "not a list of token ids");
+    buf_json_string(&line, d.text.data ? d.text.data : "", d.text.len);
+    buf_puts(&line, "\n");
+    if (rc == 0 && (line.failed || d.text.failed))
+        rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    if (rc == 0) (void)fwrite(line.data, 1, line.len, stdout);
+    buf_deinit(&line);
+    buf_deinit(&d.text);
+    return rc;
+}
+
+static int one_line(const tokenizer *t, const options *o, const char *line, size_t n, err *e) {
+    /* A bare string is no JSON text to the parser, a list holding it is. */
+    buf list = {0}, bytes = {0};
+    json_t *root = NULL;
+    buf_puts(&list, "[");
+    buf_append(&list, line, n);
+    buf_puts(&list, "]");
+    int rc = list.failed ? err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a line")
+                         : json_parse(&root, list.data, list.len, &line_limits, "line", e);
+    const json_t *v = json_array_get(root, 0);
+    if (rc != 0) goto end;
+    if (o->to_text) {
+        rc = print_text(t, v, e);
+    } else if (json_is_string(v)) {
+        rc = print_ids(t, json_string_value(v), json_string_length(v), o->special, e);
+    } else if (json_is_array(v)) {
+        rc = each_number(v, 255, "byte", e, put_byte, &bytes);
+        if (rc == 0) rc = print_ids(t, bytes.data ? bytes.data : "", bytes.len, o->special, e);
+    } else {
+        rc = err_set(e, ERR_BAD_PARAM, NULL, "neither a JSON string nor a list of byte values");
+    }
+end:
+    json_decref(root);
+    buf_deinit(&list);
+    buf_deinit(&bytes);
+    return rc;
+}
+
+static int every_line(const tokenizer *t, const options *o, err *e) {
+    char *line = NULL;
+    size_t cap = 0, number = 0;
+    ssize_t n;
+    int rc = 0;
+    while (rc == 0 && (n = getline(&line, &cap, stdin)) >= 0) {
+        err why = {0};
+        number++;
+        rc = one_line(t, o, line, (size_t)n, &why);
+        if (rc != 0) err_set(e, why.code, NULL, "line %zu: %s", number, why.msg);
+    }
+    free(line);
+    return rc;
+}
+
+int cmd_tokenize(int argc, char **argv) {
+    options o = {0};
+    const opt_row table[] = {
+        {"--model", OPT_TEXT, &o.model, "DIR", "folder with a tokenizer.json", 0, 0, true},
+        {"--text", OPT_TEXT, &o.text, "TEXT",
+         "this text; without it, a JSON string or list of bytes per line of stdin", 0, 0, false},
+        {"--special", OPT_FLAG, &o.special, NULL,
+         "text that spells a special token becomes that token", 0, 0, false},
+        {"--ids-to-text", OPT_FLAG, &o.to_text, NULL,
+         "the other way: a JSON list of ids per line, JSON strings out", 0, 0, false},
+    };
+    const opt_command command = {"tokenize", "turns text into token ids, or back",
+                                 "fathom tokenize --model models/demo --text 'In the beginning'",
+                                 table, ARRAY_LEN(table)};
+    int rc = opt_parse(&command, argc, argv);
+    if (rc != 0) return rc > 0 ? 0 : EXIT_USAGE;
+    err e = {0};
+    tokenizer *t = NULL;
+    uint32_t vocab_size = 0;
+    if (o.text && o.to_text) {
+        err_set(&e, ERR_USAGE, "--text",
+                "--ids-to-text reads lists of ids from stdin; --text does not go with it");
+        return opt_fail(&e);
+    }
+    rc = find_vocab_size(o.model, &vocab_size, &e);
+    if (rc == 0) rc = tokenizer_open(&t, o.model, vocab_size, &e);
+    if (rc == 0)
+        rc = o.text ? print_ids(t, o.text, strlen(o.text), o.special, &e) : every_line(t, &o, &e);
+    tokenizer_close(t);
+    if (fflush(stdout) != 0 && rc == 0)
+        rc = err_set(&e, ERR_IO, NULL, "stdout: %s", strerror(errno));
+    return rc == 0 ? 0 : opt_fail(&e);
+}

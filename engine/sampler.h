@@ -1,0 +1,69 @@
+/* sampler.h - from logits to a token.
+ *
+ * Threading: a sampler belongs to one thread for its whole life. */
+#ifndef FATHOM_SAMPLER_H
+#define FATHOM_SAMPLER_H
+
+#include "base/base.h"
+
+enum { ENG_MAX_TOP = 20 };
+#define ENG_NO_TOKEN UINT32_MAX
+
+typedef struct {
+    uint32_t id;
+    float value; /* added to the logit */
+} eng_bias;
+
+/* A set bit allows the token; n_words words of 64 ids, ids beyond are banned. */
+typedef struct {
+    const uint64_t *words;
+    size_t n_words;
+} eng_mask;
+
+typedef struct {
+    float temperature;        /* below 1e-5: greedy (ties: lower id) */
+    float top_p, min_p;       /* 1 and 0 = off */
+    float repetition_penalty; /* 1 = off; prompt and output tokens (vLLM's meaning) */
+    float presence_penalty, frequency_penalty; /* 0 = off; output tokens only */
+    uint32_t top_k;                            /* 0 = off */
+    uint64_t seed;
+    const eng_bias *bias; /* borrowed */
+    uint32_t n_bias;
+} eng_sampling;
+
+/* Nothing but the logits decides: no penalty, no bias. */
+bool eng_sampling_is_plain(const eng_sampling *p) WARN_UNUSED;
+
+typedef struct {
+    const uint32_t *prompt, *output; /* what penalties look at */
+    size_t n_prompt, n_output;
+} eng_history;
+
+typedef struct {
+    uint32_t id;
+    float logprob;
+} eng_top;
+
+typedef struct {
+    uint32_t token;
+    /* log-softmax of the model's own logits, before penalties, bias and temperature */
+    float logprob;
+    uint32_t n_top;
+    eng_top top[ENG_MAX_TOP]; /* best first, by the same log-softmax; ties: lower id */
+} eng_choice;
+
+typedef struct eng_sampler eng_sampler; /* scratch for one thread */
+int eng_sampler_create(eng_sampler **out, uint32_t vocab_size, err *e) WARN_UNUSED;
+void eng_sampler_destroy(eng_sampler *s);
+/* Picks a token from logits [vocab] (not changed). Randomness is a pure function of
+ * (seed, index), index being the number of tokens the sequence has put out: the same
+ * whatever else runs. mask may be NULL. ERR_NUMERIC for NaN, +Inf, or when nothing is
+ * allowed. No allocation. */
+int eng_sample(eng_sampler *s, const eng_sampling *p, const eng_history *h, const eng_mask *mask,
+               const float *logits, uint64_t index, uint32_t n_top, eng_choice *out,
+               err *e) WARN_UNUSED;
+/* Log-probabilities of one given token and of the n_top best, for scoring prompts. */
+int eng_score(const float *logits, uint32_t vocab, uint32_t token, uint32_t n_top, eng_choice *out,
+              err *e) WARN_UNUSED;
+
+#endif

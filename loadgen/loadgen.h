@@ -1,0 +1,9 @@
+/* loadgen.h - `fathom bench`: a load generator over HTTP, with depth figures. */
+#ifndef FATHOM_LOADGEN_H
+#define FATHOM_LOADGEN_H
+
+#include "base/options.h"
+
+int cmd_bench(int argc, char **argv);
+
+#endif

@@ -1,0 +1,225 @@
+/* loadgen_internal.h - the parts of `fathom bench`, the load generator.
+ *
+ *   command.c     options, order of a run, exit status
+ *   plan.c    what will be asked and when: arrival times, cancels, bodies
+ *   prompt.c  prompts and lengths: random, from a file, after a trace
+ *   load.c    the loop: libuv drives libcurl's multi-socket interface
+ *   conn.c    one transfer: request out, answer and its events in
+ *   sse.c     bytes of a stream to chunks, in place, without malloc
+ *   stats.c   percentiles, goodput, peaks
+ *   report.c  the console block and the JSON result
+ *   plot.c    gnuplot
+ *
+ * One thread. Everything that grows with the number of tokens is allocated before the first
+ * request is sent. Definitions of the figures are those of `vllm bench serve`, with one
+ * addition: an open-loop request counts from the moment the schedule wanted it sent, so a
+ * client that falls behind shows as latency instead of hiding it. */
+#ifndef FATHOM_BENCH_INTERNAL_H
+#define FATHOM_BENCH_INTERNAL_H
+
+#include "text/tokenizer.h"
+
+enum {
+    BENCH_MAX_DEPTH = 256, /* histogram bins; deeper tokens fall into the last */
+    BENCH_MAX_PERCENTILES = 16,
+    BENCH_MAX_SECONDS = 86400, /* buckets of the rate over time */
+    BENCH_ERROR_BYTES = 160,
+};
+
+/* ---- random numbers: the same plan from the same seed on every machine ---- */
+typedef struct {
+    uint64_t s[4];
+} bench_rng;
+void bench_rng_seed(bench_rng *r, uint64_t seed);
+uint64_t bench_rng_next(bench_rng *r);
+double bench_rng_unit(bench_rng *r);                /* (0, 1) */
+uint64_t bench_rng_below(bench_rng *r, uint64_t n); /* [0, n), n >= 1 */
+double bench_rng_gamma(bench_rng *r, double shape); /* scale 1 */
+
+/* ---- options ---- */
+typedef struct {
+    const char *base_url; /* without a trailing slash */
+    const char *endpoint, *url;
+    bool chat;
+    const char *model;
+    const char *dataset, *dataset_path;
+    const tokenizer *tokenizer; /* NULL: without --tokenizer */
+    bool self_timed;            /* a trace's own times instead of rate */
+    double trace_seconds;       /* of one unit of a trace's timestamps */
+    uint64_t hash_chunk;        /* tokens behind one hash id of a trace */
+    double probe_rate;          /* single-token requests beside the load, per second; 0 = none */
+    uint64_t n_prompts, input_len, output_len, prefix_len, vocab_size, seed;
+    double range_ratio;
+    double rate; /* requests per second; INFINITY = all at once */
+    double burstiness;
+    bool ramp, ramp_exponential;
+    double ramp_start, ramp_end;
+    uint64_t max_concurrency; /* 0 = no limit: open loop */
+    double cancel_rate;
+    uint64_t warmups;
+    double ready_timeout_s, request_timeout_s;
+    bool ignore_eos, return_depth, want_logprobs, insecure, quiet, detailed;
+    uint64_t logprobs;
+    double temperature, top_p, min_p, repetition_penalty; /* NAN = not sent */
+    uint64_t top_k;                                       /* 0 = not sent */
+    const char *request_id_prefix;
+    json_t *extra_body; /* object or NULL */
+    const char *const *headers;
+    size_t n_headers;
+    /* reporting */
+    const char *percentile_metrics;
+    double percentiles[BENCH_MAX_PERCENTILES];
+    size_t n_percentiles;
+    double slo_ttft_ms, slo_tpot_ms, slo_e2el_ms; /* NAN = not asked for */
+} bench_opts;
+
+/* ---- one request: plan and outcome ---- */
+typedef enum {
+    BENCH_PLANNED,
+    BENCH_RUNNING,
+    BENCH_OK,
+    BENCH_FAILED,
+    BENCH_CANCELLED, /* by the plan's cancel rate */
+    BENCH_ABANDONED, /* never ended: the run was interrupted */
+} bench_outcome;
+
+typedef struct {
+    double at_s; /* when the schedule wants it, from the start of the run */
+    uint32_t input_len, output_len;
+    uint32_t cancel_after; /* chunks after which the client leaves; 0 = never */
+    uint32_t *ids;         /* token-id prompt, or */
+    char *text;            /* UTF-8 prompt; one of the two, owned by the plan */
+
+    bool probe; /* not part of the load: counted apart */
+    bench_outcome outcome;
+    long status;       /* HTTP; 0 = none came */
+    uint64_t due_ns;   /* at_s on the clock */
+    uint64_t start_ns; /* due, or later when --max-concurrency made it wait */
+    uint64_t first_ns, last_ns, end_ns;
+    float *gaps; /* seconds between chunks, n_chunks - 1 of them */
+    uint32_t gaps_max, n_chunks;
+    uint32_t n_depths; /* tokens whose depth the chunks told */
+    uint64_t depth_sum;
+    bool has_usage;
+    uint64_t usage_input, usage_output, usage_loops; /* loops 0 = not told */
+    char error[BENCH_ERROR_BYTES];
+    buf reply; /* generated text, only with --save-detailed */
+} bench_req;
+
+typedef struct {
+    bench_req *reqs;
+    size_t n;
+    float *gaps; /* one block for all */
+    uint32_t *prefix;
+} bench_plan;
+
+/* Pure function of the options. Allocates all that the run will write. */
+int bench_plan_create(bench_plan *out, const bench_opts *o, err *e) WARN_UNUSED;
+void bench_plan_destroy(bench_plan *p);
+/* Fills prompts, lengths and, for a trace, times. May lower p->n. */
+int bench_prompts(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) WARN_UNUSED;
+/* JSON body of a request. */
+int bench_plan_body(const bench_opts *o, const bench_req *r, buf *out, err *e) WARN_UNUSED;
+
+/* ---- streams ---- */
+typedef struct {
+    bool has_choice; /* a chunk with non-empty choices: it counts as tokens */
+    uint32_t n_depths;
+    uint16_t depths[256]; /* of all choices of the chunk; more are counted, not kept */
+    uint64_t depth_sum;
+    const char *text; /* of choices[0]; JSON-escaped bytes inside the event */
+    size_t text_len;
+    bool has_usage;
+    uint64_t usage_input, usage_output, usage_loops;
+    bool is_error;
+    const char *message; /* of the error; JSON-escaped */
+    size_t message_len;
+} bench_chunk;
+
+/* One JSON payload. -1: not the JSON object it should be. No allocation. */
+int bench_chunk_read(bench_chunk *out, const char *json, size_t n);
+
+enum { BENCH_SSE_HELD = 1 << 20 }; /* longest line that may arrive in pieces */
+typedef struct {
+    buf held;  /* start of a line whose end has not arrived */
+    bool done; /* [DONE] was seen */
+} bench_sse;
+/* Calls on_data for every data line completed by these bytes, also where comments or
+ * several events share a piece. Stops at the first non-zero answer and returns it; -1 with
+ * a line longer than BENCH_SSE_HELD. */
+typedef int (*bench_on_data)(void *ud, const char *json, size_t n);
+int bench_sse_feed(bench_sse *s, const char *bytes, size_t n, bench_on_data on_data, void *ud);
+void bench_sse_reset(bench_sse *s); /* keeps the memory */
+
+/* ---- the run ---- */
+typedef struct {
+    uint64_t start_ns, end_ns;
+    double cpu_s; /* of this process */
+    uint64_t chunks, bytes;
+    uint32_t *tokens_by_second; /* BENCH_MAX_SECONDS */
+    uint64_t depth_histogram[BENCH_MAX_DEPTH];
+    bool interrupted;
+    bench_req **probes; /* owned; in the order they were sent */
+    size_t n_probes, probes_cap;
+} bench_run;
+void bench_run_deinit(bench_run *run);
+
+/* Runs the plan to its end (or to SIGINT) and fills its outcomes. */
+int bench_load(bench_plan *p, const bench_opts *o, bench_run *run, err *e) WARN_UNUSED;
+/* One blocking GET; *status 0 when nothing answered. For readiness and the model's name. */
+int bench_get(const bench_opts *o, const char *path, buf *out, long *status, err *e) WARN_UNUSED;
+
+/* ---- figures ---- */
+typedef struct {
+    double *v;
+    size_t n;
+} bench_series; /* sorted ascending by bench_stats_create */
+
+typedef enum {
+    BENCH_TTFT,
+    BENCH_TPOT,
+    BENCH_ITL,
+    BENCH_E2EL,
+    BENCH_QUEUE,
+    BENCH_E2EL_QUEUE,
+    BENCH_METRICS
+} bench_metric;
+extern const char *const bench_metric_name[BENCH_METRICS]; /* "ttft" … */
+
+typedef struct {
+    size_t completed, failed, cancelled, abandoned;
+    double duration_s;
+    uint64_t input_tokens, output_tokens;
+    double request_rate, goodput, output_rate, total_rate;
+    double peak_output_rate;
+    uint64_t peak_concurrent;
+    uint64_t loops, loop_tokens;        /* executed loops and the tokens that took them */
+    double mean_depth;                  /* NAN = the server told no depth */
+    bench_series series[BENCH_METRICS]; /* seconds */
+    bench_series probes;                /* end-to-end, seconds */
+    size_t probes_failed;
+} bench_stats;
+
+/* numpy's default: linear between the two nearest of n sorted values. NAN when n is 0. */
+double bench_percentile(const double *sorted, size_t n, double percent);
+double bench_mean(const double *v, size_t n);
+double bench_std(const double *v, size_t n); /* population, as numpy's */
+/* Most intervals [start, end) that overlap. Sorts both arrays. */
+uint64_t bench_peak_overlap(uint64_t *starts, uint64_t *ends, size_t n);
+uint32_t bench_req_output_tokens(const bench_req *r);
+int bench_stats_create(bench_stats *out, const bench_plan *p, const bench_opts *o,
+                       const bench_run *run, err *e) WARN_UNUSED;
+void bench_stats_destroy(bench_stats *s);
+
+/* ---- reporting ---- */
+bool bench_metric_wanted(const bench_opts *o, bench_metric m);
+void bench_print(const bench_stats *s, const bench_plan *p, const bench_opts *o,
+                 const bench_run *run);
+/* New reference; NULL when out of memory. */
+json_t *bench_json(const bench_stats *s, const bench_plan *p, const bench_opts *o,
+                   const bench_run *run, const char *label, const char *const *metadata,
+                   size_t n_metadata) WARN_UNUSED;
+/* path ends in .svg or .png. Needs gnuplot. */
+int bench_plot(const char *path, const bench_stats *s, const bench_run *run, err *e) WARN_UNUSED;
+
+#endif

@@ -1,0 +1,83 @@
+/* deadlines.c - absolute deadlines, once a second.
+ *
+ * Inactivity timers do not stop a byte-a-second client, and libmicrohttpd's own timers do
+ * not see connections that never become a request. So every connection carries one absolute
+ * deadline, and here the late are shut down. The same tick looks after silent streams,
+ * stalled readers, requests that waited too long, and the engine's pulse. */
+#include "server/server_internal.h"
+
+#include <string.h>
+#include <sys/socket.h>
+
+enum { TICK_MS = 1000 };
+
+static const char ping[] = ": keep-alive\n\n";
+
+void srv_deadline(srv_conn *c, double seconds) {
+    c->deadline_ns = seconds > 0 ? clock_ns() + (uint64_t)(seconds * 1e9) : 0;
+}
+
+static void sweep_conns(srv *s, uint64_t now) {
+    for (srv_link *l = s->conns.next; l != &s->conns; l = l->next) {
+        srv_conn *c = SRV_OF(l, srv_conn, link);
+        if (c->deadline_ns == 0 || c->deadline_ns > now || c->cut) continue;
+        c->cut = true;
+        s->counts.deadline_cut++;
+        shutdown(c->fd, SHUT_RDWR); /* libmicrohttpd closes it at its next runtime */
+    }
+}
+
+static void sweep_stream(srv_req *r, uint64_t now) {
+    srv *s = r->s;
+    uint64_t silent = now > r->last_out_ns ? now - r->last_out_ns : 0;
+    if (r->out.len > r->out_at) {
+        if (silent < (uint64_t)(s->o.stall_s * 1e9)) return;
+        s->counts.slow_cut++;
+        srv_cut(r);
+        srv_req_wake(r);
+        return;
+    }
+    if (r->finished || s->o.ping_s <= 0 || silent < (uint64_t)(s->o.ping_s * 1e9)) return;
+    buf_append(&r->out, ping, sizeof ping - 1);
+    s->out_bytes += sizeof ping - 1;
+    srv_req_wake(r);
+}
+
+static void sweep_waiting(srv_req *r, uint64_t now) {
+    srv *s = r->s;
+    if (s->o.max_wait_s <= 0 || r->tally.first_token_ns) return;
+    if (now - r->start_ns < (uint64_t)(s->o.max_wait_s * 1e9)) return;
+    r->tally.finish = "timeout";
+    if (r->gen) srv_engine_drop(r);
+    srv_answer_http(r, 503, "the request waited longer than this server allows", "overloaded");
+}
+
+static void on_tick(uv_timer_t *t) {
+    srv *s = t->data;
+    uint64_t now = clock_ns();
+    srv_watchdog_beat(s->watchdog);
+    sweep_conns(s, now);
+    for (srv_link *l = s->reqs.next, *next; l != &s->reqs; l = next) {
+        next = l->next;
+        srv_req *r = SRV_OF(l, srv_req, link);
+        if (r->gone) continue;
+        if (r->state == REQ_STREAMING) sweep_stream(r, now);
+        if (r->state == REQ_WAITING) sweep_waiting(r, now);
+    }
+    srv_engine_turn(s); /* no wake of the engine is relied upon for longer than a tick */
+    srv_mhd_pump(s);
+    if (s->engine && !s->stopping && !srv_engine_alive(s)) {
+        log_line(LOG_ALERT, "the engine has been silent for %llu ms",
+                 (unsigned long long)(sched_thread_silence_ns(s->engine) / 1000000));
+        srv_stop(s, EXIT_FAILED, "the engine does not answer; a new process is needed");
+    }
+}
+
+int srv_sweep_open(srv *s, err *e) {
+    s->sweep.data = s;
+    if (uv_timer_init(&s->loop, &s->sweep) == 0 &&
+        uv_timer_start(&s->sweep, on_tick, TICK_MS, TICK_MS) == 0) {
+        return 0;
+    }
+    return err_set(e, ERR_IO, NULL, "the sweep's timer did not start");
+}

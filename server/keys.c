@@ -1,0 +1,174 @@
+/* keys.c - API keys from a file: one per line, "KEY [NAME]", # starts a comment.
+ *
+ * Keys are kept and compared as SHA-256, all of them at every look-up, so that neither
+ * the time taken nor a memory dump says how close a guess came. */
+#include "server/server_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_KEYS = 1024, MAX_FILE = 256 << 10 };
+
+typedef struct {
+    uint8_t hash[32];
+    char name[SRV_KEY_NAME];
+    uint32_t running;
+} key;
+
+struct srv_keys {
+    size_t n;
+    key keys[MAX_KEYS];
+};
+
+/* ---- SHA-256 (FIPS 180-4) ---- */
+
+static const uint32_t round_constants[64] = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+static uint32_t ror(uint32_t x, unsigned n) {
+    return x >> n | x << (32 - n);
+}
+
+static void sha_block(uint32_t h[8], const uint8_t *p) {
+    uint32_t w[64], v[8];
+    for (int i = 0; i < 16; i++, p += 4) {
+        w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+    }
+    for (int i = 16; i < 64; i++) {
+        uint32_t a = w[i - 15], b = w[i - 2];
+        w[i] = w[i - 16] + w[i - 7] + (ror(a, 7) ^ ror(a, 18) ^ a >> 3) +
+               (ror(b, 17) ^ ror(b, 19) ^ b >> 10);
+    }
+    memcpy(v, h, sizeof v);
+    for (int i = 0; i < 64; i++) {
+        uint32_t s1 = ror(v[4], 6) ^ ror(v[4], 11) ^ ror(v[4], 25);
+        uint32_t t1 = v[7] + s1 + ((v[4] & v[5]) ^ (~v[4] & v[6])) + round_constants[i] + w[i];
+        uint32_t s0 = ror(v[0], 2) ^ ror(v[0], 13) ^ ror(v[0], 22);
+        uint32_t t2 = s0 + ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
+        memmove(v + 1, v, 7 * sizeof v[0]);
+        v[4] += t1;
+        v[0] = t1 + t2;
+    }
+    for (int i = 0; i < 8; i++)
+        h[i] += v[i];
+}
+
+void srv_sha256(const void *data, size_t n, uint8_t out[32]) {
+    uint32_t h[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                     0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    const uint8_t *p = data;
+    uint64_t bits = (uint64_t)n * 8;
+    for (; n >= 64; n -= 64, p += 64)
+        sha_block(h, p);
+    uint8_t last[128] = {0};
+    if (n) memcpy(last, p, n);
+    last[n] = 0x80;
+    size_t total = n < 56 ? 64 : 128;
+    for (size_t i = 0; i < 8; i++)
+        last[total - 1 - i] = (uint8_t)(bits >> (8 * i));
+    for (size_t at = 0; at < total; at += 64)
+        sha_block(h, last + at);
+    for (size_t i = 0; i < 32; i++)
+        out[i] = (uint8_t)(h[i / 4] >> (24 - 8 * (i % 4)));
+}
+
+/* ---- the file ---- */
+
+static bool blank(char c) {
+    return c == ' ' || c == '\t' || c == '\r';
+}
+
+static int take_line(srv_keys *k, const char *line, size_t n, unsigned number, const char *path,
+                     err *e) {
+    size_t at = 0;
+    while (at < n && blank(line[at]))
+        at++;
+    if (at == n || line[at] == '#') return 0;
+    size_t key_at = at;
+    while (at < n && !blank(line[at]))
+        at++;
+    size_t key_n = at - key_at;
+    while (at < n && blank(line[at]))
+        at++;
+    size_t name_n = 0;
+    while (at + name_n < n && !blank(line[at + name_n]))
+        name_n++;
+    if (key_n < 8) {
+        return err_set(e, ERR_USAGE, "--api-key-file", "%s:%u: a key needs at least 8 characters",
+                       path, number);
+    }
+    if (k->n == MAX_KEYS) {
+        return err_set(e, ERR_USAGE, "--api-key-file", "%s: more than %d keys", path, MAX_KEYS);
+    }
+    if (name_n >= SRV_KEY_NAME) name_n = SRV_KEY_NAME - 1;
+    key *new = &k->keys[k->n++];
+    srv_sha256(line + key_at, key_n, new->hash);
+    if (name_n) memcpy(new->name, line + at, name_n);
+    else (void)snprintf(new->name, sizeof new->name, "key-%zu", k->n);
+    return 0;
+}
+
+int srv_keys_open(srv_keys **out, const char *path, err *e) {
+    *out = NULL;
+    buf text = {0};
+    srv_keys *k = calloc(1, sizeof *k);
+    if (k == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory reading %s", path);
+    if (opt_read_file(&text, "--api-key-file", path, MAX_FILE, e) != 0) goto fail;
+    unsigned number = 1;
+    for (size_t at = 0; at < text.len; number++) {
+        const char *nl = memchr(text.data + at, '\n', text.len - at);
+        size_t n = nl ? (size_t)(nl - text.data) - at : text.len - at;
+        if (take_line(k, text.data + at, n, number, path, e) != 0) goto fail;
+        at += n + 1;
+    }
+    if (k->n == 0) {
+        (void)err_set(e, ERR_USAGE, "--api-key-file", "%s: holds no key", path);
+        goto fail;
+    }
+    if (text.data) explicit_bzero(text.data, text.cap);
+    buf_deinit(&text);
+    *out = k;
+    return 0;
+fail:
+    buf_deinit(&text);
+    free(k);
+    return -1;
+}
+
+void srv_keys_close(srv_keys *k) {
+    free(k);
+}
+
+int srv_keys_find(const srv_keys *k, const char *text, size_t n) {
+    uint8_t hash[32];
+    srv_sha256(text, n, hash);
+    int found = -1;
+    for (size_t i = 0; i < k->n; i++) {
+        unsigned diff = 0;
+        for (size_t b = 0; b < sizeof hash; b++)
+            diff |= (unsigned)(hash[b] ^ k->keys[i].hash[b]);
+        int mask = (int)((diff - 1) >> 31) * -1; /* all ones when diff is 0 */
+        found = (found & ~mask) | ((int)i & mask);
+    }
+    return found;
+}
+
+const char *srv_keys_name(const srv_keys *k, int i) {
+    return i < 0 ? "-" : k->keys[i].name;
+}
+
+uint32_t *srv_keys_running(srv_keys *k, int i) {
+    return &k->keys[i].running;
+}
+
+size_t srv_keys_count(const srv_keys *k) {
+    return k->n;
+}

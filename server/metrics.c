@@ -1,0 +1,317 @@
+/* metrics.c - the Prometheus page: vLLM's names where they mean the same, so that its
+ * dashboards and gateways work, and fathom_ ones for what depth adds.
+ *
+ * Rendered from the loop's own counters and the scheduler's snapshot; a rendered page is
+ * kept for 20 ms, so that scrapers in a hurry cost little. */
+#include "server/server_internal.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE_LIFE_NS UINT64_C(20000000)
+#define METRICS_TYPE "text/plain; version=0.0.4; charset=utf-8"
+
+static const double ttft_bounds[] = {.001, .005, .01, .02, .04, .06,  .08,     .1,
+                                     .25,  .5,   .75, 1,   2.5, 5,    7.5,     10,
+                                     20,   40,   80,  160, 640, 2560, INFINITY};
+static const double itl_bounds[] = {.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
+                                    .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80, INFINITY};
+static const double e2e_bounds[] = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,   20,
+                                    30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680, INFINITY};
+static const double n_bounds[] = {1, 2, 5, 10, 20, INFINITY};
+static const double iteration_bounds[] = {1,   8,    16,   32,   64,   128,   256,
+                                          512, 1024, 2048, 4096, 8192, 16384, INFINITY};
+static const double cancel_bounds[] = {.0001, .0002, .0005, .001, .002, .005, .01, .02,
+                                       .05,   .1,    .2,    .5,   1,    2,    5,   INFINITY};
+static const double depth_bounds[] = {1,  2,  3,  4,  5,  6,  8,   10,
+                                      12, 16, 24, 32, 48, 64, 128, INFINITY};
+
+/* 1-2-5 decades up to the context, as vLLM builds them; one table for the process. */
+static double token_bounds[SRV_BUCKETS];
+
+static void make_token_bounds(uint32_t max_context) {
+    static const unsigned steps[] = {1, 2, 5};
+    size_t n = 0;
+    for (uint64_t decade = 1; n + 1 < SRV_BUCKETS; decade *= 10) {
+        for (size_t i = 0; i < ARRAY_LEN(steps) && n + 1 < SRV_BUCKETS; i++) {
+            if (steps[i] * decade > max_context) goto done;
+            token_bounds[n++] = (double)(steps[i] * decade);
+        }
+    }
+done:
+    token_bounds[n] = INFINITY;
+}
+
+void srv_metrics_init(srv_counts *c, uint32_t max_context) {
+    make_token_bounds(max_context);
+    c->ttft.bounds = ttft_bounds;
+    c->itl.bounds = c->tpot.bounds = itl_bounds;
+    c->e2e.bounds = c->queue_time.bounds = c->inference.bounds = e2e_bounds;
+    c->prefill.bounds = c->decode.bounds = e2e_bounds;
+    c->prompt_tokens.bounds = c->output_tokens.bounds = c->max_tokens.bounds = token_bounds;
+    c->max_output_tokens.bounds = token_bounds;
+    c->cancel.bounds = cancel_bounds;
+    c->params_n.bounds = n_bounds;
+    c->iteration_tokens.bounds = iteration_bounds;
+    c->depth.bounds = depth_bounds;
+}
+
+void srv_observe(srv_hist *h, double v, uint64_t times) {
+    size_t i = 0;
+    while (v > h->bounds[i])
+        i++;
+    h->n[i] += times;
+    h->count += times;
+    h->sum += v * (double)times;
+}
+
+/* ---- writing ---- */
+
+typedef struct {
+    buf *out;
+    char labels[256]; /* model_name="…",engine="0" */
+} page;
+
+static void head(page *p, const char *name, const char *type, const char *help) {
+    buf_printf(p->out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void one(page *p, const char *name, const char *type, const char *help, double v) {
+    head(p, name, type, help);
+    buf_printf(p->out, "%s{%s} %.17g\n", name, p->labels, v);
+}
+
+static void sample(page *p, const char *name, const char *label, const char *value, double v) {
+    buf_printf(p->out, "%s{%s,%s=\"%s\"} %.17g\n", name, p->labels, label, value, v);
+}
+
+static void sample_n(page *p, const char *name, const char *label, unsigned value, double v) {
+    char text[16];
+    (void)snprintf(text, sizeof text, "%u", value);
+    sample(p, name, label, text, v);
+}
+
+static void histogram(page *p, const char *name, const char *help, const srv_hist *h) {
+    head(p, name, "histogram", help);
+    uint64_t sum = 0;
+    for (size_t i = 0;; i++) {
+        sum += h->n[i];
+        bool last = isinf(h->bounds[i]);
+        if (last)
+            buf_printf(p->out, "%s_bucket{%s,le=\"+Inf\"} %llu\n", name, p->labels,
+                       (unsigned long long)sum);
+        else {
+            buf_printf(p->out, "%s_bucket{%s,le=\"%g\"} %llu\n", name, p->labels, h->bounds[i],
+                       (unsigned long long)sum);
+        }
+        if (last) break;
+    }
+    buf_printf(p->out, "%s_sum{%s} %.17g\n%s_count{%s} %llu\n", name, p->labels, h->sum, name,
+               p->labels, (unsigned long long)h->count);
+}
+
+static void write_vllm(page *p, const srv *s, const sched_stats *st) {
+    const srv_counts *c = &s->counts;
+    double used =
+        st->pages ? (double)(st->pages - st->pages_free - st->pages_cached) / st->pages : 0;
+    one(p, "vllm:num_requests_running", "gauge", "Sequences in the engine.", st->running);
+    one(p, "vllm:num_requests_waiting", "gauge", "Sequences waiting.", st->waiting);
+    head(p, "vllm:num_requests_waiting_by_reason", "gauge", "Sequences waiting, by reason.");
+    sample(p, "vllm:num_requests_waiting_by_reason", "reason", "capacity", st->waiting);
+    sample(p, "vllm:num_requests_waiting_by_reason", "reason", "deferred", 0);
+    one(p, "vllm:kv_cache_usage_perc", "gauge", "Share of cache pages in use; 1 is full.", used);
+    head(p, "vllm:cache_config_info", "gauge", "Cache sizes, as labels.");
+    buf_printf(
+        p->out,
+        "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\",slot_bytes=\"%zu\","
+        "enable_prefix_caching=\"%s\"} 1\n",
+        p->labels, st->page_slots, st->pages, st->slot_bytes,
+        s->model.sched.prefix_cache ? "True" : "False");
+    one(p, "vllm:prefix_cache_queries_total", "counter",
+        "Prompt tokens looked up in the prefix cache.", (double)st->prefix_queries);
+    one(p, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
+        (double)st->prefix_hits);
+    one(p, "vllm:num_preemptions_total", "counter", "Sequences set back for want of pages.",
+        (double)st->preemptions);
+    one(p, "vllm:prompt_tokens_total", "counter", "Prompt tokens processed.",
+        (double)st->prompt_tokens);
+    one(p, "vllm:prompt_tokens_cached_total", "counter",
+        "Prompt tokens that came from the prefix cache.", (double)c->cached_tokens);
+    one(p, "vllm:generation_tokens_total", "counter", "Tokens put out.", (double)st->output_tokens);
+    static const char *const reasons[] = {"stop", "length", "abort", "error"};
+    head(p, "vllm:request_success_total", "counter", "Sequences that ended, by reason.");
+    for (size_t i = 0; i < ARRAY_LEN(reasons); i++) {
+        sample(p, "vllm:request_success_total", "finished_reason", reasons[i],
+               (double)c->finished[i]);
+    }
+    one(p, "vllm:corrupted_requests_total", "counter",
+        "Requests ended by a value that is not a number.", (double)c->numeric_failures);
+    histogram(p, "vllm:time_to_first_token_seconds", "Arrival to first token.", &c->ttft);
+    histogram(p, "vllm:inter_token_latency_seconds", "Between tokens of one sequence.", &c->itl);
+    histogram(p, "vllm:request_time_per_output_token_seconds",
+              "Mean per request after its first token.", &c->tpot);
+    histogram(p, "vllm:e2e_request_latency_seconds", "Arrival to last token.", &c->e2e);
+    histogram(p, "vllm:request_queue_time_seconds", "Waiting for admission.", &c->queue_time);
+    histogram(p, "vllm:request_inference_time_seconds", "Admission to last token.", &c->inference);
+    histogram(p, "vllm:request_prefill_time_seconds", "Admission to first token.", &c->prefill);
+    histogram(p, "vllm:request_decode_time_seconds", "First to last token.", &c->decode);
+    histogram(p, "vllm:request_prompt_tokens", "Prompt tokens of a sequence.", &c->prompt_tokens);
+    histogram(p, "vllm:request_generation_tokens", "Output tokens of a sequence.",
+              &c->output_tokens);
+    histogram(p, "vllm:request_max_num_generation_tokens",
+              "Most output tokens of a choice of a request.", &c->max_output_tokens);
+    histogram(p, "vllm:request_params_max_tokens", "Tokens a sequence was allowed.",
+              &c->max_tokens);
+    histogram(p, "vllm:iteration_tokens_total",
+              "Tokens, prompts included, brought by one turn of the engine.", &c->iteration_tokens);
+    histogram(p, "vllm:request_params_n", "Sequences of a request.", &c->params_n);
+}
+
+static void write_depth(page *p, const srv *s, const sched_stats *st) {
+    static const char *const stages[] = {"prelude", "recurrent", "coda"};
+    unsigned loops = s->model.sched.ceiling_loops;
+    if (loops == 0 || loops > PLAN_MAX_LOOPS) loops = PLAN_MAX_LOOPS;
+    head(p, "fathom_rows", "gauge", "Rows in flight about to run this loop.");
+    for (unsigned i = 0; i < loops; i++)
+        sample_n(p, "fathom_rows", "loop", i, st->rows_by_loop[i]);
+    head(p, "fathom_exits_total", "counter", "Positions that left after this many loops.");
+    for (unsigned i = 1; i <= loops; i++) {
+        sample_n(p, "fathom_exits_total", "depth", i, (double)st->exits_by_depth[i]);
+    }
+    histogram(p, "fathom_token_depth", "Loops run for a token put out.", &s->counts.depth);
+    struct {
+        const char *name, *help;
+        const uint64_t *v;
+        double scale;
+    } const by_stage[] = {
+        {"fathom_launches_total", "Launches by stage.", st->launches, 1},
+        {"fathom_launch_rows_total", "Rows in launches by stage.", st->launch_rows, 1},
+        {"fathom_launch_seconds_total", "Time in launches by stage.", st->launch_ns, 1e-9}};
+    for (size_t k = 0; k < ARRAY_LEN(by_stage); k++) {
+        head(p, by_stage[k].name, "counter", by_stage[k].help);
+        for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
+            sample(p, by_stage[k].name, "stage", stages[i],
+                   (double)by_stage[k].v[i] * by_stage[k].scale);
+        }
+    }
+    head(p, "fathom_recurrent_rows_total", "counter", "Rows of recurrent launches by kind.");
+    sample(p, "fathom_recurrent_rows_total", "kind", "prompt", (double)st->prompt_rows);
+    sample(p, "fathom_recurrent_rows_total", "kind", "decode", (double)st->decode_rows);
+    sample(p, "fathom_recurrent_rows_total", "kind", "tail", (double)st->tail_rows);
+    sample(p, "fathom_recurrent_rows_total", "kind", "kv_only", (double)st->kv_only_rows);
+    one(p, "fathom_voided_rows_total", "counter",
+        "Rows started a launch ahead and left out, since they had halted.",
+        (double)st->voided_rows);
+    one(p, "fathom_head_rows_total", "counter", "Rows that ran the head.", (double)st->head_rows);
+    one(p, "fathom_prompt_loops_total", "counter", "Loops executed for prompt tokens.",
+        (double)st->prompt_loops);
+    one(p, "fathom_output_loops_total", "counter", "Loops executed for output tokens.",
+        (double)st->output_loops);
+    one(p, "fathom_sample_seconds_total", "counter", "Time in the sampler.",
+        (double)st->sample_ns * 1e-9);
+    one(p, "fathom_steps_total", "counter", "Rounds of the scheduler.", (double)st->steps);
+    one(p, "fathom_depth_cap_loops", "gauge", "Loops the load-aware cap allows now; 0 is no cap.",
+        st->depth_cap_now);
+    one(p, "fathom_longest_wait_launches", "gauge",
+        "Most launches a ready row was ever passed over.", st->longest_wait);
+}
+
+static void write_cache(page *p, const sched_stats *st) {
+    head(p, "fathom_cache_pages", "gauge", "Cache pages by state.");
+    sample(p, "fathom_cache_pages", "state", "free", st->pages_free);
+    sample(p, "fathom_cache_pages", "state", "cached", st->pages_cached);
+    sample(p, "fathom_cache_pages", "state", "used",
+           (double)st->pages - st->pages_free - st->pages_cached);
+    one(p, "fathom_cache_slots_used", "gauge", "Latents in the cache.", (double)st->slots_used);
+    one(p, "fathom_cache_bytes", "gauge", "Bytes of the latents in the cache.",
+        (double)st->cache_bytes);
+    one(p, "fathom_cache_all_loops_bytes", "gauge", "Bytes it would take were every loop stored.",
+        (double)st->cache_bytes_all_loops);
+    double saved = st->cache_bytes_all_loops > st->cache_bytes
+                       ? (double)(st->cache_bytes_all_loops - st->cache_bytes)
+                       : 0;
+    one(p, "fathom_cache_saved_bytes", "gauge", "Bytes not stored because positions left early.",
+        saved);
+}
+
+static void write_http(page *p, const srv *s) {
+    const srv_counts *c = &s->counts;
+    size_t n_routes = 0;
+    const srv_route *routes = srv_routes(&n_routes);
+    static const char *const classes[] = {"other", "1xx", "2xx", "3xx", "4xx", "5xx"};
+    one(p, "fathom_http_connections", "gauge", "Open connections.", s->n_conns);
+    one(p, "fathom_http_requests_in_flight", "gauge", "Requests not yet answered whole.",
+        s->n_reqs);
+    one(p, "fathom_http_connections_total", "counter", "Connections accepted.",
+        (double)c->connections);
+    head(p, "fathom_http_requests_total", "counter", "Requests by route.");
+    for (size_t i = 0; i < n_routes; i++) {
+        sample(p, "fathom_http_requests_total", "route", routes[i].path,
+               (double)c->requests_by_route[i]);
+    }
+    head(p, "fathom_http_responses_total", "counter", "Answers by class of status.");
+    for (size_t i = 2; i < ARRAY_LEN(classes); i++) {
+        sample(p, "fathom_http_responses_total", "class", classes[i], (double)c->answers[i]);
+    }
+    one(p, "fathom_http_streams_total", "counter", "Event streams begun.", (double)c->streams);
+    one(p, "fathom_http_body_bytes_total", "counter", "Bytes of request bodies.",
+        (double)c->bytes_in);
+    one(p, "fathom_http_sent_bytes_total", "counter", "Bytes of answers.", (double)c->bytes_out);
+    one(p, "fathom_http_buffered_bytes", "gauge", "Bytes waiting for slow sockets.",
+        (double)s->out_bytes);
+    head(p, "fathom_http_cut_total", "counter", "Connections ended by the server.");
+    sample(p, "fathom_http_cut_total", "why", "slow_reader", (double)c->slow_cut);
+    sample(p, "fathom_http_cut_total", "why", "deadline", (double)c->deadline_cut);
+    head(p, "fathom_http_refused_total", "counter",
+         "Requests refused by a limit or for want of a key.");
+    sample(p, "fathom_http_refused_total", "why", "busy", (double)c->refused_busy);
+    sample(p, "fathom_http_refused_total", "why", "key", (double)c->refused_key);
+    one(p, "fathom_http_client_left_total", "counter", "Requests whose client left first.",
+        (double)c->cancelled_by_client);
+    histogram(p, "fathom_cancel_seconds", "From a client's leaving to its pages being free.",
+              &c->cancel);
+    one(p, "fathom_http_bad_clients_total", "counter",
+        "Reports of the HTTP library about broken peers.", (double)c->bad_clients);
+    one(p, "fathom_log_dropped_lines_total", "counter", "Log lines that could not be written.",
+        (double)log_dropped_lines());
+    one(p, "fathom_loop_turn_max_seconds", "gauge", "Longest run of the socket loop so far.",
+        (double)c->loop_turn_max_ns * 1e-9);
+}
+
+/* A label value may hold anything but a bare quote, backslash or newline. */
+static void write_labels(page *p, const char *model) {
+    size_t n = (size_t)snprintf(p->labels, sizeof p->labels, "model_name=\"");
+    for (; *model && n + 24 < sizeof p->labels; model++) {
+        if (*model == '"' || *model == '\\') p->labels[n++] = '\\';
+        p->labels[n++] = *model == '\n' ? ' ' : *model;
+    }
+    (void)snprintf(p->labels + n, sizeof p->labels - n, "\",engine=\"0\"");
+}
+
+void srv_metrics_write(srv *s, buf *out) {
+    static sched_stats st; /* 8 KB; the loop thread's alone */
+    memset(&st, 0, sizeof st);
+    if (s->engine) sched_thread_stats(s->engine, &st);
+    page p = {.out = out};
+    write_labels(&p, s->api ? api_model_name(s->api) : "");
+    write_vllm(&p, s, &st);
+    write_depth(&p, s, &st);
+    write_cache(&p, &st);
+    write_http(&p, s);
+}
+
+void srv_handle_metrics(srv_req *r) {
+    srv *s = r->s;
+    uint64_t now = clock_ns();
+    if (s->metrics_page.len == 0 || now - s->metrics_page_ns > PAGE_LIFE_NS) {
+        buf_clear(&s->metrics_page);
+        srv_metrics_write(s, &s->metrics_page);
+        s->metrics_page_ns = now;
+    }
+    buf copy = {0};
+    buf_append(&copy, s->metrics_page.data, s->metrics_page.len);
+    copy.failed |= s->metrics_page.failed;
+    srv_answer(r, 200, METRICS_TYPE, &copy, NULL, 0);
+}

@@ -1,0 +1,415 @@
+/* mhd.c - the one file that knows libmicrohttpd.
+ *
+ * It runs without a thread of its own: libuv polls its epoll descriptor and srv_mhd_pump
+ * runs it. Facts this file rests on (0.9.75, measured): a suspended connection leaves every
+ * list, so nothing tells of its peer until it is resumed; an answer may be queued at the
+ * first handler call, at the last, or while suspended, never in mid-upload; stopping the
+ * daemon with anything suspended aborts the process; a wait of 0 ms must be obeyed, but a
+ * 0 ms timer re-armed in its own callback starves the loop. */
+#include "server/server_internal.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { RUNS_PER_WAKE = 4, IDLE_BACKSTOP_S = 3600 };
+
+/* ---- the pump ---- */
+
+static void on_timer(uv_timer_t *t) {
+    srv_mhd_pump(t->data);
+}
+
+static void on_ready(uv_poll_t *p, int status, int events) {
+    (void)status, (void)events;
+    srv_mhd_pump(p->data);
+}
+
+void srv_mhd_pump(srv *s) {
+    if (s->pumping || s->mhd == NULL) return;
+    MHD_UNSIGNED_LONG_LONG wait = 0;
+    enum MHD_Result has = MHD_NO;
+    uint64_t began = clock_ns();
+    s->pumping = true;
+    for (int i = 0; i < RUNS_PER_WAKE; i++) {
+        MHD_run(s->mhd);
+        has = MHD_get_timeout(s->mhd, &wait);
+        if (has != MHD_YES || wait != 0) break;
+    }
+    s->pumping = false;
+    uint64_t took = clock_ns() - began;
+    if (took > s->counts.loop_turn_max_ns) s->counts.loop_turn_max_ns = took;
+    if (has == MHD_YES) uv_timer_start(&s->mhd_timer, on_timer, wait ? wait : 1, 0);
+    else uv_timer_stop(&s->mhd_timer);
+    srv_drain_check(s);
+}
+
+/* ---- connections ---- */
+
+static void on_conn(void *cls, struct MHD_Connection *c, void **ctx,
+                    enum MHD_ConnectionNotificationCode what) {
+    srv *s = cls;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
+        srv_conn *k = calloc(1, sizeof *k);
+        if (k == NULL || info == NULL) {
+            free(k);
+            return; /* its first request is refused for want of a srv_conn */
+        }
+        k->s = s;
+        k->fd = info->connect_fd;
+        srv_deadline(k, s->o.header_s);
+        srv_list_push(&s->conns, &k->link);
+        s->n_conns++;
+        s->counts.connections++;
+        *ctx = k;
+        return;
+    }
+    srv_conn *k = *ctx;
+    if (k == NULL) return;
+    srv_list_drop(&k->link);
+    s->n_conns--;
+    free(k);
+    *ctx = NULL;
+}
+
+/* ---- requests ---- */
+
+/* Called with the target as it stands on the wire, before any decoding; what it returns
+ * is the request's context from here on, and its end is always reported. */
+static void *on_target(void *cls, const char *raw, struct MHD_Connection *c) {
+    srv *s = cls;
+    srv_req *r = calloc(1, sizeof *r);
+    if (r == NULL) return NULL;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    r->s = s;
+    r->mhd = c;
+    r->conn = info ? info->socket_context : NULL;
+    r->bad_target = !srv_screen_target(raw);
+    r->start_ns = clock_ns();
+    r->key = -1;
+    r->body.max = s->o.max_body;
+    srv_list_push(&s->reqs, &r->link);
+    s->n_reqs++;
+    s->counts.requests++;
+    return r;
+}
+
+typedef struct {
+    srv_framing f;
+    uint64_t max_body;
+} screening;
+
+static enum MHD_Result on_header(void *cls, enum MHD_ValueKind kind, const char *name,
+                                 size_t name_n, const char *value, size_t value_n) {
+    (void)kind;
+    screening *sc = cls;
+    srv_screen_header(&sc->f, name, name_n, value ? value : "", value_n, sc->max_body);
+    return MHD_YES;
+}
+
+/* First call: the headers are there, the body is not. The one moment to refuse early. */
+static void judge(srv_req *r, const char *url, const char *method, const char *version) {
+    srv *s = r->s;
+    screening sc = {.max_body = s->o.max_body};
+    r->screened = true;
+    MHD_get_connection_values_n(r->mhd, MHD_HEADER_KIND, on_header, &sc);
+    const char *id = srv_req_header(r, "X-Request-Id");
+    if (id && sc.f.request_id == 1 && srv_screen_id(id)) memcpy(r->id, id, strlen(id) + 1);
+    const char *why = NULL;
+    unsigned bad = srv_screen_verdict(&sc.f, method, version, &why);
+    if (r->bad_target && bad != 505) bad = 400, why = "the request target is malformed";
+    if (bad) {
+        r->close = true;
+        srv_answer_http(r, bad, why, NULL);
+        return;
+    }
+    r->head = strcmp(method, "HEAD") == 0;
+    r->body_start_ns = clock_ns();
+    srv_deadline(r->conn, s->o.body_s);
+    bool body = sc.f.length || sc.f.coding;
+    r->defer = body && !sc.f.expect;
+    r->close = body && sc.f.expect; /* answered instead of 100: the body never comes */
+    srv_gate(r, method, url, &sc.f);
+    if (r->state == REQ_READING) r->close = false;
+}
+
+/* A piece of the body. No answer can be queued now, so what is wrong is kept in r->late.
+ * Beyond four times the limit the connection is dropped. */
+static enum MHD_Result collect(srv_req *r, const char *data, size_t *len) {
+    srv *s = r->s;
+    size_t n = *len;
+    *len = 0;
+    r->body_seen += n;
+    r->body_pieces++;
+    s->counts.bytes_in += n;
+    /* A body that comes at less than 1 KB/s after its grace is not waited for. */
+    uint64_t allowed = r->body_start_ns + (uint64_t)(s->o.body_s * 1e9) +
+                       r->body_seen / 1024 * UINT64_C(1000000000);
+    r->conn->deadline_ns = allowed;
+    /* Six bytes of framing is what a chunk costs at least: refuse when that is most of it. */
+    uint64_t overhead = (uint64_t)r->body_pieces * 6;
+    if (overhead > (100 << 10) && overhead > 4 * r->body_seen) {
+        r->late = 413;
+        if (overhead > (400 << 10)) return MHD_NO;
+    }
+    if (r->body_seen > s->o.max_body) {
+        r->late = 413;
+        return r->body_seen > 4 * s->o.max_body ? MHD_NO : MHD_YES;
+    }
+    if (r->late || r->refusal.status) return MHD_YES;
+    size_t had = r->body.cap;
+    buf_append(&r->body, data, n);
+    s->body_bytes += r->body.cap - had;
+    if (r->body.failed || s->body_bytes > SRV_BODY_ROOM) r->late = 503;
+    return MHD_YES;
+}
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const char *url,
+                                  const char *method, const char *version, const char *data,
+                                  size_t *len, void **ctx) {
+    (void)cls, (void)c;
+    srv_req *r = *ctx;
+    if (r == NULL || r->conn == NULL) return MHD_NO;
+    if (!r->screened) {
+        judge(r, url, method, version);
+        return MHD_YES;
+    }
+    if (*len) return collect(r, data, len);
+    /* Resumed with nothing queued: the peer left while its request was being worked on. */
+    if (r->state != REQ_READING) return r->gone ? MHD_NO : MHD_YES;
+    srv_deadline(r->conn, 0);
+    if (r->refusal.status) {
+        srv_refuse(r);
+    } else if (r->late == 413) {
+        srv_answer_http(r, 413, "the request body is larger than this server accepts", NULL);
+    } else if (r->late) {
+        srv_answer_http(r, 503, "the server has no memory left for this request body",
+                        "overloaded");
+    } else {
+        srv_route_run(r);
+    }
+    return MHD_YES;
+}
+
+static void on_done(void *cls, struct MHD_Connection *c, void **ctx,
+                    enum MHD_RequestTerminationCode why) {
+    (void)cls, (void)c;
+    srv_req *r = *ctx;
+    if (r == NULL) return;
+    srv *s = r->s;
+    srv_unwatch(r); /* before libmicrohttpd closes the descriptor */
+    if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK) r->gone = true;
+    if (r->work) srv_parse_forget(r);
+    if (r->gen) {
+        s->counts.cancelled_by_client += !r->cut;
+        srv_engine_drop(r);
+    }
+    if (r->conn) srv_deadline(r->conn, s->o.idle_s);
+    if (r->screened) srv_log_request(r);
+    srv_list_drop(&r->link);
+    s->n_reqs--;
+    s->out_bytes -= r->out.len - r->out_at;
+    s->body_bytes -= r->body.cap;
+    buf_deinit(&r->body);
+    buf_deinit(&r->out);
+    free((void *)(uintptr_t)r->tail);
+    free(r);
+    *ctx = NULL;
+}
+
+const char *srv_req_header(const srv_req *r, const char *name) {
+    return MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, name);
+}
+
+void srv_req_suspend(srv_req *r) {
+    r->suspended = true;
+    MHD_suspend_connection(r->mhd);
+}
+
+void srv_req_wake(srv_req *r) {
+    if (!r->suspended) return;
+    r->suspended = false;
+    MHD_resume_connection(r->mhd); /* wakes nobody by itself: a pump must follow */
+}
+
+/* ---- answers ---- */
+
+static void add(struct MHD_Response *p, const char *name, const char *value) {
+    if (MHD_add_response_header(p, name, value) != MHD_YES) {
+        log_line(LOG_WARN, "response header %s could not be set", name);
+    }
+}
+
+static void queue_answer(srv_req *r, unsigned status, const char *type, struct MHD_Response *p,
+                         const srv_header *extra, size_t n_extra) {
+    srv *s = r->s;
+    if (r->id[0] == 0) srv_make_id(s, r->id);
+    if (type) add(p, "Content-Type", type);
+    add(p, "x-request-id", r->id);
+    for (size_t i = 0; i < n_extra; i++)
+        add(p, extra[i].name, extra[i].value);
+    if (r->cors) {
+        add(p, "Access-Control-Allow-Origin", r->cors);
+        add(p, "Access-Control-Expose-Headers", "x-request-id, retry-after");
+        if (strcmp(r->cors, "*") != 0) add(p, "Vary", "Origin");
+    }
+    if (status == 503 || status == 429) add(p, "Retry-After", "1");
+    if (r->close || s->draining) add(p, "Connection", "close");
+    r->status = status;
+    s->counts.answers[status / 100 < 6 ? status / 100 : 0]++;
+    if (MHD_queue_response(r->mhd, status, p) != MHD_YES) srv_cut(r);
+    MHD_destroy_response(p);
+    srv_req_wake(r);
+}
+
+/* A whole answer must be read at no less than 16 KB/s, or the connection ends. */
+static void expect_reader(srv_req *r, size_t n) {
+    srv_deadline(r->conn, r->s->o.stall_s + (double)n / 16384);
+}
+
+void srv_answer(srv_req *r, unsigned status, const char *type, buf *steal_body,
+                const srv_header *extra, size_t n_extra) {
+    buf body = *steal_body;
+    *steal_body = (buf){0};
+    r->state = REQ_ANSWERED;
+    struct MHD_Response *p = NULL;
+    if (!body.failed) {
+        p = MHD_create_response_from_buffer(
+            body.len, body.data, body.data ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
+    }
+    if (p == NULL) { /* nothing left to say it with */
+        buf_deinit(&body);
+        r->status = 503;
+        srv_cut(r);
+        srv_req_wake(r);
+        return;
+    }
+    r->s->counts.bytes_out += body.len;
+    expect_reader(r, body.len);
+    queue_answer(r, status, type, p, extra, n_extra);
+}
+
+void srv_answer_static(srv_req *r, unsigned status, const char *type, const void *data, size_t n,
+                       const srv_header *extra, size_t n_extra) {
+    r->state = REQ_ANSWERED;
+    struct MHD_Response *p =
+        MHD_create_response_from_buffer(n, (void *)(uintptr_t)data, MHD_RESPMEM_PERSISTENT);
+    if (p == NULL) {
+        srv_cut(r);
+        srv_req_wake(r);
+        return;
+    }
+    r->s->counts.bytes_out += n;
+    expect_reader(r, n);
+    queue_answer(r, status, type, p, extra, n_extra);
+}
+
+void srv_answer_http(srv_req *r, unsigned status, const char *message, const char *code) {
+    buf body = {0};
+    api_http_error_body(&body, status, message, code);
+    static const srv_header how = {"WWW-Authenticate", "Bearer"};
+    srv_answer(r, status, "application/json", &body, &how, status == 401);
+}
+
+void srv_answer_err(srv_req *r, const err *e) {
+    buf body = {0};
+    api_error_body(&body, e);
+    srv_answer(r, api_status(e), "application/json", &body, NULL, 0);
+}
+
+/* libmicrohttpd asks for the next bytes of a stream; each call becomes one send. */
+static ssize_t feed(void *cls, uint64_t pos, char *to, size_t max) {
+    (void)pos;
+    srv_req *r = cls;
+    if (r->gone) return MHD_CONTENT_READER_END_WITH_ERROR;
+    size_t n = srv_take(r, to, max);
+    if (n) return (ssize_t)n;
+    if (r->cut) return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (r->finished) return MHD_CONTENT_READER_END_OF_STREAM;
+    srv_req_suspend(r); /* 0 is legal only together with this */
+    return 0;
+}
+
+void srv_answer_stream(srv_req *r) {
+    static const srv_header sse[] = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+    r->state = REQ_STREAMING;
+    r->s->counts.streams++;
+    struct MHD_Response *p =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 1024, feed, r, NULL);
+    if (p == NULL) {
+        srv_cut(r);
+        srv_req_wake(r);
+        return;
+    }
+    queue_answer(r, 200, "text/event-stream", p, sse, ARRAY_LEN(sse));
+}
+
+/* ---- start and stop ---- */
+
+static void on_library_log(void *cls, const char *fmt, va_list args) {
+    srv *s = cls;
+    s->counts.bad_clients++;
+    if (!srv_log_budget(s)) return;
+    char line[256];
+    (void)vsnprintf(line, sizeof line, fmt, args);
+    log_line(LOG_DEBUG, "http library: %s", line);
+}
+
+int srv_mhd_open(srv *s, int listener, err *e) {
+    struct MHD_OptionItem per_ip[] = {
+        {MHD_OPTION_PER_IP_CONNECTION_LIMIT, (intptr_t)s->o.max_per_ip, NULL},
+        {MHD_OPTION_END, 0, NULL}};
+    s->mhd = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s,
+        MHD_OPTION_EXTERNAL_LOGGER, on_library_log, s, MHD_OPTION_LISTEN_SOCKET, listener,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->o.max_connections,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)SRV_POOL_BYTES,
+        /* The sweep sets the real deadlines; this is only a net below it. */
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_BACKSTOP_S, MHD_OPTION_STRICT_FOR_CLIENT,
+        0, /* Host and target are screened here, with clean answers */
+        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_URI_LOG_CALLBACK, on_target, s,
+        MHD_OPTION_NOTIFY_COMPLETED, on_done, s, MHD_OPTION_NOTIFY_CONNECTION, on_conn, s,
+        MHD_OPTION_ARRAY, per_ip, MHD_OPTION_END);
+    if (s->mhd == NULL) {
+        close(listener);
+        return err_set(e, ERR_IO, NULL, "the HTTP library did not start");
+    }
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
+    if (info == NULL || uv_poll_init(&s->loop, &s->mhd_poll, info->epoll_fd) != 0) {
+        MHD_stop_daemon(s->mhd);
+        s->mhd = NULL;
+        return err_set(e, ERR_IO, NULL, "the HTTP library's descriptor cannot be polled");
+    }
+    s->mhd_poll.data = s->mhd_timer.data = s;
+    uv_timer_init(&s->loop, &s->mhd_timer);
+    uv_poll_start(&s->mhd_poll, UV_READABLE, on_ready);
+    srv_mhd_pump(s);
+    return 0;
+}
+
+void srv_mhd_quiesce(srv *s) {
+    /* The socket is ours from here; left open, new peers would hang in its backlog. */
+    int listener = MHD_quiesce_daemon(s->mhd);
+    if (listener >= 0) close(listener);
+}
+
+void srv_mhd_close(srv *s) {
+    if (s->mhd == NULL) return;
+    s->pumping = true;
+    for (int i = 0; i < RUNS_PER_WAKE; i++)
+        MHD_run(s->mhd); /* lets what was resumed go */
+    uv_poll_stop(&s->mhd_poll);
+    uv_close((uv_handle_t *)&s->mhd_poll, NULL);
+    uv_close((uv_handle_t *)&s->mhd_timer, NULL);
+    MHD_stop_daemon(s->mhd);
+    s->mhd = NULL;
+}

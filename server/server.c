@@ -1,0 +1,165 @@
+/* server.c - the listening socket and the life of the loop. */
+#include "server/server_internal.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum {
+    BACKLOG = 4096,
+    OTHER_FILES = 48,
+    LOOP_STALL_S = 3, /* the pulse is the sweep, once a second */
+};
+
+/* Descriptors for every connection allowed, or fewer connections: running out is then not
+ * something a stranger can cause. */
+static int fit_descriptors(server_opts *o, err *e) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) return 0;
+    if (files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files);
+        (void)getrlimit(RLIMIT_NOFILE, &files);
+    }
+    if (files.rlim_cur == RLIM_INFINITY) return 0;
+    if (files.rlim_cur < OTHER_FILES + 8) {
+        return err_set(e, ERR_IO, NULL, "only %llu descriptors allowed, %d are needed (ulimit -n)",
+                       (unsigned long long)files.rlim_cur, OTHER_FILES + 8);
+    }
+    uint64_t most = files.rlim_cur - OTHER_FILES;
+    if (o->max_connections > most) {
+        log_line(LOG_WARN, "connections limited to %llu by ulimit -n", (unsigned long long)most);
+        o->max_connections = most;
+    }
+    return 0;
+}
+
+static int listen_on(srv *s, err *e) {
+    char port[16];
+    (void)snprintf(port, sizeof port, "%llu", (unsigned long long)s->o.port);
+    struct addrinfo want = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
+                    *found;
+    int rc = getaddrinfo(s->o.host, port, &want, &found);
+    if (rc != 0) {
+        return err_set(e, ERR_USAGE, "--host", "cannot listen on '%s': %s", s->o.host,
+                       gai_strerror(rc));
+    }
+    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
+    if (fd >= 0) (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, BACKLOG) != 0) {
+        int why = errno;
+        if (fd >= 0) close(fd);
+        freeaddrinfo(found);
+        return err_set(e, ERR_IO, NULL, "cannot listen on %s port %s: %s", s->o.host, port,
+                       strerror(why));
+    }
+    freeaddrinfo(found);
+    struct sockaddr_storage bound;
+    socklen_t n = sizeof bound;
+    unsigned number = (unsigned)s->o.port;
+    bool v6 = false;
+    if (getsockname(fd, (struct sockaddr *)&bound, &n) == 0) {
+        v6 = bound.ss_family == AF_INET6;
+        number = ntohs(v6 ? ((struct sockaddr_in6 *)(void *)&bound)->sin6_port
+                          : ((struct sockaddr_in *)(void *)&bound)->sin_port);
+    }
+    (void)snprintf(s->address, sizeof s->address, v6 ? "http://[%.60s]:%u" : "http://%.60s:%u",
+                   s->o.host, number);
+    return fd;
+}
+
+static void teardown(srv *s) {
+    for (srv_link *l = s->reqs.next; l != &s->reqs; l = l->next) {
+        srv_req *r = SRV_OF(l, srv_req, link);
+        r->gone = true;
+        srv_req_wake(r); /* stopping with anything suspended would abort */
+    }
+    srv_mhd_close(s);
+    srv_engine_close(s);
+    uv_close((uv_handle_t *)&s->sweep, NULL);
+    uv_close((uv_handle_t *)&s->drain_timer, NULL);
+    for (unsigned i = 0; i < s->n_signals; i++)
+        uv_close((uv_handle_t *)&s->signals[i], NULL);
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+    if (uv_loop_close(&s->loop) != 0) log_line(LOG_WARN, "the event loop ended with open handles");
+    api_context_close(s->api);
+    runtime_close(&s->model);
+    srv_keys_close(s->keys);
+    buf_deinit(&s->metrics_page);
+}
+
+static int serve(srv *s, err *e) {
+    if (s->o.api_key_file && srv_keys_open(&s->keys, s->o.api_key_file, e) != 0) return -1;
+    if (fit_descriptors(&s->o, e) != 0) goto fail_keys;
+    int listener = listen_on(s, e);
+    if (listener < 0) goto fail_keys;
+    if (uv_loop_init(&s->loop) != 0) {
+        close(listener);
+        (void)err_set(e, ERR_IO, NULL, "the event loop did not start");
+        goto fail_keys;
+    }
+    if (srv_engine_init(s, e) != 0 || srv_sweep_open(s, e) != 0 || srv_signals_open(s, e) != 0 ||
+        srv_mhd_open(s, listener, e) != 0 || srv_load_start(s, e) != 0 ||
+        srv_watchdog_start(&s->watchdog, LOOP_STALL_S, e) != 0) {
+        return -1; /* nothing runs yet: the process ends */
+    }
+    log_line(LOG_INFO, "fathom " FATHOM_VERSION " listening on %s, loading %s", s->address,
+             s->o.run.model);
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+    srv_watchdog_stop(s->watchdog);
+    if (s->engine && s->exit_status && !sched_thread_failed(s->engine) && !srv_engine_alive(s)) {
+        _exit(s->exit_status); /* a thread that hangs cannot be joined */
+    }
+    teardown(s);
+    return 0;
+fail_keys:
+    srv_keys_close(s->keys);
+    return -1;
+}
+
+server_opts server_opts_default(void) {
+    return (server_opts){
+        .host = "127.0.0.1",
+        .port = 8080,
+        .log_level = "info",
+        .max_queue = SERVER_UNSET,
+        .max_body = 2 << 20,
+        .max_connections = 16384,
+        .max_n = 16,
+        .max_prompts = 64,
+        .drain_s = 30,
+        .max_wait_s = 600,
+        .header_s = 10,
+        .body_s = 10,
+        .idle_s = 125,
+        .stall_s = 20,
+        .ping_s = 20,
+        .hang_s = 30,
+    };
+}
+
+int server_run(const server_opts *o) {
+    srv *s = calloc(1, sizeof *s);
+    if (s == NULL) return EXIT_FAILED;
+    s->o = *o;
+    s->start_ns = clock_ns();
+    log_level level = LOG_INFO;
+    if (log_level_find(s->o.log_level, &level) == 0) log_set_level(level);
+    if (getrandom(&s->id_seed, sizeof s->id_seed, 0) != (ssize_t)sizeof s->id_seed)
+        s->id_seed = s->start_ns;
+    srv_metrics_init(&s->counts, 1024); /* again once the model says its context */
+    srv_list_init(&s->conns);
+    srv_list_init(&s->reqs);
+    srv_list_init(&s->gens);
+    err e = {0};
+    int status = serve(s, &e) == 0 ? s->exit_status : opt_fail(&e);
+    if (status == 0) log_line(LOG_INFO, "stopped");
+    free(s);
+    return status;
+}

@@ -1,0 +1,350 @@
+/* server_internal.h - what the files of `fathom serve` share.
+ *
+ * One thread, the loop, owns everything here: sockets, requests, replies. The engine
+ * thread is met only through sched_thread_*; worker threads see an srv_work and nothing
+ * else until it comes back. mhd.c alone knows libmicrohttpd; the others speak of
+ * connections (srv_conn) and requests (srv_req).
+ *
+ *   srv_mhd     bytes to requests, answers to bytes, the pump
+ *   srv_screen  what a header block must be before anything looks at it
+ *   srv_route   which handler a path means; keys, CORS
+ *   srv_parse   bodies to api_requests, large ones on a worker
+ *   srv_engine  submits, maps the scheduler's events back to requests
+ *   srv_stream  the bounded buffer between an answer and its socket; hang-up watch
+ *   srv_sweep   absolute deadlines, once a second
+ *   srv_watchdog tells, from a thread of its own, when the loop is stuck
+ *   srv_drain   signals and the orderly end
+ *   srv_metrics the Prometheus page */
+#ifndef FATHOM_SRV_INTERNAL_H
+#define FATHOM_SRV_INTERNAL_H
+
+#include "api/api.h"
+#include "server/server.h"
+
+#include <netinet/in.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+enum {
+    SRV_POOL_BYTES = 8 << 10, /* libmicrohttpd's memory per connection: request line and headers */
+    SRV_STREAM_BYTES = 64 << 10, /* waiting for one slow socket before the shared room is used */
+    SRV_BURST_BYTES = 1 << 20,   /* one socket's most, while the shared room lasts */
+    SRV_BURST_ROOM = 16 << 20,   /* all waiting bytes beyond which a slow socket is cut */
+    SRV_BODY_ROOM = 256 << 20,   /* all bodies being received; beyond it uploads get 503 */
+    SRV_INLINE_BODY = 4 << 10,   /* bodies up to this are parsed on the loop (well under 1 ms) */
+    SRV_ID_MAX = 64,             /* longest X-Request-Id taken over */
+    SRV_KEY_NAME = 32,
+    SRV_FAULTS_KEPT = 3, /* numeric failures in ten seconds that end the process */
+};
+
+typedef struct srv srv;
+typedef struct srv_conn srv_conn;
+typedef struct srv_req srv_req;
+typedef struct srv_gen srv_gen;
+typedef struct srv_work srv_work;
+typedef struct srv_watchdog srv_watchdog;
+struct srv_asset;
+struct MHD_Daemon;
+struct MHD_Connection;
+
+/* ---- lists: a node's owner is found by its place in the struct ---- */
+typedef struct srv_link {
+    struct srv_link *next, *prev;
+} srv_link;
+static inline void srv_list_init(srv_link *head) {
+    head->next = head->prev = head;
+}
+static inline void srv_list_push(srv_link *head, srv_link *l) {
+    l->prev = head->prev, l->next = head;
+    head->prev->next = l, head->prev = l;
+}
+static inline void srv_list_drop(srv_link *l) {
+    l->next->prev = l->prev, l->prev->next = l->next;
+    l->next = l->prev = l;
+}
+#define SRV_OF(ptr, type, field) ((type *)(void *)((char *)(ptr)-offsetof(type, field)))
+
+/* ---- connections ---- */
+struct srv_conn {
+    srv_link link; /* in srv.conns */
+    srv *s;
+    struct sockaddr_storage *addr; /* NULL until somebody asks */
+    uint64_t deadline_ns;          /* absolute; bytes trickling in do not move it. 0 = none */
+    int fd;                        /* libmicrohttpd's: shut down by us, never closed */
+    bool cut;                      /* shutdown() was called */
+};
+
+/* ---- requests ---- */
+typedef enum {
+    REQ_READING, /* headers or body on their way */
+    REQ_PARSING, /* body with a worker; suspended */
+    REQ_WAITING, /* submitted, nothing to send yet; suspended */
+    REQ_STREAMING,
+    REQ_ANSWERED, /* an answer is queued whole */
+} req_state;
+
+typedef struct srv_route srv_route;
+
+/* What the engine did for a request, for its log line and the histograms. */
+typedef struct {
+    bool engine, stream;
+    uint64_t prompt, cached, output, loops; /* tokens; executed loops of output tokens */
+    uint64_t first_token_ns, queued_ns;
+    uint32_t sequences;
+    const char *finish; /* "stop", "length", "cancelled", "failed"; NULL = not over */
+} srv_tally;
+
+struct srv_req {
+    srv_link link; /* in srv.reqs */
+    srv *s;
+    srv_conn *conn;
+    struct MHD_Connection *mhd;
+    const srv_route *route;
+    const struct srv_asset *asset; /* a file of the page */
+    const char *tail;              /* owned: what follows a prefix route, decoded; NULL if none */
+    req_state state;
+    bool screened, suspended, gone, close, head, bad_target;
+    bool finished; /* streaming: all bytes are in out */
+    bool cut;      /* streaming: ends without its last chunk */
+    struct {
+        unsigned status; /* 0 = none */
+        const char *message, *code, *allow;
+    } refusal; /* found at the headers, answered once the body is read and thrown away: closing
+                  on unread bytes would reset the connection and lose the answer */
+    bool defer;
+    unsigned late; /* a status found in mid-upload, when no answer is possible: sent at its end */
+    unsigned status;
+    uint64_t start_ns, last_out_ns; /* last time bytes went in or were taken */
+    uint64_t body_start_ns, body_seen;
+    uint32_t body_pieces;
+    char id[SRV_ID_MAX + 1]; /* X-Request-Id; "" = make one */
+    int key;                 /* index of the API key, -1 = none */
+    const char *cors;        /* value of Access-Control-Allow-Origin, or NULL */
+    buf body;
+    buf out; /* waiting for the socket, from out_at on */
+    size_t out_at;
+    srv_gen *gen;
+    srv_work *work;
+    srv_tally tally;
+    uv_poll_t *watch; /* kept from submission to the end; tells that the peer left */
+};
+
+typedef struct {
+    const char *name, *value;
+} srv_header;
+
+/* mhd.c. All on the loop thread. */
+int srv_mhd_open(srv *s, int listener, err *e) WARN_UNUSED; /* takes the listening socket */
+void srv_mhd_pump(srv *s); /* runs libmicrohttpd and arms its timer; not from its own callbacks */
+void srv_mhd_quiesce(srv *s); /* no new connections; the listening socket is closed */
+void srv_mhd_close(srv *s);   /* nothing may be suspended */
+unsigned srv_mhd_connections(const srv *s);
+/* Queues a whole answer; takes the body. Allowed from a handler, and for a suspended
+ * request, which is then resumed. */
+void srv_answer(srv_req *r, unsigned status, const char *type, buf *steal_body,
+                const srv_header *extra, size_t n_extra);
+/* The same for bytes that live as long as the program. */
+void srv_answer_static(srv_req *r, unsigned status, const char *type, const void *data, size_t n,
+                       const srv_header *extra, size_t n_extra);
+void srv_answer_err(srv_req *r, const err *e);
+void srv_answer_http(srv_req *r, unsigned status, const char *message, const char *code);
+/* Starts the event stream of a suspended request; what is in r->out goes out first. */
+void srv_answer_stream(srv_req *r);
+void srv_req_suspend(srv_req *r); /* only from a handler */
+void srv_req_wake(srv_req *r);    /* resumes; srv_mhd_pump once after the whole batch */
+/* First value of a request header, NULL if absent. */
+const char *srv_req_header(const srv_req *r, const char *name);
+
+/* framing.c: no libmicrohttpd, no sockets; every input is bytes. */
+typedef struct {
+    unsigned host, length, coding, type, encoding, expect, auth, x_key, request_id;
+    bool chunked, bad_length, big, bad_name, bad_value, bad_expect, json, coded, bad_type;
+} srv_framing;
+bool srv_screen_target(const char *raw) WARN_UNUSED; /* false: 400 */
+void srv_screen_header(srv_framing *f, const char *name, size_t name_n, const char *value,
+                       size_t value_n, uint64_t max_body);
+/* 0 = fine, else the status; *why is a sentence for the client. */
+unsigned srv_screen_verdict(const srv_framing *f, const char *method, const char *version,
+                            const char **why);
+bool srv_screen_id(const char *id); /* may this X-Request-Id be echoed? */
+
+/* route.c */
+enum {
+    ROUTE_OPEN = 1,    /* needs no key */
+    ROUTE_METRICS = 2, /* needs a key only when asked for */
+    ROUTE_JSON = 4,    /* takes a JSON body */
+    ROUTE_LOADED = 8,  /* needs the model */
+    ROUTE_WORK = 16,   /* gives the engine work: refused while draining */
+    ROUTE_PREFIX = 32, /* the rest of the path is an argument */
+    ROUTE_V1 = 64,     /* also under /v1 */
+};
+struct srv_route {
+    const char *path, *method; /* "GET" (HEAD too) or "POST" */
+    unsigned flags;
+    void (*handle)(srv_req *r); /* the request is whole: answer, or suspend and answer later */
+};
+/* Sets r->route and r->tail. Returns 0, 404 or 405 (*allow is then the Allow header). */
+unsigned srv_route_find(srv_req *r, const char *method, const char *path, const char **allow);
+const srv_route *srv_routes(size_t *n);
+/* CORS, keys, content type: what stands between the screen and the handler. Answers what it
+ * refuses, at once or, with r->defer, by srv_refuse at the end of the body. */
+void srv_gate(srv_req *r, const char *method, const char *path, const srv_framing *f);
+void srv_refuse(srv_req *r); /* answers r->refusal */
+void srv_route_run(srv_req *r);
+
+/* keys.c: API keys, kept as SHA-256 only. */
+typedef struct srv_keys srv_keys;
+int srv_keys_open(srv_keys **out, const char *path, err *e) WARN_UNUSED;
+void srv_keys_close(srv_keys *k);
+/* Index of the key, -1 if unknown. The time taken does not depend on which key came close. */
+int srv_keys_find(const srv_keys *k, const char *key, size_t n);
+const char *srv_keys_name(const srv_keys *k, int i);
+uint32_t *srv_keys_running(srv_keys *k, int i); /* requests in flight with this key */
+size_t srv_keys_count(const srv_keys *k);
+void srv_sha256(const void *data, size_t n, uint8_t out[32]);
+
+/* parse.c */
+typedef enum { SRV_COMPLETION, SRV_CHAT, SRV_RESPONSES, SRV_TOKENIZE, SRV_DETOKENIZE } srv_kind;
+void srv_parse_start(srv_req *r, srv_kind kind);
+void srv_parse_forget(srv_req *r); /* the request ends while a worker holds its body */
+
+/* engine.c */
+int srv_engine_init(srv *s, err *e) WARN_UNUSED; /* before anything can be loaded */
+int srv_engine_open(srv *s, err *e) WARN_UNUSED; /* the model is loaded: start the engine thread */
+void srv_engine_close(srv *s);
+void srv_engine_submit(srv_req *r, api_request *steal_request);
+void srv_engine_drop(srv_req *r); /* the client left or was cut: cancel what it still had */
+void srv_engine_turn(srv *s);     /* drains every event, then one pump */
+bool srv_engine_alive(srv *s);
+/* Answers 503 `overloaded` and returns false when no more work may be taken. */
+bool srv_engine_admit(srv_req *r);
+
+/* stream.c */
+void srv_watch(srv_req *r); /* tells at once when the peer hangs up */
+void srv_unwatch(srv_req *r);
+void srv_cut(srv_req *r); /* ends the connection now, without a last chunk */
+/* libmicrohttpd asks for bytes: whole events where they fit. 0 = none now. */
+size_t srv_take(srv_req *r, char *to, size_t max);
+
+/* deadlines.c */
+int srv_sweep_open(srv *s, err *e) WARN_UNUSED;
+void srv_deadline(srv_conn *c, double seconds); /* 0 = none */
+
+/* watchdog.c. Started by the thread it watches, which beats more often than stall_s; a
+ * longer silence is written to the log with that thread's stack. Takes SIGUSR2. */
+int srv_watchdog_start(srv_watchdog **out, double stall_s, err *e) WARN_UNUSED;
+void srv_watchdog_beat(srv_watchdog *w); /* any thread, two stores */
+void srv_watchdog_stop(srv_watchdog *w); /* NULL is fine */
+
+/* drain.c */
+int srv_signals_open(srv *s, err *e) WARN_UNUSED;
+void srv_drain_check(srv *s); /* ends the loop once nothing is left to drain */
+/* Ends the process's serving with this exit status; live streams get an error event. */
+void srv_stop(srv *s, int exit_status, const char *why);
+
+/* load.c: opens the model away from the loop. */
+int srv_load_start(srv *s, err *e) WARN_UNUSED;
+
+/* metrics.c */
+enum { SRV_BUCKETS = 32 };
+typedef struct {
+    const double *bounds;
+    uint64_t n[SRV_BUCKETS + 1], count;
+    double sum;
+} srv_hist;
+typedef struct {
+    srv_hist ttft, itl, tpot, e2e, queue_time, inference, prefill, decode;
+    srv_hist prompt_tokens, output_tokens, max_output_tokens, max_tokens, params_n;
+    srv_hist iteration_tokens, depth, cancel;
+    uint64_t cached_tokens, finished[4];        /* by sched_finish, as the client sees it */
+    uint64_t connections, requests, answers[6]; /* by hundreds of the status */
+    uint64_t bytes_in, bytes_out, streams, slow_cut, deadline_cut, refused_busy, refused_key;
+    uint64_t bad_clients, numeric_failures, cancelled_by_client;
+    uint64_t requests_by_route[32];
+    uint64_t loop_turn_max_ns;
+} srv_counts;
+void srv_metrics_init(srv_counts *c, uint32_t max_context);
+void srv_observe(srv_hist *h, double v, uint64_t times);
+void srv_metrics_write(srv *s, buf *out);
+void srv_handle_metrics(srv_req *r);
+
+/* log.c */
+void srv_log_request(const srv_req *r); /* one line, at the end of every request */
+/* For lines a stranger can cause: at most a few a second, the rest are counted. */
+bool srv_log_budget(srv *s);
+
+/* ---- the work of one request in the engine ---- */
+typedef struct {
+    uint64_t id;      /* 0 = ended */
+    uint64_t last_ns; /* when its last token came */
+    uint32_t max_tokens, n_output;
+    bool stopped; /* a stop string was found: cancelled by us, yet a good end */
+} srv_seq;
+
+struct srv_gen {
+    srv_link link; /* in srv.gens */
+    srv *s;
+    srv_req *req; /* NULL once the client left or has its answer */
+    api_reply *reply;
+    uint32_t n, n_open; /* sequences, and how many the scheduler still has */
+    int key;
+    uint64_t cancel_ns; /* when the rest was cancelled because nobody listens; 0 = it was not */
+    srv_seq seqs[];     /* [n] */
+};
+
+/* ---- the server ---- */
+typedef struct srv_load srv_load;
+typedef struct srv_idmap {
+    struct srv_slot {
+        uint64_t id; /* 0 = empty */
+        srv_gen *gen;
+        uint32_t index;
+    } * slots;
+    size_t cap, n; /* cap is a power of two */
+} srv_idmap;
+
+struct srv {
+    server_opts o;
+    uv_loop_t loop;
+    struct MHD_Daemon *mhd;
+    uv_poll_t mhd_poll;
+    uv_timer_t mhd_timer, sweep, drain_timer;
+    uv_async_t async;
+    uv_signal_t signals[5];
+    unsigned n_signals;
+    bool pumping; /* libmicrohttpd is on the stack */
+    srv_watchdog *watchdog;
+
+    srv_link conns, reqs, gens;
+    unsigned n_reqs, n_parsing, n_conns;
+    size_t out_bytes, body_bytes; /* in all out buffers, in all bodies being received */
+
+    srv_load *load;
+    bool loaded, draining, stopping;
+    int exit_status;
+    unsigned flush_ticks;
+    runtime model;
+    api_context *api;
+    sched_thread *engine;
+    srv_idmap ids;
+    uint32_t n_sequences;                 /* in the scheduler */
+    uint64_t turn_tokens;                 /* that this turn's events brought */
+    uint64_t numeric_ns[SRV_FAULTS_KEPT]; /* when the last numeric failures came, oldest first */
+    bool engine_ill;
+
+    srv_keys *keys;
+    srv_counts counts;
+    buf metrics_page;
+    uint64_t metrics_page_ns;
+    uint64_t log_window_ns;
+    unsigned log_window_lines;
+    uint64_t log_suppressed;
+    uint64_t next_id, id_seed;
+    uint64_t start_ns;
+    char address[96];
+};
+
+/* A fresh "req-…" for answers that no reply names. */
+void srv_make_id(srv *s, char out[SRV_ID_MAX + 1]);
+
+#endif

@@ -1,0 +1,96 @@
+/* watchdog.c - a thread that notices when the loop does not come back.
+ *
+ * Nothing on the loop may take long, and a callback that does holds every stream up. The loop
+ * cannot tell that of itself while it is stuck, so another thread looks at its pulse and, once
+ * per stall, writes how long it has been silent and where it stands. It repairs nothing. */
+#include "server/server_internal.h"
+
+#include <execinfo.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { MAX_FRAMES = 48, LOOKS_PER_STALL = 4 };
+
+struct srv_watchdog {
+    pthread_t thread, watched;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool stop; /* under lock */
+    uint64_t stall_ns;
+    atomic_uint_fast64_t beat_ns;
+};
+
+/* In the watched thread. The first call of backtrace loads a library, so start has made it. */
+static void write_stack(int signum) {
+    (void)signum;
+    void *frames[MAX_FRAMES];
+    backtrace_symbols_fd(frames, backtrace(frames, MAX_FRAMES), STDERR_FILENO);
+}
+
+static bool sleep_until(srv_watchdog *w, uint64_t ns) {
+    struct timespec t = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+    while (!w->stop && clock_ns() < ns)
+        (void)pthread_cond_timedwait(&w->wake, &w->lock, &t);
+    return !w->stop;
+}
+
+static void *watch(void *arg) {
+    srv_watchdog *w = arg;
+    uint64_t step = w->stall_ns / LOOKS_PER_STALL, told = 0, before = clock_ns();
+    (void)pthread_mutex_lock(&w->lock);
+    while (sleep_until(w, before + step)) {
+        uint64_t now = clock_ns(), beat = atomic_load(&w->beat_ns);
+        /* When this thread overslept too, the whole process stood still (SIGSTOP, a laptop's
+         * lid): the loop gets a fresh start. */
+        if (now - before > 2 * step) atomic_compare_exchange_strong(&w->beat_ns, &beat, now);
+        else if (now > beat && now - beat > w->stall_ns && beat != told) {
+            told = beat;
+            log_line(LOG_ALERT, "the loop has not come back for %.1f s; it stands at",
+                     (double)(now - beat) * 1e-9);
+            (void)pthread_kill(w->watched, SIGUSR2);
+        }
+        before = now;
+    }
+    (void)pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+void srv_watchdog_beat(srv_watchdog *w) {
+    atomic_store(&w->beat_ns, clock_ns());
+}
+
+int srv_watchdog_start(srv_watchdog **out, double stall_s, err *e) {
+    void *frame;
+    pthread_condattr_t monotonic;
+    struct sigaction on = {.sa_handler = write_stack, .sa_flags = SA_RESTART};
+    srv_watchdog *w = *out = calloc(1, sizeof *w);
+    if (w == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    (void)backtrace(&frame, 1);
+    w->watched = pthread_self();
+    w->stall_ns = (uint64_t)(stall_s * 1e9);
+    srv_watchdog_beat(w);
+    (void)pthread_condattr_init(&monotonic);
+    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    (void)pthread_mutex_init(&w->lock, NULL);
+    (void)pthread_cond_init(&w->wake, &monotonic);
+    (void)pthread_condattr_destroy(&monotonic);
+    if (sigaction(SIGUSR2, &on, NULL) == 0 && pthread_create(&w->thread, NULL, watch, w) == 0)
+        return 0;
+    free(w);
+    *out = NULL;
+    return err_set(e, ERR_IO, NULL, "the watchdog's thread did not start");
+}
+
+void srv_watchdog_stop(srv_watchdog *w) {
+    if (w == NULL) return;
+    (void)pthread_mutex_lock(&w->lock);
+    w->stop = true;
+    (void)pthread_cond_signal(&w->wake);
+    (void)pthread_mutex_unlock(&w->lock);
+    (void)pthread_join(w->thread, NULL);
+    (void)pthread_cond_destroy(&w->wake);
+    (void)pthread_mutex_destroy(&w->lock);
+    free(w);
+}

@@ -1,0 +1,249 @@
+/* tokenizer.c - text to ids: added tokens first, then the valid UTF-8 between broken bytes,
+ * then pre-tokenizers and merges. And the questions about single tokens. */
+#include "text/tokenizer_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- map ---- */
+
+int text__map_init(text__map *m, size_t capacity) {
+    size_t slots = 16, twice;
+    if (!size_mul(capacity, 2, &twice)) return -1;
+    while (slots < twice) {
+        if (!size_mul(slots, 2, &slots)) return -1;
+    }
+    m->entries = array_new(slots, sizeof *m->entries);
+    if (m->entries == NULL) return -1;
+    memset(m->entries, 0xff, slots * sizeof *m->entries);
+    m->mask = slots - 1;
+    return 0;
+}
+
+void text__map_put(text__map *m, uint64_t key, uint64_t value) {
+    size_t at = text__mix(key) & m->mask;
+    while (m->entries[at].key != key && m->entries[at].key != TEXT__NO_VALUE)
+        at = (at + 1) & m->mask;
+    m->n += m->entries[at].key == TEXT__NO_VALUE;
+    m->entries[at] = (text__entry){key, value};
+}
+
+void text__map_deinit(text__map *m) {
+    free(m->entries);
+    *m = (text__map){0};
+}
+
+/* ---- UTF-8 ---- */
+
+/* Length of the valid character at s, 0 if there is none (RFC 3629). */
+static size_t char_len(const unsigned char *s, size_t n) {
+    if (s[0] < 0x80) return 1;
+    size_t len = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
+    if (s[0] < 0xc2 || s[0] > 0xf4 || len > n) return 0;
+    for (size_t i = 1; i < len; i++) {
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    }
+    if (s[0] == 0xe0 && s[1] < 0xa0) return 0; /* longer than needed */
+    if (s[0] == 0xed && s[1] > 0x9f) return 0; /* surrogates */
+    if (s[0] == 0xf0 && s[1] < 0x90) return 0;
+    if (s[0] == 0xf4 && s[1] > 0x8f) return 0;
+    return len;
+}
+
+static size_t valid_prefix(const char *text, size_t n) {
+    size_t i = 0;
+    while (i < n) {
+        size_t len = char_len((const unsigned char *)text + i, n - i);
+        if (len == 0) break;
+        i += len;
+    }
+    return i;
+}
+
+/* Unicode's White_Space; the character at s is `len` bytes. */
+static bool is_space(const char *s, size_t len) {
+    if (len == 1) return *s == ' ' || (*s >= '\t' && *s <= '\r');
+    static const char *const wide[] = {
+        "\xc2\x85", "\xc2\xa0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003",
+        "\u2004",   "\u2005",   "\u2006", "\u2007", "\u2008", "\u2009", "\u200a",
+        "\u2028",   "\u2029",   "\u202f", "\u205f", "\u3000",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(wide); i++) {
+        if (strlen(wide[i]) == len && memcmp(wide[i], s, len) == 0) return true;
+    }
+    return false;
+}
+
+static size_t spaces_after(const char *text, size_t n) {
+    size_t i = 0;
+    while (i < n) {
+        size_t len = char_len((const unsigned char *)text + i, n - i);
+        if (len == 0 || !is_space(text + i, len)) break;
+        i += len;
+    }
+    return i;
+}
+
+/* Where the spaces that end at `end` begin; not before `floor`. */
+static size_t spaces_before(const char *text, size_t floor, size_t end) {
+    while (end > floor) {
+        size_t len = 1;
+        while (len < 3 && end - len > floor && ((unsigned char)text[end - len] & 0xc0) == 0x80)
+            len++;
+        if (char_len((const unsigned char *)text + end - len, len) != len) break;
+        if (!is_space(text + end - len, len)) break;
+        end -= len;
+    }
+    return end;
+}
+
+/* ---- encoding ---- */
+
+/* Bytes that are not UTF-8 are cut out and become their byte tokens; what stands left and
+ * right of them is split as if it were alone. */
+static int encode_plain(text__encoder *c, const char *text, size_t n) {
+    while (n > 0) {
+        size_t good = valid_prefix(text, n);
+        if (good > 0 && text__encode_split(c, 0, text, good) != 0) return -1;
+        text += good;
+        n -= good;
+        if (n == 0) break;
+        uint32_t id = c->t->byte_id[(unsigned char)*text];
+        if (text__put_id(c, id == TEXT__NO_ID ? c->t->unk : id) != 0) return -1;
+        text++;
+        n--;
+    }
+    return 0;
+}
+
+/* Longest added token at the start of text, or TEXT__NO_ID. */
+static uint32_t trie_match(const text__trie *trie, const char *text, size_t n, size_t *len) {
+    uint32_t found = TEXT__NO_ID;
+    uint64_t node = 0;
+    for (size_t i = 0; i < n; i++) {
+        node = text__map_get(&trie->edges, node << 8 | (unsigned char)text[i]);
+        if (node == TEXT__NO_VALUE) break;
+        if (trie->end[node] == TEXT__NO_ID) continue;
+        found = trie->end[node];
+        *len = i + 1;
+    }
+    return found;
+}
+
+/* Cuts the added tokens of trie k out of text; the rest goes to the next trie, then on. As
+ * the reference does: leftmost, longest; a special token that may not be parsed still
+ * hides the shorter ones inside it. */
+static int encode_from(text__encoder *c, int k, const char *text, size_t n) {
+    if (k == 2) return encode_plain(c, text, n);
+    const text__trie *trie = &c->t->tries[k];
+    if (trie->n_nodes == 0) return encode_from(c, k + 1, text, n);
+    size_t done = 0;
+    for (size_t i = 0; i < n;) {
+        size_t len = 0;
+        uint32_t at = trie->first[(unsigned char)text[i]] ? trie_match(trie, text + i, n - i, &len)
+                                                          : TEXT__NO_ID;
+        if (at == TEXT__NO_ID) {
+            i++;
+            continue;
+        }
+        const text__added *a = &c->t->added[at];
+        size_t start = i, end = i + len;
+        i = end;
+        if (a->special && !c->parse_special) continue;
+        if (a->lstrip) start = spaces_before(text, done, start);
+        if (a->rstrip) end += spaces_after(text + end, n - end);
+        if (start > done && encode_from(c, k + 1, text + done, start - done) != 0) return -1;
+        if (text__put_id(c, a->id) != 0) return -1;
+        done = end;
+        if (i < end) i = end;
+    }
+    return done < n ? encode_from(c, k + 1, text + done, n - done) : 0;
+}
+
+int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special,
+                     size_t max_ids, token_ids *out, err *e) {
+    text__encoder c = {.t = t, .out = out, .parse_special = parse_special, .e = e};
+    if (!size_add(out->n, max_ids, &c.max_ids)) c.max_ids = SIZE_MAX;
+    int rc = encode_from(&c, 0, text, n);
+    free(c.symbols);
+    free(c.heap);
+    pcre2_match_data_free(c.match);
+    pcre2_match_context_free(c.context);
+    if (c.stack) pcre2_jit_stack_free(c.stack);
+    return rc;
+}
+
+/* ---- questions ---- */
+
+const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n) {
+    bool there = id < t->n_ids && t->tokens[id].len > 0;
+    *n = there ? t->tokens[id].len : 0;
+    return there ? t->text + t->tokens[id].at : NULL;
+}
+
+bool tokenizer_is_special(const tokenizer *t, uint32_t id) {
+    return id < t->n_ids && t->tokens[id].special;
+}
+
+bool tokenizer_find(const tokenizer *t, const char *token, uint32_t *id) {
+    size_t n = strlen(token), len = 0;
+    *id = TEXT__NO_ID;
+    for (int k = 0; k < 2 && *id == TEXT__NO_ID; k++) {
+        uint32_t at = trie_match(&t->tries[k], token, n, &len);
+        if (at != TEXT__NO_ID && len == n) *id = t->added[at].id;
+    }
+    if (*id == TEXT__NO_ID && n > 0) *id = text__token_lookup(t, token, n);
+    return *id != TEXT__NO_ID;
+}
+
+bool tokenizer_bos(const tokenizer *t, uint32_t *id) {
+    *id = t->bos;
+    return t->bos != TEXT__NO_ID;
+}
+
+uint32_t tokenizer_size(const tokenizer *t) {
+    return t->n_ids;
+}
+
+void token_ids_deinit(token_ids *ids) {
+    free(ids->data);
+    *ids = (token_ids){0};
+}
+
+/* ---- opening ---- */
+
+int tokenizer_open(tokenizer **out, const char *dir, uint32_t vocab_size, err *e) {
+    *out = NULL;
+    char path[4096];
+    int len = snprintf(path, sizeof path, "%s/tokenizer.json", dir);
+    if (len < 0 || (size_t)len >= sizeof path)
+        return err_set(e, ERR_BAD_FILE, NULL, "the model's path is too long");
+    if (access(path, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR)) {
+        return err_set(e, ERR_NOT_FOUND, NULL, "%s: not there", path);
+    }
+    buf text = {0};
+    int rc = file_read(&text, path, 64 << 20, e);
+    if (rc == 0) rc = tokenizer_parse(out, text.data, text.len, vocab_size, path, e);
+    buf_deinit(&text);
+    return rc;
+}
+
+void tokenizer_close(tokenizer *t) {
+    if (t == NULL) return;
+    for (uint32_t i = 0; i < t->n_steps; i++)
+        pcre2_code_free(t->steps[i].code);
+    for (int k = 0; k < 2; k++) {
+        text__map_deinit(&t->tries[k].edges);
+        free(t->tries[k].end);
+    }
+    text__map_deinit(&t->merges);
+    free(t->added);
+    free(t->slots);
+    free(t->text);
+    free(t->tokens);
+    free(t->whole);
+    free(t);
+}

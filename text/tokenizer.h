@@ -1,0 +1,39 @@
+/* tokenizer.h - text to token ids and back, as tokenizer.json says.
+ *
+ * Threading: an open tokenizer is read-only and may be shared by threads. */
+#ifndef FATHOM_TOKENIZER_H
+#define FATHOM_TOKENIZER_H
+
+#include "base/base.h"
+
+typedef struct tokenizer tokenizer;
+
+typedef struct {
+    uint32_t *data; /* caller frees with free() */
+    size_t n, cap;
+} token_ids;
+
+/* ERR_NOT_FOUND if dir has no tokenizer.json (such a model serves token-id prompts);
+ * ERR_BAD_FILE if it has one that is wrong. Ids must lie below vocab_size. */
+int tokenizer_open(tokenizer **out, const char *dir, uint32_t vocab_size,
+                       err *e) WARN_UNUSED;
+int tokenizer_parse(tokenizer **out, const char *json, size_t n, uint32_t vocab_size,
+                        const char *what, err *e) WARN_UNUSED;
+void tokenizer_close(tokenizer *t);
+/* Appends the ids of n bytes of text (any bytes; not UTF-8 is encoded byte by byte).
+ * Text that spells a special token is plain text unless parse_special. Time is
+ * O(n log n). Any thread. Fails only for memory or max_ids (ERR_TOO_LONG). */
+int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special,
+                         size_t max_ids, token_ids *out, err *e) WARN_UNUSED;
+/* The bytes an id stands for; NULL and 0 if the id has none. A special token's bytes
+ * are its spelling. Borrowed from t. */
+const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n);
+bool tokenizer_is_special(const tokenizer *t, uint32_t id);
+/* The id of a whole token. */
+bool tokenizer_find(const tokenizer *t, const char *token, uint32_t *id) WARN_UNUSED;
+/* The token that the file's template puts before every text, if any. Encode never adds it. */
+bool tokenizer_bos(const tokenizer *t, uint32_t *id) WARN_UNUSED;
+uint32_t tokenizer_size(const tokenizer *t); /* highest id + 1 */
+void token_ids_deinit(token_ids *ids);
+
+#endif

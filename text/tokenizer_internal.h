@@ -1,0 +1,144 @@
+/* tokenizer_internal.h - a byte-level BPE tokenizer as flat tables.
+ *
+ * Everything here is built once by load.c and then only read, by any thread;
+ * the exception, `whole`, caches facts that every thread would compute alike. */
+#ifndef FATHOM_ENGINE_TOKENIZER_INTERNAL_H
+#define FATHOM_ENGINE_TOKENIZER_INTERNAL_H
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+
+#include "text/tokenizer.h"
+
+#include <pcre2.h>
+#include <stdatomic.h>
+
+#define TEXT__NO_ID UINT32_MAX
+
+enum {
+    TEXT__MAX_PIECE = 16 << 10, /* bytes of one token */
+    TEXT__MAX_STEPS = 16,       /* pre-tokenizers in a sequence */
+    TEXT__MAX_VOCAB = 4 << 20,
+};
+
+/* ---- map: 64-bit keys to 64-bit values, open addressing, built once ---- */
+
+typedef struct {
+    uint64_t key, value;
+} text__entry;
+
+typedef struct {
+    text__entry *entries;
+    size_t mask; /* slots - 1, a power of two less one; 0 entries while NULL */
+    size_t n;
+} text__map;
+
+#define TEXT__NO_VALUE UINT64_MAX /* also the key of an empty slot */
+
+static inline uint64_t text__mix(uint64_t x) {
+    x *= 0x9e3779b97f4a7c15ull;
+    return x ^ x >> 29;
+}
+
+static inline uint64_t text__map_get(const text__map *m, uint64_t key) {
+    for (size_t at = text__mix(key) & m->mask;; at = (at + 1) & m->mask) {
+        if (m->entries[at].key == key) return m->entries[at].value;
+        if (m->entries[at].key == TEXT__NO_VALUE) return TEXT__NO_VALUE;
+    }
+}
+
+int text__map_init(text__map *m, size_t capacity) WARN_UNUSED;  /* at most capacity puts follow */
+void text__map_put(text__map *m, uint64_t key, uint64_t value); /* replaces */
+void text__map_deinit(text__map *m);
+
+/* ---- pieces of the tokenizer ---- */
+
+typedef struct {
+    size_t at;    /* in tokenizer.text */
+    uint32_t len; /* 0: the id stands for nothing */
+    bool special, added;
+    bool alien; /* not made of alphabet bytes: merging never leads to it */
+} text__token;
+
+/* An added token is found in the text before anything else looks at it. */
+typedef struct {
+    uint32_t id;
+    bool special, lstrip, rstrip;
+} text__added;
+
+/* Added tokens as a trie: (node << 8 | byte) -> node, node -> index into `added`. */
+typedef struct {
+    text__map edges;
+    uint32_t *end; /* [n_nodes]; TEXT__NO_ID inside a word */
+    uint32_t n_nodes;
+    bool first[256];
+} text__trie;
+
+typedef enum {
+    TEXT__ISOLATED,
+    TEXT__REMOVED,
+    TEXT__MERGED_WITH_PREVIOUS,
+    TEXT__MERGED_WITH_NEXT,
+    TEXT__CONTIGUOUS,
+} text__behavior;
+
+typedef struct {
+    pcre2_code *code; /* NULL: no split, only the prefix space */
+    bool jit;
+    text__behavior behavior;
+    bool invert;
+    bool add_prefix_space;
+} text__step;
+
+struct tokenizer {
+    uint32_t n_ids;
+    char *text;             /* bytes of all tokens */
+    text__token *tokens;    /* [n_ids] */
+    _Atomic uint8_t *whole; /* [n_ids] text__whole */
+    uint32_t max_len;       /* longest token of the vocabulary, bytes */
+    uint32_t *slots;        /* hash of token bytes to id; TEXT__NO_ID = empty */
+    size_t slot_mask;
+    uint32_t byte_id[256]; /* TEXT__NO_ID where the unknown token stands in */
+    uint32_t unk, bos;     /* TEXT__NO_ID if none */
+    bool fuse_unk, ignore_merges;
+    text__map merges; /* left << 32 | right -> rank << 32 | result */
+    text__added *added;
+    text__trie tries[2]; /* found in raw text; found in what is left ("normalized") */
+    text__step steps[TEXT__MAX_STEPS];
+    uint32_t n_steps;
+};
+
+/* Does the text of this token, as a whole piece, encode to the token alone? */
+typedef enum { TEXT__WHOLE_UNKNOWN, TEXT__WHOLE_YES, TEXT__WHOLE_NO } text__whole;
+
+uint32_t text__token_lookup(const tokenizer *t, const char *bytes, size_t n); /* TEXT__NO_ID */
+
+/* ---- encoding: what one call holds ---- */
+
+typedef struct {
+    uint32_t id, prev, next; /* neighbours by index; TEXT__NO_ID at the ends */
+} text__symbol;
+
+typedef struct {
+    const tokenizer *t;
+    token_ids *out;
+    size_t max_ids;
+    bool parse_special;
+    err *e;
+    text__symbol *symbols; /* for long pieces */
+    uint64_t *heap;        /* rank << 32 | index of the left symbol */
+    size_t cap;            /* symbols there is room for; the heap has twice that */
+    pcre2_match_data *match;
+    pcre2_match_context *context; /* both made at first use */
+    pcre2_jit_stack *stack;
+} text__encoder;
+
+int text__put_id(text__encoder *c, uint32_t id) WARN_UNUSED;
+/* One piece, merged; the split is over. */
+int text__encode_piece(text__encoder *c, const char *text, size_t n) WARN_UNUSED;
+/* Valid UTF-8 through the pre-tokenizers from `step` on. */
+int text__encode_split(text__encoder *c, uint32_t step, const char *text, size_t n) WARN_UNUSED;
+
+/* Compiles the pre-tokenizers of the file. ERR_BAD_FILE. */
+int text__steps_load(tokenizer *t, const json_t *pre, const char *what, err *e) WARN_UNUSED;
+
+#endif
