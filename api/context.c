@@ -172,7 +172,7 @@ static void fill_defaults(api_opts *o, const model_plan *config) {
     if (o->default_max_tokens == 0) o->default_max_tokens = 512;
     if (o->max_n == 0) o->max_n = 8;
     if (o->max_prompts == 0) o->max_prompts = 64;
-    if (o->ceiling_loops == 0) o->ceiling_loops = config->max_loop_iters;
+    if (o->ceiling_loops == 0) o->ceiling_loops = config->loops_default;
     if (o->ceiling_loops > PLAN_MAX_LOOPS) o->ceiling_loops = PLAN_MAX_LOOPS;
     if (o->max_body_bytes == 0) o->max_body_bytes = 2 << 20;
     if (o->max_request_tokens == 0) {

@@ -161,7 +161,7 @@ static int read_effort(api_request *r, const api_context *c, const char *effort,
     if (effort == NULL) return 0;
     for (size_t i = 0; i < ARRAY_LEN(levels); i++) {
         if (strcmp(levels[i].name, effort) != 0) continue;
-        uint32_t loops = (c->config->max_loop_iters * levels[i].quarters + 3) / 4;
+        uint32_t loops = (c->config->loops_default * levels[i].quarters + 3) / 4;
         r->depth.max_loops =
             (uint16_t)(loops < c->opts.ceiling_loops ? loops : c->opts.ceiling_loops);
         return 0;

@@ -18,7 +18,7 @@ static void write_model(const api_context *c, buf *out) {
         ",\"parent\":null,\"max_model_len\":%u,\"max_loops\":%u,\"trained_loops\":%u,\"meta\":{"
         "\"n_vocab\":%u,\"n_ctx_train\":%u,\"n_embd\":%u,\"n_params\":%llu,\"size\":%llu,\"chat_"
         "template\":",
-        c->opts.max_context, c->opts.ceiling_loops, m->max_loop_iters, m->vocab_size,
+        c->opts.max_context, c->opts.ceiling_loops, m->loops_default, m->vocab_size,
         m->max_seq_len, m->dim, (unsigned long long)model_params(c->opts.model),
         (unsigned long long)model_bytes(c->opts.model));
     if (c->template) write_str(out, api__template_name(c->template));

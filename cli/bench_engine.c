@@ -175,7 +175,7 @@ static void fill_line(bench *b, be_line *line, size_t s, size_t m, uint32_t loop
 
 static int report(bench *b, const runtime *r, const runtime_opts *ro, const options *o, err *e) {
     uint32_t loops = r->sched.default_max_loops ? r->sched.default_max_loops
-                                                : model_plan_of(r->model)->max_loop_iters;
+                                                : model_plan_of(r->model)->loops_default;
     size_t n = 0;
     for (size_t s = 0; s < b->n_sizes; s++) {
         for (size_t m = 0; m < b->n_modes; m++)

@@ -120,9 +120,9 @@ static double bytes_kept(const compare *c, const variant *v, bool all_loops) {
     const sched_opts *o = &c->r->sched;
     double most = v->max_loops           ? v->max_loops
                   : o->default_max_loops ? o->default_max_loops
-                                         : g->max_loop_iters;
+                                         : g->loops_default;
     double loops = all_loops || v->policy == KV_EXACT ? most : v->loops / (double)v->n_positions;
-    return (g->prelude_layers + g->coda_layers + loops) * (double)c->r->backend->info.slot_bytes;
+    return (g->n_prelude + g->n_coda + loops) * (double)c->r->backend->info.slot_bytes;
 }
 
 static void print_text(const compare *c, size_t n_tokens) {

@@ -222,7 +222,7 @@ int cmd_generate(int argc, char **argv) {
     token_ids prompt = {0};
     printer p = {.r = &r, .o = &o};
     if (runtime_open(&r, &ro, &e) != 0) return opt_fail(&e);
-    p.max_loops = o.loops ? (uint32_t)o.loops : model_plan_of(r.model)->max_loop_iters;
+    p.max_loops = o.loops ? (uint32_t)o.loops : model_plan_of(r.model)->loops_default;
     p.tint = o.show_depth && isatty(STDOUT_FILENO);
     int rc = generate(&r, &o, &prompt, &p, &e);
     if (rc == 0) print_end(&p, &prompt);

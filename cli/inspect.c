@@ -41,8 +41,8 @@ static uint64_t usable_memory(void) {
 /* Bytes of cache one position takes: a slot at each plane it reached, and its map entry
  * at every plane. */
 static uint64_t position_bytes(const model_plan *c, uint32_t depth, size_t value_bytes) {
-    uint64_t planes = (uint64_t)c->prelude_layers + c->coda_layers;
-    uint64_t slots = planes + depth, map = (planes + c->max_loop_iters) * sizeof(uint32_t);
+    uint64_t planes = (uint64_t)c->n_prelude + c->n_coda;
+    uint64_t slots = planes + depth, map = (planes + c->loops_default) * sizeof(uint32_t);
     return slots * c->slot_values * value_bytes + map;
 }
 
@@ -52,7 +52,7 @@ static uint64_t sequences_that_fit(const facts *f, uint32_t context, uint32_t de
 
 static const char *dtype_of(const model_folder *m, uint64_t params, uint64_t bytes) {
     model_tensor t;
-    if (!model_find(m, "embed.weight", &t)) return "?";
+    if (!model_find(m, (tensor_place){.role = TENSOR_EMBED}, &t)) return "?";
     return bytes == params * model_dtype_bytes(t.dtype) ? model_dtype_name(t.dtype) : "mixed";
 }
 
@@ -125,15 +125,15 @@ static void print_parts(const facts *f) {
 static void print_model(const facts *f) {
     const model_plan *c = f->c;
     printf("%s\n", model_dir(f->model));
-    printf("  %-20s %s, width %u, %u heads", "attention", c->attn_type == ATTN_MLA ? "MLA" : "GQA",
+    printf("  %-20s %s, width %u, %u heads", "attention", c->attn == ATTN_MLA ? "MLA" : "GQA",
            c->dim, c->n_heads);
-    if (c->attn_type == ATTN_MLA)
+    if (c->attn == ATTN_MLA)
         printf(", latent %u + %u\n", c->kv_lora_rank, c->qk_rope_head_dim);
     else printf(", %u K/V heads of %u\n", c->n_kv_heads, c->head_dim);
-    printf("  %-20s %u prelude, 1 recurrent, %u coda\n", "blocks", c->prelude_layers,
-           c->coda_layers);
-    printf("  %-20s %u trained, halting at %g\n", "loops", c->max_loop_iters,
-           (double)c->act_threshold);
+    printf("  %-20s %u prelude, 1 recurrent, %u coda\n", "blocks", c->n_prelude,
+           c->n_coda);
+    printf("  %-20s %u trained, halting at %g\n", "loops", c->loops_default,
+           (double)c->exit_threshold);
     printf("  %-20s %u of width %u, top %u, %u shared\n", "experts", c->n_experts, c->expert_dim,
            c->n_experts_per_tok, c->n_shared_experts);
     printf("  %-20s %s\n", "halted positions", c->halted_kv == KV_LAST ? "last" : "exact");
@@ -150,8 +150,8 @@ static void print_cache(const facts *f) {
     printf("  %-20s %10u B %10u B\n", "at one layer or loop", 2 * c->slot_values,
            4 * c->slot_values);
     printf("  %-20s %10llu B %10llu B\n", "all loops",
-           (unsigned long long)position_bytes(c, c->max_loop_iters, 2),
-           (unsigned long long)position_bytes(c, c->max_loop_iters, 4));
+           (unsigned long long)position_bytes(c, c->loops_default, 2),
+           (unsigned long long)position_bytes(c, c->loops_default, 4));
     printf("  %-20s %10llu B %10llu B\n", "one loop", (unsigned long long)position_bytes(c, 1, 2),
            (unsigned long long)position_bytes(c, 1, 4));
 }
@@ -159,7 +159,7 @@ static void print_cache(const facts *f) {
 static void print_fit(const facts *f) {
     const model_plan *c = f->c;
     char a[32], b[32];
-    uint32_t rows[3], half = (c->max_loop_iters + 1) / 2;
+    uint32_t rows[3], half = (c->loops_default + 1) / 2;
     if (f->memory == 0) return; /* no /proc here */
     printf("\nfits in %s free: ", scaled(a, f->memory, "B"));
     if (f->for_cache == 0) {
@@ -168,10 +168,10 @@ static void print_fit(const facts *f) {
     }
     printf("weights, and %s of cache (bfloat16)\n", scaled(b, f->for_cache, "B"));
     printf("  %-20s %14s %14s\n", "sequences of length", "at all loops", "at mean depth");
-    printf("  %-20s %14u %14u\n", "", c->max_loop_iters, half);
+    printf("  %-20s %14u %14u\n", "", c->loops_default, half);
     for (size_t i = 0, n = contexts(c, rows); i < n; i++) {
         printf("  %-20u %14llu %14llu\n", rows[i],
-               (unsigned long long)sequences_that_fit(f, rows[i], c->max_loop_iters),
+               (unsigned long long)sequences_that_fit(f, rows[i], c->loops_default),
                (unsigned long long)sequences_that_fit(f, rows[i], half));
     }
 }
@@ -202,14 +202,14 @@ static void json_cache(const facts *f, buf *b) {
         "\"cache\":{\"values_per_slot\":%u,\"bytes_per_slot_bf16\":%u,\"bytes_per_slot_f32\":%u,"
         "\"bytes_per_token_all_loops_bf16\":%llu,\"bytes_per_token_all_loops_f32\":%llu},",
         c->slot_values, 2 * c->slot_values, 4 * c->slot_values,
-        (unsigned long long)position_bytes(c, c->max_loop_iters, 2),
-        (unsigned long long)position_bytes(c, c->max_loop_iters, 4));
+        (unsigned long long)position_bytes(c, c->loops_default, 2),
+        (unsigned long long)position_bytes(c, c->loops_default, 4));
     buf_printf(b, "\"memory\":{\"usable\":%llu,\"for_cache\":%llu,\"fits\":[",
                (unsigned long long)f->memory, (unsigned long long)f->for_cache);
     for (size_t i = 0, n = contexts(c, rows); i < n; i++) {
         buf_printf(b, "%s{\"context\":%u,\"depth\":%u,\"sequences\":%llu}", i ? "," : "", rows[i],
-                   c->max_loop_iters,
-                   (unsigned long long)sequences_that_fit(f, rows[i], c->max_loop_iters));
+                   c->loops_default,
+                   (unsigned long long)sequences_that_fit(f, rows[i], c->loops_default));
     }
     buf_puts(b, "]}");
 }
@@ -228,13 +228,13 @@ static int print_json(const facts *f) {
         &b,
         "\"attention\":\"%s\",\"dim\":%u,\"n_heads\":%u,\"prelude_layers\":%u,\"coda_layers\":%u,"
         "\"n_experts\":%u,\"n_experts_per_tok\":%u,\"n_shared_experts\":%u,",
-        c->attn_type == ATTN_MLA ? "mla" : "gqa", c->dim, c->n_heads, c->prelude_layers,
-        c->coda_layers, c->n_experts, c->n_experts_per_tok, c->n_shared_experts);
+        c->attn == ATTN_MLA ? "mla" : "gqa", c->dim, c->n_heads, c->n_prelude,
+        c->n_coda, c->n_experts, c->n_experts_per_tok, c->n_shared_experts);
     buf_printf(
         &b,
         "\"trained_loops\":%u,\"act_threshold\":%.9g,\"halted_kv\":\"%s\",\"max_seq_len\":%u,"
         "\"vocab_size\":%u,\"tokenizer\":%s,",
-        c->max_loop_iters, (double)c->act_threshold, c->halted_kv == KV_LAST ? "last" : "exact",
+        c->loops_default, (double)c->exit_threshold, c->halted_kv == KV_LAST ? "last" : "exact",
         c->max_seq_len, c->vocab_size, f->tokenizer_ids ? "true" : "false");
     json_cache(f, &b);
     buf_puts(&b, "}");

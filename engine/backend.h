@@ -14,10 +14,10 @@
 
 /* The cache is n_slots slots of slot_bytes. Positions are grouped into blocks of
  * ENG_BLOCK; a block's map says, for each plane and each of its positions, which slot
- * holds that latent. Planes are numbered prelude layers first, then coda layers, then
- * loops: see eng_plane_*. A sequence is a table of blocks, so two sequences may share
- * one (prefix cache), and a halted position costs nothing at deeper loops: its entries
- * there name the slot of its last loop. */
+ * holds that position there. A slot holds the keys and values of all layers of one loop, and
+ * planes are numbered prelude first, then coda, then loops: see plan_plane_*. A sequence is a table
+ * of blocks, so two sequences may share one (prefix cache), and a halted position costs nothing at
+ * deeper loops: its entries there name the slot of its last loop. */
 enum { ENG_BLOCK = 32 };
 #define ENG_NO_SLOT UINT32_MAX
 
@@ -26,20 +26,25 @@ enum { ENG_BLOCK = 32 };
 typedef enum { ENG_WEIGHTS_AS_STORED, ENG_WEIGHTS_INT8 } eng_weights;
 
 typedef struct {
-    uint32_t threads;       /* 0 = one per core this process may use */
-    uint32_t max_loops;     /* most loops any row will run (planes = prelude + coda + this) */
-    uint32_t n_rows;        /* row states held */
-    uint32_t max_launch;    /* most rows in one launch */
-    uint32_t max_logits;    /* most rows in one coda launch that run the head */
-    uint64_t cache_bytes;   /* budget for slots and block maps together; 0 = a default that fits */
-    uint32_t max_positions; /* most positions any sequence will have */
-    model_dtype cache_dtype;  /* DTYPE_F32 or DTYPE_BF16 */
-    const char *kernels;    /* CPU: NULL = measured choice; "avx512", "avx2", "portable" */
-    eng_weights weights;    /* CPU: how large matrices are held */
-    bool packed_cache;      /* CPU: keep the packed weights in a file in the model's folder */
+    uint32_t threads;        /* 0 = one per core this process may use */
+    uint32_t max_loops;      /* most loops any row will run: the cache has plan_planes(this) */
+    uint32_t n_rows;         /* row states held */
+    uint32_t max_launch;     /* most rows in one launch */
+    uint32_t max_logits;     /* most rows in one coda launch that run the head */
+    uint64_t cache_bytes;    /* budget for slots and block maps together; 0 = a default that fits */
+    uint32_t max_positions;  /* most positions any sequence will have */
+    model_dtype cache_dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    const char *kernels;     /* CPU: NULL = measured choice; "avx512", "avx2", "portable" */
+    eng_weights weights;     /* CPU: how large matrices are held */
+    bool packed_cache;       /* CPU: keep the packed weights in a file in the model's folder */
     /* CPU: prompt positions between two multiples of this are always launched together, whatever
-     * else is running, so that the form of their attention may follow from it; 0: no such promise */
+     * else is running, so that the form of their attention may follow from it; 0: no such promise
+     */
     uint32_t prompt_chunk;
+    bool own_exit; /* leave the loop by `exit` instead of the plan's rule; the plan allows it */
+    exit_rule exit;
+    bool own_state0; /* start from `state0` instead of the plan's; STATE_ZERO or STATE_SEEDED */
+    state_start state0;
 } eng_backend_opts;
 
 typedef struct {
@@ -49,6 +54,7 @@ typedef struct {
     uint32_t n_slots, n_blocks, n_planes, n_rows, max_launch, max_logits;
     uint32_t max_flights; /* launches that may be started before the first is waited for */
     bool samples;         /* takes ENG_ROW_SAMPLE */
+    exit_rule exit;       /* when rows leave the loop */
     size_t slot_bytes, block_map_bytes;  /* one slot; one block's map */
     uint64_t weight_bytes, memory_bytes; /* resident weights; everything this backend holds */
 } eng_backend_info;
@@ -99,7 +105,7 @@ typedef struct {
     uint16_t loop;                 /* recurrent: 0-based index of the loop to run */
     uint16_t min_loops, max_loops; /* recurrent: no halt before min_loops done; halt at max_loops */
     uint16_t flags;                /* ENG_ROW_* */
-    float threshold;               /* recurrent: ACT threshold */
+    float threshold;               /* recurrent: of info.exit */
     uint32_t guard;         /* with ENG_ROW_GUARDED: a row state, this row's own or another */
     const eng_draw *draw;   /* with ENG_ROW_SAMPLE */
     const uint32_t *blocks; /* block table, pos / ENG_BLOCK + 1 entries */
@@ -141,7 +147,7 @@ typedef struct {
 /* A backend's own struct begins with this. */
 struct eng_backend {
     const eng_backend_ops *ops;
-    const model_plan *config; /* borrowed from the model */
+    const model_plan *plan; /* borrowed from the model */
     eng_backend_info info;
 };
 

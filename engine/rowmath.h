@@ -15,7 +15,6 @@
 #define RM_FN static inline
 #endif
 
-#define RM_EPS 1e-6f           /* of every RMS norm */
 #define RM_NO_SLOT 0xffffffffu /* a map entry nobody has written */
 
 /* ---- bfloat16 ---- */
@@ -57,8 +56,8 @@ RM_FN uint32_t rm_bf16_pair(float lo, float hi) {
 /* ---- norms, rotation, embeddings ---- */
 
 /* 1 / sqrt(mean(x^2) + eps) from the sum of squares of n values. */
-RM_FN float rm_rms_scale(float sum_squares, uint32_t n) {
-    return 1.0f / sqrtf(sum_squares / (float)n + RM_EPS);
+RM_FN float rm_rms_scale(float sum_squares, uint32_t n, float eps) {
+    return 1.0f / sqrtf(sum_squares / (float)n + eps);
 }
 
 /* Turns the pair (x0, x1) by the angle whose cosine and sine are given. */
@@ -128,6 +127,41 @@ RM_FN rm_act_step rm_act(float cum, float p, float threshold, uint32_t done, uin
     s.cum = cum + (may ? p : s.weight);
     s.halted = leaves || done >= max_loops;
     return s;
+}
+
+/* ---- exit rules besides ACT ----
+ * `done` = loops done with this one. No position leaves before min_loops; every position leaves
+ * at max_loops. */
+
+typedef struct {
+    float cum; /* probability of having left by now */
+    uint32_t halted;
+} rm_hazard_step;
+
+/* p = sigmoid of the gate on the new state. The position leaves at the first loop whose
+ * 1 - prod(1 - p) reaches the threshold; a threshold of 1 means never, whatever the sum rounds
+ * to. Ouro's exit_threshold, in float32. */
+RM_FN rm_hazard_step rm_hazard(float cum, float p, float threshold, uint32_t done,
+                               uint32_t min_loops, uint32_t max_loops) {
+    rm_hazard_step s;
+    s.cum = cum + (1.0f - cum) * p;
+    s.halted = (threshold < 1.0f && done >= min_loops && s.cum >= threshold) || done >= max_loops;
+    return s;
+}
+
+/* |new - old| / |new| < threshold, from sums of squares. */
+RM_FN uint32_t rm_latent_diff(float diff_squares, float new_squares, float threshold, uint32_t done,
+                              uint32_t min_loops, uint32_t max_loops) {
+    uint32_t close = sqrtf(diff_squares) < threshold * sqrtf(new_squares);
+    return (close && done >= min_loops) || done >= max_loops;
+}
+
+/* 1 - cos(new, old) < threshold, from the product and the sums of squares. */
+RM_FN uint32_t rm_cosine(float product, float new_squares, float old_squares, float threshold,
+                         uint32_t done, uint32_t min_loops, uint32_t max_loops) {
+    float length = sqrtf(new_squares) * sqrtf(old_squares);
+    uint32_t close = length > 0.0f && 1.0f - product / length < threshold;
+    return (close && done >= min_loops) || done >= max_loops;
 }
 
 /* ---- router ---- */
@@ -258,6 +292,44 @@ RM_FN uint64_t rm_philox(uint64_t seed, uint64_t index) {
 /* 53 bits of it as a number in [0, 1). */
 RM_FN double rm_uniform(uint64_t seed, uint64_t index) {
     return (double)(rm_philox(seed, index) >> 11) * 0x1p-53;
+}
+
+/* ---- seeded states ---- */
+
+/* The u-quantile of the standard normal distribution, 0 < u < 1: Acklam's rational
+ * approximation, relative error below 1.2e-9. */
+RM_FN double rm_normal_quantile(double u) {
+    const double a[6] = {-3.969683028665376e+01, 2.209460984245205e+02,  -2.759285104469687e+02,
+                         1.383577518672690e+02,  -3.066479806614716e+01, 2.506628277459239e+00};
+    const double b[5] = {-5.447609879822406e+01, 1.615858368580409e+02, -1.556989798598866e+02,
+                         6.680131188771972e+01, -1.328068155288572e+01};
+    const double c[6] = {-7.784894002430293e-03, -3.223964580411365e-01, -2.400758277161838e+00,
+                         -2.549732539343734e+00, 4.374664141464968e+00,  2.938163982698783e+00};
+    const double d[4] = {7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e+00,
+                         3.754408661907416e+00};
+    const double low = 0.02425;
+    double q, r, tail = u < low ? u : u > 1 - low ? 1 - u : 0;
+    if (tail > 0) {
+        q = sqrt(-2 * log(tail));
+        r = (((((c[0] * q + c[1]) * q + c[2]) * q + c[3]) * q + c[4]) * q + c[5]) /
+            ((((d[0] * q + d[1]) * q + d[2]) * q + d[3]) * q + 1);
+        return u < low ? r : -r;
+    }
+    q = u - 0.5;
+    r = q * q;
+    return (((((a[0] * r + a[1]) * r + a[2]) * r + a[3]) * r + a[4]) * r + a[5]) * q /
+           (((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1);
+}
+
+#define RM_STATE_SEED 0x666174686f6d6830u /* the same draw on every server */
+#define RM_PHI_MINUS_3 0.0013498980316301
+
+/* Channel c of the state before the first loop, a normal draw cut at 3 std. It depends on the
+ * position and the channel only, so equal prefixes have equal states. */
+RM_FN float rm_seeded_state(uint32_t pos, uint32_t c, float std) {
+    double u = rm_uniform(RM_STATE_SEED, (uint64_t)pos << 32 | c);
+    u = RM_PHI_MINUS_3 + u * (1 - 2 * RM_PHI_MINUS_3);
+    return (float)(rm_normal_quantile(u) * (double)std);
 }
 
 /* Log-softmax of a logit; log_sum = log of the sum of e^(logit - max). */

@@ -1,66 +1,35 @@
-/* config.c - config.json: what it must hold, the published variants, writing one.
- *
- * One table drives reading and writing, so a key cannot be read and not checked. */
-#include "model/model.h"
+/* config.c - config.json: which family it is of, and the checked reading of its keys. */
+#include "model/model_internal.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { CONFIG_MAX_BYTES = 1 << 20 };
+enum { CONFIG_MAX_BYTES = 1 << 20, MAX_SLOT_VALUES = 1 << 26 };
 
-/* Which attention a key matters to: a GQA file may carry any q_lora_rank it likes. */
-typedef enum { FOR_BOTH, FOR_MLA, FOR_GQA } used_by;
+/* One row per family. */
+static const model_family *const families[] = {&model__openmythos, &model__ouro};
 
-/* Bounds are far above any published model (1 T parameters: dim 16384, 512 experts) and
- * low enough that every product in plan_params and in tensor shapes fits 63 bits. */
-static const struct {
-    const char *key;
-    size_t at; /* offset of a uint32_t in model_plan */
-    uint32_t min, max;
-    used_by used;
-} numbers[] = {
-#define N(key, min, max, used)                                                                     \
-    { #key, offsetof(model_plan, key), min, max, used }
-    N(vocab_size, 2, 1u << 24, FOR_BOTH),
-    N(dim, 16, 1u << 17, FOR_BOTH),
-    N(n_heads, 1, 4096, FOR_BOTH),
-    N(n_kv_heads, 1, 4096, FOR_GQA),
-    N(max_seq_len, 1, 1u << 24, FOR_BOTH),
-    N(max_loop_iters, 1, PLAN_MAX_LOOPS, FOR_BOTH),
-    N(prelude_layers, 0, 1024, FOR_BOTH),
-    N(coda_layers, 0, 1024, FOR_BOTH),
-    N(kv_lora_rank, 1, 1u << 16, FOR_MLA),
-    N(q_lora_rank, 1, 1u << 16, FOR_MLA),
-    N(qk_rope_head_dim, 2, 1u << 12, FOR_MLA),
-    N(qk_nope_head_dim, 1, 1u << 12, FOR_MLA),
-    N(v_head_dim, 1, 1u << 12, FOR_MLA),
-    N(n_experts, 1, 1u << 16, FOR_BOTH),
-    N(n_shared_experts, 0, 1024, FOR_BOTH),
-    N(n_experts_per_tok, 1, 1024, FOR_BOTH),
-    N(expert_dim, 1, 1u << 20, FOR_BOTH),
-    N(lora_rank, 1, 1u << 14, FOR_BOTH),
-    N(max_output_tokens, 1, 1u << 30, FOR_BOTH),
-#undef N
-};
+/* ---- keys ---- */
 
-static uint32_t *number_at(model_plan *c, size_t i) {
-    return (uint32_t *)((char *)c + numbers[i].at);
+int model__config_bad(const model__config *c, const char *key, const char *fmt, ...) {
+    char text[320];
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    return err_set(c->e, ERR_BAD_FILE, key, "%s: %s", c->what, text);
 }
 
-/* ---- reading ---- */
-
-typedef struct {
-    const json_t *root;
-    const char *what;
-    err *e;
-} reader;
-
-static const json_t *get(const reader *r, const char *key) {
-    const json_t *v = json_object_get(r->root, key);
-    if (v == NULL) err_set(r->e, ERR_BAD_FILE, key, "%s: key \"%s\" is missing", r->what, key);
+const json_t *model__config_get(const model__config *c, const char *key) {
+    const json_t *v = json_object_get(c->root, key);
+    if (v == NULL) model__config_bad(c, key, "key \"%s\" is missing", key);
     return v;
+}
+
+bool model__config_has(const model__config *c, const char *key) {
+    const json_t *v = json_object_get(c->root, key);
+    return v && !json_is_null(v);
 }
 
 static const char *kind_of(const json_t *v) {
@@ -75,132 +44,178 @@ static const char *kind_of(const json_t *v) {
     }
 }
 
-static int read_number(const reader *r, model_plan *c, size_t i) {
-    const char *key = numbers[i].key;
-    const json_t *v = get(r, key);
+int model__config_whole(const model__config *c, const char *key, uint32_t min, uint32_t max,
+                        uint32_t *out) {
+    const json_t *v = model__config_get(c, key);
     if (v == NULL) return -1;
     if (json_is_real(v)) {
-        return err_set(r->e, ERR_BAD_FILE, key, "%s: %s is %g, expected a whole number", r->what,
-                       key, json_real_value(v));
+        return model__config_bad(c, key, "%s is %g, expected a whole number", key,
+                                 json_real_value(v));
     }
     if (!json_is_integer(v)) {
-        return err_set(r->e, ERR_BAD_FILE, key, "%s: %s is %s, expected a whole number", r->what,
-                       key, kind_of(v));
+        return model__config_bad(c, key, "%s is %s, expected a whole number", key, kind_of(v));
     }
     json_int_t n = json_integer_value(v);
-    bool used = numbers[i].used == FOR_BOTH ||
-                numbers[i].used == (c->attn_type == ATTN_MLA ? FOR_MLA : FOR_GQA);
-    json_int_t min = used ? numbers[i].min : 0;
-    if (n < min || n > numbers[i].max) {
-        return err_set(r->e, ERR_BAD_FILE, key, "%s: %s is %lld, expected %lld to %u", r->what, key,
-                       (long long)n, (long long)min, numbers[i].max);
+    if (n < (json_int_t)min || n > (json_int_t)max) {
+        return model__config_bad(c, key, "%s is %lld, expected %u to %u", key, (long long)n, min,
+                                 max);
     }
-    *number_at(c, i) = (uint32_t)n;
+    *out = (uint32_t)n;
     return 0;
 }
 
-static int read_real(const reader *r, const char *key, double min, double max, const char *rule,
-                     float *out) {
-    const json_t *v = get(r, key);
+int model__config_real(const model__config *c, const char *key, double min, double max,
+                       const char *rule, float *out) {
+    const json_t *v = model__config_get(c, key);
     if (v == NULL) return -1;
     if (!json_is_number(v)) {
-        return err_set(r->e, ERR_BAD_FILE, key, "%s: %s is %s, expected a number", r->what, key,
-                       kind_of(v));
+        return model__config_bad(c, key, "%s is %s, expected a number", key, kind_of(v));
     }
     double x = json_number_value(v);
     if (!(x >= min && x <= max)) { /* catches NaN too */
-        return err_set(r->e, ERR_BAD_FILE, key, "%s: %s is %g, expected %s", r->what, key, x, rule);
+        return model__config_bad(c, key, "%s is %g, expected %s", key, x, rule);
     }
     *out = (float)x;
     return 0;
 }
 
-/* names: two spellings, NULL-free; the index of the one found goes to *out. */
-static int read_choice(const reader *r, const char *key, const char *const names[2], int *out) {
-    const json_t *v = get(r, key);
+int model__config_choice(const model__config *c, const char *key, const char *const *names,
+                         size_t n, int *out) {
+    const json_t *v = model__config_get(c, key);
     if (v == NULL) return -1;
     const char *text = json_string_value(v);
+    for (size_t i = 0; text && i < n; i++) {
+        if (strcmp(text, names[i]) == 0) return *out = (int)i, 0;
+    }
+    char list[160] = "";
+    size_t len = 0;
+    for (size_t i = 0; i < n && len < sizeof list; i++) {
+        int wrote = snprintf(list + len, sizeof list - len, "%s\"%s\"", i ? " or " : "", names[i]);
+        len += wrote > 0 ? (size_t)wrote : 0;
+    }
     if (text == NULL) {
-        return err_set(r->e, ERR_BAD_FILE, key, "%s: %s is %s, expected \"%s\" or \"%s\"", r->what,
-                       key, kind_of(v), names[0], names[1]);
+        return model__config_bad(c, key, "%s is %s, expected %s", key, kind_of(v), list);
     }
-    for (int i = 0; i < 2; i++) {
-        if (strcmp(text, names[i]) == 0) return *out = i, 0;
-    }
-    return err_set(r->e, ERR_BAD_FILE, key, "%s: %s is \"%.40s\", expected \"%s\" or \"%s\"",
-                   r->what, key, text, names[0], names[1]);
+    return model__config_bad(c, key, "%s is \"%.40s\", expected %s", key, text, list);
 }
 
-static const char *const attn_names[2] = {[ATTN_MLA] = "mla", [ATTN_GQA] = "gqa"};
-static const char *const policy_names[2] = {[KV_EXACT] = "exact", [KV_LAST] = "last"};
-
-static int read_all(const reader *r, model_plan *c) {
-    int choice = 0;
-    if (read_choice(r, "attn_type", attn_names, &choice) != 0) return -1;
-    c->attn_type = (attn_kind)choice;
-    for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
-        if (read_number(r, c, i) != 0) return -1;
+int model__config_flag(const model__config *c, const char *key, bool otherwise, bool *out) {
+    const json_t *v = json_object_get(c->root, key);
+    *out = otherwise;
+    if (v == NULL || json_is_null(v)) return 0;
+    if (!json_is_boolean(v)) {
+        return model__config_bad(c, key, "%s is %s, expected true or false", key, kind_of(v));
     }
-    if (read_real(r, "act_threshold", 1e-6, 1, "above 0 and at most 1", &c->act_threshold) != 0 ||
-        read_real(r, "rope_theta", 1, 1e12, "1 to 1e12", &c->rope_theta) != 0) {
-        return -1;
-    }
-    choice = KV_EXACT;
-    if (json_object_get(r->root, "halted_kv") &&
-        read_choice(r, "halted_kv", policy_names, &choice) != 0) {
-        return -1;
-    }
-    c->halted_kv = (kv_policy)choice;
+    *out = json_is_true(v);
     return 0;
 }
 
-static int check_attention(const model_plan *c, const char *what, err *e) {
-    if (c->attn_type == ATTN_MLA) {
-        if (c->qk_rope_head_dim % 2 != 0) {
-            return err_set(e, ERR_BAD_FILE, "qk_rope_head_dim",
-                           "%s: qk_rope_head_dim is %u, expected an even number: RoPE turns pairs",
-                           what, c->qk_rope_head_dim);
+int model__config_only_text(const model__config *c, const char *key, const char *text) {
+    const json_t *v = json_object_get(c->root, key);
+    if (v == NULL || json_is_null(v)) return 0;
+    const char *is = json_string_value(v);
+    if (is == NULL) {
+        return model__config_bad(c, key, "%s is %s, expected \"%s\"", key, kind_of(v), text);
+    }
+    if (strcmp(is, text) == 0) return 0;
+    return model__config_bad(c, key, "%s is \"%.40s\"; Fathom knows only \"%s\" for this family",
+                             key, is, text);
+}
+
+int model__config_only_false(const model__config *c, const char *key) {
+    bool set;
+    if (model__config_flag(c, key, false, &set) != 0) return -1;
+    if (!set) return 0;
+    return model__config_bad(c, key, "%s is true; Fathom does not know it for this family", key);
+}
+
+int model__config_absent(const model__config *c, const char *key) {
+    if (!model__config_has(c, key)) return 0;
+    return model__config_bad(c, key, "%s is set; Fathom does not know it for this family", key);
+}
+
+static void add_eos(const model__config *c, model_plan *p, json_int_t id) {
+    if (id < 0 || id >= (json_int_t)p->vocab_size) {
+        log_line(LOG_WARN, "%s: eos_token_id %lld is no token of a vocabulary of %u; ignored",
+                 c->what, (long long)id, p->vocab_size);
+        return;
+    }
+    if (p->n_eos < PLAN_MAX_EOS) p->eos_ids[p->n_eos++] = (uint32_t)id;
+}
+
+int model__config_eos(const model__config *c, model_plan *p) {
+    const json_t *v = json_object_get(c->root, "eos_token_id"), *one;
+    size_t i;
+    p->n_eos = 0;
+    if (v == NULL || json_is_null(v)) return 0;
+    if (json_is_integer(v)) return add_eos(c, p, json_integer_value(v)), 0;
+    if (!json_is_array(v) || json_array_size(v) > PLAN_MAX_EOS) {
+        return model__config_bad(c, "eos_token_id",
+                                 "eos_token_id must be a token id or a list of at most %d",
+                                 PLAN_MAX_EOS);
+    }
+    json_array_foreach(v, i, one) {
+        if (!json_is_integer(one)) {
+            return model__config_bad(c, "eos_token_id", "eos_token_id %zu is %s, expected an id", i,
+                                     kind_of(one));
         }
-        return 0;
-    }
-    if (c->n_heads % c->n_kv_heads != 0) {
-        return err_set(e, ERR_BAD_FILE, "n_kv_heads",
-                       "%s: n_kv_heads is %u, expected a divisor of n_heads = %u", what,
-                       c->n_kv_heads, c->n_heads);
-    }
-    if (c->dim % c->n_heads != 0) {
-        return err_set(e, ERR_BAD_FILE, "n_heads",
-                       "%s: n_heads is %u, expected a divisor of dim = %u (attn_type gqa)", what,
-                       c->n_heads, c->dim);
-    }
-    if (c->dim / c->n_heads % 2 != 0) {
-        return err_set(
-            e, ERR_BAD_FILE, "n_heads",
-            "%s: n_heads is %u, so dim / n_heads = %u, expected an even number: RoPE turns pairs",
-            what, c->n_heads, c->dim / c->n_heads);
+        add_eos(c, p, json_integer_value(one));
     }
     return 0;
 }
 
-/* Rules between keys, and what follows from them. */
-static int derive(model_plan *c, const char *what, err *e) {
-    if (c->dim % 16 != 0) {
-        return err_set(e, ERR_BAD_FILE, "dim",
-                       "%s: dim is %u, expected a multiple of 16: the loop embedding fills dim / 8 "
-                       "channels in pairs",
-                       what, c->dim);
+void model__write_real(buf *out, const char *key, float v) {
+    char text[32];
+    for (int digits = 6; digits <= 9; digits++) {
+        (void)snprintf(text, sizeof text, "%.*g", digits, (double)v);
+        if (strtof(text, NULL) == v) break;
     }
-    if (c->n_experts_per_tok > c->n_experts) {
-        return err_set(e, ERR_BAD_FILE, "n_experts_per_tok",
-                       "%s: n_experts_per_tok is %u, expected at most n_experts = %u", what,
-                       c->n_experts_per_tok, c->n_experts);
+    buf_printf(out, "  \"%s\": %s", key, text);
+}
+
+/* ---- which family ---- */
+
+static void list_families(char *out, size_t n) {
+    size_t len = 0;
+    out[0] = 0;
+    for (size_t i = 0; i < ARRAY_LEN(families) && len < n; i++) {
+        int wrote = snprintf(out + len, n - len, "%s%s", i ? ", " : "", families[i]->name);
+        len += wrote > 0 ? (size_t)wrote : 0;
     }
-    if (check_attention(c, what, e) != 0) return -1;
-    c->dense_dim = (uint32_t)((uint64_t)c->dim * 4 / 3);
-    c->head_dim = c->attn_type == ATTN_GQA ? c->dim / c->n_heads : 0;
-    c->slot_values = c->attn_type == ATTN_GQA ? 2 * c->n_kv_heads * c->head_dim
-                                              : c->kv_lora_rank + c->qk_rope_head_dim;
-    return 0;
+}
+
+static const model_family *family_of(const model__config *c) {
+    const json_t *v = json_object_get(c->root, "model_type");
+    const char *type = json_string_value(v);
+    /* OpenMythos' own training script writes no model_type. */
+    if (v == NULL && json_object_get(c->root, "attn_type")) return &model__openmythos;
+    for (size_t i = 0; type && i < ARRAY_LEN(families); i++) {
+        if (strcmp(families[i]->model_type, type) == 0) return families[i];
+    }
+    char list[160];
+    list_families(list, sizeof list);
+    if (v == NULL) {
+        model__config_bad(c, "model_type",
+                          "key \"model_type\" is missing; Fathom runs looped "
+                          "models: %s",
+                          list);
+    } else if (type == NULL) {
+        model__config_bad(c, "model_type", "model_type is %s, expected a string", kind_of(v));
+    } else {
+        model__config_bad(c, "model_type", "model_type is '%.40s'; Fathom runs looped models: %s",
+                          type, list);
+    }
+    return NULL;
+}
+
+/* A slot is a size that backends multiply; no model comes near this. */
+static int check_slot(const model__config *c, const model_plan *p) {
+    uint64_t layer = p->attn == ATTN_GQA ? 2 * (uint64_t)p->n_kv_heads * p->head_dim
+                                         : (uint64_t)p->kv_lora_rank + p->qk_rope_head_dim;
+    if (layer * p->n_core <= MAX_SLOT_VALUES) return 0;
+    return model__config_bad(c, NULL,
+                             "one loop of one position would cache %llu values, at most %d can be",
+                             (unsigned long long)(layer * p->n_core), MAX_SLOT_VALUES);
 }
 
 int plan_parse(model_plan *out, const char *text, size_t n, const char *what, err *e) {
@@ -212,258 +227,62 @@ int plan_parse(model_plan *out, const char *text, size_t n, const char *what, er
     if (json_parse(&root, text, n, &limits, what, &why) != 0) {
         return err_set(e, why.code == ERR_BAD_PARAM ? ERR_BAD_FILE : why.code, NULL, "%s", why.msg);
     }
+    model__config c = {root, what, e};
+    model_plan p = {0};
     int rc = -1;
     if (!json_is_object(root)) {
-        err_set(e, ERR_BAD_FILE, NULL, "%s: the text is %s, expected an object", what,
-                kind_of(root));
+        model__config_bad(&c, NULL, "the text is %s, expected an object", kind_of(root));
         goto done;
     }
-    model_plan c = {0};
-    if (read_all(&(reader){root, what, e}, &c) != 0 || derive(&c, what, e) != 0) goto done;
-    *out = c;
+    p.family = family_of(&c);
+    if (p.family == NULL || p.family->read(&c, &p) != 0 || check_slot(&c, &p) != 0) goto done;
+    plan_derive(&p);
+    *out = p;
     rc = 0;
 done:
     json_decref(root);
     return rc;
 }
 
-/* ---- published variants ---- */
+void plan_write(buf *out, const model_plan *p, const char *dtype) {
+    p->family->write(out, p, dtype);
+}
 
-/* All use MLA, two thirds of a 4/3 FFN, threshold 0.99. Sizes as the OpenMythos project
- * publishes them; tiny is ours, small enough for tests that run a model of every kind. */
-static const struct {
-    const char *name;
-    model_plan c;
-} variants[] = {
-    {"tiny",
-     {.vocab_size = 320,
-      .dim = 64,
-      .n_heads = 4,
-      .n_kv_heads = 2,
-      .max_seq_len = 512,
-      .max_loop_iters = 8,
-      .prelude_layers = 1,
-      .coda_layers = 1,
-      .kv_lora_rank = 32,
-      .q_lora_rank = 48,
-      .qk_rope_head_dim = 8,
-      .qk_nope_head_dim = 16,
-      .v_head_dim = 16,
-      .n_experts = 8,
-      .n_shared_experts = 1,
-      .n_experts_per_tok = 2,
-      .expert_dim = 32,
-      .lora_rank = 4,
-      .max_output_tokens = 512,
-      .rope_theta = 10000}},
-    {"mythos_1b",
-     {.vocab_size = 32000,
-      .dim = 2048,
-      .n_heads = 16,
-      .n_kv_heads = 4,
-      .max_seq_len = 4096,
-      .max_loop_iters = 16,
-      .prelude_layers = 2,
-      .coda_layers = 2,
-      .kv_lora_rank = 256,
-      .q_lora_rank = 512,
-      .qk_rope_head_dim = 32,
-      .qk_nope_head_dim = 64,
-      .v_head_dim = 64,
-      .n_experts = 64,
-      .n_shared_experts = 2,
-      .n_experts_per_tok = 4,
-      .expert_dim = 2048,
-      .lora_rank = 8,
-      .max_output_tokens = 4096,
-      .rope_theta = 500000}},
-    {"mythos_3b",
-     {.vocab_size = 32000,
-      .dim = 3072,
-      .n_heads = 24,
-      .n_kv_heads = 6,
-      .max_seq_len = 4096,
-      .max_loop_iters = 16,
-      .prelude_layers = 2,
-      .coda_layers = 2,
-      .kv_lora_rank = 384,
-      .q_lora_rank = 768,
-      .qk_rope_head_dim = 32,
-      .qk_nope_head_dim = 96,
-      .v_head_dim = 96,
-      .n_experts = 64,
-      .n_shared_experts = 2,
-      .n_experts_per_tok = 4,
-      .expert_dim = 4096,
-      .lora_rank = 8,
-      .max_output_tokens = 4096,
-      .rope_theta = 500000}},
-    {"mythos_10b",
-     {.vocab_size = 32000,
-      .dim = 4096,
-      .n_heads = 32,
-      .n_kv_heads = 8,
-      .max_seq_len = 8192,
-      .max_loop_iters = 24,
-      .prelude_layers = 2,
-      .coda_layers = 2,
-      .kv_lora_rank = 512,
-      .q_lora_rank = 1024,
-      .qk_rope_head_dim = 64,
-      .qk_nope_head_dim = 128,
-      .v_head_dim = 128,
-      .n_experts = 128,
-      .n_shared_experts = 2,
-      .n_experts_per_tok = 4,
-      .expert_dim = 5632,
-      .lora_rank = 16,
-      .max_output_tokens = 4096,
-      .rope_theta = 500000}},
-    {"mythos_50b",
-     {.vocab_size = 32000,
-      .dim = 6144,
-      .n_heads = 48,
-      .n_kv_heads = 8,
-      .max_seq_len = 8192,
-      .max_loop_iters = 32,
-      .prelude_layers = 3,
-      .coda_layers = 3,
-      .kv_lora_rank = 512,
-      .q_lora_rank = 1536,
-      .qk_rope_head_dim = 64,
-      .qk_nope_head_dim = 128,
-      .v_head_dim = 128,
-      .n_experts = 256,
-      .n_shared_experts = 4,
-      .n_experts_per_tok = 4,
-      .expert_dim = 9728,
-      .lora_rank = 32,
-      .max_output_tokens = 4096,
-      .rope_theta = 500000}},
-    {"mythos_100b",
-     {.vocab_size = 32000,
-      .dim = 8192,
-      .n_heads = 64,
-      .n_kv_heads = 8,
-      .max_seq_len = 1000000,
-      .max_loop_iters = 32,
-      .prelude_layers = 4,
-      .coda_layers = 4,
-      .kv_lora_rank = 512,
-      .q_lora_rank = 2048,
-      .qk_rope_head_dim = 64,
-      .qk_nope_head_dim = 128,
-      .v_head_dim = 128,
-      .n_experts = 256,
-      .n_shared_experts = 4,
-      .n_experts_per_tok = 8,
-      .expert_dim = 13568,
-      .lora_rank = 64,
-      .max_output_tokens = 131072,
-      .rope_theta = 1000000}},
-    {"mythos_500b",
-     {.vocab_size = 100000,
-      .dim = 12288,
-      .n_heads = 96,
-      .n_kv_heads = 16,
-      .max_seq_len = 1000000,
-      .max_loop_iters = 48,
-      .prelude_layers = 4,
-      .coda_layers = 4,
-      .kv_lora_rank = 1024,
-      .q_lora_rank = 3072,
-      .qk_rope_head_dim = 64,
-      .qk_nope_head_dim = 128,
-      .v_head_dim = 128,
-      .n_experts = 512,
-      .n_shared_experts = 8,
-      .n_experts_per_tok = 8,
-      .expert_dim = 23040,
-      .lora_rank = 128,
-      .max_output_tokens = 131072,
-      .rope_theta = 1000000}},
-    {"mythos_1t",
-     {.vocab_size = 100000,
-      .dim = 16384,
-      .n_heads = 128,
-      .n_kv_heads = 16,
-      .max_seq_len = 1000000,
-      .max_loop_iters = 64,
-      .prelude_layers = 6,
-      .coda_layers = 6,
-      .kv_lora_rank = 1024,
-      .q_lora_rank = 4096,
-      .qk_rope_head_dim = 64,
-      .qk_nope_head_dim = 128,
-      .v_head_dim = 128,
-      .n_experts = 512,
-      .n_shared_experts = 8,
-      .n_experts_per_tok = 8,
-      .expert_dim = 34560,
-      .lora_rank = 256,
-      .max_output_tokens = 131072,
-      .rope_theta = 2000000}},
-};
+/* ---- variants ---- */
+
+static const model__variant *variant_at(size_t i, const model_family **family) {
+    for (size_t f = 0; f < ARRAY_LEN(families); f++) {
+        *family = families[f];
+        if (i < families[f]->n_variants) return &families[f]->variants[i];
+        i -= families[f]->n_variants;
+    }
+    return NULL;
+}
+
+const char *plan_variant_name(size_t i) {
+    const model_family *family;
+    const model__variant *v = variant_at(i, &family);
+    return v ? v->name : NULL;
+}
 
 int plan_variant(model_plan *out, const char *name, err *e) {
-    *out = (model_plan){0};
+    const model_family *family;
+    const model__variant *v;
     buf names = {0};
-    for (size_t i = 0; i < ARRAY_LEN(variants); i++) {
-        if (strcmp(variants[i].name, name) == 0) {
+    for (size_t i = 0; (v = variant_at(i, &family)) != NULL; i++) {
+        if (strcmp(v->name, name) == 0) {
             buf_deinit(&names);
-            *out = variants[i].c;
-            out->act_threshold = 0.99f;
-            return derive(out, name, e);
+            *out = v->plan;
+            out->family = family;
+            family->complete(out);
+            plan_derive(out);
+            return 0;
         }
-        buf_printf(&names, "%s%s", i ? " " : "", variants[i].name);
+        buf_printf(&names, "%s%s", i ? " " : "", v->name);
     }
+    *out = (model_plan){0};
     err_set(e, ERR_NOT_FOUND, "variant", "no variant \"%.40s\"; there are: %s", name,
             names.data ? names.data : "");
     buf_deinit(&names);
     return -1;
-}
-
-/* ---- writing ---- */
-
-/* As short as reads back the same: 0.99, not 0.99000001. */
-static void write_real(buf *out, const char *key, float v) {
-    char text[32];
-    for (int digits = 6; digits <= 9; digits++) {
-        (void)snprintf(text, sizeof text, "%.*g", digits, (double)v);
-        if (strtof(text, NULL) == v) break;
-    }
-    buf_printf(out, "  \"%s\": %s", key, text);
-}
-
-void plan_write(buf *out, const model_plan *c, const char *dtype) {
-    buf_puts(out, "{\n  \"architectures\": [\"OpenMythos\"],\n  \"model_type\": \"openmythos\",\n");
-    buf_printf(out, "  \"torch_dtype\": \"%s\",\n", dtype);
-    buf_printf(out, "  \"attn_type\": \"%s\",\n", attn_names[c->attn_type]);
-    buf_printf(out, "  \"halted_kv\": \"%s\",\n", policy_names[c->halted_kv]);
-    model_plan copy = *c;
-    for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
-        buf_printf(out, "  \"%s\": %u,\n", numbers[i].key, *number_at(&copy, i));
-    }
-    write_real(out, "act_threshold", c->act_threshold);
-    buf_puts(out, ",\n");
-    write_real(out, "rope_theta", c->rope_theta);
-    buf_puts(out, "\n}\n");
-}
-
-static uint64_t attention_params(const model_plan *c) {
-    uint64_t d = c->dim, h = c->n_heads, q = c->q_lora_rank, kv = c->kv_lora_rank;
-    if (c->attn_type == ATTN_GQA) return 2 * d * d + 2 * d * c->n_kv_heads * c->head_dim;
-    return q * d + q + h * q * (c->qk_nope_head_dim + c->qk_rope_head_dim) + d * c->slot_values +
-           kv + h * kv * (c->qk_nope_head_dim + c->v_head_dim) + d * h * c->v_head_dim;
-}
-
-uint64_t plan_params(const model_plan *c) {
-    uint64_t d = c->dim, block = attention_params(c) + 2 * d;
-    uint64_t dense = 3 * d * c->dense_dim, expert = 3 * d * c->expert_dim;
-    uint64_t experts = c->n_experts + (uint64_t)c->n_shared_experts * c->n_experts_per_tok;
-    uint64_t lora = 2 * d * c->lora_rank + (uint64_t)c->max_loop_iters * c->lora_rank;
-    uint64_t recurrent = block + experts * expert + c->n_experts * d + c->n_experts + lora +
-                         d /* norm */ + (2 * d + 1) /* log_A, B, log_dt */ + (d + 1) /* halt */;
-    return c->vocab_size * d + d +
-           ((uint64_t)c->prelude_layers + c->coda_layers) * (block + dense) + recurrent;
 }

@@ -36,13 +36,22 @@ typedef struct {
     bool used;
 } placed;
 
+typedef struct { /* a tensor of the plan */
+    tensor_place place;
+    const placed *in;
+    uint64_t first_row, rows, cols;
+    uint32_t rank;
+} wanted;
+
 struct model_folder {
-    model_plan config;
+    model_plan plan;
     char *dir;
     weight_file *files;
     size_t n_files;
     placed *tensors; /* of all files, sorted by name */
     size_t n_tensors;
+    wanted *wanted; /* sorted by place */
+    size_t n_wanted, cap_wanted;
     model_part_size parts[MODEL_PARTS];
 };
 
@@ -85,7 +94,7 @@ static int read_config(model_folder *m, err *e) {
     err why = {0};
     int rc = file_read(&text, path, MAX_CONFIG_BYTES, &why);
     if (rc != 0) unreadable(e, &why);
-    else rc = plan_parse(&m->config, text.data, text.len, path, e);
+    else rc = plan_parse(&m->plan, text.data, text.len, path, e);
     buf_deinit(&text);
     free(path);
     return rc;
@@ -327,12 +336,30 @@ typedef struct {
     err *e;
 } checker;
 
+static int keep_wanted(model_folder *m, const model__want *w, const placed *p, err *e) {
+    if (m->n_wanted == m->cap_wanted) {
+        size_t cap = m->cap_wanted ? 2 * m->cap_wanted : 256;
+        wanted *more = realloc(m->wanted, cap * sizeof *more);
+        if (more == NULL) return no_memory(e, m->dir);
+        m->wanted = more;
+        m->cap_wanted = cap;
+    }
+    m->wanted[m->n_wanted++] = (wanted){.place = w->place,
+                                        .in = p,
+                                        .first_row = w->first_row,
+                                        .rows = w->shape[0],
+                                        .cols = w->shape[1],
+                                        .rank = w->rank};
+    return 0;
+}
+
 static int check_want(void *ud, const model__want *w) {
     checker *k = ud;
     model_folder *m = k->m;
     placed *p = find(m, w->name);
     char expected[64], found[160];
-    model__st_shape_text(expected, sizeof expected, w->shape, w->rank);
+    uint64_t shape[2] = {w->file_rows ? w->file_rows : w->shape[0], w->shape[1]};
+    model__st_shape_text(expected, sizeof expected, shape, w->rank);
     if (p == NULL) {
         if (w->optional) return 0;
         return err_set(k->e, ERR_BAD_FILE, w->name, "%s: tensor %s is missing, expected %s",
@@ -340,7 +367,7 @@ static int check_want(void *ud, const model__want *w) {
     }
     const model__st_entry *t = p->entry;
     const char *file = m->files[p->file].name;
-    if (t->rank != w->rank || memcmp(t->shape, w->shape, w->rank * sizeof w->shape[0]) != 0) {
+    if (t->rank != w->rank || memcmp(t->shape, shape, w->rank * sizeof shape[0]) != 0) {
         model__st_shape_text(found, sizeof found, t->shape, t->rank);
         return err_set(k->e, ERR_BAD_FILE, w->name, "%s: tensor %s has shape %s, expected %s", file,
                        w->name, found, expected);
@@ -351,10 +378,27 @@ static int check_want(void *ud, const model__want *w) {
                        "%s: tensor %s has dtype %s, expected F32, F16 or BF16", file, w->name,
                        t->dtype);
     }
+    bool seen = p->used;
     p->used = true;
-    m->parts[w->part].params += t->n_values;
-    m->parts[w->part].bytes += t->bytes;
-    return check_sample(m, p, k->e);
+    uint64_t values = w->shape[0] * w->shape[1];
+    m->parts[w->part].params += values;
+    m->parts[w->part].bytes += values * model_dtype_bytes(dtype);
+    if (keep_wanted(m, w, p, k->e) != 0) return -1;
+    return seen ? 0 : check_sample(m, p, k->e);
+}
+
+static int by_place(const void *a, const void *b) {
+    const tensor_place *x = &((const wanted *)a)->place, *y = &((const wanted *)b)->place;
+    if (x->stage != y->stage) return x->stage < y->stage ? -1 : 1;
+    if (x->layer != y->layer) return x->layer < y->layer ? -1 : 1;
+    if (x->role != y->role) return x->role < y->role ? -1 : 1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+static const wanted *find_place(const model_folder *m, tensor_place place) {
+    wanted key = {.place = place};
+    if (m->n_wanted == 0) return NULL;
+    return bsearch(&key, m->wanted, m->n_wanted, sizeof *m->wanted, by_place);
 }
 
 static void warn_of_extra(const model_folder *m) {
@@ -425,7 +469,8 @@ int model_open(model_folder **out, const char *dir, err *e) {
     }
     if (read_config(m, e) != 0 || open_files(m, e) != 0 || merge_tensors(m, e) != 0) goto fail;
     checker k = {m, e};
-    if (model__wants(&m->config, check_want, &k) != 0) goto fail;
+    if (model__wants(&m->plan, check_want, &k) != 0) goto fail;
+    qsort(m->wanted, m->n_wanted, sizeof *m->wanted, by_place);
     if (check_unchanged(m, e) != 0) goto fail;
     warn_of_extra(m);
     read_ahead(m);
@@ -443,6 +488,7 @@ void model_close(model_folder *m) {
         file_map_close(&m->files[i].map);
         free(m->files[i].name);
     }
+    free(m->wanted);
     free(m->tensors);
     free(m->files);
     free(m->dir);
@@ -450,17 +496,36 @@ void model_close(model_folder *m) {
 }
 
 const model_plan *model_plan_of(const model_folder *m) {
-    return &m->config;
+    return &m->plan;
 }
 
 const char *model_dir(const model_folder *m) {
     return m->dir;
 }
 
-bool model_find(const model_folder *m, const char *name, model_tensor *out) {
+bool model_find(const model_folder *m, tensor_place place, model_tensor *out) {
+    const wanted *w = find_place(m, place);
+    *out = (model_tensor){0};
+    if (w == NULL || !fill_tensor(m, w->in, out)) return false;
+    size_t value = model_dtype_bytes(out->dtype);
+    out->data = (const uint8_t *)out->data + w->first_row * w->cols * value;
+    out->rank = w->rank;
+    out->shape[0] = w->rows;
+    if (w->rank > 1) out->shape[1] = w->cols;
+    out->n_values = (size_t)(w->rows * w->cols);
+    out->bytes = out->n_values * value;
+    return true;
+}
+
+bool model_find_named(const model_folder *m, const char *name, model_tensor *out) {
     const placed *p = find(m, name);
     *out = (model_tensor){0};
     return p && fill_tensor(m, p, out);
+}
+
+const char *model_tensor_name(const model_folder *m, tensor_place place) {
+    const wanted *w = find_place(m, place);
+    return w ? w->in->entry->name : "?";
 }
 
 void model_parts(const model_folder *m, model_part_size out[MODEL_PARTS]) {

@@ -2,7 +2,7 @@
  *
  * Every byte is a pure function of (seed, tensor, place), so the split over threads and
  * files changes nothing. Files appear under their names only when whole. */
-#include "model/init_internal.h"
+#include "model/model_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -263,7 +263,7 @@ static int write_config(writer *w) {
     static const char *const names[] = {
         [DTYPE_F32] = "float32", [DTYPE_F16] = "float16", [DTYPE_BF16] = "bfloat16"};
     buf text = {0};
-    plan_write(&text, w->recipe.c, names[w->opts->dtype]);
+    plan_write(&text, w->recipe.p, names[w->opts->dtype]);
     int rc = write_text(w, "config.json", &text);
     buf_deinit(&text);
     return rc;
@@ -340,22 +340,24 @@ static void undo(writer *w) {
     if (w->made_dir) (void)rmdir(w->dir);
 }
 
-int model_init_write(const char *dir, const model_plan *c, const model_init_opts *opts, err *e) {
+int model_init_write(const char *dir, const model_plan *plan, const model_init_opts *opts, err *e) {
     writer w = {.dir = dir, .opts = opts, .n_files = 1, .e = e};
+    model_plan p = *plan;
     float depth = opts->mean_depth;
     int rc = -1;
-    if (depth == 0) depth = (float)c->max_loop_iters * 3 / 8 + 1;
-    if (!(depth >= 1 && depth <= (float)c->max_loop_iters)) {
+    if (depth == 0) depth = (float)p.loops_default * 3 / 8 + 1;
+    if (!(depth >= 1 && depth <= (float)p.loops_default)) {
         return err_set(e, ERR_USAGE, "mean-depth", "the mean depth is %g, expected 1 to %u",
-                       (double)depth, c->max_loop_iters);
+                       (double)depth, p.loops_default);
     }
-    model__recipe_init(&w.recipe, c, opts->seed, depth);
+    if (opts->mean_depth > 0 && p.exit == EXIT_HAZARD) p.exit_threshold = MODEL_HAZARD_AT;
+    model__recipe_init(&w.recipe, &p, opts->seed, depth);
     w.files = array_new(MAX_FILES, sizeof *w.files);
     if (w.files == NULL) {
         no_memory(&w);
         goto done;
     }
-    if (model__wants(c, plan_tensor, &w) != 0 || name_files(&w) != 0 || check_folder(&w) != 0)
+    if (model__wants(&p, plan_tensor, &w) != 0 || name_files(&w) != 0 || check_folder(&w) != 0)
         goto done;
     rc = write_all(&w);
     if (rc != 0) undo(&w);

@@ -4,7 +4,7 @@
  * Sizes below are root mean squares per channel. A linear layer of std 1/sqrt(inputs)
  * turns rms 1 into rms 1; what an attention or FFN adds to the residual is set by the std
  * of its last matrix. */
-#include "model/init_internal.h"
+#include "model/model_internal.h"
 
 #include <math.h>
 #include <string.h>
@@ -68,15 +68,15 @@ enum { TOKENS = 401 }; /* grid of tokens from -4 to 4 std */
 
 /* rms of h after loop t of a typical token, in units of e: along_t follows e, aside_t is
  * what attention and experts added. h = KEEP h + INJECT e + u + additions, u = rms(h + e + loop).
- */
-static void state_sizes(uint32_t n, float *size) {
+ * A state that is normed after each loop keeps its size. */
+static void state_sizes(const model_plan *p, float *size) {
     double along = 1, aside = 0, added = sqrt(ATTENTION_OUT * ATTENTION_OUT + FFN_OUT * FFN_OUT);
-    for (uint32_t t = 0; t < n; t++) {
+    for (uint32_t t = 0; t < p->loops_default; t++) {
         double rms = sqrt((along + 1) * (along + 1) + aside * aside + 1.0 / 16);
         double next = KEEP * along + INJECT + (along + 1) / rms;
         aside = KEEP * aside + added + aside / rms;
         along = next;
-        size[t] = (float)sqrt(along * along + aside * aside);
+        size[t] = p->loop_norm ? 1 : (float)sqrt(along * along + aside * aside);
     }
 }
 
@@ -84,17 +84,25 @@ typedef struct {
     double mean, std;
 } depths;
 
+/* Loops of a token whose halting logits are bias + reach * size. */
+static uint32_t loops_of(const model_plan *p, const float *size, double bias, double reach) {
+    bool hazard = p->exit == EXIT_HAZARD;
+    double sum = 0, enough = hazard ? (double)MODEL_HAZARD_AT : (double)p->exit_threshold;
+    uint32_t t = 0;
+    while (t < p->loops_default && sum < enough) {
+        double halts = 1 / (1 + exp(-bias - reach * (double)size[t]));
+        sum += hazard ? (1 - sum) * halts : halts;
+        t++;
+    }
+    return t;
+}
+
 /* Depths over tokens whose halting logit is normal with this bias and spread. */
-static depths depths_at(const model_plan *c, const float *size, double bias, double spread) {
-    double sum = 0, squares = 0, weights = 0;
+static depths depths_at(const model_plan *p, const float *size, double bias, double spread) {
+    double sum = 0, squares = 0, weights = 0, last = (double)size[p->loops_default - 1];
     for (int i = 0; i < TOKENS; i++) {
-        double g = -4 + 8.0 * i / (TOKENS - 1), w = exp(-g * g / 2), cum = 0;
-        uint32_t t = 0;
-        while (t < c->max_loop_iters && cum < (double)c->act_threshold) {
-            double z = bias + spread * g * (double)(size[t] / size[c->max_loop_iters - 1]);
-            cum += 1 / (1 + exp(-z));
-            t++;
-        }
+        double g = -4 + 8.0 * i / (TOKENS - 1), w = exp(-g * g / 2);
+        uint32_t t = loops_of(p, size, bias, spread * g / last);
         sum += w * t;
         squares += w * t * t;
         weights += w;
@@ -104,100 +112,110 @@ static depths depths_at(const model_plan *c, const float *size, double bias, dou
 }
 
 /* Depth falls as the bias rises: bisection. */
-static double solve_bias(const model_plan *c, const float *size, double mean, double spread) {
+static double solve_bias(const model_plan *p, const float *size, double mean, double spread) {
     double low = -16, high = 16;
     for (int i = 0; i < 60; i++) {
         double mid = (low + high) / 2;
-        if (depths_at(c, size, mid, spread).mean > mean) low = mid;
+        if (depths_at(p, size, mid, spread).mean > mean) low = mid;
         else high = mid;
     }
     return high;
 }
 
-void model__recipe_init(model__recipe *r, const model_plan *c, uint64_t seed, float mean_depth) {
+void model__recipe_init(model__recipe *r, const model_plan *p, uint64_t seed, float mean_depth) {
     /* Small means need a wide spread, or every token halts at the same loop. */
     static const double spreads[] = {0.7, 1, 1.5, 2.5, 4};
     float size[PLAN_MAX_LOOPS];
-    state_sizes(c->max_loop_iters, size);
+    state_sizes(p, size);
     double bias = 0, spread = 0;
     for (size_t i = 0; i < ARRAY_LEN(spreads); i++) {
         spread = spreads[i];
-        bias = solve_bias(c, size, (double)mean_depth, spread);
-        if (depths_at(c, size, bias, spread).std >= (double)mean_depth / 4) break;
+        bias = solve_bias(p, size, (double)mean_depth, spread);
+        if (depths_at(p, size, bias, spread).std >= (double)mean_depth / 4) break;
     }
-    *r = (model__recipe){.c = c, .seed = seed, .halt_bias = (float)bias};
-    r->halt_std = (float)(spread / ((double)size[c->max_loop_iters - 1] * sqrt(c->dim)));
+    *r = (model__recipe){.p = p, .seed = seed, .halt_bias = (float)bias};
+    r->halt_std = (float)(spread / ((double)size[p->loops_default - 1] * sqrt(p->dim)));
 }
 
 /* ---- which tensor gets what ---- */
 
-static bool ends(const char *name, const char *suffix) {
-    size_t n = strlen(name), k = strlen(suffix);
-    return n >= k && strcmp(name + n - k, suffix) == 0;
-}
-
 /* Additions of all blocks of a stage together stay FFN_OUT and ATTENTION_OUT. */
-static double per_block(const model_plan *c, const char *name) {
-    uint32_t n = strncmp(name, "prelude.", 8) == 0 ? c->prelude_layers
-                 : strncmp(name, "coda.", 5) == 0  ? c->coda_layers
-                                                   : 1;
+static double per_block(const model_plan *p, const model__want *w) {
+    uint32_t n = w->place.stage == PART_OF_PRELUDE ? p->n_prelude
+                 : w->place.stage == PART_OF_CODA  ? p->n_coda
+                                                   : p->n_core;
     return 1 / sqrt((double)n);
 }
 
-static double down_std(const model_plan *c, const model__want *w) {
-    double share = per_block(c, w->name);
-    if (w->part == MODEL_PART_SHARED) share = sqrt(0.5 / c->n_shared_experts);
+static double down_std(const model_plan *p, const model__want *w) {
+    double share = per_block(p, w);
+    if (w->part == MODEL_PART_SHARED) share = sqrt(0.5 / p->n_shared_experts);
     /* Top-k weights sum to 1; their squares to about half of that. */
-    if (w->part == MODEL_PART_EXPERTS) share = c->n_shared_experts ? 1 : sqrt(2);
+    if (w->part == MODEL_PART_EXPERTS) share = p->n_shared_experts ? 1 : sqrt(2);
     return FFN_OUT * share / (SILU_UP * sqrt((double)w->shape[1]));
 }
 
-static double matrix_std(const model_plan *c, const model__want *w) {
+static double matrix_std(const model_plan *p, const model__want *w) {
     double in = sqrt((double)w->shape[1]);
-    if (ends(w->name, "down.weight") && w->part != MODEL_PART_ATTENTION &&
-        w->part != MODEL_PART_OTHER) {
-        return down_std(c, w);
+    switch (w->place.role) {
+    case TENSOR_DOWN:
+    case TENSOR_EXPERT_DOWN:
+    case TENSOR_SHARED_DOWN: return down_std(p, w);
+    case TENSOR_WO: return ATTENTION_OUT * per_block(p, w) / in;
+    case TENSOR_WQ:
+    case TENSOR_Q_UP_NOPE:
+    case TENSOR_Q_UP_ROPE: return SCORE_STD / in;
+    case TENSOR_HEAD: return LOGIT_STD / in;
+    default: return 1 / in;
     }
-    if (ends(w->name, ".wo.weight")) return ATTENTION_OUT * per_block(c, w->name) / in;
-    if (ends(w->name, ".q_up_nope.weight") || ends(w->name, ".q_up_rope.weight") ||
-        ends(w->name, ".wq.weight")) {
-        return SCORE_STD / in;
-    }
-    return 1 / in;
+}
+
+/* A norm on what a sublayer gives sets how much the sublayer adds. */
+static void fill_out_norm(model__fill *f, double out, double share) {
+    f->mean = (float)(out * share);
+    f->std = (float)(NORM_STD * out * share);
 }
 
 model__fill model__recipe_fill(const model__recipe *r, const model__want *w) {
-    const model_plan *c = r->c;
+    const model_plan *p = r->p;
     model__fill f = {.kind = MODEL_FILL_NORMAL, .key = key_of(r->seed, w->name)};
     double added = ATTENTION_OUT * ATTENTION_OUT + FFN_OUT * FFN_OUT;
-    if (strcmp(w->name, "embed.weight") == 0) {
+    switch (w->place.role) {
+    case TENSOR_EMBED:
         /* So that e, the sum of embedding and prelude, has rms 1. */
-        f.std = (float)sqrt(c->prelude_layers ? 1 - added : 1);
-    } else if (strcmp(w->name, "norm.weight") == 0) {
+        f.std = (float)sqrt(p->n_prelude ? 1 - added : 1);
+        break;
+    case TENSOR_FINAL_NORM:
         /* With the head tied, plain ones would make every token predict itself. */
         f.kind = MODEL_FILL_SIGNS;
-        f.std = (float)(LOGIT_STD / sqrt(c->dim) / sqrt(c->prelude_layers ? 1 - added : 1));
-    } else if (ends(w->name, "norm.weight")) {
+        f.std = (float)(LOGIT_STD / sqrt(p->dim) / sqrt(p->n_prelude ? 1 - added : 1));
+        break;
+    case TENSOR_ATTN_OUT_NORM: fill_out_norm(&f, ATTENTION_OUT, per_block(p, w)); break;
+    case TENSOR_FFN_OUT_NORM: fill_out_norm(&f, FFN_OUT, per_block(p, w)); break;
+    case TENSOR_ATTN_NORM:
+    case TENSOR_FFN_NORM:
+    case TENSOR_LOOP_NORM:
+    case TENSOR_INPUT_NORM:
+    case TENSOR_Q_NORM:
+    case TENSOR_KV_NORM:
         f.mean = 1;
         f.std = (float)NORM_STD;
-    } else if (ends(w->name, "act.halt.weight")) {
-        f.std = r->halt_std;
-    } else if (ends(w->name, "act.halt.bias")) {
-        f.mean = r->halt_bias;
-    } else if (ends(w->name, "injection.B")) {
+        break;
+    case TENSOR_EXIT_WEIGHT: f.std = r->halt_std; break;
+    case TENSOR_EXIT_BIAS: f.mean = r->halt_bias; break;
+    case TENSOR_INJECT_B:
         f.mean = (float)INJECT;
         f.std = 0.02f;
-    } else if (ends(w->name, "log_A") || ends(w->name, "router_bias")) {
-        f.std = 0.1f;
-    } else if (ends(w->name, "log_dt")) {
-        f.std = 0;
-    } else if (ends(w->name, "lora.scale.weight")) {
+        break;
+    case TENSOR_LOG_A:
+    case TENSOR_ROUTER_BIAS: f.std = 0.1f; break;
+    case TENSOR_LOG_DT: f.std = 0; break;
+    case TENSOR_LORA_SCALE:
         f.mean = 1;
         f.std = 0.5f;
-    } else if (ends(w->name, "lora.B")) {
-        f.std = (float)(LORA_OUT / sqrt(c->lora_rank));
-    } else {
-        f.std = (float)matrix_std(c, w);
+        break;
+    case TENSOR_LORA_B: f.std = (float)(LORA_OUT / sqrt(p->lora_rank)); break;
+    default: f.std = (float)matrix_std(p, w);
     }
     return f;
 }

@@ -30,16 +30,82 @@ void model_close(model_folder *m); /* NULL is fine */
 int model_check(const model_folder *m, err *e) WARN_UNUSED;
 const model_plan *model_plan_of(const model_folder *m);
 const char *model_dir(const model_folder *m);
-/* True and *out filled if the model has this tensor (names: spec model.md, e.g.
- * "recurrent.block.attn.kv_down.weight"). */
-bool model_find(const model_folder *m, const char *name, model_tensor *out) WARN_UNUSED;
+/* ---- tensors by what they are for ----
+ * A family names its tensors in its own way; here a tensor is found by its place in the plan. */
+
+typedef enum { PART_OF_MODEL, PART_OF_PRELUDE, PART_OF_CORE, PART_OF_CODA } tensor_stage;
+
+typedef enum {
+    /* of the model (stage PART_OF_MODEL) */
+    TENSOR_EMBED,      /* [vocab_size][dim] */
+    TENSOR_HEAD,       /* [vocab_size][dim]; absent where the embedding serves */
+    TENSOR_FINAL_NORM, /* [dim] */
+    TENSOR_INPUT_NORM, /* [dim] of e, once */
+    TENSOR_LOOP_NORM, /* [dim] MYTHOS: of h + e before the core; loop_norm: of the state after it */
+    TENSOR_LOG_A,
+    TENSOR_LOG_DT,
+    TENSOR_INJECT_B, /* [dim], [1], [dim] MYTHOS */
+    TENSOR_INJECT,   /* LINEAR [dim][2 dim], state first; DIAGONAL [dim][dim] */
+    TENSOR_LORA_DOWN,
+    TENSOR_LORA_B,
+    TENSOR_LORA_SCALE, /* [rank][dim], [rank][dim], [loops][rank] */
+    TENSOR_EXIT_WEIGHT,
+    TENSOR_EXIT_BIAS, /* [1][dim], [1]: the halting gate */
+    TENSOR_CODA_IN,   /* [dim][dim] LINEAR */
+    /* of a layer */
+    TENSOR_ATTN_NORM,
+    TENSOR_ATTN_OUT_NORM,
+    TENSOR_FFN_NORM,
+    TENSOR_FFN_OUT_NORM, /* n1..n4 [dim] */
+    TENSOR_WQ,
+    TENSOR_WK,
+    TENSOR_WV,
+    TENSOR_WO,
+    TENSOR_Q_BIAS,
+    TENSOR_K_BIAS,
+    TENSOR_Q_DOWN,
+    TENSOR_Q_NORM,
+    TENSOR_Q_UP_NOPE,
+    TENSOR_Q_UP_ROPE, /* MLA */
+    TENSOR_KV_DOWN,
+    TENSOR_KV_NORM,
+    TENSOR_KV_UP,
+    TENSOR_GATE,
+    TENSOR_UP,
+    TENSOR_DOWN, /* dense FFN */
+    TENSOR_ROUTER,
+    TENSOR_ROUTER_BIAS, /* MOE */
+    TENSOR_EXPERT_GATE,
+    TENSOR_EXPERT_UP,
+    TENSOR_EXPERT_DOWN, /* by expert */
+    TENSOR_SHARED_GATE,
+    TENSOR_SHARED_UP,
+    TENSOR_SHARED_DOWN, /* by shared expert */
+    TENSOR_VALUE_TABLE,
+    TENSOR_VALUE_GATE,
+    TENSOR_ROLES
+} tensor_role;
+
+typedef struct {
+    tensor_role role;
+    tensor_stage stage;
+    uint32_t layer; /* within its stage */
+    uint32_t index; /* of an expert */
+} tensor_place;
+
+/* True and *out filled if the model has this tensor, with the plan's shape. */
+bool model_find(const model_folder *m, tensor_place place, model_tensor *out) WARN_UNUSED;
+/* True and *out filled if the files hold a tensor of this name, used or not. */
+bool model_find_named(const model_folder *m, const char *name, model_tensor *out) WARN_UNUSED;
+/* The file's name of the tensor at a place, for messages; "?" if the plan has none. */
+const char *model_tensor_name(const model_folder *m, tensor_place place);
 uint64_t model_bytes(const model_folder *m);  /* of all tensors */
 uint64_t model_params(const model_folder *m); /* values in all tensors, head counted once */
 /* Where the weights are, for people: sums to model_params and model_bytes. */
 typedef enum {
     MODEL_PART_EMBED, /* and the head, if it is its own */
     MODEL_PART_ATTENTION,
-    MODEL_PART_DENSE,   /* FFN of prelude and coda */
+    MODEL_PART_DENSE,   /* FFN of every token */
     MODEL_PART_EXPERTS, /* routed experts and their router */
     MODEL_PART_SHARED,  /* always-on experts */
     MODEL_PART_OTHER,   /* norms, injection, LoRA, halting */
@@ -58,14 +124,15 @@ size_t model_dtype_bytes(model_dtype d);
 typedef struct {
     uint64_t seed;
     model_dtype dtype;
-    float mean_depth; /* halting is scaled so that depths of random text spread around this */
+    float mean_depth; /* halting is scaled so that depths of random text spread around this;
+                         0: 3/8 of the trained loops, plus one */
     void (*progress)(void *ud, uint64_t done_bytes, uint64_t all_bytes); /* may be NULL */
     void *ud;
     uint64_t shard_bytes; /* 0 = one file */
 } model_init_opts;
 /* Writes a folder of random weights that model_open loads. Refuses to overwrite
  * an existing model.safetensors. */
-int model_init_write(const char *dir, const model_plan *c, const model_init_opts *opts,
-                   err *e) WARN_UNUSED;
+int model_init_write(const char *dir, const model_plan *p, const model_init_opts *opts,
+                     err *e) WARN_UNUSED;
 
 #endif

@@ -31,10 +31,9 @@ static void fill_sched(sched_opts *s, const runtime_opts *o, const model_plan *c
     if (o->chunk) s->chunk = (uint32_t)o->chunk;
     if (o->wait_bound) s->wait_bound = (uint32_t)o->wait_bound;
     if (o->max_loops) s->default_max_loops = (uint32_t)o->max_loops;
-    uint32_t loops = s->default_max_loops ? s->default_max_loops : c->max_loop_iters;
-    if (s->ceiling_loops == 0) s->ceiling_loops = 2 * c->max_loop_iters; /* depth extrapolation */
-    if (s->ceiling_loops < loops) s->ceiling_loops = loops;
-    if (s->ceiling_loops > PLAN_MAX_LOOPS) s->ceiling_loops = PLAN_MAX_LOOPS;
+    uint32_t loops = s->default_max_loops ? s->default_max_loops : c->loops_default;
+    s->ceiling_loops = plan_loops_ceiling(c);
+    if (s->ceiling_loops < loops && c->loops_cap == 0) s->ceiling_loops = loops;
     if (o->threshold > 0) s->default_threshold = (float)o->threshold;
 }
 

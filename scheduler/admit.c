@@ -85,7 +85,8 @@ static void take_prefix(sched *s, seq *q) {
     if (s->fault == FAULT_LOOSE_KEY) root = (prefix_root){0};
     q->hash = (hash128){{0, 0}};
     q->n_offered = 0;
-    uint32_t most = q->may_share ? (q->n_tokens - 1) / ENG_BLOCK : 0;
+    uint32_t known = q->n_tokens - 1, shared = sched__shared_positions(q);
+    uint32_t most = q->may_share ? (known < shared ? known : shared) / ENG_BLOCK : 0;
     while (q->n_blocks < most) {
         const uint32_t *tokens = q->tokens + (size_t)q->n_blocks * ENG_BLOCK;
         hash128 hash = sched__prefix_hash(&s->cache, &q->hash, &root, tokens);
@@ -109,6 +110,7 @@ void sched__offer_blocks(sched *s, seq *q) {
     if (s->fault == FAULT_LOOSE_KEY) root = (prefix_root){0};
     uint32_t ready = complete(q);
     if (s->fault == FAULT_SHARE_EARLY) ready = q->next_start;
+    if (ready > sched__shared_positions(q)) ready = sched__shared_positions(q);
     while ((q->n_offered + 1) * ENG_BLOCK <= ready && q->n_offered < q->n_blocks) {
         const uint32_t *tokens = q->tokens + (size_t)q->n_offered * ENG_BLOCK;
         hash128 hash = sched__prefix_hash(&s->cache, &q->hash, &root, tokens);
@@ -144,12 +146,12 @@ static uint16_t capped_loops(const seq *q, uint32_t cap) {
 
 /* Pages and blocks for n more positions of q, by what positions have taken so far. */
 static uint64_t expected_pages(const sched *s, const seq *q, uint64_t n) {
-    const model_plan *c = s->config;
+    const model_plan *c = s->plan;
     double loops = q->root.max_loops;
     if (s->limits.opts.halted_kv == KV_LAST && s->depth_mean > 0 && s->depth_mean < loops) {
         loops = s->depth_mean;
     }
-    return (uint64_t)((double)n * (c->prelude_layers + c->coda_layers + loops) / PAGE_SLOTS) + 1;
+    return (uint64_t)((double)n * (plan_planes(c, 0) + loops) / PAGE_SLOTS) + 1;
 }
 
 /* A newcomer needs room for its prompt; who was preempted before, for all it may still

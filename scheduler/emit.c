@@ -67,7 +67,7 @@ static const eng_mask *mask_for(sched *s, const seq *q, eng_mask *own) {
     const eng_mask *given =
         q->req.constrain ? q->req.constrain(q->req.ud, output, seq_n_output(q)) : NULL;
     if (!bans_stop_ids(q)) return given;
-    size_t words = (s->config->vocab_size + 63) / 64;
+    size_t words = (s->plan->vocab_size + 63) / 64;
     for (size_t i = 0; i < words; i++) {
         s->mask[i] = given == NULL ? UINT64_MAX : i < given->n_words ? given->words[i] : 0;
     }
@@ -146,7 +146,7 @@ void sched__finish_position(sched *s, seq *q, uint32_t pos, uint16_t depth, cons
     }
     if (score) {
         err e = {0};
-        if (eng_score(logits, s->config->vocab_size, q->tokens[pos + 1], q->req.n_top, &q->pending,
+        if (eng_score(logits, s->plan->vocab_size, q->tokens[pos + 1], q->req.n_top, &q->pending,
                       &e) != 0) {
             sched__end(s, q, SCHED_FAILED, e.code, 0);
             return;

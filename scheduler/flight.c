@@ -108,7 +108,7 @@ eng_row *sched__add_row(sched *s, flight *f, const cohort *c, uint32_t row) {
     *r = (eng_row){.row = row,
                    .pos = s->rows[row].pos,
                    .token = q->tokens[s->rows[row].pos],
-                   .min_loops = q->root.min_loops,
+                   .min_loops = sched__min_loops(q, s->rows[row].pos),
                    .max_loops = q->root.max_loops,
                    .threshold = q->root.threshold,
                    .blocks = q->blocks};

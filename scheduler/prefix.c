@@ -66,6 +66,7 @@ hash128 sched__prefix_hash(const cache *c, const hash128 *parent, const prefix_r
     sip_word(&s, root->salt[0]);
     sip_word(&s, root->salt[1]);
     sip_word(&s, (uint64_t)threshold << 32 | (uint32_t)root->min_loops << 16 | root->max_loops);
+    sip_word(&s, root->prompt_min);
     for (uint32_t i = 0; i < ENG_BLOCK; i += 2) {
         sip_word(&s, (uint64_t)tokens[i] << 32 | tokens[i + 1]);
     }
@@ -78,7 +79,8 @@ static bool same_hash(const hash128 *a, const hash128 *b) {
 
 bool sched__same_root(const prefix_root *a, const prefix_root *b) {
     return a->salt[0] == b->salt[0] && a->salt[1] == b->salt[1] && a->min_loops == b->min_loops &&
-           a->max_loops == b->max_loops && a->threshold == b->threshold;
+           a->max_loops == b->max_loops && a->prompt_min == b->prompt_min &&
+           a->threshold == b->threshold;
 }
 
 static uint32_t *bucket_of(cache *c, const hash128 *hash) {

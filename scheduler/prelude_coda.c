@@ -5,8 +5,8 @@
 
 static bool place_prelude(sched *s, flight *f, seq *q, uint32_t pos) {
     if (!sched__have_block(s, q, pos)) return false;
-    for (uint32_t i = 0; i < s->config->prelude_layers; i++) {
-        if (!sched__place(s, f, q, pos, plan_plane_prelude(s->config, i), 1)) return false;
+    for (uint32_t i = 0; i < s->plan->n_prelude; i += s->plan->n_core) {
+        if (!sched__place(s, f, q, pos, plan_plane_prelude(s->plan, i), 1)) return false;
     }
     return true;
 }
@@ -37,7 +37,7 @@ static bool prelude_fits_ahead(const sched *s) {
         rows += c->n;
         blocks += c->n / ENG_BLOCK + 2;
     }
-    return sched__surely_fits(&s->cache, rows * s->config->prelude_layers, blocks);
+    return sched__surely_fits(&s->cache, rows * plan_planes_prelude(s->plan), blocks);
 }
 
 static int run_prelude_once(sched *s, err *e) {
@@ -98,8 +98,8 @@ static bool add_coda_rows(sched *s, flight *f, cohort *c) {
 }
 
 static bool place_coda(sched *s, flight *f, seq *q, uint32_t pos) {
-    for (uint32_t i = 0; i < s->config->coda_layers; i++) {
-        if (!sched__place(s, f, q, pos, plan_plane_coda(s->config, i), 1)) return false;
+    for (uint32_t i = 0; i < s->plan->n_coda; i += s->plan->n_core) {
+        if (!sched__place(s, f, q, pos, plan_plane_coda(s->plan, i), 1)) return false;
     }
     return true;
 }
@@ -129,7 +129,7 @@ static int run_coda_once(sched *s, err *e) {
 
 static bool coda_fits_ahead(const sched *s) {
     uint64_t rows = s->n_to_coda < s->max_rows ? s->n_to_coda : s->max_rows;
-    return sched__surely_fits(&s->cache, rows * s->config->coda_layers, 0);
+    return sched__surely_fits(&s->cache, rows * plan_planes_coda(s->plan), 0);
 }
 
 /* Where it takes several, the host samples from one while the next runs. Rows leave the
@@ -167,7 +167,7 @@ void sched__settle_coda(sched *s, flight *f, const eng_result *r) {
         const eng_row *row = &f->rows[i];
         cohort *c = f->picks[f->who[i].pick];
         if (c) settle_coda_row(s, f, c, row, h);
-        if (row->flags & ENG_ROW_LOGITS) h.logits += s->config->vocab_size;
+        if (row->flags & ENG_ROW_LOGITS) h.logits += s->plan->vocab_size;
         if (row->flags & ENG_ROW_SAMPLE) h.choices++;
     }
     s->stats.head_rows += f->n_heads;

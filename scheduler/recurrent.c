@@ -72,11 +72,11 @@ static void fill_row(const sched *s, flight *f, const cohort *c, eng_row *r) {
 /* Slots and rows for the next loop of c. */
 static void add_loop(sched *s, flight *f, cohort *c) {
     seq *q = c->owner;
-    const model_plan *g = s->config;
+    const model_plan *g = s->plan;
     /* Under KV_LAST this loop's slot stands in for all deeper ones until one is run. */
     bool last = s->limits.opts.halted_kv == KV_LAST && s->fault != FAULT_KEEP_LAST;
     uint32_t n_planes = last ? (uint32_t)q->root.max_loops - c->next_loop : 1;
-    uint32_t all = g->prelude_layers + g->coda_layers + q->root.max_loops;
+    uint32_t all = plan_planes(g, q->root.max_loops);
     for (uint32_t row = c->head; row != NONE; row = s->rows[row].next) {
         if (s->rows[row].state == ROW_DONE) continue;
         uint32_t pos = s->rows[row].pos;

@@ -18,18 +18,24 @@ void sched_opts_default(sched_opts *o) {
 }
 
 static int resolve(limits *l, const eng_backend *b, const sched_opts *opts, err *e) {
-    const model_plan *c = b->config;
-    l->config = c;
+    const model_plan *c = b->plan;
+    l->plan = c;
     l->opts = *opts;
     sched_opts *o = &l->opts;
-    uint32_t planes = b->info.n_planes - c->prelude_layers - c->coda_layers;
+    uint32_t planes = b->info.n_planes - plan_planes(c, 0);
     if (o->ceiling_loops == 0) o->ceiling_loops = planes < PLAN_MAX_LOOPS ? planes : PLAN_MAX_LOOPS;
     if (o->default_max_loops == 0) {
         o->default_max_loops =
-            c->max_loop_iters < o->ceiling_loops ? c->max_loop_iters : o->ceiling_loops;
+            c->loops_default < o->ceiling_loops ? c->loops_default : o->ceiling_loops;
     }
     if (o->default_min_loops == 0) o->default_min_loops = 1;
-    if (o->default_threshold == 0) o->default_threshold = c->act_threshold;
+    l->exit = b->info.exit;
+    if (o->default_threshold == 0) {
+        o->default_threshold = l->exit == c->exit ? c->exit_threshold : exit_rule_default(l->exit);
+    }
+    if (exit_rule_check(l->exit, o->default_threshold, "exit-threshold", e) != 0) return -1;
+    if (o->prompt_min_loops == 0 && c->full_prompts && o->halted_kv == KV_LAST)
+        o->prompt_min_loops = PLAN_MAX_LOOPS;
     if (o->wait_bound == 0) o->wait_bound = DEFAULT_WAIT_BOUND;
     if (o->ceiling_loops > planes || o->ceiling_loops > PLAN_MAX_LOOPS) {
         return err_set(e, ERR_BAD_PARAM, "max-loops", "%u loops, but the cache has planes for %u",
@@ -62,16 +68,15 @@ static void size_launches(sched *s) {
         /* Whole blocks where possible, so that chunks and cached prefixes meet. */
         s->chunk = s->max_rows < ENG_BLOCK ? s->max_rows : s->max_rows / ENG_BLOCK * ENG_BLOCK;
     }
-    uint32_t layers = s->config->prelude_layers;
-    if (layers < s->config->coda_layers) layers = s->config->coda_layers;
-    if (layers == 0) layers = 1;
-    s->max_edits = s->max_rows * layers;
+    uint32_t edits = plan_planes_prelude(s->plan); /* of one row, in the stage with the most */
+    if (edits < plan_planes_coda(s->plan)) edits = plan_planes_coda(s->plan);
+    s->max_edits = s->max_rows * (edits ? edits : 1);
 }
 
 static int allocate(sched *s, err *e) {
     s->rows = array_new(s->n_rows, sizeof *s->rows);
     s->cohorts = array_new(s->n_rows, sizeof *s->cohorts);
-    s->mask = array_new((s->config->vocab_size + 63) / 64, sizeof *s->mask);
+    s->mask = array_new((s->plan->vocab_size + 63) / 64, sizeof *s->mask);
     if (!s->rows || !s->cohorts || !s->mask) {
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the scheduler");
     }
@@ -82,7 +87,7 @@ static int allocate(sched *s, err *e) {
     s->free_cohort = s->cohorts;
     s->n_free_rows = s->n_rows;
     if (sched__flights_init(s, e) != 0) return -1;
-    return eng_sampler_create(&s->sampler, s->config->vocab_size, e);
+    return eng_sampler_create(&s->sampler, s->plan->vocab_size, e);
 }
 
 int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink sink, void *ud,
@@ -91,7 +96,7 @@ int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink
     sched *s = calloc(1, sizeof *s);
     if (s == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the scheduler");
     s->backend = b;
-    s->config = b->config;
+    s->plan = b->plan;
     s->sink = sink;
     s->ud = ud;
     s->next_id = s->changes = 1;

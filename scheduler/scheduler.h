@@ -27,7 +27,9 @@ typedef struct {
     uint32_t chunk;            /* prompt positions that move together; 0 = SCHED_CHUNK */
     uint32_t default_max_loops, ceiling_loops; /* 0 = the model's */
     uint32_t default_min_loops;
-    float default_threshold; /* 0 = the model's */
+    uint32_t prompt_min_loops; /* of prompt positions; 0 = default_min_loops, or every loop where
+                                  KV_LAST runs a model whose published engines do so */
+    float default_threshold;   /* of the backend's exit rule; 0 = the model's, or the rule's own */
     bool prefix_cache;
     bool depth_cap;      /* lower max_loops while the queue is long */
     uint32_t wait_bound; /* most launches a ready row may be passed over; 0 = default */

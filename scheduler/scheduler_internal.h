@@ -61,6 +61,7 @@ typedef struct {
     uint64_t salt[2];
     float threshold;
     uint16_t min_loops, max_loops;
+    uint16_t prompt_min; /* least loops of prompt positions, >= min_loops */
 } prefix_root;
 
 typedef struct {
@@ -175,12 +176,18 @@ typedef struct seq {
 } seq;
 
 typedef struct { /* what a request is checked against; read-only after create, any thread */
-    const model_plan *config;
+    const model_plan *plan;
+    exit_rule exit;  /* of the backend */
     sched_opts opts; /* defaults resolved */
     uint32_t n_pages, n_blocks;
 } limits;
 /* ERR_BAD_PARAM, ERR_TOO_LONG, ERR_NO_MEMORY. The result ends with free(). Any thread. */
 int sched__seq_create(seq **out, const limits *l, const sched_request *r, err *e) WARN_UNUSED;
+/* Loops that a position runs at least. */
+uint16_t sched__min_loops(const seq *q, uint32_t pos);
+/* Positions whose blocks the prefix cache may share. Where prompts run more loops than outputs,
+ * equal tokens of an output are not equal latents, so only the prompt's are. */
+uint32_t sched__shared_positions(const seq *q);
 static inline uint32_t seq_n_output(const seq *q) {
     return q->n_tokens - q->req.n_prompt;
 }
@@ -276,7 +283,7 @@ typedef enum { AHEAD_BY_COST, AHEAD_ALWAYS, AHEAD_NEVER } ahead_rule;
 
 struct sched {
     eng_backend *backend;
-    const model_plan *config;
+    const model_plan *plan;
     limits limits;
     sched_sink sink;
     void *ud;

@@ -7,7 +7,7 @@
 #include <string.h>
 
 uint64_t sched__worst_pages(const limits *l, uint64_t n_positions, uint32_t max_loops) {
-    uint64_t slots = (uint64_t)l->config->prelude_layers + l->config->coda_layers + max_loops;
+    uint64_t slots = plan_planes(l->plan, max_loops);
     uint64_t per_block = (ENG_BLOCK * slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     uint64_t rest = (n_positions % ENG_BLOCK * slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     return n_positions / ENG_BLOCK * per_block + rest;
@@ -15,17 +15,16 @@ uint64_t sched__worst_pages(const limits *l, uint64_t n_positions, uint32_t max_
 
 static int check_sampling(const limits *l, const sched_request *r, err *e) {
     for (uint32_t i = 0; i < r->sampling.n_bias; i++) {
-        if (r->sampling.bias[i].id >= l->config->vocab_size ||
-            !isfinite(r->sampling.bias[i].value)) {
+        if (r->sampling.bias[i].id >= l->plan->vocab_size || !isfinite(r->sampling.bias[i].value)) {
             return err_set(e, ERR_BAD_PARAM, "logit_bias",
                            "token id %u is not below %u, or its value is not finite",
-                           r->sampling.bias[i].id, l->config->vocab_size);
+                           r->sampling.bias[i].id, l->plan->vocab_size);
         }
     }
     for (uint32_t i = 0; i < r->n_stop_ids; i++) {
-        if (r->stop_ids[i] >= l->config->vocab_size) {
+        if (r->stop_ids[i] >= l->plan->vocab_size) {
             return err_set(e, ERR_BAD_PARAM, "stop_token_ids", "token id %u is not below %u",
-                           r->stop_ids[i], l->config->vocab_size);
+                           r->stop_ids[i], l->plan->vocab_size);
         }
     }
     if (r->n_top > ENG_MAX_TOP) {
@@ -50,22 +49,22 @@ static int resolve_depth(const limits *l, const sched_request *r, prefix_root *r
                        min, max);
     }
     float threshold = r->depth.threshold != 0 ? r->depth.threshold : o->default_threshold;
-    if (!(threshold > 0 && threshold <= 1)) {
-        return err_set(e, ERR_BAD_PARAM, "depth.threshold", "must lie above 0 and not above 1");
-    }
+    if (exit_rule_check(l->exit, threshold, "depth.threshold", e) != 0) return -1;
+    uint32_t prompt = o->prompt_min_loops < max ? o->prompt_min_loops : max;
     *root = (prefix_root){.salt = {r->salt[0], r->salt[1]},
                           .threshold = threshold,
                           .min_loops = (uint16_t)min,
-                          .max_loops = (uint16_t)max};
+                          .max_loops = (uint16_t)max,
+                          .prompt_min = (uint16_t)(prompt > min ? prompt : min)};
     return 0;
 }
 
 static int check_size(const limits *l, const sched_request *r, const prefix_root *root, err *e) {
     uint64_t all = (uint64_t)r->n_prompt + r->max_tokens;
-    if (all > l->config->max_seq_len) {
+    if (all > l->plan->max_seq_len) {
         return err_set(e, ERR_TOO_LONG, "max_tokens",
                        "%u prompt tokens plus %u to put out exceed the context of %u", r->n_prompt,
-                       r->max_tokens, l->config->max_seq_len);
+                       r->max_tokens, l->plan->max_seq_len);
     }
     uint64_t positions = r->max_tokens ? all - 1 : all; /* the last token is never run */
     uint64_t blocks = (positions + ENG_BLOCK - 1) / ENG_BLOCK;
@@ -81,9 +80,9 @@ static int check_size(const limits *l, const sched_request *r, const prefix_root
 static int check(const limits *l, const sched_request *r, prefix_root *root, err *e) {
     if (r->n_prompt == 0) return err_set(e, ERR_BAD_PARAM, "prompt", "the prompt has no token");
     for (uint32_t i = 0; i < r->n_prompt; i++) {
-        if (r->prompt[i] >= l->config->vocab_size) {
+        if (r->prompt[i] >= l->plan->vocab_size) {
             return err_set(e, ERR_BAD_PARAM, "prompt", "token id %u is not below %u", r->prompt[i],
-                           l->config->vocab_size);
+                           l->plan->vocab_size);
         }
     }
     if (r->max_tokens == 0 && !r->prompt_logprobs && !r->tap) {
@@ -91,6 +90,15 @@ static int check(const limits *l, const sched_request *r, prefix_root *root, err
     }
     if (check_sampling(l, r, e) != 0 || resolve_depth(l, r, root, e) != 0) return -1;
     return check_size(l, r, root, e);
+}
+
+uint16_t sched__min_loops(const seq *q, uint32_t pos) {
+    uint16_t least = pos < q->req.n_prompt ? q->root.prompt_min : q->root.min_loops;
+    return least < q->root.max_loops ? least : q->root.max_loops;
+}
+
+uint32_t sched__shared_positions(const seq *q) {
+    return q->root.prompt_min == q->root.min_loops ? UINT32_MAX : q->req.n_prompt;
 }
 
 int sched__seq_create(seq **out, const limits *l, const sched_request *r, err *e) {

@@ -57,13 +57,13 @@ static void say_ready(const srv *s, const eng_backend_info *info) {
     const sched_opts *o = &s->model.sched;
     log_line(LOG_INFO,
              "model %s: %.1f M parameters, %u loops trained, up to %u allowed, context %u%s",
-             api_model_name(s->api), (double)model_params(s->model.model) / 1e6, c->max_loop_iters,
+             api_model_name(s->api), (double)model_params(s->model.model) / 1e6, c->loops_default,
              o->ceiling_loops, c->max_seq_len,
              s->model.tokenizer ? "" : "; no tokenizer, token-id prompts only");
     log_line(LOG_INFO, "device %s, kernels %s, %u threads, %.1f MB of weights", info->device,
              info->kernels, info->threads, (double)info->weight_bytes / 1e6);
     /* Were every position to run every loop, this many would still fit. */
-    double planes = c->prelude_layers + c->coda_layers + c->max_loop_iters;
+    double planes = c->n_prelude + c->n_coda + c->loops_default;
     log_line(
         LOG_INFO,
         "cache %u slots of %zu bytes (%.1f MB): %.0f positions at full depth; halted positions: %s",

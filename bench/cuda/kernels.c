@@ -139,7 +139,7 @@ static void *descriptor(bench *b, uint32_t rows) {
                     .pos = b->context - 1,
                     .table = i * blocks,
                     .logits = i,
-                    .loop = (uint16_t)(i % b->c.max_loop_iters),
+                    .loop = (uint16_t)(i % b->c.loops_default),
                     .max_loops = 1000,
                     .threshold = 2};
         cu_tile t = {i, 1};
@@ -169,7 +169,8 @@ static cudaError_t go_merge(bench *b, void *arg) {
     return cu_attn_merge(b->stream, &x->a, x->rows, false);
 }
 
-/* A cache of n slots in one plane, every position at a slot of its own, scattered. */
+/* A cache of n slots in one plane, every position at a slot of its own, scattered. A slot holds one
+ * layer: of a core of many the others would only take memory. */
 cu_cache kb_scattered(bench *b, uint32_t n) {
     uint32_t *maps = array_new(n, 4);
     if (maps == NULL) kb_must(cudaErrorMemoryAllocation, "the host's memory");
@@ -180,12 +181,12 @@ cu_cache kb_scattered(bench *b, uint32_t n) {
         maps[i] = maps[j];
         maps[j] = t;
     }
-    cu_cache cache = {.slots = kb_take(b, (size_t)n * b->c.slot_values * 2),
+    cu_cache cache = {.slots = kb_take(b, (size_t)n * b->c.layer_values * 2),
                       .maps = kb_put(b, maps, (size_t)n * 4),
                       .n_slots = n,
                       .n_blocks = n / 32,
                       .n_planes = 1,
-                      .slot_values = b->c.slot_values};
+                      .slot_values = b->c.layer_values};
     free(maps);
     return cache;
 }
@@ -193,7 +194,7 @@ cu_cache kb_scattered(bench *b, uint32_t n) {
 /* Everything but descriptor, cache and splits, for so many rows. */
 cu_attn_args kb_attention_args(bench *b, uint32_t rows, uint32_t splits) {
     const model_plan *c = &b->c;
-    bool mla = c->attn_type == ATTN_MLA;
+    bool mla = c->attn == ATTN_MLA;
     cu_attn_args all = {.splits = splits}, *a = &all;
     a->n_heads = c->n_heads;
     a->n_kv_heads = mla ? 1 : c->n_kv_heads;
@@ -220,7 +221,7 @@ uint32_t kb_splits_for(const bench *b, uint32_t blocks, uint32_t context) {
 
 /* Decode: every row its own sequence and its own scattered slots: nothing is read twice. */
 static void attention(bench *b, uint32_t rows) {
-    bool mla = b->c.attn_type == ATTN_MLA;
+    bool mla = b->c.attn == ATTN_MLA;
     uint32_t per_row = mla ? 1 : b->c.n_kv_heads;
     attention_arg x = {.rows = rows};
     x.a = kb_attention_args(b, rows, kb_splits_for(b, rows * per_row, b->context));
@@ -228,7 +229,7 @@ static void attention(bench *b, uint32_t rows) {
     x.a.cache = kb_scattered(b, rows * ((b->context + 31) / 32) * 32);
     size_t parts = (size_t)rows * x.a.splits * x.a.n_heads;
     measure(b, mla ? "attention" : "attention_gqa", rows,
-            (double)rows * b->context * b->c.slot_values * 2, go_attention, &x);
+            (double)rows * b->context * b->c.layer_values * 2, go_attention, &x);
     measure(b, mla ? "attention_merge" : "attention_gqa_merge", rows,
             (double)parts * (x.a.dv + 2) * 4, go_merge, &x);
     kb_give_all(b);
@@ -237,10 +238,10 @@ static void attention(bench *b, uint32_t rows) {
 /* The same model with grouped queries: its heads, K/V heads and width. */
 static void attention_gqa(bench *b, uint32_t rows) {
     model_plan own = b->c;
-    if (own.attn_type == ATTN_GQA) return;
-    b->c.attn_type = ATTN_GQA;
+    if (own.attn == ATTN_GQA) return;
+    b->c.attn = ATTN_GQA;
     b->c.head_dim = own.dim / own.n_heads;
-    b->c.slot_values = 2 * own.n_kv_heads * b->c.head_dim;
+    plan_derive(&b->c);
     attention(b, rows);
     b->c = own;
 }
@@ -456,8 +457,8 @@ int main(int argc, char **argv) {
     const model_plan *c = &b.c;
     for (size_t i = 0; i < (small ? ARRAY_LEN(few) : ARRAY_LEN(all)); i++) {
         uint32_t rows = small ? few[i] : all[i];
-        if (c->attn_type == ATTN_MLA) {
-            dense(&b, "q_down_kv_down", rows, c->q_lora_rank + c->slot_values, c->dim, CU_MAP_ROWS,
+        if (c->attn == ATTN_MLA) {
+            dense(&b, "q_down_kv_down", rows, c->q_lora_rank + c->layer_values, c->dim, CU_MAP_ROWS,
                   1);
             dense(&b, "q_up", rows, c->n_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim),
                   c->q_lora_rank, CU_MAP_ROWS, 1);
@@ -471,7 +472,7 @@ int main(int argc, char **argv) {
         dense(&b, "head", rows, c->vocab_size, c->dim, CU_MAP_ROWS, 1);
         sampling(&b, rows);
     }
-    if (c->attn_type == ATTN_MLA) kb_prefills(&b, small);
+    if (c->attn == ATTN_MLA) kb_prefills(&b, small);
     printf("\n]}\n");
     (void)cublasDestroy(b.blas);
     (void)cudaFree(b.blas_space);

@@ -44,7 +44,7 @@ static void fill(bench *x) {
         x->row[r] = (eng_row){.row = r,
                               .pos = x->context - 1,
                               .token = r * 37 % x->c->vocab_size,
-                              .max_loops = (uint16_t)x->c->max_loop_iters,
+                              .max_loops = (uint16_t)x->c->loops_default,
                               .threshold = 2,
                               .blocks = x->tables + r * x->blocks};
     }
@@ -71,8 +71,7 @@ static void open_at(bench *x, const model_folder *m, uint32_t rows, uint32_t con
     const model_plan *c = model_plan_of(m);
     *x = (bench){
         .c = c, .rows = rows, .context = context, .blocks = (context + ENG_BLOCK - 1) / ENG_BLOCK};
-    uint64_t slot = (uint64_t)c->slot_values * 2,
-             planes = c->prelude_layers + c->coda_layers + c->max_loop_iters;
+    uint64_t slot = (uint64_t)c->slot_values * 2, planes = plan_planes(c, c->loops_default);
     uint64_t need = (uint64_t)rows * x->blocks * ENG_BLOCK * (slot + planes * 4) * 2 +
                     planes * 32 * (slot + 4) * 2;
     /* Maps may take but a part of the budget: leave room for one per block. */
@@ -110,7 +109,7 @@ static double median_us(bench *x) {
     uint64_t ns[PLAN_MAX_LOOPS * 3];
     uint32_t n = 0;
     for (int round = 0; round < 3; round++) {
-        for (uint32_t t = 0; t < x->c->max_loop_iters; t++) {
+        for (uint32_t t = 0; t < x->c->loops_default; t++) {
             uint64_t took = run(x, ENG_STAGE_RECURRENT, t, 0);
             if (round) ns[n++] = took; /* the first round warms up */
         }
@@ -149,7 +148,7 @@ static void await(bench *x) {
 
 /* Microseconds per loop by the clock, of one pass over all loops. */
 static double pass_us(bench *x, bool ahead) {
-    uint32_t loops = x->c->max_loop_iters;
+    uint32_t loops = x->c->loops_default;
     uint64_t from = clock_ns();
     if (ahead) start(x, 0, true);
     for (uint32_t t = 0; t < loops; t++) {
@@ -196,7 +195,7 @@ int main(int argc, char **argv) {
     must(model_open(&m, argv[1], &e) == 0, e.msg);
     uint32_t context = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1024;
     must(context >= 1 && context <= 1u << 17, "the context is 1 to 131072");
-    uint32_t loops = model_plan_of(m)->max_loop_iters, n = 0;
+    uint32_t loops = model_plan_of(m)->loops_default, n = 0;
     printf("{\"context\":%u,\"loops\":%u,\"steps\":[\n", context, loops);
     for (const char *at = argc > 3 ? argv[3] : "1,8,32,128,512"; *at && n < MOST; n++) {
         char *end;

@@ -5,7 +5,7 @@
 
 static const char *dtype_of(const runtime *r) {
     model_tensor t;
-    return model_find(r->model, "embed.weight", &t) ? model_dtype_name(t.dtype) : "?";
+    return model_find(r->model, (tensor_place){.role = TENSOR_EMBED}, &t) ? model_dtype_name(t.dtype) : "?";
 }
 
 void be_print_head(FILE *to, const runtime *r, const runtime_opts *o, const be_load *l,
@@ -19,7 +19,7 @@ void be_print_head(FILE *to, const runtime *r, const runtime_opts *o, const be_l
             "%.2f, "
             "seed %llu, medians of %llu alternating runs, %s time\n\n",
             o->model, (double)plan_params(c) / 1e6, dtype_of(r), (double)i->weight_bytes / 1e6,
-            r->sched.default_max_loops ? r->sched.default_max_loops : c->max_loop_iters, i->device,
+            r->sched.default_max_loops ? r->sched.default_max_loops : c->loops_default, i->device,
             i->kernels, i->threads, i->slot_bytes, l->prompt_tokens, l->output_tokens,
             (double)l->temperature, (double)l->top_p, (unsigned long long)l->seed,
             (unsigned long long)repeat, l->cpu_clock ? "CPU" : "wall");

@@ -6,6 +6,7 @@
  * and the cache; queries of one run share the work of widening a segment, and the spans of
  * a long context may go to different threads. */
 #include "engine/cpu/cpu_internal.h"
+#include "engine/rowmath.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -31,11 +32,8 @@ static inline uint32_t slot_at(const eng__cpu *g, const uint32_t *blocks, uint32
 }
 
 static void rotate(float *v, const float *turn, uint32_t pairs) {
-    for (uint32_t i = 0; i < pairs; i++) {
-        float a = v[2 * i], b = v[2 * i + 1], c = turn[2 * i], s = turn[2 * i + 1];
-        v[2 * i] = a * c - b * s;
-        v[2 * i + 1] = a * s + b * c;
-    }
+    for (uint32_t i = 0; i < pairs; i++)
+        rm_rotate(&v[2 * i], &v[2 * i + 1], turn[2 * i], turn[2 * i + 1]);
 }
 
 static void store_slot(eng__cpu *g, uint32_t s, const float *values) {
@@ -45,7 +43,7 @@ static void store_slot(eng__cpu *g, uint32_t s, const float *values) {
         atomic_store_explicit(&g->bad_slot, 1, memory_order_relaxed);
         return;
     }
-    size_t n = g->c.slot_values, at = slot * n;
+    size_t n = g->plan.layer_values, at = (size_t)slot * g->plan.slot_values + g->slot_at;
     if (g->opts.cache_dtype == DTYPE_BF16) {
         g->k->narrow(values, (uint16_t *)g->slots + at, n);
     } else {
@@ -58,17 +56,17 @@ static void store_slot(eng__cpu *g, uint32_t s, const float *values) {
 static void store_kv_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     const layer_arg *a = arg;
     eng__cpu *g = a->g;
-    const model_plan *c = &g->c;
+    const model_plan *c = &g->plan;
     float *tmp = g->scratch[worker].tmp;
     for (uint32_t s = first; s < last; s++) {
         const float *kv = g->kv + s * g->ld_kv, *turn = g->rope + s * g->ld_rope;
-        memcpy(tmp, kv, c->slot_values * sizeof *tmp);
-        if (c->attn_type == ATTN_MLA) {
-            g->k->rms(kv, a->l->kv_norm, tmp, c->kv_lora_rank);
+        memcpy(tmp, kv, c->layer_values * sizeof *tmp);
+        if (c->attn == ATTN_MLA) {
+            g->k->rms(kv, a->l->kv_norm, tmp, c->kv_lora_rank, c->norm_eps);
             rotate(tmp + c->kv_lora_rank, turn, g->rope_pairs);
             if (s < g->n_full) {
                 float *cq = g->cq + s * g->ld_q;
-                g->k->rms(cq, a->l->q_norm, cq, c->q_lora_rank);
+                g->k->rms(cq, a->l->q_norm, cq, c->q_lora_rank, c->norm_eps);
             }
         } else {
             for (uint32_t h = 0; h < c->n_kv_heads; h++)
@@ -80,7 +78,7 @@ static void store_kv_work(void *arg, uint32_t first, uint32_t last, uint32_t wor
 
 static void lay_out_queries_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     eng__cpu *g = arg;
-    const model_plan *c = &g->c;
+    const model_plan *c = &g->plan;
     (void)worker;
     for (uint32_t s = first; s < last; s++) {
         const float *turn = g->rope + s * g->ld_rope;
@@ -88,7 +86,7 @@ static void lay_out_queries_work(void *arg, uint32_t first, uint32_t last, uint3
             uint32_t group = h / g->group_heads, in = h % g->group_heads;
             float *q =
                 g->q + (((size_t)group * g->opts.max_launch + s) * g->group_heads + in) * g->dk;
-            if (c->attn_type == ATTN_MLA) {
+            if (c->attn == ATTN_MLA) {
                 uint32_t rope = c->qk_rope_head_dim;
                 q += c->kv_lora_rank;
                 memcpy(q, g->qr + s * g->ld_qr + h * rope, rope * sizeof *q);
@@ -126,7 +124,7 @@ static void project_mla(eng__cpu *g, const eng__layer *l) {
 
 /* The queries of rows [first, last) into the latent: absorbed keys. */
 static void absorb_keys(eng__cpu *g, const eng__layer *l, uint32_t first, uint32_t last) {
-    const model_plan *c = &g->c;
+    const model_plan *c = &g->plan;
     for (uint32_t h = 0; h < c->n_heads; h++) {
         g->jobs[h] = (eng__gemm){.w = &l->uk[h],
                                  .x = g->qn + first * g->ld_qn + h * c->qk_nope_head_dim,
@@ -140,7 +138,7 @@ static void absorb_keys(eng__cpu *g, const eng__layer *l, uint32_t first, uint32
 
 /* What they gathered in the latent into values. */
 static void absorb_values(eng__cpu *g, const eng__layer *l, uint32_t first, uint32_t last) {
-    const model_plan *c = &g->c;
+    const model_plan *c = &g->plan;
     for (uint32_t h = 0; h < c->n_heads; h++) {
         g->jobs[h] = (eng__gemm){.w = &l->uv[h],
                                  .x = g->ctx + first * g->ld_ctx + (size_t)h * g->dv,
@@ -166,7 +164,7 @@ static void absorb(eng__cpu *g, const eng__layer *l,
 
 static void project_gqa(eng__cpu *g, const eng__layer *l) {
     layer_arg a = {g, l};
-    size_t kv = (size_t)g->c.n_kv_heads * g->c.head_dim;
+    size_t kv = (size_t)g->plan.n_kv_heads * g->plan.head_dim;
     g->jobs[0] = (eng__gemm){
         .w = &l->wk, .x = g->xn, .ldx = g->ld_d, .y = g->kv, .ldy = g->ld_kv, .rows = g->n};
     g->jobs[1] = (eng__gemm){
@@ -219,19 +217,29 @@ static void transpose_queries(const query_block *b) {
     }
 }
 
+/* Where the layer at hand begins in a slot, and its bytes there. */
+static const uint8_t *layer_in_slot(const eng__cpu *g, uint32_t slot) {
+    size_t value = model_dtype_bytes(g->opts.cache_dtype);
+    return (const uint8_t *)g->slots + slot * g->base.info.slot_bytes + g->slot_at * value;
+}
+
+static size_t layer_bytes(const eng__cpu *g) {
+    return g->plan.layer_values * model_dtype_bytes(g->opts.cache_dtype);
+}
+
 /* Slots lie anywhere: only the map knows what will be read next. */
 static void prefetch_slot(const eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t pos) {
     uint32_t slot = slot_at(g, blocks, pos, plane);
     if (slot == ENG_NO_SLOT) return;
-    size_t bytes = g->base.info.slot_bytes;
-    const uint8_t *p = (const uint8_t *)g->slots + slot * bytes;
+    size_t bytes = layer_bytes(g);
+    const uint8_t *p = layer_in_slot(g, slot);
     for (size_t i = 0; i < bytes; i += 64)
         __builtin_prefetch(p + i);
 }
 
 void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t group, uint32_t p0,
                  uint32_t n, float *to) {
-    bool mla = g->c.attn_type == ATTN_MLA, half = g->opts.cache_dtype == DTYPE_BF16;
+    bool mla = g->plan.attn == ATTN_MLA, half = g->opts.cache_dtype == DTYPE_BF16;
     size_t key_at = mla ? 0 : (size_t)group * g->dk;
     size_t val_at = mla ? 0 : (size_t)(g->groups + group) * g->dk;
     for (uint32_t i = 0; i < n; i++, to += g->kv_ld) {
@@ -242,7 +250,7 @@ void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t g
             memset(to, 0, g->kv_ld * sizeof *to);
             continue;
         }
-        size_t at = (size_t)slot * g->c.slot_values;
+        size_t at = (size_t)slot * g->plan.slot_values + g->slot_at;
         if (half) {
             const uint16_t *from = (const uint16_t *)g->slots + at;
             g->k->widen(from + key_at, to, g->dk);
@@ -259,13 +267,13 @@ void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t g
  * to the second cache while this one is computed, and takes no place in the first. */
 static void prefetch_next(const query_block *b, uint32_t at) {
     const eng__cpu *g = b->g;
-    size_t bytes = g->base.info.slot_bytes;
+    size_t bytes = layer_bytes(g);
     uint32_t first = b->next.first + at, end = first + ENG__TILE;
     for (uint32_t p = first; p < end && p < b->next.end; p++) {
         uint32_t slot = slot_at(g, b->next.blocks, p, b->next.plane);
         if (slot == ENG_NO_SLOT) continue;
         for (size_t i = 0; i < bytes; i += 64)
-            __builtin_prefetch((const uint8_t *)g->slots + slot * bytes + i, 0, 2);
+            __builtin_prefetch(layer_in_slot(g, slot) + i, 0, 2);
     }
 }
 
@@ -557,7 +565,7 @@ static uint32_t count_items(const eng__cpu *g) {
 /* Blocks of queries, smaller where they would leave threads idle: sharing a gathered
  * segment matters less than a thread. Returns their number. */
 static uint32_t cut_queries(eng__cpu *g) {
-    uint32_t threads = eng__pool_threads(g->pool), queries = g->n_full * g->c.n_heads;
+    uint32_t threads = eng__pool_threads(g->pool), queries = g->n_full * g->plan.n_heads;
     g->query_block = ENG__ROW_BLOCK;
     uint32_t items = count_items(g);
     if (items >= threads) return items;
@@ -566,8 +574,20 @@ static uint32_t cut_queries(eng__cpu *g) {
     return count_items(g);
 }
 
+eng__gemm eng__to_stream(const eng__cpu *g, const eng__mat *w, const float *x, size_t ldx) {
+    bool apart = g->plan.norms == NORM_SANDWICH;
+    return (eng__gemm){.w = w,
+                       .x = x,
+                       .ldx = ldx,
+                       .y = apart ? g->xn : g->x,
+                       .ldy = g->ld_d,
+                       .rows = g->n_full,
+                       .op = apart ? ENG__STORE : ENG__ADD};
+}
+
 void eng__attention(eng__cpu *g, const eng__layer *l) {
-    bool mla = g->c.attn_type == ATTN_MLA;
+    bool mla = g->plan.attn == ATTN_MLA;
+    g->slot_at = l->slot_at;
     if (mla) project_mla(g, l);
     else project_gqa(g, l);
     if (g->n_full == 0) return;
@@ -576,12 +596,6 @@ void eng__attention(eng__cpu *g, const eng__layer *l) {
     attend_all(g, cut_queries(g));
     if (g->window) eng__attend_expanded(g, l);
     if (mla) absorb(g, l, absorb_values);
-    g->jobs[0] = (eng__gemm){.w = &l->wo,
-                             .x = mla ? g->o : g->ctx,
-                             .ldx = mla ? g->ld_o : g->ld_ctx,
-                             .y = g->x,
-                             .ldy = g->ld_d,
-                             .rows = g->n_full,
-                             .op = ENG__ADD};
+    g->jobs[0] = eng__to_stream(g, &l->wo, mla ? g->o : g->ctx, mla ? g->ld_o : g->ld_ctx);
     eng__gemm_run(g, g->jobs, 1);
 }

@@ -33,13 +33,13 @@ static uint32_t min_u32(uint32_t a, uint32_t b) {
 
 static float *output_of(const head_block *b, uint32_t m) {
     const eng__cpu *g = b->g;
-    return g->o + (b->row0 + m) * g->ld_o + (size_t)b->head * g->c.v_head_dim;
+    return g->o + (b->row0 + m) * g->ld_o + (size_t)b->head * g->plan.v_head_dim;
 }
 
 /* query[panel][nope + rope][PANEL], scaled. */
 static void transpose_queries(const head_block *b) {
     const eng__cpu *g = b->g;
-    uint32_t nope = g->c.qk_nope_head_dim, rope = g->c.qk_rope_head_dim;
+    uint32_t nope = g->plan.qk_nope_head_dim, rope = g->plan.qk_rope_head_dim;
     for (uint32_t m = 0; m < b->n; m++) {
         size_t s = b->row0 + m;
         float *to =
@@ -47,7 +47,7 @@ static void transpose_queries(const head_block *b) {
         const float *q = g->qn + s * g->ld_qn + (size_t)b->head * nope;
         for (uint32_t d = 0; d < nope; d++, to += ENG__PANEL)
             *to = q[d] * g->attn_scale;
-        q = g->q + (s * g->c.n_heads + b->head) * g->dk + g->c.kv_lora_rank;
+        q = g->q + (s * g->plan.n_heads + b->head) * g->dk + g->plan.kv_lora_rank;
         for (uint32_t d = 0; d < rope; d++, to += ENG__PANEL)
             *to = q[d] * g->attn_scale;
     }
@@ -72,20 +72,20 @@ static void multiply_out(const head_block *b, const eng__mat *w, uint32_t n, flo
 
 static void expand_segment(const head_block *b, uint32_t p0, uint32_t n) {
     eng__cpu *g = b->g;
-    uint32_t nope = g->c.qk_nope_head_dim, rank = g->c.kv_lora_rank;
+    uint32_t nope = g->plan.qk_nope_head_dim, rank = g->plan.kv_lora_rank;
     eng__gather(g, g->rows[g->perm[b->row0]].blocks, g->plane[b->row0], 0, p0, n, b->s->kv);
     multiply_out(b, &b->l->key[b->head], n, b->s->key, g->ld_key);
     multiply_out(b, &b->l->uv[b->head], n, b->s->value, g->ld_value);
     for (uint32_t i = 0; i < n; i++) {
         memcpy(b->s->key + i * g->ld_key + nope, b->s->kv + i * g->kv_ld + rank,
-               g->c.qk_rope_head_dim * sizeof(float));
+               g->plan.qk_rope_head_dim * sizeof(float));
     }
 }
 
 /* Queries [m0, m0 + queries) over n positions from p0 of the segment at hand. */
 static void attend_panel(head_block *b, uint32_t m0, uint32_t queries, uint32_t p0, uint32_t n) {
     const eng__cpu *g = b->g;
-    uint32_t width = g->c.qk_nope_head_dim + g->c.qk_rope_head_dim, v = g->c.v_head_dim;
+    uint32_t width = g->plan.qk_nope_head_dim + g->plan.qk_rope_head_dim, v = g->plan.v_head_dim;
     float *score = b->s->score;
     int32_t seen[ENG__PANEL] = {0};
     for (uint32_t i = 0; i < n; i += ENG__TILE) {
@@ -114,7 +114,7 @@ static void attend_panel(head_block *b, uint32_t m0, uint32_t queries, uint32_t 
 
 static void attend_block(head_block *b) {
     const eng__cpu *g = b->g;
-    uint32_t v = g->c.v_head_dim, end = pos_of(g, b->row0 + b->n - 1) + 1;
+    uint32_t v = g->plan.v_head_dim, end = pos_of(g, b->row0 + b->n - 1) + 1;
     for (uint32_t m = 0; m < ENG__EXPAND_BLOCK; m++) {
         b->top[m] = -INFINITY;
         b->sum[m] = 0;
@@ -145,7 +145,7 @@ static uint32_t blocks_of(const eng__cpu *g, const eng__run *r) {
 static void expand_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     const expand_arg *a = arg;
     eng__cpu *g = a->g;
-    uint32_t run = 0, before = 0, heads = g->c.n_heads;
+    uint32_t run = 0, before = 0, heads = g->plan.n_heads;
     for (uint32_t i = first; i < last; i++) {
         for (uint32_t n; i - before >= (n = heads * blocks_of(g, &g->runs[run])); run++)
             before += n;
@@ -162,7 +162,7 @@ static void expand_work(void *arg, uint32_t first, uint32_t last, uint32_t worke
 static uint32_t count_items(const eng__cpu *g) {
     uint32_t items = 0;
     for (uint32_t i = 0; i < g->n_runs; i++)
-        items += g->c.n_heads * blocks_of(g, &g->runs[i]);
+        items += g->plan.n_heads * blocks_of(g, &g->runs[i]);
     return items;
 }
 

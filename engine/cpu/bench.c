@@ -262,7 +262,7 @@ static void add_attention(const eng__cpu *g, const eng__layer *l, double *bytes,
                              &l->wq,     &l->wk,        &l->wv,        &l->wo};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         add_mat(all[i], bytes, weights);
-    for (uint32_t h = 0; l->uk && h < g->c.n_heads; h++) {
+    for (uint32_t h = 0; l->uk && h < g->plan.n_heads; h++) {
         add_mat(&l->uk[h], bytes, weights);
         add_mat(&l->uv[h], bytes, weights);
     }
@@ -275,13 +275,13 @@ typedef enum { PART_ALL, PART_ATTENTION, PART_MOE } part;
 static void run_attention(void *arg) {
     step *s = arg;
     s->g->rows = s->rows;
-    eng__attention(s->g, &s->g->recurrent);
+    eng__attention(s->g, &s->g->core[0]);
 }
 
 static void run_moe(void *arg) {
     step *s = arg;
     s->g->rows = s->rows;
-    eng__ffn_moe(s->g, &s->g->recurrent);
+    eng__ffn_moe(s->g, &s->g->core[0]);
 }
 
 static void add_moe(const eng__cpu *g, const eng__layer *l, double *bytes, double *weights) {
@@ -289,32 +289,32 @@ static void add_moe(const eng__cpu *g, const eng__layer *l, double *bytes, doubl
     add_mat(&l->router, bytes, weights);
     add_mat(&l->gate_up, bytes, weights);
     add_mat(&l->down, bytes, weights);
-    for (uint32_t x = 0; x < g->c.n_experts; x++) {
+    for (uint32_t x = 0; x < g->plan.n_experts; x++) {
         if (g->expert_first[x + 1] == g->expert_first[x]) continue;
         add_mat(&l->expert_gate_up[x], bytes, &chosen);
         add_mat(&l->expert_down[x], bytes, &chosen);
     }
     add_mat(&l->expert_gate_up[0], &all, &one);
     add_mat(&l->expert_down[0], &all, &one);
-    *weights += one * g->c.n_experts_per_tok;
+    *weights += one * g->plan.n_experts_per_tok;
 }
 
 /* What the launch just run had to read and compute, or that part of it. */
 static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, bool chunk, part what,
                        eng_kernel_time *t) {
     double bytes = 0, weights = 0, attentions = what == PART_MOE ? 0 : 1;
-    const model_plan *c = &g->c;
+    const model_plan *c = &g->plan;
     if (s->stage == ENG_STAGE_CODA) {
-        for (uint32_t i = 0; i < c->coda_layers; i++) {
+        for (uint32_t i = 0; i < c->n_coda; i++) {
             add_attention(g, &g->coda[i], &bytes, &weights);
             add_mat(&g->coda[i].gate_up, &bytes, &weights);
             add_mat(&g->coda[i].down, &bytes, &weights);
         }
         add_mat(&g->head, &bytes, &weights);
-        attentions = c->coda_layers;
+        attentions = c->n_coda;
     } else {
-        if (what != PART_MOE) add_attention(g, &g->recurrent, &bytes, &weights);
-        if (what != PART_ATTENTION) add_moe(g, &g->recurrent, &bytes, &weights);
+        if (what != PART_MOE) add_attention(g, &g->core[0], &bytes, &weights);
+        if (what != PART_ATTENTION) add_moe(g, &g->core[0], &bytes, &weights);
         if (what == PART_ALL) add_mat(&g->lora_down, &bytes, &weights);
     }
     double caches = chunk ? 1 : s->n; /* rows of one prompt read one cache */
@@ -326,7 +326,7 @@ static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, bool 
 
 /* Memory never written is one page of zeros for all addresses, which every cache holds. */
 static void fill_slots(eng__cpu *g, uint32_t first, uint32_t n) {
-    size_t values = (size_t)n * g->c.slot_values, from = (size_t)first * g->c.slot_values;
+    size_t values = (size_t)n * g->plan.slot_values, from = (size_t)first * g->plan.slot_values;
     for (size_t i = from; i < from + values; i++) {
         float v = (float)(i * 2654435761u % 1024) / 1024.0f - 0.5f;
         if (g->opts.cache_dtype == DTYPE_F32) ((float *)g->slots)[i] = v;
@@ -356,7 +356,7 @@ static int set_rows(step *s, uint32_t *blocks, uint32_t context, bool chunk, err
             if (eng_run(&g->base, &l, &r, e) != 0) return -1;
         }
     }
-    for (size_t i = 0; i < (size_t)s->n * g->c.dim; i++) {
+    for (size_t i = 0; i < (size_t)s->n * g->plan.dim; i++) {
         seed = seed * 1664525u + 1013904223u;
         g->h[i] = (float)(seed >> 8) / 16777216.0f - 0.5f;
         g->e[i] = g->out[i] = g->h[i];
@@ -364,7 +364,7 @@ static int set_rows(step *s, uint32_t *blocks, uint32_t context, bool chunk, err
     for (uint32_t i = 0; i < s->n; i++) {
         s->rows[i] = (eng_row){.row = i,
                                .pos = chunk ? context - s->n + i : context - 1,
-                               .loop = (uint16_t)(chunk ? 0 : i % g->c.max_loop_iters),
+                               .loop = (uint16_t)(chunk ? 0 : i % g->plan.loops_default),
                                .min_loops = PLAN_MAX_LOOPS,
                                .max_loops = PLAN_MAX_LOOPS,
                                .flags = s->stage == ENG_STAGE_CODA ? ENG_ROW_LOGITS : 0,

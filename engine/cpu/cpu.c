@@ -4,8 +4,6 @@
  * hands out the result. */
 #include "engine/cpu/cpu_internal.h"
 
-#include "engine/backend_internal.h"
-
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -13,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { HUGE_PAGE = 2 << 20, DEFAULT_SEQUENCES = 64, MIN_BLOCKS = 16, MOST_PARTS = 1 << 15 };
+enum { HUGE_PAGE = 2 << 20, DEFAULT_SEQUENCES = 64, MOST_PARTS = 1 << 15 };
 
 /* ---- memory that lives until close ---- */
 
@@ -78,9 +76,9 @@ static uint32_t round_up(uint32_t columns) {
  * attention nope + rope + v; rebuilding costs the position rank (nope + v) once. Wider panels
  * than the rows fill and the softmax, alike in both, ask for a margin. */
 static void set_forms(eng__cpu *g) {
-    const model_plan *c = &g->c;
+    const model_plan *c = &g->plan;
     uint64_t rank = c->kv_lora_rank, own = (uint64_t)c->qk_nope_head_dim + c->v_head_dim;
-    if (c->attn_type != ATTN_MLA || 2 * rank <= own) return;
+    if (c->attn != ATTN_MLA || 2 * rank <= own) return;
     uint64_t crossover = rank * own / (2 * rank - own) + 1;
     if (crossover > ENG__EXPAND_BLOCK) return;
     uint32_t chunk = g->opts.prompt_chunk;
@@ -91,9 +89,9 @@ static void set_forms(eng__cpu *g) {
 }
 
 static void set_geometry(eng__cpu *g) {
-    const model_plan *c = &g->c;
-    bool mla = c->attn_type == ATTN_MLA;
-    uint32_t heads_v = mla ? c->n_heads * c->v_head_dim : c->dim;
+    const model_plan *c = &g->plan;
+    bool mla = c->attn == ATTN_MLA;
+    uint32_t heads_v = mla ? c->n_heads * c->v_head_dim : plan_q_width(c);
     g->shared_dim = c->expert_dim * c->n_experts_per_tok;
     g->groups = mla ? 1 : c->n_kv_heads;
     g->group_heads = c->n_heads / g->groups;
@@ -104,11 +102,11 @@ static void set_geometry(eng__cpu *g) {
     g->attn_scale =
         1.0f / sqrtf((float)(mla ? c->qk_nope_head_dim + c->qk_rope_head_dim : c->head_dim));
     size_t shared = (size_t)c->n_shared_experts * ((g->shared_dim + 15) / 16 * 16);
-    size_t dense = (c->dense_dim + 15) / 16 * 16;
+    size_t dense = ((size_t)c->ffn_dim + 15) / 16 * 16;
     g->ld_d = c->dim + ENG__PAD;
     g->ld_q = c->q_lora_rank + ENG__PAD;
-    g->ld_kv = c->slot_values + ENG__PAD;
-    g->ld_qn = (mla ? c->n_heads * c->qk_nope_head_dim : c->dim) + ENG__PAD;
+    g->ld_kv = c->layer_values + ENG__PAD;
+    g->ld_qn = (mla ? c->n_heads * c->qk_nope_head_dim : plan_q_width(c)) + ENG__PAD;
     g->ld_qr = (mla ? c->n_heads * c->qk_rope_head_dim : 0) + ENG__PAD;
     g->ld_o = heads_v + ENG__PAD;
     g->ld_ctx = (size_t)c->n_heads * g->dv + ENG__PAD;
@@ -119,51 +117,26 @@ static void set_geometry(eng__cpu *g) {
     g->ld_rope = (mla ? c->qk_rope_head_dim : c->head_dim) + ENG__PAD;
 }
 
-/* Default: every layer and loop of DEFAULT_SEQUENCES full contexts, but no more than a
- * quarter of the machine's memory and no less than one context. */
-static uint64_t default_cache_bytes(const eng__cpu *g, uint32_t planes, size_t slot_bytes) {
-    double one = (double)g->opts.max_positions * planes * (double)(slot_bytes + 4) * 1.05;
+/* Every loop of DEFAULT_SEQUENCES full contexts, but no more than a quarter of the machine's
+ * memory; where that holds not even one context, up to half of what the weights leave. */
+static uint64_t default_cache_bytes(const eng__cpu *g) {
+    const model_plan *p = &g->plan;
+    double slot = (double)p->slot_values * (double)model_dtype_bytes(g->opts.cache_dtype);
+    double one = (double)g->opts.max_positions * plan_planes(p, g->opts.max_loops) * (slot + 4);
     double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    double want = one * DEFAULT_SEQUENCES, share = memory > 0 ? memory / 4 : 4e9;
-    if (want > share) want = share;
-    if (want < one) want = one;
-    return (uint64_t)want;
+    double want = 1.05 * one * DEFAULT_SEQUENCES, share = memory > 0 ? memory / 4 : 4e9;
+    if (want <= share) return (uint64_t)want;
+    double most = (memory - (double)g->weight_bytes) / 2;
+    if (share < 1.05 * one) share = 1.05 * one < most ? 1.05 * one : most > share ? most : share;
+    return (uint64_t)share;
 }
 
-/* Divides the budget between slots and block maps: enough maps for positions that all
- * leave after one loop, but at most about 4 % of the bytes, and never so few that
- * positions at full depth could not use every slot. */
-static int size_cache(eng__cpu *g, err *e) {
-    const model_plan *c = &g->c;
+static int take_cache(eng__cpu *g, err *e) {
     eng_backend_info *info = &g->base.info;
-    uint32_t planes = c->prelude_layers + c->coda_layers + g->opts.max_loops;
-    uint32_t shallow = c->prelude_layers + c->coda_layers + 1;
-    size_t slot = c->slot_values * model_dtype_bytes(g->opts.cache_dtype);
-    size_t map = (size_t)planes * ENG_BLOCK * sizeof(uint32_t);
-    uint64_t bytes =
-        g->opts.cache_bytes ? g->opts.cache_bytes : default_cache_bytes(g, planes, slot);
-    uint64_t deep = bytes / ((uint64_t)ENG_BLOCK * planes * slot + map);
-    uint64_t wide = bytes / ((uint64_t)ENG_BLOCK * shallow * slot + map);
-    uint64_t blocks = bytes / 25 / map;
-    if (blocks > wide) blocks = wide;
-    if (blocks < deep) blocks = deep;
-    if (blocks < MIN_BLOCKS) blocks = MIN_BLOCKS;
-    uint64_t left = bytes > blocks * map ? bytes - blocks * map : 0, slots = left / slot;
-    if (slots < (uint64_t)ENG_BLOCK * planes) {
-        return err_set(e, ERR_USAGE, "kv-memory",
-                       "a cache of %llu bytes is too small: one block of %d positions needs %zu",
-                       (unsigned long long)bytes, ENG_BLOCK,
-                       MIN_BLOCKS * map + (size_t)ENG_BLOCK * planes * slot);
-    }
-    if (slots > ENG_NO_SLOT - 1) slots = ENG_NO_SLOT - 1;
-    if (blocks > UINT32_MAX) blocks = UINT32_MAX;
-    info->n_planes = planes;
-    info->n_slots = (uint32_t)slots;
-    info->n_blocks = (uint32_t)blocks;
-    info->slot_bytes = slot;
-    info->block_map_bytes = map;
-    g->slots = eng__take(g, slots, slot);
-    g->maps = eng__take(g, blocks, map);
+    uint64_t bytes = g->opts.cache_bytes ? g->opts.cache_bytes : default_cache_bytes(g);
+    if (eng__size_cache(info, &g->plan, &g->opts, bytes, e) != 0) return -1;
+    g->slots = eng__take(g, info->n_slots, info->slot_bytes);
+    g->maps = eng__take(g, info->n_blocks, info->block_map_bytes);
     if (g->slots && g->maps) return 0;
     return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a cache of %.2f GB",
                    (double)bytes / 1e9);
@@ -182,13 +155,13 @@ static void set_code_caps(eng__cpu *g) {
     if (g->ld_ctx > wide) wide = g->ld_ctx;
     if (g->ld_q > wide) wide = g->ld_q;
     if (narrow > wide) wide = narrow;
-    size_t groups = wide / ENG__GROUP + 1 + g->c.n_experts_per_tok * (narrow / ENG__GROUP + 1);
+    size_t groups = wide / ENG__GROUP + 1 + g->plan.n_experts_per_tok * (narrow / ENG__GROUP + 1);
     g->code_groups_cap = g->opts.max_launch * groups;
     g->code_cap = g->code_groups_cap * ENG__GROUP;
 }
 
 static int take_scratch(eng__cpu *g, err *e) {
-    const model_plan *c = &g->c;
+    const model_plan *c = &g->plan;
     size_t n = g->opts.max_launch, d = c->dim, f = sizeof(float), k = c->n_experts_per_tok;
     uint32_t threads = eng__pool_threads(g->pool);
     g->max_jobs = c->n_heads > c->n_experts + 1 ? c->n_heads : c->n_experts + 1;
@@ -203,10 +176,10 @@ static int take_scratch(eng__cpu *g, err *e) {
         size_t rows, ld, bytes;
     } wanted[] = {
         {&g->h, g->opts.n_rows, d, f},
-        {&g->e, g->opts.n_rows, d, f},
+        {&g->e, c->inject == INJECT_NONE ? 0 : g->opts.n_rows, d, f},
         {&g->out, g->opts.n_rows, d, f},
         {&g->cum, g->opts.n_rows, 1, f},
-        {&g->stamp, g->opts.n_rows, 1, sizeof *g->stamp},
+        {&g->stamps.last, g->opts.n_rows, 1, sizeof *g->stamps.last},
         {&g->perm, n, 1, sizeof *g->perm},
         {&g->plane, n, 1, sizeof *g->plane},
         {&g->x, n, g->ld_d, f},
@@ -243,7 +216,7 @@ static int take_scratch(eng__cpu *g, err *e) {
         if (p == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu rows", n);
         memcpy(wanted[i].at, &p, sizeof p);
     }
-    size_t tmp = c->slot_values > d ? c->slot_values : d;
+    size_t tmp = c->layer_values > d ? c->layer_values : d;
     for (uint32_t t = 0; t < threads; t++) {
         eng__scratch *s = &g->scratch[t];
         s->acc = eng__take(g, ENG__ROW_BLOCK * ENG__PANEL, f);
@@ -270,57 +243,14 @@ static int take_scratch(eng__cpu *g, err *e) {
 
 /* ---- launch ---- */
 
-static int apply_edits(eng__cpu *g, const eng_launch *l, err *e) {
-    const eng_backend_info *info = &g->base.info;
+static void apply_edits(eng__cpu *g, const eng_launch *l) {
+    uint32_t planes = g->base.info.n_planes;
     for (uint32_t i = 0; i < l->n_edits; i++) {
         const eng_edit *d = &l->edits[i];
-        if (d->block >= info->n_blocks || d->off >= ENG_BLOCK ||
-            (uint32_t)d->plane + d->n_planes > info->n_planes ||
-            (d->slot >= info->n_slots && d->slot != ENG_NO_SLOT)) {
-            return err_set(e, ERR_INTERNAL, NULL, "cache edit %u is out of range", i);
-        }
-        uint32_t *at =
-            g->maps + ((size_t)d->block * info->n_planes + d->plane) * ENG_BLOCK + d->off;
+        uint32_t *at = g->maps + ((size_t)d->block * planes + d->plane) * ENG_BLOCK + d->off;
         for (uint32_t p = 0; p < d->n_planes; p++, at += ENG_BLOCK)
             *at = d->slot + 1;
     }
-    return 0;
-}
-
-static bool row_fits(eng__cpu *g, const eng_row *r, eng_stage stage) {
-    if (r->row >= g->opts.n_rows || r->pos >= g->opts.max_positions || r->blocks == NULL)
-        return false;
-    if (g->stamp[r->row] == g->stamp_now) return false; /* twice in one launch */
-    g->stamp[r->row] = g->stamp_now;
-    if (stage == ENG_STAGE_PRELUDE && r->token >= g->c.vocab_size) return false;
-    if (stage == ENG_STAGE_RECURRENT && r->loop >= g->opts.max_loops) return false;
-    for (uint32_t b = 0; b <= r->pos / ENG_BLOCK; b++) {
-        if (r->blocks[b] >= g->base.info.n_blocks) return false;
-    }
-    return true;
-}
-
-static int check_rows(eng__cpu *g, const eng_launch *l, err *e) {
-    uint32_t n_logits = 0;
-    if (l->n_rows > g->opts.max_launch) {
-        return err_set(e, ERR_INTERNAL, NULL, "%u rows in a launch of at most %u", l->n_rows,
-                       g->opts.max_launch);
-    }
-    if (++g->stamp_now == 0) { /* wrapped: old stamps must not match */
-        memset(g->stamp, 0, g->opts.n_rows * sizeof *g->stamp);
-        g->stamp_now = 1;
-    }
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        if (!row_fits(g, &l->rows[i], l->stage)) {
-            return err_set(e, ERR_INTERNAL, NULL, "row %u of the launch is out of range", i);
-        }
-        if (l->rows[i].flags & ENG_ROW_LOGITS) n_logits++;
-    }
-    if (l->stage == ENG_STAGE_CODA && n_logits > g->opts.max_logits) {
-        return err_set(e, ERR_INTERNAL, NULL, "%u rows ask for logits; at most %u may", n_logits,
-                       g->opts.max_logits);
-    }
-    return 0;
 }
 
 static int cpu_launch(eng_backend *b, const eng_launch *l, err *e) {
@@ -328,7 +258,8 @@ static int cpu_launch(eng_backend *b, const eng_launch *l, err *e) {
     uint64_t start = clock_ns();
     g->n_logits = 0;
     g->n_rows = 0;
-    if (apply_edits(g, l, e) != 0 || check_rows(g, l, e) != 0) return -1;
+    if (eng__check_launch(&g->base.info, &g->plan, &g->opts, &g->stamps, l, e) != 0) return -1;
+    apply_edits(g, l);
     g->rows = l->rows;
     g->n_rows = l->n_rows;
     g->in_coda = l->stage == ENG_STAGE_CODA;
@@ -372,11 +303,12 @@ int eng_cpu_open(eng_backend **out, const model_folder *m, const eng_backend_opt
     if (g == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the CPU backend");
     memset(g, 0, sizeof *g);
     g->base.ops = &ops;
-    g->base.config = model_plan_of(m);
+    g->base.plan = model_plan_of(m);
     g->model = m;
-    g->c = *g->base.config;
+    g->plan = *g->base.plan;
     g->opts = *opts;
-    if (eng__check_opts(&g->opts, &g->c, &limits, e) != 0) goto fail;
+    if (eng__check_plan(&g->plan, e) != 0) goto fail;
+    if (eng__check_opts(&g->opts, &g->plan, &limits, e) != 0) goto fail;
     set_geometry(g);
     set_forms(g);
     if (eng__kernels_choose(&g->k, opts->kernels, e) != 0) goto fail;
@@ -384,9 +316,10 @@ int eng_cpu_open(eng_backend **out, const model_folder *m, const eng_backend_opt
     if (eng__load_weights(g, e) != 0) goto fail;
     if (eng__tables_init(g, e) != 0) goto fail;
     if (take_scratch(g, e) != 0) goto fail;
-    if (size_cache(g, e) != 0) goto fail;
+    if (take_cache(g, e) != 0) goto fail;
     eng_backend_info *info = &g->base.info;
     info->device = "cpu";
+    info->exit = g->opts.exit;
     info->kernels = g->k->name;
     info->threads = eng__pool_threads(g->pool);
     info->n_rows = g->opts.n_rows;

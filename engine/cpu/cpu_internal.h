@@ -7,7 +7,7 @@
 #ifndef FATHOM_CPU_INTERNAL_H
 #define FATHOM_CPU_INTERNAL_H
 
-#include "engine/backend.h"
+#include "engine/backend_internal.h"
 
 enum {
     ENG__PANEL = 32,     /* output columns of one packed panel */
@@ -50,8 +50,8 @@ typedef struct {
                      uint32_t rows, float *acc, size_t lda, bool add);
     void (*tile_bf16)(const uint16_t *w, size_t k, const float *x, size_t ldx, uint32_t rows,
                       float *acc, size_t lda, bool add);
-    /* y = x / sqrt(mean(x^2) + 1e-6) * w; y may be x */
-    void (*rms)(const float *x, const float *w, float *y, size_t n);
+    /* y = x / sqrt(mean(x^2) + eps) * w; y may be x */
+    void (*rms)(const float *x, const float *w, float *y, size_t n, float eps);
     /* y[i] = silu(g[i]) * u[i] */
     void (*silu_mul)(const float *g, const float *u, float *y, size_t n);
     /* The same sums with rows side by side: x[k * ldx + r]. */
@@ -114,7 +114,10 @@ typedef struct {
 } eng__input;
 
 typedef struct {
-    float *attn_norm, *ffn_norm; /* [D] */
+    float *attn_norm, *ffn_norm;         /* [D] */
+    float *attn_out_norm, *ffn_out_norm; /* [D] NORM_SANDWICH: of what a sublayer gives */
+    uint32_t slot_at;                    /* first value of this layer inside a slot */
+    bool moe;
     /* MLA */
     eng__mat q_down, q_up_nope, q_up_rope, kv_down;
     float *q_norm, *kv_norm;
@@ -185,16 +188,16 @@ typedef struct {
 typedef struct {
     eng_backend base;
     const model_folder *model;
-    model_plan c;
+    model_plan plan;
     eng_backend_opts opts;
     const eng__kernels *k;
     eng__pool *pool;
     eng__blocks mem;
 
     /* weights */
-    eng__layer *prelude, *coda, recurrent;
-    float *rec_norm, *inj_a, *inj_b, *halt_w, *final_norm; /* [D] */
-    float halt_bias;
+    eng__layer *prelude, *core, *coda;
+    float *loop_norm, *inj_a, *inj_b, *exit_w, *final_norm; /* [D] */
+    float exit_bias;
     eng__mat lora_down, head;
     float *lora_b, *lora_scale; /* [lora_rank][D], [lora_rows][lora_rank] */
     uint32_t lora_rows;
@@ -215,16 +218,17 @@ typedef struct {
     float attn_scale;
 
     /* row states */
-    float *h, *e, *out, *cum;
-    uint32_t *stamp, stamp_now; /* [n_rows]: last launch that used the row */
+    float *h, *e, *out, *cum; /* e: NULL where the loop does not take its input again */
+    eng__stamps stamps;
 
     /* cache */
     void *slots;
     uint32_t *maps; /* [n_blocks][n_planes][ENG_BLOCK] slot + 1, so that zero pages name none */
 
     /* scratch of a launch, rows in scratch order: full rows first, then K/V-only ones */
-    uint32_t *perm;  /* scratch row -> launch row */
-    uint32_t *plane; /* by scratch row */
+    uint32_t slot_at; /* of the layer at hand */
+    uint32_t *perm;   /* scratch row -> launch row */
+    uint32_t *plane;  /* by scratch row */
     uint32_t n, n_full;
     size_t ld_d, ld_q, ld_kv, ld_qn, ld_qr, ld_o, ld_hidden, ld_expert, ld_router, ld_lora, ld_ctx,
         ld_rope;
@@ -268,7 +272,7 @@ typedef struct {
  * large. NULL when out of memory. */
 void *eng__take(eng__cpu *g, size_t n, size_t item_bytes) WARN_UNUSED;
 
-/* pack.c */
+/* weights.c */
 int eng__load_weights(eng__cpu *g, err *e) WARN_UNUSED;
 /* packed_file.c: the image of a model kept beside it. Both return whether it worked; a
  * failure only costs time. */
@@ -285,14 +289,17 @@ void eng__gemm_inputs(eng__cpu *g, eng__gemm *jobs, uint32_t n_jobs);
 void eng__panel(const eng__cpu *g, const eng__mat *w, uint32_t p, const eng__input *in,
                 uint32_t row0, uint32_t rows, float *acc);
 
-/* attention.c: x += attention(xn) for full rows; K/V of every row of the launch */
+/* attention.c: K/V of every row of the launch; attention(xn) of full rows, added to x or, with
+ * NORM_SANDWICH, left in xn */
 void eng__attention(eng__cpu *g, const eng__layer *l);
+/* The product that ends a sublayer: full rows of x times w, to where the plan's norms want it. */
+eng__gemm eng__to_stream(const eng__cpu *g, const eng__mat *w, const float *x, size_t ldx);
 /* Keys and values of positions [p0, p0 + n) of a group as float32 rows [n][kv_ld]. */
 void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t group, uint32_t p0,
                  uint32_t n, float *to);
 /* expanded.c: attention of the runs marked so, from queries to o */
 void eng__attend_expanded(eng__cpu *g, const eng__layer *l);
-/* moe.c: x += ffn(xn) for full rows */
+/* moe.c: ffn(xn) of full rows, added to x or, with NORM_SANDWICH (dense only), left in xn */
 void eng__ffn_dense(eng__cpu *g, const eng__layer *l);
 void eng__ffn_moe(eng__cpu *g, const eng__layer *l);
 /* stages.c */

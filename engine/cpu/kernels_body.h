@@ -272,8 +272,8 @@ static float dot(const float *a, const float *b, size_t n) {
     return sum;
 }
 
-static void rms(const float *x, const float *w, float *y, size_t n) {
-    float s = 1.0f / sqrtf(dot(x, x, n) / (float)n + 1e-6f);
+static void rms(const float *x, const float *w, float *y, size_t n, float eps) {
+    float s = 1.0f / sqrtf(dot(x, x, n) / (float)n + eps);
     vec vs = v_set1(s);
     size_t i = 0;
     for (; i + VL <= n; i += VL)

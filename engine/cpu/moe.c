@@ -18,13 +18,7 @@ void eng__ffn_dense(eng__cpu *g, const eng__layer *l) {
                              .rows = g->n_full,
                              .op = ENG__SILU};
     eng__gemm_run(g, g->jobs, 1);
-    g->jobs[0] = (eng__gemm){.w = &l->down,
-                             .x = g->hidden,
-                             .ldx = g->ld_hidden,
-                             .y = g->x,
-                             .ldy = g->ld_d,
-                             .rows = g->n_full,
-                             .op = ENG__ADD};
+    g->jobs[0] = eng__to_stream(g, &l->down, g->hidden, g->ld_hidden);
     eng__gemm_run(g, g->jobs, 1);
 }
 
@@ -68,16 +62,16 @@ static void pick_experts(const model_plan *c, const float *logits, const float *
 }
 
 static void sort_by_expert(eng__cpu *g) {
-    uint32_t k = g->c.n_experts_per_tok, n = g->n_full * k, *first = g->expert_first;
-    memset(first, 0, (g->c.n_experts + 1) * sizeof *first);
+    uint32_t k = g->plan.n_experts_per_tok, n = g->n_full * k, *first = g->expert_first;
+    memset(first, 0, (g->plan.n_experts + 1) * sizeof *first);
     for (uint32_t i = 0; i < n; i++)
         first[g->pick[i] + 1]++;
-    for (uint32_t i = 0; i < g->c.n_experts; i++)
+    for (uint32_t i = 0; i < g->plan.n_experts; i++)
         first[i + 1] += first[i];
     for (uint32_t i = 0; i < n; i++) {
         g->sorted[first[g->pick[i]]++] = i;
     }
-    memmove(first + 1, first, g->c.n_experts * sizeof *first);
+    memmove(first + 1, first, g->plan.n_experts * sizeof *first);
     first[0] = 0;
 }
 
@@ -85,8 +79,8 @@ static void gather_work(void *arg, uint32_t first, uint32_t last, uint32_t worke
     eng__cpu *g = arg;
     (void)worker;
     for (uint32_t i = first; i < last; i++) {
-        uint32_t row = g->sorted[i] / g->c.n_experts_per_tok;
-        memcpy(g->expert_x + i * g->ld_d, g->xn + row * g->ld_d, g->c.dim * sizeof *g->xn);
+        uint32_t row = g->sorted[i] / g->plan.n_experts_per_tok;
+        memcpy(g->expert_x + i * g->ld_d, g->xn + row * g->ld_d, g->plan.dim * sizeof *g->xn);
     }
 }
 
@@ -101,10 +95,11 @@ static void down_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
     const moe_arg *a = arg;
     eng__cpu *g = a->g;
     float *acc = g->scratch[worker].acc;
-    uint32_t k = g->c.n_experts_per_tok;
+    uint32_t k = g->plan.n_experts_per_tok;
     for (uint32_t p = first; p < last; p++) {
-        uint32_t c0 = p * ENG__PANEL, nc = g->c.dim - c0 < ENG__PANEL ? g->c.dim - c0 : ENG__PANEL;
-        for (uint32_t r0 = 0; g->c.n_shared_experts && r0 < g->n_full; r0 += ENG__ROW_BLOCK) {
+        uint32_t c0 = p * ENG__PANEL,
+                 nc = g->plan.dim - c0 < ENG__PANEL ? g->plan.dim - c0 : ENG__PANEL;
+        for (uint32_t r0 = 0; g->plan.n_shared_experts && r0 < g->n_full; r0 += ENG__ROW_BLOCK) {
             uint32_t n = g->n_full - r0 < ENG__ROW_BLOCK ? g->n_full - r0 : ENG__ROW_BLOCK;
             eng__panel(g, &a->l->down, p, &a->shared, r0, n, acc);
             for (uint32_t r = 0; r < n; r++) {
@@ -112,7 +107,7 @@ static void down_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
                                 nc);
             }
         }
-        for (uint32_t x = 0; x < g->c.n_experts; x++) {
+        for (uint32_t x = 0; x < g->plan.n_experts; x++) {
             uint32_t i0 = g->expert_first[x], end = g->expert_first[x + 1];
             for (; i0 < end; i0 += ENG__ROW_BLOCK) {
                 uint32_t n = end - i0 < ENG__ROW_BLOCK ? end - i0 : ENG__ROW_BLOCK;
@@ -128,7 +123,7 @@ static void down_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
 }
 
 void eng__ffn_moe(eng__cpu *g, const eng__layer *l) {
-    const model_plan *c = &g->c;
+    const model_plan *c = &g->plan;
     uint32_t k = c->n_experts_per_tok, n_jobs = 0;
     g->jobs[0] = (eng__gemm){.w = &l->router,
                              .x = g->xn,

@@ -257,7 +257,7 @@ static __global__ void __launch_bounds__(SIMPLE_THREADS, 4) attn_simple(cu_attn_
     uint32_t i = blockIdx.x, kv = blockIdx.y, split = blockIdx.z;
     if (i >= head_of(a.desc)->n_rows) return;
     cu_row r = rows_of(a.desc)[i];
-    if (r.flags & CU_ROW_KV_ONLY) return;
+    if (r.flags & a.no_query) return;
     uint32_t keys = r.pos + 1, group = a.n_heads / a.n_kv_heads;
     key_range range = split_range(keys, split, a.splits);
     if (range.first >= range.last) return;
@@ -340,14 +340,14 @@ static __device__ uint32_t tile_keys(const cu_attn_args &a, uint32_t i, bool til
     return rows[tiles[low].first + tiles[low].n - 1].pos + 1;
 }
 
-/* A warp per head. Rows that wrote only K/V get zeros, as do those that flash.cu attends for:
+/* A warp per head. Rows without a query get zeros, as do those that flash.cu attends for:
  * their products go on, unused. */
 template <typename A>
 static __global__ void __launch_bounds__(MERGE_THREADS) attn_merge(cu_attn_args a, bool tiled) {
     uint32_t i = blockIdx.x, lane = threadIdx.x & 31;
     uint32_t h = blockIdx.y * (MERGE_THREADS / 32) + (threadIdx.x >> 5);
     if (i >= head_of(a.desc)->n_rows || h >= a.n_heads) return;
-    bool none = rows_of(a.desc)[i].flags & (CU_ROW_KV_ONLY | CU_ROW_EXPANDED);
+    bool none = rows_of(a.desc)[i].flags & (a.no_query | CU_ROW_EXPANDED);
     uint32_t tiles = (tile_keys(a, i, tiled) + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
     uint32_t used = none ? 0 : rm_splits_used(tiles, a.splits);
     float top = -INFINITY, sum = 0.0f;

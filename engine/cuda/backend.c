@@ -1,6 +1,5 @@
 /* backend.c - opening the CUDA backend: sizes, memory, weights, graphs. Everything is
  * allocated here, by plain cudaMalloc; nothing is after. */
-#include "engine/backend_internal.h"
 #include "engine/cuda/cuda_internal.h"
 #include "engine/rowmath.h"
 
@@ -8,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MIN_BLOCKS = 16, BLAS_WORKSPACE = 32 << 20, N_STATE = 5 };
+enum { BLAS_WORKSPACE = 32 << 20, N_STATE = 5 };
 
 /* ---- memory ---- */
 
@@ -69,11 +68,17 @@ static int set_kernels(cu_backend *b, const char *name, err *e) {
 static int check_opts(cu_backend *b, const eng_backend_opts *in, err *e) {
     static const eng__limits limits = {
         .default_rows = 1024, .launch = CU_MAX_LAUNCH, .positions = 1u << 24};
-    const model_plan *c = &b->c;
+    const model_plan *c = &b->plan;
     b->opts = *in;
-    if (eng__check_opts(&b->opts, c, &limits, e) != 0) return -1;
+    if (eng__check_plan(c, e) != 0 || eng__check_opts(&b->opts, c, &limits, e) != 0) return -1;
     if (c->n_experts + c->n_shared_experts * c->n_experts_per_tok > CU_MAX_EXPERTS) {
         return err_set(e, ERR_UNSUPPORTED, NULL, "more than %d experts", CU_MAX_EXPERTS);
+    }
+    if (c->core_ffn == FFN_MOE && c->n_core != 1) {
+        return err_set(e, ERR_UNSUPPORTED, NULL, "experts in a core of several layers");
+    }
+    if (c->output == OUTPUT_WEIGHTED_SUM && b->opts.exit != EXIT_ACT) {
+        return err_set(e, ERR_UNSUPPORTED, NULL, "a weighted output needs the exit rule act");
     }
     return set_kernels(b, in->kernels, e);
 }
@@ -83,24 +88,23 @@ static void size_runs(cu_backend *b) {
     cu_flash_args a;
     b->flash = (cu_flash_plan){.rows = UINT32_MAX};
     eng__cuda_flash_shape(b, &a);
-    if (b->f32 || b->c.attn_type != ATTN_MLA || !cu_flash_fits(&a, (uint32_t)b->shared_bytes))
-        return;
+    if (b->f32 || b->plan.attn != ATTN_MLA || !cu_flash_fits(&a, (uint32_t)b->shared_bytes)) return;
     eng__cuda_size_runs(b, b->expand_early ? 2 : cu_flash_crossover(&a),
                         b->expand_early ? CU_FLASH_KEYS : 0, cu_flash_key_bytes(&a));
 }
 
 static void set_shapes(cu_backend *b) {
-    const model_plan *c = &b->c;
-    bool mla = c->attn_type == ATTN_MLA;
+    const model_plan *c = &b->plan;
+    bool mla = c->attn == ATTN_MLA;
     b->dim_ld = cu_round(c->dim, CU_K_STEP);
     b->dk = mla ? c->kv_lora_rank + c->qk_rope_head_dim : c->head_dim;
     b->dv = mla ? c->kv_lora_rank : c->head_dim;
     b->o_values = c->n_heads * (mla ? c->v_head_dim : c->head_dim);
     b->o_ld = cu_round(b->o_values, CU_K_STEP);
     b->expert_ld = cu_round(c->expert_dim, CU_K_STEP);
-    b->dense_ld = cu_round(c->dense_dim, CU_K_STEP);
+    b->dense_ld = cu_round(c->ffn_dim, CU_K_STEP);
     b->groups_shared = c->n_shared_experts * c->n_experts_per_tok;
-    b->loop_width = c->dim / 8 / 2 * 2;
+    b->loop_width = c->inject == INJECT_MYTHOS ? c->dim / 8 / 2 * 2 : 0;
     cu_attn_args a;
     b->cache.f32 = b->opts.cache_dtype == DTYPE_F32;
     b->cache.slot_values = c->slot_values;
@@ -124,13 +128,13 @@ static uint64_t part_rows(const cu_backend *b) {
     for (uint32_t i = 0; i < b->n_buckets; i++) {
         n = most(n, (uint64_t)b->bucket[i] * eng__cuda_splits(b, b->bucket[i]));
     }
-    return n * b->c.n_heads;
+    return n * b->plan.n_heads;
 }
 
 static int take_scratch(cu_backend *b, err *e) {
-    const model_plan *c = &b->c;
+    const model_plan *c = &b->plan;
     cu_scratch *s = &b->s;
-    bool mla = c->attn_type == ATTN_MLA;
+    bool mla = c->attn == ATTN_MLA;
     uint64_t n = b->opts.max_launch, d = c->dim, h = c->n_heads, f = sizeof(float);
     uint64_t act = cu_act_bytes(b), parts = c->n_experts_per_tok + b->groups_shared;
     uint64_t in = mla ? (uint64_t)c->q_lora_rank + c->kv_lora_rank + c->qk_rope_head_dim
@@ -148,7 +152,7 @@ static int take_scratch(cu_backend *b, err *e) {
         uint64_t rows, ld, bytes;
     } wanted[] = {
         {&b->state.h, b->opts.n_rows, d, f},
-        {&b->state.e, b->opts.n_rows, d, f},
+        {&b->state.e, c->inject == INJECT_NONE ? 0 : b->opts.n_rows, d, f},
         {&b->state.out, b->opts.n_rows, d, f},
         {&b->state.cum, b->opts.n_rows, 1, f},
         {&b->state.halted, b->opts.n_rows, 1, 1},
@@ -183,6 +187,7 @@ static int take_scratch(cu_backend *b, err *e) {
     };
     for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
         size_t bytes;
+        if (wanted[i].rows == 0 || wanted[i].ld == 0) continue; /* this model has no such thing */
         if (!size_mul(wanted[i].ld, wanted[i].bytes, &bytes)) bytes = SIZE_MAX;
         if (eng__cuda_alloc(b, wanted[i].at, wanted[i].rows, bytes, "working memory", e) != 0)
             return -1;
@@ -204,7 +209,7 @@ int eng__cuda_poison(cu_backend *b, err *e) {
 
 static int take_flight(cu_backend *b, cu_flight *f, err *e) {
     size_t flags = CU_HALTED + (size_t)b->opts.max_launch;
-    size_t logits = (size_t)b->opts.max_logits * b->c.vocab_size * sizeof(float);
+    size_t logits = (size_t)b->opts.max_logits * b->plan.vocab_size * sizeof(float);
     const struct {
         void *at;
         size_t bytes;
@@ -223,69 +228,47 @@ static int take_flight(cu_backend *b, cu_flight *f, err *e) {
 }
 
 /* What a launch says and what comes back. A descriptor has room for the edits of a full launch:
- * a slot for every layer of a position and two for its loop. */
+ * a slot for every plane of a position outside the loop and two for its loop. */
 static int take_exchange(cu_backend *b, err *e) {
     uint64_t blocks = (b->opts.max_positions + ENG_BLOCK - 1) / ENG_BLOCK;
-    uint64_t edits = (uint64_t)b->opts.max_launch * (b->c.prelude_layers + b->c.coda_layers + 2);
-    b->table_cap = (size_t)most(blocks * b->opts.max_launch, 1);
+    uint64_t edits = (uint64_t)b->opts.max_launch * (plan_planes(&b->plan, 0) + 2);
+    size_t table = (size_t)most(blocks * b->opts.max_launch, 1);
     b->edit_cap = (uint32_t)most(edits, CU_EDITS);
     b->desc_bytes = sizeof(cu_head) + _Alignof(cu_draw) +
                     b->opts.max_launch * (sizeof(cu_row) + sizeof(cu_tile) + sizeof(cu_draw)) +
-                    b->edit_cap * sizeof(cu_edit) + b->table_cap * sizeof(uint32_t) +
+                    b->edit_cap * sizeof(cu_edit) + table * sizeof(uint32_t) +
                     eng__cuda_runs_bytes(b);
     if (b->desc_bytes > UINT32_MAX / 2) {
         return err_set(e, ERR_USAGE, NULL, "too many positions for launches of %u rows",
                        b->opts.max_launch);
     }
     if (eng__cuda_alloc(b, &b->desc, b->desc_bytes, 1, "launch descriptors", e) != 0) return -1;
-    b->stamp = array_new(b->opts.n_rows, sizeof *b->stamp);
-    if (b->stamp == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    b->stamps.last = array_new(b->opts.n_rows, sizeof *b->stamps.last);
+    if (b->stamps.last == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     for (int i = 0; i < CU_FLIGHTS; i++) {
         if (take_flight(b, &b->flight[i], e) != 0) return -1;
     }
     return 0;
 }
 
-/* Divides the budget between slots and maps as the CPU backend does: maps for positions that
- * all leave after one loop, but no more than about 4 % of the bytes, and never so few that
- * positions at full depth could not use every slot. */
 static int size_cache(cu_backend *b, err *e) {
-    const model_plan *c = &b->c;
     eng_backend_info *info = &b->base.info;
-    uint32_t planes = c->prelude_layers + c->coda_layers + b->opts.max_loops;
-    uint32_t shallow = c->prelude_layers + c->coda_layers + 1;
-    size_t slot = c->slot_values * model_dtype_bytes(b->opts.cache_dtype), room = 0, all = 0;
-    size_t map = (size_t)planes * ENG_BLOCK * sizeof(uint32_t);
+    size_t room = 0, all = 0;
     if (eng__cuda_check(b, cudaMemGetInfo(&room, &all), "asking for free memory", e) != 0)
         return -1;
     uint64_t bytes = b->opts.cache_bytes;
     if (bytes == 0) bytes = room - room / 10; /* the rest for graphs and the driver */
-    uint64_t deep = bytes / ((uint64_t)ENG_BLOCK * planes * slot + map);
-    uint64_t wide = bytes / ((uint64_t)ENG_BLOCK * shallow * slot + map);
-    uint64_t blocks = bytes / 25 / map;
-    if (blocks > wide) blocks = wide;
-    if (blocks < deep) blocks = deep;
-    if (blocks < MIN_BLOCKS) blocks = MIN_BLOCKS;
-    uint64_t slots = bytes > blocks * map ? (bytes - blocks * map) / slot : 0;
-    if (slots < (uint64_t)ENG_BLOCK * planes) {
-        return err_set(e, ERR_USAGE, "kv-memory",
-                       "a cache of %llu bytes is too small: one block of %d positions needs %zu",
-                       (unsigned long long)bytes, ENG_BLOCK,
-                       MIN_BLOCKS * map + (size_t)ENG_BLOCK * planes * slot);
-    }
-    if (slots > ENG_NO_SLOT - 1) slots = ENG_NO_SLOT - 1;
-    if (blocks > UINT32_MAX) blocks = UINT32_MAX;
-    info->n_planes = b->cache.n_planes = planes;
-    info->n_slots = b->cache.n_slots = (uint32_t)slots;
-    info->n_blocks = b->cache.n_blocks = (uint32_t)blocks;
-    info->slot_bytes = slot;
-    info->block_map_bytes = map;
-    if (eng__cuda_alloc(b, &b->cache.slots, slots, slot, "the cache", e) != 0 ||
-        eng__cuda_alloc(b, &b->cache.maps, blocks, map, "the cache's maps", e) != 0) {
+    if (eng__size_cache(info, &b->plan, &b->opts, bytes, e) != 0) return -1;
+    b->cache.n_planes = info->n_planes;
+    b->cache.n_slots = info->n_slots;
+    b->cache.n_blocks = info->n_blocks;
+    size_t map = info->block_map_bytes;
+    if (eng__cuda_alloc(b, &b->cache.slots, info->n_slots, info->slot_bytes, "the cache", e) != 0 ||
+        eng__cuda_alloc(b, &b->cache.maps, info->n_blocks, map, "the cache's maps", e) != 0) {
         return -1;
     }
-    return eng__cuda_check(b, cudaMemset(b->cache.maps, 0xff, blocks * map), "clearing the maps",
-                           e);
+    return eng__cuda_check(b, cudaMemset(b->cache.maps, 0xff, info->n_blocks * map),
+                           "clearing the maps", e);
 }
 
 /* ---- graphs ---- */
@@ -365,7 +348,7 @@ static int open_device(cu_backend *b, int device, err *e) {
                         "opening a stream", e) != 0) {
         return -1;
     }
-    return eng__cuda_check(b, cu_kernels_setup(device, b->c.dim), "sizing shared memory", e);
+    return eng__cuda_check(b, cu_kernels_setup(device, b->plan.dim), "sizing shared memory", e);
 }
 
 static int open_blas(cu_backend *b, err *e) {
@@ -389,6 +372,7 @@ static void fill_info(cu_backend *b) {
     info->max_launch = b->opts.max_launch;
     info->max_flights = CU_FLIGHTS;
     info->samples = true;
+    info->exit = b->opts.exit;
     info->max_logits = b->opts.max_logits;
     info->weight_bytes = b->weight_bytes;
     info->memory_bytes = b->mem.bytes;
@@ -400,9 +384,9 @@ int eng__cuda_open_device(eng_backend **out, const model_folder *m, const eng_ba
     cu_backend *b = array_new(1, sizeof *b);
     if (b == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the CUDA backend");
     b->base.ops = &eng__cuda_ops;
-    b->base.config = model_plan_of(m);
+    b->base.plan = model_plan_of(m);
     b->model = m;
-    b->c = *b->base.config;
+    b->plan = *b->base.plan;
     if (check_opts(b, opts, e) != 0) goto fail;
     set_shapes(b);
     if (open_device(b, device, e) != 0) goto fail;

@@ -8,7 +8,7 @@
 #ifndef FATHOM_ENGINE_CUDA_INTERNAL_H
 #define FATHOM_ENGINE_CUDA_INTERNAL_H
 
-#include "engine/backend.h"
+#include "engine/backend_internal.h"
 #include "engine/cuda/kernels.h"
 
 #include <cublas_v2.h>
@@ -43,7 +43,8 @@ typedef struct {
 
 typedef struct {
     float *attn_norm, *ffn_norm;
-    cu_mat in; /* MLA [q_down; kv_down], GQA [wq; wk; wv] */
+    float *attn_out_norm, *ffn_out_norm; /* SANDWICH; else NULL */
+    cu_mat in;                           /* MLA [q_down; kv_down], GQA [wq; wk; wv] */
     cu_mat wo;
     /* MLA */
     float *q_norm, *kv_norm;
@@ -95,8 +96,8 @@ typedef struct {
 typedef struct {
     eng_backend base; /* first */
     const model_folder *model;
-    model_plan c;
-    bool f32; /* parity mode: weights and activations float32 */
+    model_plan plan; /* a copy: kernels read no pointer to it */
+    bool f32;        /* parity mode: weights and activations float32 */
     bool graphs, lost;
     char device_name[128], kernels_name[32];
     int sms, shared_bytes; /* shared_bytes: the most one thread block may have */
@@ -106,7 +107,7 @@ typedef struct {
     cu_allocs mem;
     uint64_t weight_bytes;
 
-    cu_layer *prelude, *coda, recurrent;
+    cu_layer *prelude, *core, *coda;
     cu_mat embed, head;
     float *final_norm, *loop_norm, *loop_emb, *rope;
     float *inj_a, *inj_b, *halt_w, *lora_down, *lora_b, *lora_scale;
@@ -126,12 +127,14 @@ typedef struct {
     uint32_t n_scratch;
 
     uint8_t *desc; /* on the device: of the launch that runs */
-    size_t desc_bytes, table_cap;
+    size_t desc_bytes;
     uint32_t edit_cap;
-    uint32_t *stamp, stamp_now; /* [n_rows]: the launch that last named a row */
+    eng__stamps stamps;
 
     uint32_t n_buckets, bucket[CU_BUCKETS];
     cudaGraphExec_t graph[CU_STAGES][CU_BUCKETS][CU_MODES], head_graph[CU_BUCKETS];
+    uint32_t n_graphs;
+    uint64_t graph_nodes;
 
     cu_flight flight[CU_FLIGHTS];
     uint32_t oldest, n_flying; /* flights [oldest, oldest + n_flying), round and round */
@@ -159,7 +162,9 @@ int eng__cuda_alloc(cu_backend *b, void *out, size_t n, size_t item_bytes, const
 
 /* weights.c: uploads everything the model has; fills the matrices, norms and tables. */
 int eng__cuda_upload(cu_backend *b, err *e) WARN_UNUSED;
-/* stages.c: puts one stage's kernels for `rows` rows on the stream. */
+/* stages.c: layers that a stage runs. */
+uint32_t eng__cuda_layers(const cu_backend *b, eng_stage stage);
+/* Puts one stage's kernels for `rows` rows on the stream. */
 cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path);
 cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows);
 uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows);

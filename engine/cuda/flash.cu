@@ -391,7 +391,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS, VT == 8 ? 3 : 2)
         uint32_t r = q0 + (lane >> 2) + 8 * half;
         if (r >= b.n) continue;
         cu_row row = rows_of(a.desc)[b.row + r];
-        sees[half] = row.flags & CU_ROW_KV_ONLY ? 0 : row.pos + 1;
+        sees[half] = row.flags & a.no_query ? 0 : row.pos + 1;
     }
     uint32_t most = sees[0] > sees[1] ? sees[0] : sees[1];
     for (int with = 4; with < 32; with <<= 1) {
@@ -429,15 +429,15 @@ static __global__ void __launch_bounds__(FLASH_THREADS, VT == 8 ? 3 : 2)
     flash_sums<VT, true>(a, b, q0, sum);
 }
 
-/* A warp per row and head: o = the splits' sums over their weights; zeros for rows that wrote K/V
- * only, as their products go on. */
+/* A warp per row and head: o = the splits' sums over their weights; zeros for rows without
+ * a query, as their products go on. */
 static __global__ void __launch_bounds__(MERGE_THREADS) flash_merge(cu_flash_args a) {
     uint32_t i = blockIdx.x, lane = threadIdx.x & 31;
     uint32_t h = blockIdx.y * (MERGE_THREADS / 32) + (threadIdx.x >> 5);
     if (i >= head_of(a.desc)->n_rows || h >= a.n_heads) return;
     cu_row r = rows_of(a.desc)[i];
     if (!(r.flags & CU_ROW_EXPANDED)) return;
-    uint32_t chunks = r.pos / CU_FLASH_CHUNK + 1, used = r.flags & CU_ROW_KV_ONLY ? 0 : chunks;
+    uint32_t chunks = r.pos / CU_FLASH_CHUNK + 1, used = r.flags & a.no_query ? 0 : chunks;
     if (used > CU_FLASH_SPLITS) used = CU_FLASH_SPLITS;
     float top = -INFINITY, sum = 0.0f, weight[CU_FLASH_SPLITS];
     for (uint32_t s = 0; s < used; s++)

@@ -119,6 +119,8 @@ typedef struct {
 
 /* ---- cache ---- */
 
+/* As one layer sees it: where a slot holds several layers, `slots` points to the first slot's
+ * values of this one, and slot_values stays the whole slot's. */
 typedef struct {
     void *slots;    /* [n_slots][slot_values] of float or bfloat16 */
     uint32_t *maps; /* [n_blocks][n_planes][32] */
@@ -128,7 +130,7 @@ typedef struct {
 
 /* What a row keeps from launch to launch, under its number. */
 typedef struct {
-    float *h, *e, *out, *cum; /* [n_rows][dim]; cum [n_rows] */
+    float *h, *e, *out, *cum; /* [n_rows][dim]; cum [n_rows]; e NULL where no loop reads it */
     uint8_t *halted;          /* [n_rows] 1 from the launch it halts in to its next prelude */
 } cu_state;
 
@@ -140,22 +142,29 @@ cudaError_t cu_begin(cudaStream_t s, void *desc, const cu_cache *c, const cu_sta
 
 /* ---- row kernels: one block of threads per row ---- */
 
-typedef enum { CU_FROM_TOKEN, CU_FROM_LOOP, CU_FROM_OUT, CU_FROM_X } cu_row_from;
+typedef enum { CU_FROM_TOKEN, CU_FROM_LOOP, CU_FROM_STATE, CU_FROM_OUT, CU_FROM_X } cu_row_from;
 typedef enum { CU_TO_NORM, CU_TO_STATE, CU_TO_HEAD } cu_row_to;
+typedef enum { CU_START_INPUT, CU_START_ZERO, CU_START_SEEDED } cu_start; /* as state_start */
 
-/* x = embed[token] | rms(h + loop_emb + e; loop_norm) | out | x + delta, then
- * act = rms(x; norm) | h = e = x, out = cum = 0 | act[logits] = rms(x; norm). */
+/* x = scale * embed[token] | rms(h + loop_emb + e; loop_norm) | h | out | x + delta, or with an
+ * out_norm x + rms(delta; out_norm), then
+ * act = rms(x; norm) | e = x, h = x or as `start` says, out = cum = 0 | act[logits] = rms(x; norm),
+ * or x itself without a norm. */
 typedef struct {
     const void *desc;
     cu_row_from from;
     cu_row_to to;
     uint32_t dim, ld;    /* ld: values between rows of embed and act */
     uint32_t loop_width; /* channels of the loop embedding */
+    float norm_eps, embed_scale;
+    cu_start start;
+    float start_std; /* SEEDED */
     cu_state state;
     float *x;                                 /* [rows][dim], the residual stream */
     const float *delta;                       /* [rows][dim] */
     const void *embed;                        /* act type [vocab][ld] */
     const float *norm, *loop_norm, *loop_emb; /* loop_emb [max_loops][loop_width] */
+    const float *out_norm;                    /* of delta; NULL: none */
     void *act;
 } cu_row_args;
 cudaError_t cu_row_step(cudaStream_t s, const cu_row_args *a, uint32_t rows, bool f32);
@@ -172,6 +181,7 @@ typedef struct {
     const float *in;                        /* [rows][ld_in] */
     uint32_t ld_in;
     const float *q_norm, *kv_norm, *rope;
+    float norm_eps;
     void *q; /* act [rows][ld_q] */
     uint32_t ld_q;
 } cu_prep_args;
@@ -198,6 +208,7 @@ typedef struct {
     cu_cache cache;
     uint32_t plane;
     bool by_loop;
+    uint16_t no_query;            /* row flags: such a row attends to nothing here and gets zeros */
     uint32_t n_heads, n_kv_heads; /* MLA: one K/V head */
     uint32_t dk, dv;              /* values of one key and one value */
     uint32_t v_offset; /* of values within a slot (MLA 0: the value is part of the key) */
@@ -230,6 +241,7 @@ typedef struct {
     cu_cache cache;
     uint32_t plane;
     bool by_loop;
+    uint16_t no_query; /* as in cu_attn_args */
     uint32_t n_heads, nope, rope, kv_lora, v;
     const void *uk,
         *uv; /* as the absorbed products read them: [H][kv_lora][uk_ld], [H][v][uv_ld] */
@@ -323,17 +335,35 @@ typedef struct {
 cudaError_t cu_moe_route(cudaStream_t s, const cu_route_args *a, uint32_t rows);
 cudaError_t cu_moe_group(cudaStream_t s, const cu_route_args *a);
 
-/* ---- the end of a loop: sum the experts, LoRA, injection, halting ---- */
+/* ---- the end of a loop: the last sum, LoRA, injection, norm, exit, output ---- */
 
+typedef enum {
+    CU_EXIT_ACT,
+    CU_EXIT_HAZARD,
+    CU_EXIT_LATENT_DIFF,
+    CU_EXIT_COSINE,
+    CU_EXIT_FIXED
+} cu_exit; /* as exit_rule */
+
+/* y = x + parts, or with an out_norm x + rms(part; out_norm). With `inject` h = A h + B e + y +
+ * LoRA(y), else h = y; with a loop_norm h = rms(h; loop_norm). Then the row may leave. */
 typedef struct {
     const void *desc;
-    uint32_t dim, lora_rank, lora_rows, n_parts;
+    uint32_t dim, n_parts;
+    float norm_eps;
     cu_state state;
-    const float *x;                               /* [rows][dim] after attention */
-    const float *parts;                           /* [rows][n_parts][dim] */
+    const float *x;        /* [rows][dim] after the last attention */
+    const float *parts;    /* [rows][n_parts][dim] what the last feed-forward gave */
+    const float *out_norm; /* with one part; or NULL */
+    bool inject;
+    uint32_t lora_rank, lora_rows;
     const float *lora_down, *lora_b, *lora_scale; /* [rank][dim], [rank][dim], [lora_rows][rank] */
-    const float *inj_a, *inj_b, *halt_w;          /* [dim] */
+    const float *inj_a, *inj_b;                   /* [dim] */
+    const float *loop_norm;                       /* [dim] or NULL */
+    cu_exit exit;
+    const float *halt_w; /* [dim], ACT and HAZARD */
     float halt_bias;
+    bool weighted; /* out = sum of weight * h (ACT); else h of the loop it leaves after */
 } cu_loop_end_args;
 cudaError_t cu_loop_end(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
 

@@ -42,28 +42,14 @@ static cu_flight *free_flight(cu_backend *b) {
     return &b->flight[(b->oldest + b->n_flying) % CU_FLIGHTS];
 }
 
-static bool row_fits(cu_backend *b, const eng_row *r, eng_stage stage) {
-    if (r->row >= b->opts.n_rows || r->pos >= b->opts.max_positions || r->blocks == NULL)
-        return false;
-    if (b->stamp[r->row] == b->stamp_now) return false; /* twice in one launch */
-    b->stamp[r->row] = b->stamp_now;
-    if (stage == ENG_STAGE_PRELUDE && r->token >= b->c.vocab_size) return false;
-    if (stage != ENG_STAGE_RECURRENT) return true;
-    if (r->flags & ENG_ROW_GUARDED && r->guard >= b->opts.n_rows) return false;
-    return r->loop < b->opts.max_loops;
-}
-
 /* Appends the entries of r's block table that are not there yet; rows that follow each other in
- * one sequence share them. False if a block is out of range. */
-static bool put_table(cu_backend *b, const eng_row *r, const eng_row *before, uint32_t *tables,
-                      uint32_t *start, uint32_t *n) {
+ * one sequence share them. */
+static void put_table(const eng_row *r, const eng_row *before, uint32_t *tables, uint32_t *start,
+                      uint32_t *n) {
     uint32_t want = r->pos / ENG_BLOCK + 1;
     if (before == NULL || before->blocks != r->blocks) *start = *n;
-    for (uint32_t i = *n - *start; i < want; i++) {
-        if (r->blocks[i] >= b->cache.n_blocks || *n >= b->table_cap) return false;
+    for (uint32_t i = *n - *start; i < want; i++)
         tables[(*n)++] = r->blocks[i];
-    }
-    return true;
 }
 
 /* Attention tiles: rows next to each other with one table and loop, positions rising. */
@@ -84,20 +70,12 @@ enum {
     FLAGS_SENT = CU_ROW_TAIL | CU_ROW_KV_ONLY | FLAGS_ASK,
 };
 
-static int put_rows(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t *tables,
-                    uint32_t *n_tables, err *e) {
+static void put_rows(cu_flight *f, const eng_launch *l, uint32_t *tables, uint32_t *n_tables) {
     cu_row *to = rows_at(f);
     uint32_t start = 0, asks = 0;
-    if (++b->stamp_now == 0) { /* wrapped: old stamps must not match */
-        memset(b->stamp, 0, b->opts.n_rows * sizeof *b->stamp);
-        b->stamp_now = 1;
-    }
     for (uint32_t i = 0; i < l->n_rows; i++) {
         const eng_row *r = &l->rows[i];
-        if (!row_fits(b, r, l->stage) ||
-            !put_table(b, r, i ? r - 1 : NULL, tables, &start, n_tables)) {
-            return err_set(e, ERR_INTERNAL, NULL, "row %u of the launch is out of range", i);
-        }
+        put_table(r, i ? r - 1 : NULL, tables, &start, n_tables);
         bool loops = l->stage == ENG_STAGE_RECURRENT;
         to[i] = (cu_row){.row = r->row,
                          .pos = r->pos,
@@ -114,7 +92,6 @@ static int put_rows(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t *
         asks |= to[i].flags & FLAGS_ASK;
     }
     head_at(f)->ahead = asks != 0;
-    return 0;
 }
 
 static bool draw_fits(const eng_draw *d) {
@@ -126,7 +103,7 @@ static bool draw_fits(const eng_draw *d) {
 
 /* Numbers the rows that the head runs for: first those whose logits leave the device, so that
  * they are one piece, then those that only sample. */
-static int put_heads(cu_backend *b, cu_flight *f, const eng_launch *l, err *e) {
+static int put_heads(cu_flight *f, const eng_launch *l, err *e) {
     cu_head *h = head_at(f);
     cu_row *to = rows_at(f);
     cu_draw *draws = (cu_draw *)(void *)(f->desc + h->draws);
@@ -154,25 +131,8 @@ static int put_heads(cu_backend *b, cu_flight *f, const eng_launch *l, err *e) {
                                         .n_top = d->n_top,
                                         .logits = to[i].logits};
     }
-    if (n > b->opts.max_logits) {
-        return err_set(e, ERR_INTERNAL, NULL, "%u rows ask for logits or a token; at most %u may",
-                       n, b->opts.max_logits);
-    }
     h->n_logits = f->n_heads = n;
     f->n_choices = h->n_draws;
-    return 0;
-}
-
-static int check_edits(const cu_backend *b, const eng_launch *l, err *e) {
-    for (uint32_t i = 0; i < l->n_edits; i++) {
-        const eng_edit *d = &l->edits[i];
-        if (d->block >= b->cache.n_blocks || d->off >= ENG_BLOCK ||
-            (uint32_t)d->plane + d->n_planes > b->cache.n_planes ||
-            (d->slot >= b->cache.n_slots && d->slot != ENG_NO_SLOT) ||
-            (d->guarded && d->guard >= b->opts.n_rows)) {
-            return err_set(e, ERR_INTERNAL, NULL, "cache edit %u is out of range", i);
-        }
-    }
     return 0;
 }
 
@@ -232,7 +192,8 @@ static int pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits
     h->tables = h->draws + draws * (uint32_t)sizeof(cu_draw);
     uint32_t *tables = (uint32_t *)(void *)(f->desc + h->tables);
     h->n_tiles = put_tiles(b, l, (cu_tile *)(void *)(f->desc + h->tiles), &multi);
-    if (put_rows(b, f, l, tables, &n_tables, e) != 0 || put_heads(b, f, l, e) != 0) return -1;
+    put_rows(f, l, tables, &n_tables);
+    if (put_heads(f, l, e) != 0) return -1;
     put_edits(l->edits + edits_done, n_edits, (cu_edit *)(void *)(f->desc + h->edits));
     *bytes = eng__cuda_put_runs(b, l, f->desc, h->tables + n_tables * sizeof(uint32_t), &all);
     path->mode = multi ? CU_SHARED_TILES : CU_ONE_ROW;
@@ -249,6 +210,7 @@ static int pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits
 static cudaError_t run_stage(cu_backend *b, const cu_flight *f, cu_path path) {
     if (f->n_rows == 0) return cu_begin(b->stream, b->desc, &b->cache, &b->state);
     uint32_t i = eng__cuda_bucket(b, f->n_rows);
+    if (eng__cuda_layers(b, f->stage) == 0) path = (cu_path){CU_ONE_ROW, 0}; /* no attention */
     cudaGraphExec_t g = b->graph[f->stage][i][path.mode];
     if (path.passes > 1) g = NULL; /* long contexts: milliseconds, which hide single launches */
     cudaError_t rc =
@@ -264,7 +226,7 @@ static cudaError_t run_stage(cu_backend *b, const cu_flight *f, cu_path path) {
 static cudaError_t fetch(cu_backend *b, cu_flight *f) {
     if (f->n_logits == 0) return cudaSuccess;
     return cudaMemcpyAsync(f->logits, b->s.logits,
-                           (size_t)f->n_logits * b->c.vocab_size * sizeof(float),
+                           (size_t)f->n_logits * b->plan.vocab_size * sizeof(float),
                            cudaMemcpyDeviceToHost, b->stream);
 }
 
@@ -278,11 +240,8 @@ static int cuda_launch(eng_backend *base, const eng_launch *l, err *e) {
     if (b->n_flying == CU_FLIGHTS) {
         return err_set(e, ERR_INTERNAL, NULL, "%d launches are in flight already", CU_FLIGHTS);
     }
-    if (l->n_rows > b->opts.max_launch) {
-        return err_set(e, ERR_INTERNAL, NULL, "%u rows in a launch of at most %u", l->n_rows,
-                       b->opts.max_launch);
-    }
-    if (check_edits(b, l, e) != 0 || edits_ahead(b, f, l, &edits_done, e) != 0 ||
+    if (eng__check_launch(&base->info, &b->plan, &b->opts, &b->stamps, l, e) != 0 ||
+        edits_ahead(b, f, l, &edits_done, e) != 0 ||
         pack(b, f, l, edits_done, &bytes, &path, e) != 0 ||
         eng__cuda_check(b, cudaEventRecord(f->began, b->stream), "timing", e) != 0 ||
         send(b, f, bytes, e) != 0) {
@@ -346,8 +305,9 @@ static void cuda_close(eng_backend *base) {
         if (f->ended) (void)cudaEventDestroy(f->ended);
     }
     if (b->stream) (void)cudaStreamDestroy(b->stream);
-    free(b->stamp);
+    free(b->stamps.last);
     free(b->prelude);
+    free(b->core);
     free(b->coda);
     free(b);
 }

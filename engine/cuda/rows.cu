@@ -4,12 +4,13 @@
 
 enum { ROW_THREADS = 256, PREP_THREADS = 128 };
 
-/* act = x * scale * w and zeros up to ld. */
+/* act = x * scale * w, or x without w, and zeros up to ld. */
 template <typename A>
 static __device__ void write_normed(const float *x, const float *w, uint32_t n, uint32_t ld,
                                     float scale, A *act) {
     for (uint32_t c = threadIdx.x; c < ld; c += blockDim.x) {
-        narrow(c < n ? x[c] * scale * w[c] : 0.0f, &act[c]);
+        float v = c >= n ? 0.0f : w ? x[c] * scale * w[c] : x[c];
+        narrow(v, &act[c]);
     }
 }
 
@@ -20,29 +21,57 @@ static __device__ float sum_squares(const float *x, uint32_t n, float *scratch) 
     return block_sum(sum, scratch);
 }
 
+/* x = x * scale * w. */
+static __device__ void norm_here(float *x, const float *w, uint32_t n, float eps, float *scratch) {
+    float scale = rm_rms_scale(sum_squares(x, n, scratch), n, eps);
+    for (uint32_t c = threadIdx.x; c < n; c += blockDim.x)
+        x[c] *= scale * w[c];
+}
+
 /* Each thread reads and writes only its own channels of x, so only the sums need a barrier. */
 template <typename A>
 static __device__ void row_begin(const cu_row_args &a, const cu_row &r, uint32_t i, float *x,
                                  float *scratch) {
     uint64_t at = (uint64_t)r.row * a.dim, here = (uint64_t)i * a.dim;
+    bool normed_delta = a.from == CU_FROM_X && a.out_norm;
     for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
         float v;
         if (a.from == CU_FROM_TOKEN) {
-            v = widen(((const A *)a.embed)[(uint64_t)r.token * a.ld + c]);
+            v = widen(((const A *)a.embed)[(uint64_t)r.token * a.ld + c]) * a.embed_scale;
         } else if (a.from == CU_FROM_OUT) {
             v = a.state.out[at + c];
+        } else if (a.from == CU_FROM_STATE) {
+            v = a.state.h[at + c];
         } else if (a.from == CU_FROM_X) {
-            v = a.x[here + c] + a.delta[here + c];
+            v = normed_delta ? a.delta[here + c] : a.x[here + c] + a.delta[here + c];
         } else {
             v = a.state.h[at + c] + a.state.e[at + c];
             if (c < a.loop_width) v += a.loop_emb[(uint64_t)r.loop * a.loop_width + c];
         }
         x[c] = v;
     }
-    if (a.from != CU_FROM_LOOP) return;
-    float scale = rm_rms_scale(sum_squares(x, a.dim, scratch), a.dim);
+    if (a.from == CU_FROM_LOOP) norm_here(x, a.loop_norm, a.dim, a.norm_eps, scratch);
+    if (!normed_delta) return;
+    norm_here(x, a.out_norm, a.dim, a.norm_eps, scratch);
     for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
-        x[c] *= scale * a.loop_norm[c];
+        x[c] += a.x[here + c];
+}
+
+/* The state before the first loop. */
+static __device__ void row_start(const cu_row_args &a, const cu_row &r, const float *x) {
+    uint64_t at = (uint64_t)r.row * a.dim;
+    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
+        float h = x[c];
+        if (a.start == CU_START_ZERO) h = 0.0f;
+        if (a.start == CU_START_SEEDED) h = rm_seeded_state(r.pos, c, a.start_std);
+        a.state.h[at + c] = h;
+        if (a.state.e) a.state.e[at + c] = x[c];
+        a.state.out[at + c] = 0.0f;
+    }
+    if (threadIdx.x == 0) {
+        a.state.cum[r.row] = 0.0f;
+        a.state.halted[r.row] = 0;
+    }
 }
 
 template <typename A>
@@ -55,18 +84,11 @@ static __global__ void __launch_bounds__(ROW_THREADS) row_step(cu_row_args a) {
     if (a.to == CU_TO_HEAD && r.logits == CU_NO_LOGITS) return;
     row_begin<A>(a, r, i, x, scratch);
     if (a.to == CU_TO_STATE) {
-        uint64_t at = (uint64_t)r.row * a.dim;
-        for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
-            a.state.h[at + c] = a.state.e[at + c] = x[c];
-            a.state.out[at + c] = 0.0f;
-        }
-        if (threadIdx.x == 0) {
-            a.state.cum[r.row] = 0.0f;
-            a.state.halted[r.row] = 0;
-        }
+        row_start(a, r, x);
         return;
     }
-    float scale = rm_rms_scale(sum_squares(x, a.dim, scratch), a.dim);
+    float scale = 1.0f;
+    if (a.norm) scale = rm_rms_scale(sum_squares(x, a.dim, scratch), a.dim, a.norm_eps);
     uint32_t to = a.to == CU_TO_HEAD ? r.logits : i;
     write_normed(x, a.norm, a.dim, a.ld, scale, (A *)a.act + (uint64_t)to * a.ld);
     if (a.to == CU_TO_HEAD) return;
@@ -99,9 +121,9 @@ static __global__ void __launch_bounds__(PREP_THREADS) mla_prep(cu_prep_args a) 
     if (i >= head_of(a.desc)->n_rows) return;
     cu_row r = rows_of(a.desc)[i];
     const float *cq = a.in + (uint64_t)i * a.ld_in, *c = cq + a.q_lora, *kr = c + a.kv_lora;
-    float q_scale = rm_rms_scale(sum_squares(cq, a.q_lora, scratch), a.q_lora);
+    float q_scale = rm_rms_scale(sum_squares(cq, a.q_lora, scratch), a.q_lora, a.norm_eps);
     write_normed(cq, a.q_norm, a.q_lora, a.ld_q, q_scale, (A *)a.q + (uint64_t)i * a.ld_q);
-    float c_scale = rm_rms_scale(sum_squares(c, a.kv_lora, scratch), a.kv_lora);
+    float c_scale = rm_rms_scale(sum_squares(c, a.kv_lora, scratch), a.kv_lora, a.norm_eps);
     uint32_t slot = row_slot(a.desc, a.cache, r, a.plane + (a.by_loop ? r.loop : 0));
     for (uint32_t k = threadIdx.x; k < a.kv_lora; k += blockDim.x) {
         slot_write(a.cache, slot, k, c[k] * c_scale * a.kv_norm[k]);
@@ -190,6 +212,76 @@ static __device__ void add_lora(const cu_loop_end_args &a, uint32_t loop, float 
     }
 }
 
+/* y = the residual stream after the last layer; each thread its own channels. */
+static __device__ void loop_sum(const cu_loop_end_args &a, uint32_t i, float *y, float *scratch) {
+    const float *x = a.x + (uint64_t)i * a.dim;
+    const float *parts = a.parts + (uint64_t)i * a.n_parts * a.dim;
+    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
+        float v = a.out_norm ? parts[c] : x[c];
+        for (uint32_t k = 0; !a.out_norm && k < a.n_parts; k++)
+            v += parts[c + (uint64_t)k * a.dim];
+        y[c] = v;
+    }
+    if (!a.out_norm) return;
+    norm_here(y, a.out_norm, a.dim, a.norm_eps, scratch);
+    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
+        y[c] += x[c];
+}
+
+/* What one thread's channels say about leaving: the gate's product, or how far the state moved. */
+struct exit_sums {
+    float a, b, c; /* h w | |h - old|^2, |h|^2 | h old, |h|^2, |old|^2 */
+};
+
+/* The new state y goes over the old one. */
+static __device__ exit_sums loop_store(const cu_loop_end_args &a, const cu_row &r, const float *y) {
+    exit_sums s = {0.0f, 0.0f, 0.0f};
+    float *h = a.state.h + (uint64_t)r.row * a.dim;
+    bool gate = a.exit == CU_EXIT_ACT || a.exit == CU_EXIT_HAZARD;
+    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
+        float now = y[c];
+        if (gate) {
+            s.a += now * a.halt_w[c];
+        } else if (a.exit != CU_EXIT_FIXED) {
+            float old = h[c], moved = now - old;
+            s.a += a.exit == CU_EXIT_COSINE ? now * old : moved * moved;
+            s.b += now * now;
+            s.c += old * old;
+        }
+        h[c] = now;
+    }
+    return s;
+}
+
+/* The same for all threads of the block. */
+static __device__ rm_act_step loop_exit(const cu_loop_end_args &a, const cu_row &r, exit_sums s,
+                                        float *scratch) {
+    uint32_t done = r.loop + 1u;
+    float cum = a.state.cum[r.row];
+    rm_act_step step = {0.0f, cum, done >= r.max_loops};
+    if (a.exit == CU_EXIT_FIXED) return step;
+    float sum = block_sum(s.a, scratch);
+    if (a.exit == CU_EXIT_ACT) {
+        return rm_act(cum, rm_sigmoid(sum + a.halt_bias), r.threshold, done, r.min_loops,
+                      r.max_loops);
+    }
+    if (a.exit == CU_EXIT_HAZARD) {
+        rm_hazard_step z = rm_hazard(cum, rm_sigmoid(sum + a.halt_bias), r.threshold, done,
+                                     r.min_loops, r.max_loops);
+        step.cum = z.cum;
+        step.halted = z.halted;
+        return step;
+    }
+    float now = block_sum(s.b, scratch);
+    if (a.exit == CU_EXIT_LATENT_DIFF) {
+        step.halted = rm_latent_diff(sum, now, r.threshold, done, r.min_loops, r.max_loops);
+    } else {
+        step.halted = rm_cosine(sum, now, block_sum(s.c, scratch), r.threshold, done, r.min_loops,
+                                r.max_loops);
+    }
+    return step;
+}
+
 static __global__ void __launch_bounds__(ROW_THREADS) loop_end(cu_loop_end_args a) {
     DYNAMIC_SHARED(shared);
     float *scratch = (float *)shared, *y = scratch + 36, *z = y + a.dim;
@@ -197,27 +289,21 @@ static __global__ void __launch_bounds__(ROW_THREADS) loop_end(cu_loop_end_args 
     if (i >= head_of(a.desc)->n_rows) return;
     cu_row r = rows_of(a.desc)[i];
     if (r.flags & CU_ROW_KV_ONLY) return;
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
-        float v = a.x[(uint64_t)i * a.dim + c];
-        const float *part = a.parts + (uint64_t)i * a.n_parts * a.dim + c;
-        for (uint32_t k = 0; k < a.n_parts; k++)
-            v += part[(uint64_t)k * a.dim];
-        y[c] = v;
-    }
-    add_lora(a, r.loop, y, z);
     uint64_t at = (uint64_t)r.row * a.dim;
-    float dot = 0.0f;
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
-        float h = rm_lti(a.state.h[at + c], a.state.e[at + c], y[c], a.inj_a[c], a.inj_b[c]);
-        a.state.h[at + c] = y[c] = h;
-        dot += h * a.halt_w[c];
+    loop_sum(a, i, y, scratch);
+    if (a.inject) {
+        add_lora(a, r.loop, y, z);
+        for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
+            y[c] = rm_lti(a.state.h[at + c], a.state.e[at + c], y[c], a.inj_a[c], a.inj_b[c]);
     }
+    if (a.loop_norm) norm_here(y, a.loop_norm, a.dim, a.norm_eps, scratch);
+    exit_sums sums = loop_store(a, r, y);
     if (r.flags & CU_ROW_TAIL) return; /* the same for the whole block: no barrier is left out */
-    float p = rm_sigmoid(block_sum(dot, scratch) + a.halt_bias);
-    rm_act_step s =
-        rm_act(a.state.cum[r.row], p, r.threshold, r.loop + 1u, r.min_loops, r.max_loops);
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
-        a.state.out[at + c] += s.weight * y[c];
+    rm_act_step s = loop_exit(a, r, sums, scratch);
+    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
+        if (a.weighted) a.state.out[at + c] += s.weight * y[c];
+        else if (s.halted) a.state.out[at + c] = y[c];
+    }
     __syncthreads(); /* all have read cum */
     if (threadIdx.x == 0) {
         a.state.cum[r.row] = s.cum;

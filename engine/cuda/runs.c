@@ -71,10 +71,11 @@ static void put_pieces(const cu_backend *b, plan *p, uint32_t run, uint32_t keys
     }
 }
 
-/* A row that may turn out not to be a tail may have a query. */
-static bool writes_only(const cu_row *r) {
+/* A row that may turn out not to be a tail may have a query, and in a core of several layers every
+ * row has, in all but the last. */
+static bool writes_only(const cu_backend *b, const cu_row *r) {
     bool open = r->flags & CU_ROW_OR_TAIL && !(r->flags & CU_ROW_TAIL);
-    return r->flags & CU_ROW_KV_ONLY && !open;
+    return b->plan.n_core == 1 && r->flags & CU_ROW_KV_ONLY && !open;
 }
 
 size_t eng__cuda_put_runs(const cu_backend *b, const eng_launch *l, uint8_t *desc, size_t at,
@@ -95,7 +96,7 @@ size_t eng__cuda_put_runs(const cu_backend *b, const eng_launch *l, uint8_t *des
         uint32_t queries = 0;
         for (n = 0; i + n < l->n_rows; n++) {
             if (n && !eng__cuda_shares_keys(l->stage, &l->rows[i + n - 1], &l->rows[i + n])) break;
-            queries += !writes_only(&rows[i + n]);
+            queries += !writes_only(b, &rows[i + n]);
         }
         if (queries < b->flash.rows) continue;
         for (uint32_t k = i; k < i + n; k++)

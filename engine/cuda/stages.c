@@ -65,7 +65,7 @@ static cudaError_t product(cu_backend *b, const cu_mat *w, cu_mm_store store, co
 /* One product per head, act to act. */
 static cudaError_t per_head(cu_backend *b, const cu_mat *w, const void *x, uint32_t x_head, void *y,
                             uint32_t ldy, uint32_t y_head, uint32_t rows) {
-    uint32_t heads = b->c.n_heads;
+    uint32_t heads = b->plan.n_heads;
     if (use_blas(b, rows)) {
         return blas(b, w, x, heads * x_head, x_head, y, ldy, y_head, false, rows, heads);
     }
@@ -88,8 +88,8 @@ static cudaError_t per_head(cu_backend *b, const cu_mat *w, const void *x, uint3
 }
 
 void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a) {
-    const model_plan *c = &b->c;
-    bool mla = c->attn_type == ATTN_MLA;
+    const model_plan *c = &b->plan;
+    bool mla = c->attn == ATTN_MLA;
     *a = (cu_attn_args){
         .cache = b->cache,
         .n_heads = c->n_heads,
@@ -103,9 +103,9 @@ void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a) {
 
 /* Enough thread blocks to fill the device twice over, where the context allows. */
 uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows) {
-    uint32_t per_row = b->c.attn_type == ATTN_MLA
-                           ? (b->c.n_heads + CU_ATTN_HEADS - 1) / CU_ATTN_HEADS
-                           : b->c.n_kv_heads;
+    uint32_t per_row = b->plan.attn == ATTN_MLA
+                           ? (b->plan.n_heads + CU_ATTN_HEADS - 1) / CU_ATTN_HEADS
+                           : b->plan.n_kv_heads;
     uint32_t tiles = (b->opts.max_positions + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
     uint32_t want = (uint32_t)b->sms * 4 / (rows * per_row);
     if (want > CU_MAX_SPLITS) want = CU_MAX_SPLITS;
@@ -113,28 +113,51 @@ uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows) {
     return want ? want : 1;
 }
 
-static cudaError_t attend(cu_backend *b, uint32_t plane, bool by_loop, uint32_t rows,
-                          cu_path path) {
+/* Where a layer keeps its keys and values. */
+typedef struct {
+    cu_cache cache; /* slots as this layer sees them */
+    uint32_t plane;
+    bool by_loop;
+    uint16_t no_query; /* rows so flagged end with this layer's keys and values */
+} place;
+
+/* Layer `layer` of a stage. A tail's last loop is there for its keys and values: the last core
+ * layer has no more to do, and all before it run fully, since the next layer reads them. */
+static place place_of(const cu_backend *b, eng_stage stage, uint32_t layer) {
+    const model_plan *p = &b->plan;
+    size_t value = b->cache.f32 ? 4 : 2;
+    place at = {.cache = b->cache, .by_loop = stage == ENG_STAGE_RECURRENT};
+    at.cache.slots = (uint8_t *)b->cache.slots + plan_layer_offset(p, layer) * value;
+    at.plane = stage == ENG_STAGE_PRELUDE ? plan_plane_prelude(p, layer)
+               : stage == ENG_STAGE_CODA  ? plan_plane_coda(p, layer)
+                                          : plan_plane_loop(p, 0);
+    if (at.by_loop && layer + 1 == p->n_core) at.no_query = CU_ROW_KV_ONLY;
+    return at;
+}
+
+static cudaError_t attend(cu_backend *b, const place *at, uint32_t rows, cu_path path) {
     cu_attn_args a;
     eng__cuda_attn_shape(b, &a);
-    bool mla = b->c.attn_type == ATTN_MLA;
+    a.cache = at->cache;
+    a.no_query = at->no_query;
+    bool mla = b->plan.attn == ATTN_MLA;
     a.desc = b->desc;
-    a.plane = plane;
-    a.by_loop = by_loop;
+    a.plane = at->plane;
+    a.by_loop = at->by_loop;
     a.q = b->s.q;
     a.splits = eng__cuda_splits(b, rows);
     a.part_o = b->s.part_o;
     a.part_ml = b->s.part_ml;
     a.o = mla ? b->s.ctx : b->s.o;
-    a.o_head = mla ? cu_round(b->c.kv_lora_rank, CU_K_STEP) : b->dv;
-    a.o_ld = mla ? b->c.n_heads * a.o_head : b->o_ld;
+    a.o_head = mla ? cu_round(b->plan.kv_lora_rank, CU_K_STEP) : b->dv;
+    a.o_ld = mla ? b->plan.n_heads * a.o_head : b->o_ld;
     cudaError_t rc = cu_attn(b->stream, &a, rows, b->f32, path.mode == CU_ONE_ROW);
     STEP(rc, cu_attn_merge(b->stream, &a, rows, b->f32));
     return rc;
 }
 
 void eng__cuda_flash_shape(const cu_backend *b, cu_flash_args *a) {
-    const model_plan *c = &b->c;
+    const model_plan *c = &b->plan;
     *a = (cu_flash_args){.cache = b->cache,
                          .n_heads = c->n_heads,
                          .nope = c->qk_nope_head_dim,
@@ -147,13 +170,15 @@ void eng__cuda_flash_shape(const cu_backend *b, cu_flash_args *a) {
 }
 
 /* o of the rows in runs, over what the absorbed products left there. */
-static cudaError_t expanded(cu_backend *b, const cu_layer *l, uint32_t plane, bool by_loop,
-                            uint32_t rows, uint32_t passes) {
+static cudaError_t expanded(cu_backend *b, const cu_layer *l, const place *at, uint32_t rows,
+                            uint32_t passes) {
     cu_flash_args a;
     eng__cuda_flash_shape(b, &a);
     a.desc = b->desc;
-    a.plane = plane;
-    a.by_loop = by_loop;
+    a.cache = at->cache;
+    a.plane = at->plane;
+    a.by_loop = at->by_loop;
+    a.no_query = at->no_query;
     a.uk = l->uk.w;
     a.uv = l->uv.w;
     a.uk_head = l->uk.group;
@@ -179,15 +204,15 @@ static cudaError_t expanded(cu_backend *b, const cu_layer *l, uint32_t plane, bo
 }
 
 /* act = the normed input; leaves attention's output in delta. */
-static cudaError_t attention(cu_backend *b, const cu_layer *l, uint32_t plane, bool by_loop,
-                             uint32_t rows, cu_path path) {
-    const model_plan *c = &b->c;
+static cudaError_t attention(cu_backend *b, const cu_layer *l, const place *at, uint32_t rows,
+                             cu_path path) {
+    const model_plan *c = &b->plan;
     cu_scratch *s = &b->s;
-    bool mla = c->attn_type == ATTN_MLA;
+    bool mla = c->attn == ATTN_MLA;
     cu_prep_args prep = {.desc = b->desc,
-                         .cache = b->cache,
-                         .plane = plane,
-                         .by_loop = by_loop,
+                         .cache = at->cache,
+                         .plane = at->plane,
+                         .by_loop = at->by_loop,
                          .q_lora = c->q_lora_rank,
                          .kv_lora = c->kv_lora_rank,
                          .rope_dim = c->qk_rope_head_dim,
@@ -199,6 +224,7 @@ static cudaError_t attention(cu_backend *b, const cu_layer *l, uint32_t plane, b
                          .q_norm = l->q_norm,
                          .kv_norm = l->kv_norm,
                          .rope = b->rope,
+                         .norm_eps = c->norm_eps,
                          .q = mla ? s->cq : s->q,
                          .ld_q = mla ? l->q_up.ld : c->n_heads * c->head_dim};
     cudaError_t rc = product(b, &l->in, CU_STORE_F32, s->act, s->in, l->in.n, rows);
@@ -225,26 +251,40 @@ static cudaError_t attention(cu_backend *b, const cu_layer *l, uint32_t plane, b
         if (path.mode != CU_ALL_EXPANDED) {
             STEP(rc,
                  per_head(b, &l->uk, s->q_nope, nope_ld, s->q, c->n_heads * b->dk, b->dk, rows));
-            STEP(rc, attend(b, plane, by_loop, rows, path));
+            STEP(rc, attend(b, at, rows, path));
             STEP(rc, per_head(b, &l->uv, s->ctx, ctx_head, s->o, b->o_ld, c->v_head_dim, rows));
         }
-        if (path.mode >= CU_EXPANDED) STEP(rc, expanded(b, l, plane, by_loop, rows, path.passes));
+        if (path.mode >= CU_EXPANDED) STEP(rc, expanded(b, l, at, rows, path.passes));
     } else {
         STEP(rc, cu_gqa_prep(b->stream, &prep, rows, b->f32));
-        STEP(rc, attend(b, plane, by_loop, rows, path));
+        STEP(rc, attend(b, at, rows, path));
     }
     STEP(rc, product(b, &l->wo, CU_STORE_F32, s->o, s->delta, c->dim, rows));
     return rc;
 }
 
-static cu_row_args row_args(const cu_backend *b, cu_row_from from, cu_row_to to,
-                            const float *norm) {
+_Static_assert((int)CU_START_INPUT == (int)STATE_EMBEDDING &&
+                   (int)CU_START_ZERO == (int)STATE_ZERO &&
+                   (int)CU_START_SEEDED == (int)STATE_SEEDED,
+               "states to start from, as the plan names them");
+_Static_assert((int)CU_EXIT_ACT == (int)EXIT_ACT && (int)CU_EXIT_HAZARD == (int)EXIT_HAZARD &&
+                   (int)CU_EXIT_LATENT_DIFF == (int)EXIT_LATENT_DIFF &&
+                   (int)CU_EXIT_COSINE == (int)EXIT_COSINE && (int)CU_EXIT_FIXED == (int)EXIT_FIXED,
+               "exit rules, as the plan names them");
+
+/* out_norm: of the delta that is added first, if the layers have such norms. */
+static cu_row_args row_args(const cu_backend *b, cu_row_from from, cu_row_to to, const float *norm,
+                            const float *out_norm) {
     return (cu_row_args){.desc = b->desc,
                          .from = from,
                          .to = to,
-                         .dim = b->c.dim,
+                         .dim = b->plan.dim,
                          .ld = b->dim_ld,
                          .loop_width = b->loop_width,
+                         .norm_eps = b->plan.norm_eps,
+                         .embed_scale = b->plan.embed_scale,
+                         .start = (cu_start)b->opts.state0,
+                         .start_std = b->plan.state0_std,
                          .state = b->state,
                          .x = b->s.x,
                          .delta = b->s.delta,
@@ -252,34 +292,15 @@ static cu_row_args row_args(const cu_backend *b, cu_row_from from, cu_row_to to,
                          .norm = norm,
                          .loop_norm = b->loop_norm,
                          .loop_emb = b->loop_emb,
+                         .out_norm = out_norm,
                          .act = to == CU_TO_HEAD ? b->s.head : b->s.act};
-}
-
-/* Layers of the prelude or coda: `from` is where the first finds its input, `to` where the last
- * leaves its output. */
-static cudaError_t dense_stage(cu_backend *b, const cu_layer *layers, uint32_t n, uint32_t plane,
-                               cu_row_from from, cu_row_to to, uint32_t rows, cu_path path) {
-    cudaError_t rc = cudaSuccess;
-    for (uint32_t i = 0; i < n; i++) {
-        const cu_layer *l = &layers[i];
-        cu_row_args in = row_args(b, i ? CU_FROM_X : from, CU_TO_NORM, l->attn_norm);
-        cu_row_args mid = row_args(b, CU_FROM_X, CU_TO_NORM, l->ffn_norm);
-        STEP(rc, cu_row_step(b->stream, &in, rows, b->f32));
-        STEP(rc, attention(b, l, plane + i, false, rows, path));
-        STEP(rc, cu_row_step(b->stream, &mid, rows, b->f32));
-        STEP(rc, product(b, &l->gate_up, CU_STORE_SILU, b->s.act, b->s.hidden, l->down.ld, rows));
-        STEP(rc, product(b, &l->down, CU_STORE_F32, b->s.hidden, b->s.delta, b->c.dim, rows));
-    }
-    cu_row_args out = row_args(b, n ? CU_FROM_X : from, to, b->final_norm);
-    STEP(rc, cu_row_step(b->stream, &out, rows, b->f32));
-    return rc;
 }
 
 /* act -> parts [rows][n_parts][D]. The always-on experts are groups like the others, or at many
  * rows two dense products whose sum is the last part. */
 static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
-    const model_plan *c = &b->c;
-    const cu_layer *l = &b->recurrent;
+    const model_plan *c = &b->plan;
+    const cu_layer *l = &b->core[0];
     cu_scratch *s = &b->s;
     bool dense = eng__cuda_blas_shared(b, rows);
     cu_moe moe = s->moe;
@@ -336,53 +357,98 @@ static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
     return rc;
 }
 
+/* act -> delta. */
+static cudaError_t dense_ffn(cu_backend *b, const cu_layer *l, uint32_t rows) {
+    cudaError_t rc =
+        product(b, &l->gate_up, CU_STORE_SILU, b->s.act, b->s.hidden, l->down.ld, rows);
+    STEP(rc, product(b, &l->down, CU_STORE_F32, b->s.hidden, b->s.delta, b->plan.dim, rows));
+    return rc;
+}
+
+uint32_t eng__cuda_layers(const cu_backend *b, eng_stage stage) {
+    const model_plan *p = &b->plan;
+    return stage == ENG_STAGE_PRELUDE ? p->n_prelude
+           : stage == ENG_STAGE_CODA  ? p->n_coda
+                                      : p->n_core;
+}
+
+/* A stage's layers; `from` is where the first finds its input. The last sum is left to the
+ * caller: x, and what the last feed-forward gave, in delta or, from experts, in n_parts parts. */
+static cudaError_t run_layers(cu_backend *b, eng_stage stage, const cu_layer *layers,
+                              cu_row_from from, uint32_t rows, cu_path path, uint32_t *n_parts) {
+    cudaError_t rc = cudaSuccess;
+    const float *added = NULL; /* norm of the delta still to be added */
+    bool moe = stage == ENG_STAGE_RECURRENT && b->plan.core_ffn == FFN_MOE;
+    for (uint32_t i = 0; i < eng__cuda_layers(b, stage); i++) {
+        const cu_layer *l = &layers[i];
+        place at = place_of(b, stage, i);
+        cu_row_args in = row_args(b, i ? CU_FROM_X : from, CU_TO_NORM, l->attn_norm, added);
+        cu_row_args mid = row_args(b, CU_FROM_X, CU_TO_NORM, l->ffn_norm, l->attn_out_norm);
+        STEP(rc, cu_row_step(b->stream, &in, rows, b->f32));
+        STEP(rc, attention(b, l, &at, rows, path));
+        STEP(rc, cu_row_step(b->stream, &mid, rows, b->f32));
+        STEP(rc, moe ? experts(b, rows, n_parts) : dense_ffn(b, l, rows));
+        added = l->ffn_out_norm;
+    }
+    return rc;
+}
+
+/* Prelude or coda. */
+static cudaError_t dense_stage(cu_backend *b, eng_stage stage, const cu_layer *layers,
+                               cu_row_from from, cu_row_to to, uint32_t rows, cu_path path) {
+    uint32_t n = eng__cuda_layers(b, stage);
+    cudaError_t rc = run_layers(b, stage, layers, from, rows, path, NULL);
+    cu_row_args out =
+        row_args(b, n ? CU_FROM_X : from, to, b->final_norm, n ? layers[n - 1].ffn_out_norm : NULL);
+    STEP(rc, cu_row_step(b->stream, &out, rows, b->f32));
+    return rc;
+}
+
 static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
-    const model_plan *c = &b->c;
-    const cu_layer *l = &b->recurrent;
-    uint32_t n_parts = 0;
-    cu_row_args in = row_args(b, CU_FROM_LOOP, CU_TO_NORM, l->attn_norm);
-    cu_row_args mid = row_args(b, CU_FROM_X, CU_TO_NORM, l->ffn_norm);
-    cudaError_t rc = cu_row_step(b->stream, &in, rows, b->f32);
-    STEP(rc, attention(b, l, plan_plane_loop(c, 0), true, rows, path));
-    STEP(rc, cu_row_step(b->stream, &mid, rows, b->f32));
-    STEP(rc, experts(b, rows, &n_parts));
+    const model_plan *p = &b->plan;
+    bool mythos = p->inject == INJECT_MYTHOS, moe = p->core_ffn == FFN_MOE;
+    uint32_t n_parts = 1;
+    cudaError_t rc = run_layers(b, ENG_STAGE_RECURRENT, b->core,
+                                mythos ? CU_FROM_LOOP : CU_FROM_STATE, rows, path, &n_parts);
     cu_loop_end_args end = {.desc = b->desc,
-                            .dim = c->dim,
-                            .lora_rank = c->lora_rank,
-                            .lora_rows = b->lora_rows,
+                            .dim = p->dim,
                             .n_parts = n_parts,
+                            .norm_eps = p->norm_eps,
                             .state = b->state,
                             .x = b->s.x,
-                            .parts = b->s.parts,
+                            .parts = moe ? b->s.parts : b->s.delta,
+                            .out_norm = b->core[p->n_core - 1].ffn_out_norm,
+                            .inject = mythos,
+                            .lora_rank = p->lora_rank,
+                            .lora_rows = b->lora_rows,
                             .lora_down = b->lora_down,
                             .lora_b = b->lora_b,
                             .lora_scale = b->lora_scale,
                             .inj_a = b->inj_a,
                             .inj_b = b->inj_b,
+                            .loop_norm = p->loop_norm ? b->loop_norm : NULL,
+                            .exit = (cu_exit)b->opts.exit,
                             .halt_w = b->halt_w,
-                            .halt_bias = b->halt_bias};
+                            .halt_bias = b->halt_bias,
+                            .weighted = p->output == OUTPUT_WEIGHTED_SUM};
     STEP(rc, cu_loop_end(b->stream, &end, rows));
     return rc;
 }
 
 cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path) {
-    const model_plan *c = &b->c;
     cudaError_t rc = cu_begin(b->stream, b->desc, &b->cache, &b->state);
     if (rc != cudaSuccess) return rc;
     switch (stage) {
     case ENG_STAGE_PRELUDE:
-        return dense_stage(b, b->prelude, c->prelude_layers, plan_plane_prelude(c, 0),
-                           CU_FROM_TOKEN, CU_TO_STATE, rows, path);
+        return dense_stage(b, stage, b->prelude, CU_FROM_TOKEN, CU_TO_STATE, rows, path);
     case ENG_STAGE_RECURRENT: return recurrent(b, rows, path);
-    case ENG_STAGE_CODA:
-        return dense_stage(b, b->coda, c->coda_layers, plan_plane_coda(c, 0), CU_FROM_OUT,
-                           CU_TO_HEAD, rows, path);
+    case ENG_STAGE_CODA: return dense_stage(b, stage, b->coda, CU_FROM_OUT, CU_TO_HEAD, rows, path);
     }
     return cudaErrorInvalidValue;
 }
 
 static cudaError_t logits_of_rows(cu_backend *b, uint32_t rows) {
-    uint32_t vocab = b->c.vocab_size;
+    uint32_t vocab = b->plan.vocab_size;
     if (use_blas(b, rows)) {
         cu_mat head = b->head;
         return blas(b, &head, b->s.head, head.ld, 0, b->s.logits, vocab, 0, true, rows, 1);
@@ -404,7 +470,7 @@ static cudaError_t logits_of_rows(cu_backend *b, uint32_t rows) {
 /* Tokens are picked in the head's graph: no launch more, and the logits are still in the cache.
  * Blocks without a draw end at once. */
 cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows) {
-    cu_sample_args a = {.desc = b->desc, .logits = b->s.logits, .vocab = b->c.vocab_size};
+    cu_sample_args a = {.desc = b->desc, .logits = b->s.logits, .vocab = b->plan.vocab_size};
     cudaError_t rc = logits_of_rows(b, rows);
     STEP(rc, cu_sample(b->stream, &a, rows));
     return rc;

@@ -7,11 +7,10 @@
 #include "engine/rowmath.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGE_BYTES = 8 << 20, NAME_BYTES = 160 };
+enum { STAGE_BYTES = 8 << 20 };
 
 /* Fills one matrix on the device row by row through a pinned buffer. */
 typedef struct {
@@ -105,16 +104,19 @@ static int mat_begin(uploader *u, cu_mat *m, uint32_t count, uint32_t n, uint32_
     return 0;
 }
 
-static int need(const cu_backend *b, const char *name, model_tensor *t, err *e) {
-    if (model_find(b->model, name, t)) return 0;
-    return err_set(e, ERR_BAD_FILE, NULL, "the model has no tensor %s", name);
+static tensor_place at_role(tensor_place at, tensor_role role) {
+    at.role = role;
+    return at;
 }
 
-static int need_in(const cu_backend *b, const char *prefix, const char *name, model_tensor *t,
-                   err *e) {
-    char full[NAME_BYTES];
-    (void)snprintf(full, sizeof full, "%s%s", prefix, name);
-    return need(b, full, t, e);
+static tensor_place of_model(tensor_role role) {
+    return (tensor_place){.role = role};
+}
+
+static int need(const cu_backend *b, tensor_place at, model_tensor *t, err *e) {
+    if (model_find(b->model, at, t)) return 0;
+    return err_set(e, ERR_BAD_FILE, NULL, "the model has no tensor %s",
+                   model_tensor_name(b->model, at));
 }
 
 /* Float32 values on the device, whatever the mode. */
@@ -125,39 +127,45 @@ static int upload_floats(cu_backend *b, float **out, const float *v, size_t n, e
                            "copying weights", e);
 }
 
-static int upload_vector(cu_backend *b, float **out, const char *prefix, const char *name, err *e) {
+static int upload_vector(cu_backend *b, float **out, tensor_place at, err *e) {
     model_tensor t;
-    if (need_in(b, prefix, name, &t, e) != 0) return -1;
+    if (need(b, at, &t, e) != 0) return -1;
     float *v = array_new(t.n_values, sizeof *v);
-    if (v == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory reading %s", name);
+    if (v == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory packing weights");
     model_tensor_read(&t, 0, t.n_values, v);
     int rc = upload_floats(b, out, v, t.n_values, e);
     free(v);
     return rc;
 }
 
+/* The kernels turn neighbours: rows of queries and keys move where the file pairs halves. */
+static uint64_t file_row(const model_plan *p, tensor_role role, uint64_t row) {
+    bool turns = p->attn == ATTN_GQA && (role == TENSOR_WQ || role == TENSOR_WK);
+    return turns ? plan_rope_row(p, (uint32_t)row) : row;
+}
+
 /* Several tensors [n_i][k], one above the other. */
-static int upload_stack(uploader *u, cu_mat *m, const char *prefix, const char *const *names,
+static int upload_stack(uploader *u, cu_mat *m, tensor_place at, const tensor_role *roles,
                         uint32_t count, err *e) {
     model_tensor t[3] = {0};
     uint64_t rows = 0;
     for (uint32_t i = 0; i < count; i++) {
-        if (need_in(u->b, prefix, names[i], &t[i], e) != 0) return -1;
+        if (need(u->b, at_role(at, roles[i]), &t[i], e) != 0) return -1;
         rows += t[i].shape[0];
     }
     uint32_t n = (uint32_t)rows, k = (uint32_t)t[0].shape[1];
     if (mat_begin(u, m, 1, n, k, e) != 0) return -1;
     for (uint32_t i = 0; i < count; i++) {
         for (uint64_t r = 0; r < t[i].shape[0]; r++) {
-            if (put_row(u, &t[i], r, 0, k, e) != 0) return -1;
+            if (put_row(u, &t[i], file_row(&u->b->plan, roles[i], r), 0, k, e) != 0) return -1;
         }
     }
     if (put_zeros(u, cu_round(n, CU_MM_ROWS) - n, e) != 0) return -1;
     return flush(u, e);
 }
 
-static int upload_one(uploader *u, cu_mat *m, const char *prefix, const char *name, err *e) {
-    return upload_stack(u, m, prefix, &name, 1, e);
+static int upload_one(uploader *u, cu_mat *m, tensor_place at, tensor_role role, err *e) {
+    return upload_stack(u, m, at, &role, 1, e);
 }
 
 /* gate rows [first, first + n) and the same of up, 8 and 8 in turn, zeros up to `padded`. */
@@ -175,15 +183,15 @@ static int put_gate_up(uploader *u, const model_tensor *gate, const model_tensor
     return 0;
 }
 
-static int upload_dense_ffn(uploader *u, cu_layer *l, const char *prefix, err *e) {
+static int upload_dense_ffn(uploader *u, cu_layer *l, tensor_place at, err *e) {
     const cu_backend *b = u->b;
     model_tensor gate, up, down;
-    if (need_in(b, prefix, "ffn.gate.weight", &gate, e) != 0 ||
-        need_in(b, prefix, "ffn.up.weight", &up, e) != 0 ||
-        need_in(b, prefix, "ffn.down.weight", &down, e) != 0) {
+    if (need(b, at_role(at, TENSOR_GATE), &gate, e) != 0 ||
+        need(b, at_role(at, TENSOR_UP), &up, e) != 0 ||
+        need(b, at_role(at, TENSOR_DOWN), &down, e) != 0) {
         return -1;
     }
-    uint32_t hidden = b->c.dense_dim, padded = cu_round(hidden, CU_K_STEP), d = b->c.dim;
+    uint32_t hidden = b->plan.ffn_dim, padded = cu_round(hidden, CU_K_STEP), d = b->plan.dim;
     if (mat_begin(u, &l->gate_up, 1, 2 * padded, d, e) != 0 ||
         put_gate_up(u, &gate, &up, 0, hidden, padded, d, e) != 0 || flush(u, e) != 0) {
         return -1;
@@ -196,25 +204,23 @@ static int upload_dense_ffn(uploader *u, cu_layer *l, const char *prefix, err *e
     return flush(u, e);
 }
 
-static int expert_tensors(const cu_backend *b, const char *kind, uint32_t j, model_tensor t[3],
-                          err *e) {
-    static const char *const names[] = {"gate", "up", "down"};
+/* gate, up and down of expert `index`; `first` is the role of the gate, the others follow it. */
+static int expert_tensors(const cu_backend *b, tensor_place at, tensor_role first, uint32_t index,
+                          model_tensor t[3], err *e) {
+    at.index = index;
     for (int i = 0; i < 3; i++) {
-        char name[NAME_BYTES];
-        (void)snprintf(name, sizeof name, "recurrent.block.ffn.%s_experts.%u.%s.weight", kind, j,
-                       names[i]);
-        if (need(b, name, &t[i], e) != 0) return -1;
+        if (need(b, at_role(at, (tensor_role)((int)first + i)), &t[i], e) != 0) return -1;
     }
     return 0;
 }
 
-static int upload_routed(uploader *u, cu_layer *l, err *e) {
-    const model_plan *c = &u->b->c;
+static int upload_routed(uploader *u, cu_layer *l, tensor_place at, err *e) {
+    const model_plan *c = &u->b->plan;
     uint32_t padded = cu_round(c->expert_dim, CU_K_STEP);
     model_tensor t[3];
     if (mat_begin(u, &l->gate_up, c->n_experts, 2 * padded, c->dim, e) != 0) return -1;
     for (uint32_t j = 0; j < c->n_experts; j++) {
-        if (expert_tensors(u->b, "routed", j, t, e) != 0 ||
+        if (expert_tensors(u->b, at, TENSOR_EXPERT_GATE, j, t, e) != 0 ||
             put_gate_up(u, &t[0], &t[1], 0, c->expert_dim, padded, c->dim, e) != 0) {
             return -1;
         }
@@ -222,7 +228,7 @@ static int upload_routed(uploader *u, cu_layer *l, err *e) {
     if (flush(u, e) != 0) return -1;
     if (mat_begin(u, &l->down, c->n_experts, c->dim, c->expert_dim, e) != 0) return -1;
     for (uint32_t j = 0; j < c->n_experts; j++) {
-        if (expert_tensors(u->b, "routed", j, t, e) != 0) return -1;
+        if (expert_tensors(u->b, at, TENSOR_EXPERT_GATE, j, t, e) != 0) return -1;
         for (uint32_t r = 0; r < c->dim; r++) {
             if (put_row(u, &t[2], r, 0, c->expert_dim, e) != 0) return -1;
         }
@@ -233,15 +239,15 @@ static int upload_routed(uploader *u, cu_layer *l, err *e) {
 
 /* A shared expert of hidden expert_dim * top_k is top_k groups of hidden expert_dim: the MoE
  * is uniform. down is [D][groups * expert_ld], so that it also serves as one matrix. */
-static int upload_shared(uploader *u, cu_layer *l, err *e) {
-    const model_plan *c = &u->b->c;
+static int upload_shared(uploader *u, cu_layer *l, tensor_place at, err *e) {
+    const model_plan *c = &u->b->plan;
     uint32_t padded = cu_round(c->expert_dim, CU_K_STEP), groups = u->b->groups_shared;
     uint32_t per = c->n_experts_per_tok;
     model_tensor t[3];
     if (groups == 0) return 0;
     if (mat_begin(u, &l->shared_gate_up, groups, 2 * padded, c->dim, e) != 0) return -1;
     for (uint32_t g = 0; g < groups; g++) {
-        if (expert_tensors(u->b, "shared", g / per, t, e) != 0 ||
+        if (expert_tensors(u->b, at, TENSOR_SHARED_GATE, g / per, t, e) != 0 ||
             put_gate_up(u, &t[0], &t[1], g % per * c->expert_dim, c->expert_dim, padded, c->dim,
                         e) != 0) {
             return -1;
@@ -253,7 +259,7 @@ static int upload_shared(uploader *u, cu_layer *l, err *e) {
     int rc = mat_begin(u, &l->shared_down, 1, c->dim, groups * padded, e);
     for (uint32_t r = 0; rc == 0 && r < c->dim; r++) {
         for (uint32_t g = 0; rc == 0 && g < groups; g++) {
-            rc = expert_tensors(u->b, "shared", g / per, t, e);
+            rc = expert_tensors(u->b, at, TENSOR_SHARED_GATE, g / per, t, e);
             if (rc != 0) break;
             size_t first = (size_t)r * t[2].shape[1] + (size_t)(g % per) * c->expert_dim;
             model_tensor_read(&t[2], first, c->expert_dim, row + (size_t)g * padded);
@@ -269,11 +275,11 @@ static int upload_shared(uploader *u, cu_layer *l, err *e) {
 
 /* kv_up [H * (nope + v)][rank] as two sets: uk[h] = its nope rows transposed, uv[h] = its v rows.
  */
-static int upload_kv_up(uploader *u, cu_layer *l, const char *prefix, err *e) {
-    const model_plan *c = &u->b->c;
+static int upload_kv_up(uploader *u, cu_layer *l, tensor_place at, err *e) {
+    const model_plan *c = &u->b->plan;
     uint32_t nope = c->qk_nope_head_dim, v = c->v_head_dim, rank = c->kv_lora_rank;
     model_tensor t;
-    if (need_in(u->b, prefix, "attn.kv_up.weight", &t, e) != 0) return -1;
+    if (need(u->b, at_role(at, TENSOR_KV_UP), &t, e) != 0) return -1;
     float *block = array_new((size_t)nope * rank, sizeof *block),
           *col = array_new(nope, sizeof *col);
     int rc = block && col ? mat_begin(u, &l->uk, c->n_heads, rank, nope, e)
@@ -300,84 +306,118 @@ static int upload_kv_up(uploader *u, cu_layer *l, const char *prefix, err *e) {
     return flush(u, e);
 }
 
-static int upload_attention(uploader *u, cu_layer *l, const char *prefix, err *e) {
-    static const char *const down[] = {"attn.q_down.weight", "attn.kv_down.weight"};
-    static const char *const up[] = {"attn.q_up_nope.weight", "attn.q_up_rope.weight"};
-    static const char *const gqa[] = {"attn.wq.weight", "attn.wk.weight", "attn.wv.weight"};
-    if (upload_one(u, &l->wo, prefix, "attn.wo.weight", e) != 0) return -1;
-    if (u->b->c.attn_type == ATTN_GQA) return upload_stack(u, &l->in, prefix, gqa, 3, e);
-    if (upload_stack(u, &l->in, prefix, down, 2, e) != 0 ||
-        upload_stack(u, &l->q_up, prefix, up, 2, e) != 0 ||
-        upload_vector(u->b, &l->q_norm, prefix, "attn.q_norm.weight", e) != 0 ||
-        upload_vector(u->b, &l->kv_norm, prefix, "attn.kv_norm.weight", e) != 0) {
+static int upload_attention(uploader *u, cu_layer *l, tensor_place at, err *e) {
+    static const tensor_role down[] = {TENSOR_Q_DOWN, TENSOR_KV_DOWN};
+    static const tensor_role up[] = {TENSOR_Q_UP_NOPE, TENSOR_Q_UP_ROPE};
+    static const tensor_role gqa[] = {TENSOR_WQ, TENSOR_WK, TENSOR_WV};
+    if (upload_one(u, &l->wo, at, TENSOR_WO, e) != 0) return -1;
+    if (u->b->plan.attn == ATTN_GQA) return upload_stack(u, &l->in, at, gqa, 3, e);
+    if (upload_stack(u, &l->in, at, down, 2, e) != 0 ||
+        upload_stack(u, &l->q_up, at, up, 2, e) != 0 ||
+        upload_vector(u->b, &l->q_norm, at_role(at, TENSOR_Q_NORM), e) != 0 ||
+        upload_vector(u->b, &l->kv_norm, at_role(at, TENSOR_KV_NORM), e) != 0) {
         return -1;
     }
-    return upload_kv_up(u, l, prefix, e);
+    return upload_kv_up(u, l, at, e);
 }
 
-static int upload_layer(uploader *u, cu_layer *l, const char *prefix, bool moe, err *e) {
-    cu_backend *b = u->b;
-    if (upload_vector(b, &l->attn_norm, prefix, "attn_norm.weight", e) != 0 ||
-        upload_vector(b, &l->ffn_norm, prefix, "ffn_norm.weight", e) != 0 ||
-        upload_attention(u, l, prefix, e) != 0) {
+static int upload_ffn(uploader *u, cu_layer *l, tensor_place at, ffn_kind ffn, err *e) {
+    if (ffn != FFN_MOE) return upload_dense_ffn(u, l, at, e);
+    if (upload_one(u, &l->router, at, TENSOR_ROUTER, e) != 0 ||
+        upload_vector(u->b, &l->router_bias, at_role(at, TENSOR_ROUTER_BIAS), e) != 0) {
         return -1;
     }
-    if (!moe) return upload_dense_ffn(u, l, prefix, e);
-    if (upload_one(u, &l->router, prefix, "ffn.router.weight", e) != 0 ||
-        upload_vector(b, &l->router_bias, prefix, "ffn.router_bias", e) != 0) {
-        return -1;
-    }
-    return upload_routed(u, l, e) != 0 ? -1 : upload_shared(u, l, e);
+    return upload_routed(u, l, at, e) != 0 ? -1 : upload_shared(u, l, at, e);
 }
 
-static int upload_layers(uploader *u, cu_layer **out, const char *kind, uint32_t n, err *e) {
-    *out = array_new(n ? n : 1, sizeof **out);
-    if (*out == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
-    for (uint32_t i = 0; i < n; i++) {
-        char prefix[64];
-        (void)snprintf(prefix, sizeof prefix, "%s.%u.", kind, i);
-        if (upload_layer(u, &(*out)[i], prefix, false, e) != 0) return -1;
+static int upload_norms(cu_backend *b, cu_layer *l, tensor_place at, err *e) {
+    const struct {
+        float **to;
+        tensor_role role;
+        bool has;
+    } norms[] = {
+        {&l->attn_norm, TENSOR_ATTN_NORM, true},
+        {&l->ffn_norm, TENSOR_FFN_NORM, true},
+        {&l->attn_out_norm, TENSOR_ATTN_OUT_NORM, b->plan.norms == NORM_SANDWICH},
+        {&l->ffn_out_norm, TENSOR_FFN_OUT_NORM, b->plan.norms == NORM_SANDWICH},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(norms); i++) {
+        if (norms[i].has && upload_vector(b, norms[i].to, at_role(at, norms[i].role), e) != 0)
+            return -1;
     }
     return 0;
 }
 
-/* The injection's decay, worked out once, and the halting bias. */
-static int upload_recurrent(cu_backend *b, err *e) {
-    model_tensor log_a, log_dt, bias, scale;
-    if (need(b, "recurrent.injection.log_A", &log_a, e) != 0 ||
-        need(b, "recurrent.injection.log_dt", &log_dt, e) != 0 ||
-        need(b, "recurrent.act.halt.bias", &bias, e) != 0 ||
-        need(b, "recurrent.lora.scale.weight", &scale, e) != 0) {
+static int upload_layer(uploader *u, cu_layer *l, tensor_place at, ffn_kind ffn, err *e) {
+    if (upload_norms(u->b, l, at, e) != 0 || upload_attention(u, l, at, e) != 0) return -1;
+    return upload_ffn(u, l, at, ffn, e);
+}
+
+static int upload_layers(uploader *u, cu_layer **out, tensor_stage stage, uint32_t n, ffn_kind ffn,
+                         err *e) {
+    *out = array_new(n ? n : 1, sizeof **out);
+    if (*out == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    for (uint32_t i = 0; i < n; i++) {
+        tensor_place at = {.stage = stage, .layer = i};
+        if (upload_layer(u, &(*out)[i], at, ffn, e) != 0) return -1;
+    }
+    return 0;
+}
+
+/* The injection's decay, worked out once. */
+static int upload_decay(cu_backend *b, err *e) {
+    model_tensor log_a, log_dt;
+    if (need(b, of_model(TENSOR_LOG_A), &log_a, e) != 0 ||
+        need(b, of_model(TENSOR_LOG_DT), &log_dt, e) != 0) {
         return -1;
     }
-    b->lora_rows = (uint32_t)scale.shape[0];
-    model_tensor_read(&bias, 0, 1, &b->halt_bias);
-    float *a = array_new(b->c.dim, sizeof *a), dt[1];
+    float *a = array_new(b->plan.dim, sizeof *a), dt[1];
     if (a == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     model_tensor_read(&log_dt, 0, 1, dt);
-    model_tensor_read(&log_a, 0, b->c.dim, a);
-    for (uint32_t i = 0; i < b->c.dim; i++)
+    model_tensor_read(&log_a, 0, b->plan.dim, a);
+    for (uint32_t i = 0; i < b->plan.dim; i++)
         a[i] = rm_lti_decay(dt[0], a[i]);
-    int rc = upload_floats(b, &b->inj_a, a, b->c.dim, e);
+    int rc = upload_floats(b, &b->inj_a, a, b->plan.dim, e);
     free(a);
-    if (rc != 0 || upload_vector(b, &b->inj_b, "", "recurrent.injection.B", e) != 0 ||
-        upload_vector(b, &b->halt_w, "", "recurrent.act.halt.weight", e) != 0 ||
-        upload_vector(b, &b->lora_down, "", "recurrent.lora.down.weight", e) != 0 ||
-        upload_vector(b, &b->lora_b, "", "recurrent.lora.B", e) != 0 ||
-        upload_vector(b, &b->lora_scale, "", "recurrent.lora.scale.weight", e) != 0) {
+    return rc;
+}
+
+static int upload_injection(cu_backend *b, err *e) {
+    model_tensor scale;
+    if (b->plan.inject != INJECT_MYTHOS) return 0;
+    if (need(b, of_model(TENSOR_LORA_SCALE), &scale, e) != 0 || upload_decay(b, e) != 0) return -1;
+    b->lora_rows = (uint32_t)scale.shape[0];
+    if (upload_vector(b, &b->inj_b, of_model(TENSOR_INJECT_B), e) != 0 ||
+        upload_vector(b, &b->lora_down, of_model(TENSOR_LORA_DOWN), e) != 0 ||
+        upload_vector(b, &b->lora_b, of_model(TENSOR_LORA_B), e) != 0) {
         return -1;
     }
-    return upload_vector(b, &b->loop_norm, "", "recurrent.norm.weight", e);
+    return upload_vector(b, &b->lora_scale, of_model(TENSOR_LORA_SCALE), e);
+}
+
+/* The gate, for the rules that ask it. */
+static int upload_gate(cu_backend *b, err *e) {
+    model_tensor bias;
+    if (b->opts.exit != EXIT_ACT && b->opts.exit != EXIT_HAZARD) return 0;
+    if (need(b, of_model(TENSOR_EXIT_BIAS), &bias, e) != 0) return -1;
+    model_tensor_read(&bias, 0, 1, &b->halt_bias);
+    return upload_vector(b, &b->halt_w, of_model(TENSOR_EXIT_WEIGHT), e);
+}
+
+static int upload_loop(cu_backend *b, err *e) {
+    if (upload_injection(b, e) != 0 || upload_gate(b, e) != 0) return -1;
+    if (b->plan.inject != INJECT_MYTHOS && !b->plan.loop_norm) return 0;
+    return upload_vector(b, &b->loop_norm, of_model(TENSOR_LOOP_NORM), e);
 }
 
 /* Tables of the rotation [max_positions][pairs][cos, sin] and the loop embedding. */
 static int upload_tables(cu_backend *b, err *e) {
-    uint32_t rot = b->c.attn_type == ATTN_MLA ? b->c.qk_rope_head_dim : b->c.head_dim;
+    uint32_t rot = b->plan.attn == ATTN_MLA ? b->plan.qk_rope_head_dim : b->plan.head_dim;
     size_t n = (size_t)b->opts.max_positions * rot, loops = b->opts.max_loops;
     float *v = array_new(n, sizeof *v), *emb = array_new(loops * b->loop_width + 1, sizeof *emb);
     int rc = v && emb ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the rotation table");
     for (uint32_t j = 0; rc == 0 && j < rot / 2; j++) {
-        float f = rm_rope_frequency(b->c.rope_theta, j, rot);
+        float f = rm_rope_frequency(b->plan.rope_theta, j, rot);
         for (uint32_t p = 0; p < b->opts.max_positions; p++) {
             double angle = (double)((float)p * f);
             v[(size_t)p * rot + 2 * j] = (float)cos(angle);
@@ -398,20 +438,22 @@ static int upload_tables(cu_backend *b, err *e) {
 
 static int upload_all(uploader *u, err *e) {
     cu_backend *b = u->b;
+    const model_plan *p = &b->plan;
     model_tensor head;
-    if (upload_one(u, &b->embed, "", "embed.weight", e) != 0) return -1;
+    if (upload_one(u, &b->embed, of_model(TENSOR_EMBED), TENSOR_EMBED, e) != 0) return -1;
     b->head = b->embed;
-    if (model_find(b->model, "head.weight", &head) &&
-        upload_one(u, &b->head, "", "head.weight", e) != 0) {
+    if (model_find(b->model, of_model(TENSOR_HEAD), &head) &&
+        upload_one(u, &b->head, of_model(TENSOR_HEAD), TENSOR_HEAD, e) != 0) {
         return -1;
     }
-    if (upload_layers(u, &b->prelude, "prelude", b->c.prelude_layers, e) != 0 ||
-        upload_layers(u, &b->coda, "coda", b->c.coda_layers, e) != 0 ||
-        upload_layer(u, &b->recurrent, "recurrent.block.", true, e) != 0 ||
-        upload_recurrent(b, e) != 0 || upload_tables(b, e) != 0) {
+    if (upload_layers(u, &b->prelude, PART_OF_PRELUDE, p->n_prelude, p->end_ffn, e) != 0 ||
+        upload_layers(u, &b->coda, PART_OF_CODA, p->n_coda, p->end_ffn, e) != 0 ||
+        upload_layers(u, &b->core, PART_OF_CORE, p->n_core, p->core_ffn, e) != 0 ||
+        upload_loop(b, e) != 0 || upload_tables(b, e) != 0) {
         return -1;
     }
-    return upload_vector(b, &b->final_norm, "", "norm.weight", e);
+    if (!p->final_norm) return 0; /* the head reads what the last loop or layer gave */
+    return upload_vector(b, &b->final_norm, of_model(TENSOR_FINAL_NORM), e);
 }
 
 /* Longest row of any matrix, in values. */
@@ -419,9 +461,9 @@ static uint32_t longest_row(const cu_backend *b) {
     uint32_t n = b->dim_ld, more[] = {b->dense_ld,
                                       b->groups_shared * b->expert_ld,
                                       b->o_ld,
-                                      cu_round(b->c.q_lora_rank, CU_K_STEP),
-                                      cu_round(b->c.kv_lora_rank, CU_K_STEP),
-                                      cu_round(b->c.qk_nope_head_dim, CU_K_STEP),
+                                      cu_round(b->plan.q_lora_rank, CU_K_STEP),
+                                      cu_round(b->plan.kv_lora_rank, CU_K_STEP),
+                                      cu_round(b->plan.qk_nope_head_dim, CU_K_STEP),
                                       b->expert_ld};
     for (size_t i = 0; i < ARRAY_LEN(more); i++)
         n = more[i] > n ? more[i] : n;

@@ -103,12 +103,12 @@ int eng_fake_open(eng_backend **out, const model_folder *m, const eng_backend_op
     const model_plan *c = model_plan_of(m);
     fake *f = calloc(1, sizeof *f);
     if (f == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the fake device");
-    uint32_t planes = c->prelude_layers + c->coda_layers + o->max_loops;
+    uint32_t planes = plan_planes(c, o->max_loops);
     size_t slot = (size_t)c->slot_values * model_dtype_bytes(o->cache_dtype), logits = 0;
     uint64_t budget = o->cache_bytes ? o->cache_bytes : UINT64_C(1) << 30;
     uint64_t slots = budget / slot, blocks = slots / ENG_BLOCK + 1;
     f->base.ops = &ops;
-    f->base.config = c;
+    f->base.plan = c;
     f->base.info = (eng_backend_info){
         .device = "fake",
         .kernels = "none",
@@ -120,6 +120,7 @@ int eng_fake_open(eng_backend **out, const model_folder *m, const eng_backend_op
         .max_launch = o->max_launch,
         .max_logits = o->max_launch, /* pages of zeros, but for one a row */
         .max_flights = 1,
+        .exit = o->own_exit ? o->exit : c->exit,
         .slot_bytes = slot,
         .block_map_bytes = (size_t)planes * ENG_BLOCK * sizeof(uint32_t),
     };

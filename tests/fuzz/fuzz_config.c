@@ -33,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (e.code == ERR_NONE || e.msg[0] == 0) abort();
         return 0;
     }
-    if (c.slot_values == 0 || c.dense_dim == 0 || c.n_experts_per_tok > c.n_experts) abort();
+    if (c.slot_values == 0 || c.ffn_dim == 0 || c.n_experts_per_tok > c.n_experts) abort();
     tally t = {0};
     if (model__wants(&c, count, &t) == 0 && t.params != plan_params(&c)) abort();
     buf text = {0};

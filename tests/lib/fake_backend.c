@@ -14,8 +14,9 @@ void fake_opts_default(fake_opts *o) {
     *o = (fake_opts){.seed = 1,
                      .policy = KV_EXACT,
                      .vocab = 64,
-                     .prelude_layers = 1,
-                     .coda_layers = 1,
+                     .n_core = 1,
+                     .n_prelude = 1,
+                     .n_coda = 1,
                      .max_loops = 8,
                      .max_seq_len = 4096,
                      .n_slots = 1 << 16,
@@ -126,7 +127,7 @@ static void write_slot(fake *f, const eng_row *r, uint32_t plane, uint64_t conte
 
 static uint64_t attend(fake *f, const eng_row *r, uint32_t plane) {
     if (f->o.instant) return 0;
-    uint32_t first_loop = f->o.prelude_layers + f->o.coda_layers;
+    uint32_t first_loop = fake_planes(&f->o, 0);
     uint64_t sum = 0;
     for (uint32_t q = 0; q <= r->pos; q++) {
         uint32_t b = r->blocks[q / ENG_BLOCK], off = q % ENG_BLOCK;
@@ -169,7 +170,7 @@ static void layer(fake *f, const eng_launch *l, uint32_t plane) {
 static void prelude(fake *f, const eng_launch *l) {
     for (uint32_t i = 0; i < l->n_rows; i++)
         f->x[i] = model_embed(&f->o, l->rows[i].token, l->rows[i].pos);
-    for (uint32_t p = 0; p < f->o.prelude_layers; p++) {
+    for (uint32_t p = 0; p < fake_bundles(&f->o, f->o.n_prelude); p++) {
         layer(f, l, p);
         for (uint32_t i = 0; i < l->n_rows; i++)
             f->x[i] = mix(f->x[i], f->sum[i]);
@@ -205,7 +206,7 @@ static eng_launch keep_rows(fake *f, const eng_launch *l) {
 }
 
 static void loops(fake *f, const eng_launch *all) {
-    uint32_t first = f->o.prelude_layers + f->o.coda_layers;
+    uint32_t first = fake_planes(&f->o, 0);
     eng_launch kept = keep_rows(f, all), *l = &kept;
     f->n_ran = l->n_rows;
     for (uint32_t i = 0; i < l->n_rows; i++) {
@@ -240,8 +241,8 @@ static void coda(fake *f, const eng_launch *l) {
     f->codas++;
     for (uint32_t i = 0; i < l->n_rows; i++)
         f->x[i] = f->rows[l->rows[i].row].out;
-    for (uint32_t p = 0; p < f->o.coda_layers; p++) {
-        layer(f, l, f->o.prelude_layers + p);
+    for (uint32_t p = 0; p < fake_bundles(&f->o, f->o.n_coda); p++) {
+        layer(f, l, fake_bundles(&f->o, f->o.n_prelude) + p);
         for (uint32_t i = 0; i < l->n_rows; i++)
             f->x[i] = mix(f->x[i], f->sum[i]);
     }
@@ -426,14 +427,17 @@ eng_backend *fake_backend_create(const fake_opts *o) {
     f->o = *o;
     f->config = (model_plan){.vocab_size = o->vocab,
                              .max_seq_len = o->max_seq_len,
-                             .max_loop_iters = o->max_loops,
-                             .prelude_layers = o->prelude_layers,
-                             .coda_layers = o->coda_layers,
-                             .act_threshold = 0.99f,
+                             .loops_default = o->max_loops,
+                             .n_prelude = o->n_prelude,
+                             .n_coda = o->n_coda,
+                             .n_core = o->n_core,
+                             .exit = EXIT_ACT,
+                             .exits = 1u << EXIT_ACT,
+                             .exit_threshold = 0.99f,
                              .halted_kv = o->policy};
-    uint32_t planes = o->prelude_layers + o->coda_layers + o->max_loops;
+    uint32_t planes = plan_planes(&f->config, o->max_loops);
     f->base.ops = &ops;
-    f->base.config = &f->config;
+    f->base.plan = &f->config;
     f->base.info = (eng_backend_info){.device = "fake",
                                       .kernels = "integers",
                                       .threads = 1,

@@ -13,7 +13,8 @@
 typedef struct {
     uint64_t seed;    /* of depths and logits */
     kv_policy policy; /* what is legal to read */
-    uint32_t vocab, prelude_layers, coda_layers, max_loops, max_seq_len;
+    uint32_t vocab, max_loops, max_seq_len;
+    uint32_t n_prelude, n_core, n_coda; /* layers; n_core of them share a slot */
     uint32_t n_slots, n_blocks, n_rows, max_launch, max_logits;
     uint32_t mean_depth;             /* a row halts after a loop with probability 1 / mean_depth */
     uint64_t fixed_ns[3], row_ns[3]; /* by eng_stage: the time a launch says it took */
@@ -25,6 +26,14 @@ typedef struct {
     uint32_t max_flights;            /* 1 or 2 */
     bool samples;                    /* takes ENG_ROW_SAMPLE */
 } fake_opts;
+
+/* Slots that n layers of the prelude or coda take. */
+static inline uint32_t fake_bundles(const fake_opts *o, uint32_t n) {
+    return (n + o->n_core - 1) / o->n_core;
+}
+static inline uint32_t fake_planes(const fake_opts *o, uint32_t loops) {
+    return fake_bundles(o, o->n_prelude) + fake_bundles(o, o->n_coda) + loops;
+}
 
 void fake_opts_default(fake_opts *o);
 /* Ends with eng_backend_close. */

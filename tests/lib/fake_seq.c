@@ -16,8 +16,7 @@ fake_seq *fake_seq_create(const fake_opts *o, const fake_depth *d, uint32_t max_
     q->o = *o;
     q->d = *d;
     q->max = max_positions;
-    q->latents = calloc((size_t)(o->prelude_layers + o->coda_layers + o->max_loops) * max_positions,
-                        sizeof *q->latents);
+    q->latents = calloc((size_t)fake_planes(o, o->max_loops) * max_positions, sizeof *q->latents);
     if (q->latents == NULL) {
         free(q);
         return NULL;
@@ -42,9 +41,9 @@ static uint64_t write_and_read(fake_seq *q, uint32_t plane, uint64_t x) {
 
 uint16_t fake_seq_next(fake_seq *q, uint32_t token, float *logits) {
     const fake_opts *o = &q->o;
-    uint32_t first = o->prelude_layers + o->coda_layers;
+    uint32_t first = fake_planes(o, 0);
     uint64_t x = model_embed(o, token, q->n), out = 0, h, e;
-    for (uint32_t p = 0; p < o->prelude_layers; p++)
+    for (uint32_t p = 0; p < fake_bundles(o, o->n_prelude); p++)
         x = mix(x, write_and_read(q, p, x));
     h = e = x;
     uint16_t depth = 0;
@@ -62,8 +61,8 @@ uint16_t fake_seq_next(fake_seq *q, uint32_t token, float *logits) {
             depth = (uint16_t)(t + 1);
     }
     x = out;
-    for (uint32_t p = 0; p < o->coda_layers; p++) {
-        x = mix(x, write_and_read(q, o->prelude_layers + p, x));
+    for (uint32_t p = 0; p < fake_bundles(o, o->n_coda); p++) {
+        x = mix(x, write_and_read(q, fake_bundles(o, o->n_prelude) + p, x));
     }
     model_logits(x, o->vocab, logits);
     q->n++;

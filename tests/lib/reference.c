@@ -17,20 +17,20 @@ typedef struct {
 } ffn;
 
 typedef struct {
-    mat attn_norm, ffn_norm;
+    mat attn_norm, attn_out_norm, ffn_norm, ffn_out_norm;
     mat q_down, q_norm, q_up_nope, q_up_rope, kv_down, kv_norm, kv_up; /* MLA */
     mat wq, wk, wv;                                                    /* GQA */
     mat wo;
-    ffn dense;               /* prelude and coda */
-    mat router, router_bias; /* recurrent */
+    ffn dense;
+    mat router, router_bias; /* MOE */
     ffn *routed, *shared;
 } block;
 
 struct reference {
     model_plan c;
     mat embed, norm, head;
-    block *prelude, *coda, recurrent;
-    mat r_norm, log_A, log_dt, B, halt_w, halt_b, lora_down, lora_B, lora_scale;
+    block *prelude, *core, *coda;
+    mat loop_norm, log_A, log_dt, B, exit_w, exit_b, lora_down, lora_B, lora_scale;
 };
 
 static void *must_alloc(size_t n, size_t item) {
@@ -48,12 +48,10 @@ static float *floats(size_t n) {
 
 /* ---- weights ---- */
 
-static mat load(const model_folder *m, const char *prefix, const char *name) {
-    char full[160];
-    (void)snprintf(full, sizeof full, "%s%s", prefix, name);
+static mat load(const model_folder *m, tensor_place place) {
     model_tensor t;
-    if (!model_find(m, full, &t)) {
-        fprintf(stderr, "reference: no tensor %s\n", full);
+    if (!model_find(m, place, &t)) {
+        fprintf(stderr, "reference: no tensor of role %d\n", (int)place.role);
         abort();
     }
     mat w = {floats(t.n_values), t.rank == 2 ? t.shape[0] : 1,
@@ -62,56 +60,68 @@ static mat load(const model_folder *m, const char *prefix, const char *name) {
     return w;
 }
 
-static ffn load_ffn(const model_folder *m, const char *prefix) {
-    return (ffn){load(m, prefix, "gate.weight"), load(m, prefix, "up.weight"),
-                 load(m, prefix, "down.weight")};
+static mat load_own(const model_folder *m, tensor_role role) {
+    return load(m, (tensor_place){.role = role, .stage = PART_OF_MODEL});
 }
 
-static block load_block(const model_folder *m, const char *prefix, bool moe) {
-    const model_plan *c = model_plan_of(m);
-    block b = {.attn_norm = load(m, prefix, "attn_norm.weight"),
-               .ffn_norm = load(m, prefix, "ffn_norm.weight"),
-               .wo = load(m, prefix, "attn.wo.weight")};
-    if (c->attn_type == ATTN_GQA) {
-        b.wq = load(m, prefix, "attn.wq.weight");
-        b.wk = load(m, prefix, "attn.wk.weight");
-        b.wv = load(m, prefix, "attn.wv.weight");
-    } else {
-        b.q_down = load(m, prefix, "attn.q_down.weight");
-        b.q_norm = load(m, prefix, "attn.q_norm.weight");
-        b.q_up_nope = load(m, prefix, "attn.q_up_nope.weight");
-        b.q_up_rope = load(m, prefix, "attn.q_up_rope.weight");
-        b.kv_down = load(m, prefix, "attn.kv_down.weight");
-        b.kv_norm = load(m, prefix, "attn.kv_norm.weight");
-        b.kv_up = load(m, prefix, "attn.kv_up.weight");
+static mat load_in(const model_folder *m, tensor_place place, tensor_role role) {
+    place.role = role;
+    return load(m, place);
+}
+
+/* Roles gate, gate + 1 (up) and gate + 2 (down). */
+static ffn load_ffn(const model_folder *m, tensor_place place, tensor_role gate) {
+    return (ffn){load_in(m, place, gate), load_in(m, place, gate + 1), load_in(m, place, gate + 2)};
+}
+
+static ffn *load_experts(const model_folder *m, tensor_place place, tensor_role gate, uint32_t n) {
+    ffn *all = must_alloc(n, sizeof *all);
+    for (place.index = 0; place.index < n; place.index++)
+        all[place.index] = load_ffn(m, place, gate);
+    return all;
+}
+
+static void load_attention(const model_folder *m, tensor_place at, block *b) {
+    b->wo = load_in(m, at, TENSOR_WO);
+    if (model_plan_of(m)->attn == ATTN_GQA) {
+        b->wq = load_in(m, at, TENSOR_WQ);
+        b->wk = load_in(m, at, TENSOR_WK);
+        b->wv = load_in(m, at, TENSOR_WV);
+        return;
     }
-    char p[160];
+    b->q_down = load_in(m, at, TENSOR_Q_DOWN);
+    b->q_norm = load_in(m, at, TENSOR_Q_NORM);
+    b->q_up_nope = load_in(m, at, TENSOR_Q_UP_NOPE);
+    b->q_up_rope = load_in(m, at, TENSOR_Q_UP_ROPE);
+    b->kv_down = load_in(m, at, TENSOR_KV_DOWN);
+    b->kv_norm = load_in(m, at, TENSOR_KV_NORM);
+    b->kv_up = load_in(m, at, TENSOR_KV_UP);
+}
+
+static block load_block(const model_folder *m, tensor_place at, bool moe) {
+    const model_plan *c = model_plan_of(m);
+    block b = {.attn_norm = load_in(m, at, TENSOR_ATTN_NORM),
+               .ffn_norm = load_in(m, at, TENSOR_FFN_NORM)};
+    if (c->norms == NORM_SANDWICH) {
+        b.attn_out_norm = load_in(m, at, TENSOR_ATTN_OUT_NORM);
+        b.ffn_out_norm = load_in(m, at, TENSOR_FFN_OUT_NORM);
+    }
+    load_attention(m, at, &b);
     if (!moe) {
-        (void)snprintf(p, sizeof p, "%sffn.", prefix);
-        b.dense = load_ffn(m, p);
+        b.dense = load_ffn(m, at, TENSOR_GATE);
         return b;
     }
-    b.router = load(m, prefix, "ffn.router.weight");
-    b.router_bias = load(m, prefix, "ffn.router_bias");
-    b.routed = must_alloc(c->n_experts, sizeof *b.routed);
-    b.shared = must_alloc(c->n_shared_experts, sizeof *b.shared);
-    for (uint32_t i = 0; i < c->n_experts; i++) {
-        (void)snprintf(p, sizeof p, "%sffn.routed_experts.%u.", prefix, i);
-        b.routed[i] = load_ffn(m, p);
-    }
-    for (uint32_t i = 0; i < c->n_shared_experts; i++) {
-        (void)snprintf(p, sizeof p, "%sffn.shared_experts.%u.", prefix, i);
-        b.shared[i] = load_ffn(m, p);
-    }
+    b.router = load_in(m, at, TENSOR_ROUTER);
+    b.router_bias = load_in(m, at, TENSOR_ROUTER_BIAS);
+    b.routed = load_experts(m, at, TENSOR_EXPERT_GATE, c->n_experts);
+    b.shared = load_experts(m, at, TENSOR_SHARED_GATE, c->n_shared_experts);
     return b;
 }
 
-static block *load_stage(const model_folder *m, const char *stage, uint32_t n) {
+static block *load_stage(const model_folder *m, tensor_stage stage, uint32_t n, ffn_kind kind) {
     block *blocks = must_alloc(n, sizeof *blocks);
     for (uint32_t i = 0; i < n; i++) {
-        char p[64];
-        (void)snprintf(p, sizeof p, "%s.%u.", stage, i);
-        blocks[i] = load_block(m, p, false);
+        blocks[i] = load_block(m, (tensor_place){.stage = stage, .layer = i}, kind == FFN_MOE);
     }
     return blocks;
 }
@@ -119,22 +129,25 @@ static block *load_stage(const model_folder *m, const char *stage, uint32_t n) {
 reference *ref_open(const model_folder *m) {
     reference *r = must_alloc(1, sizeof *r);
     model_tensor t;
+    const model_plan *c = &r->c;
     r->c = *model_plan_of(m);
-    r->embed = load(m, "", "embed.weight");
-    r->head = model_find(m, "head.weight", &t) ? load(m, "", "head.weight") : r->embed;
-    r->norm = load(m, "", "norm.weight");
-    r->prelude = load_stage(m, "prelude", r->c.prelude_layers);
-    r->coda = load_stage(m, "coda", r->c.coda_layers);
-    r->recurrent = load_block(m, "recurrent.block.", true);
-    r->r_norm = load(m, "recurrent.", "norm.weight");
-    r->log_A = load(m, "recurrent.", "injection.log_A");
-    r->log_dt = load(m, "recurrent.", "injection.log_dt");
-    r->B = load(m, "recurrent.", "injection.B");
-    r->halt_w = load(m, "recurrent.", "act.halt.weight");
-    r->halt_b = load(m, "recurrent.", "act.halt.bias");
-    r->lora_down = load(m, "recurrent.", "lora.down.weight");
-    r->lora_B = load(m, "recurrent.", "lora.B");
-    r->lora_scale = load(m, "recurrent.", "lora.scale.weight");
+    r->embed = load_own(m, TENSOR_EMBED);
+    bool untied = model_find(m, (tensor_place){.role = TENSOR_HEAD}, &t);
+    r->head = untied ? load_own(m, TENSOR_HEAD) : r->embed;
+    r->prelude = load_stage(m, PART_OF_PRELUDE, c->n_prelude, c->end_ffn);
+    r->core = load_stage(m, PART_OF_CORE, c->n_core, c->core_ffn);
+    r->coda = load_stage(m, PART_OF_CODA, c->n_coda, c->end_ffn);
+    r->loop_norm = load_own(m, TENSOR_LOOP_NORM);
+    r->exit_w = load_own(m, TENSOR_EXIT_WEIGHT);
+    r->exit_b = load_own(m, TENSOR_EXIT_BIAS);
+    if (c->final_norm) r->norm = load_own(m, TENSOR_FINAL_NORM);
+    if (c->inject != INJECT_MYTHOS) return r;
+    r->log_A = load_own(m, TENSOR_LOG_A);
+    r->log_dt = load_own(m, TENSOR_LOG_DT);
+    r->B = load_own(m, TENSOR_INJECT_B);
+    r->lora_down = load_own(m, TENSOR_LORA_DOWN);
+    r->lora_B = load_own(m, TENSOR_LORA_B);
+    r->lora_scale = load_own(m, TENSOR_LORA_SCALE);
     return r;
 }
 
@@ -145,9 +158,11 @@ static void free_ffn(ffn *f) {
 }
 
 static void free_block(const model_plan *c, block *b) {
-    mat *const all[] = {&b->attn_norm, &b->ffn_norm, &b->q_down,  &b->q_norm, &b->q_up_nope,
-                        &b->q_up_rope, &b->kv_down,  &b->kv_norm, &b->kv_up,  &b->wq,
-                        &b->wk,        &b->wv,       &b->wo,      &b->router, &b->router_bias};
+    mat *const all[] = {&b->attn_norm,   &b->ffn_norm,  &b->q_down,      &b->q_norm,
+                        &b->q_up_nope,   &b->q_up_rope, &b->kv_down,     &b->kv_norm,
+                        &b->kv_up,       &b->wq,        &b->wk,          &b->wv,
+                        &b->wo,          &b->router,    &b->router_bias, &b->attn_out_norm,
+                        &b->ffn_out_norm};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         free(all[i]->v);
     free_ffn(&b->dense);
@@ -159,20 +174,22 @@ static void free_block(const model_plan *c, block *b) {
     free(b->shared);
 }
 
+static void free_stage(const model_plan *c, block *blocks, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        free_block(c, &blocks[i]);
+    free(blocks);
+}
+
 void ref_close(reference *r) {
     if (r == NULL) return;
     if (r->head.v != r->embed.v) free(r->head.v);
-    mat *const all[] = {&r->embed,  &r->norm,   &r->r_norm,    &r->log_A,  &r->log_dt,    &r->B,
-                        &r->halt_w, &r->halt_b, &r->lora_down, &r->lora_B, &r->lora_scale};
+    mat *const all[] = {&r->embed,  &r->norm,   &r->loop_norm, &r->log_A,  &r->log_dt,    &r->B,
+                        &r->exit_w, &r->exit_b, &r->lora_down, &r->lora_B, &r->lora_scale};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         free(all[i]->v);
-    for (uint32_t i = 0; i < r->c.prelude_layers; i++)
-        free_block(&r->c, &r->prelude[i]);
-    for (uint32_t i = 0; i < r->c.coda_layers; i++)
-        free_block(&r->c, &r->coda[i]);
-    free_block(&r->c, &r->recurrent);
-    free(r->prelude);
-    free(r->coda);
+    free_stage(&r->c, r->prelude, r->c.n_prelude);
+    free_stage(&r->c, r->core, r->c.n_core);
+    free_stage(&r->c, r->coda, r->c.n_coda);
     free(r);
 }
 
@@ -191,8 +208,8 @@ static void linear(const mat *w, const float *x, float *y) {
         y[i] = (float)dot(w->v + i * w->cols, x, w->cols);
 }
 
-static void rms(const float *x, const mat *w, float *y) {
-    double scale = 1 / sqrt(dot(x, x, w->cols) / (double)w->cols + 1e-6);
+static void rms(const reference *r, const float *x, const mat *w, float *y) {
+    double scale = 1 / sqrt(dot(x, x, w->cols) / (double)w->cols + (double)r->c.norm_eps);
     for (size_t i = 0; i < w->cols; i++)
         y[i] = (float)(x[i] * scale * w->v[i]);
 }
@@ -201,12 +218,14 @@ static double sigmoid(double x) {
     return 1 / (1 + exp(-x));
 }
 
-/* Rotates adjacent pairs of x [dim] by pos * theta^(-2j/dim). */
-static void rope(float *x, uint32_t dim, uint32_t pos, double theta) {
+/* Rotates pairs of x [dim] by pos * theta^(-2j/dim): neighbours, or with `halves` a value and
+ * the one half a head further. */
+static void rope(float *x, uint32_t dim, uint32_t pos, double theta, bool halves) {
     for (uint32_t j = 0; j < dim / 2; j++) {
-        double a = pos * pow(theta, -2.0 * j / dim), re = x[2 * j], im = x[2 * j + 1];
-        x[2 * j] = (float)(re * cos(a) - im * sin(a));
-        x[2 * j + 1] = (float)(re * sin(a) + im * cos(a));
+        float *a = x + (halves ? j : 2 * j), *b = x + (halves ? j + dim / 2 : 2 * j + 1);
+        double turn = pos * pow(theta, -2.0 * j / dim), re = *a, im = *b;
+        *a = (float)(re * cos(turn) - im * sin(turn));
+        *b = (float)(re * sin(turn) + im * cos(turn));
     }
 }
 
@@ -231,9 +250,8 @@ static void add_ffn(const ffn *f, const float *in, double weight, float *x) {
     free(y);
 }
 
-static void add_moe(const reference *r, const float *in, float *x) {
+static void add_moe(const reference *r, const block *b, const float *in, float *x) {
     const model_plan *c = &r->c;
-    const block *b = &r->recurrent;
     uint32_t n = c->n_experts, k = c->n_experts_per_tok;
     float *l = floats(n);
     bool *taken = must_alloc(n, sizeof *taken);
@@ -271,7 +289,7 @@ typedef struct {
 } kv;
 
 static kv kv_new(const model_plan *c, uint32_t n) {
-    bool mla = c->attn_type == ATTN_MLA;
+    bool mla = c->attn == ATTN_MLA;
     kv s = {.n_kv = mla ? c->n_heads : c->n_kv_heads,
             .k_dim = mla ? c->qk_nope_head_dim + c->qk_rope_head_dim : c->head_dim,
             .v_dim = mla ? c->v_head_dim : c->head_dim};
@@ -290,18 +308,18 @@ static void write_kv(const reference *r, const block *b, kv *s, uint32_t pos, co
     const model_plan *c = &r->c;
     float *k = s->k + (size_t)pos * s->n_kv * s->k_dim,
           *v = s->v + (size_t)pos * s->n_kv * s->v_dim;
-    if (c->attn_type == ATTN_GQA) {
+    if (c->attn == ATTN_GQA) {
         linear(&b->wk, x, k);
         linear(&b->wv, x, v);
         for (uint32_t h = 0; h < s->n_kv; h++)
-            rope(k + h * s->k_dim, s->k_dim, pos, c->rope_theta);
+            rope(k + h * s->k_dim, s->k_dim, pos, c->rope_theta, c->rope_halves);
         return;
     }
     uint32_t nope = c->qk_nope_head_dim, rot = c->qk_rope_head_dim, rank = c->kv_lora_rank;
     float *down = floats(rank + rot), *latent = floats(rank), *up = floats(b->kv_up.rows);
     linear(&b->kv_down, x, down);
-    rms(down, &b->kv_norm, latent);
-    rope(down + rank, rot, pos, c->rope_theta);
+    rms(r, down, &b->kv_norm, latent);
+    rope(down + rank, rot, pos, c->rope_theta, c->rope_halves);
     linear(&b->kv_up, latent, up);
     for (uint32_t h = 0; h < s->n_kv; h++) { /* one rotated key, shared by all heads */
         const float *from = up + (size_t)h * (nope + s->v_dim);
@@ -317,10 +335,10 @@ static void write_kv(const reference *r, const block *b, kv *s, uint32_t pos, co
 /* Queries [n_heads][k_dim] of position pos. */
 static void make_query(const reference *r, const block *b, uint32_t pos, const float *x, float *q) {
     const model_plan *c = &r->c;
-    if (c->attn_type == ATTN_GQA) {
+    if (c->attn == ATTN_GQA) {
         linear(&b->wq, x, q);
         for (uint32_t h = 0; h < c->n_heads; h++) {
-            rope(q + h * c->head_dim, c->head_dim, pos, c->rope_theta);
+            rope(q + h * c->head_dim, c->head_dim, pos, c->rope_theta, c->rope_halves);
         }
         return;
     }
@@ -328,23 +346,23 @@ static void make_query(const reference *r, const block *b, uint32_t pos, const f
     float *down = floats(c->q_lora_rank), *plain = floats(b->q_up_nope.rows),
           *turned = floats(b->q_up_rope.rows);
     linear(&b->q_down, x, down);
-    rms(down, &b->q_norm, down);
+    rms(r, down, &b->q_norm, down);
     linear(&b->q_up_nope, down, plain);
     linear(&b->q_up_rope, down, turned);
     for (uint32_t h = 0; h < c->n_heads; h++) {
         float *to = q + (size_t)h * (nope + rot);
         memcpy(to, plain + h * nope, nope * sizeof *q);
         memcpy(to + nope, turned + h * rot, rot * sizeof *q);
-        rope(to + nope, rot, pos, c->rope_theta);
+        rope(to + nope, rot, pos, c->rope_theta, c->rope_halves);
     }
     free(down);
     free(plain);
     free(turned);
 }
 
-/* x += attention of position pos over positions 0..pos of s. */
-static void add_attention(const reference *r, const block *b, const kv *s, uint32_t pos,
-                          const float *in, float *x) {
+/* Attention of position pos over positions 0..pos of s; the caller frees it. */
+static float *attention_of(const reference *r, const block *b, const kv *s, uint32_t pos,
+                           const float *in) {
     const model_plan *c = &r->c;
     float *q = floats((size_t)c->n_heads * s->k_dim), *out = floats((size_t)c->n_heads * s->v_dim);
     double *p = must_alloc(pos + 1, sizeof *p);
@@ -369,11 +387,24 @@ static void add_attention(const reference *r, const block *b, const kv *s, uint3
     }
     float *y = floats(c->dim);
     linear(&b->wo, out, y);
-    add(x, y, c->dim);
-    free(y);
     free(q);
     free(out);
     free(p);
+    return y;
+}
+
+static float *ffn_of(const reference *r, const block *b, const float *in) {
+    float *y = floats(r->c.dim);
+    if (b->routed) add_moe(r, b, in, y);
+    else add_ffn(&b->dense, in, 1, y);
+    return y;
+}
+
+/* x += y, normed first where the block norms what a sublayer gives. Frees y. */
+static void add_sublayer(const reference *r, const mat *out_norm, float *x, float *y) {
+    if (out_norm->v) rms(r, y, out_norm, y);
+    add(x, y, r->c.dim);
+    free(y);
 }
 
 /* Runs a block on the positions marked (all if run is NULL); x [S][D] in place. The K/V of
@@ -384,15 +415,14 @@ static void run_block(const reference *r, const block *b, kv *s, uint32_t n, con
     float *normed = floats(n * d), *in = floats(d);
     for (uint32_t p = 0; p < n; p++) {
         if (run && !run[p]) continue;
-        rms(x + p * d, &b->attn_norm, normed + p * d);
+        rms(r, x + p * d, &b->attn_norm, normed + p * d);
         write_kv(r, b, s, p, normed + p * d);
     }
     for (uint32_t p = 0; p < n; p++) {
         if (run && !run[p]) continue;
-        add_attention(r, b, s, p, normed + p * d, x + p * d);
-        rms(x + p * d, &b->ffn_norm, in);
-        if (b->routed) add_moe(r, in, x + p * d);
-        else add_ffn(&b->dense, in, 1, x + p * d);
+        add_sublayer(r, &b->attn_out_norm, x + p * d, attention_of(r, b, s, p, normed + p * d));
+        rms(r, x + p * d, &b->ffn_norm, in);
+        add_sublayer(r, &b->ffn_out_norm, x + p * d, ffn_of(r, b, in));
     }
     free(normed);
     free(in);
@@ -417,7 +447,7 @@ static void loop_input(const reference *r, uint32_t t, const float *h, const flo
         sum[j] += (float)sin(a);
         sum[n / 2 + j] += (float)cos(a);
     }
-    rms(sum, &r->r_norm, u);
+    rms(r, sum, &r->loop_norm, u);
     free(sum);
 }
 
@@ -438,60 +468,103 @@ static void add_lora(const reference *r, uint32_t t, float *y) {
     free(low);
 }
 
-/* h = A h + B e + y; then the weight of this loop, and whether the position goes on. */
+/* The state after the core gave y: A h + B e + y, or y itself, normed where the plan says so. */
+static void new_state(const reference *r, const float *e, const float *y, float *h) {
+    size_t d = r->c.dim;
+    for (size_t i = 0; i < d; i++) {
+        if (r->c.inject != INJECT_MYTHOS) {
+            h[i] = y[i];
+            continue;
+        }
+        double a = r->log_dt.v[0] + r->log_A.v[i];
+        a = exp(-exp(a < -20 ? -20 : a > 20 ? 20 : a));
+        h[i] = (float)(a * h[i] + (double)r->B.v[i] * e[i] + y[i]);
+    }
+    if (r->c.loop_norm) rms(r, h, &r->loop_norm, h);
+}
+
+static void keep_margin(ref_result *res, double off) {
+    if ((float)fabs(off) < res->margin) res->margin = (float)fabs(off);
+}
+
+/* Weight of this loop's state in the output; halts the position where ACT says so. */
+static double act(const ref_opts *o, uint32_t t, uint32_t p, double halt, loop *k,
+                  ref_result *res) {
+    double left = 1 - k->cum[p], w = halt;
+    if (left < 0) left = 0;
+    if (t + 1 < o->min_loops) {
+        if (w > left) w = left;
+        k->cum[p] += w;
+        return w;
+    }
+    keep_margin(res, k->cum[p] + halt - (double)o->threshold);
+    if (k->cum[p] + halt >= (double)o->threshold) {
+        w = left;
+        k->runs[p] = false;
+    }
+    k->cum[p] += halt;
+    return w;
+}
+
+/* Halts the position where 1 - prod(1 - halt) reaches the threshold; 1 is never reached. */
+static void hazard(const ref_opts *o, uint32_t t, uint32_t p, double halt, loop *k,
+                   ref_result *res) {
+    k->cum[p] = 1 - (1 - k->cum[p]) * (1 - halt);
+    if (o->threshold >= 1 || t + 1 < o->min_loops) return;
+    keep_margin(res, k->cum[p] - (double)o->threshold);
+    if (k->cum[p] >= (double)o->threshold) k->runs[p] = false;
+}
+
+/* The new state, its part in the output, and whether the position goes on. */
 static void step_position(const reference *r, const ref_opts *o, uint32_t t, uint32_t p, loop *k,
                           ref_result *res) {
     size_t d = r->c.dim;
     float *h = k->h + p * d;
-    for (size_t i = 0; i < d; i++) {
-        double a = r->log_dt.v[0] + r->log_A.v[i];
-        a = exp(-exp(a < -20 ? -20 : a > 20 ? 20 : a));
-        h[i] = (float)(a * h[i] + (double)r->B.v[i] * k->e[p * d + i] + k->u[p * d + i]);
-    }
+    new_state(r, k->e + p * d, k->u + p * d, h);
     if (!k->runs[p]) return; /* goes on for its K/V only */
-    double halt = sigmoid(dot(h, r->halt_w.v, d) + r->halt_b.v[0]), left = 1 - k->cum[p];
-    double w = halt;
-    if (left < 0) left = 0;
+    double halt = sigmoid(dot(h, r->exit_w.v, d) + r->exit_b.v[0]);
     res->depth[p] = t + 1;
-    if (t + 1 < o->min_loops) {
-        if (w > left) w = left;
-        k->cum[p] += w;
-    } else {
-        float off = (float)fabs(k->cum[p] + halt - (double)o->threshold);
-        if (off < res->margin) res->margin = off;
-        if (k->cum[p] + halt >= (double)o->threshold) {
-            w = left;
-            k->runs[p] = false;
-        }
-        k->cum[p] += halt;
+    if (r->c.output == OUTPUT_STATE) {
+        hazard(o, t, p, halt, k, res);
+        memcpy(k->out + p * d, h, d * sizeof *h);
+        return;
     }
+    double w = act(o, t, p, halt, k, res);
     for (size_t i = 0; i < d; i++)
         k->out[p * d + i] += (float)(w * h[i]);
 }
 
-/* One K/V store serves all loops: positions that compute overwrite theirs at each loop, and
- * under `last` a halted one leaves its last. */
+/* One K/V store per core layer serves all loops: positions that compute overwrite theirs at
+ * each loop, and under `last` a halted one leaves its last. */
 static void run_loops(const reference *r, const ref_opts *o, uint32_t n, loop *k, ref_result *res) {
     size_t d = r->c.dim;
-    kv s = kv_new(&r->c, n);
+    kv *stores = must_alloc(r->c.n_core, sizeof *stores);
+    for (uint32_t i = 0; i < r->c.n_core; i++)
+        stores[i] = kv_new(&r->c, n);
     uint32_t running = n;
     for (uint32_t p = 0; p < n; p++)
         k->runs[p] = k->computes[p] = true;
     for (uint32_t t = 0; t < o->max_loops && running > 0; t++) {
         for (uint32_t p = 0; p < n; p++) {
             if (o->policy == KV_LAST) k->computes[p] = k->runs[p];
-            if (k->computes[p]) loop_input(r, t, k->h + p * d, k->e + p * d, k->u + p * d);
+            if (!k->computes[p]) continue;
+            if (r->c.inject == INJECT_MYTHOS)
+                loop_input(r, t, k->h + p * d, k->e + p * d, k->u + p * d);
+            else memcpy(k->u + p * d, k->h + p * d, d * sizeof *k->u);
         }
-        run_block(r, &r->recurrent, &s, n, k->computes, k->u);
+        for (uint32_t i = 0; i < r->c.n_core; i++)
+            run_block(r, &r->core[i], &stores[i], n, k->computes, k->u);
         running = 0;
         for (uint32_t p = 0; p < n; p++) {
             if (!k->computes[p]) continue;
-            add_lora(r, t, k->u + p * d);
+            if (r->lora_down.v) add_lora(r, t, k->u + p * d);
             step_position(r, o, t, p, k, res);
             running += k->runs[p];
         }
     }
-    kv_free(&s);
+    for (uint32_t i = 0; i < r->c.n_core; i++)
+        kv_free(&stores[i]);
+    free(stores);
 }
 
 static void run_stage(const reference *r, const block *blocks, uint32_t n_blocks, uint32_t n,
@@ -506,8 +579,8 @@ static void run_stage(const reference *r, const block *blocks, uint32_t n_blocks
 ref_result ref_run(const reference *r, const uint32_t *ids, uint32_t n, const ref_opts *opts) {
     size_t d = r->c.dim;
     ref_opts o = *opts;
-    if (o.max_loops == 0) o.max_loops = r->c.max_loop_iters;
-    if (o.threshold == 0) o.threshold = r->c.act_threshold;
+    if (o.max_loops == 0) o.max_loops = r->c.loops_default;
+    if (o.threshold == 0) o.threshold = r->c.exit_threshold;
     ref_result res = {.n = n, .vocab = r->c.vocab_size, .margin = 1};
     res.logits = floats((size_t)n * res.vocab);
     res.depth = must_alloc(n, sizeof *res.depth);
@@ -520,13 +593,13 @@ ref_result ref_run(const reference *r, const uint32_t *ids, uint32_t n, const re
               must_alloc(n, 1)};
     for (uint32_t p = 0; p < n; p++)
         memcpy(k.e + p * d, r->embed.v + ids[p] * d, d * sizeof(float));
-    run_stage(r, r->prelude, r->c.prelude_layers, n, k.e);
+    run_stage(r, r->prelude, r->c.n_prelude, n, k.e);
     memcpy(k.h, k.e, n * d * sizeof(float));
     run_loops(r, &o, n, &k, &res);
-    run_stage(r, r->coda, r->c.coda_layers, n, k.out);
+    run_stage(r, r->coda, r->c.n_coda, n, k.out);
     for (uint32_t p = 0; p < n; p++) {
-        rms(k.out + p * d, &r->norm, k.u);
-        linear(&r->head, k.u, res.logits + (size_t)p * res.vocab);
+        if (r->norm.v) rms(r, k.out + p * d, &r->norm, k.out + p * d);
+        linear(&r->head, k.out + p * d, res.logits + (size_t)p * res.vocab);
     }
     free(k.h);
     free(k.e);

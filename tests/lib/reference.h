@@ -9,7 +9,7 @@
 
 typedef struct {
     kv_policy policy;
-    uint32_t max_loops; /* 0 = max_loop_iters; may be more */
+    uint32_t max_loops; /* 0 = the plan's; may be more */
     uint32_t min_loops; /* no halt before this many are done */
     float threshold;    /* 0 = the configuration's */
 } ref_opts;

@@ -64,7 +64,7 @@ static eng_row *add_row(driver *d, uint32_t s, uint32_t pos) {
 void driver_add_prelude(driver *d, uint32_t s, uint32_t first, uint32_t end) {
     for (uint32_t p = first; p < end; p++) {
         add_row(d, s, p);
-        for (uint32_t i = 0; i < d->c->prelude_layers; i++) {
+        for (uint32_t i = 0; i < d->c->n_prelude; i += d->c->n_core) {
             map_slot(d, s, p, plan_plane_prelude(d->c, i), d->next_slot++);
         }
     }
@@ -82,7 +82,7 @@ void driver_add_loop(driver *d, uint32_t s, uint32_t t, uint32_t first, uint32_t
         row->loop = (uint16_t)t;
         row->min_loops = (uint16_t)d->min_loops;
         row->max_loops = (uint16_t)d->n_loops;
-        row->threshold = d->c->act_threshold;
+        row->threshold = d->c->exit_threshold;
         if (tail) row->flags = ENG_ROW_TAIL;
         if (tail && t + 1 == d->n_loops) row->flags |= ENG_ROW_KV_ONLY;
     }
@@ -91,7 +91,7 @@ void driver_add_loop(driver *d, uint32_t s, uint32_t t, uint32_t first, uint32_t
 void driver_add_coda(driver *d, uint32_t s, uint32_t first, uint32_t end) {
     for (uint32_t p = first; p < end; p++) {
         add_row(d, s, p)->flags = ENG_ROW_LOGITS;
-        for (uint32_t i = 0; i < d->c->coda_layers; i++) {
+        for (uint32_t i = 0; i < d->c->n_coda; i += d->c->n_core) {
             map_slot(d, s, p, plan_plane_coda(d->c, i), d->next_slot++);
         }
     }

@@ -39,10 +39,10 @@ Test(config, a_golden_config_gives_the_derived_sizes) {
     char *text = golden_text("mla");
     cr_assert_eq(parse(text, &c, &e), 0, "%s", e.msg);
     free(text);
-    cr_assert_eq(c.dense_dim, 85);
+    cr_assert_eq(c.ffn_dim, 85);
     cr_assert_eq(c.slot_values, 32 + 8);
     cr_assert_eq(c.halted_kv, KV_EXACT);
-    cr_assert_float_eq(c.act_threshold, 0.99, 1e-6);
+    cr_assert_float_eq(c.exit_threshold, 0.99, 1e-6);
     text = golden_text("gqa");
     cr_assert_eq(parse(text, &c, &e), 0, "%s", e.msg);
     free(text);

@@ -1,5 +1,5 @@
 /* test_init.c - random weights: they load, repeat, behave, and never overwrite. */
-#include "model/init_internal.h"
+#include "model/model_internal.h"
 #include "tests/lib/files.h"
 #include "tests/lib/oom.h"
 #include "tests/lib/reference.h"
@@ -86,7 +86,7 @@ Test(init, shards_hold_the_values_of_the_single_file) {
                                         "coda.0.ffn.up.weight", "norm.weight"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         model_tensor x, y;
-        cr_assert(model_find(a, names[i], &x) && model_find(b, names[i], &y));
+        cr_assert(model_find_named(a, names[i], &x) && model_find_named(b, names[i], &y));
         cr_assert(x.bytes == y.bytes && memcmp(x.data, y.data, x.bytes) == 0, "%s", names[i]);
     }
     model_close(a);

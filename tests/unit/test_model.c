@@ -23,10 +23,10 @@ static void check_opens(const char *dir) {
     cr_assert_eq(model_open(&m, dir, &e), 0, "%s", e.msg);
     cr_assert_eq(model_params(m), plan_params(model_plan_of(m)), "%s", dir);
     model_tensor t;
-    cr_assert(model_find(m, "recurrent.act.halt.weight", &t));
+    cr_assert(model_find_named(m, "recurrent.act.halt.weight", &t));
     cr_assert_eq(t.rank, 2);
     cr_assert_eq(t.shape[1], model_plan_of(m)->dim);
-    cr_assert_not(model_find(m, "no.such.tensor", &t));
+    cr_assert_not(model_find_named(m, "no.such.tensor", &t));
     model_part_size parts[MODEL_PARTS], sum = {0};
     model_parts(m, parts);
     for (int i = 0; i < MODEL_PARTS; i++)
@@ -330,7 +330,7 @@ Test(model, an_untied_head_is_a_tensor_of_its_own_and_counts) {
     model_tensor t;
     err e = {0};
     cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
-    cr_assert(model_find(m, "head.weight", &t));
+    cr_assert(model_find_named(m, "head.weight", &t));
     cr_assert_eq(model_params(m), plan_params(model_plan_of(m)) + 320 * 64);
     model_close(m);
     tmp_dir_remove(&d);
@@ -476,7 +476,7 @@ Test(model, a_tensor_beyond_4_gib_is_read_where_it_is) {
     float before[64], after[64];
     err e = {0};
     cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
-    cr_assert(model_find(m, "norm.weight", &t));
+    cr_assert(model_find_named(m, "norm.weight", &t));
     model_tensor_read(&t, 0, 64, before);
     model_close(m);
     /* A sparse tensor of 5 GiB goes before all others. */
@@ -506,7 +506,7 @@ Test(model, a_tensor_beyond_4_gib_is_read_where_it_is) {
     st_free(&f);
     if (sparse) { /* a file system of small files may refuse */
         cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
-        cr_assert(model_find(m, "norm.weight", &t));
+        cr_assert(model_find_named(m, "norm.weight", &t));
         model_tensor_read(&t, 0, 64, after);
         cr_assert_eq(memcmp(before, after, sizeof before), 0);
         model_close(m);

@@ -52,8 +52,8 @@ Test(rowmath, the_loop_embedding_has_all_sines_first_and_zeros_after) {
 }
 
 Test(rowmath, a_norm_of_zeros_stays_finite) {
-    cr_expect_float_eq(rm_rms_scale(0, 64), 1000, 0.1);
-    cr_expect_float_eq(rm_rms_scale(4 * 64, 64), 0.5, 1e-6);
+    cr_expect_float_eq(rm_rms_scale(0, 64, 1e-6f), 1000, 0.1);
+    cr_expect_float_eq(rm_rms_scale(4 * 64, 64, 1e-6f), 0.5, 1e-6);
 }
 
 Test(rowmath, the_decay_is_clamped_on_both_sides) {

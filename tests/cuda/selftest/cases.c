@@ -18,7 +18,7 @@ drive_spec golden_spec(const golden_case *g, const model_plan *c, kv_policy poli
                         .len = {GOLDEN_LEN, GOLDEN_LEN},
                         .ids = {g->ids[0], g->ids[1]},
                         .policy = policy,
-                        .threshold = c->act_threshold,
+                        .threshold = c->exit_threshold,
                         .seed = seed};
 }
 
@@ -43,11 +43,11 @@ drive_spec random_spec(const model_plan *c, uint32_t n_seqs, uint32_t most_len, 
                        rng *r) {
     static uint32_t ids[DRIVE_SEQS][DRIVE_LEN];
     drive_spec spec = {.n_seqs = n_seqs,
-                       .n_loops = c->max_loop_iters - 2 + rng_below(r, 5),
+                       .n_loops = c->loops_default - 2 + rng_below(r, 5),
                        .min_loops = rng_below(r, 3),
                        .max_rows = 5 + rng_below(r, 150),
                        .policy = seed & 1 ? KV_LAST : KV_EXACT,
-                       .threshold = c->act_threshold,
+                       .threshold = c->exit_threshold,
                        .seed = seed};
     for (uint32_t s = 0; s < n_seqs; s++) {
         spec.len[s] = 1 + rng_below(r, most_len);

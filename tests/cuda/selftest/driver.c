@@ -72,7 +72,7 @@ static eng_edit edit_of(uint32_t s, uint32_t pos, uint32_t plane, uint32_t n, ui
                       .off = (uint8_t)(pos % ENG_BLOCK)};
 }
 
-static void edit_layers(driver *d, flight *f, uint32_t s, uint32_t pos, uint32_t plane,
+static void edit_planes(driver *d, flight *f, uint32_t s, uint32_t pos, uint32_t plane,
                         uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
         f->edits[f->n_edits++] = edit_of(s, pos, plane + i, 1, take_slot(d));
@@ -115,7 +115,7 @@ static void guard_by(flight *f, uint32_t i, position *guard) {
 static void add_loop(driver *d, flight *f, uint32_t s, uint32_t pos) {
     const drive_spec *c = d->spec;
     position *p = &d->p[s][pos];
-    uint32_t i = f->n_rows, plane = plan_plane_loop(d->b->config, p->loop);
+    uint32_t i = f->n_rows, plane = plan_plane_loop(d->b->plan, p->loop);
     bool deepest = p->loop + 1u == c->n_loops;
     eng_row *r = add(d, f, s, pos);
     r->loop = p->loop;
@@ -171,7 +171,7 @@ static void add_last(driver *d, flight *f, uint32_t s, uint32_t pos) {
 
 /* Fills the launch with ready rows of one stage. */
 static void gather(driver *d, flight *f, eng_stage stage, uint32_t limit) {
-    const model_plan *c = d->b->config;
+    const model_plan *c = d->b->plan;
     const drive_spec *spec = d->spec;
     uint32_t first = spec->seed ? rng_below(&d->r, spec->n_seqs) : 0;
     for (uint32_t k = 0; k < spec->n_seqs; k++) {
@@ -185,12 +185,12 @@ static void gather(driver *d, flight *f, eng_stage stage, uint32_t limit) {
                 if (spec->one_by_one && i && !d->p[s][i - 1].depth) break;
                 p->row = d->free_rows[--d->n_free];
                 add(d, f, s, i);
-                edit_layers(d, f, s, i, plan_plane_prelude(c, 0), c->prelude_layers);
+                edit_planes(d, f, s, i, plan_plane_prelude(c, 0), plan_planes_prelude(c));
                 p->entered = true;
             } else if (stage == ENG_STAGE_CODA && !p->left) {
                 if (!p->depth) break; /* in order */
                 add_last(d, f, s, i);
-                edit_layers(d, f, s, i, plan_plane_coda(c, 0), c->coda_layers);
+                edit_planes(d, f, s, i, plan_plane_coda(c, 0), plan_planes_coda(c));
                 p->left = true;
             } else if (stage == ENG_STAGE_RECURRENT && may_loop(d, s, i, after)) {
                 if (spec->seed && rng_below(&d->r, 8) == 0) continue;
@@ -245,7 +245,7 @@ static bool start(driver *d, flight *f) {
 static void point_deeper(driver *d, uint32_t s, uint32_t pos) {
     const position *p = &d->p[s][pos];
     if (d->spec->policy != KV_LAST || p->depth == d->spec->n_loops || d->most_out > 1) return;
-    d->after[d->n_after++] = edit_of(s, pos, plan_plane_loop(d->b->config, p->depth),
+    d->after[d->n_after++] = edit_of(s, pos, plan_plane_loop(d->b->plan, p->depth),
                                      d->spec->n_loops - p->depth, p->slot);
 }
 
@@ -290,7 +290,7 @@ static void after_loop(driver *d, flight *f, const eng_result *r) {
 }
 
 static void after_coda(driver *d, flight *f, const eng_result *r) {
-    size_t vocab = d->b->config->vocab_size;
+    size_t vocab = d->b->plan->vocab_size;
     uint32_t n_logits = 0, n_choices = 0;
     for (uint32_t i = 0; i < f->n_rows; i++) {
         uint32_t s = f->seq[i], pos = f->rows[i].pos;
@@ -374,7 +374,7 @@ bool drive(eng_backend *b, const drive_spec *spec, drive_result *out) {
     d->r.s = spec->seed;
     d->most_out = spec->flights > 1 && b->info.max_flights > 1 ? FLIGHTS : 1;
     for (uint32_t s = 0; s < spec->n_seqs; s++) {
-        out->logits[s] = array_new((size_t)spec->len[s] * b->config->vocab_size, sizeof(float));
+        out->logits[s] = array_new((size_t)spec->len[s] * b->plan->vocab_size, sizeof(float));
         out->choices[s] = array_new(spec->len[s], sizeof(eng_choice));
         for (uint32_t i = 0; i < TABLE; i++)
             d->blocks[s][i] = block_of(s, i * ENG_BLOCK);

@@ -76,7 +76,7 @@ static void half_precision(void) {
         /* Every prompt of two rows and more over expanded keys, one scratch of 128 keys. */
         static const precision early = {"bf16-expand", DTYPE_BF16, 0.05f, false};
         drive_result expanded = {0};
-        if (model_plan_of(m)->attn_type == ATTN_MLA) {
+        if (model_plan_of(m)->attn == ATTN_MLA) {
             check(run_half(&g, m, policy, 96, 0, &early, &expanded), "%s: no run", g.dir);
         }
         drive_result_deinit(&expanded);

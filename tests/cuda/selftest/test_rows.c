@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define EPS 1e-3f /* far from any default, so that a kernel which ignores it is found out */
+
 enum { ROWS = 7, STATES = 11, VOCAB = 13, LOOPS = 5 };
 
 static const uint32_t dims[] = {32, 40, 100, 2048};
@@ -27,7 +29,7 @@ static void twin_rms(const double *x, const float *w, uint32_t n, double *y) {
     double sum = 0;
     for (uint32_t i = 0; i < n; i++)
         sum += x[i] * x[i];
-    double s = 1 / sqrt(sum / n + 1e-6);
+    double s = 1 / sqrt(sum / n + (double)EPS);
     for (uint32_t i = 0; i < n; i++)
         y[i] = x[i] * s * (double)w[i];
 }
@@ -102,6 +104,7 @@ static void step(const numbers *n, cu_row_from from, cu_row_to to) {
                      .dim = dim,
                      .ld = n->ld,
                      .loop_width = n->width,
+                     .norm_eps = EPS,
                      .x = dev_floats(n->x, (size_t)cap * dim),
                      .delta = dev_floats(n->delta, (size_t)cap * dim),
                      .embed = dev_act(n->embed, VOCAB * n->ld, n->f32),
@@ -254,6 +257,7 @@ static void mla_slots(rng *r, bool f32, bool cache_f32) {
                       .q_norm = dev_floats(qn, Q),
                       .kv_norm = dev_floats(kn, C),
                       .rope = dev_floats(s.rope, 41 * R),
+                      .norm_eps = EPS,
                       .q = dev_act(NULL, 5 * LDQ, f32),
                       .ld_q = LDQ};
     must(cu_mla_prep(test_stream, &a, 5, f32), "mla prep");

@@ -1,0 +1,72 @@
+/* plan.c - what all plans share: derived sizes, and the exit rules by name. */
+#include "model/model_internal.h"
+
+#include <string.h>
+
+void plan_derive(model_plan *p) {
+    p->layer_values = p->attn == ATTN_GQA ? 2 * p->n_kv_heads * p->head_dim
+                                          : p->kv_lora_rank + p->qk_rope_head_dim;
+    p->slot_values = p->n_core * p->layer_values;
+}
+
+uint32_t plan_loops_ceiling(const model_plan *p) {
+    if (p->loops_cap) return p->loops_cap;
+    return p->loops_default > PLAN_MAX_LOOPS / 2 ? PLAN_MAX_LOOPS : 2 * p->loops_default;
+}
+
+static int count_want(void *ud, const model__want *w) {
+    uint64_t *n = ud;
+    if (!w->optional) *n += w->shape[0] * w->shape[1];
+    return 0;
+}
+
+uint64_t plan_params(const model_plan *p) {
+    uint64_t n = 0;
+    (void)model__wants(p, count_want, &n);
+    return n;
+}
+
+const char *plan_family_name(const model_plan *p) {
+    return p->family->name;
+}
+
+/* ---- exit rules ---- */
+
+/* Thresholds lie above `above` and reach `most`. */
+static const struct {
+    const char *name;
+    float above, most, usual;
+    const char *range;
+} rules[EXIT_RULES] = {
+    [EXIT_ACT] = {"act", 0, 1, 0.99f, "above 0 and at most 1"},
+    [EXIT_HAZARD] = {"hazard", 0, 1, 1, "above 0 and at most 1 (1: every loop runs)"},
+    [EXIT_LATENT_DIFF] = {"latent-diff", 0, 1e6f, 0.03f, "above 0 and at most 1e6"},
+    [EXIT_COSINE] = {"cosine", 0, 2, 1e-3f, "above 0 and at most 2"},
+    [EXIT_FIXED] = {"fixed", 0, 0, 0, NULL},
+};
+
+const char *exit_rule_name(exit_rule rule) {
+    return (unsigned)rule < EXIT_RULES ? rules[rule].name : "?";
+}
+
+bool exit_rule_find(const char *name, exit_rule *out) {
+    for (int i = 0; i < EXIT_RULES; i++) {
+        if (strcmp(rules[i].name, name) == 0) return *out = (exit_rule)i, true;
+    }
+    return false;
+}
+
+int exit_rule_check(exit_rule rule, float threshold, const char *param, err *e) {
+    if (rule == EXIT_FIXED) {
+        if (threshold == 0) return 0;
+        return err_set(e, ERR_BAD_PARAM, param,
+                       "%s: this model runs a fixed number of loops and has no threshold", param);
+    }
+    if (threshold > rules[rule].above && threshold <= rules[rule].most) return 0;
+    return err_set(e, ERR_BAD_PARAM, param, "%s is %g; for the exit rule %s it must lie %s", param,
+                   (double)threshold, rules[rule].name, rules[rule].range);
+}
+
+float exit_rule_default(exit_rule rule) {
+    return rules[rule].usual;
+}
