@@ -155,6 +155,11 @@ static void write(buf *out, const model_plan *p, const char *dtype) {
                p->tied_head ? "true" : "false");
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
         buf_printf(out, "  \"%s\": %u,\n", numbers[i].key, numbers[i].value);
+    if (p->loops_default != p->loops_cap)
+        buf_printf(out, "  \"early_exit_step\": %u,\n", p->loops_default - 1);
+    for (uint32_t i = 0; i < p->n_eos; i++)
+        buf_printf(out, "%s%u%s", i ? ", " : "  \"eos_token_id\": [", p->eos_ids[i],
+                   i + 1 < p->n_eos ? "" : "],\n");
     model__write_real(out, "early_exit_threshold", p->exit_threshold);
     buf_puts(out, ",\n");
     model__write_real(out, "rms_norm_eps", p->norm_eps);

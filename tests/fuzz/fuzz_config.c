@@ -23,7 +23,7 @@ static int count(void *ud, const model__want *w) {
     uint64_t n;
     if (!size_mul(w->shape[0], w->shape[1], &n) || n == 0) abort();
     if (!w->optional && !size_add(t->params, n, &t->params)) abort();
-    return ++t->visited > 10000 ? 1 : 0; /* a legal file may ask for a million tensors */
+    return ++t->visited > 20000 ? 1 : 0; /* a legal file may ask for a million tensors */
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -34,6 +34,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     if (c.slot_values == 0 || c.ffn_dim == 0 || c.n_experts_per_tok > c.n_experts) abort();
+    if (c.n_core == 0 || c.slot_values != c.n_core * c.layer_values) abort();
+    if (c.loops_default == 0 || plan_loops_ceiling(&c) < c.loops_default) abort();
+    if (!plan_allows_exit(&c, c.exit) || c.n_eos > PLAN_MAX_EOS) abort();
+    if (exit_rule_check(c.exit, c.exit_threshold, "threshold", &e) != 0) abort();
     tally t = {0};
     if (model__wants(&c, count, &t) == 0 && t.params != plan_params(&c)) abort();
     buf text = {0};
