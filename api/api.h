@@ -38,12 +38,12 @@ typedef struct {
 } api_opts;           /* zero = the default of each */
 
 typedef struct api_context api_context;
-/* Reads generation_config.json and tokenizer_config.json (stop tokens, default sampling,
- * chat template) beside the model. ERR_BAD_FILE with advice for an unknown template. */
+/* Reads generation_config.json, tokenizer_config.json and config.json (end tokens, default
+ * sampling, chat template) beside the model. A chat template that is not known is warned of. */
 int api_context_open(api_context **out, const api_opts *opts, err *e) WARN_UNUSED;
 void api_context_close(api_context *c);
 const char *api_model_name(const api_context *c);
-/* Stop-token ids of the model (generation_config), for commands that drive the scheduler. */
+/* End tokens of the model, from all those files, for commands that drive the scheduler. */
 const uint32_t *api_stop_ids(const api_context *c, uint32_t *n);
 /* The ids of a text prompt: the model's first token, if it has one, then those of the text,
  * with special tokens read as such. Needs a tokenizer. */

@@ -18,6 +18,7 @@ enum {
     API__MAX_MESSAGES = 1000,
     API__MAX_NAME_BYTES = 128, /* model, user */
     API__MAX_LABEL_BYTES = 64, /* request_id, cache_salt */
+    API__MAX_ENDS = 64,        /* end tokens of a model */
     API__MAX_SCORED = 1 << 21, /* tokens and alternatives kept until one answer is written */
     API__MAX_DEPTH = 64,       /* nesting of a body */
     API__MAX_STRUCTURAL = 200000,
@@ -43,9 +44,23 @@ typedef struct {
 
 typedef struct api__template api__template;
 
+/* enable_thinking of a request; a template that knows no thinking ignores it. */
+typedef enum { API__THINK_DEFAULT, API__THINK_OFF, API__THINK_ON } api__thinking;
+
+/* What follows the conversation. */
+typedef struct {
+    bool generation; /* the opening of an answer */
+    bool open_last;  /* nothing, and the last message lacks its end: the model goes on with it */
+    api__thinking thinking;
+} api__answer;
+
+#define API__STRANGE_TEMPLATE                                                                      \
+    "the Jinja chat template of this model is not one of those known (turns, chatml, llama3, "     \
+    "plain): describe it in chat_template.fathom.json beside the model"
+
 /* Finds the model's template: chat_template.fathom.json, else the Jinja text of
  * tokenizer_config.json (jinja, may be NULL) if it is a known one. *out is NULL, and the
- * call succeeds, for a model without any. ERR_BAD_FILE says what to do. */
+ * call succeeds, for a model without any; 1 if its Jinja text is none that is known. */
 int api__template_open(api__template **out, const char *dir, const char *jinja, const tokenizer *t,
                        err *e) WARN_UNUSED;
 int api__template_parse(api__template **out, const char *json, size_t n, const tokenizer *t,
@@ -53,16 +68,18 @@ int api__template_parse(api__template **out, const char *json, size_t n, const t
 void api__template_close(api__template *t);
 const char *api__template_name(const api__template *t);
 bool api__template_has(const api__template *t, api__role role);
-/* Ids that end an answer in this template (at most one). */
+/* Ids that end an answer in this template. */
 const uint32_t *api__template_stops(const api__template *t, uint32_t *n);
 /* Appends the ids of the conversation. Control ids come from the template alone: contents
- * are encoded as plain text. open_last leaves the last message without its end, so that the
- * model continues it; otherwise the opening of an answer follows if generation. */
+ * are encoded as plain text. */
 int api__template_render(const api__template *t, const tokenizer *tok, const api__message *m,
-                         size_t n, bool generation, bool open_last, token_ids *out,
-                         err *e) WARN_UNUSED;
-/* Jinja text in the form in which two spellings of one template are equal: blanks inside
- * tags go, both quotes are one, the trimming that Hugging Face asks of Jinja is done. */
+                         size_t n, const api__answer *a, token_ids *out, err *e) WARN_UNUSED;
+/* Appends the description of a ChatML template, as chat_template.fathom.json would hold it.
+ * False if the Jinja text is none of ChatML's; json->failed: out of memory. */
+bool api__chatml_find(buf *json, const char *jinja) WARN_UNUSED;
+/* Appends Jinja text in the form in which two spellings of one template are equal: blanks
+ * inside tags go, both quotes are one, a.b is a['b'], a printed sum is its parts, and the
+ * trimming that Hugging Face asks of Jinja is done. */
 void api__jinja_normalise(buf *out, const char *text, size_t n);
 
 /* ---- context ---- */
@@ -72,6 +89,7 @@ struct api_context {
     char *name;
     const model_plan *config;
     api__template *template; /* NULL: no chat */
+    bool strange_template;   /* there is one, but none that is known */
     uint32_t *stop_ids;
     uint32_t n_stop_ids;
     bool add_bos;
@@ -81,6 +99,13 @@ struct api_context {
     int64_t created;
     api__vocab *vocab; /* NULL: answers cannot be constrained (no tokenizer, or no end token) */
 };
+
+/* Adds one end token of the model, once. */
+int api__add_end(api_context *c, uint32_t id, err *e) WARN_UNUSED;
+/* Adds the end tokens that a file names: an id or a list of them. */
+int api__read_ends(api_context *c, const json_t *eos, const char *file, err *e) WARN_UNUSED;
+/* The same of config.json, whose ids count only if no other has been added so far. */
+int api__read_config_ends(api_context *c, const json_t *eos, err *e) WARN_UNUSED;
 
 /* ---- stop strings ---- */
 
@@ -181,7 +206,8 @@ typedef struct {
     bool seeded, stream, echo, ignore_eos, chat_logprobs, return_depth, return_token_ids,
         include_stop, add_generation_prompt, continue_final_message, parallel_tool_calls;
     const json_t *prompt, *messages, *stop, *stop_token_ids, *logit_bias, *stream_options, *depth,
-        *response_format, *tools, *tool_choice, *input, *text, *reasoning, *metadata, *include;
+        *response_format, *tools, *tool_choice, *input, *text, *reasoning, *metadata, *include,
+        *chat_template_kwargs;
 } api__values;
 
 typedef struct {
@@ -220,12 +246,15 @@ int api__keep_ids(api_request *r, const api_context *c, const token_ids *ids, ap
 
 /* A conversation: chat's messages, or the input of /v1/responses (items). */
 typedef struct {
-    bool items, generation, open_last;
+    bool items;
+    api__answer answer;
     const char *instructions; /* the system's turn, before all; NULL = none */
     const char *lead; /* text before everything, in whatever turn comes first; NULL = none */
 } api__turns;
 int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns *t, arena *mem,
                       token_ids *out, err *e) WARN_UNUSED;
+/* chat_template_kwargs: what a client says to the chat template. */
+int api__read_template_kwargs(const json_t *v, api__thinking *out, err *e) WARN_UNUSED;
 int api__read_turns(api_request *r, const api_context *c, const api__values *v, const char *lead,
                     err *e) WARN_UNUSED;
 /* After api__read_format: a forced call is a form of the answer too. */

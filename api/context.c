@@ -1,13 +1,14 @@
-/* context.c - what stands beside the model: generation_config.json (stop tokens and
- * default sampling), tokenizer_config.json (chat template, end token), names. */
+/* context.c - what stands beside the model: generation_config.json (end tokens and default
+ * sampling), tokenizer_config.json (chat template, end token), config.json (end tokens), names. */
 #include "api/api_internal.h"
+#include "text/model_json.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { MAX_CONFIG_BYTES = 4 << 20, MAX_MODEL_STOPS = 64 };
+enum { MAX_CONFIG_BYTES = 4 << 20 };
 
 static const json_limits config_limits = {MAX_CONFIG_BYTES, 64, 200000};
 
@@ -30,7 +31,8 @@ static int read_config(json_t **out, const char *dir, const char *file, err *e) 
         err why = {0};
         rc = file_read(&text, path.data, MAX_CONFIG_BYTES, e);
         if (rc == 0)
-            rc = json_parse(out, text.data ? text.data : "", text.len, &config_limits, file, &why);
+            rc = model_json_parse(out, text.data ? text.data : "", text.len, &config_limits, file,
+                                  &why);
         if (why.code)
             err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_BAD_FILE, file, "%s",
                     why.msg);
@@ -45,34 +47,6 @@ static int read_config(json_t **out, const char *dir, const char *file, err *e) 
     buf_deinit(&path);
     buf_deinit(&text);
     return rc;
-}
-
-static int add_stop(api_context *c, uint32_t id, err *e) {
-    for (uint32_t i = 0; i < c->n_stop_ids; i++) {
-        if (c->stop_ids[i] == id) return 0;
-    }
-    if (c->n_stop_ids == MAX_MODEL_STOPS) {
-        return err_set(e, ERR_BAD_FILE, "eos_token_id", "more than %d stop tokens",
-                       MAX_MODEL_STOPS);
-    }
-    c->stop_ids[c->n_stop_ids++] = id;
-    return 0;
-}
-
-static int read_stop_ids(api_context *c, const json_t *eos, err *e) {
-    size_t n = json_is_array(eos) ? json_array_size(eos) : 1;
-    for (size_t i = 0; i < n; i++) {
-        const json_t *v = json_is_array(eos) ? json_array_get(eos, i) : eos;
-        json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
-        if (id < 0 || id >= (json_int_t)c->config->vocab_size) {
-            return err_set(
-                e, ERR_BAD_FILE, "eos_token_id",
-                "generation_config.json: eos_token_id must be token ids below vocab_size (%u)",
-                c->config->vocab_size);
-        }
-        if (add_stop(c, (uint32_t)id, e) != 0) return -1;
-    }
-    return 0;
 }
 
 /* The ranges are those a request's own fields must keep, so they come from the same table. */
@@ -96,9 +70,8 @@ static int read_generation(api_context *c, err *e) {
     json_t *root;
     if (read_config(&root, c->opts.model_dir, "generation_config.json", e) != 0) return -1;
     if (root == NULL) return 0;
-    int rc = 0;
-    const json_t *eos = json_object_get(root, "eos_token_id"), *k = json_object_get(root, "top_k");
-    if (eos && !json_is_null(eos)) rc = read_stop_ids(c, eos, e);
+    const json_t *k = json_object_get(root, "top_k");
+    int rc = api__read_ends(c, json_object_get(root, "eos_token_id"), "generation_config.json", e);
     if (rc == 0) rc = read_default(root, "temperature", &c->defaults.temperature, e);
     if (rc == 0) rc = read_default(root, "top_p", &c->defaults.top_p, e);
     if (rc == 0) rc = read_default(root, "min_p", &c->defaults.min_p, e);
@@ -132,25 +105,53 @@ static const char *jinja_text(const json_t *root) {
     return NULL;
 }
 
-static int read_tokenizer_config(api_context *c, err *e) {
-    const tokenizer *t = c->opts.tokenizer;
+static int read_config_json(api_context *c, err *e) {
     json_t *root;
-    if (read_config(&root, c->opts.model_dir, "tokenizer_config.json", e) != 0) return -1;
+    if (read_config(&root, c->opts.model_dir, "config.json", e) != 0) return -1;
+    int rc = api__read_config_ends(c, json_object_get(root, "eos_token_id"), e);
+    json_decref(root);
+    return rc;
+}
+
+/* The tokenizer's own tokens: which one ends a text, and which one begins it. */
+static int read_tokens(api_context *c, const json_t *root, err *e) {
+    const tokenizer *t = c->opts.tokenizer;
     const char *eos = token_text(root, "eos_token"), *bos = token_text(root, "bos_token");
-    uint32_t id, n;
-    int rc = 0;
-    /* generation_config.json is the newer place; the end token counts where it is silent. */
-    if (c->n_stop_ids == 0 && eos && tokenizer_find(t, eos, &id)) rc = add_stop(c, id, e);
+    uint32_t id;
+    if (eos && tokenizer_find(t, eos, &id) && api__add_end(c, id, e) != 0) return -1;
     /* add_bos_token says it where it stands; else tokenizer.json's own template does. */
     const json_t *add_bos = json_object_get(root, "add_bos_token");
     if (json_is_boolean(add_bos))
         c->add_bos = json_is_true(add_bos) && bos && tokenizer_find(t, bos, &c->bos_id);
     else c->add_bos = tokenizer_bos(t, &c->bos_id);
-    if (rc == 0) rc = api__template_open(&c->template, c->opts.model_dir, jinja_text(root), t, e);
-    const uint32_t *stops =
-        rc == 0 && c->template ? api__template_stops(c->template, &n) : (n = 0, NULL);
-    for (uint32_t i = 0; rc == 0 && i < n; i++)
-        rc = add_stop(c, stops[i], e);
+    return 0;
+}
+
+static int read_template(api_context *c, const json_t *root, err *e) {
+    uint32_t n = 0;
+    int rc =
+        api__template_open(&c->template, c->opts.model_dir, jinja_text(root), c->opts.tokenizer, e);
+    if (rc < 0) return -1;
+    c->strange_template = rc == 1;
+    if (c->strange_template) {
+        log_line(LOG_WARN, "chat_template: " API__STRANGE_TEMPLATE "; chat is refused until then");
+    }
+    const uint32_t *ends = c->template ? api__template_stops(c->template, &n) : NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        if (api__add_end(c, ends[i], e) != 0) return -1;
+    }
+    return 0;
+}
+
+/* The order is that of ends.c: config.json is asked after the tokenizer, before the template. */
+static int read_files(api_context *c, err *e) {
+    json_t *root = NULL;
+    bool text = c->opts.tokenizer != NULL;
+    if (read_generation(c, e) != 0) return -1;
+    if (text && read_config(&root, c->opts.model_dir, "tokenizer_config.json", e) != 0) return -1;
+    int rc = text ? read_tokens(c, root, e) : 0;
+    if (rc == 0) rc = read_config_json(c, e);
+    if (rc == 0 && text) rc = read_template(c, root, e);
     json_decref(root);
     return rc;
 }
@@ -196,13 +197,12 @@ int api_context_open(api_context **out, const api_opts *opts, err *e) {
         goto fail;
     }
     c->name = opts->served_name ? strdup(opts->served_name) : folder_name(c->opts.model_dir);
-    c->stop_ids = array_new(MAX_MODEL_STOPS, sizeof *c->stop_ids);
+    c->stop_ids = array_new(API__MAX_ENDS, sizeof *c->stop_ids);
     if (c->name == NULL || c->stop_ids == NULL) {
         api__out_of_memory(e);
         goto fail;
     }
-    if (read_generation(c, e) != 0) goto fail;
-    if (c->opts.tokenizer && read_tokenizer_config(c, e) != 0) goto fail;
+    if (read_files(c, e) != 0) goto fail;
     if (c->opts.tokenizer && c->n_stop_ids > 0 &&
         api__vocab_open(&c->vocab, c->opts.tokenizer, c->config->vocab_size, e) != 0) {
         goto fail;

@@ -235,7 +235,7 @@ static int read_list(const reading *r, const json_t *list, const api__turns *t, 
         at++;
     }
     *n = at;
-    if (check_end(r, m, at, t->open_last) != 0) return -1;
+    if (check_end(r, m, at, t->answer.open_last) != 0) return -1;
     return t->lead ? put_lead(r, t->lead, m, n) : 0;
 }
 
@@ -243,6 +243,8 @@ int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns
                       token_ids *out, err *e) {
     reading r = {c, t->items ? "input" : "messages", mem, e};
     if (list == NULL) return err_set(e, ERR_BAD_PARAM, r.list, "%s is missing", r.list);
+    if (c->strange_template)
+        return err_set(e, ERR_UNSUPPORTED, r.list, "%s", API__STRANGE_TEMPLATE);
     if (c->opts.tokenizer == NULL || c->template == NULL) {
         return err_set(e, ERR_UNSUPPORTED, r.list, "this model has no %s: use /v1/completions",
                        c->opts.tokenizer ? "chat template" : "tokenizer");
@@ -260,19 +262,37 @@ int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns
     api__message *m = arena_array(mem, n + 2, sizeof *m);
     if (m == NULL) return api__out_of_memory(e);
     if (read_list(&r, list, t, m, &n) != 0) return -1;
-    return api__template_render(c->template, c->opts.tokenizer, m, n, t->generation, t->open_last,
-                                out, e);
+    return api__template_render(c->template, c->opts.tokenizer, m, n, &t->answer, out, e);
+}
+
+int api__read_template_kwargs(const json_t *v, api__thinking *out, err *e) {
+    static const char name[] = "chat_template_kwargs", known[] = "enable_thinking";
+    const char *key;
+    json_t *value;
+    if (v == NULL || json_is_null(v)) return 0;
+    if (!json_is_object(v)) return err_set(e, ERR_BAD_PARAM, name, "%s must be an object", name);
+    json_object_foreach((json_t *)(uintptr_t)v, key, value) {
+        bool on = false;
+        if (strcmp(key, known) != 0) {
+            return err_set(e, ERR_UNSUPPORTED, name, "%s: %.64s is not known; %s is", name, key,
+                           known);
+        }
+        if (api__read_bool(value, "chat_template_kwargs.enable_thinking", &on, e) != 0) return -1;
+        if (!json_is_null(value)) *out = on ? API__THINK_ON : API__THINK_OFF;
+    }
+    return 0;
 }
 
 int api__read_turns(api_request *r, const api_context *c, const api__values *v, const char *lead,
                     err *e) {
     bool items = r->kind == API_RESPONSES;
-    api__turns t = {.items = items,
-                    .generation = v->add_generation_prompt,
-                    .open_last = v->continue_final_message,
-                    .instructions = v->instructions,
-                    .lead = lead};
+    api__turns t = {
+        .items = items,
+        .answer = {.generation = v->add_generation_prompt, .open_last = v->continue_final_message},
+        .instructions = v->instructions,
+        .lead = lead};
     token_ids ids = {0};
+    if (api__read_template_kwargs(v->chat_template_kwargs, &t.answer.thinking, e) != 0) return -1;
     r->prompts = arena_array(&r->mem, 1, sizeof *r->prompts);
     if (r->prompts == NULL) return api__out_of_memory(e);
     int rc = api__turns_to_ids(c, items ? v->input : v->messages, &t, &r->mem, &ids, e);

@@ -27,6 +27,10 @@ typedef struct {
     "},"                                                                                           \
     "\"tool_call_id\":{\"type\":\"string\"}}}"
 
+#define KWARGS                                                                                     \
+    "{\"type\":\"object\",\"properties\":{\"enable_thinking\":{\"type\":[\"boolean\",\"null\"]}}," \
+    "\"additionalProperties\":false}"
+
 static const word words[] = {
     {"model", "Name of the model, as /v1/models gives it.", NULL},
     {"prompt", "Text or token ids, or a list of either.",
@@ -87,6 +91,11 @@ static const word words[] = {
     {"suffix", "Only the empty one is supported.", NULL},
     {"add_generation_prompt", "Open the model's turn after the messages.", NULL},
     {"continue_final_message", "Let the model go on with its last message.", NULL},
+    {"chat_template_kwargs",
+     "What the chat template is told. enable_thinking opens the answer with a thought or without; "
+     "the template's own default holds where it is absent, and a template without thoughts ignores "
+     "it.",
+     KWARGS},
     {"response_format", "Text, any JSON object, or JSON that fits a schema.", FORMAT},
     {"tools", "Functions that the model may call.",
      "{\"type\":\"array\",\"minItems\":1,\"items\":{\"type\":\"object\",\"required\":[\"type\"],"
@@ -209,7 +218,8 @@ static const char small_schemas[] =
     ",{\"type\":\"null\"}]},\"messages\":{\"type\":\"array\",\"minItems\":1,\"items\":" TURN "},"
     "\"add_special_tokens\":{\"type\":\"boolean\"},\"add_special\":{\"type\":\"boolean\"},\"add_"
     "generation_prompt\":{"
-    "\"type\":\"boolean\"},\"continue_final_message\":{\"type\":\"boolean\"},\"return_token_strs\":"
+    "\"type\":\"boolean\"},\"continue_final_message\":{\"type\":\"boolean\"},\"chat_template_"
+    "kwargs\":" KWARGS ",\"return_token_strs\":"
     "{\"type\":\"boolean\"},"
     "\"with_pieces\":{\"type\":\"boolean\"}}},\"DetokenizeRequest\":{\"type\":\"object\","
     "\"required\":[\"tokens\"],"

@@ -137,18 +137,20 @@ static int tokenize_text(tokenizing *t, const json_t *text, const char *param, b
 
 static int tokenize_chat(tokenizing *t, const json_t *root, const json_t *messages, buf *out,
                          err *e) {
-    bool generation = true, open_last = false;
+    api__turns turns = {.answer.generation = true};
+    api__answer *a = &turns.answer;
     if (api__read_bool(json_object_get(root, "add_generation_prompt"), "add_generation_prompt",
-                       &generation, e) != 0) {
+                       &a->generation, e) != 0) {
         return -1;
     }
     if (api__read_bool(json_object_get(root, "continue_final_message"), "continue_final_message",
-                       &open_last, e) != 0) {
+                       &a->open_last, e) != 0) {
         return -1;
     }
+    const json_t *kwargs = json_object_get(root, "chat_template_kwargs");
+    if (api__read_template_kwargs(kwargs, &a->thinking, e) != 0) return -1;
     arena mem;
     arena_init(&mem, t->c->opts.max_body_bytes * 2 + (1 << 20));
-    api__turns turns = {.generation = generation, .open_last = open_last};
     int rc = api__turns_to_ids(t->c, messages, &turns, &mem, &t->ids, e);
     arena_deinit(&mem);
     if (rc != 0) return -1;

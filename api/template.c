@@ -11,13 +11,20 @@
  * "prefix" opens the conversation, "answer" the model's turn, "end" is the token that closes
  * it, "trim" strips blanks around contents, a role may say "optional": true to be left out
  * where the vocabulary lacks its control tokens. Control ids come from pieces alone: a
- * content that spells a control token is encoded as the plain text it is. */
+ * content that spells a control token is encoded as the plain text it is. Besides:
+ *
+ *   "end": ["<|end|>", "<|endoftext|>"]   the first is needed, the others count if there
+ *   "default_system": "Be kind."          the system's turn where the messages bring none
+ *   "thinking": {"default": false, "on": [{"token": "<think>"}, "\n"], "off": []}
+ *                                         follows "answer", as enable_thinking says
+ *
+ * {"token": text} is a token of that spelling, or plain text where there is none. */
 #include "api/api_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MAX_FILE_BYTES = 64 << 10, MAX_PIECES = 32 };
+enum { MAX_FILE_BYTES = 64 << 10, MAX_PIECES = 32, MAX_ENDS = 8 };
 
 const char *const api__role_names[API__ROLES] = {"system", "developer", "user", "assistant",
                                                  "tool"};
@@ -37,19 +44,20 @@ struct api__template {
     arena mem;
     const char *name;
     pieces prefix, answer;
+    pieces think[2]; /* after the answer: off, on */
+    bool think_default;
+    const char *system; /* the system's turn by default; NULL: none */
+    size_t n_system;
     struct {
         bool on;
         pieces before, after;
     } roles[API__ROLES];
     bool trim;
-    uint32_t end, n_end;
+    uint32_t ends[MAX_ENDS], n_ends;
 };
 
 #define TURN(role, open)                                                                           \
     "\"" role "\":{\"optional\":true,\"before\":[" open "],\"after\":[{\"control\":\"<|end|>\"}]}"
-#define IM(role)                                                                                   \
-    "\"" role "\":{\"before\":[{\"control\":\"<|im_start|>\"},\"" role                             \
-    "\\n\"],\"after\":[{\"control\":\"<|im_end|>\"},\"\\n\"]}"
 #define HEADER(role)                                                                               \
     "\"" role "\":{\"before\":[{\"control\":\"<|start_header_id|>\"},\"" role                      \
     "\",{\"control\":\"<|end_header_id|>\"},\"\\n\\n\"],\"after\":[{\"control\":\"<|eot_id|>\"}]}"
@@ -80,27 +88,6 @@ static const struct {
                                                                                        "\"}",
      {"{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
       "{% if add_generation_prompt %}<|assistant|>{% endif %}"}},
-    {"chatml",
-     "{\"roles\":{" IM("system") "," IM("user") "," IM("assistant") "," IM(
-         "tool") "},"
-                 "\"answer\":[{\"control\":\"<|im_start|>\"},\"assistant\\n\"],\"end\":\"<|im_end|>"
-                 "\"}",
-     {"chatml",
-      "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + "
-      "message['content'] + "
-      "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ "
-      "'<|im_start|>assistant\\n' }}"
-      "{% endif %}",
-      "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% "
-      "endif %}"
-      "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + "
-      "message['content'] + "
-      "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ "
-      "'<|im_start|>assistant\\n' }}"
-      "{% endif %}",
-      "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + "
-      "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
-      "{% endif %}"}},
     {"llama3",
      "{\"prefix\":[{\"control\":\"<|begin_of_text|>\"}],\"trim\":true,\"roles\":{" HEADER(
          "system") "," HEADER("user") "," HEADER("assistant") "," HEADER("tool") "},"
@@ -157,6 +144,13 @@ static int read_control(reading *r, const char *text, const char *key, bool opti
                    key, text);
 }
 
+/* A string of the file, kept with the template. */
+static const char *keep(reading *r, const json_t *text) {
+    const char *kept = arena_strndup(&r->t->mem, json_string_value(text), json_string_length(text));
+    if (kept == NULL) api__out_of_memory(r->e);
+    return kept;
+}
+
 static int read_pieces(reading *r, const json_t *list, const char *key, bool optional,
                        pieces *out) {
     size_t n = json_array_size(list);
@@ -168,13 +162,19 @@ static int read_pieces(reading *r, const json_t *list, const char *key, bool opt
     for (size_t i = 0; i < n; i++) {
         const json_t *v = json_array_get(list, i);
         const char *control = json_string_value(json_object_get(v, "control"));
+        const json_t *token = json_object_get(v, "token");
         piece *p = &out->items[i];
-        if (json_is_string(v)) {
-            p->n = json_string_length(v);
-            p->text = arena_strndup(&r->t->mem, json_string_value(v), p->n);
-            if (p->text == NULL) return api__out_of_memory(r->e);
+        if (json_is_string(token) && tokenizer_find(r->tok, json_string_value(token), &p->id))
+            continue;
+        const json_t *text = json_is_string(token) ? token : v;
+        if (json_is_string(text)) {
+            p->n = json_string_length(text);
+            p->text = keep(r, text);
+            if (p->text == NULL) return -1;
         } else if (control == NULL) {
-            return bad(r, key, "holds a piece that is neither text nor {\"control\": text}");
+            return bad(r, key,
+                       "holds a piece that is neither text nor {\"control\": text} nor "
+                       "{\"token\": text}");
         } else {
             int rc = read_control(r, control, key, optional, &p->id);
             if (rc != 0) return rc;
@@ -212,8 +212,46 @@ static int read_roles(reading *r, const json_t *roles) {
     return 0;
 }
 
+/* The first end must be a token; of the others those count that are. */
+static int read_ends(reading *r, const json_t *end) {
+    size_t n = json_is_array(end) ? json_array_size(end) : end != NULL;
+    if (n > MAX_ENDS) return bad(r, "end", "may be a list of at most 8 tokens");
+    for (size_t i = 0; i < n; i++) {
+        const json_t *one = json_is_array(end) ? json_array_get(end, i) : end;
+        if (!json_is_string(one)) return bad(r, "end", "must be the text of a control token");
+        int rc = read_control(r, json_string_value(one), "end", i > 0, &r->t->ends[r->t->n_ends]);
+        if (rc < 0) return -1;
+        r->t->n_ends += rc == 0;
+    }
+    return 0;
+}
+
+static int read_system(reading *r, const json_t *system) {
+    if (system == NULL) return 0;
+    if (!json_is_string(system)) return bad(r, "default_system", "must be a string");
+    if (!r->t->roles[API__SYSTEM].on) return bad(r, "default_system", "needs a system role");
+    r->t->system = keep(r, system);
+    r->t->n_system = json_string_length(system);
+    return r->t->system ? 0 : -1;
+}
+
+static int read_thinking(reading *r, const json_t *thinking) {
+    static const char *const names[2] = {"off", "on"};
+    const json_t *otherwise = json_object_get(thinking, "default");
+    if (thinking == NULL) return 0;
+    if (!json_is_object(thinking) || (otherwise && !json_is_boolean(otherwise)))
+        return bad(r, "thinking", "must be an object whose \"default\" is true or false");
+    r->t->think_default = json_is_true(otherwise);
+    for (int k = 0; k < 2; k++) {
+        if (read_pieces(r, json_object_get(thinking, names[k]), names[k], false, &r->t->think[k]) !=
+            0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static int read_template(reading *r, const json_t *root) {
-    const json_t *end = json_object_get(root, "end");
     if (!json_is_object(root))
         return err_set(r->e, ERR_BAD_FILE, r->what, "%s: must hold a JSON object", r->what);
     if (read_roles(r, json_object_get(root, "roles")) != 0) return -1;
@@ -222,10 +260,9 @@ static int read_template(reading *r, const json_t *root) {
     if (read_pieces(r, json_object_get(root, "answer"), "answer", false, &r->t->answer) != 0)
         return -1;
     r->t->trim = json_is_true(json_object_get(root, "trim"));
-    if (end == NULL) return 0;
-    if (!json_is_string(end)) return bad(r, "end", "must be the text of a control token");
-    r->t->n_end = 1;
-    return read_control(r, json_string_value(end), "end", false, &r->t->end);
+    if (read_system(r, json_object_get(root, "default_system")) != 0) return -1;
+    if (read_thinking(r, json_object_get(root, "thinking")) != 0) return -1;
+    return read_ends(r, json_object_get(root, "end"));
 }
 
 int api__template_parse(api__template **out, const char *json, size_t n, const tokenizer *tok,
@@ -257,9 +294,20 @@ int api__template_parse(api__template **out, const char *json, size_t n, const t
 
 /* ---- finding ---- */
 
+/* 1 if no template of that text is known. */
+static int open_chatml(api__template **out, const char *jinja, const tokenizer *tok, err *e) {
+    buf json = {0};
+    int rc = 1;
+    bool found = api__chatml_find(&json, jinja);
+    if (json.failed) rc = api__out_of_memory(e);
+    else if (found) rc = api__template_parse(out, json.data, json.len, tok, "chatml", e);
+    buf_deinit(&json);
+    return rc;
+}
+
 static int open_known(api__template **out, const char *jinja, const tokenizer *tok, err *e) {
     buf want = {0}, have = {0};
-    int rc = 1; /* none known */
+    int rc = open_chatml(out, jinja, tok, e);
     api__jinja_normalise(&want, jinja, strlen(jinja));
     for (size_t i = 0; i < ARRAY_LEN(known) && rc == 1; i++) {
         for (size_t k = 0; k < ARRAY_LEN(known[i].jinja) && known[i].jinja[k] && rc == 1; k++) {
@@ -306,13 +354,8 @@ int api__template_open(api__template **out, const char *dir, const char *jinja,
         jinja = text.data;
     }
     if (jinja == NULL) goto end;
-    rc = open_known(out, jinja, tok, e);
-    if (rc == 1) {
-        rc = err_set(e, ERR_BAD_FILE, "chat_template",
-                     "the Jinja chat template of this model is not one of those known (turns, "
-                     "chatml, llama3, "
-                     "plain): describe it in chat_template.fathom.json beside the model");
-    }
+    bool cut = text.data && strlen(text.data) != text.len; /* a NUL would hide what is behind */
+    rc = cut ? 1 : open_known(out, jinja, tok, e);
 end:
     buf_deinit(&path);
     buf_deinit(&text);
@@ -334,8 +377,8 @@ bool api__template_has(const api__template *t, api__role role) {
 }
 
 const uint32_t *api__template_stops(const api__template *t, uint32_t *n) {
-    *n = t->n_end;
-    return &t->end;
+    *n = t->n_ends;
+    return t->ends;
 }
 
 /* ---- rendering ---- */
@@ -390,18 +433,34 @@ static void put_content(rendering *r, const api__template *t, const api__message
     buf_append(&r->run, s, n);
 }
 
+/* open: the turn stays without its end. */
+static int put_turn(rendering *r, const api__template *t, const api__message *m, bool open) {
+    /* developer is system's new name */
+    api__role role = t->roles[m->role].on ? m->role : API__SYSTEM;
+    if (put(r, &t->roles[role].before) != 0) return -1;
+    put_content(r, t, m);
+    return open ? 0 : put(r, &t->roles[role].after);
+}
+
+static int put_default_system(rendering *r, const api__template *t, const api__message *first) {
+    if (t->system == NULL || first->role == API__SYSTEM || first->role == API__DEVELOPER) return 0;
+    api__message m = {API__SYSTEM, t->system, t->n_system};
+    return put_turn(r, t, &m, false);
+}
+
+static int put_answer(rendering *r, const api__template *t, api__thinking thinking) {
+    bool on = thinking == API__THINK_DEFAULT ? t->think_default : thinking == API__THINK_ON;
+    return put(r, &t->answer) != 0 ? -1 : put(r, &t->think[on]);
+}
+
 int api__template_render(const api__template *t, const tokenizer *tok, const api__message *m,
-                         size_t n, bool generation, bool open_last, token_ids *out, err *e) {
+                         size_t n, const api__answer *a, token_ids *out, err *e) {
     rendering r = {.tok = tok, .out = out, .e = e};
     int rc = put(&r, &t->prefix);
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        api__role role =
-            t->roles[m[i].role].on ? m[i].role : API__SYSTEM; /* developer is system's new name */
-        rc = put(&r, &t->roles[role].before);
-        if (rc == 0) put_content(&r, t, &m[i]);
-        if (rc == 0 && !(open_last && i + 1 == n)) rc = put(&r, &t->roles[role].after);
-    }
-    if (rc == 0 && generation && !open_last) rc = put(&r, &t->answer);
+    if (rc == 0 && n > 0) rc = put_default_system(&r, t, &m[0]);
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = put_turn(&r, t, &m[i], a->open_last && i + 1 == n);
+    if (rc == 0 && a->generation && !a->open_last) rc = put_answer(&r, t, a->thinking);
     if (rc == 0) rc = flush(&r);
     buf_deinit(&r.run);
     return rc;

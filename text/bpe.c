@@ -33,14 +33,15 @@ static uint64_t pair(uint32_t left, uint32_t right) {
     return (uint64_t)left << 32 | right;
 }
 
-/* The symbols a piece starts as. Returns how many; at most n. */
+/* The symbols a piece starts as. Returns how many; at most n. A byte without a token becomes
+ * the unknown token; where there is none it is left out and its neighbours meet. */
 static size_t first_symbols(const tokenizer *t, const char *text, size_t n, text__symbol *s) {
     size_t count = 0;
     bool after_unk = false;
     for (size_t i = 0; i < n; i++) {
         uint32_t id = t->byte_id[(unsigned char)text[i]];
         bool unk = id == TEXT__NO_ID;
-        if (unk && after_unk && t->fuse_unk) continue;
+        if (unk && (t->unk == TEXT__NO_ID || (after_unk && t->fuse_unk))) continue;
         after_unk = unk;
         s[count].id = unk ? t->unk : id;
         count++;

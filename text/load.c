@@ -1,4 +1,5 @@
 /* load.c - tokenizer.json into flat tables; every number and name checked. */
+#include "text/model_json.h"
 #include "text/tokenizer_internal.h"
 
 #include <stdio.h>
@@ -222,6 +223,26 @@ static int load_all_added(loader *l, const json_t *added, const json_t *vocab, s
     return 0;
 }
 
+/* A vocabulary that lacks some bytes and has no unknown token drops those bytes, as the
+ * reference does: text then does not come back whole, which people should know. */
+static int index_bytes(loader *l) {
+    tokenizer *t = l->t;
+    int missing = 0;
+    for (int b = 0; b < 256; b++) {
+        char byte = (char)b;
+        t->byte_id[b] = text__token_lookup(t, &byte, 1);
+        missing += t->byte_id[b] == TEXT__NO_ID;
+    }
+    if (missing == 0 || t->unk != TEXT__NO_ID) return 0;
+    if (missing < 256) {
+        log_line(LOG_WARN,
+                 "%s: bytes without a token: %d of 256; there is no unk_token, so texts lose them",
+                 l->what, missing);
+        return 0;
+    }
+    return bad(l, "vocab", "no byte has a token, and there is no unk_token");
+}
+
 /* Ordinary tokens by their bytes. Special ones stay out: plain text must not lead to them. */
 static int index_tokens(loader *l) {
     tokenizer *t = l->t;
@@ -241,14 +262,7 @@ static int index_tokens(loader *l) {
             at = (at + 1) & t->slot_mask;
         t->slots[at] = id;
     }
-    for (int b = 0; b < 256; b++) {
-        char byte = (char)b;
-        t->byte_id[b] = text__token_lookup(t, &byte, 1);
-        if (t->byte_id[b] == TEXT__NO_ID && t->unk == TEXT__NO_ID) {
-            return bad(l, "vocab", "no token for byte 0x%02x, and no unk_token", b);
-        }
-    }
-    return 0;
+    return index_bytes(l);
 }
 
 /* ---- merges ---- */
@@ -458,7 +472,7 @@ int tokenizer_parse(tokenizer **out, const char *json, size_t n, uint32_t vocab_
     *out = NULL;
     json_t *root = NULL;
     err why = {0};
-    if (json_parse(&root, json, n, &limits, what, &why) != 0) {
+    if (model_json_parse(&root, json, n, &limits, what, &why) != 0) {
         err_code code = why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_BAD_FILE;
         return err_set(e, code, NULL, "%s", why.msg);
     }

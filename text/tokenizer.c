@@ -102,8 +102,8 @@ static size_t spaces_before(const char *text, size_t floor, size_t end) {
 
 /* ---- encoding ---- */
 
-/* Bytes that are not UTF-8 are cut out and become their byte tokens; what stands left and
- * right of them is split as if it were alone. */
+/* Bytes that are not UTF-8 are cut out and become their byte tokens, if they have any; the
+ * text left and right of them is split as if it were alone. */
 static int encode_plain(text__encoder *c, const char *text, size_t n) {
     while (n > 0) {
         size_t good = valid_prefix(text, n);
@@ -112,7 +112,8 @@ static int encode_plain(text__encoder *c, const char *text, size_t n) {
         n -= good;
         if (n == 0) break;
         uint32_t id = c->t->byte_id[(unsigned char)*text];
-        if (text__put_id(c, id == TEXT__NO_ID ? c->t->unk : id) != 0) return -1;
+        if (id == TEXT__NO_ID) id = c->t->unk;
+        if (id != TEXT__NO_ID && text__put_id(c, id) != 0) return -1;
         text++;
         n--;
     }

@@ -15,16 +15,16 @@ typedef struct {
 
 /* ERR_NOT_FOUND if dir has no tokenizer.json (such a model serves token-id prompts);
  * ERR_BAD_FILE if it has one that is wrong. Ids must lie below vocab_size. */
-int tokenizer_open(tokenizer **out, const char *dir, uint32_t vocab_size,
-                       err *e) WARN_UNUSED;
+int tokenizer_open(tokenizer **out, const char *dir, uint32_t vocab_size, err *e) WARN_UNUSED;
 int tokenizer_parse(tokenizer **out, const char *json, size_t n, uint32_t vocab_size,
-                        const char *what, err *e) WARN_UNUSED;
+                    const char *what, err *e) WARN_UNUSED;
 void tokenizer_close(tokenizer *t);
-/* Appends the ids of n bytes of text (any bytes; not UTF-8 is encoded byte by byte).
+/* Appends the ids of n bytes of text (any bytes; not UTF-8 is encoded byte by byte). Bytes
+ * that the vocabulary has no token for become its unknown token or, without one, nothing.
  * Text that spells a special token is plain text unless parse_special. Time is
  * O(n log n). Any thread. Fails only for memory or max_ids (ERR_TOO_LONG). */
 int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special,
-                         size_t max_ids, token_ids *out, err *e) WARN_UNUSED;
+                     size_t max_ids, token_ids *out, err *e) WARN_UNUSED;
 /* The bytes an id stands for; NULL and 0 if the id has none. A special token's bytes
  * are its spelling. Borrowed from t. */
 const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n);

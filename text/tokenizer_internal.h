@@ -97,7 +97,7 @@ struct tokenizer {
     uint32_t max_len;       /* longest token of the vocabulary, bytes */
     uint32_t *slots;        /* hash of token bytes to id; TEXT__NO_ID = empty */
     size_t slot_mask;
-    uint32_t byte_id[256]; /* TEXT__NO_ID where the unknown token stands in */
+    uint32_t byte_id[256]; /* TEXT__NO_ID: the unknown token stands in, or nothing does */
     uint32_t unk, bos;     /* TEXT__NO_ID if none */
     bool fuse_unk, ignore_merges;
     text__map merges; /* left << 32 | right -> rank << 32 | result */

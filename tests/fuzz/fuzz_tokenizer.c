@@ -27,7 +27,10 @@ static void encode(const tokenizer *t, const char *text, size_t n, bool special)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     static bool ready;
-    if (!ready) json_setup();
+    if (!ready) {
+        json_setup();
+        log_set_level(LOG_ALERT); /* warnings of every odd file would be all there is to read */
+    }
     ready = true;
     const uint8_t *zero = n ? memchr(data, 0, n) : NULL;
     size_t json_len = zero ? (size_t)(zero - data) : n;

@@ -23,7 +23,7 @@ const alphabet = (() => {
   }
   return out;
 })();
-const spell = (latin1) => Array.from(latin1, (c) => alphabet[c.charCodeAt(0)]).join('');
+export const spell = (latin1) => Array.from(latin1, (c) => alphabet[c.charCodeAt(0)]).join('');
 
 // Tokens as Latin-1 strings, one character per byte.
 export function readRanks(name) {
@@ -78,6 +78,35 @@ export function toTokenizerJson({ encoding, ranks }, { pairs = false } = {}) {
       fuse_unk: false, byte_fallback: false, ignore_merges: true, vocab, merges,
     },
   };
+}
+
+// ---- a vocabulary in the form of SmolLM2's and Ouro's ----
+
+const special17 = ['<|endoftext|>', '<|im_start|>', '<|im_end|>', '<think>', '</think>', '<file_sep>', '<filename>', '<gh_stars>',
+  '<issue_start>', '<issue_comment>', '<issue_closed>', '<jupyter_start>', '<jupyter_text>', '<jupyter_code>', '<jupyter_output>',
+  '<jupyter_script>', '<empty_output>'];
+
+// Bytes that get no token: all that UTF-8 never has, lead bytes of far planes and of one script
+// (U+07C0 to U+07FF), and some control characters.
+export const missing21 = [0xc0, 0xc1, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa, 0xfb, 0xfc, 0xfd, 0xfe, 0xff, 0xf1, 0xf2, 0xf3, 0xdf, 0x01, 0x05, 0x16, 0x1d];
+
+// GPT-2's ranks without the tokens that need a missing byte, behind 17 special tokens; digits
+// stand alone. Ids stay below `size`.
+export function smolJson(table, { size = 49152, pairs = false, ignoreMerges = false } = {}) {
+  const gone = new Set(missing21.map((b) => String.fromCharCode(b)));
+  const kept = [...table.ranks].sort((a, b) => a[1] - b[1]).filter(([t]) => !Array.from(t).some((c) => gone.has(c)));
+  const ranks = new Map(kept.slice(0, size - special17.length).map(([t], i) => [t, i + special17.length]));
+  const json = toTokenizerJson({ encoding: { special_tokens: Object.fromEntries(special17.map((t, i) => [t, i])), pat_str: '' }, ranks }, { pairs });
+  json.model.vocab = { ...Object.fromEntries(special17.map((t, i) => [t, i])), ...json.model.vocab };
+  json.model.ignore_merges = ignoreMerges;
+  json.pre_tokenizer = {
+    type: 'Sequence',
+    pretokenizers: [
+      { type: 'Digits', individual_digits: true },
+      { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true },
+    ],
+  };
+  return json;
 }
 
 export function folderWith(json) {
@@ -172,3 +201,24 @@ export function randomText(next, { nul = true } = {}) {
 }
 
 export const escapeNul = (text) => (text.includes('\0') ? [...Buffer.from(text)] : text);
+
+// Valid stretches as strings, other bytes as numbers.
+export function splitValid(bytes) {
+  const out = [], strict = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+  let start = 0;
+  const flush = (end) => end > start && out.push(strict.decode(Uint8Array.from(bytes.slice(start, end))));
+  for (let i = 0; i < bytes.length; ) {
+    const lead = bytes[i];
+    const len = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    try {
+      strict.decode(Uint8Array.from(bytes.slice(i, i + len)));
+      i += len;
+    } catch {
+      flush(i);
+      out.push(lead);
+      start = ++i;
+    }
+  }
+  flush(bytes.length);
+  return out;
+}

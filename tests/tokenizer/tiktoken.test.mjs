@@ -62,7 +62,7 @@ for (const [name, js] of [['gpt2', null], ['cl100k_base', cl100k], ['o200k_base'
       const ours = lib.run(folder.dir, lines);
       ours.forEach((got, i) => {
         const byte = (b) => table.ranks.get(String.fromCharCode(b));
-        const want = splitValid(lines[i]).flatMap((p) => (typeof p === 'string' ? [...plain(p)] : [byte(p)]));
+        const want = lib.splitValid(lines[i]).flatMap((p) => (typeof p === 'string' ? [...plain(p)] : [byte(p)]));
         assert.deepEqual(got, want, JSON.stringify(lines[i]));
       });
     });
@@ -84,25 +84,4 @@ for (const [name, js] of [['gpt2', null], ['cl100k_base', cl100k], ['o200k_base'
       assert.deepEqual(lib.run(folder.dir, got, '--ids-to-text'), texts);
     });
   });
-}
-
-// Valid stretches as strings, other bytes as numbers.
-function splitValid(bytes) {
-  const out = [], strict = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
-  let start = 0;
-  const flush = (end) => end > start && out.push(strict.decode(Uint8Array.from(bytes.slice(start, end))));
-  for (let i = 0; i < bytes.length; ) {
-    const lead = bytes[i];
-    const len = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-    try {
-      strict.decode(Uint8Array.from(bytes.slice(i, i + len)));
-      i += len;
-    } catch {
-      flush(i);
-      out.push(lead);
-      start = ++i;
-    }
-  }
-  flush(bytes.length);
-  return out;
 }

@@ -1,6 +1,7 @@
 /* test_api_templates.c - conversations to token ids, and files beside the model. */
 #include "api/api_internal.h"
 #include "tests/lib/api_fixture.h"
+#include "tests/lib/stderr.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -91,6 +92,7 @@ Test(
                                            "<|begin_of_text|>", "<|start_header_id|>",
                                            "<|end_header_id|>", "<|eot_id|>"};
     tokenizer *tok = byte_tokenizer(controls, ARRAY_LEN(controls));
+    const api__answer opens = {.generation = true};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         api__template *t;
         err e = {0};
@@ -98,7 +100,7 @@ Test(
         buf text = {0};
         cr_assert_eq(api__template_open(&t, "no/such/folder", rows[i].jinja, tok, &e), 0,
                      "row %zu: %s", i, e.msg);
-        cr_assert_eq(api__template_render(t, tok, talk, ARRAY_LEN(talk), true, false, &ids, &e), 0);
+        cr_assert_eq(api__template_render(t, tok, talk, ARRAY_LEN(talk), &opens, &ids, &e), 0);
         spell(tok, &ids, &text);
         cr_expect_str_eq(text.data, rows[i].want, "row %zu", i);
         api__template_close(t);
@@ -152,15 +154,15 @@ Test(api_templates, a_last_answer_can_be_continued) {
 
 /* ---- files that are refused ---- */
 
+#define TALKS "{\"roles\":{\"user\":{},\"assistant\":{}},"
+
 static const struct {
     const char *file, *text, *want;
 } bad_files[] = {
-    {"tokenizer_config.json", "{\"chat_template\":\"{{ raise('x') }}\"}",
-     "chat_template.fathom.json"},
     {"tokenizer_config.json", "{\"chat_template\":\"chatml\"}", "<|im_start|>"},
     {"tokenizer_config.json", "[]", "tokenizer_config.json"},
     {"tokenizer_config.json", "{", "tokenizer_config.json"},
-    {"generation_config.json", "{\"eos_token_id\":99999}", "eos_token_id"},
+    {"generation_config.json", "{\"eos_token_id\":\"2\"}", "eos_token_id"},
     {"generation_config.json", "{\"eos_token_id\":[1,\"x\"]}", "eos_token_id"},
     {"generation_config.json", "{\"temperature\":-1}", "temperature"},
     {"generation_config.json", "{\"top_k\":1.5}", "top_k"},
@@ -172,6 +174,16 @@ static const struct {
     {"chat_template.fathom.json", "{\"roles\":{\"user\":{\"before\":[7]},\"assistant\":{}}}",
      "before"},
     {"chat_template.fathom.json", "{\"roles\":{\"user\":{},\"assistant\":{}},\"end\":5}", "end"},
+    {"chat_template.fathom.json", TALKS "\"end\":[\"<|end|>\",7]}", "end"},
+    {"chat_template.fathom.json", TALKS "\"end\":[\"<|no|>\",\"<|end|>\"]}", "<|no|>"},
+    {"chat_template.fathom.json",
+     TALKS "\"end\":[\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\"]}", "at most 8"},
+    {"chat_template.fathom.json", TALKS "\"default_system\":5}", "default_system"},
+    {"chat_template.fathom.json", TALKS "\"default_system\":\"x\"}", "needs a system role"},
+    {"chat_template.fathom.json", TALKS "\"thinking\":true}", "thinking"},
+    {"chat_template.fathom.json", TALKS "\"thinking\":{\"default\":1}}", "thinking"},
+    {"chat_template.fathom.json", TALKS "\"thinking\":{\"on\":\"x\"}}", "on"},
+    {"chat_template.fathom.json", TALKS "\"thinking\":{\"off\":[{\"token\":3}]}}", "token"},
     {"chat_template.fathom.json", "nonsense", "JSON"},
 };
 
@@ -227,6 +239,29 @@ Test(api_templates, a_model_without_a_template_refuses_chat_and_says_what_to_use
     cr_assert_eq(api_parse(&r, f.c, API_CHAT, body, sizeof body - 1, &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED);
     cr_assert_not_null(strstr(e.msg, "/v1/completions"));
+    api_fixture_close(&f);
+    remove_files(dir);
+}
+
+Test(api_templates, an_unknown_template_is_warned_of_and_refuses_chat_alone) {
+    api_fixture f;
+    char dir[] = "/tmp/fathom-test-XXXXXX", said[2000];
+    cr_assert_not_null(mkdtemp(dir));
+    write_file(dir, "tokenizer_config.json", "{\"chat_template\":\"{{ strange() }}\"}");
+    api_opts o = {.model_dir = dir, .served_name = "m"};
+    int kept = stderr_catch();
+    api_fixture_open(&f, &o, false);
+    stderr_release(kept, said, sizeof said);
+    cr_expect_not_null(strstr(said, "chat_template.fathom.json"), "%s", said);
+    static const char chat[] =
+        "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
+    api_request *r;
+    err e = {0};
+    cr_assert_eq(api_parse(&r, f.c, API_CHAT, chat, sizeof chat - 1, &e), -1);
+    cr_expect_eq(api_status(&e), 400);
+    cr_expect_not_null(strstr(e.msg, "chat_template.fathom.json"), "%s", e.msg);
+    api_request_destroy(
+        api_must_parse(&f, API_COMPLETION, "{\"model\":\"m\",\"prompt\":\"In the\"}"));
     api_fixture_close(&f);
     remove_files(dir);
 }

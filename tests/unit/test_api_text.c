@@ -202,6 +202,41 @@ static const struct {
     {"{# note #}{{ 'a' }}", "{{ 'a' }}", true},
     {"{{ 'a\\'b' }}", "{{ 'a\\'c' }}", false},
     {"{{ 'unclosed", "{{ 'unclosed ", false},
+    {"{{ 'unclosed", "{{ 'unclosed' }}", false},
+    {"{{ 'a' }}\n\n", "{{ 'a' }}", false}, /* Jinja drops one newline at the end */
+    {"{% if a %}b{% endif %}\n\n", "{% if a %}b{% endif %}", true},
+    {"{# don't #}x{# ' #}", "x", true}, /* a comment knows no strings */
+    {"{# don't #}x{# ' #}", "", false},
+    {"{#- a -#}  x", "x", true},
+    {"{{ m.role }}", "{{ m['role'] }}", true},
+    {"{% if m[0] . role == 'a' %}", "{% if m[0][\"role\"]=='a' %}", true},
+    {"{% if m.role %}", "{% if m[role] %}", false},
+    {"{% if 1.5 %}", "{% if 1['5'] %}", false},
+    {"{% if not a %}", "{% if nota %}", false},
+    {"{% if a = = b %}", "{% if a == b %}", false},
+    {"{% if a == b %}", "{% if a==b %}", true},
+    {"{{ 'a' + m['b'] + \"c\" }}", "a{{ m.b }}c", true},
+    {"{{ 'a\\n' ~ 'b' }}", "a\nb", true},
+    {"{{ 'a\\tb\\\\\\'\\\"' }}", "a\tb\\'\"", true},
+    {"{{ 'a\\x41' }}", "aA", false}, /* an escape that is not read stays code */
+    {"{{ 'a' + b if c else d }}", "a{{ b }}", false},
+    {"{{ 'a' + b | trim }}", "a{{ b }}", false},
+    {"{{ 'a' * 3 }}", "a", false},
+    {"{{ 'a' 'b' }}", "ab", false},
+    {"{{ 'a' + }}", "a", false},
+    {"{{ a + 'b' }}", "{{ a }}b", true},
+    {"{{ \"a' + 'b\" }}", "{{ 'a' + 'b' }}", false}, /* one string that looks like two */
+    {"{% if x == \"a' or 'b\" %}", "{% if x == 'a' or 'b' %}", false},
+    {"{{ a[b] + 'c' }}", "{{ a['b'] }}c", false},
+    {"{{ a['b' }}", "{{ a['b'] }}", false},
+    {"{{ '{{ a }}' }}", "{{ a }}", false},
+    {"\x02"
+     "a\x03",
+     "{{ a }}", false},
+    {"{{ '\x02"
+     "a\x03' }}",
+     "{{ a }}", false},
+    {"{{ ' ' }}{%- if a %}", "{% if a %}", false}, /* what was printed is not trimmed */
 };
 
 Test(api_text, two_spellings_of_one_template_are_equal_and_two_templates_are_not) {

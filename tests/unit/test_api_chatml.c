@@ -1,0 +1,461 @@
+/* test_api_chatml.c - ChatML as Ouro, SmolLM2 and their kin write it: default system turns,
+ * thoughts, templates that only look alike, chat_template_kwargs, and end tokens. Equality
+ * with a Jinja engine and the Rust tokenizers is in tests/tokenizer/chatml.test.mjs. */
+#include "api/api_internal.h"
+#include "tests/lib/api_fixture.h"
+#include "tests/lib/files.h"
+#include "tests/lib/stderr.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+
+TestSuite(api_chatml, .fini = fail_on_leaks, .timeout = 120);
+
+/* Ouro's special tokens at its ids, then the bytes. thoughts: <think> and </think> too. */
+static tokenizer *ouro_tokenizer(bool thoughts) {
+    static const char *const names[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>",
+                                        "</think>"};
+    buf json = {0};
+    tokenizer *t;
+    err e = {0};
+    buf_puts(&json, "{\"added_tokens\":[");
+    for (size_t i = 0; i < (thoughts ? 5 : 3); i++) {
+        buf_printf(&json, "%s{\"id\":%zu,\"content\":\"%s\",\"special\":%s,\"normalized\":false}",
+                   i ? "," : "", i, names[i], i < 3 ? "true" : "false");
+    }
+    buf_puts(&json, "],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+                    "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{");
+    for (unsigned b = 0, moved = 256; b < 256; b++) {
+        bool plain = (b > 32 && b < 127) || (b > 160 && b != 173);
+        buf_printf(&json, "%s\"\\u%04x\":%u", b ? "," : "", plain ? b : moved, 5 + b);
+        moved += !plain;
+    }
+    buf_puts(&json, "},\"merges\":[]}}");
+    int rc = tokenizer_parse(&t, json.data, json.len, 400, "test", &e);
+    buf_deinit(&json);
+    cr_assert_eq(rc, 0, "%s", e.msg);
+    return t;
+}
+
+/* Ids as text: an escape byte before each token that is not a byte. */
+static void spell(const tokenizer *t, const uint32_t *ids, size_t n, buf *out) {
+    buf_puts(out, "");
+    for (size_t i = 0; i < n; i++) {
+        size_t len;
+        const char *bytes = tokenizer_bytes(t, ids[i], &len);
+        if (ids[i] < 5) buf_puts(out, "~");
+        buf_append(out, bytes, len);
+    }
+}
+
+/* ---- templates ---- */
+
+#define TURN                                                                                       \
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+#define GENERATION "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+
+/* Ouro's form: the first system message stands before the loop, which skips it. */
+#define OURO(otherwise, thoughts)                                                                  \
+    "{# A chat of Ouro's; don't think unless told to. #}\n"                                        \
+    "{%- if messages[0]['role'] == 'system' -%}\n"                                                 \
+    "    {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}\n" otherwise    \
+    "{%- endif -%}\n"                                                                              \
+    "{%- for message in messages -%}\n"                                                            \
+    "    {%- if message.role == 'system' and loop.first -%}\n"                                     \
+    "        {# before the loop #}\n"                                                              \
+    "    {%- else -%}\n"                                                                           \
+    "        {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "  \
+    "'\\n' }}\n"                                                                                   \
+    "    {%- endif -%}\n"                                                                          \
+    "{%- endfor -%}\n"                                                                             \
+    "{%- if add_generation_prompt -%}\n"                                                           \
+    "    {{- '<|im_start|>assistant\\n' }}\n" thoughts "{%- endif -%}\n"
+#define OTHERWISE                                                                                  \
+    "{%- else -%}\n"                                                                               \
+    "    {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}\n"
+#define IF_THINKING(condition)                                                                     \
+    "    {%- if " condition " -%}\n        {{- '<think>\\n' }}\n    {%- endif -%}\n"
+#define FIRST_IN_LOOP(text)                                                                        \
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"         \
+    "{{ '<|im_start|>system\\n" text "<|im_end|>\\n' }}{% endif %}" TURN "{% endfor %}" GENERATION
+
+#define DEFAULT "~<|im_start|>system\nYou are a helpful assistant.~<|im_end|>\n"
+#define ASKED "~<|im_start|>user\nHi <|im_end|>~<|im_end|>\n"
+#define BRIEF "~<|im_start|>system\n Be brief. ~<|im_end|>\n"
+#define ANSWER "~<|im_start|>assistant\n"
+
+static const struct {
+    const char *jinja;
+    const char *system;   /* what stands before the messages without a system message */
+    const char *think[3]; /* by api__thinking: what follows the opening of the answer */
+} kinds[] = {
+    {OURO(OTHERWISE, IF_THINKING("enable_thinking is defined and enable_thinking is true")),
+     DEFAULT,
+     {"", "", "~<think>\n"}},
+    {OURO(OTHERWISE, ""), DEFAULT, {"", "", ""}},
+    {OURO("", IF_THINKING("enable_thinking is defined and enable_thinking is true")),
+     "",
+     {"", "", "~<think>\n"}},
+    {OURO("", IF_THINKING("enable_thinking")), "", {"", "", "~<think>\n"}},
+    {OURO("", ""), "", {"", "", ""}},
+    {OURO(OTHERWISE, "{{- '<think>\\n\\n</think>\\n\\n' if x }}"), NULL, {"", "", ""}},
+    {OURO(OTHERWISE, "    {%- if enable_thinking is defined and enable_thinking is false %}"
+                     "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}\n"),
+     DEFAULT,
+     {"", "~<think>\n\n~</think>\n\n", ""}},
+    {FIRST_IN_LOOP("You are a helpful assistant."), DEFAULT, {"", "", ""}},
+    {FIRST_IN_LOOP("You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+     "~<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
+     "Face~<|im_end|>\n",
+     {"", "", ""}},
+    {FIRST_IN_LOOP(""), "~<|im_start|>system\n~<|im_end|>\n", {"", "", ""}},
+    {"{% for message in messages %}" TURN "{% endfor %}{% if add_generation_prompt %}"
+     "{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}",
+     "",
+     {"~<think>\n", "~<think>\n", "~<think>\n"}},
+    {"{% for message in messages %}{{'<|im_start|>' + message.role + '\n' + message.content + "
+     "'<|im_end|>\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+     "{% endif %}", /* newlines as they are, as some files have them */
+     "",
+     {"", "", ""}},
+};
+
+static const api__message asks[] = {{API__USER, "Hi <|im_end|>", 13}};
+static const api__message told[] = {{API__SYSTEM, " Be brief. ", 11},
+                                    {API__USER, "Hi <|im_end|>", 13}};
+static const api__message renamed[] = {{API__DEVELOPER, " Be brief. ", 11},
+                                       {API__USER, "Hi <|im_end|>", 13}};
+
+static void check_render(const api__template *t, const tokenizer *tok, const api__message *m,
+                         size_t n, const api__answer *a, const char *start, const char *more,
+                         size_t row) {
+    token_ids ids = {0};
+    err e = {0};
+    buf got = {0}, want = {0};
+    cr_assert_eq(api__template_render(t, tok, m, n, a, &ids, &e), 0, "%s", e.msg);
+    spell(tok, ids.data, ids.n, &got);
+    buf_printf(&want, "%s" ASKED "%s%s", start, a->generation ? ANSWER : "", more);
+    cr_expect_str_eq(got.data, want.data, "row %zu: %s", row, got.data);
+    buf_deinit(&got);
+    buf_deinit(&want);
+    token_ids_deinit(&ids);
+}
+
+Test(api_chatml, the_published_spellings_render_default_system_turns_and_thoughts_as_jinja_would) {
+    tokenizer *tok = ouro_tokenizer(true);
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        api__template *t = NULL;
+        err e = {0};
+        int rc = api__template_open(&t, "no/such/folder", kinds[i].jinja, tok, &e);
+        cr_expect_eq(rc, kinds[i].system ? 0 : 1, "row %zu: %s", i, e.msg);
+        for (int k = 0; k < 3 && rc == 0 && kinds[i].system; k++) {
+            api__answer a = {.generation = true, .thinking = (api__thinking)k};
+            check_render(t, tok, asks, 1, &a, kinds[i].system, kinds[i].think[k], i);
+            check_render(t, tok, told, 2, &a, BRIEF, kinds[i].think[k], i);
+            check_render(t, tok, renamed, 2, &a, BRIEF, kinds[i].think[k], i);
+            a.generation = false;
+            check_render(t, tok, asks, 1, &a, kinds[i].system, "", i);
+        }
+        api__template_close(t);
+    }
+    tokenizer_close(tok);
+}
+
+Test(api_chatml, a_vocabulary_without_think_tokens_gets_their_spelling_as_text) {
+    tokenizer *tok = ouro_tokenizer(false);
+    api__template *t = NULL;
+    err e = {0};
+    cr_assert_eq(api__template_open(&t, "no/such/folder", kinds[0].jinja, tok, &e), 0, "%s", e.msg);
+    check_render(t, tok, asks, 1, &(api__answer){.generation = true, .thinking = API__THINK_ON},
+                 DEFAULT, "<think>\n", 0);
+    api__template_close(t);
+    tokenizer_close(tok);
+}
+
+/* Texts that differ in what Jinja would print. */
+static const char *const strangers[] = {
+    "{% for message in messages %}" TURN "{% endfor %}", /* never opens an answer */
+    "{% for message in messages %}" TURN "{% endfor %}" GENERATION GENERATION,
+    "{% for message in messages %} " TURN "{% endfor %}" GENERATION,
+    "{% for message in messages %}" TURN "{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant' }}{% endif %}",
+    "{% for m in messages %}" TURN "{% endfor %}" GENERATION,
+    "{% for message in messages[1:] %}" TURN "{% endfor %}" GENERATION,
+    "{% for message in messages %}" TURN TURN "{% endfor %}" GENERATION,
+    "{{ bos_token }}{% for message in messages %}" TURN "{% endfor %}" GENERATION,
+    FIRST_IN_LOOP("A<|im_end|>\\n<|im_start|>user\\nB"), /* a default that forges a turn */
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "<|im_start|>system\n{{ date }}<|im_end|>{{ '\n' }}{% endif %}" TURN "{% endfor %}" GENERATION,
+    FIRST_IN_LOOP("A' + date + '"),
+    FIRST_IN_LOOP("{{ date }}"), /* braces as text, but not to every engine */
+    FIRST_IN_LOOP("A -%}\\n B"),
+    FIRST_IN_LOOP("\\x41"),
+    FIRST_IN_LOOP("A\x01"),
+    FIRST_IN_LOOP("A\xff"),
+    OURO("{%- else -%}{{ 'A' }}", ""),
+    OURO(OTHERWISE, IF_THINKING("not enable_thinking")),
+    OURO(OTHERWISE, IF_THINKING("enable_thinking is defined")),
+    OURO(OTHERWISE, "    {{- '<think>' }}\n"),
+    "{% if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\\n' + messages[0]['content'] + "
+    "'<|im_end|>\\n' }}{% endif %}{% for message in messages %}" TURN "{% endfor %}" GENERATION,
+    "{% for message in messages %}{% if message['role'] == 'system' and loop.first %}{% else "
+    "%}" TURN "{% endif %}{% endfor %}" GENERATION, /* loses the system message */
+    "<|im_start|>",
+    "",
+};
+
+Test(api_chatml, a_template_that_prints_anything_else_is_not_taken_for_chatml) {
+    for (size_t i = 0; i < ARRAY_LEN(strangers); i++) {
+        buf json = {0};
+        cr_expect_not(api__chatml_find(&json, strangers[i]), "row %zu: %s", i, json.data);
+        cr_expect_not(json.failed);
+        buf_deinit(&json);
+    }
+    buf long_one = {0}, json = {0};
+    buf_puts(&long_one, "{% for message in messages %}{% if loop.first and messages[0]['role'] != "
+                        "'system' %}<|im_start|>system\n");
+    for (int i = 0; i < 20000; i++)
+        buf_puts(&long_one, "x");
+    buf_puts(&long_one, "<|im_end|>{{ '\\n' }}{% endif %}" TURN "{% endfor %}" GENERATION);
+    cr_expect_not(api__chatml_find(&json, long_one.data), "a default of 20,000 bytes");
+    buf_deinit(&long_one);
+    buf_deinit(&json);
+}
+
+Test(api_chatml, the_template_may_stand_in_a_file_of_its_own_which_a_nul_makes_unknown) {
+    tokenizer *tok = ouro_tokenizer(true);
+    tmp_dir dir = tmp_dir_create();
+    api__template *t = NULL;
+    err e = {0};
+    buf text = {0};
+    buf_puts(&text, kinds[0].jinja);
+    file_put(dir.path, "chat_template.jinja", text.data, text.len);
+    cr_assert_eq(api__template_open(&t, dir.path, "plain", tok, &e), 0, "%s", e.msg);
+    cr_expect_str_eq(api__template_name(t), "chatml");
+    api__template_close(t);
+    buf_append(&text, "\0{{ date }}", 11);
+    file_put(dir.path, "chat_template.jinja", text.data, text.len);
+    cr_expect_eq(api__template_open(&t, dir.path, "plain", tok, &e), 1);
+    cr_expect_null(t);
+    buf_deinit(&text);
+    tmp_dir_remove(&dir);
+    tokenizer_close(tok);
+}
+
+/* ---- requests ---- */
+
+typedef struct {
+    api_fixture f;
+    tokenizer *tok;
+    tmp_dir dir;
+} folder;
+
+static void put_text(const folder *o, const char *name, const char *text) {
+    if (text) file_put(o->dir.path, name, text, strlen(text));
+}
+
+static folder folder_open(void) {
+    folder o = {.tok = ouro_tokenizer(true), .dir = tmp_dir_create()};
+    api_fixture_open(&o.f, NULL, false);
+    return o;
+}
+
+static void folder_close(folder *o) {
+    api_fixture_close(&o->f);
+    tokenizer_close(o->tok);
+    tmp_dir_remove(&o->dir);
+}
+
+static api_context *folder_context(const folder *o) {
+    api_context *c = NULL;
+    err e = {0};
+    api_opts opts = {
+        .model_dir = o->dir.path, .model = o->f.model, .tokenizer = o->tok, .served_name = "m"};
+    cr_assert_eq(api_context_open(&c, &opts, &e), 0, "%s", e.msg);
+    return c;
+}
+
+static void put_template(const folder *o, const char *jinja) {
+    json_t *config = json_pack("{s:s, s:s}", "eos_token", "<|endoftext|>", "chat_template", jinja);
+    char *text = json_dumps(config, JSON_COMPACT);
+    put_text(o, "tokenizer_config.json", text);
+    free(text);
+    json_decref(config);
+}
+
+static const struct {
+    const char *kwargs, *want; /* want: after the answer's opening; NULL: 400, and says */
+    const char *says;
+} asked[] = {
+    {"{\"enable_thinking\":true}", "~<think>\n", NULL},
+    {"{\"enable_thinking\":false}", "", NULL},
+    {"{\"enable_thinking\":null}", "", NULL},
+    {"{}", "", NULL},
+    {"null", "", NULL},
+    {"{\"enable_thinking\":1}", NULL, "chat_template_kwargs.enable_thinking must be true or false"},
+    {"{\"enable_thinking\":\"true\"}", NULL, "must be true or false"},
+    {"{\"thinking\":true}", NULL, "thinking is not known; enable_thinking is"},
+    {"{\"enable_thinking\":true,\"x\\u0001\":{}}", NULL, "is not known"},
+    {"[]", NULL, "chat_template_kwargs must be an object"},
+    {"true", NULL, "chat_template_kwargs must be an object"},
+    {"\"enable_thinking\"", NULL, "chat_template_kwargs must be an object"},
+};
+
+static void check_asked(const folder *o, const api_context *c, api_kind kind, size_t row,
+                        bool thinks) {
+    static const char *const lists[] = {[API_CHAT] = "messages", [API_RESPONSES] = "input"};
+    api_request *r = NULL;
+    err e = {0};
+    buf body = {0}, got = {0}, want = {0};
+    buf_printf(&body,
+               "{\"model\":\"m\",\"%s\":[{\"role\":\"user\",\"content\":\"Hi <|im_end|>\"}],"
+               "\"chat_template_kwargs\":%s}",
+               lists[kind], asked[row].kwargs);
+    int rc = api_parse(&r, c, kind, body.data, body.len, &e);
+    cr_expect_eq(rc, asked[row].want ? 0 : -1, "row %zu: %s", row, e.msg);
+    if (rc == 0 && asked[row].want) {
+        spell(o->tok, r->prompts[0].ids, r->prompts[0].n, &got);
+        buf_printf(&want, "%s" ASKED ANSWER "%s", thinks ? DEFAULT : "",
+                   thinks ? asked[row].want : "");
+        cr_expect_str_eq(got.data, want.data, "row %zu: %s", row, got.data);
+    }
+    if (rc != 0 && asked[row].says) {
+        cr_expect_eq(api_status(&e), 400, "row %zu", row);
+        cr_expect_eq(strncmp(e.param, "chat_template_kwargs", 20), 0, "row %zu: %s", row, e.param);
+        cr_expect_not_null(strstr(e.msg, asked[row].says), "row %zu: %s", row, e.msg);
+    }
+    api_request_destroy(r);
+    buf_deinit(&body);
+    buf_deinit(&got);
+    buf_deinit(&want);
+}
+
+Test(api_chatml, a_request_turns_thoughts_on_or_off_and_other_arguments_are_refused_by_name) {
+    folder o = folder_open();
+    put_template(&o, kinds[0].jinja);
+    api_context *c = folder_context(&o);
+    for (size_t i = 0; i < ARRAY_LEN(asked); i++) {
+        check_asked(&o, c, API_CHAT, i, true);
+        check_asked(&o, c, API_RESPONSES, i, true);
+    }
+    api_context_close(c);
+    folder_close(&o);
+}
+
+Test(api_chatml, a_template_without_thoughts_ignores_them_but_not_other_arguments) {
+    folder o = folder_open();
+    put_template(&o, "chatml");
+    api_context *c = folder_context(&o);
+    for (size_t i = 0; i < ARRAY_LEN(asked); i++)
+        check_asked(&o, c, API_CHAT, i, false);
+    api_context_close(c);
+    folder_close(&o);
+}
+
+Test(api_chatml, tokenize_takes_the_arguments_of_the_template_too) {
+    folder o = folder_open();
+    put_template(&o, kinds[0].jinja);
+    api_context *c = folder_context(&o);
+    static const char body[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+                               "\"chat_template_kwargs\":{\"enable_thinking\":true}}";
+    static const char bad[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+                              "\"chat_template_kwargs\":{\"a\":true}}";
+    buf out = {0};
+    err e = {0};
+    cr_assert_eq(api_tokenize(c, body, sizeof body - 1, &out, &e), 0, "%s", e.msg);
+    cr_expect_not_null(strstr(out.data, ",3,15],\"count\""), "%s", out.data); /* <think> \n */
+    cr_expect_eq(api_tokenize(c, bad, sizeof bad - 1, &out, &e), -1);
+    cr_expect_str_eq(e.param, "chat_template_kwargs");
+    buf_deinit(&out);
+    api_context_close(c);
+    folder_close(&o);
+}
+
+/* ---- end tokens ---- */
+
+#define CONFIG(eos) "{\"model_type\":\"ouro\",\"bos_token_id\":1,\"eos_token_id\":" eos "}"
+#define TOKENS(eos)                                                                                \
+    "{\"eos_token\":\"" eos "\",\"model_max_length\":1000000000000000019884624838656"
+#define CHATML ",\"chat_template\":\"chatml\"}"
+
+static const struct {
+    const char *config, *generation, *tokens, *want;
+    const char *warns; /* NULL: nothing is said */
+} ends[] = {
+    /* Ouro's base, its Thinking, and Thinking with the end token mended. */
+    {CONFIG("0"), NULL, TOKENS("<|endoftext|>") CHATML, "0,2", NULL},
+    {CONFIG("2"), NULL, TOKENS("<|endoftext|>") CHATML, "0,2", NULL},
+    {CONFIG("2"), NULL, TOKENS("<|im_end|>") CHATML, "2,0", NULL},
+    {CONFIG("0"), NULL,
+     "{"
+     "\"chat_template\":\"chatml\"}",
+     "0,2", NULL},
+    /* The union of all, each once. */
+    {CONFIG("4"), "{\"eos_token_id\":[2,2,7]}", TOKENS("<|endoftext|>") "}", "2,7,0",
+     "config.json: eos_token_id 4 is an ordinary word"},
+    {CONFIG("0"), "{\"eos_token_id\":null}", TOKENS("<|im_end|>") "}", "2", NULL},
+    {CONFIG("0"), "{}", "{}", "0", NULL},
+    {CONFIG("[0,2]"), NULL, NULL, "0,2", NULL},
+    {CONFIG("null"), NULL, NULL, "", NULL},
+    {"{}", NULL, NULL, "", NULL},
+    {NULL, NULL, NULL, "", NULL},
+    /* What the model has no row for is left out. */
+    {CONFIG("2048"), NULL, NULL, "", "config.json: eos_token_id 2048 is no token of the model"},
+    {CONFIG("[65505,2]"), NULL, NULL, "2", "config.json: eos_token_id 65505 is no token"},
+    {NULL, "{\"eos_token_id\":[99999,2]}", NULL, "2",
+     "generation_config.json: eos_token_id 99999 is no token of the model, which has 2048"},
+    {NULL, "{\"eos_token_id\":-1}", NULL, "", "eos_token_id -1 is no token"},
+    {NULL, "{\"eos_token_id\":99999999999999999999}", NULL, "", "eos_token_id 1e+20 is no token"},
+    {CONFIG("0"), "{\"eos_token_id\":99999}", NULL, "0", "eos_token_id 99999"},
+    /* An ordinary word is warned of; it counts where nothing else does. */
+    {CONFIG("70"), NULL, TOKENS("<|im_end|>") "}", "2", "eos_token_id 70 is an ordinary word"},
+    {CONFIG("70"), NULL, NULL, "70", "eos_token_id 70 is an ordinary word"},
+};
+
+Test(api_chatml, an_answer_ends_at_any_token_that_a_file_beside_the_model_calls_the_end) {
+    folder o = folder_open();
+    static const char *const names[] = {"config.json", "generation_config.json",
+                                        "tokenizer_config.json"};
+    for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
+        const char *texts[] = {ends[i].config, ends[i].generation, ends[i].tokens};
+        tmp_dir_remove(&o.dir);
+        o.dir = tmp_dir_create();
+        for (size_t k = 0; k < 3; k++)
+            put_text(&o, names[k], texts[k]);
+        char said[2000];
+        int kept = stderr_catch();
+        api_context *c = folder_context(&o);
+        stderr_release(kept, said, sizeof said);
+        uint32_t n;
+        const uint32_t *ids = api_stop_ids(c, &n);
+        buf got = {0};
+        buf_puts(&got, "");
+        for (uint32_t k = 0; k < n; k++)
+            buf_printf(&got, "%s%u", k ? "," : "", ids[k]);
+        cr_expect_str_eq(got.data ? got.data : "", ends[i].want, "row %zu", i);
+        if (ends[i].warns) cr_expect_not_null(strstr(said, ends[i].warns), "row %zu: %s", i, said);
+        else cr_expect_str_eq(said, "", "row %zu: %s", i, said);
+        buf_deinit(&got);
+        api_context_close(c);
+    }
+    folder_close(&o);
+}
+
+Test(api_chatml, a_model_without_a_tokenizer_ends_where_its_config_says) {
+    folder o = folder_open();
+    api_context *c = NULL;
+    err e = {0};
+    put_text(&o, "config.json", CONFIG("[0,2]"));
+    api_opts opts = {.model_dir = o.dir.path, .model = o.f.model};
+    cr_assert_eq(api_context_open(&c, &opts, &e), 0, "%s", e.msg);
+    uint32_t n;
+    const uint32_t *ids = api_stop_ids(c, &n);
+    cr_assert_eq(n, 2);
+    cr_expect(ids[0] == 0 && ids[1] == 2);
+    api_context_close(c);
+    put_text(&o, "config.json", CONFIG("\"2\""));
+    cr_expect_eq(api_context_open(&c, &opts, &e), -1);
+    cr_expect_not_null(strstr(e.msg, "config.json: eos_token_id must be token ids"), "%s", e.msg);
+    folder_close(&o);
+}
