@@ -164,6 +164,12 @@ int model__config_eos(const model__config *c, model_plan *p) {
     return 0;
 }
 
+void model__write_eos(buf *out, const model_plan *p) {
+    for (uint32_t i = 0; i < p->n_eos; i++)
+        buf_printf(out, "%s%u%s", i ? ", " : "  \"eos_token_id\": [", p->eos_ids[i],
+                   i + 1 < p->n_eos ? "" : "],\n");
+}
+
 void model__write_real(buf *out, const char *key, float v) {
     char text[32];
     for (int digits = 6; digits <= 9; digits++) {
@@ -235,7 +241,10 @@ int plan_parse(model_plan *out, const char *text, size_t n, const char *what, er
         goto done;
     }
     p.family = family_of(&c);
-    if (p.family == NULL || p.family->read(&c, &p) != 0 || check_slot(&c, &p) != 0) goto done;
+    if (p.family == NULL || p.family->read(&c, &p) != 0 || check_slot(&c, &p) != 0 ||
+        model__config_eos(&c, &p) != 0) {
+        goto done;
+    }
     plan_derive(&p);
     *out = p;
     rc = 0;

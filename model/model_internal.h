@@ -123,6 +123,7 @@ int model__config_absent(const model__config *c, const char *key) WARN_UNUSED;
 int model__config_eos(const model__config *c, model_plan *p) WARN_UNUSED;
 int model__config_bad(const model__config *c, const char *key, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
+void model__write_eos(buf *out, const model_plan *p); /* nothing where the plan has none */
 /* A float in as few digits as bring the same value back: 0.99, not 0.99000001. */
 void model__write_real(buf *out, const char *key, float v);
 

@@ -268,27 +268,35 @@ static void add_attention(const eng__cpu *g, const eng__layer *l, double *bytes,
     }
 }
 
-/* What bench_stage measures: a whole launch, or one part of the recurrent block on the
- * rows that the last launch left behind. */
-typedef enum { PART_ALL, PART_ATTENTION, PART_MOE } part;
+/* What bench_stage measures: a whole launch, or one part of every core layer on the rows that
+ * the last launch left behind. */
+typedef enum { PART_ALL, PART_ATTENTION, PART_FFN } part;
 
 static void run_attention(void *arg) {
     step *s = arg;
     s->g->rows = s->rows;
-    eng__attention(s->g, &s->g->core[0]);
+    for (uint32_t i = 0; i < s->g->plan.n_core; i++)
+        eng__attention(s->g, &s->g->core[i]);
 }
 
-static void run_moe(void *arg) {
+static void run_ffn(void *arg) {
     step *s = arg;
     s->g->rows = s->rows;
-    eng__ffn_moe(s->g, &s->g->core[0]);
+    for (uint32_t i = 0; i < s->g->plan.n_core; i++) {
+        const eng__layer *l = &s->g->core[i];
+        if (l->moe) eng__ffn_moe(s->g, l);
+        else eng__ffn_dense(s->g, l);
+    }
 }
 
-static void add_moe(const eng__cpu *g, const eng__layer *l, double *bytes, double *weights) {
+static void add_ffn(const eng__cpu *g, const eng__layer *l, double *bytes, double *weights) {
     double chosen = 0, all = 0, one = 0;
+    if (l->gate_up.data) { /* dense, or the shared experts */
+        add_mat(&l->gate_up, bytes, weights);
+        add_mat(&l->down, bytes, weights);
+    }
+    if (!l->moe) return;
     add_mat(&l->router, bytes, weights);
-    add_mat(&l->gate_up, bytes, weights);
-    add_mat(&l->down, bytes, weights);
     for (uint32_t x = 0; x < g->plan.n_experts; x++) {
         if (g->expert_first[x + 1] == g->expert_first[x]) continue;
         add_mat(&l->expert_gate_up[x], bytes, &chosen);
@@ -302,24 +310,21 @@ static void add_moe(const eng__cpu *g, const eng__layer *l, double *bytes, doubl
 /* What the launch just run had to read and compute, or that part of it. */
 static void weigh_step(const eng__cpu *g, const step *s, uint32_t context, bool chunk, part what,
                        eng_kernel_time *t) {
-    double bytes = 0, weights = 0, attentions = what == PART_MOE ? 0 : 1;
-    const model_plan *c = &g->plan;
-    if (s->stage == ENG_STAGE_CODA) {
-        for (uint32_t i = 0; i < c->n_coda; i++) {
-            add_attention(g, &g->coda[i], &bytes, &weights);
-            add_mat(&g->coda[i].gate_up, &bytes, &weights);
-            add_mat(&g->coda[i].down, &bytes, &weights);
-        }
-        add_mat(&g->head, &bytes, &weights);
-        attentions = c->n_coda;
-    } else {
-        if (what != PART_MOE) add_attention(g, &g->core[0], &bytes, &weights);
-        if (what != PART_ATTENTION) add_moe(g, &g->core[0], &bytes, &weights);
-        if (what == PART_ALL) add_mat(&g->lora_down, &bytes, &weights);
+    const model_plan *p = &g->plan;
+    bool coda = s->stage == ENG_STAGE_CODA;
+    const eng__layer *layers = coda ? g->coda : g->core;
+    uint32_t n = coda ? p->n_coda : p->n_core;
+    double bytes = 0, weights = 0, attentions = what == PART_FFN ? 0 : n;
+    for (uint32_t i = 0; i < n; i++) {
+        if (what != PART_FFN) add_attention(g, &layers[i], &bytes, &weights);
+        if (what != PART_ATTENTION) add_ffn(g, &layers[i], &bytes, &weights);
     }
+    if (coda) add_mat(&g->head, &bytes, &weights);
+    if (!coda && what == PART_ALL) add_mat(&g->lora_down, &bytes, &weights);
     double caches = chunk ? 1 : s->n; /* rows of one prompt read one cache */
-    double per_position = 2.0 * c->n_heads * (g->dk + g->dv);
-    bytes += attentions * context * caches * (double)g->base.info.slot_bytes;
+    double per_position = 2.0 * p->n_heads * (g->dk + g->dv);
+    double position_bytes = p->layer_values * (double)model_dtype_bytes(g->opts.cache_dtype);
+    bytes += attentions * context * caches * position_bytes;
     t->gbytes = 1e-9 * bytes;
     t->gflop = 1e-9 * s->n * (2.0 * weights + attentions * per_position * context);
 }
@@ -342,9 +347,8 @@ static int set_rows(step *s, uint32_t *blocks, uint32_t context, bool chunk, err
     uint32_t sequences = chunk ? 1 : s->n, used = sequences * per * ENG_BLOCK + 1;
     fill_slots(g, 0, used < g->base.info.n_slots ? used : g->base.info.n_slots);
     for (uint32_t i = 0; i < sequences * per; i++) {
-        blocks[i] = i;
-        if (i >= g->base.info.n_blocks)
-            return err_set(e, ERR_USAGE, NULL, "cache too small to bench");
+        blocks[i] = i % g->base.info.n_blocks; /* a small cache serves several rows at once */
+        if (i >= g->base.info.n_blocks) continue;
         for (uint32_t p = 0; p < ENG_BLOCK; p++) {
             slot = (slot + 1) % g->base.info.n_slots;
             eng_edit d = {.block = i,
@@ -358,8 +362,8 @@ static int set_rows(step *s, uint32_t *blocks, uint32_t context, bool chunk, err
     }
     for (size_t i = 0; i < (size_t)s->n * g->plan.dim; i++) {
         seed = seed * 1664525u + 1013904223u;
-        g->h[i] = (float)(seed >> 8) / 16777216.0f - 0.5f;
-        g->e[i] = g->out[i] = g->h[i];
+        g->h[i] = g->out[i] = (float)(seed >> 8) / 16777216.0f - 0.5f;
+        if (g->plan.inject != INJECT_NONE) g->e[i] = g->h[i];
     }
     for (uint32_t i = 0; i < s->n; i++) {
         s->rows[i] = (eng_row){.row = i,
@@ -377,7 +381,7 @@ static int set_rows(step *s, uint32_t *blocks, uint32_t context, bool chunk, err
 enum { STEP_CONTEXT = 512, MOST_ROWS = 128 };
 
 static int bench_stage(bench *b, const char *what, eng_stage stage, bool chunk, part kind, err *e) {
-    static const pass passes[] = {run_step, run_attention, run_moe};
+    static const pass passes[] = {run_step, run_attention, run_ffn};
     static const uint32_t row_counts[] = {1, 8, 32, MOST_ROWS};
     eng__cpu *g = b->g;
     uint32_t context = g->opts.max_positions < STEP_CONTEXT ? g->opts.max_positions : STEP_CONTEXT;
@@ -405,6 +409,7 @@ static int bench_stage(bench *b, const char *what, eng_stage stage, bool chunk, 
 /* ---- prompts: MLA attention absorbed and expanded, in turn ---- */
 
 enum { LONG_RUN = 512, LONG_CONTEXT = 4096 };
+#define BENCH_CACHE (UINT64_C(2) << 30) /* far more than any processor's own cache */
 
 typedef struct {
     step *s;
@@ -463,11 +468,13 @@ static int bench_model(bench *b, const model_folder *m, const eng_backend_opts *
     eng__cpu *plain = b->g;
     o.n_rows = o.max_launch = LONG_RUN;
     o.max_logits = o.prompt_chunk = MOST_ROWS;
+    if (o.cache_bytes == 0) o.cache_bytes = BENCH_CACHE;
+    if (o.max_positions == 0 || o.max_positions > LONG_CONTEXT) o.max_positions = LONG_CONTEXT;
     if (eng_cpu_open(&backend, m, &o, e) != 0) return -1;
     eng__cpu *g = b->g = (eng__cpu *)backend;
     int rc = bench_stage(b, "recurrent step", ENG_STAGE_RECURRENT, false, PART_ALL, e);
     if (rc == 0) rc = bench_stage(b, "attention", ENG_STAGE_RECURRENT, false, PART_ATTENTION, e);
-    if (rc == 0) rc = bench_stage(b, "moe", ENG_STAGE_RECURRENT, false, PART_MOE, e);
+    if (rc == 0) rc = bench_stage(b, "feed-forward", ENG_STAGE_RECURRENT, false, PART_FFN, e);
     if (rc == 0) rc = bench_stage(b, "recurrent prompt", ENG_STAGE_RECURRENT, true, PART_ALL, e);
     if (rc == 0) rc = bench_stage(b, "coda and head", ENG_STAGE_CODA, false, PART_ALL, e);
     if (rc == 0 && g->crossover && b->only && strcmp(b->only, "forms") == 0) rc = bench_forms(b, e);

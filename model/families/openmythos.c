@@ -154,6 +154,7 @@ static void write(buf *out, const model_plan *p, const char *dtype) {
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
         buf_printf(out, "  \"%s\": %u,\n", numbers[i].key, *number_at(&copy, i));
     }
+    model__write_eos(out, p);
     model__write_real(out, "act_threshold", p->exit_threshold);
     buf_puts(out, ",\n");
     model__write_real(out, "rope_theta", p->rope_theta);

@@ -129,7 +129,7 @@ static void complete(model_plan *p) {
 
 static int read(const model__config *c, model_plan *p) {
     if (read_shape(c, p) != 0 || read_rope(c, p) != 0 || refuse_unknown(c, p) != 0 ||
-        read_exit(c, p) != 0 || model__config_eos(c, p) != 0 ||
+        read_exit(c, p) != 0 ||
         model__config_flag(c, "tie_word_embeddings", false, &p->tied_head) != 0) {
         return -1;
     }
@@ -157,9 +157,7 @@ static void write(buf *out, const model_plan *p, const char *dtype) {
         buf_printf(out, "  \"%s\": %u,\n", numbers[i].key, numbers[i].value);
     if (p->loops_default != p->loops_cap)
         buf_printf(out, "  \"early_exit_step\": %u,\n", p->loops_default - 1);
-    for (uint32_t i = 0; i < p->n_eos; i++)
-        buf_printf(out, "%s%u%s", i ? ", " : "  \"eos_token_id\": [", p->eos_ids[i],
-                   i + 1 < p->n_eos ? "" : "],\n");
+    model__write_eos(out, p);
     model__write_real(out, "early_exit_threshold", p->exit_threshold);
     buf_puts(out, ",\n");
     model__write_real(out, "rms_norm_eps", p->norm_eps);

@@ -1,0 +1,255 @@
+/* test_ouro.c - Ouro's folder as its authors publish it: what config.json may say, which tensors
+ * the files must hold, and what is refused by name. */
+#include "model/model.h"
+#include "tests/lib/testlib.h"
+#include "tests/lib/weights.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+TestSuite(ouro, .fini = fail_on_leaks);
+
+static const char golden[] = "tests/golden/families/ouro";
+
+/* The golden config.json with one key set to a JSON value, or removed when value is NULL. */
+static char *edited(const char *key, const char *value) {
+    char *text = file_get(golden, "config.json", NULL);
+    json_t *root = json_loads(text, 0, NULL);
+    free(text);
+    if (value) json_object_set_new(root, key, json_loads(value, JSON_DECODE_ANY, NULL));
+    else json_object_del(root, key);
+    text = json_dumps(root, 0);
+    json_decref(root);
+    return text;
+}
+
+static int parse(const char *key, const char *value, model_plan *p, err *e) {
+    char *text = edited(key, value);
+    int rc = plan_parse(p, text, strlen(text), "config.json", e);
+    free(text);
+    return rc;
+}
+
+Test(ouro, the_published_keys_give_the_plan_of_the_family) {
+    model_plan p;
+    err e = {0};
+    cr_assert_eq(parse("unused", "1", &p, &e), 0, "%s", e.msg);
+    cr_assert_str_eq(plan_family_name(&p), "ouro");
+    cr_assert(p.n_prelude == 0 && p.n_core == 3 && p.n_coda == 0);
+    cr_assert(p.norms == NORM_SANDWICH && p.inject == INJECT_NONE && p.loop_norm);
+    cr_assert(p.exit == EXIT_HAZARD && p.output == OUTPUT_STATE && !p.final_norm);
+    cr_assert(p.rope_halves && p.core_ffn == FFN_SWIGLU && p.ffn_dim == 96);
+    cr_assert_eq(p.exit_threshold, 1);
+    cr_assert(p.loops_default == 4 && p.loops_cap == 4 && plan_loops_ceiling(&p) == 4);
+    cr_assert_eq(p.layer_values, 2 * 4 * 16);
+    cr_assert_eq(p.slot_values, 3 * 2 * 4 * 16, "a slot holds all layers of a loop");
+    cr_assert_eq(plan_planes(&p, 4), 4);
+}
+
+Test(ouro, the_variants_have_the_published_numbers_of_weights) {
+    static const struct {
+        const char *name;
+        uint64_t params, cache_values; /* of one token at four loops */
+    } sizes[] = {{"ouro_1.4b", 1434652673, 393216}, {"ouro_2.6b", 2667974657, 786432}};
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        model_plan p;
+        cr_assert_eq(plan_variant(&p, sizes[i].name, NULL), 0);
+        cr_assert_eq(plan_params(&p), sizes[i].params, "%s", sizes[i].name);
+        cr_assert_eq((uint64_t)plan_planes(&p, 4) * p.slot_values, sizes[i].cache_values);
+    }
+}
+
+/* Spellings that other versions of the files use, and what they mean. */
+Test(ouro, a_key_may_be_absent_null_or_spelt_as_newer_files_do) {
+    static const struct {
+        const char *key, *value;
+        float threshold;
+        uint32_t loops;
+    } good[] = {
+        {"early_exit_threshold", NULL, 1, 4},
+        {"early_exit_threshold", "null", 1, 4},
+        {"early_exit_threshold", "0.5", 0.5f, 4},
+        {"early_exit_threshold", "7", 1, 4},
+        {"early_exit_step", "null", 1, 4},
+        {"early_exit_step", "1", 1, 2},
+        {"num_key_value_heads", NULL, 1, 4},
+        {"head_dim", NULL, 1, 4},
+        {"rope_scaling", NULL, 1, 4},
+        {"layer_types", NULL, 1, 4},
+        {"layer_types", "null", 1, 4},
+        {"use_sliding_window", NULL, 1, 4},
+        {"quantization_config", "null", 1, 4},
+        {"sliding_window", "4096", 1, 4},
+        {"attention_dropout", "0.0", 1, 4},
+        {"transformers_version", "\"4.55.0\"", 1, 4},
+        {"rope_parameters", "{\"rope_theta\": 5e5, \"rope_type\": \"default\"}", 1, 4},
+        {"tie_word_embeddings", "true", 1, 4},
+        {"eos_token_id", "[0, 2, 2000000]", 1, 4},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+        model_plan p;
+        err e = {0};
+        cr_assert_eq(parse(good[i].key, good[i].value, &p, &e), 0, "%s: %s", good[i].key, e.msg);
+        cr_assert_float_eq(p.exit_threshold, good[i].threshold, 1e-6, "%s", good[i].key);
+        cr_assert_eq(p.loops_default, good[i].loops, "%s", good[i].key);
+        buf text = {0};
+        model_plan again;
+        plan_write(&text, &p, "float32");
+        cr_assert_eq(plan_parse(&again, text.data, text.len, "again", &e), 0, "%s", e.msg);
+        cr_assert_eq(memcmp(&p, &again, sizeof p), 0, "row %zu reads back otherwise", i);
+        buf_deinit(&text);
+    }
+}
+
+static const struct {
+    const char *key, *value, *says;
+} bad[] = {
+    {"model_type", "\"llama\"",
+     "model_type is 'llama'; Fathom runs looped models: openmythos, ouro"},
+    {"model_type", NULL, "\"model_type\" is missing; Fathom runs looped models: openmythos, ouro"},
+    {"model_type", "7", "model_type is a number"},
+    {"vocab_size", "1", "vocab_size is 1, expected 2 to"},
+    {"hidden_size", "0", "hidden_size is 0"},
+    {"hidden_size", "64.5", "hidden_size is 64.5, expected a whole number"},
+    {"intermediate_size", NULL, "\"intermediate_size\" is missing"},
+    {"intermediate_size", "-1", "intermediate_size is -1"},
+    {"num_hidden_layers", "0", "num_hidden_layers is 0"},
+    {"num_hidden_layers", "100000", "num_hidden_layers is 100000, expected 1 to 1024"},
+    {"num_attention_heads", "0", "num_attention_heads is 0"},
+    {"num_key_value_heads", "3", "num_key_value_heads is 3, expected a divisor"},
+    {"head_dim", "15", "head_dim is 15, expected an even number"},
+    {"head_dim", "\"16\"", "head_dim is a string"},
+    {"max_position_embeddings", "0", "max_position_embeddings is 0"},
+    {"rms_norm_eps", "0", "rms_norm_eps is 0"},
+    {"rope_theta", "0", "rope_theta is 0"},
+    {"total_ut_steps", "0", "total_ut_steps is 0"},
+    {"total_ut_steps", "257", "total_ut_steps is 257, expected 1 to 256"},
+    {"early_exit_threshold", "0", "early_exit_threshold is 0, expected above 0"},
+    {"early_exit_threshold", "\"1\"", "early_exit_threshold is a string"},
+    {"early_exit_step", "4", "early_exit_step is 4, expected 0 to 3"},
+    {"rope_scaling", "{\"type\": \"linear\", \"factor\": 2}", "rope_scaling is set"},
+    {"rope_parameters", "{\"rope_type\": \"yarn\"}", "rope_type is \"yarn\""},
+    {"use_sliding_window", "true", "use_sliding_window is true"},
+    {"use_sliding_window", "1", "use_sliding_window is a number, expected true or false"},
+    {"layer_types", "[\"full_attention\", \"sliding_attention\", \"full_attention\"]",
+     "layer_types 1 is 'sliding_attention'"},
+    {"layer_types", "[\"full_attention\"]", "layer_types must list all 3 layers"},
+    {"hidden_act", "\"gelu\"", "hidden_act is \"gelu\""},
+    {"attention_bias", "true", "attention_bias is true"},
+    {"quantization_config", "{\"quant_method\": \"fp8\"}", "quantization_config is set"},
+    {"tie_word_embeddings", "\"no\"", "tie_word_embeddings is a string"},
+    {"eos_token_id", "\"</s>\"", "eos_token_id must be a token id or a list"},
+    {"eos_token_id", "[0, \"x\"]", "eos_token_id 1 is a string"},
+};
+
+Test(ouro, every_key_that_would_change_the_arithmetic_is_refused_by_name) {
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        model_plan p;
+        err e = {0};
+        cr_assert_eq(parse(bad[i].key, bad[i].value, &p, &e), -1, "%s = %s was accepted",
+                     bad[i].key, bad[i].value);
+        cr_assert_eq(e.code, ERR_BAD_FILE);
+        cr_assert(strstr(e.msg, bad[i].says), "row %zu: \"%s\" has no \"%s\"", i, e.msg,
+                  bad[i].says);
+        cr_assert(strstr(e.msg, "config.json"), "%s", e.msg);
+    }
+}
+
+/* A slot would hold 1024 layers of 4096 heads of 4096 values. */
+Test(ouro, sizes_in_range_one_by_one_are_refused_where_their_product_is_not) {
+    model_plan p;
+    err e = {0};
+    static const char text[] =
+        "{\"model_type\":\"ouro\",\"vocab_size\":9,\"hidden_size\":8,\"intermediate_size\":8,"
+        "\"num_hidden_layers\":1024,\"num_attention_heads\":4096,\"head_dim\":4096,"
+        "\"max_position_embeddings\":8,\"rms_norm_eps\":1e-6,\"rope_theta\":1e4,"
+        "\"total_ut_steps\":4}";
+    cr_assert_eq(plan_parse(&p, text, sizeof text - 1, "config.json", &e), -1);
+    cr_assert(strstr(e.msg, "one loop of one position would cache"), "%s", e.msg);
+}
+
+/* ---- files ---- */
+
+static tmp_dir copy_of_golden(void) {
+    tmp_dir d = tmp_dir_create();
+    static const char *const files[] = {"config.json", "model.safetensors"};
+    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+        size_t n;
+        char *bytes = file_get(golden, files[i], &n);
+        file_put(d.path, files[i], bytes, n);
+        free(bytes);
+    }
+    return d;
+}
+
+static void refuses(const char *dir, const char *says) {
+    model_folder *m;
+    err e = {0};
+    cr_assert_eq(model_open(&m, dir, &e), -1, "accepted instead of: %s", says);
+    cr_assert_null(m);
+    cr_assert_eq(e.code, ERR_BAD_FILE);
+    cr_assert(strstr(e.msg, says), "\"%s\" has no \"%s\"", e.msg, says);
+}
+
+Test(ouro, a_missing_or_misshapen_tensor_is_named_with_what_was_expected_and_found) {
+    static const struct {
+        const char *tensor, *shape, *says; /* shape NULL: the tensor is left out */
+    } rows[] = {
+        {"lm_head.weight", NULL, "tensor lm_head.weight is missing, expected [97, 64]"},
+        {"model.norm.weight", NULL, "tensor model.norm.weight is missing, expected [64]"},
+        {"model.early_exit_gate.bias", NULL, "early_exit_gate.bias is missing, expected [1]"},
+        {"model.layers.2.input_layernorm_2.weight", NULL,
+         "tensor model.layers.2.input_layernorm_2.weight is missing, expected [64]"},
+        {"model.layers.1.self_attn.k_proj.weight", "[32,128]",
+         "tensor model.layers.1.self_attn.k_proj.weight has shape [32, 128], expected [64, 64]"},
+        {"model.layers.0.mlp.down_proj.weight", "[96,64]",
+         "tensor model.layers.0.mlp.down_proj.weight has shape [96, 64], expected [64, 96]"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        tmp_dir d = copy_of_golden();
+        st_file f = st_read(d.path, "model.safetensors");
+        if (rows[i].shape) st_set_shape(&f, rows[i].tensor, rows[i].shape);
+        else json_object_set_new(f.header, "unused", json_incref(st_tensor(&f, rows[i].tensor)));
+        if (rows[i].shape == NULL) json_object_del(f.header, rows[i].tensor);
+        st_write(&f, d.path, "model.safetensors");
+        st_free(&f);
+        refuses(d.path, rows[i].says);
+        tmp_dir_remove(&d);
+    }
+}
+
+Test(ouro, a_folder_of_another_family_is_refused_before_its_tensors_are_looked_at) {
+    tmp_dir d = copy_of_golden();
+    char *text = edited("model_type", "\"qwen3\"");
+    file_put(d.path, "config.json", text, strlen(text));
+    free(text);
+    refuses(d.path, "model_type is 'qwen3'; Fathom runs looped models: openmythos, ouro");
+    tmp_dir_remove(&d);
+}
+
+Test(ouro, shards_hold_the_same_model_as_one_file) {
+    tmp_dir d = tmp_dir_create();
+    model_plan p;
+    err e = {0};
+    model_folder *one, *many;
+    char parts[96];
+    (void)snprintf(parts, sizeof parts, "%s/parts", d.path);
+    weights_write(d.path, "ouro_tiny", DTYPE_F32, 5, 2);
+    cr_assert_eq(plan_variant(&p, "ouro_tiny", &e), 0);
+    model_init_opts o = {.seed = 5, .dtype = DTYPE_F32, .mean_depth = 2, .shard_bytes = 100000};
+    cr_assert_eq(model_init_write(parts, &p, &o, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_open(&one, d.path, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_open(&many, parts, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_params(one), model_params(many));
+    for (uint32_t layer = 0; layer < p.n_core; layer++) {
+        model_tensor a, b;
+        tensor_place at = {.role = TENSOR_WQ, .stage = PART_OF_CORE, .layer = layer};
+        cr_assert(model_find(one, at, &a) && model_find(many, at, &b));
+        cr_assert(a.bytes == b.bytes && memcmp(a.data, b.data, a.bytes) == 0);
+    }
+    model_close(one);
+    model_close(many);
+    tmp_dir_remove(&d);
+}
