@@ -35,7 +35,14 @@ typedef struct {
     uint64_t max_request_tokens; /* prompts x n x max_tokens together */
     size_t max_body_bytes;
     bool control_ids; /* token-id prompts may hold control tokens */
-} api_opts;           /* zero = the default of each */
+    /* How the model runs: loops of a token that asks for none, what halted positions are to
+     * deeper loops, and when a token leaves. false: as its plan says. */
+    bool own_run;
+    uint32_t default_loops;
+    kv_policy halted_kv;
+    exit_rule exit;
+    float threshold; /* of `exit` */
+} api_opts;          /* zero = the default of each */
 
 typedef struct api_context api_context;
 /* Reads generation_config.json, tokenizer_config.json and config.json (end tokens, default

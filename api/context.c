@@ -175,6 +175,12 @@ static void fill_defaults(api_opts *o, const model_plan *config) {
     if (o->max_prompts == 0) o->max_prompts = 64;
     if (o->ceiling_loops == 0) o->ceiling_loops = config->loops_default;
     if (o->ceiling_loops > PLAN_MAX_LOOPS) o->ceiling_loops = PLAN_MAX_LOOPS;
+    if (!o->own_run) {
+        o->default_loops = config->loops_default;
+        o->halted_kv = config->halted_kv;
+        o->exit = config->exit;
+        o->threshold = config->exit_threshold;
+    }
     if (o->max_body_bytes == 0) o->max_body_bytes = 2 << 20;
     if (o->max_request_tokens == 0) {
         o->max_request_tokens =

@@ -38,13 +38,13 @@ static const word words[] = {
      "}]}"},
     {"messages", "The conversation.",
      "{\"type\":\"array\",\"minItems\":1,\"maxItems\":1000,\"items\":" TURN "}"},
-    {"max_tokens", "Most tokens of one answer; 0 scores the prompt (with echo).", NULL},
-    {"max_completion_tokens", "The newer name of max_tokens; it wins.", NULL},
+    {"max_tokens", "Most tokens of one answer; 0 with echo: only score the prompt.", NULL},
+    {"max_completion_tokens", "The newer name of max_tokens; it wins where both are given.", NULL},
     {"max_output_tokens", "Most tokens of the answer.", NULL},
-    {"min_tokens", "No stop token before this many.", NULL},
-    {"n", "Answers to each prompt.", NULL},
-    {"best_of", "Only what equals n: answers are not ranked.", NULL},
-    {"seed", "Same seed, same tokens, whatever else runs.", NULL},
+    {"min_tokens", "Ban stop tokens before this many tokens.", NULL},
+    {"n", "Number of answers to each prompt.", NULL},
+    {"best_of", "Must equal n; answers are not ranked.", NULL},
+    {"seed", "Seed of the sampler: the same seed gives the same tokens, whatever else runs.", NULL},
     {"stop", "Up to 4 strings of at most 64 bytes that end the answer.",
      "{\"anyOf\":[{\"type\":\"string\",\"minLength\":1,\"maxLength\":64},{\"type\":\"array\","
      "\"maxItems\":4,\"items\":{"
@@ -54,42 +54,48 @@ static const word words[] = {
     {"include_stop_str_in_output", "Leave the stop string in the text.", NULL},
     {"ignore_eos", "Do not end at the model's own stop tokens.", NULL},
     {"stream", "Answer with server-sent events.", NULL},
-    {"stream_options", "Needs stream.",
+    {"stream_options", "Usage in a stream; requires stream: true.",
      "{\"type\":\"object\",\"properties\":{\"include_usage\":{\"type\":\"boolean\"},\"continuous_"
      "usage_stats\":{"
      "\"type\":\"boolean\"}}}"},
     {"echo", "Put the prompt before the answer.", NULL},
-    {"logprobs", "Log-probabilities of the tokens.", NULL},
-    {"top_logprobs", "Best alternatives of each token.", NULL},
-    {"prompt_logprobs", "Log-probabilities of the prompt with this many alternatives.", NULL},
-    {"temperature", "Below 0.00001: greedy.", NULL},
-    {"top_p", "1 = off.", NULL},
-    {"top_k", "0 = off; at most the vocabulary.", NULL},
-    {"min_p", "0 = off.", NULL},
-    {"frequency_penalty", "Of the answer's tokens.", NULL},
-    {"presence_penalty", "Of the answer's tokens.", NULL},
-    {"repetition_penalty", "Of the prompt's and the answer's tokens; 1 = off.", NULL},
-    {"logit_bias", "Token ids to what is added to their logits; at most 300.",
+    {"logprobs", "Return log-probabilities of the tokens.", NULL},
+    {"top_logprobs", "Number of likeliest alternatives to return for each token.", NULL},
+    {"prompt_logprobs",
+     "Return log-probabilities of the prompt with this many alternatives per token.", NULL},
+    {"temperature", "Sampling temperature; below 0.00001 the likeliest token is taken.", NULL},
+    {"top_p", "Sample from the likeliest tokens that hold this probability; 1 = off.", NULL},
+    {"top_k", "Sample from this many likeliest tokens; 0 = off; at most the vocabulary.", NULL},
+    {"min_p", "Leave out tokens below this share of the likeliest one's probability; 0 = off.",
+     NULL},
+    {"frequency_penalty", "Penalises tokens by how often they occur in the answer (-2 to 2).",
+     NULL},
+    {"presence_penalty", "Penalises tokens that occur in the answer (-2 to 2).", NULL},
+    {"repetition_penalty",
+     "Divides the logits of tokens that occur in the prompt or the answer; 1 = off.", NULL},
+    {"logit_bias", "Maps token ids to numbers that are added to their logits; at most 300.",
      "{\"type\":\"object\",\"maxProperties\":300,\"additionalProperties\":{\"type\":\"number\","
      "\"minimum\":-100,"
      "\"maximum\":100}}"},
-    {"depth", "Loops of each token: at least, at most, and the halting threshold.",
+    {"depth",
+     "Loops of each token: fewest, most, and the threshold of the model's exit rule. /v1/models "
+     "tells the rule, the threshold's range and the most loops.",
      "{\"type\":\"object\",\"properties\":{\"min_loops\":{\"type\":\"integer\",\"minimum\":1},"
      "\"max_loops\":{"
      "\"type\":\"integer\",\"minimum\":1},\"threshold\":{\"type\":\"number\",\"exclusiveMinimum\":"
-     "0,\"maximum\":1}}}"},
+     "0,\"maximum\":1000000}}}"},
     {"reasoning_effort",
-     "minimal, low, medium or high: a quarter of the trained loops and so on; depth.max_loops "
-     "wins.",
+     "minimal, low, medium or high: at most one to four quarters of the trained loops; "
+     "depth.max_loops wins where both are given.",
      NULL},
-    {"return_depth", "Tell the loops of each token.", NULL},
-    {"return_token_ids", "Tell the id of each token.", NULL},
-    {"priority", "Lower runs first.", NULL},
+    {"return_depth", "Return the loops of each token.", NULL},
+    {"return_token_ids", "Return the id of each token.", NULL},
+    {"priority", "Requests of a lower number run first; default 0.", NULL},
     {"cache_salt", "Share cached prompts only with requests of the same salt.", NULL},
     {"request_id", "Becomes the answer's id; letters, digits and -_.: only.", NULL},
     {"user", "Ignored.", NULL},
-    {"suffix", "Only the empty one is supported.", NULL},
-    {"add_generation_prompt", "Open the model's turn after the messages.", NULL},
+    {"suffix", "Must be empty.", NULL},
+    {"add_generation_prompt", "Open the model's turn after the messages; default true.", NULL},
     {"continue_final_message", "Let the model go on with its last message.", NULL},
     {"chat_template_kwargs",
      "What the chat template is told. enable_thinking opens the answer with a thought or without; "
@@ -110,23 +116,23 @@ static const word words[] = {
     {"input", "Text, or a list of messages, calls and their results.",
      "{\"anyOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"minItems\":1,\"maxItems\":1000,"
      "\"items\":" TURN "}]}"},
-    {"instructions", "The system's turn.", NULL},
+    {"instructions", "Text of the system's turn.", NULL},
     {"text", "The form of the answer.",
      "{\"type\":\"object\",\"properties\":{\"format\":{\"type\":\"object\",\"required\":[\"type\"],"
      "\"properties\":{"
      "\"type\":{\"enum\":[\"text\",\"json_object\",\"json_schema\"]},\"name\":{\"type\":\"string\"}"
      ",\"schema\":{"
      "\"type\":\"object\"}}}}}"},
-    {"reasoning", "Its effort is reasoning_effort.",
+    {"reasoning", "effort: as reasoning_effort.",
      "{\"type\":\"object\",\"properties\":{\"effort\":{\"enum\":[\"minimal\",\"low\",\"medium\","
      "\"high\"]}}}"},
-    {"include", "message.output_text.logprobs.",
+    {"include", "message.output_text.logprobs: return log-probabilities.",
      "{\"type\":\"array\",\"items\":{\"enum\":[\"message.output_text.logprobs\",\"reasoning."
      "encrypted_content\"]}}"},
-    {"metadata", "Given back.",
+    {"metadata", "Returned unchanged.",
      "{\"type\":\"object\",\"maxProperties\":16,\"additionalProperties\":{\"type\":\"string\","
      "\"maxLength\":512}}"},
-    {"truncation", "Only disabled is supported.", NULL},
+    {"truncation", "Must be disabled.", NULL},
 };
 
 static const word *find_word(const char *name) {
@@ -198,16 +204,17 @@ static void write_body_schema(buf *out, const char *name, api_kind kind, const c
 static const struct {
     const char *path, *summary, *body; /* body: a schema; NULL = GET */
     bool streams;
+    const char *answer; /* a schema; NULL = Answer */
 } paths[] = {
-    {"/v1/completions", "Continue a text", "CompletionRequest", true},
-    {"/v1/chat/completions", "Answer a conversation", "ChatRequest", true},
+    {"/v1/completions", "Continue a text", "CompletionRequest", true, NULL},
+    {"/v1/chat/completions", "Answer a conversation", "ChatRequest", true, NULL},
     {"/v1/responses", "Answer a conversation, stateless subset of the Responses API",
-     "ResponsesRequest", true},
-    {"/v1/models", "The model served", NULL, false},
-    {"/tokenize", "Text or messages to token ids", "TokenizeRequest", false},
-    {"/detokenize", "Token ids to text", "DetokenizeRequest", false},
-    {"/health", "Alive; queues no work", NULL, false},
-    {"/ready", "Takes work: false while loading or draining", NULL, false},
+     "ResponsesRequest", true, NULL},
+    {"/v1/models", "The model served", NULL, false, "ModelList"},
+    {"/tokenize", "Text or messages to token ids", "TokenizeRequest", false, NULL},
+    {"/detokenize", "Token ids to text", "DetokenizeRequest", false, NULL},
+    {"/health", "Alive; queues no work", NULL, false, NULL},
+    {"/ready", "Takes work: false while loading or draining", NULL, false, NULL},
 };
 
 static const char small_schemas[] =
@@ -235,6 +242,33 @@ static const char small_schemas[] =
     "\"integer\"},\"n_ctx\":{\"type\":"
     "\"integer\"}}}}},\"Answer\":{\"type\":\"object\"}";
 
+/* What /v1/models says of a model beyond OpenAI's four fields. */
+static const char model_schemas[] =
+    ",\"Model\":{\"type\":\"object\",\"required\":[\"id\",\"object\",\"created\",\"owned_by\"],"
+    "\"properties\":{\"id\":{\"type\":\"string\"},\"object\":{\"enum\":[\"model\"]},\"created\":{"
+    "\"type\":\"integer\"},\"owned_by\":{\"type\":\"string\"},\"root\":{\"type\":\"string\"},"
+    "\"parent\":{\"type\":\"null\"},\"max_model_len\":{\"type\":\"integer\",\"description\":"
+    "\"Most tokens of prompt and answer together.\"},\"max_loops\":{\"type\":\"integer\","
+    "\"description\":\"Most loops a request may ask "
+    "for.\"},\"trained_loops\":{\"type\":\"integer\","
+    "\"description\":\"Loops the model was trained for.\"},\"family\":{\"type\":\"string\"},"
+    "\"core_layers\":{\"type\":\"integer\",\"description\":\"Layers that one loop runs.\"},"
+    "\"exit\":{\"type\":\"object\",\"description\":\"When a token leaves the loop: a threshold of "
+    "the "
+    "rule lies above `above` and reaches `most`; the rule fixed has none.\",\"properties\":{"
+    "\"rule\":{\"enum\":[\"act\",\"hazard\",\"latent-diff\",\"cosine\",\"fixed\"]},"
+    "\"threshold\":{\"type\":[\"number\",\"null\"]},\"above\":{\"type\":[\"number\",\"null\"]},"
+    "\"most\":{\"type\":[\"number\",\"null\"]}}},\"loops\":{\"type\":\"object\",\"properties\":{"
+    "\"default\":{\"type\":\"integer\",\"description\":\"Most loops of a token unless a request "
+    "says "
+    "otherwise.\"},\"cap\":{\"type\":\"integer\",\"description\":\"Most loops a request may ask "
+    "for.\"}}},"
+    "\"halted_kv\":{\"enum\":[\"exact\",\"last\"],\"description\":\"Whether tokens that left go on "
+    "filling the cache at deeper loops.\"},\"meta\":{\"type\":\"object\"}}},"
+    "\"ModelList\":{\"type\":\"object\",\"required\":[\"object\",\"data\"],\"properties\":{"
+    "\"object\":{"
+    "\"enum\":[\"list\"]},\"data\":{\"type\":\"array\",\"items\":" REF("Model") "}}}";
+
 static void write_path(buf *out, size_t i) {
     buf_printf(out, "%s\"%s\":{\"%s\":{\"summary\":\"%s\",", i ? "," : "", paths[i].path,
                paths[i].body ? "post" : "get", paths[i].summary);
@@ -245,8 +279,10 @@ static void write_path(buf *out, size_t i) {
                    "\"#/components/schemas/%s\"}}}},",
                    paths[i].body);
     }
-    buf_puts(out, "\"responses\":{\"200\":{\"description\":\"fine\",\"content\":{\"application/"
-                  "json\":{\"schema\":" REF("Answer") "}");
+    buf_printf(out,
+               "\"responses\":{\"200\":{\"description\":\"fine\",\"content\":{\"application/"
+               "json\":{\"schema\":{\"$ref\":\"#/components/schemas/%s\"}}",
+               paths[i].answer ? paths[i].answer : "Answer");
     if (paths[i].streams)
         buf_puts(out, ",\"text/event-stream\":{\"schema\":{\"type\":\"string\"}}");
     buf_puts(out, "}}," ERRORS "}}}");
@@ -263,13 +299,14 @@ void api_openapi(buf *out) {
                   "model\",\"parameters\":[{\"name\":\"model\",\"in\":"
                   "\"path\",\"required\":true,\"schema\":{\"type\":\"string\"}}],\"responses\":{"
                   "\"200\":{\"description\":"
-                  "\"fine\"}," ERRORS "}}}},\"components\":{\"schemas\":{");
+                  "\"fine\"," JSON_OF("Model") "}," ERRORS "}}}},\"components\":{\"schemas\":{");
     write_body_schema(out, "CompletionRequest", API_COMPLETION, "prompt");
     buf_puts(out, ",");
     write_body_schema(out, "ChatRequest", API_CHAT, "messages");
     buf_puts(out, ",");
     write_body_schema(out, "ResponsesRequest", API_RESPONSES, "input");
     buf_puts(out, small_schemas);
+    buf_puts(out, model_schemas);
     buf_puts(out, "},\"responses\":{\"Error\":{\"description\":\"refused or failed\"," JSON_OF(
                       "Error") "}},"
                                "\"securitySchemes\":{\"bearer\":{\"type\":\"http\",\"scheme\":"

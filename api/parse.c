@@ -1,6 +1,7 @@
 /* parse.c - a body becomes a checked request. */
 #include "api/api_internal.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <sys/random.h>
 
@@ -169,28 +170,46 @@ static int read_effort(api_request *r, const api_context *c, const char *effort,
     return bad(e, param, "must be minimal, low, medium or high");
 }
 
+static int read_loops(const api_context *c, const json_t *v, const char *param, int64_t *out,
+                      err *e) {
+    uint32_t cap = c->config->loops_cap;
+    if (json_is_integer(v) && cap && json_integer_value(v) > cap) {
+        return err_set(e, ERR_BAD_PARAM, param, "%s is %lld; %s models run 1 to %u loops", param,
+                       (long long)json_integer_value(v), plan_family_name(c->config), cap);
+    }
+    return api__read_int(v, param, 1, c->opts.ceiling_loops, out, e);
+}
+
+/* The range is that of the rule by which this server's model leaves the loop. */
+static int read_threshold(const api_context *c, const json_t *v, float *out, err *e) {
+    static const char param[] = "depth.threshold";
+    double x = 0;
+    *out = 0;
+    if (v == NULL || json_is_null(v)) return 0;
+    if (api__read_num(v, param, -INFINITY, false, INFINITY, &x, e) != 0) return -1;
+    *out = x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : (float)x;
+    return exit_rule_check(c->opts.exit, *out, param, e);
+}
+
 static int read_depth(api_request *r, const api_context *c, const api__values *v, err *e) {
     int64_t min = 0, max = 0;
-    double threshold = 0;
     const char *effort = v->reasoning ? "reasoning.effort" : "reasoning_effort";
     if (read_effort(r, c, v->reasoning_effort, effort, e) != 0) return -1;
     if (v->depth == NULL) return 0;
     if (!json_is_object(v->depth)) return bad(e, "depth", "must be an object");
     const json_t *lo = json_object_get(v->depth, "min_loops"),
                  *hi = json_object_get(v->depth, "max_loops");
-    if (api__read_int(lo, "depth.min_loops", 1, c->opts.ceiling_loops, &min, e) != 0) return -1;
-    if (api__read_int(hi, "depth.max_loops", 1, c->opts.ceiling_loops, &max, e) != 0) return -1;
-    if (api__read_num(json_object_get(v->depth, "threshold"), "depth.threshold", 0, true, 1,
-                      &threshold, e) != 0) {
+    if (read_loops(c, lo, "depth.min_loops", &min, e) != 0) return -1;
+    if (read_loops(c, hi, "depth.max_loops", &max, e) != 0) return -1;
+    if (read_threshold(c, json_object_get(v->depth, "threshold"), &r->depth.threshold, e) != 0)
         return -1;
-    }
     r->depth.min_loops = (uint16_t)min;
     if (max > 0) r->depth.max_loops = (uint16_t)max;
-    r->depth.threshold = (float)threshold;
     uint32_t most = r->depth.max_loops ? r->depth.max_loops : c->opts.ceiling_loops;
-    if ((uint32_t)min > most)
-        return bad(e, "depth.min_loops", "may not exceed the most loops of this request");
-    return 0;
+    if ((uint32_t)min <= most) return 0;
+    return err_set(e, ERR_BAD_PARAM, "depth.min_loops",
+                   "depth.min_loops is %lld; this request runs at most %u loops", (long long)min,
+                   most);
 }
 
 /* ---- what is sent back ---- */
@@ -219,7 +238,7 @@ static int read_logprobs(api_request *r, const api__values *v, err *e) {
     }
     r->n_top = (uint32_t)top;
     if (v->prompt_logprobs == API__NO_INT) return 0;
-    if (r->stream) return bad(e, "prompt_logprobs", "cannot be had from a stream");
+    if (r->stream) return bad(e, "prompt_logprobs", "is not available with stream");
     r->prompt_logprobs = true;
     r->n_prompt_top = (uint32_t)v->prompt_logprobs;
     return 0;
@@ -255,11 +274,11 @@ static int check_scored(const api_request *r, uint64_t output, err *e) {
     if (kept * (tops + 1) <= API__MAX_SCORED) return 0;
     const char *field = r->prompt_logprobs ? "prompt_logprobs" : "logprobs";
     return err_set(e, ERR_BAD_PARAM, field,
-                   "%s would tell of %llu tokens and alternatives; one answer may hold %d", field,
+                   "%s asks for %llu log-probabilities; one answer may hold %d", field,
                    (unsigned long long)(kept * (tops + 1)), API__MAX_SCORED);
 }
 
-/* How many tokens each prompt may bring forth; needs the prompts. */
+/* How many tokens may be generated for each prompt; needs the prompts. */
 static int read_limits(api_request *r, const api_context *c, const api__values *v, err *e) {
     const char *field = token_limit_field(r->kind, v);
     static const char *const inputs[] = {"prompt", "messages", "input"}; /* by api_kind */
@@ -289,7 +308,7 @@ static int read_limits(api_request *r, const api_context *c, const api__values *
     if (v->min_tokens != API__NO_INT) r->min_tokens = (uint32_t)v->min_tokens;
     if (all * r->n <= c->opts.max_request_tokens) return check_scored(r, all * r->n, e);
     return err_set(e, ERR_BAD_PARAM, r->n > 1 ? "n" : field,
-                   "this request could bring forth %llu tokens; one request may ask for %llu",
+                   "this request could generate %llu tokens; one request may ask for %llu",
                    (unsigned long long)(all * r->n),
                    (unsigned long long)c->opts.max_request_tokens);
 }

@@ -6,6 +6,22 @@ static void write_str(buf *out, const char *s) {
     buf_json_string(out, s, strlen(s));
 }
 
+/* How deep tokens go: the layers of a loop, when a token leaves it, how many loops there are. */
+static void write_depth(const api_context *c, buf *out) {
+    const api_opts *o = &c->opts;
+    float above, most;
+    buf_printf(out, ",\"family\":\"%s\",\"core_layers\":%u,\"exit\":{\"rule\":\"%s\",",
+               plan_family_name(c->config), c->config->n_core, exit_rule_name(o->exit));
+    if (exit_rule_range(o->exit, &above, &most)) {
+        buf_printf(out, "\"threshold\":%.6g,\"above\":%g,\"most\":%g}", (double)o->threshold,
+                   (double)above, (double)most);
+    } else {
+        buf_puts(out, "\"threshold\":null,\"above\":null,\"most\":null}");
+    }
+    buf_printf(out, ",\"loops\":{\"default\":%u,\"cap\":%u},\"halted_kv\":\"%s\"", o->default_loops,
+               o->ceiling_loops, o->halted_kv == KV_LAST ? "last" : "exact");
+}
+
 static void write_model(const api_context *c, buf *out) {
     const model_plan *m = c->config;
     buf_puts(out, "{\"id\":");
@@ -13,14 +29,16 @@ static void write_model(const api_context *c, buf *out) {
     buf_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"fathom\",\"root\":",
                (long long)c->created);
     write_str(out, c->name);
-    buf_printf(
-        out,
-        ",\"parent\":null,\"max_model_len\":%u,\"max_loops\":%u,\"trained_loops\":%u,\"meta\":{"
-        "\"n_vocab\":%u,\"n_ctx_train\":%u,\"n_embd\":%u,\"n_params\":%llu,\"size\":%llu,\"chat_"
-        "template\":",
-        c->opts.max_context, c->opts.ceiling_loops, m->loops_default, m->vocab_size,
-        m->max_seq_len, m->dim, (unsigned long long)model_params(c->opts.model),
-        (unsigned long long)model_bytes(c->opts.model));
+    buf_printf(out, ",\"parent\":null,\"max_model_len\":%u,\"max_loops\":%u,\"trained_loops\":%u",
+               c->opts.max_context, c->opts.ceiling_loops, m->loops_default);
+    write_depth(c, out);
+    buf_printf(out,
+               ",\"meta\":{\"n_vocab\":%u,\"n_ctx_train\":%u,\"n_embd\":%u,\"n_params\":%llu,"
+               "\"size\":%llu,"
+               "\"chat_template\":",
+               m->vocab_size, m->max_seq_len, m->dim,
+               (unsigned long long)model_params(c->opts.model),
+               (unsigned long long)model_bytes(c->opts.model));
     if (c->template) write_str(out, api__template_name(c->template));
     else buf_puts(out, "null");
     buf_printf(out, ",\"tokenizer\":%s}}", c->opts.tokenizer ? "true" : "false");

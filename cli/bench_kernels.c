@@ -1,6 +1,6 @@
 /* bench_kernels.c - fathom bench kernels: the CPU kernels beside what the machine
  * allows, measured in one run. */
-#include "cli/cli.h"
+#include "cli/describe.h"
 #include "engine/kernel_bench.h"
 
 #include <stdio.h>
@@ -37,23 +37,23 @@ int cmd_bench_kernels(int argc, char **argv) {
     uint64_t threads = 0, rows = 0;
     printer p = {0};
     const opt_row options[] = {
-        {"--model", OPT_TEXT, &model, "DIR", "also measure this model's stages", 0, 0, false},
+        {"--model", OPT_TEXT, &model, "DIR", "also measure the stages of this model", 0, 0, false},
         {"--threads", OPT_UINT, &threads, "N", "compute threads (default: one per core)", 1, 512,
          false},
         {"--kernels", OPT_CHOICE, &kernels, "auto|avx512|avx2|portable",
-         "code path (default: measured)", 0, 0, false},
-        {"--kv-dtype", OPT_CHOICE, &cache, "f32|bf16", "cache precision (default f32)", 0, 0,
+         "code path (default: the fastest measured)", 0, 0, false},
+        {"--kv-dtype", OPT_CHOICE, &cache, "f32|bf16", "precision of the cache (default f32)", 0, 0,
          false},
         {"--weights", OPT_CHOICE, &weights, "auto|int8",
-         "large matrices as stored, or in 8 bits (default auto)", 0, 0, false},
+         "large matrices as stored or in 8 bits (default auto: as stored)", 0, 0, false},
         {"--what", OPT_TEXT, &only, "NAME",
-         "only: probe, gemm, attention, moe, recurrent step, recurrent prompt, coda and head; or "
-         "forms "
-         "(of a prompt's attention)",
+         "measure only probe, gemm, attention, feed-forward, recurrent step, recurrent prompt, "
+         "coda "
+         "and head; or forms, the two forms of a prompt's attention (default: all but forms)",
          0, 0, false},
-        {"--rows", OPT_UINT, &rows, "N", "only: 1, 8, 32 or 128 rows; forms: 128, 256 or 512", 1,
-         512, false},
-        {"--json", OPT_FLAG, &p.json, NULL, "print JSON", 0, 0, false},
+        {"--rows", OPT_UINT, &rows, "N",
+         "measure only 1, 8, 32 or 128 rows; forms: 128, 256 or 512 (default: all)", 1, 512, false},
+        {"--json", OPT_FLAG, &p.json, NULL, "print JSON instead of a table", 0, 0, false},
     };
     const opt_command command = {"bench kernels", "the CPU kernels beside what the machine allows",
                                  "fathom bench kernels --model models/demo", options,
@@ -67,6 +67,7 @@ int cmd_bench_kernels(int argc, char **argv) {
                           .kernels = kernels,
                           .cache_dtype = strcmp(cache, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32};
     if (strcmp(weights, "int8") == 0) o.weights = ENG_WEIGHTS_INT8;
+    const model_plan *c = m ? model_plan_of(m) : NULL;
     const char *chosen = "";
     if (p.json) printf("{\"runs\":[");
     else
@@ -76,10 +77,15 @@ int cmd_bench_kernels(int argc, char **argv) {
     if (p.json) {
         buf name = {0};
         buf_json_string(&name, model ? model : "", model ? strlen(model) : 0);
+        if (m) buf_puts(&name, ",");
+        if (m) describe_plan_json(&name, c, c->exit, c->exit_threshold);
         printf("\n],\"kernels\":\"%s\",\"model\":%s}\n", chosen, name.data ? name.data : "\"\"");
         buf_deinit(&name);
     } else {
-        printf("kernels: %s\n", chosen);
+        buf plan = {0};
+        if (m) describe_plan(&plan, c, c->exit, c->exit_threshold);
+        printf("kernels: %s\n%s%s", chosen, plan.data ? plan.data : "", m ? "\n" : "");
+        buf_deinit(&plan);
     }
     model_close(m);
     return rc == 0 ? 0 : opt_fail(&e);

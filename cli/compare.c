@@ -1,6 +1,6 @@
 /* compare.c - fathom compare: what a cheaper way of running costs in quality, on the
  * same text, against policy exact at the usual number of loops. */
-#include "cli/cli.h"
+#include "cli/describe.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -114,7 +114,7 @@ static int run_windows(compare *c, const uint32_t *ids, size_t n, err *e) {
     return 0;
 }
 
-/* Bytes a position keeps: its layers, and every loop (exact) or those it executed (last). */
+/* Bytes a position keeps: the planes of every loop (exact) or of those it executed (last). */
 static double bytes_kept(const compare *c, const variant *v, bool all_loops) {
     const model_plan *g = model_plan_of(c->r->model);
     const sched_opts *o = &c->r->sched;
@@ -122,20 +122,24 @@ static double bytes_kept(const compare *c, const variant *v, bool all_loops) {
                   : o->default_max_loops ? o->default_max_loops
                                          : g->loops_default;
     double loops = all_loops || v->policy == KV_EXACT ? most : v->loops / (double)v->n_positions;
-    return (g->n_prelude + g->n_coda + loops) * (double)c->r->backend->info.slot_bytes;
+    return (plan_planes(g, 0) + loops) * (double)c->r->backend->info.slot_bytes;
 }
 
 static void print_text(const compare *c, size_t n_tokens) {
-    printf("%zu tokens in windows of %u, against exact at the usual loops\n%-14s %10s %10s %8s "
+    buf plan = {0};
+    describe_runtime(&plan, c->r);
+    printf("%s\n%zu tokens in windows of %u, against exact at the usual loops\n%-14s %10s %10s %8s "
            "%10s %8s %12s %12s\n",
-           n_tokens, c->window, "", "loss", "perplexity", "top-1 %", "KL", "depth", "cache B/tok",
-           "all loops");
+           plan.data ? plan.data : "", n_tokens, c->window, "", "loss", "perplexity", "top-1 %",
+           "KL", "depth", "cache B/tok", "all loops");
+    buf_deinit(&plan);
     for (size_t i = 0; i < c->n; i++) {
         const variant *v = &c->v[i];
         char name[40];
         int len = snprintf(name, sizeof name, "%s", v->policy == KV_LAST ? "last" : "exact");
         if (v->max_loops)
-            snprintf(name + len, sizeof name - (size_t)len, ", %u loops", v->max_loops);
+            snprintf(name + len, sizeof name - (size_t)len, ", %u loop%s", v->max_loops,
+                     v->max_loops == 1 ? "" : "s");
         double nll = v->nll / (double)v->n_predicted, n = (double)v->n_positions;
         printf("%-14s %10.4f %10.3f %8.2f %10.6f %8.3f %12.0f %12.0f\n", name, nll, exp(nll),
                100.0 * (double)v->agree / n, v->kl / n, v->loops / n, bytes_kept(c, v, false),
@@ -144,7 +148,11 @@ static void print_text(const compare *c, size_t n_tokens) {
 }
 
 static void print_json(const compare *c, size_t n_tokens) {
-    printf("{\"tokens\":%zu,\"window\":%u,\"runs\":[", n_tokens, c->window);
+    buf plan = {0};
+    describe_runtime_json(&plan, c->r);
+    printf("{\"tokens\":%zu,\"window\":%u,%s,\"runs\":[", n_tokens, c->window,
+           plan.data ? plan.data : "\"family\":null");
+    buf_deinit(&plan);
     for (size_t i = 0; i < c->n; i++) {
         const variant *v = &c->v[i];
         double nll = v->nll / (double)v->n_predicted, n = (double)v->n_positions;
@@ -172,9 +180,10 @@ static int add_variants(compare *c, const char *loops, uint32_t ceiling, err *e)
         char *end;
         unsigned long n = strtoul(at, &end, 10);
         if (end == at || n < 1 || n > ceiling || c->n == MAX_VARIANTS || (*end && *end != ',')) {
-            return err_set(e, ERR_USAGE, "--at-loops",
-                           "'%s': expected up to %d numbers of 1 to %u with commas", loops,
-                           MAX_VARIANTS - 2, ceiling);
+            return err_set(
+                e, ERR_USAGE, "--at-loops",
+                "--at-loops '%s': expected up to %d numbers from 1 to %u, with commas between",
+                loops, MAX_VARIANTS - 2, ceiling);
         }
         c->v[c->n++] = (variant){.policy = KV_EXACT, .max_loops = (uint32_t)n};
         at = *end ? end + 1 : end;
@@ -239,11 +248,13 @@ int cmd_compare(int argc, char **argv) {
     const opt_row table[] = {
         ENGINE_OPTIONS(&ro),
         {"--text", OPT_TEXT, &o.text, "FILE", "text to compare on", 0, 0, true},
-        {"--window", OPT_UINT, &o.window, "N", "tokens that see each other (default 128)", 2, 1e6,
+        {"--window", OPT_UINT, &o.window, "N",
+         "tokens of one window; windows do not see each other (default 128)", 2, 1e6, false},
+        {"--first", OPT_UINT, &o.first, "N", "use only the first N tokens (default: all)", 2, 1e9,
          false},
-        {"--first", OPT_UINT, &o.first, "N", "only the first N tokens", 2, 1e9, false},
-        {"--at-loops", OPT_TEXT, &o.loops, "N,N", "also exact at most N loops", 0, 0, false},
-        {"--json", OPT_FLAG, &o.json, NULL, "print JSON", 0, 0, false},
+        {"--at-loops", OPT_TEXT, &o.loops, "N,N", "also run exact with at most N loops, for each N",
+         0, 0, false},
+        {"--json", OPT_FLAG, &o.json, NULL, "print JSON instead of a table", 0, 0, false},
     };
     const opt_command command = {"compare", "policies against exact on the same text",
                                  "fathom compare --model models/demo --text "
@@ -253,6 +264,8 @@ int cmd_compare(int argc, char **argv) {
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
     ro.halted_kv = "exact"; /* rows for its tails */
+    /* The text stands for generated tokens, which may leave early where prompts may not. */
+    if (ro.prompt_min_loops == 0) ro.prompt_min_loops = 1;
     ro.batching = "depthwise";
     ro.max_running = 1;
     runtime r;

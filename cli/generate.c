@@ -1,6 +1,6 @@
 /* generate.c - `fathom generate`: one prompt, text as it comes. */
 #include "api/api.h"
-#include "cli/cli.h"
+#include "cli/describe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -9,8 +9,9 @@
 #include <unistd.h>
 
 typedef struct {
+    runtime_opts run;
     const char *prompt, *ids;
-    uint64_t max_tokens, top_k, seed, loops, min_loops, repeat;
+    uint64_t max_tokens, top_k, seed, repeat;
     double temperature, top_p, min_p, repetition;
     bool json, show_depth, ignore_eos;
 } options;
@@ -119,7 +120,7 @@ static int generate(const runtime *r, const options *o, token_ids *prompt, print
                      .top_k = (uint32_t)o->top_k,
                      .repetition_penalty = (float)o->repetition,
                      .seed = o->seed},
-        .depth = {.min_loops = (uint16_t)o->min_loops, .max_loops = (uint16_t)o->loops},
+        .depth = {.min_loops = (uint16_t)o->run.min_loops, .max_loops = (uint16_t)o->run.loops},
     };
     if (prompt->n < c->max_seq_len && q.max_tokens > c->max_seq_len - prompt->n) {
         q.max_tokens = c->max_seq_len - (uint32_t)prompt->n;
@@ -159,8 +160,10 @@ static void print_end(printer *p, const token_ids *prompt) {
                    finish_name(end->finish));
         for (size_t i = 0; i < prompt->n; i++)
             buf_printf(&out, "%s%u", i ? "," : "", prompt->data[i]);
-        buf_printf(&out, "],\"prompt_ms\":%.3f,\"decode_ms\":%.3f}\n",
-                   (double)end->prefill_ns / 1e6, (double)end->decode_ns / 1e6);
+        buf_puts(&out, "],");
+        describe_runtime_json(&out, p->r);
+        buf_printf(&out, ",\"prompt_ms\":%.3f,\"decode_ms\":%.3f}\n", (double)end->prefill_ns / 1e6,
+                   (double)end->decode_ns / 1e6);
         fwrite(out.data, 1, out.len, stdout);
         buf_deinit(&out);
         return;
@@ -174,36 +177,51 @@ static void print_end(printer *p, const token_ids *prompt) {
             (double)end->prefill_ns / 1e6);
     if (end->n_output > 1 && s > 0)
         fprintf(stderr, ", then %.1f tokens/s", (end->n_output - 1) / s);
-    fprintf(stderr, " (%s)\n", finish_name(end->finish));
+    buf plan = {0};
+    describe_runtime(&plan, p->r);
+    fprintf(stderr, " (%s)\n%s\n", finish_name(end->finish), plan.data ? plan.data : "");
+    buf_deinit(&plan);
+}
+
+/* The end of the colour scale. */
+static uint32_t most_loops(const runtime *r, const options *o) {
+    if (o->run.loops) return (uint32_t)o->run.loops;
+    if (r->sched.default_max_loops) return r->sched.default_max_loops;
+    return model_plan_of(r->model)->loops_default;
 }
 
 int cmd_generate(int argc, char **argv) {
-    runtime_opts ro = {0};
     options o = {.max_tokens = 128, .top_p = 1, .repetition = 1};
     const opt_row table[] = {
-        ENGINE_OPTIONS(&ro),
-        POLICY_OPTIONS(&ro),
+        ENGINE_OPTIONS(&o.run),
+        POLICY_OPTIONS(&o.run),
         {"--prompt", OPT_TEXT, &o.prompt, "TEXT",
-         "what to continue; special tokens are read as such", 0, 0, false},
+         "text to continue; special tokens in it count as such", 0, 0, false},
         {"--ids", OPT_TEXT, &o.ids, "\"1 2 3\"", "token ids instead of text", 0, 0, false},
-        {"--max-tokens", OPT_UINT, &o.max_tokens, "N", "tokens to put out (default 128)", 1, 1e6,
-         false},
-        {"--temperature", OPT_REAL, &o.temperature, "T", "0 = greedy (default)", 0, 2, false},
-        {"--top-k", OPT_UINT, &o.top_k, "N", "0 = off (default)", 0, 1e6, false},
-        {"--top-p", OPT_REAL, &o.top_p, "P", "1 = off (default)", 1e-6, 1, false},
-        {"--min-p", OPT_REAL, &o.min_p, "P", "0 = off (default)", 0, 1, false},
-        {"--repetition-penalty", OPT_REAL, &o.repetition, "R", "1 = off (default)", 0.01, 10,
-         false},
-        {"--seed", OPT_UINT, &o.seed, "N", "same seed, same tokens (default 0)", 0, 1.8e19, false},
-        {"--loops", OPT_UINT, &o.loops, "N", "most loops per token (default: as trained)", 1,
+        {"--max-tokens", OPT_UINT, &o.max_tokens, "N", "most tokens to generate (default 128)", 1,
+         1e6, false},
+        {"--temperature", OPT_REAL, &o.temperature, "T",
+         "sampling temperature; 0 = greedy (default 0)", 0, 2, false},
+        {"--top-k", OPT_UINT, &o.top_k, "N",
+         "sample from the N likeliest tokens; 0 = off (default 0)", 0, 1e6, false},
+        {"--top-p", OPT_REAL, &o.top_p, "P",
+         "sample from the likeliest tokens that hold P of the probability; 1 = off (default 1)",
+         1e-6, 1, false},
+        {"--min-p", OPT_REAL, &o.min_p, "P",
+         "leave out tokens below P times the likeliest one; 0 = off (default 0)", 0, 1, false},
+        {"--repetition-penalty", OPT_REAL, &o.repetition, "R",
+         "divide the logits of tokens that occurred by R; 1 = off (default 1)", 0.01, 10, false},
+        {"--seed", OPT_UINT, &o.seed, "N",
+         "seed of the sampler; same seed, same tokens (default 0)", 0, 1.8e19, false},
+        {"--loops", OPT_UINT, &o.run.loops, "N", "most loops of a token (default: the model's)", 1,
          PLAN_MAX_LOOPS, false},
-        {"--min-loops", OPT_UINT, &o.min_loops, "N", "fewest loops per token", 1, PLAN_MAX_LOOPS,
-         false},
-        {"--ignore-eos", OPT_FLAG, &o.ignore_eos, NULL, "go on past stop tokens", 0, 0, false},
+        {"--min-loops", OPT_UINT, &o.run.min_loops, "N", "fewest loops of a token (default 1)", 1,
+         PLAN_MAX_LOOPS, false},
+        {"--ignore-eos", OPT_FLAG, &o.ignore_eos, NULL, "go on after a stop token", 0, 0, false},
         {"--show-depth", OPT_FLAG, &o.show_depth, NULL,
-         "print the depth of every token, and tint on a terminal", 0, 0, false},
-        {"--json", OPT_FLAG, &o.json, NULL, "print one JSON object: text, ids, depths", 0, 0,
-         false},
+         "print the loops of every token, and tint the text on a terminal", 0, 0, false},
+        {"--json", OPT_FLAG, &o.json, NULL, "print one JSON object: text, ids, depths, exit rule",
+         0, 0, false},
     };
     const opt_command command = {
         "generate", "continues one prompt and prints the text as it comes",
@@ -215,14 +233,13 @@ int cmd_generate(int argc, char **argv) {
         fprintf(stderr, "fathom generate: give either --prompt or --ids\n");
         return EXIT_USAGE;
     }
-    ro.max_running = 1;
-    if (o.loops > ro.max_loops) ro.max_loops = o.loops;
+    o.run.max_running = 1;
     err e = {0};
     runtime r;
     token_ids prompt = {0};
     printer p = {.r = &r, .o = &o};
-    if (runtime_open(&r, &ro, &e) != 0) return opt_fail(&e);
-    p.max_loops = o.loops ? (uint32_t)o.loops : model_plan_of(r.model)->loops_default;
+    if (runtime_open(&r, &o.run, &e) != 0) return opt_fail(&e);
+    p.max_loops = most_loops(&r, &o);
     p.tint = o.show_depth && isatty(STDOUT_FILENO);
     int rc = generate(&r, &o, &prompt, &p, &e);
     if (rc == 0) print_end(&p, &prompt);

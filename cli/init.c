@@ -34,26 +34,51 @@ static int config_of(model_plan *c, const char *variant, const char *file, err *
     return rc;
 }
 
+/* "tiny, mythos_1b, … or ouro_2.6b" */
+static void list_variants(char *out, size_t cap) {
+    size_t n = 0;
+    out[0] = 0;
+    for (size_t i = 0; plan_variant_name(i) && n < cap; i++) {
+        const char *before = i == 0 ? "" : plan_variant_name(i + 1) ? ", " : " or ";
+        int wrote = snprintf(out + n, cap - n, "%s%s", before, plan_variant_name(i));
+        n += wrote > 0 ? (size_t)wrote : 0;
+    }
+}
+
+/* Only some families' config.json has a place for the policy. */
+static int set_policy(model_plan *c, const char *policy, err *e) {
+    buf text = {0};
+    plan_write(&text, c, "float32");
+    bool written = text.data && strstr(text.data, "\"halted_kv\"");
+    buf_deinit(&text);
+    c->halted_kv = strcmp(policy, "last") == 0 ? KV_LAST : KV_EXACT;
+    if (written) return 0;
+    return err_set(e, ERR_USAGE, "--halted-kv",
+                   "--halted-kv: the config.json of %s models names no policy; give the option to "
+                   "the commands that run the model",
+                   plan_family_name(c));
+}
+
 int cmd_init(int argc, char **argv) {
+    char names[512];
+    list_variants(names, sizeof names);
     const char *variant = NULL, *file = NULL, *out = NULL, *dtype = "bfloat16", *policy = NULL;
     uint64_t seed = 0, shard_bytes = 0;
     double depth = 0;
     const opt_row options[] = {
-        {"--variant", OPT_TEXT, &variant, "NAME",
-         "tiny, mythos_1b, mythos_3b, mythos_10b, mythos_50b, mythos_100b, mythos_500b or "
-         "mythos_1t",
-         0, 0, false},
+        {"--variant", OPT_TEXT, &variant, "NAME", names, 0, 0, false},
         {"--config", OPT_TEXT, &file, "FILE", "a config.json instead of a variant", 0, 0, false},
-        {"--out", OPT_TEXT, &out, "DIR", "folder to write; made if absent, nothing is overwritten",
-         0, 0, true},
+        {"--out", OPT_TEXT, &out, "DIR",
+         "folder to write; made if absent, and no file in it is overwritten", 0, 0, true},
         {"--seed", OPT_UINT, &seed, "N", "same seed, same bytes (default 0)", 0, 9.2e18, false},
         {"--dtype", OPT_CHOICE, &dtype, "bfloat16|float32|float16",
-         "of the weights (default bfloat16)", 0, 0, false},
+         "type of the weights (default bfloat16)", 0, 0, false},
         {"--mean-depth", OPT_REAL, &depth, "X",
-         "loops a random token runs on average (default: 3/8 of those trained, plus one)", 0,
-         PLAN_MAX_LOOPS, false},
+         "loops of a random token on average (default: 3/8 of the model's, plus one); for Ouro the "
+         "config then names exit threshold 0.5, else 1: every loop runs",
+         0, PLAN_MAX_LOOPS, false},
         {"--halted-kv", OPT_CHOICE, &policy, "exact|last",
-         "policy the config names (default exact)", 0, 0, false},
+         "policy that the config names (openmythos; default exact)", 0, 0, false},
         {"--shard-bytes", OPT_BYTES, &shard_bytes, "BYTES",
          "split into files of about this size (default: one file)", 0, 9.2e18, false},
     };
@@ -66,7 +91,7 @@ int cmd_init(int argc, char **argv) {
     err e = {0};
     model_plan c;
     if (config_of(&c, variant, file, &e) != 0) return opt_fail(&e);
-    if (policy) c.halted_kv = strcmp(policy, "last") == 0 ? KV_LAST : KV_EXACT;
+    if (policy && set_policy(&c, policy, &e) != 0) return opt_fail(&e);
     progress p = {.started = clock_ns()};
     const model_init_opts opts = {
         .seed = seed,

@@ -1,5 +1,5 @@
 /* inspect.c - fathom inspect: what a model folder holds and what of it fits here. */
-#include "cli/cli.h"
+#include "cli/describe.h"
 #include "engine/kernel_bench.h"
 
 #include <stdio.h>
@@ -13,6 +13,8 @@ typedef struct {
     uint64_t for_cache;     /* of them, left beside the weights */
     uint32_t tokenizer_ids; /* 0 without a tokenizer */
     const char *dtype;      /* "BF16", "mixed" */
+    double depths[3];       /* loops worth a line: the mean, the default, the most */
+    size_t n_depths;
 } facts;
 
 /* ---- the machine ---- */
@@ -38,16 +40,30 @@ static uint64_t usable_memory(void) {
 
 /* ---- arithmetic ---- */
 
-/* Bytes of cache one position takes: a slot at each plane it reached, and its map entry
- * at every plane. */
-static uint64_t position_bytes(const model_plan *c, uint32_t depth, size_t value_bytes) {
-    uint64_t planes = (uint64_t)c->n_prelude + c->n_coda;
-    uint64_t slots = planes + depth, map = (planes + c->loops_default) * sizeof(uint32_t);
-    return slots * c->slot_values * value_bytes + map;
+/* Cache values of one position that ran so many loops. */
+static double position_values(const model_plan *c, double depth) {
+    return (plan_planes(c, 0) + depth) * c->slot_values;
 }
 
-static uint64_t sequences_that_fit(const facts *f, uint32_t context, uint32_t depth) {
-    return f->for_cache / (position_bytes(f->c, depth, 2) * context);
+/* Its entries in the map of slots: one a plane, whether it got there or not. */
+static uint64_t map_bytes(const model_plan *c) {
+    return plan_planes(c, c->loops_default) * sizeof(uint32_t);
+}
+
+static double position_bytes(const model_plan *c, double depth, size_t value_bytes) {
+    return position_values(c, depth) * (double)value_bytes + (double)map_bytes(c);
+}
+
+static uint64_t tokens_that_fit(const facts *f, double depth) {
+    return (uint64_t)((double)f->for_cache / position_bytes(f->c, depth, 2));
+}
+
+/* The mean, what the model runs by default, and the most a request may ask for. */
+static void choose_depths(facts *f, double mean) {
+    const model_plan *c = f->c;
+    f->depths[f->n_depths++] = mean > 0 ? mean : (c->loops_default + 1.0) / 2;
+    f->depths[f->n_depths++] = c->loops_default;
+    if (plan_loops_ceiling(c) > c->loops_default) f->depths[f->n_depths++] = plan_loops_ceiling(c);
 }
 
 static const char *dtype_of(const model_folder *m, uint64_t params, uint64_t bytes) {
@@ -114,6 +130,7 @@ static void print_parts(const facts *f) {
     model_parts(f->model, parts);
     printf("\n%-22s %12s %12s %7s\n", "weights", "parameters", "bytes", "share");
     for (int i = 0; i < MODEL_PARTS; i++) {
+        if (parts[i].params == 0) continue;
         printf("  %-20s %12s %12s %6.1f%%\n", model_part_name((model_part)i),
                scaled(a, parts[i].params, ""), scaled(b, parts[i].bytes, "B"),
                100.0 * (double)parts[i].bytes / (double)bytes);
@@ -122,20 +139,42 @@ static void print_parts(const facts *f) {
            f->dtype);
 }
 
-static void print_model(const facts *f) {
-    const model_plan *c = f->c;
-    printf("%s\n", model_dir(f->model));
+static void print_layers(const model_plan *c) {
+    char a[32], b[32];
+    printf("  %-20s %u prelude, %u core (once per loop), %u coda\n", "layers", c->n_prelude,
+           c->n_core, c->n_coda);
     printf("  %-20s %s, width %u, %u heads", "attention", c->attn == ATTN_MLA ? "MLA" : "GQA",
            c->dim, c->n_heads);
-    if (c->attn == ATTN_MLA)
-        printf(", latent %u + %u\n", c->kv_lora_rank, c->qk_rope_head_dim);
+    if (c->attn == ATTN_MLA) printf(", latent %u + %u\n", c->kv_lora_rank, c->qk_rope_head_dim);
     else printf(", %u K/V heads of %u\n", c->n_kv_heads, c->head_dim);
-    printf("  %-20s %u prelude, 1 recurrent, %u coda\n", "blocks", c->n_prelude,
-           c->n_coda);
-    printf("  %-20s %u trained, halting at %g\n", "loops", c->loops_default,
-           (double)c->exit_threshold);
-    printf("  %-20s %u of width %u, top %u, %u shared\n", "experts", c->n_experts, c->expert_dim,
-           c->n_experts_per_tok, c->n_shared_experts);
+    if (c->core_ffn == FFN_MOE) {
+        printf("  %-20s %s of width %u, top %u, %u shared\n", "experts",
+               describe_number(a, c->n_experts), c->expert_dim, c->n_experts_per_tok,
+               c->n_shared_experts);
+    } else {
+        printf("  %-20s %s, hidden width %s\n", "feed-forward",
+               c->core_ffn == FFN_SWIGLU ? "SwiGLU" : "squared ReLU",
+               describe_number(b, c->ffn_dim));
+    }
+}
+
+static void print_exit(const model_plan *c) {
+    buf rules = {0};
+    runtime_exit_rules(&rules, c);
+    printf("  %-20s %s", "exit rule", exit_rule_name(c->exit));
+    if (c->exit != EXIT_FIXED) printf(" at %g", (double)c->exit_threshold);
+    if (c->exit == EXIT_HAZARD && c->exit_threshold >= 1) printf(", so every loop runs");
+    printf(" (this family runs: %s)\n", rules.data ? rules.data : "");
+    buf_deinit(&rules);
+    printf("  %-20s %u by default, at most %u%s\n", "loops", c->loops_default,
+           plan_loops_ceiling(c), c->loops_cap ? "" : " in a request");
+}
+
+static void print_model(const facts *f) {
+    const model_plan *c = f->c;
+    printf("%s\n  %-20s %s\n", model_dir(f->model), "family", plan_family_name(c));
+    print_layers(c);
+    print_exit(c);
     printf("  %-20s %s\n", "halted positions", c->halted_kv == KV_LAST ? "last" : "exact");
     printf("  %-20s %u\n", "context", c->max_seq_len);
     printf("  %-20s %u tokens, ", "vocabulary", c->vocab_size);
@@ -144,36 +183,57 @@ static void print_model(const facts *f) {
     printf("  %-20s %s\n", "CPU kernels here", eng_cpu_kernels());
 }
 
+static void print_beside(const char *what, uint32_t own, uint32_t other) {
+    char a[32], b[32];
+    printf("  %-22s %10s   this model's is %s\n", what, describe_number(a, other),
+           describe_ratio(b, own, other));
+}
+
 static void print_cache(const facts *f) {
     const model_plan *c = f->c;
-    printf("\n%-22s %12s %12s\n", "cache of one token", "bfloat16", "float32");
-    printf("  %-20s %10u B %10u B\n", "at one layer or loop", 2 * c->slot_values,
-           4 * c->slot_values);
-    printf("  %-20s %10llu B %10llu B\n", "all loops",
-           (unsigned long long)position_bytes(c, c->loops_default, 2),
-           (unsigned long long)position_bytes(c, c->loops_default, 4));
-    printf("  %-20s %10llu B %10llu B\n", "one loop", (unsigned long long)position_bytes(c, 1, 2),
-           (unsigned long long)position_bytes(c, 1, 4));
+    layer_cache k = describe_layer_cache(c);
+    char a[32], name[40];
+    printf("\n%-24s %10s %14s %14s\n", "keys and values", "values", "bfloat16", "float32");
+    printf("  %-22s %10s %12u B %12u B\n", "a token at one layer", describe_number(a, k.own),
+           2 * k.own, 4 * k.own);
+    print_beside("full multi-head", k.own, k.full);
+    (void)snprintf(name, sizeof name, "grouped, %u K/V heads", c->n_kv_heads);
+    if (k.grouped) print_beside(name, k.own, k.grouped);
+    (void)snprintf(name, sizeof name, "one loop, %u layer%s", c->n_core, c->n_core == 1 ? "" : "s");
+    printf("  %-22s %10s %12u B %12u B\n", name, describe_number(a, c->slot_values),
+           2 * c->slot_values, 4 * c->slot_values);
+    for (size_t i = 0; i < f->n_depths; i++) {
+        double values = position_values(c, f->depths[i]);
+        (void)snprintf(name, sizeof name, "a token of %.4g loops", f->depths[i]);
+        printf("  %-22s %10s %12.0f B %12.0f B\n", name, describe_number(a, (uint64_t)values),
+               2 * values, 4 * values);
+    }
 }
 
 static void print_fit(const facts *f) {
     const model_plan *c = f->c;
     char a[32], b[32];
-    uint32_t rows[3], half = (c->loops_default + 1) / 2;
+    uint32_t rows[3];
     if (f->memory == 0) return; /* no /proc here */
     printf("\nfits in %s free: ", scaled(a, f->memory, "B"));
     if (f->for_cache == 0) {
         printf("no, the weights alone are %s\n", scaled(b, model_bytes(f->model), "B"));
         return;
     }
-    printf("weights, and %s of cache (bfloat16)\n", scaled(b, f->for_cache, "B"));
-    printf("  %-20s %14s %14s\n", "sequences of length", "at all loops", "at mean depth");
-    printf("  %-20s %14u %14u\n", "", c->loops_default, half);
-    for (size_t i = 0, n = contexts(c, rows); i < n; i++) {
-        printf("  %-20u %14llu %14llu\n", rows[i],
-               (unsigned long long)sequences_that_fit(f, rows[i], c->loops_default),
-               (unsigned long long)sequences_that_fit(f, rows[i], half));
+    printf("weights, and %s of cache (bfloat16)\n  %-22s", scaled(b, f->for_cache, "B"),
+           "at mean loops");
+    for (size_t i = 0; i < f->n_depths; i++)
+        printf(" %14.4g", f->depths[i]);
+    printf("\n  %-22s", "tokens");
+    for (size_t i = 0; i < f->n_depths; i++)
+        printf(" %14s", describe_number(a, tokens_that_fit(f, f->depths[i])));
+    for (size_t k = 0, n = contexts(c, rows); k < n; k++) {
+        (void)snprintf(b, sizeof b, "sequences of %u", rows[k]);
+        printf("\n  %-22s", b);
+        for (size_t i = 0; i < f->n_depths; i++)
+            printf(" %14s", describe_number(a, tokens_that_fit(f, f->depths[i]) / rows[k]));
     }
+    printf("\n  (policy last; with exact a token may keep as many loops as the deepest one ran)\n");
 }
 
 /* ---- json ---- */
@@ -196,47 +256,85 @@ static void json_parts(const facts *f, buf *b) {
 
 static void json_cache(const facts *f, buf *b) {
     const model_plan *c = f->c;
+    layer_cache k = describe_layer_cache(c);
+    buf_printf(b,
+               "\"cache\":{\"values_per_layer\":%u,\"values_full_attention\":%u,"
+               "\"values_grouped_attention\":%u,\"values_per_slot\":%u,\"bytes_per_slot_bf16\":%u,"
+               "\"bytes_per_slot_f32\":%u,\"map_bytes_per_token\":%llu,",
+               k.own, k.full, k.grouped, c->slot_values, 2 * c->slot_values, 4 * c->slot_values,
+               (unsigned long long)map_bytes(c));
+    buf_printf(b,
+               "\"bytes_per_token_all_loops_bf16\":%.0f,\"bytes_per_token_all_loops_f32\":%.0f,"
+               "\"depths\":[",
+               position_bytes(c, c->loops_default, 2), position_bytes(c, c->loops_default, 4));
+    for (size_t i = 0; i < f->n_depths; i++) {
+        double values = position_values(c, f->depths[i]);
+        buf_printf(b,
+                   "%s{\"loops\":%.9g,\"values\":%.0f,\"bytes_bf16\":%.0f,\"bytes_f32\":%.0f,"
+                   "\"tokens\":%llu}",
+                   i ? "," : "", f->depths[i], values, 2 * values, 4 * values,
+                   (unsigned long long)tokens_that_fit(f, f->depths[i]));
+    }
+    buf_puts(b, "]},");
+}
+
+static void json_memory(const facts *f, buf *b) {
     uint32_t rows[3];
-    buf_printf(
-        b,
-        "\"cache\":{\"values_per_slot\":%u,\"bytes_per_slot_bf16\":%u,\"bytes_per_slot_f32\":%u,"
-        "\"bytes_per_token_all_loops_bf16\":%llu,\"bytes_per_token_all_loops_f32\":%llu},",
-        c->slot_values, 2 * c->slot_values, 4 * c->slot_values,
-        (unsigned long long)position_bytes(c, c->loops_default, 2),
-        (unsigned long long)position_bytes(c, c->loops_default, 4));
+    const char *comma = "";
     buf_printf(b, "\"memory\":{\"usable\":%llu,\"for_cache\":%llu,\"fits\":[",
                (unsigned long long)f->memory, (unsigned long long)f->for_cache);
-    for (size_t i = 0, n = contexts(c, rows); i < n; i++) {
-        buf_printf(b, "%s{\"context\":%u,\"depth\":%u,\"sequences\":%llu}", i ? "," : "", rows[i],
-                   c->loops_default,
-                   (unsigned long long)sequences_that_fit(f, rows[i], c->loops_default));
+    for (size_t k = 0, n = contexts(f->c, rows); k < n; k++) {
+        for (size_t i = 0; i < f->n_depths; i++) {
+            buf_printf(b, "%s{\"context\":%u,\"depth\":%.9g,\"sequences\":%llu}", comma, rows[k],
+                       f->depths[i],
+                       (unsigned long long)(tokens_that_fit(f, f->depths[i]) / rows[k]));
+            comma = ",";
+        }
     }
     buf_puts(b, "]}");
 }
 
-static int print_json(const facts *f) {
+static void json_exit(const model_plan *c, buf *b) {
+    const char *comma = "";
+    describe_plan_json(b, c, c->exit, c->exit_threshold);
+    buf_puts(b, ",\"exit_rules\":[");
+    for (int i = 0; i < EXIT_RULES; i++) {
+        if (!plan_allows_exit(c, (exit_rule)i)) continue;
+        buf_printf(b, "%s\"%s\"", comma, exit_rule_name((exit_rule)i));
+        comma = ",";
+    }
+    buf_printf(b, "],\"loops\":{\"default\":%u,\"most\":%u,\"capped\":%s},", c->loops_default,
+               plan_loops_ceiling(c), c->loops_cap ? "true" : "false");
+    if (c->exit == EXIT_ACT) buf_printf(b, "\"act_threshold\":%.9g,", (double)c->exit_threshold);
+}
+
+static void json_model(const facts *f, buf *b) {
     const model_plan *c = f->c;
+    buf_printf(
+        b,
+        "\"attention\":\"%s\",\"dim\":%u,\"n_heads\":%u,\"prelude_layers\":%u,\"coda_layers\":%u,"
+        "\"n_experts\":%u,\"n_experts_per_tok\":%u,\"n_shared_experts\":%u,",
+        c->attn == ATTN_MLA ? "mla" : "gqa", c->dim, c->n_heads, c->n_prelude, c->n_coda,
+        c->n_experts, c->n_experts_per_tok, c->n_shared_experts);
+    json_exit(c, b);
+    buf_printf(b,
+               "\"trained_loops\":%u,\"halted_kv\":\"%s\",\"max_seq_len\":%u,\"vocab_size\":%u,"
+               "\"tokenizer\":%s,",
+               c->loops_default, c->halted_kv == KV_LAST ? "last" : "exact", c->max_seq_len,
+               c->vocab_size, f->tokenizer_ids ? "true" : "false");
+}
+
+static int print_json(const facts *f) {
     buf b = {0};
     buf_puts(&b, "{\"model\":");
     buf_json_string(&b, model_dir(f->model), strlen(model_dir(f->model)));
-    buf_printf(&b, ",\"parameters\":%llu,\"bytes\":%llu,\"dtype\":\"%s\",",
+    buf_printf(&b, ",\"parameters\":%llu,\"bytes\":%llu,\"dtype\":\"%s\",\"kernels\":\"%s\",",
                (unsigned long long)model_params(f->model),
-               (unsigned long long)model_bytes(f->model), f->dtype);
-    buf_printf(&b, "\"kernels\":\"%s\",", eng_cpu_kernels());
+               (unsigned long long)model_bytes(f->model), f->dtype, eng_cpu_kernels());
     json_parts(f, &b);
-    buf_printf(
-        &b,
-        "\"attention\":\"%s\",\"dim\":%u,\"n_heads\":%u,\"prelude_layers\":%u,\"coda_layers\":%u,"
-        "\"n_experts\":%u,\"n_experts_per_tok\":%u,\"n_shared_experts\":%u,",
-        c->attn == ATTN_MLA ? "mla" : "gqa", c->dim, c->n_heads, c->n_prelude,
-        c->n_coda, c->n_experts, c->n_experts_per_tok, c->n_shared_experts);
-    buf_printf(
-        &b,
-        "\"trained_loops\":%u,\"act_threshold\":%.9g,\"halted_kv\":\"%s\",\"max_seq_len\":%u,"
-        "\"vocab_size\":%u,\"tokenizer\":%s,",
-        c->loops_default, (double)c->exit_threshold, c->halted_kv == KV_LAST ? "last" : "exact",
-        c->max_seq_len, c->vocab_size, f->tokenizer_ids ? "true" : "false");
+    json_model(f, &b);
     json_cache(f, &b);
+    json_memory(f, &b);
     buf_puts(&b, "}");
     bool ok = !b.failed;
     if (ok) printf("%s\n", b.data);
@@ -247,11 +345,15 @@ static int print_json(const facts *f) {
 int cmd_inspect(int argc, char **argv) {
     const char *dir = NULL;
     bool json = false, check = false;
+    double mean = 0;
     const opt_row options[] = {
         {"--model", OPT_TEXT, &dir, "DIR", "model folder", 0, 0, true},
-        {"--json", OPT_FLAG, &json, NULL, "one JSON object instead of text", 0, 0, false},
-        {"--check", OPT_FLAG, &check, NULL, "read every weight for NaN and infinity first", 0, 0,
+        {"--mean-depth", OPT_REAL, &mean, "X",
+         "loops of a mean token, for what fits (default: half of the model's)", 1, PLAN_MAX_LOOPS,
          false},
+        {"--json", OPT_FLAG, &json, NULL, "one JSON object instead of text", 0, 0, false},
+        {"--check", OPT_FLAG, &check, NULL, "first read every weight and look for NaN and infinity",
+         0, 0, false},
     };
     const opt_command command = {"inspect", "says what a model folder holds and what fits here",
                                  "fathom inspect --model models/demo", options, ARRAY_LEN(options)};
@@ -261,8 +363,13 @@ int cmd_inspect(int argc, char **argv) {
     model_folder *m;
     if (model_open(&m, dir, &e) != 0) return opt_fail(&e);
     facts f = gather(m);
+    choose_depths(&f, mean);
     int status = 0;
-    if ((check && model_check(m, &e) != 0) || read_tokenizer(&f, &e) != 0) {
+    if (mean > plan_loops_ceiling(f.c)) {
+        (void)err_set(&e, ERR_USAGE, "--mean-depth",
+                      "--mean-depth: this model runs at most %u loops", plan_loops_ceiling(f.c));
+        status = opt_fail(&e);
+    } else if ((check && model_check(m, &e) != 0) || read_tokenizer(&f, &e) != 0) {
         status = opt_fail(&e);
     } else if (json) {
         status = print_json(&f);

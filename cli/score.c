@@ -1,6 +1,6 @@
 /* score.c - `fathom score`: log-probability and depth of every position of given
  * token sequences, all in one batch; perplexity of a text. */
-#include "cli/cli.h"
+#include "cli/describe.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,8 +11,9 @@
 #include <unistd.h>
 
 typedef struct {
+    runtime_opts run;
     const char *ids, *text, *logits;
-    uint64_t loops, min_loops, window, max_tokens;
+    uint64_t window, max_tokens;
     bool quiet;
 } options;
 
@@ -161,7 +162,7 @@ static int submit(sched *s, sink_state *st, size_t i, const options *o, err *e) 
         .n_prompt = q->n,
         .prompt_logprobs = true,
         .sampling = {.top_p = 1, .repetition_penalty = 1},
-        .depth = {.min_loops = (uint16_t)o->min_loops, .max_loops = (uint16_t)o->loops},
+        .depth = {.min_loops = (uint16_t)o->run.min_loops, .max_loops = (uint16_t)o->run.loops},
         .tap = st->all->logits_fd >= 0 ? on_logits : NULL,
         .tap_logits = st->all->logits_fd >= 0,
         .ud = st,
@@ -227,7 +228,7 @@ static void print_lines(const scores *all) {
     }
 }
 
-static void print_summary(const scores *all) {
+static void print_summary(const scores *all, const runtime *r) {
     double nll = 0, loops = 0;
     uint64_t n = 0, histogram[PLAN_MAX_LOOPS + 1] = {0}, deepest = 0;
     for (uint64_t i = 0; i < all->n_positions; i++) {
@@ -247,7 +248,10 @@ static void print_summary(const scores *all) {
            all->n_positions ? loops / (double)all->n_positions : 0);
     for (uint64_t d = 1; d <= deepest; d++)
         printf("%s%llu", d > 1 ? "," : "", (unsigned long long)histogram[d]);
-    printf("]}\n");
+    buf plan = {0};
+    describe_runtime_json(&plan, r);
+    printf("],%s}\n", plan.data ? plan.data : "\"family\":null");
+    buf_deinit(&plan);
 }
 
 static int score(const runtime *r, const options *o, err *e) {
@@ -266,7 +270,7 @@ static int score(const runtime *r, const options *o, err *e) {
     }
     if (rc == 0) rc = run_scores(r, o, &all, e);
     if (rc == 0 && !o->quiet && o->ids) print_lines(&all);
-    if (rc == 0 && (o->text || o->quiet)) print_summary(&all);
+    if (rc == 0 && (o->text || o->quiet)) print_summary(&all, r);
     if (all.logits_fd >= 0 && close(all.logits_fd) != 0 && rc == 0) {
         rc = err_set(e, ERR_IO, "--logits", "%s: %s", o->logits, strerror(errno));
     }
@@ -279,25 +283,25 @@ static int score(const runtime *r, const options *o, err *e) {
 }
 
 int cmd_score(int argc, char **argv) {
-    runtime_opts ro = {0};
     options o = {0};
     const opt_row table[] = {
-        RUN_OPTIONS(&ro),
-        {"--ids", OPT_TEXT, &o.ids, "FILE", "JSON array of token-id arrays; one line per position",
-         0, 0, false},
-        {"--text", OPT_TEXT, &o.text, "FILE", "a text instead; prints its perplexity", 0, 0, false},
-        {"--logits", OPT_TEXT, &o.logits, "FILE", "write raw float32 logits [positions][vocab]", 0,
-         0, false},
-        {"--loops", OPT_UINT, &o.loops, "N", "most loops per token (default: as trained)", 1,
+        RUN_OPTIONS(&o.run),
+        {"--ids", OPT_TEXT, &o.ids, "FILE",
+         "JSON array of token-id arrays to score; prints one line per position", 0, 0, false},
+        {"--text", OPT_TEXT, &o.text, "FILE", "text to score instead; prints its perplexity", 0, 0,
+         false},
+        {"--logits", OPT_TEXT, &o.logits, "FILE",
+         "also write the raw float32 logits, [positions][vocabulary]", 0, 0, false},
+        {"--loops", OPT_UINT, &o.run.loops, "N", "most loops of a token (default: the model's)", 1,
          PLAN_MAX_LOOPS, false},
-        {"--min-loops", OPT_UINT, &o.min_loops, "N", "fewest loops per token", 1, PLAN_MAX_LOOPS,
-         false},
+        {"--min-loops", OPT_UINT, &o.run.min_loops, "N", "fewest loops of a token (default 1)", 1,
+         PLAN_MAX_LOOPS, false},
         {"--window", OPT_UINT, &o.window, "N",
-         "with --text: tokens per window (default: the context)", 2, 1e9, false},
-        {"--first", OPT_UINT, &o.max_tokens, "N", "with --text: only the first N tokens", 2, 1e9,
-         false},
+         "with --text: tokens of one window (default: the model's context)", 2, 1e9, false},
+        {"--first", OPT_UINT, &o.max_tokens, "N",
+         "with --text: score only the first N tokens (default: all)", 2, 1e9, false},
         {"--summary", OPT_FLAG, &o.quiet, NULL,
-         "with --ids: one line for all instead of one per position", 0, 0, false},
+         "with --ids: print one line for all instead of one per position", 0, 0, false},
     };
     const opt_command command = {"score", "log-probability and depth of every given token",
                                  "fathom score --model models/demo --text models/demo/held_out.txt "
@@ -309,10 +313,9 @@ int cmd_score(int argc, char **argv) {
         fprintf(stderr, "fathom score: give either --ids or --text\n");
         return EXIT_USAGE;
     }
-    if (o.loops > ro.max_loops) ro.max_loops = o.loops;
     err e = {0};
     runtime r;
-    if (runtime_open(&r, &ro, &e) != 0) return opt_fail(&e);
+    if (runtime_open(&r, &o.run, &e) != 0) return opt_fail(&e);
     int rc = score(&r, &o, &e);
     runtime_close(&r);
     return rc == 0 ? 0 : opt_fail(&e);

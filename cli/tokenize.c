@@ -143,11 +143,12 @@ int cmd_tokenize(int argc, char **argv) {
     const opt_row table[] = {
         {"--model", OPT_TEXT, &o.model, "DIR", "folder with a tokenizer.json", 0, 0, true},
         {"--text", OPT_TEXT, &o.text, "TEXT",
-         "this text; without it, a JSON string or list of bytes per line of stdin", 0, 0, false},
+         "text to turn into ids (default: each line of stdin, a JSON string or list of bytes)", 0,
+         0, false},
         {"--special", OPT_FLAG, &o.special, NULL,
-         "text that spells a special token becomes that token", 0, 0, false},
+         "read text that spells a special token as that token", 0, 0, false},
         {"--ids-to-text", OPT_FLAG, &o.to_text, NULL,
-         "the other way: a JSON list of ids per line, JSON strings out", 0, 0, false},
+         "read a JSON list of ids per line of stdin and print each as a JSON string", 0, 0, false},
     };
     const opt_command command = {"tokenize", "turns text into token ids, or back",
                                  "fathom tokenize --model models/demo --text 'In the beginning'",

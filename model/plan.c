@@ -67,6 +67,12 @@ int exit_rule_check(exit_rule rule, float threshold, const char *param, err *e) 
                    (double)threshold, rules[rule].name, rules[rule].range);
 }
 
+bool exit_rule_range(exit_rule rule, float *above, float *most) {
+    *above = rules[rule].above;
+    *most = rules[rule].most;
+    return rule != EXIT_FIXED;
+}
+
 float exit_rule_default(exit_rule rule) {
     return rules[rule].usual;
 }

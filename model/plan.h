@@ -210,6 +210,8 @@ bool exit_rule_find(const char *name, exit_rule *out) WARN_UNUSED;
 /* 0 if a position may be run with this threshold, or ERR_BAD_PARAM for `param` with the range.
  * FIXED takes none: its threshold is not looked at, and only 0 (none given) is right. */
 int exit_rule_check(exit_rule rule, float threshold, const char *param, err *e) WARN_UNUSED;
+/* Thresholds of a rule lie above *above and reach *most; false for FIXED, which takes none. */
+bool exit_rule_range(exit_rule rule, float *above, float *most) WARN_UNUSED;
 /* A threshold that suits the rule where the model names none. */
 float exit_rule_default(exit_rule rule);
 static inline bool plan_allows_exit(const model_plan *p, exit_rule rule) {

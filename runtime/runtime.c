@@ -1,4 +1,4 @@
-/* run.c - opens a model, its tokenizer and the backend it runs on, the same way for
+/* runtime.c - opens a model, its tokenizer and the backend it runs on, the same way for
  * every command. */
 #include "runtime/runtime.h"
 
@@ -13,6 +13,80 @@ static int open_tokenizer(runtime *r, const char *dir, err *e) {
     if (tokenizer_open(&r->tokenizer, dir, vocab, &why) == 0) return 0;
     if (why.code == ERR_NOT_FOUND) return 0; /* such a model takes token ids */
     return err_set(e, why.code, why.param, "%s", why.msg);
+}
+
+/* ---- options that the model's family must be able to follow ---- */
+
+/* The rule that was asked for, or the model's own. */
+static exit_rule rule_of(const runtime_opts *o, const model_plan *c) {
+    exit_rule rule = c->exit;
+    return o->exit_rule && exit_rule_find(o->exit_rule, &rule) ? rule : c->exit;
+}
+
+void runtime_exit_rules(buf *out, const model_plan *c) {
+    const char *comma = "";
+    for (int i = 0; i < EXIT_RULES; i++) {
+        if (!plan_allows_exit(c, (exit_rule)i)) continue;
+        buf_printf(out, "%s%s", comma, exit_rule_name((exit_rule)i));
+        comma = ", ";
+    }
+}
+
+static int check_exit(const runtime_opts *o, const model_plan *c, err *e) {
+    exit_rule rule = rule_of(o, c);
+    if (o->exit_rule && (!exit_rule_find(o->exit_rule, &rule) || !plan_allows_exit(c, rule))) {
+        buf rules = {0};
+        runtime_exit_rules(&rules, c);
+        (void)err_set(
+            e, ERR_USAGE, "--exit-rule",
+            "--exit-rule %s: %s models cannot leave the loop by this rule; they can by: %s",
+            o->exit_rule, plan_family_name(c), rules.data ? rules.data : "");
+        buf_deinit(&rules);
+        return -1;
+    }
+    err why = {0};
+    if (o->threshold == 0 ||
+        exit_rule_check(rule, (float)o->threshold, "--exit-threshold", &why) == 0)
+        return 0;
+    return err_set(e, ERR_USAGE, "--exit-threshold", "%s", why.msg);
+}
+
+static int check_loops(const runtime_opts *o, const model_plan *c, err *e) {
+    const struct {
+        const char *option;
+        uint64_t loops;
+    } asked[] = {{"--max-loops", o->max_loops},
+                 {"--loops", o->loops},
+                 {"--min-loops", o->min_loops},
+                 {"--prompt-min-loops", o->prompt_min_loops}};
+    for (size_t i = 0; i < ARRAY_LEN(asked) && c->loops_cap; i++) {
+        if (asked[i].loops <= c->loops_cap) continue;
+        return err_set(e, ERR_USAGE, asked[i].option,
+                       "%s models run at most %u loops, %s asks for %llu", plan_family_name(c),
+                       c->loops_cap, asked[i].option, (unsigned long long)asked[i].loops);
+    }
+    return 0;
+}
+
+static int check_state0(const runtime_opts *o, const model_plan *c, err *e) {
+    if (o->initial_state == NULL || c->state0 != STATE_EMBEDDING) return 0;
+    return err_set(e, ERR_USAGE, "--initial-state",
+                   "--initial-state %s: %s models start from the token's embedding and have no "
+                   "other state to start from",
+                   o->initial_state, plan_family_name(c));
+}
+
+/* ---- what the options mean ---- */
+
+static void fill_loops(sched_opts *s, const runtime_opts *o, const model_plan *c) {
+    if (o->max_loops) s->default_max_loops = (uint32_t)o->max_loops;
+    s->prompt_min_loops = (uint32_t)o->prompt_min_loops;
+    s->ceiling_loops = plan_loops_ceiling(c);
+    if (c->loops_cap) return;
+    const uint64_t wishes[] = {o->max_loops, o->loops, o->min_loops};
+    for (size_t i = 0; i < ARRAY_LEN(wishes); i++) {
+        if (wishes[i] > s->ceiling_loops) s->ceiling_loops = (uint32_t)wishes[i];
+    }
 }
 
 static void fill_sched(sched_opts *s, const runtime_opts *o, const model_plan *c) {
@@ -30,10 +104,7 @@ static void fill_sched(sched_opts *s, const runtime_opts *o, const model_plan *c
     s->max_running = o->max_running ? (uint32_t)o->max_running : DEFAULT_RUNNING;
     if (o->chunk) s->chunk = (uint32_t)o->chunk;
     if (o->wait_bound) s->wait_bound = (uint32_t)o->wait_bound;
-    if (o->max_loops) s->default_max_loops = (uint32_t)o->max_loops;
-    uint32_t loops = s->default_max_loops ? s->default_max_loops : c->loops_default;
-    s->ceiling_loops = plan_loops_ceiling(c);
-    if (s->ceiling_loops < loops && c->loops_cap == 0) s->ceiling_loops = loops;
+    fill_loops(s, o, c);
     if (o->threshold > 0) s->default_threshold = (float)o->threshold;
 }
 
@@ -68,6 +139,11 @@ static int open_backend(runtime *r, const runtime_opts *o, err *e) {
                                                                  : ENG_WEIGHTS_AS_STORED,
         .packed_cache = o->packed_cache,
         .prompt_chunk = chunk <= r->sched.max_rows ? chunk : 0,
+        .own_exit = o->exit_rule != NULL,
+        .exit = rule_of(o, c),
+        .own_state0 = o->initial_state != NULL,
+        .state0 =
+            o->initial_state && strcmp(o->initial_state, "zero") == 0 ? STATE_ZERO : STATE_SEEDED,
     };
     const char *device = o->device ? o->device : "auto";
     if (strcmp(device, "fake") == 0) return eng_fake_open(&r->backend, r->model, &b, o->fake_us, e);
@@ -89,7 +165,10 @@ int runtime_open(runtime *out, const runtime_opts *o, err *e) {
     *out = (runtime){0};
     if (model_open(&out->model, o->model, e) != 0) goto fail;
     if (open_tokenizer(out, o->model, e) != 0) goto fail;
-    fill_sched(&out->sched, o, model_plan_of(out->model));
+    const model_plan *c = model_plan_of(out->model);
+    if (check_exit(o, c, e) != 0 || check_loops(o, c, e) != 0) goto fail;
+    if (check_state0(o, c, e) != 0) goto fail;
+    fill_sched(&out->sched, o, c);
     if (open_backend(out, o, e) != 0) goto fail;
     return 0;
 fail:
@@ -102,4 +181,12 @@ void runtime_close(runtime *r) {
     tokenizer_close(r->tokenizer);
     model_close(r->model);
     *r = (runtime){0};
+}
+
+float runtime_threshold(const runtime *r) {
+    const model_plan *c = model_plan_of(r->model);
+    exit_rule rule = r->backend->info.exit;
+    if (rule == EXIT_FIXED) return 0;
+    if (r->sched.default_threshold > 0) return r->sched.default_threshold;
+    return rule == c->exit ? c->exit_threshold : exit_rule_default(rule);
 }

@@ -9,10 +9,14 @@
 /* Zero and NULL mean the default of each. */
 typedef struct {
     const char *model, *device, *halted_kv, *batching, *kernels, *cache_dtype, *weights;
+    const char *exit_rule;     /* by name: exit_rule_find */
+    const char *initial_state; /* "zero", "seeded" */
     bool packed_cache;
     uint64_t threads, cache_bytes, max_loops, max_rows, max_running, chunk, wait_bound;
-    uint64_t fake_us; /* device "fake": slept per launch that yields logits */
-    double threshold;
+    uint64_t prompt_min_loops;
+    uint64_t loops, min_loops; /* of the one request that will run: --loops and --min-loops */
+    uint64_t fake_us;          /* device "fake": slept per launch that yields logits */
+    double threshold;          /* of the exit rule */
 } runtime_opts;
 
 typedef struct {
@@ -22,8 +26,14 @@ typedef struct {
     sched_opts sched; /* what runtime_opts and the model say */
 } runtime;
 
-/* Opens model, tokenizer and backend. On failure everything is closed again. */
+/* Opens model, tokenizer and backend. ERR_USAGE names an option that the model's family cannot
+ * follow. On failure everything is closed again. */
 int runtime_open(runtime *out, const runtime_opts *o, err *e) WARN_UNUSED;
 void runtime_close(runtime *r);
+/* The threshold that rows leave by unless a request names one; 0 for the rule fixed. */
+float runtime_threshold(const runtime *r);
+/* The rules that models of this plan may leave the loop by: "hazard, latent-diff, cosine, fixed".
+ */
+void runtime_exit_rules(buf *out, const model_plan *p);
 
 #endif

@@ -16,6 +16,7 @@ struct srv_load {
 static int open_api(srv_load *l, err *e) {
     const server_opts *o = &l->s->o;
     const model_plan *c = model_plan_of(l->model.model);
+    const sched_opts *run = &l->model.sched;
     uint32_t output = c->max_output_tokens ? c->max_output_tokens : c->max_seq_len;
     if (o->max_tokens) output = (uint32_t)o->max_tokens;
     api_opts a = {
@@ -28,7 +29,12 @@ static int open_api(srv_load *l, err *e) {
         .max_n = (uint32_t)o->max_n,
         .max_prompts = (uint32_t)o->max_prompts,
         .control_ids = o->control_ids,
-        .ceiling_loops = l->model.sched.ceiling_loops,
+        .ceiling_loops = run->ceiling_loops,
+        .own_run = true,
+        .default_loops = run->default_max_loops ? run->default_max_loops : c->loops_default,
+        .halted_kv = run->halted_kv,
+        .exit = l->model.backend->info.exit,
+        .threshold = runtime_threshold(&l->model),
         .max_body_bytes = o->max_body,
     };
     return api_context_open(&l->api, &a, e);
@@ -55,15 +61,19 @@ static void fill_limits(srv *s) {
 static void say_ready(const srv *s, const eng_backend_info *info) {
     const model_plan *c = model_plan_of(s->model.model);
     const sched_opts *o = &s->model.sched;
-    log_line(LOG_INFO,
-             "model %s: %.1f M parameters, %u loops trained, up to %u allowed, context %u%s",
-             api_model_name(s->api), (double)model_params(s->model.model) / 1e6, c->loops_default,
-             o->ceiling_loops, c->max_seq_len,
-             s->model.tokenizer ? "" : "; no tokenizer, token-id prompts only");
+    log_line(
+        LOG_INFO,
+        "model %s: %s, %.1f M parameters, %u core layer%s, %u loops by default, at most %u, exit "
+        "by %s, context %u%s",
+        api_model_name(s->api), plan_family_name(c), (double)model_params(s->model.model) / 1e6,
+        c->n_core, c->n_core == 1 ? "" : "s",
+        o->default_max_loops ? o->default_max_loops : c->loops_default, o->ceiling_loops,
+        exit_rule_name(info->exit), c->max_seq_len,
+        s->model.tokenizer ? "" : "; no tokenizer, token-id prompts only");
     log_line(LOG_INFO, "device %s, kernels %s, %u threads, %.1f MB of weights", info->device,
              info->kernels, info->threads, (double)info->weight_bytes / 1e6);
     /* Were every position to run every loop, this many would still fit. */
-    double planes = c->n_prelude + c->n_coda + c->loops_default;
+    double planes = plan_planes(c, c->loops_default);
     log_line(
         LOG_INFO,
         "cache %u slots of %zu bytes (%.1f MB): %.0f positions at full depth; halted positions: %s",
@@ -87,6 +97,7 @@ static void on_loaded(uv_work_t *w, int status) {
     s->api = l->api;
     free(l);
     eng_backend_info info = s->model.backend->info;
+    s->exit = info.exit;
     fill_limits(s);
     srv_metrics_init(&s->counts, model_plan_of(s->model.model)->max_seq_len);
     err e = {0};

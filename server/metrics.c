@@ -133,13 +133,14 @@ static void write_vllm(page *p, const srv *s, const sched_stats *st) {
         "Prompt tokens looked up in the prefix cache.", (double)st->prefix_queries);
     one(p, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
         (double)st->prefix_hits);
-    one(p, "vllm:num_preemptions_total", "counter", "Sequences set back for want of pages.",
-        (double)st->preemptions);
+    one(p, "vllm:num_preemptions_total", "counter",
+        "Sequences sent back to the queue because pages ran out.", (double)st->preemptions);
     one(p, "vllm:prompt_tokens_total", "counter", "Prompt tokens processed.",
         (double)st->prompt_tokens);
     one(p, "vllm:prompt_tokens_cached_total", "counter",
         "Prompt tokens that came from the prefix cache.", (double)c->cached_tokens);
-    one(p, "vllm:generation_tokens_total", "counter", "Tokens put out.", (double)st->output_tokens);
+    one(p, "vllm:generation_tokens_total", "counter", "Tokens generated.",
+        (double)st->output_tokens);
     static const char *const reasons[] = {"stop", "length", "abort", "error"};
     head(p, "vllm:request_success_total", "counter", "Sequences that ended, by reason.");
     for (size_t i = 0; i < ARRAY_LEN(reasons); i++) {
@@ -169,6 +170,23 @@ static void write_vllm(page *p, const srv *s, const sched_stats *st) {
     histogram(p, "vllm:request_params_n", "Sequences of a request.", &c->params_n);
 }
 
+/* The engine thread owns the backend, so the rule is the one noted when the model was loaded. */
+static void write_info(page *p, const srv *s) {
+    if (s->model.model == NULL) return;
+    const model_plan *c = model_plan_of(s->model.model);
+    head(p, "fathom_model_info", "gauge", "How the model leaves the loop, as labels.");
+    buf_printf(p->out,
+               "fathom_model_info{%s,family=\"%s\",exit_rule=\"%s\",core_layers=\"%u\","
+               "halted_kv=\"%s\"} 1\n",
+               p->labels, plan_family_name(c), exit_rule_name(s->exit), c->n_core,
+               s->model.sched.halted_kv == KV_LAST ? "last" : "exact");
+    one(p, "fathom_default_loops", "gauge",
+        "Most loops of a token unless a request says otherwise.",
+        s->model.sched.default_max_loops ? s->model.sched.default_max_loops : c->loops_default);
+    one(p, "fathom_ceiling_loops", "gauge", "Most loops a request may ask for.",
+        s->model.sched.ceiling_loops);
+}
+
 static void write_depth(page *p, const srv *s, const sched_stats *st) {
     static const char *const stages[] = {"prelude", "recurrent", "coda"};
     unsigned loops = s->model.sched.ceiling_loops;
@@ -180,7 +198,7 @@ static void write_depth(page *p, const srv *s, const sched_stats *st) {
     for (unsigned i = 1; i <= loops; i++) {
         sample_n(p, "fathom_exits_total", "depth", i, (double)st->exits_by_depth[i]);
     }
-    histogram(p, "fathom_token_depth", "Loops run for a token put out.", &s->counts.depth);
+    histogram(p, "fathom_token_depth", "Loops run for a generated token.", &s->counts.depth);
     struct {
         const char *name, *help;
         const uint64_t *v;
@@ -224,11 +242,12 @@ static void write_cache(page *p, const sched_stats *st) {
     sample(p, "fathom_cache_pages", "state", "cached", st->pages_cached);
     sample(p, "fathom_cache_pages", "state", "used",
            (double)st->pages - st->pages_free - st->pages_cached);
-    one(p, "fathom_cache_slots_used", "gauge", "Latents in the cache.", (double)st->slots_used);
-    one(p, "fathom_cache_bytes", "gauge", "Bytes of the latents in the cache.",
-        (double)st->cache_bytes);
-    one(p, "fathom_cache_all_loops_bytes", "gauge", "Bytes it would take were every loop stored.",
-        (double)st->cache_bytes_all_loops);
+    one(p, "fathom_cache_slots_used", "gauge",
+        "Slots in use: one holds the keys and values of one token at one loop.",
+        (double)st->slots_used);
+    one(p, "fathom_cache_bytes", "gauge", "Bytes of the slots in use.", (double)st->cache_bytes);
+    one(p, "fathom_cache_all_loops_bytes", "gauge",
+        "Bytes the cache would hold if every loop were stored.", (double)st->cache_bytes_all_loops);
     double saved = st->cache_bytes_all_loops > st->cache_bytes
                        ? (double)(st->cache_bytes_all_loops - st->cache_bytes)
                        : 0;
@@ -265,10 +284,11 @@ static void write_http(page *p, const srv *s) {
     sample(p, "fathom_http_cut_total", "why", "slow_reader", (double)c->slow_cut);
     sample(p, "fathom_http_cut_total", "why", "deadline", (double)c->deadline_cut);
     head(p, "fathom_http_refused_total", "counter",
-         "Requests refused by a limit or for want of a key.");
+         "Requests refused by a limit or because the key was missing or wrong.");
     sample(p, "fathom_http_refused_total", "why", "busy", (double)c->refused_busy);
     sample(p, "fathom_http_refused_total", "why", "key", (double)c->refused_key);
-    one(p, "fathom_http_client_left_total", "counter", "Requests whose client left first.",
+    one(p, "fathom_http_client_left_total", "counter",
+        "Requests whose client left before the answer was complete.",
         (double)c->cancelled_by_client);
     histogram(p, "fathom_cancel_seconds", "From a client's leaving to its pages being free.",
               &c->cancel);
@@ -297,6 +317,7 @@ void srv_metrics_write(srv *s, buf *out) {
     page p = {.out = out};
     write_labels(&p, s->api ? api_model_name(s->api) : "");
     write_vllm(&p, s, &st);
+    write_info(&p, s);
     write_depth(&p, s, &st);
     write_cache(&p, &st);
     write_http(&p, s);

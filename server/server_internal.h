@@ -324,6 +324,7 @@ struct srv {
     int exit_status;
     unsigned flush_ticks;
     runtime model;
+    exit_rule exit; /* of its backend, which the engine thread owns */
     api_context *api;
     sched_thread *engine;
     srv_idmap ids;

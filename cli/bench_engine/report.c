@@ -1,28 +1,36 @@
 /* report.c - the lines of `fathom bench engine`, for people and as JSON. */
 #include "cli/bench_engine/bench_engine_internal.h"
+#include "cli/describe.h"
 
 #include <stdio.h>
 
 static const char *dtype_of(const runtime *r) {
     model_tensor t;
-    return model_find(r->model, (tensor_place){.role = TENSOR_EMBED}, &t) ? model_dtype_name(t.dtype) : "?";
+    return model_find(r->model, (tensor_place){.role = TENSOR_EMBED}, &t)
+               ? model_dtype_name(t.dtype)
+               : "?";
 }
 
 void be_print_head(FILE *to, const runtime *r, const runtime_opts *o, const be_load *l,
                    uint64_t repeat) {
     const model_plan *c = model_plan_of(r->model);
     const eng_backend_info *i = &r->backend->info;
+    buf plan = {0};
+    describe_runtime(&plan, r);
     fprintf(to,
-            "model %s: %.1f M weights, %s, %.0f MB resident, T=%u\n"
+            "model %s: %.1f M weights, %s, %.0f MB resident\n"
+            "%s, %u loops\n"
             "device %s, %s, %u threads, cache slot %zu B\n"
             "prompts %u, outputs %u tokens (half to one and a half of it), temperature %.2f, top_p "
             "%.2f, "
             "seed %llu, medians of %llu alternating runs, %s time\n\n",
             o->model, (double)plan_params(c) / 1e6, dtype_of(r), (double)i->weight_bytes / 1e6,
+            plan.data ? plan.data : "",
             r->sched.default_max_loops ? r->sched.default_max_loops : c->loops_default, i->device,
             i->kernels, i->threads, i->slot_bytes, l->prompt_tokens, l->output_tokens,
             (double)l->temperature, (double)l->top_p, (unsigned long long)l->seed,
             (unsigned long long)repeat, l->cpu_clock ? "CPU" : "wall");
+    buf_deinit(&plan);
 }
 
 static void print_depths(FILE *to, const be_line *b) {
@@ -107,6 +115,8 @@ void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *r, c
     while (dir[len])
         len++;
     buf_json_string(&text, dir, len);
+    buf_puts(&text, ",");
+    describe_runtime_json(&text, r);
     fprintf(
         to,
         "{\"model\":%s,\"weights\":%llu,\"weight_bytes\":%llu,\"dtype\":\"%s\",\"device\":\"%"

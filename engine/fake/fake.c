@@ -1,11 +1,11 @@
 /* fake.c - `--device fake`: a backend without arithmetic, to measure everything else.
  *
- * Rows halt at a depth that follows from their position, and every logit row names one
- * token, so tests know what must come out. A launch that yields logits takes --fake-us-per-token,
- * however many they are, and may yield them for all its rows: the period of streams is then
- * one launch, up to --max-rows of them. For tests it can be made ill: the environment
- * variable FAULT=nan:N, device:N or stall:N spoils the Nth launch that yields logits, nans:N
- * that and all after it; load:MS makes opening slow. */
+ * Rows halt at a depth that follows from their position, by whatever exit rule, and every logit row
+ * names one token, so tests know what must come out. A launch that yields logits takes
+ * --fake-us-per-token, however many they are, and may yield them for all its rows: the period of
+ * streams is then one launch, up to --max-rows of them. For tests it can be made ill: the
+ * environment variable FAULT=nan:N, device:N or stall:N spoils the Nth launch that yields logits,
+ * nans:N that and all after it; load:MS makes opening slow. */
 #include "engine/backend.h"
 
 #include <math.h>
@@ -30,10 +30,12 @@ static void sleep_us(uint64_t us) {
     nanosleep(&t, NULL);
 }
 
-/* Depths 1, 2, 3, 1, 2, 3 … by position, within what the request allows. */
-static bool halts(const eng_row *r) {
+/* Depths 1, 2, 3, 1, 2, 3 … by position, within what the request allows; every loop where the rule
+ * says so. */
+static bool halts(const eng_row *r, exit_rule rule) {
     uint32_t wish = 1 + r->pos % 3, done = r->loop + 1u;
     if (done >= r->max_loops) return true;
+    if (rule == EXIT_FIXED || (rule == EXIT_HAZARD && r->threshold >= 1)) return false;
     return done >= r->min_loops && done >= wish;
 }
 
@@ -46,7 +48,7 @@ static int fake_launch(eng_backend *b, const eng_launch *l, err *e) {
     for (uint32_t i = 0; i < l->n_rows; i++) {
         const eng_row *r = &l->rows[i];
         f->halted[i] = l->stage == ENG_STAGE_RECURRENT &&
-                       !(r->flags & (ENG_ROW_TAIL | ENG_ROW_KV_ONLY)) && halts(r);
+                       !(r->flags & (ENG_ROW_TAIL | ENG_ROW_KV_ONLY)) && halts(r, b->info.exit);
         if (l->stage != ENG_STAGE_CODA || !(r->flags & ENG_ROW_LOGITS)) continue;
         uint32_t at = f->n_logits++;
         float *row = f->logits + (size_t)at * f->vocab;

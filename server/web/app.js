@@ -1,12 +1,12 @@
 // The page: asks, streams the answer and tints every token by its depth. What the server
 // as a whole is doing comes from pool.js; everything without a document from core.js.
-import { depthStep, EventSplitter, readChunk, requestBody, short } from "./core.js";
+import { depthStep, EventSplitter, planWords, readChunk, requestBody, short, thresholdScale } from "./core.js";
 import { startPool } from "./pool.js";
 
 const $ = (id) => document.getElementById(id);
 const state = {
     model: null,
-    most: 16, // end of the scale: the loops the model was trained for, or a deeper token's
+    most: 16, // end of the scale: the loops a token runs at most by default, or a deeper token's
     knowsMost: false,
     abort: null,
     tokens: [], // depth of every token of the answer on show
@@ -74,7 +74,8 @@ function showSliders() {
     $("depth-sliders").hidden = !$("by-hand").checked;
     $("min-out").textContent = $("min-loops").value;
     $("max-out").textContent = $("max-loops").value;
-    $("thr-out").textContent = Number($("threshold").value).toFixed(2);
+    const threshold = Number($("threshold").value);
+    $("thr-out").textContent = Number($("threshold").max) >= 1 ? threshold.toFixed(2) : threshold.toPrecision(2);
 }
 $("by-hand").addEventListener("change", showSliders);
 $("threshold").addEventListener("input", showSliders);
@@ -106,7 +107,7 @@ function formNow() {
             ? {
                   min: Number($("min-loops").value),
                   max: Number($("max-loops").value),
-                  threshold: Number($("threshold").value),
+                  threshold: $("threshold-box").hidden ? NaN : Number($("threshold").value),
               }
             : null,
     };
@@ -130,6 +131,15 @@ function allowChat(yes) {
     if (!yes) completion.checked = true;
 }
 
+/** The threshold's slider speaks of the rule by which this model leaves the loop. */
+function setThreshold(exit) {
+    const scale = thresholdScale(exit);
+    $("threshold-box").hidden = scale === null;
+    if (scale === null) return;
+    for (const key of ["min", "max", "step", "value"]) $("threshold")[key] = String(scale[key]);
+    $("thr-unit").textContent = scale.unit;
+}
+
 async function findModel() {
     try {
         const answer = await fetch("v1/models", { headers: headers() });
@@ -137,11 +147,14 @@ async function findModel() {
         const card = (await answer.json()).data[0];
         state.model = card.id;
         $("model-name").textContent = card.id;
-        const trained = card.trained_loops ?? card.max_loops ?? state.most;
-        for (const id of ["min-loops", "max-loops"]) $(id).max = String(card.max_loops ?? trained);
-        $("max-loops").value = String(trained);
+        $("model-plan").textContent = planWords(card);
+        const usual = card.loops?.default ?? card.trained_loops ?? card.max_loops ?? state.most;
+        const cap = card.loops?.cap ?? card.max_loops ?? usual;
+        for (const id of ["min-loops", "max-loops"]) $(id).max = String(cap);
+        $("max-loops").value = String(usual);
+        setThreshold(card.exit);
         showSliders();
-        setMost(trained, true);
+        setMost(usual, true);
         allowChat(card.meta?.chat_template !== null);
         return true;
     } catch (e) {

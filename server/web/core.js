@@ -64,13 +64,38 @@ export function requestBody(f) {
     if (f.effort) body.reasoning_effort = f.effort;
     if (Number.isInteger(f.seed)) body.seed = f.seed;
     if (f.depth) {
-        body.depth = {
-            min_loops: f.depth.min,
-            max_loops: f.depth.max,
-            threshold: f.depth.threshold,
-        };
+        body.depth = { min_loops: f.depth.min, max_loops: f.depth.max };
+        if (Number.isFinite(f.depth.threshold)) body.depth.threshold = f.depth.threshold;
     }
     return body;
+}
+
+/** "ouro, 24 core layers, exit by hazard at 0.5, at most 4 loops", of what /v1/models tells. */
+export function planWords(card) {
+    if (!card.exit || !card.loops) return "";
+    const layers = `${card.core_layers} core layer${card.core_layers === 1 ? "" : "s"}`;
+    const leaves =
+        card.exit.threshold === null
+            ? "a fixed number of loops"
+            : `exit by ${card.exit.rule} at ${Number(card.exit.threshold.toPrecision(3))}`;
+    return `${card.family}, ${layers}, ${leaves}, at most ${card.loops.cap} loops`;
+}
+
+const UNITS = {
+    act: "halting mass",
+    hazard: "exit probability",
+    "latent-diff": "relative change",
+    cosine: "1 − cosine",
+};
+
+/** The slider for a threshold of the model's exit rule; null where the rule has none. */
+export function thresholdScale(exit) {
+    if (!exit) return { min: 0.05, max: 1, step: 0.01, value: 0.99, unit: UNITS.act };
+    if (exit.threshold === null) return null;
+    const unit = UNITS[exit.rule] ?? exit.rule;
+    if (exit.most <= 1) return { min: 0.05, max: 1, step: 0.01, value: exit.threshold, unit };
+    const max = Math.min(exit.most, 10 * exit.threshold);
+    return { min: max / 100, max, step: max / 100, value: exit.threshold, unit };
 }
 
 const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)/;

@@ -47,6 +47,26 @@ ends 2 "--config: $dir/nothing: No such file" $fathom init --config "$dir/nothin
 ends 2 "tokenizer.json" $fathom tokenize --model "$dir"
 ends 1 "connect" $fathom bench --url http://127.0.0.1:1
 
+ouro="--model $dir/ouro --device cpu"
+ends 0 "" $fathom init --variant ouro_tiny --out "$dir/ouro" --dtype float32 --mean-depth 2.5
+ends 2 "openmythos models cannot leave the loop by this rule; they can by: act" $fathom generate $demo --prompt a --exit-rule hazard
+ends 2 "--exit-rule must be one of" $fathom generate $demo --prompt a --exit-rule ACT
+ends 2 "for the exit rule act it must lie above 0 and at most 1" $fathom generate $demo --prompt a --exit-threshold 1.5
+ends 2 "for the exit rule act it must lie above 0 and at most 1" $fathom generate $demo --prompt a --act-threshold 1.5
+ends 2 "openmythos models start from the token's embedding" $fathom generate $demo --prompt a --initial-state seeded
+ends 2 "ouro models run at most 4 loops, --max-loops asks for 9" $fathom generate $ouro --ids 1 --max-loops 9
+ends 2 "ouro models run at most 4 loops, --loops asks for 5" $fathom generate $ouro --ids 1 --loops 5
+ends 2 "ouro models run at most 4 loops, --min-loops asks for 5" $fathom score $ouro --ids README.md --min-loops 5
+ends 2 "a fixed number of loops and has no threshold" $fathom generate $ouro --ids 1 --exit-rule fixed --exit-threshold 1
+ends 0 "" $fathom bench kernels --model "$dir/ouro" --what feed-forward --rows 1
+grep -q '^feed-forward ' "$dir/out" && grep -q '^ouro, 3 core layers' "$dir/out" || fail "bench kernels on an Ouro: $(cat "$dir/out")"
+ends 0 "ouro, 3 core layers, exit by hazard at 0.5" $fathom generate $ouro --ids '1 2 3' --max-tokens 8 --show-depth
+ends 0 "a fixed number of loops" $fathom generate $ouro --ids '1 2 3' --max-tokens 3 --exit-rule fixed --show-depth
+grep -q 'depths: 4,4,4' "$dir/out" || fail "the rule fixed ran other loops: $(cat "$dir/out")"
+for rule in 'hazard 0.3' 'latent-diff 0.9' 'cosine 0.4'; do
+    ends 0 "exit by ${rule% *} at ${rule#* }" $fathom generate $ouro --ids '1 2 3' --max-tokens 8 --exit-rule ${rule% *} --exit-threshold ${rule#* }
+done
+
 for c in init inspect tokenize generate score compare bench-engine; do
     example=$(sed 's#^fathom #build/fathom #; s#/tmp/tiny#'"$dir"'/tiny#' "$dir/example-$c")
     # The benchmark's example, cut short: how long it runs is all that its numbers say.

@@ -26,6 +26,41 @@ jq -e '.runs[1].policy == "last" and .runs[1].mean_kl < 0.001 and .runs[1].top1_
     "$out/compare.json" >/dev/null || fail "last is far from exact"
 jq -e '.runs[2].mean_depth == 1 and .runs[2].mean_kl > 0.5' "$out/compare.json" >/dev/null || fail "one loop costs nothing"
 
+# The same of a family with several core layers, a hazard gate and a cap: the demo's tokenizer over
+# random weights.
+"$fathom" init --variant ouro_tiny --out "$out/shape" --dtype float32 >/dev/null
+jq '.vocab_size = 2048' "$out/shape/config.json" >"$out/config.json"
+"$fathom" init --config "$out/config.json" --out "$out/ouro" --dtype float32 --mean-depth 2.5 >/dev/null
+cp models/demo/tokenizer.json models/demo/tokenizer_config.json "$out/ouro"
+ouro="--model $out/ouro --device cpu"
+text="--text models/demo/held_out.txt --first 512"
+
+# shellcheck disable=SC2086
+"$fathom" score $ouro $text --window 128 >"$out/score.json" 2>/dev/null
+jq -e '.family == "ouro" and .core_layers == 3 and .exit == {rule: "hazard", threshold: 0.5}
+    and .mean_depth > 1.5 and .mean_depth < 3.5 and (.depth_histogram | length) == 4' "$out/score.json" >/dev/null || fail "score: $(cat "$out/score.json")"
+# shellcheck disable=SC2086
+"$fathom" score $ouro $text --window 128 --halted-kv last >"$out/score.json" 2>/dev/null
+jq -e '.mean_depth == 4' "$out/score.json" >/dev/null || fail "with last a prompt must run every loop: $(cat "$out/score.json")"
+# shellcheck disable=SC2086
+"$fathom" score $ouro $text --window 128 --halted-kv last --prompt-min-loops 2 >"$out/score.json" 2>/dev/null
+jq -e '.depth_histogram[0] == 0 and .depth_histogram[1] > 0 and .mean_depth < 4' "$out/score.json" >/dev/null ||
+    fail "--prompt-min-loops 2: $(cat "$out/score.json")"
+# shellcheck disable=SC2086
+"$fathom" compare $ouro $text --at-loops 1,4 --json >"$out/compare.json" 2>/dev/null
+jq -e '.exit.rule == "hazard" and .runs[0].mean_kl == 0 and .runs[1].policy == "last" and .runs[1].mean_kl > 0
+    and .runs[1].cache_bytes_per_token < .runs[0].cache_bytes_per_token
+    and .runs[0].cache_bytes_per_token == 4 * 1536 and .runs[2].cache_bytes_per_token == 1536
+    and .runs[2].mean_depth == 1 and .runs[3].mean_kl == 0' "$out/compare.json" >/dev/null || fail "compare: $(cat "$out/compare.json")"
+# shellcheck disable=SC2086
+"$fathom" bench engine $ouro --sequences 3 --repeat 1 --prompt-tokens 12 --output-tokens 12 --json >"$out/bench.json" 2>"$out/bench.txt"
+jq -e '.family == "ouro" and .core_layers == 3 and ([.runs[].tokens_differing] | add == 0)
+    and all(.runs[]; .max_loops == 4 and .mean_depth <= 4)' "$out/bench.json" >/dev/null || fail "bench engine on an Ouro"
+grep -q 'ouro, 3 core layers, exit by hazard at 0.5, 4 loops' "$out/bench.txt" || fail "bench engine names no rule"
+# shellcheck disable=SC2086
+if "$fathom" compare $ouro $text --at-loops 5 2>"$out/err"; then fail "compare took 5 loops of 4"; fi
+grep -q 'from 1 to 4' "$out/err" || fail "compare: $(cat "$out/err")"
+
 for bad in "bench engine --model models/demo --sequences 0" "bench engine --model models/demo --modes none" \
     "bench engine --model models/demo --sequences 2 --prompt-tokens 900 --output-tokens 900" \
     "bench engine --model models/demo --clock cpu" "compare --model models/demo --text nowhere" \

@@ -35,6 +35,29 @@ if command -v jq >/dev/null; then
            and ([.parts[].parameters] | add) == .parameters
            and ([.parts[].bytes] | add) == .bytes' "$dir/out" >/dev/null || fail "inspect --json: $(cat "$dir/out")"
 fi
+ends 0 "" $fathom init --variant ouro_tiny --out "$dir/ouro" --dtype float32 --mean-depth 2.5
+grep -q '"early_exit_threshold": 0.5' "$dir/ouro/config.json" || fail "a mean depth must name the gate's threshold"
+ends 0 "" $fathom init --variant ouro_tiny --out "$dir/ouro-full" --dtype float32
+grep -q '"early_exit_threshold": 1' "$dir/ouro-full/config.json" || fail "without one every loop runs"
+ends 2 "names no policy" $fathom init --variant ouro_tiny --halted-kv last --out "$dir/x"
+ends 0 "" $fathom inspect --model "$dir/ouro"
+for line in 'family *ouro$' 'layers *0 prelude, 3 core (once per loop), 0 coda' 'exit rule *hazard at 0.5 (.*latent-diff, cosine, fixed)' \
+    'loops *4 by default, at most 4$' 'one loop, 3 layers *384 ' 'a token of 2.5 loops *960 .*1920 B' 'a token of 4 loops *1,536 .*3072 B'; do
+    grep -q "$line" "$dir/out" || fail "inspect does not say '$line': $(cat "$dir/out")"
+done
+grep -q experts "$dir/out" && fail "inspect tells of experts that an Ouro does not have"
+ends 2 "at most 4 loops" $fathom inspect --model "$dir/ouro" --mean-depth 5
+ends 0 "" $fathom inspect --model "$dir/ouro" --json --mean-depth 3
+if command -v jq >/dev/null; then
+    jq -e '.family == "ouro" and .core_layers == 3 and .exit == {rule: "hazard", threshold: 0.5}
+           and .exit_rules == ["hazard", "latent-diff", "cosine", "fixed"]
+           and .loops == {default: 4, most: 4, capped: true} and .trained_loops == 4
+           and .cache.values_per_layer == 128 and .cache.values_full_attention == 128
+           and .cache.values_per_slot == 384 and ([.cache.depths[] | .bytes_bf16] == [2304, 3072])' "$dir/out" >/dev/null ||
+        fail "inspect --json: $(cat "$dir/out")"
+fi
+ends 0 "" $fathom inspect --model models/demo
+grep -q 'full multi-head *512 *this model.s is 6.4 times smaller' "$dir/out" || fail "inspect compares no caches: $(cat "$dir/out")"
 ends 2 "No such file" $fathom inspect --model "$dir/nothing"
 ends 2 "expected a model folder, found a file" $fathom inspect --model Makefile
 ends 2 "--model is required" $fathom inspect

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-    depthStep, EventSplitter, metricByDepth, metricSum, parseMetrics, readChunk, requestBody, short,
+    depthStep, EventSplitter, metricByDepth, metricSum, parseMetrics, planWords, readChunk, requestBody, short, thresholdScale,
 } from "../../server/web/core.js";
 
 const bytes = (s) => new TextEncoder().encode(s);
@@ -69,4 +69,19 @@ test("the scale starts at the first loop and ends at the last, whatever the mode
 
 test("figures keep their width", () => {
     assert.deepEqual([0, 7, 12.34, 123.4, 12345, 1234567, NaN].map(short), ["0", "7", "12.3", "123", "12.3k", "1.2M", "–"]);
+});
+
+test("the slider for a threshold follows the exit rule", () => {
+    assert.deepEqual(thresholdScale({ rule: "hazard", threshold: 1, above: 0, most: 1 }),
+        { min: 0.05, max: 1, step: 0.01, value: 1, unit: "exit probability" });
+    const change = thresholdScale({ rule: "latent-diff", threshold: 0.03, above: 0, most: 1e6 });
+    assert.ok(change.min > 0 && change.max >= 0.3 - 1e-9 && change.value === 0.03);
+    assert.equal(thresholdScale({ rule: "fixed", threshold: null, above: null, most: null }), null);
+    assert.equal(thresholdScale(undefined).unit, "halting mass"); // an older server
+});
+
+test("the plan in words says layers, exit rule and cap; an older server says nothing", () => {
+    const card = { family: "openmythos", core_layers: 1, exit: { rule: "act", threshold: 0.99000001 }, loops: { default: 8, cap: 16 } };
+    assert.equal(planWords(card), "openmythos, 1 core layer, exit by act at 0.99, at most 16 loops");
+    assert.equal(planWords({ max_loops: 8 }), "");
 });

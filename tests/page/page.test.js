@@ -168,6 +168,38 @@ test("a model without a chat template offers completion alone; its training sets
     });
 });
 
+const ouro = {
+    max_loops: 4, trained_loops: 4, family: "ouro", core_layers: 24,
+    exit: { rule: "hazard", threshold: 0.5, above: 0, most: 1 }, loops: { default: 4, cap: 4 },
+};
+
+test("the scale and the sliders follow the family's cap, and the exit rule is named", { skip }, async () => {
+    const script = () => [textEvent("a", [4]), textEvent("b", [1]), END];
+    await withPage({ script, card: ouro }, {}, async (page, mock) => {
+        assert.equal(await text(page, "model-plan"), "ouro, 24 core layers, exit by hazard at 0.5, at most 4 loops");
+        assert.equal(await page.locator("#legend > div").count(), 4);
+        await page.check("#by-hand");
+        assert.equal(await page.locator("#max-loops").getAttribute("max"), "4");
+        assert.equal(await text(page, "thr-out"), "0.50");
+        assert.equal(await text(page, "thr-unit"), "exit probability");
+        await ask(page);
+        assert.deepEqual(mock.seen.bodies[0].depth, { min_loops: 1, max_loops: 4, threshold: 0.5 });
+        const tints = await page.locator("#answer .tok").evaluateAll((all) => all.map((e) => e.className));
+        assert.deepEqual(tints, ["tok d9", "tok d0"]);
+    });
+});
+
+test("a rule without a threshold has no slider for one, and none is sent", { skip }, async () => {
+    const exit = { rule: "fixed", threshold: null, above: null, most: null };
+    await withPage({ script: () => [textEvent("a", [4]), END], card: { ...ouro, exit } }, {}, async (page, mock) => {
+        assert.match(await text(page, "model-plan"), /24 core layers, a fixed number of loops/);
+        await page.check("#by-hand");
+        assert.equal(await page.locator("#threshold").isVisible(), false);
+        await ask(page);
+        assert.deepEqual(mock.seen.bodies[0].depth, { min_loops: 1, max_loops: 4 });
+    });
+});
+
 test("an API key goes with every request and stays in this tab", { skip }, async () => {
     await withPage({ script: () => [textEvent("a", [1]), END], models: (req) => req.headers.authorization === "Bearer sk-1" }, {}, async (page, mock) => {
         assert.equal(await text(page, "model-name"), "needs an API key");

@@ -1,0 +1,28 @@
+/* describe.h - a model's plan in words and as JSON, the same in every command. */
+#ifndef FATHOM_DESCRIBE_H
+#define FATHOM_DESCRIBE_H
+
+#include "cli/cli.h"
+
+/* "ouro, 24 core layers, exit by hazard at 0.5"; of the rule fixed "a fixed number of loops". */
+void describe_plan(buf *out, const model_plan *p, exit_rule rule, float threshold);
+/* "family":"ouro","core_layers":24,"exit":{"rule":"hazard","threshold":0.5} - members, without
+ * braces around them; the threshold of the rule fixed is null. */
+void describe_plan_json(buf *out, const model_plan *p, exit_rule rule, float threshold);
+/* The same of a model that is open, with the rule and threshold it runs by. */
+void describe_runtime(buf *out, const runtime *r);
+void describe_runtime_json(buf *out, const runtime *r);
+
+/* Cache values of one position at one layer: what the model keeps, and what attention of the same
+ * width would keep with keys and values of every head, or of as many heads as the model's K/V
+ * heads (0: the model names none). */
+typedef struct {
+    uint32_t own, full, grouped;
+} layer_cache;
+layer_cache describe_layer_cache(const model_plan *p);
+/* How many times `other` values are of `own`: "14.2 times smaller", "as large". */
+const char *describe_ratio(char out[32], uint32_t own, uint32_t other);
+/* Digits in groups of three: "98,304". */
+const char *describe_number(char out[32], uint64_t n);
+
+#endif

@@ -1,0 +1,71 @@
+/* test_describe.c - a plan in words, and what its cache takes beside other attention. */
+#include "cli/describe.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <string.h>
+
+static model_plan variant(const char *name) {
+    model_plan p;
+    err e = {0};
+    json_setup();
+    cr_assert_eq(plan_variant(&p, name, &e), 0, "%s", e.msg);
+    return p;
+}
+
+static const struct {
+    const char *variant;
+    uint32_t own, full, grouped, slot;
+    const char *full_ratio;
+} caches[] = {
+    {"mythos_1b", 288, 4096, 1024, 288, "14.2 times smaller"},
+    {"tiny", 40, 128, 64, 40, "3.2 times smaller"},
+    {"ouro_1.4b", 4096, 4096, 4096, 98304, "as large"},
+    {"ouro_2.6b", 4096, 4096, 4096, 196608, "as large"},
+};
+
+Test(describe, keys_and_values_of_a_layer_stand_beside_those_of_plain_attention) {
+    for (size_t i = 0; i < ARRAY_LEN(caches); i++) {
+        model_plan p = variant(caches[i].variant);
+        layer_cache c = describe_layer_cache(&p);
+        char text[32];
+        cr_expect_eq(c.own, caches[i].own, "%s: %u", caches[i].variant, c.own);
+        cr_expect_eq(c.full, caches[i].full, "%s: %u", caches[i].variant, c.full);
+        cr_expect_eq(c.grouped, caches[i].grouped, "%s: %u", caches[i].variant, c.grouped);
+        cr_expect_eq(p.slot_values, caches[i].slot, "%s: %u", caches[i].variant, p.slot_values);
+        cr_expect_str_eq(describe_ratio(text, c.own, c.full), caches[i].full_ratio, "%s",
+                         caches[i].variant);
+    }
+}
+
+Test(describe, a_token_of_ouro_at_all_loops_takes_what_its_sizes_say) {
+    model_plan small = variant("ouro_1.4b"), large = variant("ouro_2.6b");
+    cr_expect_eq(2ull * small.slot_values * plan_planes(&small, 4), 786432ull);
+    cr_expect_eq(2ull * large.slot_values * plan_planes(&large, 4), 1572864ull);
+    cr_expect_eq((2 * plan_params(&small) + 5000000) / 10000000, 287); /* 2.87 GB in bfloat16 */
+}
+
+Test(describe, a_plan_reads_the_same_as_text_and_as_json) {
+    model_plan p = variant("ouro_1.4b");
+    buf text = {0};
+    describe_plan(&text, &p, EXIT_HAZARD, 0.5f);
+    cr_expect_str_eq(text.data, "ouro, 24 core layers, exit by hazard at 0.5");
+    buf_clear(&text);
+    describe_plan(&text, &p, EXIT_FIXED, 0);
+    cr_expect_str_eq(text.data, "ouro, 24 core layers, a fixed number of loops");
+    buf_clear(&text);
+    describe_plan_json(&text, &p, EXIT_FIXED, 0);
+    cr_expect_str_eq(text.data,
+                     "\"family\":\"ouro\",\"core_layers\":24,\"exit\":{\"rule\":\"fixed\","
+                     "\"threshold\":null}");
+    buf_deinit(&text);
+}
+
+Test(describe, numbers_are_grouped_by_threes_and_ratios_say_which_is_larger) {
+    char out[32];
+    cr_expect_str_eq(describe_number(out, 0), "0");
+    cr_expect_str_eq(describe_number(out, 999), "999");
+    cr_expect_str_eq(describe_number(out, 98304), "98,304");
+    cr_expect_str_eq(describe_number(out, UINT64_MAX), "18,446,744,073,709,551,615");
+    cr_expect_str_eq(describe_ratio(out, 200, 100), "2.0 times larger");
+}
