@@ -1,7 +1,7 @@
 # Fathom: continuous depth-wise batching for recurrent-depth transformers.
 #
 #   make            build build/fathom
-#   make run        install what is missing, build, serve models/demo, ask it something
+#   make run        install what is missing, build on all cores, serve models/demo, ask it something
 #   make test       install what is missing, build, run every test that needs no GPU
 #   make check      layers and format first, then what make test runs
 #   make san        build and run the unit tests under ASan+UBSan
@@ -165,7 +165,7 @@ fuzz:
 FORMATTED = $(shell find $(ROOMS) tests bench -name '*.[ch]' -not -path '*/node_modules/*')
 
 run: deps
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) -j$(shell nproc) --no-print-directory all
 	@PORT='$(PORT)' tools/demo.sh
 
 bench: all

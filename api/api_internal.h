@@ -223,6 +223,8 @@ typedef struct {
 extern const api__field api__fields[];
 extern const size_t api__n_fields;
 
+/* A field that breaks a rule: "PARAM RULE". Returns -1, for `return api__bad_param(...)`. */
+int api__bad_param(err *e, const char *param, const char *rule);
 /* Reads every known field of one kind; strings and json_t borrow from root. */
 int api__read_fields(api__values *out, api_kind kind, json_t *root, err *e) WARN_UNUSED;
 /* One value of an object inside the body; `param` is its full name. Absent or null leaves
@@ -374,9 +376,5 @@ void api__dump(buf *out, const json_t *v); /* compact JSON text */
 
 /* The document has a word for this field, and a schema if the table cannot give one. */
 bool api__openapi_knows(const char *name, bool needs_schema);
-
-/* Characters (not continuation bytes) in n bytes of UTF-8. */
-size_t api__utf8_chars(const char *s, size_t n);
-bool api__utf8_valid(const char *s, size_t n);
 
 #endif

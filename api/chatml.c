@@ -5,6 +5,7 @@
  * turn of the template's own where the messages bring none; its text is taken from the
  * template. All spellings are compared in the form of jinja.c. */
 #include "api/api_internal.h"
+#include "base/utf8.h"
 
 enum { MAX_SYSTEM = 16 << 10 }; /* bytes of a template's own system turn */
 
@@ -132,7 +133,7 @@ static bool plain(const char *s, size_t n) {
         if (s[i] == '<' || (s[i] == '{' && strchr("{%#", next))) return false;
         if (next == '}' && strchr("}%#", s[i])) return false;
     }
-    return n <= MAX_SYSTEM && api__utf8_valid(s, n);
+    return n <= MAX_SYSTEM && utf8_valid(s, n);
 }
 
 static bool take_rest(comparing *c) {

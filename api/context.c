@@ -1,6 +1,10 @@
 /* context.c - what stands beside the model: generation_config.json (end tokens and default
  * sampling), tokenizer_config.json (chat template, end token), config.json (end tokens), names. */
 #include "api/api_internal.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/size.h"
 #include "text/model_json.h"
 
 #include <stdio.h>

@@ -5,6 +5,7 @@
  * model that a training began with. Ids the model has no row for are warned of and dropped,
  * since no token of the model can be one. */
 #include "api/api_internal.h"
+#include "base/log.h"
 
 int api__add_end(api_context *c, uint32_t id, err *e) {
     for (uint32_t i = 0; i < c->n_stop_ids; i++) {

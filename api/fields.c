@@ -107,6 +107,10 @@ const api__field api__fields[] = {
 };
 const size_t api__n_fields = ARRAY_LEN(api__fields);
 
+int api__bad_param(err *e, const char *param, const char *rule) {
+    return err_set(e, ERR_BAD_PARAM, param, "%s %s", param, rule);
+}
+
 int api__read_bool(const json_t *v, const char *param, bool *out, err *e) {
     if (v == NULL || json_is_null(v)) return 0;
     if (!json_is_boolean(v))

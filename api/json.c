@@ -40,7 +40,7 @@ void api__dump(buf *out, const json_t *v) {
         json_object_foreach((json_t *)(uintptr_t)v, key, one) {
             if (!first) buf_puts(out, ",");
             first = false;
-            buf_json_string(out, key, strlen(key));
+            buf_json_text(out, key);
             buf_puts(out, ":");
             api__dump(out, one);
         }

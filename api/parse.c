@@ -1,13 +1,10 @@
 /* parse.c - a body becomes a checked request. */
 #include "api/api_internal.h"
+#include "base/hash.h"
 
 #include <float.h>
 #include <stdlib.h>
 #include <sys/random.h>
-
-static int bad(err *e, const char *param, const char *rule) {
-    return err_set(e, ERR_BAD_PARAM, param, "%s %s", param, rule);
-}
 
 int api__body(json_t **out, const api_context *c, const char *body, size_t n, err *e) {
     json_limits limits = {c->opts.max_body_bytes, API__MAX_DEPTH, API__MAX_STRUCTURAL};
@@ -22,7 +19,7 @@ int api__check_model(const api_context *c, const char *model, err *e) {
     if (model == NULL) return 0; /* one model is served, so leaving its name out is clear */
     for (const char *s = model; *s; s++) {
         if ((unsigned char)*s < 0x20 || *s == 0x7f)
-            return bad(e, "model", "may not hold control characters");
+            return api__bad_param(e, "model", "may not hold control characters");
     }
     if (strcmp(model, c->name) == 0) return 0;
     return err_set(e, ERR_NOT_FOUND, "model",
@@ -49,9 +46,9 @@ static int64_t id_of_key(const char *key) {
 static int read_bias(api_request *r, const api_context *c, const json_t *v, err *e) {
     if (v == NULL) return 0;
     if (!json_is_object(v))
-        return bad(e, "logit_bias", "must be an object of token ids to numbers");
+        return api__bad_param(e, "logit_bias", "must be an object of token ids to numbers");
     size_t n = json_object_size(v);
-    if (n > API__MAX_BIAS) return bad(e, "logit_bias", "may have at most 300 entries");
+    if (n > API__MAX_BIAS) return api__bad_param(e, "logit_bias", "may have at most 300 entries");
     eng_bias *bias = arena_array(&r->mem, n, sizeof *bias);
     if (bias == NULL) return api__out_of_memory(e);
     size_t at = 0, banned = 0;
@@ -67,12 +64,13 @@ static int read_bias(api_request *r, const api_context *c, const json_t *v, err 
         double x;
         if (json_is_null(value) ||
             api__read_num(value, "logit_bias", -100, false, 100, &x, NULL) != 0) {
-            return bad(e, "logit_bias", "must map to numbers between -100 and 100");
+            return api__bad_param(e, "logit_bias", "must map to numbers between -100 and 100");
         }
         bias[at++] = (eng_bias){(uint32_t)id, (float)x};
         banned += x <= -100;
     }
-    if (banned == c->config->vocab_size) return bad(e, "logit_bias", "leaves no token to choose");
+    if (banned == c->config->vocab_size)
+        return api__bad_param(e, "logit_bias", "leaves no token to choose");
     r->sampling.bias = bias;
     r->sampling.n_bias = (uint32_t)n;
     return 0;
@@ -107,16 +105,16 @@ static int read_sampling(api_request *r, const api_context *c, const api__values
 static int read_stop_strings(api_request *r, const json_t *v, err *e) {
     size_t n = v == NULL ? 0 : json_is_array(v) ? json_array_size(v) : 1;
     if (v && !json_is_string(v) && !json_is_array(v))
-        return bad(e, "stop", "must be a string or a list of strings");
-    if (n > API__MAX_STOPS) return bad(e, "stop", "may have at most 4 entries");
+        return api__bad_param(e, "stop", "must be a string or a list of strings");
+    if (n > API__MAX_STOPS) return api__bad_param(e, "stop", "may have at most 4 entries");
     r->stops = arena_array(&r->mem, n, sizeof *r->stops);
     if (r->stops == NULL) return api__out_of_memory(e);
     for (size_t i = 0; i < n; i++) {
         const json_t *one = json_is_array(v) ? json_array_get(v, i) : v;
         size_t len = json_string_length(one);
-        if (!json_is_string(one)) return bad(e, "stop", "must hold strings only");
+        if (!json_is_string(one)) return api__bad_param(e, "stop", "must hold strings only");
         if (len == 0 || len > API__MAX_STOP_BYTES)
-            return bad(e, "stop", "entries must have 1 to 64 bytes");
+            return api__bad_param(e, "stop", "entries must have 1 to 64 bytes");
         const char *text = arena_strndup(&r->mem, json_string_value(one), len);
         if (text == NULL) return api__out_of_memory(e);
         api__stop_init(&r->stops[r->n_stops++], text, len);
@@ -127,9 +125,10 @@ static int read_stop_strings(api_request *r, const json_t *v, err *e) {
 static int read_stop_ids(api_request *r, const api_context *c, const api__values *v, err *e) {
     size_t n = json_array_size(v->stop_token_ids);
     if (v->stop_token_ids && !json_is_array(v->stop_token_ids)) {
-        return bad(e, "stop_token_ids", "must be a list of token ids");
+        return api__bad_param(e, "stop_token_ids", "must be a list of token ids");
     }
-    if (n > API__MAX_STOP_IDS) return bad(e, "stop_token_ids", "may have at most 16 entries");
+    if (n > API__MAX_STOP_IDS)
+        return api__bad_param(e, "stop_token_ids", "may have at most 16 entries");
     r->stop_ids = arena_array(&r->mem, n + c->n_stop_ids, sizeof *r->stop_ids);
     if (r->stop_ids == NULL) return api__out_of_memory(e);
     for (size_t i = 0; i < n; i++) {
@@ -167,7 +166,7 @@ static int read_effort(api_request *r, const api_context *c, const char *effort,
             (uint16_t)(loops < c->opts.ceiling_loops ? loops : c->opts.ceiling_loops);
         return 0;
     }
-    return bad(e, param, "must be minimal, low, medium or high");
+    return api__bad_param(e, param, "must be minimal, low, medium or high");
 }
 
 static int read_loops(const api_context *c, const json_t *v, const char *param, int64_t *out,
@@ -196,7 +195,7 @@ static int read_depth(api_request *r, const api_context *c, const api__values *v
     const char *effort = v->reasoning ? "reasoning.effort" : "reasoning_effort";
     if (read_effort(r, c, v->reasoning_effort, effort, e) != 0) return -1;
     if (v->depth == NULL) return 0;
-    if (!json_is_object(v->depth)) return bad(e, "depth", "must be an object");
+    if (!json_is_object(v->depth)) return api__bad_param(e, "depth", "must be an object");
     const json_t *lo = json_object_get(v->depth, "min_loops"),
                  *hi = json_object_get(v->depth, "max_loops");
     if (read_loops(c, lo, "depth.min_loops", &min, e) != 0) return -1;
@@ -217,8 +216,9 @@ static int read_depth(api_request *r, const api_context *c, const api__values *v
 static int read_stream(api_request *r, const api__values *v, err *e) {
     r->stream = v->stream;
     if (v->stream_options == NULL) return 0;
-    if (!v->stream) return bad(e, "stream_options", "needs stream to be true");
-    if (!json_is_object(v->stream_options)) return bad(e, "stream_options", "must be an object");
+    if (!v->stream) return api__bad_param(e, "stream_options", "needs stream to be true");
+    if (!json_is_object(v->stream_options))
+        return api__bad_param(e, "stream_options", "must be an object");
     const json_t *usage = json_object_get(v->stream_options, "include_usage");
     const json_t *each = json_object_get(v->stream_options, "continuous_usage_stats");
     if (api__read_bool(usage, "stream_options.include_usage", &r->include_usage, e) != 0) return -1;
@@ -233,12 +233,12 @@ static int read_logprobs(api_request *r, const api__values *v, err *e) {
     } else {
         r->logprobs = v->chat_logprobs; /* responses: by include, or by asking for the top ones */
         if (top != API__NO_INT && !r->logprobs)
-            return bad(e, "top_logprobs", "needs logprobs to be true");
+            return api__bad_param(e, "top_logprobs", "needs logprobs to be true");
         if (top == API__NO_INT) top = 0;
     }
     r->n_top = (uint32_t)top;
     if (v->prompt_logprobs == API__NO_INT) return 0;
-    if (r->stream) return bad(e, "prompt_logprobs", "is not available with stream");
+    if (r->stream) return api__bad_param(e, "prompt_logprobs", "is not available with stream");
     r->prompt_logprobs = true;
     r->n_prompt_top = (uint32_t)v->prompt_logprobs;
     return 0;
@@ -249,7 +249,8 @@ static int read_choices(api_request *r, const api_context *c, const api__values 
     if (n > c->opts.max_n) {
         return err_set(e, ERR_BAD_PARAM, "n", "n may be at most %u here", c->opts.max_n);
     }
-    if (v->best_of != API__NO_INT && v->best_of < n) return bad(e, "best_of", "may not be below n");
+    if (v->best_of != API__NO_INT && v->best_of < n)
+        return api__bad_param(e, "best_of", "may not be below n");
     if (v->best_of != API__NO_INT && v->best_of > n) {
         return err_set(
             e, ERR_UNSUPPORTED, "best_of",
@@ -288,7 +289,7 @@ static int read_limits(api_request *r, const api_context *c, const api__values *
     bool named = wish != API__NO_INT;
     bool scores = (r->echo && r->kind == API_COMPLETION) || r->prompt_logprobs;
     if (wish == 0 && !scores)
-        return bad(e, field, "must be at least 1 (0 only with echo or prompt_logprobs)");
+        return api__bad_param(e, field, "must be at least 1 (0 only with echo or prompt_logprobs)");
     if (!named) wish = r->kind == API_COMPLETION ? 16 : c->opts.default_max_tokens;
     uint64_t all = 0, context = c->opts.max_context;
     for (uint32_t i = 0; i < r->n_prompts; i++) {
@@ -329,35 +330,6 @@ int api__too_long(const api_context *c, uint64_t n_prompt, uint64_t max_tokens, 
 
 /* ---- labels ---- */
 
-static uint64_t rotate(uint64_t x, int by) {
-    return x << by | x >> (64 - by);
-}
-
-/* SipHash-2-4: whoever does not know the key cannot make two salts meet. */
-static uint64_t siphash(const uint64_t key[2], const unsigned char *s, size_t n) {
-    uint64_t v[4] = {key[0] ^ 0x736f6d6570736575u, key[1] ^ 0x646f72616e646f6du,
-                     key[0] ^ 0x6c7967656e657261u, key[1] ^ 0x7465646279746573u};
-    for (size_t at = 0, last = 0; !last; at += 8) {
-        uint64_t word = 0;
-        last = at + 8 > n;
-        for (size_t i = at; i < n && i < at + 8; i++)
-            word |= (uint64_t)s[i] << (8 * (i - at));
-        if (last) word |= (uint64_t)n << 56;
-        v[3] ^= word;
-        for (int round = 0; round < (last ? 6 : 2); round++) {
-            if (round == 2) v[0] ^= word, v[2] ^= 0xff;
-            v[0] += v[1], v[2] += v[3];
-            v[1] = rotate(v[1], 13) ^ v[0], v[3] = rotate(v[3], 16) ^ v[2];
-            v[0] = rotate(v[0], 32);
-            v[2] += v[1], v[0] += v[3];
-            v[1] = rotate(v[1], 17) ^ v[2], v[3] = rotate(v[3], 21) ^ v[0];
-            v[2] = rotate(v[2], 32);
-        }
-        if (!last) v[0] ^= word;
-    }
-    return v[0] ^ v[1] ^ v[2] ^ v[3];
-}
-
 static bool label_ok(const char *s) {
     for (; *s; s++) {
         bool letter = (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z');
@@ -370,14 +342,16 @@ static int read_labels(api_request *r, const api_context *c, const api__values *
     if (v->priority != API__NO_INT) r->priority = (int32_t)v->priority;
     if (v->cache_salt) {
         size_t n = strlen(v->cache_salt);
-        const unsigned char *s = (const unsigned char *)v->cache_salt;
-        if (n == 0) return bad(e, "cache_salt", "may not be empty");
-        r->salt[0] = siphash(c->hash_key, s, n) | 1; /* 0,0 means shared */
-        r->salt[1] = siphash(c->hash_key + 2, s, n);
+        const char *s = v->cache_salt;
+        if (n == 0) return api__bad_param(e, "cache_salt", "may not be empty");
+        /* Keyed: nobody can make two salts meet. 0,0 means shared. */
+        r->salt[0] = hash_sip64(c->hash_key, s, n) | 1;
+        r->salt[1] = hash_sip64(c->hash_key + 2, s, n);
     }
     if (v->request_id == NULL || v->request_id[0] == 0) return 0;
     if (!label_ok(v->request_id)) {
-        return bad(e, "request_id", "may hold letters, digits, '-', '_', '.' and ':' only");
+        return api__bad_param(e, "request_id",
+                              "may hold letters, digits, '-', '_', '.' and ':' only");
     }
     r->request_id = arena_strndup(&r->mem, v->request_id, strlen(v->request_id));
     return r->request_id ? 0 : api__out_of_memory(e);

@@ -3,13 +3,9 @@
 
 #include <stdlib.h>
 
-static int bad(err *e, const char *param, const char *rule) {
-    return err_set(e, ERR_BAD_PARAM, param, "%s %s", param, rule);
-}
-
 int api__check_id(const api_context *c, const json_t *v, const char *param, uint32_t *out, err *e) {
     int64_t id = 0;
-    if (!json_is_integer(v)) return bad(e, param, "must hold integers only");
+    if (!json_is_integer(v)) return api__bad_param(e, param, "must hold integers only");
     if (api__read_int(v, param, 0, (int64_t)c->config->vocab_size - 1, &id, NULL) != 0) {
         return err_set(e, ERR_BAD_PARAM, param, "%s: token ids must be from 0 to %u", param,
                        c->config->vocab_size - 1);
@@ -21,7 +17,7 @@ int api__check_id(const api_context *c, const json_t *v, const char *param, uint
 static int ids_prompt(api_request *r, const api_context *c, const json_t *list, api__prompt *p,
                       err *e) {
     size_t n = json_array_size(list);
-    if (n == 0) return bad(e, "prompt", "may not be empty");
+    if (n == 0) return api__bad_param(e, "prompt", "may not be empty");
     /* Counted before copied: an over-long list costs nothing. */
     if (n > c->opts.max_context) return api__too_long(c, n, 0, "prompt", e);
     p->ids = arena_array(&r->mem, n, sizeof *p->ids);
@@ -42,7 +38,7 @@ static int ids_prompt(api_request *r, const api_context *c, const json_t *list, 
 
 int api__keep_ids(api_request *r, const api_context *c, const token_ids *ids, api__prompt *p,
                   const char *param, err *e) {
-    if (ids->n == 0) return bad(e, param, "gives no tokens");
+    if (ids->n == 0) return api__bad_param(e, param, "gives no tokens");
     if (ids->n > c->opts.max_context) return api__too_long(c, ids->n, 0, param, e);
     p->ids = arena_array(&r->mem, ids->n, sizeof *p->ids);
     if (p->ids == NULL) return api__out_of_memory(e);
@@ -54,7 +50,7 @@ int api__keep_ids(api_request *r, const api_context *c, const token_ids *ids, ap
 static int text_prompt(api_request *r, const api_context *c, const json_t *text, api__prompt *p,
                        err *e) {
     size_t n = json_string_length(text);
-    if (n == 0) return bad(e, "prompt", "may not be empty");
+    if (n == 0) return api__bad_param(e, "prompt", "may not be empty");
     if (c->opts.tokenizer == NULL) {
         return err_set(e, ERR_UNSUPPORTED, "prompt",
                        "this model has no tokenizer: prompts must be token ids");
@@ -87,13 +83,15 @@ int api_prompt_ids(const api_context *c, const char *text, size_t n, token_ids *
 }
 
 int api__read_prompts(api_request *r, const api_context *c, const json_t *prompt, err *e) {
-    if (prompt == NULL) return bad(e, "prompt", "is missing");
+    if (prompt == NULL) return api__bad_param(e, "prompt", "is missing");
     if (!json_is_string(prompt) && !json_is_array(prompt)) {
-        return bad(e, "prompt",
-                   "must be a string, a list of strings, of token ids, or of lists of token ids");
+        return api__bad_param(
+            e, "prompt",
+            "must be a string, a list of strings, of token ids, or of lists of token ids");
     }
     const json_t *first = json_array_get(prompt, 0);
-    if (json_is_array(prompt) && first == NULL) return bad(e, "prompt", "may not be empty");
+    if (json_is_array(prompt) && first == NULL)
+        return api__bad_param(e, "prompt", "may not be empty");
     bool many = json_is_array(first) || json_is_string(first);
     size_t n = many ? json_array_size(prompt) : 1;
     if (n > c->opts.max_prompts) {
@@ -105,7 +103,7 @@ int api__read_prompts(api_request *r, const api_context *c, const json_t *prompt
     for (size_t i = 0; i < n; i++) {
         const json_t *one = many ? json_array_get(prompt, i) : prompt;
         if (many && json_typeof(one) != json_typeof(first)) {
-            return bad(e, "prompt", "may not mix texts and token ids");
+            return api__bad_param(e, "prompt", "may not mix texts and token ids");
         }
         int rc = json_is_string(one) ? text_prompt(r, c, one, &r->prompts[i], e)
                                      : ids_prompt(r, c, one, &r->prompts[i], e);

@@ -4,6 +4,9 @@
  * single tokens only if somebody asked for them. A stream writes one event for each token
  * that brings text; the rest of an answer is written when the last sequence has ended. */
 #include "api/api_internal.h"
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/size.h"
 
 #include <stdlib.h>
 #include <sys/random.h>
@@ -20,19 +23,13 @@ static bool wants_prompt_events(const api_request *r) {
 
 /* ---- create ---- */
 
-static uint64_t mix(uint64_t x) { /* splitmix64's finish: neighbours become unrelated */
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 /* The first choice has the seed of the request; the others are derived from it, by their
  * number among the choices of one prompt so that a prompt's answers do not depend on the
  * prompts beside it. Without a seed every sequence has its own. */
 static uint64_t seed_of(const api_reply *r, uint32_t i) {
     uint32_t j = r->r->seeded ? i % r->r->n : i;
-    return j == 0 ? r->r->sampling.seed : mix(r->r->sampling.seed ^ mix(j));
+    return j == 0 ? r->r->sampling.seed
+                  : hash_mix((r->r->sampling.seed ^ hash_mix(j + HASH_STEP)) + HASH_STEP);
 }
 
 static int make_id(api_reply *r, const char *request_id, err *e) {

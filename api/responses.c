@@ -7,15 +7,12 @@
 
 /* ---- reading ---- */
 
-static int bad(err *e, const char *param, const char *rule) {
-    return err_set(e, ERR_BAD_PARAM, param, "%s %s", param, rule);
-}
-
 static int read_include(const json_t *list, bool *logprobs, err *e) {
-    if (list && !json_is_array(list)) return bad(e, "include", "must be a list of strings");
+    if (list && !json_is_array(list))
+        return api__bad_param(e, "include", "must be a list of strings");
     for (size_t i = 0; i < json_array_size(list); i++) {
         const char *what = json_string_value(json_array_get(list, i));
-        if (what == NULL) return bad(e, "include", "must be a list of strings");
+        if (what == NULL) return api__bad_param(e, "include", "must be a list of strings");
         if (strcmp(what, "message.output_text.logprobs") == 0) *logprobs = true;
         /* There is no hidden reasoning here, so asking for it changes nothing. */
         else if (strcmp(what, "reasoning.encrypted_content") != 0) {
@@ -28,10 +25,10 @@ static int read_include(const json_t *list, bool *logprobs, err *e) {
 
 static int read_reasoning(const json_t *reasoning, const char **effort, err *e) {
     if (reasoning == NULL) return 0;
-    if (!json_is_object(reasoning)) return bad(e, "reasoning", "must be an object");
+    if (!json_is_object(reasoning)) return api__bad_param(e, "reasoning", "must be an object");
     const json_t *v = json_object_get(reasoning, "effort");
     if (v == NULL || json_is_null(v)) return 0;
-    if (!json_is_string(v)) return bad(e, "reasoning.effort", "must be a string");
+    if (!json_is_string(v)) return api__bad_param(e, "reasoning.effort", "must be a string");
     *effort = json_string_value(v);
     return 0;
 }
@@ -41,12 +38,12 @@ static int check_metadata(const json_t *metadata, err *e) {
     json_t *v;
     if (metadata == NULL) return 0;
     if (!json_is_object(metadata) || json_object_size(metadata) > 16) {
-        return bad(e, "metadata", "must be an object of at most 16 strings");
+        return api__bad_param(e, "metadata", "must be an object of at most 16 strings");
     }
     json_object_foreach((json_t *)(uintptr_t)metadata, key, v) {
         if (!json_is_string(v) || json_string_length(v) > 512 || strlen(key) > 64) {
-            return bad(e, "metadata",
-                       "must map keys of at most 64 bytes to strings of at most 512");
+            return api__bad_param(e, "metadata",
+                                  "must map keys of at most 64 bytes to strings of at most 512");
         }
     }
     return 0;
@@ -63,10 +60,10 @@ int api__read_response_fields(api_request *r, api__values *v, err *e) {
         return strcmp(v->truncation, "auto") == 0
                    ? err_set(e, ERR_UNSUPPORTED, "truncation",
                              "truncation auto is not supported: nothing is cut silently")
-                   : bad(e, "truncation", "must be disabled");
+                   : api__bad_param(e, "truncation", "must be disabled");
     }
     if (v->text == NULL) return 0;
-    if (!json_is_object(v->text)) return bad(e, "text", "must be an object");
+    if (!json_is_object(v->text)) return api__bad_param(e, "text", "must be an object");
     const json_t *format = json_object_get(v->text, "format");
     v->response_format = json_is_null(format) ? NULL : format;
     return 0;
@@ -80,7 +77,7 @@ static void echo_json(buf *b, const char *key, const json_t *v, const char *abse
 
 static void echo_string(buf *b, const char *key, const char *s) {
     buf_printf(b, ",\"%s\":", key);
-    if (s) buf_json_string(b, s, strlen(s));
+    if (s) buf_json_text(b, s);
     else buf_puts(b, "null");
 }
 
@@ -93,7 +90,7 @@ int api__keep_echoed(api_request *r, const api__values *v, err *e) {
     buf_printf(
         &b, ",\"parallel_tool_calls\":%s,\"previous_response_id\":null,\"reasoning\":{\"effort\":",
         v->parallel_tool_calls ? "true" : "false");
-    if (v->reasoning_effort) buf_json_string(&b, v->reasoning_effort, strlen(v->reasoning_effort));
+    if (v->reasoning_effort) buf_json_text(&b, v->reasoning_effort);
     else buf_puts(&b, "null");
     buf_printf(&b,
                ",\"summary\":null},\"store\":false,\"temperature\":%.6g,\"top_p\":%.6g,"
@@ -113,10 +110,6 @@ int api__keep_echoed(api_request *r, const api__values *v, err *e) {
 }
 
 /* ---- writing ---- */
-
-static void write_str(buf *out, const char *s) {
-    buf_json_string(out, s, strlen(s));
-}
 
 /* The items' ids come from the response's: "resp_X" has "msg_X_0", or "fc_X_0" and "call_X_0". */
 static void write_item_id(buf *out, const api_reply *r) {
@@ -161,7 +154,7 @@ static void write_call_item(buf *out, const api_reply *r, const api__choice *ch,
     if (whole) write_arguments(out, ch);
     else buf_puts(out, "\"\"");
     buf_puts(out, ",\"status\":");
-    write_str(out, status_of(ch, whole));
+    buf_json_text(out, status_of(ch, whole));
     buf_puts(out, "}");
 }
 
@@ -173,7 +166,7 @@ static void write_item(buf *out, const api_reply *r, const api__choice *ch, bool
     buf_puts(out, "{\"type\":\"message\",\"id\":");
     write_item_id(out, r);
     buf_puts(out, ",\"status\":");
-    write_str(out, status_of(ch, whole));
+    buf_json_text(out, status_of(ch, whole));
     buf_puts(out, ",\"role\":\"assistant\",\"content\":[");
     if (whole) write_part(out, r, ch, true);
     buf_puts(out, "]}");
@@ -195,16 +188,16 @@ static void write_usage(buf *out, const api_reply *r, const api__choice *ch) {
 static void write_response(buf *out, const api_reply *r, bool whole) {
     const api__choice *ch = &r->choices[0];
     buf_puts(out, "{\"id\":");
-    write_str(out, r->id);
+    buf_json_text(out, r->id);
     buf_puts(out, ",\"object\":\"response\",\"created_at\":");
     api__write_uint(out, (uint64_t)r->created);
     buf_puts(out, ",\"status\":");
-    write_str(out, status_of(ch, whole));
+    buf_json_text(out, status_of(ch, whole));
     buf_puts(out, ",\"error\":null,\"incomplete_details\":");
     buf_puts(out,
              whole && ch->finish != SCHED_STOP ? "{\"reason\":\"max_output_tokens\"}" : "null");
     buf_puts(out, ",\"model\":");
-    write_str(out, r->c->name);
+    buf_json_text(out, r->c->name);
     buf_puts(out, ",\"output\":[");
     if (whole) write_item(out, r, ch, true);
     buf_puts(out, "]");
@@ -327,9 +320,9 @@ void api__responses_error(buf *out, api_reply *r, const err *why) {
     api_error_body(&body, why);
     open_event(out, r, "error");
     buf_puts(out, ",\"code\":");
-    write_str(out, err_name(why->code));
+    buf_json_text(out, err_name(why->code));
     buf_puts(out, ",\"message\":");
-    write_str(out, err_text(why->code));
+    buf_json_text(out, err_text(why->code));
     buf_puts(out, ",\"param\":null,");
     if (body.len > 2) buf_append(out, body.data + 1, body.len - 2); /* "error":{…} */
     buf_puts(out, "}\n\n");

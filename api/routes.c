@@ -1,10 +1,7 @@
 /* routes.c - models, tokenize and detokenize, in the shapes of all servers at once:
  * vLLM's and SGLang's `prompt` and `messages`, llama.cpp's `content`, `with_pieces`. */
 #include "api/api_internal.h"
-
-static void write_str(buf *out, const char *s) {
-    buf_json_string(out, s, strlen(s));
-}
+#include "base/utf8.h"
 
 /* How deep tokens go: the layers of a loop, when a token leaves it, how many loops there are. */
 static void write_depth(const api_context *c, buf *out) {
@@ -25,10 +22,10 @@ static void write_depth(const api_context *c, buf *out) {
 static void write_model(const api_context *c, buf *out) {
     const model_plan *m = c->config;
     buf_puts(out, "{\"id\":");
-    write_str(out, c->name);
+    buf_json_text(out, c->name);
     buf_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"fathom\",\"root\":",
                (long long)c->created);
-    write_str(out, c->name);
+    buf_json_text(out, c->name);
     buf_printf(out, ",\"parent\":null,\"max_model_len\":%u,\"max_loops\":%u,\"trained_loops\":%u",
                c->opts.max_context, c->opts.ceiling_loops, m->loops_default);
     write_depth(c, out);
@@ -39,7 +36,7 @@ static void write_model(const api_context *c, buf *out) {
                m->vocab_size, m->max_seq_len, m->dim,
                (unsigned long long)model_params(c->opts.model),
                (unsigned long long)model_bytes(c->opts.model));
-    if (c->template) write_str(out, api__template_name(c->template));
+    if (c->template) buf_json_text(out, api__template_name(c->template));
     else buf_puts(out, "null");
     buf_printf(out, ",\"tokenizer\":%s}}", c->opts.tokenizer ? "true" : "false");
 }
@@ -83,7 +80,7 @@ static void write_piece(const api_context *c, uint32_t id, bool or_bytes, buf *o
     size_t n = 0;
     const char *bytes = tokenizer_bytes(c->opts.tokenizer, id, &n);
     if (bytes == NULL) n = 0;
-    if (n == 0 || !or_bytes || api__utf8_valid(bytes, n)) {
+    if (n == 0 || !or_bytes || utf8_valid(bytes, n)) {
         buf_json_string(out, n ? bytes : "", n);
         return;
     }

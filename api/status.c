@@ -36,14 +36,14 @@ unsigned api_status(const err *e) {
 static void error_object(buf *out, const char *message, const char *type, const char *param,
                          const char *code) {
     buf_puts(out, "{\"error\":{\"message\":");
-    buf_json_string(out, message, strlen(message));
+    buf_json_text(out, message);
     buf_puts(out, ",\"type\":");
-    buf_json_string(out, type, strlen(type));
+    buf_json_text(out, type);
     buf_puts(out, ",\"param\":");
-    if (param && param[0]) buf_json_string(out, param, strlen(param));
+    if (param && param[0]) buf_json_text(out, param);
     else buf_puts(out, "null");
     buf_puts(out, ",\"code\":");
-    if (code) buf_json_string(out, code, strlen(code));
+    if (code) buf_json_text(out, code);
     else buf_puts(out, "null");
 }
 

@@ -20,6 +20,8 @@
  *
  * {"token": text} is a token of that spelling, or plain text where there is none. */
 #include "api/api_internal.h"
+#include "base/file.h"
+#include "base/size.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -9,27 +9,24 @@
 
 enum { MAX_TOOLS = 128 };
 
-static int bad(err *e, const char *param, const char *rule) {
-    return err_set(e, ERR_BAD_PARAM, param, "%s %s", param, rule);
-}
-
 static int read_function(api_request *r, json_t *f, size_t i, err *e) {
     char param[64];
     const json_t *name = json_object_get(f, "name"), *about = json_object_get(f, "description");
     const json_t *parameters = json_object_get(f, "parameters");
     (void)snprintf(param, sizeof param, "tools[%zu].name", i);
-    if (!api__name_ok(name)) return bad(e, param, "must have 1 to 64 letters, digits, '_' or '-'");
+    if (!api__name_ok(name))
+        return api__bad_param(e, param, "must have 1 to 64 letters, digits, '_' or '-'");
     for (uint32_t k = 0; k < r->n_tools; k++) {
         if (strcmp(r->tools[k], json_string_value(name)) == 0)
-            return bad(e, param, "is there twice");
+            return api__bad_param(e, param, "is there twice");
     }
     if (about && !json_is_null(about) && !json_is_string(about)) {
         (void)snprintf(param, sizeof param, "tools[%zu].description", i);
-        return bad(e, param, "must be a string");
+        return api__bad_param(e, param, "must be a string");
     }
     if (parameters && !json_is_null(parameters) && !json_is_object(parameters)) {
         (void)snprintf(param, sizeof param, "tools[%zu].parameters", i);
-        return bad(e, param, "must be a JSON Schema object");
+        return api__bad_param(e, param, "must be a JSON Schema object");
     }
     if (json_is_null(parameters))
         (void)json_object_del(f, "parameters"); /* absent, as everywhere */
@@ -42,7 +39,7 @@ static int read_function(api_request *r, json_t *f, size_t i, err *e) {
 static int read_tools(api_request *r, const json_t *tools, json_t **out, err *e) {
     size_t n = json_array_size(tools);
     if (!json_is_array(tools) || n == 0 || n > MAX_TOOLS)
-        return bad(e, "tools", "must be a list of 1 to 128 functions");
+        return api__bad_param(e, "tools", "must be a list of 1 to 128 functions");
     r->tools = arena_array(&r->mem, n, sizeof *r->tools);
     *out = json_array();
     if (r->tools == NULL || *out == NULL) return api__out_of_memory(e);
@@ -52,13 +49,13 @@ static int read_tools(api_request *r, const json_t *tools, json_t **out, err *e)
         const char *type = json_string_value(json_object_get(tool, "type"));
         (void)snprintf(param, sizeof param, "tools[%zu]", i);
         if (!json_is_object(tool) || type == NULL)
-            return bad(e, param, "must be an object with a type");
+            return api__bad_param(e, param, "must be an object with a type");
         if (strcmp(type, "function") != 0) {
             return err_set(e, ERR_UNSUPPORTED, param, "%s: only functions can be called here",
                            param);
         }
         json_t *f = r->kind == API_RESPONSES ? tool : json_object_get(tool, "function");
-        if (!json_is_object(f)) return bad(e, param, "must have a function");
+        if (!json_is_object(f)) return api__bad_param(e, param, "must have a function");
         if (read_function(r, f, i, e) != 0) return -1;
         if (json_array_append_new(*out, json_pack("{s:O}", "function", f)) != 0)
             return api__out_of_memory(e);
@@ -75,14 +72,14 @@ static int read_named(api_request *r, const json_t *choice, err *e) {
                        "tool_choice may be none, auto, required or a function");
     }
     if (name == NULL)
-        return bad(e, "tool_choice", "must be none, auto, required or name a function");
+        return api__bad_param(e, "tool_choice", "must be none, auto, required or name a function");
     for (uint32_t i = 0; i < r->n_tools; i++) {
         if (strcmp(r->tools[i], name) != 0) continue;
         r->named = r->tools[i];
         r->calls = API__CALLS_FORCED;
         return 0;
     }
-    return bad(e, "tool_choice", "names a function that is not in tools");
+    return api__bad_param(e, "tool_choice", "names a function that is not in tools");
 }
 
 static int read_choice(api_request *r, const json_t *choice, err *e) {
@@ -92,7 +89,7 @@ static int read_choice(api_request *r, const json_t *choice, err *e) {
     if (json_is_object(choice)) return read_named(r, choice, e);
     if (word && strcmp(word, "none") == 0) r->calls = API__CALLS_NONE;
     else if (word && strcmp(word, "required") == 0) r->calls = API__CALLS_FORCED;
-    else return bad(e, "tool_choice", "must be none, auto, required or name a function");
+    else return api__bad_param(e, "tool_choice", "must be none, auto, required or name a function");
     return 0;
 }
 
@@ -113,7 +110,8 @@ static int write_lead(api_request *r, const json_t *tools, err *e) {
 static int force(api_request *r, const api_context *c, const api__values *v, const json_t *tools,
                  err *e) {
     if (r->grammar)
-        return bad(e, "tool_choice", "cannot force a call together with a form for the answer");
+        return api__bad_param(e, "tool_choice",
+                              "cannot force a call together with a form for the answer");
     if (api__can_constrain(c, v, "tool_choice", e) != 0) return -1;
     return api__grammar_compile_tools(&r->grammar, tools, r->named, "tools", e);
 }
@@ -122,7 +120,7 @@ int api__read_tools(api_request *r, const api_context *c, const api__values *v, 
     const char *word = json_string_value(v->tool_choice);
     if (v->tools == NULL) {
         if (v->tool_choice == NULL || (word && strcmp(word, "none") == 0)) return 0;
-        return bad(e, "tool_choice", "needs tools");
+        return api__bad_param(e, "tool_choice", "needs tools");
     }
     json_t *tools = NULL;
     int rc = read_tools(r, v->tools, &tools, e);

@@ -3,6 +3,7 @@
  * Only appends; no JSON tree and no allocation but the growth of the caller's buffer, for
  * this is run for every token of every stream. */
 #include "api/api_internal.h"
+#include "base/utf8.h"
 
 void api__write_uint(buf *out, uint64_t v) {
     char digits[20];
@@ -19,10 +20,6 @@ void api__write_logprob(buf *out, float v) {
     double x = isnan(v) || v < -9999.0f ? -9999.0 : v < 0 ? (double)v : 0.0;
     int n = snprintf(text, sizeof text, "%.6g", x);
     buf_append(out, text, (size_t)n);
-}
-
-static void write_str(buf *out, const char *s) {
-    buf_json_string(out, s, strlen(s));
 }
 
 /* ---- single tokens ---- */
@@ -44,7 +41,7 @@ static void write_spelling(buf *out, const tokenizer *t, uint32_t id, bool as_ke
         char text[32];
         int len = snprintf(text, sizeof text, "token_id:%u", id);
         buf_json_string(out, text, (size_t)len);
-    } else if (as_key && (!api__utf8_valid(bytes, n) || memchr(bytes, 0, n))) {
+    } else if (as_key && (!utf8_valid(bytes, n) || memchr(bytes, 0, n))) {
         /* U+FFFD twice would be one key twice, and many parsers take no NUL in a key. */
         buf_puts(out, "\"bytes:");
         for (size_t i = 0; i < n; i++)
@@ -155,7 +152,7 @@ static void write_list(buf *out, const api_reply *r, const api__choice *ch, uint
         case LIST_OFFSET: {
             size_t from = text_start(ch, i);
             api__write_uint(out, chars);
-            if (ch->text.data) chars += api__utf8_chars(ch->text.data + from, k->text_end - from);
+            if (ch->text.data) chars += utf8_count(ch->text.data + from, k->text_end - from);
             break;
         }
         }
@@ -266,13 +263,13 @@ void api__write_prefix(buf *out, const api_reply *r) {
         [API_RESPONSES] = {"response", "response"},
     };
     buf_puts(out, r->r->stream ? "data: {\"id\":" : "{\"id\":");
-    write_str(out, r->id);
+    buf_json_text(out, r->id);
     buf_puts(out, ",\"object\":\"");
     buf_puts(out, objects[r->r->kind][r->r->stream]);
     buf_puts(out, "\",\"created\":");
     api__write_uint(out, (uint64_t)r->created);
     buf_puts(out, ",\"model\":");
-    write_str(out, r->c->name);
+    buf_json_text(out, r->c->name);
     buf_puts(out, ",\"choices\":[");
 }
 
@@ -293,7 +290,7 @@ static void drop_written(const api_reply *r, api__choice *ch, uint32_t n) {
     if (!api__wants_tokens(r->r)) until = ch->sent;
     if (keep) ch->tokens_at = until; /* the call's places are in this text */
     if (r->r->logprobs && until > ch->tokens_at) {
-        ch->chars += api__utf8_chars(ch->text.data + ch->tokens_at, until - ch->tokens_at);
+        ch->chars += utf8_count(ch->text.data + ch->tokens_at, until - ch->tokens_at);
     }
     if (n > 0 && n < ch->n_tokens) {
         memmove(ch->tokens, ch->tokens + n, (ch->n_tokens - n) * sizeof *ch->tokens);
@@ -314,7 +311,7 @@ void api__write_call_id(buf *out, const api_reply *r, const api__choice *ch, con
     char id[128];
     const char *own = strpbrk(r->id, "-_"); /* behind the head of the answer's id */
     (void)snprintf(id, sizeof id, "%s_%.80s_%u", head, own ? own + 1 : r->id, ch->index);
-    write_str(out, id);
+    buf_json_text(out, id);
 }
 
 static void write_function(buf *out, const api__choice *ch, bool name, size_t from) {

@@ -1,6 +1,7 @@
 /* err.c - the one list of failures and how the first report is kept. */
-#include "base/base.h"
+#include "base/err.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 

@@ -2,7 +2,9 @@
  *
  * jansson bounds nesting but not memory: a megabyte of "[{},{}," becomes 75 MB of
  * heap. One pass over the text counts what will cost memory before any is spent. */
-#include "base/base.h"
+#include "base/json.h"
+#include "base/clock.h"
+#include "base/utf8.h"
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -155,21 +157,6 @@ int json_parse(json_t **out, const char *text, size_t n, const json_limits *limi
     return 0;
 }
 
-/* Length of the valid UTF-8 character at s, 0 if there is none (RFC 3629). */
-static size_t utf8_char(const unsigned char *s, size_t n) {
-    if (s[0] < 0x80) return 1;
-    size_t len = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || len > n) return 0;
-    for (size_t i = 1; i < len; i++) {
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    }
-    if (s[0] == 0xe0 && s[1] < 0xa0) return 0;
-    if (s[0] == 0xed && s[1] > 0x9f) return 0;
-    if (s[0] == 0xf0 && s[1] < 0x90) return 0;
-    if (s[0] == 0xf4 && s[1] > 0x8f) return 0;
-    return len;
-}
-
 /* U+2028, U+2029 and U+0085 are escaped too: readers that split text into lines by Unicode's
  * rules would cut an event in two. */
 void buf_json_string(buf *b, const char *text, size_t n) {
@@ -177,7 +164,7 @@ void buf_json_string(buf *b, const char *text, size_t n) {
     buf_append(b, "\"", 1);
     size_t plain = 0; /* start of the run not yet written */
     for (size_t i = 0; i < n;) {
-        size_t len = utf8_char(s + i, n - i);
+        size_t len = utf8_char(text + i, n - i);
         bool line_end =
             (len == 3 && s[i] == 0xe2 && s[i + 1] == 0x80 && (s[i + 2] & 0xfe) == 0xa8) ||
             (len == 2 && s[i] == 0xc2 && s[i + 1] == 0x85);
@@ -188,7 +175,7 @@ void buf_json_string(buf *b, const char *text, size_t n) {
             continue;
         }
         buf_append(b, text + plain, i - plain);
-        if (len == 0) buf_puts(b, "\xef\xbf\xbd");
+        if (len == 0) buf_puts(b, UTF8_REPLACEMENT);
         else if (s[i] == '"') buf_puts(b, "\\\"");
         else if (s[i] == '\\') buf_puts(b, "\\\\");
         else if (s[i] == '\n') buf_puts(b, "\\n");
@@ -200,4 +187,8 @@ void buf_json_string(buf *b, const char *text, size_t n) {
     }
     buf_append(b, text + plain, n - plain);
     buf_append(b, "\"", 1);
+}
+
+void buf_json_text(buf *b, const char *text) {
+    buf_json_string(b, text, strlen(text));
 }

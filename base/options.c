@@ -1,9 +1,11 @@
-/* cli.c - one table per command: it parses the options and prints --help. */
+/* options.c - one table per command: it parses the options and prints --help. */
 #include "base/options.h"
+#include "base/file.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -5,7 +5,8 @@
 #ifndef FATHOM_OPTIONS_H
 #define FATHOM_OPTIONS_H
 
-#include "base/base.h"
+#include "base/buf.h"
+#include "base/err.h"
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 

@@ -1,6 +1,7 @@
 /* libraries.c - the packed-panel product beside oneDNN and OpenBLAS: float32 rows times
  * [N, K] weights, one thread each, CPU time, alternating, best of the rounds (a busy
  * machine only ever adds time). Built and run by bench/libraries.sh; not part of Fathom. */
+#include "base/size.h"
 #include "engine/cpu/cpu_internal.h"
 
 #include <cblas.h>

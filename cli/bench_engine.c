@@ -1,5 +1,6 @@
 /* bench_engine.c - fathom bench engine: batching modes and policies side by side in one
  * run, on real exits, sampling on. */
+#include "base/size.h"
 #include "cli/bench_engine/bench_engine_internal.h"
 
 #include <stdio.h>

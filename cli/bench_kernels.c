@@ -1,5 +1,6 @@
 /* bench_kernels.c - fathom bench kernels: the CPU kernels beside what the machine
  * allows, measured in one run. */
+#include "base/json.h"
 #include "cli/describe.h"
 #include "engine/kernel_bench.h"
 

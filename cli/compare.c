@@ -1,5 +1,7 @@
 /* compare.c - fathom compare: what a cheaper way of running costs in quality, on the
  * same text, against policy exact at the usual number of loops. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "cli/describe.h"
 
 #include <math.h>

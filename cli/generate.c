@@ -1,5 +1,7 @@
 /* generate.c - `fathom generate`: one prompt, text as it comes. */
 #include "api/api.h"
+#include "base/json.h"
+#include "base/size.h"
 #include "cli/describe.h"
 
 #include <errno.h>

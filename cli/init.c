@@ -1,4 +1,5 @@
 /* init.c - fathom init: a model folder of random weights. */
+#include "base/clock.h"
 #include "cli/cli.h"
 
 #include <stdio.h>

@@ -1,4 +1,6 @@
 /* inspect.c - fathom inspect: what a model folder holds and what of it fits here. */
+#include "base/file.h"
+#include "base/json.h"
 #include "cli/describe.h"
 #include "engine/kernel_bench.h"
 
@@ -327,7 +329,7 @@ static void json_model(const facts *f, buf *b) {
 static int print_json(const facts *f) {
     buf b = {0};
     buf_puts(&b, "{\"model\":");
-    buf_json_string(&b, model_dir(f->model), strlen(model_dir(f->model)));
+    buf_json_text(&b, model_dir(f->model));
     buf_printf(&b, ",\"parameters\":%llu,\"bytes\":%llu,\"dtype\":\"%s\",\"kernels\":\"%s\",",
                (unsigned long long)model_params(f->model),
                (unsigned long long)model_bytes(f->model), f->dtype, eng_cpu_kernels());

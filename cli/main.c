@@ -1,4 +1,5 @@
 /* main.c - picks a command. */
+#include "base/json.h"
 #include "cli/cli.h"
 #include "loadgen/loadgen.h"
 

@@ -1,5 +1,8 @@
 /* score.c - `fathom score`: log-probability and depth of every position of given
  * token sequences, all in one batch; perplexity of a text. */
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/size.h"
 #include "cli/describe.h"
 
 #include <errno.h>

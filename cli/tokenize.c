@@ -1,4 +1,6 @@
 /* tokenize.c - fathom tokenize: text to token ids and back, many lines in one process. */
+#include "base/file.h"
+#include "base/json.h"
 #include "cli/cli.h"
 
 #include <errno.h>

@@ -5,6 +5,7 @@
  * ids first and the draw is a walk down the list. No sort: the cut is found digit by
  * digit on the logits' bits, 2048 buckets at a time. A device may sample too
  * (engine/cuda/sample.cu): it must pick the same token, so weights come from rowmath.h. */
+#include "base/size.h"
 #include "engine/sampler_internal.h"
 
 #include <stdlib.h>

@@ -4,7 +4,7 @@
 #ifndef FATHOM_SAMPLER_H
 #define FATHOM_SAMPLER_H
 
-#include "base/base.h"
+#include "base/err.h"
 
 enum { ENG_MAX_TOP = 20 };
 #define ENG_NO_TOKEN UINT32_MAX

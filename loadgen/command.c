@@ -1,4 +1,6 @@
 /* command.c - `fathom bench`: options, order of a run, exit status. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "loadgen/loadgen.h"
 #include "loadgen/loadgen_internal.h"
 

@@ -1,4 +1,6 @@
 /* conn.c - request out, answer and its events in. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "loadgen/conn_internal.h"
 
 #include <stdio.h>

@@ -3,6 +3,8 @@
  * libcurl says which sockets to watch and when to be called again; libuv does both. A
  * timerfd wakes the loop for the next scheduled request: libuv's own timers count whole
  * milliseconds, which would add up to one to every latency. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "loadgen/conn_internal.h"
 
 #include <errno.h>

@@ -17,6 +17,7 @@
 #ifndef FATHOM_BENCH_INTERNAL_H
 #define FATHOM_BENCH_INTERNAL_H
 
+#include "base/json.h"
 #include "text/tokenizer.h"
 
 enum {

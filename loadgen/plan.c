@@ -1,4 +1,6 @@
 /* plan.c - what will be asked and when, as a pure function of options and seed. */
+#include "base/hash.h"
+#include "base/size.h"
 #include "loadgen/loadgen_internal.h"
 
 #include <math.h>
@@ -9,10 +11,8 @@
 
 void bench_rng_seed(bench_rng *r, uint64_t seed) {
     for (int i = 0; i < 4; i++) {
-        uint64_t z = (seed += 0x9e3779b97f4a7c15u);
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-        r->s[i] = z ^ (z >> 31);
+        seed += HASH_STEP;
+        r->s[i] = hash_mix(seed);
     }
 }
 
@@ -153,13 +153,13 @@ static void real(buf *b, const char *key, double v) {
 static void prompt(buf *b, const bench_req *r, bool chat) {
     if (chat) {
         buf_puts(b, ",\"messages\":[{\"role\":\"user\",\"content\":");
-        buf_json_string(b, r->text, strlen(r->text));
+        buf_json_text(b, r->text);
         buf_printf(b, "}],\"max_completion_tokens\":%u", r->output_len);
         return;
     }
     buf_puts(b, ",\"prompt\":");
     if (r->text) {
-        buf_json_string(b, r->text, strlen(r->text));
+        buf_json_text(b, r->text);
     } else {
         for (uint32_t k = 0; k < r->input_len; k++)
             buf_printf(b, "%c%u", k ? ',' : '[', r->ids[k]);
@@ -186,7 +186,7 @@ static int merge(buf *b, const json_t *extra, err *e) {
 int bench_plan_body(const bench_opts *o, const bench_req *r, buf *out, err *e) {
     buf_clear(out);
     buf_puts(out, "{\"model\":");
-    buf_json_string(out, o->model, strlen(o->model));
+    buf_json_text(out, o->model);
     prompt(out, r, o->chat);
     buf_puts(out, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
     real(out, "temperature", o->temperature);

@@ -1,5 +1,7 @@
 /* prompt.c - the prompts of a plan: random, from a file, or after a trace. */
+#include "base/hash.h"
 #include "base/options.h"
+#include "base/size.h"
 #include "loadgen/loadgen_internal.h"
 
 #include <math.h>
@@ -160,7 +162,7 @@ static int trace_line(bench_req *r, const bench_opts *o, const json_t *root, siz
         size_t chunk = k / o->hash_chunk;
         if (chunk < n_hashes && k % o->hash_chunk == 0) {
             json_int_t id = json_integer_value(json_array_get(hashes, chunk));
-            bench_rng_seed(&rng, o->seed ^ ((uint64_t)id * 0x9e3779b97f4a7c15u));
+            bench_rng_seed(&rng, o->seed ^ ((uint64_t)id * HASH_STEP));
         } else if (k == n_hashes * o->hash_chunk) {
             bench_rng_seed(&rng, ~o->seed - line);
         }

@@ -1,4 +1,5 @@
 /* report.c - the console block and the JSON result, in the words of `vllm bench serve`. */
+#include "base/clock.h"
 #include "loadgen/loadgen_internal.h"
 
 #include <math.h>

@@ -1,4 +1,5 @@
 /* stats.c - what the outcomes amount to. */
+#include "base/size.h"
 #include "loadgen/loadgen_internal.h"
 
 #include <math.h>

@@ -1,4 +1,5 @@
 /* config.c - config.json: which family it is of, and the checked reading of its keys. */
+#include "base/log.h"
 #include "model/model_internal.h"
 
 #include <stdio.h>

@@ -2,6 +2,9 @@
  *
  * All checks of the weights are here: names, shapes, dtypes, and a sample of the values.
  * Past model_open, a tensor is what the configuration says it is. */
+#include "base/file.h"
+#include "base/log.h"
+#include "base/size.h"
 #include "model/model_internal.h"
 #include "model/safetensors_internal.h"
 

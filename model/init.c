@@ -2,6 +2,7 @@
  *
  * Every byte is a pure function of (seed, tensor, place), so the split over threads and
  * files changes nothing. Files appear under their names only when whole. */
+#include "base/size.h"
 #include "model/model_internal.h"
 
 #include <errno.h>

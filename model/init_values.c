@@ -4,6 +4,7 @@
  * Sizes below are root mean squares per channel. A linear layer of std 1/sqrt(inputs)
  * turns rms 1 into rms 1; what an attention or FFN adds to the residual is set by the std
  * of its last matrix. */
+#include "base/hash.h"
 #include "model/model_internal.h"
 
 #include <math.h>
@@ -22,17 +23,8 @@
 
 /* ---- the generator: value i of a tensor is a pure function of (key, i) ---- */
 
-static uint64_t mix(uint64_t x) {
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
-}
-
 static uint64_t key_of(uint64_t seed, const char *name) {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (; *name; name++)
-        h = (h ^ (unsigned char)*name) * 0x100000001b3u;
-    return mix(h ^ mix(seed + 0x9e3779b97f4a7c15u));
+    return hash_mix(hash_fnv(HASH_FNV_START, name, strlen(name)) ^ hash_mix(seed + HASH_STEP));
 }
 
 /* Sum of four 16-bit uniforms: mean 131070, std 65536 * sqrt(4/12). Bell-shaped, never
@@ -43,7 +35,7 @@ static float bell(uint64_t x) {
 }
 
 static float value_at(const model__fill *f, uint64_t i) {
-    uint64_t x = mix(f->key + i * 0x9e3779b97f4a7c15u);
+    uint64_t x = hash_mix(f->key + i * HASH_STEP);
     if (f->kind == MODEL_FILL_SIGNS) return x >> 63 ? f->std : -f->std;
     return f->mean + f->std * bell(x);
 }

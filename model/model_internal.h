@@ -3,6 +3,7 @@
 #ifndef FATHOM_MODEL_INTERNAL_H
 #define FATHOM_MODEL_INTERNAL_H
 
+#include "base/json.h"
 #include "model/model.h"
 
 /* ---- tensors ---- */

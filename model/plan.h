@@ -9,7 +9,8 @@
 #ifndef FATHOM_PLAN_H
 #define FATHOM_PLAN_H
 
-#include "base/base.h"
+#include "base/buf.h"
+#include "base/err.h"
 
 /* MLA caches one latent per position; GQA caches keys and values per key-value head (with as
  * many key-value heads as heads it is plain multi-head attention). */

@@ -1,4 +1,6 @@
 /* safetensors.c - reads and checks the header of a safetensors file. */
+#include "base/json.h"
+#include "base/size.h"
 #include "model/safetensors_internal.h"
 
 #include <stdio.h>

@@ -5,6 +5,7 @@
 #ifndef FATHOM_SAFETENSORS_INTERNAL_H
 #define FATHOM_SAFETENSORS_INTERNAL_H
 
+#include "base/arena.h"
 #include "model/model.h"
 
 enum {

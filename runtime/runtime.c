@@ -1,6 +1,7 @@
 /* runtime.c - opens a model, its tokenizer and the backend it runs on, the same way for
  * every command. */
 #include "runtime/runtime.h"
+#include "base/log.h"
 
 #include <stdio.h>
 #include <string.h>

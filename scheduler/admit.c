@@ -4,6 +4,7 @@
  * ever gives way to another, so the first one always goes on to its end, and then the
  * next is first: every sequence ends, however small the pool. A sequence that could not
  * fit alone was refused when it came. */
+#include "base/clock.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <string.h>

@@ -3,6 +3,8 @@
  * A page is PAGE_SLOTS consecutive slots of one block. A block hands out its slots one
  * at a time, in the order in which its positions run, so that only its last page can be
  * partly empty; its pages return together when nobody names the block any more. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <stdlib.h>

@@ -3,6 +3,7 @@
  * Rows cannot deadlock: cohorts of a sequence take rows in position order and all at
  * once, and the first cohort of a sequence waits for no other row; it ends after at most
  * max_loops launches and one flush, and gives its rows back. */
+#include "base/queue.h"
 #include "scheduler/scheduler_internal.h"
 
 /* ---- rows and cohorts ---- */

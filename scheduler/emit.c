@@ -1,4 +1,5 @@
 /* emit.c - a position is finished: its log-probability, its tap, the next token, the end. */
+#include "base/clock.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <math.h>

@@ -14,6 +14,8 @@
  * flight names them may be handed out again at once: the new owner's launches come after.
  * A cohort that is freed leaves NULL among the picks of its flights, so what was launched
  * for it is never settled onto whoever comes by its memory or its rows next. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <stdlib.h>

@@ -11,66 +11,25 @@
 
 #include <string.h>
 
-/* SipHash-2-4 with 128-bit output (Aumasson and Bernstein 2012). */
-typedef struct {
-    uint64_t v0, v1, v2, v3, words;
-} sip;
-
-static uint64_t rotl(uint64_t x, unsigned n) {
-    return x << n | x >> (64 - n);
-}
-
-static void sip_round(sip *s) {
-    s->v0 += s->v1;
-    s->v1 = rotl(s->v1, 13) ^ s->v0;
-    s->v0 = rotl(s->v0, 32);
-    s->v2 += s->v3;
-    s->v3 = rotl(s->v3, 16) ^ s->v2;
-    s->v0 += s->v3;
-    s->v3 = rotl(s->v3, 21) ^ s->v0;
-    s->v2 += s->v1;
-    s->v1 = rotl(s->v1, 17) ^ s->v2;
-    s->v2 = rotl(s->v2, 32);
-}
-
-static void sip_word(sip *s, uint64_t m) {
-    s->v3 ^= m;
-    sip_round(s);
-    sip_round(s);
-    s->v0 ^= m;
-    s->words++;
-}
-
-static hash128 sip_end(sip *s) {
-    hash128 h;
-    sip_word(s, s->words << 59); /* bytes mod 256 in the top byte: 8 * words */
-    s->v2 ^= 0xee;
-    for (int i = 0; i < 4; i++)
-        sip_round(s);
-    h.half[0] = s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
-    s->v1 ^= 0xdd;
-    for (int i = 0; i < 4; i++)
-        sip_round(s);
-    h.half[1] = s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
-    return h;
-}
-
 hash128 sched__prefix_hash(const cache *c, const hash128 *parent, const prefix_root *root,
                            const uint32_t tokens[ENG_BLOCK]) {
-    sip s = {c->key[0] ^ 0x736f6d6570736575u, c->key[1] ^ 0x646f72616e646f6du ^ 0xee,
-             c->key[0] ^ 0x6c7967656e657261u, c->key[1] ^ 0x7465646279746573u, 0};
+    hash_sip sip;
+    hash128 key;
+    hash_sip_begin(&sip, c->key);
     uint32_t threshold;
     memcpy(&threshold, &root->threshold, sizeof threshold);
-    sip_word(&s, parent->half[0]);
-    sip_word(&s, parent->half[1]);
-    sip_word(&s, root->salt[0]);
-    sip_word(&s, root->salt[1]);
-    sip_word(&s, (uint64_t)threshold << 32 | (uint32_t)root->min_loops << 16 | root->max_loops);
-    sip_word(&s, root->prompt_min);
+    hash_sip_word(&sip, parent->half[0]);
+    hash_sip_word(&sip, parent->half[1]);
+    hash_sip_word(&sip, root->salt[0]);
+    hash_sip_word(&sip, root->salt[1]);
+    hash_sip_word(&sip,
+                  (uint64_t)threshold << 32 | (uint32_t)root->min_loops << 16 | root->max_loops);
+    hash_sip_word(&sip, root->prompt_min);
     for (uint32_t i = 0; i < ENG_BLOCK; i += 2) {
-        sip_word(&s, (uint64_t)tokens[i] << 32 | tokens[i + 1]);
+        hash_sip_word(&sip, (uint64_t)tokens[i] << 32 | tokens[i + 1]);
     }
-    return sip_end(&s);
+    hash_sip_end(&sip, key.half);
+    return key;
 }
 
 static bool same_hash(const hash128 *a, const hash128 *b) {

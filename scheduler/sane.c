@@ -1,4 +1,5 @@
 /* sane.c - every invariant of cache, rows and lists, counted afresh. Slow; for tests. */
+#include "base/size.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <stdlib.h>

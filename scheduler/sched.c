@@ -1,4 +1,5 @@
 /* sched.c - the plain machine: create, submit, cancel, step, stats. */
+#include "base/size.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <stdlib.h>

@@ -14,6 +14,7 @@
 #ifndef FATHOM_SCHEDULER_INTERNAL_H
 #define FATHOM_SCHEDULER_INTERNAL_H
 
+#include "base/hash.h"
 #include "scheduler/scheduler.h"
 
 #include <stdatomic.h>

@@ -1,5 +1,7 @@
 /* seq.c - one request: checked against this model and this cache, and copied whole, in
  * one allocation, so that nothing is allocated once it runs. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <math.h>

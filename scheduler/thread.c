@@ -5,6 +5,11 @@
  * as may be inside at once, so a push there cannot fail. `out` may fill up when the loop
  * falls behind: the engine then naps until there is room, which the loop makes without
  * ever waiting for the engine. Neither side holds a lock. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/queue.h"
+#include "base/size.h"
+#include "base/wake.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <pthread.h>

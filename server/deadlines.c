@@ -4,6 +4,7 @@
  * not see connections that never become a request. So every connection carries one absolute
  * deadline, and here the late are shut down. The same tick looks after silent streams,
  * stalled readers, requests that waited too long, and the engine's pulse. */
+#include "base/clock.h"
 #include "server/server_internal.h"
 
 #include <string.h>
@@ -18,8 +19,8 @@ void srv_deadline(srv_conn *c, double seconds) {
 }
 
 static void sweep_conns(srv *s, uint64_t now) {
-    for (srv_link *l = s->conns.next; l != &s->conns; l = l->next) {
-        srv_conn *c = SRV_OF(l, srv_conn, link);
+    for (list_link *l = s->conns.next; l != &s->conns; l = l->next) {
+        srv_conn *c = OWNER_OF(l, srv_conn, link);
         if (c->deadline_ns == 0 || c->deadline_ns > now || c->cut) continue;
         c->cut = true;
         s->counts.deadline_cut++;
@@ -57,9 +58,9 @@ static void on_tick(uv_timer_t *t) {
     uint64_t now = clock_ns();
     srv_watchdog_beat(s->watchdog);
     sweep_conns(s, now);
-    for (srv_link *l = s->reqs.next, *next; l != &s->reqs; l = next) {
+    for (list_link *l = s->reqs.next, *next; l != &s->reqs; l = next) {
         next = l->next;
-        srv_req *r = SRV_OF(l, srv_req, link);
+        srv_req *r = OWNER_OF(l, srv_req, link);
         if (r->gone) continue;
         if (r->state == REQ_STREAMING) sweep_stream(r, now);
         if (r->state == REQ_WAITING) sweep_waiting(r, now);

@@ -4,6 +4,7 @@
  * goes on up to --drain-seconds, then gets an error event. A second one ends at once.
  * SIGHUP does nothing (the log goes to stderr, whose file belongs to the supervisor);
  * SIGUSR1 writes the state to the log, SIGUSR2 the stack of the loop (watchdog.c). */
+#include "base/clock.h"
 #include "server/server_internal.h"
 
 #include <signal.h>
@@ -12,8 +13,8 @@
 enum { FLUSH_TICK_MS = 20, FLUSH_TICKS = 50 }; /* a second for last bytes to leave */
 
 static bool busy(const srv *s) {
-    for (srv_link *l = s->reqs.next; l != &s->reqs; l = l->next) {
-        if (SRV_OF(l, srv_req, link)->state != REQ_READING) return true;
+    for (list_link *l = s->reqs.next; l != &s->reqs; l = l->next) {
+        if (OWNER_OF(l, srv_req, link)->state != REQ_READING) return true;
     }
     return s->n_parsing > 0;
 }
@@ -49,9 +50,9 @@ void srv_stop(srv *s, int exit_status, const char *why) {
         s->draining = true;
         srv_mhd_quiesce(s);
     }
-    for (srv_link *l = s->reqs.next, *next; l != &s->reqs; l = next) {
+    for (list_link *l = s->reqs.next, *next; l != &s->reqs; l = next) {
         next = l->next;
-        srv_req *r = SRV_OF(l, srv_req, link);
+        srv_req *r = OWNER_OF(l, srv_req, link);
         if (r->state == REQ_STREAMING) end_stream(r, why);
         if (r->state != REQ_WAITING && r->state != REQ_PARSING) continue;
         if (r->work) srv_parse_forget(r);
@@ -95,8 +96,8 @@ static void dump(srv *s) {
         st.pages, s->out_bytes, s->loaded, s->draining,
         (unsigned long long)(s->engine ? sched_thread_silence_ns(s->engine) / 1000000 : 0));
     unsigned shown = 0;
-    for (srv_link *l = s->reqs.next; l != &s->reqs && shown < 20; l = l->next, shown++) {
-        const srv_req *r = SRV_OF(l, srv_req, link);
+    for (list_link *l = s->reqs.next; l != &s->reqs && shown < 20; l = l->next, shown++) {
+        const srv_req *r = OWNER_OF(l, srv_req, link);
         log_line(LOG_INFO, "  request %s state %d age %llu ms output %llu waiting %zu",
                  r->id[0] ? r->id : "-", (int)r->state,
                  (unsigned long long)((clock_ns() - r->start_ns) / 1000000),

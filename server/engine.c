@@ -4,6 +4,8 @@
  * outlives the request when the client leaves, until the scheduler has said END for every
  * sequence, because the scheduler may look into the reply (constrained decoding) till then.
  * Ids are never used twice, so a late event of a forgotten sequence finds nothing. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "server/server_internal.h"
 
 #include <stdlib.h>
@@ -12,62 +14,12 @@
 enum { TURN_EVENTS = 2048, FAULTS_KEPT = SRV_FAULTS_KEPT };
 #define FAULT_WINDOW_NS UINT64_C(10000000000)
 
-/* ---- id -> sequence: open addressing, linear probing, deletion by shifting back ---- */
-
-static size_t home(const srv_idmap *m, uint64_t id) {
-    return (size_t)((id * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & (m->cap - 1);
-}
-
-static struct srv_slot *map_find(const srv_idmap *m, uint64_t id) {
-    if (m->cap == 0) return NULL;
-    for (size_t i = home(m, id);; i = (i + 1) & (m->cap - 1)) {
-        if (m->slots[i].id == id) return &m->slots[i];
-        if (m->slots[i].id == 0) return NULL;
-    }
-}
-
-static void map_put(srv_idmap *m, struct srv_slot entry) {
-    size_t i = home(m, entry.id);
-    while (m->slots[i].id)
-        i = (i + 1) & (m->cap - 1);
-    m->slots[i] = entry;
-    m->n++;
-}
-
-/* Room for extra entries at a load of at most one half. */
-static int map_reserve(srv_idmap *m, size_t extra) {
-    size_t cap = m->cap ? m->cap : 256;
-    while (cap < 2 * (m->n + extra))
-        cap *= 2;
-    if (cap == m->cap) return 0;
-    srv_idmap bigger = {.cap = cap, .slots = array_new(cap, sizeof *bigger.slots)};
-    if (bigger.slots == NULL) return -1;
-    for (size_t i = 0; i < m->cap; i++) {
-        if (m->slots[i].id) map_put(&bigger, m->slots[i]);
-    }
-    free(m->slots);
-    *m = bigger;
-    return 0;
-}
-
-static void map_drop(srv_idmap *m, struct srv_slot *slot) {
-    size_t mask = m->cap - 1, hole = (size_t)(slot - m->slots);
-    for (size_t i = (hole + 1) & mask; m->slots[i].id; i = (i + 1) & mask) {
-        size_t from_home = (i - home(m, m->slots[i].id)) & mask;
-        if (from_home < ((i - hole) & mask)) continue; /* would move before its home */
-        m->slots[hole] = m->slots[i];
-        hole = i;
-    }
-    m->slots[hole] = (struct srv_slot){0};
-    m->n--;
-}
-
 /* ---- the work of one request ---- */
 
 static void gen_free(srv_gen *g) {
     srv *s = g->s;
     if (g->key >= 0) (*srv_keys_running(s->keys, g->key))--;
-    srv_list_drop(&g->link);
+    list_remove(&g->link);
     api_reply_destroy(g->reply);
     free(g);
 }
@@ -107,7 +59,7 @@ static srv_gen *gen_create(srv_req *r, api_request *steal_request, err *e) {
         return NULL;
     }
     *g = (srv_gen){.s = r->s, .req = r, .reply = reply, .n = n, .key = r->key};
-    srv_list_push(&r->s->gens, &g->link);
+    list_insert_before(&r->s->gens, &g->link);
     if (g->key >= 0) (*srv_keys_running(r->s->keys, g->key))++;
     r->gen = g;
     return g;
@@ -124,7 +76,9 @@ static int submit_all(srv_gen *g, err *e) {
             return -1;
         }
         seq->max_tokens = q.max_tokens;
-        map_put(&s->ids, (struct srv_slot){.id = seq->id, .gen = g, .index = i});
+        seq->gen = g;
+        seq->index = i;
+        map_put(&s->ids, seq->id, (uintptr_t)seq);
         g->n_open++;
         s->n_sequences++;
     }
@@ -310,13 +264,14 @@ static void count_end(srv_gen *g, uint32_t i, const sched_event *ev, uint64_t no
 }
 
 static void on_event(srv *s, const sched_event *ev, uint64_t now) {
-    struct srv_slot *slot = map_find(&s->ids, ev->id);
-    if (slot == NULL) return;
-    srv_gen *g = slot->gen;
-    uint32_t i = slot->index;
+    uint64_t found = map_get(&s->ids, ev->id);
+    if (found == MAP_NONE) return;
+    const srv_seq *seq = (const srv_seq *)(uintptr_t)found;
+    srv_gen *g = seq->gen;
+    uint32_t i = seq->index;
     if (ev->kind == SCHED_TOKEN) count_token(g, i, ev, now);
     if (ev->kind == SCHED_END) {
-        map_drop(&s->ids, slot);
+        map_drop(&s->ids, ev->id);
         g->seqs[i].id = 0;
         g->n_open--;
         s->n_sequences--;
@@ -380,8 +335,7 @@ void srv_engine_close(srv *s) {
     sched_thread_stop(s->engine);
     s->engine = NULL;
     while (s->gens.next != &s->gens)
-        gen_free(SRV_OF(s->gens.next, srv_gen, link));
-    free(s->ids.slots);
-    s->ids = (srv_idmap){0};
+        gen_free(OWNER_OF(s->gens.next, srv_gen, link));
+    map_deinit(&s->ids);
     uv_close((uv_handle_t *)&s->async, NULL);
 }

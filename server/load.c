@@ -1,4 +1,5 @@
 /* load.c - opens the model on a worker while the loop already answers /health. */
+#include "base/clock.h"
 #include "server/server_internal.h"
 
 #include <stdlib.h>
@@ -41,7 +42,7 @@ static int open_api(srv_load *l, err *e) {
 }
 
 static void on_load(uv_work_t *w) {
-    srv_load *l = SRV_OF(w, srv_load, w);
+    srv_load *l = OWNER_OF(w, srv_load, w);
     l->rc = runtime_open(&l->model, &l->s->o.run, &l->e);
     if (l->rc != 0) return;
     l->rc = open_api(l, &l->e);
@@ -85,7 +86,7 @@ static void say_ready(const srv *s, const eng_backend_info *info) {
 
 static void on_loaded(uv_work_t *w, int status) {
     (void)status;
-    srv_load *l = SRV_OF(w, srv_load, w);
+    srv_load *l = OWNER_OF(w, srv_load, w);
     srv *s = l->s;
     s->load = NULL;
     if (l->rc != 0) {

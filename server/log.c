@@ -1,4 +1,5 @@
 /* log.c - one line per request that ends, and few for what strangers cause. */
+#include "base/clock.h"
 #include "server/server_internal.h"
 
 #include <stdio.h>

@@ -3,6 +3,7 @@
  *
  * Rendered from the loop's own counters and the scheduler's snapshot; a rendered page is
  * kept for 20 ms, so that scrapers in a hurry cost little. */
+#include "base/clock.h"
 #include "server/server_internal.h"
 
 #include <math.h>

@@ -6,6 +6,8 @@
  * first handler call, at the last, or while suspended, never in mid-upload; stopping the
  * daemon with anything suspended aborts the process; a wait of 0 ms must be obeyed, but a
  * 0 ms timer re-armed in its own callback starves the loop. */
+#include "base/clock.h"
+#include "base/queue.h"
 #include "server/server_internal.h"
 
 #include <errno.h>
@@ -66,7 +68,7 @@ static void on_conn(void *cls, struct MHD_Connection *c, void **ctx,
         k->s = s;
         k->fd = info->connect_fd;
         srv_deadline(k, s->o.header_s);
-        srv_list_push(&s->conns, &k->link);
+        list_insert_before(&s->conns, &k->link);
         s->n_conns++;
         s->counts.connections++;
         *ctx = k;
@@ -74,7 +76,7 @@ static void on_conn(void *cls, struct MHD_Connection *c, void **ctx,
     }
     srv_conn *k = *ctx;
     if (k == NULL) return;
-    srv_list_drop(&k->link);
+    list_remove(&k->link);
     s->n_conns--;
     free(k);
     *ctx = NULL;
@@ -97,7 +99,7 @@ static void *on_target(void *cls, const char *raw, struct MHD_Connection *c) {
     r->start_ns = clock_ns();
     r->key = -1;
     r->body.max = s->o.max_body;
-    srv_list_push(&s->reqs, &r->link);
+    list_insert_before(&s->reqs, &r->link);
     s->n_reqs++;
     s->counts.requests++;
     return r;
@@ -215,7 +217,7 @@ static void on_done(void *cls, struct MHD_Connection *c, void **ctx,
     }
     if (r->conn) srv_deadline(r->conn, s->o.idle_s);
     if (r->screened) srv_log_request(r);
-    srv_list_drop(&r->link);
+    list_remove(&r->link);
     s->n_reqs--;
     s->out_bytes -= r->out.len - r->out_at;
     s->body_bytes -= r->body.cap;

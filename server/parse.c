@@ -62,12 +62,12 @@ static void work_deinit(srv_work *w) {
 }
 
 static void on_work(uv_work_t *u) {
-    do_work(SRV_OF(u, srv_work, w));
+    do_work(OWNER_OF(u, srv_work, w));
 }
 
 static void on_worked(uv_work_t *u, int status) {
     (void)status;
-    srv_work *w = SRV_OF(u, srv_work, w);
+    srv_work *w = OWNER_OF(u, srv_work, w);
     srv *s = w->s;
     s->n_parsing--;
     if (w->req) {

@@ -1,4 +1,5 @@
 /* server.c - the listening socket and the life of the loop. */
+#include "base/clock.h"
 #include "server/server_internal.h"
 
 #include <arpa/inet.h>
@@ -75,8 +76,8 @@ static int listen_on(srv *s, err *e) {
 }
 
 static void teardown(srv *s) {
-    for (srv_link *l = s->reqs.next; l != &s->reqs; l = l->next) {
-        srv_req *r = SRV_OF(l, srv_req, link);
+    for (list_link *l = s->reqs.next; l != &s->reqs; l = l->next) {
+        srv_req *r = OWNER_OF(l, srv_req, link);
         r->gone = true;
         srv_req_wake(r); /* stopping with anything suspended would abort */
     }
@@ -154,9 +155,9 @@ int server_run(const server_opts *o) {
     if (getrandom(&s->id_seed, sizeof s->id_seed, 0) != (ssize_t)sizeof s->id_seed)
         s->id_seed = s->start_ns;
     srv_metrics_init(&s->counts, 1024); /* again once the model says its context */
-    srv_list_init(&s->conns);
-    srv_list_init(&s->reqs);
-    srv_list_init(&s->gens);
+    list_init(&s->conns);
+    list_init(&s->reqs);
+    list_init(&s->gens);
     err e = {0};
     int status = serve(s, &e) == 0 ? s->exit_status : opt_fail(&e);
     if (status == 0) log_line(LOG_INFO, "stopped");

@@ -2,6 +2,7 @@
 #ifndef FATHOM_SERVER_H
 #define FATHOM_SERVER_H
 
+#include "base/log.h"
 #include "base/options.h"
 #include "runtime/runtime.h"
 

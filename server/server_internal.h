@@ -19,6 +19,8 @@
 #define FATHOM_SRV_INTERNAL_H
 
 #include "api/api.h"
+#include "base/list.h"
+#include "base/map.h"
 #include "server/server.h"
 
 #include <netinet/in.h>
@@ -47,26 +49,9 @@ struct srv_asset;
 struct MHD_Daemon;
 struct MHD_Connection;
 
-/* ---- lists: a node's owner is found by its place in the struct ---- */
-typedef struct srv_link {
-    struct srv_link *next, *prev;
-} srv_link;
-static inline void srv_list_init(srv_link *head) {
-    head->next = head->prev = head;
-}
-static inline void srv_list_push(srv_link *head, srv_link *l) {
-    l->prev = head->prev, l->next = head;
-    head->prev->next = l, head->prev = l;
-}
-static inline void srv_list_drop(srv_link *l) {
-    l->next->prev = l->prev, l->prev->next = l->next;
-    l->next = l->prev = l;
-}
-#define SRV_OF(ptr, type, field) ((type *)(void *)((char *)(ptr)-offsetof(type, field)))
-
 /* ---- connections ---- */
 struct srv_conn {
-    srv_link link; /* in srv.conns */
+    list_link link; /* in srv.conns */
     srv *s;
     struct sockaddr_storage *addr; /* NULL until somebody asks */
     uint64_t deadline_ns;          /* absolute; bytes trickling in do not move it. 0 = none */
@@ -95,7 +80,7 @@ typedef struct {
 } srv_tally;
 
 struct srv_req {
-    srv_link link; /* in srv.reqs */
+    list_link link; /* in srv.reqs */
     srv *s;
     srv_conn *conn;
     struct MHD_Connection *mhd;
@@ -275,6 +260,8 @@ bool srv_log_budget(srv *s);
 
 /* ---- the work of one request in the engine ---- */
 typedef struct {
+    srv_gen *gen;
+    uint32_t index;   /* in gen->seqs */
     uint64_t id;      /* 0 = ended */
     uint64_t last_ns; /* when its last token came */
     uint32_t max_tokens, n_output;
@@ -282,7 +269,7 @@ typedef struct {
 } srv_seq;
 
 struct srv_gen {
-    srv_link link; /* in srv.gens */
+    list_link link; /* in srv.gens */
     srv *s;
     srv_req *req; /* NULL once the client left or has its answer */
     api_reply *reply;
@@ -294,15 +281,6 @@ struct srv_gen {
 
 /* ---- the server ---- */
 typedef struct srv_load srv_load;
-typedef struct srv_idmap {
-    struct srv_slot {
-        uint64_t id; /* 0 = empty */
-        srv_gen *gen;
-        uint32_t index;
-    } * slots;
-    size_t cap, n; /* cap is a power of two */
-} srv_idmap;
-
 struct srv {
     server_opts o;
     uv_loop_t loop;
@@ -315,7 +293,7 @@ struct srv {
     bool pumping; /* libmicrohttpd is on the stack */
     srv_watchdog *watchdog;
 
-    srv_link conns, reqs, gens;
+    list_link conns, reqs, gens;
     unsigned n_reqs, n_parsing, n_conns;
     size_t out_bytes, body_bytes; /* in all out buffers, in all bodies being received */
 
@@ -327,7 +305,7 @@ struct srv {
     exit_rule exit; /* of its backend, which the engine thread owns */
     api_context *api;
     sched_thread *engine;
-    srv_idmap ids;
+    map ids;                              /* of a sequence to its srv_seq */
     uint32_t n_sequences;                 /* in the scheduler */
     uint64_t turn_tokens;                 /* that this turn's events brought */
     uint64_t numeric_ns[SRV_FAULTS_KEPT]; /* when the last numeric failures came, oldest first */

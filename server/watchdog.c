@@ -3,6 +3,7 @@
  * Nothing on the loop may take long, and a callback that does holds every stream up. The loop
  * cannot tell that of itself while it is stuck, so another thread looks at its pulse and, once
  * per stall, writes how long it has been silent and where it stands. It repairs nothing. */
+#include "base/clock.h"
 #include "server/server_internal.h"
 
 #include <execinfo.h>

@@ -3,6 +3,7 @@
  * The lowest rank merges first, the leftmost of equals. Short pieces scan for it; long
  * ones keep a heap whose stale entries are recognised when they come up, so that two
  * megabytes of one letter take n log n steps like anything else. */
+#include "base/size.h"
 #include "text/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -52,18 +53,18 @@ static size_t first_symbols(const tokenizer *t, const char *text, size_t n, text
 static size_t merge_short(const tokenizer *t, text__symbol *s, size_t n) {
     uint64_t found[SHORT_PIECE]; /* what s[i] and s[i + 1] would become */
     for (size_t i = 0; i + 1 < n; i++)
-        found[i] = text__map_get(&t->merges, pair(s[i].id, s[i + 1].id));
+        found[i] = map_get(&t->merges, pair(s[i].id, s[i + 1].id));
     while (n > 1) {
         size_t best = 0;
         for (size_t i = 1; i + 1 < n; i++)
             best = found[i] < found[best] ? i : best;
-        if (found[best] == TEXT__NO_VALUE) break;
+        if (found[best] == MAP_NONE) break;
         s[best].id = (uint32_t)found[best];
         n--;
         memmove(s + best + 1, s + best + 2, (n - best - 1) * sizeof *s);
         memmove(found + best, found + best + 1, (n - best - 1) * sizeof *found);
-        if (best > 0) found[best - 1] = text__map_get(&t->merges, pair(s[best - 1].id, s[best].id));
-        if (best + 1 < n) found[best] = text__map_get(&t->merges, pair(s[best].id, s[best + 1].id));
+        if (best > 0) found[best - 1] = map_get(&t->merges, pair(s[best - 1].id, s[best].id));
+        if (best + 1 < n) found[best] = map_get(&t->merges, pair(s[best].id, s[best + 1].id));
     }
     return n;
 }
@@ -91,8 +92,8 @@ static uint64_t heap_pop(uint64_t *heap, size_t *n) {
 
 static void offer(text__encoder *c, size_t *n, uint32_t left) {
     const text__symbol *s = c->symbols;
-    uint64_t found = text__map_get(&c->t->merges, pair(s[left].id, s[s[left].next].id));
-    if (found != TEXT__NO_VALUE) heap_push(c->heap, n, (found & ~(uint64_t)UINT32_MAX) | left);
+    uint64_t found = map_get(&c->t->merges, pair(s[left].id, s[s[left].next].id));
+    if (found != MAP_NONE) heap_push(c->heap, n, (found & ~(uint64_t)UINT32_MAX) | left);
 }
 
 /* Each merge takes one entry and offers two, so the heap holds under 2 n entries. */
@@ -109,8 +110,8 @@ static void merge_long(text__encoder *c, size_t n) {
         uint64_t top = heap_pop(c->heap, &in_heap);
         uint32_t left = (uint32_t)top, right = s[left].next;
         if (s[left].id == TEXT__NO_ID || right == TEXT__NO_ID) continue;
-        uint64_t found = text__map_get(&c->t->merges, pair(s[left].id, s[right].id));
-        if (found == TEXT__NO_VALUE || found >> 32 != top >> 32) continue; /* a neighbour changed */
+        uint64_t found = map_get(&c->t->merges, pair(s[left].id, s[right].id));
+        if (found == MAP_NONE || found >> 32 != top >> 32) continue; /* a neighbour changed */
         s[left].id = (uint32_t)found;
         s[left].next = s[right].next;
         s[right].id = TEXT__NO_ID;

@@ -1,4 +1,6 @@
 /* load.c - tokenizer.json into flat tables; every number and name checked. */
+#include "base/log.h"
+#include "base/size.h"
 #include "text/model_json.h"
 #include "text/tokenizer_internal.h"
 
@@ -110,11 +112,11 @@ static uint64_t hash_bytes(const char *p, size_t n) {
     uint64_t h = n, word;
     for (; n >= 8; n -= 8, p += 8) {
         memcpy(&word, p, 8);
-        h = text__mix(h ^ word);
+        h = hash_spread(h ^ word);
     }
     word = 0;
     memcpy(&word, p, n);
-    h = text__mix(h ^ word);
+    h = hash_spread(h ^ word);
     return h ^ h >> 32;
 }
 
@@ -155,11 +157,11 @@ static int trie_add(loader *l, text__trie *trie, const char *word, size_t n, uin
     uint64_t node = 0;
     for (size_t i = 0; i < n; i++) {
         uint64_t edge = node << 8 | (unsigned char)word[i];
-        uint64_t next = text__map_get(&trie->edges, edge);
-        if (next == TEXT__NO_VALUE) {
+        uint64_t next = map_get(&trie->edges, edge);
+        if (next == MAP_NONE) {
             next = ++trie->n_nodes;
             trie->end[next] = TEXT__NO_ID;
-            text__map_put(&trie->edges, edge, next);
+            map_put(&trie->edges, edge, next);
         }
         node = next;
     }
@@ -213,7 +215,7 @@ static int load_all_added(loader *l, const json_t *added, const json_t *vocab, s
     if (t->added == NULL) return no_memory(l);
     for (int k = 0; k < 2; k++) {
         t->tries[k].end = array_new(bytes, sizeof *t->tries[k].end);
-        if (t->tries[k].end == NULL || text__map_init(&t->tries[k].edges, bytes) != 0)
+        if (t->tries[k].end == NULL || map_reserve(&t->tries[k].edges, bytes) != 0)
             return no_memory(l);
         t->tries[k].end[0] = TEXT__NO_ID;
     }
@@ -301,7 +303,7 @@ static int load_merges(loader *l, const json_t *merges, const json_t *vocab) {
     size_t rank;
     json_t *merge;
     if (!json_is_array(merges)) return bad(l, "merges", "merges is not a list");
-    if (text__map_init(&t->merges, json_array_size(merges)) != 0) return no_memory(l);
+    if (map_reserve(&t->merges, json_array_size(merges)) != 0) return no_memory(l);
     buf joined = {.max = 2 * TEXT__MAX_PIECE};
     int rc = -1;
     json_array_foreach(merges, rank, merge) {
@@ -331,7 +333,7 @@ static int load_merges(loader *l, const json_t *merges, const json_t *vocab) {
             bad(l, "merges", "merge %zu makes a special token out of plain text", rank);
             goto end;
         }
-        text__map_put(&t->merges, (uint64_t)left << 32 | right, (uint64_t)rank << 32 | result);
+        map_put(&t->merges, (uint64_t)left << 32 | right, (uint64_t)rank << 32 | result);
     }
     rc = 0;
 end:

@@ -6,7 +6,7 @@
 #ifndef FATHOM_MODEL_JSON_H
 #define FATHOM_MODEL_JSON_H
 
-#include "base/base.h"
+#include "base/json.h"
 
 /* json_parse, with integers beyond 64 bits as reals (those beyond a double as 1e308). */
 int model_json_parse(json_t **out, const char *text, size_t n, const json_limits *limits,

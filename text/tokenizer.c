@@ -1,5 +1,8 @@
 /* tokenizer.c - text to ids: added tokens first, then the valid UTF-8 between broken bytes,
  * then pre-tokenizers and merges. And the questions about single tokens. */
+#include "base/file.h"
+#include "base/size.h"
+#include "base/utf8.h"
 #include "text/tokenizer_internal.h"
 
 #include <errno.h>
@@ -8,60 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- map ---- */
-
-int text__map_init(text__map *m, size_t capacity) {
-    size_t slots = 16, twice;
-    if (!size_mul(capacity, 2, &twice)) return -1;
-    while (slots < twice) {
-        if (!size_mul(slots, 2, &slots)) return -1;
-    }
-    m->entries = array_new(slots, sizeof *m->entries);
-    if (m->entries == NULL) return -1;
-    memset(m->entries, 0xff, slots * sizeof *m->entries);
-    m->mask = slots - 1;
-    return 0;
-}
-
-void text__map_put(text__map *m, uint64_t key, uint64_t value) {
-    size_t at = text__mix(key) & m->mask;
-    while (m->entries[at].key != key && m->entries[at].key != TEXT__NO_VALUE)
-        at = (at + 1) & m->mask;
-    m->n += m->entries[at].key == TEXT__NO_VALUE;
-    m->entries[at] = (text__entry){key, value};
-}
-
-void text__map_deinit(text__map *m) {
-    free(m->entries);
-    *m = (text__map){0};
-}
-
 /* ---- UTF-8 ---- */
-
-/* Length of the valid character at s, 0 if there is none (RFC 3629). */
-static size_t char_len(const unsigned char *s, size_t n) {
-    if (s[0] < 0x80) return 1;
-    size_t len = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || len > n) return 0;
-    for (size_t i = 1; i < len; i++) {
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    }
-    if (s[0] == 0xe0 && s[1] < 0xa0) return 0; /* longer than needed */
-    if (s[0] == 0xed && s[1] > 0x9f) return 0; /* surrogates */
-    if (s[0] == 0xf0 && s[1] < 0x90) return 0;
-    if (s[0] == 0xf4 && s[1] > 0x8f) return 0;
-    return len;
-}
-
-static size_t valid_prefix(const char *text, size_t n) {
-    size_t i = 0;
-    while (i < n) {
-        size_t len = char_len((const unsigned char *)text + i, n - i);
-        if (len == 0) break;
-        i += len;
-    }
-    return i;
-}
 
 /* Unicode's White_Space; the character at s is `len` bytes. */
 static bool is_space(const char *s, size_t len) {
@@ -80,7 +30,7 @@ static bool is_space(const char *s, size_t len) {
 static size_t spaces_after(const char *text, size_t n) {
     size_t i = 0;
     while (i < n) {
-        size_t len = char_len((const unsigned char *)text + i, n - i);
+        size_t len = utf8_char(text + i, n - i);
         if (len == 0 || !is_space(text + i, len)) break;
         i += len;
     }
@@ -93,7 +43,7 @@ static size_t spaces_before(const char *text, size_t floor, size_t end) {
         size_t len = 1;
         while (len < 3 && end - len > floor && ((unsigned char)text[end - len] & 0xc0) == 0x80)
             len++;
-        if (char_len((const unsigned char *)text + end - len, len) != len) break;
+        if (utf8_char(text + end - len, len) != len) break;
         if (!is_space(text + end - len, len)) break;
         end -= len;
     }
@@ -106,7 +56,7 @@ static size_t spaces_before(const char *text, size_t floor, size_t end) {
  * text left and right of them is split as if it were alone. */
 static int encode_plain(text__encoder *c, const char *text, size_t n) {
     while (n > 0) {
-        size_t good = valid_prefix(text, n);
+        size_t good = utf8_prefix(text, n);
         if (good > 0 && text__encode_split(c, 0, text, good) != 0) return -1;
         text += good;
         n -= good;
@@ -125,8 +75,8 @@ static uint32_t trie_match(const text__trie *trie, const char *text, size_t n, s
     uint32_t found = TEXT__NO_ID;
     uint64_t node = 0;
     for (size_t i = 0; i < n; i++) {
-        node = text__map_get(&trie->edges, node << 8 | (unsigned char)text[i]);
-        if (node == TEXT__NO_VALUE) break;
+        node = map_get(&trie->edges, node << 8 | (unsigned char)text[i]);
+        if (node == MAP_NONE) break;
         if (trie->end[node] == TEXT__NO_ID) continue;
         found = trie->end[node];
         *len = i + 1;
@@ -237,10 +187,10 @@ void tokenizer_close(tokenizer *t) {
     for (uint32_t i = 0; i < t->n_steps; i++)
         pcre2_code_free(t->steps[i].code);
     for (int k = 0; k < 2; k++) {
-        text__map_deinit(&t->tries[k].edges);
+        map_deinit(&t->tries[k].edges);
         free(t->tries[k].end);
     }
-    text__map_deinit(&t->merges);
+    map_deinit(&t->merges);
     free(t->added);
     free(t->slots);
     free(t->text);

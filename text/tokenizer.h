@@ -4,7 +4,7 @@
 #ifndef FATHOM_TOKENIZER_H
 #define FATHOM_TOKENIZER_H
 
-#include "base/base.h"
+#include "base/err.h"
 
 typedef struct tokenizer tokenizer;
 

@@ -7,6 +7,8 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 
+#include "base/json.h"
+#include "base/map.h"
 #include "text/tokenizer.h"
 
 #include <pcre2.h>
@@ -19,36 +21,6 @@ enum {
     TEXT__MAX_STEPS = 16,       /* pre-tokenizers in a sequence */
     TEXT__MAX_VOCAB = 4 << 20,
 };
-
-/* ---- map: 64-bit keys to 64-bit values, open addressing, built once ---- */
-
-typedef struct {
-    uint64_t key, value;
-} text__entry;
-
-typedef struct {
-    text__entry *entries;
-    size_t mask; /* slots - 1, a power of two less one; 0 entries while NULL */
-    size_t n;
-} text__map;
-
-#define TEXT__NO_VALUE UINT64_MAX /* also the key of an empty slot */
-
-static inline uint64_t text__mix(uint64_t x) {
-    x *= 0x9e3779b97f4a7c15ull;
-    return x ^ x >> 29;
-}
-
-static inline uint64_t text__map_get(const text__map *m, uint64_t key) {
-    for (size_t at = text__mix(key) & m->mask;; at = (at + 1) & m->mask) {
-        if (m->entries[at].key == key) return m->entries[at].value;
-        if (m->entries[at].key == TEXT__NO_VALUE) return TEXT__NO_VALUE;
-    }
-}
-
-int text__map_init(text__map *m, size_t capacity) WARN_UNUSED;  /* at most capacity puts follow */
-void text__map_put(text__map *m, uint64_t key, uint64_t value); /* replaces */
-void text__map_deinit(text__map *m);
 
 /* ---- pieces of the tokenizer ---- */
 
@@ -67,7 +39,7 @@ typedef struct {
 
 /* Added tokens as a trie: (node << 8 | byte) -> node, node -> index into `added`. */
 typedef struct {
-    text__map edges;
+    map edges;
     uint32_t *end; /* [n_nodes]; TEXT__NO_ID inside a word */
     uint32_t n_nodes;
     bool first[256];
@@ -100,7 +72,7 @@ struct tokenizer {
     uint32_t byte_id[256]; /* TEXT__NO_ID: the unknown token stands in, or nothing does */
     uint32_t unk, bos;     /* TEXT__NO_ID if none */
     bool fuse_unk, ignore_merges;
-    text__map merges; /* left << 32 | right -> rank << 32 | result */
+    map merges; /* left << 32 | right -> rank << 32 | result */
     text__added *added;
     text__trie tries[2]; /* found in raw text; found in what is left ("normalized") */
     text__step steps[TEXT__MAX_STEPS];

@@ -61,7 +61,7 @@ thread_tests() {
     say "threads, under TSan"
     build SAN=thread stress-all
     for t in build/san-thread/stress-*; do
-        [ -x "$t" ] && one "$(basename "$t")" env TSAN_OPTIONS=halt_on_error=1 timeout 300 "$t"
+        [ -x "$t" ] && one "$(basename "$t")" env TSAN_OPTIONS=halt_on_error=1 timeout 3600 "$t"
     done
 }
 

@@ -3,6 +3,7 @@
  * A thread is one reading of the text: a stack of the values it is inside of. Most schemas
  * have one reading at any time; alternatives that begin alike are read side by side. */
 #include "api/grammar/constrain_internal.h"
+#include "base/size.h"
 
 #include <stdlib.h>
 #include <string.h>

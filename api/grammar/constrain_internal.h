@@ -25,6 +25,8 @@
 #define FATHOM_API_CONSTRAIN_INTERNAL_H
 
 #include "api/api.h"
+#include "base/arena.h"
+#include "base/json.h"
 
 enum {
     API__MAX_STACK = 32,

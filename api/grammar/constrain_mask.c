@@ -5,6 +5,7 @@
  * every token is allowed, so those made of whole plain characters are known beforehand and
  * only the others are walked; and a state seen lately has its mask still. */
 #include "api/grammar/constrain_internal.h"
+#include "base/size.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,6 +3,7 @@
  * No recursion: a schema met inside another becomes a node that waits its turn, and the
  * same schema met again is the same node, which is all that $ref needs. */
 #include "api/grammar/constrain_internal.h"
+#include "base/size.h"
 
 #include <stdio.h>
 #include <stdlib.h>

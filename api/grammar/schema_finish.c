@@ -1,5 +1,6 @@
 /* schema_finish.c - what can be said of a grammar only once all its nodes are there. */
 #include "api/grammar/constrain_internal.h"
+#include "base/size.h"
 
 #include <stdlib.h>
 #include <string.h>

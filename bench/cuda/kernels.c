@@ -2,6 +2,7 @@
  * probe of the same run; writes one JSON object to stdout. Run by bench/cuda/run.sh.
  *
  *   fathom-cuda-bench [VARIANT] [CONTEXT]      mythos_1b 1024 */
+#include "base/size.h"
 #include "bench/cuda/bench.h"
 #include "engine/rowmath.h"
 

@@ -1,5 +1,6 @@
 /* prefill.c - prompts in the kernel benchmark: a chunk at the end of its context, absorbed and
  * over expanded keys, to see where one overtakes the other. */
+#include "base/size.h"
 #include "bench/cuda/bench.h"
 
 #include <stdio.h>

@@ -5,6 +5,8 @@
  * alone is time the device stands idle. Writes one JSON object to stdout. Run by bench/cuda/run.sh.
  *
  *   fathom-cuda-step MODEL_DIR [CONTEXT] [ROWS,ROWS,...] */
+#include "base/clock.h"
+#include "base/size.h"
 #include "engine/cuda/cuda_internal.h"
 
 #include <stdio.h>

@@ -1,4 +1,7 @@
 /* drive.c - one mode, driven by a closed loop of sequences from a seed. */
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/size.h"
 #include "cli/bench_engine/bench_engine_internal.h"
 
 #include <stdlib.h>
@@ -60,11 +63,8 @@ typedef struct {
     bool failed;
 } driver;
 
-static uint64_t mix(uint64_t a, uint64_t b) { /* splitmix64's finisher */
-    uint64_t z = a * 0x9e3779b97f4a7c15u + b + 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
+static uint64_t mix(uint64_t a, uint64_t b) {
+    return hash_mix(a * HASH_STEP + b + HASH_STEP);
 }
 
 void be_tokens_deinit(be_tokens *t) {

@@ -1,4 +1,5 @@
 /* report.c - the lines of `fathom bench engine`, for people and as JSON. */
+#include "base/json.h"
 #include "cli/bench_engine/bench_engine_internal.h"
 #include "cli/describe.h"
 

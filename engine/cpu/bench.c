@@ -2,6 +2,8 @@
  *
  * Every measurement is alternated with a read probe and an arithmetic probe, so that a busy
  * neighbour slows all three; the share of the bound is the median over the rounds. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "engine/cpu/cpu_internal.h"
 #include "engine/kernel_bench.h"
 

@@ -2,6 +2,8 @@
  *
  * The launch runs to its end inside `launch` on the calling thread and the pool; `wait`
  * hands out the result. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "engine/cpu/cpu_internal.h"
 
 #include <math.h>

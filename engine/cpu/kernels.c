@@ -1,4 +1,6 @@
 /* kernels.c - which code path runs on this machine: by measurement, not by name. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "engine/cpu/cpu_internal.h"
 #include "engine/kernel_bench.h"
 

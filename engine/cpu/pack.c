@@ -2,9 +2,13 @@
  *
  * bfloat16 stays bfloat16 (exact); float32 and float16 become float32. Padding columns
  * and padding k steps are zero. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/size.h"
 #include "engine/cpu/pack_internal.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -6,6 +6,8 @@
  * wrong size or a wrong page sum means packing again. The key covers the layout, the kinds
  * and shapes of all matrices, samples of their values, and the model files' sizes and
  * times. */
+#include "base/hash.h"
+#include "base/log.h"
 #include "engine/cpu/cpu_internal.h"
 
 #include <dirent.h>
@@ -28,12 +30,9 @@ typedef struct {
 static const char magic[8] = "FATHOMPK";
 
 uint64_t eng__hash(uint64_t seed, const void *bytes, size_t n) { /* FNV-1a, then mixed */
-    const uint8_t *p = bytes;
-    uint64_t h = seed ^ 0xcbf29ce484222325u;
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ p[i]) * 0x100000001b3u;
+    uint64_t h = hash_fnv(seed ^ HASH_FNV_START, bytes, n);
     h ^= h >> 32;
-    return h * 0x9e3779b97f4a7c15u;
+    return h * HASH_STEP;
 }
 
 uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *t) {
@@ -98,7 +97,7 @@ static void sum_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) 
         memset(v, 0, sizeof v);
         memcpy(v, s->data + at, n);
         for (size_t i = 0; i < ARRAY_LEN(v); i++)
-            h = (h ^ v[i]) * 0x9e3779b97f4a7c15u;
+            h = (h ^ v[i]) * HASH_STEP;
         sum += h ^ h >> 29;
     }
     atomic_fetch_add_explicit(&s->sum, sum, memory_order_relaxed);

@@ -4,6 +4,8 @@
  * take. Taking a chunk is a compare-and-swap on that word, so a thread that wakes late can
  * never take work of a run that has ended, and nobody waits for threads that took nothing:
  * with a busy neighbour on one core the others simply take more chunks. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "engine/cpu/cpu_internal.h"
 
 #include <pthread.h>

@@ -1,6 +1,7 @@
 /* weights.c - which tensors of a plan the CPU engine packs, and in which order.
  *
  * Everything is loaded twice: the first pass only sizes the image, the second fills it. */
+#include "base/clock.h"
 #include "engine/cpu/pack_internal.h"
 #include "engine/rowmath.h"
 

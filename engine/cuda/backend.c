@@ -1,5 +1,6 @@
 /* backend.c - opening the CUDA backend: sizes, memory, weights, graphs. Everything is
  * allocated here, by plain cudaMalloc; nothing is after. */
+#include "base/size.h"
 #include "engine/cuda/cuda_internal.h"
 #include "engine/rowmath.h"
 

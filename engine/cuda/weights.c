@@ -3,6 +3,9 @@
  * Matrices keep the file's row order [out][in], rows padded with zeros to 32 values and
  * their number to 16, so that no kernel needs a bound inside a product. Gate and up rows
  * alternate in eights: one lane of a tensor-core tile then holds a gate and its up. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/size.h"
 #include "engine/cuda/cuda_internal.h"
 #include "engine/rowmath.h"
 

@@ -6,6 +6,8 @@
  * streams is then one launch, up to --max-rows of them. For tests it can be made ill: the
  * environment variable FAULT=nan:N, device:N or stall:N spoils the Nth launch that yields logits,
  * nans:N that and all after it; load:MS makes opening slow. */
+#include "base/clock.h"
+#include "base/size.h"
 #include "engine/backend.h"
 
 #include <math.h>

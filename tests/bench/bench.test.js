@@ -30,21 +30,6 @@ function* stream(n, first = 0, gap = 0, depth = () => undefined) {
     yield DONE;
 }
 
-/**
- * For upper bounds on time: another process may take the processor for longer than any bound
- * that still says something, so a try that it spoiled is made again. What is always so is
- * asserted outside.
- */
-async function undisturbed(attempt, tries = 5) {
-    for (let i = 1; ; i++) {
-        try {
-            return await attempt();
-        } catch (e) {
-            if (i === tries) throw e;
-        }
-    }
-}
-
 const small = ["--input-len", "4", "--output-len", "5"];
 
 function percentile(values, p) {
@@ -55,28 +40,35 @@ function percentile(values, p) {
 }
 const near = (a, b, what) => assert.ok(Math.abs(a - b) <= 1e-6 + 1e-6 * Math.abs(b), `${what}: ${a} is not ${b}`);
 
+// A busy machine stretches every wait, so nothing here says how long one takes at most. What was
+// waited for cannot be shorter, the parts of a request add up to it, and the requests of one slot
+// follow each other within the run: a figure that is too long breaks that sum.
 test("known waits come out as TTFT, inter-token latency, TPOT and end-to-end latency", async () => {
-    await undisturbed(async () => {
-        await withMock(
-            () => stream(5, 80, 40),
-            async (mock) => {
-                const { json, code } = await benchJson([
-                    "--url", mock.url, "--num-prompts", "8", "--max-concurrency", "4", ...small,
-                    "--percentile-metrics", "ttft,tpot,itl,e2el",
-                ]);
-                assert.equal(code, 0);
-                assert.equal(json.completed, 8);
-                assert.equal(json.total_output_tokens, 40);
-                assert.equal(json.total_input_tokens, 8 * 7);
-                // A timer may be late on a busy machine, and node may fire it a millisecond early.
-                const within = (v, lo, hi, what) => assert.ok(v >= lo - 2 && v < hi, `${what} is ${v}`);
-                within(json.median_ttft_ms, 80, 160, "TTFT");
-                within(json.median_itl_ms, 40, 80, "ITL");
-                within(json.median_tpot_ms, 40, 80, "TPOT");
-                within(json.median_e2el_ms, 240, 480, "E2EL");
-            },
-        );
-    });
+    const [n, slots, first, gap] = [8, 4, 300, 200];
+    await withMock(
+        () => stream(5, first, gap),
+        async (mock) => {
+            const { json, code } = await benchJson([
+                "--url", mock.url, "--num-prompts", String(n), "--max-concurrency", String(slots), ...small,
+                "--percentile-metrics", "ttft,tpot,itl,e2el",
+            ]);
+            assert.equal(code, 0);
+            assert.equal(json.completed, n);
+            assert.equal(json.total_output_tokens, 5 * n);
+            assert.equal(json.total_input_tokens, 7 * n);
+            const sum = (v) => v.reduce((a, b) => a + b, 0);
+            const early = 0.002; // node may fire a timer a millisecond early
+            json.latencies.forEach((whole, i) => {
+                assert.ok(json.ttfts[i] >= first / 1e3 - early, `TTFT of request ${i}: ${json.ttfts[i]} s`);
+                assert.ok(whole >= (first + 4 * gap) / 1e3 - 5 * early, `E2EL of request ${i}: ${whole} s`);
+                near(json.ttfts[i] + sum(json.itls[i]), whole, `TTFT and gaps of request ${i}`);
+            });
+            assert.ok(sum(json.latencies) <= slots * json.duration + 1e-6, "no more than the slots have time for");
+            // A token that is read late shortens the gap after it, but hardly half of them by half.
+            assert.ok(json.median_itl_ms >= gap / 2, `ITL ${json.median_itl_ms} ms`);
+            near(json.mean_tpot_ms, json.mean_itl_ms, "TPOT, where all have as many tokens");
+        },
+    );
 });
 
 test("every figure follows from the detailed lists by the published definitions", async () => {
@@ -141,20 +133,19 @@ test("the console block has vLLM's title, labels and columns", async () => {
 });
 
 test("a closed loop holds its concurrency and counts the wait for a slot apart", async () => {
-    await undisturbed(async () => {
-        await withMock(
-            () => stream(2, 30, 5),
-            async (mock) => {
-                const { json } = await benchJson(["--url", mock.url, "--num-prompts", "12", "--max-concurrency", "3", ...small]);
-                assert.equal(mock.seen.peak, 3);
-                assert.equal(json.max_concurrent_requests, 3);
-                assert.equal(Math.min(...json.queue_times), 0);
-                assert.ok(Math.max(...json.queue_times) > 0.08, "the last ones waited for three others");
-                // TTFT is without that wait.
-                assert.ok(Math.max(...json.ttfts) < 0.1 + Math.min(...json.ttfts));
-            },
-        );
-    });
+    await withMock(
+        () => stream(2, 300, 5),
+        async (mock) => {
+            const { json } = await benchJson(["--url", mock.url, "--num-prompts", "12", "--max-concurrency", "3", ...small]);
+            assert.equal(mock.seen.peak, 3);
+            assert.equal(json.max_concurrent_requests, 3);
+            assert.equal(Math.min(...json.queue_times), 0);
+            assert.ok(Math.max(...json.queue_times) > 0.8, "the last ones waited for three others");
+            // Latencies are without that wait: with it they would be more than three slots have time for.
+            const busy = json.latencies.reduce((a, b) => a + b);
+            assert.ok(busy <= 3 * json.duration + 1e-6, `${busy} s in ${json.duration} s`);
+        },
+    );
 });
 
 test("an open loop follows the same schedule for the same seed, at the rate asked for", async () => {
@@ -350,19 +341,20 @@ test("the mean depth is the chunks' own, or usage's loops where they tell no dep
 });
 
 test("goodput counts the requests that keep every promise", async () => {
-    await undisturbed(async () => {
-        await withMock(
-            (_, n) => stream(3, n % 4 === 0 ? 200 : 5, n % 4 === 1 ? 90 : 5),
-            async (mock) => {
-                const { json } = await benchJson([
-                    "--url", mock.url, "--num-prompts", "16", "--max-concurrency", "4", ...small,
-                    "--goodput", "ttft:120", "tpot:60",
-                ]);
-                near(json.request_goodput * json.duration, 8, "half of sixteen");
-                assert.equal(json.completed, 16);
-            },
-        );
-    });
+    await withMock(
+        (_, n) => stream(3, n % 4 === 0 ? 1000 : 5, n % 4 === 1 ? 500 : 5),
+        async (mock) => {
+            const { json } = await benchJson([
+                "--url", mock.url, "--num-prompts", "16", "--max-concurrency", "16", ...small,
+                "--goodput", "ttft:600", "tpot:300",
+            ]);
+            assert.equal(json.completed, 16);
+            const keeps = (i) => json.ttfts[i] <= 0.6 && (json.latencies[i] - json.ttfts[i]) / 2 <= 0.3;
+            const good = json.ttfts.filter((_, i) => keeps(i)).length;
+            near(json.request_goodput * json.duration, good, "those that keep both");
+            assert.ok(good <= 8, `${good}: half of sixteen break a promise on purpose`);
+        },
+    );
 });
 
 test("the requests are what the flags describe", async () => {
@@ -476,25 +468,27 @@ test("a trace is replayed at its own times, with its lengths and shared prefixes
 });
 
 test("probes run beside the load, past its limit, and are reported apart", async () => {
-    await undisturbed(async () => {
-        await withMock(
-            (body) => stream(body.max_tokens, body.max_tokens === 1 ? 10 : 40, 40),
-            async (mock) => {
-                const { json, out } = await benchJson([
-                    "--url", mock.url, "--num-prompts", "6", "--max-concurrency", "1", "--probe-request-rate", "50", ...small,
-                ]);
-                assert.equal(json.completed, 6);
-                assert.equal(json.total_output_tokens, 30);
-                const seconds = json.duration;
-                assert.ok(Math.abs(json.probe_completed - 50 * seconds) < 10, `${json.probe_completed} in ${seconds} s`);
-                assert.equal(json.probe_failed, 0);
-                assert.ok(json.median_probe_ms >= 8 && json.median_probe_ms < 60, String(json.median_probe_ms));
-                assert.ok(json.p99_probe_ms >= json.median_probe_ms);
-                assert.ok(mock.seen.peak > 1);
-                assert.match(out, /^Successful probes: +\d+ /m);
-            },
-        );
-    });
+    await withMock(
+        (body) => stream(body.max_tokens, body.max_tokens === 1 ? 10 : 300, 40),
+        async (mock) => {
+            const { json, out } = await benchJson([
+                "--url", mock.url, "--num-prompts", "4", "--max-concurrency", "1", "--probe-request-rate", "50", ...small,
+            ]);
+            assert.equal(json.completed, 4);
+            assert.equal(json.total_output_tokens, 20);
+            assert.ok(json.ttfts.every((s) => s >= 0.298), "no probe is among them");
+            // Fifty a second by the schedule, which a late generator makes up for.
+            const asked = mock.seen.bodies.filter((b) => b.max_tokens === 1).length;
+            assert.ok(asked > 50 && asked <= 50 * json.duration + 2, `${asked} in ${json.duration} s`);
+            // Those on their way when the load ends are not waited for.
+            assert.ok(json.probe_completed > asked / 2 && json.probe_completed <= asked, `${json.probe_completed} of ${asked}`);
+            assert.equal(json.probe_failed, 0);
+            assert.ok(json.median_probe_ms >= 8, String(json.median_probe_ms));
+            assert.ok(json.p99_probe_ms >= json.median_probe_ms);
+            assert.ok(mock.seen.peak > 1);
+            assert.match(out, /^Successful probes: +\d+ /m);
+        },
+    );
 });
 
 test("with a tokenizer random prompts hold no special token and chats the length asked for", async () => {
@@ -534,7 +528,7 @@ test("warm-ups are asked first and not counted; the ready check waits for the se
     let mock;
     const wait = setTimeout(async () => (mock = await startMock(Number(new URL(reserved.url).port), () => stream(1))), 500);
     try {
-        const r = await bench(["--url", reserved.url, "--num-prompts", "1", "--ready-check-timeout-sec", "20", ...small]);
+        const r = await bench(["--url", reserved.url, "--num-prompts", "1", "--ready-check-timeout-sec", "120", ...small]);
         assert.equal(r.code, 0, r.errors);
     } finally {
         clearTimeout(wait);
@@ -580,8 +574,15 @@ test("an interrupt ends the run with the figures so far and status 1", async () 
     await withMock(
         (_, n) => (n < 2 ? stream(2) : stream(5, 10, 60000)),
         async (mock) => {
-            const r = await bench(["--url", mock.url, "--num-prompts", "4", ...small], {
-                onStart: (child) => setTimeout(() => child.kill("SIGINT"), 700),
+            // Two at a time: the fourth is asked only when the first two are complete.
+            const r = await bench(["--url", mock.url, "--num-prompts", "4", "--max-concurrency", "2", ...small], {
+                onStart: (child) => {
+                    const look = setInterval(() => {
+                        if (mock.seen.bodies.length < 4) return;
+                        clearInterval(look);
+                        child.kill("SIGINT");
+                    }, 10);
+                },
             });
             assert.equal(r.code, 1);
             assert.match(r.out, /^Successful requests: +2 /m);
@@ -594,7 +595,7 @@ test("a request that outlasts --timeout-sec is a failure", async () => {
     await withMock(
         (_, n) => stream(2, 5, n === 0 ? 60000 : 5),
         async (mock) => {
-            const { json } = await benchJson(["--url", mock.url, "--num-prompts", "2", "--timeout-sec", "0.5", ...small]);
+            const { json } = await benchJson(["--url", mock.url, "--num-prompts", "2", "--timeout-sec", "3", ...small]);
             assert.equal(json.completed, 1);
             assert.match(json.errors.join(""), /Timeout was reached/);
         },

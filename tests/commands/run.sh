@@ -78,7 +78,7 @@ done
 # serve and bench point at each other; a port of the system's choice stands for 8080.
 sed 's#^fathom #exec build/fathom #; s#8080#0#' "$dir/example-serve" >"$dir/serve.sh"
 sh "$dir/serve.sh" 2>"$dir/log" & server=$!
-for _ in $(seq 300); do grep -q ' ready on ' "$dir/log" && break; sleep 0.1; done
+for _ in $(seq 1200); do grep -q ' ready on ' "$dir/log" && break; sleep 0.1; done
 port=$(sed -n 's/.* ready on .*:\([0-9]*\) after.*/\1/p' "$dir/log")
 [ -n "$port" ] || fail "serve's example: $(cat "$dir/log")"
 ends 1 "cannot listen on 127.0.0.1 port $port: Address already in use" $fathom serve $demo --port "$port"

@@ -1,5 +1,6 @@
 /* fuzz_config.c - any text as config.json: what is accepted must be usable, and must read
  * back as itself once written. */
+#include "base/size.h"
 #include "model/model_internal.h"
 
 #include <stdlib.h>

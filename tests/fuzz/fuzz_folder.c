@@ -1,6 +1,7 @@
 /* fuzz_folder.c - any two files as a model folder: config.json up to the first NUL byte, then
  * model.safetensors. An accepted folder has every tensor of its plan, readable to its last
  * value. */
+#include "base/log.h"
 #include "model/model_internal.h"
 
 #include <fcntl.h>

@@ -3,6 +3,7 @@
  *
  * The server runs in this process without a model, so that every path but the engine's is
  * reached; the first byte says in how many pieces the rest arrives. */
+#include "base/json.h"
 #include "server/server_internal.h"
 
 #include <arpa/inet.h>

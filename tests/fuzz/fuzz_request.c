@@ -4,6 +4,7 @@
  * The first byte picks the route, the second the events: which tokens come, whether the
  * end is a stop, a limit, a failure. What comes out must be valid JSON, or events of it. */
 #include "api/api.h"
+#include "base/json.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,6 @@
 /* fuzz_safetensors.c - any bytes as a safetensors file: the header parser may refuse them,
  * and what it accepts must lie inside the file. */
+#include "base/json.h"
 #include "model/safetensors_internal.h"
 
 #include <stdio.h>

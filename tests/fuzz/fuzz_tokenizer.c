@@ -2,6 +2,8 @@
  *
  * Whatever parses must encode any text to ids that stand for something, and never to a
  * special token that was not asked for. */
+#include "base/json.h"
+#include "base/log.h"
 #include "text/tokenizer.h"
 
 #include <stdlib.h>

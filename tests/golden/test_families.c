@@ -2,6 +2,7 @@
  * tests/golden/families/NAME holds a tiny model as its authors publish it, and expected.json what
  * their code answers in float32. Depths are equal and logits within 1e-4 of the largest, for any
  * chunking of the prompt and whatever else shares the launches. */
+#include "base/json.h"
 #include "scheduler/scheduler.h"
 #include "tests/lib/testlib.h"
 

@@ -1,6 +1,8 @@
 /* test_golden.c - the golden cases through scheduler and CPU backend: depths and greedy
  * tokens equal, logits within 1e-3 of the largest, for any chunking of the prompt and
  * whatever else shares the launches. */
+#include "base/file.h"
+#include "base/json.h"
 #include "scheduler/scheduler.h"
 #include "tests/lib/golden.h"
 #include "tests/lib/testlib.h"
@@ -13,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(golden_sched, .fini = fail_on_leaks, .timeout = 300);
+TestSuite(golden_sched, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 typedef struct {
     char name[24];

@@ -2,6 +2,8 @@
  * tokens of a miss, and the first one sooner.
  *
  *   FATHOM_PREFIX=tokens,requests   a larger run than the default 320,8 */
+#include "base/clock.h"
+#include "base/file.h"
 #include "scheduler/scheduler.h"
 #include "tests/lib/testlib.h"
 #include "text/tokenizer.h"
@@ -11,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(golden_prefix, .fini = fail_on_leaks, .timeout = 300);
+TestSuite(golden_prefix, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 enum { MOST = 64, OUTPUT = 8, OWN = 8 };
 

@@ -213,7 +213,7 @@ test("HTTP/1.0 gets its stream unchunked, ended by the close", async () => {
 
 test("an answer to a Connection: close request closes after it", async () => {
     await withServer([], async (s) => {
-        const r = await exchange(s.port, "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        const r = await exchange(s.port, "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", { closes: true });
         assert.equal(r.status, 200);
         assert.ok(r.closed);
     });

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Raw, parse, post } from "./lib/raw.mjs";
-import { events, slow, until, withServer } from "./lib/server.mjs";
+import { PATIENCE, events, slow, until, withServer } from "./lib/server.mjs";
 
 const seconds = Number(process.env.SOAK_SECONDS ?? 6);
 const rssMB = (s) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${s.child.pid}/status`, "utf8"))[1]) / 1024;
@@ -35,15 +35,17 @@ function make(pick) {
     return JSON.stringify(body).slice(0, pick(25) === 0 ? 40 : undefined);
 }
 
-test(`${seconds} s of everything at once leaves nothing behind`, { timeout: (seconds + 120) * 1000 }, async () => {
+test(`${seconds} s of everything at once leaves nothing behind`, { timeout: seconds * 1000 + 5 * PATIENCE }, async () => {
     const seed = Number(process.env.SOAK_SEED ?? Date.now() % 1e6);
     const pick = random(seed);
     await withServer(["--kv-memory", "3M", "--max-running", "24", "--max-queue", "40", "--threads", "2"], { device: process.env.SOAK_DEVICE ?? "fake" }, async (s) => {
         const counts = { whole: 0, refused: 0, left: 0 };
         let settled = 0;
         const end = Date.now() + seconds * 1000;
+        const enough = () => counts.whole > 10 && counts.refused > 0 && counts.left > 10;
+        const goesOn = () => Date.now() < end || !enough(); // a slow machine takes longer to have seen it all
         const client = async () => {
-            while (Date.now() < end) {
+            while (goesOn()) {
                 const c = await Raw.open(s.port);
                 c.send(post("/v1/completions", make(pick)));
                 if (pick(3) === 0) {
@@ -53,7 +55,7 @@ test(`${seconds} s of everything at once leaves nothing behind`, { timeout: (sec
                     counts.left++;
                     continue;
                 }
-                await c.until((b) => parse(b)?.whole, 60000);
+                await c.until((b) => parse(b)?.whole);
                 const r = parse(c.received);
                 assert.ok(r?.whole, `an answer was cut (seed ${seed}): ${c.received.toString().slice(-300)}`);
                 assert.ok([200, 400, 503].includes(r.status), `status ${r.status} (seed ${seed}): ${r.body.slice(0, 300)}`);
@@ -65,18 +67,18 @@ test(`${seconds} s of everything at once leaves nothing behind`, { timeout: (sec
             }
         };
         const watcher = (async () => {
-            while (Date.now() < end) {
+            while (goesOn()) {
                 if (Date.now() > end - seconds * 500 && !settled) settled = rssMB(s);
                 assert.equal((await s.get("/health")).status, 200);
                 await new Promise((done) => setTimeout(done, 100));
             }
         })();
         await Promise.all([...Array.from({ length: 40 }, client), watcher]);
-        await s.idle(10000);
+        await s.idle();
         const m = await s.metrics();
         assert.equal(m["fathom_http_buffered_bytes"], 0);
-        await until("no request is left", async () => (await s.metrics())["fathom_http_requests_in_flight"] === 1, 3000);
-        assert.ok(counts.whole > 10 && counts.refused > 0 && counts.left > 10, JSON.stringify(counts));
+        await until("no request is left", async () => (await s.metrics())["fathom_http_requests_in_flight"] === 1);
+        assert.ok(enough(), JSON.stringify(counts));
         // Under ASan freed memory waits in quarantine; there its leak check at exit speaks instead.
         assert.ok(slow || rssMB(s) - settled < 6, `${(rssMB(s) - settled).toFixed(1)} MB more in the second half (seed ${seed})`);
         console.log(`soak: seed ${seed}, ${JSON.stringify(counts)}, ${m["vllm:num_preemptions_total"]} preemptions`);

@@ -2,21 +2,15 @@
 import assert from "node:assert/strict";
 import http from "node:http";
 import { test } from "node:test";
-import { Server, chunks, events, sleep, slow, textOf, until, withServer } from "./lib/server.mjs";
+import { Server, chunks, events, sleep, textOf, until, withServer } from "./lib/server.mjs";
 import { Raw, exchange, parse, post } from "./lib/raw.mjs";
 
 const ask = { model: "demo", prompt: "In the beginning", max_tokens: 900, temperature: 0, ignore_eos: true };
-const paced = ["--fake-us-per-token", "5000"];
-
-async function cancelledWithin(s, ms) {
-    const began = Date.now();
-    await s.idle(ms + 500);
-    return Date.now() - began;
-}
+const paced = ["--fake-us-per-token", "20000"]; // 900 tokens outlast what a busy machine does meanwhile
 
 for (const stream of [true, false]) {
     for (const how of ["FIN", "RST"]) {
-        test(`a client that leaves by ${how} ${stream ? "in mid-stream" : "while it waits for a whole answer"} is cancelled within a second`, async () => {
+        test(`a client that leaves by ${how} ${stream ? "in mid-stream" : "while it waits for a whole answer"} is cancelled, not computed to the end`, async () => {
             await withServer(paced, async (s) => {
                 const c = await Raw.open(s.port);
                 c.send(post("/v1/completions", JSON.stringify({ ...ask, stream })));
@@ -24,8 +18,7 @@ for (const stream of [true, false]) {
                 await until("it runs", async () => (await s.metrics())["vllm:num_requests_running"] === 1);
                 if (how === "FIN") c.destroy();
                 else c.rst();
-                const took = await cancelledWithin(s, 1000);
-                assert.ok(took < 1000, `${took} ms`);
+                await s.cancelled({ clients: 1, below: ask.max_tokens });
                 await until("its line", () => /client-left/.test(s.log));
             });
         });
@@ -41,7 +34,7 @@ test("a client that leaves while queued never reaches the engine", async () => {
         second.send(post("/v1/completions", JSON.stringify({ ...ask, stream: true })));
         await until("it waits", async () => (await s.metrics())["vllm:num_requests_waiting"] === 1);
         second.destroy();
-        await until("it is gone", async () => (await s.metrics())["vllm:num_requests_waiting"] === 0, 1000);
+        await until("it is gone", async () => (await s.metrics())["vllm:num_requests_waiting"] === 0);
         assert.equal((await s.metrics())["vllm:num_requests_running"], 1);
         first.destroy();
         await s.idle();
@@ -84,7 +77,7 @@ test("each event is whole within one network chunk", async () => {
     await withServer(["--fake-us-per-token", "1000"], async (s) => {
         const c = await Raw.open(s.port);
         c.send(post("/v1/completions", JSON.stringify({ ...ask, max_tokens: 200, stream: true })));
-        const bytes = await c.until((b) => parse(b)?.whole, 20000);
+        const bytes = await c.until((b) => parse(b)?.whole);
         let rest = bytes.toString("latin1").split("\r\n\r\n").slice(1).join("\r\n\r\n");
         let pieces = 0;
         for (;;) {
@@ -106,7 +99,7 @@ test("SIGTERM: not ready, no new connections, the running stream ends whole, exi
     await withServer(paced, async (s) => {
         const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
         await s.get("/health", { agent });
-        const running = s.post("/v1/completions", { ...ask, max_tokens: 100, stream: true });
+        const running = s.post("/v1/completions", { ...ask, max_tokens: 200, stream: true });
         await until("it runs", async () => (await s.metrics())["vllm:num_requests_running"] === 1);
         s.signal("SIGTERM");
         await until("the drain", () => /draining/.test(s.log));
@@ -116,7 +109,7 @@ test("SIGTERM: not ready, no new connections, the running stream ends whole, exi
         await assert.rejects(s.get("/health"), /ECONNREFUSED/);
         const text = (await running).text;
         assert.equal(events(text).at(-1), "[DONE]");
-        assert.equal(chunks(text).length, 100);
+        assert.equal(chunks(text).length, 200);
         agent.destroy();
     });
 });
@@ -126,10 +119,10 @@ test("SIGTERM past the drain: live streams get an error event and no last chunk,
         const c = await Raw.open(s.port);
         c.send(post("/v1/completions", JSON.stringify({ ...ask, stream: true })));
         await c.until((b) => b.includes("data: "));
-        const waiting = exchange(s.port, post("/v1/completions", JSON.stringify(ask)), { ms: 5000 });
+        const waiting = exchange(s.port, post("/v1/completions", JSON.stringify(ask)));
         await until("it waits", async () => (await s.metrics())["vllm:num_requests_waiting"] === 1);
         s.signal("SIGTERM");
-        await c.until(null, 5000);
+        await c.until(null);
         const r = parse(c.received);
         assert.equal(r.whole, false, "no last chunk");
         assert.ok(!r.body.includes("[DONE]"));
@@ -142,7 +135,7 @@ test("SIGTERM past the drain: live streams get an error event and no last chunk,
         c.send(post("/v1/responses", JSON.stringify({ model: "demo", input: "In the beginning", max_output_tokens: 900, stream: true })));
         await c.until((b) => b.includes("output_text.delta"));
         s.signal("SIGTERM");
-        await c.until(null, 5000);
+        await c.until(null);
         const r = parse(c.received);
         assert.equal(r.whole, false, "no last chunk");
         const last = JSON.parse(r.body.trim().split("\ndata: ").at(-1));
@@ -151,22 +144,20 @@ test("SIGTERM past the drain: live streams get an error event and no last chunk,
     });
 });
 
-test("SIGTERM when idle ends at once; a second signal does not wait", async () => {
-    const idle = await Server.start([]);
-    let began = Date.now();
+// stop() has less patience than these drains and loads last.
+test("SIGTERM when idle waits for no drain; neither does a second signal", async () => {
+    const never = ["--drain-seconds", "3600"];
+    const idle = await Server.start(never);
     await idle.stop();
-    assert.ok(Date.now() - began < (slow ? 1000 : 100), `${Date.now() - began} ms`);
 
     for (const [signal, code] of [["SIGTERM", 143], ["SIGINT", 130]]) {
-        const busy = await Server.start(paced);
+        const busy = await Server.start([...never, "--fake-us-per-token", "1000000"]);
         const c = await Raw.open(busy.port);
         c.send(post("/v1/completions", JSON.stringify({ ...ask, stream: true })));
         await c.until((b) => b.includes("data: "));
         busy.child.kill("SIGTERM"); // not by signal(): stop() sends the second
         await until("the drain", () => /draining/.test(busy.log));
-        began = Date.now();
         await busy.stop(signal, code);
-        assert.ok(Date.now() - began < 1000);
         c.destroy();
     }
 });
@@ -177,7 +168,7 @@ test("kill -9 cuts a stream without a last chunk, and the next start needs no cl
     c.send(post("/v1/completions", JSON.stringify({ ...ask, stream: true })));
     await c.until((b) => b.includes("data: "));
     s.child.kill("SIGKILL");
-    await c.until(null, 2000);
+    await c.until(null);
     assert.ok(c.closed);
     assert.equal(parse(c.received).whole, false);
     await s.ended;

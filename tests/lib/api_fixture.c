@@ -1,5 +1,6 @@
 /* api_fixture.c - see api_fixture.h. */
 #include "tests/lib/api_fixture.h"
+#include "base/json.h"
 
 #include <criterion/criterion.h>
 #include <string.h>

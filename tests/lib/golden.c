@@ -1,5 +1,6 @@
 /* golden.c - reads expected.safetensors of a golden case. */
 #include "tests/lib/golden.h"
+#include "base/file.h"
 
 #include "model/safetensors_internal.h"
 

@@ -2,6 +2,7 @@
 #ifndef FATHOM_TEST_WEIGHTS_H
 #define FATHOM_TEST_WEIGHTS_H
 
+#include "base/json.h"
 #include "model/model.h"
 #include "tests/lib/files.h"
 

@@ -8,6 +8,6 @@ export let server, client;
 before(async () => {
     server = await Server.start([], { device: "cpu" });
     server.shared = true; // outlives each test; the hook below stops it
-    client = new OpenAI({ apiKey: "unused-key", baseURL: `${server.url}/v1`, maxRetries: 0, timeout: 120000 });
+    client = new OpenAI({ apiKey: "unused-key", baseURL: `${server.url}/v1`, maxRetries: 0, timeout: 600000 });
 });
 after(() => server.stop());

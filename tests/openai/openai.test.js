@@ -5,10 +5,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import OpenAI from "openai";
-import { Server, sleep, until, withServer } from "../http/lib/server.mjs";
+import { Server, until, withServer } from "../http/lib/server.mjs";
 
 const clientOf = (server, more) =>
-    new OpenAI({ apiKey: "unused-key", baseURL: `${server.url}/v1`, maxRetries: 0, timeout: 60000, ...more });
+    new OpenAI({ apiKey: "unused-key", baseURL: `${server.url}/v1`, maxRetries: 0, timeout: 600000, ...more });
 const model = "demo";
 const greedy = { model, temperature: 0, max_tokens: 24 };
 const prompt = "In the beginning";
@@ -221,16 +221,14 @@ describe("leaving", () => {
     const slow = ["--fake-us-per-token", "20000"];
     const long = { model, prompt, max_tokens: 800 };
 
-    test("breaking out of a stream cancels the request within a second", async () => {
+    test("breaking out of a stream cancels the rest of the request", async () => {
         await withServer(slow, async (server) => {
             const client = clientOf(server);
             let n = 0;
             for await (const _ of await client.completions.create({ ...long, stream: true })) {
                 if (++n === 3) break;
             }
-            const from = Date.now();
-            await server.idle(1000);
-            assert.ok(Date.now() - from < 1000);
+            await server.cancelled({ clients: 1, below: long.max_tokens });
         });
     });
 
@@ -248,7 +246,7 @@ describe("leaving", () => {
             });
             stop.abort();
             for (const e of await Promise.all(ends)) assert.ok(e === undefined || e instanceof OpenAI.APIUserAbortError, String(e));
-            await server.idle(1000);
+            await server.cancelled({ clients: 4, below: 2 * long.max_tokens });
         });
     });
 
@@ -256,7 +254,7 @@ describe("leaving", () => {
         await withServer(slow, async (server) => {
             const e = await clientOf(server, { timeout: 300 }).completions.create(long).catch((x) => x);
             assert.ok(e instanceof OpenAI.APIConnectionTimeoutError, String(e));
-            await server.idle(1000);
+            await server.cancelled({ clients: 1, below: long.max_tokens });
         });
     });
 
@@ -278,9 +276,9 @@ describe("leaving", () => {
 
 describe("when the server is full or falls ill", () => {
     test("a full queue is a 503 that the package retries until there is room", async () => {
-        await withServer(["--fake-us-per-token", "10000", "--max-running", "1", "--max-queue", "1"], async (server) => {
+        await withServer(["--fake-us-per-token", "20000", "--max-running", "1", "--max-queue", "1"], async (server) => {
             const impatient = clientOf(server);
-            const running = impatient.completions.create({ model, prompt, max_tokens: 60 });
+            const running = await impatient.completions.create({ model, prompt, max_tokens: 900, stream: true });
             await until("it runs", async () => (await server.metrics())["vllm:num_requests_running"] === 1);
             const waiting = impatient.completions.create({ model, prompt, max_tokens: 1 });
             await until("one waits", async () => (await server.metrics())["vllm:num_requests_waiting"] === 1);
@@ -289,10 +287,11 @@ describe("when the server is full or falls ill", () => {
             assert.equal(e.status, 503);
             assert.equal(e.code, "overloaded");
             assert.ok(Number(e.headers.get("retry-after")) >= 1);
-            const patient = clientOf(server, { maxRetries: 4 });
-            const late = await patient.completions.create({ model, prompt, max_tokens: 1 });
-            assert.equal(late.usage.completion_tokens, 1);
-            await Promise.all([running, waiting]);
+            const late = clientOf(server, { maxRetries: 100 }).completions.create({ model, prompt, max_tokens: 1 });
+            await until("it is refused as well", async () => (await server.metrics())['fathom_http_refused_total{why="busy"}'] >= 2);
+            running.controller.abort();
+            assert.equal((await late).usage.completion_tokens, 1);
+            await waiting;
         });
     });
 
@@ -312,13 +311,12 @@ describe("when the server is full or falls ill", () => {
     });
 
     test("a draining server ends running streams and refuses new work", async () => {
-        const server = await Server.start(["--fake-us-per-token", "10000"]);
+        const server = await Server.start(["--fake-us-per-token", "20000"]);
         const client = clientOf(server);
         const stream = await client.completions.create({ model, prompt, max_tokens: 100, ignore_eos: true, stream: true });
         const rest = all(stream);
-        await sleep(100);
         server.signal("SIGTERM");
-        await sleep(100);
+        await until("the drain", () => /draining/.test(server.log));
         const e = await client.completions.create({ model, prompt, max_tokens: 1 }).catch((x) => x);
         assert.ok(e instanceof OpenAI.InternalServerError || e instanceof OpenAI.APIConnectionError, String(e));
         const chunks = await rest;

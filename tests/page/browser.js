@@ -21,6 +21,7 @@ export async function openBrowser() {
         /** A page that records what must not happen: errors, refused content, other hosts. */
         async page(url, { width = 1200, height = 900, dark = false } = {}) {
             const page = await browser.newPage();
+            page.setDefaultTimeout(120000); // gives up what never comes; a busy machine may be slow
             const bad = [];
             page.on("pageerror", (e) => bad.push(`error: ${e.message}`));
             page.on("console", (m) => {

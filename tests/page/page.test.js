@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { openBrowser, skip } from "./browser.js";
 import { fakeMetrics, startMock, textEvent } from "./mock.js";
+import { until } from "../http/lib/server.mjs";
 
 let browser;
 before(async () => {
@@ -104,8 +105,7 @@ test("Ctrl+Enter sends, Escape leaves and the server sees it", { skip }, async (
         assert.match(await page.locator("#status").textContent(), /^Stopped after \d+ tokens$/);
         assert.equal(await page.locator("#send").isDisabled(), false);
         assert.equal(await page.locator("#error").isVisible(), false);
-        await page.waitForTimeout(100);
-        assert.equal(mock.seen.left, 1);
+        await until("the server sees it", () => mock.seen.left === 1);
     });
 });
 
@@ -148,8 +148,8 @@ test("the pool shows the server's gauges, and starts over when the server did", 
         assert.equal(await text(page, "p-cache"), "25.0 %");
         assert.equal(await page.locator("#rows").getAttribute("aria-label"), "4 at 2, 2 at 3");
         at = { ...at, tokens: 3000, exits: [0, 10, 70] };
-        await page.waitForFunction(() => Number(document.getElementById("p-rate").textContent.replace("k", "e3")) > 500);
-        assert.equal(await page.locator("#exits").getAttribute("aria-label"), "60 at 2");
+        await page.waitForFunction(() => document.getElementById("p-rate").textContent !== "0" &&
+            document.getElementById("exits").getAttribute("aria-label") === "60 at 2"); // until the next look
         at = { ...at, tokens: 5, exits: [0, 1, 1], running: 0, rows: [] };
         await page.waitForFunction(() => document.getElementById("p-rate").textContent === "0");
         assert.equal(await page.locator("#exits").getAttribute("aria-label"), "None");
@@ -303,15 +303,25 @@ test("every control has a name, and the page can be worked by keyboard alone", {
     });
 });
 
-test("a long answer streams without the page falling behind", { skip }, async () => {
+test("a long answer costs the page each token once, however the stream is cut", { skip }, async () => {
     const script = function* () {
         for (let i = 0; i < 5000; i++) yield textEvent(` w${i}`, [1 + (i % 8)]);
         yield usage(5000) + END;
     };
     await withPage({ script }, {}, async (page) => {
-        const from = Date.now();
+        // A page that draws the answer anew with every event adds and removes millions of nodes.
+        await page.evaluate(() => {
+            window.drawn = { added: 0, removed: 0 };
+            new MutationObserver((list) => {
+                for (const m of list) {
+                    window.drawn.added += m.addedNodes.length;
+                    window.drawn.removed += m.removedNodes.length;
+                }
+            }).observe(document.getElementById("answer"), { childList: true, subtree: true });
+        });
         await ask(page);
         assert.equal(await page.locator("#answer .tok").count(), 5000);
-        assert.ok(Date.now() - from < 20000, `${Date.now() - from} ms`);
+        const { added, removed } = await page.evaluate(() => window.drawn);
+        assert.ok(added >= 5000 && added <= 11000 && removed < 100, `${added} nodes added, ${removed} removed`);
     });
 });

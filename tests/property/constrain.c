@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(constrain_property, .fini = fail_on_leaks, .timeout = 300);
+TestSuite(constrain_property, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 /* ---- random numbers ---- */
 

@@ -4,6 +4,8 @@
  * the published code does). Tokens, depths and log-probabilities must be equal to the bit.
  *
  *   FATHOM_SEED=N   first seed (else from the clock; printed) */
+#include "base/clock.h"
+#include "base/size.h"
 #include "scheduler/scheduler.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/weights.h"

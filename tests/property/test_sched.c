@@ -3,6 +3,7 @@
  *   FATHOM_SEED=N   first seed (else from the clock; printed)
  *   FATHOM_RUNS=N   workloads
  *   FATHOM_CASE=seed,keep,shorter,simpler,flights   one case, as a failure prints it */
+#include "base/clock.h"
 #include "tests/lib/testlib.h"
 #include "tests/property/workload.h"
 
@@ -11,7 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-TestSuite(sched_property, .fini = fail_on_leaks, .timeout = 600);
+TestSuite(sched_property, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 static uint64_t env_u64(const char *name, uint64_t otherwise) {
     const char *text = getenv(name);

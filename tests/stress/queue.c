@@ -1,6 +1,8 @@
 /* queue.c - two threads, two small queues and two bells: a million items each
  * way arrive once and in order. Built with TSan by `make tsan`. */
-#include "base/base.h"
+
+#include "base/queue.h"
+#include "base/wake.h"
 
 #include <pthread.h>
 #include <stdio.h>

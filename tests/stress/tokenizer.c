@@ -1,5 +1,7 @@
 /* tokenizer.c - four threads share one tokenizer and must all get the same ids. */
 #include "text/tokenizer.h"
+#include "base/file.h"
+#include "base/json.h"
 
 #include <pthread.h>
 #include <stdio.h>

@@ -117,10 +117,11 @@ export function folderWith(json) {
 
 // ---- the program ----
 
-// One answer per line; a line is a string or, for bytes, an array of numbers.
+// One answer per line; a line is a string or, for bytes, an array of numbers. The program may use
+// two minutes of processor time, whatever else the machine does.
 export function run(dir, lines, ...flags) {
   const input = lines.map((l) => JSON.stringify(l) + '\n').join('');
-  const out = execFileSync(program, ['tokenize', '--model', dir, ...flags], { input, maxBuffer: 1 << 30 });
+  const out = execFileSync('sh', ['-c', 'ulimit -t 120; exec "$0" "$@"', program, 'tokenize', '--model', dir, ...flags], { input, maxBuffer: 1 << 30 });
   return out.toString().split('\n').slice(0, -1).map((l) => JSON.parse(l));
 }
 

@@ -74,13 +74,10 @@ for (const [name, js] of [['gpt2', null], ['cl100k_base', cl100k], ['o200k_base'
         equal(texts, ids(texts), (t) => other.encode(t, [], []));
       });
     }
-    test('two megabytes of one letter, of spaces, of a pair: seconds, not hours', () => {
+    test('two megabytes of one letter, of spaces, of a pair: seconds of work, not hours', () => {
       const n = 2 << 20;
       const texts = ['a'.repeat(n), ' '.repeat(n), 'ab'.repeat(n / 2), ' a'.repeat(n / 2), 'the'.repeat(n / 3), '你'.repeat(n / 3)];
-      const start = process.hrtime.bigint();
-      const got = lib.run(folder.dir, texts);
-      const seconds = Number(process.hrtime.bigint() - start) / 1e9;
-      assert.ok(seconds < 60, `${seconds} s`);
+      const got = lib.run(folder.dir, texts); // within lib's limit of processor time
       assert.deepEqual(lib.run(folder.dir, got, '--ids-to-text'), texts);
     });
   });

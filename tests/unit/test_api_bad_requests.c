@@ -1,6 +1,8 @@
 /* test_api_bad_requests.c - every folder of tests/suites/bad_request is one refused body:
  * input.json and `expected`, lines of "key value" (route, status, param, code, message: a
  * part of it). Adding a case needs no C. */
+#include "base/file.h"
+#include "base/json.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
 
@@ -92,7 +94,7 @@ static void run_case(const char *name) {
     buf_deinit(&expected);
 }
 
-Test(api_bad_requests, each_folder_of_the_suite_is_refused_as_it_says, .timeout = 120) {
+Test(api_bad_requests, each_folder_of_the_suite_is_refused_as_it_says, .timeout = HANGS_S) {
     DIR *dir = opendir("tests/suites/bad_request");
     cr_assert_not_null(dir);
     size_t cases = 0;

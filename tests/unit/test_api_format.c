@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(api_format, .fini = fail_on_leaks, .timeout = 300);
+TestSuite(api_format, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 typedef struct {
     api_reply *reply;

@@ -1,5 +1,6 @@
 /* test_api_reply.c - events to JSON and to server-sent events. */
 #include "api/api_internal.h"
+#include "base/utf8.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
 
@@ -406,7 +407,7 @@ Test(api_reply, echo_with_no_tokens_scores_the_prompt) {
     for (size_t i = 0; i < q.n_prompt; i++) {
         const json_t *t = json_array_get(tokens, i);
         cr_expect_eq((size_t)json_integer_value(json_array_get(offsets, i)), chars);
-        chars += api__utf8_chars(json_string_value(t), json_string_length(t));
+        chars += utf8_count(json_string_value(t), json_string_length(t));
     }
     cr_expect_eq(chars, 8);
     cr_expect_eq(json_array_size(json_object_get(ch, "depths")), q.n_prompt);

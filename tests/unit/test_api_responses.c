@@ -1,4 +1,5 @@
 /* test_api_responses.c - /v1/responses: its object, its events, what it refuses. */
+#include "base/json.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
 

@@ -1,5 +1,6 @@
 /* test_api_text.c - statuses, UTF-8 over token bytes, stop strings, Jinja's spellings. */
 #include "api/api_internal.h"
+#include "base/utf8.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -66,7 +67,7 @@ static void decode_whole(const char *s, size_t n, buf *out) {
     for (size_t i = 0; i < n;) {
         size_t best = 0; /* longest prefix of a character; whole if valid */
         for (size_t len = 1; len <= 4 && i + len <= n; len++) {
-            if (api__utf8_valid(s + i, len)) {
+            if (utf8_valid(s + i, len)) {
                 buf_append(out, s + i, len);
                 i += len;
                 best = 0;
@@ -81,7 +82,7 @@ static void decode_whole(const char *s, size_t n, buf *out) {
                 memcpy(try, s + i, len);
                 try[len] = (char)b;
                 try[len + 1 > 4 ? 4 : len + 1] = (char)0x80;
-                prefix = api__utf8_valid(try, len + 1) || (len == 2 && api__utf8_valid(try, 4));
+                prefix = utf8_valid(try, len + 1) || (len == 2 && utf8_valid(try, 4));
             }
             if (!prefix) break;
             best = len;
@@ -107,7 +108,7 @@ Test(api_text, bytes_in_any_split_give_the_same_text_and_only_whole_characters) 
             size_t n = 1 + (size_t)rand() % 3;
             if (n > in.len - at) n = in.len - at;
             api__utf8_bytes(&u, in.data + at, n, &got);
-            cr_assert(got.len == 0 || api__utf8_valid(got.data, got.len));
+            cr_assert(got.len == 0 || utf8_valid(got.data, got.len));
             at += n;
         }
         api_utf8_finish(&u, &got);

@@ -1,4 +1,5 @@
 /* test_config.c - config.json: good ones, every rule, the published variants. */
+#include "base/json.h"
 #include "model/model.h"
 #include "tests/lib/files.h"
 #include "tests/lib/oom.h"
@@ -232,7 +233,7 @@ Test(config, the_variants_have_the_sizes_their_names_say) {
     cr_assert(strstr(e.msg, "mythos_1b"), "%s", e.msg);
 }
 
-Test(config, parsing_survives_every_failed_allocation, .timeout = 60) {
+Test(config, parsing_survives_every_failed_allocation, .timeout = HANGS_S) {
     json_setup();
     char *text = golden_text("mla");
     for (int sticky = 0; sticky < 2; sticky++) {

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(constrain, .fini = fail_on_leaks, .timeout = 60);
+TestSuite(constrain, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 static api__grammar *compile(const char *text, err *e) {
     json_error_t why;

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(constrain_memory, .fini = fail_on_leaks, .timeout = 300);
+TestSuite(constrain_memory, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 /* Does its work once; *right says whether a success is as good as with all the memory. */
 typedef int attempt(void *ud, bool *right, err *e);

@@ -1,5 +1,6 @@
 /* What the CPU backend promises beyond the golden cases: bits that depend on a row alone,
  * any shape of model, and refusals instead of undefined behaviour. */
+#include "base/file.h"
 #include "engine/cpu/cpu_internal.h"
 #include "tests/lib/oom.h"
 #include "tests/lib/reference.h"

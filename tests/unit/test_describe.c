@@ -1,4 +1,5 @@
 /* test_describe.c - a plan in words, and what its cache takes beside other attention. */
+#include "base/json.h"
 #include "cli/describe.h"
 #include "tests/lib/testlib.h"
 

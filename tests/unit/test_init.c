@@ -121,7 +121,7 @@ static void depths_of(const char *dir, uint64_t seed, double *mean, double *std)
     ref_close(r);
 }
 
-Test(init, depths_of_random_tokens_spread_around_the_mean_asked_for, .timeout = 120) {
+Test(init, depths_of_random_tokens_spread_around_the_mean_asked_for, .timeout = HANGS_S) {
     static const float means[] = {1.5f, 2, 3, 4, 5, 6};
     for (size_t i = 0; i < ARRAY_LEN(means); i++) {
         tmp_dir d = tmp_dir_create();
@@ -175,7 +175,7 @@ Test(init, what_cannot_be_written_is_refused) {
     tmp_dir_remove(&d);
 }
 
-Test(init, writing_survives_every_failed_allocation, .timeout = 120) {
+Test(init, writing_survives_every_failed_allocation, .timeout = HANGS_S) {
     model_plan c = variant("tiny");
     for (long n = 0;; n++) {
         tmp_dir d = tmp_dir_create();

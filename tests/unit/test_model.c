@@ -516,7 +516,7 @@ Test(model, a_tensor_beyond_4_gib_is_read_where_it_is) {
 
 /* ---- memory and formats ---- */
 
-Test(model, opening_survives_every_failed_allocation, .timeout = 120) {
+Test(model, opening_survives_every_failed_allocation, .timeout = HANGS_S) {
     json_setup();
     tmp_dir d = tmp_dir_create();
     write_shards(d.path);

@@ -1,4 +1,5 @@
 /* test_safetensors.c - headers: what is read, and every way one can be wrong. */
+#include "base/json.h"
 #include "model/safetensors_internal.h"
 #include "tests/lib/files.h"
 #include "tests/lib/oom.h"
@@ -188,7 +189,7 @@ Test(safetensors, a_name_may_have_256_bytes_and_no_more) {
     cr_assert(strstr(big.msg, "1048576 bytes"), "%s", big.msg);
 }
 
-Test(safetensors, a_hundred_thousand_tensors_are_read_and_found, .timeout = 60) {
+Test(safetensors, a_hundred_thousand_tensors_are_read_and_found, .timeout = HANGS_S) {
     buf b = {0};
     enum { N = 100000 };
     for (uint32_t i = 0; i < N; i++) {
@@ -221,7 +222,7 @@ Test(safetensors, too_many_elements_are_refused_before_memory_is_spent) {
     buf_deinit(&b);
 }
 
-Test(safetensors, parsing_survives_every_failed_allocation, .timeout = 60) {
+Test(safetensors, parsing_survives_every_failed_allocation, .timeout = HANGS_S) {
     json_setup();
     const char *header = "{\"__metadata__\":{\"format\":\"pt\"},"
                          "\"b\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[2,26]},"

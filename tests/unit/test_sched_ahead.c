@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-TestSuite(sched_ahead, .fini = fail_on_leaks, .timeout = 120);
+TestSuite(sched_ahead, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 static fake_opts device(kv_policy policy, uint32_t max_flights) {
     fake_opts f;

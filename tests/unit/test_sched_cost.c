@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-TestSuite(sched_cost, .fini = fail_on_leaks, .timeout = 120);
+TestSuite(sched_cost, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 Test(sched_cost, a_line_is_found_again_through_noise) {
     cost_fit f = {0};

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-TestSuite(sched_load, .fini = fail_on_leaks, .timeout = 240);
+TestSuite(sched_load, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 static sched_opts opts(kv_policy policy) {
     sched_opts o;

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-TestSuite(sched_request, .fini = fail_on_leaks, .timeout = 60);
+TestSuite(sched_request, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 static fake_opts small(void) {
     fake_opts f;

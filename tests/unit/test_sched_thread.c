@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-TestSuite(sched_thread, .fini = fail_on_leaks, .timeout = 60);
+TestSuite(sched_thread, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 enum { STREAMS = 6, MOST_TOKENS = 24, LEAST_LOOPS = 3 };
 

@@ -1,9 +1,10 @@
 /* test_srv_assets.c - the page's files are in the binary, whole and as they are on disk. */
-#include "base/base.h"
+#include "base/file.h"
 #include "server/assets_internal.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
 
 TestSuite(srv_assets, .fini = fail_on_leaks);

@@ -1,5 +1,6 @@
 /* test_srv_screen.c - what stands before the router, as bytes: targets, framing headers,
  * content types, request ids, and the hash behind the keys. */
+#include "base/json.h"
 #include "server/server_internal.h"
 #include "tests/lib/testlib.h"
 

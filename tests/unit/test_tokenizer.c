@@ -8,8 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-TestSuite(tokenizer, .fini = fail_on_leaks, .timeout = 120);
+TestSuite(tokenizer, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 /* ---- building files ---- */
 
@@ -650,15 +651,15 @@ static size_t merge_plainly(const tokenizer *t, const char *text, size_t n, uint
     for (size_t i = 0; i < n; i++)
         ids[i] = (unsigned char)text[i];
     for (;;) {
-        uint64_t best = TEXT__NO_VALUE;
+        uint64_t best = MAP_NONE;
         size_t at = 0;
         for (size_t i = 0; i + 1 < n; i++) {
-            uint64_t found = text__map_get(&t->merges, (uint64_t)ids[i] << 32 | ids[i + 1]);
+            uint64_t found = map_get(&t->merges, (uint64_t)ids[i] << 32 | ids[i + 1]);
             if (found >= best) continue;
             best = found;
             at = i;
         }
-        if (best == TEXT__NO_VALUE) return n;
+        if (best == MAP_NONE) return n;
         ids[at] = (uint32_t)best;
         memmove(ids + at + 1, ids + at + 2, (n - at - 2) * sizeof *ids);
         n--;
@@ -717,9 +718,9 @@ Test(tokenizer, two_megabytes_of_one_kind_take_n_log_n_steps) {
             text[i] = kind == 0 ? 'a' : kind == 1 ? ' ' : "ab"[i & 1];
         token_ids ids = {0};
         err e = {0};
-        uint64_t start = clock_ns();
+        clock_t start = clock(); /* processor time: quadratic steps would take hours of it */
         cr_assert_eq(tokenizer_encode(t, text, n, false, SIZE_MAX, &ids, &e), 0);
-        cr_assert_lt(clock_ns() - start, 30ull * 1000000000, "kind %d", kind);
+        cr_assert_lt(clock() - start, 60 * CLOCKS_PER_SEC, "kind %d", kind);
         cr_assert_eq(ids.n, kind == 0 ? n / 8 : n / 4, "kind %d: %zu", kind, ids.n);
         token_ids_deinit(&ids);
     }

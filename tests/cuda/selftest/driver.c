@@ -4,6 +4,7 @@
  * halts; rows say what to do where it is wrong. When the first is waited for, what the second
  * has lost is taken back: slots, and the states of rows that are through, go at once to others. */
 #include "tests/cuda/selftest/driver.h"
+#include "base/size.h"
 
 #include <stdlib.h>
 #include <string.h>

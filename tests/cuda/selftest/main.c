@@ -1,5 +1,6 @@
 /* main.c - runs the CUDA self-test and prints plain counts. Exit status: 0 all checks hold (or
  * there is no device), 1 some do not. One argument runs one group. */
+#include "base/clock.h"
 #include "tests/cuda/selftest/selftest.h"
 
 #include <stdio.h>

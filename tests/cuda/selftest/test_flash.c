@@ -1,5 +1,6 @@
 /* test_flash.c - attention over expanded keys against plain sums in double, from the runs that
  * eng__cuda_put_runs finds: ragged runs and contexts, decode rows between them, any scratch. */
+#include "base/size.h"
 #include "tests/cuda/selftest/driver.h"
 #include "tests/lib/golden.h"
 

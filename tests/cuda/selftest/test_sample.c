@@ -1,5 +1,6 @@
 /* test_sample.c - tokens picked on the device against the host's sampler: every option alone and
  * together, on logits of every kind; the same bits in every batch and order of threads. */
+#include "base/size.h"
 #include "tests/cuda/selftest/selftest.h"
 
 #include <math.h>

@@ -1,6 +1,6 @@
 // Bytes in, bytes out: for requests that no HTTP library would send.
 import net from "node:net";
-import { sleep } from "./server.mjs";
+import { PATIENCE, sleep } from "./server.mjs";
 
 export class Raw {
     received = Buffer.alloc(0);
@@ -23,16 +23,20 @@ export class Raw {
         return this;
     }
 
+    // One byte at a time. Gives back how many went out before the peer closed.
     async trickle(bytes, ms) {
+        let sent = 0;
         for (const b of Buffer.from(bytes)) {
-            if (this.closed) return;
+            if (this.closed) break;
             this.socket.write(Buffer.from([b]));
+            sent++;
             await sleep(ms);
         }
+        return sent;
     }
 
     // Waits for the peer to close, or for what enough(received) likes.
-    async until(enough, ms = 5000) {
+    async until(enough, ms = PATIENCE) {
         const end = Date.now() + ms;
         while (!this.closed && Date.now() < end && !(enough && enough(this.received))) await sleep(2);
         return this.received;
@@ -83,9 +87,9 @@ export function parse(bytes) {
     return { status, headers, body: Buffer.from(rest.slice(0, n), "latin1").toString(), rest: rest.slice(n), whole };
 }
 
-// Sends bytes on a fresh connection and gives back the first response that is not 1xx, and
-// whether the server closed the connection.
-export async function exchange(port, bytes, { ms = 3000, wait = 250, end = false } = {}) {
+// Sends bytes on a fresh connection and gives back the first response that is not 1xx. With
+// `closes` (true, or a function of the response) it waits for the server to close the connection.
+export async function exchange(port, bytes, { closes = false, end = false } = {}) {
     const c = await Raw.open(port, { allowHalfOpen: end });
     c.send(bytes);
     if (end) c.socket.end();
@@ -93,14 +97,14 @@ export async function exchange(port, bytes, { ms = 3000, wait = 250, end = false
         let r = parse(b);
         while (r && r.status >= 100 && r.status < 200) r = parse(Buffer.from(r.rest, "latin1"));
         return r && r.whole;
-    }, ms);
-    if (!c.closed) await c.until(null, wait); // does it close by itself?
+    });
     let r = parse(c.received);
     const before = [];
     while (r && r.status >= 100 && r.status < 200) {
         before.push(r.status);
         r = parse(Buffer.from(r.rest, "latin1"));
     }
+    if (typeof closes === "function" ? closes(r) : closes) await c.until(null);
     const closed = c.closed;
     c.destroy();
     return { ...(r ?? { status: 0, headers: {}, body: "" }), before, closed, bytes: c.received };

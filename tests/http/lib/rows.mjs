@@ -2,7 +2,7 @@
 // table counts them and lists those whose answer differs from the table, with the reason.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { Server, until } from "./server.mjs";
+import { PATIENCE, Server, until } from "./server.mjs";
 
 export class Table {
     rows = [];
@@ -19,14 +19,16 @@ export class Table {
     }
 
     // fn(server) asserts. differs: why the answer is not the one the table names.
-    // skip: why the row cannot be tried here.
-    row(id, what, fn, { differs, skip } = {}) {
+    // skip: why the row cannot be tried here. args: a server of the row's own, with these options.
+    row(id, what, fn, { differs, skip, args } = {}) {
         this.rows.push({ id, differs, skip });
-        test(`${id} ${what}`, { skip, timeout: 120000 }, async () => {
-            await fn(this.server);
-            if (this.server.exit) assert.fail(`the server ended: ${this.server.log.slice(-2000)}`);
-            await until("health after the row", async () => (await this.server.get("/health")).status === 200);
-            this.server.clean();
+        test(`${id} ${what}`, { skip, timeout: 5 * PATIENCE }, async () => {
+            const server = args ? await Server.start(args) : this.server;
+            await fn(server);
+            if (server.exit) assert.fail(`the server ended: ${server.log.slice(-2000)}`);
+            await until("health after the row", async () => (await server.get("/health")).status === 200);
+            server.clean();
+            if (args) await server.stop();
         });
     }
 

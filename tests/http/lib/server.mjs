@@ -18,10 +18,13 @@ export const binary = process.env.FATHOM_BIN ?? (existsSync(sanitized) ? sanitiz
 export const slow = binary.includes("san-"); // sanitizers cost about ten times
 export const demo = path.join(root, "models/demo");
 
+// After this many ms a state that never comes is given up. It judges no speed: a busy machine
+// may be late by any amount that people would wait for.
+export const PATIENCE = 120000;
 export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
-export async function until(what, test, ms = 10000) {
-    const end = Date.now() + ms;
+export async function until(what, test) {
+    const end = Date.now() + PATIENCE;
     for (;;) {
         const value = await test();
         if (value) return value;
@@ -56,12 +59,12 @@ export class Server {
                 done(s.exit);
             });
         });
-        await until("the listening line", () => s.exit || /listening on http:\/\/\S+/.test(s.log), 20000);
+        await until("the listening line", () => s.exit || /listening on http:\/\/\S+/.test(s.log));
         const at = /listening on (http:\/\/[^\s,]+:(\d+))/.exec(s.log);
         if (!at) return s; // it ended instead: the test looks at exit and log
         s.url = at[1];
         s.port = Number(at[2]);
-        if (ready) await until("readiness", async () => s.exit || (await s.get("/ready")).status === 200, 30000);
+        if (ready) await until("readiness", async () => s.exit || (await s.get("/ready")).status === 200);
         return s;
     }
 
@@ -101,12 +104,21 @@ export class Server {
     }
 
     // Running and waiting sequences, past the 100 ms for which a page is kept.
-    async idle(ms = 2000) {
+    async idle() {
         await until("an idle engine", async () => {
             const m = await this.metrics();
             return m["vllm:num_requests_running"] === 0 && m["vllm:num_requests_waiting"] === 0 &&
                    m['fathom_cache_pages{state="used"}'] === 0;
-        }, ms);
+        });
+    }
+
+    // Waits until the engine is idle, then says whether clients' leaving is why: so many of them
+    // left, and the tokens they asked for were not computed to the end.
+    async cancelled({ clients, below }) {
+        await until("the server sees them leave", async () => (await this.metrics())["fathom_http_client_left_total"] === clients);
+        await this.idle();
+        const tokens = (await this.metrics())["vllm:generation_tokens_total"];
+        assert.ok(tokens < below, `${tokens} tokens were computed, of ${below} asked for`);
     }
 
     signal(name) {
@@ -117,7 +129,7 @@ export class Server {
     // A server that was told to end is only waited for: a second signal would cut it short.
     async stop(signal = "SIGTERM", code = 0) {
         if (!this.exit && !this.signalled) this.signal(signal);
-        const timer = setTimeout(() => this.child.kill("SIGKILL"), 40000);
+        const timer = setTimeout(() => this.child.kill("SIGKILL"), PATIENCE);
         const end = await this.ended;
         clearTimeout(timer);
         this.clean();

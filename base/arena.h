@@ -1,0 +1,20 @@
+/* arena.h - many small things that end together, under a ceiling in bytes. An arena belongs to
+ * one thread. */
+#ifndef FATHOM_ARENA_H
+#define FATHOM_ARENA_H
+
+#include "base/lang.h"
+
+typedef struct arena_block arena_block;
+typedef struct {
+    arena_block *head;
+    size_t used, max; /* bytes; max is fixed at init */
+    bool failed;      /* sticky: an allocation was refused */
+} arena;
+void arena_init(arena *a, size_t max_bytes);
+void *arena_alloc(arena *a, size_t n) WARN_UNUSED; /* 16-byte aligned, zeroed; NULL when full */
+void *arena_array(arena *a, size_t n, size_t item_bytes) WARN_UNUSED;
+char *arena_strndup(arena *a, const char *s, size_t n) WARN_UNUSED;
+void arena_deinit(arena *a);
+
+#endif

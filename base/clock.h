@@ -1,0 +1,10 @@
+/* clock.h - time. Any thread. */
+#ifndef FATHOM_CLOCK_H
+#define FATHOM_CLOCK_H
+
+#include <stdint.h>
+
+uint64_t clock_ns(void);    /* monotonic; for durations and deadlines */
+int64_t clock_unix_s(void); /* wall clock; for stamps shown to people only */
+
+#endif

@@ -1,0 +1,29 @@
+/* utf8.c - whole characters. */
+#include "base/utf8.h"
+
+size_t utf8_char(const char *s, size_t n) {
+    const unsigned char *bytes = (const unsigned char *)s;
+    size_t len = utf8_length(bytes[0]);
+    if (len > n) return 0;
+    for (size_t i = 1; i < len; i++) {
+        if (!utf8_may_follow(bytes[0], i, bytes[i])) return 0;
+    }
+    return len;
+}
+
+size_t utf8_prefix(const char *s, size_t n) {
+    size_t at = 0;
+    while (at < n) {
+        size_t len = utf8_char(s + at, n - at);
+        if (len == 0) break;
+        at += len;
+    }
+    return at;
+}
+
+size_t utf8_count(const char *s, size_t n) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        count += ((unsigned char)s[i] & 0xc0) != 0x80;
+    return count;
+}
