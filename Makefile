@@ -9,12 +9,13 @@
 #   make fuzz-NAME  libFuzzer on one parser (FUZZ_SECONDS=60); make fuzz lists them
 #   make bench      kernels, engine and HTTP on this machine, some minutes
 #   make format     clang-format the tree
+#   make compdb     write compile_commands.json for clangd
 #   make install    to $(DESTDIR)$(PREFIX)
 #   make deps       install the Debian packages the build needs (apt, with or without root)
 #   make clean      remove build/
 #
 # Variables: SAN=address,undefined|thread   CUDA=auto|0|1   T='suite/test' (one unit test)
-#            PREFIX=/usr/local   PORT=8080   V=1 (print commands)
+#            PREFIX=/usr/local   PORT=8080   V=1 (print commands)   WERROR=1 (a warning is an error)
 
 CC      ?= gcc
 PREFIX  ?= /usr/local
@@ -33,16 +34,27 @@ FB    := build/fuzz
 # Libraries unpacked without root by tools/deps.sh are found before the system's.
 SYSROOT := $(wildcard build/sysroot/usr)
 ifneq ($(SYSROOT),)
-export PKG_CONFIG_PATH := $(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu/pkgconfig:$(CURDIR)/build/sysroot/usr/share/pkgconfig:$(PKG_CONFIG_PATH)
-SYSROOT_CFLAGS := -I$(CURDIR)/build/sysroot/usr/include -I$(CURDIR)/build/sysroot/usr/include/x86_64-linux-gnu
-SYSROOT_LIBS   := -L$(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu -Wl,-rpath,$(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu
+TRIPLE  := $(shell dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || $(CC) -dumpmachine)
+export PKG_CONFIG_PATH := $(CURDIR)/build/sysroot/usr/lib/$(TRIPLE)/pkgconfig:$(CURDIR)/build/sysroot/usr/share/pkgconfig:$(PKG_CONFIG_PATH)
+SYSROOT_CFLAGS := -I$(CURDIR)/build/sysroot/usr/include -I$(CURDIR)/build/sysroot/usr/include/$(TRIPLE)
+SYSROOT_LIBS   := -L$(CURDIR)/build/sysroot/usr/lib/$(TRIPLE) -Wl,-rpath,$(CURDIR)/build/sysroot/usr/lib/$(TRIPLE)
 endif
 
-WARN   := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wvla -Wpointer-arith -Wstrict-prototypes -Werror
-WARN_TEST := -Wall -Wextra -Wshadow -Wvla -Werror
+WARN   := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wvla -Wpointer-arith -Wstrict-prototypes
+WARN_TEST := -Wall -Wextra -Wshadow -Wvla
+# Another compiler may warn of more; only our tests insist on none.
+WERROR_FLAG := $(if $(WERROR),-Werror)
 OPT    := $(if $(SAN),-O1 -fno-omit-frame-pointer,-O2)
 CFLAGS_ALL := -std=c11 -Wno-psabi -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' -fno-strict-aliasing -g $(OPT) -I. -pthread \
               $(SYSROOT_CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -DFATHOM_SAN=1) $(CFLAGS)
+
+# Objects depend on this file, which changes when the flags do. (Not by WERROR, which changes no object.)
+FLAGS := $(CC) $(CFLAGS_ALL) / $(WARN) / $(WARN_TEST)
+ifneq ($(file <$(B)/flags),$(FLAGS))
+$(shell mkdir -p $(B))
+$(file >$(B)/flags,$(FLAGS))
+endif
+
 LIBS   := $(SYSROOT_LIBS) -lmicrohttpd -luv -ljansson -lpcre2-8 -lcurl -lm -ldl -pthread
 
 ROOMS    := base model text engine scheduler runtime api server loadgen cli
@@ -56,7 +68,7 @@ STRESS   := $(patsubst tests/stress/%.c,$(B)/stress-%,$(wildcard tests/stress/*.
 FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 Q := $(if $(V),,@)
 
-.PHONY: all help run test check san tsan unit fuzz bench format layers install deps clean cuda
+.PHONY: all help run test check san tsan unit fuzz bench format compdb layers install deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -78,15 +90,15 @@ $(B)/libfathom.a: $(LIB_OBJ)
 	@echo "  AR  $@"
 	$(Q)rm -f $@ && ar rcs $@ $^
 
-$(B)/tests/%.o: tests/%.c
+$(B)/tests/%.o: tests/%.c $(B)/flags
 	@mkdir -p $(@D)
 	@echo "  CC  $<"
-	$(Q)$(CC) $(CFLAGS_ALL) $(WARN_TEST) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS_ALL) $(WARN_TEST) $(WERROR_FLAG) -MMD -MP -c -o $@ $<
 
-$(B)/%.o: %.c
+$(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	@echo "  CC  $<"
-	$(Q)$(CC) $(CFLAGS_ALL) $(WARN) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS_ALL) $(WARN) $(WERROR_FLAG) -MMD -MP -c -o $@ $<
 
 # The page's files are taken in by the assembler, which -MMD does not see.
 $(B)/server/assets.o $(FB)/server/assets.o: $(wildcard server/web/*)
@@ -178,6 +190,15 @@ deps:
 
 format:
 	clang-format -i $(FORMATTED)
+
+# For clangd and clang-tidy: how every file is compiled.
+compdb_line = {"directory": "$(CURDIR)", "file": "$1", "command": "$(subst ",\",$(CC) $(CFLAGS_ALL) $2) -c $1"}
+compdb:
+	$(file >compile_commands.json,[)
+	$(foreach s,$(LIB_SRC),$(file >>compile_commands.json,$(call compdb_line,$s,$(WARN))$(comma)))
+	$(foreach s,$(UNIT_SRC) $(wildcard tests/lib/*.c tests/stress/*.c),$(file >>compile_commands.json,$(call compdb_line,$s,$(WARN_TEST))$(comma)))
+	$(file >>compile_commands.json,$(call compdb_line,cli/main.c,$(WARN))])
+	@echo "  compile_commands.json"
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/fathom

@@ -14,11 +14,11 @@ static bool ranks_before(const seq *a, const seq *b) {
     return a->arrival < b->arrival;
 }
 
-static void insert_ranked(ring *list, seq *q) {
-    ring *at = list;
-    while (at->prev != list && ranks_before(q, RING_OWNER(at->prev, seq, rank)))
+static void insert_ranked(list_link *list, seq *q) {
+    list_link *at = list;
+    while (at->prev != list && ranks_before(q, OWNER_OF(at->prev, seq, rank)))
         at = at->prev;
-    ring_insert_before(at, &q->rank);
+    list_insert_before(at, &q->rank);
 }
 
 static void enqueue(sched *s, seq *q) {
@@ -36,7 +36,7 @@ static void left_queue(sched *s, seq *q) {
 }
 
 static void dequeue(sched *s, seq *q) {
-    ring_remove(&q->rank);
+    list_remove(&q->rank);
     s->n_waiting--;
     s->waiting_tokens -= q->n_tokens;
     left_queue(s, q);
@@ -51,11 +51,11 @@ void sched__accept(sched *s, seq *q) {
 void sched__release(sched *s, seq *q) {
     s->changes++;
     sched__drop_cohorts(s, q);
-    ring_remove(&q->start);
+    list_remove(&q->start);
     while (q->n_blocks > 0)
         sched__give_block(&s->cache, q->blocks[--q->n_blocks]);
     if (q->state == SEQ_RUNNING) {
-        ring_remove(&q->rank);
+        list_remove(&q->rank);
         s->n_running--;
     } else if (q->state == SEQ_WAITING) {
         dequeue(s, q);
@@ -70,7 +70,7 @@ static void preempt(sched *s, seq *q) {
 }
 
 bool sched__make_room(sched *s, seq *q) {
-    seq *last = RING_OWNER(s->running.prev, seq, rank);
+    seq *last = OWNER_OF(s->running.prev, seq, rank);
     if (s->n_running == 1) { /* refused at submit, so this is a fault of ours: end it, not us */
         sched__end(s, q, SCHED_FAILED, ERR_INTERNAL, 0);
         return false;
@@ -174,8 +174,8 @@ static bool fits_now(const sched *s, const seq *q) {
 static bool being_made(const sched *s, const seq *q) {
     size_t n = ((size_t)q->n_blocks + 1) * ENG_BLOCK;
     if (!q->may_share || n >= q->n_tokens) return false;
-    for (const ring *r = s->running.next; r != &s->running; r = r->next) {
-        const seq *o = RING_OWNER((uintptr_t)r, seq, rank);
+    for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
+        const seq *o = OWNER_OF((uintptr_t)r, seq, rank);
         if (o->n_offered <= q->n_blocks && o->req.n_prompt >= n &&
             sched__same_root(&o->root, &q->root) &&
             memcmp(o->tokens, q->tokens, n * sizeof *q->tokens) == 0) {
@@ -226,9 +226,9 @@ static attempt try_begin(sched *s, seq *q, uint32_t cap) {
 void sched__admit(sched *s) {
     uint32_t cap = depth_cap(s);
     s->stats.depth_cap_now = cap < s->limits.opts.ceiling_loops ? cap : 0;
-    ring *r = s->waiting.next;
+    list_link *r = s->waiting.next;
     while (s->n_running < s->limits.opts.max_running && r != &s->waiting) {
-        seq *q = RING_OWNER(r, seq, rank);
+        seq *q = OWNER_OF(r, seq, rank);
         r = r->next;
         if (try_begin(s, q, cap) == NO_ROOM) return;
     }

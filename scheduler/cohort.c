@@ -46,14 +46,14 @@ static void count_out(sched *s, cohort *c) { /* of every sum it stands in */
         s->n_looping_live -= c->n_live;
         *(c->parked ? &s->n_parked : &s->n_looping_tail) -= c->n_tail;
     }
-    if (!ring_empty(&c->stage)) s->n_to_coda -= c->n_coda;
+    if (!list_empty(&c->stage)) s->n_to_coda -= c->n_coda;
 }
 
 static void free_cohort(sched *s, cohort *c) {
     seq *q = c->owner;
     count_out(s, c);
-    ring_remove(&c->loop);
-    ring_remove(&c->stage);
+    list_remove(&c->loop);
+    list_remove(&c->stage);
     for (uint32_t i = 0; i < MAX_FLIGHTS; i++) {
         if (c->pick[i] != NONE) s->flights[i].picks[c->pick[i]] = NULL;
     }
@@ -76,7 +76,7 @@ static bool is_decode(const seq *q) { /* its next cohort */
 }
 
 void sched__want_start(sched *s, seq *q) {
-    ring_move_back(is_decode(q) ? &s->want_decode : &s->want_prompt, &q->start);
+    list_move_back(is_decode(q) ? &s->want_decode : &s->want_prompt, &q->start);
     q->waited = 0;
 }
 
@@ -97,30 +97,30 @@ static void start_cohort(sched *s, seq *q) {
     c->list = c->decode ? LIST_DECODE : LIST_PROMPT;
     s->n_decode_rows += c->decode;
     c->head = c->coda_row = take_rows(s, n, q->next_start);
-    ring_init(&c->loop);
-    ring_init(&c->stage);
+    list_init(&c->loop);
+    list_init(&c->stage);
     c->before = q->last;
     *(q->last ? &q->last->after : &q->first) = c;
     q->last = c;
     q->next_start += n;
     q->waited = 0;
-    ring_insert_before(&s->to_prelude, &c->stage);
+    list_insert_before(&s->to_prelude, &c->stage);
     s->n_to_prelude += n;
-    if (q->next_start == q->n_tokens) ring_remove(&q->start);
+    if (q->next_start == q->n_tokens) list_remove(&q->start);
 }
 
 static seq *longest_waiting(const sched *s) {
-    seq *a = ring_empty(&s->want_decode) ? NULL : RING_OWNER(s->want_decode.next, seq, start);
-    for (ring *r = s->want_prompt.next; r != &s->want_prompt; r = r->next) {
-        seq *q = RING_OWNER(r, seq, start);
+    seq *a = list_empty(&s->want_decode) ? NULL : OWNER_OF(s->want_decode.next, seq, start);
+    for (list_link *r = s->want_prompt.next; r != &s->want_prompt; r = r->next) {
+        seq *q = OWNER_OF(r, seq, start);
         if (a == NULL || q->waited > a->waited) a = q;
     }
     return a;
 }
 
-static void count_refused(ring *list) {
-    for (ring *r = list->next; r != list; r = r->next)
-        RING_OWNER(r, seq, start)->waited++;
+static void count_refused(list_link *list) {
+    for (list_link *r = list->next; r != list; r = r->next)
+        OWNER_OF(r, seq, start)->waited++;
 }
 
 /* Rows to be left free for sequences that decode: a row for each of those running, up to a
@@ -142,8 +142,8 @@ static bool start_overdue(sched *s) {
             start_cohort(s, q);
             continue;
         }
-        while (kept-- > 0 && s->n_free_rows > 0 && !ring_empty(&s->want_decode))
-            start_cohort(s, RING_OWNER(s->want_decode.next, seq, start));
+        while (kept-- > 0 && s->n_free_rows > 0 && !list_empty(&s->want_decode))
+            start_cohort(s, OWNER_OF(s->want_decode.next, seq, start));
         return false;
     }
 }
@@ -158,12 +158,12 @@ void sched__start_cohorts(sched *s) {
         count_refused(&s->want_prompt);
         return;
     }
-    while (s->n_free_rows > 0 && !ring_empty(&s->want_decode)) {
-        start_cohort(s, RING_OWNER(s->want_decode.next, seq, start));
+    while (s->n_free_rows > 0 && !list_empty(&s->want_decode)) {
+        start_cohort(s, OWNER_OF(s->want_decode.next, seq, start));
     }
     uint32_t keep = s->n_running < s->n_rows / 4 ? s->n_running : s->n_rows / 4;
-    while (!ring_empty(&s->want_prompt)) {
-        seq *q = RING_OWNER(s->want_prompt.next, seq, start);
+    while (!list_empty(&s->want_prompt)) {
+        seq *q = OWNER_OF(s->want_prompt.next, seq, start);
         uint32_t n = next_cohort_rows(s, q);
         if (n + keep > s->n_free_rows && s->n_free_rows < s->n_rows) break;
         if (n > s->n_free_rows) break;
@@ -181,11 +181,11 @@ static void queue_coda(sched *s, cohort *c) {
     for (; c; c = c->after) {
         const cohort *p = c->before;
         if (c->n_live > 0) return;
-        if (c->coda_row == NONE || !ring_empty(&c->stage)) continue;
+        if (c->coda_row == NONE || !list_empty(&c->stage)) continue;
         bool in_order =
-            p == NULL || p->coda_row == NONE || (p->n_live == 0 && !ring_empty(&p->stage));
+            p == NULL || p->coda_row == NONE || (p->n_live == 0 && !list_empty(&p->stage));
         if (!in_order && s->fault != FAULT_CODA_ORDER) return;
-        ring_insert_before(&s->to_coda, &c->stage);
+        list_insert_before(&s->to_coda, &c->stage);
         s->n_to_coda += c->n_coda;
     }
 }
@@ -193,11 +193,11 @@ static void queue_coda(sched *s, cohort *c) {
 /* What the cohort does next, now that a launch or a coda is behind it. */
 void sched__settle_cohort(sched *s, cohort *c) {
     if (c->looping && c->n_live + c->n_tail == 0) {
-        ring_remove(&c->loop);
+        list_remove(&c->loop);
         c->looping = false;
     } else if (c->looping && c->decode && c->n_live == 0 && c->list == LIST_DECODE) {
         c->list = LIST_TAIL;
-        ring_move_back(&s->looping[LIST_TAIL], &c->loop);
+        list_move_back(&s->looping[LIST_TAIL], &c->loop);
     }
     if (c->n_live == 0 && c->called) {
         c->called = false;

@@ -29,10 +29,10 @@ static bool rule_now(const sched *s, const flight *f, const cohort *c) {
 }
 
 /* Picks from one list, front first, what fits into `room` rows. Returns the rows taken. */
-static uint32_t pick_from(const sched *s, flight *f, ring *list, uint32_t room) {
+static uint32_t pick_from(const sched *s, flight *f, list_link *list, uint32_t room) {
     uint32_t taken = 0;
-    for (ring *r = list->next; r != list && taken < room; r = r->next) {
-        cohort *c = RING_OWNER(r, cohort, loop);
+    for (list_link *r = list->next; r != list && taken < room; r = r->next) {
+        cohort *c = OWNER_OF(r, cohort, loop);
         uint32_t n = c->n_live + c->n_tail;
         if (c->pick[f->index] != NONE || taken + n > room || !rule_now(s, f, c)) continue;
         sched__pick(f, c);
@@ -44,8 +44,8 @@ static uint32_t pick_from(const sched *s, flight *f, ring *list, uint32_t room) 
 static uint32_t longest_passed_over(const sched *s) {
     uint32_t most = 0;
     for (int i = 0; i < N_LISTS; i++) {
-        for (const ring *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
-            uint32_t waited = RING_OWNER((uintptr_t)r, cohort, loop)->waited;
+        for (const list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
+            uint32_t waited = OWNER_OF((uintptr_t)r, cohort, loop)->waited;
             if (waited > most) most = waited;
         }
     }
@@ -57,8 +57,8 @@ static uint32_t longest_passed_over(const sched *s) {
 static uint32_t pick_overdue(sched *s, flight *f, uint32_t room) {
     for (uint32_t w = longest_passed_over(s); w >= s->limits.opts.wait_bound; w--) {
         for (int i = 0; i < N_LISTS; i++) {
-            for (ring *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
-                cohort *c = RING_OWNER(r, cohort, loop);
+            for (list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
+                cohort *c = OWNER_OF(r, cohort, loop);
                 if (c->waited != w) continue;
                 uint32_t n = c->n_live + c->n_tail;
                 if (n > room) return 0;
@@ -74,14 +74,14 @@ static uint32_t pick_overdue(sched *s, flight *f, uint32_t room) {
  * so that each list is served in turn. */
 static void age_cohorts(sched *s, const flight *f) {
     for (int i = 0; i < N_LISTS; i++) {
-        ring *list = &s->looping[i], *end = list->prev;
-        for (ring *r = list->next, *next; r != list; r = next) {
-            cohort *c = RING_OWNER(r, cohort, loop);
+        list_link *list = &s->looping[i], *end = list->prev;
+        for (list_link *r = list->next, *next; r != list; r = next) {
+            cohort *c = OWNER_OF(r, cohort, loop);
             bool last = r == end;
             next = r->next;
             if (c->pick[f->index] != NONE) {
                 c->waited = 0;
-                ring_move_back(list, r);
+                list_move_back(list, r);
             } else if (rule(s, c) == MAY_RUN) {
                 c->waited++;
                 if (c->waited > s->stats.longest_wait) s->stats.longest_wait = c->waited;
@@ -111,8 +111,8 @@ void sched__pick_loops(sched *s, flight *f) {
         return;
     }
     if (s->fault != FAULT_STARVE) room = pick_overdue(s, f, room);
-    uint32_t tails = ring_empty(&s->looping[LIST_TAIL]) ? 0 : cap / 8;
-    uint32_t prompts = ring_empty(&s->looping[LIST_PROMPT]) ? 0 : cap / 4;
+    uint32_t tails = list_empty(&s->looping[LIST_TAIL]) ? 0 : cap / 8;
+    uint32_t prompts = list_empty(&s->looping[LIST_PROMPT]) ? 0 : cap / 4;
     if (prompts > 0 && prompts < s->chunk) prompts = s->chunk < cap / 2 ? s->chunk : cap / 2;
     if (room > tails + prompts) {
         room -= pick_from(s, f, &s->looping[LIST_DECODE], room - tails - prompts);

@@ -20,9 +20,9 @@ static void add_prelude(sched *s, flight *f, cohort *c) {
 }
 
 static void enter_loop(sched *s, cohort *c) {
-    ring_remove(&c->stage);
+    list_remove(&c->stage);
     s->n_to_prelude -= c->n;
-    ring_insert_before(&s->looping[c->list], &c->loop);
+    list_insert_before(&s->looping[c->list], &c->loop);
     c->looping = true;
     s->n_looping_live += c->n_live;
     if (c->owner->coda_next == c->first) sched__lower_frontier(c->owner); /* it alone is live */
@@ -31,8 +31,8 @@ static void enter_loop(sched *s, cohort *c) {
 
 static bool prelude_fits_ahead(const sched *s) {
     uint64_t rows = 0, blocks = 0;
-    for (const ring *r = s->to_prelude.next; r != &s->to_prelude; r = r->next) {
-        const cohort *c = RING_OWNER((uintptr_t)r, cohort, stage);
+    for (const list_link *r = s->to_prelude.next; r != &s->to_prelude; r = r->next) {
+        const cohort *c = OWNER_OF((uintptr_t)r, cohort, stage);
         if (rows + c->n > s->max_rows) break;
         rows += c->n;
         blocks += c->n / ENG_BLOCK + 2;
@@ -43,8 +43,8 @@ static bool prelude_fits_ahead(const sched *s) {
 static int run_prelude_once(sched *s, err *e) {
     flight *f = sched__new_flight(s, ENG_STAGE_PRELUDE);
     uint32_t rows = 0;
-    for (ring *r = s->to_prelude.next; r != &s->to_prelude; r = r->next) {
-        cohort *c = RING_OWNER(r, cohort, stage);
+    for (list_link *r = s->to_prelude.next; r != &s->to_prelude; r = r->next) {
+        cohort *c = OWNER_OF(r, cohort, stage);
         if (rows + c->n > s->max_rows) break; /* in order: a chunk needs the one before */
         rows += c->n;
         sched__pick(f, c);
@@ -60,7 +60,7 @@ static int run_prelude_once(sched *s, err *e) {
 }
 
 int sched__run_prelude(sched *s, err *e) {
-    while (!ring_empty(&s->to_prelude)) {
+    while (!list_empty(&s->to_prelude)) {
         if (s->n_out > 0 && !prelude_fits_ahead(s) && sched__settle_all(s, e) != 0) return -1;
         if (run_prelude_once(s, e) != 0) return -1;
     }
@@ -109,13 +109,13 @@ static void leave_queue(sched *s, cohort *c) {
     s->n_to_coda--;
     c->n_coda--;
     c->coda_row = s->rows[c->coda_row].next;
-    if (c->coda_row == NONE) ring_remove(&c->stage);
+    if (c->coda_row == NONE) list_remove(&c->stage);
 }
 
 static int run_coda_once(sched *s, err *e) {
     flight *f = sched__new_flight(s, ENG_STAGE_CODA);
-    for (ring *r = s->to_coda.next; r != &s->to_coda; r = r->next) {
-        if (!add_coda_rows(s, f, RING_OWNER(r, cohort, stage))) break;
+    for (list_link *r = s->to_coda.next; r != &s->to_coda; r = r->next) {
+        if (!add_coda_rows(s, f, OWNER_OF(r, cohort, stage))) break;
     }
     for (uint32_t i = 0; i < f->n_rows; i++) {
         const cohort *c = f->picks[f->who[i].pick];
@@ -135,7 +135,7 @@ static bool coda_fits_ahead(const sched *s) {
 /* Where it takes several, the host samples from one while the next runs. Rows leave the
  * queue when they are started, so none is sampled twice. */
 int sched__run_coda(sched *s, err *e) {
-    while (!ring_empty(&s->to_coda)) { /* ends: a launch takes at least its first row away */
+    while (!list_empty(&s->to_coda)) { /* ends: a launch takes at least its first row away */
         if (s->n_out > 0 && !coda_fits_ahead(s) && sched__settle_all(s, e) != 0) return -1;
         if (run_coda_once(s, e) != 0) return -1;
     }

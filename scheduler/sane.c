@@ -44,8 +44,8 @@ static bool pages_sane(const cache *c, uint8_t *owner, err *e) {
 static bool blocks_sane(const sched *s, uint32_t *refs, err *e) {
     const cache *c = &s->cache;
     memset(refs, 0, c->n_blocks * sizeof *refs);
-    for (const ring *r = s->running.next; r != &s->running; r = r->next) {
-        const seq *q = RING_OWNER((uintptr_t)r, seq, rank);
+    for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
+        const seq *q = OWNER_OF((uintptr_t)r, seq, rank);
         for (uint32_t i = 0; i < q->n_blocks; i++)
             refs[q->blocks[i]]++;
     }
@@ -91,7 +91,7 @@ static bool cohort_sane(const sched *s, const cohort *c, uint8_t *seen, err *e) 
         tail += s->rows[row].state == ROW_TAIL;
     }
     MUST(n == c->n && live == c->n_live && tail == c->n_tail, "rows of a cohort do not add up");
-    MUST(c->looping == !ring_empty(&c->loop), "a cohort is in the wrong list");
+    MUST(c->looping == !list_empty(&c->loop), "a cohort is in the wrong list");
     MUST(!c->looping || live + tail > 0, "a cohort loops without rows");
     for (uint32_t i = 0; i < MAX_FLIGHTS; i++) {
         const flight *f = &s->flights[i];
@@ -112,8 +112,8 @@ static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
         n_free++;
     }
     MUST(n_free == s->n_free_rows, "%u free rows, %u counted", n_free, s->n_free_rows);
-    for (const ring *r = s->running.next; r != &s->running; r = r->next) {
-        const seq *q = RING_OWNER((uintptr_t)r, seq, rank);
+    for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
+        const seq *q = OWNER_OF((uintptr_t)r, seq, rank);
         uint32_t loop = PLAN_MAX_LOOPS, at = q->first ? q->first->first : q->next_start;
         for (const cohort *c = q->first; c; c = c->after) {
             MUST(c->owner == q && c->first == at, "cohorts of a sequence leave a gap");
@@ -131,7 +131,7 @@ static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
             MUST(!c->parked || (c->n_live == 0 && c->next_loop >= q->frontier),
                  "a row that is needed is parked");
             prelude += before ? c->n : 0;
-            coda += !before && !ring_empty(&c->stage) ? c->n_coda : 0;
+            coda += !before && !list_empty(&c->stage) ? c->n_coda : 0;
         }
         MUST(at == q->next_start, "cohorts of a sequence end early");
     }
@@ -147,13 +147,12 @@ static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
 static bool lists_sane(const sched *s, err *e) {
     uint32_t running = 0, waiting = 0;
     uint64_t tokens = 0;
-    for (const ring *r = s->running.next; r != &s->running; r = r->next) {
-        MUST(RING_OWNER((uintptr_t)r, seq, rank)->state == SEQ_RUNNING,
-             "the running list is wrong");
+    for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
+        MUST(OWNER_OF((uintptr_t)r, seq, rank)->state == SEQ_RUNNING, "the running list is wrong");
         running++;
     }
-    for (const ring *r = s->waiting.next; r != &s->waiting; r = r->next) {
-        const seq *q = RING_OWNER((uintptr_t)r, seq, rank);
+    for (const list_link *r = s->waiting.next; r != &s->waiting; r = r->next) {
+        const seq *q = OWNER_OF((uintptr_t)r, seq, rank);
         MUST(q->state == SEQ_WAITING && q->n_blocks == 0 && q->first == NULL,
              "a waiting sequence holds something");
         waiting++;

@@ -101,15 +101,15 @@ int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink
     s->sink = sink;
     s->ud = ud;
     s->next_id = s->changes = 1;
-    ring_init(&s->waiting);
-    ring_init(&s->running);
-    ring_init(&s->want_decode);
-    ring_init(&s->want_prompt);
-    ring_init(&s->to_prelude);
-    ring_init(&s->to_coda);
-    ring_init(&s->parked);
+    list_init(&s->waiting);
+    list_init(&s->running);
+    list_init(&s->want_decode);
+    list_init(&s->want_prompt);
+    list_init(&s->to_prelude);
+    list_init(&s->to_coda);
+    list_init(&s->parked);
     for (int i = 0; i < N_LISTS; i++)
-        ring_init(&s->looping[i]);
+        list_init(&s->looping[i]);
     if (resolve(&s->limits, b, opts, e) != 0) goto fail;
     size_launches(s);
     if (sched__cache_init(&s->cache, &b->info, e) != 0) goto fail;
@@ -125,7 +125,7 @@ fail:
 
 seq *sched__take_ended(sched *s) {
     seq *q = s->ended;
-    if (q) s->ended = q->rank.next ? RING_OWNER(q->rank.next, seq, rank) : NULL;
+    if (q) s->ended = q->rank.next ? OWNER_OF(q->rank.next, seq, rank) : NULL;
     return q;
 }
 
@@ -135,10 +135,10 @@ static void free_ended(sched *s) {
         free(q);
 }
 
-static void free_list(ring *list) {
-    while (!ring_empty(list)) {
-        seq *q = RING_OWNER(list->next, seq, rank);
-        ring_remove(&q->rank);
+static void free_list(list_link *list) {
+    while (!list_empty(list)) {
+        seq *q = OWNER_OF(list->next, seq, rank);
+        list_remove(&q->rank);
         free(q);
     }
 }
@@ -180,9 +180,9 @@ int sched_submit(sched *s, const sched_request *r, uint64_t *id, err *e) {
     return 0;
 }
 
-static seq *find_in(ring *list, uint64_t id) {
-    for (ring *r = list->next; r != list; r = r->next) {
-        if (RING_OWNER(r, seq, rank)->id == id) return RING_OWNER(r, seq, rank);
+static seq *find_in(list_link *list, uint64_t id) {
+    for (list_link *r = list->next; r != list; r = r->next) {
+        if (OWNER_OF(r, seq, rank)->id == id) return OWNER_OF(r, seq, rank);
     }
     return NULL;
 }
@@ -200,9 +200,9 @@ void sched_cancel(sched *s, uint64_t id) {
     free_ended(s);
 }
 
-static void cancel_wanted_in(sched *s, ring *list) {
-    for (ring *r = list->next, *next; r != list; r = next) {
-        seq *q = RING_OWNER(r, seq, rank);
+static void cancel_wanted_in(sched *s, list_link *list) {
+    for (list_link *r = list->next, *next; r != list; r = next) {
+        seq *q = OWNER_OF(r, seq, rank);
         next = r->next;
         if (atomic_load_explicit(&q->cancel_wanted, memory_order_relaxed)) {
             sched__end(s, q, SCHED_CANCELLED, ERR_NONE, 0);
@@ -217,11 +217,11 @@ void sched__cancel_wanted(sched *s) {
 }
 
 void sched__end_all(sched *s, sched_finish finish, err_code why) {
-    while (!ring_empty(&s->running)) {
-        sched__end(s, RING_OWNER(s->running.next, seq, rank), finish, why, 0);
+    while (!list_empty(&s->running)) {
+        sched__end(s, OWNER_OF(s->running.next, seq, rank), finish, why, 0);
     }
-    while (!ring_empty(&s->waiting)) {
-        sched__end(s, RING_OWNER(s->waiting.next, seq, rank), finish, why, 0);
+    while (!list_empty(&s->waiting)) {
+        sched__end(s, OWNER_OF(s->waiting.next, seq, rank), finish, why, 0);
     }
 }
 
@@ -285,8 +285,8 @@ int sched_step(sched *s, bool *idle, err *e) {
 static void count_rows_by_loop(const sched *s, sched_stats *out) {
     memset(out->rows_by_loop, 0, sizeof out->rows_by_loop);
     for (int i = 0; i < N_LISTS; i++) {
-        for (const ring *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
-            const cohort *c = RING_OWNER((uintptr_t)r, cohort, loop);
+        for (const list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
+            const cohort *c = OWNER_OF((uintptr_t)r, cohort, loop);
             out->rows_by_loop[c->next_loop] += c->n_live + c->n_tail;
         }
     }

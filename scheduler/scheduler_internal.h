@@ -15,39 +15,10 @@
 #define FATHOM_SCHEDULER_INTERNAL_H
 
 #include "base/hash.h"
+#include "base/list.h"
 #include "scheduler/scheduler.h"
 
 #include <stdatomic.h>
-
-/* ---- ring: an intrusive circular list; an unlinked node points at itself ---- */
-
-typedef struct ring {
-    struct ring *prev, *next;
-} ring;
-
-#define RING_OWNER(node, type, member) ((type *)(void *)((char *)(node)-offsetof(type, member)))
-
-static inline void ring_init(ring *r) {
-    r->prev = r->next = r;
-}
-static inline bool ring_empty(const ring *r) {
-    return r->next == r;
-}
-static inline void ring_insert_before(ring *at, ring *r) {
-    r->prev = at->prev;
-    r->next = at;
-    at->prev->next = r;
-    at->prev = r;
-}
-static inline void ring_remove(ring *r) { /* also of an unlinked node */
-    r->prev->next = r->next;
-    r->next->prev = r->prev;
-    ring_init(r);
-}
-static inline void ring_move_back(ring *list, ring *r) {
-    ring_remove(r);
-    ring_insert_before(list, r);
-}
 
 #define NONE UINT32_MAX
 
@@ -145,8 +116,8 @@ typedef struct cohort cohort;
 typedef enum { SEQ_NEW, SEQ_WAITING, SEQ_RUNNING, SEQ_ENDED } seq_state;
 
 typedef struct seq {
-    ring rank;  /* in waiting or running, by priority and then arrival */
-    ring start; /* in want_decode or want_prompt while a cohort may be started */
+    list_link rank;  /* in waiting or running, by priority and then arrival */
+    list_link start; /* in want_decode or want_prompt while a cohort may be started */
     uint64_t id, arrival;
     seq_state state;
     atomic_bool cancel_wanted; /* set by any thread, or inside a step */
@@ -223,8 +194,8 @@ typedef enum {
 struct cohort {
     seq *owner;
     cohort *before, *after;            /* of the same sequence, by position */
-    ring loop;                         /* in s->looping[list] */
-    ring stage;                        /* in s->to_prelude, then s->to_coda */
+    list_link loop;                    /* in s->looping[list] */
+    list_link stage;                   /* in s->to_prelude, then s->to_coda */
     uint32_t first, n, head, coda_row; /* rows; coda_row = next one for the coda, NONE = taken */
     uint32_t n_live, n_tail, n_coda;   /* rows that loop, loop on silently, await the coda */
     uint32_t waited;                   /* launches it could have joined and did not */
@@ -291,17 +262,17 @@ struct sched {
     cache cache;
     eng_sampler *sampler;
 
-    ring waiting, running; /* seq.rank */
+    list_link waiting, running; /* seq.rank */
     uint32_t n_waiting, n_running;
     uint64_t waiting_tokens, next_id, next_arrival;
-    uint64_t changes;              /* blocks offered and sequences gone, ever; from 1 */
-    ring want_decode, want_prompt; /* seq.start */
+    uint64_t changes;                   /* blocks offered and sequences gone, ever; from 1 */
+    list_link want_decode, want_prompt; /* seq.start */
 
     row_info *rows;
     cohort *cohorts, *free_cohort; /* as many as rows */
     uint32_t n_rows, free_row, n_free_rows, max_rows, chunk;
     uint32_t n_decode_rows; /* held by cohorts that decode */
-    ring looping[N_LISTS], to_prelude, to_coda, parked;
+    list_link looping[N_LISTS], to_prelude, to_coda, parked;
     uint32_t n_looping_live, n_looping_tail, n_parked, n_to_prelude, n_to_coda; /* rows */
 
     /* Launches started and not settled: n_out from first_out on, oldest first. The next

@@ -136,8 +136,8 @@ int sched__seq_create(seq **out, const limits *l, const sched_request *r, err *e
     /* Who wants to see every position cannot have some of them skipped. */
     q->may_share = l->opts.prefix_cache && !r->tap && !r->prompt_logprobs;
     q->t_submit = clock_ns();
-    ring_init(&q->rank);
-    ring_init(&q->start);
+    list_init(&q->rank);
+    list_init(&q->start);
     atomic_init(&q->cancel_wanted, false);
     *out = q;
     return 0;

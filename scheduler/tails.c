@@ -27,15 +27,15 @@ void sched__park(sched *s, cohort *c) {
     c->waited = 0;
     s->n_looping_tail -= c->n_tail;
     s->n_parked += c->n_tail;
-    ring_move_back(&s->parked, &c->loop);
+    list_move_back(&s->parked, &c->loop);
 }
 
-static void unpark(sched *s, cohort *c, ring *before) {
+static void unpark(sched *s, cohort *c, list_link *before) {
     c->parked = false;
     s->n_parked -= c->n_tail;
     s->n_looping_tail += c->n_tail;
-    ring_remove(&c->loop);
-    ring_insert_before(before, &c->loop);
+    list_remove(&c->loop);
+    list_insert_before(before, &c->loop);
 }
 
 /* A position of q is about to run the loop below `loops`. Along a sequence loops never
@@ -72,11 +72,11 @@ void sched__call_back(sched *s, seq *q, uint32_t loops) {
 
 /* At most an eighth of a launch goes on at a time, so that decoding hardly notices. */
 void sched__relieve_rows(sched *s) {
-    bool refused = !ring_empty(&s->want_decode) || !ring_empty(&s->want_prompt);
+    bool refused = !list_empty(&s->want_decode) || !list_empty(&s->want_prompt);
     if (s->n_parked == 0 || (!refused && s->n_free_rows >= s->n_rows / 4)) return;
     uint32_t rows = s->max_rows / 8 + 1;
-    while (rows > 0 && !ring_empty(&s->parked)) {
-        cohort *c = RING_OWNER(s->parked.next, cohort, loop);
+    while (rows > 0 && !list_empty(&s->parked)) {
+        cohort *c = OWNER_OF(s->parked.next, cohort, loop);
         c->finishing = true;
         rows -= c->n_tail < rows ? c->n_tail : rows;
         unpark(s, c, &s->looping[c->list]);

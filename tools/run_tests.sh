@@ -9,6 +9,7 @@ passed=0 failed=0 skipped=0
 log=build/test-logs
 mkdir -p "$log"
 jobs=$(nproc)
+export WERROR=1
 
 say() { printf '\n== %s\n' "$*"; }
 one() { # NAME COMMAND...: a program that is one test

@@ -430,7 +430,7 @@ int main(int argc, char **argv) {
     err e = {0};
     int devices = 0;
     const char *variant = argc > 1 ? argv[1] : "mythos_1b";
-    bool small = strcmp(variant, "tiny") == 0; /* to try the program itself, not to measure */
+    bool small = strstr(variant, "tiny") != NULL; /* to try the program itself, not to measure */
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
         fprintf(stderr, "fathom-cuda-bench: no CUDA device\n");
         return 2;
@@ -467,9 +467,19 @@ int main(int argc, char **argv) {
                   c->n_heads);
             dense(&b, "value_up", rows, c->v_head_dim, c->kv_lora_rank, CU_MAP_HEADS, c->n_heads);
         }
+        if (c->attn == ATTN_GQA) {
+            dense(&b, "q_k_v", rows, plan_q_width(c) + 2 * plan_kv_width(c), c->dim, CU_MAP_ROWS,
+                  1);
+            dense(&b, "wo", rows, c->dim, plan_q_width(c), CU_MAP_ROWS, 1);
+        }
         attention(&b, rows);
         attention_gqa(&b, rows);
-        experts(&b, rows);
+        if (c->core_ffn == FFN_MOE) {
+            experts(&b, rows);
+        } else {
+            dense(&b, "gate_up", rows, 2 * c->ffn_dim, c->dim, CU_MAP_ROWS, 1);
+            dense(&b, "down", rows, c->dim, c->ffn_dim, CU_MAP_ROWS, 1);
+        }
         dense(&b, "head", rows, c->vocab_size, c->dim, CU_MAP_ROWS, 1);
         sampling(&b, rows);
     }

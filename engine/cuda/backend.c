@@ -285,6 +285,7 @@ static int capture(cu_backend *b, int stage, uint32_t rows, cu_mode mode, cudaGr
                    err *e) {
     cudaGraph_t graph = NULL;
     cu_path path = {mode, 1};
+    size_t nodes = 0;
     cudaError_t rc = enqueue(b, stage, rows, path);
     if (rc == cudaSuccess) rc = cudaStreamSynchronize(b->stream);
     if (rc == cudaSuccess) rc = cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal);
@@ -293,34 +294,60 @@ static int capture(cu_backend *b, int stage, uint32_t rows, cu_mode mode, cudaGr
         cudaError_t ended = cudaStreamEndCapture(b->stream, &graph);
         if (rc == cudaSuccess) rc = ended;
     }
+    if (rc == cudaSuccess) rc = cudaGraphGetNodes(graph, NULL, &nodes);
     if (rc == cudaSuccess) rc = cudaGraphInstantiate(out, graph, 0);
     if (graph) (void)cudaGraphDestroy(graph);
+    b->n_graphs++;
+    b->graph_nodes += nodes;
     return eng__cuda_check(b, rc, "capturing a graph", e);
 }
 
-/* True if launches of a capacity can be of this mode. */
-static bool launches_so(const cu_backend *b, cu_mode mode, uint32_t rows) {
+/* True if launches of a stage and capacity can be of this mode. Modes differ in attention: a stage
+ * without layers has one graph for all (see run_stage). */
+static bool launches_so(const cu_backend *b, eng_stage stage, cu_mode mode, uint32_t rows) {
     if (mode == CU_ONE_ROW) return true;
+    if (eng__cuda_layers(b, stage) == 0) return false;
     if (mode == CU_SHARED_TILES) return b->tile_rows > 1 && rows > 1;
     return b->flash.max_runs && rows >= b->flash.rows;
 }
 
-static int capture_all(cu_backend *b, err *e) {
-    if (eng__cuda_check(b, cudaMemset(b->desc, 0, sizeof(cu_head)), "clearing memory", e) != 0 ||
-        eng__cuda_check(b, cudaDeviceSynchronize(), "clearing memory", e) != 0) {
-        return -1; /* an empty descriptor */
-    }
-    for (uint32_t i = 0; b->graphs && i < b->n_buckets; i++) {
-        for (int s = 0; s < CU_STAGES; s++) {
-            for (int m = 0; m < CU_MODES; m++) {
-                if (!launches_so(b, (cu_mode)m, b->bucket[i])) continue;
-                if (capture(b, s, b->bucket[i], (cu_mode)m, &b->graph[s][i][m], e) != 0) return -1;
-            }
+static int capture_stages(cu_backend *b, uint32_t bucket, err *e) {
+    uint32_t rows = b->bucket[bucket];
+    for (int s = 0; s < CU_STAGES; s++) {
+        for (int m = 0; m < CU_MODES; m++) {
+            if (!launches_so(b, (eng_stage)s, (cu_mode)m, rows)) continue;
+            if (capture(b, s, rows, (cu_mode)m, &b->graph[s][bucket][m], e) != 0) return -1;
         }
+    }
+    return 0;
+}
+
+static int capture_graphs(cu_backend *b, err *e) {
+    for (uint32_t i = 0; i < b->n_buckets; i++) {
+        if (capture_stages(b, i, e) != 0) return -1;
         if (i && b->bucket[i - 1] >= b->opts.max_logits) continue;
         uint32_t rows = b->bucket[i] < b->opts.max_logits ? b->bucket[i] : b->opts.max_logits;
         if (capture(b, CU_STAGES, rows, CU_ONE_ROW, &b->head_graph[i], e) != 0) return -1;
     }
+    return 0;
+}
+
+/* The driver keeps graphs on the device; how much that is only a device can say. */
+static int capture_all(cu_backend *b, err *e) {
+    size_t before = 0, after = 0, all = 0;
+    if (eng__cuda_check(b, cudaMemset(b->desc, 0, sizeof(cu_head)), "clearing memory", e) != 0 ||
+        eng__cuda_check(b, cudaDeviceSynchronize(), "clearing memory", e) != 0) {
+        return -1; /* an empty descriptor */
+    }
+    if (!b->graphs) return 0;
+    if (eng__cuda_check(b, cudaMemGetInfo(&before, &all), "asking for free memory", e) != 0 ||
+        capture_graphs(b, e) != 0 ||
+        eng__cuda_check(b, cudaMemGetInfo(&after, &all), "asking for free memory", e) != 0) {
+        return -1;
+    }
+    size_t took = before > after ? before - after : 0;
+    log_line(LOG_DEBUG, "%s: %u graphs, %llu nodes, %.1f MB", b->device_name, b->n_graphs,
+             (unsigned long long)b->graph_nodes, (double)took * 1e-6);
     return 0;
 }
 

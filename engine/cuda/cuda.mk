@@ -47,7 +47,7 @@ $(CUDA_PLUGIN): $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
 cuda: $(CUDA_PLUGIN) build/fathom-cuda-selftest build/fathom-cuda-bench build/fathom-cuda-step
 
 # Needs a device to do more than say so; the same sources run on the CPU in tests/cuda/run.sh.
-CUDA_TEST_SRC := $(wildcard tests/cuda/selftest/*.c) tests/lib/golden.c tests/lib/reference.c
+CUDA_TEST_SRC := $(wildcard tests/cuda/selftest/*.c) tests/lib/golden.c tests/lib/files.c
 CUDA_TEST_OBJ := $(CUDA_TEST_SRC:%.c=$(CUDA_B)/%.o)
 
 $(CUDA_B)/tests/%.o: tests/%.c

@@ -12,8 +12,12 @@ jobs=$(nproc)
 make -j"$jobs" --no-print-directory -f tests/cuda/shim.mk all || exit 1
 build/cuda-shim/selftest || exit 1
 # The benchmarks' programs run too, at sizes that measure nothing.
-build/cuda-shim/kernel-bench tiny 100 >/dev/null || exit 1
-build/cuda-shim/step-bench tests/golden/cases/mla 70 1,3 >/dev/null || exit 1
+for variant in tiny ouro_tiny; do
+    build/cuda-shim/kernel-bench "$variant" 100 >/dev/null || exit 1
+done
+for model in tests/golden/cases/mla tests/golden/families/ouro; do
+    build/cuda-shim/step-bench "$model" 70 1,3 >/dev/null || exit 1
+done
 if [ "${CUDA:-auto}" != 0 ] && { command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; }; then
     make -j"$jobs" --no-print-directory build/fathom-cuda-selftest >/dev/null || exit 1
     said=$(build/fathom-cuda-selftest)

@@ -33,7 +33,7 @@ export const fakeMetrics = (o = {}) => {
     ].join("\n");
 };
 
-/** script(body) yields waits in ms and strings; metrics() gives the text of /metrics. */
+/** script(body) yields waits in ms, functions to wait for, and strings; metrics() gives the text of /metrics. */
 export async function startMock({ script, metrics = () => fakeMetrics(), card = {}, models }) {
     const seen = { bodies: [], headers: [], paths: [], left: 0 };
     const server = http.createServer(async (req, res) => {
@@ -50,6 +50,7 @@ export async function startMock({ script, metrics = () => fakeMetrics(), card = 
             for (const step of script(seen.bodies.at(-1), path)) {
                 if (res.destroyed) return;
                 if (typeof step === "number") await pause(step);
+                else if (typeof step === "function") await step();
                 else if (typeof step === "object") {
                     res.writeHead(step.status, { "Content-Type": "application/json" });
                     res.end(JSON.stringify(step.body));

@@ -114,11 +114,12 @@ test("what goes wrong is said in words, and the text so far stays", { skip }, as
         ["refused", [{ status: 400, body: { error: { message: "prompt is too long" } } }], "prompt is too long", ""],
         ["not JSON", [{ status: 502, body: "bad gateway" }], "HTTP 502 Bad Gateway", ""],
         ["error event", [textEvent("so", [1]), 'data: {"error":{"message":"engine lost"}}\n\n'], "engine lost", "so"],
-        ["cut", [textEvent("so", [1]), 30, "CUT"], "The server cannot be reached.", "so"],
+        ["cut", [textEvent("so", [1]), () => shown("so"), "CUT"], "The server cannot be reached.", "so"],
         ["no end", [textEvent("so", [1])], "the stream ended before it was complete", "so"],
     ];
-    let n = 0;
+    let n = 0, shown; // the latter waits for the text on the page
     await withPage({ script: () => rows[n][1] }, {}, async (page) => {
+        shown = (so) => page.waitForFunction((t) => document.getElementById("answer").textContent === t, so);
         for (n = 0; n < rows.length; n++) {
             const [what, , message, left] = rows[n];
             await ask(page);

@@ -39,5 +39,12 @@ typedef struct {
     uint64_t seed;
 } poisoned_case;
 void check_poisoned(const poisoned_case *p);
+/* The same for any model and spec: `graphs` and `plain` name kernels. */
+void check_poisoned_spec(const model_folder *m, const drive_spec *spec, const char *graphs,
+                         const char *plain, model_dtype cache, const char *what);
+/* The CUDA backend in float32 ("f32", "f32-stream") against the CPU backend, driven by the same
+ * spec. */
+void compare_with_cpu(const model_folder *m, const drive_spec *spec, const char *kernels,
+                      const char *what);
 
 #endif

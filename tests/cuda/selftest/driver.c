@@ -54,7 +54,9 @@ eng_backend_opts drive_opts(const drive_spec *spec, const char *kernels, model_d
                               .cache_bytes = 12 << 20,
                               .max_positions = 96,
                               .cache_dtype = cache,
-                              .kernels = kernels};
+                              .kernels = kernels,
+                              .own_exit = spec->own_exit,
+                              .exit = spec->exit};
 }
 
 static uint32_t block_of(uint32_t s, uint32_t pos) {

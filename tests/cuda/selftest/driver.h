@@ -12,6 +12,8 @@ typedef struct {
     uint32_t len[DRIVE_SEQS];
     const uint32_t *ids[DRIVE_SEQS];
     kv_policy policy;
+    bool own_exit; /* by `exit` instead of the plan's rule */
+    exit_rule exit;
     float threshold;
     uint32_t flights; /* launches in flight, if the backend takes so many; 0 as 1 */
     bool one_by_one;  /* as in decoding: a position starts when the one before it has halted */

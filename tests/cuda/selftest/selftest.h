@@ -69,6 +69,7 @@ void test_head(void);
 void test_backend(void);
 void test_flights(void);
 void test_scheduler(void);
+void test_families(void);
 void test_failures(void); /* shim only: every runtime call fails once */
 
 #endif

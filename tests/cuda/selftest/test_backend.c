@@ -87,6 +87,29 @@ static void half_precision(void) {
     }
 }
 
+void check_poisoned_spec(const model_folder *m, const drive_spec *spec, const char *graphs,
+                         const char *plain, model_dtype cache, const char *what) {
+    drive_spec poisoned = *spec, clean = *spec;
+    size_t vocab = model_plan_of(m)->vocab_size;
+    eng_backend_opts o = drive_opts(spec, graphs, cache), q = drive_opts(spec, plain, cache);
+    eng_backend *one = open_backend(m, &o), *two = open_backend(m, &q);
+    drive_result a = {0}, b = {0};
+    poisoned.poison = true;
+    clean.poison = false;
+    if (one && drive(one, &poisoned, &a) && two && drive(two, &clean, &b)) {
+        check(memcmp(a.depth, b.depth, sizeof a.depth) == 0, "%s %s: depths differ from %s", what,
+              graphs, plain);
+        for (uint32_t s = 0; s < spec->n_seqs; s++) {
+            check(memcmp(a.logits[s], b.logits[s], spec->len[s] * vocab * 4) == 0,
+                  "%s %s: logits differ from %s", what, graphs, plain);
+        }
+    }
+    drive_result_deinit(&a);
+    drive_result_deinit(&b);
+    eng_backend_close(one);
+    eng_backend_close(two);
+}
+
 /* Captured graphs, replayed on working memory full of NaN, against the same kernels launched one
  * by one: equal to the bit. */
 void check_poisoned(const poisoned_case *p) {
@@ -97,27 +120,25 @@ void check_poisoned(const poisoned_case *p) {
     drive_spec spec = golden_spec(&g, model_plan_of(m), p->policy, 80, p->seed);
     spec.flights = p->flights;
     spec.one_by_one = p->one_by_one;
-    eng_backend_opts o = drive_opts(&spec, p->graphs, p->cache),
-                     q = drive_opts(&spec, p->plain, p->cache);
-    eng_backend *one = open_backend(m, &o), *two = open_backend(m, &q);
-    drive_result a = {0}, b = {0};
-    spec.poison = true;
-    bool ok = one && drive(one, &spec, &a);
-    spec.poison = false;
-    if (ok && two && drive(two, &spec, &b)) {
-        check(memcmp(a.depth, b.depth, sizeof a.depth) == 0, "%s %s: depths differ from %s",
-              p->name, p->graphs, p->plain);
-        for (uint32_t s = 0; s < spec.n_seqs; s++) {
-            check(memcmp(a.logits[s], b.logits[s], (size_t)GOLDEN_LEN * g.vocab * 4) == 0,
-                  "%s %s: logits differ from %s", p->name, p->graphs, p->plain);
-        }
-    }
-    drive_result_deinit(&a);
-    drive_result_deinit(&b);
-    eng_backend_close(one);
-    eng_backend_close(two);
+    check_poisoned_spec(m, &spec, p->graphs, p->plain, p->cache, p->name);
     model_close(m);
     golden_close(&g);
+}
+
+void compare_with_cpu(const model_folder *m, const drive_spec *spec, const char *kernels,
+                      const char *what) {
+    err e = {0};
+    eng_backend_opts o = drive_opts(spec, kernels, DTYPE_F32),
+                     q = drive_opts(spec, NULL, DTYPE_F32);
+    eng_backend *gpu = open_backend(m, &o), *cpu = NULL;
+    check(eng_cpu_open(&cpu, m, &q, &e) == 0, "cpu: %s", e.msg);
+    drive_result a = {0}, b = {0};
+    if (gpu && cpu && drive(gpu, spec, &a) && drive(cpu, spec, &b))
+        compare_near(spec, model_plan_of(m)->vocab_size, &a, &b, what);
+    drive_result_deinit(&a);
+    drive_result_deinit(&b);
+    eng_backend_close(gpu);
+    eng_backend_close(cpu);
 }
 
 /* Sequences of random tokens, random batches, fewer and more loops than trained, minimum depths:
@@ -127,20 +148,10 @@ static void mixes_against_the_cpu_engine(const char *dir, uint32_t n_seqs, uint3
     model_folder *m;
     rng r = {99};
     if (!check(model_open(&m, dir, &e) == 0, "%s: %s", dir, e.msg)) return;
-    const model_plan *c = model_plan_of(m);
     for (uint32_t k = 0; k < rounds; k++) {
-        drive_spec spec = random_spec(c, n_seqs, on_shim ? 40 : DRIVE_LEN, 1000 + k, &r);
-        eng_backend_opts o = drive_opts(&spec, "f32", DTYPE_F32),
-                         q = drive_opts(&spec, NULL, DTYPE_F32);
-        eng_backend *gpu = open_backend(m, &o), *cpu = NULL;
-        check(eng_cpu_open(&cpu, m, &q, &e) == 0, "cpu: %s", e.msg);
-        drive_result a = {0}, b = {0};
-        if (gpu && cpu && drive(gpu, &spec, &a) && drive(cpu, &spec, &b))
-            compare_near(&spec, c->vocab_size, &a, &b, dir);
-        drive_result_deinit(&a);
-        drive_result_deinit(&b);
-        eng_backend_close(gpu);
-        eng_backend_close(cpu);
+        uint32_t longest = on_shim ? 40 : DRIVE_LEN;
+        drive_spec spec = random_spec(model_plan_of(m), n_seqs, longest, 1000 + k, &r);
+        compare_with_cpu(m, &spec, "f32", dir);
     }
     model_close(m);
 }

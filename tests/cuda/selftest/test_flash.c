@@ -122,6 +122,7 @@ static world world_new(const shape *s, rng *r) {
     uint32_t v16 = cu_round(s->v, CU_MM_ROWS), lora16 = cu_round(s->lora, CU_MM_ROWS);
     w.a = (cu_flash_args){.plane = PLANE,
                           .by_loop = true,
+                          .no_query = CU_ROW_KV_ONLY,
                           .n_heads = s->heads,
                           .nope = s->nope,
                           .rope = s->rope,
@@ -147,6 +148,7 @@ static world world_new(const shape *s, rng *r) {
                            .slot_values = w.slot_values};
     world_twin(&w);
     w.b = array_new(1, sizeof *w.b);
+    w.b->plan.n_core = 1;
     w.b->opts.max_launch = 1024;
     w.b->opts.max_positions = w.blocks * 32;
     check(cu_flash_fits(&w.a, 99 << 10) || s->nope + s->v > 200, "flash %s: does not fit", s->name);

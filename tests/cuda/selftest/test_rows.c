@@ -37,8 +37,21 @@ static void twin_rms(const double *x, const float *w, uint32_t n, double *y) {
 typedef struct {
     uint32_t dim, ld, width;
     bool f32;
-    float *h, *e, *out, *x, *delta, *embed, *norm, *loop_norm, *loop_emb;
+    float *h, *e, *out, *x, *delta, *embed, *norm, *loop_norm, *loop_emb, *out_norm;
 } numbers;
+
+/* One way through the row step. */
+typedef struct {
+    cu_row_from from;
+    cu_row_to to;
+    bool out_norm; /* of delta */
+    bool bare;     /* the head reads x without a norm */
+    bool no_e;     /* no loop reads e */
+    cu_start start;
+} way;
+
+#define EMBED_SCALE 1.75f
+#define START_STD 0.5f
 
 static numbers numbers_new(uint32_t dim, bool f32, rng *r) {
     uint32_t ld = cu_round(dim, 32);
@@ -54,31 +67,40 @@ static numbers numbers_new(uint32_t dim, bool f32, rng *r) {
                      .embed = random_floats(r, VOCAB * ld, 1),
                      .norm = random_floats(r, dim, 1),
                      .loop_norm = random_floats(r, dim, 1),
-                     .loop_emb = random_floats(r, LOOPS * (dim / 8) + 1, 1)};
+                     .loop_emb = random_floats(r, LOOPS * (dim / 8) + 1, 1),
+                     .out_norm = random_floats(r, dim, 1)};
 }
 
 static void numbers_free(numbers *n) {
-    float *all[] = {n->h,     n->e,    n->out,       n->x,       n->delta,
-                    n->embed, n->norm, n->loop_norm, n->loop_emb};
+    float *all[] = {n->h,     n->e,    n->out,       n->x,        n->delta,
+                    n->embed, n->norm, n->loop_norm, n->loop_emb, n->out_norm};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         free(all[i]);
 }
 
 /* The value a row enters with. */
-static void twin_enter(const numbers *n, cu_row_from from, const cu_row *r, uint32_t i, double *x) {
+static void twin_enter(const numbers *n, const way *w, const cu_row *r, uint32_t i, double *x) {
     double tmp[2048];
+    cu_row_from from = w->from;
+    bool normed_delta = from == CU_FROM_X && w->out_norm;
     for (uint32_t c = 0; c < n->dim; c++) {
         size_t at = (size_t)r->row * n->dim + c, here = (size_t)i * n->dim + c;
-        x[c] = from == CU_FROM_TOKEN ? (double)n->embed[(size_t)r->token * n->ld + c]
-               : from == CU_FROM_OUT ? (double)n->out[at]
-               : from == CU_FROM_X   ? (double)n->x[here] + (double)n->delta[here]
-                                     : (double)n->h[at] + (double)n->e[at];
+        double embed = (double)n->embed[(size_t)r->token * n->ld + c] * (double)EMBED_SCALE;
+        x[c] = from == CU_FROM_TOKEN   ? embed
+               : from == CU_FROM_OUT   ? (double)n->out[at]
+               : from == CU_FROM_STATE ? (double)n->h[at]
+               : normed_delta          ? (double)n->delta[here]
+               : from == CU_FROM_X     ? (double)n->x[here] + (double)n->delta[here]
+                                       : (double)n->h[at] + (double)n->e[at];
         if (from == CU_FROM_LOOP && c < n->width)
             x[c] += (double)n->loop_emb[r->loop * n->width + c];
     }
-    if (from != CU_FROM_LOOP) return;
     memcpy(tmp, x, n->dim * sizeof *x);
-    twin_rms(tmp, n->loop_norm, n->dim, x);
+    if (from == CU_FROM_LOOP) twin_rms(tmp, n->loop_norm, n->dim, x);
+    if (!normed_delta) return;
+    twin_rms(tmp, n->out_norm, n->dim, x);
+    for (uint32_t c = 0; c < n->dim; c++)
+        x[c] += (double)n->x[(size_t)i * n->dim + c];
 }
 
 static double off(double want, float got) {
@@ -86,7 +108,15 @@ static double off(double want, float got) {
     return d <= 1e30 ? d : INFINITY;
 }
 
-static void step(const numbers *n, cu_row_from from, cu_row_to to) {
+/* The state before the first loop, of a row that enters with x. */
+static double twin_start(const way *w, const cu_row *r, uint32_t c, double x) {
+    if (w->start == CU_START_ZERO) return 0;
+    return w->start == CU_START_SEEDED ? (double)rm_seeded_state(r->pos, c, START_STD) : x;
+}
+
+static void step(const numbers *n, const way *w) {
+    cu_row_from from = w->from;
+    cu_row_to to = w->to;
     cu_row rows[ROWS];
     for (uint32_t i = 0; i < ROWS; i++)
         rows[i] = plain_row(i);
@@ -105,21 +135,27 @@ static void step(const numbers *n, cu_row_from from, cu_row_to to) {
                      .ld = n->ld,
                      .loop_width = n->width,
                      .norm_eps = EPS,
+                     .embed_scale = EMBED_SCALE,
+                     .start = w->start,
+                     .start_std = START_STD,
                      .x = dev_floats(n->x, (size_t)cap * dim),
                      .delta = dev_floats(n->delta, (size_t)cap * dim),
                      .embed = dev_act(n->embed, VOCAB * n->ld, n->f32),
-                     .norm = dev_floats(n->norm, dim),
+                     .norm = w->bare ? NULL : dev_floats(n->norm, dim),
+                     .out_norm = w->out_norm ? dev_floats(n->out_norm, dim) : NULL,
                      .loop_norm = dev_floats(n->loop_norm, dim),
                      .loop_emb = dev_floats(n->loop_emb, LOOPS * (dim / 8) + 1),
                      .act = dev_act(NULL, (size_t)cap * n->ld, n->f32)};
     a.state =
         (cu_state){dev_floats(n->h, STATES * dim), dev_floats(n->e, STATES * dim),
                    dev_floats(n->out, STATES * dim), dev_poison(STATES * 4), dev_poison(STATES)};
+    float *dev_e = a.state.e;
+    if (w->no_e) a.state.e = NULL;
     must(cu_row_step(test_stream, &a, cap, n->f32), "row step");
     host_act(act, a.act, (size_t)cap * n->ld, n->f32);
     host_act(x, a.x, (size_t)cap * dim, true);
     host_act(h, a.state.h, STATES * dim, true);
-    host_act(e, a.state.e, STATES * dim, true);
+    host_act(e, dev_e, STATES * dim, true);
     host_act(out, a.state.out, STATES * dim, true);
     host_act(cum, a.state.cum, STATES, true);
     host_bytes(halted, a.state.halted, STATES);
@@ -127,13 +163,15 @@ static void step(const numbers *n, cu_row_from from, cu_row_to to) {
     bool same = true, state_written[STATES] = {false};
     for (uint32_t i = 0; i < ROWS; i++) {
         const cu_row *r = &rows[i];
-        twin_enter(n, from, r, i, in);
+        twin_enter(n, w, r, i, in);
         twin_rms(in, n->norm, dim, normed);
+        if (w->bare) memcpy(normed, in, dim * sizeof *in);
         uint32_t at = to == CU_TO_HEAD ? r->logits : i;
         for (uint32_t c = 0; c < dim; c++) {
             size_t s = (size_t)r->row * dim + c;
             if (to == CU_TO_STATE) {
-                bad = fmax(bad, fmax(off(in[c], h[s]), off(in[c], e[s])));
+                double keeps = w->no_e ? (double)n->e[s] : in[c];
+                bad = fmax(bad, fmax(off(twin_start(w, r, c, in[c]), h[s]), off(keeps, e[s])));
                 same &= out[s] == 0;
             } else if (at != CU_NO_LOGITS) {
                 bad = fmax(bad, off(normed[c], act[(size_t)at * n->ld + c]));
@@ -165,10 +203,22 @@ static void row_steps(rng *r) {
     for (size_t k = 0; k < ARRAY_LEN(dims); k++) {
         for (int f32 = 0; f32 < 2; f32++) {
             numbers n = numbers_new(dims[k], f32, r);
-            for (int from = 0; from < 4; from++) {
-                for (int to = 0; to < 3; to++)
-                    step(&n, (cu_row_from)from, (cu_row_to)to);
+            for (int from = CU_FROM_TOKEN; from <= CU_FROM_X; from++) {
+                for (int to = CU_TO_NORM; to <= CU_TO_HEAD; to++)
+                    step(&n, &(way){.from = (cu_row_from)from, .to = (cu_row_to)to});
             }
+            static const way others[] = {
+                {.from = CU_FROM_X, .to = CU_TO_NORM, .out_norm = true},
+                {.from = CU_FROM_X, .to = CU_TO_STATE, .out_norm = true, .no_e = true},
+                {.from = CU_FROM_X, .to = CU_TO_HEAD, .out_norm = true},
+                {.from = CU_FROM_X, .to = CU_TO_HEAD, .out_norm = true, .bare = true},
+                {.from = CU_FROM_OUT, .to = CU_TO_HEAD, .bare = true},
+                {.from = CU_FROM_TOKEN, .to = CU_TO_STATE, .no_e = true},
+                {.from = CU_FROM_TOKEN, .to = CU_TO_STATE, .start = CU_START_ZERO},
+                {.from = CU_FROM_TOKEN, .to = CU_TO_STATE, .start = CU_START_SEEDED},
+            };
+            for (size_t i = 0; i < ARRAY_LEN(others); i++)
+                step(&n, &others[i]);
             numbers_free(&n);
         }
     }
@@ -180,15 +230,16 @@ typedef struct {
     uint32_t maps[2][3][32], table[2];
     cu_row rows[4];
     cu_cache cache;
-    void *desc;
+    void *desc, *slots;
     uint32_t *bad;
     float *rope;
-    uint32_t rot;
+    uint32_t rot, layer_values;
 } slots_scene;
 
 enum { N_SLOTS = 20, PLANE = 1 };
 
-static void slots_open(slots_scene *s, uint32_t slot_values, uint32_t rot, bool f32, rng *r) {
+/* Slots hold three layers; the kernel is given the middle one. */
+static void slots_open(slots_scene *s, uint32_t layer_values, uint32_t rot, bool f32, rng *r) {
     static const uint32_t pos[4] = {0, 5, 31, 40};
     memset(s, 0, sizeof *s);
     memset(s->maps, 0xff, sizeof s->maps);
@@ -202,28 +253,31 @@ static void slots_open(slots_scene *s, uint32_t slot_values, uint32_t rot, bool 
     s->bad = dev_bytes(&zero, 4);
     desc_spec d = {.rows = s->rows, .n_rows = 4, .tables = s->table, .n_tables = 2, .bad = s->bad};
     s->desc = dev_desc(&d);
-    s->cache = (cu_cache){.slots = dev_act(NULL, N_SLOTS * slot_values, f32),
+    s->layer_values = layer_values;
+    s->slots = dev_act(NULL, N_SLOTS * 3 * layer_values, f32);
+    s->cache = (cu_cache){.slots = (char *)s->slots + (size_t)layer_values * (f32 ? 4 : 2),
                           .maps = dev_bytes(s->maps, sizeof s->maps),
                           .n_slots = N_SLOTS,
                           .n_blocks = 2,
                           .n_planes = 3,
-                          .slot_values = slot_values,
+                          .slot_values = 3 * layer_values,
                           .f32 = f32};
     s->rot = rot;
     s->rope = random_floats(r, 41 * rot, 1);
 }
 
-/* Slots 3 + 4i hold what `want` says; no other was touched. */
+/* The middle layer of slots 3 + 4i holds what `want` says; nothing else was touched. */
 static void slots_check(const slots_scene *s, const double *want, const char *what) {
-    uint32_t n = s->cache.slot_values, flag;
+    uint32_t n = s->cache.slot_values, layer = s->layer_values, flag;
     float *got = malloc(N_SLOTS * n * 4);
-    host_act(got, s->cache.slots, N_SLOTS * n, s->cache.f32);
+    host_act(got, s->slots, N_SLOTS * n, s->cache.f32);
     double bad = 0;
     bool touched = false;
     for (uint32_t k = 0; k < N_SLOTS; k++) {
         bool ours = k % 4 == 3 && k < 16;
         for (uint32_t c = 0; c < n; c++) {
-            if (ours) bad = fmax(bad, off(want[(k / 4) * n + c], got[k * n + c]));
+            if (ours && c / layer == 1)
+                bad = fmax(bad, off(want[(k / 4) * layer + c % layer], got[k * n + c]));
             else touched |= !isnan(got[k * n + c]);
         }
     }
@@ -393,91 +447,193 @@ static void queries(rng *r, bool f32) {
     dev_free_all();
 }
 
-/* ---- edits ---- */
-
 /* ---- the end of a loop ---- */
 
+/* One kind of end: experts and injection, or one delta, perhaps between two norms. */
 typedef struct {
-    uint32_t dim, rank, parts, lora_rows;
-    float *x, *part, *down, *lb, *scale, *a, *b, *w, *h, *e, *out, cum[STATES];
+    uint32_t rank, parts;
+    bool inject, out_norm, loop_norm, weighted;
+    cu_exit exit;
+    float threshold;
+    uint32_t flags; /* of all rows; 0: some tails among them */
+} ending;
+
+enum { LORA_ROWS = 3 };
+#define HALT_BIAS 0.25f
+
+typedef struct {
+    uint32_t dim;
+    float *x, *part, *down, *lb, *scale, *a, *b, *w, *h, *e, *out, *out_norm, *loop_norm;
+    float cum[STATES];
 } loop_numbers;
 
-static void twin_loop_end(const loop_numbers *n, const cu_row *r, uint32_t i, double *h,
-                          double *out, rm_act_step *s) {
-    double y[2048], z[16], dot = 0;
-    for (uint32_t c = 0; c < n->dim; c++) {
-        y[c] = (double)n->x[i * n->dim + c];
-        for (uint32_t k = 0; k < n->parts; k++)
-            y[c] += (double)n->part[(i * n->parts + k) * n->dim + c];
-    }
-    uint32_t row = r->loop < n->lora_rows ? r->loop : n->lora_rows - 1;
-    for (uint32_t k = 0; k < n->rank; k++) {
-        z[k] = 0;
-        for (uint32_t c = 0; c < n->dim; c++)
-            z[k] += y[c] * (double)n->down[k * n->dim + c];
-        z[k] *= (double)n->scale[row * n->rank + k];
-    }
-    for (uint32_t c = 0; c < n->dim; c++) {
-        for (uint32_t k = 0; k < n->rank; k++)
-            y[c] += z[k] * (double)n->lb[k * n->dim + c];
-        size_t at = (size_t)r->row * n->dim + c;
-        h[c] = (double)n->a[c] * (double)n->h[at] + (double)n->b[c] * (double)n->e[at] + y[c];
-        dot += h[c] * (double)n->w[c];
-    }
-    float p = (float)(1 / (1 + exp(-(dot + 0.25))));
-    *s = rm_act(n->cum[r->row], p, r->threshold, r->loop + 1u, r->min_loops, r->max_loops);
-    for (uint32_t c = 0; c < n->dim; c++)
-        out[c] = (double)n->out[(size_t)r->row * n->dim + c] + (double)s->weight * h[c];
+typedef struct {
+    double h[2048], out[2048], cum;
+    bool halted;
+} loop_twin;
+
+/* How near the decision was: rounding may turn it. */
+static double close_call(double value, double threshold) {
+    return fabs(value - threshold) / (fabs(threshold) + 1e-30);
 }
 
-static void loop_ends(rng *r, uint32_t dim, uint32_t rank, uint32_t parts, uint32_t flags) {
-    uint32_t lora_rows = 3, cap = ROWS + 2;
-    cu_row rows[ROWS];
+static void twin_stream(const loop_numbers *n, const ending *k, uint32_t i, double *y) {
+    uint32_t dim = n->dim;
+    double part[2048];
+    for (uint32_t c = 0; c < dim; c++) {
+        part[c] = 0;
+        for (uint32_t j = 0; j < k->parts; j++)
+            part[c] += (double)n->part[(i * k->parts + j) * dim + c];
+    }
+    memcpy(y, part, dim * sizeof *y);
+    if (k->out_norm) twin_rms(part, n->out_norm, dim, y);
+    for (uint32_t c = 0; c < dim; c++)
+        y[c] += (double)n->x[i * dim + c];
+}
+
+static void twin_inject(const loop_numbers *n, const ending *k, const cu_row *r, double *y) {
+    double z[16];
+    uint32_t dim = n->dim, row = r->loop < LORA_ROWS ? r->loop : LORA_ROWS - 1;
+    for (uint32_t j = 0; j < k->rank; j++) {
+        z[j] = 0;
+        for (uint32_t c = 0; c < dim; c++)
+            z[j] += y[c] * (double)n->down[j * dim + c];
+        z[j] *= (double)n->scale[row * k->rank + j];
+    }
+    for (uint32_t c = 0; c < dim; c++) {
+        size_t at = (size_t)r->row * dim + c;
+        for (uint32_t j = 0; j < k->rank; j++)
+            y[c] += z[j] * (double)n->lb[j * dim + c];
+        y[c] += (double)n->a[c] * (double)n->h[at] + (double)n->b[c] * (double)n->e[at];
+    }
+}
+
+/* The rule itself, not rowmath's: 1 - prod(1 - p), |h - old| / |h|, 1 - cos. */
+static bool twin_leaves(const loop_numbers *n, const ending *k, const cu_row *r, loop_twin *t) {
+    double dot = 0, moved = 0, now = 0, old = 0, product = 0;
+    for (uint32_t c = 0; c < n->dim; c++) {
+        double was = (double)n->h[(size_t)r->row * n->dim + c], h = t->h[c];
+        dot += h * (double)n->w[c];
+        moved += (h - was) * (h - was);
+        now += h * h;
+        old += was * was;
+        product += h * was;
+    }
+    double p = 1 / (1 + exp(-(dot + (double)HALT_BIAS))), cum = (double)n->cum[r->row];
+    uint32_t done = r->loop + 1u;
+    bool may = done >= r->min_loops, must_go = done >= r->max_loops;
+    double threshold = (double)r->threshold;
+    t->cum = cum;
+    if (k->exit == CU_EXIT_FIXED) return must_go;
+    if (k->exit == CU_EXIT_ACT) {
+        rm_act_step s =
+            rm_act((float)cum, (float)p, r->threshold, done, r->min_loops, r->max_loops);
+        for (uint32_t c = 0; k->weighted && c < n->dim; c++)
+            t->out[c] += (double)s.weight * t->h[c];
+        t->cum = (double)s.cum;
+        return s.halted != 0;
+    }
+    if (k->exit == CU_EXIT_HAZARD) {
+        t->cum = 1 - (1 - cum) * (1 - p);
+        check(close_call(t->cum, threshold) > 1e-4, "a decision too near to test");
+        return (may && threshold < 1 && t->cum >= threshold) || must_go;
+    }
+    double far = k->exit == CU_EXIT_COSINE ? 1 - product / sqrt(now * old) : sqrt(moved / now);
+    check(close_call(far, threshold) > 1e-4, "a decision too near to test");
+    return (may && far < threshold) || must_go;
+}
+
+static void twin_loop_end(const loop_numbers *n, const ending *k, const cu_row *r, uint32_t i,
+                          loop_twin *t) {
+    double y[2048];
+    twin_stream(n, k, i, y);
+    if (k->inject) twin_inject(n, k, r, y);
+    memcpy(t->h, y, sizeof y);
+    if (k->loop_norm) twin_rms(y, n->loop_norm, n->dim, t->h);
+    for (uint32_t c = 0; c < n->dim; c++)
+        t->out[c] = (double)n->out[(size_t)r->row * n->dim + c];
+    t->halted = twin_leaves(n, k, r, t);
+    if (t->halted && !k->weighted) memcpy(t->out, t->h, n->dim * sizeof *t->out);
+}
+
+static loop_numbers loop_numbers_new(uint32_t dim, const ending *k, rng *r) {
+    uint32_t cap = ROWS + 2, rank = k->rank;
     loop_numbers n = {.dim = dim,
-                      .rank = rank,
-                      .parts = parts,
-                      .lora_rows = lora_rows,
                       .x = random_floats(r, cap * dim, 1),
-                      .part = random_floats(r, cap * parts * dim, 1),
+                      .part = random_floats(r, cap * k->parts * dim, 1),
                       .down = random_floats(r, rank * dim + 1, 0.1f),
                       .lb = random_floats(r, rank * dim + 1, 0.1f),
-                      .scale = random_floats(r, lora_rows * rank + 1, 1),
+                      .scale = random_floats(r, LORA_ROWS * rank + 1, 1),
                       .a = random_floats(r, dim, 1),
                       .b = random_floats(r, dim, 1),
                       .w = random_floats(r, dim, 0.1f),
                       .h = random_floats(r, STATES * dim, 1),
                       .e = random_floats(r, STATES * dim, 1),
-                      .out = random_floats(r, STATES * dim, 1)};
+                      .out = random_floats(r, STATES * dim, 1),
+                      .out_norm = random_floats(r, dim, 1),
+                      .loop_norm = random_floats(r, dim, 1)};
     for (uint32_t i = 0; i < STATES; i++)
         n.cum[i] = (float)(i % 5) * 0.24f;
+    return n;
+}
+
+static void loop_numbers_free(loop_numbers *n) {
+    float *all[] = {n->x, n->part, n->down, n->lb,  n->scale,    n->a,        n->b,
+                    n->w, n->h,    n->e,    n->out, n->out_norm, n->loop_norm};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        free(all[i]);
+}
+
+static void loop_rows(const ending *k, const loop_numbers *n, cu_row *rows) {
     for (uint32_t i = 0; i < ROWS; i++) {
         rows[i] = plain_row(i);
         rows[i].at = 2 * i + 1; /* as if every other row had been left out */
-        rows[i].threshold = 0.9f;
+        rows[i].threshold = k->threshold;
         rows[i].min_loops = i % 3 == 0 ? 4 : 1;
         if (i == 5) rows[i].max_loops = 1;
-        rows[i].flags = (uint16_t)(flags ? flags : i == 2 ? CU_ROW_TAIL : i == 4 ? 3 : 0);
+        rows[i].flags = (uint16_t)(k->flags ? k->flags : i == 2 ? CU_ROW_TAIL : i == 4 ? 3 : 0);
+        /* Row 1's state hardly moves: it leaves by its distance, if by that. */
+        size_t at = (size_t)rows[i].row * n->dim;
+        double y[2048], h[2048];
+        if (i != 1 || !k->loop_norm) continue;
+        twin_stream(n, k, i, y);
+        twin_rms(y, n->loop_norm, n->dim, h);
+        for (uint32_t c = 0; c < n->dim; c++)
+            n->h[at + c] = (float)(h[c] * (c & 1 ? 1.01 : 0.99));
     }
+}
+
+static void loop_ends(rng *r, uint32_t dim, const ending *k) {
+    uint32_t cap = ROWS + 2;
+    cu_row rows[ROWS];
+    loop_numbers n = loop_numbers_new(dim, k, r);
+    loop_rows(k, &n, rows);
     uint8_t none[2 * ROWS] = {0}, was[STATES] = {0};
     was[rows[0].row] = 9; /* loop_end never takes a flag back */
     desc_spec d = {.rows = rows, .n_rows = ROWS, .halted = dev_bytes(none, sizeof none)};
     cu_loop_end_args a = {.desc = dev_desc(&d),
                           .dim = dim,
-                          .lora_rank = rank,
-                          .lora_rows = lora_rows,
-                          .n_parts = parts,
+                          .n_parts = k->parts,
+                          .norm_eps = EPS,
                           .x = dev_floats(n.x, cap * dim),
-                          .parts = dev_floats(n.part, cap * parts * dim),
-                          .lora_down = dev_floats(n.down, rank * dim + 1),
-                          .lora_b = dev_floats(n.lb, rank * dim + 1),
-                          .lora_scale = dev_floats(n.scale, lora_rows * rank + 1),
-                          .inj_a = dev_floats(n.a, dim),
-                          .inj_b = dev_floats(n.b, dim),
-                          .halt_w = dev_floats(n.w, dim),
-                          .halt_bias = 0.25f};
-    a.state = (cu_state){dev_floats(n.h, STATES * dim), dev_floats(n.e, STATES * dim),
-                         dev_floats(n.out, STATES * dim), dev_floats(n.cum, STATES),
-                         dev_bytes(was, STATES)};
+                          .parts = dev_floats(n.part, cap * k->parts * dim),
+                          .out_norm = k->out_norm ? dev_floats(n.out_norm, dim) : NULL,
+                          .inject = k->inject,
+                          .lora_rank = k->rank,
+                          .lora_rows = LORA_ROWS,
+                          .lora_down = dev_floats(n.down, k->rank * dim + 1),
+                          .lora_b = dev_floats(n.lb, k->rank * dim + 1),
+                          .lora_scale = dev_floats(n.scale, LORA_ROWS * k->rank + 1),
+                          .inj_a = k->inject ? dev_floats(n.a, dim) : NULL,
+                          .inj_b = k->inject ? dev_floats(n.b, dim) : NULL,
+                          .loop_norm = k->loop_norm ? dev_floats(n.loop_norm, dim) : NULL,
+                          .exit = k->exit,
+                          .halt_w = k->exit <= CU_EXIT_HAZARD ? dev_floats(n.w, dim) : NULL,
+                          .halt_bias = HALT_BIAS,
+                          .weighted = k->weighted};
+    a.state = (cu_state){
+        dev_floats(n.h, STATES * dim), k->inject ? dev_floats(n.e, STATES * dim) : NULL,
+        dev_floats(n.out, STATES * dim), dev_floats(n.cum, STATES), dev_bytes(was, STATES)};
     must(cu_loop_end(test_stream, &a, cap), "loop end");
     float *h = malloc(STATES * dim * 4), *out = malloc(STATES * dim * 4), cum[STATES];
     uint8_t halted[2 * ROWS], kept[STATES];
@@ -486,28 +642,61 @@ static void loop_ends(rng *r, uint32_t dim, uint32_t rank, uint32_t parts, uint3
     host_act(cum, a.state.cum, STATES, true);
     host_bytes(halted, d.halted, sizeof halted);
     host_bytes(kept, a.state.halted, STATES);
-    double bad = 0, wh[2048], wo[2048];
+    double bad = 0;
     bool right = true;
+    static loop_twin t;
     for (uint32_t i = 0; i < ROWS; i++) {
-        rm_act_step s;
         uint32_t row = rows[i].row, f = rows[i].flags;
-        twin_loop_end(&n, &rows[i], i, wh, wo, &s);
+        twin_loop_end(&n, k, &rows[i], i, &t);
         for (uint32_t c = 0; c < dim; c++) {
             size_t at = (size_t)row * dim + c;
-            bad = fmax(bad, off(f & CU_ROW_KV_ONLY ? (double)n.h[at] : wh[c], h[at]));
-            bad = fmax(bad, off(f ? (double)n.out[at] : wo[c], out[at]));
+            bad = fmax(bad, off(f & CU_ROW_KV_ONLY ? (double)n.h[at] : t.h[c], h[at]));
+            bad = fmax(bad, off(f ? (double)n.out[at] : t.out[c], out[at]));
         }
-        uint8_t leaves = f ? 0 : (uint8_t)s.halted;
+        uint8_t leaves = f ? 0 : t.halted;
         right &= halted[2 * i] == 0 && halted[2 * i + 1] == leaves;
         right &= kept[row] == (leaves ? 1 : was[row]);
-        bad = fmax(bad, off((double)(f ? n.cum[row] : s.cum), cum[row]));
+        bad = fmax(bad, off(f ? (double)n.cum[row] : t.cum, cum[row]));
     }
-    check(bad < 2e-5, "loop end, dim %u, rank %u, flags %u: error %g", dim, rank, flags, bad);
-    check(right, "loop end, dim %u, flags %u: a halting flag is wrong", dim, flags);
-    float *all[] = {n.x, n.part, n.down, n.lb, n.scale, n.a, n.b, n.w, n.h, n.e, n.out, h, out};
-    for (size_t i = 0; i < ARRAY_LEN(all); i++)
-        free(all[i]);
+    check(bad < 2e-5, "loop end, dim %u, exit %d, flags %u: error %g", dim, k->exit, k->flags, bad);
+    check(right, "loop end, dim %u, exit %d, flags %u: a halting flag is wrong", dim, k->exit,
+          k->flags);
+    loop_numbers_free(&n);
+    free(h);
+    free(out);
     dev_free_all();
+}
+
+static void all_loop_ends(rng *r) {
+    const uint32_t tail = CU_ROW_TAIL, writes = CU_ROW_TAIL | CU_ROW_KV_ONLY;
+    const ending endings[] = {
+        /* MYTHOS */
+        {.rank = 4, .parts = 3, .inject = true, .weighted = true, .threshold = 0.9f},
+        {.parts = 1, .inject = true, .weighted = true, .threshold = 0.9f},
+        {.rank = 7, .parts = 12, .inject = true, .weighted = true, .flags = tail},
+        {.rank = 7, .parts = 2, .inject = true, .weighted = true, .flags = writes},
+        /* plain states: norms inside the residual or not, every rule, tails */
+        {.parts = 1,
+         .out_norm = true,
+         .loop_norm = true,
+         .exit = CU_EXIT_HAZARD,
+         .threshold = 0.6f},
+        {.parts = 1, .loop_norm = true, .exit = CU_EXIT_HAZARD, .threshold = 0.85f},
+        {.parts = 1, .out_norm = true, .loop_norm = true, .exit = CU_EXIT_HAZARD, .threshold = 1},
+        {.parts = 1, .out_norm = true, .exit = CU_EXIT_HAZARD, .threshold = 0.3f},
+        {.parts = 1, .out_norm = true, .loop_norm = true, .exit = CU_EXIT_ACT, .threshold = 0.7f},
+        {.parts = 1, .loop_norm = true, .exit = CU_EXIT_LATENT_DIFF, .threshold = 0.03f},
+        {.parts = 1, .loop_norm = true, .exit = CU_EXIT_LATENT_DIFF, .threshold = 30},
+        {.parts = 1, .loop_norm = true, .exit = CU_EXIT_COSINE, .threshold = 1e-3f},
+        {.parts = 1, .out_norm = true, .exit = CU_EXIT_COSINE, .threshold = 1.9f},
+        {.parts = 1, .out_norm = true, .loop_norm = true, .exit = CU_EXIT_FIXED},
+        {.parts = 1, .out_norm = true, .loop_norm = true, .exit = CU_EXIT_HAZARD, .flags = tail},
+        {.parts = 1, .out_norm = true, .loop_norm = true, .exit = CU_EXIT_HAZARD, .flags = writes},
+    };
+    for (size_t k = 0; k < ARRAY_LEN(dims); k++) {
+        for (size_t i = 0; i < ARRAY_LEN(endings); i++)
+            loop_ends(r, dims[k], &endings[i]);
+    }
 }
 
 void test_rows(void) {
@@ -518,10 +707,5 @@ void test_rows(void) {
         gqa_slots(&r, k & 1, k >> 1);
         queries(&r, k & 1);
     }
-    for (size_t k = 0; k < ARRAY_LEN(dims); k++) {
-        loop_ends(&r, dims[k], 4, 3, 0);
-        loop_ends(&r, dims[k], 0, 1, 0);
-        loop_ends(&r, dims[k], 7, 12, CU_ROW_TAIL);
-        loop_ends(&r, dims[k], 7, 2, CU_ROW_TAIL | CU_ROW_KV_ONLY);
-    }
+    all_loop_ends(&r);
 }

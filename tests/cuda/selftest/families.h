@@ -1,0 +1,44 @@
+/* families.h - what a family's published code answers: expected.json of a golden folder. */
+#ifndef FATHOM_CUDA_FAMILIES_H
+#define FATHOM_CUDA_FAMILIES_H
+
+#include "tests/cuda/selftest/cases.h"
+
+enum { FAMILY_CASES = 16, FAMILY_LEN = 32 };
+
+/* One answer: with a threshold, or the state after a fixed number of loops. */
+typedef struct {
+    uint32_t n, vocab;
+    uint32_t ids[FAMILY_LEN];
+    uint32_t depth[FAMILY_LEN]; /* loops after which the state is read out */
+    uint32_t loops;             /* of the model, or the fixed number */
+    bool fixed;
+    float threshold; /* 1 where fixed */
+    float *logits;   /* [n][vocab] */
+} family_case;
+
+typedef struct {
+    const char *name;
+    model_folder *model;
+    family_case cases[FAMILY_CASES];
+    uint32_t n_cases;
+} family_golden;
+
+/* tests/golden/families/NAME; false, with a failed check, if it cannot be read. */
+bool family_open(family_golden *f, const char *name);
+void family_close(family_golden *f);
+/* The case of a fixed number of loops; NULL if there is none. */
+const family_case *family_fixed(const family_golden *f, uint32_t loops);
+
+/* A spec whose first sequence is the case; with company, a prefix of it and random tokens beside
+ * it. Ids live as long as the process. */
+drive_spec family_spec(const family_case *c, uint32_t max_rows, uint64_t seed, bool company);
+
+typedef struct {
+    uint32_t depths; /* positions that leave elsewhere */
+    double worst;    /* largest logit error of the others, over the largest logit */
+} family_error;
+/* The case and, with company, its prefix against the published answers. */
+family_error family_compare(const family_case *c, const drive_spec *spec, const drive_result *r);
+
+#endif
