@@ -104,8 +104,8 @@ struct api_context {
 int api__add_end(api_context *c, uint32_t id, err *e) WARN_UNUSED;
 /* Adds the end tokens that a file names: an id or a list of them. */
 int api__read_ends(api_context *c, const json_t *eos, const char *file, err *e) WARN_UNUSED;
-/* The same of config.json, whose ids count only if no other has been added so far. */
-int api__read_config_ends(api_context *c, const json_t *eos, err *e) WARN_UNUSED;
+/* Adds the end tokens of the plan (config.json), which count only if no other file named one. */
+int api__add_config_ends(api_context *c, err *e) WARN_UNUSED;
 
 /* ---- stop strings ---- */
 

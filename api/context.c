@@ -4,8 +4,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/model_json.h"
 #include "base/size.h"
-#include "text/model_json.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,14 +109,6 @@ static const char *jinja_text(const json_t *root) {
     return NULL;
 }
 
-static int read_config_json(api_context *c, err *e) {
-    json_t *root;
-    if (read_config(&root, c->opts.model_dir, "config.json", e) != 0) return -1;
-    int rc = api__read_config_ends(c, json_object_get(root, "eos_token_id"), e);
-    json_decref(root);
-    return rc;
-}
-
 /* The tokenizer's own tokens: which one ends a text, and which one begins it. */
 static int read_tokens(api_context *c, const json_t *root, err *e) {
     const tokenizer *t = c->opts.tokenizer;
@@ -154,7 +146,7 @@ static int read_files(api_context *c, err *e) {
     if (read_generation(c, e) != 0) return -1;
     if (text && read_config(&root, c->opts.model_dir, "tokenizer_config.json", e) != 0) return -1;
     int rc = text ? read_tokens(c, root, e) : 0;
-    if (rc == 0) rc = read_config_json(c, e);
+    if (rc == 0) rc = api__add_config_ends(c, e);
     if (rc == 0 && text) rc = read_template(c, root, e);
     json_decref(root);
     return rc;

@@ -46,16 +46,16 @@ int api__read_ends(api_context *c, const json_t *eos, const char *file, err *e) 
     return 0;
 }
 
-int api__read_config_ends(api_context *c, const json_t *eos, err *e) {
+int api__add_config_ends(api_context *c, err *e) {
     const tokenizer *t = c->opts.tokenizer;
-    size_t n = json_is_array(eos) ? json_array_size(eos) : eos != NULL;
-    for (size_t i = 0; t && i < n; i++) {
-        const json_t *v = json_is_array(eos) ? json_array_get(eos, i) : eos;
-        json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
-        if (id < 0 || id >= (json_int_t)c->config->vocab_size) continue; /* a warning of its own */
-        if (tokenizer_is_special(t, (uint32_t)id)) continue;
-        log_line(LOG_WARN, "config.json: eos_token_id %lld is an ordinary word of the tokenizer",
-                 (long long)id);
+    bool silent = c->n_stop_ids == 0; /* the files before this one */
+    for (uint32_t i = 0; i < c->config->n_eos; i++) {
+        uint32_t id = c->config->eos_ids[i];
+        if (t && !tokenizer_is_special(t, id)) {
+            log_line(LOG_WARN, "config.json: eos_token_id %u is an ordinary word of the tokenizer",
+                     id);
+        }
+        if (silent && api__add_end(c, id, e) != 0) return -1;
     }
-    return c->n_stop_ids > 0 ? 0 : api__read_ends(c, eos, "config.json", e);
+    return 0;
 }

@@ -1,5 +1,6 @@
 /* config.c - config.json: which family it is of, and the checked reading of its keys. */
 #include "base/log.h"
+#include "base/model_json.h"
 #include "model/model_internal.h"
 
 #include <stdio.h>
@@ -135,32 +136,32 @@ int model__config_absent(const model__config *c, const char *key) {
     return model__config_bad(c, key, "%s is set; Fathom does not know it for this family", key);
 }
 
-static void add_eos(const model__config *c, model_plan *p, json_int_t id) {
+static void add_eos(const model__config *c, model_plan *p, const json_t *v) {
+    json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
     if (id < 0 || id >= (json_int_t)p->vocab_size) {
-        log_line(LOG_WARN, "%s: eos_token_id %lld is no token of a vocabulary of %u; ignored",
-                 c->what, (long long)id, p->vocab_size);
+        log_line(LOG_WARN,
+                 "%s: eos_token_id %.15g is no token of the model, which has %u: left out", c->what,
+                 json_number_value(v), p->vocab_size);
         return;
     }
-    if (p->n_eos < PLAN_MAX_EOS) p->eos_ids[p->n_eos++] = (uint32_t)id;
+    p->eos_ids[p->n_eos++] = (uint32_t)id;
 }
 
 int model__config_eos(const model__config *c, model_plan *p) {
-    const json_t *v = json_object_get(c->root, "eos_token_id"), *one;
-    size_t i;
+    const json_t *v = json_object_get(c->root, "eos_token_id");
+    size_t n = json_is_array(v) ? json_array_size(v) : v && !json_is_null(v);
     p->n_eos = 0;
-    if (v == NULL || json_is_null(v)) return 0;
-    if (json_is_integer(v)) return add_eos(c, p, json_integer_value(v)), 0;
-    if (!json_is_array(v) || json_array_size(v) > PLAN_MAX_EOS) {
-        return model__config_bad(c, "eos_token_id",
-                                 "eos_token_id must be a token id or a list of at most %d",
-                                 PLAN_MAX_EOS);
+    if (n > PLAN_MAX_EOS) {
+        return model__config_bad(
+            c, "eos_token_id", "eos_token_id lists %zu ids, at most %d are read", n, PLAN_MAX_EOS);
     }
-    json_array_foreach(v, i, one) {
-        if (!json_is_integer(one)) {
-            return model__config_bad(c, "eos_token_id", "eos_token_id %zu is %s, expected an id", i,
+    for (size_t i = 0; i < n; i++) {
+        const json_t *one = json_is_array(v) ? json_array_get(v, i) : v;
+        if (!json_is_number(one)) {
+            return model__config_bad(c, "eos_token_id", "eos_token_id holds %s, expected token ids",
                                      kind_of(one));
         }
-        add_eos(c, p, json_integer_value(one));
+        add_eos(c, p, one);
     }
     return 0;
 }
@@ -231,7 +232,7 @@ int plan_parse(model_plan *out, const char *text, size_t n, const char *what, er
     *out = (model_plan){0};
     json_t *root;
     err why = {0};
-    if (json_parse(&root, text, n, &limits, what, &why) != 0) {
+    if (model_json_parse(&root, text, n, &limits, what, &why) != 0) {
         return err_set(e, why.code == ERR_BAD_PARAM ? ERR_BAD_FILE : why.code, NULL, "%s", why.msg);
     }
     model__config c = {root, what, e};

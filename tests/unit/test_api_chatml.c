@@ -374,7 +374,7 @@ Test(api_chatml, tokenize_takes_the_arguments_of_the_template_too) {
 
 /* ---- end tokens ---- */
 
-#define CONFIG(eos) "{\"model_type\":\"ouro\",\"bos_token_id\":1,\"eos_token_id\":" eos "}"
+#define CONFIG(eos) "{\"eos_token_id\":" eos "}"
 #define TOKENS(eos)                                                                                \
     "{\"eos_token\":\"" eos "\",\"model_max_length\":1000000000000000019884624838656"
 #define CHATML ",\"chat_template\":\"chatml\"}"
@@ -413,18 +413,40 @@ static const struct {
     {CONFIG("70"), NULL, NULL, "70", "eos_token_id 70 is an ordinary word"},
 };
 
+/* The folder becomes the demo model with the keys of `extra` in its config.json. 0 or -1. */
+static int folder_model(folder *o, const char *extra, err *e) {
+    char *text = file_get("models/demo", "config.json", NULL), link[160], target[4096];
+    json_t *config = json_loads(text, 0, NULL), *keys = json_loads(extra ? extra : "{}", 0, NULL);
+    free(text);
+    json_object_update(config, keys);
+    text = json_dumps(config, 0);
+    put_text(o, "config.json", text);
+    free(text);
+    json_decref(config);
+    json_decref(keys);
+    (void)snprintf(link, sizeof link, "%s/model.safetensors", o->dir.path);
+    cr_assert(realpath("models/demo/model.safetensors", target));
+    (void)unlink(link);
+    cr_assert_eq(symlink(target, link), 0);
+    model_close(o->f.model);
+    o->f.model = NULL;
+    return model_open(&o->f.model, o->dir.path, e);
+}
+
 Test(api_chatml, an_answer_ends_at_any_token_that_a_file_beside_the_model_calls_the_end) {
     folder o = folder_open();
-    static const char *const names[] = {"config.json", "generation_config.json",
-                                        "tokenizer_config.json"};
+    err e = {0};
+    static const char *const names[] = {"generation_config.json", "tokenizer_config.json"};
     for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
-        const char *texts[] = {ends[i].config, ends[i].generation, ends[i].tokens};
+        const char *texts[] = {ends[i].generation, ends[i].tokens};
         tmp_dir_remove(&o.dir);
         o.dir = tmp_dir_create();
-        for (size_t k = 0; k < 3; k++)
+        for (size_t k = 0; k < 2; k++)
             put_text(&o, names[k], texts[k]);
         char said[2000];
         int kept = stderr_catch();
+        int opened = folder_model(&o, ends[i].config, &e);
+        cr_assert_eq(opened, 0, "%s", e.msg);
         api_context *c = folder_context(&o);
         stderr_release(kept, said, sizeof said);
         uint32_t n;
@@ -446,7 +468,7 @@ Test(api_chatml, a_model_without_a_tokenizer_ends_where_its_config_says) {
     folder o = folder_open();
     api_context *c = NULL;
     err e = {0};
-    put_text(&o, "config.json", CONFIG("[0,2]"));
+    cr_assert_eq(folder_model(&o, CONFIG("[0,2]"), &e), 0, "%s", e.msg);
     api_opts opts = {.model_dir = o.dir.path, .model = o.f.model};
     cr_assert_eq(api_context_open(&c, &opts, &e), 0, "%s", e.msg);
     uint32_t n;
@@ -454,8 +476,8 @@ Test(api_chatml, a_model_without_a_tokenizer_ends_where_its_config_says) {
     cr_assert_eq(n, 2);
     cr_expect(ids[0] == 0 && ids[1] == 2);
     api_context_close(c);
-    put_text(&o, "config.json", CONFIG("\"2\""));
-    cr_expect_eq(api_context_open(&c, &opts, &e), -1);
-    cr_expect_not_null(strstr(e.msg, "config.json: eos_token_id must be token ids"), "%s", e.msg);
+    cr_expect_eq(folder_model(&o, CONFIG("\"2\""), &e), -1);
+    cr_expect_not_null(
+        strstr(e.msg, "config.json: eos_token_id holds a string, expected token ids"), "%s", e.msg);
     folder_close(&o);
 }

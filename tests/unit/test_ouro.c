@@ -140,8 +140,8 @@ static const struct {
     {"attention_bias", "true", "attention_bias is true"},
     {"quantization_config", "{\"quant_method\": \"fp8\"}", "quantization_config is set"},
     {"tie_word_embeddings", "\"no\"", "tie_word_embeddings is a string"},
-    {"eos_token_id", "\"</s>\"", "eos_token_id must be a token id or a list"},
-    {"eos_token_id", "[0, \"x\"]", "eos_token_id 1 is a string"},
+    {"eos_token_id", "\"</s>\"", "eos_token_id holds a string, expected token ids"},
+    {"eos_token_id", "[0, \"x\"]", "eos_token_id holds a string"},
 };
 
 Test(ouro, every_key_that_would_change_the_arithmetic_is_refused_by_name) {

@@ -3,7 +3,7 @@
  * in tests/tokenizer/missing.test.mjs. */
 #include "tests/lib/stderr.h"
 #include "tests/lib/testlib.h"
-#include "text/model_json.h"
+#include "base/model_json.h"
 #include "text/tokenizer.h"
 
 #include <criterion/criterion.h>

@@ -3,8 +3,8 @@
  * Hugging Face writes "no limit" as int(1e30), and the parser takes integers of 64 bits
  * only. In a model's files an integer that does not fit becomes a real; a request is read by
  * json_parse, which refuses it. */
-#ifndef FATHOM_MODEL_JSON_H
-#define FATHOM_MODEL_JSON_H
+#ifndef FATHOM_BASE_MODEL_JSON_H
+#define FATHOM_BASE_MODEL_JSON_H
 
 #include "base/json.h"
 

@@ -1,5 +1,5 @@
 /* model_json.c - writes integers beyond 64 bits as reals, then parses. */
-#include "text/model_json.h"
+#include "base/model_json.h"
 
 #include <errno.h>
 #include <stdlib.h>
