@@ -180,7 +180,7 @@ static void project_gqa(eng__cpu *g, const eng__layer *l) {
 
 typedef struct { /* positions [first, end) of a plane; blocks NULL: none */
     const uint32_t *blocks;
-    uint32_t plane, first, end;
+    uint32_t plane, group, first, end;
 } piece;
 
 typedef struct { /* up to ROW_BLOCK queries of one group and one run */
@@ -217,33 +217,41 @@ static void transpose_queries(const query_block *b) {
     }
 }
 
-/* Where the layer at hand begins in a slot, and its bytes there. */
-static const uint8_t *layer_in_slot(const eng__cpu *g, uint32_t slot) {
-    size_t value = model_dtype_bytes(g->opts.cache_dtype);
-    return (const uint8_t *)g->slots + slot * g->base.info.slot_bytes + g->slot_at * value;
+/* First value of a group's keys (part 0) or values (part 1) inside a layer; MLA's latent is both.
+ */
+static size_t part_at(const eng__cpu *g, uint32_t group, uint32_t part) {
+    if (g->plan.attn == ATTN_MLA) return 0;
+    return part == 0 ? (size_t)group * g->dk : (size_t)(g->groups + group) * g->dk;
 }
 
-static size_t layer_bytes(const eng__cpu *g) {
-    return g->plan.layer_values * model_dtype_bytes(g->opts.cache_dtype);
+/* Brings one group's keys and values of a slot nearer; other groups' lie beside them. */
+static inline void prefetch_group(const eng__cpu *g, uint32_t slot, uint32_t group, bool near) {
+    size_t value = model_dtype_bytes(g->opts.cache_dtype), bytes = g->dk * value;
+    const uint8_t *layer =
+        (const uint8_t *)g->slots + slot * g->base.info.slot_bytes + g->slot_at * value;
+    uint32_t parts = g->plan.attn == ATTN_MLA ? 1 : 2;
+    for (uint32_t part = 0; part < parts; part++) {
+        const uint8_t *p = layer + part_at(g, group, part) * value;
+        for (size_t i = 0; i < bytes; i += 64) {
+            if (near) __builtin_prefetch(p + i);
+            else __builtin_prefetch(p + i, 0, 2);
+        }
+    }
 }
 
 /* Slots lie anywhere: only the map knows what will be read next. */
-static void prefetch_slot(const eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t pos) {
+static void prefetch_slot(const eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t group,
+                          uint32_t pos) {
     uint32_t slot = slot_at(g, blocks, pos, plane);
-    if (slot == ENG_NO_SLOT) return;
-    size_t bytes = layer_bytes(g);
-    const uint8_t *p = layer_in_slot(g, slot);
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(p + i);
+    if (slot != ENG_NO_SLOT) prefetch_group(g, slot, group, true);
 }
 
 void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t group, uint32_t p0,
                  uint32_t n, float *to) {
     bool mla = g->plan.attn == ATTN_MLA, half = g->opts.cache_dtype == DTYPE_BF16;
-    size_t key_at = mla ? 0 : (size_t)group * g->dk;
-    size_t val_at = mla ? 0 : (size_t)(g->groups + group) * g->dk;
+    size_t key_at = part_at(g, group, 0), val_at = part_at(g, group, 1);
     for (uint32_t i = 0; i < n; i++, to += g->kv_ld) {
-        if (i + AHEAD < n) prefetch_slot(g, blocks, plane, p0 + i + AHEAD);
+        if (i + AHEAD < n) prefetch_slot(g, blocks, plane, group, p0 + i + AHEAD);
         uint32_t slot = slot_at(g, blocks, p0 + i, plane);
         if (slot == ENG_NO_SLOT) {
             atomic_store_explicit(&g->bad_slot, 1, memory_order_relaxed);
@@ -267,13 +275,10 @@ void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t g
  * to the second cache while this one is computed, and takes no place in the first. */
 static void prefetch_next(const query_block *b, uint32_t at) {
     const eng__cpu *g = b->g;
-    size_t bytes = layer_bytes(g);
     uint32_t first = b->next.first + at, end = first + ENG__TILE;
     for (uint32_t p = first; p < end && p < b->next.end; p++) {
         uint32_t slot = slot_at(g, b->next.blocks, p, b->next.plane);
-        if (slot == ENG_NO_SLOT) continue;
-        for (size_t i = 0; i < bytes; i += 64)
-            __builtin_prefetch(layer_in_slot(g, slot) + i, 0, 2);
+        if (slot != ENG_NO_SLOT) prefetch_group(g, slot, b->next.group, false);
     }
 }
 
@@ -348,7 +353,7 @@ static void attend_span(query_block *b, uint32_t span) {
         memset(context_of(b, m), 0, g->dv * sizeof *g->ctx);
     for (uint32_t p0 = first; p0 < end; p0 += ENG__SEGMENT) {
         uint32_t n = end - p0 < ENG__SEGMENT ? end - p0 : ENG__SEGMENT;
-        b->next = p0 + n < last ? (piece){b->blocks, b->plane, p0 + n, last} : b->after;
+        b->next = p0 + n < last ? (piece){b->blocks, b->plane, b->group, p0 + n, last} : b->after;
         eng__gather(b->g, b->blocks, b->plane, b->group, p0, n, b->s->kv);
         weigh(b, p0, n);
         add_values(b, n);
@@ -419,11 +424,17 @@ static query_block block_of(eng__cpu *g, const eng__run *r, uint32_t item, uint3
     return b;
 }
 
-/* Where the run behind this one begins to read. */
-static piece first_piece(const eng__cpu *g, uint32_t run) {
+/* Where the item behind this one begins to read: another group of the run, or the next run. */
+static piece first_piece(const eng__cpu *g, uint32_t run, uint32_t item) {
+    uint32_t items = run_items(g, &g->runs[run]), group = 0;
+    if (item + 1 < items) group = (item + 1) / (items / g->groups);
+    else run++;
     if (run >= g->n_runs || g->runs[run].expanded) return (piece){0};
     uint32_t s = g->runs[run].first, end = row_of(g, s)->pos + 1;
-    return (piece){row_of(g, s)->blocks, g->plane[s], 0, end < ENG__SEGMENT ? end : ENG__SEGMENT};
+    return (piece){.blocks = row_of(g, s)->blocks,
+                   .plane = g->plane[s],
+                   .group = group,
+                   .end = end < ENG__SEGMENT ? end : ENG__SEGMENT};
 }
 
 static void attend_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
@@ -433,7 +444,7 @@ static void attend_work(void *arg, uint32_t first, uint32_t last, uint32_t worke
         while (i - before >= run_items(g, &g->runs[run]))
             before += run_items(g, &g->runs[run++]);
         query_block b = block_of(g, &g->runs[run], i - before, worker);
-        b.after = first_piece(g, run + 1);
+        b.after = first_piece(g, run, i - before);
         attend(&b);
     }
 }

@@ -3,6 +3,7 @@
 #include "base/size.h"
 #include "engine/cuda/cuda_internal.h"
 #include "engine/rowmath.h"
+#include "base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>

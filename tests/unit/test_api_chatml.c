@@ -9,6 +9,7 @@
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 TestSuite(api_chatml, .fini = fail_on_leaks, .timeout = 120);
 

@@ -1,5 +1,7 @@
 /* families.c - reads expected.json of a golden folder, and compares runs with it. */
 #include "tests/cuda/selftest/families.h"
+#include "base/json.h"
+#include "base/size.h"
 
 #include <jansson.h>
 #include <stdio.h>

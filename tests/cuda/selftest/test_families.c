@@ -103,7 +103,7 @@ static void other_rules(const family_golden *f) {
  * position whose sum comes near the threshold may leave elsewhere. */
 static void half_precision(const family_golden *f) {
     enum { MOST_DEPTHS = 3 };
-    const double limit = 0.04;
+    const double limit = 0.03; /* 0.02 on the shim */
     for (uint32_t i = 0; i < f->n_cases; i++) {
         const family_case *c = &f->cases[i];
         drive_spec few = family_spec(c, 20, 11 + i, true), many = family_spec(c, 96, 0, true);
