@@ -2,6 +2,7 @@
  * run, on real exits, sampling on. */
 #include "base/size.h"
 #include "cli/bench_engine/bench_engine_internal.h"
+#include "engine/backend.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/size.h"
 #include "cli/describe.h"
+#include "engine/backend.h"
 
 #include <math.h>
 #include <stdio.h>

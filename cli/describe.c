@@ -1,5 +1,6 @@
 /* describe.c - see describe.h. */
 #include "cli/describe.h"
+#include "engine/backend.h"
 
 #include <stdio.h>
 #include <string.h>

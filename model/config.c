@@ -9,8 +9,18 @@
 
 enum { CONFIG_MAX_BYTES = 1 << 20, MAX_SLOT_VALUES = 1 << 26 };
 
-/* One row per family. */
-static const model_family *const families[] = {&model__openmythos, &model__ouro};
+/* One row per family: model/families/NAME.c defines model__NAME. */
+#define FAMILIES(ROW)                                                                              \
+    ROW(openmythos)                                                                                \
+    ROW(ouro)
+
+#define ROW(name) extern const model_family model__##name;
+FAMILIES(ROW)
+#undef ROW
+
+#define ROW(name) &model__##name,
+static const model_family *const families[] = {FAMILIES(ROW)};
+#undef ROW
 
 /* ---- keys ---- */
 

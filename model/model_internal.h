@@ -100,8 +100,6 @@ struct model_family {
     size_t n_variants;
 };
 
-extern const model_family model__openmythos, model__ouro;
-
 /* Reading keys. Each returns 0, or -1 with ERR_BAD_FILE naming file, key, value and rule. */
 const json_t *model__config_get(const model__config *c, const char *key); /* NULL: recorded */
 int model__config_whole(const model__config *c, const char *key, uint32_t min, uint32_t max,

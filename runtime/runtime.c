@@ -2,6 +2,7 @@
  * every command. */
 #include "runtime/runtime.h"
 #include "base/log.h"
+#include "engine/backend.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -3,6 +3,7 @@
 #ifndef FATHOM_RUNTIME_H
 #define FATHOM_RUNTIME_H
 
+#include "model/model.h"
 #include "scheduler/scheduler.h"
 #include "text/tokenizer.h"
 

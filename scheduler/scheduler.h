@@ -11,7 +11,10 @@
 #ifndef FATHOM_SCHEDULER_H
 #define FATHOM_SCHEDULER_H
 
-#include "engine/backend.h"
+#include "engine/sampler.h"
+#include "model/plan.h"
+
+typedef struct eng_backend eng_backend; /* engine/backend.h */
 
 enum { SCHED_CHUNK = 128 };
 

@@ -16,6 +16,7 @@
 
 #include "base/hash.h"
 #include "base/list.h"
+#include "engine/backend.h"
 #include "scheduler/scheduler.h"
 
 #include <stdatomic.h>

@@ -1,5 +1,6 @@
 /* load.c - opens the model on a worker while the loop already answers /health. */
 #include "base/clock.h"
+#include "engine/backend.h"
 #include "server/server_internal.h"
 
 #include <stdlib.h>

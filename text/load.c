@@ -1,7 +1,7 @@
 /* load.c - tokenizer.json into flat tables; every number and name checked. */
 #include "base/log.h"
-#include "base/size.h"
 #include "base/model_json.h"
+#include "base/size.h"
 #include "text/tokenizer_internal.h"
 
 #include <stdio.h>

@@ -3,6 +3,7 @@
 #include "base/hash.h"
 #include "base/size.h"
 #include "cli/bench_engine/bench_engine_internal.h"
+#include "engine/backend.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include "cli/bench_engine/bench_engine_internal.h"
 #include "cli/describe.h"
+#include "engine/backend.h"
 
 #include <stdio.h>
 

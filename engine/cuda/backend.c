@@ -1,9 +1,9 @@
 /* backend.c - opening the CUDA backend: sizes, memory, weights, graphs. Everything is
  * allocated here, by plain cudaMalloc; nothing is after. */
+#include "base/log.h"
 #include "base/size.h"
 #include "engine/cuda/cuda_internal.h"
 #include "engine/rowmath.h"
-#include "base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>

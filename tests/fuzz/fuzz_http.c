@@ -41,9 +41,9 @@ static void start(void) {
     server->o.cors.items[0] = "https://a.example";
     server->o.cors.n = 1;
     srv_metrics_init(&server->counts, 1024);
-    srv_list_init(&server->conns);
-    srv_list_init(&server->reqs);
-    srv_list_init(&server->gens);
+    list_init(&server->conns);
+    list_init(&server->reqs);
+    list_init(&server->gens);
     if (uv_loop_init(&server->loop) != 0 || srv_mhd_open(server, listen_somewhere(), &e) != 0)
         abort();
 }

@@ -3,6 +3,7 @@
  * their code answers in float32. Depths are equal and logits within 1e-4 of the largest, for any
  * chunking of the prompt and whatever else shares the launches. */
 #include "base/json.h"
+#include "engine/backend.h"
 #include "scheduler/scheduler.h"
 #include "tests/lib/testlib.h"
 

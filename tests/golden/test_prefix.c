@@ -4,6 +4,7 @@
  *   FATHOM_PREFIX=tokens,requests   a larger run than the default 320,8 */
 #include "base/clock.h"
 #include "base/file.h"
+#include "engine/backend.h"
 #include "scheduler/scheduler.h"
 #include "tests/lib/testlib.h"
 #include "text/tokenizer.h"

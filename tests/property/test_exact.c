@@ -6,6 +6,7 @@
  *   FATHOM_SEED=N   first seed (else from the clock; printed) */
 #include "base/clock.h"
 #include "base/size.h"
+#include "engine/backend.h"
 #include "scheduler/scheduler.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/weights.h"

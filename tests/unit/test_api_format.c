@@ -1,6 +1,7 @@
 /* test_api_format.c - response_format with the demo model itself: a small weak model at
  * temperature 1, whose every answer must all the same be JSON that fits. */
 #include "api/api_internal.h"
+#include "engine/backend.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
 
