@@ -1,6 +1,6 @@
 /* loadgen_internal.h - the parts of `fathom bench`, the load generator.
  *
- *   command.c     options, order of a run, exit status
+ *   command.c options, order of a run, exit status
  *   plan.c    what will be asked and when: arrival times, cancels, bodies
  *   prompt.c  prompts and lengths: random, from a file, after a trace
  *   load.c    the loop: libuv drives libcurl's multi-socket interface

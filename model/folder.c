@@ -1,4 +1,4 @@
-/* model.c - opens a model folder: config.json and one or more safetensors files, mapped.
+/* folder.c - opens a model folder: config.json and one or more safetensors files, mapped.
  *
  * All checks of the weights are here: names, shapes, dtypes, and a sample of the values.
  * Past model_open, a tensor is what the configuration says it is. */

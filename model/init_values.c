@@ -1,4 +1,4 @@
-/* recipe.c - random weights that behave: activations keep their size through every stage,
+/* init_values.c - random weights that behave: activations keep their size through every stage,
  * experts and attention matter, and tokens leave the loop at different depths.
  *
  * Sizes below are root mean squares per channel. A linear layer of std 1/sqrt(inputs)

@@ -1,4 +1,4 @@
-/* wave.c - cohorts: who gets rows, and where a cohort goes after a launch.
+/* cohort.c - cohorts: who gets rows, and where a cohort goes after a launch.
  *
  * Rows cannot deadlock: cohorts of a sequence take rows in position order and all at
  * once, and the first cohort of a sequence waits for no other row; it ends after at most

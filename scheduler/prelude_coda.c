@@ -1,4 +1,4 @@
-/* ends.c - prelude and coda: what a position goes through before its loops and after. */
+/* prelude_coda.c - prelude and coda: what a position goes through before its loops and after. */
 #include "scheduler/scheduler_internal.h"
 
 /* ---- prelude ---- */

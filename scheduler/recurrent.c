@@ -1,4 +1,4 @@
-/* loops.c - recurrent launches: one more loop of many rows, and who left. */
+/* recurrent.c - recurrent launches: one more loop of many rows, and who left. */
 #include "scheduler/scheduler_internal.h"
 
 /* ---- ahead of the result ---- */

@@ -1,13 +1,13 @@
 /* scheduler_internal.h - what the scheduler's files share.
  *
- * cache.c   slots, pages, blocks        prefix.c  blocks found again by content
- * cost.c    a + b*rows, when to flush   seq.c     one request, checked and copied
- * admit.c   who runs, who waits         wave.c    cohorts: rows, and what comes next
- * pick.c    the wavefront rule          tails.c   silent loops of policy exact
- * flight.c  launches from start to end  loops.c   recurrent launches
- * ends.c    prelude and coda            emit.c    positions done, tokens out
- * sched.c   the machine                 thread.c  the machine on its own thread
- * sane.c    every invariant, slowly
+ * cache.c          slots, pages, blocks          prefix.c     blocks found again by content
+ * cost.c           a + b*rows, when to flush     seq.c        one request, checked and copied
+ * admit.c          who runs, who waits           cohort.c     cohorts: rows, and what comes next
+ * pick.c           the wavefront rule            tails.c      silent loops of policy exact
+ * flight.c         launches from start to end    recurrent.c  recurrent launches
+ * prelude_coda.c   prelude and coda              emit.c       positions done, tokens out
+ * sched.c          the machine                   thread.c     the machine on its own thread
+ * sane.c           every invariant, slowly
  *
  * Everything here belongs to the thread that calls sched_step, but for the fields of
  * seq marked atomic. */
@@ -315,7 +315,7 @@ seq *sched__take_ended(sched *s);    /* NULL when there is none */
 void sched__cancel_wanted(sched *s); /* ends every sequence whose cancel_wanted is set */
 void sched__end_all(sched *s, sched_finish finish, err_code why);
 
-/* ---- wave.c ---- */
+/* ---- cohort.c ---- */
 
 void sched__start_cohorts(sched *s);
 void sched__want_start(sched *s, seq *q);       /* its next cohort may be started */
@@ -356,7 +356,7 @@ int sched__settle_all(sched *s, err *e) WARN_UNUSED;
 int sched__settle_oldest(sched *s, err *e) WARN_UNUSED;
 void sched__drain(sched *s); /* waits for everything that is out and looks at nothing */
 
-/* ---- loops.c, ends.c: each starts launches, and settles one of its stage ---- */
+/* ---- recurrent.c, prelude_coda.c: each starts launches, and settles one of its stage ---- */
 
 int sched__run_loops(sched *s, err *e) WARN_UNUSED;
 int sched__run_prelude(sched *s, err *e) WARN_UNUSED;

@@ -5,16 +5,16 @@
  * else until it comes back. mhd.c alone knows libmicrohttpd; the others speak of
  * connections (srv_conn) and requests (srv_req).
  *
- *   srv_mhd     bytes to requests, answers to bytes, the pump
- *   srv_screen  what a header block must be before anything looks at it
- *   srv_route   which handler a path means; keys, CORS
- *   srv_parse   bodies to api_requests, large ones on a worker
- *   srv_engine  submits, maps the scheduler's events back to requests
- *   srv_stream  the bounded buffer between an answer and its socket; hang-up watch
- *   srv_sweep   absolute deadlines, once a second
- *   srv_watchdog tells, from a thread of its own, when the loop is stuck
- *   srv_drain   signals and the orderly end
- *   srv_metrics the Prometheus page */
+ *   mhd.c        bytes to requests, answers to bytes, the pump
+ *   framing.c    what a header block must be before anything looks at it
+ *   route.c      which handler a path means; keys, CORS
+ *   parse.c      bodies to api_requests, large ones on a worker
+ *   engine.c     submits, maps the scheduler's events back to requests
+ *   stream.c     the bounded buffer between an answer and its socket; hang-up watch
+ *   deadlines.c  absolute deadlines, once a second
+ *   watchdog.c   tells, from a thread of its own, when the loop is stuck
+ *   drain.c      signals and the orderly end
+ *   metrics.c    the Prometheus page */
 #ifndef FATHOM_SRV_INTERNAL_H
 #define FATHOM_SRV_INTERNAL_H
 

@@ -1,4 +1,4 @@
-/* expanded.c - MLA attention with keys and values rebuilt per head.
+/* attention_expanded.c - MLA attention with keys and values rebuilt per head.
  *
  * Absorbed, a query meets kv_lora_rank values per position; expanded, only its head's own
  * nope + rope and v, but each position must first be multiplied out. That pays where many
