@@ -24,7 +24,7 @@ typedef struct { /* up to EXPAND_BLOCK queries of one head of one run */
 } head_block;
 
 static uint32_t pos_of(const eng__cpu *g, uint32_t s) {
-    return g->rows[g->perm[s]].pos;
+    return eng__row_of(g, s)->pos;
 }
 
 static uint32_t min_u32(uint32_t a, uint32_t b) {
@@ -73,7 +73,7 @@ static void multiply_out(const head_block *b, const eng__mat *w, uint32_t n, flo
 static void expand_segment(const head_block *b, uint32_t p0, uint32_t n) {
     eng__cpu *g = b->g;
     uint32_t nope = g->plan.qk_nope_head_dim, rank = g->plan.kv_lora_rank;
-    eng__gather(g, g->rows[g->perm[b->row0]].blocks, g->plane[b->row0], 0, p0, n, b->s->kv);
+    eng__gather(g, eng__row_of(g, b->row0)->blocks, g->plane[b->row0], 0, p0, n, b->s->kv);
     multiply_out(b, &b->l->key[b->head], n, b->s->key, g->ld_key);
     multiply_out(b, &b->l->uv[b->head], n, b->s->value, g->ld_value);
     for (uint32_t i = 0; i < n; i++) {
@@ -103,7 +103,7 @@ static void attend_panel(head_block *b, uint32_t m0, uint32_t queries, uint32_t 
         for (uint32_t m = 0; m < queries; m += ENG__TILE) {
             uint32_t nm = min_u32(queries - m, ENG__TILE);
             g->k->tile_f32_across(b->s->value + c0, g->ld_value, n, score + m, ENG__PANEL, nm,
-                                  b->s->acc, ENG__PANEL);
+                                  b->s->acc, ENG__PANEL, false);
             for (uint32_t i = 0; i < nm; i++) {
                 g->k->scale_add(output_of(b, m0 + m + i) + c0, b->keep[m0 + m + i],
                                 b->s->acc + i * ENG__PANEL, 1.0f, nc);

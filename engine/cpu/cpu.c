@@ -101,6 +101,7 @@ static void set_geometry(eng__cpu *g) {
     g->dv = mla ? c->kv_lora_rank : c->head_dim;
     g->val_off = mla ? 0 : g->dk;
     g->kv_ld = (mla ? g->dk : g->dk + g->dv) + ENG__PAD;
+    g->ld_sums = round_up(g->dv);
     g->attn_scale =
         1.0f / sqrtf((float)(mla ? c->qk_nope_head_dim + c->qk_rope_head_dim : c->head_dim));
     size_t shared = (size_t)c->n_shared_experts * ((g->shared_dim + 15) / 16 * 16);
@@ -219,10 +220,14 @@ static int take_scratch(eng__cpu *g, err *e) {
         memcpy(wanted[i].at, &p, sizeof p);
     }
     size_t tmp = c->layer_values > d ? c->layer_values : d;
+    /* tiles read whole panels: a panel more than is filled */
+    size_t segment = (ENG__SEGMENT + 1u) * ((size_t)g->kv_ld + ENG__PANEL);
+    size_t pieces = ENG__TILE * (ENG__PIECE + ENG__PAD) + ENG__PANEL;
     for (uint32_t t = 0; t < threads; t++) {
         eng__scratch *s = &g->scratch[t];
         s->acc = eng__take(g, ENG__ROW_BLOCK * ENG__PANEL, f);
-        s->kv = take_rows(g, ENG__SEGMENT + 1, g->kv_ld + ENG__PANEL, f);
+        s->kv = take_rows(g, 1, segment > pieces ? segment : pieces, f);
+        s->sums = take_rows(g, ENG__PANEL, g->ld_sums, f);
         s->qt = take_rows(g, ENG__ROW_BLOCK, g->dk, f);
         s->score = eng__take(g, ENG__ROW_BLOCK * ENG__SEGMENT, f);
         s->tmp = eng__take(g, tmp + ENG__PAD, f);
@@ -236,7 +241,7 @@ static int take_scratch(eng__cpu *g, err *e) {
                 return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %u threads", threads);
             }
         }
-        if (!s->part || !s->acc || !s->kv || !s->qt || !s->score || !s->tmp) {
+        if (!s->part || !s->sums || !s->acc || !s->kv || !s->qt || !s->score || !s->tmp) {
             return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %u threads", threads);
         }
     }

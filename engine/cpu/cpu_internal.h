@@ -19,6 +19,7 @@ enum {
     ENG__GROUP_BYTES = ENG__GROUP * ENG__PANEL + 4 * ENG__PANEL, /* codes, then scales */
     ENG__SEGMENT = 128,      /* cache positions one softmax pass takes */
     ENG__SPAN = 1024,        /* positions that make one partial result; spans are merged in order */
+    ENG__PIECE = 2048,       /* most values of a position that several groups' block reads */
     ENG__EXPAND_BLOCK = 512, /* most queries that share an expanded segment */
     ENG__PAD = 16,           /* floats between rows beyond a power of two: avoids set conflicts */
 };
@@ -56,7 +57,7 @@ typedef struct {
     void (*silu_mul)(const float *g, const float *u, float *y, size_t n);
     /* The same sums with rows side by side: x[k * ldx + r]. */
     void (*tile_f32_across)(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
-                            uint32_t rows, float *acc, size_t lda);
+                            uint32_t rows, float *acc, size_t lda, bool add);
     /* tile_f32 for the first NARROW columns alone, with the same bits. */
     void (*tile_f32_narrow)(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
                             uint32_t rows, float *acc, size_t lda);
@@ -156,10 +157,11 @@ typedef struct {
 
 typedef struct {  /* one compute thread's own memory */
     float *acc;   /* [ROW_BLOCK][PANEL] */
-    float *kv;    /* [SEGMENT][kv_ld] keys and values of a segment, widened */
+    float *kv;    /* keys and values, widened: [SEGMENT][kv_ld], or [TILE][PIECE + PAD] */
     float *qt;    /* [ROW_BLOCK / PANEL][dk][PANEL] queries, transposed */
     float *score; /* [ROW_BLOCK / PANEL][SEGMENT][PANEL] */
     float *tmp;   /* [max(D, slot_values) + PAD] */
+    float *sums;  /* [PANEL][ld_sums] values of a segment */
     float *part;  /* [ROW_BLOCK][dv] one span's result before it is merged */
     /* expanded attention of one head */
     float *key;   /* [SEGMENT][ld_key] */
@@ -211,6 +213,7 @@ typedef struct {
 
     /* attention geometry: `groups` sets of `group_heads` query heads share keys */
     uint32_t groups, group_heads, dk, dv, kv_ld, val_off;
+    uint32_t ld_sums;          /* dv in whole panels */
     uint32_t ld_key, ld_value; /* of one expanded head */
     uint32_t crossover;        /* queries from which expanding is less arithmetic; 0 = none */
     uint32_t window;           /* positions that take one form together; 0 = all absorbed */
@@ -254,8 +257,9 @@ typedef struct {
     uint32_t max_jobs;
     eng__run *runs;
     uint32_t n_runs;
-    uint32_t query_block; /* most queries one item of attention takes, <= ROW_BLOCK */
-    float *part;          /* [part_cap][dv + 2] results of spans computed by several threads */
+    uint32_t query_block;   /* most queries one item of attention takes of a group, <= ROW_BLOCK */
+    uint32_t block_columns; /* and of several groups, <= PANEL */
+    float *part;            /* [part_cap][dv + 2] results of spans computed by several threads */
     uint32_t part_cap;
     eng__scratch *scratch; /* per thread */
     uint8_t *halted;       /* [max_launch] by launch row */
@@ -267,6 +271,18 @@ typedef struct {
     uint32_t n_rows;
     bool in_coda;
 } eng__cpu;
+
+static inline const eng_row *eng__row_of(const eng__cpu *g, uint32_t scratch_row) {
+    return &g->rows[g->perm[scratch_row]];
+}
+
+/* Slot of a position, or ENG_NO_SLOT when the map names none that exists. */
+static inline uint32_t eng__slot_at(const eng__cpu *g, const uint32_t *blocks, uint32_t pos,
+                                    uint32_t plane) {
+    size_t map = (size_t)blocks[pos / ENG_BLOCK] * g->base.info.n_planes + plane;
+    uint32_t slot = g->maps[map * ENG_BLOCK + pos % ENG_BLOCK] - 1;
+    return slot < g->base.info.n_slots ? slot : ENG_NO_SLOT;
+}
 
 /* Memory that lives until close; zeroed, 64-byte aligned, advised for huge pages when
  * large. NULL when out of memory. */
@@ -294,6 +310,8 @@ void eng__panel(const eng__cpu *g, const eng__mat *w, uint32_t p, const eng__inp
 void eng__attention(eng__cpu *g, const eng__layer *l);
 /* The product that ends a sublayer: full rows of x times w, to where the plan's norms want it. */
 eng__gemm eng__to_stream(const eng__cpu *g, const eng__mat *w, const float *x, size_t ldx);
+/* attention_blocks.c: attention of all other runs, from q to ctx */
+void eng__attend_blocks(eng__cpu *g);
 /* Keys and values of positions [p0, p0 + n) of a group as float32 rows [n][kv_ld]. */
 void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t group, uint32_t p0,
                  uint32_t n, float *to);

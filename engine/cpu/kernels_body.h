@@ -7,58 +7,70 @@
  * iv_set1 and v_dot4 (adds four u8 x s8 products per lane, the s8 the same in all); TILE_ROWS (rows
  * whose accumulators fit the registers); KERNELS (the table's name) and KERNELS_NAME.
  *
- * A pass of a tile covers 2 * VL of a panel's columns: VL from `col` and VL from
- * 16 + col, which is how packed bfloat16 pairs them up. V_KEEP(v) makes the compiler take v
- * as changed. */
+ * A pass of a tile takes R rows and C * VL columns from `col` on, and as many from 16 + col,
+ * which is how packed bfloat16 pairs columns up. Few rows take a panel's whole width in one
+ * pass: the panel is read once, and the running sums are enough to hide an addition's latency.
+ * V_KEEP(v) makes the compiler take v as changed. */
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE void pass_store(vec acc0, vec acc1, float *to, bool first_half_only) {
-    v_store(to, acc0);
-    if (!first_half_only) v_store(to + 16, acc1);
-}
+enum { WHOLE = 16 / VL }; /* C of a pass over the whole width */
+#define PASS_COLUMNS(rows) ((rows)*WHOLE <= TILE_ROWS ? WHOLE : 1)
+#define PASS_WIDTH(rows) (PASS_COLUMNS(rows) * (uint32_t)VL)
 
-/* R rows, columns [col, col + VL) and [16 + col, 16 + col + VL). */
-INLINE void pass_f32(const uint32_t R, const float *w, size_t ldw, size_t k, const float *x,
-                     size_t ldx, float *acc, size_t lda, bool add) {
-    vec a[TILE_ROWS][2];
+typedef vec pass_sums[TILE_ROWS * 2];
+
+INLINE void sums_begin(const uint32_t R, const uint32_t C, vec *a, const float *acc, size_t lda,
+                       bool add) {
 #pragma GCC unroll 12
     for (uint32_t r = 0; r < R; r++) {
-        a[r][0] = add ? v_load(acc + r * lda) : v_set1(0);
-        a[r][1] = add ? v_load(acc + r * lda + 16) : v_set1(0);
-    }
-    for (size_t i = 0; i < k; i++, w += ldw) {
-        vec w0 = v_load(w), w1 = v_load(w + 16);
-#pragma GCC unroll 12
-        for (uint32_t r = 0; r < R; r++) {
-            vec b = v_set1(x[r * ldx + i]);
-            a[r][0] = v_fma(b, w0, a[r][0]);
-            a[r][1] = v_fma(b, w1, a[r][1]);
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < C; c++) {
+            vec *at = a + 2 * (r * C + c);
+            at[0] = add ? v_load(acc + r * lda + c * VL) : v_set1(0);
+            at[1] = add ? v_load(acc + r * lda + c * VL + 16) : v_set1(0);
         }
     }
-#pragma GCC unroll 12
-    for (uint32_t r = 0; r < R; r++)
-        pass_store(a[r][0], a[r][1], acc + r * lda, false);
 }
 
-INLINE void pass_across(const uint32_t R, const float *w, size_t ldw, size_t k, const float *x,
-                        size_t ldx, float *acc, size_t lda) {
-    vec a[TILE_ROWS][2];
+INLINE void sums_end(const uint32_t R, const uint32_t C, const vec *a, float *acc, size_t lda) {
 #pragma GCC unroll 12
-    for (uint32_t r = 0; r < R; r++)
-        a[r][0] = a[r][1] = v_set1(0);
-    for (size_t i = 0; i < k; i++, w += ldw, x += ldx) {
-        vec w0 = v_load(w), w1 = v_load(w + 16);
-#pragma GCC unroll 12
-        for (uint32_t r = 0; r < R; r++) {
-            vec b = v_set1(x[r]);
-            a[r][0] = v_fma(b, w0, a[r][0]);
-            a[r][1] = v_fma(b, w1, a[r][1]);
+    for (uint32_t r = 0; r < R; r++) {
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < C; c++) {
+            v_store(acc + r * lda + c * VL, a[2 * (r * C + c)]);
+            v_store(acc + r * lda + c * VL + 16, a[2 * (r * C + c) + 1]);
         }
     }
+}
+
+/* One step of k: row r's value, x[r * step], times the columns in w. */
+INLINE void sums_step(const uint32_t R, const uint32_t C, vec *a, const vec *w, const float *x,
+                      size_t step) {
 #pragma GCC unroll 12
-    for (uint32_t r = 0; r < R; r++)
-        pass_store(a[r][0], a[r][1], acc + r * lda, false);
+    for (uint32_t r = 0; r < R; r++) {
+        vec b = v_set1(x[r * step]);
+#pragma GCC unroll 8
+        for (uint32_t c = 0; c < 2 * C; c++)
+            a[2 * r * C + c] = v_fma(b, w[c], a[2 * r * C + c]);
+    }
+}
+
+/* x[k * next + r * step] */
+INLINE void pass_f32(const uint32_t R, const uint32_t C, const float *w, size_t ldw, size_t k,
+                     const float *x, size_t step, size_t next, float *acc, size_t lda, bool add) {
+    pass_sums a;
+    sums_begin(R, C, a, acc, lda, add);
+    for (size_t i = 0; i < k; i++, w += ldw, x += next) {
+        vec columns[2 * WHOLE];
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < C; c++) {
+            columns[2 * c] = v_load(w + c * VL);
+            columns[2 * c + 1] = v_load(w + c * VL + 16);
+        }
+        sums_step(R, C, a, columns, x, step);
+    }
+    sums_end(R, C, a, acc, lda);
 }
 
 /* NVL columns only. */
@@ -79,27 +91,21 @@ INLINE void pass_narrow(const uint32_t R, const float *w, size_t ldw, size_t k, 
         n_store(acc + r * lda, a[r]);
 }
 
-INLINE void pass_bf16(const uint32_t R, const uint16_t *w, size_t k, const float *x, size_t ldx,
-                      float *acc, size_t lda, bool add) {
-    vec a[TILE_ROWS][2];
-#pragma GCC unroll 12
-    for (uint32_t r = 0; r < R; r++) {
-        a[r][0] = add ? v_load(acc + r * lda) : v_set1(0);
-        a[r][1] = add ? v_load(acc + r * lda + 16) : v_set1(0);
-    }
-    for (size_t i = 0; i < k; i++, w += ENG__PANEL) {
+INLINE void pass_bf16(const uint32_t R, const uint32_t C, const uint16_t *w, size_t k,
+                      const float *x, size_t ldx, float *acc, size_t lda, bool add) {
+    pass_sums a;
+    sums_begin(R, C, a, acc, lda, add);
+    for (size_t i = 0; i < k; i++, w += ENG__PANEL, x++) {
         __builtin_prefetch(w + 2048);
-        vec w0 = v_bf16_low(w), w1 = v_bf16_high(w);
-#pragma GCC unroll 12
-        for (uint32_t r = 0; r < R; r++) {
-            vec b = v_set1(x[r * ldx + i]);
-            a[r][0] = v_fma(b, w0, a[r][0]);
-            a[r][1] = v_fma(b, w1, a[r][1]);
+        vec columns[2 * WHOLE];
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < C; c++) {
+            columns[2 * c] = v_bf16_low(w + 2 * c * VL);
+            columns[2 * c + 1] = v_bf16_high(w + 2 * c * VL);
         }
+        sums_step(R, C, a, columns, x, ldx);
     }
-#pragma GCC unroll 12
-    for (uint32_t r = 0; r < R; r++)
-        pass_store(a[r][0], a[r][1], acc + r * lda, false);
+    sums_end(R, C, a, acc, lda);
 }
 
 #define PASS_CASE(R_, call)                                                                        \
@@ -126,15 +132,25 @@ INLINE void pass_bf16(const uint32_t R, const uint16_t *w, size_t k, const float
     default: break;                                                                                \
     }
 
-static void tile_f32(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
-                     uint32_t rows, float *acc, size_t lda, bool add) {
-    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
+INLINE void tile_rows_f32(const float *w, size_t ldw, size_t k, const float *x, size_t step,
+                          size_t next, uint32_t rows, float *acc, size_t lda, bool add) {
+    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS, x += TILE_ROWS * step) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
-        for (uint32_t col = 0; col < 16; col += VL) {
-            PASS_SWITCH(
-                n, pass_f32(R, w + col, ldw, k, x + r0 * ldx, ldx, acc + r0 * lda + col, lda, add))
+        for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
+            PASS_SWITCH(n, pass_f32(R, PASS_COLUMNS(R), w + col, ldw, k, x, step, next,
+                                    acc + r0 * lda + col, lda, add))
         }
     }
+}
+
+static void tile_f32(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+                     uint32_t rows, float *acc, size_t lda, bool add) {
+    tile_rows_f32(w, ldw, k, x, ldx, 1, rows, acc, lda, add);
+}
+
+static void tile_f32_across(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+                            uint32_t rows, float *acc, size_t lda, bool add) {
+    tile_rows_f32(w, ldw, k, x, 1, ldx, rows, acc, lda, add);
 }
 
 static void tile_f32_narrow(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
@@ -148,61 +164,59 @@ static void tile_f32_narrow(const float *w, size_t ldw, size_t k, const float *x
     }
 }
 
-/* As tile_f32, but x[i * ldx + r]: the rows lie side by side. */
-static void tile_f32_across(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
-                            uint32_t rows, float *acc, size_t lda) {
-    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
-        uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
-        for (uint32_t col = 0; col < 16; col += VL) {
-            PASS_SWITCH(n, pass_across(R, w + col, ldw, k, x + r0, ldx, acc + r0 * lda + col, lda))
-        }
-    }
-}
-
 static void tile_bf16(const uint16_t *w, size_t k, const float *x, size_t ldx, uint32_t rows,
                       float *acc, size_t lda, bool add) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
-        for (uint32_t col = 0; col < 16; col += VL) {
-            PASS_SWITCH(
-                n, pass_bf16(R, w + 2 * col, k, x + r0 * ldx, ldx, acc + r0 * lda + col, lda, add))
+        for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
+            PASS_SWITCH(n, pass_bf16(R, PASS_COLUMNS(R), w + 2 * col, k, x + r0 * ldx, ldx,
+                                     acc + r0 * lda + col, lda, add))
         }
     }
 }
 
 /* ---- int8: exact integer sums within a group, then one scaled addition ---- */
 
-INLINE void pass_i8(const uint32_t R, const uint8_t *w, uint32_t groups, const int8_t *q,
-                    size_t ldq, const float *scale, const int32_t *sum, size_t ld_s, float *acc,
-                    size_t lda, bool add) {
+INLINE void pass_i8(const uint32_t R, const uint32_t C, const uint8_t *w, uint32_t groups,
+                    const int8_t *q, size_t ldq, const float *scale, const int32_t *sum,
+                    size_t ld_s, float *acc, size_t lda, bool add) {
     for (uint32_t g = 0; g < groups; g++, w += ENG__GROUP_BYTES, q += ENG__GROUP) {
-        ivec a[TILE_ROWS][2];
+        ivec a[TILE_ROWS * 2];
 #pragma GCC unroll 12
-        for (uint32_t r = 0; r < R; r++) {
-            a[r][0] = a[r][1] = iv_set1(-128 * sum[r * ld_s + g]); /* codes are value + 128 */
+        for (uint32_t r = 0; r < R; r++) { /* codes are value + 128 */
+#pragma GCC unroll 8
+            for (uint32_t c = 0; c < 2 * C; c++)
+                a[2 * r * C + c] = iv_set1(-128 * sum[r * ld_s + g]);
         }
         for (size_t i = 0; i < ENG__GROUP; i += 4) {
-            __builtin_prefetch(w + i * ENG__PANEL + 4096);
-            __builtin_prefetch(w + i * ENG__PANEL + 4096 + 64);
-            ivec w0 = iv_load(w + i * ENG__PANEL), w1 = iv_load(w + i * ENG__PANEL + 64);
+            const uint8_t *codes = w + i * ENG__PANEL;
+            __builtin_prefetch(codes + 4096);
+            __builtin_prefetch(codes + 4096 + 64);
+#pragma GCC unroll 4
+            for (uint32_t c = 0; c < C; c++) {
+                ivec w0 = iv_load(codes + 4 * c * VL), w1 = iv_load(codes + 4 * c * VL + 64);
 #pragma GCC unroll 12
-            for (uint32_t r = 0; r < R; r++) {
-                int32_t four;
-                memcpy(&four, q + r * ldq + i, sizeof four);
-                a[r][0] = v_dot4(a[r][0], w0, four);
-                a[r][1] = v_dot4(a[r][1], w1, four);
+                for (uint32_t r = 0; r < R; r++) {
+                    int32_t four;
+                    memcpy(&four, q + r * ldq + i, sizeof four);
+                    ivec *at = a + 2 * (r * C + c);
+                    at[0] = v_dot4(at[0], w0, four);
+                    at[1] = v_dot4(at[1], w1, four);
+                }
             }
         }
-        const uint8_t *scales = w + ENG__GROUP * ENG__PANEL;
-        vec s0 = v_load((const float *)(const void *)scales);
-        vec s1 = v_load((const float *)(const void *)(scales + 64));
+        const float *scales = (const float *)(const void *)(w + ENG__GROUP * ENG__PANEL);
 #pragma GCC unroll 12
         for (uint32_t r = 0; r < R; r++) {
-            float *to = acc + r * lda;
-            vec sx = v_set1(scale[r * ld_s + g]), c0 = v_set1(0), c1 = v_set1(0);
-            if (add || g) c0 = v_load(to), c1 = v_load(to + 16);
-            v_store(to, v_fma(__builtin_convertvector(a[r][0], vec), s0 * sx, c0));
-            v_store(to + 16, v_fma(__builtin_convertvector(a[r][1], vec), s1 * sx, c1));
+            vec sx = v_set1(scale[r * ld_s + g]);
+#pragma GCC unroll 8
+            for (uint32_t c = 0; c < 2 * C; c++) {
+                uint32_t column = c / 2 * VL + c % 2 * 16;
+                float *to = acc + r * lda + column;
+                vec old = add || g ? v_load(to) : v_set1(0);
+                vec sums = __builtin_convertvector(a[2 * r * C + c], vec);
+                v_store(to, v_fma(sums, v_load(scales + column) * sx, old));
+            }
         }
     }
 }
@@ -212,9 +226,10 @@ static void tile_i8(const uint8_t *w, uint32_t groups, const int8_t *q, size_t l
                     size_t lda, bool add) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
-        for (uint32_t col = 0; col < 16; col += VL) {
-            PASS_SWITCH(n, pass_i8(R, w + 4 * col, groups, q + r0 * ldq, ldq, scale + r0 * ld_s,
-                                   sum + r0 * ld_s, ld_s, acc + r0 * lda + col, lda, add))
+        for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
+            PASS_SWITCH(n, pass_i8(R, PASS_COLUMNS(R), w + 4 * col, groups, q + r0 * ldq, ldq,
+                                   scale + r0 * ld_s, sum + r0 * ld_s, ld_s, acc + r0 * lda + col,
+                                   lda, add))
         }
     }
 }

@@ -248,6 +248,7 @@ Test(cpu, any_shape_equals_the_reference) {
         {MLA(144, 9, 70, 40, 4, 12, 40) REST(2, 1, 17, 3, 5, 33, 5), DTYPE_BF16, 0},
         {GQA(96, 6, 3) REST(1, 1, 4, 1, 4, 18, 4), DTYPE_F16, 2},
         {GQA(112, 2, 2) REST(1, 1, 2, 1, 2, 40, 4), DTYPE_BF16, 0},
+        {GQA(288, 18, 9) REST(1, 1, 2, 1, 2, 24, 4), DTYPE_F32, 0},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         check_shape(rows[i].change, rows[i].dtype, rows[i].min_loops, 5e-5);
@@ -260,14 +261,16 @@ Test(cpu, long_contexts_split_over_threads_keep_their_bits) {
     static const struct {
         const char *shape;
     } rows[] = {{MLA(16, 2, 8, 12, 4, 6, 8) REST(0, 1, 2, 1, 1, 16, 1)},
-                {GQA(16, 4, 2) REST(1, 1, 2, 1, 1, 16, 1)}};
-    static const uint32_t ways[][2] = {{1, 40}, {3, 20}, {2, 1000}}; /* threads, chunk */
+                {GQA(16, 4, 2) REST(1, 1, 2, 1, 1, 16, 1)},
+                {GQA(48, 3, 3) REST(1, 1, 2, 1, 1, 16, 1)}};
+    static const uint32_t ways[][2] = {{1, 40}, {3, 20}, {2, 1000}, {2, 3}}; /* threads, chunk */
     static driver d;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         char dir[] = "/tmp/fathom_long_XXXXXX";
         make_model(dir, rows[i].shape, POS, DTYPE_F32);
         float *base = NULL;
-        for (size_t w = 0; w < ARRAY_LEN(ways); w++) {
+        /* the last way is for heads of their own: blocks of several groups */
+        for (size_t w = 0; w < ARRAY_LEN(ways) - (i < 2); w++) {
             eng_backend_opts o = {.threads = ways[w][0]};
             driver_open(&d, dir, T, KV_EXACT, &o);
             driver_start(&d, 1, POS);
@@ -460,6 +463,49 @@ static void check_softmax(const eng__kernels *k) {
     }
 }
 
+/* A row's sums are the same bits among any number of rows, and in two halves of k. */
+static void check_rows_alone(const eng__kernels *k) {
+    enum { K = 2 * ENG__GROUP, P = ENG__PANEL, ROWS = ENG__TILE };
+    static float x[ROWS * K], across[K * P], w[(K + 1) * P], all[3][ROWS * P], one[3][P], halves[P];
+    static uint16_t packed[K * P + 4096];
+    static uint8_t codes[2 * ENG__GROUP_BYTES + 8192];
+    static int8_t q[ROWS * K];
+    float scale[ROWS * 2];
+    int32_t sum[ROWS * 2];
+    for (size_t i = 0; i < ARRAY_LEN(w); i++)
+        w[i] = cosf(3.0f * (float)i);
+    k->narrow(w, packed, (size_t)K * P);
+    for (size_t i = 0; i < 2 * ENG__GROUP_BYTES; i++)
+        codes[i] = (uint8_t)(i * 151 + i / 7);
+    for (size_t i = 0; i < 2 * P; i++)
+        memcpy(codes + i / P * ENG__GROUP_BYTES + ENG__GROUP * P + 4 * (i % P), &w[i], 4);
+    for (size_t i = 0; i < ARRAY_LEN(x); i++) {
+        x[i] = sinf((float)i);
+        across[i % K * P + i / K] = x[i];
+    }
+    for (size_t g = 0; g < ROWS * 2; g++)
+        k->quantize(x + g * ENG__GROUP, ENG__GROUP, q + g * ENG__GROUP, &scale[g], &sum[g]);
+    for (uint32_t rows = 1; rows <= ROWS; rows++) {
+        k->tile_f32(w, P, K, x, K, rows, all[0], P, false);
+        k->tile_bf16(packed, K, x, K, rows, all[1], P, false);
+        k->tile_i8(codes, 2, q, K, scale, sum, 2, rows, all[2], P, false);
+        for (uint32_t r = 0; r < rows; r++) {
+            k->tile_f32_across(w, P, K / 2, across + r, P, 1, halves, P, false);
+            k->tile_f32_across(w + K / 2 * P, P, K / 2, across + K / 2 * P + r, P, 1, halves, P,
+                               true);
+            cr_assert_arr_eq(halves, all[0] + r * P, sizeof halves, "%s: across, row %u of %u",
+                             k->name, r, rows);
+            k->tile_f32(w, P, K, x + r * K, K, 1, one[0], P, false);
+            k->tile_bf16(packed, K, x + r * K, K, 1, one[1], P, false);
+            k->tile_i8(codes, 2, q + r * K, K, scale + 2 * r, sum + 2 * r, 2, 1, one[2], P, false);
+            for (int t = 0; t < 3; t++) {
+                cr_assert_arr_eq(one[t], all[t] + r * P, sizeof one[t], "%s: tile %d, row %u of %u",
+                                 k->name, t, r, rows);
+            }
+        }
+    }
+}
+
 static void check_kernels(const eng__kernels *k) {
     enum { K = 37, LD = 40 };
     static float x[ENG__TILE * LD], w[(K + 1) * ENG__PANEL], acc[ENG__TILE * ENG__PANEL];
@@ -484,6 +530,7 @@ static void check_kernels(const eng__kernels *k) {
             }
         }
     }
+    check_rows_alone(k);
     static uint8_t panel[2 * ENG__GROUP_BYTES];
     int8_t q[2][2 * ENG__GROUP];
     float scale[2][2], row[2 * ENG__GROUP];
