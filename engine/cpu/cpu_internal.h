@@ -87,7 +87,8 @@ typedef struct {
 
 extern const eng__kernels eng__kernels_portable;
 #if defined(__x86_64__)
-extern const eng__kernels eng__kernels_avx2, eng__kernels_avx512, eng__kernels_avx512vnni;
+extern const eng__kernels eng__kernels_avx2, eng__kernels_avx512;
+void eng__use_vnni(eng__kernels *k); /* k: a copy of eng__kernels_avx512 */
 #endif
 enum { ENG__READ_WAYS = 4 };
 /* name NULL: the fastest that runs here, measured. ERR_USAGE: unknown or unsupported. */

@@ -4,6 +4,7 @@
 #include "engine/cpu/cpu_internal.h"
 #include "engine/kernel_bench.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,16 @@ typedef struct {
 
 enum { N_PATHS = 4, PROBE_K = 512 };
 
+#if defined(__x86_64__)
+static eng__kernels avx512vnni;
+static pthread_once_t vnni_once = PTHREAD_ONCE_INIT;
+
+static void make_vnni(void) {
+    avx512vnni = eng__kernels_avx512;
+    eng__use_vnni(&avx512vnni);
+}
+#endif
+
 static void find_paths(path out[N_PATHS]) {
     memset(out, 0, N_PATHS * sizeof *out);
 #if defined(__x86_64__)
@@ -22,7 +33,8 @@ static void find_paths(path out[N_PATHS]) {
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    out[0] = (path){&eng__kernels_avx512vnni, avx512 && __builtin_cpu_supports("avx512vnni")};
+    pthread_once(&vnni_once, make_vnni);
+    out[0] = (path){&avx512vnni, avx512 && __builtin_cpu_supports("avx512vnni")};
     out[1] = (path){&eng__kernels_avx512, avx512};
     out[2] = (path){&eng__kernels_avx2, avx2};
 #endif

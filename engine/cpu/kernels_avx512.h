@@ -1,4 +1,4 @@
-/* kernels_avx512.h - vectors of both AVX-512 paths; they differ in the int8 product alone.
+/* kernels_avx512.h - vectors of AVX-512, with and without its int8 dot product.
  * Included after the target pragma, which must stand before any intrinsic. */
 #include <immintrin.h>
 

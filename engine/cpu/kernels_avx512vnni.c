@@ -1,4 +1,4 @@
-/* kernels_avx512vnni.c - the kernels for x86-64 with AVX-512 and its int8 dot product. */
+/* kernels_avx512vnni.c - the int8 kernels for x86-64 with AVX-512 and its int8 dot product. */
 #include "engine/cpu/cpu_internal.h"
 
 #include <math.h>
@@ -8,11 +8,14 @@
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")
 #include "kernels_avx512.h"
 
-#define KERNELS eng__kernels_avx512vnni
-
 static inline ivec v_dot4(ivec acc, ivec w, int32_t four) {
     return (ivec)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(four));
 }
 
-#include "kernels_body.h"
+#include "kernels_int8.h"
+
+void eng__use_vnni(eng__kernels *k) {
+    k->tile_i8 = tile_i8;
+    k->dot_probe = dot_probe;
+}
 #endif

@@ -12,11 +12,7 @@
  * pass: the panel is read once, and the running sums are enough to hide an addition's latency.
  * V_KEEP(v) makes the compiler take v as changed. */
 
-#define INLINE static inline __attribute__((always_inline))
-
-enum { WHOLE = 16 / VL }; /* C of a pass over the whole width */
-#define PASS_COLUMNS(rows) ((rows)*WHOLE <= TILE_ROWS ? WHOLE : 1)
-#define PASS_WIDTH(rows) (PASS_COLUMNS(rows) * (uint32_t)VL)
+#include "kernels_int8.h"
 
 typedef vec pass_sums[TILE_ROWS * 2];
 
@@ -108,30 +104,6 @@ INLINE void pass_bf16(const uint32_t R, const uint32_t C, const uint16_t *w, siz
     sums_end(R, C, a, acc, lda);
 }
 
-#define PASS_CASE(R_, call)                                                                        \
-    case R_:                                                                                       \
-        if (TILE_ROWS >= R_) {                                                                     \
-            enum { R = TILE_ROWS >= R_ ? R_ : 1 };                                                 \
-            call;                                                                                  \
-        }                                                                                          \
-        break;
-#define PASS_SWITCH(rows, call)                                                                    \
-    switch (rows) {                                                                                \
-        PASS_CASE(1, call)                                                                         \
-        PASS_CASE(2, call)                                                                         \
-        PASS_CASE(3, call)                                                                         \
-        PASS_CASE(4, call)                                                                         \
-        PASS_CASE(5, call)                                                                         \
-        PASS_CASE(6, call)                                                                         \
-        PASS_CASE(7, call)                                                                         \
-        PASS_CASE(8, call)                                                                         \
-        PASS_CASE(9, call)                                                                         \
-        PASS_CASE(10, call)                                                                        \
-        PASS_CASE(11, call)                                                                        \
-        PASS_CASE(12, call)                                                                        \
-    default: break;                                                                                \
-    }
-
 INLINE void tile_rows_f32(const float *w, size_t ldw, size_t k, const float *x, size_t step,
                           size_t next, uint32_t rows, float *acc, size_t lda, bool add) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS, x += TILE_ROWS * step) {
@@ -173,73 +145,6 @@ static void tile_bf16(const uint16_t *w, size_t k, const float *x, size_t ldx, u
                                      acc + r0 * lda + col, lda, add))
         }
     }
-}
-
-/* ---- int8: exact integer sums within a group, then one scaled addition ---- */
-
-INLINE void pass_i8(const uint32_t R, const uint32_t C, const uint8_t *w, uint32_t groups,
-                    const int8_t *q, size_t ldq, const float *scale, const int32_t *sum,
-                    size_t ld_s, float *acc, size_t lda, bool add) {
-    for (uint32_t g = 0; g < groups; g++, w += ENG__GROUP_BYTES, q += ENG__GROUP) {
-        ivec a[TILE_ROWS * 2];
-#pragma GCC unroll 12
-        for (uint32_t r = 0; r < R; r++) { /* codes are value + 128 */
-#pragma GCC unroll 8
-            for (uint32_t c = 0; c < 2 * C; c++)
-                a[2 * r * C + c] = iv_set1(-128 * sum[r * ld_s + g]);
-        }
-        for (size_t i = 0; i < ENG__GROUP; i += 4) {
-            const uint8_t *codes = w + i * ENG__PANEL;
-            __builtin_prefetch(codes + 4096);
-            __builtin_prefetch(codes + 4096 + 64);
-#pragma GCC unroll 4
-            for (uint32_t c = 0; c < C; c++) {
-                ivec w0 = iv_load(codes + 4 * c * VL), w1 = iv_load(codes + 4 * c * VL + 64);
-#pragma GCC unroll 12
-                for (uint32_t r = 0; r < R; r++) {
-                    int32_t four;
-                    memcpy(&four, q + r * ldq + i, sizeof four);
-                    ivec *at = a + 2 * (r * C + c);
-                    at[0] = v_dot4(at[0], w0, four);
-                    at[1] = v_dot4(at[1], w1, four);
-                }
-            }
-        }
-        const float *scales = (const float *)(const void *)(w + ENG__GROUP * ENG__PANEL);
-#pragma GCC unroll 12
-        for (uint32_t r = 0; r < R; r++) {
-            vec sx = v_set1(scale[r * ld_s + g]);
-#pragma GCC unroll 8
-            for (uint32_t c = 0; c < 2 * C; c++) {
-                uint32_t column = c / 2 * VL + c % 2 * 16;
-                float *to = acc + r * lda + column;
-                vec old = add || g ? v_load(to) : v_set1(0);
-                vec sums = __builtin_convertvector(a[2 * r * C + c], vec);
-                v_store(to, v_fma(sums, v_load(scales + column) * sx, old));
-            }
-        }
-    }
-}
-
-static void tile_i8(const uint8_t *w, uint32_t groups, const int8_t *q, size_t ldq,
-                    const float *scale, const int32_t *sum, size_t ld_s, uint32_t rows, float *acc,
-                    size_t lda, bool add) {
-    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
-        uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
-        for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
-            PASS_SWITCH(n, pass_i8(R, PASS_COLUMNS(R), w + 4 * col, groups, q + r0 * ldq, ldq,
-                                   scale + r0 * ld_s, sum + r0 * ld_s, ld_s, acc + r0 * lda + col,
-                                   lda, add))
-        }
-    }
-}
-
-INLINE float v_sum(vec v) {
-    float lane[VL], sum = 0;
-    v_store(lane, v);
-    for (int i = 0; i < VL; i++)
-        sum += lane[i];
-    return sum;
 }
 
 static void quantize(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum) {
@@ -417,23 +322,6 @@ static float fma_probe(size_t n) {
     for (int i = 0; i < 2 * TILE_ROWS; i++)
         sum = sum + a[i];
     return v_sum(sum);
-}
-
-static float dot_probe(size_t n) {
-    ivec a[2 * TILE_ROWS], w = iv_set1(0x01020304);
-#pragma GCC unroll 24
-    for (int i = 0; i < 2 * TILE_ROWS; i++)
-        a[i] = iv_set1(i);
-    for (size_t k = 0; k < n; k++) {
-        V_KEEP(w);
-#pragma GCC unroll 24
-        for (int i = 0; i < 2 * TILE_ROWS; i++)
-            a[i] = v_dot4(a[i], w, 0x7f010203);
-    }
-    ivec sum = iv_set1(0);
-    for (int i = 0; i < 2 * TILE_ROWS; i++)
-        sum = sum + a[i];
-    return v_sum(__builtin_convertvector(sum, vec));
 }
 
 static inline __attribute__((always_inline)) float read_ahead(const float *p, size_t n,
