@@ -3,9 +3,9 @@
  * Rows halt at a depth that follows from their position, by whatever exit rule, and every logit row
  * names one token, so tests know what must come out. A launch that yields logits takes
  * --fake-us-per-token, however many they are, and may yield them for all its rows: the period of
- * streams is then one launch, up to --max-rows of them. For tests it can be made ill: the
- * environment variable FAULT=nan:N, device:N or stall:N spoils the Nth launch that yields logits,
- * nans:N that and all after it; load:MS makes opening slow. */
+ * streams is then one launch, up to --max-rows of them. For tests it can be made ill by the
+ * environment variable FATHOM_FAULT: nan:N, device:N or stall:N spoils the Nth launch that yields
+ * logits, nans:N that and all after it; load:MS makes opening slow. */
 #include "base/clock.h"
 #include "base/size.h"
 #include "engine/backend.h"
@@ -94,7 +94,7 @@ static void fake_close(eng_backend *b) {
 }
 
 static void read_fault(fake *f) {
-    const char *text = getenv("FAULT"), *colon = text ? strchr(text, ':') : NULL;
+    const char *text = getenv("FATHOM_FAULT"), *colon = text ? strchr(text, ':') : NULL;
     if (colon == NULL || (size_t)(colon - text) >= sizeof f->fault) return;
     memcpy(f->fault, text, (size_t)(colon - text));
     f->fault_at = strtoull(colon + 1, NULL, 10);

@@ -116,7 +116,7 @@ test("the queue of prompt tokens is bounded", async () => {
 });
 
 test("a device that fails: streams get an error event, the process leaves with a status", async () => {
-    const s = await Server.start(["--fake-us-per-token", "2000"], { env: { FAULT: "device:40" } });
+    const s = await Server.start(["--fake-us-per-token", "2000"], { env: { FATHOM_FAULT: "device:40" } });
     s.expected = /engine|new process/;
     const c = await Raw.open(s.port);
     c.send(post("/v1/completions", JSON.stringify({ ...body, max_tokens: 900, stream: true })));
@@ -131,7 +131,7 @@ test("a device that fails: streams get an error event, the process leaves with a
 });
 
 test("an engine that hangs: health says so, then the process leaves with a status", async () => {
-    const s = await Server.start(["--hang-seconds", "3", "--fake-us-per-token", "2000"], { env: { FAULT: "stall:20" } });
+    const s = await Server.start(["--hang-seconds", "3", "--fake-us-per-token", "2000"], { env: { FATHOM_FAULT: "stall:20" } });
     s.expected = /silent|does not answer/;
     const c = await Raw.open(s.port);
     c.send(post("/v1/completions", JSON.stringify({ ...body, max_tokens: 900, stream: true })));
@@ -143,14 +143,14 @@ test("an engine that hangs: health says so, then the process leaves with a statu
 });
 
 test("three numeric failures in ten seconds end the process", async () => {
-    const s = await Server.start([], { env: { FAULT: "nans:5" } });
+    const s = await Server.start([], { env: { FATHOM_FAULT: "nans:5" } });
     s.expected = /not a number|new process/;
     for (let i = 0; i < 8 && !s.exit; i++) await s.post("/v1/completions", body).catch(() => {});
     assert.equal((await s.ended).code, 1);
 });
 
 test("while the model loads: alive, not ready, and the routes say so", async () => {
-    const s = await Server.start([], { ready: false, env: { FAULT: "load:4000" } });
+    const s = await Server.start([], { ready: false, env: { FATHOM_FAULT: "load:4000" } });
     const [health, ready, work, models, metrics] = await Promise.all([s.get("/health"), s.get("/ready"),
         s.post("/v1/completions", body), s.get("/v1/models"), s.get("/metrics")]);
     assert.equal(health.status, 200);
@@ -165,6 +165,6 @@ test("while the model loads: alive, not ready, and the routes say so", async () 
 });
 
 test("SIGTERM while the model loads does not wait for it", async () => {
-    const s = await Server.start([], { ready: false, env: { FAULT: "load:3600000" } });
+    const s = await Server.start([], { ready: false, env: { FATHOM_FAULT: "load:3600000" } });
     await s.stop(); // has less patience
 });

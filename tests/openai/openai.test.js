@@ -296,7 +296,7 @@ describe("when the server is full or falls ill", () => {
     });
 
     test("an error in mid-stream is an APIError, not a short answer", async () => {
-        await withServer(["--fake-us-per-token", "1000"], { env: { FAULT: "nan:10" } }, async (server) => {
+        await withServer(["--fake-us-per-token", "1000"], { env: { FATHOM_FAULT: "nan:10" } }, async (server) => {
             server.expected = /./;
             const client = clientOf(server);
             let n = 0;

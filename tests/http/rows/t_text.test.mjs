@@ -121,7 +121,7 @@ t.row("T13", "end of text as the first token: an empty answer, finish stop", asy
 });
 t.row("T14", "nothing left to choose", async () => {}, { skip: "sampler unit tests: a bias is finite here, so only masks can ban all" });
 t.row("T15", "NaN logits end that request with a server error, counted, and no other", async () => {
-    const s = await Server.start(["--fake-us-per-token", "2000"], { env: { FAULT: "nan:20" } });
+    const s = await Server.start(["--fake-us-per-token", "2000"], { env: { FATHOM_FAULT: "nan:20" } });
     s.expected = /not a number/;
     const bodies = Array.from({ length: 4 }, (_, i) => send(s, { ...good, prompt: `Lord ${i}`, max_tokens: 60, stream: i % 2 === 1 }));
     const all = await Promise.all(bodies);
