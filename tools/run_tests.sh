@@ -1,26 +1,38 @@
 #!/usr/bin/env bash
 # Builds and runs the tests; the closing line counts them all.
 #   tools/run_tests.sh all    what `make test` runs
-#   tools/run_tests.sh tsan   only the thread tests, already built
-# A group that cannot run here says so and counts as skipped, never as passed.
+#   tools/run_tests.sh tsan   only the thread tests
+# A group that cannot run here says so and counts as skipped, never as passed. Groups run in two
+# lanes, since half of them wait for sockets and timers and the others compute; each prints
+# what it says in one piece when it ends.
 set -u
 cd "$(dirname "$0")/.."
-passed=0 failed=0 skipped=0
 log=build/test-logs
 mkdir -p "$log"
+: >"$log/counts"
 jobs=$(nproc)
 export WERROR=1
 
-say() { printf '\n== %s\n' "$*"; }
+count() { echo "$1 $2 $3" >>"$log/counts"; } # PASSED FAILED SKIPPED
+group() { # NAME COMMAND...
+    local name=$1 out="$log/${1//\//-}.out" start=$SECONDS; shift
+    printf '\n== %s\n' "$name" >"$out"
+    "$@" >>"$out" 2>&1
+    local rc=$?
+    echo "   $((SECONDS - start)) s" >>"$out"
+    flock "$log/lock" cat "$out"
+    return $rc
+}
+build() { # a failed build is a failed test, and the end of what needs it
+    local text
+    if ! text=$(make -j"$jobs" --no-print-directory "$@" 2>&1); then
+        tail -40 <<<"$text"; echo "FAIL build: make $*"; count 0 1 0; return 1
+    fi
+}
 one() { # NAME COMMAND...: a program that is one test
     local name=$1; shift
-    if "$@" >"$log/$name.log" 2>&1; then passed=$((passed + 1)); echo "ok   $name"
-    else failed=$((failed + 1)); echo "FAIL $name"; tail -40 "$log/$name.log"; fi
-}
-build() { # a failed build is a failed test, and the end
-    if ! make -j"$jobs" --no-print-directory "$@" >"$log/build.log" 2>&1; then
-        tail -40 "$log/build.log"; echo "FAIL build: make $*"; failed=$((failed + 1)); finish
-    fi
+    if "$@" >"$log/$name.log" 2>&1; then count 1 0 0; echo "ok   $name"
+    else count 0 1 0; echo "FAIL $name"; tail -40 "$log/$name.log"; fi
 }
 criterion() { # NAME BINARY ARGS...
     local name=$1; shift
@@ -32,67 +44,76 @@ criterion() { # NAME BINARY ARGS...
     local ok bad
     ok=$(sed -n 's/.*Passing: \([0-9]*\).*/\1/p' <<<"$line")
     bad=$(sed -n 's/.*Failing: \([0-9]*\).*Crashing: \([0-9]*\).*/\1 \2/p' <<<"$line" | awk '{print $1 + $2}')
-    if [ -z "$ok" ]; then echo "FAIL $name: no result"; tail -40 "$log/$name.log"; failed=$((failed + 1)); return; fi
-    passed=$((passed + ok)) failed=$((failed + bad))
+    if [ -z "$ok" ]; then echo "FAIL $name: no result"; tail -40 "$log/$name.log"; count 0 1 0; return; fi
+    count "$ok" "$bad" 0
     echo "$name: $ok passed, $bad failed"
     if [ "$bad" -gt 0 ]; then grep -aE 'FAIL|CRASH|Assertion|\[----\]|ERROR|runtime error' "$log/$name.log" | head -60; fi
     # Leaks and sanitizer reports show in the exit status even when every test passed.
-    if [ "$rc" -ne 0 ] && [ "$bad" -eq 0 ]; then echo "FAIL $name: exit status $rc"; tail -40 "$log/$name.log"; failed=$((failed + 1)); fi
+    if [ "$rc" -ne 0 ] && [ "$bad" -eq 0 ]; then echo "FAIL $name: exit status $rc"; tail -40 "$log/$name.log"; count 0 1 0; fi
+}
+hook() { # DIR/run.sh: exit 0 ok, 77 skipped
+    local name; name=$(basename "$(dirname "$1")")
+    "$1" >"$log/$name.log" 2>&1
+    case $? in
+    0) count 1 0 0; echo "ok   $name"; tail -3 "$log/$name.log" ;;
+    77) count 0 0 1; echo "skip $name"; tail -1 "$log/$name.log" ;;
+    *) count 0 1 0; echo "FAIL $name"; tail -40 "$log/$name.log" ;;
+    esac
 }
 node_tests() { # DIR: node's own runner, its counts added
     local dir=$1 name; name=$(basename "$dir")
     (cd "$dir" && npm ci --no-audit --no-fund --loglevel=error) >"$log/npm-$name.log" 2>&1 || {
-        tail -20 "$log/npm-$name.log"; echo "FAIL npm ci in $dir"; failed=$((failed + 1)); return; }
+        tail -20 "$log/npm-$name.log"; echo "FAIL npm ci in $dir"; count 0 1 0; return; }
     (cd "$dir" && npm test --silent) >"$log/node-$name.log" 2>&1
     local rc=$? ok bad skip
     ok=$(sed -n 's/^\(# \|ℹ \)pass \([0-9]*\)$/\2/p' "$log/node-$name.log" | awk '{n+=$1} END {print n+0}')
     bad=$(sed -n 's/^\(# \|ℹ \)fail \([0-9]*\)$/\2/p' "$log/node-$name.log" | awk '{n+=$1} END {print n+0}')
     skip=$(sed -n 's/^\(# \|ℹ \)skipped \([0-9]*\)$/\2/p' "$log/node-$name.log" | awk '{n+=$1} END {print n+0}')
     if [ "$rc" -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
-    passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
+    count "$ok" "$bad" "$skip"
     echo "$name: $ok passed, $bad failed, $skip skipped"
     [ "$bad" -gt 0 ] && { grep -nE '^\s*not ok|✖|failureType|Error' "$log/node-$name.log" | head -60; }
 }
-finish() {
-    printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
-    [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
-    exit
-}
 thread_tests() {
-    say "threads, under TSan"
-    build SAN=thread stress-all
+    build SAN=thread stress-all || return
     for t in build/san-thread/stress-*; do
         [ -x "$t" ] && one "$(basename "$t")" env TSAN_OPTIONS=halt_on_error=1 timeout 3600 "$t"
     done
 }
+finish() {
+    awk '{p += $1; f += $2; s += $3}
+         END {printf "\n%d passed, %d failed, %d skipped\n", p, f, s; exit !(p && !f)}' "$log/counts"
+    exit
+}
+
+computing() { # the lane that needs the processor
+    group "units, golden cases and properties, under ASan+UBSan" \
+        criterion unit build/san-address-undefined/unit -j"$jobs" ${T:+--filter "$T"}
+    group "threads, under TSan" thread_tests
+    group cuda hook tests/cuda/run.sh
+}
+waiting() { # the lane of servers, clients and commands; folders bring their own hook or package
+    local file
+    for file in tests/*/package.json; do
+        [ -f "$file" ] && group "$(dirname "$file")" node_tests "$(dirname "$file")"
+    done
+    for file in tests/*/run.sh; do
+        [ -x "$file" ] && [ "$file" != tests/cuda/run.sh ] && group "$(dirname "$file")" hook "$file"
+    done
+}
 
 case ${1:-all} in
-tsan) thread_tests; finish ;;
+tsan) group "threads, under TSan" thread_tests; finish ;;
 esac
 
-tools/deps.sh test || { echo "FAIL tools/deps.sh"; failed=1; finish; }
-say "layers"
-one layers tools/layers.sh
-say "build"
-build all
-build SAN=address,undefined all build/san-address-undefined/unit
-say "units, golden cases and properties, under ASan+UBSan"
-criterion unit build/san-address-undefined/unit -j"$jobs" ${T:+--filter "$T"}
-thread_tests
-for hook in tests/*/run.sh; do # other folders bring their own: exit 0 ok, 77 skipped
-    [ -x "$hook" ] || continue
-    name=$(basename "$(dirname "$hook")")
-    say "$name"
-    "$hook" >"$log/$name.log" 2>&1
-    case $? in
-    0) passed=$((passed + 1)); echo "ok   $name"; tail -3 "$log/$name.log" ;;
-    77) skipped=$((skipped + 1)); echo "skip $name"; tail -1 "$log/$name.log" ;;
-    *) failed=$((failed + 1)); echo "FAIL $name"; tail -40 "$log/$name.log" ;;
-    esac
-done
-for pkg in tests/*/package.json; do
-    [ -f "$pkg" ] || continue
-    say "$(dirname "$pkg")"
-    node_tests "$(dirname "$pkg")"
-done
+tools/deps.sh test || { echo "FAIL tools/deps.sh"; count 0 1 0; finish; }
+group layers one layers tools/layers.sh
+# nvcc takes one core for minutes; the sanitized build has the other.
+group build build all &
+group "build under ASan+UBSan" build SAN=address,undefined all build/san-address-undefined/unit
+sanitized=$?
+wait $! && [ $sanitized -eq 0 ] || finish
+waiting &
+computing
+wait
 finish

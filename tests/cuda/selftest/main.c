@@ -1,5 +1,5 @@
 /* main.c - runs the CUDA self-test and prints plain counts. Exit status: 0 all checks hold (or
- * there is no device), 1 some do not. One argument runs one group. */
+ * there is no device), 1 some do not. One argument runs one group; --list names them. */
 #include "base/clock.h"
 #include "tests/cuda/selftest/selftest.h"
 
@@ -26,6 +26,11 @@ static const struct {
 int main(int argc, char **argv) {
     int devices = 0;
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (argc > 1 && strcmp(argv[1], "--list") == 0) {
+        for (size_t i = 0; i < ARRAY_LEN(groups); i++)
+            printf("%s\n", groups[i].name);
+        return 0;
+    }
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
         printf("skipped: no CUDA device\n");
         return 0;
