@@ -148,13 +148,9 @@ layers:
 
 FUZZ_CFLAGS := -std=c11 -Wno-psabi -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' -DFATHOM_FUZZ=1 -fno-strict-aliasing -g -O1 -I. -pthread \
                $(SYSROOT_CFLAGS) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
-# clang knows no target pragma; these files say it to gcc themselves.
-$(FB)/engine/cpu/kernels_avx2.o: ARCH := -mavx2 -mfma
-$(FB)/engine/cpu/kernels_avx512.o: ARCH := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
-$(FB)/engine/cpu/kernels_avx512vnni.o: ARCH := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mavx512vnni
 $(FB)/%.o: %.c
 	@mkdir -p $(@D)
-	$(Q)clang $(FUZZ_CFLAGS) $(ARCH) -MMD -MP -c -o $@ $<
+	$(Q)clang $(FUZZ_CFLAGS) -MMD -MP -c -o $@ $<
 
 # The CPU kernels are gcc's (target pragmas) and parse nothing; from an archive, only what a
 # fuzzer reaches is linked.

@@ -479,7 +479,7 @@ static double close_call(double value, double threshold) {
 
 static void twin_stream(const loop_numbers *n, const ending *k, uint32_t i, double *y) {
     uint32_t dim = n->dim;
-    double part[2048];
+    double part[2048] = {0};
     for (uint32_t c = 0; c < dim; c++) {
         part[c] = 0;
         for (uint32_t j = 0; j < k->parts; j++)
