@@ -37,11 +37,11 @@ typedef struct {
 } query_block;
 
 static uint32_t group_of(const query_block *b, uint32_t m) {
-    return b->group + m / b->per;
+    return b->groups == 1 ? b->group : b->group + m / b->per;
 }
 
 static uint32_t query_in_group(const query_block *b, uint32_t m) {
-    return b->first + m % b->per;
+    return b->first + (b->groups == 1 ? m : m % b->per);
 }
 
 static uint32_t query_row(const query_block *b, uint32_t m) {

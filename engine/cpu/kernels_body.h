@@ -40,12 +40,12 @@ INLINE void sums_end(const uint32_t R, const uint32_t C, const vec *a, float *ac
     }
 }
 
-/* One step of k: row r's value, x[r * step], times the columns in w. */
+/* One step of k: row r's value, x[r * step + at], times the columns in w. */
 INLINE void sums_step(const uint32_t R, const uint32_t C, vec *a, const vec *w, const float *x,
-                      size_t step) {
+                      size_t step, size_t at) {
 #pragma GCC unroll 12
     for (uint32_t r = 0; r < R; r++) {
-        vec b = v_set1(x[r * step]);
+        vec b = v_set1(x[r * step + at]);
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < 2 * C; c++)
             a[2 * r * C + c] = v_fma(b, w[c], a[2 * r * C + c]);
@@ -57,14 +57,14 @@ INLINE void pass_f32(const uint32_t R, const uint32_t C, const float *w, size_t 
                      const float *x, size_t step, size_t next, float *acc, size_t lda, bool add) {
     pass_sums a;
     sums_begin(R, C, a, acc, lda, add);
-    for (size_t i = 0; i < k; i++, w += ldw, x += next) {
+    for (size_t i = 0; i < k; i++, w += ldw) {
         vec columns[2 * WHOLE];
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < C; c++) {
             columns[2 * c] = v_load(w + c * VL);
             columns[2 * c + 1] = v_load(w + c * VL + 16);
         }
-        sums_step(R, C, a, columns, x, step);
+        sums_step(R, C, a, columns, x, step, i * next);
     }
     sums_end(R, C, a, acc, lda);
 }
@@ -91,7 +91,7 @@ INLINE void pass_bf16(const uint32_t R, const uint32_t C, const uint16_t *w, siz
                       const float *x, size_t ldx, float *acc, size_t lda, bool add) {
     pass_sums a;
     sums_begin(R, C, a, acc, lda, add);
-    for (size_t i = 0; i < k; i++, w += ENG__PANEL, x++) {
+    for (size_t i = 0; i < k; i++, w += ENG__PANEL) {
         __builtin_prefetch(w + 2048);
         vec columns[2 * WHOLE];
 #pragma GCC unroll 4
@@ -99,50 +99,84 @@ INLINE void pass_bf16(const uint32_t R, const uint32_t C, const uint16_t *w, siz
             columns[2 * c] = v_bf16_low(w + 2 * c * VL);
             columns[2 * c + 1] = v_bf16_high(w + 2 * c * VL);
         }
-        sums_step(R, C, a, columns, x, ldx);
+        sums_step(R, C, a, columns, x, ldx, i);
     }
     sums_end(R, C, a, acc, lda);
 }
 
-INLINE void tile_rows_f32(const float *w, size_t ldw, size_t k, const float *x, size_t step,
-                          size_t next, uint32_t rows, float *acc, size_t lda, bool add) {
-    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS, x += TILE_ROWS * step) {
+#define ROWS_F32(R_)                                                                               \
+    APART rows_f32_##R_(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,          \
+                        float *acc, size_t lda, bool add) {                                        \
+        PASS_ROWS(R_);                                                                             \
+        pass_f32(R, C, w, ldw, k, x, ldx, 1, acc, lda, add);                                       \
+    }
+FOR_ROWS(ROWS_F32)
+
+static void tile_f32(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+                     uint32_t rows, float *acc, size_t lda, bool add) {
+    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
         for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
-            PASS_SWITCH(n, pass_f32(R, PASS_COLUMNS(R), w + col, ldw, k, x, step, next,
-                                    acc + r0 * lda + col, lda, add))
+            PASS_SWITCH(n, rows_f32, w + col, ldw, k, x + r0 * ldx, ldx, acc + r0 * lda + col, lda,
+                        add)
         }
     }
 }
 
-static void tile_f32(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
-                     uint32_t rows, float *acc, size_t lda, bool add) {
-    tile_rows_f32(w, ldw, k, x, ldx, 1, rows, acc, lda, add);
-}
+/* As tile_f32, but x[i * ldx + r]: the rows lie side by side. */
+#define ROWS_ACROSS(R_)                                                                            \
+    APART rows_across_##R_(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,       \
+                           float *acc, size_t lda, bool add) {                                     \
+        PASS_ROWS(R_);                                                                             \
+        pass_f32(R, C, w, ldw, k, x, 1, ldx, acc, lda, add);                                       \
+    }
+FOR_ROWS(ROWS_ACROSS)
 
 static void tile_f32_across(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
                             uint32_t rows, float *acc, size_t lda, bool add) {
-    tile_rows_f32(w, ldw, k, x, 1, ldx, rows, acc, lda, add);
+    for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
+        uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
+        for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
+            PASS_SWITCH(n, rows_across, w + col, ldw, k, x + r0, ldx, acc + r0 * lda + col, lda,
+                        add)
+        }
+    }
 }
+
+#define ROWS_NARROW(R_)                                                                            \
+    APART rows_narrow_##R_(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,       \
+                           float *acc, size_t lda) {                                               \
+        enum { R = TILE_ROWS >= R_ ? R_ : 1 };                                                     \
+        pass_narrow(R, w, ldw, k, x, ldx, acc, lda);                                               \
+    }
+FOR_ROWS(ROWS_NARROW)
 
 static void tile_f32_narrow(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
                             uint32_t rows, float *acc, size_t lda) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
         for (uint32_t col = 0; col < ENG__NARROW; col += NVL) {
-            PASS_SWITCH(
-                n, pass_narrow(R, w + col, ldw, k, x + r0 * ldx, ldx, acc + r0 * lda + col, lda))
+            PASS_SWITCH(n, rows_narrow, w + col, ldw, k, x + r0 * ldx, ldx, acc + r0 * lda + col,
+                        lda)
         }
     }
 }
+
+#define ROWS_BF16(R_)                                                                              \
+    APART rows_bf16_##R_(const uint16_t *w, size_t k, const float *x, size_t ldx, float *acc,      \
+                         size_t lda, bool add) {                                                   \
+        PASS_ROWS(R_);                                                                             \
+        pass_bf16(R, C, w, k, x, ldx, acc, lda, add);                                              \
+    }
+FOR_ROWS(ROWS_BF16)
 
 static void tile_bf16(const uint16_t *w, size_t k, const float *x, size_t ldx, uint32_t rows,
                       float *acc, size_t lda, bool add) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
         for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
-            PASS_SWITCH(n, pass_bf16(R, PASS_COLUMNS(R), w + 2 * col, k, x + r0 * ldx, ldx,
-                                     acc + r0 * lda + col, lda, add))
+            PASS_SWITCH(n, rows_bf16, w + 2 * col, k, x + r0 * ldx, ldx, acc + r0 * lda + col, lda,
+                        add)
         }
     }
 }

@@ -5,31 +5,36 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-#define WHOLE (16u / (uint32_t)VL) /* C of a pass over the whole width */
-#define PASS_COLUMNS(rows) ((rows)*WHOLE <= TILE_ROWS ? WHOLE : 1u)
-#define PASS_WIDTH(rows) (PASS_COLUMNS(rows) * (uint32_t)VL)
+/* C of a pass of R rows: the whole width where sums and columns fit the registers. */
+#define WHOLE (16u / (uint32_t)VL)
+#define PASS_COLUMNS(rows) ((rows)*WHOLE < TILE_ROWS ? WHOLE : 1u)
 
-#define PASS_CASE(R_, call)                                                                        \
+/* Every number of rows has a function of its own, kept apart: registers are dealt out within one.
+ */
+#define APART static __attribute__((noinline, unused)) void
+#define PASS_ROWS(R_) enum { R = TILE_ROWS >= R_ ? R_ : 1, C = PASS_COLUMNS(R) }
+#define PASS_WIDTH(rows) (PASS_COLUMNS(rows) * (uint32_t)VL)
+#define FOR_ROWS(define)                                                                           \
+    define(1) define(2) define(3) define(4) define(5) define(6) define(7) define(8) define(9)      \
+        define(10) define(11) define(12)
+#define PASS_CASE(R_, name, ...)                                                                   \
     case R_:                                                                                       \
-        if (TILE_ROWS >= R_) {                                                                     \
-            enum { R = TILE_ROWS >= R_ ? R_ : 1 };                                                 \
-            call;                                                                                  \
-        }                                                                                          \
+        if (TILE_ROWS >= R_) name##_##R_(__VA_ARGS__);                                             \
         break;
-#define PASS_SWITCH(rows, call)                                                                    \
+#define PASS_SWITCH(rows, name, ...)                                                               \
     switch (rows) {                                                                                \
-        PASS_CASE(1, call)                                                                         \
-        PASS_CASE(2, call)                                                                         \
-        PASS_CASE(3, call)                                                                         \
-        PASS_CASE(4, call)                                                                         \
-        PASS_CASE(5, call)                                                                         \
-        PASS_CASE(6, call)                                                                         \
-        PASS_CASE(7, call)                                                                         \
-        PASS_CASE(8, call)                                                                         \
-        PASS_CASE(9, call)                                                                         \
-        PASS_CASE(10, call)                                                                        \
-        PASS_CASE(11, call)                                                                        \
-        PASS_CASE(12, call)                                                                        \
+        PASS_CASE(1, name, __VA_ARGS__)                                                            \
+        PASS_CASE(2, name, __VA_ARGS__)                                                            \
+        PASS_CASE(3, name, __VA_ARGS__)                                                            \
+        PASS_CASE(4, name, __VA_ARGS__)                                                            \
+        PASS_CASE(5, name, __VA_ARGS__)                                                            \
+        PASS_CASE(6, name, __VA_ARGS__)                                                            \
+        PASS_CASE(7, name, __VA_ARGS__)                                                            \
+        PASS_CASE(8, name, __VA_ARGS__)                                                            \
+        PASS_CASE(9, name, __VA_ARGS__)                                                            \
+        PASS_CASE(10, name, __VA_ARGS__)                                                           \
+        PASS_CASE(11, name, __VA_ARGS__)                                                           \
+        PASS_CASE(12, name, __VA_ARGS__)                                                           \
     default: break;                                                                                \
     }
 
@@ -87,15 +92,23 @@ INLINE void pass_i8(const uint32_t R, const uint32_t C, const uint8_t *w, uint32
     }
 }
 
+#define ROWS_I8(R_)                                                                                \
+    APART rows_i8_##R_(const uint8_t *w, uint32_t groups, const int8_t *q, size_t ldq,             \
+                       const float *scale, const int32_t *sum, size_t ld_s, float *acc,            \
+                       size_t lda, bool add) {                                                     \
+        PASS_ROWS(R_);                                                                             \
+        pass_i8(R, C, w, groups, q, ldq, scale, sum, ld_s, acc, lda, add);                         \
+    }
+FOR_ROWS(ROWS_I8)
+
 static void tile_i8(const uint8_t *w, uint32_t groups, const int8_t *q, size_t ldq,
                     const float *scale, const int32_t *sum, size_t ld_s, uint32_t rows, float *acc,
                     size_t lda, bool add) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
         for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
-            PASS_SWITCH(n, pass_i8(R, PASS_COLUMNS(R), w + 4 * col, groups, q + r0 * ldq, ldq,
-                                   scale + r0 * ld_s, sum + r0 * ld_s, ld_s, acc + r0 * lda + col,
-                                   lda, add))
+            PASS_SWITCH(n, rows_i8, w + 4 * col, groups, q + r0 * ldq, ldq, scale + r0 * ld_s,
+                        sum + r0 * ld_s, ld_s, acc + r0 * lda + col, lda, add)
         }
     }
 }
