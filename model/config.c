@@ -33,14 +33,23 @@ int model__config_bad(const model__config *c, const char *key, const char *fmt, 
     return err_set(c->e, ERR_BAD_FILE, key, "%s: %s", c->what, text);
 }
 
+const json_t *model__config_look(const model__config *c, const char *key) {
+    if (c->unread) json_object_del(c->unread, key);
+    return json_object_get(c->root, key);
+}
+
+void model__config_ignore(const model__config *c, const char *key) {
+    (void)model__config_look(c, key);
+}
+
 const json_t *model__config_get(const model__config *c, const char *key) {
-    const json_t *v = json_object_get(c->root, key);
+    const json_t *v = model__config_look(c, key);
     if (v == NULL) model__config_bad(c, key, "key \"%s\" is missing", key);
     return v;
 }
 
 bool model__config_has(const model__config *c, const char *key) {
-    const json_t *v = json_object_get(c->root, key);
+    const json_t *v = model__config_look(c, key);
     return v && !json_is_null(v);
 }
 
@@ -112,7 +121,7 @@ int model__config_choice(const model__config *c, const char *key, const char *co
 }
 
 int model__config_flag(const model__config *c, const char *key, bool otherwise, bool *out) {
-    const json_t *v = json_object_get(c->root, key);
+    const json_t *v = model__config_look(c, key);
     *out = otherwise;
     if (v == NULL || json_is_null(v)) return 0;
     if (!json_is_boolean(v)) {
@@ -123,7 +132,7 @@ int model__config_flag(const model__config *c, const char *key, bool otherwise, 
 }
 
 int model__config_only_text(const model__config *c, const char *key, const char *text) {
-    const json_t *v = json_object_get(c->root, key);
+    const json_t *v = model__config_look(c, key);
     if (v == NULL || json_is_null(v)) return 0;
     const char *is = json_string_value(v);
     if (is == NULL) {
@@ -158,7 +167,7 @@ static void add_eos(const model__config *c, model_plan *p, const json_t *v) {
 }
 
 int model__config_eos(const model__config *c, model_plan *p) {
-    const json_t *v = json_object_get(c->root, "eos_token_id");
+    const json_t *v = model__config_look(c, "eos_token_id");
     size_t n = json_is_array(v) ? json_array_size(v) : v && !json_is_null(v);
     p->n_eos = 0;
     if (n > PLAN_MAX_EOS) {
@@ -203,7 +212,7 @@ static void list_families(char *out, size_t n) {
 }
 
 static const model_family *family_of(const model__config *c) {
-    const json_t *v = json_object_get(c->root, "model_type");
+    const json_t *v = model__config_look(c, "model_type");
     const char *type = json_string_value(v);
     /* OpenMythos' own training script writes no model_type. */
     if (v == NULL && json_object_get(c->root, "attn_type")) return &model__openmythos;
@@ -226,6 +235,57 @@ static const model_family *family_of(const model__config *c) {
     return NULL;
 }
 
+/* ---- keys that nobody reads ---- */
+
+/* A part of a name that speaks of what layers compute, and the number that changes nothing. */
+static const struct {
+    const char *part;
+    double neutral;
+} arithmetic[] = {
+    {"softcap", 0},    {"soft_cap", 0}, {"scale", 1},   {"scalar", 1}, {"scaling", 1},
+    {"multiplier", 1}, {"factor", 1},   {"clip", 0},    {"alibi", 0},  {"sliding", 0},
+    {"window", 0},     {"bias", 0},     {"rope", 0},    {"rotary", 1}, {"norm", 0},
+    {"quant", 0},      {"expert", 0},   {"softmax", 0}, {"_act", 0},   {"activation", 0},
+};
+
+/* json_copy would leave keys out when memory ends. */
+static json_t *all_keys(json_t *root) {
+    json_t *all = json_object(), *v;
+    const char *key;
+    json_object_foreach(root, key, v) {
+        if (json_object_set(all, key, v) == 0) continue;
+        json_decref(all);
+        return NULL;
+    }
+    return all;
+}
+
+static bool says_nothing(const json_t *v, double neutral) {
+    if (json_is_number(v)) return json_number_value(v) == 0 || json_number_value(v) == neutral;
+    if (json_is_array(v)) return json_array_size(v) == 0;
+    if (json_is_object(v)) return json_object_size(v) == 0;
+    if (json_is_string(v)) return json_string_length(v) == 0;
+    return !json_is_true(v);
+}
+
+/* Files carry many keys that change nothing, so only a name that speaks of arithmetic counts:
+ * computing without it would give other answers than the model's authors publish. */
+static int refuse_unread(const model__config *c) {
+    const char *key;
+    json_t *v;
+    json_object_foreach(c->unread, key, v) {
+        for (size_t i = 0; i < ARRAY_LEN(arithmetic); i++) {
+            if (strstr(key, arithmetic[i].part) == NULL || says_nothing(v, arithmetic[i].neutral))
+                continue;
+            return model__config_bad(c, key,
+                                     "%.60s is set and not known to Fathom; by its name it changes "
+                                     "what a layer computes (if it does not, remove it)",
+                                     key);
+        }
+    }
+    return 0;
+}
+
 /* A slot is a size that backends multiply; no model comes near this. */
 static int check_slot(const model__config *c, const model_plan *p) {
     uint64_t layer = p->attn == ATTN_GQA ? 2 * (uint64_t)p->n_kv_heads * p->head_dim
@@ -245,22 +305,28 @@ int plan_parse(model_plan *out, const char *text, size_t n, const char *what, er
     if (model_json_parse(&root, text, n, &limits, what, &why) != 0) {
         return err_set(e, why.code == ERR_BAD_PARAM ? ERR_BAD_FILE : why.code, NULL, "%s", why.msg);
     }
-    model__config c = {root, what, e};
+    model__config c = {root, what, e, NULL};
     model_plan p = {0};
     int rc = -1;
     if (!json_is_object(root)) {
         model__config_bad(&c, NULL, "the text is %s, expected an object", kind_of(root));
         goto done;
     }
+    c.unread = all_keys(root);
+    if (c.unread == NULL) {
+        err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory", what);
+        goto done;
+    }
     p.family = family_of(&c);
     if (p.family == NULL || p.family->read(&c, &p) != 0 || check_slot(&c, &p) != 0 ||
-        model__config_eos(&c, &p) != 0) {
+        model__config_eos(&c, &p) != 0 || refuse_unread(&c) != 0) {
         goto done;
     }
     plan_derive(&p);
     *out = p;
     rc = 0;
 done:
+    json_decref(c.unread);
     json_decref(root);
     return rc;
 }

@@ -77,6 +77,7 @@ typedef struct {
     const json_t *root;
     const char *what; /* the file's name in messages */
     err *e;
+    json_t *unread; /* the keys that nobody asked for; NULL: not kept */
 } model__config;
 
 typedef struct {
@@ -100,8 +101,11 @@ struct model_family {
     size_t n_variants;
 };
 
-/* Reading keys. Each returns 0, or -1 with ERR_BAD_FILE naming file, key, value and rule. */
-const json_t *model__config_get(const model__config *c, const char *key); /* NULL: recorded */
+/* Reading keys. Each returns 0, or -1 with ERR_BAD_FILE naming file, key, value and rule. What a
+ * family reads through these is known to it; a key that nobody reads is refused if its name
+ * speaks of arithmetic. */
+const json_t *model__config_look(const model__config *c, const char *key); /* NULL: absent */
+const json_t *model__config_get(const model__config *c, const char *key);  /* NULL: recorded */
 int model__config_whole(const model__config *c, const char *key, uint32_t min, uint32_t max,
                         uint32_t *out) WARN_UNUSED;
 int model__config_real(const model__config *c, const char *key, double min, double max,
@@ -117,6 +121,8 @@ int model__config_flag(const model__config *c, const char *key, bool otherwise,
 int model__config_only_text(const model__config *c, const char *key, const char *text) WARN_UNUSED;
 int model__config_only_false(const model__config *c, const char *key) WARN_UNUSED;
 int model__config_absent(const model__config *c, const char *key) WARN_UNUSED;
+/* For keys that change nothing here, whatever their value. */
+void model__config_ignore(const model__config *c, const char *key);
 /* eos_token_id: a number, a list or nothing. Ids at or past vocab_size are warned of and left
  * out. */
 int model__config_eos(const model__config *c, model_plan *p) WARN_UNUSED;

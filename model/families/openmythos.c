@@ -68,7 +68,7 @@ static int read_keys(const model__config *c, model_plan *p) {
         return -1;
     }
     choice = KV_EXACT;
-    if (json_object_get(c->root, "halted_kv") &&
+    if (model__config_look(c, "halted_kv") &&
         model__config_choice(c, "halted_kv", policy_names, 2, &choice) != 0) {
         return -1;
     }

@@ -15,20 +15,19 @@ enum { MAX_DIM = 1 << 17, MAX_FFN = 1 << 20, MAX_HEADS = 4096, MAX_HEAD_DIM = 40
 /* Newer files hold rope_theta inside rope_parameters. */
 static int read_rope(const model__config *c, model_plan *p) {
     model__config in = *c;
-    const json_t *nested = json_object_get(c->root, "rope_parameters");
+    const json_t *nested = model__config_look(c, "rope_parameters");
     if (model__config_absent(c, "rope_scaling") != 0) return -1;
     if (json_is_object(nested)) {
-        if (model__config_only_text(&(model__config){nested, c->what, c->e}, "rope_type",
-                                    "default") != 0) {
-            return -1;
-        }
-        if (json_object_get(nested, "rope_theta")) in.root = nested;
+        const model__config inside = {nested, c->what, c->e, NULL};
+        if (model__config_only_text(&inside, "rope_type", "default") != 0) return -1;
+        if (json_object_get(nested, "rope_theta")) in = inside;
+        model__config_ignore(c, "rope_theta");
     }
     return model__config_real(&in, "rope_theta", 1, 1e12, "1 to 1e12", &p->rope_theta);
 }
 
 static int read_layer_types(const model__config *c, const model_plan *p) {
-    const json_t *types = json_object_get(c->root, "layer_types"), *one;
+    const json_t *types = model__config_look(c, "layer_types"), *one;
     size_t i;
     if (types == NULL || json_is_null(types)) return 0;
     if (!json_is_array(types) || json_array_size(types) != p->n_core) {
@@ -52,6 +51,9 @@ static int refuse_unknown(const model__config *c, const model_plan *p) {
     for (size_t i = 0; i < ARRAY_LEN(switches); i++) {
         if (model__config_only_false(c, switches[i]) != 0) return -1;
     }
+    /* of no effect while use_sliding_window is false */
+    model__config_ignore(c, "sliding_window");
+    model__config_ignore(c, "max_window_layers");
     if (model__config_absent(c, "quantization_config") != 0) return -1;
     if (model__config_only_text(c, "hidden_act", "silu") != 0) return -1;
     return read_layer_types(c, p);
