@@ -49,10 +49,6 @@ void eng__rope_at(const eng__cpu *g, uint32_t pos, float *out) {
     }
 }
 
-static const eng_row *row_of(const eng__cpu *g, uint32_t s) {
-    return &g->rows[g->perm[s]];
-}
-
 /* Scratch order: rows for which `full` holds first, both parts in launch order. */
 static void order_rows(eng__cpu *g, bool (*full)(const eng_row *)) {
     g->n = 0;
@@ -140,7 +136,7 @@ static void prelude_start_work(void *arg, uint32_t first, uint32_t last, uint32_
     size_t d = g->plan.dim;
     (void)worker;
     for (uint32_t s = first; s < last; s++) {
-        const eng_row *r = row_of(g, s);
+        const eng_row *r = eng__row_of(g, s);
         float *x = g->x + s * g->ld_d;
         model_tensor_read(&g->embed, r->token * d, d, x);
         for (size_t i = 0; g->plan.embed_scale != 1 && i < d; i++)
@@ -167,7 +163,7 @@ static void prelude_end_work(void *arg, uint32_t first, uint32_t last, uint32_t 
     size_t d = g->plan.dim;
     (void)worker;
     for (uint32_t s = first; s < last; s++) {
-        const eng_row *r = row_of(g, s);
+        const eng_row *r = eng__row_of(g, s);
         const float *x = g->x + s * g->ld_d;
         start_state(g, r, x);
         if (g->plan.inject != INJECT_NONE) memcpy(g->e + r->row * d, x, d * sizeof *g->e);
@@ -204,7 +200,7 @@ static void loop_start_work(void *arg, uint32_t first, uint32_t last, uint32_t w
     size_t d = g->plan.dim;
     (void)worker;
     for (uint32_t s = first; s < last; s++) {
-        const eng_row *r = row_of(g, s);
+        const eng_row *r = eng__row_of(g, s);
         float *x = g->x + s * g->ld_d;
         if (g->plan.inject == INJECT_MYTHOS) mythos_input(g, r, x);
         else memcpy(x, g->h + r->row * d, d * sizeof *x);
@@ -281,7 +277,7 @@ static void loop_end_work(void *arg, uint32_t first, uint32_t last, uint32_t wor
     size_t d = g->plan.dim;
     (void)worker;
     for (uint32_t s = first; s < last; s++) {
-        const eng_row *r = row_of(g, s);
+        const eng_row *r = eng__row_of(g, s);
         float *x = g->x + s * g->ld_d;
         if (g->plan.inject == INJECT_MYTHOS) mythos_state(g, s, r);
         if (g->plan.loop_norm) g->k->rms(x, g->loop_norm, x, d, g->plan.norm_eps);
@@ -312,7 +308,7 @@ void eng__stage_recurrent(eng__cpu *g) {
     uint32_t n_full = g->n_full;
     memset(g->halted, 0, g->n_rows);
     for (uint32_t s = 0; s < g->n; s++)
-        g->plane[s] = plan_plane_loop(&g->plan, row_of(g, s)->loop);
+        g->plane[s] = plan_plane_loop(&g->plan, eng__row_of(g, s)->loop);
     eng__pool_run(g->pool, loop_start_work, g, g->n, 4);
     g->n_full = g->n;
     for (uint32_t i = 0; i < g->plan.n_core; i++) {
@@ -332,7 +328,7 @@ static void coda_start_work(void *arg, uint32_t first, uint32_t last, uint32_t w
     size_t d = g->plan.dim;
     (void)worker;
     for (uint32_t s = first; s < last; s++) {
-        const eng_row *r = row_of(g, s);
+        const eng_row *r = eng__row_of(g, s);
         memcpy(g->x + s * g->ld_d, g->out + r->row * d, d * sizeof *g->out);
         eng__rope_at(g, r->pos, g->rope + s * g->ld_rope);
     }
