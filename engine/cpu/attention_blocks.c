@@ -13,6 +13,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
+typedef enum { KEYS, VALUES } kv_part; /* MLA's latent is both */
+
 enum {
     AHEAD = 6,        /* slots of one group fetched before they are read */
     AHEAD_PIECES = 2, /* the same for pieces of several groups */
@@ -29,19 +31,19 @@ typedef struct {
     eng__scratch *s;
     const uint32_t *blocks;
     uint32_t plane, group, groups;
-    uint32_t row0, first, per; /* query m: number first + m % per of group + m / per */
-    uint32_t n;                /* groups * per */
-    float *to;                 /* [n][dv] results; NULL: the launch's ctx */
+    uint32_t row0, first, per_group; /* query m: first + m % per_group of group + m / per_group */
+    uint32_t n;                      /* groups * per_group */
+    float *to;                       /* [n][dv] results; NULL: the launch's ctx */
     piece next, after; /* to be read after the segment at hand, and after all of this block */
     float top[ENG__ROW_BLOCK], sum[ENG__ROW_BLOCK], keep[ENG__ROW_BLOCK];
 } query_block;
 
 static uint32_t group_of(const query_block *b, uint32_t m) {
-    return b->groups == 1 ? b->group : b->group + m / b->per;
+    return b->groups == 1 ? b->group : b->group + m / b->per_group;
 }
 
 static uint32_t query_in_group(const query_block *b, uint32_t m) {
-    return b->first + (b->groups == 1 ? m : m % b->per);
+    return b->first + (b->groups == 1 ? m : m % b->per_group);
 }
 
 static uint32_t query_row(const query_block *b, uint32_t m) {
@@ -67,11 +69,10 @@ static void transpose_queries(const query_block *b) {
     }
 }
 
-/* First value of a group's keys (part 0) or values (part 1) inside a layer; MLA's latent is both.
- */
-static size_t part_at(const eng__cpu *g, uint32_t group, uint32_t part) {
+/* Where a group's part begins inside a layer of a slot. */
+static size_t part_at(const eng__cpu *g, uint32_t group, kv_part which) {
     if (g->plan.attn == ATTN_MLA) return 0;
-    return part == 0 ? (size_t)group * g->dk : (size_t)(g->groups + group) * g->dk;
+    return which == KEYS ? (size_t)group * g->dk : (size_t)(g->groups + group) * g->dk;
 }
 
 static void prefetch_bytes(const uint8_t *p, size_t n, bool near) {
@@ -81,21 +82,21 @@ static void prefetch_bytes(const uint8_t *p, size_t n, bool near) {
     }
 }
 
-/* Slots lie anywhere: only the map knows what will be read next. Brings `groups` groups' keys
- * (part 0) or values (part 1) at a position nearer. */
+/* Slots lie anywhere: only the map knows what will be read next. Brings a part of `groups` groups
+ * at a position nearer. */
 static void prefetch_part(const eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t pos,
-                          uint32_t group, uint32_t groups, uint32_t part, bool near) {
+                          uint32_t group, uint32_t groups, kv_part which, bool near) {
     uint32_t slot = eng__slot_at(g, blocks, pos, plane);
     size_t value = model_dtype_bytes(g->opts.cache_dtype);
-    size_t at = (size_t)slot * g->plan.slot_values + g->slot_at + part_at(g, group, part);
+    size_t at = (size_t)slot * g->plan.slot_values + g->slot_at + part_at(g, group, which);
     if (slot == ENG_NO_SLOT) return;
     prefetch_bytes((const uint8_t *)g->slots + at * value, groups * g->dk * value, near);
 }
 
 static void prefetch_group(const eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t pos,
                            uint32_t group, bool near) {
-    prefetch_part(g, blocks, plane, pos, group, 1, 0, near);
-    if (g->plan.attn != ATTN_MLA) prefetch_part(g, blocks, plane, pos, group, 1, 1, near);
+    prefetch_part(g, blocks, plane, pos, group, 1, KEYS, near);
+    if (g->plan.attn != ATTN_MLA) prefetch_part(g, blocks, plane, pos, group, 1, VALUES, near);
 }
 
 /* n values of the layer at hand from `at` on, as float32. */
@@ -107,7 +108,7 @@ static void read_slot(const eng__cpu *g, uint32_t slot, size_t at, size_t n, flo
 
 void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t group, uint32_t p0,
                  uint32_t n, float *to) {
-    size_t key_at = part_at(g, group, 0), val_at = part_at(g, group, 1);
+    size_t key_at = part_at(g, group, KEYS), val_at = part_at(g, group, VALUES);
     for (uint32_t i = 0; i < n; i++, to += g->kv_ld) {
         if (i + AHEAD < n) prefetch_group(g, blocks, plane, p0 + i + AHEAD, group, true);
         uint32_t slot = eng__slot_at(g, blocks, p0 + i, plane);
@@ -197,16 +198,16 @@ static void attend_segment(query_block *b, uint32_t p0, uint32_t n) {
 
 /* ---- several groups: keys, then values, a piece of memory per position ---- */
 
-/* Keys (part 0) or values (part 1) of the block's groups at positions [p0, p0 + n): kv[n][ld].
- * Positions up to `end` will be read after them. */
-static void gather_pieces(const query_block *b, uint32_t part, uint32_t p0, uint32_t n,
+/* A part of the block's groups at positions [p0, p0 + n): kv[n][ld]. Positions up to `end` will
+ * be read after them. */
+static void gather_pieces(const query_block *b, kv_part which, uint32_t p0, uint32_t n,
                           uint32_t end, size_t ld) {
     eng__cpu *g = b->g;
-    size_t at = part_at(g, b->group, part), values = (size_t)b->groups * g->dk;
+    size_t at = part_at(g, b->group, which), values = (size_t)b->groups * g->dk;
     float *to = b->s->kv;
     for (uint32_t p = p0; p < p0 + n; p++, to += ld) {
         if (p + AHEAD_PIECES < end) {
-            prefetch_part(g, b->blocks, b->plane, p + AHEAD_PIECES, b->group, b->groups, part,
+            prefetch_part(g, b->blocks, b->plane, p + AHEAD_PIECES, b->group, b->groups, which,
                           true);
         }
         uint32_t slot = eng__slot_at(g, b->blocks, p, b->plane);
@@ -220,10 +221,10 @@ static void gather_pieces(const query_block *b, uint32_t part, uint32_t p0, uint
 }
 
 /* One group's part of the tile that is gathered next. */
-static void prefetch_tile(const query_block *b, uint32_t i, uint32_t part, uint32_t p0,
+static void prefetch_tile(const query_block *b, uint32_t i, kv_part which, uint32_t p0,
                           uint32_t end) {
     for (uint32_t p = p0; p < end && p < p0 + ENG__TILE; p++)
-        prefetch_part(b->g, b->blocks, b->plane, p, b->group + i, 1, part, false);
+        prefetch_part(b->g, b->blocks, b->plane, p, b->group + i, 1, which, false);
 }
 
 static void score_pieces(const query_block *b, uint32_t p0, uint32_t n, float *score) {
@@ -232,16 +233,16 @@ static void score_pieces(const query_block *b, uint32_t p0, uint32_t n, float *s
     float tile[ENG__TILE * ENG__NARROW];
     for (uint32_t p = 0; p < n; p += ENG__TILE, score += ENG__TILE * ENG__PANEL) {
         uint32_t np = n - p < ENG__TILE ? n - p : ENG__TILE;
-        gather_pieces(b, 0, p0 + p, np, p0 + n, ld);
+        gather_pieces(b, KEYS, p0 + p, np, p0 + n, ld);
         for (uint32_t i = 0; i < b->groups; i++) {
-            uint32_t column = i * b->per;
-            if (p + np < n) prefetch_tile(b, i, 0, p0 + p + np, p0 + n);
-            else prefetch_tile(b, i, 1, p0, p0 + n);
+            uint32_t column = i * b->per_group;
+            if (p + np < n) prefetch_tile(b, i, KEYS, p0 + p + np, p0 + n);
+            else prefetch_tile(b, i, VALUES, p0, p0 + n);
             g->k->tile_f32_narrow(b->s->qt + column, ENG__PANEL, g->dk, b->s->kv + i * g->dk, ld,
                                   np, tile, ENG__NARROW);
             for (uint32_t r = 0; r < np; r++)
                 memcpy(score + r * ENG__PANEL + column, tile + r * ENG__NARROW,
-                       b->per * sizeof *tile);
+                       b->per_group * sizeof *tile);
         }
     }
 }
@@ -251,15 +252,15 @@ static void add_value_pieces(const query_block *b, uint32_t p0, uint32_t n, cons
     size_t ld = (size_t)b->groups * g->dv + ENG__PAD;
     for (uint32_t p = 0; p < n; p += ENG__TILE, score += ENG__TILE * ENG__PANEL) {
         uint32_t np = n - p < ENG__TILE ? n - p : ENG__TILE;
-        gather_pieces(b, 1, p0 + p, np, p0 + n, ld);
+        gather_pieces(b, VALUES, p0 + p, np, p0 + n, ld);
         for (uint32_t i = 0; i < b->groups; i++) {
-            float *sums = b->s->sums + (size_t)i * b->per * g->ld_sums;
-            if (p + np < n) prefetch_tile(b, i, 1, p0 + p + np, p0 + n);
+            float *sums = b->s->sums + (size_t)i * b->per_group * g->ld_sums;
+            if (p + np < n) prefetch_tile(b, i, VALUES, p0 + p + np, p0 + n);
             else if (b->next.blocks == b->blocks)
-                prefetch_tile(b, i, 0, b->next.first, b->next.end);
+                prefetch_tile(b, i, KEYS, b->next.first, b->next.end);
             for (uint32_t c0 = 0; c0 < g->dv; c0 += ENG__PANEL) {
-                g->k->tile_f32_across(b->s->kv + i * g->dv + c0, ld, np, score + i * b->per,
-                                      ENG__PANEL, b->per, sums + c0, g->ld_sums, p > 0);
+                g->k->tile_f32_across(b->s->kv + i * g->dv + c0, ld, np, score + i * b->per_group,
+                                      ENG__PANEL, b->per_group, sums + c0, g->ld_sums, p > 0);
             }
         }
     }
@@ -367,8 +368,8 @@ static query_block block_of(eng__cpu *g, const eng__run *r, uint32_t item, uint3
     b.group = item / blocks * together;
     b.groups = g->groups - b.group < together ? g->groups - b.group : together;
     b.first = item % blocks * g->query_block;
-    b.per = queries - b.first < g->query_block ? queries - b.first : g->query_block;
-    b.n = b.groups * b.per;
+    b.per_group = queries - b.first < g->query_block ? queries - b.first : g->query_block;
+    b.n = b.groups * b.per_group;
     b.blocks = eng__row_of(g, r->first)->blocks;
     b.plane = g->plane[r->first];
     return b;
