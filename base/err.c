@@ -1,7 +1,6 @@
 /* err.c - the one list of failures and how the first report is kept. */
 #include "base/err.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -22,6 +21,13 @@ int err_set(err *e, err_code code, const char *param, const char *fmt, ...) {
     (void)vsnprintf(e->msg, sizeof e->msg, fmt, args);
     va_end(args);
     return -1;
+}
+
+int err_vset_in(err *e, err_code code, const char *param, const char *where, const char *fmt,
+                va_list args) {
+    char text[sizeof e->msg];
+    (void)vsnprintf(text, sizeof text, fmt, args);
+    return err_set(e, code, param, "%s: %s", where, text);
 }
 
 const char *err_name(err_code code) {

@@ -7,6 +7,8 @@
 
 #include "base/lang.h"
 
+#include <stdarg.h>
+
 #define ERR_LIST(X)                                                                                \
     X(NONE, "no error")                                                                            \
     X(USAGE, "a command line option is wrong")                                                     \
@@ -40,6 +42,9 @@ typedef struct {
 /* Records a failure unless one is already recorded. e may be NULL; param may be
  * NULL. Always returns -1, so that `return err_set(...)` ends a function. */
 int err_set(err *e, err_code code, const char *param, const char *fmt, ...) PRINTF_LIKE(4, 5);
+/* The same with "where: " before the message: a file's name, a request's field. */
+int err_vset_in(err *e, err_code code, const char *param, const char *where, const char *fmt,
+                va_list args) PRINTF_LIKE(5, 0);
 const char *err_name(err_code code); /* "BAD_PARAM" */
 const char *err_text(err_code code);
 

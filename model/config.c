@@ -25,12 +25,11 @@ static const model_family *const families[] = {FAMILIES(ROW)};
 /* ---- keys ---- */
 
 int model__config_bad(const model__config *c, const char *key, const char *fmt, ...) {
-    char text[320];
     va_list args;
     va_start(args, fmt);
-    (void)vsnprintf(text, sizeof text, fmt, args);
+    (void)err_vset_in(c->e, ERR_BAD_FILE, key, c->what, fmt, args);
     va_end(args);
-    return err_set(c->e, ERR_BAD_FILE, key, "%s: %s", c->what, text);
+    return -1;
 }
 
 const json_t *model__config_look(const model__config *c, const char *key) {
@@ -278,8 +277,8 @@ static int refuse_unread(const model__config *c) {
             if (strstr(key, arithmetic[i].part) == NULL || says_nothing(v, arithmetic[i].neutral))
                 continue;
             return model__config_bad(c, key,
-                                     "%.60s is set and not known to Fathom; by its name it changes "
-                                     "what a layer computes (if it does not, remove it)",
+                                     "%.60s is set and not known to Fathom; its name speaks of a "
+                                     "layer's arithmetic. Remove the key if it changes nothing",
                                      key);
         }
     }

@@ -23,12 +23,11 @@ typedef struct {
 
 static int bad(loader *l, const char *key, const char *fmt, ...) PRINTF_LIKE(3, 4);
 static int bad(loader *l, const char *key, const char *fmt, ...) {
-    char text[256];
     va_list args;
     va_start(args, fmt);
-    (void)vsnprintf(text, sizeof text, fmt, args);
+    (void)err_vset_in(l->e, ERR_BAD_FILE, key, l->what, fmt, args);
     va_end(args);
-    return err_set(l->e, ERR_BAD_FILE, key, "%s: %s", l->what, text);
+    return -1;
 }
 
 static int no_memory(loader *l) {

@@ -35,12 +35,11 @@ typedef struct {
 
 static int wrong(compiler *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static int wrong(compiler *c, const char *fmt, ...) {
-    char text[200];
     va_list args;
     va_start(args, fmt);
-    (void)vsnprintf(text, sizeof text, fmt, args);
+    (void)err_vset_in(c->e, ERR_BAD_PARAM, c->param, c->param, fmt, args);
     va_end(args);
-    return err_set(c->e, ERR_BAD_PARAM, c->param, "%s: %s", c->param, text);
+    return -1;
 }
 
 static int unsupported(compiler *c, const char *keyword, const char *where) {
