@@ -225,34 +225,18 @@ static const model__variant variants[] = {
       .norm_eps = 1e-6f,
       .rope_theta = 1000000,
       .exit_threshold = 1}},
-    {"ouro_1.4b",
-     {.vocab_size = 49152,
-      .dim = 2048,
-      .ffn_dim = 5632,
-      .n_core = 24,
-      .n_heads = 16,
-      .n_kv_heads = 16,
-      .head_dim = 128,
-      .max_seq_len = 65536,
-      .loops_default = 4,
-      .loops_cap = 4,
-      .norm_eps = 1e-6f,
-      .rope_theta = 1000000,
-      .exit_threshold = 1}},
-    {"ouro_2.6b",
-     {.vocab_size = 49152,
-      .dim = 2048,
-      .ffn_dim = 5632,
-      .n_core = 48,
-      .n_heads = 16,
-      .n_kv_heads = 16,
-      .head_dim = 128,
-      .max_seq_len = 65536,
-      .loops_default = 4,
-      .loops_cap = 4,
-      .norm_eps = 1e-6f,
-      .rope_theta = 1000000,
-      .exit_threshold = 1}},
+/* The published sizes differ in their number of layers alone. */
+#define PUBLISHED(name_, layers)                                                                   \
+    {                                                                                              \
+        name_, {                                                                                   \
+            .vocab_size = 49152, .dim = 2048, .ffn_dim = 5632, .n_core = layers, .n_heads = 16,    \
+            .n_kv_heads = 16, .head_dim = 128, .max_seq_len = 65536, .loops_default = 4,           \
+            .loops_cap = 4, .norm_eps = 1e-6f, .rope_theta = 1000000, .exit_threshold = 1          \
+        }                                                                                          \
+    }
+    PUBLISHED("ouro_1.4b", 24),
+    PUBLISHED("ouro_2.6b", 48),
+#undef PUBLISHED
 };
 
 const model_family model__ouro = {
