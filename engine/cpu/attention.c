@@ -6,7 +6,6 @@
 #include "engine/cpu/cpu_internal.h"
 #include "engine/rowmath.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
 typedef struct {
@@ -21,12 +20,9 @@ static void rotate(float *v, const float *turn, uint32_t pairs) {
 
 static void store_slot(eng__cpu *g, uint32_t s, const float *values) {
     const eng_row *r = eng__row_of(g, s);
-    uint32_t slot = eng__slot_at(g, r->blocks, r->pos, g->plane[s]);
-    if (slot == ENG_NO_SLOT) {
-        atomic_store_explicit(&g->bad_slot, 1, memory_order_relaxed);
-        return;
-    }
-    size_t n = g->plan.layer_values, at = (size_t)slot * g->plan.slot_values + g->slot_at;
+    uint32_t slot;
+    if (!eng__find_slot(g, r->blocks, r->pos, g->plane[s], &slot)) return;
+    size_t n = g->plan.layer_values, at = eng__layer_at(g, slot);
     if (g->opts.cache_dtype == DTYPE_BF16) {
         g->k->narrow(values, (uint16_t *)g->slots + at, n);
     } else {

@@ -10,7 +10,6 @@
 #include "engine/cpu/cpu_internal.h"
 
 #include <math.h>
-#include <stdatomic.h>
 #include <string.h>
 
 typedef enum { KEYS, VALUES } kv_part; /* MLA's latent is both */
@@ -88,7 +87,7 @@ static void prefetch_part(const eng__cpu *g, const uint32_t *blocks, uint32_t pl
                           uint32_t group, uint32_t groups, kv_part which, bool near) {
     uint32_t slot = eng__slot_at(g, blocks, pos, plane);
     size_t value = model_dtype_bytes(g->opts.cache_dtype);
-    size_t at = (size_t)slot * g->plan.slot_values + g->slot_at + part_at(g, group, which);
+    size_t at = eng__layer_at(g, slot) + part_at(g, group, which);
     if (slot == ENG_NO_SLOT) return;
     prefetch_bytes((const uint8_t *)g->slots + at * value, groups * g->dk * value, near);
 }
@@ -101,7 +100,7 @@ static void prefetch_group(const eng__cpu *g, const uint32_t *blocks, uint32_t p
 
 /* n values of the layer at hand from `at` on, as float32. */
 static void read_slot(const eng__cpu *g, uint32_t slot, size_t at, size_t n, float *to) {
-    at += (size_t)slot * g->plan.slot_values + g->slot_at;
+    at += eng__layer_at(g, slot);
     if (g->opts.cache_dtype == DTYPE_BF16) g->k->widen((const uint16_t *)g->slots + at, to, n);
     else memcpy(to, (const float *)g->slots + at, n * sizeof *to);
 }
@@ -111,9 +110,8 @@ void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t g
     size_t key_at = part_at(g, group, KEYS), val_at = part_at(g, group, VALUES);
     for (uint32_t i = 0; i < n; i++, to += g->kv_ld) {
         if (i + AHEAD < n) prefetch_group(g, blocks, plane, p0 + i + AHEAD, group, true);
-        uint32_t slot = eng__slot_at(g, blocks, p0 + i, plane);
-        if (slot == ENG_NO_SLOT) {
-            atomic_store_explicit(&g->bad_slot, 1, memory_order_relaxed);
+        uint32_t slot;
+        if (!eng__find_slot(g, blocks, p0 + i, plane, &slot)) {
             memset(to, 0, g->kv_ld * sizeof *to);
             continue;
         }
@@ -210,9 +208,8 @@ static void gather_pieces(const query_block *b, kv_part which, uint32_t p0, uint
             prefetch_part(g, b->blocks, b->plane, p + AHEAD_PIECES, b->group, b->groups, which,
                           true);
         }
-        uint32_t slot = eng__slot_at(g, b->blocks, p, b->plane);
-        if (slot == ENG_NO_SLOT) {
-            atomic_store_explicit(&g->bad_slot, 1, memory_order_relaxed);
+        uint32_t slot;
+        if (!eng__find_slot(g, b->blocks, p, b->plane, &slot)) {
             memset(to, 0, values * sizeof *to);
             continue;
         }

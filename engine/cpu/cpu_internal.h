@@ -9,6 +9,8 @@
 
 #include "engine/backend_internal.h"
 
+#include <stdatomic.h>
+
 enum {
     ENG__PANEL = 32,     /* output columns of one packed panel */
     ENG__NARROW = 8,     /* columns of the narrow tile: few queries */
@@ -283,6 +285,20 @@ static inline uint32_t eng__slot_at(const eng__cpu *g, const uint32_t *blocks, u
     size_t map = (size_t)blocks[pos / ENG_BLOCK] * g->base.info.n_planes + plane;
     uint32_t slot = g->maps[map * ENG_BLOCK + pos % ENG_BLOCK] - 1;
     return slot < g->base.info.n_slots ? slot : ENG_NO_SLOT;
+}
+
+/* The same for a position whose slot must exist: where it does not, the launch fails at its end. */
+static inline bool eng__find_slot(eng__cpu *g, const uint32_t *blocks, uint32_t pos, uint32_t plane,
+                                  uint32_t *slot) {
+    *slot = eng__slot_at(g, blocks, pos, plane);
+    if (*slot != ENG_NO_SLOT) return true;
+    atomic_store_explicit(&g->bad_slot, 1, memory_order_relaxed);
+    return false;
+}
+
+/* First value of the layer at hand inside the cache. */
+static inline size_t eng__layer_at(const eng__cpu *g, uint32_t slot) {
+    return (size_t)slot * g->plan.slot_values + g->slot_at;
 }
 
 /* Memory that lives until close; zeroed, 64-byte aligned, advised for huge pages when

@@ -104,13 +104,13 @@ INLINE void pass_bf16(const uint32_t R, const uint32_t C, const uint16_t *w, siz
     sums_end(R, C, a, acc, lda);
 }
 
-#define ROWS_F32(R_)                                                                               \
+#define ROWS_F32(R_, ...)                                                                          \
     APART rows_f32_##R_(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,          \
                         float *acc, size_t lda, bool add) {                                        \
         PASS_ROWS(R_);                                                                             \
         pass_f32(R, C, w, ldw, k, x, ldx, 1, acc, lda, add);                                       \
     }
-FOR_ROWS(ROWS_F32)
+FOR_ROWS(ROWS_F32, )
 
 static void tile_f32(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
                      uint32_t rows, float *acc, size_t lda, bool add) {
@@ -124,13 +124,13 @@ static void tile_f32(const float *w, size_t ldw, size_t k, const float *x, size_
 }
 
 /* As tile_f32, but x[i * ldx + r]: the rows lie side by side. */
-#define ROWS_ACROSS(R_)                                                                            \
+#define ROWS_ACROSS(R_, ...)                                                                       \
     APART rows_across_##R_(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,       \
                            float *acc, size_t lda, bool add) {                                     \
         PASS_ROWS(R_);                                                                             \
         pass_f32(R, C, w, ldw, k, x, 1, ldx, acc, lda, add);                                       \
     }
-FOR_ROWS(ROWS_ACROSS)
+FOR_ROWS(ROWS_ACROSS, )
 
 static void tile_f32_across(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
                             uint32_t rows, float *acc, size_t lda, bool add) {
@@ -143,13 +143,13 @@ static void tile_f32_across(const float *w, size_t ldw, size_t k, const float *x
     }
 }
 
-#define ROWS_NARROW(R_)                                                                            \
+#define ROWS_NARROW(R_, ...)                                                                       \
     APART rows_narrow_##R_(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,       \
                            float *acc, size_t lda) {                                               \
         enum { R = TILE_ROWS >= R_ ? R_ : 1 };                                                     \
         pass_narrow(R, w, ldw, k, x, ldx, acc, lda);                                               \
     }
-FOR_ROWS(ROWS_NARROW)
+FOR_ROWS(ROWS_NARROW, )
 
 static void tile_f32_narrow(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
                             uint32_t rows, float *acc, size_t lda) {
@@ -162,13 +162,13 @@ static void tile_f32_narrow(const float *w, size_t ldw, size_t k, const float *x
     }
 }
 
-#define ROWS_BF16(R_)                                                                              \
+#define ROWS_BF16(R_, ...)                                                                         \
     APART rows_bf16_##R_(const uint16_t *w, size_t k, const float *x, size_t ldx, float *acc,      \
                          size_t lda, bool add) {                                                   \
         PASS_ROWS(R_);                                                                             \
         pass_bf16(R, C, w, k, x, ldx, acc, lda, add);                                              \
     }
-FOR_ROWS(ROWS_BF16)
+FOR_ROWS(ROWS_BF16, )
 
 static void tile_bf16(const uint16_t *w, size_t k, const float *x, size_t ldx, uint32_t rows,
                       float *acc, size_t lda, bool add) {

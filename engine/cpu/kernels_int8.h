@@ -9,32 +9,31 @@
 #define WHOLE (16u / (uint32_t)VL)
 #define PASS_COLUMNS(rows) ((rows)*WHOLE < TILE_ROWS ? WHOLE : 1u)
 
-/* Every number of rows has a function of its own, kept apart: registers are dealt out within one.
- */
+/* A pass of R rows is a function of its own. Inside a loop over columns, or beside other passes,
+ * the compiler keeps later addresses in registers that the inner loop needs. */
 #define APART static __attribute__((noinline, unused)) void
 #define PASS_ROWS(R_) enum { R = TILE_ROWS >= R_ ? R_ : 1, C = PASS_COLUMNS(R) }
 #define PASS_WIDTH(rows) (PASS_COLUMNS(rows) * (uint32_t)VL)
-#define FOR_ROWS(define)                                                                           \
-    define(1) define(2) define(3) define(4) define(5) define(6) define(7) define(8) define(9)      \
-        define(10) define(11) define(12)
+#define FOR_ROWS(X, ...)                                                                           \
+    X(1, __VA_ARGS__)                                                                              \
+    X(2, __VA_ARGS__)                                                                              \
+    X(3, __VA_ARGS__)                                                                              \
+    X(4, __VA_ARGS__)                                                                              \
+    X(5, __VA_ARGS__)                                                                              \
+    X(6, __VA_ARGS__)                                                                              \
+    X(7, __VA_ARGS__)                                                                              \
+    X(8, __VA_ARGS__)                                                                              \
+    X(9, __VA_ARGS__)                                                                              \
+    X(10, __VA_ARGS__)                                                                             \
+    X(11, __VA_ARGS__)                                                                             \
+    X(12, __VA_ARGS__)
 #define PASS_CASE(R_, name, ...)                                                                   \
     case R_:                                                                                       \
         if (TILE_ROWS >= R_) name##_##R_(__VA_ARGS__);                                             \
         break;
-#define PASS_SWITCH(rows, name, ...)                                                               \
+#define PASS_SWITCH(rows, ...)                                                                     \
     switch (rows) {                                                                                \
-        PASS_CASE(1, name, __VA_ARGS__)                                                            \
-        PASS_CASE(2, name, __VA_ARGS__)                                                            \
-        PASS_CASE(3, name, __VA_ARGS__)                                                            \
-        PASS_CASE(4, name, __VA_ARGS__)                                                            \
-        PASS_CASE(5, name, __VA_ARGS__)                                                            \
-        PASS_CASE(6, name, __VA_ARGS__)                                                            \
-        PASS_CASE(7, name, __VA_ARGS__)                                                            \
-        PASS_CASE(8, name, __VA_ARGS__)                                                            \
-        PASS_CASE(9, name, __VA_ARGS__)                                                            \
-        PASS_CASE(10, name, __VA_ARGS__)                                                           \
-        PASS_CASE(11, name, __VA_ARGS__)                                                           \
-        PASS_CASE(12, name, __VA_ARGS__)                                                           \
+        FOR_ROWS(PASS_CASE, __VA_ARGS__)                                                           \
     default: break;                                                                                \
     }
 
@@ -92,14 +91,14 @@ INLINE void pass_i8(const uint32_t R, const uint32_t C, const uint8_t *w, uint32
     }
 }
 
-#define ROWS_I8(R_)                                                                                \
+#define ROWS_I8(R_, ...)                                                                           \
     APART rows_i8_##R_(const uint8_t *w, uint32_t groups, const int8_t *q, size_t ldq,             \
                        const float *scale, const int32_t *sum, size_t ld_s, float *acc,            \
                        size_t lda, bool add) {                                                     \
         PASS_ROWS(R_);                                                                             \
         pass_i8(R, C, w, groups, q, ldq, scale, sum, ld_s, acc, lda, add);                         \
     }
-FOR_ROWS(ROWS_I8)
+FOR_ROWS(ROWS_I8, )
 
 static void tile_i8(const uint8_t *w, uint32_t groups, const int8_t *q, size_t ldq,
                     const float *scale, const int32_t *sum, size_t ld_s, uint32_t rows, float *acc,
