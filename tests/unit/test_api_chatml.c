@@ -6,6 +6,7 @@
 #include "tests/lib/files.h"
 #include "tests/lib/stderr.h"
 #include "tests/lib/testlib.h"
+#include "tests/lib/tokens.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -27,11 +28,7 @@ static tokenizer *ouro_tokenizer(bool thoughts) {
     }
     buf_puts(&json, "],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
                     "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{");
-    for (unsigned b = 0, moved = 256; b < 256; b++) {
-        bool plain = (b > 32 && b < 127) || (b > 160 && b != 173);
-        buf_printf(&json, "%s\"\\u%04x\":%u", b ? "," : "", plain ? b : moved, 5 + b);
-        moved += !plain;
-    }
+    put_byte_vocabulary(&json, 5);
     buf_puts(&json, "},\"merges\":[]}}");
     int rc = tokenizer_parse(&t, json.data, json.len, 400, "test", &e);
     buf_deinit(&json);

@@ -2,6 +2,7 @@
  * broken bytes, and merging against a plain reading of the definition. Equality with the
  * published tokenizers is in tests/tokenizer. */
 #include "tests/lib/testlib.h"
+#include "tests/lib/tokens.h"
 #include "text/tokenizer_internal.h"
 
 #include <criterion/criterion.h>
@@ -93,19 +94,10 @@ static json_t *split_by(const char *regex, const char *behavior, bool invert) {
 /* Ids as text, tokens parted by '|'. */
 static void encode_n(const tokenizer *t, const char *text, size_t n, bool special, char *out,
                      size_t cap) {
-    token_ids ids = {0};
-    err e = {0};
     buf b = {0};
-    cr_assert_eq(tokenizer_encode(t, text, n, special, SIZE_MAX, &ids, &e), 0, "%s", e.msg);
-    for (size_t i = 0; i < ids.n; i++) {
-        size_t len;
-        const char *bytes = tokenizer_bytes(t, ids.data[i], &len);
-        if (i) buf_puts(&b, "|");
-        buf_append(&b, bytes, len);
-    }
+    put_pieces(&b, t, text, n, special);
     (void)snprintf(out, cap, "%s", b.data ? b.data : "");
     buf_deinit(&b);
-    token_ids_deinit(&ids);
 }
 
 static void expect(const tokenizer *t, const char *text, bool special, const char *want) {

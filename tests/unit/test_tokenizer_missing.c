@@ -4,6 +4,7 @@
 #include "base/model_json.h"
 #include "tests/lib/stderr.h"
 #include "tests/lib/testlib.h"
+#include "tests/lib/tokens.h"
 #include "text/tokenizer.h"
 
 #include <criterion/criterion.h>
@@ -65,19 +66,10 @@ static tokenizer *open_file(const char *without, const char *model, const char *
 
 /* The tokens of a text, parted by '|'. */
 static void expect(const tokenizer *t, const char *text, size_t n, const char *want) {
-    token_ids ids = {0};
-    err e = {0};
     buf got = {0};
-    cr_assert_eq(tokenizer_encode(t, text, n, false, SIZE_MAX, &ids, &e), 0, "%s", e.msg);
-    for (size_t i = 0; i < ids.n; i++) {
-        size_t len;
-        const char *bytes = tokenizer_bytes(t, ids.data[i], &len);
-        if (i) buf_puts(&got, "|");
-        buf_append(&got, bytes, len);
-    }
+    put_pieces(&got, t, text, n, false);
     cr_expect_str_eq(got.data ? got.data : "", want, "'%s'", text);
     buf_deinit(&got);
-    token_ids_deinit(&ids);
 }
 
 static const char *const pairs[] = {"xy", "xyxy"};
