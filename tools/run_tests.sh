@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 log=build/test-logs
 mkdir -p "$log"
 : >"$log/counts"
+rm -f "$log"/*.ended
 jobs=$(nproc)
 export WERROR=1
 
@@ -102,6 +103,10 @@ waiting() { # the lane of servers, clients and commands; folders bring their own
     done
 }
 
+# A lane that is killed would leave its groups uncounted.
+lane() { "$1"; touch "$log/$1.ended"; }
+ended() { [ -e "$log/$1.ended" ] || { echo "FAIL the lane of $1 groups did not end"; count 0 1 0; }; }
+
 case ${1:-all} in
 tsan) group "threads, under TSan" thread_tests; finish ;;
 esac
@@ -113,7 +118,9 @@ group build build all &
 group "build under ASan+UBSan" build SAN=address,undefined all build/san-address-undefined/unit
 sanitized=$?
 wait $! && [ $sanitized -eq 0 ] || finish
-waiting &
-computing
+lane waiting &
+lane computing
 wait
+ended waiting
+ended computing
 finish
