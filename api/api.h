@@ -70,6 +70,7 @@ int api_parse(api_request **out, const api_context *c, api_kind kind, const char
 void api_request_destroy(api_request *r);
 bool api_wants_stream(const api_request *r);
 uint64_t api_prompt_tokens(const api_request *r);
+size_t api_request_bytes(const api_request *r); /* held: prompts' ids, texts, grammar */
 
 /* ---- replies: one per request, holding its choices ---- */
 
@@ -85,16 +86,30 @@ void api_reply_request(const api_reply *r, uint32_t i, sched_request *out);
 
 enum {
     API_CANCEL = 1, /* this sequence hit a stop string: cancel it in the scheduler */
-    API_DONE = 2,   /* every choice has ended: out holds the end of the answer */
+    API_DONE = 2,   /* every choice has ended: nothing more is fed */
     API_FAILED = 4, /* the answer ends with an error: a stream must be cut without its last chunk */
+    API_MORE = 8,   /* bytes wait in the reply: call api_reply_more until it returns false */
 };
-/* Feeds an event of sequence i. Streaming: appends whole SSE events to out. Otherwise
- * appends the full JSON body when the last sequence has ended. A sequence that hit a stop
- * string still has to bring its SCHED_END (what it executed is told there), so cancel it
- * and go on feeding. Returns API_* bits; with
- * API_FAILED before anything was streamed, *e says what to answer instead.
- * Late events of a sequence that ended here are ignored. */
+/* Feeds an event of sequence i. A sequence that hit a stop string still has to bring its
+ * SCHED_END (what it executed is told there), so cancel it and go on feeding. Returns API_* bits.
+ * - An answer that does not stream appends nothing to out: API_DONE comes with API_MORE, and
+ *   api_reply_more writes the whole body.
+ * - A stream appends whole SSE events, unless one is longer than a slice (an echoed prompt with
+ *   log-probabilities, instructions of megabytes, the last events of a long response): then it
+ *   appends a slice and returns API_MORE. Further events may be fed before the rest is taken:
+ *   they are kept and written behind it. Nothing else may be put into the stream while
+ *   api_reply_more returns true, for an event may be half written.
+ * - With API_FAILED before anything was streamed, *e says what to answer instead; a stream that
+ *   fails within an event ends there.
+ * Late events of a sequence that ended here are ignored. Loop thread. */
 unsigned api_reply_event(api_reply *r, uint32_t i, const sched_event *ev, buf *out, err *e);
+/* Writes what waits. Appends about `want` bytes to out: at least one piece where any waits, at
+ * most one piece more than `want`; a piece is one token's entry or a few hundred bytes of text,
+ * so that the loop is never held. Returns true while more is to come. False with out->failed:
+ * memory ran out and the answer is not whole. Loop thread. */
+bool api_reply_more(api_reply *r, buf *out, size_t want);
+/* Bytes this reply holds now: its request, texts, tokens, alternatives. Kept, not summed. */
+size_t api_reply_bytes(const api_reply *r);
 /* Ends an answer for a reason of the server's own (drain, deadline). A stream that has begun
  * gets the error as its last event. Returns API_FAILED, or 0 if the answer was over. */
 unsigned api_reply_fail(api_reply *r, const err *why, buf *out);
@@ -108,11 +123,21 @@ void api_error_body(buf *out, const err *e);
  * code may be NULL. */
 void api_http_error_body(buf *out, unsigned status, const char *message, const char *code);
 
-/* ---- the small routes: each appends a JSON body ---- */
+/* ---- the small routes; models append a JSON body ---- */
 void api_models(const api_context *c, buf *out); /* GET /v1/models */
 int api_model(const api_context *c, const char *id, buf *out, err *e) WARN_UNUSED;
-int api_tokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) WARN_UNUSED;
-int api_detokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) WARN_UNUSED;
+
+/* Answers of /tokenize and /detokenize. A text or list of ids longer than the context is refused
+ * as a prompt would be (ERR_TOO_LONG), and all those of one call may not hold more than max_prompts
+ * such texts. Any thread makes one; it belongs to one thread at a time. */
+typedef struct api_listing api_listing;
+int api_tokenize(api_listing **out, const api_context *c, const char *body, size_t n,
+                 err *e) WARN_UNUSED;
+int api_detokenize(api_listing **out, const api_context *c, const char *body, size_t n,
+                   err *e) WARN_UNUSED;
+bool api_listing_more(api_listing *l, buf *out, size_t want); /* as api_reply_more */
+size_t api_listing_bytes(const api_listing *l);
+void api_listing_destroy(api_listing *l);
 
 void api_openapi(buf *out); /* GET /openapi.json */
 

@@ -348,12 +348,26 @@ unsigned api_reply_event(api_reply *r, uint32_t i, const sched_event *ev, buf *o
     }
     if (r->n_ended < r->n_choices) return bits;
     r->done = true;
-    if (r->r->stream) api__write_stream_end(out, r);
-    else api__write_body(out, r);
+    if (!r->r->stream) return bits | API_DONE | API_MORE;
+    api__write_stream_end(out, r);
     return bits | API_DONE;
 fail:
     if (e && e->code == ERR_NONE) *e = why;
     return api_reply_fail(r, &why, out);
+}
+
+bool api_reply_more(api_reply *r, buf *out, size_t want) {
+    (void)want;
+    if (!r->r->stream && r->done) api__write_body(out, r);
+    return false;
+}
+
+size_t api_request_bytes(const api_request *r) {
+    return sizeof *r + r->mem.used + (r->grammar ? r->grammar->mem.used : 0);
+}
+
+size_t api_reply_bytes(const api_reply *r) {
+    return sizeof *r + api_request_bytes(r->r) + r->n_choices * sizeof *r->choices;
 }
 
 void api_reply_usage(const api_reply *r, uint64_t *prompt, uint64_t *output) {

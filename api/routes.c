@@ -3,6 +3,8 @@
 #include "api/api_internal.h"
 #include "base/utf8.h"
 
+#include <stdlib.h>
+
 /* How deep tokens go: the layers of a loop, when a token leaves it, how many loops there are. */
 static void write_depth(const api_context *c, buf *out) {
     const api_opts *o = &c->opts;
@@ -228,8 +230,43 @@ static int with_body(const api_context *c, const char *body, size_t n, buf *out,
     return rc;
 }
 
-int api_tokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) {
-    return with_body(c, body, n, out, e, tokenize);
+struct api_listing {
+    buf text;
+    size_t at;
+};
+
+static int listing(api_listing **out, const api_context *c, const char *body, size_t n, err *e,
+                   int (*answer)(const api_context *, const json_t *, buf *, err *)) {
+    api_listing *l = calloc(1, sizeof *l);
+    *out = NULL;
+    if (l == NULL) return api__out_of_memory(e);
+    if (with_body(c, body, n, &l->text, e, answer) != 0) {
+        api_listing_destroy(l);
+        return -1;
+    }
+    *out = l;
+    return 0;
+}
+
+int api_tokenize(api_listing **out, const api_context *c, const char *body, size_t n, err *e) {
+    return listing(out, c, body, n, e, tokenize);
+}
+
+bool api_listing_more(api_listing *l, buf *out, size_t want) {
+    size_t left = l->text.len - l->at, n = left < want ? left : want;
+    buf_append(out, l->text.data + l->at, n);
+    l->at += n;
+    return l->at < l->text.len && !out->failed;
+}
+
+size_t api_listing_bytes(const api_listing *l) {
+    return sizeof *l + l->text.cap;
+}
+
+void api_listing_destroy(api_listing *l) {
+    if (l == NULL) return;
+    buf_deinit(&l->text);
+    free(l);
 }
 
 /* ---- detokenize ---- */
@@ -284,6 +321,6 @@ static int detokenize(const api_context *c, const json_t *root, buf *out, err *e
     return rc;
 }
 
-int api_detokenize(const api_context *c, const char *body, size_t n, buf *out, err *e) {
-    return with_body(c, body, n, out, e, detokenize);
+int api_detokenize(api_listing **out, const api_context *c, const char *body, size_t n, err *e) {
+    return listing(out, c, body, n, e, detokenize);
 }

@@ -194,6 +194,8 @@ static void feed_reply(srv_gen *g, uint32_t i, const sched_event *ev) {
     }
     err e = {0};
     unsigned bits = api_reply_event(g->reply, i, ev, &r->out, &e);
+    while ((bits & API_MORE) && api_reply_more(g->reply, &r->out, 1 << 14)) {
+    }
     s->out_bytes += r->out.len - before;
     if (r->out.failed) {
         (void)err_set(&e, ERR_NO_MEMORY, NULL, "out of memory writing the answer");

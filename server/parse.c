@@ -17,7 +17,7 @@ struct srv_work {
     buf body;
     const api_context *api;
     api_request *request; /* result of the engine kinds */
-    buf text;             /* result of the others */
+    api_listing *listing; /* result of the others */
     int rc;
     err e;
 };
@@ -34,11 +34,11 @@ static void do_work(srv_work *w) {
     }
     case SRV_TOKENIZE:
         w->rc =
-            api_tokenize(w->api, w->body.data ? w->body.data : "", w->body.len, &w->text, &w->e);
+            api_tokenize(&w->listing, w->api, w->body.data ? w->body.data : "", w->body.len, &w->e);
         return;
     case SRV_DETOKENIZE:
-        w->rc =
-            api_detokenize(w->api, w->body.data ? w->body.data : "", w->body.len, &w->text, &w->e);
+        w->rc = api_detokenize(&w->listing, w->api, w->body.data ? w->body.data : "", w->body.len,
+                               &w->e);
         return;
     }
 }
@@ -51,13 +51,16 @@ static void conclude(srv_req *r, srv_work *w) {
         w->request = NULL;
         srv_engine_submit(r, request);
     } else {
-        srv_answer(r, 200, "application/json", &w->text, NULL, 0);
+        buf text = {0};
+        while (api_listing_more(w->listing, &text, 1 << 14)) {
+        }
+        srv_answer(r, 200, "application/json", &text, NULL, 0);
     }
 }
 
 static void work_deinit(srv_work *w) {
     if (w->request) api_request_destroy(w->request);
-    buf_deinit(&w->text);
+    api_listing_destroy(w->listing);
     buf_deinit(&w->body);
 }
 

@@ -71,6 +71,16 @@ static void check_out(const buf *out, bool stream) {
     }
 }
 
+/* One event, and all it brings in slices of a few bytes. */
+static unsigned feed(api_reply *r, uint32_t i, const sched_event *ev, uint32_t seed, buf *out,
+                     err *e) {
+    unsigned bits = api_reply_event(r, i, ev, out, e);
+    while ((bits & API_MORE) && api_reply_more(r, out, 1 + seed * 16)) {
+        if (api_reply_bytes(r) > 64 << 20) abort();
+    }
+    return bits;
+}
+
 /* Tokens of one sequence; the seed decides ids, depths and the end. */
 static unsigned run_sequence(api_reply *r, uint32_t i, uint32_t seed, buf *out, err *e) {
     sched_request q;
@@ -80,7 +90,7 @@ static unsigned run_sequence(api_reply *r, uint32_t i, uint32_t seed, buf *out, 
     for (uint32_t k = 0; q.prompt_logprobs && k < q.n_prompt; k++) {
         sched_event ev = {.kind = SCHED_PROMPT, .token = q.prompt[k], .pos = k, .depth = 1};
         ev.logprob = k ? -1.0f : 0.0f / 0.0f;
-        bits |= api_reply_event(r, i, &ev, out, e);
+        bits |= feed(r, i, &ev, seed, out, e);
     }
     for (uint32_t k = 0; k < q.max_tokens && k < 40 && !(bits & (API_CANCEL | API_FAILED)); k++) {
         state = state * 6364136223846793005u + 1442695040888963407u;
@@ -91,12 +101,12 @@ static unsigned run_sequence(api_reply *r, uint32_t i, uint32_t seed, buf *out, 
         ev.logprob = (float)(state >> 40) * -1e-3f;
         for (uint32_t t = 0; t < q.n_top; t++)
             ev.top[t] = (eng_top){(ev.token + t) % 2048, -(float)t};
-        bits |= api_reply_event(r, i, &ev, out, e);
+        bits |= feed(r, i, &ev, seed, out, e);
     }
     sched_event end = {.kind = SCHED_END,
                        .finish = bits & API_CANCEL ? SCHED_CANCELLED : (sched_finish)(seed % 4)};
     end.stop_id = seed % 2048;
-    return bits | api_reply_event(r, i, &end, out, e);
+    return bits | feed(r, i, &end, seed, out, e);
 }
 
 static void run_reply(const api_context *c, api_request *request, uint32_t seed) {
@@ -112,6 +122,15 @@ static void run_reply(const api_context *c, api_request *request, uint32_t seed)
     if (!(bits & (API_DONE | API_FAILED))) abort();
     check_out(&out, stream);
     api_reply_destroy(r);
+    buf_deinit(&out);
+}
+
+static void run_listing(api_listing *l, uint32_t seed) {
+    buf out = {0};
+    while (api_listing_more(l, &out, 1 + seed * 16)) {
+    }
+    check_out(&out, false);
+    api_listing_destroy(l);
     buf_deinit(&out);
 }
 
@@ -133,19 +152,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const char *body = (const char *)data + 2;
     const api_context *c = data[0] & 8 ? ids_only : with_text;
     api_request *r = NULL;
-    buf out = {0};
+    api_listing *l = NULL;
     err e = {0};
     int rc;
     switch (data[0] % 8 % 5) {
     case 0: rc = api_parse(&r, c, API_COMPLETION, body, size - 2, &e); break;
     case 1: rc = api_parse(&r, c, API_CHAT, body, size - 2, &e); break;
-    case 2: rc = api_tokenize(c, body, size - 2, &out, &e); break;
+    case 2: rc = api_tokenize(&l, c, body, size - 2, &e); break;
     case 3: rc = api_parse(&r, c, API_RESPONSES, body, size - 2, &e); break;
-    default: rc = api_detokenize(c, body, size - 2, &out, &e); break;
+    default: rc = api_detokenize(&l, c, body, size - 2, &e); break;
     }
     if (rc != 0) check_refusal(&e);
     else if (r) run_reply(c, r, data[1]);
-    else check_out(&out, false);
-    buf_deinit(&out);
+    else run_listing(l, data[1]);
     return 0;
 }

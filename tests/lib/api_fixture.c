@@ -42,6 +42,16 @@ api_reply *api_must_reply(const api_fixture *f, api_kind kind, const char *body)
     return r;
 }
 
+int api_list(api_lister route, const api_context *c, const char *body, size_t n, size_t want,
+             buf *out, err *e) {
+    api_listing *l;
+    if (route(&l, c, body, n, e) != 0) return -1;
+    while (api_listing_more(l, out, want)) {
+    }
+    api_listing_destroy(l);
+    return 0;
+}
+
 sched_event ev_token(uint32_t id, uint16_t depth, float logprob) {
     return (sched_event){.kind = SCHED_TOKEN, .token = id, .depth = depth, .logprob = logprob};
 }
@@ -55,6 +65,33 @@ sched_event ev_end(sched_finish why, uint32_t n_prompt, uint32_t n_output) {
                          .output_loops = 3 * (uint64_t)n_output};
 }
 
+unsigned api_feed_event(api_reply *r, uint32_t i, const sched_event *ev, size_t want, buf *out,
+                        err *e) {
+    unsigned bits = api_reply_event(r, i, ev, out, e);
+    while ((bits & API_MORE) && api_reply_more(r, out, want)) {
+    }
+    return bits & ~(unsigned)API_MORE;
+}
+
+unsigned api_event(api_reply *r, uint32_t i, const sched_event *ev, buf *out, err *e) {
+    return api_feed_event(r, i, ev, SIZE_MAX, out, e);
+}
+
+char *api_stampless(buf *b) {
+    static const char key[] = "\"created"; /* or created_at */
+    buf out = {0};
+    const char *at = b->data ? b->data : "";
+    for (const char *hit; (hit = strstr(at, key)); at = hit + strspn(hit, "0123456789")) {
+        hit = strchr(hit, ':') + 1;
+        buf_append(&out, at, (size_t)(hit - at));
+        buf_puts(&out, "0");
+    }
+    buf_puts(&out, at);
+    buf_deinit(b);
+    *b = out;
+    return out.data;
+}
+
 unsigned api_feed(api_reply *r, uint32_t i, const uint32_t *ids, size_t n, sched_finish why,
                   buf *out) {
     unsigned bits = 0;
@@ -62,11 +99,11 @@ unsigned api_feed(api_reply *r, uint32_t i, const uint32_t *ids, size_t n, sched
     err e = {0};
     while (fed < n && !(bits & (API_CANCEL | API_FAILED))) {
         sched_event ev = ev_token(ids[fed], (uint16_t)(1 + fed % 4), -0.5f);
-        bits |= api_reply_event(r, i, &ev, out, &e);
+        bits |= api_event(r, i, &ev, out, &e);
         fed++;
     }
     sched_event end = ev_end(bits & API_CANCEL ? SCHED_CANCELLED : why, 4, (uint32_t)fed);
-    return bits | api_reply_event(r, i, &end, out, &e);
+    return bits | api_event(r, i, &end, out, &e);
 }
 
 size_t api_ids(const api_fixture *f, const char *text, uint32_t *ids, size_t cap) {

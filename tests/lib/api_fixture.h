@@ -32,9 +32,21 @@ api_request *api_must_parse(const api_fixture *f, api_kind kind, const char *bod
 /* Its reply. */
 api_reply *api_must_reply(const api_fixture *f, api_kind kind, const char *body);
 
+/* The whole answer of /tokenize or /detokenize, `want` bytes at a time. */
+typedef int (*api_lister)(api_listing **, const api_context *, const char *, size_t, err *);
+int api_list(api_lister route, const api_context *c, const char *body, size_t n, size_t want,
+             buf *out, err *e) WARN_UNUSED;
+
 sched_event ev_token(uint32_t id, uint16_t depth, float logprob);
 sched_event ev_end(sched_finish why, uint32_t n_prompt, uint32_t n_output);
 
+/* Feeds one event and takes all it brings, `want` bytes at a time; the bits without API_MORE. */
+unsigned api_feed_event(api_reply *r, uint32_t i, const sched_event *ev, size_t want, buf *out,
+                        err *e);
+/* The same in one piece. */
+unsigned api_event(api_reply *r, uint32_t i, const sched_event *ev, buf *out, err *e);
+/* Every "created":N becomes "created":0, for stamps differ from run to run; gives b->data. */
+char *api_stampless(buf *b);
 /* Feeds the ids as tokens of sequence i, then an end; returns all bits that came. Feeds
  * nothing more after API_CANCEL but the end, as a server would. */
 unsigned api_feed(api_reply *r, uint32_t i, const uint32_t *ids, size_t n, sched_finish why,

@@ -21,8 +21,10 @@ static int answer(const char *route, const char *body, size_t n, err *e) {
                     : strcmp(route, "responses") == 0 ? API_RESPONSES
                                                       : API_COMPLETION;
     int rc;
-    if (strcmp(route, "tokenize") == 0) rc = api_tokenize(f.c, body, n, &out, e);
-    else if (strcmp(route, "detokenize") == 0) rc = api_detokenize(f.c, body, n, &out, e);
+    if (strcmp(route, "tokenize") == 0)
+        rc = api_list(api_tokenize, f.c, body, n, SIZE_MAX, &out, e);
+    else if (strcmp(route, "detokenize") == 0)
+        rc = api_list(api_detokenize, f.c, body, n, SIZE_MAX, &out, e);
     else rc = api_parse(&r, f.c, kind, body, n, e);
     if (rc != 0) cr_expect_eq(out.len, 0, "a refusal must leave no half answer");
     buf_deinit(&out);

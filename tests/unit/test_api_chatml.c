@@ -361,9 +361,10 @@ Test(api_chatml, tokenize_takes_the_arguments_of_the_template_too) {
                               "\"chat_template_kwargs\":{\"a\":true}}";
     buf out = {0};
     err e = {0};
-    cr_assert_eq(api_tokenize(c, body, sizeof body - 1, &out, &e), 0, "%s", e.msg);
+    cr_assert_eq(api_list(api_tokenize, c, body, sizeof body - 1, SIZE_MAX, &out, &e), 0, "%s",
+                 e.msg);
     cr_expect_not_null(strstr(out.data, ",3,15],\"count\""), "%s", out.data); /* <think> \n */
-    cr_expect_eq(api_tokenize(c, bad, sizeof bad - 1, &out, &e), -1);
+    cr_expect_eq(api_list(api_tokenize, c, bad, sizeof bad - 1, SIZE_MAX, &out, &e), -1);
     cr_expect_str_eq(e.param, "chat_template_kwargs");
     buf_deinit(&out);
     api_context_close(c);

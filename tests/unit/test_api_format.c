@@ -24,7 +24,7 @@ static void on_event(void *ud, const sched_event *ev) {
     answer *a = ud;
     err e = {0};
     for (uint32_t i = 0; i < a->n; i++) {
-        if (a->ids[i] == ev->id) a->bits |= api_reply_event(a->reply, i, ev, &a->out, &e);
+        if (a->ids[i] == ev->id) a->bits |= api_event(a->reply, i, ev, &a->out, &e);
     }
     cr_assert_eq(e.code, ERR_NONE, "%s", e.msg);
 }

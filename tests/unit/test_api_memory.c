@@ -47,14 +47,14 @@ static int whole_answer(size_t row, buf *out, err *e) {
         api_reply_request(r, i, &s);
         for (uint32_t k = 0; s.prompt_logprobs && k < s.n_prompt; k++) {
             sched_event ev = {.kind = SCHED_PROMPT, .token = s.prompt[k], .pos = k, .logprob = -1};
-            bits |= api_reply_event(r, i, &ev, out, e);
+            bits |= api_event(r, i, &ev, out, e);
         }
         for (uint32_t k = 0; k < s.max_tokens && !(bits & API_FAILED); k++) {
             sched_event ev = ev_token(ids[k % 3], 1, -1);
-            bits |= api_reply_event(r, i, &ev, out, e);
+            bits |= api_event(r, i, &ev, out, e);
         }
         sched_event end = ev_end(SCHED_LENGTH, s.n_prompt, s.max_tokens);
-        bits |= api_reply_event(r, i, &end, out, e);
+        bits |= api_event(r, i, &end, out, e);
     }
     api_reply_destroy(r);
     return bits & API_FAILED ? -1 : 0;

@@ -304,7 +304,7 @@ Test(api_reply, a_stop_token_of_the_request_is_named_and_the_models_own_is_not) 
         ev.stop_id = rows[i].id;
         buf out = {0};
         err e = {0};
-        cr_assert_eq(api_reply_event(r, 0, &ev, &out, &e), API_DONE);
+        cr_assert_eq(api_event(r, 0, &ev, &out, &e), API_DONE);
         cr_expect_not_null(strstr(out.data, rows[i].want), "%s", out.data);
         cr_expect_not_null(strstr(out.data, "\"text\":\"\""));
         cr_expect_not_null(strstr(out.data, "\"completion_tokens\":0"));
@@ -390,10 +390,10 @@ Test(api_reply, echo_with_no_tokens_scores_the_prompt) {
     err e = {0};
     for (uint32_t i = 0; i < q.n_prompt; i++) {
         sched_event ev = ev_prompt(q.prompt[i], i);
-        api_reply_event(r, 0, &ev, &out, &e);
+        api_event(r, 0, &ev, &out, &e);
     }
     sched_event end = ev_end(SCHED_LENGTH, q.n_prompt, 0);
-    cr_assert_eq(api_reply_event(r, 0, &end, &out, &e), API_DONE);
+    cr_assert_eq(api_event(r, 0, &end, &out, &e), API_DONE);
     json_t *root = parsed(&out), *ch = json_array_get(json_object_get(root, "choices"), 0);
     const json_t *lp = json_object_get(ch, "logprobs");
     cr_expect_str_eq(json_string_value(json_object_get(ch, "text")), "caf\xc3\xa9 God");
@@ -435,7 +435,7 @@ Test(api_reply, prompt_logprobs_have_vllms_shape_and_leave_the_text_alone) {
     static const uint32_t ids[] = {1, 7, 9};
     for (uint32_t i = 0; i < 3; i++) {
         sched_event ev = ev_prompt(ids[i], i);
-        api_reply_event(r, 0, &ev, &out, &e);
+        api_event(r, 0, &ev, &out, &e);
     }
     uint32_t id;
     api_ids(&f, "x", &id, 1);
@@ -467,9 +467,9 @@ Test(api_reply, chat_logprobs_have_all_four_keys_and_the_depth_if_asked) {
     ev.top[1] = (eng_top){2047, -3};
     buf out = {0};
     err e = {0};
-    api_reply_event(r, 0, &ev, &out, &e);
+    api_event(r, 0, &ev, &out, &e);
     ev = ev_end(SCHED_STOP, 1, 1);
-    cr_assert_eq(api_reply_event(r, 0, &ev, &out, &e), API_DONE);
+    cr_assert_eq(api_event(r, 0, &ev, &out, &e), API_DONE);
     cr_assert_not_null(
         strstr(out.data,
                "\"logprobs\":{\"content\":[{\"token\":\"x\",\"logprob\":-9999,\"bytes\":[120],"
@@ -509,9 +509,9 @@ Test(api_reply, a_failure_before_the_first_byte_is_told_and_after_it_is_an_event
         uint32_t id;
         api_ids(&f, "x", &id, 1);
         sched_event ev = ev_token(id, 1, 0);
-        if (started) api_reply_event(r, 0, &ev, &out, &e);
+        if (started) api_event(r, 0, &ev, &out, &e);
         buf_clear(&out);
-        cr_assert_eq(api_reply_event(r, 1, &end, &out, &e), API_FAILED);
+        cr_assert_eq(api_event(r, 1, &end, &out, &e), API_FAILED);
         cr_assert_eq(e.code, ERR_NUMERIC);
         cr_assert_eq(api_status(&e), 500);
         if (started) {
@@ -521,7 +521,7 @@ Test(api_reply, a_failure_before_the_first_byte_is_told_and_after_it_is_an_event
             cr_assert_eq(out.len, 0);
         }
         buf_clear(&out);
-        cr_assert_eq(api_reply_event(r, 0, &ev, &out, &e), 0, "nothing follows a failure");
+        cr_assert_eq(api_event(r, 0, &ev, &out, &e), 0, "nothing follows a failure");
         cr_assert_eq(out.len, 0);
         api_reply_destroy(r);
         buf_deinit(&out);
@@ -539,17 +539,17 @@ Test(api_reply, late_events_of_a_stopped_sequence_are_ignored) {
     unsigned bits = 0;
     for (size_t i = 0; i < n; i++) {
         sched_event ev = ev_token(ids[i], 1, 0);
-        bits |= api_reply_event(r, 0, &ev, &out, &e);
+        bits |= api_event(r, 0, &ev, &out, &e);
     }
     cr_assert_eq(bits, API_CANCEL);
     size_t len = out.len;
     for (size_t i = 0; i < 3; i++) {
         sched_event ev = ev_token(ids[0], 1, 0);
-        cr_assert_eq(api_reply_event(r, 0, &ev, &out, &e), 0);
+        cr_assert_eq(api_event(r, 0, &ev, &out, &e), 0);
     }
     cr_assert_eq(out.len, len);
     sched_event end = ev_end(SCHED_CANCELLED, 1, 4);
-    cr_assert_eq(api_reply_event(r, 0, &end, &out, &e), API_DONE);
+    cr_assert_eq(api_event(r, 0, &end, &out, &e), API_DONE);
     uint64_t prompt, output;
     api_reply_usage(r, &prompt, &output);
     cr_assert_eq(output, n);
@@ -568,10 +568,10 @@ Test(api_reply, the_token_path_of_a_stream_allocates_nothing_once_it_runs) {
     api_ids(&f, " God", ids, 4);
     sched_event ev = ev_token(ids[0], 1, 0);
     for (int i = 0; i < 20; i++)
-        buf_clear(&out), api_reply_event(r, 0, &ev, &out, &e);
+        buf_clear(&out), api_event(r, 0, &ev, &out, &e);
     size_t cap = out.cap, text = r->choices[0].text.cap, tokens = r->choices[0].cap_tokens;
     for (int i = 0; i < 800; i++)
-        buf_clear(&out), api_reply_event(r, 0, &ev, &out, &e);
+        buf_clear(&out), api_event(r, 0, &ev, &out, &e);
     cr_assert_eq(out.cap, cap);
     cr_assert_eq(r->choices[0].text.cap, text);
     cr_assert_eq(r->choices[0].cap_tokens, tokens);

@@ -102,11 +102,11 @@ Test(api_responses, a_failure_in_mid_stream_is_an_error_event) {
     err e = {0};
     api_ids(&f, "x", &id, 1);
     sched_event ev = ev_token(id, 1, 0);
-    api_reply_event(r, 0, &ev, &out, &e);
+    api_event(r, 0, &ev, &out, &e);
     buf_clear(&out);
     ev = ev_end(SCHED_FAILED, 1, 1);
     ev.why = ERR_DEVICE;
-    cr_assert_eq(api_reply_event(r, 0, &ev, &out, &e), API_FAILED);
+    cr_assert_eq(api_event(r, 0, &ev, &out, &e), API_FAILED);
     cr_expect_not_null(
         strstr(out.data, "event: error\ndata: {\"type\":\"error\",\"sequence_number\":5"), "%s",
         out.data);

@@ -56,8 +56,9 @@ Test(api_routes, tokenize_speaks_the_shape_of_every_server) {
     for (size_t i = 0; i < ARRAY_LEN(tokenized); i++) {
         buf out = {0};
         err e = {0};
-        cr_assert_eq(api_tokenize(f.c, tokenized[i].body, strlen(tokenized[i].body), &out, &e), 0,
-                     "%s", e.msg);
+        cr_assert_eq(api_list(api_tokenize, f.c, tokenized[i].body, strlen(tokenized[i].body),
+                              SIZE_MAX, &out, &e),
+                     0, "%s", e.msg);
         cr_expect_str_eq(out.data, tokenized[i].want);
         buf_deinit(&out);
     }
@@ -81,9 +82,9 @@ Test(api_routes, detokenize_speaks_the_shape_of_every_server) {
     for (size_t i = 0; i < ARRAY_LEN(detokenized); i++) {
         buf out = {0};
         err e = {0};
-        cr_assert_eq(
-            api_detokenize(f.c, detokenized[i].body, strlen(detokenized[i].body), &out, &e), 0,
-            "%s", e.msg);
+        cr_assert_eq(api_list(api_detokenize, f.c, detokenized[i].body, strlen(detokenized[i].body),
+                              SIZE_MAX, &out, &e),
+                     0, "%s", e.msg);
         cr_expect_str_eq(out.data, detokenized[i].want);
         buf_deinit(&out);
     }

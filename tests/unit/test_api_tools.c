@@ -157,13 +157,13 @@ static unsigned run_constrained(api_reply *r, unsigned seed, buf *out) {
         if (id == 2044 || id == 2047) break;
         output[n++] = id;
         sched_event ev = ev_token(id, 1, -1);
-        bits |= api_reply_event(r, 0, &ev, out, &e);
+        bits |= api_event(r, 0, &ev, out, &e);
     }
     sched_event end = ev_end(bits & API_CANCEL   ? SCHED_CANCELLED
                              : n == q.max_tokens ? SCHED_LENGTH
                                                  : SCHED_STOP,
                              1, n);
-    return bits | api_reply_event(r, 0, &end, out, &e);
+    return bits | api_event(r, 0, &end, out, &e);
 }
 
 Test(api_tools, a_forced_call_is_always_one_of_the_functions_with_arguments_that_fit) {
