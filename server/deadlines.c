@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 enum { TICK_MS = 1000 };
+#define WATCH_AFTER_NS UINT64_C(500000000)
 
 static const char ping[] = ": keep-alive\n\n";
 
@@ -31,7 +32,7 @@ static void sweep_conns(srv *s, uint64_t now) {
 static void sweep_stream(srv_req *r, uint64_t now) {
     srv *s = r->s;
     uint64_t silent = now > r->last_out_ns ? now - r->last_out_ns : 0;
-    if (r->out.len > r->out_at) {
+    if (r->out.len > r->out_at || r->more) {
         if (silent < (uint64_t)(s->o.stall_s * 1e9)) return;
         s->counts.slow_cut++;
         srv_cut(r);
@@ -40,7 +41,7 @@ static void sweep_stream(srv_req *r, uint64_t now) {
     }
     if (r->finished || s->o.ping_s <= 0 || silent < (uint64_t)(s->o.ping_s * 1e9)) return;
     buf_append(&r->out, ping, sizeof ping - 1);
-    s->out_bytes += sizeof ping - 1;
+    srv_out_changed(r);
     srv_req_wake(r);
 }
 
@@ -50,6 +51,7 @@ static void sweep_waiting(srv_req *r, uint64_t now) {
     if (now - r->start_ns < (uint64_t)(s->o.max_wait_s * 1e9)) return;
     r->tally.finish = "timeout";
     if (r->gen) srv_engine_drop(r);
+    if (r->work) srv_parse_forget(r);
     srv_answer_http(r, 503, "the request waited longer than this server allows", "overloaded");
 }
 
@@ -63,8 +65,12 @@ static void on_tick(uv_timer_t *t) {
         srv_req *r = OWNER_OF(l, srv_req, link);
         if (r->gone) continue;
         if (r->state == REQ_STREAMING) sweep_stream(r, now);
-        if (r->state == REQ_WAITING) sweep_waiting(r, now);
+        if (r->state == REQ_WAITING || r->state == REQ_PARSING) sweep_waiting(r, now);
+        /* A body that takes its time may belong to a peer that has left. */
+        if (r->state == REQ_READING && r->body_seen && now - r->body_start_ns > WATCH_AFTER_NS)
+            srv_watch(r);
     }
+    (void)srv_make_room(s, NULL);
     srv_engine_turn(s); /* no wake of the engine is relied upon for longer than a tick */
     srv_mhd_pump(s);
     if (s->engine && !s->stopping && !srv_engine_alive(s)) {
@@ -81,4 +87,24 @@ int srv_sweep_open(srv *s, err *e) {
         return 0;
     }
     return err_set(e, ERR_IO, NULL, "the sweep's timer did not start");
+}
+
+/* Between two of these calls the loop waits for events once and then runs all their callbacks. */
+static void on_turn(uv_prepare_t *h) {
+    srv *s = h->data;
+    uint64_t now = clock_ns(), idle = uv_metrics_idle_time(&s->loop);
+    uint64_t took = now - s->turn_ns, waited = idle - s->turn_idle_ns;
+    if (s->turn_ns && took > waited && took - waited > s->counts.loop_turn_max_ns)
+        s->counts.loop_turn_max_ns = took - waited;
+    s->turn_ns = now;
+    s->turn_idle_ns = idle;
+}
+
+int srv_turns_open(srv *s, err *e) {
+    s->turn.data = s;
+    if (uv_loop_configure(&s->loop, UV_METRICS_IDLE_TIME) == 0 &&
+        uv_prepare_init(&s->loop, &s->turn) == 0 && uv_prepare_start(&s->turn, on_turn) == 0) {
+        return 0;
+    }
+    return err_set(e, ERR_IO, NULL, "the loop's turns cannot be measured");
 }

@@ -29,14 +29,13 @@ static void on_flush(uv_timer_t *t) {
 
 static void end_stream(srv_req *r, const char *why) {
     if (r->finished || r->gone) return;
-    size_t before = r->out.len;
     err e = {0};
     (void)err_set(&e, ERR_STOPPING, NULL, "%s", why);
     if (r->gen) { /* the reply knows how its kind of stream tells an error */
-        (void)api_reply_fail(r->gen->reply, &e, &r->out);
+        if (!r->more) (void)api_reply_fail(r->gen->reply, &e, &r->out); /* between two events */
         srv_engine_drop(r);
     }
-    r->s->out_bytes += r->out.len - before;
+    srv_out_changed(r);
     r->cut = true;
     srv_req_wake(r);
 }
@@ -91,9 +90,9 @@ static void dump(srv *s) {
     log_line(
         LOG_INFO,
         "state: connections %u, requests %u, parsing %u, sequences %u (running %u, waiting %u), "
-        "pages %u free of %u, bytes waiting %zu, loaded %d, draining %d, silent %llu ms",
+        "pages %u free of %u, bytes of answers %zu, loaded %d, draining %d, silent %llu ms",
         s->n_conns, s->n_reqs, s->n_parsing, s->n_sequences, st.running, st.waiting, st.pages_free,
-        st.pages, s->out_bytes, s->loaded, s->draining,
+        st.pages, srv_ledger_held(s->ledger, SRV_HELD_ANSWER), s->loaded, s->draining,
         (unsigned long long)(s->engine ? sched_thread_silence_ns(s->engine) / 1000000 : 0));
     unsigned shown = 0;
     for (list_link *l = s->reqs.next; l != &s->reqs && shown < 20; l = l->next, shown++) {

@@ -20,20 +20,31 @@ static void gen_free(srv_gen *g) {
     srv *s = g->s;
     if (g->key >= 0) (*srv_keys_running(s->keys, g->key))--;
     list_remove(&g->link);
+    srv_hold_end(&g->held);
     api_reply_destroy(g->reply);
     free(g);
+}
+
+/* What the scheduler keeps of one sequence: its tokens, its blocks, itself. */
+static size_t seq_bytes(const sched_request *q) {
+    return ((size_t)q->n_prompt + q->max_tokens) * 5 + 1024;
 }
 
 /* The request no longer listens; the rest of its sequences is cancelled. */
 static void detach(srv_gen *g) {
     srv *s = g->s;
+    if (g->reply) g->req->more = false; /* what waits there goes with it */
     g->req->gen = NULL;
     g->req = NULL;
     for (uint32_t i = 0; i < g->n; i++) {
         if (g->seqs[i].id) sched_thread_cancel(s->engine, g->seqs[i].id);
     }
-    if (g->n_open == 0) gen_free(g);
-    else g->cancel_ns = clock_ns();
+    if (g->n_open == 0) {
+        gen_free(g);
+        return;
+    }
+    g->cancel_ns = clock_ns();
+    srv_hold_leave(&g->held);
 }
 
 void srv_engine_drop(srv_req *r) {
@@ -59,6 +70,7 @@ static srv_gen *gen_create(srv_req *r, api_request *steal_request, err *e) {
         return NULL;
     }
     *g = (srv_gen){.s = r->s, .req = r, .reply = reply, .n = n, .key = r->key};
+    srv_hold_begin(&g->held, r->account, SRV_HELD_WORK);
     list_insert_before(&r->s->gens, &g->link);
     if (g->key >= 0) (*srv_keys_running(r->s->keys, g->key))++;
     r->gen = g;
@@ -75,6 +87,7 @@ static int submit_all(srv_gen *g, err *e) {
             seq->id = 0;
             return -1;
         }
+        g->seq_bytes += seq_bytes(&q);
         seq->max_tokens = q.max_tokens;
         seq->gen = g;
         seq->index = i;
@@ -132,6 +145,8 @@ void srv_engine_submit(srv_req *r, api_request *steal_request) {
     r->last_out_ns = clock_ns();
     if (!r->suspended) srv_req_suspend(r);
     srv_watch(r);
+    srv_hold_set(&g->held, g->seq_bytes + api_reply_bytes(g->reply));
+    (void)srv_make_room(s, r);
 }
 
 /* ---- events ---- */
@@ -148,7 +163,6 @@ static void fail(srv_gen *g, const err *e) {
     r->tally.finish = "failed";
     detach(g);
     if (r->state != REQ_STREAMING) {
-        r->s->out_bytes -= r->out.len - r->out_at;
         buf_clear(&r->out);
         srv_answer_err(r, e);
         return;
@@ -171,32 +185,29 @@ static void complete(srv_gen *g) {
         if (g->seqs[i].n_output > most) most = g->seqs[i].n_output;
     }
     srv_observe(&s->counts.max_output_tokens, most, 1);
+    if (r->more) { /* every sequence has ended: the scheduler looks into the reply no more */
+        r->reply = g->reply;
+        g->reply = NULL;
+    }
     detach(g);
-    if (r->tally.stream) {
-        r->finished = true;
-        deliver(r);
+    if (!r->tally.stream) {
+        srv_answer_rest(r);
         return;
     }
-    s->out_bytes -= r->out.len - r->out_at;
-    srv_answer(r, 200, "application/json", &r->out, NULL, 0);
+    r->finished = !r->more;
+    srv_out_changed(r);
+    deliver(r);
 }
 
 static void feed_reply(srv_gen *g, uint32_t i, const sched_event *ev) {
     srv_req *r = g->req;
     srv *s = g->s;
-    size_t before = r->out.len, waiting = before - r->out_at;
-    if (waiting > SRV_STREAM_BYTES && r->tally.stream &&
-        (waiting > SRV_BURST_BYTES || s->out_bytes > SRV_BURST_ROOM)) {
-        s->counts.slow_cut++;
-        srv_cut(r); /* drops g from r */
-        srv_req_wake(r);
-        return;
-    }
+    size_t before = r->out.len;
     err e = {0};
     unsigned bits = api_reply_event(g->reply, i, ev, &r->out, &e);
-    while ((bits & API_MORE) && api_reply_more(g->reply, &r->out, 1 << 14)) {
-    }
-    s->out_bytes += r->out.len - before;
+    if (bits & API_MORE) r->more = true;
+    srv_out_changed(r);
+    srv_hold_set(&g->held, g->seq_bytes + api_reply_bytes(g->reply));
     if (r->out.failed) {
         (void)err_set(&e, ERR_NO_MEMORY, NULL, "out of memory writing the answer");
         bits |= API_FAILED;
@@ -207,7 +218,7 @@ static void feed_reply(srv_gen *g, uint32_t i, const sched_event *ev) {
     }
     if (bits & API_FAILED) fail(g, &e);
     else if (bits & API_DONE) complete(g);
-    else if (r->tally.stream && r->out.len > before) deliver(r);
+    else if (r->tally.stream && (r->more || r->out.len > before)) deliver(r);
 }
 
 static void count_token(srv_gen *g, uint32_t i, const sched_event *ev, uint64_t now) {
@@ -303,6 +314,7 @@ void srv_engine_turn(srv *s) {
     }
     if (s->turn_tokens) srv_observe(&s->counts.iteration_tokens, (double)s->turn_tokens, 1);
     s->turn_tokens = 0;
+    (void)srv_make_room(s, NULL);
     if (n) srv_mhd_pump(s);
     if (n == TURN_EVENTS) uv_async_send(&s->async); /* sockets first, then the rest */
     if (s->engine_ill || sched_thread_failed(s->engine)) {

@@ -279,8 +279,15 @@ static void write_http(page *p, const srv *s) {
     one(p, "fathom_http_body_bytes_total", "counter", "Bytes of request bodies.",
         (double)c->bytes_in);
     one(p, "fathom_http_sent_bytes_total", "counter", "Bytes of answers.", (double)c->bytes_out);
-    one(p, "fathom_http_buffered_bytes", "gauge", "Bytes waiting for slow sockets.",
-        (double)s->out_bytes);
+    head(p, "fathom_request_memory_bytes", "gauge", "Bytes held for requests, by what they are.");
+    for (unsigned k = 0; k < SRV_HELD_KINDS; k++) {
+        sample(p, "fathom_request_memory_bytes", "kind", srv_held_names[k],
+               (double)srv_ledger_held(s->ledger, k));
+    }
+    one(p, "fathom_request_memory_limit_bytes", "gauge", "Most bytes held for requests.",
+        (double)srv_ledger_ceiling(s->ledger));
+    one(p, "fathom_request_memory_evictions_total", "counter",
+        "Requests ended because requests together held more than that.", (double)c->evicted);
     head(p, "fathom_http_cut_total", "counter", "Connections ended by the server.");
     sample(p, "fathom_http_cut_total", "why", "slow_reader", (double)c->slow_cut);
     sample(p, "fathom_http_cut_total", "why", "deadline", (double)c->deadline_cut);

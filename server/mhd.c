@@ -37,7 +37,6 @@ void srv_mhd_pump(srv *s) {
     if (s->pumping || s->mhd == NULL) return;
     MHD_UNSIGNED_LONG_LONG wait = 0;
     enum MHD_Result has = MHD_NO;
-    uint64_t began = clock_ns();
     s->pumping = true;
     for (int i = 0; i < RUNS_PER_WAKE; i++) {
         MHD_run(s->mhd);
@@ -45,14 +44,31 @@ void srv_mhd_pump(srv *s) {
         if (has != MHD_YES || wait != 0) break;
     }
     s->pumping = false;
-    uint64_t took = clock_ns() - began;
-    if (took > s->counts.loop_turn_max_ns) s->counts.loop_turn_max_ns = took;
     if (has == MHD_YES) uv_timer_start(&s->mhd_timer, on_timer, wait ? wait : 1, 0);
     else uv_timer_stop(&s->mhd_timer);
     srv_drain_check(s);
 }
 
 /* ---- connections ---- */
+
+/* Peers are told apart by address: of IPv6 by the first half, which is what one line is given. */
+static uint64_t peer_of(struct MHD_Connection *c) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    if (info == NULL || info->client_addr == NULL) return 0;
+    const void *addr = info->client_addr;
+    if (info->client_addr->sa_family == AF_INET) {
+        return ntohl(((const struct sockaddr_in *)addr)->sin_addr.s_addr);
+    }
+    if (info->client_addr->sa_family != AF_INET6) return 0;
+    const struct in6_addr *six = &((const struct sockaddr_in6 *)addr)->sin6_addr;
+    uint32_t four;
+    uint64_t half;
+    memcpy(&four, &six->s6_addr[12], sizeof four);
+    if (IN6_IS_ADDR_V4MAPPED(six)) return ntohl(four);
+    memcpy(&half, six, sizeof half);
+    return half % SRV_KEY_ACCOUNT;
+}
 
 static void on_conn(void *cls, struct MHD_Connection *c, void **ctx,
                     enum MHD_ConnectionNotificationCode what) {
@@ -67,6 +83,7 @@ static void on_conn(void *cls, struct MHD_Connection *c, void **ctx,
         }
         k->s = s;
         k->fd = info->connect_fd;
+        k->account = srv_account_enter(s->ledger, peer_of(c));
         srv_deadline(k, s->o.header_s);
         list_insert_before(&s->conns, &k->link);
         s->n_conns++;
@@ -78,6 +95,7 @@ static void on_conn(void *cls, struct MHD_Connection *c, void **ctx,
     if (k == NULL) return;
     list_remove(&k->link);
     s->n_conns--;
+    srv_account_leave(k->account);
     free(k);
     *ctx = NULL;
 }
@@ -141,7 +159,35 @@ static void judge(srv_req *r, const char *url, const char *method, const char *v
     r->defer = body && !sc.f.expect;
     r->close = body && sc.f.expect; /* answered instead of 100: the body never comes */
     srv_gate(r, method, url, &sc.f);
+    srv_req_account(r);
     if (r->state == REQ_READING) r->close = false;
+}
+
+/* Until when the next piece of a body is waited for: it must come within the grace after the
+ * last one, and the whole at no less than 1 KB/s after its grace. Bytes sent early buy no
+ * silence later. */
+static uint64_t body_deadline(const srv_req *r, uint64_t now) {
+    uint64_t grace = (uint64_t)(r->s->o.body_s * 1e9);
+    uint64_t by_rate = r->body_start_ns + grace + r->body_seen / 1024 * UINT64_C(1000000000);
+    return by_rate < now + grace ? by_rate : now + grace;
+}
+
+/* Six bytes of framing is what a chunk costs at least: is that most of what came? */
+static bool mostly_framing(srv_req *r) {
+    uint64_t overhead = (uint64_t)r->body_pieces * 6;
+    if (overhead <= (100 << 10) || overhead <= 4 * r->body_seen) return false;
+    r->late = 413;
+    return overhead > (400 << 10);
+}
+
+/* Bytes that may each begin, end or part a JSON value; those inside strings are counted too. */
+static uint64_t count_structure(const char *data, size_t n) {
+    uint64_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        char c = data[i];
+        count += (uint64_t)((c == '{') + (c == '[') + (c == ',') + (c == ':'));
+    }
+    return count;
 }
 
 /* A piece of the body. No answer can be queued now, so what is wrong is kept in r->late.
@@ -153,25 +199,18 @@ static enum MHD_Result collect(srv_req *r, const char *data, size_t *len) {
     r->body_seen += n;
     r->body_pieces++;
     s->counts.bytes_in += n;
-    /* A body that comes at less than 1 KB/s after its grace is not waited for. */
-    uint64_t allowed = r->body_start_ns + (uint64_t)(s->o.body_s * 1e9) +
-                       r->body_seen / 1024 * UINT64_C(1000000000);
-    r->conn->deadline_ns = allowed;
-    /* Six bytes of framing is what a chunk costs at least: refuse when that is most of it. */
-    uint64_t overhead = (uint64_t)r->body_pieces * 6;
-    if (overhead > (100 << 10) && overhead > 4 * r->body_seen) {
-        r->late = 413;
-        if (overhead > (400 << 10)) return MHD_NO;
-    }
+    r->conn->deadline_ns = body_deadline(r, clock_ns());
+    if (mostly_framing(r)) return MHD_NO;
     if (r->body_seen > s->o.max_body) {
         r->late = 413;
         return r->body_seen > 4 * s->o.max_body ? MHD_NO : MHD_YES;
     }
     if (r->late || r->refusal.status) return MHD_YES;
-    size_t had = r->body.cap;
     buf_append(&r->body, data, n);
-    s->body_bytes += r->body.cap - had;
-    if (r->body.failed || s->body_bytes > SRV_BODY_ROOM) r->late = 503;
+    r->body_structure += count_structure(data, n);
+    srv_hold_set(&r->held_body, r->body.cap);
+    if (r->body.failed) r->late = 503;
+    if (srv_ledger_full(s->ledger)) (void)srv_make_room(s, r); /* or r->late says 503 */
     return MHD_YES;
 }
 
@@ -194,7 +233,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
     } else if (r->late == 413) {
         srv_answer_http(r, 413, "the request body is larger than this server accepts", NULL);
     } else if (r->late) {
-        srv_answer_http(r, 503, "the server has no memory left for this request body",
+        srv_answer_http(r, 503,
+                        "the server has no memory left for this request body; try again shortly",
                         "overloaded");
     } else {
         srv_route_run(r);
@@ -219,10 +259,13 @@ static void on_done(void *cls, struct MHD_Connection *c, void **ctx,
     if (r->screened) srv_log_request(r);
     list_remove(&r->link);
     s->n_reqs--;
-    s->out_bytes -= r->out.len - r->out_at;
-    s->body_bytes -= r->body.cap;
     buf_deinit(&r->body);
     buf_deinit(&r->out);
+    api_reply_destroy(r->reply);
+    api_listing_destroy(r->listing);
+    srv_hold_end(&r->held_body);
+    srv_hold_end(&r->held_answer);
+    srv_account_leave(r->account);
     free((void *)(uintptr_t)r->tail);
     free(r);
     *ctx = NULL;
@@ -275,6 +318,7 @@ static void queue_answer(srv_req *r, unsigned status, const char *type, struct M
 
 /* A whole answer must be read at no less than 16 KB/s, or the connection ends. */
 static void expect_reader(srv_req *r, size_t n) {
+    r->last_out_ns = clock_ns();
     srv_deadline(r->conn, r->s->o.stall_s + (double)n / 16384);
 }
 
@@ -296,6 +340,7 @@ void srv_answer(srv_req *r, unsigned status, const char *type, buf *steal_body,
         return;
     }
     r->s->counts.bytes_out += body.len;
+    srv_hold_set(&r->held_answer, body.cap); /* the library's until it is sent */
     expect_reader(r, body.len);
     queue_answer(r, status, type, p, extra, n_extra);
 }
@@ -336,15 +381,16 @@ static ssize_t feed(void *cls, uint64_t pos, char *to, size_t max) {
     size_t n = srv_take(r, to, max);
     if (n) return (ssize_t)n;
     if (r->cut) return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (r->finished) return MHD_CONTENT_READER_END_OF_STREAM;
+    if (r->finished) {
+        srv_deadline(r->conn, r->s->o.stall_s); /* for what the library still has to send */
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    }
     srv_req_suspend(r); /* 0 is legal only together with this */
     return 0;
 }
 
-void srv_answer_stream(srv_req *r) {
-    static const srv_header sse[] = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+static void start_feed(srv_req *r, const char *type, const srv_header *extra, size_t n_extra) {
     r->state = REQ_STREAMING;
-    r->s->counts.streams++;
     struct MHD_Response *p =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 1024, feed, r, NULL);
     if (p == NULL) {
@@ -352,7 +398,19 @@ void srv_answer_stream(srv_req *r) {
         srv_req_wake(r);
         return;
     }
-    queue_answer(r, 200, "text/event-stream", p, sse, ARRAY_LEN(sse));
+    queue_answer(r, 200, type, p, extra, n_extra);
+}
+
+void srv_answer_stream(srv_req *r) {
+    static const srv_header sse[] = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+    r->s->counts.streams++;
+    start_feed(r, "text/event-stream", sse, ARRAY_LEN(sse));
+}
+
+void srv_answer_rest(srv_req *r) {
+    r->last_out_ns = clock_ns();
+    if (!srv_refill(r)) srv_answer(r, 200, "application/json", &r->out, NULL, 0);
+    else start_feed(r, "application/json", NULL, 0);
 }
 
 /* ---- start and stop ---- */

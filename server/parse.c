@@ -1,60 +1,79 @@
-/* parse.c - bodies to checked requests: small ones here and now, large ones on a
- * worker so that the loop is never held for more than a millisecond.
+/* parse.c - bodies to checked requests: small ones here and now, large ones on a worker so that
+ * the loop is never held for more than a millisecond.
+ *
+ * Accounts take turns at the workers: next is the one whose bodies took least processor time,
+ * and one account never has all of them, so nobody's tokenizing or schemas hold up others. A
+ * parse begins when the ledger has room for what it may take.
  *
  * A worker sees only its srv_work. If the client leaves meanwhile, the work is forgotten
  * (req = NULL) and its result thrown away when it comes back. */
 #include "server/server_internal.h"
 
 #include <stdlib.h>
+#include <time.h>
 
-enum { MAX_PARSING = 32 };
+enum {
+    WORKERS = 4,          /* of libuv's pool */
+    WORKERS_EACH = 3,     /* of one account */
+    MAX_WAITING = 128,    /* bodies of one account */
+    BYTES_PER_VALUE = 80, /* what jansson allocates, at most, for each brace, comma or colon */
+    BYTES_PER_BYTE = 3,   /* copies of strings; token ids, which the context bounds */
+};
 
 struct srv_work {
     uv_work_t w;
+    list_link link; /* in account.waiting */
     srv *s;
     srv_req *req; /* loop thread only; NULL = forgotten */
+    srv_account *account;
+    srv_hold held;
+    bool running;
     srv_kind kind;
     buf body;
+    size_t estimate; /* bytes that parsing may take beside the body */
     const api_context *api;
     api_request *request; /* result of the engine kinds */
     api_listing *listing; /* result of the others */
+    uint64_t cpu_ns;
     int rc;
     err e;
 };
 
+static uint64_t thread_ns(void) {
+    struct timespec t = {0};
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
+}
+
 static void do_work(srv_work *w) {
+    static const api_kind kinds[] = {API_COMPLETION, API_CHAT, API_RESPONSES};
+    const char *text = w->body.data ? w->body.data : "";
     switch (w->kind) {
     case SRV_COMPLETION:
     case SRV_CHAT:
-    case SRV_RESPONSES: {
-        static const api_kind kinds[] = {API_COMPLETION, API_CHAT, API_RESPONSES};
-        w->rc = api_parse(&w->request, w->api, kinds[w->kind], w->body.data ? w->body.data : "",
-                          w->body.len, &w->e);
+    case SRV_RESPONSES:
+        w->rc = api_parse(&w->request, w->api, kinds[w->kind], text, w->body.len, &w->e);
         return;
-    }
-    case SRV_TOKENIZE:
-        w->rc =
-            api_tokenize(&w->listing, w->api, w->body.data ? w->body.data : "", w->body.len, &w->e);
-        return;
+    case SRV_TOKENIZE: w->rc = api_tokenize(&w->listing, w->api, text, w->body.len, &w->e); return;
     case SRV_DETOKENIZE:
-        w->rc = api_detokenize(&w->listing, w->api, w->body.data ? w->body.data : "", w->body.len,
-                               &w->e);
+        w->rc = api_detokenize(&w->listing, w->api, text, w->body.len, &w->e);
         return;
     }
 }
 
 /* Answers or submits; the request may or may not be suspended. */
 static void conclude(srv_req *r, srv_work *w) {
-    if (w->rc != 0) srv_answer_err(r, &w->e);
-    else if (w->request) {
+    if (w->rc != 0) {
+        srv_answer_err(r, &w->e);
+    } else if (w->request) {
         api_request *request = w->request;
         w->request = NULL;
         srv_engine_submit(r, request);
     } else {
-        buf text = {0};
-        while (api_listing_more(w->listing, &text, 1 << 14)) {
-        }
-        srv_answer(r, 200, "application/json", &text, NULL, 0);
+        r->listing = w->listing;
+        w->listing = NULL;
+        r->more = true;
+        srv_answer_rest(r);
     }
 }
 
@@ -62,10 +81,46 @@ static void work_deinit(srv_work *w) {
     if (w->request) api_request_destroy(w->request);
     api_listing_destroy(w->listing);
     buf_deinit(&w->body);
+    srv_hold_end(&w->held);
 }
 
+/* ---- turns ---- */
+
+static void leave_queue(srv_work *w) {
+    srv_account *a = w->account;
+    list_remove(&w->link);
+    if (--a->n_waiting == 0) list_remove(&a->turn);
+    w->s->n_parsing--;
+}
+
+static void join_queue(srv_work *w) {
+    srv *s = w->s;
+    srv_account *a = w->account;
+    list_insert_before(&a->waiting, &w->link);
+    s->n_parsing++;
+    if (a->n_waiting++ > 0) return;
+    list_insert_before(&s->parse_turns, &a->turn);
+    /* Time that an account did not ask for is not saved up. */
+    if (a->n_running == 0 && a->parse_ns < s->parse_floor_ns) a->parse_ns = s->parse_floor_ns;
+}
+
+static srv_work *next_in_turn(srv *s) {
+    srv_account *next = NULL;
+    for (list_link *l = s->parse_turns.next; l != &s->parse_turns; l = l->next) {
+        srv_account *a = OWNER_OF(l, srv_account, turn);
+        if (a->n_running == WORKERS_EACH) continue;
+        if (next == NULL || a->parse_ns < next->parse_ns) next = a;
+    }
+    return next ? OWNER_OF(next->waiting.next, srv_work, link) : NULL;
+}
+
+static void start_waiting(srv *s);
+
 static void on_work(uv_work_t *u) {
-    do_work(OWNER_OF(u, srv_work, w));
+    srv_work *w = OWNER_OF(u, srv_work, w);
+    uint64_t began = thread_ns();
+    do_work(w);
+    w->cpu_ns = thread_ns() - began;
 }
 
 static void on_worked(uv_work_t *u, int status) {
@@ -73,23 +128,66 @@ static void on_worked(uv_work_t *u, int status) {
     srv_work *w = OWNER_OF(u, srv_work, w);
     srv *s = w->s;
     s->n_parsing--;
+    s->n_workers_busy--;
+    w->account->n_running--;
+    w->account->parse_ns += w->cpu_ns;
+    srv_hold_set(&w->held, 0);
     if (w->req) {
         w->req->work = NULL;
         conclude(w->req, w);
     }
     work_deinit(w);
     free(w);
+    start_waiting(s);
     srv_mhd_pump(s);
 }
 
+static void start(srv_work *w) {
+    srv *s = w->s;
+    leave_queue(w);
+    s->n_parsing++;
+    s->n_workers_busy++;
+    w->running = true;
+    w->account->n_running++;
+    s->parse_floor_ns = w->account->parse_ns;
+    srv_hold_set(&w->held, w->body.cap + w->estimate);
+    uv_queue_work(&s->loop, &w->w, on_work, on_worked);
+}
+
+/* While bodies are being parsed, one that does not fit the ledger waits for them to end;
+ * otherwise something else has to go. */
+static void start_waiting(srv *s) {
+    while (s->n_workers_busy < WORKERS) {
+        srv_work *w = next_in_turn(s);
+        if (w == NULL) return;
+        if (!srv_ledger_fits(s->ledger, w->account, w->estimate) && s->n_workers_busy > 0) return;
+        start(w);
+        (void)srv_make_room(s, w->req);
+    }
+}
+
+/* ---- what the server calls ---- */
+
+size_t srv_parse_held(const srv_work *w) {
+    return w->held.leaving ? 0 : w->held.bytes;
+}
+
 void srv_parse_forget(srv_req *r) {
-    r->work->req = NULL;
+    srv_work *w = r->work;
     r->work = NULL;
+    w->req = NULL;
+    if (w->running) {
+        srv_hold_leave(&w->held);
+        return;
+    }
+    leave_queue(w);
+    work_deinit(w);
+    free(w);
 }
 
 static buf take_body(srv_req *r) {
     buf body = r->body;
-    r->s->body_bytes -= body.cap;
+    srv_hold_set(&r->held_body, 0);
     r->body = (buf){0};
     return body;
 }
@@ -105,9 +203,10 @@ void srv_parse_start(srv_req *r, srv_kind kind) {
         work_deinit(&w);
         return;
     }
-    if (s->n_parsing >= MAX_PARSING) {
+    if (r->account->n_waiting >= MAX_WAITING) {
         s->counts.refused_busy++;
-        srv_answer_http(r, 503, "too many large requests at once; try again shortly", "overloaded");
+        srv_answer_http(r, 429, "this client has as many large requests waiting as it may",
+                        "rate_limit_exceeded");
         return;
     }
     srv_work *w = calloc(1, sizeof *w);
@@ -115,11 +214,16 @@ void srv_parse_start(srv_req *r, srv_kind kind) {
         srv_answer_http(r, 503, "out of memory", NULL);
         return;
     }
-    *w = (srv_work){.s = s, .req = r, .kind = kind, .api = s->api, .body = take_body(r)};
+    *w = (srv_work){.s = s, .req = r, .account = r->account, .kind = kind, .api = s->api};
+    w->body = take_body(r);
+    w->estimate = (size_t)r->body_structure * BYTES_PER_VALUE + w->body.len * BYTES_PER_BYTE;
+    srv_hold_begin(&w->held, w->account, SRV_HELD_PARSE);
+    srv_hold_set(&w->held, w->body.cap);
+    list_init(&w->link);
     r->work = w;
     r->state = REQ_PARSING;
-    s->n_parsing++;
     srv_req_suspend(r);
     srv_watch(r);
-    uv_queue_work(&s->loop, &w->w, on_work, on_worked);
+    join_queue(w);
+    start_waiting(s);
 }

@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <malloc.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,6 +85,7 @@ static void teardown(srv *s) {
     srv_mhd_close(s);
     srv_engine_close(s);
     uv_close((uv_handle_t *)&s->sweep, NULL);
+    uv_close((uv_handle_t *)&s->turn, NULL);
     uv_close((uv_handle_t *)&s->drain_timer, NULL);
     for (unsigned i = 0; i < s->n_signals; i++)
         uv_close((uv_handle_t *)&s->signals[i], NULL);
@@ -91,6 +93,7 @@ static void teardown(srv *s) {
     if (uv_loop_close(&s->loop) != 0) log_line(LOG_WARN, "the event loop ended with open handles");
     api_context_close(s->api);
     runtime_close(&s->model);
+    srv_ledger_close(s->ledger);
     srv_keys_close(s->keys);
     buf_deinit(&s->metrics_page);
 }
@@ -98,6 +101,9 @@ static void teardown(srv *s) {
 static int serve(srv *s, err *e) {
     if (s->o.api_key_file && srv_keys_open(&s->keys, s->o.api_key_file, e) != 0) return -1;
     if (fit_descriptors(&s->o, e) != 0) goto fail_keys;
+    /* Behind a proxy all peers have its address: only keys say who is one and the same. */
+    size_t memory = (size_t)s->o.request_memory, share = s->keys ? memory / 2 : memory;
+    if (srv_ledger_open(&s->ledger, memory, share, e) != 0) goto fail_keys;
     int listener = listen_on(s, e);
     if (listener < 0) goto fail_keys;
     if (uv_loop_init(&s->loop) != 0) {
@@ -105,9 +111,9 @@ static int serve(srv *s, err *e) {
         (void)err_set(e, ERR_IO, NULL, "the event loop did not start");
         goto fail_keys;
     }
-    if (srv_engine_init(s, e) != 0 || srv_sweep_open(s, e) != 0 || srv_signals_open(s, e) != 0 ||
-        srv_mhd_open(s, listener, e) != 0 || srv_load_start(s, e) != 0 ||
-        srv_watchdog_start(&s->watchdog, LOOP_STALL_S, e) != 0) {
+    if (srv_turns_open(s, e) != 0 || srv_engine_init(s, e) != 0 || srv_sweep_open(s, e) != 0 ||
+        srv_signals_open(s, e) != 0 || srv_mhd_open(s, listener, e) != 0 ||
+        srv_load_start(s, e) != 0 || srv_watchdog_start(&s->watchdog, LOOP_STALL_S, e) != 0) {
         return -1; /* nothing runs yet: the process ends */
     }
     log_line(LOG_INFO, "fathom " FATHOM_VERSION " listening on %s, loading %s", s->address,
@@ -120,6 +126,7 @@ static int serve(srv *s, err *e) {
     teardown(s);
     return 0;
 fail_keys:
+    srv_ledger_close(s->ledger);
     srv_keys_close(s->keys);
     return -1;
 }
@@ -131,6 +138,7 @@ server_opts server_opts_default(void) {
         .log_level = "info",
         .max_queue = SERVER_UNSET,
         .max_body = 2 << 20,
+        .request_memory = 256 << 20,
         .max_connections = 16384,
         .max_n = 16,
         .max_prompts = 64,
@@ -143,6 +151,15 @@ server_opts server_opts_default(void) {
         .ping_s = 20,
         .hang_s = 30,
     };
+}
+
+/* Large blocks go back to the system as soon as they are freed, so that the process is as large
+ * as the ledger says and not as large as it once was. (glibc otherwise raises the threshold to
+ * the largest block freed, and keeps a heap for each thread.) */
+static void keep_freed_memory_small(void) {
+    (void)mallopt(M_MMAP_THRESHOLD, 256 << 10);
+    (void)mallopt(M_TRIM_THRESHOLD, 4 << 20);
+    (void)mallopt(M_ARENA_MAX, 2);
 }
 
 int server_run(const server_opts *o) {
@@ -158,6 +175,8 @@ int server_run(const server_opts *o) {
     list_init(&s->conns);
     list_init(&s->reqs);
     list_init(&s->gens);
+    list_init(&s->parse_turns);
+    keep_freed_memory_small();
     err e = {0};
     int status = serve(s, &e) == 0 ? s->exit_status : opt_fail(&e);
     if (status == 0) log_line(LOG_INFO, "stopped");

@@ -10,6 +10,8 @@
  *   route.c      which handler a path means; keys, CORS
  *   parse.c      bodies to api_requests, large ones on a worker
  *   engine.c     submits, maps the scheduler's events back to requests
+ *   ledger.c     who makes the server hold how many bytes
+ *   evict.c      whose request ends when that is too much
  *   stream.c     the bounded buffer between an answer and its socket; hang-up watch
  *   deadlines.c  absolute deadlines, once a second
  *   watchdog.c   tells, from a thread of its own, when the loop is stuck
@@ -21,23 +23,24 @@
 #include "api/api.h"
 #include "base/list.h"
 #include "base/map.h"
+#include "server/ledger.h"
 #include "server/server.h"
 
-#include <netinet/in.h>
 #include <stdatomic.h>
 #include <uv.h>
 
 enum {
     SRV_POOL_BYTES = 8 << 10, /* libmicrohttpd's memory per connection: request line and headers */
-    SRV_STREAM_BYTES = 64 << 10, /* waiting for one slow socket before the shared room is used */
-    SRV_BURST_BYTES = 1 << 20,   /* one socket's most, while the shared room lasts */
-    SRV_BURST_ROOM = 16 << 20,   /* all waiting bytes beyond which a slow socket is cut */
-    SRV_BODY_ROOM = 256 << 20,   /* all bodies being received; beyond it uploads get 503 */
+    SRV_SOCKET_BYTES = 64 << 10, /* most that the kernel keeps for a socket that is not read */
+    SRV_SLICE_BYTES = 16 << 10,  /* of a whole answer, written at a time */
     SRV_INLINE_BODY = 4 << 10,   /* bodies up to this are parsed on the loop (well under 1 ms) */
     SRV_ID_MAX = 64,             /* longest X-Request-Id taken over */
     SRV_KEY_NAME = 32,
     SRV_FAULTS_KEPT = 3, /* numeric failures in ten seconds that end the process */
 };
+
+/* Ids of accounts: of keys from here on, below it of addresses. */
+#define SRV_KEY_ACCOUNT (UINT64_MAX << 32)
 
 typedef struct srv srv;
 typedef struct srv_conn srv_conn;
@@ -53,10 +56,10 @@ struct MHD_Connection;
 struct srv_conn {
     list_link link; /* in srv.conns */
     srv *s;
-    struct sockaddr_storage *addr; /* NULL until somebody asks */
-    uint64_t deadline_ns;          /* absolute; bytes trickling in do not move it. 0 = none */
-    int fd;                        /* libmicrohttpd's: shut down by us, never closed */
-    bool cut;                      /* shutdown() was called */
+    srv_account *account; /* of the peer's address */
+    uint64_t deadline_ns; /* absolute; bytes trickling in do not move it. 0 = none */
+    int fd;               /* libmicrohttpd's: shut down by us, never closed */
+    bool cut;             /* shutdown() was called */
 };
 
 /* ---- requests ---- */
@@ -108,6 +111,13 @@ struct srv_req {
     buf body;
     buf out; /* waiting for the socket, from out_at on */
     size_t out_at;
+    /* Who writes the rest of an answer whose work is over; both NULL: nobody. */
+    api_reply *reply;
+    api_listing *listing;
+    bool more; /* bytes wait there, or in gen's reply, and go into out as the socket takes them */
+    srv_account *account; /* of its key or, without keys, of its peer; NULL until they are known */
+    srv_hold held_body, held_answer;
+    uint64_t body_structure; /* bytes of the body that may each become a JSON value */
     srv_gen *gen;
     srv_work *work;
     srv_tally tally;
@@ -117,6 +127,15 @@ struct srv_req {
 typedef struct {
     const char *name, *value;
 } srv_header;
+
+/* evict.c: ends the requests of whoever holds most until the ledger is within its ceiling.
+ * False if r (may be NULL) was among them: then its body is gone and r->late says 503, or it has
+ * been answered or cut. Loop thread. */
+bool srv_make_room(srv *s, srv_req *r);
+/* Bytes that ending this request would free. */
+size_t srv_req_held(const srv_req *r);
+/* Its account, once its key is known (or there are no keys). */
+void srv_req_account(srv_req *r);
 
 /* mhd.c. All on the loop thread. */
 int srv_mhd_open(srv *s, int listener, err *e) WARN_UNUSED; /* takes the listening socket */
@@ -188,10 +207,11 @@ uint32_t *srv_keys_running(srv_keys *k, int i); /* requests in flight with this 
 size_t srv_keys_count(const srv_keys *k);
 void srv_sha256(const void *data, size_t n, uint8_t out[32]);
 
-/* parse.c */
+/* parse.c: accounts take turns at the workers, whoever had least processor time first. */
 typedef enum { SRV_COMPLETION, SRV_CHAT, SRV_RESPONSES, SRV_TOKENIZE, SRV_DETOKENIZE } srv_kind;
 void srv_parse_start(srv_req *r, srv_kind kind);
-void srv_parse_forget(srv_req *r); /* the request ends while a worker holds its body */
+void srv_parse_forget(srv_req *r); /* the request ends while its body waits or is parsed */
+size_t srv_parse_held(const srv_work *w);
 
 /* engine.c */
 int srv_engine_init(srv *s, err *e) WARN_UNUSED; /* before anything can be loaded */
@@ -210,10 +230,18 @@ void srv_unwatch(srv_req *r);
 void srv_cut(srv_req *r); /* ends the connection now, without a last chunk */
 /* libmicrohttpd asks for bytes: whole events where they fit. 0 = none now. */
 size_t srv_take(srv_req *r, char *to, size_t max);
+void srv_out_changed(srv_req *r); /* enters what r->out and the rest of its answer hold */
+/* Writes the next slice of what waits to r->out; false when that was the last of it. */
+bool srv_refill(srv_req *r);
+/* Answers 200 with all that is still to be written of r->reply or r->listing: at once if it is
+ * short, else as the socket takes it. */
+void srv_answer_rest(srv_req *r);
 
 /* deadlines.c */
 int srv_sweep_open(srv *s, err *e) WARN_UNUSED;
 void srv_deadline(srv_conn *c, double seconds); /* 0 = none */
+/* Measures every turn of the loop, all its callbacks together. */
+int srv_turns_open(srv *s, err *e) WARN_UNUSED;
 
 /* watchdog.c. Started by the thread it watches, which beats more often than stall_s; a
  * longer silence is written to the log with that thread's stack. Takes SIGUSR2. */
@@ -244,6 +272,7 @@ typedef struct {
     uint64_t cached_tokens, finished[4];        /* by sched_finish, as the client sees it */
     uint64_t connections, requests, answers[6]; /* by hundreds of the status */
     uint64_t bytes_in, bytes_out, streams, slow_cut, deadline_cut, refused_busy, refused_key;
+    uint64_t evicted; /* requests ended because all of them together held too much */
     uint64_t bad_clients, numeric_failures, cancelled_by_client;
     uint64_t requests_by_route[32];
     uint64_t loop_turn_max_ns;
@@ -275,6 +304,8 @@ struct srv_gen {
     api_reply *reply;
     uint32_t n, n_open; /* sequences, and how many the scheduler still has */
     int key;
+    srv_hold held;
+    size_t seq_bytes;   /* of its sequences in the scheduler */
     uint64_t cancel_ns; /* when the rest was cancelled because nobody listens; 0 = it was not */
     srv_seq seqs[];     /* [n] */
 };
@@ -288,14 +319,19 @@ struct srv {
     uv_poll_t mhd_poll;
     uv_timer_t mhd_timer, sweep, drain_timer;
     uv_async_t async;
+    uv_prepare_t turn;
+    uint64_t turn_ns, turn_idle_ns; /* when the last turn began, and the loop's idle time then */
     uv_signal_t signals[5];
     unsigned n_signals;
     bool pumping; /* libmicrohttpd is on the stack */
     srv_watchdog *watchdog;
 
     list_link conns, reqs, gens;
-    unsigned n_reqs, n_parsing, n_conns;
-    size_t out_bytes, body_bytes; /* in all out buffers, in all bodies being received */
+    unsigned n_reqs, n_parsing, n_conns; /* n_parsing: bodies that wait for a worker too */
+    unsigned n_workers_busy;
+    list_link parse_turns; /* accounts with bodies that wait for a worker */
+    uint64_t parse_floor_ns;
+    srv_ledger *ledger;
 
     srv_load *load;
     bool loaded, draining, stopping;

@@ -32,13 +32,15 @@ static void on_hangup(uv_poll_t *p, int status, int events) {
     s->counts.cancelled_by_client++;
     srv_unwatch(r);
     if (r->gen) srv_engine_drop(r);
+    if (r->work) srv_parse_forget(r);
+    if (r->state == REQ_READING) srv_cut(r); /* the library does not look while a body is due */
     srv_req_wake(r);
     srv_mhd_pump(s);
 }
 
 void srv_watch(srv_req *r) {
     if (r->watch) return;
-    int fd = r->conn->fd, room = SRV_STREAM_BYTES;
+    int fd = r->conn->fd, room = SRV_SOCKET_BYTES;
     /* Later than the sweep, which knows why; the kernel's own cut is for peers that vanished. */
     unsigned patience_ms = (unsigned)(r->s->o.stall_s * 1e3) + 5000;
     /* Both only tighten what a slow or vanished reader can hold; failing does no harm. */
@@ -80,19 +82,42 @@ static size_t whole_events(const char *p, size_t n, size_t max) {
     return max;
 }
 
+void srv_out_changed(srv_req *r) {
+    size_t rest = r->reply ? api_reply_bytes(r->reply) : 0;
+    if (r->listing) rest = api_listing_bytes(r->listing);
+    srv_hold_set(&r->held_answer, r->out.cap + rest);
+}
+
+bool srv_refill(srv_req *r) {
+    api_reply *reply = r->gen ? r->gen->reply : r->reply;
+    r->more = r->listing ? api_listing_more(r->listing, &r->out, SRV_SLICE_BYTES)
+                         : api_reply_more(reply, &r->out, SRV_SLICE_BYTES);
+    if (r->out.failed) r->cut = true; /* for want of memory: the answer lacks its end */
+    if (r->cut) r->more = false;
+    if (!r->more && r->gen == NULL) {
+        api_reply_destroy(r->reply);
+        api_listing_destroy(r->listing);
+        r->reply = NULL;
+        r->listing = NULL;
+        r->finished = true;
+    }
+    srv_out_changed(r);
+    return r->more;
+}
+
 size_t srv_take(srv_req *r, char *to, size_t max) {
+    if (r->out.len == r->out_at && r->more) (void)srv_refill(r);
     size_t waiting = r->out.len - r->out_at;
     if (waiting == 0) return 0;
     size_t n = whole_events(r->out.data + r->out_at, waiting, max);
     memcpy(to, r->out.data + r->out_at, n);
     r->out_at += n;
-    r->s->out_bytes -= n;
     r->s->counts.bytes_out += n;
     r->last_out_ns = uv_now(&r->s->loop) * UINT64_C(1000000);
     if (r->out_at == r->out.len) {
         buf_clear(&r->out);
         r->out_at = 0;
-    } else if (r->out_at > SRV_STREAM_BYTES / 2) {
+    } else if (r->out_at > SRV_SOCKET_BYTES / 2) {
         buf_drop(&r->out, r->out_at);
         r->out_at = 0;
     }

@@ -44,6 +44,8 @@ static void start(void) {
     list_init(&server->conns);
     list_init(&server->reqs);
     list_init(&server->gens);
+    list_init(&server->parse_turns);
+    if (srv_ledger_open(&server->ledger, 1 << 20, 1 << 20, &e) != 0) abort();
     if (uv_loop_init(&server->loop) != 0 || srv_mhd_open(server, listen_somewhere(), &e) != 0)
         abort();
 }
@@ -82,6 +84,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     /* Whatever it was, nothing of it may stay. */
     for (unsigned i = 0; i < 1000 && server->n_conns; i++)
         turn(1);
-    if (server->n_conns || server->n_reqs || server->body_bytes || server->out_bytes) abort();
+    if (server->n_conns || server->n_reqs || !srv_ledger_is_empty(server->ledger)) abort();
     return 0;
 }

@@ -76,7 +76,7 @@ test(`${seconds} s of everything at once leaves nothing behind`, { timeout: seco
         await Promise.all([...Array.from({ length: 40 }, client), watcher]);
         await s.idle();
         const m = await s.metrics();
-        assert.equal(m["fathom_http_buffered_bytes"], 0);
+        assert.equal(m['fathom_request_memory_bytes{kind="answers"}'], 0);
         await until("no request is left", async () => (await s.metrics())["fathom_http_requests_in_flight"] === 1);
         assert.ok(enough(), JSON.stringify(counts));
         // Under ASan freed memory waits in quarantine; there its leak check at exit speaks instead.
