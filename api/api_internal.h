@@ -20,6 +20,7 @@ enum {
     API__MAX_LABEL_BYTES = 64, /* request_id, cache_salt */
     API__MAX_ENDS = 64,        /* end tokens of a model */
     API__MAX_SCORED = 1 << 21, /* tokens and alternatives kept until one answer is written */
+    API__SLICE = 16 << 10,     /* bytes that one event adds to a stream; more waits */
     API__MAX_DEPTH = 64,       /* nesting of a body */
     API__MAX_STRUCTURAL = 200000,
 };
@@ -183,6 +184,7 @@ struct api_request {
     const char *named;  /* the one function that must be called, or NULL */
     const char *lead;   /* what the model is told of them, or NULL */
     const char *echoed; /* responses: fields given back, as JSON text with commas before each */
+    size_t n_echoed;
 };
 
 /* ---- the field table ---- */
@@ -285,10 +287,28 @@ typedef struct {
     float logprob;
     uint16_t depth;
     uint8_t n_top;
-    bool prompt;
 } api__token;
 
 typedef enum { API__RUNNING, API__FINISHED, API__ENDED } api__state;
+
+/* What is written is a list of steps, NULL at its end. A step appends pieces until it is over
+ * (true) or out->len has reached `end` (false: it is called again, the cursor as it left it). */
+typedef bool (*api__step)(buf *out, api_reply *r, size_t end);
+
+typedef struct {
+    const api__step *steps; /* being written; NULL: nothing is */
+    uint32_t step;
+    /* Within one step, zero at its beginning. */
+    bool open, comma; /* the list or string is open; its next entry needs a comma */
+    uint32_t token;   /* the next entry */
+    size_t byte;      /* the next byte, counted from the string's first */
+    uint64_t chars;   /* before the next entry */
+    /* What is told of which choice: fixed at the beginning, for events go on meanwhile. */
+    uint32_t choice;
+    uint32_t from_token, to_token; /* [from, to), as is: */
+    size_t from, to;               /* bytes of the choice's text; a call's arguments */
+    bool call, finished, mute;     /* mute: no text at all, not even an empty one */
+} api__cursor;
 
 typedef struct {
     uint32_t index;
@@ -305,15 +325,17 @@ typedef struct {
     uint64_t chars;              /* characters before tokens_at, for text_offset */
     api__token *tokens;          /* wanted ones not yet written; NULL if nobody asks */
     eng_top *tops;               /* [cap_tokens][n_top] */
-    uint32_t n_tokens, cap_tokens, n_written; /* n_written: responses keep what they wrote */
+    uint32_t n_tokens, cap_tokens, cap_tops;
+    uint32_t n_scored;  /* the first of tokens are the prompt's */
+    uint32_t n_written; /* responses keep what they wrote */
     uint64_t n_output;
     api__call call;
-    bool echoed, opened; /* prompt text is in; the first chunk went out */
+    bool echoed;         /* prompt text is in */
+    bool opened, closed; /* of a stream: its first chunk was written, and the one with the reason */
     sched_finish finish;
     int stop_hit; /* stop string, or -1 */
     bool has_stop_id;
     uint32_t stop_id; /* of the request's own */
-    uint64_t n_cached, prompt_loops, output_loops;
 } api__choice;
 
 struct api_reply {
@@ -325,9 +347,16 @@ struct api_reply {
     api__choice *choices;
     api__workspace *workspace; /* of the choices' constraints; NULL without */
     uint32_t n_choices, n_ended;
+    bool keeps_prompt, keeps_output;                         /* single tokens are asked for */
+    uint8_t prompt_tops, output_tops;                        /* alternatives kept with each */
+    uint64_t n_output, n_cached, prompt_loops, output_loops; /* of all choices */
+    size_t bytes;                                            /* held */
+    api__cursor cursor;
+    uint32_t current;  /* the choice to look at next */
+    bool behind;       /* others may have news too, from events that came within a text */
     uint64_t n_events; /* responses: the next sequence_number */
     bool item_open;    /* responses: the answer's item was announced */
-    bool started, failed, done;
+    bool started, failed, done, closed; /* closed: the end is written, or under way */
 };
 
 /* Reads text [k->at, ready); k->phase and its places tell what was found. */
@@ -344,21 +373,50 @@ static inline size_t api__args_from(const api__choice *ch) {
 /* "call_" and what is the answer's own, quoted. */
 void api__write_call_id(buf *out, const api_reply *r, const api__choice *ch, const char *head);
 
-bool api__wants_tokens(const api_request *r); /* somebody asks for single tokens */
-/* The object of the choice's token fields: logprobs, token_ids, depths (with their keys),
- * for tokens [0, n). */
-void api__write_token_fields(buf *out, const api_reply *r, const api__choice *ch, uint32_t n);
-void api__write_finish(buf *out, const api_reply *r, const api__choice *ch, bool finished);
-void api__write_usage(buf *out, const api_reply *r);
-void api__write_chunk(buf *out, api_reply *r, api__choice *ch, bool finished);
-void api__write_stream_end(buf *out, api_reply *r);
-/* Entries of chat's logprobs for tokens [from, to), without brackets. */
-void api__write_logprob_entries(buf *out, const api_reply *r, const api__choice *ch, uint32_t from,
-                                uint32_t to);
-void api__write_body(buf *out, const api_reply *r);
+static inline api__choice *api__chosen(api_reply *r) { /* whom the cursor is at */
+    return &r->choices[r->cursor.choice];
+}
+/* Begins what the events so far call for: a chunk of one choice (false: it has nothing to say
+ * after all), the end of a stream, a whole answer. */
+bool api__begin_chunk(api_reply *r, api__choice *ch) WARN_UNUSED;
+void api__begin_end(api_reply *r);
+void api__begin_body(api_reply *r);
+/* The same of /v1/responses. */
+bool api__responses_begin_chunk(api_reply *r, api__choice *ch) WARN_UNUSED;
+void api__responses_begin_end(api_reply *r);
+void api__responses_begin_body(api_reply *r);
+/* The choice's tokens and text are written, and nobody needs them any more. */
+void api__forget_choice(api_reply *r, api__choice *ch);
+size_t api__choice_bytes(const api__choice *ch); /* that grow */
+/* Where the alternatives of token i stand in ch->tops. */
+static inline size_t api__tops_at(const api_reply *r, const api__choice *ch, uint32_t i) {
+    uint32_t prompt = i < ch->n_scored ? i : ch->n_scored;
+    return (size_t)prompt * r->prompt_tops + (size_t)(i - prompt) * r->output_tops;
+}
+
+bool api__step_text(buf *out, api_reply *r, size_t end); /* the cursor's bytes, quoted */
+/* Lists of the cursor's tokens, with their keys; what was not asked for is no list. */
+bool api__step_chat_logprobs(buf *out, api_reply *r, size_t end);
+bool api__step_texts(buf *out, api_reply *r, size_t end);    /* to api__step_logprob_depths: the */
+bool api__step_logprobs(buf *out, api_reply *r, size_t end); /* object of a completion's logprobs */
+bool api__step_tops(buf *out, api_reply *r, size_t end);
+bool api__step_offsets(buf *out, api_reply *r, size_t end);
+bool api__step_logprob_depths(buf *out, api_reply *r, size_t end);
+bool api__step_ids(buf *out, api_reply *r, size_t end);
+bool api__step_depths(buf *out, api_reply *r, size_t end);
+bool api__step_prompt_logprobs(buf *out, api_reply *r, size_t end);
+
+/* What a step consists of. */
+/* A string of any length; of bytes as they are. */
+bool api__write_string(buf *out, api__cursor *k, const char *s, size_t n, size_t end);
+bool api__write_bytes(buf *out, api__cursor *k, const char *s, size_t n, size_t end);
+/* A list with its key before and "]" behind, of the cursor's tokens. */
+typedef void (*api__entry)(buf *out, api_reply *r, const api__choice *ch, uint32_t i);
+bool api__write_list(buf *out, api_reply *r, const char *key, api__entry entry, size_t end);
+bool api__write_no_list(buf *out, const char *key);
+void api__entry_chat(buf *out, api_reply *r, const api__choice *ch, uint32_t i);
+
 void api__write_prefix(buf *out, const api_reply *r);
-void api__write_numbers(buf *out, const api_reply *r, const api__choice *ch, uint32_t from,
-                        uint32_t to, bool depths, const char *key); /* ids or depths, as a list */
 void api__write_uint(buf *out, uint64_t v);
 void api__write_logprob(buf *out, float v);
 
@@ -367,9 +425,6 @@ void api__utf8_bytes(api_utf8 *u, const char *bytes, size_t n, buf *out);
 /* The same of /v1/responses. */
 int api__read_response_fields(api_request *r, api__values *v, err *e) WARN_UNUSED;
 int api__keep_echoed(api_request *r, const api__values *v, err *e) WARN_UNUSED;
-void api__responses_chunk(buf *out, api_reply *r, api__choice *ch, bool finished);
-void api__responses_stream_end(buf *out, api_reply *r);
-void api__responses_body(buf *out, const api_reply *r);
 void api__responses_error(buf *out, api_reply *r, const err *why);
 
 void api__dump(buf *out, const json_t *v); /* compact JSON text */

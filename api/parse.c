@@ -417,6 +417,10 @@ int api_parse(api_request **out, const api_context *c, api_kind kind, const char
     return 0;
 }
 
+size_t api_request_bytes(const api_request *r) {
+    return sizeof *r + r->mem.used + (r->grammar ? r->grammar->mem.used : 0);
+}
+
 void api_request_destroy(api_request *r) {
     if (r == NULL) return;
     api__grammar_free(r->grammar);

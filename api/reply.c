@@ -1,8 +1,8 @@
 /* reply.c - the scheduler's events become an answer.
  *
  * Each choice decodes its tokens to text, looks for stop strings over the text, and keeps
- * single tokens only if somebody asked for them. A stream writes one event for each token
- * that brings text; the rest of an answer is written when the last sequence has ended. */
+ * single tokens only if somebody asked for them. Events only change the choices; what is written
+ * of them, and when, is for slices.c. */
 #include "api/api_internal.h"
 #include "base/clock.h"
 #include "base/hash.h"
@@ -10,10 +10,6 @@
 
 #include <stdlib.h>
 #include <sys/random.h>
-
-bool api__wants_tokens(const api_request *r) {
-    return r->logprobs || r->return_depth || r->return_ids || r->prompt_logprobs;
-}
 
 /* PROMPT events are needed to echo single tokens, and to have anything to do at all. */
 static bool wants_prompt_events(const api_request *r) {
@@ -80,6 +76,15 @@ static int make_constraints(api_reply *r, err *e) {
     return 0;
 }
 
+/* Of single tokens no more than will be told, for an answer may have millions. */
+static void decide_what_to_keep(api_reply *r) {
+    const api_request *q = r->r;
+    r->keeps_output = q->logprobs || q->return_depth || q->return_ids;
+    r->keeps_prompt = q->prompt_logprobs || (q->echo && r->keeps_output);
+    r->output_tops = (uint8_t)q->n_top;
+    r->prompt_tops = (uint8_t)(q->echo && q->n_top > q->n_prompt_top ? q->n_top : q->n_prompt_top);
+}
+
 int api_reply_create(api_reply **out, const api_context *c, api_request *steal_request,
                      const char *request_id, err *e) {
     *out = NULL;
@@ -91,6 +96,7 @@ int api_reply_create(api_reply **out, const api_context *c, api_request *steal_r
     r->c = c;
     r->r = steal_request;
     r->created = clock_unix_s();
+    decide_what_to_keep(r);
     if (make_id(r, request_id, e) != 0 || make_choices(r, e) != 0) goto fail;
     if (make_constraints(r, e) != 0) goto fail;
     api__write_prefix(&r->prefix, r);
@@ -98,6 +104,8 @@ int api_reply_create(api_reply **out, const api_context *c, api_request *steal_r
         api__out_of_memory(e);
         goto fail;
     }
+    r->bytes = sizeof *r + r->n_choices * sizeof *r->choices + r->prefix.cap + strlen(r->id) + 1 +
+               api_request_bytes(r->r);
     *out = r;
     return 0;
 fail:
@@ -155,41 +163,57 @@ void api_reply_request(const api_reply *r, uint32_t i, sched_request *out) {
 
 /* ---- events ---- */
 
-static uint32_t tops_per_token(const api_request *q) {
-    return q->n_top > q->n_prompt_top ? q->n_top : q->n_prompt_top;
-}
-
-static bool grow_tokens(api_reply *r, api__choice *ch) {
-    size_t cap = ch->cap_tokens ? (size_t)ch->cap_tokens * 2 : 16, per = tops_per_token(r->r),
-           bytes;
-    if (!size_mul(cap, sizeof *ch->tokens, &bytes)) return false;
-    api__token *tokens = realloc(ch->tokens, bytes);
-    if (tokens == NULL) return false;
-    ch->tokens = tokens;
-    if (per > 0) {
-        if (!size_mul(cap, per * sizeof *ch->tops, &bytes)) return false;
-        eng_top *tops = realloc(ch->tops, bytes);
-        if (tops == NULL) return false;
-        ch->tops = tops;
-    }
-    ch->cap_tokens = (uint32_t)cap;
+/* Room for one more: twice as much, but never more than `most` where that is known. */
+static bool grow(void **list, uint32_t *cap, size_t need, size_t most, size_t item_bytes) {
+    size_t n = *cap ? (size_t)*cap * 2 : 16, bytes;
+    if (need <= *cap) return true;
+    if (n > most) n = most;
+    if (n < need) n = need;
+    if (n > UINT32_MAX || !size_mul(n, item_bytes, &bytes)) return false;
+    void *grown = realloc(*list, bytes);
+    if (grown == NULL) return false;
+    *list = grown;
+    *cap = (uint32_t)n;
     return true;
 }
 
 static bool keep_token(api_reply *r, api__choice *ch, const sched_event *ev) {
-    uint32_t per = tops_per_token(r->r);
-    if (!api__wants_tokens(r->r)) return true;
-    if (ch->n_tokens == ch->cap_tokens && !grow_tokens(r, ch)) return false;
-    uint32_t n_top = ev->n_top < per ? ev->n_top : per;
-    ch->tokens[ch->n_tokens] = (api__token){.id = ev->token,
-                                            .text_end = (uint32_t)ch->text.len,
-                                            .logprob = ev->logprob,
-                                            .depth = ev->depth,
-                                            .n_top = (uint8_t)n_top,
-                                            .prompt = ev->kind == SCHED_PROMPT};
-    if (n_top) memcpy(&ch->tops[(size_t)ch->n_tokens * per], ev->top, n_top * sizeof *ev->top);
-    ch->n_tokens++;
+    bool prompt = ev->kind == SCHED_PROMPT;
+    uint32_t tops = prompt ? r->prompt_tops : r->output_tops;
+    size_t at = api__tops_at(r, ch, ch->n_tokens), prompts = r->keeps_prompt ? ch->prompt->n : 0,
+           outputs = r->keeps_output ? ch->prompt->max_tokens : 0;
+    if (!(prompt ? r->keeps_prompt : r->keeps_output)) return true;
+    if (!grow((void **)&ch->tokens, &ch->cap_tokens, (size_t)ch->n_tokens + 1, prompts + outputs,
+              sizeof *ch->tokens)) {
+        return false;
+    }
+    if (!grow((void **)&ch->tops, &ch->cap_tops, at + tops,
+              prompts * r->prompt_tops + outputs * r->output_tops, sizeof *ch->tops)) {
+        return false;
+    }
+    uint32_t n_top = ev->n_top < tops ? ev->n_top : tops;
+    ch->tokens[ch->n_tokens++] = (api__token){.id = ev->token,
+                                              .text_end = (uint32_t)ch->text.len,
+                                              .logprob = ev->logprob,
+                                              .depth = ev->depth,
+                                              .n_top = (uint8_t)n_top};
+    if (prompt) ch->n_scored++;
+    if (n_top) memcpy(&ch->tops[at], ev->top, n_top * sizeof *ev->top);
     return true;
+}
+
+/* A whole answer may wait long for its other choices and its reader. */
+static void give_back_room(api__choice *ch) {
+    void *less = ch->n_tokens ? realloc(ch->tokens, ch->n_tokens * sizeof *ch->tokens) : NULL;
+    if (less) {
+        ch->tokens = less;
+        ch->cap_tokens = ch->n_tokens;
+    }
+    less = ch->text.len ? realloc(ch->text.data, ch->text.len + 1) : NULL;
+    if (less) {
+        ch->text.data = less;
+        ch->text.cap = ch->text.len + 1;
+    }
 }
 
 /* Text of the prompt, by its tokens, unless PROMPT events bring them one by one. */
@@ -240,24 +264,18 @@ static bool find_call(api_reply *r, api__choice *ch) {
     return ch->call.phase == API__CALL_WHOLE && ch->state == API__RUNNING;
 }
 
-static bool has_news(const api_reply *r, const api__choice *ch) {
-    if (r->c->opts.tokenizer == NULL) return true; /* tokens without text are all there is */
-    if (r->r->calls == API__CALLS_NONE || ch->call.phase == API__CALL_NONE)
-        return ch->ready > ch->sent;
-    return api__is_call(ch) && (!ch->call.told || ch->call.args_end > api__args_from(ch));
-}
-
 static void on_prompt(api_reply *r, api__choice *ch, const sched_event *ev) {
     if (r->r->echo) api_utf8_token(&ch->utf8, r->c->opts.tokenizer, ev->token, &ch->text);
     ch->scanned = ch->ready = ch->text.len;
     if (!keep_token(r, ch, ev)) ch->text.failed = true;
 }
 
-static unsigned on_token(api_reply *r, api__choice *ch, const sched_event *ev, buf *out) {
+static unsigned on_token(api_reply *r, api__choice *ch, const sched_event *ev) {
     unsigned bits = 0;
     echo_prompt(r, ch);
     api_utf8_token(&ch->utf8, r->c->opts.tokenizer, ev->token, &ch->text);
     ch->n_output++;
+    r->n_output++;
     if (!keep_token(r, ch, ev)) ch->text.failed = true;
     if (ch->text.failed) return 0;
     if (find_stop(r, ch)) {
@@ -270,18 +288,14 @@ static unsigned on_token(api_reply *r, api__choice *ch, const sched_event *ev, b
         finish(ch, SCHED_STOP);
         bits = API_CANCEL;
     }
-    if (r->r->stream && (ch->state != API__RUNNING || has_news(r, ch))) {
-        api__write_chunk(out, r, ch, ch->state != API__RUNNING);
-        r->started = true;
-    }
     return bits;
 }
 
-static void on_end(api_reply *r, api__choice *ch, const sched_event *ev, buf *out) {
+static void on_end(api_reply *r, api__choice *ch, const sched_event *ev) {
     echo_prompt(r, ch);
-    ch->n_cached = ev->n_cached;
-    ch->prompt_loops = ev->prompt_loops;
-    ch->output_loops = ev->output_loops;
+    if (ch->index % r->r->n == 0) r->n_cached += ev->n_cached; /* once for all choices */
+    r->prompt_loops += ev->prompt_loops;
+    r->output_loops += ev->output_loops;
     if (ch->state == API__RUNNING) {
         for (uint32_t i = 0; ev->finish == SCHED_STOP && i < r->r->n_own_stop_ids; i++) {
             if (r->r->stop_ids[i] == ev->stop_id) ch->has_stop_id = true;
@@ -289,11 +303,8 @@ static void on_end(api_reply *r, api__choice *ch, const sched_event *ev, buf *ou
         ch->stop_id = ev->stop_id;
         finish(ch, ev->finish);
         (void)find_call(r, ch);
-        if (r->r->stream) {
-            api__write_chunk(out, r, ch, true);
-            r->started = true;
-        }
     }
+    if (!r->r->stream) give_back_room(ch);
     ch->state = API__ENDED;
     r->n_ended++;
 }
@@ -315,7 +326,7 @@ static bool broken(const api__choice *ch, const sched_event *ev, err *e) {
 unsigned api_reply_fail(api_reply *r, const err *why, buf *out) {
     if (r->failed || r->done) return 0;
     r->failed = true;
-    if (!r->started) return API_FAILED;
+    if (!r->started || r->cursor.steps) return API_FAILED; /* nothing may stand within an event */
     if (r->r->kind == API_RESPONSES) {
         api__responses_error(out, r, why);
         return API_FAILED;
@@ -326,10 +337,21 @@ unsigned api_reply_fail(api_reply *r, const err *why, buf *out) {
     return API_FAILED;
 }
 
+/* What the event brings goes out at once, unless something longer is under way. */
+static unsigned write_now(api_reply *r, uint32_t i, buf *out) {
+    if (r->cursor.steps) {
+        r->behind = true;
+        return API_MORE;
+    }
+    r->current = i;
+    return api_reply_more(r, out, API__SLICE) ? API_MORE : 0;
+}
+
 unsigned api_reply_event(api_reply *r, uint32_t i, const sched_event *ev, buf *out, err *e) {
     if (i >= r->n_choices || r->failed || r->done) return 0;
     api__choice *ch = &r->choices[i];
     unsigned bits = 0;
+    size_t held = api__choice_bytes(ch);
     err why = {0};
     if (ch->state == API__ENDED) return 0;
     if (broken(ch, ev, &why)) goto fail;
@@ -338,41 +360,27 @@ unsigned api_reply_event(api_reply *r, uint32_t i, const sched_event *ev, buf *o
         if (ch->state == API__RUNNING) on_prompt(r, ch, ev);
         break;
     case SCHED_TOKEN:
-        if (ch->state == API__RUNNING) bits = on_token(r, ch, ev, out);
+        if (ch->state == API__RUNNING) bits = on_token(r, ch, ev);
         break;
-    case SCHED_END: on_end(r, ch, ev, out); break;
+    case SCHED_END: on_end(r, ch, ev); break;
     }
+    r->bytes += api__choice_bytes(ch) - held;
     if (ch->text.failed) {
         api__out_of_memory(&why);
         goto fail;
     }
-    if (r->n_ended < r->n_choices) return bits;
-    r->done = true;
-    if (!r->r->stream) return bits | API_DONE | API_MORE;
-    api__write_stream_end(out, r);
-    return bits | API_DONE;
+    if (r->n_ended == r->n_choices) {
+        r->done = true;
+        bits |= API_DONE;
+    }
+    if (r->r->stream) return bits | write_now(r, i, out);
+    return r->done ? bits | API_MORE : bits;
 fail:
     if (e && e->code == ERR_NONE) *e = why;
     return api_reply_fail(r, &why, out);
 }
 
-bool api_reply_more(api_reply *r, buf *out, size_t want) {
-    (void)want;
-    if (!r->r->stream && r->done) api__write_body(out, r);
-    return false;
-}
-
-size_t api_request_bytes(const api_request *r) {
-    return sizeof *r + r->mem.used + (r->grammar ? r->grammar->mem.used : 0);
-}
-
-size_t api_reply_bytes(const api_reply *r) {
-    return sizeof *r + api_request_bytes(r->r) + r->n_choices * sizeof *r->choices;
-}
-
 void api_reply_usage(const api_reply *r, uint64_t *prompt, uint64_t *output) {
     *prompt = r->r->prompt_tokens;
-    *output = 0;
-    for (uint32_t i = 0; i < r->n_choices; i++)
-        *output += r->choices[i].n_output;
+    *output = r->n_output;
 }

@@ -105,6 +105,7 @@ int api__keep_echoed(api_request *r, const api__values *v, err *e) {
     echo_json(&b, "metadata", v->metadata, "{}");
     echo_string(&b, "user", v->user);
     r->echoed = b.failed ? NULL : arena_strndup(&r->mem, b.data, b.len);
+    r->n_echoed = b.len;
     buf_deinit(&b);
     return r->echoed ? 0 : api__out_of_memory(e);
 }
@@ -122,57 +123,41 @@ static void write_name(buf *out, const api__choice *ch) {
     buf_json_string(out, ch->text.data + ch->call.name, ch->call.n_name);
 }
 
-static void write_arguments(buf *out, const api__choice *ch) {
-    buf_json_string(out, ch->text.data + ch->call.args, ch->call.args_end - ch->call.args);
-}
-
-static void write_part(buf *out, const api_reply *r, const api__choice *ch, bool whole) {
-    buf_puts(out, "{\"type\":\"output_text\",\"text\":");
-    buf_json_string(out, whole && ch->text.data ? ch->text.data : "", whole ? ch->text.len : 0);
-    buf_puts(out, ",\"annotations\":[],\"logprobs\":[");
-    if (whole && r->r->logprobs) api__write_logprob_entries(out, r, ch, 0, ch->n_tokens);
-    buf_puts(out, "]");
-    if (whole && r->r->return_ids)
-        api__write_numbers(out, r, ch, 0, ch->n_tokens, false, ",\"token_ids\":[");
-    if (whole && r->r->return_depth)
-        api__write_numbers(out, r, ch, 0, ch->n_tokens, true, ",\"depths\":[");
-    buf_puts(out, "}");
-}
-
 static const char *status_of(const api__choice *ch, bool whole) {
     if (!whole) return "in_progress";
     return ch->finish == SCHED_STOP ? "completed" : "incomplete";
 }
 
-static void write_call_item(buf *out, const api_reply *r, const api__choice *ch, bool whole) {
-    buf_puts(out, "{\"type\":\"function_call\",\"id\":");
+/* An item up to its text or arguments, which follow if it is whole. */
+static void open_item(buf *out, const api_reply *r, bool whole) {
+    const api__choice *ch = &r->choices[0];
+    bool call = api__is_call(ch);
+    buf_puts(out, call ? "{\"type\":\"function_call\",\"id\":" : "{\"type\":\"message\",\"id\":");
     write_item_id(out, r);
-    buf_puts(out, ",\"call_id\":");
-    api__write_call_id(out, r, ch, "call");
-    write_name(out, ch);
-    buf_puts(out, ",\"arguments\":");
-    if (whole) write_arguments(out, ch);
-    else buf_puts(out, "\"\"");
-    buf_puts(out, ",\"status\":");
-    buf_json_text(out, status_of(ch, whole));
-    buf_puts(out, "}");
-}
-
-static void write_item(buf *out, const api_reply *r, const api__choice *ch, bool whole) {
-    if (api__is_call(ch)) {
-        write_call_item(out, r, ch, whole);
+    if (call) {
+        buf_puts(out, ",\"call_id\":");
+        api__write_call_id(out, r, ch, "call");
+        write_name(out, ch);
+        buf_puts(out, ",\"arguments\":");
         return;
     }
-    buf_puts(out, "{\"type\":\"message\",\"id\":");
-    write_item_id(out, r);
     buf_puts(out, ",\"status\":");
     buf_json_text(out, status_of(ch, whole));
     buf_puts(out, ",\"role\":\"assistant\",\"content\":[");
-    if (whole) write_part(out, r, ch, true);
-    buf_puts(out, "]}");
 }
 
-static void write_usage(buf *out, const api_reply *r, const api__choice *ch) {
+static void close_item(buf *out, const api_reply *r, bool whole) {
+    const api__choice *ch = &r->choices[0];
+    if (api__is_call(ch)) {
+        buf_puts(out, ",\"status\":");
+        buf_json_text(out, status_of(ch, whole));
+        buf_puts(out, "}");
+    } else {
+        buf_puts(out, "]}");
+    }
+}
+
+static void write_usage(buf *out, const api_reply *r) {
     uint64_t prompt, output;
     api_reply_usage(r, &prompt, &output);
     buf_printf(out,
@@ -180,12 +165,13 @@ static void write_usage(buf *out, const api_reply *r, const api__choice *ch) {
                "\"cache_write_tokens\":0,\"loops\":%llu},\"output_tokens\":%llu,\"output_tokens_"
                "details\":{"
                "\"reasoning_tokens\":0,\"loops\":%llu},\"total_tokens\":%llu}",
-               (unsigned long long)prompt, (unsigned long long)ch->n_cached,
-               (unsigned long long)ch->prompt_loops, (unsigned long long)output,
-               (unsigned long long)ch->output_loops, (unsigned long long)(prompt + output));
+               (unsigned long long)prompt, (unsigned long long)r->n_cached,
+               (unsigned long long)r->prompt_loops, (unsigned long long)output,
+               (unsigned long long)r->output_loops, (unsigned long long)(prompt + output));
 }
 
-static void write_response(buf *out, const api_reply *r, bool whole) {
+/* A response up to its items. */
+static void open_response(buf *out, const api_reply *r, bool whole) {
     const api__choice *ch = &r->choices[0];
     buf_puts(out, "{\"id\":");
     buf_json_text(out, r->id);
@@ -199,12 +185,6 @@ static void write_response(buf *out, const api_reply *r, bool whole) {
     buf_puts(out, ",\"model\":");
     buf_json_text(out, r->c->name);
     buf_puts(out, ",\"output\":[");
-    if (whole) write_item(out, r, ch, true);
-    buf_puts(out, "]");
-    buf_puts(out, r->r->echoed);
-    if (whole) write_usage(out, r, ch);
-    else buf_puts(out, ",\"usage\":null");
-    buf_puts(out, "}");
 }
 
 static void open_event(buf *out, api_reply *r, const char *type) {
@@ -212,18 +192,16 @@ static void open_event(buf *out, api_reply *r, const char *type) {
                (unsigned long long)r->n_events++);
 }
 
-static void response_event(buf *out, api_reply *r, const char *type, bool whole) {
+static void open_response_event(buf *out, api_reply *r, const char *type, bool whole) {
     open_event(out, r, type);
     buf_puts(out, ",\"response\":");
-    write_response(out, r, whole);
-    buf_puts(out, "}\n\n");
+    open_response(out, r, whole);
 }
 
-static void item_event(buf *out, api_reply *r, const char *type, bool whole) {
+static void open_item_event(buf *out, api_reply *r, const char *type, bool whole) {
     open_event(out, r, type);
     buf_puts(out, ",\"output_index\":0,\"item\":");
-    write_item(out, r, &r->choices[0], whole);
-    buf_puts(out, "}\n\n");
+    open_item(out, r, whole);
 }
 
 static void open_content_event(buf *out, api_reply *r, const char *type) {
@@ -234,84 +212,231 @@ static void open_content_event(buf *out, api_reply *r, const char *type) {
                                                : ",\"output_index\":0,\"content_index\":0");
 }
 
-static void part_event(buf *out, api_reply *r, const char *type, bool whole) {
-    open_content_event(out, r, type);
-    buf_puts(out, ",\"part\":");
-    write_part(out, r, &r->choices[0], whole);
+/* ---- steps that several texts have ---- */
+
+/* What was asked stands in three events of a stream, and may be as long as a body. */
+static bool echoed(buf *out, api_reply *r, size_t end) {
+    return api__write_bytes(out, &r->cursor, r->r->echoed, r->r->n_echoed, end);
+}
+
+static const char part_open_text[] = "{\"type\":\"output_text\",\"text\":";
+
+static bool part_open(buf *out, api_reply *r, size_t end) {
+    (void)end;
+    if (!r->cursor.call) buf_puts(out, part_open_text);
+    return true;
+}
+
+static bool part_logprobs(buf *out, api_reply *r, size_t end) {
+    static const char key[] = ",\"annotations\":[],\"logprobs\":[";
+    if (r->cursor.call) return true;
+    if (!r->r->logprobs) return api__write_no_list(out, key);
+    return api__write_list(out, r, key, api__entry_chat, end);
+}
+
+static bool part_ids(buf *out, api_reply *r, size_t end) {
+    return r->cursor.call || api__step_ids(out, r, end);
+}
+
+static bool part_depths(buf *out, api_reply *r, size_t end) {
+    return r->cursor.call || api__step_depths(out, r, end);
+}
+
+static bool item_close(buf *out, api_reply *r, size_t end) {
+    (void)end;
+    if (!r->cursor.call) buf_puts(out, "}"); /* the part */
+    close_item(out, r, true);
+    return true;
+}
+
+#define PART_LISTS part_logprobs, part_ids, part_depths
+#define WHOLE_ITEM part_open, api__step_text, PART_LISTS, item_close
+
+static bool content_logprobs(buf *out, api_reply *r, size_t end) {
+    if (r->cursor.call) return true;
+    if (!r->r->logprobs) return api__write_no_list(out, ",\"logprobs\":[");
+    return api__write_list(out, r, ",\"logprobs\":[", api__entry_chat, end);
+}
+
+static bool close_event(buf *out, api_reply *r, size_t end) {
+    (void)r, (void)end;
     buf_puts(out, "}\n\n");
+    return true;
 }
 
-/* By now it is certain whether the item is a message or a call. */
-static void open_item(buf *out, api_reply *r) {
-    if (r->item_open) return;
-    r->item_open = true;
-    response_event(out, r, "response.created", false);
-    response_event(out, r, "response.in_progress", false);
-    item_event(out, r, "response.output_item.added", false);
-    if (!api__is_call(&r->choices[0])) part_event(out, r, "response.content_part.added", false);
+static bool close_output(buf *out, api_reply *r, size_t end) {
+    (void)r, (void)end;
+    buf_puts(out, "]");
+    return true;
 }
 
-static void write_tokens(buf *out, const api_reply *r, const api__choice *ch, uint32_t due) {
-    if (r->r->return_ids)
-        api__write_numbers(out, r, ch, ch->n_written, due, false, ",\"token_ids\":[");
-    if (r->r->return_depth)
-        api__write_numbers(out, r, ch, ch->n_written, due, true, ",\"depths\":[");
+/* ---- the first events of a stream ---- */
+
+static bool created(buf *out, api_reply *r, size_t end) {
+    open_response_event(out, r, "response.created", false);
+    return close_output(out, r, end);
 }
 
-void api__responses_chunk(buf *out, api_reply *r, api__choice *ch, bool finished) {
-    bool call = api__is_call(ch);
-    size_t from = call ? api__args_from(ch) : ch->sent, to = call ? ch->call.args_end : ch->ready;
+static bool in_progress(buf *out, api_reply *r, size_t end) {
+    open_response_event(out, r, "response.in_progress", false);
+    return close_output(out, r, end);
+}
+
+static bool close_begun(buf *out, api_reply *r, size_t end) {
+    (void)r, (void)end;
+    buf_puts(out, ",\"usage\":null}}\n\n");
+    return true;
+}
+
+static bool item_added(buf *out, api_reply *r, size_t end) {
+    open_item_event(out, r, "response.output_item.added", false);
+    if (api__is_call(&r->choices[0])) buf_puts(out, "\"\"");
+    close_item(out, r, false);
+    return close_event(out, r, end);
+}
+
+static bool part_added(buf *out, api_reply *r, size_t end) {
+    if (api__is_call(&r->choices[0])) return true;
+    open_content_event(out, r, "response.content_part.added");
+    buf_puts(out, ",\"part\":");
+    buf_puts(out, part_open_text);
+    buf_puts(out, "\"\",\"annotations\":[],\"logprobs\":[]}");
+    return close_event(out, r, end);
+}
+
+/* ---- a delta ---- */
+
+static bool delta_open(buf *out, api_reply *r, size_t end) {
+    (void)end;
+    open_content_event(out, r,
+                       r->cursor.call ? "response.function_call_arguments.delta"
+                                      : "response.output_text.delta");
+    buf_puts(out, ",\"delta\":");
+    return true;
+}
+
+static bool delta_close(buf *out, api_reply *r, size_t end) {
+    api__choice *ch = &r->choices[0];
+    ch->sent = r->cursor.to;
+    ch->n_written = r->cursor.to_token;
+    ch->closed = r->cursor.finished;
+    return close_event(out, r, end);
+}
+
+bool api__responses_begin_chunk(api_reply *r, api__choice *ch) {
+    static const api__step opening[] = {created,     echoed,     close_begun, in_progress, echoed,
+                                        close_begun, item_added, part_added,  NULL};
+    static const api__step delta[] = {delta_open,    api__step_text,   content_logprobs,
+                                      api__step_ids, api__step_depths, delta_close,
+                                      NULL};
+    bool call = api__is_call(ch), finished = ch->state != API__RUNNING;
     uint32_t due = ch->n_written;
-    open_item(out, r);
+    if (!r->item_open) { /* by now it is certain whether the item is a message or a call */
+        r->item_open = true;
+        r->cursor = (api__cursor){.steps = opening, .call = call};
+        return true;
+    }
     while (due < ch->n_tokens && (finished || ch->tokens[due].text_end <= ch->ready))
         due++;
     ch->call.told = true;
-    if (from >= to) return; /* nothing to say is not said */
-    open_content_event(
-        out, r, call ? "response.function_call_arguments.delta" : "response.output_text.delta");
-    buf_puts(out, ",\"delta\":");
-    buf_json_string(out, ch->text.data + from, to - from);
-    if (!call) {
-        buf_puts(out, ",\"logprobs\":[");
-        if (r->r->logprobs) api__write_logprob_entries(out, r, ch, ch->n_written, due);
-        buf_puts(out, "]");
-    }
-    write_tokens(out, r, ch, due);
-    buf_puts(out, "}\n\n");
-    ch->sent = to;
-    ch->n_written = due;
+    r->cursor = (api__cursor){.steps = delta,
+                              .call = call,
+                              .finished = finished,
+                              .from = call ? api__args_from(ch) : ch->sent,
+                              .to = call ? ch->call.args_end : ch->ready,
+                              .from_token = ch->n_written,
+                              .to_token = due};
+    if (r->cursor.from < r->cursor.to) return true;
+    r->cursor.steps = NULL; /* nothing to say is not said */
+    ch->closed = finished;
+    return false;
 }
 
-static void close_call(buf *out, api_reply *r, const api__choice *ch) {
-    open_content_event(out, r, "response.function_call_arguments.done");
-    write_name(out, ch);
-    buf_puts(out, ",\"arguments\":");
-    write_arguments(out, ch);
-    buf_puts(out, "}\n\n");
-}
+/* ---- the last events ---- */
 
-static void close_text(buf *out, api_reply *r, const api__choice *ch) {
+static bool text_done(buf *out, api_reply *r, size_t end) {
+    (void)end;
     open_content_event(out, r, "response.output_text.done");
     buf_puts(out, ",\"text\":");
-    buf_json_string(out, ch->text.data ? ch->text.data : "", ch->text.len);
-    buf_puts(out, ",\"logprobs\":[");
-    if (r->r->logprobs) api__write_logprob_entries(out, r, ch, 0, ch->n_tokens);
-    buf_puts(out, "]}\n\n");
-    part_event(out, r, "response.content_part.done", true);
+    return true;
 }
 
-void api__responses_stream_end(buf *out, api_reply *r) {
+static bool part_done(buf *out, api_reply *r, size_t end) {
+    (void)end;
+    open_content_event(out, r, "response.content_part.done");
+    buf_puts(out, ",\"part\":");
+    buf_puts(out, part_open_text);
+    return true;
+}
+
+static bool close_part_event(buf *out, api_reply *r, size_t end) {
+    buf_puts(out, "}");
+    return close_event(out, r, end);
+}
+
+static bool arguments_done(buf *out, api_reply *r, size_t end) {
+    (void)end;
+    open_content_event(out, r, "response.function_call_arguments.done");
+    write_name(out, &r->choices[0]);
+    buf_puts(out, ",\"arguments\":");
+    return true;
+}
+
+static bool item_done(buf *out, api_reply *r, size_t end) {
+    (void)end;
+    open_item_event(out, r, "response.output_item.done", true);
+    return true;
+}
+
+static bool completed(buf *out, api_reply *r, size_t end) {
+    bool stop = r->choices[0].finish == SCHED_STOP;
+    (void)end;
+    open_response_event(out, r, stop ? "response.completed" : "response.incomplete", true);
+    open_item(out, r, true);
+    return true;
+}
+
+static bool close_response(buf *out, api_reply *r, size_t end) {
+    (void)end;
+    write_usage(out, r);
+    buf_puts(out, "}");
+    return true;
+}
+
+#define LAST_EVENTS                                                                                \
+    item_done, WHOLE_ITEM, close_event, completed, WHOLE_ITEM, close_output, echoed,               \
+        close_response, close_event, NULL
+
+/* The whole item: its text and tokens, or its arguments. */
+static void begin(api_reply *r, const api__step *steps) {
     const api__choice *ch = &r->choices[0];
-    open_item(out, r);
-    if (api__is_call(ch)) close_call(out, r, ch);
-    else close_text(out, r, ch);
-    item_event(out, r, "response.output_item.done", true);
-    response_event(out, r, ch->finish == SCHED_STOP ? "response.completed" : "response.incomplete",
-                   true);
+    bool call = api__is_call(ch);
+    r->cursor = (api__cursor){.steps = steps,
+                              .call = call,
+                              .from = call ? ch->call.args : 0,
+                              .to = call ? ch->call.args_end : ch->text.len,
+                              .to_token = ch->n_tokens};
 }
 
-void api__responses_body(buf *out, const api_reply *r) {
-    write_response(out, r, true);
+void api__responses_begin_end(api_reply *r) {
+    static const api__step message[] = {text_done,   api__step_text,   content_logprobs,
+                                        close_event, part_done,        api__step_text,
+                                        PART_LISTS,  close_part_event, LAST_EVENTS};
+    static const api__step call[] = {arguments_done, api__step_text, close_event, LAST_EVENTS};
+    begin(r, api__is_call(&r->choices[0]) ? call : message);
+}
+
+static bool body_open(buf *out, api_reply *r, size_t end) {
+    (void)end;
+    open_response(out, r, true);
+    open_item(out, r, true);
+    return true;
+}
+
+void api__responses_begin_body(api_reply *r) {
+    static const api__step body[] = {body_open, WHOLE_ITEM,     close_output,
+                                     echoed,    close_response, NULL};
+    begin(r, body);
 }
 
 /* The event's own fields, and the error object that every other stream has. */

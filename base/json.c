@@ -159,9 +159,8 @@ int json_parse(json_t **out, const char *text, size_t n, const json_limits *limi
 
 /* U+2028, U+2029 and U+0085 are escaped too: readers that split text into lines by Unicode's
  * rules would cut an event in two. */
-void buf_json_string(buf *b, const char *text, size_t n) {
+void buf_json_escaped(buf *b, const char *text, size_t n) {
     const unsigned char *s = (const unsigned char *)text;
-    buf_append(b, "\"", 1);
     size_t plain = 0; /* start of the run not yet written */
     for (size_t i = 0; i < n;) {
         size_t len = utf8_char(text + i, n - i);
@@ -186,6 +185,11 @@ void buf_json_string(buf *b, const char *text, size_t n) {
         plain = i;
     }
     buf_append(b, text + plain, n - plain);
+}
+
+void buf_json_string(buf *b, const char *text, size_t n) {
+    buf_append(b, "\"", 1);
+    buf_json_escaped(b, text, n);
     buf_append(b, "\"", 1);
 }
 

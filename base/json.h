@@ -22,6 +22,7 @@ int json_parse(json_t **out, const char *text, size_t n, const json_limits *limi
 void json_setup(void);
 /* Appends s as a quoted JSON string; bytes that are not UTF-8 become U+FFFD. */
 void buf_json_string(buf *b, const char *s, size_t n);
-void buf_json_text(buf *b, const char *s); /* the same, of a C string */
+void buf_json_escaped(buf *b, const char *s, size_t n); /* what stands between the quotes */
+void buf_json_text(buf *b, const char *s);              /* the same, of a C string */
 
 #endif

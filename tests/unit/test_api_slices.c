@@ -30,7 +30,142 @@ typedef struct {
 } row;
 
 static const row rows[] = {
-#include "rows.inc"
+    {API_COMPLETION, TEXT, "\"prompt\":\"In\",\"max_tokens\":99", 450,
+     UINT64_C(0xeb7820898c10386f)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":[\"In\",\"caf\xc3\xa9\"],\"n\":2,\"max_tokens\":99,\"stop\":\"came\"", 962,
+     UINT64_C(0x8133e2e7e3046264)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":\"a caf\xc3\xa9 "
+     "\xf0\x9f\x98\x80\",\"n\":2,\"echo\":true,\"logprobs\":3,\"max_tokens\":99," TELL,
+     9429, UINT64_C(0xb7e19b7120e8b9c4)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":\"a caf\xc3\xa9 \xf0\x9f\x98\x80\",\"echo\":true,\"logprobs\":2,\"max_tokens\":0",
+     933, UINT64_C(0xdfbb3daf3db31bfe)},
+    {API_COMPLETION, TEXT, "\"prompt\":\"a b\",\"echo\":true,\"max_tokens\":9," TELL, 461,
+     UINT64_C(0xbc0eb0263e516e10)},
+    {API_COMPLETION, TEXT, "\"prompt\":\"a b\",\"echo\":true,\"max_tokens\":99", 453,
+     UINT64_C(0x4922aa42ae342c2e)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":[1,7,9],\"prompt_logprobs\":3,\"logprobs\":1,\"max_tokens\":99," TELL, 3482,
+     UINT64_C(0xa165edf3cb30595f)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":[1,7,9],\"prompt_logprobs\":0,\"logprobs\":5,\"max_tokens\":99", 5110,
+     UINT64_C(0x2cf3eaeb5c5a64f6)},
+    {API_COMPLETION, TEXT, "\"prompt\":[[1,7,9],[3]],\"prompt_logprobs\":2,\"max_tokens\":9", 793,
+     UINT64_C(0xd48f1dcd6d486c14)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":[[1,7,9],[3]],\"prompt_logprobs\":2,\"echo\":true,\"logprobs\":4,\"max_tokens\":9",
+     2776, UINT64_C(0x38b6d3cb2692dcad)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":\"x\",\"logprobs\":0,\"max_tokens\":99,\"stop_token_ids\":[77]", 1408,
+     UINT64_C(0x989aa877adbb7837)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":\"x\",\"max_tokens\":99,\"stop\":\"God\",\"include_stop_str_in_output\":"
+     "true," TELL,
+     623, UINT64_C(0x89cc4a6b1ceefbd1)},
+    {API_CHAT, TEXT, USER ",\"max_tokens\":99", 505, UINT64_C(0xf38dfdd4f399580b)},
+    {API_CHAT, TEXT, USER ",\"n\":3,\"logprobs\":true,\"top_logprobs\":5,\"max_tokens\":99," TELL,
+     50329, UINT64_C(0xcf3497893ef9fccb)},
+    {API_CHAT, TEXT, USER ",\"n\":2,\"logprobs\":true,\"prompt_logprobs\":4,\"max_tokens\":99",
+     12923, UINT64_C(0x1560a5c2d3f1a347)},
+    {API_CHAT, TEXT, USER ",\"prompt_logprobs\":1,\"max_tokens\":9,\"return_token_ids\":true", 1796,
+     UINT64_C(0x46f3ac8bdd1069a5)},
+    {API_CHAT, CALL, USER "," TOOLS ",\"max_tokens\":99,\"logprobs\":true," TELL, 5053,
+     UINT64_C(0x00790bb0f5c80d1c)},
+    {API_CHAT, CALL,
+     USER
+     "," TOOLS
+     ",\"max_tokens\":99,\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}",
+     482, UINT64_C(0xd63d5cadba47539b)},
+    {API_CHAT, TEXT,
+     USER "," TOOLS ",\"n\":2,\"max_tokens\":99,\"top_logprobs\":2,\"logprobs\":true", 16368,
+     UINT64_C(0x174f47b0d15caf0b)},
+    {API_RESPONSES, TEXT, "\"input\":\"x\",\"max_output_tokens\":99", 890,
+     UINT64_C(0xe7d9c6e2fbbb4aae)},
+    {API_RESPONSES, TEXT,
+     "\"input\":\"x\",\"user\":\"be "
+     "caf\xc3\xa9\",\"metadata\":{\"a\":\"b\"},\"max_output_tokens\":99,\"top_logprobs\":3," TELL,
+     12022, UINT64_C(0x4f70a1bb8373f52e)},
+    {API_RESPONSES, TEXT, "\"input\":\"x\",\"max_output_tokens\":5," TELL, 878,
+     UINT64_C(0x2111e0981ee4bf67)},
+    {API_RESPONSES, CALL,
+     "\"input\":\"x\",\"max_output_tokens\":99,\"top_logprobs\":3,\"tools\":[{\"type\":"
+     "\"function\",\"name\":\"f\"}]",
+     14374, UINT64_C(0xf74b810b04ce4891)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":\"In\",\"max_tokens\":99,\"stream\":true,\"stream_options\":{\"include_usage\":"
+     "true,\"continuous_usage_stats\":true}",
+     11692, UINT64_C(0x345207f1651a961f)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":[\"In\",\"caf\xc3\xa9\"],\"n\":2,\"max_tokens\":99,\"stop\":\"came\",\"stream\":"
+     "true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
+     42292, UINT64_C(0xd067cab485407cbd)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":\"a caf\xc3\xa9 "
+     "\xf0\x9f\x98\x80\",\"n\":2,\"echo\":true,\"logprobs\":3,\"max_tokens\":99," TELL
+     ",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
+     38361, UINT64_C(0x7e39a5a3d9f161e1)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":\"a caf\xc3\xa9 "
+     "\xf0\x9f\x98\x80\",\"echo\":true,\"logprobs\":2,\"max_tokens\":0,\"stream\":true,\"stream_"
+     "options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
+     1230, UINT64_C(0xc28449769f0b8ea8)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":\"a b\",\"echo\":true,\"max_tokens\":9," TELL
+     ",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
+     2886, UINT64_C(0x5be3d70a0bb15014)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":\"a "
+     "b\",\"echo\":true,\"max_tokens\":99,\"stream\":true,\"stream_options\":{\"include_usage\":"
+     "true,\"continuous_usage_stats\":true}",
+     11695, UINT64_C(0x2aae1fb554327d27)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":\"x\",\"logprobs\":0,\"max_tokens\":99,\"stop_token_ids\":[77],\"stream\":true,"
+     "\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
+     14634, UINT64_C(0x50e1aefe7736253d)},
+    {API_COMPLETION, TEXT,
+     "\"prompt\":\"x\",\"max_tokens\":99,\"stop\":\"God\",\"include_stop_str_in_output\":true," TELL
+     ",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
+     8761, UINT64_C(0xfe8a339f95eb15e3)},
+    {API_CHAT, TEXT,
+     USER ",\"max_tokens\":99,\"stream\":true,\"stream_options\":{\"include_usage\":true,"
+          "\"continuous_usage_stats\":true}",
+     12534, UINT64_C(0xa5e54b05dccd152a)},
+    {API_CHAT, TEXT,
+     USER
+     ",\"n\":3,\"logprobs\":true,\"top_logprobs\":5,\"max_tokens\":99," TELL
+     ",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
+     91487, UINT64_C(0x9a16da45a035c58e)},
+    {API_CHAT, CALL,
+     USER
+     "," TOOLS ",\"max_tokens\":99,\"logprobs\":true," TELL
+     ",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
+     26099, UINT64_C(0x12d9a33c4b6f2b81)},
+    {API_CHAT, CALL,
+     USER
+     "," TOOLS
+     ",\"max_tokens\":99,\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}},"
+     "\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
+     19026, UINT64_C(0xcb706aac410d9ead)},
+    {API_CHAT, TEXT,
+     USER "," TOOLS
+          ",\"n\":2,\"max_tokens\":99,\"top_logprobs\":2,\"logprobs\":true,\"stream\":true,"
+          "\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
+     42259, UINT64_C(0xde9860f8411ae6fb)},
+    {API_RESPONSES, TEXT, "\"input\":\"x\",\"max_output_tokens\":99,\"stream\":true", 9544,
+     UINT64_C(0x083e9f2b9e4b9eb7)},
+    {API_RESPONSES, TEXT,
+     "\"input\":\"x\",\"user\":\"be "
+     "caf\xc3\xa9\",\"metadata\":{\"a\":\"b\"},\"max_output_tokens\":99,\"top_logprobs\":3," TELL
+     ",\"stream\":true",
+     65669, UINT64_C(0x7b023d6e4eba8b10)},
+    {API_RESPONSES, TEXT, "\"input\":\"x\",\"max_output_tokens\":5," TELL ",\"stream\":true", 4187,
+     UINT64_C(0xe97dbae60421d119)},
+    {API_RESPONSES, CALL,
+     "\"input\":\"x\",\"max_output_tokens\":99,\"top_logprobs\":3,\"tools\":[{\"type\":"
+     "\"function\",\"name\":\"f\"}],\"stream\":true",
+     80078, UINT64_C(0xa7a9e027011b8496)},
 };
 
 /* Alternatives of all kinds: words, halves of characters, control tokens, ids beyond. */
