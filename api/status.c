@@ -21,6 +21,7 @@ static const row table[ERR_COUNT] = {
     [ERR_NO_MEMORY] = {503, "server_error", "out_of_memory", false},
     [ERR_NUMERIC] = {500, "server_error", "numeric", false},
     [ERR_STOPPING] = {503, "unavailable_error", "shutting_down", true},
+    [ERR_CANCELLED] = {503, "server_error", NULL, false}, /* the client left: nobody reads it */
     [ERR_DEVICE] = {503, "server_error", "device", false},
     [ERR_INTERNAL] = {500, "server_error", NULL, false},
 };

@@ -22,6 +22,7 @@
     X(NO_MEMORY, "allocation failed")                                                              \
     X(NUMERIC, "the model produced a value that is not a number")                                  \
     X(STOPPING, "the server is shutting down")                                                     \
+    X(CANCELLED, "nobody waits for the result any more")                                           \
     X(DEVICE, "the accelerator failed; a new process is needed")                                   \
     X(INTERNAL, "a state that should not exist")
 

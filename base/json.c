@@ -3,6 +3,7 @@
  * jansson bounds nesting but not memory: a megabyte of "[{},{}," becomes 75 MB of
  * heap. One pass over the text counts what will cost memory before any is spent. */
 #include "base/json.h"
+#include "base/cancel.h"
 #include "base/clock.h"
 #include "base/utf8.h"
 
@@ -15,39 +16,58 @@
 /* jansson 2.14 does not survive a failed allocation: it may report a syntax error, drop a
  * byte of a string and report success, write past a block, or abort. So a parse that runs
  * out never sees the failure: the hook leaves it by longjmp, and what it held, noted here,
- * is freed. */
+ * is freed. A parse that nobody waits for is left the same way.
+ *
+ * A note costs the same whatever the text: a free looks among the last few blocks, and what is
+ * not there goes on a second list. Only who leaves by longjmp subtracts the one from the other. */
+typedef struct {
+    void **at;
+    size_t n, cap;
+} blocks;
+
+enum { LAST_FEW = 8, CHECK_EVERY = 1024 }; /* CHECK_EVERY: allocations between looks at the flag */
+enum { OUT_OF_MEMORY = 1, CANCELLED };     /* why a parse was left */
+
 static _Thread_local struct {
     bool active;
-    void **live; /* allocated by this parse and not freed */
-    size_t n, cap;
+    blocks taken; /* by this parse; an address stands here as often as malloc gave it */
+    blocks freed; /* of those, the freed ones that still stand in `taken` */
+    unsigned since_check;
     jmp_buf escape;
 } parse;
 
-static bool note(void *p) {
-    if (parse.n == parse.cap) {
-        size_t cap = parse.cap ? 2 * parse.cap : 256;
-        void **live = realloc(parse.live, cap * sizeof *live);
-        if (live == NULL) return false;
-        parse.live = live;
-        parse.cap = cap;
+static bool note(blocks *b, void *p) {
+    if (b->n == b->cap) {
+        size_t cap = b->cap ? 2 * b->cap : 256;
+        void **at = realloc(b->at, cap * sizeof *at);
+        if (at == NULL) return false;
+        b->at = at;
+        b->cap = cap;
     }
-    parse.live[parse.n++] = p;
+    b->at[b->n++] = p;
     return true;
 }
 
 static void *hook_malloc(size_t n) {
+    if (!parse.active) return malloc(n);
+    if (++parse.since_check >= CHECK_EVERY) {
+        parse.since_check = 0;
+        if (cancel_asked()) longjmp(parse.escape, CANCELLED);
+    }
     void *p = malloc(n);
-    if (!parse.active || (p && note(p))) return p;
+    if (p && note(&parse.taken, p)) return p;
     free(p);
-    longjmp(parse.escape, 1);
+    longjmp(parse.escape, OUT_OF_MEMORY);
 }
 
 static void hook_free(void *p) {
-    if (parse.active && p) { /* nearly always among the last */
-        size_t i = parse.n;
-        while (i > 0 && parse.live[i - 1] != p)
+    if (parse.active && p) {
+        blocks *b = &parse.taken;
+        size_t i = b->n, floor = i > LAST_FEW ? i - LAST_FEW : 0;
+        while (i > floor && b->at[i - 1] != p)
             i--;
-        if (i > 0) parse.live[i - 1] = parse.live[--parse.n];
+        if (i > floor) b->at[i - 1] = b->at[--b->n];
+        else if (!note(&parse.freed, p)) longjmp(parse.escape, OUT_OF_MEMORY);
     }
     free(p);
 }
@@ -61,23 +81,43 @@ void json_setup(void) {
     json_object_seed(seed);
 }
 
-/* -1 when memory ran out; 0 with *out NULL and *why filled when the text is wrong. */
+static int by_address(const void *a, const void *b) {
+    uintptr_t x = (uintptr_t) * (void *const *)a, y = (uintptr_t) * (void *const *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Frees what was taken and not freed, in one sweep over both lists in order of address. */
+static void free_the_rest(void) {
+    blocks *taken = &parse.taken, *freed = &parse.freed;
+    size_t k = 0;
+    if (taken->n) qsort(taken->at, taken->n, sizeof *taken->at, by_address);
+    if (freed->n) qsort(freed->at, freed->n, sizeof *freed->at, by_address);
+    for (size_t i = 0; i < taken->n; i++) {
+        if (k < freed->n && freed->at[k] == taken->at[i]) k++;
+        else free(taken->at[i]);
+    }
+}
+
+static void forget_blocks(blocks *b) {
+    free(b->at);
+    *b = (blocks){0};
+}
+
+/* 0 with *out, or with NULL and *why filled when the text is wrong; else why it was left. */
 static int load(json_t **out, const char *text, size_t n, json_error_t *why) {
     *out = NULL;
-    int rc = 0;
-    if (setjmp(parse.escape) == 0) {
+    int left = setjmp(parse.escape);
+    if (left == 0) {
         parse.active = true;
+        parse.since_check = 0;
         *out = json_loadb(text, n, JSON_REJECT_DUPLICATES, why);
     } else {
-        while (parse.n > 0)
-            free(parse.live[--parse.n]);
-        rc = -1;
+        free_the_rest();
     }
     parse.active = false;
-    free(parse.live);
-    parse.live = NULL;
-    parse.n = parse.cap = 0;
-    return rc;
+    forget_blocks(&parse.taken);
+    forget_blocks(&parse.freed);
+    return left;
 }
 
 /* Strings are skipped, escapes included; anything malformed is left to jansson. */
@@ -140,9 +180,9 @@ int json_parse(json_t **out, const char *text, size_t n, const json_limits *limi
     if (scan(text, n, limits, what, e) != 0) return -1;
     json_error_t why;
     json_t *root;
-    if (load(&root, text, n, &why) != 0) {
-        return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory while parsing", what);
-    }
+    int left = load(&root, text, n, &why);
+    if (left == CANCELLED) return cancel_check(what, e);
+    if (left != 0) return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory while parsing", what);
     if (root == NULL) { /* jansson's own text quotes the input; the place is enough */
         if (json_error_code(&why) == json_error_duplicate_key) {
             char key[64];

@@ -14,7 +14,8 @@ typedef struct {
 } json_limits;
 /* Duplicate keys, NUL, bad UTF-8 and trailing bytes are refused. `what` names the
  * text in the message ("request body", a file name). On success *out is a new
- * reference. ERR_BAD_PARAM or, when memory ran out, ERR_NO_MEMORY. Any thread. */
+ * reference. ERR_BAD_PARAM; ERR_NO_MEMORY when memory ran out; ERR_CANCELLED (base/cancel.h).
+ * Time is linear in n, for broken text too. Any thread. */
 int json_parse(json_t **out, const char *text, size_t n, const json_limits *limits,
                const char *what, err *e) WARN_UNUSED;
 /* Once in main before threads: routes jansson's allocations so that running out

@@ -6,7 +6,8 @@
  * parse begins when the ledger has room for what it may take.
  *
  * A worker sees only its srv_work. If the client leaves meanwhile, the work is forgotten
- * (req = NULL) and its result thrown away when it comes back. */
+ * (req = NULL), ends within milliseconds, and is thrown away when it comes back. */
+#include "base/cancel.h"
 #include "server/server_internal.h"
 
 #include <stdlib.h>
@@ -28,6 +29,7 @@ struct srv_work {
     srv_account *account;
     srv_hold held;
     bool running;
+    atomic_bool cancelled; /* set by the loop when nobody waits any more */
     srv_kind kind;
     buf body;
     size_t estimate; /* bytes that parsing may take beside the body */
@@ -119,7 +121,9 @@ static void start_waiting(srv *s);
 static void on_work(uv_work_t *u) {
     srv_work *w = OWNER_OF(u, srv_work, w);
     uint64_t began = thread_ns();
+    cancel_watch(&w->cancelled);
     do_work(w);
+    cancel_watch(NULL); /* libuv's threads go on to other work */
     w->cpu_ns = thread_ns() - began;
 }
 
@@ -174,6 +178,8 @@ size_t srv_parse_held(const srv_work *w) {
 
 void srv_parse_forget(srv_req *r) {
     srv_work *w = r->work;
+    atomic_store_explicit(&r->work->cancelled, true, memory_order_relaxed);
+    r->work->req = NULL;
     r->work = NULL;
     w->req = NULL;
     if (w->running) {

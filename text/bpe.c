@@ -3,13 +3,21 @@
  * The lowest rank merges first, the leftmost of equals. Short pieces scan for it; long
  * ones keep a heap whose stale entries are recognised when they come up, so that two
  * megabytes of one letter take n log n steps like anything else. */
+#include "base/cancel.h"
 #include "base/size.h"
 #include "text/tokenizer_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { SHORT_PIECE = 48 }; /* symbols up to which scanning beats the heap */
+enum {
+    SHORT_PIECE = 48,   /* symbols up to which scanning beats the heap */
+    CHECK_EVERY = 1024, /* pieces, or merges of a long one, between looks at the cancel flag */
+};
+
+static int check_wanted(const text__encoder *c, size_t steps) {
+    return steps % CHECK_EVERY == 0 ? cancel_check("tokenizing", c->e) : 0;
+}
 
 int text__put_id(text__encoder *c, uint32_t id) {
     token_ids *out = c->out;
@@ -97,16 +105,19 @@ static void offer(text__encoder *c, size_t *n, uint32_t left) {
 }
 
 /* Each merge takes one entry and offers two, so the heap holds under 2 n entries. */
-static void merge_long(text__encoder *c, size_t n) {
+static int merge_long(text__encoder *c, size_t n) {
     text__symbol *s = c->symbols;
     size_t in_heap = 0;
     for (size_t i = 0; i < n; i++) {
         s[i].prev = i ? (uint32_t)(i - 1) : TEXT__NO_ID;
         s[i].next = i + 1 < n ? (uint32_t)(i + 1) : TEXT__NO_ID;
     }
-    for (size_t i = 0; i + 1 < n; i++)
+    for (size_t i = 0; i + 1 < n; i++) {
+        if (check_wanted(c, i) != 0) return -1;
         offer(c, &in_heap, (uint32_t)i);
-    while (in_heap > 0) {
+    }
+    for (size_t steps = 1; in_heap > 0; steps++) {
+        if (check_wanted(c, steps) != 0) return -1;
         uint64_t top = heap_pop(c->heap, &in_heap);
         uint32_t left = (uint32_t)top, right = s[left].next;
         if (s[left].id == TEXT__NO_ID || right == TEXT__NO_ID) continue;
@@ -121,6 +132,7 @@ static void merge_long(text__encoder *c, size_t n) {
         }
         if (s[left].prev != TEXT__NO_ID) offer(c, &in_heap, s[left].prev);
     }
+    return 0;
 }
 
 static int reserve(text__encoder *c, size_t n) {
@@ -143,7 +155,7 @@ static int encode_long(text__encoder *c, const char *text, size_t n) {
     if (reserve(c, n) != 0) return -1;
     size_t count = first_symbols(c->t, text, n, c->symbols);
     if (count == 0) return 0;
-    merge_long(c, count);
+    if (merge_long(c, count) != 0) return -1;
     for (uint32_t i = 0; i != TEXT__NO_ID; i = c->symbols[i].next) {
         if (text__put_id(c, c->symbols[i].id) != 0) return -1;
     }
@@ -164,6 +176,7 @@ static int encode_short(text__encoder *c, const char *text, size_t n, uint32_t s
 }
 
 int text__encode_piece(text__encoder *c, const char *text, size_t n) {
+    if (check_wanted(c, ++c->pieces) != 0) return -1;
     uint32_t same = n <= c->t->max_len ? text__token_lookup(c->t, text, n) : TEXT__NO_ID;
     if (same != TEXT__NO_ID) {
         /* Most words are one token. Whether merging would find it is asked once per token. */

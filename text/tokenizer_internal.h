@@ -94,6 +94,7 @@ typedef struct {
     const tokenizer *t;
     token_ids *out;
     size_t max_ids;
+    size_t pieces; /* seen so far; now and then it is asked whether anybody still waits */
     bool parse_special;
     err *e;
     text__symbol *symbols; /* for long pieces */

@@ -1,11 +1,13 @@
 /* test_base.c - buffers, arenas, errors, checked JSON, the queue. */
 #include "base/arena.h"
+#include "base/cancel.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/queue.h"
 #include "base/size.h"
 #include "base/wake.h"
+#include "tests/lib/oom.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -111,6 +113,58 @@ Test(base, json_refuses_each_bad_row_and_takes_each_good_one) {
         cr_assert_eq(rc == 0, root != NULL);
         json_decref(root);
     }
+}
+
+/* Every allocation of a parse fails once: the text is told from the lack of memory, and nothing
+ * stays behind. Long enough that blocks are freed long after later ones were taken. */
+Test(base, json_that_runs_out_of_memory_says_so_whether_it_is_whole_or_broken) {
+    static const char *const ends[] = {"]", "", ",]", ",{\"a\":1,\"a\":2}]"};
+    json_limits limits = {.max_bytes = 4096, .max_depth = 16, .max_structural = 4096};
+    json_setup();
+    for (size_t k = 0; k < ARRAY_LEN(ends); k++) {
+        buf text = {0};
+        buf_puts(&text, "[{\"key\":[\"a longer string, and so on\"");
+        for (int i = 0; i < 12; i++)
+            buf_puts(&text, ",{\"x\":[1,2.5,\"y\"]}");
+        buf_puts(&text, "]}");
+        buf_puts(&text, ends[k]);
+        for (long n = 0;; n++) {
+            err e = {0};
+            json_t *root;
+            oom_after(n, false);
+            int rc = json_parse(&root, text.data, text.len, &limits, "test", &e);
+            if (!oom_stop()) {
+                cr_expect_eq(e.code, k == 0 ? ERR_NONE : ERR_BAD_PARAM, "%s", e.msg);
+                json_decref(root);
+                break;
+            }
+            cr_assert_eq(rc, -1, "allocation %ld failed and nobody knew", n);
+            cr_assert_eq(e.code, ERR_NO_MEMORY, "allocation %ld: %s", n, e.msg);
+        }
+        buf_deinit(&text);
+    }
+}
+
+Test(base, json_that_nobody_waits_for_is_left_early_and_leaves_nothing_behind) {
+    json_limits limits = {.max_bytes = 1 << 20, .max_depth = 4, .max_structural = 1 << 20};
+    atomic_bool flag = true;
+    buf text = {0};
+    json_t *root;
+    json_setup();
+    buf_puts(&text, "[");
+    for (int i = 0; i < 10000; i++)
+        buf_puts(&text, "\"a\",");
+    buf_puts(&text, "0]");
+    for (int k = 0; k < 3; k++) { /* asked to stop; not asked; watching nothing */
+        err e = {0};
+        atomic_store(&flag, k == 0);
+        cancel_watch(k < 2 ? &flag : NULL);
+        int rc = json_parse(&root, text.data, text.len, &limits, "test", &e);
+        cr_expect_eq(rc, k == 0 ? -1 : 0);
+        cr_expect_eq(e.code, k == 0 ? ERR_CANCELLED : ERR_NONE, "%s", e.msg);
+        json_decref(root);
+    }
+    buf_deinit(&text);
 }
 
 Test(base, a_json_string_escapes_what_must_be_and_replaces_what_is_not_utf8) {
