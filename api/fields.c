@@ -26,7 +26,8 @@
     { name, kinds, API__OTHER, false, true, 0, 0, 0 }
 
 /* Ranges that depend on the model or on options are checked in parse.c; here stands
- * what holds for any. Integers beyond 2^53 are only asked of seed, which has no range. */
+ * what holds for any. The sampler takes every value of these ranges, rounded to a float. Integers
+ * beyond 2^53 are only asked of seed, which has no range. */
 const api__field api__fields[] = {
     STR("model", ALL, model, API__MAX_NAME_BYTES),
     OTHER("prompt", API__IN_COMPLETION, prompt),
@@ -54,7 +55,7 @@ const api__field api__fields[] = {
     NUM("min_p", ALL, min_p, 0, 1),
     NUM("frequency_penalty", ALL, frequency_penalty, -2, 2),
     NUM("presence_penalty", ALL, presence_penalty, -2, 2),
-    ABOVE("repetition_penalty", ALL, repetition_penalty, 0, 10),
+    NUM("repetition_penalty", ALL, repetition_penalty, ENG_REPETITION_MIN, 10),
     OTHER("logit_bias", ALL, logit_bias),
     OTHER("depth", ALL, depth),
     STR("reasoning_effort", ALL, reasoning_effort, 16),

@@ -97,7 +97,8 @@ static int read_sampling(api_request *r, const api_context *c, const api__values
         return err_set(e, ERR_IO, NULL, "the system gives no random bytes");
     }
     r->seeded = v->seeded;
-    return read_bias(r, c, v->logit_bias, e);
+    if (read_bias(r, c, v->logit_bias, e) != 0) return -1;
+    return eng_sampling_check(s, e); /* now, and not after a prefill */
 }
 
 /* ---- stopping ---- */

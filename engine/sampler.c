@@ -270,7 +270,7 @@ bool eng_sampling_is_plain(const eng_sampling *p) {
            p->n_bias == 0;
 }
 
-static int check_options(const eng_sampling *p, err *e) {
+int eng_sampling_check(const eng_sampling *p, err *e) {
     const struct {
         const char *name;
         float value, min, max;
@@ -278,7 +278,7 @@ static int check_options(const eng_sampling *p, err *e) {
         {"temperature", p->temperature, 0, 1e6f},
         {"top_p", p->top_p, 0, 1},
         {"min_p", p->min_p, 0, 1},
-        {"repetition_penalty", p->repetition_penalty, 1e-6f, 1e6f},
+        {"repetition_penalty", p->repetition_penalty, (float)ENG_REPETITION_MIN, 1e6f},
         {"presence_penalty", p->presence_penalty, -1e6f, 1e6f},
         {"frequency_penalty", p->frequency_penalty, -1e6f, 1e6f},
     };
@@ -298,7 +298,7 @@ static int check_options(const eng_sampling *p, err *e) {
 int eng_sample(eng_sampler *s, const eng_sampling *p, const eng_history *h, const eng_mask *mask,
                const float *logits, uint64_t index, uint32_t n_top, eng_choice *out, err *e) {
     if (n_top > ENG_MAX_TOP) return err_set(e, ERR_INTERNAL, NULL, "%u alternatives wanted", n_top);
-    if (check_options(p, e) != 0) return -1;
+    if (eng_sampling_check(p, e) != 0) return -1;
     /* Log-probabilities are the model's own, so they come before anything is changed; this
      * pass also refuses NaN and +Inf. */
     eng__norm norm;

@@ -31,6 +31,11 @@ typedef struct {
     uint32_t n_bias;
 } eng_sampling;
 
+/* A smaller divisor would make infinity of a large logit. */
+#define ENG_REPETITION_MIN 1e-6
+
+/* ERR_BAD_PARAM, naming the option, for what eng_sample refuses: asked before any work. */
+int eng_sampling_check(const eng_sampling *p, err *e) WARN_UNUSED;
 /* Nothing but the logits decides: no penalty, no bias. */
 bool eng_sampling_is_plain(const eng_sampling *p) WARN_UNUSED;
 

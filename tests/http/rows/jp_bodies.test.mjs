@@ -128,7 +128,7 @@ ok("P9b", "top_k 0 is off", [{ top_k: 0 }, { top_k: 2048 }]);
 range("P10", "min_p", [{ min_p: -0.1 }, { min_p: 1.1 }], "min_p");
 range("P11", "penalties outside ±2", [{ frequency_penalty: 2.1 }, { frequency_penalty: -2.1 }], "frequency_penalty");
 range("P11b", "penalties outside ±2", [{ presence_penalty: 2.1 }, { presence_penalty: -9 }], "presence_penalty");
-range("P12", "repetition penalty", [{ repetition_penalty: 0 }, { repetition_penalty: -1 }, { repetition_penalty: 11 }], "repetition_penalty");
+range("P12", "repetition penalty", [{ repetition_penalty: 0 }, { repetition_penalty: 1e-30 }, { repetition_penalty: -1 }, { repetition_penalty: 11 }], "repetition_penalty");
 range("P13", "n: below 1, above the limit", [{ n: 0 }, { n: -1 }, { n: 17 }, { n: 2 ** 31 }], "n");
 range("P14", "best_of: below n, above n", [{ best_of: 1, n: 2 }, { best_of: 3, n: 2 }], "best_of");
 range("P15", "n × max_tokens × prompts above the budget of one request", [{ n: 16, prompt: Array(64).fill([300]), max_tokens: 1000 }], ["n", "max_tokens"]);

@@ -1,0 +1,95 @@
+/* test_api_numbers.c - the table of fields and the sampler agree on every number: what a body
+ * may say is what the sampler takes, once it is a float. */
+#include "api/api_internal.h"
+#include "tests/lib/api_fixture.h"
+#include "tests/lib/testlib.h"
+
+#include <criterion/criterion.h>
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+API_SUITE(api_numbers);
+
+enum { VOCAB = 64 };
+
+static bool in_range(const api__field *field, double x) {
+    return x <= field->max && (field->above ? x > field->min : x >= field->min);
+}
+
+/* One sampling with logits as a model may put them out. */
+static void sample_with(const eng_sampling *p, err *e) {
+    float logits[VOCAB];
+    uint32_t seen[VOCAB];
+    for (uint32_t i = 0; i < VOCAB; i++) {
+        seen[i] = i;
+        logits[i] = (float)i * 1000.0f - 30000.0f;
+    }
+    eng_history h = {.prompt = seen, .n_prompt = VOCAB, .output = seen, .n_output = VOCAB / 2};
+    eng_sampler *s;
+    eng_choice out;
+    cr_assert_eq(eng_sampler_create(&s, VOCAB, e), 0);
+    cr_expect_eq(eng_sample(s, p, &h, NULL, logits, 0, 2, &out, e) == 0, e->code == ERR_NONE);
+    eng_sampler_destroy(s);
+}
+
+static void check_value(const api__field *field, double x) {
+    api_request *r;
+    err e = {0};
+    buf body = {0};
+    buf_printf(&body, "{\"prompt\":\"a\",\"seed\":1,\"%s\":%.17g}", field->name, x);
+    int rc = api_parse(&r, f.c, API_COMPLETION, body.data, body.len, &e);
+    if (in_range(field, x)) {
+        cr_assert_eq(rc, 0, "%s: %s", body.data, e.msg);
+        sample_with(&r->sampling, &e);
+        cr_expect_eq(e.code, ERR_NONE, "%s: the sampler says %s", body.data, e.msg);
+    } else {
+        cr_expect_eq(rc, -1, "%s", body.data);
+        cr_expect_str_eq(e.param, field->name);
+    }
+    api_request_destroy(r);
+    buf_deinit(&body);
+}
+
+Test(api_numbers, the_sampler_takes_every_number_that_a_body_may_hold) {
+    size_t checked = 0;
+    for (size_t i = 0; i < api__n_fields; i++) {
+        const api__field *field = &api__fields[i];
+        if (field->type != API__NUM || (field->kinds & API__IN_COMPLETION) == 0) continue;
+        const double ends[] = {field->min, field->max};
+        for (size_t k = 0; k < ARRAY_LEN(ends); k++) {
+            check_value(field, ends[k]);
+            check_value(field, nextafter(ends[k], INFINITY));
+            check_value(field, nextafter(ends[k], -INFINITY));
+            check_value(field, (double)nextafterf((float)ends[k], INFINITY));
+            check_value(field, (double)nextafterf((float)ends[k], -INFINITY));
+        }
+        /* Doubles that are no float, the smallest floats, and what is taken for greedy. */
+        static const double small[] = {0,     DBL_TRUE_MIN, 1e-46,     1e-39, FLT_MIN,
+                                       1e-30, 1e-7,         9.9999e-7, 1e-6,  1e-5};
+        for (size_t k = 0; k < ARRAY_LEN(small); k++) {
+            check_value(field, small[k]);
+            check_value(field, -small[k]);
+        }
+        checked++;
+    }
+    cr_expect_geq(checked, 6);
+}
+
+Test(api_numbers, the_sampler_takes_all_extremes_at_once) {
+    static const char *const bodies[] = {
+        "{\"prompt\":\"a\",\"temperature\":1.1e-5,\"top_p\":1e-320,\"min_p\":1,\"top_k\":1,"
+        "\"frequency_penalty\":2,\"presence_penalty\":2,\"repetition_penalty\":1e-6,"
+        "\"logit_bias\":{\"1\":-100,\"2\":100}}",
+        "{\"prompt\":\"a\",\"temperature\":2,\"top_p\":1,\"min_p\":1e-320,\"top_k\":0,"
+        "\"frequency_penalty\":-2,\"presence_penalty\":-2,\"repetition_penalty\":10,"
+        "\"logit_bias\":{\"1\":1e-320,\"2\":-1e-46}}",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
+        err e = {0};
+        api_request *r = api_must_parse(&f, API_COMPLETION, bodies[i]);
+        sample_with(&r->sampling, &e);
+        cr_expect_eq(e.code, ERR_NONE, "%s: %s", bodies[i], e.msg);
+        api_request_destroy(r);
+    }
+}
