@@ -8,20 +8,28 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* O_NONBLOCK keeps open() from hanging on a FIFO that nobody writes to. */
+/* Whatever is no regular file is an error here, never a wait: O_NONBLOCK keeps open() from
+ * hanging on a FIFO that nobody writes to. */
+int file_open_at(int dir_fd, const char *path, int flags, struct stat *st, err *e) {
+    int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | flags);
+    int why = errno;
+    if (fd >= 0 && fstat(fd, st) != 0) {
+        why = errno;
+        close(fd);
+        fd = -1;
+    }
+    if (fd >= 0 && S_ISREG(st->st_mode)) return fd;
+    if (fd >= 0) close(fd);
+    /* ENXIO: a socket; ELOOP with O_NOFOLLOW: a link */
+    bool other = fd >= 0 || why == ENXIO || (why == ELOOP && (flags & O_NOFOLLOW));
+    err_set(e, ERR_IO, NULL, "%s: %s", path,
+            other ? "expected a regular file, found something else" : strerror(why));
+    errno = fd >= 0 ? EINVAL : why;
+    return -1;
+}
+
 static int open_regular(const char *path, struct stat *st, err *e) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return err_set(e, ERR_IO, NULL, "%s: %s", path, strerror(errno));
-    if (fstat(fd, st) != 0) {
-        int why = errno;
-        close(fd);
-        return err_set(e, ERR_IO, NULL, "%s: %s", path, strerror(why));
-    }
-    if (!S_ISREG(st->st_mode)) {
-        close(fd);
-        return err_set(e, ERR_IO, NULL, "%s: expected a regular file, found something else", path);
-    }
-    return fd;
+    return file_open_at(AT_FDCWD, path, 0, st, e);
 }
 
 int file_map_open(file_map *out, const char *path, err *e) {

@@ -5,6 +5,14 @@
 #include "base/buf.h"
 #include "base/err.h"
 
+#include <sys/stat.h>
+
+/* A descriptor of a regular file to read, -1 and errno otherwise: a FIFO, a socket, a device or
+ * a directory in its place is ERR_IO, which names the path, and never a wait. `path` is seen from
+ * dir_fd (AT_FDCWD: from here), flags (0 or O_NOFOLLOW) go to open(), *st is what fstat() says,
+ * e may be NULL. */
+int file_open_at(int dir_fd, const char *path, int flags, struct stat *st, err *e) WARN_UNUSED;
+
 typedef struct {
     const uint8_t *data; /* read-only map; NULL when size is 0 */
     size_t size;

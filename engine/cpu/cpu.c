@@ -297,7 +297,7 @@ static int cpu_wait(eng_backend *b, eng_result *r, err *e) {
 static void cpu_close(eng_backend *b) {
     eng__cpu *g = (eng__cpu *)b;
     eng__pool_destroy(g->pool);
-    if (g->image.map) munmap(g->image.map, g->image.mapped);
+    eng__packed_close(g);
     free_memory(&g->mem);
     free(g);
 }

@@ -311,6 +311,9 @@ int eng__load_weights(eng__cpu *g, err *e) WARN_UNUSED;
  * failure only costs time. */
 bool eng__packed_open(eng__cpu *g);
 bool eng__packed_save(eng__cpu *g);
+void eng__packed_close(eng__cpu *g); /* nothing mapped is fine */
+/* The sum of every byte of an image; false where a page of it cannot be read. */
+bool eng__image_sum(eng__pool *pool, const uint8_t *data, size_t bytes, uint64_t *sum);
 uint64_t eng__hash(uint64_t seed, const void *bytes, size_t n);
 uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *t);
 

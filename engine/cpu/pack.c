@@ -149,6 +149,35 @@ static void advise_sources(const eng__pack *j, int advice) {
         advise(&j->src[i], advice);
 }
 
+static bool finite_at(const eng__mat *m, size_t at) {
+    float v;
+    if (m->type == ENG__BF16) {
+        uint16_t half;
+        memcpy(&half, m->data + at, sizeof half);
+        uint32_t bits = (uint32_t)half << 16;
+        memcpy(&v, &bits, sizeof v);
+    } else {
+        memcpy(&v, m->data + at, sizeof v);
+    }
+    return isfinite(v);
+}
+
+/* Looks at some values, of int8 at some scales, spread over a packed matrix. */
+static bool sample_is_finite(const eng__mat *m) {
+    enum { PLACES = 16, COLUMNS = ENG__PANEL };
+    bool codes = m->type == ENG__I8;
+    size_t item = m->type == ENG__BF16 ? 2 : 4, all = m->panels * m->panel_bytes;
+    size_t unit = codes ? ENG__GROUP_BYTES : item * COLUMNS, units = all / unit;
+    size_t skip = codes ? ENG__GROUP * ENG__PANEL : 0;
+    for (size_t i = 0; i < PLACES; i++) {
+        size_t at = (units - 1) * i / (PLACES - 1) * unit + skip;
+        for (size_t c = 0; units && c < COLUMNS; c++) {
+            if (!finite_at(m, at + c * item)) return false;
+        }
+    }
+    return true;
+}
+
 /* Gives m its place in the image and, when that exists, fills it. */
 int eng__pack_run(eng__pack *j, uint32_t n, uint32_t k, err *e) {
     eng__mat *m = j->m;
@@ -170,7 +199,9 @@ int eng__pack_run(eng__pack *j, uint32_t n, uint32_t k, err *e) {
     }
     if (j->fill) {
         m->data = j->g->image.data + j->at;
-        if (!j->packed) {
+        if (j->packed) {
+            if (!sample_is_finite(m)) j->not_finite = true;
+        } else {
 #ifdef MADV_POPULATE_READ
             advise_sources(j, MADV_POPULATE_READ);
 #endif

@@ -15,11 +15,12 @@ enum { ENG__MAX_SOURCES = 2 * 64 };
 
 typedef struct {
     eng__cpu *g;
-    bool fill;   /* false: only sizes and places; true: the image is there */
-    bool packed; /* the image came from a file and needs no work */
-    bool keep;   /* never int8 */
-    bool rope;   /* rows are queries or keys, and take the order that rotation wants */
-    size_t at;   /* bytes of the image given out */
+    bool fill;       /* false: only sizes and places; true: the image is there */
+    bool packed;     /* the image came from a file and needs no work */
+    bool not_finite; /* of a packed image: a sample of it holds NaN or infinity */
+    bool keep;       /* never int8 */
+    bool rope;       /* rows are queries or keys, and take the order that rotation wants */
+    size_t at;       /* bytes of the image given out */
     eng__mat *m;
     eng__pack_kind kind;
     uint32_t row0, hidden, hidden_padded;

@@ -3,28 +3,43 @@
  *
  * The file is one page of header, then the image. It is written under another name, synced
  * and renamed, so a reader sees all of it or none; a header that does not fit the model, a
- * wrong size or a wrong page sum means packing again. The key covers the layout, the kinds
- * and shapes of all matrices, samples of their values, and the model files' sizes and
- * times. */
+ * wrong size or a wrong sum means packing again. The key covers the layout, the kinds and
+ * shapes of all matrices, samples of their values, and the model files' sizes and times.
+ *
+ * The sum covers every byte and is checked before the first token. Checking beside the first
+ * answers would start no sooner: every page must come from the disk in either case, and the
+ * pool sums faster than a disk or a memory reads. */
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/size.h"
 #include "engine/cpu/cpu_internal.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { LAYOUT_VERSION = 1, PAGE = 4096, SAMPLES = 16, SAMPLE_BYTES = 64 };
+enum {
+    LAYOUT_VERSION = 2,
+    PAGE = 4096,
+    SAMPLES = 16,
+    SAMPLE_BYTES = 64,
+    STALE_SECONDS = 300 /* a temporary file this old whose writer is gone is removed */
+};
 
 typedef struct {
     char magic[8];
-    uint64_t key, image_bytes, page_sum, header_sum; /* the last: over what stands before it */
+    uint64_t key, image_bytes, image_sum, header_sum; /* the last: over what stands before it */
 } header;
 
 static const char magic[8] = "FATHOMPK";
@@ -46,101 +61,183 @@ uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *t) {
     return seed;
 }
 
-/* Sizes and times of the folder's weight files, in any order of the directory. */
-static uint64_t hash_files(const char *dir) {
-    uint64_t sum = 0;
-    DIR *d = opendir(dir);
-    if (d == NULL) return 0;
+/* ---- the folder ---- */
+
+static bool ends_in(const char *name, const char *suffix) {
+    size_t n = strlen(name), k = strlen(suffix);
+    return n >= k && strcmp(name + n - k, suffix) == 0;
+}
+
+static const char *name_of(const eng__cpu *g) {
+    return g->opts.weights == ENG_WEIGHTS_INT8 ? "fathom-packed-int8.bin" : "fathom-packed.bin";
+}
+
+static int open_folder(const eng__cpu *g) {
+    return open(model_dir(g->model), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+typedef struct {
+    uint64_t hash; /* of names, sizes and times, in any order of the directory */
+    mode_t mode;   /* who may read all of them, and the owner */
+} sources;
+
+/* The folder's weight files. */
+static sources look_at_sources(const eng__cpu *g) {
+    sources s = {.mode = 0666};
+    DIR *d = opendir(model_dir(g->model));
+    if (d == NULL) return (sources){.mode = 0600};
     for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
         struct stat st;
-        size_t n = strlen(entry->d_name);
-        if (n < 12 || strcmp(entry->d_name + n - 12, ".safetensors") != 0) continue;
+        if (!ends_in(entry->d_name, ".safetensors")) continue;
         if (fstatat(dirfd(d), entry->d_name, &st, 0) != 0) continue;
         int64_t facts[3] = {(int64_t)st.st_size, (int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
-        sum += eng__hash(eng__hash(1, entry->d_name, n), facts, sizeof facts);
+        s.hash +=
+            eng__hash(eng__hash(1, entry->d_name, strlen(entry->d_name)), facts, sizeof facts);
+        s.mode &= st.st_mode;
     }
     closedir(d);
-    return sum;
+    s.mode |= 0600;
+    return s;
 }
 
-static uint64_t full_key(const eng__cpu *g) {
+static uint64_t full_key(const eng__cpu *g, const sources *s) {
     const uint32_t layout[] = {LAYOUT_VERSION, ENG__PANEL, ENG__GROUP};
-    uint64_t files = hash_files(model_dir(g->model));
     uint64_t key = eng__hash(g->image.key, layout, sizeof layout);
-    return eng__hash(key, &files, sizeof files);
+    return eng__hash(key, &s->hash, sizeof s->hash);
 }
 
-static void file_name(const eng__cpu *g, char *out, size_t n, const char *suffix) {
-    bool int8 = g->opts.weights == ENG_WEIGHTS_INT8;
-    (void)snprintf(out, n, "%s/fathom-packed%s.bin%s", model_dir(g->model), int8 ? "-int8" : "",
-                   suffix);
-}
-
-/* ---- the sum: a line of every page, so that a page that never reached the disk shows ---- */
+/* ---- the sum of every byte ---- */
 
 typedef struct {
     const uint8_t *data;
     size_t bytes;
     _Atomic uint64_t sum;
+    _Atomic bool unreadable;
 } summing;
 
-enum { PAGES_PER_ITEM = 256 };
+enum { PAGES_PER_ITEM = 256, LINE = 32 };
+
+/* One to one in both, so that one changed word always shows; without the rotation two changed
+ * top bits would cancel. */
+static inline uint64_t step(uint64_t lane, uint64_t word) {
+    lane ^= word;
+    return (lane << 29 | lane >> 35) * HASH_STEP;
+}
+
+/* Of the n <= PAGE bytes that stand at `at` in the image. Four lanes, because one would wait for
+ * its own multiplications. */
+static uint64_t hash_page(const uint8_t *p, size_t n, size_t at) {
+    uint64_t a = 1, b = 2, c = 3, d = 4, w[LINE / 8];
+    for (size_t i = 0; i < n; i += LINE) {
+        if (n - i >= LINE) {
+            memcpy(w, p + i, LINE);
+        } else {
+            memset(w, 0, LINE);
+            memcpy(w, p + i, n - i);
+        }
+        a = step(a, w[0]);
+        b = step(b, w[1]);
+        c = step(c, w[2]);
+        d = step(d, w[3]);
+    }
+    return hash_mix(hash_mix(hash_mix(hash_mix(hash_mix(at + 1) ^ a) ^ b) ^ c) ^ d);
+}
+
+/* A page of a mapped file that cannot be read, or is no longer there, ends the process with
+ * SIGBUS when it is touched; asked for like this, it is an error. Old kernels cannot say. */
+static bool readable(const uint8_t *p, size_t n) {
+#ifdef MADV_POPULATE_READ
+    return madvise((void *)(uintptr_t)p, n, MADV_POPULATE_READ) == 0 ||
+           (errno != EFAULT && errno != EHWPOISON);
+#else
+    (void)p, (void)n;
+    return true;
+#endif
+}
 
 static void sum_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     summing *s = arg;
-    uint64_t sum = 0;
-    size_t at = (size_t)first * PAGES_PER_ITEM * PAGE, end = (size_t)last * PAGES_PER_ITEM * PAGE;
     (void)worker;
-    for (; at < end && at < s->bytes; at += PAGE) {
-        uint64_t v[SAMPLE_BYTES / 8], h = at;
-        size_t n = s->bytes - at < sizeof v ? s->bytes - at : sizeof v;
-        memset(v, 0, sizeof v);
-        memcpy(v, s->data + at, n);
-        for (size_t i = 0; i < ARRAY_LEN(v); i++)
-            h = (h ^ v[i]) * HASH_STEP;
-        sum += h ^ h >> 29;
+    for (uint32_t item = first; item < last; item++) {
+        size_t from = (size_t)item * PAGES_PER_ITEM * PAGE, to = from + PAGES_PER_ITEM * PAGE;
+        if (to > s->bytes) to = s->bytes;
+        if (from >= to) return;
+        if (!readable(s->data + from, to - from)) {
+            atomic_store_explicit(&s->unreadable, true, memory_order_relaxed);
+            return;
+        }
+        uint64_t sum = 0;
+        for (size_t at = from; at < to; at += PAGE)
+            sum += hash_page(s->data + at, to - at < PAGE ? to - at : PAGE, at);
+        atomic_fetch_add_explicit(&s->sum, sum, memory_order_relaxed);
     }
-    atomic_fetch_add_explicit(&s->sum, sum, memory_order_relaxed);
 }
 
-static uint64_t page_sum(const eng__cpu *g, const uint8_t *data, size_t bytes) {
+bool eng__image_sum(eng__pool *pool, const uint8_t *data, size_t bytes, uint64_t *sum) {
     summing s = {.data = data, .bytes = bytes};
     size_t items = bytes / ((size_t)PAGES_PER_ITEM * PAGE) + 1;
-    eng__pool_run(g->pool, sum_work, &s, (uint32_t)items, 4);
-    return atomic_load(&s.sum);
+    if (items > UINT32_MAX) return false;
+    eng__pool_run(pool, sum_work, &s, (uint32_t)items, 4);
+    *sum = atomic_load(&s.sum);
+    return !atomic_load(&s.unreadable);
 }
 
 /* ---- reading ---- */
 
 static bool fits(const eng__cpu *g, const header *h) {
-    return memcmp(h->magic, magic, sizeof magic) == 0 && h->key == full_key(g) &&
+    sources s = look_at_sources(g);
+    return memcmp(h->magic, magic, sizeof magic) == 0 && h->key == full_key(g, &s) &&
            h->image_bytes == g->image.bytes &&
            h->header_sum == eng__hash(0, h, offsetof(header, header_sum));
 }
 
-bool eng__packed_open(eng__cpu *g) {
-    char path[4096];
-    struct stat st;
+/* Maps the file at fd, which stays open. */
+static bool take_map(eng__cpu *g, int fd, off_t size, const char *dir) {
     header h;
-    file_name(g, path, sizeof path, "");
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return false;
-    size_t bytes = g->image.bytes + PAGE;
-    bool good = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == bytes &&
-                pread(fd, &h, sizeof h, 0) == (ssize_t)sizeof h && fits(g, &h);
-    void *map = good ? mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
-    close(fd);
+    uint64_t sum = 0;
+    size_t bytes;
+    if (!size_add(g->image.bytes, PAGE, &bytes)) return false;
+    if ((uint64_t)size != bytes || pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h ||
+        !fits(g, &h)) {
+        log_line(LOG_INFO, "%s/%s is not of these weights; packing again", dir, name_of(g));
+        return false;
+    }
+    uint8_t *map = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
     if (map == MAP_FAILED) return false;
     (void)madvise(map, bytes, MADV_WILLNEED);
-    if (page_sum(g, (uint8_t *)map + PAGE, g->image.bytes) != h.page_sum) {
-        log_line(LOG_WARN, "the packed weights in %s are damaged; packing again", path);
+    if (!eng__image_sum(g->pool, map + PAGE, g->image.bytes, &sum) || sum != h.image_sum) {
+        log_line(LOG_WARN, "%s/%s is damaged; packing again", dir, name_of(g));
         munmap(map, bytes);
         return false;
     }
     g->image.map = map;
     g->image.mapped = bytes;
-    g->image.data = (uint8_t *)map + PAGE;
+    g->image.data = map + PAGE;
     return true;
+}
+
+bool eng__packed_open(eng__cpu *g) {
+    const char *dir = model_dir(g->model);
+    struct stat st;
+    err why = {0};
+    int folder = open_folder(g);
+    if (folder < 0) return false;
+    /* A link is not ours: a save renames over it. */
+    int fd = file_open_at(folder, name_of(g), O_NOFOLLOW, &st, &why);
+    if (fd < 0 && errno != ENOENT) {
+        log_line(LOG_WARN, "%s/%s; packing again", dir, why.msg);
+    }
+    close(folder);
+    if (fd < 0) return false;
+    bool mapped = take_map(g, fd, st.st_size, dir);
+    close(fd);
+    return mapped;
+}
+
+void eng__packed_close(eng__cpu *g) {
+    if (g->image.map) munmap(g->image.map, g->image.mapped);
+    g->image.map = NULL;
+    g->image.data = NULL;
 }
 
 /* ---- writing ---- */
@@ -156,38 +253,79 @@ static bool write_all(int fd, const uint8_t *p, size_t n) {
     return true;
 }
 
-static void sync_folder(const char *dir) {
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return;
-    (void)fsync(fd);
+/* A writer holds a lock on its file while it lives, so a save that another process is at stays
+ * whatever its age; the age covers the moment between creating and locking. */
+static bool is_stale(int folder, const char *name) {
+    struct stat st;
+    int fd = file_open_at(folder, name, O_NOFOLLOW, &st, NULL);
+    if (fd < 0) return false;
+    bool stale =
+        time(NULL) - st.st_mtim.tv_sec > STALE_SECONDS && flock(fd, LOCK_EX | LOCK_NB) == 0;
     close(fd);
+    return stale;
+}
+
+static void remove_stale(const eng__cpu *g, int folder) {
+    size_t n = strlen(name_of(g));
+    DIR *d = opendir(model_dir(g->model));
+    if (d == NULL) return;
+    for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
+        const char *name = entry->d_name;
+        if (strncmp(name, name_of(g), n) != 0 || name[n] != '.' || !ends_in(name, ".tmp")) continue;
+        if (!is_stale(folder, name) || unlinkat(folder, name, 0) != 0) continue;
+        log_line(LOG_INFO, "removed %s/%s, left by a start that was ended", model_dir(g->model),
+                 name);
+    }
+    closedir(d);
+}
+
+/* A new file under a name that nobody else has; another process may number itself alike. */
+static int create_temp(const eng__cpu *g, int folder, char *name, size_t room) {
+    int fd = -1;
+    for (int tries = 0; tries < 8; tries++) {
+        uint64_t number;
+        if (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number) return -1;
+        (void)snprintf(name, room, "%s.%016" PRIx64 ".tmp", name_of(g), number);
+        fd = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (fd >= 0 || errno != EEXIST) break;
+    }
+    if (fd >= 0) (void)flock(fd, LOCK_EX | LOCK_NB);
+    return fd;
+}
+
+/* Writes the file and gives it its name. errno says why it failed. */
+static bool save_in(eng__cpu *g, int folder, const uint8_t page[PAGE], mode_t mode) {
+    char temp[64];
+    int fd = create_temp(g, folder, temp, sizeof temp);
+    if (fd < 0) return false;
+    bool good = write_all(fd, page, PAGE) && write_all(fd, g->image.data, g->image.bytes);
+    if (good && fchmod(fd, mode) != 0 && errno != EPERM && errno != ENOTSUP) good = false;
+    if (good && fsync(fd) != 0) good = false;
+    if (good && renameat(folder, temp, folder, name_of(g)) != 0) good = false;
+    int why = errno;
+    if (!good) (void)unlinkat(folder, temp, 0);
+    close(fd); /* the lock goes with it, when the name is gone */
+    errno = why;
+    return good;
 }
 
 bool eng__packed_save(eng__cpu *g) {
-    char path[4096], temp[4096], suffix[32];
     uint8_t page[PAGE] = {0};
-    header h = {.key = full_key(g), .image_bytes = g->image.bytes};
+    sources s = look_at_sources(g);
+    header h = {.key = full_key(g, &s), .image_bytes = g->image.bytes};
     memcpy(h.magic, magic, sizeof magic);
-    h.page_sum = page_sum(g, g->image.data, g->image.bytes);
+    if (!eng__image_sum(g->pool, g->image.data, g->image.bytes, &h.image_sum)) return false;
     h.header_sum = eng__hash(0, &h, offsetof(header, header_sum));
     memcpy(page, &h, sizeof h);
-    (void)snprintf(suffix, sizeof suffix, ".%ld.tmp", (long)getpid());
-    file_name(g, path, sizeof path, "");
-    file_name(g, temp, sizeof temp, suffix);
-    int fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    bool good = fd >= 0 && write_all(fd, page, sizeof page) &&
-                write_all(fd, g->image.data, g->image.bytes) && fsync(fd) == 0;
-    int why = errno;
-    if (fd >= 0 && close(fd) != 0) good = false;
-    if (good && rename(temp, path) != 0) {
-        why = errno;
-        good = false;
+    int folder = open_folder(g);
+    if (folder >= 0) remove_stale(g, folder);
+    bool good = folder >= 0 && save_in(g, folder, page, s.mode);
+    if (good) {
+        (void)fsync(folder);
+    } else {
+        log_line(LOG_WARN, "cannot keep packed weights in %s/%s: %s", model_dir(g->model),
+                 name_of(g), strerror(errno));
     }
-    if (!good) {
-        if (fd >= 0) (void)unlink(temp);
-        log_line(LOG_WARN, "cannot keep packed weights in %s: %s", path, strerror(why));
-        return false;
-    }
-    sync_folder(model_dir(g->model));
-    return true;
+    if (folder >= 0) close(folder);
+    return good;
 }

@@ -2,6 +2,7 @@
  *
  * Everything is loaded twice: the first pass only sizes the image, the second fills it. */
 #include "base/clock.h"
+#include "base/log.h"
 #include "engine/cpu/pack_internal.h"
 #include "engine/rowmath.h"
 
@@ -288,6 +289,17 @@ static int load_all(eng__pack *j, err *e) {
                   e);
 }
 
+/* Every matrix gets its part of the image, which is a mapped file or is packed now. */
+static int fill(eng__pack *j, err *e) {
+    eng__image *image = &j->g->image;
+    if (!j->packed) image->data = eng__take(j->g, image->bytes, 1);
+    if (image->data == NULL) {
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %.2f GB of weights",
+                       (double)image->bytes / 1e9);
+    }
+    return load_all(j, e);
+}
+
 int eng__load_weights(eng__cpu *g, err *e) {
     const model_plan *p = &g->plan;
     eng__pack j = {.g = g, .started_ns = clock_ns()};
@@ -301,13 +313,16 @@ int eng__load_weights(eng__cpu *g, err *e) {
     g->image.bytes = j.at;
     g->weight_bytes += j.at;
     j.packed = g->opts.packed_cache && eng__packed_open(g);
-    if (!j.packed) g->image.data = eng__take(g, j.at, 1);
-    if (g->image.data == NULL) {
-        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %.2f GB of weights",
-                       (double)j.at / 1e9);
-    }
     j.fill = true;
-    if (load_all(&j, e) != 0) return -1;
+    if (fill(&j, e) != 0) return -1;
+    if (j.packed && j.not_finite) { /* summed right, so it was packed wrong */
+        log_line(LOG_WARN,
+                 "the packed weights in %s hold values that are not finite; packing again",
+                 model_dir(g->model));
+        eng__packed_close(g);
+        j.packed = false;
+        if (fill(&j, e) != 0) return -1;
+    }
     if (j.said_ns && isatty(STDERR_FILENO)) fprintf(stderr, "\rpacking weights: 100%%\n");
     if (g->opts.packed_cache && !j.packed) (void)eng__packed_save(g);
     return 0;

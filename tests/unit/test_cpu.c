@@ -1,6 +1,5 @@
 /* What the CPU backend promises beyond the golden cases: bits that depend on a row alone,
  * any shape of model, and refusals instead of undefined behaviour. */
-#include "base/file.h"
 #include "engine/cpu/cpu_internal.h"
 #include "tests/lib/oom.h"
 #include "tests/lib/reference.h"
@@ -121,64 +120,6 @@ static void remove_model(const char *dir) {
         unlink(path);
     }
     rmdir(dir);
-}
-
-/* ---- the packed file ---- */
-
-static void copy_file(const char *from_dir, const char *to_dir, const char *name) {
-    char path[300];
-    file_map m;
-    err e = {0};
-    snprintf(path, sizeof path, "%s/%s", from_dir, name);
-    cr_assert_eq(file_map_open(&m, path, &e), 0, "%s", e.msg);
-    snprintf(path, sizeof path, "%s/%s", to_dir, name);
-    FILE *f = fopen(path, "wb");
-    cr_assert_not_null(f);
-    cr_assert_eq(fwrite(m.data, 1, m.size, f), m.size);
-    fclose(f);
-    file_map_close(&m);
-}
-
-static void flip_byte(const char *path, long at) {
-    FILE *f = fopen(path, "r+b");
-    cr_assert_not_null(f, "%s", path);
-    fseek(f, at, SEEK_SET);
-    int c = fgetc(f);
-    fseek(f, at, SEEK_SET);
-    fputc(c ^ 0x40, f);
-    fclose(f);
-}
-
-Test(cpu, packed_weights_are_used_again_and_damage_is_seen) {
-    enum { POS = 20, N = POS * 320 };
-    char dir[] = "/tmp/fathom_packed_XXXXXX", path[300];
-    static driver d;
-    cr_assert_not_null(mkdtemp(dir));
-    copy_file(mla, dir, "config.json");
-    copy_file(mla, dir, "model.safetensors");
-    snprintf(path, sizeof path, "%s/fathom-packed.bin", dir);
-    eng_backend_opts o = {.threads = 2, .packed_cache = true};
-    float *want = logits_of(mla, 1, POS, POS, NULL);
-    /* first start packs; then: as it is, a flipped header byte, a flipped page, cut short */
-    static const long damage[] = {0, -1, 12, 4096 + 2 * 4096, 0};
-    for (size_t i = 0; i < ARRAY_LEN(damage); i++) {
-        bool fresh = i == 1;
-        if (damage[i] > 0) flip_byte(path, damage[i]);
-        if (i == 4) cr_assert_eq(truncate(path, 5000), 0);
-        driver_open(&d, dir, 6, KV_EXACT, &o);
-        cr_assert_eq(((eng__cpu *)d.b)->image.map != NULL, fresh, "start %zu", i);
-        driver_close(&d);
-        same_bits(dir, "the packed file", want, logits_of(dir, 1, POS, POS, &o), N);
-    }
-    snprintf(path, sizeof path, "%s/model.safetensors", dir);
-    flip_byte(path, 400000); /* other weights, other key */
-    driver_open(&d, dir, 6, KV_EXACT, &o);
-    cr_assert_null(((eng__cpu *)d.b)->image.map);
-    driver_close(&d);
-    free(want);
-    snprintf(path, sizeof path, "%s/fathom-packed.bin", dir);
-    unlink(path);
-    remove_model(dir);
 }
 
 /* ---- odd shapes against the plain reference ---- */
