@@ -22,7 +22,8 @@ int file_open_at(int dir_fd, const char *path, int flags, struct stat *st, err *
     if (fd >= 0) close(fd);
     /* ENXIO: a socket; ELOOP with O_NOFOLLOW: a link */
     bool other = fd >= 0 || why == ENXIO || (why == ELOOP && (flags & O_NOFOLLOW));
-    err_set(e, ERR_IO, NULL, "%s: %s", path,
+    bool ours = why == EMFILE || why == ENFILE || why == ENOMEM || why == EIO || why == EINTR;
+    err_set(e, other || !ours ? ERR_BAD_FILE : ERR_IO, NULL, "%s: %s", path,
             other ? "expected a regular file, found something else" : strerror(why));
     errno = fd >= 0 ? EINVAL : why;
     return -1;

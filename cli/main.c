@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "loadgen/loadgen.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -46,6 +47,7 @@ static int words_matched(const char *name, int argc, char **argv) {
 
 int main(int argc, char **argv) {
     json_setup();
+    signal(SIGXFSZ, SIG_IGN); /* a file over `ulimit -f` is an error where it is written */
     if (argc < 2) return print_help(stderr), EXIT_USAGE;
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         strcmp(argv[1], "help") == 0) {

@@ -1,10 +1,9 @@
 /* serve.c - `fathom serve`: its options. */
-#include "cli/cli.h"
-#include "server/server.h"
+#include "cli/serve.h"
 
 #include <stdio.h>
 
-static int parse(server_opts *o, int argc, char **argv) {
+int serve_options(server_opts *o, int argc, char **argv, serve_with with) {
     const opt_row options[] = {
         RUN_OPTIONS(&o->run),
         {"--host", OPT_TEXT, &o->host, "ADDR", "address to listen on (default 127.0.0.1)", 0, 0,
@@ -20,7 +19,7 @@ static int parse(server_opts *o, int argc, char **argv) {
         {"--cors-origin", OPT_TEXT_MANY, &o->cors, "ORIGIN",
          "origin that browsers may call from, or *; may be given several times", 0, 0, false},
         {"--max-queue", OPT_UINT, &o->max_queue, "N",
-         "most sequences that wait; more get 503 (default 1024)", 0, 1e6, false},
+         "most sequences that wait; more get 503 (default 256)", 0, 1e6, false},
         {"--max-queue-tokens", OPT_UINT, &o->max_queue_tokens, "N",
          "most prompt tokens that wait; more get 503 (default 1048576)", 1, 1e12, false},
         {"--max-wait-seconds", OPT_REAL, &o->max_wait_s, "S",
@@ -78,12 +77,12 @@ static int parse(server_opts *o, int argc, char **argv) {
         .options = options,
         .n_options = ARRAY_LEN(options),
     };
-    return opt_parse(&c, argc, argv);
+    return with(&c, argc, argv);
 }
 
 int cmd_serve(int argc, char **argv) {
     server_opts o = server_opts_default();
-    int parsed = parse(&o, argc, argv);
+    int parsed = serve_options(&o, argc, argv, opt_parse);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     if (o.served_name && o.served_name[0] == 0) {
         fprintf(stderr, "fathom serve: --served-name takes a name, not ''\n");

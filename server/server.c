@@ -42,6 +42,24 @@ static int fit_descriptors(server_opts *o, err *e) {
     return 0;
 }
 
+/* 127.0.0.0/8 and ::1, also as IPv6 writes the former. */
+static bool is_loopback(const struct sockaddr_storage *a) {
+    if (a->ss_family == AF_INET) {
+        return ntohl(((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr) >> 24 == 127;
+    }
+    if (a->ss_family != AF_INET6) return false;
+    const struct in6_addr *six = &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr;
+    return IN6_IS_ADDR_LOOPBACK(six) || (IN6_IS_ADDR_V4MAPPED(six) && six->s6_addr[12] == 127);
+}
+
+static void warn_if_open(const srv *s, const struct sockaddr_storage *bound) {
+    if (s->keys || is_loopback(bound)) return;
+    log_line(
+        LOG_WARN,
+        "whoever reaches %s may use this server without a key; --api-key-file FILE asks for one",
+        s->address);
+}
+
 static int listen_on(srv *s, err *e) {
     char port[16];
     (void)snprintf(port, sizeof port, "%llu", (unsigned long long)s->o.port);
@@ -62,7 +80,7 @@ static int listen_on(srv *s, err *e) {
                        strerror(why));
     }
     freeaddrinfo(found);
-    struct sockaddr_storage bound;
+    struct sockaddr_storage bound = {0};
     socklen_t n = sizeof bound;
     unsigned number = (unsigned)s->o.port;
     bool v6 = false;
@@ -73,6 +91,7 @@ static int listen_on(srv *s, err *e) {
     }
     (void)snprintf(s->address, sizeof s->address, v6 ? "http://[%.60s]:%u" : "http://%.60s:%u",
                    s->o.host, number);
+    warn_if_open(s, &bound);
     return fd;
 }
 

@@ -47,6 +47,30 @@ ends 2 "--config: $dir/nothing: No such file" $fathom init --config "$dir/nothin
 ends 2 "tokenizer.json" $fathom tokenize --model "$dir"
 ends 1 "connect" $fathom bench --url http://127.0.0.1:1
 
+# A FIFO, socket, device or folder in the place of a file: the file is named, and nothing waits.
+put_fifo() { mkfifo "$1"; }
+put_folder() { mkdir "$1"; }
+put_device() { ln -s /dev/zero "$1"; }
+put_socket() { perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 1) or die "$!"' "$1"; }
+for kind in fifo folder device socket; do
+    for file in config.json model.safetensors tokenizer.json generation_config.json tokenizer_config.json \
+        chat_template.jinja chat_template.fathom.json; do
+        rm -rf "$dir/odd"
+        cp -r models/demo "$dir/odd"
+        rm -f "$dir/odd/$file"
+        put_$kind "$dir/odd/$file"
+        ends 2 "/odd/$file: expected a regular file, found something else" timeout 300 $fathom serve --device cpu --port 0 --model "$dir/odd"
+    done
+    put_$kind "$dir/$kind"
+    ends 2 "--api-key-file: $dir/$kind: expected a regular file, found something else" \
+        timeout 300 $fathom serve $demo --port 0 --api-key-file "$dir/$kind"
+done
+
+# Packed weights larger than a file may be here cost a line, and leave nothing behind.
+cp -r models/demo "$dir/limited"
+ends 0 "fathom-packed.bin: File too large" sh -c "ulimit -f 1000; $fathom generate --device cpu --packed-cache --model $dir/limited --ids 1 --max-tokens 1"
+! ls "$dir/limited" | grep packed || fail "a part of the packed weights was left behind"
+
 ouro="--model $dir/ouro --device cpu"
 ends 0 "" $fathom init --variant ouro_tiny --out "$dir/ouro" --dtype float32 --mean-depth 2.5
 ends 2 "openmythos models cannot leave the loop by this rule; they can by: act" $fathom generate $demo --prompt a --exit-rule hazard
