@@ -44,12 +44,23 @@ WARN   := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wvla -Wpoint
 WARN_TEST := -Wall -Wextra -Wshadow -Wvla
 # Another compiler may warn of more; only our tests insist on none.
 WERROR_FLAG := $(if $(WERROR),-Werror)
-OPT    := $(if $(SAN),-O1 -fno-omit-frame-pointer,-O2)
+# Against faults that the tests missed: a write past a buffer, or a jump to where no call may go, ends the
+# process there. Only what the compiler takes; sanitizers bring checks of their own.
+takes    = $(shell printf '\043include <string.h>\nint main(void) { return 0; }\n' | $(CC) -Werror -O2 $1 -x c -c -o /dev/null - 2>/dev/null && echo '$1')
+fortify  = -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$1
+harden_c := $(call takes,$(call fortify,3) -fstack-protector-strong -fstack-clash-protection -fcf-protection=full)
+ifeq ($(harden_c),)
+harden_c := $(or $(call takes,$(call fortify,3)),$(call takes,$(call fortify,2))) $(call takes,-fstack-protector-strong) \
+            $(call takes,-fstack-clash-protection) $(call takes,-fcf-protection=full)
+endif
+HARDEN_LD := -Wl,-z,relro,-z,now,-z,noexecstack
+LINK_EXE  := $(if $(SAN),,-pie $(HARDEN_LD))
+OPT    := $(if $(SAN),-O1 -fno-omit-frame-pointer,-O2 $(harden_c) -fPIE)
 CFLAGS_ALL := -std=c11 -Wno-psabi -D_GNU_SOURCE -DFATHOM_VERSION='"$(VERSION)"' -fno-strict-aliasing -g $(OPT) -I. -pthread \
               $(SYSROOT_CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -DFATHOM_SAN=1) $(CFLAGS)
 
 # Objects depend on this file, which changes when the flags do. (Not by WERROR, which changes no object.)
-FLAGS := $(CC) $(CFLAGS_ALL) / $(WARN) / $(WARN_TEST)
+FLAGS := $(CC) $(CFLAGS_ALL) / $(WARN) / $(WARN_TEST)$(if $(LINK_EXE), / $(LINK_EXE))
 ifneq ($(file <$(B)/flags),$(FLAGS))
 $(shell mkdir -p $(B))
 $(file >$(B)/flags,$(FLAGS))
@@ -84,7 +95,7 @@ help:
 
 $(B)/fathom: $(B)/cli/main.o $(B)/libfathom.a
 	@echo "  LD  $@"
-	$(Q)$(CC) $(CFLAGS_ALL) -rdynamic -o $@ $< $(B)/libfathom.a $(LIBS)
+	$(Q)$(CC) $(CFLAGS_ALL) $(LINK_EXE) -rdynamic -o $@ $< $(B)/libfathom.a $(LIBS)
 
 $(B)/libfathom.a: $(LIB_OBJ)
 	@echo "  AR  $@"
@@ -116,7 +127,7 @@ $(B)/libtest.a: $(TEST_LIB_OBJ)
 
 $(B)/unit: $(UNIT_OBJ) $(B)/libtest.a $(B)/libfathom.a
 	@echo "  LD  $@"
-	$(Q)$(CC) $(CFLAGS_ALL) $(OOM_WRAP) -rdynamic -o $@ $(UNIT_OBJ) $(B)/libtest.a $(B)/libfathom.a -lcriterion $(LIBS)
+	$(Q)$(CC) $(CFLAGS_ALL) $(LINK_EXE) $(OOM_WRAP) -rdynamic -o $@ $(UNIT_OBJ) $(B)/libtest.a $(B)/libfathom.a -lcriterion $(LIBS)
 
 unit: $(B)/unit
 	LSAN_OPTIONS=leak_check_at_exit=0 $(B)/unit -j2 $(if $(T),--filter '$(T)')
@@ -126,7 +137,7 @@ san:
 
 $(B)/stress-%: $(B)/tests/stress/%.o $(B)/libtest.a $(B)/libfathom.a
 	@echo "  LD  $@"
-	$(Q)$(CC) $(CFLAGS_ALL) -rdynamic -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(CFLAGS_ALL) $(LINK_EXE) -rdynamic -o $@ $^ $(LIBS)
 
 stress-all: $(STRESS)
 

@@ -18,7 +18,7 @@ CUDA_B     := build/cuda
 CUDA_PLUGIN := build/fathom-cuda.so
 CUDA_GENCODE := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
                 -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
-NVCC_FLAGS := -std=c++17 -O3 -lineinfo -I. -Xcompiler -fPIC,-Wall,-Wextra -Xptxas -v $(CUDA_GENCODE)
+NVCC_FLAGS := -std=c++17 -O3 -lineinfo -I. -Xcompiler -fPIC,-Wall,-Wextra,-fstack-protector-strong -Xptxas -v $(CUDA_GENCODE)
 
 CUDA_C_SRC  := $(wildcard engine/cuda/*.c)
 CUDA_CU_SRC := $(wildcard engine/cuda/*.cu)
@@ -42,7 +42,7 @@ $(CUDA_B)/%.cu.o: %.cu
 # The program's own functions (err_set, model_find, ...) are found in it when it loads this.
 $(CUDA_PLUGIN): $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
 	@echo "  LD  $@"
-	$(Q)$(CC) -shared -o $@ $^ $(CUDA_LINK)
+	$(Q)$(CC) -shared $(HARDEN_LD) -o $@ $^ $(CUDA_LINK)
 
 cuda: $(CUDA_PLUGIN) build/fathom-cuda-selftest build/fathom-cuda-bench build/fathom-cuda-step
 
