@@ -178,10 +178,9 @@ size_t srv_parse_held(const srv_work *w) {
 
 void srv_parse_forget(srv_req *r) {
     srv_work *w = r->work;
-    atomic_store_explicit(&r->work->cancelled, true, memory_order_relaxed);
-    r->work->req = NULL;
     r->work = NULL;
     w->req = NULL;
+    atomic_store_explicit(&w->cancelled, true, memory_order_relaxed);
     if (w->running) {
         srv_hold_leave(&w->held);
         return;
