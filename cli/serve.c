@@ -64,7 +64,9 @@ int serve_options(server_opts *o, int argc, char **argv, serve_with with) {
          "send a comment in a stream that was silent for S seconds; 0 = never (default 20)", 0,
          3600, false},
         {"--hang-seconds", OPT_REAL, &o->hang_s, "S",
-         "end the process when the engine is silent for S seconds (default 30)", 0.1, 3600, false},
+         "end the process when the engine is silent for S seconds and for 20 of its usual steps, "
+         "pauses of the process not counted (default 30)",
+         0.1, 3600, false},
         {"--fake-us-per-token", OPT_UINT, &o->run.fake_us, "N",
          "with --device fake: microseconds per token (default 0)", 0, 1e6, false},
         {"--log-level", OPT_CHOICE, &o->log_level, "alert|warn|info|debug",

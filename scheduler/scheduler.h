@@ -155,6 +155,9 @@ bool sched_thread_poll(sched_thread *t, sched_event *ev) WARN_UNUSED; /* false: 
 void sched_thread_stats(sched_thread *t, sched_stats *out); /* a snapshot at most 100 ms old */
 /* Nanoseconds since the engine thread last said it is alive, and whether its device failed. */
 uint64_t sched_thread_silence_ns(sched_thread *t);
+/* Any thread: when it last said so, on the clock of clock_ns, and how long the slowest of its
+ * late steps took; 0 before the first. */
+void sched_thread_pulse(const sched_thread *t, uint64_t *beat_ns, uint64_t *usual_step_ns);
 bool sched_thread_failed(sched_thread *t);
 void sched_thread_stop(sched_thread *t); /* cancels what runs, joins, frees; NULL is fine */
 

@@ -23,7 +23,10 @@ enum {
     STATS_EVERY_NS = 20 * 1000 * 1000,
     IDLE_NS = 50 * 1000 * 1000,
     NAP_NS = 100 * 1000,
-    STATS_FRESH = 4, /* flag beside a buffer's index */
+    STEP_MEMORY = 64, /* after about so many quick steps a slow one is forgotten */
+    STEP_MOST = 8,    /* times the usual one: what a single step counts for at most */
+    STEP_ALWAYS_NS = 1000 * 1000 * 1000, /* but so much it always may */
+    STATS_FRESH = 4,                     /* flag beside a buffer's index */
 };
 
 typedef struct {
@@ -42,6 +45,7 @@ struct sched_thread {
     pthread_t thread;
     atomic_bool stop, cancels, failed;
     atomic_uint_fast64_t alive_ns;
+    atomic_uint_fast64_t usual_ns; /* of a step that was not idle; written by the engine */
 
     /* loop's side */
     inside *slots;
@@ -114,13 +118,25 @@ static bool step(sched_thread *t) {
     return idle;
 }
 
+/* The slowest step of late, since stages differ by orders of magnitude and most launches are of
+ * the quick one. A step in which the whole process stood still counts for a part of its length. */
+static void learn_step(sched_thread *t, uint64_t took) {
+    uint64_t usual = atomic_load_explicit(&t->usual_ns, memory_order_relaxed);
+    uint64_t most = usual > STEP_ALWAYS_NS / STEP_MOST ? usual * STEP_MOST : STEP_ALWAYS_NS;
+    if (took > most) took = most;
+    usual -= usual / STEP_MEMORY;
+    atomic_store_explicit(&t->usual_ns, took > usual ? took : usual, memory_order_relaxed);
+}
+
 static void *engine_main(void *arg) {
     sched_thread *t = arg;
     bool was_idle = false;
     while (!atomic_load_explicit(&t->stop, memory_order_acquire)) {
-        atomic_store_explicit(&t->alive_ns, clock_ns(), memory_order_relaxed);
+        uint64_t began = clock_ns();
+        atomic_store_explicit(&t->alive_ns, began, memory_order_relaxed);
         take_in(t);
         bool idle = step(t);
+        if (!idle) learn_step(t, clock_ns() - began);
         push_ends(t);
         publish(t, idle && !was_idle);
         was_idle = idle;
@@ -272,6 +288,11 @@ void sched_thread_stats(sched_thread *t, sched_stats *out) {
 uint64_t sched_thread_silence_ns(sched_thread *t) {
     uint64_t then = atomic_load_explicit(&t->alive_ns, memory_order_relaxed), now = clock_ns();
     return now > then ? now - then : 0;
+}
+
+void sched_thread_pulse(const sched_thread *t, uint64_t *beat_ns, uint64_t *usual_step_ns) {
+    *beat_ns = atomic_load_explicit(&t->alive_ns, memory_order_relaxed);
+    *usual_step_ns = atomic_load_explicit(&t->usual_ns, memory_order_relaxed);
 }
 
 bool sched_thread_failed(sched_thread *t) {

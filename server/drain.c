@@ -66,7 +66,14 @@ void srv_drain_check(srv *s) {
 }
 
 static void on_drained(uv_timer_t *t) {
-    srv_stop(t->data, 0, "shutting down");
+    srv *s = t->data;
+    srv_forgive_pause(s);
+    uint64_t now = clock_ns();
+    if (now < s->drain_until_ns) {
+        uv_timer_start(t, on_drained, (s->drain_until_ns - now) / 1000000 + 1, 0);
+        return;
+    }
+    srv_stop(s, 0, "shutting down");
 }
 
 static void begin_drain(srv *s, int signum) {
@@ -75,11 +82,13 @@ static void begin_drain(srv *s, int signum) {
         log_line(LOG_INFO, "stopped at once by signal %d", signum);
         _exit(s->draining ? 128 + signum : 0);
     }
+    srv_forgive_pause(s);
     s->draining = true;
     log_line(LOG_INFO, "draining: %u requests, up to %.0f s (signal %d)", s->n_reqs, s->o.drain_s,
              signum);
     srv_mhd_quiesce(s);
     uint64_t ms = (uint64_t)(s->o.drain_s * 1e3);
+    s->drain_until_ns = clock_ns() + ms * 1000000;
     uv_timer_start(&s->drain_timer, on_drained, ms ? ms : 1, 0);
     srv_mhd_pump(s);
 }

@@ -323,8 +323,7 @@ void srv_engine_turn(srv *s) {
 }
 
 bool srv_engine_alive(srv *s) {
-    return s->engine && !s->engine_ill && !sched_thread_failed(s->engine) &&
-           (double)sched_thread_silence_ns(s->engine) < s->o.hang_s * 1e9;
+    return s->engine && !s->engine_ill && !s->engine_dead && !sched_thread_failed(s->engine);
 }
 
 /* From the engine thread: the one call libuv allows there. */

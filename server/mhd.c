@@ -37,6 +37,7 @@ void srv_mhd_pump(srv *s) {
     if (s->pumping || s->mhd == NULL) return;
     MHD_UNSIGNED_LONG_LONG wait = 0;
     enum MHD_Result has = MHD_NO;
+    srv_forgive_pause(s);
     s->pumping = true;
     for (int i = 0; i < RUNS_PER_WAKE; i++) {
         MHD_run(s->mhd);

@@ -13,7 +13,8 @@
  *   ledger.c     who makes the server hold how many bytes
  *   evict.c      whose request ends when that is too much
  *   stream.c     the bounded buffer between an answer and its socket; hang-up watch
- *   deadlines.c  absolute deadlines, once a second
+ *   deadlines.c  absolute deadlines, once a second; pauses are forgiven
+ *   pulse.c      when a silent engine is a dead one
  *   watchdog.c   tells, from a thread of its own, when the loop is stuck
  *   drain.c      signals and the orderly end
  *   metrics.c    the Prometheus page */
@@ -36,6 +37,7 @@ enum {
     SRV_INLINE_BODY = 4 << 10,   /* bodies up to this are parsed on the loop (well under 1 ms) */
     SRV_ID_MAX = 64,             /* longest X-Request-Id taken over */
     SRV_KEY_NAME = 32,
+    SRV_TICK_MS = 1000,  /* of the sweep */
     SRV_FAULTS_KEPT = 3, /* numeric failures in ten seconds that end the process */
 };
 
@@ -103,6 +105,7 @@ struct srv_req {
     unsigned late; /* a status found in mid-upload, when no answer is possible: sent at its end */
     unsigned status;
     uint64_t start_ns, last_out_ns; /* last time bytes went in or were taken */
+    uint64_t paused_ns;             /* since start_ns, while the whole process stood still */
     uint64_t body_start_ns, body_seen;
     uint32_t body_pieces;
     char id[SRV_ID_MAX + 1]; /* X-Request-Id; "" = make one */
@@ -242,6 +245,25 @@ int srv_sweep_open(srv *s, err *e) WARN_UNUSED;
 void srv_deadline(srv_conn *c, double seconds); /* 0 = none */
 /* Measures every turn of the loop, all its callbacks together. */
 int srv_turns_open(srv *s, err *e) WARN_UNUSED;
+/* Moves every deadline by the pause, if the process stood still. Called before a deadline is
+ * looked at and before one is set. */
+void srv_forgive_pause(srv *s);
+
+/* pulse.c: arithmetic on the times it is given. */
+typedef struct {
+    uint64_t due_ns;    /* when the loop's next tick is due; 0 = there was none yet */
+    uint64_t seen_ns;   /* last tick */
+    uint64_t beat_ns;   /* the engine's last beat as of that tick */
+    uint64_t silent_ns; /* since that beat, in time the loop was awake to see */
+    unsigned strikes;   /* ticks in a row that found it silent for too long */
+    bool paused;        /* since the last tick */
+} srv_pulse;
+/* By how much the tick is late, once: 0 unless that is a whole tick or more. */
+uint64_t srv_pulse_overslept(srv_pulse *p, uint64_t now);
+/* One tick; asks for srv_pulse_overslept before it. True when the engine is dead: in two ticks in
+ * a row it was silent for longer than hang_ns, and than 20 of its usual steps. */
+bool srv_pulse_tick(srv_pulse *p, uint64_t now, uint64_t beat_ns, uint64_t usual_ns,
+                    uint64_t hang_ns);
 
 /* watchdog.c. Started by the thread it watches, which beats more often than stall_s; a
  * longer silence is written to the log with that thread's stack. Takes SIGUSR2. */
@@ -346,6 +368,9 @@ struct srv {
     uint64_t turn_tokens;                 /* that this turn's events brought */
     uint64_t numeric_ns[SRV_FAULTS_KEPT]; /* when the last numeric failures came, oldest first */
     bool engine_ill;
+    srv_pulse pulse;
+    bool engine_dead;        /* as of the last tick */
+    uint64_t drain_until_ns; /* while draining */
 
     srv_keys *keys;
     srv_counts counts;

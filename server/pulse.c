@@ -1,0 +1,42 @@
+/* pulse.c - when a silent engine is a dead one.
+ *
+ * Wall time cannot tell: a process that was stopped (SIGSTOP, a freezer, a snapshot of its
+ * machine), or a machine with too much to do, is silent as a whole. So the engine's silence is
+ * counted in time the loop was awake to see. A tick adds what passed since the tick before and
+ * never more than a tick is long; a tick after a pause adds nothing. A pause does not set the
+ * count back either: an engine that hangs does not live on because the machine pauses often. */
+#include "server/server_internal.h"
+
+enum { STEPS_OF_PATIENCE = 20, STRIKES = 2 };
+
+static const uint64_t tick_ns = SRV_TICK_MS * UINT64_C(1000000);
+
+uint64_t srv_pulse_overslept(srv_pulse *p, uint64_t now) {
+    uint64_t late = p->due_ns && now > p->due_ns ? now - p->due_ns : 0;
+    if (late < tick_ns) return 0;
+    p->due_ns = now;
+    p->paused = true;
+    return late;
+}
+
+static uint64_t patience_ns(uint64_t usual_ns, uint64_t hang_ns) {
+    uint64_t steps =
+        usual_ns < UINT64_MAX / STEPS_OF_PATIENCE ? usual_ns * STEPS_OF_PATIENCE : UINT64_MAX;
+    return steps > hang_ns ? steps : hang_ns;
+}
+
+bool srv_pulse_tick(srv_pulse *p, uint64_t now, uint64_t beat_ns, uint64_t usual_ns,
+                    uint64_t hang_ns) {
+    uint64_t since = beat_ns != p->beat_ns ? beat_ns : p->seen_ns;
+    uint64_t passed = now > since ? now - since : 0;
+    bool paused = p->paused;
+    if (beat_ns != p->beat_ns) p->silent_ns = 0;
+    if (!paused) p->silent_ns += passed < tick_ns ? passed : tick_ns;
+    p->paused = false;
+    p->beat_ns = beat_ns;
+    p->seen_ns = now;
+    p->due_ns = now + tick_ns;
+    bool silent = !paused && p->silent_ns > patience_ns(usual_ns, hang_ns);
+    p->strikes = silent ? p->strikes + 1 : 0;
+    return p->strikes >= STRIKES;
+}
