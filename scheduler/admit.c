@@ -1,16 +1,18 @@
 /* admit.c - who runs and who waits, and who gives way when pages run out.
  *
- * Both lists stand in rank order: priority, then arrival. Only the last of the running
- * ever gives way to another, so the first one always goes on to its end, and then the
- * next is first: every sequence ends, however small the pool. A sequence that could not
- * fit alone was refused when it came. */
+ * Each tenant's waiting list and the running list stand in rank order: aged priority, then
+ * arrival. Of one tenant only the last of the running ever gives way to another, so the first
+ * one always goes on to its end, and then the next is first: every sequence ends, however small
+ * the pool. Where several tenants run, one with two sequences or more gives way before one with
+ * a single sequence, and among single ones the last of all. A sequence that could not fit alone
+ * was refused when it came. */
 #include "base/clock.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <string.h>
 
 static bool ranks_before(const seq *a, const seq *b) {
-    if (a->req.priority != b->req.priority) return a->req.priority < b->req.priority;
+    if (a->order != b->order) return a->order < b->order;
     return a->arrival < b->arrival;
 }
 
@@ -22,8 +24,11 @@ static void insert_ranked(list_link *list, seq *q) {
 }
 
 static void enqueue(sched *s, seq *q) {
+    sched_tenant *t = sched__tenant_of(s, q);
     q->state = SEQ_WAITING;
-    insert_ranked(&s->waiting, q);
+    insert_ranked(&t->waiting, q);
+    t->n_waiting++;
+    t->waiting_tokens += q->n_tokens;
     s->n_waiting++;
     s->waiting_tokens += q->n_tokens;
 }
@@ -36,7 +41,10 @@ static void left_queue(sched *s, seq *q) {
 }
 
 static void dequeue(sched *s, seq *q) {
+    sched_tenant *t = sched__tenant_of(s, q);
     list_remove(&q->rank);
+    t->n_waiting--;
+    t->waiting_tokens -= q->n_tokens;
     s->n_waiting--;
     s->waiting_tokens -= q->n_tokens;
     left_queue(s, q);
@@ -44,6 +52,8 @@ static void dequeue(sched *s, seq *q) {
 
 void sched__accept(sched *s, seq *q) {
     q->arrival = s->next_arrival++;
+    q->order = sched__order(s, q);
+    sched__activate(s, sched__tenant_of(s, q));
     enqueue(s, q);
 }
 
@@ -56,6 +66,7 @@ void sched__release(sched *s, seq *q) {
         sched__give_block(&s->cache, q->blocks[--q->n_blocks]);
     if (q->state == SEQ_RUNNING) {
         list_remove(&q->rank);
+        sched__tenant_of(s, q)->n_running--;
         s->n_running--;
     } else if (q->state == SEQ_WAITING) {
         dequeue(s, q);
@@ -66,11 +77,21 @@ static void preempt(sched *s, seq *q) {
     sched__release(s, q);
     q->next_start = q->coda_next = q->n_offered = q->frontier = 0;
     s->stats.preemptions++;
+    sched__tenant_of(s, q)->preemptions++;
     enqueue(s, q);
 }
 
+/* The last in rank of the running; of t alone unless that is NULL. */
+static seq *last_running(const sched *s, const sched_tenant *t) {
+    list_link *r = s->running.prev;
+    while (t && sched__tenant_of(s, OWNER_OF(r, seq, rank)) != t)
+        r = r->prev;
+    return OWNER_OF(r, seq, rank);
+}
+
 bool sched__make_room(sched *s, seq *q) {
-    seq *last = OWNER_OF(s->running.prev, seq, rank);
+    seq *last = last_running(s, sched__most_pages(s));
+    if (s->n_running == 1 && sched__prefix_evict(&s->cache, ANY_TENANT)) return true;
     if (s->n_running == 1) { /* refused at submit, so this is a fault of ours: end it, not us */
         sched__end(s, q, SCHED_FAILED, ERR_INTERNAL, 0);
         return false;
@@ -79,11 +100,17 @@ bool sched__make_room(sched *s, seq *q) {
     return last != q;
 }
 
+static prefix_root key_root(const sched *s, const seq *q) {
+    prefix_root root = q->root;
+    if (s->fault == FAULT_LOOSE_KEY) root = (prefix_root){0};
+    if (s->fault == FAULT_LOOSE_TENANT) root.tenant = 0;
+    return root;
+}
+
 /* Takes the longest cached run of full blocks, short of the last known position, which
  * must be run for its logits. */
 static void take_prefix(sched *s, seq *q) {
-    prefix_root root = q->root;
-    if (s->fault == FAULT_LOOSE_KEY) root = (prefix_root){0};
+    prefix_root root = key_root(s, q);
     q->hash = (hash128){{0, 0}};
     q->n_offered = 0;
     uint32_t known = q->n_tokens - 1, shared = sched__shared_positions(q);
@@ -107,8 +134,7 @@ static uint32_t complete(const seq *q) {
 
 void sched__offer_blocks(sched *s, seq *q) {
     if (!s->limits.opts.prefix_cache) return;
-    prefix_root root = q->root;
-    if (s->fault == FAULT_LOOSE_KEY) root = (prefix_root){0};
+    prefix_root root = key_root(s, q);
     uint32_t ready = complete(q);
     if (s->fault == FAULT_SHARE_EARLY) ready = q->next_start;
     if (ready > sched__shared_positions(q)) ready = sched__shared_positions(q);
@@ -157,16 +183,30 @@ static uint64_t expected_pages(const sched *s, const seq *q, uint64_t n) {
 
 /* A newcomer needs room for its prompt; who was preempted before, for all it may still
  * become, so that the two do not push each other out for ever. */
-static bool fits_now(const sched *s, const seq *q) {
+static bool fits_now(const sched *s, const seq *q, uint64_t *wanted) {
     const cache *c = &s->cache;
-    uint64_t pages = (uint64_t)c->n_free_pages + c->n_cached_pages;
-    uint64_t blocks = (uint64_t)c->n_free_blocks + c->n_cached_blocks;
+    uint64_t pages, blocks;
+    sched__room_for(c, q->req.tenant, &pages, &blocks);
     uint64_t n =
         q->admitted_before ? (uint64_t)q->req.n_prompt + q->req.max_tokens : q->n_tokens + 1u;
     n -= q->next_start;
+    *wanted = expected_pages(s, q, n);
     /* A margin for what already runs keeps a newcomer from being thrown out at once. */
     uint64_t margin = c->n_pages / 64 + s->n_running;
-    return expected_pages(s, q, n) + margin <= pages && n / ENG_BLOCK + 1 <= blocks;
+    if (s->n_tenants > 1) margin += sched__claimed_pages(s, sched__tenant_of(s, q), *wanted);
+    return *wanted + margin <= pages && n / ENG_BLOCK + 1 <= blocks;
+}
+
+/* Within its share a tenant need not wait for pages that another holds beyond its own. */
+static bool has_room(sched *s, const seq *q) {
+    uint64_t wanted;
+    while (s->n_running > 0 && !fits_now(s, q, &wanted)) {
+        const sched_tenant *t = sched__tenant_of(s, q);
+        const sched_tenant *from = s->n_tenants > 1 ? sched__gives_pages(s, t, wanted) : NULL;
+        if (from == NULL || from == t) return false;
+        preempt(s, last_running(s, from));
+    }
+    return true;
 }
 
 /* Somebody who runs is making the very block q misses first: q waits for it rather than
@@ -197,6 +237,7 @@ static void begin(sched *s, seq *q) {
     dequeue(s, q);
     q->state = SEQ_RUNNING;
     insert_ranked(&s->running, q);
+    sched__tenant_of(s, q)->n_running++;
     s->n_running++;
     q->waited = 0;
     sched__want_start(s, q);
@@ -208,7 +249,7 @@ static attempt try_begin(sched *s, seq *q, uint32_t cap) {
     if (q->tried == s->changes) return q->held ? HELD : NO_ROOM; /* nothing has happened since */
     if (!q->admitted_before) q->root.max_loops = capped_loops(q, cap);
     take_prefix(s, q);
-    attempt a = being_made(s, q) ? HELD : s->n_running > 0 && !fits_now(s, q) ? NO_ROOM : BEGUN;
+    attempt a = being_made(s, q) ? HELD : has_room(s, q) ? BEGUN : NO_ROOM;
     if (a == BEGUN) {
         begin(s, q);
         return a;
@@ -221,15 +262,50 @@ static attempt try_begin(sched *s, seq *q, uint32_t cap) {
     return a;
 }
 
-/* In rank order. Who lacks room stops all behind it; who waits for a block in the making
- * lets others pass. */
+/* The first of t, in rank order, that can be let in. Who lacks room stops all behind it; who
+ * waits for a block in the making lets others pass. */
+static attempt admit_one(sched *s, sched_tenant *t, uint32_t cap) {
+    for (list_link *r = t->waiting.next, *next; r != &t->waiting; r = next) {
+        next = r->next;
+        attempt a = try_begin(s, OWNER_OF(r, seq, rank), cap);
+        if (a != HELD) return a;
+    }
+    return HELD;
+}
+
+/* As admit_one, and somebody of `from`, unless that is NULL, gives up his place. */
+static attempt place_one(sched *s, sched_tenant *t, sched_tenant *from, uint32_t cap) {
+    attempt a = admit_one(s, t, cap);
+    if (a == BEGUN && from && s->n_running > s->limits.opts.max_running) {
+        preempt(s, last_running(s, from));
+    }
+    return a;
+}
+
+static void admit_in_turn(sched *s, uint32_t cap) {
+    sched__roll_claims(s);
+    for (list_link *r = s->active.next; r != &s->active; r = r->next)
+        OWNER_OF(r, sched_tenant, active)->passed = false;
+    for (sched_tenant *t, *from; (t = sched__next_tenant(s)) != NULL;) {
+        if (!sched__may_place(s, t, &from)) {
+            t->passed = true;
+            continue;
+        }
+        attempt a = place_one(s, t, from, cap);
+        if (a == NO_ROOM) return;
+        t->passed = a == HELD;
+    }
+}
+
 void sched__admit(sched *s) {
     uint32_t cap = depth_cap(s);
     s->stats.depth_cap_now = cap < s->limits.opts.ceiling_loops ? cap : 0;
-    list_link *r = s->waiting.next;
-    while (s->n_running < s->limits.opts.max_running && r != &s->waiting) {
-        seq *q = OWNER_OF(r, seq, rank);
-        r = r->next;
-        if (try_begin(s, q, cap) == NO_ROOM) return;
+    if (s->n_waiting == 0) return;
+    if (s->n_tenants > 1) {
+        admit_in_turn(s, cap);
+        return;
+    }
+    sched_tenant *t = s->tenants;
+    while (s->n_running < s->limits.opts.max_running && admit_one(s, t, cap) == BEGUN) {
     }
 }

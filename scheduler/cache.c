@@ -10,8 +10,10 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
-int sched__cache_init(cache *c, const eng_backend_info *info, err *e) {
-    *c = (cache){.n_blocks = info->n_blocks, .n_pages = info->n_slots / PAGE_SLOTS};
+int sched__cache_init(cache *c, const eng_backend_info *info, uint32_t n_tenants,
+                      const uint32_t *weights, err *e) {
+    *c = (cache){
+        .n_blocks = info->n_blocks, .n_pages = info->n_slots / PAGE_SLOTS, .n_parts = n_tenants};
     if (c->n_blocks == 0 || c->n_pages == 0) {
         return err_set(e, ERR_BAD_PARAM, "kv-memory", "the cache holds no block at all");
     }
@@ -22,7 +24,8 @@ int sched__cache_init(cache *c, const eng_backend_info *info, err *e) {
     c->page_next = array_new(c->n_pages, sizeof *c->page_next);
     c->free_blocks = array_new(c->n_blocks, sizeof *c->free_blocks);
     c->buckets = array_new(c->n_buckets, sizeof *c->buckets);
-    if (!c->blocks || !c->page_next || !c->free_blocks || !c->buckets) {
+    c->parts = array_new(c->n_parts, sizeof *c->parts);
+    if (!c->blocks || !c->page_next || !c->free_blocks || !c->buckets || !c->parts) {
         sched__cache_deinit(c);
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the cache's books");
     }
@@ -34,7 +37,10 @@ int sched__cache_init(cache *c, const eng_backend_info *info, err *e) {
     c->n_free_pages = c->n_pages;
     for (uint32_t i = 0; i < c->n_buckets; i++)
         c->buckets[i] = NONE;
-    c->lru_first = c->lru_last = NONE;
+    for (uint32_t i = 0; i < c->n_parts; i++) {
+        c->parts[i] =
+            (cache_part){.lru_first = NONE, .lru_last = NONE, .weight = weights ? weights[i] : 1};
+    }
     /* A client must not be able to aim at collisions; with no entropy the key stays fixed,
      * which costs speed at worst since tokens are compared too. */
     if (getrandom(c->key, sizeof c->key, GRND_NONBLOCK) != (ssize_t)sizeof c->key) {
@@ -48,17 +54,19 @@ void sched__cache_deinit(cache *c) {
     free(c->page_next);
     free(c->free_blocks);
     free(c->buckets);
+    free(c->parts);
     *c = (cache){0};
 }
 
-bool sched__take_block(cache *c, uint32_t *out) {
+bool sched__take_block(cache *c, uint32_t tenant, uint32_t *out) {
     while (c->n_free_blocks == 0) {
-        if (!sched__prefix_evict(c)) return false;
+        if (!sched__prefix_evict(c, tenant)) return false;
     }
     *out = c->free_blocks[--c->n_free_blocks];
     c->blocks[*out] = (block){.refs = 1,
                               .pages = NONE,
                               .taken = true,
+                              .tenant = tenant,
                               .hash_next = NONE,
                               .lru_prev = NONE,
                               .lru_next = NONE};
@@ -67,7 +75,7 @@ bool sched__take_block(cache *c, uint32_t *out) {
 
 static bool take_page(cache *c, block *k) {
     while (c->n_free_pages == 0) {
-        if (!sched__prefix_evict(c)) return false;
+        if (!sched__prefix_evict(c, k->tenant)) return false;
     }
     uint32_t page = c->free_page;
     c->free_page = c->page_next[page];
@@ -75,6 +83,7 @@ static bool take_page(cache *c, block *k) {
     c->page_next[page] = k->pages;
     k->pages = page;
     k->n_pages++;
+    c->parts[k->tenant].n_pages += !c->lose_part;
     k->left = PAGE_SLOTS;
     return true;
 }
@@ -105,8 +114,9 @@ void sched__give_slot(cache *c, uint32_t b, uint32_t slot) {
 
 /* Each slot may begin a page of its own, at worst. */
 bool sched__surely_fits(const cache *c, uint64_t slots, uint64_t blocks) {
-    return slots <= (uint64_t)c->n_free_pages + c->n_cached_pages &&
-           blocks <= (uint64_t)c->n_free_blocks + c->n_cached_blocks;
+    uint64_t pages, free_blocks;
+    sched__room_for(c, ANY_TENANT, &pages, &free_blocks);
+    return slots <= pages && blocks <= free_blocks;
 }
 
 void sched__give_block(cache *c, uint32_t b) {
@@ -129,6 +139,7 @@ void sched__free_block(cache *c, uint32_t b) {
         c->n_free_pages++;
         page = next;
     }
+    c->parts[k->tenant].n_pages -= k->n_pages;
     c->used -= k->used;
     c->all -= k->all;
     k->taken = false;

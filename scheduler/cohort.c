@@ -60,6 +60,7 @@ static void free_cohort(sched *s, cohort *c) {
     *(c->before ? &c->before->after : &q->first) = c->after;
     *(c->after ? &c->after->before : &q->last) = c->before;
     give_rows(s, c->head);
+    sched__tenant_of(s, q)->n_rows -= c->n;
     s->n_decode_rows -= c->decode;
     c->owner = NULL;
     c->after = s->free_cohort;
@@ -96,6 +97,7 @@ static void start_cohort(sched *s, seq *q) {
     c->decode = q->next_start >= q->req.n_prompt && n == 1;
     c->list = c->decode ? LIST_DECODE : LIST_PROMPT;
     s->n_decode_rows += c->decode;
+    sched__tenant_of(s, q)->n_rows += n;
     c->head = c->coda_row = take_rows(s, n, q->next_start);
     list_init(&c->loop);
     list_init(&c->stage);
@@ -148,6 +150,25 @@ static bool start_overdue(sched *s) {
     }
 }
 
+/* Prompts in turn, those of the tenant least served first. */
+static seq *next_prompt(const sched *s) {
+    seq *best = NULL;
+    for (list_link *r = s->want_prompt.next; r != &s->want_prompt; r = r->next) {
+        seq *q = OWNER_OF(r, seq, start);
+        if (best == NULL || sched__tenant_of(s, q)->served < sched__tenant_of(s, best)->served) {
+            best = q;
+        }
+        if (s->n_tenants == 1) break;
+    }
+    return best;
+}
+
+/* A tenant with half of a large pool leaves rows for the first chunk of another. */
+static uint32_t kept_for_others(const sched *s, const seq *q) {
+    bool most = s->n_tenants > 1 && sched__tenant_of(s, q)->n_rows >= s->n_rows / 2;
+    return most && s->n_rows >= 4 * s->chunk ? s->chunk : 0;
+}
+
 /* Gives rows to the next cohorts: decoding first, then prompts in turn, who leave a row
  * for each sequence that decodes. Who was refused for wait_bound rounds is served before
  * anybody else gets a row outside that reserve; since every row held comes back, and those
@@ -162,10 +183,9 @@ void sched__start_cohorts(sched *s) {
         start_cohort(s, OWNER_OF(s->want_decode.next, seq, start));
     }
     uint32_t keep = s->n_running < s->n_rows / 4 ? s->n_running : s->n_rows / 4;
-    while (!list_empty(&s->want_prompt)) {
-        seq *q = OWNER_OF(s->want_prompt.next, seq, start);
+    for (seq *q; (q = next_prompt(s)) != NULL;) {
         uint32_t n = next_cohort_rows(s, q);
-        if (n + keep > s->n_free_rows && s->n_free_rows < s->n_rows) break;
+        if (n + keep + kept_for_others(s, q) > s->n_free_rows && s->n_free_rows < s->n_rows) break;
         if (n > s->n_free_rows) break;
         start_cohort(s, q);
     }

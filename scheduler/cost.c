@@ -40,7 +40,7 @@ void sched__learn_cycle(sched *s) {
     s->flush_open = false;
 }
 
-bool sched__flush_pays(const sched *s) {
+bool sched__flush_pays(sched *s) {
     double ready = (double)s->n_to_coda + s->n_to_prelude;
     if (ready == 0) return false;
     double looping = (double)s->n_looping_live + s->n_looping_tail;
@@ -50,6 +50,7 @@ bool sched__flush_pays(const sched *s) {
     case SCHED_DEPTHWISE: break;
     }
     if (s->n_looping_live == 0 || s->flush_waited >= s->limits.opts.wait_bound) return true;
+    if (s->n_tenants > 1 && sched__flush_is_waited_for(s)) return true;
     if (s->flush_at > 0) return ready >= s->flush_at;
     if (s->cycle_ns <= 0 || s->cost[ENG_STAGE_RECURRENT].n <= 0)
         return true; /* nothing measured yet */

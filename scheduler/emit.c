@@ -109,6 +109,7 @@ static void put_out(sched *s, seq *q, uint16_t depth, const eng_choice *c) {
     fill_choice(&ev, c);
     q->tokens[q->n_tokens++] = c->token;
     s->stats.output_tokens++;
+    sched__tenant_of(s, q)->output_tokens++;
     s->sink(s->ud, &ev);
     if (seq_n_output(q) == q->req.max_tokens) {
         sched__end(s, q, SCHED_LENGTH, ERR_NONE, 0);

@@ -79,7 +79,7 @@ bool sched__loop_is_out(const sched *s, const cohort *c) {
 
 bool sched__have_block(sched *s, seq *q, uint32_t pos) {
     while (pos / ENG_BLOCK >= q->n_blocks) {
-        if (sched__take_block(&s->cache, &q->blocks[q->n_blocks])) {
+        if (sched__take_block(&s->cache, q->req.tenant, &q->blocks[q->n_blocks])) {
             q->n_blocks++;
         } else if (!sched__make_room(s, q)) {
             return false;
@@ -145,6 +145,7 @@ int sched__launch(sched *s, flight *f, err *e) {
     eng_launch l = {f->stage, f->rows, f->n_rows, f->edits, f->n_edits};
     if (s->backend->ops->launch(s->backend, &l, e) != 0) return -1;
     learn_host(s);
+    if (s->n_tenants > 1) sched__charge(s, f);
     s->n_out++;
     s->n_started++;
     s->n_flush_out += f->of_flush;

@@ -14,17 +14,20 @@ static cohort *loops_before(const cohort *c) {
     return p;
 }
 
-typedef enum { MUST_WAIT, IF_BEFORE_RUNS, MAY_RUN } readiness;
-
-static readiness rule(const sched *s, const cohort *c) {
+readiness sched__readiness(const sched *s, const cohort *c) {
     if (c->next_loop == c->owner->root.max_loops) return MUST_WAIT; /* its last loop is out */
     const cohort *p = loops_before(c);
     if (p == NULL || p->next_loop > c->next_loop || s->fault == FAULT_BREAK_RULE) return MAY_RUN;
     return p->looping && p->next_loop == c->next_loop ? IF_BEFORE_RUNS : MUST_WAIT;
 }
 
+/* Its tenant lets another go first. */
+static bool held(const sched *s, const cohort *c) {
+    return s->n_tenants > 1 && sched__tenant_of(s, c->owner)->held;
+}
+
 static bool rule_now(const sched *s, const flight *f, const cohort *c) {
-    readiness r = rule(s, c);
+    readiness r = sched__readiness(s, c);
     return r == MAY_RUN || (r == IF_BEFORE_RUNS && loops_before(c)->pick[f->index] != NONE);
 }
 
@@ -34,7 +37,8 @@ static uint32_t pick_from(const sched *s, flight *f, list_link *list, uint32_t r
     for (list_link *r = list->next; r != list && taken < room; r = r->next) {
         cohort *c = OWNER_OF(r, cohort, loop);
         uint32_t n = c->n_live + c->n_tail;
-        if (c->pick[f->index] != NONE || taken + n > room || !rule_now(s, f, c)) continue;
+        if (c->pick[f->index] != NONE || taken + n > room || held(s, c)) continue;
+        if (!rule_now(s, f, c)) continue;
         sched__pick(f, c);
         taken += n;
     }
@@ -45,8 +49,8 @@ static uint32_t longest_passed_over(const sched *s) {
     uint32_t most = 0;
     for (int i = 0; i < N_LISTS; i++) {
         for (const list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
-            uint32_t waited = OWNER_OF((uintptr_t)r, cohort, loop)->waited;
-            if (waited > most) most = waited;
+            const cohort *c = OWNER_OF((uintptr_t)r, cohort, loop);
+            if (c->waited > most && !held(s, c)) most = c->waited;
         }
     }
     return most;
@@ -59,7 +63,7 @@ static uint32_t pick_overdue(sched *s, flight *f, uint32_t room) {
         for (int i = 0; i < N_LISTS; i++) {
             for (list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
                 cohort *c = OWNER_OF(r, cohort, loop);
-                if (c->waited != w) continue;
+                if (c->waited != w || held(s, c)) continue;
                 uint32_t n = c->n_live + c->n_tail;
                 if (n > room) return 0;
                 sched__pick(f, c);
@@ -70,8 +74,8 @@ static uint32_t pick_overdue(sched *s, flight *f, uint32_t room) {
     return room;
 }
 
-/* Cohorts that could have run and did not grow older; the picked ones go to the back,
- * so that each list is served in turn. */
+/* Cohorts that could have run and did not grow older, unless their tenant lets others go first;
+ * the picked ones go to the back, so that each list is served in turn. */
 static void age_cohorts(sched *s, const flight *f) {
     for (int i = 0; i < N_LISTS; i++) {
         list_link *list = &s->looping[i], *end = list->prev;
@@ -82,7 +86,7 @@ static void age_cohorts(sched *s, const flight *f) {
             if (c->pick[f->index] != NONE) {
                 c->waited = 0;
                 list_move_back(list, r);
-            } else if (rule(s, c) == MAY_RUN) {
+            } else if (!held(s, c) && sched__readiness(s, c) == MAY_RUN) {
                 c->waited++;
                 if (c->waited > s->stats.longest_wait) s->stats.longest_wait = c->waited;
             }
@@ -97,6 +101,7 @@ static void age_cohorts(sched *s, const flight *f) {
  * max_rows - chunk + 1 overdue rows, so with R rows in the pool a ready row is passed over
  * at most wait_bound + R / (max_rows - chunk + 1) + 1 times. */
 void sched__pick_loops(sched *s, flight *f) {
+    if (s->n_tenants > 1) sched__hold_tenants(s);
     uint32_t cap = s->max_rows, room = cap;
     if (s->n_looping_live + s->n_looping_tail <= cap) {
         /* Everything fits. A chunk follows its neighbour, which stands before it in the

@@ -49,7 +49,7 @@ static bool blocks_sane(const sched *s, uint32_t *refs, err *e) {
         for (uint32_t i = 0; i < q->n_blocks; i++)
             refs[q->blocks[i]]++;
     }
-    uint32_t free_blocks = 0, cached = 0, cached_pages = 0, in_lru = 0, in_table = 0, marked = 0;
+    uint32_t free_blocks = 0, cached = 0, cached_pages = 0, in_table = 0, marked = 0;
     for (uint32_t b = 0; b < c->n_blocks; b++) {
         const block *k = &c->blocks[b];
         free_blocks += !k->taken;
@@ -61,11 +61,6 @@ static bool blocks_sane(const sched *s, uint32_t *refs, err *e) {
         cached += k->refs == 0;
         cached_pages += k->refs == 0 ? k->n_pages : 0;
     }
-    for (uint32_t b = c->lru_first; b != NONE && in_lru <= cached; b = c->blocks[b].lru_next) {
-        MUST(c->blocks[b].taken && c->blocks[b].cached && c->blocks[b].refs == 0,
-             "block %u is not evictable", b);
-        in_lru++;
-    }
     for (uint32_t i = 0; i < c->n_buckets; i++) {
         for (uint32_t b = c->buckets[i]; b != NONE && in_table <= marked;
              b = c->blocks[b].hash_next)
@@ -73,11 +68,49 @@ static bool blocks_sane(const sched *s, uint32_t *refs, err *e) {
     }
     MUST(free_blocks == c->n_free_blocks, "%u free blocks, %u counted", free_blocks,
          c->n_free_blocks);
-    MUST(in_lru == cached && cached == c->n_cached_blocks, "%u blocks evictable, %u listed", cached,
-         in_lru);
+    MUST(cached == c->n_cached_blocks, "%u blocks evictable, %u counted", cached,
+         c->n_cached_blocks);
     MUST(cached_pages == c->n_cached_pages, "%u pages evictable, %u counted", cached_pages,
          c->n_cached_pages);
     MUST(in_table == marked, "%u blocks cached, %u in the table", marked, in_table);
+    return true;
+}
+
+/* What a tenant's blocks hold, and the list of those evictable. */
+static bool part_sane(const cache *c, uint32_t tenant, uint32_t *in_lru, err *e) {
+    const cache_part *part = &c->parts[tenant];
+    uint32_t pages = 0, cached_pages = 0, listed = 0;
+    for (uint32_t b = 0; b < c->n_blocks; b++) {
+        const block *k = &c->blocks[b];
+        if (k->taken && k->tenant == tenant) pages += k->n_pages;
+    }
+    uint32_t before = NONE;
+    for (uint32_t b = part->lru_first; b != NONE && listed <= c->n_blocks;
+         b = c->blocks[b].lru_next) {
+        const block *k = &c->blocks[b];
+        MUST(k->taken && k->cached && k->refs == 0 && k->tenant == tenant,
+             "block %u is not evictable, or of another tenant", b);
+        MUST(k->lru_prev == before, "the list of evictable blocks is broken at %u", b);
+        before = b;
+        cached_pages += k->n_pages;
+        listed++;
+    }
+    MUST(part->lru_last == before, "the list of evictable blocks has a wrong end");
+    MUST(pages == part->n_pages, "tenant %u holds %u pages, %u counted", tenant, pages,
+         part->n_pages);
+    MUST(listed == part->n_cached_blocks && cached_pages == part->n_cached_pages,
+         "what only the cache holds of tenant %u is miscounted", tenant);
+    *in_lru += listed;
+    return true;
+}
+
+static bool parts_sane(const cache *c, err *e) {
+    uint32_t in_lru = 0;
+    for (uint32_t i = 0; i < c->n_parts; i++) {
+        if (!part_sane(c, i, &in_lru, e)) return false;
+    }
+    MUST(in_lru == c->n_cached_blocks, "%u blocks evictable, %u listed", c->n_cached_blocks,
+         in_lru);
     return true;
 }
 
@@ -144,22 +177,57 @@ static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
     return true;
 }
 
-static bool lists_sane(const sched *s, err *e) {
-    uint32_t running = 0, waiting = 0;
-    uint64_t tokens = 0;
-    for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
-        MUST(OWNER_OF((uintptr_t)r, seq, rank)->state == SEQ_RUNNING, "the running list is wrong");
-        running++;
-    }
-    for (const list_link *r = s->waiting.next; r != &s->waiting; r = r->next) {
+static bool in_order(const seq *a, const seq *b) {
+    return a == NULL || a->order < b->order || (a->order == b->order && a->arrival < b->arrival);
+}
+
+static bool tenant_sane(const sched *s, const sched_tenant *t, uint64_t *tokens, err *e) {
+    uint32_t running = 0, waiting = 0, rows = 0;
+    uint64_t own = 0;
+    const seq *before = NULL;
+    for (const list_link *r = t->waiting.next; r != &t->waiting; r = r->next) {
         const seq *q = OWNER_OF((uintptr_t)r, seq, rank);
         MUST(q->state == SEQ_WAITING && q->n_blocks == 0 && q->first == NULL,
              "a waiting sequence holds something");
+        MUST(sched__tenant_of(s, q) == t, "a sequence waits among those of another tenant");
+        MUST(in_order(before, q), "the waiting are out of order");
+        before = q;
         waiting++;
-        tokens += q->n_tokens;
+        own += q->n_tokens;
+    }
+    for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
+        const seq *q = OWNER_OF((uintptr_t)r, seq, rank);
+        if (sched__tenant_of(s, q) != t) continue;
+        running++;
+        for (const cohort *c = q->first; c; c = c->after)
+            rows += c->n;
+    }
+    MUST(running == t->n_running && waiting == t->n_waiting && own == t->waiting_tokens &&
+             rows == t->n_rows,
+         "a tenant's sequences or rows are miscounted");
+    MUST(running + waiting == 0 || !list_empty(&t->active), "a tenant with work is not active");
+    *tokens += own;
+    return true;
+}
+
+static bool lists_sane(const sched *s, err *e) {
+    uint32_t running = 0, waiting = 0;
+    uint64_t tokens = 0;
+    const seq *before = NULL;
+    for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
+        const seq *q = OWNER_OF((uintptr_t)r, seq, rank);
+        MUST(q->state == SEQ_RUNNING, "the running list is wrong");
+        MUST(in_order(before, q), "the running are out of order");
+        before = q;
+        running++;
+    }
+    for (uint32_t i = 0; i < s->n_tenants; i++) {
+        if (!tenant_sane(s, &s->tenants[i], &tokens, e)) return false;
+        waiting += s->tenants[i].n_waiting;
     }
     MUST(running == s->n_running && waiting == s->n_waiting && tokens == s->waiting_tokens,
          "sequences are miscounted");
+    MUST(running <= s->limits.opts.max_running, "more run than there are places");
     return true;
 }
 
@@ -169,7 +237,7 @@ bool sched_sane(const sched *s, err *e) {
     bool ok = pages && rows && refs;
     if (!ok) (void)err_set(e, ERR_NO_MEMORY, NULL, "out of memory to look");
     ok = ok && pages_sane(&s->cache, pages, e) && blocks_sane(s, refs, e) &&
-         rows_sane(s, rows, e) && lists_sane(s, e);
+         parts_sane(&s->cache, e) && rows_sane(s, rows, e) && lists_sane(s, e);
     free(pages);
     free(rows);
     free(refs);

@@ -38,6 +38,7 @@ static int resolve(limits *l, const eng_backend *b, const sched_opts *opts, err 
     if (o->prompt_min_loops == 0 && c->full_prompts && o->halted_kv == KV_LAST)
         o->prompt_min_loops = PLAN_MAX_LOOPS;
     if (o->wait_bound == 0) o->wait_bound = DEFAULT_WAIT_BOUND;
+    if (o->max_tenants == 0) o->max_tenants = 1;
     if (o->ceiling_loops > planes || o->ceiling_loops > PLAN_MAX_LOOPS) {
         return err_set(e, ERR_BAD_PARAM, "max-loops", "%u loops, but the cache has planes for %u",
                        o->ceiling_loops, planes);
@@ -101,8 +102,8 @@ int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink
     s->sink = sink;
     s->ud = ud;
     s->next_id = s->changes = 1;
-    list_init(&s->waiting);
     list_init(&s->running);
+    list_init(&s->active);
     list_init(&s->want_decode);
     list_init(&s->want_prompt);
     list_init(&s->to_prelude);
@@ -112,7 +113,11 @@ int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink
         list_init(&s->looping[i]);
     if (resolve(&s->limits, b, opts, e) != 0) goto fail;
     size_launches(s);
-    if (sched__cache_init(&s->cache, &b->info, e) != 0) goto fail;
+    if (sched__tenants_init(s, e) != 0) goto fail;
+    if (sched__cache_init(&s->cache, &b->info, s->n_tenants, s->limits.opts.weights, e) != 0) {
+        goto fail;
+    }
+    s->limits.opts.weights = NULL; /* the caller's */
     s->limits.n_blocks = s->cache.n_blocks;
     s->limits.n_pages = s->cache.n_pages;
     if (allocate(s, e) != 0) goto fail;
@@ -147,12 +152,14 @@ void sched_destroy(sched *s) {
     if (s == NULL) return;
     sched__drain(s);
     if (!s->keep_ended) {
-        free_list(&s->waiting);
+        for (uint32_t i = 0; i < s->n_tenants && s->tenants; i++)
+            free_list(&s->tenants[i].waiting);
         free_list(&s->running);
     }
     free_ended(s);
     eng_sampler_destroy(s->sampler);
     sched__cache_deinit(&s->cache);
+    free(s->tenants);
     free(s->rows);
     free(s->cohorts);
     sched__flights_deinit(s);
@@ -189,7 +196,8 @@ static seq *find_in(list_link *list, uint64_t id) {
 
 void sched_cancel(sched *s, uint64_t id) {
     seq *q = find_in(&s->running, id);
-    if (q == NULL) q = find_in(&s->waiting, id);
+    for (uint32_t i = 0; i < s->n_tenants && q == NULL; i++)
+        q = find_in(&s->tenants[i].waiting, id);
     if (q == NULL) return;
     if (s->stepping) { /* from a sink or a tap: rows of q may be in the launch at hand */
         atomic_store_explicit(&q->cancel_wanted, true, memory_order_relaxed);
@@ -213,15 +221,18 @@ static void cancel_wanted_in(sched *s, list_link *list) {
 void sched__cancel_wanted(sched *s) {
     s->cancels_wanted = false;
     cancel_wanted_in(s, &s->running);
-    cancel_wanted_in(s, &s->waiting);
+    for (uint32_t i = 0; i < s->n_tenants; i++)
+        cancel_wanted_in(s, &s->tenants[i].waiting);
 }
 
 void sched__end_all(sched *s, sched_finish finish, err_code why) {
     while (!list_empty(&s->running)) {
         sched__end(s, OWNER_OF(s->running.next, seq, rank), finish, why, 0);
     }
-    while (!list_empty(&s->waiting)) {
-        sched__end(s, OWNER_OF(s->waiting.next, seq, rank), finish, why, 0);
+    for (uint32_t i = 0; i < s->n_tenants; i++) {
+        list_link *waiting = &s->tenants[i].waiting;
+        while (!list_empty(waiting))
+            sched__end(s, OWNER_OF(waiting->next, seq, rank), finish, why, 0);
     }
 }
 
@@ -310,4 +321,19 @@ void sched_get_stats(const sched *s, sched_stats *out) {
         (uint64_t)(c->n_pages - c->n_free_pages) * PAGE_SLOTS * out->slot_bytes + maps;
     out->cache_bytes_all_loops = c->all * out->slot_bytes + maps;
     count_rows_by_loop(s, out);
+}
+
+void sched_get_tenant_stats(const sched *s, uint32_t tenant_index, sched_tenant_stats *out) {
+    *out = (sched_tenant_stats){0};
+    if (tenant_index >= s->n_tenants) return;
+    const sched_tenant *t = &s->tenants[tenant_index];
+    const cache_part *p = &s->cache.parts[tenant_index];
+    *out = (sched_tenant_stats){.running = t->n_running,
+                                .waiting = t->n_waiting,
+                                .waiting_tokens = t->waiting_tokens,
+                                .pages = p->n_pages,
+                                .pages_cached = p->n_cached_pages,
+                                .rows = t->rows,
+                                .output_tokens = t->output_tokens,
+                                .preemptions = t->preemptions};
 }

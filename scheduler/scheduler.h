@@ -16,7 +16,12 @@
 
 typedef struct eng_backend eng_backend; /* engine/backend.h */
 
-enum { SCHED_CHUNK = 128 };
+enum {
+    SCHED_CHUNK = 128,
+    SCHED_MAX_PRIORITY = 100, /* a priority further from 0 counts as this */
+    SCHED_AGE_ARRIVALS = 64,  /* so many later arrivals of its tenant lift a request one level */
+    SCHED_MAX_WEIGHT = 1000,
+};
 
 typedef enum { SCHED_DEPTHWISE, SCHED_LOCKSTEP, SCHED_FULL } sched_mode;
 
@@ -34,8 +39,11 @@ typedef struct {
                                   KV_LAST runs a model whose published engines do so */
     float default_threshold;   /* of the backend's exit rule; 0 = the model's, or the rule's own */
     bool prefix_cache;
-    bool depth_cap;      /* lower max_loops while the queue is long */
-    uint32_t wait_bound; /* most launches a ready row may be passed over; 0 = default */
+    uint32_t max_tenants;    /* sched_request.tenant is below this; 0 = 1 */
+    const uint32_t *weights; /* [max_tenants] of each tenant's share, >= 1; copied; NULL = 1 each */
+    bool share_cache;        /* tenants may find each other's cached prompts */
+    bool depth_cap;          /* lower max_loops while the queue is long */
+    uint32_t wait_bound;     /* most launches a ready row may be passed over; 0 = default */
 } sched_opts;
 void sched_opts_default(sched_opts *o);
 
@@ -65,8 +73,9 @@ typedef struct {
     sched_depth depth;
     uint32_t n_top;       /* alternatives wanted per token, <= ENG_MAX_TOP */
     bool prompt_logprobs; /* one SCHED_PROMPT event per prompt position */
-    int32_t priority;     /* lower first (vLLM) */
-    uint64_t salt[2];     /* hash of cache_salt; 0,0 = shared with everybody */
+    uint32_t tenant;      /* whose it is; tenants share places, launches and pages fairly */
+    int32_t priority;     /* lower first (vLLM), among requests of one tenant; waiting ages */
+    uint64_t salt[2];     /* hash of cache_salt; 0,0 = shared with everybody of the tenant */
     sched_tap tap;        /* may be NULL; with it every position runs the head if tap_logits */
     bool tap_logits;
     sched_constrain constrain; /* may be NULL */
@@ -120,6 +129,14 @@ typedef struct { /* counters only grow; gauges are as of now */
     uint32_t longest_wait;  /* launches the oldest ready row was passed over, most ever */
 } sched_stats;
 
+typedef struct { /* one tenant; counters only grow, gauges are as of now */
+    uint32_t running, waiting;
+    uint64_t waiting_tokens;
+    uint32_t pages, pages_cached; /* held in all; of these only for the prefix cache */
+    uint64_t rows;                /* run in launches of any stage */
+    uint64_t output_tokens, preemptions;
+} sched_tenant_stats;
+
 /* ---- the plain machine: one thread ---- */
 typedef struct sched sched;
 typedef void (*sched_sink)(void *ud, const sched_event *ev);
@@ -137,6 +154,7 @@ void sched_cancel(sched *s, uint64_t id); /* unknown ids are ignored; pages are 
  * ERR_DEVICE (all running sequences got SCHED_FAILED); a request can only end itself. */
 int sched_step(sched *s, bool *idle, err *e) WARN_UNUSED;
 void sched_get_stats(const sched *s, sched_stats *out);
+void sched_get_tenant_stats(const sched *s, uint32_t tenant, sched_tenant_stats *out);
 /* Slow check of every invariant of cache and rows; for tests. Says what is wrong. */
 bool sched_sane(const sched *s, err *e) WARN_UNUSED;
 
@@ -147,12 +165,14 @@ typedef void (*sched_notify)(void *ud); /* from the engine thread: events wait; 
 /* Takes the backend: sched_thread_stop closes it. */
 int sched_thread_start(sched_thread **out, eng_backend *steal_backend, const sched_opts *opts,
                        sched_notify notify, void *ud, err *e) WARN_UNUSED;
-/* The following four: from one and the same thread (the loop). Submit checks what can be
+/* The following five: from one and the same thread (the loop). Submit checks what can be
  * checked at once, so that refusals come before any header is sent; it never blocks. */
 int sched_thread_submit(sched_thread *t, const sched_request *r, uint64_t *id, err *e) WARN_UNUSED;
 void sched_thread_cancel(sched_thread *t, uint64_t id); /* its SCHED_END still comes */
 bool sched_thread_poll(sched_thread *t, sched_event *ev) WARN_UNUSED; /* false: no more for now */
 void sched_thread_stats(sched_thread *t, sched_stats *out); /* a snapshot at most 100 ms old */
+/* Of one tenant, from the snapshot that sched_thread_stats took last. */
+void sched_thread_tenant_stats(const sched_thread *t, uint32_t tenant, sched_tenant_stats *out);
 /* Nanoseconds since the engine thread last said it is alive, and whether its device failed. */
 uint64_t sched_thread_silence_ns(sched_thread *t);
 /* Any thread: when it last said so, on the clock of clock_ns, and how long the slowest of its

@@ -7,7 +7,7 @@
  * flight.c         launches from start to end    recurrent.c  recurrent launches
  * prelude_coda.c   prelude and coda              emit.c       positions done, tokens out
  * sched.c          the machine                   thread.c     the machine on its own thread
- * sane.c           every invariant, slowly
+ * tenant.c         whose turn it is          sane.c       every invariant, slowly
  *
  * Everything here belongs to the thread that calls sched_step, but for the fields of
  * seq marked atomic. */
@@ -35,6 +35,7 @@ typedef struct {
     float threshold;
     uint16_t min_loops, max_loops;
     uint16_t prompt_min; /* least loops of prompt positions, >= min_loops */
+    uint32_t tenant;     /* 0 where tenants share the cache */
 } prefix_root;
 
 typedef struct {
@@ -50,8 +51,9 @@ typedef struct {
     uint32_t all;                /* slots its positions would take were every loop stored */
     bool taken;                  /* not on the free list */
     bool cached;                 /* in the prefix table */
+    uint32_t tenant;             /* who made it */
     uint32_t hash_next;          /* chain of its bucket */
-    uint32_t lru_prev, lru_next; /* of blocks that only the prefix cache holds */
+    uint32_t lru_prev, lru_next; /* of its tenant's blocks that only the prefix cache holds */
     hash128 hash;                /* of its tokens and all before them */
     hash128 parent;
     prefix_root root;
@@ -60,22 +62,33 @@ typedef struct {
     uint32_t n_spare;
 } block;
 
+typedef struct {                  /* what one tenant's blocks hold */
+    uint32_t lru_first, lru_last; /* first = evicted next */
+    uint32_t n_pages;             /* of all its blocks */
+    uint32_t n_cached_pages, n_cached_blocks;
+    uint32_t weight;
+} cache_part;
+
 typedef struct {
     block *blocks;
+    cache_part *parts; /* [n_parts] by tenant */
+    uint32_t n_parts;
     uint32_t *page_next, *free_blocks, *buckets;
     uint32_t n_blocks, n_pages, n_buckets;
     uint32_t n_free_blocks, free_page, n_free_pages, n_cached_pages, n_cached_blocks;
-    uint32_t lru_first, lru_last; /* first = evicted next */
-    uint64_t used, all;           /* sums over blocks */
-    uint64_t handed;              /* slots handed out, ever, less those given back */
-    uint64_t key[2];              /* of the prefix hash */
-    bool leak;                    /* planted bug */
+    uint64_t used, all;   /* sums over blocks */
+    uint64_t handed;      /* slots handed out, ever, less those given back */
+    uint64_t key[2];      /* of the prefix hash */
+    bool leak, lose_part; /* planted bugs */
 } cache;
 
-int sched__cache_init(cache *c, const eng_backend_info *info, err *e);
+/* weights: [n_tenants], >= 1, or NULL for 1 each. */
+int sched__cache_init(cache *c, const eng_backend_info *info, uint32_t n_tenants,
+                      const uint32_t *weights, err *e);
 void sched__cache_deinit(cache *c);
-/* Both evict what only the prefix cache holds when they must; false when all is in use. */
-bool sched__take_block(cache *c, uint32_t *out) WARN_UNUSED;
+/* Both evict what only the prefix cache holds when they must; false when all is in use, or kept
+ * for other tenants. */
+bool sched__take_block(cache *c, uint32_t tenant, uint32_t *out) WARN_UNUSED;
 bool sched__take_slot(cache *c, uint32_t b, uint32_t *slot) WARN_UNUSED;
 /* The newest slot of a position whose loop was not run after all. A launch takes one of a
  * position at most, so what a block has spare never exceeds its positions. */
@@ -96,7 +109,12 @@ uint32_t sched__prefix_take(cache *c, const hash128 *hash, const hash128 *parent
 void sched__prefix_offer(cache *c, uint32_t b, const hash128 *hash, const hash128 *parent,
                          const prefix_root *root, const uint32_t tokens[ENG_BLOCK]);
 bool sched__same_root(const prefix_root *a, const prefix_root *b);
-bool sched__prefix_evict(cache *c); /* the least recently used; false when there is none */
+enum { ANY_TENANT = UINT32_MAX };
+/* The least recently used block of the tenant furthest over its share, for `tenant` to take.
+ * False when there is none, or only what is kept for others; ANY_TENANT takes that too. */
+bool sched__prefix_evict(cache *c, uint32_t tenant);
+/* Pages and blocks that `tenant` may take: free, or evictable for it. ANY_TENANT: for each. */
+void sched__room_for(const cache *c, uint32_t tenant, uint64_t *pages, uint64_t *blocks);
 void sched__lru_remove(cache *c, uint32_t b);
 void sched__lru_append(cache *c, uint32_t b);
 
@@ -117,9 +135,10 @@ typedef struct cohort cohort;
 typedef enum { SEQ_NEW, SEQ_WAITING, SEQ_RUNNING, SEQ_ENDED } seq_state;
 
 typedef struct seq {
-    list_link rank;  /* in waiting or running, by priority and then arrival */
+    list_link rank;  /* in its tenant's waiting or in running, by order and then arrival */
     list_link start; /* in want_decode or want_prompt while a cohort may be started */
     uint64_t id, arrival;
+    int64_t order; /* priority, aged: sched__order */
     seq_state state;
     atomic_bool cancel_wanted; /* set by any thread, or inside a step */
     sched_request req;         /* pointers lead into this allocation */
@@ -237,22 +256,41 @@ typedef struct {
 
 typedef enum { /* planted bugs, for the tests that must find them */
                FAULT_NONE,
-               FAULT_BREAK_RULE,  /* a row runs ahead of the row before it */
-               FAULT_LEAK_PAGE,   /* a freed block forgets one page */
-               FAULT_DROP_TAIL,   /* a halted row of policy exact fills no deeper plane */
-               FAULT_CODA_ORDER,  /* a chunk's coda does not wait for the one before */
-               FAULT_LOOSE_KEY,   /* the prefix key forgets depth and salt */
-               FAULT_SHARE_EARLY, /* a block is offered before it is finished */
-               FAULT_REEMIT,      /* a recomputed position is reported again */
-               FAULT_KEEP_LAST,   /* a halted position leaves deeper planes unmapped */
-               FAULT_STARVE,      /* the waiting bound is ignored */
-               FAULT_NO_GUARD,    /* a launch ahead takes for granted that nobody halts */
-               FAULT_KEEP_SLOT,   /* the slot of a row left out is not given back */
+               FAULT_BREAK_RULE,   /* a row runs ahead of the row before it */
+               FAULT_LEAK_PAGE,    /* a freed block forgets one page */
+               FAULT_DROP_TAIL,    /* a halted row of policy exact fills no deeper plane */
+               FAULT_CODA_ORDER,   /* a chunk's coda does not wait for the one before */
+               FAULT_LOOSE_KEY,    /* the prefix key forgets depth and salt */
+               FAULT_SHARE_EARLY,  /* a block is offered before it is finished */
+               FAULT_REEMIT,       /* a recomputed position is reported again */
+               FAULT_KEEP_LAST,    /* a halted position leaves deeper planes unmapped */
+               FAULT_STARVE,       /* the waiting bound is ignored */
+               FAULT_NO_GUARD,     /* a launch ahead takes for granted that nobody halts */
+               FAULT_KEEP_SLOT,    /* the slot of a row left out is not given back */
+               FAULT_LOOSE_TENANT, /* the prefix key forgets the tenant */
+               FAULT_LOSE_PART,    /* a page taken is not counted to its tenant */
+               FAULT_NO_AGE,       /* who waits never rises */
+               FAULT_BY_ARRIVAL,   /* tenants are served as they come */
                N_FAULTS
 } sched_fault;
 
 /* Whether a launch is built before the one before it is settled: if it pays, or as tests wish. */
 typedef enum { AHEAD_BY_COST, AHEAD_ALWAYS, AHEAD_NEVER } ahead_rule;
+
+/* ---- tenant.c: whose turn it is ---- */
+
+typedef struct {
+    list_link waiting; /* seq.rank */
+    list_link active;  /* in s->active while it has sequences, or a claim from before */
+    uint32_t weight, n_waiting, n_running, n_rows; /* rows: of the pool */
+    uint64_t waiting_tokens, arrivals;
+    double served;            /* ns of launches on its behalf, by weight */
+    uint32_t claim_places[2]; /* most held in this window of steps, and in the one before */
+    uint32_t claim_pages[2];
+    uint32_t in_launch, ready; /* rows, counted per launch */
+    bool may_run, held, passed;
+    uint64_t rows, output_tokens, preemptions; /* ever */
+} sched_tenant;
 
 struct sched {
     eng_backend *backend;
@@ -263,7 +301,11 @@ struct sched {
     cache cache;
     eng_sampler *sampler;
 
-    list_link waiting, running; /* seq.rank */
+    sched_tenant *tenants;
+    uint32_t n_tenants;
+    list_link active;  /* tenant.active */
+    uint64_t window;   /* of steps, for claims */
+    list_link running; /* seq.rank, of all tenants */
     uint32_t n_waiting, n_running;
     uint64_t waiting_tokens, next_id, next_arrival;
     uint64_t changes;                   /* blocks offered and sequences gone, ever; from 1 */
@@ -315,6 +357,32 @@ seq *sched__take_ended(sched *s);    /* NULL when there is none */
 void sched__cancel_wanted(sched *s); /* ends every sequence whose cancel_wanted is set */
 void sched__end_all(sched *s, sched_finish finish, err_code why);
 
+/* ---- tenant.c ---- */
+
+int sched__tenants_init(sched *s, err *e) WARN_UNUSED;
+static inline sched_tenant *sched__tenant_of(const sched *s, const seq *q) {
+    return &s->tenants[q->req.tenant];
+}
+/* Where a request that arrives now stands among those of its tenant: lower is first. */
+int64_t sched__order(sched *s, const seq *q);
+void sched__activate(sched *s, sched_tenant *t); /* it has a sequence now */
+void sched__roll_claims(sched *s);               /* before admission, each round */
+/* The tenant whose turn to be let in it is, of those not passed; NULL: nobody waits. */
+sched_tenant *sched__next_tenant(const sched *s);
+/* Whether t may have one more place; *from is then who must give one up, NULL if nobody. */
+bool sched__may_place(const sched *s, const sched_tenant *t, sched_tenant **from);
+/* Pages of a claim of others that t, beyond its share, must leave alone. */
+uint64_t sched__claimed_pages(const sched *s, const sched_tenant *t, uint64_t wanted);
+/* Who gives up pages so that t, which wants so many more, has its share; NULL: nobody. */
+sched_tenant *sched__gives_pages(const sched *s, const sched_tenant *t, uint64_t wanted);
+/* The tenant whose last sequence gives way when pages run out; NULL: the last of all. */
+sched_tenant *sched__most_pages(const sched *s);
+void sched__charge(sched *s, const flight *f); /* to whose rows are in it */
+/* Before a recurrent launch is picked: sets `held` of tenants that let others go first. */
+void sched__hold_tenants(sched *s);
+/* Some tenant has nothing left to loop and waits for a flush only. */
+bool sched__flush_is_waited_for(sched *s);
+
 /* ---- cohort.c ---- */
 
 void sched__start_cohorts(sched *s);
@@ -325,6 +393,8 @@ void sched__drop_cohorts(sched *s, seq *q);
 /* ---- pick.c ---- */
 
 void sched__pick_loops(sched *s, flight *f); /* who runs a loop in the launch being built */
+typedef enum { MUST_WAIT, IF_BEFORE_RUNS, MAY_RUN } readiness;
+readiness sched__readiness(const sched *s, const cohort *c); /* by the wavefront rule */
 
 /* ---- flight.c ---- */
 
@@ -367,7 +437,7 @@ void sched__settle_coda(sched *s, flight *f, const eng_result *r);
 
 /* ---- cost.c ---- */
 
-bool sched__flush_pays(const sched *s);
+bool sched__flush_pays(sched *s);
 /* Whether to build the next launch before the one that is out is settled. */
 bool sched__ahead_pays(const sched *s, const flight *out);
 void sched__learn_cycle(sched *s); /* a flush is settled */

@@ -57,7 +57,8 @@ static int resolve_depth(const limits *l, const sched_request *r, prefix_root *r
                           .threshold = threshold,
                           .min_loops = (uint16_t)min,
                           .max_loops = (uint16_t)max,
-                          .prompt_min = (uint16_t)(prompt > min ? prompt : min)};
+                          .prompt_min = (uint16_t)(prompt > min ? prompt : min),
+                          .tenant = o->share_cache ? 0 : r->tenant};
     return 0;
 }
 
@@ -80,6 +81,10 @@ static int check_size(const limits *l, const sched_request *r, const prefix_root
 }
 
 static int check(const limits *l, const sched_request *r, prefix_root *root, err *e) {
+    if (r->tenant >= l->opts.max_tenants) {
+        return err_set(e, ERR_BAD_PARAM, "tenant", "tenant %u is not below %u", r->tenant,
+                       l->opts.max_tenants);
+    }
     if (r->n_prompt == 0) return err_set(e, ERR_BAD_PARAM, "prompt", "the prompt has no token");
     for (uint32_t i = 0; i < r->n_prompt; i++) {
         if (r->prompt[i] >= l->plan->vocab_size) {

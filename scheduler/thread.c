@@ -54,6 +54,7 @@ struct sched_thread {
 
     /* Three snapshots: one being written, one being read, one changing hands. */
     sched_stats stats[3];
+    sched_tenant_stats *tenants[3]; /* [max_tenants] each */
     atomic_uint shared;
     unsigned writing, reading;
     uint64_t published_ns; /* engine's side */
@@ -93,6 +94,8 @@ static void publish(sched_thread *t, bool now) {
     if (!now && ns - t->published_ns < STATS_EVERY_NS) return;
     t->published_ns = ns;
     sched_get_stats(t->s, &t->stats[t->writing]);
+    for (uint32_t i = 0; i < t->s->n_tenants; i++)
+        sched_get_tenant_stats(t->s, i, &t->tenants[t->writing][i]);
     t->writing =
         atomic_exchange_explicit(&t->shared, t->writing | STATS_FRESH, memory_order_acq_rel) &
         ~(unsigned)STATS_FRESH;
@@ -154,6 +157,12 @@ static int allocate(sched_thread *t, err *e) {
         return err_set(e, ERR_BAD_PARAM, "max-queue", "%u running and %u waiting are too many",
                        o->max_running, o->max_queue);
     }
+    for (int i = 0; i < 3; i++) {
+        t->tenants[i] = array_new(o->max_tenants, sizeof *t->tenants[i]);
+        if (t->tenants[i] == NULL) {
+            return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the tenants' figures");
+        }
+    }
     t->n_slots = (uint32_t)n;
     t->slots = array_new(t->n_slots, sizeof *t->slots);
     if (t->slots == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the queue");
@@ -168,6 +177,8 @@ static void destroy(sched_thread *t) { /* the engine thread is gone */
     for (uint32_t i = 0; i < t->n_slots && t->slots; i++)
         free(t->slots[i].q);
     free(t->slots);
+    for (int i = 0; i < 3; i++)
+        free(t->tenants[i]);
     queue_destroy(t->in);
     queue_destroy(t->out);
     wake_destroy(t->bell);
@@ -283,6 +294,11 @@ void sched_thread_stats(sched_thread *t, sched_stats *out) {
     }
     *out = t->stats[t->reading];
     out->refused += t->refused;
+}
+
+void sched_thread_tenant_stats(const sched_thread *t, uint32_t tenant, sched_tenant_stats *out) {
+    *out = tenant < t->s->limits.opts.max_tenants ? t->tenants[t->reading][tenant]
+                                                  : (sched_tenant_stats){0};
 }
 
 uint64_t sched_thread_silence_ns(sched_thread *t) {

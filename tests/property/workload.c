@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LEN = 400 };
+enum { MAX_LEN = 400, TENANTS = 4 };
 
 uint64_t work_rand(uint64_t *state) {
     uint64_t z = *state += 0x9e3779b97f4a7c15u;
@@ -39,6 +39,7 @@ typedef struct {
 typedef struct {
     fake_opts fake;
     sched_opts opts;
+    uint32_t weights[TENANTS];
     work_item items[WORK_MAX];
     uint32_t n;
     uint64_t mood; /* draws, at each step, whether to go ahead; 0 = always */
@@ -150,10 +151,25 @@ static void draw_flights(work *w, const work_case *c) {
     if (moody && !(c->simpler & WORK_ALWAYS_AHEAD)) w->mood = work_rand(&r) | 1;
 }
 
+/* From a stream of its own too: the same traffic is of one tenant or of several. */
+static void draw_tenants(work *w, const work_case *c) {
+    uint64_t r = c->seed ^ UINT64_C(0x5555555555555555);
+    uint32_t n = chance(&r, 40) ? 1 : draw(&r, 2, TENANTS);
+    if (c->simpler & WORK_ONE_TENANT) n = 1;
+    for (uint32_t i = 0; i < TENANTS; i++)
+        w->weights[i] = chance(&r, 50) ? 1 : draw(&r, 1, 5);
+    w->opts.max_tenants = n;
+    w->opts.weights = chance(&r, 50) ? w->weights : NULL;
+    w->opts.share_cache = chance(&r, 20);
+    for (uint32_t i = 0; i < WORK_MAX; i++)
+        w->items[i].r.tenant = draw(&r, 0, 9999) % n;
+}
+
 static void draw_work(work *w, const work_case *c) {
     uint64_t r = c->seed;
     draw_machine(w, c, &r);
     draw_flights(w, c);
+    draw_tenants(w, c);
     w->n = draw(&r, 1, WORK_MAX);
     for (uint32_t i = 0; i < w->n; i++) {
         uint64_t own = work_rand(&r); /* so that dropping one leaves the others as they were */
@@ -300,6 +316,24 @@ static void solve(const work *w, const work_item *it, eng_sampler *sampler, answ
     fake_seq_destroy(q);
 }
 
+/* The most tokens of its prompt that a request of its tenant (of any, where tenants share the
+ * cache) began with: what the cache may have of it. */
+static uint32_t longest_own_prefix(const work *w, const work_item *it) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < w->n; i++) {
+        const work_item *o = &w->items[i];
+        if (o == it || !o->sent || o->refused) continue;
+        if (o->r.tenant != it->r.tenant && !w->opts.share_cache) continue;
+        uint32_t n = 0, all = o->r.n_prompt + o->n_got;
+        while (n < it->r.n_prompt && n < all &&
+               it->prompt[n] == (n < o->r.n_prompt ? o->prompt[n] : o->got[n - o->r.n_prompt])) {
+            n++;
+        }
+        if (n > most) most = n;
+    }
+    return most;
+}
+
 static void compare(work *w, uint32_t i, eng_sampler *sampler) {
     work_item *it = &w->items[i];
     answer a;
@@ -320,6 +354,10 @@ static void compare(work *w, uint32_t i, eng_sampler *sampler) {
                     it->end.finish, it->n_got, want, a.n);
     }
     if (a.stopped && it->end.stop_id != a.stop_id) return fail(w, "request %u: wrong stop id", i);
+    if (it->end.n_cached > longest_own_prefix(w, it)) {
+        return fail(w, "request %u: %u tokens came from the cache, its tenant left at most %u", i,
+                    it->end.n_cached, longest_own_prefix(w, it));
+    }
     if (it->end.n_output != it->n_got)
         return fail(w, "request %u: counts %u tokens", i, it->end.n_output);
     if (it->r.prompt_logprobs && it->n_prompt_events != it->r.n_prompt) {
@@ -389,6 +427,7 @@ bool work_run(const work_case *c, sched_fault fault, work_report *report, char *
     } else {
         s->fault = fault;
         s->cache.leak = fault == FAULT_LEAK_PAGE;
+        s->cache.lose_part = fault == FAULT_LOSE_PART;
         if (drive(w, s, report)) compare_all(w);
         if (!w->bad) fill_report(w, s, b, report);
     }

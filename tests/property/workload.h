@@ -25,7 +25,8 @@ enum {
     WORK_ALL_AT_ONCE = 32,
     WORK_HOST_SAMPLES = 64, /* the backend samples nothing */
     WORK_ALWAYS_AHEAD = 128,
-    WORK_SIMPLER_ALL = 255,
+    WORK_ONE_TENANT = 256,
+    WORK_SIMPLER_ALL = 511,
 };
 
 typedef struct {
