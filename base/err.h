@@ -21,6 +21,8 @@
     X(IO, "the operating system refused")                                                          \
     X(NO_MEMORY, "allocation failed")                                                              \
     X(NUMERIC, "the model produced a value that is not a number")                                  \
+    X(CONSTRAINT, "what the request allows leaves no token to choose")                             \
+    X(COSTLY, "the form asked of the answer takes too much work per token")                        \
     X(STOPPING, "the server is shutting down")                                                     \
     X(CANCELLED, "nobody waits for the result any more")                                           \
     X(DEVICE, "the accelerator failed; a new process is needed")                                   \

@@ -58,6 +58,12 @@ void eng_sampler_destroy(eng_sampler *s) {
 
 /* ---- penalties, bias, mask ---- */
 
+/* However far penalties and bias push a logit, it stays one that can be chosen; -Inf, which the
+ * model gave, stays as well. So only the mask takes tokens away. */
+static float bounded(float x, float model) {
+    return model == -INFINITY ? model : fminf(fmaxf(x, -FLT_MAX), FLT_MAX);
+}
+
 /* True the first time a token is met in this call. */
 static bool first_time(eng_sampler *s, uint32_t id) {
     if (s->seen[id] == s->epoch) return false;
@@ -68,7 +74,7 @@ static bool first_time(eng_sampler *s, uint32_t id) {
 
 static void repeat(eng_sampler *s, uint32_t id, float penalty) {
     float x = s->y[id];
-    s->y[id] = x > 0 ? x / penalty : x * penalty;
+    s->y[id] = bounded(x > 0 ? x / penalty : x * penalty, x);
 }
 
 static void apply_penalties(eng_sampler *s, const eng_sampling *p, const eng_history *h) {
@@ -92,14 +98,17 @@ static void apply_penalties(eng_sampler *s, const eng_sampling *p, const eng_his
     for (size_t i = 0; counts && i < h->n_output; i++) {
         uint32_t id = h->output[i];
         if (id >= s->vocab || s->count[id] == 0) continue;
-        s->y[id] -= p->presence_penalty + p->frequency_penalty * (float)s->count[id];
+        float by = p->presence_penalty + p->frequency_penalty * (float)s->count[id];
+        s->y[id] = bounded(s->y[id] - by, s->y[id]);
         s->count[id] = 0; /* once per token */
     }
 }
 
 static void apply_bias(eng_sampler *s, const eng_sampling *p) {
     for (uint32_t i = 0; i < p->n_bias; i++) {
-        if (p->bias[i].id < s->vocab) s->y[p->bias[i].id] += p->bias[i].value;
+        if (p->bias[i].id >= s->vocab) continue;
+        float *y = &s->y[p->bias[i].id];
+        *y = bounded(*y + p->bias[i].value, *y);
     }
 }
 
@@ -311,7 +320,7 @@ int eng_sample(eng_sampler *s, const eng_sampling *p, const eng_history *h, cons
     bool bad = false;
     float max = eng__max_of(s->y, s->vocab, &bad);
     if (bad || max == -INFINITY) {
-        return err_set(e, ERR_NUMERIC, NULL, "bias, mask and penalties leave no token to choose");
+        return err_set(e, ERR_CONSTRAINT, NULL, "no token that is allowed can be chosen");
     }
     out->token = p->temperature < RM_GREEDY_BELOW ? eng__first_equal(s->y, s->vocab, max)
                                                   : draw(s, p, max, index);

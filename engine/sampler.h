@@ -62,8 +62,9 @@ int eng_sampler_create(eng_sampler **out, uint32_t vocab_size, err *e) WARN_UNUS
 void eng_sampler_destroy(eng_sampler *s);
 /* Picks a token from logits [vocab] (not changed). Randomness is a pure function of
  * (seed, index), index being the number of tokens the sequence has put out: the same
- * whatever else runs. mask may be NULL. ERR_NUMERIC for NaN, +Inf, or when nothing is
- * allowed. No allocation. */
+ * whatever else runs. mask may be NULL. ERR_NUMERIC when the model is at fault: NaN, +Inf, or
+ * every token impossible. ERR_CONSTRAINT when the mask leaves no possible token; bias and
+ * penalties alone cannot take one away. No allocation. */
 int eng_sample(eng_sampler *s, const eng_sampling *p, const eng_history *h, const eng_mask *mask,
                const float *logits, uint64_t index, uint32_t n_top, eng_choice *out,
                err *e) WARN_UNUSED;

@@ -32,7 +32,7 @@ static int check_sampling(const limits *l, const sched_request *r, err *e) {
     if (r->n_top > ENG_MAX_TOP) {
         return err_set(e, ERR_BAD_PARAM, "logprobs", "at most %d alternatives", ENG_MAX_TOP);
     }
-    return 0;
+    return r->max_tokens ? eng_sampling_check(&r->sampling, e) : 0;
 }
 
 /* Fills what the request leaves open and checks what it wishes. */

@@ -23,9 +23,9 @@ static const struct {
     err_code code;
     unsigned status;
 } statuses[] = {
-    {ERR_BAD_PARAM, 400}, {ERR_UNSUPPORTED, 400}, {ERR_TOO_LONG, 400},
-    {ERR_NOT_FOUND, 404}, {ERR_BUSY, 503},        {ERR_NO_MEMORY, 503},
-    {ERR_DEVICE, 503},    {ERR_NUMERIC, 500},     {ERR_INTERNAL, 500},
+    {ERR_BAD_PARAM, 400}, {ERR_UNSUPPORTED, 400}, {ERR_TOO_LONG, 400}, {ERR_NOT_FOUND, 404},
+    {ERR_BUSY, 503},      {ERR_NO_MEMORY, 503},   {ERR_DEVICE, 503},   {ERR_NUMERIC, 500},
+    {ERR_INTERNAL, 500},  {ERR_CONSTRAINT, 400},  {ERR_COSTLY, 400},
 };
 
 Test(api_text, each_failure_has_the_status_that_clients_retry_or_do_not_by) {

@@ -390,10 +390,12 @@ Test(sampler, log_probabilities_are_of_the_models_own_logits) {
     eng_sampler_destroy(s);
 }
 
-Test(sampler, what_cannot_be_sampled_is_a_numeric_error_and_leaves_the_sampler_usable) {
+Test(sampler, only_the_model_makes_a_numeric_error_and_what_a_request_bans_has_a_code_of_its_own) {
     const float good[] = {1, 2, 3, 4, 5};
     const uint64_t none = 0;
     const eng_mask banned = {&none, 1};
+    const uint64_t third_bit = 4;
+    const eng_mask third = {&third_bit, 1};
     eng_bias minus[5];
     for (uint32_t i = 0; i < 5; i++)
         minus[i] = (eng_bias){i, -3.4e38f};
@@ -401,13 +403,15 @@ Test(sampler, what_cannot_be_sampled_is_a_numeric_error_and_leaves_the_sampler_u
         const char *what;
         float x[5];
         const eng_mask *mask;
+        err_code code;
     } rows[] = {
-        {"NaN", {1, NAN, 3, 4, 5}, NULL},
-        {"NaN at the end", {1, 2, 3, 4, NAN}, NULL},
-        {"+Inf", {1, 2, INFINITY, 4, 5}, NULL},
-        {"all -Inf", {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY}, NULL},
-        {"all banned", {1, 2, 3, 4, 5}, &banned},
-        {"no mask words", {1, 2, 3, 4, 5}, &(eng_mask){&none, 0}},
+        {"NaN", {1, NAN, 3, 4, 5}, NULL, ERR_NUMERIC},
+        {"NaN at the end", {1, 2, 3, 4, NAN}, NULL, ERR_NUMERIC},
+        {"+Inf", {1, 2, INFINITY, 4, 5}, NULL, ERR_NUMERIC},
+        {"all -Inf", {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY}, NULL, ERR_NUMERIC},
+        {"all banned", {1, 2, 3, 4, 5}, &banned, ERR_CONSTRAINT},
+        {"what is allowed is -Inf", {1, 2, -INFINITY, 4, 5}, &third, ERR_CONSTRAINT},
+        {"no mask words", {1, 2, 3, 4, 5}, &(eng_mask){&none, 0}, ERR_CONSTRAINT},
     };
     eng_sampler *s = sampler(5);
     const float temperatures[] = {0, 1};
@@ -418,7 +422,7 @@ Test(sampler, what_cannot_be_sampled_is_a_numeric_error_and_leaves_the_sampler_u
             err e = {0};
             cr_assert_eq(eng_sample(s, &p, &no_history, rows[k].mask, rows[k].x, 0, 2, &c, &e), -1,
                          "%s", rows[k].what);
-            cr_assert_eq(e.code, ERR_NUMERIC, "%s: %s", rows[k].what, e.msg);
+            cr_assert_eq(e.code, rows[k].code, "%s: %s", rows[k].what, e.msg);
             p.temperature = 0;
             cr_assert_eq(pick(s, &p, &no_history, NULL, good, 0), 4);
         }
@@ -429,6 +433,32 @@ Test(sampler, what_cannot_be_sampled_is_a_numeric_error_and_leaves_the_sampler_u
     p.bias = minus;
     for (uint64_t i = 0; i < 100; i++)
         cr_assert(pick(s, &p, &no_history, NULL, some, i) % 2 == 1);
+    eng_sampler_destroy(s);
+}
+
+Test(sampler, no_bias_and_no_penalty_within_its_range_takes_every_token_away) {
+    const float x[] = {-FLT_MAX, FLT_MAX, -3e38f, 3e38f, 0};
+    const uint32_t all[] = {0, 1, 2, 3, 4};
+    const eng_history h = {all, all, 5, 5};
+    const float penalties[] = {1e-6f, 1, 1e6f}, counts[] = {-1e6f, 0, 1e6f},
+                biases[] = {-FLT_MAX, 0, FLT_MAX}, temperatures[] = {0, 1e-5f, 1, 1e6f};
+    eng_sampler *s = sampler(5);
+    for (int k = 0; k < 3 * 3 * 3 * 4; k++) {
+        eng_sampling p = plain(temperatures[k / 27]);
+        eng_bias bias[10]; /* each token twice: their sum overflows */
+        for (uint32_t i = 0; i < 10; i++)
+            bias[i] = (eng_bias){i / 2, biases[k % 3]};
+        p.bias = bias;
+        p.n_bias = 10;
+        p.repetition_penalty = penalties[k / 3 % 3];
+        p.presence_penalty = p.frequency_penalty = counts[k / 9 % 3];
+        eng_choice c;
+        err e = {0};
+        for (uint64_t i = 0; i < 20; i++) {
+            cr_assert_eq(eng_sample(s, &p, &h, NULL, x, i, 2, &c, &e), 0, "case %d: %s", k, e.msg);
+            cr_assert_lt(c.token, 5);
+        }
+    }
     eng_sampler_destroy(s);
 }
 
