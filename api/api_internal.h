@@ -178,6 +178,7 @@ struct api_request {
     uint64_t salt[2];
     const char *request_id; /* NULL or checked */
     api__grammar *grammar;  /* what the answer must fit; NULL: anything */
+    const char *form_field; /* of the request, that the grammar is from; static */
     const char **tools;     /* names of the functions that may be called */
     uint32_t n_tools;
     api__calls calls;

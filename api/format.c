@@ -72,6 +72,7 @@ static int read_response_format(api_request *r, const api_context *c, const api_
                        field);
     }
     if (api__can_constrain(c, v, param, e) != 0) return -1;
+    r->form_field = param;
     return schema ? read_schema(r, v->response_format, param, e)
                   : api__grammar_compile(&r->grammar, NULL, param, e);
 }

@@ -156,7 +156,7 @@ void api_reply_request(const api_reply *r, uint32_t i, sched_request *out) {
     };
     out->sampling.seed = seed_of(r, i);
     if (r->choices[i].constraint) {
-        out->constrain = api__constraint_mask;
+        out->constraint = &api__constraint_calls;
         out->ud = r->choices[i].constraint;
     }
 }
@@ -309,12 +309,14 @@ static void on_end(api_reply *r, api__choice *ch, const sched_event *ev) {
     r->n_ended++;
 }
 
-/* An end that is not the answer's own. */
-static bool broken(const api__choice *ch, const sched_event *ev, err *e) {
+/* An end that is not the answer's own. field: what asked for the form of the answer, or NULL. */
+static bool broken(const api__choice *ch, const sched_event *ev, const char *field, err *e) {
     if (ch->state != API__RUNNING || ev->kind != SCHED_END) return false;
     if (ev->finish == SCHED_FAILED) {
-        err_set(e, ev->why ? ev->why : ERR_INTERNAL, NULL, "%s",
-                err_text(ev->why ? ev->why : ERR_INTERNAL));
+        err_code why = ev->why ? ev->why : ERR_INTERNAL;
+        bool form = field && (why == ERR_CONSTRAINT || why == ERR_COSTLY);
+        err_set(e, why, form ? field : NULL, "%s%s%s", form ? field : "", form ? ": " : "",
+                err_text(why));
         return true;
     }
     if (ev->finish != SCHED_CANCELLED) return false;
@@ -354,7 +356,7 @@ unsigned api_reply_event(api_reply *r, uint32_t i, const sched_event *ev, buf *o
     size_t held = api__choice_bytes(ch);
     err why = {0};
     if (ch->state == API__ENDED) return 0;
-    if (broken(ch, ev, &why)) goto fail;
+    if (broken(ch, ev, r->r->form_field, &why)) goto fail;
     switch (ev->kind) {
     case SCHED_PROMPT:
         if (ch->state == API__RUNNING) on_prompt(r, ch, ev);

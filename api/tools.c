@@ -113,6 +113,7 @@ static int force(api_request *r, const api_context *c, const api__values *v, con
         return api__bad_param(e, "tool_choice",
                               "cannot force a call together with a form for the answer");
     if (api__can_constrain(c, v, "tool_choice", e) != 0) return -1;
+    r->form_field = "tools";
     return api__grammar_compile_tools(&r->grammar, tools, r->named, "tools", e);
 }
 

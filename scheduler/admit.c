@@ -55,6 +55,7 @@ void sched__accept(sched *s, seq *q) {
     q->order = sched__order(s, q);
     sched__activate(s, sched__tenant_of(s, q));
     enqueue(s, q);
+    sched__want_mask(s, q);
 }
 
 /* Gives back everything q holds of the backend. */

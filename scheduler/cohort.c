@@ -46,7 +46,7 @@ static void count_out(sched *s, cohort *c) { /* of every sum it stands in */
         s->n_looping_live -= c->n_live;
         *(c->parked ? &s->n_parked : &s->n_looping_tail) -= c->n_tail;
     }
-    if (!list_empty(&c->stage)) s->n_to_coda -= c->n_coda;
+    if (!list_empty(&c->stage) && !c->unmasked) s->n_to_coda -= c->n_coda;
 }
 
 static void free_cohort(sched *s, cohort *c) {
@@ -205,8 +205,9 @@ static void queue_coda(sched *s, cohort *c) {
         bool in_order =
             p == NULL || p->coda_row == NONE || (p->n_live == 0 && !list_empty(&p->stage));
         if (!in_order && s->fault != FAULT_CODA_ORDER) return;
-        list_insert_before(&s->to_coda, &c->stage);
-        s->n_to_coda += c->n_coda;
+        c->unmasked = sched__lacks_mask(c);
+        list_insert_before(c->unmasked ? &s->to_mask : &s->to_coda, &c->stage);
+        if (!c->unmasked) s->n_to_coda += c->n_coda;
     }
 }
 

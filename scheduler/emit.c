@@ -22,7 +22,7 @@ static bool bans_stop_ids(const seq *q) { /* it is too early to stop */
 /* The next token follows from the logits alone, where the backend can pick it: they need
  * not leave the device. (Masks, penalties and bias are known here only.) */
 static bool backend_samples(const sched *s, const seq *q) {
-    return s->backend->info.samples && q->req.constrain == NULL && !bans_stop_ids(q) &&
+    return s->backend->info.samples && q->req.constraint == NULL && !bans_stop_ids(q) &&
            eng_sampling_is_plain(&q->req.sampling);
 }
 
@@ -62,22 +62,30 @@ static void count_position(sched *s, seq *q, uint32_t pos, uint16_t depth) {
     }
 }
 
-/* What the caller's constraint allows, less the stop ids while it is too early. */
-static const eng_mask *mask_for(sched *s, const seq *q, eng_mask *own) {
-    const uint32_t *output = q->tokens + q->req.n_prompt;
-    const eng_mask *given =
-        q->req.constrain ? q->req.constrain(q->req.ud, output, seq_n_output(q)) : NULL;
-    if (!bans_stop_ids(q)) return given;
+enum { REDRAWS = 32 }; /* of one token */
+
+/* The mask as our own copy, of which more may be taken away. */
+static void own_mask(sched *s, eng_mask *m) {
     size_t words = (s->plan->vocab_size + 63) / 64;
-    for (size_t i = 0; i < words; i++) {
-        s->mask[i] = given == NULL ? UINT64_MAX : i < given->n_words ? given->words[i] : 0;
+    for (size_t i = 0; m->words != s->mask && i < words; i++) {
+        s->mask[i] = m->words == NULL ? UINT64_MAX : i < m->n_words ? m->words[i] : 0;
     }
-    for (uint32_t i = 0; i < q->req.n_stop_ids; i++) {
-        uint32_t id = q->req.stop_ids[i];
-        s->mask[id / 64] &= ~(UINT64_C(1) << (id % 64));
-    }
-    *own = (eng_mask){s->mask, words};
-    return own;
+    *m = (eng_mask){s->mask, words};
+}
+
+static void ban(sched *s, eng_mask *m, uint32_t id) {
+    own_mask(s, m);
+    s->mask[id / 64] &= ~(UINT64_C(1) << (id % 64));
+}
+
+/* What the caller's constraint allows, less the stop ids while it is too early. Without words:
+ * everything. */
+static eng_mask mask_for(sched *s, const seq *q) {
+    const eng_mask *given = q->req.constraint ? q->req.constraint->mask(q->req.ud) : NULL;
+    eng_mask m = given ? *given : (eng_mask){0};
+    for (uint32_t i = 0; bans_stop_ids(q) && i < q->req.n_stop_ids; i++)
+        ban(s, &m, q->req.stop_ids[i]);
+    return m;
 }
 
 static bool is_stop(const seq *q, uint32_t token) {
@@ -87,15 +95,29 @@ static bool is_stop(const seq *q, uint32_t token) {
     return false;
 }
 
-static err_code sample(sched *s, const seq *q, const float *logits, eng_choice *out) {
-    eng_mask own;
-    err e = {0};
+/* A token that the constraint takes. What it refuses, though the mask allowed it, is banned and
+ * another is drawn; of an answer that runs out of tokens only its own sequence ends. */
+static err_code draw(sched *s, const seq *q, const float *logits, eng_choice *out) {
     eng_history h = {q->tokens, q->tokens + q->req.n_prompt, q->req.n_prompt, seq_n_output(q)};
+    eng_mask m = mask_for(s, q);
+    for (int i = 0; i < REDRAWS; i++) {
+        err e = {0};
+        if (eng_sample(s->sampler, &q->req.sampling, &h, m.words ? &m : NULL, logits,
+                       seq_n_output(q), q->req.n_top, out, &e) != 0) {
+            return e.code;
+        }
+        if (!q->req.constraint || q->req.constraint->take(q->req.ud, out->token)) return ERR_NONE;
+        ban(s, &m, out->token);
+        if (s->beat) s->beat(s->ud);
+    }
+    return ERR_CONSTRAINT;
+}
+
+static err_code sample(sched *s, const seq *q, const float *logits, eng_choice *out) {
     uint64_t t0 = clock_ns();
-    int rc = eng_sample(s->sampler, &q->req.sampling, &h, mask_for(s, q, &own), logits,
-                        seq_n_output(q), q->req.n_top, out, &e);
+    err_code bad = draw(s, q, logits, out);
     s->stats.sample_ns += clock_ns() - t0;
-    return rc == 0 ? ERR_NONE : e.code;
+    return bad;
 }
 
 static void put_out(sched *s, seq *q, uint16_t depth, const eng_choice *c) {
@@ -114,6 +136,7 @@ static void put_out(sched *s, seq *q, uint16_t depth, const eng_choice *c) {
     if (seq_n_output(q) == q->req.max_tokens) {
         sched__end(s, q, SCHED_LENGTH, ERR_NONE, 0);
     } else {
+        sched__want_mask(s, q);
         sched__want_start(s, q);
     }
 }

@@ -166,6 +166,7 @@ void sched__settle_coda(sched *s, flight *f, const eng_result *r) {
     for (uint32_t i = 0; i < f->n_rows; i++) {
         const eng_row *row = &f->rows[i];
         cohort *c = f->picks[f->who[i].pick];
+        if (s->beat && row->flags) s->beat(s->ud); /* a row of logits takes up to a millisecond */
         if (c) settle_coda_row(s, f, c, row, h);
         if (row->flags & ENG_ROW_LOGITS) h.logits += s->plan->vocab_size;
         if (row->flags & ENG_ROW_SAMPLE) h.choices++;

@@ -164,7 +164,7 @@ static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
             MUST(!c->parked || (c->n_live == 0 && c->next_loop >= q->frontier),
                  "a row that is needed is parked");
             prelude += before ? c->n : 0;
-            coda += !before && !list_empty(&c->stage) ? c->n_coda : 0;
+            coda += !before && !list_empty(&c->stage) && !c->unmasked ? c->n_coda : 0;
         }
         MUST(at == q->next_start, "cohorts of a sequence end early");
     }

@@ -108,6 +108,7 @@ int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink
     list_init(&s->want_prompt);
     list_init(&s->to_prelude);
     list_init(&s->to_coda);
+    list_init(&s->to_mask);
     list_init(&s->parked);
     for (int i = 0; i < N_LISTS; i++)
         list_init(&s->looping[i]);
@@ -256,7 +257,9 @@ static int flush(sched *s, err *e) {
 
 static int round_of_launches(sched *s, err *e) {
     uint64_t before = s->n_started;
+    bool was_out = s->n_out > 0;
     if (catch_up(s, e) != 0) return -1;
+    sched__look_at_masks(s);
     sched__admit(s);
     sched__start_cohorts(s);
     if (sched__flush_pays(s)) {
@@ -267,7 +270,9 @@ static int round_of_launches(sched *s, err *e) {
     sched__relieve_rows(s);
     if (s->n_looping_live + s->n_looping_tail > 0 && sched__run_loops(s, e) != 0) return -1;
     /* With nothing to start, what is out is what everybody waits for. */
-    return s->n_started == before ? sched__settle_all(s, e) : 0;
+    if (s->n_started != before) return 0;
+    s->starved = !was_out && !list_empty(&s->to_mask);
+    return sched__settle_all(s, e);
 }
 
 static bool at_rest(const sched *s) {
@@ -276,6 +281,7 @@ static bool at_rest(const sched *s) {
 
 int sched_step(sched *s, bool *idle, err *e) {
     *idle = at_rest(s);
+    s->starved = false;
     if (*idle) return 0;
     s->stats.steps++;
     s->stepping = true;

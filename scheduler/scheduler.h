@@ -57,10 +57,18 @@ typedef struct {
  * loops this position executed. logits is NULL where nobody asked for the head. */
 typedef void (*sched_tap)(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits);
 
-/* Chooses what may come next (constrained decoding). Called on the scheduler's thread
- * with the tokens put out so far; returns the mask to apply, or NULL for none. Must
- * not allocate in the token path and must not block. */
-typedef const eng_mask *(*sched_constrain)(void *ud, const uint32_t *output, size_t n_output);
+/* Chooses what may come next (constrained decoding); all three take sched_request.ud. None may
+ * allocate or block. One thread at a time is in them for one sequence; sched_thread makes masks
+ * on a thread of their own, while launches run, and takes tokens on the engine's. */
+typedef struct {
+    /* Makes the mask of the next token, given those taken. Any other answer than ERR_NONE ends
+     * the sequence with it. The work must have a bound: other sequences' masks wait for it. */
+    err_code (*make)(void *ud);
+    const eng_mask *(*mask)(void *ud); /* made last; NULL: everything may come */
+    /* A token was drawn that the mask allows: goes on with it. False, and nothing has changed,
+     * if it cannot come after all; another is drawn then. */
+    bool (*take)(void *ud, uint32_t token);
+} sched_constraint;
 
 typedef struct {
     const uint32_t *prompt;   /* copied */
@@ -78,8 +86,8 @@ typedef struct {
     uint64_t salt[2];     /* hash of cache_salt; 0,0 = shared with everybody of the tenant */
     sched_tap tap;        /* may be NULL; with it every position runs the head if tap_logits */
     bool tap_logits;
-    sched_constrain constrain; /* may be NULL */
-    void *ud;                  /* for tap and constrain; must live until the SCHED_END event */
+    const sched_constraint *constraint; /* may be NULL */
+    void *ud; /* for tap and constraint; must live until the SCHED_END event */
 } sched_request;
 
 typedef enum { SCHED_PROMPT, SCHED_TOKEN, SCHED_END } sched_kind;

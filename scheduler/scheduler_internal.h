@@ -6,6 +6,7 @@
  * pick.c           the wavefront rule            tails.c      silent loops of policy exact
  * flight.c         launches from start to end    recurrent.c  recurrent launches
  * prelude_coda.c   prelude and coda              emit.c       positions done, tokens out
+ * masks.c          what constrained answers may say next
  * sched.c          the machine                   thread.c     the machine on its own thread
  * tenant.c         whose turn it is          sane.c       every invariant, slowly
  *
@@ -133,6 +134,13 @@ static inline double sched__cost_ns(const cost_fit *f, double rows) {
 
 typedef struct cohort cohort;
 typedef enum { SEQ_NEW, SEQ_WAITING, SEQ_RUNNING, SEQ_ENDED } seq_state;
+typedef enum {
+    MASK_NONE,   /* nothing constrains it */
+    MASK_WANTED, /* being made, or about to be: the constraint belongs to whoever makes it */
+    MASK_READY,
+    MASK_DROPPED, /* cancelled before it was made */
+    MASK_FAILED   /* mask_error says why */
+} mask_state;
 
 typedef struct seq {
     list_link rank;  /* in its tenant's waiting or in running, by order and then arrival */
@@ -141,6 +149,8 @@ typedef struct seq {
     int64_t order; /* priority, aged: sched__order */
     seq_state state;
     atomic_bool cancel_wanted; /* set by any thread, or inside a step */
+    atomic_uint mask;          /* mask_state of the next token */
+    err_code mask_error;       /* written before MASK_FAILED */
     sched_request req;         /* pointers lead into this allocation */
     prefix_root root;          /* depth as resolved, and salt */
     uint16_t wish_loops;       /* max_loops before any cap for load */
@@ -228,6 +238,7 @@ struct cohort {
     bool called;    /* raised the frontier on the assumption that it goes on */
     bool parked;    /* tails only, waiting at the frontier; in s->parked */
     bool finishing; /* tails that go on to the end to give their rows back */
+    bool unmasked;  /* in s->to_mask: ready for the coda but for the mask */
 };
 
 /* One launch, from being built until it is settled. */
@@ -340,7 +351,15 @@ struct sched {
     eng_stage settled_stage;
     ahead_rule ahead;
 
-    uint64_t *mask; /* vocab bits, to ban stop ids */
+    uint64_t *mask;           /* vocab bits, to ban stop ids and what was refused */
+    list_link to_mask;        /* cohort.stage of those that wait for a mask, in no sum of rows */
+    atomic_bool masks_failed; /* of some sequence; set after its state */
+    bool starved;             /* nothing was started or settled, and something waits for a mask */
+    /* Both take ud and may be NULL. hand_mask: has the mask of a sequence made elsewhere, by
+     * sched__makes_mask; each is handed once until it is made. beat: the machine is alive, in the
+     * middle of a step that may be long. */
+    void (*hand_mask)(void *ud, seq *q);
+    void (*beat)(void *ud);
     bool stepping, dead, cancels_wanted;
     bool keep_ended; /* whoever drives takes ended sequences, and reports their end */
     /* Tokens, and with keep_ended ends, are out and nothing refers to who ended: to tell of
@@ -434,6 +453,16 @@ int sched__run_coda(sched *s, err *e) WARN_UNUSED;
 void sched__settle_loops(sched *s, flight *f, const eng_result *r);
 void sched__settle_prelude(flight *f);
 void sched__settle_coda(sched *s, flight *f, const eng_result *r);
+
+/* ---- masks.c ---- */
+
+static inline mask_state sched__mask(const seq *q) {
+    return atomic_load_explicit(&((seq *)(uintptr_t)q)->mask, memory_order_acquire);
+}
+void sched__want_mask(sched *s, seq *q); /* of its next token, if anything constrains that */
+bool sched__makes_mask(seq *q);          /* whoever has it from hand_mask; false: MASK_FAILED */
+bool sched__lacks_mask(const cohort *c); /* it may not enter the coda yet */
+void sched__look_at_masks(sched *s);     /* what has become of those that were wanted */
 
 /* ---- cost.c ---- */
 

@@ -144,6 +144,7 @@ int sched__seq_create(seq **out, const limits *l, const sched_request *r, err *e
     list_init(&q->rank);
     list_init(&q->start);
     atomic_init(&q->cancel_wanted, false);
+    atomic_init(&q->mask, MASK_NONE);
     *out = q;
     return 0;
 }

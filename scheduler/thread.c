@@ -4,7 +4,11 @@
  * submit queue until it has pushed their SCHED_END. `in` has room for as many sequences
  * as may be inside at once, so a push there cannot fail. `out` may fill up when the loop
  * falls behind: the engine then naps until there is room, which the loop makes without
- * ever waiting for the engine. Neither side holds a lock. */
+ * ever waiting for the engine. Neither side holds a lock.
+ *
+ * A third thread makes the masks of constrained sequences (masks.c), in the order they are
+ * wanted in. A sequence that ends while its mask is being made is reported ended after that, so
+ * that nobody frees what the mask is made of. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/queue.h"
@@ -39,10 +43,14 @@ struct sched_thread {
     eng_backend *backend;
     sched_notify notify;
     void *ud;
-    queue *in;  /* seq * */
-    queue *out; /* sched_event */
-    wake *bell; /* rung by the loop */
-    pthread_t thread;
+    queue *in;     /* seq * */
+    queue *out;    /* sched_event */
+    wake *bell;    /* rung by the loop */
+    queue *wanted; /* seq *, from the engine to the maker of masks; room for every slot */
+    wake *mask_bell;
+    pthread_t thread, maker;
+    bool running, making; /* whether the threads were started */
+    seq *ended;           /* engine's side: not yet reported, linked by rank.next */
     atomic_bool stop, cancels, failed;
     atomic_uint_fast64_t alive_ns;
     atomic_uint_fast64_t usual_ns; /* of a step that was not idle; written by the engine */
@@ -63,13 +71,18 @@ struct sched_thread {
 
 /* ---- the engine's side ---- */
 
+static void beat(void *ud) {
+    sched_thread *t = ud;
+    atomic_store_explicit(&t->alive_ns, clock_ns(), memory_order_relaxed);
+}
+
 static void push_event(sched_thread *t, const sched_event *ev) {
     while (!queue_push(t->out, ev)) {
         if (atomic_load_explicit(&t->stop, memory_order_acquire))
             return; /* nobody reads any more */
         if (t->notify) t->notify(t->ud);
         nanosleep(&(struct timespec){0, NAP_NS}, NULL);
-        atomic_store_explicit(&t->alive_ns, clock_ns(), memory_order_relaxed);
+        beat(t);
     }
     t->pushed = true;
 }
@@ -78,15 +91,35 @@ static void on_event(void *ud, const sched_event *ev) {
     push_event(ud, ev);
 }
 
+static seq *next_ended(const seq *q) {
+    return q->rank.next ? OWNER_OF(q->rank.next, seq, rank) : NULL;
+}
+
 /* After its SCHED_END is pushed a sequence belongs to the loop again. */
 static void push_ends(void *ud) {
     sched_thread *t = ud;
-    for (seq *q; (q = sched__take_ended(t->s)) != NULL;) {
+    for (seq *q; (q = sched__take_ended(t->s)) != NULL; t->ended = q)
+        q->rank.next = t->ended ? &t->ended->rank : NULL;
+    seq *later = NULL;
+    for (seq *q = t->ended, *next; q; q = next) {
+        next = next_ended(q);
+        if (sched__mask(q) == MASK_WANTED) { /* its maker rings when it has let go */
+            q->rank.next = later ? &later->rank : NULL;
+            later = q;
+            continue;
+        }
         sched_event end = q->end;
         push_event(t, &end);
     }
+    t->ended = later;
     if (t->pushed && t->notify) t->notify(t->ud);
     t->pushed = false;
+}
+
+static void hand_mask(void *ud, seq *q) {
+    sched_thread *t = ud;
+    if (!queue_push(t->wanted, &q)) return; /* cannot be: it has room for every slot */
+    wake_signal(t->mask_bell);
 }
 
 static void publish(sched_thread *t, bool now) {
@@ -136,14 +169,32 @@ static void *engine_main(void *arg) {
     bool was_idle = false;
     while (!atomic_load_explicit(&t->stop, memory_order_acquire)) {
         uint64_t began = clock_ns();
-        atomic_store_explicit(&t->alive_ns, began, memory_order_relaxed);
+        beat(t);
         take_in(t);
         bool idle = step(t);
         if (!idle) learn_step(t, clock_ns() - began);
         push_ends(t);
         publish(t, idle && !was_idle);
         was_idle = idle;
-        if (idle) wake_wait(t->bell, IDLE_NS);
+        if (idle || t->s->starved) wake_wait(t->bell, IDLE_NS);
+    }
+    return NULL;
+}
+
+/* ---- the maker of masks ---- */
+
+static void *maker_main(void *arg) {
+    sched_thread *t = arg;
+    while (!atomic_load_explicit(&t->stop, memory_order_acquire)) {
+        seq *q;
+        if (!queue_pop(t->wanted, &q)) {
+            wake_wait(t->mask_bell, IDLE_NS);
+            continue;
+        }
+        if (!sched__makes_mask(q)) {
+            atomic_store_explicit(&t->s->masks_failed, true, memory_order_release);
+        }
+        wake_signal(t->bell);
     }
     return NULL;
 }
@@ -170,10 +221,20 @@ static int allocate(sched_thread *t, err *e) {
         t->slots[i].next_free = i + 1 < t->n_slots ? i + 1 : NONE;
     if (queue_create(&t->in, sizeof(seq *), t->n_slots, e) != 0) return -1;
     if (queue_create(&t->out, sizeof(sched_event), EVENTS, e) != 0) return -1;
-    return wake_create(&t->bell, e);
+    if (queue_create(&t->wanted, sizeof(seq *), t->n_slots, e) != 0) return -1;
+    return wake_create(&t->bell, e) != 0 ? -1 : wake_create(&t->mask_bell, e);
 }
 
-static void destroy(sched_thread *t) { /* the engine thread is gone */
+static void join(sched_thread *t) {
+    atomic_store_explicit(&t->stop, true, memory_order_release);
+    if (t->bell) wake_signal(t->bell);
+    if (t->running) pthread_join(t->thread, NULL);
+    if (t->mask_bell) wake_signal(t->mask_bell);
+    if (t->making) pthread_join(t->maker, NULL);
+}
+
+static void destroy(sched_thread *t) {
+    join(t);
     for (uint32_t i = 0; i < t->n_slots && t->slots; i++)
         free(t->slots[i].q);
     free(t->slots);
@@ -181,10 +242,22 @@ static void destroy(sched_thread *t) { /* the engine thread is gone */
         free(t->tenants[i]);
     queue_destroy(t->in);
     queue_destroy(t->out);
+    queue_destroy(t->wanted);
     wake_destroy(t->bell);
+    wake_destroy(t->mask_bell);
     sched_destroy(t->s);
     eng_backend_close(t->backend);
     free(t);
+}
+
+static int start_threads(sched_thread *t, err *e) {
+    sigset_t all, old; /* signals are the loop's business */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    t->running = pthread_create(&t->thread, NULL, engine_main, t) == 0;
+    t->making = t->running && pthread_create(&t->maker, NULL, maker_main, t) == 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return t->making ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "cannot start the engine's threads");
 }
 
 int sched_thread_start(sched_thread **out, eng_backend *steal_backend, const sched_opts *opts,
@@ -204,16 +277,9 @@ int sched_thread_start(sched_thread **out, eng_backend *steal_backend, const sch
     if (sched_create(&t->s, steal_backend, opts, on_event, t, e) != 0) goto fail;
     t->s->keep_ended = true;
     t->s->launch_told = push_ends;
-    if (allocate(t, e) != 0) goto fail;
-    sigset_t all, old; /* signals are the loop's business */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int bad = pthread_create(&t->thread, NULL, engine_main, t);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (bad) {
-        (void)err_set(e, ERR_NO_MEMORY, NULL, "cannot start the engine thread");
-        goto fail;
-    }
+    t->s->hand_mask = hand_mask;
+    t->s->beat = beat;
+    if (allocate(t, e) != 0 || start_threads(t, e) != 0) goto fail;
     *out = t;
     return 0;
 fail:
@@ -317,8 +383,5 @@ bool sched_thread_failed(sched_thread *t) {
 
 void sched_thread_stop(sched_thread *t) {
     if (t == NULL) return;
-    atomic_store_explicit(&t->stop, true, memory_order_release);
-    wake_signal(t->bell);
-    pthread_join(t->thread, NULL);
     destroy(t);
 }

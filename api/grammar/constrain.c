@@ -3,6 +3,7 @@
  * A thread is one reading of the text: a stack of the values it is inside of. Most schemas
  * have one reading at any time; alternatives that begin alike are read side by side. */
 #include "api/grammar/constrain_internal.h"
+#include "base/hash.h"
 #include "base/size.h"
 
 #include <stdlib.h>
@@ -25,24 +26,67 @@ enum { NOT_BEGUN = UINT8_MAX }; /* the root before its first byte */
 /* ---- frames ---- */
 
 int api__automaton_init(api__automaton *a, const api__grammar *g, err *e) {
-    *a = (api__automaton){.g = g, .used = 1, .pool = array_new(API__POOL, sizeof *a->pool)};
-    return a->pool ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a constraint");
+    *a = (api__automaton){.g = g, .used = 1};
+    a->pool = array_new(API__POOL, sizeof *a->pool);
+    a->next = array_new(API__POOL, sizeof *a->next);
+    a->moved = array_new(API__POOL, sizeof *a->moved);
+    if (a->pool && a->next && a->moved) return 0;
+    api__automaton_deinit(a);
+    return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a constraint");
 }
 
 void api__automaton_deinit(api__automaton *a) {
     free(a->pool);
+    free(a->next);
+    free(a->moved);
     *a = (api__automaton){0};
 }
 
-/* 0 when the pool is spent: that reading ends, which forbids but never allows. */
+static uint16_t *bucket_of(api__automaton *a, const api__frame *f) {
+    uint64_t x, y;
+    uint32_t z;
+    _Static_assert(sizeof *f == sizeof x + sizeof y + sizeof z, "no byte may be left out");
+    memcpy(&x, f, sizeof x);
+    memcpy(&y, (const char *)f + sizeof x, sizeof y);
+    memcpy(&z, (const char *)f + sizeof x + sizeof y, sizeof z);
+    uint64_t h = ((x * HASH_STEP ^ y) * HASH_STEP ^ z) * HASH_STEP;
+    return &a->bucket[h >> 32 & (API__BUCKETS - 1)];
+}
+
+/* The one frame that is as f; 0 when the pool is spent: that reading ends, which forbids but
+ * never allows. */
 static uint16_t push(api__automaton *a, api__frame f) {
+    f.depth = f.parent ? a->pool[f.parent].depth + 1 : 1;
+    uint16_t *head = bucket_of(a, &f);
+    for (uint16_t i = *head; i; i = a->next[i]) {
+        a->fuel++;
+        if (memcmp(&a->pool[i], &f, sizeof f) == 0) return i;
+    }
     if (a->used == API__POOL) return 0;
-    a->pool[a->used] = f;
-    return (uint16_t)a->used++;
+    uint16_t at = (uint16_t)a->used++;
+    a->pool[at] = f;
+    a->next[at] = *head;
+    *head = at;
+    return at;
+}
+
+/* The newest of a bucket comes first in it, so taking frames back needs no search. */
+void api__automaton_rewind(api__automaton *a, uint32_t used) {
+    while (a->used > used) {
+        a->used--;
+        *bucket_of(a, &a->pool[a->used]) = a->next[a->used];
+    }
 }
 
 static void add(api__threads *t, uint16_t top) {
+    for (uint8_t i = 0; i < t->n; i++) {
+        if (t->top[i] == top) return;
+    }
     if (t->n < API__MAX_THREADS) t->top[t->n++] = top;
+}
+
+static bool full(const api__threads *t) { /* what else would be added is dropped */
+    return t->n == API__MAX_THREADS;
 }
 
 static void emit(api__automaton *a, api__threads *out, api__frame f) {
@@ -51,10 +95,7 @@ static void emit(api__automaton *a, api__threads *out, api__frame f) {
 }
 
 static uint32_t depth_of(const api__automaton *a, uint16_t top) {
-    uint32_t depth = 0;
-    for (; top; top = a->pool[top].parent)
-        depth++;
-    return depth;
+    return top ? a->pool[top].depth : 0;
 }
 
 /* May a value of this node begin inside the frame `parent`? */
@@ -80,20 +121,24 @@ static const api__name *sorted_name(const api__node *node, uint16_t i) {
     return &node->names[node->sorted ? node->sorted[i] : i];
 }
 
+/* The first of [lo, hi), names that agree on k bytes, whose next byte is at least c. */
+static uint16_t first_at_least(const api__node *node, uint16_t lo, uint16_t hi, uint16_t k,
+                               unsigned c) {
+    while (lo < hi) {
+        uint16_t mid = (uint16_t)(lo + (hi - lo) / 2);
+        const api__name *name = sorted_name(node, mid);
+        if (name->len > k && (uint8_t)name->text[k] >= c) hi = mid;
+        else lo = (uint16_t)(mid + 1);
+    }
+    return lo;
+}
+
 /* Narrows [a, b) of names that agree on k bytes to those whose next byte is c. */
 static bool narrow(const api__node *node, api__frame *f, uint8_t c) {
-    uint16_t lo = f->a, hi = f->b;
-    while (lo < hi) {
-        const api__name *name = sorted_name(node, lo);
-        if (name->len > f->k && (uint8_t)name->text[f->k] >= c) break;
-        lo++;
-    }
-    while (hi > lo && (uint8_t)sorted_name(node, hi - 1)->text[f->k] > c)
-        hi--;
-    f->a = lo;
-    f->b = hi;
+    f->a = first_at_least(node, f->a, f->b, f->k, c);
+    f->b = first_at_least(node, f->a, f->b, f->k, c + 1u);
     f->k++;
-    return lo < hi;
+    return f->a < f->b;
 }
 
 /* The shortest of the range comes first; it is whole if nothing of it is left. */
@@ -290,6 +335,7 @@ static void begin_one(api__automaton *a, uint16_t parent, uint32_t depth, uint16
     if (a->g->nodes[id].kind == API__ANY) id = any_by_first(c);
     const api__node *node = &a->g->nodes[id];
     api__frame f = {.parent = parent, .node = id};
+    a->fuel++;
     if (!fits(a, depth, id)) return;
     switch (node->kind) {
     case API__OBJECT:
@@ -325,54 +371,70 @@ static void begin(api__automaton *a, uint16_t parent, uint16_t id, uint8_t c, ap
         begin_one(a, parent, depth, id, c, out);
         return;
     }
-    for (uint16_t i = 0; i < node->n; i++)
+    for (uint16_t i = 0; i < node->n && !full(out); i++)
         begin_one(a, parent, depth, node->items[i], c, out);
 }
 
 /* ---- objects ---- */
 
-/* The first property from p on that may not be left out; node->n if none. */
-static uint16_t first_required(const api__node *node, uint16_t p) {
-    while (p < node->n && !node->names[p].required)
-        p++;
-    return p;
+/* The last property whose turn it may be: none after one that is required. */
+static uint16_t last_turn(const api__node *node, const api__frame *f) {
+    return node->required_from[f->n];
 }
 
-static bool may_be_key(const api__automaton *a, const api__frame *f, uint32_t depth, uint16_t i,
-                       uint16_t last) {
-    return i >= f->n && i <= last && fits(a, depth, a->g->nodes[f->node].names[i].node);
-}
-
-static bool any_key(const api__automaton *a, const api__frame *f, uint32_t depth, uint16_t last,
-                    bool all) {
+static bool may_be_key(const api__automaton *a, const api__frame *f, uint16_t i) {
     const api__node *node = &a->g->nodes[f->node];
-    uint16_t from = all ? 0 : f->a, to = all ? node->n : f->b;
-    for (uint16_t i = from; i < to; i++) {
-        if (may_be_key(a, f, depth, node->sorted[i], last)) return true;
+    return i >= f->n && i <= last_turn(node, f) && fits(a, f->depth, node->names[i].node);
+}
+
+static bool any_key(const api__automaton *a, const api__frame *f) {
+    return f->depth + a->g->nodes[f->node].least_need[f->n] <= API__MAX_STACK;
+}
+
+/* The same of the keys that begin as what was read: [a, b) of the sorted, or [n, last] of the
+ * declared, whichever are fewer. */
+static bool any_key_left(api__automaton *a, const api__frame *f) {
+    const api__node *node = &a->g->nodes[f->node];
+    uint16_t last = last_turn(node, f), from = (uint16_t)f->n;
+    bool found = false;
+    if (last == node->n) last--;
+    if (f->b - f->a <= last - from) {
+        uint16_t i = f->a;
+        for (; i < f->b && !found; i++)
+            found = may_be_key(a, f, node->sorted[i]);
+        a->fuel += (uint64_t)(i - f->a) / 4;
+        return found;
     }
-    return false;
+    uint16_t i = from;
+    for (; i <= last && !found; i++)
+        found = node->rank[i] >= f->a && node->rank[i] < f->b && may_be_key(a, f, i);
+    a->fuel += (uint64_t)(i - from) / 4;
+    return found;
 }
 
-static bool free_key(const api__automaton *a, const api__frame *f, uint32_t depth) {
+static bool may_end(const api__node *node, const api__frame *f) { /* nothing required is missing */
+    return last_turn(node, f) == node->n;
+}
+
+static bool free_key(const api__automaton *a, const api__frame *f) {
     const api__node *node = &a->g->nodes[f->node];
-    return first_required(node, (uint16_t)f->n) == node->n && fits(a, depth, node->rest);
+    return may_end(node, f) && fits(a, f->depth, node->rest);
 }
 
-static void begin_key(api__automaton *a, api__frame f, uint32_t depth, api__threads *out) {
+static void begin_key(api__automaton *a, api__frame f, api__threads *out) {
     const api__node *node = &a->g->nodes[f.node];
-    uint16_t last = first_required(node, (uint16_t)f.n);
     f.ws = 0;
     f.k = 0;
     f.a = 0;
     f.b = node->n;
     f.sub = O_KEY;
-    if (any_key(a, &f, depth, last, true)) emit(a, out, f);
-    if (!free_key(a, &f, depth)) return;
+    if (any_key(a, &f)) emit(a, out, f);
+    if (!free_key(a, &f)) return;
     f.n = node->n; /* what is declared has had its turn */
     if (node->n) {
         f.sub = O_FREE_KEY;
         emit(a, out, f);
-    } else if (depth < API__MAX_STACK) { /* any string will do */
+    } else if (f.depth < API__MAX_STACK) { /* any string will do */
         f.sub = O_COLON;
         f.b = node->rest;
         uint16_t parent = push(a, f);
@@ -380,12 +442,11 @@ static void begin_key(api__automaton *a, api__frame f, uint32_t depth, api__thre
     }
 }
 
-static void key_step(api__automaton *a, api__frame f, uint32_t depth, uint8_t c,
-                     api__threads *out) {
+static void key_step(api__automaton *a, api__frame f, uint8_t c, api__threads *out) {
     const api__node *node = &a->g->nodes[f.node];
-    uint16_t last = first_required(node, (uint16_t)f.n), index;
+    uint16_t index;
     if (c == '"' && whole_name(node, &f, &index)) {
-        if (!may_be_key(a, &f, depth, index, last)) return;
+        if (!may_be_key(a, &f, index)) return;
         emit(a, out,
              (api__frame){.parent = f.parent,
                           .node = f.node,
@@ -394,7 +455,7 @@ static void key_step(api__automaton *a, api__frame f, uint32_t depth, uint8_t c,
                           .n = index + 1u});
         return;
     }
-    if (narrow(node, &f, c) && any_key(a, &f, depth, last, false)) emit(a, out, f);
+    if (narrow(node, &f, c) && any_key_left(a, &f)) emit(a, out, f);
 }
 
 /* A key that is not declared; it may begin like one that is. */
@@ -418,9 +479,8 @@ static void free_key_step(api__automaton *a, api__frame f, uint8_t c, api__threa
 static void object_step(api__automaton *a, uint16_t top, uint8_t c, api__threads *out) {
     api__frame f = a->pool[top];
     const api__node *node = &a->g->nodes[f.node];
-    uint32_t depth = depth_of(a, top);
     switch (f.sub) {
-    case O_KEY: key_step(a, f, depth, c, out); return;
+    case O_KEY: key_step(a, f, c, out); return;
     case O_FREE_KEY: free_key_step(a, f, c, out); return;
     case O_COLON:
         f.sub = O_VALUE;
@@ -428,8 +488,7 @@ static void object_step(api__automaton *a, uint16_t top, uint8_t c, api__threads
         return;
     default: break;
     }
-    bool may_close =
-        (f.sub == O_FIRST || f.sub == O_NEXT) && first_required(node, (uint16_t)f.n) == node->n;
+    bool may_close = (f.sub == O_FIRST || f.sub == O_NEXT) && may_end(node, &f);
     if (blank(&f, c, f.sub == O_VALUE) &&
         (f.sub != O_NEXT || may_close)) { /* after a value only } may follow blanks */
         emit_blank(a, out, f, c);
@@ -438,11 +497,10 @@ static void object_step(api__automaton *a, uint16_t top, uint8_t c, api__threads
     if (c == '}' && may_close) {
         add(out, f.parent);
     } else if (c == '"' && (f.sub == O_FIRST || f.sub == O_COMMA)) {
-        begin_key(a, f, depth, out);
+        begin_key(a, f, out);
     } else if (c == ',' && f.sub == O_NEXT && f.ws == 0) {
-        uint16_t last = first_required(node, (uint16_t)f.n);
         f.sub = O_COMMA;
-        if (any_key(a, &f, depth, last, true) || free_key(a, &f, depth)) emit(a, out, f);
+        if (any_key(a, &f) || free_key(a, &f)) emit(a, out, f);
     } else if (f.sub == O_VALUE) {
         uint16_t child = f.b;
         f.sub = O_NEXT;
@@ -463,7 +521,6 @@ static uint16_t item_node(const api__node *node, uint32_t i) {
 static void array_step(api__automaton *a, uint16_t top, uint8_t c, api__threads *out) {
     api__frame f = a->pool[top];
     const api__node *node = &a->g->nodes[f.node];
-    uint32_t depth = depth_of(a, top);
     uint16_t item = item_node(node, f.n);
     if (blank(&f, c, false) && (f.sub != A_NEXT || f.n >= node->min)) {
         emit_blank(a, out, f, c);
@@ -471,8 +528,8 @@ static void array_step(api__automaton *a, uint16_t top, uint8_t c, api__threads 
         if (f.n >= node->min) add(out, f.parent);
     } else if (f.sub == A_NEXT) {
         f.sub = A_COMMA;
-        if (c == ',' && f.ws == 0 && fits(a, depth, item)) emit(a, out, f);
-    } else if (fits(a, depth, item)) {
+        if (c == ',' && f.ws == 0 && fits(a, f.depth, item)) emit(a, out, f);
+    } else if (fits(a, f.depth, item)) {
         f.sub = A_NEXT;
         f.ws = 0;
         /* Past every limit the count says nothing more; states may repeat. */
@@ -485,13 +542,14 @@ static void array_step(api__automaton *a, uint16_t top, uint8_t c, api__threads 
 /* ---- threads ---- */
 
 void api__automaton_start(api__automaton *a, api__threads *t) {
-    a->used = 1;
+    api__automaton_rewind(a, 1);
     t->n = 0;
     emit(a, t, (api__frame){.node = a->g->root, .sub = NOT_BEGUN});
 }
 
 static void step_one(api__automaton *a, uint16_t top, uint8_t c, api__threads *out) {
     while (top) {
+        a->fuel++;
         api__frame f = a->pool[top];
         const api__node *node = &a->g->nodes[f.node];
         bool end = false;
@@ -521,7 +579,7 @@ static void step_one(api__automaton *a, uint16_t top, uint8_t c, api__threads *o
 void api__automaton_step(api__automaton *a, const api__threads *from, uint8_t byte,
                          api__threads *to) {
     to->n = 0;
-    for (uint8_t i = 0; i < from->n; i++)
+    for (uint8_t i = 0; i < from->n && !full(to); i++)
         step_one(a, from->top[i], byte, to);
 }
 
@@ -537,42 +595,40 @@ bool api__automaton_done(const api__automaton *a, const api__threads *t) {
     return false;
 }
 
-uint32_t api__automaton_stack(const api__automaton *a, uint16_t top,
-                              api__frame out[API__MAX_STACK]) {
-    uint32_t depth = depth_of(a, top);
-    for (uint32_t i = depth; i-- > 0; top = a->pool[top].parent) {
-        out[i] = a->pool[top];
-        out[i].parent = 0;
+/* The chain under a top that is not in out yet, added bottom first. False: no room for it. */
+static bool save_stack(api__automaton *a, uint16_t top, api__stacks *out, uint16_t *from) {
+    uint16_t path[API__MAX_STACK];
+    size_t n = 0;
+    for (uint16_t at = top; at && a->moved[at] == 0; at = a->pool[at].parent)
+        path[n++] = at;
+    if (out->n_frames + n > API__MAX_FRAMES) return false;
+    while (n-- > 0) {
+        api__frame f = a->pool[path[n]];
+        f.parent = a->moved[f.parent];
+        from[out->n_frames] = path[n];
+        out->frames[out->n_frames++] = f;
+        a->moved[path[n]] = out->n_frames;
     }
-    return depth;
+    return true;
 }
 
-void api__automaton_save(const api__automaton *a, const api__threads *t, api__stacks *out) {
+void api__automaton_save(api__automaton *a, const api__threads *t, api__stacks *out) {
+    uint16_t from[API__MAX_FRAMES];
     out->n = 0;
+    out->n_frames = 0;
     for (uint8_t i = 0; i < t->n; i++) {
-        api__frame *stack = out->frames + (size_t)out->n * API__MAX_STACK;
-        uint32_t depth = api__automaton_stack(a, t->top[i], stack);
-        bool again = false;
-        for (uint8_t k = 0; k < out->n && !again; k++) {
-            const api__frame *other = out->frames + (size_t)k * API__MAX_STACK;
-            again = out->depth[k] == depth && memcmp(other, stack, depth * sizeof *stack) == 0;
-        }
-        if (!again) out->depth[out->n++] = (uint8_t)depth;
+        if (save_stack(a, t->top[i], out, from)) out->top[out->n++] = a->moved[t->top[i]];
     }
+    for (uint16_t i = 0; i < out->n_frames; i++)
+        a->moved[from[i]] = 0;
 }
 
 void api__automaton_load(api__automaton *a, const api__stacks *s, api__threads *t) {
-    a->used = 1;
-    t->n = 0;
-    for (uint8_t i = 0; i < s->n; i++) {
-        uint16_t top = 0;
-        for (uint32_t k = 0; k < s->depth[i]; k++) {
-            api__frame f = s->frames[(size_t)i * API__MAX_STACK + k];
-            f.parent = top;
-            top = push(a, f);
-        }
-        add(t, top);
-    }
+    api__automaton_rewind(a, 1);
+    for (uint16_t i = 0; i < s->n_frames; i++)
+        (void)push(a, s->frames[i]); /* all differ, so each gets the name it is called by */
+    memcpy(t->top, s->top, s->n * sizeof *t->top);
+    t->n = s->n;
 }
 
 void api__automaton_compact(api__automaton *a, api__threads *t, api__stacks *scratch) {

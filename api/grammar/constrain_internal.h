@@ -30,7 +30,8 @@
 
 enum {
     API__MAX_STACK = 32,
-    API__MAX_THREADS = 32, /* readings of the text so far that are kept apart */
+    API__MAX_THREADS = 64, /* readings of the text so far that are kept apart */
+    API__MAX_FRAMES = 512, /* of all readings together, those that they share counted once */
     API__MAX_NODES = 2048,
     API__MAX_ALTERNATIVES = 32,
     API__MAX_NAMES = 512, /* properties of one object, values of one enum */
@@ -84,7 +85,12 @@ typedef struct {
     int64_t low, high; /* ranged integers, within API__RANGED_DIGITS */
     api__name *names;  /* properties as written; values of an enum, sorted */
     uint16_t *sorted;  /* of an object: indices of names in byte order */
-    uint16_t *items;   /* prefixItems; alternatives */
+    uint16_t *rank;    /* of an object: where each name stands in sorted */
+    /* Of an object, for each property p and for their end: the first from p on that is required
+     * (n: none), and the least need of those from p up to it (UINT8_MAX: there are none). */
+    uint16_t *required_from;
+    uint8_t *least_need;
+    uint16_t *items; /* prefixItems; alternatives */
 } api__node;
 
 typedef struct {
@@ -107,26 +113,33 @@ void api__grammar_free(api__grammar *g); /* NULL is fine */
 
 /* ---- automaton: the state after some bytes is a set of stacks ---- */
 
-/* Frames never change once made; a stack is its top's index and the chain of parents. */
+/* Frames never change once made, and of equal ones there is one: a stack is its top's index and
+ * the chain of parents, so equal readings have equal tops. */
 typedef struct {
     uint16_t parent, node;
     uint8_t sub; /* what of the node has been read */
     uint8_t ws;  /* blanks since the last other byte; sign of a number; UTF-8 state of a key */
     uint16_t a, b, k;
     uint32_t n;
+    uint32_t depth; /* of the stack that it is the top of */
 } api__frame;
 
 typedef struct {
-    uint16_t top[API__MAX_THREADS]; /* 0: the whole value has been read */
+    uint16_t top[API__MAX_THREADS]; /* all different; 0: the whole value has been read */
     uint8_t n;
 } api__threads;
 
-enum { API__POOL = 4 << 10 };
+enum { API__POOL = 4 << 10, API__BUCKETS = 1 << 10 };
 
+/* Belongs to one thread at a time. */
 typedef struct {
     const api__grammar *g;
-    api__frame *pool; /* [API__POOL]; 0 is not used */
+    api__frame *pool;              /* [API__POOL]; 0 is not used */
+    uint16_t *next;                /* [API__POOL] chain of the frame's bucket, newest first */
+    uint16_t *moved;               /* [API__POOL] scratch of save; all 0 between calls */
+    uint16_t bucket[API__BUCKETS]; /* by hash; 0: empty */
     uint32_t used;
+    uint64_t fuel; /* work done so far, ever: about one for a reading that takes a byte */
 } api__automaton;
 
 int api__automaton_init(api__automaton *a, const api__grammar *g, err *e) WARN_UNUSED;
@@ -135,18 +148,17 @@ void api__automaton_start(api__automaton *a, api__threads *t);
 /* to: what remains of from after one more byte; to->n is 0 if the byte is not allowed. */
 void api__automaton_step(api__automaton *a, const api__threads *from, uint8_t byte,
                          api__threads *to);
+void api__automaton_rewind(api__automaton *a, uint32_t used); /* forgets the frames from there on */
 bool api__automaton_done(const api__automaton *a,
                          const api__threads *t); /* the text may end here */
-/* Bottom first; parents left out (0). Returns the depth. */
-uint32_t api__automaton_stack(const api__automaton *a, uint16_t top,
-                              api__frame out[API__MAX_STACK]);
-/* A state by itself: stacks of frames, bottom first, of equal stacks only one. */
+/* A state by itself, written one way only: frame i is called i + 1, and stands after its parent. */
 typedef struct {
-    api__frame frames[API__MAX_THREADS * API__MAX_STACK];
-    uint8_t depth[API__MAX_THREADS];
+    api__frame frames[API__MAX_FRAMES];
+    uint16_t top[API__MAX_THREADS];
+    uint16_t n_frames;
     uint8_t n;
 } api__stacks;
-void api__automaton_save(const api__automaton *a, const api__threads *t, api__stacks *out);
+void api__automaton_save(api__automaton *a, const api__threads *t, api__stacks *out);
 void api__automaton_load(api__automaton *a, const api__stacks *s,
                          api__threads *t); /* forgets all else */
 void api__automaton_compact(api__automaton *a, api__threads *t, api__stacks *scratch); /* both */
@@ -162,19 +174,33 @@ void api__vocab_close(api__vocab *v); /* NULL is fine */
 
 /* ---- constraint: one sequence's way through a grammar ---- */
 
-/* What the sequences of one request share: room to work in, and masks made lately. One
- * thread at a time; borrows grammar and vocabulary. stop_ids are what may come once the
- * value is whole; at least one is needed, for nothing else could end the answer. */
+/* The most work that one mask may take; a form that needs more ends its sequence with
+ * ERR_COSTLY. A unit is some 10 to 20 ns. */
+enum { API__MASK_FUEL = 250000 };
+
+/* What the sequences of one request share: room to work in, and masks made lately. Borrows
+ * grammar and vocabulary. stop_ids are what may come once the value is whole; at least one is
+ * needed, for nothing else could end the answer. One thread at a time makes masks with it, and
+ * one takes tokens; they may be two, since each side has its own automaton. */
 typedef struct api__workspace api__workspace;
 int api__workspace_create(api__workspace **out, const api__grammar *g, const api__vocab *v,
                           const uint32_t *stop_ids, uint32_t n_stop_ids, err *e) WARN_UNUSED;
 void api__workspace_destroy(api__workspace *w); /* NULL is fine */
 
+/* Belongs to one thread at a time. Made without its first mask, which is work for whoever makes
+ * masks. */
 typedef struct api__constraint api__constraint;
 int api__constraint_create(api__constraint **out, api__workspace *w, err *e) WARN_UNUSED;
 void api__constraint_destroy(api__constraint *c); /* NULL is fine */
-/* A sched_constrain: ud is the constraint. No allocation. The mask is good until the next
- * call for any constraint of the workspace. */
-const eng_mask *api__constraint_mask(void *ud, const uint32_t *output, size_t n_output);
+/* The three calls of a sched_constraint; ud is the constraint. None allocates.
+ * make: the mask of what may come next; ERR_COSTLY when that takes more than API__MASK_FUEL.
+ * mask: the mask made last. take: one more token of the output; false, and nothing has changed,
+ * if no reading of the text would be left. */
+err_code api__constraint_make(void *ud);
+const eng_mask *api__constraint_mask(void *ud);
+bool api__constraint_take(void *ud, uint32_t token);
+extern const sched_constraint api__constraint_calls;
+/* Work that the last make took, in units of API__MASK_FUEL. */
+uint64_t api__constraint_fuel(const api__constraint *c);
 
 #endif

@@ -551,7 +551,7 @@ static int compile(api__grammar **out, const json_t *schema, const json_t *calls
         no_memory(&c);
         goto end;
     }
-    arena_init(&c.g->mem, 2 << 20);
+    arena_init(&c.g->mem, 3 << 20);
     c.g->nodes = array_new(API__MAX_NODES, sizeof *c.g->nodes);
     if (c.g->nodes == NULL || add_builtins(&c) != 0) {
         no_memory(&c);

@@ -75,6 +75,24 @@ static uint8_t need_of(const api__grammar *g, const api__node *node) {
     return most > API__MAX_STACK ? UINT8_MAX : (uint8_t)(most + 1);
 }
 
+/* What the automaton asks of an object's properties, so that no byte costs a search. */
+static int tabulate(api__grammar *g, api__node *node) {
+    node->rank = arena_array(&g->mem, node->n + 1u, sizeof *node->rank);
+    node->required_from = arena_array(&g->mem, node->n + 1u, sizeof *node->required_from);
+    node->least_need = arena_array(&g->mem, node->n + 1u, sizeof *node->least_need);
+    if (!node->rank || !node->required_from || !node->least_need) return -1;
+    node->required_from[node->n] = node->n;
+    node->least_need[node->n] = UINT8_MAX;
+    for (uint16_t i = node->n; i-- > 0;) {
+        uint8_t need = g->nodes[node->names[i].node].need, later = node->least_need[i + 1];
+        node->required_from[i] = node->names[i].required ? i : node->required_from[i + 1];
+        node->least_need[i] = node->names[i].required || need < later ? need : later;
+    }
+    for (uint16_t i = 0; i < node->n; i++)
+        node->rank[node->sorted[i]] = i;
+    return 0;
+}
+
 int api__grammar_finish(api__grammar *g, const char *param, err *e) {
     for (uint16_t i = 0; i < g->n_nodes; i++) {
         if (g->nodes[i].kind == API__ALT && flatten(g, i, param, e) != 0) return -1;
@@ -92,6 +110,10 @@ int api__grammar_finish(api__grammar *g, const char *param, err *e) {
         return err_set(e, ERR_BAD_PARAM, param,
                        "%s: a schema that nothing fits within a depth of %d", param,
                        API__MAX_STACK);
+    }
+    for (uint16_t i = 0; i < g->n_nodes; i++) {
+        if (g->nodes[i].kind == API__OBJECT && tabulate(g, &g->nodes[i]) != 0)
+            return err_set(e, ERR_NO_MEMORY, param, "%s: the schema is too large", param);
     }
     return 0;
 }

@@ -20,7 +20,7 @@ static bool any_byte(api__automaton *a, const api__threads *t) {
     uint32_t used = a->used;
     for (int b = 0; b < 256; b++) {
         api__automaton_step(a, t, (uint8_t)b, &next);
-        a->used = used;
+        api__automaton_rewind(a, used);
         if (next.n > 0) return true;
     }
     return false;

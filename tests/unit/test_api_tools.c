@@ -144,9 +144,10 @@ static unsigned run_constrained(api_reply *r, unsigned seed, buf *out) {
     err e = {0};
     srand(seed);
     api_reply_request(r, 0, &q);
-    cr_assert_not_null(q.constrain);
+    cr_assert_not_null(q.constraint);
     while (n < q.max_tokens && n < ARRAY_LEN(output) && !bits) {
-        const eng_mask *mask = q.constrain(q.ud, output, n);
+        cr_assert_eq(q.constraint->make(q.ud), ERR_NONE);
+        const eng_mask *mask = q.constraint->mask(q.ud);
         uint32_t allowed[2048], k = 0;
         cr_assert_not_null(mask);
         for (uint32_t id = 0; id < 2048 && id / 64 < mask->n_words; id++) {
@@ -154,6 +155,8 @@ static unsigned run_constrained(api_reply *r, unsigned seed, buf *out) {
         }
         cr_assert_gt(k, 0, "nothing is allowed");
         uint32_t id = allowed[(unsigned)rand() % k];
+        cr_assert(q.constraint->take(q.ud, id), "the mask allows token %u, which leaves nothing",
+                  id);
         if (id == 2044 || id == 2047) break;
         output[n++] = id;
         sched_event ev = ev_token(id, 1, -1);

@@ -282,10 +282,19 @@ typedef struct {
 
 static uint32_t some_id[] = {5};
 static eng_bias some_bias[] = {{5, 2}};
-static const eng_mask *anything(void *ud, const uint32_t *output, size_t n) {
-    (void)ud, (void)output, (void)n;
+static err_code nothing_to_make(void *ud) {
+    (void)ud;
+    return ERR_NONE;
+}
+static const eng_mask *anything(void *ud) {
+    (void)ud;
     return NULL;
 }
+static bool takes_all(void *ud, uint32_t token) {
+    (void)ud, (void)token;
+    return true;
+}
+static const sched_constraint no_limit = {nothing_to_make, anything, takes_all};
 static void see_all(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits) {
     (void)ud, (void)id, (void)pos, (void)depth;
     cr_assert_not_null(logits);
@@ -308,7 +317,7 @@ static void bias(sched_request *q) {
     q->sampling.bias = some_bias, q->sampling.n_bias = 1;
 }
 static void constrained(sched_request *q) {
-    q->constrain = anything;
+    q->constraint = &no_limit;
 }
 static void stop_late(sched_request *q) {
     q->stop_ids = some_id, q->n_stop_ids = 1, q->min_tokens = 4;

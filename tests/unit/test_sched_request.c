@@ -221,29 +221,82 @@ Test(sched_request, stop_ids_end_it_but_not_before_min_tokens) {
     rig_close(&r);
 }
 
-static const eng_mask *only_seven(void *ud, const uint32_t *output, size_t n) {
-    static const uint64_t words[1] = {1u << 7};
-    static const eng_mask mask = {words, 1};
-    (void)output;
-    *(size_t *)ud += n;
-    return n < 3 ? &mask : NULL;
-}
+/* Allows 7 and 9 for three tokens, then everything; refuses what it is told to when it is
+ * drawn. */
+typedef struct {
+    uint64_t words[1];
+    eng_mask mask;
+    size_t made, taken, refused;
+    size_t fail_at;          /* the mask that cannot be made, from 1; 0: none */
+    bool refuse_9, refuse_7; /* though the mask allows them */
+} picky;
 
-Test(sched_request, a_constraint_chooses_what_may_come) {
+static err_code picky_make(void *ud) {
+    picky *p = ud;
+    p->words[0] = 1u << 7 | 1u << 9;
+    p->mask = (eng_mask){p->words, 1};
+    return ++p->made == p->fail_at ? ERR_COSTLY : ERR_NONE;
+}
+static const eng_mask *picky_mask(void *ud) {
+    const picky *p = ud;
+    return p->made <= 3 ? &p->mask : NULL;
+}
+static bool picky_take(void *ud, uint32_t token) {
+    picky *p = ud;
+    bool refused = p->made <= 3 && ((token == 9 && p->refuse_9) || (token == 7 && p->refuse_7));
+    *(refused ? &p->refused : &p->taken) += 1;
+    return !refused;
+}
+static const sched_constraint picky_calls = {picky_make, picky_mask, picky_take};
+
+/* One constrained request among others, which must not notice. */
+static rig_out run_picky(picky *p) {
+    static rig_out out;
     fake_opts f = small();
     sched_opts o = plain();
     rig r = rig_open(&f, &o);
-    uint32_t prompt[8];
-    size_t calls = 0;
-    sched_request q = rig_request(prompt, 8, 4, 3);
-    q.constrain = only_seven;
-    q.ud = &calls;
-    rig_out *out = &r.out[rig_submit(&r, &q)];
+    uint32_t prompt[8], others[2][8];
+    sched_request q = rig_request(prompt, 8, 6, 3);
+    q.constraint = &picky_calls;
+    q.ud = p;
+    const rig_out *mine = &r.out[rig_submit(&r, &q)], *other[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        sched_request plain_one = rig_request(others[i], 8, 6, 4 + i);
+        other[i] = &r.out[rig_submit(&r, &plain_one)];
+    }
     rig_finish(&r);
-    for (int i = 0; i < 3; i++)
-        cr_assert_eq(out->tokens[i], 7);
-    cr_assert_eq(calls, 0 + 1 + 2 + 3);
+    for (uint32_t i = 0; i < 2; i++)
+        cr_assert(other[i]->end.finish == SCHED_LENGTH && other[i]->n == 6);
+    out = *mine;
     rig_close(&r);
+    return out;
+}
+
+Test(sched_request, a_constraint_chooses_what_may_come) {
+    picky p = {.refuse_9 = true};
+    rig_out out = run_picky(&p);
+    for (int i = 0; i < 3; i++)
+        cr_assert_eq(out.tokens[i], 7, "a token that is refused is banned, and another drawn");
+    cr_assert_eq(out.n, 6);
+    cr_assert(p.made == 6 && p.taken == 6, "one mask and one token at a time");
+}
+
+Test(sched_request, an_answer_without_any_token_left_ends_alone_and_with_its_own_error) {
+    picky p = {.refuse_9 = true, .refuse_7 = true};
+    rig_out out = run_picky(&p);
+    cr_assert(out.ended && out.n == 0 && p.refused == 2);
+    cr_assert_eq(out.end.finish, SCHED_FAILED);
+    cr_assert_eq(out.end.why, ERR_CONSTRAINT);
+}
+
+Test(sched_request, an_answer_whose_mask_cannot_be_made_ends_alone_and_with_its_own_error) {
+    for (size_t at = 1; at <= 4; at++) {
+        picky p = {.fail_at = at};
+        rig_out out = run_picky(&p);
+        cr_assert(out.ended && out.n == at - 1);
+        cr_assert_eq(out.end.finish, SCHED_FAILED);
+        cr_assert_eq(out.end.why, ERR_COSTLY);
+    }
 }
 
 Test(sched_request, a_logit_that_is_not_a_number_ends_one_request_only) {
