@@ -31,7 +31,7 @@ export const object = (properties) => ({ type: "object", properties, required: O
 // 32 alternatives, each an object of so many names that begin alike.
 export function wide(alternatives = 32, names = 14, length = 24) {
     return { anyOf: range(alternatives, (a) => ({ type: "object", additionalProperties: { type: "string" },
-        properties: Object.fromEntries(range(names, (i) => [`${"the".repeat(length / 3)}${a}${i}`, { type: "string" }])) })) };
+        properties: Object.fromEntries(range(names, (i) => [`${"he".repeat(length / 2)}${a}${i}`, { type: "string" }])) })) };
 }
 // Arrays inside alternatives inside arrays: every byte stands for all of them.
 export function nested(depth, width) {
