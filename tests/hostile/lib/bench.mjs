@@ -136,7 +136,7 @@ export async function run(def, record = () => {}) {
             judgeHealth(report, def);
         }
         tools.peakMB = report?.peakMB;
-        const after = await settled(s, before, tools.headers, def.settle ? def.settle * PATIENCE_FACTOR : undefined);
+        const after = await settled(s, before, tools.headers, def.settle ? def.settle * 1000 * PATIENCE_FACTOR : undefined);
         assert.equal((await s.get("/health")).status, 200);
         assert.equal(s.child.pid, pid);
         assert.equal(await probe(s, tools.headers), first, "the probe's answers differ after the attack");

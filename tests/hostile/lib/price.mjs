@@ -1,6 +1,6 @@
-// What a body may cost: processor time per KB, twenty times what the slowest honest body takes
-// (0.02 ms per KB for JSON, 0.1 for text), and a constant.
-export const perKB = 1.5;
+// What a body may cost: processor time per KB, some ten times what the slowest honest body takes
+// (0.02 to 0.1 ms per KB), and a constant.
+export const perKB = 0.6;
 
 // Sends every body of the table to the paths, one after the other, and compares.
 export async function prices(t, table, n, paths) {
