@@ -5,7 +5,7 @@ export const args = ["--max-running", "4", "--max-queue", "64", "--fake-us-per-t
 
 export async function attack(server, t) {
     const greedy = [];
-    for (let i = 0; i < 80; i++) greedy.push(t.stream({ prompt: Array(4).fill("And"), n: 4, max_tokens: 60, ignore_eos: true }, { headers: t.line("alpha") }));
+    for (let i = 0; i < 80; i++) greedy.push(t.stream({ prompt: "And", max_tokens: 600, ignore_eos: true }, { headers: t.line("alpha") }));
     await t.sleep(500);
     const statuses = [];
     for (let i = 0; i < 5; i++) statuses.push((await t.complete({ prompt: "The", max_tokens: 2 }, t.key("beta"))).status);

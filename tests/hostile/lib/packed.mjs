@@ -1,0 +1,30 @@
+// Starts of a server on a copy of the demo with --packed-cache, and what it answers.
+import "./binary.mjs";
+import { existsSync, readdirSync } from "node:fs";
+import path from "node:path";
+import { Server, sleep } from "../../http/lib/server.mjs";
+import { probe } from "./probe.mjs";
+
+export const fileOf = (dir) => path.join(dir, "fathom-packed.bin");
+export const temporaries = (dir) => readdirSync(dir).filter((f) => /fathom-packed.*tmp/.test(f) || /tmp.*fathom-packed/.test(f));
+
+// { answers, log }: one start and stop. patience: ms until a server that is not ready is given up.
+export async function life(dir, { args = [], patience = 30000, env = {} } = {}) {
+    const s = await Server.start(["--packed-cache", ...args], { device: "cpu", model: dir, ready: false, env });
+    s.shared = true;
+    const end = Date.now() + patience;
+    let ready = false;
+    while (!ready && !s.exit && Date.now() < end) {
+        ready = (await s.get("/ready").catch(() => ({}))).status === 200;
+        if (!ready) await sleep(30);
+    }
+    if (!ready) {
+        s.child.kill("SIGKILL");
+        throw new Error(`the server never became ready: ${s.log.slice(-800)}`);
+    }
+    const answers = await probe(s);
+    // The file may be written beside the first requests.
+    for (let i = 0; i < 40 && !existsSync(fileOf(dir)); i++) await sleep(50);
+    await s.stop();
+    return { answers, log: s.log };
+}
