@@ -49,7 +49,8 @@ static void end_failed(sched *s, list_link *list) {
 void sched__look_at_masks(sched *s) {
     if (atomic_exchange_explicit(&s->masks_failed, false, memory_order_acq_rel)) {
         end_failed(s, &s->running);
-        end_failed(s, &s->waiting);
+        for (uint32_t i = 0; i < s->n_tenants; i++)
+            end_failed(s, &s->tenants[i].waiting);
     }
     for (list_link *r = s->to_mask.next, *next; r != &s->to_mask; r = next) {
         cohort *c = OWNER_OF(r, cohort, stage);
