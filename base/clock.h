@@ -4,7 +4,8 @@
 
 #include <stdint.h>
 
-uint64_t clock_ns(void);    /* monotonic; for durations and deadlines */
-int64_t clock_unix_s(void); /* wall clock; for stamps shown to people only */
+uint64_t clock_ns(void);        /* monotonic; for durations and deadlines */
+uint64_t clock_thread_ns(void); /* processor time of this thread; for what work costs */
+int64_t clock_unix_s(void);     /* wall clock; for stamps shown to people only */
 
 #endif

@@ -1,7 +1,14 @@
 /* split.c - the pre-tokenizers: text into the pieces that merging may not cross.
  *
  * Steps run depth first: what one step cuts off goes through the rest before the next cut,
- * so no list of pieces is ever held. */
+ * so no list of pieces is ever held.
+ *
+ * PCRE2 limits the steps of one attempt to match, but an attempt begins at every character, and
+ * each may look through the rest of the text: `\s+$` on a line of blanks that does not end so.
+ * So a search runs in windows of starting places, and its processor time is counted. */
+#include "base/cancel.h"
+#include "base/clock.h"
+#include "base/utf8.h"
 #include "text/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -12,8 +19,16 @@
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
 enum {
-    MATCH_LIMIT = 50 * 1000 * 1000, /* backtracking steps of one match */
-    HEAP_LIMIT_KIB = 64 << 10,      /* of the interpreter, where JIT is not allowed */
+    MATCH_LIMIT = 50 * 1000 * 1000, /* backtracking steps of one attempt to match */
+    SEARCH_NS = 100 * 1000 * 1000,  /* processor time of all searches in one text */
+    SEARCH_NS_PER_BYTE = 1000,      /* and what each byte adds; patterns in use take 50 */
+    SAMPLE = 64,                    /* of so many searches one is timed */
+    FIRST_WINDOW = 16,
+    /* A window is doubled if it took less than this, else halved. JIT looks through the rest of
+     * the text once for a whole window, so that must count as little. */
+    WINDOW_NS = 200 * 1000,
+    WINDOW_NS_PER_BYTE = 20,
+    HEAP_LIMIT_KIB = 64 << 10, /* of the interpreter, where JIT is not allowed */
     JIT_STACK = 8 << 20,
     MAX_PATTERN = 16 << 10,
 };
@@ -74,6 +89,7 @@ static int match_init(text__encoder *c) {
     }
     pcre2_set_match_limit(c->context, MATCH_LIMIT);
     pcre2_set_heap_limit(c->context, HEAP_LIMIT_KIB);
+    c->window = FIRST_WINDOW;
     return 0;
 }
 
@@ -81,8 +97,8 @@ static int match_once(text__encoder *c, const text__step *step, const char *text
                       size_t at, uint32_t options) {
     PCRE2_SPTR subject = (PCRE2_SPTR)text;
     if (!step->jit || options) {
-        return pcre2_match(step->code, subject, n, at, options | PCRE2_NO_UTF_CHECK, c->match,
-                           c->context);
+        options |= PCRE2_NO_UTF_CHECK | (step->jit ? 0 : PCRE2_NO_JIT);
+        return pcre2_match(step->code, subject, n, at, options, c->match, c->context);
     }
     int rc = pcre2_jit_match(step->code, subject, n, at, PCRE2_NO_UTF_CHECK, c->match, c->context);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT && c->stack == NULL) {
@@ -94,6 +110,47 @@ static int match_once(text__encoder *c, const text__step *step, const char *text
     return rc;
 }
 
+/* The next attempt after the place `limit` begins at a character. */
+static size_t window_end(const char *text, size_t n, size_t limit) {
+    size_t at = limit + 1;
+    while (at < n && ((unsigned char)text[at] & 0xc0) == 0x80)
+        at++;
+    return at;
+}
+
+/* Counts what a search, or a window of n bytes to look through, has taken. MATCHLIMIT when the
+ * text has cost too much, CALLOUT when nobody waits. */
+static int charge(text__encoder *c, uint64_t ns, unsigned stands_for, size_t n) {
+    c->search_ns += ns * stands_for;
+    if (stands_for == 1) {
+        if (ns < WINDOW_NS + (uint64_t)n * WINDOW_NS_PER_BYTE) c->window *= 2;
+        else if (c->window > 1) c->window /= 2;
+    }
+    if (cancel_asked()) return PCRE2_ERROR_CALLOUT;
+    bool dear = c->search_ns / SEARCH_NS_PER_BYTE > c->n_bytes + SEARCH_NS / SEARCH_NS_PER_BYTE;
+    return dear ? PCRE2_ERROR_MATCHLIMIT : 0;
+}
+
+/* The next match at or after `at`, and what pcre2_match says. */
+static int search(text__encoder *c, const text__step *step, const char *text, size_t n, size_t at,
+                  uint32_t options) {
+    unsigned stands_for = ++c->searches % SAMPLE == 0 ? SAMPLE : 0; /* how many, if timed */
+    for (;;) {
+        bool last = !step->in_windows || n - at <= c->window;
+        size_t limit = last ? PCRE2_UNSET : at + c->window;
+        pcre2_set_offset_limit(c->context, limit);
+        uint64_t start = stands_for ? clock_thread_ns() : 0;
+        int rc = match_once(c, step, text, n, at, options);
+        int stop = stands_for ? charge(c, clock_thread_ns() - start, stands_for, n - at) : 0;
+        if (stop != 0) return stop;
+        if (rc != PCRE2_ERROR_NOMATCH || last) return rc;
+        stands_for = 1;
+        options = 0; /* they spoke of the place where the search began */
+        at = window_end(text, n, limit);
+        if (at >= n) return rc;
+    }
+}
+
 static int split(text__encoder *c, uint32_t k, const char *text, size_t n) {
     const text__step *step = &c->t->steps[k];
     splitter s = {.c = c, .step = k, .text = text};
@@ -101,8 +158,9 @@ static int split(text__encoder *c, uint32_t k, const char *text, size_t n) {
     uint32_t options = 0;
     if (match_init(c) != 0) return -1;
     while (done < n) {
-        int rc = match_once(c, step, text, n, done, options);
+        int rc = search(c, step, text, n, done, options);
         if (rc == PCRE2_ERROR_NOMATCH) break;
+        if (rc == PCRE2_ERROR_CALLOUT) return cancel_check("tokenizing", c->e);
         if (rc == PCRE2_ERROR_NOMEMORY) {
             return err_set(c->e, ERR_NO_MEMORY, NULL, "out of memory for the tokenizer");
         }
@@ -177,7 +235,9 @@ static int compile(text__step *step, const char *pattern, size_t n, bool literal
         err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory", what);
         goto end;
     }
-    uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C);
+    uint32_t options = PCRE2_UTF | PCRE2_USE_OFFSET_LIMIT |
+                       (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C);
+    step->in_windows = literal || strstr(text.data, "\\G") == NULL;
     step->code = pcre2_compile((PCRE2_SPTR)text.data, text.len, options, &code, &at, NULL);
     if (step->code == NULL) {
         char why[120] = "";

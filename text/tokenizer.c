@@ -116,7 +116,7 @@ static int encode_from(text__encoder *c, int k, const char *text, size_t n) {
 
 int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special,
                      size_t max_ids, token_ids *out, err *e) {
-    text__encoder c = {.t = t, .out = out, .parse_special = parse_special, .e = e};
+    text__encoder c = {.t = t, .out = out, .n_bytes = n, .parse_special = parse_special, .e = e};
     if (!size_add(out->n, max_ids, &c.max_ids)) c.max_ids = SIZE_MAX;
     int rc = encode_from(&c, 0, text, n);
     free(c.symbols);

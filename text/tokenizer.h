@@ -22,7 +22,8 @@ void tokenizer_close(tokenizer *t);
 /* Appends the ids of n bytes of text (any bytes; not UTF-8 is encoded byte by byte). Bytes
  * that the vocabulary has no token for become its unknown token or, without one, nothing.
  * Text that spells a special token is plain text unless parse_special. Time is
- * O(n log n). Any thread. Fails only for memory, max_ids (ERR_TOO_LONG), or when nobody waits
+ * O(n log n). Any thread. Fails only for memory, max_ids (ERR_TOO_LONG), a split pattern that
+ * takes some twenty times as long as it may on this text (ERR_BAD_PARAM), or when nobody waits
  * any more (ERR_CANCELLED, base/cancel.h). */
 int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special,
                      size_t max_ids, token_ids *out, err *e) WARN_UNUSED;

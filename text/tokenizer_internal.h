@@ -56,6 +56,7 @@ typedef enum {
 typedef struct {
     pcre2_code *code; /* NULL: no split, only the prefix space */
     bool jit;
+    bool in_windows; /* a search may be cut into several: nothing refers to where it begins */
     text__behavior behavior;
     bool invert;
     bool add_prefix_space;
@@ -100,6 +101,10 @@ typedef struct {
     text__symbol *symbols; /* for long pieces */
     uint64_t *heap;        /* rank << 32 | index of the left symbol */
     size_t cap;            /* symbols there is room for; the heap has twice that */
+    size_t n_bytes;        /* of the whole text */
+    uint64_t search_ns;    /* processor time that patterns took so far, by samples */
+    uint32_t searches;     /* every so many one is timed */
+    size_t window;         /* places where one search may begin before the time is looked at */
     pcre2_match_data *match;
     pcre2_match_context *context; /* both made at first use */
     pcre2_jit_stack *stack;

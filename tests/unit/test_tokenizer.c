@@ -1,6 +1,7 @@
 /* test_tokenizer.c - files that must be refused, pre-tokenizer behaviours, added tokens,
  * broken bytes, and merging against a plain reading of the definition. Equality with the
  * published tokenizers is in tests/tokenizer. */
+#include "base/cancel.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/tokens.h"
 #include "text/tokenizer_internal.h"
@@ -732,5 +733,50 @@ Test(tokenizer, a_pattern_that_backtracks_for_ever_ends_the_call_only) {
     cr_assert_eq(e.code, ERR_BAD_PARAM, "%s", e.msg);
     token_ids_deinit(&ids);
     expect(t, "aab-", false, "a|a|b|-");
+    tokenizer_close(t);
+}
+
+/* A search is cut into windows, which may end inside a character; what is found stays the same. */
+Test(tokenizer, a_match_far_behind_the_last_one_is_found_and_sees_what_stands_before_it) {
+    for (size_t n = 1; n < 3000; n = n * 3 + n % 2) {
+        json_t *file = base_file(NULL, 0);
+        steps(file, split_by("(?<=\xc3\xa9)x|(?<=\\Aaa)x", "Removed", false));
+        tokenizer *t = must_parse(file);
+        buf text = {0};
+        buf_puts(&text, "aaxax");
+        for (size_t i = 0; i < n; i++)
+            buf_puts(&text, "\xc3\xa9");
+        buf_puts(&text, "xax");
+        token_ids ids = {0};
+        err e = {0};
+        cr_assert_eq(tokenizer_encode(t, text.data, text.len, false, SIZE_MAX, &ids, &e), 0);
+        cr_expect_eq(ids.n, text.len - 2, "%zu letters: %zu of %zu bytes are left", n, ids.n,
+                     text.len);
+        cr_expect_eq(ids.data[ids.n - 1], (uint32_t)'x');
+        token_ids_deinit(&ids);
+        buf_deinit(&text);
+        tokenizer_close(t);
+    }
+}
+
+Test(tokenizer, encoding_that_nobody_waits_for_ends_early) {
+    static const char *const merges[] = {"a a"};
+    tokenizer *t = must_parse(base_file(merges, 1));
+    atomic_bool flag = true;
+    buf text = {0};
+    for (int i = 0; i < 100000; i++)
+        buf_puts(&text, "a");
+    for (int k = 0; k < 2; k++) {
+        token_ids ids = {0};
+        err e = {0};
+        atomic_store(&flag, k == 0);
+        cancel_watch(&flag);
+        int rc = tokenizer_encode(t, text.data, text.len, false, SIZE_MAX, &ids, &e);
+        cancel_watch(NULL);
+        cr_expect_eq(rc, k == 0 ? -1 : 0);
+        cr_expect_eq(e.code, k == 0 ? ERR_CANCELLED : ERR_NONE, "%s", e.msg);
+        token_ids_deinit(&ids);
+    }
+    buf_deinit(&text);
     tokenizer_close(t);
 }
