@@ -197,6 +197,12 @@ int json_parse(json_t **out, const char *text, size_t n, const json_limits *limi
     return 0;
 }
 
+static void put_escape(buf *b, unsigned char c) {
+    static const char hex[] = "0123456789abcdef";
+    const char text[6] = {'\\', 'u', '0', '0', hex[c >> 4], hex[c & 15]};
+    buf_append(b, text, sizeof text);
+}
+
 /* U+2028, U+2029 and U+0085 are escaped too: readers that split text into lines by Unicode's
  * rules would cut an event in two. */
 void buf_json_escaped(buf *b, const char *text, size_t n) {
@@ -220,7 +226,7 @@ void buf_json_escaped(buf *b, const char *text, size_t n) {
         else if (s[i] == '\n') buf_puts(b, "\\n");
         else if (line_end)
             buf_puts(b, len == 2 ? "\\u0085" : s[i + 2] == 0xa8 ? "\\u2028" : "\\u2029");
-        else buf_printf(b, "\\u%04x", s[i]);
+        else put_escape(b, s[i]);
         i += len > 1 ? len : 1;
         plain = i;
     }

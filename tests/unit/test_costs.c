@@ -1,79 +1,18 @@
-/* test_costs.c - what the worst inputs known cost, by processor time.
- *
- * Each row is an input that grows to any size and the code that reads it. Two things must hold:
- * a KB costs less than a wide bound, and a KB of a large input costs no more than GROWTH times a
- * KB of a small one, where a quadratic cost would be LARGE / SMALL times as high. The figures
- * are printed with --verbose. No wall time is judged, and the least of several runs counts. */
+/* test_costs.c - the worst bodies and model files known cost their size (tests/lib/costs.h). */
 #include "api/api_internal.h"
-#include "base/clock.h"
 #include "base/json.h"
 #include "base/model_json.h"
-#include "loadgen/loadgen_internal.h"
 #include "model/model_internal.h"
 #include "model/safetensors_internal.h"
 #include "tests/lib/api_fixture.h"
+#include "tests/lib/costs.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/tokens.h"
-#include "text/tokenizer_internal.h"
 
 #include <criterion/criterion.h>
-#include <criterion/logging.h>
-#include <stdlib.h>
 #include <string.h>
 
 API_SUITE(costs);
-
-enum { SMALL = 32 << 10, LARGE = 256 << 10, GROWTH = 3, RUNS = 3 };
-
-#ifdef FATHOM_SAN
-enum { SLOWER = 20 };
-#else
-enum { SLOWER = 1 };
-#endif
-
-typedef struct {
-    const char *input;                 /* what it is, in words */
-    double us_per_kb;                  /* bound, of a release build */
-    void (*make)(buf *text, size_t n); /* about n bytes; NULL: the unit, again and again */
-    const char *unit;
-    void (*read)(const buf *text);
-} cost_row;
-
-static void repeat(buf *text, const char *unit, size_t n) {
-    size_t len = strlen(unit);
-    while (text->len < n && !text->failed)
-        buf_append(text, unit, len);
-}
-
-/* Microseconds of processor time for each KB of the input, the least of some runs. */
-static double us_per_kb(const cost_row *row, size_t n) {
-    buf text = {0};
-    double least = 0;
-    if (row->make) row->make(&text, n);
-    else repeat(&text, row->unit, n);
-    cr_assert_not(text.failed);
-    for (int i = 0; i < RUNS; i++) {
-        uint64_t start = clock_thread_ns();
-        row->read(&text);
-        double took = (double)(clock_thread_ns() - start) * 1e-3;
-        if (i == 0 || took < least) least = took;
-    }
-    double kb = (double)text.len / 1024;
-    buf_deinit(&text);
-    return least / kb;
-}
-
-static void check_rows(const char *what, const cost_row *rows, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        double small = us_per_kb(&rows[i], SMALL), large = us_per_kb(&rows[i], LARGE);
-        cr_log_info("%-14s %-52s %8.1f us/KB at %d KB, %8.1f at %d", what, rows[i].input, small,
-                    SMALL >> 10, large, LARGE >> 10);
-        cr_expect_lt(large, rows[i].us_per_kb * SLOWER, "%s, %s: %.0f us/KB", what, rows[i].input,
-                     large);
-        cr_expect_lt(large, GROWTH * (small + 1), "%s, %s: %.0f us/KB at %d KB, %.0f at %d", what,
-                     rows[i].input, small, SMALL >> 10, large, LARGE >> 10);
-    }
-}
 
 /* ---- JSON ---- */
 
@@ -86,12 +25,12 @@ static void read_json(const buf *text) {
 
 static void broken_numbers(buf *b, size_t n) {
     buf_puts(b, "[");
-    repeat(b, "1,", n);
+    cost_repeat(b, "1,", n);
 }
 
 static void broken_objects(buf *b, size_t n) {
     buf_puts(b, "[");
-    repeat(b, "{},[],", n);
+    cost_repeat(b, "{},[],", n);
 }
 
 static void whole_objects(buf *b, size_t n) {
@@ -126,35 +65,35 @@ static void nest_of_lists(buf *b, size_t n) {
     for (int d = 0; d < 60; d++)
         buf_puts(b, "{\"a\":0,\"b\":");
     buf_puts(b, "[");
-    repeat(b, "0,", n);
+    cost_repeat(b, "0,", n);
 }
 
 static void long_string(buf *b, size_t n) {
     buf_puts(b, "[\"");
-    repeat(b, "x", n);
+    cost_repeat(b, "x", n);
     buf_puts(b, "\"]");
 }
 
 static void escapes(buf *b, size_t n) {
     buf_puts(b, "[\"");
-    repeat(b, "\\ud83d\\ude00", n);
+    cost_repeat(b, "\\ud83d\\ude00", n);
     buf_puts(b, "\"]");
 }
 
 static void open_string(buf *b, size_t n) {
     buf_puts(b, "[\"");
-    repeat(b, "\\\\", n);
+    cost_repeat(b, "\\\\", n);
 }
 
 static void long_integer(buf *b, size_t n) {
     buf_puts(b, "[1");
-    repeat(b, "7", n);
+    cost_repeat(b, "7", n);
     buf_puts(b, "]");
 }
 
 static void long_fraction(buf *b, size_t n) {
     buf_puts(b, "[0.");
-    repeat(b, "4999999999999999", n);
+    cost_repeat(b, "4999999999999999", n);
     buf_puts(b, "]");
 }
 
@@ -171,7 +110,7 @@ static void thousand_digits(buf *b, size_t n) {
 
 static void letters(buf *b, size_t n) {
     buf_puts(b, "[");
-    repeat(b, "a", n);
+    cost_repeat(b, "a", n);
 }
 
 static const cost_row json_rows[] = {
@@ -192,7 +131,7 @@ static const cost_row json_rows[] = {
 };
 
 Test(costs, json_costs_its_size_whether_it_is_whole_or_broken) {
-    check_rows("json_parse", json_rows, ARRAY_LEN(json_rows));
+    check_costs("json_parse", json_rows, ARRAY_LEN(json_rows));
 }
 
 /* ---- model files ---- */
@@ -206,7 +145,7 @@ static void read_model_json(const buf *text) {
 
 static void wide_integers(buf *b, size_t n) {
     buf_puts(b, "[");
-    repeat(b, "99999999999999999999,", n);
+    cost_repeat(b, "99999999999999999999,", n);
     buf_puts(b, "0]");
 }
 
@@ -256,7 +195,7 @@ static void vocabulary(buf *b, size_t n) {
     for (size_t i = 0; b->len < n / 2; i++)
         buf_printf(b, ",\"ab%zu\":%zu", i, i + 256);
     buf_puts(b, "},\"merges\":[");
-    repeat(b, "\"a b0\",", n);
+    cost_repeat(b, "\"a b0\",", n);
     buf_puts(b, "\"a b0\"]}}");
 }
 
@@ -277,127 +216,174 @@ static const cost_row model_rows[] = {
 };
 
 Test(costs, a_model_file_costs_its_size) {
-    check_rows("model files", model_rows, ARRAY_LEN(model_rows));
+    check_costs("model files", model_rows, ARRAY_LEN(model_rows));
 }
 
-/* ---- tokenizers ---- */
+/* ---- requests ---- */
 
-static const tokenizer *encoding_with;
+static api_kind parsing;
 
-static void encode(const buf *text) {
-    token_ids ids = {0};
+static void parse_request(const buf *text) {
+    api_request *r;
     err e = {0};
-    cr_assert_eq(tokenizer_encode(encoding_with, text->data, text->len, false, SIZE_MAX, &ids, &e),
-                 0, "%s", e.msg);
-    token_ids_deinit(&ids);
+    if (api_parse(&r, f.c, parsing, text->data, text->len, &e) == 0) api_request_destroy(r);
+    else cr_assert(e.code == ERR_BAD_PARAM || e.code == ERR_TOO_LONG || e.code == ERR_UNSUPPORTED);
 }
 
-/* A pattern may cost too much on a text: then the text is refused, at no more than its size. */
-static void encode_or_refuse(const buf *text) {
-    token_ids ids = {0};
-    err e = {0};
-    if (tokenizer_encode(encoding_with, text->data, text->len, false, SIZE_MAX, &ids, &e) != 0)
-        cr_assert_eq(e.code, ERR_BAD_PARAM, "%s", e.msg);
-    token_ids_deinit(&ids);
+/* n bytes in `count` entries of one list. */
+static void entries(buf *b, size_t n, const char *head, size_t count, const char *open,
+                    const char *close, const char *tail) {
+    buf_puts(b, head);
+    for (size_t i = 0; i < count; i++) {
+        buf_puts(b, i ? "," : "");
+        buf_puts(b, open);
+        cost_repeat(b, "ab ", n * (i + 1) / count);
+        buf_puts(b, close);
+    }
+    buf_puts(b, tail);
 }
 
-static void spaces_and_a_letter(buf *b, size_t n) {
-    repeat(b, " ", n);
-    buf_puts(b, "x");
+static void one_prompt(buf *b, size_t n) {
+    cost_fill(b, n, "{\"prompt\":\"", "a", "\"}");
 }
 
-static const cost_row texts[] = {
-    {"one letter", 3000, NULL, "a", encode},
-    {"spaces", 3000, NULL, " ", encode},
-    {"spaces and a letter", 3000, spaces_and_a_letter, NULL, encode},
-    {"line feeds", 3000, NULL, "\n", encode},
-    {"blanks of two kinds", 3000, NULL, " \t", encode},
-    {"a pair that merges", 3000, NULL, "ab", encode},
-    {"a pair that merges, apart", 3000, NULL, "ab ba", encode},
-    {"combining marks", 3000, NULL, "\u0301", encode},
-    {"a letter and combining marks", 3000, NULL, "e\u0301\u0323", encode},
-    {"digits", 3000, NULL, "1", encode},
-    {"digits and points", 3000, NULL, "1.", encode},
-    {"alternating scripts", 3000, NULL, "aя字ひ한ع", encode},
-    {"apostrophes", 3000, NULL, "'", encode},
-    {"contractions", 3000, NULL, "'ll", encode},
-    {"upper and lower case", 3000, NULL, "aB", encode},
-    {"signs", 3000, NULL, "!?", encode},
-    {"joined emoji", 3000, NULL, "👩\u200d", encode},
-    {"wide spaces", 3000, NULL, "\u3000\u00a0", encode},
-    {"the start of a control token", 3000, NULL, "<|im_", encode},
-    {"a control token", 3000, NULL, "<|im_start|>", encode},
+static void prompt_ids(buf *b, size_t n) {
+    cost_fill(b, n, "{\"prompt\":[1", ",1", "]}");
+}
+
+static void many_prompts(buf *b, size_t n) {
+    entries(b, n, "{\"prompt\":[", 64, "\"", "\"", "]}");
+}
+
+static void many_stops(buf *b, size_t n) {
+    cost_fill(b, n, "{\"prompt\":\"a\",\"stop\":[\"\"", ",\"a\"", "]}");
+}
+
+static void biases(buf *b, size_t n) {
+    buf_puts(b, "{\"prompt\":\"a\",\"logit_bias\":");
+    plain_keys(b, n);
+    buf_puts(b, "}");
+}
+
+static void unknown_keys(buf *b, size_t n) {
+    plain_keys(b, n);
+}
+
+static void many_messages(buf *b, size_t n) {
+    entries(b, n, "{\"messages\":[", API__MAX_MESSAGES, "{\"role\":\"user\",\"content\":\"", "\"}",
+            "]}");
+}
+
+static void many_parts(buf *b, size_t n) {
+    cost_fill(b, n, "{\"messages\":[{\"role\":\"user\",\"content\":[",
+              "{\"type\":\"text\",\"text\":\"\"},", "{\"type\":\"text\",\"text\":\"a\"}]}]}");
+}
+
+static void many_calls(buf *b, size_t n) {
+    cost_fill(b, n, "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[",
+              "{\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}},",
+              "{\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]},"
+              "{\"role\":\"user\",\"content\":\"a\"}]}");
+}
+
+static void many_tools(buf *b, size_t n) {
+    buf_puts(b,
+             "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tool_choice\":\"required\","
+             "\"tools\":[");
+    for (size_t i = 0; i < 128; i++) {
+        buf_printf(b, "%s{\"type\":\"function\",\"function\":{\"name\":\"f%zu\",\"description\":\"",
+                   i ? "," : "", i);
+        cost_repeat(b, "ab ", n * (i + 1) / 128);
+        buf_puts(b, "\"}}");
+    }
+    buf_puts(b, "]}");
+}
+
+static void schema_of(buf *b, const char *schema_head) {
+    buf_puts(b, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"response_format\":{"
+                "\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"schema\":");
+    buf_puts(b, schema_head);
+}
+
+static void long_enum(buf *b, size_t n) {
+    schema_of(b, "{\"enum\":[");
+    for (size_t i = 0; i < 512; i++) {
+        buf_printf(b, "%s\"%zu", i ? "," : "", i);
+        cost_repeat(b, "a", n * (i + 1) / 512);
+        buf_puts(b, "\"");
+    }
+    buf_puts(b, "]}}}}");
+}
+
+/* 40 bytes for each property, 400 to an object. */
+static void many_properties(buf *b, size_t n) {
+    schema_of(b, "{\"type\":\"array\",\"prefixItems\":[");
+    for (size_t i = 0; b->len < n; i++) {
+        if (i % 400 == 0) {
+            buf_puts(b, i ? "}}," : "");
+            buf_puts(b, "{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{");
+        }
+        buf_printf(b, "%s\"k%zu\":{\"type\":\"string\"}", i % 400 ? "," : "", i);
+    }
+    buf_puts(b, "}}]}}}}");
+}
+
+static void many_references(buf *b, size_t n) {
+    schema_of(b, "{\"$ref\":\"#/$defs/d0\",\"$defs\":{");
+    for (size_t i = 0; b->len < n; i++) {
+        buf_printf(b, "\"d%zu\":{\"anyOf\":[{\"$ref\":\"#/$defs/d%zu\"},{\"type\":\"null\"}]},", i,
+                   i + 1);
+    }
+    buf_puts(b, "\"x\":true}}}}}");
+}
+
+static void annotations(buf *b, size_t n) {
+    schema_of(b, "{\"type\":\"string\",\"examples\":[0");
+    cost_fill(b, n, "", ",{}", "]}}}}");
+}
+
+static void many_items(buf *b, size_t n) {
+    entries(b, n, "{\"input\":[", API__MAX_MESSAGES,
+            "{\"type\":\"function_call_output\",\"output\":\"", "\"}", "]}");
+}
+
+static void echoed_tools(buf *b, size_t n) {
+    cost_fill(b, n,
+              "{\"input\":\"a\",\"tools\":[{\"type\":\"function\",\"name\":\"f\",\"parameters\":{"
+              "\"enum\":[0",
+              ",\"\\u2028\"", "]}}]}");
+}
+
+static const cost_row completion_rows[] = {
+    {"a prompt of one letter", 3000, one_prompt, NULL, parse_request},
+    {"a prompt of ids", 3000, prompt_ids, NULL, parse_request},
+    {"64 prompts", 3000, many_prompts, NULL, parse_request},
+    {"stop strings", 3000, many_stops, NULL, parse_request},
+    {"biases", 3000, biases, NULL, parse_request},
+    {"unknown keys", 3000, unknown_keys, NULL, parse_request},
 };
 
-/* Split patterns as published, in JSON; NULL: none but ByteLevel's own. */
-static const struct {
-    const char *name, *pattern;
-} patterns[] = {
-    {"whole text", ""},
-    {"gpt2", NULL},
-    {"llama3",
-     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| "
-     "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"},
-    {"o200k",
-     "[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?[\\\\p{Lu}\\\\p{Lt}\\\\p{Lm}\\\\p{Lo}\\\\p{M}]*[\\\\p{Ll}\\\\p{"
-     "Lm}\\\\p{Lo}\\\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?[\\\\p{Lu}"
-     "\\\\p{Lt}\\\\p{Lm}\\\\p{Lo}\\\\p{M}]+[\\\\p{Ll}\\\\p{Lm}\\\\p{Lo}\\\\p{M}]*(?i:'s|'t|'re|'ve|"
-     "'m|'ll|'d)?|\\\\p{N}{1,3}| "
-     "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n/]*|\\\\s*[\\\\r\\\\n]+|\\\\s+"
-     "(?!\\\\S)|\\\\s+"},
-    {"blanks at end", "\\\\s+$"},
+static const cost_row chat_rows[] = {
+    {"1000 messages", 3000, many_messages, NULL, parse_request},
+    {"empty parts of a content", 3000, many_parts, NULL, parse_request},
+    {"calls in a message", 3000, many_calls, NULL, parse_request},
+    {"128 tools, one of them forced", 3000, many_tools, NULL, parse_request},
+    {"schema: an enum of 512", 3000, long_enum, NULL, parse_request},
+    {"schema: properties", 3000, many_properties, NULL, parse_request},
+    {"schema: a chain of references", 3000, many_references, NULL, parse_request},
+    {"schema: annotations", 3000, annotations, NULL, parse_request},
 };
 
-/* Bytes, runs of one letter, and a pair; <|im_start|> is a control token. */
-static tokenizer *tokenizer_of(const char *pattern) {
-    static const char *const merges[][2] = {{"a", "a"}, {"aa", "aa"}, {"a", "b"}, {"ab", "ab"}};
-    buf b = {0};
-    tokenizer *t = NULL;
-    err e = {0};
-    buf_puts(&b, "{\"added_tokens\":[{\"id\":300,\"content\":\"<|im_start|>\",\"special\":true}],"
-                 "\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\","
-                 "\"pretokenizers\":[");
-    if (pattern && pattern[0]) {
-        buf_printf(&b,
-                   "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"%s\"},\"behavior\":\"Isolated\","
-                   "\"invert\":false},",
-                   pattern);
-    }
-    buf_printf(&b, "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":%s}]},",
-               pattern ? "false" : "true");
-    buf_puts(&b, "\"model\":{\"type\":\"BPE\",\"vocab\":{");
-    put_byte_vocabulary(&b, 0);
-    for (size_t i = 0; i < ARRAY_LEN(merges); i++)
-        buf_printf(&b, ",\"%s%s\":%zu", merges[i][0], merges[i][1], 256 + i);
-    buf_puts(&b, "},\"merges\":[");
-    for (size_t i = 0; i < ARRAY_LEN(merges); i++)
-        buf_printf(&b, "%s\"%s %s\"", i ? "," : "", merges[i][0], merges[i][1]);
-    buf_puts(&b, "]}}");
-    cr_assert_eq(tokenizer_parse(&t, b.data, b.len, 1000, "file", &e), 0, "%s", e.msg);
-    buf_deinit(&b);
-    return t;
-}
+static const cost_row responses_rows[] = {
+    {"1000 items", 3000, many_items, NULL, parse_request},
+    {"tools that are repeated in the answer", 3000, echoed_tools, NULL, parse_request},
+};
 
-Test(costs, text_costs_its_size_whatever_it_is_and_however_it_is_split) {
-    encoding_with = f.tokenizer;
-    check_rows("demo", texts, ARRAY_LEN(texts));
-    for (size_t i = 0; i < ARRAY_LEN(patterns); i++) {
-        tokenizer *t = tokenizer_of(patterns[i].pattern);
-        encoding_with = t;
-        check_rows(patterns[i].name, texts, ARRAY_LEN(texts));
-        tokenizer_close(t);
-    }
-}
-
-Test(costs, text_costs_its_size_where_patterns_are_interpreted) {
-    static const cost_row row = {"spaces and a letter", 3000, spaces_and_a_letter, NULL,
-                                 encode_or_refuse};
-    for (size_t i = 0; i < ARRAY_LEN(patterns); i++) {
-        tokenizer *t = tokenizer_of(patterns[i].pattern);
-        for (uint32_t k = 0; k < t->n_steps; k++)
-            t->steps[k].jit = false;
-        encoding_with = t;
-        check_rows(patterns[i].name, &row, 1);
-        tokenizer_close(t);
-    }
+Test(costs, a_request_costs_its_size_on_every_route) {
+    parsing = API_COMPLETION;
+    check_costs("completion", completion_rows, ARRAY_LEN(completion_rows));
+    parsing = API_CHAT;
+    check_costs("chat", chat_rows, ARRAY_LEN(chat_rows));
+    parsing = API_RESPONSES;
+    check_costs("responses", responses_rows, ARRAY_LEN(responses_rows));
 }

@@ -1,0 +1,271 @@
+/* test_costs_text.c - the worst texts known cost their size, where they are tokenized, written,
+ * matched and compared (tests/lib/costs.h). */
+#include "api/api_internal.h"
+#include "loadgen/loadgen_internal.h"
+#include "tests/lib/api_fixture.h"
+#include "tests/lib/costs.h"
+#include "tests/lib/testlib.h"
+#include "tests/lib/tokens.h"
+#include "text/tokenizer_internal.h"
+
+#include <criterion/criterion.h>
+#include <string.h>
+
+API_SUITE(costs_text);
+
+/* ---- tokenizers ---- */
+
+static const tokenizer *encoding_with;
+
+static void encode(const buf *text) {
+    token_ids ids = {0};
+    err e = {0};
+    cr_assert_eq(tokenizer_encode(encoding_with, text->data, text->len, false, SIZE_MAX, &ids, &e),
+                 0, "%s", e.msg);
+    token_ids_deinit(&ids);
+}
+
+/* A pattern may cost too much on a text: then the text is refused, at no more than its size. */
+static void encode_or_refuse(const buf *text) {
+    token_ids ids = {0};
+    err e = {0};
+    if (tokenizer_encode(encoding_with, text->data, text->len, false, SIZE_MAX, &ids, &e) != 0)
+        cr_assert_eq(e.code, ERR_BAD_PARAM, "%s", e.msg);
+    token_ids_deinit(&ids);
+}
+
+static void spaces_and_a_letter(buf *b, size_t n) {
+    cost_repeat(b, " ", n);
+    buf_puts(b, "x");
+}
+
+static const cost_row texts[] = {
+    {"one letter", 3000, NULL, "a", encode},
+    {"spaces", 3000, NULL, " ", encode},
+    {"spaces and a letter", 3000, spaces_and_a_letter, NULL, encode},
+    {"line feeds", 3000, NULL, "\n", encode},
+    {"blanks of two kinds", 3000, NULL, " \t", encode},
+    {"a pair that merges", 3000, NULL, "ab", encode},
+    {"a pair that merges, apart", 3000, NULL, "ab ba", encode},
+    {"combining marks", 3000, NULL, "\u0301", encode},
+    {"a letter and combining marks", 3000, NULL, "e\u0301\u0323", encode},
+    {"digits", 3000, NULL, "1", encode},
+    {"digits and points", 3000, NULL, "1.", encode},
+    {"alternating scripts", 3000, NULL, "aя字ひ한ع", encode},
+    {"apostrophes", 3000, NULL, "'", encode},
+    {"contractions", 3000, NULL, "'ll", encode},
+    {"upper and lower case", 3000, NULL, "aB", encode},
+    {"signs", 3000, NULL, "!?", encode},
+    {"joined emoji", 3000, NULL, "👩\u200d", encode},
+    {"wide spaces", 3000, NULL, "\u3000\u00a0", encode},
+    {"the start of a control token", 3000, NULL, "<|im_", encode},
+    {"a control token", 3000, NULL, "<|im_start|>", encode},
+};
+
+/* Split patterns as published, in JSON; NULL: none but ByteLevel's own. */
+static const struct {
+    const char *name, *pattern;
+} patterns[] = {
+    {"whole text", ""},
+    {"gpt2", NULL},
+    {"llama3",
+     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| "
+     "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"},
+    {"o200k",
+     "[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?[\\\\p{Lu}\\\\p{Lt}\\\\p{Lm}\\\\p{Lo}\\\\p{M}]*[\\\\p{Ll}\\\\p{"
+     "Lm}\\\\p{Lo}\\\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?[\\\\p{Lu}"
+     "\\\\p{Lt}\\\\p{Lm}\\\\p{Lo}\\\\p{M}]+[\\\\p{Ll}\\\\p{Lm}\\\\p{Lo}\\\\p{M}]*(?i:'s|'t|'re|'ve|"
+     "'m|'ll|'d)?|\\\\p{N}{1,3}| "
+     "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n/]*|\\\\s*[\\\\r\\\\n]+|\\\\s+"
+     "(?!\\\\S)|\\\\s+"},
+    {"blanks at end", "\\\\s+$"},
+};
+
+/* Bytes, runs of one letter, and a pair; <|im_start|> is a control token. */
+static tokenizer *tokenizer_of(const char *pattern) {
+    static const char *const merges[][2] = {{"a", "a"}, {"aa", "aa"}, {"a", "b"}, {"ab", "ab"}};
+    buf b = {0};
+    tokenizer *t = NULL;
+    err e = {0};
+    buf_puts(&b, "{\"added_tokens\":[{\"id\":300,\"content\":\"<|im_start|>\",\"special\":true}],"
+                 "\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\","
+                 "\"pretokenizers\":[");
+    if (pattern && pattern[0]) {
+        buf_printf(&b,
+                   "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"%s\"},\"behavior\":\"Isolated\","
+                   "\"invert\":false},",
+                   pattern);
+    }
+    buf_printf(&b, "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":%s}]},",
+               pattern ? "false" : "true");
+    buf_puts(&b, "\"model\":{\"type\":\"BPE\",\"vocab\":{");
+    put_byte_vocabulary(&b, 0);
+    for (size_t i = 0; i < ARRAY_LEN(merges); i++)
+        buf_printf(&b, ",\"%s%s\":%zu", merges[i][0], merges[i][1], 256 + i);
+    buf_puts(&b, "},\"merges\":[");
+    for (size_t i = 0; i < ARRAY_LEN(merges); i++)
+        buf_printf(&b, "%s\"%s %s\"", i ? "," : "", merges[i][0], merges[i][1]);
+    buf_puts(&b, "]}}");
+    cr_assert_eq(tokenizer_parse(&t, b.data, b.len, 1000, "file", &e), 0, "%s", e.msg);
+    buf_deinit(&b);
+    return t;
+}
+
+Test(costs_text, text_costs_its_size_whatever_it_is_and_however_it_is_split) {
+    encoding_with = f.tokenizer;
+    check_costs("demo", texts, ARRAY_LEN(texts));
+    for (size_t i = 0; i < ARRAY_LEN(patterns); i++) {
+        tokenizer *t = tokenizer_of(patterns[i].pattern);
+        encoding_with = t;
+        check_costs(patterns[i].name, texts, ARRAY_LEN(texts));
+        tokenizer_close(t);
+    }
+}
+
+Test(costs_text, text_costs_its_size_where_patterns_are_interpreted) {
+    static const cost_row row = {"spaces and a letter", 3000, spaces_and_a_letter, NULL,
+                                 encode_or_refuse};
+    for (size_t i = 0; i < ARRAY_LEN(patterns); i++) {
+        tokenizer *t = tokenizer_of(patterns[i].pattern);
+        for (uint32_t k = 0; k < t->n_steps; k++)
+            t->steps[k].jit = false;
+        encoding_with = t;
+        check_costs(patterns[i].name, &row, 1);
+        tokenizer_close(t);
+    }
+}
+
+/* ---- text that is written, matched and compared ---- */
+
+static void write_string(const buf *text) {
+    buf out = {0};
+    buf_json_string(&out, text->data, text->len);
+    cr_assert_not(out.failed);
+    buf_deinit(&out);
+}
+
+static void whole_characters(const buf *text) {
+    api_utf8 u = {0};
+    buf out = {0};
+    for (size_t i = 0; i < text->len; i++)
+        api__utf8_bytes(&u, text->data + i, 1, &out);
+    api_utf8_finish(&u, &out);
+    buf_deinit(&out);
+}
+
+/* Four stop strings that all but match, fed byte by byte. */
+static void match_stops(const buf *text) {
+    char stop[API__MAX_STOP_BYTES];
+    api__stop stops[API__MAX_STOPS];
+    api__matcher m = {.stops = stops, .n = API__MAX_STOPS};
+    int hit;
+    memset(stop, 'a', sizeof stop);
+    for (size_t i = 0; i < API__MAX_STOPS; i++) {
+        stop[sizeof stop - 1 - i] = 'b';
+        api__stop_init(&stops[i], stop, sizeof stop);
+    }
+    for (size_t i = 0; i < text->len; i++)
+        (void)api__stop_feed(&m, text->data + i, 1, &hit);
+}
+
+static void scan_call(const buf *text) {
+    const char *tools[] = {"f"};
+    api_request r = {.tools = tools, .n_tools = 1};
+    api__call k = {0};
+    for (size_t i = 1; i <= text->len; i++)
+        api__call_scan(&r, &k, text->data, i);
+    api__call_finish(&k);
+}
+
+static void call_of_lists(buf *b, size_t n) {
+    cost_fill(b, n, "{\"name\":\"f\",\"arguments\":{\"a\":", "[\"\\\\\\\"\",", "0");
+}
+
+static void blanks_before_a_call(buf *b, size_t n) {
+    cost_fill(b, n, "", " ", "{\"name\":\"f\"");
+}
+
+static void normalise(const buf *text) {
+    buf out = {0};
+    api__jinja_normalise(&out, text->data, text->len);
+    cr_assert_not(out.failed);
+    buf_deinit(&out);
+}
+
+static void find_chatml(const buf *text) {
+    buf json = {0};
+    cr_assert_eq(api__chatml_find(&json, text->data), json.len > 0);
+    buf_deinit(&json);
+}
+
+static void default_system(buf *b, size_t n) {
+    cost_fill(b, n,
+              "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+              "<|im_start|>system{{ '\\n' }}",
+              "a", "<|im_end|>{{ '\\n' }}{% endif %}");
+}
+
+static void render(const buf *text) {
+    static api__message messages[API__MAX_MESSAGES];
+    size_t each = text->len / API__MAX_MESSAGES;
+    for (size_t i = 0; i < API__MAX_MESSAGES; i++) {
+        messages[i] =
+            (api__message){i % 2 ? API__ASSISTANT : API__USER, text->data + i * each, each};
+    }
+    token_ids ids = {0};
+    api__answer answer = {.generation = true};
+    err e = {0};
+    cr_assert_eq(api__template_render(f.c->template, f.tokenizer, messages, API__MAX_MESSAGES,
+                                      &answer, &ids, &e),
+                 0, "%s", e.msg);
+    token_ids_deinit(&ids);
+}
+
+static int on_data(void *ud, const char *json, size_t n) {
+    static bench_chunk c;
+    (void)ud;
+    return bench_chunk_read(&c, json, n) < -1;
+}
+
+/* A quarter of what may be held back for the end of a line, byte by byte. */
+static void feed_stream(const buf *text) {
+    bench_sse s = {{0}, false};
+    for (size_t i = 0; i < text->len; i++)
+        (void)bench_sse_feed(&s, text->data + i, 1, on_data, NULL);
+    bench_sse_reset(&s);
+    buf_deinit(&s.held);
+}
+
+static void one_chunk(buf *b, size_t n) {
+    cost_fill(b, n, "data: {\"choices\":[{\"depths\":[1", ",1", "]}]}\n\n");
+}
+
+static const cost_row writer_rows[] = {
+    {"string: control characters", 1000, NULL, "\x01", write_string},
+    {"string: line separators", 1000, NULL, "\u2028", write_string},
+    {"string: bytes that are not UTF-8", 1000, NULL, "\xff\xe2\x82", write_string},
+    {"characters from bytes", 1000, NULL, "\xf0\x9f\x98", whole_characters},
+    {"stop strings that nearly match", 1000, NULL, "a", match_stops},
+    {"call: lists and escapes", 1000, call_of_lists, NULL, scan_call},
+    {"call: blanks before it", 1000, blanks_before_a_call, NULL, scan_call},
+    {"jinja: tags", 1000, NULL, "{{a}}", normalise},
+    {"jinja: blanks before tags", 1000, NULL, "   \t {%- a -%}", normalise},
+    {"jinja: blanks", 1000, NULL, " ", normalise},
+    {"jinja: open tags", 1000, NULL, "{{", normalise},
+    {"jinja: open strings", 1000, NULL, "{{'", normalise},
+    {"jinja: dots", 1000, NULL, "{{a . b . ", normalise},
+    {"jinja: sums", 1000, NULL, "{{'a'+b['c'].d+'\\n'}}", normalise},
+    {"jinja: a sum that is none", 1000, NULL, "'a'+", normalise},
+    {"jinja: comments", 1000, NULL, "{#'", normalise},
+    {"chatml: a long system turn", 5000, default_system, NULL, find_chatml},
+    {"chatml: tags", 20000, NULL, "{{a}}", find_chatml},
+    {"template: 1000 messages", 3000, NULL, "ab ", render},
+    {"template: 1000 messages of a control token", 3000, NULL, "<|user|>", render},
+    {"stream: one chunk", 1000, one_chunk, NULL, feed_stream},
+    {"stream: blank lines", 1000, NULL, "\n", feed_stream},
+    {"stream: opening brackets", 1000, NULL, "data:{\"a\":[[[\n", feed_stream},
+};
+
+Test(costs_text, writing_matching_and_comparing_text_costs_its_size) {
+    check_costs("text", writer_rows, ARRAY_LEN(writer_rows));
+}
