@@ -267,12 +267,12 @@ static const char *token_limit_field(api_kind kind, const api__values *v) {
 }
 
 /* What is told of single tokens waits in memory until the answer is written; of a stream only
- * the prompt's. */
+ * the prompt's, but that of a response, whose last events repeat it all. */
 static int check_scored(const api_request *r, uint64_t output, err *e) {
     bool prompt = r->prompt_logprobs || (r->echo && (r->logprobs || r->return_depth));
     uint64_t tops = r->n_top > r->n_prompt_top ? r->n_top : r->n_prompt_top;
-    uint64_t kept =
-        (prompt ? r->prompt_tokens * r->n : 0) + (r->logprobs && !r->stream ? output : 0);
+    bool waits = r->logprobs && (!r->stream || r->kind == API_RESPONSES);
+    uint64_t kept = (prompt ? r->prompt_tokens * r->n : 0) + (waits ? output : 0);
     if (kept * (tops + 1) <= API__MAX_SCORED) return 0;
     const char *field = r->prompt_logprobs ? "prompt_logprobs" : "logprobs";
     return err_set(e, ERR_BAD_PARAM, field,

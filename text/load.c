@@ -445,6 +445,21 @@ static int load_unk(loader *l, const json_t *model, const json_t *vocab) {
     return 0;
 }
 
+/* Bytes vanish where they have no token, where a split takes them out, and where an added token
+ * takes the blanks beside it along. */
+static void find_longest(tokenizer *t, size_t n_added) {
+    bool whole = true;
+    for (int b = 0; b < 256; b++)
+        whole = whole && t->byte_id[b] != TEXT__NO_ID;
+    for (uint32_t i = 0; i < t->n_steps; i++)
+        whole = whole && t->steps[i].behavior != TEXT__REMOVED;
+    for (size_t i = 0; i < n_added; i++)
+        whole = whole && !t->added[i].lstrip && !t->added[i].rstrip;
+    for (uint32_t id = 0; whole && id < t->n_ids; id++) {
+        if (t->tokens[id].len > t->longest) t->longest = t->tokens[id].len;
+    }
+}
+
 static int load(loader *l, const json_t *root) {
     tokenizer *t = l->t;
     const json_t *model = json_object_get(root, "model"),
@@ -465,6 +480,7 @@ static int load(loader *l, const json_t *root) {
     if (load_unk(l, model, vocab) != 0 || index_tokens(l) != 0) return -1;
     if (load_merges(l, json_object_get(model, "merges"), vocab) != 0) return -1;
     if (text__steps_load(t, json_object_get(root, "pre_tokenizer"), l->what, l->e) != 0) return -1;
+    find_longest(t, json_array_size(added));
     return load_post_processor(l, json_object_get(root, "post_processor"));
 }
 

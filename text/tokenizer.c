@@ -129,6 +129,10 @@ int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_
 
 /* ---- questions ---- */
 
+size_t tokenizer_fewest(const tokenizer *t, size_t n) {
+    return t->longest ? n / t->longest + (n % t->longest > 0) : 0;
+}
+
 const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n) {
     bool there = id < t->n_ids && t->tokens[id].len > 0;
     *n = there ? t->tokens[id].len : 0;

@@ -27,6 +27,8 @@ void tokenizer_close(tokenizer *t);
  * any more (ERR_CANCELLED, base/cancel.h). */
 int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special,
                      size_t max_ids, token_ids *out, err *e) WARN_UNUSED;
+/* Fewest tokens that n bytes of text can make; 0 where the tokenizer may drop bytes. */
+size_t tokenizer_fewest(const tokenizer *t, size_t n);
 /* The bytes an id stands for; NULL and 0 if the id has none. A special token's bytes
  * are its spelling. Borrowed from t. */
 const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n);

@@ -139,10 +139,20 @@ test("tokenize and detokenize, small on the loop and large on a worker", async (
         assert.equal(t.status, 200);
         assert.equal(t.json.count, t.json.tokens.length);
         assert.equal((await s.post("/detokenize", { tokens: t.json.tokens })).json.prompt, "In the beginning");
-        const text = "and it came to pass ".repeat(5000);
-        const long = await s.post("/v1/tokenize", { prompt: text });
+        const texts = Array(40).fill("and it came to pass ".repeat(120));
+        const long = await s.post("/v1/tokenize", { prompt: texts });
         assert.equal(long.status, 200);
-        assert.ok(long.json.count > 10000);
+        assert.ok(long.json.count.reduce((a, b) => a + b) > 10000);
+        const back = await s.post("/detokenize", { tokens: long.json.tokens });
+        assert.deepEqual(back.json.text, texts);
+        /* A text that could be no prompt is refused as one, in either direction. */
+        const longer = await s.post("/tokenize", { prompt: texts.join("") });
+        assert.equal(longer.status, 400);
+        assert.equal(longer.json.error.code, "context_length_exceeded");
+        assert.equal(longer.json.error.n_ctx, 1024);
+        assert.ok(longer.json.error.n_prompt_tokens > 1024);
+        const ids = await s.post("/detokenize", { tokens: Array(1025).fill(300) });
+        assert.deepEqual([ids.status, ids.json.error.code, ids.json.error.n_prompt_tokens], [400, "context_length_exceeded", 1025]);
     });
 });
 

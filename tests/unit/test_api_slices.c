@@ -236,3 +236,218 @@ Test(api_slices, answers_are_the_bytes_that_the_writer_of_whole_answers_recorded
         buf_deinit(&out);
     }
 }
+
+/* ---- slices ---- */
+
+static const size_t wants[] = {1, 7, 100, 4096, 1 << 20};
+
+/* Bytes of the longest piece in the rows above: an entry with five alternatives. */
+enum { LONGEST_PIECE = 900 };
+
+Test(api_slices, slices_of_every_size_join_to_the_same_answer_and_keep_to_their_size) {
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        for (size_t k = 0; k < ARRAY_LEN(wants); k++) {
+            buf out = {0};
+            answer(&rows[i], wants[k], &out);
+            cr_expect_eq(hash_fnv(HASH_FNV_START, out.data, out.len), rows[i].hash,
+                         "row %zu by %zu: %s", i, wants[k], out.data);
+            buf_deinit(&out);
+        }
+    }
+}
+
+Test(api_slices, a_whole_answer_appends_nothing_until_it_is_asked_for) {
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char body[2000];
+        buf out = {0};
+        unsigned bits = 0;
+        snprintf(body, sizeof body, "{\"model\":\"demo\",\"request_id\":\"r\",%s}", rows[i].body);
+        if (strstr(body, "\"stream\":true")) continue;
+        api_reply *r = api_must_reply(&f, rows[i].kind, body);
+        for (uint32_t s = 0; s < api_reply_sequences(r); s++) {
+            err e = {0};
+            sched_event end = ev_end(SCHED_STOP, 1, 0);
+            cr_expect_not(api_reply_more(r, &out, 100), "nothing is to come yet");
+            bits |= api_reply_event(r, s, &end, &out, &e);
+        }
+        cr_expect_eq(bits, API_DONE | API_MORE);
+        cr_expect_eq(out.len, 0);
+        for (bool more = true; more;) {
+            size_t before = out.len;
+            more = api_reply_more(r, &out, 50);
+            cr_expect_gt(out.len, before);
+            cr_expect_leq(out.len - before, 50 + LONGEST_PIECE);
+        }
+        json_t *root = json_loadb(out.data, out.len, JSON_REJECT_DUPLICATES, NULL);
+        cr_expect_not_null(root, "%s", out.data);
+        json_decref(root);
+        cr_expect_not(api_reply_more(r, &out, 50));
+        api_reply_destroy(r);
+        buf_deinit(&out);
+    }
+}
+
+Test(api_slices, a_long_string_is_cut_between_characters_wherever_the_slices_end) {
+    static const char unit[] = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\x80\xe2\x82\"\n\xff";
+    buf text = {0}, want = {0};
+    while (text.len < 5000)
+        buf_append(&text, unit, sizeof unit - 1);
+    for (size_t skip = 0; skip < sizeof unit; skip++) {
+        buf got = {0};
+        api__cursor k = {0};
+        buf_clear(&want);
+        buf_json_string(&want, text.data + skip, text.len - skip);
+        while (!api__write_string(&got, &k, text.data + skip, text.len - skip, got.len + 1)) {
+        }
+        cr_expect_str_eq(got.data, want.data);
+        buf_deinit(&got);
+    }
+    memset(text.data, 0x80, text.len);
+    api__cursor k = {0};
+    buf got = {0};
+    buf_clear(&want);
+    buf_json_string(&want, text.data, text.len);
+    while (!api__write_string(&got, &k, text.data, text.len, got.len + 1)) {
+    }
+    cr_expect_str_eq(got.data, want.data);
+    buf_deinit(&got);
+    buf_deinit(&text);
+    buf_deinit(&want);
+}
+
+Test(api_slices, log_probabilities_are_written_as_printf_would) {
+    uint64_t state = 1;
+    buf got = {0};
+    for (uint32_t i = 0; i < 2000000; i++) {
+        char want[40];
+        union {
+            uint32_t bits;
+            float f;
+        } v;
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        v.bits = (uint32_t)(state >> 32);
+        if (i % 2) v.f = -(float)(v.bits % 2000003) / (float)(1 + (state >> 20) % 4096);
+        double x = isnan(v.f) || v.f < -9999.0f ? -9999.0 : v.f < 0 ? (double)v.f : 0.0;
+        snprintf(want, sizeof want, "%.6g", x);
+        buf_clear(&got);
+        api__write_logprob(&got, v.f);
+        if (strcmp(got.data, want) != 0) cr_assert_str_eq(got.data, want, "%.9g", (double)v.f);
+    }
+    buf_deinit(&got);
+}
+
+/* ---- streams ---- */
+
+/* Takes what waits, and gives the joined text of choice 0's deltas. */
+static void gather(const buf *sse, const char *end, buf *text) {
+    for (const char *at = sse->data; at && *at; at = strstr(at, "\n\n") + 2) {
+        if (strncmp(at, "event: ", 7) == 0) at = strchr(at, '\n') + 1;
+        cr_assert_eq(strncmp(at, "data: ", 6), 0, "%.200s", at);
+        if (strncmp(at + 6, "[DONE]", 6) == 0) break;
+        size_t n = (size_t)(strstr(at, "\n\n") - at) - 6;
+        json_t *root = json_loadb(at + 6, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
+        cr_assert_not_null(root, "%.*s", (int)n, at + 6);
+        const json_t *choice = json_array_get(json_object_get(root, "choices"), 0);
+        const json_t *delta = json_object_get(choice, "delta");
+        const json_t *piece = choice ? json_object_get(choice, "text") : NULL;
+        if (delta) piece = json_object_get(delta, "content");
+        if (choice == NULL) piece = json_object_get(root, "delta");
+        if (piece && json_integer_value(json_object_get(choice, "index")) == 0)
+            buf_append(text, json_string_value(piece), json_string_length(piece));
+        json_decref(root);
+    }
+    cr_expect_not_null(strstr(sse->data, end));
+}
+
+/* A stream whose reader takes nothing until all events are fed, and then a few bytes at a time. */
+static void slow_stream(api_kind kind, const char *body, const char *text, const char *end) {
+    uint32_t ids[256];
+    buf out = {0}, joined = {0};
+    err e = {0};
+    unsigned bits = 0;
+    size_t n = api_ids(&f, text, ids, ARRAY_LEN(ids));
+    api_reply *r = api_must_reply(&f, kind, body);
+    for (uint32_t s = 0; s < api_reply_sequences(r); s++) {
+        sched_request q;
+        api_reply_request(r, s, &q);
+        for (uint32_t k = 0; q.prompt_logprobs && k < q.n_prompt; k++) {
+            sched_event ev = {.kind = SCHED_PROMPT, .token = q.prompt[k], .pos = k, .n_top = 20};
+            for (uint32_t t = 0; t < 20; t++)
+                ev.top[t] = (eng_top){t + 300, -1};
+            bits |= api_reply_event(r, s, &ev, &out, &e);
+        }
+    }
+    for (size_t k = 0; k < n; k++) {
+        for (uint32_t s = 0; s < api_reply_sequences(r); s++) {
+            sched_event ev = ev_token(ids[k], 1, -1);
+            bits |= api_reply_event(r, s, &ev, &out, &e);
+            if (k == 0 && s == 0)
+                cr_assert(bits & API_MORE, "the first event is longer than a slice");
+        }
+    }
+    cr_expect_leq(out.len, (size_t)API__SLICE + 4096, "what waits is not in the buffer");
+    for (uint32_t s = 0; s < api_reply_sequences(r); s++) {
+        sched_event ev = ev_end(SCHED_STOP, 1, 1);
+        bits |= api_reply_event(r, s, &ev, &out, &e);
+    }
+    cr_assert_eq(bits, API_MORE | API_DONE);
+    while (api_reply_more(r, &out, 333)) {
+    }
+    gather(&out, end, &joined);
+    cr_expect_not_null(strstr(joined.data, text), "%s", joined.data);
+    api_reply_destroy(r);
+    buf_deinit(&out);
+    buf_deinit(&joined);
+}
+
+/* A request with `n` bytes of text in the middle. */
+static char *long_body(const char *before, size_t n, const char *after) {
+    buf b = {0};
+    buf_puts(&b, before);
+    for (size_t i = 0; i < n; i++)
+        buf_append(&b, i % 8 ? "x" : " ", 1);
+    buf_puts(&b, after);
+    return b.data;
+}
+
+Test(api_slices, a_stream_that_echoes_much_goes_on_in_slices_and_loses_nothing) {
+    char *body =
+        long_body("{\"model\":\"demo\",\"echo\":true,\"logprobs\":5,\"stream\":true,\"n\":3,"
+                  "\"max_tokens\":20,\"prompt\":\"",
+                  1000, "\"}");
+    slow_stream(API_COMPLETION, body, " In the beginning God created", "data: [DONE]\n\n");
+    free(body);
+    /* What was asked stands in the first two events and the last: thirty kilobytes each time. */
+    body = long_body(
+        "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true,\"max_output_tokens\":200,\"top_"
+        "logprobs\":3,\"tool_choice\":\"none\",\"tools\":[{\"type\":\"function\",\"name\":\"f\","
+        "\"description\":\"",
+        30000, "\"}]}");
+    slow_stream(API_RESPONSES, body, "In the beginning God created", "event: response.completed\n");
+    free(body);
+}
+
+Test(api_slices, a_stream_that_fails_within_an_event_ends_there) {
+    char *body = long_body("{\"model\":\"demo\",\"echo\":true,\"logprobs\":5,\"stream\":true,"
+                           "\"prompt\":\"",
+                           1000, "\"}");
+    api_reply *r = api_must_reply(&f, API_COMPLETION, body);
+    sched_request q;
+    buf out = {0};
+    err e = {0}, why = {.code = ERR_STOPPING};
+    api_reply_request(r, 0, &q);
+    for (uint32_t k = 0; k < q.n_prompt; k++) {
+        sched_event ev = {.kind = SCHED_PROMPT, .token = q.prompt[k], .pos = k, .n_top = 5};
+        api_reply_event(r, 0, &ev, &out, &e);
+    }
+    sched_event ev = ev_token(300, 1, -1);
+    cr_assert_eq(api_reply_event(r, 0, &ev, &out, &e), API_MORE);
+    size_t len = out.len;
+    cr_expect_eq(api_reply_fail(r, &why, &out), API_FAILED);
+    cr_expect_eq(out.len, len);
+    cr_expect_not(api_reply_more(r, &out, 100));
+    cr_expect_eq(out.len, len);
+    api_reply_destroy(r);
+    buf_deinit(&out);
+    free(body);
+}

@@ -1,0 +1,408 @@
+/* listing.c - /tokenize and /detokenize, in the shapes of all servers at once: vLLM's and SGLang's
+ * `prompt` and `messages`, llama.cpp's `content`, `with_pieces`.
+ *
+ * A listing holds token ids and nothing else; texts and JSON are made of them while they are
+ * written, a slice at a time, so that a slow reader costs four bytes a token. */
+#include "api/api_internal.h"
+#include "base/size.h"
+#include "base/utf8.h"
+
+#include <stdlib.h>
+
+typedef bool (*step)(buf *out, api_listing *l, size_t end);
+
+struct api_listing {
+    const api_context *c;
+    token_ids ids;  /* of all texts, one behind the other */
+    uint32_t *ends; /* [n_texts] where each ends among ids */
+    size_t n_texts;
+    bool many; /* a list of texts, not one text */
+    bool strs, pieces, skip_special;
+    /* Where writing stands: a step, and in it a text, and in that an id. */
+    const step *steps; /* NULL at its end */
+    size_t at, text, id;
+    bool begun, open;
+    api_utf8 utf8;
+    buf scratch; /* of one token */
+};
+
+/* ---- reading: what both routes share ---- */
+
+static const json_t *member(const json_t *root, const char *key) {
+    const json_t *v = json_object_get(root, key);
+    return json_is_null(v) ? NULL : v;
+}
+
+static int needs_tokenizer(const api_context *c, err *e) {
+    if (c->opts.tokenizer) return 0;
+    return err_set(e, ERR_UNSUPPORTED, NULL, "this model has no tokenizer");
+}
+
+static int push_id(api_listing *l, uint32_t id, err *e) {
+    token_ids *t = &l->ids;
+    if (t->n == t->cap) {
+        size_t cap = t->cap ? t->cap * 2 : 64, bytes;
+        uint32_t *data = size_mul(cap, sizeof *data, &bytes) ? realloc(t->data, bytes) : NULL;
+        if (data == NULL) return api__out_of_memory(e);
+        t->data = data;
+        t->cap = cap;
+    }
+    t->data[t->n++] = id;
+    return 0;
+}
+
+static int make_texts(api_listing *l, const json_t *list, err *e) {
+    l->many = list != NULL;
+    l->ends = array_new(l->many ? json_array_size(list) : 1, sizeof *l->ends);
+    return l->ends ? 0 : api__out_of_memory(e);
+}
+
+/* A text that cannot be a prompt. Counting goes no further than the context, so that this is the
+ * least that it has. */
+static int too_long(const api_context *c, uint64_t least, const char *param, err *e) {
+    if (e && e->code == ERR_NONE) {
+        e->have = least;
+        e->limit = c->opts.max_context;
+    }
+    return err_set(e, ERR_TOO_LONG, param,
+                   "the maximum context length is %u tokens, but this text has at least %llu: it "
+                   "exceeds the available context size",
+                   c->opts.max_context, (unsigned long long)least);
+}
+
+/* As many tokens as the prompts of one request may have; whole texts only get here. */
+static int end_text(api_listing *l, const char *param, err *e) {
+    const api_opts *o = &l->c->opts;
+    uint64_t most = (uint64_t)o->max_prompts * o->max_context;
+    if (l->ids.n > most || l->ids.n > UINT32_MAX) {
+        return err_set(e, ERR_BAD_PARAM, param, "%s: the texts of one request may have %llu tokens",
+                       param, (unsigned long long)most);
+    }
+    l->ends[l->n_texts++] = (uint32_t)l->ids.n;
+    return 0;
+}
+
+/* ---- reading: tokenize ---- */
+
+static int add_text(api_listing *l, const json_t *text, bool bos, const char *param, err *e) {
+    const api_context *c = l->c;
+    uint64_t most = c->opts.max_context, least;
+    err why = {0};
+    if (!json_is_string(text))
+        return err_set(e, ERR_BAD_PARAM, param, "%s must be a string or a list of strings", param);
+    least = tokenizer_fewest(c->opts.tokenizer, json_string_length(text)) + bos;
+    if (least > most) return too_long(c, least, param, e);
+    if (bos && push_id(l, c->bos_id, e) != 0) return -1;
+    if (tokenizer_encode(c->opts.tokenizer, json_string_value(text), json_string_length(text),
+                         false, most - bos, &l->ids, &why) == 0) {
+        return end_text(l, param, e);
+    }
+    if (why.code == ERR_TOO_LONG) return too_long(c, most + 1, param, e);
+    return err_set(e, why.code, param, "%s", why.msg);
+}
+
+static int add_texts(api_listing *l, const json_t *text, bool bos, const char *param, err *e) {
+    bool many = json_is_array(text);
+    if (make_texts(l, many ? text : NULL, e) != 0) return -1;
+    if (!many) return add_text(l, text, bos, param, e);
+    l->strs = false;
+    for (size_t i = 0; i < json_array_size(text); i++) {
+        if (add_text(l, json_array_get(text, i), bos, param, e) != 0) return -1;
+    }
+    return 0;
+}
+
+static int add_messages(api_listing *l, const json_t *root, const json_t *messages, err *e) {
+    const api_context *c = l->c;
+    api__turns turns = {.answer.generation = true};
+    api__answer *a = &turns.answer;
+    if (api__read_bool(json_object_get(root, "add_generation_prompt"), "add_generation_prompt",
+                       &a->generation, e) != 0) {
+        return -1;
+    }
+    if (api__read_bool(json_object_get(root, "continue_final_message"), "continue_final_message",
+                       &a->open_last, e) != 0) {
+        return -1;
+    }
+    const json_t *kwargs = json_object_get(root, "chat_template_kwargs");
+    if (api__read_template_kwargs(kwargs, &a->thinking, e) != 0) return -1;
+    arena mem;
+    arena_init(&mem, c->opts.max_body_bytes * 2 + (1 << 20));
+    int rc = api__turns_to_ids(c, messages, &turns, &mem, &l->ids, e);
+    arena_deinit(&mem);
+    if (rc != 0 || make_texts(l, NULL, e) != 0) return -1;
+    if (l->ids.n > c->opts.max_context) return api__too_long(c, l->ids.n, 0, "messages", e);
+    return end_text(l, "messages", e);
+}
+
+static int read_tokenize(api_listing *l, const json_t *root, err *e) {
+    const api_context *c = l->c;
+    const char *model = NULL;
+    if (needs_tokenizer(c, e) != 0 || api__read_model(c, root, &model, e) != 0) return -1;
+    const json_t *prompt = member(root, "prompt"), *content = member(root, "content");
+    const json_t *messages = member(root, "messages");
+    bool special = c->add_bos, llama = false;
+    if (api__read_bool(member(root, "add_special_tokens"), "add_special_tokens", &special, e) != 0)
+        return -1;
+    if (api__read_bool(member(root, "add_special"), "add_special", &llama, e) != 0) return -1;
+    bool bos = c->add_bos && (content && !prompt ? llama : special);
+    if (api__read_bool(member(root, "return_token_strs"), "return_token_strs", &l->strs, e) != 0)
+        return -1;
+    if (api__read_bool(member(root, "with_pieces"), "with_pieces", &l->pieces, e) != 0) return -1;
+    if (messages) return add_messages(l, root, messages, e);
+    if (prompt) return add_texts(l, prompt, bos, "prompt", e);
+    if (content) return add_texts(l, content, bos, "content", e);
+    return err_set(e, ERR_BAD_PARAM, "prompt", "prompt, content or messages is missing");
+}
+
+/* ---- reading: detokenize ---- */
+
+static int add_ids(api_listing *l, const json_t *ids, err *e) {
+    size_t n = json_array_size(ids);
+    if (!json_is_array(ids))
+        return err_set(e, ERR_BAD_PARAM, "tokens", "tokens may not mix ids and lists");
+    if (n > l->c->opts.max_context) return api__too_long(l->c, n, 0, "tokens", e);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t id;
+        if (api__check_id(l->c, json_array_get(ids, i), "tokens", &id, e) != 0) return -1;
+        if (push_id(l, id, e) != 0) return -1;
+    }
+    return end_text(l, "tokens", e);
+}
+
+static int read_detokenize(api_listing *l, const json_t *root, err *e) {
+    const char *model;
+    const json_t *tokens = member(root, "tokens");
+    if (needs_tokenizer(l->c, e) != 0 || api__read_model(l->c, root, &model, e) != 0) return -1;
+    if (!json_is_array(tokens)) {
+        return err_set(e, ERR_BAD_PARAM, "tokens", "tokens %s",
+                       tokens ? "must be a list of token ids" : "is missing");
+    }
+    if (api__read_bool(member(root, "skip_special_tokens"), "skip_special_tokens", &l->skip_special,
+                       e) != 0) {
+        return -1;
+    }
+    bool many = json_is_array(json_array_get(tokens, 0));
+    if (make_texts(l, many ? tokens : NULL, e) != 0) return -1;
+    if (!many) return add_ids(l, tokens, e);
+    for (size_t i = 0; i < json_array_size(tokens); i++) {
+        if (add_ids(l, json_array_get(tokens, i), e) != 0) return -1;
+    }
+    return 0;
+}
+
+/* ---- writing: texts, and ids in them ---- */
+
+static bool full(const buf *out, size_t end) {
+    return out->failed || out->len >= end;
+}
+
+typedef struct {
+    const char *open, *close; /* of one text */
+    /* What stands for one id; first: nothing stands before it in its text. */
+    void (*id)(buf *out, api_listing *l, uint32_t id, bool first);
+    void (*finish)(buf *out, api_listing *l); /* before close; NULL: nothing */
+} shape;
+
+/* All texts in one shape, within brackets if there are many. */
+static bool write_texts(buf *out, api_listing *l, const shape *s, size_t end) {
+    if (!l->begun && l->many) buf_puts(out, "[");
+    l->begun = true;
+    for (; l->text < l->n_texts; l->text++) {
+        if (full(out, end)) return false;
+        size_t first = l->text ? l->ends[l->text - 1] : 0;
+        if (!l->open) {
+            if (l->text) buf_puts(out, ",");
+            buf_puts(out, s->open);
+            l->id = first;
+            l->open = true;
+        }
+        for (; l->id < l->ends[l->text]; l->id++) {
+            if (full(out, end)) return false;
+            s->id(out, l, l->ids.data[l->id], l->id == first);
+        }
+        if (s->finish) s->finish(out, l);
+        buf_puts(out, s->close);
+        l->open = false;
+    }
+    if (l->many) buf_puts(out, "]");
+    return true;
+}
+
+static void put_id(buf *out, api_listing *l, uint32_t id, bool first) {
+    (void)l;
+    if (!first) buf_puts(out, ",");
+    api__write_uint(out, id);
+}
+
+/* A piece that is not valid UTF-8 by itself is given as its bytes. */
+static void write_piece(buf *out, const api_listing *l, uint32_t id, bool or_bytes) {
+    size_t n = 0;
+    const char *bytes = tokenizer_bytes(l->c->opts.tokenizer, id, &n);
+    if (bytes == NULL) n = 0;
+    if (n == 0 || !or_bytes || utf8_valid(bytes, n)) {
+        buf_json_string(out, n ? bytes : "", n);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        buf_printf(out, "%s%u", i ? "," : "[", (unsigned char)bytes[i]);
+    buf_puts(out, "]");
+}
+
+static void put_piece(buf *out, api_listing *l, uint32_t id, bool first) {
+    buf_puts(out, first ? "{\"id\":" : ",{\"id\":");
+    api__write_uint(out, id);
+    buf_puts(out, ",\"piece\":");
+    write_piece(out, l, id, true);
+    buf_puts(out, "}");
+}
+
+static void put_string(buf *out, api_listing *l, uint32_t id, bool first) {
+    if (!first) buf_puts(out, ",");
+    write_piece(out, l, id, false);
+}
+
+/* What a token adds to the text: whole characters, for the bytes of half ones wait. */
+static void put_text(buf *out, api_listing *l, uint32_t id, bool first) {
+    const tokenizer *t = l->c->opts.tokenizer;
+    (void)first;
+    buf_clear(&l->scratch);
+    if (!l->skip_special && tokenizer_is_special(t, id)) {
+        size_t n;
+        const char *bytes = tokenizer_bytes(t, id, &n);
+        if (bytes) api__utf8_bytes(&l->utf8, bytes, n, &l->scratch);
+    } else {
+        api_utf8_token(&l->utf8, t, id, &l->scratch);
+    }
+    buf_json_escaped(out, l->scratch.data, l->scratch.len);
+    if (l->scratch.failed) out->failed = true;
+}
+
+static void finish_text(buf *out, api_listing *l) {
+    api_utf8_finish(&l->utf8, out);
+}
+
+/* ---- writing: steps ---- */
+
+static bool tokens_key(buf *out, api_listing *l, size_t end) {
+    (void)l, (void)end;
+    buf_puts(out, "{\"tokens\":");
+    return true;
+}
+
+static bool tokens(buf *out, api_listing *l, size_t end) {
+    static const shape ids = {"[", "]", put_id, NULL}, pieces = {"[", "]", put_piece, NULL};
+    return write_texts(out, l, l->pieces ? &pieces : &ids, end);
+}
+
+static bool count(buf *out, api_listing *l, size_t end) {
+    if (!l->begun) buf_puts(out, l->many ? ",\"count\":[" : ",\"count\":");
+    l->begun = true;
+    for (; l->text < l->n_texts; l->text++) {
+        if (full(out, end)) return false;
+        if (l->text) buf_puts(out, ",");
+        api__write_uint(out, l->ends[l->text] - (l->text ? l->ends[l->text - 1] : 0));
+    }
+    if (l->many) buf_puts(out, "]");
+    return true;
+}
+
+static bool strings_key(buf *out, api_listing *l, size_t end) {
+    (void)end;
+    buf_printf(out, ",\"max_model_len\":%u,\"token_strs\":", l->c->opts.max_context);
+    return true;
+}
+
+static bool strings(buf *out, api_listing *l, size_t end) {
+    static const shape list = {"[", "]", put_string, NULL};
+    if (l->strs) return write_texts(out, l, &list, end);
+    buf_puts(out, "null");
+    return true;
+}
+
+static bool prompt_key(buf *out, api_listing *l, size_t end) {
+    (void)l, (void)end;
+    buf_puts(out, "{\"prompt\":");
+    return true;
+}
+
+static bool content_key(buf *out, api_listing *l, size_t end) {
+    (void)l, (void)end;
+    buf_puts(out, ",\"content\":");
+    return true;
+}
+
+static bool text_key(buf *out, api_listing *l, size_t end) {
+    (void)l, (void)end;
+    buf_puts(out, ",\"text\":");
+    return true;
+}
+
+static bool texts(buf *out, api_listing *l, size_t end) {
+    static const shape text = {"\"", "\"", put_text, finish_text};
+    return write_texts(out, l, &text, end);
+}
+
+static bool close_object(buf *out, api_listing *l, size_t end) {
+    (void)l, (void)end;
+    buf_puts(out, "}");
+    return true;
+}
+
+bool api_listing_more(api_listing *l, buf *out, size_t want) {
+    size_t room = SIZE_MAX - out->len;
+    if (want == 0) want = 1;
+    size_t end = out->len + (want < room ? want : room);
+    while (l->steps[l->at]) {
+        if (full(out, end) || !l->steps[l->at](out, l, end)) return !out->failed;
+        l->at++;
+        l->text = l->id = 0;
+        l->begun = l->open = false;
+    }
+    return false;
+}
+
+/* ---- the two routes ---- */
+
+static int make(api_listing **out, const api_context *c, const char *body, size_t n,
+                const step *steps, int (*read)(api_listing *, const json_t *, err *), err *e) {
+    json_t *root = NULL;
+    *out = NULL;
+    if (api__body(&root, c, body, n, e) != 0) return -1;
+    api_listing *l = calloc(1, sizeof *l);
+    int rc = l ? 0 : api__out_of_memory(e);
+    if (l) {
+        l->c = c;
+        l->steps = steps;
+        rc = read(l, root, e);
+    }
+    json_decref(root);
+    if (rc == 0) *out = l;
+    else api_listing_destroy(l);
+    return rc;
+}
+
+int api_tokenize(api_listing **out, const api_context *c, const char *body, size_t n, err *e) {
+    static const step steps[] = {tokens_key, tokens,       count, strings_key,
+                                 strings,    close_object, NULL};
+    return make(out, c, body, n, steps, read_tokenize, e);
+}
+
+int api_detokenize(api_listing **out, const api_context *c, const char *body, size_t n, err *e) {
+    static const step steps[] = {prompt_key, texts, content_key,  texts,
+                                 text_key,   texts, close_object, NULL};
+    return make(out, c, body, n, steps, read_detokenize, e);
+}
+
+size_t api_listing_bytes(const api_listing *l) {
+    return sizeof *l + l->ids.cap * sizeof *l->ids.data + l->n_texts * sizeof *l->ends +
+           l->scratch.cap;
+}
+
+void api_listing_destroy(api_listing *l) {
+    if (l == NULL) return;
+    token_ids_deinit(&l->ids);
+    free(l->ends);
+    buf_deinit(&l->scratch);
+    free(l);
+}
