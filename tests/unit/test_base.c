@@ -210,7 +210,7 @@ Test(base, files_that_are_not_regular_are_refused) {
     file_map m;
     err e = {0};
     cr_assert_eq(file_map_open(&m, "/dev/null", &e), -1);
-    cr_assert_eq(e.code, ERR_IO);
+    cr_assert_eq(e.code, ERR_BAD_FILE);
     e = (err){0};
     cr_assert_eq(file_map_open(&m, "tests", &e), -1);
     e = (err){0};
