@@ -6,7 +6,7 @@
 #   make check      layers and format first, then what make test runs
 #   make san        build and run the unit tests under ASan+UBSan
 #   make tsan       build and run the thread tests under TSan
-#   make fuzz-NAME  libFuzzer on one parser (FUZZ_SECONDS=60); make fuzz lists them
+#   make fuzz-NAME  libFuzzer on one parser (FUZZ_SECONDS=60); make fuzz lists them, make fuzz-all runs them
 #   make bench      kernels, engine and HTTP on this machine, some minutes
 #   make format     clang-format the tree
 #   make compdb     write compile_commands.json for clangd
@@ -79,7 +79,7 @@ STRESS   := $(patsubst tests/stress/%.c,$(B)/stress-%,$(wildcard tests/stress/*.
 FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 Q := $(if $(V),,@)
 
-.PHONY: all help run test check san tsan unit fuzz bench format compdb layers install deps clean cuda
+.PHONY: all help run test check san tsan unit fuzz fuzz-all bench format compdb layers install deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -169,17 +169,34 @@ FUZZ_SRC := $(filter-out engine/cpu/%,$(LIB_SRC))
 $(FB)/libfathom.a: $(FUZZ_SRC:%.c=$(FB)/%.o)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
-$(FB)/fuzz_%: $(FB)/tests/fuzz/fuzz_%.o $(FB)/libfathom.a
+$(FB)/fuzz_%: $(FB)/tests/fuzz/fuzz_%.o $(FB)/tests/fuzz/cost.o $(FB)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)clang $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
+# The longest input of each: that of a request body or a config.json; of larger files so much as
+# ASan gets through in seconds. tests/fuzz/cost.c makes long ones and judges what they take.
+FUZZ_LEN := 4194304
+fuzz-bench_stream: FUZZ_LEN := 1048576
+fuzz-config:       FUZZ_LEN := 1048576
+fuzz-http:         FUZZ_LEN := 65536
+fuzz-request:      FUZZ_LEN := 2097152
+fuzz-schema:       FUZZ_LEN := 1048576
+
 fuzz-%: $(FB)/fuzz_%
 	@mkdir -p $(FB)/corpus-$*
-	cd $(FB) && ./fuzz_$* -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-	    $(if $(wildcard tests/fuzz/$*.dict),-dict=$(CURDIR)/tests/fuzz/$*.dict) corpus-$* $(wildcard $(CURDIR)/tests/fuzz/corpus/$*)
+	cd $(FB) && ./fuzz_$* -max_total_time=$(FUZZ_SECONDS) -max_len=$(FUZZ_LEN) -len_control=0 -timeout=120 \
+	    -rss_limit_mb=4096 -print_final_stats=1 $(if $(wildcard tests/fuzz/$*.dict),-dict=$(CURDIR)/tests/fuzz/$*.dict) \
+	    corpus-$* $(wildcard $(CURDIR)/tests/fuzz/corpus/$*)
 
 fuzz:
 	@echo "fuzzers: $(FUZZERS:%=fuzz-%)"
+
+# All of them, one after another, a line each; the whole output is in build/fuzz/NAME.log.
+fuzz-all: $(FUZZERS:%=$(FB)/fuzz_%)
+	@failed=0; for f in $(FUZZERS); do \
+	    $(MAKE) --no-print-directory fuzz-$$f >$(FB)/$$f.log 2>&1 && word=ok || { word=FAILED; failed=1; }; \
+	    printf '%-13s %-6s %s\n' $$f $$word "$$(grep -a '^cost:' $(FB)/$$f.log | tail -1)"; \
+	done; exit $$failed
 
 # ---- the rest ----
 

@@ -19,10 +19,12 @@
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
 enum {
-    MATCH_LIMIT = 50 * 1000 * 1000, /* backtracking steps of one attempt to match */
-    SEARCH_NS = 100 * 1000 * 1000,  /* processor time of all searches in one text */
-    SEARCH_NS_PER_BYTE = 1000,      /* and what each byte adds; patterns in use take 50 */
-    SAMPLE = 64,                    /* of so many searches one is timed */
+    MATCH_LIMIT = 1000 * 1000, /* backtracking steps of one attempt to match */
+    MATCH_LIMIT_PER_BYTE = 64, /* and what each byte of the text adds */
+    MATCH_LIMIT_MOST = 50 * 1000 * 1000,
+    SEARCH_NS = 100 * 1000 * 1000, /* processor time of all searches in one text */
+    SEARCH_NS_PER_BYTE = 1000,     /* and what each byte adds; patterns in use take 50 */
+    SAMPLE = 64,                   /* of so many searches one is timed */
     FIRST_WINDOW = 16,
     /* A window is doubled if it took less than this, else halved. JIT looks through the rest of
      * the text once for a whole window, so that must count as little. */
@@ -87,7 +89,9 @@ static int match_init(text__encoder *c) {
     if (c->match == NULL || c->context == NULL) {
         return err_set(c->e, ERR_NO_MEMORY, NULL, "out of memory for the tokenizer");
     }
-    pcre2_set_match_limit(c->context, MATCH_LIMIT);
+    size_t most = (MATCH_LIMIT_MOST - MATCH_LIMIT) / MATCH_LIMIT_PER_BYTE;
+    size_t bytes = c->n_bytes < most ? c->n_bytes : most;
+    pcre2_set_match_limit(c->context, MATCH_LIMIT + (uint32_t)bytes * MATCH_LIMIT_PER_BYTE);
     pcre2_set_heap_limit(c->context, HEAP_LIMIT_KIB);
     c->window = FIRST_WINDOW;
     return 0;

@@ -2,11 +2,10 @@
  * events in them however they are cut, and no text of a chunk may lie outside its event.
  * The first byte says how the rest is cut. */
 #include "loadgen/loadgen_internal.h"
+#include "tests/fuzz/cost.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 typedef struct {
     uint64_t hash, events;
@@ -46,8 +45,8 @@ static void check_json(const char *text, size_t n) {
     json_decref(root);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    if (size < 1) return 0;
+static void one_input(const uint8_t *data, size_t size) {
+    if (size < 1) return;
     const char *bytes = (const char *)data + 1;
     size_t n = size - 1, step = data[0] % 17 + 1u;
     check_json(bytes, n);
@@ -66,5 +65,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     if (whole.events != pieces.events || whole.hash != pieces.hash || done != s.done) abort();
     buf_deinit(&s.held);
-    return 0;
 }
+
+FUZZ_TARGET(one_input, 500, 4000)

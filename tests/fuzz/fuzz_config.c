@@ -2,12 +2,10 @@
  * back as itself once written. */
 #include "base/size.h"
 #include "model/model_internal.h"
+#include "tests/fuzz/cost.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
@@ -27,12 +25,12 @@ static int count(void *ud, const model__want *w) {
     return ++t->visited > 20000 ? 1 : 0; /* a legal file may ask for a million tensors */
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static void one_input(const uint8_t *data, size_t size) {
     model_plan c, again;
     err e = {0};
     if (plan_parse(&c, (const char *)data, size, "fuzz", &e) != 0) {
         if (e.code == ERR_NONE || e.msg[0] == 0) abort();
-        return 0;
+        return;
     }
     if (c.slot_values == 0 || c.ffn_dim == 0 || c.n_experts_per_tok > c.n_experts) abort();
     if (c.n_core == 0 || c.slot_values != c.n_core * c.layer_values) abort();
@@ -46,5 +44,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (plan_parse(&again, text.data, text.len, "again", &e) != 0) abort();
     if (memcmp(&c, &again, sizeof c) != 0) abort();
     buf_deinit(&text);
-    return 0;
 }
+
+FUZZ_TARGET(one_input, 1000, 8000)

@@ -3,6 +3,7 @@
  * value. */
 #include "base/log.h"
 #include "model/model_internal.h"
+#include "tests/fuzz/cost.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -10,9 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static char folder[64] = "/dev/shm/fathom_fuzz_XXXXXX";
 static char config_path[96], weights_path[96];
@@ -55,7 +53,7 @@ static int check(void *ud, const model__want *w) {
     return 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static void one_input(const uint8_t *data, size_t size) {
     const uint8_t *nul = size ? memchr(data, 0, size) : NULL;
     size_t n = nul ? (size_t)(nul - data) : size;
     model_folder *m;
@@ -64,9 +62,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     put(weights_path, nul ? nul + 1 : data, nul ? size - n - 1 : 0);
     if (model_open(&m, folder, &e) != 0) {
         if (e.code == ERR_NONE || e.msg[0] == 0) abort();
-        return 0;
+        return;
     }
     (void)model__wants(model_plan_of(m), check, m);
     model_close(m);
-    return 0;
 }
+
+FUZZ_TARGET(one_input, 1500, 8000)

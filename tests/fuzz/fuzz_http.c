@@ -5,6 +5,7 @@
  * reached; the first byte says in how many pieces the rest arrives. */
 #include "base/json.h"
 #include "server/server_internal.h"
+#include "tests/fuzz/cost.h"
 
 #include <arpa/inet.h>
 #include <poll.h>
@@ -57,17 +58,21 @@ static void turn(unsigned times) {
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    if (server == NULL) start();
-    if (size < 2) return 0;
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    (void)argc, (void)argv;
+    start();
+    return 0;
+}
+
+static void one_input(const uint8_t *data, size_t size) {
+    if (size < 2) return;
     size_t pieces = 1 + data[0] % 8;
     data++, size--;
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
         if (fd >= 0) close(fd);
         turn(2);
-        return 0;
+        return;
     }
     struct linger hard = {.l_onoff = 1}; /* no TIME-WAIT: ports would run out */
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
@@ -85,5 +90,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     for (unsigned i = 0; i < 1000 && server->n_conns; i++)
         turn(1);
     if (server->n_conns || server->n_reqs || !srv_ledger_is_empty(server->ledger)) abort();
-    return 0;
 }
+
+FUZZ_TARGET(one_input, 1500, 8000)

@@ -5,12 +5,11 @@
  * end is a stop, a limit, a failure. What comes out must be valid JSON, or events of it. */
 #include "api/api.h"
 #include "base/json.h"
+#include "tests/fuzz/cost.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static model_folder *model;
 static tokenizer *words;
@@ -146,9 +145,14 @@ static void check_refusal(const err *e) {
     buf_deinit(&out);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    if (model == NULL) open_all();
-    if (size < 2) return 0;
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    (void)argc, (void)argv;
+    open_all();
+    return 0;
+}
+
+static void one_input(const uint8_t *data, size_t size) {
+    if (size < 2) return;
     const char *body = (const char *)data + 2;
     const api_context *c = data[0] & 8 ? ids_only : with_text;
     api_request *r = NULL;
@@ -165,5 +169,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (rc != 0) check_refusal(&e);
     else if (r) run_reply(c, r, data[1]);
     else run_listing(l, data[1]);
-    return 0;
 }
+
+FUZZ_TARGET(one_input, 1500, 8000)

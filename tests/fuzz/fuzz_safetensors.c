@@ -2,13 +2,11 @@
  * and what it accepts must lie inside the file. */
 #include "base/json.h"
 #include "model/safetensors_internal.h"
+#include "tests/fuzz/cost.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
@@ -16,12 +14,12 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     return 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static void one_input(const uint8_t *data, size_t size) {
     model__st_index index;
     err e = {0};
     if (model__st_parse(&index, data, size, "fuzz", &e) != 0) {
         if (e.code == ERR_NONE || e.msg[0] == 0 || index.entries) abort();
-        return 0;
+        return;
     }
     uint64_t sum = 0;
     for (size_t i = 0; i < index.n; i++) {
@@ -34,5 +32,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     if (sum > size) abort(); /* ranges never overlap */
     model__st_deinit(&index);
-    return 0;
 }
+
+FUZZ_TARGET(one_input, 500, 8000)

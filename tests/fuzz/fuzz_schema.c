@@ -3,11 +3,10 @@
  * Whatever compiles must have a way in, never wedge (every state that is not whole allows
  * some byte), and only call text whole that is JSON. */
 #include "api/grammar/constrain_internal.h"
+#include "tests/fuzz/cost.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 static void must_be_json(const uint8_t *text, size_t n) {
     json_t *v = json_loadb((const char *)text, n, JSON_DECODE_ANY, NULL);
@@ -46,17 +45,20 @@ static void feed(const api__grammar *g, const uint8_t *text, size_t n) {
     api__automaton_deinit(&a);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    (void)argc, (void)argv;
+    json_setup();
+    return 0;
+}
+
+static void one_input(const uint8_t *data, size_t n) {
     static const json_limits limits = {
         .max_bytes = 1 << 20, .max_depth = 64, .max_structural = 100000};
-    static bool ready;
-    if (!ready) json_setup();
-    ready = true;
     const uint8_t *zero = n ? memchr(data, 0, n) : NULL;
     size_t schema_len = zero ? (size_t)(zero - data) : n;
     json_t *schema = NULL;
     err e = {0};
-    if (json_parse(&schema, (const char *)data, schema_len, &limits, "schema", &e) != 0) return 0;
+    if (json_parse(&schema, (const char *)data, schema_len, &limits, "schema", &e) != 0) return;
     api__grammar *g = NULL;
     e = (err){0};
     if (api__grammar_compile(&g, schema, "schema", &e) != 0) {
@@ -68,5 +70,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     }
     api__grammar_free(g);
     json_decref(schema);
-    return 0;
 }
+
+FUZZ_TARGET(one_input, 3000, 8000)
