@@ -45,13 +45,13 @@ WARN_TEST := -Wall -Wextra -Wshadow -Wvla
 # Another compiler may warn of more; only our tests insist on none.
 WERROR_FLAG := $(if $(WERROR),-Werror)
 # Against faults that the tests missed: a write past a buffer, or a jump to where no call may go, ends the
-# process there. Only what the compiler takes; sanitizers bring checks of their own.
+# process there, and what was left on the stack is not read. Only what the compiler takes; sanitizers bring checks of their own.
 takes    = $(shell printf '\043include <string.h>\nint main(void) { return 0; }\n' | $(CC) -Werror -O2 $1 -x c -c -o /dev/null - 2>/dev/null && echo '$1')
 fortify  = -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=$1
-harden_c := $(call takes,$(call fortify,3) -fstack-protector-strong -fstack-clash-protection -fcf-protection=full)
+harden_c := $(call takes,$(call fortify,3) -fstack-protector-strong -fstack-clash-protection -fcf-protection=full -ftrivial-auto-var-init=zero)
 ifeq ($(harden_c),)
 harden_c := $(or $(call takes,$(call fortify,3)),$(call takes,$(call fortify,2))) $(call takes,-fstack-protector-strong) \
-            $(call takes,-fstack-clash-protection) $(call takes,-fcf-protection=full)
+            $(call takes,-fstack-clash-protection) $(call takes,-fcf-protection=full) $(call takes,-ftrivial-auto-var-init=zero)
 endif
 HARDEN_LD := -Wl,-z,relro,-z,now,-z,noexecstack
 LINK_EXE  := $(if $(SAN),,-pie $(HARDEN_LD))

@@ -67,6 +67,8 @@ int serve_options(server_opts *o, int argc, char **argv, serve_with with) {
          "end the process when the engine is silent for S seconds and for 20 of its usual steps, "
          "pauses of the process not counted (default 30)",
          0.1, 3600, false},
+        {"--no-sandbox", OPT_FLAG, &o->no_sandbox, NULL,
+         "do not have the kernel refuse the system calls that a server never makes", 0, 0, false},
         {"--fake-us-per-token", OPT_UINT, &o->run.fake_us, "N",
          "with --device fake: microseconds per token (default 0)", 0, 1e6, false},
         {"--log-level", OPT_CHOICE, &o->log_level, "alert|warn|info|debug",

@@ -108,6 +108,7 @@ static void on_loaded(uv_work_t *w, int status) {
         return;
     }
     s->loaded = true;
+    srv_sandbox_loaded(s);
     say_ready(s, &info);
 }
 

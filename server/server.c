@@ -118,6 +118,7 @@ static void teardown(srv *s) {
 }
 
 static int serve(srv *s, err *e) {
+    srv_sandbox_open(s);
     if (s->o.api_key_file && srv_keys_open(&s->keys, s->o.api_key_file, e) != 0) return -1;
     if (fit_descriptors(&s->o, e) != 0) goto fail_keys;
     /* Behind a proxy all peers have its address: only keys say who is one and the same. */

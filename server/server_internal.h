@@ -16,6 +16,7 @@
  *   deadlines.c  absolute deadlines, once a second; pauses are forgiven
  *   pulse.c      when a silent engine is a dead one
  *   watchdog.c   tells, from a thread of its own, when the loop is stuck
+ *   sandbox.c    system calls that are refused from the start
  *   drain.c      signals and the orderly end
  *   metrics.c    the Prometheus page */
 #ifndef FATHOM_SRV_INTERNAL_H
@@ -270,6 +271,13 @@ bool srv_pulse_tick(srv_pulse *p, uint64_t now, uint64_t beat_ns, uint64_t usual
 int srv_watchdog_start(srv_watchdog **out, double stall_s, err *e) WARN_UNUSED;
 void srv_watchdog_beat(srv_watchdog *w); /* any thread, two stores */
 void srv_watchdog_stop(srv_watchdog *w); /* NULL is fine */
+
+/* sandbox.c. Refuses, in all threads and for good, what a server never asks of the kernel, and
+ * with forbid_programs starting any; 0, or why not as in errno. open: before the model is read;
+ * loaded: once no device needs a program any more. */
+int srv_sandbox(bool forbid_programs);
+void srv_sandbox_open(const srv *s);
+void srv_sandbox_loaded(const srv *s);
 
 /* drain.c */
 int srv_signals_open(srv *s, err *e) WARN_UNUSED;
