@@ -175,6 +175,39 @@ if have prometheus; then
         good "all rules are healthy in prometheus" || bad "a rule is not healthy"
 else left+=("prometheus (prometheus)"); fi
 
+# Names of a group of calls, groups inside it expanded.
+calls_of() { systemd-analyze syscall-filter --no-pager "$1" | sed -n 's/^ \{1,\}//p' | while read -r call; do
+    case $call in '#'*) ;; @*) calls_of "$call" ;; *) echo "$call" ;; esac; done; }
+# What the unit allows against what a traced server does: start, keep packed weights, answer, stream,
+# refuse, show its stack, drain.
+filter_suffices() {
+    local word sign port used
+    cp -r models/demo "$tmp/model"
+    : >"$tmp/allowed"
+    sed -n 's/^SystemCallFilter=//p' deploy/systemd/fathom.service >"$tmp/lines"
+    while read -r line; do
+        sign=+; case $line in '~'*) sign=-; line=${line#'~'} ;; esac
+        for word in $line; do case $word in @*) calls_of "$word" ;; *) echo "$word" ;; esac; done >"$tmp/calls"
+        if [ $sign = + ]; then cat "$tmp/calls" >>"$tmp/allowed"
+        else grep -vxFf "$tmp/calls" "$tmp/allowed" >"$tmp/rest"; mv "$tmp/rest" "$tmp/allowed"; fi
+    done <"$tmp/lines"
+    port=$((PORT + 5))
+    strace -f -qq -e signal=none -o "$tmp/trace" "$fathom" serve --device cpu --model "$tmp/model" --packed-cache --port $port 2>"$tmp/traced.log" &
+    pids+=($!)
+    used=http://127.0.0.1:$port
+    wait_for curl -fs $used/ready || { cat "$tmp/traced.log"; return 1; }
+    body 8 | curl -sN -H 'Content-Type: application/json' --data-binary @- $used/v1/completions >/dev/null
+    body 8 | sed 's/"stream":true/"stream":false/' | curl -s -H 'Content-Type: application/json' --data-binary @- $used/v1/completions >/dev/null
+    head -c 900000 /dev/zero | tr '\0' '[' | curl -s -H 'Content-Type: application/json' --data-binary @- $used/v1/completions >/dev/null
+    curl -s $used/metrics >/dev/null
+    curl -s $used/ >/dev/null
+    kill -USR1 "$(pgrep -P ${pids[-1]})"; kill -USR2 "$(pgrep -P ${pids[-1]})"; sleep 1
+    kill -TERM "$(pgrep -P ${pids[-1]})"
+    wait ${pids[-1]} || { cat "$tmp/traced.log"; return 1; }
+    sed -n 's/^[0-9]* *\([a-z_0-9]*\)(.*/\1/p' "$tmp/trace" | sort -u >"$tmp/used"
+    echo "$(wc -l <"$tmp/used") calls used, $(sort -u "$tmp/allowed" | wc -l) allowed; not allowed:"
+    ! grep -vxFf "$tmp/allowed" "$tmp/used"
+}
 if have systemd-analyze; then
     ran+=(systemd)
     mkdir -p "$tmp/unit"
@@ -182,8 +215,11 @@ if have systemd-analyze; then
     verify() { systemd-analyze verify --man=no "$tmp/unit/fathom.service" 2>&1 | tee "$tmp/verify"; ! grep -q fathom.service "$tmp/verify"; }
     check "systemd finds nothing wrong with the unit" verify
     if systemd-analyze security --help 2>/dev/null | grep -q -- --offline; then
-        check "systemd rates its exposure below 2" systemd-analyze security --offline=yes --threshold=20 --no-pager "$tmp/unit/fathom.service"
+        check "systemd rates its exposure at 1.2 or below" systemd-analyze security --offline=yes --threshold=12 --no-pager "$tmp/unit/fathom.service"
     fi
+    if have strace; then
+        check "the unit's filter has every system call that a server makes" filter_suffices
+    else left+=("the unit's filter (strace)"); fi
 else left+=("the unit (systemd)"); fi
 
 if docker compose version >/dev/null 2>&1; then
