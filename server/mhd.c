@@ -425,6 +425,23 @@ static void on_library_log(void *cls, const char *fmt, va_list args) {
     log_line(LOG_DEBUG, "http library: %s", line);
 }
 
+/* From 1.0 on the library can refuse what only it sees: folded headers, NUL in a value, and line
+ * feeds alone, also between chunks. Before, its strict mode covers none of these and answers for
+ * Host and target, which are screened here with clean answers. */
+#if MHD_VERSION >= 0x01000000
+#define STRICTNESS MHD_OPTION_CLIENT_DISCIPLINE_LVL, 1
+#else
+#define STRICTNESS MHD_OPTION_STRICT_FOR_CLIENT, 0
+#endif
+
+static void say_leniency(void) {
+    if (MHD_VERSION >= 0x01000000) return;
+    log_line(LOG_INFO,
+             "libmicrohttpd %s takes folded headers, NUL in header values and lone line feeds; "
+             "version 1.0 refuses them, and so does a proxy in front",
+             MHD_get_version());
+}
+
 int srv_mhd_open(srv *s, int listener, err *e) {
     struct MHD_OptionItem per_ip[] = {
         {MHD_OPTION_PER_IP_CONNECTION_LIMIT, (intptr_t)s->o.max_per_ip, NULL},
@@ -435,8 +452,7 @@ int srv_mhd_open(srv *s, int listener, err *e) {
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->o.max_connections,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)SRV_POOL_BYTES,
         /* The sweep sets the real deadlines; this is only a net below it. */
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_BACKSTOP_S, MHD_OPTION_STRICT_FOR_CLIENT,
-        0, /* Host and target are screened here, with clean answers */
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_BACKSTOP_S, STRICTNESS,
         MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_URI_LOG_CALLBACK, on_target, s,
         MHD_OPTION_NOTIFY_COMPLETED, on_done, s, MHD_OPTION_NOTIFY_CONNECTION, on_conn, s,
         MHD_OPTION_ARRAY, per_ip, MHD_OPTION_END);
@@ -444,6 +460,7 @@ int srv_mhd_open(srv *s, int listener, err *e) {
         close(listener);
         return err_set(e, ERR_IO, NULL, "the HTTP library did not start");
     }
+    say_leniency();
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
     if (info == NULL || uv_poll_init(&s->loop, &s->mhd_poll, info->epoll_fd) != 0) {
         MHD_stop_daemon(s->mhd);
