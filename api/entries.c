@@ -5,10 +5,26 @@
 #include "api/api_internal.h"
 #include "base/utf8.h"
 
+/* One character, which is half of what is written. */
+static void put(buf *out, char c) {
+    if (out->failed || out->len + 1 >= out->cap) {
+        buf_append(out, &c, 1);
+        return;
+    }
+    out->data[out->len++] = c;
+    out->data[out->len] = 0;
+}
+
+#define PUT(literal) buf_append(out, literal, sizeof(literal) - 1)
+
 /* ---- numbers ---- */
 
 void api__write_uint(buf *out, uint64_t v) {
     char digits[20];
+    if (v < 10) {
+        put(out, (char)('0' + v));
+        return;
+    }
     size_t at = sizeof digits;
     do
         digits[--at] = (char)('0' + v % 10);
@@ -114,10 +130,14 @@ static void write_spelling(buf *out, const tokenizer *t, uint32_t id, bool as_ke
         buf_json_string(out, text, (size_t)len);
     } else if (as_key && (!utf8_valid(bytes, n) || memchr(bytes, 0, n))) {
         /* U+FFFD twice would be one key twice, and many parsers take no NUL in a key. */
-        buf_puts(out, "\"bytes:");
-        for (size_t i = 0; i < n; i++)
-            buf_printf(out, "\\\\x%02x", (unsigned char)bytes[i]);
-        buf_puts(out, "\"");
+        PUT("\"bytes:");
+        for (size_t i = 0; i < n; i++) {
+            static const char hex[] = "0123456789abcdef";
+            unsigned b = (unsigned char)bytes[i];
+            const char text[] = {'\\', '\\', 'x', hex[b >> 4], hex[b & 15]};
+            buf_append(out, text, sizeof text);
+        }
+        PUT("\"");
     } else {
         buf_json_string(out, bytes, n);
     }
@@ -126,12 +146,20 @@ static void write_spelling(buf *out, const tokenizer *t, uint32_t id, bool as_ke
 static void write_bytes(buf *out, const tokenizer *t, uint32_t id) {
     size_t n = 0;
     const char *bytes = t ? tokenizer_bytes(t, id, &n) : NULL;
-    buf_puts(out, "[");
-    for (size_t i = 0; bytes && i < n; i++) {
-        if (i) buf_puts(out, ",");
-        api__write_uint(out, (unsigned char)bytes[i]);
+    char *at;
+    if (n > SIZE_MAX / 4 - 2 || buf_reserve(out, 4 * n + 2) != 0) return;
+    at = out->data + out->len; /* byte by byte, for there are more of these than of all else */
+    *at++ = '[';
+    for (size_t i = 0; i < n; i++) {
+        unsigned b = (unsigned char)bytes[i];
+        if (i) *at++ = ',';
+        if (b >= 100) *at++ = (char)('0' + b / 100);
+        if (b >= 10) *at++ = (char)('0' + b / 10 % 10);
+        *at++ = (char)('0' + b % 10);
     }
-    buf_puts(out, "]");
+    *at++ = ']';
+    *at = 0;
+    out->len = (size_t)(at - out->data);
 }
 
 static const eng_top *tops_of(const api_reply *r, const api__choice *ch, uint32_t i, uint32_t most,
@@ -145,33 +173,33 @@ void api__entry_chat(buf *out, api_reply *r, const api__choice *ch, uint32_t i) 
     const api__token *k = &ch->tokens[i];
     uint32_t n;
     const eng_top *top = tops_of(r, ch, i, r->r->n_top, &n);
-    buf_puts(out, "{\"token\":");
+    PUT("{\"token\":");
     entry_text(out, r, ch, i);
-    buf_puts(out, ",\"logprob\":");
+    PUT(",\"logprob\":");
     api__write_logprob(out, k->logprob);
-    buf_puts(out, ",\"bytes\":");
+    PUT(",\"bytes\":");
     write_bytes(out, t, k->id);
-    buf_puts(out, ",\"top_logprobs\":[");
+    PUT(",\"top_logprobs\":[");
     for (uint32_t j = 0; j < n; j++) {
         buf_puts(out, j ? ",{\"token\":" : "{\"token\":");
         write_spelling(out, t, top[j].id, false);
-        buf_puts(out, ",\"logprob\":");
+        PUT(",\"logprob\":");
         api__write_logprob(out, top[j].logprob);
-        buf_puts(out, ",\"bytes\":");
+        PUT(",\"bytes\":");
         write_bytes(out, t, top[j].id);
-        buf_puts(out, "}");
+        put(out, '}');
     }
-    buf_puts(out, "]");
+    put(out, ']');
     if (r->r->return_depth) {
-        buf_puts(out, ",\"depth\":");
+        PUT(",\"depth\":");
         api__write_uint(out, k->depth);
     }
-    buf_puts(out, "}");
+    put(out, '}');
 }
 
 static void entry_logprob(buf *out, api_reply *r, const api__choice *ch, uint32_t i) {
     (void)r;
-    if (isnan(ch->tokens[i].logprob)) buf_puts(out, "null");
+    if (isnan(ch->tokens[i].logprob)) PUT("null");
     else api__write_logprob(out, ch->tokens[i].logprob);
 }
 
@@ -181,24 +209,24 @@ static void entry_top(buf *out, api_reply *r, const api__choice *ch, uint32_t i)
     const eng_top *top = tops_of(r, ch, i, r->r->n_top, &n);
     bool has_own = false;
     if (isnan(k->logprob) || r->r->n_top == 0) {
-        buf_puts(out, "null");
+        PUT("null");
         return;
     }
-    buf_puts(out, "{");
+    put(out, '{');
     for (uint32_t j = 0; j < n; j++) {
-        if (j) buf_puts(out, ",");
+        if (j) put(out, ',');
         write_spelling(out, r->c->opts.tokenizer, top[j].id, true);
-        buf_puts(out, ":");
+        put(out, ':');
         api__write_logprob(out, top[j].logprob);
         has_own = has_own || top[j].id == k->id;
     }
     if (!has_own) { /* the chosen one is always there, so there may be one more than asked */
-        if (n) buf_puts(out, ",");
+        if (n) put(out, ',');
         write_spelling(out, r->c->opts.tokenizer, k->id, true);
-        buf_puts(out, ":");
+        put(out, ':');
         api__write_logprob(out, k->logprob);
     }
-    buf_puts(out, "}");
+    put(out, '}');
 }
 
 static void entry_offset(buf *out, api_reply *r, const api__choice *ch, uint32_t i) {
@@ -226,10 +254,10 @@ static void entry_prompt(buf *out, api_reply *r, const api__choice *ch, uint32_t
     const eng_top *top = tops_of(r, ch, i, r->r->n_prompt_top, &n);
     bool has_own = false;
     if (isnan(k->logprob)) {
-        buf_puts(out, "null");
+        PUT("null");
         return;
     }
-    buf_puts(out, "{");
+    put(out, '{');
     for (uint32_t j = 0; j <= n; j++) {
         bool own = j == n;
         if (own && has_own) break;
@@ -238,11 +266,11 @@ static void entry_prompt(buf *out, api_reply *r, const api__choice *ch, uint32_t
         buf_printf(out, "%s\"%u\":{\"logprob\":", j ? "," : "", id);
         api__write_logprob(out, own ? k->logprob : top[j].logprob);
         if (!own) buf_printf(out, ",\"rank\":%u", j + 1);
-        buf_puts(out, ",\"decoded_token\":");
+        PUT(",\"decoded_token\":");
         write_spelling(out, r->c->opts.tokenizer, id, false);
-        buf_puts(out, "}");
+        put(out, '}');
     }
-    buf_puts(out, "}");
+    put(out, '}');
 }
 
 /* ---- lists of tokens ---- */
@@ -258,11 +286,11 @@ static bool write_entries(buf *out, api_reply *r, const char *key, uint32_t from
     }
     for (; k->token < to; k->token++) {
         if (out->failed || out->len >= end) return false;
-        if (k->comma) buf_puts(out, ",");
+        if (k->comma) put(out, ',');
         entry(out, r, ch, k->token);
         k->comma = true;
     }
-    buf_puts(out, "]");
+    put(out, ']');
     return true;
 }
 
@@ -276,7 +304,7 @@ bool api__write_list(buf *out, api_reply *r, const char *key, api__entry entry, 
 
 bool api__write_no_list(buf *out, const char *key) {
     buf_puts(out, key);
-    buf_puts(out, "]");
+    put(out, ']');
     return true;
 }
 
@@ -284,19 +312,19 @@ bool api__write_no_list(buf *out, const char *key) {
 
 bool api__step_chat_logprobs(buf *out, api_reply *r, size_t end) {
     if (!r->r->logprobs) {
-        buf_puts(out, ",\"logprobs\":null");
+        PUT(",\"logprobs\":null");
         return true;
     }
     if (!api__write_list(out, r, ",\"logprobs\":{\"content\":[", api__entry_chat, end))
         return false;
-    buf_puts(out, ",\"refusal\":null}");
+    PUT(",\"refusal\":null}");
     return true;
 }
 
 bool api__step_texts(buf *out, api_reply *r, size_t end) {
     if (r->r->logprobs)
         return api__write_list(out, r, ",\"logprobs\":{\"tokens\":[", entry_text, end);
-    buf_puts(out, ",\"logprobs\":null");
+    PUT(",\"logprobs\":null");
     return true;
 }
 
@@ -313,14 +341,14 @@ bool api__step_tops(buf *out, api_reply *r, size_t end) {
 bool api__step_offsets(buf *out, api_reply *r, size_t end) {
     if (!r->r->logprobs) return true;
     if (!api__write_list(out, r, ",\"text_offset\":[", entry_offset, end)) return false;
-    if (!r->r->return_depth) buf_puts(out, "}");
+    if (!r->r->return_depth) put(out, '}');
     return true;
 }
 
 bool api__step_logprob_depths(buf *out, api_reply *r, size_t end) {
     if (!r->r->logprobs || !r->r->return_depth) return true;
     if (!api__write_list(out, r, ",\"depth\":[", entry_depth, end)) return false;
-    buf_puts(out, "}");
+    put(out, '}');
     return true;
 }
 

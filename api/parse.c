@@ -419,7 +419,9 @@ int api_parse(api_request **out, const api_context *c, api_kind kind, const char
 }
 
 size_t api_request_bytes(const api_request *r) {
-    return sizeof *r + r->mem.used + (r->grammar ? r->grammar->mem.used : 0);
+    const api__grammar *g = r->grammar;
+    size_t form = g ? sizeof *g + g->mem.held + g->n_nodes * sizeof *g->nodes : 0;
+    return sizeof *r + r->mem.held + form;
 }
 
 void api_request_destroy(api_request *r) {

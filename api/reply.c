@@ -70,8 +70,10 @@ static int make_constraints(api_reply *r, err *e) {
                               e) != 0) {
         return -1;
     }
+    r->bytes += api__workspace_bytes(r->workspace);
     for (uint32_t i = 0; i < r->n_choices; i++) {
         if (api__constraint_create(&r->choices[i].constraint, r->workspace, e) != 0) return -1;
+        r->bytes += api__constraint_bytes(r->choices[i].constraint);
     }
     return 0;
 }
@@ -104,8 +106,8 @@ int api_reply_create(api_reply **out, const api_context *c, api_request *steal_r
         api__out_of_memory(e);
         goto fail;
     }
-    r->bytes = sizeof *r + r->n_choices * sizeof *r->choices + r->prefix.cap + strlen(r->id) + 1 +
-               api_request_bytes(r->r);
+    r->bytes += sizeof *r + r->n_choices * sizeof *r->choices + r->prefix.cap + strlen(r->id) + 1 +
+                api_request_bytes(r->r);
     *out = r;
     return 0;
 fail:

@@ -22,6 +22,7 @@ static void *arena_from_new_block(arena *a, size_t n) {
     if (!size_add(cap, sizeof(arena_block), &bytes)) return NULL;
     arena_block *block = calloc(1, bytes);
     if (block == NULL) return NULL;
+    a->held += bytes;
     block->cap = cap;
     block->used = n;
     if (n > ARENA_BLOCK / 4 && a->head) { /* a big one goes behind, the small block stays open */

@@ -9,6 +9,7 @@ typedef struct arena_block arena_block;
 typedef struct {
     arena_block *head;
     size_t used, max; /* bytes; max is fixed at init */
+    size_t held;      /* bytes of all blocks, used or not */
     bool failed;      /* sticky: an allocation was refused */
 } arena;
 void arena_init(arena *a, size_t max_bytes);

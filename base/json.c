@@ -209,6 +209,10 @@ void buf_json_escaped(buf *b, const char *text, size_t n) {
     const unsigned char *s = (const unsigned char *)text;
     size_t plain = 0; /* start of the run not yet written */
     for (size_t i = 0; i < n;) {
+        if (s[i] >= 0x20 && s[i] < 0x7f && s[i] != '"' && s[i] != '\\') { /* nearly always */
+            i++;
+            continue;
+        }
         size_t len = utf8_char(text + i, n - i);
         bool line_end =
             (len == 3 && s[i] == 0xe2 && s[i + 1] == 0x80 && (s[i + 2] & 0xfe) == 0xa8) ||

@@ -192,6 +192,9 @@ void api__workspace_destroy(api__workspace *w); /* NULL is fine */
 typedef struct api__constraint api__constraint;
 int api__constraint_create(api__constraint **out, api__workspace *w, err *e) WARN_UNUSED;
 void api__constraint_destroy(api__constraint *c); /* NULL is fine */
+/* Bytes held; neither grows. */
+size_t api__constraint_bytes(const api__constraint *c);
+size_t api__workspace_bytes(const api__workspace *w);
 /* The three calls of a sched_constraint; ud is the constraint. None allocates.
  * make: the mask of what may come next; ERR_COSTLY when that takes more than API__MASK_FUEL.
  * mask: the mask made last. take: one more token of the output; false, and nothing has changed,

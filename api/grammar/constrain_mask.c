@@ -433,3 +433,12 @@ void api__constraint_destroy(api__constraint *c) {
     free(c->words);
     free(c);
 }
+
+size_t api__constraint_bytes(const api__constraint *c) {
+    return sizeof *c;
+}
+
+size_t api__workspace_bytes(const api__workspace *w) {
+    return sizeof *w + API__POOL * sizeof(api__frame) +
+           (1 + CACHED_MASKS) * w->v->n_words * sizeof *w->words;
+}

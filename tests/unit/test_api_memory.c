@@ -27,6 +27,8 @@ static const struct {
                "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{"
                "\"type\":\"object\"}}}],"
                "\"tool_choice\":\"required\",\"max_tokens\":3}"},
+    {API_COMPLETION, "{\"model\":\"demo\",\"prompt\":[1,2,3],\"prompt_logprobs\":2,\"n\":2,"
+                     "\"logprobs\":3,\"return_depth\":true,\"max_tokens\":3}"},
     {API_RESPONSES, "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true,\"metadata\":{\"a\":\"b\"}"
                     ",\"text\":{\"format\":{\"type\":"
                     "\"json_schema\",\"name\":\"n\",\"schema\":{\"type\":\"integer\"}}},\"top_"
@@ -80,6 +82,41 @@ Test(api_memory, a_request_that_runs_out_of_memory_is_503_and_leaves_nothing_beh
                 else if (reached && !out.failed)
                     cr_assert_eq(out.len, clean.len,
                                  "row %zu: allocation %ld failed and nobody knew", row, n);
+                buf_deinit(&out);
+                if (!reached) break;
+            }
+        }
+        buf_deinit(&clean);
+    }
+}
+
+static const struct {
+    api_lister route;
+    const char *body;
+} listings[] = {
+    {api_tokenize, "{\"prompt\":[\"In the\",\"beginning\"],\"with_pieces\":true}"},
+    {api_tokenize, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+                   "\"return_token_strs\":true}"},
+    {api_detokenize, "{\"tokens\":[[300,301],[2047,200]]}"},
+};
+
+Test(api_memory, a_listing_that_runs_out_of_memory_says_so) {
+    for (size_t row = 0; row < ARRAY_LEN(listings); row++) {
+        const char *body = listings[row].body;
+        buf clean = {0};
+        err none = {0};
+        cr_assert_eq(
+            api_list(listings[row].route, f.c, body, strlen(body), SIZE_MAX, &clean, &none), 0);
+        for (int sticky = 0; sticky < 2; sticky++) {
+            for (long n = 0;; n++) {
+                err e = {0};
+                buf out = {0};
+                cr_assert_lt(n, 5000);
+                oom_after(n, sticky);
+                int rc = api_list(listings[row].route, f.c, body, strlen(body), 10, &out, &e);
+                bool reached = oom_stop();
+                if (rc != 0) cr_assert_eq(api_status(&e), 503, "row %zu: %s", row, e.msg);
+                else if (!out.failed) cr_assert_str_eq(out.data, clean.data);
                 buf_deinit(&out);
                 if (!reached) break;
             }

@@ -8,6 +8,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 API_SUITE(api_slices);
 
@@ -450,4 +451,243 @@ Test(api_slices, a_stream_that_fails_within_an_event_ends_there) {
     api_reply_destroy(r);
     buf_deinit(&out);
     free(body);
+}
+
+/* ---- what it costs ---- */
+
+static double cpu_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+/* An answer of n choices of 128 tokens with five alternatives each. */
+static api_reply *scored(uint32_t n_prompts, uint32_t tokens) {
+    buf body = {0}, out = {0};
+    err e = {0};
+    buf_printf(&body,
+               "{\"model\":\"demo\",\"n\":8,\"logprobs\":5,%s,\"max_tokens\":128,"
+               "\"prompt\":[",
+               TELL);
+    for (uint32_t i = 0; i < n_prompts; i++)
+        buf_puts(&body, i ? ",\"In\"" : "\"In\"");
+    buf_puts(&body, "]}");
+    api_reply *r = api_must_reply(&f, API_COMPLETION, body.data);
+    buf_deinit(&body);
+    uint64_t state = 1;
+    for (uint32_t i = 0; i < api_reply_sequences(r); i++) {
+        for (uint32_t k = 0; k < tokens; k++) {
+            sched_event ev = {.kind = SCHED_TOKEN, .token = 300 + k};
+            fill(&ev, 20, &state);
+            api_reply_event(r, i, &ev, &out, &e);
+        }
+        sched_event end = ev_end(SCHED_LENGTH, 1, tokens);
+        api_reply_event(r, i, &end, &out, &e);
+    }
+    cr_assert_eq(out.len, 0);
+    return r;
+}
+
+/* Takes it by 16 KB; how many bytes came, and the processor time of all and of the worst call. */
+static size_t take(api_reply *r, double *all, double *worst) {
+    buf out = {0};
+    size_t bytes = 0;
+    bool more = true;
+    while (more) {
+        double from = cpu_us();
+        more = api_reply_more(r, &out, 16 << 10);
+        double took = cpu_us() - from;
+        cr_assert_leq(out.len, (16 << 10) + 4096);
+        bytes += out.len;
+        buf_clear(&out);
+        *all += took;
+        if (took > *worst) *worst = took;
+    }
+    buf_deinit(&out);
+    return bytes;
+}
+
+/* A slice takes about 0.1 ms, and of five megabytes in one piece 40: the margins are for
+ * sanitizers and busy machines. */
+Test(api_slices, a_slice_of_sixteen_kilobytes_takes_a_small_part_of_a_millisecond) {
+    double all[2] = {0}, worst = 0;
+    size_t bytes[2];
+    for (uint32_t big = 0; big < 2; big++) {
+        api_reply *r = scored(big ? 64 : 8, 128);
+        bytes[big] = take(r, &all[big], &worst);
+        api_reply_destroy(r);
+    }
+    cr_expect_gt(bytes[1], (size_t)4 << 20);
+    double each = all[1] / ((double)bytes[1] / (16 << 10));
+    cr_expect_lt(each, 2500, "%.0f us a slice", each);
+    cr_expect_lt(all[1] / (double)bytes[1], 4 * all[0] / (double)bytes[0], "not linear");
+}
+
+Test(api_slices, of_single_tokens_a_reply_holds_what_will_be_told_and_gives_it_back_as_it_goes) {
+    static const struct {
+        const char *body;
+        size_t per_token;
+    } kept[] = {
+        {"\"max_tokens\":900,\"prompt\":\"x\"", 0},
+        {"\"max_tokens\":900,\"prompt\":\"x\"," TELL, sizeof(api__token)},
+        {"\"max_tokens\":900,\"prompt\":\"x\",\"logprobs\":0", sizeof(api__token)},
+        {"\"max_tokens\":900,\"prompt\":\"x\",\"logprobs\":5",
+         sizeof(api__token) + 5 * sizeof(eng_top)},
+        {"\"max_tokens\":900,\"prompt\":\"x\",\"prompt_logprobs\":20", 0},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(kept); i++) {
+        char body[300];
+        buf out = {0};
+        err e = {0};
+        uint64_t state = 1;
+        snprintf(body, sizeof body, "{\"model\":\"demo\",%s}", kept[i].body);
+        api_reply *r = api_must_reply(&f, API_COMPLETION, body);
+        size_t before = api_reply_bytes(r), text = 0;
+        for (uint32_t k = 0; k < 900; k++) {
+            sched_event ev = {.kind = SCHED_TOKEN, .token = 300};
+            fill(&ev, 20, &state);
+            api_reply_event(r, 0, &ev, &out, &e);
+            text = r->choices[0].text.cap;
+        }
+        size_t grown = api_reply_bytes(r) - before;
+        cr_expect_eq(grown, text + 900 * kept[i].per_token, "row %zu: %zu", i, grown);
+        sched_event end = ev_end(SCHED_LENGTH, 1, 900);
+        api_reply_event(r, 0, &end, &out, &e);
+        cr_expect_eq(api_reply_bytes(r) - before,
+                     r->choices[0].text.len + 1 + 900 * kept[i].per_token);
+        while (api_reply_more(r, &out, 1 << 14)) {
+        }
+        cr_expect_eq(api_reply_bytes(r), before);
+        api_reply_destroy(r);
+        buf_deinit(&out);
+    }
+}
+
+Test(api_slices, bytes_of_a_request_are_those_of_its_prompt_and_of_what_it_echoes) {
+    char *small =
+        long_body("{\"model\":\"demo\",\"input\":\"x\",\"tool_choice\":\"none\",\"tools\":[{"
+                  "\"type\":\"function\",\"name\":\"f\",\"description\":\"",
+                  10, "\"}]}");
+    char *large =
+        long_body("{\"model\":\"demo\",\"input\":\"x\",\"tool_choice\":\"none\",\"tools\":[{"
+                  "\"type\":\"function\",\"name\":\"f\",\"description\":\"",
+                  100000, "\"}]}");
+    api_request *a = api_must_parse(&f, API_RESPONSES, small),
+                *b = api_must_parse(&f, API_RESPONSES, large);
+    cr_expect_geq(api_request_bytes(b) - api_request_bytes(a), 99900);
+    cr_expect_leq(api_request_bytes(b), 120000);
+    cr_expect_leq(api_request_bytes(a), 20000);
+    api_request_destroy(a);
+    api_request_destroy(b);
+    free(small);
+    free(large);
+}
+
+/* ---- /tokenize and /detokenize ---- */
+
+static void expect_too_long(api_lister route, const char *body, uint64_t least) {
+    buf out = {0};
+    err e = {0};
+    cr_expect_eq(api_list(route, f.c, body, strlen(body), 100, &out, &e), -1);
+    cr_expect_eq(e.code, ERR_TOO_LONG, "%s", e.msg);
+    cr_expect_eq(e.have, least);
+    cr_expect_eq(e.limit, 1024);
+    buf_clear(&out);
+    api_error_body(&out, &e);
+    cr_expect_not_null(strstr(out.data, "\"code\":\"context_length_exceeded\""));
+    buf_deinit(&out);
+}
+
+Test(api_slices, a_text_that_could_be_no_prompt_is_refused_by_both_routes) {
+    char *body = long_body("{\"prompt\":\"", 1000000, "\"}");
+    /* A million bytes are refused by their number alone; what is nearer by counting to the end of
+     * the context. */
+    double from = cpu_us();
+    size_t n_longest = 1000000 / tokenizer_fewest(f.tokenizer, 1000000);
+    expect_too_long(api_tokenize, body, tokenizer_fewest(f.tokenizer, 1000000));
+    cr_expect_lt(cpu_us() - from, 1e6);
+    free(body);
+    cr_expect_gt(n_longest, 4);
+    body = long_body("{\"prompt\":[\"a\",\"", 1025 * 2, "\"]}");
+    expect_too_long(api_tokenize, body, 1025);
+    free(body);
+    buf ids = {0};
+    buf_puts(&ids, "{\"tokens\":[300");
+    for (int i = 0; i < 1024; i++)
+        buf_puts(&ids, ",301");
+    buf_puts(&ids, "]}");
+    expect_too_long(api_detokenize, ids.data, 1025);
+    buf_deinit(&ids);
+}
+
+Test(api_slices, listings_are_the_same_in_slices_of_every_size_and_hold_ids_only) {
+    static const struct {
+        api_lister route;
+        const char *body;
+    } listed[] = {
+        {api_tokenize,
+         "{\"prompt\":\"caf\xc3\xa9 \xf0\x9f\xa4\x96 x\",\"return_token_strs\":true}"},
+        {api_tokenize, "{\"content\":\"caf\xc3\xa9 \xf0\x9f\xa4\x96 x\",\"with_pieces\":true}"},
+        {api_tokenize,
+         "{\"prompt\":[\"\",\"a b\",\"\",\"\xf0\x9f\xa4\x96\"],\"with_pieces\":true}"},
+        {api_tokenize, "{\"prompt\":[]}"},
+        {api_tokenize, "{\"messages\":[{\"role\":\"user\",\"content\":\"In the\"}]}"},
+        {api_detokenize, "{\"tokens\":[[0,1,2,200,201],[],[240,159,2045,258]]}"},
+        {api_detokenize, "{\"tokens\":[300,200,2047,258],\"skip_special_tokens\":true}"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(listed); i++) {
+        buf whole = {0};
+        err e = {0};
+        size_t n = strlen(listed[i].body);
+        cr_assert_eq(api_list(listed[i].route, f.c, listed[i].body, n, SIZE_MAX, &whole, &e), 0,
+                     "%s", e.msg);
+        json_t *root =
+            json_loadb(whole.data, whole.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
+        cr_expect_not_null(root, "%s", whole.data);
+        json_decref(root);
+        for (size_t k = 0; k < ARRAY_LEN(wants); k++) {
+            buf out = {0};
+            cr_assert_eq(api_list(listed[i].route, f.c, listed[i].body, n, wants[k], &out, &e), 0);
+            cr_expect_str_eq(out.data, whole.data);
+            buf_deinit(&out);
+        }
+        buf_deinit(&whole);
+    }
+    buf body = {0}, out = {0};
+    err e = {0};
+    api_listing *l;
+    buf_puts(&body, "{\"with_pieces\":true,\"prompt\":[\"\"");
+    for (int i = 0; i < 60; i++)
+        buf_puts(&body, ",\"a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f\"");
+    buf_puts(&body, "]}");
+    cr_assert_eq(api_tokenize(&l, f.c, body.data, body.len, &e), 0, "%s", e.msg);
+    size_t held = api_listing_bytes(l);
+    for (bool more = true; more;) {
+        size_t before = out.len;
+        more = api_listing_more(l, &out, 1000);
+        cr_expect_gt(out.len, before);
+        cr_expect_leq(out.len, before + 1100);
+    }
+    cr_expect_lt(held * 3, out.len, "%zu held for %zu bytes", held, out.len);
+    api_listing_destroy(l);
+    buf_deinit(&out);
+    buf_deinit(&body);
+}
+
+Test(api_slices, the_texts_of_one_call_hold_no_more_tokens_than_the_prompts_of_a_request) {
+    buf body = {0}, out = {0};
+    err e = {0};
+    buf_puts(&body, "{\"tokens\":[[300]");
+    for (int i = 0; i < 70; i++) {
+        buf_puts(&body, ",[300");
+        for (int k = 1; k < 1000; k++)
+            buf_puts(&body, ",301");
+        buf_puts(&body, "]");
+    }
+    buf_puts(&body, "]}");
+    cr_expect_eq(api_list(api_detokenize, f.c, body.data, body.len, 100, &out, &e), -1);
+    cr_expect_eq(api_status(&e), 400);
+    cr_expect_not_null(strstr(e.msg, "65536 tokens"), "%s", e.msg);
+    buf_deinit(&out);
+    buf_deinit(&body);
 }
