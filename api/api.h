@@ -140,6 +140,9 @@ size_t api_listing_bytes(const api_listing *l);
 void api_listing_destroy(api_listing *l);
 
 void api_openapi(buf *out); /* GET /openapi.json */
+/* The same, made by the first call and kept for the process's life; NULL when memory ran out.
+ * Loop thread. */
+const buf *api_openapi_kept(void);
 
 /* ---- text pieces that commands share ---- */
 

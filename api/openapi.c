@@ -211,8 +211,13 @@ static const struct {
     {"/v1/responses", "Answer a conversation, stateless subset of the Responses API",
      "ResponsesRequest", true, NULL},
     {"/v1/models", "The model served", NULL, false, "ModelList"},
-    {"/tokenize", "Text or messages to token ids", "TokenizeRequest", false, NULL},
-    {"/detokenize", "Token ids to text", "DetokenizeRequest", false, NULL},
+    {"/tokenize",
+     "Text or messages to token ids. A text longer than the context (max_model_len) is refused, as "
+     "a "
+     "prompt would be; a list may hold as many tokens as the prompts of one request.",
+     "TokenizeRequest", false, NULL},
+    {"/detokenize", "Token ids to text, within the bounds of /tokenize.", "DetokenizeRequest",
+     false, NULL},
     {"/health", "Alive; queues no work", NULL, false, NULL},
     {"/ready", "Takes work: false while loading or draining", NULL, false, NULL},
 };
@@ -312,4 +317,11 @@ void api_openapi(buf *out) {
                                "\"securitySchemes\":{\"bearer\":{\"type\":\"http\",\"scheme\":"
                                "\"bearer\"}}},\"security\":[{},{"
                                "\"bearer\":[]}]}");
+}
+
+const buf *api_openapi_kept(void) {
+    static buf kept;
+    if (kept.data == NULL) api_openapi(&kept);
+    if (kept.failed) buf_deinit(&kept);
+    return kept.data ? &kept : NULL;
 }

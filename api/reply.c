@@ -165,18 +165,17 @@ void api_reply_request(const api_reply *r, uint32_t i, sched_request *out) {
 
 /* ---- events ---- */
 
-/* Room for one more: twice as much, but never more than `most` where that is known. */
-static bool grow(void **list, uint32_t *cap, size_t need, size_t most, size_t item_bytes) {
+/* The list with room for `need` items, 1 or more: twice as much, but never more than `most`. NULL
+ * when memory ran out; the list stays as it was. */
+static void *grow(void *list, uint32_t *cap, size_t need, size_t most, size_t item_bytes) {
     size_t n = *cap ? (size_t)*cap * 2 : 16, bytes;
-    if (need <= *cap) return true;
+    if (need <= *cap) return list;
     if (n > most) n = most;
     if (n < need) n = need;
-    if (n > UINT32_MAX || !size_mul(n, item_bytes, &bytes)) return false;
-    void *grown = realloc(*list, bytes);
-    if (grown == NULL) return false;
-    *list = grown;
-    *cap = (uint32_t)n;
-    return true;
+    if (n > UINT32_MAX || !size_mul(n, item_bytes, &bytes)) return NULL;
+    void *grown = realloc(list, bytes);
+    if (grown) *cap = (uint32_t)n;
+    return grown;
 }
 
 static bool keep_token(api_reply *r, api__choice *ch, const sched_event *ev) {
@@ -185,37 +184,43 @@ static bool keep_token(api_reply *r, api__choice *ch, const sched_event *ev) {
     size_t at = api__tops_at(r, ch, ch->n_tokens), prompts = r->keeps_prompt ? ch->prompt->n : 0,
            outputs = r->keeps_output ? ch->prompt->max_tokens : 0;
     if (!(prompt ? r->keeps_prompt : r->keeps_output)) return true;
-    if (!grow((void **)&ch->tokens, &ch->cap_tokens, (size_t)ch->n_tokens + 1, prompts + outputs,
-              sizeof *ch->tokens)) {
-        return false;
-    }
-    if (!grow((void **)&ch->tops, &ch->cap_tops, at + tops,
-              prompts * r->prompt_tops + outputs * r->output_tops, sizeof *ch->tops)) {
-        return false;
+    api__token *tokens = grow(ch->tokens, &ch->cap_tokens, (size_t)ch->n_tokens + 1,
+                              prompts + outputs, sizeof *tokens);
+    if (tokens == NULL) return false;
+    ch->tokens = tokens;
+    if (tops > 0) {
+        size_t most = prompts * r->prompt_tops + outputs * r->output_tops;
+        eng_top *all = grow(ch->tops, &ch->cap_tops, at + tops, most, sizeof *all);
+        if (all == NULL) return false;
+        ch->tops = all;
     }
     uint32_t n_top = ev->n_top < tops ? ev->n_top : tops;
-    ch->tokens[ch->n_tokens++] = (api__token){.id = ev->token,
-                                              .text_end = (uint32_t)ch->text.len,
-                                              .logprob = ev->logprob,
-                                              .depth = ev->depth,
-                                              .n_top = (uint8_t)n_top};
+    tokens[ch->n_tokens++] = (api__token){.id = ev->token,
+                                          .text_end = (uint32_t)ch->text.len,
+                                          .logprob = ev->logprob,
+                                          .depth = ev->depth,
+                                          .n_top = (uint8_t)n_top};
     if (prompt) ch->n_scored++;
     if (n_top) memcpy(&ch->tops[at], ev->top, n_top * sizeof *ev->top);
     return true;
 }
 
+/* The list without the room behind its n items; where that fails it does no harm. */
+static void *fit(void *list, uint32_t *cap, size_t n, size_t item_bytes) {
+    void *less = n > 0 && n < *cap ? realloc(list, n * item_bytes) : NULL;
+    if (less == NULL) return list;
+    *cap = (uint32_t)n;
+    return less;
+}
+
 /* A whole answer may wait long for its other choices and its reader. */
-static void give_back_room(api__choice *ch) {
-    void *less = ch->n_tokens ? realloc(ch->tokens, ch->n_tokens * sizeof *ch->tokens) : NULL;
-    if (less) {
-        ch->tokens = less;
-        ch->cap_tokens = ch->n_tokens;
-    }
-    less = ch->text.len ? realloc(ch->text.data, ch->text.len + 1) : NULL;
-    if (less) {
-        ch->text.data = less;
-        ch->text.cap = ch->text.len + 1;
-    }
+static void give_back_room(const api_reply *r, api__choice *ch) {
+    ch->tokens = fit(ch->tokens, &ch->cap_tokens, ch->n_tokens, sizeof *ch->tokens);
+    ch->tops = fit(ch->tops, &ch->cap_tops, api__tops_at(r, ch, ch->n_tokens), sizeof *ch->tops);
+    char *text = ch->text.len ? realloc(ch->text.data, ch->text.len + 1) : NULL;
+    if (text == NULL) return;
+    ch->text.data = text;
+    ch->text.cap = ch->text.len + 1;
 }
 
 /* Text of the prompt, by its tokens, unless PROMPT events bring them one by one. */
@@ -306,7 +311,7 @@ static void on_end(api_reply *r, api__choice *ch, const sched_event *ev) {
         finish(ch, ev->finish);
         (void)find_call(r, ch);
     }
-    if (!r->r->stream) give_back_room(ch);
+    if (!r->r->stream) give_back_room(r, ch);
     ch->state = API__ENDED;
     r->n_ended++;
 }

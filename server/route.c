@@ -37,9 +37,9 @@ static void handle_models(srv_req *r) {
 }
 
 static void handle_openapi(srv_req *r) {
-    buf body = {0};
-    api_openapi(&body);
-    answer_json(r, &body);
+    const buf *kept = api_openapi_kept();
+    if (kept) srv_answer_static(r, 200, "application/json", kept->data, kept->len, NULL, 0);
+    else srv_answer_http(r, 503, "out of memory", NULL);
 }
 
 static void handle_model(srv_req *r) {

@@ -95,6 +95,8 @@ Test(api_routes, the_openapi_document_is_in_step_with_the_field_table) {
                                           "ResponsesRequest"}; /* by api_kind */
     buf out = {0};
     api_openapi(&out);
+    cr_expect_str_eq(api_openapi_kept()->data, out.data);
+    cr_expect_eq(api_openapi_kept(), api_openapi_kept(), "made once");
     json_t *root = parsed(&out);
     const json_t *all = json_object_get(json_object_get(root, "components"), "schemas");
     for (size_t i = 0; i < api__n_fields; i++) {
