@@ -141,6 +141,11 @@ $(B)/stress-%: $(B)/tests/stress/%.o $(B)/libtest.a $(B)/libfathom.a
 
 stress-all: $(STRESS)
 
+# Processor time per constrained token: bench/grammar/run.sh.
+$(B)/grammar: $(B)/bench/grammar/grammar.o $(B)/libfathom.a
+	@echo "  LD  $@"
+	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(LIBS)
+
 tsan:
 	@$(MAKE) --no-print-directory SAN=thread stress-all
 	@tools/run_tests.sh tsan

@@ -4,17 +4,22 @@
  * launches run that lead to that token's logits: by a thread that takes one sequence after the
  * other (thread.c), or here and now where the machine is driven without one. A position whose
  * mask is not there yet stays out of the coda; it alone is late. Since a mask of any sequence
- * has a bound and each is one turn of that thread, a dear form delays others by no more than
- * that.
+ * has a bound and those whose masks are dear let others pass, a dear form delays others by no
+ * more than that.
  *
  * While seq.mask is MASK_WANTED the sequence's constraint belongs to whoever makes masks, and so
  * the sequence must not be reported ended; in every other state it belongs to the engine. */
+#include "base/clock.h"
 #include "scheduler/scheduler_internal.h"
+
+enum { DEAR_NS = 1000 * 1000 };
 
 bool sched__makes_mask(seq *q) {
     mask_state became = MASK_DROPPED;
     if (!atomic_load_explicit(&q->cancel_wanted, memory_order_relaxed)) {
+        uint64_t t0 = clock_ns();
         q->mask_error = q->req.constraint->make(q->req.ud);
+        q->dear_mask = clock_ns() - t0 > DEAR_NS;
         became = q->mask_error == ERR_NONE ? MASK_READY : MASK_FAILED;
     }
     atomic_store_explicit(&q->mask, became, memory_order_release);

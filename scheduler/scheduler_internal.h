@@ -151,6 +151,8 @@ typedef struct seq {
     atomic_bool cancel_wanted; /* set by any thread, or inside a step */
     atomic_uint mask;          /* mask_state of the next token */
     err_code mask_error;       /* written before MASK_FAILED */
+    bool dear_mask;            /* whoever makes masks: its last one took long */
+    struct seq *next_mask;     /* and its list of those to come */
     sched_request req;         /* pointers lead into this allocation */
     prefix_root root;          /* depth as resolved, and salt */
     uint16_t wish_loops;       /* max_loops before any cap for load */

@@ -30,6 +30,7 @@ enum {
     STEP_MEMORY = 64, /* after about so many quick steps a slow one is forgotten */
     STEP_MOST = 8,    /* times the usual one: what a single step counts for at most */
     STEP_ALWAYS_NS = 1000 * 1000 * 1000, /* but so much it always may */
+    CHEAP_IN_A_ROW = 16,                 /* masks, while a dear one waits */
     STATS_FRESH = 4,                     /* flag beside a buffer's index */
 };
 
@@ -183,11 +184,39 @@ static void *engine_main(void *arg) {
 
 /* ---- the maker of masks ---- */
 
+typedef struct {
+    seq *first, *last;
+} mask_list;
+
+static void list_mask(mask_list *l, seq *q) {
+    q->next_mask = NULL;
+    *(l->first ? &l->last->next_mask : &l->first) = q;
+    l->last = q;
+}
+
+static seq *unlist_mask(mask_list *l) {
+    seq *q = l->first;
+    if (q) l->first = q->next_mask;
+    return q;
+}
+
+/* Sequences whose last mask took long wait for the others, though not for ever: so nobody waits
+ * for more than one of them at a time, however many there are. */
+static seq *next_mask(mask_list *cheap, mask_list *dear, unsigned *in_a_row) {
+    bool turn = cheap->first == NULL || (dear->first && *in_a_row >= CHEAP_IN_A_ROW);
+    *in_a_row = turn ? 0 : *in_a_row + 1;
+    return unlist_mask(turn ? dear : cheap);
+}
+
 static void *maker_main(void *arg) {
     sched_thread *t = arg;
+    mask_list cheap = {0}, dear = {0};
+    unsigned in_a_row = 0;
     while (!atomic_load_explicit(&t->stop, memory_order_acquire)) {
-        seq *q;
-        if (!queue_pop(t->wanted, &q)) {
+        for (seq *q; queue_pop(t->wanted, &q);)
+            list_mask(q->dear_mask ? &dear : &cheap, q);
+        seq *q = next_mask(&cheap, &dear, &in_a_row);
+        if (q == NULL) {
             wake_wait(t->mask_bell, IDLE_NS);
             continue;
         }

@@ -218,13 +218,46 @@ static bool string_step(const api__node *node, api__frame *f, uint8_t c, bool *e
 bool api__automaton_in_string(const api__automaton *a, uint16_t top, uint32_t *room) {
     const api__frame *f = &a->pool[top];
     const api__node *node = &a->g->nodes[f->node];
-    if (top && node->kind == API__OBJECT && f->sub == O_FREE_KEY && f->a == f->b && f->ws == 0) {
-        *room = UINT32_MAX; /* a key unlike all that are declared */
+    if (top && node->kind == API__OBJECT && f->sub == O_FREE_KEY && f->ws == 0) {
+        *room = UINT32_MAX; /* whether it is one that is declared is asked at its end */
         return true;
     }
     if (top == 0 || node->kind != API__STRING || f->sub != S_PLAIN) return false;
     *room = node->max == UINT32_MAX ? UINT32_MAX : node->max - f->n;
     return true;
+}
+
+/* Whatever may follow y may follow x too. */
+static bool covers(const api__automaton *a, const api__frame *x, const api__frame *y) {
+    const api__node *nx = &a->g->nodes[x->node], *ny = &a->g->nodes[y->node];
+    if (nx->kind != API__STRING || x->parent != y->parent || x->sub != y->sub || x->a != y->a ||
+        x->b != y->b)
+        return false;
+    uint32_t needs_x = x->n < nx->min ? nx->min - x->n : 0;
+    uint32_t needs_y = y->n < ny->min ? ny->min - y->n : 0;
+    uint32_t room_x = nx->max == UINT32_MAX ? UINT32_MAX : nx->max - x->n;
+    uint32_t room_y = ny->max == UINT32_MAX ? UINT32_MAX : ny->max - y->n;
+    return needs_x <= needs_y && room_x >= room_y;
+}
+
+static bool is_string(const api__automaton *a, uint16_t top) { /* that has begun */
+    const api__frame *f = &a->pool[top];
+    return top && a->g->nodes[f->node].kind == API__STRING && f->sub != NOT_BEGUN;
+}
+
+/* Of strings in one place that differ in their lengths alone, those that another covers go. */
+static void emit_string(api__automaton *a, api__threads *out, api__frame f) {
+    a->fuel += out->n / 4;
+    for (uint8_t i = 0; i < out->n; i++) {
+        if (is_string(a, out->top[i]) && covers(a, &a->pool[out->top[i]], &f)) return;
+    }
+    uint8_t kept = 0;
+    for (uint8_t i = 0; i < out->n; i++) {
+        if (is_string(a, out->top[i]) && covers(a, &f, &a->pool[out->top[i]])) continue;
+        out->top[kept++] = out->top[i];
+    }
+    out->n = kept;
+    emit(a, out, f);
 }
 
 /* ---- numbers ---- */
@@ -345,7 +378,7 @@ static void begin_one(api__automaton *a, uint16_t parent, uint32_t depth, uint16
         if (c == '[') emit(a, out, f);
         break;
     case API__STRING:
-        if (c == '"') emit(a, out, f);
+        if (c == '"') emit_string(a, out, f);
         break;
     case API__ENUM:
         f.b = node->n;
@@ -564,7 +597,7 @@ static void step_one(api__automaton *a, uint16_t top, uint8_t c, api__threads *o
         case API__STRING:
             if (!string_step(node, &f, c, &end)) return;
             if (end) add(out, f.parent);
-            else emit(a, out, f);
+            else emit_string(a, out, f);
             return;
         default: break;
         }

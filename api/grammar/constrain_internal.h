@@ -176,7 +176,7 @@ void api__vocab_close(api__vocab *v); /* NULL is fine */
 
 /* The most work that one mask may take; a form that needs more ends its sequence with
  * ERR_COSTLY. A unit is some 10 to 20 ns. */
-enum { API__MASK_FUEL = 250000 };
+enum { API__MASK_FUEL = 500000 };
 
 /* What the sequences of one request share: room to work in, and masks made lately. Borrows
  * grammar and vocabulary. stop_ids are what may come once the value is whole; at least one is

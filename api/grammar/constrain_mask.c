@@ -37,8 +37,12 @@ struct api__vocab {
     size_t n_words;
     trie all, plain, irregular; /* plain: of whole characters that stand for themselves in a
                                    string; irregular: the others */
-    uint64_t *plain_upto;       /* [max_chars + 1][n_words] plain tokens of so many characters */
-    uint8_t *chars;             /* [n_tokens] of plain ones; 0: not plain */
+    /* Of irregular ones, what follows the plain characters they begin with: node.token is a place
+     * in ending_ids, and the tokens with that ending stand from there to ending_last of it. */
+    trie endings;
+    uint32_t *ending_ids, *ending_last;
+    uint64_t *plain_upto; /* [max_chars + 1][n_words] plain tokens of so many characters */
+    uint8_t *chars;       /* [n_tokens] of plain ones; 0: not plain */
     uint32_t max_chars;
     const tokenizer *tokenizer;
 };
@@ -49,21 +53,25 @@ static void set_bit(uint64_t *words, uint32_t id) {
     words[id / 64] |= (uint64_t)1 << id % 64;
 }
 
-/* Characters of a text that may stand in a JSON string as it is; 0 if it may not. */
-static uint32_t plain_chars(const char *text, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if ((uint8_t)text[i] < 0x20 || text[i] == '"' || text[i] == '\\') return 0;
-    }
-    return utf8_valid(text, n) ? (uint32_t)utf8_count(text, n) : 0;
+/* The bytes that a text begins with which may stand in a JSON string as they are: whole
+ * characters, no quote, no backslash, no control. */
+static size_t plain_bytes(const char *text, size_t n) {
+    size_t at = 0;
+    while (at < n && (uint8_t)text[at] >= 0x20 && text[at] != '"' && text[at] != '\\')
+        at++;
+    return utf8_prefix(text, at);
 }
 
-static int by_bytes(const void *a, const void *b, void *with) {
-    size_t na, nb;
-    const char *x = tokenizer_bytes(with, *(const uint32_t *)a, &na);
-    const char *y = tokenizer_bytes(with, *(const uint32_t *)b, &nb);
-    int order = memcmp(x, y, na < nb ? na : nb);
-    if (order == 0) order = (na > nb) - (na < nb);
-    return order ? order : *(const uint32_t *)a < *(const uint32_t *)b ? -1 : 1;
+typedef struct {
+    const char *text;
+    uint32_t len, id;
+} entry;
+
+static int by_text(const void *x, const void *y) {
+    const entry *a = x, *b = y;
+    int order = memcmp(a->text, b->text, a->len < b->len ? a->len : b->len);
+    if (order == 0) order = (a->len > b->len) - (a->len < b->len);
+    return order ? order : a->id < b->id ? -1 : 1;
 }
 
 static size_t common(const char *a, size_t na, const char *b, size_t nb) {
@@ -73,33 +81,30 @@ static size_t common(const char *a, size_t na, const char *b, size_t nb) {
     return i;
 }
 
-/* ids are sorted by bytes. Of tokens with equal bytes the first is in the trie. */
-static int trie_build(trie *t, const tokenizer *tok, const uint32_t *ids, size_t n) {
-    size_t n_nodes = 0, na = 0, nb;
-    const char *a = "", *b;
-    for (size_t i = 0; i < n; i++, a = b, na = nb) {
-        b = tokenizer_bytes(tok, ids[i], &nb);
-        n_nodes += nb - common(a, na, b, nb);
-    }
+/* Entries are sorted. Of equal texts the first is in the trie, by its id, or by its place. */
+static int trie_build(trie *t, const entry *list, size_t n, bool by_place) {
+    size_t n_nodes = 0;
+    entry last = {"", 0, 0};
+    for (size_t i = 0; i < n; last = list[i++])
+        n_nodes += list[i].len - common(last.text, last.len, list[i].text, list[i].len);
     if (n_nodes >= NO_TOKEN) return -1;
     t->nodes = array_new(n_nodes, sizeof *t->nodes);
     if (t->nodes == NULL) return -1;
-    uint32_t open[API__MAX_TOKEN_BYTES]; /* nodes of the current token, by depth */
+    uint32_t open[API__MAX_TOKEN_BYTES]; /* nodes of the current text, by depth */
     size_t depth = 0;
-    a = "";
-    na = 0;
-    for (size_t i = 0; i < n; i++, a = b, na = nb) {
-        b = tokenizer_bytes(tok, ids[i], &nb);
-        size_t shared = common(a, na, b, nb);
-        if (shared == nb && shared == na) continue;
+    last = (entry){"", 0, 0};
+    for (size_t i = 0; i < n; last = list[i++]) {
+        const entry *one = &list[i];
+        size_t shared = common(last.text, last.len, one->text, one->len);
+        if (shared == one->len && shared == last.len) continue;
         while (depth > shared)
             t->nodes[open[--depth]].next = t->n;
-        for (; depth < nb; depth++) {
+        for (; depth < one->len; depth++) {
             open[depth] = t->n;
-            t->nodes[t->n++] =
-                (trie_node){.token = NO_TOKEN, .byte = (uint8_t)b[depth], .depth = (uint8_t)depth};
+            t->nodes[t->n++] = (trie_node){
+                .token = NO_TOKEN, .byte = (uint8_t)one->text[depth], .depth = (uint8_t)depth};
         }
-        t->nodes[open[depth - 1]].token = ids[i];
+        t->nodes[open[depth - 1]].token = by_place ? (uint32_t)i : one->id;
     }
     while (depth > 0)
         t->nodes[open[--depth]].next = t->n;
@@ -107,7 +112,7 @@ static int trie_build(trie *t, const tokenizer *tok, const uint32_t *ids, size_t
 }
 
 /* Every token that text may hold, by bytes. */
-static size_t list_tokens(api__vocab *v, uint32_t *ids) {
+static size_t list_tokens(api__vocab *v, entry *list) {
     size_t n = 0, len;
     for (uint32_t id = 0; id < v->n_tokens; id++) {
         const char *text = tokenizer_bytes(v->tokenizer, id, &len);
@@ -115,25 +120,21 @@ static size_t list_tokens(api__vocab *v, uint32_t *ids) {
             tokenizer_is_special(v->tokenizer, id)) {
             continue;
         }
-        ids[n++] = id;
-        uint32_t chars = plain_chars(text, len);
+        list[n++] = (entry){text, (uint32_t)len, id};
+        uint32_t chars = plain_bytes(text, len) == len ? (uint32_t)utf8_count(text, len) : 0;
         v->chars[id] = (uint8_t)chars;
         if (chars > v->max_chars) v->max_chars = chars;
     }
-    qsort_r(ids, n, sizeof *ids, by_bytes, (void *)(uintptr_t)v->tokenizer);
+    qsort(list, n, sizeof *list, by_text);
     return n;
 }
 
-/* Those that are plain first, then the others; both stay in order. */
-static size_t part_plain(const api__vocab *v, const uint32_t *ids, size_t n, uint32_t *out) {
-    size_t n_plain = 0, at = 0;
+static size_t pick(const api__vocab *v, const entry *list, size_t n, bool plain, entry *out) {
+    size_t picked = 0;
     for (size_t i = 0; i < n; i++) {
-        if (v->chars[ids[i]] > 0) out[n_plain++] = ids[i];
+        if ((v->chars[list[i].id] > 0) == plain) out[picked++] = list[i];
     }
-    for (size_t i = 0; i < n; i++) {
-        if (v->chars[ids[i]] == 0) out[n_plain + at++] = ids[i];
-    }
-    return n_plain;
+    return picked;
 }
 
 /* One set of plain tokens for every room that a string may have. */
@@ -150,29 +151,52 @@ static int list_plain(api__vocab *v) {
     return 0;
 }
 
+/* What is left of the irregular tokens after the plain characters they begin with. */
+static int list_endings(api__vocab *v, entry *list, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t skip = (uint32_t)plain_bytes(list[i].text, list[i].len);
+        list[i].text += skip;
+        list[i].len -= skip;
+    }
+    qsort(list, n, sizeof *list, by_text);
+    v->ending_ids = array_new(n, sizeof *v->ending_ids);
+    v->ending_last = array_new(n, sizeof *v->ending_last);
+    if (v->ending_ids == NULL || v->ending_last == NULL) return -1;
+    for (size_t i = n; i-- > 0;) {
+        bool same = i + 1 < n && list[i].len == list[i + 1].len &&
+                    memcmp(list[i].text, list[i + 1].text, list[i].len) == 0;
+        v->ending_ids[i] = list[i].id;
+        v->ending_last[i] = same ? v->ending_last[i + 1] : (uint32_t)i;
+    }
+    return trie_build(&v->endings, list, n, true);
+}
+
+static int build(api__vocab *v, entry *list, entry *some) {
+    v->chars = array_new(v->n_tokens, sizeof *v->chars);
+    if (v->chars == NULL || list == NULL || some == NULL) return -1;
+    size_t n = list_tokens(v, list), n_some = pick(v, list, n, true, some);
+    if (list_plain(v) != 0 || trie_build(&v->all, list, n, false) != 0) return -1;
+    if (trie_build(&v->plain, some, n_some, false) != 0) return -1;
+    n_some = pick(v, list, n, false, some);
+    if (trie_build(&v->irregular, some, n_some, false) != 0) return -1;
+    return list_endings(v, some, n_some);
+}
+
 int api__vocab_open(api__vocab **out, const tokenizer *t, uint32_t vocab_size, err *e) {
-    *out = NULL;
-    api__vocab *v = calloc(1, sizeof *v);
-    uint32_t *ids = array_new(vocab_size, sizeof *ids),
-             *parted = array_new(vocab_size, sizeof *ids);
-    if (v == NULL || ids == NULL || parted == NULL) goto fail;
-    v->tokenizer = t;
-    v->n_tokens = vocab_size;
-    v->n_words = ((size_t)vocab_size + 63) / 64;
-    v->chars = array_new(vocab_size, sizeof *v->chars);
-    if (v->chars == NULL) goto fail;
-    size_t n = list_tokens(v, ids), n_plain = part_plain(v, ids, n, parted);
-    if (list_plain(v) != 0 || trie_build(&v->all, t, ids, n) != 0) goto fail;
-    if (trie_build(&v->plain, t, parted, n_plain) != 0) goto fail;
-    if (trie_build(&v->irregular, t, parted + n_plain, n - n_plain) != 0) goto fail;
-    free(ids);
-    free(parted);
-    *out = v;
-    return 0;
-fail:
-    free(ids);
-    free(parted);
+    api__vocab *v = *out = calloc(1, sizeof *v);
+    entry *list = array_new(vocab_size, sizeof *list), *some = array_new(vocab_size, sizeof *some);
+    int rc = -1;
+    if (v) {
+        v->tokenizer = t;
+        v->n_tokens = vocab_size;
+        v->n_words = ((size_t)vocab_size + 63) / 64;
+        rc = build(v, list, some);
+    }
+    free(list);
+    free(some);
+    if (rc == 0) return 0;
     api__vocab_close(v);
+    *out = NULL;
     return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the vocabulary's trie");
 }
 
@@ -181,6 +205,9 @@ void api__vocab_close(api__vocab *v) {
     free(v->all.nodes);
     free(v->plain.nodes);
     free(v->irregular.nodes);
+    free(v->endings.nodes);
+    free(v->ending_ids);
+    free(v->ending_last);
     free(v->plain_upto);
     free(v->chars);
     free(v);
@@ -207,8 +234,10 @@ struct api__workspace {
     uint64_t tick;
     uint64_t *words; /* [CACHED_MASKS][n_words] */
     cached_mask cache[CACHED_MASKS];
-    api__threads level[API__MAX_TOKEN_BYTES]; /* of the walk, by depth */
-    uint32_t mark[API__MAX_TOKEN_BYTES];      /* pool in use there */
+    api__threads level[API__MAX_TOKEN_BYTES];         /* of the walk, by depth */
+    const api__threads *at[API__MAX_TOKEN_BYTES + 1]; /* of depth - 1: its readings */
+    bool steady[API__MAX_TOKEN_BYTES + 1];            /* and whether plain bytes keep them */
+    uint32_t mark[API__MAX_TOKEN_BYTES + 1];          /* and pool in use then */
     api__stacks key;
 
     /* Whoever takes tokens. */
@@ -225,47 +254,100 @@ struct api__constraint {
     api__stacks now;
 };
 
+static void allow(api__workspace *w, const trie *t, uint32_t token, uint64_t *words) {
+    const api__vocab *v = w->v;
+    if (t != &v->endings) {
+        set_bit(words, token);
+        return;
+    }
+    for (uint32_t i = token; i <= v->ending_last[token]; i++)
+        set_bit(words, v->ending_ids[i]);
+    w->a.fuel += (v->ending_last[token] - token) / 16;
+}
+
+/* No plain characters of a token change what may follow them. */
+static bool is_steady(const api__workspace *w, uint16_t top, uint32_t room) {
+    const api__frame *f = &w->a.pool[top];
+    const api__node *node = &w->a.g->nodes[f->node];
+    if (node->kind != API__STRING) return f->a == f->b; /* a key unlike all that are declared */
+    return room > FAR && (f->n >= node->min || node->min - f->n > FAR);
+}
+
+static bool all_steady(const api__workspace *w, const api__threads *t) {
+    uint32_t room;
+    for (uint8_t i = 0; i < t->n; i++) {
+        if (!api__automaton_in_string(&w->a, t->top[i], &room) || !is_steady(w, t->top[i], room))
+            return false;
+    }
+    return true;
+}
+
+static bool is_plain_byte(uint8_t c) { /* a character by itself */
+    return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
+}
+
+/* What is left of the readings after the node's byte; false: nothing. */
+static bool enter(api__workspace *w, const trie_node *node) {
+    uint32_t d = node->depth;
+    if (w->steady[d] && is_plain_byte(node->byte)) {
+        w->at[d + 1] = w->at[d];
+        w->steady[d + 1] = true;
+        w->mark[d + 1] = w->mark[d];
+        w->a.fuel++;
+        return true;
+    }
+    api__automaton_rewind(&w->a, w->mark[d]);
+    api__automaton_step(&w->a, w->at[d], node->byte, &w->level[d]);
+    if (w->level[d].n == 0) return false;
+    w->at[d + 1] = &w->level[d];
+    w->steady[d + 1] = all_steady(w, &w->level[d]);
+    w->mark[d + 1] = w->a.used;
+    return true;
+}
+
 /* Adds every token of the trie that the readings let pass, byte by byte. False: no fuel left. */
 static bool walk(api__workspace *w, const trie *t, const api__threads *start, uint64_t limit,
                  uint64_t *words) {
     uint32_t base = w->a.used;
-    for (uint32_t i = 0; i < t->n;) {
+    w->at[0] = start;
+    w->steady[0] = all_steady(w, start);
+    w->mark[0] = base;
+    for (uint32_t i = 0; i < t->n && w->a.fuel <= limit;) {
         const trie_node *node = &t->nodes[i];
-        api__automaton_rewind(&w->a, node->depth ? w->mark[node->depth - 1] : base);
-        api__automaton_step(&w->a, node->depth ? &w->level[node->depth - 1] : start, node->byte,
-                            &w->level[node->depth]);
-        w->mark[node->depth] = w->a.used;
-        if (w->a.fuel > limit) return false;
-        if (w->level[node->depth].n == 0) {
+        if (!enter(w, node)) {
             i = node->next;
             continue;
         }
-        if (node->token != NO_TOKEN) set_bit(words, node->token);
+        if (node->token != NO_TOKEN) allow(w, t, node->token, words);
         i++;
     }
     api__automaton_rewind(&w->a, base);
-    return true;
+    return w->a.fuel <= limit;
 }
 
 /* The mask of a state, from scratch. Where one reading is inside a string all of them are, as
  * JSON is read from left to right, and then a plain character makes none of them two: they can
- * be asked one by one about plain tokens. */
+ * be asked one by one about plain tokens. And where plain characters change nothing at all, a
+ * token may come if its ending may: thousands of words that end in a quote are one question. */
 static bool build_mask(api__workspace *w, const api__threads *now, uint64_t limit,
                        uint64_t *words) {
     const api__vocab *v = w->v;
     api__threads others = {.n = 0};
     uint32_t room = 0, one;
+    bool steady = true;
     for (uint8_t i = 0; i < now->n; i++) {
         if (!api__automaton_in_string(&w->a, now->top[i], &one)) {
             others.top[others.n++] = now->top[i];
-        } else if (one > room) {
-            room = one;
+        } else {
+            if (one > room) room = one;
+            steady = steady && is_steady(w, now->top[i], one);
         }
     }
     if (room == 0) return walk(w, &v->all, now, limit, words);
     if (room > v->max_chars) room = v->max_chars;
     memcpy(words, v->plain_upto + room * v->n_words, v->n_words * sizeof *words);
     if (others.n > 0 && !walk(w, &v->plain, &others, limit, words)) return false;
+    if (steady && others.n == 0) return walk(w, &v->endings, now, limit, words);
     return walk(w, &v->irregular, now, limit, words);
 }
 

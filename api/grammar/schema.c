@@ -29,9 +29,12 @@ typedef struct {
     api__grammar *g;
     pending *todo;       /* [API__MAX_NODES] */
     const json_t *calls; /* function calls, whose arguments are schemas of their own; or NULL */
+    size_t followed;     /* bytes of $refs read so far */
     const char *param;
     err *e;
 } compiler;
+
+enum { MOST_FOLLOWED = 1 << 20 };
 
 static int wrong(compiler *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static int wrong(compiler *c, const char *fmt, ...) {
@@ -194,6 +197,9 @@ static int resolve(compiler *c, const json_t *root, const json_t **schema) {
         uint8_t implied;
         if (check_keywords(c, *schema, &implied, &combines) != 0) return -1;
         const json_t *next = ref ? follow(root, ref) : NULL;
+        c->followed += ref ? strlen(ref) : 0;
+        if (c->followed > MOST_FOLLOWED)
+            return wrong(c, "references that take too long to follow");
         if (next == NULL || hops == 32)
             return wrong(c, "$ref '%.80s' leads nowhere in this schema", ref ? ref : "");
         *schema = next;

@@ -3,6 +3,7 @@
  * jansson values and shares nothing with the code under test. */
 #include "api/grammar/constrain_internal.h"
 #include "tests/lib/testlib.h"
+#include "tests/lib/tokens.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -544,6 +545,174 @@ Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_
         json_decref(schema);
     }
     cr_assert_gt(compared, 100000);
+    free(scratch);
+    api__vocab_close(v);
+    tokenizer_close(t);
+}
+
+/* ---- many readings inside one token ---- */
+
+enum { PIECES = 600 };
+
+/* The bytes, pairs of digits, and pieces that open several values at once. */
+static tokenizer *piece_tokenizer(void) {
+    static const char *const pieces[] = {"{\"",
+                                         "[\"",
+                                         "[[",
+                                         "[[[[",
+                                         "\":\"",
+                                         "\",\"",
+                                         "\":{\"",
+                                         "\":[",
+                                         "{\"a\":",
+                                         "{\"a\":{\"a\":",
+                                         "[{\"a\":",
+                                         "{\"a\":\"",
+                                         "{\"a\":1",
+                                         "{\"a\":12",
+                                         "{\"a\":{\"a\":{\"a\":",
+                                         "\":{\"a\":{\"",
+                                         "\"}",
+                                         "\"}}",
+                                         "}}",
+                                         "]}",
+                                         "]]",
+                                         "},{\"a\":",
+                                         "{\"a\":{\"a\":{\"a\":1",
+                                         "{\"a\":[{\"a\":[1",
+                                         "ab\":",
+                                         "{\"ab\":",
+                                         "1,1",
+                                         "1]",
+                                         "-1",
+                                         "0."};
+    buf json = {0};
+    uint32_t id = 256;
+    buf_printf(&json,
+               "{\"added_tokens\":[{\"id\":%d,\"content\":\"<|end|>\",\"special\":true}],"
+               "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
+               "\"use_regex\":true},\"decoder\":{\"type\":\"ByteLevel\"},"
+               "\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{",
+               PIECES - 1);
+    put_byte_vocabulary(&json, 0);
+    for (int d = 0; d < 100; d++)
+        buf_printf(&json, ",\"%02d\":%u", d, id++);
+    for (size_t i = 0; i < ARRAY_LEN(pieces); i++, id++) {
+        json_t *text = json_string(pieces[i]);
+        char *quoted = json_dumps(text, JSON_ENCODE_ANY);
+        buf_printf(&json, ",%s:%u", quoted, id);
+        free(quoted);
+        json_decref(text);
+    }
+    buf_puts(&json, "}}}");
+    tokenizer *t = NULL;
+    err e = {0};
+    cr_assert_eq(tokenizer_parse(&t, json.data, json.len, PIECES, "test", &e), 0, "%s", e.msg);
+    buf_deinit(&json);
+    return t;
+}
+
+/* n alternatives that begin alike, whose property "a" is the same again; at the bottom values
+ * that begin alike too. */
+static json_t *alike(uint32_t n, int depth, bool arrays) {
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < n; i++) {
+        json_t *inner;
+        if (depth > 0) inner = alike(n, depth - 1, arrays);
+        else if (below(3) == 0)
+            inner = json_pack("{s:[s,i,i]}", "enum", "alike", (int)(10 + i), (int)(110 + i));
+        else if (below(2))
+            inner = json_pack("{s:s,s:i,s:i}", "type", "integer", "minimum", (int)i, "maximum",
+                              (int)(1000 + i));
+        else inner = json_pack("{s:s,s:i}", "type", "string", "maxLength", (int)(3 + i));
+        if (arrays && below(2)) inner = json_pack("{s:s,s:o}", "type", "array", "items", inner);
+        char name[16];
+        (void)snprintf(name, sizeof name, "b%u", i);
+        json_array_append_new(list, json_pack("{s:s,s:{s:o,s:{s:s}},s:[s]}", "type", "object",
+                                              "properties", "a", inner, name, "type", "null",
+                                              "required", "a"));
+    }
+    return json_pack("{s:o}", "anyOf", list);
+}
+
+static json_t *branching_schema(uint32_t round) {
+    static const struct {
+        uint32_t n;
+        int depth;
+    } shapes[] = {{32, 0}, {32, 1}, {6, 2}, {8, 2}, {4, 3}, {3, 5}};
+    if (round % 2) return random_root();
+    return alike(shapes[round / 2 % 6].n, shapes[round / 2 % 6].depth, below(2));
+}
+
+/* One answer; returns the most readings met. Where the mask's own limits leave nothing the
+ * answer is given up, which no schema here may bring about. */
+static uint32_t walk_pieces(const api__grammar *g, const api__vocab *v, const tokenizer *t,
+                            api__stacks *scratch, uint32_t *checked) {
+    api__workspace *w = NULL;
+    api__constraint *c = NULL;
+    api__automaton a;
+    err e = {0};
+    const uint32_t stop = PIECES - 1;
+    cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
+    cr_assert_eq(api__constraint_create(&c, w, &e), 0);
+    cr_assert_eq(api__automaton_init(&a, g, &e), 0);
+    api__threads now, next;
+    api__automaton_start(&a, &now);
+    uint32_t most = 0;
+    for (uint32_t k = 0; k < 60; k++) {
+        uint32_t can[PIECES], n = 0, longest = 0;
+        cr_assert_eq(api__constraint_make(c), ERR_NONE);
+        const eng_mask *mask = api__constraint_mask(c);
+        for (uint32_t id = 0; id < PIECES; id++) {
+            size_t len;
+            const char *bytes = tokenizer_bytes(t, id, &len);
+            bool allowed = mask->words[id / 64] >> id % 64 & 1;
+            if (!allowed || id == stop) continue;
+            cr_assert(token_passes(&a, &now, bytes, len), "'%.*s' is allowed and leaves no reading",
+                      (int)len, bytes);
+            *checked += len > 1;
+            if (id >= 356) longest = id;
+            can[n++] = id;
+        }
+        if (n == 0) break;
+        uint32_t id = longest && below(3) ? longest : can[below(n)];
+        size_t len;
+        const char *bytes = tokenizer_bytes(t, id, &len);
+        cr_assert(api__constraint_take(c, id), "'%.*s' was allowed and is refused", (int)len,
+                  bytes);
+        for (size_t i = 0; i < len; i++) {
+            api__automaton_step(&a, &now, (uint8_t)bytes[i], &next);
+            now = next;
+            if (now.n > most) most = now.n;
+        }
+        api__automaton_compact(&a, &now, scratch);
+    }
+    api__automaton_deinit(&a);
+    api__constraint_destroy(c);
+    api__workspace_destroy(w);
+    return most;
+}
+
+Test(constrain_property, whatever_a_mask_allows_leaves_a_reading_however_many_there_are) {
+    tokenizer *t = piece_tokenizer();
+    api__vocab *v = NULL;
+    err e = {0};
+    cr_assert_eq(api__vocab_open(&v, t, PIECES, &e), 0);
+    api__stacks *scratch = malloc(sizeof *scratch);
+    uint32_t many = 0, checked = 0;
+    state = 3;
+    for (uint32_t round = 0; round < 240; round++) {
+        json_t *schema = branching_schema(round);
+        api__grammar *g = NULL;
+        if (api__grammar_compile(&g, schema, "schema", &(err){0}) == 0) {
+            for (int walk = 0; walk < 3; walk++)
+                many += walk_pieces(g, v, t, scratch, &checked) > 32;
+        }
+        api__grammar_free(g);
+        json_decref(schema);
+    }
+    cr_assert_gt(many, 30, "too few answers with more than 32 readings: this shows nothing");
+    cr_assert_gt(checked, 10000);
     free(scratch);
     api__vocab_close(v);
     tokenizer_close(t);

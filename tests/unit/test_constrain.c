@@ -2,11 +2,13 @@
  * Random schemas are in tests/property/constrain.c. */
 #include "api/grammar/constrain_internal.h"
 #include "tests/lib/testlib.h"
+#include "tests/lib/tokens.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 TestSuite(constrain, .fini = fail_on_leaks, .timeout = HANGS_S);
 
@@ -282,6 +284,27 @@ Test(constrain, a_schema_as_large_or_deep_as_a_request_may_send_is_an_answer_not
     buf_deinit(&text);
 }
 
+Test(constrain, long_references_followed_from_many_places_are_refused_in_time) {
+    buf text = {0}, path = {0};
+    err e = {0};
+    const int depth = 40, length = 250;
+    for (int i = 0; i < depth; i++) /* the way to the target: keys as long as they may be */
+        buf_printf(&path, "/%0*d", length, i);
+    buf_puts(&text, "{\"type\":\"array\",\"prefixItems\":[");
+    for (int i = 0; i < 500; i++)
+        buf_printf(&text, "%s{\"$ref\":\"#/$defs/r\"}", i ? "," : "");
+    buf_printf(&text, "],\"$defs\":{\"r\":{\"$ref\":\"#/$defs%s\"}", path.data);
+    for (int i = 0; i < depth; i++)
+        buf_printf(&text, "%s\"%0*d\":", i ? "{" : ",", length, i);
+    buf_puts(&text, "{\"type\":\"null\"}");
+    for (int i = 0; i < depth + 1; i++)
+        buf_puts(&text, "}");
+    cr_assert_null(compile(text.data, &e));
+    cr_assert(strstr(e.msg, "too long to follow"), "%s", e.msg);
+    buf_deinit(&text);
+    buf_deinit(&path);
+}
+
 Test(constrain, nesting_stops_where_the_stack_ends_and_still_closes) {
     err e = {0};
     api__grammar *g = compile(NULL, &e);
@@ -388,4 +411,145 @@ Test(constrain, a_token_that_cannot_come_changes_nothing_and_the_end_comes_only_
     api__grammar_free(g);
     api__vocab_close(v);
     tokenizer_close(t);
+}
+
+/* ---- what masks cost ---- */
+
+static api__vocab *open_demo(tokenizer **t) {
+    api__vocab *v = NULL;
+    err e = {0};
+    cr_assert_eq(tokenizer_open(t, "models/demo", 2048, &e), 0);
+    cr_assert_eq(api__vocab_open(&v, *t, 2048, &e), 0);
+    return v;
+}
+
+static void put_times(buf *s, int n, const char *before, const char *each, const char *after) {
+    buf_puts(s, before);
+    for (int i = 0; i < n; i++) {
+        if (i) buf_puts(s, ",");
+        for (const char *p = each; *p; p++) { /* % stands for the number */
+            if (*p == '%') buf_printf(s, "%d", i);
+            else buf_append(s, p, 1);
+        }
+    }
+    buf_puts(s, after);
+}
+
+/* The most work that one mask of any answer to the schema took, over some random answers. */
+static uint64_t most_fuel(const api__vocab *v, const char *schema, bool *costly) {
+    err e = {0};
+    const uint32_t stop = 2047;
+    uint64_t most = 0;
+    api__grammar *g = compile(schema, &e);
+    cr_assert(g, "%s: %s", schema, e.msg);
+    srand(1);
+    *costly = false;
+    for (int answer = 0; answer < 20; answer++) {
+        api__workspace *w = NULL;
+        api__constraint *c = NULL;
+        cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
+        cr_assert_eq(api__constraint_create(&c, w, &e), 0);
+        for (int k = 0; k < 60; k++) {
+            bool bad = api__constraint_make(c) != ERR_NONE;
+            if (api__constraint_fuel(c) > most) most = api__constraint_fuel(c);
+            *costly = *costly || bad;
+            uint32_t can[2048], n = 0;
+            for (uint32_t id = 0; id < 2048; id++) {
+                if (api__constraint_mask(c)->words[id / 64] >> id % 64 & 1) can[n++] = id;
+            }
+            if (bad) break;
+            cr_assert_gt(n, 0);
+            uint32_t id = can[(unsigned)rand() % n];
+            cr_assert(api__constraint_take(c, id));
+            if (id == stop) break;
+        }
+        api__constraint_destroy(c);
+        api__workspace_destroy(w);
+    }
+    api__grammar_free(g);
+    return most;
+}
+
+Test(constrain, the_worst_schemas_known_stay_within_their_fuel) {
+    tokenizer *t = NULL;
+    api__vocab *v = open_demo(&t);
+    const struct {
+        const char *what, *before, *each, *after;
+        int n;
+        uint64_t fuel; /* for 2048 tokens */
+    } rows[] = {
+        {"any", "{}", "", "", 0, 20000},
+        {"strings of 32 lengths", "{\"anyOf\":[", "{\"type\":\"string\",\"maxLength\":9%}", "]}",
+         32, 20000},
+        {"512 names and free ones", "{\"properties\":{", "\"name_%\":{\"type\":\"integer\"}",
+         "},\"additionalProperties\":{\"type\":\"string\"}}", 512, 20000},
+        {"500 names, the last of them required", "{\"required\":[\"name_499\"],\"properties\":{",
+         "\"name_%\":{\"type\":\"integer\"}", "}}", 500, 20000},
+        {"512 values", "{\"type\":\"array\",\"items\":{\"enum\":[", "\"value %\"", "]}}", 512,
+         20000},
+        {"32 ranges", "{\"type\":\"array\",\"items\":{\"anyOf\":[",
+         "{\"type\":\"integer\",\"minimum\":%,\"maximum\":1%00}", "]}}", 32, 100000},
+        {"32 objects that begin alike", "{\"anyOf\":[",
+         "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\"},\"b%\":{}}}", "]}", 32,
+         200000},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        buf s = {0};
+        bool costly;
+        put_times(&s, rows[i].n, rows[i].before, rows[i].each, rows[i].after);
+        uint64_t most = most_fuel(v, s.data, &costly);
+        cr_expect(!costly && most <= rows[i].fuel, "%s: %llu units", rows[i].what,
+                  (unsigned long long)most);
+        buf_deinit(&s);
+    }
+    api__vocab_close(v);
+    tokenizer_close(t);
+}
+
+Test(constrain, a_mask_that_takes_more_than_its_fuel_is_an_error_and_soon) {
+    /* 64 readings inside bounded strings, of a vocabulary made to be dear: every token is some
+     * letters and then a quote. */
+    buf s = {0}, json = {0};
+    tokenizer *t = NULL;
+    api__vocab *v = NULL;
+    err e = {0};
+    const uint32_t vocab = 40000, stop = vocab - 1;
+    buf_puts(&json, "{\"added_tokens\":[{\"id\":39999,\"content\":\"<|end|>\",\"special\":true}],"
+                    "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
+                    "\"use_regex\":true},\"decoder\":{\"type\":\"ByteLevel\"},"
+                    "\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{");
+    put_byte_vocabulary(&json, 0);
+    for (uint32_t id = 256; id < stop; id++)
+        buf_printf(&json, ",\"%xx%x\\\"\":%u", id * 40503u & 0xffff, id, id);
+    buf_puts(&json, "}}}");
+    cr_assert_eq(tokenizer_parse(&t, json.data, json.len, vocab, "test", &e), 0, "%s", e.msg);
+    cr_assert_eq(api__vocab_open(&v, t, vocab, &e), 0);
+    put_times(&s, 32, "{\"anyOf\":[",
+              "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\",\"maxLength\":5%},"
+              "\"b%\":{}},\"required\":[\"a\"]}",
+              "]}");
+    api__grammar *g = compile(s.data, &e);
+    cr_assert(g, "%s", e.msg);
+    api__workspace *w = NULL;
+    api__constraint *c = NULL;
+    cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
+    cr_assert_eq(api__constraint_create(&c, w, &e), 0);
+    err_code made = ERR_NONE;
+    clock_t from = 0;
+    for (const char *p = "{\"a\":\"xyz"; *p && made == ERR_NONE; p++) {
+        from = clock();
+        made = api__constraint_make(c);
+        cr_assert(made != ERR_NONE || api__constraint_take(c, (uint8_t)*p), "at %s", p);
+    }
+    cr_assert_eq(made, ERR_COSTLY);
+    double seconds = (double)(clock() - from) / CLOCKS_PER_SEC;
+    cr_expect_leq(api__constraint_fuel(c), API__MASK_FUEL + 10000);
+    cr_expect_lt(seconds, 5.0, "%g s of processor time", seconds);
+    api__constraint_destroy(c);
+    api__workspace_destroy(w);
+    api__grammar_free(g);
+    api__vocab_close(v);
+    tokenizer_close(t);
+    buf_deinit(&json);
+    buf_deinit(&s);
 }
