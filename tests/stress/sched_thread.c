@@ -19,10 +19,45 @@ static void on_notify(void *ud) {
     atomic_fetch_add(&rings, 1);
 }
 
+/* What a constrained stream may say next: one token, which changes with every token taken. Lives
+ * until the stream's END is polled; whoever still uses it then is found out. */
+typedef struct {
+    uint64_t words[1];
+    eng_mask mask;
+    uint32_t taken;
+    uint32_t slow_us; /* a mask takes so long */
+    bool over;
+} form;
+
+static uint32_t form_token(const form *f) {
+    return f->taken * 7 % 64;
+}
+static err_code form_make(void *ud) {
+    form *f = ud;
+    if (f->over) abort();
+    if (f->slow_us) nanosleep(&(struct timespec){.tv_nsec = (long)f->slow_us * 1000}, NULL);
+    f->words[0] = UINT64_C(1) << form_token(f);
+    f->mask = (eng_mask){f->words, 1};
+    if (f->over) abort();
+    return ERR_NONE;
+}
+static const eng_mask *form_mask(void *ud) {
+    form *f = ud;
+    return &f->mask;
+}
+static bool form_take(void *ud, uint32_t token) {
+    form *f = ud;
+    if (f->over || token != form_token(f)) return false;
+    f->taken++;
+    return true;
+}
+static const sched_constraint form_calls = {form_make, form_mask, form_take};
+
 typedef struct {
     uint64_t id;
     uint32_t tokens, want;
-    bool cancelled;
+    bool cancelled, constrained;
+    form form;
 } stream;
 
 static uint64_t state = 42;
@@ -58,7 +93,12 @@ static int submit_one(sched_thread *t, stream *st) {
     r.sampling =
         (eng_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = pick(1000)};
     err e = {0};
-    *st = (stream){.want = r.max_tokens};
+    *st = (stream){.want = r.max_tokens, .constrained = pick(3) == 0};
+    if (st->constrained) {
+        st->form.slow_us = pick(20) == 0 ? pick(2000) : 0;
+        r.constraint = &form_calls;
+        r.ud = &st->form;
+    }
     if (sched_thread_submit(t, &r, &st->id, &e) == 0) return 0;
     st->id = 0;
     return e.code == ERR_BUSY ? 1 : -1;
@@ -131,8 +171,11 @@ static int traffic(uint32_t max_flights) {
         while (sched_thread_poll(t, &ev)) {
             stream *s = find(open, ev.id);
             if (s == NULL) return die("an event of an unknown stream");
+            if (ev.kind == SCHED_TOKEN && s->constrained && ev.token != s->tokens * 7 % 64)
+                return die("a token that its mask does not allow");
             if (ev.kind == SCHED_TOKEN) s->tokens++;
             if (ev.kind != SCHED_END) continue;
+            s->form.over = true;
             if (ev.n_output != s->tokens) return die("tokens got lost");
             if (!s->cancelled && (ev.finish != SCHED_LENGTH || s->tokens != s->want))
                 return die("a wrong end");
