@@ -11,7 +11,6 @@
 #include "server/server_internal.h"
 
 #include <string.h>
-#include <sys/socket.h>
 
 #define WATCH_AFTER_NS UINT64_C(500000000)
 
@@ -26,9 +25,8 @@ static void sweep_conns(srv *s, uint64_t now) {
     for (list_link *l = s->conns.next; l != &s->conns; l = l->next) {
         srv_conn *c = OWNER_OF(l, srv_conn, link);
         if (c->deadline_ns == 0 || c->deadline_ns > now || c->cut) continue;
-        c->cut = true;
         s->counts.deadline_cut++;
-        shutdown(c->fd, SHUT_RDWR); /* libmicrohttpd closes it at its next runtime */
+        srv_conn_cut(c);
     }
 }
 
@@ -110,7 +108,7 @@ static void on_tick(uv_timer_t *t) {
     }
     (void)srv_make_room(s, NULL);
     srv_engine_turn(s); /* no wake of the engine is relied upon for longer than a tick */
-    srv_mhd_pump(s);
+    srv_mhd_tick(s);
     feel_pulse(s, now);
 }
 

@@ -81,7 +81,7 @@ static void say_ready(const srv *s, const eng_backend_info *info) {
         "cache %u slots of %zu bytes (%.1f MB): %.0f positions at full depth; halted positions: %s",
         info->n_slots, info->slot_bytes, (double)info->n_slots * (double)info->slot_bytes / 1e6,
         info->n_slots / planes, o->halted_kv == KV_LAST ? "last" : "exact");
-    log_line(LOG_INFO, "ready on %s after %.2f s", s->address,
+    log_line(LOG_INFO, "ready on %s after %.2f s", s->main.address,
              (double)(clock_ns() - s->start_ns) / 1e9);
 }
 

@@ -20,85 +20,74 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { RUNS_PER_WAKE = 4, IDLE_BACKSTOP_S = 3600 };
+enum { RUNS_PER_WAKE = 4 };
 
 /* ---- the pump ---- */
 
+static void pump(srv_listener *at);
+
 static void on_timer(uv_timer_t *t) {
-    srv_mhd_pump(t->data);
+    pump(t->data);
 }
 
 static void on_ready(uv_poll_t *p, int status, int events) {
     (void)status, (void)events;
-    srv_mhd_pump(p->data);
+    pump(p->data);
 }
 
-void srv_mhd_pump(srv *s) {
-    if (s->pumping || s->mhd == NULL) return;
+static void pump(srv_listener *at) {
+    srv *s = at->s;
+    if (at->pumping || at->mhd == NULL) return;
     MHD_UNSIGNED_LONG_LONG wait = 0;
     enum MHD_Result has = MHD_NO;
     srv_forgive_pause(s);
-    s->pumping = true;
+    at->pumping = true;
     for (int i = 0; i < RUNS_PER_WAKE; i++) {
-        MHD_run(s->mhd);
-        has = MHD_get_timeout(s->mhd, &wait);
-        if (has != MHD_YES || wait != 0) break;
+        unsigned open = at->n;
+        MHD_run(at->mhd);
+        has = MHD_get_timeout(at->mhd, &wait);
+        /* At its limit the library does not listen; it listens again in the run after one in
+         * which a connection ended. */
+        if (at->n >= open && (has != MHD_YES || wait != 0)) break;
     }
-    s->pumping = false;
-    if (has == MHD_YES) uv_timer_start(&s->mhd_timer, on_timer, wait ? wait : 1, 0);
-    else uv_timer_stop(&s->mhd_timer);
+    at->pumping = false;
+    if (has == MHD_YES) uv_timer_start(&at->timer, on_timer, wait ? wait : 1, 0);
+    else uv_timer_stop(&at->timer);
     srv_drain_check(s);
+}
+
+void srv_mhd_pump(srv *s) {
+    pump(&s->main);
+}
+
+void srv_mhd_tick(srv *s) {
+    srv_conns_tick(&s->admin);
+    srv_conns_tick(&s->main);
+    pump(&s->admin);
+    pump(&s->main);
 }
 
 /* ---- connections ---- */
 
-/* Peers are told apart by address: of IPv6 by the first half, which is what one line is given. */
-static uint64_t peer_of(struct MHD_Connection *c) {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(c, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    if (info == NULL || info->client_addr == NULL) return 0;
-    const void *addr = info->client_addr;
-    if (info->client_addr->sa_family == AF_INET) {
-        return ntohl(((const struct sockaddr_in *)addr)->sin_addr.s_addr);
-    }
-    if (info->client_addr->sa_family != AF_INET6) return 0;
-    const struct in6_addr *six = &((const struct sockaddr_in6 *)addr)->sin6_addr;
-    uint32_t four;
-    uint64_t half;
-    memcpy(&four, &six->s6_addr[12], sizeof four);
-    if (IN6_IS_ADDR_V4MAPPED(six)) return ntohl(four);
-    memcpy(&half, six, sizeof half);
-    return half % SRV_KEY_ACCOUNT;
-}
-
 static void on_conn(void *cls, struct MHD_Connection *c, void **ctx,
                     enum MHD_ConnectionNotificationCode what) {
-    srv *s = cls;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
-        const union MHD_ConnectionInfo *info =
+        const union MHD_ConnectionInfo *fd =
             MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
-        srv_conn *k = calloc(1, sizeof *k);
-        if (k == NULL || info == NULL) {
-            free(k);
-            return; /* its first request is refused for want of a srv_conn */
-        }
-        k->s = s;
-        k->fd = info->connect_fd;
-        k->account = srv_account_enter(s->ledger, peer_of(c));
-        srv_deadline(k, s->o.header_s);
-        list_insert_before(&s->conns, &k->link);
-        s->n_conns++;
-        s->counts.connections++;
-        *ctx = k;
+        const union MHD_ConnectionInfo *from =
+            MHD_get_connection_info(c, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+        if (fd == NULL) return;
+        *ctx = srv_conn_open(cls, fd->connect_fd, from ? from->client_addr : NULL);
+        if (*ctx == NULL) shutdown(fd->connect_fd, SHUT_RDWR); /* no deadline would ever end it */
         return;
     }
-    srv_conn *k = *ctx;
-    if (k == NULL) return;
-    list_remove(&k->link);
-    s->n_conns--;
-    srv_account_leave(k->account);
-    free(k);
+    if (*ctx) srv_conn_close(*ctx);
     *ctx = NULL;
+}
+
+static enum MHD_Result on_accept(void *cls, const struct sockaddr *from, socklen_t n) {
+    (void)n;
+    return srv_conn_welcome(cls, from) ? MHD_YES : MHD_NO;
 }
 
 /* ---- requests ---- */
@@ -142,6 +131,7 @@ static void judge(srv_req *r, const char *url, const char *method, const char *v
     srv *s = r->s;
     screening sc = {.max_body = s->o.max_body};
     r->screened = true;
+    srv_conn_busy(r->conn);
     MHD_get_connection_values_n(r->mhd, MHD_HEADER_KIND, on_header, &sc);
     const char *id = srv_req_header(r, "X-Request-Id");
     if (id && sc.f.request_id == 1 && srv_screen_id(id)) memcpy(r->id, id, strlen(id) + 1);
@@ -256,7 +246,7 @@ static void on_done(void *cls, struct MHD_Connection *c, void **ctx,
         s->counts.cancelled_by_client += !r->cut;
         srv_engine_drop(r);
     }
-    if (r->conn) srv_deadline(r->conn, s->o.idle_s);
+    if (r->conn) srv_conn_rest(r->conn);
     if (r->screened) srv_log_request(r);
     list_remove(&r->link);
     s->n_reqs--;
@@ -442,52 +432,49 @@ static void say_leniency(void) {
              MHD_get_version());
 }
 
-int srv_mhd_open(srv *s, int listener, err *e) {
-    struct MHD_OptionItem per_ip[] = {
-        {MHD_OPTION_PER_IP_CONNECTION_LIMIT, (intptr_t)s->o.max_per_ip, NULL},
-        {MHD_OPTION_END, 0, NULL}};
-    s->mhd = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s,
-        MHD_OPTION_EXTERNAL_LOGGER, on_library_log, s, MHD_OPTION_LISTEN_SOCKET, listener,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->o.max_connections,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)SRV_POOL_BYTES,
-        /* The sweep sets the real deadlines; this is only a net below it. */
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_BACKSTOP_S, STRICTNESS,
-        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_URI_LOG_CALLBACK, on_target, s,
-        MHD_OPTION_NOTIFY_COMPLETED, on_done, s, MHD_OPTION_NOTIFY_CONNECTION, on_conn, s,
-        MHD_OPTION_ARRAY, per_ip, MHD_OPTION_END);
-    if (s->mhd == NULL) {
-        close(listener);
+int srv_mhd_open(srv_listener *at, int fd, err *e) {
+    srv *s = at->s;
+    at->mhd = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, on_accept, at, on_request,
+        s, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, s, MHD_OPTION_LISTEN_SOCKET, fd,
+        MHD_OPTION_CONNECTION_LIMIT, at->limit, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)SRV_POOL_BYTES,
+        /* Every deadline is the sweep's: the library's own would count a pause of the process. */
+        MHD_OPTION_CONNECTION_TIMEOUT, 0U, STRICTNESS, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+        MHD_OPTION_URI_LOG_CALLBACK, on_target, s, MHD_OPTION_NOTIFY_COMPLETED, on_done, s,
+        MHD_OPTION_NOTIFY_CONNECTION, on_conn, at, MHD_OPTION_END);
+    if (at->mhd == NULL) {
+        close(fd);
         return err_set(e, ERR_IO, NULL, "the HTTP library did not start");
     }
-    say_leniency();
-    const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
-    if (info == NULL || uv_poll_init(&s->loop, &s->mhd_poll, info->epoll_fd) != 0) {
-        MHD_stop_daemon(s->mhd);
-        s->mhd = NULL;
+    if (!at->admin) say_leniency();
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(at->mhd, MHD_DAEMON_INFO_EPOLL_FD);
+    if (info == NULL || uv_poll_init(&s->loop, &at->poll, info->epoll_fd) != 0) {
+        MHD_stop_daemon(at->mhd);
+        at->mhd = NULL;
         return err_set(e, ERR_IO, NULL, "the HTTP library's descriptor cannot be polled");
     }
-    s->mhd_poll.data = s->mhd_timer.data = s;
-    uv_timer_init(&s->loop, &s->mhd_timer);
-    uv_poll_start(&s->mhd_poll, UV_READABLE, on_ready);
-    srv_mhd_pump(s);
+    at->poll.data = at->timer.data = at;
+    uv_timer_init(&s->loop, &at->timer);
+    uv_poll_start(&at->poll, UV_READABLE, on_ready);
+    pump(at);
     return 0;
 }
 
 void srv_mhd_quiesce(srv *s) {
     /* The socket is ours from here; left open, new peers would hang in its backlog. */
-    int listener = MHD_quiesce_daemon(s->mhd);
-    if (listener >= 0) close(listener);
+    int fd = MHD_quiesce_daemon(s->main.mhd);
+    if (fd >= 0) close(fd);
 }
 
-void srv_mhd_close(srv *s) {
-    if (s->mhd == NULL) return;
-    s->pumping = true;
+void srv_mhd_close(srv_listener *at) {
+    if (at->mhd == NULL) return;
+    at->pumping = true;
     for (int i = 0; i < RUNS_PER_WAKE; i++)
-        MHD_run(s->mhd); /* lets what was resumed go */
-    uv_poll_stop(&s->mhd_poll);
-    uv_close((uv_handle_t *)&s->mhd_poll, NULL);
-    uv_close((uv_handle_t *)&s->mhd_timer, NULL);
-    MHD_stop_daemon(s->mhd);
-    s->mhd = NULL;
+        MHD_run(at->mhd); /* lets what was resumed go */
+    uv_poll_stop(&at->poll);
+    uv_close((uv_handle_t *)&at->poll, NULL);
+    uv_close((uv_handle_t *)&at->timer, NULL);
+    MHD_stop_daemon(at->mhd);
+    at->mhd = NULL;
 }

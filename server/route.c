@@ -95,9 +95,9 @@ static const srv_route routes[] = {
     {"/models", "GET", ROUTE_LOADED | ROUTE_V1, handle_models},
     {"/models/", "GET", ROUTE_LOADED | ROUTE_V1 | ROUTE_PREFIX, handle_model},
     {"/openapi.json", "GET", ROUTE_OPEN, handle_openapi},
-    {"/health", "GET", ROUTE_OPEN, handle_health},
-    {"/ready", "GET", ROUTE_OPEN, handle_ready},
-    {"/metrics", "GET", ROUTE_METRICS, srv_handle_metrics},
+    {"/health", "GET", ROUTE_OPEN | ROUTE_ADMIN, handle_health},
+    {"/ready", "GET", ROUTE_OPEN | ROUTE_ADMIN, handle_ready},
+    {"/metrics", "GET", ROUTE_METRICS | ROUTE_ADMIN, srv_handle_metrics},
     {"(page)", "GET", ROUTE_OPEN, handle_asset}, /* last; found by its files, not its path */
 };
 
@@ -127,7 +127,7 @@ static const srv_route *find_path(srv_req *r, const char *path, const char **tai
 unsigned srv_route_find(srv_req *r, const char *method, const char *path, const char **allow) {
     const char *tail = NULL;
     const srv_route *t = find_path(r, path, &tail);
-    if (t == NULL) return 404;
+    if (t == NULL || (r->conn && r->conn->at->admin && !(t->flags & ROUTE_ADMIN))) return 404;
     bool get = strcmp(t->method, "GET") == 0;
     *allow = get ? "GET, HEAD" : "POST";
     r->route = t;

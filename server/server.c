@@ -15,6 +15,7 @@
 
 enum {
     BACKLOG = 4096,
+    ADMIN_CONNECTIONS = 64, /* probes and scrapers */
     OTHER_FILES = 48,
     LOOP_STALL_S = 3, /* the pulse is the sweep, once a second */
 };
@@ -30,11 +31,13 @@ static int fit_descriptors(server_opts *o, err *e) {
         (void)getrlimit(RLIMIT_NOFILE, &files);
     }
     if (files.rlim_cur == RLIM_INFINITY) return 0;
-    if (files.rlim_cur < OTHER_FILES + 8) {
-        return err_set(e, ERR_IO, NULL, "only %llu descriptors allowed, %d are needed (ulimit -n)",
-                       (unsigned long long)files.rlim_cur, OTHER_FILES + 8);
+    uint64_t other = OTHER_FILES + (o->admin_port == SERVER_UNSET ? 0 : ADMIN_CONNECTIONS);
+    if (files.rlim_cur < other + 8) {
+        return err_set(e, ERR_IO, NULL,
+                       "only %llu descriptors allowed, %llu are needed (ulimit -n)",
+                       (unsigned long long)files.rlim_cur, (unsigned long long)other + 8);
     }
-    uint64_t most = files.rlim_cur - OTHER_FILES;
+    uint64_t most = files.rlim_cur - other;
     if (o->max_connections > most) {
         log_line(LOG_WARN, "connections limited to %llu by ulimit -n", (unsigned long long)most);
         o->max_connections = most;
@@ -52,23 +55,24 @@ static bool is_loopback(const struct sockaddr_storage *a) {
     return IN6_IS_ADDR_LOOPBACK(six) || (IN6_IS_ADDR_V4MAPPED(six) && six->s6_addr[12] == 127);
 }
 
-static void warn_if_open(const srv *s, const struct sockaddr_storage *bound) {
-    if (s->keys || is_loopback(bound)) return;
+static void warn_if_open(const srv_listener *at, const struct sockaddr_storage *bound) {
+    if (at->admin || at->s->keys || is_loopback(bound)) return;
     log_line(
         LOG_WARN,
         "whoever reaches %s may use this server without a key; --api-key-file FILE asks for one",
-        s->address);
+        at->address);
 }
 
-static int listen_on(srv *s, err *e) {
+/* A listening socket; writes its URL into at->address. */
+static int listen_on(srv_listener *at, const char *option, const char *host, uint64_t number,
+                     err *e) {
     char port[16];
-    (void)snprintf(port, sizeof port, "%llu", (unsigned long long)s->o.port);
+    (void)snprintf(port, sizeof port, "%llu", (unsigned long long)number);
     struct addrinfo want = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
                     *found;
-    int rc = getaddrinfo(s->o.host, port, &want, &found);
+    int rc = getaddrinfo(host, port, &want, &found);
     if (rc != 0) {
-        return err_set(e, ERR_USAGE, "--host", "cannot listen on '%s': %s", s->o.host,
-                       gai_strerror(rc));
+        return err_set(e, ERR_USAGE, option, "cannot listen on '%s': %s", host, gai_strerror(rc));
     }
     int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
     if (fd >= 0) (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -76,23 +80,46 @@ static int listen_on(srv *s, err *e) {
         int why = errno;
         if (fd >= 0) close(fd);
         freeaddrinfo(found);
-        return err_set(e, ERR_IO, NULL, "cannot listen on %s port %s: %s", s->o.host, port,
+        return err_set(e, ERR_IO, NULL, "cannot listen on %s port %s: %s", host, port,
                        strerror(why));
     }
     freeaddrinfo(found);
     struct sockaddr_storage bound = {0};
     socklen_t n = sizeof bound;
-    unsigned number = (unsigned)s->o.port;
     bool v6 = false;
     if (getsockname(fd, (struct sockaddr *)&bound, &n) == 0) {
         v6 = bound.ss_family == AF_INET6;
         number = ntohs(v6 ? ((struct sockaddr_in6 *)(void *)&bound)->sin6_port
                           : ((struct sockaddr_in *)(void *)&bound)->sin_port);
     }
-    (void)snprintf(s->address, sizeof s->address, v6 ? "http://[%.60s]:%u" : "http://%.60s:%u",
-                   s->o.host, number);
-    warn_if_open(s, &bound);
+    (void)snprintf(at->address, sizeof at->address,
+                   v6 ? "http://[%.60s]:%llu" : "http://%.60s:%llu", host,
+                   (unsigned long long)number);
+    warn_if_open(at, &bound);
     return fd;
+}
+
+enum { MAIN, ADMIN };
+
+/* The admin port is taken first, so that one in use is told of before anybody can come. */
+static int listen_all(srv *s, int fds[2], err *e) {
+    fds[MAIN] = fds[ADMIN] = -1;
+    srv_listener_init(&s->main, s, s->o.max_connections);
+    srv_listener_init(&s->admin, s, ADMIN_CONNECTIONS);
+    s->admin.admin = true;
+    if (s->o.admin_port != SERVER_UNSET) {
+        fds[ADMIN] = listen_on(&s->admin, "--admin-host", s->o.admin_host, s->o.admin_port, e);
+        if (fds[ADMIN] < 0) return -1;
+    }
+    fds[MAIN] = listen_on(&s->main, "--host", s->o.host, s->o.port, e);
+    if (fds[MAIN] >= 0) return 0;
+    if (fds[ADMIN] >= 0) close(fds[ADMIN]);
+    return -1;
+}
+
+static int open_ports(srv *s, const int fds[2], err *e) {
+    if (srv_mhd_open(&s->main, fds[MAIN], e) != 0) return -1;
+    return fds[ADMIN] < 0 ? 0 : srv_mhd_open(&s->admin, fds[ADMIN], e);
 }
 
 static void teardown(srv *s) {
@@ -101,7 +128,8 @@ static void teardown(srv *s) {
         r->gone = true;
         srv_req_wake(r); /* stopping with anything suspended would abort */
     }
-    srv_mhd_close(s);
+    srv_mhd_close(&s->main);
+    srv_mhd_close(&s->admin);
     srv_engine_close(s);
     uv_close((uv_handle_t *)&s->sweep, NULL);
     uv_close((uv_handle_t *)&s->turn, NULL);
@@ -115,6 +143,7 @@ static void teardown(srv *s) {
     srv_ledger_close(s->ledger);
     srv_keys_close(s->keys);
     buf_deinit(&s->metrics_page);
+    map_deinit(&s->addresses);
 }
 
 static int serve(srv *s, err *e) {
@@ -124,20 +153,20 @@ static int serve(srv *s, err *e) {
     /* Behind a proxy all peers have its address: only keys say who is one and the same. */
     size_t memory = (size_t)s->o.request_memory, share = s->keys ? memory / 2 : memory;
     if (srv_ledger_open(&s->ledger, memory, share, e) != 0) goto fail_keys;
-    int listener = listen_on(s, e);
-    if (listener < 0) goto fail_keys;
+    int fds[2];
+    if (listen_all(s, fds, e) != 0) goto fail_keys;
     if (uv_loop_init(&s->loop) != 0) {
-        close(listener);
         (void)err_set(e, ERR_IO, NULL, "the event loop did not start");
         goto fail_keys;
     }
     if (srv_turns_open(s, e) != 0 || srv_engine_init(s, e) != 0 || srv_sweep_open(s, e) != 0 ||
-        srv_signals_open(s, e) != 0 || srv_mhd_open(s, listener, e) != 0 ||
-        srv_load_start(s, e) != 0 || srv_watchdog_start(&s->watchdog, LOOP_STALL_S, e) != 0) {
+        srv_signals_open(s, e) != 0 || open_ports(s, fds, e) != 0 || srv_load_start(s, e) != 0 ||
+        srv_watchdog_start(&s->watchdog, LOOP_STALL_S, e) != 0) {
         return -1; /* nothing runs yet: the process ends */
     }
-    log_line(LOG_INFO, "fathom " FATHOM_VERSION " listening on %s, loading %s", s->address,
+    log_line(LOG_INFO, "fathom " FATHOM_VERSION " listening on %s, loading %s", s->main.address,
              s->o.run.model);
+    if (s->admin.mhd) log_line(LOG_INFO, "health, readiness and metrics on %s", s->admin.address);
     uv_run(&s->loop, UV_RUN_DEFAULT);
     srv_watchdog_stop(s->watchdog);
     if (s->engine && s->exit_status && !sched_thread_failed(s->engine) && !srv_engine_alive(s)) {
@@ -154,12 +183,15 @@ fail_keys:
 server_opts server_opts_default(void) {
     return (server_opts){
         .host = "127.0.0.1",
+        .admin_host = "127.0.0.1",
+        .admin_port = SERVER_UNSET,
         .port = 8080,
         .log_level = "info",
         .max_queue = SERVER_UNSET,
         .max_body = 2 << 20,
         .request_memory = 256 << 20,
         .max_connections = 16384,
+        .max_per_ip = SERVER_UNSET,
         .max_n = 16,
         .max_prompts = 64,
         .drain_s = 30,

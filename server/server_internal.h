@@ -6,6 +6,7 @@
  * connections (srv_conn) and requests (srv_req).
  *
  *   mhd.c        bytes to requests, answers to bytes, the pump
+ *   conns.c      which connections there are, who goes when there are too many
  *   framing.c    what a header block must be before anything looks at it
  *   route.c      which handler a path means; keys, CORS
  *   parse.c      bodies to api_requests, large ones on a worker
@@ -46,6 +47,7 @@ enum {
 #define SRV_KEY_ACCOUNT (UINT64_MAX << 32)
 
 typedef struct srv srv;
+typedef struct srv_listener srv_listener;
 typedef struct srv_conn srv_conn;
 typedef struct srv_req srv_req;
 typedef struct srv_gen srv_gen;
@@ -55,15 +57,47 @@ struct srv_asset;
 struct MHD_Daemon;
 struct MHD_Connection;
 
+/* ---- listeners: the port, and the one for probes if it was asked for ---- */
+struct srv_listener {
+    srv *s;
+    struct MHD_Daemon *mhd; /* NULL: not open */
+    uv_poll_t poll;         /* of its epoll descriptor */
+    uv_timer_t timer;
+    bool admin;              /* health, readiness and metrics only */
+    bool pumping;            /* libmicrohttpd is on the stack */
+    unsigned limit;          /* of open connections */
+    unsigned n, n_cut;       /* open connections; those of them that were shut down */
+    list_link fresh, rested; /* resting connections, the longest rest first (conns.c) */
+    char address[96];        /* as a URL */
+};
+
 /* ---- connections ---- */
 struct srv_conn {
     list_link link; /* in srv.conns */
+    list_link rest; /* in a list of its listener while no request is in progress */
     srv *s;
+    srv_listener *at;
     srv_account *account; /* of the peer's address */
+    uint64_t rest_ns;     /* since when it rests */
     uint64_t deadline_ns; /* absolute; bytes trickling in do not move it. 0 = none */
+    uint64_t address;     /* its key in srv.addresses; 0 = not counted */
     int fd;               /* libmicrohttpd's: shut down by us, never closed */
     bool cut;             /* shutdown() was called */
 };
+
+/* conns.c */
+void srv_listener_init(srv_listener *at, srv *s, uint64_t limit);
+/* Asked before a connection is taken: has its address fewer than it may? */
+bool srv_conn_welcome(srv_listener *at, const struct sockaddr *from);
+/* Most connections of one address; with the default, this machine's own are not counted. */
+uint64_t srv_conns_per_address(const server_opts *o);
+srv_conn *srv_conn_open(srv_listener *at, int fd,
+                        const struct sockaddr *from); /* NULL: no memory */
+void srv_conn_close(srv_conn *k);                     /* libmicrohttpd has done with it */
+void srv_conn_busy(srv_conn *k);                      /* its request's headers are complete */
+void srv_conn_rest(srv_conn *k);       /* its request is over; sets the idle deadline */
+void srv_conn_cut(srv_conn *k);        /* shuts it down */
+void srv_conns_tick(srv_listener *at); /* keeps one place free for newcomers, if any rests */
 
 /* ---- requests ---- */
 typedef enum {
@@ -142,11 +176,15 @@ size_t srv_req_held(const srv_req *r);
 void srv_req_account(srv_req *r);
 
 /* mhd.c. All on the loop thread. */
-int srv_mhd_open(srv *s, int listener, err *e) WARN_UNUSED; /* takes the listening socket */
-void srv_mhd_pump(srv *s); /* runs libmicrohttpd and arms its timer; not from its own callbacks */
-void srv_mhd_quiesce(srv *s); /* no new connections; the listening socket is closed */
-void srv_mhd_close(srv *s);   /* nothing may be suspended */
-unsigned srv_mhd_connections(const srv *s);
+int srv_mhd_open(srv_listener *at, int fd, err *e) WARN_UNUSED; /* takes the listening socket */
+/* Runs libmicrohttpd for the main port and arms its timer; not from its own callbacks. The admin
+ * port has nothing that waits for others: its own descriptor and timer wake it. */
+void srv_mhd_pump(srv *s);
+void srv_mhd_tick(srv *s); /* once a second: makes room on both ports and runs both */
+/* The main port takes no new connections and its listening socket is closed; the admin port goes
+ * on telling probes how it stands. */
+void srv_mhd_quiesce(srv *s);
+void srv_mhd_close(srv_listener *at); /* nothing may be suspended */
 /* Queues a whole answer; takes the body. Allowed from a handler, and for a suspended
  * request, which is then resumed. */
 void srv_answer(srv_req *r, unsigned status, const char *type, buf *steal_body,
@@ -185,6 +223,7 @@ enum {
     ROUTE_WORK = 16,   /* gives the engine work: refused while draining */
     ROUTE_PREFIX = 32, /* the rest of the path is an argument */
     ROUTE_V1 = 64,     /* also under /v1 */
+    ROUTE_ADMIN = 128, /* also on the admin port, which has no other */
 };
 struct srv_route {
     const char *path, *method; /* "GET" (HEAD too) or "POST" */
@@ -303,6 +342,7 @@ typedef struct {
     uint64_t connections, requests, answers[6]; /* by hundreds of the status */
     uint64_t bytes_in, bytes_out, streams, slow_cut, deadline_cut, refused_busy, refused_key;
     uint64_t evicted; /* requests ended because all of them together held too much */
+    uint64_t crowd_cut, refused_address;
     uint64_t bad_clients, numeric_failures, cancelled_by_client;
     uint64_t requests_by_route[32];
     uint64_t loop_turn_max_ns;
@@ -345,15 +385,13 @@ typedef struct srv_load srv_load;
 struct srv {
     server_opts o;
     uv_loop_t loop;
-    struct MHD_Daemon *mhd;
-    uv_poll_t mhd_poll;
-    uv_timer_t mhd_timer, sweep, drain_timer;
+    srv_listener main, admin;
+    uv_timer_t sweep, drain_timer;
     uv_async_t async;
     uv_prepare_t turn;
     uint64_t turn_ns, turn_idle_ns; /* when the last turn began, and the loop's idle time then */
     uv_signal_t signals[5];
     unsigned n_signals;
-    bool pumping; /* libmicrohttpd is on the stack */
     srv_watchdog *watchdog;
 
     list_link conns, reqs, gens;
@@ -362,6 +400,7 @@ struct srv {
     list_link parse_turns; /* accounts with bodies that wait for a worker */
     uint64_t parse_floor_ns;
     srv_ledger *ledger;
+    map addresses; /* how many connections each has */
 
     srv_load *load;
     bool loaded, draining, stopping;
@@ -389,7 +428,6 @@ struct srv {
     uint64_t log_suppressed;
     uint64_t next_id, id_seed;
     uint64_t start_ns;
-    char address[96];
 };
 
 /* A fresh "req-…" for answers that no reply names. */

@@ -47,7 +47,10 @@ static void start(void) {
     list_init(&server->gens);
     list_init(&server->parse_turns);
     if (srv_ledger_open(&server->ledger, 1 << 20, 1 << 20, &e) != 0) abort();
-    if (uv_loop_init(&server->loop) != 0 || srv_mhd_open(server, listen_somewhere(), &e) != 0)
+    srv_listener_init(&server->main, server, 64);
+    srv_listener_init(&server->admin, server, 8);
+    if (uv_loop_init(&server->loop) != 0 ||
+        srv_mhd_open(&server->main, listen_somewhere(), &e) != 0)
         abort();
 }
 

@@ -61,10 +61,11 @@ t.row("C5", "connections of one address above its cap are reset", async () => {
     await until("there is room again", async () => (await s.get("/health").catch(() => ({}))).status === 200);
     await s.stop();
 });
-t.row("C6", "connections above the limit wait and are answered when there is room", async () => {
-    const s = await Server.start(["--max-connections", "10"]);
+t.row("C6", "connections above the limit wait while all are busy, and are answered when there is room", async () => {
+    const s = await Server.start(["--max-connections", "10", "--fake-us-per-token", "20000"]);
     const held = await Promise.all(Array.from({ length: 10 }, () => Raw.open(s.port)));
-    await sleep(100);
+    for (const c of held) c.send(post("/v1/completions", JSON.stringify({ ...long, max_tokens: 900, stream: true })));
+    await until("all run", () => held.every((c) => c.received.includes("data: ")));
     const late = await Raw.open(s.port);
     late.send(get);
     await sleep(300);
