@@ -71,6 +71,7 @@ void api_request_destroy(api_request *r);
 bool api_wants_stream(const api_request *r);
 uint64_t api_prompt_tokens(const api_request *r);
 size_t api_request_bytes(const api_request *r); /* held: prompts' ids, texts, grammar */
+bool api_wants_priority(const api_request *r, int32_t *priority); /* false: it names none */
 
 /* ---- replies: one per request, holding its choices ---- */
 

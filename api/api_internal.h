@@ -175,6 +175,7 @@ struct api_request {
     bool prompt_logprobs; /* vLLM's field, besides echo's */
     uint32_t n_top, n_prompt_top;
     int32_t priority;
+    bool has_priority;
     uint64_t salt[2];
     const char *request_id; /* NULL or checked */
     api__grammar *grammar;  /* what the answer must fit; NULL: anything */

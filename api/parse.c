@@ -340,7 +340,8 @@ static bool label_ok(const char *s) {
 }
 
 static int read_labels(api_request *r, const api_context *c, const api__values *v, err *e) {
-    if (v->priority != API__NO_INT) r->priority = (int32_t)v->priority;
+    r->has_priority = v->priority != API__NO_INT;
+    if (r->has_priority) r->priority = (int32_t)v->priority;
     if (v->cache_salt) {
         size_t n = strlen(v->cache_salt);
         const char *s = v->cache_salt;
@@ -437,4 +438,9 @@ bool api_wants_stream(const api_request *r) {
 
 uint64_t api_prompt_tokens(const api_request *r) {
     return r->prompt_tokens;
+}
+
+bool api_wants_priority(const api_request *r, int32_t *priority) {
+    *priority = r->priority;
+    return r->has_priority;
 }

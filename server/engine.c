@@ -18,7 +18,7 @@ enum { TURN_EVENTS = 2048, FAULTS_KEPT = SRV_FAULTS_KEPT };
 
 static void gen_free(srv_gen *g) {
     srv *s = g->s;
-    if (g->key >= 0) (*srv_keys_running(s->keys, g->key))--;
+    if (g->key >= 0) srv_keys_use(s->keys, g->key)->requests--;
     list_remove(&g->link);
     srv_hold_end(&g->held);
     api_reply_destroy(g->reply);
@@ -72,7 +72,11 @@ static srv_gen *gen_create(srv_req *r, api_request *steal_request, err *e) {
     *g = (srv_gen){.s = r->s, .req = r, .reply = reply, .n = n, .key = r->key};
     srv_hold_begin(&g->held, r->account, SRV_HELD_WORK);
     list_insert_before(&r->s->gens, &g->link);
-    if (g->key >= 0) (*srv_keys_running(r->s->keys, g->key))++;
+    if (g->key >= 0) {
+        srv_use *u = srv_keys_use(r->s->keys, g->key);
+        u->requests++;
+        u->ever = true;
+    }
     r->gen = g;
     return g;
 }
@@ -83,17 +87,20 @@ static int submit_all(srv_gen *g, err *e) {
         sched_request q;
         srv_seq *seq = &g->seqs[i];
         api_reply_request(g->reply, i, &q);
+        q.tenant = (uint32_t)(g->key + 1);
+        q.priority = g->priority;
         if (sched_thread_submit(s->engine, &q, &seq->id, e) != 0) {
             seq->id = 0;
             return -1;
         }
         g->seq_bytes += seq_bytes(&q);
+        seq->n_prompt = q.n_prompt;
         seq->max_tokens = q.max_tokens;
         seq->gen = g;
         seq->index = i;
         map_put(&s->ids, seq->id, (uintptr_t)seq);
         g->n_open++;
-        s->n_sequences++;
+        srv_tenant_entered(g, seq);
     }
     return 0;
 }
@@ -101,15 +108,10 @@ static int submit_all(srv_gen *g, err *e) {
 bool srv_engine_admit(srv_req *r) {
     srv *s = r->s;
     const sched_opts *o = &s->model.sched;
+    if (!srv_tenant_admit(r)) return false;
     if (s->n_sequences >= (uint64_t)o->max_running + o->max_queue) {
         s->counts.refused_busy++;
         srv_answer_http(r, 503, "the queue is full; try again shortly", "overloaded");
-        return false;
-    }
-    if (r->key >= 0 && s->o.max_per_key && *srv_keys_running(s->keys, r->key) >= s->o.max_per_key) {
-        s->counts.refused_busy++;
-        srv_answer_http(r, 429, "this key has as many requests running as it may",
-                        "rate_limit_exceeded");
         return false;
     }
     return true;
@@ -126,14 +128,26 @@ void srv_engine_submit(srv_req *r, api_request *steal_request) {
     r->tally.engine = true;
     r->tally.stream = api_wants_stream(steal_request);
     r->tally.prompt = api_prompt_tokens(steal_request);
+    int32_t priority;
+    if (srv_tenant_priority(r, steal_request, &priority, &e) != 0) {
+        api_request_destroy(steal_request);
+        srv_answer_err(r, &e);
+        return;
+    }
     srv_gen *g = gen_create(r, steal_request, &e);
     if (g == NULL) {
         srv_answer_err(r, &e);
         return;
     }
+    g->priority = priority;
     r->tally.sequences = g->n;
     if (r->id[0] == 0 && strlen(api_reply_id(g->reply)) <= SRV_ID_MAX) {
         memcpy(r->id, api_reply_id(g->reply), strlen(api_reply_id(g->reply)) + 1);
+    }
+    if (srv_tenant_check(g, &e) != 0) {
+        detach(g);
+        srv_tenant_refuse(r, &e);
+        return;
     }
     if (submit_all(g, &e) != 0) {
         if (e.code == ERR_BUSY) s->counts.refused_busy++;
@@ -223,6 +237,7 @@ static void feed_reply(srv_gen *g, uint32_t i, const sched_event *ev) {
 
 static void count_token(srv_gen *g, uint32_t i, const sched_event *ev, uint64_t now) {
     srv *s = g->s;
+    srv_tenant_began(g, &g->seqs[i]);
     s->turn_tokens += g->seqs[i].last_ns ? 1 : ev->pos + 1; /* the first brings its prompt */
     uint64_t last = g->seqs[i].last_ns;
     g->seqs[i].last_ns = now;
@@ -287,7 +302,7 @@ static void on_event(srv *s, const sched_event *ev, uint64_t now) {
         map_drop(&s->ids, ev->id);
         g->seqs[i].id = 0;
         g->n_open--;
-        s->n_sequences--;
+        srv_tenant_left(g, &g->seqs[i]);
         count_end(g, i, ev, now);
         /* With nobody listening and nothing left to end, the work is over. */
         if (g->req == NULL && g->n_open == 0) {

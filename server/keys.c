@@ -1,4 +1,5 @@
-/* keys.c - API keys from a file: one per line, "KEY [NAME]", # starts a comment.
+/* keys.c - API keys from a file: one per line, "KEY [NAME] [weight=N] [priority=A..B]", a word
+ * that begins with # starts a comment. Words after the name without a = say nothing.
  *
  * Keys are kept and compared as SHA-256, all of them at every look-up, so that neither
  * the time taken nor a memory dump says how close a guess came. */
@@ -8,17 +9,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_KEYS = 1024, MAX_FILE = 256 << 10 };
+enum { MAX_FILE = 256 << 10 };
 
 typedef struct {
     uint8_t hash[32];
     char name[SRV_KEY_NAME];
-    uint32_t running;
+    int first_of_name;
+    srv_key_terms terms;
+    srv_use use;
 } key;
 
 struct srv_keys {
     size_t n;
-    key keys[MAX_KEYS];
+    key keys[SRV_MAX_KEYS];
 };
 
 /* ---- SHA-256 (FIPS 180-4) ---- */
@@ -82,37 +85,129 @@ void srv_sha256(const void *data, size_t n, uint8_t out[32]) {
 
 /* ---- the file ---- */
 
+typedef struct { /* of the file */
+    const char *path;
+    unsigned number;
+    const char *at, *end;
+} line;
+
+typedef struct {
+    const char *text;
+    size_t n;
+} word;
+
 static bool blank(char c) {
     return c == ' ' || c == '\t' || c == '\r';
 }
 
-static int take_line(srv_keys *k, const char *line, size_t n, unsigned number, const char *path,
-                     err *e) {
-    size_t at = 0;
-    while (at < n && blank(line[at]))
-        at++;
-    if (at == n || line[at] == '#') return 0;
-    size_t key_at = at;
-    while (at < n && !blank(line[at]))
-        at++;
-    size_t key_n = at - key_at;
-    while (at < n && blank(line[at]))
-        at++;
-    size_t name_n = 0;
-    while (at + name_n < n && !blank(line[at + name_n]))
-        name_n++;
-    if (key_n < 8) {
-        return err_set(e, ERR_USAGE, "--api-key-file", "%s:%u: a key needs at least 8 characters",
-                       path, number);
+/* The next word of the line; n is 0 at its end, or where a comment begins. */
+static word next_word(line *l) {
+    while (l->at < l->end && blank(*l->at))
+        l->at++;
+    word w = {l->at, 0};
+    while (l->at < l->end && !blank(*l->at))
+        l->at++;
+    w.n = (size_t)(l->at - w.text);
+    if (w.n == 0 || w.text[0] != '#') return w;
+    l->at = l->end;
+    return (word){w.text, 0};
+}
+
+/* A whole number in [least, most] that fills the text; false: it is none. */
+static bool read_number(const char *text, size_t n, int64_t least, int64_t most, int64_t *out) {
+    bool minus = n > 0 && text[0] == '-';
+    size_t at = minus;
+    if (n == at || n - at > 10) return false;
+    int64_t v = 0;
+    for (; at < n; at++) {
+        if (text[at] < '0' || text[at] > '9') return false;
+        v = v * 10 + (text[at] - '0');
     }
-    if (k->n == MAX_KEYS) {
-        return err_set(e, ERR_USAGE, "--api-key-file", "%s: more than %d keys", path, MAX_KEYS);
+    *out = minus ? -v : v;
+    return *out >= least && *out <= most;
+}
+
+static bool starts(word *w, const char *name) { /* and goes past it */
+    size_t n = strlen(name);
+    if (w->n < n || memcmp(w->text, name, n) != 0) return false;
+    w->text += n;
+    w->n -= n;
+    return true;
+}
+
+static int bad_line(const line *l, const char *what, err *e) {
+    return err_set(e, ERR_USAGE, "--api-key-file", "%s:%u: %s", l->path, l->number, what);
+}
+
+static bool read_range(word w, srv_key_terms *t) {
+    int64_t least, most;
+    for (size_t i = 0; i + 2 <= w.n; i++) {
+        if (memcmp(w.text + i, "..", 2) != 0) continue;
+        if (!read_number(w.text, i, -SCHED_MAX_PRIORITY, SCHED_MAX_PRIORITY, &least) ||
+            !read_number(w.text + i + 2, w.n - i - 2, least, SCHED_MAX_PRIORITY, &most)) {
+            return false;
+        }
+        t->least_priority = (int32_t)least;
+        t->most_priority = (int32_t)most;
+        return true;
     }
-    if (name_n >= SRV_KEY_NAME) name_n = SRV_KEY_NAME - 1;
-    key *new = &k->keys[k->n++];
-    srv_sha256(line + key_at, key_n, new->hash);
-    if (name_n) memcpy(new->name, line + at, name_n);
+    return false;
+}
+
+static int read_term(const line *l, word w, srv_key_terms *t, err *e) {
+    int64_t v;
+    if (starts(&w, "weight=")) {
+        if (!read_number(w.text, w.n, 1, SCHED_MAX_WEIGHT, &v)) {
+            return bad_line(l, "weight takes a whole number from 1 to 1000, as in weight=2", e);
+        }
+        t->weight = (uint32_t)v;
+        return 0;
+    }
+    if (starts(&w, "priority=")) {
+        if (read_range(w, t)) return 0;
+        return bad_line(l,
+                        "priority takes a range of whole numbers from -100 to 100, as in "
+                        "priority=-5..5",
+                        e);
+    }
+    if (memchr(w.text, '=', w.n) == NULL) return 0;
+    return bad_line(l, "only weight=N and priority=A..B may follow a key and its name", e);
+}
+
+static bool is_term(word w) {
+    return starts(&w, "weight=") || starts(&w, "priority=");
+}
+
+static void set_name(srv_keys *k, key *new, word name) {
+    if (name.n >= SRV_KEY_NAME) name.n = SRV_KEY_NAME - 1;
+    if (name.n) memcpy(new->name, name.text, name.n);
     else (void)snprintf(new->name, sizeof new->name, "key-%zu", k->n);
+    new->first_of_name = 0;
+    while (strcmp(k->keys[new->first_of_name].name, new->name) != 0)
+        new->first_of_name++;
+}
+
+static int take_line(srv_keys *k, line *l, err *e) {
+    word text = next_word(l);
+    if (text.n == 0) return 0;
+    if (text.n < 8) return bad_line(l, "a key needs at least 8 characters", e);
+    if (k->n == SRV_MAX_KEYS) {
+        return err_set(e, ERR_USAGE, "--api-key-file", "%s: more than %d keys", l->path,
+                       SRV_MAX_KEYS);
+    }
+    key *new = &k->keys[k->n++];
+    new->terms =
+        (srv_key_terms){.weight = 1, .least_priority = INT32_MIN, .most_priority = INT32_MAX};
+    srv_sha256(text.text, text.n, new->hash);
+    word w = next_word(l), name = {0};
+    if (w.n && !is_term(w)) {
+        name = w;
+        w = next_word(l);
+    }
+    set_name(k, new, name);
+    for (; w.n; w = next_word(l)) {
+        if (read_term(l, w, &new->terms, e) != 0) return -1;
+    }
     return 0;
 }
 
@@ -126,7 +221,8 @@ int srv_keys_open(srv_keys **out, const char *path, err *e) {
     for (size_t at = 0; at < text.len; number++) {
         const char *nl = memchr(text.data + at, '\n', text.len - at);
         size_t n = nl ? (size_t)(nl - text.data) - at : text.len - at;
-        if (take_line(k, text.data + at, n, number, path, e) != 0) goto fail;
+        line l = {path, number, text.data + at, text.data + at + n};
+        if (take_line(k, &l, e) != 0) goto fail;
         at += n + 1;
     }
     if (k->n == 0) {
@@ -165,8 +261,16 @@ const char *srv_keys_name(const srv_keys *k, int i) {
     return i < 0 ? "-" : k->keys[i].name;
 }
 
-uint32_t *srv_keys_running(srv_keys *k, int i) {
-    return &k->keys[i].running;
+int srv_keys_first_of_name(const srv_keys *k, int i) {
+    return k->keys[i].first_of_name;
+}
+
+const srv_key_terms *srv_keys_terms(const srv_keys *k, int i) {
+    return &k->keys[i].terms;
+}
+
+srv_use *srv_keys_use(srv_keys *k, int i) {
+    return &k->keys[i].use;
 }
 
 size_t srv_keys_count(const srv_keys *k) {

@@ -54,10 +54,11 @@ static void on_load(uv_work_t *w) {
 static void fill_limits(srv *s) {
     sched_opts *o = &s->model.sched;
     const server_opts *from = &s->o;
-    if (from->max_queue != SERVER_UNSET) o->max_queue = (uint32_t)from->max_queue;
+    o->max_queue = (uint32_t)from->max_queue;
     if (from->max_queue_tokens) o->max_queue_tokens = from->max_queue_tokens;
     if (from->no_prefix_cache) o->prefix_cache = false;
     o->depth_cap = from->depth_cap;
+    srv_tenants_fill(s, o);
 }
 
 static void say_ready(const srv *s, const eng_backend_info *info) {

@@ -330,6 +330,7 @@ void srv_metrics_write(srv *s, buf *out) {
     write_info(&p, s);
     write_depth(&p, s, &st);
     write_cache(&p, &st);
+    srv_tenants_write(s, out, p.labels);
     write_http(&p, s);
 }
 

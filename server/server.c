@@ -187,7 +187,7 @@ server_opts server_opts_default(void) {
         .admin_port = SERVER_UNSET,
         .port = 8080,
         .log_level = "info",
-        .max_queue = SERVER_UNSET,
+        .max_queue = 2048, /* a request of 16 choices for 64 prompts, and room for others */
         .max_body = 2 << 20,
         .request_memory = 256 << 20,
         .max_connections = 16384,

@@ -13,9 +13,10 @@ typedef struct {
     const char *host, *admin_host, *served_name, *api_key_file, *log_level;
     opt_list cors;
     uint64_t port, admin_port, max_queue, max_queue_tokens, max_body, request_memory,
-        max_connections, max_per_ip, max_per_key;
+        max_connections, max_per_ip, max_per_key, max_seqs_per_key, max_tokens_per_key;
     uint64_t max_tokens, max_n, max_prompts, ceiling_loops;
     double drain_s, max_wait_s, header_s, body_s, idle_s, stall_s, ping_s, hang_s;
+    bool client_priority, share_cache;
     bool metrics_key, no_prefix_cache, depth_cap, control_ids, no_sandbox;
 } server_opts;
 

@@ -19,6 +19,8 @@
  *   watchdog.c   tells, from a thread of its own, when the loop is stuck
  *   sandbox.c    system calls that are refused from the start
  *   drain.c      signals and the orderly end
+ *   keys.c       the file of API keys
+ *   tenants.c    what one key may have beside the others
  *   metrics.c    the Prometheus page */
 #ifndef FATHOM_SRV_INTERNAL_H
 #define FATHOM_SRV_INTERNAL_H
@@ -39,7 +41,8 @@ enum {
     SRV_INLINE_BODY = 4 << 10,   /* bodies up to this are parsed on the loop (well under 1 ms) */
     SRV_ID_MAX = 64,             /* longest X-Request-Id taken over */
     SRV_KEY_NAME = 32,
-    SRV_TICK_MS = 1000,  /* of the sweep */
+    SRV_TICK_MS = 1000, /* of the sweep */
+    SRV_MAX_KEYS = 1024,
     SRV_FAULTS_KEPT = 3, /* numeric failures in ten seconds that end the process */
 };
 
@@ -52,6 +55,7 @@ typedef struct srv_conn srv_conn;
 typedef struct srv_req srv_req;
 typedef struct srv_gen srv_gen;
 typedef struct srv_work srv_work;
+typedef struct srv_seq srv_seq;
 typedef struct srv_watchdog srv_watchdog;
 struct srv_asset;
 struct MHD_Daemon;
@@ -246,8 +250,21 @@ void srv_keys_close(srv_keys *k);
 /* Index of the key, -1 if unknown. The time taken does not depend on which key came close. */
 int srv_keys_find(const srv_keys *k, const char *key, size_t n);
 const char *srv_keys_name(const srv_keys *k, int i);
-uint32_t *srv_keys_running(srv_keys *k, int i); /* requests in flight with this key */
 size_t srv_keys_count(const srv_keys *k);
+int srv_keys_first_of_name(const srv_keys *k, int i); /* the first key of the same name */
+typedef struct {                                      /* what the file grants a key */
+    uint32_t weight;                       /* of its share of the engine; 1 to SCHED_MAX_WEIGHT */
+    int32_t least_priority, most_priority; /* that its requests may name */
+} srv_key_terms;
+const srv_key_terms *srv_keys_terms(const srv_keys *k, int i);
+typedef struct { /* what a key has under way */
+    uint32_t requests, sequences;
+    uint64_t tokens;         /* prompts, and all that their sequences may put out */
+    uint64_t waiting_prompt; /* prompt tokens of sequences without a first token */
+    uint64_t refused;        /* with 429, ever */
+    bool ever;               /* it had a request */
+} srv_use;
+srv_use *srv_keys_use(srv_keys *k, int i);
 void srv_sha256(const void *data, size_t n, uint8_t out[32]);
 
 /* parse.c: accounts take turns at the workers, whoever had least processor time first. */
@@ -264,8 +281,23 @@ void srv_engine_submit(srv_req *r, api_request *steal_request);
 void srv_engine_drop(srv_req *r); /* the client left or was cut: cancel what it still had */
 void srv_engine_turn(srv *s);     /* drains every event, then one pump */
 bool srv_engine_alive(srv *s);
-/* Answers 503 `overloaded` and returns false when no more work may be taken. */
+/* Answers 503 `overloaded`, or 429 where the key's share is full, and returns false when no more
+ * work may be taken. */
 bool srv_engine_admit(srv_req *r);
+
+/* tenants.c. Key i is the scheduler's tenant i + 1; requests without a key are tenant 0. */
+void srv_tenants_fill(const srv *s, sched_opts *o); /* how many tenants, and their weights */
+bool srv_tenant_admit(srv_req *r); /* before its body is parsed; false: it got 429 */
+/* ERR_BUSY: its sequences or tokens are more than its key may have now: srv_tenant_refuse. */
+int srv_tenant_check(const srv_gen *g, err *e) WARN_UNUSED;
+void srv_tenant_refuse(srv_req *r, const err *e); /* answers 429 */
+/* ERR_BAD_PARAM: the key may not use the priority that the request names. */
+int srv_tenant_priority(const srv_req *r, const api_request *q, int32_t *out, err *e) WARN_UNUSED;
+/* A sequence is in the scheduler; has its first token; has ended. */
+void srv_tenant_entered(srv_gen *g, srv_seq *seq);
+void srv_tenant_began(srv_gen *g, srv_seq *seq);
+void srv_tenant_left(srv_gen *g, srv_seq *seq);
+void srv_tenants_write(const srv *s, buf *out, const char *labels); /* metrics by name of key */
 
 /* stream.c */
 void srv_watch(srv_req *r); /* tells at once when the peer hangs up */
@@ -358,14 +390,15 @@ void srv_log_request(const srv_req *r); /* one line, at the end of every request
 bool srv_log_budget(srv *s);
 
 /* ---- the work of one request in the engine ---- */
-typedef struct {
+struct srv_seq {
     srv_gen *gen;
     uint32_t index;   /* in gen->seqs */
     uint64_t id;      /* 0 = ended */
     uint64_t last_ns; /* when its last token came */
-    uint32_t max_tokens, n_output;
+    uint32_t n_prompt, max_tokens, n_output;
+    bool waits;   /* no token of it has come yet */
     bool stopped; /* a stop string was found: cancelled by us, yet a good end */
-} srv_seq;
+};
 
 struct srv_gen {
     list_link link; /* in srv.gens */
@@ -375,7 +408,8 @@ struct srv_gen {
     uint32_t n, n_open; /* sequences, and how many the scheduler still has */
     int key;
     srv_hold held;
-    size_t seq_bytes;   /* of its sequences in the scheduler */
+    size_t seq_bytes; /* of its sequences in the scheduler */
+    int32_t priority;
     uint64_t cancel_ns; /* when the rest was cancelled because nobody listens; 0 = it was not */
     srv_seq seqs[];     /* [n] */
 };
@@ -412,6 +446,7 @@ struct srv {
     sched_thread *engine;
     map ids;                              /* of a sequence to its srv_seq */
     uint32_t n_sequences;                 /* in the scheduler */
+    uint64_t waiting_prompt;              /* prompt tokens of those without a first token */
     uint64_t turn_tokens;                 /* that this turn's events brought */
     uint64_t numeric_ns[SRV_FAULTS_KEPT]; /* when the last numeric failures came, oldest first */
     bool engine_ill;
