@@ -54,8 +54,13 @@ bool sched__flush_pays(sched *s) {
     if (s->flush_at > 0) return ready >= s->flush_at;
     if (s->cycle_ns <= 0 || s->cost[ENG_STAGE_RECURRENT].n <= 0)
         return true; /* nothing measured yet */
+    double live = s->n_looping_live;
+    if (s->held_looping > 0 && s->held_looping < looping) { /* whose tenant sits out */
+        looping -= s->held_looping;
+        live = live > s->held_live ? live - s->held_live : 0;
+    }
     double rows = looping < s->max_rows ? looping : s->max_rows;
-    double more = s->ready_rate * s->n_looping_live * rows / looping;
+    double more = s->ready_rate * live * rows / looping;
     double ns = sched__cost_ns(&s->cost[ENG_STAGE_RECURRENT], rows);
     return more / ns <= s->cycle_rows / s->cycle_ns;
 }

@@ -116,7 +116,9 @@ static err_code draw(sched *s, const seq *q, const float *logits, eng_choice *ou
 static err_code sample(sched *s, const seq *q, const float *logits, eng_choice *out) {
     uint64_t t0 = clock_ns();
     err_code bad = draw(s, q, logits, out);
-    s->stats.sample_ns += clock_ns() - t0;
+    t0 = clock_ns() - t0;
+    s->stats.sample_ns += t0;
+    sched__charge_host(s, q, t0);
     return bad;
 }
 

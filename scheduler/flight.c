@@ -145,7 +145,6 @@ int sched__launch(sched *s, flight *f, err *e) {
     eng_launch l = {f->stage, f->rows, f->n_rows, f->edits, f->n_edits};
     if (s->backend->ops->launch(s->backend, &l, e) != 0) return -1;
     learn_host(s);
-    if (s->n_tenants > 1) sched__charge(s, f);
     s->n_out++;
     s->n_started++;
     s->n_flush_out += f->of_flush;
@@ -178,6 +177,7 @@ int sched__settle_oldest(sched *s, err *e) {
         s->settled_stage = f->stage;
     }
     count(s, f, r.ns);
+    if (s->n_tenants > 1) sched__charge(s, f, r.ns);
     switch (f->stage) {
     case ENG_STAGE_PRELUDE: sched__settle_prelude(f); break;
     case ENG_STAGE_RECURRENT: sched__settle_loops(s, f, &r); break;

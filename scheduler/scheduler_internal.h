@@ -300,8 +300,9 @@ typedef struct {
     double served;            /* ns of launches on its behalf, by weight */
     uint32_t claim_places[2]; /* most held in this window of steps, and in the one before */
     uint32_t claim_pages[2];
-    uint32_t in_launch, ready; /* rows, counted per launch */
+    uint32_t in_launch, ready, n_live, n_looping; /* rows, counted per launch */
     bool may_run, held, passed;
+    cost_fit cost[3];                          /* of launches with its rows alone, by eng_stage */
     uint64_t rows, output_tokens, preemptions; /* ever */
 } sched_tenant;
 
@@ -316,9 +317,10 @@ struct sched {
 
     sched_tenant *tenants;
     uint32_t n_tenants;
-    list_link active;  /* tenant.active */
-    uint64_t window;   /* of steps, for claims */
-    list_link running; /* seq.rank, of all tenants */
+    list_link active;                 /* tenant.active */
+    uint32_t held_live, held_looping; /* rows of tenants that sat out the newest launch */
+    uint64_t window;                  /* of steps, for claims */
+    list_link running;                /* seq.rank, of all tenants */
     uint32_t n_waiting, n_running;
     uint64_t waiting_tokens, next_id, next_arrival;
     uint64_t changes;                   /* blocks offered and sequences gone, ever; from 1 */
@@ -352,6 +354,7 @@ struct sched {
     uint64_t settled_at;   /* clock_ns when the newest result came; 0 = long ago */
     eng_stage settled_stage;
     ahead_rule ahead;
+    bool free_host; /* tests: the host's own time is charged to nobody */
 
     uint64_t *mask;           /* vocab bits, to ban stop ids and what was refused */
     list_link to_mask;        /* cohort.stage of those that wait for a mask, in no sum of rows */
@@ -398,7 +401,8 @@ uint64_t sched__claimed_pages(const sched *s, const sched_tenant *t, uint64_t wa
 sched_tenant *sched__gives_pages(const sched *s, const sched_tenant *t, uint64_t wanted);
 /* The tenant whose last sequence gives way when pages run out; NULL: the last of all. */
 sched_tenant *sched__most_pages(const sched *s);
-void sched__charge(sched *s, const flight *f); /* to whose rows are in it */
+void sched__charge(sched *s, const flight *f, uint64_t ns); /* to whose rows are in it */
+void sched__charge_host(sched *s, const seq *q, uint64_t ns);
 /* Before a recurrent launch is picked: sets `held` of tenants that let others go first. */
 void sched__hold_tenants(sched *s);
 /* Some tenant has nothing left to loop and waits for a flush only. */

@@ -6,9 +6,10 @@
  *   places    The tenant with the fewest running sequences (by weight) is let in first. Where
  *             all places are taken, one under its share takes the newest of the tenant furthest
  *             over its own.
- *   launches  Each tenant is charged what a launch with its rows alone would take. Who is ahead
- *             of the least served that could run, by more than half a launch of its own, sits out.
- *             So a tenant has at least its share of time, and tenants of like demand go together.
+ *   launches  Each tenant is charged the time of its launches, its part of those it is in with
+ *             others, and the time the host samples for it. Who is ahead of the least served that
+ *             could run, by more than half a launch of its own, sits out. So a tenant has its share
+ *             of time, and tenants of like demand go together.
  *   pages     Who needs pages within its share has them from the tenant furthest over its own.
  *
  * What a tenant held a moment ago (CLAIM_STEPS to twice as many steps) stays claimed, so that a
@@ -212,26 +213,47 @@ sched_tenant *sched__most_pages(const sched *s) {
 
 /* ---- launches ---- */
 
+/* What a launch with so many rows of t alone takes, by weight: as its own launches tell, since
+ * rows of long contexts are dearer than others, or else those of all. */
 static double price(const sched *s, const sched_tenant *t, eng_stage stage, uint32_t rows) {
-    const cost_fit *f = &s->cost[stage];
-    return (f->n > 0 ? sched__cost_ns(f, rows) : rows) / t->weight;
+    const cost_fit *f = t->cost[stage].n > 0 ? &t->cost[stage] : &s->cost[stage];
+    double ns = f->n > 0 ? sched__cost_ns(f, rows) : rows;
+    return (ns > 1 ? ns : 1) / t->weight;
 }
 
-void sched__charge(sched *s, const flight *f) {
+/* A launch of one tenant's rows is paid by that; one of several, in the ratio of what each would
+ * have paid alone. */
+void sched__charge(sched *s, const flight *f, uint64_t ns) {
+    uint32_t here = 0;
+    double sum = 0;
     for (uint32_t i = 0; i < f->n_rows; i++) {
         const cohort *c = f->picks[f->who[i].pick];
-        if (c) sched__tenant_of(s, c->owner)->in_launch++;
+        if (c && !f->who[i].left_out) sched__tenant_of(s, c->owner)->in_launch++;
     }
     EACH_ACTIVE(s, t) {
-        if (t->in_launch > 0) t->served += price(s, t, f->stage, t->in_launch);
-        t->rows += t->in_launch;
-        t->in_launch = 0;
+        if (t->in_launch == 0) continue;
+        here++;
+        sum += price(s, t, f->stage, t->in_launch) * t->weight;
     }
+    EACH_ACTIVE(s, t) {
+        uint32_t n = t->in_launch;
+        t->in_launch = 0;
+        if (n == 0) continue;
+        t->rows += n;
+        t->served += (double)ns * price(s, t, f->stage, n) / sum;
+        if (here == 1 && n + f->n_left_out == f->n_rows) sched__cost_add(&t->cost[f->stage], n, ns);
+    }
+}
+
+void sched__charge_host(sched *s, const seq *q, uint64_t ns) {
+    if (s->n_tenants == 1 || s->free_host) return;
+    sched_tenant *t = sched__tenant_of(s, q);
+    t->served += (double)ns / t->weight;
 }
 
 static void count_ready(sched *s) {
     EACH_ACTIVE(s, t) {
-        t->ready = 0;
+        t->ready = t->n_live = t->n_looping = 0;
         t->may_run = t->held = false;
     }
     for (int i = 0; i < N_LISTS; i++) {
@@ -240,6 +262,8 @@ static void count_ready(sched *s) {
             readiness may = sched__readiness(s, c);
             sched_tenant *t = sched__tenant_of(s, c->owner);
             if (may != MUST_WAIT) t->ready += c->n_live + c->n_tail;
+            t->n_live += c->n_live;
+            t->n_looping += c->n_live + c->n_tail;
             t->may_run |= may == MAY_RUN;
         }
     }
@@ -247,6 +271,7 @@ static void count_ready(sched *s) {
 
 void sched__hold_tenants(sched *s) {
     count_ready(s);
+    s->held_live = s->held_looping = 0;
     if (!is_contended(s) || s->fault == FAULT_BY_ARRIVAL) return;
     double most = 0, least = -1;
     EACH_ACTIVE(s, t) if (t->may_run && t->served > most) most = t->served;
@@ -259,6 +284,7 @@ void sched__hold_tenants(sched *s) {
     EACH_ACTIVE(s, t) {
         uint32_t rows = t->ready < s->max_rows ? t->ready : s->max_rows;
         t->held = t->may_run && t->served - least > price(s, t, ENG_STAGE_RECURRENT, rows) / 2;
+        if (t->held) s->held_live += t->n_live, s->held_looping += t->n_looping;
     }
 }
 

@@ -426,6 +426,7 @@ bool work_run(const work_case *c, sched_fault fault, work_report *report, char *
         fail(w, "create: %s", e.msg);
     } else {
         s->fault = fault;
+        s->free_host = true;
         s->cache.leak = fault == FAULT_LEAK_PAGE;
         s->cache.lose_part = fault == FAULT_LOSE_PART;
         if (drive(w, s, report)) compare_all(w);
