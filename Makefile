@@ -7,6 +7,9 @@
 #   make san        build and run the unit tests under ASan+UBSan
 #   make tsan       build and run the thread tests under TSan
 #   make fuzz-NAME  libFuzzer on one parser (FUZZ_SECONDS=60); make fuzz lists them, make fuzz-all runs them
+#   make hostile    attack the built server, a folder per case in tests/hostile (SCALE=1: full size; T=regex)
+#   make hostile-san  the same under ASan+UBSan, then TSan
+#   make soak       mixed load with a hostile share (MINUTES=30 BIN=build/release/fathom OUT=build/soak)
 #   make bench      kernels, engine and HTTP on this machine, some minutes
 #   make format     clang-format the tree
 #   make compdb     write compile_commands.json for clangd
@@ -79,7 +82,7 @@ STRESS   := $(patsubst tests/stress/%.c,$(B)/stress-%,$(wildcard tests/stress/*.
 FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 Q := $(if $(V),,@)
 
-.PHONY: all help run test check san tsan unit fuzz fuzz-all bench format compdb layers install deps clean cuda
+.PHONY: all help run test check san tsan hostile hostile-san soak unit fuzz fuzz-all bench format compdb layers install deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -159,6 +162,23 @@ check: layers
 
 layers:
 	@tools/layers.sh
+
+# ---- attacks ----
+
+SCALE   ?= 0.25
+MINUTES ?= 30
+OUT     ?= build/soak
+HOSTILE := cd tests/hostile && HOSTILE_SCALE=$(SCALE) HOSTILE_CASES='$(T)'
+
+hostile: $(B)/fathom
+	$(HOSTILE) FATHOM_BIN=$(CURDIR)/$(B)/fathom npm test --silent
+
+hostile-san:
+	@$(MAKE) --no-print-directory SAN=address,undefined hostile
+	@$(MAKE) --no-print-directory SAN=thread hostile
+
+soak: $(if $(BIN),,$(B)/fathom)
+	FATHOM_BIN=$(abspath $(or $(BIN),$(B)/fathom)) node tests/hostile/soak/soak.mjs --minutes $(MINUTES) --out $(abspath $(OUT))
 
 # ---- fuzzing: clang's libFuzzer, the library compiled for it once ----
 

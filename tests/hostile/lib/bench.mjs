@@ -100,7 +100,6 @@ export async function start(def) {
     }
     if (def.admin && option("--admin-port")) args.push("--admin-port", String(adminPort = await freePort()));
     const s = await Server.start(args, { device: def.device ?? "cpu", env: def.env ?? {}, model: def.model ?? demo });
-    s.shared = true; // ended by the bench
     s.adminPort = adminPort;
     s.expected = def.expectedLog;
     return s;

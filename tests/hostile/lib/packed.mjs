@@ -11,7 +11,6 @@ export const temporaries = (dir) => readdirSync(dir).filter((f) => /fathom-packe
 // { answers, log }: one start and stop. patience: ms until a server that is not ready is given up.
 export async function life(dir, { args = [], patience = 30000, env = {} } = {}) {
     const s = await Server.start(["--packed-cache", ...args], { device: "cpu", model: dir, ready: false, env });
-    s.shared = true;
     const end = Date.now() + patience;
     let ready = false;
     while (!ready && !s.exit && Date.now() < end) {
@@ -22,7 +21,7 @@ export async function life(dir, { args = [], patience = 30000, env = {} } = {}) 
         s.child.kill("SIGKILL");
         throw new Error(`the server never became ready: ${s.log.slice(-800)}`);
     }
-    const answers = await probe(s);
+    const answers = await probe(s).catch((error) => { s.child.kill("SIGKILL"); throw error; });
     // The file may be written beside the first requests.
     for (let i = 0; i < 40 && !existsSync(fileOf(dir)); i++) await sleep(50);
     await s.stop();

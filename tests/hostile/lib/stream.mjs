@@ -24,7 +24,7 @@ export class Stream {
                 if (d.subarray(-16).includes("0\r\n\r\n")) this.socket.destroy();
             });
         });
-        this.socket.write(post(path, JSON.stringify({ stream: true, ...body }), headers));
+        this.socket.write(post(path, JSON.stringify({ stream: true, ...body }), `Connection: close\r\n${headers}`));
     }
 
     note() {

@@ -9,7 +9,8 @@ import { after } from "node:test";
 
 // A test that fails leaves its server behind; the file's end does not wait for it.
 const running = new Set();
-after(() => running.forEach((s) => s.shared || s.child.kill("SIGKILL")));
+// (A program that is no test says so, and ends its servers itself.)
+if (!globalThis.endsItsServers) after(() => running.forEach((s) => s.shared || s.child.kill("SIGKILL")));
 
 export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../../..");
 const sanitized = path.join(root, "build/san-address-undefined/fathom");
