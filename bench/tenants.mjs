@@ -104,14 +104,23 @@ async function polite(s, n) {
     return { speed, perCpu, p50: firsts[firsts.length >> 1], p99: firsts[Math.min(firsts.length - 1, Math.ceil(firsts.length * 0.99) - 1)] };
 }
 
+// Engine time that the server charged to each key so far.
+async function engineTime(s) {
+    const text = await (await fetch(`http://127.0.0.1:${s.port}/metrics`)).text();
+    const of = (key) => Number(new RegExp(`fathom_key_engine_microseconds_total\{.*key="${key}"\} (\d+)`).exec(text)?.[1] ?? 0);
+    return { polite: of("polite"), greedy: of("greedy") };
+}
+
 async function measure(n, neighbour) {
     const s = await start();
     s.open = new Set();
     s.over = false;
     const greeds = neighbour ? [greedy(s, 8, 500), greedy(s, 64, 60), greedy(s, 8, 500)] : [];
     if (neighbour) await sleep(1500); // it has every place by now
+    const before = await engineTime(s);
     const result = await polite(s, n);
-    if (process.env.METRICS) console.error(await (await fetch(`http://127.0.0.1:${s.port}/metrics`)).text());
+    const after = await engineTime(s), own = after.polite - before.polite;
+    result.share = own / (own + after.greedy - before.greedy);
     s.over = true;
     for (const req of s.open) req.destroy();
     await Promise.all(greeds);
@@ -126,7 +135,7 @@ const commit = execFileSync("git", ["-C", root, "rev-parse", "--short", "HEAD"],
 const cpu = /model name\s*:\s*(.*)/.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1] ?? "unknown";
 console.log(`Commit ${commit}, ${new Date().toISOString().slice(0, 10)}, ${os.cpus().length} × ${cpu}, load average ${os.loadavg()[0].toFixed(1)} at the start.\n` +
     `Device ${device}, ${places} places, ${rounds} rounds of ${seconds} s, medians of the rounds.\n`);
-console.log("| polite clients | tokens/s alone | beside | ratio | tokens per CPU s alone | beside | ratio | TTFT p50 alone, ms | beside | ratio | TTFT p99 alone, ms | beside | ratio |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+console.log("| polite clients | tokens/s alone | beside | ratio | tokens per CPU s alone | beside | ratio | TTFT p50 alone, ms | beside | ratio | TTFT p99 alone, ms | beside | ratio | engine time beside |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
 for (const n of clients) {
     const runs = { alone: [], beside: [] };
     for (let i = 0; i < rounds; i++) {
@@ -137,5 +146,6 @@ for (const n of clients) {
         const a = median(runs.alone.map((r) => r[what])), b = median(runs.beside.map((r) => r[what]));
         return [a.toFixed(1), b.toFixed(1), (b / a).toFixed(2)];
     });
-    console.log(`| ${n} | ${cells.join(" | ")} |`);
+    const share = median(runs.beside.map((r) => r.share));
+    console.log(`| ${n} | ${cells.join(" | ")} | ${share.toFixed(2)} |`);
 }

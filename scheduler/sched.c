@@ -340,6 +340,7 @@ void sched_get_tenant_stats(const sched *s, uint32_t tenant_index, sched_tenant_
                                 .pages = p->n_pages,
                                 .pages_cached = p->n_cached_pages,
                                 .rows = t->rows,
+                                .charged_ns = (uint64_t)t->charged_ns,
                                 .output_tokens = t->output_tokens,
                                 .preemptions = t->preemptions};
 }

@@ -142,6 +142,7 @@ typedef struct { /* one tenant; counters only grow, gauges are as of now */
     uint64_t waiting_tokens;
     uint32_t pages, pages_cached; /* held in all; of these only for the prefix cache */
     uint64_t rows;                /* run in launches of any stage */
+    uint64_t charged_ns;          /* its part of launches, and of sampling */
     uint64_t output_tokens, preemptions;
 } sched_tenant_stats;
 

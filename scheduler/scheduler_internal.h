@@ -297,7 +297,8 @@ typedef struct {
     list_link active;  /* in s->active while it has sequences, or a claim from before */
     uint32_t weight, n_waiting, n_running, n_rows; /* rows: of the pool */
     uint64_t waiting_tokens, arrivals;
-    double served;            /* ns of launches on its behalf, by weight */
+    double charged_ns;        /* for its part of launches, and sampling */
+    double served;            /* the same by weight; raised to what others have on its return */
     uint32_t claim_places[2]; /* most held in this window of steps, and in the one before */
     uint32_t claim_pages[2];
     uint32_t in_launch, ready, n_live, n_looping; /* rows, counted per launch */

@@ -70,17 +70,6 @@ int64_t sched__order(sched *s, const seq *q) {
     return level * age + (int64_t)sched__tenant_of(s, q)->arrivals++;
 }
 
-/* Who was away has no credit for it. */
-void sched__activate(sched *s, sched_tenant *t) {
-    if (t->n_running + t->n_waiting > 0) return;
-    double least = -1;
-    EACH_ACTIVE(s, o) {
-        if (o->n_running + o->n_waiting > 0 && (least < 0 || o->served < least)) least = o->served;
-    }
-    if (t->served < least) t->served = least;
-    if (list_empty(&t->active)) list_insert_before(&s->active, &t->active);
-}
-
 /* ---- shares and claims ---- */
 
 static uint64_t weights(const sched *s) { /* of all who are here */
@@ -221,6 +210,28 @@ static double price(const sched *s, const sched_tenant *t, eng_stage stage, uint
     return (ns > 1 ? ns : 1) / t->weight;
 }
 
+/* Who was away has no credit for it but half a launch of the least served of those here, which is
+ * about what a tenant lags behind others while it is served beside them. */
+void sched__activate(sched *s, sched_tenant *t) {
+    if (t->n_running + t->n_waiting > 0) return;
+    double least = 0;
+    bool first = true;
+    EACH_ACTIVE(s, o) {
+        if (o->n_running + o->n_waiting == 0) continue;
+        uint32_t rows = o->n_rows < s->max_rows ? o->n_rows : s->max_rows;
+        double from = o->served - price(s, o, ENG_STAGE_RECURRENT, rows) / 2;
+        if (first || from < least) least = from;
+        first = false;
+    }
+    if (!first && t->served < least) t->served = least;
+    if (list_empty(&t->active)) list_insert_before(&s->active, &t->active);
+}
+
+static void pay(sched_tenant *t, double ns) {
+    t->charged_ns += ns;
+    t->served += ns / t->weight;
+}
+
 /* A launch of one tenant's rows is paid by that; one of several, in the ratio of what each would
  * have paid alone. */
 void sched__charge(sched *s, const flight *f, uint64_t ns) {
@@ -240,15 +251,14 @@ void sched__charge(sched *s, const flight *f, uint64_t ns) {
         t->in_launch = 0;
         if (n == 0) continue;
         t->rows += n;
-        t->served += (double)ns * price(s, t, f->stage, n) / sum;
+        pay(t, (double)ns * price(s, t, f->stage, n) * t->weight / sum);
         if (here == 1 && n + f->n_left_out == f->n_rows) sched__cost_add(&t->cost[f->stage], n, ns);
     }
 }
 
 void sched__charge_host(sched *s, const seq *q, uint64_t ns) {
     if (s->n_tenants == 1 || s->free_host) return;
-    sched_tenant *t = sched__tenant_of(s, q);
-    t->served += (double)ns / t->weight;
+    pay(sched__tenant_of(s, q), (double)ns);
 }
 
 static void count_ready(sched *s) {

@@ -174,11 +174,12 @@ static void add_key(const srv *s, int i, key_sums *sum) {
     sum->sched.pages += t.pages;
     sum->sched.pages_cached += t.pages_cached;
     sum->sched.rows += t.rows;
+    sum->sched.charged_ns += t.charged_ns;
     sum->sched.output_tokens += t.output_tokens;
     sum->sched.preemptions += t.preemptions;
 }
 
-enum { N_SERIES = 9 };
+enum { N_SERIES = 10 };
 static const struct {
     const char *name, *type, *label, *help;
 } series[N_SERIES] = {
@@ -189,6 +190,7 @@ static const struct {
     {"fathom_key_pages", "gauge", "state=\"used\"", "Cache pages of a key."},
     {"fathom_key_pages", NULL, "state=\"cached\"", NULL},
     {"fathom_key_rows_total", "counter", NULL, "Rows run for a key."},
+    {"fathom_key_engine_microseconds_total", "counter", NULL, "Engine time spent for a key."},
     {"fathom_key_generation_tokens_total", "counter", NULL, "Tokens generated for a key."},
     {"fathom_key_preemptions_total", "counter", NULL, "Sequences of a key sent back to the queue."},
     {"fathom_key_refused_total", "counter", NULL, "Requests of a key that got 429."},
@@ -196,10 +198,16 @@ static const struct {
 
 static uint64_t value_of(const key_sums *k, int series_index) {
     const sched_tenant_stats *t = &k->sched;
-    const uint64_t values[N_SERIES] = {
-        t->running,      t->waiting, k->tokens,        t->pages - t->pages_cached,
-        t->pages_cached, t->rows,    t->output_tokens, t->preemptions,
-        k->refused};
+    const uint64_t values[N_SERIES] = {t->running,
+                                       t->waiting,
+                                       k->tokens,
+                                       t->pages - t->pages_cached,
+                                       t->pages_cached,
+                                       t->rows,
+                                       t->charged_ns / 1000,
+                                       t->output_tokens,
+                                       t->preemptions,
+                                       k->refused};
     return values[series_index];
 }
 
