@@ -283,13 +283,18 @@ static attempt place_one(sched *s, sched_tenant *t, sched_tenant *from, uint32_t
     return a;
 }
 
+/* Where the one with the fewest places may have no more, others hardly may: after a few the
+ * round is over, so that its cost does not grow with the square of the tenants. */
 static void admit_in_turn(sched *s, uint32_t cap) {
+    enum { MOST_REFUSED = 4 };
+    uint32_t refused = 0;
     sched__roll_claims(s);
     for (list_link *r = s->active.next; r != &s->active; r = r->next)
         OWNER_OF(r, sched_tenant, active)->passed = false;
     for (sched_tenant *t, *from; (t = sched__next_tenant(s)) != NULL;) {
         if (!sched__may_place(s, t, &from)) {
             t->passed = true;
+            if (++refused == MOST_REFUSED) return;
             continue;
         }
         attempt a = place_one(s, t, from, cap);

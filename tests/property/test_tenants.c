@@ -183,6 +183,32 @@ Test(tenants, weights_share_the_machine_as_they_say) {
               r.speed);
 }
 
+Test(tenants, with_more_tenants_than_places_each_has_its_turn) {
+    enum { TENANTS = 9, EACH = 12, FLOOD = 200 };
+    fake_opts f = machine();
+    sched_opts o = two_tenants();
+    o.max_running = 3;
+    o.max_tenants = TENANTS;
+    rig r = rig_open(&f, &o);
+    r.s->free_host = true;
+    uint64_t ids[TENANTS][EACH];
+    for (uint32_t i = 0; i < FLOOD; i++)
+        (void)send(&r, GREEDY, 8, 40, i);
+    for (uint32_t i = 0; i < EACH; i++) {
+        for (uint32_t t = 1; t < TENANTS; t++)
+            ids[t][i] = send(&r, t, 8, 40, 1000 + i * TENANTS + t);
+    }
+    for (uint32_t t = 1; t < TENANTS; t++)
+        until_ended(&r, ids[t][EACH - 1]);
+    sched_tenant_stats greedy, other;
+    sched_get_tenant_stats(r.s, GREEDY, &greedy);
+    sched_get_tenant_stats(r.s, 1, &other);
+    cr_expect_lt(greedy.rows, 2 * other.rows, "%u rows beside %u", (unsigned)greedy.rows,
+                 (unsigned)other.rows);
+    rig_finish(&r);
+    rig_close(&r);
+}
+
 /* Steps until a request of the worst priority ends while better ones never stop coming. */
 static uint64_t wait_of_the_last(sched_fault fault) {
     enum { STREAM = 400 };
