@@ -1,7 +1,7 @@
 /* constrain_internal.h - answers that must fit a JSON Schema, byte by byte.
  *
  * A schema becomes a grammar (schema.c), a grammar drives an automaton over bytes
- * (constrain.c), and a constraint turns the automaton's state into a mask over a
+ * (constrain.c, stacks.c), and a constraint turns the automaton's state into a mask over a
  * tokenizer's vocabulary for the sampler (constrain_mask.c).
  *
  * The subset of JSON Schema; any other keyword is refused by its name:
@@ -148,6 +148,9 @@ void api__automaton_start(api__automaton *a, api__threads *t);
 /* to: what remains of from after one more byte; to->n is 0 if the byte is not allowed. */
 void api__automaton_step(api__automaton *a, const api__threads *from, uint8_t byte,
                          api__threads *to);
+/* The one frame that is as f, whose depth is filled in; 0 when the pool is spent: that reading
+ * ends, which forbids but never allows. */
+uint16_t api__automaton_push(api__automaton *a, api__frame f);
 void api__automaton_rewind(api__automaton *a, uint32_t used); /* forgets the frames from there on */
 bool api__automaton_done(const api__automaton *a,
                          const api__threads *t); /* the text may end here */

@@ -32,15 +32,20 @@ typedef struct {
     uint32_t n;
 } trie;
 
+/* What follows the plain characters that irregular tokens begin with: a node's token is a place in
+ * ids, and the tokens with that ending stand from there to last of it. */
+typedef struct {
+    trie t;
+    uint32_t *ids, *last;
+} endings;
+
 struct api__vocab {
     uint32_t n_tokens; /* of the model's vocabulary */
     size_t n_words;
     trie all, plain, irregular; /* plain: of whole characters that stand for themselves in a
                                    string; irregular: the others */
-    /* Of irregular ones, what follows the plain characters they begin with: node.token is a place
-     * in ending_ids, and the tokens with that ending stand from there to ending_last of it. */
-    trie endings;
-    uint32_t *ending_ids, *ending_last;
+    endings ends;               /* of all irregular ones */
+    endings ends_after[API__MAX_TOKEN_BYTES]; /* of those with so many plain characters first */
     uint64_t *plain_upto; /* [max_chars + 1][n_words] plain tokens of so many characters */
     uint8_t *chars;       /* [n_tokens] of plain ones; 0: not plain */
     uint32_t max_chars;
@@ -151,24 +156,43 @@ static int list_plain(api__vocab *v) {
     return 0;
 }
 
-/* What is left of the irregular tokens after the plain characters they begin with. */
-static int list_endings(api__vocab *v, entry *list, size_t n) {
+static int endings_build(endings *out, entry *list, size_t n) {
+    qsort(list, n, sizeof *list, by_text);
+    out->ids = array_new(n, sizeof *out->ids);
+    out->last = array_new(n, sizeof *out->last);
+    if (out->ids == NULL || out->last == NULL) return -1;
+    for (size_t i = n; i-- > 0;) {
+        bool same = i + 1 < n && list[i].len == list[i + 1].len &&
+                    memcmp(list[i].text, list[i + 1].text, list[i].len) == 0;
+        out->ids[i] = list[i].id;
+        out->last[i] = same ? out->last[i + 1] : (uint32_t)i;
+    }
+    return trie_build(&out->t, list, n, true);
+}
+
+static void endings_free(endings *e) {
+    free(e->t.nodes);
+    free(e->ids);
+    free(e->last);
+}
+
+/* list: the irregular tokens, which are cut to their endings; some: as much room. */
+static int list_endings(api__vocab *v, entry *list, size_t n, entry *some) {
+    for (size_t chars = 0; chars < API__MAX_TOKEN_BYTES; chars++) {
+        size_t n_some = 0;
+        for (size_t i = 0; i < n; i++) {
+            uint32_t skip = (uint32_t)plain_bytes(list[i].text, list[i].len);
+            if (utf8_count(list[i].text, skip) != chars) continue;
+            some[n_some++] = (entry){list[i].text + skip, list[i].len - skip, list[i].id};
+        }
+        if (n_some && endings_build(&v->ends_after[chars], some, n_some) != 0) return -1;
+    }
     for (size_t i = 0; i < n; i++) {
         uint32_t skip = (uint32_t)plain_bytes(list[i].text, list[i].len);
         list[i].text += skip;
         list[i].len -= skip;
     }
-    qsort(list, n, sizeof *list, by_text);
-    v->ending_ids = array_new(n, sizeof *v->ending_ids);
-    v->ending_last = array_new(n, sizeof *v->ending_last);
-    if (v->ending_ids == NULL || v->ending_last == NULL) return -1;
-    for (size_t i = n; i-- > 0;) {
-        bool same = i + 1 < n && list[i].len == list[i + 1].len &&
-                    memcmp(list[i].text, list[i + 1].text, list[i].len) == 0;
-        v->ending_ids[i] = list[i].id;
-        v->ending_last[i] = same ? v->ending_last[i + 1] : (uint32_t)i;
-    }
-    return trie_build(&v->endings, list, n, true);
+    return endings_build(&v->ends, list, n);
 }
 
 static int build(api__vocab *v, entry *list, entry *some) {
@@ -179,7 +203,7 @@ static int build(api__vocab *v, entry *list, entry *some) {
     if (trie_build(&v->plain, some, n_some, false) != 0) return -1;
     n_some = pick(v, list, n, false, some);
     if (trie_build(&v->irregular, some, n_some, false) != 0) return -1;
-    return list_endings(v, some, n_some);
+    return list_endings(v, some, n_some, list);
 }
 
 int api__vocab_open(api__vocab **out, const tokenizer *t, uint32_t vocab_size, err *e) {
@@ -205,9 +229,9 @@ void api__vocab_close(api__vocab *v) {
     free(v->all.nodes);
     free(v->plain.nodes);
     free(v->irregular.nodes);
-    free(v->endings.nodes);
-    free(v->ending_ids);
-    free(v->ending_last);
+    endings_free(&v->ends);
+    for (size_t i = 0; i < API__MAX_TOKEN_BYTES; i++)
+        endings_free(&v->ends_after[i]);
     free(v->plain_upto);
     free(v->chars);
     free(v);
@@ -254,22 +278,28 @@ struct api__constraint {
     api__stacks now;
 };
 
-static void allow(api__workspace *w, const trie *t, uint32_t token, uint64_t *words) {
-    const api__vocab *v = w->v;
-    if (t != &v->endings) {
+static void allow(api__workspace *w, const endings *ends, uint32_t token, uint64_t *words) {
+    if (ends == NULL) {
         set_bit(words, token);
         return;
     }
-    for (uint32_t i = token; i <= v->ending_last[token]; i++)
-        set_bit(words, v->ending_ids[i]);
-    w->a.fuel += (v->ending_last[token] - token) / 16;
+    for (uint32_t i = token; i <= ends->last[token]; i++)
+        set_bit(words, ends->ids[i]);
+    w->a.fuel += (ends->last[token] - token) / 16;
 }
 
-/* No plain characters of a token change what may follow them. */
+/* Plain characters do no more to what may follow than to be counted; of a key: than nothing, since
+ * it is unlike all that are declared. */
+static bool only_counts(const api__workspace *w, uint16_t top) {
+    const api__frame *f = &w->a.pool[top];
+    return w->a.g->nodes[f->node].kind == API__STRING || f->a == f->b;
+}
+
+/* And those of one token not even that. */
 static bool is_steady(const api__workspace *w, uint16_t top, uint32_t room) {
     const api__frame *f = &w->a.pool[top];
     const api__node *node = &w->a.g->nodes[f->node];
-    if (node->kind != API__STRING) return f->a == f->b; /* a key unlike all that are declared */
+    if (node->kind != API__STRING) return only_counts(w, top);
     return room > FAR && (f->n >= node->min || node->min - f->n > FAR);
 }
 
@@ -306,8 +336,8 @@ static bool enter(api__workspace *w, const trie_node *node) {
 }
 
 /* Adds every token of the trie that the readings let pass, byte by byte. False: no fuel left. */
-static bool walk(api__workspace *w, const trie *t, const api__threads *start, uint64_t limit,
-                 uint64_t *words) {
+static bool walk_nodes(api__workspace *w, const trie *t, const endings *ends,
+                       const api__threads *start, uint64_t limit, uint64_t *words) {
     uint32_t base = w->a.used;
     w->at[0] = start;
     w->steady[0] = all_steady(w, start);
@@ -318,36 +348,57 @@ static bool walk(api__workspace *w, const trie *t, const api__threads *start, ui
             i = node->next;
             continue;
         }
-        if (node->token != NO_TOKEN) allow(w, t, node->token, words);
+        if (node->token != NO_TOKEN) allow(w, ends, node->token, words);
         i++;
     }
     api__automaton_rewind(&w->a, base);
     return w->a.fuel <= limit;
 }
 
+static bool walk(api__workspace *w, const trie *t, const api__threads *start, uint64_t limit,
+                 uint64_t *words) {
+    return walk_nodes(w, t, NULL, start, limit, words);
+}
+
+/* The irregular tokens, where plain characters do no more than count: by how many come first. */
+static bool walk_counted(api__workspace *w, const api__threads *now, uint64_t limit,
+                         uint64_t *words) {
+    api__threads at = *now, next;
+    for (size_t chars = 0; chars < API__MAX_TOKEN_BYTES && at.n > 0; chars++) {
+        const endings *ends = &w->v->ends_after[chars];
+        if (!walk_nodes(w, &ends->t, ends, &at, limit, words)) return false;
+        api__automaton_step(&w->a, &at, 'a', &next); /* any plain character */
+        at = next;
+    }
+    return true;
+}
+
 /* The mask of a state, from scratch. Where one reading is inside a string all of them are, as
  * JSON is read from left to right, and then a plain character makes none of them two: they can
- * be asked one by one about plain tokens. And where plain characters change nothing at all, a
- * token may come if its ending may: thousands of words that end in a quote are one question. */
+ * be asked one by one about plain tokens. And where plain characters change nothing but a count, a
+ * token may come if its ending may: thousands of words that end in a quote are one question, or
+ * one for each length. */
 static bool build_mask(api__workspace *w, const api__threads *now, uint64_t limit,
                        uint64_t *words) {
     const api__vocab *v = w->v;
     api__threads others = {.n = 0};
     uint32_t room = 0, one;
-    bool steady = true;
+    bool steady = true, counted = true;
     for (uint8_t i = 0; i < now->n; i++) {
         if (!api__automaton_in_string(&w->a, now->top[i], &one)) {
             others.top[others.n++] = now->top[i];
         } else {
             if (one > room) room = one;
             steady = steady && is_steady(w, now->top[i], one);
+            counted = counted && only_counts(w, now->top[i]);
         }
     }
     if (room == 0) return walk(w, &v->all, now, limit, words);
     if (room > v->max_chars) room = v->max_chars;
     memcpy(words, v->plain_upto + room * v->n_words, v->n_words * sizeof *words);
     if (others.n > 0 && !walk(w, &v->plain, &others, limit, words)) return false;
-    if (steady && others.n == 0) return walk(w, &v->endings, now, limit, words);
+    if (steady && others.n == 0) return walk_nodes(w, &v->ends.t, &v->ends, now, limit, words);
+    if (counted && others.n == 0) return walk_counted(w, now, limit, words);
     return walk(w, &v->irregular, now, limit, words);
 }
 
@@ -496,7 +547,8 @@ void api__workspace_destroy(api__workspace *w) {
 
 int api__constraint_create(api__constraint **out, api__workspace *w, err *e) {
     api__constraint *c = *out = calloc(1, sizeof *c);
-    if (c) c->words = array_new(w->v->n_words, sizeof *c->words);
+    /* Its pages are left to whoever makes the first mask: a request may want many of them. */
+    if (c) c->words = array_new_aligned(w->v->n_words, sizeof *c->words);
     if (c == NULL || c->words == NULL) {
         api__constraint_destroy(c);
         *out = NULL;

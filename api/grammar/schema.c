@@ -198,8 +198,7 @@ static int resolve(compiler *c, const json_t *root, const json_t **schema) {
         if (check_keywords(c, *schema, &implied, &combines) != 0) return -1;
         const json_t *next = ref ? follow(root, ref) : NULL;
         c->followed += ref ? strlen(ref) : 0;
-        if (c->followed > MOST_FOLLOWED)
-            return wrong(c, "references that take too long to follow");
+        if (c->followed > MOST_FOLLOWED) return wrong(c, "references that take too long to follow");
         if (next == NULL || hops == 32)
             return wrong(c, "$ref '%.80s' leads nowhere in this schema", ref ? ref : "");
         *schema = next;

@@ -113,3 +113,110 @@ Test(sched_thread, the_loop_is_told_of_an_end_before_the_next_launch_begins) {
     cr_assert_eq(w.late_ends, 0, "%u times a launch began over an end nobody was told of",
                  w.late_ends);
 }
+
+/* ---- masks ---- */
+
+/* A mask that is not done before it may be. */
+typedef struct {
+    atomic_bool may, begun, over;
+    uint64_t words[1];
+    eng_mask mask;
+} slow_form;
+
+static err_code slow_make(void *ud) {
+    slow_form *f = ud;
+    atomic_store(&f->begun, true);
+    while (!atomic_load(&f->may))
+        nap();
+    cr_assert_not(atomic_load(&f->over), "told ended while its mask was made");
+    f->words[0] = 1u << 9;
+    f->mask = (eng_mask){f->words, 1};
+    return ERR_NONE;
+}
+static const eng_mask *slow_mask(void *ud) {
+    slow_form *f = ud;
+    return &f->mask;
+}
+static bool slow_take(void *ud, uint32_t token) {
+    (void)ud;
+    return token == 9;
+}
+static const sched_constraint slow_calls = {slow_make, slow_mask, slow_take};
+
+/* Starts one sequence with the form and two without; returns when the two have ended, which
+ * they do only if nobody waits for the mask. ids[0] is the constrained one. */
+static sched_thread *start_beside(slow_form *f, uint64_t ids[3], uint32_t max_tokens) {
+    fake_opts o;
+    fake_opts_default(&o);
+    o.instant = true;
+    sched_opts so;
+    sched_opts_default(&so);
+    sched_thread *t;
+    err e = {0};
+    cr_assert_eq(sched_thread_start(&t, fake_backend_create(&o), &so, NULL, NULL, &e), 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        uint32_t prompt[] = {1, 2 + i};
+        sched_request r = {.prompt = prompt, .n_prompt = 2, .max_tokens = max_tokens};
+        r.sampling = (eng_sampling){.top_p = 1, .repetition_penalty = 1};
+        if (i == 0) {
+            r.constraint = &slow_calls;
+            r.ud = f;
+        }
+        cr_assert_eq(sched_thread_submit(t, &r, &ids[i], &e), 0, "%s", e.msg);
+    }
+    for (uint32_t ended = 0; ended < 2;) {
+        sched_event ev;
+        if (!sched_thread_poll(t, &ev)) {
+            nap();
+            continue;
+        }
+        cr_assert_neq(ev.id, ids[0], "its mask is not there");
+        ended += ev.kind == SCHED_END;
+    }
+    while (!atomic_load(&f->begun))
+        nap();
+    return t;
+}
+
+static sched_event wait_end(sched_thread *t) {
+    sched_event ev;
+    do {
+        while (!sched_thread_poll(t, &ev))
+            nap();
+    } while (ev.kind != SCHED_END);
+    return ev;
+}
+
+Test(sched_thread, a_mask_that_takes_long_delays_its_own_sequence_alone) {
+    slow_form f = {0};
+    uint64_t ids[3];
+    sched_thread *t = start_beside(&f, ids, 12);
+    uint64_t then = sched_thread_silence_ns(t), beats = 0;
+    while (beats < 3) { /* the engine waits for its bell and says that it is alive */
+        uint64_t now = sched_thread_silence_ns(t);
+        beats += now < then;
+        then = now;
+        nap();
+    }
+    atomic_store(&f.may, true);
+    sched_event end = wait_end(t);
+    cr_assert(end.id == ids[0] && end.finish == SCHED_LENGTH && end.n_output == 12);
+    sched_thread_stop(t);
+}
+
+Test(sched_thread, a_sequence_ends_only_after_its_mask_is_let_go_of) {
+    slow_form f = {0};
+    uint64_t ids[3];
+    sched_thread *t = start_beside(&f, ids, 12);
+    sched_thread_cancel(t, ids[0]);
+    sched_event ev;
+    for (int i = 0; i < 300; i++) { /* long enough for the engine to have seen it */
+        cr_assert_not(sched_thread_poll(t, &ev), "told while its mask is made");
+        nap();
+    }
+    atomic_store(&f.may, true);
+    ev = wait_end(t);
+    cr_assert(ev.id == ids[0] && ev.finish == SCHED_CANCELLED);
+    atomic_store(&f.over, true);
+    sched_thread_stop(t);
+}
