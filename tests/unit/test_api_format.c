@@ -221,3 +221,45 @@ Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
     cr_assert_eq(e.code, ERR_UNSUPPORTED, "%s", e.msg);
     api_fixture_close(&f);
 }
+
+Test(api_format, a_form_that_cannot_be_had_is_told_with_the_field_that_asked_for_it) {
+    static const struct {
+        api_kind kind;
+        const char *body, *field;
+    } rows[] = {
+        {API_CHAT,
+         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+         "\"response_format\":{\"type\":\"json_object\"}}",
+         "response_format"},
+        {API_RESPONSES,
+         "{\"model\":\"demo\",\"input\":\"x\",\"text\":{\"format\":{\"type\":\"json_object\"}}}",
+         "text.format"},
+        {API_CHAT,
+         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{"
+         "\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":\"required\"}",
+         "tools"},
+    };
+    static const struct {
+        err_code why;
+        const char *code;
+    } ends[] = {{ERR_COSTLY, "form_too_costly"}, {ERR_CONSTRAINT, "no_token_left"}};
+    api_fixture f;
+    api_fixture_open(&f, NULL, false);
+    for (size_t i = 0; i < 2 * ARRAY_LEN(rows); i++) {
+        api_reply *r = api_must_reply(&f, rows[i / 2].kind, rows[i / 2].body);
+        sched_event end = ev_end(SCHED_FAILED, 1, 0);
+        end.why = ends[i % 2].why;
+        buf out = {0}, body = {0};
+        err e = {0};
+        cr_assert_eq(api_reply_event(r, 0, &end, &out, &e), API_FAILED);
+        cr_assert_eq(api_status(&e), 400);
+        api_error_body(&body, &e);
+        cr_expect_str_eq(e.param, rows[i / 2].field);
+        cr_expect(strstr(body.data, ends[i % 2].code), "%s", body.data);
+        cr_expect(strstr(body.data, err_text(ends[i % 2].why)), "%s", body.data);
+        api_reply_destroy(r);
+        buf_deinit(&out);
+        buf_deinit(&body);
+    }
+    api_fixture_close(&f);
+}
