@@ -10,6 +10,7 @@
 #   make hostile    attack the built server, a folder per case in tests/hostile (SCALE=1: full size; T=regex)
 #   make hostile-san  the same under ASan+UBSan, then TSan
 #   make soak       mixed load with a hostile share (MINUTES=30 BIN=build/release/fathom OUT=build/soak)
+#   make analyse    cppcheck, gcc -fanalyzer and clang-tidy over the tree, some minutes
 #   make bench      kernels, engine and HTTP on this machine, some minutes
 #   make format     clang-format the tree
 #   make compdb     write compile_commands.json for clangd
@@ -82,7 +83,7 @@ STRESS   := $(patsubst tests/stress/%.c,$(B)/stress-%,$(wildcard tests/stress/*.
 FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 Q := $(if $(V),,@)
 
-.PHONY: all help run test check san tsan hostile hostile-san soak unit fuzz fuzz-all bench format compdb layers install deps clean cuda
+.PHONY: all help run test check san tsan hostile hostile-san soak unit fuzz fuzz-all fuzz-keep bench format compdb layers analyse install deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -163,6 +164,9 @@ check: layers
 layers:
 	@tools/layers.sh
 
+analyse:
+	@CFLAGS='$(SYSROOT_CFLAGS)' tools/analyse.sh
+
 # ---- attacks ----
 
 SCALE   ?= 0.25
@@ -222,6 +226,12 @@ fuzz-all: $(FUZZERS:%=$(FB)/fuzz_%)
 	    $(MAKE) --no-print-directory fuzz-$$f >$(FB)/$$f.log 2>&1 && word=ok || { word=FAILED; failed=1; }; \
 	    printf '%-13s %-6s %s\n' $$f $$word "$$(grep -a '^cost:' $(FB)/$$f.log | tail -1)"; \
 	done; exit $$failed
+
+# Adds to tests/fuzz/corpus, of all that the fuzzers found, the fewest short inputs that cover it.
+fuzz-keep: $(FUZZERS:%=$(FB)/fuzz_%)
+	@cd $(FB) && for f in $(FUZZERS); do \
+	    ./fuzz_$$f -set_cover_merge=1 -max_len=1500 $(CURDIR)/tests/fuzz/corpus/$$f corpus-$$f >$$f-keep.log 2>&1 || exit 1; \
+	done
 
 # ---- the rest ----
 
