@@ -18,11 +18,19 @@ verdict() { # NAME STATUS: prints what was found
     echo "FAIL $1"; grep -vE '^[0-9]+ warnings? generated' "$log"; failed=1
 }
 
+# What cppcheck gets wrong, by file.
+cppcheck_exceptions=(
+    --suppress=invalidFunctionArg:cli/compare.c  # a vocabulary has at least one token, so the sum is not 0
+    --suppress=uninitvar:cli/bench_engine.c      # --repeat is at least 1, so the first rate is there
+    --suppress=autoVariables:engine/cpu/weights.c # the tensor is read before the function returns
+    --suppress=uninitvar:scheduler/prefix.c      # hash_sip_end fills both halves
+)
+
 run_cppcheck() {
     have cppcheck cppcheck || return
     # Headers of the system are not read: the library models of cppcheck stand for them.
     cppcheck --std=c11 --enable=warning,portability,performance --inline-suppr --quiet -j"$jobs" \
-        -D_GNU_SOURCE -DFATHOM_VERSION='"0"' -I. --suppress=missingIncludeSystem \
+        -D_GNU_SOURCE -DFATHOM_VERSION='"0"' -I. --suppress=missingIncludeSystem "${cppcheck_exceptions[@]}" \
         --error-exitcode=1 "${files[@]}" >"$log" 2>&1
     verdict cppcheck $?
 }
