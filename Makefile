@@ -11,6 +11,7 @@
 #   make hostile-san  the same under ASan+UBSan, then TSan
 #   make soak       mixed load with a hostile share (MINUTES=30 BIN=build/release/fathom OUT=build/soak)
 #   make analyse    cppcheck, gcc -fanalyzer and clang-tidy over the tree, some minutes
+#   make tsan-http  build the server under TSan and run the HTTP tests against it
 #   make bench      kernels, engine and HTTP on this machine, some minutes
 #   make format     clang-format the tree
 #   make compdb     write compile_commands.json for clangd
@@ -83,7 +84,7 @@ STRESS   := $(patsubst tests/stress/%.c,$(B)/stress-%,$(wildcard tests/stress/*.
 FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 Q := $(if $(V),,@)
 
-.PHONY: all help run test check san tsan hostile hostile-san soak unit fuzz fuzz-all fuzz-keep bench format compdb layers analyse install deps clean cuda
+.PHONY: all help run test check san tsan tsan-http hostile hostile-san soak unit fuzz fuzz-all fuzz-keep bench format compdb layers analyse install deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -153,6 +154,9 @@ $(B)/grammar: $(B)/bench/grammar/grammar.o $(B)/libfathom.a
 tsan:
 	@$(MAKE) --no-print-directory SAN=thread stress-all
 	@tools/run_tests.sh tsan
+
+tsan-http:
+	@tools/run_tests.sh tsan-http
 
 test:
 	@CUDA='$(CUDA)' T='$(T)' tools/run_tests.sh all

@@ -2,6 +2,7 @@
 # Builds and runs the tests; the closing line counts them all.
 #   tools/run_tests.sh all    what `make test` runs
 #   tools/run_tests.sh tsan   only the thread tests
+#   tools/run_tests.sh tsan-http [FILE...]   the whole server under TSan: the HTTP tests, or these files of them
 # A group that cannot run here says so and counts as skipped, never as passed. Groups run in two
 # lanes, since half of them wait for sockets and timers and the others compute; each prints
 # what it says in one piece when it ends.
@@ -61,11 +62,11 @@ hook() { # DIR/run.sh: exit 0 ok, 77 skipped
     *) count 0 1 0; echo "FAIL $name"; tail -40 "$log/$name.log" ;;
     esac
 }
-node_tests() { # DIR: node's own runner, its counts added
-    local dir=$1 name; name=$(basename "$dir")
+node_tests() { # DIR [FILE...]: node's own runner, its counts added
+    local dir=$1 name; name=$(basename "$dir"); shift
     (cd "$dir" && npm ci --no-audit --no-fund --loglevel=error) >"$log/npm-$name.log" 2>&1 || {
         tail -20 "$log/npm-$name.log"; echo "FAIL npm ci in $dir"; count 0 1 0; return; }
-    (cd "$dir" && npm test --silent) >"$log/node-$name.log" 2>&1
+    (cd "$dir" && npm test --silent -- "$@") >"$log/node-$name.log" 2>&1
     local rc=$? ok bad skip
     ok=$(sed -n 's/^\(# \|ℹ \)pass \([0-9]*\)$/\2/p' "$log/node-$name.log" | awk '{n+=$1} END {print n+0}')
     bad=$(sed -n 's/^\(# \|ℹ \)fail \([0-9]*\)$/\2/p' "$log/node-$name.log" | awk '{n+=$1} END {print n+0}')
@@ -80,6 +81,13 @@ thread_tests() {
     for t in build/san-thread/stress-*; do
         [ -x "$t" ] && one "$(basename "$t")" env TSAN_OPTIONS=halt_on_error=1 timeout 3600 "$t"
     done
+}
+# A server that races ends with status 66, which no test takes for a clean end.
+http_under_tsan() { # FILE...
+    build SAN=thread all || return
+    export FATHOM_BIN=$PWD/build/san-thread/fathom
+    export TSAN_OPTIONS="halt_on_error=1:exitcode=66:second_deadlock_stack=1:suppressions=$PWD/tests/http/tsan.supp"
+    node_tests tests/http "$@"
 }
 finish() {
     awk '{p += $1; f += $2; s += $3}
@@ -109,6 +117,7 @@ ended() { [ -e "$log/$1.ended" ] || { echo "FAIL the lane of $1 groups did not e
 
 case ${1:-all} in
 tsan) group "threads, under TSan" thread_tests; finish ;;
+tsan-http) shift; group "the server, under TSan" http_under_tsan "$@"; finish ;;
 esac
 
 tools/deps.sh test || { echo "FAIL tools/deps.sh"; count 0 1 0; finish; }
