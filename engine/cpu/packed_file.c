@@ -124,23 +124,31 @@ static inline uint64_t step(uint64_t lane, uint64_t word) {
     return (lane << 29 | lane >> 35) * HASH_STEP;
 }
 
-/* Of the n <= PAGE bytes that stand at `at` in the image. Four lanes, because one would wait for
- * its own multiplications. */
+typedef struct {
+    uint64_t a, b, c, d; /* four, because one would wait for its own multiplications */
+} lanes;
+
+static inline void take_line(lanes *l, const uint8_t *p) {
+    uint64_t w[LINE / 8];
+    memcpy(w, p, LINE);
+    l->a = step(l->a, w[0]);
+    l->b = step(l->b, w[1]);
+    l->c = step(l->c, w[2]);
+    l->d = step(l->d, w[3]);
+}
+
+/* Of the n <= PAGE bytes that stand at `at` in the image; a last short line is filled with 0. */
 static uint64_t hash_page(const uint8_t *p, size_t n, size_t at) {
-    uint64_t a = 1, b = 2, c = 3, d = 4, w[LINE / 8];
-    for (size_t i = 0; i < n; i += LINE) {
-        if (n - i >= LINE) {
-            memcpy(w, p + i, LINE);
-        } else {
-            memset(w, 0, LINE);
-            memcpy(w, p + i, n - i);
-        }
-        a = step(a, w[0]);
-        b = step(b, w[1]);
-        c = step(c, w[2]);
-        d = step(d, w[3]);
+    lanes l = {1, 2, 3, 4};
+    size_t i = 0;
+    for (; i + LINE <= n; i += LINE)
+        take_line(&l, p + i);
+    if (i < n) {
+        uint8_t last[LINE] = {0};
+        memcpy(last, p + i, n - i);
+        take_line(&l, last);
     }
-    return hash_mix(hash_mix(hash_mix(hash_mix(hash_mix(at + 1) ^ a) ^ b) ^ c) ^ d);
+    return hash_mix(hash_mix(hash_mix(hash_mix(hash_mix(at + 1) ^ l.a) ^ l.b) ^ l.c) ^ l.d);
 }
 
 /* A page of a mapped file that cannot be read, or is no longer there, ends the process with
