@@ -411,7 +411,7 @@ bool api__step_prompt_logprobs(buf *out, api_reply *r, size_t end);
 /* What a step consists of. */
 /* A string of any length; of bytes as they are. */
 bool api__write_string(buf *out, api__cursor *k, const char *s, size_t n, size_t end);
-bool api__write_bytes(buf *out, api__cursor *k, const char *s, size_t n, size_t end);
+bool api__write_raw(buf *out, api__cursor *k, const char *s, size_t n, size_t end);
 /* A list with its key before and "]" behind, of the cursor's tokens. */
 typedef void (*api__entry)(buf *out, api_reply *r, const api__choice *ch, uint32_t i);
 bool api__write_list(buf *out, api_reply *r, const char *key, api__entry entry, size_t end);

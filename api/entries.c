@@ -97,7 +97,7 @@ bool api__write_string(buf *out, api__cursor *k, const char *s, size_t n, size_t
     return true;
 }
 
-bool api__write_bytes(buf *out, api__cursor *k, const char *s, size_t n, size_t end) {
+bool api__write_raw(buf *out, api__cursor *k, const char *s, size_t n, size_t end) {
     while (k->byte < n) {
         if (out->failed || out->len >= end) return false;
         size_t left = n - k->byte, room = end - out->len;

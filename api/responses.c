@@ -216,7 +216,7 @@ static void open_content_event(buf *out, api_reply *r, const char *type) {
 
 /* What was asked stands in three events of a stream, and may be as long as a body. */
 static bool echoed(buf *out, api_reply *r, size_t end) {
-    return api__write_bytes(out, &r->cursor, r->r->echoed, r->r->n_echoed, end);
+    return api__write_raw(out, &r->cursor, r->r->echoed, r->r->n_echoed, end);
 }
 
 static const char part_open_text[] = "{\"type\":\"output_text\",\"text\":";
