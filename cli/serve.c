@@ -24,6 +24,10 @@ int serve_options(server_opts *o, int argc, char **argv, serve_with with) {
          0, 0, false},
         {"--metrics-key", OPT_FLAG, &o->metrics_key, NULL, "ask for a key at /metrics too", 0, 0,
          false},
+        {"--allowed-host", OPT_TEXT_MANY, &o->allowed_hosts, "NAME",
+         "name that clients may call this server by, or * for any; may be given several times "
+         "(default: local names when bound to this machine only, else any)",
+         0, 0, false},
         {"--cors-origin", OPT_TEXT_MANY, &o->cors, "ORIGIN",
          "origin that browsers may call from, or *; may be given several times", 0, 0, false},
         {"--max-queue", OPT_UINT, &o->max_queue, "N",

@@ -293,10 +293,11 @@ static void write_http(page *p, const srv *s) {
     sample(p, "fathom_http_cut_total", "why", "deadline", (double)c->deadline_cut);
     sample(p, "fathom_http_cut_total", "why", "crowd", (double)c->crowd_cut);
     head(p, "fathom_http_refused_total", "counter",
-         "Requests and connections refused by a limit or because the key was missing or wrong.");
+         "Requests and connections refused by a limit, for want of a key, or as another site's.");
     sample(p, "fathom_http_refused_total", "why", "busy", (double)c->refused_busy);
     sample(p, "fathom_http_refused_total", "why", "key", (double)c->refused_key);
     sample(p, "fathom_http_refused_total", "why", "address", (double)c->refused_address);
+    sample(p, "fathom_http_refused_total", "why", "foreign", (double)c->refused_foreign);
     one(p, "fathom_http_client_left_total", "counter",
         "Requests whose client left before the answer was complete.",
         (double)c->cancelled_by_client);

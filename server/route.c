@@ -191,6 +191,42 @@ static unsigned refuse(srv_req *r, unsigned status, const char *message, const c
     return r->refusal.status = status;
 }
 
+static unsigned refuse_foreign(srv_req *r, const char *message, const char *code) {
+    r->s->counts.refused_foreign++;
+    return refuse(r, 403, message, code);
+}
+
+/* A Host that is not ours belongs to a page which pointed its own name at this machine, to read
+ * what it may not. Where others reach us a proxy may pass any Host, so only told names count.
+ * 403 and not 421: a browser answers that by trying another connection. */
+static unsigned examine_host(srv_req *r) {
+    const srv *s = r->s;
+    const srv_listener *at = r->conn->at;
+    if (at->admin || (!at->loopback && s->o.allowed_hosts.n == 0)) return 0;
+    const char *host = srv_req_header(r, "Host");
+    if (host == NULL || srv_host_known(host, s->o.host, &s->o.allowed_hosts)) return 0;
+    return refuse_foreign(r,
+                          "the Host header is not a name this server goes by; start it with "
+                          "--allowed-host NAME if it is reached by that name",
+                          "unknown_host");
+}
+
+/* Pages of other sites give no work. A browser sends what needs no preflight before it asks
+ * whether it may, so the answer must not be all that is kept from them. */
+static unsigned examine_origin(srv_req *r, const char *method) {
+    if (r->cors || strcmp(method, "POST") != 0) return 0;
+    const char *origin = srv_req_header(r, "Origin"), *host = srv_req_header(r, "Host");
+    const char *site = srv_req_header(r, "Sec-Fetch-Site"); /* no page can set it */
+    bool same = site && strcmp(site, "same-origin") == 0;   /* though a proxy changed Host */
+    bool foreign = (origin && !(host && srv_origin_is(origin, host))) ||
+                   (site && strcmp(site, "cross-site") == 0);
+    if (same || !foreign) return 0;
+    return refuse_foreign(r,
+                          "pages of this origin may not call this server; start it with "
+                          "--cors-origin ORIGIN to let them",
+                          "origin_not_allowed");
+}
+
 /* Whether the request may come in; the first rule it breaks is the one it is told of. */
 static unsigned examine(srv_req *r, unsigned found, const srv_framing *f) {
     srv *s = r->s;
@@ -214,6 +250,9 @@ static unsigned examine(srv_req *r, unsigned found, const srv_framing *f) {
     if ((flags & ROUTE_JSON) && f->type && !f->json) {
         return refuse(r, 415, "Content-Type must be application/json in UTF-8", NULL);
     }
+    if ((flags & ROUTE_JSON) && !f->type && srv_req_header(r, "Origin")) {
+        return refuse(r, 415, "a browser must send Content-Type: application/json", NULL);
+    }
     if ((flags & ROUTE_LOADED) && !s->loaded) {
         return refuse(r, 503, "Loading model", "model_loading");
     }
@@ -226,7 +265,12 @@ static unsigned examine(srv_req *r, unsigned found, const srv_framing *f) {
 void srv_gate(srv_req *r, const char *method, const char *path, const srv_framing *f) {
     srv *s = r->s;
     unsigned found = srv_route_find(r, method, path, &r->refusal.allow);
-    r->cors = cors_for(s, srv_req_header(r, "Origin"));
+    bool foreign = examine_host(r) != 0;
+    if (!foreign) r->cors = cors_for(s, srv_req_header(r, "Origin"));
+    if (foreign || examine_origin(r, method) != 0) {
+        if (!r->defer) srv_refuse(r);
+        return;
+    }
     if (strcmp(method, "OPTIONS") == 0 && found != 404 && s->o.cors.n) {
         answer_preflight(r);
         return;

@@ -55,8 +55,8 @@ static bool is_loopback(const struct sockaddr_storage *a) {
     return IN6_IS_ADDR_LOOPBACK(six) || (IN6_IS_ADDR_V4MAPPED(six) && six->s6_addr[12] == 127);
 }
 
-static void warn_if_open(const srv_listener *at, const struct sockaddr_storage *bound) {
-    if (at->admin || at->s->keys || is_loopback(bound)) return;
+static void warn_if_open(const srv_listener *at) {
+    if (at->admin || at->s->keys || at->loopback) return;
     log_line(
         LOG_WARN,
         "whoever reaches %s may use this server without a key; --api-key-file FILE asks for one",
@@ -88,14 +88,16 @@ static int listen_on(srv_listener *at, const char *option, const char *host, uin
     socklen_t n = sizeof bound;
     bool v6 = false;
     if (getsockname(fd, (struct sockaddr *)&bound, &n) == 0) {
+        const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)(void *)&bound;
+        const struct sockaddr_in *four = (const struct sockaddr_in *)(void *)&bound;
         v6 = bound.ss_family == AF_INET6;
-        number = ntohs(v6 ? ((struct sockaddr_in6 *)(void *)&bound)->sin6_port
-                          : ((struct sockaddr_in *)(void *)&bound)->sin_port);
+        number = ntohs(v6 ? six->sin6_port : four->sin_port);
     }
     (void)snprintf(at->address, sizeof at->address,
                    v6 ? "http://[%.60s]:%llu" : "http://%.60s:%llu", host,
                    (unsigned long long)number);
-    warn_if_open(at, &bound);
+    at->loopback = is_loopback(&bound);
+    warn_if_open(at);
     return fd;
 }
 
@@ -146,7 +148,18 @@ static void teardown(srv *s) {
     map_deinit(&s->addresses);
 }
 
+static int check_hosts(const opt_list *allowed, err *e) {
+    for (size_t i = 0; i < allowed->n; i++) {
+        if (srv_host_option_ok(allowed->items[i])) continue;
+        return err_set(e, ERR_USAGE, "--allowed-host",
+                       "--allowed-host takes a host name without scheme and port, not '%s'",
+                       allowed->items[i]);
+    }
+    return 0;
+}
+
 static int serve(srv *s, err *e) {
+    if (check_hosts(&s->o.allowed_hosts, e) != 0) return -1;
     srv_sandbox_open(s);
     if (s->o.api_key_file && srv_keys_open(&s->keys, s->o.api_key_file, e) != 0) return -1;
     if (fit_descriptors(&s->o, e) != 0) goto fail_keys;

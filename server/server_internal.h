@@ -8,6 +8,7 @@
  *   mhd.c        bytes to requests, answers to bytes, the pump
  *   conns.c      which connections there are, who goes when there are too many
  *   framing.c    what a header block must be before anything looks at it
+ *   hosts.c      whether Host is a name of ours, and Origin our own page
  *   route.c      which handler a path means; keys, CORS
  *   parse.c      bodies to api_requests, large ones on a worker
  *   engine.c     submits, maps the scheduler's events back to requests
@@ -69,6 +70,7 @@ struct srv_listener {
     uv_timer_t timer;
     bool admin;              /* health, readiness and metrics only */
     bool pumping;            /* libmicrohttpd is on the stack */
+    bool loopback;           /* bound to an address that only this machine reaches */
     unsigned limit;          /* of open connections */
     unsigned n, n_cut;       /* open connections; those of them that were shut down */
     list_link fresh, rested; /* resting connections, the longest rest first (conns.c) */
@@ -217,6 +219,14 @@ void srv_screen_header(srv_framing *f, const char *name, size_t name_n, const ch
 unsigned srv_screen_verdict(const srv_framing *f, const char *method, const char *version,
                             const char **why);
 bool srv_screen_id(const char *id); /* may this X-Request-Id be echoed? */
+
+/* hosts.c: bytes only, like framing.c. */
+/* Whether a Host header names this server: a local name, the text it was bound to, or one of
+ * `allowed`, with any port; "*" among these allows all. */
+bool srv_host_known(const char *value, const char *bound, const opt_list *allowed);
+bool srv_host_option_ok(const char *text); /* may --allowed-host say this? */
+/* Whether a page of this Origin was served by the host and port in a Host header. */
+bool srv_origin_is(const char *origin, const char *value);
 
 /* route.c */
 enum {
@@ -374,7 +384,7 @@ typedef struct {
     uint64_t connections, requests, answers[6]; /* by hundreds of the status */
     uint64_t bytes_in, bytes_out, streams, slow_cut, deadline_cut, refused_busy, refused_key;
     uint64_t evicted; /* requests ended because all of them together held too much */
-    uint64_t crowd_cut, refused_address;
+    uint64_t crowd_cut, refused_address, refused_foreign;
     uint64_t bad_clients, numeric_failures, cancelled_by_client;
     uint64_t requests_by_route[32];
     uint64_t loop_turn_max_ns;

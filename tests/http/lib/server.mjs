@@ -39,9 +39,10 @@ export class Server {
     shared = false; // a table's server, which the table itself ends
     exit = null; // { code, signal } once it ended
 
-    static async start(args = [], { env = {}, device = "fake", model = demo, ready = true } = {}) {
+    // hosts: raw requests give the Host "x", which is no name of this machine.
+    static async start(args = [], { env = {}, device = "fake", model = demo, ready = true, hosts = ["x"] } = {}) {
         const s = new Server();
-        const all = ["serve", "--model", model, "--port", "0", "--device", device, "--threads", "1", ...args];
+        const all = ["serve", "--model", model, "--port", "0", "--device", device, "--threads", "1", ...hosts.flatMap((h) => ["--allowed-host", h]), ...args];
         s.child = spawn(binary, all, {
             cwd: root,
             stdio: ["ignore", "pipe", "pipe"],

@@ -75,7 +75,7 @@ r.row("R6", "descriptors run short: no spin, and it recovers", async () => {
     for (const c of many) c.destroy();
     await sleep(200);
     const c = await Raw.open(port);
-    c.send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+    c.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
     await c.until((b) => parse(b)?.whole);
     assert.equal(parse(c.received)?.status, 200);
     c.destroy();

@@ -1,0 +1,120 @@
+/* hosts.c - whose page a browser's request comes from, and whom it thinks it talks to.
+ *
+ * Any page may send requests to a server on its visitor's machine. It cannot choose two headers:
+ * Host is the name in the URL, so a page that points a name of its own at this machine (DNS
+ * rebinding) gives that name; Origin is where the page came from. No sockets here. */
+#include "server/server_internal.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+#include <strings.h>
+
+enum { NAME_MAX_BYTES = 253, NO_PORT = 0 };
+
+typedef struct {
+    char name[NAME_MAX_BYTES + 1]; /* without brackets, without a trailing dot */
+    unsigned port;                 /* NO_PORT: none was given */
+    bool six;                      /* stood in brackets */
+} host;
+
+static bool plain(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '.' || c == '_';
+}
+
+/* ":N", or nothing. */
+static bool take_port(const char *text, unsigned *port) {
+    unsigned n = 0;
+    *port = NO_PORT;
+    if (*text == 0) return true;
+    if (*text++ != ':' || *text == 0) return false;
+    for (; *text; text++) {
+        if (*text < '0' || *text > '9') return false;
+        n = n * 10 + (unsigned)(*text - '0');
+        if (n > 65535) return false;
+    }
+    *port = n;
+    return n != 0;
+}
+
+/* NAME, A.B.C.D or [IPv6], each with or without a port, and nothing around it. */
+static bool read_host(const char *text, host *h) {
+    struct in6_addr six;
+    const char *name = text;
+    h->six = *text == '[';
+    if (h->six) name++;
+    size_t n = h->six ? strcspn(name, "]") : 0;
+    while (!h->six && plain(name[n]))
+        n++;
+    if (n == 0 || n > NAME_MAX_BYTES) return false;
+    memcpy(h->name, name, n);
+    h->name[n] = 0;
+    if (h->six && (name[n] != ']' || inet_pton(AF_INET6, h->name, &six) != 1)) return false;
+    if (!take_port(name + n + h->six, &h->port)) return false;
+    if (h->name[n - 1] == '.') h->name[n - 1] = 0;
+    return h->name[0] != 0;
+}
+
+/* A name that no DNS server answers for, or an address that is this machine's by definition. */
+static bool is_local(const host *h) {
+    static const char local[] = "localhost";
+    struct in6_addr six;
+    struct in_addr four;
+    if (h->six) {
+        return inet_pton(AF_INET6, h->name, &six) == 1 &&
+               (IN6_IS_ADDR_LOOPBACK(&six) ||
+                (IN6_IS_ADDR_V4MAPPED(&six) && six.s6_addr[12] == 127));
+    }
+    if (inet_pton(AF_INET, h->name, &four) == 1) return ntohl(four.s_addr) >> 24 == 127;
+    size_t n = strlen(h->name), tail = sizeof local - 1;
+    if (n < tail || strcasecmp(h->name + n - tail, local) != 0) return false;
+    return n == tail || h->name[n - tail - 1] == '.';
+}
+
+/* Whether an option's text names h: as it would stand in a URL, or an IPv6 address bare. */
+static bool names(const char *option, const host *h) {
+    host o;
+    if (h->six) {
+        struct in6_addr a, b;
+        const char *bare = read_host(option, &o) && o.six ? o.name : option;
+        return inet_pton(AF_INET6, bare, &a) == 1 && inet_pton(AF_INET6, h->name, &b) == 1 &&
+               memcmp(&a, &b, sizeof a) == 0;
+    }
+    return read_host(option, &o) && !o.six && strcasecmp(o.name, h->name) == 0;
+}
+
+bool srv_host_option_ok(const char *text) {
+    host h;
+    struct in6_addr six;
+    return strcmp(text, "*") == 0 || inet_pton(AF_INET6, text, &six) == 1 ||
+           (read_host(text, &h) && h.port == NO_PORT);
+}
+
+bool srv_host_known(const char *value, const char *bound, const opt_list *allowed) {
+    host h;
+    for (size_t i = 0; i < allowed->n; i++) {
+        if (strcmp(allowed->items[i], "*") == 0) return true;
+    }
+    if (!read_host(value, &h)) return false;
+    for (size_t i = 0; i < allowed->n; i++) {
+        if (names(allowed->items[i], &h)) return true;
+    }
+    return is_local(&h) || names(bound, &h);
+}
+
+bool srv_origin_is(const char *origin, const char *value) {
+    static const struct {
+        const char *text;
+        unsigned port;
+    } schemes[] = {{"http://", 80}, {"https://", 443}};
+    host page, here;
+    for (size_t i = 0; i < ARRAY_LEN(schemes); i++) {
+        size_t n = strlen(schemes[i].text);
+        unsigned port = schemes[i].port;
+        if (strncasecmp(origin, schemes[i].text, n) != 0) continue;
+        if (!read_host(origin + n, &page) || !read_host(value, &here)) return false;
+        return page.six == here.six && strcasecmp(page.name, here.name) == 0 &&
+               (page.port ? page.port : port) == (here.port ? here.port : port);
+    }
+    return false;
+}
