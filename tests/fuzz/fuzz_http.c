@@ -33,7 +33,8 @@ static void start(void) {
     json_setup();
     log_set_level(LOG_ALERT);
     server = calloc(1, sizeof *server);
-    server->o = (server_opts){.max_body = 4096,
+    server->o = (server_opts){.host = "127.0.0.1",
+                              .max_body = 4096,
                               .max_connections = 64,
                               .header_s = 10,
                               .body_s = 10,
@@ -41,6 +42,8 @@ static void start(void) {
                               .stall_s = 10};
     server->o.cors.items[0] = "https://a.example";
     server->o.cors.n = 1;
+    server->o.allowed_hosts.items[0] = "x";
+    server->o.allowed_hosts.n = 1;
     srv_metrics_init(&server->counts, 1024);
     list_init(&server->conns);
     list_init(&server->reqs);
