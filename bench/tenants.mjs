@@ -107,7 +107,7 @@ async function polite(s, n) {
 // Engine time that the server charged to each key so far.
 async function engineTime(s) {
     const text = await (await fetch(`http://127.0.0.1:${s.port}/metrics`)).text();
-    const of = (key) => Number(new RegExp(`fathom_key_engine_microseconds_total\{.*key="${key}"\} (\d+)`).exec(text)?.[1] ?? 0);
+    const of = (key) => Number(text.split("\n").find((l) => l.startsWith("fathom_key_engine_microseconds_total{") && l.includes(`key="${key}"`))?.split(" ").at(-1) ?? 0);
     return { polite: of("polite"), greedy: of("greedy") };
 }
 

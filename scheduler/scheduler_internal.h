@@ -303,7 +303,8 @@ typedef struct {
     uint32_t claim_pages[2];
     uint32_t in_launch, ready, n_live, n_looping; /* rows, counted per launch */
     bool may_run, held, passed;
-    cost_fit cost[3];                          /* of launches with its rows alone, by eng_stage */
+    double dear;          /* what its rows cost, over the usual; forgets quickly */
+    uint32_t since_alone; /* recurrent launches since it had one alone */
     uint64_t rows, output_tokens, preemptions; /* ever */
 } sched_tenant;
 

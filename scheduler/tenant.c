@@ -24,6 +24,8 @@
 
 enum {
     CLAIM_STEPS = 64,
+    ALONE_EVERY = 24, /* recurrent launches: one goes without the others, to learn its price */
+    MOST_DEAR = 8,
     MOST_LAG = 8, /* full launches that a tenant can be behind others: what it can make up for */
 };
 
@@ -49,7 +51,7 @@ int sched__tenants_init(sched *s, err *e) {
     s->n_tenants = o->max_tenants;
     for (uint32_t i = 0; i < s->n_tenants; i++) {
         uint32_t weight = o->weights ? o->weights[i] : 1;
-        s->tenants[i] = (sched_tenant){.weight = weight};
+        s->tenants[i] = (sched_tenant){.weight = weight, .dear = 1};
         list_init(&s->tenants[i].waiting);
         list_init(&s->tenants[i].active);
         if (weight < 1 || weight > SCHED_MAX_WEIGHT) {
@@ -202,16 +204,28 @@ sched_tenant *sched__most_pages(const sched *s) {
 
 /* ---- launches ---- */
 
-/* What a launch with so many rows of t alone takes, by weight: as its own launches tell, since
- * rows of long contexts are dearer than others, or else those of all. */
+/* What a launch with so many rows of t alone takes, by weight. Its rows may be dearer than others
+ * (long contexts) or cheaper (prompts): t->dear says so, from recurrent launches it had alone. */
 static double price(const sched *s, const sched_tenant *t, eng_stage stage, uint32_t rows) {
-    const cost_fit *f = t->cost[stage].n > 0 ? &t->cost[stage] : &s->cost[stage];
-    double ns = f->n > 0 ? sched__cost_ns(f, rows) : rows;
+    const cost_fit *f = &s->cost[stage];
+    double ns = f->n > 0 ? sched__cost_ns(f, rows) * t->dear : rows;
     return (ns > 1 ? ns : 1) / t->weight;
 }
 
-/* Who was away has no credit for it but half a launch of the least served of those here, which is
- * about what a tenant lags behind others while it is served beside them. */
+static void learn_price(const sched *s, sched_tenant *t, const flight *f, uint64_t ns) {
+    if (f->stage != ENG_STAGE_RECURRENT) return;
+    t->since_alone = 0;
+    double usual = sched__cost_ns(&s->cost[f->stage], f->n_rows);
+    if (usual <= 0) return;
+    double dear = (double)ns / usual;
+    if (dear > MOST_DEAR) dear = MOST_DEAR; /* one pause of the machine says little */
+    if (dear < 1.0 / MOST_DEAR) dear = 1.0 / MOST_DEAR;
+    t->dear += (dear - t->dear) / 4;
+}
+
+/* Who was away has no credit for it but two launches of the least served of those here: about what
+ * it was behind them while it was here, since launches are long beside its own. What it used then
+ * stays charged, so coming and going gains nothing. */
 void sched__activate(sched *s, sched_tenant *t) {
     if (t->n_running + t->n_waiting > 0) return;
     double least = 0;
@@ -219,7 +233,7 @@ void sched__activate(sched *s, sched_tenant *t) {
     EACH_ACTIVE(s, o) {
         if (o->n_running + o->n_waiting == 0) continue;
         uint32_t rows = o->n_rows < s->max_rows ? o->n_rows : s->max_rows;
-        double from = o->served - price(s, o, ENG_STAGE_RECURRENT, rows) / 2;
+        double from = o->served - 2 * price(s, o, ENG_STAGE_RECURRENT, rows);
         if (first || from < least) least = from;
         first = false;
     }
@@ -252,7 +266,8 @@ void sched__charge(sched *s, const flight *f, uint64_t ns) {
         if (n == 0) continue;
         t->rows += n;
         pay(t, (double)ns * price(s, t, f->stage, n) * t->weight / sum);
-        if (here == 1 && n + f->n_left_out == f->n_rows) sched__cost_add(&t->cost[f->stage], n, ns);
+        t->since_alone += f->stage == ENG_STAGE_RECURRENT;
+        if (here == 1 && n == f->n_rows) learn_price(s, t, f, ns);
     }
 }
 
@@ -291,9 +306,16 @@ void sched__hold_tenants(sched *s) {
         if (t->served < floor) t->served = floor;
         if (least < 0 || t->served < least) least = t->served;
     }
+    const sched_tenant *alone = NULL; /* the least served of those whose price is old */
+    EACH_ACTIVE(s, t) {
+        bool old = t->may_run && t->since_alone >= ALONE_EVERY;
+        if (old && (alone == NULL || t->served < alone->served)) alone = t;
+    }
     EACH_ACTIVE(s, t) {
         uint32_t rows = t->ready < s->max_rows ? t->ready : s->max_rows;
-        t->held = t->may_run && t->served - least > price(s, t, ENG_STAGE_RECURRENT, rows) / 2;
+        double ahead = t->served - least;
+        t->held = t->may_run && ahead > price(s, t, ENG_STAGE_RECURRENT, rows) / 2;
+        if (alone) t->held = t != alone;
         if (t->held) s->held_live += t->n_live, s->held_looping += t->n_looping;
     }
 }
