@@ -407,7 +407,7 @@ void sched__charge(sched *s, const flight *f, uint64_t ns); /* to whose rows are
 void sched__charge_host(sched *s, const seq *q, uint64_t ns);
 /* Before a recurrent launch is picked: sets `held` of tenants that let others go first. */
 void sched__hold_tenants(sched *s);
-/* Some tenant has nothing left to loop and waits for a flush only. */
+/* Some tenant has nothing left to loop, or lets others loop, and its rows wait for a flush. */
 bool sched__flush_is_waited_for(sched *s);
 
 /* ---- cohort.c ---- */

@@ -326,7 +326,8 @@ bool sched__flush_is_waited_for(sched *s) {
     for (int i = 0; i < N_LISTS; i++) {
         for (const list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
             const cohort *c = OWNER_OF((uintptr_t)r, cohort, loop);
-            if (c->n_live > 0) sched__tenant_of(s, c->owner)->may_run = true;
+            sched_tenant *t = sched__tenant_of(s, c->owner);
+            if (c->n_live > 0 && !t->held) t->may_run = true;
         }
     }
     const list_link *const lists[] = {&s->to_coda, &s->to_prelude};
