@@ -71,7 +71,7 @@ async function measure(s, headers) {
     }
     const pages = m['fathom_cache_pages{state="free"}'] + m['fathom_cache_pages{state="cached"}'];
     return { pages, used: m['fathom_cache_pages{state="used"}'], running: m["vllm:num_requests_running"], waiting: m["vllm:num_requests_waiting"],
-        buffered: m["fathom_http_buffered_bytes"], inFlight: m["fathom_http_requests_in_flight"], descriptors: proc.descriptors(s.child.pid), ledger: ledger(m), metrics: m };
+        buffered: m["fathom_http_buffered_bytes"] ?? 0, inFlight: m["fathom_http_requests_in_flight"], descriptors: proc.descriptors(s.child.pid), ledger: ledger(m), metrics: m };
 }
 
 const quiet = (now) => now.used === 0 && now.running === 0 && now.waiting === 0 && now.buffered === 0 && now.inFlight === 1;

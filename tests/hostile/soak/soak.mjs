@@ -115,7 +115,7 @@ const samples = [];
 async function sample() {
     const m = await server.metrics(), sorted = gaps.sort((a, b) => a - b);
     const s = { s: (Date.now() - began) / 1000, rss: proc.rssMB(pid), descriptors: proc.descriptors(pid), free: m['fathom_cache_pages{state="free"}'] + m['fathom_cache_pages{state="cached"}'], used: m['fathom_cache_pages{state="used"}'],
-        running: m["vllm:num_requests_running"], waiting: m["vllm:num_requests_waiting"], connections: m.fathom_http_connections, buffered: m.fathom_http_buffered_bytes, ledger: ledger(m), turn: m.fathom_loop_turn_max_seconds * 1000,
+        running: m["vllm:num_requests_running"], waiting: m["vllm:num_requests_waiting"], connections: m.fathom_http_connections, buffered: m.fathom_http_buffered_bytes ?? 0, ledger: ledger(m), turn: m.fathom_loop_turn_max_seconds * 1000,
         gap99: sorted[Math.floor(sorted.length * 0.99)] ?? 0, cpu: proc.cpu(pid), tokens: m["vllm:generation_tokens_total"], preemptions: m["vllm:num_preemptions_total"] };
     gaps = [];
     samples.push(s);
