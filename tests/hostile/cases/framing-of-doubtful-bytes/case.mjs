@@ -37,8 +37,10 @@ const rows = [
 
 export async function attack(server, t) {
     const wrong = [];
+    // Before its release 1.0 the library takes these before the server can see them; the server says so.
+    const told = /libmicrohttpd \S+ takes folded headers, NUL/.test(server.log);
     await t.many(rows.length, 6, async (i) => {
-        const [what, bytes, may] = rows[i];
+        const [what, bytes, strict] = rows[i], may = strict || (told && /^NUL/.test(what));
         const c = await t.open();
         c.send(Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes, "latin1"));
         await c.until((b) => t.parse(b)?.whole, 6000 * t.slow);
