@@ -15,7 +15,7 @@ export async function attack(server, t) {
     t.assert.equal(await cached("gamma", { cache_salt: "" + "s" }), 0);
     for (const path of ["/v1/chat/completions", "/v1/responses"]) {
         const ask = async (key) => {
-            const text = "the children of Israel and the tabernacle of the congregation ".repeat(8);
+            const text = path + " the children of Israel and the tabernacle of the congregation ".repeat(8);
             const r = await server.post(path, path.includes("chat") ? { messages: [{ role: "user", content: text }], max_tokens: 2 } : { input: text, max_output_tokens: 2 }, t.key(key));
             t.answered(r, [200]);
             return (r.json.usage.prompt_tokens_details ?? r.json.usage.input_tokens_details).cached_tokens;
