@@ -84,13 +84,17 @@ static uint64_t peer_of(const struct sockaddr *a) {
     return half;
 }
 
-/* The peer's key in srv.addresses, mixed with a secret, so that nobody picks addresses that meet
- * in the map. 0: this machine itself. */
-static uint64_t address_key(const srv *s, const struct sockaddr *a) {
-    uint64_t key = peer_of(a);
-    if (key == 0 || (key >> 24 == 127 && s->o.max_per_ip == SERVER_UNSET)) return 0;
-    key ^= s->id_seed;
-    return key && key != MAP_NONE ? key : 1;
+/* The id of a peer's account, mixed with a secret, so that nobody picks addresses that meet in
+ * the ledger's map. */
+static uint64_t account_id(const srv *s, const struct sockaddr *a) {
+    return (peer_of(a) ^ s->id_seed) % SRV_KEY_ACCOUNT;
+}
+
+/* Of this machine only as many as an option says: its connections are a proxy's, or its user's. */
+static bool is_counted(const srv_listener *at, const struct sockaddr *a) {
+    uint64_t peer = peer_of(a);
+    bool local = peer == 0 || (peer >> 24 == 127 && at->s->o.max_per_ip == SERVER_UNSET);
+    return !at->admin && !local;
 }
 
 /* Many share one address behind a proxy or a company's gateway, so the default leaves each a
@@ -103,9 +107,9 @@ uint64_t srv_conns_per_address(const server_opts *o) {
 
 bool srv_conn_welcome(srv_listener *at, const struct sockaddr *from) {
     srv *s = at->s;
-    uint64_t key = at->admin ? 0 : address_key(s, from);
-    uint64_t had = key ? map_get(&s->addresses, key) : MAP_NONE;
-    if (had == MAP_NONE || had < srv_conns_per_address(&s->o)) return true;
+    if (!is_counted(at, from)) return true;
+    const srv_account *a = srv_account_find(s->ledger, account_id(s, from));
+    if (a == NULL || a->n_conns < srv_conns_per_address(&s->o)) return true;
     s->counts.refused_address++;
     return false;
 }
@@ -117,13 +121,9 @@ srv_conn *srv_conn_open(srv_listener *at, int fd, const struct sockaddr *from) {
     srv_conn *k = calloc(1, sizeof *k);
     if (k == NULL) return NULL;
     *k = (srv_conn){.s = s, .at = at, .fd = fd, .rest_ns = clock_ns()};
-    k->address = at->admin ? 0 : address_key(s, from);
-    if (k->address && map_reserve(&s->addresses, 1) != 0) k->address = 0;
-    if (k->address) {
-        uint64_t had = map_get(&s->addresses, k->address);
-        map_put(&s->addresses, k->address, had == MAP_NONE ? 1 : had + 1);
-    }
-    k->account = srv_account_enter(s->ledger, peer_of(from) % SRV_KEY_ACCOUNT);
+    k->account = srv_account_enter(s->ledger, account_id(s, from));
+    k->counted = is_counted(at, from);
+    k->account->n_conns += k->counted;
     srv_deadline(k, s->o.header_s);
     list_insert_before(&s->conns, &k->link);
     list_insert_before(&at->fresh, &k->rest);
@@ -136,11 +136,7 @@ srv_conn *srv_conn_open(srv_listener *at, int fd, const struct sockaddr *from) {
 
 void srv_conn_close(srv_conn *k) {
     srv *s = k->s;
-    if (k->address) {
-        uint64_t had = map_get(&s->addresses, k->address);
-        if (had > 1) map_put(&s->addresses, k->address, had - 1);
-        else map_drop(&s->addresses, k->address);
-    }
+    k->account->n_conns -= k->counted;
     list_remove(&k->link);
     list_remove(&k->rest);
     s->n_conns--;

@@ -59,9 +59,14 @@ static srv_account *account_new(srv_ledger *l, uint64_t id) {
     return a;
 }
 
-srv_account *srv_account_enter(srv_ledger *l, uint64_t id) {
+srv_account *srv_account_find(const srv_ledger *l, uint64_t id) {
     uint64_t found = id == MAP_NONE ? MAP_NONE : map_get(&l->by_id, id);
-    srv_account *a = found == MAP_NONE ? account_new(l, id) : (srv_account *)(uintptr_t)found;
+    return found == MAP_NONE ? NULL : (srv_account *)(uintptr_t)found;
+}
+
+srv_account *srv_account_enter(srv_ledger *l, uint64_t id) {
+    srv_account *a = srv_account_find(l, id);
+    if (a == NULL) a = account_new(l, id);
     if (a == NULL) a = &l->nobody;
     a->users++;
     return a;

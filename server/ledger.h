@@ -23,8 +23,9 @@ typedef struct {
     list_link link; /* in the ledger */
     srv_ledger *ledger;
     uint64_t id;
-    uint32_t users; /* connections, requests and holds that name it */
-    size_t bytes;   /* of its holds, less those that are leaving */
+    uint32_t n_conns; /* of an address that is held to a limit of them */
+    uint32_t users;   /* connections, requests and holds that name it */
+    size_t bytes;     /* of its holds, less those that are leaving */
     /* parse.c: bodies that wait for a worker, in order; processor time its bodies took. */
     list_link waiting, turn;
     unsigned n_waiting, n_running;
@@ -37,7 +38,8 @@ void srv_ledger_close(srv_ledger *l); /* NULL is fine */
 /* The account of this id, made if need be. Never NULL: when memory runs out, one that all such
  * clients share. Each enter needs a leave. */
 srv_account *srv_account_enter(srv_ledger *l, uint64_t id);
-void srv_account_leave(srv_account *a); /* NULL is fine */
+srv_account *srv_account_find(const srv_ledger *l, uint64_t id); /* NULL: nobody uses it */
+void srv_account_leave(srv_account *a);                          /* NULL is fine */
 
 /* Bytes held for one purpose. The zero value holds nothing; set and end then do nothing. */
 typedef struct {

@@ -145,7 +145,6 @@ static void teardown(srv *s) {
     srv_ledger_close(s->ledger);
     srv_keys_close(s->keys);
     buf_deinit(&s->metrics_page);
-    map_deinit(&s->addresses);
 }
 
 static int check_hosts(const opt_list *allowed, err *e) {

@@ -86,7 +86,7 @@ struct srv_conn {
     srv_account *account; /* of the peer's address */
     uint64_t rest_ns;     /* since when it rests */
     uint64_t deadline_ns; /* absolute; bytes trickling in do not move it. 0 = none */
-    uint64_t address;     /* its key in srv.addresses; 0 = not counted */
+    bool counted;         /* among its account's connections */
     int fd;               /* libmicrohttpd's: shut down by us, never closed */
     bool cut;             /* shutdown() was called */
 };
@@ -444,7 +444,6 @@ struct srv {
     list_link parse_turns; /* accounts with bodies that wait for a worker */
     uint64_t parse_floor_ns;
     srv_ledger *ledger;
-    map addresses; /* how many connections each has */
 
     srv_load *load;
     bool loaded, draining, stopping;

@@ -69,7 +69,7 @@ struct tokenizer {
     _Atomic uint8_t *whole; /* [n_ids] text__whole */
     uint32_t max_len;       /* longest token of the vocabulary, bytes */
     uint32_t longest; /* most bytes of text that one token stands for; 0: some text may vanish */
-    uint32_t *slots;        /* hash of token bytes to id; TEXT__NO_ID = empty */
+    uint32_t *slots;  /* hash of token bytes to id; TEXT__NO_ID = empty */
     size_t slot_mask;
     uint32_t byte_id[256]; /* TEXT__NO_ID: the unknown token stands in, or nothing does */
     uint32_t unk, bos;     /* TEXT__NO_ID if none */

@@ -26,6 +26,8 @@ static srv *server_of(uint64_t connections, uint64_t per_ip) {
     s->o.max_connections = connections;
     s->o.max_per_ip = per_ip;
     s->id_seed = 0x1234567;
+    err e = {0};
+    cr_assert_eq(srv_ledger_open(&s->ledger, 1 << 20, 1 << 20, &e), 0);
     list_init(&s->conns);
     list_init(&s->reqs);
     srv_listener_init(&s->main, s, connections);
@@ -49,9 +51,9 @@ static unsigned open_from(srv_listener *at, const char *text, unsigned most) {
 static void close_all(srv *s) {
     while (!list_empty(&s->conns))
         srv_conn_close(OWNER_OF(s->conns.next, srv_conn, link));
-    cr_assert_eq(s->addresses.n, 0, "no address is remembered for nothing");
+    cr_assert(srv_ledger_is_empty(s->ledger), "no address is remembered for nothing");
     cr_assert_eq(s->n_conns + s->main.n + s->main.n_cut + s->admin.n, 0);
-    map_deinit(&s->addresses);
+    srv_ledger_close(s->ledger);
     free(s);
 }
 
