@@ -12,7 +12,7 @@ static const struct {
 #undef X
 };
 
-int err_set(err *e, err_code code, const char *param, const char *fmt, ...) {
+int(err_set)(err *e, err_code code, const char *param, const char *fmt, ...) {
     if (e == NULL || e->code != ERR_NONE) return -1;
     e->code = code;
     (void)snprintf(e->param, sizeof e->param, "%s", param ? param : "");

@@ -45,6 +45,9 @@ typedef struct {
 /* Records a failure unless one is already recorded. e may be NULL; param may be
  * NULL. Always returns -1, so that `return err_set(...)` ends a function. */
 int err_set(err *e, err_code code, const char *param, const char *fmt, ...) PRINTF_LIKE(4, 5);
+#ifdef __clang_analyzer__ /* which would else follow paths where it returns 0 */
+#define err_set(...) ((void)(err_set)(__VA_ARGS__), -1)
+#endif
 /* The same with "where: " before the message: a file's name, a request's field. */
 int err_vset_in(err *e, err_code code, const char *param, const char *where, const char *fmt,
                 va_list args) PRINTF_LIKE(5, 0);

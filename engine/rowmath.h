@@ -231,11 +231,11 @@ RM_FN float rm_add(float a, float b) {
 }
 
 #define RM_GREEDY_BELOW 1e-5f    /* temperatures */
-#define RM_EXP_LEAST -87.3f      /* e^x is 0 below */
+#define RM_EXP_LEAST (-87.3f)    /* e^x is 0 below */
 #define RM_EXP_ROUND 12582912.0f /* 1.5 * 2^23: adding it leaves the integer part */
 #define RM_LOG2_E 1.44269504f
 #define RM_LN2_HIGH 0.693359375f /* ln 2 in two parts */
-#define RM_LN2_LOW -2.12194440e-4f
+#define RM_LN2_LOW (-2.12194440e-4f)
 #define RM_WEIGHT_FINE 0x1p-11f /* floats from here on are multiples of 2^-34 already */
 #define RM_WEIGHT_UNITS 0x1p34f /* units of 2^-34 in a weight of 1 */
 

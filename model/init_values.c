@@ -91,7 +91,10 @@ static uint32_t loops_of(const model_plan *p, const float *size, double bias, do
 
 /* Depths over tokens whose halting logit is normal with this bias and spread. */
 static depths depths_at(const model_plan *p, const float *size, double bias, double spread) {
-    double sum = 0, squares = 0, weights = 0, last = (double)size[p->loops_default - 1];
+    double sum = 0, squares = 0, weights = 0;
+    /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): sizes of all default loops are
+     * there */
+    double last = (double)size[p->loops_default - 1];
     for (int i = 0; i < TOKENS; i++) {
         double g = -4 + 8.0 * i / (TOKENS - 1), w = exp(-g * g / 2);
         uint32_t t = loops_of(p, size, bias, spread * g / last);

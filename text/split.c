@@ -125,8 +125,11 @@ static size_t window_end(const char *text, size_t n, size_t limit) {
 /* Counts what a search, or a window of n bytes to look through, has taken. MATCHLIMIT when the
  * text has cost too much, CALLOUT when nobody waits. */
 static int charge(text__encoder *c, uint64_t ns, unsigned stands_for, size_t n) {
-    c->search_ns += ns * stands_for;
-    if (stands_for == 1) {
+    if (stands_for > 1) { /* one sample alone may have met with a page fault or a thief of time */
+        c->search_ns += (ns < c->last_sample_ns ? ns : c->last_sample_ns) * stands_for;
+        c->last_sample_ns = ns;
+    } else {
+        c->search_ns += ns;
         if (ns < WINDOW_NS + (uint64_t)n * WINDOW_NS_PER_BYTE) c->window *= 2;
         else if (c->window > 1) c->window /= 2;
     }

@@ -104,8 +104,9 @@ typedef struct {
     size_t cap;            /* symbols there is room for; the heap has twice that */
     size_t n_bytes;        /* of the whole text */
     uint64_t search_ns;    /* processor time that patterns took so far, by samples */
-    uint32_t searches;     /* every so many one is timed */
-    size_t window;         /* places where one search may begin before the time is looked at */
+    uint64_t last_sample_ns;
+    uint32_t searches; /* every so many one is timed */
+    size_t window;     /* places where one search may begin before the time is looked at */
     pcre2_match_data *match;
     pcre2_match_context *context; /* both made at first use */
     pcre2_jit_stack *stack;
