@@ -92,8 +92,7 @@ static uint32_t loops_of(const model_plan *p, const float *size, double bias, do
 /* Depths over tokens whose halting logit is normal with this bias and spread. */
 static depths depths_at(const model_plan *p, const float *size, double bias, double spread) {
     double sum = 0, squares = 0, weights = 0;
-    /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): sizes of all default loops are
-     * there */
+    /* There is at least one loop. NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign) */
     double last = (double)size[p->loops_default - 1];
     for (int i = 0; i < TOKENS; i++) {
         double g = -4 + 8.0 * i / (TOKENS - 1), w = exp(-g * g / 2);
