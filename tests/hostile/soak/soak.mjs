@@ -55,7 +55,7 @@ function honest(pick) {
         case 0: return ["/v1/chat/completions", { messages: [{ role: "user", content: prompt }], max_tokens, seed, temperature, stream, logprobs: pick(3) === 0 }];
         case 1: return ["/v1/responses", { input: prompt, max_output_tokens: max_tokens, temperature, stream }];
         case 2: return ["/v1/completions", { ...t.schema(schema, { max_tokens: 80, temperature, seed }), stream }];
-        case 3: return ["/tokenize", { prompt: prompt.repeat(1 + pick(20)) }];
+        case 3: return ["/tokenize", { prompt: prompt.repeat(1 + pick(12)) }];
         case 4: return ["/v1/completions", { prompt: [prompt, words[pick(words.length)]], n: 1 + pick(3), max_tokens, seed, temperature, stream, logprobs: pick(6) }];
         case 5: return ["/v1/completions", { prompt: Array.from({ length: 1 + pick(400) }, (_, i) => 260 + ((i * 7 + pick(3)) % 1700)), max_tokens, temperature, seed, stream }];
         default: return ["/v1/completions", { prompt, max_tokens, seed, temperature, stream, stop: pick(2) ? ["."] : undefined, depth: { max_loops: 1 + pick(8) } }];
