@@ -147,6 +147,20 @@ static void teardown(srv *s) {
     buf_deinit(&s->metrics_page);
 }
 
+/* A thread that hangs cannot be joined. Its step may go on for as long as silence is no death. */
+static void wait_for_engine(const srv *s) {
+    const uint64_t usual_beat_ns = UINT64_C(1000000000);
+    while (s->engine && !sched_thread_failed(s->engine)) {
+        uint64_t silent = sched_thread_silence_ns(s->engine);
+        if (silent < usual_beat_ns) return;
+        if (s->engine_dead || (double)silent > s->o.hang_s * 1e9) {
+            log_line(LOG_ALERT, "the engine does not end; the process ends without it");
+            _exit(s->exit_status ? s->exit_status : EXIT_FAILED);
+        }
+        (void)usleep(50000);
+    }
+}
+
 static int check_hosts(const opt_list *allowed, err *e) {
     for (size_t i = 0; i < allowed->n; i++) {
         if (srv_host_option_ok(allowed->items[i])) continue;
@@ -181,9 +195,7 @@ static int serve(srv *s, err *e) {
     if (s->admin.mhd) log_line(LOG_INFO, "health, readiness and metrics on %s", s->admin.address);
     uv_run(&s->loop, UV_RUN_DEFAULT);
     srv_watchdog_stop(s->watchdog);
-    if (s->engine && s->exit_status && !sched_thread_failed(s->engine) && !srv_engine_alive(s)) {
-        _exit(s->exit_status); /* a thread that hangs cannot be joined */
-    }
+    wait_for_engine(s);
     teardown(s);
     return 0;
 fail_keys:

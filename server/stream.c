@@ -61,12 +61,10 @@ void srv_cut(srv_req *r) {
     r->cut = true;
     srv_unwatch(r);
     if (r->gen) srv_engine_drop(r);
-    if (r->conn->cut) return;
-    r->conn->cut = true;
     /* Without this the kernel keeps megabytes for a peer that does not read. */
     struct linger hard = {.l_onoff = 1, .l_linger = 0};
-    (void)setsockopt(r->conn->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
-    shutdown(r->conn->fd, SHUT_RDWR); /* never close(): the descriptor is libmicrohttpd's */
+    if (!r->conn->cut) (void)setsockopt(r->conn->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+    srv_conn_cut(r->conn);
 }
 
 /* Length of the whole events at the front of n bytes that fit max; an event that does not

@@ -144,6 +144,7 @@ typedef struct {
 
 int api__automaton_init(api__automaton *a, const api__grammar *g, err *e) WARN_UNUSED;
 void api__automaton_deinit(api__automaton *a);
+size_t api__automaton_bytes(void); /* that init allocates */
 void api__automaton_start(api__automaton *a, api__threads *t);
 /* to: what remains of from after one more byte; to->n is 0 if the byte is not allowed. */
 void api__automaton_step(api__automaton *a, const api__threads *from, uint8_t byte,

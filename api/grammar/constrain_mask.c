@@ -569,10 +569,9 @@ void api__constraint_destroy(api__constraint *c) {
 }
 
 size_t api__constraint_bytes(const api__constraint *c) {
-    return sizeof *c;
+    return sizeof *c + c->w->v->n_words * sizeof *c->words;
 }
 
 size_t api__workspace_bytes(const api__workspace *w) {
-    return sizeof *w + API__POOL * sizeof(api__frame) +
-           (1 + CACHED_MASKS) * w->v->n_words * sizeof *w->words;
+    return sizeof *w + 2 * api__automaton_bytes() + CACHED_MASKS * w->v->n_words * sizeof *w->words;
 }

@@ -17,6 +17,11 @@ int api__automaton_init(api__automaton *a, const api__grammar *g, err *e) {
     return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a constraint");
 }
 
+size_t api__automaton_bytes(void) {
+    const api__automaton *a = NULL;
+    return API__POOL * (sizeof *a->pool + sizeof *a->next + sizeof *a->moved);
+}
+
 void api__automaton_deinit(api__automaton *a) {
     free(a->pool);
     free(a->next);

@@ -142,6 +142,18 @@ test("an engine that hangs: health says so, then the process leaves with a statu
     s.clean();
 });
 
+test("an engine that hangs keeps no drained process from ending", async () => {
+    const s = await Server.start(["--hang-seconds", "3", "--drain-seconds", "0.5", "--fake-us-per-token", "2000"], { env: { FATHOM_FAULT: "stall:20" } });
+    s.expected = /silent|does not (answer|end)/;
+    const c = await Raw.open(s.port);
+    c.send(post("/v1/completions", JSON.stringify({ ...body, max_tokens: 900, stream: true })));
+    await c.until((b) => b.includes("data: "));
+    s.signal("SIGTERM");
+    const end = await s.ended;
+    assert.equal(end.code, 1, `exit ${JSON.stringify(end)}`);
+    s.clean();
+});
+
 test("three numeric failures in ten seconds end the process", async () => {
     const s = await Server.start([], { env: { FATHOM_FAULT: "nans:5" } });
     s.expected = /not a number|new process/;
