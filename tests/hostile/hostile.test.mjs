@@ -5,7 +5,7 @@ import { readdirSync } from "node:fs";
 import path from "node:path";
 import { describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { PATIENCE_FACTOR, option, run } from "./lib/bench.mjs";
+import { PATIENCE_FACTOR, SCALE, option, run } from "./lib/bench.mjs";
 
 const dir = path.join(path.dirname(fileURLToPath(import.meta.url)), "cases");
 const only = new RegExp(process.env.HOSTILE_CASES ?? "");
@@ -16,7 +16,7 @@ describe("hostile", { concurrency: Number(process.env.HOSTILE_JOBS ?? 2) }, () =
     for (const [name, def] of cases) {
         const lacks = (def.needs ?? []).find((o) => !option(o));
         const skip = lacks ? `this server has no ${lacks}` : def.skip?.() ?? false;
-        test(`${name}: ${def.title}`, { skip, timeout: 180000 * Math.min(PATIENCE_FACTOR, 5) }, async () => {
+        test(`${name}: ${def.title}`, { skip, timeout: 180000 * Math.min(PATIENCE_FACTOR, 5) * Math.max(1, 4 * SCALE) }, async () => {
             const start = Date.now(), said = [];
             try {
                 if (def.whole) await def.whole((line) => said.push(line));

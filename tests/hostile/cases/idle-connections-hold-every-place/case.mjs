@@ -12,7 +12,7 @@ export async function attack(server, t) {
     }
     const all = await Promise.all(idle);
     for (let i = 0; i < 8; i++) {
-        const r = await Promise.race([server.get("/health"), t.sleep(5000 * t.slow)]);
+        const r = await Promise.race([server.get("/health"), t.sleep(20000)]);
         t.assert.equal(r?.status, 200, "a new connection got no answer");
         await t.sleep(200);
     }

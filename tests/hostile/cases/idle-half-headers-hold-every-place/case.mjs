@@ -11,7 +11,7 @@ export async function attack(server, t) {
         c.send(i % 3 ? "GET /health HTTP/1.1\r\nHost: lo" : "POST /v1/completions HTTP/1.1\r\nX-A: b\r\n");
     });
     for (let i = 0; i < 5; i++) {
-        const r = await Promise.race([server.get("/health"), t.sleep(8000 * t.slow)]);
+        const r = await Promise.race([server.get("/health"), t.sleep(20000)]);
         t.assert.equal(r?.status, 200, "a new connection got no answer");
         await t.sleep(300);
     }

@@ -8,7 +8,7 @@ export const settle = 30;
 
 export async function attack(server, t) {
     const all = await uploads(t, 140, (c) => c.send(withoutLastByte(1900 << 10)));
-    const end = Date.now() + 14000 * t.slow;
+    const end = Date.now() + 90000; // no bound for speed: 2 MB once bought half an hour
     let served = 0, refused = 0;
     while (Date.now() < end && all.some((c) => !c.closed)) {
         const r = await t.complete({ prompt: "And", max_tokens: 2 });
