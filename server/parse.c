@@ -8,10 +8,10 @@
  * A worker sees only its srv_work. If the client leaves meanwhile, the work is forgotten
  * (req = NULL), ends within milliseconds, and is thrown away when it comes back. */
 #include "base/cancel.h"
+#include "base/clock.h"
 #include "server/server_internal.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 enum {
     WORKERS = 4,          /* of libuv's pool */
@@ -40,12 +40,6 @@ struct srv_work {
     int rc;
     err e;
 };
-
-static uint64_t thread_ns(void) {
-    struct timespec t = {0};
-    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
-}
 
 static void do_work(srv_work *w) {
     static const api_kind kinds[] = {API_COMPLETION, API_CHAT, API_RESPONSES};
@@ -120,11 +114,11 @@ static void start_waiting(srv *s);
 
 static void on_work(uv_work_t *u) {
     srv_work *w = OWNER_OF(u, srv_work, w);
-    uint64_t began = thread_ns();
+    uint64_t began = clock_thread_ns();
     cancel_watch(&w->cancelled);
     do_work(w);
     cancel_watch(NULL); /* libuv's threads go on to other work */
-    w->cpu_ns = thread_ns() - began;
+    w->cpu_ns = clock_thread_ns() - began;
 }
 
 static void on_worked(uv_work_t *u, int status) {

@@ -134,7 +134,7 @@ static void teardown(srv *s) {
     srv_mhd_close(&s->admin);
     srv_engine_close(s);
     uv_close((uv_handle_t *)&s->sweep, NULL);
-    uv_close((uv_handle_t *)&s->turn, NULL);
+    uv_close((uv_handle_t *)&s->turn.prepare, NULL);
     uv_close((uv_handle_t *)&s->drain_timer, NULL);
     for (unsigned i = 0; i < s->n_signals; i++)
         uv_close((uv_handle_t *)&s->signals[i], NULL);

@@ -387,7 +387,7 @@ typedef struct {
     uint64_t crowd_cut, refused_address, refused_foreign;
     uint64_t bad_clients, numeric_failures, cancelled_by_client;
     uint64_t requests_by_route[32];
-    uint64_t loop_turn_max_ns;
+    uint64_t loop_turn_max_ns, loop_turn_max_cpu_ns;
 } srv_counts;
 void srv_metrics_init(srv_counts *c, uint32_t max_context);
 void srv_observe(srv_hist *h, double v, uint64_t times);
@@ -432,8 +432,10 @@ struct srv {
     srv_listener main, admin;
     uv_timer_t sweep, drain_timer;
     uv_async_t async;
-    uv_prepare_t turn;
-    uint64_t turn_ns, turn_idle_ns; /* when the last turn began, and the loop's idle time then */
+    struct { /* the turn that began last, and what the clocks said then */
+        uv_prepare_t prepare;
+        uint64_t began_ns, idle_ns, cpu_ns;
+    } turn;
     uv_signal_t signals[5];
     unsigned n_signals;
     srv_watchdog *watchdog;

@@ -546,16 +546,20 @@ void api__workspace_destroy(api__workspace *w) {
 }
 
 int api__constraint_create(api__constraint **out, api__workspace *w, err *e) {
-    api__constraint *c = *out = calloc(1, sizeof *c);
-    /* Its pages are left to whoever makes the first mask: a request may want many of them. */
-    if (c) c->words = array_new_aligned(w->v->n_words, sizeof *c->words);
-    if (c == NULL || c->words == NULL) {
-        api__constraint_destroy(c);
+    /* A request may want many of them, on the loop: their pages, of states and words, are left to
+     * whoever first needs them. */
+    api__constraint *c = *out = malloc(sizeof *c);
+    uint64_t *words = array_new_aligned(w->v->n_words, sizeof *words);
+    if (c == NULL || words == NULL) {
+        free(c);
+        free(words);
         *out = NULL;
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a constraint");
     }
     c->w = w;
-    c->mask = (eng_mask){c->words, w->v->n_words};
+    c->fuel = 0;
+    c->words = words;
+    c->mask = (eng_mask){words, w->v->n_words};
     api__threads now;
     api__automaton_start(&w->taking, &now);
     set_state(c, &w->taking, &now);
