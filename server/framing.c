@@ -46,7 +46,9 @@ static void take_length(srv_framing *f, const char *v, size_t n, uint64_t max_bo
         if (v[i] < '0' || v[i] > '9') f->bad_length = true;
         else if (length <= UINT64_MAX / 10 - 9) length = length * 10 + (uint64_t)(v[i] - '0');
     }
-    if (!f->bad_length && length > max_body) f->big = true;
+    if (f->bad_length) return;
+    f->n_body = length;
+    f->big = length > max_body;
 }
 
 /* "application/json" or another JSON type, with no charset but UTF-8. */

@@ -20,7 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { RUNS_PER_WAKE = 4 };
+enum { PAGE_BYTES = 4096, RUNS_PER_WAKE = 4 };
 
 /* ---- the pump ---- */
 
@@ -145,6 +145,7 @@ static void judge(srv_req *r, const char *url, const char *method, const char *v
     }
     r->head = strcmp(method, "HEAD") == 0;
     r->body_start_ns = clock_ns();
+    r->body_announced = sc.f.n_body;
     srv_deadline(r->conn, s->o.body_s);
     bool body = sc.f.length || sc.f.coding;
     r->defer = body && !sc.f.expect;
@@ -181,6 +182,21 @@ static uint64_t count_structure(const char *data, size_t n) {
     return count;
 }
 
+/* Keeps a piece and enters what is held. Room for a large body is taken at once: its pages come
+ * as the body does, so it is as large as what has come. A small one, or one of unknown length,
+ * grows; all of its room counts. */
+static void keep_piece(srv_req *r, const char *data, size_t n) {
+    if (r->body.cap == 0 && r->body_announced <= r->s->o.max_body) {
+        size_t announced = (size_t)r->body_announced;
+        if (announced >= SRV_LARGE_BYTES && buf_reserve(&r->body, announced) != 0)
+            r->body.failed = false; /* growing may still do */
+    }
+    buf_append(&r->body, data, n);
+    r->body_structure += count_structure(data, n);
+    bool paged = r->body.cap > SRV_LARGE_BYTES && r->body.cap > r->body.len + PAGE_BYTES;
+    srv_hold_set(&r->held_body, paged ? r->body.len + PAGE_BYTES : r->body.cap);
+}
+
 /* A piece of the body. No answer can be queued now, so what is wrong is kept in r->late.
  * Beyond four times the limit the connection is dropped. */
 static enum MHD_Result collect(srv_req *r, const char *data, size_t *len) {
@@ -197,9 +213,7 @@ static enum MHD_Result collect(srv_req *r, const char *data, size_t *len) {
         return r->body_seen > 4 * s->o.max_body ? MHD_NO : MHD_YES;
     }
     if (r->late || r->refusal.status) return MHD_YES;
-    buf_append(&r->body, data, n);
-    r->body_structure += count_structure(data, n);
-    srv_hold_set(&r->held_body, r->body.cap);
+    keep_piece(r, data, n);
     if (r->body.failed) r->late = 503;
     if (srv_ledger_full(s->ledger)) (void)srv_make_room(s, r); /* or r->late says 503 */
     return MHD_YES;

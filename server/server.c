@@ -233,7 +233,7 @@ server_opts server_opts_default(void) {
  * as the ledger says and not as large as it once was. (glibc otherwise raises the threshold to
  * the largest block freed, and keeps a heap for each thread.) */
 static void keep_freed_memory_small(void) {
-    (void)mallopt(M_MMAP_THRESHOLD, 256 << 10);
+    (void)mallopt(M_MMAP_THRESHOLD, SRV_LARGE_BYTES);
     (void)mallopt(M_TRIM_THRESHOLD, 4 << 20);
     (void)mallopt(M_ARENA_MAX, 2);
 }

@@ -38,9 +38,11 @@
 enum {
     SRV_POOL_BYTES = 8 << 10, /* libmicrohttpd's memory per connection: request line and headers */
     SRV_SOCKET_BYTES = 64 << 10, /* most that the kernel keeps for a socket that is not read */
-    SRV_SLICE_BYTES = 16 << 10,  /* of a whole answer, written at a time */
-    SRV_INLINE_BODY = 4 << 10,   /* bodies up to this are parsed on the loop (well under 1 ms) */
-    SRV_ID_MAX = 64,             /* longest X-Request-Id taken over */
+    SRV_LARGE_BYTES =
+        256 << 10, /* blocks from here on are pages of their own, returned when freed */
+    SRV_SLICE_BYTES = 16 << 10, /* of a whole answer, written at a time */
+    SRV_INLINE_BODY = 4 << 10,  /* bodies up to this are parsed on the loop (well under 1 ms) */
+    SRV_ID_MAX = 64,            /* longest X-Request-Id taken over */
     SRV_KEY_NAME = 32,
     SRV_TICK_MS = 1000, /* of the sweep */
     SRV_MAX_KEYS = 1024,
@@ -147,7 +149,7 @@ struct srv_req {
     unsigned status;
     uint64_t start_ns, last_out_ns; /* last time bytes went in or were taken */
     uint64_t paused_ns;             /* since start_ns, while the whole process stood still */
-    uint64_t body_start_ns, body_seen;
+    uint64_t body_start_ns, body_seen, body_announced;
     uint32_t body_pieces;
     char id[SRV_ID_MAX + 1]; /* X-Request-Id; "" = make one */
     int key;                 /* index of the API key, -1 = none */
@@ -210,6 +212,7 @@ const char *srv_req_header(const srv_req *r, const char *name);
 /* framing.c: no libmicrohttpd, no sockets; every input is bytes. */
 typedef struct {
     unsigned host, length, coding, type, encoding, expect, auth, x_key, request_id;
+    uint64_t n_body; /* as announced; 0 if it was not */
     bool chunked, bad_length, big, bad_name, bad_value, bad_expect, json, coded, bad_type;
 } srv_framing;
 bool srv_screen_target(const char *raw) WARN_UNUSED; /* false: 400 */

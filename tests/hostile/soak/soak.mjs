@@ -4,7 +4,7 @@
 // FATHOM_BIN names the program (default build/release/fathom). Writes OUT/soak.jsonl (a sample
 // every 5 s) and OUT/soak.md. Exit status 0: nothing was found.
 globalThis.endsItsServers = true; // this is no test of node's runner
-process.env.ASAN_OPTIONS ??= "exitcode=99:quarantine_size_mb=8:malloc_context_size=8";
+process.env.ASAN_OPTIONS ??= "exitcode=99:quarantine_size_mb=8:malloc_context_size=1";
 const { appendFileSync, mkdirSync, writeFileSync } = await import("node:fs");
 const { parseArgs } = await import("node:util");
 const path = (await import("node:path")).default;
