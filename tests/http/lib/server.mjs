@@ -46,7 +46,7 @@ export class Server {
         s.child = spawn(binary, all, {
             cwd: root,
             stdio: ["ignore", "pipe", "pipe"],
-            env: { ...process.env, ASAN_OPTIONS: "abort_on_error=0:exitcode=99", ...env },
+            env: { ASAN_OPTIONS: "abort_on_error=0:exitcode=99", ...process.env, ...env },
         });
         running.add(s);
         s.child.on("close", () => running.delete(s));
