@@ -92,6 +92,7 @@ static void feel_pulse(srv *s, uint64_t now) {
 
 static void on_tick(uv_timer_t *t) {
     srv *s = t->data;
+    srv_turn turn = srv_turn_begin(s);
     srv_forgive_pause(s);
     uint64_t now = clock_ns();
     srv_watchdog_beat(s->watchdog);
@@ -110,6 +111,18 @@ static void on_tick(uv_timer_t *t) {
     srv_engine_turn(s); /* no wake of the engine is relied upon for longer than a tick */
     srv_mhd_tick(s);
     feel_pulse(s, now);
+    srv_turn_end(s, turn);
+}
+
+srv_turn srv_turn_begin(srv *s) {
+    return s->turn_depth++ == 0 ? clock_ns() : 0;
+}
+
+void srv_turn_end(srv *s, srv_turn began) {
+    s->turn_depth--;
+    if (began == 0) return;
+    uint64_t took = clock_ns() - began;
+    if (took > s->counts.loop_turn_max_ns) s->counts.loop_turn_max_ns = took;
 }
 
 int srv_sweep_open(srv *s, err *e) {
@@ -120,29 +133,4 @@ int srv_sweep_open(srv *s, err *e) {
         return 0;
     }
     return err_set(e, ERR_IO, NULL, "the sweep's timer did not start");
-}
-
-/* Between two of these calls the loop waits for events once and then runs all their callbacks:
- * how long others wait for that, and how much of it the loop computed itself. */
-static void on_turn(uv_prepare_t *h) {
-    srv *s = h->data;
-    uint64_t now = clock_ns(), idle = uv_metrics_idle_time(&s->loop), cpu = clock_thread_ns();
-    uint64_t took = now - s->turn.began_ns, waited = idle - s->turn.idle_ns;
-    if (s->turn.began_ns && took > waited && took - waited > s->counts.loop_turn_max_ns)
-        s->counts.loop_turn_max_ns = took - waited;
-    if (s->turn.began_ns && cpu - s->turn.cpu_ns > s->counts.loop_turn_max_cpu_ns)
-        s->counts.loop_turn_max_cpu_ns = cpu - s->turn.cpu_ns;
-    s->turn.began_ns = now;
-    s->turn.idle_ns = idle;
-    s->turn.cpu_ns = cpu;
-}
-
-int srv_turns_open(srv *s, err *e) {
-    s->turn.prepare.data = s;
-    if (uv_loop_configure(&s->loop, UV_METRICS_IDLE_TIME) == 0 &&
-        uv_prepare_init(&s->loop, &s->turn.prepare) == 0 &&
-        uv_prepare_start(&s->turn.prepare, on_turn) == 0) {
-        return 0;
-    }
-    return err_set(e, ERR_IO, NULL, "the loop's turns cannot be measured");
 }

@@ -320,6 +320,7 @@ static void on_async(uv_async_t *a) {
 
 void srv_engine_turn(srv *s) {
     if (s->engine == NULL) return;
+    srv_turn turn = srv_turn_begin(s);
     sched_event ev;
     unsigned n = 0;
     uint64_t now = clock_ns();
@@ -335,6 +336,7 @@ void srv_engine_turn(srv *s) {
     if (s->engine_ill || sched_thread_failed(s->engine)) {
         srv_stop(s, EXIT_FAILED, "the engine failed; a new process is needed");
     }
+    srv_turn_end(s, turn);
 }
 
 bool srv_engine_alive(srv *s) {

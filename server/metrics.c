@@ -307,11 +307,9 @@ static void write_http(page *p, const srv *s) {
         "Reports of the HTTP library about broken peers.", (double)c->bad_clients);
     one(p, "fathom_log_dropped_lines_total", "counter", "Log lines that could not be written.",
         (double)log_dropped_lines());
-    one(p, "fathom_loop_turn_max_seconds", "gauge", "Longest turn of the event loop so far.",
+    one(p, "fathom_loop_turn_max_seconds", "gauge",
+        "Longest time that one callback held the event loop so far.",
         (double)c->loop_turn_max_ns * 1e-9);
-    one(p, "fathom_loop_turn_max_cpu_seconds", "gauge",
-        "Most processor time of one turn of the event loop so far.",
-        (double)c->loop_turn_max_cpu_ns * 1e-9);
 }
 
 /* A label value may hold anything but a bare quote, backslash or newline. */

@@ -41,6 +41,7 @@ static void pump(srv_listener *at) {
     MHD_UNSIGNED_LONG_LONG wait = 0;
     enum MHD_Result has = MHD_NO;
     srv_forgive_pause(s);
+    srv_turn turn = srv_turn_begin(s);
     at->pumping = true;
     for (int i = 0; i < RUNS_PER_WAKE; i++) {
         unsigned open = at->n;
@@ -53,6 +54,7 @@ static void pump(srv_listener *at) {
     at->pumping = false;
     if (has == MHD_YES) uv_timer_start(&at->timer, on_timer, wait ? wait : 1, 0);
     else uv_timer_stop(&at->timer);
+    srv_turn_end(s, turn);
     srv_drain_check(s);
 }
 

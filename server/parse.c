@@ -125,6 +125,7 @@ static void on_worked(uv_work_t *u, int status) {
     (void)status;
     srv_work *w = OWNER_OF(u, srv_work, w);
     srv *s = w->s;
+    srv_turn turn = srv_turn_begin(s);
     s->n_parsing--;
     s->n_workers_busy--;
     w->account->n_running--;
@@ -138,6 +139,7 @@ static void on_worked(uv_work_t *u, int status) {
     free(w);
     start_waiting(s);
     srv_mhd_pump(s);
+    srv_turn_end(s, turn);
 }
 
 static void start(srv_work *w) {

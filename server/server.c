@@ -134,7 +134,6 @@ static void teardown(srv *s) {
     srv_mhd_close(&s->admin);
     srv_engine_close(s);
     uv_close((uv_handle_t *)&s->sweep, NULL);
-    uv_close((uv_handle_t *)&s->turn.prepare, NULL);
     uv_close((uv_handle_t *)&s->drain_timer, NULL);
     for (unsigned i = 0; i < s->n_signals; i++)
         uv_close((uv_handle_t *)&s->signals[i], NULL);
@@ -185,8 +184,8 @@ static int serve(srv *s, err *e) {
         (void)err_set(e, ERR_IO, NULL, "the event loop did not start");
         goto fail_keys;
     }
-    if (srv_turns_open(s, e) != 0 || srv_engine_init(s, e) != 0 || srv_sweep_open(s, e) != 0 ||
-        srv_signals_open(s, e) != 0 || open_ports(s, fds, e) != 0 || srv_load_start(s, e) != 0 ||
+    if (srv_engine_init(s, e) != 0 || srv_sweep_open(s, e) != 0 || srv_signals_open(s, e) != 0 ||
+        open_ports(s, fds, e) != 0 || srv_load_start(s, e) != 0 ||
         srv_watchdog_start(&s->watchdog, LOOP_STALL_S, e) != 0) {
         return -1; /* nothing runs yet: the process ends */
     }

@@ -328,8 +328,10 @@ void srv_answer_rest(srv_req *r);
 /* deadlines.c */
 int srv_sweep_open(srv *s, err *e) WARN_UNUSED;
 void srv_deadline(srv_conn *c, double seconds); /* 0 = none */
-/* Measures every turn of the loop, all its callbacks together. */
-int srv_turns_open(srv *s, err *e) WARN_UNUSED;
+/* Around whatever the loop calls that may take time; of nested ones the outermost is measured. */
+typedef uint64_t srv_turn;
+srv_turn srv_turn_begin(srv *s);
+void srv_turn_end(srv *s, srv_turn began);
 /* Moves every deadline by the pause, if the process stood still. Called before a deadline is
  * looked at and before one is set. */
 void srv_forgive_pause(srv *s);
@@ -390,7 +392,7 @@ typedef struct {
     uint64_t crowd_cut, refused_address, refused_foreign;
     uint64_t bad_clients, numeric_failures, cancelled_by_client;
     uint64_t requests_by_route[32];
-    uint64_t loop_turn_max_ns, loop_turn_max_cpu_ns;
+    uint64_t loop_turn_max_ns;
 } srv_counts;
 void srv_metrics_init(srv_counts *c, uint32_t max_context);
 void srv_observe(srv_hist *h, double v, uint64_t times);
@@ -435,10 +437,7 @@ struct srv {
     srv_listener main, admin;
     uv_timer_t sweep, drain_timer;
     uv_async_t async;
-    struct { /* the turn that began last, and what the clocks said then */
-        uv_prepare_t prepare;
-        uint64_t began_ns, idle_ns, cpu_ns;
-    } turn;
+    unsigned turn_depth; /* of srv_turn_begin */
     uv_signal_t signals[5];
     unsigned n_signals;
     srv_watchdog *watchdog;
