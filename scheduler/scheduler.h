@@ -188,6 +188,9 @@ uint64_t sched_thread_silence_ns(sched_thread *t);
  * late steps took; 0 before the first. */
 void sched_thread_pulse(const sched_thread *t, uint64_t *beat_ns, uint64_t *usual_step_ns);
 bool sched_thread_failed(sched_thread *t);
+/* Asks the engine thread to end, and says whether it has within so many nanoseconds. A step that
+ * never comes back cannot be joined: then the process has to end without sched_thread_stop. */
+bool sched_thread_ends(sched_thread *t, uint64_t within_ns) WARN_UNUSED;
 void sched_thread_stop(sched_thread *t); /* cancels what runs, joins, frees; NULL is fine */
 
 #endif

@@ -52,7 +52,7 @@ struct sched_thread {
     pthread_t thread, maker;
     bool running, making; /* whether the threads were started */
     seq *ended;           /* engine's side: not yet reported, linked by rank.next */
-    atomic_bool stop, cancels, failed;
+    atomic_bool stop, cancels, failed, over; /* over: the engine thread has left its loop */
     atomic_uint_fast64_t alive_ns;
     atomic_uint_fast64_t usual_ns; /* of a step that was not idle; written by the engine */
 
@@ -179,6 +179,7 @@ static void *engine_main(void *arg) {
         was_idle = idle;
         if (idle || t->s->starved) wake_wait(t->bell, IDLE_NS);
     }
+    atomic_store_explicit(&t->over, true, memory_order_release);
     return NULL;
 }
 
@@ -254,9 +255,13 @@ static int allocate(sched_thread *t, err *e) {
     return wake_create(&t->bell, e) != 0 ? -1 : wake_create(&t->mask_bell, e);
 }
 
-static void join(sched_thread *t) {
+static void ask_to_stop(sched_thread *t) {
     atomic_store_explicit(&t->stop, true, memory_order_release);
     if (t->bell) wake_signal(t->bell);
+}
+
+static void join(sched_thread *t) {
+    ask_to_stop(t);
     if (t->running) pthread_join(t->thread, NULL);
     if (t->mask_bell) wake_signal(t->mask_bell);
     if (t->making) pthread_join(t->maker, NULL);
@@ -408,6 +413,16 @@ void sched_thread_pulse(const sched_thread *t, uint64_t *beat_ns, uint64_t *usua
 
 bool sched_thread_failed(sched_thread *t) {
     return atomic_load_explicit(&t->failed, memory_order_acquire);
+}
+
+bool sched_thread_ends(sched_thread *t, uint64_t within_ns) {
+    if (t == NULL) return true;
+    ask_to_stop(t);
+    for (uint64_t began = clock_ns();;) {
+        if (atomic_load_explicit(&t->over, memory_order_acquire)) return true;
+        if (clock_ns() - began > within_ns) return false;
+        nanosleep(&(struct timespec){0, NAP_NS}, NULL);
+    }
 }
 
 void sched_thread_stop(sched_thread *t) {

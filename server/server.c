@@ -146,18 +146,13 @@ static void teardown(srv *s) {
     buf_deinit(&s->metrics_page);
 }
 
-/* A thread that hangs cannot be joined. Its step may go on for as long as silence is no death. */
-static void wait_for_engine(const srv *s) {
-    const uint64_t usual_beat_ns = UINT64_C(1000000000);
-    while (s->engine && !sched_thread_failed(s->engine)) {
-        uint64_t silent = sched_thread_silence_ns(s->engine);
-        if (silent < usual_beat_ns) return;
-        if (s->engine_dead || (double)silent > s->o.hang_s * 1e9) {
-            log_line(LOG_ALERT, "the engine does not end; the process ends without it");
-            _exit(s->exit_status ? s->exit_status : EXIT_FAILED);
-        }
-        (void)usleep(50000);
-    }
+/* A thread that hangs cannot be joined: the process then ends here. Its step may go on for as long
+ * as silence is no death, unless it was found dead already. */
+static void end_engine(const srv *s) {
+    if (sched_thread_ends(s->engine, s->engine_dead ? 0 : (uint64_t)(s->o.hang_s * 1e9))) return;
+    if (!s->engine_dead)
+        log_line(LOG_ALERT, "the engine does not end; the process ends without it");
+    _exit(s->exit_status ? s->exit_status : EXIT_FAILED);
 }
 
 static int check_hosts(const opt_list *allowed, err *e) {
@@ -194,7 +189,7 @@ static int serve(srv *s, err *e) {
     if (s->admin.mhd) log_line(LOG_INFO, "health, readiness and metrics on %s", s->admin.address);
     uv_run(&s->loop, UV_RUN_DEFAULT);
     srv_watchdog_stop(s->watchdog);
-    wait_for_engine(s);
+    end_engine(s);
     teardown(s);
     return 0;
 fail_keys:
