@@ -16,10 +16,11 @@ const rss = (s, what = "VmRSS") => Number(new RegExp(`${what}:\\s+(\\d+)`).exec(
 const head = (target, n) => `POST ${target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${n}\r\n\r\n`;
 const held = async (s) => Object.entries(await s.metrics()).filter(([k]) => k.startsWith("fathom_request_memory_bytes{")).reduce((sum, [, v]) => sum + v, 0);
 
-async function each(n, send) {
+// n connections that do not read, each after it has sent what `send` sends.
+async function each(port, n, send) {
     const many = [];
     for (let i = 0; i < n; i++) {
-        const c = await Raw.open(await send.port);
+        const c = await Raw.open(port);
         c.socket.pause();
         send(c);
         many.push(c);
@@ -29,21 +30,15 @@ async function each(n, send) {
 
 const attacks = {
     "200 bodies of 2 MB without their last byte": async (s) => {
-        const send = (c) => c.send(head("/v1/completions", 2 * MB)).send(Buffer.alloc(2 * MB - 1, " "));
-        send.port = s.port;
-        return each(200, send);
+        return each(s.port, 200, (c) => c.send(head("/v1/completions", 2 * MB)).send(Buffer.alloc(2 * MB - 1, " ")));
     },
     "100 × 40 answers of /tokenize, 120 KB each, never read": async (s) => {
         const body = JSON.stringify({ prompt: Array(64).fill("a b c d ".repeat(110)), return_token_strs: true });
-        const send = (c) => { for (let k = 0; k < 40; k++) c.send(head("/tokenize", body.length) + body); };
-        send.port = s.port;
-        return each(100, send);
+        return each(s.port, 100, (c) => { for (let k = 0; k < 40; k++) c.send(head("/tokenize", body.length) + body); });
     },
     "16 chat answers of 16 × 900 tokens with 20 alternatives each, never read": async (s) => {
         const body = JSON.stringify({ model: "demo", messages: [{ role: "user", content: "Lord" }], n: 16, max_tokens: 900, logprobs: true, top_logprobs: 20, ignore_eos: true });
-        const send = (c) => c.send(head("/v1/chat/completions", body.length) + body);
-        send.port = s.port;
-        return each(16, send);
+        return each(s.port, 16, (c) => c.send(head("/v1/chat/completions", body.length) + body));
     },
 };
 

@@ -5,21 +5,11 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Raw, parse, post } from "./lib/raw.mjs";
+import { random } from "./lib/random.mjs";
 import { PATIENCE, events, slow, until, withServer } from "./lib/server.mjs";
 
 const seconds = Number(process.env.SOAK_SECONDS ?? 6);
 const rssMB = (s) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${s.child.pid}/status`, "utf8"))[1]) / 1024;
-
-// A small generator of its own: a failure says its seed and can be had again.
-function random(seed) {
-    let x = seed >>> 0 || 1;
-    return (n) => {
-        x ^= x << 13;
-        x ^= x >>> 17;
-        x ^= x << 5;
-        return (x >>> 0) % n;
-    };
-}
 
 function make(pick) {
     const body = { model: "demo", prompt: Array.from({ length: 1 + pick(120) }, () => 256 + pick(1000)), max_tokens: 1 + pick(60), temperature: pick(2), seed: pick(100),

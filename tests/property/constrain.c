@@ -472,6 +472,22 @@ static bool token_passes(api__automaton *a, const api__threads *from, const char
     return now.n > 0;
 }
 
+/* A constraint at its beginning, and an automaton of its grammar that is led the same way. */
+static void open_way(const api__grammar *g, const api__vocab *v, uint32_t stop, api__workspace **w,
+                     api__constraint **c, api__automaton *a, api__threads *now) {
+    err e = {0};
+    cr_assert_eq(api__workspace_create(w, g, v, &stop, 1, &e), 0);
+    cr_assert_eq(api__constraint_create(c, *w, &e), 0);
+    cr_assert_eq(api__automaton_init(a, g, &e), 0);
+    api__automaton_start(a, now);
+}
+
+static void close_way(api__workspace *w, api__constraint *c, api__automaton *a) {
+    api__automaton_deinit(a);
+    api__constraint_destroy(c);
+    api__workspace_destroy(w);
+}
+
 Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_ends_valid) {
     tokenizer *t = NULL;
     api__vocab *v = NULL;
@@ -491,11 +507,8 @@ Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_
             json_decref(schema);
             continue;
         }
-        cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
-        cr_assert_eq(api__constraint_create(&c, w, &e), 0);
-        cr_assert_eq(api__automaton_init(&a, g, &e), 0);
         api__threads now, next;
-        api__automaton_start(&a, &now);
+        open_way(g, v, stop, &w, &c, &a, &now);
         uint32_t n = 0;
         buf text = {0};
         for (;;) {
@@ -538,9 +551,7 @@ Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_
         check_text(schema, text.data, text.len);
         finished++;
         buf_deinit(&text);
-        api__automaton_deinit(&a);
-        api__constraint_destroy(c);
-        api__workspace_destroy(w);
+        close_way(w, c, &a);
         api__grammar_free(g);
         json_decref(schema);
     }
@@ -651,13 +662,9 @@ static uint32_t walk_pieces(const api__grammar *g, const api__vocab *v, const to
     api__workspace *w = NULL;
     api__constraint *c = NULL;
     api__automaton a;
-    err e = {0};
     const uint32_t stop = PIECES - 1;
-    cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
-    cr_assert_eq(api__constraint_create(&c, w, &e), 0);
-    cr_assert_eq(api__automaton_init(&a, g, &e), 0);
     api__threads now, next;
-    api__automaton_start(&a, &now);
+    open_way(g, v, stop, &w, &c, &a, &now);
     uint32_t most = 0;
     for (uint32_t k = 0; k < 60; k++) {
         uint32_t can[PIECES], n = 0, longest = 0;
@@ -687,9 +694,7 @@ static uint32_t walk_pieces(const api__grammar *g, const api__vocab *v, const to
         }
         api__automaton_compact(&a, &now, scratch);
     }
-    api__automaton_deinit(&a);
-    api__constraint_destroy(c);
-    api__workspace_destroy(w);
+    close_way(w, c, &a);
     return most;
 }
 

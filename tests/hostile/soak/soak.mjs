@@ -12,7 +12,7 @@ const { KEYS, PATIENCE_FACTOR, Tools, ledger, option, start } = await import("..
 const { binary, root, sleep } = await import("../../http/lib/server.mjs");
 const { pieces } = await import("../lib/pieces.mjs");
 const { probe } = await import("../lib/probe.mjs");
-const { random } = await import("../lib/random.mjs");
+const { random } = await import("../../http/lib/random.mjs");
 const { spark, slopePerMinute, markdown } = await import("./summary.mjs");
 const proc = await import("../lib/proc.mjs");
 

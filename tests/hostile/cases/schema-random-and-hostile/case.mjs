@@ -1,5 +1,5 @@
 import { jsonModel } from "../../lib/schemas.mjs";
-import { random } from "../../lib/random.mjs";
+import { random } from "../../../http/lib/random.mjs";
 import { randomSchema } from "../../lib/schemas.mjs";
 
 export const title = "no random schema, nor one that is nearly valid, ends more than its own request";
