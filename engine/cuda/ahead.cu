@@ -126,14 +126,15 @@ static __device__ void admit(void *desc, const uint8_t *halted, unsigned char *s
 
 /* The last block settles the rows, the others edit. */
 static __global__ void __launch_bounds__(THREADS)
-    begin(void *desc, cu_cache c, const uint8_t *halted) {
+    begin(void *desc, cu_cache c, const uint8_t *halted, cu_stamp *stamp) {
+    kernel_scope scope(stamp);
     DYNAMIC_SHARED(shared);
     if (blockIdx.x < EDIT_BLOCKS) edit_maps(desc, c, halted);
     else if (head_of(desc)->ahead) admit(desc, halted, shared);
 }
 
 extern "C" cudaError_t cu_begin(cudaStream_t s, void *desc, const cu_cache *c,
-                                const cu_state *state) {
+                                const cu_state *state, cu_stamp *stamp) {
     uint32_t bytes = 2 * sizeof(kept_set) + 16;
-    return LAUNCH(begin, EDIT_BLOCKS + 1, THREADS, bytes, s, desc, *c, state->halted);
+    return LAUNCH(begin, EDIT_BLOCKS + 1, THREADS, bytes, s, desc, *c, state->halted, stamp);
 }

@@ -77,6 +77,7 @@ static __device__ __forceinline__ void load_keys(const cu_attn_args &a, const ui
 /* PAIRS: most 16-value pieces of the latent one warp sums: 4 warps cover 64 * PAIRS values. */
 template <int R, int PAIRS>
 static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     const mma_shared at = mma_layout(a.dk, R);
     bf16 *ks = (bf16 *)(shared + at.k), *qs = (bf16 *)(shared + at.q),
@@ -253,6 +254,7 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
  * cu_attn_merge need not know which kernel ran. */
 template <typename Q, typename C>
 static __global__ void __launch_bounds__(SIMPLE_THREADS, 4) attn_simple(cu_attn_args a) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     uint32_t i = blockIdx.x, kv = blockIdx.y, split = blockIdx.z;
     if (i >= head_of(a.desc)->n_rows) return;
@@ -344,6 +346,7 @@ static __device__ uint32_t tile_keys(const cu_attn_args &a, uint32_t i, bool til
  * their products go on, unused. */
 template <typename A>
 static __global__ void __launch_bounds__(MERGE_THREADS) attn_merge(cu_attn_args a, bool tiled) {
+    kernel_scope scope(a.stamp);
     uint32_t i = blockIdx.x, lane = threadIdx.x & 31;
     uint32_t h = blockIdx.y * (MERGE_THREADS / 32) + (threadIdx.x >> 5);
     if (i >= head_of(a.desc)->n_rows || h >= a.n_heads) return;
@@ -435,24 +438,13 @@ template <typename F> static cudaError_t allow_shared(F kernel, int bytes, cudaE
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
-extern "C" cudaError_t cu_rows_setup(uint32_t dim);
-extern "C" cudaError_t cu_gqa_setup(int most);
-extern "C" cudaError_t cu_flash_setup(int most);
-extern "C" cudaError_t cu_sample_setup(int most);
-
-extern "C" cudaError_t cu_kernels_setup(int device, uint32_t dim) {
-    int most = 0;
-    cudaError_t rc = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (rc == cudaSuccess) rc = cu_rows_setup(dim);
-    if (rc == cudaSuccess) rc = cu_gqa_setup(most);
-    if (rc == cudaSuccess) rc = cu_flash_setup(most);
-    rc = allow_shared(attn_mma<1, 4>, most, rc);
+extern "C" cudaError_t cu_attn_setup(int most) {
+    cudaError_t rc = allow_shared(attn_mma<1, 4>, most, cudaSuccess);
     rc = allow_shared(attn_mma<1, 8>, most, rc);
     rc = allow_shared(attn_mma<WIDE_ROWS, 8>, most, rc);
     rc = allow_shared(attn_mma<CU_ATTN_ROWS, 4>, most, rc);
     rc = allow_shared(attn_simple<float, float>, most, rc);
     rc = allow_shared(attn_simple<float, bf16>, most, rc);
     rc = allow_shared(attn_simple<bf16, float>, most, rc);
-    rc = allow_shared(attn_simple<bf16, bf16>, most, rc);
-    return rc == cudaSuccess ? cu_sample_setup(most) : rc;
+    return allow_shared(attn_simple<bf16, bf16>, most, rc);
 }

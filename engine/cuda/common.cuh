@@ -63,6 +63,37 @@ static __device__ __forceinline__ vec16 load_stream(const void *p) {
 #endif
 }
 
+/* How weights are kept in the second-level cache: as it comes; to be thrown out first, since nobody
+ * reads them again soon; to be kept, since the next loop reads them again. */
+enum cache_policy { CACHE_NORMAL, CACHE_EVICT_FIRST, CACHE_KEEP };
+
+static __device__ __forceinline__ uint64_t cache_hint(cache_policy p) {
+    uint64_t hint = 0;
+#ifdef __CUDA_ARCH__
+    if (p == CACHE_EVICT_FIRST)
+        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(hint));
+    else if (p == CACHE_KEEP)
+        asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(hint));
+    else asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(hint));
+#endif
+    (void)p;
+    return hint;
+}
+
+/* load_stream with a hint of cache_hint. */
+static __device__ __forceinline__ vec16 load_hinted(const void *p, uint64_t hint) {
+#ifdef __CUDA_ARCH__
+    vec16 v;
+    asm("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
+        : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+        : "l"(p), "l"(hint));
+    return v;
+#else
+    (void)hint;
+    return *(const vec16 *)p;
+#endif
+}
+
 /* Asks for a line ahead of its use. */
 static __device__ __forceinline__ void prefetch(const void *p) {
 #ifdef __CUDA_ARCH__
@@ -151,12 +182,83 @@ static __device__ __forceinline__ void copies_wait(void) {
 }
 
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
-/* clang-format would take the launch brackets for comparisons */
-/* clang-format off */
-#define LAUNCH(kernel, grid, block, bytes, stream, ...) \
-    ((kernel)<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__), cudaGetLastError())
-/* clang-format on */
 #endif
+
+/* ---- the beginning and end of a kernel ----
+ *
+ * On devices of compute capability 9.0 a kernel may be started while the kernel before it in the
+ * stream still runs. It may then read what no kernel writes (weights), and must not touch anything
+ * else, the descriptor included, before grid_wait. */
+
+/* Returns once the kernel before has ended and its writes can be seen. As every kernel waits so,
+ * all kernels before that one have ended too. */
+static __device__ __forceinline__ void grid_wait(void) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* From here on the next kernel's thread blocks may take the places that this kernel leaves free. */
+static __device__ __forceinline__ void grid_release(void) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+static __device__ __forceinline__ uint64_t device_ns(void) {
+#ifdef __CUDA_ARCH__
+    uint64_t ns;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
+    return ns;
+#elif defined(FATHOM_CUDA_SHIM)
+    return shim_ns();
+#else
+    return 0;
+#endif
+}
+
+/* The first thing in every kernel: waits for the kernel before, lets the next one come, and stamps
+ * the kernel's beginning and, wherever the kernel returns, its end. */
+struct kernel_scope {
+    cu_stamp *stamp;
+    __device__ __forceinline__ kernel_scope(cu_stamp *at) : stamp(at) {
+        grid_wait();
+        grid_release();
+        if (stamp != nullptr && threadIdx.x == 0)
+            atomicMin((unsigned long long *)&stamp->first, (unsigned long long)device_ns());
+    }
+    __device__ __forceinline__ ~kernel_scope() {
+        if (stamp != nullptr && threadIdx.x == 0)
+            atomicMax((unsigned long long *)&stamp->last, (unsigned long long)device_ns());
+    }
+};
+
+/* ---- starting a kernel: LAUNCH(kernel, grid, block, bytes of shared memory, stream, arguments...)
+ * ---- */
+
+extern "C" cudaError_t cu_started(cudaError_t rc, const char *kernel); /* remembers a failed one */
+extern "C" bool cu_overlap(void);
+
+#ifndef FATHOM_CUDA_SHIM
+template <typename... P, typename... A>
+static inline cudaError_t start_kernel(void (*kernel)(P...), dim3 grid, dim3 block, size_t bytes,
+                                       cudaStream_t stream, A... args) {
+    cudaLaunchAttribute overlap;
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = bytes;
+    config.stream = stream;
+    config.attrs = &overlap;
+    config.numAttrs = cu_overlap() ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, P(args)...);
+}
+#define START start_kernel
+#endif
+#define LAUNCH(kernel, grid, block, bytes, stream, ...)                                            \
+    cu_started(START((kernel), (grid), (block), (bytes), (stream), __VA_ARGS__), #kernel)
 
 static inline uint32_t cu_ceil_div(uint32_t a, uint32_t b) {
     return (a + b - 1) / b;

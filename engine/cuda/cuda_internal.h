@@ -162,6 +162,9 @@ int eng__cuda_alloc(cu_backend *b, void *out, size_t n, size_t item_bytes, const
 
 /* weights.c: uploads everything the model has; fills the matrices, norms and tables. */
 int eng__cuda_upload(cu_backend *b, err *e) WARN_UNUSED;
+/* clock.c: where the next kernel that is queued stamps its time; NULL unless the clock runs.
+ * `kernel` names it and must live as long as the backend. */
+cu_stamp *eng__cuda_stamp(cu_backend *b, const char *kernel);
 /* stages.c: layers that a stage runs. */
 uint32_t eng__cuda_layers(const cu_backend *b, eng_stage stage);
 /* Puts one stage's kernels for `rows` rows on the stream. */

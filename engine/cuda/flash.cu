@@ -233,6 +233,7 @@ static __device__ __forceinline__ void expand_block(const cu_flash_args &a, expa
 /* Blocks take tiles of the scratch in turn, as most of it is empty most of the time. */
 static __global__ void __launch_bounds__(EXPAND_THREADS, 1)
     flash_expand(cu_flash_args a, uint32_t pass) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     cu_pass ps = pass_of(a.desc, pass);
     expand_tile t;
@@ -378,6 +379,7 @@ static __device__ __forceinline__ void flash_sums(const cu_flash_args &a, const 
 template <int VT>
 static __global__ void __launch_bounds__(FLASH_THREADS, VT == 8 ? 3 : 2)
     flash_attend(cu_flash_args a, uint32_t pass) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     const flash_shared at = flash_layout(a);
     bf16 *ks = (bf16 *)(shared + at.k), *vs = (bf16 *)(shared + at.v),
@@ -432,6 +434,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS, VT == 8 ? 3 : 2)
 /* A warp per row and head: o = the splits' sums over their weights; zeros for rows without
  * a query, as their products go on. */
 static __global__ void __launch_bounds__(MERGE_THREADS) flash_merge(cu_flash_args a) {
+    kernel_scope scope(a.stamp);
     uint32_t i = blockIdx.x, lane = threadIdx.x & 31;
     uint32_t h = blockIdx.y * (MERGE_THREADS / 32) + (threadIdx.x >> 5);
     if (i >= head_of(a.desc)->n_rows || h >= a.n_heads) return;

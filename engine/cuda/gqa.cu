@@ -191,6 +191,7 @@ static __device__ void gqa_store(const cu_attn_args &a, const gqa_block &b, uint
 template <int VT, bool MANY>
 static __global__ void __launch_bounds__(GQA_THREADS, MANY &&VT == 16 ? 2 : 3)
     attn_gqa(cu_attn_args a) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     const uint32_t most = MANY ? (uint32_t)CU_GQA_QUERIES : 16u;
     const gqa_shared at = gqa_layout(a.dk, most);

@@ -117,6 +117,14 @@ typedef struct {
     uint32_t logits; /* which of the rows with logits */
 } cu_draw;
 
+/* ---- what every kernel gets ---- */
+
+/* When the first thread block of a kernel began and the last ended, in nanoseconds of the device's
+ * own clock; NULL in a kernel's arguments: nobody asks, and nothing is read or written. */
+typedef struct {
+    uint64_t first, last;
+} cu_stamp;
+
 /* ---- cache ---- */
 
 /* As one layer sees it: where a slot holds several layers, `slots` points to the first slot's
@@ -138,7 +146,8 @@ typedef struct {
  * launch was started ahead takes out the rows whose guard has halted since and makes tails of
  * those that halted themselves: counts, rows and tiles in the descriptor are the true ones for
  * all kernels behind it. */
-cudaError_t cu_begin(cudaStream_t s, void *desc, const cu_cache *c, const cu_state *state);
+cudaError_t cu_begin(cudaStream_t s, void *desc, const cu_cache *c, const cu_state *state,
+                     cu_stamp *stamp);
 
 /* ---- row kernels: one block of threads per row ---- */
 
@@ -152,6 +161,7 @@ typedef enum { CU_START_INPUT, CU_START_ZERO, CU_START_SEEDED } cu_start; /* as 
  * or x itself without a norm. */
 typedef struct {
     const void *desc;
+    cu_stamp *stamp;
     cu_row_from from;
     cu_row_to to;
     uint32_t dim, ld;    /* ld: values between rows of embed and act */
@@ -173,6 +183,7 @@ cudaError_t cu_row_step(cudaStream_t s, const cu_row_args *a, uint32_t rows, boo
  * to the rotated query and the slot. rope: [max_positions][rope_pairs][cos, sin]. */
 typedef struct {
     const void *desc;
+    cu_stamp *stamp;
     cu_cache cache;
     uint32_t plane;                         /* of loop 0, or of the layer */
     bool by_loop;                           /* add the row's loop to it */
@@ -192,6 +203,7 @@ cudaError_t cu_gqa_prep(cudaStream_t s, const cu_prep_args *a, uint32_t rows, bo
  * rotated part of q [rows][H][kv_lora + rope]; zeroes the padding of o's rows. */
 typedef struct {
     const void *desc;
+    cu_stamp *stamp;
     uint32_t n_heads, nope, nope_ld, rope_dim, kv_lora;
     const float *in; /* [rows][ld_in] */
     uint32_t ld_in;
@@ -205,6 +217,7 @@ cudaError_t cu_mla_query(cudaStream_t s, const cu_query_args *a, uint32_t rows, 
 
 typedef struct {
     const void *desc;
+    cu_stamp *stamp;
     cu_cache cache;
     uint32_t plane;
     bool by_loop;
@@ -238,6 +251,7 @@ cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f
 
 typedef struct {
     const void *desc;
+    cu_stamp *stamp;
     cu_cache cache;
     uint32_t plane;
     bool by_loop;
@@ -302,6 +316,7 @@ typedef struct {
 
 typedef struct {
     const void *desc;
+    cu_stamp *stamp;
     cu_mm_map map;
     cu_mm_store store;
     const void *w;                    /* act type [groups][n rounded up to 16][ldw] */
@@ -322,12 +337,13 @@ cudaError_t cu_mm(cudaStream_t s, const cu_mm_args *a, uint32_t rows, uint32_t m
                   bool f32);
 /* y[r][i] = silu(gate) * up for x [rows][2 * n] in the 8-and-8 layout, both bfloat16. */
 cudaError_t cu_silu(cudaStream_t s, const void *desc, const void *x, void *y, uint32_t n,
-                    uint32_t rows);
+                    uint32_t rows, cu_stamp *stamp);
 
 /* ---- experts ---- */
 
 typedef struct {
     const void *desc;
+    cu_stamp *stamp;
     const float *logits; /* [rows][n_experts] */
     const float *bias;   /* [n_experts] */
     cu_moe moe;
@@ -349,6 +365,7 @@ typedef enum {
  * LoRA(y), else h = y; with a loop_norm h = rms(h; loop_norm). Then the row may leave. */
 typedef struct {
     const void *desc;
+    cu_stamp *stamp;
     uint32_t dim, n_parts;
     float norm_eps;
     cu_state state;
@@ -371,6 +388,7 @@ cudaError_t cu_loop_end(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows
 
 typedef struct {
     const void *desc;
+    cu_stamp *stamp;
     const float *logits; /* [rows][vocab] */
     uint32_t vocab;
 } cu_sample_args;
@@ -378,8 +396,12 @@ typedef struct {
  * nothing to choose. `rows`: capacity in draws. */
 cudaError_t cu_sample(cudaStream_t s, const cu_sample_args *a, uint32_t rows);
 
-/* Once per process and device: lets kernels use more shared memory than 48 KiB. */
+/* Once per process and device: lets kernels use more shared memory than 48 KiB, and lets a kernel
+ * start before the one it follows has ended where the device can (compute capability 9.0 and later,
+ * unless FATHOM_CUDA_OVERLAP=0 is in the environment). */
 cudaError_t cu_kernels_setup(int device, uint32_t dim);
+/* The kernel whose launch failed last, in any thread; NULL if none has. */
+const char *cu_failed_kernel(void);
 
 #ifdef __cplusplus
 }

@@ -17,8 +17,9 @@ _Static_assert(sizeof(cu_choice) == sizeof(eng_choice) &&
 int eng__cuda_check(cu_backend *b, cudaError_t rc, const char *what, err *e) {
     if (rc == cudaSuccess) return 0;
     b->lost = true;
-    return err_set(e, ERR_DEVICE, NULL, "%s: %s failed: %s", b->device_name, what,
-                   cudaGetErrorString(rc));
+    const char *kernel = cu_failed_kernel();
+    return err_set(e, ERR_DEVICE, NULL, "%s: %s failed: %s%s%s", b->device_name, what,
+                   cudaGetErrorString(rc), kernel ? " at kernel " : "", kernel ? kernel : "");
 }
 
 /* Index of the smallest capacity that holds `rows`. */
@@ -162,8 +163,9 @@ static int edits_ahead(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_
         *h = (cu_head){.n_edits = b->edit_cap, .edits = sizeof *h, .rows = sizeof *h};
         put_edits(l->edits + *done, b->edit_cap, (cu_edit *)(void *)(h + 1));
         if (send(b, f, sizeof *h + b->edit_cap * sizeof(cu_edit), e) != 0 ||
-            eng__cuda_check(b, cu_begin(b->stream, b->desc, &b->cache, &b->state),
-                            "editing the cache map", e) != 0 ||
+            eng__cuda_check(
+                b, cu_begin(b->stream, b->desc, &b->cache, &b->state, eng__cuda_stamp(b, "begin")),
+                "editing the cache map", e) != 0 ||
             eng__cuda_check(b, cudaStreamSynchronize(b->stream), "editing the cache map", e) != 0) {
             return -1;
         }
@@ -208,7 +210,8 @@ static int pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits
 /* ---- starting and waiting ---- */
 
 static cudaError_t run_stage(cu_backend *b, const cu_flight *f, cu_path path) {
-    if (f->n_rows == 0) return cu_begin(b->stream, b->desc, &b->cache, &b->state);
+    if (f->n_rows == 0)
+        return cu_begin(b->stream, b->desc, &b->cache, &b->state, eng__cuda_stamp(b, "begin"));
     uint32_t i = eng__cuda_bucket(b, f->n_rows);
     if (eng__cuda_layers(b, f->stage) == 0) path = (cu_path){CU_ONE_ROW, 0}; /* no attention */
     cudaGraphExec_t g = b->graph[f->stage][i][path.mode];

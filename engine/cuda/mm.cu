@@ -205,6 +205,7 @@ static __device__ void mm_block(const cu_mm_args &a, const mm_tile &t, uint32_t 
 template <int MOST>
 static __global__ void __launch_bounds__(CU_MM_THREADS, MOST == 8 ? 3 : 2)
     mm_bf16(cu_mm_args a, uint32_t ks) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     mm_shared *sh = (mm_shared *)shared;
     bf16 *xs = (bf16 *)(shared + sizeof(mm_shared));
@@ -224,6 +225,7 @@ static __global__ void __launch_bounds__(CU_MM_THREADS, MOST == 8 ? 3 : 2)
 
 /* Parity mode: plain float32, a thread per token and pair of weight rows, k in order. */
 static __global__ void __launch_bounds__(CU_MM_THREADS) mm_f32(cu_mm_args a) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     mm_shared *sh = (mm_shared *)shared;
     uint32_t g = threadIdx.x & 7, blocks = (a.n + CU_MM_ROWS - 1) / CU_MM_ROWS;
@@ -251,7 +253,8 @@ static __global__ void __launch_bounds__(CU_MM_THREADS) mm_f32(cu_mm_args a) {
 
 /* x and y rows as cuBLAS left them: for the always-on experts at many rows. */
 static __global__ void __launch_bounds__(256)
-    silu_rows(const void *desc, const bf16 *x, bf16 *y, uint32_t n) {
+    silu_rows(const void *desc, const bf16 *x, bf16 *y, uint32_t n, cu_stamp *stamp) {
+    kernel_scope scope(stamp);
     uint32_t i = blockIdx.x;
     if (i >= head_of(desc)->n_rows) return;
     const bf16 *row = x + (uint64_t)i * 2 * n;
@@ -293,6 +296,6 @@ extern "C" cudaError_t cu_mm(cudaStream_t s, const cu_mm_args *a, uint32_t rows,
 }
 
 extern "C" cudaError_t cu_silu(cudaStream_t s, const void *desc, const void *x, void *y, uint32_t n,
-                               uint32_t rows) {
-    return LAUNCH(silu_rows, rows, 256, 0, s, desc, (const bf16 *)x, (bf16 *)y, n);
+                               uint32_t rows, cu_stamp *stamp) {
+    return LAUNCH(silu_rows, rows, 256, 0, s, desc, (const bf16 *)x, (bf16 *)y, n, stamp);
 }

@@ -5,6 +5,7 @@ enum { ROUTE_THREADS = 128, GROUP_THREADS = 1024 };
 
 /* A warp per row: the top_k experts by logit + bias, weighed by the logits alone. */
 static __global__ void __launch_bounds__(ROUTE_THREADS) moe_route(cu_route_args a) {
+    kernel_scope scope(a.stamp);
     uint32_t lane = threadIdx.x & 31;
     uint32_t i = blockIdx.x * (ROUTE_THREADS / 32) + (threadIdx.x >> 5);
     if (i >= head_of(a.desc)->n_rows) return; /* whole warps */
@@ -55,6 +56,7 @@ static __device__ __forceinline__ uint32_t part_group(const cu_moe &m, const cu_
 /* One block: counts, offsets, the sorted parts, and tiles of at most CU_TILE_ROWS. The order
  * of parts within a group is free: no result depends on it. */
 static __global__ void __launch_bounds__(GROUP_THREADS) moe_group(cu_route_args a) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     const cu_moe m = a.moe;
     uint32_t *count = (uint32_t *)shared, *first = count + GROUP_THREADS,

@@ -76,6 +76,7 @@ static __device__ void row_start(const cu_row_args &a, const cu_row &r, const fl
 
 template <typename A>
 static __global__ void __launch_bounds__(ROW_THREADS) row_step(cu_row_args a) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     float *scratch = (float *)shared, *x = scratch + 36;
     uint32_t i = blockIdx.x;
@@ -115,6 +116,7 @@ static __device__ void slot_write(const cu_cache &c, uint32_t slot, uint32_t at,
 
 template <typename A>
 static __global__ void __launch_bounds__(PREP_THREADS) mla_prep(cu_prep_args a) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     float *scratch = (float *)shared;
     uint32_t i = blockIdx.x;
@@ -139,6 +141,7 @@ static __global__ void __launch_bounds__(PREP_THREADS) mla_prep(cu_prep_args a) 
 
 template <typename A>
 static __global__ void __launch_bounds__(PREP_THREADS) gqa_prep(cu_prep_args a) {
+    kernel_scope scope(a.stamp);
     uint32_t i = blockIdx.x;
     if (i >= head_of(a.desc)->n_rows) return;
     cu_row r = rows_of(a.desc)[i];
@@ -166,6 +169,7 @@ static __global__ void __launch_bounds__(PREP_THREADS) gqa_prep(cu_prep_args a) 
 
 template <typename A>
 static __global__ void __launch_bounds__(PREP_THREADS) mla_query(cu_query_args a) {
+    kernel_scope scope(a.stamp);
     uint32_t i = blockIdx.x;
     if (i >= head_of(a.desc)->n_rows) return;
     cu_row r = rows_of(a.desc)[i];
@@ -283,6 +287,7 @@ static __device__ rm_act_step loop_exit(const cu_loop_end_args &a, const cu_row 
 }
 
 static __global__ void __launch_bounds__(ROW_THREADS) loop_end(cu_loop_end_args a) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     float *scratch = (float *)shared, *y = scratch + 36, *z = y + a.dim;
     uint32_t i = blockIdx.x;

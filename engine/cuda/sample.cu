@@ -351,6 +351,7 @@ static __device__ uint32_t draw(const logit_row &r, const cu_draw &p, uint64_t m
 
 template <bool COPY>
 static __global__ void __launch_bounds__(SAMPLE_THREADS, 1) sample(cu_sample_args a) {
+    kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     uint32_t i = blockIdx.x;
     if (i >= head_of(a.desc)->n_draws) return;

@@ -38,17 +38,19 @@ static cudaError_t blas(cu_backend *b, const cu_mat *w, const void *x, uint32_t 
     return rc == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorLaunchFailure;
 }
 
-static cudaError_t product(cu_backend *b, const cu_mat *w, cu_mm_store store, const void *x,
-                           void *y, uint32_t ldy, uint32_t rows) {
+static cudaError_t product(cu_backend *b, const char *name, const cu_mat *w, cu_mm_store store,
+                           const void *x, void *y, uint32_t ldy, uint32_t rows) {
     if (use_blas(b, rows) && store == CU_STORE_F32) {
         return blas(b, w, x, w->ld, 0, y, ldy, 0, true, rows, 1);
     }
     if (use_blas(b, rows) && store == CU_STORE_SILU) {
         cudaError_t rc = blas(b, w, x, w->ld, 0, b->s.wide, w->n, 0, false, rows, 1);
-        STEP(rc, cu_silu(b->stream, b->desc, b->s.wide, y, w->n / 2, rows));
+        STEP(rc, cu_silu(b->stream, b->desc, b->s.wide, y, w->n / 2, rows,
+                         eng__cuda_stamp(b, "silu_rows")));
         return rc;
     }
     cu_mm_args a = {.desc = b->desc,
+                    .stamp = eng__cuda_stamp(b, name),
                     .map = CU_MAP_ROWS,
                     .store = store,
                     .w = w->w,
@@ -63,13 +65,15 @@ static cudaError_t product(cu_backend *b, const cu_mat *w, cu_mm_store store, co
 }
 
 /* One product per head, act to act. */
-static cudaError_t per_head(cu_backend *b, const cu_mat *w, const void *x, uint32_t x_head, void *y,
-                            uint32_t ldy, uint32_t y_head, uint32_t rows) {
+static cudaError_t per_head(cu_backend *b, const char *name, const cu_mat *w, const void *x,
+                            uint32_t x_head, void *y, uint32_t ldy, uint32_t y_head,
+                            uint32_t rows) {
     uint32_t heads = b->plan.n_heads;
     if (use_blas(b, rows)) {
         return blas(b, w, x, heads * x_head, x_head, y, ldy, y_head, false, rows, heads);
     }
     cu_mm_args a = {.desc = b->desc,
+                    .stamp = eng__cuda_stamp(b, name),
                     .map = CU_MAP_HEADS,
                     .store = CU_STORE_ACT,
                     .w = w->w,
@@ -151,7 +155,9 @@ static cudaError_t attend(cu_backend *b, const place *at, uint32_t rows, cu_path
     a.o = mla ? b->s.ctx : b->s.o;
     a.o_head = mla ? cu_round(b->plan.kv_lora_rank, CU_K_STEP) : b->dv;
     a.o_ld = mla ? b->plan.n_heads * a.o_head : b->o_ld;
+    a.stamp = eng__cuda_stamp(b, "attention");
     cudaError_t rc = cu_attn(b->stream, &a, rows, b->f32, path.mode == CU_ONE_ROW);
+    a.stamp = eng__cuda_stamp(b, "attention_merge");
     STEP(rc, cu_attn_merge(b->stream, &a, rows, b->f32));
     return rc;
 }
@@ -196,9 +202,12 @@ static cudaError_t expanded(cu_backend *b, const cu_layer *l, const place *at, u
     a.o_ld = b->o_ld;
     cudaError_t rc = cudaSuccess;
     for (uint32_t pass = 0; pass < passes; pass++) {
+        a.stamp = eng__cuda_stamp(b, "flash_expand");
         STEP(rc, cu_flash_expand(b->stream, &a, pass));
+        a.stamp = eng__cuda_stamp(b, "flash_attend");
         STEP(rc, cu_flash_attend(b->stream, &a, pass, eng__cuda_flash_tiles(b, rows)));
     }
+    a.stamp = eng__cuda_stamp(b, "flash_merge");
     STEP(rc, cu_flash_merge(b->stream, &a, rows));
     return rc;
 }
@@ -227,7 +236,7 @@ static cudaError_t attention(cu_backend *b, const cu_layer *l, const place *at, 
                          .norm_eps = c->norm_eps,
                          .q = mla ? s->cq : s->q,
                          .ld_q = mla ? l->q_up.ld : c->n_heads * c->head_dim};
-    cudaError_t rc = product(b, &l->in, CU_STORE_F32, s->act, s->in, l->in.n, rows);
+    cudaError_t rc = product(b, "qkv", &l->in, CU_STORE_F32, s->act, s->in, l->in.n, rows);
     if (mla) {
         uint32_t nope_ld = cu_round(c->qk_nope_head_dim, CU_K_STEP);
         uint32_t ctx_head = cu_round(c->kv_lora_rank, CU_K_STEP);
@@ -245,21 +254,25 @@ static cudaError_t attention(cu_backend *b, const cu_layer *l, const place *at, 
                            .o = s->o,
                            .o_values = b->o_values,
                            .o_ld = b->o_ld};
+        prep.stamp = eng__cuda_stamp(b, "mla_prep");
         STEP(rc, cu_mla_prep(b->stream, &prep, rows, b->f32));
-        STEP(rc, product(b, &l->q_up, CU_STORE_F32, s->cq, s->q_up, l->q_up.n, rows));
+        STEP(rc, product(b, "q_up", &l->q_up, CU_STORE_F32, s->cq, s->q_up, l->q_up.n, rows));
+        q.stamp = eng__cuda_stamp(b, "mla_query");
         STEP(rc, cu_mla_query(b->stream, &q, rows, b->f32));
         if (path.mode != CU_ALL_EXPANDED) {
-            STEP(rc,
-                 per_head(b, &l->uk, s->q_nope, nope_ld, s->q, c->n_heads * b->dk, b->dk, rows));
+            STEP(rc, per_head(b, "absorb", &l->uk, s->q_nope, nope_ld, s->q, c->n_heads * b->dk,
+                              b->dk, rows));
             STEP(rc, attend(b, at, rows, path));
-            STEP(rc, per_head(b, &l->uv, s->ctx, ctx_head, s->o, b->o_ld, c->v_head_dim, rows));
+            STEP(rc, per_head(b, "value_up", &l->uv, s->ctx, ctx_head, s->o, b->o_ld, c->v_head_dim,
+                              rows));
         }
         if (path.mode >= CU_EXPANDED) STEP(rc, expanded(b, l, at, rows, path.passes));
     } else {
+        prep.stamp = eng__cuda_stamp(b, "gqa_prep");
         STEP(rc, cu_gqa_prep(b->stream, &prep, rows, b->f32));
         STEP(rc, attend(b, at, rows, path));
     }
-    STEP(rc, product(b, &l->wo, CU_STORE_F32, s->o, s->delta, c->dim, rows));
+    STEP(rc, product(b, "wo", &l->wo, CU_STORE_F32, s->o, s->delta, c->dim, rows));
     return rc;
 }
 
@@ -343,16 +356,22 @@ static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
                       .n = c->dim,
                       .k = l->down.k,
                       .moe = moe};
-    cudaError_t rc = product(b, &l->router, CU_STORE_F32, s->act, s->router, c->n_experts, rows);
+    cudaError_t rc =
+        product(b, "router", &l->router, CU_STORE_F32, s->act, s->router, c->n_experts, rows);
+    route.stamp = eng__cuda_stamp(b, "moe_route");
     STEP(rc, cu_moe_route(b->stream, &route, rows));
+    route.stamp = eng__cuda_stamp(b, "moe_group");
     STEP(rc, cu_moe_group(b->stream, &route));
+    in.stamp = eng__cuda_stamp(b, "expert_gate_up");
     STEP(rc, cu_mm(b->stream, &in, rows, max_blocks(b), b->f32));
+    out.stamp = eng__cuda_stamp(b, "expert_down");
     STEP(rc, cu_mm(b->stream, &out, rows, max_blocks(b), b->f32));
     if (!dense) return rc;
     cu_mat wide = l->shared_gate_up; /* all groups as one matrix */
     wide.n *= b->groups_shared;
-    STEP(rc, product(b, &wide, CU_STORE_SILU, s->act, s->hidden, l->shared_down.ld, rows));
-    STEP(rc, product(b, &l->shared_down, CU_STORE_F32, s->hidden,
+    STEP(rc, product(b, "shared_gate_up", &wide, CU_STORE_SILU, s->act, s->hidden,
+                     l->shared_down.ld, rows));
+    STEP(rc, product(b, "shared_down", &l->shared_down, CU_STORE_F32, s->hidden,
                      s->parts + (size_t)moe.top_k * c->dim, moe.parts_per_row * c->dim, rows));
     return rc;
 }
@@ -360,8 +379,9 @@ static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
 /* act -> delta. */
 static cudaError_t dense_ffn(cu_backend *b, const cu_layer *l, uint32_t rows) {
     cudaError_t rc =
-        product(b, &l->gate_up, CU_STORE_SILU, b->s.act, b->s.hidden, l->down.ld, rows);
-    STEP(rc, product(b, &l->down, CU_STORE_F32, b->s.hidden, b->s.delta, b->plan.dim, rows));
+        product(b, "gate_up", &l->gate_up, CU_STORE_SILU, b->s.act, b->s.hidden, l->down.ld, rows);
+    STEP(rc,
+         product(b, "down", &l->down, CU_STORE_F32, b->s.hidden, b->s.delta, b->plan.dim, rows));
     return rc;
 }
 
@@ -384,8 +404,10 @@ static cudaError_t run_layers(cu_backend *b, eng_stage stage, const cu_layer *la
         place at = place_of(b, stage, i);
         cu_row_args in = row_args(b, i ? CU_FROM_X : from, CU_TO_NORM, l->attn_norm, added);
         cu_row_args mid = row_args(b, CU_FROM_X, CU_TO_NORM, l->ffn_norm, l->attn_out_norm);
+        in.stamp = eng__cuda_stamp(b, "row_step_attention");
         STEP(rc, cu_row_step(b->stream, &in, rows, b->f32));
         STEP(rc, attention(b, l, &at, rows, path));
+        mid.stamp = eng__cuda_stamp(b, "row_step_ffn");
         STEP(rc, cu_row_step(b->stream, &mid, rows, b->f32));
         STEP(rc, moe ? experts(b, rows, n_parts) : dense_ffn(b, l, rows));
         added = l->ffn_out_norm;
@@ -400,6 +422,7 @@ static cudaError_t dense_stage(cu_backend *b, eng_stage stage, const cu_layer *l
     cudaError_t rc = run_layers(b, stage, layers, from, rows, path, NULL);
     cu_row_args out =
         row_args(b, n ? CU_FROM_X : from, to, b->final_norm, n ? layers[n - 1].ffn_out_norm : NULL);
+    out.stamp = eng__cuda_stamp(b, to == CU_TO_HEAD ? "row_step_head" : "row_step_state");
     STEP(rc, cu_row_step(b->stream, &out, rows, b->f32));
     return rc;
 }
@@ -431,12 +454,14 @@ static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
                             .halt_w = b->halt_w,
                             .halt_bias = b->halt_bias,
                             .weighted = p->output == OUTPUT_WEIGHTED_SUM};
+    end.stamp = eng__cuda_stamp(b, "loop_end");
     STEP(rc, cu_loop_end(b->stream, &end, rows));
     return rc;
 }
 
 cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path) {
-    cudaError_t rc = cu_begin(b->stream, b->desc, &b->cache, &b->state);
+    cudaError_t rc =
+        cu_begin(b->stream, b->desc, &b->cache, &b->state, eng__cuda_stamp(b, "begin"));
     if (rc != cudaSuccess) return rc;
     switch (stage) {
     case ENG_STAGE_PRELUDE:
@@ -454,6 +479,7 @@ static cudaError_t logits_of_rows(cu_backend *b, uint32_t rows) {
         return blas(b, &head, b->s.head, head.ld, 0, b->s.logits, vocab, 0, true, rows, 1);
     }
     cu_mm_args a = {.desc = b->desc,
+                    .stamp = eng__cuda_stamp(b, "head"),
                     .map = CU_MAP_LOGITS,
                     .store = CU_STORE_F32,
                     .w = b->head.w,
@@ -472,6 +498,7 @@ static cudaError_t logits_of_rows(cu_backend *b, uint32_t rows) {
 cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows) {
     cu_sample_args a = {.desc = b->desc, .logits = b->s.logits, .vocab = b->plan.vocab_size};
     cudaError_t rc = logits_of_rows(b, rows);
+    a.stamp = eng__cuda_stamp(b, "sample");
     STEP(rc, cu_sample(b->stream, &a, rows));
     return rc;
 }

@@ -49,7 +49,7 @@ static void edits_apply_in_order_unless_their_guard_halted(rng *r) {
         cu_state state = {.halted = dev_bytes(halted, sizeof halted)};
         desc_spec d = {.edits = edits, .n_edits = EDITS, .ahead = order == 1};
         set_order(order);
-        must(cu_begin(test_stream, dev_desc(&d), &c, &state), "edits");
+        must(cu_begin(test_stream, dev_desc(&d), &c, &state, NULL), "edits");
         host_bytes(got, c.maps, bytes);
         check(memcmp(got, want, bytes) == 0, "edits do not apply in order, or past their guard");
         dev_free_all();
@@ -234,7 +234,7 @@ static void rows_that_halted_are_left_out_or_become_tails(uint32_t n, halts h, a
                        .ahead = ahead};
         void *desc = dev_desc(&d);
         set_order(order == 2 ? 77 : order);
-        must(cu_begin(test_stream, desc, &c, &state), "beginning");
+        must(cu_begin(test_stream, desc, &c, &state, NULL), "beginning");
         compare(&s, &want, desc, ahead, what);
         uint8_t *after = malloc(s.states);
         host_bytes(after, state.halted, s.states);

@@ -262,7 +262,7 @@ static void go(world *w, launch *l, uint32_t crossover, uint32_t keys, const uin
     a.o = dev_act(l->o, (size_t)cap * a.o_ld, false);
     if (halted) {
         cu_state state = {.halted = dev_bytes(halted, l->n)};
-        must(cu_begin(test_stream, desc, &a.cache, &state), "begin");
+        must(cu_begin(test_stream, desc, &a.cache, &state, NULL), "begin");
     }
     for (uint32_t pass = 0; pass < (h.n_passes ? h.n_passes : 1); pass++) {
         must(cu_flash_expand(test_stream, &a, pass), "expand");

@@ -179,7 +179,7 @@ static void silu_of_a_dense_product(rng *r) {
     float *x = random_floats(r, (ROWS + 1) * 2 * N, 3.0f), y[(ROWS + 1) * N];
     desc_spec d = {.rows = rows, .n_rows = ROWS};
     void *dx = dev_act(x, (ROWS + 1) * 2 * N, false), *dy = dev_act(NULL, (ROWS + 1) * N, false);
-    must(cu_silu(test_stream, dev_desc(&d), dx, dy, N, ROWS + 1), "silu");
+    must(cu_silu(test_stream, dev_desc(&d), dx, dy, N, ROWS + 1, NULL), "silu");
     host_act(y, dy, (ROWS + 1) * N, false);
     double bad = 0;
     for (uint32_t i = 0; i < ROWS * N; i++) {

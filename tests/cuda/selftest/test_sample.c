@@ -38,7 +38,7 @@ static void sample(const float *dev_logits, uint32_t vocab, const wish *w, uint3
     for (uint32_t i = 0; i < n; i++)
         draws[i] = draw_of(&w[i]);
     desc_spec d = {.draws = draws, .n_draws = n, .choices = dev_poison(room * sizeof(cu_choice))};
-    cu_sample_args a = {dev_desc(&d), dev_logits, vocab};
+    cu_sample_args a = {.desc = dev_desc(&d), .logits = dev_logits, .vocab = vocab};
     must(cu_sample(test_stream, &a, room), "sampling");
     host_bytes(all, d.choices, room * sizeof *all);
     memcpy(out, all, n * sizeof *all);

@@ -54,6 +54,11 @@ void drain(shim_stream *s, uint64_t until = UINT64_MAX) {
         if (fails()) return rc;                                                                    \
     } while (0)
 
+uint64_t shim_ns() {
+    static uint64_t now;
+    return ++now;
+}
+
 void shim_enqueue(cudaStream_t s, std::function<void()> op) {
     if (s->capturing) s->captured.push_back(std::move(op));
     else s->waiting.push_back(std::move(op));

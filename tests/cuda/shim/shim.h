@@ -32,6 +32,7 @@ void shim_block_barrier();
 /* Every lane gives `bytes` bytes and gets those of all 32; valid until its next warp operation. */
 const unsigned char *shim_warp_gather(const void *give, size_t bytes, size_t *step);
 void shim_die(const char *what);
+uint64_t shim_ns(); /* a clock that rises by one at every look */
 void shim_copy_later(void *to, const void *from);
 void shim_copies_do();
 void shim_enqueue(cudaStream_t s, std::function<void()> op);
@@ -84,6 +85,16 @@ template <typename T> static inline T __shfl_up_sync(unsigned mask, T v, unsigne
 static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v) {
     unsigned long long old = *p;
     *p += v;
+    return old;
+}
+static inline unsigned long long atomicMin(unsigned long long *p, unsigned long long v) {
+    unsigned long long old = *p;
+    *p = v < old ? v : old;
+    return old;
+}
+static inline unsigned long long atomicMax(unsigned long long *p, unsigned long long v) {
+    unsigned long long old = *p;
+    *p = v > old ? v : old;
     return old;
 }
 static inline unsigned atomicAdd(unsigned *p, unsigned v) {
@@ -152,15 +163,17 @@ static inline void copies_wait() {
 }
 
 #define DYNAMIC_SHARED(name) unsigned char *name = shim_shared
-#define LAUNCH(kernel, grid, block, bytes, stream, ...)                                            \
-    shim_launch((const void *)(kernel), dim3(grid), dim3(block), (bytes), (stream),                \
-                shim_bind((kernel), __VA_ARGS__))
-
 /* Arguments are copied at launch, as on the device. */
 template <typename... P, typename... A>
 static inline std::function<void()> shim_bind(void (*kernel)(P...), A... args) {
     return [=] { kernel(args...); };
 }
+template <typename... P, typename... A>
+static inline cudaError_t shim_start(void (*kernel)(P...), dim3 grid, dim3 block, size_t bytes,
+                                     cudaStream_t s, A... args) {
+    return shim_launch((const void *)kernel, grid, block, bytes, s, shim_bind(kernel, P(args)...));
+}
+#define START shim_start
 
 template <typename F>
 static inline cudaError_t cudaFuncSetAttribute(F kernel, cudaFuncAttribute, int bytes) {
