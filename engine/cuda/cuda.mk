@@ -32,12 +32,15 @@ $(CUDA_B)/%.o: %.c
 	$(Q)$(CC) $(CFLAGS_ALL) $(WARN) -fPIC -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
 
 # One nvcc at a time, whatever -j says: each takes a core and about a gigabyte.
-# ptxas -v goes to a file beside the object, read by tools/cuda_registers.sh.
+# ptxas -v goes to a file beside the object, read by tools/cuda_registers.sh; the machine code of
+# each target to build/cuda/cubin, read by tools/cuda_sass.py.
 $(CUDA_B)/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  NVCC $<"
-	$(Q)flock $(CUDA_B)/.nvcc $(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.o=.d) -c -o $@ $< >$(@:.o=.ptxas) 2>&1 \
+	@rm -rf $@.keep && mkdir -p $@.keep $(CUDA_B)/cubin
+	$(Q)flock $(CUDA_B)/.nvcc $(NVCC) $(NVCC_FLAGS) --keep --keep-dir $@.keep -MD -MP -MF $(@:.o=.d) -c -o $@ $< >$(@:.o=.ptxas) 2>&1 \
 	    || { cat $(@:.o=.ptxas); exit 1; }
+	@mv $@.keep/*.cubin $(CUDA_B)/cubin/ && rm -rf $@.keep
 
 # The program's own functions (err_set, model_find, ...) are found in it when it loads this.
 $(CUDA_PLUGIN): $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
@@ -45,6 +48,12 @@ $(CUDA_PLUGIN): $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
 	$(Q)$(CC) -shared $(HARDEN_LD) -o $@ $^ $(CUDA_LINK)
 
 cuda: $(CUDA_PLUGIN) build/fathom-cuda-selftest build/fathom-cuda-bench build/fathom-cuda-step
+
+# Holds the machine code of the kernels, for one target, against the rules of tools/cuda_sass.py.
+SASS_ARCH ?= 90a
+cuda-sass: $(CUDA_CU_OBJ)
+	@tools/cuda_sass.py $(CUDA_CU_SRC:engine/cuda/%.cu=$(CUDA_B)/cubin/%.sm_$(SASS_ARCH).cubin)
+.PHONY: cuda-sass
 
 # Needs a device to do more than say so; the same sources run on the CPU in tests/cuda/run.sh.
 CUDA_TEST_SRC := $(wildcard tests/cuda/selftest/*.c) tests/lib/golden.c tests/lib/files.c
