@@ -413,6 +413,7 @@ int eng__cuda_open_device(eng_backend **out, const model_folder *m, const eng_ba
     cu_backend *b = array_new(1, sizeof *b);
     if (b == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the CUDA backend");
     b->base.ops = &eng__cuda_ops;
+    b->blas_rows = CU_BLAS_ROWS;
     b->base.plan = model_plan_of(m);
     b->model = m;
     b->plan = *b->base.plan;
@@ -425,7 +426,8 @@ int eng__cuda_open_device(eng_backend **out, const model_folder *m, const eng_ba
     if (take_scratch(b, e) != 0) goto fail;
     if (take_exchange(b, e) != 0) goto fail;
     if (size_cache(b, e) != 0) goto fail;
-    if (capture_all(b, e) != 0) goto fail;
+    if (eng__cuda_clock_open(b, e) != 0 || capture_all(b, e) != 0) goto fail;
+    if (eng__cuda_clock_start(b, e) != 0) goto fail;
     if (eng__cuda_check(b, cudaDeviceSynchronize(), "opening", e) != 0) goto fail;
     fill_info(b);
     *out = &b->base;

@@ -93,6 +93,8 @@ typedef struct {
     uint32_t rows, keys, max_runs, max_pieces, max_passes;
 } cu_flash_plan;
 
+typedef struct cu_clock cu_clock; /* clock.c */
+
 typedef struct {
     eng_backend base; /* first */
     const model_folder *model;
@@ -138,6 +140,13 @@ typedef struct {
 
     cu_flight flight[CU_FLIGHTS];
     uint32_t oldest, n_flying; /* flights [oldest, oldest + n_flying), round and round */
+
+    cu_clock *clock; /* NULL: nobody asks for times */
+    /* For benchmarks: told the name of the kernel that is queued next, before the stream is read.
+     */
+    void (*next_kernel)(void *arg, const char *kernel);
+    void *next_arg;
+    uint32_t blas_rows; /* CU_BLAS_ROWS */
 } cu_backend;
 
 extern const char eng__cuda_plugin_version[];
@@ -163,8 +172,20 @@ int eng__cuda_alloc(cu_backend *b, void *out, size_t n, size_t item_bytes, const
 /* weights.c: uploads everything the model has; fills the matrices, norms and tables. */
 int eng__cuda_upload(cu_backend *b, err *e) WARN_UNUSED;
 /* clock.c: where the next kernel that is queued stamps its time; NULL unless the clock runs.
- * `kernel` names it and must live as long as the backend. */
+ * `kernel` names it and must live as long as the backend. To be called before b->stream is read.
+ * unstamped: a library's kernel follows. */
 cu_stamp *eng__cuda_stamp(cu_backend *b, const char *kernel);
+void eng__cuda_unstamped(cu_backend *b, const char *kernel);
+/* Around what one graph holds; stage CU_STAGES is the head. */
+void eng__cuda_clock_begin(cu_backend *b, int stage, uint32_t rows, cu_path path);
+void eng__cuda_clock_end(cu_backend *b);
+/* Behind a launch, on its stream, and once it has been waited for. */
+cudaError_t eng__cuda_clock_fetch(cu_backend *b, const cu_flight *f, cu_path path);
+void eng__cuda_clock_read(cu_backend *b, const cu_flight *f);
+/* Opened before graphs are captured, started after. Closing writes the file. */
+int eng__cuda_clock_open(cu_backend *b, err *e) WARN_UNUSED;
+int eng__cuda_clock_start(cu_backend *b, err *e) WARN_UNUSED;
+void eng__cuda_clock_close(cu_backend *b);
 /* stages.c: layers that a stage runs. */
 uint32_t eng__cuda_layers(const cu_backend *b, eng_stage stage);
 /* Puts one stage's kernels for `rows` rows on the stream. */

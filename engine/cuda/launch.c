@@ -251,6 +251,7 @@ static int cuda_launch(eng_backend *base, const eng_launch *l, err *e) {
         return -1;
     }
     cudaError_t rc = run_stage(b, f, path);
+    if (rc == cudaSuccess) rc = eng__cuda_clock_fetch(b, f, path);
     if (rc == cudaSuccess) rc = fetch(b, f);
     if (rc == cudaSuccess) rc = cudaEventRecord(f->ended, b->stream);
     if (eng__cuda_check(b, rc, "a launch", e) != 0) return -1;
@@ -272,6 +273,7 @@ static int cuda_wait(eng_backend *base, eng_result *r, err *e) {
     }
     b->oldest = (b->oldest + 1) % CU_FLIGHTS;
     b->n_flying--;
+    eng__cuda_clock_read(b, f);
     memcpy(&bad, f->flags, sizeof bad);
     if (bad) return err_set(e, ERR_INTERNAL, NULL, "a row's cache map names no slot");
     *r = (eng_result){.halted = f->flags + CU_HALTED,
@@ -294,6 +296,7 @@ static void cuda_close(eng_backend *base) {
         }
         if (b->head_graph[i]) (void)cudaGraphExecDestroy(b->head_graph[i]);
     }
+    eng__cuda_clock_close(b);
     if (b->blas) (void)cublasDestroy(b->blas);
     for (uint32_t i = 0; i < b->mem.n; i++)
         (void)cudaFree(b->mem.items[i]);

@@ -14,7 +14,7 @@
     } while (0)
 
 static bool use_blas(const cu_backend *b, uint32_t rows) {
-    return !b->f32 && rows >= CU_BLAS_ROWS;
+    return !b->f32 && rows >= b->blas_rows;
 }
 
 bool eng__cuda_blas_shared(const cu_backend *b, uint32_t rows) {
@@ -26,10 +26,11 @@ static uint32_t max_blocks(const cu_backend *b) {
 }
 
 /* y [rows][ldy] = x [rows][ldx] wT, `count` times with the given strides; y float32 or bfloat16. */
-static cudaError_t blas(cu_backend *b, const cu_mat *w, const void *x, uint32_t ldx,
-                        uint32_t x_step, void *y, uint32_t ldy, uint32_t y_step, bool y_f32,
-                        uint32_t rows, uint32_t count) {
+static cudaError_t blas(cu_backend *b, const char *name, const cu_mat *w, const void *x,
+                        uint32_t ldx, uint32_t x_step, void *y, uint32_t ldy, uint32_t y_step,
+                        bool y_f32, uint32_t rows, uint32_t count) {
     const float one = 1.0f, zero = 0.0f;
+    eng__cuda_unstamped(b, name);
     cublasStatus_t rc = cublasGemmStridedBatchedEx(
         b->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int)w->n, (int)rows, (int)w->k, &one, w->w, CUDA_R_16BF,
         (int)w->ld, (long long)w->group, x, CUDA_R_16BF, (int)ldx, (long long)x_step, &zero, y,
@@ -41,12 +42,12 @@ static cudaError_t blas(cu_backend *b, const cu_mat *w, const void *x, uint32_t 
 static cudaError_t product(cu_backend *b, const char *name, const cu_mat *w, cu_mm_store store,
                            const void *x, void *y, uint32_t ldy, uint32_t rows) {
     if (use_blas(b, rows) && store == CU_STORE_F32) {
-        return blas(b, w, x, w->ld, 0, y, ldy, 0, true, rows, 1);
+        return blas(b, name, w, x, w->ld, 0, y, ldy, 0, true, rows, 1);
     }
     if (use_blas(b, rows) && store == CU_STORE_SILU) {
-        cudaError_t rc = blas(b, w, x, w->ld, 0, b->s.wide, w->n, 0, false, rows, 1);
-        STEP(rc, cu_silu(b->stream, b->desc, b->s.wide, y, w->n / 2, rows,
-                         eng__cuda_stamp(b, "silu_rows")));
+        cudaError_t rc = blas(b, name, w, x, w->ld, 0, b->s.wide, w->n, 0, false, rows, 1);
+        cu_stamp *stamp = eng__cuda_stamp(b, "silu_rows");
+        STEP(rc, cu_silu(b->stream, b->desc, b->s.wide, y, w->n / 2, rows, stamp));
         return rc;
     }
     cu_mm_args a = {.desc = b->desc,
@@ -70,7 +71,7 @@ static cudaError_t per_head(cu_backend *b, const char *name, const cu_mat *w, co
                             uint32_t rows) {
     uint32_t heads = b->plan.n_heads;
     if (use_blas(b, rows)) {
-        return blas(b, w, x, heads * x_head, x_head, y, ldy, y_head, false, rows, heads);
+        return blas(b, name, w, x, heads * x_head, x_head, y, ldy, y_head, false, rows, heads);
     }
     cu_mm_args a = {.desc = b->desc,
                     .stamp = eng__cuda_stamp(b, name),
@@ -459,9 +460,9 @@ static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
     return rc;
 }
 
-cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path) {
-    cudaError_t rc =
-        cu_begin(b->stream, b->desc, &b->cache, &b->state, eng__cuda_stamp(b, "begin"));
+static cudaError_t kernels_of(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path) {
+    cu_stamp *stamp = eng__cuda_stamp(b, "begin");
+    cudaError_t rc = cu_begin(b->stream, b->desc, &b->cache, &b->state, stamp);
     if (rc != cudaSuccess) return rc;
     switch (stage) {
     case ENG_STAGE_PRELUDE:
@@ -472,11 +473,18 @@ cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_pa
     return cudaErrorInvalidValue;
 }
 
+cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path) {
+    eng__cuda_clock_begin(b, (int)stage, rows, path);
+    cudaError_t rc = kernels_of(b, stage, rows, path);
+    eng__cuda_clock_end(b);
+    return rc;
+}
+
 static cudaError_t logits_of_rows(cu_backend *b, uint32_t rows) {
     uint32_t vocab = b->plan.vocab_size;
     if (use_blas(b, rows)) {
         cu_mat head = b->head;
-        return blas(b, &head, b->s.head, head.ld, 0, b->s.logits, vocab, 0, true, rows, 1);
+        return blas(b, "head", &head, b->s.head, head.ld, 0, b->s.logits, vocab, 0, true, rows, 1);
     }
     cu_mm_args a = {.desc = b->desc,
                     .stamp = eng__cuda_stamp(b, "head"),
@@ -497,8 +505,10 @@ static cudaError_t logits_of_rows(cu_backend *b, uint32_t rows) {
  * Blocks without a draw end at once. */
 cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows) {
     cu_sample_args a = {.desc = b->desc, .logits = b->s.logits, .vocab = b->plan.vocab_size};
+    eng__cuda_clock_begin(b, CU_STAGES, rows, (cu_path){CU_ONE_ROW, 1});
     cudaError_t rc = logits_of_rows(b, rows);
     a.stamp = eng__cuda_stamp(b, "sample");
     STEP(rc, cu_sample(b->stream, &a, rows));
+    eng__cuda_clock_end(b);
     return rc;
 }
