@@ -1,40 +1,136 @@
-/* bench.h - what the files of the kernel benchmark share. Names carry kb_; a failed CUDA call
- * ends the program. */
+/* bench.h - what the device benchmarks share. Names carry kb_; whatever fails ends the program. */
 #ifndef FATHOM_BENCH_CUDA_BENCH_H
 #define FATHOM_BENCH_CUDA_BENCH_H
 
 #include "engine/cuda/cuda_internal.h"
 
-typedef struct {
-    cudaStream_t stream;
-    cudaEvent_t from, to;
-    uint32_t sms, repeats;
-    double read_gbs, matrix_tflops, gap_us;
-    void *taken[256];
-    uint32_t n_taken;
-    model_plan c;
-    uint32_t context;
-    uint64_t seed;
-    cublasHandle_t blas;
-    void *blas_space;
-} bench;
-
-typedef cudaError_t (*go)(bench *b, void *arg);
-extern bool kb_first_line; /* of the JSON list that every measurement adds a line to */
-
+extern const char *kb_program; /* its name, before messages */
+void kb_fail(const char *fmt, ...) PRINTF_LIKE(1, 2) __attribute__((noreturn));
 void kb_must(cudaError_t rc, const char *what);
-/* Device memory: cleared, or filled with v; given back by kb_give_all. */
-void *kb_take(bench *b, size_t bytes);
-void *kb_put(bench *b, const void *v, size_t bytes);
-void kb_give_all(bench *b);
-void kb_begin(bench *b);
-double kb_end_us(bench *b, uint32_t times); /* microseconds of one of so many */
-/* A cache of n slots in one plane, every position at a slot of its own, scattered. */
-cu_cache kb_scattered(bench *b, uint32_t n);
-/* Everything but descriptor and cache, for so many rows. */
-cu_attn_args kb_attention_args(bench *b, uint32_t rows, uint32_t splits);
-uint32_t kb_splits_for(const bench *b, uint32_t blocks, uint32_t context);
-/* prefill.c: chunks on both sides of the crossover; says from which one on expanding was faster. */
-void kb_prefills(bench *b, bool small);
+/* "1,8,32": how many, and the most. */
+enum { KB_ROWS = 16 };
+uint32_t kb_parse_rows(const char *text, uint32_t rows[KB_ROWS], uint32_t *most);
+
+/* ---- times ---- */
+
+typedef struct {
+    double best, median, worst;
+} kb_times;
+kb_times kb_sorted(double *v, uint32_t n); /* sorts v */
+
+/* ---- rig.c: a model on the device, sequences at a full context ---- */
+
+/* A model folder, or random weights of a variant or plan, whose files are gone once they are
+ * mapped. */
+model_folder *kb_open_model(const char *variant_or_folder);
+model_folder *kb_random_model(const model_plan *p);
+
+typedef struct {
+    model_plan c;
+    cu_backend *b;
+    uint32_t context, blocks; /* positions of a sequence, and its blocks */
+    uint32_t n_seqs;          /* each has a row state of its own */
+    uint32_t used_blocks; /* that have slots: fewer than all sequences have, if memory is short */
+    eng_row *row;         /* [n_seqs] */
+    uint32_t *tables;     /* [n_seqs][blocks] */
+    cudaEvent_t from, to;
+} kb_rig;
+
+/* Rows and sequences at `context`, launches of up to `rows`. Every position has a slot of its own,
+ * scattered, one for all planes, full of random values; every row has been through the prelude.
+ * `positions`: most that any sequence may have. */
+void kb_rig_open(kb_rig *x, const model_folder *m, const char *kernels, uint32_t rows,
+                 uint32_t n_seqs, uint32_t context, uint32_t positions);
+void kb_rig_close(kb_rig *x);
+/* One launch of rows [first, first + n) and its time on the device in ns. */
+uint64_t kb_run(kb_rig *x, eng_stage stage, uint32_t first, uint32_t n);
+uint64_t kb_run_rows(kb_rig *x, eng_stage stage, const eng_row *rows, uint32_t n,
+                     const eng_edit *edits, uint32_t n_edits);
+void kb_set_loop(kb_rig *x, int loop);                        /* of all rows; -1: mixed */
+void kb_fill(cu_backend *b, void *p, size_t bytes, bool f32); /* random values */
+/* Device memory that lives as long as the backend. */
+void *kb_take(cu_backend *b, size_t bytes);
+size_t kb_room(void); /* free memory of the device */
+
+/* ---- bytes.c: what must move ---- */
+
+typedef struct {
+    double bytes, flop; /* 0: not known */
+} kb_work;
+/* Of one kernel of a stage, by its name. experts: routed ones that have a row. context: keys a row
+ * attends to. */
+kb_work kb_kernel_work(const cu_backend *b, const char *kernel, eng_stage stage, uint32_t rows,
+                       uint32_t context, uint32_t experts);
+/* Of a whole stage: each weight once, experts that have a row, keys and values, states. */
+double kb_stage_bytes(const cu_backend *b, eng_stage stage, uint32_t rows, uint32_t context,
+                      uint32_t experts);
+double kb_head_bytes(const cu_backend *b, uint32_t rows);
+/* Routed experts that have a row after a recurrent launch; 0 where there are none. */
+uint32_t kb_live_experts(const cu_backend *b, uint32_t rows);
+
+/* ---- probes.c ---- */
+
+typedef struct {
+    kb_times read_gb_s, matrix_tflop_s; /* best is the largest */
+    double launch_us, node_us, node_overlap_us;
+} kb_probes;
+/* small: to try the program, not to measure. */
+void kb_probe_read(kb_probes *p, cu_backend *b, bool small);
+void kb_probe_rest(kb_probes *p, cu_backend *b, bool small);
+void kb_overlap(cu_backend *b, bool on); /* programmatic launches, of what is queued from now on */
+
+/* ---- sites.c: every kernel of a stage in a graph of its own ---- */
+
+enum { KB_SITES = 40, KB_SETS = 32 };
+
+typedef struct {
+    const char *name;
+    bool own; /* not cuBLAS's */
+    cudaStream_t stream;
+    cudaGraphExec_t exec;
+    uint32_t n; /* times in the graph */
+} kb_site;
+
+/* What is different from one repetition to the next, so that it is cold: descriptors (other
+ * sequences and row states) and copies of weights. */
+typedef struct {
+    uint8_t *desc[KB_SETS];
+    cu_layer *layers[CU_STAGES][KB_SETS];
+    cu_backend outside[KB_SETS]; /* its vectors outside layers */
+    uint32_t n_desc;
+    bool short_of_memory;
+} kb_sets;
+
+typedef struct {
+    kb_rig *x;
+    kb_sets *sets;
+    kb_site site[KB_SITES];
+    uint32_t n_sites;
+    uint32_t times, replays; /* repetitions in a graph; how often it is run */
+    cudaStream_t main, rest, streams[KB_SITES + 1];
+    void *flush, *sink;
+    size_t flush_bytes;
+    void *blas_space;
+} kb_sites;
+
+/* Captures a stage (CU_STAGES: the head) for `rows` rows, each kernel into a graph of its own. */
+void kb_capture(kb_sites *s, int stage, uint32_t rows, cu_path path, bool cold);
+/* The whole stage in one graph, `times` times. */
+void kb_capture_whole(kb_sites *s, int stage, uint32_t rows, cu_path path);
+void kb_forget(kb_sites *s);
+void kb_close_sites(kb_sites *s);
+/* Microseconds of one repetition. cold: the second-level cache holds none of it before. */
+kb_times kb_time(kb_sites *s, const kb_site *site, bool cold);
+
+/* copies.c: fills the layers of sets, for a cache of so many bytes; and the descriptors, after one
+ * recurrent launch for each. */
+void kb_copy_weights(kb_sets *sets, cu_backend *b, size_t cache_bytes, size_t budget);
+void kb_copy_desc(kb_sets *sets, kb_rig *x, eng_stage stage, uint32_t rows, uint32_t n);
+void kb_free_sets(kb_sets *sets);
+
+/* ---- prefill.c ---- */
+void kb_prefills(kb_sites *s, const kb_probes *p, bool small);
+
+extern bool kb_first_line; /* of the JSON list that every measurement adds a line to */
 
 #endif

@@ -1,494 +1,372 @@
-/* kernels.c - each kernel of a recurrent step at the shapes of a variant, as a share of the read
- * probe of the same run; writes one JSON object to stdout. Run by bench/cuda/run.sh.
+/* kernels.c - each kernel of a step in a graph of its own, cold and warm, as a share of what this
+ * device read and multiplied in the same run; README.md says how. Writes one JSON object to stdout,
+ * a kernel a line. Run by bench/cuda/run.sh and first_gpu.py.
  *
- *   fathom-cuda-bench [VARIANT] [CONTEXT]      mythos_1b 1024 */
+ *   fathom-cuda-bench [VARIANT|FOLDER] [CONTEXT] [ROWS,ROWS,...]     mythos_1b 1024 1,8,32,128,512
+ */
 #include "base/size.h"
 #include "bench/cuda/bench.h"
-#include "engine/rowmath.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-cudaError_t probe_read(cudaStream_t s, const void *p, uint64_t bytes, void *sink, uint32_t blocks);
-cudaError_t probe_nothing(cudaStream_t s);
+enum { L2_ATTRIBUTE = 38 }; /* cudaDevAttrL2CacheSize; the shim has no name for it */
 
-void kb_must(cudaError_t rc, const char *what) {
-    if (rc == cudaSuccess) return;
-    fprintf(stderr, "fathom-cuda-bench: %s: %s\n", what, cudaGetErrorString(rc));
-    exit(1);
-}
-
-void *kb_take(bench *b, size_t bytes) {
-    void *p;
-    kb_must(cudaMalloc(&p, bytes ? bytes : 1), "allocating");
-    kb_must(cudaMemset(p, 0, bytes), "clearing"); /* zeros: no NaN, no denormals */
-    if (b->n_taken == ARRAY_LEN(b->taken)) kb_must(cudaErrorMemoryAllocation, "too many buffers");
-    return b->taken[b->n_taken++] = p;
-}
-
-void *kb_put(bench *b, const void *v, size_t bytes) {
-    void *p = kb_take(b, bytes);
-    kb_must(cudaMemcpy(p, v, bytes, cudaMemcpyHostToDevice), "copying");
-    return p;
-}
-
-void kb_give_all(bench *b) {
-    kb_must(cudaDeviceSynchronize(), "waiting");
-    while (b->n_taken)
-        (void)cudaFree(b->taken[--b->n_taken]);
-}
-
-static uint32_t rnd(bench *b, uint32_t n) {
-    b->seed = b->seed * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((b->seed >> 33) % n);
-}
-
-static void open_blas(bench *b) {
-    void *workspace;
-    kb_must(cudaMalloc(&workspace, 32 << 20), "allocating");
-    if (cublasCreate(&b->blas) != CUBLAS_STATUS_SUCCESS ||
-        cublasSetStream(b->blas, b->stream) != CUBLAS_STATUS_SUCCESS ||
-        cublasSetWorkspace(b->blas, workspace, 32 << 20) != CUBLAS_STATUS_SUCCESS) {
-        kb_must(cudaErrorLaunchFailure, "cuBLAS");
-    }
-    b->blas_space = workspace;
-}
-
-void kb_begin(bench *b) {
-    kb_must(cudaEventRecord(b->from, b->stream), "timing");
-}
-double kb_end_us(bench *b, uint32_t times) {
-    float ms = 0;
-    kb_must(cudaEventRecord(b->to, b->stream), "timing");
-    kb_must(cudaEventSynchronize(b->to), "waiting");
-    kb_must(cudaEventElapsedTime(&ms, b->from, b->to), "timing");
-    return (double)ms * 1e3 / times;
-}
-
-/* ---- probes ---- */
-
-static void probes(bench *b, size_t bytes, int side) {
-    void *p = kb_take(b, bytes), *sink = kb_take(b, 4);
-    double best = 1e30;
-    for (int i = 0; i < 5; i++) {
-        kb_begin(b);
-        kb_must(probe_read(b->stream, p, bytes, sink, b->sms * 4), "read probe");
-        double us = kb_end_us(b, 1);
-        if (us < best) best = us;
-    }
-    b->read_gbs = (double)bytes / best * 1e-3;
-    kb_begin(b);
-    for (int i = 0; i < 200; i++)
-        kb_must(probe_nothing(b->stream), "gap probe");
-    b->gap_us = kb_end_us(b, 200);
-    const float one = 1, zero = 0;
-    size_t n = (size_t)side * (size_t)side * 2;
-    void *x = kb_take(b, n), *w = kb_take(b, n), *y = kb_take(b, 2 * n);
-    best = 1e30;
-    for (int i = 0; i < 5; i++) {
-        kb_begin(b);
-        if (cublasGemmStridedBatchedEx(b->blas, CUBLAS_OP_T, CUBLAS_OP_N, side, side, side, &one, w,
-                                       CUDA_R_16BF, side, 0, x, CUDA_R_16BF, side, 0, &zero, y,
-                                       CUDA_R_32F, side, 0, 1, CUBLAS_COMPUTE_32F,
-                                       CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS) {
-            kb_must(cudaErrorLaunchFailure, "matrix probe");
-        }
-        double us = kb_end_us(b, 1);
-        if (us < best) best = us;
-    }
-    b->matrix_tflops = 2.0 * side * side * (double)side / best * 1e-6;
-    kb_give_all(b);
-    printf("\"read_probe_gb_s\":%.1f,\"matrix_probe_tflop_s\":%.1f,\"kernel_gap_us\":%.2f,\n",
-           b->read_gbs, b->matrix_tflops, b->gap_us);
-}
-
-/* ---- one kernel ---- */
-
+const char *kb_program = "fathom-cuda-bench";
 bool kb_first_line = true;
 
-/* Times `fn` and prints its share of the probe. `bytes`: what it must read. Working sets are
- * larger than the second-level cache where the model's are. */
-static void measure(bench *b, const char *name, uint32_t rows, double bytes, go fn, void *arg) {
-    for (uint32_t i = 0; i < 3; i++)
-        kb_must(fn(b, arg), name);
-    kb_begin(b);
-    for (uint32_t i = 0; i < b->repeats; i++)
-        kb_must(fn(b, arg), name);
-    double us = kb_end_us(b, b->repeats), gbs = bytes / us * 1e-3;
-    printf("%s{\"kernel\":\"%s\",\"rows\":%u,\"us\":%.2f,\"bytes\":%.0f,\"gb_s\":%.1f,"
-           "\"percent_of_read_probe\":%.1f}",
-           kb_first_line ? "" : ",\n", name, rows, us, bytes, gbs, 100 * gbs / b->read_gbs);
+typedef struct {
+    kb_rig x;
+    kb_sets sets;
+    kb_sites sites;
+    kb_probes probes;
+    bool small;
+    size_t l2_bytes;
+    const char *done[2 * KB_SITES]; /* kernels measured at this number of rows */
+    uint32_t n_done;
+} bench;
+
+/* One kernel at one number of rows: what every capture of it gave. */
+typedef struct {
+    const char *name;
+    bool own;
+    kb_times cold, hot, apart; /* apart: without overlap */
+} measured;
+
+/* ---- lines ---- */
+
+static void print_work(const bench *b, const kb_work *w, double us) {
+    if (w->bytes > 0) {
+        double gbs = w->bytes / us * 1e-3;
+        printf(",\"bytes\":%.0f,\"gb_s\":%.1f,\"percent_of_read_probe\":%.1f", w->bytes, gbs,
+               100 * gbs / b->probes.read_gb_s.best);
+    }
+    if (w->flop > 0) {
+        double tflops = w->flop / us * 1e-6;
+        printf(",\"gflop\":%.4f,\"percent_of_matrix_probe\":%.1f", w->flop * 1e-9,
+               100 * tflops / b->probes.matrix_tflop_s.best);
+    }
+}
+
+static void print_kernel(const bench *b, const measured *m, const char *stage, uint32_t rows,
+                         const kb_work *w) {
+    printf("%s{\"kernel\":\"%s\",\"stage\":\"%s\",\"rows\":%u,\"own\":%s,\"us\":%.2f,"
+           "\"spread_percent\":%.1f,\"hot_us\":%.2f,\"no_overlap_us\":%.2f",
+           kb_first_line ? "" : ",\n", m->name, stage, rows, m->own ? "true" : "false",
+           m->cold.median, 100 * (m->cold.worst - m->cold.best) / m->cold.median, m->hot.median,
+           m->apart.median);
+    print_work(b, w, m->cold.median);
+    printf("}");
     kb_first_line = false;
     fflush(stdout);
 }
 
-static void *descriptor(bench *b, uint32_t rows) {
-    uint32_t blocks = (b->context + 31) / 32;
-    size_t tables = (size_t)rows * blocks;
-    cu_head h = {
-        .n_rows = rows, .n_tiles = rows, .n_logits = rows, .rows = sizeof h, .bad = kb_take(b, 16)};
-    h.tiles = h.rows + rows * (uint32_t)sizeof(cu_row);
-    h.edits = h.tables = h.tiles + rows * (uint32_t)sizeof(cu_tile);
-    size_t bytes = h.tables + tables * 4;
-    uint8_t *p = array_new(bytes, 1);
-    if (p == NULL) kb_must(cudaErrorMemoryAllocation, "the host's memory");
-    memcpy(p, &h, sizeof h);
-    for (uint32_t i = 0; i < rows; i++) {
-        cu_row r = {.row = i,
-                    .pos = b->context - 1,
-                    .table = i * blocks,
-                    .logits = i,
-                    .loop = (uint16_t)(i % b->c.loops_default),
-                    .max_loops = 1000,
-                    .threshold = 2};
-        cu_tile t = {i, 1};
-        memcpy(p + h.rows + i * sizeof r, &r, sizeof r);
-        memcpy(p + h.tiles + i * sizeof t, &t, sizeof t);
+/* ---- stages ---- */
+
+static const char *const stage_names[] = {"prelude", "recurrent", "coda", "head"};
+static const cu_path decode = {CU_ONE_ROW, 1};
+
+static bool is_done(const bench *b, const char *name) {
+    for (uint32_t i = 0; i < b->n_done; i++) {
+        if (strcmp(b->done[i], name) == 0) return true;
     }
-    for (uint32_t i = 0; i < tables; i++)
-        memcpy(p + h.tables + (size_t)i * 4, &i, 4);
-    void *dev = kb_put(b, p, bytes);
-    free(p);
-    return dev;
+    return false;
 }
 
-/* ---- attention ---- */
-
-typedef struct {
-    cu_attn_args a;
-    uint32_t rows;
-} attention_arg;
-
-static cudaError_t go_attention(bench *b, void *arg) {
-    attention_arg *x = arg;
-    return cu_attn(b->stream, &x->a, x->rows, false, true);
-}
-static cudaError_t go_merge(bench *b, void *arg) {
-    attention_arg *x = arg;
-    return cu_attn_merge(b->stream, &x->a, x->rows, false);
-}
-
-/* A cache of n slots in one plane, every position at a slot of its own, scattered. A slot holds one
- * layer: of a core of many the others would only take memory. */
-cu_cache kb_scattered(bench *b, uint32_t n) {
-    uint32_t *maps = array_new(n, 4);
-    if (maps == NULL) kb_must(cudaErrorMemoryAllocation, "the host's memory");
-    for (uint32_t i = 0; i < n; i++)
-        maps[i] = i;
-    for (uint32_t i = n - 1; i > 0; i--) {
-        uint32_t j = rnd(b, i + 1), t = maps[i];
-        maps[i] = maps[j];
-        maps[j] = t;
+static measured *find(measured *m, uint32_t n, const char *name) {
+    for (uint32_t i = 0; i < n; i++) {
+        if (strcmp(m[i].name, name) == 0) return &m[i];
     }
-    cu_cache cache = {.slots = kb_take(b, (size_t)n * b->c.layer_values * 2),
-                      .maps = kb_put(b, maps, (size_t)n * 4),
-                      .n_slots = n,
-                      .n_blocks = n / 32,
-                      .n_planes = 1,
-                      .slot_values = b->c.layer_values};
-    free(maps);
-    return cache;
+    return NULL;
 }
 
-/* Everything but descriptor, cache and splits, for so many rows. */
-cu_attn_args kb_attention_args(bench *b, uint32_t rows, uint32_t splits) {
-    const model_plan *c = &b->c;
-    bool mla = c->attn == ATTN_MLA;
-    cu_attn_args all = {.splits = splits}, *a = &all;
-    a->n_heads = c->n_heads;
-    a->n_kv_heads = mla ? 1 : c->n_kv_heads;
-    a->dk = mla ? c->kv_lora_rank + c->qk_rope_head_dim : c->head_dim;
-    a->dv = mla ? c->kv_lora_rank : c->head_dim;
-    a->v_offset = mla ? 0 : c->n_kv_heads * c->head_dim;
-    a->scale = 0.1f;
-    a->o_head = cu_round(a->dv, CU_K_STEP);
-    a->o_ld = a->n_heads * a->o_head;
-    a->q = kb_take(b, (size_t)rows * a->n_heads * a->dk * 2);
-    a->o = kb_take(b, (size_t)rows * a->o_ld * 2);
-    size_t parts = (size_t)rows * a->splits * a->n_heads;
-    a->part_o = kb_take(b, parts * a->dv * 4);
-    a->part_ml = kb_take(b, parts * 8);
-    return all;
-}
-
-uint32_t kb_splits_for(const bench *b, uint32_t blocks, uint32_t context) {
-    uint32_t want = b->sms * 4 / blocks, tiles = (context + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
-    if (want > CU_MAX_SPLITS) want = CU_MAX_SPLITS;
-    if (want > tiles) want = tiles;
-    return want ? want : 1;
-}
-
-/* Decode: every row its own sequence and its own scattered slots: nothing is read twice. */
-static void attention(bench *b, uint32_t rows) {
-    bool mla = b->c.attn == ATTN_MLA;
-    uint32_t per_row = mla ? 1 : b->c.n_kv_heads;
-    attention_arg x = {.rows = rows};
-    x.a = kb_attention_args(b, rows, kb_splits_for(b, rows * per_row, b->context));
-    x.a.desc = descriptor(b, rows);
-    x.a.cache = kb_scattered(b, rows * ((b->context + 31) / 32) * 32);
-    size_t parts = (size_t)rows * x.a.splits * x.a.n_heads;
-    measure(b, mla ? "attention" : "attention_gqa", rows,
-            (double)rows * b->context * b->c.layer_values * 2, go_attention, &x);
-    measure(b, mla ? "attention_merge" : "attention_gqa_merge", rows,
-            (double)parts * (x.a.dv + 2) * 4, go_merge, &x);
-    kb_give_all(b);
-}
-
-/* The same model with grouped queries: its heads, K/V heads and width. */
-static void attention_gqa(bench *b, uint32_t rows) {
-    model_plan own = b->c;
-    if (own.attn == ATTN_GQA) return;
-    b->c.attn = ATTN_GQA;
-    b->c.head_dim = own.dim / own.n_heads;
-    plan_derive(&b->c);
-    attention(b, rows);
-    b->c = own;
-}
-
-/* ---- products ---- */
-
-typedef struct {
-    cu_mm_args a;
-    uint32_t rows;
-} mm_arg;
-static cudaError_t go_mm(bench *b, void *arg) {
-    mm_arg *x = arg;
-    return cu_mm(b->stream, &x->a, x->rows, b->sms * 2, false);
-}
-
-static void dense(bench *b, const char *name, uint32_t rows, uint32_t n, uint32_t k, cu_mm_map map,
-                  uint32_t groups) {
-    k = cu_round(k, CU_K_STEP);
-    uint64_t group = (uint64_t)cu_round(n, CU_MM_ROWS) * k;
-    mm_arg x = {.rows = rows};
-    x.a = (cu_mm_args){.desc = descriptor(b, rows),
-                       .map = map,
-                       .store = CU_STORE_F32,
-                       .w = kb_take(b, group * groups * 2),
-                       .w_group = group,
-                       .ldw = k,
-                       .x = kb_take(b, (size_t)rows * groups * k * 2),
-                       .ldx = groups * k,
-                       .x_group = k,
-                       .y = kb_take(b, (size_t)rows * groups * n * 4),
-                       .ldy = groups * n,
-                       .y_group = n,
-                       .n = n,
-                       .k = k,
-                       .groups = groups};
-    measure(b, name, rows, (double)group * groups * 2, go_mm, &x);
-    kb_give_all(b);
-}
-
-typedef struct {
-    cu_route_args route;
-    cu_mm_args in, out;
-    uint32_t rows;
-} moe_arg;
-static cudaError_t go_route(bench *b, void *arg) {
-    moe_arg *x = arg;
-    cudaError_t rc = cu_moe_route(b->stream, &x->route, x->rows);
-    return rc == cudaSuccess ? cu_moe_group(b->stream, &x->route) : rc;
-}
-static cudaError_t go_in(bench *b, void *arg) {
-    moe_arg *x = arg;
-    return cu_mm(b->stream, &x->in, x->rows, b->sms * 2, false);
-}
-static cudaError_t go_out(bench *b, void *arg) {
-    moe_arg *x = arg;
-    return cu_mm(b->stream, &x->out, x->rows, b->sms * 2, false);
-}
-
-/* Random routes; the bytes are those of the experts that have a row. */
-static void experts(bench *b, uint32_t rows) {
-    const model_plan *c = &b->c;
-    uint32_t e = c->n_experts, shared = c->n_shared_experts * c->n_experts_per_tok;
-    uint32_t h = cu_round(c->expert_dim, CU_K_STEP), d = cu_round(c->dim, CU_K_STEP);
-    uint64_t group = (uint64_t)2 * h * d, out_group = (uint64_t)cu_round(c->dim, CU_MM_ROWS) * h;
-    moe_arg x = {.rows = rows};
-    cu_moe m = {.n_experts = e,
-                .top_k = c->n_experts_per_tok,
-                .n_shared_groups = shared,
-                .parts_per_row = c->n_experts_per_tok + shared};
-    uint32_t parts = rows * m.parts_per_row;
-    m.max_tiles = parts / CU_TILE_ROWS + e + shared;
-    m.pick = kb_take(b, (size_t)rows * m.top_k * 4);
-    m.weight = kb_take(b, (size_t)rows * m.top_k * 4);
-    m.order = kb_take(b, (size_t)parts * 4);
-    m.tiles = kb_take(b, m.max_tiles * sizeof(cu_moe_tile));
-    m.n_tiles = kb_take(b, 4);
-    float *logits = array_new((size_t)rows * e, 4), *zero = array_new(e, 4);
-    if (logits == NULL || zero == NULL) kb_must(cudaErrorMemoryAllocation, "the host's memory");
-    for (size_t i = 0; i < (size_t)rows * e; i++)
-        logits[i] = (float)rnd(b, 1000) * 0.01f;
-    void *desc = descriptor(b, rows);
-    x.route = (cu_route_args){.desc = desc,
-                              .logits = kb_put(b, logits, (size_t)rows * e * 4),
-                              .bias = kb_put(b, zero, e * 4),
-                              .moe = m};
-    x.in = (cu_mm_args){.desc = desc,
-                        .map = CU_MAP_IN,
-                        .store = CU_STORE_SILU,
-                        .w = kb_take(b, group * e * 2),
-                        .w_shared = kb_take(b, group * shared * 2),
-                        .w_group = group,
-                        .w_shared_group = group,
-                        .ldw = d,
-                        .ldw_shared = d,
-                        .x = kb_take(b, (size_t)rows * d * 2),
-                        .ldx = d,
-                        .y = kb_take(b, (size_t)parts * h * 2),
-                        .ldy = h,
-                        .n = 2 * h,
-                        .k = d,
-                        .moe = m};
-    x.out = (cu_mm_args){.desc = desc,
-                         .map = CU_MAP_OUT,
-                         .store = CU_STORE_F32,
-                         .w = kb_take(b, out_group * e * 2),
-                         .w_shared = kb_take(b, out_group * shared * 2),
-                         .w_group = out_group,
-                         .w_shared_group = h,
-                         .ldw = h,
-                         .ldw_shared = h * shared,
-                         .x = x.in.y,
-                         .ldx = h,
-                         .y = kb_take(b, (size_t)parts * c->dim * 4),
-                         .ldy = c->dim,
-                         .n = c->dim,
-                         .k = h,
-                         .moe = m};
-    kb_must(go_route(b, &x), "routing");
-    uint32_t *pick = array_new((size_t)rows * m.top_k, 4), live = shared;
-    uint8_t *has = array_new(e, 1);
-    if (pick == NULL || has == NULL) kb_must(cudaErrorMemoryAllocation, "the host's memory");
-    kb_must(cudaStreamSynchronize(b->stream), "waiting");
-    kb_must(cudaMemcpy(pick, m.pick, (size_t)rows * m.top_k * 4, cudaMemcpyDeviceToHost),
-            "copying");
-    for (size_t i = 0; i < (size_t)rows * m.top_k; i++) {
-        if (pick[i] < e && !has[pick[i]]++) live++;
+/* One capture of a stage and the times of those of its kernels that are asked for: `only`, or all
+ * that were not measured before at these rows (every stage has a qkv: that of the loop counts). */
+static uint32_t measure_pass(bench *b, int stage, uint32_t rows, const char *only, bool begin,
+                             int pass, measured *out, uint32_t n) {
+    kb_sites *s = &b->sites;
+    bool cold = pass != 1;
+    kb_overlap(b->x.b, pass != 2);
+    kb_capture(s, stage, rows, decode, cold);
+    for (uint32_t k = 0; k < s->n_sites; k++) {
+        const kb_site *site = &s->site[k];
+        if (begin != (strcmp(site->name, "begin") == 0)) continue;
+        if (only ? strcmp(site->name, only) != 0 : is_done(b, site->name)) continue;
+        kb_times t = kb_time(s, site, cold);
+        if (pass == 0) out[n++] = (measured){site->name, site->own, t, t, t};
+        else if (pass == 1) find(out, n, site->name)->hot = t;
+        else find(out, n, site->name)->apart = t;
     }
-    measure(b, "moe_route_and_group", rows, (double)rows * e * 4, go_route, &x);
-    measure(b, "moe_gate_up", rows, (double)live * (double)group * 2, go_in, &x);
-    measure(b, "moe_down", rows, (double)live * (double)out_group * 2, go_out, &x);
-    free(logits);
-    free(zero);
-    free(pick);
-    free(has);
-    kb_give_all(b);
+    kb_forget(s);
+    kb_overlap(b->x.b, true);
+    return n;
 }
 
-/* ---- sampling ---- */
-
-typedef struct {
-    cu_sample_args a;
-    uint32_t rows;
-} sample_arg;
-static cudaError_t go_sample(bench *b, void *arg) {
-    sample_arg *x = arg;
-    return cu_sample(b->stream, &x->a, x->rows);
+/* begin comes last: it writes the descriptor that all others read. */
+static uint32_t measure_stage(bench *b, int stage, uint32_t rows, const char *only,
+                              measured out[KB_SITES]) {
+    uint32_t n = 0;
+    for (int pass = 0; pass < 6; pass++)
+        n = measure_pass(b, stage, rows, only, pass >= 3, pass % 3, out, n);
+    return n;
 }
 
-/* Logits spread as a model's: a bell some units wide. The bytes are those of one reading. */
-static void sampling(bench *b, uint32_t rows) {
+static void stage(bench *b, int stage_index, uint32_t rows, const char *only, const char *as) {
+    measured m[KB_SITES];
+    eng_stage of = stage_index < CU_STAGES ? (eng_stage)stage_index : ENG_STAGE_CODA;
+    uint32_t live = kb_live_experts(b->x.b, rows);
+    uint32_t n = measure_stage(b, stage_index, rows, only, m);
+    for (uint32_t i = 0; i < n; i++) {
+        kb_work w = kb_kernel_work(b->x.b, m[i].name, of, rows, b->x.context, live);
+        if (as == NULL) b->done[b->n_done++] = m[i].name;
+        else m[i].name = as;
+        print_kernel(b, &m[i], stage_names[stage_index], rows, &w);
+    }
+}
+
+/* So many descriptors that their keys and values are four times the second-level cache. */
+static uint32_t sets_for(const bench *b, uint32_t rows) {
+    size_t one = (size_t)rows * b->x.context * b->x.c.layer_values * 2 * b->x.c.n_core;
+    size_t n = 4 * b->l2_bytes / one + 1, most = b->sites.times;
+    return (uint32_t)(n < most ? n : most);
+}
+
+/* ---- products: own kernel and cuBLAS side by side ---- */
+
+static uint32_t by_one_kind(bench *b, int stage_index, uint32_t rows, uint32_t blas_rows,
+                            measured out[KB_SITES]) {
+    kb_sites *s = &b->sites;
+    cu_backend *e = b->x.b;
+    uint32_t n = 0;
+    e->blas_rows = blas_rows;
+    if (stage_index < CU_STAGES) (void)kb_run(&b->x, (eng_stage)stage_index, 0, rows);
+    kb_capture(s, stage_index, rows, decode, true);
+    for (uint32_t k = 1; k < s->n_sites; k++) { /* not begin, as in measure_stage */
+        kb_times t = kb_time(s, &s->site[k], true);
+        out[n++] = (measured){s->site[k].name, s->site[k].own, t, t, t};
+    }
+    kb_forget(s);
+    e->blas_rows = CU_BLAS_ROWS;
+    return n;
+}
+
+/* Every product that cuBLAS can take: where to switch can be read from this. The always-on experts
+ * are groups of the expert kernels on one side and two products on the other: hence the sums. */
+static void products(bench *b, int stage_index, uint32_t rows) {
+    measured own[KB_SITES], blas[KB_SITES];
+    uint32_t n_own = by_one_kind(b, stage_index, rows, UINT32_MAX, own);
+    uint32_t n_blas = by_one_kind(b, stage_index, rows, 1, blas);
+    double sum[2] = {0, 0};
+    for (uint32_t i = 0; i < n_own; i++)
+        sum[0] += own[i].cold.median;
+    for (uint32_t i = 0; i < n_blas; i++) {
+        measured *other = find(own, n_own, blas[i].name);
+        sum[1] += blas[i].cold.median;
+        if (blas[i].own || other == NULL) continue;
+        printf(",\n{\"kernel\":\"product_%s\",\"rows\":%u,\"own_us\":%.2f,\"cublas_us\":%.2f,"
+               "\"engine_uses\":\"%s\"}",
+               blas[i].name, rows, other->cold.median, blas[i].cold.median,
+               rows >= CU_BLAS_ROWS ? "cublas" : "own");
+    }
+    printf(",\n{\"kernel\":\"sum_of_kernels\",\"stage\":\"%s\",\"rows\":%u,\"own_us\":%.2f,"
+           "\"cublas_us\":%.2f}",
+           stage_names[stage_index], rows, sum[0], sum[1]);
+    fflush(stdout);
+}
+
+/* ---- the head and its ways to sample ---- */
+
+static void head(bench *b, uint32_t rows) {
     static const struct {
         const char *name;
-        cu_draw draw;
-    } ways[] = {{"sample_greedy", {.top_p = 1}},
-                {"sample_draw", {.scale = 1.25f, .top_p = 1}},
-                {"sample_top_k_top_p", {.scale = 1.25f, .top_p = 0.9f, .top_k = 50}},
-                {"sample_greedy_20_best", {.top_p = 1, .n_top = CU_MAX_TOP}}};
-    size_t n = (size_t)rows * b->c.vocab_size, bytes = sizeof(cu_head) + rows * sizeof(cu_draw);
-    float *logits = array_new(n, sizeof *logits);
-    uint8_t *desc = array_new(bytes, 1);
-    if (logits == NULL || desc == NULL) kb_must(cudaErrorMemoryAllocation, "the host's memory");
-    for (size_t i = 0; i < n; i++)
-        logits[i] = (float)(rnd(b, 10000) + rnd(b, 10000) + rnd(b, 10000)) * 1e-3f;
-    sample_arg x = {{.logits = kb_put(b, logits, n * 4), .vocab = b->c.vocab_size}, rows};
-    cu_head h = {
-        .n_draws = rows, .draws = sizeof h, .choices = kb_take(b, rows * sizeof(cu_choice))};
-    memcpy(desc, &h, sizeof h);
+        eng_sampling how;
+        uint32_t n_top;
+    } ways[] = {{"sample_greedy", {.top_p = 1, .repetition_penalty = 1}, 0},
+                {"sample_draw", {.temperature = 0.8f, .top_p = 1, .repetition_penalty = 1}, 0},
+                {"sample_top_k_top_p",
+                 {.temperature = 0.8f, .top_p = 0.9f, .top_k = 50, .repetition_penalty = 1},
+                 0},
+                {"sample_greedy_20_best", {.top_p = 1, .repetition_penalty = 1}, ENG_MAX_TOP}};
+    eng_row *r = array_new(rows, sizeof *r);
+    eng_draw *draws = array_new(rows, sizeof *draws);
+    if (r == NULL || draws == NULL) kb_fail("out of memory");
+    b->sets.n_desc = 0;
     for (size_t k = 0; k < ARRAY_LEN(ways); k++) {
         for (uint32_t i = 0; i < rows; i++) {
-            cu_draw d = ways[k].draw;
-            d.seed = d.logits = i;
-            memcpy(desc + h.draws + i * sizeof d, &d, sizeof d);
+            draws[i] = (eng_draw){.sampling = &ways[k].how, .index = i, .n_top = ways[k].n_top};
+            r[i] = b->x.row[i];
+            r[i].flags = ENG_ROW_SAMPLE;
+            r[i].draw = &draws[i];
         }
-        x.a.desc = kb_put(b, desc, bytes);
-        measure(b, ways[k].name, rows, (double)n * 4, go_sample, &x);
+        (void)kb_run_rows(&b->x, ENG_STAGE_CODA, r, rows, NULL, 0);
+        if (k == 0) stage(b, CU_STAGES, rows, "head", "head");
+        stage(b, CU_STAGES, rows, "sample", ways[k].name);
     }
-    free(logits);
-    free(desc);
-    kb_give_all(b);
+    free(r);
+    free(draws);
+}
+
+/* ---- begin, with an edit a row ---- */
+
+static void begin_with_edits(bench *b, uint32_t rows) {
+    kb_rig *x = &b->x;
+    eng_edit *edits = array_new(rows, sizeof *edits);
+    if (edits == NULL) kb_fail("out of memory");
+    for (uint32_t i = 0; i < rows; i++) {
+        const eng_row *r = &x->row[i];
+        edits[i] = (eng_edit){.block = r->blocks[r->pos / ENG_BLOCK],
+                              .slot = i,
+                              .plane = (uint16_t)plan_plane_loop(&x->c, r->loop),
+                              .n_planes = 1,
+                              .off = (uint8_t)(r->pos % ENG_BLOCK)};
+    }
+    (void)kb_run_rows(x, ENG_STAGE_RECURRENT, x->row, rows, edits, rows);
+    b->sets.n_desc = 0; /* the backend's own */
+    stage(b, ENG_STAGE_RECURRENT, rows, "begin", "begin_with_edits");
+    free(edits);
+}
+
+/* The whole stage as one graph, layers and all: what its kernels take together. */
+static void whole(bench *b, uint32_t rows) {
+    kb_sites *s = &b->sites;
+    kb_rig *x = &b->x;
+    uint32_t live = kb_live_experts(x->b, rows), n = eng__cuda_layers(x->b, ENG_STAGE_RECURRENT);
+    uint32_t times = s->times;
+    kb_times t[2];
+    if (times > 8) s->times = 8; /* 48 layers are a long graph */
+    for (int overlap = 0; overlap < 2; overlap++) {
+        kb_overlap(x->b, overlap);
+        kb_capture_whole(s, ENG_STAGE_RECURRENT, rows, decode);
+        t[overlap] = kb_time(s, &s->site[0], true);
+        kb_forget(s);
+    }
+    s->times = times;
+    kb_work w = {kb_stage_bytes(x->b, ENG_STAGE_RECURRENT, rows, x->context, live), 0};
+    printf(",\n{\"kernel\":\"stage_recurrent\",\"rows\":%u,\"layers\":%u,\"us\":%.2f,"
+           "\"us_per_layer\":%.2f,\"no_overlap_us\":%.2f,\"experts_with_rows\":%u",
+           rows, n, t[1].median, t[1].median / n, t[0].median, live);
+    print_work(b, &w, t[1].median);
+    printf("}");
+    fflush(stdout);
+}
+
+static void at_rows(bench *b, uint32_t rows) {
+    b->n_done = 0;
+    kb_set_loop(&b->x, -1);
+    kb_copy_desc(&b->sets, &b->x, ENG_STAGE_RECURRENT, rows, sets_for(b, rows));
+    stage(b, ENG_STAGE_RECURRENT, rows, NULL, NULL);
+    kb_copy_desc(&b->sets, &b->x, ENG_STAGE_RECURRENT, rows, sets_for(b, rows));
+    whole(b, rows);
+    kb_copy_desc(&b->sets, &b->x, ENG_STAGE_RECURRENT, rows, sets_for(b, rows));
+    if (rows > 8) products(b, ENG_STAGE_RECURRENT, rows);
+    begin_with_edits(b, rows);
+    for (int s = ENG_STAGE_PRELUDE; s <= ENG_STAGE_CODA; s += ENG_STAGE_CODA) {
+        kb_copy_desc(&b->sets, &b->x, (eng_stage)s, rows, sets_for(b, rows));
+        stage(b, s, rows, NULL, NULL);
+    }
+    head(b, rows);
+}
+
+/* ---- the same model with grouped queries ---- */
+
+static void close_all(bench *b, model_folder *m) {
+    kb_close_sites(&b->sites);
+    kb_free_sets(&b->sets);
+    kb_rig_close(&b->x);
+    model_close(m);
+}
+
+static void open_all(bench *b, const model_folder *m, uint32_t most, uint32_t context) {
+    int l2 = 0;
+    uint32_t positions = b->small ? 2 * context : 4096;
+    uint32_t seqs = most > 2 * KB_SETS ? most : 2 * KB_SETS;
+    if (b->small || cudaDeviceGetAttribute(&l2, (int)L2_ATTRIBUTE, 0)) l2 = 1 << 16;
+    b->l2_bytes = (size_t)l2;
+    b->sets = (kb_sets){.n_desc = 0};
+    b->sites = (kb_sites){.x = &b->x,
+                          .sets = &b->sets,
+                          .times = b->small ? 2 : KB_SETS,
+                          .replays = b->small ? 1 : 7,
+                          .flush_bytes = 4 * b->l2_bytes};
+    kb_rig_open(&b->x, m, b->small ? "bf16-expand-stream" : "bf16-stream", most,
+                b->small ? most + 1 : seqs, context, positions);
+    cu_backend *e = b->x.b;
+    b->sites.flush = kb_take(e, b->sites.flush_bytes);
+    b->sites.sink = kb_take(e, 16);
+    kb_fill(e, b->sites.flush, b->sites.flush_bytes, false);
+    e->opts.max_positions = context; /* what follows from it is that of decoding at `context` */
+}
+
+/* Its heads, K/V heads and width, with small experts. */
+static void grouped(bench *b, const uint32_t *rows, uint32_t n, uint32_t most) {
+    static const char *const kernels[][2] = {{"gqa_prep", "gqa_prep"},
+                                             {"attention", "attention_gqa"},
+                                             {"attention_merge", "attention_gqa_merge"}};
+    model_plan p = b->x.c;
+    uint32_t context = b->x.context;
+    p.attn = ATTN_GQA;
+    p.head_dim = p.dim / p.n_heads;
+    p.expert_dim = 32;
+    plan_derive(&p);
+    model_folder *m = kb_random_model(&p);
+    open_all(b, m, most, context);
+    kb_copy_weights(&b->sets, b->x.b, b->l2_bytes, kb_room() / 2);
+    for (uint32_t i = 0; i < n; i++) {
+        kb_set_loop(&b->x, -1);
+        kb_copy_desc(&b->sets, &b->x, ENG_STAGE_RECURRENT, rows[i], sets_for(b, rows[i]));
+        for (size_t k = 0; k < ARRAY_LEN(kernels); k++)
+            stage(b, ENG_STAGE_RECURRENT, rows[i], kernels[k][0], kernels[k][1]);
+    }
+    close_all(b, m);
+}
+
+/* ---- the program ---- */
+
+static void print_probes(const kb_probes *p) {
+    printf("\"read_probe_gb_s\":%.1f,\"read_probe_median_gb_s\":%.1f,"
+           "\"matrix_probe_tflop_s\":%.1f,\"matrix_probe_median_tflop_s\":%.1f,\n",
+           p->read_gb_s.best, p->read_gb_s.median, p->matrix_tflop_s.best,
+           p->matrix_tflop_s.median);
+    printf("\"host_launch_us\":%.2f,\"graph_node_us\":%.2f,\"graph_node_overlap_us\":%.2f,\n",
+           p->launch_us, p->node_us, p->node_overlap_us);
+    fflush(stdout);
 }
 
 int main(int argc, char **argv) {
-    static const uint32_t all[] = {1, 8, 32, 128, 512}, few[] = {1, 9};
-    bench b = {.seed = 7, .context = 1024, .repeats = 50};
-    err e = {0};
+    static bench b;
+    uint32_t rows[KB_ROWS], most;
     int devices = 0;
     const char *variant = argc > 1 ? argv[1] : "mythos_1b";
-    bool small = strstr(variant, "tiny") != NULL; /* to try the program itself, not to measure */
+    b.small = strstr(variant, "tiny") != NULL; /* to try the program itself, not to measure */
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
         fprintf(stderr, "fathom-cuda-bench: no CUDA device\n");
         return 2;
     }
-    if (plan_variant(&b.c, variant, &e) != 0) {
-        fprintf(stderr, "fathom-cuda-bench: %s\n", e.msg);
-        return 2;
-    }
-    if (argc > 2) b.context = (uint32_t)strtoul(argv[2], NULL, 10);
-    if (b.context < 1 || b.context > 1u << 20) return 2;
-    if (small) b.repeats = 1;
-    struct cudaDeviceProp prop;
-    kb_must(cudaSetDevice(0), "choosing a device");
-    kb_must(cudaGetDeviceProperties(&prop, 0), "asking for the device");
-    b.sms = (uint32_t)prop.multiProcessorCount;
-    kb_must(cu_kernels_setup(0, b.c.dim), "sizing shared memory");
-    kb_must(cudaStreamCreateWithFlags(&b.stream, cudaStreamNonBlocking), "opening a stream");
-    kb_must(cudaEventCreate(&b.from), "opening an event");
-    kb_must(cudaEventCreate(&b.to), "opening an event");
-    open_blas(&b);
-    printf("{\"device\":\"%s\",\"variant\":\"%s\",\"context\":%u,\"dtype\":\"bf16\",\n", prop.name,
-           variant, b.context);
-    probes(&b, small ? 1 << 20 : (size_t)4 << 30, small ? 64 : 8192);
-    printf("\"kernels\":[\n");
-    const model_plan *c = &b.c;
-    for (size_t i = 0; i < (small ? ARRAY_LEN(few) : ARRAY_LEN(all)); i++) {
-        uint32_t rows = small ? few[i] : all[i];
-        if (c->attn == ATTN_MLA) {
-            dense(&b, "q_down_kv_down", rows, c->q_lora_rank + c->layer_values, c->dim, CU_MAP_ROWS,
-                  1);
-            dense(&b, "q_up", rows, c->n_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim),
-                  c->q_lora_rank, CU_MAP_ROWS, 1);
-            dense(&b, "absorb", rows, c->kv_lora_rank, c->qk_nope_head_dim, CU_MAP_HEADS,
-                  c->n_heads);
-            dense(&b, "value_up", rows, c->v_head_dim, c->kv_lora_rank, CU_MAP_HEADS, c->n_heads);
-        }
-        if (c->attn == ATTN_GQA) {
-            dense(&b, "q_k_v", rows, plan_q_width(c) + 2 * plan_kv_width(c), c->dim, CU_MAP_ROWS,
-                  1);
-            dense(&b, "wo", rows, c->dim, plan_q_width(c), CU_MAP_ROWS, 1);
-        }
-        attention(&b, rows);
-        attention_gqa(&b, rows);
-        if (c->core_ffn == FFN_MOE) {
-            experts(&b, rows);
-        } else {
-            dense(&b, "gate_up", rows, 2 * c->ffn_dim, c->dim, CU_MAP_ROWS, 1);
-            dense(&b, "down", rows, c->dim, c->ffn_dim, CU_MAP_ROWS, 1);
-        }
-        dense(&b, "head", rows, c->vocab_size, c->dim, CU_MAP_ROWS, 1);
-        sampling(&b, rows);
-    }
-    if (c->attn == ATTN_MLA) kb_prefills(&b, small);
+    uint32_t context = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1024;
+    if (context < 1 || context > 1u << 20) kb_fail("the context is 1 to 1048576");
+    uint32_t n = kb_parse_rows(argc > 3  ? argv[3]
+                               : b.small ? "1,9"
+                                         : "1,8,32,128,512",
+                               rows, &most);
+    model_folder *m = kb_open_model(variant);
+    open_all(&b, m, most, context);
+    printf("{\"device\":\"%s\",\"variant\":\"%s\",\"context\":%u,\"dtype\":\"bf16\",\n",
+           b.x.b->device_name, variant, context);
+    kb_probe_read(&b.probes, b.x.b, b.small);
+    kb_probe_rest(&b.probes, b.x.b, b.small);
+    print_probes(&b.probes);
+    kb_copy_weights(&b.sets, b.x.b, b.l2_bytes, kb_room() / 2);
+    printf(
+        "\"repetitions\":%u,\"weights_cold\":%s,\"slots_of_every_position\":%s,\n\"kernels\":[\n",
+        b.sites.times, b.sets.short_of_memory ? "false" : "true",
+        b.x.used_blocks < (uint64_t)b.x.n_seqs * b.x.blocks ? "false" : "true");
+    for (uint32_t i = 0; i < n; i++)
+        at_rows(&b, rows[i]);
+    if (b.x.b->flash.max_runs) kb_prefills(&b.sites, &b.probes, b.small);
+    bool mla = b.x.c.attn == ATTN_MLA;
+    close_all(&b, m);
+    if (mla) grouped(&b, rows, n, most);
     printf("\n]}\n");
-    (void)cublasDestroy(b.blas);
-    (void)cudaFree(b.blas_space);
-    (void)cudaEventDestroy(b.from);
-    (void)cudaEventDestroy(b.to);
-    (void)cudaStreamDestroy(b.stream);
     return 0;
 }

@@ -1,8 +1,9 @@
-/* probe.cu - what the device can read per second, and the gap between two kernels of a stream. */
+/* probe.cu - what the device can read per second, a kernel that does nothing, and random data. */
 #include "engine/cuda/common.cuh"
 
 /* Reads n vectors of 16 bytes once; the sum keeps the compiler from dropping them. */
 static __global__ void __launch_bounds__(512) read_all(const vec16 *p, uint64_t n, uint32_t *sink) {
+    kernel_scope scope(nullptr);
     uint32_t sum = 0;
     uint64_t step = (uint64_t)gridDim.x * blockDim.x * 4;
     for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x * 4 + threadIdx.x; i < n; i += step) {
@@ -18,7 +19,36 @@ static __global__ void __launch_bounds__(512) read_all(const vec16 *p, uint64_t 
 }
 
 static __global__ void nothing(uint32_t *sink) {
+    kernel_scope scope(nullptr);
     if (sink == nullptr) return;
+}
+
+static __device__ __forceinline__ uint32_t scrambled(uint64_t x) {
+    x ^= x >> 32;
+    x *= 0xd6e8feb86659fd93u;
+    x ^= x >> 32;
+    x *= 0xd6e8feb86659fd93u;
+    return (uint32_t)(x >> 32);
+}
+
+/* Sizes of 1/4 to 2 and either sign: the power that arithmetic takes depends on the bits it sees,
+ * so there are no zeros, and no denormals nor NaN. */
+static __device__ __forceinline__ uint32_t random_pair(uint32_t bits, bool f32) {
+    if (f32) return (bits & 0x807fffffu) | (125u + (bits >> 29 & 2)) << 23;
+    uint32_t size = (bits & 0x807f807fu) | 0x3e803e80u; /* exponent 125 */
+    return size | (bits >> 1 & 0x01000100u);            /* or 127, where its second bit is set */
+}
+
+static __global__ void __launch_bounds__(256) fill(vec16 *p, uint64_t n, uint64_t seed, bool f32) {
+    kernel_scope scope(nullptr);
+    uint64_t step = (uint64_t)gridDim.x * blockDim.x;
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        vec16 v;
+#pragma unroll
+        for (uint32_t k = 0; k < 4; k++)
+            v.w[k] = random_pair(scrambled(seed + i * 4 + k + 1), f32);
+        p[i] = v;
+    }
 }
 
 extern "C" cudaError_t probe_read(cudaStream_t s, const void *p, uint64_t bytes, void *sink,
@@ -28,4 +58,9 @@ extern "C" cudaError_t probe_read(cudaStream_t s, const void *p, uint64_t bytes,
 
 extern "C" cudaError_t probe_nothing(cudaStream_t s) {
     return LAUNCH(nothing, 1, 32, 0, s, (uint32_t *)nullptr);
+}
+
+extern "C" cudaError_t probe_fill(cudaStream_t s, void *p, uint64_t bytes, uint64_t seed, bool f32,
+                                  uint32_t blocks) {
+    return LAUNCH(fill, blocks, 256, 0, s, (vec16 *)p, bytes / 16, seed << 40, f32);
 }

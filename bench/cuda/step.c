@@ -1,228 +1,197 @@
-/* step.c - one recurrent step of a real model through the backend: rows at a full context, each
- * its own sequence, as one captured graph and as single launches; the difference is the cost of
- * starting kernels. And a loop by the clock on the wall, once with the host reading who halted
- * before it starts the next, once with two launches in flight; what either takes over the step
- * alone is time the device stands idle. Writes one JSON object to stdout. Run by bench/cuda/run.sh.
+/* step.c - a token's stages through the backend, rows at a full context, each its own sequence: the
+ * device's time of each stage as a captured graph and as single launches, and what share of the
+ * read probe the bytes of a step reach. And a loop by the clock on the wall, once with the host
+ * reading who halted before it starts the next, once with two launches in flight; what either takes
+ * over the step alone is time the device stands idle. README.md says how. Writes one JSON object to
+ * stdout, a number of rows a line. Run by bench/cuda/run.sh and first_gpu.py.
  *
- *   fathom-cuda-step MODEL_DIR [CONTEXT] [ROWS,ROWS,...] */
+ *   fathom-cuda-step MODEL_DIR|VARIANT [CONTEXT] [ROWS,ROWS,...] */
 #include "base/clock.h"
 #include "base/size.h"
-#include "engine/cuda/cuda_internal.h"
+#include "bench/cuda/bench.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 16, ROUNDS = 5 };
+enum { ROUNDS = 5, SAMPLES = PLAN_MAX_LOOPS * ROUNDS };
+
+const char *kb_program = "fathom-cuda-step";
 
 typedef struct {
-    eng_backend *b;
-    const model_plan *c;
-    uint32_t rows, context, blocks; /* blocks of one sequence */
-    eng_row *row;
+    kb_rig x;
+    kb_probes probes;
     eng_edit *edits;
-    uint32_t *tables;
+    eng_draw *draws;
+    uint32_t rows;
+    double us[SAMPLES]; /* of launches that were queued behind another */
+    uint32_t n;
+    double live, looks; /* routed experts with a row, summed over looks */
 } bench;
 
-static void must(bool ok, const char *what) {
-    if (ok) return;
-    fprintf(stderr, "fathom-cuda-step: %s\n", what);
-    exit(1);
+/* ---- launches ---- */
+
+static void start(bench *b, eng_stage stage) {
+    err e = {0};
+    bool loops = stage == ENG_STAGE_RECURRENT;
+    eng_launch l = {stage, b->x.row, b->rows, loops ? b->edits : NULL, loops ? b->rows : 0};
+    cu_backend *c = b->x.b;
+    if (c->base.ops->launch(&c->base, &l, &e) != 0) kb_fail("%s", e.msg);
 }
 
-/* Every position of every sequence has a slot of its own, one for all planes. */
-static void fill(bench *x) {
-    uint32_t n = 0;
-    for (uint32_t r = 0; r < x->rows; r++) {
-        for (uint32_t i = 0; i < x->blocks; i++)
-            x->tables[r * x->blocks + i] = r * x->blocks + i;
-        for (uint32_t p = 0; p < x->context; p++) {
-            x->edits[n] = (eng_edit){.block = r * x->blocks + p / ENG_BLOCK,
-                                     .slot = n,
-                                     .n_planes = (uint16_t)x->b->info.n_planes,
-                                     .off = (uint8_t)(p % ENG_BLOCK)};
-            n++;
-        }
-        x->row[r] = (eng_row){.row = r,
-                              .pos = x->context - 1,
-                              .token = r * 37 % x->c->vocab_size,
-                              .max_loops = (uint16_t)x->c->loops_default,
-                              .threshold = 2,
-                              .blocks = x->tables + r * x->blocks};
-    }
-}
-
-static uint64_t run(bench *x, eng_stage stage, uint32_t loop, uint32_t n_edits) {
+static void await(bench *b, bool behind) {
     err e = {0};
     eng_result r;
-    for (uint32_t i = 0; i < x->rows; i++)
-        x->row[i].loop = (uint16_t)loop;
-    eng_launch l = {stage, x->row, x->rows, x->edits, n_edits};
-    must(eng_run(x->b, &l, &r, &e) == 0, e.msg);
-    return r.ns;
-}
-
-static int by_size(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static void open_at(bench *x, const model_folder *m, uint32_t rows, uint32_t context,
-                    const char *kernels) {
-    err e = {0};
-    const model_plan *c = model_plan_of(m);
-    *x = (bench){
-        .c = c, .rows = rows, .context = context, .blocks = (context + ENG_BLOCK - 1) / ENG_BLOCK};
-    uint64_t slot = (uint64_t)c->slot_values * 2, planes = plan_planes(c, c->loops_default);
-    uint64_t need = (uint64_t)rows * x->blocks * ENG_BLOCK * (slot + planes * 4) * 2 +
-                    planes * 32 * (slot + 4) * 2;
-    /* Maps may take but a part of the budget: leave room for one per block. */
-    eng_backend_opts o = {.n_rows = rows,
-                          .max_launch = rows,
-                          .max_logits = 1,
-                          .cache_bytes = need * 4 + (64u << 20),
-                          .max_positions = context,
-                          .cache_dtype = DTYPE_BF16,
-                          .kernels = kernels};
-    must(eng__cuda_open_device(&x->b, m, &o, 0, &e) == 0, e.msg);
-    cu_backend *b = (cu_backend *)x->b;
-    must(b->cache.n_blocks >= rows * x->blocks && b->cache.n_slots >= rows * context,
-         "the cache is too small");
-    must(cudaMemset(b->cache.slots, 0, (size_t)b->cache.n_slots * slot) == cudaSuccess,
-         "clearing the cache");
-    must(cudaDeviceSynchronize() == cudaSuccess, "clearing the cache");
-    x->row = array_new(rows, sizeof *x->row);
-    x->edits = array_new((size_t)rows * context, sizeof *x->edits);
-    x->tables = array_new((size_t)rows * x->blocks, sizeof *x->tables);
-    must(x->row && x->edits && x->tables, "out of memory");
-    fill(x);
-    (void)run(x, ENG_STAGE_PRELUDE, 0, rows * context);
-}
-
-static void close_it(bench *x) {
-    free(x->row);
-    free(x->edits);
-    free(x->tables);
-    eng_backend_close(x->b);
-}
-
-/* Median time of a step over all loops, in microseconds on the device. */
-static double median_us(bench *x) {
-    uint64_t ns[PLAN_MAX_LOOPS * 3];
-    uint32_t n = 0;
-    for (int round = 0; round < 3; round++) {
-        for (uint32_t t = 0; t < x->c->loops_default; t++) {
-            uint64_t took = run(x, ENG_STAGE_RECURRENT, t, 0);
-            if (round) ns[n++] = took; /* the first round warms up */
-        }
+    cu_backend *c = b->x.b;
+    if (c->base.ops->wait(&c->base, &r, &e) != 0) kb_fail("%s", e.msg);
+    for (uint32_t i = 0; i < b->rows; i++) {
+        if (r.halted[i]) kb_fail("a row halts that must not");
     }
-    qsort(ns, n, sizeof *ns, by_size);
-    return (double)ns[n / 2] * 1e-3;
+    if (behind && b->n < SAMPLES) b->us[b->n++] = (double)r.ns * 1e-3;
 }
 
 /* A slot for each row's loop and, ahead, a guard on both, as a scheduler has them. */
-static void start(bench *x, uint32_t loop, bool ahead) {
-    err e = {0};
-    for (uint32_t i = 0; i < x->rows; i++) {
+static void start_loop(bench *b, uint32_t loop, bool ahead) {
+    kb_rig *x = &b->x;
+    for (uint32_t i = 0; i < b->rows; i++) {
         eng_row *r = &x->row[i];
         r->loop = (uint16_t)loop;
         r->flags = ahead ? ENG_ROW_GUARDED : 0;
         r->guard = r->row;
-        x->edits[i] = (eng_edit){.block = r->blocks[r->pos / ENG_BLOCK],
-                                 .slot = i * x->context + r->pos,
-                                 .plane = (uint16_t)plan_plane_loop(x->c, loop),
+        b->edits[i] = (eng_edit){.block = r->blocks[r->pos / ENG_BLOCK],
+                                 .slot = i,
+                                 .plane = (uint16_t)plan_plane_loop(&x->c, loop),
                                  .n_planes = 1,
                                  .off = (uint8_t)(r->pos % ENG_BLOCK),
                                  .guarded = ahead,
                                  .guard = r->row};
     }
-    eng_launch l = {ENG_STAGE_RECURRENT, x->row, x->rows, x->edits, x->rows};
-    must(x->b->ops->launch(x->b, &l, &e) == 0, e.msg);
-}
-
-static void await(bench *x) {
-    err e = {0};
-    eng_result r;
-    must(x->b->ops->wait(x->b, &r, &e) == 0, e.msg);
-    for (uint32_t i = 0; i < x->rows; i++)
-        must(!r.halted[i], "a row halts that must not");
+    start(b, ENG_STAGE_RECURRENT);
 }
 
 /* Microseconds per loop by the clock, of one pass over all loops. */
-static double pass_us(bench *x, bool ahead) {
-    uint32_t loops = x->c->loops_default;
+static double pass_us(bench *b, bool ahead) {
+    uint32_t loops = b->x.c.loops_default;
     uint64_t from = clock_ns();
-    if (ahead) start(x, 0, true);
+    if (ahead) start_loop(b, 0, true);
     for (uint32_t t = 0; t < loops; t++) {
-        if (!ahead) start(x, t, false);
-        else if (t + 1 < loops) start(x, t + 1, true);
-        await(x);
+        if (!ahead) start_loop(b, t, false);
+        else if (t + 1 < loops) start_loop(b, t + 1, true);
+        await(b, ahead && t);
     }
     return (double)(clock_ns() - from) * 1e-3 / loops;
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
+/* ---- measurements ---- */
+
+static double median(double *v, uint32_t n) {
+    return n ? kb_sorted(v, n).median : 0;
 }
 
-/* Both ways in turn; medians. */
-static void loop_us(bench *x, double *stop, double *ahead) {
-    double us[2][ROUNDS];
-    for (uint32_t i = 0; i < x->rows; i++) { /* nobody halts */
-        x->row[i].threshold = 1e30f;
-        x->row[i].max_loops = UINT16_MAX;
-    }
-    (void)run(x, ENG_STAGE_PRELUDE, 0, 0);
-    (void)pass_us(x, true);
+/* The device's time of one recurrent step, and a loop by the clock on the wall. */
+static double loops_us(bench *b, double *wall) {
+    double us[ROUNDS];
+    (void)pass_us(b, true);
+    b->n = 0;
+    for (int i = 0; i < ROUNDS; i++)
+        us[i] = pass_us(b, true);
+    if (wall) *wall = median(us, ROUNDS);
+    return median(b->us, b->n);
+}
+
+static double stopped_us(bench *b) {
+    double us[ROUNDS];
     for (int i = 0; i < ROUNDS; i++) {
-        us[0][i] = pass_us(x, false);
-        us[1][i] = pass_us(x, true);
+        us[i] = pass_us(b, false);
+        b->live += kb_live_experts(b->x.b, b->rows);
+        b->looks++;
     }
-    for (int k = 0; k < 2; k++)
-        qsort(us[k], ROUNDS, sizeof us[k][0], by_value);
-    *stop = us[0][ROUNDS / 2];
-    *ahead = us[1][ROUNDS / 2];
+    return median(us, ROUNDS);
+}
+
+/* Prelude, or coda with head and sampling: the second of two that are queued together. */
+static double stage_us(bench *b, eng_stage stage) {
+    static const eng_sampling greedy = {.top_p = 1, .repetition_penalty = 1};
+    for (uint32_t i = 0; i < b->rows; i++) {
+        b->draws[i] = (eng_draw){.sampling = &greedy};
+        b->x.row[i].draw = &b->draws[i];
+        b->x.row[i].flags = stage == ENG_STAGE_CODA ? ENG_ROW_SAMPLE : 0;
+    }
+    b->n = 0;
+    for (int i = 0; i < ROUNDS + 1; i++) {
+        start(b, stage);
+        start(b, stage);
+        await(b, false);
+        await(b, i > 0); /* the first warms up */
+    }
+    return median(b->us, b->n);
+}
+
+static double share(const bench *b, double bytes, double us) {
+    return bytes / us * 1e-3 / b->probes.read_gb_s.best;
+}
+
+static void at_rows(bench *b, uint32_t rows, bool first) {
+    kb_rig *x = &b->x;
+    cu_backend *c = x->b;
+    double wall, stop, graph, single, prelude, coda;
+    b->rows = rows;
+    b->live = b->looks = 0;
+    prelude = stage_us(b, ENG_STAGE_PRELUDE);
+    graph = loops_us(b, &wall);
+    stop = stopped_us(b);
+    coda = stage_us(b, ENG_STAGE_CODA);
+    c->graphs = false;
+    single = loops_us(b, NULL);
+    c->graphs = true;
+    uint32_t live = (uint32_t)(b->live / b->looks + 0.5), loops = x->c.loops_default;
+    double step = kb_stage_bytes(c, ENG_STAGE_RECURRENT, rows, x->context, live);
+    double in = kb_stage_bytes(c, ENG_STAGE_PRELUDE, rows, x->context, 0);
+    double out = kb_stage_bytes(c, ENG_STAGE_CODA, rows, x->context, 0) + kb_head_bytes(c, rows);
+    double token = prelude + loops * graph + coda;
+    printf("%s{\"rows\":%u,\"graph_us\":%.1f,\"step_bytes\":%.0f,\"share_of_probe\":%.3f,"
+           "\"experts_with_rows\":%u,\"single_launches_us\":%.1f,\"prelude_us\":%.1f,"
+           "\"prelude_share_of_probe\":%.3f,\"coda_and_head_us\":%.1f,"
+           "\"coda_and_head_share_of_probe\":%.3f,\"row_loops_per_s\":%.0f,"
+           "\"tokens_per_s_all_loops\":%.0f,\"loop_host_stop_us\":%.1f,"
+           "\"loop_two_in_flight_us\":%.1f,\"two_in_flight_gain\":%.3f}",
+           first ? "" : ",\n", rows, graph, step, share(b, step, graph), live, single, prelude,
+           share(b, in, prelude), coda, share(b, out, coda), rows / graph * 1e6, rows / token * 1e6,
+           stop, wall, stop / wall);
+    fflush(stdout);
 }
 
 int main(int argc, char **argv) {
-    err e = {0};
-    model_folder *m;
+    static bench b;
+    uint32_t rows[KB_ROWS], most;
     int devices = 0;
     if (argc < 2 || cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-        fprintf(stderr, argc < 2 ? "usage: fathom-cuda-step MODEL_DIR [CONTEXT] [ROWS,...]\n"
-                                 : "fathom-cuda-step: no CUDA device\n");
+        fprintf(stderr, argc < 2
+                            ? "usage: fathom-cuda-step MODEL_DIR|VARIANT [CONTEXT] [ROWS,...]\n"
+                            : "fathom-cuda-step: no CUDA device\n");
         return 2;
     }
-    must(model_open(&m, argv[1], &e) == 0, e.msg);
     uint32_t context = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1024;
-    must(context >= 1 && context <= 1u << 17, "the context is 1 to 131072");
-    uint32_t loops = model_plan_of(m)->loops_default, n = 0;
-    printf("{\"context\":%u,\"loops\":%u,\"steps\":[\n", context, loops);
-    for (const char *at = argc > 3 ? argv[3] : "1,8,32,128,512"; *at && n < MOST; n++) {
-        char *end;
-        uint32_t rows = (uint32_t)strtoul(at, &end, 10);
-        must(end != at && rows >= 1 && rows <= 8192, "rows are 1 to 8192");
-        bench x;
-        double graph, plain, stop, ahead;
-        open_at(&x, m, rows, context, "bf16");
-        graph = median_us(&x);
-        loop_us(&x, &stop, &ahead);
-        close_it(&x);
-        open_at(&x, m, rows, context, "bf16-stream");
-        plain = median_us(&x);
-        close_it(&x);
-        printf(
-            "%s{\"rows\":%u,\"graph_us\":%.1f,\"single_launches_us\":%.1f,\"row_loops_per_s\":%.0f,"
-            "\"tokens_per_s_all_loops\":%.0f,\"loop_host_stop_us\":%.1f,\"loop_two_in_flight_us\":%"
-            ".1f,"
-            "\"two_in_flight_gain\":%.3f}",
-            n ? ",\n" : "", rows, graph, plain, rows / graph * 1e6, rows / graph * 1e6 / loops,
-            stop, ahead, stop / ahead);
-        fflush(stdout);
-        at = *end ? end + 1 : end;
-    }
+    if (context < 1 || context > 1u << 17) kb_fail("the context is 1 to 131072");
+    uint32_t n = kb_parse_rows(argc > 3 ? argv[3] : "1,8,32,128,512", rows, &most);
+    model_folder *m = kb_open_model(argv[1]);
+    kb_rig *x = &b.x;
+    kb_rig_open(x, m, "bf16", most, most, context, context);
+    b.edits = array_new(most, sizeof *b.edits);
+    b.draws = array_new(most, sizeof *b.draws);
+    if (b.edits == NULL || b.draws == NULL) kb_fail("out of memory");
+    kb_probe_read(&b.probes, x->b, plan_params(&x->c) < 10000000);
+    printf("{\"device\":\"%s\",\"context\":%u,\"loops\":%u,\"read_probe_gb_s\":%.1f,"
+           "\"read_probe_median_gb_s\":%.1f,\"slots_of_every_position\":%s,\n\"steps\":[\n",
+           x->b->device_name, context, x->c.loops_default, b.probes.read_gb_s.best,
+           b.probes.read_gb_s.median,
+           x->used_blocks < (uint64_t)x->n_seqs * x->blocks ? "false" : "true");
+    for (uint32_t i = 0; i < n; i++)
+        at_rows(&b, rows[i], i == 0);
     printf("\n]}\n");
+    free(b.edits);
+    free(b.draws);
+    kb_rig_close(x);
     model_close(m);
     return 0;
 }

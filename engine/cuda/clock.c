@@ -129,12 +129,12 @@ static cu_stamp *next_stamp(cu_clock *k, const char *name, bool stamped) {
 }
 
 cu_stamp *eng__cuda_stamp(cu_backend *b, const char *kernel) {
-    if (b->next_kernel) b->next_kernel(b->next_arg, kernel);
+    if (b->next_kernel) b->next_kernel(b->next_arg, kernel, true);
     return b->clock ? next_stamp(b->clock, kernel, true) : NULL;
 }
 
 void eng__cuda_unstamped(cu_backend *b, const char *kernel) {
-    if (b->next_kernel) b->next_kernel(b->next_arg, kernel);
+    if (b->next_kernel) b->next_kernel(b->next_arg, kernel, false);
     if (b->clock) (void)next_stamp(b->clock, kernel, false);
 }
 

@@ -68,11 +68,12 @@ build/fathom-cuda-selftest: $(CUDA_TEST_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/l
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 
-build/fathom-cuda-bench: $(CUDA_B)/bench/cuda/kernels.o $(CUDA_B)/bench/cuda/prefill.o $(CUDA_B)/bench/cuda/probe.cu.o $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
+CUDA_RIG_OBJ := $(addprefix $(CUDA_B)/bench/cuda/,rig.o bytes.o probes.o probe.cu.o)
+build/fathom-cuda-bench: $(addprefix $(CUDA_B)/bench/cuda/,kernels.o sites.o copies.o prefill.o) $(CUDA_RIG_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 
-build/fathom-cuda-step: $(CUDA_B)/bench/cuda/step.o $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
+build/fathom-cuda-step: $(CUDA_B)/bench/cuda/step.o $(CUDA_RIG_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 

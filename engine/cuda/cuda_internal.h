@@ -142,9 +142,9 @@ typedef struct {
     uint32_t oldest, n_flying; /* flights [oldest, oldest + n_flying), round and round */
 
     cu_clock *clock; /* NULL: nobody asks for times */
-    /* For benchmarks: told the name of the kernel that is queued next, before the stream is read.
-     */
-    void (*next_kernel)(void *arg, const char *kernel);
+    /* For benchmarks: told which kernel is queued next, before the stream is read for it; own: it
+     * is not cuBLAS's. */
+    void (*next_kernel)(void *arg, const char *kernel, bool own);
     void *next_arg;
     uint32_t blas_rows; /* CU_BLAS_ROWS */
 } cu_backend;

@@ -215,14 +215,15 @@ static cudaError_t run_stage(cu_backend *b, const cu_flight *f, cu_path path) {
     uint32_t i = eng__cuda_bucket(b, f->n_rows);
     if (eng__cuda_layers(b, f->stage) == 0) path = (cu_path){CU_ONE_ROW, 0}; /* no attention */
     cudaGraphExec_t g = b->graph[f->stage][i][path.mode];
-    if (path.passes > 1) g = NULL; /* long contexts: milliseconds, which hide single launches */
+    /* Long contexts take milliseconds, which hide single launches. */
+    if (path.passes > 1 || !b->graphs) g = NULL;
     cudaError_t rc =
         g ? cudaGraphLaunch(g, b->stream) : eng__cuda_stage(b, f->stage, b->bucket[i], path);
     if (rc != cudaSuccess || f->n_heads == 0) return rc;
     i = eng__cuda_bucket(b, f->n_heads);
     uint32_t rows = b->bucket[i] < b->opts.max_logits ? b->bucket[i] : b->opts.max_logits;
-    return b->head_graph[i] ? cudaGraphLaunch(b->head_graph[i], b->stream)
-                            : eng__cuda_head(b, rows);
+    return b->head_graph[i] && b->graphs ? cudaGraphLaunch(b->head_graph[i], b->stream)
+                                         : eng__cuda_head(b, rows);
 }
 
 /* Kernels write the flags and choices themselves; logits come with a copy. */

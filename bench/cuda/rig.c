@@ -1,0 +1,238 @@
+/* rig.c - a model on the device with sequences at a full context, for the benchmarks. */
+#include "base/size.h"
+#include "bench/cuda/bench.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+cudaError_t probe_fill(cudaStream_t s, void *p, uint64_t bytes, uint64_t seed, bool f32,
+                       uint32_t blocks);
+
+void kb_fail(const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    fprintf(stderr, "%s: ", kb_program);
+    vfprintf(stderr, fmt, args);
+    fprintf(stderr, "\n");
+    va_end(args);
+    exit(1);
+}
+
+void kb_must(cudaError_t rc, const char *what) {
+    if (rc != cudaSuccess) kb_fail("%s: %s", what, cudaGetErrorString(rc));
+}
+
+uint32_t kb_parse_rows(const char *text, uint32_t rows[KB_ROWS], uint32_t *most) {
+    uint32_t n = 0;
+    *most = 0;
+    for (const char *at = text; *at; n++) {
+        char *end;
+        unsigned long v = strtoul(at, &end, 10);
+        if (end == at || (*end && *end != ',') || v < 1 || v > CU_MAX_LAUNCH || n == KB_ROWS) {
+            kb_fail("rows are up to %d numbers from 1 to %d, not '%s'", KB_ROWS, CU_MAX_LAUNCH,
+                    text);
+        }
+        rows[n] = (uint32_t)v;
+        if (rows[n] > *most) *most = rows[n];
+        at = *end ? end + 1 : end;
+    }
+    if (n == 0) kb_fail("no number of rows is given");
+    return n;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+kb_times kb_sorted(double *v, uint32_t n) {
+    qsort(v, n, sizeof *v, by_value);
+    return (kb_times){v[0], v[n / 2], v[n - 1]};
+}
+
+/* ---- models ---- */
+
+static model_folder *open_folder(const char *dir) {
+    err e = {0};
+    model_folder *m;
+    if (model_open(&m, dir, &e) != 0) kb_fail("%s", e.msg);
+    return m;
+}
+
+static void remove_from(const char *dir, const char *name) {
+    char path[64];
+    (void)snprintf(path, sizeof path, "%s/%s", dir, name);
+    (void)unlink(path);
+}
+
+/* Memory first: nothing is to wait for a disk. */
+model_folder *kb_random_model(const model_plan *p) {
+    static const char *const places[] = {"/dev/shm/fathom-XXXXXX", "/tmp/fathom-XXXXXX"};
+    err e = {0};
+    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+        char dir[40];
+        model_init_opts o = {.seed = 7, .dtype = DTYPE_BF16};
+        (void)snprintf(dir, sizeof dir, "%s", places[i]);
+        if (mkdtemp(dir) == NULL) continue;
+        bool made = model_init_write(dir, p, &o, &e) == 0;
+        model_folder *m = made ? open_folder(dir) : NULL;
+        remove_from(dir, "model.safetensors");
+        remove_from(dir, "config.json");
+        (void)rmdir(dir);
+        if (m) return m;
+    }
+    kb_fail("no place for random weights: %s", e.msg);
+}
+
+model_folder *kb_open_model(const char *variant_or_folder) {
+    err e = {0};
+    struct stat st;
+    model_plan p;
+    if (stat(variant_or_folder, &st) == 0) return open_folder(variant_or_folder);
+    if (plan_variant(&p, variant_or_folder, &e) != 0) kb_fail("%s", e.msg);
+    return kb_random_model(&p);
+}
+
+/* ---- memory ---- */
+
+size_t kb_room(void) {
+    size_t room = 0, all = 0;
+    kb_must(cudaMemGetInfo(&room, &all), "asking for free memory");
+    return room;
+}
+
+void *kb_take(cu_backend *b, size_t bytes) {
+    err e = {0};
+    void *p;
+    if (eng__cuda_alloc(b, &p, bytes, 1, "a benchmark", &e) != 0) kb_fail("%s", e.msg);
+    return p;
+}
+
+void kb_fill(cu_backend *b, void *p, size_t bytes, bool f32) {
+    static uint64_t seed;
+    kb_must(probe_fill(b->stream, p, bytes, ++seed, f32, (uint32_t)b->sms * 8), "random data");
+    kb_must(cudaStreamSynchronize(b->stream), "random data");
+}
+
+/* The least bytes whose cache has so many blocks and a slot for each of their positions; no more
+ * than `most`. */
+static uint64_t cache_bytes(const model_plan *c, const eng_backend_opts *o, uint64_t blocks,
+                            uint64_t most) {
+    eng_backend_info info;
+    err e = {0};
+    uint64_t bytes = 1 << 20;
+    while (bytes < most && (eng__size_cache(&info, c, o, bytes, &e) != 0 ||
+                            info.n_blocks < blocks || info.n_slots < blocks * ENG_BLOCK)) {
+        bytes += bytes / 8;
+    }
+    return bytes < most ? bytes : most;
+}
+
+/* ---- sequences ---- */
+
+static uint32_t gcd(uint32_t a, uint32_t b) {
+    return b ? gcd(b, a % b) : a;
+}
+
+/* Slots of blocks [first, first + n), scattered: slot = position * step mod all positions. */
+static void map_blocks(kb_rig *x, uint32_t first, uint32_t n) {
+    uint32_t slots = x->used_blocks * ENG_BLOCK, step = 1000003 % slots | 1;
+    eng_edit *edits = array_new((size_t)n * ENG_BLOCK, sizeof *edits);
+    if (edits == NULL) kb_fail("out of memory");
+    while (gcd(step, slots) != 1)
+        step += 2;
+    for (uint32_t i = 0; i < n * ENG_BLOCK; i++) {
+        uint64_t at = (uint64_t)first * ENG_BLOCK + i;
+        edits[i] = (eng_edit){.block = first + i / ENG_BLOCK,
+                              .slot = (uint32_t)(at * step % slots),
+                              .n_planes = (uint16_t)x->b->base.info.n_planes,
+                              .off = (uint8_t)(i % ENG_BLOCK)};
+    }
+    (void)kb_run_rows(x, ENG_STAGE_PRELUDE, x->row, 0, edits, n * ENG_BLOCK);
+    free(edits);
+}
+
+static void take_sequences(kb_rig *x, uint32_t positions) {
+    const cu_backend *b = x->b;
+    uint64_t have = b->cache.n_blocks, all = (uint64_t)x->n_seqs * x->blocks;
+    uint64_t longest = (positions + ENG_BLOCK - 1) / ENG_BLOCK;
+    if (b->cache.n_slots / ENG_BLOCK < have) have = b->cache.n_slots / ENG_BLOCK;
+    x->used_blocks = (uint32_t)(all < longest ? longest : all);
+    if (have < x->used_blocks) x->used_blocks = (uint32_t)have;
+    x->row = array_new(x->n_seqs, sizeof *x->row);
+    x->tables = array_new((size_t)all, sizeof *x->tables);
+    if (x->row == NULL || x->tables == NULL) kb_fail("out of memory");
+    for (uint32_t s = 0; s < x->n_seqs; s++) {
+        uint32_t *table = x->tables + (size_t)s * x->blocks;
+        for (uint32_t i = 0; i < x->blocks; i++)
+            table[i] = (uint32_t)(((uint64_t)s * x->blocks + i) % x->used_blocks);
+        x->row[s] = (eng_row){.row = s,
+                              .pos = x->context - 1,
+                              .token = s * 37 % x->c.vocab_size,
+                              .max_loops = UINT16_MAX, /* nobody halts */
+                              .threshold = 1e30f,
+                              .blocks = table};
+    }
+}
+
+void kb_set_loop(kb_rig *x, int loop) {
+    for (uint32_t s = 0; s < x->n_seqs; s++)
+        x->row[s].loop = (uint16_t)(loop < 0 ? s % x->c.loops_default : (uint32_t)loop);
+}
+
+uint64_t kb_run_rows(kb_rig *x, eng_stage stage, const eng_row *rows, uint32_t n,
+                     const eng_edit *edits, uint32_t n_edits) {
+    err e = {0};
+    eng_result r;
+    eng_launch l = {stage, rows, n, edits, n_edits};
+    if (eng_run(&x->b->base, &l, &r, &e) != 0) kb_fail("%s", e.msg);
+    return r.ns;
+}
+
+uint64_t kb_run(kb_rig *x, eng_stage stage, uint32_t first, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        x->row[first + i].flags = stage == ENG_STAGE_CODA ? ENG_ROW_LOGITS : 0;
+    return kb_run_rows(x, stage, x->row + first, n, NULL, 0);
+}
+
+void kb_rig_open(kb_rig *x, const model_folder *m, const char *kernels, uint32_t rows,
+                 uint32_t n_seqs, uint32_t context, uint32_t positions) {
+    err e = {0};
+    eng_backend *b;
+    *x = (kb_rig){.c = *model_plan_of(m),
+                  .n_seqs = n_seqs,
+                  .context = context,
+                  .blocks = (context + ENG_BLOCK - 1) / ENG_BLOCK};
+    eng_backend_opts o = {.n_rows = n_seqs,
+                          .max_launch = rows,
+                          .max_logits = rows,
+                          .max_loops = x->c.loops_default,
+                          .max_positions = positions > context ? positions : context,
+                          .cache_dtype = DTYPE_BF16,
+                          .kernels = kernels};
+    size_t room = kb_room(), weights = (size_t)plan_params(&x->c) * 2;
+    uint64_t blocks = (uint64_t)n_seqs * x->blocks + o.max_positions / ENG_BLOCK + 1;
+    o.cache_bytes = cache_bytes(&x->c, &o, blocks, room > weights ? (room - weights) / 2 : 1 << 20);
+    if (eng__cuda_open_device(&b, m, &o, 0, &e) != 0) kb_fail("%s", e.msg);
+    x->b = (cu_backend *)b;
+    take_sequences(x, positions);
+    kb_must(cudaEventCreate(&x->from), "opening an event");
+    kb_must(cudaEventCreate(&x->to), "opening an event");
+    kb_fill(x->b, x->b->cache.slots, (size_t)x->b->cache.n_slots * b->info.slot_bytes, false);
+    for (uint32_t i = 0; i < x->used_blocks; i += 1024)
+        map_blocks(x, i, x->used_blocks - i < 1024 ? x->used_blocks - i : 1024);
+    for (uint32_t i = 0; i < n_seqs; i += rows)
+        (void)kb_run(x, ENG_STAGE_PRELUDE, i, n_seqs - i < rows ? n_seqs - i : rows);
+}
+
+void kb_rig_close(kb_rig *x) {
+    (void)cudaEventDestroy(x->from);
+    (void)cudaEventDestroy(x->to);
+    eng_backend_close(&x->b->base);
+    free(x->row);
+    free(x->tables);
+}
