@@ -81,6 +81,11 @@ static measured *find(measured *m, uint32_t n, const char *name) {
     return NULL;
 }
 
+/* Rows that the engine's graphs have room for: cuBLAS computes them all. */
+static uint32_t capacity(const bench *b, uint32_t rows) {
+    return b->x.b->bucket[eng__cuda_bucket(b->x.b, rows)];
+}
+
 /* One capture of a stage and the times of those of its kernels that are asked for: `only`, or all
  * that were not measured before at these rows (every stage has a qkv: that of the loop counts). */
 static uint32_t measure_pass(bench *b, int stage, uint32_t rows, const char *only, bool begin,
@@ -88,7 +93,7 @@ static uint32_t measure_pass(bench *b, int stage, uint32_t rows, const char *onl
     kb_sites *s = &b->sites;
     bool cold = pass != 1;
     kb_overlap(b->x.b, pass != 2);
-    kb_capture(s, stage, rows, decode, cold);
+    kb_capture(s, stage, capacity(b, rows), decode, cold);
     for (uint32_t k = 0; k < s->n_sites; k++) {
         const kb_site *site = &s->site[k];
         if (begin != (strcmp(site->name, "begin") == 0)) continue;
@@ -141,7 +146,7 @@ static uint32_t by_one_kind(bench *b, int stage_index, uint32_t rows, uint32_t b
     uint32_t n = 0;
     e->blas_rows = blas_rows;
     if (stage_index < CU_STAGES) (void)kb_run(&b->x, (eng_stage)stage_index, 0, rows);
-    kb_capture(s, stage_index, rows, decode, true);
+    kb_capture(s, stage_index, capacity(b, rows), decode, true);
     for (uint32_t k = 1; k < s->n_sites; k++) { /* not begin, as in measure_stage */
         kb_times t = kb_time(s, &s->site[k], true);
         out[n++] = (measured){s->site[k].name, s->site[k].own, t, t, t};
@@ -237,7 +242,7 @@ static void whole(bench *b, uint32_t rows) {
     if (times > 8) s->times = 8; /* 48 layers are a long graph */
     for (int overlap = 0; overlap < 2; overlap++) {
         kb_overlap(x->b, overlap);
-        kb_capture_whole(s, ENG_STAGE_RECURRENT, rows, decode);
+        kb_capture_whole(s, ENG_STAGE_RECURRENT, capacity(b, rows), decode);
         t[overlap] = kb_time(s, &s->site[0], true);
         kb_forget(s);
     }
