@@ -3,7 +3,14 @@
  * Device memory is malloc'ed to the byte and filled with NaN patterns, so ASan sees every
  * access out of range and wrong results every read of what nobody wrote. A stream runs nothing
  * before it is waited for, and then only up to the event asked for: whoever reuses a buffer or
- * reads a result too early is found out. */
+ * reads a result too early is found out.
+ *
+ * The same holds for what CUDA does behind the call's back: cudaMemset, and cudaMemcpy to the
+ * device from memory that is not pinned, return before the device has the bytes. They go through
+ * the legacy stream, which no other stream here waits for, as all are non-blocking.
+ *
+ * There are two devices. Whatever was made on one is refused while the other is current. CUDA is
+ * milder in places; the engine must not lean on that. */
 #ifndef FATHOM_SHIM_CUDA_RUNTIME_API_H
 #define FATHOM_SHIM_CUDA_RUNTIME_API_H
 
@@ -21,8 +28,16 @@ typedef enum {
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInsufficientDriver = 35,
+    cudaErrorInvalidDeviceFunction = 98,
     cudaErrorNoDevice = 100,
-    cudaErrorLaunchFailure = 719
+    cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorNotReady = 600,
+    cudaErrorIllegalAddress = 700,
+    cudaErrorLaunchOutOfResources = 701,
+    cudaErrorLaunchFailure = 719,
+    cudaErrorUnknown = 999
 } cudaError_t;
 typedef enum {
     cudaMemcpyHostToHost,
@@ -30,12 +45,15 @@ typedef enum {
     cudaMemcpyDeviceToHost,
     cudaMemcpyDeviceToDevice
 } cudaMemcpyKind;
-typedef enum { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 } cudaDeviceAttr;
+typedef enum {
+    cudaDevAttrL2CacheSize = 38,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+} cudaDeviceAttr;
 typedef enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 } cudaFuncAttribute;
 typedef enum { cudaStreamCaptureModeThreadLocal = 1 } cudaStreamCaptureMode;
 enum { cudaStreamNonBlocking = 1 };
 
-typedef struct shim_stream *cudaStream_t;
+typedef struct shim_stream *cudaStream_t; /* NULL: the legacy stream of the current device */
 typedef struct shim_event *cudaEvent_t;
 typedef struct shim_graph *cudaGraph_t, *cudaGraphExec_t;
 struct cudaDeviceProp {
@@ -46,15 +64,18 @@ struct cudaDeviceProp {
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr a, int device);
-cudaError_t cudaSetDevice(int device);
+cudaError_t cudaSetDevice(int device); /* for the thread that calls; 0 before */
+cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaGetLastError(void);
+cudaError_t cudaPeekAtLastError(void);
 const char *cudaGetErrorString(cudaError_t rc);
 cudaError_t cudaMemGetInfo(size_t *room, size_t *all);
 cudaError_t cudaMalloc(void **p, size_t n);
 cudaError_t cudaFree(void *p);
 cudaError_t cudaMallocHost(void **p, size_t n);
 cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaHostGetDevicePointer(void **dev, void *host, unsigned flags);
 cudaError_t cudaMemset(void *p, int v, size_t n);
 cudaError_t cudaMemsetAsync(void *p, int v, size_t n, cudaStream_t s);
 cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind kind);
@@ -63,11 +84,13 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t s);
 cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaStreamQuery(cudaStream_t s);
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g);
 /* Counts only: nodes is NULL. */
 cudaError_t cudaGraphGetNodes(cudaGraph_t g, void *nodes, size_t *n);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long flags);
+cudaError_t cudaGraphUpload(cudaGraphExec_t g, cudaStream_t s);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t s);
 cudaError_t cudaGraphDestroy(cudaGraph_t g);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g);
@@ -79,12 +102,18 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
 
 /* ---- what only the shim has ---- */
 
-/* The n-th runtime call from now (0 = the next) fails, and with sticky all after it; -1: none. */
+/* The n-th runtime call from now (0 = the next) fails, and with sticky all after it; -1: none. An
+ * error that loses a device is sticky in any case: until the next shim_fail_at. */
 void shim_fail_at(long n, int sticky);
+/* The n-th kernel that runs from now on breaks off and loses the device; -1: none. */
+void shim_break_at(long n);
+/* No kernel has code for the device: what sizing its shared memory then says; 0: all have. */
+void shim_no_image(cudaError_t rc);
 /* Order in which the threads of a block take turns: 0 rising, 1 falling, else shuffled by it.
  * A result that depends on it lacks a barrier. */
 void shim_set_order(unsigned order);
-uint64_t shim_launched(void); /* kernels run so far */
+uint64_t shim_launched(void);    /* kernels run so far */
+uint64_t shim_cold_graphs(void); /* launches of graphs that had not been uploaded */
 
 #ifdef __cplusplus
 }

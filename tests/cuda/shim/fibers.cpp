@@ -1,7 +1,7 @@
 /* fibers.cpp - a thread block on one CPU thread: a stack per CUDA thread, changed at barriers
  * and warp operations. x86-64 System V. Compiled without sanitizers: a change of stacks is then
  * cheap, and they need not know of it as long as nothing is thrown. */
-#include "shim.h"
+#include "runtime.h"
 
 #include <cstdio>
 #include <map>
@@ -14,7 +14,7 @@ unsigned char *shim_shared;
 
 namespace {
 
-enum { MAX_THREADS = 1024, STACK = 256 << 10, GIVE = 64, MAX_SHARED = 227 << 10 };
+enum { MAX_THREADS = 1024, STACK = 256 << 10, GIVE = 64, DEFAULT_SHARED = 48 << 10 };
 
 struct fiber {
     void *sp;
@@ -36,7 +36,7 @@ unsigned n_threads, current, target, alive, barrier_count, barrier_turn, order_k
 uint64_t launched;
 void *main_sp;
 const std::function<void()> *body;
-std::map<const void *, int> shared_limit;
+std::map<std::pair<int, const void *>, size_t> shared_limit; /* by device and kernel */
 
 extern "C" void shim_switch(void **save, void *to);
 __asm__(".text\n.globl shim_switch\n.type shim_switch,@function\nshim_switch:\n"
@@ -192,8 +192,8 @@ void shim_copies_do() {
     fibers[current].copies.clear();
 }
 
-void shim_allow_shared(const void *kernel, int bytes) {
-    shared_limit[kernel] = bytes;
+void shim_set_shared(const void *kernel, size_t bytes) {
+    shared_limit[{shim_device(), kernel}] = bytes;
 }
 extern "C" void shim_set_order(unsigned order) {
     order_kind = order;
@@ -204,15 +204,16 @@ extern "C" uint64_t shim_launched(void) {
 
 cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes, cudaStream_t s,
                         std::function<void()> run) {
-    auto limit = shared_limit.find(kernel);
-    size_t most = limit == shared_limit.end() ? 48 << 10 : (size_t)limit->second;
-    if (most > MAX_SHARED) most = MAX_SHARED;
-    if (bytes > most) shim_die("more shared memory than the kernel was allowed");
+    MAY_FAIL(cudaErrorLaunchOutOfResources);
+    auto limit = shared_limit.find({shim_device(), kernel});
+    if (bytes > (limit == shared_limit.end() ? (size_t)DEFAULT_SHARED : limit->second))
+        return shim_said(cudaErrorInvalidValue);
     if (block.y != 1 || block.z != 1 || block.x == 0 || block.x > MAX_THREADS || block.x % 32 ||
         grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
         shim_die("a launch the device would refuse");
     }
-    shim_enqueue(s, [=] {
+    return shim_enqueue(s, [=] {
+        if (shim_breaks()) return;
         n_threads = block.x;
         blockDim = block;
         gridDim = grid;
@@ -223,5 +224,4 @@ cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes,
             run_block(bytes);
         }
     });
-    return cudaSuccess;
 }

@@ -1,33 +1,23 @@
-/* runtime.cpp - streams, graphs, memory and cuBLAS of the shim. */
-#include "shim.h"
+/* runtime.cpp - devices, errors, streams, events and graphs of the shim. */
+#include "runtime.h"
 
 #include <cstdio>
-#include <cublas_v2.h>
-#include <deque>
-#include <vector>
 
-typedef std::vector<std::function<void()>> ops;
-struct shim_stream {
-    std::deque<std::function<void()>> waiting;
-    uint64_t ran = 0; /* of everything that was ever queued */
-    bool capturing = false;
-    ops captured;
-};
-struct shim_event {
-    cudaStream_t stream = nullptr;
-    uint64_t at = 0; /* what was queued before it */
-};
-struct shim_graph {
-    ops list;
-};
-struct shim_blas {
-    cudaStream_t stream = nullptr;
-};
+enum { DEVICES = 2, L2_BYTES = 50 << 20 };
 
 namespace {
-long fail_in = -1;
+long fail_in = -1, break_in = -1;
 bool fail_sticky;
+cudaError_t lost = cudaSuccess, no_image = cudaSuccess;
+uint64_t cold_graphs;
+thread_local int current;
+thread_local cudaError_t last_error = cudaSuccess;
 std::vector<shim_stream *> streams;
+shim_stream legacy[DEVICES];
+
+bool loses_the_device(cudaError_t rc) {
+    return rc == cudaErrorLaunchFailure || rc == cudaErrorIllegalAddress;
+}
 
 bool fails() {
     if (fail_in < 0) return false;
@@ -38,30 +28,62 @@ bool fails() {
     if (!fail_sticky) fail_in = -1;
     return true;
 }
+} // namespace
 
-void drain(shim_stream *s, uint64_t until = UINT64_MAX) {
+int shim_device() {
+    return current;
+}
+cudaError_t shim_said(cudaError_t rc) {
+    if (rc != cudaSuccess) last_error = rc;
+    return rc;
+}
+cudaError_t shim_failing(cudaError_t rc) {
+    if (lost == cudaSuccess && !fails()) return cudaSuccess;
+    if (lost == cudaSuccess && loses_the_device(rc)) lost = rc;
+    return shim_said(lost != cudaSuccess ? lost : rc);
+}
+bool shim_lost() {
+    return lost != cudaSuccess;
+}
+bool shim_breaks() {
+    if (break_in < 0 || break_in-- > 0) return false;
+    lost = cudaErrorIllegalAddress;
+    return true;
+}
+
+shim_stream *shim_legacy() {
+    legacy[current].device = current;
+    return &legacy[current];
+}
+/* A lost device runs nothing more. */
+void shim_drain(shim_stream *s, uint64_t until) {
     while (!s->waiting.empty() && s->ran < until) {
-        s->waiting.front()();
+        if (!shim_lost()) s->waiting.front()();
         s->waiting.pop_front();
         s->ran++;
     }
 }
-} // namespace
-
-/* The innermost check of every entry point. */
-#define MAY_FAIL(rc)                                                                               \
-    do {                                                                                           \
-        if (fails()) return rc;                                                                    \
-    } while (0)
 
 uint64_t shim_ns() {
     static uint64_t now;
     return ++now;
 }
 
-void shim_enqueue(cudaStream_t s, std::function<void()> op) {
+cudaError_t shim_enqueue(cudaStream_t s, std::function<void()> op) {
+    if (s == nullptr) s = shim_legacy();
+    OF_THIS_DEVICE(s->device);
     if (s->capturing) s->captured.push_back(std::move(op));
     else s->waiting.push_back(std::move(op));
+    return cudaSuccess;
+}
+
+/* The limits of real devices: 8.9, 8.0 and 9.0. */
+size_t shim_most_shared() {
+    static size_t kb;
+    const char *asked = kb ? nullptr : getenv("SHIM_SHARED_KB");
+    if (kb == 0) kb = asked ? strtoul(asked, nullptr, 10) : 227;
+    if (kb != 99 && kb != 163 && kb != 227) shim_die("SHIM_SHARED_KB is 99, 163 or 227");
+    return kb << 10;
 }
 
 extern "C" {
@@ -69,92 +91,103 @@ extern "C" {
 void shim_fail_at(long n, int sticky) {
     fail_in = n;
     fail_sticky = sticky != 0;
+    lost = last_error = cudaSuccess;
 }
+void shim_break_at(long n) {
+    break_in = n;
+}
+void shim_no_image(cudaError_t rc) {
+    no_image = rc;
+}
+uint64_t shim_cold_graphs(void) {
+    return cold_graphs;
+}
+
+/* ---- devices and errors ---- */
 
 cudaError_t cudaGetDeviceCount(int *n) {
     MAY_FAIL(cudaErrorNoDevice);
-    *n = 1;
+    *n = DEVICES;
     return cudaSuccess;
 }
 /* Few multiprocessors, so that every kernel's loop over work goes round more than once. */
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
     MAY_FAIL(cudaErrorNoDevice);
+    if (device < 0 || device >= DEVICES) return shim_said(cudaErrorInvalidDevice);
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "CPU shim %d", device);
-    p->major = 9;
+    p->major = shim_most_shared() == 227 << 10 ? 9 : 8;
+    p->minor = shim_most_shared() == 99 << 10 ? 9 : 0;
     p->multiProcessorCount = 3;
     return cudaSuccess;
 }
-cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr, int) {
+cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr a, int device) {
     MAY_FAIL(cudaErrorInvalidValue);
-    *v = 227 << 10;
+    if (device < 0 || device >= DEVICES) return shim_said(cudaErrorInvalidDevice);
+    *v = a == cudaDevAttrL2CacheSize ? (int)L2_BYTES : (int)shim_most_shared();
     return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int) {
+cudaError_t cudaSetDevice(int device) {
     MAY_FAIL(cudaErrorNoDevice);
+    if (device < 0 || device >= DEVICES) return shim_said(cudaErrorInvalidDevice);
+    current = device;
     return cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize(void) {
-    MAY_FAIL(cudaErrorLaunchFailure);
-    for (auto *s : streams)
-        drain(s);
+cudaError_t cudaGetDevice(int *device) {
+    MAY_FAIL(cudaErrorNoDevice);
+    *device = current;
     return cudaSuccess;
+}
+/* The legacy stream last: what other streams have queued does not wait for it. */
+cudaError_t cudaDeviceSynchronize(void) {
+    for (auto *s : streams) {
+        if (s->device == current) shim_drain(s);
+    }
+    shim_drain(shim_legacy());
+    MAY_FAIL(cudaErrorLaunchFailure);
+    return cudaSuccess;
+}
+cudaError_t cudaPeekAtLastError(void) {
+    return shim_lost() ? lost : last_error;
 }
 cudaError_t cudaGetLastError(void) {
-    return cudaSuccess;
+    cudaError_t rc = cudaPeekAtLastError();
+    last_error = cudaSuccess;
+    return rc;
 }
 const char *cudaGetErrorString(cudaError_t rc) {
-    return rc == cudaErrorMemoryAllocation ? "out of memory" : "an error the shim made up";
+    switch (rc) {
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorInvalidDeviceFunction: return "invalid device function";
+    case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorNoKernelImageForDevice:
+        return "no kernel image is available for execution on the device";
+    case cudaErrorInvalidResourceHandle: return "invalid resource handle";
+    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
+    default: return "an error the shim made up";
+    }
 }
-cudaError_t cudaMemGetInfo(size_t *room, size_t *all) {
-    MAY_FAIL(cudaErrorLaunchFailure);
-    *room = 48 << 20;
-    *all = 64 << 20;
+cudaError_t shim_allow_shared(const void *kernel, int bytes) {
+    MAY_FAIL(cudaErrorInvalidValue);
+    if (no_image != cudaSuccess) return shim_said(no_image);
+    if (bytes < 0 || (size_t)bytes > shim_most_shared()) return shim_said(cudaErrorInvalidValue);
+    shim_set_shared(kernel, (size_t)bytes);
     return cudaSuccess;
 }
-cudaError_t cudaMalloc(void **p, size_t n) {
+
+/* ---- streams ---- */
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
     MAY_FAIL(cudaErrorMemoryAllocation);
-    if (posix_memalign(p, 256, n)) return cudaErrorMemoryAllocation;
-    memset(*p, 0xff, n);
-    return cudaSuccess;
-}
-cudaError_t cudaFree(void *p) {
-    free(p);
-    return cudaSuccess;
-}
-cudaError_t cudaMallocHost(void **p, size_t n) {
-    return cudaMalloc(p, n);
-}
-cudaError_t cudaFreeHost(void *p) {
-    return cudaFree(p);
-}
-cudaError_t cudaMemset(void *p, int v, size_t n) {
-    MAY_FAIL(cudaErrorInvalidValue);
-    memset(p, v, n);
-    return cudaSuccess;
-}
-cudaError_t cudaMemsetAsync(void *p, int v, size_t n, cudaStream_t s) {
-    MAY_FAIL(cudaErrorInvalidValue);
-    shim_enqueue(s, [=] { memset(p, v, n); });
-    return cudaSuccess;
-}
-cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind) {
-    MAY_FAIL(cudaErrorInvalidValue);
-    memcpy(to, from, n);
-    return cudaSuccess;
-}
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind, cudaStream_t s) {
-    MAY_FAIL(cudaErrorInvalidValue);
-    shim_enqueue(s, [=] { memcpy(to, from, n); });
-    return cudaSuccess;
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
-    MAY_FAIL(cudaErrorMemoryAllocation);
+    if (flags != cudaStreamNonBlocking) shim_die("a stream that waits for the legacy stream");
     *s = new shim_stream;
+    (*s)->device = current;
     streams.push_back(*s);
     return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    OF_THIS_DEVICE(s->device);
     for (size_t i = 0; i < streams.size(); i++) {
         if (streams[i] == s) streams.erase(streams.begin() + (long)i);
     }
@@ -163,18 +196,31 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
-    drain(s);
+    if (s == nullptr) s = shim_legacy();
+    OF_THIS_DEVICE(s->device);
+    shim_drain(s);
     MAY_FAIL(cudaErrorLaunchFailure);
     return cudaSuccess;
 }
+cudaError_t cudaStreamQuery(cudaStream_t s) {
+    MAY_FAIL(cudaErrorLaunchFailure);
+    if (s == nullptr) s = shim_legacy();
+    OF_THIS_DEVICE(s->device);
+    return s->waiting.empty() ? cudaSuccess : cudaErrorNotReady;
+}
+
+/* ---- graphs ---- */
+
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
     MAY_FAIL(cudaErrorInvalidValue);
+    OF_THIS_DEVICE(s->device);
     s->capturing = true;
     return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
-    *g = new shim_graph{std::move(s->captured)};
-    s->captured = ops();
+    OF_THIS_DEVICE(s->device);
+    *g = new shim_graph{current, std::move(s->captured)};
+    s->captured = shim_ops();
     s->capturing = false;
     MAY_FAIL(cudaErrorInvalidValue);
     return cudaSuccess;
@@ -187,108 +233,66 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t g, void *nodes, size_t *n) {
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long) {
     MAY_FAIL(cudaErrorMemoryAllocation);
+    OF_THIS_DEVICE(g->device);
     *out = new shim_graph(*g);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphUpload(cudaGraphExec_t g, cudaStream_t s) {
+    MAY_FAIL(cudaErrorMemoryAllocation);
+    OF_THIS_DEVICE(g->device);
+    OF_THIS_DEVICE(s->device);
+    g->uploaded = true;
     return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t s) {
     MAY_FAIL(cudaErrorLaunchFailure);
+    OF_THIS_DEVICE(g->device);
+    OF_THIS_DEVICE(s->device);
+    cold_graphs += !g->uploaded;
     for (auto &op : g->list)
         shim_enqueue(s, op);
     return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t g) {
+    OF_THIS_DEVICE(g->device);
     delete g;
     return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) {
-    delete g;
-    return cudaSuccess;
+    return cudaGraphDestroy(g);
 }
+
+/* ---- events ---- */
+
 cudaError_t cudaEventCreate(cudaEvent_t *e) {
     MAY_FAIL(cudaErrorMemoryAllocation);
-    *e = new shim_event;
+    *e = new shim_event{current};
     return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    OF_THIS_DEVICE(e->device);
     delete e;
     return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
     MAY_FAIL(cudaErrorLaunchFailure);
+    OF_THIS_DEVICE(e->device);
+    OF_THIS_DEVICE(s->device);
     e->stream = s;
     e->at = s->ran + s->waiting.size();
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
-    drain(e->stream, e->at);
+    OF_THIS_DEVICE(e->device);
+    shim_drain(e->stream, e->at);
     MAY_FAIL(cudaErrorLaunchFailure);
     return cudaSuccess;
 }
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t) {
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
     MAY_FAIL(cudaErrorLaunchFailure);
+    OF_THIS_DEVICE(from->device);
+    OF_THIS_DEVICE(to->device);
     *ms = 0.001f;
     return cudaSuccess;
-}
-
-/* ---- cuBLAS ---- */
-
-cublasStatus_t cublasCreate(cublasHandle_t *h) {
-    MAY_FAIL(CUBLAS_STATUS_NOT_INITIALIZED);
-    *h = new shim_blas;
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasDestroy(cublasHandle_t h) {
-    delete h;
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasSetStream(cublasHandle_t h, cudaStream_t s) {
-    MAY_FAIL(CUBLAS_STATUS_INVALID_VALUE);
-    h->stream = s;
-    return CUBLAS_STATUS_SUCCESS;
-}
-cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *p, size_t) {
-    MAY_FAIL(CUBLAS_STATUS_INVALID_VALUE);
-    return p && (uintptr_t)p % 256 == 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
-}
-
-static float half_at(const void *p, long long i) {
-    return shim_half(((const uint16_t *)p)[i], 0);
-}
-static uint16_t half_of(float v) {
-    uint32_t u;
-    memcpy(&u, &v, 4);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
-/* Column-major, as cuBLAS: c[m x n] = a^T b. */
-cublasStatus_t cublasGemmStridedBatchedEx(
-    cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-    const void *alpha, const void *a, cudaDataType type_a, int lda, long long step_a, const void *b,
-    cudaDataType type_b, int ldb, long long step_b, const void *beta, void *c, cudaDataType type_c,
-    int ldc, long long step_c, int count, cublasComputeType_t compute, cublasGemmAlgo_t) {
-    MAY_FAIL(CUBLAS_STATUS_INVALID_VALUE);
-    if (ta != CUBLAS_OP_T || tb != CUBLAS_OP_N || type_a != CUDA_R_16BF || type_b != CUDA_R_16BF ||
-        compute != CUBLAS_COMPUTE_32F || *(const float *)alpha != 1.0f ||
-        *(const float *)beta != 0.0f || lda < k || ldb < k || ldc < m) {
-        return CUBLAS_STATUS_INVALID_VALUE;
-    }
-    shim_enqueue(h->stream, [=] {
-        for (long long g = 0; g < count; g++) {
-            for (long long j = 0; j < n; j++) {
-                for (long long i = 0; i < m; i++) {
-                    float sum = 0;
-                    for (long long x = 0; x < k; x++) {
-                        sum += half_at(a, g * step_a + i * lda + x) *
-                               half_at(b, g * step_b + j * ldb + x);
-                    }
-                    long long at = g * step_c + j * ldc + i;
-                    if (type_c == CUDA_R_32F) ((float *)c)[at] = sum;
-                    else ((uint16_t *)c)[at] = half_of(sum);
-                }
-            }
-        }
-    });
-    return CUBLAS_STATUS_SUCCESS;
 }
 }

@@ -2,7 +2,7 @@
  *
  * A block's threads run one at a time on stacks of their own and change over only at barriers
  * and warp operations. A barrier that not every thread reaches, a warp operation that not all
- * 32 lanes reach, a misaligned vector access and too much shared memory end the program. */
+ * 32 lanes reach and a misaligned vector access end the program. */
 #ifndef FATHOM_SHIM_H
 #define FATHOM_SHIM_H
 
@@ -35,10 +35,15 @@ void shim_die(const char *what);
 uint64_t shim_ns(); /* a clock that rises by one at every look */
 void shim_copy_later(void *to, const void *from);
 void shim_copies_do();
-void shim_enqueue(cudaStream_t s, std::function<void()> op);
+cudaError_t shim_enqueue(cudaStream_t s, std::function<void()> op);
 cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes, cudaStream_t s,
                         std::function<void()> body);
-void shim_allow_shared(const void *kernel, int bytes);
+/* What a kernel may have of dynamic shared memory on the current device; the engine's kernels have
+ * no other. */
+extern "C" cudaError_t shim_allow_shared(const void *kernel, int bytes);
+void shim_set_shared(const void *kernel, size_t bytes);
+size_t shim_most_shared(); /* of SHIM_SHARED_KB: 99, 163 or 227 */
+bool shim_breaks();        /* the kernel that would run next breaks off */
 
 static inline void __syncthreads() {
     shim_block_barrier();
@@ -177,8 +182,7 @@ static inline cudaError_t shim_start(void (*kernel)(P...), dim3 grid, dim3 block
 
 template <typename F>
 static inline cudaError_t cudaFuncSetAttribute(F kernel, cudaFuncAttribute, int bytes) {
-    shim_allow_shared((const void *)kernel, bytes);
-    return cudaSuccess;
+    return shim_allow_shared((const void *)kernel, bytes);
 }
 
 #endif
