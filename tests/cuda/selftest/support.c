@@ -70,9 +70,11 @@ void *dev_poison(size_t bytes) {
     return p;
 }
 
+/* The call is back before the device has the bytes, and test_stream would not wait for them. */
 void *dev_bytes(const void *v, size_t bytes) {
     void *p = dev_new(bytes);
     must(cudaMemcpy(p, v, bytes, cudaMemcpyHostToDevice), "copying");
+    must(cudaDeviceSynchronize(), "copying");
     return p;
 }
 
