@@ -9,7 +9,43 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef CU_TARGETS /* the build's CUDA_ARCHS */
+#define CU_TARGETS "other devices"
+#endif
+
 enum { BLAS_WORKSPACE = 32 << 20, N_STATE = 5 };
+
+/* ---- errors ---- */
+
+/* True if the device is in an error that every later call would meet too. */
+static bool device_is_lost(const cu_backend *b) {
+    (void)cudaGetLastError(); /* forgets an error that does not stay */
+    cudaError_t rc = cudaStreamQuery(b->stream);
+    return rc != cudaSuccess && rc != cudaErrorNotReady;
+}
+
+int eng__cuda_check(cu_backend *b, cudaError_t rc, const char *what, err *e) {
+    if (rc == cudaSuccess) return 0;
+    const char *kernel = cu_failed_kernel(), *product = b->blas_product;
+    bool gone = device_is_lost(b);
+    b->blas_product = NULL;
+    b->lost = b->lost || gone;
+    err_code code = b->lost                           ? ERR_DEVICE
+                    : rc == cudaErrorMemoryAllocation ? ERR_NO_MEMORY
+                                                      : ERR_INTERNAL;
+    if (product) {
+        return err_set(e, code, NULL, "%s: %s failed: cuBLAS refused product %s: %s",
+                       b->device_name, what, product, cublasGetStatusName(b->blas_status));
+    }
+    const char *why = cudaGetErrorString(rc);
+    if (kernel == NULL)
+        return err_set(e, code, NULL, "%s: %s failed: %s", b->device_name, what, why);
+    /* A start also reports what kernels before it have done. */
+    return err_set(e, code, NULL,
+                   gone ? "%s: %s failed: %s, found at the start of kernel %s"
+                        : "%s: %s failed: %s: kernel %s cannot be started",
+                   b->device_name, what, why, kernel);
+}
 
 /* ---- memory ---- */
 
@@ -73,6 +109,11 @@ static int check_opts(cu_backend *b, const eng_backend_opts *in, err *e) {
     const model_plan *c = &b->plan;
     b->opts = *in;
     if (eng__check_plan(c, e) != 0 || eng__check_opts(&b->opts, c, &limits, e) != 0) return -1;
+    if (in->weights == ENG_WEIGHTS_INT8) {
+        return err_set(e, ERR_USAGE, "weights",
+                       "weights in int8 are not there on CUDA, which holds them in bfloat16: leave "
+                       "--weights out, or run int8 with --device cpu");
+    }
     if (c->n_experts + c->n_shared_experts * c->n_experts_per_tok > CU_MAX_EXPERTS) {
         return err_set(e, ERR_UNSUPPORTED, NULL, "more than %d experts", CU_MAX_EXPERTS);
     }
@@ -297,6 +338,7 @@ static int capture(cu_backend *b, int stage, uint32_t rows, cu_mode mode, cudaGr
     }
     if (rc == cudaSuccess) rc = cudaGraphGetNodes(graph, NULL, &nodes);
     if (rc == cudaSuccess) rc = cudaGraphInstantiate(out, graph, 0);
+    if (rc == cudaSuccess) rc = cudaGraphUpload(*out, b->stream); /* not at the first replay */
     if (graph) (void)cudaGraphDestroy(graph);
     b->n_graphs++;
     b->graph_nodes += nodes;
@@ -354,8 +396,21 @@ static int capture_all(cu_backend *b, err *e) {
 
 /* ---- open ---- */
 
+/* A plug-in may hold kernels for some devices only. */
+static int setup_kernels(cu_backend *b, const struct cudaDeviceProp *prop, err *e) {
+    cudaError_t rc = cu_kernels_setup(b->device, b->plan.dim);
+    if (rc != cudaErrorNoKernelImageForDevice && rc != cudaErrorInvalidDeviceFunction)
+        return eng__cuda_check(b, rc, "sizing shared memory", e);
+    (void)cudaGetLastError();
+    return err_set(e, ERR_NOT_FOUND, NULL,
+                   "no CUDA: %s has compute capability %d.%d, and the plug-in was built for %s "
+                   "(CUDA_ARCHS)",
+                   b->device_name, prop->major, prop->minor, CU_TARGETS);
+}
+
 static int open_device(cu_backend *b, int device, err *e) {
     struct cudaDeviceProp prop;
+    b->device = device;
     cudaError_t rc = cudaSetDevice(device);
     if (rc == cudaSuccess) rc = cudaGetDeviceProperties(&prop, device);
     if (rc != cudaSuccess) {
@@ -377,19 +432,22 @@ static int open_device(cu_backend *b, int device, err *e) {
                         "opening a stream", e) != 0) {
         return -1;
     }
-    return eng__cuda_check(b, cu_kernels_setup(device, b->plan.dim), "sizing shared memory", e);
+    return setup_kernels(b, &prop, e);
 }
 
 static int open_blas(cu_backend *b, err *e) {
     void *workspace;
     if (b->f32) return 0;
     if (eng__cuda_alloc(b, &workspace, BLAS_WORKSPACE, 1, "cuBLAS", e) != 0) return -1;
-    if (cublasCreate(&b->blas) != CUBLAS_STATUS_SUCCESS ||
-        cublasSetStream(b->blas, b->stream) != CUBLAS_STATUS_SUCCESS ||
-        cublasSetWorkspace(b->blas, workspace, BLAS_WORKSPACE) != CUBLAS_STATUS_SUCCESS) {
-        return err_set(e, ERR_DEVICE, NULL, "%s: cuBLAS does not start", b->device_name);
-    }
-    return 0;
+    cublasStatus_t rc = cublasCreate(&b->blas);
+    if (rc == CUBLAS_STATUS_SUCCESS) rc = cublasSetStream(b->blas, b->stream);
+    if (rc == CUBLAS_STATUS_SUCCESS) rc = cublasSetWorkspace(b->blas, workspace, BLAS_WORKSPACE);
+    /* Sums that are split over blocks stay float32 until they are whole. */
+    if (rc == CUBLAS_STATUS_SUCCESS)
+        rc = cublasSetMathMode(b->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
+    if (rc == CUBLAS_STATUS_SUCCESS) return 0;
+    return err_set(e, ERR_DEVICE, NULL, "%s: cuBLAS does not start: %s", b->device_name,
+                   cublasGetStatusName(rc));
 }
 
 static void fill_info(cu_backend *b) {

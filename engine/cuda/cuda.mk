@@ -26,10 +26,21 @@ CUDA_C_OBJ  := $(CUDA_C_SRC:%.c=$(CUDA_B)/%.o)
 CUDA_CU_OBJ := $(CUDA_CU_SRC:%.cu=$(CUDA_B)/%.cu.o)
 CUDA_LINK   := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublas -lcudart_static -lstdc++ -lrt -ldl -lm -pthread
 
+# What a device is told that has no kernels here; changes when CUDA_ARCHS does, and then all
+# kernels are compiled again.
+CUDA_TARGETS := $(CUDA_B)/.targets
+$(CUDA_TARGETS): cuda-targets
+	@mkdir -p $(@D)
+	@echo '$(CUDA_ARCHS)' | cmp -s - $@ || echo '$(CUDA_ARCHS)' >$@
+.PHONY: cuda-targets
+cuda-targets: ;
+$(CUDA_CU_OBJ) $(CUDA_B)/engine/cuda/backend.o: $(CUDA_TARGETS)
+$(CUDA_B)/engine/cuda/backend.o: CUDA_DEF := -DCU_TARGETS='"$(CUDA_ARCHS)"'
+
 $(CUDA_B)/%.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC  $<"
-	$(Q)$(CC) $(CFLAGS_ALL) $(WARN) -fPIC -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS_ALL) $(WARN) $(CUDA_DEF) -fPIC -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
 
 # One nvcc at a time, whatever -j says: each takes a core and about a gigabyte.
 # ptxas -v goes to a file beside the object, read by tools/cuda_registers.sh; the machine code of

@@ -102,10 +102,12 @@ typedef struct {
     bool f32;        /* parity mode: weights and activations float32 */
     bool graphs, lost;
     char device_name[128], kernels_name[32];
-    int sms, shared_bytes; /* shared_bytes: the most one thread block may have */
+    int device, sms, shared_bytes; /* shared_bytes: the most one thread block may have */
     eng_backend_opts opts;
     cudaStream_t stream;
     cublasHandle_t blas;
+    const char *blas_product; /* that cuBLAS refused with blas_status, until it is told; or NULL */
+    cublasStatus_t blas_status;
     cu_allocs mem;
     uint64_t weight_bytes;
 
@@ -162,7 +164,9 @@ static inline size_t cu_act_bytes(const cu_backend *b) {
     return b->f32 ? 4 : 2;
 }
 
-/* ERR_DEVICE, and the backend is lost, unless rc is success. */
+/* 0 if rc is success. Otherwise ERR_DEVICE, and the backend is lost, where the device is in an
+ * error that stays; ERR_NO_MEMORY or ERR_INTERNAL where only this call was refused. The message
+ * names the kernel that could not be started or the product that cuBLAS refused. */
 int eng__cuda_check(cu_backend *b, cudaError_t rc, const char *what, err *e) WARN_UNUSED;
 /* n items of device memory, freed with the backend; its contents are undefined. ERR_NO_MEMORY
  * says how much was needed and free. */

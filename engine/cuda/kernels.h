@@ -400,7 +400,7 @@ cudaError_t cu_sample(cudaStream_t s, const cu_sample_args *a, uint32_t rows);
  * start before the one it follows has ended where the device can (compute capability 9.0 and later,
  * unless FATHOM_CUDA_OVERLAP=0 is in the environment). */
 cudaError_t cu_kernels_setup(int device, uint32_t dim);
-/* The kernel whose launch failed last, in any thread; NULL if none has. */
+/* The kernel that could not be started in this thread, told once; NULL if none. */
 const char *cu_failed_kernel(void);
 
 #ifdef __cplusplus

@@ -14,14 +14,6 @@ _Static_assert(sizeof(cu_choice) == sizeof(eng_choice) &&
                    (int)CU_MAX_TOP == ENG_MAX_TOP,
                "a kernel writes what the caller reads");
 
-int eng__cuda_check(cu_backend *b, cudaError_t rc, const char *what, err *e) {
-    if (rc == cudaSuccess) return 0;
-    b->lost = true;
-    const char *kernel = cu_failed_kernel();
-    return err_set(e, ERR_DEVICE, NULL, "%s: %s failed: %s%s%s", b->device_name, what,
-                   cudaGetErrorString(rc), kernel ? " at kernel " : "", kernel ? kernel : "");
-}
-
 /* Index of the smallest capacity that holds `rows`. */
 uint32_t eng__cuda_bucket(const cu_backend *b, uint32_t rows) {
     uint32_t i = 0;
@@ -102,9 +94,17 @@ static bool draw_fits(const eng_draw *d) {
            p->top_p >= 0 && p->top_p <= 1 && p->min_p >= 0 && p->min_p <= 1;
 }
 
+static int check_draws(const eng_launch *l, err *e) {
+    for (uint32_t i = 0; l->stage == ENG_STAGE_CODA && i < l->n_rows; i++) {
+        if (!(l->rows[i].flags & ENG_ROW_SAMPLE) || draw_fits(l->rows[i].draw)) continue;
+        return err_set(e, ERR_INTERNAL, NULL, "row %u of the launch cannot be sampled", i);
+    }
+    return 0;
+}
+
 /* Numbers the rows that the head runs for: first those whose logits leave the device, so that
  * they are one piece, then those that only sample. */
-static int put_heads(cu_flight *f, const eng_launch *l, err *e) {
+static void put_heads(cu_flight *f, const eng_launch *l) {
     cu_head *h = head_at(f);
     cu_row *to = rows_at(f);
     cu_draw *draws = (cu_draw *)(void *)(f->desc + h->draws);
@@ -118,9 +118,6 @@ static int put_heads(cu_flight *f, const eng_launch *l, err *e) {
     for (uint32_t i = 0; coda && i < l->n_rows; i++) {
         const eng_draw *d = l->rows[i].draw;
         if (!(l->rows[i].flags & ENG_ROW_SAMPLE)) continue;
-        if (!draw_fits(d)) {
-            return err_set(e, ERR_INTERNAL, NULL, "row %u of the launch cannot be sampled", i);
-        }
         if (to[i].logits == CU_NO_LOGITS) to[i].logits = n++;
         float t = d->sampling->temperature;
         draws[h->n_draws++] = (cu_draw){.seed = d->sampling->seed,
@@ -134,7 +131,6 @@ static int put_heads(cu_flight *f, const eng_launch *l, err *e) {
     }
     h->n_logits = f->n_heads = n;
     f->n_choices = h->n_draws;
-    return 0;
 }
 
 static void put_edits(const eng_edit *edits, uint32_t n, cu_edit *to) {
@@ -175,8 +171,8 @@ static int edits_ahead(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_
 }
 
 /* Builds the descriptor in pinned memory; *bytes = its length, *path = what it takes. */
-static int pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits_done,
-                size_t *bytes, cu_path *path, err *e) {
+static void pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits_done,
+                 size_t *bytes, cu_path *path) {
     bool multi = false, all = false;
     cu_head *h = head_at(f);
     uint32_t n_edits = l->n_edits - edits_done, n_tables = 0, draws = 0;
@@ -195,7 +191,7 @@ static int pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits
     uint32_t *tables = (uint32_t *)(void *)(f->desc + h->tables);
     h->n_tiles = put_tiles(b, l, (cu_tile *)(void *)(f->desc + h->tiles), &multi);
     put_rows(f, l, tables, &n_tables);
-    if (put_heads(f, l, e) != 0) return -1;
+    put_heads(f, l);
     put_edits(l->edits + edits_done, n_edits, (cu_edit *)(void *)(f->desc + h->edits));
     *bytes = eng__cuda_put_runs(b, l, f->desc, h->tables + n_tables * sizeof(uint32_t), &all);
     path->mode = multi ? CU_SHARED_TILES : CU_ONE_ROW;
@@ -204,7 +200,6 @@ static int pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits
     memset(f->flags, 0, CU_HALTED + (size_t)l->n_rows);
     f->stage = l->stage;
     f->n_rows = l->n_rows;
-    return 0;
 }
 
 /* ---- starting and waiting ---- */
@@ -244,10 +239,15 @@ static int cuda_launch(eng_backend *base, const eng_launch *l, err *e) {
     if (b->n_flying == CU_FLIGHTS) {
         return err_set(e, ERR_INTERNAL, NULL, "%d launches are in flight already", CU_FLIGHTS);
     }
+    /* Everything that may refuse the launch comes before the first thing that changes the cache. */
     if (eng__check_launch(&base->info, &b->plan, &b->opts, &b->stamps, l, e) != 0 ||
-        edits_ahead(b, f, l, &edits_done, e) != 0 ||
-        pack(b, f, l, edits_done, &bytes, &path, e) != 0 ||
-        eng__cuda_check(b, cudaEventRecord(f->began, b->stream), "timing", e) != 0 ||
+        check_draws(l, e) != 0 ||
+        eng__cuda_check(b, cudaSetDevice(b->device), "choosing the device", e) != 0 ||
+        edits_ahead(b, f, l, &edits_done, e) != 0) {
+        return -1;
+    }
+    pack(b, f, l, edits_done, &bytes, &path);
+    if (eng__cuda_check(b, cudaEventRecord(f->began, b->stream), "timing", e) != 0 ||
         send(b, f, bytes, e) != 0) {
         return -1;
     }
@@ -255,7 +255,8 @@ static int cuda_launch(eng_backend *base, const eng_launch *l, err *e) {
     if (rc == cudaSuccess) rc = eng__cuda_clock_fetch(b, f, path);
     if (rc == cudaSuccess) rc = fetch(b, f);
     if (rc == cudaSuccess) rc = cudaEventRecord(f->ended, b->stream);
-    if (eng__cuda_check(b, rc, "a launch", e) != 0) return -1;
+    if (rc != cudaSuccess) b->lost = true; /* a part may run, and nobody knows which */
+    if (eng__cuda_check(b, rc, "starting a launch", e) != 0) return -1;
     b->n_flying++;
     return 0;
 }
@@ -268,7 +269,8 @@ static int cuda_wait(eng_backend *base, eng_result *r, err *e) {
     *r = (eng_result){0};
     if (b->lost) return err_set(e, ERR_DEVICE, NULL, "%s was lost", b->device_name);
     if (b->n_flying == 0) return err_set(e, ERR_INTERNAL, NULL, "no launch is in flight");
-    if (eng__cuda_check(b, cudaEventSynchronize(f->ended), "a launch", e) != 0 ||
+    if (eng__cuda_check(b, cudaSetDevice(b->device), "choosing the device", e) != 0 ||
+        eng__cuda_check(b, cudaEventSynchronize(f->ended), "a launch", e) != 0 ||
         eng__cuda_check(b, cudaEventElapsedTime(&ms, f->began, f->ended), "timing", e) != 0) {
         return -1;
     }
@@ -288,7 +290,10 @@ static int cuda_wait(eng_backend *base, eng_result *r, err *e) {
 
 static void cuda_close(eng_backend *base) {
     cu_backend *b = (cu_backend *)base;
-    if (b->stream) (void)cudaStreamSynchronize(b->stream); /* what is in flight ends first */
+    if (b->stream) {
+        (void)cudaSetDevice(b->device);
+        (void)cudaStreamSynchronize(b->stream); /* what is in flight ends first */
+    }
     for (uint32_t i = 0; i < CU_BUCKETS; i++) {
         for (int s = 0; s < CU_STAGES; s++) {
             for (int m = 0; m < CU_MODES; m++) {

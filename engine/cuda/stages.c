@@ -36,7 +36,10 @@ static cudaError_t blas(cu_backend *b, const char *name, const cu_mat *w, const 
         (int)w->ld, (long long)w->group, x, CUDA_R_16BF, (int)ldx, (long long)x_step, &zero, y,
         y_f32 ? CUDA_R_32F : CUDA_R_16BF, (int)ldy, (long long)y_step, (int)count,
         CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-    return rc == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorLaunchFailure;
+    if (rc == CUBLAS_STATUS_SUCCESS) return cudaSuccess;
+    b->blas_product = name;
+    b->blas_status = rc;
+    return cudaErrorUnknown;
 }
 
 static cudaError_t product(cu_backend *b, const char *name, const cu_mat *w, cu_mm_store store,

@@ -1,12 +1,12 @@
 /* start.cu - what all kernels need once: the shared memory they may use, whether one may start
- * before the one it follows has ended, and the name of the last that could not be started. */
+ * before the one it follows has ended, and the name of one that could not be started. */
 #include "engine/cuda/common.cuh"
 
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
 
-static std::atomic<const char *> failed_kernel{nullptr};
+static thread_local const char *failed_kernel; /* until it is told */
 static std::atomic<bool> overlap{false};
 
 extern "C" cudaError_t cu_started(cudaError_t rc, const char *kernel) {
@@ -15,7 +15,9 @@ extern "C" cudaError_t cu_started(cudaError_t rc, const char *kernel) {
 }
 
 extern "C" const char *cu_failed_kernel(void) {
-    return failed_kernel;
+    const char *kernel = failed_kernel;
+    failed_kernel = nullptr;
+    return kernel;
 }
 
 extern "C" bool cu_overlap(void) {

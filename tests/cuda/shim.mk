@@ -10,7 +10,7 @@ ifneq ($(SYSROOT),)
 SYS_CFLAGS := -I$(CURDIR)/build/sysroot/usr/include -I$(CURDIR)/build/sysroot/usr/include/x86_64-linux-gnu
 SYS_LIBS   := -L$(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu -Wl,-rpath,$(CURDIR)/build/sysroot/usr/lib/x86_64-linux-gnu
 endif
-COMMON = -D_GNU_SOURCE -DFATHOM_CUDA_SHIM=1 -DFATHOM_VERSION='"shim"' -g -O2 -fno-omit-frame-pointer \
+COMMON = -D_GNU_SOURCE -DFATHOM_CUDA_SHIM=1 -DCU_TARGETS='"the shim"' -DFATHOM_VERSION='"shim"' -g -O2 -fno-omit-frame-pointer \
           -fno-strict-aliasing -Itests/cuda/shim -I. $(SYS_CFLAGS) $(SAN) -pthread
 CFLAGS = -std=c11 -Wall -Wextra -Wshadow -Wvla -Werror $(COMMON)
 CXXFLAGS = -std=c++17 -Wall -Wextra -Wno-unknown-pragmas -Werror $(COMMON)

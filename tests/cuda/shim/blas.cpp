@@ -56,7 +56,7 @@ cublasStatus_t cublasGetMathMode(cublasHandle_t h, cublasMath_t *mode) {
     *mode = h->math;
     return CUBLAS_STATUS_SUCCESS;
 }
-const char *cublasGetStatusString(cublasStatus_t rc) {
+const char *cublasGetStatusName(cublasStatus_t rc) {
     switch (rc) {
     case CUBLAS_STATUS_SUCCESS: return "CUBLAS_STATUS_SUCCESS";
     case CUBLAS_STATUS_NOT_INITIALIZED: return "CUBLAS_STATUS_NOT_INITIALIZED";
