@@ -47,7 +47,14 @@ static int one_row(eng_backend *b, uint32_t block, err *e) {
     return eng_run(b, &l, &r, e);
 }
 
+static int wait_one(eng_backend *b, err *e) {
+    eng_result r;
+    return b->ops->wait(b, &r, e);
+}
+
+/* A lost device stays lost; an error of one call refuses the launch, which can be repeated. */
 static void a_device_error_is_final(const model_folder *m) {
+    uint32_t lost = 0, refused = 0;
     for (long n = 0;; n++) {
         err e = {0};
         eng_backend *b = NULL;
@@ -56,14 +63,21 @@ static void a_device_error_is_final(const model_folder *m) {
         int rc = one_row(b, 0, &e);
         shim_fail_at(-1, 0);
         err again = {0};
-        if (rc != 0) {
-            check(e.code == ERR_DEVICE, "call %ld: %s", n, e.msg);
+        if (rc != 0 && e.code == ERR_DEVICE) {
+            lost++;
             check(one_row(b, 0, &again) != 0 && again.code == ERR_DEVICE,
                   "a lost device came back");
+        } else if (rc != 0) {
+            refused++;
+            check(e.code == ERR_INTERNAL, "call %ld: %s", n, e.msg);
+            check(((cu_backend *)b)->n_flying ? wait_one(b, &again) == 0
+                                              : one_row(b, 0, &again) == 0,
+                  "call %ld: %s, then %s", n, e.msg, again.msg);
         }
         eng_backend_close(b);
         if (rc == 0) {
             check(n >= 5, "a launch makes only %ld runtime calls", n);
+            check(lost >= 4 && refused >= 2, "%u calls lose the device, %u refuse", lost, refused);
             return;
         }
     }
@@ -81,11 +95,6 @@ static int start_one(eng_backend *b, uint32_t which, err *e) {
     return b->ops->launch(b, &l, e);
 }
 
-static int wait_one(eng_backend *b, err *e) {
-    eng_result r;
-    return b->ops->wait(b, &r, e);
-}
-
 static void a_device_error_ends_both_flights(const model_folder *m) {
     for (long n = 0;; n++) {
         err e = {0}, later = {0};
@@ -97,8 +106,13 @@ static void a_device_error_ends_both_flights(const model_folder *m) {
         ok = ok && wait_one(b, &e) == 0;
         ok = ok && wait_one(b, &e) == 0;
         shim_fail_at(-1, 0);
-        if (!ok) {
-            check(e.code == ERR_DEVICE, "call %ld: %s", n, e.msg);
+        if (!ok && e.code != ERR_DEVICE) {
+            uint32_t left = ((cu_backend *)b)->n_flying;
+            while (left-- > 0)
+                check(wait_one(b, &later) == 0, "call %ld: %s, then %s", n, e.msg, later.msg);
+            check(start_one(b, 1, &later) == 0 && wait_one(b, &later) == 0,
+                  "call %ld: %s, then %s", n, e.msg, later.msg);
+        } else if (!ok) {
             check(wait_one(b, &later) != 0 && later.code == ERR_DEVICE, "a lost device answers");
             later = (err){0};
             check(start_one(b, 0, &later) != 0 && later.code == ERR_DEVICE, "a lost device works");
@@ -291,6 +305,7 @@ static void bad_options_say_why(const model_folder *m) {
         {{.kernels = "avx512"}, "kernels"},
         {{.cache_dtype = DTYPE_F16}, "cache_dtype"},
         {{.weights = (eng_weights)2}, "weights"},
+        {{.weights = ENG_WEIGHTS_INT8}, "weights"},
         {{.cache_bytes = 100, .n_rows = 4, .max_positions = 64}, "kv-memory"},
         {{.n_rows = UINT32_MAX}, "n_rows"},
         {{.n_rows = (1u << 24) + 1}, "n_rows"},
