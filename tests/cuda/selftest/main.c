@@ -17,11 +17,12 @@ static const struct {
     const char *name;
     void (*run)(void);
 } groups[] = {
-    {"rows", test_rows},         {"ahead", test_ahead},         {"mm", test_mm},
-    {"moe", test_moe},           {"attention", test_attention}, {"flash", test_flash},
-    {"sample", test_sample},     {"backend", test_backend},     {"head", test_head},
-    {"flights", test_flights},   {"scheduler", test_scheduler}, {"families", test_families},
-    {"failures", test_failures}, {"clock", test_clock}};
+    {"rows", test_rows},       {"ahead", test_ahead},         {"mm", test_mm},
+    {"moe", test_moe},         {"attention", test_attention}, {"flash", test_flash},
+    {"sample", test_sample},   {"backend", test_backend},     {"head", test_head},
+    {"flights", test_flights}, {"scheduler", test_scheduler}, {"families", test_families},
+    {"errors", test_errors},   {"failures", test_failures},   {"clock", test_clock},
+};
 
 int main(int argc, char **argv) {
     int devices = 0;

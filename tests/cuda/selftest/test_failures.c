@@ -110,8 +110,8 @@ static void a_device_error_ends_both_flights(const model_folder *m) {
             uint32_t left = ((cu_backend *)b)->n_flying;
             while (left-- > 0)
                 check(wait_one(b, &later) == 0, "call %ld: %s, then %s", n, e.msg, later.msg);
-            check(start_one(b, 1, &later) == 0 && wait_one(b, &later) == 0,
-                  "call %ld: %s, then %s", n, e.msg, later.msg);
+            check(start_one(b, 1, &later) == 0 && wait_one(b, &later) == 0, "call %ld: %s, then %s",
+                  n, e.msg, later.msg);
         } else if (!ok) {
             check(wait_one(b, &later) != 0 && later.code == ERR_DEVICE, "a lost device answers");
             later = (err){0};
