@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/size.h"
+#include "engine/cpu/cpu_internal.h"
 #include "engine/cuda/cuda_internal.h"
 #include "engine/rowmath.h"
 
@@ -13,21 +14,64 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGE_BYTES = 8 << 20 };
+enum { STAGE_BYTES = 8 << 20, PIECES = 16384, MOST_THREADS = 8, AT_ONCE = 64 };
 
-/* Fills one matrix on the device row by row through a pinned buffer. */
+/* Values that stand together in the file and in a row. */
+typedef struct {
+    const uint8_t *from;
+    uint8_t *to; /* in the stage */
+    uint32_t n;
+    model_dtype dtype;
+} piece;
+
+/* Fills one matrix on the device through a pinned buffer. Rows are only noted at first; when the
+ * buffer is full, several threads bring their values into the device's type. */
 typedef struct {
     cu_backend *b;
+    eng__pool *pool;
     uint8_t *stage; /* pinned, STAGE_BYTES or one row */
     size_t cap, used;
+    piece *pieces; /* [PIECES] of the stage */
+    uint32_t n_pieces;
     uint8_t *to; /* where the staged bytes go */
-    float *row;  /* one widened row */
-    uint32_t k, ld;
+    uint32_t ld;
     uint64_t done, all, began_ns, said_ns;
 } uploader;
 
+static void narrow_all(const float *v, uint32_t n, uint8_t *to) {
+    uint16_t bits[AT_ONCE];
+    for (uint32_t i = 0; i < AT_ONCE; i++)
+        bits[i] = rm_bf16_narrow(v[i]);
+    memcpy(to, bits, n * sizeof *bits);
+}
+
+static void convert(const piece *p, bool f32) {
+    model_tensor t = {.data = p->from, .dtype = p->dtype};
+    float v[AT_ONCE] = {0};
+    if (f32) {
+        model_tensor_read(&t, 0, p->n, (float *)(void *)p->to);
+    } else if (p->dtype == DTYPE_BF16) {
+        memcpy(p->to, p->from, (size_t)p->n * 2);
+    } else {
+        for (uint32_t i = 0; i < p->n; i += AT_ONCE) {
+            uint32_t n = p->n - i < AT_ONCE ? p->n - i : AT_ONCE;
+            model_tensor_read(&t, i, n, v);
+            narrow_all(v, n, p->to + (size_t)i * 2);
+        }
+    }
+}
+
+static void convert_some(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
+    const uploader *u = arg;
+    (void)worker;
+    for (uint32_t i = first; i < last; i++)
+        convert(&u->pieces[i], u->b->f32);
+}
+
 static int flush(uploader *u, err *e) {
     if (u->used == 0) return 0;
+    eng__pool_run(u->pool, convert_some, u, u->n_pieces, 8);
+    u->n_pieces = 0;
     if (eng__cuda_check(u->b, cudaMemcpy(u->to, u->stage, u->used, cudaMemcpyHostToDevice),
                         "copying weights", e) != 0) {
         return -1;
@@ -44,26 +88,30 @@ static int flush(uploader *u, err *e) {
     return 0;
 }
 
-/* Space for one row, zeroed. NULL after an error. */
-static uint8_t *next_row(uploader *u, err *e) {
-    size_t bytes = (size_t)u->ld * cu_act_bytes(u->b);
-    if (u->used + bytes > u->cap && flush(u, e) != 0) return NULL;
+/* Space for one row of `pieces` pieces; what lies beyond its first n values is zeros. NULL after
+ * an error. */
+static uint8_t *next_row(uploader *u, uint32_t n, uint32_t pieces, err *e) {
+    size_t bytes = (size_t)u->ld * cu_act_bytes(u->b), filled = (size_t)n * cu_act_bytes(u->b);
+    bool full = u->used + bytes > u->cap || u->n_pieces + pieces > PIECES;
+    if (full && flush(u, e) != 0) return NULL;
     uint8_t *at = u->stage + u->used;
-    memset(at, 0, bytes);
+    memset(at + filled, 0, bytes - filled);
     u->used += bytes;
     return at;
 }
 
+static void put_piece(uploader *u, uint8_t *to, const model_tensor *t, size_t first, uint32_t n) {
+    const uint8_t *from = (const uint8_t *)t->data + first * model_dtype_bytes(t->dtype);
+    u->pieces[u->n_pieces++] = (piece){.from = from, .to = to, .n = n, .dtype = t->dtype};
+}
+
 static int put_floats(uploader *u, const float *v, uint32_t n, err *e) {
-    uint8_t *at = next_row(u, e);
+    uint8_t *at = next_row(u, n, 0, e);
     if (at == NULL) return -1;
-    if (u->b->f32) {
-        memcpy(at, v, (size_t)n * 4);
-        return 0;
-    }
     for (uint32_t i = 0; i < n; i++) {
         uint16_t bits = rm_bf16_narrow(v[i]);
-        memcpy(at + 2 * (size_t)i, &bits, 2);
+        if (u->b->f32) memcpy(at + 4 * (size_t)i, &v[i], 4);
+        else memcpy(at + 2 * (size_t)i, &bits, 2);
     }
     return 0;
 }
@@ -71,20 +119,15 @@ static int put_floats(uploader *u, const float *v, uint32_t n, err *e) {
 /* n values of t from column col of row r; rows have as many values as the tensor's last axis. */
 static int put_row(uploader *u, const model_tensor *t, uint64_t r, uint64_t col, uint32_t n,
                    err *e) {
-    size_t first = (size_t)(r * t->shape[1] + col);
-    if (!u->b->f32 && t->dtype == DTYPE_BF16) {
-        uint8_t *at = next_row(u, e);
-        if (at == NULL) return -1;
-        memcpy(at, (const uint8_t *)t->data + first * 2, (size_t)n * 2);
-        return 0;
-    }
-    model_tensor_read(t, first, n, u->row);
-    return put_floats(u, u->row, n, e);
+    uint8_t *at = next_row(u, n, 1, e);
+    if (at == NULL) return -1;
+    put_piece(u, at, t, (size_t)(r * t->shape[1] + col), n);
+    return 0;
 }
 
 static int put_zeros(uploader *u, uint32_t rows, err *e) {
     for (uint32_t i = 0; i < rows; i++) {
-        if (next_row(u, e) == NULL) return -1;
+        if (next_row(u, 0, 0, e) == NULL) return -1;
     }
     return 0;
 }
@@ -102,7 +145,6 @@ static int mat_begin(uploader *u, cu_mat *m, uint32_t count, uint32_t n, uint32_
     if (eng__cuda_alloc(u->b, &m->w, values, cu_act_bytes(u->b), "weights", e) != 0) return -1;
     u->b->weight_bytes += values * cu_act_bytes(u->b);
     u->to = m->w;
-    u->k = k;
     u->ld = m->ld;
     return 0;
 }
@@ -240,39 +282,45 @@ static int upload_routed(uploader *u, cu_layer *l, tensor_place at, err *e) {
     return flush(u, e);
 }
 
+/* A shared expert's down as columns of one matrix: row r holds row r of every group. */
+static int put_shared_down(uploader *u, const model_tensor *down, uint32_t padded, err *e) {
+    const model_plan *c = &u->b->plan;
+    uint32_t per = c->n_experts_per_tok, groups = u->b->groups_shared;
+    for (uint32_t r = 0; r < c->dim; r++) {
+        uint8_t *at = next_row(u, 0, groups, e);
+        if (at == NULL) return -1;
+        for (uint32_t g = 0; g < groups; g++) {
+            const model_tensor *t = &down[g / per];
+            size_t first = (size_t)r * t->shape[1] + (size_t)(g % per) * c->expert_dim;
+            put_piece(u, at + (size_t)g * padded * cu_act_bytes(u->b), t, first, c->expert_dim);
+        }
+    }
+    return put_zeros(u, cu_round(c->dim, CU_MM_ROWS) - c->dim, e);
+}
+
 /* A shared expert of hidden expert_dim * top_k is top_k groups of hidden expert_dim: the MoE
  * is uniform. down is [D][groups * expert_ld], so that it also serves as one matrix. */
 static int upload_shared(uploader *u, cu_layer *l, tensor_place at, err *e) {
     const model_plan *c = &u->b->plan;
     uint32_t padded = cu_round(c->expert_dim, CU_K_STEP), groups = u->b->groups_shared;
     uint32_t per = c->n_experts_per_tok;
-    model_tensor t[3];
     if (groups == 0) return 0;
-    if (mat_begin(u, &l->shared_gate_up, groups, 2 * padded, c->dim, e) != 0) return -1;
-    for (uint32_t g = 0; g < groups; g++) {
-        if (expert_tensors(u->b, at, TENSOR_SHARED_GATE, g / per, t, e) != 0 ||
-            put_gate_up(u, &t[0], &t[1], g % per * c->expert_dim, c->expert_dim, padded, c->dim,
-                        e) != 0) {
-            return -1;
-        }
+    model_tensor t[3], *down = array_new(c->n_shared_experts, sizeof *down);
+    if (down == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory packing weights");
+    int rc = mat_begin(u, &l->shared_gate_up, groups, 2 * padded, c->dim, e);
+    for (uint32_t g = 0; rc == 0 && g < groups; g++) {
+        rc = expert_tensors(u->b, at, TENSOR_SHARED_GATE, g / per, t, e);
+        down[g / per] = t[2];
+        if (rc == 0)
+            rc = put_gate_up(u, &t[0], &t[1], g % per * c->expert_dim, c->expert_dim, padded,
+                             c->dim, e);
     }
-    if (flush(u, e) != 0) return -1;
-    float *row = array_new((size_t)groups * padded, sizeof *row);
-    if (row == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory packing weights");
-    int rc = mat_begin(u, &l->shared_down, 1, c->dim, groups * padded, e);
-    for (uint32_t r = 0; rc == 0 && r < c->dim; r++) {
-        for (uint32_t g = 0; rc == 0 && g < groups; g++) {
-            rc = expert_tensors(u->b, at, TENSOR_SHARED_GATE, g / per, t, e);
-            if (rc != 0) break;
-            size_t first = (size_t)r * t[2].shape[1] + (size_t)(g % per) * c->expert_dim;
-            model_tensor_read(&t[2], first, c->expert_dim, row + (size_t)g * padded);
-        }
-        if (rc == 0) rc = put_floats(u, row, groups * padded, e);
-    }
-    if (rc == 0) rc = put_zeros(u, cu_round(c->dim, CU_MM_ROWS) - c->dim, e);
+    if (rc == 0) rc = flush(u, e);
+    if (rc == 0) rc = mat_begin(u, &l->shared_down, 1, c->dim, groups * padded, e);
+    if (rc == 0) rc = put_shared_down(u, down, padded, e);
     if (rc == 0) rc = flush(u, e);
     l->shared_down.group = padded; /* group g reads columns from g * padded on */
-    free(row);
+    free(down);
     return rc;
 }
 
@@ -475,13 +523,17 @@ static uint32_t longest_row(const cu_backend *b) {
 
 int eng__cuda_upload(cu_backend *b, err *e) {
     uploader u = {.b = b, .all = model_bytes(b->model), .began_ns = clock_ns()};
-    uint32_t row = longest_row(b);
-    u.cap = (size_t)row * 4 > STAGE_BYTES ? (size_t)row * 4 : STAGE_BYTES;
-    u.row = array_new(row, sizeof *u.row);
-    if (u.row == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory packing weights");
-    int rc = eng__cuda_check(b, cudaMallocHost((void **)&u.stage, u.cap), "pinning memory", e);
+    size_t row = (size_t)longest_row(b) * sizeof(float);
+    uint32_t cores = eng__cores();
+    u.cap = row > STAGE_BYTES ? row : STAGE_BYTES;
+    if (eng__pool_create(&u.pool, cores < MOST_THREADS ? cores : MOST_THREADS, e) != 0) return -1;
+    u.pieces = array_new(PIECES, sizeof *u.pieces);
+    int rc = u.pieces ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory packing weights");
+    if (rc == 0)
+        rc = eng__cuda_check(b, cudaMallocHost((void **)&u.stage, u.cap), "pinning memory", e);
     if (rc == 0) rc = upload_all(&u, e);
     if (u.stage) (void)cudaFreeHost(u.stage);
-    free(u.row);
+    free(u.pieces);
+    eng__pool_destroy(u.pool);
     return rc;
 }
