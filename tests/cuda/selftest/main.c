@@ -7,6 +7,7 @@
 #include <string.h>
 
 cudaStream_t test_stream;
+int shared_bytes;
 #ifdef FATHOM_CUDA_SHIM
 bool on_shim = true;
 #else
@@ -37,6 +38,8 @@ int main(int argc, char **argv) {
         return 0;
     }
     must(cudaSetDevice(0), "choosing a device");
+    must(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
+         "asking");
     must(cu_kernels_setup(0, 64), "sizing shared memory");
     must(cudaStreamCreateWithFlags(&test_stream, cudaStreamNonBlocking), "opening a stream");
     for (size_t i = 0; i < ARRAY_LEN(groups); i++) {

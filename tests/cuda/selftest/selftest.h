@@ -55,6 +55,7 @@ typedef struct {
 void *dev_desc(const desc_spec *d);
 
 extern cudaStream_t test_stream;
+extern int shared_bytes; /* the most one thread block of the device may have */
 extern bool on_shim;
 
 /* ---- the groups; each runs its checks ---- */
