@@ -22,7 +22,8 @@ static const struct {
     {"moe", test_moe},         {"attention", test_attention}, {"flash", test_flash},
     {"sample", test_sample},   {"backend", test_backend},     {"head", test_head},
     {"flights", test_flights}, {"scheduler", test_scheduler}, {"families", test_families},
-    {"errors", test_errors},   {"failures", test_failures},   {"clock", test_clock},
+    {"limits", test_limits},   {"errors", test_errors},       {"failures", test_failures},
+    {"clock", test_clock},
 };
 
 int main(int argc, char **argv) {

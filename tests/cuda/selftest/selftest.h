@@ -72,6 +72,7 @@ void test_flights(void);
 void test_scheduler(void);
 void test_families(void);
 void test_clock(void);
+void test_limits(void);
 void test_errors(void);
 void test_failures(void); /* shim only: every runtime call fails once */
 

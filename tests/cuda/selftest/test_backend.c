@@ -1,7 +1,6 @@
 /* test_backend.c - the whole backend: golden cases, random batch mixes, bfloat16 against the
  * CPU engine, graphs against plain launches on poisoned memory, refusals. */
 #include "tests/cuda/selftest/cases.h"
-#include "tests/lib/files.h"
 
 #include <string.h>
 
@@ -157,51 +156,7 @@ static void mixes_against_the_cpu_engine(const char *dir, uint32_t n_seqs, uint3
     model_close(m);
 }
 
-/* The attention of mythos_10b and 50b in a small model: tiles of two rows take 115 KB of shared
- * memory, which some devices do not have. Half of the positions as the CPU engine's: with bfloat16
- * one other choice of expert changes all that follow. */
-static void latents_wider_than_a_block_of_99_kb(void) {
-    model_plan p;
-    err e = {0};
-    model_folder *m = NULL;
-    rng r = {31};
-    if (!check(plan_variant(&p, "tiny", &e) == 0, "%s", e.msg)) return;
-    p.kv_lora_rank = 512;
-    p.qk_rope_head_dim = 64;
-    p.qk_nope_head_dim = 128;
-    p.v_head_dim = 128;
-    plan_derive(&p);
-    tmp_dir dir = tmp_dir_create();
-    model_init_opts init = {.seed = 9, .dtype = DTYPE_BF16, .mean_depth = 2};
-    if (check(model_init_write(dir.path, &p, &init, &e) == 0 && model_open(&m, dir.path, &e) == 0,
-              "init: %s", e.msg)) {
-        drive_spec spec = random_spec(&p, 2, 30, 3, &r);
-        eng_backend_opts o = drive_opts(&spec, "bf16", DTYPE_BF16),
-                         q = drive_opts(&spec, NULL, DTYPE_F32);
-        eng_backend *gpu = open_backend(m, &o), *cpu = NULL;
-        drive_result a = {0}, b = {0};
-        check(eng_cpu_open(&cpu, m, &q, &e) == 0, "cpu: %s", e.msg);
-        if (gpu && cpu && drive(gpu, &spec, &a) && drive(cpu, &spec, &b)) {
-            uint32_t near = 0, n = 0;
-            for (uint32_t s = 0; s < spec.n_seqs; s++) {
-                for (uint32_t i = 0; i < spec.len[s]; i++, n++) {
-                    size_t at = (size_t)i * p.vocab_size;
-                    near += worst(a.logits[s] + at, b.logits[s] + at, p.vocab_size) < 0.05;
-                }
-            }
-            check(near >= n / 2, "wide latents: only %u of %u positions are near", near, n);
-        }
-        drive_result_deinit(&a);
-        drive_result_deinit(&b);
-        eng_backend_close(gpu);
-        eng_backend_close(cpu);
-    }
-    model_close(m);
-    tmp_dir_remove(&dir);
-}
-
 void test_backend(void) {
-    latents_wider_than_a_block_of_99_kb();
     golden_cases();
     random_mixes();
     half_precision();
