@@ -13,12 +13,14 @@ make -j"$jobs" --no-print-directory -f tests/cuda/shim.mk all || exit 1
 # A group a process, from the last: the long ones stand there. The kernels whose shared memory may not
 # fit run again with what a thread block has on other devices.
 selftest=build/cuda-shim/selftest logs=build/cuda-shim/logs
+rm -rf $logs
 mkdir -p $logs
 runs=$(
     $selftest --list | tac | sed 's/^/227 /'
     printf '99 %s\n' attention flash sample limits errors
     printf '163 %s\n' flash limits errors
 )
+# shellcheck disable=SC2016
 xargs -P "$jobs" -L 1 sh -c 'SHIM_SHARED_KB=$2 $0 $3 >$1/$2-$3 2>&1 || { echo "with $2 KB of shared memory:"; cat $1/$2-$3; exit 1; }' \
     $selftest $logs <<<"$runs" || exit 1
 for kb in 227 163 99; do
