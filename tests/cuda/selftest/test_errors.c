@@ -237,7 +237,35 @@ static void too_much_shared_memory_is_refused(void) {
     (void)cu_failed_kernel();
 }
 
+/* What test_stream finds at p. */
+static uint8_t seen(const uint8_t *p, uint8_t *pinned) {
+    must(cudaMemcpyAsync(pinned, p, 1, cudaMemcpyDeviceToHost, test_stream), "copying");
+    must(cudaStreamSynchronize(test_stream), "waiting");
+    return *pinned;
+}
+
+/* The shim itself: a stream of its own does not wait for what the legacy stream has yet to do. */
+static void copies_of_pageable_memory_come_late(void) {
+    uint8_t from = 7, *p = dev_poison(1), *pinned;
+    must(cudaMallocHost((void **)&pinned, 1), "pinning");
+    must(cudaMemcpy(p, &from, 1, cudaMemcpyHostToDevice), "copying");
+    from = 8; /* the call has read it */
+    check(seen(p, pinned) == 0xff, "a copy of pageable memory is there at once");
+    must(cudaDeviceSynchronize(), "waiting");
+    check(seen(p, pinned) == 7, "a copy of pageable memory is not there after a wait");
+    must(cudaMemset(p, 5, 1), "clearing");
+    check(seen(p, pinned) == 7, "cudaMemset is there at once");
+    *pinned = 9;
+    must(cudaMemcpy(p, pinned, 1, cudaMemcpyHostToDevice), "copying");
+    check(seen(p, pinned) == 9, "a copy of pinned memory comes late");
+    must(cudaMemcpyAsync(p, &from, 1, cudaMemcpyHostToDevice, test_stream), "copying");
+    from = 1;
+    check(seen(p, pinned) == 8, "a copy in a stream's order reads pageable memory late");
+    must(cudaFreeHost(pinned), "freeing");
+}
+
 static void only_the_shim(const model_folder *m) {
+    copies_of_pageable_memory_come_late();
     a_message_names_the_kernel_or_product(m);
     a_kernel_that_breaks_is_nobody_elses_fault(m);
     a_start_tells_of_kernels_before_it(m);
