@@ -294,7 +294,12 @@ typedef enum {
     CU_MAP_OUT,    /* experts: x row = y row = part, scaled by its weight */
 } cu_mm_map;
 
-typedef enum { CU_STORE_F32, CU_STORE_ACT, CU_STORE_SILU } cu_mm_store;
+typedef enum {
+    CU_STORE_F32,
+    CU_STORE_ACT,
+    CU_STORE_SILU,
+    CU_STORE_QUERY, /* what cu_mla_query makes of F32's y, without it; bfloat16 only */
+} cu_mm_store;
 
 typedef struct {
     uint32_t group, first,
@@ -330,7 +335,15 @@ typedef struct {
                         8 and 8 in turn, give n / 2 outputs */
     uint32_t groups; /* HEADS */
     cu_moe moe;
+    cu_query_args query; /* QUERY: all but in, ld_in, desc and stamp; n_heads * nope is even */
+    /* How weights stay in the second-level cache: the first keep_rows rows (a multiple of
+     * CU_MM_ROWS) of each matrix that is not a routed expert's as long as can be, routed experts'
+     * with pass_experts no longer than need be. */
+    uint32_t keep_rows;
+    bool pass_experts;
 } cu_mm_args;
+/* Maps and stores go together as ROWS with F32, SILU and QUERY, LOGITS with F32, HEADS with ACT, IN
+ * with SILU, OUT with F32; others are cudaErrorInvalidValue. */
 /* `rows`: capacity in tokens (MAP_IN, MAP_OUT: in launch rows); max_blocks: most thread blocks
  * worth starting at once. */
 cudaError_t cu_mm(cudaStream_t s, const cu_mm_args *a, uint32_t rows, uint32_t max_blocks,

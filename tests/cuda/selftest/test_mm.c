@@ -126,12 +126,12 @@ static void dense(rng *r) {
             run_shape(&s, false, r, "dense");
             if (j < 3) run_shape(&s, true, r, "dense");
         }
-        shape act = {rows[i], 40, 64, CU_MAP_LOGITS, CU_STORE_ACT, 1};
+        shape logits = {rows[i], 40, 64, CU_MAP_LOGITS, CU_STORE_F32, 1};
         shape gate = {rows[i], 96, 64, CU_MAP_ROWS, CU_STORE_SILU, 1};
         shape heads = {rows[i], 24, 96, CU_MAP_HEADS, CU_STORE_ACT, 5};
         if (rows[i] > 70) continue;
         for (int f32 = 0; f32 < 2; f32++) {
-            run_shape(&act, f32, r, "logits");
+            run_shape(&logits, f32, r, "logits");
             run_shape(&gate, f32, r, "silu");
             run_shape(&heads, f32, r, "heads");
         }
@@ -173,6 +173,177 @@ static void rows_do_not_see_each_other(rng *r) {
     dev_free_all();
 }
 
+/* What the tensor cores' emulation makes of one output, step by step: the warps that share the k of
+ * 16 weight rows take steps of 32 in turn and are summed in order. Within a step the first
+ * instruction takes values 0 to 3 of each 8, the second 4 to 7. */
+static float in_order(const float *w, const float *x, uint32_t k, uint32_t slices) {
+    float sum = 0;
+    for (uint32_t s = 0; s < slices; s++) {
+        float part = 0;
+        for (uint32_t step = s; step < k / CU_K_STEP; step += slices) {
+            for (uint32_t half = 0; half < 2; half++) {
+                for (uint32_t i = 0; i < 16; i++) {
+                    uint32_t at = step * CU_K_STEP + i % 8 / 2 * 8 + half * 4 + i / 8 * 2 + i % 2;
+                    part += w[at] * x[at];
+                }
+            }
+        }
+        sum = s ? sum + part : part;
+    }
+    return sum;
+}
+
+/* As many warps share 16 weight rows as the matrix alone says. */
+static uint32_t slices_of(uint32_t n, uint32_t k) {
+    uint32_t slices = 1;
+    while (slices < 8 && (n + 15) / 16 * slices < 4096 && k / (64 * slices) >= 2)
+        slices *= 2;
+    return slices;
+}
+
+static void check_order(uint32_t n, uint32_t k, uint32_t n_rows, rng *r) {
+    uint32_t slices = slices_of(n, k), n_pad = cu_round(n, CU_MM_ROWS), wrong = 0;
+    float *w = random_floats(r, (size_t)n_pad * k, 1.0f);
+    float *x = random_floats(r, (size_t)n_rows * k, 1.0f), *y = calloc((size_t)n_rows * n, 4);
+    cu_row *rows = calloc(n_rows, sizeof *rows);
+    desc_spec d = {.rows = rows, .n_rows = n_rows};
+    cu_mm_args a = {.desc = dev_desc(&d),
+                    .map = CU_MAP_ROWS,
+                    .store = CU_STORE_F32,
+                    .w = dev_act(w, (size_t)n_pad * k, false),
+                    .ldw = k,
+                    .x = dev_act(x, (size_t)n_rows * k, false),
+                    .ldx = k,
+                    .y = dev_poison((size_t)n_rows * n * 4),
+                    .ldy = n,
+                    .n = n,
+                    .k = k};
+    must(cu_mm(test_stream, &a, n_rows, 3, false), "mm");
+    host_act(y, a.y, (size_t)n_rows * n, true);
+    uint32_t few = n < 48 ? n : 48; /* of the first and of the last rows */
+    for (uint32_t i = 0; i < n_rows; i++) {
+        for (uint32_t j = 0; j < 2 * few; j++) {
+            uint32_t out = j < few ? j : n - 1 - (j - few);
+            float want = in_order(w + (size_t)out * k, x + (size_t)i * k, k, slices);
+            wrong += memcmp(&want, &y[(size_t)i * n + out], 4) != 0;
+        }
+    }
+    check(wrong == 0, "mm n %u k %u, %u rows, %u slices: %u sums are in another order", n, k,
+          n_rows, slices, wrong);
+    free(w);
+    free(x);
+    free(y);
+    free(rows);
+    dev_free_all();
+}
+
+/* Bit for bit, on the shim: how a device rounds within an instruction nobody says. */
+static void sums_are_made_in_one_order(rng *r) {
+    static const struct {
+        uint32_t n, k;
+    } nk[] = {{40, 64}, {32, 96}, {40, 128}, {24, 416}, {40, 1056}, {16, 2240}, {33000, 160}};
+    static const uint32_t n_rows[] = {1, 8, 13, 29, 50};
+    for (size_t i = 0; i < ARRAY_LEN(nk); i++) {
+        for (size_t j = 0; j < ARRAY_LEN(n_rows); j++)
+            if (nk[i].n < 1000 || j == 0) check_order(nk[i].n, nk[i].k, n_rows[j], r);
+    }
+}
+
+static void only_products_in_use_are_served(void) {
+    static cu_row rows[1];
+    desc_spec d = {.rows = rows, .n_rows = 1};
+    cu_mm_args a = {.desc = dev_desc(&d), .map = CU_MAP_HEADS, .store = CU_STORE_SILU, .groups = 1};
+    check(cu_mm(test_stream, &a, 1, 1, false) == cudaErrorInvalidValue,
+          "mm takes a product that nobody has");
+    a.map = CU_MAP_ROWS;
+    a.store = CU_STORE_QUERY;
+    check(cu_mm(test_stream, &a, 1, 1, true) == cudaErrorInvalidValue,
+          "mm takes queries in float32");
+    dev_free_all();
+}
+
+/* ---- the query that the product of q_up splits itself ---- */
+
+typedef struct {
+    uint32_t heads, nope, nope_ld, rope, kv_lora, o_values, o_ld, k, n_rows;
+} query_shape;
+
+/* q_nope, q and o of a launch one after the other; first NaN patterns. */
+static float *query_of(const query_shape *s, bool fused, const cu_row *rows, void *w, void *x,
+                       float *rope, size_t *n_values) {
+    uint32_t n = s->heads * (s->nope + s->rope), cap = s->n_rows + 2;
+    size_t nope = (size_t)cap * s->heads * s->nope_ld,
+           q = (size_t)cap * s->heads * (s->kv_lora + s->rope), o = (size_t)cap * s->o_ld;
+    desc_spec d = {.rows = rows, .n_rows = s->n_rows};
+    cu_query_args to = {.desc = dev_desc(&d),
+                        .n_heads = s->heads,
+                        .nope = s->nope,
+                        .nope_ld = s->nope_ld,
+                        .rope_dim = s->rope,
+                        .kv_lora = s->kv_lora,
+                        .in = dev_poison((size_t)cap * n * 4),
+                        .ld_in = n,
+                        .rope = rope,
+                        .q_nope = dev_act(NULL, nope, false),
+                        .q = dev_act(NULL, q, false),
+                        .o = dev_act(NULL, o, false),
+                        .o_values = s->o_values,
+                        .o_ld = s->o_ld};
+    cu_mm_args a = {.desc = to.desc,
+                    .map = CU_MAP_ROWS,
+                    .store = fused ? CU_STORE_QUERY : CU_STORE_F32,
+                    .w = w,
+                    .ldw = s->k,
+                    .x = x,
+                    .ldx = s->k,
+                    .y = fused ? NULL : (void *)(uintptr_t)to.in,
+                    .ldy = n,
+                    .n = n,
+                    .k = s->k,
+                    .query = to};
+    must(cu_mm(test_stream, &a, cap, 5, false), "q_up");
+    if (!fused) must(cu_mla_query(test_stream, &to, cap, false), "mla query");
+    float *out = malloc((nope + q + o) * sizeof *out);
+    host_act(out, to.q_nope, nope, false);
+    host_act(out + nope, to.q, q, false);
+    host_act(out + nope + q, to.o, o, false);
+    *n_values = nope + q + o;
+    return out;
+}
+
+static void queries_are_those_of_two_kernels(rng *r) {
+    static const query_shape shapes[] = {
+        {3, 20, 32, 6, 16, 10, 32, 64, 4},      {1, 2, 32, 2, 8, 2, 32, 32, 1},
+        {16, 64, 64, 32, 256, 64, 64, 512, 11}, {5, 6, 32, 10, 40, 33, 64, 96, 63},
+        {4, 32, 32, 16, 24, 32, 32, 160, 27},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
+        const query_shape *s = &shapes[i];
+        uint32_t n_pad = cu_round(s->heads * (s->nope + s->rope), CU_MM_ROWS);
+        cu_row *rows = calloc(s->n_rows, sizeof *rows);
+        for (uint32_t k = 0; k < s->n_rows; k++)
+            rows[k].pos = k * 5 % 17;
+        float *w = random_floats(r, (size_t)n_pad * s->k, 1.0f),
+              *x = random_floats(r, (size_t)(s->n_rows + 2) * s->k, 1.0f),
+              *rope = random_floats(r, (size_t)17 * s->rope, 1.0f);
+        void *dw = dev_act(w, (size_t)n_pad * s->k, false),
+             *dx = dev_act(x, (size_t)(s->n_rows + 2) * s->k, false);
+        float *turn = dev_floats(rope, (size_t)17 * s->rope);
+        size_t n = 0;
+        float *two = query_of(s, false, rows, dw, dx, turn, &n),
+              *one = query_of(s, true, rows, dw, dx, turn, &n);
+        check(memcmp(one, two, n * sizeof *one) == 0,
+              "queries of %u heads, %u rows: the fused kernel's differ", s->heads, s->n_rows);
+        free(rows);
+        free(w);
+        free(x);
+        free(rope);
+        free(one);
+        free(two);
+        dev_free_all();
+    }
+}
+
 static void silu_of_a_dense_product(rng *r) {
     enum { ROWS = 9, N = 40 };
     static cu_row rows[ROWS];
@@ -194,7 +365,10 @@ static void silu_of_a_dense_product(rng *r) {
 
 void test_mm(void) {
     rng r = {11};
+    if (on_shim) sums_are_made_in_one_order(&r);
     dense(&r);
     rows_do_not_see_each_other(&r);
     silu_of_a_dense_product(&r);
+    only_products_in_use_are_served();
+    queries_are_those_of_two_kernels(&r);
 }
