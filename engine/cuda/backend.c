@@ -428,6 +428,8 @@ static int open_device(cu_backend *b, int device, err *e) {
                         cudaDeviceGetAttribute(&b->shared_bytes,
                                                cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
                         "asking for shared memory", e) != 0 ||
+        eng__cuda_check(b, cudaDeviceGetAttribute(&b->l2_bytes, cudaDevAttrL2CacheSize, device),
+                        "asking for the cache's size", e) != 0 ||
         eng__cuda_check(b, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking),
                         "opening a stream", e) != 0) {
         return -1;
@@ -481,6 +483,7 @@ int eng__cuda_open_device(eng_backend **out, const model_folder *m, const eng_ba
     size_runs(b);
     if (open_blas(b, e) != 0) goto fail;
     if (eng__cuda_upload(b, e) != 0) goto fail;
+    eng__cuda_plan_l2(b, (uint64_t)b->l2_bytes);
     if (take_scratch(b, e) != 0) goto fail;
     if (take_exchange(b, e) != 0) goto fail;
     if (size_cache(b, e) != 0) goto fail;

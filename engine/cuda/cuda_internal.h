@@ -39,6 +39,7 @@ typedef struct {
     void *w;
     uint32_t n, k, ld;
     uint64_t group; /* values between matrices of a set */
+    uint32_t keep;  /* first rows of each that should stay in the second-level cache */
 } cu_mat;
 
 typedef struct {
@@ -103,6 +104,8 @@ typedef struct {
     bool graphs, lost;
     char device_name[128], kernels_name[32];
     int device, sms, shared_bytes; /* shared_bytes: the most one thread block may have */
+    int l2_bytes;
+    bool pass_experts; /* routed experts' weights leave that cache first */
     eng_backend_opts opts;
     cudaStream_t stream;
     cublasHandle_t blas;
@@ -175,6 +178,11 @@ int eng__cuda_alloc(cu_backend *b, void *out, size_t n, size_t item_bytes, const
 
 /* weights.c: uploads everything the model has; fills the matrices, norms and tables. */
 int eng__cuda_upload(cu_backend *b, err *e) WARN_UNUSED;
+/* keep.c: which weights the second-level cache is told to keep, once they are uploaded; none with
+ * FATHOM_CUDA_L2=0 in the environment. Then how many of n rows that is, where `total` bytes share
+ * `budget`: whole tiles of CU_MM_ROWS. */
+void eng__cuda_plan_l2(cu_backend *b, uint64_t l2_bytes);
+uint32_t eng__cuda_keep_rows(uint32_t n, uint64_t budget, uint64_t total);
 /* clock.c: where the next kernel that is queued stamps its time; NULL unless the clock runs.
  * `kernel` names it and must live as long as the backend. To be called before b->stream is read.
  * unstamped: a library's kernel follows. */

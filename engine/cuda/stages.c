@@ -42,6 +42,19 @@ static cudaError_t blas(cu_backend *b, const char *name, const cu_mat *w, const 
     return cudaErrorUnknown;
 }
 
+static cu_mm_args dense_args(cu_backend *b, const char *name, const cu_mat *w, const void *x) {
+    return (cu_mm_args){.desc = b->desc,
+                        .stamp = eng__cuda_stamp(b, name),
+                        .map = CU_MAP_ROWS,
+                        .w = w->w,
+                        .ldw = w->ld,
+                        .x = x,
+                        .ldx = w->ld,
+                        .n = w->n,
+                        .k = w->k,
+                        .keep_rows = w->keep};
+}
+
 static cudaError_t product(cu_backend *b, const char *name, const cu_mat *w, cu_mm_store store,
                            const void *x, void *y, uint32_t ldy, uint32_t rows) {
     if (use_blas(b, rows) && store == CU_STORE_F32) {
@@ -53,18 +66,10 @@ static cudaError_t product(cu_backend *b, const char *name, const cu_mat *w, cu_
         STEP(rc, cu_silu(b->stream, b->desc, b->s.wide, y, w->n / 2, rows, stamp));
         return rc;
     }
-    cu_mm_args a = {.desc = b->desc,
-                    .stamp = eng__cuda_stamp(b, name),
-                    .map = CU_MAP_ROWS,
-                    .store = store,
-                    .w = w->w,
-                    .ldw = w->ld,
-                    .x = x,
-                    .y = y,
-                    .ldx = w->ld,
-                    .ldy = ldy,
-                    .n = w->n,
-                    .k = w->k};
+    cu_mm_args a = dense_args(b, name, w, x);
+    a.store = store;
+    a.y = y;
+    a.ldy = ldy;
     return cu_mm(b->stream, &a, rows, max_blocks(b), b->f32);
 }
 
@@ -91,7 +96,8 @@ static cudaError_t per_head(cu_backend *b, const char *name, const cu_mat *w, co
                     .y_group = y_head,
                     .n = w->n,
                     .k = w->k,
-                    .groups = heads};
+                    .groups = heads,
+                    .keep_rows = w->keep};
     return cu_mm(b->stream, &a, rows, max_blocks(b), b->f32);
 }
 
@@ -216,6 +222,22 @@ static cudaError_t expanded(cu_backend *b, const cu_layer *l, const place *at, u
     return rc;
 }
 
+/* cq -> q_nope and q. mm splits its product itself where the pairs that are rotated are two rows of
+ * one of its tiles. */
+static cudaError_t queries(cu_backend *b, const cu_layer *l, cu_query_args *q, uint32_t rows) {
+    if (!b->f32 && !use_blas(b, rows) && q->n_heads * q->nope % 2 == 0) {
+        cu_mm_args a = dense_args(b, "q_up", &l->q_up, b->s.cq);
+        a.store = CU_STORE_QUERY;
+        a.query = *q;
+        return cu_mm(b->stream, &a, rows, max_blocks(b), false);
+    }
+    cudaError_t rc =
+        product(b, "q_up", &l->q_up, CU_STORE_F32, b->s.cq, b->s.q_up, l->q_up.n, rows);
+    q->stamp = eng__cuda_stamp(b, "mla_query");
+    STEP(rc, cu_mla_query(b->stream, q, rows, b->f32));
+    return rc;
+}
+
 /* act = the normed input; leaves attention's output in delta. */
 static cudaError_t attention(cu_backend *b, const cu_layer *l, const place *at, uint32_t rows,
                              cu_path path) {
@@ -260,9 +282,7 @@ static cudaError_t attention(cu_backend *b, const cu_layer *l, const place *at, 
                            .o_ld = b->o_ld};
         prep.stamp = eng__cuda_stamp(b, "mla_prep");
         STEP(rc, cu_mla_prep(b->stream, &prep, rows, b->f32));
-        STEP(rc, product(b, "q_up", &l->q_up, CU_STORE_F32, s->cq, s->q_up, l->q_up.n, rows));
-        q.stamp = eng__cuda_stamp(b, "mla_query");
-        STEP(rc, cu_mla_query(b->stream, &q, rows, b->f32));
+        STEP(rc, queries(b, l, &q, rows));
         if (path.mode != CU_ALL_EXPANDED) {
             STEP(rc, per_head(b, "absorb", &l->uk, s->q_nope, nope_ld, s->q, c->n_heads * b->dk,
                               b->dk, rows));
@@ -343,7 +363,9 @@ static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
                      .ldy = b->expert_ld,
                      .n = l->gate_up.n,
                      .k = l->gate_up.k,
-                     .moe = moe};
+                     .moe = moe,
+                     .keep_rows = l->shared_gate_up.keep,
+                     .pass_experts = b->pass_experts};
     cu_mm_args out = {.desc = b->desc,
                       .map = CU_MAP_OUT,
                       .store = CU_STORE_F32,
@@ -359,7 +381,9 @@ static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
                       .ldy = c->dim,
                       .n = c->dim,
                       .k = l->down.k,
-                      .moe = moe};
+                      .moe = moe,
+                      .keep_rows = l->shared_down.keep,
+                      .pass_experts = b->pass_experts};
     cudaError_t rc =
         product(b, "router", &l->router, CU_STORE_F32, s->act, s->router, c->n_experts, rows);
     route.stamp = eng__cuda_stamp(b, "moe_route");

@@ -344,6 +344,70 @@ static void queries_are_those_of_two_kernels(rng *r) {
     }
 }
 
+/* ---- what the second-level cache is told to keep ---- */
+
+static void shares_of_the_cache_fit_it(void) {
+    check(eng__cuda_keep_rows(4096, 20000000, 200000000) == 400, "rows kept of 4096 at a tenth");
+    check(eng__cuda_keep_rows(4096, 5, 5) == 4096 && eng__cuda_keep_rows(40, 9, 5) == 32,
+          "rows kept where all fits");
+    check(eng__cuda_keep_rows(4096, 0, 5) == 0 && eng__cuda_keep_rows(4096, 0, 0) == 4096,
+          "rows kept where nothing fits or is there");
+    check(eng__cuda_keep_rows(UINT32_MAX, UINT64_MAX / 2, UINT64_MAX) % CU_MM_ROWS == 0,
+          "rows kept of the largest matrix");
+}
+
+/* Shapes of mythos_1b: a share of each matrix of the core, together within 0.4 of the cache. */
+static void every_matrix_of_the_core_keeps_its_share(void) {
+    enum { L2 = 50 << 20, HEADS = 16, GROUPS = 8 };
+    int there = 0;
+    cu_layer core = {.in = {&there, 800, 2048, 2048, 0, 0},
+                     .q_up = {&there, 1536, 512, 512, 0, 0},
+                     .uk = {&there, 256, 64, 64, 0, 0},
+                     .uv = {&there, 64, 256, 256, 0, 0},
+                     .wo = {&there, 2048, 1024, 1024, 0, 0},
+                     .gate_up = {&there, 4096, 2048, 2048, 0, 0},
+                     .shared_gate_up = {&there, 4096, 2048, 2048, 0, 0},
+                     .shared_down = {&there, 2048, GROUPS * 2048, GROUPS * 2048, 0, 0}};
+    cu_backend b = {.core = &core, .groups_shared = GROUPS};
+    b.plan.n_core = 1;
+    b.plan.n_heads = HEADS;
+    b.plan.core_ffn = FFN_MOE;
+    eng__cuda_plan_l2(&b, L2);
+    size_t kept = ((size_t)core.in.keep * 2048 + core.q_up.keep * 512 + core.uk.keep * 64 * HEADS +
+                   core.uv.keep * 256 * HEADS + core.wo.keep * 1024 +
+                   (size_t)core.shared_gate_up.keep * 2048 * GROUPS +
+                   (size_t)core.shared_down.keep * 2048 * GROUPS) *
+                  2;
+    check(kept <= L2 / 10 * 4 && kept >= L2 / 10 * 3, "%zu bytes of %d are to be kept", kept, L2);
+    check(core.in.keep && core.q_up.keep && core.wo.keep && core.shared_gate_up.keep &&
+              core.shared_down.keep && core.gate_up.keep == 0 && b.pass_experts,
+          "a matrix without a share, or a routed expert with one");
+    core.in.keep = core.gate_up.keep = 0;
+    b.plan.core_ffn = FFN_SWIGLU;
+    eng__cuda_plan_l2(&b, L2);
+    check(core.in.keep && core.gate_up.keep, "a dense core keeps no feed-forward");
+    cu_backend exact = b;
+    core.in.keep = 0;
+    exact.f32 = true;
+    eng__cuda_plan_l2(&exact, L2);
+    check(core.in.keep == 0, "parity mode keeps what its kernels never ask for");
+}
+
+static void hints_can_be_turned_off(void) {
+    int there = 0;
+    cu_layer core = {.in = {&there, 800, 2048, 2048, 0, 0}};
+    cu_backend b = {.core = &core};
+    b.plan.n_core = 1;
+    const char *old = getenv("FATHOM_CUDA_L2");
+    char *was = old ? strdup(old) : NULL;
+    setenv("FATHOM_CUDA_L2", "0", 1);
+    eng__cuda_plan_l2(&b, 50 << 20);
+    check(core.in.keep == 0 && !b.pass_experts, "FATHOM_CUDA_L2=0 leaves hints on");
+    if (was) setenv("FATHOM_CUDA_L2", was, 1);
+    else unsetenv("FATHOM_CUDA_L2");
+    free(was);
+}
+
 static void silu_of_a_dense_product(rng *r) {
     enum { ROWS = 9, N = 40 };
     static cu_row rows[ROWS];
@@ -370,5 +434,8 @@ void test_mm(void) {
     rows_do_not_see_each_other(&r);
     silu_of_a_dense_product(&r);
     only_products_in_use_are_served();
+    shares_of_the_cache_fit_it();
+    every_matrix_of_the_core_keeps_its_share();
+    hints_can_be_turned_off();
     queries_are_those_of_two_kernels(&r);
 }

@@ -1,0 +1,73 @@
+/* keep.c - what the second-level cache should keep from loop to loop.
+ *
+ * A looped model reads its core's weights again in every loop, and between two reads far more than
+ * the cache holds goes by, mostly routed experts that the next loop may not pick. So those are told
+ * to leave first, and a fixed share of what every loop reads is told to stay: the first rows of
+ * each matrix, as many of each in proportion, so that all kernels gain alike. */
+#include "base/size.h"
+#include "engine/cuda/cuda_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Of the cache, for weights that stay; the rest is for all that has no hint. */
+enum { KEPT_TENTHS = 4 };
+
+uint32_t eng__cuda_keep_rows(uint32_t n, uint64_t budget, uint64_t total) {
+    if (budget > UINT32_MAX) budget = UINT32_MAX; /* n * budget fits 64 bits */
+    uint64_t rows = budget >= total ? n : n * budget / total;
+    return (uint32_t)rows / CU_MM_ROWS * CU_MM_ROWS;
+}
+
+/* A matrix that every loop reads, or a set of `groups` of them. */
+typedef struct {
+    cu_mat *m;
+    uint32_t groups;
+} kept;
+
+enum { KEPT_MOST = 9 };
+
+static uint32_t matrices_of(const cu_backend *b, cu_layer *l, kept out[KEPT_MOST]) {
+    bool moe = b->plan.core_ffn == FFN_MOE;
+    uint32_t heads = b->plan.n_heads;
+    const kept all[KEPT_MOST] = {
+        {&l->in, 1},
+        {&l->q_up, 1},
+        {&l->uk, heads},
+        {&l->uv, heads},
+        {&l->wo, 1},
+        {&l->shared_gate_up, b->groups_shared},
+        {&l->shared_down, 1},
+        {moe ? NULL : &l->gate_up, 1},
+        {moe ? NULL : &l->down, 1},
+    };
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < KEPT_MOST; i++)
+        if (all[i].m && all[i].m->w && all[i].groups) out[n++] = all[i];
+    return n;
+}
+
+/* False where there are more bytes than a number holds. */
+static bool add_bytes(const kept *k, size_t *total) {
+    size_t bytes;
+    return size_mul(k->m->n, k->m->ld, &bytes) && size_mul(bytes, 2, &bytes) &&
+           size_mul(bytes, k->groups, &bytes) && size_add(*total, bytes, total);
+}
+
+void eng__cuda_plan_l2(cu_backend *b, uint64_t l2_bytes) {
+    const char *asked = getenv("FATHOM_CUDA_L2");
+    kept k[KEPT_MOST];
+    size_t total = 0;
+    if (b->f32 || (asked && strcmp(asked, "0") == 0)) return;
+    b->pass_experts = true;
+    for (uint32_t i = 0; i < b->plan.n_core; i++) {
+        uint32_t n = matrices_of(b, &b->core[i], k);
+        for (uint32_t j = 0; j < n; j++)
+            if (!add_bytes(&k[j], &total)) return;
+    }
+    for (uint32_t i = 0; i < b->plan.n_core; i++) {
+        uint32_t n = matrices_of(b, &b->core[i], k);
+        for (uint32_t j = 0; j < n; j++)
+            k[j].m->keep = eng__cuda_keep_rows(k[j].m->n, l2_bytes / 10 * KEPT_TENTHS, total);
+    }
+}
