@@ -4,7 +4,7 @@
     bench/cuda/published.py --openmythos ../OpenMythos --model DIR --sequences 1,8 --loops 16
 
 DIR holds float32 weights (the published model mixes types otherwise). Prints one JSON object;
-bench/cuda/run.sh puts it beside Fathom's figures of the same run. Needs torch with CUDA."""
+bench/cuda/first_gpu.py puts it beside Fathom's figures of the same run. Needs torch with CUDA."""
 
 import argparse
 import json
@@ -12,7 +12,8 @@ import os
 import sys
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools"))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path += [HERE, os.path.join(HERE, "..", "..", "tools")]  # in the kit, in the repository
 import compare_openmythos as published  # noqa: E402  (exits with a reason without torch)
 import torch  # noqa: E402
 

@@ -15,16 +15,19 @@ endif
 CUDA_HOME  ?= $(abspath $(dir $(realpath $(NVCC)))..)
 CUDA_LIB   := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/targets/x86_64-linux/lib))
 CUDA_B     := build/cuda
+CUDA_OUT   := build
 CUDA_PLUGIN := build/fathom-cuda.so
 CUDA_GENCODE := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
                 -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
-NVCC_FLAGS := -std=c++17 -O3 -lineinfo -I. -Xcompiler -fPIC,-Wall,-Wextra,-fstack-protector-strong -Xptxas -v $(CUDA_GENCODE)
+CUDA_LINEINFO := -lineinfo
+NVCC_FLAGS := -std=c++17 -O3 $(CUDA_LINEINFO) -I. -Xcompiler -fPIC,-Wall,-Wextra,-fstack-protector-strong -Xptxas -v $(CUDA_GENCODE)
 
 CUDA_C_SRC  := $(wildcard engine/cuda/*.c)
 CUDA_CU_SRC := $(wildcard engine/cuda/*.cu)
 CUDA_C_OBJ  := $(CUDA_C_SRC:%.c=$(CUDA_B)/%.o)
 CUDA_CU_OBJ := $(CUDA_CU_SRC:%.cu=$(CUDA_B)/%.cu.o)
-CUDA_LINK   := -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublas -lcudart_static -lstdc++ -lrt -ldl -lm -pthread
+CUDA_RPATH  := -Wl,-rpath,$(CUDA_LIB)
+CUDA_LINK   := $(CUDA_RPATH) -L$(CUDA_LIB) -lcublas -lcudart_static -lstdc++ -lrt -ldl -lm -pthread
 
 # What a device is told that has no kernels here; changes when CUDA_ARCHS does, and then all
 # kernels are compiled again.
@@ -58,7 +61,8 @@ $(CUDA_PLUGIN): $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
 	@echo "  LD  $@"
 	$(Q)$(CC) -shared $(HARDEN_LD) -o $@ $^ $(CUDA_LINK)
 
-cuda: $(CUDA_PLUGIN) build/fathom-cuda-selftest build/fathom-cuda-bench build/fathom-cuda-step
+CUDA_PROGRAMS := $(addprefix $(CUDA_OUT)/fathom-cuda-,selftest bench step)
+cuda: $(CUDA_PLUGIN) $(CUDA_PROGRAMS)
 
 # Holds the machine code of the kernels, for one target, against the rules of tools/cuda_sass.py.
 SASS_ARCH ?= 90a
@@ -75,19 +79,21 @@ $(CUDA_B)/tests/%.o: tests/%.c
 	@echo "  CC  $<"
 	$(Q)$(CC) $(CFLAGS_ALL) $(WARN_TEST) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
 
-build/fathom-cuda-selftest: $(CUDA_TEST_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
+$(CUDA_OUT)/fathom-cuda-selftest: $(CUDA_TEST_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 
 CUDA_RIG_OBJ := $(addprefix $(CUDA_B)/bench/cuda/,rig.o bytes.o probes.o probe.cu.o)
-build/fathom-cuda-bench: $(addprefix $(CUDA_B)/bench/cuda/,kernels.o sites.o copies.o prefill.o) $(CUDA_RIG_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
+$(CUDA_OUT)/fathom-cuda-bench: $(addprefix $(CUDA_B)/bench/cuda/,kernels.o sites.o copies.o prefill.o) $(CUDA_RIG_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 
-build/fathom-cuda-step: $(CUDA_B)/bench/cuda/step.o $(CUDA_RIG_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
+$(CUDA_OUT)/fathom-cuda-step: $(CUDA_B)/bench/cuda/step.o $(CUDA_RIG_OBJ) $(CUDA_C_OBJ) $(CUDA_CU_OBJ) $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(CUDA_LINK) $(LIBS)
 
 -include $(wildcard $(CUDA_B)/bench/cuda/*.d $(CUDA_B)/engine/cuda/*.d $(CUDA_B)/tests/*/*.d $(CUDA_B)/tests/*/*/*.d)
 endif
 endif
+
+include bench/cuda/kit.mk

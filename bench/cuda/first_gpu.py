@@ -1,0 +1,484 @@
+#!/usr/bin/env python3
+"""Everything that needs a GPU, unattended: proves or disproves the engine within minutes, gate by gate.
+
+Needs the kit that `make gpu-kit` makes, Python 3.9 and a driver; no compiler, headers, curl, git or network. Writes
+results.json, anew after every step, and log.txt. A red self-test ends the run, so that device time is left for a
+second try. Exit status: 0 green, 1 red or a step failed that had to work, 2 wrong use."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+import gpu_report as report
+from gpu_machine import STATE, Machine, Programs
+from gpu_runner import Results, Runner, read_json
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+EPILOG = """steps, in this order (the limit of each in seconds):
+{steps}
+
+examples:
+  python3 first_gpu.py --out results                                  everything, in one call
+  python3 first_gpu.py --out results --only steps,ncu                 a second run, without the gate
+  python3 first_gpu.py --out results --only steps --baseline ../old-kit
+                                                    change and baseline in turn, compared
+  python3 first_gpu.py --out results --dry                            what can be tried without a device"""
+
+MOST_GROUPS = 6                 # of the self-test at once; the GPU is shared in time
+SHIM_ONLY = ("failures",)       # faults that only the shim can cause
+GROUPS = ["rows", "ahead", "mm", "moe", "attention", "flash", "sample", "backend", "head", "flights", "scheduler", "families"]
+PROFILED = ("1", "32", "512")
+SANITIZED = {"memcheck": ["attention", "flash", "mm", "moe"], "racecheck": ["attention", "flash", "sample"],
+             "synccheck": ["rows", "ahead", "mm"]}
+OURO, OURO_CONTEXT, OURO_ROWS = "ouro_1.4b", "256", "1,32,128"  # 128 rows keep 768 KB for each position
+
+
+class Red(Exception):
+    """A gate that stays shut; the message says which."""
+
+
+class FirstRun:
+    STEPS = {  # name: limit in seconds
+        "probe": 15, "selftest": 180, "kernels": 45, "steps": 60, "clock": 45, "ncu": 120, "engine": 70, "published": 110,
+        "ouro": 80, "http": 60, "sanitizers": 90}
+
+    def __init__(self, args):
+        self.args = args
+        self.device = "cpu" if args.dry else args.device
+        self.rows = args.rows.split(",")
+        self.overlap = os.environ.get("FATHOM_CUDA_OVERLAP") != "0"
+        self.failed = False
+        self.inits = {}
+        self.tiny = os.path.join(args.work, "tiny")
+        self.model = args.model or os.path.join(args.work, args.variant)
+        os.makedirs(args.work, exist_ok=True)
+        os.makedirs(args.out, exist_ok=True)
+        self.results = Results(args.out)
+        self.runner = Runner(args.out, args.kit, args.budget)
+        self.programs = Programs(args.programs.split(":") if args.programs else [args.kit])
+        self.baseline = Programs([args.baseline]) if args.baseline else None
+        self.machine = Machine(self.runner, self.programs)
+
+    # ---- running and keeping ----
+
+    def env(self, fathom=False, **more):
+        env = self.machine.fathom_env() if fathom else dict(self.machine.env)
+        if not self.overlap:
+            env["FATHOM_CUDA_OVERLAP"] = "0"
+        return dict(env, **more)
+
+    def keep(self, name, entry):
+        self.results.put_step(name, entry)
+        print(report.step_line(name, entry), flush=True)
+        return entry
+
+    def skip(self, name, why):
+        return self.keep(name, {"skipped": why})
+
+    def run(self, name, limit, command, env, parse=None, instead=None):
+        """Runs one program and keeps what it said. A dry run starts `instead`, which needs no device, or the
+        program itself, which then says that there is none."""
+        dry = self.args.dry
+        ended = self.runner.run(name, min(limit, 20) if dry else limit, (instead or command) if dry else command, env)
+        entry = ended.entry()
+        if parse:
+            self.parse(entry, ended, parse)
+        if dry:
+            entry["would_run"], entry["limit_s"] = " ".join(command), limit
+            if instead:
+                entry["ran_instead"] = " ".join(instead)
+            if "failed" in entry:
+                entry["said"] = entry.pop("failed")
+        self.keep(name, entry)
+        return entry, ended
+
+    @staticmethod
+    def parse(entry, ended, parse):
+        try:
+            value, whole = parse(ended)
+        except (ValueError, KeyError, IndexError) as why:
+            value, whole = None, False
+            entry.setdefault("failed", f"its output was not understood: {why!r}")
+        if value is not None:
+            entry["result"] = value
+            entry["partial"] = not whole
+        elif not ended.rc:
+            entry.setdefault("failed", "it printed no result")
+
+    @staticmethod
+    def json_of(ended):
+        return read_json(ended.out) if ended.out.strip() else (None, False)
+
+    def keep_gpu_state(self, name):
+        """Clocks and power behind a timed step: whether the device was held back."""
+        if not self.args.dry and self.device == "cuda":
+            self.results.values.setdefault("gpu_after", {})[name] = self.machine.ask_gpu(STATE)
+
+    # ---- models of random weights, made in the background ----
+
+    def init_command(self, variant, folder):
+        tail = [] if variant.startswith("ouro") else ["--dtype", "float32", "--mean-depth", "4" if "tiny" in variant else "6"]
+        return [self.programs.find("fathom"), "init", "--variant", variant, "--out", folder, *tail]
+
+    def begin_init(self, variant, folder):
+        if os.path.exists(os.path.join(folder, "config.json")) or folder in self.inits:
+            return
+        shutil.rmtree(folder + ".part", ignore_errors=True)
+        try:
+            self.inits[folder] = self.runner.start(f"init.{variant}", self.init_command(variant, folder + ".part"), self.env(fathom=True))
+        except OSError as why:
+            self.keep(f"init.{variant}", {"rc": 127, "failed": str(why)})
+
+    def await_init(self, folder):
+        job = self.inits.pop(folder, None)
+        if job:
+            ended = job.wait(min(120, self.runner.left()))
+            if not ended.rc:
+                os.replace(folder + ".part", folder)
+            self.keep(job.name, ended.entry())
+        return os.path.exists(os.path.join(folder, "config.json"))
+
+    def begin_inits(self, steps):
+        if self.args.dry:
+            self.begin_init("tiny", self.tiny)
+            return
+        if {"steps", "clock", "ncu", "engine", "published", "http"} & set(steps):
+            self.begin_init(self.args.variant, self.model)
+        if "ouro" in steps:
+            self.begin_init(self.args.ouro, os.path.join(self.args.work, self.args.ouro))
+
+    def has_model(self, step, folder=None):
+        """Waits for the model; a step without one is kept as skipped."""
+        folder = self.tiny if self.args.dry else folder or self.model
+        return self.await_init(folder) or bool(self.skip(step, f"there is no model in {folder}")["skipped"]) and False
+
+    # ---- the gate ----
+
+    def groups(self):
+        said = self.runner.run("groups", 10, [self.programs.find("fathom-cuda-selftest"), "--list"], self.env())
+        known = [g for g in said.out.split() if g not in SHIM_ONLY] if not said.rc else GROUPS
+        wanted = self.args.groups.split(",") if self.args.groups else known
+        return [g for g in known if g in wanted]
+
+    def check(self, names, prefix, limit, jobs, read=report.read_selftest, wrap=(), suffix=""):
+        """Runs groups of the self-test; their entries by name."""
+        env = self.env(FATHOM_CUDA_OVERLAP="0") if suffix else self.env()
+
+        def one(group):
+            command = [*wrap, self.programs.find("fathom-cuda-selftest"), group]
+            entry = read(self.runner.run(f"{prefix}.{group}{suffix}", limit, command, env))
+            entry["overlap"] = self.overlap and not suffix
+            return self.keep(f"{prefix}.{group}{suffix}", entry)
+        return dict(zip(names, self.runner.run_all(jobs, [lambda g=g: one(g) for g in names])))
+
+    def run_selftest(self):
+        if self.args.dry:
+            self.run("selftest", 180, [self.programs.find("fathom-cuda-selftest"), "rows"], self.env())
+            return
+        groups = self.groups()
+        for names, limit, jobs in ((groups[:1], 60, 1), (groups[1:], 120, MOST_GROUPS)):
+            entries = self.check(names, "selftest", limit, jobs)
+            red = [g for g in names if not entries[g]["green"]]
+            unable = [g for g in red if report.cannot_run(entries[g])]
+            if unable:
+                self.shut_gate(red, f"the self-test cannot run: {entries[unable[0]]['failed'][:200]}", sanitize=False)
+            if red and not self.green_without_overlap(red, jobs):
+                self.shut_gate(red, f"the self-test is red: {' '.join(red)}")
+        self.results.put("self_test_green", True)
+
+    def green_without_overlap(self, red, jobs):
+        """Whether the groups turn green where no kernel starts before the one ahead of it has ended. Then the run
+        goes on in that way."""
+        if not self.overlap:
+            return False
+        entries = self.check(red, "selftest", 60, jobs, suffix=".no_overlap")
+        green = all(entry["green"] for entry in entries.values())
+        self.results.put("without_overlap", {g: entry["green"] for g, entry in entries.items()})
+        if green:
+            self.overlap = False
+            self.results.values["overlap_why"] = f"red with overlapping kernels, green without: {' '.join(red)}"
+            self.results.put("overlap", False)
+        return green
+
+    def shut_gate(self, red, why, sanitize=True):
+        self.results.values["red"] = red
+        self.results.put("self_test_green", False)
+        if sanitize and self.machine.tools["compute-sanitizer"]:
+            self.sanitize("memcheck", red[:4], 4)
+        raise Red(why)
+
+    def sanitize(self, kind, names, jobs):
+        wrap = [self.machine.tools["compute-sanitizer"], "--tool", kind, "--error-exitcode", "9"]
+        return self.check(names, kind, 90, jobs, report.read_sanitizer, wrap)
+
+    # ---- what is timed ----
+
+    def run_in_turn(self, name, limit, arguments, program):
+        """The program of the kit, or with --baseline that and the other's, twice each in turn."""
+        if self.baseline is None:
+            self.run(name, limit, [self.programs.find(program), *arguments], self.env(), self.json_of)
+        else:
+            found = {"change": [], "baseline": []}
+            for i, side in enumerate(("change", "baseline", "baseline", "change")):
+                of = self.programs if side == "change" else self.baseline
+                entry, _ = self.run(f"{name}.{side}.{1 + i // 2}", limit, [of.find(program), *arguments], self.env(), self.json_of)
+                found[side] += [entry["result"]] if "result" in entry else []
+            self.results.values.setdefault("comparison", {})[name] = report.compare(found["change"], found["baseline"])
+        self.keep_gpu_state(name)
+
+    def run_kernels(self):
+        self.run_in_turn("kernels", self.STEPS["kernels"], [self.args.variant, self.args.context], "fathom-cuda-bench")
+
+    def run_steps(self):
+        if self.has_model("steps"):
+            self.run_in_turn("steps", self.STEPS["steps"], [self.model, self.args.context, self.args.rows], "fathom-cuda-step")
+
+    def profiled(self):
+        return [r for r in PROFILED if r in self.rows] or self.rows[:1]
+
+    def run_clock(self):
+        """The engine's own clock in its kernels; it writes a file when it closes."""
+        if not self.has_model("clock"):
+            return
+        file = os.path.join(self.args.work, "clock.json")
+        if os.path.exists(file):
+            os.unlink(file)
+        command = [self.programs.find("fathom-cuda-step"), self.model, self.args.context, ",".join(self.profiled())]
+        entry, _ = self.run("clock", self.STEPS["clock"], command, self.env(FATHOM_CUDA_CLOCK=file), self.json_of)
+        if os.path.exists(file):
+            with open(file, encoding="utf-8") as f:
+                entry["clock"], entry["clock_whole"] = read_json(f.read())
+        elif not self.args.dry:
+            entry.setdefault("failed", "the engine left no clock file")
+        self.keep("clock", entry)
+
+    def run_ncu(self):
+        ncu = self.machine.tools["ncu"]
+        if not self.has_model("ncu"):
+            return
+        for rows in self.profiled():
+            command = [ncu or "ncu", "--clock-control", "none", "--csv", "--page", "raw", "--print-units", "base",
+                       "--launch-skip", "400", "--launch-count", "44", "--metrics", ",".join(report.NCU_METRICS.values()),
+                       self.programs.find("fathom-cuda-step"), self.model, self.args.context, rows]
+            if ncu or self.args.dry:
+                self.run(f"ncu.{rows}", self.STEPS["ncu"] // 3, command, self.env(), lambda ended: (report.read_ncu(ended.out), not ended.rc))
+            else:
+                self.skip(f"ncu.{rows}", "ncu is not here")
+
+    def engine_command(self, model, device, sequences, *more):
+        return [self.programs.find("fathom"), "bench", "engine", "--model", model, "--device", device, "--sequences", sequences,
+                "--prompt-tokens", "64", "--output-tokens", "16", "--repeat", "1", "--json", *more]
+
+    def run_engine_bench(self, name, limit, model, sequences, *more):
+        def parse(ended):
+            value, whole = self.json_of(ended)
+            return (value, whole) if value is not None else (report.read_engine_progress(ended.err) or None, False)
+        device = "cuda" if self.args.dry else self.device
+        self.run(name, limit, self.engine_command(model, device, sequences, *more), self.env(fathom=True), parse,
+                 instead=self.engine_command(self.tiny, "cpu", "1,2"))
+        self.keep_gpu_state(name)
+
+    def run_engine(self):
+        if self.has_model("engine"):
+            self.run_engine_bench("engine", self.STEPS["engine"], self.model, self.args.rows)
+
+    def run_published(self):
+        """The published PyTorch code on the same weights; its environment is the machine's own."""
+        if not self.has_model("published"):
+            return
+        openmythos = self.args.openmythos or os.path.join(self.args.kit, "OpenMythos")
+        if not os.path.exists(openmythos) and not self.args.dry:
+            self.skip("published", "the kit was made without OPENMYTHOS=PATH")
+            return
+        command = [sys.executable, os.path.join(HERE, "published.py"), "--openmythos", openmythos, "--model", self.model]
+        entry, _ = self.run("published", self.STEPS["published"], command, dict(os.environ), self.json_of)
+        if "tokens" in (entry.get("result") or {}):
+            self.compare_tokens(entry["result"])
+
+    def compare_tokens(self, published):
+        """Greedy tokens of the published code and of the engine in float32: the same, but for ties."""
+        command = [self.programs.find("fathom"), "generate", "--model", self.model, "--device", self.device, "--kernels", "f32",
+                   "--kv-dtype", "f32", "--halted-kv", "exact", "--max-loops", str(published["loops"]),
+                   "--ids", " ".join(map(str, published["prompt"])), "--max-tokens", str(len(published["tokens"])),
+                   "--ignore-eos", "--json"]
+        if self.device == "cpu":
+            del command[command.index("--kernels"):command.index("--kernels") + 2]
+        entry, _ = self.run("published.tokens", 40, command, self.env(fathom=True), self.json_of)
+        entry["equal"] = (entry.get("result") or {}).get("ids") == published["tokens"]
+        self.keep("published.tokens", entry)
+
+    def run_ouro(self):
+        model = os.path.join(self.args.work, self.args.ouro)
+        if not self.has_model("ouro", model):
+            return
+        self.run("ouro.steps", 40, [self.programs.find("fathom-cuda-step"), model, OURO_CONTEXT, self.args.ouro_rows], self.env(), self.json_of)
+        self.run_engine_bench("ouro.engine", 40, model, self.args.ouro_rows, "--modes", "full,depthwise")
+
+    # ---- HTTP from end to end ----
+
+    def run_http(self):
+        if not self.has_model("http"):
+            return
+        small = self.args.dry or self.device == "cpu"
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        model = self.tiny if self.args.dry else self.model
+        serve = [self.programs.find("fathom"), "serve", "--model", model, "--device", self.device, "--port", str(port),
+                 "--max-running", "512", "--log-level", "warn"]
+        file = os.path.join(self.args.work, "http.json")
+        bench = [self.programs.find("fathom"), "bench", "--disable-tqdm", "--url", f"http://127.0.0.1:{port}",
+                 "--num-prompts", "8" if small else "256", "--input-len", "16" if small else "128",
+                 "--output-len", "8" if small else "64", "--ignore-eos", "--max-concurrency", "4" if small else "128",
+                 "--save-result", "--result-dir", self.args.work, "--result-filename", os.path.basename(file)]
+        try:
+            server = self.runner.start("http.serve", serve, self.env(fathom=True))
+        except OSError as why:
+            self.keep("http", {"rc": 127, "failed": str(why)})
+            return
+        began = time.monotonic()
+        ready = self.await_ready(port, server, self.STEPS["http"] / 2)
+        if ready:
+            self.run("http", self.STEPS["http"] - (time.monotonic() - began), bench, self.env(fathom=True), lambda ended: self.read_file(file), bench)
+        ended = server.stop()
+        if not ready:
+            self.keep("http", {"rc": ended.rc, "s": ended.seconds, "failed": f"the server was not ready: {ended.err[-400:]}"})
+
+    @staticmethod
+    def read_file(path):
+        if not os.path.exists(path):
+            return None, False
+        with open(path, encoding="utf-8") as f:
+            return read_json(f.read())
+
+    def await_ready(self, port, server, limit):
+        limit = time.monotonic() + min(limit, self.runner.left())
+        while time.monotonic() < limit and server.running():
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2) as reply:
+                    if reply.status == 200:
+                        return True
+            except (urllib.error.URLError, OSError):
+                pass
+            time.sleep(0.1)
+        return False
+
+    # ---- last: nothing is timed any more ----
+
+    def run_sanitizers(self):
+        tool = self.machine.tools["compute-sanitizer"]
+        if tool is None or self.args.dry:
+            self.skip("sanitizers", f"would run {SANITIZED}" if tool else "compute-sanitizer is not here")
+            return
+        known = self.groups()
+        self.runner.run_all(len(SANITIZED), [lambda k=k, g=g: self.sanitize(k, [n for n in g if n in known], 2) for k, g in SANITIZED.items()])
+
+    # ---- all of it ----
+
+    def run_probe(self):
+        began = time.monotonic()
+        manifest = os.path.join(self.args.kit, "MANIFEST.json")
+        if os.path.exists(manifest):
+            with open(manifest, encoding="utf-8") as f:
+                made = json.load(f)
+            self.results.values["kit"] = {k: made[k] for k in ("commit", "changed_since", "targets")}
+        self.results.values["overlap"] = self.overlap
+        self.results.put("machine", self.machine.describe())
+        self.keep("probe", {"rc": 0, "s": round(time.monotonic() - began, 1)})
+
+    def go(self, steps):
+        """Every step in its order. One that fails is kept as such and the rest go on, but for the gate."""
+        try:
+            self.run_probe()
+            self.begin_inits(steps)
+            for step in steps:
+                if step == "probe":
+                    continue
+                if self.runner.left() < 1:
+                    self.skip(step, "no time left")
+                    continue
+                getattr(self, f"run_{step}")()
+            ended = "all steps done"
+        except Red as why:
+            ended, self.failed = str(why), True
+        except BaseException as why:
+            self.finish(f"ended early: {why!r}")
+            raise
+        self.finish(ended)
+
+    def finish(self, ended):
+        self.runner.close()
+        self.results.values["ended"] = ended
+        self.results.put("seconds", round(self.runner.seconds(), 1))
+        report.print_summary(self.results.values)
+
+
+# ---- the command line ----
+
+def default_kit():
+    built = os.path.join(os.path.dirname(os.path.dirname(HERE)), "build", "gpu-kit")
+    return HERE if os.path.exists(os.path.join(HERE, "MANIFEST.json")) else built
+
+
+def default_work():
+    memory = "/dev/shm"
+    return os.path.join(memory if os.access(memory, os.W_OK) else tempfile.gettempdir(), f"fathom-gpu-{os.getuid()}")
+
+
+def parse_arguments():
+    steps = "\n".join(f"  {name:12} {limit:4}" for name, limit in FirstRun.STEPS.items())
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG.format(steps=steps))
+    p.add_argument("--out", default="gpu-results", metavar="DIR", help="where results.json and log.txt go (default gpu-results)")
+    p.add_argument("--kit", default=default_kit(), metavar="DIR", help="the folder of `make gpu-kit` (default: this script's, or build/gpu-kit)")
+    p.add_argument("--only", metavar="STEP[,STEP]", help="these steps alone, after the probe")
+    p.add_argument("--budget", type=int, default=560, metavar="SECONDS", help="of the whole run (default 560)")
+    p.add_argument("--dry", action="store_true", help="without a device: runs what can run, says what would")
+    p.add_argument("--baseline", metavar="KIT", help="another kit, whose `kernels` and `steps` run in turn with this one's")
+    p.add_argument("--programs", metavar="DIR[:DIR]", help="where programs are sought (default: the kit)")
+    p.add_argument("--variant", default="mythos_1b", metavar="NAME", help="of kernels and random weights (default mythos_1b)")
+    p.add_argument("--model", metavar="DIR", help="float32 weights instead of random ones")
+    p.add_argument("--context", default="1024", metavar="N", help="positions before each row (default 1024)")
+    p.add_argument("--rows", default="1,8,32,128,512", metavar="N[,N]", help="sequences at once (default 1,8,32,128,512)")
+    p.add_argument("--ouro", default=OURO, metavar="NAME", help=f"the Ouro variant (default {OURO})")
+    p.add_argument("--ouro-rows", default=OURO_ROWS, metavar="N[,N]", help=f"of Ouro (default {OURO_ROWS})")
+    p.add_argument("--groups", metavar="NAME[,NAME]", help="of the self-test (default: all)")
+    p.add_argument("--openmythos", metavar="PATH", help="the published code (default: in the kit)")
+    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="of `fathom` (cpu: to try this script)")
+    p.add_argument("--work", default=default_work(), metavar="DIR", help="models of random weights, some GB (default in /dev/shm)")
+    args = p.parse_args()
+    wanted = args.only.split(",") if args.only else list(FirstRun.STEPS)
+    unknown = [s for s in wanted if s not in FirstRun.STEPS]
+    if unknown:
+        p.error(f"no step {unknown[0]!r}; there are {', '.join(FirstRun.STEPS)}")
+    for name in ("out", "kit", "work", "model", "openmythos", "baseline"):
+        if getattr(args, name):
+            setattr(args, name, os.path.abspath(getattr(args, name)))
+    for folder in (args.kit, args.baseline):
+        if folder and not os.path.isdir(folder):
+            p.error(f"no folder {folder}: make one with `make gpu-kit`")
+    return args, [s for s in FirstRun.STEPS if s in wanted]
+
+
+def main():
+    args, steps = parse_arguments()
+    run = FirstRun(args)
+
+    def on_signal(number, _):
+        run.runner.kill_all()
+        sys.exit(128 + number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    run.go(steps)
+    sys.exit(1 if run.failed else 0)
+
+
+if __name__ == "__main__":
+    main()
