@@ -13,6 +13,7 @@
 #   make analyse    cppcheck, gcc -fanalyzer and clang-tidy over the tree, some minutes
 #   make tsan-http  build the server under TSan and run the HTTP tests against it
 #   make bench      kernels, engine and HTTP on this machine, some minutes
+#   make gpu-kit    all that a bare GPU machine needs to test and time the CUDA engine (engine/cuda/README.md)
 #   make format     clang-format the tree
 #   make compdb     write compile_commands.json for clangd
 #   make install    to $(DESTDIR)$(PREFIX)

@@ -6,6 +6,7 @@ results.json, anew after every step, and log.txt. A red self-test ends the run, 
 second try. Exit status: 0 green, 1 red or a step failed that had to work, 2 wrong use."""
 
 import argparse
+import concurrent.futures
 import json
 import os
 import shutil
@@ -57,6 +58,7 @@ class FirstRun:
         self.overlap = os.environ.get("FATHOM_CUDA_OVERLAP") != "0"
         self.failed = False
         self.inits = {}
+        self.pool = concurrent.futures.ThreadPoolExecutor(2)
         self.tiny = os.path.join(args.work, "tiny")
         self.model = args.model or os.path.join(args.work, args.variant)
         os.makedirs(args.work, exist_ok=True)
@@ -83,9 +85,9 @@ class FirstRun:
     def skip(self, name, why):
         return self.keep(name, {"skipped": why})
 
-    def run(self, name, limit, command, env, parse=None, instead=None):
+    def run(self, name, limit, command, env, parse=None, instead=None, more=None):
         """Runs one program and keeps what it said. A dry run starts `instead`, which needs no device, or the
-        program itself, which then says that there is none."""
+        program itself, which then says that there is none. `more` adds to the entry."""
         dry = self.args.dry
         ended = self.runner.run(name, min(limit, 20) if dry else limit, (instead or command) if dry else command, env)
         entry = ended.entry()
@@ -95,10 +97,11 @@ class FirstRun:
             entry["would_run"], entry["limit_s"] = " ".join(command), limit
             if instead:
                 entry["ran_instead"] = " ".join(instead)
-            if "failed" in entry:
-                entry["said"] = entry.pop("failed")
-        self.keep(name, entry)
-        return entry, ended
+            if "result" not in entry:
+                entry["said"] = entry.pop("failed", "") or ended.out.strip()[-200:]
+        if more:
+            more(entry)
+        return self.keep(name, entry)
 
     @staticmethod
     def parse(entry, ended, parse):
@@ -129,21 +132,20 @@ class FirstRun:
         return [self.programs.find("fathom"), "init", "--variant", variant, "--out", folder, *tail]
 
     def begin_init(self, variant, folder):
-        if os.path.exists(os.path.join(folder, "config.json")) or folder in self.inits:
+        if self.args.model == folder or folder in self.inits or os.path.exists(os.path.join(folder, "config.json")):
             return
-        shutil.rmtree(folder + ".part", ignore_errors=True)
-        try:
-            self.inits[folder] = self.runner.start(f"init.{variant}", self.init_command(variant, folder + ".part"), self.env(fathom=True))
-        except OSError as why:
-            self.keep(f"init.{variant}", {"rc": 127, "failed": str(why)})
+        for left in (folder, folder + ".part"):  # by a run that was cut off
+            shutil.rmtree(left, ignore_errors=True)
+        self.inits[folder] = self.pool.submit(self.runner.run, f"init.{variant}", 120, self.init_command(variant, folder + ".part"),
+                                              self.env(fathom=True))
 
     def await_init(self, folder):
-        job = self.inits.pop(folder, None)
-        if job:
-            ended = job.wait(min(120, self.runner.left()))
+        init = self.inits.pop(folder, None)
+        if init:
+            ended = init.result()
             if not ended.rc:
                 os.replace(folder + ".part", folder)
-            self.keep(job.name, ended.entry())
+            self.keep(f"init.{os.path.basename(folder)}", ended.entry())
         return os.path.exists(os.path.join(folder, "config.json"))
 
     def begin_inits(self, steps):
@@ -158,13 +160,16 @@ class FirstRun:
     def has_model(self, step, folder=None):
         """Waits for the model; a step without one is kept as skipped."""
         folder = self.tiny if self.args.dry else folder or self.model
-        return self.await_init(folder) or bool(self.skip(step, f"there is no model in {folder}")["skipped"]) and False
+        if self.await_init(folder):
+            return True
+        self.skip(step, f"there is no model in {folder}")
+        return False
 
     # ---- the gate ----
 
     def groups(self):
         said = self.runner.run("groups", 10, [self.programs.find("fathom-cuda-selftest"), "--list"], self.env())
-        known = [g for g in said.out.split() if g not in SHIM_ONLY] if not said.rc else GROUPS
+        known = [g for g in said.out.split() if g not in SHIM_ONLY] or GROUPS
         wanted = self.args.groups.split(",") if self.args.groups else known
         return [g for g in known if g in wanted]
 
@@ -184,6 +189,8 @@ class FirstRun:
             self.run("selftest", 180, [self.programs.find("fathom-cuda-selftest"), "rows"], self.env())
             return
         groups = self.groups()
+        if not groups:
+            raise Red(f"the self-test has no group of {self.args.groups}")
         for names, limit, jobs in ((groups[:1], 60, 1), (groups[1:], 120, MOST_GROUPS)):
             entries = self.check(names, "selftest", limit, jobs)
             red = [g for g in names if not entries[g]["green"]]
@@ -229,7 +236,7 @@ class FirstRun:
             found = {"change": [], "baseline": []}
             for i, side in enumerate(("change", "baseline", "baseline", "change")):
                 of = self.programs if side == "change" else self.baseline
-                entry, _ = self.run(f"{name}.{side}.{1 + i // 2}", limit, [of.find(program), *arguments], self.env(), self.json_of)
+                entry = self.run(f"{name}.{side}.{1 + i // 2}", limit, [of.find(program), *arguments], self.env(), self.json_of)
                 found[side] += [entry["result"]] if "result" in entry else []
             self.results.values.setdefault("comparison", {})[name] = report.compare(found["change"], found["baseline"])
         self.keep_gpu_state(name)
@@ -252,13 +259,12 @@ class FirstRun:
         if os.path.exists(file):
             os.unlink(file)
         command = [self.programs.find("fathom-cuda-step"), self.model, self.args.context, ",".join(self.profiled())]
-        entry, _ = self.run("clock", self.STEPS["clock"], command, self.env(FATHOM_CUDA_CLOCK=file), self.json_of)
-        if os.path.exists(file):
-            with open(file, encoding="utf-8") as f:
-                entry["clock"], entry["clock_whole"] = read_json(f.read())
-        elif not self.args.dry:
-            entry.setdefault("failed", "the engine left no clock file")
-        self.keep("clock", entry)
+
+        def add_clock(entry):
+            entry["clock"], _ = self.read_file(file)
+            if entry["clock"] is None and not self.args.dry:
+                entry.setdefault("failed", "the engine left no clock file")
+        self.run("clock", self.STEPS["clock"], command, self.env(FATHOM_CUDA_CLOCK=file), self.json_of, more=add_clock)
 
     def run_ncu(self):
         ncu = self.machine.tools["ncu"]
@@ -273,6 +279,10 @@ class FirstRun:
             else:
                 self.skip(f"ncu.{rows}", "ncu is not here")
 
+    def shown_device(self):
+        """A dry run tells the command that a device would get."""
+        return "cuda" if self.args.dry else self.device
+
     def engine_command(self, model, device, sequences, *more):
         return [self.programs.find("fathom"), "bench", "engine", "--model", model, "--device", device, "--sequences", sequences,
                 "--prompt-tokens", "64", "--output-tokens", "16", "--repeat", "1", "--json", *more]
@@ -281,8 +291,7 @@ class FirstRun:
         def parse(ended):
             value, whole = self.json_of(ended)
             return (value, whole) if value is not None else (report.read_engine_progress(ended.err) or None, False)
-        device = "cuda" if self.args.dry else self.device
-        self.run(name, limit, self.engine_command(model, device, sequences, *more), self.env(fathom=True), parse,
+        self.run(name, limit, self.engine_command(model, self.shown_device(), sequences, *more), self.env(fathom=True), parse,
                  instead=self.engine_command(self.tiny, "cpu", "1,2"))
         self.keep_gpu_state(name)
 
@@ -298,22 +307,25 @@ class FirstRun:
         if not os.path.exists(openmythos) and not self.args.dry:
             self.skip("published", "the kit was made without OPENMYTHOS=PATH")
             return
-        command = [sys.executable, os.path.join(HERE, "published.py"), "--openmythos", openmythos, "--model", self.model]
-        entry, _ = self.run("published", self.STEPS["published"], command, dict(os.environ), self.json_of)
-        if "tokens" in (entry.get("result") or {}):
+        small = ["--sequences", "1,2", "--prompt-tokens", "8", "--output-tokens", "4"]
+        entry = self.run("published", self.STEPS["published"], self.published_command(openmythos, self.model, self.shown_device()),
+                         dict(os.environ), self.json_of, instead=self.published_command(openmythos, self.tiny, "cpu") + small)
+        if "tokens" in entry.get("result", {}):
             self.compare_tokens(entry["result"])
+
+    def published_command(self, openmythos, model, device):
+        return [sys.executable, os.path.join(HERE, "published.py"), "--openmythos", openmythos, "--model", model, "--device", device]
 
     def compare_tokens(self, published):
         """Greedy tokens of the published code and of the engine in float32: the same, but for ties."""
-        command = [self.programs.find("fathom"), "generate", "--model", self.model, "--device", self.device, "--kernels", "f32",
-                   "--kv-dtype", "f32", "--halted-kv", "exact", "--max-loops", str(published["loops"]),
-                   "--ids", " ".join(map(str, published["prompt"])), "--max-tokens", str(len(published["tokens"])),
-                   "--ignore-eos", "--json"]
-        if self.device == "cpu":
-            del command[command.index("--kernels"):command.index("--kernels") + 2]
-        entry, _ = self.run("published.tokens", 40, command, self.env(fathom=True), self.json_of)
-        entry["equal"] = (entry.get("result") or {}).get("ids") == published["tokens"]
-        self.keep("published.tokens", entry)
+        command = [self.programs.find("fathom"), "generate", "--model", self.tiny if self.args.dry else self.model,
+                   "--device", self.device, *(["--kernels", "f32"] if self.device == "cuda" else []), "--kv-dtype", "f32",
+                   "--halted-kv", "exact", "--max-loops", str(published["loops"]), "--ids", " ".join(map(str, published["prompt"])),
+                   "--max-tokens", str(len(published["tokens"])), "--ignore-eos", "--json"]
+
+        def judge(entry):
+            entry["equal"] = entry.get("result", {}).get("ids") == published["tokens"]
+        self.run("published.tokens", 40, command, self.env(fathom=True), self.json_of, more=judge)
 
     def run_ouro(self):
         model = os.path.join(self.args.work, self.args.ouro)
@@ -346,8 +358,10 @@ class FirstRun:
             return
         began = time.monotonic()
         ready = self.await_ready(port, server, self.STEPS["http"] / 2)
+        took = time.monotonic() - began
         if ready:
-            self.run("http", self.STEPS["http"] - (time.monotonic() - began), bench, self.env(fathom=True), lambda ended: self.read_file(file), bench)
+            self.run("http", self.STEPS["http"] - took, bench, self.env(fathom=True), lambda ended: self.read_file(file),
+                     more=lambda entry: entry.update(ready_s=round(took, 1)))
         ended = server.stop()
         if not ready:
             self.keep("http", {"rc": ended.rc, "s": ended.seconds, "failed": f"the server was not ready: {ended.err[-400:]}"})

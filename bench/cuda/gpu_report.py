@@ -106,7 +106,7 @@ def items(value):
 
 
 def identity(item):
-    return tuple((k, v) for k, v in item.items() if k in ("kernel", "name", "stage", "rows", "context", "mode", "chunk"))
+    return tuple((k, v) for k, v in item.items() if k in ("kernel", "name", "stage", "own", "rows", "context", "mode", "chunk"))
 
 
 def times(results):
@@ -137,7 +137,8 @@ def figures(entry):
     result = entry.get("result")
     for item in items(result):
         if "rows" in item and "graph_us" in item:
-            yield f"    rows {item['rows']:>4}: {item['graph_us']:>9.1f} us a step, {item.get('tokens_per_s_all_loops', 0):>8.0f} tokens/s"
+            share = f", {item['share_of_probe']:.0%} of the read probe" if "share_of_probe" in item else ""
+            yield f"    rows {item['rows']:>4}: {item['graph_us']:>9.1f} us a step, {item.get('tokens_per_s_all_loops', 0):>8.0f} tokens/s{share}"
         elif item.get("mode") == "full" and "tokens_per_s" in item:
             yield f"    {item['sequences']:>4} sequences, full, {item.get('policy', '')}: {item['tokens_per_s']:>8.0f} tokens/s"
 

@@ -1,6 +1,6 @@
 /* kernels.c - each kernel of a step in a graph of its own, cold and warm, as a share of what this
  * device read and multiplied in the same run; README.md says how. Writes one JSON object to stdout,
- * a kernel a line. Run by bench/cuda/run.sh and first_gpu.py.
+ * a kernel a line. Run by bench/cuda/first_gpu.py.
  *
  *   fathom-cuda-bench [VARIANT|FOLDER] [CONTEXT] [ROWS,ROWS,...]     mythos_1b 1024 1,8,32,128,512
  */

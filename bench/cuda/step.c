@@ -3,7 +3,7 @@
  * read probe the bytes of a step reach. And a loop by the clock on the wall, once with the host
  * reading who halted before it starts the next, once with two launches in flight; what either takes
  * over the step alone is time the device stands idle. README.md says how. Writes one JSON object to
- * stdout, a number of rows a line. Run by bench/cuda/run.sh and first_gpu.py.
+ * stdout, a number of rows a line. Run by bench/cuda/first_gpu.py.
  *
  *   fathom-cuda-step MODEL_DIR|VARIANT [CONTEXT] [ROWS,ROWS,...] */
 #include "base/clock.h"

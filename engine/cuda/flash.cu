@@ -473,7 +473,7 @@ extern "C" bool cu_flash_fits(const cu_flash_args *a, uint32_t shared) {
 
 /* Where the operations of both are equal, a quarter more for what they leave out: expanded keys
  * go to memory and back, tiles of queries are filled up to 16, three more kernels start. From the
- * shapes alone; bench/cuda/run.sh measures both sides of it. */
+ * shapes alone; fathom-cuda-bench measures both sides of it. */
 extern "C" uint32_t cu_flash_crossover(const cu_flash_args *a) {
     uint32_t absorbed = 2 * a->kv_lora + a->rope, expanded = a->nope + a->rope + a->v;
     if (absorbed <= expanded) return UINT32_MAX;
