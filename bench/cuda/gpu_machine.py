@@ -34,11 +34,24 @@ class Programs:
 
 
 def package_folders():
-    """site-packages of the running Python, where the CUDA of PyTorch lies."""
+    """site-packages, where the CUDA of PyTorch lies: of the running Python, then of others."""
     paths = sysconfig.get_paths()
     found = [paths["purelib"], paths["platlib"], site.getusersitepackages(), *site.getsitepackages(),
              *(p for p in sys.path if p.endswith("-packages"))]
+    for root in ("/opt/*", "/opt/*/*", "/usr/local", "/usr"):
+        found += sorted(glob.glob(f"{root}/lib/python3*/*-packages"))
     return list(dict.fromkeys(found))
+
+
+def python_with_torch(runner):
+    """The running Python if it has torch, or another that has; None where none has."""
+    others = [shutil.which("python3"), *sorted(glob.glob("/opt/*/bin/python3")), *sorted(glob.glob("/opt/*/*/bin/python3")),
+              "/usr/local/bin/python3", "/usr/bin/python3"]
+    ask = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+    for python in dict.fromkeys([sys.executable, *others]):
+        if python and os.path.exists(python) and runner.run("torch", 5, [python, "-c", ask], dict(os.environ)).rc == 0:
+            return python
+    return None
 
 
 def cublas_folder(ldconfig_text=""):
@@ -80,8 +93,11 @@ def torch_version():
         return ""
 
 
-def shared_memory_gb():
-    return round(shutil.disk_usage("/dev/shm").free / 1e9, 1) if os.path.isdir("/dev/shm") else 0
+def free_gb(folder):
+    try:
+        return round(shutil.disk_usage(folder).free / 1e9, 1)
+    except OSError:
+        return 0
 
 
 class Machine:
@@ -116,6 +132,6 @@ class Machine:
         return {"gpu": self.ask_gpu(ASKED), "glibc": " ".join(platform.libc_ver()), "python": platform.python_version(),
                 "torch": torch_version(), "os": read("/etc/os-release", r'^PRETTY_NAME="(.*)"'), "cpus": os.cpu_count(),
                 "cpu": read("/proc/cpuinfo", r"^model name\s*: (.*)"), "memory": read("/proc/meminfo", r"^MemTotal:\s*(.*)"),
-                "shared_memory_free_gb": shared_memory_gb(), "nvcc": "".join(re.findall(r"release.*", said)),
+                "shared_memory_free_gb": free_gb("/dev/shm"), "nvcc": "".join(re.findall(r"release.*", said)),
                 "cuda": sorted(glob.glob("/usr/local/cuda*")), "cublas": self.cublas, "tools": self.tools,
                 "missing": self.missing_libraries()}

@@ -143,13 +143,23 @@ def figures(entry):
             yield f"    {item['sequences']:>4} sequences, full, {item.get('policy', '')}: {item['tokens_per_s']:>8.0f} tokens/s"
 
 
+def word(entry):
+    if not entry.get("green", "failed" not in entry):
+        return "FAIL"
+    return "skip" if "skipped" in entry else "dry" if "would_run" in entry else "ok"
+
+
+def failed_steps(steps):
+    """Names of what failed, but for groups that turned green where kernels do not overlap."""
+    return [name for name, entry in steps.items()
+            if word(entry) == "FAIL" and not steps.get(f"{name}.no_overlap", {}).get("green")]
+
+
 def step_line(name, entry):
     said = entry.get("failed") or entry.get("skipped") or entry.get("said") or ""
     if "checks" in entry:
         said = f"{entry['checks']} checks, {entry['failed_checks']} failed{', depths only' if entry['depths_only'] else ''} {said}"
-    word = "dry" if "would_run" in entry else "skip" if "skipped" in entry else \
-        "ok" if entry.get("green", "failed" not in entry) else "FAIL"
-    return f"{name:28} {word:4} {entry.get('s', 0):6.1f} s  {' '.join(said.split())[:80]}"
+    return f"{name:28} {word(entry):4} {entry.get('s', 0):6.1f} s  {' '.join(said.split())[:80]}"
 
 
 def summary(values):

@@ -35,6 +35,11 @@ done
 for model in tests/golden/cases/mla tests/golden/families/ouro; do
     build/cuda-shim/step-bench "$model" 70 1,3 >/dev/null || exit 1
 done
+# The script for a GPU machine, through its gate, with the shim's programs for the device's.
+if command -v python3 >/dev/null && [ -x build/fathom ]; then
+    bench/cuda/first_gpu.py --kit . --programs build/cuda-shim:build --device cpu --variant tiny --context 70 --rows 1 --groups ahead \
+        --only selftest,steps,engine,http --work build/cuda-shim/work --out build/cuda-shim/first-gpu || exit 1
+fi
 if [ "${CUDA:-auto}" != 0 ] && { command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; }; then
     make -j"$jobs" --no-print-directory build/fathom-cuda-selftest >/dev/null || exit 1
     said=$(build/fathom-cuda-selftest)

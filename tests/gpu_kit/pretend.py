@@ -53,7 +53,6 @@ class PretendedRun(unittest.TestCase):
             self.program(f"kit/fathom-cuda-{name}", text)
         self.program("kit/fathom", FATHOM)
         self.program("bin/nvidia-smi", "echo 'Pretended GPU, 1.0'\n")
-        self.program("bin/ldconfig", "")
 
     def path(self, *names):
         return os.path.join(self.dir, *names)

@@ -1,5 +1,7 @@
 """What lets a run go on, and what ends it."""
 
+import subprocess
+
 from pretend import GREEN, KERNELS, SANITIZER, SELFTEST, PretendedRun
 
 RED_MM = SELFTEST + '[ "$1" = mm ] && check mm\n' + GREEN
@@ -8,7 +10,7 @@ RED_MM = SELFTEST + '[ "$1" = mm ] && check mm\n' + GREEN
 class Gates(PretendedRun):
     def test_all_steps_run_in_their_order(self):
         self.program("bin/ncu", 'echo \'"ID","Kernel Name","gpu__time_duration.sum"\'; echo \'"","","ns"\'; echo \'"0","mm<8>(args)","2,500"\'\n')
-        results = self.run_script()
+        results = self.run_script(status=1)  # for HTTP: the pretended program serves nothing
         order = [s for s in results["steps"] if not s.startswith(("selftest.", "init."))]
         self.assertEqual(order, ["probe", "kernels", "steps", "clock", "ncu.1", "ncu.32", "ncu.512", "engine", "published", "ouro.steps",
                                  "ouro.engine", "http", "sanitizers"])
@@ -78,7 +80,7 @@ class Gates(PretendedRun):
 
     def test_a_step_that_fails_is_kept_and_the_next_runs(self):
         self.program("kit/fathom-cuda-bench", "echo 'out of luck' >&2; exit 3\n")
-        results = self.run_script("--only", "kernels,steps")
+        results = self.run_script("--only", "kernels,steps", status=1)
         self.assertEqual((results["steps"]["kernels"]["rc"], results["steps"]["kernels"]["failed"]), (3, "out of luck"))
         self.assertEqual(results["steps"]["steps"]["result"]["steps"][0]["graph_us"], 200)
 
@@ -88,13 +90,12 @@ class Gates(PretendedRun):
         self.assertEqual(self.calls("kit/fathom-cuda-selftest") + self.calls("kit/fathom "), [])
 
     def test_an_unknown_step_is_refused(self):
-        self.run_script_refused("--only", "kernel")
-
-    def run_script_refused(self, *arguments):
-        import subprocess
-        done = subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False)
+        done = subprocess.run(self.command("--only", "kernel"), capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 2)
         self.assertIn("no step 'kernel'; there are probe, selftest", done.stderr)
+
+    def test_an_unknown_group_leaves_the_gate_shut(self):
+        self.assertIn("no group of nothing", self.run_script("--groups", "nothing", status=1)["ended"])
 
     def test_a_baseline_runs_in_turn_and_is_compared(self):
         self.program("old/fathom-cuda-bench", KERNELS.replace("10.0", "40.0"))
@@ -110,7 +111,7 @@ class Gates(PretendedRun):
 
     def test_dry_says_what_it_would_run(self):
         self.program("kit/fathom-cuda-bench", "echo 'fathom-cuda-bench: no CUDA device' >&2; exit 2\n")
-        results = self.run_script("--dry")
+        results = self.run_script("--dry", status=1)  # for HTTP, which needs no device and has no server here
         kernels = results["steps"]["kernels"]
         self.assertTrue(kernels["would_run"].endswith("fathom-cuda-bench mythos_1b 1024"))
         self.assertEqual((kernels["said"], kernels["limit_s"]), ("fathom-cuda-bench: no CUDA device", 45))

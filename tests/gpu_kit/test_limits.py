@@ -1,5 +1,6 @@
 """What is left of a run, a step or a program that is cut off; and what is read out of its output."""
 
+import contextlib
 import json
 import os
 import signal
@@ -66,7 +67,7 @@ class Limits(PretendedRun):
 
     def test_a_step_cut_by_its_limit_keeps_its_lines(self):
         self.program("kit/fathom-cuda-bench", HALF + "sleep 100\n")
-        results = self.run_script("--only", "kernels,steps", "--budget", "2")
+        results = self.run_script("--only", "kernels,steps", "--budget", "2", status=1)
         kernels = results["steps"]["kernels"]
         self.assertEqual(kernels["result"], {"device": "none", "kernels": [{"kernel": "mm", "rows": 1, "us": 10.0}]})
         self.assertEqual((kernels["partial"], kernels["rc"]), (True, 124))
@@ -75,14 +76,14 @@ class Limits(PretendedRun):
 
     def test_a_benchmark_cut_by_its_limit_keeps_the_runs_it_told_of(self):
         self.program("kit/fathom", FATHOM.replace("""    echo '{"runs"'""", "    sleep 100\n    echo '{\"runs\"'").replace("tokens/s' >&2", "tokens/s' >&2; sleep 100"))
-        results = self.run_script("--only", "engine", "--budget", "2")
+        results = self.run_script("--only", "engine", "--budget", "2", status=1)
         self.assertEqual(results["steps"]["engine"]["result"],
                          [{"sequences": 1, "mode": "full", "policy": "exact", "tokens_per_s": 12.5}])
         self.assertTrue(results["steps"]["engine"]["partial"])
 
     def test_a_killed_program_takes_its_children_with_it(self):
         self.program("kit/fathom-cuda-bench", f'sleep 100 & echo $! >"{self.path("child")}"; wait\n')
-        self.run_script("--only", "kernels", "--budget", "2")
+        self.run_script("--only", "kernels", "--budget", "2", status=1)
         with open(self.path("child"), encoding="utf-8") as f:
             self.assert_gone(int(f.read()))
 
@@ -151,7 +152,6 @@ class Reading(unittest.TestCase):
     def test_a_summary_has_sixty_lines_at_most(self):
         values = {"steps": {f"step{n}": {"rc": 0, "s": 1} for n in range(200)}, "ended": "all steps done"}
         with tempfile.TemporaryFile("w+") as f:
-            import contextlib
             with contextlib.redirect_stdout(f):
                 gpu_report.print_summary(values)
             f.seek(0)
