@@ -37,6 +37,7 @@ MOST_GROUPS = 6                 # of the self-test at once; the GPU is shared in
 SHIM_ONLY = ("failures",)       # faults that only the shim can cause
 GROUPS = ["rows", "ahead", "mm", "moe", "attention", "flash", "sample", "backend", "head", "flights", "scheduler", "families"]
 PROFILED = ("1", "32", "512")
+NCU_LAUNCHES = "44"             # two steps and more
 SANITIZED = {"memcheck": ["attention", "flash", "mm", "moe"], "racecheck": ["attention", "flash", "sample"],
              "synccheck": ["rows", "ahead", "mm"]}
 MODELS_GB = 10                  # mythos_1b in float32, ouro_1.4b in bfloat16, and some room
@@ -97,7 +98,7 @@ class FirstRun:
             entry["would_run"], entry["limit_s"] = " ".join(command), limit
             if instead:
                 entry["ran_instead"] = " ".join(instead)
-            else:  # it is no failure that there is no device
+            elif "result" not in entry:  # it is no failure that there is no device
                 entry["said"] = entry.pop("failed", "") or ended.out.strip()[-200:]
         if more:
             more(entry)
@@ -267,17 +268,22 @@ class FirstRun:
         self.run("clock", self.STEPS["clock"], command, self.env(FATHOM_CUDA_CLOCK=file), self.json_of, more=add_clock)
 
     def run_ncu(self):
+        """The first kernels behind the program's cudaProfilerStart: of a warm step, launched one by one."""
         ncu = self.machine.tools["ncu"]
+        if ncu is None:
+            self.skip("ncu", "ncu is not here")
+            return
         if not self.has_model("ncu"):
             return
+
+        def accept(entry):  # it ends the program early, whose status then says nothing
+            if entry.get("result"):
+                entry.pop("failed", None)
         for rows in self.profiled():
-            command = [ncu or "ncu", "--clock-control", "none", "--csv", "--page", "raw", "--print-units", "base",
-                       "--launch-skip", "400", "--launch-count", "44", "--metrics", ",".join(report.NCU_METRICS.values()),
+            command = [ncu, "--clock-control", "none", "--csv", "--page", "raw", "--print-units", "base", "--profile-from-start", "off",
+                       "--launch-count", NCU_LAUNCHES, "--kill", "on", "--metrics", ",".join(report.NCU_METRICS.values()),
                        self.programs.find("fathom-cuda-step"), self.model, self.args.context, rows]
-            if ncu or self.args.dry:
-                self.run(f"ncu.{rows}", self.STEPS["ncu"] // 3, command, self.env(), lambda ended: (report.read_ncu(ended.out), not ended.rc))
-            else:
-                self.skip(f"ncu.{rows}", "ncu is not here")
+            self.run(f"ncu.{rows}", self.STEPS["ncu"] // 3, command, self.env(), lambda ended: (report.read_ncu(ended.out), True), more=accept)
 
     def shown_device(self):
         """A dry run tells the command that a device would get."""

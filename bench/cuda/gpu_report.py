@@ -30,7 +30,7 @@ def read_selftest(ended):
     """An entry of a group of checks. Green: all hold, or only depths differ, which is reported."""
     entry = ended.entry()
     total = re.findall(r"^(\d+) checks, (\d+) failed$", ended.out, re.M)
-    entry["checks"], entry["failed_checks"] = (int(total[-1][0]), int(total[-1][1])) if total else (0, None)
+    entry["checks"], entry["failed_checks"] = map(int, total[-1]) if total else (0, 0)
     fails = re.findall(r"^FAIL: .*", ended.out, re.M)
     if fails:
         entry["fails"] = fails[:10]
@@ -157,7 +157,7 @@ def failed_steps(steps):
 
 def step_line(name, entry):
     said = entry.get("failed") or entry.get("skipped") or entry.get("said") or ""
-    if "checks" in entry:
+    if entry.get("checks"):
         said = f"{entry['checks']} checks, {entry['failed_checks']} failed{', depths only' if entry['depths_only'] else ''} {said}"
     return f"{name:28} {word(entry):4} {entry.get('s', 0):6.1f} s  {' '.join(said.split())[:80]}"
 
