@@ -243,7 +243,9 @@ class FirstRun:
         self.keep_gpu_state(name)
 
     def run_kernels(self):
-        self.run_in_turn("kernels", self.STEPS["kernels"], [self.args.variant, self.args.context], "fathom-cuda-bench")
+        """On the folder of weights if there is one: of a variant, the program would first make one."""
+        model = self.model if self.await_init(self.model) else self.args.variant
+        self.run_in_turn("kernels", self.STEPS["kernels"], [model, self.args.context], "fathom-cuda-bench")
 
     def run_steps(self):
         if self.has_model("steps"):

@@ -68,6 +68,8 @@ class Job:
         self.process = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=self.files[0],
                                         stderr=self.files[1], start_new_session=True)
         runner.live.add(self)
+        if runner.ending:  # since it was decided to start this
+            self.kill()
 
     def running(self):
         return self.process.poll() is None

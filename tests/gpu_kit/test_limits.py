@@ -63,7 +63,7 @@ class Limits(PretendedRun):
             seen = [int(n) for n in f.read().split()]
         self.assertEqual((seen[0], len(seen)), (1, 6))
         self.assertEqual(seen, sorted(seen))
-        self.assertEqual(seen[3:], [4, 6, 7])  # the third step waited for a model, kept as a step of its own
+        self.assertEqual(seen[3:], [5, 6, 7])  # making the model is kept as a step, too
 
     def test_a_step_cut_by_its_limit_keeps_its_lines(self):
         self.program("kit/fathom-cuda-bench", HALF + "sleep 100\n")
@@ -99,16 +99,16 @@ class Limits(PretendedRun):
 
     def test_a_run_told_to_end_leaves_no_process_and_a_summary(self):
         self.program("kit/fathom", f'echo $$ >"{self.path("init")}"; exec sleep 100\n')
-        self.program("kit/fathom-cuda-bench", f'echo $$ >"{self.path("bench")}"; exec sleep 100\n')
-        run = self.start("--only", "kernels,steps")
-        for name in ("init", "bench"):
+        self.program("kit/fathom-cuda-selftest", f'[ "$1" = --list ] && exit; echo $$ >"{self.path("group")}"; exec sleep 100\n')
+        run = self.start("--only", "selftest,steps")
+        for name in ("init", "group"):
             self.await_file(self.path(name))
         run.send_signal(signal.SIGTERM)
         said, _ = run.communicate(timeout=30)
         self.assertEqual(run.returncode, 128 + signal.SIGTERM)
         self.assertIn("ended early", said)
         self.assertIn("ended early", self.results()["ended"])
-        for name in ("init", "bench"):
+        for name in ("init", "group"):
             with open(self.path(name), encoding="utf-8") as f:
                 self.assert_gone(int(f.read()))
 
