@@ -175,12 +175,13 @@ class FirstRun:
         return [g for g in known if g in wanted]
 
     def check(self, names, prefix, limit, jobs, read=report.read_selftest, wrap=(), suffix=""):
-        """Runs groups of the self-test; their entries by name."""
+        """Runs groups of the self-test, all within the limit; their entries by name."""
+        until = time.monotonic() + limit
         env = self.env(FATHOM_CUDA_OVERLAP="0") if suffix else self.env()
 
         def one(group):
             command = [*wrap, self.programs.find("fathom-cuda-selftest"), group]
-            entry = read(self.runner.run(f"{prefix}.{group}{suffix}", limit, command, env))
+            entry = read(self.runner.run(f"{prefix}.{group}{suffix}", until - time.monotonic(), command, env))
             entry["overlap"] = self.overlap and not suffix
             return self.keep(f"{prefix}.{group}{suffix}", entry)
         return dict(zip(names, self.runner.run_all(jobs, [lambda g=g: one(g) for g in names])))
@@ -401,7 +402,7 @@ class FirstRun:
             self.skip("sanitizers", f"would run {SANITIZED}" if tool else "compute-sanitizer is not here")
             return
         known = self.groups()
-        self.runner.run_all(len(SANITIZED), [lambda k=k, g=g: self.sanitize(k, [n for n in g if n in known], 2) for k, g in SANITIZED.items()])
+        self.runner.run_all(len(SANITIZED), [lambda k=k, g=g: self.sanitize(k, [n for n in g if n in known], len(g)) for k, g in SANITIZED.items()])
 
     # ---- all of it ----
 
