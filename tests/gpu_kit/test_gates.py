@@ -89,6 +89,14 @@ class Gates(PretendedRun):
         self.assertEqual(list(results["steps"]), ["probe", "kernels"])
         self.assertEqual(self.calls("kit/fathom-cuda-selftest") + self.calls("kit/fathom "), [])
 
+    def test_sanitizers_say_which_group_is_clean(self):
+        self.program("bin/compute-sanitizer", 'tool=$2; shift 4; "$@"; [ $tool = memcheck ] || exit 0\n'
+                     '[ "$2" = mm ] || { echo "========= ERROR SUMMARY: 0 errors"; exit 0; }\n' + SANITIZER)
+        steps = self.run_script("--only", "sanitizers", status=1)["steps"]
+        self.assertEqual([s for s in sorted(steps) if s != "probe"], ["memcheck.mm", "synccheck.ahead", "synccheck.mm", "synccheck.rows"])
+        self.assertEqual([steps[s]["clean"] for s in ("memcheck.mm", "synccheck.mm")], [False, True])
+        self.assertEqual(steps["memcheck.mm"]["reports"], ["========= Invalid __global__ read of size 4 bytes"])
+
     def test_an_unknown_step_is_refused(self):
         done = subprocess.run(self.command("--only", "kernel"), capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 2)
