@@ -18,6 +18,16 @@ ASKED = "name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.lim
 STATE = "clocks.sm,clocks.mem,temperature.gpu,power.draw,memory.used"
 
 
+def executable(path):
+    """The path; its mode may have been lost on the way here."""
+    if not os.access(path, os.X_OK):
+        try:
+            os.chmod(path, 0o755)
+        except OSError:
+            pass  # starting it will tell
+    return path
+
+
 class Programs:
     """Finds programs in folders, the first of which has precedence."""
 
@@ -29,7 +39,7 @@ class Programs:
             for file in (name, ALIASES.get(name, name)):
                 path = os.path.join(folder, file)
                 if os.path.isfile(path):
-                    return path
+                    return executable(path)
         return os.path.join(self.folders[0], name)  # starting it fails, and says where it was sought
 
 

@@ -1,5 +1,6 @@
 """What lets a run go on, and what ends it."""
 
+import os
 import subprocess
 
 from pretend import GREEN, KERNELS, SANITIZER, SELFTEST, PretendedRun
@@ -96,6 +97,10 @@ class Gates(PretendedRun):
         self.assertEqual([s for s in sorted(steps) if s != "probe"], ["memcheck.mm", "synccheck.ahead", "synccheck.mm", "synccheck.rows"])
         self.assertEqual([steps[s]["clean"] for s in ("memcheck.mm", "synccheck.mm")], [False, True])
         self.assertEqual(steps["memcheck.mm"]["reports"], ["========= Invalid __global__ read of size 4 bytes"])
+
+    def test_a_kit_that_lost_its_modes_runs(self):
+        os.chmod(self.path("kit/fathom-cuda-bench"), 0o644)
+        self.assertEqual(self.run_script("--only", "kernels")["steps"]["kernels"]["rc"], 0)
 
     def test_an_unknown_step_is_refused(self):
         done = subprocess.run(self.command("--only", "kernel"), capture_output=True, text=True, check=False)
