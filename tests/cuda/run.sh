@@ -46,5 +46,6 @@ if [ "${CUDA:-auto}" != 0 ] && { command -v nvcc >/dev/null || [ -x /usr/local/c
     rc=$?
     echo "on the device: $(tail -1 <<<"$said")"
     [ $rc -eq 0 ] || { echo "$said"; exit 1; }
+    tests/cuda/sass/run.sh || exit 1
 fi
 exit 0
