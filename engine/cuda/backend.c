@@ -117,6 +117,18 @@ static int check_opts(cu_backend *b, const eng_backend_opts *in, err *e) {
     if (c->n_experts + c->n_shared_experts * c->n_experts_per_tok > CU_MAX_EXPERTS) {
         return err_set(e, ERR_UNSUPPORTED, NULL, "more than %d experts", CU_MAX_EXPERTS);
     }
+    if (c->dim > CU_MAX_DIM) {
+        return err_set(e, ERR_UNSUPPORTED, NULL, "a residual stream of %u channels; at most %d",
+                       c->dim, CU_MAX_DIM);
+    }
+    if (c->attn == ATTN_MLA && (c->q_lora_rank > CU_MAX_LATENT || c->kv_lora_rank > CU_MAX_LATENT ||
+                                2 * c->qk_rope_head_dim > CU_MAX_LATENT)) {
+        return err_set(
+            e, ERR_UNSUPPORTED, NULL,
+            "latents of %u and %u values and a rotated part of %u; at most %d, %d and %d",
+            c->q_lora_rank, c->kv_lora_rank, c->qk_rope_head_dim, CU_MAX_LATENT, CU_MAX_LATENT,
+            CU_MAX_LATENT / 2);
+    }
     if (c->core_ffn == FFN_MOE && c->n_core != 1) {
         return err_set(e, ERR_UNSUPPORTED, NULL, "experts in a core of several layers");
     }
@@ -124,6 +136,17 @@ static int check_opts(cu_backend *b, const eng_backend_opts *in, err *e) {
         return err_set(e, ERR_UNSUPPORTED, NULL, "a weighted output needs the exit rule act");
     }
     return set_kernels(b, in->kernels, e);
+}
+
+/* What no weight says but all weights of it do: see cu_loop_gate. */
+static int take_gate(cu_backend *b, err *e) {
+    const model_plan *c = &b->plan;
+    if (c->inject != INJECT_MYTHOS || c->lora_rank == 0 || b->halt_w == NULL) return 0;
+    if (eng__cuda_alloc(b, &b->lora_gate, c->lora_rank, sizeof(float), "weights", e) != 0)
+        return -1;
+    return eng__cuda_check(
+        b, cu_loop_gate(b->stream, b->lora_b, b->halt_w, c->dim, c->lora_rank, b->lora_gate),
+        "preparing the gate", e);
 }
 
 /* Needs the cache's type and slots; a block's shared memory is known once the device is. */
@@ -207,6 +230,7 @@ static int take_scratch(cu_backend *b, err *e) {
         {&s->part_ml, part_rows(b), 2, f},
         {&s->router, n, c->n_experts, f},
         {&s->parts, n * parts, d, f},
+        {&s->loop_sums, c->inject == INJECT_MYTHOS ? n : 0, cu_loop_sums(c->dim, c->lora_rank), f},
         {&s->logits, b->opts.max_logits, c->vocab_size, f},
         {&s->act, n, b->dim_ld, act},
         {&s->cq, n, mla ? cu_round(c->q_lora_rank, CU_K_STEP) : 1, act},
@@ -484,6 +508,7 @@ int eng__cuda_open_device(eng_backend **out, const model_folder *m, const eng_ba
     if (open_blas(b, e) != 0) goto fail;
     if (eng__cuda_upload(b, e) != 0) goto fail;
     eng__cuda_plan_l2(b, (uint64_t)b->l2_bytes);
+    if (take_gate(b, e) != 0) goto fail;
     if (take_scratch(b, e) != 0) goto fail;
     if (take_exchange(b, e) != 0) goto fail;
     if (size_cache(b, e) != 0) goto fail;

@@ -65,7 +65,7 @@ typedef struct {
 } cu_allocs;
 
 typedef struct {
-    float *x, *delta, *in, *q_up, *part_o, *part_ml, *router, *parts, *logits;
+    float *x, *delta, *in, *q_up, *part_o, *part_ml, *router, *parts, *loop_sums, *logits;
     void *act, *cq, *q_nope, *q, *ctx, *o, *hidden, *wide, *head;
     void *keys, *values, *keys_rope; /* expanded prefill, as its parts */
     float *flash_o, *flash_ml;
@@ -117,7 +117,7 @@ typedef struct {
     cu_layer *prelude, *core, *coda;
     cu_mat embed, head;
     float *final_norm, *loop_norm, *loop_emb, *rope;
-    float *inj_a, *inj_b, *halt_w, *lora_down, *lora_b, *lora_scale;
+    float *inj_a, *inj_b, *halt_w, *lora_down, *lora_b, *lora_scale, *lora_gate;
     float halt_bias;
     uint32_t lora_rows, loop_width;
 

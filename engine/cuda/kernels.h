@@ -4,7 +4,9 @@
  * A launch of the backend is described by one block of bytes (the descriptor), copied to the
  * device before anything runs: a head, the rows, the attention tiles, the edits of the block
  * maps, and the block tables. Kernels read every count from it, never from their arguments,
- * so that a captured graph sized for a capacity serves any launch up to it.
+ * so that a captured graph sized for a capacity serves any launch up to it. The rows stand right
+ * behind the head, and there is memory behind it for a capacity of them: a kernel may read a row
+ * before it knows how many there are.
  *
  * "act" is the type that products read: bfloat16, or float32 in the parity mode. Rows of an
  * act array are padded to a multiple of 32 values; whoever writes a row writes zeros there. */
@@ -150,6 +152,11 @@ cudaError_t cu_begin(cudaStream_t s, void *desc, const cu_cache *c, const cu_sta
                      cu_stamp *stamp);
 
 /* ---- row kernels: one block of threads per row ---- */
+
+enum {
+    CU_MAX_DIM = 12288,   /* channels of a row */
+    CU_MAX_LATENT = 4096, /* of MLA's latents */
+};
 
 typedef enum { CU_FROM_TOKEN, CU_FROM_LOOP, CU_FROM_STATE, CU_FROM_OUT, CU_FROM_X } cu_row_from;
 typedef enum { CU_TO_NORM, CU_TO_STATE, CU_TO_HEAD } cu_row_to;
@@ -374,21 +381,24 @@ typedef enum {
     CU_EXIT_FIXED
 } cu_exit; /* as exit_rule */
 
-/* y = x + parts, or with an out_norm x + rms(part; out_norm). With `inject` h = A h + B e + y +
- * LoRA(y), else h = y; with a loop_norm h = rms(h; loop_norm). Then the row may leave. */
+/* y = x + parts, or with an out_norm x + rms(part; out_norm). With `inject`, which has no out_norm,
+ * h = A h + B e + y + LoRA(y), else h = y; with a loop_norm h = rms(h; loop_norm). Then the row may
+ * leave. */
 typedef struct {
     const void *desc;
     cu_stamp *stamp;
     uint32_t dim, n_parts;
     float norm_eps;
     cu_state state;
-    const float *x;        /* [rows][dim] after the last attention */
+    float *x;              /* [rows][dim] after the last attention; working memory from here on */
     const float *parts;    /* [rows][n_parts][dim] what the last feed-forward gave */
     const float *out_norm; /* with one part; or NULL */
     bool inject;
     uint32_t lora_rank, lora_rows;
     const float *lora_down, *lora_b, *lora_scale; /* [rank][dim], [rank][dim], [lora_rows][rank] */
     const float *inj_a, *inj_b;                   /* [dim] */
+    const float *lora_gate;                       /* [lora_rank] from cu_loop_gate */
+    float *sums;                                  /* with inject: [rows][cu_loop_sums()] */
     const float *loop_norm;                       /* [dim] or NULL */
     cu_exit exit;
     const float *halt_w; /* [dim], ACT and HAZARD */
@@ -396,6 +406,10 @@ typedef struct {
     bool weighted; /* out = sum of weight * h (ACT); else h of the loop it leaves after */
 } cu_loop_end_args;
 cudaError_t cu_loop_end(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
+uint64_t cu_loop_sums(uint32_t dim, uint32_t lora_rank);
+/* to[k] = lora_b[k] halt_w, once: what LoRA's row k adds to the gate's product. lora_rank > 0. */
+cudaError_t cu_loop_gate(cudaStream_t s, const float *lora_b, const float *halt_w, uint32_t dim,
+                         uint32_t lora_rank, float *to);
 
 /* ---- sampling ---- */
 

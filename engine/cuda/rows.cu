@@ -1,72 +1,64 @@
-/* rows.cu - kernels that work on one row each: entering and leaving a stage, the preparation
- * of queries and cache slots, and the end of a loop. */
-#include "engine/cuda/common.cuh"
+/* rows.cu - kernels that work on one row each: entering and leaving a stage, and the preparation
+ * of queries and cache slots.
+ *
+ * With few rows these kernels only wait for memory, so each asks for everything it can name at
+ * once: norms before the kernel in front has ended, since nothing writes them; then what the number
+ * of the launch row gives; then what the row itself gives. */
+#include "engine/cuda/rows.cuh"
 
-enum { ROW_THREADS = 256, PREP_THREADS = 128 };
+enum {
+    PREP_VECS = 4, /* accesses of a thread that splits heads */
+    SPLIT_THREADS = 1024,
+    PAIR_THREADS = 128,
+};
 
-/* act = x * scale * w, or x without w, and zeros up to ld. */
-template <typename A>
-static __device__ void write_normed(const float *x, const float *w, uint32_t n, uint32_t ld,
-                                    float scale, A *act) {
-    for (uint32_t c = threadIdx.x; c < ld; c += blockDim.x) {
-        float v = c >= n ? 0.0f : w ? x[c] * scale * w[c] : x[c];
-        narrow(v, &act[c]);
+/* ---- entering and leaving a stage ---- */
+
+/* What a row enters with: x, and y, which is added to it (from LOOP e; from X the delta). */
+template <typename A, int V, bool WHOLE>
+static __device__ __forceinline__ bool row_enter(const cu_row_args &a, uint32_t i, cu_row *r,
+                                                 row_vec<V> &x, row_vec<V> &y) {
+    if (a.from == CU_FROM_X) {
+        row_load<WHOLE>(x, a.x + (uint64_t)i * a.dim, a.dim);
+        row_load<WHOLE>(y, a.delta + (uint64_t)i * a.dim, a.dim);
     }
-}
-
-static __device__ float sum_squares(const float *x, uint32_t n, float *scratch) {
-    float sum = 0.0f;
-    for (uint32_t c = threadIdx.x; c < n; c += blockDim.x)
-        sum += x[c] * x[c];
-    return block_sum(sum, scratch);
-}
-
-/* x = x * scale * w. */
-static __device__ void norm_here(float *x, const float *w, uint32_t n, float eps, float *scratch) {
-    float scale = rm_rms_scale(sum_squares(x, n, scratch), n, eps);
-    for (uint32_t c = threadIdx.x; c < n; c += blockDim.x)
-        x[c] *= scale * w[c];
-}
-
-/* Each thread reads and writes only its own channels of x, so only the sums need a barrier. */
-template <typename A>
-static __device__ void row_begin(const cu_row_args &a, const cu_row &r, uint32_t i, float *x,
-                                 float *scratch) {
-    uint64_t at = (uint64_t)r.row * a.dim, here = (uint64_t)i * a.dim;
-    bool normed_delta = a.from == CU_FROM_X && a.out_norm;
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
-        float v;
-        if (a.from == CU_FROM_TOKEN) {
-            v = widen(((const A *)a.embed)[(uint64_t)r.token * a.ld + c]) * a.embed_scale;
-        } else if (a.from == CU_FROM_OUT) {
-            v = a.state.out[at + c];
-        } else if (a.from == CU_FROM_STATE) {
-            v = a.state.h[at + c];
-        } else if (a.from == CU_FROM_X) {
-            v = normed_delta ? a.delta[here + c] : a.x[here + c] + a.delta[here + c];
-        } else {
-            v = a.state.h[at + c] + a.state.e[at + c];
-            if (c < a.loop_width) v += a.loop_emb[(uint64_t)r.loop * a.loop_width + c];
-        }
-        x[c] = v;
+    if (!launch_row(a.desc, i, r)) return false;
+    if (a.to == CU_TO_HEAD && r->logits == CU_NO_LOGITS) return false;
+    uint64_t at = (uint64_t)r->row * a.dim;
+    if (a.from == CU_FROM_LOOP) {
+        row_vec<V> loop;
+        row_load<WHOLE>(x, a.state.h + at, a.dim);
+        row_load<WHOLE>(y, a.state.e + at, a.dim);
+        row_load<WHOLE>(loop, a.loop_emb + (uint64_t)r->loop * a.loop_width, a.loop_width);
+        row_join(x, y, [](float h, float e) { return h + e; });
+        row_join(x, loop, [](float v, float e) { return v + e; });
+    } else if (a.from == CU_FROM_STATE) {
+        row_load<WHOLE>(x, a.state.h + at, a.dim);
+    } else if (a.from == CU_FROM_OUT) {
+        row_load<WHOLE>(x, a.state.out + at, a.dim);
+    } else if (a.from == CU_FROM_TOKEN) {
+        row_load<WHOLE>(x, (const A *)a.embed + (uint64_t)r->token * a.ld, a.dim);
+        float scale = a.embed_scale;
+        row_join(x, x, [=](float v, float) { return v * scale; });
     }
-    if (a.from == CU_FROM_LOOP) norm_here(x, a.loop_norm, a.dim, a.norm_eps, scratch);
-    if (!normed_delta) return;
-    norm_here(x, a.out_norm, a.dim, a.norm_eps, scratch);
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
-        x[c] += a.x[here + c];
+    return true;
 }
 
 /* The state before the first loop. */
-static __device__ void row_start(const cu_row_args &a, const cu_row &r, const float *x) {
+template <int V, bool WHOLE>
+static __device__ __forceinline__ void row_start(const cu_row_args &a, const cu_row &r,
+                                                 const row_vec<V> &x) {
     uint64_t at = (uint64_t)r.row * a.dim;
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
-        float h = x[c];
-        if (a.start == CU_START_ZERO) h = 0.0f;
-        if (a.start == CU_START_SEEDED) h = rm_seeded_state(r.pos, c, a.start_std);
-        a.state.h[at + c] = h;
-        if (a.state.e) a.state.e[at + c] = x[c];
-        a.state.out[at + c] = 0.0f;
+    const row_vec<V> zero = {};
+    if (a.state.e) row_store<WHOLE>(a.state.e + at, a.dim, x);
+    row_store<WHOLE>(a.state.out + at, a.dim, zero);
+    if (a.start == CU_START_SEEDED) {
+        for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
+            a.state.h[at + c] = rm_seeded_state(r.pos, c, a.start_std);
+    } else if (a.start == CU_START_ZERO) {
+        row_store<WHOLE>(a.state.h + at, a.dim, zero);
+    } else {
+        row_store<WHOLE>(a.state.h + at, a.dim, x);
     }
     if (threadIdx.x == 0) {
         a.state.cum[r.row] = 0.0f;
@@ -74,32 +66,41 @@ static __device__ void row_start(const cu_row_args &a, const cu_row &r, const fl
     }
 }
 
-template <typename A>
-static __global__ void __launch_bounds__(ROW_THREADS) row_step(cu_row_args a) {
+template <typename A, int V, bool WHOLE> static __global__ void ROW_BOUNDS row_step(cu_row_args a) {
+    const float *inner = a.from == CU_FROM_LOOP ? a.loop_norm
+                         : a.from == CU_FROM_X  ? a.out_norm
+                                                : nullptr;
+    row_vec<V> w_inner, w, x, y;
+    row_weights<true, WHOLE>(w_inner, inner, a.dim);
+    row_weights<true, WHOLE>(w, a.norm, a.dim);
     kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
-    float *scratch = (float *)shared, *x = scratch + 36;
+    float *scratch = (float *)shared;
     uint32_t i = blockIdx.x;
-    if (i >= head_of(a.desc)->n_rows) return;
-    cu_row r = rows_of(a.desc)[i];
-    if (a.to == CU_TO_HEAD && r.logits == CU_NO_LOGITS) return;
-    row_begin<A>(a, r, i, x, scratch);
+    cu_row r;
+    if (!row_enter<A, V, WHOLE>(a, i, &r, x, y)) return;
+    row_weights<false, WHOLE>(w_inner, inner, a.dim);
+    if (a.from == CU_FROM_LOOP) row_norm(x, w_inner, a.dim, a.norm_eps, scratch);
+    if (a.from == CU_FROM_X) {
+        if (inner) row_norm(y, w_inner, a.dim, a.norm_eps, scratch);
+        row_join(x, y, [](float v, float delta) { return v + delta; });
+    }
     if (a.to == CU_TO_STATE) {
-        row_start(a, r, x);
+        row_start<V, WHOLE>(a, r, x);
         return;
     }
-    float scale = 1.0f;
-    if (a.norm) scale = rm_rms_scale(sum_squares(x, a.dim, scratch), a.dim, a.norm_eps);
+    if (a.to == CU_TO_NORM) row_store<WHOLE>(a.x + (uint64_t)i * a.dim, a.dim, x);
+    row_weights<false, WHOLE>(w, a.norm, a.dim);
+    if (a.norm) row_norm(x, w, a.dim, a.norm_eps, scratch + ROW_SUM);
     uint32_t to = a.to == CU_TO_HEAD ? r.logits : i;
-    write_normed(x, a.norm, a.dim, a.ld, scale, (A *)a.act + (uint64_t)to * a.ld);
-    if (a.to == CU_TO_HEAD) return;
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
-        a.x[(uint64_t)i * a.dim + c] = x[c];
+    row_store<WHOLE>((A *)a.act + (uint64_t)to * a.ld, a.ld, x); /* zeros beyond dim */
 }
 
+/* ---- the cache slot ---- */
+
 /* The slot of this row at its plane; RM_NO_SLOT if the map has none in range. */
-static __device__ uint32_t row_slot(const void *desc, const cu_cache &c, const cu_row &r,
-                                    uint32_t plane) {
+static __device__ __forceinline__ uint32_t row_slot(const void *desc, const cu_cache &c,
+                                                    const cu_row &r, uint32_t plane) {
     const uint32_t *table = tables_of(desc) + r.table;
     uint32_t slot = rm_slot(c.maps, table, c.n_planes, plane, r.pos);
     if (slot < c.n_slots) return slot;
@@ -107,72 +108,161 @@ static __device__ uint32_t row_slot(const void *desc, const cu_cache &c, const c
     return RM_NO_SLOT;
 }
 
-static __device__ void slot_write(const cu_cache &c, uint32_t slot, uint32_t at, float v) {
+/* Channels c to c + 3 of n, which stand at `at` in the slot. */
+template <bool WHOLE>
+static __device__ __forceinline__ void slot_store(const cu_cache &cache, uint32_t slot, uint32_t at,
+                                                  uint32_t c, uint32_t n, const float v[4]) {
     if (slot == RM_NO_SLOT) return;
-    uint64_t to = (uint64_t)slot * c.slot_values + at;
-    if (c.f32) ((float *)c.slots)[to] = v;
-    else narrow(v, &((bf16 *)c.slots)[to]);
+    uint64_t to = (uint64_t)slot * cache.slot_values + at;
+    if (cache.f32) store4<WHOLE>((float *)cache.slots + to, c, n, v);
+    else store4<WHOLE>((bf16 *)cache.slots + to, c, n, v);
 }
 
-template <typename A>
-static __global__ void __launch_bounds__(PREP_THREADS) mla_prep(cu_prep_args a) {
+/* Two pairs, each turned by the angle whose cosine and sine stand in `turn`. */
+static __device__ __forceinline__ void turn_pairs(float v[4], const float turn[4]) {
+    rm_rotate(&v[0], &v[1], turn[0], turn[1]);
+    rm_rotate(&v[2], &v[3], turn[2], turn[3]);
+}
+
+static_assert((int)CU_MAX_LATENT == (int)NARROW, "the widest latents of one thread block");
+
+template <typename A, bool WHOLE> static __global__ void ROW_BOUNDS mla_prep(cu_prep_args a) {
+    row_vec<FEW> w_q, w_kv, q, kv;
+    float k_rope[4], turn[4];
+    row_weights<true, WHOLE>(w_q, a.q_norm, a.q_lora);
+    row_weights<true, WHOLE>(w_kv, a.kv_norm, a.kv_lora);
     kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
-    float *scratch = (float *)shared;
-    uint32_t i = blockIdx.x;
-    if (i >= head_of(a.desc)->n_rows) return;
-    cu_row r = rows_of(a.desc)[i];
-    const float *cq = a.in + (uint64_t)i * a.ld_in, *c = cq + a.q_lora, *kr = c + a.kv_lora;
-    float q_scale = rm_rms_scale(sum_squares(cq, a.q_lora, scratch), a.q_lora, a.norm_eps);
-    write_normed(cq, a.q_norm, a.q_lora, a.ld_q, q_scale, (A *)a.q + (uint64_t)i * a.ld_q);
-    float c_scale = rm_rms_scale(sum_squares(c, a.kv_lora, scratch), a.kv_lora, a.norm_eps);
+    uint32_t i = blockIdx.x, c = 4 * threadIdx.x;
+    const float *in = a.in + (uint64_t)i * a.ld_in;
+    row_load<WHOLE>(q, in, a.q_lora);
+    row_load<WHOLE>(kv, in + a.q_lora, a.kv_lora);
+    load4<WHOLE>(in + a.q_lora + a.kv_lora, c, a.rope_dim, k_rope);
+    cu_row r;
+    if (!launch_row(a.desc, i, &r)) return;
+    load4<WHOLE>(a.rope + (uint64_t)r.pos * a.rope_dim, c, a.rope_dim, turn);
     uint32_t slot = row_slot(a.desc, a.cache, r, a.plane + (a.by_loop ? r.loop : 0));
-    for (uint32_t k = threadIdx.x; k < a.kv_lora; k += blockDim.x) {
-        slot_write(a.cache, slot, k, c[k] * c_scale * a.kv_norm[k]);
+    float sums[2] = {row_dot(q, q), row_dot(kv, kv)};
+    row_sums(sums, (float *)shared);
+    float q_scale = rm_rms_scale(sums[0], a.q_lora, a.norm_eps);
+    row_join(q, w_q, [=](float x, float w) { return x * q_scale * w; });
+    row_store<WHOLE>((A *)a.q + (uint64_t)i * a.ld_q, a.ld_q, q); /* zeros beyond q_lora */
+    float kv_scale = rm_rms_scale(sums[1], a.kv_lora, a.norm_eps);
+    row_join(kv, w_kv, [=](float x, float w) { return x * kv_scale * w; });
+#pragma unroll
+    for (int k = 0; k < FEW; k++)
+        slot_store<WHOLE>(a.cache, slot, 0, first_channel(k), a.kv_lora, kv.v[k]);
+    turn_pairs(k_rope, turn);
+    slot_store<WHOLE>(a.cache, slot, a.kv_lora, c, a.rope_dim, k_rope);
+}
+
+/* Channels c to c + 3 of [q | k | v], turned already: into the query or the slot. */
+template <typename A, bool WHOLE>
+static __device__ __forceinline__ void gqa_store(const cu_prep_args &a, uint32_t i, uint32_t slot,
+                                                 uint32_t c, uint32_t n, const float v[4]) {
+    uint32_t n_q = a.n_heads * a.head_dim;
+    if (c < n_q) store4<WHOLE>((A *)a.q + (uint64_t)i * a.ld_q, c, n_q, v);
+    else slot_store<WHOLE>(a.cache, slot, 0, c - n_q, n - n_q, v);
+}
+
+/* Heads are multiples of 4 wide: no four channels belong to two. */
+template <typename A>
+static __global__ void __launch_bounds__(SPLIT_THREADS) gqa_prep(cu_prep_args a) {
+    kernel_scope scope(a.stamp);
+    uint32_t i = blockIdx.x, n_turned = (a.n_heads + a.n_kv_heads) * a.head_dim;
+    uint32_t n = n_turned + a.n_kv_heads * a.head_dim;
+    row_vec<PREP_VECS> x, turn;
+    row_load<true>(x, a.in + (uint64_t)i * a.ld_in, n);
+    cu_row r;
+    if (!launch_row(a.desc, i, &r)) return;
+    const float *turns = a.rope + (uint64_t)r.pos * a.head_dim;
+#pragma unroll
+    for (int k = 0; k < PREP_VECS; k++) {
+        uint32_t c = first_channel(k);
+        load4<true>(turns, c < n_turned ? c % a.head_dim : a.head_dim, a.head_dim, turn.v[k]);
     }
-    const float *turn = a.rope + (uint64_t)r.pos * a.rope_dim;
-    for (uint32_t p = threadIdx.x; p < a.rope_dim / 2; p += blockDim.x) {
-        float x0 = kr[2 * p], x1 = kr[2 * p + 1];
-        rm_rotate(&x0, &x1, turn[2 * p], turn[2 * p + 1]);
-        slot_write(a.cache, slot, a.kv_lora + 2 * p, x0);
-        slot_write(a.cache, slot, a.kv_lora + 2 * p + 1, x1);
+    uint32_t slot = row_slot(a.desc, a.cache, r, a.plane + (a.by_loop ? r.loop : 0));
+#pragma unroll
+    for (int k = 0; k < PREP_VECS; k++) {
+        uint32_t c = first_channel(k);
+        if (c < n_turned) turn_pairs(x.v[k], turn.v[k]);
+        gqa_store<A, true>(a, i, slot, c, n, x.v[k]);
     }
 }
 
+/* The same, a pair at a time, for any width. */
 template <typename A>
-static __global__ void __launch_bounds__(PREP_THREADS) gqa_prep(cu_prep_args a) {
+static __global__ void __launch_bounds__(PAIR_THREADS) gqa_prep_pairs(cu_prep_args a) {
     kernel_scope scope(a.stamp);
-    uint32_t i = blockIdx.x;
-    if (i >= head_of(a.desc)->n_rows) return;
-    cu_row r = rows_of(a.desc)[i];
-    uint32_t n_q = a.n_heads * a.head_dim, n_k = a.n_kv_heads * a.head_dim;
+    uint32_t i = blockIdx.x, n_turned = (a.n_heads + a.n_kv_heads) * a.head_dim;
+    uint32_t n = n_turned + a.n_kv_heads * a.head_dim;
+    cu_row r;
+    if (!launch_row(a.desc, i, &r)) return;
     const float *in = a.in + (uint64_t)i * a.ld_in;
-    const float *turn = a.rope + (uint64_t)r.pos * a.head_dim;
-    A *q = (A *)a.q + (uint64_t)i * a.ld_q;
+    const float *turns = a.rope + (uint64_t)r.pos * a.head_dim;
     uint32_t slot = row_slot(a.desc, a.cache, r, a.plane + (a.by_loop ? r.loop : 0));
-    for (uint32_t p = threadIdx.x; p < (n_q + n_k) / 2; p += blockDim.x) {
-        uint32_t at = 2 * p, j = at % a.head_dim;
-        float x0 = in[at], x1 = in[at + 1];
-        rm_rotate(&x0, &x1, turn[j], turn[j + 1]);
-        if (at < n_q) {
-            narrow(x0, &q[at]);
-            narrow(x1, &q[at + 1]);
-        } else {
-            slot_write(a.cache, slot, at - n_q, x0);
-            slot_write(a.cache, slot, at - n_q + 1, x1);
+    for (uint32_t c = 2 * threadIdx.x; c < n; c += 2 * blockDim.x) {
+        float v[4] = {in[c], in[c + 1]};
+        uint32_t j = c % a.head_dim;
+        if (c < n_turned) rm_rotate(&v[0], &v[1], turns[j], turns[j + 1]);
+        gqa_store<A, false>(a, i, slot, c, c + 2, v);
+    }
+}
+
+/* ---- the query ---- */
+
+/* Outputs of [nope of all heads, each padded to nope_ld | rotated part of all heads]. */
+template <typename A>
+static __global__ void __launch_bounds__(SPLIT_THREADS) mla_query(cu_query_args a) {
+    uint32_t n_nope = a.n_heads * a.nope_ld, n = n_nope + a.n_heads * a.rope_dim;
+    uint32_t dk = a.kv_lora + a.rope_dim, i = blockIdx.x, head[PREP_VECS], at[PREP_VECS];
+#pragma unroll
+    for (int k = 0; k < PREP_VECS; k++) {
+        uint32_t c = first_channel(k);
+        bool nope = c < n_nope;
+        head[k] = nope ? c / a.nope_ld : (c - n_nope) / a.rope_dim;
+        at[k] = nope ? c - head[k] * a.nope_ld : c - n_nope - head[k] * a.rope_dim;
+    }
+    kernel_scope scope(a.stamp);
+    const float *in = a.in + (uint64_t)i * a.ld_in, *in_rope = in + a.n_heads * a.nope;
+    row_vec<PREP_VECS> x, turn;
+#pragma unroll
+    for (int k = 0; k < PREP_VECS; k++) {
+        uint32_t c = first_channel(k);
+        const float *from = c < n_nope ? in + head[k] * a.nope : in_rope + head[k] * a.rope_dim;
+        load4<true>(from, at[k], c < n_nope ? a.nope : c < n ? a.rope_dim : 0, x.v[k]);
+    }
+    cu_row r;
+    if (!launch_row(a.desc, i, &r)) return;
+#pragma unroll
+    for (int k = 0; k < PREP_VECS; k++) {
+        uint32_t c = first_channel(k);
+        load4<true>(a.rope + (uint64_t)r.pos * a.rope_dim, at[k],
+                    c >= n_nope && c < n ? a.rope_dim : 0, turn.v[k]);
+    }
+    A *to = (A *)a.q_nope + (uint64_t)i * n_nope, *q = (A *)a.q + (uint64_t)i * a.n_heads * dk;
+#pragma unroll
+    for (int k = 0; k < PREP_VECS; k++) {
+        uint32_t c = first_channel(k);
+        if (c < n_nope) {
+            store4<true>(to, c, n_nope, x.v[k]);
+        } else if (c < n) {
+            turn_pairs(x.v[k], turn.v[k]);
+            store4<true>(q + head[k] * dk + a.kv_lora, at[k], a.rope_dim, x.v[k]);
         }
     }
-    for (uint32_t k = threadIdx.x; k < n_k; k += blockDim.x) {
-        slot_write(a.cache, slot, n_k + k, in[n_q + n_k + k]);
-    }
+    A *o = (A *)a.o + (uint64_t)i * a.o_ld;
+    for (uint32_t c = a.o_values + threadIdx.x; c < a.o_ld; c += blockDim.x)
+        narrow(0.0f, &o[c]);
 }
 
+/* The same, a channel or a pair at a time, for any width. */
 template <typename A>
-static __global__ void __launch_bounds__(PREP_THREADS) mla_query(cu_query_args a) {
+static __global__ void __launch_bounds__(PAIR_THREADS) mla_query_pairs(cu_query_args a) {
     kernel_scope scope(a.stamp);
     uint32_t i = blockIdx.x;
-    if (i >= head_of(a.desc)->n_rows) return;
-    cu_row r = rows_of(a.desc)[i];
+    cu_row r;
+    if (!launch_row(a.desc, i, &r)) return;
     const float *nope = a.in + (uint64_t)i * a.ld_in, *rope = nope + a.n_heads * a.nope;
     A *to = (A *)a.q_nope + (uint64_t)i * a.n_heads * a.nope_ld;
     for (uint32_t c = threadIdx.x; c < a.n_heads * a.nope_ld; c += blockDim.x) {
@@ -194,173 +284,79 @@ static __global__ void __launch_bounds__(PREP_THREADS) mla_query(cu_query_args a
         narrow(0.0f, &o[c]);
 }
 
-/* y -> y + ((y Ldown^T) * scale) LB, in place; z: [lora_rank] of shared memory. */
-static __device__ void add_lora(const cu_loop_end_args &a, uint32_t loop, float *y, float *z) {
-    uint32_t lane = threadIdx.x & 31, warps = blockDim.x >> 5;
-    const float *scale = a.lora_scale + (uint64_t)rm_lora_row(loop, a.lora_rows) * a.lora_rank;
-    __syncthreads();
-    for (uint32_t k = threadIdx.x >> 5; k < a.lora_rank; k += warps) {
-        const float *down = a.lora_down + (uint64_t)k * a.dim;
-        float sum = 0.0f;
-        for (uint32_t c = lane; c < a.dim; c += 32)
-            sum += y[c] * down[c];
-        sum = warp_sum(sum);
-        if (lane == 0) z[k] = sum * scale[k];
-    }
-    __syncthreads();
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
-        float sum = 0.0f;
-        for (uint32_t k = 0; k < a.lora_rank; k++)
-            sum += z[k] * a.lora_b[(uint64_t)k * a.dim + c];
-        y[c] += sum;
-    }
-}
-
-/* y = the residual stream after the last layer; each thread its own channels. */
-static __device__ void loop_sum(const cu_loop_end_args &a, uint32_t i, float *y, float *scratch) {
-    const float *x = a.x + (uint64_t)i * a.dim;
-    const float *parts = a.parts + (uint64_t)i * a.n_parts * a.dim;
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
-        float v = a.out_norm ? parts[c] : x[c];
-        for (uint32_t k = 0; !a.out_norm && k < a.n_parts; k++)
-            v += parts[c + (uint64_t)k * a.dim];
-        y[c] = v;
-    }
-    if (!a.out_norm) return;
-    norm_here(y, a.out_norm, a.dim, a.norm_eps, scratch);
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
-        y[c] += x[c];
-}
-
-/* What one thread's channels say about leaving: the gate's product, or how far the state moved. */
-struct exit_sums {
-    float a, b, c; /* h w | |h - old|^2, |h|^2 | h old, |h|^2, |old|^2 */
-};
-
-/* The new state y goes over the old one. */
-static __device__ exit_sums loop_store(const cu_loop_end_args &a, const cu_row &r, const float *y) {
-    exit_sums s = {0.0f, 0.0f, 0.0f};
-    float *h = a.state.h + (uint64_t)r.row * a.dim;
-    bool gate = a.exit == CU_EXIT_ACT || a.exit == CU_EXIT_HAZARD;
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
-        float now = y[c];
-        if (gate) {
-            s.a += now * a.halt_w[c];
-        } else if (a.exit != CU_EXIT_FIXED) {
-            float old = h[c], moved = now - old;
-            s.a += a.exit == CU_EXIT_COSINE ? now * old : moved * moved;
-            s.b += now * now;
-            s.c += old * old;
-        }
-        h[c] = now;
-    }
-    return s;
-}
-
-/* The same for all threads of the block. */
-static __device__ rm_act_step loop_exit(const cu_loop_end_args &a, const cu_row &r, exit_sums s,
-                                        float *scratch) {
-    uint32_t done = r.loop + 1u;
-    float cum = a.state.cum[r.row];
-    rm_act_step step = {0.0f, cum, done >= r.max_loops};
-    if (a.exit == CU_EXIT_FIXED) return step;
-    float sum = block_sum(s.a, scratch);
-    if (a.exit == CU_EXIT_ACT) {
-        return rm_act(cum, rm_sigmoid(sum + a.halt_bias), r.threshold, done, r.min_loops,
-                      r.max_loops);
-    }
-    if (a.exit == CU_EXIT_HAZARD) {
-        rm_hazard_step z = rm_hazard(cum, rm_sigmoid(sum + a.halt_bias), r.threshold, done,
-                                     r.min_loops, r.max_loops);
-        step.cum = z.cum;
-        step.halted = z.halted;
-        return step;
-    }
-    float now = block_sum(s.b, scratch);
-    if (a.exit == CU_EXIT_LATENT_DIFF) {
-        step.halted = rm_latent_diff(sum, now, r.threshold, done, r.min_loops, r.max_loops);
-    } else {
-        step.halted = rm_cosine(sum, now, block_sum(s.c, scratch), r.threshold, done, r.min_loops,
-                                r.max_loops);
-    }
-    return step;
-}
-
-static __global__ void __launch_bounds__(ROW_THREADS) loop_end(cu_loop_end_args a) {
-    kernel_scope scope(a.stamp);
-    DYNAMIC_SHARED(shared);
-    float *scratch = (float *)shared, *y = scratch + 36, *z = y + a.dim;
-    uint32_t i = blockIdx.x;
-    if (i >= head_of(a.desc)->n_rows) return;
-    cu_row r = rows_of(a.desc)[i];
-    if (r.flags & CU_ROW_KV_ONLY) return;
-    uint64_t at = (uint64_t)r.row * a.dim;
-    loop_sum(a, i, y, scratch);
-    if (a.inject) {
-        add_lora(a, r.loop, y, z);
-        for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x)
-            y[c] = rm_lti(a.state.h[at + c], a.state.e[at + c], y[c], a.inj_a[c], a.inj_b[c]);
-    }
-    if (a.loop_norm) norm_here(y, a.loop_norm, a.dim, a.norm_eps, scratch);
-    exit_sums sums = loop_store(a, r, y);
-    if (r.flags & CU_ROW_TAIL) return; /* the same for the whole block: no barrier is left out */
-    rm_act_step s = loop_exit(a, r, sums, scratch);
-    for (uint32_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
-        if (a.weighted) a.state.out[at + c] += s.weight * y[c];
-        else if (s.halted) a.state.out[at + c] = y[c];
-    }
-    __syncthreads(); /* all have read cum */
-    if (threadIdx.x == 0) {
-        a.state.cum[r.row] = s.cum;
-        if (s.halted) a.state.halted[r.row] = head_of(a.desc)->halted[r.at] = 1;
-    }
-}
-
 /* ---- launchers ---- */
 
-/* About 8 channels to a thread. */
-static uint32_t row_threads(uint32_t dim) {
-    uint32_t n = (dim / 8 + 31) / 32 * 32;
-    return n < 32 ? 32 : n > ROW_THREADS ? (uint32_t)ROW_THREADS : n;
-}
-
-static uint32_t row_bytes(uint32_t dim, uint32_t extra) {
-    return (36 + dim + extra) * 4;
+template <typename A>
+static cudaError_t start_step(cudaStream_t s, const cu_row_args &a, uint32_t rows, bool whole) {
+    uint32_t bytes = 2 * ROW_SUM * sizeof(float), few = row_threads(a.ld, FEW),
+             many = row_threads(a.ld, MANY);
+    if (a.ld > CU_MAX_DIM) return cudaErrorInvalidValue;
+    if (a.ld <= NARROW) {
+        return whole ? LAUNCH((row_step<A, FEW, true>), rows, few, bytes, s, a)
+                     : LAUNCH((row_step<A, FEW, false>), rows, few, bytes, s, a);
+    }
+    return whole ? LAUNCH((row_step<A, MANY, true>), rows, many, bytes, s, a)
+                 : LAUNCH((row_step<A, MANY, false>), rows, many, bytes, s, a);
 }
 
 extern "C" cudaError_t cu_row_step(cudaStream_t s, const cu_row_args *a, uint32_t rows, bool f32) {
-    uint32_t bytes = row_bytes(a->dim, 0);
-    if (f32) return LAUNCH(row_step<float>, rows, row_threads(a->dim), bytes, s, *a);
-    return LAUNCH(row_step<bf16>, rows, row_threads(a->dim), bytes, s, *a);
+    const void *all[] = {a->state.h, a->state.e, a->state.out, a->x,        a->delta,   a->embed,
+                         a->norm,    a->act,     a->loop_norm, a->loop_emb, a->out_norm};
+    bool whole = a->dim % 4 == 0 && a->ld % 4 == 0 && a->loop_width % 4 == 0;
+    for (const void *p : all)
+        whole = whole && in_fours(p);
+    return f32 ? start_step<float>(s, *a, rows, whole) : start_step<bf16>(s, *a, rows, whole);
+}
+
+/* Whether a slot's values of one layer stand in fours. */
+static bool slots_in_fours(const cu_cache *c) {
+    return in_fours(c->slots) && c->slot_values % 4 == 0;
 }
 
 extern "C" cudaError_t cu_mla_prep(cudaStream_t s, const cu_prep_args *a, uint32_t rows, bool f32) {
-    uint32_t bytes = row_bytes(0, 0);
-    if (f32) return LAUNCH(mla_prep<float>, rows, PREP_THREADS, bytes, s, *a);
-    return LAUNCH(mla_prep<bf16>, rows, PREP_THREADS, bytes, s, *a);
+    const void *all[] = {a->in, a->q, a->q_norm, a->kv_norm, a->rope};
+    bool whole = (a->q_lora | a->kv_lora | a->rope_dim | a->ld_in | a->ld_q) % 4 == 0 &&
+                 slots_in_fours(&a->cache);
+    for (const void *p : all)
+        whole = whole && in_fours(p);
+    uint32_t n = FEW * a->rope_dim; /* which a thread holds with one access */
+    for (uint32_t width : {a->ld_q, a->kv_lora})
+        n = width > n ? width : n;
+    if (n > CU_MAX_LATENT) return cudaErrorInvalidValue;
+    uint32_t bytes = 2 * ROW_SUM * sizeof(float), threads = row_threads(n, FEW);
+    if (f32) {
+        return whole ? LAUNCH((mla_prep<float, true>), rows, threads, bytes, s, *a)
+                     : LAUNCH((mla_prep<float, false>), rows, threads, bytes, s, *a);
+    }
+    return whole ? LAUNCH((mla_prep<bf16, true>), rows, threads, bytes, s, *a)
+                 : LAUNCH((mla_prep<bf16, false>), rows, threads, bytes, s, *a);
 }
 
 extern "C" cudaError_t cu_gqa_prep(cudaStream_t s, const cu_prep_args *a, uint32_t rows, bool f32) {
-    if (f32) return LAUNCH(gqa_prep<float>, rows, PREP_THREADS, 0, s, *a);
-    return LAUNCH(gqa_prep<bf16>, rows, PREP_THREADS, 0, s, *a);
+    uint32_t n = (a->n_heads + 2 * a->n_kv_heads) * a->head_dim;
+    bool whole = (a->head_dim | a->ld_in | a->ld_q) % 4 == 0 && slots_in_fours(&a->cache) &&
+                 in_fours(a->in) && in_fours(a->q) && in_fours(a->rope);
+    if (!whole || n > 4 * PREP_VECS * SPLIT_THREADS) {
+        if (f32) return LAUNCH(gqa_prep_pairs<float>, rows, PAIR_THREADS, 0, s, *a);
+        return LAUNCH(gqa_prep_pairs<bf16>, rows, PAIR_THREADS, 0, s, *a);
+    }
+    if (f32) return LAUNCH(gqa_prep<float>, rows, row_threads(n, PREP_VECS), 0, s, *a);
+    return LAUNCH(gqa_prep<bf16>, rows, row_threads(n, PREP_VECS), 0, s, *a);
 }
 
 extern "C" cudaError_t cu_mla_query(cudaStream_t s, const cu_query_args *a, uint32_t rows,
                                     bool f32) {
-    if (f32) return LAUNCH(mla_query<float>, rows, PREP_THREADS, 0, s, *a);
-    return LAUNCH(mla_query<bf16>, rows, PREP_THREADS, 0, s, *a);
-}
-
-extern "C" cudaError_t cu_loop_end(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows) {
-    return LAUNCH(loop_end, rows, row_threads(a->dim), row_bytes(a->dim, a->lora_rank), s, *a);
+    uint32_t n = a->n_heads * (a->nope_ld + a->rope_dim);
+    bool whole = (a->nope | a->nope_ld | a->rope_dim | a->kv_lora | a->ld_in) % 4 == 0 &&
+                 in_fours(a->in) && in_fours(a->rope) && in_fours(a->q_nope) && in_fours(a->q);
+    if (!whole || n > 4 * PREP_VECS * SPLIT_THREADS) {
+        if (f32) return LAUNCH(mla_query_pairs<float>, rows, PAIR_THREADS, 0, s, *a);
+        return LAUNCH(mla_query_pairs<bf16>, rows, PAIR_THREADS, 0, s, *a);
+    }
+    if (f32) return LAUNCH(mla_query<float>, rows, row_threads(n, PREP_VECS), 0, s, *a);
+    return LAUNCH(mla_query<bf16>, rows, row_threads(n, PREP_VECS), 0, s, *a);
 }
 
 extern "C" cudaError_t cu_rows_setup(uint32_t dim) {
-    int bytes = (int)row_bytes(dim, 1024);
-    if (bytes <= 48 * 1024) return cudaSuccess;
-    cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    cudaError_t rc = cudaFuncSetAttribute(row_step<float>, most, bytes);
-    if (rc == cudaSuccess) rc = cudaFuncSetAttribute(row_step<bf16>, most, bytes);
-    if (rc == cudaSuccess) rc = cudaFuncSetAttribute(loop_end, most, bytes);
-    return rc;
+    return dim <= CU_MAX_DIM ? cudaSuccess : cudaErrorInvalidValue;
 }

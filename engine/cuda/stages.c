@@ -477,6 +477,8 @@ static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
                             .lora_scale = b->lora_scale,
                             .inj_a = b->inj_a,
                             .inj_b = b->inj_b,
+                            .lora_gate = b->lora_gate,
+                            .sums = b->s.loop_sums,
                             .loop_norm = p->loop_norm ? b->loop_norm : NULL,
                             .exit = (cu_exit)b->opts.exit,
                             .halt_w = b->halt_w,

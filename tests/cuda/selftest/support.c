@@ -139,6 +139,8 @@ double worst(const float *a, const float *b, size_t n) {
     return bad / (top > 0 ? top : 1);
 }
 
+enum { SPARE_ROWS = 8 };
+
 void *dev_desc(const desc_spec *d) {
     cu_head h = {.n_rows = d->n_rows,
                  .n_tiles = d->n_tiles,
@@ -157,6 +159,7 @@ void *dev_desc(const desc_spec *d) {
     h.tables = h.draws + d->n_draws * (uint32_t)sizeof(cu_draw);
     h.runs = h.tables + d->n_tables * (uint32_t)sizeof(uint32_t);
     size_t bytes = h.runs + d->n_runs * sizeof(cu_run);
+    bytes += SPARE_ROWS * sizeof(cu_row); /* of the capacity, which kernels may read */
     uint8_t *p = take(bytes);
     memcpy(p, &h, sizeof h);
     if (d->n_rows) memcpy(p + h.rows, d->rows, d->n_rows * sizeof(cu_row));

@@ -11,7 +11,10 @@
 
 enum { ROWS = 7, STATES = 11, VOCAB = 13, LOOPS = 5 };
 
-static const uint32_t dims[] = {32, 40, 100, 2048};
+/* Some are no multiple of 4, one is more than a thread block holds with few accesses a thread, and
+ * one has chunks of the end of a loop beyond a warp's lanes. */
+enum { WIDE = 4356 };
+static const uint32_t dims[] = {32, 40, 77, 100, 198, 2048, WIDE};
 
 static cu_row plain_row(uint32_t i) {
     return (cu_row){.row = (i * 3 + 2) % STATES,
@@ -80,7 +83,7 @@ static void numbers_free(numbers *n) {
 
 /* The value a row enters with. */
 static void twin_enter(const numbers *n, const way *w, const cu_row *r, uint32_t i, double *x) {
-    double tmp[2048];
+    double tmp[WIDE];
     cu_row_from from = w->from;
     bool normed_delta = from == CU_FROM_X && w->out_norm;
     for (uint32_t c = 0; c < n->dim; c++) {
@@ -159,7 +162,7 @@ static void step(const numbers *n, const way *w) {
     host_act(out, a.state.out, STATES * dim, true);
     host_act(cum, a.state.cum, STATES, true);
     host_bytes(halted, a.state.halted, STATES);
-    double bad = 0, in[2048], normed[2048];
+    double bad = 0, in[WIDE], normed[WIDE];
     bool same = true, state_written[STATES] = {false};
     for (uint32_t i = 0; i < ROWS; i++) {
         const cu_row *r = &rows[i];
@@ -468,7 +471,7 @@ typedef struct {
 } loop_numbers;
 
 typedef struct {
-    double h[2048], out[2048], cum;
+    double h[WIDE], out[WIDE], cum;
     bool halted;
 } loop_twin;
 
@@ -479,7 +482,7 @@ static double close_call(double value, double threshold) {
 
 static void twin_stream(const loop_numbers *n, const ending *k, uint32_t i, double *y) {
     uint32_t dim = n->dim;
-    double part[2048] = {0};
+    double part[WIDE] = {0};
     for (uint32_t c = 0; c < dim; c++) {
         part[c] = 0;
         for (uint32_t j = 0; j < k->parts; j++)
@@ -545,7 +548,7 @@ static bool twin_leaves(const loop_numbers *n, const ending *k, const cu_row *r,
 
 static void twin_loop_end(const loop_numbers *n, const ending *k, const cu_row *r, uint32_t i,
                           loop_twin *t) {
-    double y[2048];
+    double y[WIDE];
     twin_stream(n, k, i, y);
     if (k->inject) twin_inject(n, k, r, y);
     memcpy(t->h, y, sizeof y);
@@ -594,7 +597,7 @@ static void loop_rows(const ending *k, const loop_numbers *n, cu_row *rows) {
         rows[i].flags = (uint16_t)(k->flags ? k->flags : i == 2 ? CU_ROW_TAIL : i == 4 ? 3 : 0);
         /* Row 1's state hardly moves: it leaves by its distance, if by that. */
         size_t at = (size_t)rows[i].row * n->dim;
-        double y[2048], h[2048];
+        double y[WIDE], h[WIDE];
         if (i != 1 || !k->loop_norm) continue;
         twin_stream(n, k, i, y);
         twin_rms(y, n->loop_norm, n->dim, h);
@@ -611,6 +614,7 @@ static void loop_ends(rng *r, uint32_t dim, const ending *k) {
     uint8_t none[2 * ROWS] = {0}, was[STATES] = {0};
     was[rows[0].row] = 9; /* loop_end never takes a flag back */
     desc_spec d = {.rows = rows, .n_rows = ROWS, .halted = dev_bytes(none, sizeof none)};
+    float *sums = dev_poison(cap * cu_loop_sums(dim, k->rank) * sizeof *sums);
     cu_loop_end_args a = {.desc = dev_desc(&d),
                           .dim = dim,
                           .n_parts = k->parts,
@@ -626,6 +630,7 @@ static void loop_ends(rng *r, uint32_t dim, const ending *k) {
                           .lora_scale = dev_floats(n.scale, LORA_ROWS * k->rank + 1),
                           .inj_a = k->inject ? dev_floats(n.a, dim) : NULL,
                           .inj_b = k->inject ? dev_floats(n.b, dim) : NULL,
+                          .sums = sums,
                           .loop_norm = k->loop_norm ? dev_floats(n.loop_norm, dim) : NULL,
                           .exit = k->exit,
                           .halt_w = k->exit <= CU_EXIT_HAZARD ? dev_floats(n.w, dim) : NULL,
@@ -634,6 +639,11 @@ static void loop_ends(rng *r, uint32_t dim, const ending *k) {
     a.state = (cu_state){
         dev_floats(n.h, STATES * dim), k->inject ? dev_floats(n.e, STATES * dim) : NULL,
         dev_floats(n.out, STATES * dim), dev_floats(n.cum, STATES), dev_bytes(was, STATES)};
+    if (k->rank && a.halt_w) {
+        float *gate = dev_poison(k->rank * sizeof *gate);
+        must(cu_loop_gate(test_stream, a.lora_b, a.halt_w, dim, k->rank, gate), "loop gate");
+        a.lora_gate = gate;
+    }
     must(cu_loop_end(test_stream, &a, cap), "loop end");
     float *h = malloc(STATES * dim * 4), *out = malloc(STATES * dim * 4), cum[STATES];
     uint8_t halted[2 * ROWS], kept[STATES];
@@ -675,6 +685,14 @@ static void all_loop_ends(rng *r) {
         {.parts = 1, .inject = true, .weighted = true, .threshold = 0.9f},
         {.rank = 7, .parts = 12, .inject = true, .weighted = true, .flags = tail},
         {.rank = 7, .parts = 2, .inject = true, .weighted = true, .flags = writes},
+        {.rank = 8, .parts = 13, .inject = true, .weighted = true, .threshold = 0.9f},
+        {.rank = 16, .parts = 24, .inject = true, .weighted = true, .threshold = 0.7f},
+        {.rank = 9, .parts = 25, .inject = true, .exit = CU_EXIT_HAZARD, .threshold = 0.6f},
+        {.rank = 4, .parts = 2, .inject = true, .exit = CU_EXIT_FIXED},
+        {.rank = 8, .parts = 5, .inject = true, .exit = CU_EXIT_LATENT_DIFF, .threshold = 1.2f},
+        {.rank = 3, .parts = 3, .inject = true, .exit = CU_EXIT_COSINE, .threshold = 0.8f},
+        {.rank = 3, .parts = 3, .inject = true, .exit = CU_EXIT_COSINE, .flags = tail},
+        {.rank = 4, .parts = 3, .inject = true, .loop_norm = true, .threshold = 0.6f},
         /* plain states: norms inside the residual or not, every rule, tails */
         {.parts = 1,
          .out_norm = true,
