@@ -370,6 +370,9 @@ typedef struct {
 } cu_route_args;
 cudaError_t cu_moe_route(cudaStream_t s, const cu_route_args *a, uint32_t rows);
 cudaError_t cu_moe_group(cudaStream_t s, const cu_route_args *a);
+/* Both, for up to CU_ASSIGN_ROWS rows: one kernel for up to 256 experts. */
+cudaError_t cu_moe_assign(cudaStream_t s, const cu_route_args *a, uint32_t rows);
+enum { CU_ASSIGN_ROWS = 64 };
 
 /* ---- the end of a loop: the last sum, LoRA, injection, norm, exit, output ---- */
 

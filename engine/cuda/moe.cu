@@ -1,108 +1,245 @@
-/* moe.cu - which experts a row goes to, and the rows of each expert. */
+/* moe.cu - which experts a row goes to, and the rows of each expert.
+ *
+ * With few rows one thread block does both (moe_assign); from CU_ASSIGN_ROWS on, routing is a grid
+ * of its own (moe_route) before the one block that groups (moe_group). */
 #include "engine/cuda/common.cuh"
 
-enum { ROUTE_THREADS = 128, GROUP_THREADS = 1024 };
+enum {
+    ROUTE_WARPS = 4,      /* of moe_route's thread blocks; a warp takes a row */
+    GROUP_THREADS = 1024, /* at least a thread a group */
+    BATCH = 8,            /* parts of one thread at a time */
+};
+static_assert(CU_MAX_EXPERTS <= GROUP_THREADS, "a thread for every group");
 
-/* A warp per row: the top_k experts by logit + bias, weighed by the logits alone. */
-static __global__ void __launch_bounds__(ROUTE_THREADS) moe_route(cu_route_args a) {
-    kernel_scope scope(a.stamp);
-    uint32_t lane = threadIdx.x & 31;
-    uint32_t i = blockIdx.x * (ROUTE_THREADS / 32) + (threadIdx.x >> 5);
-    if (i >= head_of(a.desc)->n_rows) return; /* whole warps */
-    const float *logits = a.logits + (uint64_t)i * a.moe.n_experts;
-    uint32_t *pick = a.moe.pick + (uint64_t)i * a.moe.top_k;
-    float *weight = a.moe.weight + (uint64_t)i * a.moe.top_k;
-    uint32_t taken = 0; /* bit j: expert lane + 32 j is picked already */
-    for (uint32_t k = 0; k < a.moe.top_k; k++) {
-        float best = -INFINITY;
-        uint32_t id = UINT32_MAX;
-        for (uint32_t j = 0, e = lane; e < a.moe.n_experts; e += 32, j++) {
-            float v = logits[e] + a.bias[e];
-            if (!(taken >> j & 1u) && (id == UINT32_MAX || rm_expert_before(v, e, best, id))) {
-                best = v;
-                id = e;
-            }
+/* ---- routing ---- */
+
+/* Experts picked one after the other by a whole warp; lane l holds the logits of experts l + 32 j,
+ * j < N. */
+template <int N> struct candidates { float logit[N], biased[N]; };
+
+template <int N>
+static __device__ __forceinline__ void load_candidates(candidates<N> &c, const cu_route_args &a,
+                                                       uint32_t row) {
+    const float *logits = a.logits + (uint64_t)row * a.moe.n_experts;
+    float bias[N];
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        uint32_t e = (threadIdx.x & 31) + 32 * j;
+        bias[j] = e < a.moe.n_experts ? a.bias[e] : 0.0f;
+        c.logit[j] = e < a.moe.n_experts ? logits[e] : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        c.biased[j] = c.logit[j] + bias[j];
+}
+
+/* The best expert of those not `taken` (bit j: expert lane + 32 j), with its logit in every lane.
+ */
+template <int N>
+static __device__ __forceinline__ uint32_t pick_best(const candidates<N> &c, uint32_t n,
+                                                     uint32_t *taken, float *logit) {
+    uint32_t lane = threadIdx.x & 31, id = UINT32_MAX;
+    float best = -INFINITY, own = 0.0f;
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        uint32_t e = lane + 32 * j;
+        bool free = e < n && !(*taken >> j & 1u);
+        if (free && (id == UINT32_MAX || rm_expert_before(c.biased[j], e, best, id))) {
+            best = c.biased[j];
+            own = c.logit[j];
+            id = e;
         }
-        for (int step = 16; step > 0; step >>= 1) {
-            float v = __shfl_xor_sync(0xffffffffu, best, step);
-            uint32_t e = __shfl_xor_sync(0xffffffffu, id, step);
-            bool wins = e != UINT32_MAX && (id == UINT32_MAX || rm_expert_before(v, e, best, id));
-            best = wins ? v : best;
-            id = wins ? e : id;
+    }
+    for (int step = 16; step > 0; step >>= 1) {
+        float v = __shfl_xor_sync(0xffffffffu, best, step);
+        float l = __shfl_xor_sync(0xffffffffu, own, step);
+        uint32_t e = __shfl_xor_sync(0xffffffffu, id, step);
+        bool wins = e != UINT32_MAX && (id == UINT32_MAX || rm_expert_before(v, e, best, id));
+        best = wins ? v : best;
+        own = wins ? l : own;
+        id = wins ? e : id;
+    }
+    if ((id & 31) == lane) *taken |= 1u << (id >> 5);
+    *logit = own;
+    return id;
+}
+
+/* The top_k experts of a row by logit + bias, weighed by the logits alone. Pick k stays with lane
+ * k % 32, so that the exponentials are taken side by side. */
+template <int N>
+static __device__ __forceinline__ void route_row(const cu_route_args &a, uint32_t row) {
+    uint32_t lane = threadIdx.x & 31, top_k = a.moe.top_k, taken = 0;
+    uint32_t *pick = a.moe.pick + (uint64_t)row * top_k;
+    float *weight = a.moe.weight + (uint64_t)row * top_k;
+    candidates<N> c;
+    float mine[N] = {}, top = -INFINITY, sum = 0.0f;
+    load_candidates(c, a, row);
+    for (uint32_t k = 0; k < top_k; k++) {
+        float logit;
+        uint32_t id = pick_best(c, a.moe.n_experts, &taken, &logit);
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            if (k == lane + 32 * j) mine[j] = logit;
         }
-        if ((id & 31) == lane) taken |= 1u << (id >> 5);
+        top = fmaxf(top, logit);
         if (lane == 0) pick[k] = id;
     }
-    __syncwarp();
-    if (lane != 0) return;
-    float top = -INFINITY, sum = 0.0f;
-    for (uint32_t k = 0; k < a.moe.top_k; k++)
-        top = fmaxf(top, logits[pick[k]]);
-    for (uint32_t k = 0; k < a.moe.top_k; k++)
-        sum += expf(logits[pick[k]] - top);
-    for (uint32_t k = 0; k < a.moe.top_k; k++)
-        weight[k] = rm_expert_weight(logits[pick[k]], top, sum);
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        if (lane + 32 * j < top_k) sum += expf(mine[j] - top);
+    }
+    sum = warp_sum(sum);
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        if (lane + 32 * j < top_k) weight[lane + 32 * j] = rm_expert_weight(mine[j], top, sum);
+    }
 }
 
-/* Part -> group, or UINT32_MAX for a row that takes no part. */
-static __device__ __forceinline__ uint32_t part_group(const cu_moe &m, const cu_row *rows,
-                                                      uint32_t part) {
-    uint32_t row = part / m.parts_per_row, k = part % m.parts_per_row;
-    if (rows[row].flags & CU_ROW_KV_ONLY) return UINT32_MAX;
-    if (k < m.top_k) return m.pick[row * m.top_k + k];
-    return k - m.top_k < m.n_shared_groups ? m.n_experts + k - m.top_k : UINT32_MAX;
-}
-
-/* One block: counts, offsets, the sorted parts, and tiles of at most CU_TILE_ROWS. The order
- * of parts within a group is free: no result depends on it. */
-static __global__ void __launch_bounds__(GROUP_THREADS) moe_group(cu_route_args a) {
+template <int N>
+static __global__ void __launch_bounds__(32 * ROUTE_WARPS) moe_route(cu_route_args a) {
     kernel_scope scope(a.stamp);
-    DYNAMIC_SHARED(shared);
-    const cu_moe m = a.moe;
-    uint32_t *count = (uint32_t *)shared, *first = count + GROUP_THREADS,
-             *tile = first + GROUP_THREADS;
-    uint32_t id = threadIdx.x, groups = m.n_experts + m.n_shared_groups;
-    const cu_row *rows = rows_of(a.desc);
-    uint32_t parts = head_of(a.desc)->n_rows * m.parts_per_row;
-    count[id] = 0;
-    __syncthreads();
-    for (uint32_t p = id; p < parts; p += GROUP_THREADS) {
-        uint32_t g = part_group(m, rows, p);
-        if (g < groups) atomicAdd(&count[g], 1u);
+    uint32_t i = blockIdx.x * ROUTE_WARPS + (threadIdx.x >> 5);
+    if (i < head_of(a.desc)->n_rows) route_row<N>(a, i);
+}
+
+/* ---- grouping ---- */
+
+struct group_shared {
+    uint32_t count[GROUP_THREADS]; /* parts, then where the next one goes */
+    uint32_t parts[GROUP_THREADS / 32], tiles[GROUP_THREADS / 32]; /* of a warp's groups */
+};
+
+/* Groups of this thread's next BATCH parts, from `first` on in steps of the block; UINT32_MAX where
+ * there is none or its row takes no part. */
+static __device__ __forceinline__ void load_groups(const cu_moe &m, const cu_row *rows,
+                                                   uint32_t n_parts, uint32_t first,
+                                                   uint32_t group[BATCH]) {
+    uint16_t flags[BATCH];
+#pragma unroll
+    for (uint32_t b = 0; b < BATCH; b++) {
+        uint32_t part = first + b * blockDim.x, row = part / m.parts_per_row;
+        uint32_t k = part - row * m.parts_per_row;
+        bool there = part < n_parts, picked = k < m.top_k;
+        flags[b] = there ? rows[row].flags : (uint16_t)CU_ROW_KV_ONLY;
+        group[b] = there && picked ? m.pick[row * m.top_k + k] : m.n_experts + k - m.top_k;
+        if (!picked && k - m.top_k >= m.n_shared_groups) group[b] = UINT32_MAX;
     }
-    __syncthreads();
-    uint32_t mine = count[id], my_tiles = (mine + CU_TILE_ROWS - 1) / CU_TILE_ROWS;
-    first[id] = mine;
-    tile[id] = my_tiles;
-    for (uint32_t step = 1; step < GROUP_THREADS; step <<= 1) { /* inclusive sums */
-        __syncthreads();
-        uint32_t f = id >= step ? first[id - step] : 0, t = id >= step ? tile[id - step] : 0;
-        __syncthreads();
-        first[id] += f;
-        tile[id] += t;
-    }
-    __syncthreads();
-    if (id == GROUP_THREADS - 1) *m.n_tiles = tile[id] < m.max_tiles ? tile[id] : m.max_tiles;
-    uint32_t start = first[id] - mine, at = tile[id] - my_tiles;
-    for (uint32_t t = 0; t < my_tiles && at + t < m.max_tiles; t++) {
-        cu_moe_tile *to = &m.tiles[at + t];
-        to->group = id;
-        to->first = start + t * CU_TILE_ROWS;
-        uint32_t left = mine - t * CU_TILE_ROWS;
-        to->n = left < CU_TILE_ROWS ? left : (uint32_t)CU_TILE_ROWS;
-    }
-    count[id] = start; /* from here on: where the group's next part goes */
-    __syncthreads();
-    for (uint32_t p = id; p < parts; p += GROUP_THREADS) {
-        uint32_t g = part_group(m, rows, p);
-        if (g < groups) m.order[atomicAdd(&count[g], 1u)] = p;
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) {
+        if (flags[b] & CU_ROW_KV_ONLY) group[b] = UINT32_MAX;
     }
 }
+
+/* Inclusive sum over the warp. */
+static __device__ __forceinline__ uint32_t sum_below(uint32_t v) {
+    uint32_t lane = threadIdx.x & 31;
+    for (uint32_t step = 1; step < 32; step <<= 1) {
+        uint32_t below = __shfl_up_sync(0xffffffffu, v, step);
+        if (lane >= step) v += below;
+    }
+    return v;
+}
+
+/* The sum of v[0] to v[n - 1], n <= 32. */
+static __device__ __forceinline__ uint32_t sum_of(const uint32_t *v, uint32_t n) {
+    uint32_t lane = threadIdx.x & 31;
+    return __shfl_sync(0xffffffffu, sum_below(lane < n ? v[lane] : 0), 31);
+}
+
+/* Thread g has group g: its tiles of at most CU_TILE_ROWS parts; its count becomes the place of its
+ * first part. */
+static __device__ __forceinline__ void put_tiles(const cu_moe &m, group_shared *sh) {
+    uint32_t id = threadIdx.x, warp = id >> 5, lane = id & 31;
+    uint32_t n = sh->count[id], n_tiles = (n + CU_TILE_ROWS - 1) / CU_TILE_ROWS;
+    uint32_t parts = sum_below(n), tiles = sum_below(n_tiles);
+    if (lane == 31) {
+        sh->parts[warp] = parts;
+        sh->tiles[warp] = tiles;
+    }
+    __syncthreads();
+    uint32_t first = sum_of(sh->parts, warp) + parts - n;
+    uint32_t at = sum_of(sh->tiles, warp) + tiles - n_tiles;
+    sh->count[id] = first;
+    if (id == blockDim.x - 1) *m.n_tiles = at + n_tiles < m.max_tiles ? at + n_tiles : m.max_tiles;
+    for (uint32_t t = 0; t < n_tiles && at + t < m.max_tiles; t++) {
+        uint32_t left = n - t * CU_TILE_ROWS;
+        m.tiles[at + t] = {id, first + t * CU_TILE_ROWS,
+                           left < CU_TILE_ROWS ? left : (uint32_t)CU_TILE_ROWS};
+    }
+    __syncthreads();
+}
+
+/* By one thread block: counts, offsets, the sorted parts and tiles. The counts are 0, behind a
+ * barrier. The order of parts within a group is free: no result depends on it. */
+static __device__ __forceinline__ void group_rows(const cu_route_args &a, group_shared *sh) {
+    const cu_moe &m = a.moe;
+    const cu_row *rows = rows_of(a.desc);
+    uint32_t n = head_of(a.desc)->n_rows * m.parts_per_row, step = BATCH * blockDim.x;
+    uint32_t group[BATCH];
+    for (uint32_t first = threadIdx.x; first < n; first += step) {
+        load_groups(m, rows, n, first, group);
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            if (group[b] != UINT32_MAX) atomicAdd(&sh->count[group[b]], 1u);
+        }
+    }
+    __syncthreads();
+    put_tiles(m, sh);
+    for (uint32_t first = threadIdx.x; first < n; first += step) {
+        if (n > step) load_groups(m, rows, n, first, group);
+#pragma unroll
+        for (uint32_t b = 0; b < BATCH; b++) {
+            if (group[b] == UINT32_MAX) continue;
+            m.order[atomicAdd(&sh->count[group[b]], 1u)] = first + b * blockDim.x;
+        }
+    }
+}
+
+static __global__ void __launch_bounds__(GROUP_THREADS) moe_group(cu_route_args a) {
+    DYNAMIC_SHARED(shared);
+    group_shared *sh = (group_shared *)shared;
+    sh->count[threadIdx.x] = 0;
+    kernel_scope scope(a.stamp);
+    __syncthreads();
+    group_rows(a, sh);
+}
+
+template <int N>
+static __global__ void __launch_bounds__(GROUP_THREADS) moe_assign(cu_route_args a) {
+    DYNAMIC_SHARED(shared);
+    group_shared *sh = (group_shared *)shared;
+    sh->count[threadIdx.x] = 0;
+    kernel_scope scope(a.stamp);
+    uint32_t n = head_of(a.desc)->n_rows;
+    for (uint32_t i = threadIdx.x >> 5; i < n; i += blockDim.x >> 5)
+        route_row<N>(a, i);
+    __syncthreads();
+    group_rows(a, sh);
+}
+
+/* ---- launchers ---- */
 
 extern "C" cudaError_t cu_moe_route(cudaStream_t s, const cu_route_args *a, uint32_t rows) {
-    return LAUNCH(moe_route, cu_ceil_div(rows, ROUTE_THREADS / 32), ROUTE_THREADS, 0, s, *a);
+    uint32_t blocks = cu_ceil_div(rows, ROUTE_WARPS), threads = 32 * ROUTE_WARPS;
+    if (a->moe.n_experts <= 64) return LAUNCH(moe_route<2>, blocks, threads, 0, s, *a);
+    if (a->moe.n_experts <= 256) return LAUNCH(moe_route<8>, blocks, threads, 0, s, *a);
+    return LAUNCH(moe_route<32>, blocks, threads, 0, s, *a);
 }
 
 extern "C" cudaError_t cu_moe_group(cudaStream_t s, const cu_route_args *a) {
-    return LAUNCH(moe_group, 1, GROUP_THREADS, 3 * GROUP_THREADS * 4, s, *a);
+    uint32_t bytes = sizeof(group_shared);
+    return LAUNCH(moe_group, 1, GROUP_THREADS, bytes, s, *a);
+}
+
+/* A warp for each row, a thread for each group. So many candidates that they do not fit the
+ * registers of so large a thread block go the other way. */
+extern "C" cudaError_t cu_moe_assign(cudaStream_t s, const cu_route_args *a, uint32_t rows) {
+    uint32_t groups = a->moe.n_experts + a->moe.n_shared_groups, bytes = sizeof(group_shared);
+    uint32_t threads = cu_ceil_div(groups, 32) * 32;
+    if (threads < 32 * rows) threads = 32 * rows;
+    if (threads > GROUP_THREADS) threads = GROUP_THREADS;
+    if (a->moe.n_experts <= 64) return LAUNCH(moe_assign<2>, 1, threads, bytes, s, *a);
+    if (a->moe.n_experts <= 256) return LAUNCH(moe_assign<8>, 1, threads, bytes, s, *a);
+    cudaError_t rc = cu_moe_route(s, a, rows);
+    return rc == cudaSuccess ? cu_moe_group(s, a) : rc;
 }

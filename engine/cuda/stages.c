@@ -333,6 +333,19 @@ static cu_row_args row_args(const cu_backend *b, cu_row_from from, cu_row_to to,
                          .act = to == CU_TO_HEAD ? b->s.head : b->s.act};
 }
 
+/* Which rows go to which group. */
+static cudaError_t assign(cu_backend *b, cu_route_args *a, uint32_t rows) {
+    if (rows <= CU_ASSIGN_ROWS) {
+        a->stamp = eng__cuda_stamp(b, "moe_assign");
+        return cu_moe_assign(b->stream, a, rows);
+    }
+    a->stamp = eng__cuda_stamp(b, "moe_route");
+    cudaError_t rc = cu_moe_route(b->stream, a, rows);
+    a->stamp = eng__cuda_stamp(b, "moe_group");
+    STEP(rc, cu_moe_group(b->stream, a));
+    return rc;
+}
+
 /* act -> parts [rows][n_parts][D]. The always-on experts are groups like the others, or at many
  * rows two dense products whose sum is the last part. */
 static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
@@ -386,10 +399,7 @@ static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
                       .pass_experts = b->pass_experts};
     cudaError_t rc =
         product(b, "router", &l->router, CU_STORE_F32, s->act, s->router, c->n_experts, rows);
-    route.stamp = eng__cuda_stamp(b, "moe_route");
-    STEP(rc, cu_moe_route(b->stream, &route, rows));
-    route.stamp = eng__cuda_stamp(b, "moe_group");
-    STEP(rc, cu_moe_group(b->stream, &route));
+    STEP(rc, assign(b, &route, rows));
     in.stamp = eng__cuda_stamp(b, "expert_gate_up");
     STEP(rc, cu_mm(b->stream, &in, rows, max_blocks(b), b->f32));
     out.stamp = eng__cuda_stamp(b, "expert_down");

@@ -43,7 +43,8 @@ static void twin_route(const routed *t, uint32_t row, uint32_t *pick, float *wei
         weight[k] = (float)(exp((double)l[pick[k]] - top) / sum);
 }
 
-static void route(routed *t, const mix *m, rng *r) {
+/* together: routing and grouping by one kernel. */
+static void route(routed *t, const mix *m, bool together, rng *r) {
     *t = (routed){.m = *m};
     t->rows = calloc(m->rows + 1, sizeof *t->rows);
     for (uint32_t i = 0; i < m->rows; i++)
@@ -72,8 +73,12 @@ static void route(routed *t, const mix *m, rng *r) {
                        .logits = dev_floats(t->logits, (size_t)m->rows * m->experts + 1),
                        .bias = dev_floats(t->bias, m->experts),
                        .moe = t->moe};
-    must(cu_moe_route(test_stream, &a, m->rows + 6), "route");
-    must(cu_moe_group(test_stream, &a), "group");
+    if (together) {
+        must(cu_moe_assign(test_stream, &a, m->rows + 6), "assign");
+    } else {
+        must(cu_moe_route(test_stream, &a, m->rows + 6), "route");
+        must(cu_moe_group(test_stream, &a), "group");
+    }
     t->pick = calloc((size_t)m->rows * m->top_k + 1, 4);
     t->weight = calloc((size_t)m->rows * m->top_k + 1, 4);
     host_bytes(t->pick, t->moe.pick, (size_t)m->rows * m->top_k * 4);
@@ -229,23 +234,25 @@ static void check_products(const routed *t, bool f32, rng *r) {
 
 void test_moe(void) {
     static const mix mixes[] = {
-        {1, 4, 2, 2, 4, 0, false},    {5, 4, 2, 2, 4, 0, true},       {33, 8, 3, 3, 6, 1, false},
-        {64, 64, 4, 8, 12, 0, false}, {65, 2, 1, 1, 2, 0, false},     {130, 4, 2, 0, 3, 2, true},
-        {17, 4, 2, 2, 4, 4, false},   {0, 4, 2, 2, 4, 0, false},      {9, 72, 6, 0, 7, 3, true},
-        {70, 1, 1, 1, 2, 0, false},   {3, 1000, 8, 16, 24, 0, false},
+        {1, 4, 2, 2, 4, 0, false},     {5, 4, 2, 2, 4, 0, true},       {33, 8, 3, 3, 6, 1, false},
+        {64, 64, 4, 8, 12, 0, false},  {65, 2, 1, 1, 2, 0, false},     {130, 4, 2, 0, 3, 2, true},
+        {17, 4, 2, 2, 4, 4, false},    {0, 4, 2, 2, 4, 0, false},      {9, 72, 6, 0, 7, 3, true},
+        {70, 1, 1, 1, 2, 0, false},    {3, 1000, 8, 16, 24, 0, false}, {2, 200, 40, 3, 43, 0, true},
+        {700, 70, 6, 8, 14, 1, false},
     };
     rng r = {5};
     for (size_t i = 0; i < ARRAY_LEN(mixes); i++) {
-        for (unsigned order = 0; order < (on_shim ? 2u : 1u); order++) {
+        for (unsigned pass = 0; pass < (on_shim ? 4u : 2u); pass++) {
 #ifdef FATHOM_CUDA_SHIM
-            shim_set_order(order ? 31 : 0);
+            shim_set_order(pass > 1 ? 31 : 0);
 #endif
+            bool multiply = pass == 0 || pass == 3;
             routed t;
-            route(&t, &mixes[i], &r);
+            route(&t, &mixes[i], pass & 1, &r);
             check_routes(&t);
             check_groups(&t);
-            if (mixes[i].experts <= 72) check_products(&t, i & 1, &r);
-            if (mixes[i].experts <= 8) check_products(&t, !(i & 1), &r);
+            if (multiply && mixes[i].experts <= 72) check_products(&t, i & 1, &r);
+            if (multiply && mixes[i].experts <= 8) check_products(&t, !(i & 1), &r);
             routed_free(&t);
         }
     }
