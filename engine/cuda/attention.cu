@@ -8,7 +8,8 @@
  * up to CU_ATTN_ROWS rows of one sequence against tiles of 64 keys. Scores: each warp 16
  * keys; values: each warp a share of the latent, so a slot is read from memory once.
  * attn_simple: any shape and type, and the parity mode.
- * GQA by tensor cores is gqa.cu; long chunks of a prompt under MLA are flash.cu. */
+ * GQA by tensor cores is gqa.cu, decode with a K/V head for every query head mha.cu; long chunks
+ * of a prompt under MLA are flash.cu. */
 #include "engine/cuda/attention.cuh"
 
 enum {
@@ -428,6 +429,7 @@ extern "C" cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint
 
 extern "C" cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32,
                                bool one_row) {
+    if (one_row && cu_attn_fits_mha(a, f32)) return cu_attn_mha(s, a, rows);
     if (cu_attn_fits_mma(a, f32)) return cu_attn_mma(s, a, rows, one_row);
     if (cu_attn_fits_gqa(a, f32)) return cu_attn_gqa(s, a, rows, one_row);
     return cu_attn_simple(s, a, rows, f32);

@@ -250,8 +250,12 @@ cudaError_t cu_attn_simple(cudaStream_t s, const cu_attn_args *a, uint32_t rows,
 /* Tensor cores for GQA in bfloat16: heads of up to 128 values, groups of up to 16. */
 bool cu_attn_fits_gqa(const cu_attn_args *a, bool f32);
 cudaError_t cu_attn_gqa(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row);
+/* One row at a time where every head has keys of its own, in bfloat16, heads of up to 128 values.
+ */
+bool cu_attn_fits_mha(const cu_attn_args *a, bool f32);
+cudaError_t cu_attn_mha(cudaStream_t s, const cu_attn_args *a, uint32_t rows);
 cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32);
-/* Whichever of the three serves these shapes, without the merge. */
+/* Whichever of these serves the shapes, without the merge. */
 cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32, bool one_row);
 
 /* ---- attention of prompts over expanded keys and values (MLA, bfloat16) ---- */

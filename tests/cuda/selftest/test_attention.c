@@ -215,6 +215,12 @@ void test_attention(void) {
         {"gqa mma, groups of 5", 10, 2, 80, 80, false, false, 12},
         {"gqa mma 128, a head each", 2, 2, 128, 128, false, false, 64},
         {"gqa f32 over bf16", 4, 4, 16, 16, true, false, 1},
+        {"mha 128", 3, 3, 128, 128, false, false, 1},
+        {"mha 64", 5, 5, 64, 64, false, false, 1},
+        {"mha 24", 4, 4, 24, 24, false, false, 1},
+        {"mha 16", 2, 2, 16, 16, false, false, 1},
+        {"mha 8", 3, 3, 8, 8, false, false, 1},
+        {"mha 104", 2, 2, 104, 104, false, false, 1},
     };
     /* sequence, position, loop, flags */
     static const uint32_t mixed[][4] = {
