@@ -250,24 +250,28 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
     }
 }
 
-/* Plain: a block takes one row, one K/V head with its group of query heads, and one split.
+/* Plain: a block takes one row, one split, and of the query heads of one K/V head up to `most`.
  * Q: type of queries; C: of the cache. The range of a split is that of the row's tile, so that
  * cu_attn_merge need not know which kernel ran. */
 template <typename Q, typename C>
-static __global__ void __launch_bounds__(SIMPLE_THREADS, 4) attn_simple(cu_attn_args a) {
+static __global__ void __launch_bounds__(SIMPLE_THREADS, 4)
+    attn_simple(cu_attn_args a, uint32_t most) {
     kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
-    uint32_t i = blockIdx.x, kv = blockIdx.y, split = blockIdx.z;
+    uint32_t i = blockIdx.x, split = blockIdx.z, of_kv = a.n_heads / a.n_kv_heads;
+    uint32_t blocks = (of_kv + most - 1) / most, kv = blockIdx.y / blocks;
+    uint32_t skip = blockIdx.y % blocks * most, h0 = kv * of_kv + skip;
+    uint32_t group = of_kv - skip < most ? of_kv - skip : most;
     if (i >= head_of(a.desc)->n_rows) return;
     cu_row r = rows_of(a.desc)[i];
     if (r.flags & a.no_query) return;
-    uint32_t keys = r.pos + 1, group = a.n_heads / a.n_kv_heads;
+    uint32_t keys = r.pos + 1;
     key_range range = split_range(keys, split, a.splits);
     if (range.first >= range.last) return;
     float *qs = (float *)shared, *s = qs + group * a.dk, *acc = s + group * CU_ATTN_KEYS;
     float *m = acc + group * a.dv, *l = m + group, *old = l + group;
     uint32_t *slots = (uint32_t *)(old + group);
-    const Q *q = (const Q *)a.q + ((uint64_t)i * a.n_heads + kv * group) * a.dk;
+    const Q *q = (const Q *)a.q + ((uint64_t)i * a.n_heads + h0) * a.dk;
     const C *pool = (const C *)a.cache.slots;
     uint32_t k_at = a.n_kv_heads > 1 || a.v_offset ? kv * a.dk : 0;
     uint32_t v_at = a.v_offset + (a.v_offset ? kv * a.dv : 0);
@@ -319,7 +323,7 @@ static __global__ void __launch_bounds__(SIMPLE_THREADS, 4) attn_simple(cu_attn_
             acc[c] = v;
         }
     }
-    uint64_t part = part_at(a, i, split, kv * group);
+    uint64_t part = part_at(a, i, split, h0);
     for (uint32_t c = threadIdx.x; c < group * a.dv; c += SIMPLE_THREADS)
         a.part_o[part * a.dv + c] = acc[c];
     for (uint32_t h = threadIdx.x; h < group; h += SIMPLE_THREADS) {
@@ -378,45 +382,59 @@ static __global__ void __launch_bounds__(MERGE_THREADS) attn_merge(cu_attn_args 
 
 /* ---- launchers ---- */
 
+/* Most rows that shared memory holds of those that registers hold, or 1; 0: not even one. */
+static uint32_t mma_rows(const cu_attn_args *a) {
+    uint32_t most = a->dv <= 256 ? (uint32_t)CU_ATTN_ROWS : (uint32_t)WIDE_ROWS;
+    if (mma_layout(a->dk, most).bytes <= a->shared_bytes) return most;
+    return mma_layout(a->dk, 1).bytes <= a->shared_bytes ? 1 : 0;
+}
+
 extern "C" bool cu_attn_fits_mma(const cu_attn_args *a, bool f32) {
     return !f32 && !a->cache.f32 && a->n_kv_heads == 1 && a->v_offset == 0 && a->dk % 8 == 0 &&
-           a->dv % 16 == 0 && a->dv <= 512 && a->dk <= 640 && a->cache.slot_values % 8 == 0;
+           a->dv % 16 == 0 && a->dv <= 512 && a->dk <= 640 && a->cache.slot_values % 8 == 0 &&
+           mma_rows(a) > 0;
 }
 
 extern "C" uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32) {
-    if (cu_attn_fits_gqa(a, f32)) return CU_GQA_QUERIES / (a->n_heads / a->n_kv_heads);
-    if (!cu_attn_fits_mma(a, f32)) return 1;
-    return a->dv <= 256 ? (uint32_t)CU_ATTN_ROWS
-                        : (uint32_t)WIDE_ROWS; /* as many sums as registers hold */
+    if (cu_attn_fits_mma(a, f32)) return mma_rows(a);
+    if (!cu_attn_fits_gqa(a, f32) || cu_gqa_bytes(a, false) > a->shared_bytes) return 1;
+    return CU_GQA_QUERIES / (a->n_heads / a->n_kv_heads);
 }
 
 extern "C" cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles,
                                    bool one_row) {
     dim3 grid(tiles, cu_ceil_div(a->n_heads, CU_ATTN_HEADS), a->splits);
-    uint32_t one = mma_layout(a->dk, 1).bytes, many = mma_layout(a->dk, CU_ATTN_ROWS).bytes;
+    uint32_t rows = one_row ? 1 : mma_rows(a), bytes = mma_layout(a->dk, rows).bytes;
     if (a->dv > 256) {
-        uint32_t two = mma_layout(a->dk, WIDE_ROWS).bytes;
-        if (one_row) return LAUNCH((attn_mma<1, 8>), grid, MMA_THREADS, one, s, *a);
-        return LAUNCH((attn_mma<WIDE_ROWS, 8>), grid, MMA_THREADS, two, s, *a);
+        if (rows == 1) return LAUNCH((attn_mma<1, 8>), grid, MMA_THREADS, bytes, s, *a);
+        return LAUNCH((attn_mma<WIDE_ROWS, 8>), grid, MMA_THREADS, bytes, s, *a);
     }
-    if (one_row) return LAUNCH((attn_mma<1, 4>), grid, MMA_THREADS, one, s, *a);
-    return LAUNCH((attn_mma<CU_ATTN_ROWS, 4>), grid, MMA_THREADS, many, s, *a);
+    if (rows == 1) return LAUNCH((attn_mma<1, 4>), grid, MMA_THREADS, bytes, s, *a);
+    return LAUNCH((attn_mma<CU_ATTN_ROWS, 4>), grid, MMA_THREADS, bytes, s, *a);
 }
 
-static uint32_t simple_bytes(const cu_attn_args *a) {
-    uint32_t group = a->n_heads / a->n_kv_heads;
-    return (group * (a->dk + CU_ATTN_KEYS + a->dv + 3) + CU_ATTN_KEYS) * 4;
+static uint32_t simple_bytes(const cu_attn_args *a, uint32_t heads) {
+    return (heads * (a->dk + CU_ATTN_KEYS + a->dv + 3) + CU_ATTN_KEYS) * 4;
+}
+
+/* Query heads of one K/V head that a block takes: all, or as many as its shared memory holds. */
+static uint32_t simple_heads(const cu_attn_args *a) {
+    uint32_t group = a->n_heads / a->n_kv_heads, head = simple_bytes(a, 1);
+    if (simple_bytes(a, group) <= a->shared_bytes) return group;
+    if (head >= a->shared_bytes) return 1;
+    return 1 + (a->shared_bytes - head) / (simple_bytes(a, 2) - head);
 }
 
 extern "C" cudaError_t cu_attn_simple(cudaStream_t s, const cu_attn_args *a, uint32_t rows,
                                       bool f32) {
-    dim3 grid(rows, a->n_kv_heads, a->splits);
-    uint32_t bytes = simple_bytes(a);
+    uint32_t heads = simple_heads(a), bytes = simple_bytes(a, heads);
+    dim3 grid(rows, a->n_kv_heads * cu_ceil_div(a->n_heads / a->n_kv_heads, heads), a->splits);
     if (f32 && a->cache.f32)
-        return LAUNCH((attn_simple<float, float>), grid, SIMPLE_THREADS, bytes, s, *a);
-    if (f32) return LAUNCH((attn_simple<float, bf16>), grid, SIMPLE_THREADS, bytes, s, *a);
-    if (a->cache.f32) return LAUNCH((attn_simple<bf16, float>), grid, SIMPLE_THREADS, bytes, s, *a);
-    return LAUNCH((attn_simple<bf16, bf16>), grid, SIMPLE_THREADS, bytes, s, *a);
+        return LAUNCH((attn_simple<float, float>), grid, SIMPLE_THREADS, bytes, s, *a, heads);
+    if (f32) return LAUNCH((attn_simple<float, bf16>), grid, SIMPLE_THREADS, bytes, s, *a, heads);
+    if (a->cache.f32)
+        return LAUNCH((attn_simple<bf16, float>), grid, SIMPLE_THREADS, bytes, s, *a, heads);
+    return LAUNCH((attn_simple<bf16, bf16>), grid, SIMPLE_THREADS, bytes, s, *a, heads);
 }
 
 extern "C" cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint32_t rows,
@@ -430,9 +448,17 @@ extern "C" cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint
 extern "C" cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32,
                                bool one_row) {
     if (one_row && cu_attn_fits_mha(a, f32)) return cu_attn_mha(s, a, rows);
+    one_row = one_row || cu_attn_tile_rows(a, f32) == 1;
     if (cu_attn_fits_mma(a, f32)) return cu_attn_mma(s, a, rows, one_row);
     if (cu_attn_fits_gqa(a, f32)) return cu_attn_gqa(s, a, rows, one_row);
     return cu_attn_simple(s, a, rows, f32);
+}
+
+extern "C" uint32_t cu_attn_bytes(const cu_attn_args *a, bool f32, bool one_row) {
+    one_row = one_row || cu_attn_tile_rows(a, f32) == 1;
+    if (cu_attn_fits_mma(a, f32)) return mma_layout(a->dk, one_row ? 1 : mma_rows(a)).bytes;
+    if (cu_attn_fits_gqa(a, f32)) return cu_gqa_bytes(a, one_row);
+    return simple_bytes(a, simple_heads(a));
 }
 
 template <typename F> static cudaError_t allow_shared(F kernel, int bytes, cudaError_t rc) {

@@ -150,7 +150,10 @@ static int take_gate(cu_backend *b, err *e) {
 }
 
 /* Needs the cache's type and slots; a block's shared memory is known once the device is. */
-static void size_runs(cu_backend *b) {
+static void size_tiles(cu_backend *b) {
+    cu_attn_args absorbed;
+    eng__cuda_attn_shape(b, &absorbed);
+    b->tile_rows = cu_attn_tile_rows(&absorbed, b->f32);
     cu_flash_args a;
     b->flash = (cu_flash_plan){.rows = UINT32_MAX};
     eng__cuda_flash_shape(b, &a);
@@ -171,11 +174,8 @@ static void set_shapes(cu_backend *b) {
     b->dense_ld = cu_round(c->ffn_dim, CU_K_STEP);
     b->groups_shared = c->n_shared_experts * c->n_experts_per_tok;
     b->loop_width = c->inject == INJECT_MYTHOS ? c->dim / 8 / 2 * 2 : 0;
-    cu_attn_args a;
     b->cache.f32 = b->opts.cache_dtype == DTYPE_F32;
     b->cache.slot_values = c->slot_values;
-    eng__cuda_attn_shape(b, &a);
-    b->tile_rows = cu_attn_tile_rows(&a, b->f32);
     for (uint32_t n = 1; n < b->opts.max_launch && b->n_buckets + 1 < CU_BUCKETS; n *= 2) {
         b->bucket[b->n_buckets++] = n;
     }
@@ -504,7 +504,7 @@ int eng__cuda_open_device(eng_backend **out, const model_folder *m, const eng_ba
     if (check_opts(b, opts, e) != 0) goto fail;
     set_shapes(b);
     if (open_device(b, device, e) != 0) goto fail;
-    size_runs(b);
+    size_tiles(b);
     if (open_blas(b, e) != 0) goto fail;
     if (eng__cuda_upload(b, e) != 0) goto fail;
     eng__cuda_plan_l2(b, (uint64_t)b->l2_bytes);

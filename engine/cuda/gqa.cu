@@ -223,13 +223,17 @@ static __global__ void __launch_bounds__(GQA_THREADS, MANY &&VT == 16 ? 2 : 3)
 extern "C" bool cu_attn_fits_gqa(const cu_attn_args *a, bool f32) {
     return !f32 && !a->cache.f32 && a->v_offset > 0 && a->dk == a->dv && a->dk % 16 == 0 &&
            a->dk <= 128 && a->n_heads <= 16 * a->n_kv_heads && a->v_offset % 8 == 0 &&
-           a->cache.slot_values % 8 == 0;
+           a->cache.slot_values % 8 == 0 && gqa_layout(a->dk, 16).bytes <= a->shared_bytes;
+}
+
+extern "C" uint32_t cu_gqa_bytes(const cu_attn_args *a, bool one_row) {
+    return gqa_layout(a->dk, one_row ? 16 : CU_GQA_QUERIES).bytes;
 }
 
 extern "C" cudaError_t cu_attn_gqa(cudaStream_t s, const cu_attn_args *a, uint32_t tiles,
                                    bool one_row) {
     dim3 grid(tiles, a->n_kv_heads, a->splits);
-    uint32_t bytes = gqa_layout(a->dk, one_row ? 16 : CU_GQA_QUERIES).bytes;
+    uint32_t bytes = cu_gqa_bytes(a, one_row);
     if (a->dk <= 64) {
         if (one_row) return LAUNCH((attn_gqa<8, false>), grid, GQA_THREADS, bytes, s, *a);
         return LAUNCH((attn_gqa<8, true>), grid, GQA_THREADS, bytes, s, *a);

@@ -226,6 +226,7 @@ typedef struct {
     const void *desc;
     cu_stamp *stamp;
     cu_cache cache;
+    uint32_t shared_bytes; /* most shared memory that the device gives a thread block */
     uint32_t plane;
     bool by_loop;
     uint16_t no_query;            /* row flags: such a row attends to nothing here and gets zeros */
@@ -240,10 +241,13 @@ typedef struct {
     void *o;        /* act [rows][o_ld]; head h at h * o_head */
     uint32_t o_head, o_ld;
 } cu_attn_args;
-/* True where the tensor-core kernel can serve these shapes. */
+/* True where the tensor-core kernel can serve these shapes, at least one row to a tile. */
 bool cu_attn_fits_mma(const cu_attn_args *a, bool f32);
-/* Rows one tile may have for these shapes: 1, 2 or CU_ATTN_ROWS. */
+/* Rows one tile may have for these shapes. */
 uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32);
+/* Shared memory that a thread block of cu_attn takes: never more than shared_bytes, unless that is
+ * too little for a single head. */
+uint32_t cu_attn_bytes(const cu_attn_args *a, bool f32, bool one_row);
 /* one_row: no tile has more than one row. */
 cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row);
 cudaError_t cu_attn_simple(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32);
@@ -254,6 +258,7 @@ cudaError_t cu_attn_gqa(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, b
  */
 bool cu_attn_fits_mha(const cu_attn_args *a, bool f32);
 cudaError_t cu_attn_mha(cudaStream_t s, const cu_attn_args *a, uint32_t rows);
+uint32_t cu_gqa_bytes(const cu_attn_args *a, bool one_row);
 cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32);
 /* Whichever of these serves the shapes, without the merge. */
 cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32, bool one_row);

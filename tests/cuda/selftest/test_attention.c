@@ -24,7 +24,8 @@ typedef struct {
     uint32_t *maps, tables[SEQS][BLOCKS];
     cu_row rows[PROMPT];
     cu_tile tiles[PROMPT];
-    uint32_t n_rows, n_tiles, n_tables;
+    uint32_t n_rows, n_tiles, n_tables, shared_bytes;
+    float *keep; /* if not NULL: o of the last run */
 } scene;
 
 /* Slots in random order; every 7th position of the deeper plane shares the shallower one's. */
@@ -132,6 +133,10 @@ static void verify(const scene *c, const cu_attn_args *a, const float *o, float 
           s->name);
 }
 
+/* The most shared memory that a block may have: devices of compute capability 8.6 and 8.9; 8.0; 9.0
+ * and 10.0. */
+enum { KIB_99 = 99 << 10, KIB_163 = 163 << 10, KIB_227 = 227 << 10 };
+
 static void run_scene(scene *c, uint32_t splits, rng *r) {
     const shape *s = c->s;
     uint32_t cap = c->n_rows + 1, flag = 0;
@@ -145,6 +150,7 @@ static void run_scene(scene *c, uint32_t splits, rng *r) {
                    .tables = &c->tables[0][0],
                    .n_tables = SEQS * BLOCKS};
     cu_attn_args a = {.desc = dev_desc(&d),
+                      .shared_bytes = c->shared_bytes,
                       .plane = 1,
                       .by_loop = true,
                       .no_query = c->no_query,
@@ -191,12 +197,136 @@ static void run_scene(scene *c, uint32_t splits, rng *r) {
 #endif
     host_bytes(&flag, d.bad, 4);
     check(flag == 0, "attention %s: a slot was called bad", s->name);
+    if (c->keep) memcpy(c->keep, o, (size_t)c->n_rows * a.o_ld * 4);
     free(o);
     free(first);
     free(c->q);
 }
 
+/* ---- devices differ in the shared memory of a block ---- */
+
+typedef enum { BY_MMA, BY_GQA, BY_SIMPLE } kernel;
+typedef struct {
+    const char *name;
+    uint32_t heads, kv_heads, dk, dv;
+    bool f32;
+    struct {
+        uint32_t shared;
+        kernel by;
+        uint32_t rows, bytes;
+    } at[3];
+} choice;
+
+static void chosen_for_shared_memory(void) {
+    static const choice all[] = {
+        {"mythos_1b",
+         16,
+         1,
+         288,
+         256,
+         false,
+         {{KIB_99, BY_MMA, 4, 87296}, {KIB_163, BY_MMA, 4, 87296}, {KIB_227, BY_MMA, 4, 87296}}},
+        {"mythos_3b",
+         24,
+         1,
+         416,
+         384,
+         false,
+         {{KIB_99, BY_MMA, 2, 87296}, {KIB_163, BY_MMA, 2, 87296}, {KIB_227, BY_MMA, 2, 87296}}},
+        {"mythos_10b",
+         32,
+         1,
+         576,
+         512,
+         false,
+         {{KIB_99, BY_MMA, 1, 96512}, {KIB_163, BY_MMA, 2, 118016}, {KIB_227, BY_MMA, 2, 118016}}},
+        {"mythos_10b in float32",
+         32,
+         1,
+         576,
+         512,
+         true,
+         {{KIB_99, BY_SIMPLE, 1, 97276},
+          {KIB_163, BY_SIMPLE, 1, 148096},
+          {KIB_227, BY_SIMPLE, 1, 148096}}},
+        {"mythos_10b, a row too much",
+         32,
+         1,
+         576,
+         512,
+         false,
+         {{96512, BY_MMA, 1, 96512}, {96511, BY_SIMPLE, 1, 92656}, {5000, BY_SIMPLE, 1, 4876}}},
+        {"ouro_1.4b",
+         16,
+         16,
+         128,
+         128,
+         false,
+         {{KIB_99, BY_GQA, 64, 88064}, {KIB_163, BY_GQA, 64, 88064}, {KIB_227, BY_GQA, 64, 88064}}},
+        {"ouro_1.4b, less",
+         16,
+         16,
+         128,
+         128,
+         false,
+         {{88063, BY_GQA, 1, 75008}, {75008, BY_GQA, 1, 75008}, {75007, BY_SIMPLE, 1, 1548}}},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        const choice *c = &all[i];
+        for (size_t k = 0; k < 3; k++) {
+            bool mla = c->kv_heads == 1;
+            cu_attn_args a = {.shared_bytes = c->at[k].shared,
+                              .n_heads = c->heads,
+                              .n_kv_heads = c->kv_heads,
+                              .dk = c->dk,
+                              .dv = c->dv,
+                              .v_offset = mla ? 0 : c->kv_heads * c->dk,
+                              .splits = 1};
+            a.cache.slot_values = mla ? c->dk : 2 * c->kv_heads * c->dk;
+            a.cache.f32 = c->f32;
+            kernel by = cu_attn_fits_mma(&a, c->f32)   ? BY_MMA
+                        : cu_attn_fits_gqa(&a, c->f32) ? BY_GQA
+                                                       : BY_SIMPLE;
+            uint32_t rows = cu_attn_tile_rows(&a, c->f32);
+            uint32_t many = cu_attn_bytes(&a, c->f32, false), one = cu_attn_bytes(&a, c->f32, true);
+            check(by == c->at[k].by && rows == c->at[k].rows && many == c->at[k].bytes &&
+                      many <= c->at[k].shared && one <= many,
+                  "%s in %u bytes of shared memory: kernel %d, tiles of %u rows, %u bytes; for one "
+                  "row %u",
+                  c->name, c->at[k].shared, (int)by, rows, many, one);
+        }
+    }
+}
+
+/* Without splits a row's bits do not depend on its tile, so tiles of one and two rows agree. The
+ * plain kernel serves the least memory, in groups of heads. */
+static void agrees_in_any_shared_memory(rng *r) {
+    static const uint32_t rows[][4] = {{0, 62, 0, 0}, {0, 63, 0, 0}, {1, 70, 1, 0}};
+    static const uint32_t limits[] = {KIB_227, KIB_163, KIB_99, 20000};
+    enum { HEADS = 5, VALUES = ARRAY_LEN(rows) * (HEADS * 512 + 32) };
+    shape s = {"mla 10b", HEADS, 0, 576, 512, false, false, 0};
+    scene c = {.s = &s};
+    float *first = malloc(VALUES * sizeof *first), *now = malloc(VALUES * sizeof *now);
+    scene_cache(&c, r);
+    for (size_t i = 0; i < ARRAY_LEN(limits); i++) {
+        rng same = {77};
+        c.shared_bytes = limits[i];
+        s.tile_rows = limits[i] >= KIB_163 ? 2 : 1;
+        scene_rows(&c, rows, ARRAY_LEN(rows));
+        c.keep = i ? now : first;
+        run_scene(&c, 1, &same);
+        check(!i || limits[i] < KIB_99 || memcmp(first, now, VALUES * sizeof *now) == 0,
+              "attention %s: in %u bytes of shared memory the results differ", s.name, limits[i]);
+    }
+    free(first);
+    free(now);
+    free(c.slots);
+    free(c.maps);
+    dev_free_all();
+}
+
 void test_attention(void) {
+    chosen_for_shared_memory();
     static const shape shapes[] = {
         {"mla mma, 4 heads", 4, 0, 40, 32, false, false, 4},
         {"mla mma, 16 heads", 16, 0, 288, 256, false, false, 4},
@@ -233,11 +363,13 @@ void test_attention(void) {
         memcpy(prompt[i], row, sizeof row);
     }
     rng r = {21};
+    agrees_in_any_shared_memory(&r);
     for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
         static const uint32_t splits[] = {1, 2, 3, 64};
         /* Every other shape is the second layer of two in a slot. Rows that only write K/V: in the
          * last core layer they get zeros; the second pass is any other layer, where they do not. */
-        scene c = {.s = &shapes[i], .offset = i & 1, .no_query = CU_ROW_KV_ONLY};
+        scene c = {
+            .s = &shapes[i], .offset = i & 1, .no_query = CU_ROW_KV_ONLY, .shared_bytes = KIB_227};
         scene_cache(&c, &r);
         for (size_t k = 0; k < ARRAY_LEN(splits); k++) {
             if (on_shim && shapes[i].dk > 200 && k == 1) continue;
