@@ -9,7 +9,7 @@ enum {
     GROUP_THREADS = 1024, /* at least a thread a group */
     BATCH = 8,            /* parts of one thread at a time */
 };
-static_assert(CU_MAX_EXPERTS <= GROUP_THREADS, "a thread for every group");
+static_assert((int)CU_MAX_EXPERTS <= (int)GROUP_THREADS, "a thread for every group");
 
 /* ---- routing ---- */
 
