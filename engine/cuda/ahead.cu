@@ -1,29 +1,102 @@
-/* ahead.cu - how a launch begins: its map edits, and what an earlier launch decided for it.
+/* ahead.cu - how a launch begins: its descriptor is fetched, its map edits are applied, and what an
+ * earlier launch decided for it is settled.
+ *
+ * The descriptor waits in pinned memory and is read across the bus by the kernel itself: the copy
+ * engine would cost two changes of engine a launch, some 4 to 6 us, where a read takes about 1 us
+ * and the 17 thread blocks have over 500 KB on the way at a time, eight times what a bus of 50 GB/s
+ * needs to be full. There are two such places, filled in turn; `turn` on the device says whose turn
+ * it is, so that a captured graph serves both. What fits FRONT bytes, as decode with few rows does,
+ * comes with the first read, and one thread block does all.
  *
  * A launch that is started while another is in flight does not know who halts in that one. The
  * halted flags of the row states do by the time it runs, so it is settled here, in the
  * descriptor, once: every kernel behind this one reads true counts and knows nothing of it. */
 #include "engine/cuda/common.cuh"
 
-enum { EDIT_BLOCKS = 16, THREADS = 256, WORDS = CU_MAX_LAUNCH / 32 };
+enum {
+    THREADS = 256,
+    HELPERS = 16, /* thread blocks besides the first */
+    FRONT = CU_FRONT,
+    FRONT_VECS = FRONT / 16,
+    HEAD_VECS = sizeof(cu_head) / 16,
+    BATCH = 8, /* accesses of a thread that are on their way together */
+    WORDS = CU_MAX_LAUNCH / 32
+};
+static_assert(FRONT_VECS == THREADS && sizeof(cu_head) % 16 == 0 && sizeof(cu_edit) == 16,
+              "a thread fetches one access of the front, and an edit with one");
 
-/* Edits apply in order. All edits of a cache block fall to one thread block and all entries of
- * a plane to one thread in it, so two edits of one entry meet in one thread. */
-static __device__ void edit_maps(const void *desc, const cu_cache &c, const uint8_t *halted) {
-    const cu_head *head = head_of(desc);
-    const cu_edit *edits = (const cu_edit *)((const char *)desc + head->edits);
-    for (uint32_t i = 0; i < head->n_edits; i++) {
-        cu_edit e = edits[i];
-        if (e.block % EDIT_BLOCKS != blockIdx.x) continue;
-        uint32_t end = e.plane + (uint32_t)e.n_planes;
-        if (e.block >= c.n_blocks || end > c.n_planes) continue; /* refused by the host already */
-        if (e.guard != CU_NO_GUARD && halted[e.guard]) continue;
-        uint32_t *map = c.maps + (uint64_t)e.block * c.n_planes * 32 + e.off;
-        uint32_t skip = (threadIdx.x + THREADS - e.plane % THREADS) % THREADS;
-        for (uint32_t p = e.plane + skip; p < end; p += THREADS)
-            map[(uint64_t)p * 32] = e.slot;
+/* 16 bytes of pinned memory, past all caches. */
+static __device__ __forceinline__ vec16 fetch(const void *from, uint32_t i) {
+    const vec16 *p = (const vec16 *)from + i;
+#ifdef __CUDA_ARCH__
+    vec16 v;
+    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+                 : "l"(p));
+    return v;
+#else
+    return *p;
+#endif
+}
+
+/* Accesses [first, end) of the descriptor, by n threads of which this is number `me`. */
+static __device__ void copy_span(void *to, const void *from, uint32_t first, uint32_t end,
+                                 uint32_t me, uint32_t n) {
+    for (uint32_t at = first + me; at < end; at += BATCH * n) {
+        vec16 v[BATCH];
+#pragma unroll
+        for (uint32_t k = 0; k < BATCH; k++) {
+            if (at + k * n < end) v[k] = fetch(from, at + k * n);
+        }
+#pragma unroll
+        for (uint32_t k = 0; k < BATCH; k++) {
+            if (at + k * n < end) ((vec16 *)to)[at + k * n] = v[k];
+        }
     }
 }
+
+/* ---- edits ---- */
+
+/* Planes first, first + step, ... of one edit. */
+static __device__ __forceinline__ void edit_map(const cu_begin_args &a, const cu_edit &e,
+                                                uint32_t first, uint32_t step) {
+    uint32_t end = e.plane + (uint32_t)e.n_planes;
+    if (e.block >= a.cache.n_blocks || end > a.cache.n_planes) return; /* refused by the host */
+    if (e.guard != CU_NO_GUARD && a.halted[e.guard]) return;
+    uint32_t *map = a.cache.maps + (uint64_t)e.block * a.cache.n_planes * 32 + e.off;
+    for (uint32_t p = e.plane + first; p < end; p += step)
+        map[(uint64_t)p * 32] = e.slot;
+}
+
+/* Edits of which some set the same entry apply in order, by one thread block: all entries of a
+ * plane fall to one thread. */
+static __device__ void edit_in_order(const cu_begin_args &a, const void *from, uint32_t n,
+                                     vec16 *batch) {
+    for (uint32_t first = 0; first < n; first += THREADS) {
+        uint32_t left = n - first < THREADS ? n - first : (uint32_t)THREADS;
+        __syncthreads(); /* the last batch has been read */
+        if (threadIdx.x < left) batch[threadIdx.x] = fetch(from, first + threadIdx.x);
+        __syncthreads();
+        for (uint32_t i = 0; i < left; i++) {
+            cu_edit e = ((const cu_edit *)batch)[i];
+            edit_map(a, e, (threadIdx.x + THREADS - e.plane % THREADS) % THREADS, THREADS);
+        }
+    }
+}
+
+/* A thread an edit, as no two set the same entry; get(i) is edit i as 16 bytes. */
+template <typename F>
+static __device__ __forceinline__ void edit_at_once(const cu_begin_args &a, uint32_t n, uint32_t me,
+                                                    uint32_t threads, F get) {
+    for (uint32_t i = me; i < n; i += threads) {
+        vec16 v = get(i);
+        cu_edit e;
+        memcpy(&e, &v, sizeof e);
+        edit_map(a, e, 0, 1);
+    }
+}
+
+/* ---- rows that are left out ---- */
 
 /* A set of at most CU_MAX_LAUNCH items as bits, and how many stand before each word. */
 struct kept_set {
@@ -124,17 +197,72 @@ static __device__ void admit(void *desc, const uint8_t *halted, unsigned char *s
     head->n_tiles = tiles_kept;
 }
 
-/* The last block settles the rows, the others edit. */
-static __global__ void __launch_bounds__(THREADS)
-    begin(void *desc, cu_cache c, const uint8_t *halted, cu_stamp *stamp) {
-    kernel_scope scope(stamp);
-    DYNAMIC_SHARED(shared);
-    if (blockIdx.x < EDIT_BLOCKS) edit_maps(desc, c, halted);
-    else if (head_of(desc)->ahead) admit(desc, halted, shared);
+/* ---- the kernel ---- */
+
+/* The last thread block that has looked whose turn it is ends the turn. */
+static __device__ void end_turn(uint32_t *turn) {
+    if (threadIdx.x != 0 || atomicAdd(&turn[1], 1u) != HELPERS) return;
+    turn[0]++;
+    turn[1] = 0;
 }
 
-extern "C" cudaError_t cu_begin(cudaStream_t s, void *desc, const cu_cache *c,
-                                const cu_state *state, cu_stamp *stamp) {
-    uint32_t bytes = 2 * sizeof(kept_set) + 16;
-    return LAUNCH(begin, EDIT_BLOCKS + 1, THREADS, bytes, s, desc, *c, state->halted, stamp);
+/* The first thread block: head, rows, tiles and runs, and who is left out. */
+static __device__ void begin_rows(const cu_begin_args &a, const cu_head &head, const void *sent,
+                                  const vec16 *front, unsigned char *shared) {
+    uint32_t bytes = head.bytes <= FRONT ? head.bytes : head.edits, t = threadIdx.x;
+    if (t < bytes / 16) ((vec16 *)a.desc)[t] = front[t];
+    copy_span(a.desc, sent, FRONT_VECS, bytes / 16, t, THREADS);
+    if (head.n_runs && head.bytes > FRONT)
+        copy_span(a.desc, sent, head.runs / 16, (head.pieces + 15) / 16, t, THREADS);
+    __syncthreads(); /* of the edits too: their batch is read no more */
+    if (head.ahead) admit(a.desc, a.halted, shared);
+}
+
+/* The other thread blocks of a launch that does not fit the front: edits, and what is only copied.
+ */
+static __device__ void begin_rest(const cu_begin_args &a, const cu_head &head, const void *sent,
+                                  vec16 *batch) {
+    uint32_t me = (blockIdx.x - 1) * THREADS + threadIdx.x, n = HELPERS * THREADS;
+    uint32_t end = head.bytes / 16, runs = head.n_runs ? head.runs / 16 : end;
+    const void *edits = (const char *)sent + head.edits;
+    if (!head.in_order)
+        edit_at_once(a, head.n_edits, me, n, [=](uint32_t i) { return fetch(edits, i); });
+    else if (blockIdx.x == 1) edit_in_order(a, edits, head.n_edits, batch);
+    copy_span(a.desc, sent, head.draws / 16, runs, me, n);
+    if (head.n_runs) copy_span(a.desc, sent, (head.pieces + 15) / 16, end, me, n);
+}
+
+static __global__ void __launch_bounds__(THREADS) begin(cu_begin_args a) {
+    DYNAMIC_SHARED(shared);
+    vec16 *front = (vec16 *)shared, either[2] = {};
+    uint32_t t = threadIdx.x, mine = blockIdx.x == 0 ? FRONT_VECS : HEAD_VECS;
+    for (int k = 0; k < 2; k++) { /* the host writes before it starts a launch */
+        if (t < mine) either[k] = fetch(a.sent[k], t);
+    }
+    kernel_scope scope(a.stamp);
+    uint32_t turn = a.turn[0] & 1;
+    if (t < mine) front[t] = turn ? either[1] : either[0];
+    __syncthreads();
+    const cu_head head = *(const cu_head *)front;
+    const void *sent = turn ? a.sent[1] : a.sent[0];
+    if (head.bytes == 0) return; /* nothing has been sent */
+    end_turn(a.turn);
+    if (blockIdx.x > 0) {
+        if (head.bytes > FRONT) begin_rest(a, head, sent, (vec16 *)(shared + FRONT));
+        return;
+    }
+    if (head.bytes <= FRONT) {
+        const vec16 *edits = front + head.edits / 16;
+        if (!head.in_order)
+            edit_at_once(a, head.n_edits, t, THREADS, [=](uint32_t i) { return edits[i]; });
+        else
+            edit_in_order(a, (const char *)sent + head.edits, head.n_edits,
+                          (vec16 *)(shared + FRONT));
+    }
+    begin_rows(a, head, sent, front, shared + FRONT);
+}
+
+extern "C" cudaError_t cu_begin(cudaStream_t s, const cu_begin_args *a) {
+    uint32_t bytes = FRONT + 2 * sizeof(kept_set) + 16;
+    return LAUNCH(begin, HELPERS + 1, THREADS, bytes, s, *a);
 }

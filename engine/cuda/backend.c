@@ -280,8 +280,7 @@ static int take_flight(cu_backend *b, cu_flight *f, err *e) {
     const struct {
         void *at;
         size_t bytes;
-    } wanted[] = {{&f->desc, b->desc_bytes},
-                  {&f->flags, flags},
+    } wanted[] = {{&f->flags, flags},
                   {&f->logits, logits},
                   {&f->choices, b->opts.max_logits * sizeof(cu_choice)}};
     for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
@@ -290,8 +289,26 @@ static int take_flight(cu_backend *b, cu_flight *f, err *e) {
             return -1;
         memcpy(wanted[i].at, &p, sizeof p);
     }
-    if (eng__cuda_check(b, cudaEventCreate(&f->began), "opening an event", e) != 0) return -1;
-    return eng__cuda_check(b, cudaEventCreate(&f->ended), "opening an event", e);
+    return eng__cuda_check(b, cudaEventCreate(&f->began), "opening an event", e);
+}
+
+/* Where descriptors wait for the device, none as yet, and the count of those it took. */
+static int take_sent(cu_backend *b, err *e) {
+    for (size_t i = 0; i < ARRAY_LEN(b->sent); i++) {
+        void *p = NULL;
+        if (eng__cuda_check(b, cudaMallocHost(&p, b->desc_bytes), "pinning memory", e) != 0)
+            return -1;
+        b->sent[i] = p;
+        memset(p, 0, CU_FRONT);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(b->ended); i++) {
+        if (eng__cuda_check(b, cudaEventCreate(&b->ended[i]), "opening an event", e) != 0)
+            return -1;
+    }
+    if (eng__cuda_alloc(b, &b->dev_turn, 2, sizeof *b->dev_turn, "launch descriptors", e) != 0)
+        return -1;
+    return eng__cuda_check(b, cudaMemset(b->dev_turn, 0, 2 * sizeof *b->dev_turn),
+                           "clearing memory", e);
 }
 
 /* What a launch says and what comes back. A descriptor has room for the edits of a full launch:
@@ -304,12 +321,14 @@ static int take_exchange(cu_backend *b, err *e) {
     b->desc_bytes = sizeof(cu_head) + _Alignof(cu_draw) +
                     b->opts.max_launch * (sizeof(cu_row) + sizeof(cu_tile) + sizeof(cu_draw)) +
                     b->edit_cap * sizeof(cu_edit) + table * sizeof(uint32_t) +
-                    eng__cuda_runs_bytes(b);
+                    eng__cuda_runs_bytes(b) + 4 * 16; /* its parts begin at multiples of 16 */
+    if (b->desc_bytes < CU_FRONT) b->desc_bytes = CU_FRONT;
     if (b->desc_bytes > UINT32_MAX / 2) {
         return err_set(e, ERR_USAGE, NULL, "too many positions for launches of %u rows",
                        b->opts.max_launch);
     }
     if (eng__cuda_alloc(b, &b->desc, b->desc_bytes, 1, "launch descriptors", e) != 0) return -1;
+    if (take_sent(b, e) != 0) return -1;
     b->stamps.last = array_new(b->opts.n_rows, sizeof *b->stamps.last);
     if (b->stamps.last == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     for (int i = 0; i < CU_FLIGHTS; i++) {
@@ -329,6 +348,8 @@ static int size_cache(cu_backend *b, err *e) {
     b->cache.n_planes = info->n_planes;
     b->cache.n_slots = info->n_slots;
     b->cache.n_blocks = info->n_blocks;
+    b->edited = array_new(info->n_blocks, sizeof *b->edited);
+    if (b->edited == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     size_t map = info->block_map_bytes;
     if (eng__cuda_alloc(b, &b->cache.slots, info->n_slots, info->slot_bytes, "the cache", e) != 0 ||
         eng__cuda_alloc(b, &b->cache.maps, info->n_blocks, map, "the cache's maps", e) != 0) {

@@ -1,8 +1,8 @@
 /* cuda_internal.h - what the host files of the CUDA backend share. Host code is C; the
  * kernels and their launchers are declared in kernels.h.
  *
- * One stream runs everything. A launch is one copy of its descriptor to the device and one
- * captured graph of the stage (and one of the head); flags come back by themselves, logits with
+ * One stream runs everything. A launch is one captured graph of the stage (and one of the head),
+ * whose first kernel fetches the launch's descriptor; flags come back by themselves, logits with
  * one copy. Two launches may be in flight: whatever the host writes or reads exists twice, and
  * what only the device touches once, since the stream runs one launch after the other. */
 #ifndef FATHOM_ENGINE_CUDA_INTERNAL_H
@@ -79,11 +79,13 @@ typedef struct {
 
 /* One launch between its start and its wait. Its memory is the host's again after the wait. */
 typedef struct {
-    uint8_t *desc;  /* pinned: the descriptor, read when the stream gets there */
+    uint8_t *desc;  /* pinned: its descriptor, read when the stream gets there */
     uint8_t *flags; /* pinned, written by kernels: cu_head's bad, from CU_HALTED on its halted */
     float *logits;  /* pinned [max_logits][vocab] */
     cu_choice *choices; /* pinned [max_logits], written by kernels */
-    cudaEvent_t began, ended;
+    cudaEvent_t from;   /* what its time is counted from: its own `began`, or an end before it */
+    cudaEvent_t began;
+    cudaEvent_t ended; /* one of the backend's */
     eng_stage stage;
     uint32_t n_rows, n_heads, n_logits, n_choices; /* n_heads: rows that the head runs for */
 } cu_flight;
@@ -135,6 +137,13 @@ typedef struct {
 
     uint8_t *desc; /* on the device: of the launch that runs */
     size_t desc_bytes;
+    uint8_t *sent[2];   /* pinned: descriptors on their way, in turn */
+    uint32_t turn;      /* descriptors sent so far, and taken once the stream is idle */
+    uint32_t *dev_turn; /* [2] the device's count, see cu_begin_args */
+    struct {
+        uint32_t now, offs;
+    } * edited; /* [n_blocks] positions of a block that the edits sent last, number `now`, set */
+    uint32_t edits_now;
     uint32_t edit_cap;
     eng__stamps stamps;
 
@@ -144,6 +153,8 @@ typedef struct {
     uint64_t graph_nodes;
 
     cu_flight flight[CU_FLIGHTS];
+    cudaEvent_t ended[CU_FLIGHTS + 1]; /* of launches, in turn: those in flight and one before */
+    uint32_t n_launches;
     uint32_t oldest, n_flying; /* flights [oldest, oldest + n_flying), round and round */
 
     cu_clock *clock; /* NULL: nobody asks for times */
@@ -200,6 +211,8 @@ int eng__cuda_clock_start(cu_backend *b, err *e) WARN_UNUSED;
 void eng__cuda_clock_close(cu_backend *b);
 /* stages.c: layers that a stage runs. */
 uint32_t eng__cuda_layers(const cu_backend *b, eng_stage stage);
+/* The first kernel of a launch. */
+cudaError_t eng__cuda_begin(cu_backend *b);
 /* Puts one stage's kernels for `rows` rows on the stream. */
 cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path);
 cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows);

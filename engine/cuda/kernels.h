@@ -1,8 +1,8 @@
 /* kernels.h - the kernels' launchers and the structs they read, for host code in C and
  * kernels in C++ alike.
  *
- * A launch of the backend is described by one block of bytes (the descriptor), copied to the
- * device before anything runs: a head, the rows, the attention tiles, the edits of the block
+ * A launch of the backend is described by one block of bytes (the descriptor), which its first
+ * kernel brings to the device: a head, the rows, the attention tiles, the edits of the block
  * maps, and the block tables. Kernels read every count from it, never from their arguments,
  * so that a captured graph sized for a capacity serves any launch up to it. The rows stand right
  * behind the head, and there is memory behind it for a capacity of them: a kernel may read a row
@@ -45,7 +45,7 @@ enum {
     CU_ROW_EXPANDED = 256, /* of a run whose keys and values are expanded */
 };
 #define CU_NO_LOGITS UINT32_MAX
-#define CU_NO_GUARD UINT32_MAX
+#define CU_NO_GUARD ((1u << 27) - 1)
 
 typedef struct { /* as eng_choice */
     uint32_t token;
@@ -61,8 +61,9 @@ typedef struct {
     uint32_t n_rows, n_tiles, n_edits, n_logits, n_draws;
     uint32_t rows, tiles, edits, draws, tables; /* bytes from the start of the descriptor */
     uint32_t n_runs, n_pieces, n_passes, runs, pieces, passes; /* expanded prefill: counts, bytes */
-    uint32_t ahead;  /* some row asks what an earlier launch did: cu_begin settles it */
-    uint32_t unused; /* pads to 8 bytes */
+    uint16_t ahead;    /* some row asks what an earlier launch did: cu_begin settles it */
+    uint16_t in_order; /* some edits set the same entry */
+    uint32_t bytes;    /* of the descriptor, a multiple of 16; 0: none has been sent */
     /* Pinned memory of this launch, which kernels write to across the bus; flags start as 0. */
     uint32_t *bad;      /* [1] set to 1 when a row's map names no slot */
     uint8_t *halted;    /* [rows of the launch as started] set to 1 for each that halted */
@@ -106,8 +107,8 @@ typedef struct {
 typedef struct {
     uint32_t block, slot;
     uint16_t plane, n_planes;
-    uint32_t off;
-    uint32_t guard; /* nothing happens if this row state has halted; or CU_NO_GUARD */
+    uint32_t off : 5;
+    uint32_t guard : 27; /* nothing happens if this row state has halted; or CU_NO_GUARD */
 } cu_edit;
 
 /* A token to pick from one row of logits. */
@@ -144,12 +145,23 @@ typedef struct {
     uint8_t *halted;          /* [n_rows] 1 from the launch it halts in to its next prelude */
 } cu_state;
 
-/* The first kernel of every launch. Applies the descriptor's edits in order, and where the
- * launch was started ahead takes out the rows whose guard has halted since and makes tails of
- * those that halted themselves: counts, rows and tiles in the descriptor are the true ones for
- * all kernels behind it. */
-cudaError_t cu_begin(cudaStream_t s, void *desc, const cu_cache *c, const cu_state *state,
-                     cu_stamp *stamp);
+enum { CU_FRONT = 4096 }; /* least bytes of memory for a descriptor, sent or on the device */
+
+typedef struct {
+    cu_stamp *stamp;
+    void *desc;          /* on the device: where the kernels of the launch read it */
+    const void *sent[2]; /* pinned: where the host leaves descriptors, in turn */
+    uint32_t *turn; /* [2] on the device, begun as 0: descriptors taken so far; of the kernel */
+    cu_cache cache;
+    const uint8_t *halted; /* of the row states */
+} cu_begin_args;
+
+/* The first kernel of every launch. Takes the descriptor whose turn it is, if one has been sent.
+ * Applies its edits, in order where it says so, and where the launch was started ahead takes out
+ * the rows whose guard has halted since and makes tails of those that halted themselves: counts,
+ * rows and tiles in the descriptor are the true ones for all kernels behind it. In a sent
+ * descriptor edits, draws and runs begin at multiples of 16 bytes, in this order. */
+cudaError_t cu_begin(cudaStream_t s, const cu_begin_args *a);
 
 /* ---- row kernels: one block of threads per row ---- */
 

@@ -1,4 +1,5 @@
 /* launch.c - one launch: packs its descriptor, starts the captured graphs, hands out results.
+ * The first kernel fetches the descriptor from where it was packed (ahead.cu).
  *
  * `launch` copies what it is given and queues: it never waits for the device (but see
  * edits_ahead). `wait` blocks on the event of the oldest launch, and on nothing behind it. */
@@ -133,9 +134,31 @@ static void put_heads(cu_flight *f, const eng_launch *l) {
     f->n_choices = h->n_draws;
 }
 
-static void put_edits(const eng_edit *edits, uint32_t n, cu_edit *to) {
+/* Whether edit d sets an entry that one before it may have set. Edits of one position mostly stand
+ * together, planes rising; those that do not are taken for the same entry. It happens: a sequence
+ * that is thrown out while a launch is built leaves its edits there, and its blocks to others. */
+static bool edited_before(cu_backend *b, const eng_edit *d, const eng_edit *before) {
+    uint32_t bit = 1u << d->off;
+    if (b->edited[d->block].now != b->edits_now) {
+        b->edited[d->block].now = b->edits_now;
+        b->edited[d->block].offs = 0;
+    }
+    bool seen = b->edited[d->block].offs & bit;
+    bool follows = before && before->block == d->block && before->off == d->off &&
+                   d->plane >= (uint32_t)before->plane + before->n_planes;
+    b->edited[d->block].offs |= bit;
+    return seen && !follows;
+}
+
+static void put_edits(cu_backend *b, const eng_edit *edits, uint32_t n, cu_head *h) {
+    cu_edit *to = (cu_edit *)(void *)((uint8_t *)h + h->edits);
+    if (++b->edits_now == 0) { /* wrapped: old numbers must not match */
+        memset(b->edited, 0, b->cache.n_blocks * sizeof *b->edited);
+        b->edits_now = 1;
+    }
     for (uint32_t i = 0; i < n; i++) {
         const eng_edit *d = &edits[i];
+        h->in_order |= edited_before(b, d, i ? d - 1 : NULL);
         to[i] = (cu_edit){.block = d->block,
                           .slot = d->slot,
                           .plane = d->plane,
@@ -145,35 +168,34 @@ static void put_edits(const eng_edit *edits, uint32_t n, cu_edit *to) {
     }
 }
 
-static int send(cu_backend *b, cu_flight *f, size_t bytes, err *e) {
-    return eng__cuda_check(
-        b, cudaMemcpyAsync(b->desc, f->desc, bytes, cudaMemcpyHostToDevice, b->stream),
-        "sending a launch", e);
-}
-
 /* Edits beyond what one descriptor holds go ahead in pieces, and only such a launch waits for the
  * device: a descriptor has room for the most that rows of one launch can need. */
-static int edits_ahead(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t *done, err *e) {
+static int edits_ahead(cu_backend *b, const eng_launch *l, uint32_t *done, err *e) {
     while (l->n_edits - *done > b->edit_cap) {
-        cu_head *h = head_at(f);
-        *h = (cu_head){.n_edits = b->edit_cap, .edits = sizeof *h, .rows = sizeof *h};
-        put_edits(l->edits + *done, b->edit_cap, (cu_edit *)(void *)(h + 1));
-        if (send(b, f, sizeof *h + b->edit_cap * sizeof(cu_edit), e) != 0 ||
-            eng__cuda_check(
-                b, cu_begin(b->stream, b->desc, &b->cache, &b->state, eng__cuda_stamp(b, "begin")),
-                "editing the cache map", e) != 0 ||
-            eng__cuda_check(b, cudaStreamSynchronize(b->stream), "editing the cache map", e) != 0) {
+        cu_head *h = (cu_head *)(void *)b->sent[b->turn & 1];
+        uint32_t end = (uint32_t)(sizeof *h + b->edit_cap * sizeof(cu_edit));
+        *h = (cu_head){.n_edits = b->edit_cap,
+                       .rows = sizeof *h,
+                       .tiles = sizeof *h,
+                       .edits = sizeof *h,
+                       .draws = end,
+                       .tables = end,
+                       .bytes = end};
+        put_edits(b, l->edits + *done, b->edit_cap, h);
+        if (eng__cuda_check(b, eng__cuda_begin(b), "editing the cache map", e) != 0) return -1;
+        b->turn++;
+        if (eng__cuda_check(b, cudaStreamSynchronize(b->stream), "editing the cache map", e) != 0)
             return -1;
-        }
         *done += b->edit_cap;
     }
     return 0;
 }
 
-/* Builds the descriptor in pinned memory; *bytes = its length, *path = what it takes. */
+/* Builds the descriptor in pinned memory; *path = what it takes. */
 static void pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits_done,
-                 size_t *bytes, cu_path *path) {
+                 cu_path *path) {
     bool multi = false, all = false;
+    f->desc = b->sent[b->turn & 1];
     cu_head *h = head_at(f);
     uint32_t n_edits = l->n_edits - edits_done, n_tables = 0, draws = 0;
     for (uint32_t i = 0; i < l->n_rows; i++)
@@ -185,15 +207,16 @@ static void pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edit
                    .halted = f->flags + CU_HALTED,
                    .choices = f->choices};
     h->tiles = h->rows + l->n_rows * (uint32_t)sizeof(cu_row);
-    h->edits = h->tiles + l->n_rows * (uint32_t)sizeof(cu_tile);
-    h->draws = cu_round(h->edits + n_edits * (uint32_t)sizeof(cu_edit), _Alignof(cu_draw));
+    h->edits = cu_round(h->tiles + l->n_rows * (uint32_t)sizeof(cu_tile), 16);
+    h->draws = h->edits + n_edits * (uint32_t)sizeof(cu_edit);
     h->tables = h->draws + draws * (uint32_t)sizeof(cu_draw);
     uint32_t *tables = (uint32_t *)(void *)(f->desc + h->tables);
     h->n_tiles = put_tiles(b, l, (cu_tile *)(void *)(f->desc + h->tiles), &multi);
     put_rows(f, l, tables, &n_tables);
     put_heads(f, l);
-    put_edits(l->edits + edits_done, n_edits, (cu_edit *)(void *)(f->desc + h->edits));
-    *bytes = eng__cuda_put_runs(b, l, f->desc, h->tables + n_tables * sizeof(uint32_t), &all);
+    put_edits(b, l->edits + edits_done, n_edits, h);
+    uint32_t at = cu_round(h->tables + n_tables * (uint32_t)sizeof(uint32_t), 16);
+    h->bytes = cu_round((uint32_t)eng__cuda_put_runs(b, l, f->desc, at, &all), 16);
     path->mode = multi ? CU_SHARED_TILES : CU_ONE_ROW;
     if (h->n_runs) path->mode = all ? CU_ALL_EXPANDED : CU_EXPANDED;
     path->passes = h->n_passes;
@@ -205,8 +228,7 @@ static void pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edit
 /* ---- starting and waiting ---- */
 
 static cudaError_t run_stage(cu_backend *b, const cu_flight *f, cu_path path) {
-    if (f->n_rows == 0)
-        return cu_begin(b->stream, b->desc, &b->cache, &b->state, eng__cuda_stamp(b, "begin"));
+    if (f->n_rows == 0) return eng__cuda_begin(b);
     uint32_t i = eng__cuda_bucket(b, f->n_rows);
     if (eng__cuda_layers(b, f->stage) == 0) path = (cu_path){CU_ONE_ROW, 0}; /* no attention */
     cudaGraphExec_t g = b->graph[f->stage][i][path.mode];
@@ -229,11 +251,23 @@ static cudaError_t fetch(cu_backend *b, cu_flight *f) {
                            cudaMemcpyDeviceToHost, b->stream);
 }
 
+/* From where the time of a launch counts: the end of the one before, while that runs, so that no
+ * event of its own comes between the two; else an event of its own, as the device has nothing to
+ * do. */
+static int start_clock(cu_backend *b, cu_flight *f, err *e) {
+    cudaEvent_t before = b->ended[(b->n_launches + CU_FLIGHTS) % (CU_FLIGHTS + 1)];
+    cudaError_t rc = b->n_flying ? cudaEventQuery(before) : cudaSuccess;
+    f->ended = b->ended[b->n_launches % (CU_FLIGHTS + 1)];
+    f->from = rc == cudaErrorNotReady ? before : f->began;
+    if (rc == cudaErrorNotReady) return 0;
+    if (rc == cudaSuccess) rc = cudaEventRecord(f->began, b->stream);
+    return eng__cuda_check(b, rc, "timing", e);
+}
+
 static int cuda_launch(eng_backend *base, const eng_launch *l, err *e) {
     cu_backend *b = (cu_backend *)base;
     cu_flight *f = free_flight(b);
     uint32_t edits_done = 0;
-    size_t bytes = 0;
     cu_path path = {CU_ONE_ROW, 0};
     if (b->lost) return err_set(e, ERR_DEVICE, NULL, "%s was lost", b->device_name);
     if (b->n_flying == CU_FLIGHTS) {
@@ -243,14 +277,11 @@ static int cuda_launch(eng_backend *base, const eng_launch *l, err *e) {
     if (eng__check_launch(&base->info, &b->plan, &b->opts, &b->stamps, l, e) != 0 ||
         check_draws(l, e) != 0 ||
         eng__cuda_check(b, cudaSetDevice(b->device), "choosing the device", e) != 0 ||
-        edits_ahead(b, f, l, &edits_done, e) != 0) {
+        edits_ahead(b, l, &edits_done, e) != 0) {
         return -1;
     }
-    pack(b, f, l, edits_done, &bytes, &path);
-    if (eng__cuda_check(b, cudaEventRecord(f->began, b->stream), "timing", e) != 0 ||
-        send(b, f, bytes, e) != 0) {
-        return -1;
-    }
+    pack(b, f, l, edits_done, &path);
+    if (start_clock(b, f, e) != 0) return -1;
     cudaError_t rc = run_stage(b, f, path);
     if (rc == cudaSuccess) rc = eng__cuda_clock_fetch(b, f, path);
     if (rc == cudaSuccess) rc = fetch(b, f);
@@ -258,6 +289,8 @@ static int cuda_launch(eng_backend *base, const eng_launch *l, err *e) {
     if (rc != cudaSuccess) b->lost = true; /* a part may run, and nobody knows which */
     if (eng__cuda_check(b, rc, "starting a launch", e) != 0) return -1;
     b->n_flying++;
+    b->n_launches++;
+    b->turn++;
     return 0;
 }
 
@@ -271,7 +304,7 @@ static int cuda_wait(eng_backend *base, eng_result *r, err *e) {
     if (b->n_flying == 0) return err_set(e, ERR_INTERNAL, NULL, "no launch is in flight");
     if (eng__cuda_check(b, cudaSetDevice(b->device), "choosing the device", e) != 0 ||
         eng__cuda_check(b, cudaEventSynchronize(f->ended), "a launch", e) != 0 ||
-        eng__cuda_check(b, cudaEventElapsedTime(&ms, f->began, f->ended), "timing", e) != 0) {
+        eng__cuda_check(b, cudaEventElapsedTime(&ms, f->from, f->ended), "timing", e) != 0) {
         return -1;
     }
     b->oldest = (b->oldest + 1) % CU_FLIGHTS;
@@ -309,13 +342,19 @@ static void cuda_close(eng_backend *base) {
     free(b->mem.items);
     for (int i = 0; i < CU_FLIGHTS; i++) {
         cu_flight *f = &b->flight[i];
-        void *pinned[] = {f->desc, f->flags, f->logits, f->choices};
+        void *pinned[] = {f->flags, f->logits, f->choices};
         for (size_t k = 0; k < ARRAY_LEN(pinned); k++) {
             if (pinned[k]) (void)cudaFreeHost(pinned[k]);
         }
         if (f->began) (void)cudaEventDestroy(f->began);
-        if (f->ended) (void)cudaEventDestroy(f->ended);
     }
+    for (size_t i = 0; i < ARRAY_LEN(b->sent); i++) {
+        if (b->sent[i]) (void)cudaFreeHost(b->sent[i]);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(b->ended); i++) {
+        if (b->ended[i]) (void)cudaEventDestroy(b->ended[i]);
+    }
+    free(b->edited);
     if (b->stream) (void)cudaStreamDestroy(b->stream);
     free(b->stamps.last);
     free(b->prelude);

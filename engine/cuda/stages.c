@@ -500,9 +500,18 @@ static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
     return rc;
 }
 
+cudaError_t eng__cuda_begin(cu_backend *b) {
+    cu_begin_args a = {.stamp = eng__cuda_stamp(b, "begin"),
+                       .desc = b->desc,
+                       .sent = {b->sent[0], b->sent[1]},
+                       .turn = b->dev_turn,
+                       .cache = b->cache,
+                       .halted = b->state.halted};
+    return cu_begin(b->stream, &a);
+}
+
 static cudaError_t kernels_of(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path) {
-    cu_stamp *stamp = eng__cuda_stamp(b, "begin");
-    cudaError_t rc = cu_begin(b->stream, b->desc, &b->cache, &b->state, stamp);
+    cudaError_t rc = eng__cuda_begin(b);
     if (rc != cudaSuccess) return rc;
     switch (stage) {
     case ENG_STAGE_PRELUDE:

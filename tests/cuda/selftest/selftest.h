@@ -50,9 +50,12 @@ typedef struct {
     uint32_t n_runs;
     uint32_t *bad; /* on the device */
     uint8_t *halted;
-    bool ahead;
+    bool ahead, in_order;
 } desc_spec;
 void *dev_desc(const desc_spec *d);
+/* Has cu_begin take what `desc` holds as if the host had sent it: it comes back through pinned
+ * memory. */
+void dev_begin(void *desc, const cu_cache *c, const uint8_t *halted);
 
 extern cudaStream_t test_stream;
 extern int shared_bytes; /* the most one thread block of the device may have */

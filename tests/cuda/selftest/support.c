@@ -150,15 +150,17 @@ void *dev_desc(const desc_spec *d) {
                  .rows = sizeof h,
                  .n_runs = d->n_runs,
                  .ahead = d->ahead,
+                 .in_order = d->in_order,
                  .bad = d->bad,
                  .halted = d->halted,
                  .choices = d->choices};
     h.tiles = h.rows + d->n_rows * (uint32_t)sizeof(cu_row);
-    h.edits = h.tiles + d->n_tiles * (uint32_t)sizeof(cu_tile);
-    h.draws = cu_round(h.edits + d->n_edits * (uint32_t)sizeof(cu_edit), 8);
+    h.edits = cu_round(h.tiles + d->n_tiles * (uint32_t)sizeof(cu_tile), 16);
+    h.draws = h.edits + d->n_edits * (uint32_t)sizeof(cu_edit);
     h.tables = h.draws + d->n_draws * (uint32_t)sizeof(cu_draw);
-    h.runs = h.tables + d->n_tables * (uint32_t)sizeof(uint32_t);
-    size_t bytes = h.runs + d->n_runs * sizeof(cu_run);
+    h.runs = cu_round(h.tables + d->n_tables * (uint32_t)sizeof(uint32_t), 16);
+    h.pieces = h.bytes = cu_round(h.runs + d->n_runs * (uint32_t)sizeof(cu_run), 16);
+    size_t bytes = h.bytes;
     bytes += SPARE_ROWS * sizeof(cu_row); /* of the capacity, which kernels may read */
     uint8_t *p = take(bytes);
     memcpy(p, &h, sizeof h);
@@ -171,4 +173,33 @@ void *dev_desc(const desc_spec *d) {
     void *dev = dev_bytes(p, bytes);
     free(p);
     return dev;
+}
+
+/* The two places where descriptors wait take turns; what waits in the other one is garbage. */
+void dev_begin(void *desc, const cu_cache *c, const uint8_t *halted) {
+    static uint32_t turn;
+    cu_head h;
+    host_bytes(&h, desc, sizeof h);
+    size_t bytes = h.bytes < CU_FRONT ? CU_FRONT : h.bytes;
+    uint32_t turns[2] = {turn, 0}, after[2];
+    void *sent[2];
+    for (int i = 0; i < 2; i++) {
+        must(cudaMallocHost(&sent[i], bytes), "pinning");
+        memset(sent[i], 0xa5, bytes);
+    }
+    host_bytes(sent[turn & 1], desc, h.bytes);
+    must(cudaMemset(desc, 0xff, h.bytes), "poisoning");
+    cu_begin_args a = {.desc = desc,
+                       .sent = {sent[0], sent[1]},
+                       .turn = dev_bytes(turns, sizeof turns),
+                       .cache = *c,
+                       .halted = halted};
+    must(cudaDeviceSynchronize(), "poisoning");
+    must(cu_begin(test_stream, &a), "beginning");
+    host_bytes(after, a.turn, sizeof after);
+    check(after[0] == turn + 1 && after[1] == 0, "the turn after %u is %u, %u", turn, after[0],
+          after[1]);
+    turn++;
+    for (int i = 0; i < 2; i++)
+        (void)cudaFreeHost(sent[i]);
 }

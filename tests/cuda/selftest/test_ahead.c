@@ -17,7 +17,7 @@ static void set_order(unsigned order) {
 
 /* ---- edits ---- */
 
-enum { BLOCKS = 9, PLANES = 300, EDITS = 500, GUARDS = 40 };
+enum { BLOCKS = 9, PLANES = 300, EDITS = 500, GUARDS = 40, FEW_EDITS = 200 };
 
 /* One edit in three is guarded; of the guards every second has halted. */
 static void edits_apply_in_order_unless_their_guard_halted(rng *r) {
@@ -28,8 +28,9 @@ static void edits_apply_in_order_unless_their_guard_halted(rng *r) {
     for (uint32_t i = 0; i < GUARDS; i++)
         halted[i] = i & 1;
     for (unsigned order = 0; order < 3; order++) {
+        uint32_t n = order == 2 ? FEW_EDITS : EDITS;
         memset(want, 0xff, bytes);
-        for (uint32_t i = 0; i < EDITS; i++) {
+        for (uint32_t i = 0; i < n; i++) {
             uint32_t plane = rng_below(r, PLANES), left = PLANES - plane;
             uint32_t guard = rng_below(r, 3) ? CU_NO_GUARD : rng_below(r, GUARDS);
             edits[i] = (cu_edit){.block = rng_below(r, BLOCKS),
@@ -46,10 +47,10 @@ static void edits_apply_in_order_unless_their_guard_halted(rng *r) {
                 want[((size_t)edits[i].block * PLANES + p) * 32 + edits[i].off] = i;
         }
         cu_cache c = {.maps = dev_poison(bytes), .n_blocks = BLOCKS, .n_planes = PLANES};
-        cu_state state = {.halted = dev_bytes(halted, sizeof halted)};
-        desc_spec d = {.edits = edits, .n_edits = EDITS, .ahead = order == 1};
+        /* Once so few that the descriptor comes with the first read. */
+        desc_spec d = {.edits = edits, .n_edits = n, .ahead = order == 1, .in_order = true};
         set_order(order);
-        must(cu_begin(test_stream, dev_desc(&d), &c, &state, NULL), "edits");
+        dev_begin(dev_desc(&d), &c, dev_bytes(halted, sizeof halted));
         host_bytes(got, c.maps, bytes);
         check(memcmp(got, want, bytes) == 0, "edits do not apply in order, or past their guard");
         dev_free_all();
@@ -59,6 +60,79 @@ static void edits_apply_in_order_unless_their_guard_halted(rng *r) {
     free(edits);
     free(want);
     free(got);
+}
+
+/* Edits that set every entry of the maps once, so nobody says that their order matters. */
+static void edits_of_different_entries_apply_at_once(uint32_t n, unsigned order) {
+    enum { N_BLOCKS = 300 };
+    size_t bytes = (size_t)N_BLOCKS * 32 * 3 * sizeof(uint32_t);
+    cu_edit *edits = calloc(n + 1, sizeof *edits);
+    uint32_t *want = malloc(bytes), *got = malloc(bytes);
+    uint8_t halted[2] = {0, 1};
+    memset(want, 0xff, bytes);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t at = i * 7 % (N_BLOCKS * 32), block = at / 32, off = at % 32;
+        edits[i] = (cu_edit){.block = block,
+                             .slot = i,
+                             .plane = 1,
+                             .n_planes = (uint16_t)(i % 3),
+                             .off = off,
+                             .guard = i % 5 ? CU_NO_GUARD : i % 2};
+        for (uint32_t p = 1; p < 1 + i % 3 && (i % 5 || i % 2 == 0); p++)
+            want[(block * 3 + p) * 32 + off] = i;
+    }
+    cu_cache c = {.maps = dev_poison(bytes), .n_blocks = N_BLOCKS, .n_planes = 3};
+    desc_spec d = {.edits = edits, .n_edits = n};
+    set_order(order);
+    dev_begin(dev_desc(&d), &c, dev_bytes(halted, sizeof halted));
+    set_order(0);
+    host_bytes(got, c.maps, bytes);
+    check(memcmp(got, want, bytes) == 0, "%u edits do not apply", n);
+    dev_free_all();
+    free(edits);
+    free(want);
+    free(got);
+}
+
+/* Draws and tables, which nobody looks at on the way, of descriptors around the first read. */
+static void what_is_only_copied_arrives(uint32_t n_draws, uint32_t n_tables, uint32_t n_runs,
+                                        rng *r) {
+    cu_draw *draws = calloc(n_draws + 1, sizeof *draws),
+            *got_draws = calloc(n_draws + 1, sizeof *draws);
+    uint32_t *tables = calloc(n_tables + 1, 4), *got_tables = calloc(n_tables + 1, 4);
+    cu_run *runs = calloc(n_runs + 1, sizeof *runs), *got_runs = calloc(n_runs + 1, sizeof *runs);
+    for (uint32_t i = 0; i < n_draws; i++)
+        draws[i] = (cu_draw){.seed = rng_next(r), .index = i, .logits = rng_next(r)};
+    for (uint32_t i = 0; i < n_tables; i++)
+        tables[i] = rng_next(r);
+    for (uint32_t i = 0; i < n_runs; i++)
+        runs[i] = (cu_run){rng_next(r), i};
+    desc_spec d = {.draws = draws,
+                   .n_draws = n_draws,
+                   .tables = tables,
+                   .n_tables = n_tables,
+                   .runs = runs,
+                   .n_runs = n_runs};
+    char *desc = dev_desc(&d);
+    cu_cache c = {.n_blocks = 1, .n_planes = 1};
+    dev_begin(desc, &c, dev_poison(1));
+    cu_head h;
+    host_bytes(&h, desc, sizeof h);
+    host_bytes(got_draws, desc + h.draws, n_draws * sizeof *draws);
+    host_bytes(got_tables, desc + h.tables, n_tables * 4);
+    host_bytes(got_runs, desc + h.runs, n_runs * sizeof *runs);
+    check(memcmp(draws, got_draws, n_draws * sizeof *draws) == 0 &&
+              memcmp(tables, got_tables, n_tables * 4) == 0 &&
+              memcmp(runs, got_runs, n_runs * sizeof *runs) == 0,
+          "a descriptor of %u draws, %u entries of tables and %u runs arrives wrong", n_draws,
+          n_tables, n_runs);
+    dev_free_all();
+    free(draws);
+    free(got_draws);
+    free(tables);
+    free(got_tables);
+    free(runs);
+    free(got_runs);
 }
 
 /* ---- rows and tiles ---- */
@@ -224,7 +298,7 @@ static void rows_that_halted_are_left_out_or_become_tails(uint32_t n, halts h, a
     twin(&s, &want);
     cu_cache c = {.n_blocks = 1, .n_planes = 1};
     for (unsigned order = 0; order < (on_shim ? 3u : 1u); order++) {
-        cu_state state = {.halted = dev_bytes(s.halted, s.states)};
+        uint8_t *halted = dev_bytes(s.halted, s.states);
         desc_spec d = {.rows = s.rows,
                        .n_rows = n,
                        .tiles = s.tiles,
@@ -234,10 +308,10 @@ static void rows_that_halted_are_left_out_or_become_tails(uint32_t n, halts h, a
                        .ahead = ahead};
         void *desc = dev_desc(&d);
         set_order(order == 2 ? 77 : order);
-        must(cu_begin(test_stream, desc, &c, &state, NULL), "beginning");
+        dev_begin(desc, &c, halted);
         compare(&s, &want, desc, ahead, what);
         uint8_t *after = malloc(s.states);
-        host_bytes(after, state.halted, s.states);
+        host_bytes(after, halted, s.states);
         check(memcmp(after, s.halted, s.states) == 0, "%s: changed who has halted", what);
         free(after);
         dev_free_all();
@@ -252,6 +326,16 @@ void test_ahead(void) {
                                       65, 255, 256, 257, 511, 512, 513, CU_MAX_LAUNCH};
     rng r = {11};
     edits_apply_in_order_unless_their_guard_halted(&r);
+    static const uint32_t n_edits[] = {0, 1, 249, 250, 251, 255, 256, 257, 1000, 4097, 9000};
+    for (size_t i = 0; i < ARRAY_LEN(n_edits); i++) {
+        for (unsigned order = 0; order < (on_shim ? 2u : 1u); order++)
+            edits_of_different_entries_apply_at_once(n_edits[i], order);
+    }
+    static const uint32_t n_tables[] = {0, 1, 999, 1000, 1001, 1003, 4097, 70001};
+    for (size_t i = 0; i < ARRAY_LEN(n_tables); i++) {
+        for (uint32_t n = 0; n < 4; n++)
+            what_is_only_copied_arrives(n * 30, n_tables[i], n * 21, &r);
+    }
     for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
         for (int h = 0; h < N_HALTS; h++) {
             for (int a = 0; a < N_ASKS; a++) {

@@ -135,9 +135,9 @@ static void a_start_tells_of_kernels_before_it(const model_folder *m) {
     if (b == NULL) return;
     cu_backend *c = (cu_backend *)b;
     shim_break_at(0);
-    must(cu_begin(c->stream, c->desc, &c->cache, &c->state, NULL), "a kernel");
+    must(eng__cuda_begin(c), "a kernel");
     (void)cudaStreamSynchronize(c->stream);
-    cudaError_t rc = cu_begin(c->stream, c->desc, &c->cache, &c->state, NULL);
+    cudaError_t rc = eng__cuda_begin(c);
     check(eng__cuda_check(c, rc, "a start", &e) != 0 && e.code == ERR_DEVICE && c->lost &&
               strstr(e.msg, "found at the start of kernel"),
           "a start after a loss: %s", e.msg);
@@ -153,7 +153,7 @@ static void an_old_failure_is_not_told_again(const model_folder *m) {
     if (b == NULL) return;
     cu_backend *c = (cu_backend *)b;
     shim_fail_at(0, 0);
-    cudaError_t rc = cu_begin(c->stream, c->desc, &c->cache, &c->state, NULL);
+    cudaError_t rc = eng__cuda_begin(c);
     check(eng__cuda_check(c, rc, "a start", &e) != 0 && e.code == ERR_INTERNAL &&
               strstr(e.msg, "kernel begin cannot be started"),
           "a refused kernel: %s", e.msg);

@@ -214,9 +214,10 @@ static uint8_t *pack(const world *w, launch *l, size_t *bytes, bool *all, uint32
                      bool ahead) {
     size_t tables = (size_t)SEQS * w->blocks;
     cu_head h = {.n_rows = l->n, .rows = sizeof h, .ahead = ahead, .bad = bad};
-    h.tiles = h.edits = h.tables = h.rows + l->n * (uint32_t)sizeof(cu_row);
-    *bytes = h.tables + tables * 4;
-    uint8_t *desc = array_new(*bytes + eng__cuda_runs_bytes(w->b), 1);
+    h.tiles = h.rows + l->n * (uint32_t)sizeof(cu_row);
+    h.edits = h.draws = h.tables = cu_round(h.tiles, 16);
+    *bytes = cu_round(h.tables + (uint32_t)tables * 4, 16);
+    uint8_t *desc = array_new(*bytes + eng__cuda_runs_bytes(w->b) + 16, 1);
     memcpy(desc, &h, sizeof h);
     memcpy(desc + h.tables, w->tables, tables * 4);
     for (uint32_t i = 0; i < l->n; i++) {
@@ -231,7 +232,8 @@ static uint8_t *pack(const world *w, launch *l, size_t *bytes, bool *all, uint32
                      .at = i};
     }
     eng_launch el = {.stage = ENG_STAGE_RECURRENT, .rows = l->rows, .n_rows = l->n};
-    *bytes = eng__cuda_put_runs(w->b, &el, desc, *bytes, all);
+    *bytes = cu_round((uint32_t)eng__cuda_put_runs(w->b, &el, desc, *bytes, all), 16);
+    ((cu_head *)(void *)desc)->bytes = (uint32_t)*bytes;
     return desc;
 }
 
@@ -260,10 +262,7 @@ static void go(world *w, launch *l, uint32_t crossover, uint32_t keys, const uin
     for (size_t i = 0; i < (size_t)cap * a.o_ld; i++)
         l->o[i] = NOBODY; /* not NaN, which a sum over poison would be too */
     a.o = dev_act(l->o, (size_t)cap * a.o_ld, false);
-    if (halted) {
-        cu_state state = {.halted = dev_bytes(halted, l->n)};
-        must(cu_begin(test_stream, desc, &a.cache, &state, NULL), "begin");
-    }
+    if (halted) dev_begin(desc, &a.cache, dev_bytes(halted, l->n));
     for (uint32_t pass = 0; pass < (h.n_passes ? h.n_passes : 1); pass++) {
         must(cu_flash_expand(test_stream, &a, pass), "expand");
         must(cu_flash_attend(test_stream, &a, pass, eng__cuda_flash_tiles(w->b, cap) + 1),

@@ -288,11 +288,17 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e) {
     MAY_FAIL(cudaErrorLaunchFailure);
     return cudaSuccess;
 }
+cudaError_t cudaEventQuery(cudaEvent_t e) {
+    MAY_FAIL(cudaErrorLaunchFailure);
+    OF_THIS_DEVICE(e->device);
+    return e->stream && e->stream->ran < e->at ? cudaErrorNotReady : cudaSuccess;
+}
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
     MAY_FAIL(cudaErrorLaunchFailure);
     OF_THIS_DEVICE(from->device);
     OF_THIS_DEVICE(to->device);
-    *ms = 0.001f;
+    if (from->stream == nullptr || to->at < from->at) return shim_said(cudaErrorInvalidValue);
+    *ms = 0.001f * (float)(to->at - from->at); /* what was queued between them */
     return cudaSuccess;
 }
 }
