@@ -36,7 +36,7 @@ int cmd_bench_kernels(int argc, char **argv);
     {"--chunk", OPT_UINT, &(o)->chunk, "N", "prompt tokens that run together (default 128)", 1, 65536, false}, \
     {"--kv-memory", OPT_BYTES, &(o)->cache_bytes, "BYTES", "memory for the cache, as in 512M or 4G (default: what fits)", 1 << 16, 1e15, false}, \
     {"--kv-dtype", OPT_CHOICE, &(o)->cache_dtype, "f32|bf16", "precision of the cache (default: f32 on cpu, bf16 on cuda)", 0, 0, false}, \
-    {"--kernels", OPT_CHOICE, &(o)->kernels, "auto|avx512|avx2|portable|bf16|f32", "code path: avx512, avx2, portable on cpu (default: the fastest measured); bf16, f32 on cuda (default bf16)", 0, 0, false}, \
+    {"--kernels", OPT_CHOICE, &(o)->kernels, "auto|avx512|avx2|portable|bf16|bf16-invariant|f32", "code path: avx512, avx2, portable on cpu (default: the fastest measured); on cuda bf16, bf16-invariant (slower; the same bits whatever else runs) or f32 (default bf16)", 0, 0, false}, \
     {"--weights", OPT_CHOICE, &(o)->weights, "auto|int8", "on cpu, large matrices as stored or in 8 bits (default auto: as stored)", 0, 0, false}, \
     {"--packed-cache", OPT_FLAG, &(o)->packed_cache, NULL, "on cpu, keep packed weights in the model folder, so that the next start is faster", 0, 0, false}
 #define POLICY_OPTIONS(o) \

@@ -93,7 +93,7 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
     uint32_t h0 = blockIdx.y * CU_ATTN_HEADS, ld = key_ld(a.dk), split = blockIdx.z;
     uint32_t keys = rows[t.n - 1].pos + 1, k_steps = (a.dk + 15) / 16, pieces = a.dv / 16;
-    key_range range = split_range(keys, split, a.splits);
+    key_range range = split_range(a, keys, split);
     if (range.first >= range.last) return;
 
     load_queries<R>(a, t, h0, qs);
@@ -266,7 +266,7 @@ static __global__ void __launch_bounds__(SIMPLE_THREADS, 4)
     cu_row r = rows_of(a.desc)[i];
     if (r.flags & a.no_query) return;
     uint32_t keys = r.pos + 1;
-    key_range range = split_range(keys, split, a.splits);
+    key_range range = split_range(a, keys, split);
     if (range.first >= range.last) return;
     float *qs = (float *)shared, *s = qs + group * a.dk, *acc = s + group * CU_ATTN_KEYS;
     float *m = acc + group * a.dv, *l = m + group, *old = l + group;
@@ -356,8 +356,7 @@ static __global__ void __launch_bounds__(MERGE_THREADS) attn_merge(cu_attn_args 
     uint32_t h = blockIdx.y * (MERGE_THREADS / 32) + (threadIdx.x >> 5);
     if (i >= head_of(a.desc)->n_rows || h >= a.n_heads) return;
     bool none = rows_of(a.desc)[i].flags & (a.no_query | CU_ROW_EXPANDED);
-    uint32_t tiles = (tile_keys(a, i, tiled) + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
-    uint32_t used = none ? 0 : rm_splits_used(tiles, a.splits);
+    uint32_t used = none ? 0 : splits_used(a, tile_keys(a, i, tiled));
     float top = -INFINITY, sum = 0.0f;
     for (uint32_t s = 0; s < used; s++)
         top = fmaxf(top, a.part_ml[part_at(a, i, s, h) * 2]);
@@ -447,10 +446,12 @@ extern "C" cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint
 
 extern "C" cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32,
                                bool one_row) {
-    if (one_row && cu_attn_fits_mha(a, f32)) return cu_attn_mha(s, a, rows);
+    /* Where positions decide on splits, a row's bits may not depend on one_row either. */
+    bool gqa = cu_attn_fits_gqa(a, f32), lone = one_row && !(a->split_tiles && gqa);
+    if (lone && cu_attn_fits_mha(a, f32)) return cu_attn_mha(s, a, rows);
     one_row = one_row || cu_attn_tile_rows(a, f32) == 1;
     if (cu_attn_fits_mma(a, f32)) return cu_attn_mma(s, a, rows, one_row);
-    if (cu_attn_fits_gqa(a, f32)) return cu_attn_gqa(s, a, rows, one_row);
+    if (gqa) return cu_attn_gqa(s, a, rows, one_row);
     return cu_attn_simple(s, a, rows, f32);
 }
 

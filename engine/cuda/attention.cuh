@@ -15,14 +15,21 @@
 struct key_range {
     uint32_t first, last;
 };
-static __device__ __forceinline__ key_range split_range(uint32_t keys, uint32_t split,
-                                                        uint32_t splits) {
+static __device__ __forceinline__ key_range split_range(const cu_attn_args &a, uint32_t keys,
+                                                        uint32_t split) {
     uint32_t tiles = (keys + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
-    uint32_t per = rm_tiles_per_split(tiles, splits);
+    uint32_t per = a.split_tiles ? a.split_tiles : rm_tiles_per_split(tiles, a.splits);
     key_range r;
     r.first = split * per;
     r.last = r.first + per < tiles ? r.first + per : tiles;
     return r;
+}
+
+/* Splits of such a context that have any tile. */
+static __device__ __forceinline__ uint32_t splits_used(const cu_attn_args &a, uint32_t keys) {
+    uint32_t tiles = (keys + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
+    return a.split_tiles ? rm_tiles_per_split(tiles, a.split_tiles)
+                         : rm_splits_used(tiles, a.splits);
 }
 
 /* The slot of position `key` below `keys` at `plane` of the block table that starts at entry

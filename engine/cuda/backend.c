@@ -85,21 +85,29 @@ int eng__cuda_alloc(cu_backend *b, void *out, size_t n, size_t item_bytes, const
 static int set_kernels(cu_backend *b, const char *name, err *e) {
     static const struct {
         const char *name;
-        bool f32, graphs, expand_early;
-    } modes[] = {{"bf16", false, true, false},         {"f32", true, true, false},
-                 {"bf16-stream", false, false, false}, {"f32-stream", true, false, false},
-                 {"bf16-expand", false, true, true},   {"bf16-expand-stream", false, false, true}};
+        bool f32, graphs, expand_early, invariant;
+    } modes[] = {{"bf16", false, true, false, false},
+                 {"f32", true, true, false, false},
+                 {"bf16-invariant", false, true, false, true},
+                 {"bf16-stream", false, false, false, false},
+                 {"f32-stream", true, false, false, false},
+                 {"bf16-invariant-stream", false, false, false, true},
+                 {"bf16-expand", false, true, true, false},
+                 {"bf16-expand-stream", false, false, true, false}};
     for (size_t i = 0; i < ARRAY_LEN(modes); i++) {
         if (strcmp(name ? name : "bf16", modes[i].name) != 0) continue;
         b->f32 = modes[i].f32;
         b->graphs = modes[i].graphs;
         b->expand_early = modes[i].expand_early;
+        b->invariant = modes[i].invariant;
+        b->blas_rows = b->invariant ? UINT32_MAX : (uint32_t)CU_BLAS_ROWS;
         (void)snprintf(b->kernels_name, sizeof b->kernels_name, "%s", modes[i].name);
         return 0;
     }
     return err_set(e, ERR_USAGE, "kernels",
-                   "kernels for CUDA are bf16, f32 (parity), either with -stream (without "
-                   "graphs), and for tests bf16-expand and bf16-expand-stream, not '%s'",
+                   "kernels for CUDA are bf16, bf16-invariant (a row's bits do not depend on other "
+                   "rows), f32 (parity), each with -stream (without graphs), and for tests "
+                   "bf16-expand and bf16-expand-stream, not '%s'",
                    name);
 }
 
@@ -154,10 +162,15 @@ static void size_tiles(cu_backend *b) {
     cu_attn_args absorbed;
     eng__cuda_attn_shape(b, &absorbed);
     b->tile_rows = cu_attn_tile_rows(&absorbed, b->f32);
+    /* attn_gqa sums up to 16 queries one way and more another. */
+    if (b->invariant && cu_attn_fits_gqa(&absorbed, b->f32))
+        b->tile_rows = 16 * absorbed.n_kv_heads / absorbed.n_heads;
     cu_flash_args a;
     b->flash = (cu_flash_plan){.rows = UINT32_MAX};
     eng__cuda_flash_shape(b, &a);
-    if (b->f32 || b->plan.attn != ATTN_MLA || !cu_flash_fits(&a, (uint32_t)b->shared_bytes)) return;
+    if (b->f32 || b->invariant || b->plan.attn != ATTN_MLA ||
+        !cu_flash_fits(&a, (uint32_t)b->shared_bytes))
+        return;
     eng__cuda_size_runs(b, b->expand_early ? 2 : cu_flash_crossover(&a),
                         b->expand_early ? CU_FLASH_KEYS : 0, cu_flash_key_bytes(&a));
 }
@@ -209,7 +222,8 @@ static int take_scratch(cu_backend *b, err *e) {
     uint64_t ctx = mla ? h * cu_round(c->kv_lora_rank, CU_K_STEP) : 1;
     uint64_t hidden =
         most(most(parts * b->expert_ld, b->dense_ld), b->groups_shared * b->expert_ld);
-    uint64_t wide = b->f32 ? 1 : 2 * most(b->groups_shared * b->expert_ld, b->dense_ld);
+    uint64_t wide =
+        b->f32 || b->invariant ? 1 : 2 * most(b->groups_shared * b->expert_ld, b->dense_ld);
     uint64_t keys = b->flash.max_runs ? b->flash.keys : 0;
     uint64_t flash_parts = keys ? n * CU_FLASH_SPLITS * h : 0;
     s->moe.max_tiles = (uint32_t)(n * parts / CU_TILE_ROWS + c->n_experts + b->groups_shared);
@@ -484,7 +498,7 @@ static int open_device(cu_backend *b, int device, err *e) {
 
 static int open_blas(cu_backend *b, err *e) {
     void *workspace;
-    if (b->f32) return 0;
+    if (b->f32 || b->invariant) return 0;
     if (eng__cuda_alloc(b, &workspace, BLAS_WORKSPACE, 1, "cuBLAS", e) != 0) return -1;
     cublasStatus_t rc = cublasCreate(&b->blas);
     if (rc == CUBLAS_STATUS_SUCCESS) rc = cublasSetStream(b->blas, b->stream);
@@ -518,7 +532,6 @@ int eng__cuda_open_device(eng_backend **out, const model_folder *m, const eng_ba
     cu_backend *b = array_new(1, sizeof *b);
     if (b == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the CUDA backend");
     b->base.ops = &eng__cuda_ops;
-    b->blas_rows = CU_BLAS_ROWS;
     b->base.plan = model_plan_of(m);
     b->model = m;
     b->plan = *b->base.plan;

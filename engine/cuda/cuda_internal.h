@@ -14,9 +14,10 @@
 #include <cublas_v2.h>
 
 enum {
-    CU_BUCKETS = 16,   /* capacities a graph exists for: 1, 2, 4, … */
-    CU_BLAS_ROWS = 64, /* from here on dense products go to cuBLAS */
-    CU_EDITS = 8192,   /* least edits one descriptor holds; more go ahead in pieces */
+    CU_BUCKETS = 16,       /* capacities a graph exists for: 1, 2, 4, … */
+    CU_BLAS_ROWS = 64,     /* from here on dense products go to cuBLAS */
+    CU_INVARIANT_ROWS = 8, /* rows that contexts are split for where launches change no bit */
+    CU_EDITS = 8192,       /* least edits one descriptor holds; more go ahead in pieces */
     CU_STAGES = 3,
     CU_FLIGHTS = 2, /* launches started and not yet waited for */
 };
@@ -126,6 +127,7 @@ typedef struct {
     /* shapes */
     uint32_t dim_ld, dk, dv, expert_ld, o_values, o_ld, groups_shared, dense_ld;
     uint32_t tile_rows; /* most rows of one attention tile */
+    bool invariant;     /* a row's bits depend on its own history alone: bf16-invariant */
     bool expand_early;  /* for tests: prompts of two rows and more, in pieces of CU_FLASH_KEYS */
     cu_flash_plan flash;
 

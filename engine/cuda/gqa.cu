@@ -205,7 +205,7 @@ static __global__ void __launch_bounds__(GQA_THREADS, MANY &&VT == 16 ? 2 : 3)
     b.group = a.n_heads / a.n_kv_heads;
     b.queries = b.t.n * b.group;
     b.keys = b.rows[b.t.n - 1].pos + 1;
-    b.range = split_range(b.keys, b.split, a.splits);
+    b.range = split_range(a, b.keys, b.split);
     if (b.range.first >= b.range.last) return;
     gqa_load_queries(a, b, most, (bf16 *)(shared + at.q));
     uint32_t warp = threadIdx.x >> 5;

@@ -248,6 +248,9 @@ typedef struct {
     float scale;
     const void *q; /* act [rows][H][dk] */
     uint32_t splits;
+    /* Key tiles of one split, so that positions decide which split a key goes to; 0: a context's
+     * tiles are dealt evenly over all splits. */
+    uint32_t split_tiles;
     float *part_o;  /* [rows][splits][H][dv] */
     float *part_ml; /* [rows][splits][H][2]: maximum, sum */
     void *o;        /* act [rows][o_ld]; head h at h * o_head */

@@ -193,7 +193,7 @@ static __global__ void __launch_bounds__(MHA_THREADS, 4) attn_mha(cu_attn_args a
     if (blockIdx.x >= head_of(a.desc)->n_rows) return;
     cu_row r = rows_of(a.desc)[blockIdx.x];
     if (r.flags & a.no_query) return; /* nobody reads its parts */
-    key_range range = split_range(r.pos + 1, blockIdx.z, a.splits);
+    key_range range = split_range(a, r.pos + 1, blockIdx.z);
     if (range.first >= range.last) return;
     mha_sums sum = {-INFINITY, 0.0f, {}};
     mha_keys<LANES>(a, r, blockIdx.y, range, sum);

@@ -116,12 +116,18 @@ void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a) {
             1.0f / sqrtf((float)(mla ? c->qk_nope_head_dim + c->qk_rope_head_dim : c->head_dim))};
 }
 
-/* Enough thread blocks to fill the device twice over, where the context allows. */
+static uint32_t most_key_tiles(const cu_backend *b) {
+    return (b->opts.max_positions + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
+}
+
+/* Enough thread blocks to fill the device twice over, where the context allows. Where a row's bits
+ * depend on its own history alone, any number of rows is split as CU_INVARIANT_ROWS are. */
 uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows) {
+    if (b->invariant) rows = CU_INVARIANT_ROWS;
     uint32_t per_row = b->plan.attn == ATTN_MLA
                            ? (b->plan.n_heads + CU_ATTN_HEADS - 1) / CU_ATTN_HEADS
                            : b->plan.n_kv_heads;
-    uint32_t tiles = (b->opts.max_positions + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
+    uint32_t tiles = most_key_tiles(b);
     uint32_t want = (uint32_t)b->sms * 4 / (rows * per_row);
     if (want > CU_MAX_SPLITS) want = CU_MAX_SPLITS;
     if (want > tiles) want = tiles;
@@ -161,6 +167,7 @@ static cudaError_t attend(cu_backend *b, const place *at, uint32_t rows, cu_path
     a.by_loop = at->by_loop;
     a.q = b->s.q;
     a.splits = eng__cuda_splits(b, rows);
+    if (b->invariant) a.split_tiles = (most_key_tiles(b) + a.splits - 1) / a.splits;
     a.part_o = b->s.part_o;
     a.part_ml = b->s.part_ml;
     a.o = mla ? b->s.ctx : b->s.o;

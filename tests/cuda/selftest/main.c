@@ -23,7 +23,7 @@ static const struct {
     {"sample", test_sample},   {"backend", test_backend},     {"head", test_head},
     {"flights", test_flights}, {"scheduler", test_scheduler}, {"families", test_families},
     {"limits", test_limits},   {"errors", test_errors},       {"failures", test_failures},
-    {"clock", test_clock},
+    {"clock", test_clock},     {"invariant", test_invariant},
 };
 
 int main(int argc, char **argv) {
