@@ -209,6 +209,69 @@ static void an_odd_shape(void) {
     tmp_dir_remove(&dir);
 }
 
+/* Depths, and the tokens that the largest logits name. */
+static void same_answers(const drive_spec *spec, const drive_result *a, const drive_result *b,
+                         uint32_t vocab, uint32_t layers) {
+    uint32_t depths = 0, tokens = 0, n = 0;
+    for (uint32_t s = 0; s < spec->n_seqs; s++) {
+        for (uint32_t i = 0; i < spec->len[s]; i++, n++) {
+            const float *x = a->logits[s] + (size_t)i * vocab,
+                        *y = b->logits[s] + (size_t)i * vocab;
+            uint32_t best_x = 0, best_y = 0;
+            for (uint32_t k = 1; k < vocab; k++) {
+                if (x[k] > x[best_x]) best_x = k;
+                if (y[k] > y[best_y]) best_y = k;
+            }
+            tokens += best_x != best_y;
+            depths += a->depth[s][i] != b->depth[s][i];
+        }
+    }
+    check(n > 0 && depths == 0 && tokens == 0,
+          "%u layers: of %u positions %u depths and %u tokens are not the CPU's", layers, n, depths,
+          tokens);
+}
+
+/* Cores as deep as the published models', in graphs, with widths that the shim can bear. `nodes`:
+ * of one loop, as the README has it. */
+static void a_deep_core(uint32_t layers, uint32_t nodes) {
+    enum { MOST = 4, CAPACITIES = 3 }; /* 1, 2, 4 */
+    model_plan p;
+    err e = {0};
+    model_folder *m = NULL;
+    if (!check(plan_variant(&p, "ouro_tiny", &e) == 0, "%s", e.msg)) return;
+    p.dim = 32;
+    p.n_heads = p.n_kv_heads = 2;
+    p.head_dim = 16;
+    p.ffn_dim = 32;
+    p.n_core = layers;
+    plan_derive(&p);
+    rng r = {layers};
+    drive_spec spec = random_spec(&p, 3, 6, 2, &r);
+    spec.n_loops = 3;
+    spec.max_rows = MOST;
+    tmp_dir dir = tmp_dir_create();
+    eng_backend_opts o = drive_opts(&spec, "f32", DTYPE_F32);
+    eng_backend *gpu = NULL, *cpu = NULL;
+    drive_result a = {0}, b = {0};
+    if (random_folder(&m, &dir, &p, 2)) gpu = open_backend(m, &o);
+    o.kernels = NULL;
+    if (gpu && check(eng_cpu_open(&cpu, m, &o, &e) == 0, "cpu: %s", e.msg)) {
+        const cu_backend *c = (const cu_backend *)gpu;
+        uint32_t all = CAPACITIES * (nodes + 3 * 2); /* prelude, coda and head: two each */
+        check(c->graph_nodes == all && nodes == 2 + 9 * layers,
+              "%u layers: graphs of %llu nodes, must be %u", layers,
+              (unsigned long long)c->graph_nodes, all);
+        if (drive(gpu, &spec, &a) && drive(cpu, &spec, &b))
+            same_answers(&spec, &a, &b, p.vocab_size, layers);
+    }
+    drive_result_deinit(&a);
+    drive_result_deinit(&b);
+    eng_backend_close(gpu);
+    eng_backend_close(cpu);
+    model_close(m);
+    tmp_dir_remove(&dir);
+}
+
 /* The published plan with one thing changed: no file says so, but both engines read the plan. */
 static void changed_plans(void) {
     model_folder *m;
@@ -353,6 +416,8 @@ void test_families(void) {
     mixes(ouro.model, on_shim ? 6 : 24, 2, "ouro, two in flight");
     family_close(&ouro);
     an_odd_shape();
+    a_deep_core(24, 218);
+    a_deep_core(48, 434);
     changed_plans();
     the_scheduler();
 }
