@@ -17,7 +17,8 @@ enum {
     SIMPLE_THREADS = 128,
     MERGE_THREADS = 128,
     P_LD = CU_ATTN_KEYS + 8,
-    WIDE_ROWS = 2
+    WIDE_ROWS = 2,
+    BLOCK_RESERVE = 1024 /* shared memory that a block takes beyond what it asks for */
 };
 
 static __host__ __device__ __forceinline__ uint32_t key_ld(uint32_t dk) {
@@ -36,51 +37,110 @@ static __device__ __forceinline__ void find_slots(const cu_attn_args &a, const c
 struct mma_shared { /* offsets in bytes; everything 16-byte aligned */
     uint32_t q, k, p, top, sum, slots, bytes;
 };
-static __host__ __device__ __forceinline__ mma_shared mma_layout(uint32_t dk, uint32_t rows) {
+/* One or two buffers of keys; slots of two tiles in any case. */
+static __host__ __device__ __forceinline__ mma_shared mma_layout(uint32_t dk, uint32_t rows,
+                                                                 uint32_t buffers) {
     mma_shared s;
     uint32_t ld = key_ld(dk) * 2;
     s.k = 0;
-    s.q = s.k + CU_ATTN_KEYS * ld;
+    s.q = s.k + buffers * CU_ATTN_KEYS * ld;
     s.p = s.q + rows * CU_ATTN_HEADS * ld;
     s.top = s.p + rows * CU_ATTN_HEADS * P_LD * 2;
     s.sum = s.top + rows * CU_ATTN_HEADS * 4 * 4;
     s.slots = s.sum + rows * CU_ATTN_HEADS * 4 * 4;
-    s.bytes = s.slots + CU_ATTN_KEYS * 4;
+    s.bytes = s.slots + 2 * CU_ATTN_KEYS * 4;
     return s;
 }
 
-/* Queries of 16 heads of each row; zeros for heads and values that are not there. */
-template <int R>
-static __device__ void load_queries(const cu_attn_args &a, cu_tile t, uint32_t h0, bf16 *q) {
-    uint32_t ld = key_ld(a.dk);
-    const bf16 *from = (const bf16 *)a.q;
-    for (uint32_t i = threadIdx.x; i < R * CU_ATTN_HEADS * ld; i += MMA_THREADS) {
-        uint32_t c = i % ld, head = i / ld % CU_ATTN_HEADS, r = i / ld / CU_ATTN_HEADS;
-        bool there = c < a.dk && r < t.n && h0 + head < a.n_heads;
-        bf16 zero = {0};
-        q[i] = there ? from[((uint64_t)(t.first + r) * a.n_heads + h0 + head) * a.dk + c] : zero;
+/* 16-byte vectors of a key: a constant, or with 0 what the arguments say. */
+template <uint32_t VECS>
+static __device__ __forceinline__ uint32_t key_vecs(const cu_attn_args &a) {
+    return VECS ? VECS : a.dk / 8;
+}
+
+/* Queries of 16 heads of each row on their way, 8 threads to a head; zeros for heads that are not
+ * there, and beyond dk up to a multiple of 16. */
+template <int R, uint32_t VECS>
+static __device__ __forceinline__ void load_queries(const cu_attn_args &a, cu_tile t, uint32_t h0,
+                                                    bf16 *q) {
+    const uint32_t vecs = key_vecs<VECS>(a), ld = key_ld(vecs * 8);
+    const uint32_t head = threadIdx.x >> 3;
+    const vec16 zero = {{0, 0, 0, 0}};
+#pragma unroll 1
+    for (uint32_t r = 0; r < R; r++) {
+        bool there = r < t.n && h0 + head < a.n_heads;
+        const bf16 *from = (const bf16 *)a.q;
+        if (there) from += ((uint64_t)(t.first + r) * a.n_heads + h0 + head) * (vecs * 8);
+        bf16 *to = q + (r * CU_ATTN_HEADS + head) * ld;
+        for (uint32_t c = threadIdx.x & 7; c < vecs; c += 8) {
+            if (there) copy_async(to + c * 8, from + c * 8);
+            else *(vec16 *)(to + c * 8) = zero;
+        }
+        if (vecs % 2 && (threadIdx.x & 7) == 0) *(vec16 *)(to + vecs * 8) = zero;
     }
 }
 
+/* 64 keys on their way, 4 threads to a key; zeros where there is no slot. Neighbours in a group of
+ * 8 threads take keys that are 4 apart: they write to different banks. */
+template <uint32_t VECS>
 static __device__ __forceinline__ void load_keys(const cu_attn_args &a, const uint32_t *slots,
                                                  bf16 *k) {
-    uint32_t ld = key_ld(a.dk), vecs = a.dk / 8;
-    const bf16 *from = (const bf16 *)a.cache.slots;
-    for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * vecs; i += MMA_THREADS) {
-        uint32_t key = i / vecs, c = i % vecs * 8;
+    const uint32_t vecs = key_vecs<VECS>(a), ld = key_ld(vecs * 8), c0 = threadIdx.x & 3;
+    const uint32_t group = threadIdx.x >> 2;
+    const uint32_t first = (group & ~7u) | (group & 1) << 2 | (group >> 1 & 3);
+#pragma unroll 1
+    for (uint32_t key = first; key < first + CU_ATTN_KEYS; key += MMA_THREADS / 4) {
         uint32_t slot = slots[key];
-        vec16 zero = {{0, 0, 0, 0}};
-        if (slot == RM_NO_SLOT) *(vec16 *)(k + key * ld + c) = zero;
-        else copy_async(k + key * ld + c, from + (uint64_t)slot * a.cache.slot_values + c);
+        bf16 *to = k + key * ld;
+        if (slot != RM_NO_SLOT) {
+            const bf16 *from = (const bf16 *)a.cache.slots + (uint64_t)slot * a.cache.slot_values;
+#pragma unroll(VECS ? (VECS + 3) / 4 : 2)
+            for (uint32_t c = c0; c < vecs; c += 4)
+                copy_async(to + c * 8, from + c * 8);
+        } else {
+            const vec16 zero = {{0, 0, 0, 0}};
+#pragma unroll 1
+            for (uint32_t c = c0; c < vecs; c += 4)
+                *(vec16 *)(to + c * 8) = zero;
+        }
     }
 }
 
-/* PAIRS: most 16-value pieces of the latent one warp sums: 4 warps cover 64 * PAIRS values. */
-template <int R, int PAIRS>
-static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
+/* Slots that later tiles need, looked up in two steps of which none is waited for at once: a
+ * thread below CU_ATTN_KEYS reads the block of its position in one turn, the slot in the next. */
+struct slot_reader {
+    const uint32_t *table, *map; /* map: of block 0 at the tile's plane */
+    uint32_t keys, stride, block, slot;
+};
+static __device__ __forceinline__ void read_block(slot_reader &f, uint32_t k0) {
+    uint32_t key = k0 + threadIdx.x;
+    if (threadIdx.x < CU_ATTN_KEYS && key < f.keys) f.block = f.table[key >> RM_BLOCK_SHIFT];
+}
+static __device__ __forceinline__ void read_slot(slot_reader &f, uint32_t k0) {
+    uint32_t key = k0 + threadIdx.x;
+    if (threadIdx.x < CU_ATTN_KEYS && key < f.keys)
+        f.slot = f.map[(uint64_t)f.block * f.stride + (key & RM_BLOCK_MASK)];
+}
+static __device__ __forceinline__ void keep_slot(const cu_attn_args &a, const slot_reader &f,
+                                                 uint32_t k0, uint32_t *slots) {
+    uint32_t key = k0 + threadIdx.x, slot = RM_NO_SLOT;
+    if (threadIdx.x >= CU_ATTN_KEYS) return;
+    if (key < f.keys) {
+        if (f.slot < a.cache.n_slots) slot = f.slot;
+        else *head_of(a.desc)->bad = 1;
+    }
+    slots[threadIdx.x] = slot;
+}
+
+/* PAIRS: most 16-value pieces of the latent one warp sums: 4 warps cover 64 * PAIRS values, and
+ * with VECS exactly these. With two buffers the next tile's keys are under way while this tile's
+ * are used; no bit depends on it. */
+template <int R, int PAIRS, uint32_t VECS>
+static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a, uint32_t buffers) {
     kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
-    const mma_shared at = mma_layout(a.dk, R);
+    const uint32_t vecs = key_vecs<VECS>(a), ld = key_ld(vecs * 8);
+    const mma_shared at = mma_layout(vecs * 8, R, buffers);
     bf16 *ks = (bf16 *)(shared + at.k), *qs = (bf16 *)(shared + at.q),
          *ps = (bf16 *)(shared + at.p);
     float *top = (float *)(shared + at.top), *sum = (float *)(shared + at.sum);
@@ -91,15 +151,27 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
     const cu_row *rows = rows_of(a.desc) + t.first;
     if (rows[0].flags & CU_ROW_EXPANDED) return; /* then all of the tile: flash.cu's */
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
-    uint32_t h0 = blockIdx.y * CU_ATTN_HEADS, ld = key_ld(a.dk), split = blockIdx.z;
-    uint32_t keys = rows[t.n - 1].pos + 1, k_steps = (a.dk + 15) / 16, pieces = a.dv / 16;
+    uint32_t h0 = blockIdx.y * CU_ATTN_HEADS, split = blockIdx.z;
+    uint32_t keys = rows[t.n - 1].pos + 1;
+    const uint32_t k_steps = (vecs + 1) / 2, pieces = VECS ? 4 * PAIRS : a.dv / 16;
     key_range range = split_range(a, keys, split);
     if (range.first >= range.last) return;
 
-    load_queries<R>(a, t, h0, qs);
-    for (uint32_t i = threadIdx.x; i < CU_ATTN_KEYS * (ld - a.dk); i += MMA_THREADS) {
-        bf16 zero = {0}; /* beyond dk: read as keys, never written again */
-        ks[i / (ld - a.dk) * ld + a.dk + i % (ld - a.dk)] = zero;
+    load_queries<R, VECS>(a, t, h0, qs);
+    static_assert(MMA_THREADS == 2 * CU_ATTN_KEYS, "a thread looks up one of two tiles' slots");
+    uint32_t plane = a.plane + (a.by_loop ? rows[0].loop : 0), table = rows[0].table;
+    slots[threadIdx.x] = slot_of(a.desc, a.cache, table, plane,
+                                 range.first * CU_ATTN_KEYS + threadIdx.x, keys); /* two tiles' */
+    slot_reader ahead = {tables_of(a.desc) + table,
+                         a.cache.maps + ((uint64_t)plane << RM_BLOCK_SHIFT),
+                         keys,
+                         a.cache.n_planes << RM_BLOCK_SHIFT,
+                         0,
+                         0};
+    read_block(ahead, (range.first + 2) * CU_ATTN_KEYS);
+    for (uint32_t i = threadIdx.x; vecs % 2 && i < buffers * CU_ATTN_KEYS; i += MMA_THREADS) {
+        const vec16 zero = {{0, 0, 0, 0}}; /* beyond dk: read as keys, never written again */
+        *(vec16 *)(ks + i * ld + vecs * 8) = zero;
     }
     uint32_t pos[R];
     float m[R][2], l[R][2], acc[R][PAIRS * 2][4];
@@ -117,18 +189,26 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
     uint32_t a_row = lane & 15, a_col = lane >> 4 << 3;
     uint32_t b_row = (lane & 7) + (lane >> 4 << 3), b_col = (lane >> 3 & 1) << 3;
 
+    __syncthreads();
+    load_keys<VECS>(a, slots, ks);
     for (uint32_t tile = range.first; tile < range.last; tile++) {
-        uint32_t k0 = tile * CU_ATTN_KEYS;
-        find_slots(a, rows[0], k0, keys, slots); /* the last tile's were read two barriers ago */
-        __syncthreads();                         /* the last tile's keys have been used */
-        load_keys(a, slots, ks);
+        uint32_t k0 = tile * CU_ATTN_KEYS, now = (tile - range.first) & 1;
+        uint32_t *seen_slots = slots + now * CU_ATTN_KEYS;
+        const uint32_t *next_slots = slots + (now ^ 1) * CU_ATTN_KEYS;
+        const bf16 *kt = ks + (buffers == 2 ? now * CU_ATTN_KEYS * ld : 0);
+        bool more = tile + 1 < range.last;
         copies_wait();
-        __syncthreads();
+        __syncthreads(); /* this tile is here; the other buffer has been used */
+        if (more && buffers == 2)
+            load_keys<VECS>(a, next_slots, ks + (now ^ 1) * CU_ATTN_KEYS * ld);
+        read_slot(ahead, k0 + 2 * CU_ATTN_KEYS);
+        read_block(ahead, k0 + 3 * CU_ATTN_KEYS);
 
         float s[R][2][4] = {};
+#pragma unroll(R == 1 ? 4 : VECS ? 2 : 1)
         for (uint32_t step = 0; step < k_steps; step++) {
             uint32_t b[4];
-            load_matrices(b, ks + (warp * 16 + b_row) * ld + step * 16 + b_col);
+            load_matrices(b, kt + (warp * 16 + b_row) * ld + step * 16 + b_col);
 #pragma unroll
             for (int r = 0; r < R; r++) {
                 uint32_t f[4];
@@ -145,7 +225,7 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
 #pragma unroll
                 for (int c = 0; c < 4; c++) {
                     uint32_t k = warp * 16 + n * 8 + 2 * q + (c & 1);
-                    bool seen = k0 + k <= pos[r] && slots[k] != RM_NO_SLOT;
+                    bool seen = k0 + k <= pos[r] && seen_slots[k] != RM_NO_SLOT;
                     s[r][n][c] = seen ? s[r][n][c] * a.scale : -INFINITY;
                     high[c >> 1] = fmaxf(high[c >> 1], s[r][n][c]);
                 }
@@ -204,13 +284,18 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a) {
                 uint32_t piece = warp + 4 * i;
                 if (piece >= pieces) continue; /* whole warps */
                 uint32_t b[4];
-                load_matrices_t(b, ks + (step * 16 + a_row) * ld + piece * 16 + a_col);
+                load_matrices_t(b, kt + (step * 16 + a_row) * ld + piece * 16 + a_col);
 #pragma unroll
                 for (int r = 0; r < R; r++) {
                     mma_bf16(acc[r][2 * i], f[r][0], f[r][1], f[r][2], f[r][3], b[0], b[1]);
                     mma_bf16(acc[r][2 * i + 1], f[r][0], f[r][1], f[r][2], f[r][3], b[2], b[3]);
                 }
             }
+        }
+        keep_slot(a, ahead, k0 + 2 * CU_ATTN_KEYS, seen_slots); /* read two barriers ago */
+        if (more && buffers == 1) {
+            __syncthreads(); /* this tile's keys have been used */
+            load_keys<VECS>(a, next_slots, ks);
         }
     }
 
@@ -381,11 +466,24 @@ static __global__ void __launch_bounds__(MERGE_THREADS) attn_merge(cu_attn_args 
 
 /* ---- launchers ---- */
 
+static uint32_t mma_bytes(const cu_attn_args *a, uint32_t rows, uint32_t buffers) {
+    return mma_layout(a->dk, rows, buffers).bytes;
+}
+
 /* Most rows that shared memory holds of those that registers hold, or 1; 0: not even one. */
 static uint32_t mma_rows(const cu_attn_args *a) {
     uint32_t most = a->dv <= 256 ? (uint32_t)CU_ATTN_ROWS : (uint32_t)WIDE_ROWS;
-    if (mma_layout(a->dk, most).bytes <= a->shared_bytes) return most;
-    return mma_layout(a->dk, 1).bytes <= a->shared_bytes ? 1 : 0;
+    if (mma_bytes(a, most, 1) <= a->shared_bytes) return most;
+    return mma_bytes(a, 1, 1) <= a->shared_bytes ? 1 : 0;
+}
+
+/* Two buffers of keys where all thread blocks of the launch still run at once. Where they would
+ * not, blocks beside each other hide their loads from memory as well. */
+static uint32_t mma_buffers(const cu_attn_args *a, uint32_t rows, dim3 grid) {
+    uint32_t bytes = mma_bytes(a, rows, 2);
+    if (bytes > a->shared_bytes) return 1;
+    uint32_t per_sm = (a->shared_bytes + BLOCK_RESERVE) / (bytes + BLOCK_RESERVE);
+    return (uint64_t)grid.x * grid.y * grid.z <= (uint64_t)a->sms * per_sm ? 2 : 1;
 }
 
 extern "C" bool cu_attn_fits_mma(const cu_attn_args *a, bool f32) {
@@ -400,16 +498,24 @@ extern "C" uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32) {
     return CU_GQA_QUERIES / (a->n_heads / a->n_kv_heads);
 }
 
+template <int PAIRS, uint32_t VECS, int ROWS>
+static cudaError_t start_mma(cudaStream_t s, const cu_attn_args *a, dim3 grid, uint32_t rows) {
+    uint32_t buffers = mma_buffers(a, rows, grid), bytes = mma_bytes(a, rows, buffers);
+    if (rows == 1)
+        return LAUNCH((attn_mma<1, PAIRS, VECS>), grid, MMA_THREADS, bytes, s, *a, buffers);
+    return LAUNCH((attn_mma<ROWS, PAIRS, VECS>), grid, MMA_THREADS, bytes, s, *a, buffers);
+}
+
+/* The published models' shapes have kernels of their own. */
 extern "C" cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles,
                                    bool one_row) {
     dim3 grid(tiles, cu_ceil_div(a->n_heads, CU_ATTN_HEADS), a->splits);
-    uint32_t rows = one_row ? 1 : mma_rows(a), bytes = mma_layout(a->dk, rows).bytes;
-    if (a->dv > 256) {
-        if (rows == 1) return LAUNCH((attn_mma<1, 8>), grid, MMA_THREADS, bytes, s, *a);
-        return LAUNCH((attn_mma<WIDE_ROWS, 8>), grid, MMA_THREADS, bytes, s, *a);
-    }
-    if (rows == 1) return LAUNCH((attn_mma<1, 4>), grid, MMA_THREADS, bytes, s, *a);
-    return LAUNCH((attn_mma<CU_ATTN_ROWS, 4>), grid, MMA_THREADS, bytes, s, *a);
+    uint32_t rows = one_row ? 1 : mma_rows(a);
+    if (a->dk == 288 && a->dv == 256) return start_mma<4, 36, CU_ATTN_ROWS>(s, a, grid, rows);
+    if (a->dk == 416 && a->dv == 384) return start_mma<6, 52, WIDE_ROWS>(s, a, grid, rows);
+    if (a->dk == 576 && a->dv == 512) return start_mma<8, 72, WIDE_ROWS>(s, a, grid, rows);
+    if (a->dv <= 256) return start_mma<4, 0, CU_ATTN_ROWS>(s, a, grid, rows);
+    return start_mma<8, 0, WIDE_ROWS>(s, a, grid, rows);
 }
 
 static uint32_t simple_bytes(const cu_attn_args *a, uint32_t heads) {
@@ -457,7 +563,7 @@ extern "C" cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t r
 
 extern "C" uint32_t cu_attn_bytes(const cu_attn_args *a, bool f32, bool one_row) {
     one_row = one_row || cu_attn_tile_rows(a, f32) == 1;
-    if (cu_attn_fits_mma(a, f32)) return mma_layout(a->dk, one_row ? 1 : mma_rows(a)).bytes;
+    if (cu_attn_fits_mma(a, f32)) return mma_bytes(a, one_row ? 1 : mma_rows(a), 1);
     if (cu_attn_fits_gqa(a, f32)) return cu_gqa_bytes(a, one_row);
     return simple_bytes(a, simple_heads(a));
 }
@@ -467,11 +573,17 @@ template <typename F> static cudaError_t allow_shared(F kernel, int bytes, cudaE
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
+template <int PAIRS, uint32_t VECS, int ROWS> static cudaError_t allow_mma(int most) {
+    cudaError_t rc = allow_shared(attn_mma<1, PAIRS, VECS>, most, cudaSuccess);
+    return allow_shared(attn_mma<ROWS, PAIRS, VECS>, most, rc);
+}
+
 extern "C" cudaError_t cu_attn_setup(int most) {
-    cudaError_t rc = allow_shared(attn_mma<1, 4>, most, cudaSuccess);
-    rc = allow_shared(attn_mma<1, 8>, most, rc);
-    rc = allow_shared(attn_mma<WIDE_ROWS, 8>, most, rc);
-    rc = allow_shared(attn_mma<CU_ATTN_ROWS, 4>, most, rc);
+    cudaError_t rc = allow_mma<4, 36, CU_ATTN_ROWS>(most);
+    if (rc == cudaSuccess) rc = allow_mma<6, 52, WIDE_ROWS>(most);
+    if (rc == cudaSuccess) rc = allow_mma<8, 72, WIDE_ROWS>(most);
+    if (rc == cudaSuccess) rc = allow_mma<4, 0, CU_ATTN_ROWS>(most);
+    if (rc == cudaSuccess) rc = allow_mma<8, 0, WIDE_ROWS>(most);
     rc = allow_shared(attn_simple<float, float>, most, rc);
     rc = allow_shared(attn_simple<float, bf16>, most, rc);
     rc = allow_shared(attn_simple<bf16, float>, most, rc);

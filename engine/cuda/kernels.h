@@ -238,7 +238,7 @@ typedef struct {
     const void *desc;
     cu_stamp *stamp;
     cu_cache cache;
-    uint32_t shared_bytes; /* most shared memory that the device gives a thread block */
+    uint32_t sms, shared_bytes; /* of the device; the most that a thread block may have */
     uint32_t plane;
     bool by_loop;
     uint16_t no_query;            /* row flags: such a row attends to nothing here and gets zeros */
@@ -260,8 +260,8 @@ typedef struct {
 bool cu_attn_fits_mma(const cu_attn_args *a, bool f32);
 /* Rows one tile may have for these shapes. */
 uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32);
-/* Shared memory that a thread block of cu_attn takes: never more than shared_bytes, unless that is
- * too little for a single head. */
+/* Least shared memory that a thread block of cu_attn takes. It never takes more than shared_bytes,
+ * unless that is too little for a single head. */
 uint32_t cu_attn_bytes(const cu_attn_args *a, bool f32, bool one_row);
 /* one_row: no tile has more than one row. */
 cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row);

@@ -106,6 +106,7 @@ void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a) {
     bool mla = c->attn == ATTN_MLA;
     *a = (cu_attn_args){
         .cache = b->cache,
+        .sms = (uint32_t)b->sms,
         .shared_bytes = (uint32_t)b->shared_bytes,
         .n_heads = c->n_heads,
         .n_kv_heads = mla ? 1 : c->n_kv_heads,
