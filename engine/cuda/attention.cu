@@ -34,6 +34,10 @@ static __device__ __forceinline__ void find_slots(const cu_attn_args &a, const c
         slots[k] = slot_of(a.desc, a.cache, r.table, plane, k0 + k, keys);
 }
 
+struct alignas(8) float_pair { /* as one store */
+    float a, b;
+};
+
 struct mma_shared { /* offsets in bytes; everything 16-byte aligned */
     uint32_t q, k, p, top, sum, slots, bytes;
 };
@@ -323,13 +327,12 @@ static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a, u
                 a.part_ml[part * 2] = m[r][half];
                 a.part_ml[part * 2 + 1] = w[0] + w[1] + w[2] + w[3];
             }
+            float *o = a.part_o + part * a.dv + warp * 16 + 2 * q;
 #pragma unroll
             for (int i = 0; i < PAIRS * 2; i++) {
-                uint32_t piece = warp + 4 * (i / 2);
-                if (piece >= pieces) continue;
-                float *o = a.part_o + part * a.dv + piece * 16 + (i & 1) * 8 + 2 * q;
-                o[0] = acc[r][i][2 * half];
-                o[1] = acc[r][i][2 * half + 1];
+                if (warp + 4 * (i / 2) >= pieces) continue;
+                *(float_pair *)(o + i / 2 * 64 + (i & 1) * 8) = {acc[r][i][2 * half],
+                                                                 acc[r][i][2 * half + 1]};
             }
         }
     }
