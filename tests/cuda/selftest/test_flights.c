@@ -93,7 +93,107 @@ static void mixes_ahead(const char *dir, uint32_t n_seqs, uint32_t rounds, tally
     model_close(m);
 }
 
+/* ---- one launch behind the other ---- */
+
+static eng_backend *open_small(model_folder **m) {
+    err e = {0};
+    eng_backend *b = NULL;
+    eng_backend_opts o = {.max_loops = 2,
+                          .n_rows = 8,
+                          .max_launch = 4,
+                          .max_logits = 2,
+                          .cache_bytes = 1 << 20,
+                          .max_positions = 64};
+    if (!check(model_open(m, "tests/golden/cases/mla", &e) == 0, "model: %s", e.msg)) return NULL;
+    if (check(eng__cuda_open_device(&b, *m, &o, 0, &e) == 0, "open: %s", e.msg)) return b;
+    model_close(*m);
+    return NULL;
+}
+
+/* Position 0 of a sequence of its own. */
+static bool start_one(eng_backend *b, uint32_t which) {
+    static const uint32_t blocks[3][1] = {{0}, {1}, {2}};
+    err e = {0};
+    eng_edit edit = {.block = which, .slot = 5 + which, .n_planes = 4};
+    eng_row row = {.row = which, .token = 3 + which, .blocks = blocks[which]};
+    eng_launch l = {ENG_STAGE_PRELUDE, &row, 1, &edit, 1};
+    return check(b->ops->launch(b, &l, &e) == 0, "launch %u: %s", which, e.msg);
+}
+
+static uint64_t time_of_oldest(eng_backend *b) {
+    err e = {0};
+    eng_result r = {0};
+    check(b->ops->wait(b, &r, &e) == 0, "%s", e.msg);
+    return r.ns;
+}
+
+/* The shim's clock is what has been queued, and these launches queue the same. */
+static void a_launch_is_timed_alone_whatever_is_in_flight_before_it(void) {
+    model_folder *m;
+    eng_backend *b = open_small(&m);
+    if (b == NULL) return;
+    uint64_t alone, ns[3];
+    if (start_one(b, 0)) alone = time_of_oldest(b);
+    else alone = 0;
+    bool started = start_one(b, 0) && start_one(b, 1);
+    ns[0] = time_of_oldest(b);
+    started = started && start_one(b, 2);
+    ns[1] = time_of_oldest(b);
+    ns[2] = time_of_oldest(b);
+    check(started && alone > 0, "a launch takes no time");
+    for (int i = 0; i < 3; i++)
+        check(on_shim ? ns[i] == alone : ns[i] > 0, "launch %d took %llu ns, alone %llu", i,
+              (unsigned long long)ns[i], (unsigned long long)alone);
+    eng_backend_close(b);
+    model_close(m);
+}
+
+/* Edits that may set one entry twice are found, whatever stands between them, and only they. */
+static void edits_of_one_entry_keep_their_order(void) {
+    static const struct {
+        bool in_order;
+        uint32_t n;
+        eng_edit edits[4];
+    } cases[] = {
+        {false, 3, {{2, 1, 0, 1, 3, 0, 0}, {2, 2, 1, 2, 3, 0, 0}, {2, 3, 0, 1, 4, 0, 0}}},
+        {false, 3, {{2, 1, 0, 1, 3, 0, 0}, {3, 2, 0, 1, 3, 0, 0}, {4, 3, 0, 1, 3, 0, 0}}},
+        {true, 2, {{2, 1, 0, 2, 3, 0, 0}, {2, 2, 1, 2, 3, 0, 0}}},
+        {true, 3, {{2, 1, 0, 2, 3, 0, 0}, {3, 2, 0, 2, 3, 0, 0}, {2, 3, 0, 1, 3, 0, 0}}},
+        {true, 3, {{2, 1, 2, 1, 3, 0, 0}, {2, 2, 0, 1, 3, 0, 0}, {2, 3, 0, 3, 3, 0, 0}}},
+    };
+    model_folder *m;
+    eng_backend *b = open_small(&m);
+    if (b == NULL) return;
+    const cu_cache *c = &((cu_backend *)b)->cache;
+    size_t words = (size_t)c->n_planes * ENG_BLOCK;
+    uint32_t *want = malloc(5 * words * 4), *got = malloc(5 * words * 4);
+    memset(want, 0xff, 5 * words * 4);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        err e = {0};
+        eng_result r;
+        eng_launch l = {ENG_STAGE_PRELUDE, NULL, 0, cases[i].edits, cases[i].n};
+        check(eng_run(b, &l, &r, &e) == 0, "edits: %s", e.msg);
+        for (uint32_t k = 0; k < cases[i].n; k++) {
+            const eng_edit *d = &cases[i].edits[k];
+            for (uint32_t p = d->plane; p < (uint32_t)d->plane + d->n_planes; p++)
+                want[d->block * words + p * ENG_BLOCK + d->off] = d->slot;
+        }
+        const cu_backend *cb = (const cu_backend *)b;
+        const cu_head *sent = (const cu_head *)(const void *)cb->sent[(cb->turn - 1) & 1];
+        check((sent->in_order != 0) == cases[i].in_order, "edits %zu: %s in order", i,
+              cases[i].in_order ? "not sent" : "sent");
+        must(cudaMemcpy(got, c->maps, 5 * words * 4, cudaMemcpyDeviceToHost), "copying");
+        check(memcmp(got, want, 5 * words * 4) == 0, "edits %zu are not there", i);
+    }
+    free(want);
+    free(got);
+    eng_backend_close(b);
+    model_close(m);
+}
+
 void test_flights(void) {
+    a_launch_is_timed_alone_whatever_is_in_flight_before_it();
+    edits_of_one_entry_keep_their_order();
     tally t = {0};
     for (int i = 0; i < GOLDEN_CASES; i++) {
         uint64_t seed = i & 1 ? 31u + (uint64_t)i : 0;
