@@ -163,8 +163,8 @@ static void put_edits(cu_backend *b, const eng_edit *edits, uint32_t n, cu_head 
                           .slot = d->slot,
                           .plane = d->plane,
                           .n_planes = d->n_planes,
-                          .off = d->off,
-                          .guard = d->guarded ? d->guard : CU_NO_GUARD};
+                          .off = d->off & (ENG_BLOCK - 1u),
+                          .guard = (d->guarded ? d->guard : CU_NO_GUARD) & CU_NO_GUARD};
     }
 }
 

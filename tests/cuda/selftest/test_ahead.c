@@ -37,8 +37,8 @@ static void edits_apply_in_order_unless_their_guard_halted(rng *r) {
                                  .slot = i,
                                  .plane = (uint16_t)plane,
                                  .n_planes = (uint16_t)rng_below(r, left + 1),
-                                 .off = rng_below(r, 4),
-                                 .guard = guard};
+                                 .off = rng_below(r, 4) & 31u,
+                                 .guard = guard & CU_NO_GUARD};
             if (guard != CU_NO_GUARD && halted[guard]) {
                 skipped++;
                 continue;
@@ -76,8 +76,8 @@ static void edits_of_different_entries_apply_at_once(uint32_t n, unsigned order)
                              .slot = i,
                              .plane = 1,
                              .n_planes = (uint16_t)(i % 3),
-                             .off = off,
-                             .guard = i % 5 ? CU_NO_GUARD : i % 2};
+                             .off = off & 31u,
+                             .guard = (i % 5 ? CU_NO_GUARD : i % 2) & CU_NO_GUARD};
         for (uint32_t p = 1; p < 1 + i % 3 && (i % 5 || i % 2 == 0); p++)
             want[(block * 3 + p) * 32 + off] = i;
     }
