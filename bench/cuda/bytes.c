@@ -118,11 +118,16 @@ static bool of_rows(const at *x, const char *name, eng_stage stage, kb_work *w) 
         bytes = r * (c->n_experts * 4.0 + c->n_experts_per_tok * 8.0);
     } else if (strcmp(name, "moe_group") == 0) {
         bytes = r * (c->n_experts_per_tok * 4.0 + parts * 4);
-    } else if (strcmp(name, "loop_end") == 0) {
-        double lora = c->inject == INJECT_MYTHOS ? 2.0 * c->lora_rank * row + 2 * row : 0;
-        double state = c->inject == INJECT_MYTHOS ? 3 * row : 2 * row; /* h read, written; e read */
+    } else if (strcmp(name, "moe_assign") == 0) {
+        bytes = r * (c->n_experts * 4.0 + c->n_experts_per_tok * 8.0 + parts * 4);
+    } else if (strcmp(name, "loop_mix") == 0) { /* the sum over parts goes over x */
+        bytes = r * (2 * row + parts * row) + c->lora_rank * row;
+    } else if (strcmp(name, "loop_leave") == 0 || strcmp(name, "loop_row") == 0) {
+        bool leave = name[5] == 'l';
+        double lora = leave ? c->lora_rank * row + 2 * row : 0;
+        double state = leave ? 3 * row : 2 * row; /* h read, written; e read */
         double sum = c->output == OUTPUT_WEIGHTED_SUM ? 2 * row : 0;
-        bytes = r * (row + parts * row + state + sum) + lora + row;
+        bytes = r * (leave ? row + state + sum : row + parts * row + state + sum) + lora + row;
     } else if (strcmp(name, "sample") == 0) {
         bytes = r * c->vocab_size * 4.0;
     } else {

@@ -394,9 +394,9 @@ typedef struct {
 } cu_route_args;
 cudaError_t cu_moe_route(cudaStream_t s, const cu_route_args *a, uint32_t rows);
 cudaError_t cu_moe_group(cudaStream_t s, const cu_route_args *a);
-/* Both, for up to CU_ASSIGN_ROWS rows: one kernel for up to 256 experts. */
+/* Both in one kernel, for few rows and no more experts than its registers hold candidates. */
 cudaError_t cu_moe_assign(cudaStream_t s, const cu_route_args *a, uint32_t rows);
-enum { CU_ASSIGN_ROWS = 64 };
+enum { CU_ASSIGN_ROWS = 64, CU_ASSIGN_EXPERTS = 256 };
 
 /* ---- the end of a loop: the last sum, LoRA, injection, norm, exit, output ---- */
 
@@ -432,7 +432,11 @@ typedef struct {
     float halt_bias;
     bool weighted; /* out = sum of weight * h (ACT); else h of the loop it leaves after */
 } cu_loop_end_args;
-cudaError_t cu_loop_end(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
+/* With inject mix, then leave; then, and without inject alone, row where cu_loop_by_row. */
+cudaError_t cu_loop_mix(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
+cudaError_t cu_loop_leave(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
+bool cu_loop_by_row(const cu_loop_end_args *a);
+cudaError_t cu_loop_row(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
 uint64_t cu_loop_sums(uint32_t dim, uint32_t lora_rank);
 /* to[k] = lora_b[k] halt_w, once: what LoRA's row k adds to the gate's product. lora_rank > 0. */
 cudaError_t cu_loop_gate(cudaStream_t s, const float *lora_b, const float *halt_w, uint32_t dim,

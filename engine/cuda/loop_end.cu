@@ -353,34 +353,39 @@ static bool in_fours_all(const cu_loop_end_args *a) {
     return whole;
 }
 
-static cudaError_t start_row(cudaStream_t s, const cu_loop_end_args &a, uint32_t rows, bool whole) {
+extern "C" bool cu_loop_by_row(const cu_loop_end_args *a) {
+    return !a->inject || a->loop_norm || a->exit == CU_EXIT_LATENT_DIFF ||
+           a->exit == CU_EXIT_COSINE;
+}
+
+extern "C" cudaError_t cu_loop_mix(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows) {
+    if (a->out_norm) return cudaErrorInvalidValue; /* a norm over the row comes before its sums */
+    dim3 grid(rows, cu_ceil_div(chunks_of(a->dim), WARPS));
+    if (in_fours_all(a)) return LAUNCH(loop_mix<true>, grid, 32 * WARPS, 0, s, *a);
+    return LAUNCH(loop_mix<false>, grid, 32 * WARPS, 0, s, *a);
+}
+
+extern "C" cudaError_t cu_loop_leave(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows) {
+    dim3 grid(rows, cu_ceil_div(chunks_of(a->dim), WARPS));
+    bool whole = in_fours_all(a);
+    if (!cu_loop_by_row(a)) {
+        return whole ? LAUNCH((loop_leave<true, false>), grid, 32 * WARPS, 0, s, *a)
+                     : LAUNCH((loop_leave<false, false>), grid, 32 * WARPS, 0, s, *a);
+    }
+    return whole ? LAUNCH((loop_leave<true, true>), grid, 32 * WARPS, 0, s, *a)
+                 : LAUNCH((loop_leave<false, true>), grid, 32 * WARPS, 0, s, *a);
+}
+
+extern "C" cudaError_t cu_loop_row(cudaStream_t s, const cu_loop_end_args *args, uint32_t rows) {
+    cu_loop_end_args a = *args;
     uint32_t bytes = 5 * ROW_SUM * sizeof(float), n = a.dim;
+    bool whole = in_fours_all(args);
     if (n > CU_MAX_DIM) return cudaErrorInvalidValue;
+    if (a.inject) a.n_parts = 0; /* cu_loop_leave has added them */
     if (n <= NARROW) {
         return whole ? LAUNCH((loop_row<FEW, true>), rows, row_threads(n, FEW), bytes, s, a)
                      : LAUNCH((loop_row<FEW, false>), rows, row_threads(n, FEW), bytes, s, a);
     }
     return whole ? LAUNCH((loop_row<MANY, true>), rows, row_threads(n, MANY), bytes, s, a)
                  : LAUNCH((loop_row<MANY, false>), rows, row_threads(n, MANY), bytes, s, a);
-}
-
-extern "C" cudaError_t cu_loop_end(cudaStream_t s, const cu_loop_end_args *args, uint32_t rows) {
-    cu_loop_end_args a = *args;
-    bool whole = in_fours_all(args);
-    bool by_row = a.loop_norm || a.exit == CU_EXIT_LATENT_DIFF || a.exit == CU_EXIT_COSINE;
-    if (!a.inject) return start_row(s, a, rows, whole);
-    if (a.out_norm) return cudaErrorInvalidValue; /* a norm over the row comes before its sums */
-    dim3 grid(rows, cu_ceil_div(chunks_of(a.dim), WARPS));
-    cudaError_t rc = whole ? LAUNCH(loop_mix<true>, grid, 32 * WARPS, 0, s, a)
-                           : LAUNCH(loop_mix<false>, grid, 32 * WARPS, 0, s, a);
-    if (rc != cudaSuccess) return rc;
-    if (!by_row) {
-        return whole ? LAUNCH((loop_leave<true, false>), grid, 32 * WARPS, 0, s, a)
-                     : LAUNCH((loop_leave<false, false>), grid, 32 * WARPS, 0, s, a);
-    }
-    rc = whole ? LAUNCH((loop_leave<true, true>), grid, 32 * WARPS, 0, s, a)
-               : LAUNCH((loop_leave<false, true>), grid, 32 * WARPS, 0, s, a);
-    if (rc != cudaSuccess) return rc;
-    a.n_parts = 0;
-    return start_row(s, a, rows, whole);
 }

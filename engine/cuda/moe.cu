@@ -231,15 +231,13 @@ extern "C" cudaError_t cu_moe_group(cudaStream_t s, const cu_route_args *a) {
     return LAUNCH(moe_group, 1, GROUP_THREADS, bytes, s, *a);
 }
 
-/* A warp for each row, a thread for each group. So many candidates that they do not fit the
- * registers of so large a thread block go the other way. */
+/* A warp for each row, a thread for each group. */
 extern "C" cudaError_t cu_moe_assign(cudaStream_t s, const cu_route_args *a, uint32_t rows) {
     uint32_t groups = a->moe.n_experts + a->moe.n_shared_groups, bytes = sizeof(group_shared);
     uint32_t threads = cu_ceil_div(groups, 32) * 32;
     if (threads < 32 * rows) threads = 32 * rows;
     if (threads > GROUP_THREADS) threads = GROUP_THREADS;
     if (a->moe.n_experts <= 64) return LAUNCH(moe_assign<2>, 1, threads, bytes, s, *a);
-    if (a->moe.n_experts <= 256) return LAUNCH(moe_assign<8>, 1, threads, bytes, s, *a);
-    cudaError_t rc = cu_moe_route(s, a, rows);
-    return rc == cudaSuccess ? cu_moe_group(s, a) : rc;
+    if (a->moe.n_experts > CU_ASSIGN_EXPERTS) return cudaErrorInvalidValue;
+    return LAUNCH(moe_assign<8>, 1, threads, bytes, s, *a);
 }

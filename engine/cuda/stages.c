@@ -344,7 +344,7 @@ static cu_row_args row_args(const cu_backend *b, cu_row_from from, cu_row_to to,
 
 /* Which rows go to which group. */
 static cudaError_t assign(cu_backend *b, cu_route_args *a, uint32_t rows) {
-    if (rows <= CU_ASSIGN_ROWS) {
+    if (rows <= CU_ASSIGN_ROWS && a->moe.n_experts <= CU_ASSIGN_EXPERTS) {
         a->stamp = eng__cuda_stamp(b, "moe_assign");
         return cu_moe_assign(b->stream, a, rows);
     }
@@ -474,6 +474,20 @@ static cudaError_t dense_stage(cu_backend *b, eng_stage stage, const cu_layer *l
     return rc;
 }
 
+static cudaError_t loop_end(cu_backend *b, cu_loop_end_args *a, uint32_t rows) {
+    cudaError_t rc = cudaSuccess;
+    if (a->inject) {
+        a->stamp = eng__cuda_stamp(b, "loop_mix");
+        rc = cu_loop_mix(b->stream, a, rows);
+        a->stamp = eng__cuda_stamp(b, "loop_leave");
+        STEP(rc, cu_loop_leave(b->stream, a, rows));
+    }
+    if (!cu_loop_by_row(a)) return rc;
+    a->stamp = eng__cuda_stamp(b, "loop_row");
+    STEP(rc, cu_loop_row(b->stream, a, rows));
+    return rc;
+}
+
 static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
     const model_plan *p = &b->plan;
     bool mythos = p->inject == INJECT_MYTHOS, moe = p->core_ffn == FFN_MOE;
@@ -503,8 +517,7 @@ static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
                             .halt_w = b->halt_w,
                             .halt_bias = b->halt_bias,
                             .weighted = p->output == OUTPUT_WEIGHTED_SUM};
-    end.stamp = eng__cuda_stamp(b, "loop_end");
-    STEP(rc, cu_loop_end(b->stream, &end, rows));
+    STEP(rc, loop_end(b, &end, rows));
     return rc;
 }
 

@@ -16,6 +16,14 @@ typedef struct {
     uint32_t tile_rows;
 } shape;
 
+/* A block's shared memory on the device that is tested, or `bytes` if that is less. */
+static uint32_t at_most_here(uint32_t bytes) {
+    int most = 0;
+    must(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
+         "asking for shared memory");
+    return bytes < (uint32_t)most ? bytes : (uint32_t)most;
+}
+
 typedef struct {
     const shape *s;
     uint32_t n_slots, slot_values, offset; /* offset: of the layer inside a slot */
@@ -150,7 +158,7 @@ static void run_scene(scene *c, uint32_t splits, rng *r) {
                    .tables = &c->tables[0][0],
                    .n_tables = SEQS * BLOCKS};
     cu_attn_args a = {.desc = dev_desc(&d),
-                      .shared_bytes = c->shared_bytes,
+                      .shared_bytes = at_most_here(c->shared_bytes),
                       .plane = 1,
                       .by_loop = true,
                       .no_query = c->no_query,

@@ -127,7 +127,7 @@ static void poisoned_graphs(const family_golden *f) {
 }
 
 /* Nodes are what the README's arithmetic says: begin, 9 kernels a layer (10 where cuBLAS leaves
- * the SiLU to one of ours), loop_end; a graph of two nodes for a stage without layers, for the
+ * the SiLU to one of ours), loop_row; a graph of two nodes for a stage without layers, for the
  * head, one and the sampling. */
 static void graphs_are_counted(const family_golden *f) {
     static const struct {

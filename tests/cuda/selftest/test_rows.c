@@ -644,7 +644,9 @@ static void loop_ends(rng *r, uint32_t dim, const ending *k) {
         must(cu_loop_gate(test_stream, a.lora_b, a.halt_w, dim, k->rank, gate), "loop gate");
         a.lora_gate = gate;
     }
-    must(cu_loop_end(test_stream, &a, cap), "loop end");
+    if (a.inject) must(cu_loop_mix(test_stream, &a, cap), "mixing");
+    if (a.inject) must(cu_loop_leave(test_stream, &a, cap), "leaving");
+    if (cu_loop_by_row(&a)) must(cu_loop_row(test_stream, &a, cap), "a row");
     float *h = malloc(STATES * dim * 4), *out = malloc(STATES * dim * 4), cum[STATES];
     uint8_t halted[2 * ROWS], kept[STATES];
     host_act(h, a.state.h, STATES * dim, true);
