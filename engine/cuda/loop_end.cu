@@ -251,6 +251,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 1) loop_leave(cu_loop_end_a
 /* B[k] w, for the gate. */
 static __global__ void __launch_bounds__(256)
     loop_gate(const float *lora_b, const float *halt_w, uint32_t dim, float *to) {
+    kernel_scope scope(nullptr);
     DYNAMIC_SHARED(shared);
     float sum[1] = {0.0f};
     for (uint32_t c = threadIdx.x; c < dim; c += blockDim.x)
