@@ -156,12 +156,12 @@ template <typename A, bool WHOLE> static __global__ void ROW_BOUNDS mla_prep(cu_
     slot_store<WHOLE>(a.cache, slot, a.kv_lora, c, a.rope_dim, k_rope);
 }
 
-/* Channels c to c + 3 of [q | k | v], turned already: into the query or the slot. */
+/* Channels c to c + 3, if below n, of [q | k | v], turned already: to the query or the slot. */
 template <typename A, bool WHOLE>
 static __device__ __forceinline__ void gqa_store(const cu_prep_args &a, uint32_t i, uint32_t slot,
                                                  uint32_t c, uint32_t n, const float v[4]) {
     uint32_t n_q = a.n_heads * a.head_dim;
-    if (c < n_q) store4<WHOLE>((A *)a.q + (uint64_t)i * a.ld_q, c, n_q, v);
+    if (c < n_q) store4<WHOLE>((A *)a.q + (uint64_t)i * a.ld_q, c, n < n_q ? n : n_q, v);
     else slot_store<WHOLE>(a.cache, slot, 0, c - n_q, n - n_q, v);
 }
 

@@ -296,23 +296,24 @@ static void turn(double *x0, double *x1, const float *cs) {
     *x1 = a * s + b * c;
 }
 
-static void mla_slots(rng *r, bool f32, bool cache_f32) {
-    enum { Q = 48, C = 32, R = 8, LD = Q + C + R, LDQ = 64, SV = C + R };
+static void mla_slots(rng *r, bool f32, bool cache_f32, uint32_t lora) {
+    enum { Q = 48, C = 32, R = 8, LDQ = 64, SV = C + R };
+    const uint32_t ld = Q + lora + R, sv = lora + R;
     slots_scene s;
-    slots_open(&s, SV, R, cache_f32, r);
-    float *in = random_floats(r, 5 * LD, 2), *qn = random_floats(r, Q, 1),
-          *kn = random_floats(r, C, 1);
+    slots_open(&s, sv, R, cache_f32, r);
+    float *in = random_floats(r, 5 * ld, 2), *qn = random_floats(r, Q, 1),
+          *kn = random_floats(r, lora, 1);
     cu_prep_args a = {.desc = s.desc,
                       .cache = s.cache,
                       .plane = PLANE,
                       .by_loop = true,
                       .q_lora = Q,
-                      .kv_lora = C,
+                      .kv_lora = lora,
                       .rope_dim = R,
-                      .in = dev_floats(in, 5 * LD),
-                      .ld_in = LD,
+                      .in = dev_floats(in, 5 * ld),
+                      .ld_in = ld,
                       .q_norm = dev_floats(qn, Q),
-                      .kv_norm = dev_floats(kn, C),
+                      .kv_norm = dev_floats(kn, lora),
                       .rope = dev_floats(s.rope, 41 * R),
                       .norm_eps = EPS,
                       .q = dev_act(NULL, 5 * LDQ, f32),
@@ -324,19 +325,19 @@ static void mla_slots(rng *r, bool f32, bool cache_f32) {
     bool pads = isnan(q[4 * LDQ]);
     for (uint32_t i = 0; i < 4; i++) {
         for (uint32_t c = 0; c < Q; c++)
-            x[c] = (double)in[i * LD + c];
+            x[c] = (double)in[i * ld + c];
         twin_rms(x, qn, Q, y);
         for (uint32_t c = 0; c < LDQ; c++) {
             if (c < Q) bad = fmax(bad, off(y[c], q[i * LDQ + c]));
             else pads &= q[i * LDQ + c] == 0;
         }
-        for (uint32_t c = 0; c < SV; c++)
-            x[c] = (double)in[i * LD + Q + c];
-        twin_rms(x, kn, C, want + i * SV);
+        for (uint32_t c = 0; c < sv; c++)
+            x[c] = (double)in[i * ld + Q + c];
+        twin_rms(x, kn, lora, want + i * sv);
         for (uint32_t c = 0; c < R; c += 2) {
-            turn(&x[C + c], &x[C + c + 1], s.rope + s.rows[i].pos * R + c);
-            want[i * SV + C + c] = x[C + c];
-            want[i * SV + C + c + 1] = x[C + c + 1];
+            turn(&x[lora + c], &x[lora + c + 1], s.rope + s.rows[i].pos * R + c);
+            want[i * sv + lora + c] = x[lora + c];
+            want[i * sv + lora + c + 1] = x[lora + c + 1];
         }
     }
     check(bad < (f32 ? 1e-5 : 8e-3) && pads, "mla prep: query error %g", bad);
@@ -348,50 +349,51 @@ static void mla_slots(rng *r, bool f32, bool cache_f32) {
     dev_free_all();
 }
 
-static void gqa_slots(rng *r, bool f32, bool cache_f32) {
-    enum { H = 4, KV = 2, HD = 6, LD = (H + 2 * KV) * HD, SV = 2 * KV * HD };
+static void gqa_slots(rng *r, bool f32, bool cache_f32, uint32_t hd) {
+    enum { H = 4, KV = 2, HD = 8, LD = (H + 2 * KV) * HD, SV = 2 * KV * HD };
+    const uint32_t ld = (H + 2 * KV) * hd, sv = 2 * KV * hd;
     slots_scene s;
-    slots_open(&s, SV, HD, cache_f32, r);
-    float *in = random_floats(r, 5 * LD, 2), q[5 * H * HD];
+    slots_open(&s, sv, hd, cache_f32, r);
+    float *in = random_floats(r, 5 * ld, 2), q[5 * H * HD];
     cu_prep_args a = {.desc = s.desc,
                       .cache = s.cache,
                       .plane = PLANE,
                       .by_loop = true,
                       .n_heads = H,
                       .n_kv_heads = KV,
-                      .head_dim = HD,
-                      .in = dev_floats(in, 5 * LD),
-                      .ld_in = LD,
-                      .rope = dev_floats(s.rope, 41 * HD),
-                      .q = dev_act(NULL, 5 * H * HD, f32),
-                      .ld_q = H * HD};
+                      .head_dim = hd,
+                      .in = dev_floats(in, 5 * ld),
+                      .ld_in = ld,
+                      .rope = dev_floats(s.rope, 41 * hd),
+                      .q = dev_act(NULL, 5 * H * hd, f32),
+                      .ld_q = H * hd};
     must(cu_gqa_prep(test_stream, &a, 5, f32), "gqa prep");
-    host_act(q, a.q, 5 * H * HD, f32);
+    host_act(q, a.q, 5 * H * hd, f32);
     double want[4 * SV], bad = 0;
     for (uint32_t i = 0; i < 4; i++) {
         double x[LD];
-        for (uint32_t c = 0; c < LD; c++)
-            x[c] = (double)in[i * LD + c];
-        for (uint32_t c = 0; c < (H + KV) * HD; c += 2) {
-            turn(&x[c], &x[c + 1], s.rope + s.rows[i].pos * HD + c % HD);
+        for (uint32_t c = 0; c < ld; c++)
+            x[c] = (double)in[i * ld + c];
+        for (uint32_t c = 0; c < (H + KV) * hd; c += 2) {
+            turn(&x[c], &x[c + 1], s.rope + s.rows[i].pos * hd + c % hd);
         }
-        for (uint32_t c = 0; c < H * HD; c++)
-            bad = fmax(bad, off(x[c], q[i * H * HD + c]));
-        memcpy(want + i * SV, x + H * HD, SV * sizeof *x);
+        for (uint32_t c = 0; c < H * hd; c++)
+            bad = fmax(bad, off(x[c], q[i * H * hd + c]));
+        memcpy(want + i * sv, x + H * hd, sv * sizeof *x);
     }
-    check(bad < (f32 ? 1e-5 : 8e-3) && isnan(q[4 * H * HD]), "gqa prep: query error %g", bad);
+    check(bad < (f32 ? 1e-5 : 8e-3) && isnan(q[4 * H * hd]), "gqa prep: query error %g", bad);
     slots_check(&s, want, "gqa prep");
     free(in);
     free(s.rope);
     dev_free_all();
 }
 
-static void queries(rng *r, bool f32) {
+static void queries(rng *r, bool f32, uint32_t rot) {
     enum {
         H = 3,
         N = 20,
         NL = 32,
-        R = 6,
+        R = 8,
         C = 16,
         LD = H * (N + R),
         DK = C + R,
@@ -399,47 +401,48 @@ static void queries(rng *r, bool f32) {
         OL = 32,
         CAP = 5
     };
+    const uint32_t ld = H * (N + rot), dk = C + rot;
     cu_row rows[4];
     for (uint32_t i = 0; i < 4; i++)
         rows[i] = (cu_row){.pos = i * 3};
     desc_spec d = {.rows = rows, .n_rows = 4};
-    float *in = random_floats(r, CAP * LD, 1), *rope = random_floats(r, 10 * R, 1);
+    float *in = random_floats(r, CAP * ld, 1), *rope = random_floats(r, 10 * rot, 1);
     float nope[CAP * H * NL], q[CAP * H * DK], o[CAP * OL];
     cu_query_args a = {.desc = dev_desc(&d),
                        .n_heads = H,
                        .nope = N,
                        .nope_ld = NL,
-                       .rope_dim = R,
+                       .rope_dim = rot,
                        .kv_lora = C,
-                       .in = dev_floats(in, CAP * LD),
-                       .ld_in = LD,
-                       .rope = dev_floats(rope, 10 * R),
+                       .in = dev_floats(in, CAP * ld),
+                       .ld_in = ld,
+                       .rope = dev_floats(rope, 10 * rot),
                        .q_nope = dev_act(NULL, CAP * H * NL, f32),
-                       .q = dev_act(NULL, CAP * H * DK, f32),
+                       .q = dev_act(NULL, CAP * H * dk, f32),
                        .o = dev_act(NULL, CAP * OL, f32),
                        .o_values = OV,
                        .o_ld = OL};
     must(cu_mla_query(test_stream, &a, CAP, f32), "mla query");
     host_act(nope, a.q_nope, CAP * H * NL, f32);
-    host_act(q, a.q, CAP * H * DK, f32);
+    host_act(q, a.q, CAP * H * dk, f32);
     host_act(o, a.o, CAP * OL, f32);
     double bad = 0;
     bool rest = true;
     for (uint32_t i = 0; i < 4; i++) {
         for (uint32_t h = 0; h < H; h++) {
             for (uint32_t c = 0; c < NL; c++) {
-                double want = c < N ? (double)in[i * LD + h * N + c] : 0;
+                double want = c < N ? (double)in[i * ld + h * N + c] : 0;
                 bad = fmax(bad, off(want, nope[(i * H + h) * NL + c]));
             }
-            for (uint32_t c = 0; c < R; c += 2) {
-                double x0 = (double)in[i * LD + H * N + h * R + c],
-                       x1 = (double)in[i * LD + H * N + h * R + c + 1];
-                turn(&x0, &x1, rope + rows[i].pos * R + c);
-                bad = fmax(bad, fmax(off(x0, q[(i * H + h) * DK + C + c]),
-                                     off(x1, q[(i * H + h) * DK + C + c + 1])));
+            for (uint32_t c = 0; c < rot; c += 2) {
+                double x0 = (double)in[i * ld + H * N + h * rot + c],
+                       x1 = (double)in[i * ld + H * N + h * rot + c + 1];
+                turn(&x0, &x1, rope + rows[i].pos * rot + c);
+                bad = fmax(bad, fmax(off(x0, q[(i * H + h) * dk + C + c]),
+                                     off(x1, q[(i * H + h) * dk + C + c + 1])));
             }
             for (uint32_t c = 0; c < C; c++)
-                rest &= isnan(q[(i * H + h) * DK + c]) != 0;
+                rest &= isnan(q[(i * H + h) * dk + c]) != 0;
         }
         for (uint32_t c = 0; c < OL; c++)
             rest &= c < OV ? isnan(o[i * OL + c]) != 0 : o[i * OL + c] == 0;
@@ -719,13 +722,28 @@ static void all_loop_ends(rng *r) {
     }
 }
 
+static void all_rows(rng *r) {
+    row_steps(r);
+    for (int k = 0; k < 4; k++) {
+        mla_slots(r, k & 1, k >> 1, 32);
+        mla_slots(r, k & 1, k >> 1, 30);
+        for (uint32_t width = 6; width <= 8; width += 2) { /* in pairs, and in fours */
+            gqa_slots(r, k & 1, k >> 1, width);
+            queries(r, k & 1, width);
+        }
+    }
+    all_loop_ends(r);
+}
+
+/* Threads in several orders: a missing barrier gives wrong sums. */
 void test_rows(void) {
     rng r = {3};
-    row_steps(&r);
-    for (int k = 0; k < 4; k++) {
-        mla_slots(&r, k & 1, k >> 1);
-        gqa_slots(&r, k & 1, k >> 1);
-        queries(&r, k & 1);
+    all_rows(&r);
+#ifdef FATHOM_CUDA_SHIM
+    for (unsigned order = 1; order < 100; order += 76) {
+        shim_set_order(order);
+        all_rows(&r);
     }
-    all_loop_ends(&r);
+    shim_set_order(0);
+#endif
 }
