@@ -145,6 +145,21 @@ static void verify(const scene *c, const cu_attn_args *a, const float *o, float 
  * and 10.0. */
 enum { KIB_99 = 99 << 10, KIB_163 = 163 << 10, KIB_227 = 227 << 10 };
 
+/* The shape's tiles, or smaller ones where a block cannot have the memory. */
+static uint32_t tile_rows_here(const shape *s) {
+    cu_attn_args a = {.shared_bytes = at_most_here(KIB_227),
+                      .n_heads = s->heads,
+                      .n_kv_heads = s->kv_heads ? s->kv_heads : 1,
+                      .dk = s->dk,
+                      .dv = s->dv,
+                      .v_offset = s->kv_heads * s->dk,
+                      .splits = 1,
+                      .cache = {.slot_values = s->kv_heads ? 2 * s->kv_heads * s->dk : s->dk,
+                                .f32 = s->cache_f32}};
+    uint32_t most = cu_attn_tile_rows(&a, s->f32);
+    return s->tile_rows < most ? s->tile_rows : most;
+}
+
 static void run_scene(scene *c, uint32_t splits, rng *r) {
     const shape *s = c->s;
     uint32_t cap = c->n_rows + 1, flag = 0;
@@ -158,7 +173,7 @@ static void run_scene(scene *c, uint32_t splits, rng *r) {
                    .tables = &c->tables[0][0],
                    .n_tables = SEQS * BLOCKS};
     cu_attn_args a = {.desc = dev_desc(&d),
-                      .shared_bytes = at_most_here(c->shared_bytes),
+                      .shared_bytes = c->shared_bytes,
                       .plane = 1,
                       .by_loop = true,
                       .no_query = c->no_query,
@@ -322,8 +337,8 @@ static void agrees_in_any_shared_memory(rng *r) {
     scene_cache(&c, r);
     for (size_t i = 0; i < ARRAY_LEN(limits); i++) {
         rng same = {77};
-        c.shared_bytes = limits[i];
-        s.tile_rows = limits[i] >= KIB_163 ? 2 : 1;
+        c.shared_bytes = at_most_here(limits[i]);
+        s.tile_rows = at_most_here(limits[i]) >= KIB_163 ? 2 : 1;
         scene_rows(&c, rows, ARRAY_LEN(rows));
         c.keep = i ? now : first;
         run_scene(&c, 1, &same);
@@ -381,8 +396,12 @@ void test_attention(void) {
         static const uint32_t splits[] = {1, 2, 3, 64};
         /* Every other shape is the second layer of two in a slot. Rows that only write K/V: in the
          * last core layer they get zeros; the second pass is any other layer, where they do not. */
-        scene c = {
-            .s = &shapes[i], .offset = i & 1, .no_query = CU_ROW_KV_ONLY, .shared_bytes = KIB_227};
+        shape here = shapes[i];
+        here.tile_rows = tile_rows_here(&here);
+        scene c = {.s = &here,
+                   .offset = i & 1,
+                   .no_query = CU_ROW_KV_ONLY,
+                   .shared_bytes = at_most_here(KIB_227)};
         scene_cache(&c, &r);
         for (size_t k = 0; k < ARRAY_LEN(splits); k++) {
             if (on_shim && shapes[i].dk > 200 && k == 1) continue;
