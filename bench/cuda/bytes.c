@@ -77,16 +77,12 @@ static bool experts(const at *x, const char *name, uint32_t live, kb_work *w) {
 static bool attends(const at *x, const char *name, double context, kb_work *w) {
     const cu_backend *b = x->b;
     const model_plan *c = &b->plan;
-    double h = c->n_heads, splits = eng__cuda_splits(b, (uint32_t)x->rows);
-    double q = x->rows * h * b->dk * 2, parts = x->rows * splits * h * (b->dv + 2) * 4;
-    if (strcmp(name, "attention") == 0) {
-        *w = (kb_work){x->rows * context * c->layer_values * 2 + q + parts,
-                       2 * x->rows * context * h * (b->dk + b->dv)};
-    } else if (strcmp(name, "attention_merge") == 0) {
-        *w = (kb_work){parts + x->rows * h * b->dv * 2, 0};
-    } else {
-        return false;
-    }
+    if (strcmp(name, "attention") != 0) return false;
+    double h = c->n_heads, q = x->rows * h * b->dk * 2, o = x->rows * h * b->dv * 2;
+    double n = eng__cuda_parts(b, (uint32_t)x->rows).most, parts = 0;
+    if (n > 1) parts = 2 * x->rows * n * h * (b->dv + 2) * 4; /* left, then joined */
+    *w = (kb_work){x->rows * context * c->layer_values * 2 + q + parts + o,
+                   2 * x->rows * context * h * (b->dk + b->dv)};
     return true;
 }
 

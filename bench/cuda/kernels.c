@@ -306,8 +306,7 @@ static void open_all(bench *b, const model_folder *m, uint32_t most, uint32_t co
 /* Its heads, K/V heads and width, with small experts. */
 static void grouped(bench *b, const uint32_t *rows, uint32_t n, uint32_t most) {
     static const char *const kernels[][2] = {{"gqa_prep", "gqa_prep"},
-                                             {"attention", "attention_gqa"},
-                                             {"attention_merge", "attention_gqa_merge"}};
+                                             {"attention", "attention_gqa"}};
     model_plan p = b->x.c;
     uint32_t context = b->x.context;
     p.attn = ATTN_GQA;

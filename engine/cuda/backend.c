@@ -13,7 +13,7 @@
 #define CU_TARGETS "other devices"
 #endif
 
-enum { BLAS_WORKSPACE = 32 << 20, N_STATE = 5 };
+enum { BLAS_WORKSPACE = 32 << 20, N_STATE = 6 };
 
 /* ---- errors ---- */
 
@@ -105,8 +105,8 @@ static int set_kernels(cu_backend *b, const char *name, err *e) {
         return 0;
     }
     return err_set(e, ERR_USAGE, "kernels",
-                   "kernels for CUDA are bf16, bf16-invariant (a row's bits do not depend on other "
-                   "rows), f32 (parity), each with -stream (without graphs), and for tests "
+                   "kernels for CUDA are bf16, bf16-invariant (a sequence's bits depend on itself "
+                   "alone), f32 (parity), each with -stream (without graphs), and for tests "
                    "bf16-expand and bf16-expand-stream, not '%s'",
                    name);
 }
@@ -157,20 +157,20 @@ static int take_gate(cu_backend *b, err *e) {
         "preparing the gate", e);
 }
 
-/* Needs the cache's type and slots; a block's shared memory is known once the device is. */
+/* What hangs on the shared memory a block may have, which is known once the device is. Whether a
+ * prompt is expanded follows from its chunks: not where a row's bits may depend on its history
+ * alone. */
 static void size_tiles(cu_backend *b) {
-    cu_attn_args absorbed;
-    eng__cuda_attn_shape(b, &absorbed);
-    b->tile_rows = cu_attn_tile_rows(&absorbed, b->f32);
-    /* attn_gqa sums up to 16 queries one way and more another. */
-    if (b->invariant && cu_attn_fits_gqa(&absorbed, b->f32))
-        b->tile_rows = 16 * absorbed.n_kv_heads / absorbed.n_heads;
     cu_flash_args a;
+    cu_attn_args tiles;
+    eng__cuda_attn_shape(b, &tiles);
+    b->tile_rows = cu_attn_tile_rows(&tiles, b->f32);
     b->flash = (cu_flash_plan){.rows = UINT32_MAX};
     eng__cuda_flash_shape(b, &a);
     if (b->f32 || b->invariant || b->plan.attn != ATTN_MLA ||
-        !cu_flash_fits(&a, (uint32_t)b->shared_bytes))
+        !cu_flash_fits(&a, (uint32_t)b->shared_bytes)) {
         return;
+    }
     eng__cuda_size_runs(b, b->expand_early ? 2 : cu_flash_crossover(&a),
                         b->expand_early ? CU_FLASH_KEYS : 0, cu_flash_key_bytes(&a));
 }
@@ -205,7 +205,8 @@ static uint64_t most(uint64_t a, uint64_t b) {
 static uint64_t part_rows(const cu_backend *b) {
     uint64_t n = 0;
     for (uint32_t i = 0; i < b->n_buckets; i++) {
-        n = most(n, (uint64_t)b->bucket[i] * eng__cuda_splits(b, b->bucket[i]));
+        uint64_t parts = eng__cuda_parts(b, b->bucket[i]).most;
+        if (parts > 1) n = most(n, b->bucket[i] * parts); /* one part is never put away */
     }
     return n * b->plan.n_heads;
 }
@@ -236,6 +237,7 @@ static int take_scratch(cu_backend *b, err *e) {
         {&b->state.out, b->opts.n_rows, d, f},
         {&b->state.cum, b->opts.n_rows, 1, f},
         {&b->state.halted, b->opts.n_rows, 1, 1},
+        {&b->arrived, n, h, sizeof(uint32_t)},
         {&s->x, n, d, f},
         {&s->delta, n, d, f},
         {&s->in, n, in, f},
@@ -277,7 +279,9 @@ static int take_scratch(cu_backend *b, err *e) {
         memcpy(&p, wanted[i].at, sizeof p);
         b->scratch[b->n_scratch++] = (cu_span){p, wanted[i].rows * bytes};
     }
-    return eng__cuda_check(b, cudaMemset(b->state.halted, 0, b->opts.n_rows), "clearing memory", e);
+    cudaError_t rc = cudaMemset(b->state.halted, 0, b->opts.n_rows);
+    if (rc == cudaSuccess) rc = cudaMemset(b->arrived, 0, n * h * sizeof(uint32_t));
+    return eng__cuda_check(b, rc, "clearing memory", e);
 }
 
 int eng__cuda_poison(cu_backend *b, err *e) {

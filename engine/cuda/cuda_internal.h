@@ -14,10 +14,9 @@
 #include <cublas_v2.h>
 
 enum {
-    CU_BUCKETS = 16,       /* capacities a graph exists for: 1, 2, 4, … */
-    CU_BLAS_ROWS = 64,     /* from here on dense products go to cuBLAS */
-    CU_INVARIANT_ROWS = 8, /* rows that contexts are split for where launches change no bit */
-    CU_EDITS = 8192,       /* least edits one descriptor holds; more go ahead in pieces */
+    CU_BUCKETS = 16,   /* capacities a graph exists for: 1, 2, 4, … */
+    CU_BLAS_ROWS = 64, /* from here on dense products go to cuBLAS */
+    CU_EDITS = 8192,   /* least edits one descriptor holds; more go ahead in pieces */
     CU_STAGES = 3,
     CU_FLIGHTS = 2, /* launches started and not yet waited for */
 };
@@ -104,6 +103,7 @@ typedef struct {
     const model_folder *model;
     model_plan plan; /* a copy: kernels read no pointer to it */
     bool f32;        /* parity mode: weights and activations float32 */
+    bool invariant;  /* a row's bits depend on its own sequence alone */
     bool graphs, lost;
     char device_name[128], kernels_name[32];
     int device, sms, shared_bytes; /* shared_bytes: the most one thread block may have */
@@ -127,13 +127,13 @@ typedef struct {
     /* shapes */
     uint32_t dim_ld, dk, dv, expert_ld, o_values, o_ld, groups_shared, dense_ld;
     uint32_t tile_rows; /* most rows of one attention tile */
-    bool invariant;     /* a row's bits depend on its own history alone: bf16-invariant */
     bool expand_early;  /* for tests: prompts of two rows and more, in pieces of CU_FLASH_KEYS */
     cu_flash_plan flash;
 
     cu_cache cache;
     cu_state state;
     cu_scratch s;
+    uint32_t *arrived;   /* attention's counters, 0 between kernels */
     cu_span scratch[48]; /* all of s, and nothing that lives from launch to launch */
     uint32_t n_scratch;
 
@@ -218,7 +218,11 @@ cudaError_t eng__cuda_begin(cu_backend *b);
 /* Puts one stage's kernels for `rows` rows on the stream. */
 cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path);
 cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows);
-uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows);
+/* Into how many parts attention may split a context, of how many key tiles at least. */
+typedef struct {
+    uint32_t most, per;
+} cu_parts;
+cu_parts eng__cuda_parts(const cu_backend *b, uint32_t rows);
 bool eng__cuda_blas_shared(const cu_backend *b, uint32_t rows); /* always-on experts by cuBLAS */
 void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a);
 void eng__cuda_flash_shape(const cu_backend *b, cu_flash_args *a);

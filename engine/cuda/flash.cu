@@ -204,8 +204,9 @@ static __device__ __forceinline__ bool expand_find(const cu_flash_args &a, cu_pa
 static __device__ __forceinline__ void expand_block(const cu_flash_args &a, expand_shared *sh,
                                                     const expand_tile &t, uint32_t at) {
     uint32_t plane = a.plane + (a.by_loop ? t.row->loop : 0);
+    const uint32_t *table = tables_of(a.desc) + t.row->table;
     for (uint32_t k = threadIdx.x; k < CU_FLASH_KEYS; k += EXPAND_THREADS)
-        sh->slots[k] = slot_of(a.desc, a.cache, t.row->table, plane, t.key0 + k, t.end);
+        sh->slots[k] = slot_of(a.desc, a.cache, table, plane, t.key0 + k, t.end);
     if (threadIdx.x < EXPAND_UNITS)
         sh->units[threadIdx.x] = unit_get(a, blockIdx.y * EXPAND_UNITS + threadIdx.x);
     __syncthreads(); /* and the tile before has been used */
@@ -473,7 +474,7 @@ extern "C" bool cu_flash_fits(const cu_flash_args *a, uint32_t shared) {
 
 /* Where the operations of both are equal, a quarter more for what they leave out: expanded keys
  * go to memory and back, tiles of queries are filled up to 16, three more kernels start. From the
- * shapes alone; fathom-cuda-bench measures both sides of it. */
+ * shapes alone; the kernel benchmark measures both sides of it. */
 extern "C" uint32_t cu_flash_crossover(const cu_flash_args *a) {
     uint32_t absorbed = 2 * a->kv_lora + a->rope, expanded = a->nope + a->rope + a->v;
     if (absorbed <= expanded) return UINT32_MAX;

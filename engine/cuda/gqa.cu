@@ -16,15 +16,17 @@ static __host__ __device__ __forceinline__ uint32_t gqa_ld(uint32_t dk) {
     return dk + 8; /* dk is a multiple of 16: an odd multiple of 16 bytes, no bank conflicts */
 }
 /* Two of k, v and slots: one in use, one being filled. */
-static __host__ __device__ __forceinline__ gqa_shared gqa_layout(uint32_t dk, uint32_t queries) {
+static __host__ __device__ __forceinline__ gqa_shared gqa_layout(uint32_t dk, uint32_t queries,
+                                                                 uint32_t splits) {
     gqa_shared s;
-    uint32_t ld = gqa_ld(dk) * 2;
+    uint32_t ld = gqa_ld(dk) * 2, merge = merge_bytes(splits);
     s.k = 0;
     s.v = s.k + 2 * CU_ATTN_KEYS * ld;
     s.q = s.v + 2 * CU_ATTN_KEYS * ld;
     s.slots = s.q + queries * ld;
     s.ml = s.slots + 2 * CU_ATTN_KEYS * 4;
     s.bytes = s.ml + GQA_WARPS * 16 * 2 * 4;
+    if (s.bytes < merge) s.bytes = merge;
     return s;
 }
 
@@ -86,7 +88,7 @@ static __device__ __forceinline__ void gqa_keys(const cu_attn_args &a, const gqa
     uint32_t lane = threadIdx.x & 31, ld = gqa_ld(a.dk), tile_values = CU_ATTN_KEYS * ld;
     bf16 *ks = (bf16 *)(shared + at.k), *vs = (bf16 *)(shared + at.v);
     uint32_t *slots = (uint32_t *)(shared + at.slots);
-    uint32_t table = b.rows[0].table;
+    const uint32_t *table = tables_of(a.desc) + b.rows[0].table;
     uint32_t plane = a.plane + (a.by_loop ? b.rows[0].loop : 0), first = b.range.first;
     uint32_t sees[2] = {gqa_sees(b, q0 + (lane >> 2)), gqa_sees(b, q0 + (lane >> 2) + 8)};
     for (uint32_t i = threadIdx.x; i < 2 * CU_ATTN_KEYS; i += GQA_THREADS)
@@ -119,9 +121,24 @@ static __device__ __forceinline__ void gqa_keys(const cu_attn_args &a, const gqa
     }
 }
 
-static __device__ __forceinline__ uint64_t gqa_part(const cu_attn_args &a, const gqa_block &b,
-                                                    uint32_t j) {
-    return part_at(a, b.t.first + j / b.group, b.split, b.kv * b.group + j % b.group);
+/* Where the sums of query j go: to its part, or, where the context has one part, to o. */
+struct gqa_place {
+    float *part;
+    bf16 *o;
+    float norm;
+    bool query; /* o is the caller's to write */
+};
+static __device__ __forceinline__ gqa_place gqa_put(const cu_attn_args &a, const gqa_block &b,
+                                                    uint32_t j, float m, float l, bool first) {
+    uint32_t r = j / b.group, h = b.kv * b.group + j % b.group;
+    uint64_t part = part_at(a, b.t.first + r, b.split, h);
+    gqa_place p;
+    p.part = a.part_o + part * a.dv;
+    p.o = (bf16 *)a.o + (uint64_t)(b.t.first + r) * a.o_ld + (uint64_t)h * a.o_head;
+    p.norm = l > 0.0f ? 1.0f / l : 0.0f;
+    p.query = has_query(a, b.rows[r]);
+    if (first && b.range.used > 1) a.part_ml[part * 2] = m, a.part_ml[part * 2 + 1] = l;
+    return p;
 }
 
 /* Four warps' sums of the same 16 queries, joined in their order. */
@@ -145,21 +162,21 @@ static __device__ void gqa_join(const cu_attn_args &a, const gqa_block &b, unsig
         }
     }
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < b.queries * a.dv; i += GQA_THREADS) {
-        uint32_t j = i / a.dv, c = i % a.dv;
-        float top = -INFINITY, l = 0.0f, v = 0.0f;
+    uint32_t pairs = a.dv / 2;
+    for (uint32_t i = threadIdx.x; i < b.queries * pairs; i += GQA_THREADS) {
+        uint32_t j = i / pairs, c = i % pairs * 2;
+        float top = -INFINITY, l = 0.0f, v[2] = {0.0f, 0.0f};
         for (uint32_t w = 0; w < GQA_WARPS; w++)
             top = fmaxf(top, ml[(w * 16 + j) * 2]);
         for (uint32_t w = 0; w < GQA_WARPS; w++) {
             float m = ml[(w * 16 + j) * 2], scale = m == -INFINITY ? 0.0f : power2(m - top);
-            l += ml[(w * 16 + j) * 2 + 1] * scale;
-            v += acc[(w * 16 + j) * a.dv + c] * scale;
+            l = fmaf(ml[(w * 16 + j) * 2 + 1], scale, l);
+            v[0] = fmaf(acc[(w * 16 + j) * a.dv + c], scale, v[0]);
+            v[1] = fmaf(acc[(w * 16 + j) * a.dv + c + 1], scale, v[1]);
         }
-        uint64_t part = gqa_part(a, b, j);
-        a.part_o[part * a.dv + c] = v;
-        if (c) continue;
-        a.part_ml[part * 2] = top * LN2;
-        a.part_ml[part * 2 + 1] = l;
+        gqa_place p = gqa_put(a, b, j, top, l, c == 0);
+        if (b.range.used > 1) p.part[c] = v[0], p.part[c + 1] = v[1];
+        else if (p.query) *(uint32_t *)(p.o + c) = narrow_pair(v[0] * p.norm, v[1] * p.norm);
     }
 }
 
@@ -172,17 +189,14 @@ static __device__ void gqa_store(const cu_attn_args &a, const gqa_block &b, uint
     for (int half = 0; half < 2; half++) {
         uint32_t j = q0 + (lane >> 2) + 8 * half;
         if (j >= b.queries) continue;
-        uint64_t part = gqa_part(a, b, j);
-        if (q2 == 0) {
-            a.part_ml[part * 2] = sum.m[half] * LN2;
-            a.part_ml[part * 2 + 1] = sum.l[half];
-        }
+        gqa_place p = gqa_put(a, b, j, sum.m[half], sum.l[half], q2 == 0);
 #pragma unroll
         for (int i = 0; i < VT; i++) {
             uint32_t c = 8 * i + q2;
+            float x = sum.acc[i][2 * half], y = sum.acc[i][2 * half + 1];
             if (c >= a.dv) continue;
-            a.part_o[part * a.dv + c] = sum.acc[i][2 * half];
-            a.part_o[part * a.dv + c + 1] = sum.acc[i][2 * half + 1];
+            if (b.range.used > 1) p.part[c] = x, p.part[c + 1] = y;
+            else if (p.query) *(uint32_t *)(p.o + c) = narrow_pair(x * p.norm, y * p.norm);
         }
     }
 }
@@ -194,7 +208,7 @@ static __global__ void __launch_bounds__(GQA_THREADS, MANY &&VT == 16 ? 2 : 3)
     kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     const uint32_t most = MANY ? (uint32_t)CU_GQA_QUERIES : 16u;
-    const gqa_shared at = gqa_layout(a.dk, most);
+    const gqa_shared at = gqa_layout(a.dk, most, a.splits);
     const cu_head *head = head_of(a.desc);
     if (blockIdx.x >= head->n_tiles) return;
     gqa_block b;
@@ -205,6 +219,11 @@ static __global__ void __launch_bounds__(GQA_THREADS, MANY &&VT == 16 ? 2 : 3)
     b.group = a.n_heads / a.n_kv_heads;
     b.queries = b.t.n * b.group;
     b.keys = b.rows[b.t.n - 1].pos + 1;
+    query_block whole = {b.t.first, b.t.n, b.kv * b.group, b.group};
+    if (b.t.n == 1 && !has_query(a, b.rows[0])) {
+        if (b.split == 0) write_zeros<bf16>(a, whole);
+        return;
+    }
     b.range = split_range(a, b.keys, b.split);
     if (b.range.first >= b.range.last) return;
     gqa_load_queries(a, b, most, (bf16 *)(shared + at.q));
@@ -218,27 +237,40 @@ static __global__ void __launch_bounds__(GQA_THREADS, MANY &&VT == 16 ? 2 : 3)
         gqa_keys<CU_ATTN_KEYS / 8 / GQA_WARPS, VT>(a, b, shared, at, 0, warp * 16, sum);
         gqa_join(a, b, shared, at, sum);
     }
+    if (b.range.used > 1) {
+        uint32_t *arrived = a.arrived + (uint64_t)blockIdx.x * gridDim.y + blockIdx.y;
+        if (!comes_last(arrived, b.range.used, (uint32_t *)shared)) return;
+        merge_parts<4, false, bf16>(a, whole, b.range.used, shared);
+    }
+    write_zeros<bf16>(a, whole);
+}
+
+/* By their number of queries tiles are summed in one of two ways; a row whose bits may not depend
+ * on its tile keeps to the one for few. */
+static bool few_only(const cu_attn_args *a) {
+    return a->invariant || gqa_layout(a->dk, CU_GQA_QUERIES, a->splits).bytes > a->shared;
 }
 
 extern "C" bool cu_attn_fits_gqa(const cu_attn_args *a, bool f32) {
     return !f32 && !a->cache.f32 && a->v_offset > 0 && a->dk == a->dv && a->dk % 16 == 0 &&
            a->dk <= 128 && a->n_heads <= 16 * a->n_kv_heads && a->v_offset % 8 == 0 &&
-           a->cache.slot_values % 8 == 0 && gqa_layout(a->dk, 16).bytes <= a->shared_bytes;
+           a->cache.slot_values % 8 == 0 && gqa_layout(a->dk, 16, a->splits).bytes <= a->shared;
 }
 
-extern "C" uint32_t cu_gqa_bytes(const cu_attn_args *a, bool one_row) {
-    return gqa_layout(a->dk, one_row ? 16 : CU_GQA_QUERIES).bytes;
+extern "C" uint32_t cu_gqa_tile_rows(const cu_attn_args *a) {
+    return (few_only(a) ? 16u : (uint32_t)CU_GQA_QUERIES) / (a->n_heads / a->n_kv_heads);
 }
 
 extern "C" cudaError_t cu_attn_gqa(cudaStream_t s, const cu_attn_args *a, uint32_t tiles,
                                    bool one_row) {
     dim3 grid(tiles, a->n_kv_heads, a->splits);
-    uint32_t bytes = cu_gqa_bytes(a, one_row);
+    bool few = one_row || few_only(a);
+    uint32_t bytes = gqa_layout(a->dk, few ? 16 : CU_GQA_QUERIES, a->splits).bytes;
     if (a->dk <= 64) {
-        if (one_row) return LAUNCH((attn_gqa<8, false>), grid, GQA_THREADS, bytes, s, *a);
+        if (few) return LAUNCH((attn_gqa<8, false>), grid, GQA_THREADS, bytes, s, *a);
         return LAUNCH((attn_gqa<8, true>), grid, GQA_THREADS, bytes, s, *a);
     }
-    if (one_row) return LAUNCH((attn_gqa<16, false>), grid, GQA_THREADS, bytes, s, *a);
+    if (few) return LAUNCH((attn_gqa<16, false>), grid, GQA_THREADS, bytes, s, *a);
     return LAUNCH((attn_gqa<16, true>), grid, GQA_THREADS, bytes, s, *a);
 }
 

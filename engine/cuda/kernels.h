@@ -238,7 +238,6 @@ typedef struct {
     const void *desc;
     cu_stamp *stamp;
     cu_cache cache;
-    uint32_t sms, shared_bytes; /* of the device; the most that a thread block may have */
     uint32_t plane;
     bool by_loop;
     uint16_t no_query;            /* row flags: such a row attends to nothing here and gets zeros */
@@ -246,36 +245,32 @@ typedef struct {
     uint32_t dk, dv;              /* values of one key and one value */
     uint32_t v_offset; /* of values within a slot (MLA 0: the value is part of the key) */
     float scale;
-    const void *q; /* act [rows][H][dk] */
-    uint32_t splits;
-    /* Key tiles of one split, so that positions decide which split a key goes to; 0: a context's
-     * tiles are dealt evenly over all splits. */
-    uint32_t split_tiles;
-    float *part_o;  /* [rows][splits][H][dv] */
-    float *part_ml; /* [rows][splits][H][2]: maximum, sum */
-    void *o;        /* act [rows][o_ld]; head h at h * o_head */
+    const void *q;   /* act [rows][H][dk] */
+    uint32_t splits; /* most parts of a context */
+    uint32_t per;    /* least key tiles of a part: with splits * per tiles, parts are by position */
+    bool invariant;  /* a row's bits may depend on its own context alone */
+    uint32_t shared; /* bytes of shared memory a thread block may have */
+    uint32_t *arrived; /* [rows][H] 0: thread blocks that have left their parts; 0 again behind */
+    float *part_o;     /* [rows][splits][H][dv] */
+    float *part_ml;    /* [rows][splits][H][2]: maximum, sum */
+    void *o;           /* act [rows][o_ld]; head h at h * o_head */
     uint32_t o_head, o_ld;
 } cu_attn_args;
 /* True where the tensor-core kernel can serve these shapes, at least one row to a tile. */
 bool cu_attn_fits_mma(const cu_attn_args *a, bool f32);
 /* Rows one tile may have for these shapes. */
 uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32);
-/* Least shared memory that a thread block of cu_attn takes. It never takes more than shared_bytes,
- * unless that is too little for a single head. */
-uint32_t cu_attn_bytes(const cu_attn_args *a, bool f32, bool one_row);
 /* one_row: no tile has more than one row. */
 cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row);
 cudaError_t cu_attn_simple(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32);
 /* Tensor cores for GQA in bfloat16: heads of up to 128 values, groups of up to 16. */
 bool cu_attn_fits_gqa(const cu_attn_args *a, bool f32);
+uint32_t cu_gqa_tile_rows(const cu_attn_args *a);
 cudaError_t cu_attn_gqa(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row);
-/* One row at a time where every head has keys of its own, in bfloat16, heads of up to 128 values.
- */
+/* Tiles of one row, keys of one or two heads of 64 or 128 values, in bfloat16. */
 bool cu_attn_fits_mha(const cu_attn_args *a, bool f32);
-cudaError_t cu_attn_mha(cudaStream_t s, const cu_attn_args *a, uint32_t rows);
-uint32_t cu_gqa_bytes(const cu_attn_args *a, bool one_row);
-cudaError_t cu_attn_merge(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32);
-/* Whichever of these serves the shapes, without the merge. */
+cudaError_t cu_attn_mha(cudaStream_t s, const cu_attn_args *a, uint32_t tiles);
+/* Whichever of these serves the shapes. */
 cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32, bool one_row);
 
 /* ---- attention of prompts over expanded keys and values (MLA, bfloat16) ---- */

@@ -1,217 +1,276 @@
-/* mha.cu - attention where every query head has keys and values of its own, one row at a time.
+/* mha.cu - decode where one query head, or two, has a K/V head to itself: tensor cores would fill
+ * one of 16 query lanes.
  *
- * Tensor cores take 16 queries at once, and here there is one for a key: what counts is how many
- * keys are on their way. LANES lanes of a warp hold one key, 16 bytes each, and the same 16 bytes
- * of its value, in registers; nothing goes through shared memory. A block of 4 warps takes one head
- * and one split of the context, 64 keys at a time, each warp 16 of them.
- *
- * In flight: a warp sends for its 16 keys and values before it uses the first. That is 32 * dk * 2
- * bytes, 8 KB for heads of 128, as 16 loads of 16 bytes by 32 lanes; 4 warps make 32 KB a block.
- * A multiprocessor of an H200 has to keep 26 KB in flight (4.3 TB/s over 132, times 0.8 us). One
- * block does that while it loads, and the 4 that find room there do while others compute.
- *
- * Each group of lanes keeps sums of its own: of the keys it holds, in order of their positions.
- * Groups are joined at the end, then warps, in a fixed order. So a row's bits depend on its own
- * keys, and on how its context is split, alone. */
+ * A block of 4 warps takes one row, one K/V head and one split of the context. Keys and values go
+ * straight to registers, 16 bytes to a lane: 16 lanes (a team) to a key of 128 values. A warp takes
+ * 16 keys of each tile of 64, all of them on their way together, and the next keys are sent for
+ * once these have been scored, the next values once these have been added. So a block has 128 lanes
+ * x 16 loads x 16 bytes = 32 KB on their way at its start and half of it at all times; 4 blocks fit
+ * a multiprocessor. Teams have sums of their own, joined in their order at the end. */
 #include "engine/cuda/attention.cuh"
 
-enum { MHA_THREADS = 128, MHA_WARPS = 4, MHA_WARP_KEYS = CU_ATTN_KEYS / MHA_WARPS, PIECE = 8 };
+enum { MHA_THREADS = 128, MHA_WARPS = 4, WARP_KEYS = CU_ATTN_KEYS / MHA_WARPS };
 
-/* The keys that one group of lanes has seen: their maximum as a power of two, the sum of their
- * weights, and each lane's 8 columns of the weighed values. */
-struct mha_sums {
-    float m, l, acc[PIECE];
+/* LANES of a team. */
+template <int LANES> struct team {
+    static const int teams = 32 / LANES, keys = WARP_KEYS / teams, width = LANES * 8;
 };
 
-/* 16 bytes of the cache, which an earlier kernel of this launch may have written. */
-static __device__ __forceinline__ vec16 load_cache(const bf16 *p) {
+/* 16 bytes of a slot; zeros, and no branch, unless there. Slots are rewritten between kernels: not
+ * through the read-only path. */
+static __device__ __forceinline__ vec16 load_slot(const bf16 *p, bool there) {
+    vec16 v = {{0, 0, 0, 0}};
 #ifdef __CUDA_ARCH__
-    vec16 v;
-    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
-                 : "l"(p));
-    return v;
+    asm volatile("{.reg .pred t; setp.ne.u32 t, %5, 0;\n\t"
+                 "@t ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];}"
+                 : "+r"(v.w[0]), "+r"(v.w[1]), "+r"(v.w[2]), "+r"(v.w[3])
+                 : "l"(p), "r"((uint32_t)there));
 #else
-    return *(const vec16 *)p;
+    if (there) v = *(const vec16 *)p;
 #endif
+    return v;
 }
 
-static __device__ __forceinline__ void widen_piece(const vec16 &v, float to[PIECE]) {
-#pragma unroll
-    for (int i = 0; i < PIECE; i++)
-        to[i] = rm_bf16_widen((uint16_t)(v.w[i / 2] >> (i & 1) * 16));
+static __device__ __forceinline__ float low_half(uint32_t w) {
+    return rm_bf16_widen((uint16_t)w);
+}
+static __device__ __forceinline__ float high_half(uint32_t w) {
+    return rm_bf16_widen((uint16_t)(w >> 16));
 }
 
-/* What sums by maximum m count for beside sums by maximum `top`. */
-static __device__ __forceinline__ float part_weight(float m, float top) {
-    return m == -INFINITY ? 0.0f : power2(m - top);
-}
-
-/* Where a row's slots are: its block table and its plane of the maps. */
-struct mha_slots {
-    const uint32_t *table;
-    uint32_t plane, last; /* last: the row's own position */
-    bool wrong;           /* a map named no slot */
-};
-
-/* Slots of a warp's keys from `key` on, one a lane, twice over. Beyond the context it is the last
- * position's: its keys are numbers, so they may be multiplied by a weight of 0. */
-static __device__ __forceinline__ uint32_t mha_slot(const cu_attn_args &a, mha_slots &in,
-                                                    uint32_t key) {
-    key += threadIdx.x & (MHA_WARP_KEYS - 1);
-    uint32_t slot =
-        rm_slot(a.cache.maps, in.table, a.cache.n_planes, in.plane, key < in.last ? key : in.last);
-    bool there = slot < a.cache.n_slots;
-    in.wrong |= !there;
-    return there ? slot : RM_NO_SLOT;
-}
-
-/* One tile's keys of one group of lanes, of which those u count for which u * GROUPS < sees. */
+/* The keys of one tile that this warp takes: lane i knows the slot of the i-th. */
 template <int LANES>
-static __device__ __forceinline__ void mha_attend(mha_sums &sum, const float q[PIECE],
-                                                  const vec16 *k, const vec16 *v,
-                                                  const uint32_t *slots, int32_t sees) {
-    constexpr int GROUPS = 32 / LANES, KEYS = MHA_WARP_KEYS / GROUPS;
-    float s[KEYS], high = sum.m, part = 0.0f;
+static __device__ __forceinline__ void load_team(const cu_attn_args &a, const bf16 *pool,
+                                                 uint32_t slot, vec16 to[team<LANES>::keys]) {
+    uint32_t first = (threadIdx.x & 31) / LANES * team<LANES>::keys;
 #pragma unroll
-    for (int u = 0; u < KEYS; u++) {
-        float key[PIECE], dot = 0.0f;
-        widen_piece(k[u], key);
-#pragma unroll
-        for (int i = 0; i < PIECE; i++)
-            dot += q[i] * key[i];
-#pragma unroll
-        for (int step = LANES / 2; step > 0; step >>= 1)
-            dot += __shfl_xor_sync(0xffffffffu, dot, step);
-        s[u] = u * GROUPS < sees && slots[u] != RM_NO_SLOT ? dot : -INFINITY;
-        high = fmaxf(high, s[u]);
+    for (int i = 0; i < team<LANES>::keys; i++) {
+        uint32_t s = __shfl_sync(0xffffffffu, slot, (int)first + i);
+        to[i] = load_slot(pool + (uint64_t)s * a.cache.slot_values, s != RM_NO_SLOT);
     }
-    float base = high == -INFINITY ? 0.0f : high; /* nothing seen yet: every weight is 0 */
-    float old = power2(sum.m - base);
-    sum.m = high;
-#pragma unroll
-    for (int i = 0; i < PIECE; i++)
-        sum.acc[i] *= old;
-#pragma unroll
-    for (int u = 0; u < KEYS; u++) {
-        float value[PIECE], p = power2(s[u] - base);
-        widen_piece(v[u], value);
-        part += p;
-#pragma unroll
-        for (int i = 0; i < PIECE; i++)
-            sum.acc[i] += p * value[i];
-    }
-    sum.l = sum.l * old + part;
 }
 
-/* All keys of the range that this lane's group holds. */
-template <int LANES>
-static __device__ __forceinline__ void mha_keys(const cu_attn_args &a, const cu_row &r, uint32_t h,
-                                                key_range range, mha_sums &sum) {
-    constexpr int GROUPS = 32 / LANES, KEYS = MHA_WARP_KEYS / GROUPS;
-    uint32_t lane = threadIdx.x & 31, group = lane / LANES, piece = lane % LANES;
-    uint32_t key0 = range.first * CU_ATTN_KEYS + (threadIdx.x >> 5) * MHA_WARP_KEYS;
-    bool idle = piece >= a.dk / PIECE; /* heads of 24, say: such a lane's query is 0 */
-    uint32_t column = h * a.dk + (idle ? 0 : piece * PIECE);
-    const bf16 *pool = (const bf16 *)a.cache.slots + column;
-    float q[PIECE];
-    widen_piece(
-        *(const vec16 *)((const bf16 *)a.q + (uint64_t)blockIdx.x * a.n_heads * a.dk + column), q);
+/* What a team has summed of G queries; each lane holds 8 columns. */
+template <int G> struct team_sums { float m[G], l[G], acc[G][8]; };
+
+/* Scores of the team's keys in every lane; those from `seen` on count for nothing. q: scaled. */
+template <int G, int LANES>
+static __device__ __forceinline__ void score_team(const vec16 k[team<LANES>::keys],
+                                                  const float q[G][8], int32_t seen,
+                                                  float s[G][team<LANES>::keys]) {
 #pragma unroll
-    for (int i = 0; i < PIECE; i++)
-        q[i] = idle ? 0.0f : q[i] * (a.scale * LOG2E);
-    mha_slots in = {tables_of(a.desc) + r.table, a.plane + (a.by_loop ? r.loop : 0), r.pos, false};
-    uint32_t at = mha_slot(a, in, key0);
-    for (uint32_t tile = range.first; tile < range.last; tile++, key0 += CU_ATTN_KEYS) {
-        vec16 k[KEYS], v[KEYS];
-        uint32_t slots[KEYS];
+    for (int i = 0; i < team<LANES>::keys; i++) {
 #pragma unroll
-        for (int u = 0; u < KEYS; u++) {
-            slots[u] = __shfl_sync(0xffffffffu, at, u * GROUPS + (int)group);
-            uint32_t slot = slots[u] == RM_NO_SLOT ? 0 : slots[u];
-            const bf16 *from = pool + (uint64_t)slot * a.cache.slot_values;
-            k[u] = load_cache(from);
-            v[u] = load_cache(from + a.v_offset);
+        for (int g = 0; g < G; g++) {
+            float dot = 0.0f;
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                dot = fmaf(low_half(k[i].w[e]), q[g][2 * e], dot);
+                dot = fmaf(high_half(k[i].w[e]), q[g][2 * e + 1], dot);
+            }
+            s[g][i] = dot;
         }
-        __syncwarp(); /* else the compiler sends for most values once scores are done */
-        at = mha_slot(a, in, key0 + CU_ATTN_KEYS); /* looked up while the keys come */
-        mha_attend<LANES>(sum, q, k, v, slots, (int32_t)(r.pos + 1 - key0 - group));
     }
-    if (in.wrong) *head_of(a.desc)->bad = 1;
-}
-
-/* The groups of a warp into its first. */
-template <int LANES> static __device__ __forceinline__ void mha_join_groups(mha_sums &sum) {
 #pragma unroll
-    for (int step = LANES; step < 32; step *= 2) {
-        float m = __shfl_xor_sync(0xffffffffu, sum.m, step), top = fmaxf(sum.m, m);
-        float mine = part_weight(sum.m, top), other = part_weight(m, top);
-        sum.l = sum.l * mine + __shfl_xor_sync(0xffffffffu, sum.l, step) * other;
+    for (int step = LANES / 2; step > 0; step >>= 1) {
 #pragma unroll
-        for (int i = 0; i < PIECE; i++) {
-            sum.acc[i] = sum.acc[i] * mine + __shfl_xor_sync(0xffffffffu, sum.acc[i], step) * other;
+        for (int i = 0; i < team<LANES>::keys; i++) {
+#pragma unroll
+            for (int g = 0; g < G; g++)
+                s[g][i] += __shfl_xor_sync(0xffffffffu, s[g][i], step);
         }
-        sum.m = top;
+    }
+#pragma unroll
+    for (int i = 0; i < team<LANES>::keys; i++) {
+#pragma unroll
+        for (int g = 0; g < G; g++)
+            s[g][i] = i < seen ? s[g][i] : -INFINITY;
     }
 }
 
-/* The warps, through shared memory, and out. */
-static __device__ __forceinline__ void mha_join_warps(const cu_attn_args &a, const mha_sums &sum,
-                                                      unsigned char *shared) {
-    float *acc = (float *)shared, *ml = acc + MHA_WARPS * a.dk; /* [warps][dk], [warps][2] */
-    uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, c = threadIdx.x;
-    if (lane < a.dk / PIECE) { /* lanes of the first group */
+/* Scores to weights; the sums so far are scaled to their maximum. */
+template <int G, int N>
+static __device__ __forceinline__ void weigh_team(float s[G][N], team_sums<G> &sum) {
 #pragma unroll
-        for (int i = 0; i < PIECE; i++)
-            acc[warp * a.dk + lane * PIECE + i] = sum.acc[i];
+    for (int g = 0; g < G; g++) {
+        float now = sum.m[g], part = 0.0f;
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            now = fmaxf(now, s[g][i]);
+        float base = now == -INFINITY ? 0.0f : now; /* nothing seen yet: every weight is 0 */
+        float old = power2(sum.m[g] - base);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            s[g][i] = power2(s[g][i] - base);
+            part += s[g][i];
+        }
+        sum.m[g] = now;
+        sum.l[g] = fmaf(sum.l[g], old, part);
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            sum.acc[g][e] *= old;
     }
-    if (lane == 0) ml[warp * 2] = sum.m, ml[warp * 2 + 1] = sum.l;
+}
+
+template <int G, int N>
+static __device__ __forceinline__ void add_team(const vec16 v[N], const float s[G][N],
+                                                team_sums<G> &sum) {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            float lo = low_half(v[i].w[e]), hi = high_half(v[i].w[e]);
+#pragma unroll
+            for (int g = 0; g < G; g++) {
+                sum.acc[g][2 * e] = fmaf(s[g][i], lo, sum.acc[g][2 * e]);
+                sum.acc[g][2 * e + 1] = fmaf(s[g][i], hi, sum.acc[g][2 * e + 1]);
+            }
+        }
+    }
+}
+
+/* One split's keys. */
+template <int G, int LANES>
+static __device__ __forceinline__ void mha_keys(const cu_attn_args &a, const query_block &b,
+                                                const cu_row &row, const key_range &range,
+                                                team_sums<G> &sum) {
+    typedef team<LANES> T;
+    uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, column = lane % LANES * 8;
+    const uint32_t *table = tables_of(a.desc) + row.table;
+    uint32_t plane = a.plane + (a.by_loop ? row.loop : 0), keys = row.pos + 1;
+    uint32_t end = range.last * CU_ATTN_KEYS < keys ? range.last * CU_ATTN_KEYS : keys;
+    uint32_t mine = range.first * CU_ATTN_KEYS + warp * WARP_KEYS + lane % WARP_KEYS;
+    const bf16 *ks = (const bf16 *)a.cache.slots + b.h0 / G * T::width + column;
+    uint32_t slot = slot_of(a.desc, a.cache, table, plane, mine, end);
+    float q[G][8];
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+        uint64_t at = ((uint64_t)b.row * a.n_heads + b.h0 + g) * T::width + column;
+        vec16 v = *(const vec16 *)((const bf16 *)a.q + at);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            q[g][2 * e] = low_half(v.w[e]) * (a.scale * LOG2E);
+            q[g][2 * e + 1] = high_half(v.w[e]) * (a.scale * LOG2E);
+        }
+    }
+    vec16 k[T::keys], v[T::keys];
+    load_team<LANES>(a, ks, slot, k);
+    load_team<LANES>(a, ks + a.v_offset, slot, v);
+    slot = slot_of(a.desc, a.cache, table, plane, mine + CU_ATTN_KEYS, end);
+    for (uint32_t tile = range.first; tile < range.last; tile++) {
+        float s[G][T::keys];
+        uint32_t first = tile * CU_ATTN_KEYS + warp * WARP_KEYS + lane / LANES * T::keys;
+        score_team<G, LANES>(k, q, (int32_t)(end - first), s);
+        load_team<LANES>(a, ks, slot, k); /* none behind the last tile */
+        weigh_team<G, T::keys>(s, sum);
+        add_team<G, T::keys>(v, s, sum);
+        load_team<LANES>(a, ks + a.v_offset, slot, v);
+        mine += CU_ATTN_KEYS;
+        slot = slot_of(a.desc, a.cache, table, plane, mine + CU_ATTN_KEYS, end);
+    }
+}
+
+/* All teams' sums, joined in their order, to the parts, or to o where the context has one part. */
+template <int G, int LANES>
+static __device__ __forceinline__ void mha_join(const cu_attn_args &a, const query_block &b,
+                                                uint32_t split, bool whole, float *shared,
+                                                const team_sums<G> &sum) {
+    typedef team<LANES> T;
+    const uint32_t teams = MHA_WARPS * T::teams, width = T::width;
+    uint32_t mine = threadIdx.x / LANES, column = threadIdx.x % LANES * 8;
+    float *ml = shared, *acc = ml + G * teams * 2; /* [G][teams][2], [G][teams][width] */
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+        uint32_t at = g * teams + mine;
+        if (column == 0) ml[at * 2] = sum.m[g], ml[at * 2 + 1] = sum.l[g];
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            acc[at * width + column + e] = sum.acc[g][e];
+    }
     __syncthreads();
-    if (c >= a.dk) return; /* dk <= MHA_THREADS */
-    float top = -INFINITY, l = 0.0f, v = 0.0f;
-#pragma unroll
-    for (int w = 0; w < MHA_WARPS; w++)
-        top = fmaxf(top, ml[w * 2]);
-#pragma unroll
-    for (int w = 0; w < MHA_WARPS; w++) {
-        float scale = part_weight(ml[w * 2], top);
-        l += ml[w * 2 + 1] * scale;
-        v += acc[w * a.dk + c] * scale;
+    for (uint32_t i = threadIdx.x; i < G * width / 2; i += MHA_THREADS) {
+        uint32_t g = i / (width / 2), c = i % (width / 2) * 2;
+        float top = -INFINITY, l = 0.0f, x = 0.0f, y = 0.0f;
+        for (uint32_t t = 0; t < teams; t++)
+            top = fmaxf(top, ml[(g * teams + t) * 2]);
+        for (uint32_t t = 0; t < teams; t++) {
+            uint32_t at = g * teams + t;
+            float scale = ml[at * 2] == -INFINITY ? 0.0f : power2(ml[at * 2] - top);
+            l = fmaf(ml[at * 2 + 1], scale, l);
+            x = fmaf(acc[at * width + c], scale, x);
+            y = fmaf(acc[at * width + c + 1], scale, y);
+        }
+        uint64_t part = part_at(a, b.row, split, b.h0 + g);
+        if (whole) {
+            float norm = l > 0.0f ? 1.0f / l : 0.0f;
+            bf16 *o = (bf16 *)a.o + (uint64_t)b.row * a.o_ld + (uint64_t)(b.h0 + g) * a.o_head;
+            *(uint32_t *)(o + c) = narrow_pair(x * norm, y * norm);
+            continue;
+        }
+        a.part_o[part * width + c] = x;
+        a.part_o[part * width + c + 1] = y;
+        if (c == 0) a.part_ml[part * 2] = top, a.part_ml[part * 2 + 1] = l;
     }
-    uint64_t part = part_at(a, blockIdx.x, blockIdx.z, blockIdx.y);
-    a.part_o[part * a.dv + c] = v;
-    if (c) return;
-    a.part_ml[part * 2] = top * LN2;
-    a.part_ml[part * 2 + 1] = l;
 }
 
-/* A block: row x of the launch, head y, split z. LANES: dk / 8 or more, a power of two. */
-template <int LANES>
-static __global__ void __launch_bounds__(MHA_THREADS, 4) attn_mha(cu_attn_args a) {
+/* G: query heads of a K/V head. Keys and values of 8 * LANES values. */
+template <int G, int LANES>
+static __global__ void __launch_bounds__(MHA_THREADS, G == 1 ? 4 : 3) attn_mha(cu_attn_args a) {
     kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
-    if (blockIdx.x >= head_of(a.desc)->n_rows) return;
-    cu_row r = rows_of(a.desc)[blockIdx.x];
-    if (r.flags & a.no_query) return; /* nobody reads its parts */
-    key_range range = split_range(a, r.pos + 1, blockIdx.z);
+    const cu_head *head = head_of(a.desc);
+    if (blockIdx.x >= head->n_tiles) return;
+    cu_tile t = ((const cu_tile *)((const char *)a.desc + head->tiles))[blockIdx.x];
+    cu_row row = rows_of(a.desc)[t.first];
+    query_block b = {t.first, 1, blockIdx.y * G, G};
+    if (!has_query(a, row)) {
+        if (blockIdx.z == 0) write_zeros<bf16>(a, b);
+        return;
+    }
+    key_range range = split_range(a, row.pos + 1, blockIdx.z);
     if (range.first >= range.last) return;
-    mha_sums sum = {-INFINITY, 0.0f, {}};
-    mha_keys<LANES>(a, r, blockIdx.y, range, sum);
-    mha_join_groups<LANES>(sum);
-    mha_join_warps(a, sum, shared);
+    team_sums<G> sum;
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+        sum.m[g] = -INFINITY;
+        sum.l[g] = 0.0f;
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            sum.acc[g][e] = 0.0f;
+    }
+    mha_keys<G, LANES>(a, b, row, range, sum);
+    mha_join<G, LANES>(a, b, blockIdx.z, range.used == 1, (float *)shared, sum);
+    if (range.used > 1) {
+        uint32_t *arrived = a.arrived + (uint64_t)blockIdx.x * gridDim.y + blockIdx.y;
+        if (!comes_last(arrived, range.used, (uint32_t *)shared)) return;
+        merge_parts<4, false, bf16>(a, b, range.used, shared);
+    }
+    write_zeros<bf16>(a, b);
+}
+
+/* ---- launchers ---- */
+
+/* The sums of all teams: 128 lanes with 8 columns each, and as many pairs of maximum and sum. */
+static uint32_t mha_bytes(const cu_attn_args *a) {
+    uint32_t group = a->n_heads / a->n_kv_heads, teams = MHA_THREADS * 8 / a->dk;
+    uint32_t bytes = group * teams * (a->dk + 2) * 4, merge = merge_bytes(a->splits);
+    return bytes > merge ? bytes : merge;
 }
 
 extern "C" bool cu_attn_fits_mha(const cu_attn_args *a, bool f32) {
-    return !f32 && !a->cache.f32 && a->n_heads == a->n_kv_heads && a->v_offset > 0 &&
-           a->dk == a->dv && a->dk % PIECE == 0 && a->dk <= MHA_THREADS &&
-           a->v_offset % PIECE == 0 && a->cache.slot_values % PIECE == 0;
+    return !f32 && !a->invariant && !a->cache.f32 && a->v_offset > 0 && a->dk == a->dv &&
+           (a->dk == 64 || a->dk == 128) && a->n_heads <= 2 * a->n_kv_heads &&
+           a->v_offset % 8 == 0 && a->cache.slot_values % 8 == 0;
 }
 
-extern "C" cudaError_t cu_attn_mha(cudaStream_t s, const cu_attn_args *a, uint32_t rows) {
-    dim3 grid(rows, a->n_heads, a->splits);
-    uint32_t bytes = MHA_WARPS * (a->dk + 2) * 4;
-    if (a->dk <= 16) return LAUNCH(attn_mha<2>, grid, MHA_THREADS, bytes, s, *a);
-    if (a->dk <= 32) return LAUNCH(attn_mha<4>, grid, MHA_THREADS, bytes, s, *a);
-    if (a->dk <= 64) return LAUNCH(attn_mha<8>, grid, MHA_THREADS, bytes, s, *a);
-    return LAUNCH(attn_mha<16>, grid, MHA_THREADS, bytes, s, *a);
+extern "C" cudaError_t cu_attn_mha(cudaStream_t s, const cu_attn_args *a, uint32_t tiles) {
+    dim3 grid(tiles, a->n_kv_heads, a->splits);
+    uint32_t bytes = mha_bytes(a);
+    bool two = a->n_heads > a->n_kv_heads;
+    if (a->dk == 64) {
+        if (two) return LAUNCH((attn_mha<2, 8>), grid, MHA_THREADS, bytes, s, *a);
+        return LAUNCH((attn_mha<1, 8>), grid, MHA_THREADS, bytes, s, *a);
+    }
+    if (two) return LAUNCH((attn_mha<2, 16>), grid, MHA_THREADS, bytes, s, *a);
+    return LAUNCH((attn_mha<1, 16>), grid, MHA_THREADS, bytes, s, *a);
 }

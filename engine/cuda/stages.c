@@ -2,7 +2,8 @@
  *
  * Nothing here knows a launch: counts are read on the device. Up to CU_BLAS_ROWS rows every
  * product is the project's own kernel; from there on dense products are cuBLAS's, which then
- * computes the capacity's rows (those beyond the launch are scratch nobody reads). */
+ * computes the capacity's rows (those beyond the launch are scratch nobody reads). Where a row's
+ * bits may not depend on the capacity (kernels bf16-invariant), all products are the own ones. */
 #include "engine/cuda/cuda_internal.h"
 
 #include <math.h>
@@ -20,6 +21,8 @@ static bool use_blas(const cu_backend *b, uint32_t rows) {
 bool eng__cuda_blas_shared(const cu_backend *b, uint32_t rows) {
     return use_blas(b, rows) && b->groups_shared > 0;
 }
+
+enum { LONG_PARTS = 4, LONG_TILES = 1024 / CU_ATTN_KEYS };
 
 static uint32_t max_blocks(const cu_backend *b) {
     return (uint32_t)b->sms * 2;
@@ -106,33 +109,37 @@ void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a) {
     bool mla = c->attn == ATTN_MLA;
     *a = (cu_attn_args){
         .cache = b->cache,
-        .sms = (uint32_t)b->sms,
-        .shared_bytes = (uint32_t)b->shared_bytes,
         .n_heads = c->n_heads,
         .n_kv_heads = mla ? 1 : c->n_kv_heads,
         .dk = b->dk,
         .dv = b->dv,
         .v_offset = mla ? 0 : c->n_kv_heads * c->head_dim,
+        .invariant = b->invariant,
+        .shared = (uint32_t)b->shared_bytes,
         .scale =
             1.0f / sqrtf((float)(mla ? c->qk_nope_head_dim + c->qk_rope_head_dim : c->head_dim))};
 }
 
-static uint32_t most_key_tiles(const cu_backend *b) {
-    return (b->opts.max_positions + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
-}
-
-/* Enough thread blocks to fill the device twice over, where the context allows. Where a row's bits
- * depend on its own history alone, any number of rows is split as CU_INVARIANT_ROWS are. */
-uint32_t eng__cuda_splits(const cu_backend *b, uint32_t rows) {
-    if (b->invariant) rows = CU_INVARIANT_ROWS;
-    uint32_t per_row = b->plan.attn == ATTN_MLA
-                           ? (b->plan.n_heads + CU_ATTN_HEADS - 1) / CU_ATTN_HEADS
-                           : b->plan.n_kv_heads;
-    uint32_t tiles = most_key_tiles(b);
-    uint32_t want = (uint32_t)b->sms * 4 / (rows * per_row);
-    if (want > CU_MAX_SPLITS) want = CU_MAX_SPLITS;
-    if (want > tiles) want = tiles;
-    return want ? want : 1;
+/* Parts of a context, and the least key tiles of one.
+ *
+ * Few rows: enough thread blocks to fill the device twice over. The last block of a row and its
+ * heads reads what the others leave, so MLA, with 16 heads to a block, has at most 16 parts, of two
+ * tiles at least: reading a part of mythos_1b (16 KB) takes about as long as a fifth of a tile.
+ * Many rows: parts of 1,024 positions, by position, so that the block of one long context does not
+ * run on when all others have ended. A part costs memory for each row: four are enough. Invariant:
+ * a row's parts follow from the most positions alone, whatever runs beside it. */
+cu_parts eng__cuda_parts(const cu_backend *b, uint32_t rows) {
+    bool mla = b->plan.attn == ATTN_MLA;
+    uint32_t per_row =
+        mla ? (b->plan.n_heads + CU_ATTN_HEADS - 1) / CU_ATTN_HEADS : b->plan.n_kv_heads;
+    uint32_t tiles = (b->opts.max_positions + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
+    uint32_t want = (uint32_t)b->sms * 4 / (rows * per_row), most = mla ? 16 : CU_MAX_SPLITS;
+    cu_parts p = {.most = want < most ? want : most, .per = mla ? 2 : 1};
+    if (b->invariant) p = (cu_parts){.most = 16, .per = (tiles + 15) / 16};
+    else if (want < LONG_PARTS) p = (cu_parts){.most = LONG_PARTS, .per = LONG_TILES};
+    uint32_t full = (tiles + p.per - 1) / p.per; /* parts of the longest context */
+    if (p.most > full) p.most = full;
+    return p;
 }
 
 /* Where a layer keeps its keys and values. */
@@ -167,18 +174,17 @@ static cudaError_t attend(cu_backend *b, const place *at, uint32_t rows, cu_path
     a.plane = at->plane;
     a.by_loop = at->by_loop;
     a.q = b->s.q;
-    a.splits = eng__cuda_splits(b, rows);
-    if (b->invariant) a.split_tiles = (most_key_tiles(b) + a.splits - 1) / a.splits;
+    cu_parts parts = eng__cuda_parts(b, rows);
+    a.splits = parts.most;
+    a.per = parts.per;
+    a.arrived = b->arrived;
     a.part_o = b->s.part_o;
     a.part_ml = b->s.part_ml;
     a.o = mla ? b->s.ctx : b->s.o;
     a.o_head = mla ? cu_round(b->plan.kv_lora_rank, CU_K_STEP) : b->dv;
     a.o_ld = mla ? b->plan.n_heads * a.o_head : b->o_ld;
     a.stamp = eng__cuda_stamp(b, "attention");
-    cudaError_t rc = cu_attn(b->stream, &a, rows, b->f32, path.mode == CU_ONE_ROW);
-    a.stamp = eng__cuda_stamp(b, "attention_merge");
-    STEP(rc, cu_attn_merge(b->stream, &a, rows, b->f32));
-    return rc;
+    return cu_attn(b->stream, &a, rows, b->f32, path.mode == CU_ONE_ROW);
 }
 
 void eng__cuda_flash_shape(const cu_backend *b, cu_flash_args *a) {

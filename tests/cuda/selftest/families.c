@@ -116,3 +116,10 @@ family_error family_compare(const family_case *c, const drive_spec *spec, const 
     }
     return far;
 }
+
+bool family_random(model_folder **m, const tmp_dir *dir, const model_plan *p, float mean_depth) {
+    err e = {0};
+    model_init_opts o = {.seed = 9, .dtype = DTYPE_F32, .mean_depth = mean_depth};
+    return check(model_init_write(dir->path, p, &o, &e) == 0, "init: %s", e.msg) &&
+           check(model_open(m, dir->path, &e) == 0, "open: %s", e.msg);
+}

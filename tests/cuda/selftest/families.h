@@ -3,6 +3,7 @@
 #define FATHOM_CUDA_FAMILIES_H
 
 #include "tests/cuda/selftest/cases.h"
+#include "tests/lib/files.h"
 
 enum { FAMILY_CASES = 16, FAMILY_LEN = 32 };
 
@@ -40,5 +41,8 @@ typedef struct {
 } family_error;
 /* The case and, with company, its prefix against the published answers. */
 family_error family_compare(const family_case *c, const drive_spec *spec, const drive_result *r);
+
+/* A folder of random weights for the plan; false with a failed check. */
+bool family_random(model_folder **m, const tmp_dir *dir, const model_plan *p, float mean_depth);
 
 #endif
