@@ -328,7 +328,8 @@ mma_keys(const cu_attn_args &a, const query_block &b, const key_range &range, co
 /* R: most rows of a tile. PAIRS: most 16-value pieces of the latent one warp sums: 4 warps cover
  * 64 * PAIRS values. DK: width of a key, with values of 64 * PAIRS; 0: any, from the arguments. */
 template <int R, int PAIRS, int DK>
-static __global__ void __launch_bounds__(MMA_THREADS) attn_mma(cu_attn_args a, uint32_t buffers) {
+static __global__ void __launch_bounds__(MMA_THREADS, R == 1 ? 2 : 1)
+    attn_mma(cu_attn_args a, uint32_t buffers) {
     kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
     const mma_shared at = mma_layout(DK ? DK : a.dk, R, buffers, a.splits);
