@@ -46,6 +46,11 @@ class Rule:
 # The first rule whose name matches a kernel holds.
 RULES = [
     Rule("^mm_bf16", in_flight=6, narrow=0),
+    Rule("^(row_step|mla_prep|loop_mix|loop_row)<.*true>", narrow=0, kb=36),  # 16 bytes an access
+    Rule("^attn_mma<1, ., [1-9]", narrow=2, kb=48),  # decode, published widths; two look up a slot
+    Rule("^attn_mha", narrow=4, kb=40),
+    Rule("^attn_gqa<.*false>", narrow=5, kb=40),
+    Rule("^attn_(mma|gqa|simple)", kb=84),  # prompts, and widths nobody has published
     Rule("^flash_", kb=72),  # prompts only: milliseconds of attention
     Rule("^sample", kb=224),  # once a token, not once a loop
     Rule("", kb=52),
