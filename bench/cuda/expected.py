@@ -78,11 +78,17 @@ def product(name, n, k, rows, after, groups=1):
 
 
 def experts(rows, after):
-    groups = live_groups(rows)
+    """From 64 rows on the always-on groups are products of cuBLAS, which run after the routed ones."""
+    blas = rows >= 64
+    groups, parts = live_groups(rows), TOP + SHARED_GROUPS
+    if blas:
+        groups, parts = groups - SHARED_GROUPS, TOP
     kb = (64 if rows > 8 else 96) if after else (16 if rows > 8 else 24)
     for name, size in (("expert gate|up", GROUP_IN), ("expert down", GROUP_OUT)):
-        yield Kernel(name, groups * size * 1e-6, 1e9, kb, l2_rounds=6 if after else 12,
-                     gflop=size * 1e-9 * rows * (TOP + SHARED_GROUPS))
+        yield Kernel(name, groups * size * 1e-6, 1e9, kb, l2_rounds=6 if after else 12, gflop=size * 1e-9 * rows * parts)
+    for name, size in (("shared gate|up", GROUP_IN), ("shared down", GROUP_OUT)):
+        if blas:
+            yield Kernel(name, SHARED_GROUPS * size * 1e-6, 1e9, 64, l2_rounds=8, gflop=size * 1e-9 * rows * SHARED_GROUPS)
 
 
 def step(rows, after):
@@ -98,25 +104,27 @@ def step(rows, after):
     if not after or rows >= 64:
         yield Kernel("mla_query", 0, 1, 0, l2_rounds=20)
     yield product("absorb", KV_LORA, NOPE, rows, after, HEADS)
+    join = 8 if after else 0  # the last block reads the parts of the others: 8 of 16 KB at 1,024 positions
     yield Kernel("attention", kv, attention_blocks, 38 if after else 20,
-                 l2_rounds=6 if after else 16, dram_rounds=3 if after else 7)
+                 l2_rounds=(6 if after else 16) + join, dram_rounds=3 if after else 7)
     if not after:
         yield Kernel("attention_merge", 0, 1, 0, l2_rounds=24)
-    else:
-        yield Kernel("  its merge", 0, 1, 0, l2_rounds=6, us=0)
     yield product("value_up", V, KV_LORA, rows, after, HEADS)
     yield product("wo", DIM, HEADS * V, rows, after)
     yield Kernel("row_step ffn", 0, 1, 0, l2_rounds=4 if after else 16, dram_rounds=2 if after else 8)
     yield product("router", EXPERTS, DIM, rows, after)
-    yield Kernel("moe_route, moe_group", 0, 1, 0, us=3.2 if after else 6.6)
+    yield Kernel("routing", 0, 1, 0, us=3.2 if after else 6.6)
     yield from experts(rows, after)
-    yield Kernel("loop_end", 0, 1, 0, l2_rounds=12 if after else 24, dram_rounds=5 if after else 55)
+    if after:
+        yield Kernel("loop_mix", 0, 1, 0, l2_rounds=2, dram_rounds=2)
+        yield Kernel("loop_leave", 0, 1, 0, l2_rounds=3, dram_rounds=2)
+    else:
+        yield Kernel("loop_end", 0, 1, 0, l2_rounds=24, dram_rounds=55)
 
 
 def step_us(rows, d, after):
     kernels = list(step(rows, after))
-    edges = sum(not k.name.startswith(" ") for k in kernels)
-    return sum(k.time(d) for k in kernels) + edges * (OVERLAPPED_EDGE if after and d.name[0] == "H" else FULL_EDGE)
+    return sum(k.time(d) for k in kernels) + len(kernels) * (OVERLAPPED_EDGE if after else FULL_EDGE)
 
 
 def floor_us(rows, d):
@@ -142,10 +150,10 @@ def main():
         for after in (False, True):
             print(f"\n| {'after' if after else 'before'} | MB | {h100.name} us | {h200.name} us |\n|---|---|---|---|")
             for k in step(args.kernels, after):
-                print(f"| {k.name.strip()} | {k.mb:.1f} | {k.time(h100):.1f} | {k.time(h200):.1f} |")
+                print(f"| {k.name} | {k.mb:.1f} | {k.time(h100):.1f} | {k.time(h200):.1f} |")
         print()
     seen = measured(args.results) if args.results else {}
-    print("| rows | device | floor us | before us | share | after us | share | tokens/s of 16 loops |"
+    print("| rows | device | floor us | before us | share | after us | share | loops of a row per s / 16 |"
           + (" measured us |" if seen else ""))
     print("|---|---|---|---|---|---|---|---|" + ("---|" if seen else ""))
     for rows in (1, 8, 32, 128, 512):
