@@ -54,7 +54,8 @@ $(CUDA_B)/%.cu.o: %.cu
 	@rm -rf $@.keep && mkdir -p $@.keep $(CUDA_B)/cubin
 	$(Q)flock $(CUDA_B)/.nvcc $(NVCC) $(NVCC_FLAGS) --keep --keep-dir $@.keep -MD -MP -MF $(@:.o=.d) -c -o $@ $< >$(@:.o=.ptxas) 2>&1 \
 	    || { cat $(@:.o=.ptxas); exit 1; }
-	@mv $@.keep/*.cubin $(CUDA_B)/cubin/ && rm -rf $@.keep
+	@for f in $@.keep/*.cubin; do mv $$f $(CUDA_B)/cubin/$$(basename $$f | sed 's/\.compute_.*\.sm_/.sm_/; s/\.compute_/.sm_/'); done
+	@rm -rf $@.keep
 
 # The program's own functions (err_set, model_find, ...) are found in it when it loads this.
 $(CUDA_PLUGIN): $(CUDA_C_OBJ) $(CUDA_CU_OBJ)
