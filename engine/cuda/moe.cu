@@ -195,7 +195,8 @@ static __device__ __forceinline__ void group_rows(const cu_route_args &a, group_
     }
 }
 
-static __global__ void __launch_bounds__(GROUP_THREADS) moe_group(cu_route_args a) {
+/* Alone on the device, so it may have the registers of a whole multiprocessor. */
+static __global__ void __launch_bounds__(GROUP_THREADS, 1) moe_group(cu_route_args a) {
     DYNAMIC_SHARED(shared);
     group_shared *sh = (group_shared *)shared;
     sh->count[threadIdx.x] = 0;
@@ -205,7 +206,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS) moe_group(cu_route_args 
 }
 
 template <int N>
-static __global__ void __launch_bounds__(GROUP_THREADS) moe_assign(cu_route_args a) {
+static __global__ void __launch_bounds__(GROUP_THREADS, 1) moe_assign(cu_route_args a) {
     DYNAMIC_SHARED(shared);
     group_shared *sh = (group_shared *)shared;
     sh->count[threadIdx.x] = 0;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The guard over the kernels' machine code: it sees loads that the compiler moved behind a branch,
-# and the engine's kernels keep its rules. Needs nvcc and no device. Exit 0 ok, 77 without nvcc.
+# the engine's kernels keep its rules, and none spills on any target. Needs nvcc and no device.
+# Exit 0 ok, 77 without nvcc.
 set -u
 cd "$(dirname "$0")/../../.."
 nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
@@ -13,5 +14,6 @@ if [ $? -ne 1 ] || ! grep -q '^BROKEN mm_bf16_late: [0-5] loads' <<<"$said" || g
     printf 'the guard does not tell late loads from early ones:\n%s\n' "$said"
     exit 1
 fi
+tools/cuda_registers.sh >build/cuda/registers.log || { grep -v ' 0 spill stores    0 spill loads' build/cuda/registers.log; exit 1; }
 make --no-print-directory cuda-sass >build/cuda/sass.log || { grep BROKEN build/cuda/sass.log; exit 1; }
 echo "machine code: $(($(wc -l <build/cuda/sass.log) - 1)) kernels, no rule broken"
