@@ -106,7 +106,7 @@ static void spread_layers(copier *k, kb_sets *s, eng_stage stage, const cu_layer
     }
 }
 
-/* What loop_end and the head read. */
+/* What the end of a loop and the head read. */
 static void spread_outside(copier *k, kb_sets *s) {
     const model_plan *c = &k->b->plan;
     cu_backend *b = k->b;

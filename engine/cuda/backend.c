@@ -100,7 +100,7 @@ static int set_kernels(cu_backend *b, const char *name, err *e) {
         b->graphs = modes[i].graphs;
         b->expand_early = modes[i].expand_early;
         b->invariant = modes[i].invariant;
-        b->blas_rows = b->invariant ? UINT32_MAX : (uint32_t)CU_BLAS_ROWS;
+        b->blas_rows = b->f32 || b->invariant ? UINT32_MAX : (uint32_t)CU_BLAS_ROWS;
         (void)snprintf(b->kernels_name, sizeof b->kernels_name, "%s", modes[i].name);
         return 0;
     }

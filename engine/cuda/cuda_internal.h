@@ -164,7 +164,7 @@ typedef struct {
      * is not cuBLAS's. */
     void (*next_kernel)(void *arg, const char *kernel, bool own);
     void *next_arg;
-    uint32_t blas_rows; /* CU_BLAS_ROWS */
+    uint32_t blas_rows; /* from here on cuBLAS takes dense products; UINT32_MAX: none */
 } cu_backend;
 
 extern const char eng__cuda_plugin_version[];

@@ -15,7 +15,7 @@
     } while (0)
 
 static bool use_blas(const cu_backend *b, uint32_t rows) {
-    return !b->f32 && rows >= b->blas_rows;
+    return rows >= b->blas_rows;
 }
 
 bool eng__cuda_blas_shared(const cu_backend *b, uint32_t rows) {

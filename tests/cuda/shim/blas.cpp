@@ -1,6 +1,8 @@
 /* blas.cpp - cuBLAS of the shim. */
 #include "runtime.h"
 
+#include "engine/rowmath.h"
+
 #include <cublas_v2.h>
 
 struct shim_blas {
@@ -18,12 +20,6 @@ struct shim_blas {
 
 static float half_at(const void *p, long long i) {
     return shim_half(((const uint16_t *)p)[i], 0);
-}
-static uint16_t half_of(float v) {
-    uint32_t u;
-    memcpy(&u, &v, 4);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
 extern "C" {
@@ -90,7 +86,7 @@ cublasStatus_t cublasGemmStridedBatchedEx(
                     }
                     long long at = g * step_c + j * ldc + i;
                     if (type_c == CUDA_R_32F) ((float *)c)[at] = sum;
-                    else ((uint16_t *)c)[at] = half_of(sum);
+                    else ((uint16_t *)c)[at] = rm_bf16_narrow(sum);
                 }
             }
         }
