@@ -72,7 +72,7 @@ $(shell mkdir -p $(B))
 $(file >$(B)/flags,$(FLAGS))
 endif
 
-LIBS   := $(SYSROOT_LIBS) -lmicrohttpd -luv -ljansson -lpcre2-8 -lcurl -lm -ldl -pthread
+LIBS   := $(SYSROOT_LIBS) -lmicrohttpd -luv -ljansson -lpcre2-8 -lutf8proc -lcurl -lm -ldl -pthread
 
 ROOMS    := base model text engine scheduler runtime api server loadgen cli
 # The CUDA plug-in is built apart: engine/cuda/cuda.mk.

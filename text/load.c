@@ -189,7 +189,7 @@ static int load_added(loader *l, const json_t *one, const json_t *vocab, uint32_
     }
     if (token->added) return bad(l, "added_tokens", "id %u is there twice", id);
     token->added = true;
-    token->special = json_is_true(json_object_get(one, "special"));
+    token->special = token->control = json_is_true(json_object_get(one, "special"));
     if (token->special || !known) { /* its spelling, whatever the vocabulary made of it */
         memcpy(t->text + *used, text, n);
         token->at = *used;
@@ -198,7 +198,6 @@ static int load_added(loader *l, const json_t *one, const json_t *vocab, uint32_
         *used += n;
     }
     t->added[index] = (text__added){.id = id,
-                                    .special = token->special,
                                     .lstrip = json_is_true(json_object_get(one, "lstrip")),
                                     .rstrip = json_is_true(json_object_get(one, "rstrip"))};
     bool normalized = json_is_true(json_object_get(one, "normalized"));

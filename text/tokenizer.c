@@ -84,8 +84,22 @@ static uint32_t trie_match(const text__trie *trie, const char *text, size_t n, s
     return found;
 }
 
+/* Every byte of text, which lies in the encoder's, is the model's own. */
+static bool trusted(const text__encoder *c, const char *text, size_t n) {
+    size_t from = (size_t)(text - c->text), low = 0, high = c->n_runs;
+    while (low < high) { /* the first run that ends behind `from` */
+        size_t middle = (low + high) / 2;
+        if (c->runs[middle].end > from) high = middle;
+        else low = middle + 1;
+    }
+    for (; low < c->n_runs && c->runs[low].trusted; low++) {
+        if (c->runs[low].end >= from + n) return true;
+    }
+    return false;
+}
+
 /* Cuts the added tokens of trie k out of text; the rest goes to the next trie, then on. As
- * the reference does: leftmost, longest; a special token that may not be parsed still
+ * the reference does: leftmost, longest; a control token that a client spelled still
  * hides the shorter ones inside it. */
 static int encode_from(text__encoder *c, int k, const char *text, size_t n) {
     if (k == 2) return encode_plain(c, text, n);
@@ -103,7 +117,7 @@ static int encode_from(text__encoder *c, int k, const char *text, size_t n) {
         const text__added *a = &c->t->added[at];
         size_t start = i, end = i + len;
         i = end;
-        if (a->special && !c->parse_special) continue;
+        if (c->t->tokens[a->id].control && !trusted(c, text + start, len)) continue;
         if (a->lstrip) start = spaces_before(text, done, start);
         if (a->rstrip) end += spaces_after(text + end, n - end);
         if (start > done && encode_from(c, k + 1, text + done, start - done) != 0) return -1;
@@ -116,7 +130,14 @@ static int encode_from(text__encoder *c, int k, const char *text, size_t n) {
 
 int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special,
                      size_t max_ids, token_ids *out, err *e) {
-    text__encoder c = {.t = t, .out = out, .n_bytes = n, .parse_special = parse_special, .e = e};
+    text_run whole = {n, parse_special};
+    return tokenizer_encode_runs(t, text, n, &whole, 1, max_ids, out, e);
+}
+
+int tokenizer_encode_runs(const tokenizer *t, const char *text, size_t n, const text_run *runs,
+                          size_t n_runs, size_t max_ids, token_ids *out, err *e) {
+    text__encoder c = {
+        .t = t, .out = out, .n_bytes = n, .text = text, .runs = runs, .n_runs = n_runs, .e = e};
     if (!size_add(out->n, max_ids, &c.max_ids)) c.max_ids = SIZE_MAX;
     int rc = encode_from(&c, 0, text, n);
     free(c.symbols);
@@ -141,6 +162,21 @@ const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n) {
 
 bool tokenizer_is_special(const tokenizer *t, uint32_t id) {
     return id < t->n_ids && t->tokens[id].special;
+}
+
+bool tokenizer_is_control(const tokenizer *t, uint32_t id) {
+    return id < t->n_ids && t->tokens[id].control;
+}
+
+void tokenizer_mark_control(tokenizer *t, const char *text, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        for (int k = 0; k < 2; k++) {
+            size_t len = 0;
+            uint32_t at =
+                t->tries[k].n_nodes ? trie_match(&t->tries[k], text + i, n - i, &len) : TEXT__NO_ID;
+            if (at != TEXT__NO_ID) t->tokens[t->added[at].id].control = true;
+        }
+    }
 }
 
 bool tokenizer_find(const tokenizer *t, const char *token, uint32_t *id) {

@@ -13,6 +13,13 @@ typedef struct {
     size_t n, cap;
 } token_ids;
 
+/* A stretch of a text that has one origin. A list of runs covers its text: each begins where the
+ * one before ends. */
+typedef struct {
+    size_t end;   /* byte behind the last one of this run */
+    bool trusted; /* it was written by the model's own files, not by a client */
+} text_run;
+
 /* ERR_NOT_FOUND if dir has no tokenizer.json (such a model serves token-id prompts);
  * ERR_BAD_FILE if it has one that is wrong. Ids must lie below vocab_size. */
 int tokenizer_open(tokenizer **out, const char *dir, uint32_t vocab_size, err *e) WARN_UNUSED;
@@ -27,12 +34,22 @@ void tokenizer_close(tokenizer *t);
  * any more (ERR_CANCELLED, base/cancel.h). */
 int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special,
                      size_t max_ids, token_ids *out, err *e) WARN_UNUSED;
+/* The same of a text of several origins: a control token is read where every byte of its
+ * spelling is trusted, and is plain text elsewhere. */
+int tokenizer_encode_runs(const tokenizer *t, const char *text, size_t n, const text_run *runs,
+                          size_t n_runs, size_t max_ids, token_ids *out, err *e) WARN_UNUSED;
 /* Fewest tokens that n bytes of text can make; 0 where the tokenizer may drop bytes. */
 size_t tokenizer_fewest(const tokenizer *t, size_t n);
 /* The bytes an id stands for; NULL and 0 if the id has none. A special token's bytes
  * are its spelling. Borrowed from t. */
 const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n);
+/* Flagged as special by the file: no text of an answer. */
 bool tokenizer_is_special(const tokenizer *t, uint32_t id);
+/* Special, or marked: text of a client never becomes this token. */
+bool tokenizer_is_control(const tokenizer *t, uint32_t id);
+/* Makes control tokens of those added tokens whose spelling stands in the text: those a chat
+ * template writes steer the model, whatever their flag says. Before other threads use t. */
+void tokenizer_mark_control(tokenizer *t, const char *text, size_t n);
 /* The id of a whole token. */
 bool tokenizer_find(const tokenizer *t, const char *token, uint32_t *id) WARN_UNUSED;
 /* The token that the file's template puts before every text, if any. Encode never adds it. */

@@ -28,13 +28,14 @@ typedef struct {
     size_t at;    /* in tokenizer.text */
     uint32_t len; /* 0: the id stands for nothing */
     bool special, added;
-    bool alien; /* not made of alphabet bytes: merging never leads to it */
+    bool control; /* special, or marked */
+    bool alien;   /* not made of alphabet bytes: merging never leads to it */
 } text__token;
 
 /* An added token is found in the text before anything else looks at it. */
 typedef struct {
     uint32_t id;
-    bool special, lstrip, rstrip;
+    bool lstrip, rstrip;
 } text__added;
 
 /* Added tokens as a trie: (node << 8 | byte) -> node, node -> index into `added`. */
@@ -96,8 +97,10 @@ typedef struct {
     const tokenizer *t;
     token_ids *out;
     size_t max_ids;
-    size_t pieces; /* seen so far; now and then it is asked whether anybody still waits */
-    bool parse_special;
+    size_t pieces;        /* seen so far; now and then it is asked whether anybody still waits */
+    const text_run *runs; /* of `text` */
+    size_t n_runs;
+    const char *text;
     err *e;
     text__symbol *symbols; /* for long pieces */
     uint64_t *heap;        /* rank << 32 | index of the left symbol */

@@ -54,6 +54,7 @@ lib 'uv\.h' server loadgen
 lib 'microhttpd\.h' server
 lib 'curl/' loadgen
 lib 'pcre2\.h' text
+lib 'utf8proc\.h' text
 lib 'pthread\.h' base model engine scheduler server
 # Functions that overflow buffers or hide failures.
 banned='\b(strcpy|strcat|sprintf|vsprintf|gets|atoi|atol|atof|strtok|alloca|MHD_create_post_processor)\('

@@ -34,15 +34,15 @@ RIG_OBJ := $(addprefix $(B)/bench/cuda/,rig.o bytes.o probes.o probe.cu.o)
 BENCH_OBJ := $(addprefix $(B)/bench/cuda/,kernels.o sites.o copies.o prefill.o) $(RIG_OBJ)
 $(B)/kernel-bench: $(BENCH_OBJ) $(filter-out $(B)/tests/cuda/selftest/% $(B)/tests/lib/%,$(OBJ)) $(LIB)
 	@echo "  LD  $@"
-	@$(CXX) $(COMMON) -o $@ $^ $(SYS_LIBS) -ljansson -lpcre2-8 -lm -ldl
+	@$(CXX) $(COMMON) -o $@ $^ $(SYS_LIBS) -ljansson -lpcre2-8 -lutf8proc -lm -ldl
 
 $(B)/step-bench: $(B)/bench/cuda/step.o $(RIG_OBJ) $(filter-out $(B)/tests/cuda/selftest/% $(B)/tests/lib/%,$(OBJ)) $(LIB)
 	@echo "  LD  $@"
-	@$(CXX) $(COMMON) -o $@ $^ $(SYS_LIBS) -ljansson -lpcre2-8 -lm -ldl
+	@$(CXX) $(COMMON) -o $@ $^ $(SYS_LIBS) -ljansson -lpcre2-8 -lutf8proc -lm -ldl
 
 $(B)/selftest: $(OBJ) $(LIB)
 	@echo "  LD  $@"
-	@$(CXX) $(COMMON) -o $@ $(OBJ) $(LIB) $(SYS_LIBS) -ljansson -lpcre2-8 -lm -ldl
+	@$(CXX) $(COMMON) -o $@ $(OBJ) $(LIB) $(SYS_LIBS) -ljansson -lpcre2-8 -lutf8proc -lm -ldl
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
