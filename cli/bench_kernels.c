@@ -39,7 +39,8 @@ int cmd_bench_kernels(int argc, char **argv) {
     printer p = {0};
     const opt_row options[] = {
         {"--model", OPT_TEXT, &model, "DIR", "also measure the stages of this model", 0, 0, false},
-        {"--threads", OPT_UINT, &threads, "N", "compute threads (default: one per core)", 1, 512,
+        {"--threads", OPT_UINT, &threads, "N",
+         "compute threads (default: one per core, fewer where a container's quota is less)", 1, 512,
          false},
         {"--kernels", OPT_CHOICE, &kernels, "auto|avx512|avx2|portable",
          "code path (default: the fastest measured)", 0, 0, false},

@@ -24,7 +24,7 @@ int cmd_bench_kernels(int argc, char **argv);
 #define ENGINE_OPTIONS(o) \
     {"--model", OPT_TEXT, &(o)->model, "DIR", "model folder", 0, 0, true}, \
     {"--device", OPT_CHOICE, &(o)->device, "auto|cpu|cuda|fake", "where to run (default auto: CUDA if there is one); fake computes nothing, for load tests", 0, 0, false}, \
-    {"--threads", OPT_UINT, &(o)->threads, "N", "compute threads (default: one per core)", 1, 1024, false}, \
+    {"--threads", OPT_UINT, &(o)->threads, "N", "compute threads (default: one per core, fewer where a container's quota is less)", 1, 1024, false}, \
     {"--max-loops", OPT_UINT, &(o)->max_loops, "N", "most loops of a token (default: the model's)", 1, PLAN_MAX_LOOPS, false}, \
     {"--prompt-min-loops", OPT_UINT, &(o)->prompt_min_loops, "N", "fewest loops of a prompt token (default: 1; Ouro with --halted-kv last: all)", 1, PLAN_MAX_LOOPS, false}, \
     {"--exit-rule", OPT_CHOICE, &(o)->exit_rule, "act|hazard|latent-diff|cosine|fixed", "when a token leaves the loop (default: the model's rule)", 0, 0, false}, \

@@ -1,6 +1,7 @@
 /* inspect.c - fathom inspect: what a model folder holds and what of it fits here. */
 #include "base/file.h"
 #include "base/json.h"
+#include "base/machine.h"
 #include "cli/describe.h"
 #include "engine/kernel_bench.h"
 
@@ -11,7 +12,8 @@
 typedef struct {
     const model_folder *model;
     const model_plan *c;
-    uint64_t memory;        /* bytes this process may hope for */
+    uint64_t memory;        /* bytes this process may hope for; 0 = not known */
+    bool limited;           /* by a cgroup, not by what the host has */
     uint64_t for_cache;     /* of them, left beside the weights */
     uint32_t tokenizer_ids; /* 0 without a tokenizer */
     const char *dtype;      /* "BF16", "mixed" */
@@ -34,10 +36,13 @@ static uint64_t number_in(const char *path, const char *key) {
 }
 
 /* What is free now, or what the container allows if that is less. */
-static uint64_t usable_memory(void) {
-    uint64_t available = number_in("/proc/meminfo", "MemAvailable:") * 1024;
-    uint64_t limit = number_in("/sys/fs/cgroup/memory.max", "");
-    return limit && limit < available ? limit : available;
+static uint64_t usable_memory(bool *limited) {
+    machine here;
+    machine_read(&here);
+    here.memory = number_in("/proc/meminfo", "MemAvailable:") * 1024;
+    uint64_t usable = machine_memory(&here);
+    *limited = usable && usable == here.cgroup.memory;
+    return usable;
 }
 
 /* ---- arithmetic ---- */
@@ -76,7 +81,8 @@ static const char *dtype_of(const model_folder *m, uint64_t params, uint64_t byt
 
 static facts gather(const model_folder *m) {
     uint64_t bytes = model_bytes(m), spare = 512u << 20; /* activations, logits, HTTP */
-    facts f = {.model = m, .c = model_plan_of(m), .memory = usable_memory()};
+    facts f = {.model = m, .c = model_plan_of(m)};
+    f.memory = usable_memory(&f.limited);
     f.dtype = dtype_of(m, model_params(m), bytes);
     if (f.memory > bytes + spare) f.for_cache = f.memory - bytes - spare;
     return f;
@@ -217,7 +223,8 @@ static void print_fit(const facts *f) {
     char a[32], b[32];
     uint32_t rows[3];
     if (f->memory == 0) return; /* no /proc here */
-    printf("\nfits in %s free: ", scaled(a, f->memory, "B"));
+    printf("\nfits in %s %s: ", scaled(a, f->memory, "B"),
+           f->limited ? "that the cgroup allows" : "free");
     if (f->for_cache == 0) {
         printf("no, the weights alone are %s\n", scaled(b, model_bytes(f->model), "B"));
         return;

@@ -26,7 +26,7 @@ enum { ENG_BLOCK = 32 };
 typedef enum { ENG_WEIGHTS_AS_STORED, ENG_WEIGHTS_INT8 } eng_weights;
 
 typedef struct {
-    uint32_t threads;        /* 0 = one per core this process may use */
+    uint32_t threads;        /* 0 = as many as machine_threads says */
     uint32_t max_loops;      /* most loops any row will run: the cache has plan_planes(this) */
     uint32_t n_rows;         /* row states held */
     uint32_t max_launch;     /* most rows in one launch */
@@ -57,6 +57,8 @@ typedef struct {
     exit_rule exit;       /* when rows leave the loop */
     size_t slot_bytes, block_map_bytes;  /* one slot; one block's map */
     uint64_t weight_bytes, memory_bytes; /* resident weights; everything this backend holds */
+    /* Why so many threads and so large a cache; "" where the backend has nothing to say. */
+    char why_threads[64], why_cache[96];
 } eng_backend_info;
 
 /* Sets map entries of one position for planes [plane, plane + n_planes) to one slot;

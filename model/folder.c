@@ -4,6 +4,7 @@
  * Past model_open, a tensor is what the configuration says it is. */
 #include "base/file.h"
 #include "base/log.h"
+#include "base/machine.h"
 #include "base/size.h"
 #include "model/model_internal.h"
 #include "model/safetensors_internal.h"
@@ -16,7 +17,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 enum {
     MAX_SHARDS = 4096,
@@ -421,10 +421,11 @@ static void warn_of_extra(const model_folder *m) {
 
 /* ---- open and close ---- */
 
-/* Starts reading ahead, unless the weights are a large part of this machine's memory. */
+/* Starts reading ahead, unless the weights are a large part of what memory there is. */
 static void read_ahead(const model_folder *m) {
-    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    if (pages <= 0 || page <= 0 || model_bytes(m) > (uint64_t)pages * (uint64_t)page / 2) return;
+    machine here;
+    machine_read(&here);
+    if (model_bytes(m) > machine_memory(&here) / 2) return;
     for (size_t i = 0; i < m->n_files; i++) {
         (void)madvise((void *)(uintptr_t)m->files[i].map.data, m->files[i].map.size, MADV_WILLNEED);
     }

@@ -2,6 +2,7 @@
  *
  * Every byte is a pure function of (seed, tensor, place), so the split over threads and
  * files changes nothing. Files appear under their names only when whole. */
+#include "base/machine.h"
 #include "base/size.h"
 #include "model/model_internal.h"
 
@@ -189,10 +190,11 @@ static void *helper(void *arg) {
 static int run_job(job *j) {
     unsigned char *scratch = malloc(CHUNK_BYTES);
     if (scratch == NULL) return no_memory(j->w);
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    machine here;
+    machine_read(&here);
     pthread_t threads[MAX_THREADS];
     size_t n = 0;
-    while ((long)n + 1 < cores && n < MAX_THREADS && n + 1 < j->n_chunks) {
+    while (n + 1 < machine_threads(&here) && n < MAX_THREADS && n + 1 < j->n_chunks) {
         if (pthread_create(&threads[n], NULL, helper, j) != 0) break;
         n++;
     }

@@ -73,15 +73,17 @@ static void say_ready(const srv *s, const eng_backend_info *info) {
         o->default_max_loops ? o->default_max_loops : c->loops_default, o->ceiling_loops,
         exit_rule_name(info->exit), c->max_seq_len,
         s->model.tokenizer ? "" : "; no tokenizer, token-id prompts only");
-    log_line(LOG_INFO, "device %s, kernels %s, %u threads, %.1f MB of weights", info->device,
-             info->kernels, info->threads, (double)info->weight_bytes / 1e6);
+    log_line(LOG_INFO, "device %s, kernels %s, %u thread%s%s%s, %.1f MB of weights", info->device,
+             info->kernels, info->threads, info->threads == 1 ? "" : "s",
+             info->why_threads[0] ? ": " : "", info->why_threads, (double)info->weight_bytes / 1e6);
     /* Were every position to run every loop, this many would still fit. */
     double planes = plan_planes(c, c->loops_default);
-    log_line(
-        LOG_INFO,
-        "cache %u slots of %zu bytes (%.1f MB): %.0f positions at full depth; halted positions: %s",
-        info->n_slots, info->slot_bytes, (double)info->n_slots * (double)info->slot_bytes / 1e6,
-        info->n_slots / planes, o->halted_kv == KV_LAST ? "last" : "exact");
+    log_line(LOG_INFO,
+             "cache %u slots of %zu bytes (%.1f MB%s%s): %.0f positions at full depth; halted "
+             "positions: %s",
+             info->n_slots, info->slot_bytes,
+             (double)info->n_slots * (double)info->slot_bytes / 1e6, info->why_cache[0] ? ", " : "",
+             info->why_cache, info->n_slots / planes, o->halted_kv == KV_LAST ? "last" : "exact");
     log_line(LOG_INFO, "ready on %s after %.2f s", s->main.address,
              (double)(clock_ns() - s->start_ns) / 1e9);
 }

@@ -490,7 +490,7 @@ int eng_cpu_bench(const model_folder *m, const eng_backend_opts *o, const char *
     eng__cpu g = {0};
     bench b = {.g = &g, .sink = sink, .ud = ud, .only = only, .only_rows = rows};
     int rc = -1;
-    uint32_t threads = o->threads ? o->threads : eng__cores();
+    uint32_t threads = o->threads ? o->threads : eng__threads_here();
     if (eng__kernels_choose(&g.k, o->kernels, e) != 0) return -1;
     *kernels = g.k->name;
     b.big = array_new_aligned(PROBE_MB, 1 << 20);

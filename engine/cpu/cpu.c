@@ -3,17 +3,20 @@
  * The launch runs to its end inside `launch` on the calling thread and the pool; `wait`
  * hands out the result. */
 #include "base/clock.h"
+#include "base/machine.h"
 #include "base/size.h"
 #include "engine/cpu/cpu_internal.h"
 
 #include <math.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 enum { HUGE_PAGE = 2 << 20, DEFAULT_SEQUENCES = 64, MOST_PARTS = 1 << 15 };
+#define UNKNOWN_MEMORY 16e9 /* bytes, where the system does not say */
 
 /* ---- memory that lives until close ---- */
 
@@ -120,23 +123,47 @@ static void set_geometry(eng__cpu *g) {
     g->ld_rope = (mla ? c->qk_rope_head_dim : c->head_dim) + ENG__PAD;
 }
 
-/* Every loop of DEFAULT_SEQUENCES full contexts, but no more than a quarter of the machine's
- * memory; where that holds not even one context, up to half of what the weights leave. */
-static uint64_t default_cache_bytes(const eng__cpu *g) {
+/* Every loop of DEFAULT_SEQUENCES full contexts, but no more than a quarter of the memory of this
+ * machine or container; where that holds not even one context, up to half of what weights and
+ * buffers leave. Where they leave next to nothing, little: a small cache is better than no start.
+ */
+static uint64_t default_cache_bytes(const eng__cpu *g, const machine *here, char why[96]) {
     const model_plan *p = &g->plan;
     double slot = (double)p->slot_values * (double)model_dtype_bytes(g->opts.cache_dtype);
-    double one = (double)g->opts.max_positions * plan_planes(p, g->opts.max_loops) * (slot + 4);
-    double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    double want = 1.05 * one * DEFAULT_SEQUENCES, share = memory > 0 ? memory / 4 : 4e9;
-    if (want <= share) return (uint64_t)want;
-    double most = (memory - (double)g->weight_bytes) / 2;
-    if (share < 1.05 * one) share = 1.05 * one < most ? 1.05 * one : most > share ? most : share;
+    double one = 1.05 * g->opts.max_positions * plan_planes(p, g->opts.max_loops) * (slot + 4);
+    uint64_t known = machine_memory(here);
+    double memory = known ? (double)known : UNKNOWN_MEMORY;
+    double taken = (double)(g->weight_bytes > g->mem.bytes ? g->weight_bytes : g->mem.bytes);
+    double quarter = memory / 4, most = (memory - taken) / 2, least = memory / 16;
+    double all = DEFAULT_SEQUENCES * one, share = quarter;
+    const char *part = "a quarter";
+    if (all <= quarter && all <= most) {
+        (void)snprintf(why, 96, "%d full contexts", DEFAULT_SEQUENCES);
+        return (uint64_t)all;
+    }
+    if (one > quarter && one <= most) {
+        (void)snprintf(why, 96, "one full context");
+        return (uint64_t)one;
+    }
+    if (one > quarter || most < quarter) {
+        share = most;
+        part = "half of what weights and buffers leave";
+    }
+    if (share < least) {
+        share = least;
+        part = "a sixteenth";
+    }
+    bool limited = known && known == here->cgroup.memory;
+    (void)snprintf(why, 96, "%s of %.1f MB%s", part, memory / 1e6,
+                   limited ? ", the cgroup's limit" : "");
     return (uint64_t)share;
 }
 
-static int take_cache(eng__cpu *g, err *e) {
+static int take_cache(eng__cpu *g, const machine *here, err *e) {
     eng_backend_info *info = &g->base.info;
-    uint64_t bytes = g->opts.cache_bytes ? g->opts.cache_bytes : default_cache_bytes(g);
+    uint64_t bytes = g->opts.cache_bytes;
+    if (bytes) (void)snprintf(info->why_cache, sizeof info->why_cache, "--kv-memory");
+    else bytes = default_cache_bytes(g, here, info->why_cache);
     if (eng__size_cache(info, &g->plan, &g->opts, bytes, e) != 0) return -1;
     g->slots = eng__take(g, info->n_slots, info->slot_bytes);
     g->maps = eng__take(g, info->n_blocks, info->block_map_bytes);
@@ -316,6 +343,11 @@ int eng_cpu_open(eng_backend **out, const model_folder *m, const eng_backend_opt
     g->opts = *opts;
     if (eng__check_plan(&g->plan, e) != 0) goto fail;
     if (eng__check_opts(&g->opts, &g->plan, &limits, e) != 0) goto fail;
+    eng_backend_info *info = &g->base.info;
+    machine here;
+    machine_read(&here);
+    if (opts->threads) (void)snprintf(info->why_threads, sizeof info->why_threads, "--threads");
+    else (void)machine_why_threads(&here, info->why_threads);
     set_geometry(g);
     set_forms(g);
     if (eng__kernels_choose(&g->k, opts->kernels, e) != 0) goto fail;
@@ -323,8 +355,7 @@ int eng_cpu_open(eng_backend **out, const model_folder *m, const eng_backend_opt
     if (eng__load_weights(g, e) != 0) goto fail;
     if (eng__tables_init(g, e) != 0) goto fail;
     if (take_scratch(g, e) != 0) goto fail;
-    if (take_cache(g, e) != 0) goto fail;
-    eng_backend_info *info = &g->base.info;
+    if (take_cache(g, &here, e) != 0) goto fail;
     info->device = "cpu";
     info->exit = g->opts.exit;
     info->kernels = g->k->name;

@@ -40,7 +40,8 @@ void eng__pool_run(eng__pool *p, eng__work fn, void *arg, uint32_t n, uint32_t g
 uint32_t eng__pool_threads(const eng__pool *p);
 /* Processor time of the caller and the workers so far. */
 uint64_t eng__pool_cpu_ns(const eng__pool *p);
-uint32_t eng__cores(void); /* cores this process may run on */
+/* As many as this machine and container are good for: machine_threads, within a pool's bound. */
+uint32_t eng__threads_here(void);
 
 /* ---- kernels: one source, compiled once per instruction set ---- */
 

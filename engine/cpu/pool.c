@@ -5,11 +5,11 @@
  * never take work of a run that has ended, and nobody waits for threads that took nothing:
  * with a busy neighbour on one core the others simply take more chunks. */
 #include "base/clock.h"
+#include "base/machine.h"
 #include "base/size.h"
 #include "engine/cpu/cpu_internal.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
@@ -41,14 +41,11 @@ struct eng__pool {
     } workers[];
 };
 
-uint32_t eng__cores(void) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) {
-        int n = CPU_COUNT(&set);
-        if (n > 0) return (uint32_t)n;
-    }
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 ? (uint32_t)n : 1;
+uint32_t eng__threads_here(void) {
+    machine m;
+    machine_read(&m);
+    uint32_t n = machine_threads(&m);
+    return n < MAX_THREADS ? n : MAX_THREADS;
 }
 
 static inline void relax(void) {
@@ -109,7 +106,7 @@ static void *worker_main(void *arg) {
 
 int eng__pool_create(eng__pool **out, uint32_t threads, err *e) {
     *out = NULL;
-    if (threads == 0) threads = eng__cores();
+    if (threads == 0) threads = eng__threads_here();
     if (threads > MAX_THREADS) {
         return err_set(e, ERR_USAGE, "threads", "%u threads asked for; at most %d", threads,
                        MAX_THREADS);

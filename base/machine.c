@@ -1,0 +1,45 @@
+/* machine.c - see machine.h. */
+#include "base/machine.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <unistd.h>
+
+static uint32_t cores(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) {
+        int n = CPU_COUNT(&set);
+        if (n > 0) return (uint32_t)n;
+    }
+    long n = sysconf(_SC_NPROCESSORS_ONLN); /* more cores than the set has bits */
+    return n > 0 ? (uint32_t)n : 1;
+}
+
+static uint64_t host_memory(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+}
+
+void machine_read(machine *out) {
+    *out = (machine){.cores = cores(), .memory = host_memory()};
+    cgroup_read(&out->cgroup, "");
+}
+
+uint32_t machine_threads(const machine *m) {
+    double quota = m->cgroup.cpus;
+    if (quota == 0 || quota >= m->cores) return m->cores;
+    return quota < 1 ? 1 : (uint32_t)quota;
+}
+
+uint64_t machine_memory(const machine *m) {
+    uint64_t limit = m->cgroup.memory;
+    return limit && (m->memory == 0 || limit < m->memory) ? limit : m->memory;
+}
+
+const char *machine_why_threads(const machine *m, char out[64]) {
+    int n = snprintf(out, 64, "%u core%s", m->cores, m->cores == 1 ? "" : "s");
+    if (m->cgroup.cpus > 0 && n > 0) {
+        (void)snprintf(out + n, 64 - (size_t)n, ", cgroup quota %.4g", m->cgroup.cpus);
+    }
+    return out;
+}
