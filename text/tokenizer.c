@@ -11,45 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- UTF-8 ---- */
-
-/* Unicode's White_Space; the character at s is `len` bytes. */
-static bool is_space(const char *s, size_t len) {
-    if (len == 1) return *s == ' ' || (*s >= '\t' && *s <= '\r');
-    static const char *const wide[] = {
-        "\xc2\x85", "\xc2\xa0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003",
-        "\u2004",   "\u2005",   "\u2006", "\u2007", "\u2008", "\u2009", "\u200a",
-        "\u2028",   "\u2029",   "\u202f", "\u205f", "\u3000",
-    };
-    for (size_t i = 0; i < ARRAY_LEN(wide); i++) {
-        if (strlen(wide[i]) == len && memcmp(wide[i], s, len) == 0) return true;
-    }
-    return false;
-}
-
-static size_t spaces_after(const char *text, size_t n) {
-    size_t i = 0;
-    while (i < n) {
-        size_t len = utf8_char(text + i, n - i);
-        if (len == 0 || !is_space(text + i, len)) break;
-        i += len;
-    }
-    return i;
-}
-
-/* Where the spaces that end at `end` begin; not before `floor`. */
-static size_t spaces_before(const char *text, size_t floor, size_t end) {
-    while (end > floor) {
-        size_t len = 1;
-        while (len < 3 && end - len > floor && ((unsigned char)text[end - len] & 0xc0) == 0x80)
-            len++;
-        if (utf8_char(text + end - len, len) != len) break;
-        if (!is_space(text + end - len, len)) break;
-        end -= len;
-    }
-    return end;
-}
-
 /* ---- encoding ---- */
 
 /* Bytes that are not UTF-8 are cut out and become their byte tokens, if they have any; the
@@ -68,20 +29,6 @@ static int encode_plain(text__encoder *c, const char *text, size_t n) {
         n--;
     }
     return 0;
-}
-
-/* Longest added token at the start of text, or TEXT__NO_ID. */
-static uint32_t trie_match(const text__trie *trie, const char *text, size_t n, size_t *len) {
-    uint32_t found = TEXT__NO_ID;
-    uint64_t node = 0;
-    for (size_t i = 0; i < n; i++) {
-        node = map_get(&trie->edges, node << 8 | (unsigned char)text[i]);
-        if (node == MAP_NONE) break;
-        if (trie->end[node] == TEXT__NO_ID) continue;
-        found = trie->end[node];
-        *len = i + 1;
-    }
-    return found;
 }
 
 /* Every byte of text, which lies in the encoder's, is the model's own. */
@@ -108,22 +55,26 @@ static int encode_from(text__encoder *c, int k, const char *text, size_t n) {
     size_t done = 0;
     for (size_t i = 0; i < n;) {
         size_t len = 0;
-        uint32_t at = trie->first[(unsigned char)text[i]] ? trie_match(trie, text + i, n - i, &len)
-                                                          : TEXT__NO_ID;
+        uint32_t at = trie->first[(unsigned char)text[i]]
+                          ? text__trie_match(trie, text + i, n - i, &len)
+                          : TEXT__NO_ID;
         if (at == TEXT__NO_ID) {
             i++;
             continue;
         }
         const text__added *a = &c->t->added[at];
         size_t start = i, end = i + len;
-        i = end;
+        i = end; /* also where blanks go along: another token may stand among them */
         if (c->t->tokens[a->id].control && !trusted(c, text + start, len)) continue;
-        if (a->lstrip) start = spaces_before(text, done, start);
-        if (a->rstrip) end += spaces_after(text + end, n - end);
+        if (a->single_word &&
+            (text__word_before(text, start) || text__word_after(text + end, n - end))) {
+            continue;
+        }
+        if (a->lstrip) start = text__spaces_before(text, done, start);
+        if (a->rstrip) end += text__spaces_after(text + end, n - end);
         if (start > done && encode_from(c, k + 1, text + done, start - done) != 0) return -1;
         if (text__put_id(c, a->id) != 0) return -1;
         done = end;
-        if (i < end) i = end;
     }
     return done < n ? encode_from(c, k + 1, text + done, n - done) : 0;
 }
@@ -172,8 +123,9 @@ void tokenizer_mark_control(tokenizer *t, const char *text, size_t n) {
     for (size_t i = 0; i < n; i++) {
         for (int k = 0; k < 2; k++) {
             size_t len = 0;
-            uint32_t at =
-                t->tries[k].n_nodes ? trie_match(&t->tries[k], text + i, n - i, &len) : TEXT__NO_ID;
+            uint32_t at = t->tries[k].n_nodes
+                              ? text__trie_match(&t->tries[k], text + i, n - i, &len)
+                              : TEXT__NO_ID;
             if (at != TEXT__NO_ID) t->tokens[t->added[at].id].control = true;
         }
     }
@@ -183,7 +135,7 @@ bool tokenizer_find(const tokenizer *t, const char *token, uint32_t *id) {
     size_t n = strlen(token), len = 0;
     *id = TEXT__NO_ID;
     for (int k = 0; k < 2 && *id == TEXT__NO_ID; k++) {
-        uint32_t at = trie_match(&t->tries[k], token, n, &len);
+        uint32_t at = text__trie_match(&t->tries[k], token, n, &len);
         if (at != TEXT__NO_ID && len == n) *id = t->added[at].id;
     }
     if (*id == TEXT__NO_ID && n > 0) *id = text__token_lookup(t, token, n);

@@ -35,7 +35,7 @@ typedef struct {
 /* An added token is found in the text before anything else looks at it. */
 typedef struct {
     uint32_t id;
-    bool lstrip, rstrip;
+    bool lstrip, rstrip, single_word;
 } text__added;
 
 /* Added tokens as a trie: (node << 8 | byte) -> node, node -> index into `added`. */
@@ -86,6 +86,16 @@ struct tokenizer {
 typedef enum { TEXT__WHOLE_UNKNOWN, TEXT__WHOLE_YES, TEXT__WHOLE_NO } text__whole;
 
 uint32_t text__token_lookup(const tokenizer *t, const char *bytes, size_t n); /* TEXT__NO_ID */
+/* Index of the longest added token at the start of text, or TEXT__NO_ID. */
+uint32_t text__trie_match(const text__trie *trie, const char *text, size_t n, size_t *len);
+
+/* ---- characters ---- */
+
+size_t text__spaces_after(const char *text, size_t n);
+/* Where the spaces that end at `end` begin; not before `floor`. */
+size_t text__spaces_before(const char *text, size_t floor, size_t end);
+bool text__word_after(const char *text, size_t n); /* the text begins with a letter or the like */
+bool text__word_before(const char *text, size_t end);
 
 /* ---- encoding: what one call holds ---- */
 

@@ -1,0 +1,43 @@
+/* load_internal.h - what the files that read a tokenizer.json share. */
+#ifndef FATHOM_TEXT_LOAD_INTERNAL_H
+#define FATHOM_TEXT_LOAD_INTERNAL_H
+
+#include "text/tokenizer_internal.h"
+
+enum { TEXT__ALPHABET = 256 + 68 }; /* highest code point of the byte alphabet, plus 1 */
+
+typedef struct {
+    tokenizer *t;
+    const char *what;                /* file name for messages */
+    uint32_t rows;                   /* ids lie below it */
+    size_t used;                     /* bytes of t->text */
+    int16_t byte_of[TEXT__ALPHABET]; /* code point -> byte, -1 = none */
+    bool byte_fallback;              /* "<0x0A>" stands in for a byte of what has no token */
+    json_t *vocab;                   /* of the file */
+    json_t *last; /* spelling of an added token -> index of its last entry, which counts */
+    json_t *past; /* spellings of added tokens whose id the model has no row for */
+    err *e;
+} text__loader;
+
+/* Both return -1. */
+int text__bad(text__loader *l, const char *key, const char *fmt, ...) PRINTF_LIKE(3, 4);
+int text__load_no_memory(text__loader *l);
+bool text__empty_or_null(const json_t *v);
+
+/* vocab.c. Sides of merges and unk_token are ids of the vocabulary; -1 where there is none, or
+ * the model has no row for it. */
+void text__alphabet_init(int16_t *byte_of);
+int text__vocab_measure(text__loader *l, size_t *text_bytes) WARN_UNUSED;
+int text__vocab_load(text__loader *l) WARN_UNUSED;
+int text__vocab_id(const text__loader *l, const char *key, size_t n, uint32_t *id) WARN_UNUSED;
+int text__vocab_index(text__loader *l) WARN_UNUSED;
+int text__merges_load(text__loader *l, const json_t *merges) WARN_UNUSED;
+
+/* added.c: first looks through them, then loads them. */
+int text__added_measure(text__loader *l, const json_t *added, size_t *text_bytes) WARN_UNUSED;
+int text__added_load(text__loader *l, const json_t *added) WARN_UNUSED;
+
+/* post.c: finds the token that a post-processor puts before every text. */
+void text__post_load(text__loader *l, const json_t *post);
+
+#endif
