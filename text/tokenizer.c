@@ -87,15 +87,18 @@ int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_
 
 int tokenizer_encode_runs(const tokenizer *t, const char *text, size_t n, const text_run *runs,
                           size_t n_runs, size_t max_ids, token_ids *out, err *e) {
-    text__encoder c = {
-        .t = t, .out = out, .n_bytes = n, .text = text, .runs = runs, .n_runs = n_runs, .e = e};
+    text__encoder c = {.t = t,
+                       .out = out,
+                       .search = {.n_bytes = n},
+                       .text = text,
+                       .runs = runs,
+                       .n_runs = n_runs,
+                       .e = e};
     if (!size_add(out->n, max_ids, &c.max_ids)) c.max_ids = SIZE_MAX;
     int rc = encode_from(&c, 0, text, n);
     free(c.symbols);
     free(c.heap);
-    pcre2_match_data_free(c.match);
-    pcre2_match_context_free(c.context);
-    if (c.stack) pcre2_jit_stack_free(c.stack);
+    text__search_deinit(&c.search);
     return rc;
 }
 
@@ -177,7 +180,7 @@ int tokenizer_open(tokenizer **out, const char *dir, uint32_t vocab_size, err *e
 void tokenizer_close(tokenizer *t) {
     if (t == NULL) return;
     for (uint32_t i = 0; i < t->n_steps; i++)
-        pcre2_code_free(t->steps[i].code);
+        text__pattern_deinit(&t->steps[i].pattern);
     for (int k = 0; k < 2; k++) {
         map_deinit(&t->tries[k].edges);
         free(t->tries[k].end);

@@ -5,13 +5,11 @@
 #ifndef FATHOM_ENGINE_TOKENIZER_INTERNAL_H
 #define FATHOM_ENGINE_TOKENIZER_INTERNAL_H
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-
 #include "base/json.h"
 #include "base/map.h"
+#include "text/pattern_internal.h"
 #include "text/tokenizer.h"
 
-#include <pcre2.h>
 #include <stdatomic.h>
 
 #define TEXT__NO_ID UINT32_MAX
@@ -55,9 +53,7 @@ typedef enum {
 } text__behavior;
 
 typedef struct {
-    pcre2_code *code; /* NULL: no split, only the prefix space */
-    bool jit;
-    bool in_windows; /* a search may be cut into several: nothing refers to where it begins */
+    text__pattern pattern; /* none: no split, only the prefix space */
     text__behavior behavior;
     bool invert;
     bool add_prefix_space;
@@ -115,14 +111,7 @@ typedef struct {
     text__symbol *symbols; /* for long pieces */
     uint64_t *heap;        /* rank << 32 | index of the left symbol */
     size_t cap;            /* symbols there is room for; the heap has twice that */
-    size_t n_bytes;        /* of the whole text */
-    uint64_t search_ns;    /* processor time that patterns took so far, by samples */
-    uint64_t last_sample_ns;
-    uint32_t searches; /* every so many one is timed */
-    size_t window;     /* places where one search may begin before the time is looked at */
-    pcre2_match_data *match;
-    pcre2_match_context *context; /* both made at first use */
-    pcre2_jit_stack *stack;
+    text__search search;
 } text__encoder;
 
 int text__put_id(text__encoder *c, uint32_t id) WARN_UNUSED;

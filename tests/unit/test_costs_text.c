@@ -128,7 +128,7 @@ Test(costs_text, text_costs_its_size_where_patterns_are_interpreted) {
     for (size_t i = 0; i < ARRAY_LEN(patterns); i++) {
         tokenizer *t = tokenizer_of(patterns[i].pattern);
         for (uint32_t k = 0; k < t->n_steps; k++)
-            t->steps[k].jit = false;
+            t->steps[k].pattern.jit = false;
         encoding_with = t;
         check_costs(patterns[i].name, &row, 1);
         tokenizer_close(t);

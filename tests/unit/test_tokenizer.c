@@ -227,9 +227,6 @@ static void pre_long_regex(json_t *f) {
     steps(f, split_by(text, "Isolated", false));
     free(text);
 }
-static void pre_empty_regex(json_t *f) {
-    steps(f, split_by("", "Isolated", false));
-}
 static void pre_behavior(json_t *f) {
     steps(f, split_by("a", "Sideways", false));
 }
@@ -306,7 +303,6 @@ Test(tokenizer, every_malformed_file_is_refused_with_its_name_and_the_reason) {
         {pre_without_bytes, "no ByteLevel"},
         {pre_bad_regex, "split pattern"},
         {pre_byte_regex, "split pattern"},
-        {pre_empty_regex, "empty split pattern"},
         {pre_long_regex, "over 16384 bytes"},
         {pre_behavior, "behavior"},
         {pre_many, "more than 16"},
