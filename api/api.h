@@ -28,13 +28,15 @@ typedef struct {
     const char *served_name;     /* id in /v1/models; NULL = the folder's last name */
     const model_folder *model;   /* borrowed, as is the tokenizer, for the context's life */
     const tokenizer *tokenizer;  /* NULL: token-id prompts only */
+    const char *no_tokenizer;    /* why there is none, for those who send text; NULL: no reason */
     uint32_t max_context;        /* prompt + output tokens */
     uint32_t default_max_tokens; /* when a request names none (completions: 16, chat: this) */
     uint32_t max_n, max_prompts; /* choices per prompt, prompts per request */
     uint32_t ceiling_loops;      /* most loops a request may ask for */
     uint64_t max_request_tokens; /* prompts x n x max_tokens together */
     size_t max_body_bytes;
-    bool control_ids; /* token-id prompts may hold control tokens */
+    bool control_ids;    /* token-id prompts may hold control tokens */
+    bool special_tokens; /* text prompts that spell one have it */
     /* How the model runs: loops of a token that asks for none, what halted positions are to
      * deeper loops, and when a token leaves. false: as its plan says. */
     bool own_run;

@@ -87,7 +87,7 @@ void api__jinja_normalise(buf *out, const char *text, size_t n);
 
 struct api_context {
     api_opts opts; /* zeros replaced by defaults; strings below, not the caller's */
-    char *name;
+    char *name, *no_tokenizer;
     const model_plan *config;
     api__template *template; /* NULL: no chat */
     bool strange_template;   /* there is one, but none that is known */
@@ -101,12 +101,12 @@ struct api_context {
     api__vocab *vocab; /* NULL: answers cannot be constrained (no tokenizer, or no end token) */
 };
 
-/* Adds one end token of the model, once. */
-int api__add_end(api_context *c, uint32_t id, err *e) WARN_UNUSED;
+/* Adds one end token of the model, once. `file` named it, and is named in a warning. */
+void api__add_end(api_context *c, uint32_t id, const char *file);
 /* Adds the end tokens that a file names: an id or a list of them. */
-int api__read_ends(api_context *c, const json_t *eos, const char *file, err *e) WARN_UNUSED;
+void api__read_ends(api_context *c, const json_t *eos, const char *file);
 /* Adds the end tokens of the plan (config.json), which count only if no other file named one. */
-int api__add_config_ends(api_context *c, err *e) WARN_UNUSED;
+void api__add_config_ends(api_context *c);
 
 /* ---- stop strings ---- */
 
@@ -202,8 +202,7 @@ enum {
 
 /* Values as read; what needs the model or another field is checked afterwards. */
 typedef struct {
-    const char *model, *user, *suffix, *reasoning_effort, *request_id, *cache_salt, *instructions,
-        *truncation;
+    const char *model, *user, *suffix, *reasoning_effort, *request_id, *cache_salt, *truncation;
     int64_t max_tokens, max_completion_tokens, min_tokens, n, best_of, seed, top_k, logprobs,
         top_logprobs, prompt_logprobs, priority;
     double temperature, top_p, min_p, frequency_penalty, presence_penalty, repetition_penalty;
@@ -211,7 +210,7 @@ typedef struct {
         include_stop, add_generation_prompt, continue_final_message, parallel_tool_calls;
     const json_t *prompt, *messages, *stop, *stop_token_ids, *logit_bias, *stream_options, *depth,
         *response_format, *tools, *tool_choice, *input, *text, *reasoning, *metadata, *include,
-        *chat_template_kwargs;
+        *chat_template_kwargs, *instructions;
 } api__values;
 
 typedef struct {
@@ -254,7 +253,7 @@ int api__keep_ids(api_request *r, const api_context *c, const token_ids *ids, ap
 typedef struct {
     bool items;
     api__answer answer;
-    const char *instructions; /* the system's turn, before all; NULL = none */
+    const json_t *instructions; /* the system's turn, before all; NULL = none */
     const char *lead; /* text before everything, in whatever turn comes first; NULL = none */
 } api__turns;
 int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns *t, arena *mem,
@@ -270,9 +269,13 @@ int api__can_constrain(const api_context *c, const api__values *v, const char *p
                        err *e) WARN_UNUSED;
 int api__read_format(api_request *r, const api_context *c, const api__values *v,
                      err *e) WARN_UNUSED;
-/* Encodes text as plain text, after the token that begins every text if bos. */
-int api__encode(const api_context *c, const char *text, size_t n, bool bos, token_ids *out,
-                err *e) WARN_UNUSED;
+/* Appends the ids of a text, at most max_ids, after the token that begins every text if bos.
+ * special: control tokens that the text spells are read as such, the first of them too. */
+int api__encode(const api_context *c, const char *text, size_t n, bool bos, bool special,
+                size_t max_ids, token_ids *out, err *e) WARN_UNUSED;
+int api__push_id(token_ids *ids, uint32_t id, err *e) WARN_UNUSED;
+/* Refuses text; `use` says what to send instead. */
+int api__no_tokenizer(const api_context *c, const char *param, const char *use, err *e);
 /* Checks one token id of a prompt against the model. */
 int api__check_id(const api_context *c, const json_t *v, const char *param, uint32_t *out,
                   err *e) WARN_UNUSED;

@@ -24,27 +24,24 @@ bool api__file_exists(const char *path) {
     return access(path, F_OK) == 0;
 }
 
-/* *out is NULL if the folder has no such file. */
+/* *out is NULL if the folder has no such file, or one that holds no JSON object: these files are
+ * advice, so what is wrong with them is warned of. Fails for memory, and for what is no readable
+ * file. */
 static int read_config(json_t **out, const char *dir, const char *file, err *e) {
     *out = NULL;
     buf path = {0}, text = {0};
-    buf_printf(&path, "%s/%s", dir, file);
-    if (path.failed) return api__out_of_memory(e);
+    err why = {0};
     int rc = 0;
-    if (api__file_exists(path.data)) {
-        err why = {0};
-        rc = file_read(&text, path.data, MAX_CONFIG_BYTES, e);
-        if (rc == 0)
-            rc = model_json_parse(out, text.data ? text.data : "", text.len, &config_limits, file,
-                                  &why);
-        if (why.code)
-            err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_BAD_FILE, file, "%s",
-                    why.msg);
-        if (rc == 0 && !json_is_object(*out)) {
-            rc = err_set(e, ERR_BAD_FILE, file, "%s: must hold a JSON object", file);
-        }
+    buf_printf(&path, "%s/%s", dir, file);
+    if (path.failed) rc = api__out_of_memory(e);
+    else if (api__file_exists(path.data)) rc = file_read(&text, path.data, MAX_CONFIG_BYTES, e);
+    if (rc == 0 && text.data &&
+        model_json_parse(out, text.data, text.len, &config_limits, file, &why) != 0) {
+        if (why.code == ERR_NO_MEMORY) rc = api__out_of_memory(e);
+        else log_line(LOG_WARN, "%s; the file is left out", why.msg);
     }
-    if (rc != 0) {
+    if (*out && !json_is_object(*out)) {
+        log_line(LOG_WARN, "%s: must hold a JSON object; the file is left out", file);
         json_decref(*out);
         *out = NULL;
     }
@@ -54,40 +51,37 @@ static int read_config(json_t **out, const char *dir, const char *file, err *e) 
 }
 
 /* The ranges are those a request's own fields must keep, so they come from the same table. */
-static int read_default(const json_t *root, const char *name, float *out, err *e) {
+static void read_default(const json_t *root, const char *name, float *out) {
     const json_t *v = json_object_get(root, name);
-    if (v == NULL || json_is_null(v)) return 0;
+    double x = (double)*out;
     for (size_t i = 0; i < api__n_fields; i++) {
         const api__field *f = &api__fields[i];
-        if (strcmp(f->name, name) != 0) continue;
-        double x;
         err why = {0};
-        if (api__read_num(v, name, f->min, f->above, f->max, &x, &why) != 0) {
-            return err_set(e, ERR_BAD_FILE, name, "generation_config.json: %s", why.msg);
-        }
-        *out = (float)x;
+        if (strcmp(f->name, name) != 0) continue;
+        if (api__read_num(v, name, f->min, f->above, f->max, &x, &why) == 0) *out = (float)x;
+        else log_line(LOG_WARN, "generation_config.json: %s; it is left out", why.msg);
     }
-    return 0;
+}
+
+static void read_top_k(api_context *c, const json_t *root) {
+    int64_t top_k = 0;
+    err why = {0};
+    if (api__read_int(json_object_get(root, "top_k"), "top_k", -1, INT32_MAX, &top_k, &why) != 0)
+        log_line(LOG_WARN, "generation_config.json: %s; it is left out", why.msg);
+    else if (top_k > 0 && top_k < c->config->vocab_size) c->defaults.top_k = (uint32_t)top_k;
 }
 
 static int read_generation(api_context *c, err *e) {
     json_t *root;
     if (read_config(&root, c->opts.model_dir, "generation_config.json", e) != 0) return -1;
-    if (root == NULL) return 0;
-    const json_t *k = json_object_get(root, "top_k");
-    int rc = api__read_ends(c, json_object_get(root, "eos_token_id"), "generation_config.json", e);
-    if (rc == 0) rc = read_default(root, "temperature", &c->defaults.temperature, e);
-    if (rc == 0) rc = read_default(root, "top_p", &c->defaults.top_p, e);
-    if (rc == 0) rc = read_default(root, "min_p", &c->defaults.min_p, e);
-    if (rc == 0) rc = read_default(root, "repetition_penalty", &c->defaults.repetition_penalty, e);
-    int64_t top_k = 0;
-    err why = {0};
-    if (rc == 0 && api__read_int(k, "top_k", 0, INT32_MAX, &top_k, &why) != 0) {
-        rc = err_set(e, ERR_BAD_FILE, "top_k", "generation_config.json: %s", why.msg);
-    }
-    c->defaults.top_k = top_k < c->config->vocab_size ? (uint32_t)top_k : 0;
+    api__read_ends(c, json_object_get(root, "eos_token_id"), "generation_config.json");
+    read_default(root, "temperature", &c->defaults.temperature);
+    read_default(root, "top_p", &c->defaults.top_p);
+    read_default(root, "min_p", &c->defaults.min_p);
+    read_default(root, "repetition_penalty", &c->defaults.repetition_penalty);
+    read_top_k(c, root);
     json_decref(root);
-    return rc;
+    return 0;
 }
 
 /* A token is written as "text" or as {"content": "text", …}. */
@@ -110,17 +104,21 @@ static const char *jinja_text(const json_t *root) {
 }
 
 /* The tokenizer's own tokens: which one ends a text, and which one begins it. */
-static int read_tokens(api_context *c, const json_t *root, err *e) {
+static void read_tokens(api_context *c, const json_t *root) {
     const tokenizer *t = c->opts.tokenizer;
     const char *eos = token_text(root, "eos_token"), *bos = token_text(root, "bos_token");
     uint32_t id;
-    if (eos && tokenizer_find(t, eos, &id) && api__add_end(c, id, e) != 0) return -1;
+    if (eos && tokenizer_find(t, eos, &id)) api__add_end(c, id, "tokenizer_config.json");
     /* add_bos_token says it where it stands; else tokenizer.json's own template does. */
     const json_t *add_bos = json_object_get(root, "add_bos_token");
     if (json_is_boolean(add_bos))
         c->add_bos = json_is_true(add_bos) && bos && tokenizer_find(t, bos, &c->bos_id);
     else c->add_bos = tokenizer_bos(t, &c->bos_id);
-    return 0;
+    if (c->add_bos && c->bos_id >= c->config->vocab_size) {
+        log_line(LOG_WARN, "tokenizer_config.json: the first token %u is no token of the model",
+                 c->bos_id);
+        c->add_bos = false;
+    }
 }
 
 static int read_template(api_context *c, const json_t *root, err *e) {
@@ -134,7 +132,7 @@ static int read_template(api_context *c, const json_t *root, err *e) {
     }
     const uint32_t *ends = c->template ? api__template_stops(c->template, &n) : NULL;
     for (uint32_t i = 0; i < n; i++) {
-        if (api__add_end(c, ends[i], e) != 0) return -1;
+        api__add_end(c, ends[i], "the chat template");
     }
     return 0;
 }
@@ -145,9 +143,9 @@ static int read_files(api_context *c, err *e) {
     bool text = c->opts.tokenizer != NULL;
     if (read_generation(c, e) != 0) return -1;
     if (text && read_config(&root, c->opts.model_dir, "tokenizer_config.json", e) != 0) return -1;
-    int rc = text ? read_tokens(c, root, e) : 0;
-    if (rc == 0) rc = api__add_config_ends(c, e);
-    if (rc == 0 && text) rc = read_template(c, root, e);
+    if (text) read_tokens(c, root);
+    api__add_config_ends(c);
+    int rc = text ? read_template(c, root, e) : 0;
     json_decref(root);
     return rc;
 }
@@ -200,7 +198,8 @@ int api_context_open(api_context **out, const api_opts *opts, err *e) {
     }
     c->name = opts->served_name ? strdup(opts->served_name) : folder_name(c->opts.model_dir);
     c->stop_ids = array_new(API__MAX_ENDS, sizeof *c->stop_ids);
-    if (c->name == NULL || c->stop_ids == NULL) {
+    if (opts->no_tokenizer) c->no_tokenizer = strdup(opts->no_tokenizer);
+    if (c->name == NULL || c->stop_ids == NULL || (opts->no_tokenizer && !c->no_tokenizer)) {
         api__out_of_memory(e);
         goto fail;
     }
@@ -210,6 +209,7 @@ int api_context_open(api_context **out, const api_opts *opts, err *e) {
         goto fail;
     }
     c->opts.model_dir = NULL; /* the caller's, read during open only */
+    c->opts.no_tokenizer = c->no_tokenizer;
     c->opts.served_name = c->name;
     *out = c;
     return 0;
@@ -224,6 +224,7 @@ void api_context_close(api_context *c) {
     api__vocab_close(c->vocab);
     free(c->stop_ids);
     free(c->name);
+    free(c->no_tokenizer);
     free(c);
 }
 

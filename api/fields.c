@@ -51,7 +51,7 @@ const api__field api__fields[] = {
     INT("prompt_logprobs", BOTH, prompt_logprobs, 0, ENG_MAX_TOP),
     NUM("temperature", ALL, temperature, 0, 2),
     ABOVE("top_p", ALL, top_p, 0, 1),
-    INT("top_k", ALL, top_k, 0, INT32_MAX),
+    INT("top_k", ALL, top_k, -1, INT32_MAX), /* -1, as 0: off */
     NUM("min_p", ALL, min_p, 0, 1),
     NUM("frequency_penalty", ALL, frequency_penalty, -2, 2),
     NUM("presence_penalty", ALL, presence_penalty, -2, 2),
@@ -74,7 +74,7 @@ const api__field api__fields[] = {
     OTHER("tool_choice", TALK, tool_choice),
     BOOL("parallel_tool_calls", TALK, parallel_tool_calls),
     OTHER("input", RESP, input),
-    STR("instructions", RESP, instructions, 0),
+    OTHER("instructions", RESP, instructions),
     INT("max_output_tokens", RESP, max_completion_tokens, 1, INT32_MAX),
     OTHER("text", RESP, text),
     OTHER("reasoning", RESP, reasoning),
@@ -164,8 +164,8 @@ static int read_str(const json_t *v, const api__field *f, const char **out, err 
         return err_set(e, ERR_BAD_PARAM, f->name, "%s may have at most %.0f bytes", f->name,
                        f->max);
     }
-    *out = json_string_value(v);
-    return 0;
+    *out = json_c_string(v);
+    return *out ? 0 : api__bad_param(e, f->name, "may not hold U+0000");
 }
 
 /* What says nothing asks for nothing: clients spell absence in all these ways. */

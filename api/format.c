@@ -59,7 +59,7 @@ static int read_schema(api_request *r, const json_t *format, const char *param, 
 static int read_response_format(api_request *r, const api_context *c, const api__values *v,
                                 err *e) {
     const char *param = r->kind == API_RESPONSES ? "text.format" : "response_format";
-    const char *type = json_string_value(json_object_get(v->response_format, "type"));
+    const char *type = json_c_string(json_object_get(v->response_format, "type"));
     if (!json_is_object(v->response_format) || type == NULL) {
         return err_set(e, ERR_BAD_PARAM, param, "%s must be an object with a type", param);
     }

@@ -35,20 +35,7 @@ static const json_t *member(const json_t *root, const char *key) {
 
 static int needs_tokenizer(const api_context *c, err *e) {
     if (c->opts.tokenizer) return 0;
-    return err_set(e, ERR_UNSUPPORTED, NULL, "this model has no tokenizer");
-}
-
-static int push_id(api_listing *l, uint32_t id, err *e) {
-    token_ids *t = &l->ids;
-    if (t->n == t->cap) {
-        size_t cap = t->cap ? t->cap * 2 : 64, bytes;
-        uint32_t *data = size_mul(cap, sizeof *data, &bytes) ? realloc(t->data, bytes) : NULL;
-        if (data == NULL) return api__out_of_memory(e);
-        t->data = data;
-        t->cap = cap;
-    }
-    t->data[t->n++] = id;
-    return 0;
+    return api__no_tokenizer(c, NULL, "it takes and gives token ids only", e);
 }
 
 static int make_texts(api_listing *l, const json_t *list, err *e) {
@@ -92,9 +79,8 @@ static int add_text(api_listing *l, const json_t *text, bool bos, const char *pa
         return err_set(e, ERR_BAD_PARAM, param, "%s must be a string or a list of strings", param);
     least = tokenizer_fewest(c->opts.tokenizer, json_string_length(text)) + bos;
     if (least > most) return too_long(c, least, param, e);
-    if (bos && push_id(l, c->bos_id, e) != 0) return -1;
-    if (tokenizer_encode(c->opts.tokenizer, json_string_value(text), json_string_length(text),
-                         false, most - bos, &l->ids, &why) == 0) {
+    if (api__encode(c, json_string_value(text), json_string_length(text), bos,
+                    c->opts.special_tokens, most, &l->ids, &why) == 0) {
         return end_text(l, param, e);
     }
     if (why.code == ERR_TOO_LONG) return too_long(c, most + 1, param, e);
@@ -165,7 +151,7 @@ static int add_ids(api_listing *l, const json_t *ids, err *e) {
     for (size_t i = 0; i < n; i++) {
         uint32_t id;
         if (api__check_id(l->c, json_array_get(ids, i), "tokens", &id, e) != 0) return -1;
-        if (push_id(l, id, e) != 0) return -1;
+        if (api__push_id(&l->ids, id, e) != 0) return -1;
     }
     return end_text(l, "tokens", e);
 }

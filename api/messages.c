@@ -18,7 +18,7 @@ static int bad(const reading *r, err_code code, size_t i, const char *key, const
 }
 
 static int read_role(const reading *r, const json_t *v, size_t i, api__role *out) {
-    const char *name = json_string_value(v);
+    const char *name = json_c_string(v);
     size_t role = 0;
     if (name == NULL) return bad(r, ERR_BAD_PARAM, i, "role", "must be a string");
     while (role < API__ROLES && strcmp(api__role_names[role], name) != 0)
@@ -46,7 +46,7 @@ static int check_parts(const reading *r, const json_t *parts, size_t i, size_t *
     if (n == 0) return bad(r, ERR_BAD_PARAM, i, "content", "may not be an empty list");
     for (size_t k = 0; k < n; k++) {
         const json_t *part = json_array_get(parts, k), *text = json_object_get(part, "text");
-        const char *type = json_string_value(json_object_get(part, "type"));
+        const char *type = json_c_string(json_object_get(part, "type"));
         if (type == NULL) return bad(r, ERR_BAD_PARAM, i, "content", "must hold parts with a type");
         if (!is_text(type)) {
             return bad(r, ERR_UNSUPPORTED, i, "content",
@@ -161,7 +161,7 @@ static int read_message(const reading *r, const json_t *v, size_t i, api__messag
 
 static int read_item(const reading *r, const json_t *v, size_t i, api__message *out) {
     const json_t *type = member(v, "type");
-    const char *name = type ? json_string_value(type) : "message";
+    const char *name = type ? json_c_string(type) : "message";
     buf text = {0};
     if (!json_is_object(v)) return bad(r, ERR_BAD_PARAM, i, "", "must be an object");
     if (name == NULL) return bad(r, ERR_BAD_PARAM, i, "type", "must be a string");
@@ -219,12 +219,15 @@ static int read_list(const reading *r, const json_t *list, const api__turns *t, 
                      size_t *n) {
     size_t at = 0;
     if (t->instructions) {
+        if (!json_is_string(t->instructions))
+            return api__bad_param(r->e, "instructions", "must be a string");
         if (!api__template_has(r->c->template, API__SYSTEM)) {
             return err_set(
                 r->e, ERR_BAD_PARAM, "instructions",
                 "instructions need a system role, which this model's chat template does not have");
         }
-        m[at++] = (api__message){API__SYSTEM, t->instructions, strlen(t->instructions)};
+        m[at++] = (api__message){API__SYSTEM, json_string_value(t->instructions),
+                                 json_string_length(t->instructions)};
     }
     if (json_is_string(list)) {
         m[at++] = (api__message){API__USER, json_string_value(list), json_string_length(list)};
@@ -245,9 +248,11 @@ int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns
     if (list == NULL) return err_set(e, ERR_BAD_PARAM, r.list, "%s is missing", r.list);
     if (c->strange_template)
         return err_set(e, ERR_UNSUPPORTED, r.list, "%s", API__STRANGE_TEMPLATE);
-    if (c->opts.tokenizer == NULL || c->template == NULL) {
-        return err_set(e, ERR_UNSUPPORTED, r.list, "this model has no %s: use /v1/completions",
-                       c->opts.tokenizer ? "chat template" : "tokenizer");
+    if (c->opts.tokenizer == NULL)
+        return api__no_tokenizer(c, r.list, "send token ids to /v1/completions", e);
+    if (c->template == NULL) {
+        return err_set(e, ERR_UNSUPPORTED, r.list,
+                       "this model has no chat template: use /v1/completions");
     }
     bool text = t->items && json_is_string(list);
     size_t n = text ? 1 : json_array_size(list);

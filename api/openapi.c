@@ -65,7 +65,8 @@ static const word words[] = {
      "Return log-probabilities of the prompt with this many alternatives per token.", NULL},
     {"temperature", "Sampling temperature; below 0.00001 the likeliest token is taken.", NULL},
     {"top_p", "Sample from the likeliest tokens that hold this probability; 1 = off.", NULL},
-    {"top_k", "Sample from this many likeliest tokens; 0 = off; at most the vocabulary.", NULL},
+    {"top_k", "Sample from this many likeliest tokens; 0 or -1 = off; at most the vocabulary.",
+     NULL},
     {"min_p", "Leave out tokens below this share of the likeliest one's probability; 0 = off.",
      NULL},
     {"frequency_penalty", "Penalises tokens by how often they occur in the answer (-2 to 2).",
@@ -121,7 +122,7 @@ static const word words[] = {
     {"input", "Text, or a list of messages, calls and their results.",
      "{\"anyOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"minItems\":1,\"maxItems\":1000,"
      "\"items\":" TURN "}]}"},
-    {"instructions", "Text of the system's turn.", NULL},
+    {"instructions", "Text of the system's turn.", "{\"type\":\"string\"}"},
     {"text", "The form of the answer.",
      "{\"type\":\"object\",\"properties\":{\"format\":{\"type\":\"object\",\"required\":[\"type\"],"
      "\"properties\":{"

@@ -8,7 +8,8 @@
 
 int api__body(json_t **out, const api_context *c, const char *body, size_t n, err *e) {
     json_limits limits = {c->opts.max_body_bytes, API__MAX_DEPTH, API__MAX_STRUCTURAL};
-    if (json_parse(out, body ? body : "", body ? n : 0, &limits, "request body", e) != 0) return -1;
+    if (json_parse_nul(out, body ? body : "", body ? n : 0, &limits, "request body", e) != 0)
+        return -1;
     if (json_is_object(*out)) return 0;
     json_decref(*out);
     *out = NULL;
@@ -90,7 +91,7 @@ static int read_sampling(api_request *r, const api_context *c, const api__values
             return err_set(e, ERR_BAD_PARAM, "top_k", "top_k may be at most %u, the vocabulary",
                            c->config->vocab_size);
         }
-        s->top_k = (uint32_t)v->top_k;
+        s->top_k = v->top_k > 0 ? (uint32_t)v->top_k : 0;
     }
     if (v->seeded) s->seed = (uint64_t)v->seed;
     else if (getrandom(&s->seed, sizeof s->seed, 0) != (ssize_t)sizeof s->seed) {
@@ -116,6 +117,7 @@ static int read_stop_strings(api_request *r, const json_t *v, err *e) {
         if (!json_is_string(one)) return api__bad_param(e, "stop", "must hold strings only");
         if (len == 0 || len > API__MAX_STOP_BYTES)
             return api__bad_param(e, "stop", "entries must have 1 to 64 bytes");
+        if (json_c_string(one) == NULL) return api__bad_param(e, "stop", "may not hold U+0000");
         const char *text = arena_strndup(&r->mem, json_string_value(one), len);
         if (text == NULL) return api__out_of_memory(e);
         api__stop_init(&r->stops[r->n_stops++], text, len);

@@ -1,5 +1,6 @@
 /* prompt.c - prompts of completions: text, token ids, lists of either. */
 #include "api/api_internal.h"
+#include "base/size.h"
 
 #include <stdlib.h>
 
@@ -25,7 +26,7 @@ static int ids_prompt(api_request *r, const api_context *c, const json_t *list, 
     for (size_t i = 0; i < n; i++) {
         if (api__check_id(c, json_array_get(list, i), "prompt", &p->ids[i], e) != 0) return -1;
         if (c->opts.tokenizer && !c->opts.control_ids &&
-            tokenizer_is_special(c->opts.tokenizer, p->ids[i])) {
+            tokenizer_is_control(c->opts.tokenizer, p->ids[i])) {
             return err_set(
                 e, ERR_BAD_PARAM, "prompt",
                 "prompt: token %u is a control token; serve with --control-ids to allow it",
@@ -52,34 +53,52 @@ static int text_prompt(api_request *r, const api_context *c, const json_t *text,
     size_t n = json_string_length(text);
     if (n == 0) return api__bad_param(e, "prompt", "may not be empty");
     if (c->opts.tokenizer == NULL) {
-        return err_set(e, ERR_UNSUPPORTED, "prompt",
-                       "this model has no tokenizer: prompts must be token ids");
+        return api__no_tokenizer(c, "prompt", "prompts must be token ids", e);
     }
     token_ids ids = {0};
-    int rc = api__encode(c, json_string_value(text), n, c->add_bos, &ids, e);
+    int rc = api__encode(c, json_string_value(text), n, c->add_bos, c->opts.special_tokens,
+                         SIZE_MAX, &ids, e);
     if (rc == 0) rc = api__keep_ids(r, c, &ids, p, "prompt", e);
     token_ids_deinit(&ids);
     return rc;
 }
 
-static int encode(const api_context *c, const char *text, size_t n, bool bos, bool parse_special,
-                  token_ids *out, err *e) {
-    if (bos) {
-        out->data = malloc(sizeof *out->data * 64);
-        if (out->data == NULL) return api__out_of_memory(e);
-        out->cap = 64;
-        out->data[out->n++] = c->bos_id;
-    }
-    return tokenizer_encode(c->opts.tokenizer, text, n, parse_special, SIZE_MAX, out, e);
+int api__no_tokenizer(const api_context *c, const char *param, const char *use, err *e) {
+    const char *why = c->opts.no_tokenizer;
+    return err_set(e, ERR_UNSUPPORTED, param, "this model has no tokenizer%s%s%s: %s",
+                   why ? " (" : "", why ? why : "", why ? ")" : "", use);
 }
 
-int api__encode(const api_context *c, const char *text, size_t n, bool bos, token_ids *out,
-                err *e) {
-    return encode(c, text, n, bos, false, out, e);
+/* A text that spells the first token itself does not get a second one. */
+static bool spells_bos(const api_context *c, const char *text, size_t n) {
+    size_t len = 0;
+    const char *bos = tokenizer_bytes(c->opts.tokenizer, c->bos_id, &len);
+    return len > 0 && len <= n && memcmp(text, bos, len) == 0;
+}
+
+int api__encode(const api_context *c, const char *text, size_t n, bool bos, bool special,
+                size_t max_ids, token_ids *out, err *e) {
+    if (bos && !(special && spells_bos(c, text, n))) {
+        if (api__push_id(out, c->bos_id, e) != 0) return -1;
+        if (max_ids != SIZE_MAX) max_ids--;
+    }
+    return tokenizer_encode(c->opts.tokenizer, text, n, special, max_ids, out, e);
+}
+
+int api__push_id(token_ids *ids, uint32_t id, err *e) {
+    if (ids->n == ids->cap) {
+        size_t cap = ids->cap ? ids->cap * 2 : 64, bytes;
+        uint32_t *data = size_mul(cap, sizeof *data, &bytes) ? realloc(ids->data, bytes) : NULL;
+        if (data == NULL) return api__out_of_memory(e);
+        ids->data = data;
+        ids->cap = cap;
+    }
+    ids->data[ids->n++] = id;
+    return 0;
 }
 
 int api_prompt_ids(const api_context *c, const char *text, size_t n, token_ids *out, err *e) {
-    return encode(c, text, n, c->add_bos, true, out, e);
+    return api__encode(c, text, n, c->add_bos, true, SIZE_MAX, out, e);
 }
 
 int api__read_prompts(api_request *r, const api_context *c, const json_t *prompt, err *e) {

@@ -11,7 +11,7 @@ static int read_include(const json_t *list, bool *logprobs, err *e) {
     if (list && !json_is_array(list))
         return api__bad_param(e, "include", "must be a list of strings");
     for (size_t i = 0; i < json_array_size(list); i++) {
-        const char *what = json_string_value(json_array_get(list, i));
+        const char *what = json_c_string(json_array_get(list, i));
         if (what == NULL) return api__bad_param(e, "include", "must be a list of strings");
         if (strcmp(what, "message.output_text.logprobs") == 0) *logprobs = true;
         /* There is no hidden reasoning here, so asking for it changes nothing. */
@@ -29,8 +29,8 @@ static int read_reasoning(const json_t *reasoning, const char **effort, err *e) 
     const json_t *v = json_object_get(reasoning, "effort");
     if (v == NULL || json_is_null(v)) return 0;
     if (!json_is_string(v)) return api__bad_param(e, "reasoning.effort", "must be a string");
-    *effort = json_string_value(v);
-    return 0;
+    *effort = json_c_string(v);
+    return *effort ? 0 : api__bad_param(e, "reasoning.effort", "may not hold U+0000");
 }
 
 static int check_metadata(const json_t *metadata, err *e) {
@@ -84,7 +84,7 @@ static void echo_string(buf *b, const char *key, const char *s) {
 /* The object of a response repeats what was asked. */
 int api__keep_echoed(api_request *r, const api__values *v, err *e) {
     buf b = {0};
-    echo_string(&b, "instructions", v->instructions);
+    echo_json(&b, "instructions", v->instructions, "null");
     if (v->max_completion_tokens == API__NO_INT) buf_puts(&b, ",\"max_output_tokens\":null");
     else buf_printf(&b, ",\"max_output_tokens\":%lld", (long long)v->max_completion_tokens);
     buf_printf(

@@ -53,8 +53,10 @@ int api_model(const api_context *c, const char *id, buf *out, err *e) {
 
 int api__read_model(const api_context *c, const json_t *root, const char **out, err *e) {
     const json_t *model = json_object_get(root, "model");
-    *out = json_string_value(model);
+    *out = json_c_string(model);
     if (model && !json_is_null(model) && !json_is_string(model))
         return err_set(e, ERR_BAD_PARAM, "model", "model must be a string");
+    if (json_is_string(model) && *out == NULL)
+        return api__bad_param(e, "model", "may not hold U+0000");
     return api__check_model(c, *out, e);
 }

@@ -46,7 +46,7 @@ static int read_tools(api_request *r, const json_t *tools, json_t **out, err *e)
     for (size_t i = 0; i < n; i++) {
         char param[64];
         json_t *tool = json_array_get(tools, i);
-        const char *type = json_string_value(json_object_get(tool, "type"));
+        const char *type = json_c_string(json_object_get(tool, "type"));
         (void)snprintf(param, sizeof param, "tools[%zu]", i);
         if (!json_is_object(tool) || type == NULL)
             return api__bad_param(e, param, "must be an object with a type");
@@ -65,8 +65,8 @@ static int read_tools(api_request *r, const json_t *tools, json_t **out, err *e)
 
 static int read_named(api_request *r, const json_t *choice, err *e) {
     const json_t *at = r->kind == API_RESPONSES ? choice : json_object_get(choice, "function");
-    const char *name = json_string_value(json_object_get(at, "name"));
-    const char *type = json_string_value(json_object_get(choice, "type"));
+    const char *name = json_c_string(json_object_get(at, "name"));
+    const char *type = json_c_string(json_object_get(choice, "type"));
     if (type && strcmp(type, "function") != 0) {
         return err_set(e, ERR_UNSUPPORTED, "tool_choice",
                        "tool_choice may be none, auto, required or a function");
@@ -83,7 +83,7 @@ static int read_named(api_request *r, const json_t *choice, err *e) {
 }
 
 static int read_choice(api_request *r, const json_t *choice, err *e) {
-    const char *word = json_string_value(choice);
+    const char *word = json_c_string(choice);
     r->calls = API__CALLS_AUTO;
     if (choice == NULL || (word && strcmp(word, "auto") == 0)) return 0;
     if (json_is_object(choice)) return read_named(r, choice, e);
@@ -118,7 +118,7 @@ static int force(api_request *r, const api_context *c, const api__values *v, con
 }
 
 int api__read_tools(api_request *r, const api_context *c, const api__values *v, err *e) {
-    const char *word = json_string_value(v->tool_choice);
+    const char *word = json_c_string(v->tool_choice);
     if (v->tools == NULL) {
         if (v->tool_choice == NULL || (word && strcmp(word, "none") == 0)) return 0;
         return api__bad_param(e, "tool_choice", "needs tools");

@@ -104,13 +104,13 @@ static void forget_blocks(blocks *b) {
 }
 
 /* 0 with *out, or with NULL and *why filled when the text is wrong; else why it was left. */
-static int load(json_t **out, const char *text, size_t n, json_error_t *why) {
+static int load(json_t **out, const char *text, size_t n, bool nul, json_error_t *why) {
     *out = NULL;
     int left = setjmp(parse.escape);
     if (left == 0) {
         parse.active = true;
         parse.since_check = 0;
-        *out = json_loadb(text, n, JSON_REJECT_DUPLICATES, why);
+        *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | (nul ? JSON_ALLOW_NUL : 0), why);
     } else {
         free_the_rest();
     }
@@ -170,8 +170,8 @@ static void key_before(const char *text, size_t n, int end, char *out, size_t ca
     out[len] = 0;
 }
 
-int json_parse(json_t **out, const char *text, size_t n, const json_limits *limits,
-               const char *what, err *e) {
+static int parse_text(json_t **out, const char *text, size_t n, bool nul, const json_limits *limits,
+                      const char *what, err *e) {
     *out = NULL;
     if (n > limits->max_bytes) {
         return err_set(e, ERR_BAD_PARAM, NULL, "%s: %zu bytes, at most %zu are accepted", what, n,
@@ -180,7 +180,7 @@ int json_parse(json_t **out, const char *text, size_t n, const json_limits *limi
     if (scan(text, n, limits, what, e) != 0) return -1;
     json_error_t why;
     json_t *root;
-    int left = load(&root, text, n, &why);
+    int left = load(&root, text, n, nul, &why);
     if (left == CANCELLED) return cancel_check(what, e);
     if (left != 0) return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory while parsing", what);
     if (root == NULL) { /* jansson's own text quotes the input; the place is enough */
@@ -190,11 +190,32 @@ int json_parse(json_t **out, const char *text, size_t n, const json_limits *limi
             return err_set(e, ERR_BAD_PARAM, key, "%s: a key appears twice (line %d, column %d)",
                            what, why.line, why.column);
         }
+        enum json_error_code code = json_error_code(&why);
+        if (code == json_error_null_character || code == json_error_null_byte_in_key) {
+            return err_set(e, ERR_BAD_PARAM, NULL, "%s: a %s holds U+0000 (line %d, column %d)",
+                           what, code == json_error_null_character ? "string" : "key", why.line,
+                           why.column);
+        }
         return err_set(e, ERR_BAD_PARAM, NULL, "%s: not valid JSON (line %d, column %d)", what,
                        why.line, why.column);
     }
     *out = root;
     return 0;
+}
+
+int json_parse(json_t **out, const char *text, size_t n, const json_limits *limits,
+               const char *what, err *e) {
+    return parse_text(out, text, n, false, limits, what, e);
+}
+
+int json_parse_nul(json_t **out, const char *text, size_t n, const json_limits *limits,
+                   const char *what, err *e) {
+    return parse_text(out, text, n, true, limits, what, e);
+}
+
+const char *json_c_string(const json_t *v) {
+    const char *text = json_string_value(v);
+    return text && strlen(text) == json_string_length(v) ? text : NULL;
 }
 
 static void put_escape(buf *b, unsigned char c) {

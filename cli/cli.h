@@ -23,6 +23,7 @@ int cmd_bench_kernels(int argc, char **argv);
 /* clang-format off */
 #define ENGINE_OPTIONS(o) \
     {"--model", OPT_TEXT, &(o)->model, "DIR", "model folder", 0, 0, true}, \
+    {"--no-tokenizer", OPT_FLAG, &(o)->no_tokenizer, NULL, "leave the folder's tokenizer alone: token ids only, no text", 0, 0, false}, \
     {"--device", OPT_CHOICE, &(o)->device, "auto|cpu|cuda|fake", "where to run (default auto: CUDA if there is one); fake computes nothing, for load tests", 0, 0, false}, \
     {"--threads", OPT_UINT, &(o)->threads, "N", "compute threads (default: one per core, fewer where a container's quota is less)", 1, 1024, false}, \
     {"--max-loops", OPT_UINT, &(o)->max_loops, "N", "most loops of a token (default: the model's)", 1, PLAN_MAX_LOOPS, false}, \

@@ -206,7 +206,7 @@ static int open_variants(compare *c, err *e) {
 }
 
 static int read_ids(const runtime *r, const options *o, token_ids *ids, err *e) {
-    if (r->tokenizer == NULL) return err_set(e, ERR_USAGE, "--text", "this model has no tokenizer");
+    if (r->tokenizer == NULL) return runtime_needs_tokenizer(r, "--text", "", e);
     buf text = {0};
     int rc = opt_read_file(&text, "--text", o->text, 256u << 20, e);
     if (rc == 0)

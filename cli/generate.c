@@ -90,7 +90,7 @@ static int prompt_ids(const runtime *r, const api_context *api, const options *o
     if (o->ids) {
         if (parse_ids(o->ids, c->vocab_size, out, e) != 0) return -1;
     } else if (r->tokenizer == NULL) {
-        return err_set(e, ERR_USAGE, "--prompt", "this model has no tokenizer; give --ids");
+        return runtime_needs_tokenizer(r, "--prompt", "give --ids", e);
     } else if (api_prompt_ids(api, o->prompt, strlen(o->prompt), out, e) != 0) {
         return -1;
     }

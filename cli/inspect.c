@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/machine.h"
+#include "base/log.h"
 #include "cli/describe.h"
 #include "engine/kernel_bench.h"
 
@@ -88,12 +89,15 @@ static facts gather(const model_folder *m) {
     return f;
 }
 
-/* A folder without a tokenizer is fine; a wrong one is not. */
+/* A folder without a tokenizer is fine, and one whose tokenizer cannot be used takes token ids. */
 static int read_tokenizer(facts *f, err *e) {
     tokenizer *t;
     err why = {0};
     if (tokenizer_open(&t, model_dir(f->model), f->c->vocab_size, &why) != 0) {
-        return why.code == ERR_NOT_FOUND ? 0 : err_set(e, why.code, why.param, "%s", why.msg);
+        if (why.code == ERR_NOT_FOUND) return 0;
+        if (why.code != ERR_BAD_FILE) return err_set(e, why.code, why.param, "%s", why.msg);
+        log_line(LOG_WARN, "%s: the tokenizer cannot be used, so prompts are token ids", why.msg);
+        return 0;
     }
     f->tokenizer_ids = tokenizer_size(t);
     tokenizer_close(t);

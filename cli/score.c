@@ -136,8 +136,7 @@ static int read_ids(scores *s, const char *path, const model_plan *c, err *e) {
 /* The text as one run of tokens, cut into windows that know nothing of each other. */
 static int read_text(scores *s, const runtime *r, const options *o, err *e) {
     const model_plan *c = model_plan_of(r->model);
-    if (r->tokenizer == NULL)
-        return err_set(e, ERR_USAGE, "--text", "this model has no tokenizer; give --ids");
+    if (r->tokenizer == NULL) return runtime_needs_tokenizer(r, "--text", "give --ids", e);
     if (o->window > c->max_seq_len) {
         return err_set(e, ERR_USAGE, "--window", "--window: the model's context is %u",
                        c->max_seq_len);

@@ -105,7 +105,7 @@ static int one_line(const tokenizer *t, const options *o, const char *line, size
     buf_append(&list, line, n);
     buf_puts(&list, "]");
     int rc = list.failed ? err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a line")
-                         : json_parse(&root, list.data, list.len, &line_limits, "line", e);
+                         : json_parse_nul(&root, list.data, list.len, &line_limits, "line", e);
     const json_t *v = json_array_get(root, 0);
     if (rc != 0) goto end;
     if (o->to_text) {
@@ -125,19 +125,21 @@ end:
     return rc;
 }
 
-static int every_line(const tokenizer *t, const options *o, err *e) {
+/* A line that is wrong is told of, and the next ones are read. Returns how many were wrong. */
+static size_t every_line(const tokenizer *t, const options *o) {
     char *line = NULL;
-    size_t cap = 0, number = 0;
+    size_t cap = 0, number = 0, wrong = 0;
     ssize_t n;
-    int rc = 0;
-    while (rc == 0 && (n = getline(&line, &cap, stdin)) >= 0) {
+    while ((n = getline(&line, &cap, stdin)) >= 0) {
         err why = {0};
         number++;
-        rc = one_line(t, o, line, (size_t)n, &why);
-        if (rc != 0) err_set(e, why.code, NULL, "line %zu: %s", number, why.msg);
+        if (one_line(t, o, line, (size_t)n, &why) == 0) continue;
+        wrong++;
+        (void)fflush(stdout); /* the two in order, where they are one file */
+        fprintf(stderr, "fathom: line %zu: %s\n", number, why.msg);
     }
     free(line);
-    return rc;
+    return wrong;
 }
 
 int cmd_tokenize(int argc, char **argv) {
@@ -167,10 +169,12 @@ int cmd_tokenize(int argc, char **argv) {
     }
     rc = find_vocab_size(o.model, &vocab_size, &e);
     if (rc == 0) rc = tokenizer_open(&t, o.model, vocab_size, &e);
-    if (rc == 0)
-        rc = o.text ? print_ids(t, o.text, strlen(o.text), o.special, &e) : every_line(t, &o, &e);
+    size_t wrong = 0;
+    if (rc == 0 && o.text) rc = print_ids(t, o.text, strlen(o.text), o.special, &e);
+    else if (rc == 0) wrong = every_line(t, &o);
     tokenizer_close(t);
     if (fflush(stdout) != 0 && rc == 0)
         rc = err_set(&e, ERR_IO, NULL, "stdout: %s", strerror(errno));
-    return rc == 0 ? 0 : opt_fail(&e);
+    if (rc != 0) return opt_fail(&e);
+    return wrong ? EXIT_FAILED : 0;
 }

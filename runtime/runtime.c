@@ -9,12 +9,31 @@
 
 enum { DEFAULT_ROWS = 512, DEFAULT_RUNNING = 256, MOST_STATES = 16384, STATE_BYTES = 128 << 20 };
 
-static int open_tokenizer(runtime *r, const char *dir, err *e) {
+static int keep_reason(runtime *r, const char *why) {
+    (void)snprintf(r->no_tokenizer, sizeof r->no_tokenizer, "%s", why);
+    return 0;
+}
+
+static int open_tokenizer(runtime *r, const runtime_opts *o, err *e) {
     err why = {0};
     uint32_t vocab = model_plan_of(r->model)->vocab_size;
-    if (tokenizer_open(&r->tokenizer, dir, vocab, &why) == 0) return 0;
-    if (why.code == ERR_NOT_FOUND) return 0; /* such a model takes token ids */
-    return err_set(e, why.code, why.param, "%s", why.msg);
+    if (o->no_tokenizer) return keep_reason(r, "--no-tokenizer was given");
+    if (tokenizer_open(&r->tokenizer, o->model, vocab, &why) == 0) return 0;
+    if (why.code == ERR_NOT_FOUND) return 0;
+    if (why.code != ERR_BAD_FILE) return err_set(e, why.code, why.param, "%s", why.msg);
+    log_line(LOG_WARN,
+             "%s: the tokenizer cannot be used, so text is refused and token ids are taken; mend "
+             "the file, or say --no-tokenizer",
+             why.msg);
+    /* Clients are told too, and need not know where the folder lies. */
+    const char *file = strstr(why.msg, "tokenizer.json");
+    return keep_reason(r, file ? file : why.msg);
+}
+
+int runtime_needs_tokenizer(const runtime *r, const char *option, const char *use, err *e) {
+    bool told = r->no_tokenizer[0] != 0;
+    return err_set(e, ERR_USAGE, option, "%s: this model has no tokenizer%s%s%s%s%s", option,
+                   told ? " (" : "", r->no_tokenizer, told ? ")" : "", use[0] ? "; " : "", use);
 }
 
 /* ---- options that the model's family must be able to follow ---- */
@@ -166,7 +185,7 @@ static int open_backend(runtime *r, const runtime_opts *o, err *e) {
 int runtime_open(runtime *out, const runtime_opts *o, err *e) {
     *out = (runtime){0};
     if (model_open(&out->model, o->model, e) != 0) goto fail;
-    if (open_tokenizer(out, o->model, e) != 0) goto fail;
+    if (open_tokenizer(out, o, e) != 0) goto fail;
     const model_plan *c = model_plan_of(out->model);
     if (check_exit(o, c, e) != 0 || check_loops(o, c, e) != 0) goto fail;
     if (check_state0(o, c, e) != 0) goto fail;

@@ -142,7 +142,7 @@ static int read_types(compiler *c, const json_t *type, uint8_t *out) {
     *out = 0;
     for (size_t i = 0; i < n; i++) {
         const json_t *one = json_is_array(type) ? json_array_get(type, i) : type;
-        uint8_t bit = type_of_name(json_string_value(one));
+        uint8_t bit = type_of_name(json_c_string(one));
         if (bit == 0) return wrong(c, "an unknown type in the schema");
         *out |= bit;
     }
@@ -193,7 +193,7 @@ static const json_t *follow(const json_t *root, const char *ref) {
 /* The schema behind any number of $refs. */
 static int resolve(compiler *c, const json_t *root, const json_t **schema) {
     for (int hops = 0; json_object_get(*schema, "$ref"); hops++) {
-        const char *ref = json_string_value(json_object_get(*schema, "$ref")), *combines;
+        const char *ref = json_c_string(json_object_get(*schema, "$ref")), *combines;
         uint8_t implied;
         if (check_keywords(c, *schema, &implied, &combines) != 0) return -1;
         const json_t *next = ref ? follow(root, ref) : NULL;
@@ -392,7 +392,7 @@ static int add_property(compiler *c, api__node *node, const char *key, uint16_t 
 }
 
 static int require(compiler *c, api__node *node, const json_t *key, const json_t *properties) {
-    const char *text = json_string_value(key), *name;
+    const char *text = json_c_string(key), *name;
     json_t *v;
     uint16_t i = 0;
     if (text == NULL) return wrong(c, "required must be a list of strings");

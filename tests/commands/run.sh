@@ -45,6 +45,14 @@ ends 2 "not valid JSON" $fathom score $demo --ids README.md
 ends 2 "--text: $dir/nothing: No such file" $fathom compare $demo --text "$dir/nothing"
 ends 2 "--config: $dir/nothing: No such file" $fathom init --config "$dir/nothing" --out "$dir/x"
 ends 2 "tokenizer.json" $fathom tokenize --model "$dir"
+# A line that is wrong costs itself alone.
+rc=0
+printf '%s\n' '"In the"' 'nonsense' '[300]' '"a\u0000b"' '"God"' |
+    $fathom tokenize --model models/demo >"$dir/out" 2>"$dir/err" || rc=$?
+[ $rc -eq 1 ] && [ "$(wc -l <"$dir/out")" -eq 3 ] && [ "$(wc -l <"$dir/err")" -eq 2 ] ||
+    fail "tokenize of two bad lines in five: status $rc, $(cat "$dir/out" "$dir/err")"
+grep -q 'line 2: ' "$dir/err" && grep -q 'line 3: element 0 is not a byte' "$dir/err" || fail "tokenize: $(cat "$dir/err")"
+sed -n 2p "$dir/out" | jq -e 'length == 3' >/dev/null || fail "U+0000 is no character: $(cat "$dir/out")"
 ends 1 "connect" $fathom bench --url http://127.0.0.1:1
 
 # A FIFO, socket, device or folder in the place of a file: the file is named, and nothing waits.

@@ -66,4 +66,16 @@ truncate -s -1 "$dir/cut/model.safetensors"
 ends 2 "lie outside" $fathom inspect --model "$dir/cut"
 cp -r "$dir/tiny" "$dir/tok"
 echo '{}' >"$dir/tok/tokenizer.json"
-ends 2 "tokenizer.json" $fathom inspect --model "$dir/tok"
+# A tokenizer that cannot be used stops only what needs text.
+ends 0 "the tokenizer cannot be used" $fathom inspect --model "$dir/tok"
+grep -q 'no tokenizer: prompts are token ids' "$dir/out" || fail "inspect: $(cat "$dir/out")"
+ends 0 "the tokenizer cannot be used" $fathom generate --device cpu --model "$dir/tok" --ids '1 2 3' --max-tokens 2 --json
+jq -e '.text == (.ids | join(" ")) and (.ids | length) == 2' "$dir/out" >/dev/null || fail "generate: $(cat "$dir/out")"
+[ "$(grep -c WARN "$dir/err")" -le 1 ] || fail "more than one warning: $(cat "$dir/err")"
+ends 2 "no tokenizer (tokenizer.json" $fathom generate --device cpu --model "$dir/tok" --prompt x
+ends 0 "" $fathom generate --device cpu --model "$dir/tok" --no-tokenizer --ids '1 2 3' --max-tokens 2
+! grep -q 'tokenizer cannot' "$dir/err" || fail "--no-tokenizer still reads it: $(cat "$dir/err")"
+echo '[[1,2,3]]' >"$dir/ids.json"
+ends 0 "" $fathom score --device cpu --model "$dir/tok" --no-tokenizer --ids "$dir/ids.json"
+ends 2 "no tokenizer (--no-tokenizer was given); give --ids" $fathom score --device cpu --model models/demo --no-tokenizer --text README.md
+ends 2 "no tokenizer (--no-tokenizer was given)" $fathom compare --device cpu --model models/demo --no-tokenizer --text README.md

@@ -44,7 +44,15 @@ j.row("J14", "-0 is 0", async (s) => {
     assert.equal((await send(s, within("-0", "seed"))).status, 200);
     assertError(await send(s, within("-0", "n")), 400, { param: "n" });
 });
-text("J15", "\\u0000 in a value", '{"model":"demo","prompt":"a\\u0000b"}');
+j.row("J15", "\\u0000 in a prompt is a character, in a name it is refused", async (s) => {
+    const prompt = JSON.stringify("a\u0000b");
+    const r = await send(s, within(prompt, "prompt"));
+    assert.equal(r.status, 200);
+    const two = await s.request("POST", "/tokenize", { body: { prompt: "a\u0000b" } }), one = await s.request("POST", "/tokenize", { body: { prompt: "a" } });
+    assert.ok(two.json.tokens.length > one.json.tokens.length, "what stands behind it counts");
+    assertError(await send(s, within(JSON.stringify("demo\u0000"), "model")), 400, { param: "model" });
+    assertError(await send(s, within(JSON.stringify("x\u0000"), "stop")), 400, { param: "stop" });
+});
 text("J16", "NUL in a key", '{"model":"demo","prompt":"a","x\\u0000y":1}');
 text("J17", "a lone surrogate", ['{"model":"demo","prompt":"\\ud800"}', '{"model":"demo","prompt":"\\udc00x"}']);
 const bytes = (...b) => Buffer.concat([Buffer.from('{"model":"demo","prompt":"'), Buffer.from(b), Buffer.from('"}')]);
@@ -123,8 +131,8 @@ p.row("P5", "max_tokens absent: the default, not the context", async (s) => {
 range("P6", "temperature below 0 or above 2", [{ temperature: -0.1 }, { temperature: 2.1 }, { temperature: 1e300 }], "temperature");
 ok("P7", "temperature 0 and 1e-38 are greedy", [{ temperature: 0 }, { temperature: 1e-38 }, { temperature: 2 }]);
 range("P8", "top_p: 0, negative, above 1", [{ top_p: 0 }, { top_p: -1 }, { top_p: 1.01 }], "top_p");
-range("P9", "top_k: below 0, above the vocabulary", [{ top_k: -1 }, { top_k: 100000 }], "top_k");
-ok("P9b", "top_k 0 is off", [{ top_k: 0 }, { top_k: 2048 }]);
+range("P9", "top_k: below -1, above the vocabulary", [{ top_k: -2 }, { top_k: 100000 }], "top_k");
+ok("P9b", "top_k 0 and -1 are off", [{ top_k: 0 }, { top_k: -1 }, { top_k: 2048 }]);
 range("P10", "min_p", [{ min_p: -0.1 }, { min_p: 1.1 }], "min_p");
 range("P11", "penalties outside ±2", [{ frequency_penalty: 2.1 }, { frequency_penalty: -2.1 }], "frequency_penalty");
 range("P11b", "penalties outside ±2", [{ presence_penalty: 2.1 }, { presence_penalty: -9 }], "presence_penalty");
