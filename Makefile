@@ -119,8 +119,9 @@ $(B)/%.o: %.c $(B)/flags
 	@echo "  CC  $<"
 	$(Q)$(CC) $(CFLAGS_ALL) $(MORE_OPT) $(WARN) $(WERROR_FLAG) -MMD -MP -c -o $@ $<
 
-# The page's files are taken in by the assembler, which -MMD does not see.
+# Files that the assembler takes in (base/embed.h), which -MMD does not see.
 $(B)/server/assets.o $(FB)/server/assets.o: $(wildcard server/web/*)
+$(B)/api/named.o $(FB)/api/named.o: $(wildcard api/templates/*)
 
 # ---- tests ----
 

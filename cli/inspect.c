@@ -2,7 +2,6 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/machine.h"
-#include "base/log.h"
 #include "cli/describe.h"
 #include "engine/kernel_bench.h"
 
@@ -89,17 +88,13 @@ static facts gather(const model_folder *m) {
     return f;
 }
 
-/* A folder without a tokenizer is fine, and one whose tokenizer cannot be used takes token ids. */
+/* A folder without a tokenizer that can be used takes token ids. */
 static int read_tokenizer(facts *f, err *e) {
-    tokenizer *t;
-    err why = {0};
-    if (tokenizer_open(&t, model_dir(f->model), f->c->vocab_size, &why) != 0) {
-        if (why.code == ERR_NOT_FOUND) return 0;
-        if (why.code != ERR_BAD_FILE) return err_set(e, why.code, why.param, "%s", why.msg);
-        log_line(LOG_WARN, "%s: the tokenizer cannot be used, so prompts are token ids", why.msg);
-        return 0;
-    }
-    f->tokenizer_ids = tokenizer_size(t);
+    tokenizer *t = NULL;
+    char why_not[RUNTIME_WHY];
+    if (runtime_open_tokenizer(&t, model_dir(f->model), f->c->vocab_size, why_not, e) != 0)
+        return -1;
+    f->tokenizer_ids = t ? tokenizer_size(t) : 0;
     tokenizer_close(t);
     return 0;
 }

@@ -1,33 +1,45 @@
 /* runtime.c - opens a model, its tokenizer and the backend it runs on, the same way for
  * every command. */
 #include "runtime/runtime.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "engine/backend.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { DEFAULT_ROWS = 512, DEFAULT_RUNNING = 256, MOST_STATES = 16384, STATE_BYTES = 128 << 20 };
 
-static int keep_reason(runtime *r, const char *why) {
-    (void)snprintf(r->no_tokenizer, sizeof r->no_tokenizer, "%s", why);
-    return 0;
+/* The file can be read at all: a FIFO in its place is the folder's fault, not the tokenizer's. */
+static int check_file(const char *dir, err *e) {
+    buf path = {0};
+    struct stat st;
+    buf_printf(&path, "%s/tokenizer.json", dir);
+    int fd = path.failed ? err_set(e, ERR_NO_MEMORY, NULL, "out of memory")
+                         : file_open_at(AT_FDCWD, path.data, 0, &st, e);
+    if (fd >= 0) close(fd);
+    buf_deinit(&path);
+    return fd >= 0 ? 0 : -1;
 }
 
-static int open_tokenizer(runtime *r, const runtime_opts *o, err *e) {
+int runtime_open_tokenizer(tokenizer **out, const char *dir, uint32_t vocab_size,
+                           char why_not[RUNTIME_WHY], err *e) {
     err why = {0};
-    uint32_t vocab = model_plan_of(r->model)->vocab_size;
-    if (o->no_tokenizer) return keep_reason(r, "--no-tokenizer was given");
-    if (tokenizer_open(&r->tokenizer, o->model, vocab, &why) == 0) return 0;
+    why_not[0] = 0;
+    if (tokenizer_open(out, dir, vocab_size, &why) == 0) return 0;
     if (why.code == ERR_NOT_FOUND) return 0;
     if (why.code != ERR_BAD_FILE) return err_set(e, why.code, why.param, "%s", why.msg);
+    if (check_file(dir, e) != 0) return -1;
     log_line(LOG_WARN,
              "%s: the tokenizer cannot be used, so text is refused and token ids are taken; mend "
              "the file, or say --no-tokenizer",
              why.msg);
     /* Clients are told too, and need not know where the folder lies. */
     const char *file = strstr(why.msg, "tokenizer.json");
-    return keep_reason(r, file ? file : why.msg);
+    (void)snprintf(why_not, RUNTIME_WHY, "%s", file ? file : why.msg);
+    return 0;
 }
 
 int runtime_needs_tokenizer(const runtime *r, const char *option, const char *use, err *e) {
@@ -185,8 +197,13 @@ static int open_backend(runtime *r, const runtime_opts *o, err *e) {
 int runtime_open(runtime *out, const runtime_opts *o, err *e) {
     *out = (runtime){0};
     if (model_open(&out->model, o->model, e) != 0) goto fail;
-    if (open_tokenizer(out, o, e) != 0) goto fail;
     const model_plan *c = model_plan_of(out->model);
+    if (o->no_tokenizer) {
+        (void)snprintf(out->no_tokenizer, RUNTIME_WHY, "--no-tokenizer was given");
+    } else if (runtime_open_tokenizer(&out->tokenizer, o->model, c->vocab_size, out->no_tokenizer,
+                                      e) != 0) {
+        goto fail;
+    }
     if (check_exit(o, c, e) != 0 || check_loops(o, c, e) != 0) goto fail;
     if (check_state0(o, c, e) != 0) goto fail;
     fill_sched(&out->sched, o, c);

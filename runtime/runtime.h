@@ -20,10 +20,12 @@ typedef struct {
     double threshold;          /* of the exit rule */
 } runtime_opts;
 
+enum { RUNTIME_WHY = 400 }; /* bytes of a reason, its end included */
+
 typedef struct {
     model_folder *model;
-    tokenizer *tokenizer;   /* NULL if the folder has none that can be used, or by no_tokenizer */
-    char no_tokenizer[400]; /* then says why; "" where the folder has none at all */
+    tokenizer *tokenizer; /* NULL if the folder has none that can be used, or by no_tokenizer */
+    char no_tokenizer[RUNTIME_WHY]; /* then says why; "" where the folder has none at all */
     eng_backend *backend;
     sched_opts sched; /* what runtime_opts and the model say */
 } runtime;
@@ -33,6 +35,10 @@ typedef struct {
  * everything is closed again. */
 int runtime_open(runtime *out, const runtime_opts *o, err *e) WARN_UNUSED;
 void runtime_close(runtime *r);
+/* The folder's tokenizer; *out stays as it is where there is none, and where it cannot be used,
+ * which is warned of: why_not then says why. */
+int runtime_open_tokenizer(tokenizer **out, const char *dir, uint32_t vocab_size,
+                           char why_not[RUNTIME_WHY], err *e) WARN_UNUSED;
 /* Refuses an option that needs text to become tokens, where r->tokenizer is NULL. */
 int runtime_needs_tokenizer(const runtime *r, const char *option, const char *use, err *e);
 /* The threshold that rows leave by unless a request names one; 0 for the rule fixed. */

@@ -1,20 +1,10 @@
-/* assets.c - server/web, put into the object file by the assembler.
- *
- * Paths are relative to the folder make runs in; the Makefile rebuilds this object when
- * one of the files changes. */
+/* assets.c - server/web, inside the binary. */
 #include "server/assets_internal.h"
+#include "base/embed.h"
 
 #include <string.h>
 
-#define ASSET(symbol, file)                                                                        \
-    __asm__(".section .rodata\n"                                                                   \
-            ".balign 16\n"                                                                         \
-            "srv__asset_" #symbol ":\n"                                                            \
-            ".incbin \"server/web/" file "\"\n"                                                    \
-            "srv__asset_" #symbol "_end:\n"                                                        \
-            ".byte 0\n"                                                                            \
-            ".previous\n");                                                                        \
-    extern const unsigned char srv__asset_##symbol[], srv__asset_##symbol##_end[]
+#define ASSET(symbol, file) EMBED(srv__asset_##symbol, "server/web/" file)
 
 ASSET(index, "index.html");
 ASSET(app, "app.js");
