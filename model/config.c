@@ -234,56 +234,7 @@ static const model_family *family_of(const model__config *c) {
     return NULL;
 }
 
-/* ---- keys that nobody reads ---- */
-
-/* A part of a name that speaks of what layers compute, and the number that changes nothing. */
-static const struct {
-    const char *part;
-    double neutral;
-} arithmetic[] = {
-    {"softcap", 0},    {"soft_cap", 0}, {"scale", 1},   {"scalar", 1}, {"scaling", 1},
-    {"multiplier", 1}, {"factor", 1},   {"clip", 0},    {"alibi", 0},  {"sliding", 0},
-    {"window", 0},     {"bias", 0},     {"rope", 0},    {"rotary", 1}, {"norm", 0},
-    {"quant", 0},      {"expert", 0},   {"softmax", 0}, {"_act", 0},   {"activation", 0},
-};
-
-/* json_copy would leave keys out when memory ends. */
-static json_t *all_keys(json_t *root) {
-    json_t *all = json_object(), *v;
-    const char *key;
-    json_object_foreach(root, key, v) {
-        if (json_object_set(all, key, v) == 0) continue;
-        json_decref(all);
-        return NULL;
-    }
-    return all;
-}
-
-static bool says_nothing(const json_t *v, double neutral) {
-    if (json_is_number(v)) return json_number_value(v) == 0 || json_number_value(v) == neutral;
-    if (json_is_array(v)) return json_array_size(v) == 0;
-    if (json_is_object(v)) return json_object_size(v) == 0;
-    if (json_is_string(v)) return json_string_length(v) == 0;
-    return !json_is_true(v);
-}
-
-/* Files carry many keys that change nothing, so only a name that speaks of arithmetic counts:
- * computing without it would give other answers than the model's authors publish. */
-static int refuse_unread(const model__config *c) {
-    const char *key;
-    json_t *v;
-    json_object_foreach(c->unread, key, v) {
-        for (size_t i = 0; i < ARRAY_LEN(arithmetic); i++) {
-            if (strstr(key, arithmetic[i].part) == NULL || says_nothing(v, arithmetic[i].neutral))
-                continue;
-            return model__config_bad(c, key,
-                                     "%.60s is set and not known to Fathom; its name speaks of a "
-                                     "layer's arithmetic. Remove the key if it changes nothing",
-                                     key);
-        }
-    }
-    return 0;
-}
+/* ---- the whole file ---- */
 
 /* A slot is a size that backends multiply; no model comes near this. */
 static int check_slot(const model__config *c, const model_plan *p) {
@@ -311,14 +262,14 @@ int plan_parse(model_plan *out, const char *text, size_t n, const char *what, er
         model__config_bad(&c, NULL, "the text is %s, expected an object", kind_of(root));
         goto done;
     }
-    c.unread = all_keys(root);
+    c.unread = model__config_keys(root);
     if (c.unread == NULL) {
         err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory", what);
         goto done;
     }
     p.family = family_of(&c);
     if (p.family == NULL || p.family->read(&c, &p) != 0 || check_slot(&c, &p) != 0 ||
-        model__config_eos(&c, &p) != 0 || refuse_unread(&c) != 0) {
+        model__config_eos(&c, &p) != 0 || model__config_refuse_unread(&c) != 0) {
         goto done;
     }
     plan_derive(&p);

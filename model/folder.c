@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/machine.h"
+#include "base/model_json.h"
 #include "base/size.h"
 #include "model/model_internal.h"
 #include "model/safetensors_internal.h"
@@ -83,7 +84,7 @@ static int read_json_file(json_t **out, const char *path, size_t max_bytes, err 
     buf text = {.max = max_bytes + (1 << 20)};
     err why = {0};
     int rc = file_read(&text, path, max_bytes, &why);
-    if (rc == 0) rc = json_parse(out, text.data, text.len, &limits, path, &why);
+    if (rc == 0) rc = model_json_parse(out, text.data, text.len, &limits, path, &why);
     buf_deinit(&text);
     if (rc == 0) return 0;
     return err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_BAD_FILE, NULL, "%s",
@@ -120,8 +121,22 @@ static int add_file(model_folder *m, char *steal_path, err *e) {
 
 /* ---- shards ---- */
 
+static bool lies_in(const char *path, const char *folder) {
+    size_t n = strlen(folder);
+    return strncmp(path, folder, n) == 0 && (path[n] == '/' || n == 1);
+}
+
+/* The hub's cache keeps files in blobs/ and links to them from snapshots/REVISION/. */
+static bool lies_in_blobs(const model_folder *m, const char *path) {
+    char *name = path_of(m->dir, "../../blobs"), *blobs = name ? realpath(name, NULL) : NULL;
+    bool in = blobs && lies_in(path, blobs);
+    free(blobs);
+    free(name);
+    return in;
+}
+
 /* A shard's name comes from a file: it may name a file of this folder and nothing else,
- * also when followed through links. */
+ * also when followed through links, but for those of the hub's cache. */
 static int check_shard_name(const model_folder *m, const char *name, const char *path, err *e) {
     if (name[0] == 0 || name[0] == '.' || strchr(name, '/') || strlen(name) > 255) {
         return err_set(
@@ -135,13 +150,9 @@ static int check_shard_name(const model_folder *m, const char *name, const char 
     if (folder == NULL || target == NULL) {
         rc = err_set(e, why == ENOMEM ? ERR_NO_MEMORY : ERR_BAD_FILE, "weight_map", "%s: %s", path,
                      strerror(why));
-    } else {
-        size_t n = strlen(folder);
-        if (strncmp(target, folder, n) != 0 || (target[n] != '/' && n > 1)) {
-            rc = err_set(e, ERR_BAD_FILE, "weight_map",
-                         "%s: the link leads out of the model folder; expected the file itself",
-                         path);
-        }
+    } else if (!lies_in(target, folder) && !lies_in_blobs(m, target)) {
+        rc = err_set(e, ERR_BAD_FILE, "weight_map",
+                     "%s: the link leads out of the model folder; expected the file itself", path);
     }
     free(folder);
     free(target);

@@ -126,6 +126,10 @@ void model__config_ignore(const model__config *c, const char *key);
 /* eos_token_id: a number, a list or nothing. Ids at or past vocab_size are warned of and left
  * out. */
 int model__config_eos(const model__config *c, model_plan *p) WARN_UNUSED;
+/* The keys of an object, for `unread`; NULL when out of memory. The caller releases it. */
+json_t *model__config_keys(json_t *root);
+/* Refuses a key that nobody read and whose name speaks of what a layer computes. */
+int model__config_refuse_unread(const model__config *c) WARN_UNUSED;
 int model__config_bad(const model__config *c, const char *key, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
 void model__write_eos(buf *out, const model_plan *p); /* nothing where the plan has none */

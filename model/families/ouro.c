@@ -12,18 +12,34 @@ enum { MAX_DIM = 1 << 17, MAX_FFN = 1 << 20, MAX_HEADS = 4096, MAX_HEAD_DIM = 40
 
 /* ---- reading ---- */
 
+/* An object that says how angles are scaled: it may say "not at all", and where it stands for
+ * rope_theta, that. */
+static int read_rope_object(const model__config *c, const char *key, model_plan *p) {
+    json_t *object = json_object_get(c->root, key);
+    if (!json_is_object(object)) return model__config_absent(c, key);
+    model__config in = {object, c->what, c->e, model__config_keys(object)};
+    model__config_ignore(c, key);
+    if (in.unread == NULL) return err_set(c->e, ERR_NO_MEMORY, NULL, "%s: out of memory", c->what);
+    int rc = 0;
+    if (model__config_only_text(&in, "rope_type", "default") != 0 ||
+        model__config_only_text(&in, "type", "default") != 0) {
+        rc = -1;
+    } else if (model__config_has(&in, "rope_theta")) {
+        rc = model__config_real(&in, "rope_theta", 1, 1e12, "1 to 1e12", &p->rope_theta);
+    }
+    if (rc == 0) rc = model__config_refuse_unread(&in);
+    json_decref(in.unread);
+    return rc;
+}
+
 /* Newer files hold rope_theta inside rope_parameters. */
 static int read_rope(const model__config *c, model_plan *p) {
-    model__config in = *c;
-    const json_t *nested = model__config_look(c, "rope_parameters");
-    if (model__config_absent(c, "rope_scaling") != 0) return -1;
-    if (json_is_object(nested)) {
-        const model__config inside = {nested, c->what, c->e, NULL};
-        if (model__config_only_text(&inside, "rope_type", "default") != 0) return -1;
-        if (json_object_get(nested, "rope_theta")) in = inside;
-        model__config_ignore(c, "rope_theta");
-    }
-    return model__config_real(&in, "rope_theta", 1, 1e12, "1 to 1e12", &p->rope_theta);
+    p->rope_theta = 0;
+    if (read_rope_object(c, "rope_scaling", p) != 0 ||
+        read_rope_object(c, "rope_parameters", p) != 0)
+        return -1;
+    if (p->rope_theta > 0) return model__config_ignore(c, "rope_theta"), 0;
+    return model__config_real(c, "rope_theta", 1, 1e12, "1 to 1e12", &p->rope_theta);
 }
 
 static int read_layer_types(const model__config *c, const model_plan *p) {

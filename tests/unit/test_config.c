@@ -101,6 +101,11 @@ static const struct {
     {"mla", "attn_type", "3", "attn_type is a number"},
     {"mla", "halted_kv", "\"first\"", "halted_kv is \"first\", expected \"exact\" or \"last\""},
     {"mla", "halted_kv", "null", "halted_kv is null"},
+    {"gqa", "rope_scaling", "{\"type\": \"yarn\", \"factor\": 4}",
+     "rope_scaling is set and not known"},
+    {"mla", "quantization_config", "{\"quant_method\": \"gptq\"}", "quantization_config is set"},
+    {"mla", "model_type", "\"llama\"",
+     "model_type is 'llama'; Fathom runs looped models: openmythos, ouro"},
 };
 
 Test(config, every_rule_is_refused_with_key_value_and_rule) {

@@ -48,6 +48,28 @@ Test(ouro, the_published_keys_give_the_plan_of_the_family) {
     cr_assert_eq(plan_planes(&p, 4), 4);
 }
 
+/* Every key of the published repositories, with what transformers writes around them. */
+Test(ouro, the_config_as_its_authors_publish_it_is_accepted) {
+    static const char text[] =
+        "{\"architectures\": [\"OuroForCausalLM\"], \"attention_dropout\": 0.0, \"auto_map\": "
+        "{\"AutoConfig\": \"configuration_ouro.OuroConfig\", \"AutoModelForCausalLM\": "
+        "\"modeling_ouro.OuroForCausalLM\"}, \"bos_token_id\": 0, \"eos_token_id\": 0, "
+        "\"early_exit_threshold\": 1.0, \"head_dim\": 128, \"hidden_act\": \"silu\", "
+        "\"hidden_size\": 2048, \"initializer_range\": 0.02, \"intermediate_size\": 5632, "
+        "\"layer_types\": [\"full_attention\", \"full_attention\"], "
+        "\"max_position_embeddings\": 65536, \"max_window_layers\": 24, \"model_type\": \"ouro\", "
+        "\"num_attention_heads\": 16, \"num_hidden_layers\": 2, \"num_key_value_heads\": 16, "
+        "\"rms_norm_eps\": 1e-06, \"rope_scaling\": null, \"rope_theta\": 1000000.0, "
+        "\"sliding_window\": null, \"tie_word_embeddings\": false, \"torch_dtype\": "
+        "\"bfloat16\", \"total_ut_steps\": 4, \"transformers_version\": \"4.55.0\", "
+        "\"use_cache\": true, \"use_sliding_window\": false, \"vocab_size\": 49152}";
+    model_plan p;
+    err e = {0};
+    cr_assert_eq(plan_parse(&p, text, sizeof text - 1, "config.json", &e), 0, "%s", e.msg);
+    cr_assert(p.dim == 2048 && p.n_core == 2 && p.loops_cap == 4 && p.vocab_size == 49152);
+    cr_assert(p.n_eos == 1 && p.eos_ids[0] == 0);
+}
+
 Test(ouro, the_variants_have_the_published_numbers_of_weights) {
     static const struct {
         const char *name;
@@ -90,6 +112,30 @@ Test(ouro, a_key_may_be_absent_null_or_spelt_as_newer_files_do) {
         {"attention_dropout", "0.0", 1, 4},
         {"transformers_version", "\"4.55.0\"", 1, 4},
         {"rope_parameters", "{\"rope_theta\": 5e5, \"rope_type\": \"default\"}", 1, 4},
+        {"rope_parameters", "{\"rope_theta\": 5e5, \"partial_rotary_factor\": 1.0}", 1, 4},
+        {"rope_scaling", "{\"rope_type\": \"default\"}", 1, 4},
+        {"rope_scaling", "{\"type\": \"default\", \"factor\": 1}", 1, 4},
+        {"grad_norm", "0.73", 1, 4},
+        {"max_grad_norm", "1.0", 1, 4},
+        {"clip_grad_norm", "2.5", 1, 4},
+        {"gradient_clipping", "0.5", 1, 4},
+        {"gradient_checkpointing", "true", 1, 4},
+        {"activation_checkpointing", "true", 1, 4},
+        {"label_smoothing", "0.1", 1, 4},
+        {"label_smoothing_factor", "0.1", 1, 4},
+        {"lr_scale", "3", 1, 4},
+        {"loss_scale", "65536", 1, 4},
+        {"initializer_factor", "0.5", 1, 4},
+        {"expert_parallel_size", "8", 1, 4},
+        {"expert_dropout", "0.1", 1, 4},
+        {"router_aux_loss_factor", "0.001", 1, 4},
+        {"normDropout", "0.1", 1, 4},
+        {"property", "\"ours\"", 1, 4},
+        {"made_in_europe", "true", 1, 4},
+        {"use_actor", "true", 1, 4},
+        {"fact_checked", "true", 1, 4},
+        {"refactored", "true", 1, 4},
+        {"rope_kind", "\"default\"", 1, 4},
         {"tie_word_embeddings", "true", 1, 4},
         {"eos_token_id", "[0, 2, 2000000]", 1, 4},
     };
@@ -134,8 +180,13 @@ static const struct {
     {"early_exit_threshold", "0", "early_exit_threshold is 0, expected above 0"},
     {"early_exit_threshold", "\"1\"", "early_exit_threshold is a string"},
     {"early_exit_step", "4", "early_exit_step is 4, expected 0 to 3"},
-    {"rope_scaling", "{\"type\": \"linear\", \"factor\": 2}", "rope_scaling is set"},
+    {"rope_scaling", "{\"type\": \"linear\", \"factor\": 2}", "type is \"linear\""},
+    {"rope_scaling", "[2.0]", "rope_scaling is set"},
+    {"rope_scaling", "{\"rope_type\": \"default\", \"factor\": 2}", "factor is set and not known"},
     {"rope_parameters", "{\"rope_type\": \"yarn\"}", "rope_type is \"yarn\""},
+    {"rope_parameters", "{\"rope_theta\": 1e6, \"partial_rotary_factor\": 0.5}",
+     "partial_rotary_factor is set and not known"},
+    {"rope_parameters", "\"yarn\"", "rope_parameters is set"},
     {"use_sliding_window", "true", "use_sliding_window is true"},
     {"use_sliding_window", "1", "use_sliding_window is a number, expected true or false"},
     {"layer_types", "[\"full_attention\", \"sliding_attention\", \"full_attention\"]",
@@ -149,6 +200,12 @@ static const struct {
     {"partial_rotary_factor", "0.5", "partial_rotary_factor is set and not known"},
     {"use_qk_norm", "true", "use_qk_norm is set and not known"},
     {"num_local_experts", "8", "num_local_experts is set and not known"},
+    {"attn_logits_soft_cap", "50", "attn_logits_soft_cap is set and not known"},
+    {"attnLogitSoftcap", "50", "attnLogitSoftcap is set and not known"},
+    {"qk_layernorm", "true", "qk_layernorm is set and not known"},
+    {"use_rmsnorm", "true", "use_rmsnorm is set and not known"},
+    {"logit_scale", "0.0625", "logit_scale is set and not known"},
+    {"compression_config", "{\"format\": \"int\"}", "compression_config is set and not known"},
     {"tie_word_embeddings", "\"no\"", "tie_word_embeddings is a string"},
     {"eos_token_id", "\"</s>\"", "eos_token_id holds a string, expected token ids"},
     {"eos_token_id", "[0, \"x\"]", "eos_token_id holds a string"},
