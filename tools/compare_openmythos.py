@@ -41,6 +41,10 @@ TIE = 1e-4  # of the largest logit: two sums in another order differ by less
 
 # ---- the published model ----
 
+def refuse(why):
+    sys.exit(f"compare_openmythos: {why}")
+
+
 def import_published(path):
     """main.py alone: the package would pull in tokenizers that generate does not need."""
     for tail in ("open_mythos/main.py", "main.py", ""):
@@ -51,7 +55,20 @@ def import_published(path):
             sys.modules[spec.name] = module
             spec.loader.exec_module(module)
             return module
-    sys.exit(f"compare_openmythos: no open_mythos/main.py under {path}")
+    refuse(f"no open_mythos/main.py under {path}")
+
+
+def read_config(folder):
+    try:
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+            fields = json.load(f)
+    except (OSError, ValueError) as why:
+        refuse(f"{folder}/config.json: {why}")
+    if fields.get("model_type", "openmythos") != "openmythos" or "max_loop_iters" not in fields:
+        refuse(f"{folder} is no OpenMythos model: model_type is {fields.get('model_type')!r}")
+    if not os.path.isfile(os.path.join(folder, "model.safetensors")):
+        refuse(f"{folder} holds no model.safetensors (shards are not read here: fathom init writes one file by default)")
+    return fields
 
 
 def read_weights(folder):
@@ -62,7 +79,7 @@ def read_weights(folder):
         header.pop("__metadata__", None)
         for name, t in header.items():
             if t["dtype"] != "F32":
-                sys.exit(f"compare_openmythos: tensor {name} is {t['dtype']}; the published model runs in F32 only")
+                refuse(f"tensor {name} is {t['dtype']}; the published model runs in F32 only")
             begin, end = t["data_offsets"]
             raw = torch.frombuffer(data, dtype=torch.float32, count=(end - begin) // 4, offset=8 + n + begin)
             yield name, raw.clone().reshape(t["shape"])  # anonymous memory, as torch would have it
@@ -78,9 +95,19 @@ def build_published(module, folder, fields):
     model = module.OpenMythos(module.MythosConfig(**{k: v for k, v in fields.items() if k in known}))
     slots = dict(model.named_parameters())
     slots.update(model.named_buffers())
+    missing, head = {n for n in slots if not n.startswith(("freqs_cis", "head."))}, None
     for name, tensor in read_weights(folder):
-        slots[name].data = tensor
-    model.head.weight = model.embed.weight
+        if name == "head.weight":
+            head = tensor
+        elif name in slots and slots[name].shape == tensor.shape:
+            slots[name].data = tensor
+        elif not name.startswith("freqs_cis"):
+            refuse(f"the published model has no {name} of shape {list(tensor.shape)}")
+        missing.discard(name)
+    if missing:
+        refuse(f"the folder lacks {sorted(missing)[0]}, which the published model has")
+    # Published models tie the head to the embedding; a folder with a head of its own unties it.
+    model.head.weight = model.embed.weight if head is None else torch.nn.Parameter(head)
     return model.eval()
 
 
@@ -123,7 +150,7 @@ class Fathom:
                 return
             except (urllib.error.URLError, OSError):
                 if self.process.poll() is not None:
-                    sys.exit("compare_openmythos: fathom serve ended")
+                    refuse("fathom serve ended")
                 time.sleep(0.2)
 
     def complete(self, prompt):
@@ -135,7 +162,7 @@ class Fathom:
             with urllib.request.urlopen(request, timeout=3600) as reply:
                 return json.load(reply)["choices"][0]["token_ids"]
         except urllib.error.HTTPError as why:
-            sys.exit(f"compare_openmythos: {why}: {why.read().decode()[:300]}")
+            refuse(f"{why}: {why.read().decode()[:300]}")
 
     def now(self):
         if self.args.clock == "wall":
@@ -216,8 +243,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with open(os.path.join(args.model, "config.json"), encoding="utf-8") as f:
-        fields = json.load(f)
+    fields = read_config(args.model)
     args.loops = args.loops or fields["max_loop_iters"]
     torch.set_num_threads(args.threads)
     model = build_published(import_published(args.openmythos), args.model, fields)

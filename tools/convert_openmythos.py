@@ -9,121 +9,61 @@ state dict (then --config names a config.json), and names with the prefixes that
 torch.compile and activation checkpointing add. Needs torch and nothing else; Debian 12 has
 it as python3-torch. A tokenizer.json that stands beside the model is Fathom's tokenizer.
 
-Only tensors and plain values are read from the checkpoint: whatever else its pickle names
-is refused, not run."""
+Nothing that the checkpoint's pickle names is run. What stands beside the model is passed over; in
+the model or its configuration, whatever is no tensor and no plain value is refused. A tensor that
+the architecture has no place for is left out and named."""
 
 import argparse
-import ctypes
-import inspect
 import json
 import os
-import pickle
-import struct
 import sys
-import zipfile
 
-try:
-    import torch
-except ImportError:
-    sys.exit("convert_openmythos: torch is missing (Debian 12: apt-get install python3-torch)")
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import torch_checkpoint as ckpt  # noqa: E402
+from torch_checkpoint import Refused  # noqa: E402
 
 WRAPPERS = {"module", "_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module"}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 KEYS = """vocab_size dim n_heads n_kv_heads max_seq_len max_loop_iters prelude_layers coda_layers
 attn_type kv_lora_rank q_lora_rank qk_rope_head_dim qk_nope_head_dim v_head_dim n_experts
 n_shared_experts n_experts_per_tok expert_dim act_threshold rope_theta lora_rank
 max_output_tokens""".split()
+ATTENTION = {"gqa": "attn.wq attn.wk attn.wv attn.wo",
+             "mla": "attn.q_down attn.q_norm attn.q_up_nope attn.q_up_rope attn.kv_down attn.kv_norm attn.kv_up attn.wo"}
+LOOP = """norm.weight injection.log_A injection.log_dt injection.B act.halt.weight act.halt.bias
+lora.down.weight lora.B lora.scale.weight""".split()
 
 
-class Refused(Exception):
-    pass
+def leave_out(name, why):
+    print(f"convert_openmythos: left out: {name} ({why})", file=sys.stderr)
 
 
-class Config:
-    """Stands in for the checkpoint's own configuration class: fields, no code."""
-
-    def __setstate__(self, state):
-        self.__dict__.update(state if isinstance(state, dict) else {})
+def fields_of(value):
+    return value if isinstance(value, dict) else vars(value) if isinstance(value, ckpt.Config) else {}
 
 
-class Reader(pickle.Unpickler):
-    """An unpickler that knows tensors, containers and configuration classes."""
-
-    PLAIN = {("collections", "OrderedDict"), ("collections", "defaultdict"), ("torch", "Size"),
-             ("torch", "device"), ("torch.nn.parameter", "Parameter"), ("_codecs", "encode"),
-             ("builtins", "set"), ("builtins", "dict"), ("builtins", "list"),
-             ("builtins", "complex"), ("builtins", "int"), ("builtins", "float")}
-
-    def find_class(self, module, name):
-        if name.endswith("Config"):
-            return Config
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        is_storage = name.endswith("Storage") and module in ("torch", "torch.storage")
-        is_rebuild = name.startswith("_rebuild_") and module == "torch._utils"
-        if is_storage or is_rebuild or (module, name) in self.PLAIN:
-            return super().find_class(module, name)
-        if (module, name) == ("copyreg", "_reconstructor"):
-            return _reconstruct
-        raise Refused(f"the checkpoint names {module}.{name}; only tensors and plain values are read")
-
-
-def _reconstruct(cls, base, state):
-    if cls is not Config:
-        raise Refused(f"the checkpoint rebuilds a {cls.__name__}; only tensors and plain values are read")
-    return Config()
-
-
-class safe_pickle:
-    """What torch.load asks of a pickle module."""
-
-    Unpickler = Reader
-    UnpicklingError = pickle.UnpicklingError
-
-    @staticmethod
-    def load(file, **kwargs):
-        return Reader(file, **kwargs).load()
-
-    @staticmethod
-    def loads(data, **kwargs):
-        raise Refused("the checkpoint holds a nested pickle")
-
-
-def read_checkpoint(path):
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as z:
-            if any(n.endswith("/constants.pkl") for n in z.namelist()):
-                raise Refused(f"{path}: a TorchScript program, expected a checkpoint (torch.save)")
-    kwargs = {"map_location": "cpu", "pickle_module": safe_pickle}
-    if "weights_only" in inspect.signature(torch.load).parameters:
-        kwargs["weights_only"] = False  # Reader is stricter, and knows configuration classes
-    plain = torch.serialization.pickle
-    torch.serialization.pickle = safe_pickle  # torch 1.13 forgets the argument
-    try:
-        return torch.load(path, **kwargs)
-    except (OSError, Refused) as why:
-        raise Refused(str(why))
-    except Exception as why:  # torch raises many kinds for a file that is none of its own
-        raise Refused(f"{path}: not a torch checkpoint ({type(why).__name__}: {str(why)[:200]})")
-    finally:
-        torch.serialization.pickle = plain
-
-
-def is_state_dict(value):
-    return isinstance(value, dict) and value and all(isinstance(v, torch.Tensor) for v in value.values())
+def find_config(checkpoint):
+    """The first entry that holds the model's fields; else the first of a likely name."""
+    names = [k for k in ("cfg", "config", "model_config", "model_args", "args", "hparams") if k in checkpoint]
+    best = next((k for k in names if "vocab_size" in fields_of(checkpoint[k])), names[0] if names else None)
+    if best is None or checkpoint[best] is None:
+        return None
+    ckpt.refuse_strangers(checkpoint[best], best)
+    if not fields_of(checkpoint[best]):
+        raise Refused(f"the checkpoint's {best} is a {type(checkpoint[best]).__name__}, expected fields")
+    return fields_of(checkpoint[best])
 
 
 def find_parts(checkpoint):
-    """The state dict and the configuration (None if there is none)."""
-    if is_state_dict(checkpoint):
-        return checkpoint, None
+    """The tensors and the fields of the configuration (None if there is none)."""
     if not isinstance(checkpoint, dict):
+        ckpt.refuse_strangers(checkpoint, "content")
         raise Refused(f"the checkpoint is a {type(checkpoint).__name__}, expected a dictionary")
-    cfg = next((checkpoint[k] for k in ("cfg", "config") if k in checkpoint), None)
     for key in ("model", "model_state_dict", "state_dict"):
-        if is_state_dict(checkpoint.get(key)):
-            return checkpoint[key], cfg
+        if ckpt.is_state_dict(checkpoint.get(key)):
+            return ckpt.tensors_of(checkpoint[key], key, leave_out), find_config(checkpoint)
+        ckpt.refuse_strangers(checkpoint.get(key), key)
+    if ckpt.is_state_dict(checkpoint):
+        return ckpt.tensors_of(checkpoint, "model", leave_out), None
     raise Refused("no state dict in the checkpoint; its keys are: " + ", ".join(map(str, checkpoint))[:300])
 
 
@@ -142,33 +82,53 @@ def plain_names(state):
     return out
 
 
-def wanted_tensors(state):
-    """Sorted; without rope tables and without a head that is the embedding."""
-    out = {n: t.detach() for n, t in state.items() if not n.startswith("freqs_cis")}
+def places(config):
+    """The name of every tensor that a model of this configuration has."""
+    attention = ATTENTION.get(config["attn_type"], "").split()
+    layer = ["attn_norm.weight", "ffn_norm.weight"] + [n + ".weight" for n in attention]
+    out = {"embed.weight", "norm.weight", "head.weight"} | {"recurrent." + n for n in LOOP}
+    for stage in ("prelude", "coda"):
+        for i in range(int(config[stage + "_layers"])):
+            out |= {f"{stage}.{i}.{n}" for n in layer + ["ffn.gate.weight", "ffn.up.weight", "ffn.down.weight"]}
+    out |= {"recurrent.block." + n for n in layer + ["ffn.router.weight", "ffn.router_bias"]}
+    for kind, count in (("routed_experts", "n_experts"), ("shared_experts", "n_shared_experts")):
+        for i in range(int(config[count])):
+            out |= {f"recurrent.block.ffn.{kind}.{i}.{part}.weight" for part in ("gate", "up", "down")}
+    return out
+
+
+def wanted_tensors(state, config):
+    """Those with a place, sorted; without a head that is the embedding."""
+    known, out = places(config), {}
+    for name, tensor in sorted(state.items()):
+        if name in known:
+            out[name] = tensor
+        elif not name.startswith("freqs_cis"):  # every model has rope tables, and no one needs them
+            leave_out(name, "the architecture has no place for it")
     head = out.get("head.weight")
     if head is not None and head.shape == out["embed.weight"].shape:
         embed = out["embed.weight"]
-        if head.data_ptr() == embed.data_ptr() or torch.equal(head, embed):
+        if head.data_ptr() == embed.data_ptr() or ckpt.torch.equal(head, embed):
             del out["head.weight"]
     for name, tensor in out.items():
         if not tensor.is_floating_point():
             raise Refused(f"tensor {name} has dtype {tensor.dtype}, expected a float")
-    return dict(sorted(out.items()))
+    return out
 
 
-def make_config(cfg, path, dtype, halted_kv):
+def make_config(fields, path, halted_kv):
     if path:
         with open(path, encoding="utf-8") as f:
             fields = json.load(f)
-    elif cfg is None:
+    elif fields is None:
         raise Refused("the checkpoint holds no configuration: name a config.json with --config")
-    else:
-        fields = cfg if isinstance(cfg, dict) else vars(cfg)
     missing = [k for k in KEYS if k not in fields and k != "max_output_tokens"]
     if missing:
         raise Refused("the configuration lacks " + ", ".join(missing))
-    out = {"architectures": ["OpenMythos"], "model_type": "openmythos",
-           "torch_dtype": str(dtype).split(".")[-1]}
+    odd = next((k for k in KEYS if k in fields and not isinstance(fields[k], (int, float, str))), None)
+    if odd:
+        raise Refused(f"the configuration's {odd} is a {type(fields[odd]).__name__}, expected a number or a word")
+    out = {"architectures": ["OpenMythos"], "model_type": "openmythos", "torch_dtype": ""}
     policy = halted_kv or fields.get("halted_kv")
     if policy:
         out["halted_kv"] = policy
@@ -177,54 +137,17 @@ def make_config(cfg, path, dtype, halted_kv):
     return out
 
 
-def write_bytes(f, tensor):
-    """The values as they lie in memory, without numpy and without a copy."""
-    n = tensor.numel() * tensor.element_size()
-    if n:
-        f.write(memoryview((ctypes.c_char * n).from_address(tensor.data_ptr())))
-
-
-def write_safetensors(path, tensors, dtype):
-    header, at = {"__metadata__": {"format": "pt"}}, 0
-    size = torch.empty(0, dtype=dtype).element_size()
-    for name, tensor in tensors.items():
-        end = at + tensor.numel() * size
-        header[name] = {"dtype": NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % 64)
-    with open(path + ".part", "wb") as f:
-        f.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors.values():
-            write_bytes(f, tensor.to(dtype).contiguous())
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(path + ".part", path)
-    return at
-
-
 def convert(args):
-    state, cfg = find_parts(read_checkpoint(args.checkpoint))
-    tensors = wanted_tensors(plain_names(state))
-    dtype = DTYPES[args.dtype] if args.dtype else tensors["embed.weight"].dtype
-    if dtype not in NAMES:
+    state, fields = find_parts(ckpt.read_checkpoint(args.checkpoint))
+    state = plain_names(state)
+    config = make_config(fields, args.config, args.halted_kv)
+    tensors = wanted_tensors(state, config)
+    dtype = ckpt.DTYPES[args.dtype] if args.dtype else tensors["embed.weight"].dtype
+    if dtype not in ckpt.NAMES:
         raise Refused(f"weights are {dtype}: choose --dtype float32, bfloat16 or float16")
-    config = make_config(cfg, args.config, dtype, args.halted_kv)
-    os.makedirs(args.out, exist_ok=True)
-    weights, settings = (os.path.join(args.out, n) for n in ("model.safetensors", "config.json"))
-    for path in (weights, settings):
-        if os.path.lexists(path):
-            raise Refused(f"{path} exists already; nothing is overwritten")
-    try:
-        n = write_safetensors(weights, tensors, dtype)
-    except OSError:
-        if os.path.exists(weights + ".part"):
-            os.remove(weights + ".part")
-        raise
-    with open(settings, "w", encoding="utf-8") as f:
-        json.dump(config, f, indent=1)
-        f.write("\n")
-    print(f"{args.out}: {len(tensors)} tensors, {n / 1e6:.3f} MB, {NAMES[dtype]}")
+    config["torch_dtype"] = str(dtype).split(".")[-1]
+    n = ckpt.write_folder(args.out, config, tensors, dtype)
+    print(f"{args.out}: {len(tensors)} tensors, {n / 1e6:.3f} MB, {ckpt.NAMES[dtype]}")
 
 
 def main():
@@ -232,7 +155,7 @@ def main():
     parser.add_argument("checkpoint", metavar="CKPT.pt")
     parser.add_argument("out", metavar="OUT", help="folder to write; nothing is overwritten")
     parser.add_argument("--config", metavar="FILE", help="config.json, for a checkpoint without one (or instead of its own)")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights written (default: as they are)")
+    parser.add_argument("--dtype", choices=sorted(ckpt.DTYPES), help="of the weights written (default: as they are)")
     parser.add_argument("--halted-kv", choices=("exact", "last"), help="policy the model was trained for (default: exact)")
     args = parser.parse_args()
     try:

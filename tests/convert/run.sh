@@ -9,6 +9,7 @@ for p in /usr/bin/python3 python3; do
 done
 [ -n "$python" ] || { echo "skipped: python3-torch is not installed"; exit 77; }
 golden=tests/golden/cases/mla_deep
+ouro=tests/golden/families/ouro
 fathom=build/fathom
 score() { # one code path: a measured choice may differ between runs in the last digit
     $fathom score --kernels portable --device cpu "$@"
@@ -17,20 +18,29 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 fail() { echo "FAIL: $*" >&2; exit 1; }
 
-"$python" tests/convert/make_checkpoints.py $golden "$dir"
+"$python" tests/convert/make_checkpoints.py $golden $ouro "$dir"
 echo '[[1,2,3,4,5,6,7,8,9,10,11,12],[300,200,100]]' >"$dir/ids.json"
+echo '[[1,2,3,4,5,6,7,8,9,10,11,12],[90,20,30]]' >"$dir/ouro_ids.json"
 score --model $golden --ids "$dir/ids.json" >"$dir/expected"
 convert() { "$python" tools/convert_openmythos.py "$@"; }
 
-for form in training dict_cfg bare ddp fsdp legacy parameters; do
+forms="training dict_cfg bare ddp fsdp legacy parameters beside namespace more evil_beside"
+[ -e "$dir/numpy_cfg.pt" ] && forms="$forms numpy_cfg"
+for form in $forms; do
     config=
     [ $form = bare ] && config="--config $golden/config.json"
     # shellcheck disable=SC2086
-    convert "$dir/$form.pt" "$dir/$form" $config >/dev/null || fail "$form: not converted"
+    convert "$dir/$form.pt" "$dir/$form" $config >/dev/null 2>"$dir/err-$form" || fail "$form: $(cat "$dir/err-$form")"
     score --model "$dir/$form" --ids "$dir/ids.json" >"$dir/found" || fail "$form: does not score"
     cmp -s "$dir/expected" "$dir/found" || fail "$form: scores differ from the original's"
     echo "ok $form"
 done
+
+for name in recurrent.steps prelude.7.attn_norm.weight extra_head.weight coda.0._extra_state; do
+    grep -qF "left out: $name (" "$dir/err-more" || fail "$name was left out without a word"
+done
+[ "$(wc -l <"$dir/err-more")" -eq 4 ] || fail "left out too much: $(cat "$dir/err-more")"
+[ ! -s "$dir/err-training" ] || fail "a whole checkpoint: $(cat "$dir/err-training")"
 
 for dtype in bfloat16 float16; do
     convert "$dir/training.pt" "$dir/$dtype" --dtype $dtype --halted-kv last >/dev/null
@@ -48,6 +58,10 @@ refused() { # NAME, what the message must say
 }
 refused evil 'only tensors and plain values are read'
 [ ! -e "$dir/ran" ] || fail "code inside a checkpoint ran"
+refused stranger_cfg "cfg holds a elsewhere.things.Thing; only tensors and plain values are read"
+refused stranger_class "cfg holds a elsewhere.things.Thing"
+refused stranger_model "model holds a elsewhere.things.Thing"
+refused list_cfg "configuration's dim is a list"
 refused no_cfg 'name a config.json with --config'
 refused no_model 'no state dict in the checkpoint'
 refused other 'no tensor embed.weight'
@@ -58,3 +72,52 @@ refused nowhere 'No such file'
 if convert "$dir/training.pt" "$dir/training" 2>"$dir/err"; then fail "an existing model was overwritten"; fi
 grep -q 'nothing is overwritten' "$dir/err" || fail "overwriting: $(cat "$dir/err")"
 echo "ok existing folder kept"
+
+# ---- pytorch_model.bin ----
+
+convert_bin() { "$python" tools/convert_bin.py "$@"; }
+score --model $ouro --ids "$dir/ouro_ids.json" >"$dir/expected"
+for form in ouro_bin ouro_parts; do
+    convert_bin "$dir/$form" "$dir/$form-out" >/dev/null || fail "$form: not converted"
+    cmp -s "$dir/$form/tokenizer.json" "$dir/$form-out/tokenizer.json" || fail "$form: the tokenizer was lost"
+    rm "$dir/$form-out/tokenizer.json"
+    score --model "$dir/$form-out" --ids "$dir/ouro_ids.json" >"$dir/found" || fail "$form: does not score"
+    cmp -s "$dir/expected" "$dir/found" || fail "$form: scores differ from the original's"
+    echo "ok $form"
+done
+convert_bin "$dir/parcae_bin" "$dir/parcae" >/dev/null 2>"$dir/err" || fail "parcae: $(cat "$dir/err")"
+grep -q 'left out: lm_head.weight (it is transformer.wte.weight)' "$dir/err" || fail "parcae: says '$(cat "$dir/err")'"
+grep -q 'left out: steps (its dtype is torch.int64)' "$dir/err" || fail "parcae: says '$(cat "$dir/err")'"
+"$python" tests/convert/make_checkpoints.py check-parcae "$dir/parcae" || fail "parcae: tensors were changed"
+if $fathom inspect --model "$dir/parcae" 2>"$dir/err"; then fail "parcae: opens"; fi
+grep -q "model_type is 'parcae'; Fathom runs looped models: " "$dir/err" || fail "parcae: says '$(cat "$dir/err")'"
+echo "ok parcae_bin"
+if convert_bin "$dir/evil_bin" "$dir/bad" 2>"$dir/err"; then fail "evil_bin: accepted"; fi
+grep -q 'model holds a posix.system' "$dir/err" || fail "evil_bin: says '$(cat "$dir/err")'"
+if convert_bin "$dir" "$dir/bad" 2>"$dir/err"; then fail "no folder of a model: accepted"; fi
+grep -q Traceback "$dir/err" && fail "no folder of a model: a traceback"
+[ ! -e "$dir/bad" ] && [ ! -e "$dir/ran" ] || fail "evil_bin left something behind"
+echo "ok evil_bin refused"
+
+# ---- the published model beside Fathom ----
+
+compare_refuses() { # what the one line must say, then arguments
+    says=$1; shift
+    if "$python" tools/compare_openmythos.py "$@" >"$dir/out" 2>"$dir/err"; then fail "compare $*: accepted"; fi
+    [ "$(wc -l <"$dir/err")" -eq 1 ] && grep -qF "$says" "$dir/err" || fail "compare $*: says '$(cat "$dir/err")', expected '$says'"
+    echo "ok compare refuses: $says"
+}
+compare_refuses "is no OpenMythos model: model_type is 'ouro'" --openmythos "$dir" --model $ouro
+compare_refuses "config.json" --openmythos "$dir" --model "$dir/nothing"
+compare_refuses "no open_mythos/main.py under $dir" --openmythos "$dir" --model "$dir/training"
+$fathom init --variant tiny --dtype float32 --shard-bytes 200K --out "$dir/shards" >/dev/null 2>&1
+compare_refuses "holds no model.safetensors" --openmythos "$dir" --model "$dir/shards"
+# With a checkout of OpenMythos: a tied and an untied folder give the same tokens as the published code.
+if [ -n "${OPENMYTHOS:-}" ]; then
+    "$python" tests/convert/make_checkpoints.py untied "$dir/training" "$dir/untied"
+    for folder in training untied; do
+        "$python" tools/compare_openmythos.py --openmythos "$OPENMYTHOS" --model "$dir/$folder" --sequences 2 --repeat 1 \
+            --threads 1 >"$dir/out" 2>"$dir/err" || fail "compare $folder: $(cat "$dir/out" "$dir/err")"
+        echo "ok compare $folder: $(tail -1 "$dir/out")"
+    done
+fi
