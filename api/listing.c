@@ -23,7 +23,7 @@ struct api_listing {
     size_t at, text, id;
     bool begun, open;
     api_utf8 utf8;
-    buf scratch; /* of one token */
+    buf bytes, scratch; /* of some tokens */
 };
 
 /* ---- reading: what both routes share ---- */
@@ -187,6 +187,8 @@ typedef struct {
     const char *open, *close; /* of one text */
     /* What stands for one id; first: nothing stands before it in its text. */
     void (*id)(buf *out, api_listing *l, uint32_t id, bool first);
+    /* Or for some, of those from `first` to `end`; it moves l->id on. */
+    void (*some)(buf *out, api_listing *l, size_t first, size_t end);
     void (*finish)(buf *out, api_listing *l); /* before close; NULL: nothing */
 } shape;
 
@@ -203,9 +205,11 @@ static bool write_texts(buf *out, api_listing *l, const shape *s, size_t end) {
             l->id = first;
             l->open = true;
         }
-        for (; l->id < l->ends[l->text]; l->id++) {
+        while (l->id < l->ends[l->text]) {
             if (full(out, end)) return false;
-            s->id(out, l, l->ids.data[l->id], l->id == first);
+            if (s->some) s->some(out, l, first, l->ends[l->text]);
+            else s->id(out, l, l->ids.data[l->id], l->id == first);
+            l->id += s->some == NULL;
         }
         if (s->finish) s->finish(out, l);
         buf_puts(out, s->close);
@@ -248,18 +252,18 @@ static void put_string(buf *out, api_listing *l, uint32_t id, bool first) {
     write_piece(out, l, id, false);
 }
 
-/* What a token adds to the text: whole characters, for the bytes of half ones wait. */
-static void put_text(buf *out, api_listing *l, uint32_t id, bool first) {
-    const tokenizer *t = l->c->opts.tokenizer;
-    (void)first;
+/* What some tokens add to the text: whole characters, for the bytes of half ones wait. */
+static void put_text(buf *out, api_listing *l, size_t first, size_t end) {
+    size_t at = l->id - first;
+    buf_clear(&l->bytes);
     buf_clear(&l->scratch);
-    if (!l->skip_special && tokenizer_is_special(t, id)) {
-        size_t n;
-        const char *bytes = tokenizer_bytes(t, id, &n);
-        if (bytes) api__utf8_bytes(&l->utf8, bytes, n, &l->scratch);
-    } else {
-        api_utf8_token(&l->utf8, t, id, &l->scratch);
+    if (tokenizer_decode_some(l->c->opts.tokenizer, l->ids.data + first, end - first, &at,
+                              l->skip_special, &l->bytes, NULL) != 0) {
+        out->failed = true;
+        return;
     }
+    l->id = first + at;
+    api__utf8_bytes(&l->utf8, l->bytes.data, l->bytes.len, &l->scratch);
     buf_json_escaped(out, l->scratch.data, l->scratch.len);
     if (l->scratch.failed) out->failed = true;
 }
@@ -277,7 +281,8 @@ static bool tokens_key(buf *out, api_listing *l, size_t end) {
 }
 
 static bool tokens(buf *out, api_listing *l, size_t end) {
-    static const shape ids = {"[", "]", put_id, NULL}, pieces = {"[", "]", put_piece, NULL};
+    static const shape ids = {"[", "]", put_id, NULL, NULL},
+                       pieces = {"[", "]", put_piece, NULL, NULL};
     return write_texts(out, l, l->pieces ? &pieces : &ids, end);
 }
 
@@ -300,7 +305,7 @@ static bool strings_key(buf *out, api_listing *l, size_t end) {
 }
 
 static bool strings(buf *out, api_listing *l, size_t end) {
-    static const shape list = {"[", "]", put_string, NULL};
+    static const shape list = {"[", "]", put_string, NULL, NULL};
     if (l->strs) return write_texts(out, l, &list, end);
     buf_puts(out, "null");
     return true;
@@ -325,7 +330,7 @@ static bool text_key(buf *out, api_listing *l, size_t end) {
 }
 
 static bool texts(buf *out, api_listing *l, size_t end) {
-    static const shape text = {"\"", "\"", put_text, finish_text};
+    static const shape text = {"\"", "\"", NULL, put_text, finish_text};
     return write_texts(out, l, &text, end);
 }
 
@@ -382,13 +387,14 @@ int api_detokenize(api_listing **out, const api_context *c, const char *body, si
 
 size_t api_listing_bytes(const api_listing *l) {
     return sizeof *l + l->ids.cap * sizeof *l->ids.data + l->n_texts * sizeof *l->ends +
-           l->scratch.cap;
+           l->bytes.cap + l->scratch.cap;
 }
 
 void api_listing_destroy(api_listing *l) {
     if (l == NULL) return;
     token_ids_deinit(&l->ids);
     free(l->ends);
+    buf_deinit(&l->bytes);
     buf_deinit(&l->scratch);
     free(l);
 }

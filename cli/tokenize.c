@@ -70,30 +70,26 @@ static void put_byte(void *ud, uint32_t v) {
     buf_append(ud, &byte, 1);
 }
 
-typedef struct {
-    const tokenizer *t;
-    buf text;
-} detokenizer;
-
 static void put_token(void *ud, uint32_t id) {
-    detokenizer *d = ud;
-    size_t n;
-    const char *bytes = tokenizer_bytes(d->t, id, &n);
-    if (bytes) buf_append(&d->text, bytes, n);
+    buf_append(ud, &id, sizeof id);
 }
 
-static int print_text(const tokenizer *t, const json_t *ids, err *e) {
-    detokenizer d = {.t = t};
-    buf line = {0};
-    int rc = json_is_array(ids) ? each_number(ids, UINT32_MAX, "token id", e, put_token, &d)
-                                : err_set(e, ERR_BAD_PARAM, NULL, "not a list of token ids");
-    buf_json_string(&line, d.text.data ? d.text.data : "", d.text.len);
+static int print_text(const tokenizer *t, const json_t *list, err *e) {
+    buf ids = {0}, text = {0}, line = {0};
+    int rc = json_is_array(list) ? each_number(list, UINT32_MAX, "token id", e, put_token, &ids)
+                                 : err_set(e, ERR_BAD_PARAM, NULL, "not a list of token ids");
+    if (rc == 0 && ids.failed) rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    if (rc == 0) {
+        const void *data = ids.data; /* as malloc aligned it */
+        rc = tokenizer_decode(t, data, ids.len / sizeof(uint32_t), false, &text, e);
+    }
+    buf_json_string(&line, text.data ? text.data : "", text.len);
     buf_puts(&line, "\n");
-    if (rc == 0 && (line.failed || d.text.failed))
-        rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    if (rc == 0 && line.failed) rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     if (rc == 0) (void)fwrite(line.data, 1, line.len, stdout);
+    buf_deinit(&ids);
+    buf_deinit(&text);
     buf_deinit(&line);
-    buf_deinit(&d.text);
     return rc;
 }
 

@@ -43,7 +43,7 @@ static int measure_one(text__loader *l, const json_t *one, size_t i, bool *twice
     return json_object_setn_new(l->past, text, n, json_true()) == 0 ? 0 : text__load_no_memory(l);
 }
 
-int text__added_measure(text__loader *l, const json_t *added, size_t *text_bytes) {
+int text__added_measure(text__loader *l, const json_t *added) {
     size_t i, n_twice = 0, n_other = 0;
     json_t *one;
     l->last = json_object();
@@ -52,7 +52,6 @@ int text__added_measure(text__loader *l, const json_t *added, size_t *text_bytes
     json_array_foreach(added, i, one) {
         bool twice = false, other = false;
         if (measure_one(l, one, i, &twice, &other) != 0) return -1;
-        *text_bytes += json_string_length(json_object_get(one, "content"));
         n_twice += twice;
         n_other += other;
     }
@@ -72,8 +71,25 @@ int text__added_measure(text__loader *l, const json_t *added, size_t *text_bytes
 
 /* ---- tries ---- */
 
-static int trie_add(text__loader *l, text__trie *trie, const char *word, size_t n, uint32_t index) {
+static int trie_reserve(text__loader *l, text__trie *trie, size_t more) {
+    size_t need, bytes;
+    if (map_reserve(&trie->edges, more) != 0) return text__load_no_memory(l);
+    if (!size_add(trie->n_nodes + 1, more, &need)) return text__load_no_memory(l);
+    if (need <= trie->cap) return 0;
+    need = need < trie->cap * 2 ? trie->cap * 2 : need;
+    uint32_t *end = size_mul(need, sizeof *trie->end, &bytes) ? realloc(trie->end, bytes) : NULL;
+    if (end == NULL) return text__load_no_memory(l);
+    if (trie->end == NULL) end[0] = TEXT__NO_ID;
+    trie->end = end;
+    trie->cap = need;
+    return 0;
+}
+
+/* A word that is there already keeps its token; *there says so. */
+static int trie_add(text__loader *l, text__trie *trie, const char *word, size_t n, uint32_t index,
+                    bool *there) {
     uint64_t node = 0;
+    if (trie_reserve(l, trie, n) != 0) return -1;
     for (size_t i = 0; i < n; i++) {
         uint64_t edge = node << 8 | (unsigned char)word[i];
         uint64_t next = map_get(&trie->edges, edge);
@@ -84,9 +100,8 @@ static int trie_add(text__loader *l, text__trie *trie, const char *word, size_t 
         }
         node = next;
     }
-    if (trie->end[node] != TEXT__NO_ID)
-        return text__bad(l, "added_tokens", "'%.40s' is there twice", word);
-    trie->end[node] = index;
+    *there = trie->end[node] != TEXT__NO_ID;
+    if (!*there) trie->end[node] = index;
     trie->first[(unsigned char)word[0]] = true;
     return 0;
 }
@@ -106,54 +121,117 @@ uint32_t text__trie_match(const text__trie *trie, const char *text, size_t n, si
 
 /* ---- loading ---- */
 
-static int load_one(text__loader *l, const json_t *one, uint32_t index) {
+/* As the normalizer leaves the token's own text, which the reference looks for in normalized
+ * text and puts out again. */
+static int normalize(text__loader *l, const char *text, size_t n, buf *out) {
+    text__normal normal;
+    text_run whole = {n, true};
+    text__encoder c = {.t = l->t,
+                       .text = text,
+                       .first = text,
+                       .runs = &whole,
+                       .n_runs = 1,
+                       .search = {.n_bytes = n},
+                       .e = l->e};
+    int rc = text__normalize(&c, text, n, &normal);
+    text__encoder_deinit(&c);
+    if (rc != 0) return -1;
+    buf_append(out, normal.text.data ? normal.text.data : "", normal.text.len);
+    text__normal_deinit(&normal);
+    return out->failed ? text__load_no_memory(l) : 0;
+}
+
+/* Its spelling, whatever the vocabulary made of it. A special token is shown as the file
+ * writes it. */
+static int spell(text__loader *l, text__token *token, const char *text, size_t n,
+                 const buf *spelling) {
+    buf bytes = {0};
+    if (token->special) buf_append(&bytes, text, n);
+    else text__decode_one(l->t, spelling->data, spelling->len, &bytes);
+    int rc = bytes.failed ? text__load_no_memory(l)
+                          : text__token_spell(l, token, spelling->data, spelling->len, bytes.data,
+                                              bytes.len);
+    token->alien = true;
+    buf_deinit(&bytes);
+    return rc;
+}
+
+static bool is_blank(const text__loader *l, const char *text, size_t n) {
+    buf shown = {0};
+    text__decode_one(l->t, text, n, &shown);
+    bool blank = text__spaces_after(shown.data ? shown.data : "", shown.len) == shown.len;
+    buf_deinit(&shown);
+    return blank;
+}
+
+static int find_by(text__loader *l, const char *text, size_t n, const buf *spelling,
+                   bool normalized, uint32_t index) {
+    tokenizer *t = l->t;
+    bool there;
+    if (trie_add(l, &t->tries[normalized], spelling->data, spelling->len, index, &there) != 0)
+        return -1;
+    if (there) {
+        log_line(LOG_WARN, "%s: added token '%.40s' reads as another does; it stays plain text",
+                 l->what, text);
+    }
+    if (spelling->len == n && memcmp(spelling->data, text, n) == 0) return 0;
+    return trie_add(l, &t->tries[2], text, n, index, &there);
+}
+
+static int load_token(text__loader *l, const json_t *one, json_int_t id, uint32_t index,
+                      buf *spelling) {
     tokenizer *t = l->t;
     const json_t *content = json_object_get(one, "content");
     const char *text = json_string_value(content);
     size_t n = json_string_length(content);
-    bool other, known = json_object_getn(l->vocab, text, n) != NULL;
-    json_int_t id;
-    if (json_integer_value(json_object_getn(l->last, text, n)) != index) return 0;
-    if (entry_id(l, one, &id, &other) != 0) return -1;
-    if (id >= (json_int_t)l->rows) return 0;
+    bool known = json_object_getn(l->vocab, text, n) != NULL;
+    bool normalized = json_is_true(json_object_get(one, "normalized"));
     text__token *token = &t->tokens[id];
-    if (!known && token->len != 0) {
+    if (!known && token->key_len != 0) {
         return text__bad(l, "added_tokens", "'%.40s' has id %lld, which is another token's", text,
                          (long long)id);
     }
+    buf_append(spelling, text, n);
+    if (normalized && t->n_normalizer) {
+        buf_clear(spelling);
+        if (normalize(l, text, n, spelling) != 0) return -1;
+    }
+    if (spelling->failed) return text__load_no_memory(l);
+    if (spelling->len == 0 || spelling->len > TEXT__MAX_PIECE) {
+        log_line(LOG_WARN, "%s: added token '%.40s' is nothing once it is normalized", l->what,
+                 text);
+        return 0;
+    }
     token->added = true;
     token->special = token->control = json_is_true(json_object_get(one, "special"));
-    if (token->special || !known) { /* its spelling, whatever the vocabulary made of it */
-        memcpy(t->text + l->used, text, n);
-        token->at = l->used;
-        token->len = (uint32_t)n;
-        token->alien = true;
-        l->used += n;
-    }
+    if ((token->special || !known) && spell(l, token, text, n, spelling) != 0) return -1;
     t->added[index] =
         (text__added){.id = (uint32_t)id,
                       .lstrip = json_is_true(json_object_get(one, "lstrip")),
                       .rstrip = json_is_true(json_object_get(one, "rstrip")),
-                      .single_word = json_is_true(json_object_get(one, "single_word"))};
-    bool normalized = json_is_true(json_object_get(one, "normalized"));
-    return trie_add(l, &t->tries[normalized], text, n, index);
+                      .single_word = json_is_true(json_object_get(one, "single_word")),
+                      .blank = is_blank(l, text, n)};
+    return find_by(l, text, n, spelling, normalized, index);
 }
 
 int text__added_load(text__loader *l, const json_t *added) {
-    tokenizer *t = l->t;
-    size_t n = json_array_size(added), bytes = 1, i;
+    size_t i;
     json_t *one;
-    json_array_foreach(added, i, one) bytes += json_string_length(json_object_get(one, "content"));
-    t->added = array_new(n, sizeof *t->added);
-    if (t->added == NULL) return text__load_no_memory(l);
-    for (int k = 0; k < 2; k++) {
-        t->tries[k].end = array_new(bytes, sizeof *t->tries[k].end);
-        if (t->tries[k].end == NULL || map_reserve(&t->tries[k].edges, bytes) != 0)
-            return text__load_no_memory(l);
-        t->tries[k].end[0] = TEXT__NO_ID;
-    }
+    l->t->added = array_new(json_array_size(added), sizeof *l->t->added);
+    if (l->t->added == NULL) return text__load_no_memory(l);
     json_array_foreach(added, i, one) {
-        if (load_one(l, one, (uint32_t)i) != 0) return -1;
+        const json_t *content = json_object_get(one, "content");
+        const json_t *last =
+            json_object_getn(l->last, json_string_value(content), json_string_length(content));
+        buf spelling = {0};
+        bool other;
+        json_int_t id;
+        if (json_integer_value(last) != (json_int_t)i) continue;
+        if (entry_id(l, one, &id, &other) != 0) return -1;
+        if (id >= (json_int_t)l->rows) continue;
+        int rc = load_token(l, one, id, (uint32_t)i, &spelling);
+        buf_deinit(&spelling);
+        if (rc != 0) return -1;
     }
     return 0;
 }

@@ -5,6 +5,7 @@
  * megabytes of one letter take n log n steps like anything else. */
 #include "base/cancel.h"
 #include "base/size.h"
+#include "base/utf8.h"
 #include "text/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -42,9 +43,11 @@ static uint64_t pair(uint32_t left, uint32_t right) {
     return (uint64_t)left << 32 | right;
 }
 
-/* The symbols a piece starts as. Returns how many; at most n. A byte without a token becomes
- * the unknown token; where there is none it is left out and its neighbours meet. */
-static size_t first_symbols(const tokenizer *t, const char *text, size_t n, text__symbol *s) {
+/* ---- the symbols a piece starts as: how many; at most n ---- */
+
+/* A byte without a token becomes the unknown token; where there is none it is left out and its
+ * neighbours meet. */
+static size_t byte_symbols(const tokenizer *t, const char *text, size_t n, text__symbol *s) {
     size_t count = 0;
     bool after_unk = false;
     for (size_t i = 0; i < n; i++) {
@@ -57,6 +60,48 @@ static size_t first_symbols(const tokenizer *t, const char *text, size_t n, text
     }
     return count;
 }
+
+static uint32_t char_id(const tokenizer *t, const char *s, size_t len) {
+    return len == 1 ? t->ascii_id[(unsigned char)*s] : text__token_lookup(t, s, len);
+}
+
+static bool falls_back(const tokenizer *t, const char *s, size_t len) {
+    for (size_t i = 0; i < len; i++) {
+        if (t->byte_id[(unsigned char)s[i]] == TEXT__NO_ID) return false;
+    }
+    return true;
+}
+
+/* A character without a token becomes those of its bytes, else the unknown token, else nothing.
+ * An unknown token waits for the next character that has a token: bytes go before it, as they do
+ * in the reference. */
+static size_t char_symbols(const tokenizer *t, const char *text, size_t n, text__symbol *s) {
+    size_t count = 0;
+    bool unk = false;
+    for (size_t i = 0, len; i < n; i += len) {
+        len = utf8_length((unsigned char)text[i]);
+        uint32_t id = char_id(t, text + i, len);
+        if (id != TEXT__NO_ID) {
+            if (unk) s[count++].id = t->unk;
+            unk = false;
+            s[count++].id = id;
+        } else if (falls_back(t, text + i, len)) {
+            for (size_t k = 0; k < len; k++)
+                s[count++].id = t->byte_id[(unsigned char)text[i + k]];
+        } else if (t->unk != TEXT__NO_ID) {
+            if (unk && !t->fuse_unk) s[count++].id = t->unk;
+            unk = true;
+        }
+    }
+    if (unk) s[count++].id = t->unk;
+    return count;
+}
+
+static size_t first_symbols(const tokenizer *t, const char *text, size_t n, text__symbol *s) {
+    return t->chars ? char_symbols(t, text, n, s) : byte_symbols(t, text, n, s);
+}
+
+/* ---- merging ---- */
 
 static size_t merge_short(const tokenizer *t, text__symbol *s, size_t n) {
     uint64_t found[SHORT_PIECE]; /* what s[i] and s[i + 1] would become */
@@ -175,13 +220,41 @@ static int encode_short(text__encoder *c, const char *text, size_t n, uint32_t s
     return 0;
 }
 
-int text__encode_piece(text__encoder *c, const char *text, size_t n) {
+/* A stretch that no merge from outside reaches into. */
+static int encode_part(text__encoder *c, const char *text, size_t n) {
     if (check_wanted(c, ++c->pieces) != 0) return -1;
     uint32_t same = n <= c->t->max_len ? text__token_lookup(c->t, text, n) : TEXT__NO_ID;
-    if (same != TEXT__NO_ID) {
-        /* Most words are one token. Whether merging would find it is asked once per token. */
-        uint8_t known = atomic_load_explicit(&c->t->whole[same], memory_order_relaxed);
-        if (known == TEXT__WHOLE_YES || c->t->ignore_merges) return text__put_id(c, same);
+    /* Most words are one token. Whether merging would find it is asked once per token. */
+    if (same != TEXT__NO_ID &&
+        atomic_load_explicit(&c->t->whole[same], memory_order_relaxed) == TEXT__WHOLE_YES) {
+        return text__put_id(c, same);
     }
     return n <= SHORT_PIECE ? encode_short(c, text, n, same) : encode_long(c, text, n);
+}
+
+/* SentencePiece's way has no pieces: a text is one. It is cut between two characters that have
+ * tokens, if no merge joins what ends with the one to what begins with the other: the merges on
+ * either side then never meet. */
+static int encode_chars(text__encoder *c, const char *text, size_t n) {
+    const tokenizer *t = c->t;
+    size_t start = 0;
+    uint32_t last = 0; /* 0: the last character has no token */
+    for (size_t i = 0, len; i < n; i += len) {
+        len = utf8_length((unsigned char)text[i]);
+        uint32_t now = char_id(t, text + i, len) != TEXT__NO_ID ? text__packed(text + i, len) : 0;
+        if (last && now && map_get(&t->joints, text__joint(last, now)) == MAP_NONE) {
+            if (encode_part(c, text + start, i - start) != 0) return -1;
+            start = i;
+        }
+        last = now;
+    }
+    return encode_part(c, text + start, n - start);
+}
+
+int text__encode_piece(text__encoder *c, const char *text, size_t n) {
+    const tokenizer *t = c->t;
+    uint32_t same =
+        t->ignore_merges && n <= t->max_len ? text__token_lookup(t, text, n) : TEXT__NO_ID;
+    if (same != TEXT__NO_ID) return text__put_id(c, same);
+    return t->chars ? encode_chars(c, text, n) : encode_part(c, text, n);
 }

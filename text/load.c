@@ -49,26 +49,6 @@ static int check_model(text__loader *l, const json_t *model) {
     return 0;
 }
 
-static int check_normalizer(text__loader *l, const json_t *normalizer) {
-    const char *type = json_string_value(json_object_get(normalizer, "type"));
-    bool nothing = type && strcmp(type, "Sequence") == 0 &&
-                   json_array_size(json_object_get(normalizer, "normalizers")) == 0;
-    if (normalizer == NULL || json_is_null(normalizer) || nothing) return 0;
-    return text__bad(l, "normalizer", "normalizer %.40s is not supported; text is taken as it is",
-                     type ? type : "without type");
-}
-
-static int check_decoder(text__loader *l, const json_t *decoder) {
-    const char *type = json_string_value(json_object_get(decoder, "type"));
-    const json_t *list = json_object_get(decoder, "decoders");
-    if (type && strcmp(type, "Sequence") == 0 && json_array_size(list) == 1) {
-        type = json_string_value(json_object_get(json_array_get(list, 0), "type"));
-    }
-    if (type && strcmp(type, "ByteLevel") == 0) return 0;
-    return text__bad(l, "decoder", "decoder %.40s is not supported (ByteLevel is)",
-                     type ? type : "null");
-}
-
 /* An unknown token that the vocabulary lacks is none: the reference looks for it only where a
  * symbol has no token. */
 static void load_unk(text__loader *l, const json_t *model) {
@@ -83,18 +63,21 @@ static void load_unk(text__loader *l, const json_t *model) {
     }
 }
 
-/* Bytes vanish where they have no token, where a split takes them out, and where an added token
- * takes the blanks beside it along. */
+/* Text vanishes where it has no token, where a split takes it out, where an added token takes the
+ * blanks beside it along, and where many unknown characters make one token. */
 static void find_longest(tokenizer *t, size_t n_added) {
     bool whole = true;
     for (int b = 0; b < 256; b++)
         whole = whole && t->byte_id[b] != TEXT__NO_ID;
+    if (t->chars && t->unk != TEXT__NO_ID && !t->fuse_unk) whole = true;
     for (uint32_t i = 0; i < t->n_steps; i++)
         whole = whole && t->steps[i].behavior != TEXT__REMOVED;
     for (size_t i = 0; i < n_added; i++)
         whole = whole && !t->added[i].lstrip && !t->added[i].rstrip;
-    for (uint32_t id = 0; whole && id < t->n_ids; id++) {
-        if (t->tokens[id].len > t->longest) t->longest = t->tokens[id].len;
+    if (!whole || text__normalizer_shortens(t)) return;
+    t->longest = t->chars ? 4 : 1; /* an unknown character's */
+    for (uint32_t id = 0; id < t->n_ids; id++) {
+        if (t->tokens[id].key_len > t->longest) t->longest = t->tokens[id].key_len;
     }
 }
 
@@ -104,22 +87,21 @@ static int load(text__loader *l, const json_t *root) {
     tokenizer *t = l->t;
     const json_t *model = json_object_get(root, "model"),
                  *added = json_object_get(root, "added_tokens");
-    size_t text_bytes = 1;
     if (!json_is_object(root)) return text__bad(l, NULL, "not a JSON object");
-    if (check_model(l, model) != 0 || check_normalizer(l, json_object_get(root, "normalizer")) != 0)
-        return -1;
-    if (check_decoder(l, json_object_get(root, "decoder")) != 0) return -1;
+    if (check_model(l, model) != 0) return -1;
     if (added && !json_is_array(added) && !json_is_null(added))
         return text__bad(l, "added_tokens", "added_tokens is not a list");
     if (text__steps_load(t, json_object_get(root, "pre_tokenizer"), l->what, l->e) != 0) return -1;
-    if (text__added_measure(l, added, &text_bytes) != 0) return -1;
-    if (text__vocab_measure(l, &text_bytes) != 0) return -1;
+    if (text__normalizer_load(l, json_object_get(root, "normalizer")) != 0) return -1;
+    if (text__decoder_load(l, json_object_get(root, "decoder")) != 0) return -1;
+    if (text__added_measure(l, added) != 0 || text__vocab_measure(l) != 0) return -1;
     if (t->n_ids == 0) return text__bad(l, "vocab", "the vocabulary is empty");
-    t->text = array_new(text_bytes, 1);
     t->tokens = array_new(t->n_ids, sizeof *t->tokens);
     t->whole = array_new(t->n_ids, sizeof *t->whole);
-    if (!t->text || !t->tokens || !t->whole) return text__load_no_memory(l);
+    if (!t->tokens || !t->whole) return text__load_no_memory(l);
     if (text__vocab_load(l) != 0 || text__added_load(l, added) != 0) return -1;
+    t->text = l->text.data;
+    l->text = (buf){0};
     load_unk(l, model);
     if (text__vocab_index(l) != 0) return -1;
     if (text__merges_load(l, json_object_get(model, "merges")) != 0) return -1;
@@ -150,6 +132,7 @@ int tokenizer_parse(tokenizer **out, const char *json, size_t n, uint32_t vocab_
     if (rc == 0) *out = l.t;
     else tokenizer_close(l.t);
 end:
+    buf_deinit(&l.text);
     json_decref(l.last);
     json_decref(l.past);
     json_decref(root);

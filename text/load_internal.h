@@ -10,8 +10,10 @@ typedef struct {
     tokenizer *t;
     const char *what;                /* file name for messages */
     uint32_t rows;                   /* ids lie below it */
-    size_t used;                     /* bytes of t->text */
+    buf text;                        /* becomes t->text */
     int16_t byte_of[TEXT__ALPHABET]; /* code point -> byte, -1 = none */
+    bool byte_decoder;               /* spellings stand for bytes by that alphabet */
+    double growth;                   /* times that the steps read so far may lengthen a text */
     bool byte_fallback;              /* "<0x0A>" stands in for a byte of what has no token */
     json_t *vocab;                   /* of the file */
     json_t *last; /* spelling of an added token -> index of its last entry, which counts */
@@ -27,15 +29,24 @@ bool text__empty_or_null(const json_t *v);
 /* vocab.c. Sides of merges and unk_token are ids of the vocabulary; -1 where there is none, or
  * the model has no row for it. */
 void text__alphabet_init(int16_t *byte_of);
-int text__vocab_measure(text__loader *l, size_t *text_bytes) WARN_UNUSED;
+int text__vocab_measure(text__loader *l) WARN_UNUSED;
+/* Spelling and bytes of a token into l->text; where both are the same, once. */
+int text__token_spell(text__loader *l, text__token *token, const char *key, size_t n_key,
+                      const char *bytes, size_t n) WARN_UNUSED;
 int text__vocab_load(text__loader *l) WARN_UNUSED;
 int text__vocab_id(const text__loader *l, const char *key, size_t n, uint32_t *id) WARN_UNUSED;
 int text__vocab_index(text__loader *l) WARN_UNUSED;
 int text__merges_load(text__loader *l, const json_t *merges) WARN_UNUSED;
 
 /* added.c: first looks through them, then loads them. */
-int text__added_measure(text__loader *l, const json_t *added, size_t *text_bytes) WARN_UNUSED;
+int text__added_measure(text__loader *l, const json_t *added) WARN_UNUSED;
 int text__added_load(text__loader *l, const json_t *added) WARN_UNUSED;
+
+/* normalize.c, before added tokens */
+int text__normalizer_load(text__loader *l, const json_t *normalizer) WARN_UNUSED;
+
+/* decode.c */
+int text__decoder_load(text__loader *l, const json_t *decoder) WARN_UNUSED;
 
 /* post.c: finds the token that a post-processor puts before every text. */
 void text__post_load(text__loader *l, const json_t *post);

@@ -10,7 +10,7 @@
 /* The first token wins where a file names several. */
 static void take(text__loader *l, const char *name, json_int_t id) {
     tokenizer *t = l->t;
-    bool there = id >= 0 && id < (json_int_t)t->n_ids && t->tokens[id].len > 0;
+    bool there = id >= 0 && id < (json_int_t)t->n_ids && t->tokens[id].key_len > 0;
     if (!there || t->bos != TEXT__NO_ID) {
         log_line(LOG_WARN, "%s: the post_processor puts '%.40s' before every text, %s", l->what,
                  name, there ? "behind another token; it is left out" : "which is no token here");

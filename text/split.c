@@ -39,7 +39,8 @@ static bool joins(const splitter *s, text__behavior b, bool is_match) {
     }
 }
 
-static int item(splitter *s, size_t start, size_t end, bool is_match) {
+static int item(void *ud, size_t start, size_t end, bool is_match) {
+    splitter *s = ud;
     const text__step *step = &s->c->t->steps[s->step];
     is_match = is_match != step->invert;
     if (step->behavior == TEXT__REMOVED && is_match) {
@@ -59,19 +60,24 @@ static int item(splitter *s, size_t start, size_t end, bool is_match) {
     return 0;
 }
 
-static int split(text__encoder *c, uint32_t k, const char *text, size_t n) {
-    splitter s = {.c = c, .step = k, .text = text};
-    text__matches m = {.pattern = &c->t->steps[k].pattern, .text = text, .n = n};
+int text__each_match(text__encoder *c, const text__pattern *pattern, const char *text, size_t n,
+                     text__match_item *take, void *ud) {
+    text__matches m = {.pattern = pattern, .text = text, .n = n};
     size_t done = 0; /* end of the last match */
     for (;;) {
         int rc = text__match_next(&c->search, &m, c->e);
         if (rc < 0) return -1;
         if (rc == 0) break;
-        if (m.start > done && item(&s, done, m.start, false) != 0) return -1;
-        if (item(&s, m.start, m.end, true) != 0) return -1;
+        if (m.start > done && take(ud, done, m.start, false) != 0) return -1;
+        if (take(ud, m.start, m.end, true) != 0) return -1;
         done = m.end;
     }
-    if (done < n && item(&s, done, n, false) != 0) return -1;
+    return done < n ? take(ud, done, n, false) : 0;
+}
+
+static int split(text__encoder *c, uint32_t k, const char *text, size_t n) {
+    splitter s = {.c = c, .step = k, .text = text};
+    if (text__each_match(c, &c->t->steps[k].pattern, text, n, item, &s) != 0) return -1;
     return flush(&s);
 }
 
@@ -87,10 +93,52 @@ static int with_space(text__encoder *c, uint32_t k, const char *text, size_t n) 
     return rc;
 }
 
+/* The text with another character for each space, into `out`. */
+static void put_spaces(buf *out, const text__metaspace *m, const char *text, size_t n) {
+    for (const char *end = text + n, *at; text < end; text = at + (at < end)) {
+        at = memchr(text, ' ', (size_t)(end - text));
+        if (at == NULL) at = end;
+        buf_append(out, text, (size_t)(at - text));
+        if (at < end) buf_append(out, m->replacement, m->len);
+    }
+}
+
+/* Each piece but the first begins with the replacement. */
+static int cut_spaces(text__encoder *c, uint32_t k, const char *text, size_t n) {
+    const text__metaspace *m = &c->t->steps[k].meta;
+    while (n > 0) {
+        const char *at = n > m->len ? memmem(text + 1, n - 1, m->replacement, m->len) : NULL;
+        size_t len = at ? (size_t)(at - text) : n;
+        if (text__encode_split(c, k + 1, text, len) != 0) return -1;
+        text += len;
+        n -= len;
+    }
+    return 0;
+}
+
+static int metaspace(text__encoder *c, uint32_t k, const char *text, size_t n) {
+    const text__metaspace *m = &c->t->steps[k].meta;
+    const char *first = c->first;
+    bool prefix = m->prepend == TEXT__ALWAYS || (m->prepend == TEXT__FIRST && text == first);
+    buf b = {0};
+    bool begins = text[0] == ' ' || (n >= m->len && memcmp(text, m->replacement, m->len) == 0);
+    if (prefix && !begins) buf_append(&b, m->replacement, m->len);
+    put_spaces(&b, m, text, n);
+    int rc = b.failed ? err_set(c->e, ERR_NO_MEMORY, NULL, "out of memory for the tokenizer") : 0;
+    if (text == first) c->first = b.data;
+    if (rc == 0)
+        rc = m->split ? cut_spaces(c, k, b.data, b.len)
+                      : text__encode_split(c, k + 1, b.data, b.len);
+    c->first = first;
+    buf_deinit(&b);
+    return rc;
+}
+
 int text__encode_split(text__encoder *c, uint32_t k, const char *text, size_t n) {
     if (n == 0) return 0;
     if (k == c->t->n_steps) return text__encode_piece(c, text, n);
     const text__step *step = &c->t->steps[k];
+    if (step->meta.len) return metaspace(c, k, text, n);
     if (step->add_prefix_space && text[0] != ' ') return with_space(c, k, text, n);
     if (step->pattern.code == NULL) return text__encode_split(c, k + 1, text, n);
     return split(c, k, text, n);
@@ -103,6 +151,14 @@ static int compile(text__step *step, const char *pattern, size_t n, bool literal
     char whose[256];
     (void)snprintf(whose, sizeof whose, "%s: split pattern", what);
     return text__pattern_compile(&step->pattern, pattern, n, literal, whose, e);
+}
+
+int text__pattern_load(text__pattern *p, const json_t *regex, const char *key, const char *what,
+                       err *e) {
+    char whose[256];
+    (void)snprintf(whose, sizeof whose, "%s: %s pattern", what, key);
+    return text__pattern_compile(p, json_string_value(regex), json_string_length(regex), false,
+                                 whose, e);
 }
 
 static int load_bool(const json_t *object, const char *key, bool otherwise, bool *out,
@@ -157,6 +213,29 @@ static int load_digits(text__step *step, const json_t *pre, const char *what, er
     return compile(step, "\\p{N}", 5, false, what, e);
 }
 
+int text__metaspace_load(text__metaspace *m, const json_t *one, const char *key, const char *what,
+                         err *e) {
+    static const char *const schemes[] = {
+        [TEXT__ALWAYS] = "always", [TEXT__FIRST] = "first", [TEXT__NEVER] = "never"};
+    const json_t *text = json_object_get(one, "replacement"),
+                 *scheme = json_object_get(one, "prepend_scheme"),
+                 *old = json_object_get(one, "add_prefix_space");
+    size_t n = json_string_length(text), k = 0;
+    *m = (text__metaspace){.split = true};
+    if (n == 0 || n >= sizeof m->replacement || utf8_char(json_string_value(text), n) != n)
+        return err_set(e, ERR_BAD_FILE, key, "%s: a Metaspace without a replacement", what);
+    memcpy(m->replacement, json_string_value(text), n);
+    m->len = (uint8_t)n;
+    while (json_is_string(scheme) && k < ARRAY_LEN(schemes) &&
+           strcmp(schemes[k], json_string_value(scheme)) != 0)
+        k++;
+    if (k == ARRAY_LEN(schemes) || (scheme && !json_is_string(scheme)))
+        return err_set(e, ERR_BAD_FILE, key, "%s: unknown prepend_scheme of a Metaspace", what);
+    m->prepend = json_is_false(old) ? TEXT__NEVER : (text__prepend)k; /* how it was said once */
+    if (json_is_null(json_object_get(one, "split"))) return 0;
+    return load_bool(one, "split", true, &m->split, what, e);
+}
+
 /* *bytes is set when the step turns text into bytes, which has to happen and comes last. */
 static int load_step(tokenizer *t, const json_t *pre, bool *bytes, const char *what, err *e) {
     const char *type = json_string_value(json_object_get(pre, "type"));
@@ -173,16 +252,19 @@ static int load_step(tokenizer *t, const json_t *pre, bool *bytes, const char *w
     text__step *step = &t->steps[t->n_steps++];
     if (strcmp(type, "Split") == 0) return load_split(step, pre, what, e);
     if (strcmp(type, "Digits") == 0) return load_digits(step, pre, what, e);
+    if (strcmp(type, "Metaspace") == 0)
+        return text__metaspace_load(&step->meta, pre, "pre_tokenizer", what, e);
     if (strcmp(type, "ByteLevel") == 0) {
         *bytes = true;
         return load_byte_level(step, pre, what, e);
     }
-    return err_set(
-        e, ERR_BAD_FILE, "pre_tokenizer",
-        "%s: pre_tokenizer %.40s is not supported (ByteLevel, Split, Digits, Sequence are)", what,
-        type);
+    return err_set(e, ERR_BAD_FILE, "pre_tokenizer",
+                   "%s: pre_tokenizer %.40s is not supported (ByteLevel, Split, Digits, Metaspace, "
+                   "Sequence are)",
+                   what, type);
 }
 
+/* Without a ByteLevel, symbols are characters. */
 int text__steps_load(tokenizer *t, const json_t *pre, const char *what, err *e) {
     bool bytes = false;
     const char *type = json_string_value(json_object_get(pre, "type"));
@@ -192,12 +274,9 @@ int text__steps_load(tokenizer *t, const json_t *pre, const char *what, err *e) 
         json_array_foreach(list, i, one) {
             if (load_step(t, one, &bytes, what, e) != 0) return -1;
         }
-    } else if (load_step(t, pre, &bytes, what, e) != 0) {
-        return -1;
+    } else if (pre && !json_is_null(pre)) {
+        if (load_step(t, pre, &bytes, what, e) != 0) return -1;
     }
-    if (!bytes) {
-        return err_set(e, ERR_BAD_FILE, "pre_tokenizer",
-                       "%s: no ByteLevel pre_tokenizer; only byte-level BPE is supported", what);
-    }
+    t->chars = !bytes;
     return 0;
 }

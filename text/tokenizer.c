@@ -31,27 +31,56 @@ static int encode_plain(text__encoder *c, const char *text, size_t n) {
     return 0;
 }
 
-/* Every byte of text, which lies in the encoder's, is the model's own. */
-static bool trusted(const text__encoder *c, const char *text, size_t n) {
-    size_t from = (size_t)(text - c->text), low = 0, high = c->n_runs;
-    while (low < high) { /* the first run that ends behind `from` */
+size_t text__first_run(const text__encoder *c, size_t at) {
+    size_t low = 0, high = c->n_runs;
+    while (low < high) {
         size_t middle = (low + high) / 2;
-        if (c->runs[middle].end > from) high = middle;
+        if (c->runs[middle].end > at) high = middle;
         else low = middle + 1;
     }
-    for (; low < c->n_runs && c->runs[low].trusted; low++) {
-        if (c->runs[low].end >= from + n) return true;
+    return low;
+}
+
+/* Every byte of text, which lies in the encoder's, is the model's own. */
+static bool trusted(const text__encoder *c, const char *text, size_t n) {
+    size_t from = (size_t)(text - c->text);
+    for (size_t i = text__first_run(c, from); i < c->n_runs && c->runs[i].trusted; i++) {
+        if (c->runs[i].end >= from + n) return true;
     }
     return false;
 }
 
-/* Cuts the added tokens of trie k out of text; the rest goes to the next trie, then on. As
- * the reference does: leftmost, longest; a control token that a client spelled still
- * hides the shorter ones inside it. */
+static int encode_from(text__encoder *c, int k, const char *text, size_t n);
+
+static int encode_normal(text__encoder *c, const char *text, size_t n) {
+    text__normal normal;
+    if (text__normalize(c, text, n, &normal) != 0) return -1;
+    text__encoder raw = *c; /* what the text is part of */
+    c->text = normal.text.data;
+    c->runs = normal.runs;
+    c->n_runs = normal.n_runs;
+    if (text == c->first) c->first = c->text;
+    int rc = encode_from(c, 1, c->text, normal.text.len);
+    c->text = raw.text;
+    c->runs = raw.runs;
+    c->n_runs = raw.n_runs;
+    c->first = raw.first;
+    text__normal_deinit(&normal);
+    return rc;
+}
+
+/* What no added token of trie k took. */
+static int encode_rest(text__encoder *c, int k, const char *text, size_t n) {
+    if (k == 1) return encode_plain(c, text, n);
+    return c->t->n_normalizer ? encode_normal(c, text, n) : encode_from(c, 1, text, n);
+}
+
+/* Cuts the added tokens of trie k out of text; the rest goes on. As the reference does:
+ * leftmost, longest; a control token that a client spelled still hides the shorter ones inside
+ * it. */
 static int encode_from(text__encoder *c, int k, const char *text, size_t n) {
-    if (k == 2) return encode_plain(c, text, n);
     const text__trie *trie = &c->t->tries[k];
-    if (trie->n_nodes == 0) return encode_from(c, k + 1, text, n);
+    if (trie->n_nodes == 0) return encode_rest(c, k, text, n);
     size_t done = 0;
     for (size_t i = 0; i < n;) {
         size_t len = 0;
@@ -72,11 +101,17 @@ static int encode_from(text__encoder *c, int k, const char *text, size_t n) {
         }
         if (a->lstrip) start = text__spaces_before(text, done, start);
         if (a->rstrip) end += text__spaces_after(text + end, n - end);
-        if (start > done && encode_from(c, k + 1, text + done, start - done) != 0) return -1;
+        if (start > done && encode_rest(c, k, text + done, start - done) != 0) return -1;
         if (text__put_id(c, a->id) != 0) return -1;
         done = end;
     }
-    return done < n ? encode_from(c, k + 1, text + done, n - done) : 0;
+    return done < n ? encode_rest(c, k, text + done, n - done) : 0;
+}
+
+void text__encoder_deinit(text__encoder *c) {
+    free(c->symbols);
+    free(c->heap);
+    text__search_deinit(&c->search);
 }
 
 int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special,
@@ -91,14 +126,13 @@ int tokenizer_encode_runs(const tokenizer *t, const char *text, size_t n, const 
                        .out = out,
                        .search = {.n_bytes = n},
                        .text = text,
+                       .first = text,
                        .runs = runs,
                        .n_runs = n_runs,
                        .e = e};
     if (!size_add(out->n, max_ids, &c.max_ids)) c.max_ids = SIZE_MAX;
     int rc = encode_from(&c, 0, text, n);
-    free(c.symbols);
-    free(c.heap);
-    text__search_deinit(&c.search);
+    text__encoder_deinit(&c);
     return rc;
 }
 
@@ -122,14 +156,28 @@ bool tokenizer_is_control(const tokenizer *t, uint32_t id) {
     return id < t->n_ids && t->tokens[id].control;
 }
 
+/* Text of a client must not lead to the token by merging either. */
+static void close_way(tokenizer *t, uint32_t id) {
+    for (size_t i = 0; i < t->merges.cap; i++) {
+        map_entry *m = &t->merges.entries[i];
+        if (m->key != MAP_NONE && m->value != MAP_NONE && (uint32_t)m->value == id)
+            m->value = MAP_NONE;
+    }
+    for (uint32_t i = 0; i < t->n_ids; i++)
+        atomic_store_explicit(&t->whole[i], TEXT__WHOLE_UNKNOWN, memory_order_relaxed);
+}
+
 void tokenizer_mark_control(tokenizer *t, const char *text, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        for (int k = 0; k < 2; k++) {
+        for (size_t k = 0; k < ARRAY_LEN(t->tries); k++) {
             size_t len = 0;
-            uint32_t at = t->tries[k].n_nodes
+            uint32_t at = t->tries[k].first[(unsigned char)text[i]]
                               ? text__trie_match(&t->tries[k], text + i, n - i, &len)
                               : TEXT__NO_ID;
-            if (at != TEXT__NO_ID) t->tokens[t->added[at].id].control = true;
+            if (at == TEXT__NO_ID || t->added[at].blank) continue;
+            text__token *token = &t->tokens[t->added[at].id];
+            if (!token->control && !token->alien) close_way(t, t->added[at].id);
+            token->control = true;
         }
     }
 }
@@ -137,11 +185,12 @@ void tokenizer_mark_control(tokenizer *t, const char *text, size_t n) {
 bool tokenizer_find(const tokenizer *t, const char *token, uint32_t *id) {
     size_t n = strlen(token), len = 0;
     *id = TEXT__NO_ID;
-    for (int k = 0; k < 2 && *id == TEXT__NO_ID; k++) {
+    if (n == 0) return false;
+    for (size_t k = ARRAY_LEN(t->tries); k-- > 0 && *id == TEXT__NO_ID;) {
         uint32_t at = text__trie_match(&t->tries[k], token, n, &len);
         if (at != TEXT__NO_ID && len == n) *id = t->added[at].id;
     }
-    if (*id == TEXT__NO_ID && n > 0) *id = text__token_lookup(t, token, n);
+    if (*id == TEXT__NO_ID) *id = text__token_lookup(t, token, n);
     return *id != TEXT__NO_ID;
 }
 
@@ -181,11 +230,14 @@ void tokenizer_close(tokenizer *t) {
     if (t == NULL) return;
     for (uint32_t i = 0; i < t->n_steps; i++)
         text__pattern_deinit(&t->steps[i].pattern);
-    for (int k = 0; k < 2; k++) {
+    for (size_t k = 0; k < ARRAY_LEN(t->tries); k++) {
         map_deinit(&t->tries[k].edges);
         free(t->tries[k].end);
     }
     map_deinit(&t->merges);
+    map_deinit(&t->joints);
+    text__decoder_free(t);
+    text__normalizer_free(t);
     free(t->added);
     free(t->slots);
     free(t->text);

@@ -4,6 +4,7 @@
 #ifndef FATHOM_TOKENIZER_H
 #define FATHOM_TOKENIZER_H
 
+#include "base/buf.h"
 #include "base/err.h"
 
 typedef struct tokenizer tokenizer;
@@ -40,15 +41,25 @@ int tokenizer_encode_runs(const tokenizer *t, const char *text, size_t n, const 
                           size_t n_runs, size_t max_ids, token_ids *out, err *e) WARN_UNUSED;
 /* Fewest tokens that n bytes of text can make; 0 where the tokenizer may drop bytes. */
 size_t tokenizer_fewest(const tokenizer *t, size_t n);
-/* The bytes an id stands for; NULL and 0 if the id has none. A special token's bytes
- * are its spelling. Borrowed from t. */
+/* Appends the text of n ids, all of one text, as the file's decoder makes it: a tokenizer that
+ * puts a space before every text takes it off again, and ids that are none add nothing. Byte-level
+ * tokens may leave bytes that are not UTF-8. ERR_NO_MEMORY. Any thread. */
+int tokenizer_decode(const tokenizer *t, const uint32_t *ids, size_t n, bool skip_special, buf *out,
+                     err *e) WARN_UNUSED;
+/* The same of some of the ids, from ids[*at] on, which goes behind them: 0 at first, n when the
+ * text is whole. */
+int tokenizer_decode_some(const tokenizer *t, const uint32_t *ids, size_t n, size_t *at,
+                          bool skip_special, buf *out, err *e) WARN_UNUSED;
+/* The bytes an id stands for inside a text; NULL and 0 if the id has none. A special token's
+ * bytes are its spelling. Borrowed from t. */
 const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n);
 /* Flagged as special by the file: no text of an answer. */
 bool tokenizer_is_special(const tokenizer *t, uint32_t id);
 /* Special, or marked: text of a client never becomes this token. */
 bool tokenizer_is_control(const tokenizer *t, uint32_t id);
 /* Makes control tokens of those added tokens whose spelling stands in the text: those a chat
- * template writes steer the model, whatever their flag says. Before other threads use t. */
+ * template writes steer the model, whatever their flag says. White space does not, though some
+ * files have added tokens of it. Before other threads use t. */
 void tokenizer_mark_control(tokenizer *t, const char *text, size_t n);
 /* The id of a whole token. */
 bool tokenizer_find(const tokenizer *t, const char *token, uint32_t *id) WARN_UNUSED;

@@ -1,6 +1,7 @@
 /* vocab.c - the model's vocabulary and merges, by id. */
 #include "base/log.h"
 #include "base/size.h"
+#include "base/utf8.h"
 #include "text/load_internal.h"
 
 #include <stdio.h>
@@ -54,7 +55,7 @@ static int check_key(text__loader *l, const char *key, size_t n, const json_t *v
     return 0;
 }
 
-int text__vocab_measure(text__loader *l, size_t *text_bytes) {
+int text__vocab_measure(text__loader *l) {
     const char *key;
     json_t *v;
     json_object_foreach(l->vocab, key, v) {
@@ -63,9 +64,45 @@ int text__vocab_measure(text__loader *l, size_t *text_bytes) {
         json_int_t id = json_integer_value(v);
         if (id >= (json_int_t)l->rows) continue;
         if (id >= (json_int_t)l->t->n_ids) l->t->n_ids = (uint32_t)id + 1;
-        *text_bytes += n; /* bounded by the file's size */
     }
     return 0;
+}
+
+static uint32_t put_text(text__loader *l, const char *text, size_t n) {
+    size_t at = l->text.len;
+    buf_append(&l->text, text, n);
+    return (uint32_t)at;
+}
+
+int text__token_spell(text__loader *l, text__token *token, const char *key, size_t n_key,
+                      const char *bytes, size_t n) {
+    token->key = token->at = put_text(l, key, n_key);
+    token->key_len = (uint32_t)n_key;
+    token->len = (uint32_t)n;
+    if (n != n_key || memcmp(key, bytes, n) != 0) token->at = put_text(l, bytes, n);
+    return l->text.failed ? text__load_no_memory(l) : 0;
+}
+
+/* A token of bytes is looked up by them, whatever the file spells. */
+static int spell_bytes(text__loader *l, text__token *token, const char *key, size_t n) {
+    char bytes[TEXT__MAX_PIECE];
+    size_t len = key_bytes(l, key, n, bytes);
+    token->alien = len == 0;
+    return len ? text__token_spell(l, token, bytes, len, bytes, len)
+               : text__token_spell(l, token, key, n, key, n);
+}
+
+static int spell_chars(text__loader *l, text__token *token, const char *key, size_t n) {
+    char bytes[TEXT__MAX_PIECE];
+    size_t len = l->byte_decoder ? key_bytes(l, key, n, bytes) : 0;
+    if (len) return text__token_spell(l, token, key, n, bytes, len);
+    buf text = {0};
+    text__decode_one(l->t, key, n, &text);
+    int rc = text.failed
+                 ? text__load_no_memory(l)
+                 : text__token_spell(l, token, key, n, text.data ? text.data : "", text.len);
+    buf_deinit(&text);
+    return rc;
 }
 
 int text__vocab_load(text__loader *l) {
@@ -76,19 +113,13 @@ int text__vocab_load(text__loader *l) {
         json_int_t id = json_integer_value(v);
         if (id >= (json_int_t)t->n_ids) continue;
         text__token *token = &t->tokens[id];
-        size_t n = strlen(key), len = key_bytes(l, key, n, t->text + l->used);
-        if (token->len) {
+        if (token->key_len) {
             return text__bad(l, "vocab", "id %lld is given to two tokens, one is '%.40s'",
                              (long long)id, key);
         }
-        if (len == 0) {
-            memcpy(t->text + l->used, key, n);
-            len = n;
-            token->alien = true;
-        }
-        token->at = l->used;
-        token->len = (uint32_t)len;
-        l->used += len;
+        int rc = t->chars ? spell_chars(l, token, key, strlen(key))
+                          : spell_bytes(l, token, key, strlen(key));
+        if (rc != 0) return -1;
     }
     return 0;
 }
@@ -100,7 +131,7 @@ int text__vocab_id(const text__loader *l, const char *key, size_t n, uint32_t *i
     return 0;
 }
 
-/* ---- finding a token by its bytes ---- */
+/* ---- finding a token by its spelling ---- */
 
 static uint64_t hash_bytes(const char *p, size_t n) {
     uint64_t h = n, word;
@@ -114,11 +145,13 @@ static uint64_t hash_bytes(const char *p, size_t n) {
     return h ^ h >> 32;
 }
 
-uint32_t text__token_lookup(const tokenizer *t, const char *bytes, size_t n) {
-    for (size_t at = hash_bytes(bytes, n) & t->slot_mask;; at = (at + 1) & t->slot_mask) {
+uint32_t text__token_lookup(const tokenizer *t, const char *key, size_t n) {
+    for (size_t at = hash_bytes(key, n) & t->slot_mask;; at = (at + 1) & t->slot_mask) {
         uint32_t id = t->slots[at];
         if (id == TEXT__NO_ID) return id;
-        if (t->tokens[id].len == n && memcmp(t->text + t->tokens[id].at, bytes, n) == 0) return id;
+        const text__token *token = &t->tokens[id];
+        if (token->key_len == n && memcmp(t->text + token->key, key, n) == 0)
+            return token->control ? TEXT__NO_ID : id;
     }
 }
 
@@ -147,8 +180,7 @@ static int index_bytes(text__loader *l) {
     tokenizer *t = l->t;
     int missing = 0;
     for (int b = 0; b < 256; b++) {
-        char byte = (char)b;
-        t->byte_id[b] = text__token_lookup(t, &byte, 1);
+        t->byte_id[b] = text__token_lookup(t, &(char){(char)b}, 1);
         if (t->byte_id[b] != TEXT__NO_ID) continue;
         missing++;
         if (l->byte_fallback && falls_back(l, b)) {
@@ -168,7 +200,25 @@ static int index_bytes(text__loader *l) {
     return text__bad(l, "vocab", "no byte has a token, and there is no unk_token");
 }
 
-/* Ordinary tokens by their bytes. Special ones stay out: plain text must not lead to them. */
+/* Characters of which the bytes have no token either become the unknown token, or nothing. */
+static void index_chars(text__loader *l) {
+    tokenizer *t = l->t;
+    int missing = 0;
+    for (int b = 0; b < 256; b++) {
+        t->byte_id[b] = l->byte_fallback ? fallback_id(l, (unsigned char)b) : TEXT__NO_ID;
+        missing += t->byte_id[b] == TEXT__NO_ID;
+    }
+    for (int c = 0; c < 128; c++)
+        t->ascii_id[c] = text__token_lookup(t, &(char){(char)c}, 1);
+    if (missing > 0 && t->unk == TEXT__NO_ID) {
+        log_line(LOG_WARN,
+                 "%s: bytes without a token: %d of 256; there is no unk_token, so texts lose the "
+                 "characters that the vocabulary lacks",
+                 l->what, missing);
+    }
+}
+
+/* Ordinary tokens by their spelling. Special ones stay out: plain text must not lead to them. */
 int text__vocab_index(text__loader *l) {
     tokenizer *t = l->t;
     size_t slots = 16;
@@ -180,14 +230,16 @@ int text__vocab_index(text__loader *l) {
     t->slot_mask = slots - 1;
     for (uint32_t id = 0; id < t->n_ids; id++) {
         const text__token *token = &t->tokens[id];
-        if (token->len == 0 || token->alien) continue;
-        if (token->len > t->max_len) t->max_len = token->len;
-        size_t at = hash_bytes(t->text + token->at, token->len) & t->slot_mask;
+        if (token->key_len == 0 || token->alien) continue;
+        if (token->key_len > t->max_len) t->max_len = token->key_len;
+        size_t at = hash_bytes(t->text + token->key, token->key_len) & t->slot_mask;
         while (t->slots[at] != TEXT__NO_ID)
             at = (at + 1) & t->slot_mask;
         t->slots[at] = id;
     }
-    return index_bytes(l);
+    if (!t->chars) return index_bytes(l);
+    index_chars(l);
+    return 0;
 }
 
 /* ---- merges ---- */
@@ -218,6 +270,15 @@ static bool merge_sides(const json_t *merge, sides *s) {
     return s->n_left > 0 && s->n_right > 0;
 }
 
+/* The last character of the left side and the first of the right one. */
+static uint64_t joint(const sides *s) {
+    size_t last = s->n_left - 1;
+    while (last > 0 && ((unsigned char)s->left[last] & 0xc0) == 0x80)
+        last--;
+    return text__joint(text__packed(s->left + last, s->n_left - last),
+                       text__packed(s->right, utf8_char(s->right, s->n_right)));
+}
+
 /* A merge that would make a special token, or one past the model's rows, is left out: text must
  * not lead there. *left_out counts them. */
 static int load_merge(text__loader *l, size_t rank, const sides *s, buf *joined, size_t *left_out) {
@@ -240,6 +301,7 @@ static int load_merge(text__loader *l, size_t rank, const sides *s, buf *joined,
         return 0;
     }
     map_put(&t->merges, (uint64_t)left << 32 | right, (uint64_t)rank << 32 | result);
+    if (t->chars) map_put(&t->joints, joint(s), 0);
     return 0;
 }
 
@@ -248,7 +310,9 @@ int text__merges_load(text__loader *l, const json_t *merges) {
     json_t *merge;
     int rc = 0;
     if (!json_is_array(merges)) return text__bad(l, "merges", "merges is not a list");
-    if (map_reserve(&l->t->merges, json_array_size(merges)) != 0) return text__load_no_memory(l);
+    size_t n = json_array_size(merges);
+    if (map_reserve(&l->t->merges, n) != 0 || (l->t->chars && map_reserve(&l->t->joints, n) != 0))
+        return text__load_no_memory(l);
     buf joined = {.max = 2 * TEXT__MAX_PIECE};
     json_array_foreach(merges, rank, merge) {
         sides s;

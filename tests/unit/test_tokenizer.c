@@ -196,8 +196,8 @@ static void set(json_t *f, const char *key, json_t *steal) {
 static void set_model(json_t *f, const char *key, json_t *steal) {
     json_object_set_new(json_object_get(f, "model"), key, steal);
 }
-static void normalizer_nfc(json_t *f) {
-    set(f, "normalizer", json_pack("{s:s}", "type", "NFC"));
+static void normalizer_precompiled(json_t *f) {
+    set(f, "normalizer", json_pack("{s:s}", "type", "Precompiled"));
 }
 static void no_decoder(json_t *f) {
     set(f, "decoder", json_null());
@@ -205,14 +205,8 @@ static void no_decoder(json_t *f) {
 static void decoder_wordpiece(json_t *f) {
     set(f, "decoder", json_pack("{s:s}", "type", "WordPiece"));
 }
-static void no_pre(json_t *f) {
-    set(f, "pre_tokenizer", json_null());
-}
 static void pre_metaspace(json_t *f) {
     set(f, "pre_tokenizer", json_pack("{s:s}", "type", "Metaspace"));
-}
-static void pre_without_bytes(json_t *f) {
-    set(f, "pre_tokenizer", split_by("a", "Isolated", false));
 }
 static void pre_bad_regex(json_t *f) {
     steps(f, split_by("a(b", "Isolated", false));
@@ -295,12 +289,10 @@ Test(tokenizer, every_malformed_file_is_refused_with_its_name_and_the_reason) {
         {added_no_content, "0 bytes"},
         {added_number, "0 bytes"},
         {added_object, "not a list"},
-        {normalizer_nfc, "normalizer NFC"},
+        {normalizer_precompiled, "normalizer Precompiled"},
         {no_decoder, "decoder null"},
         {decoder_wordpiece, "decoder WordPiece"},
-        {no_pre, "pre_tokenizer without type"},
         {pre_metaspace, "Metaspace"},
-        {pre_without_bytes, "no ByteLevel"},
         {pre_bad_regex, "split pattern"},
         {pre_byte_regex, "split pattern"},
         {pre_long_regex, "over 16384 bytes"},

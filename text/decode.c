@@ -1,0 +1,341 @@
+/* decode.c - the decoder: token ids back into the text they stand for.
+ *
+ * Byte-level tokens are put together as they are. SentencePiece's are spelled with U+2581 for
+ * spaces and "<0x0A>" for bytes, and a list of steps makes text of them. One token inside a text
+ * is read by the same steps, but for what they do to a text's beginning and end. */
+#include "base/size.h"
+#include "base/utf8.h"
+#include "text/load_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MAX_GROWTH = 8, /* times that all Replace steps together may lengthen a token */
+    SOME = 64,      /* tokens of a stretch */
+};
+
+/* ---- steps on one token ---- */
+
+static void replace(const text__decode_step *d, const char *text, size_t n, buf *out) {
+    const char *end = text + n, *at;
+    while ((at = memmem(text, (size_t)(end - text), d->from, d->n_from)) != NULL) {
+        buf_append(out, text, (size_t)(at - text));
+        buf_append(out, d->to, d->n_to);
+        text = at + d->n_from;
+    }
+    buf_append(out, text, (size_t)(end - text));
+}
+
+static void strip(const text__decode_step *d, const char *text, size_t n, buf *out) {
+    for (uint32_t i = 0; i < d->start && n >= d->n_from; i++) {
+        if (memcmp(text, d->from, d->n_from) != 0) break;
+        text += d->n_from;
+        n -= d->n_from;
+    }
+    for (uint32_t i = 0; i < d->stop && n >= d->n_from; i++) {
+        if (memcmp(text + n - d->n_from, d->from, d->n_from) != 0) break;
+        n -= d->n_from;
+    }
+    buf_append(out, text, n);
+}
+
+static int hex(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* The byte that "<0x0A>" spells; -1 for another text. */
+static int spelled_byte(const char *text, size_t n) {
+    if (n != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>') return -1;
+    int high = hex(text[3]), low = hex(text[4]);
+    return high < 0 || low < 0 ? -1 : high << 4 | low;
+}
+
+static void decode_step(const text__decode_step *d, const char *text, size_t n, bool first,
+                        buf *out) {
+    switch (d->kind) {
+    case TEXT__SPACES:
+        replace(
+            &(text__decode_step){
+                .from = d->from, .n_from = d->n_from, .to = " ", .n_to = !first || d->keep_first},
+            text, n, out);
+        break;
+    case TEXT__REPLACE: replace(d, text, n, out); break;
+    case TEXT__STRIP: strip(d, text, n, out); break;
+    default: buf_append(out, text, n);
+    }
+}
+
+void text__decode_one(const tokenizer *t, const char *key, size_t n, buf *out) {
+    buf now = {0}, next = {0};
+    bool fused = false;
+    buf_append(&now, key, n);
+    for (uint32_t i = 0; i < t->n_decoder && !now.failed; i++) {
+        const text__decode_step *d = &t->decoder[i];
+        int byte = d->kind == TEXT__BYTE_FALLBACK ? spelled_byte(now.data, now.len) : -1;
+        fused = fused || d->kind == TEXT__FUSE;
+        buf_clear(&next);
+        if (byte >= 0) buf_append(&next, &(char){(char)byte}, 1);
+        else if (fused && d->kind == TEXT__STRIP) continue; /* of the whole text */
+        else decode_step(d, now.data ? now.data : "", now.len, false, &next);
+        buf swap = now;
+        now = next;
+        next = swap;
+    }
+    if (now.failed || next.failed) out->failed = true;
+    else buf_append(out, now.data ? now.data : "", now.len);
+    buf_deinit(&now);
+    buf_deinit(&next);
+}
+
+/* ---- a whole text ---- */
+
+typedef struct {
+    buf text;
+    size_t *ends; /* of tokens in text */
+    size_t n;
+} pieces;
+
+static bool is_there(const tokenizer *t, uint32_t id, bool skip_special) {
+    return id < t->n_ids && t->tokens[id].key_len > 0 && !(skip_special && t->tokens[id].special);
+}
+
+static void end_piece(pieces *p) {
+    p->ends[p->n++] = p->text.len;
+}
+
+/* Byte tokens that follow each other are text if together they are UTF-8; else each is the
+ * replacement character. */
+static void fall_back(const pieces *from, pieces *to) {
+    buf run = {0};
+    for (size_t i = 0, start = 0; i <= from->n; i++) {
+        size_t end = i < from->n ? from->ends[i] : start;
+        int byte = i < from->n ? spelled_byte(from->text.data + start, end - start) : -1;
+        if (byte >= 0) {
+            buf_append(&run, &(char){(char)byte}, 1);
+        } else if (run.len > 0) {
+            bool whole = utf8_valid(run.data, run.len);
+            if (whole) buf_append(&to->text, run.data, run.len);
+            if (whole) end_piece(to);
+            for (size_t k = 0; !whole && k < run.len; k++) {
+                buf_puts(&to->text, UTF8_REPLACEMENT);
+                end_piece(to);
+            }
+            buf_clear(&run);
+        }
+        if (byte < 0 && i < from->n) {
+            buf_append(&to->text, from->text.data + start, end - start);
+            end_piece(to);
+        }
+        start = end;
+    }
+    if (run.failed) to->text.failed = true;
+    buf_deinit(&run);
+}
+
+/* What a step does to the beginning of a text is done where `first`. */
+static void step_pieces(const text__decode_step *d, const pieces *from, bool first, bool fused,
+                        pieces *to) {
+    buf_clear(&to->text);
+    to->n = 0;
+    if (d->kind == TEXT__BYTE_FALLBACK) {
+        fall_back(from, to);
+        return;
+    }
+    text__decode_step middle = *d;
+    if (fused && !first) middle.start = 0;
+    for (size_t i = 0, start = 0; i < from->n; start = from->ends[i++]) {
+        size_t n = from->ends[i] - start;
+        decode_step(&middle, n ? from->text.data + start : "", n, first && i == 0, &to->text);
+        if (d->kind != TEXT__FUSE) end_piece(to);
+    }
+    if (d->kind == TEXT__FUSE) end_piece(to);
+}
+
+static void run_steps(const tokenizer *t, pieces *now, bool first) {
+    pieces next = {.ends = array_new(now->n + 1, sizeof *next.ends)}; /* Fuse makes one of none */
+    bool fused = false;
+    if (next.ends == NULL) now->text.failed = true;
+    for (uint32_t i = 0; i < t->n_decoder && !now->text.failed; i++) {
+        step_pieces(&t->decoder[i], now, first, fused, &next);
+        fused = fused || t->decoder[i].kind == TEXT__FUSE;
+        bool failed = next.text.failed;
+        pieces swap = *now;
+        *now = next;
+        next = swap;
+        if (failed) now->text.failed = true;
+    }
+    buf_deinit(&next.text);
+    free(next.ends);
+}
+
+/* A text may be cut before this token: it joins no bytes that stand before it. */
+static bool cuts(const tokenizer *t, uint32_t id, bool skip_special) {
+    if (t->n_decoder == 0) return true;
+    if (!is_there(t, id, skip_special)) return false;
+    const text__token *token = &t->tokens[id];
+    return spelled_byte(t->text + token->key, token->key_len) < 0;
+}
+
+int tokenizer_decode_some(const tokenizer *t, const uint32_t *ids, size_t n, size_t *at,
+                          bool skip_special, buf *out, err *e) {
+    size_t end = n - *at > SOME && !t->decode_whole ? *at + SOME : n, start = *at;
+    while (end < n && !cuts(t, ids[end], skip_special))
+        end++;
+    pieces now = {.ends = array_new(end - start + 1, sizeof *now.ends)};
+    bool failed = now.ends == NULL;
+    for (size_t i = start; i < end && !failed; i++) {
+        if (!is_there(t, ids[i], skip_special)) continue;
+        const text__token *token = &t->tokens[ids[i]];
+        bool spelled = t->n_decoder > 0 || (token->added && token->alien);
+        if (spelled) buf_append(&now.text, t->text + token->key, token->key_len);
+        else buf_append(&now.text, t->text + token->at, token->len);
+        end_piece(&now);
+    }
+    if (!failed && t->n_decoder) run_steps(t, &now, start == 0);
+    failed = failed || now.text.failed;
+    if (!failed) buf_append(out, now.text.data ? now.text.data : "", now.text.len);
+    failed = failed || out->failed;
+    buf_deinit(&now.text);
+    free(now.ends);
+    *at = end;
+    return failed ? err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the text of tokens") : 0;
+}
+
+int tokenizer_decode(const tokenizer *t, const uint32_t *ids, size_t n, bool skip_special, buf *out,
+                     err *e) {
+    for (size_t at = 0; at < n;) {
+        if (tokenizer_decode_some(t, ids, n, &at, skip_special, out, e) != 0) return -1;
+    }
+    return 0;
+}
+
+/* ---- loading ---- */
+
+static int copy(text__loader *l, const json_t *text, char **out, size_t *n) {
+    *n = json_string_length(text);
+    *out = array_new(*n + 1, 1);
+    if (*out == NULL) return text__load_no_memory(l);
+    memcpy(*out, json_string_value(text), *n);
+    return 0;
+}
+
+static int load_replace(text__loader *l, text__decode_step *d, const json_t *decoder) {
+    const json_t *pattern = json_object_get(json_object_get(decoder, "pattern"), "String"),
+                 *content = json_object_get(decoder, "content");
+    if (json_string_length(pattern) == 0 || !json_is_string(content)) {
+        return text__bad(l, "decoder",
+                         "a Replace decoder without a String to look for, or without content");
+    }
+    size_t n_from = json_string_length(pattern), n_to = json_string_length(content);
+    if (n_to > n_from) l->growth *= (double)n_to / (double)n_from;
+    if (l->growth > MAX_GROWTH)
+        return text__bad(l, "decoder", "Replace decoders that lengthen a text over %d times",
+                         MAX_GROWTH);
+    if (copy(l, pattern, &d->from, &d->n_from) != 0) return -1;
+    return copy(l, content, &d->to, &d->n_to);
+}
+
+/* A text of one character. */
+static int load_char(text__loader *l, text__decode_step *d, const json_t *text, const char *type) {
+    size_t n = json_string_length(text);
+    if (n == 0 || utf8_char(json_string_value(text), n) != n)
+        return text__bad(l, "decoder", "a %s decoder without a character", type);
+    return copy(l, text, &d->from, &d->n_from);
+}
+
+static int load_count(text__loader *l, const json_t *v, uint32_t *out) {
+    json_int_t n = json_integer_value(v);
+    if (!json_is_integer(v) || n < 0 || n > UINT32_MAX)
+        return text__bad(l, "decoder", "a Strip decoder without start or stop");
+    *out = (uint32_t)n;
+    return 0;
+}
+
+static int load_step(text__loader *l, text__decode_step *d, const json_t *decoder,
+                     const char *type) {
+    static const char *const names[] = {[TEXT__REPLACE] = "Replace",
+                                        [TEXT__BYTE_FALLBACK] = "ByteFallback",
+                                        [TEXT__FUSE] = "Fuse",
+                                        [TEXT__STRIP] = "Strip",
+                                        [TEXT__SPACES] = "Metaspace"};
+    size_t kind = 0;
+    while (kind < ARRAY_LEN(names) && strcmp(names[kind], type) != 0)
+        kind++;
+    d->kind = (text__decoding)kind;
+    if (kind == TEXT__REPLACE) return load_replace(l, d, decoder);
+    if (kind == TEXT__STRIP) {
+        if (load_count(l, json_object_get(decoder, "start"), &d->start) != 0) return -1;
+        if (load_count(l, json_object_get(decoder, "stop"), &d->stop) != 0) return -1;
+        return load_char(l, d, json_object_get(decoder, "content"), type);
+    }
+    if (kind == TEXT__SPACES) {
+        text__metaspace m;
+        if (text__metaspace_load(&m, decoder, "decoder", l->what, l->e) != 0) return -1;
+        d->keep_first = m.prepend == TEXT__NEVER;
+        return load_char(l, d, json_object_get(decoder, "replacement"), type);
+    }
+    if (kind < ARRAY_LEN(names)) return 0;
+    return text__bad(l, "decoder",
+                     "decoder %.40s is not supported here (ByteLevel alone, or Replace, "
+                     "ByteFallback, Fuse, Strip, Metaspace)",
+                     type);
+}
+
+/* Sequences within sequences are one; the file's depth is bounded. */
+static int load_steps(text__loader *l, const json_t *decoder) {
+    tokenizer *t = l->t;
+    const char *type = json_string_value(json_object_get(decoder, "type"));
+    const json_t *one;
+    size_t i;
+    if (type == NULL) return text__bad(l, "decoder", "a decoder without type");
+    if (strcmp(type, "Sequence") != 0) {
+        if (t->n_decoder == TEXT__MAX_STEPS)
+            return text__bad(l, "decoder", "more than %d decoders", TEXT__MAX_STEPS);
+        return load_step(l, &t->decoder[t->n_decoder++], decoder, type);
+    }
+    json_array_foreach(json_object_get(decoder, "decoders"), i, one) {
+        if (load_steps(l, one) != 0) return -1;
+    }
+    return 0;
+}
+
+/* Whether a step after Fuse looks at more than the beginning of a text. No published file has
+ * such a step. */
+static bool needs_whole(const tokenizer *t) {
+    bool fused = false;
+    for (uint32_t i = 0; i < t->n_decoder; i++) {
+        const text__decode_step *d = &t->decoder[i];
+        if (fused && (d->kind != TEXT__STRIP || d->stop > 0)) return true;
+        fused = fused || d->kind == TEXT__FUSE;
+    }
+    return false;
+}
+
+int text__decoder_load(text__loader *l, const json_t *decoder) {
+    const char *type = json_string_value(json_object_get(decoder, "type"));
+    const json_t *list = json_object_get(decoder, "decoders");
+    if (type && strcmp(type, "Sequence") == 0 && json_array_size(list) == 1) {
+        decoder = json_array_get(list, 0);
+        type = json_string_value(json_object_get(decoder, "type"));
+    }
+    l->growth = 1;
+    l->byte_decoder = type && strcmp(type, "ByteLevel") == 0;
+    if (l->byte_decoder) return 0;
+    if (l->t->chars && decoder && !json_is_null(decoder)) {
+        if (load_steps(l, decoder) != 0) return -1;
+        l->t->decode_whole = needs_whole(l->t);
+        return 0;
+    }
+    return text__bad(l, "decoder", "decoder %.40s is not supported%s", type ? type : "null",
+                     l->t->chars ? "" : " beside a ByteLevel pre_tokenizer (ByteLevel is)");
+}
+
+void text__decoder_free(tokenizer *t) {
+    for (uint32_t i = 0; i < t->n_decoder; i++) {
+        free(t->decoder[i].from);
+        free(t->decoder[i].to);
+    }
+}
