@@ -1,56 +1,87 @@
-/* pattern.c - the regular expressions of a tokenizer.json, compiled. */
+/* pattern.c - the regular expressions of a tokenizer.json, compiled.
+ *
+ * They mean what they mean to the library that Hugging Face's tokenizers use: Oniguruma 6.9.10
+ * (the crate onig 6.5.3), its own syntax, no options, UTF-8, Unicode 16. Fathom runs them on PCRE2.
+ * A pattern is read into a tree, and the tree is written for PCRE2; nothing is passed on as it
+ * stands. What has no equivalent is refused by name. Classes are evaluated here, in Unicode 16,
+ * so PCRE2's own Unicode (14 in release 10.42) never shows.
+ *
+ *   written                   to Oniguruma                            becomes
+ *   \s \d \h \w, in capitals  White_Space, Nd, hexadecimal digits,    a class
+ *                             Alphabetic + M + Nd + Pc, and alone
+ *                             (not in a class) also ² ³ ¹ ¼ ½ ¾
+ *   \p{X} \p{^X} \P{X}        category, script, block (In_X), binary  a class
+ *                             or POSIX name, however spelt; \pL is pL
+ *   [a-c[^d]&&\w] [[:alpha:]] union, complement, intersection         one class, evaluated
+ *   .  \N  \O                 all but \n (with (?m) all), the first,  . or a class
+ *                             the second
+ *   ^ $                       at every line                           (?m:^) (?m:$), newline LF
+ *   \A \Z \z \G \K            text, search, what is kept              the same
+ *   \b \B                     between \w and not, as \w alone is      look-arounds
+ *   \R                        \r\n, else one of seven, not undone     an atomic group
+ *   a*+ a++ a?+               possessive                              the same
+ *   a{1,3}+  a{2}?            (?:a{1,3})+  (?:a{2})?                  so
+ *   a{3,1}                    a{1,3}, possessive                      a{1,3}+
+ *   a{,3}  a{,}  a{x          a{0,3}, and ordinary braces             so
+ *   (?:) (?=) (?!) (?<=) (?<!) (?>) (?<n>) (?'n') (?(1)|) (?#)        the same, numbered
+ *   (?imx-imx) (?imx:)        to the end of the group; m is dotall    written out
+ *   (?WDSP)                   \w, \d, \s, all POSIX sets are ASCII's  written out
+ *   (?i) and a letter         whatever folds alike: k is [kKK]        a class
+ *   (?i) and ss, ß, [ß]       also what several fold to: ss is ß      alternatives
+ *   \1 \k<n> \k<-1>           a group's text, if the group has ended  \g{1}
+ *   \g<n>                     a group again, which calls nothing      (?1)
+ *   \xHH \x{H} \uHHHH \o{O} \OOO \cX \C-X \M-X \a \e \f \n \r \t \v   the character
+ *
+ * Known there and refused here: \X \y \Y (?y{}) (?C) (?I) (?L), the absent operator (?~), callouts
+ * (?{ and (*, conditions that are no group, levels in references, references to open groups or to
+ * doubled names, back-references whatever the case or beside calls, calls in called groups, \K in
+ * a look-around, alternatives of varying width in a look-behind, properties Age=, InCB and
+ * Grapheme_Cluster_Break_, lists of code points \x{61 62}, surrogates and what lies above U+10FFFF
+ * outside a class, bytes that are no UTF-8, repeats over 65535, a range that ends in a class, more
+ * than 100 groups, classes or quantifiers inside each other. */
 #include "text/pattern_internal.h"
 
-#include "base/buf.h"
+#include "text/pattern_tree_internal.h"
 
-#include <string.h>
-
-enum { MAX_PATTERN = 16 << 10 };
-
-/* PCRE2's \s has U+180E and depends on its version; the references mean White_Space. */
-static int portable(buf *out, const char *pattern, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if (pattern[i] != '\\' || i + 1 == n) {
-            buf_append(out, pattern + i, 1);
-            continue;
-        }
-        char c = pattern[++i];
-        if (c == 's') buf_puts(out, "\\p{White_Space}");
-        else if (c == 'S') buf_puts(out, "\\P{White_Space}");
-        else buf_append(out, pattern + i - 1, 2);
-    }
-    return out->failed ? -1 : 0;
+static int translate(const char *source, size_t n, buf *out, bool *search_start, const char *what,
+                     err *e) {
+    pattern p = {.text = source, .n = n, .what = what, .e = e};
+    node *root;
+    arena_init(&p.tree, PATTERN_TREE_BYTES);
+    out->max = PATTERN_OUT_BYTES;
+    int rc = pattern_parse(&p, &root);
+    if (rc == 0) rc = pattern_emit(&p, root, out);
+    *search_start = p.search_start;
+    arena_deinit(&p.tree);
+    return rc;
 }
 
-int text__pattern_compile(text__pattern *p, const char *pattern, size_t n, bool literal,
+int text__pattern_compile(text__pattern *p, const char *source, size_t n, bool literal,
                           const char *what, err *e) {
-    buf text = {0};
+    buf out = {0};
+    bool search_start = false;
     int rc = -1, code = 0;
     size_t at = 0;
-    if (n > MAX_PATTERN) {
-        return err_set(e, ERR_BAD_FILE, NULL, "%s: a pattern over %d bytes", what, MAX_PATTERN);
-    }
-    if (literal) buf_append(&text, pattern, n);
-    if (text.failed || (!literal && portable(&text, pattern, n) != 0)) {
-        err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory", what);
-        goto end;
-    }
-    uint32_t options = PCRE2_UTF | PCRE2_USE_OFFSET_LIMIT |
-                       (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C);
-    p->in_windows = literal || text.len == 0 || strstr(text.data, "\\G") == NULL;
-    PCRE2_SPTR source = (PCRE2_SPTR)(text.len ? text.data : "");
-    p->code = pcre2_compile(source, text.len, options, &code, &at, NULL);
+    *p = (text__pattern){0};
+    if (n > PATTERN_MAX)
+        return err_set(e, ERR_BAD_FILE, NULL, "%s: over %d bytes", what, PATTERN_MAX);
+    if (!literal && translate(source, n, &out, &search_start, what, e) != 0) goto end;
+    uint32_t options =
+        PCRE2_UTF | PCRE2_USE_OFFSET_LIMIT | (literal ? PCRE2_LITERAL : PCRE2_DOTALL);
+    PCRE2_SPTR text = (PCRE2_SPTR)(literal ? source : out.data);
+    p->in_windows = !search_start;
+    p->code = pcre2_compile(text, literal ? n : out.len, options, &code, &at, NULL);
     if (p->code == NULL) {
         char why[120] = "";
         (void)pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
         err_code kind = code == PCRE2_ERROR_HEAP_FAILED ? ERR_NO_MEMORY : ERR_BAD_FILE;
-        err_set(e, kind, NULL, "%s: %s (byte %zu)", what, why, at);
+        err_set(e, kind, NULL, "%s: %s", what, why);
         goto end;
     }
     p->jit = pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE) == 0; /* refused on some systems */
     rc = 0;
 end:
-    buf_deinit(&text);
+    buf_deinit(&out);
     return rc;
 }
 

@@ -1,0 +1,316 @@
+/* pattern_class.c - Oniguruma's character classes, evaluated: [a-z&&[^\p{Lu}]] becomes the set of
+ * code points it means, in the Unicode of that library. */
+#include "text/pattern_tree_internal.h"
+
+#include <string.h>
+
+/* ---- named sets ---- */
+
+/* What POSIX calls them, also as \p{Alnum}. Which of them (?W), (?D), (?S) reduce to ASCII; (?P)
+ * does all but the last. */
+static const struct {
+    const char *name, *property;
+    unsigned ascii;
+} posix[] = {
+    {"alnum", "alnum", OPTION_P},
+    {"alpha", "alphabetic", OPTION_P},
+    {"blank", "blank", OPTION_P},
+    {"cntrl", "cntrl", OPTION_P},
+    {"digit", "digit", OPTION_P | OPTION_D},
+    {"graph", "graph", OPTION_P},
+    {"lower", "lowercase", OPTION_P},
+    {"print", "print", OPTION_P},
+    {"punct", "posixpunct", OPTION_P},
+    {"space", "whitespace", OPTION_P | OPTION_S},
+    {"upper", "uppercase", OPTION_P},
+    {"xdigit", "xdigit", OPTION_P},
+    {"word", "word", OPTION_P | OPTION_W},
+    {"ascii", "ascii", 0},
+};
+
+/* Alone, \w asks another table than in a class: these are words only there. */
+static const uint32_t lone_word[] = {0xb2, 0xb3, 0xb9, 0xbc, 0xbd, 0xbe};
+
+static text__set posix_set(pattern *p, size_t k, bool in_class) {
+    const char *property = posix[k].property;
+    text__set set = text__property_set(&p->tree, text__property_find(property, strlen(property)));
+    if (!in_class && strcmp(posix[k].name, "word") == 0) {
+        text__ranges more = {0};
+        text__ranges_add_set(&p->tree, &more, &set);
+        for (size_t i = 0; i < ARRAY_LEN(lone_word); i++)
+            text__ranges_add(&p->tree, &more, lone_word[i], lone_word[i]);
+        set = text__set_of(&p->tree, &more);
+    }
+    if (p->options & posix[k].ascii) {
+        text__range below[] = {{0, 0x7f}};
+        text__set ascii = {below, 1};
+        set = text__set_and(&p->tree, &set, &ascii);
+    }
+    return set;
+}
+
+/* The index of what is spelt so; ARRAY_LEN(posix): nothing. */
+static size_t posix_find(const char *name, size_t n) {
+    size_t k = 0;
+    while (k < ARRAY_LEN(posix) &&
+           (strlen(posix[k].name) != n || memcmp(posix[k].name, name, n) != 0))
+        k++;
+    return k;
+}
+
+text__set pattern_type(pattern *p, uint32_t letter, bool in_class) {
+    const char *name = letter == 'w'   ? "word"
+                       : letter == 'd' ? "digit"
+                       : letter == 's' ? "space"
+                                       : "xdigit";
+    return posix_set(p, posix_find(name, strlen(name)), in_class);
+}
+
+int pattern_property(pattern *p, size_t start, bool in_class, text__set *out) {
+    const char *name = p->text + p->at;
+    char plain[16];
+    size_t n = 0, len = 0;
+    while (p->at + n < p->n && name[n] != '}') {
+        if (name[n] && strchr("(){|", name[n])) break;
+        char c = name[n++];
+        if (c == ' ' || c == '-' || c == '_' || len == sizeof plain) continue;
+        plain[len++] = c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+    }
+    if (p->at + n == p->n || name[n] != '}')
+        return pattern_wrong(p, start, "a property without its '}'");
+    p->at += n + 1;
+    size_t k = posix_find(plain, len);
+    if (k < ARRAY_LEN(posix)) {
+        *out = posix_set(p, k, in_class);
+        return 0;
+    }
+    int property = text__property_find(name, n);
+    if (property < 0)
+        return pattern_unknown(p, start, "the property \\p{%.*s}", (int)(n < 60 ? n : 60), name);
+    if (p->n_used < PATTERN_SCRIPTS) p->used[p->n_used++] = property;
+    *out = text__property_set(&p->tree, property);
+    return 0;
+}
+
+/* ---- tokens of a class ---- */
+
+typedef enum { ITEM_CHAR, ITEM_SET, ITEM_HYPHEN, ITEM_OPEN, ITEM_CLOSE, ITEM_AND } item_kind;
+typedef struct {
+    item_kind kind;
+    size_t at;
+    uint32_t c;
+    text__set set;
+    bool escaped;
+} item;
+
+/* [:alpha:] and [:^alpha:], behind the bracket: 1; 0: it is none. */
+static int posix_bracket(pattern *p, size_t start, text__set *set) {
+    const char *name = p->text + p->at + 1;
+    size_t most = p->n - p->at - 1, n = 0;
+    bool negated = most > 0 && name[0] == '^';
+    if (negated) name++, most--;
+    while (n < most && ((name[n] | 0x20) >= 'a' && (name[n] | 0x20) <= 'z'))
+        n++;
+    if (n + 2 > most || name[n] != ':' || name[n + 1] != ']' || (n == 0 && !negated)) return 0;
+    size_t k = posix_find(name, n);
+    if (k == ARRAY_LEN(posix)) {
+        return pattern_unknown(p, start, "the POSIX bracket [:%s%.*s:]", negated ? "^" : "", (int)n,
+                               name);
+    }
+    *set = posix_set(p, k, true);
+    if (negated) *set = text__set_not(&p->tree, set);
+    p->at = (size_t)(name + n + 2 - p->text);
+    return 1;
+}
+
+static int set_item(pattern *p, item *it, text__set set, bool negated) {
+    it->kind = ITEM_SET;
+    it->set = negated ? text__set_not(&p->tree, &set) : set;
+    return 0;
+}
+
+/* Behind the backslash. */
+static int escaped_item(pattern *p, item *it) {
+    uint32_t c;
+    if (!pattern_next(p, &c)) return pattern_wrong(p, it->at, "a backslash at the end");
+    it->escaped = true;
+    it->c = c;
+    switch (c) {
+    case 'w':
+    case 'd':
+    case 's':
+    case 'h': return set_item(p, it, pattern_type(p, c, true), false);
+    case 'W':
+    case 'D':
+    case 'S':
+    case 'H': return set_item(p, it, pattern_type(p, c - 'A' + 'a', true), true);
+    case 'p':
+    case 'P':
+        if (pattern_at(p, '{')) {
+            p->at++;
+            bool caret = pattern_at(p, '^');
+            if (caret) p->at++;
+            text__set set;
+            if (pattern_property(p, it->at, true, &set) != 0) return -1;
+            return set_item(p, it, set, (c == 'P') != caret);
+        }
+        return 0;
+    case 'x':
+    case 'u':
+    case 'o':
+        if (p->at == p->n) return 0;
+        return pattern_numbered(p, it->at, c, true, &it->c);
+    default: break;
+    }
+    if (c >= '0' && c <= '7') return pattern_numbered(p, it->at, c, true, &it->c);
+    p->at = it->at + 1;
+    return pattern_escaped_value(p, &it->c);
+}
+
+static int next_item(pattern *p, size_t start, item *it) {
+    *it = (item){.kind = ITEM_CHAR, .at = p->at};
+    if (!pattern_next(p, &it->c)) return pattern_wrong(p, start, "a class without its ']'");
+    switch (it->c) {
+    case ']': it->kind = ITEM_CLOSE; return 0;
+    case '-': it->kind = ITEM_HYPHEN; return 0;
+    case '\\': return escaped_item(p, it);
+    case '&':
+        if (pattern_at(p, '&')) {
+            p->at++;
+            it->kind = ITEM_AND;
+        }
+        return 0;
+    case '[': {
+        int posix_or_not = pattern_at(p, ':') ? posix_bracket(p, it->at, &it->set) : 0;
+        it->kind = posix_or_not ? ITEM_SET : ITEM_OPEN;
+        return posix_or_not < 0 ? -1 : 0;
+    }
+    default: return 0;
+    }
+}
+
+/* ---- a class ---- */
+
+/* Where a class is being read. */
+typedef enum {
+    AT_START, /* nothing read yet, or && just before */
+    AT_VALUE, /* a character, which may begin a range, or a set */
+    IN_RANGE, /* the hyphen has been read */
+    AT_END_OF_RANGE,
+} place;
+
+typedef struct {
+    pattern *p;
+    size_t start;
+    text__ranges ranges; /* since the last && */
+    text__set all;       /* what is left of what stood before it */
+    bool has_all;
+    place place;
+    bool waiting; /* `from` is not in `ranges` yet */
+    uint32_t from;
+} class_reader;
+
+static void add(class_reader *r, uint32_t lo, uint32_t hi) {
+    if (hi >= UNICODE_END) hi = UNICODE_END - 1;
+    if (lo <= hi) text__ranges_add(&r->p->tree, &r->ranges, lo, hi);
+}
+
+/* The character that might have begun a range does not. */
+static void settle(class_reader *r) {
+    if (r->waiting) add(r, r->from, r->from);
+    r->waiting = false;
+}
+
+static int put_character(class_reader *r, const item *it, uint32_t c) {
+    if (r->place == IN_RANGE) {
+        if (r->from > c) return pattern_wrong(r->p, it->at, "a range from high to low");
+        add(r, r->from, c);
+        r->waiting = false;
+        r->place = AT_END_OF_RANGE;
+        return 0;
+    }
+    settle(r);
+    r->waiting = true;
+    r->from = c;
+    r->place = AT_VALUE;
+    return 0;
+}
+
+static int put_set(class_reader *r, const item *it) {
+    if (r->place == IN_RANGE) return pattern_wrong(r->p, it->at, "a range that ends in a set");
+    settle(r);
+    text__ranges_add_set(&r->p->tree, &r->ranges, &it->set);
+    r->place = AT_VALUE;
+    return 0;
+}
+
+static int put_class(class_reader *r, const item *it) {
+    pattern *p = r->p;
+    if (r->place == IN_RANGE) return pattern_unknown(p, it->at, "a range that ends in a class");
+    settle(r);
+    text__set set;
+    bool negated;
+    if (p->depth == PATTERN_DEPTH)
+        return pattern_unknown(p, it->at, "the class inside %d others", PATTERN_DEPTH);
+    p->depth++;
+    int rc = pattern_class(p, it->at, &set, &negated);
+    p->depth--;
+    if (rc != 0) return -1;
+    if (negated) set = text__set_not(&p->tree, &set);
+    text__ranges_add_set(&p->tree, &r->ranges, &set);
+    r->place = AT_END_OF_RANGE;
+    return 0;
+}
+
+/* A hyphen is itself at the start, at the end, behind a range, and as the end of one. *it becomes
+ * what follows where that had to be looked at; *read says so. */
+static int put_hyphen(class_reader *r, item *it, bool *read) {
+    item hyphen = *it;
+    if (r->place == IN_RANGE) return put_character(r, it, '-');
+    if (next_item(r->p, r->start, it) != 0) return -1;
+    *read = true;
+    if (r->place == AT_VALUE && it->kind != ITEM_CLOSE && it->kind != ITEM_AND) {
+        if (!r->waiting) return pattern_wrong(r->p, hyphen.at, "a range that begins with a set");
+        r->place = IN_RANGE;
+        return 0;
+    }
+    return put_character(r, &hyphen, '-');
+}
+
+static void put_and(class_reader *r) {
+    arena *a = &r->p->tree;
+    settle(r);
+    text__set here = text__set_of(a, &r->ranges);
+    r->all = r->has_all ? text__set_and(a, &r->all, &here) : here;
+    r->has_all = true;
+    r->ranges = (text__ranges){0};
+    r->place = AT_START;
+}
+
+int pattern_class(pattern *p, size_t start, text__set *out, bool *negated) {
+    class_reader r = {.p = p, .start = start};
+    item it;
+    if (next_item(p, start, &it) != 0) return -1;
+    *negated = it.kind == ITEM_CHAR && it.c == '^' && !it.escaped;
+    if (*negated && next_item(p, start, &it) != 0) return -1;
+    if (it.kind == ITEM_CLOSE) { /* []...] */
+        if (memchr(p->text + p->at, ']', p->n - p->at) == NULL)
+            return pattern_wrong(p, start, "an empty class");
+        it.kind = ITEM_CHAR;
+    }
+    while (it.kind != ITEM_CLOSE) {
+        bool read = false;
+        int rc = 0;
+        switch (it.kind) {
+        case ITEM_CHAR: rc = put_character(&r, &it, it.c); break;
+        case ITEM_SET: rc = put_set(&r, &it); break;
+        case ITEM_HYPHEN: rc = put_hyphen(&r, &it, &read); break;
+        case ITEM_OPEN: rc = put_class(&r, &it); break;
+        default: put_and(&r); break;
+        }
+        if (rc != 0 || (!read && next_item(p, start, &it) != 0)) return -1;
+    }
+    put_and(&r);
+    *out = r.all;
+    return p->tree.failed ? pattern_full(p) : 0;
+}
