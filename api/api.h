@@ -19,15 +19,17 @@
 
 #include "model/model.h"
 #include "scheduler/scheduler.h"
+#include "text/jinja.h"
 #include "text/tokenizer.h"
 
 /* ---- what is served ---- */
 
 typedef struct {
     const char *model_dir;
+    const char *chat_template;   /* a name or a file, instead of the folder's; NULL: none */
     const char *served_name;     /* id in /v1/models; NULL = the folder's last name */
     const model_folder *model;   /* borrowed, as is the tokenizer, for the context's life */
-    const tokenizer *tokenizer;  /* NULL: token-id prompts only */
+    tokenizer *tokenizer;        /* NULL: token-id prompts only; opening marks control tokens */
     const char *no_tokenizer;    /* why there is none, for those who send text; NULL: no reason */
     uint32_t max_context;        /* prompt + output tokens */
     uint32_t default_max_tokens; /* when a request names none (completions: 16, chat: this) */
@@ -48,7 +50,8 @@ typedef struct {
 
 typedef struct api_context api_context;
 /* Reads generation_config.json, tokenizer_config.json and config.json (end tokens, default
- * sampling, chat template) beside the model. A chat template that is not known is warned of. */
+ * sampling, chat template) beside the model. What cannot be used is warned of. ERR_USAGE where
+ * chat_template is at fault. */
 int api_context_open(api_context **out, const api_opts *opts, err *e) WARN_UNUSED;
 void api_context_close(api_context *c);
 const char *api_model_name(const api_context *c);
@@ -69,6 +72,10 @@ typedef struct api_request api_request;
  * May be called on a worker thread; takes at most a few ms per 100 KB of prompt. */
 int api_parse(api_request **out, const api_context *c, api_kind kind, const char *body, size_t n,
               err *e) WARN_UNUSED;
+/* The same of a short body on the loop: 1, and nothing else happened, where the chat template
+ * takes so much work that it belongs on a worker. */
+int api_parse_soon(api_request **out, const api_context *c, api_kind kind, const char *body,
+                   size_t n, err *e) WARN_UNUSED;
 void api_request_destroy(api_request *r);
 bool api_wants_stream(const api_request *r);
 uint64_t api_prompt_tokens(const api_request *r);
@@ -136,6 +143,8 @@ int api_model(const api_context *c, const char *id, buf *out, err *e) WARN_UNUSE
 typedef struct api_listing api_listing;
 int api_tokenize(api_listing **out, const api_context *c, const char *body, size_t n,
                  err *e) WARN_UNUSED;
+int api_tokenize_soon(api_listing **out, const api_context *c, const char *body, size_t n,
+                      err *e) WARN_UNUSED; /* as api_parse_soon */
 int api_detokenize(api_listing **out, const api_context *c, const char *body, size_t n,
                    err *e) WARN_UNUSED;
 bool api_listing_more(api_listing *l, buf *out, size_t want); /* as api_reply_more */
@@ -146,6 +155,18 @@ void api_openapi(buf *out); /* GET /openapi.json */
 /* The same, made by the first call and kept for the process's life; NULL when memory ran out.
  * Loop thread. */
 const buf *api_openapi_kept(void);
+
+/* ---- chat templates without a model ---- */
+
+typedef struct api_chat api_chat;
+/* The chat template of a folder, found as api_context_open finds it. Borrows t. ERR_NOT_FOUND where
+ * there is none, ERR_BAD_FILE for one that cannot be used. */
+int api_chat_open(api_chat **out, const char *dir, const char *chat_template, tokenizer *t,
+                  err *e) WARN_UNUSED;
+void api_chat_close(api_chat *c);
+/* The text and the ids of a conversation: a list of messages, or a body as /tokenize takes it. */
+int api_chat_render(const api_chat *c, const char *body, size_t n, jinja_output *text,
+                    token_ids *ids, err *e) WARN_UNUSED;
 
 /* ---- text pieces that commands share ---- */
 

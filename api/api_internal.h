@@ -4,6 +4,7 @@
 
 #include "api/api.h"
 #include "api/grammar/constrain_internal.h"
+#include "text/jinja.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@ enum {
     API__MAX_NAME_BYTES = 128, /* model, user */
     API__MAX_LABEL_BYTES = 64, /* request_id, cache_salt */
     API__MAX_ENDS = 64,        /* end tokens of a model */
+    API__MAX_KWARGS = 64,      /* of chat_template_kwargs */
     API__MAX_SCORED = 1 << 21, /* tokens and alternatives kept until one answer is written */
     API__SLICE = 16 << 10,     /* bytes that one event adds to a stream; more waits */
     API__MAX_DEPTH = 64,       /* nesting of a body */
@@ -37,51 +39,76 @@ typedef enum {
 } api__role;
 extern const char *const api__role_names[API__ROLES];
 
+/* One turn of a conversation as it was read. */
 typedef struct {
     api__role role;
     const char *text; /* content; borrowed */
     size_t n;
+    const json_t *content; /* the same, where a client's string is all of it; NULL: text */
+    const json_t *said;    /* what else the client wrote: name, tool_call_id, …; NULL: nothing */
+    const json_t *calls;   /* of functions, as templates want them; NULL: none */
 } api__message;
+
+/* What a template does with a conversation: found by rendering some, when it is opened. */
+typedef struct {
+    bool system;        /* it prints a system message */
+    bool refuses;       /* it refuses one in words of its own */
+    bool developer;     /* it knows this role; else it is system's new name */
+    bool parts;         /* contents must be lists of parts */
+    bool tools;         /* it tells the model of the functions */
+    bool calls, result; /* it prints calls; what a function gave back */
+} api__traits;
 
 typedef struct api__template api__template;
 
-/* enable_thinking of a request; a template that knows no thinking ignores it. */
-typedef enum { API__THINK_DEFAULT, API__THINK_OFF, API__THINK_ON } api__thinking;
-
-/* What follows the conversation. */
+/* What is rendered. */
 typedef struct {
-    bool generation; /* the opening of an answer */
-    bool open_last;  /* nothing, and the last message lacks its end: the model goes on with it */
-    api__thinking thinking;
-} api__answer;
+    const json_t *messages; /* as templates want them */
+    const json_t *tools;    /* in chat's shape; NULL: none */
+    const json_t *kwargs;   /* the client's, checked; NULL: none */
+    bool generation;        /* the opening of an answer follows */
+    bool open_last;         /* the last content ends in API__OPEN_END, and the text is cut there */
+    bool soon;              /* on the loop: little work, or it is given up */
+} api__talk;
+#define API__OPEN_END "CONTINUE_FINAL_MESSAGE_TAG " /* its blank tells who trims */
 
-#define API__STRANGE_TEMPLATE                                                                      \
-    "the Jinja chat template of this model is not one of those known (turns, chatml, llama3, "     \
-    "plain): describe it in chat_template.fathom.json beside the model"
-
-/* Finds the model's template: chat_template.fathom.json, else the Jinja text of
- * tokenizer_config.json (jinja, may be NULL) if it is a known one. *out is NULL, and the
- * call succeeds, for a model without any; 1 if its Jinja text is none that is known. */
-int api__template_open(api__template **out, const char *dir, const char *jinja, const tokenizer *t,
-                       err *e) WARN_UNUSED;
-int api__template_parse(api__template **out, const char *json, size_t n, const tokenizer *t,
-                        const char *what, err *e) WARN_UNUSED;
+/* Finds the model's template: `chosen` (--chat-template: a name or a file; may be NULL), else
+ * chat_template.fathom.json, chat_template.jinja and additional_chat_templates in the folder, else
+ * what tokenizer_config.json (config, may be NULL) has. Marks the control tokens that it names.
+ * *out is NULL, and the call succeeds, for a model without any. One that cannot be used is warned
+ * of; api__template_broken then says why. ERR_USAGE where `chosen` is at fault. */
+int api__template_open(api__template **out, const char *dir, const char *chosen,
+                       const json_t *config, tokenizer *t, err *e) WARN_UNUSED;
 void api__template_close(api__template *t);
-const char *api__template_name(const api__template *t);
-bool api__template_has(const api__template *t, api__role role);
+const char *api__template_name(const api__template *t);   /* "chatml", "chat_template.jinja" */
+const char *api__template_broken(const api__template *t); /* NULL: it can be used */
+/* Of conversations with functions, and of those without. */
+const api__traits *api__template_traits(const api__template *t, bool tools);
 /* Ids that end an answer in this template. */
 const uint32_t *api__template_stops(const api__template *t, uint32_t *n);
-/* Appends the ids of the conversation. Control ids come from the template alone: contents
- * are encoded as plain text. */
-int api__template_render(const api__template *t, const tokenizer *tok, const api__message *m,
-                         size_t n, const api__answer *a, token_ids *out, err *e) WARN_UNUSED;
-/* Appends the description of a ChatML template, as chat_template.fathom.json would hold it.
- * False if the Jinja text is none of ChatML's; json->failed: out of memory. */
-bool api__chatml_find(buf *json, const char *jinja) WARN_UNUSED;
-/* Appends Jinja text in the form in which two spellings of one template are equal: blanks
- * inside tags go, both quotes are one, a.b is a['b'], a printed sum is its parts, and the
- * trimming that Hugging Face asks of Jinja is done. */
-void api__jinja_normalise(buf *out, const char *text, size_t n);
+/* The name of a variable that clients may not set. */
+bool api__template_reserves(const api__template *t, const char *name);
+/* The text of a conversation, and whose each byte is. 1: not that soon. ERR_BAD_PARAM. */
+int api__template_render(const api__template *t, const api__talk *talk, jinja_output *out,
+                         err *e) WARN_UNUSED;
+/* Appends its ids: control ids come from the template's own text alone. */
+int api__template_ids(const tokenizer *tok, const jinja_output *text, token_ids *out,
+                      err *e) WARN_UNUSED;
+
+/* Appends the Jinja text that a description in chat_template.fathom.json means, and its ends.
+ * ERR_BAD_FILE. */
+int api__template_describe(buf *out, const char *json, size_t n, const tokenizer *t,
+                           const char *what, token_ids *ends, err *e) WARN_UNUSED;
+/* A template inside the binary; NULL if none has this name. */
+const char *api__template_named(const char *name, size_t *n);
+void api__template_names(buf *out); /* "turns, chatml, llama3, plain" */
+
+/* The messages as a template of these traits wants them: a new reference, or NULL (no memory). */
+json_t *api__talk_messages(const api__traits *traits, const api__message *m, size_t n,
+                           bool open_last);
+/* A call as templates want it: arguments as an object where they are the text of one. NULL: no
+ * memory, or nobody waits any more. */
+json_t *api__talk_call(const json_t *id, const json_t *name, const json_t *arguments, err *e);
 
 /* ---- context ---- */
 
@@ -90,7 +117,6 @@ struct api_context {
     char *name, *no_tokenizer;
     const model_plan *config;
     api__template *template; /* NULL: no chat */
-    bool strange_template;   /* there is one, but none that is known */
     uint32_t *stop_ids;
     uint32_t n_stop_ids;
     bool add_bos;
@@ -143,6 +169,7 @@ typedef struct {
     size_t args, args_end;
     uint32_t depth;
     uint8_t step; /* of what stands before the arguments */
+    uint8_t tag;  /* bytes of a tag that stands before it all */
     bool in_string, escaped;
     bool told; /* a stream has said which function */
 } api__call;
@@ -184,7 +211,7 @@ struct api_request {
     uint32_t n_tools;
     api__calls calls;
     const char *named;  /* the one function that must be called, or NULL */
-    const char *lead;   /* what the model is told of them, or NULL */
+    bool soon;          /* parsed on the loop */
     const char *echoed; /* responses: fields given back, as JSON text with commas before each */
     size_t n_echoed;
 };
@@ -238,6 +265,10 @@ int api__read_int(const json_t *v, const char *param, int64_t min, int64_t max, 
 int api__read_num(const json_t *v, const char *param, double min, bool above, double max,
                   double *out, err *e) WARN_UNUSED;
 bool api__file_exists(const char *path);
+/* *out is NULL if the folder has no such file, or one that holds no JSON object: these files are
+ * advice, so what is wrong with them is warned of. Fails for memory, and for what is no readable
+ * file. */
+int api__read_config(json_t **out, const char *dir, const char *file, err *e) WARN_UNUSED;
 /* Parses a body into a JSON object within the limits of every request. */
 int api__body(json_t **out, const api_context *c, const char *body, size_t n, err *e) WARN_UNUSED;
 int api__check_model(const api_context *c, const char *model, err *e) WARN_UNUSED;
@@ -251,19 +282,28 @@ int api__keep_ids(api_request *r, const api_context *c, const token_ids *ids, ap
 
 /* A conversation: chat's messages, or the input of /v1/responses (items). */
 typedef struct {
-    bool items;
-    api__answer answer;
+    bool items, generation, open_last, soon;
     const json_t *instructions; /* the system's turn, before all; NULL = none */
-    const char *lead; /* text before everything, in whatever turn comes first; NULL = none */
+    const json_t *tools;        /* in chat's shape; NULL = none */
+    const json_t *kwargs;       /* chat_template_kwargs */
 } api__turns;
+/* 1: not that soon, by t->soon. text: also what is rendered; NULL: not wanted. */
 int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns *t, arena *mem,
-                      token_ids *out, err *e) WARN_UNUSED;
-/* chat_template_kwargs: what a client says to the chat template. */
-int api__read_template_kwargs(const json_t *v, api__thinking *out, err *e) WARN_UNUSED;
-int api__read_turns(api_request *r, const api_context *c, const api__values *v, const char *lead,
+                      jinja_output *text, token_ids *out, err *e) WARN_UNUSED;
+/* The same of a body that asks for nothing else, as /tokenize takes it. */
+int api__body_to_ids(const api_context *c, const json_t *root, bool soon, jinja_output *text,
+                     token_ids *out, err *e) WARN_UNUSED;
+int api__read_turns(api_request *r, const api_context *c, const api__values *v, const json_t *tools,
                     err *e) WARN_UNUSED;
 /* After api__read_format: a forced call is a form of the answer too. */
-int api__read_tools(api_request *r, const api_context *c, const api__values *v, err *e) WARN_UNUSED;
+/* *tools are those that the model is told of, in chat's shape; NULL: none. A new reference. */
+int api__read_tools(api_request *r, const api_context *c, const api__values *v, json_t **tools,
+                    err *e) WARN_UNUSED;
+/* The same list of a body that needs the names alone. */
+int api__list_tools(const json_t *tools, bool responses, arena *mem, const char ***names,
+                    json_t **out, err *e) WARN_UNUSED;
+/* The functions as a model is told of them whose template does not: text of the arena, or NULL. */
+const char *api__tools_lead(const json_t *tools, arena *mem, err *e);
 bool api__name_ok(const json_t *name); /* a string of 1 to 64 letters, digits, '_' or '-' */
 int api__can_constrain(const api_context *c, const api__values *v, const char *param,
                        err *e) WARN_UNUSED;

@@ -1,7 +1,8 @@
 /* call.c - finds the call of a function in an answer as it grows.
  *
- * A call is {"name": NAME, "arguments": {…}} and nothing before it but blanks, NAME being
- * one of the request's functions. Until that is certain the text is held back; what turns
+ * A call is {"name": NAME, "arguments": {…}} and nothing before it but blanks and the tag
+ * <tool_call> of Hermes and Qwen, NAME being one of the request's functions. What stands behind it
+ * does not count. Until that is certain the text is held back; what turns
  * out to be no call is plain content. A forced call is held to this form by its grammar. */
 #include "api/api_internal.h"
 
@@ -33,6 +34,12 @@ static bool string_fits(const api_request *r, api__call *k, const char *text, si
     return is_tool(r, s, n);
 }
 
+static const char tag[] = "<tool_call>";
+
+static bool tag_byte(api__call *k, char c) {
+    return k->tag < sizeof tag - 1 && c == tag[k->tag++];
+}
+
 /* One byte of what stands before the arguments; false: this is no call. */
 static bool head_byte(const api_request *r, api__call *k, const char *text, size_t at) {
     char c = text[at];
@@ -44,6 +51,8 @@ static bool head_byte(const api_request *r, api__call *k, const char *text, size
         k->step++;
         return true;
     }
+    if (k->step == 0 && (c == '<' || (k->tag > 0 && k->tag < sizeof tag - 1)))
+        return tag_byte(k, c);
     if (blank(c)) return true;
     if (k->step == ARRAY_LEN(head)) {
         if (c != '{') return false;

@@ -24,10 +24,7 @@ bool api__file_exists(const char *path) {
     return access(path, F_OK) == 0;
 }
 
-/* *out is NULL if the folder has no such file, or one that holds no JSON object: these files are
- * advice, so what is wrong with them is warned of. Fails for memory, and for what is no readable
- * file. */
-static int read_config(json_t **out, const char *dir, const char *file, err *e) {
+int api__read_config(json_t **out, const char *dir, const char *file, err *e) {
     *out = NULL;
     buf path = {0}, text = {0};
     err why = {0};
@@ -73,7 +70,7 @@ static void read_top_k(api_context *c, const json_t *root) {
 
 static int read_generation(api_context *c, err *e) {
     json_t *root;
-    if (read_config(&root, c->opts.model_dir, "generation_config.json", e) != 0) return -1;
+    if (api__read_config(&root, c->opts.model_dir, "generation_config.json", e) != 0) return -1;
     api__read_ends(c, json_object_get(root, "eos_token_id"), "generation_config.json");
     read_default(root, "temperature", &c->defaults.temperature);
     read_default(root, "top_p", &c->defaults.top_p);
@@ -88,19 +85,6 @@ static int read_generation(api_context *c, err *e) {
 static const char *token_text(const json_t *root, const char *key) {
     const json_t *v = json_object_get(root, key);
     return json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
-}
-
-/* One Jinja text, or a list of named ones of which "default" counts. */
-static const char *jinja_text(const json_t *root) {
-    const json_t *v = json_object_get(root, "chat_template");
-    if (!json_is_array(v)) return json_string_value(v);
-    for (size_t i = 0; i < json_array_size(v); i++) {
-        const json_t *one = json_array_get(v, i);
-        const char *name = json_string_value(json_object_get(one, "name"));
-        if (name && strcmp(name, "default") == 0)
-            return json_string_value(json_object_get(one, "template"));
-    }
-    return NULL;
 }
 
 /* The tokenizer's own tokens: which one ends a text, and which one begins it. */
@@ -121,31 +105,23 @@ static void read_tokens(api_context *c, const json_t *root) {
     }
 }
 
-static int read_template(api_context *c, const json_t *root, err *e) {
-    uint32_t n = 0;
-    int rc =
-        api__template_open(&c->template, c->opts.model_dir, jinja_text(root), c->opts.tokenizer, e);
-    if (rc < 0) return -1;
-    c->strange_template = rc == 1;
-    if (c->strange_template) {
-        log_line(LOG_WARN, "chat_template: " API__STRANGE_TEMPLATE "; chat is refused until then");
-    }
-    const uint32_t *ends = c->template ? api__template_stops(c->template, &n) : NULL;
-    for (uint32_t i = 0; i < n; i++) {
-        api__add_end(c, ends[i], "the chat template");
-    }
-    return 0;
-}
-
-/* The order is that of ends.c: config.json is asked after the tokenizer, before the template. */
+/* The order is that of ends.c: config.json is asked after the tokenizer, before the template. But
+ * the template is read first, for it says which tokens are control tokens. */
 static int read_files(api_context *c, err *e) {
     json_t *root = NULL;
+    const char *dir = c->opts.model_dir;
     bool text = c->opts.tokenizer != NULL;
+    uint32_t n = 0;
     if (read_generation(c, e) != 0) return -1;
-    if (text && read_config(&root, c->opts.model_dir, "tokenizer_config.json", e) != 0) return -1;
-    if (text) read_tokens(c, root);
-    api__add_config_ends(c);
-    int rc = text ? read_template(c, root, e) : 0;
+    if (text && api__read_config(&root, dir, "tokenizer_config.json", e) != 0) return -1;
+    int rc = text ? api__template_open(&c->template, dir, c->opts.chat_template, root,
+                                       c->opts.tokenizer, e)
+                  : 0;
+    if (rc == 0 && text) read_tokens(c, root);
+    if (rc == 0) api__add_config_ends(c);
+    const uint32_t *ends = c->template ? api__template_stops(c->template, &n) : NULL;
+    for (uint32_t i = 0; i < n; i++)
+        api__add_end(c, ends[i], "the chat template");
     json_decref(root);
     return rc;
 }
@@ -210,6 +186,7 @@ int api_context_open(api_context **out, const api_opts *opts, err *e) {
     }
     c->opts.model_dir = NULL; /* the caller's, read during open only */
     c->opts.no_tokenizer = c->no_tokenizer;
+    c->opts.chat_template = NULL;
     c->opts.served_name = c->name;
     *out = c;
     return 0;

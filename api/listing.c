@@ -17,7 +17,7 @@ struct api_listing {
     uint32_t *ends; /* [n_texts] where each ends among ids */
     size_t n_texts;
     bool many; /* a list of texts, not one text */
-    bool strs, pieces, skip_special;
+    bool strs, pieces, skip_special, soon;
     /* Where writing stands: a step, and in it a text, and in that an id. */
     const step *steps; /* NULL at its end */
     size_t at, text, id;
@@ -98,25 +98,12 @@ static int add_texts(api_listing *l, const json_t *text, bool bos, const char *p
     return 0;
 }
 
-static int add_messages(api_listing *l, const json_t *root, const json_t *messages, err *e) {
+/* 1: not that soon. */
+static int add_messages(api_listing *l, const json_t *root, err *e) {
     const api_context *c = l->c;
-    api__turns turns = {.answer.generation = true};
-    api__answer *a = &turns.answer;
-    if (api__read_bool(json_object_get(root, "add_generation_prompt"), "add_generation_prompt",
-                       &a->generation, e) != 0) {
-        return -1;
-    }
-    if (api__read_bool(json_object_get(root, "continue_final_message"), "continue_final_message",
-                       &a->open_last, e) != 0) {
-        return -1;
-    }
-    const json_t *kwargs = json_object_get(root, "chat_template_kwargs");
-    if (api__read_template_kwargs(kwargs, &a->thinking, e) != 0) return -1;
-    arena mem;
-    arena_init(&mem, c->opts.max_body_bytes * 2 + (1 << 20));
-    int rc = api__turns_to_ids(c, messages, &turns, &mem, &l->ids, e);
-    arena_deinit(&mem);
-    if (rc != 0 || make_texts(l, NULL, e) != 0) return -1;
+    int rc = api__body_to_ids(c, root, l->soon, NULL, &l->ids, e);
+    if (rc != 0) return rc;
+    if (make_texts(l, NULL, e) != 0) return -1;
     if (l->ids.n > c->opts.max_context) return api__too_long(c, l->ids.n, 0, "messages", e);
     return end_text(l, "messages", e);
 }
@@ -135,7 +122,7 @@ static int read_tokenize(api_listing *l, const json_t *root, err *e) {
     if (api__read_bool(member(root, "return_token_strs"), "return_token_strs", &l->strs, e) != 0)
         return -1;
     if (api__read_bool(member(root, "with_pieces"), "with_pieces", &l->pieces, e) != 0) return -1;
-    if (messages) return add_messages(l, root, messages, e);
+    if (messages) return add_messages(l, root, e);
     if (prompt) return add_texts(l, prompt, bos, "prompt", e);
     if (content) return add_texts(l, content, bos, "content", e);
     return err_set(e, ERR_BAD_PARAM, "prompt", "prompt, content or messages is missing");
@@ -355,7 +342,7 @@ bool api_listing_more(api_listing *l, buf *out, size_t want) {
 
 /* ---- the two routes ---- */
 
-static int make(api_listing **out, const api_context *c, const char *body, size_t n,
+static int make(api_listing **out, const api_context *c, const char *body, size_t n, bool soon,
                 const step *steps, int (*read)(api_listing *, const json_t *, err *), err *e) {
     json_t *root = NULL;
     *out = NULL;
@@ -365,6 +352,7 @@ static int make(api_listing **out, const api_context *c, const char *body, size_
     if (l) {
         l->c = c;
         l->steps = steps;
+        l->soon = soon;
         rc = read(l, root, e);
     }
     json_decref(root);
@@ -373,16 +361,21 @@ static int make(api_listing **out, const api_context *c, const char *body, size_
     return rc;
 }
 
+static const step tokenize_steps[] = {tokens_key, tokens,       count, strings_key,
+                                      strings,    close_object, NULL};
+
 int api_tokenize(api_listing **out, const api_context *c, const char *body, size_t n, err *e) {
-    static const step steps[] = {tokens_key, tokens,       count, strings_key,
-                                 strings,    close_object, NULL};
-    return make(out, c, body, n, steps, read_tokenize, e);
+    return make(out, c, body, n, false, tokenize_steps, read_tokenize, e);
+}
+
+int api_tokenize_soon(api_listing **out, const api_context *c, const char *body, size_t n, err *e) {
+    return make(out, c, body, n, true, tokenize_steps, read_tokenize, e);
 }
 
 int api_detokenize(api_listing **out, const api_context *c, const char *body, size_t n, err *e) {
     static const step steps[] = {prompt_key, texts, content_key,  texts,
                                  text_key,   texts, close_object, NULL};
-    return make(out, c, body, n, steps, read_detokenize, e);
+    return make(out, c, body, n, false, steps, read_detokenize, e);
 }
 
 size_t api_listing_bytes(const api_listing *l) {

@@ -6,8 +6,10 @@
 /* The list being read, for refusals that name the place: "messages[3].role". */
 typedef struct {
     const api_context *c;
+    const api__traits *traits;
     const char *list;
     arena *mem;
+    json_t *made; /* keeps what messages refer to that is not the client's */
     err *e;
 } reading;
 
@@ -27,8 +29,9 @@ static int read_role(const reading *r, const json_t *v, size_t i, api__role *out
         return bad(r, ERR_BAD_PARAM, i, "role",
                    "must be system, developer, user, assistant or tool");
     }
-    /* What a function gave back is told in the user's name where a template knows no better. */
-    if (role != API__TOOL && !api__template_has(r->c->template, (api__role)role)) {
+    bool system = role == API__SYSTEM || role == API__DEVELOPER;
+    /* A template that refuses a system message has words of its own. */
+    if (system && !r->traits->system && !r->traits->refuses) {
         return bad(r, ERR_BAD_PARAM, i, "role",
                    "is one that this model's chat template does not have");
     }
@@ -83,12 +86,14 @@ static int read_content(const reading *r, const json_t *content, size_t i, api__
     }
     out->text = json_string_value(content);
     out->n = json_string_length(content);
+    out->content = content;
     return 0;
 }
 
-/* ---- calls of functions, told as the text that brought them forth ---- */
+/* ---- calls of functions ---- */
 
 static int keep_text(const reading *r, buf *text, api__message *out) {
+    out->content = NULL;
     out->text =
         text->failed ? NULL : arena_strndup(r->mem, text->data ? text->data : "", text->len);
     out->n = text->len;
@@ -96,43 +101,78 @@ static int keep_text(const reading *r, buf *text, api__message *out) {
     return out->text ? 0 : api__out_of_memory(r->e);
 }
 
-/* Arguments are a JSON text; what a client sends back may be any string. */
-static int put_call(const reading *r, const json_t *name, const json_t *arguments, size_t i,
-                    buf *text) {
-    if (!json_is_string(name) || !json_is_string(arguments)) {
-        return bad(r, ERR_BAD_PARAM, i, "tool_calls",
-                   "must hold calls with a function's name and arguments, both strings");
-    }
+/* Where a template knows no calls, one is told as the text that brought it forth. Arguments are a
+ * JSON text; what a client sends back may be any string. */
+static void tell_call(buf *text, const json_t *name, const json_t *arguments) {
     if (text->len) buf_puts(text, "\n");
     buf_puts(text, "{\"name\":");
     buf_json_string(text, json_string_value(name), json_string_length(name));
     buf_puts(text, ",\"arguments\":");
     buf_append(text, json_string_value(arguments), json_string_length(arguments));
     buf_puts(text, "}");
+}
+
+/* One more call: of `calls`, or told in `text`. */
+static int add_call(const reading *r, const json_t *id, const json_t *f, size_t i, json_t *calls,
+                    buf *text) {
+    const json_t *name = json_object_get(f, "name"), *arguments = json_object_get(f, "arguments");
+    if (!json_is_string(name) || !json_is_string(arguments)) {
+        return bad(r, ERR_BAD_PARAM, i, "tool_calls",
+                   "must hold calls with a function's name and arguments, both strings");
+    }
+    if (!r->traits->calls) {
+        tell_call(text, name, arguments);
+        return 0;
+    }
+    json_t *call = api__talk_call(id, name, arguments, r->e);
+    if (call == NULL) return -1;
+    return json_array_append_new(calls, call) == 0 ? 0 : api__out_of_memory(r->e);
+}
+
+/* The calls of an answer are read by each; then this keeps them. */
+static int keep_calls(const reading *r, json_t *calls, buf *text, api__message *out) {
+    if (!r->traits->calls) return keep_text(r, text, out);
+    buf_deinit(text);
+    out->calls = calls;
     return 0;
 }
 
-static int read_calls(const reading *r, const json_t *calls, size_t i, api__message *out) {
+static json_t *new_calls(const reading *r) {
+    json_t *calls = json_array();
+    if (calls && json_array_append(r->made, calls) == 0) {
+        json_decref(calls); /* r->made has it */
+        return calls;
+    }
+    json_decref(calls);
+    (void)api__out_of_memory(r->e);
+    return NULL;
+}
+
+static int read_calls(const reading *r, const json_t *list, size_t i, api__message *out) {
     buf text = {0};
-    if (!json_is_array(calls) || json_array_size(calls) == 0) {
+    if (!json_is_array(list) || json_array_size(list) == 0) {
         return bad(r, ERR_BAD_PARAM, i, "tool_calls", "must be a list of calls");
     }
+    json_t *calls = new_calls(r);
+    if (calls == NULL) return -1;
     buf_append(&text, out->text, out->n);
-    for (size_t k = 0; k < json_array_size(calls); k++) {
-        const json_t *f = json_object_get(json_array_get(calls, k), "function");
-        if (put_call(r, json_object_get(f, "name"), json_object_get(f, "arguments"), i, &text) !=
-            0) {
+    for (size_t k = 0; k < json_array_size(list); k++) {
+        const json_t *one = json_array_get(list, k);
+        if (add_call(r, json_object_get(one, "id"), json_object_get(one, "function"), i, calls,
+                     &text) != 0) {
             buf_deinit(&text);
             return -1;
         }
     }
-    return keep_text(r, &text, out);
+    return keep_calls(r, calls, &text, out);
 }
 
+/* What a function gave back is told in the user's name where a template knows no better. */
 static int tell_result(const reading *r, api__message *out) {
     buf text = {0};
-    if (api__template_has(r->c->template, API__TOOL)) return 0;
+    if (r->traits->result) return 0;
     out->role = API__USER;
+    out->said = NULL;
     buf_puts(&text, "Result: ");
     buf_append(&text, out->text, out->n);
     return keep_text(r, &text, out);
@@ -151,6 +191,7 @@ static int read_message(const reading *r, const json_t *v, size_t i, api__messag
         return bad(r, ERR_BAD_PARAM, i, "tool_calls", "belongs to messages of the assistant");
     }
     out->text = "";
+    out->said = v;
     /* Only an answer that was a call may lack a content. */
     if ((content || !calls) && read_content(r, content, i, out) != 0) return -1;
     if (calls) return read_calls(r, calls, i, out);
@@ -159,28 +200,46 @@ static int read_message(const reading *r, const json_t *v, size_t i, api__messag
 
 /* ---- items of /v1/responses ---- */
 
+static int read_call_item(const reading *r, const json_t *v, size_t i, api__message *out) {
+    buf text = {0};
+    json_t *calls = new_calls(r);
+    out->role = API__ASSISTANT;
+    out->text = "";
+    if (calls == NULL) return -1;
+    if (add_call(r, json_object_get(v, "call_id"), v, i, calls, &text) == 0)
+        return keep_calls(r, calls, &text, out);
+    buf_deinit(&text);
+    return -1;
+}
+
+static int read_result_item(const reading *r, const json_t *v, size_t i, api__message *out) {
+    json_t *output = json_object_get(v, "output"), *id = json_object_get(v, "call_id");
+    if (!json_is_string(output)) return bad(r, ERR_BAD_PARAM, i, "output", "must be a string");
+    *out = (api__message){.role = API__TOOL,
+                          .text = json_string_value(output),
+                          .n = json_string_length(output),
+                          .content = output};
+    if (json_is_string(id)) {
+        json_t *said = json_object();
+        int rc = said && json_object_set(said, "tool_call_id", id) == 0 &&
+                         json_array_append(r->made, said) == 0
+                     ? 0
+                     : api__out_of_memory(r->e);
+        out->said = said; /* r->made has it */
+        json_decref(said);
+        if (rc != 0) return -1;
+    }
+    return tell_result(r, out);
+}
+
 static int read_item(const reading *r, const json_t *v, size_t i, api__message *out) {
     const json_t *type = member(v, "type");
     const char *name = type ? json_c_string(type) : "message";
-    buf text = {0};
     if (!json_is_object(v)) return bad(r, ERR_BAD_PARAM, i, "", "must be an object");
     if (name == NULL) return bad(r, ERR_BAD_PARAM, i, "type", "must be a string");
     if (strcmp(name, "message") == 0) return read_message(r, v, i, out);
-    if (strcmp(name, "function_call") == 0) {
-        out->role = API__ASSISTANT;
-        if (put_call(r, json_object_get(v, "name"), json_object_get(v, "arguments"), i, &text) ==
-            0) {
-            return keep_text(r, &text, out);
-        }
-        buf_deinit(&text);
-        return -1;
-    }
-    if (strcmp(name, "function_call_output") == 0) {
-        const json_t *output = json_object_get(v, "output");
-        if (!json_is_string(output)) return bad(r, ERR_BAD_PARAM, i, "output", "must be a string");
-        *out = (api__message){API__TOOL, json_string_value(output), json_string_length(output)};
-        return tell_result(r, out);
-    }
+    if (strcmp(name, "function_call") == 0) return read_call_item(r, v, i, out);
+    if (strcmp(name, "function_call_output") == 0) return read_result_item(r, v, i, out);
     return bad(r, ERR_UNSUPPORTED, i, "type",
                "may be message, function_call or function_call_output");
 }
@@ -202,10 +261,9 @@ static int check_end(const reading *r, const api__message *m, size_t n, bool ope
  * at the head of the first turn. Room for one more message is behind the list. */
 static int put_lead(const reading *r, const char *lead, api__message *m, size_t *n) {
     buf text = {0};
-    bool system = api__template_has(r->c->template, API__SYSTEM);
-    if (system && m[0].role != API__SYSTEM && m[0].role != API__DEVELOPER) {
+    if (r->traits->system && m[0].role != API__SYSTEM && m[0].role != API__DEVELOPER) {
         memmove(m + 1, m, *n * sizeof *m);
-        m[0] = (api__message){API__SYSTEM, lead, strlen(lead)};
+        m[0] = (api__message){.role = API__SYSTEM, .text = lead, .n = strlen(lead)};
         *n += 1;
         return 0;
     }
@@ -215,22 +273,29 @@ static int put_lead(const reading *r, const char *lead, api__message *m, size_t 
     return keep_text(r, &text, &m[0]);
 }
 
+static int read_instructions(const reading *r, const json_t *text, api__message *out) {
+    if (!json_is_string(text)) return api__bad_param(r->e, "instructions", "must be a string");
+    if (!r->traits->system && !r->traits->refuses) {
+        return err_set(
+            r->e, ERR_BAD_PARAM, "instructions",
+            "instructions need a system role, which this model's chat template does not have");
+    }
+    *out = (api__message){.role = API__SYSTEM,
+                          .text = json_string_value(text),
+                          .n = json_string_length(text),
+                          .content = text};
+    return 0;
+}
+
 static int read_list(const reading *r, const json_t *list, const api__turns *t, api__message *m,
                      size_t *n) {
     size_t at = 0;
-    if (t->instructions) {
-        if (!json_is_string(t->instructions))
-            return api__bad_param(r->e, "instructions", "must be a string");
-        if (!api__template_has(r->c->template, API__SYSTEM)) {
-            return err_set(
-                r->e, ERR_BAD_PARAM, "instructions",
-                "instructions need a system role, which this model's chat template does not have");
-        }
-        m[at++] = (api__message){API__SYSTEM, json_string_value(t->instructions),
-                                 json_string_length(t->instructions)};
-    }
+    if (t->instructions && read_instructions(r, t->instructions, &m[at++]) != 0) return -1;
     if (json_is_string(list)) {
-        m[at++] = (api__message){API__USER, json_string_value(list), json_string_length(list)};
+        m[at++] = (api__message){.role = API__USER,
+                                 .text = json_string_value(list),
+                                 .n = json_string_length(list),
+                                 .content = list};
     }
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i);
@@ -238,69 +303,132 @@ static int read_list(const reading *r, const json_t *list, const api__turns *t, 
         at++;
     }
     *n = at;
-    if (check_end(r, m, at, t->answer.open_last) != 0) return -1;
-    return t->lead ? put_lead(r, t->lead, m, n) : 0;
+    if (check_end(r, m, at, t->open_last) != 0) return -1;
+    if (t->tools == NULL || r->traits->tools) return 0;
+    const char *lead = api__tools_lead(t->tools, r->mem, r->e);
+    return lead ? put_lead(r, lead, m, n) : -1;
 }
 
-int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns *t, arena *mem,
-                      token_ids *out, err *e) {
-    reading r = {c, t->items ? "input" : "messages", mem, e};
-    if (list == NULL) return err_set(e, ERR_BAD_PARAM, r.list, "%s is missing", r.list);
-    if (c->strange_template)
-        return err_set(e, ERR_UNSUPPORTED, r.list, "%s", API__STRANGE_TEMPLATE);
-    if (c->opts.tokenizer == NULL)
-        return api__no_tokenizer(c, r.list, "send token ids to /v1/completions", e);
-    if (c->template == NULL) {
-        return err_set(e, ERR_UNSUPPORTED, r.list,
-                       "this model has no chat template: use /v1/completions");
-    }
-    bool text = t->items && json_is_string(list);
-    size_t n = text ? 1 : json_array_size(list);
-    if (!text && !json_is_array(list)) {
-        return err_set(e, ERR_BAD_PARAM, r.list, "%s must be a %slist", r.list,
-                       t->items ? "string or a " : "");
-    }
-    if (n == 0 || n > API__MAX_MESSAGES) {
-        return err_set(e, ERR_BAD_PARAM, r.list, "%s must have 1 to %d entries", r.list,
-                       API__MAX_MESSAGES);
-    }
-    api__message *m = arena_array(mem, n + 2, sizeof *m);
-    if (m == NULL) return api__out_of_memory(e);
-    if (read_list(&r, list, t, m, &n) != 0) return -1;
-    return api__template_render(c->template, c->opts.tokenizer, m, n, &t->answer, out, e);
-}
+/* ---- rendering ---- */
 
-int api__read_template_kwargs(const json_t *v, api__thinking *out, err *e) {
-    static const char name[] = "chat_template_kwargs", known[] = "enable_thinking";
+static int check_kwargs(const api__template *t, const json_t *kwargs, err *e) {
+    static const char name[] = "chat_template_kwargs";
     const char *key;
-    json_t *value;
-    if (v == NULL || json_is_null(v)) return 0;
-    if (!json_is_object(v)) return err_set(e, ERR_BAD_PARAM, name, "%s must be an object", name);
-    json_object_foreach((json_t *)(uintptr_t)v, key, value) {
-        bool on = false;
-        if (strcmp(key, known) != 0) {
-            return err_set(e, ERR_UNSUPPORTED, name, "%s: %.64s is not known; %s is", name, key,
-                           known);
-        }
-        if (api__read_bool(value, "chat_template_kwargs.enable_thinking", &on, e) != 0) return -1;
-        if (!json_is_null(value)) *out = on ? API__THINK_ON : API__THINK_OFF;
+    json_t *v;
+    if (kwargs == NULL || json_is_null(kwargs)) return 0;
+    if (!json_is_object(kwargs)) return api__bad_param(e, name, "must be an object");
+    if (json_object_size(kwargs) > API__MAX_KWARGS)
+        return api__bad_param(e, name, "may have at most 64 members");
+    json_object_foreach((json_t *)(uintptr_t)kwargs, key, v) {
+        if (!api__template_reserves(t, key)) continue;
+        return err_set(e, ERR_BAD_PARAM, name, "%s: %.64s is set by the server", name, key);
     }
     return 0;
 }
 
-int api__read_turns(api_request *r, const api_context *c, const api__values *v, const char *lead,
+static int render(const reading *r, const api__turns *t, const api__message *m, size_t n,
+                  jinja_output *text, token_ids *out) {
+    api__talk talk = {.tools = r->traits->tools ? t->tools : NULL,
+                      .kwargs = t->kwargs,
+                      .generation = t->generation && !t->open_last,
+                      .open_last = t->open_last,
+                      .soon = t->soon};
+    json_t *messages = api__talk_messages(r->traits, m, n, t->open_last);
+    if (messages == NULL) return api__out_of_memory(r->e);
+    talk.messages = messages;
+    err why = {0};
+    int rc = api__template_render(r->c->template, &talk, text, &why);
+    json_decref(messages);
+    if (rc < 0) {
+        const char *param = why.param[0] ? why.param : r->list;
+        return err_set(r->e, why.code, param, "%s", why.msg);
+    }
+    return rc == 0 ? api__template_ids(r->c->opts.tokenizer, text, out, r->e) : rc;
+}
+
+static int check_list(const reading *r, const json_t *list, const api__turns *t) {
+    const api_context *c = r->c;
+    bool text = t->items && json_is_string(list);
+    size_t n = text ? 1 : json_array_size(list);
+    if (list == NULL) return err_set(r->e, ERR_BAD_PARAM, r->list, "%s is missing", r->list);
+    if (c->opts.tokenizer == NULL)
+        return api__no_tokenizer(c, r->list, "send token ids to /v1/completions", r->e);
+    if (c->template == NULL) {
+        return err_set(r->e, ERR_UNSUPPORTED, r->list,
+                       "this model has no chat template: use /v1/completions, or start the server "
+                       "with --chat-template FILE|NAME");
+    }
+    if (api__template_broken(c->template)) {
+        return err_set(r->e, ERR_UNSUPPORTED, r->list,
+                       "this model's chat template cannot be used; --chat-template FILE|NAME or "
+                       "chat_template.fathom.json beside the model gives another: %s",
+                       api__template_broken(c->template));
+    }
+    if (!text && !json_is_array(list)) {
+        return err_set(r->e, ERR_BAD_PARAM, r->list, "%s must be a %slist", r->list,
+                       t->items ? "string or a " : "");
+    }
+    if (n > 0 && n <= API__MAX_MESSAGES) return check_kwargs(c->template, t->kwargs, r->e);
+    return err_set(r->e, ERR_BAD_PARAM, r->list, "%s must have 1 to %d entries", r->list,
+                   API__MAX_MESSAGES);
+}
+
+int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns *t, arena *mem,
+                      jinja_output *text, token_ids *out, err *e) {
+    reading r = {.c = c, .list = t->items ? "input" : "messages", .mem = mem, .e = e};
+    jinja_output own = {0};
+    size_t n = json_is_array(list) ? json_array_size(list) : 1;
+    if (check_list(&r, list, t) != 0) return -1;
+    r.traits = api__template_traits(c->template, t->tools != NULL);
+    r.made = json_array();
+    api__message *m = arena_array(mem, n + 2, sizeof *m);
+    int rc = m && r.made ? read_list(&r, list, t, m, &n) : api__out_of_memory(e);
+    if (rc == 0) rc = render(&r, t, m, n, text ? text : &own, out);
+    json_decref(r.made);
+    jinja_output_deinit(&own);
+    return rc;
+}
+
+int api__body_to_ids(const api_context *c, const json_t *root, bool soon, jinja_output *text,
+                     token_ids *out, err *e) {
+    api__turns t = {
+        .generation = true, .soon = soon, .kwargs = member(root, "chat_template_kwargs")};
+    const json_t *tools = member(root, "tools");
+    const char **names;
+    json_t *list = NULL;
+    arena mem;
+    if (api__read_bool(json_object_get(root, "add_generation_prompt"), "add_generation_prompt",
+                       &t.generation, e) != 0) {
+        return -1;
+    }
+    if (api__read_bool(json_object_get(root, "continue_final_message"), "continue_final_message",
+                       &t.open_last, e) != 0) {
+        return -1;
+    }
+    arena_init(&mem, c->opts.max_body_bytes * 2 + (1 << 20));
+    int rc = tools ? api__list_tools(tools, false, &mem, &names, &list, e) : 0;
+    t.tools = list;
+    if (rc == 0)
+        rc = api__turns_to_ids(c, json_object_get(root, "messages"), &t, &mem, text, out, e);
+    json_decref(list);
+    arena_deinit(&mem);
+    return rc;
+}
+
+int api__read_turns(api_request *r, const api_context *c, const api__values *v, const json_t *tools,
                     err *e) {
     bool items = r->kind == API_RESPONSES;
-    api__turns t = {
-        .items = items,
-        .answer = {.generation = v->add_generation_prompt, .open_last = v->continue_final_message},
-        .instructions = v->instructions,
-        .lead = lead};
+    api__turns t = {.items = items,
+                    .generation = v->add_generation_prompt,
+                    .open_last = v->continue_final_message,
+                    .soon = r->soon,
+                    .instructions = v->instructions,
+                    .tools = tools,
+                    .kwargs = v->chat_template_kwargs};
     token_ids ids = {0};
-    if (api__read_template_kwargs(v->chat_template_kwargs, &t.answer.thinking, e) != 0) return -1;
     r->prompts = arena_array(&r->mem, 1, sizeof *r->prompts);
     if (r->prompts == NULL) return api__out_of_memory(e);
-    int rc = api__turns_to_ids(c, items ? v->input : v->messages, &t, &r->mem, &ids, e);
+    int rc = api__turns_to_ids(c, items ? v->input : v->messages, &t, &r->mem, NULL, &ids, e);
     if (rc == 0) rc = api__keep_ids(r, c, &ids, &r->prompts[0], items ? "input" : "messages", e);
     token_ids_deinit(&ids);
     r->n_prompts = 1;

@@ -27,9 +27,7 @@ typedef struct {
     "},"                                                                                           \
     "\"tool_call_id\":{\"type\":\"string\"}}}"
 
-#define KWARGS                                                                                     \
-    "{\"type\":\"object\",\"properties\":{\"enable_thinking\":{\"type\":[\"boolean\",\"null\"]}}," \
-    "\"additionalProperties\":false}"
+#define KWARGS "{\"type\":\"object\",\"maxProperties\":64}"
 
 static const word words[] = {
     {"model", "Name of the model, as /v1/models gives it.", NULL},
@@ -104,9 +102,8 @@ static const word words[] = {
     {"add_generation_prompt", "Open the model's turn after the messages; default true.", NULL},
     {"continue_final_message", "Let the model go on with its last message.", NULL},
     {"chat_template_kwargs",
-     "What the chat template is told. enable_thinking opens the answer with a thought or without; "
-     "the template's own default holds where it is absent, and a template without thoughts ignores "
-     "it.",
+     "Variables of the chat template, such as enable_thinking; those it does not know it ignores. "
+     "At most 64, and none that the server sets itself.",
      KWARGS},
     {"response_format", "Text, any JSON object, or JSON that fits a schema.", FORMAT},
     {"tools", "Functions that the model may call.",
@@ -237,7 +234,8 @@ static const char small_schemas[] =
     "\"add_special_tokens\":{\"type\":\"boolean\"},\"add_special\":{\"type\":\"boolean\"},\"add_"
     "generation_prompt\":{"
     "\"type\":\"boolean\"},\"continue_final_message\":{\"type\":\"boolean\"},\"chat_template_"
-    "kwargs\":" KWARGS ",\"return_token_strs\":"
+    "kwargs\":" KWARGS ",\"tools\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},"
+    "\"return_token_strs\":"
     "{\"type\":\"boolean\"},"
     "\"with_pieces\":{\"type\":\"boolean\"}}},\"DetokenizeRequest\":{\"type\":\"object\","
     "\"required\":[\"tokens\"],"

@@ -375,6 +375,15 @@ static int refuse_unsupported(const api_request *r, const api__values *v, err *e
 
 /* ---- all of it ---- */
 
+static int read_conversation(api_request *r, const api_context *c, const api__values *v, err *e) {
+    json_t *tools = NULL;
+    if (api__read_tools(r, c, v, &tools, e) != 0) return -1;
+    int rc = api__read_turns(r, c, v, tools, e);
+    json_decref(tools);
+    return rc;
+}
+
+/* 1: not that soon. */
 static int read_request(api_request *r, const api_context *c, json_t *root, err *e) {
     api__values v;
     if (api__read_fields(&v, r->kind, root, e) != 0) return -1;
@@ -389,18 +398,16 @@ static int read_request(api_request *r, const api_context *c, json_t *root, err 
     if (read_stop_ids(r, c, &v, e) != 0 || read_depth(r, c, &v, e) != 0) return -1;
     if (read_stream(r, &v, e) != 0 || read_logprobs(r, &v, e) != 0) return -1;
     if (read_choices(r, c, &v, e) != 0 || read_labels(r, c, &v, e) != 0) return -1;
-    if (api__read_format(r, c, &v, e) != 0 || api__read_tools(r, c, &v, e) != 0) return -1;
-    if (r->kind == API_COMPLETION) {
-        if (api__read_prompts(r, c, v.prompt, e) != 0) return -1;
-    } else if (api__read_turns(r, c, &v, r->lead, e) != 0) {
-        return -1;
-    }
+    if (api__read_format(r, c, &v, e) != 0) return -1;
+    int rc = r->kind == API_COMPLETION ? api__read_prompts(r, c, v.prompt, e)
+                                       : read_conversation(r, c, &v, e);
+    if (rc != 0) return rc;
     if (r->kind == API_RESPONSES && api__keep_echoed(r, &v, e) != 0) return -1;
     return read_limits(r, c, &v, e);
 }
 
-int api_parse(api_request **out, const api_context *c, api_kind kind, const char *body, size_t n,
-              err *e) {
+static int parse(api_request **out, const api_context *c, api_kind kind, const char *body, size_t n,
+                 bool soon, err *e) {
     *out = NULL;
     json_t *root;
     if (api__body(&root, c, body, n, e) != 0) return -1;
@@ -408,17 +415,25 @@ int api_parse(api_request **out, const api_context *c, api_kind kind, const char
     int rc = r ? 0 : api__out_of_memory(e);
     if (r) {
         r->kind = kind;
+        r->soon = soon;
         /* Ids take four bytes where a byte of text is a token; texts are copied at most once. */
         arena_init(&r->mem, c->opts.max_body_bytes * 12 + (1 << 20));
         rc = read_request(r, c, root, e);
     }
     json_decref(root);
-    if (rc != 0) {
-        api_request_destroy(r);
-        return -1;
-    }
-    *out = r;
-    return 0;
+    if (rc == 0) *out = r;
+    else api_request_destroy(r);
+    return rc;
+}
+
+int api_parse(api_request **out, const api_context *c, api_kind kind, const char *body, size_t n,
+              err *e) {
+    return parse(out, c, kind, body, n, false, e);
+}
+
+int api_parse_soon(api_request **out, const api_context *c, api_kind kind, const char *body,
+                   size_t n, err *e) {
+    return parse(out, c, kind, body, n, true, e);
 }
 
 size_t api_request_bytes(const api_request *r) {

@@ -1,65 +1,97 @@
 /* tools.c - tools and tool_choice: which functions the model may call, and whether it
  * must.
  *
- * No template language is run, so the functions are told in plain text before the
- * conversation, and a call is a JSON object in the answer (call.c). With tool_choice
+ * A chat template that takes tools tells the model of them; for another they are told in plain
+ * text before the conversation. A call is a JSON object in the answer (call.c). With tool_choice
  * required or a named function a grammar makes the answer one; with auto the model is free
  * to write it. One call per answer. */
 #include "api/api_internal.h"
 
 enum { MAX_TOOLS = 128 };
 
-static int read_function(api_request *r, json_t *f, size_t i, err *e) {
+/* The list being read. */
+typedef struct {
+    arena *mem;
+    const char **names;
+    uint32_t n;
+    bool responses;
+    err *e;
+} reading;
+
+static int bad(const reading *r, size_t i, const char *key, const char *rule) {
     char param[64];
-    const json_t *name = json_object_get(f, "name"), *about = json_object_get(f, "description");
-    const json_t *parameters = json_object_get(f, "parameters");
-    (void)snprintf(param, sizeof param, "tools[%zu].name", i);
-    if (!api__name_ok(name))
-        return api__bad_param(e, param, "must have 1 to 64 letters, digits, '_' or '-'");
-    for (uint32_t k = 0; k < r->n_tools; k++) {
-        if (strcmp(r->tools[k], json_string_value(name)) == 0)
-            return api__bad_param(e, param, "is there twice");
-    }
-    if (about && !json_is_null(about) && !json_is_string(about)) {
-        (void)snprintf(param, sizeof param, "tools[%zu].description", i);
-        return api__bad_param(e, param, "must be a string");
-    }
-    if (parameters && !json_is_null(parameters) && !json_is_object(parameters)) {
-        (void)snprintf(param, sizeof param, "tools[%zu].parameters", i);
-        return api__bad_param(e, param, "must be a JSON Schema object");
-    }
-    if (json_is_null(parameters))
-        (void)json_object_del(f, "parameters"); /* absent, as everywhere */
-    r->tools[r->n_tools] =
-        arena_strndup(&r->mem, json_string_value(name), json_string_length(name));
-    return r->tools[r->n_tools++] ? 0 : api__out_of_memory(e);
+    (void)snprintf(param, sizeof param, "tools[%zu]%s%s", i, key[0] ? "." : "", key);
+    return api__bad_param(r->e, param, rule);
 }
 
-/* Checks the list and gives it in chat's shape: [{"function": {...}}]; a new reference. */
-static int read_tools(api_request *r, const json_t *tools, json_t **out, err *e) {
+static int read_function(reading *r, json_t *f, size_t i) {
+    const json_t *name = json_object_get(f, "name"), *about = json_object_get(f, "description");
+    const json_t *parameters = json_object_get(f, "parameters");
+    if (!api__name_ok(name))
+        return bad(r, i, "name", "must have 1 to 64 letters, digits, '_' or '-'");
+    for (uint32_t k = 0; k < r->n; k++) {
+        if (strcmp(r->names[k], json_string_value(name)) == 0)
+            return bad(r, i, "name", "is there twice");
+    }
+    if (about && !json_is_null(about) && !json_is_string(about))
+        return bad(r, i, "description", "must be a string");
+    if (parameters && !json_is_null(parameters) && !json_is_object(parameters))
+        return bad(r, i, "parameters", "must be a JSON Schema object");
+    if (json_is_null(parameters))
+        (void)json_object_del(f, "parameters"); /* absent, as everywhere */
+    r->names[r->n] = arena_strndup(r->mem, json_string_value(name), json_string_length(name));
+    return r->names[r->n++] ? 0 : api__out_of_memory(r->e);
+}
+
+/* Appends the tool in chat's shape: {"type": "function", "function": {...}}. Those of responses
+ * have the function's members beside the type. */
+static int put_tool(const reading *r, json_t *tool, json_t *f, json_t *out) {
+    if (!r->responses) return json_array_append(out, tool) == 0 ? 0 : api__out_of_memory(r->e);
+    json_t *wrapped = json_object(), *inner = json_copy(f), *type = json_string("function");
+    bool ok = wrapped && inner && type;
+    if (ok) (void)json_object_del(inner, "type");
+    ok = ok && json_object_set(wrapped, "type", type) == 0 &&
+         json_object_set(wrapped, "function", inner) == 0 && json_array_append(out, wrapped) == 0;
+    json_decref(wrapped);
+    json_decref(inner);
+    json_decref(type);
+    return ok ? 0 : api__out_of_memory(r->e);
+}
+
+static int read_tool(reading *r, json_t *tool, size_t i, json_t *out) {
+    const char *type = json_c_string(json_object_get(tool, "type"));
+    if (!json_is_object(tool) || type == NULL)
+        return bad(r, i, "", "must be an object with a type");
+    if (strcmp(type, "function") != 0) {
+        char param[64];
+        (void)snprintf(param, sizeof param, "tools[%zu]", i);
+        return err_set(r->e, ERR_UNSUPPORTED, param, "%s: only functions can be called here",
+                       param);
+    }
+    json_t *f = r->responses ? tool : json_object_get(tool, "function");
+    if (!json_is_object(f)) return bad(r, i, "", "must have a function");
+    if (read_function(r, f, i) != 0) return -1;
+    return put_tool(r, tool, f, out);
+}
+
+int api__list_tools(const json_t *tools, bool responses, arena *mem, const char ***names,
+                    json_t **out, err *e) {
     size_t n = json_array_size(tools);
+    *out = NULL;
     if (!json_is_array(tools) || n == 0 || n > MAX_TOOLS)
         return api__bad_param(e, "tools", "must be a list of 1 to 128 functions");
-    r->tools = arena_array(&r->mem, n, sizeof *r->tools);
-    *out = json_array();
-    if (r->tools == NULL || *out == NULL) return api__out_of_memory(e);
-    for (size_t i = 0; i < n; i++) {
-        char param[64];
-        json_t *tool = json_array_get(tools, i);
-        const char *type = json_c_string(json_object_get(tool, "type"));
-        (void)snprintf(param, sizeof param, "tools[%zu]", i);
-        if (!json_is_object(tool) || type == NULL)
-            return api__bad_param(e, param, "must be an object with a type");
-        if (strcmp(type, "function") != 0) {
-            return err_set(e, ERR_UNSUPPORTED, param, "%s: only functions can be called here",
-                           param);
-        }
-        json_t *f = r->kind == API_RESPONSES ? tool : json_object_get(tool, "function");
-        if (!json_is_object(f)) return api__bad_param(e, param, "must have a function");
-        if (read_function(r, f, i, e) != 0) return -1;
-        if (json_array_append_new(*out, json_pack("{s:O}", "function", f)) != 0)
-            return api__out_of_memory(e);
+    reading r = {.mem = mem, .responses = responses, .e = e};
+    r.names = arena_array(mem, n, sizeof *r.names);
+    json_t *list = json_array();
+    int rc = r.names && list ? 0 : api__out_of_memory(e);
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        rc = read_tool(&r, json_array_get(tools, i), i, list);
+    if (rc != 0) {
+        json_decref(list);
+        return -1;
     }
+    *out = list;
+    *names = r.names;
     return 0;
 }
 
@@ -93,8 +125,7 @@ static int read_choice(api_request *r, const json_t *choice, err *e) {
     return 0;
 }
 
-/* The functions as the model is told of them, before the conversation. */
-static int write_lead(api_request *r, const json_t *tools, err *e) {
+const char *api__tools_lead(const json_t *tools, arena *mem, err *e) {
     buf b = {0};
     buf_puts(&b, "You can call these functions, described as JSON:\n");
     for (size_t i = 0; i < json_array_size(tools); i++) {
@@ -102,9 +133,10 @@ static int write_lead(api_request *r, const json_t *tools, err *e) {
         buf_puts(&b, "\n");
     }
     buf_puts(&b, "To call one, answer only with {\"name\":NAME,\"arguments\":{...}}.");
-    r->lead = b.failed ? NULL : arena_strndup(&r->mem, b.data, b.len);
+    const char *lead = b.failed ? NULL : arena_strndup(mem, b.data, b.len);
     buf_deinit(&b);
-    return r->lead ? 0 : api__out_of_memory(e);
+    if (lead == NULL) api__out_of_memory(e);
+    return lead;
 }
 
 static int force(api_request *r, const api_context *c, const api__values *v, const json_t *tools,
@@ -117,17 +149,20 @@ static int force(api_request *r, const api_context *c, const api__values *v, con
     return api__grammar_compile_tools(&r->grammar, tools, r->named, "tools", e);
 }
 
-int api__read_tools(api_request *r, const api_context *c, const api__values *v, err *e) {
+int api__read_tools(api_request *r, const api_context *c, const api__values *v, json_t **tools,
+                    err *e) {
     const char *word = json_c_string(v->tool_choice);
+    *tools = NULL;
     if (v->tools == NULL) {
         if (v->tool_choice == NULL || (word && strcmp(word, "none") == 0)) return 0;
         return api__bad_param(e, "tool_choice", "needs tools");
     }
-    json_t *tools = NULL;
-    int rc = read_tools(r, v->tools, &tools, e);
+    json_t *list = NULL;
+    int rc = api__list_tools(v->tools, r->kind == API_RESPONSES, &r->mem, &r->tools, &list, e);
+    r->n_tools = rc == 0 ? (uint32_t)json_array_size(list) : 0;
     if (rc == 0) rc = read_choice(r, v->tool_choice, e);
-    if (rc == 0 && r->calls != API__CALLS_NONE) rc = write_lead(r, tools, e);
-    if (rc == 0 && r->calls == API__CALLS_FORCED) rc = force(r, c, v, tools, e);
-    json_decref(tools);
+    if (rc == 0 && r->calls == API__CALLS_FORCED) rc = force(r, c, v, list, e);
+    if (rc == 0 && r->calls != API__CALLS_NONE) *tools = list;
+    else json_decref(list);
     return rc;
 }

@@ -18,6 +18,10 @@ int serve_options(server_opts *o, int argc, char **argv, serve_with with) {
          "address of the admin port (default 127.0.0.1)", 0, 0, false},
         {"--served-name", OPT_TEXT, &o->served_name, "NAME",
          "model name in answers (default: the folder's name)", 0, 0, false},
+        {"--chat-template", OPT_TEXT, &o->chat_template, "FILE|NAME",
+         "chat template instead of the folder's: a Jinja file, a description as in "
+         "chat_template.fathom.json, or one of turns, chatml, llama3, plain",
+         0, 0, false},
         {"--api-key-file", OPT_TEXT, &o->api_key_file, "FILE",
          "file of API keys, one per line: KEY [NAME] [weight=N] [priority=A..B] (default: no key "
          "needed)",

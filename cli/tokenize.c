@@ -1,4 +1,5 @@
 /* tokenize.c - fathom tokenize: text to token ids and back, many lines in one process. */
+#include "api/api.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "cli/cli.h"
@@ -10,8 +11,8 @@
 #include <unistd.h>
 
 typedef struct {
-    const char *model, *text;
-    bool special, to_text;
+    const char *model, *text, *chat, *chat_template;
+    bool special, to_text, json;
 } options;
 
 static const json_limits line_limits = {
@@ -138,6 +139,93 @@ static size_t every_line(const tokenizer *t, const options *o) {
     return wrong;
 }
 
+/* ---- conversations ---- */
+
+static void put_list(buf *out, const char *key, const token_ids *ids, const tokenizer *t,
+                     bool control_only) {
+    const char *comma = "";
+    buf_printf(out, ",\"%s\":[", key);
+    for (size_t i = 0; i < ids->n; i++) {
+        if (control_only && !tokenizer_is_control(t, ids->data[i])) continue;
+        buf_printf(out, "%s%zu", comma, control_only ? i : ids->data[i]);
+        comma = ",";
+    }
+    buf_puts(out, "]");
+}
+
+/* {"text", "ids", "control": places of control tokens among the ids, "runs": whose bytes} */
+static void put_json(buf *out, const tokenizer *t, const jinja_output *text, const token_ids *ids) {
+    buf_puts(out, "{\"text\":");
+    buf_json_string(out, text->text.data ? text->text.data : "", text->text.len);
+    put_list(out, "ids", ids, t, false);
+    put_list(out, "control", ids, t, true);
+    buf_puts(out, ",\"runs\":[");
+    for (size_t i = 0; i < text->n_runs; i++) {
+        buf_printf(out, "%s{\"end\":%zu,\"trusted\":%s}", i ? "," : "", text->runs[i].end,
+                   text->runs[i].trusted ? "true" : "false");
+    }
+    buf_puts(out, "]}\n");
+}
+
+/* The text, then a line for each token. */
+static void put_lines(buf *out, const tokenizer *t, const jinja_output *text,
+                      const token_ids *ids) {
+    buf_append(out, text->text.data ? text->text.data : "", text->text.len);
+    buf_puts(out, "\n\n");
+    for (size_t i = 0; i < ids->n; i++) {
+        size_t n;
+        const char *bytes = tokenizer_bytes(t, ids->data[i], &n);
+        buf_printf(out, "%8u  ", ids->data[i]);
+        buf_json_string(out, bytes ? bytes : "", n);
+        buf_puts(out, tokenizer_is_control(t, ids->data[i]) ? "  control\n" : "\n");
+    }
+}
+
+static int read_stdin(buf *out, err *e) {
+    char piece[64 << 10];
+    size_t n;
+    out->max = line_limits.max_bytes;
+    while ((n = fread(piece, 1, sizeof piece, stdin)) > 0)
+        buf_append(out, piece, n);
+    if (ferror(stdin)) return err_set(e, ERR_IO, "--chat", "stdin: %s", strerror(errno));
+    return out->failed ? err_set(e, ERR_USAGE, "--chat", "stdin: more than 64 MB") : 0;
+}
+
+static int print_chat(tokenizer *t, const options *o, err *e) {
+    api_chat *chat = NULL;
+    buf body = {0}, out = {0};
+    jinja_output text = {0};
+    token_ids ids = {0};
+    int rc = strcmp(o->chat, "-") == 0
+                 ? read_stdin(&body, e)
+                 : opt_read_file(&body, "--chat", o->chat, line_limits.max_bytes, e);
+    if (rc == 0) rc = api_chat_open(&chat, o->model, o->chat_template, t, e);
+    if (rc == 0) rc = api_chat_render(chat, body.data ? body.data : "", body.len, &text, &ids, e);
+    if (rc == 0 && o->json) put_json(&out, t, &text, &ids);
+    else if (rc == 0) put_lines(&out, t, &text, &ids);
+    if (rc == 0 && out.failed) rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    if (rc == 0) (void)fwrite(out.data, 1, out.len, stdout);
+    api_chat_close(chat);
+    jinja_output_deinit(&text);
+    token_ids_deinit(&ids);
+    buf_deinit(&body);
+    buf_deinit(&out);
+    return rc;
+}
+
+static int check_options(const options *o, err *e) {
+    if (o->text && o->to_text) {
+        return err_set(e, ERR_USAGE, "--text",
+                       "--ids-to-text reads lists of ids from stdin; --text does not go with it");
+    }
+    if (o->chat && (o->text || o->to_text || o->special)) {
+        return err_set(e, ERR_USAGE, "--chat",
+                       "--chat goes without --text, --ids-to-text and --special");
+    }
+    if (o->chat || (!o->chat_template && !o->json)) return 0;
+    return err_set(e, ERR_USAGE, "--chat", "--chat-template and --json go with --chat");
+}
+
 int cmd_tokenize(int argc, char **argv) {
     options o = {0};
     const opt_row table[] = {
@@ -147,6 +235,14 @@ int cmd_tokenize(int argc, char **argv) {
          0, false},
         {"--special", OPT_FLAG, &o.special, NULL,
          "read text that spells a special token as that token", 0, 0, false},
+        {"--chat", OPT_TEXT, &o.chat, "FILE",
+         "show text and ids of a conversation: a JSON list of messages, or a body with messages, "
+         "tools, chat_template_kwargs; - for stdin",
+         0, 0, false},
+        {"--chat-template", OPT_TEXT, &o.chat_template, "FILE|NAME",
+         "with --chat: a chat template instead of the folder's, as serve takes it", 0, 0, false},
+        {"--json", OPT_FLAG, &o.json, NULL,
+         "with --chat: print one JSON object: text, ids, control, runs", 0, 0, false},
         {"--ids-to-text", OPT_FLAG, &o.to_text, NULL,
          "read a JSON list of ids per line of stdin and print each as a JSON string", 0, 0, false},
     };
@@ -158,15 +254,12 @@ int cmd_tokenize(int argc, char **argv) {
     err e = {0};
     tokenizer *t = NULL;
     uint32_t vocab_size = 0;
-    if (o.text && o.to_text) {
-        err_set(&e, ERR_USAGE, "--text",
-                "--ids-to-text reads lists of ids from stdin; --text does not go with it");
-        return opt_fail(&e);
-    }
+    if (check_options(&o, &e) != 0) return opt_fail(&e);
     rc = find_vocab_size(o.model, &vocab_size, &e);
     if (rc == 0) rc = tokenizer_open(&t, o.model, vocab_size, &e);
     size_t wrong = 0;
-    if (rc == 0 && o.text) rc = print_ids(t, o.text, strlen(o.text), o.special, &e);
+    if (rc == 0 && o.chat) rc = print_chat(t, &o, &e);
+    else if (rc == 0 && o.text) rc = print_ids(t, o.text, strlen(o.text), o.special, &e);
     else if (rc == 0) wrong = every_line(t, &o);
     tokenizer_close(t);
     if (fflush(stdout) != 0 && rc == 0)

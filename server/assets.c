@@ -1,6 +1,6 @@
 /* assets.c - server/web, inside the binary. */
-#include "server/assets_internal.h"
 #include "base/embed.h"
+#include "server/assets_internal.h"
 
 #include <string.h>
 

@@ -23,6 +23,7 @@ static int open_api(srv_load *l, err *e) {
     if (o->max_tokens) output = (uint32_t)o->max_tokens;
     api_opts a = {
         .model_dir = o->run.model,
+        .chat_template = o->chat_template,
         .served_name = o->served_name,
         .model = l->model.model,
         .tokenizer = l->model.tokenizer,

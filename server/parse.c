@@ -1,5 +1,6 @@
 /* parse.c - bodies to checked requests: small ones here and now, large ones on a worker so that
- * the loop is never held for more than a millisecond.
+ * the loop is never held for more than a millisecond. So is a small one whose chat template takes
+ * much work.
  *
  * Accounts take turns at the workers: next is the one whose bodies took least processor time,
  * and one account never has all of them, so nobody's tokenizing or schemas hold up others. A
@@ -41,16 +42,21 @@ struct srv_work {
     err e;
 };
 
-static void do_work(srv_work *w) {
+/* soon: little work, or w->rc is 1. */
+static void do_work(srv_work *w, bool soon) {
     static const api_kind kinds[] = {API_COMPLETION, API_CHAT, API_RESPONSES};
     const char *text = w->body.data ? w->body.data : "";
     switch (w->kind) {
     case SRV_COMPLETION:
     case SRV_CHAT:
     case SRV_RESPONSES:
-        w->rc = api_parse(&w->request, w->api, kinds[w->kind], text, w->body.len, &w->e);
+        w->rc = (soon ? api_parse_soon : api_parse)(&w->request, w->api, kinds[w->kind], text,
+                                                    w->body.len, &w->e);
         return;
-    case SRV_TOKENIZE: w->rc = api_tokenize(&w->listing, w->api, text, w->body.len, &w->e); return;
+    case SRV_TOKENIZE:
+        w->rc = (soon ? api_tokenize_soon : api_tokenize)(&w->listing, w->api, text, w->body.len,
+                                                          &w->e);
+        return;
     case SRV_DETOKENIZE:
         w->rc = api_detokenize(&w->listing, w->api, text, w->body.len, &w->e);
         return;
@@ -116,7 +122,7 @@ static void on_work(uv_work_t *u) {
     srv_work *w = OWNER_OF(u, srv_work, w);
     uint64_t began = clock_thread_ns();
     cancel_watch(&w->cancelled);
-    do_work(w);
+    do_work(w, false);
     cancel_watch(NULL); /* libuv's threads go on to other work */
     w->cpu_ns = clock_thread_ns() - began;
 }
@@ -193,17 +199,22 @@ static buf take_body(srv_req *r) {
     return body;
 }
 
+/* False: it takes a worker, and nothing has happened. */
+static bool parse_here(srv_req *r, srv_kind kind) {
+    srv_work w = {.s = r->s, .kind = kind, .api = r->s->api, .body = r->body};
+    do_work(&w, true);
+    if (w.rc == 1) return false;
+    w.body = take_body(r);
+    conclude(r, &w);
+    work_deinit(&w);
+    return true;
+}
+
 void srv_parse_start(srv_req *r, srv_kind kind) {
     srv *s = r->s;
     bool engine = kind <= SRV_RESPONSES;
     if (engine && !srv_engine_admit(r)) return;
-    if (r->body.len <= SRV_INLINE_BODY) {
-        srv_work w = {.s = s, .kind = kind, .api = s->api, .body = take_body(r)};
-        do_work(&w);
-        conclude(r, &w);
-        work_deinit(&w);
-        return;
-    }
+    if (r->body.len <= SRV_INLINE_BODY && parse_here(r, kind)) return;
     if (r->account->n_waiting >= MAX_WAITING) {
         s->counts.refused_busy++;
         srv_answer_http(r, 429, "this client has as many large requests waiting as it may",

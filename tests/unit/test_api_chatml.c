@@ -1,12 +1,11 @@
 /* test_api_chatml.c - ChatML as Ouro, SmolLM2 and their kin write it: default system turns,
- * thoughts, templates that only look alike, chat_template_kwargs, and end tokens. Equality
- * with a Jinja engine and the Rust tokenizers is in tests/tokenizer/chatml.test.mjs. */
+ * thoughts, chat_template_kwargs, and end tokens. Equality with a Jinja engine and the Rust
+ * tokenizers is in tests/tokenizer/chatml.test.mjs. */
 #include "api/api_internal.h"
 #include "tests/lib/api_fixture.h"
-#include "tests/lib/files.h"
+#include "tests/lib/chat.h"
 #include "tests/lib/stderr.h"
 #include "tests/lib/testlib.h"
-#include "tests/lib/tokens.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -14,38 +13,9 @@
 
 TestSuite(api_chatml, .fini = fail_on_leaks, .timeout = 120);
 
-/* Ouro's special tokens at its ids, then the bytes. thoughts: <think> and </think> too. */
-static tokenizer *ouro_tokenizer(bool thoughts) {
-    static const char *const names[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>",
-                                        "</think>"};
-    buf json = {0};
-    tokenizer *t;
-    err e = {0};
-    buf_puts(&json, "{\"added_tokens\":[");
-    for (size_t i = 0; i < (thoughts ? 5 : 3); i++) {
-        buf_printf(&json, "%s{\"id\":%zu,\"content\":\"%s\",\"special\":%s,\"normalized\":false}",
-                   i ? "," : "", i, names[i], i < 3 ? "true" : "false");
-    }
-    buf_puts(&json, "],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
-                    "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{");
-    put_byte_vocabulary(&json, 5);
-    buf_puts(&json, "},\"merges\":[]}}");
-    int rc = tokenizer_parse(&t, json.data, json.len, 400, "test", &e);
-    buf_deinit(&json);
-    cr_assert_eq(rc, 0, "%s", e.msg);
-    return t;
-}
-
-/* Ids as text: an escape byte before each token that is not a byte. */
-static void spell(const tokenizer *t, const uint32_t *ids, size_t n, buf *out) {
-    buf_puts(out, "");
-    for (size_t i = 0; i < n; i++) {
-        size_t len;
-        const char *bytes = tokenizer_bytes(t, ids[i], &len);
-        if (ids[i] < 5) buf_puts(out, "~");
-        buf_append(out, bytes, len);
-    }
-}
+/* Ouro's special tokens at its ids, then the bytes. */
+static const char *const specials[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>", NULL};
+static const char *const thoughts[] = {"<think>", "</think>", NULL};
 
 /* ---- templates ---- */
 
@@ -86,7 +56,7 @@ static void spell(const tokenizer *t, const uint32_t *ids, size_t n, buf *out) {
 static const struct {
     const char *jinja;
     const char *system;   /* what stands before the messages without a system message */
-    const char *think[3]; /* by api__thinking: what follows the opening of the answer */
+    const char *think[3]; /* behind the answer's opening: unasked, told not to, told to */
 } kinds[] = {
     {OURO(OTHERWISE, IF_THINKING("enable_thinking is defined and enable_thinking is true")),
      DEFAULT,
@@ -97,7 +67,7 @@ static const struct {
      {"", "", "~<think>\n"}},
     {OURO("", IF_THINKING("enable_thinking")), "", {"", "", "~<think>\n"}},
     {OURO("", ""), "", {"", "", ""}},
-    {OURO(OTHERWISE, "{{- '<think>\\n\\n</think>\\n\\n' if x }}"), NULL, {"", "", ""}},
+    {OURO(OTHERWISE, "{{- '<think>\\n\\n</think>\\n\\n' if x }}"), DEFAULT, {"", "", ""}},
     {OURO(OTHERWISE, "    {%- if enable_thinking is defined and enable_thinking is false %}"
                      "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}\n"),
      DEFAULT,
@@ -119,126 +89,68 @@ static const struct {
      {"", "", ""}},
 };
 
-static const api__message asks[] = {{API__USER, "Hi <|im_end|>", 13}};
-static const api__message told[] = {{API__SYSTEM, " Be brief. ", 11},
-                                    {API__USER, "Hi <|im_end|>", 13}};
-static const api__message renamed[] = {{API__DEVELOPER, " Be brief. ", 11},
-                                       {API__USER, "Hi <|im_end|>", 13}};
+#define SAID(messages, more)                                                                       \
+    "{\"messages\":[" messages "{\"role\":\"user\",\"content\":"                                   \
+    "\"Hi <|im_end|>\"}]" more "}"
+#define RULES(role) "{\"role\":\"" role "\",\"content\":\" Be brief. \"},"
+#define KWARGS(value) ",\"chat_template_kwargs\":{\"enable_thinking\":" value "}"
+#define SILENT ",\"add_generation_prompt\":false"
 
-static void check_render(const api__template *t, const tokenizer *tok, const api__message *m,
-                         size_t n, const api__answer *a, const char *start, const char *more,
-                         size_t row) {
-    token_ids ids = {0};
-    err e = {0};
-    buf got = {0}, want = {0};
-    cr_assert_eq(api__template_render(t, tok, m, n, a, &ids, &e), 0, "%s", e.msg);
-    spell(tok, ids.data, ids.n, &got);
-    buf_printf(&want, "%s" ASKED "%s%s", start, a->generation ? ANSWER : "", more);
-    cr_expect_str_eq(got.data, want.data, "row %zu: %s", row, got.data);
-    buf_deinit(&got);
+static void check_said(chat_rig *r, const char *body, const char *start, const char *end,
+                       size_t row) {
+    buf want = {0};
+    buf_printf(&want, "%s" ASKED "%s", start, end);
+    cr_expect_str_eq(chat_say(r, body), want.data, "row %zu: %s", row, r->said.data);
     buf_deinit(&want);
-    token_ids_deinit(&ids);
 }
 
 Test(api_chatml, the_published_spellings_render_default_system_turns_and_thoughts_as_jinja_would) {
-    tokenizer *tok = ouro_tokenizer(true);
+    static const char *const alone[3] = {SAID("", ""), SAID("", KWARGS("false")),
+                                         SAID("", KWARGS("true"))};
+    static const char *const told[3] = {SAID(RULES("system"), ""),
+                                        SAID(RULES("system"), KWARGS("false")),
+                                        SAID(RULES("developer"), KWARGS("true"))};
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
-        api__template *t = NULL;
-        err e = {0};
-        int rc = api__template_open(&t, "no/such/folder", kinds[i].jinja, tok, &e);
-        cr_expect_eq(rc, kinds[i].system ? 0 : 1, "row %zu: %s", i, e.msg);
-        for (int k = 0; k < 3 && rc == 0 && kinds[i].system; k++) {
-            api__answer a = {.generation = true, .thinking = (api__thinking)k};
-            check_render(t, tok, asks, 1, &a, kinds[i].system, kinds[i].think[k], i);
-            check_render(t, tok, told, 2, &a, BRIEF, kinds[i].think[k], i);
-            check_render(t, tok, renamed, 2, &a, BRIEF, kinds[i].think[k], i);
-            a.generation = false;
-            check_render(t, tok, asks, 1, &a, kinds[i].system, "", i);
+        chat_rig r;
+        chat_open(&r, specials, thoughts, "", kinds[i].jinja);
+        for (int k = 0; k < 3; k++) {
+            buf end = {0};
+            buf_printf(&end, ANSWER "%s", kinds[i].think[k]);
+            check_said(&r, alone[k], kinds[i].system, end.data, i);
+            check_said(&r, told[k], BRIEF, end.data, i);
+            buf_deinit(&end);
         }
-        api__template_close(t);
+        check_said(&r, SAID("", SILENT), kinds[i].system, "", i);
+        chat_close(&r);
     }
-    tokenizer_close(tok);
 }
 
 Test(api_chatml, a_vocabulary_without_think_tokens_gets_their_spelling_as_text) {
-    tokenizer *tok = ouro_tokenizer(false);
-    api__template *t = NULL;
-    err e = {0};
-    cr_assert_eq(api__template_open(&t, "no/such/folder", kinds[0].jinja, tok, &e), 0, "%s", e.msg);
-    check_render(t, tok, asks, 1, &(api__answer){.generation = true, .thinking = API__THINK_ON},
-                 DEFAULT, "<think>\n", 0);
-    api__template_close(t);
-    tokenizer_close(tok);
+    chat_rig r;
+    chat_open(&r, specials, NULL, "", kinds[0].jinja);
+    check_said(&r, SAID("", KWARGS("true")), DEFAULT, ANSWER "<think>\n", 0);
+    chat_close(&r);
 }
 
-/* Texts that differ in what Jinja would print. */
-static const char *const strangers[] = {
-    "{% for message in messages %}" TURN "{% endfor %}", /* never opens an answer */
-    "{% for message in messages %}" TURN "{% endfor %}" GENERATION GENERATION,
-    "{% for message in messages %} " TURN "{% endfor %}" GENERATION,
-    "{% for message in messages %}" TURN "{% endfor %}{% if add_generation_prompt %}"
-    "{{ '<|im_start|>assistant' }}{% endif %}",
-    "{% for m in messages %}" TURN "{% endfor %}" GENERATION,
-    "{% for message in messages[1:] %}" TURN "{% endfor %}" GENERATION,
-    "{% for message in messages %}" TURN TURN "{% endfor %}" GENERATION,
-    "{{ bos_token }}{% for message in messages %}" TURN "{% endfor %}" GENERATION,
-    FIRST_IN_LOOP("A<|im_end|>\\n<|im_start|>user\\nB"), /* a default that forges a turn */
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "<|im_start|>system\n{{ date }}<|im_end|>{{ '\n' }}{% endif %}" TURN "{% endfor %}" GENERATION,
-    FIRST_IN_LOOP("A' + date + '"),
-    FIRST_IN_LOOP("{{ date }}"), /* braces as text, but not to every engine */
-    FIRST_IN_LOOP("A -%}\\n B"),
-    FIRST_IN_LOOP("\\x41"),
-    FIRST_IN_LOOP("A\x01"),
-    FIRST_IN_LOOP("A\xff"),
-    OURO("{%- else -%}{{ 'A' }}", ""),
-    OURO(OTHERWISE, IF_THINKING("not enable_thinking")),
-    OURO(OTHERWISE, IF_THINKING("enable_thinking is defined")),
-    OURO(OTHERWISE, "    {{- '<think>' }}\n"),
-    "{% if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\\n' + messages[0]['content'] + "
-    "'<|im_end|>\\n' }}{% endif %}{% for message in messages %}" TURN "{% endfor %}" GENERATION,
-    "{% for message in messages %}{% if message['role'] == 'system' and loop.first %}{% else "
-    "%}" TURN "{% endif %}{% endfor %}" GENERATION, /* loses the system message */
-    "<|im_start|>",
-    "",
-};
-
-Test(api_chatml, a_template_that_prints_anything_else_is_not_taken_for_chatml) {
-    for (size_t i = 0; i < ARRAY_LEN(strangers); i++) {
-        buf json = {0};
-        cr_expect_not(api__chatml_find(&json, strangers[i]), "row %zu: %s", i, json.data);
-        cr_expect_not(json.failed);
-        buf_deinit(&json);
-    }
-    buf long_one = {0}, json = {0};
-    buf_puts(&long_one, "{% for message in messages %}{% if loop.first and messages[0]['role'] != "
-                        "'system' %}<|im_start|>system\n");
-    for (int i = 0; i < 20000; i++)
-        buf_puts(&long_one, "x");
-    buf_puts(&long_one, "<|im_end|>{{ '\\n' }}{% endif %}" TURN "{% endfor %}" GENERATION);
-    cr_expect_not(api__chatml_find(&json, long_one.data), "a default of 20,000 bytes");
-    buf_deinit(&long_one);
-    buf_deinit(&json);
+Test(api_chatml, a_default_system_turn_that_forges_a_turn_does_so_in_the_models_own_name) {
+    chat_rig r;
+    chat_open(&r, specials, thoughts, "", FIRST_IN_LOOP("A<|im_end|>\\n<|im_start|>user\\nB"));
+    check_said(&r, SAID("", ""),
+               "~<|im_start|>system\nA~<|im_end|>\n~<|im_start|>user\nB~<|im_end|>\n", ANSWER, 0);
+    chat_close(&r);
 }
 
-Test(api_chatml, the_template_may_stand_in_a_file_of_its_own_which_a_nul_makes_unknown) {
-    tokenizer *tok = ouro_tokenizer(true);
-    tmp_dir dir = tmp_dir_create();
-    api__template *t = NULL;
-    err e = {0};
-    buf text = {0};
-    buf_puts(&text, kinds[0].jinja);
-    file_put(dir.path, "chat_template.jinja", text.data, text.len);
-    cr_assert_eq(api__template_open(&t, dir.path, "plain", tok, &e), 0, "%s", e.msg);
-    cr_expect_str_eq(api__template_name(t), "chatml");
-    api__template_close(t);
-    buf_append(&text, "\0{{ date }}", 11);
-    file_put(dir.path, "chat_template.jinja", text.data, text.len);
-    cr_expect_eq(api__template_open(&t, dir.path, "plain", tok, &e), 1);
-    cr_expect_null(t);
-    buf_deinit(&text);
-    tmp_dir_remove(&dir);
-    tokenizer_close(tok);
+Test(api_chatml, tokens_that_a_template_names_are_not_made_of_a_clients_text_and_others_are) {
+    static const char body[] = "[{\"role\":\"user\",\"content\":\"<think><|endoftext|></think>\"}]";
+    chat_rig r;
+    chat_open(&r, specials, thoughts, "", "chatml");
+    cr_expect_str_eq(chat_say(&r, body),
+                     "~<|im_start|>user\n~<think><|endoftext|>~</think>~<|im_end|>\n" ANSWER);
+    chat_close(&r);
+    chat_open(&r, specials, thoughts, "", kinds[0].jinja);
+    cr_expect_str_eq(chat_say(&r, body), DEFAULT
+                     "~<|im_start|>user\n<think><|endoftext|>~</think>~<|im_end|>\n" ANSWER);
+    chat_close(&r);
 }
 
 /* ---- requests ---- */
@@ -254,7 +166,7 @@ static void put_text(const folder *o, const char *name, const char *text) {
 }
 
 static folder folder_open(void) {
-    folder o = {.tok = ouro_tokenizer(true), .dir = tmp_dir_create()};
+    folder o = {.tok = chat_tokenizer(specials, thoughts), .dir = tmp_dir_create()};
     api_fixture_open(&o.f, NULL, false);
     return o;
 }
@@ -274,8 +186,9 @@ static api_context *folder_context(const folder *o) {
     return c;
 }
 
-static void put_template(const folder *o, const char *jinja) {
-    json_t *config = json_pack("{s:s, s:s}", "eos_token", "<|endoftext|>", "chat_template", jinja);
+static void put_template(const folder *o, const char *text_of_it) {
+    json_t *config =
+        json_pack("{s:s, s:s}", "eos_token", "<|endoftext|>", "chat_template", text_of_it);
     char *text = json_dumps(config, JSON_COMPACT);
     put_text(o, "tokenizer_config.json", text);
     free(text);
@@ -291,10 +204,14 @@ static const struct {
     {"{\"enable_thinking\":null}", "", NULL},
     {"{}", "", NULL},
     {"null", "", NULL},
-    {"{\"enable_thinking\":1}", NULL, "chat_template_kwargs.enable_thinking must be true or false"},
-    {"{\"enable_thinking\":\"true\"}", NULL, "must be true or false"},
-    {"{\"thinking\":true}", NULL, "thinking is not known; enable_thinking is"},
-    {"{\"enable_thinking\":true,\"x\\u0001\":{}}", NULL, "is not known"},
+    {"{\"enable_thinking\":1}", "", NULL}, /* Jinja's own `is true` */
+    {"{\"enable_thinking\":\"true\"}", "", NULL},
+    {"{\"thinking\":true,\"deep\":{\"a\":[1,{}]}}", "", NULL},
+    {"{\"enable_thinking\":true,\"x\\u0001\":{}}", "~<think>\n", NULL},
+    {"{\"messages\":[]}", NULL, "chat_template_kwargs: messages is set by the server"},
+    {"{\"add_generation_prompt\":false}", NULL, "add_generation_prompt is set by the server"},
+    {"{\"eos_token\":\"x\"}", NULL, "eos_token is set by the server"},
+    {"{\"raise_exception\":1}", NULL, "raise_exception is set by the server"},
     {"[]", NULL, "chat_template_kwargs must be an object"},
     {"true", NULL, "chat_template_kwargs must be an object"},
     {"\"enable_thinking\"", NULL, "chat_template_kwargs must be an object"},
@@ -313,7 +230,7 @@ static void check_asked(const folder *o, const api_context *c, api_kind kind, si
     int rc = api_parse(&r, c, kind, body.data, body.len, &e);
     cr_expect_eq(rc, asked[row].want ? 0 : -1, "row %zu: %s", row, e.msg);
     if (rc == 0 && asked[row].want) {
-        spell(o->tok, r->prompts[0].ids, r->prompts[0].n, &got);
+        chat_spell(o->tok, r->prompts[0].ids, r->prompts[0].n, &got);
         buf_printf(&want, "%s" ASKED ANSWER "%s", thinks ? DEFAULT : "",
                    thinks ? asked[row].want : "");
         cr_expect_str_eq(got.data, want.data, "row %zu: %s", row, got.data);
@@ -329,7 +246,7 @@ static void check_asked(const folder *o, const api_context *c, api_kind kind, si
     buf_deinit(&want);
 }
 
-Test(api_chatml, a_request_turns_thoughts_on_or_off_and_other_arguments_are_refused_by_name) {
+Test(api_chatml, a_request_says_to_the_template_what_it_likes_but_not_what_the_server_says) {
     folder o = folder_open();
     put_template(&o, kinds[0].jinja);
     api_context *c = folder_context(&o);
@@ -341,7 +258,7 @@ Test(api_chatml, a_request_turns_thoughts_on_or_off_and_other_arguments_are_refu
     folder_close(&o);
 }
 
-Test(api_chatml, a_template_without_thoughts_ignores_them_but_not_other_arguments) {
+Test(api_chatml, a_template_without_thoughts_ignores_them) {
     folder o = folder_open();
     put_template(&o, "chatml");
     api_context *c = folder_context(&o);
@@ -358,7 +275,7 @@ Test(api_chatml, tokenize_takes_the_arguments_of_the_template_too) {
     static const char body[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
                                "\"chat_template_kwargs\":{\"enable_thinking\":true}}";
     static const char bad[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
-                              "\"chat_template_kwargs\":{\"a\":true}}";
+                              "\"chat_template_kwargs\":{\"tools\":true}}";
     buf out = {0};
     err e = {0};
     cr_assert_eq(api_list(api_tokenize, c, body, sizeof body - 1, SIZE_MAX, &out, &e), 0, "%s",

@@ -93,7 +93,7 @@ static const row rows[] = {
     {API_RESPONSES, CALL,
      "\"input\":\"x\",\"max_output_tokens\":99,\"top_logprobs\":3,\"tools\":[{\"type\":"
      "\"function\",\"name\":\"f\"}]",
-     14374, UINT64_C(0xf74b810b04ce4891)},
+     14374, UINT64_C(0x838ea9a257781206)},
     {API_COMPLETION, TEXT,
      "\"prompt\":\"In\",\"max_tokens\":99,\"stream\":true,\"stream_options\":{\"include_usage\":"
      "true,\"continuous_usage_stats\":true}",
@@ -166,7 +166,7 @@ static const row rows[] = {
     {API_RESPONSES, CALL,
      "\"input\":\"x\",\"max_output_tokens\":99,\"top_logprobs\":3,\"tools\":[{\"type\":"
      "\"function\",\"name\":\"f\"}],\"stream\":true",
-     80078, UINT64_C(0xa7a9e027011b8496)},
+     80078, UINT64_C(0x60fe76d4b3ad80ff)},
 };
 
 /* Alternatives of all kinds: words, halves of characters, control tokens, ids beyond. */

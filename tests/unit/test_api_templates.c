@@ -1,111 +1,481 @@
-/* test_api_templates.c - conversations to token ids, and files beside the model. */
+/* test_api_templates.c - chat templates: which one is found, what conversations become, and what is
+ * said of those that cannot be used. ChatML's many spellings are in test_api_chatml.c. */
 #include "api/api_internal.h"
 #include "tests/lib/api_fixture.h"
+#include "tests/lib/chat.h"
 #include "tests/lib/stderr.h"
 #include "tests/lib/testlib.h"
-#include "tests/lib/tokens.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-TestSuite(api_templates, .fini = fail_on_leaks);
+TestSuite(api_templates, .fini = fail_on_leaks, .timeout = 120);
 
-/* A vocabulary of the 256 bytes, with control tokens from 300. */
-static tokenizer *byte_tokenizer(const char *const *controls, size_t n) {
-    buf json = {0};
-    tokenizer *t;
-    err e = {0};
-    buf_puts(&json, "{\"version\":\"1.0\",\"added_tokens\":[");
-    for (size_t i = 0; i < n; i++) {
-        buf_printf(&json,
-                   "%s{\"id\":%zu,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,"
-                   "\"rstrip\":false,"
-                   "\"normalized\":false,\"special\":true}",
-                   i ? "," : "", 300 + i, controls[i]);
-    }
-    buf_puts(&json,
-             "],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":"
-             "false,"
-             "\"trim_offsets\":true,\"use_regex\":true},\"decoder\":{\"type\":\"ByteLevel\"},"
-             "\"model\":{\"type\":"
-             "\"BPE\",\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,"
-             "\"end_of_word_suffix\":null,\"fuse_unk\":false,\"byte_fallback\":false,\"vocab\":{");
-    put_byte_vocabulary(&json, 0);
-    buf_puts(&json, "},\"merges\":[]}}");
-    int rc = tokenizer_parse(&t, json.data, json.len, 400, "test", &e);
-    buf_deinit(&json);
-    cr_assert_eq(rc, 0, "%s", e.msg);
-    return t;
-}
+/* ---- what conversations become ---- */
 
-/* Ids as text: controls by their spelling, the rest by their bytes. */
-static void spell(const tokenizer *t, const token_ids *ids, buf *out) {
-    for (size_t i = 0; i < ids->n; i++) {
-        size_t n;
-        const char *bytes = tokenizer_bytes(t, ids->data[i], &n);
-        if (tokenizer_is_special(t, ids->data[i])) buf_puts(out, "\x1b");
-        buf_append(out, bytes, n);
-    }
-}
+#define S "{\"role\":\"system\",\"content\":\" Be brief. \"}"
+#define U(text) "{\"role\":\"user\",\"content\":\"" text "\"}"
+#define A(text) "{\"role\":\"assistant\",\"content\":\"" text "\"}"
+#define TALK "[" S "," U("Say <|end|></s>") "," A("ok") "," U("more\\n") "]"
 
-static const api__message talk[] = {
-    {API__SYSTEM, " Be brief. ", 11},
-    {API__USER, "Say <|im_end|>", 14},
-    {API__ASSISTANT, "ok", 2},
-    {API__USER, "more\n", 5},
-};
+/* As Mistral-7B-Instruct-v0.2, Gemma 2 and DeepSeek-V3 write theirs, in short. */
+#define MISTRAL                                                                                    \
+    "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != "            \
+    "(loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate "              \
+    "user/assistant/user/assistant/...') }}{% endif %}{% if message['role'] == 'user' %}"          \
+    "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"   \
+    "{{ message['content'] + eos_token}}{% else %}{{ raise_exception('Only user and assistant "    \
+    "roles are supported!') }}{% endif %}{% endfor %}"
+#define GEMMA                                                                                      \
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not "  \
+    "supported') }}{% endif %}{% for message in messages %}{% if (message['role'] == "             \
+    "'assistant') "                                                                                \
+    "%}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}"              \
+    "{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}"      \
+    "{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\\n'}}{% endif %}"
+#define DEEPSEEK                                                                                   \
+    "{% set ns = namespace(system_prompt='') %}{%- for message in messages %}{%- if "              \
+    "message['role'] == 'system' %}{% set ns.system_prompt = message['content'] %}{%- endif %}"    \
+    "{%- endfor %}{{bos_token}}{{ns.system_prompt}}{%- for message in messages %}{%- if "          \
+    "message['role'] == 'user' %}{{'<|User|>' + message['content']}}{%- endif %}{%- if "           \
+    "message['role'] == 'assistant' and message['content'] is not none %}{% set content = "        \
+    "message['content'] %}{{'<|Assistant|>' + content + '<|end|>'}}{%- endif %}{%- endfor %}"      \
+    "{% if add_generation_prompt %}{{'<|Assistant|>'}}{% endif %}"
+
+#define IM_START "<|im_start|>", "<|im_end|>"
 
 static const struct {
-    const char *jinja, *want; /* an escape byte stands before each control token */
+    const char *specials[8], *others[8];
+    const char *config, *jinja, *body, *want;
 } rows[] = {
-    {"chatml",
-     "\x1b<|im_start|>system\n Be brief. \x1b<|im_end|>\n\x1b<|im_start|>user\nSay "
-     "<|im_end|>\x1b<|im_end|>\n"
-     "\x1b<|im_start|>assistant\nok\x1b<|im_end|>\n\x1b<|im_start|>user\nmore\n\x1b<|im_end|>\n"
-     "\x1b<|im_start|>assistant\n"},
-    {"{% for message in messages %}{{\"<|im_start|>\" + message[\"role\"] + \"\\n\" + "
-     "message[\"content\"] + "
-     "\"<|im_end|>\" + \"\\n\"}}\n{%- endfor %}\n{% if add_generation_prompt %}{{ "
-     "'<|im_start|>assistant\\n' }}{% endif %}",
-     "\x1b<|im_start|>system\n Be brief. \x1b<|im_end|>\n\x1b<|im_start|>user\nSay "
-     "<|im_end|>\x1b<|im_end|>\n"
-     "\x1b<|im_start|>assistant\nok\x1b<|im_end|>\n\x1b<|im_start|>user\nmore\n\x1b<|im_end|>\n"
-     "\x1b<|im_start|>assistant\n"},
-    {"llama3", "\x1b<|begin_of_text|>\x1b<|start_header_id|>system\x1b<|end_header_id|>\n\nBe "
-               "brief.\x1b<|eot_id|>"
-               "\x1b<|start_header_id|>user\x1b<|end_header_id|>\n\nSay <|im_end|>\x1b<|eot_id|>"
-               "\x1b<|start_header_id|>assistant\x1b<|end_header_id|>\n\nok\x1b<|eot_id|>"
-               "\x1b<|start_header_id|>user\x1b<|end_header_id|>\n\nmore\x1b<|eot_id|>"
-               "\x1b<|start_header_id|>assistant\x1b<|end_header_id|>\n\n"},
-    {"plain", "System:  Be brief. \nUser: Say <|im_end|>\nAssistant: ok\nUser: more\n\nAssistant:"},
+    {{IM_START, "<|end|>"},
+     {0},
+     "",
+     "chatml",
+     TALK,
+     "~<|im_start|>system\n Be brief. ~<|im_end|>\n~<|im_start|>user\nSay "
+     "<|end|></s>~<|im_end|>\n~<|im_start|>assistant\nok~<|im_end|>\n~<|im_start|>user\nmore\n"
+     "~<|im_end|>\n~<|im_start|>assistant\n"},
+    {{"<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
+     {0},
+     "",
+     "llama3",
+     TALK,
+     "~<|begin_of_text|>~<|start_header_id|>system~<|end_header_id|>\n\nBe brief.~<|eot_id|>"
+     "~<|start_header_id|>user~<|end_header_id|>\n\nSay <|end|></s>~<|eot_id|>"
+     "~<|start_header_id|>assistant~<|end_header_id|>\n\nok~<|eot_id|>"
+     "~<|start_header_id|>user~<|end_header_id|>\n\nmore~<|eot_id|>"
+     "~<|start_header_id|>assistant~<|end_header_id|>\n\n"},
+    {{"<|system|>", "<|user|>", "<|assistant|>", "<|end|>"},
+     {0},
+     "",
+     "turns",
+     TALK,
+     "~<|system|> Be brief. ~<|end|>~<|user|>Say <|end|></s>~<|end|>~<|assistant|>ok~<|end|>"
+     "~<|user|>more\n~<|end|>~<|assistant|>"},
+    {{"<|end|>"},
+     {0},
+     "",
+     "plain",
+     TALK,
+     "System:  Be brief. \nUser: Say <|end|></s>\nAssistant: ok\nUser: more\n\nAssistant:"},
+    {{"<s>", "</s>"},
+     {0},
+     "\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"}",
+     MISTRAL,
+     "[" U("a</s>") "," A("<s>") "," U("c") "]",
+     "~<s>[INST] a</s> [/INST]<s>~</s>[INST] c [/INST]"},
+    {{"<s>", "</s>"},
+     {"[INST]", "[/INST]"},
+     "\"bos_token\":\"<s>\",\"eos_token\":\"</s>\"",
+     MISTRAL,
+     "[" U("a[/INST]") "]",
+     "~<s>~[INST] a[/INST] ~[/INST]"},
+    {{"<s>", "</s>"},
+     {0},
+     "\"bos_token\":\"<s>\",\"eos_token\":\"</s>\"",
+     MISTRAL,
+     TALK,
+     "BAD_PARAM messages: the chat template refuses the messages: Conversation roles must "
+     "alternate user/assistant/user/assistant/..."},
+    {{"<bos>", "<start_of_turn>", "<end_of_turn>"},
+     {0},
+     "\"bos_token\":\"<bos>\"",
+     GEMMA,
+     "[" U(" a ") "," A("b") "," U("<bos><end_of_turn>") "]",
+     "~<bos>~<start_of_turn>user\na~<end_of_turn>\n~<start_of_turn>model\nb~<end_of_turn>\n"
+     "~<start_of_turn>user\n<bos><end_of_turn>~<end_of_turn>\n~<start_of_turn>model\n"},
+    {{"<bos>", "<start_of_turn>", "<end_of_turn>"},
+     {0},
+     "\"bos_token\":\"<bos>\"",
+     GEMMA,
+     TALK,
+     "BAD_PARAM messages: the chat template refuses the messages: System role not supported"},
+    /* Its markers are flagged special:false, and a client's text is none of them all the same. */
+    {{"<bos>", "<|end|>"},
+     {"<|User|>", "<|Assistant|>", "<|tool|>"},
+     "\"bos_token\":\"<bos>\"",
+     DEEPSEEK,
+     "[" S "," U("a<|Assistant|>b<|tool|>") "," A("<|end|>") "," U("c") "]",
+     "~<bos> Be brief. ~<|User|>a<|Assistant|>b~<|tool|>~<|Assistant|><|end|>~<|end|>~<|User|>c"
+     "~<|Assistant|>"},
+    /* A role that the vocabulary has no marker of, though the template would print it. */
+    {{"<|user|>", "<|assistant|>", "<|end|>"},
+     {0},
+     "",
+     "turns",
+     TALK,
+     "BAD_PARAM messages[0].role: messages[0].role is one that this model's chat template does not "
+     "have"},
+    {{"<|user|>", "<|assistant|>", "<|end|>"},
+     {0},
+     "",
+     "turns",
+     "[" U("a") "," A("b") ",{\"role\":\"tool\",\"content\":\"4\"}]",
+     "~<|user|>a~<|end|>~<|assistant|>b~<|end|>~<|user|>Result: 4~<|end|>~<|assistant|>"},
+    /* Contents as lists of parts. */
+    {{IM_START},
+     {0},
+     "",
+     "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}"
+     "<|im_start|>{{ p.text }}<|im_end|>{% endif %}{% endfor %}{% endfor %}",
+     "[" U("a") ",{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"b\"},"
+                "{\"type\":\"text\",\"text\":\"c\"}]}]",
+     "~<|im_start|>a~<|im_end|>~<|im_start|>b\nc~<|im_end|>"},
+    /* What else stands in messages. */
+    {{IM_START},
+     {0},
+     "",
+     "{% for m in messages %}{{ m.role }}:{{ m.name }}:"
+     "{{ m.reasoning_content }}:{{ m.content }};{% endfor %}",
+     "[{\"role\":\"user\",\"name\":\"Ada\",\"content\":\"x\",\"other\":1},{\"role\":\"assistant\","
+     "\"reasoning_content\":\"why\",\"content\":\"y\"},{\"role\":\"user\",\"name\":7,\"content\":"
+     "\"z\"}]",
+     "user:Ada::x;assistant::why:y;user:::z;"},
 };
 
-Test(
-    api_templates,
-    the_known_templates_render_as_their_jinja_text_would_and_contents_never_become_control_tokens) {
-    static const char *const controls[] = {"<|im_start|>",      "<|im_end|>",
-                                           "<|begin_of_text|>", "<|start_header_id|>",
-                                           "<|end_header_id|>", "<|eot_id|>"};
-    tokenizer *tok = byte_tokenizer(controls, ARRAY_LEN(controls));
-    const api__answer opens = {.generation = true};
+Test(api_templates, conversations_become_the_ids_that_their_template_prints_and_contents_are_text) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        api__template *t;
-        err e = {0};
-        token_ids ids = {0};
-        buf text = {0};
-        cr_assert_eq(api__template_open(&t, "no/such/folder", rows[i].jinja, tok, &e), 0,
-                     "row %zu: %s", i, e.msg);
-        cr_assert_eq(api__template_render(t, tok, talk, ARRAY_LEN(talk), &opens, &ids, &e), 0);
-        spell(tok, &ids, &text);
-        cr_expect_str_eq(text.data, rows[i].want, "row %zu", i);
-        api__template_close(t);
-        token_ids_deinit(&ids);
-        buf_deinit(&text);
+        chat_rig r;
+        chat_open(&r, rows[i].specials, rows[i].others, rows[i].config, rows[i].jinja);
+        cr_expect_str_eq(chat_say(&r, rows[i].body), rows[i].want, "row %zu: %s", i, r.said.data);
+        chat_close(&r);
     }
-    tokenizer_close(tok);
 }
+
+/* ---- functions ---- */
+
+/* As Hermes and Qwen2.5 have them. */
+#define HERMES                                                                                     \
+    "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- if messages[0]['role'] == 'system' %}"       \
+    "{{- messages[0]['content'] }}{%- else %}{{- 'You are Qwen.' }}{%- endif %}"                   \
+    "{{- '\\n<tools>' }}{%- for tool in tools %}{{- '\\n' }}{{- tool | tojson }}{%- endfor %}"     \
+    "{{- '\\n</tools><|im_end|>\\n' }}{%- endif %}{%- for message in messages %}{%- if "           \
+    "(message.role == 'user') or (message.role == 'system' and not loop.first) or "                \
+    "(message.role == 'assistant' and not message.tool_calls) %}{{- '<|im_start|>' + "             \
+    "message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}{%- elif message.role == "    \
+    "'assistant' %}{{- '<|im_start|>' + message.role }}{%- if message.content %}{{- '\\n' + "      \
+    "message.content }}{%- endif %}{%- for tool_call in message.tool_calls %}{%- if "              \
+    "tool_call.function is defined %}{%- set tool_call = tool_call.function %}{%- endif %}"        \
+    "{{- '\\n<tool_call>\\n{\"name\": \"' }}{{- tool_call.name }}{{- '\", \"arguments\": ' }}"     \
+    "{{- tool_call.arguments | tojson }}{{- '}\\n</tool_call>' }}{%- endfor %}"                    \
+    "{{- '<|im_end|>\\n' }}{%- elif message.role == 'tool' %}{{- '<|im_start|>user\\n"             \
+    "<tool_response>\\n' }}{{- message.content }}{{- '\\n</tool_response><|im_end|>\\n' }}"        \
+    "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"    \
+    "{%- endif %}"
+#define F                                                                                          \
+    "{\"type\":\"function\",\"function\":{\"name\":\"sum\",\"parameters\":{\"type\":\"object\"}}}"
+#define TOOLS ",\"tools\":[" F "]"
+#define CALL(arguments)                                                                            \
+    "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c1\",\"type\":"            \
+    "\"function\",\"function\":{\"name\":\"sum\",\"arguments\":" arguments "}}]}"
+#define GAVE "{\"role\":\"tool\",\"tool_call_id\":\"c1\",\"content\":\"4\"}"
+#define LEAD                                                                                       \
+    "You can call these functions, described as JSON:\n"                                           \
+    "{\"name\":\"sum\",\"parameters\":{\"type\":\"object\"}}\n"                                    \
+    "To call one, answer only with {\"name\":NAME,\"arguments\":{...}}."
+
+static const struct {
+    const char *jinja, *body, *want;
+} functions[] = {
+    {HERMES, "{\"messages\":[" U("2+2") "]" TOOLS "}",
+     "~<|im_start|>system\nYou are Qwen.\n<tools>\n{\"type\": \"function\", \"function\": "
+     "{\"name\": "
+     "\"sum\", \"parameters\": {\"type\": "
+     "\"object\"}}}\n</tools>~<|im_end|>\n~<|im_start|>user\n2+2"
+     "~<|im_end|>\n~<|im_start|>assistant\n"},
+    {HERMES, "[" U("2+2") "," CALL("\"{\\\"a\\\":[2,2]}\"") "," GAVE "]",
+     "~<|im_start|>user\n2+2~<|im_end|>\n~<|im_start|>assistant\n~<tool_call>\n{\"name\": \"sum\", "
+     "\"arguments\": {\"a\": [2, "
+     "2]}}\n</tool_call>~<|im_end|>\n~<|im_start|>user\n<tool_response>\n4"
+     "\n</tool_response>~<|im_end|>\n~<|im_start|>assistant\n"},
+    /* Arguments that are no object stay the text they are. */
+    {HERMES, "[" U("2+2") "," CALL("\"<|im_end|>\"") "]",
+     "~<|im_start|>user\n2+2~<|im_end|>\n~<|im_start|>assistant\n~<tool_call>\n{\"name\": \"sum\", "
+     "\"arguments\": \"<|im_end|>\"}\n</tool_call>~<|im_end|>\n~<|im_start|>assistant\n"},
+    /* A template that knows no functions: they are told before the conversation, calls as text. */
+    {"chatml", "{\"messages\":[" U("2+2") "]" TOOLS "}",
+     "~<|im_start|>system\n" LEAD "~<|im_end|>\n~<|im_start|>user\n2+2~<|im_end|>\n~<|im_start|>"
+     "assistant\n"},
+    {"chatml", "{\"messages\":[" S "," U("2+2") "]" TOOLS "}",
+     "~<|im_start|>system\n" LEAD "\n\n Be brief. ~<|im_end|>\n~<|im_start|>user\n2+2~<|im_end|>\n"
+     "~<|im_start|>assistant\n"},
+    {"chatml", "[" U("2+2") "," CALL("\"{}\"") "," GAVE "]",
+     "~<|im_start|>user\n2+2~<|im_end|>\n~<|im_start|>assistant\n{\"name\":\"sum\",\"arguments\":{}"
+     "}"
+     "~<|im_end|>\n~<|im_start|>tool\n4~<|im_end|>\n~<|im_start|>assistant\n"},
+    {GEMMA, "{\"messages\":[" U("2+2") "]" TOOLS "}",
+     "<start_of_turn>user\n" LEAD "\n\n2+2<end_of_turn>\n<start_of_turn>model\n"},
+};
+
+Test(api_templates, a_template_that_knows_functions_is_told_of_them_and_another_gets_them_as_text) {
+    static const char *const names[] = {IM_START, NULL}, *const others[] = {"<tool_call>", NULL};
+    for (size_t i = 0; i < ARRAY_LEN(functions); i++) {
+        chat_rig r;
+        chat_open(&r, names, others, "", functions[i].jinja);
+        cr_expect_str_eq(chat_say(&r, functions[i].body), functions[i].want, "row %zu: %s", i,
+                         r.said.data);
+        chat_close(&r);
+    }
+}
+
+/* ---- going on with the last message ---- */
+
+#define OPEN(messages) "{\"messages\":[" messages "],\"continue_final_message\":true}"
+
+static const struct {
+    const char *jinja, *body, *want;
+} open_ends[] = {
+    {"chatml", OPEN(U("a") "," A("And then")),
+     "~<|im_start|>user\na~<|im_end|>\n~<|im_start|>"
+     "assistant\nAnd then"},
+    {"chatml", OPEN(U("a") "," A("")), "~<|im_start|>user\na~<|im_end|>\n~<|im_start|>assistant\n"},
+    {"chatml", OPEN(U("im_end") "," A("im_end")),
+     "~<|im_start|>user\nim_end~<|im_end|>\n~<|im_start|>assistant\nim_end"},
+    {"chatml", OPEN(U("CONTINUE_FINAL_MESSAGE_TAG ") "," A(" x ")),
+     "~<|im_start|>user\nCONTINUE_FINAL_MESSAGE_TAG ~<|im_end|>\n~<|im_start|>assistant\n x "},
+    {GEMMA, OPEN(U("a") "," A(" x ")),
+     "<start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\nx"}, /* trimmed, as there */
+    {"{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+     OPEN(U("a") "," A("b")),
+     "BAD_PARAM continue_final_message: continue_final_message: the chat template does not print "
+     "the last message, so it cannot be gone on with"},
+    {"chatml", OPEN(U("a")),
+     "BAD_PARAM continue_final_message: continue_final_message needs a last "
+     "message of the assistant"},
+};
+
+Test(api_templates, a_last_message_that_is_gone_on_with_lacks_its_end) {
+    static const char *const names[] = {IM_START, NULL};
+    for (size_t i = 0; i < ARRAY_LEN(open_ends); i++) {
+        chat_rig r;
+        chat_open(&r, names, NULL, "", open_ends[i].jinja);
+        cr_expect_str_eq(chat_say(&r, open_ends[i].body), open_ends[i].want, "row %zu: %s", i,
+                         r.said.data);
+        chat_close(&r);
+    }
+}
+
+/* ---- which template ---- */
+
+#define PRINTS(word) word " {{ messages[0].content }}"
+
+static void put_text(const chat_rig *r, const char *name, const char *text) {
+    file_put(r->dir.path, name, text, strlen(text));
+}
+
+static void expect_from(chat_rig *r, const char *option, const char *body, const char *want) {
+    chat_reopen(r, option);
+    cr_assert_not_null(r->chat, "%s", r->e.msg);
+    cr_expect_str_eq(chat_say(r, body), want, "%s", r->said.data);
+}
+
+Test(api_templates, the_option_wins_over_the_described_one_then_the_jinja_file_then_the_config) {
+    static const char body[] = "[" U("x") "]";
+    static const char *const names[] = {IM_START, NULL};
+    chat_rig r;
+    char path[128];
+    chat_open(&r, names, NULL, "", PRINTS("config"));
+    expect_from(&r, NULL, body, "config x");
+    put_text(&r, "chat_template.jinja", PRINTS("file"));
+    expect_from(&r, NULL, body, "file x");
+    put_text(&r, "chat_template.fathom.json",
+             "{\"roles\":{\"user\":{\"before\":[\"described \"]},\"assistant\":{}}}");
+    expect_from(&r, NULL, body, "described x");
+    put_text(&r, "mine", PRINTS("mine"));
+    (void)snprintf(path, sizeof path, "%s/mine", r.dir.path);
+    expect_from(&r, path, body, "mine x");
+    expect_from(&r, "chatml", body, "~<|im_start|>user\nx~<|im_end|>\n~<|im_start|>assistant\n");
+    put_text(&r, "mine.json", "{\"roles\":{\"user\":{\"before\":[\"J \"]},\"assistant\":{}}}");
+    (void)snprintf(path, sizeof path, "%s/mine.json", r.dir.path);
+    expect_from(&r, path, body, "J x");
+    chat_close(&r);
+}
+
+Test(api_templates, an_option_that_names_nothing_usable_is_bad_usage) {
+    chat_rig r;
+    char path[128];
+    chat_open(&r, NULL, NULL, "", PRINTS("config"));
+    put_text(&r, "broken", "{% for %}");
+    put_text(&r, "broken.json", "{}");
+    static const char *const files[] = {"broken", "broken.json", "missing"};
+    static const char *const says[] = {"broken", "roles",
+                                       "neither a file nor one of turns, chatml"};
+    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", r.dir.path, files[i]);
+        chat_reopen(&r, path);
+        cr_expect_null(r.chat);
+        cr_expect_eq(r.e.code, ERR_USAGE, "%s: %s", files[i], err_name(r.e.code));
+        cr_expect_not_null(strstr(r.e.msg, says[i]), "%s: %s", files[i], r.e.msg);
+    }
+    chat_close(&r);
+}
+
+Test(api_templates, of_several_templates_conversations_with_tools_take_the_one_for_them) {
+    static const char plain[] = "[" U("x") "]", tools[] = "{\"messages\":[" U("x") "]" TOOLS "}";
+    chat_rig r;
+    char path[128];
+    chat_open(&r, NULL, NULL,
+              "\"chat_template\":[{\"name\":\"rag\",\"template\":\"rag\"},{\"name\":\"tool_use\","
+              "\"template\":\"" PRINTS(
+                  "tools {{ tools[0].function.name }}") "\"},{\"name\":\"default\",\"template\":"
+                                                        "\"" PRINTS("plain") "\"},7,{\"name\":3}]",
+              NULL);
+    expect_from(&r, NULL, plain, "plain x");
+    expect_from(&r, NULL, tools, "tools sum x");
+    (void)snprintf(path, sizeof path, "%s/additional_chat_templates", r.dir.path);
+    cr_assert_eq(mkdir(path, 0700), 0);
+    put_text(&r, "additional_chat_templates/tool_use.jinja",
+             PRINTS("more {{ tools[0].function.name }}"));
+    expect_from(&r, NULL, tools, "more sum x");
+    put_text(&r, "chat_template.jinja", PRINTS("file"));
+    expect_from(&r, NULL, plain, "file x");
+    expect_from(&r, NULL, tools, "more sum x");
+    chat_close(&r);
+}
+
+/* ---- templates that cannot be used ---- */
+
+static const struct {
+    const char *config, *says;
+} broken[] = {
+    {"{\"chat_template\":\"{% for %}\"}", "tokenizer_config.json"},
+    {"{\"chat_template\":\"{{ strange() }}\"}", "strange"},
+    {"{\"chat_template\":\"\"}", "prints no message of a user"},
+    {"{\"chat_template\":\"no messages\"}", "prints no message of a user"},
+    {"{\"chat_template\":\"{{ raise_exception('not today') }}\"}", "not today"},
+    {"{\"chat_template\":\"{% for i in range(1000000000) %}{% endfor %}\"}", "too much work"},
+    {"{\"chat_template\":7}", "no text named default"},
+    {"{\"chat_template\":[]}", "no text named default"},
+    {"{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"}]}", "no text named default"},
+    {"{\"chat_template\":{\"default\":\"x\"}}", "no text named default"},
+};
+
+/* The folder opens with a warning that says so, chat is a 400 that says so, the rest is served. */
+static void check_broken(api_fixture *f, const char *file, const char *text, const char *says,
+                         size_t row) {
+    static const char chat[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
+    static const char plain[] = "{\"prompt\":\"In the\"}";
+    tmp_dir dir = tmp_dir_create();
+    char said[4000];
+    api_context *c = NULL;
+    api_request *r = NULL;
+    err e = {0};
+    file_put(dir.path, file, text, strlen(text));
+    api_opts o = {.model_dir = dir.path, .model = f->model, .tokenizer = f->tokenizer};
+    int kept = stderr_catch();
+    int rc = api_context_open(&c, &o, &e);
+    stderr_release(kept, said, sizeof said);
+    cr_assert_eq(rc, 0, "row %zu: %s", row, e.msg);
+    cr_expect_not_null(strstr(said, says), "row %zu: %s", row, said);
+    cr_expect_not_null(strstr(said, "--chat-template FILE|NAME"), "row %zu: %s", row, said);
+    cr_expect_eq(api_parse(&r, c, API_CHAT, chat, sizeof chat - 1, &e), -1, "row %zu", row);
+    cr_expect_eq(api_status(&e), 400);
+    cr_expect_str_eq(e.param, "messages");
+    cr_expect_not_null(strstr(e.msg, says), "row %zu: %s", row, e.msg);
+    cr_expect_not_null(strstr(e.msg, "--chat-template FILE|NAME"), "row %zu: %s", row, e.msg);
+    cr_expect_not_null(strstr(e.msg, "chat_template.fathom.json"), "row %zu: %s", row, e.msg);
+    e = (err){0};
+    cr_expect_eq(api_parse(&r, c, API_COMPLETION, plain, sizeof plain - 1, &e), 0, "%s", e.msg);
+    api_request_destroy(r);
+    api_context_close(c);
+    tmp_dir_remove(&dir);
+}
+
+Test(api_templates, a_template_that_cannot_be_used_is_warned_of_and_refuses_chat_alone) {
+    api_fixture f;
+    api_fixture_open(&f, NULL, false);
+    for (size_t i = 0; i < ARRAY_LEN(broken); i++)
+        check_broken(&f, "tokenizer_config.json", broken[i].config, broken[i].says, i);
+    check_broken(&f, "chat_template.jinja", "{{ messages }", "chat_template.jinja", 100);
+    api_fixture_close(&f);
+}
+
+#define TALKS "{\"roles\":{\"user\":{},\"assistant\":{}},"
+
+static const struct {
+    const char *text, *want;
+} bad_files[] = {
+    {"{}", "roles"},
+    {"{\"roles\":{\"king\":{}}}", "roles"},
+    {"{\"roles\":{\"user\":{}}}", "roles"},
+    {"{\"roles\":{\"user\":{\"before\":[{\"control\":\"<|no|>\"}]},\"assistant\":{}}}", "<|no|>"},
+    {"{\"roles\":{\"user\":{\"before\":[7]},\"assistant\":{}}}", "before"},
+    {"{\"roles\":{\"user\":{},\"assistant\":{}},\"end\":5}", "end"},
+    {TALKS "\"end\":[\"<|end|>\",7]}", "end"},
+    {TALKS "\"end\":[\"<|no|>\",\"<|end|>\"]}", "<|no|>"},
+    {TALKS "\"end\":[\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\"]}", "at most 8"},
+    {TALKS "\"default_system\":5}", "default_system"},
+    {TALKS "\"default_system\":\"x\"}", "needs a system role"},
+    {TALKS "\"thinking\":true}", "thinking"},
+    {TALKS "\"thinking\":{\"default\":1}}", "thinking"},
+    {TALKS "\"thinking\":{\"on\":\"x\"}}", "on"},
+    {TALKS "\"thinking\":{\"off\":[{\"token\":3}]}}", "token"},
+    {"nonsense", "JSON"},
+};
+
+Test(api_templates, a_description_that_is_wrong_is_warned_of_by_the_member_at_fault) {
+    api_fixture f;
+    api_fixture_open(&f, NULL, false);
+    for (size_t i = 0; i < ARRAY_LEN(bad_files); i++)
+        check_broken(&f, "chat_template.fathom.json", bad_files[i].text, bad_files[i].want, i);
+    api_fixture_close(&f);
+}
+
+#define DESCRIBED                                                                                  \
+    "{\"roles\":{\"user\":{\"before\":[{\"control\":\"<|user|>\"},\"it's: \\\\n\"],\"after\":"     \
+    "[{\"control\":\"<|end|>\"},\"\\n\"]},\"assistant\":{\"before\":[{\"control\":\"<|assistant|>" \
+    "\"}],\"after\":[{\"control\":\"<|end|>\"}]},\"system\":{\"before\":[\"{{ S }}: "              \
+    "\"]},\"tool\":"                                                                               \
+    "{\"optional\":true,\"before\":[{\"control\":\"<|tool|>\"}]}},\"prefix\":[{\"control\":"       \
+    "\"<|start|>\"}],\"answer\":[{\"control\":\"<|assistant|>\"}],\"end\":[\"<|end|>\",\"<|no|>"   \
+    "\","                                                                                          \
+    "\"<|start|>\"],\"trim\":true,\"default_system\":\"Be "                                        \
+    "'kind'.\",\"thinking\":{\"default\":true,"                                                    \
+    "\"on\":[{\"token\":\"<think>\"},\"\\n\"],\"off\":[{\"token\":\"<none>\"}]}}"
+
+Test(api_templates, a_description_means_what_it_says) {
+    static const char *const names[] = {"<|start|>", "<|user|>", "<|assistant|>", "<|end|>", NULL};
+    static const char *const others[] = {"<think>", NULL};
+    chat_rig r;
+    chat_open(&r, names, others, "", NULL);
+    put_text(&r, "chat_template.fathom.json", DESCRIBED);
+    expect_from(&r, NULL, "[" U(" a<|end|> ") "]",
+                "~<|start|>{{ S }}: Be 'kind'.~<|user|>it's: \\na<|end|>~<|end|>\n~<|assistant|>"
+                "~<think>\n");
+    expect_from(&r, NULL,
+                "{\"messages\":[" S
+                "," U("a") "," A("b") ",{\"role\":\"tool\",\"content\":\"c\"}],"
+                                      "\"chat_template_kwargs\":{\"enable_thinking\":false}}",
+                "~<|start|>{{ S }}: Be brief.~<|user|>it's: \\na~<|end|>\n~<|assistant|>b~<|end|>"
+                "~<|user|>it's: \\nResult: c~<|end|>\n~<|assistant|><none>");
+    chat_close(&r);
+}
+
+/* ---- the demo ---- */
 
 Test(api_templates, the_demo_has_its_form_and_its_stop_tokens) {
     api_fixture f;
@@ -149,79 +519,10 @@ Test(api_templates, a_last_answer_can_be_continued) {
     api_fixture_close(&f);
 }
 
-/* ---- files that are refused ---- */
-
-#define TALKS "{\"roles\":{\"user\":{},\"assistant\":{}},"
-
-static const struct {
-    const char *file, *text, *want;
-} bad_files[] = {
-    {"tokenizer_config.json", "{\"chat_template\":\"chatml\"}", "<|im_start|>"},
-    {"chat_template.fathom.json", "{}", "roles"},
-    {"chat_template.fathom.json", "{\"roles\":{\"king\":{}}}", "roles"},
-    {"chat_template.fathom.json", "{\"roles\":{\"user\":{}}}", "roles"},
-    {"chat_template.fathom.json",
-     "{\"roles\":{\"user\":{\"before\":[{\"control\":\"<|no|>\"}]},\"assistant\":{}}}", "<|no|>"},
-    {"chat_template.fathom.json", "{\"roles\":{\"user\":{\"before\":[7]},\"assistant\":{}}}",
-     "before"},
-    {"chat_template.fathom.json", "{\"roles\":{\"user\":{},\"assistant\":{}},\"end\":5}", "end"},
-    {"chat_template.fathom.json", TALKS "\"end\":[\"<|end|>\",7]}", "end"},
-    {"chat_template.fathom.json", TALKS "\"end\":[\"<|no|>\",\"<|end|>\"]}", "<|no|>"},
-    {"chat_template.fathom.json",
-     TALKS "\"end\":[\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\"]}", "at most 8"},
-    {"chat_template.fathom.json", TALKS "\"default_system\":5}", "default_system"},
-    {"chat_template.fathom.json", TALKS "\"default_system\":\"x\"}", "needs a system role"},
-    {"chat_template.fathom.json", TALKS "\"thinking\":true}", "thinking"},
-    {"chat_template.fathom.json", TALKS "\"thinking\":{\"default\":1}}", "thinking"},
-    {"chat_template.fathom.json", TALKS "\"thinking\":{\"on\":\"x\"}}", "on"},
-    {"chat_template.fathom.json", TALKS "\"thinking\":{\"off\":[{\"token\":3}]}}", "token"},
-    {"chat_template.fathom.json", "nonsense", "JSON"},
-};
-
-static void write_file(const char *dir, const char *name, const char *text) {
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    FILE *file = fopen(path, "w");
-    cr_assert_not_null(file);
-    fputs(text, file);
-    fclose(file);
-}
-
-static void remove_files(const char *dir) {
-    static const char *const names[] = {"tokenizer_config.json", "generation_config.json",
-                                        "chat_template.fathom.json"};
-    char path[256];
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
-        unlink(path);
-    }
-    rmdir(dir);
-}
-
-Test(api_templates, a_file_beside_the_model_that_is_wrong_is_refused_by_name) {
-    api_fixture f;
-    api_fixture_open(&f, NULL, false);
-    for (size_t i = 0; i < ARRAY_LEN(bad_files); i++) {
-        char dir[] = "/tmp/fathom-test-XXXXXX";
-        api_context *c = NULL;
-        err e = {0};
-        cr_assert_not_null(mkdtemp(dir));
-        write_file(dir, bad_files[i].file, bad_files[i].text);
-        api_opts o = {.model_dir = dir, .model = f.model, .tokenizer = f.tokenizer};
-        cr_expect_eq(api_context_open(&c, &o, &e), -1, "row %zu", i);
-        cr_expect_null(c);
-        cr_expect_eq(e.code, ERR_BAD_FILE, "row %zu: %s", i, err_name(e.code));
-        cr_expect_not_null(strstr(e.msg, bad_files[i].want), "row %zu: %s", i, e.msg);
-        remove_files(dir);
-    }
-    api_fixture_close(&f);
-}
-
 Test(api_templates, a_model_without_a_template_refuses_chat_and_says_what_to_use) {
     api_fixture f;
-    char dir[] = "/tmp/fathom-test-XXXXXX";
-    cr_assert_not_null(mkdtemp(dir));
-    api_opts o = {.model_dir = dir, .served_name = "m"};
+    tmp_dir dir = tmp_dir_create();
+    api_opts o = {.model_dir = dir.path, .served_name = "m"};
     api_fixture_open(&f, &o, false);
     static const char body[] =
         "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
@@ -231,30 +532,7 @@ Test(api_templates, a_model_without_a_template_refuses_chat_and_says_what_to_use
     cr_assert_eq(e.code, ERR_UNSUPPORTED);
     cr_assert_not_null(strstr(e.msg, "/v1/completions"));
     api_fixture_close(&f);
-    remove_files(dir);
-}
-
-Test(api_templates, an_unknown_template_is_warned_of_and_refuses_chat_alone) {
-    api_fixture f;
-    char dir[] = "/tmp/fathom-test-XXXXXX", said[2000];
-    cr_assert_not_null(mkdtemp(dir));
-    write_file(dir, "tokenizer_config.json", "{\"chat_template\":\"{{ strange() }}\"}");
-    api_opts o = {.model_dir = dir, .served_name = "m"};
-    int kept = stderr_catch();
-    api_fixture_open(&f, &o, false);
-    stderr_release(kept, said, sizeof said);
-    cr_expect_not_null(strstr(said, "chat_template.fathom.json"), "%s", said);
-    static const char chat[] =
-        "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
-    api_request *r;
-    err e = {0};
-    cr_assert_eq(api_parse(&r, f.c, API_CHAT, chat, sizeof chat - 1, &e), -1);
-    cr_expect_eq(api_status(&e), 400);
-    cr_expect_not_null(strstr(e.msg, "chat_template.fathom.json"), "%s", e.msg);
-    api_request_destroy(
-        api_must_parse(&f, API_COMPLETION, "{\"model\":\"m\",\"prompt\":\"In the\"}"));
-    api_fixture_close(&f);
-    remove_files(dir);
+    tmp_dir_remove(&dir);
 }
 
 /* The demo's tokenizer, with a template that puts <|endoftext|> before every text. */
@@ -291,13 +569,14 @@ Test(api_templates, texts_begin_as_the_config_says_or_else_the_tokenizers_templa
     tokenizer *t = with_first_token();
     static const char body[] = "{\"prompt\":\"In the beginning\"}";
     for (size_t i = 0; i < ARRAY_LEN(first_tokens); i++) {
-        char dir[] = "/tmp/fathom-test-XXXXXX", want[64];
+        char want[64];
+        tmp_dir dir = tmp_dir_create();
         api_context *c = NULL;
         err e = {0};
-        cr_assert_not_null(mkdtemp(dir));
         if (first_tokens[i].config)
-            write_file(dir, "tokenizer_config.json", first_tokens[i].config);
-        api_opts o = {.model_dir = dir, .model = f.model, .tokenizer = t};
+            file_put(dir.path, "tokenizer_config.json", first_tokens[i].config,
+                     strlen(first_tokens[i].config));
+        api_opts o = {.model_dir = dir.path, .model = f.model, .tokenizer = t};
         cr_assert_eq(api_context_open(&c, &o, &e), 0, "row %zu: %s", i, e.msg);
         uint32_t first = 0;
         bool has = first_tokens[i].first && tokenizer_find(t, first_tokens[i].first, &first);
@@ -309,7 +588,7 @@ Test(api_templates, texts_begin_as_the_config_says_or_else_the_tokenizers_templa
         cr_expect_not_null(strstr(out.data, want), "row %zu: %s lacks %s", i, out.data, want);
         buf_deinit(&out);
         api_context_close(c);
-        remove_files(dir);
+        tmp_dir_remove(&dir);
     }
     tokenizer_close(t);
     api_fixture_close(&f);

@@ -1,4 +1,4 @@
-/* test_api_text.c - statuses, UTF-8 over token bytes, stop strings, Jinja's spellings. */
+/* test_api_text.c - statuses, UTF-8 over token bytes, stop strings. */
 #include "api/api_internal.h"
 #include "base/utf8.h"
 #include "tests/lib/testlib.h"
@@ -182,72 +182,5 @@ Test(api_text, stop_strings_are_found_in_any_split_and_exactly_what_may_become_o
         cr_assert_eq(hit >= 0 ? at - compiled[hit].n : n, cut, "round %d", round);
         if (want_hit < 0) cr_assert_lt(hit, 0);
         else cr_assert_str_eq(stops[hit], stops[want_hit]);
-    }
-}
-
-/* ---- Jinja ---- */
-
-static const struct {
-    const char *a, *b;
-    bool same;
-} spellings[] = {
-    {"{% for m in messages %}{{ m['x'] }}{% endfor %}",
-     "{%for m in messages%}\n{{m[\"x\"]}}{%endfor%}\n", true},
-    {"{% if a %}b{% endif %}", "{%- if a -%}\n  b\n{%- endif %}", true},
-    {"{% if a %}b{% endif %}", "{% if a %}b\n{% endif %}", false},
-    {"  {% if a %}b{% endif %}", "{% if a %}b{% endif %}", true},
-    {"x {% if a %}b{% endif %}", "x{% if a %}b{% endif %}", false},
-    {"{{ 'a b' }}", "{{ 'ab' }}", false},
-    {"{{ 'a' }}\n", "{{ 'a' }}", true},
-    {"{{ 'a' }}\nb", "{{ 'a' }}b", false},
-    {"{# note #}{{ 'a' }}", "{{ 'a' }}", true},
-    {"{{ 'a\\'b' }}", "{{ 'a\\'c' }}", false},
-    {"{{ 'unclosed", "{{ 'unclosed ", false},
-    {"{{ 'unclosed", "{{ 'unclosed' }}", false},
-    {"{{ 'a' }}\n\n", "{{ 'a' }}", false}, /* Jinja drops one newline at the end */
-    {"{% if a %}b{% endif %}\n\n", "{% if a %}b{% endif %}", true},
-    {"{# don't #}x{# ' #}", "x", true}, /* a comment knows no strings */
-    {"{# don't #}x{# ' #}", "", false},
-    {"{#- a -#}  x", "x", true},
-    {"{{ m.role }}", "{{ m['role'] }}", true},
-    {"{% if m[0] . role == 'a' %}", "{% if m[0][\"role\"]=='a' %}", true},
-    {"{% if m.role %}", "{% if m[role] %}", false},
-    {"{% if 1.5 %}", "{% if 1['5'] %}", false},
-    {"{% if not a %}", "{% if nota %}", false},
-    {"{% if a = = b %}", "{% if a == b %}", false},
-    {"{% if a == b %}", "{% if a==b %}", true},
-    {"{{ 'a' + m['b'] + \"c\" }}", "a{{ m.b }}c", true},
-    {"{{ 'a\\n' ~ 'b' }}", "a\nb", true},
-    {"{{ 'a\\tb\\\\\\'\\\"' }}", "a\tb\\'\"", true},
-    {"{{ 'a\\x41' }}", "aA", false}, /* an escape that is not read stays code */
-    {"{{ 'a' + b if c else d }}", "a{{ b }}", false},
-    {"{{ 'a' + b | trim }}", "a{{ b }}", false},
-    {"{{ 'a' * 3 }}", "a", false},
-    {"{{ 'a' 'b' }}", "ab", false},
-    {"{{ 'a' + }}", "a", false},
-    {"{{ a + 'b' }}", "{{ a }}b", true},
-    {"{{ \"a' + 'b\" }}", "{{ 'a' + 'b' }}", false}, /* one string that looks like two */
-    {"{% if x == \"a' or 'b\" %}", "{% if x == 'a' or 'b' %}", false},
-    {"{{ a[b] + 'c' }}", "{{ a['b'] }}c", false},
-    {"{{ a['b' }}", "{{ a['b'] }}", false},
-    {"{{ '{{ a }}' }}", "{{ a }}", false},
-    {"\x02"
-     "a\x03",
-     "{{ a }}", false},
-    {"{{ '\x02"
-     "a\x03' }}",
-     "{{ a }}", false},
-    {"{{ ' ' }}{%- if a %}", "{% if a %}", false}, /* what was printed is not trimmed */
-};
-
-Test(api_text, two_spellings_of_one_template_are_equal_and_two_templates_are_not) {
-    for (size_t i = 0; i < ARRAY_LEN(spellings); i++) {
-        buf a = {0}, b = {0};
-        api__jinja_normalise(&a, spellings[i].a, strlen(spellings[i].a));
-        api__jinja_normalise(&b, spellings[i].b, strlen(spellings[i].b));
-        bool same = a.len == b.len && memcmp(a.data, b.data, a.len) == 0;
-        cr_expect_eq(same, spellings[i].same, "row %zu: %s | %s", i, a.data, b.data);
-        buf_deinit(&a);
-        buf_deinit(&b);
     }
 }

@@ -91,6 +91,18 @@ static const struct {
     {"In the beginning {\"name\":\"now\"}", "In the beginning {\"name\":\"now\"}", "", ""},
     {"{\"name\":\"now\"", "{\"name\":\"now\"", "", ""},
     {"   ", "   ", "", ""},
+    /* The tag of Hermes and Qwen around the same object. */
+    {"<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>", "", "now", "{}"},
+    {"\n<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":[1]}}</tool_call>\n", "", "now",
+     "{\"a\":[1]}"},
+    {"<tool_call>", "<tool_call>", "", ""},
+    {"<tool_call> now", "<tool_call> now", "", ""},
+    {"<tool_cal>{\"name\":\"now\",\"arguments\":{}}",
+     "<tool_cal>{\"name\":\"now\",\"arguments\":{}}", "", ""},
+    {"<tool_call><tool_call>{\"name\":\"now\",\"arguments\":{}}",
+     "<tool_call><tool_call>{\"name\":\"now\",\"arguments\":{}}", "", ""},
+    {"{<tool_call>\"name\":\"now\",\"arguments\":{}}",
+     "{<tool_call>\"name\":\"now\",\"arguments\":{}}", "", ""},
 };
 
 Test(api_tools, with_auto_a_call_is_found_in_the_text_and_anything_else_is_content) {

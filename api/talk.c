@@ -1,0 +1,102 @@
+/* talk.c - a conversation as chat templates want it: the messages that transformers and vLLM
+ * would hand over. */
+#include "api/api_internal.h"
+
+/* jansson fails for memory alone here: all texts are UTF-8, they come from a body. */
+static bool put(json_t *object, const char *key, json_t *value) {
+    return json_object_set_new(object, key, value) == 0;
+}
+
+/* Takes what a string says; other kinds are no news to a template. */
+static bool put_said(json_t *object, const char *key, const json_t *from) {
+    json_t *v = json_object_get(from, key);
+    return !json_is_string(v) || json_object_set(object, key, v) == 0;
+}
+
+/* ---- calls ---- */
+
+/* The object that the text of arguments means, or the text itself. NULL: not now. */
+static json_t *read_arguments(const json_t *text, err *e) {
+    size_t n = json_string_length(text);
+    json_limits limits = {n, API__MAX_DEPTH, API__MAX_STRUCTURAL};
+    json_t *root = NULL;
+    err why = {0};
+    int rc = json_parse_nul(&root, json_string_value(text), n, &limits, "arguments", &why);
+    if (rc == 0 && json_is_object(root)) return root;
+    json_decref(root);
+    if (why.code == ERR_NO_MEMORY || why.code == ERR_CANCELLED) {
+        (void)err_set(e, why.code, NULL, "%s", why.msg);
+        return NULL;
+    }
+    return json_incref((json_t *)(uintptr_t)text);
+}
+
+json_t *api__talk_call(const json_t *id, const json_t *name, const json_t *arguments, err *e) {
+    json_t *call = json_object(), *function = json_object(), *given = read_arguments(arguments, e);
+    bool ok = call && function && given;
+    ok = ok && (!json_is_string(id) || json_object_set(call, "id", (json_t *)(uintptr_t)id) == 0);
+    ok = ok && put(call, "type", json_string("function"));
+    ok = ok && json_object_set(function, "name", (json_t *)(uintptr_t)name) == 0;
+    ok = ok && json_object_set(function, "arguments", given) == 0;
+    ok = ok && json_object_set(call, "function", function) == 0;
+    json_decref(function);
+    json_decref(given);
+    if (ok) return call;
+    json_decref(call);
+    (void)api__out_of_memory(e);
+    return NULL;
+}
+
+/* ---- messages ---- */
+
+static json_t *content_of(const api__message *m, bool open_end) {
+    static const char mark[] = API__OPEN_END;
+    buf text = {0};
+    if (!open_end && m->content) return json_incref((json_t *)(uintptr_t)m->content);
+    if (!open_end) return json_stringn(m->text, m->n);
+    buf_append(&text, m->text, m->n);
+    buf_append(&text, mark, sizeof mark - 1);
+    json_t *content = text.failed ? NULL : json_stringn(text.data, text.len);
+    buf_deinit(&text);
+    return content;
+}
+
+/* [{"type": "text", "text": content}] */
+static json_t *in_parts(json_t *content) {
+    json_t *list = json_array(), *part = json_object();
+    bool ok = content && list && part && put(part, "type", json_string("text"));
+    ok = ok && json_object_set(part, "text", content) == 0 && json_array_append(list, part) == 0;
+    json_decref(content);
+    json_decref(part);
+    if (ok) return list;
+    json_decref(list);
+    return NULL;
+}
+
+static json_t *message(const api__traits *t, const api__message *m, bool open_end) {
+    static const char *const said[] = {"name", "tool_call_id", "reasoning_content", "reasoning"};
+    api__role role = m->role == API__DEVELOPER && !t->developer ? API__SYSTEM : m->role;
+    json_t *out = json_object(), *content = content_of(m, open_end);
+    if (t->parts) content = in_parts(content);
+    bool ok = out && put(out, "role", json_string(api__role_names[role]));
+    ok = ok && content && json_object_set(out, "content", content) == 0;
+    json_decref(content);
+    for (size_t i = 0; i < ARRAY_LEN(said) && m->said; i++)
+        ok = ok && put_said(out, said[i], m->said);
+    if (m->calls) ok = ok && json_object_set(out, "tool_calls", (json_t *)(uintptr_t)m->calls) == 0;
+    if (ok) return out;
+    json_decref(out);
+    return NULL;
+}
+
+json_t *api__talk_messages(const api__traits *traits, const api__message *m, size_t n,
+                           bool open_last) {
+    json_t *list = json_array();
+    for (size_t i = 0; list && i < n; i++) {
+        json_t *one = message(traits, &m[i], open_last && i + 1 == n);
+        if (one && json_array_append_new(list, one) == 0) continue;
+        json_decref(list);
+        return NULL;
+    }
+    return list;
+}
