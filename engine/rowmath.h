@@ -73,10 +73,11 @@ RM_FN float rm_rope_frequency(float theta, uint32_t j, uint32_t dim) {
 }
 
 /* Channel c of the loop embedding of loop t; `width` = D / 8 channels are not zero, all
- * sines first. Tables are built from this on the host. */
+ * sines first; where width is odd, one more sine than cosines. Tables are built from this on the
+ * host. */
 RM_FN float rm_loop_embedding(uint32_t t, uint32_t c, uint32_t width) {
-    uint32_t half = width / 2;
-    if (c >= 2 * half) return 0.0f;
+    uint32_t half = width / 2 + width % 2;
+    if (c >= width) return 0.0f;
     uint32_t j = c < half ? c : c - half;
     float angle = (float)t * powf(10000.0f, -(float)(2 * j) / (float)width);
     return c < half ? sinf(angle) : cosf(angle);

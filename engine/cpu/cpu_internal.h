@@ -210,8 +210,8 @@ typedef struct {
     model_tensor embed;
     uint64_t weight_bytes;
     eng__image image;
-    float *loop_emb; /* [max_loops][2 * loop_half] */
-    uint32_t loop_half, shared_dim;
+    float *loop_emb; /* [max_loops][loop_width] */
+    uint32_t loop_width, shared_dim;
     double *rope_low, *rope_high; /* [256][pairs][2] and [max_positions / 256 + 1][pairs][2] */
     uint32_t rope_pairs;
 

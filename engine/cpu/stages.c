@@ -12,7 +12,7 @@ int eng__tables_init(eng__cpu *g, err *e) {
     uint32_t rope = c->attn == ATTN_MLA ? c->qk_rope_head_dim : c->head_dim;
     uint32_t high = g->opts.max_positions / ROPE_LOW + 1, n = c->dim / 8;
     g->rope_pairs = rope / 2;
-    g->loop_half = n / 2;
+    g->loop_width = n;
     g->rope_low = eng__take(g, (size_t)ROPE_LOW * g->rope_pairs, 2 * sizeof(double));
     g->rope_high = eng__take(g, (size_t)high * g->rope_pairs, 2 * sizeof(double));
     g->loop_emb = eng__take(g, (size_t)g->opts.max_loops * n + ENG__PAD, sizeof *g->loop_emb);
@@ -31,10 +31,9 @@ int eng__tables_init(eng__cpu *g, err *e) {
         }
     }
     for (uint32_t t = 0; t < g->opts.max_loops; t++) {
-        for (uint32_t j = 0; j < g->loop_half; j++) {
-            double f = pow(10000.0, -2.0 * j / n);
-            g->loop_emb[t * 2 * g->loop_half + j] = (float)sin(t * f);
-            g->loop_emb[t * 2 * g->loop_half + g->loop_half + j] = (float)cos(t * f);
+        for (uint32_t i = 0, half = n / 2 + n % 2; i < n; i++) { /* sines first */
+            double angle = t * pow(10000.0, -2.0 * (i < half ? i : i - half) / n);
+            g->loop_emb[t * n + i] = (float)(i < half ? sin(angle) : cos(angle));
         }
     }
     return 0;
@@ -186,7 +185,7 @@ void eng__stage_prelude(eng__cpu *g) {
 
 /* x = norm(h + loop embedding + e) */
 static void mythos_input(const eng__cpu *g, const eng_row *r, float *x) {
-    size_t d = g->plan.dim, n = 2 * g->loop_half;
+    size_t d = g->plan.dim, n = g->loop_width;
     const float *h = g->h + r->row * d, *e = g->e + r->row * d, *le = g->loop_emb + r->loop * n;
     for (size_t i = 0; i < n; i++)
         x[i] = h[i] + le[i] + e[i];

@@ -186,7 +186,7 @@ static void set_shapes(cu_backend *b) {
     b->expert_ld = cu_round(c->expert_dim, CU_K_STEP);
     b->dense_ld = cu_round(c->ffn_dim, CU_K_STEP);
     b->groups_shared = c->n_shared_experts * c->n_experts_per_tok;
-    b->loop_width = c->inject == INJECT_MYTHOS ? c->dim / 8 / 2 * 2 : 0;
+    b->loop_width = c->inject == INJECT_MYTHOS ? c->dim / 8 : 0;
     b->cache.f32 = b->opts.cache_dtype == DTYPE_F32;
     b->cache.slot_values = c->slot_values;
     for (uint32_t n = 1; n < b->opts.max_launch && b->n_buckets + 1 < CU_BUCKETS; n *= 2) {

@@ -22,7 +22,7 @@ static const struct {
 #define N(key, field, min, max, used)                                                              \
     { key, offsetof(model_plan, field), min, max, used }
     N("vocab_size", vocab_size, 2, 1u << 24, FOR_BOTH),
-    N("dim", dim, 16, 1u << 17, FOR_BOTH),
+    N("dim", dim, 2, 1u << 17, FOR_BOTH),
     N("n_heads", n_heads, 1, 4096, FOR_BOTH),
     N("n_kv_heads", n_kv_heads, 1, 4096, FOR_GQA),
     N("max_seq_len", max_seq_len, 1, 1u << 24, FOR_BOTH),
@@ -104,13 +104,6 @@ static int check_attention(const model__config *c, const model_plan *p) {
 }
 
 static int check(const model__config *c, const model_plan *p) {
-    if (p->dim % 16 != 0) {
-        return model__config_bad(
-            c, "dim",
-            "dim is %u, expected a multiple of 16: the loop embedding fills dim / 8 channels in "
-            "pairs",
-            p->dim);
-    }
     if (p->n_experts_per_tok > p->n_experts) {
         return model__config_bad(c, "n_experts_per_tok",
                                  "n_experts_per_tok is %u, expected at most n_experts = %u",

@@ -442,10 +442,11 @@ static void loop_input(const reference *r, uint32_t t, const float *h, const flo
     float *sum = floats(d);
     for (uint32_t i = 0; i < d; i++)
         sum[i] = h[i] + e[i];
-    for (uint32_t j = 0; j < n / 2; j++) {
+    uint32_t sines = (n + 1) / 2;
+    for (uint32_t j = 0; j < sines; j++) {
         double a = t * pow(10000, -2.0 * j / n);
         sum[j] += (float)sin(a);
-        sum[n / 2 + j] += (float)cos(a);
+        if (sines + j < n) sum[sines + j] += (float)cos(a);
     }
     rms(r, sum, &r->loop_norm, u);
     free(sum);

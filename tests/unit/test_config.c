@@ -64,7 +64,7 @@ static const struct {
     {"mla", "vocab_size", "[320]", "vocab_size is an array"},
     {"mla", "vocab_size", "{}", "vocab_size is an object"},
     {"mla", "dim", "0", "dim is 0"},
-    {"mla", "dim", "72", "dim is 72, expected a multiple of 16"},
+    {"mla", "dim", "1", "dim is 1, expected 2 to"},
     {"mla", "dim", "1000000000", "dim is 1000000000"},
     {"mla", "n_heads", "0", "n_heads is 0"},
     {"gqa", "n_heads", "5", "n_kv_heads is 2, expected a divisor of n_heads = 5"},

@@ -190,6 +190,14 @@ Test(cpu, any_shape_equals_the_reference) {
         {GQA(96, 6, 3) REST(1, 1, 4, 1, 4, 18, 4), DTYPE_F16, 2},
         {GQA(112, 2, 2) REST(1, 1, 2, 1, 2, 40, 4), DTYPE_BF16, 0},
         {GQA(288, 18, 9) REST(1, 1, 2, 1, 2, 24, 4), DTYPE_F32, 0},
+        /* widths that are no multiple of 16: an odd number of loop channels, one, and none */
+        {MLA(72, 3, 20, 28, 6, 10, 14) REST(1, 1, 5, 2, 3, 20, 3), DTYPE_F32, 0},
+        {MLA(89, 5, 33, 17, 2, 7, 9) REST(1, 1, 3, 1, 1, 7, 1), DTYPE_BF16, 3},
+        {GQA(100, 5, 5) REST(1, 1, 4, 1, 4, 18, 4), DTYPE_F32, 2},
+        {GQA(130, 13, 13) REST(1, 1, 4, 1, 2, 18, 4), DTYPE_F16, 2},
+        {MLA(12, 2, 8, 12, 4, 6, 8) REST(1, 1, 2, 1, 1, 16, 1), DTYPE_F32, 2},
+        {MLA(7, 2, 8, 12, 4, 6, 8) REST(1, 1, 2, 1, 1, 16, 1), DTYPE_F32, 2},
+        {GQA(6, 3, 1) REST(1, 1, 2, 1, 1, 16, 1), DTYPE_BF16, 2},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         check_shape(rows[i].change, rows[i].dtype, rows[i].min_loops, 5e-5);

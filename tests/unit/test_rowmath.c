@@ -51,6 +51,17 @@ Test(rowmath, the_loop_embedding_has_all_sines_first_and_zeros_after) {
     }
 }
 
+Test(rowmath, a_loop_embedding_of_odd_width_has_one_more_sine_than_cosines) {
+    for (uint32_t j = 0; j < 5; j++) {
+        double angle = 3 * pow(10000, -2.0 * j / 9);
+        cr_expect_float_eq(rm_loop_embedding(3, j, 9), sin(angle), 1e-5);
+        if (j < 4) cr_expect_float_eq(rm_loop_embedding(3, 5 + j, 9), cos(angle), 1e-5);
+    }
+    cr_expect_eq(rm_loop_embedding(3, 9, 9), 0);
+    cr_expect_float_eq(rm_loop_embedding(3, 0, 1), sinf(3), 1e-6);
+    cr_expect_eq(rm_loop_embedding(3, 0, 0), 0);
+}
+
 Test(rowmath, a_norm_of_zeros_stays_finite) {
     cr_expect_float_eq(rm_rms_scale(0, 64, 1e-6f), 1000, 0.1);
     cr_expect_float_eq(rm_rms_scale(4 * 64, 64, 1e-6f), 0.5, 1e-6);

@@ -60,7 +60,7 @@ static numbers numbers_new(uint32_t dim, bool f32, rng *r) {
     uint32_t ld = cu_round(dim, 32);
     return (numbers){.dim = dim,
                      .ld = ld,
-                     .width = dim / 8 / 2 * 2,
+                     .width = dim / 8,
                      .f32 = f32,
                      .h = random_floats(r, STATES * dim, 2),
                      .e = random_floats(r, STATES * dim, 1),
