@@ -1,5 +1,6 @@
 /* file.c - regular files, mapped or read whole. */
 #include "base/file.h"
+#include "base/mapped.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -45,6 +46,11 @@ int file_map_open(file_map *out, const char *path, err *e) {
             close(fd);
             return err_set(e, ERR_IO, NULL, "%s: cannot map: %s", path, strerror(why));
         }
+        if (mapped_note(data, (size_t)st.st_size, path, e) != 0) {
+            munmap(data, (size_t)st.st_size);
+            close(fd);
+            return -1;
+        }
         out->data = data;
     }
     out->size = (size_t)st.st_size;
@@ -53,7 +59,10 @@ int file_map_open(file_map *out, const char *path, err *e) {
 }
 
 void file_map_close(file_map *m) {
-    if (m->data) munmap((void *)(uintptr_t)m->data, m->size);
+    if (m->data) {
+        mapped_forget(m->data);
+        munmap((void *)(uintptr_t)m->data, m->size);
+    }
     if (m->fd >= 0) close(m->fd);
     *m = (file_map){.fd = -1};
 }

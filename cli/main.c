@@ -1,5 +1,6 @@
 /* main.c - picks a command. */
 #include "base/json.h"
+#include "base/mapped.h"
 #include "cli/cli.h"
 #include "loadgen/loadgen.h"
 
@@ -47,6 +48,7 @@ static int words_matched(const char *name, int argc, char **argv) {
 
 int main(int argc, char **argv) {
     json_setup();
+    mapped_name_faults();
     signal(SIGXFSZ, SIG_IGN); /* a file over `ulimit -f` is an error where it is written */
     if (argc < 2) return print_help(stderr), EXIT_USAGE;
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||

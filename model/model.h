@@ -28,6 +28,10 @@ void model_close(model_folder *m); /* NULL is fine */
 /* Opening looks at a sample of the weights; this reads them all (seconds a GB) and fails
  * with ERR_BAD_FILE at the first that is NaN or infinite. */
 int model_check(const model_folder *m, err *e) WARN_UNUSED;
+/* ERR_BAD_FILE naming the file if one was written to since it was opened: what is mapped then
+ * changes under whoever reads it, or kills the reader where the file is shorter now. Another file
+ * renamed into its place is no change: the map stays that of the old one. */
+int model_unchanged(const model_folder *m, err *e) WARN_UNUSED;
 const model_plan *model_plan_of(const model_folder *m);
 const char *model_dir(const model_folder *m);
 /* ---- tensors by what they are for ----

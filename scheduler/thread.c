@@ -287,6 +287,7 @@ static void destroy(sched_thread *t) {
 static int start_threads(sched_thread *t, err *e) {
     sigset_t all, old; /* signals are the loop's business */
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* a fault of this thread's own, which a handler names */
     pthread_sigmask(SIG_SETMASK, &all, &old);
     t->running = pthread_create(&t->thread, NULL, engine_main, t) == 0;
     t->making = t->running && pthread_create(&t->maker, NULL, maker_main, t) == 0;

@@ -110,6 +110,7 @@ static void on_tick(uv_timer_t *t) {
     (void)srv_make_room(s, NULL);
     srv_engine_turn(s); /* no wake of the engine is relied upon for longer than a tick */
     srv_mhd_tick(s);
+    srv_look_at_model(s);
     feel_pulse(s, now);
     srv_turn_end(s, turn);
 }

@@ -71,6 +71,7 @@ static void handle_ready(srv_req *r) {
     if (!s->loaded) srv_answer_http(r, 503, "Loading model", NULL);
     else if (s->draining) srv_answer_http(r, 503, "shutting down", NULL);
     else if (!srv_engine_alive(s)) srv_answer_http(r, 503, "the engine does not answer", NULL);
+    else if (s->model_changed) srv_answer_http(r, 503, "a model file was changed in place", NULL);
     else {
         buf body = {0};
         buf_puts(&body, "{\"status\":\"ready\"}");

@@ -371,6 +371,9 @@ void srv_drain_check(srv *s); /* ends the loop once nothing is left to drain */
 /* Ends the process's serving with this exit status; live streams get an error event. */
 void srv_stop(srv *s, int exit_status, const char *why);
 
+/* replaced.c. Once a second: asks on a worker whether a file of the model was written to. */
+void srv_look_at_model(srv *s);
+
 /* load.c: opens the model away from the loop. */
 int srv_load_start(srv *s, err *e) WARN_UNUSED;
 
@@ -431,6 +434,7 @@ struct srv_gen {
 
 /* ---- the server ---- */
 typedef struct srv_load srv_load;
+typedef struct srv_look srv_look;
 struct srv {
     server_opts o;
     uv_loop_t loop;
@@ -451,6 +455,8 @@ struct srv {
 
     srv_load *load;
     bool loaded, draining, stopping;
+    bool model_changed; /* a file of it was written to in place */
+    srv_look *look;     /* at the files, on a worker; NULL = none */
     int exit_status;
     unsigned flush_ticks;
     runtime model;

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/mapped.h"
 #include "base/size.h"
 #include "engine/cpu/cpu_internal.h"
 
@@ -19,6 +20,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -212,9 +214,16 @@ static bool take_map(eng__cpu *g, int fd, off_t size, const char *dir) {
     }
     uint8_t *map = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
     if (map == MAP_FAILED) return false;
+    char path[PATH_MAX];
+    (void)snprintf(path, sizeof path, "%s/%s", dir, name_of(g));
+    if (mapped_note(map, bytes, path, NULL) != 0) {
+        munmap(map, bytes);
+        return false;
+    }
     (void)madvise(map, bytes, MADV_WILLNEED);
     if (!eng__image_sum(g->pool, map + PAGE, g->image.bytes, &sum) || sum != h.image_sum) {
-        log_line(LOG_WARN, "%s/%s is damaged; packing again", dir, name_of(g));
+        log_line(LOG_WARN, "%s is damaged; packing again", path);
+        mapped_forget(map);
         munmap(map, bytes);
         return false;
     }
@@ -243,7 +252,10 @@ bool eng__packed_open(eng__cpu *g) {
 }
 
 void eng__packed_close(eng__cpu *g) {
-    if (g->image.map) munmap(g->image.map, g->image.mapped);
+    if (g->image.map) {
+        mapped_forget(g->image.map);
+        munmap(g->image.map, g->image.mapped);
+    }
     g->image.map = NULL;
     g->image.data = NULL;
 }
