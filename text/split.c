@@ -2,6 +2,7 @@
  *
  * Steps run depth first: what one step cuts off goes through the rest before the next cut,
  * so no list of pieces is ever held. */
+#include "base/utf8.h"
 #include "text/tokenizer_internal.h"
 
 #include <stdio.h>

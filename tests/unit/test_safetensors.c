@@ -67,7 +67,7 @@ static const struct {
     {"{}x", 0, "not valid JSON"},
     {"{\"\xff\":1}", 0, "not valid JSON"},
     {"{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
-     "not valid JSON"},
+     "a key holds U+0000"},
     {"{\"t\":1,\"t\":2}", 0, "a key appears twice"},
     {"{\"t\":[[[[1]]]]}", 0, "nested deeper than 3"},
     {"{}", 4, "4 bytes after the last tensor belong to no tensor"},
