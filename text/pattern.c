@@ -35,23 +35,28 @@
  * Known there and refused here: \X \y \Y (?y{}) (?C) (?I) (?L), the absent operator (?~), callouts
  * (?{ and (*, conditions that are no group, levels in references, references to open groups or to
  * doubled names, back-references whatever the case or beside calls, calls in called groups, \K in
- * a look-around, alternatives of varying width in a look-behind, properties Age=, InCB and
- * Grapheme_Cluster_Break_, lists of code points \x{61 62}, surrogates and what lies above U+10FFFF
- * outside a class, bytes that are no UTF-8, repeats over 65535, a range that ends in a class, more
- * than 100 groups, classes or quantifiers inside each other. */
+ * a look-around, alternatives of varying width in a look-behind, the property InCB, lists of code
+ * points \x{61 62}, surrogates and what lies above U+10FFFF outside a class, bytes that are no
+ * UTF-8, repeats over 65535, a range that ends in a class, more than 100 groups, classes or
+ * quantifiers inside each other. */
 #include "text/pattern_internal.h"
 
 #include "text/pattern_tree_internal.h"
 
-static int translate(const char *source, size_t n, buf *out, bool *search_start, const char *what,
-                     err *e) {
+/* In *options, what else PCRE2 must be told. */
+static int translate(text__pattern *into, const char *source, size_t n, buf *out, uint32_t *options,
+                     const char *what, err *e) {
     pattern p = {.text = source, .n = n, .what = what, .e = e};
     node *root;
     arena_init(&p.tree, PATTERN_TREE_BYTES);
     out->max = PATTERN_OUT_BYTES;
     int rc = pattern_parse(&p, &root);
     if (rc == 0) rc = pattern_emit(&p, root, out);
-    *search_start = p.search_start;
+    into->in_windows = !p.search_start;
+    *options = PCRE2_DOTALL;
+    /* Where JIT looks for the first characters of a match it misreads atomic groups (10.42):
+     * (?>a+?)ab finds nothing in aaab, and (?>x|.*|)b finds the b of cb. */
+    if (p.atomic) *options |= PCRE2_NO_START_OPTIMIZE;
     arena_deinit(&p.tree);
     return rc;
 }
@@ -59,17 +64,15 @@ static int translate(const char *source, size_t n, buf *out, bool *search_start,
 int text__pattern_compile(text__pattern *p, const char *source, size_t n, bool literal,
                           const char *what, err *e) {
     buf out = {0};
-    bool search_start = false;
+    uint32_t options = PCRE2_LITERAL;
     int rc = -1, code = 0;
     size_t at = 0;
-    *p = (text__pattern){0};
+    *p = (text__pattern){.in_windows = true};
     if (n > PATTERN_MAX)
         return err_set(e, ERR_BAD_FILE, NULL, "%s: over %d bytes", what, PATTERN_MAX);
-    if (!literal && translate(source, n, &out, &search_start, what, e) != 0) goto end;
-    uint32_t options =
-        PCRE2_UTF | PCRE2_USE_OFFSET_LIMIT | (literal ? PCRE2_LITERAL : PCRE2_DOTALL);
+    if (!literal && translate(p, source, n, &out, &options, what, e) != 0) goto end;
+    options |= PCRE2_UTF | PCRE2_USE_OFFSET_LIMIT;
     PCRE2_SPTR text = (PCRE2_SPTR)(literal ? source : out.data);
-    p->in_windows = !search_start;
     p->code = pcre2_compile(text, literal ? n : out.len, options, &code, &at, NULL);
     if (p->code == NULL) {
         char why[120] = "";

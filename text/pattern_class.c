@@ -58,6 +58,14 @@ static size_t posix_find(const char *name, size_t n) {
     return k;
 }
 
+/* As a property's name: \p{Punct} is only short for \p{Punctuation}. */
+static size_t posix_property_find(const char *name, size_t n) {
+    static const char punct[] = "punct", posix_punct[] = "posixpunct";
+    if (n == sizeof punct - 1 && memcmp(name, punct, n) == 0) return ARRAY_LEN(posix);
+    if (n == sizeof posix_punct - 1 && memcmp(name, posix_punct, n) == 0) name += 5, n -= 5;
+    return posix_find(name, n);
+}
+
 text__set pattern_type(pattern *p, uint32_t letter, bool in_class) {
     const char *name = letter == 'w'   ? "word"
                        : letter == 'd' ? "digit"
@@ -79,7 +87,7 @@ int pattern_property(pattern *p, size_t start, bool in_class, text__set *out) {
     if (p->at + n == p->n || name[n] != '}')
         return pattern_wrong(p, start, "a property without its '}'");
     p->at += n + 1;
-    size_t k = posix_find(plain, len);
+    size_t k = posix_property_find(plain, len);
     if (k < ARRAY_LEN(posix)) {
         *out = posix_set(p, k, in_class);
         return 0;
@@ -199,6 +207,12 @@ typedef enum {
     AT_END_OF_RANGE,
 } place;
 
+/* Where the reference computes another set than its documentation says, in two cases. */
+typedef struct {
+    bool from_nul;      /* a range from U+0000 beyond ASCII is spelt in it */
+    bool holds_negated; /* a negated class is in it */
+} class_traits;
+
 typedef struct {
     pattern *p;
     size_t start;
@@ -208,7 +222,11 @@ typedef struct {
     place place;
     bool waiting; /* `from` is not in `ranges` yet */
     uint32_t from;
+    class_traits traits;
 } class_reader;
+
+static int read_class(pattern *p, size_t start, text__set *out, bool *negated,
+                      class_traits *traits);
 
 static void add(class_reader *r, uint32_t lo, uint32_t hi) {
     if (hi >= UNICODE_END) hi = UNICODE_END - 1;
@@ -225,6 +243,7 @@ static int put_character(class_reader *r, const item *it, uint32_t c) {
     if (r->place == IN_RANGE) {
         if (r->from > c) return pattern_wrong(r->p, it->at, "a range from high to low");
         add(r, r->from, c);
+        r->traits.from_nul = r->traits.from_nul || (r->from == 0 && c >= 0x80);
         r->waiting = false;
         r->place = AT_END_OF_RANGE;
         return 0;
@@ -250,12 +269,20 @@ static int put_class(class_reader *r, const item *it) {
     settle(r);
     text__set set;
     bool negated;
+    class_traits traits;
     if (p->depth == PATTERN_DEPTH)
         return pattern_unknown(p, it->at, "the class inside %d others", PATTERN_DEPTH);
     p->depth++;
-    int rc = pattern_class(p, it->at, &set, &negated);
+    int rc = read_class(p, it->at, &set, &negated, &traits);
     p->depth--;
     if (rc != 0) return -1;
+    if (negated && traits.from_nul) {
+        return pattern_unknown(p, it->at,
+                               "a negated class in a class, with a range from U+0000 "
+                               "beyond ASCII");
+    }
+    r->traits.holds_negated = r->traits.holds_negated || traits.holds_negated || negated;
+    r->traits.from_nul = r->traits.from_nul || traits.from_nul;
     if (negated) set = text__set_not(&p->tree, &set);
     text__ranges_add_set(&p->tree, &r->ranges, &set);
     r->place = AT_END_OF_RANGE;
@@ -287,7 +314,8 @@ static void put_and(class_reader *r) {
     r->place = AT_START;
 }
 
-int pattern_class(pattern *p, size_t start, text__set *out, bool *negated) {
+static int read_class(pattern *p, size_t start, text__set *out, bool *negated,
+                      class_traits *traits) {
     class_reader r = {.p = p, .start = start};
     item it;
     if (next_item(p, start, &it) != 0) return -1;
@@ -312,5 +340,18 @@ int pattern_class(pattern *p, size_t start, text__set *out, bool *negated) {
     }
     put_and(&r);
     *out = r.all;
+    *traits = r.traits;
     return p->tree.failed ? pattern_full(p) : 0;
+}
+
+int pattern_class(pattern *p, size_t start, text__set *out, bool *negated) {
+    class_traits traits;
+    if (read_class(p, start, out, negated, &traits) != 0) return -1;
+    bool ascii = out->n == 0 || out->at[out->n - 1].hi < 0x80;
+    if (*negated && traits.holds_negated && ascii) {
+        return pattern_unknown(p, start,
+                               "a negated class of only ASCII that holds a negated "
+                               "class");
+    }
+    return 0;
 }

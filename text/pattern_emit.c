@@ -253,13 +253,23 @@ static int emit_inside(emitter *w, const char *open, const node *n) {
     return 0;
 }
 
+static bool is_kept(const emitter *w, const node *n) {
+    return n->kind == NODE_CAPTURE && w->captures && (w->p->named == 0 || n->name);
+}
+
+/* A group that only holds things together: parentheses where that needs any. */
+static int emit_group(emitter *w, const node *n) {
+    if (n->first->kind == NODE_CHOICE) return emit_inside(w, "(?:", n);
+    return emit(w, n->first);
+}
+
 static int emit_capture(emitter *w, const node *n) {
-    bool kept = w->captures && (w->p->named == 0 || n->name);
-    bool called = kept && w->called[n->group];
+    if (!is_kept(w, n)) return emit_group(w, n);
+    bool called = w->called[n->group];
     w->inside_called += called;
-    if (emit_inside(w, kept ? "(" : "(?:", n) != 0) return -1;
+    if (emit_inside(w, "(", n) != 0) return -1;
     w->inside_called -= called;
-    if (kept) w->closed[n->group] = true;
+    w->closed[n->group] = true;
     return 0;
 }
 
@@ -276,19 +286,29 @@ static int emit_look(emitter *w, const node *n) {
 }
 
 /* One character or one pair of parentheses, which a quantifier may follow. */
-static bool is_unit(const node *n) {
+static bool is_unit(const emitter *w, const node *n) {
     switch (n->kind) {
     case NODE_SET: return true;         /* emit_class writes one class, or a group */
     case NODE_STRING: return n->n == 1; /* a class or a group too, whatever its case */
-    case NODE_CAPTURE:
     case NODE_ATOMIC:
     case NODE_NEWLINE: return true;
+    case NODE_GROUP:
+    case NODE_CAPTURE:
+        return is_kept(w, n) || n->first->kind == NODE_CHOICE || is_unit(w, n->first);
     default: return false;
     }
 }
 
 static int emit_repeat(emitter *w, const node *n) {
-    bool unit = is_unit(n->first);
+    bool unit = is_unit(w, n->first);
+    if (n->max == 0 && w->behind && w->captures)
+        return pattern_unknown(w->p, n->at,
+                               "a repeat of zero times in a look-behind, beside "
+                               "references");
+    if (n->max == 0 && !w->captures) { /* else what stands there keeps its number */
+        buf_puts(w->out, "(?:)");
+        return 0;
+    }
     if (!unit) buf_puts(w->out, "(?:");
     if (emit(w, n->first) != 0) return -1;
     if (!unit) buf_puts(w->out, ")");
@@ -357,7 +377,7 @@ static int emit(emitter *w, const node *n) {
     case NODE_SEQUENCE: return emit_children(w, n);
     case NODE_CHOICE: return emit_choice(w, n);
     case NODE_REPEAT: return emit_repeat(w, n);
-    case NODE_GROUP: return emit_inside(w, "(?:", n);
+    case NODE_GROUP: return emit_group(w, n);
     case NODE_CAPTURE: return emit_capture(w, n);
     case NODE_ATOMIC: return emit_inside(w, "(?>", n);
     case NODE_AHEAD:

@@ -341,7 +341,10 @@ static int quantified(pattern *p, node **out, bool group) {
         if (is_anchor(target)) return pattern_wrong(p, at, "a repeat of what matches no text");
         if (depth >= PATTERN_DEPTH)
             return pattern_unknown(p, at, "the quantifier inside %d others", PATTERN_DEPTH);
-        if (q.min == 1 && q.max == 1 && !q.possessive) continue;
+        if (q.min == 1 && q.max == 1 && !q.possessive) { /* (?:ab){1}? is ab? to the reference */
+            group = false;
+            continue;
+        }
         if (target->kind == NODE_STRING && target->n > 1 && !group &&
             split_last(p, &target, &before) != 0)
             return -1;
@@ -563,7 +566,7 @@ static int group(pattern *p, size_t start, bool *plain, node **out) {
     case ':': *plain = true; return inside(p, start, false, out);
     case '=': return group_of(p, NODE_AHEAD, false, start, out);
     case '!': return group_of(p, NODE_AHEAD, true, start, out);
-    case '>': return group_of(p, NODE_ATOMIC, false, start, out);
+    case '>': p->atomic = true; return group_of(p, NODE_ATOMIC, false, start, out);
     case '\'': return capture(p, start, '\'', out);
     case '<':
         if (take(p, '=')) return group_of(p, NODE_BEHIND, false, start, out);
@@ -637,7 +640,7 @@ static int escape(pattern *p, size_t start, bool *plain, uint32_t *c, node **out
     case 'z': return anchor(p, NODE_TEXT_END, start, out);
     case 'G': p->search_start = true; return anchor(p, NODE_SEARCH_START, start, out);
     case 'K': return anchor(p, NODE_KEEP, start, out);
-    case 'R': return anchor(p, NODE_NEWLINE, start, out);
+    case 'R': p->atomic = true; return anchor(p, NODE_NEWLINE, start, out);
     case 'N': return dot(p, start, false, out);
     case 'O': return dot(p, start, true, out);
     case 'X':

@@ -92,6 +92,7 @@ typedef struct {
     bool refers; /* to what a group matched */
     bool calls;
     bool search_start; /* \G is somewhere */
+    bool atomic;       /* an atomic group is */
     const char *what;  /* begins messages */
     err *e;
 } pattern;

@@ -77,7 +77,7 @@ function addSet(member, ...aliases) {
 }
 
 for (const short of [...categories, 'L', 'M', 'N', 'P', 'S', 'Z', 'C']) {
-  const more = { M: ['Combining_Mark'], P: [], Cc: [] }[short] ?? [];
+  const more = { M: ['Combining_Mark'], P: ['punct'] }[short] ?? [];
   add({ mask: mask(short), script: -1, first: 0, n: 0 }, short, longOf.get(short), ...more);
 }
 add({ mask: mask('Lu', 'Ll', 'Lt'), script: -1, first: 0, n: 0 }, 'LC', 'Cased_Letter');
@@ -125,6 +125,9 @@ for (const block of list(newest, 'Block')) {
   ranges.push(...(await pairs(newest, 'Block', block)));
   add({ mask: 0, script: -1, first, n: ranges.length - first }, `In_${block}`);
 }
+const blocks = new Uint8Array(END);
+for (const block of list(newest, 'Block')) for (const [a, b] of await pairs(newest, 'Block', block)) blocks.fill(1, a, b + 1);
+addSet(where((c) => !blocks[c]), 'In_No_Block');
 
 // ---- case folding: C and F; of what folds to several characters, whatever folds so ----
 
