@@ -56,9 +56,8 @@ static jval loop_member(jvm *vm, jval of, const jstring *name, const jnode *from
 
 /* ---- members and items ---- */
 
-static jval method_of(jvm *vm, jval of, const jstring *name) {
-    const jfunction *f = jinja__find_method(of, name->s, name->n);
-    jmethod *m = f ? jinja__alloc(vm, 1, sizeof *m) : NULL;
+static jval method_of(jvm *vm, jval of, const jfunction *f) {
+    jmethod *m = jinja__alloc(vm, 1, sizeof *m);
     if (m == NULL) return jinja__undefined(NULL);
     *m = (jmethod){of, f};
     return (jval){.kind = J_METHOD, .u.method = m};
@@ -74,8 +73,10 @@ jval jinja__attribute(jvm *vm, jval of, const jstring *name, const jnode *from) 
     jstring key = *name;
     if (of.kind == J_LOOP && !jinja__find_method(of, name->s, name->n))
         return loop_member(vm, of, name, from);
-    jval method = method_of(vm, of, name);
-    if (method.kind != J_UNDEFINED) return method;
+    const jfunction *f = jinja__find_method(of, name->s, name->n);
+    if (f) return jinja__changes(f) ? jinja__undefined(from) : method_of(vm, of, f);
+    if (of.kind == J_CYCLER && jinja__is(name, "current"))
+        return of.u.cycler->items.items[of.u.cycler->at];
     if (of.kind == J_DICT || of.kind == J_NAMESPACE)
         return key_of(vm, of.u.dict, jinja__of_string(&key), from);
     return jinja__undefined(from);
@@ -215,7 +216,7 @@ jval jinja__slice(jvm *vm, jval of, jval from, jval to, jval step) {
     if (vm->failed || !jinja__use_undefined(vm, of)) return jinja__undefined(NULL);
     bool list =
         of.kind == J_LIST && (of.u.list->form <= J_IS_TUPLE || of.u.list->form == J_IS_RANGE);
-    if (of.kind != J_STRING && !list) return jinja__undefined(NULL);
+    if (of.kind != J_STRING && !list) return jinja__fail(vm, "a %s has no slices", jinja__type(of));
     size_t n = list ? of.u.list->n : jinja__chars(of.u.s);
     if (!find_range(vm, from, to, step, n, &r)) return jinja__undefined(NULL);
     return list ? slice_list(vm, of.u.list, &r) : slice_text(vm, of.u.s, &r);

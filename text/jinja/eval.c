@@ -44,7 +44,7 @@ bool jinja__eval_args(jvm *vm, const jargs *args, jcall *call) {
     return !vm->failed;
 }
 
-jval jinja__call_value(jvm *vm, jval callee, const jcall *call, const jnode *from) {
+jval jinja__call_value(jvm *vm, jval callee, const jcall *call) {
     jcall renamed = *call;
     if (vm->failed) return jinja__undefined(NULL);
     switch ((jkind)callee.kind) {
@@ -55,12 +55,10 @@ jval jinja__call_value(jvm *vm, jval callee, const jcall *call, const jnode *fro
         renamed.what = callee.u.method->function->name;
         return jinja__run_builtin(vm, callee.u.method->function, callee.u.method->self, &renamed);
     case J_MACRO: return jinja__call_macro(vm, callee.u.macro, call, NULL);
-    case J_JOINER: {
-        bool again = *callee.u.joined;
-        *callee.u.joined = true;
-        (void)again;
-        return jinja__undefined(from);
-    }
+    case J_JOINER:
+        if (callee.u.joiner->called) return jinja__of_string(callee.u.joiner->text);
+        callee.u.joiner->called = true;
+        return jinja__text(vm, "");
     default: break;
     }
     if (jinja__use_undefined(vm, callee))
@@ -94,7 +92,7 @@ static jval eval_call(jvm *vm, const jnode *node, const jval *caller) {
     if (caller && callee.kind == J_MACRO)
         return jinja__call_macro(vm, callee.u.macro, &call, caller);
     if (caller) return jinja__fail(vm, "a call block wants a macro");
-    return jinja__call_value(vm, callee, &call, node->u.call.of);
+    return jinja__call_value(vm, callee, &call);
 }
 
 jval jinja__eval_call_block(jvm *vm, const jnode *call, jval caller) {
@@ -142,6 +140,10 @@ static jval eval_concat(jvm *vm, const jnode *node) {
     for (uint32_t i = 0; i < node->u.list.n && !vm->failed; i++) {
         jstring *next = jinja__str(vm, jinja__eval(vm, node->u.list.items[i]));
         text = i == 0 ? next : jinja__concat(vm, text, next);
+    }
+    if (text && text->safe) { /* what "~" makes is plain */
+        text = jinja__part(vm, text, 0, text->n);
+        if (text) text->safe = false;
     }
     return jinja__of_string(text);
 }

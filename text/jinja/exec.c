@@ -32,7 +32,7 @@ static jval outer(jvm *vm, uint32_t name) {
 jval jinja__lookup(jvm *vm, uint32_t name, const jnode *from) {
     for (const jscope *scope = vm->scope; scope; scope = scope->parent) {
         const jval *v = find_slot(scope, name);
-        if (v) return *v;
+        if (v) return v->kind == J_UNDEFINED && v->u.from == NULL ? jinja__undefined(from) : *v;
     }
     if (!vm->known[name]) {
         vm->globals[name] = outer(vm, name);

@@ -76,7 +76,9 @@ typedef struct {
     jval key, value;
 } keyed;
 
+/* Equal keys need no order, as where Python compares lists of them. */
 static bool out_of_order(jvm *vm, const keyed *a, const keyed *b, bool reverse) {
+    if (jinja__equal(vm, a->key, b->key)) return false;
     return reverse ? jinja__less(vm, a->key, b->key) : jinja__less(vm, b->key, a->key);
 }
 
@@ -99,14 +101,25 @@ static jval folded(jvm *vm, jval v, bool by_case) {
     return jinja__of_string(jinja__change_case(vm, v.u.s, J_LOWER));
 }
 
+/* attribute="a,b": a list of what both are */
+static jval sort_key(jvm *vm, jval v, const jval *path, bool by_case) {
+    if (path == NULL || path->kind != J_STRING || jinja__find(path->u.s, 0, ",", 1) == SIZE_MAX)
+        return folded(vm, path ? jinja__path(vm, v, *path) : v, by_case);
+    static const jstring comma = {.s = ",", .n = 1, .trusted = true};
+    const jlist *paths = jinja__split(vm, path->u.s, &comma, -1, false);
+    jlist *keys = jinja__new_list(vm, 0);
+    for (size_t i = 0; paths && i < paths->n && !vm->failed; i++)
+        jinja__push(vm, keys, folded(vm, jinja__path(vm, v, paths->items[i]), by_case));
+    return jinja__of_list(keys);
+}
+
 jval jinja__sorted(jvm *vm, jlist *all, bool reverse, bool by_case, const jval *path) {
     keyed *items = jinja__alloc(vm, all->n + 1, sizeof *items);
     keyed *spare = jinja__alloc(vm, all->n + 1, sizeof *spare);
     jlist *out = jinja__new_list(vm, all->n);
     if (items == NULL || spare == NULL || out == NULL) return jinja__undefined(NULL);
     for (size_t i = 0; i < all->n && !vm->failed; i++) {
-        jval key = path ? jinja__path(vm, all->items[i], *path) : all->items[i];
-        items[i] = (keyed){folded(vm, key, by_case), all->items[i]};
+        items[i] = (keyed){sort_key(vm, all->items[i], path, by_case), all->items[i]};
     }
     merge_sort(vm, items, spare, all->n, reverse);
     for (size_t i = 0; i < all->n; i++)
@@ -230,6 +243,7 @@ static jval map_all(jvm *vm, jval self, const jcall *call) {
         if (f == NULL) return jinja__fail(vm, "'map' wants the name of a filter or an attribute");
     }
     jcall rest = rest_of(call, 1, f ? f->name : NULL);
+    if (!jinja__true(self)) return iterator(jinja__new_list(vm, 0));
     const jlist *all = jinja__iterate(vm, self);
     jlist *out = all ? jinja__new_list(vm, all->n) : NULL;
     for (size_t i = 0; out && i < all->n && !vm->failed; i++) {
@@ -250,6 +264,7 @@ static jval select_where(jvm *vm, jval self, const jcall *call, bool by_path, bo
     }
     if (by_path && call->n_pos == 0) return jinja__fail(vm, "'%s' wants an attribute", call->what);
     jcall rest = rest_of(call, skip + 1, test ? test->name : NULL);
+    if (!jinja__true(self)) return iterator(jinja__new_list(vm, 0));
     const jlist *all = jinja__iterate(vm, self);
     jlist *out = jinja__new_list(vm, 0);
     for (size_t i = 0; all && i < all->n && !vm->failed; i++) {

@@ -1,9 +1,12 @@
 /* filters_text.c - filters that give a text or a number. */
 #include "text/jinja/jinja_internal.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 static jval cased(jvm *vm, jval self, int how) {
     jstring *s = jinja__str(vm, self);
@@ -22,35 +25,22 @@ static jval capitalize(jvm *vm, jval self, const jcall *call) {
     return cased(vm, self, J_CAPITALIZE);
 }
 
+static bool ends_word(uint32_t cp) {
+    return jinja__is_space(cp) || (cp && cp < 0x80 && strchr("-({[<", (int)cp));
+}
+
 /* Words begin behind white space and - ( { [ <, unlike the method's. */
 static jval title(jvm *vm, jval self, const jcall *call) {
     (void)call;
     jstring *s = jinja__str(vm, self);
     jwriter *w = jinja__new_writer(vm, s ? s->n : 0);
     bool begins = true;
-    for (size_t at = 0, len; s && at < s->n && jinja__work(vm, 1); at += len, begins = false) {
-        uint32_t cp = jinja__code_point(s->s + at, s->n - at, &len);
-        bool breaks = jinja__is_space(cp) || (cp && cp < 0x80 && strchr("-({[<", (int)cp));
+    for (size_t at = 0, len; s && at < s->n && jinja__work(vm, 1); at += len) {
+        bool ends = ends_word(jinja__code_point(s->s + at, s->n - at, &len));
         jstring *part = jinja__part(vm, s, at, at + len);
-        if (part) part = jinja__change_case(vm, part, begins ? J_UPPER : J_LOWER);
+        if (part && !ends) part = jinja__change_case(vm, part, begins ? J_UPPER : J_LOWER);
         jinja__write_string(vm, w, part);
-        if (!breaks) continue;
-        at += len;
-        len = 0;
-        begins = true;
-        at -= 0;
-        while (at < s->n) {
-            size_t more;
-            cp = jinja__code_point(s->s + at, s->n - at, &more);
-            if (!(jinja__is_space(cp) || (cp && cp < 0x80 && strchr("-({[<", (int)cp)))) break;
-            jinja__write_part(vm, w, s, at, at + more);
-            at += more;
-        }
-        if (at >= s->n) break;
-        cp = jinja__code_point(s->s + at, s->n - at, &len);
-        part = jinja__part(vm, s, at, at + len);
-        if (part) part = jinja__change_case(vm, part, J_UPPER);
-        jinja__write_string(vm, w, part);
+        begins = ends;
     }
     return jinja__of_string(jinja__written(vm, w));
 }
@@ -100,28 +90,47 @@ static jval safe(jvm *vm, jval self, const jcall *call) {
     return jinja__of_string(s);
 }
 
+static jval center(jvm *vm, jval self, const jcall *call) {
+    static const jstring space = {.s = " ", .n = 1, .chars = 1, .trusted = true};
+    int64_t width = jinja__arg_int(vm, call, 0, "width", 80);
+    jstring *s = jinja__str(vm, self);
+    return vm->failed ? jinja__undefined(NULL)
+                      : jinja__of_string(jinja__padded(vm, s, width, &space, '^'));
+}
+
 /* Every line behind the first gets white space before it; empty lines only where asked. */
 static jval indent(jvm *vm, jval self, const jcall *call) {
     jval width = jinja__int(4);
     (void)jinja__arg(call, 0, "width", &width);
     bool first = jinja__arg_bool(call, 1, "first", false),
          blank = jinja__arg_bool(call, 2, "blank", false);
-    jstring *s = jinja__str(vm, self);
-    if (width.kind != J_STRING) width = jinja__binary(vm, OP_MUL, jinja__text(vm, " "), width);
-    jwriter *w = jinja__new_writer(vm, 0);
-    for (size_t at = 0; !vm->failed && at <= s->n;) {
-        size_t end = jinja__find(s, at, "\n", 1);
-        if (end == SIZE_MAX) end = s->n;
-        if ((at > 0 || first) && (blank || end > at || (at == 0 && first)))
-            jinja__write_string(vm, w, width.u.s);
-        jinja__write_part(vm, w, s, at, end < s->n ? end + 1 : end);
-        at = end + 1;
-        if (!jinja__work(vm, 1)) break;
+    if (self.kind != J_STRING) {
+        if (jinja__use_undefined(vm, self)) jinja__fail(vm, "'indent' of a %s", jinja__type(self));
+        return jinja__undefined(NULL);
     }
-    return jinja__of_string(jinja__written(vm, w));
+    if (width.kind != J_STRING) width = jinja__binary(vm, OP_MUL, jinja__text(vm, " "), width);
+    const jstring *s = self.u.s;
+    jlist *lines = jinja__lines(vm, s, false);
+    if (lines && (s->n == 0 || s->s[s->n - 1] == '\n'))
+        jinja__push(vm, lines, jinja__of_string(jinja__part(vm, s, s->n, s->n)));
+    jwriter *w = jinja__new_writer(vm, 0);
+    for (size_t i = 0; lines && i < lines->n && jinja__work(vm, 1); i++) {
+        const jstring *line = lines->items[i].u.s;
+        size_t end, before = (size_t)(line->s - s->s);
+        if (i) jinja__write(vm, w, "\n", 1, jinja__origin(s, before - 1, &end));
+        if (i ? blank || line->n : first) jinja__write_string(vm, w, width.u.s);
+        jinja__write_string(vm, w, line);
+    }
+    jstring *out = jinja__written(vm, w);
+    if (out) out->safe = s->safe;
+    return jinja__of_string(out);
 }
 
 /* ---- numbers ---- */
+
+static bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
 
 static jval size_of(jvm *vm, jval self, const jcall *call) {
     (void)call;
@@ -138,22 +147,30 @@ static jval size_of(jvm *vm, jval self, const jcall *call) {
 
 /* The number that a text spells in Python's way; false: none. */
 static bool spelled(jvm *vm, jstring *s, bool real, jval *out) {
-    char text[64];
+    static const char *const words[] = {"inf", "infinity", "nan"};
+    char text[64], *end;
     jstring *plain = jinja__stripped(vm, s, NULL, true, true);
+    size_t n = 0, sign;
     if (plain == NULL || plain->n == 0 || plain->n >= sizeof text) return false;
-    memcpy(text, plain->s, plain->n);
-    text[plain->n] = 0;
     for (size_t i = 0; i < plain->n; i++) {
-        if (!strchr(real ? "0123456789+-.eE" : "0123456789+-", text[i])) return false;
+        char c = plain->s[i];
+        bool between =
+            i > 0 && i + 1 < plain->n && is_digit(plain->s[i - 1]) && is_digit(plain->s[i + 1]);
+        if (c == '_' && between) continue;
+        text[n++] = c;
     }
-    char *end;
-    if (real) {
-        *out = jinja__real(strtod(text, &end));
-        return *end == 0;
+    text[n] = 0;
+    sign = text[0] == '-' || text[0] == '+';
+    for (size_t i = 0; real && i < ARRAY_LEN(words); i++) {
+        if (strcasecmp(text + sign, words[i]) != 0) continue;
+        *out = jinja__real(i == 2 ? NAN : text[0] == '-' ? -INFINITY : INFINITY);
+        return true;
     }
-    long long i = strtoll(text, &end, 10);
-    *out = jinja__int(i);
-    return *end == 0 && i != INT64_MAX && i != INT64_MIN;
+    if (strspn(text, real ? "0123456789+-.eE" : "0123456789+-") != n) return false;
+    errno = 0;
+    if (real) *out = jinja__real(strtod(text, &end));
+    else *out = jinja__int(strtoll(text, &end, 10));
+    return *end == 0 && (real || errno != ERANGE);
 }
 
 static jval to_int(jvm *vm, jval self, const jcall *call) {
@@ -191,18 +208,37 @@ static jval absolute(jvm *vm, jval self, const jcall *call) {
                  : jinja__owned(jinja__int(i), self.client);
 }
 
+/* To so many places of the decimal fraction, as Python rounds: the nearest, by its exact value. */
+static double round_to(double d, int places) {
+    char text[400];
+    if (places < 0) {
+        double scale = pow(10, -places);
+        return nearbyint(d / scale) * scale;
+    }
+    (void)snprintf(text, sizeof text, "%.*f", places, d);
+    return strtod(text, NULL);
+}
+
 static jval rounded(jvm *vm, jval self, const jcall *call) {
-    int64_t precision = jinja__arg_int(vm, call, 0, "precision", 0);
+    int64_t precision = jinja__arg_int(vm, call, 0, "precision", 0), i;
     jstring *method = jinja__arg_string(vm, call, 1, "method");
-    double d;
+    double d, scale;
+    if (vm->failed || !jinja__use_undefined(vm, self)) return jinja__undefined(NULL);
     if (!jinja__number(self, &d)) return jinja__fail(vm, "'round' of a %s", jinja__type(self));
     if (precision < -15 || precision > 15) return jinja__fail(vm, "'round' to so many places");
-    double scale = pow(10, (double)precision);
-    if (method && jinja__is(method, "ceil")) d = ceil(d * scale) / scale;
-    else if (method && jinja__is(method, "floor")) d = floor(d * scale) / scale;
-    else if (method && !jinja__is(method, "common"))
+    scale = pow(10, (double)precision);
+    if (method == NULL || jinja__is(method, "common")) {
+        if (jinja__integer(self, &i) && precision >= 0)
+            return jinja__owned(jinja__int(i), self.client);
+        d = round_to(d, (int)precision);
+        if (jinja__integer(self, &i)) return jinja__owned(jinja__int((int64_t)d), self.client);
+    } else if (jinja__is(method, "ceil")) {
+        d = ceil(d * scale) / scale;
+    } else if (jinja__is(method, "floor")) {
+        d = floor(d * scale) / scale;
+    } else {
         return jinja__fail(vm, "'round' has no such method");
-    else d = nearbyint(d * scale) / scale;
+    }
     return jinja__owned(jinja__real(d), self.client);
 }
 
@@ -220,8 +256,7 @@ static jval wordcount(jvm *vm, jval self, const jcall *call) {
     bool inside = false;
     for (size_t at = 0, len; s && at < s->n && jinja__work(vm, 0); at += len) {
         uint32_t cp = jinja__code_point(s->s + at, s->n - at, &len);
-        bool word = cp == '_' || cp >= 0x80 || (cp >= '0' && cp <= '9') ||
-                    ((cp | 32) >= 'a' && (cp | 32) <= 'z');
+        bool word = cp == '_' || jinja__is_alnum(cp);
         n += word && !inside;
         inside = word;
     }
@@ -241,8 +276,9 @@ const jfunction jinja__text_filters[] = {
     {"title", title, "", 0, 0},
     {"capitalize", capitalize, "", 0, 0},
     {"replace", replace, "old new count", 2, 3},
+    {"center", center, "width", 0, 1},
     {"indent", indent, "width first blank", 0, 3},
-    {"int", to_int, "default base", 0, 1},
+    {"int", to_int, "default", 0, 1},
     {"float", to_float, "default", 0, 1},
     {"abs", absolute, "", 0, 0},
     {"round", rounded, "precision method", 0, 2},
@@ -250,6 +286,7 @@ const jfunction jinja__text_filters[] = {
     {"e", escape, "", 0, 0},
     {"forceescape", forced_escape, "", 0, 0},
     {"safe", safe, "", 0, 0},
+    {"format", jinja__format_filter, "*", 0, 1 << 20},
     {"wordcount", wordcount, "", 0, 0},
 };
 const size_t jinja__n_text_filters = ARRAY_LEN(jinja__text_filters);

@@ -1,7 +1,6 @@
 /* globals.c - functions that every template knows. */
 #include "text/jinja/jinja_internal.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -101,20 +100,35 @@ static jval namespace(jvm *vm, jval self, const jcall *call) {
     return d ? (jval){.kind = J_NAMESPACE, .u.dict = d} : jinja__undefined(NULL);
 }
 
+/* Gives nothing at its first call, and its text at all others. */
+static jval joiner(jvm *vm, jval self, const jcall *call) {
+    (void)self;
+    jval text = jinja__text(vm, ", ");
+    (void)jinja__arg(call, 0, "sep", &text);
+    jjoiner *j = jinja__alloc(vm, 1, sizeof *j);
+    if (j == NULL) return jinja__undefined(NULL);
+    j->text = jinja__str(vm, text);
+    return (jval){.kind = J_JOINER, .u.joiner = j};
+}
+
+static jval cycler(jvm *vm, jval self, const jcall *call) {
+    (void)self;
+    jcycler *c = jinja__alloc(vm, 1, sizeof *c);
+    if (c == NULL) return jinja__undefined(NULL);
+    c->items = (jlist){.items = call->pos, .n = call->n_pos};
+    return (jval){.kind = J_CYCLER, .u.cycler = c};
+}
+
 static const jfunction globals[] = {
     {"raise_exception", raise_exception, "", 1, 1},
     {"strftime_now", strftime_now, "format", 1, 1},
     {"range", range, "", 1, 3},
     {"namespace", namespace, "*", 0, 1 << 20},
+    {"joiner", joiner, "sep", 0, 1},
+    {"cycler", cycler, "", 1, 1 << 20},
     {"dict", dict, "*", 0, 1 << 20},
 };
 
 const jfunction *jinja__find_global(const char *name) {
     return jinja__find_in(globals, ARRAY_LEN(globals), name, strlen(name));
-}
-
-jval jinja__percent(jvm *vm, jstring *format, jval args) {
-    (void)format;
-    (void)args;
-    return jinja__fail(vm, "'%%' of texts is not supported");
 }

@@ -49,6 +49,7 @@ typedef struct jmethod jmethod;
 typedef struct jmacro jmacro;
 typedef struct jloop jloop;
 typedef struct jcycler jcycler;
+typedef struct jjoiner jjoiner;
 typedef struct jfunction jfunction;
 
 typedef struct {
@@ -66,7 +67,7 @@ typedef struct {
         jmacro *macro;
         jloop *loop;
         jcycler *cycler;
-        bool *joined;      /* of a joiner: whether it was called */
+        jjoiner *joiner;
         const jnode *from; /* of an undefined value: the expression that gave it; may be NULL */
     } u;
 } jval;
@@ -123,8 +124,13 @@ struct jdict { /* in order of insertion */
 };
 
 struct jcycler {
-    jlist *items;
+    jlist items;
     size_t at;
+};
+
+struct jjoiner {
+    jstring *text;
+    bool called; /* before: now it gives the text */
 };
 
 /* ---- calls ---- */
@@ -366,6 +372,9 @@ bool jinja__expect_op(jparser *p, const char *op);
 void *jinja__unexpected(jparser *p, const char *wanted); /* NULL */
 void jinja__describe(const jtoken *t, char *out, size_t room);
 
+jnode *jinja__constant(jparser *p, uint32_t line, jval v);
+jnode *jinja__string_constant(jparser *p); /* several next to each other are one */
+jnode *jinja__number_constant(jparser *p);
 jnode *jinja__expression(jparser *p);
 jnode *jinja__expression_without_if(jparser *p);
 /* One expression, or a tuple of them without brackets. */
@@ -519,7 +528,7 @@ jval jinja__item(jvm *vm, jval of, jval key, const jnode *from);
 jval jinja__slice(jvm *vm, jval of, jval from, jval to, jval step);
 /* attribute="a.b.0" of filters */
 jval jinja__path(jvm *vm, jval of, jval path);
-jval jinja__call_value(jvm *vm, jval callee, const jcall *call, const jnode *from);
+jval jinja__call_value(jvm *vm, jval callee, const jcall *call);
 jval jinja__call_macro(jvm *vm, const jmacro *m, const jcall *call, const jval *caller);
 jval jinja__lookup(jvm *vm, uint32_t name, const jnode *from);
 void jinja__define(jvm *vm, uint32_t name, jval v);
@@ -546,21 +555,48 @@ jval jinja__run_builtin(jvm *vm, const jfunction *f, jval self, const jcall *cal
 const jfunction *jinja__find_filter(const char *name, size_t n);
 const jfunction *jinja__find_test(const char *name, size_t n);
 const jfunction *jinja__find_method(jval of, const char *name, size_t n);
+bool jinja__changes(const jfunction *method);      /* its object: templates may not call it */
 bool jinja__is_method(const char *name, size_t n); /* of any type */
 const jfunction *jinja__find_global(const char *name);
 const jfunction *jinja__find_in(const jfunction *table, size_t n, const char *name, size_t len);
-extern const jfunction jinja__text_filters[], jinja__list_filters[];
-extern const size_t jinja__n_text_filters, jinja__n_list_filters;
+extern const jfunction jinja__text_filters[], jinja__list_filters[], jinja__text_methods[];
+extern const size_t jinja__n_text_filters, jinja__n_list_filters, jinja__n_text_methods;
 
 jval jinja__to_json(jvm *vm, jval v, const jcall *call);
-jval jinja__percent(jvm *vm, jstring *format, jval args);      /* 'a %s' % x */
+/* Markup would escape the arguments of some methods, which is not supported: false, and failed. */
+bool jinja__is_plain(jvm *vm, const jstring *s, const char *what);
+jval jinja__percent(jvm *vm, jstring *format, jval args); /* 'a %s' % x */
+jval jinja__format_filter(jvm *vm, jval self, const jcall *call);
 jval jinja__str_format(jvm *vm, jval self, const jcall *call); /* 'a {}'.format(x) */
 jval jinja__strftime(jvm *vm, const jstring *format);
 jval jinja__sorted(jvm *vm, jlist *list, bool reverse, bool by_case, const jval *path);
+
+/* texts.c, case.c */
+enum { J_UPPER, J_LOWER, J_TITLE, J_CAPITALIZE, J_SWAP };
 jstring *jinja__change_case(jvm *vm, jstring *s, int how);
+typedef enum {
+    J_ALPHA,
+    J_ALNUM,
+    J_DECIMAL,
+    J_DIGIT,
+    J_SPACE,
+    J_ALL_UPPER,
+    J_ALL_LOWER,
+    J_ALL_TITLE
+} jtext_kind;
+bool jinja__text_is(const jstring *s, jtext_kind kind);
+bool jinja__is_alnum(uint32_t cp);
+/* count < 0: all */
 jstring *jinja__replace(jvm *vm, const jstring *s, const jstring *old, const jstring *by,
                         int64_t count);
+/* chars NULL: white space */
 jstring *jinja__stripped(jvm *vm, jstring *s, const jstring *chars, bool left, bool right);
-enum { J_UPPER, J_LOWER, J_TITLE, J_CAPITALIZE, J_SWAP };
+/* sep NULL: white space; most < 0: all */
+jlist *jinja__split(jvm *vm, const jstring *s, const jstring *sep, int64_t most, bool from_right);
+jlist *jinja__lines(jvm *vm, const jstring *s, bool keep_ends);
+/* The last place in [from, end) where `what` begins and is over; SIZE_MAX: none. */
+size_t jinja__find_last(const jstring *s, size_t from, size_t end, const jstring *what);
+/* align: '<', '>', '^' as str.center does, '=' behind a sign */
+jstring *jinja__padded(jvm *vm, const jstring *s, int64_t width, const jstring *fill, char align);
 
 #endif

@@ -195,3 +195,8 @@ jval jinja__add_texts(jvm *vm, jstring *a, jstring *b) {
     else if (b->safe && !a->safe) a = jinja__escape(vm, a);
     return jinja__of_string(jinja__concat(vm, a, b));
 }
+
+bool jinja__is_plain(jvm *vm, const jstring *s, const char *what) {
+    if (s->safe) jinja__fail(vm, "'%s' of escaped text is not supported", what);
+    return !s->safe;
+}

@@ -179,6 +179,15 @@ static bool body_until(jparser *p, jnodes *body, jnode *parent, const char *cons
     return block_end(p) && statements(p, body, parent, ends);
 }
 
+/* The body of a block whose text goes elsewhere: no way leads out of it into a loop around. */
+static bool closed_body(jparser *p, jnodes *body, jnode *parent, const char *const *ends) {
+    uint32_t loops = p->loops;
+    p->loops = 0;
+    bool ok = body_until(p, body, parent, ends);
+    p->loops = loops;
+    return ok;
+}
+
 static const char *const end_if[] = {"elif", "else", "endif", NULL};
 static const char *const end_if_else[] = {"endif", NULL};
 
@@ -243,7 +252,7 @@ static jnode *set_statement(jparser *p, uint32_t line) {
     }
     if (jinja__skip_op(p, "|")) node->u.set.value = jinja__filters(p, NULL);
     jinja__above(p, node, node->u.set.value);
-    if (!body_until(p, &node->u.set.body, node, ends)) return NULL;
+    if (!closed_body(p, &node->u.set.body, node, ends)) return NULL;
     p->at++;
     return node;
 }
@@ -322,7 +331,7 @@ static jnode *filter_statement(jparser *p, uint32_t line) {
     jnode *node = jinja__new_node(p, N_FILTER_BLOCK, line);
     if (node == NULL || (node->u.filter.filters = jinja__filters(p, NULL)) == NULL) return NULL;
     jinja__above(p, node, node->u.filter.filters);
-    if (!body_until(p, &node->u.filter.body, node, ends)) return NULL;
+    if (!closed_body(p, &node->u.filter.body, node, ends)) return NULL;
     p->at++;
     return node;
 }
@@ -348,7 +357,7 @@ static jnode *with_statement(jparser *p, uint32_t line) {
 static jnode *generation_statement(jparser *p, uint32_t line) {
     static const char *const ends[] = {"endgeneration", NULL};
     jnode *node = jinja__new_node(p, N_SCOPE, line);
-    if (node == NULL || !body_until(p, &node->u.list, node, ends)) return NULL;
+    if (node == NULL || !closed_body(p, &node->u.list, node, ends)) return NULL;
     p->at++;
     return node;
 }

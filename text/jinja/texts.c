@@ -1,65 +1,8 @@
-/* texts.c - what methods and filters do with texts: case, stripping, splitting, replacing. Every
- * byte keeps its origin. */
+/* texts.c - what methods and filters do with texts: stripping, splitting, replacing. Every byte
+ * keeps its origin. */
 #include "text/jinja/jinja_internal.h"
 
 #include <string.h>
-#include <utf8proc.h>
-
-/* ---- case ---- */
-
-static bool cased(uint32_t cp) {
-    utf8proc_int32_t c = (utf8proc_int32_t)cp;
-    return utf8proc_tolower(c) != c || utf8proc_toupper(c) != c || utf8proc_islower(c) ||
-           utf8proc_isupper(c);
-}
-
-/* The letters that become several: sharp s and the ligatures of the kind. */
-static const char *special_upper(uint32_t cp, bool title) {
-    switch (cp) {
-    case 0xdf: return title ? "Ss" : "SS";
-    case 0x149: return "\xca\xbcN";
-    case 0xfb00: return title ? "Ff" : "FF";
-    case 0xfb01: return title ? "Fi" : "FI";
-    case 0xfb02: return title ? "Fl" : "FL";
-    default: return NULL;
-    }
-}
-
-static void write_cased(jvm *vm, jwriter *w, uint32_t cp, int how, bool trusted) {
-    char text[8];
-    utf8proc_int32_t c = (utf8proc_int32_t)cp;
-    const char *special = how == J_LOWER ? NULL : special_upper(cp, how == J_TITLE);
-    if (special) {
-        jinja__write(vm, w, special, strlen(special), trusted);
-        return;
-    }
-    c = how == J_UPPER   ? utf8proc_toupper(c)
-        : how == J_TITLE ? utf8proc_totitle(c)
-                         : utf8proc_tolower(c);
-    jinja__write(vm, w, text, jinja__put_code_point(text, (uint32_t)c), trusted);
-}
-
-static int case_of(int how, uint32_t cp, bool begins, bool first) {
-    switch (how) {
-    case J_TITLE: return begins ? J_TITLE : J_LOWER;
-    case J_CAPITALIZE: return first ? J_TITLE : J_LOWER;
-    case J_SWAP: return utf8proc_isupper((utf8proc_int32_t)cp) ? J_LOWER : J_UPPER;
-    default: return how;
-    }
-}
-
-jstring *jinja__change_case(jvm *vm, jstring *s, int how) {
-    jwriter *w = jinja__new_writer(vm, s->n);
-    bool begins = true;
-    for (size_t at = 0, len, end; at < s->n && jinja__work(vm, 0); at += len) {
-        uint32_t cp = jinja__code_point(s->s + at, s->n - at, &len);
-        write_cased(vm, w, cp, case_of(how, cp, begins, at == 0), jinja__origin(s, at, &end));
-        begins = !cased(cp);
-    }
-    jstring *out = jinja__written(vm, w);
-    if (out) out->safe = s->safe;
-    return out;
-}
 
 /* ---- stripping ---- */
 
@@ -107,7 +50,145 @@ jstring *jinja__replace(jvm *vm, const jstring *s, const jstring *old, const jst
         }
     }
     jinja__write_part(vm, w, s, kept, s->n);
-    jstring *out = jinja__written(vm, w);
-    if (out) out->safe = s->safe;
-    return out;
+    return jinja__written(vm, w);
+}
+
+/* ---- splitting ---- */
+
+static void push_part(jvm *vm, jlist *list, const jstring *s, size_t from, size_t to) {
+    jinja__push(vm, list, jinja__of_string(jinja__part(vm, s, from, to)));
+}
+
+static bool space_at(const jstring *s, size_t at, size_t *len) {
+    return jinja__is_space(jinja__code_point(s->s + at, s->n - at, len));
+}
+
+/* The byte where the character that ends before `at` begins. */
+static size_t before(const jstring *s, size_t at) {
+    at--;
+    while (at > 0 && ((unsigned char)s->s[at] & 0xc0) == 0x80)
+        at--;
+    return at;
+}
+
+static void split_at_space(jvm *vm, jlist *list, const jstring *s, int64_t most) {
+    size_t at = 0, len;
+    while (jinja__work(vm, 0)) {
+        while (at < s->n && space_at(s, at, &len))
+            at += len;
+        if (at >= s->n) return;
+        size_t begin = at;
+        while (at < s->n && most != 0 && !space_at(s, at, &len))
+            at += len;
+        push_part(vm, list, s, begin, most == 0 ? s->n : at);
+        if (most-- == 0) return;
+    }
+}
+
+static void split_at_text(jvm *vm, jlist *list, const jstring *s, const jstring *sep,
+                          int64_t most) {
+    size_t from = 0, at;
+    while (most-- != 0 && jinja__work(vm, 1) &&
+           (at = jinja__find(s, from, sep->s, sep->n)) != SIZE_MAX) {
+        push_part(vm, list, s, from, at);
+        from = at + sep->n;
+    }
+    push_part(vm, list, s, from, s->n);
+}
+
+static void reverse_list(jlist *list) {
+    for (size_t i = 0; i < list->n / 2; i++) {
+        jval kept = list->items[i];
+        list->items[i] = list->items[list->n - 1 - i];
+        list->items[list->n - 1 - i] = kept;
+    }
+}
+
+size_t jinja__find_last(const jstring *s, size_t from, size_t end, const jstring *what) {
+    if (end > s->n || end < from || what->n > end - from) return SIZE_MAX;
+    for (size_t at = end - what->n + 1; at-- > from;) {
+        if (what->n == 0 || memcmp(s->s + at, what->s, what->n) == 0) return at;
+    }
+    return SIZE_MAX;
+}
+
+static void rsplit_at_space(jvm *vm, jlist *list, const jstring *s, int64_t most) {
+    size_t at = s->n, len;
+    while (jinja__work(vm, 0)) {
+        while (at > 0 && space_at(s, before(s, at), &len))
+            at = before(s, at);
+        if (at == 0) return;
+        size_t end = at;
+        while (at > 0 && most != 0 && !space_at(s, before(s, at), &len))
+            at = before(s, at);
+        if (most-- != 0) {
+            push_part(vm, list, s, at, end);
+            continue;
+        }
+        push_part(vm, list, s, 0, end);
+        return;
+    }
+}
+
+static void rsplit_at_text(jvm *vm, jlist *list, const jstring *s, const jstring *sep,
+                           int64_t most) {
+    size_t end = s->n, at;
+    while (most-- != 0 && jinja__work(vm, 1) &&
+           (at = jinja__find_last(s, 0, end, sep)) != SIZE_MAX) {
+        push_part(vm, list, s, at + sep->n, end);
+        end = at;
+    }
+    push_part(vm, list, s, 0, end);
+}
+
+jlist *jinja__split(jvm *vm, const jstring *s, const jstring *sep, int64_t most, bool from_right) {
+    jlist *list = jinja__new_list(vm, 0);
+    if (list == NULL || !jinja__work(vm, s->n)) return NULL;
+    if (!from_right) {
+        if (sep) split_at_text(vm, list, s, sep, most);
+        else split_at_space(vm, list, s, most);
+        return list;
+    }
+    if (sep) rsplit_at_text(vm, list, s, sep, most);
+    else rsplit_at_space(vm, list, s, most);
+    reverse_list(list);
+    return list;
+}
+
+jlist *jinja__lines(jvm *vm, const jstring *s, bool keep_ends) {
+    jlist *list = jinja__new_list(vm, 0);
+    size_t from = 0, len;
+    for (size_t at = 0; at < s->n && jinja__work(vm, 0); at += len) {
+        uint32_t cp = jinja__code_point(s->s + at, s->n - at, &len);
+        if (!((cp >= 10 && cp <= 13) || (cp >= 0x1c && cp <= 0x1e) || cp == 0x85 || cp == 0x2028 ||
+              cp == 0x2029))
+            continue;
+        if (cp == '\r' && at + 1 < s->n && s->s[at + 1] == '\n') len = 2;
+        push_part(vm, list, s, from, keep_ends ? at + len : at);
+        from = at + len;
+    }
+    if (from < s->n) push_part(vm, list, s, from, s->n);
+    return list;
+}
+
+/* ---- filling up ---- */
+
+jstring *jinja__padded(jvm *vm, const jstring *s, int64_t width, const jstring *fill, char align) {
+    jstring counted = *s;
+    size_t n = jinja__chars(&counted),
+           pad = width > 0 && (uint64_t)width > n ? (size_t)width - n : 0;
+    if (pad > vm->max_output / fill->n) {
+        jinja__costly(vm, "it makes a text of more than %zu bytes", vm->max_output);
+        return NULL;
+    }
+    size_t before = align == '<' ? 0 : align == '^' ? pad / 2 + (pad & (size_t)width & 1) : pad;
+    size_t sign = align == '=' && s->n && (*s->s == '-' || *s->s == '+');
+    jwriter *w = jinja__new_writer(vm, s->n + pad * fill->n);
+    jinja__write_part(vm, w, s, 0, sign);
+    for (size_t i = 0; i < before && jinja__work(vm, 0); i++)
+        jinja__write_string(vm, w, fill);
+    jinja__write_part(vm, w, s, sign, s->n);
+    for (size_t i = before; i < pad && jinja__work(vm, 0); i++)
+        jinja__write_string(vm, w, fill);
+    return jinja__written(vm, w);
 }

@@ -126,7 +126,7 @@ bool jinja__equal(jvm *vm, jval a, jval b) {
     case J_MACRO: return a.u.macro == b.u.macro;
     case J_LOOP: return a.u.loop == b.u.loop;
     case J_CYCLER: return a.u.cycler == b.u.cycler;
-    case J_JOINER: return a.u.joined == b.u.joined;
+    case J_JOINER: return a.u.joiner == b.u.joiner;
     default: return false;
     }
 }
