@@ -219,6 +219,7 @@ FUZZ_LEN := 4194304
 fuzz-bench_stream: FUZZ_LEN := 1048576
 fuzz-config:       FUZZ_LEN := 1048576
 fuzz-http:         FUZZ_LEN := 65536
+fuzz-jinja:        FUZZ_LEN := 65536
 fuzz-request:      FUZZ_LEN := 2097152
 fuzz-schema:       FUZZ_LEN := 1048576
 
