@@ -69,6 +69,7 @@ typedef struct {
     bool generation;        /* the opening of an answer follows */
     bool open_last;         /* the last content ends in API__OPEN_END, and the text is cut there */
     bool soon;              /* on the loop: little work, or it is given up */
+    size_t max_memory;      /* bytes that rendering may take; 0: the default */
 } api__talk;
 #define API__OPEN_END "CONTINUE_FINAL_MESSAGE_TAG " /* its blank tells who trims */
 

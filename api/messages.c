@@ -3,6 +3,10 @@
 
 #include <stdlib.h>
 
+/* What rendering may take: that many copies of the longest body, and some for values of the
+ * template's own. */
+enum { COPIES = 8, SPARE_BYTES = 16 << 20 };
+
 /* The list being read, for refusals that name the place: "messages[3].role". */
 typedef struct {
     const api_context *c;
@@ -332,7 +336,8 @@ static int render(const reading *r, const api__turns *t, const api__message *m, 
                       .kwargs = t->kwargs,
                       .generation = t->generation && !t->open_last,
                       .open_last = t->open_last,
-                      .soon = t->soon};
+                      .soon = t->soon,
+                      .max_memory = r->c->opts.max_body_bytes * COPIES + SPARE_BYTES};
     json_t *messages = api__talk_messages(r->traits, m, n, t->open_last);
     if (messages == NULL) return api__out_of_memory(r->e);
     talk.messages = messages;

@@ -3,7 +3,7 @@
 #include "base/clock.h"
 
 /* What one rendering may take on the loop, where nothing may hold others for a millisecond. */
-enum { SOON_STEPS = 20000, SOON_OUTPUT = 16 << 10, SOON_MEMORY = 1 << 20 };
+enum { SOON_STEPS = 4000, SOON_OUTPUT = 8 << 10, SOON_MEMORY = 1 << 20 };
 
 enum { N_OWN = 3 };
 
@@ -75,6 +75,8 @@ int api__variant_render(const api__template *t, const api__variant *v, const api
     }
     static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", NULL};
     jinja_input in = {.vars = vars, .n_vars = n, .roles = roles, .now = clock_unix_s()};
+    in.max_output = talk->max_memory / 4;
+    in.max_memory = talk->max_memory;
     if (talk->soon) {
         in.max_steps = SOON_STEPS;
         in.max_output = SOON_OUTPUT;

@@ -20,6 +20,7 @@ enum {
     MAX_WAITING = 128,    /* bodies of one account */
     BYTES_PER_VALUE = 80, /* what jansson allocates, at most, for each brace, comma or colon */
     BYTES_PER_BYTE = 3,   /* copies of strings; token ids, which the context bounds */
+    BYTES_RENDERED = 4, /* more of a conversation: the messages as a template's values, its text */
 };
 
 struct srv_work {
@@ -228,7 +229,9 @@ void srv_parse_start(srv_req *r, srv_kind kind) {
     }
     *w = (srv_work){.s = s, .req = r, .account = r->account, .kind = kind, .api = s->api};
     w->body = take_body(r);
-    w->estimate = (size_t)r->body_structure * BYTES_PER_VALUE + w->body.len * BYTES_PER_BYTE;
+    bool renders = kind == SRV_CHAT || kind == SRV_RESPONSES;
+    size_t each = BYTES_PER_BYTE + (renders ? BYTES_RENDERED : 0);
+    w->estimate = (size_t)r->body_structure * BYTES_PER_VALUE + w->body.len * each;
     srv_hold_begin(&w->held, w->account, SRV_HELD_PARSE);
     srv_hold_set(&w->held, w->body.cap);
     list_init(&w->link);

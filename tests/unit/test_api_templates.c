@@ -279,6 +279,10 @@ Test(api_templates, a_last_message_that_is_gone_on_with_lacks_its_end) {
     }
 }
 
+#define LOOPS                                                                                      \
+    "{% for m in messages %}{{ m.content }}{% endfor %}{% for i in range(n | default(0)) %}"       \
+    "{% if i < 0 %}x{% endif %}{% endfor %}{{ 'x ' * (wide | default(0)) }}"
+
 /* ---- which template ---- */
 
 #define PRINTS(word) word " {{ messages[0].content }}"
@@ -473,6 +477,46 @@ Test(api_templates, a_description_means_what_it_says) {
                 "~<|start|>{{ S }}: Be brief.~<|user|>it's: \\na~<|end|>\n~<|assistant|>b~<|end|>"
                 "~<|user|>it's: \\nResult: c~<|end|>\n~<|assistant|><none>");
     chat_close(&r);
+}
+
+/* ---- on the loop ---- */
+
+static const char *const work[] = {
+    "{\"messages\":[" U("x") "],\"chat_template_kwargs\":{\"n\":50000}}",
+    "{\"messages\":[" U("x") "],\"chat_template_kwargs\":{\"wide\":50000}}",
+};
+
+Test(api_templates, a_template_that_takes_much_work_is_not_rendered_soon_but_else_it_is) {
+    static const char little[] = "{\"messages\":[" U("x") "]}";
+    api_fixture f;
+    tmp_dir dir = tmp_dir_create();
+    char path[128];
+    file_put(dir.path, "t.jinja", LOOPS, sizeof LOOPS - 1);
+    (void)snprintf(path, sizeof path, "%s/t.jinja", dir.path);
+    api_opts o = {.chat_template = path, .served_name = "m", .max_body_bytes = 1 << 20};
+    api_fixture_open(&f, &o, false);
+    for (size_t i = 0; i < ARRAY_LEN(work); i++) {
+        api_request *r = NULL;
+        api_listing *l = NULL;
+        err e = {0};
+        size_t n = strlen(work[i]);
+        cr_expect_eq(api_parse_soon(&r, f.c, API_CHAT, work[i], n, &e), 1, "row %zu", i);
+        cr_expect_null(r);
+        cr_expect_eq(api_tokenize_soon(&l, f.c, work[i], n, &e), 1, "row %zu", i);
+        cr_expect_null(l);
+        cr_expect_eq(e.code, ERR_NONE);
+        int rc = api_parse(&r, f.c, API_CHAT, work[i], n, &e);
+        cr_expect_eq(rc, i == 0 ? 0 : -1, "row %zu: %s", i, e.msg);
+        cr_expect_eq(e.code, i == 0 ? ERR_NONE : ERR_TOO_LONG, "row %zu: %s", i, e.msg);
+        api_request_destroy(r);
+        r = NULL;
+        e = (err){0};
+        cr_expect_eq(api_parse_soon(&r, f.c, API_CHAT, little, sizeof little - 1, &e), 0, "%s",
+                     e.msg);
+        api_request_destroy(r);
+    }
+    api_fixture_close(&f);
+    tmp_dir_remove(&dir);
 }
 
 /* ---- the demo ---- */
