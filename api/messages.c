@@ -291,6 +291,19 @@ static int read_instructions(const reading *r, const json_t *text, api__message 
     return 0;
 }
 
+/* Calls are items of their own: those that follow an answer, or each other, are of one turn. */
+static bool joins_turn(const api__message *m, size_t at) {
+    return at > 0 && m[at].calls && !m[at].said && m[at].n == 0 && m[at - 1].role == API__ASSISTANT;
+}
+
+static int join_turn(const reading *r, api__message *m, const api__message *call) {
+    if (m->calls == NULL) m->calls = call->calls;
+    else if (json_array_extend((json_t *)(uintptr_t)m->calls, (json_t *)(uintptr_t)call->calls) !=
+             0)
+        return api__out_of_memory(r->e);
+    return 0;
+}
+
 static int read_list(const reading *r, const json_t *list, const api__turns *t, api__message *m,
                      size_t *n) {
     size_t at = 0;
@@ -303,8 +316,10 @@ static int read_list(const reading *r, const json_t *list, const api__turns *t, 
     }
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i);
+        m[at] = (api__message){0};
         if ((t->items ? read_item(r, v, i, &m[at]) : read_message(r, v, i, &m[at])) != 0) return -1;
-        at++;
+        if (!t->items || !joins_turn(m, at)) at++;
+        else if (join_turn(r, &m[at - 1], &m[at]) != 0) return -1;
     }
     *n = at;
     if (check_end(r, m, at, t->open_last) != 0) return -1;

@@ -182,7 +182,8 @@ static int open_found(api__template **out, finding *f, err *e) {
     api__template *t = calloc(1, sizeof *t);
     err why = {0};
     if (t == NULL) return api__out_of_memory(e);
-    t->name = strdup(f->plain.what ? f->plain.what : "chat_template");
+    const char *name = f->plain.what ? f->plain.what : "chat_template", *last = strrchr(name, '/');
+    t->name = strdup(last ? last + 1 : name); /* clients need not know where a file lies */
     int rc = t->name ? open_sources(t, f, &why, e) : api__out_of_memory(e);
     if (rc == 1 && f->chosen) {
         rc = err_set(e, ERR_USAGE, "--chat-template", "--chat-template: %s", why.msg);

@@ -1,6 +1,7 @@
 /* test_api_memory.c - every allocation of a request fails once, and once for good. */
 #include "api/api_internal.h"
 #include "tests/lib/api_fixture.h"
+#include "tests/lib/files.h"
 #include "tests/lib/oom.h"
 #include "tests/lib/testlib.h"
 
@@ -34,6 +35,12 @@ static const struct {
                     "\"json_schema\",\"name\":\"n\",\"schema\":{\"type\":\"integer\"}}},\"top_"
                     "logprobs\":1,\"max_output_tokens\":3}"},
 };
+
+/* A template that is given everything. */
+#define GIVEN                                                                                      \
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% for c in m.tool_calls %}"     \
+    "{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}<|end|>{% endfor %}"      \
+    "{% if tools %}{{ tools | tojson }}{% endif %}{{ bos_token }}{{ x }}"
 
 /* One whole answer: 0, or -1 with the reason in e. */
 static int whole_answer(size_t row, buf *out, err *e) {
@@ -122,6 +129,78 @@ Test(api_memory, a_listing_that_runs_out_of_memory_says_so) {
             }
         }
         buf_deinit(&clean);
+    }
+}
+
+/* The folder's files, and what a request of each kind renders with them. */
+static const struct {
+    const char *name, *text;
+} folders[] = {
+    {"tokenizer_config.json", "{\"bos_token\":{\"content\":\"<|end|>\"},\"eos_token\":\"<|end|>\","
+                              "\"chat_template\":[{\"name\":"
+                              "\"default\",\"template\":\"" GIVEN
+                              "\"},{\"name\":\"tool_use\",\"template\":\"" GIVEN "\"}]}"},
+    {"chat_template.jinja", GIVEN},
+    {"chat_template.jinja", "{% broken"},
+    {"chat_template.fathom.json",
+     "{\"roles\":{\"user\":{\"before\":[{\"control\":\"<|user|>\"}]},\"assistant\":{\"after\":"
+     "[{\"control\":\"<|end|>\"}]},\"system\":{}},\"end\":\"<|end|>\",\"default_system\":\"x\","
+     "\"thinking\":{\"default\":true}}"},
+};
+
+static const char conversation[] =
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"tool_calls\":[{"
+    "\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":1}\"}}]},{\"role\":"
+    "\"tool\","
+    "\"content\":[{\"type\":\"text\",\"text\":\"y\"}],\"tool_call_id\":\"a\"},{\"role\":"
+    "\"assistant\","
+    "\"content\":\"z\"}],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],"
+    "\"continue_final_message\":true,\"chat_template_kwargs\":{\"x\":[1,{}]}}";
+
+static int open_and_say(const char *dir, buf *said, err *e) {
+    jinja_output text = {0};
+    token_ids ids = {0};
+    api_chat *chat;
+    int rc = api_chat_open(&chat, dir, NULL, f.tokenizer, e);
+    if (rc != 0) return -1;
+    rc = api_chat_render(chat, conversation, sizeof conversation - 1, &text, &ids, e);
+    *said = text.text; /* the caller's now */
+    text.text = (buf){0};
+    jinja_output_deinit(&text);
+    token_ids_deinit(&ids);
+    api_chat_close(chat);
+    return rc;
+}
+
+Test(api_memory, a_chat_template_and_a_conversation_survive_every_failed_allocation,
+     .timeout = HANGS_S) {
+    for (size_t i = 0; i < ARRAY_LEN(folders); i++) {
+        tmp_dir dir = tmp_dir_create();
+        err clean = {0};
+        buf whole = {0};
+        file_put(dir.path, folders[i].name, folders[i].text, strlen(folders[i].text));
+        int want = open_and_say(dir.path, &whole, &clean);
+        for (int sticky = 0; sticky < 2; sticky++) {
+            for (long n = 0;; n++) {
+                err e = {0};
+                buf said = {0};
+                cr_assert_lt(n, 20000);
+                oom_after(n, sticky);
+                int rc = open_and_say(dir.path, &said, &e);
+                bool reached = oom_stop();
+                if (rc == 0)
+                    cr_expect_str_eq(said.data, whole.data, "row %zu, allocation %ld", i, n);
+                buf_deinit(&said);
+                if (rc != 0 && reached)
+                    cr_expect(e.code == ERR_NO_MEMORY || e.code == clean.code,
+                              "row %zu, allocation %ld: %s: %s", i, n, err_name(e.code), e.msg);
+                if (reached) continue;
+                cr_expect_eq(rc, want, "row %zu: %s", i, e.msg);
+                break;
+            }
+        }
+        buf_deinit(&whole);
+        tmp_dir_remove(&dir);
     }
 }
 

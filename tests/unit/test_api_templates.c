@@ -242,6 +242,54 @@ Test(api_templates, a_template_that_knows_functions_is_told_of_them_and_another_
     }
 }
 
+/* What /v1/responses has as items of their own. */
+static const struct {
+    const char *input, *want;
+} items[] = {
+    {"[{\"role\":\"user\",\"content\":\"2+2\"},{\"type\":\"function_call\",\"call_id\":\"a\","
+     "\"name\":\"sum\",\"arguments\":\"{}\"},{\"type\":\"function_call\",\"call_id\":\"b\","
+     "\"name\":\"sum\",\"arguments\":\"{\\\"x\\\":1}\"},{\"type\":\"function_call_output\","
+     "\"call_id\":\"a\",\"output\":\"4\"},{\"type\":\"function_call_output\",\"call_id\":\"b\","
+     "\"output\":\"5\"}]",
+     "user(2+2)assistant()[a:sum{}][b:sum{\"x\": 1}]tool/a(4)tool/b(5)"},
+    {"[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"Let me.\"},"
+     "{\"type\":\"function_call\",\"call_id\":\"a\",\"name\":\"sum\",\"arguments\":\"{}\"}]",
+     "user(x)assistant(Let me.)[a:sum{}]"},
+    {"\"x\"", "user(x)"},
+};
+
+#define TELLS                                                                                      \
+    "{% for m in messages %}{{ m.role }}{% if m.tool_call_id %}/{{ m.tool_call_id }}{% endif %}"   \
+    "({{ m.content }}){% for c in m.tool_calls %}[{{ c.id }}:{{ c.function.name }}"                \
+    "{{ c.function.arguments | tojson }}]{% endfor %}{% endfor %}"
+
+Test(api_templates, calls_and_results_of_responses_are_turns_as_chat_has_them) {
+    api_fixture f;
+    tmp_dir dir = tmp_dir_create();
+    char path[128];
+    file_put(dir.path, "t.jinja", TELLS, sizeof TELLS - 1);
+    (void)snprintf(path, sizeof path, "%s/t.jinja", dir.path);
+    api_opts o = {.chat_template = path, .served_name = "m"};
+    api_fixture_open(&f, &o, false);
+    cr_expect_str_eq(api__template_name(f.c->template), "t.jinja");
+    for (size_t i = 0; i < ARRAY_LEN(items); i++) {
+        buf body = {0}, got = {0};
+        buf_printf(&body, "{\"input\":%s}", items[i].input);
+        api_request *r = api_must_parse(&f, API_RESPONSES, body.data);
+        for (uint32_t k = 0; k < r->prompts[0].n; k++) {
+            size_t n;
+            const char *bytes = tokenizer_bytes(f.tokenizer, r->prompts[0].ids[k], &n);
+            buf_append(&got, bytes, n);
+        }
+        cr_expect_str_eq(got.data, items[i].want, "row %zu: %s", i, got.data);
+        api_request_destroy(r);
+        buf_deinit(&body);
+        buf_deinit(&got);
+    }
+    api_fixture_close(&f);
+    tmp_dir_remove(&dir);
+}
+
 /* ---- going on with the last message ---- */
 
 #define OPEN(messages) "{\"messages\":[" messages "],\"continue_final_message\":true}"
