@@ -6,6 +6,7 @@
 #include "model/safetensors_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/costs.h"
+#include "tests/lib/files.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/tokens.h"
 
@@ -347,6 +348,11 @@ static void many_items(buf *b, size_t n) {
             "{\"type\":\"function_call_output\",\"output\":\"", "\"}", "]}");
 }
 
+static void many_call_items(buf *b, size_t n) {
+    entries(b, n, "{\"input\":[", API__MAX_MESSAGES,
+            "{\"type\":\"function_call\",\"name\":\"f\",\"arguments\":\"", "\"}", "]}");
+}
+
 static void echoed_tools(buf *b, size_t n) {
     cost_fill(b, n,
               "{\"input\":\"a\",\"tools\":[{\"type\":\"function\",\"name\":\"f\",\"parameters\":{"
@@ -376,6 +382,7 @@ static const cost_row chat_rows[] = {
 
 static const cost_row responses_rows[] = {
     {"1000 items", 3000, many_items, NULL, parse_request},
+    {"1000 calls that join one turn", 3000, many_call_items, NULL, parse_request},
     {"tools that are repeated in the answer", 3000, echoed_tools, NULL, parse_request},
 };
 
@@ -386,4 +393,89 @@ Test(costs, a_request_costs_its_size_on_every_route) {
     check_costs("chat", chat_rows, ARRAY_LEN(chat_rows));
     parsing = API_RESPONSES;
     check_costs("responses", responses_rows, ARRAY_LEN(responses_rows));
+}
+
+/* ---- a chat template that prints all it is given ---- */
+
+static api_chat *chat;
+
+static void render_body(const buf *text) {
+    jinja_output out = {0};
+    token_ids ids = {0};
+    err e = {0};
+    (void)!api_chat_render(chat, text->data, text->len, &out, &ids, &e);
+    cr_assert(e.code == ERR_NONE || e.code == ERR_BAD_PARAM, "%s", e.msg);
+    jinja_output_deinit(&out);
+    token_ids_deinit(&ids);
+}
+
+#define ASKS "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}"
+
+static void long_arguments(buf *b, size_t n) {
+    cost_fill(b, n,
+              ASKS ",{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"function\":{\"name\":"
+                   "\"f\",\"arguments\":\"{\\\"a\\\":[0",
+              ",{\\\"b\\\":1}", "]}\"}}]}]}");
+}
+
+static void broken_arguments(buf *b, size_t n) {
+    cost_fill(b, n,
+              ASKS ",{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"function\":{\"name\":"
+                   "\"f\",\"arguments\":\"{\\\"a\\\":[0",
+              ",{}", "\"}}]}]}");
+}
+
+static void long_tools(buf *b, size_t n) {
+    cost_fill(b, n,
+              ASKS
+              "],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":"
+              "{\"enum\":[0",
+              ",\"\u2028<|end|>\"", "]}}}]}");
+}
+
+static void long_kwargs(buf *b, size_t n) {
+    cost_fill(b, n, ASKS "],\"chat_template_kwargs\":{\"x\":[0", ",[{}]", "]}}");
+}
+
+static void many_kwargs(buf *b, size_t n) {
+    buf_puts(b, ASKS "],\"chat_template_kwargs\":");
+    plain_keys(b, n);
+    buf_puts(b, "}");
+}
+
+static void open_end(buf *b, size_t n) {
+    cost_fill(b, n,
+              ASKS ",{\"role\":\"assistant\",\"content\":\"\"}],\"continue_final_message\":true,"
+                   "\"chat_template_kwargs\":{\"x\":\"",
+              "CONTINUE_FINAL_MESSAGE_TA", "\"}}");
+}
+
+static void markers(buf *b, size_t n) {
+    cost_fill(b, n, "{\"messages\":[{\"role\":\"user\",\"content\":\"", "<|end|>", "\"}]}");
+}
+
+static const cost_row template_rows[] = {
+    {"arguments of a call", 6000, long_arguments, NULL, render_body},
+    {"arguments that are no JSON", 3000, broken_arguments, NULL, render_body},
+    {"one tool", 6000, long_tools, NULL, render_body},
+    {"a long argument", 6000, long_kwargs, NULL, render_body},
+    {"too many arguments", 3000, many_kwargs, NULL, render_body},
+    {"marks of an open end", 3000, open_end, NULL, render_body},
+    {"1000 messages", 3000, many_messages, NULL, render_body},
+    {"spelled control tokens", 3000, markers, NULL, render_body},
+};
+
+Test(costs, a_conversation_costs_its_size_in_a_template_that_prints_all_of_it) {
+    static const char all[] =
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% for c in m.tool_calls %}"
+        "{{ c.function.arguments | tojson }}{% endfor %}<|end|>{% endfor %}{% if tools %}{{ tools "
+        "| "
+        "tojson(indent=4) }}{% endif %}{{ x }}";
+    tmp_dir dir = tmp_dir_create();
+    err e = {0};
+    file_put(dir.path, "chat_template.jinja", all, sizeof all - 1);
+    cr_assert_eq(api_chat_open(&chat, dir.path, NULL, f.tokenizer, &e), 0, "%s", e.msg);
+    check_costs("template", template_rows, ARRAY_LEN(template_rows));
+    api_chat_close(chat);
+    tmp_dir_remove(&dir);
 }
