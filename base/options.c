@@ -52,6 +52,15 @@ static int set_number(const opt_command *c, const opt_row *o, const char *text) 
         *(double *)o->out = v;
         return 0;
     }
+    if (o->type == OPT_INT) {
+        long long v = strtoll(text, &end, 10);
+        if (end == text || *end || errno)
+            return usage(c, "%s takes a whole number, not '%s'", o->name, text);
+        if ((double)v < o->min || (double)v > o->max)
+            return usage(c, "%s must be %.0f to %.0f, not %s", o->name, o->min, o->max, text);
+        *(int64_t *)o->out = v;
+        return 0;
+    }
     if (!isdigit((unsigned char)text[0]))
         return usage(c, "%s takes a whole number, not '%s'", o->name, text);
     unsigned long long v = strtoull(text, &end, 10);

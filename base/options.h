@@ -14,6 +14,7 @@ typedef enum {
     OPT_TEXT,
     OPT_FLAG,
     OPT_UINT,
+    OPT_INT,
     OPT_REAL,
     OPT_BYTES,
     OPT_CHOICE,
@@ -23,8 +24,8 @@ typedef enum {
 typedef struct {
     const char *name; /* "--max-rows" */
     opt_type type;
-    void *out;        /* TEXT/CHOICE: const char **; FLAG: bool *; UINT and BYTES: uint64_t *;
-                         REAL: double *; TEXT_MANY: opt_list * */
+    void *out; /* TEXT/CHOICE: const char **; FLAG: bool *; UINT and BYTES: uint64_t *; INT: int64_t
+                  *; REAL: double *; TEXT_MANY: opt_list * */
     const char *meta; /* "N", "DIR"; for CHOICE "a|b|c", which is also checked */
     const char *help; /* one line, default included */
     double min, max;  /* range of numbers */

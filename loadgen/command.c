@@ -1,6 +1,7 @@
 /* command.c - `fathom bench`: options, order of a run, exit status. */
 #include "base/clock.h"
 #include "base/size.h"
+#include "loadgen/flags_internal.h"
 #include "loadgen/loadgen.h"
 #include "loadgen/loadgen_internal.h"
 
@@ -11,167 +12,6 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-/* ---- what the command line says, before it is checked ---- */
-
-typedef struct {
-    const char *tokenizer;
-    const char *url, *host, *backend, *endpoint, *model, *dataset, *dataset_path;
-    const char *rate, *ramp, *extra_body, *percentiles, *metrics, *request_id_prefix;
-    uint64_t port, n_prompts, input_len, output_len, prefix_len, vocab_size, seed, concurrency;
-    uint64_t warmups, top_k, logprobs, hash_chunk;
-    double burstiness, ramp_start, ramp_end, range_ratio, cancel_rate, ready_s, timeout_s;
-    double temperature, top_p, min_p, repetition_penalty;
-    double probe_rate, trace_seconds;
-    bool self_timed;
-    bool ignore_eos, return_depth, insecure, quiet, save, detailed, append;
-    opt_list goodput, headers, metadata;
-    const char *result_dir, *result_file, *label, *plot;
-} flags;
-
-static const double UNSET = -1; /* of a REAL that is only sent when given */
-static const uint64_t NO_LOGPROBS = 1 << 20;
-
-/* Flags of vllm's that take several values after one name. opt_parse knows one value for a
- * flag, so the flag is repeated before each. Free the result. */
-static char **repeat_flags(int *argc, char **argv) {
-    static const char *const many[] = {"--goodput", "--metadata", "--header"};
-    char **out = array_new((size_t)*argc * 2 + 1, sizeof *out);
-    if (out == NULL) return NULL;
-    char *open = NULL;
-    int n = 0;
-    for (int i = 0; i < *argc; i++) {
-        if (argv[i][0] == '-' && argv[i][1] == '-') {
-            open = NULL;
-            for (size_t k = 0; k < ARRAY_LEN(many); k++) {
-                if (strcmp(argv[i], many[k]) == 0) open = argv[i];
-            }
-        } else if (open && out[n - 1] != open) {
-            out[n++] = open;
-        }
-        out[n++] = argv[i];
-    }
-    *argc = n;
-    return out;
-}
-
-static int parse(flags *f, int argc, char **argv) {
-    const opt_row options[] = {
-        {"--url", OPT_TEXT, &f->url, "URL",
-         "server, as http://127.0.0.1:8080 (or --host and --port)", 0, 0, false},
-        {"--base-url", OPT_TEXT, &f->url, "URL", "the same", 0, 0, false},
-        {"--host", OPT_TEXT, &f->host, "NAME", "server's address (default 127.0.0.1)", 0, 0, false},
-        {"--port", OPT_UINT, &f->port, "N", "server's port (default 8080)", 1, 65535, false},
-        {"--backend", OPT_CHOICE, &f->backend, "openai|vllm|openai-chat",
-         "completions or chat (default openai)", 0, 0, false},
-        {"--endpoint", OPT_TEXT, &f->endpoint, "PATH",
-         "path of the route (default /v1/completions or /v1/chat/completions)", 0, 0, false},
-        {"--model", OPT_TEXT, &f->model, "NAME",
-         "model asked for (default: the first of /v1/models)", 0, 0, false},
-        {"--header", OPT_TEXT_MANY, &f->headers, "K=V", "sent with every request", 0, 0, false},
-        {"--insecure", OPT_FLAG, &f->insecure, NULL, "accept any TLS certificate", 0, 0, false},
-        {"--dataset-name", OPT_CHOICE, &f->dataset, "random|custom|timed_trace",
-         "kind of prompts (default random)", 0, 0, false},
-        {"--dataset-path", OPT_TEXT, &f->dataset_path, "FILE",
-         "lines of JSON: {prompt, output_tokens} or a Mooncake trace", 0, 0, false},
-        {"--tokenizer", OPT_TEXT, &f->tokenizer, "DIR",
-         "model folder: random prompts from its tokens", 0, 0, false},
-        {"--self-timed", OPT_FLAG, &f->self_timed, NULL,
-         "timed_trace: requests at the trace's own times", 0, 0, false},
-        {"--timed-trace-sec-multiplier", OPT_REAL, &f->trace_seconds, "S",
-         "seconds in a unit of timestamp (default 1)", 1e-9, 1e6, false},
-        {"--timed-trace-chunk-hash-size", OPT_UINT, &f->hash_chunk, "N",
-         "tokens behind a hash id (default 16)", 1, 1 << 20, false},
-        {"--num-prompts", OPT_UINT, &f->n_prompts, "N", "requests (default 1000)", 1, 10000000,
-         false},
-        {"--input-len", OPT_UINT, &f->input_len, "N",
-         "random: prompt tokens, words for chat (default 1024)", 1, 1 << 20, false},
-        {"--random-input-len", OPT_UINT, &f->input_len, "N", "the same", 1, 1 << 20, false},
-        {"--output-len", OPT_UINT, &f->output_len, "N", "most output tokens (default 128)", 1,
-         1 << 20, false},
-        {"--random-output-len", OPT_UINT, &f->output_len, "N", "the same", 1, 1 << 20, false},
-        {"--random-range-ratio", OPT_REAL, &f->range_ratio, "R",
-         "lengths vary by this share both ways (default 0)", 0, 0.999, false},
-        {"--random-prefix-len", OPT_UINT, &f->prefix_len, "N",
-         "random: leading tokens all prompts share (default 0)", 0, 1 << 20, false},
-        {"--vocab-size", OPT_UINT, &f->vocab_size, "N",
-         "random: token ids below this (default 256)", 1, 1 << 24, false},
-        {"--request-rate", OPT_TEXT, &f->rate, "R",
-         "requests per second (default inf: all at once)", 0, 0, false},
-        {"--burstiness", OPT_REAL, &f->burstiness, "B",
-         "shape of the gaps: 1 Poisson, less is burstier", 1e-3, 1e6, false},
-        {"--ramp-up-strategy", OPT_CHOICE, &f->ramp, "linear|exponential",
-         "the rate climbs over the run", 0, 0, false},
-        {"--ramp-up-start-rps", OPT_REAL, &f->ramp_start, "R", "first rate of the ramp", 1e-6, 1e9,
-         false},
-        {"--ramp-up-end-rps", OPT_REAL, &f->ramp_end, "R", "last rate of the ramp", 1e-6, 1e9,
-         false},
-        {"--max-concurrency", OPT_UINT, &f->concurrency, "N",
-         "requests in flight at most (closed loop)", 1, 1000000, false},
-        {"--cancel-rate", OPT_REAL, &f->cancel_rate, "P",
-         "share of requests whose client leaves mid-stream", 0, 1, false},
-        {"--probe-request-rate", OPT_REAL, &f->probe_rate, "R",
-         "one-token requests a second beside the load, reported apart", 0, 1e5, false},
-        {"--num-warmups", OPT_UINT, &f->warmups, "N",
-         "requests before the measured ones (default 0)", 0, 100000, false},
-        {"--ready-check-timeout-sec", OPT_REAL, &f->ready_s, "S",
-         "wait for GET /health (default 0: do not ask)", 0, 86400, false},
-        {"--timeout-sec", OPT_REAL, &f->timeout_s, "S", "longest request (default 3600)", 0.001,
-         86400, false},
-        {"--ignore-eos", OPT_FLAG, &f->ignore_eos, NULL, "ask for exactly --output-len tokens", 0,
-         0, false},
-        {"--return-depth", OPT_FLAG, &f->return_depth, NULL,
-         "ask for each token's depth: histogram", 0, 0, false},
-        {"--logprobs", OPT_UINT, &f->logprobs, "N", "ask for logprobs", 0, 20, false},
-        {"--temperature", OPT_REAL, &f->temperature, "T", "0 = greedy (default: the server's)", 0,
-         2, false},
-        {"--top-p", OPT_REAL, &f->top_p, "P", "of the sampler (default: the server's)", 0, 1,
-         false},
-        {"--min-p", OPT_REAL, &f->min_p, "P", "of the sampler (default: the server's)", 0, 1,
-         false},
-        {"--top-k", OPT_UINT, &f->top_k, "N", "of the sampler (default: the server's)", 1, 1 << 24,
-         false},
-        {"--repetition-penalty", OPT_REAL, &f->repetition_penalty, "R",
-         "of the sampler (default: the server's)", 0.01, 10, false},
-        {"--extra-body", OPT_TEXT, &f->extra_body, "JSON",
-         "merged into every body, as {\"depth\":{\"max_loops\":4}}", 0, 0, false},
-        {"--request-id-prefix", OPT_TEXT, &f->request_id_prefix, "TEXT",
-         "send X-Request-Id: TEXT0, TEXT1, …", 0, 0, false},
-        {"--seed", OPT_UINT, &f->seed, "N", "of prompts, arrivals and cancels (default 0)", 0, 1e18,
-         false},
-        {"--percentile-metrics", OPT_TEXT, &f->metrics, "LIST",
-         "of ttft,tpot,itl,e2el,client_queue_time,e2el_including_client_queue", 0, 0, false},
-        {"--metric-percentiles", OPT_TEXT, &f->percentiles, "LIST",
-         "percentiles told, with commas (default 99)", 0, 0, false},
-        {"--goodput", OPT_TEXT_MANY, &f->goodput, "M:MS",
-         "requests per second that keep all of ttft:MS tpot:MS e2el:MS", 0, 0, false},
-        {"--save-result", OPT_FLAG, &f->save, NULL, "write the figures as JSON", 0, 0, false},
-        {"--save-detailed", OPT_FLAG, &f->detailed, NULL, "with every request's latencies and text",
-         0, 0, false},
-        {"--append-result", OPT_FLAG, &f->append, NULL, "add a line to the file instead", 0, 0,
-         false},
-        {"--result-dir", OPT_TEXT, &f->result_dir, "DIR", "folder of the file (default .)", 0, 0,
-         false},
-        {"--result-filename", OPT_TEXT, &f->result_file, "FILE",
-         "name of the file (default LABEL-RATEqps[-concurrencyN]-MODEL-TIME.json)", 0, 0, false},
-        {"--label", OPT_TEXT, &f->label, "TEXT", "name of the run (default: the backend)", 0, 0,
-         false},
-        {"--metadata", OPT_TEXT_MANY, &f->metadata, "K=V", "kept with the result", 0, 0, false},
-        {"--plot", OPT_TEXT, &f->plot, "FILE", ".svg or .png, drawn by gnuplot", 0, 0, false},
-        {"--disable-tqdm", OPT_FLAG, &f->quiet, NULL, "no progress on stderr", 0, 0, false},
-    };
-    const opt_command command = {
-        "bench",
-        "load generator with the flags and figures of `vllm bench serve`\n\n"
-        "Latencies of an open loop count from the scheduled start. Without HTTP: 'fathom bench "
-        "engine', 'fathom bench kernels'.",
-        "fathom bench --url http://127.0.0.1:8080 --num-prompts 64 --input-len 32 --output-len 32 "
-        "--max-concurrency 8 --return-depth",
-        options,
-        ARRAY_LEN(options),
-    };
-    return opt_parse(&command, argc, argv);
-}
 
 /* ---- flags to options ---- */
 
@@ -234,10 +74,10 @@ static int check_metrics(const char *list, err *e) {
 }
 
 static double given(double v) {
-    return v < 0 ? NAN : v; /* UNSET */
+    return v < 0 ? NAN : v; /* not given */
 }
 
-static int read_load(bench_opts *o, const flags *f, err *e) {
+static int read_load(bench_opts *o, const bench_flags *f, err *e) {
     o->rate = INFINITY;
     if (strcmp(f->rate, "inf") != 0 && positive(f->rate, "--request-rate", &o->rate, e) != 0)
         return -1;
@@ -253,12 +93,24 @@ static int read_load(bench_opts *o, const flags *f, err *e) {
                            "--ramp-up-strategy takes the place of --request-rate");
     }
     bool trace = strcmp(f->dataset, "timed_trace") == 0;
-    if (strcmp(f->dataset, "random") != 0 && f->dataset_path == NULL) {
+    bool made = strcmp(f->dataset, "random") == 0 || strcmp(f->dataset, "prefix_repetition") == 0;
+    if (!made && f->dataset_path == NULL) {
         return err_set(e, ERR_USAGE, NULL, "--dataset-name %s needs --dataset-path", f->dataset);
     }
     if (f->self_timed && (!trace || o->ramp || !isinf(o->rate))) {
         return err_set(e, ERR_USAGE, NULL,
                        "--self-timed goes with timed_trace and takes the place of a rate");
+    }
+    if (strcmp(f->dataset, "prefix_repetition") == 0 && f->n_prefixes > f->n_prompts) {
+        return err_set(e, ERR_USAGE, NULL,
+                       "--prefix-repetition-num-prefixes is %llu, more than --num-prompts",
+                       (unsigned long long)f->n_prefixes);
+    }
+    if (f->custom_output == 0)
+        return err_set(e, ERR_USAGE, NULL, "--custom-output-len takes -1 or a number from 1");
+    if (f->sonnet_prefix >= f->sonnet_input && strcmp(f->dataset, "sonnet") == 0) {
+        return err_set(e, ERR_USAGE, NULL,
+                       "--sonnet-prefix-len must be below --sonnet-input-len: it is part of it");
     }
     if (trace && o->chat) {
         return err_set(e, ERR_USAGE, NULL, "timed_trace asks for completions, not chats");
@@ -278,7 +130,7 @@ static int read_extra(bench_opts *o, const char *text, err *e) {
 }
 
 /* "K=V" becomes "K: V" in place of the argument; the copies live as long as the process. */
-static int read_headers(bench_opts *o, flags *f, buf *lines, err *e) {
+static int read_headers(bench_opts *o, bench_flags *f, buf *lines, err *e) {
     for (size_t i = 0; i < f->headers.n; i++) {
         const char *text = f->headers.items[i], *eq = strchr(text, '=');
         if (eq == NULL || eq == text)
@@ -309,10 +161,10 @@ static int check_metadata(const opt_list *list, err *e) {
     return 0;
 }
 
-static int read_opts(bench_opts *o, flags *f, buf *base, buf *url, err *e) {
+static int read_opts(bench_opts *o, bench_flags *f, buf *base, buf *url, err *e) {
     *o = (bench_opts){
         .chat = strcmp(f->backend, "openai-chat") == 0,
-        .model = f->model,
+        .model = f->served_name ? f->served_name : f->model,
         .dataset = f->dataset,
         .dataset_path = f->dataset_path,
         .n_prompts = f->n_prompts,
@@ -330,13 +182,23 @@ static int read_opts(bench_opts *o, flags *f, buf *base, buf *url, err *e) {
         .self_timed = f->self_timed,
         .trace_seconds = f->trace_seconds,
         .hash_chunk = f->hash_chunk,
+        .no_oversample = f->no_oversample,
+        .custom_output = f->custom_output > 0 ? (uint64_t)f->custom_output : 0,
+        .sharegpt_output = f->sharegpt_output,
+        .sonnet_input = f->sonnet_input,
+        .sonnet_prefix = f->sonnet_prefix,
+        .sonnet_output = f->sonnet_output,
+        .shared_prefix = f->shared_prefix,
+        .shared_suffix = f->shared_suffix,
+        .n_prefixes = f->n_prefixes,
+        .shared_output = f->shared_output,
         .cancel_rate = f->cancel_rate,
         .warmups = f->warmups,
         .ready_timeout_s = f->ready_s,
         .request_timeout_s = f->timeout_s,
         .ignore_eos = f->ignore_eos,
         .return_depth = f->return_depth,
-        .want_logprobs = f->logprobs != NO_LOGPROBS,
+        .want_logprobs = f->logprobs != BENCH_NO_LOGPROBS,
         .logprobs = f->logprobs,
         .insecure = f->insecure,
         .quiet = f->quiet,
@@ -345,7 +207,11 @@ static int read_opts(bench_opts *o, flags *f, buf *base, buf *url, err *e) {
         .top_p = given(f->top_p),
         .min_p = given(f->min_p),
         .repetition_penalty = given(f->repetition_penalty),
-        .top_k = f->top_k,
+        .presence_penalty = f->presence_penalty < -2 ? NAN : f->presence_penalty,
+        .frequency_penalty = f->frequency_penalty < -2 ? NAN : f->frequency_penalty,
+        .top_k = f->top_k == BENCH_NO_TOP_K ? 0
+                 : f->top_k > 0             ? f->top_k
+                                            : -1,
         .request_id_prefix = f->request_id_prefix,
         .percentile_metrics = f->metrics,
         .slo_ttft_ms = NAN,
@@ -437,7 +303,7 @@ static int warm_up(const bench_opts *o, err *e) {
 
 /* ---- after it ---- */
 
-static void file_name(buf *out, const flags *f, const bench_opts *o) {
+static void file_name(buf *out, const bench_flags *f, const bench_opts *o) {
     buf_printf(out, "%s/", f->result_dir);
     if (f->result_file) {
         buf_puts(out, f->result_file);
@@ -454,7 +320,7 @@ static void file_name(buf *out, const flags *f, const bench_opts *o) {
     buf_printf(out, "-%s-%s.json", slash ? slash + 1 : o->model, date);
 }
 
-static int save(const flags *f, const bench_opts *o, json_t *result, err *e) {
+static int save(const bench_flags *f, const bench_opts *o, json_t *result, err *e) {
     buf path = {0};
     file_name(&path, f, o);
     char *text = json_dumps(result, f->append ? JSON_COMPACT : JSON_INDENT(1));
@@ -473,8 +339,8 @@ static int save(const flags *f, const bench_opts *o, json_t *result, err *e) {
     return rc;
 }
 
-static int report(const flags *f, const bench_opts *o, const bench_plan *plan, const bench_run *did,
-                  err *e) {
+static int report(const bench_flags *f, const bench_opts *o, const bench_plan *plan,
+                  const bench_run *did, err *e) {
     bench_stats stats;
     if (bench_stats_create(&stats, plan, o, did, e) != 0) return -1;
     bench_print(&stats, plan, o, did);
@@ -494,7 +360,7 @@ static int report(const flags *f, const bench_opts *o, const bench_plan *plan, c
     return rc;
 }
 
-static int run_all(const flags *f, bench_opts *o, err *e) {
+static int run_all(const bench_flags *f, bench_opts *o, err *e) {
     buf name = {0};
     bench_plan plan = {0};
     tokenizer *spelling = NULL;
@@ -522,39 +388,16 @@ static int run_all(const flags *f, bench_opts *o, err *e) {
 }
 
 int cmd_bench(int argc, char **argv) {
-    flags f = {
-        .host = "127.0.0.1",
-        .port = 8080,
-        .backend = "openai",
-        .dataset = "random",
-        .n_prompts = 1000,
-        .input_len = 1024,
-        .output_len = 128,
-        .vocab_size = 256,
-        .hash_chunk = 16,
-        .trace_seconds = 1,
-        .rate = "inf",
-        .burstiness = 1,
-        .ramp_start = UNSET,
-        .ramp_end = UNSET,
-        .timeout_s = 3600,
-        .temperature = UNSET,
-        .top_p = UNSET,
-        .min_p = UNSET,
-        .repetition_penalty = UNSET,
-        .logprobs = NO_LOGPROBS,
-        .metrics = "ttft,tpot,itl",
-        .percentiles = "99",
-        .result_dir = ".",
-    };
-    char **args = repeat_flags(&argc, argv);
+    bench_flags f = bench_flags_default();
+    char **args = bench_repeat_flags(&argc, argv);
     if (args == NULL) return EXIT_FAILED;
-    int rc = parse(&f, argc, args);
+    int rc = bench_flags_read(&f, argc, args, opt_parse);
     bench_opts o = {0};
     buf base = {0}, url = {0}, lines[OPT_LIST_MAX] = {{0}};
     err e = {0};
     int status = rc > 0 ? 0 : EXIT_USAGE;
     if (rc == 0) {
+        bench_say_ignored(&f);
         f.detailed = f.detailed && (f.save || f.append || f.result_file);
         curl_global_init(CURL_GLOBAL_DEFAULT);
         rc = read_opts(&o, &f, &base, &url, &e);

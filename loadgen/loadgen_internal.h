@@ -2,7 +2,9 @@
  *
  *   command.c options, order of a run, exit status
  *   plan.c    what will be asked and when: arrival times, cancels, bodies
+ *   flags.c   the command line
  *   prompt.c  prompts and lengths: random, from a file, after a trace
+ *   dataset.c vLLM's other data sets: sharegpt, sonnet, prefix_repetition
  *   load.c    the loop: libuv drives libcurl's multi-socket interface
  *   conn.c    one transfer: request out, answer and its events in
  *   sse.c     bytes of a stream to chunks, in place, without malloc
@@ -50,6 +52,10 @@ typedef struct {
     uint64_t hash_chunk;        /* tokens behind one hash id of a trace */
     double probe_rate;          /* single-token requests beside the load, per second; 0 = none */
     uint64_t n_prompts, input_len, output_len, prefix_len, vocab_size, seed;
+    bool no_oversample;                      /* a short file is asked once */
+    uint64_t custom_output, sharegpt_output; /* 0 = the file's own */
+    uint64_t sonnet_input, sonnet_prefix, sonnet_output;
+    uint64_t shared_prefix, shared_suffix, n_prefixes, shared_output; /* prefix_repetition */
     double range_ratio;
     double rate; /* requests per second; INFINITY = all at once */
     double burstiness;
@@ -62,7 +68,8 @@ typedef struct {
     bool ignore_eos, return_depth, want_logprobs, insecure, quiet, detailed;
     uint64_t logprobs;
     double temperature, top_p, min_p, repetition_penalty; /* NAN = not sent */
-    uint64_t top_k;                                       /* 0 = not sent */
+    double presence_penalty, frequency_penalty;           /* NAN = not sent */
+    int64_t top_k;                                        /* 0 = not sent; -1 = off */
     const char *request_id_prefix;
     json_t *extra_body; /* object or NULL */
     const char *const *headers;
@@ -119,6 +126,16 @@ int bench_plan_create(bench_plan *out, const bench_opts *o, err *e) WARN_UNUSED;
 void bench_plan_destroy(bench_plan *p);
 /* Fills prompts, lengths and, for a trace, times. May lower p->n. */
 int bench_prompts(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) WARN_UNUSED;
+/* dataset.c: the same for one data set each. */
+int bench_sharegpt(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) WARN_UNUSED;
+int bench_sonnet(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) WARN_UNUSED;
+int bench_prefix_repetition(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) WARN_UNUSED;
+/* prompt.c: what they share. A token that is not special; text of n tokens, or of n made-up words
+ * where there is no tokenizer (NULL with an error recorded); the rest of the plan from its first
+ * `got` requests, again and again, or fewer requests with --no-oversample. */
+uint32_t bench_random_id(const bench_opts *o, bench_rng *rng);
+char *bench_random_text(const bench_opts *o, bench_rng *rng, uint32_t n, err *e) WARN_UNUSED;
+int bench_oversample(bench_plan *p, const bench_opts *o, size_t got, err *e) WARN_UNUSED;
 /* JSON body of a request. */
 int bench_plan_body(const bench_opts *o, const bench_req *r, buf *out, err *e) WARN_UNUSED;
 

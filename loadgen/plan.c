@@ -193,7 +193,9 @@ int bench_plan_body(const bench_opts *o, const bench_req *r, buf *out, err *e) {
     real(out, "top_p", o->top_p);
     real(out, "min_p", o->min_p);
     real(out, "repetition_penalty", o->repetition_penalty);
-    if (o->top_k) buf_printf(out, ",\"top_k\":%llu", (unsigned long long)o->top_k);
+    real(out, "presence_penalty", o->presence_penalty);
+    real(out, "frequency_penalty", o->frequency_penalty);
+    if (o->top_k) buf_printf(out, ",\"top_k\":%lld", (long long)o->top_k);
     if (o->ignore_eos) buf_puts(out, ",\"ignore_eos\":true");
     if (o->return_depth) buf_puts(out, ",\"return_depth\":true");
     if (o->want_logprobs && o->chat)

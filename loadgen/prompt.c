@@ -44,7 +44,7 @@ static char *words(bench_rng *rng, uint32_t n) {
 }
 
 /* Special tokens would end or open turns; a random prompt holds none. */
-static uint32_t random_id(const bench_opts *o, bench_rng *rng) {
+uint32_t bench_random_id(const bench_opts *o, bench_rng *rng) {
     uint32_t id = (uint32_t)bench_rng_below(rng, o->vocab_size);
     /* Bounded: a folder may hold nothing but special tokens. */
     for (int tries = 0; tries < 100 && o->tokenizer && tokenizer_is_special(o->tokenizer, id);
@@ -69,7 +69,7 @@ static char *text_of_tokens(const bench_opts *o, bench_rng *rng, uint32_t n, err
     for (uint32_t have = 0, rounds = 0; rc == 0 && have < n && rounds < 64; rounds++) {
         for (uint32_t tries = 0, added = have; added < n && tries < 64 * n; tries++) {
             size_t len;
-            const char *bytes = tokenizer_bytes(o->tokenizer, random_id(o, rng), &len);
+            const char *bytes = tokenizer_bytes(o->tokenizer, bench_random_id(o, rng), &len);
             if (bytes == NULL || !is_plain(bytes, len)) continue;
             buf_append(&b, bytes, len);
             added++;
@@ -92,12 +92,18 @@ static char *text_of_tokens(const bench_opts *o, bench_rng *rng, uint32_t n, err
     return NULL;
 }
 
+char *bench_random_text(const bench_opts *o, bench_rng *rng, uint32_t n, err *e) {
+    char *text = o->tokenizer ? text_of_tokens(o, rng, n, e) : words(rng, n);
+    if (text == NULL) (void)no_memory(e); /* unless a reason stands there */
+    return text;
+}
+
 static int random_prompt(bench_plan *p, bench_req *r, const bench_opts *o, bench_rng *rng, err *e) {
     r->input_len = around(rng, o->input_len, o->range_ratio);
     r->output_len = around(rng, o->output_len, o->range_ratio);
     if (o->chat) {
-        r->text = o->tokenizer ? text_of_tokens(o, rng, r->input_len, e) : words(rng, r->input_len);
-        return r->text ? 0 : no_memory(e);
+        r->text = bench_random_text(o, rng, r->input_len, e);
+        return r->text ? 0 : -1;
     }
     size_t total = r->input_len + o->prefix_len;
     r->ids = array_new(total, sizeof *r->ids);
@@ -105,7 +111,7 @@ static int random_prompt(bench_plan *p, bench_req *r, const bench_opts *o, bench
     for (size_t k = 0; k < o->prefix_len; k++)
         r->ids[k] = p->prefix[k];
     for (size_t k = o->prefix_len; k < total; k++)
-        r->ids[k] = random_id(o, rng);
+        r->ids[k] = bench_random_id(o, rng);
     r->input_len = (uint32_t)total;
     return 0;
 }
@@ -115,7 +121,7 @@ static int random_prompts(bench_plan *p, const bench_opts *o, bench_rng *rng, er
         p->prefix = array_new(o->prefix_len, sizeof *p->prefix);
         if (p->prefix == NULL) return no_memory(e);
         for (size_t k = 0; k < o->prefix_len; k++)
-            p->prefix[k] = random_id(o, rng);
+            p->prefix[k] = bench_random_id(o, rng);
     }
     for (size_t i = 0; i < p->n; i++) {
         if (random_prompt(p, &p->reqs[i], o, rng, e) != 0) return -1;
@@ -134,7 +140,9 @@ static int custom_line(bench_req *r, const bench_opts *o, const json_t *root, si
     const char *text = json_string_value(json_object_get(root, "prompt"));
     json_int_t out = json_integer_value(json_object_get(root, "output_tokens"));
     if (text == NULL) return bad_line(e, line, "'prompt' must be a string");
-    r->output_len = out > 0 && out < (1 << 24) ? (uint32_t)out : (uint32_t)o->output_len;
+    r->output_len = o->custom_output             ? (uint32_t)o->custom_output
+                    : out > 0 && out < (1 << 24) ? (uint32_t)out
+                                                 : (uint32_t)o->output_len;
     r->text = strdup(text);
     return r->text ? 0 : no_memory(e);
 }
@@ -166,7 +174,7 @@ static int trace_line(bench_req *r, const bench_opts *o, const json_t *root, siz
         } else if (k == n_hashes * o->hash_chunk) {
             bench_rng_seed(&rng, ~o->seed - line);
         }
-        r->ids[k] = random_id(o, &rng);
+        r->ids[k] = bench_random_id(o, &rng);
     }
     return 0;
 }
@@ -198,15 +206,20 @@ static int read_lines(bench_plan *p, const bench_opts *o, read_line read, size_t
 }
 
 /* A short file is asked again from its start, as often as needed. */
-static int custom_prompts(bench_plan *p, const bench_opts *o, err *e) {
-    size_t got = 0;
-    int rc = read_lines(p, o, custom_line, &got, e);
-    for (size_t i = got; rc == 0 && i < p->n; i++) {
+int bench_oversample(bench_plan *p, const bench_opts *o, size_t got, err *e) {
+    if (o->no_oversample) p->n = got;
+    for (size_t i = got; i < p->n; i++) {
         p->reqs[i].output_len = p->reqs[i - got].output_len;
         p->reqs[i].text = strdup(p->reqs[i - got].text);
-        if (p->reqs[i].text == NULL) rc = no_memory(e);
+        if (p->reqs[i].text == NULL) return no_memory(e);
     }
-    return rc;
+    return 0;
+}
+
+static int custom_prompts(bench_plan *p, const bench_opts *o, err *e) {
+    size_t got = 0;
+    if (read_lines(p, o, custom_line, &got, e) != 0) return -1;
+    return bench_oversample(p, o, got, e);
 }
 
 /* A trace is replayed once, in its own order of time. */
@@ -226,5 +239,8 @@ static int trace_prompts(bench_plan *p, const bench_opts *o, err *e) {
 int bench_prompts(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) {
     if (strcmp(o->dataset, "custom") == 0) return custom_prompts(p, o, e);
     if (strcmp(o->dataset, "timed_trace") == 0) return trace_prompts(p, o, e);
+    if (strcmp(o->dataset, "sharegpt") == 0) return bench_sharegpt(p, o, rng, e);
+    if (strcmp(o->dataset, "sonnet") == 0) return bench_sonnet(p, o, rng, e);
+    if (strcmp(o->dataset, "prefix_repetition") == 0) return bench_prefix_repetition(p, o, rng, e);
     return random_prompts(p, o, rng, e);
 }

@@ -1,0 +1,248 @@
+/* flags.c - the command line of `fathom bench`. */
+#include "base/size.h"
+#include "loadgen/flags_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+bench_flags bench_flags_default(void) {
+    return (bench_flags){
+        .host = "127.0.0.1",
+        .port = 8080,
+        .backend = "openai",
+        .dataset = "random",
+        .n_prompts = 1000,
+        .input_len = 1024,
+        .output_len = 128,
+        .vocab_size = 256,
+        .hash_chunk = 16,
+        .custom_output = -1,
+        .sonnet_input = 550,
+        .sonnet_prefix = 200,
+        .sonnet_output = 150,
+        .shared_prefix = 256,
+        .shared_suffix = 256,
+        .n_prefixes = 10,
+        .shared_output = 128,
+        .top_k = BENCH_NO_TOP_K,
+        .presence_penalty = BENCH_NO_PENALTY,
+        .frequency_penalty = BENCH_NO_PENALTY,
+        .trace_seconds = 1,
+        .rate = "inf",
+        .burstiness = 1,
+        .ramp_start = BENCH_UNSET,
+        .ramp_end = BENCH_UNSET,
+        .timeout_s = 3600,
+        .temperature = BENCH_UNSET,
+        .top_p = BENCH_UNSET,
+        .min_p = BENCH_UNSET,
+        .repetition_penalty = BENCH_UNSET,
+        .logprobs = BENCH_NO_LOGPROBS,
+        .metrics = "ttft,tpot,itl",
+        .percentiles = "99",
+        .result_dir = ".",
+    };
+}
+
+char **bench_repeat_flags(int *argc, char **argv) {
+    static const char *const many[] = {"--goodput", "--metadata", "--header"};
+    char **out = array_new((size_t)*argc * 2 + 1, sizeof *out);
+    if (out == NULL) return NULL;
+    char *open = NULL;
+    int n = 0;
+    for (int i = 0; i < *argc; i++) {
+        if (argv[i][0] == '-' && argv[i][1] == '-') {
+            open = NULL;
+            for (size_t k = 0; k < ARRAY_LEN(many); k++) {
+                if (strcmp(argv[i], many[k]) == 0) open = argv[i];
+            }
+        } else if (open && out[n - 1] != open) {
+            out[n++] = open;
+        }
+        out[n++] = argv[i];
+    }
+    *argc = n;
+    return out;
+}
+
+int bench_flags_read(bench_flags *f, int argc, char **argv, bench_with with) {
+    const opt_row options[] = {
+        {"--url", OPT_TEXT, &f->url, "URL",
+         "server, as http://127.0.0.1:8080 (or --host and --port)", 0, 0, false},
+        {"--base-url", OPT_TEXT, &f->url, "URL", "the same", 0, 0, false},
+        {"--host", OPT_TEXT, &f->host, "NAME", "server's address (default 127.0.0.1)", 0, 0, false},
+        {"--port", OPT_UINT, &f->port, "N", "server's port (default 8080)", 1, 65535, false},
+        {"--backend", OPT_CHOICE, &f->backend, "openai|vllm|openai-chat",
+         "completions or chat (default openai)", 0, 0, false},
+        {"--endpoint-type", OPT_CHOICE, &f->backend, "openai|vllm|openai-chat", "the same", 0, 0,
+         false},
+        {"--endpoint", OPT_TEXT, &f->endpoint, "PATH",
+         "path of the route (default /v1/completions or /v1/chat/completions)", 0, 0, false},
+        {"--model", OPT_TEXT, &f->model, "NAME",
+         "model asked for (default: the first of /v1/models)", 0, 0, false},
+        {"--served-model-name", OPT_TEXT, &f->served_name, "NAME",
+         "the name that requests carry, where --model is another (default: --model)", 0, 0, false},
+        {"--header", OPT_TEXT_MANY, &f->headers, "K=V", "sent with every request", 0, 0, false},
+        {"--insecure", OPT_FLAG, &f->insecure, NULL, "accept any TLS certificate", 0, 0, false},
+        {"--dataset-name", OPT_CHOICE, &f->dataset,
+         "random|custom|sharegpt|sonnet|prefix_repetition|timed_trace",
+         "kind of prompts (default random)", 0, 0, false},
+        {"--dataset-path", OPT_TEXT, &f->dataset_path, "FILE",
+         "custom: lines of JSON {prompt, output_tokens}; sharegpt: a list of conversations; "
+         "sonnet: "
+         "lines of verse; timed_trace: a Mooncake trace",
+         0, 0, false},
+        {"--no-oversample", OPT_FLAG, &f->no_oversample, NULL,
+         "custom, sharegpt: a short file is asked once, not again from its start", 0, 0, false},
+        {"--custom-output-len", OPT_INT, &f->custom_output, "N",
+         "custom: most output tokens; -1: each line's own (default -1, then --output-len)", -1,
+         1 << 24, false},
+        {"--sharegpt-output-len", OPT_UINT, &f->sharegpt_output, "N",
+         "sharegpt: most output tokens (default 0: as many as the answer in the file has)", 0,
+         1 << 20, false},
+        {"--sonnet-input-len", OPT_UINT, &f->sonnet_input, "N",
+         "sonnet: prompt tokens, about (default 550)", 1, 1 << 20, false},
+        {"--sonnet-prefix-len", OPT_UINT, &f->sonnet_prefix, "N",
+         "sonnet: of them, tokens that all prompts share, about (default 200)", 0, 1 << 20, false},
+        {"--sonnet-output-len", OPT_UINT, &f->sonnet_output, "N",
+         "sonnet: most output tokens (default 150)", 1, 1 << 20, false},
+        {"--prefix-repetition-prefix-len", OPT_UINT, &f->shared_prefix, "N",
+         "prefix_repetition: tokens of a prefix that several prompts share (default 256)", 1,
+         1 << 20, false},
+        {"--prefix-repetition-suffix-len", OPT_UINT, &f->shared_suffix, "N",
+         "prefix_repetition: tokens of a prompt's own after it (default 256)", 1, 1 << 20, false},
+        {"--prefix-repetition-num-prefixes", OPT_UINT, &f->n_prefixes, "N",
+         "prefix_repetition: prefixes, at most --num-prompts (default 10)", 1, 1 << 20, false},
+        {"--prefix-repetition-output-len", OPT_UINT, &f->shared_output, "N",
+         "prefix_repetition: most output tokens (default 128)", 1, 1 << 20, false},
+        {"--tokenizer", OPT_TEXT, &f->tokenizer, "DIR",
+         "model folder: random prompts from its tokens; lengths of texts by it (default: a token "
+         "for "
+         "four bytes)",
+         0, 0, false},
+        {"--tokenizer-mode", OPT_TEXT, &f->tokenizer_mode, "MODE", "accepted; changes nothing here",
+         0, 0, false},
+        {"--trust-remote-code", OPT_FLAG, &f->trust, NULL,
+         "accepted; changes nothing here: no code of a model is run", 0, 0, false},
+        {"--skip-chat-template", OPT_FLAG, &f->no_template, NULL,
+         "accepted; changes nothing here: prompts are sent as they are", 0, 0, false},
+        {"--no-stream", OPT_FLAG, &f->no_stream, NULL,
+         "accepted; changes nothing here: data sets are files", 0, 0, false},
+        {"--self-timed", OPT_FLAG, &f->self_timed, NULL,
+         "timed_trace: requests at the trace's own times", 0, 0, false},
+        {"--timed-trace-sec-multiplier", OPT_REAL, &f->trace_seconds, "S",
+         "seconds in a unit of timestamp (default 1)", 1e-9, 1e6, false},
+        {"--timed-trace-chunk-hash-size", OPT_UINT, &f->hash_chunk, "N",
+         "tokens behind a hash id (default 16)", 1, 1 << 20, false},
+        {"--num-prompts", OPT_UINT, &f->n_prompts, "N", "requests (default 1000)", 1, 10000000,
+         false},
+        {"--input-len", OPT_UINT, &f->input_len, "N",
+         "random: prompt tokens, words for chat (default 1024)", 1, 1 << 20, false},
+        {"--random-input-len", OPT_UINT, &f->input_len, "N", "the same", 1, 1 << 20, false},
+        {"--output-len", OPT_UINT, &f->output_len, "N", "most output tokens (default 128)", 1,
+         1 << 20, false},
+        {"--random-output-len", OPT_UINT, &f->output_len, "N", "the same", 1, 1 << 20, false},
+        {"--random-range-ratio", OPT_REAL, &f->range_ratio, "R",
+         "lengths vary by this share both ways (default 0)", 0, 0.999, false},
+        {"--random-prefix-len", OPT_UINT, &f->prefix_len, "N",
+         "random: leading tokens all prompts share (default 0)", 0, 1 << 20, false},
+        {"--vocab-size", OPT_UINT, &f->vocab_size, "N",
+         "random: token ids below this (default 256)", 1, 1 << 24, false},
+        {"--request-rate", OPT_TEXT, &f->rate, "R",
+         "requests per second (default inf: all at once)", 0, 0, false},
+        {"--burstiness", OPT_REAL, &f->burstiness, "B",
+         "shape of the gaps: 1 Poisson, less is burstier (default 1)", 1e-3, 1e6, false},
+        {"--ramp-up-strategy", OPT_CHOICE, &f->ramp, "linear|exponential",
+         "the rate climbs over the run", 0, 0, false},
+        {"--ramp-up-start-rps", OPT_REAL, &f->ramp_start, "R",
+         "first rate of the ramp (no default)", 1e-6, 1e9, false},
+        {"--ramp-up-end-rps", OPT_REAL, &f->ramp_end, "R", "last rate of the ramp (no default)",
+         1e-6, 1e9, false},
+        {"--max-concurrency", OPT_UINT, &f->concurrency, "N",
+         "requests in flight at most, a closed loop (default 0: no limit)", 1, 1000000, false},
+        {"--cancel-rate", OPT_REAL, &f->cancel_rate, "P",
+         "share of requests whose client leaves mid-stream (default 0)", 0, 1, false},
+        {"--probe-request-rate", OPT_REAL, &f->probe_rate, "R",
+         "one-token requests a second beside the load, reported apart (default 0)", 0, 1e5, false},
+        {"--num-warmups", OPT_UINT, &f->warmups, "N",
+         "requests before the measured ones (default 0)", 0, 100000, false},
+        {"--ready-check-timeout-sec", OPT_REAL, &f->ready_s, "S",
+         "wait for GET /health (default 0: do not ask)", 0, 86400, false},
+        {"--timeout-sec", OPT_REAL, &f->timeout_s, "S", "longest request (default 3600)", 0.001,
+         86400, false},
+        {"--ignore-eos", OPT_FLAG, &f->ignore_eos, NULL, "ask for exactly --output-len tokens", 0,
+         0, false},
+        {"--return-depth", OPT_FLAG, &f->return_depth, NULL,
+         "ask for each token's depth: histogram", 0, 0, false},
+        {"--logprobs", OPT_UINT, &f->logprobs, "N", "ask for logprobs (default: do not)", 0, 20,
+         false},
+        {"--temperature", OPT_REAL, &f->temperature, "T", "0 = greedy (default: the server's)", 0,
+         2, false},
+        {"--top-p", OPT_REAL, &f->top_p, "P", "of the sampler (default: the server's)", 0, 1,
+         false},
+        {"--min-p", OPT_REAL, &f->min_p, "P", "of the sampler (default: the server's)", 0, 1,
+         false},
+        {"--top-k", OPT_INT, &f->top_k, "N", "of the sampler; 0 or -1: off (default: the server's)",
+         -1, 1 << 24, false},
+        {"--presence-penalty", OPT_REAL, &f->presence_penalty, "X",
+         "of the sampler (default: the server's)", -2, 2, false},
+        {"--frequency-penalty", OPT_REAL, &f->frequency_penalty, "X",
+         "of the sampler (default: the server's)", -2, 2, false},
+        {"--repetition-penalty", OPT_REAL, &f->repetition_penalty, "R",
+         "of the sampler (default: the server's)", 0.01, 10, false},
+        {"--extra-body", OPT_TEXT, &f->extra_body, "JSON",
+         "merged into every body, as {\"depth\":{\"max_loops\":4}}", 0, 0, false},
+        {"--request-id-prefix", OPT_TEXT, &f->request_id_prefix, "TEXT",
+         "send X-Request-Id: TEXT0, TEXT1, …", 0, 0, false},
+        {"--seed", OPT_UINT, &f->seed, "N", "of prompts, arrivals and cancels (default 0)", 0, 1e18,
+         false},
+        {"--percentile-metrics", OPT_TEXT, &f->metrics, "LIST",
+         "of ttft,tpot,itl,e2el,client_queue_time,e2el_including_client_queue", 0, 0, false},
+        {"--metric-percentiles", OPT_TEXT, &f->percentiles, "LIST",
+         "percentiles told, with commas (default 99)", 0, 0, false},
+        {"--goodput", OPT_TEXT_MANY, &f->goodput, "M:MS",
+         "requests per second that keep all of ttft:MS tpot:MS e2el:MS", 0, 0, false},
+        {"--save-result", OPT_FLAG, &f->save, NULL, "write the figures as JSON", 0, 0, false},
+        {"--save-detailed", OPT_FLAG, &f->detailed, NULL, "with every request's latencies and text",
+         0, 0, false},
+        {"--append-result", OPT_FLAG, &f->append, NULL, "add a line to the file instead", 0, 0,
+         false},
+        {"--result-dir", OPT_TEXT, &f->result_dir, "DIR", "folder of the file (default .)", 0, 0,
+         false},
+        {"--result-filename", OPT_TEXT, &f->result_file, "FILE",
+         "name of the file (default LABEL-RATEqps[-concurrencyN]-MODEL-TIME.json)", 0, 0, false},
+        {"--label", OPT_TEXT, &f->label, "TEXT", "name of the run (default: the backend)", 0, 0,
+         false},
+        {"--metadata", OPT_TEXT_MANY, &f->metadata, "K=V", "kept with the result", 0, 0, false},
+        {"--plot", OPT_TEXT, &f->plot, "FILE", ".svg or .png, drawn by gnuplot", 0, 0, false},
+        {"--disable-tqdm", OPT_FLAG, &f->quiet, NULL, "no progress on stderr", 0, 0, false},
+    };
+    const opt_command command = {
+        "bench",
+        "load generator with the flags and figures of `vllm bench serve`\n\n"
+        "Latencies of an open loop count from the scheduled start. Without HTTP: 'fathom bench "
+        "engine', 'fathom bench kernels'.",
+        "fathom bench --url http://127.0.0.1:8080 --num-prompts 64 --input-len 32 --output-len 32 "
+        "--max-concurrency 8 --return-depth",
+        options,
+        ARRAY_LEN(options),
+    };
+    return with(&command, argc, argv);
+}
+
+void bench_say_ignored(const bench_flags *f) {
+    const struct {
+        bool given;
+        const char *name;
+    } flags[] = {{f->trust, "--trust-remote-code"},
+                 {f->tokenizer_mode != NULL, "--tokenizer-mode"},
+                 {f->no_template, "--skip-chat-template"},
+                 {f->no_stream, "--no-stream"}};
+    const char *before = "fathom bench: changes nothing here: ";
+    for (size_t i = 0; i < ARRAY_LEN(flags); i++) {
+        if (!flags[i].given) continue;
+        fprintf(stderr, "%s%s", before, flags[i].name);
+        before = ", ";
+    }
+    if (before[0] == ',') fprintf(stderr, "\n");
+}

@@ -1,0 +1,41 @@
+/* flags_internal.h - what the command line of `fathom bench` says, before it is checked. */
+#ifndef FATHOM_LOADGEN_FLAGS_INTERNAL_H
+#define FATHOM_LOADGEN_FLAGS_INTERNAL_H
+
+#include "base/options.h"
+
+#define BENCH_UNSET (-1.0)       /* of a number that is only sent when given; */
+#define BENCH_NO_PENALTY (-1e9)  /* the same where -1 is a value, */
+#define BENCH_NO_TOP_K INT64_MIN /* and for whole numbers */
+#define BENCH_NO_LOGPROBS (UINT64_C(1) << 20)
+
+typedef struct {
+    const char *tokenizer;
+    const char *url, *host, *backend, *endpoint, *model, *served_name, *dataset, *dataset_path;
+    const char *rate, *ramp, *extra_body, *percentiles, *metrics, *request_id_prefix;
+    uint64_t port, n_prompts, input_len, output_len, prefix_len, vocab_size, seed, concurrency;
+    uint64_t warmups, logprobs, hash_chunk, sonnet_input, sonnet_prefix, sonnet_output;
+    uint64_t shared_prefix, shared_suffix, n_prefixes, shared_output, sharegpt_output;
+    int64_t top_k, custom_output;
+    double burstiness, ramp_start, ramp_end, range_ratio, cancel_rate, ready_s, timeout_s;
+    double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
+    double probe_rate, trace_seconds;
+    bool self_timed;
+    bool ignore_eos, return_depth, insecure, quiet, save, detailed, append, no_oversample;
+    bool no_template, no_stream, trust; /* of no meaning here, as is: */
+    const char *tokenizer_mode;
+    opt_list goodput, headers, metadata;
+    const char *result_dir, *result_file, *label, *plot;
+} bench_flags;
+
+typedef int (*bench_with)(const opt_command *c, int argc, char **argv);
+bench_flags bench_flags_default(void);
+/* Hands the table, whose rows write to f, to `with` (opt_parse), and returns what that returns. */
+int bench_flags_read(bench_flags *f, int argc, char **argv, bench_with with);
+/* Flags of vllm's that take several values after one name. opt_parse knows one value for a flag, so
+ * the flag is repeated before each. Free the result; NULL when out of memory. */
+char **bench_repeat_flags(int *argc, char **argv);
+/* One line on stderr that names the flags given which change nothing here, if any were. */
+void bench_say_ignored(const bench_flags *f);
+
+#endif
