@@ -97,6 +97,17 @@ static size_t char_symbols(const tokenizer *t, const char *text, size_t n, text_
     return count;
 }
 
+/* Symbols that a piece may start as, at most. */
+static size_t most_symbols(const tokenizer *t, const char *text, size_t n) {
+    size_t count = 0;
+    if (!t->chars) return n;
+    for (size_t i = 0, len; i < n; i += len) {
+        len = utf8_length((unsigned char)text[i]);
+        count += char_id(t, text + i, len) != TEXT__NO_ID ? 1 : len;
+    }
+    return count;
+}
+
 static size_t first_symbols(const tokenizer *t, const char *text, size_t n, text__symbol *s) {
     return t->chars ? char_symbols(t, text, n, s) : byte_symbols(t, text, n, s);
 }
@@ -182,7 +193,8 @@ static int merge_long(text__encoder *c, size_t n) {
 
 static int reserve(text__encoder *c, size_t n) {
     if (n <= c->cap) return 0;
-    if (n >= TEXT__NO_ID / 2) return err_set(c->e, ERR_TOO_LONG, NULL, "a piece of %zu bytes", n);
+    if (n >= TEXT__NO_ID / 2)
+        return err_set(c->e, ERR_TOO_LONG, NULL, "a piece of %zu characters", n);
     size_t cap = c->cap ? c->cap : 1024;
     while (cap < n)
         cap *= 2;
@@ -192,12 +204,12 @@ static int reserve(text__encoder *c, size_t n) {
     c->heap = array_new(cap, 2 * sizeof *c->heap);
     c->cap = c->symbols && c->heap ? cap : 0;
     if (c->cap == 0)
-        return err_set(c->e, ERR_NO_MEMORY, NULL, "out of memory for %zu bytes of text", n);
+        return err_set(c->e, ERR_NO_MEMORY, NULL, "out of memory for %zu characters", n);
     return 0;
 }
 
 static int encode_long(text__encoder *c, const char *text, size_t n) {
-    if (reserve(c, n) != 0) return -1;
+    if (reserve(c, most_symbols(c->t, text, n)) != 0) return -1;
     size_t count = first_symbols(c->t, text, n, c->symbols);
     if (count == 0) return 0;
     if (merge_long(c, count) != 0) return -1;

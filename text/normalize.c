@@ -5,8 +5,9 @@
  * own accord is the file's, and trusted. Where it takes out bytes that are not trusted, an empty
  * run is left: no control token is read across it.
  *
- * Unicode is version 15 here (utf8proc 2.8), and 16 or so in the reference: characters that came
- * later stand for themselves. Bytes that are not UTF-8 pass as they are. */
+ * Unicode is version 15 here (utf8proc 2.8). The reference's normal forms and marks are those of
+ * version 9, its lower case that of 16 or later: characters that came in between differ. Bytes
+ * that are not UTF-8 pass as they are. */
 #include "base/size.h"
 #include "base/utf8.h"
 #include "text/load_internal.h"
@@ -16,7 +17,7 @@
 #include <utf8proc.h>
 
 enum {
-    MAX_GROWTH = 64, /* times that all Replace steps together may lengthen a text */
+    MAX_GROWTH = 16, /* times that all Replace steps together may lengthen a text */
     FEW = 16,        /* marks up to which plain insertion sorts them */
     DECOMPOSED = 32, /* code points that one may become; the most known is 18 */
 };

@@ -89,6 +89,54 @@ Test(constrain_memory, a_tokenizer_opens_whole_or_not_at_all) {
     buf_deinit(&text);
 }
 
+/* SentencePiece's way: normalizers of every kind, an added token in normalized text, a decoder. */
+static const char sp_file[] =
+    "{\"added_tokens\":[{\"id\":30,\"content\":\"<|end|>\",\"special\":true},{\"id\":31,"
+    "\"content\":\"In The\",\"normalized\":true}],\"normalizer\":{\"type\":\"Sequence\","
+    "\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"Lowercase\"},{\"type\":\"Prepend\","
+    "\"prepend\":"
+    "\"_\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\"letters\"},\"content\":\"letter\"},{"
+    "\"type\":\"Replace\",\"pattern\":{\"Regex\":\"g+\"},\"content\":\"g\"}]},\"pre_tokenizer\":{"
+    "\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"first\",\"split\":false},"
+    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{"
+    "\"String\":\"_\"},\"content\":\" "
+    "\"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":"
+    "\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"model\":{\"type\":\"BPE\","
+    "\"unk_token\":\"<unk>\",\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,\"_\":1,\"t\":2,\"h\":3,"
+    "\"e\":4,\"th\":5,\"the\":6,\"_the\":7,\"<0x0A>\":8,\"m\":9,\"o\":10,\"r\":11,\"om\":12,\"to\":"
+    "13,"
+    "\"er\":14},\"merges\":[\"t h\",\"th e\",\"_ the\",\"o m\",\"t o\",\"e r\"]}}";
+
+static int decode_back(void *ud, bool *right, err *e) {
+    static const char words[] = "In The beginning <|end|> the e\u0301\u0323 letters to "
+                                "moremoremoremoremoremoremoremoremoremoremoremoremoremoremore\n";
+    const buf *file = ud;
+    tokenizer *t = NULL;
+    token_ids ids = {0};
+    buf text = {0};
+    int rc = tokenizer_parse(&t, file->data, file->len, 2048, "tokenizer.json", e);
+    if (rc != 0) cr_assert_null(t);
+    if (rc == 0) rc = tokenizer_encode(t, words, strlen(words), true, 1000, &ids, e);
+    if (rc == 0) rc = tokenizer_decode(t, ids.data, ids.n, false, &text, e);
+    *right = rc == 0 && ids.n > 60 && text.len > 100 && memcmp(text.data, "in the", 6) == 0;
+    buf_deinit(&text);
+    token_ids_deinit(&ids);
+    tokenizer_close(t);
+    return rc;
+}
+
+Test(constrain_memory, text_is_encoded_and_decoded_whole_or_not_at_all) {
+    buf file = {0};
+    bool right = false;
+    err e = {0};
+    json_setup();
+    buf_puts(&file, sp_file);
+    cr_assert_eq(decode_back(&file, &right, &e), 0, "%s", e.msg);
+    cr_assert(right);
+    sweep(decode_back, &file, "decoding");
+    buf_deinit(&file);
+}
+
 static int create_sampler(void *ud, bool *right, err *e) {
     (void)ud;
     eng_sampler *s = NULL;

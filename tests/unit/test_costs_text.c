@@ -9,6 +9,7 @@
 #include "text/tokenizer_internal.h"
 
 #include <criterion/criterion.h>
+#include <stdlib.h>
 #include <string.h>
 
 API_SUITE(costs_text);
@@ -118,6 +119,64 @@ Test(costs_text, text_costs_its_size_whatever_it_is_and_however_it_is_split) {
         tokenizer *t = tokenizer_of(patterns[i].pattern);
         encoding_with = t;
         check_costs(patterns[i].name, texts, ARRAY_LEN(texts));
+        tokenizer_close(t);
+    }
+}
+
+/* SentencePiece's way, where a text is one piece; every character it is given may merge. */
+static tokenizer *sentencepiece(const char *normalizer) {
+    static const char *const made[] = {"aa", "aaaa", "ab", "abab", "\u2581\u2581"};
+    buf b = {0};
+    tokenizer *t = NULL;
+    err e = {0};
+    buf_printf(&b,
+               "{\"added_tokens\":[{\"id\":300,\"content\":\"<|im_start|>\",\"special\":true},"
+               "{\"id\":301,\"content\":\"aab\",\"normalized\":true,\"single_word\":true}],"
+               "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[%s{\"type\":\"Prepend\","
+               "\"prepend\":\"\u2581\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},"
+               "\"content\":\"\u2581\"}]},\"decoder\":{\"type\":\"Fuse\"},\"model\":{\"type\":"
+               "\"BPE\",\"byte_fallback\":true,\"vocab\":{\"a\":256,\"b\":257,\"\u2581\":258",
+               normalizer);
+    for (unsigned c = 0; c < 256; c++)
+        buf_printf(&b, ",\"<0x%02X>\":%u", c, c);
+    for (size_t i = 0; i < ARRAY_LEN(made); i++)
+        buf_printf(&b, ",\"%s\":%zu", made[i], 260 + i);
+    buf_puts(&b, "},\"merges\":[\"a a\",\"aa aa\",\"a b\",\"ab ab\",\"\u2581 \u2581\"]}}");
+    cr_assert_eq(tokenizer_parse(&t, b.data, b.len, 1000, "file", &e), 0, "%s", e.msg);
+    buf_deinit(&b);
+    return t;
+}
+
+static void decode(const buf *text) {
+    size_t n = text->len / sizeof(uint32_t);
+    uint32_t *ids = malloc(text->len);
+    buf out = {0};
+    err e = {0};
+    for (size_t i = 0; i < n; i++)
+        ids[i] = (unsigned char)text->data[i];
+    cr_assert_eq(tokenizer_decode(encoding_with, ids, n, false, &out, &e), 0, "%s", e.msg);
+    buf_deinit(&out);
+    free(ids);
+}
+
+Test(costs_text, text_costs_its_size_where_it_is_one_piece_and_normalized) {
+    static const struct {
+        const char *name, *normalizer;
+    } rows[] = {
+        {"sentencepiece", ""},
+        {"nfc", "{\"type\":\"NFC\"},"},
+        {"nfkd, lower case, no accents",
+         "{\"type\":\"NFKD\"},{\"type\":\"StripAccents\"},{\"type\":\"Lowercase\"},"},
+        {"strip and patterns", "{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":true},{"
+                               "\"type\":\"Replace\",\"pattern\":{\"Regex\":\" {2,}\"},"
+                               "\"content\":\"\u2581\"},"},
+    };
+    static const cost_row decoded = {"byte tokens", 3000, NULL, "\xe2\x82", decode};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        tokenizer *t = sentencepiece(rows[i].normalizer);
+        encoding_with = t;
+        check_costs(rows[i].name, texts, ARRAY_LEN(texts));
+        check_costs(rows[i].name, &decoded, 1);
         tokenizer_close(t);
     }
 }
