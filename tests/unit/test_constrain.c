@@ -413,6 +413,76 @@ Test(constrain, a_token_that_cannot_come_changes_nothing_and_the_end_comes_only_
     tokenizer_close(t);
 }
 
+/* Its spaces are U+2581, and some of its characters are byte tokens. */
+static void put_sp_file(buf *json) {
+    buf_puts(json, "{\"added_tokens\":[{\"id\":63,\"content\":\"</s>\",\"special\":true}],"
+                   "\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"\u2581\"},"
+                   "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\","
+                   "\"pattern\":{\"String\":\"\u2581\"},\"content\":\" \"},{\"type\":"
+                   "\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \","
+                   "\"start\":1,\"stop\":0}]},\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,"
+                   "\"merges\":[],\"vocab\":{\"{\":0,\"\u2581{\":1,\"\\\"\":2,\"a\":3,\"\\\":\":4,"
+                   "\"\u2581\":5,\"\u25811\":6,\"1\":7,\"}\":8,\"\u2581}\":9,\"\u2581\\\"\":10,"
+                   "\"<0x7B>\":11,\"<0x7D>\":12,\"<0x32>\":13,\"<0xC3>\":14,\"<0xA9>\":15,"
+                   "\"\u00e9\":16,\"\u2581word\":17,\",\":18,\"\\\",\":19,\"b\":20,\":\":21}}}");
+}
+
+Test(constrain, answers_in_a_sentencepiece_vocabulary_keep_their_schema) {
+    buf file = {0};
+    tokenizer *t = NULL;
+    api__vocab *v = NULL;
+    err e = {0};
+    const uint32_t stop = 63;
+    put_sp_file(&file);
+    cr_assert_eq(tokenizer_parse(&t, file.data, file.len, 64, "test", &e), 0, "%s", e.msg);
+    cr_assert_eq(api__vocab_open(&v, t, 64, &e), 0);
+    api__grammar *g = compile("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},"
+                              "\"b\":{\"type\":\"string\",\"maxLength\":9}},\"required\":[\"a\","
+                              "\"b\"],\"additionalProperties\":false}",
+                              &e);
+    cr_assert(g, "%s", e.msg);
+    uint64_t used = 0; /* tokens that some answer had */
+    int whole = 0;
+    srand(3);
+    for (int answer = 0; answer < 200; answer++) {
+        api__workspace *w = NULL;
+        api__constraint *c = NULL;
+        uint32_t ids[200], n = 0, id = 0;
+        cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
+        cr_assert_eq(api__constraint_create(&c, w, &e), 0);
+        while (n < ARRAY_LEN(ids)) {
+            cr_assert_eq(api__constraint_make(c), ERR_NONE);
+            uint64_t mask = api__constraint_mask(c)->words[0];
+            cr_assert_neq(mask, 0, "nothing to choose behind %u tokens", n);
+            do
+                id = (uint32_t)rand() % 64;
+            while ((mask >> id & 1) == 0);
+            cr_assert(api__constraint_take(c, id));
+            if (id == stop) break;
+            used |= 1ull << id;
+            ids[n++] = id;
+        }
+        buf text = {0};
+        cr_assert_eq(tokenizer_decode(t, ids, n, true, &text, &e), 0);
+        whole += id == stop;
+        json_t *root = id == stop ? json_loadb(text.data, text.len, 0, NULL) : NULL;
+        cr_expect(id != stop || json_is_integer(json_object_get(root, "a")), "%s", text.data);
+        cr_expect(id != stop || json_is_string(json_object_get(root, "b")), "%s", text.data);
+        json_decref(root);
+        buf_deinit(&text);
+        api__constraint_destroy(c);
+        api__workspace_destroy(w);
+    }
+    cr_expect_gt(whole, 100);
+    cr_expect_neq(used >> 17 & 1, 0, "no answer had a word with its space");
+    cr_expect_neq(used >> 14 & 1, 0, "no answer had a byte of a letter");
+    cr_expect_neq(used >> 11 & used >> 13 & 1, 0, "no answer had a byte token for a sign");
+    api__grammar_free(g);
+    api__vocab_close(v);
+    tokenizer_close(t);
+    buf_deinit(&file);
+}
+
 /* ---- what masks cost ---- */
 
 static api__vocab *open_demo(tokenizer **t) {
