@@ -447,6 +447,8 @@ static bool statements(jparser *p, jnodes *body, jnode *parent, const char *cons
         jnode *node = NULL;
         if (t->kind == T_END) {
             if (ends == NULL) break;
+            while (ends[1])
+                ends++;
             jinja__syntax(p, parent->line, "a tag has no '%s'", ends[0]);
         } else if (t->kind == T_TEXT) {
             node = text_node(p);

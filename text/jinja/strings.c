@@ -90,12 +90,12 @@ jwriter *jinja__new_writer(jvm *vm, size_t room) {
 }
 
 static bool room_for(jvm *vm, jwriter *w, size_t n) {
-    if (n <= w->cap - w->used) return true;
-    if (n > vm->max_output - (w->used < vm->max_output ? w->used : vm->max_output)) {
+    if (w->used > vm->max_output || n > vm->max_output - w->used) {
         jinja__costly(vm, "it makes a text of more than %zu bytes", vm->max_output);
         return false;
     }
-    size_t cap = w->cap < 32 ? 64 : w->cap * 2;
+    if (n <= w->cap - w->used) return true;
+    size_t cap = w->cap < 64 ? 128 : w->cap * 2;
     if (cap < w->used + n) cap = w->used + n;
     char *bytes = jinja__alloc(vm, cap, 1);
     if (bytes == NULL) return false;
@@ -203,7 +203,7 @@ jstring *jinja__concat(jvm *vm, jstring *a, const jstring *b) {
     if (w == NULL || a->s != w->bytes || a->n != w->used) {
         if (b->n > vm->max_output || a->n > vm->max_output - b->n)
             return jinja__costly(vm, "it makes a text of more than %zu bytes", vm->max_output).u.s;
-        w = jinja__new_writer(vm, a->n + b->n + (a->n + b->n) / 4);
+        w = jinja__new_writer(vm, a->n + b->n + (a->n + b->n) / 4 + 64);
         jinja__write_string(vm, w, a);
     }
     jinja__write_string(vm, w, b);
