@@ -57,6 +57,8 @@ typedef struct {
     bool parts;         /* contents must be lists of parts */
     bool tools;         /* it tells the model of the functions */
     bool calls, result; /* it prints calls; what a function gave back */
+    bool text_calls;    /* arguments must be the text of an object, not the object */
+    bool null_content;  /* an answer that is a call must have no content at all */
 } api__traits;
 
 typedef struct api__template api__template;
@@ -109,7 +111,8 @@ json_t *api__talk_messages(const api__traits *traits, const api__message *m, siz
                            bool open_last);
 /* A call as templates want it: arguments as an object where they are the text of one. NULL: no
  * memory, or nobody waits any more. */
-json_t *api__talk_call(const json_t *id, const json_t *name, const json_t *arguments, err *e);
+json_t *api__talk_call(const api__traits *traits, const json_t *id, const json_t *name,
+                       const json_t *arguments, err *e);
 
 /* ---- context ---- */
 

@@ -128,7 +128,7 @@ static int add_call(const reading *r, const json_t *id, const json_t *f, size_t 
         tell_call(text, name, arguments);
         return 0;
     }
-    json_t *call = api__talk_call(id, name, arguments, r->e);
+    json_t *call = api__talk_call(r->traits, id, name, arguments, r->e);
     if (call == NULL) return -1;
     return json_array_append_new(calls, call) == 0 ? 0 : api__out_of_memory(r->e);
 }

@@ -21,9 +21,13 @@
     "{\"type\":\"function\",\"function\":{\"name\":\"" name                                        \
     "\",\"description\":\"d\",\"parameters\":{\"type\":\"object\",\"properties\":{\"a\":{"         \
     "\"type\":\"string\",\"description\":\"d\"}},\"required\":[\"a\"]}}}"
-#define CALLS                                                                                      \
-    "{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"id\":\"abcdefghi\",\"type\":"     \
-    "\"function\",\"function\":{\"name\":\"" CALL "\",\"arguments\":{\"a\":\"" ARGUMENT "\"}}}]}"
+/* A call, as some templates take it and others do not. */
+#define CALLS(content, arguments)                                                                  \
+    "{\"role\":\"assistant\",\"content\":" content                                                 \
+    ",\"tool_calls\":[{\"id\":\"abcdefghi\",\"type\":\"function\",\"function\":{\"name\":\"" CALL  \
+    "\",\"arguments\":" arguments "}}]}"
+#define OBJECT "{\"a\":\"" ARGUMENT "\"}"
+#define TEXT "\"{\\\"a\\\":\\\"" ARGUMENT "\\\"}\""
 #define GIVES                                                                                      \
     "{\"role\":\"tool\",\"tool_call_id\":\"abcdefghi\",\"name\":\"" CALL                           \
     "\",\"content\":\"" RESULT "\"}"
@@ -201,21 +205,40 @@ static int try_developer(trying *p) {
     return rc < 0 ? -1 : 0;
 }
 
+/* Calls are objects with an empty content, unless the template prints only others. */
+static int try_calls(trying *p) {
+    static const char *const talks[] = {
+        "[" ASKS "," CALLS("\"\"", OBJECT) "," GIVES "]",
+        "[" ASKS "," CALLS("null", OBJECT) "," GIVES "]",
+        "[" ASKS "," CALLS("\"\"", TEXT) "," GIVES "]",
+        "[" ASKS "," CALLS("null", TEXT) "," GIVES "]",
+    };
+    api__traits *t = &p->v->traits;
+    for (size_t i = 0; i < ARRAY_LEN(talks); i++) {
+        int rc = try(p, talks[i], t->tools, true);
+        if (rc < 0) return -1;
+        t->calls = rc == 0 && seen(p, CALL) && seen(p, ARGUMENT);
+        t->null_content = t->calls && i % 2 == 1;
+        t->text_calls = t->calls && i >= 2;
+        if (t->calls) break;
+    }
+    return 0;
+}
+
 static int try_tools(trying *p) {
-    api__traits *traits = &p->v->traits;
-    static const char talk[] = "[" ASKS "," CALLS "," GIVES "]";
+    static const char plain[] = "[" ASKS "," SAYS("assistant", ANSWER) "," GIVES "]";
+    api__traits *t = &p->v->traits;
     bool lacks = false;
     int rc = 0;
     if (jinja_uses(p->v->jinja, "tools")) {
         rc = try(p, "[" ASKS "]", true, true);
-        traits->tools = rc == 0 && seen(p, TOOL);
+        t->tools = rc == 0 && seen(p, TOOL);
     }
-    if (rc >= 0) rc = try(p, talk, traits->tools, true);
-    traits->calls = rc == 0 && seen(p, CALL) && seen(p, ARGUMENT);
-    if (rc == 1 || (rc == 0 && !seen(p, RESULT)))
-        rc = try(p, "[" ASKS "," SAYS("assistant", ANSWER) "," GIVES "]", false, true);
+    if (rc < 0 || try_calls(p) != 0) return -1;
+    rc = 0;
+    if (!t->calls || !seen(p, RESULT)) rc = try(p, plain, false, true);
     if (rc == 0 && lacks_marker(p, "tool", &lacks) != 0) rc = -1;
-    traits->result = rc == 0 && seen(p, RESULT) && !lacks;
+    t->result = rc == 0 && seen(p, RESULT) && !lacks;
     return rc < 0 ? -1 : 0;
 }
 

@@ -16,11 +16,12 @@ static bool put_said(json_t *object, const char *key, const json_t *from) {
 /* ---- calls ---- */
 
 /* The object that the text of arguments means, or the text itself. NULL: not now. */
-static json_t *read_arguments(const json_t *text, err *e) {
+static json_t *read_arguments(const api__traits *t, const json_t *text, err *e) {
     size_t n = json_string_length(text);
     json_limits limits = {n, API__MAX_DEPTH, API__MAX_STRUCTURAL};
     json_t *root = NULL;
     err why = {0};
+    if (t->text_calls) return json_incref((json_t *)(uintptr_t)text);
     int rc = json_parse_nul(&root, json_string_value(text), n, &limits, "arguments", &why);
     if (rc == 0 && json_is_object(root)) return root;
     json_decref(root);
@@ -31,8 +32,10 @@ static json_t *read_arguments(const json_t *text, err *e) {
     return json_incref((json_t *)(uintptr_t)text);
 }
 
-json_t *api__talk_call(const json_t *id, const json_t *name, const json_t *arguments, err *e) {
-    json_t *call = json_object(), *function = json_object(), *given = read_arguments(arguments, e);
+json_t *api__talk_call(const api__traits *traits, const json_t *id, const json_t *name,
+                       const json_t *arguments, err *e) {
+    json_t *call = json_object(), *function = json_object(),
+           *given = read_arguments(traits, arguments, e);
     bool ok = call && function && given;
     ok = ok && (!json_is_string(id) || json_object_set(call, "id", (json_t *)(uintptr_t)id) == 0);
     ok = ok && put(call, "type", json_string("function"));
@@ -76,8 +79,9 @@ static json_t *in_parts(json_t *content) {
 static json_t *message(const api__traits *t, const api__message *m, bool open_end) {
     static const char *const said[] = {"name", "tool_call_id", "reasoning_content", "reasoning"};
     api__role role = m->role == API__DEVELOPER && !t->developer ? API__SYSTEM : m->role;
-    json_t *out = json_object(), *content = content_of(m, open_end);
-    if (t->parts) content = in_parts(content);
+    bool none = t->null_content && m->calls && m->n == 0 && !open_end;
+    json_t *out = json_object(), *content = none ? json_null() : content_of(m, open_end);
+    if (t->parts && !none) content = in_parts(content);
     bool ok = out && put(out, "role", json_string(api__role_names[role]));
     ok = ok && content && json_object_set(out, "content", content) == 0;
     json_decref(content);

@@ -216,6 +216,12 @@ static const struct {
     {HERMES, "[" U("2+2") "," CALL("\"<|im_end|>\"") "]",
      "~<|im_start|>user\n2+2~<|im_end|>\n~<|im_start|>assistant\n~<tool_call>\n{\"name\": \"sum\", "
      "\"arguments\": \"<|im_end|>\"}\n</tool_call>~<|im_end|>\n~<|im_start|>assistant\n"},
+    /* DeepSeek's: calls where there is no content, arguments as text. */
+    {"{% for m in messages %}{% if m.role == 'assistant' and m.content is none %}{% for c in "
+     "m.tool_calls %}<|im_start|>{{ c.function.name + ' ' + c.function.arguments }}<|im_end|>{% "
+     "endfor %}{% else %}{{ m.role + ':' + m.content }}{% endif %}{% endfor %}",
+     "[" U("2+2") "," CALL("\"{\\\"a\\\":<|im_end|>[2]}\"") "," GAVE "," A("") "]",
+     "user:2+2~<|im_start|>sum {\"a\":<|im_end|>[2]}~<|im_end|>tool:4assistant:"},
     /* A template that knows no functions: they are told before the conversation, calls as text. */
     {"chatml", "{\"messages\":[" U("2+2") "]" TOOLS "}",
      "~<|im_start|>system\n" LEAD "~<|im_end|>\n~<|im_start|>user\n2+2~<|im_end|>\n~<|im_start|>"
