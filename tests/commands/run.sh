@@ -55,6 +55,26 @@ grep -q 'line 2: ' "$dir/err" && grep -q 'line 3: element 0 is not a byte' "$dir
 sed -n 2p "$dir/out" | jq -e 'length == 3' >/dev/null || fail "U+0000 is no character: $(cat "$dir/out")"
 ends 1 "connect" $fathom bench --url http://127.0.0.1:1
 
+# A conversation: its text and ids, control tokens marked, without any weights.
+mkdir "$dir/words"
+cp models/demo/tokenizer.json models/demo/tokenizer_config.json "$dir/words"
+echo '[{"role":"user","content":"Hi <|end|>"}]' >"$dir/talk.json"
+ends 0 "" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json"
+grep -q '^<|user|>Hi <|end|><|end|><|assistant|>$' "$dir/out" || fail "tokenize --chat: $(cat "$dir/out")"
+[ "$(grep -c '  control$' "$dir/out")" -eq 3 ] || fail "tokenize --chat marks other tokens: $(cat "$dir/out")"
+ends 0 "" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json" --json
+jq -e '.ids[0] == 2045 and .control[0] == 0 and (.control | length) == 3 and .runs[-1].end == (.text | length)' "$dir/out" >/dev/null ||
+    fail "tokenize --chat --json: $(cat "$dir/out")"
+ends 0 "" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json" --chat-template plain
+grep -q '^User: Hi <|end|>$' "$dir/out" || fail "tokenize --chat-template: $(cat "$dir/out")"
+ends 2 "neither a file nor one of" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json" --chat-template none
+ends 2 "--chat: $dir/nothing: No such file" $fathom tokenize --model "$dir/words" --chat "$dir/nothing"
+ends 2 "go with --chat" $fathom tokenize --model "$dir/words" --json
+echo '{"messages":[{"role":"king"}]}' >"$dir/talk.json"
+ends 2 "messages[0].role must be" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json"
+rm "$dir/words/tokenizer_config.json"
+ends 2 "has no chat template; give --chat-template" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json"
+
 # A FIFO, socket, device or folder in the place of a file: the file is named, and nothing waits.
 put_fifo() { mkfifo "$1"; }
 put_folder() { mkdir "$1"; }
