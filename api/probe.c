@@ -7,6 +7,8 @@
 
 #include <stdlib.h>
 
+enum { MAX_MEMORY = 32 << 20 };
+
 #define USER "fathomasks"
 #define SYSTEM "fathomrules"
 #define ANSWER "fathomanswers"
@@ -81,7 +83,8 @@ static int try(trying *p, const char *messages, bool tools, bool generation) {
     p->why = (err){0};
     int rc = m && (t || !tools) ? in_parts(p, m) : -1;
     if (rc == 0) {
-        api__talk talk = {.messages = m, .tools = t, .generation = generation};
+        api__talk talk = {
+            .messages = m, .tools = t, .generation = generation, .max_memory = MAX_MEMORY};
         rc = api__variant_render(p->t, p->v, &talk, &p->out, &p->why) == 0 ? 0 : 1;
     }
     json_decref(m);

@@ -34,7 +34,8 @@ static void write_model(const api_context *c, buf *out) {
                m->vocab_size, m->max_seq_len, m->dim,
                (unsigned long long)model_params(c->opts.model),
                (unsigned long long)model_bytes(c->opts.model));
-    if (c->template) buf_json_text(out, api__template_name(c->template));
+    if (c->template && !api__template_broken(c->template))
+        buf_json_text(out, api__template_name(c->template));
     else buf_puts(out, "null");
     buf_printf(out, ",\"tokenizer\":%s}}", c->opts.tokenizer ? "true" : "false");
 }

@@ -288,6 +288,25 @@ Test(api_chatml, tokenize_takes_the_arguments_of_the_template_too) {
     folder_close(&o);
 }
 
+Test(api_chatml, a_token_that_the_template_names_is_no_id_of_a_clients_prompt_either) {
+    static const char think[] = "{\"prompt\":[70,3]}", end[] = "{\"prompt\":[70,2]}";
+    const char *const templates[] = {"chatml", kinds[0].jinja};
+    for (size_t i = 0; i < 2; i++) {
+        folder o = folder_open();
+        put_template(&o, templates[i]);
+        api_context *c = folder_context(&o);
+        api_request *r = NULL;
+        err e = {0};
+        int rc = api_parse(&r, c, API_COMPLETION, think, sizeof think - 1, &e);
+        cr_expect_eq(rc, i == 0 ? 0 : -1, "row %zu: %s", i, e.msg);
+        if (rc != 0) cr_expect_not_null(strstr(e.msg, "token 3 is a control token"), "%s", e.msg);
+        api_request_destroy(r);
+        cr_expect_eq(api_parse(&r, c, API_COMPLETION, end, sizeof end - 1, &(err){0}), -1);
+        api_context_close(c);
+        folder_close(&o);
+    }
+}
+
 /* ---- end tokens ---- */
 
 #define CONFIG(eos) "{\"eos_token_id\":" eos "}"
