@@ -210,6 +210,13 @@ static void list_families(char *out, size_t n) {
     }
 }
 
+/* Whose file it is where no model_type says so; NULL = it does not say. */
+static const char *class_named(const json_t *root) {
+    const char *name = json_string_value(json_object_get(root, "_class_name"));
+    if (name) return name;
+    return json_string_value(json_array_get(json_object_get(root, "architectures"), 0));
+}
+
 static const model_family *family_of(const model__config *c) {
     const json_t *v = model__config_look(c, "model_type");
     const char *type = json_string_value(v);
@@ -221,10 +228,10 @@ static const model_family *family_of(const model__config *c) {
     char list[160];
     list_families(list, sizeof list);
     if (v == NULL) {
+        const char *says = class_named(c->root);
         model__config_bad(c, "model_type",
-                          "key \"model_type\" is missing; Fathom runs looped "
-                          "models: %s",
-                          list);
+                          "key \"model_type\" is missing%s%.40s%s; Fathom runs looped models: %s",
+                          says ? " (the file is a " : "", says ? says : "", says ? ")" : "", list);
     } else if (type == NULL) {
         model__config_bad(c, "model_type", "model_type is %s, expected a string", kind_of(v));
     } else {

@@ -220,6 +220,18 @@ static int open_shards(model_folder *m, const char *path, err *e) {
     return rc;
 }
 
+static bool has_bin(const model_folder *m) {
+    static const char *const names[] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
+    bool there = false;
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        char *path = path_of(m->dir, names[i]);
+        struct stat st;
+        there |= path && stat(path, &st) == 0;
+        free(path);
+    }
+    return there;
+}
+
 static int open_files(model_folder *m, err *e) {
     char *one = path_of(m->dir, "model.safetensors");
     char *many = path_of(m->dir, "model.safetensors.index.json");
@@ -238,9 +250,11 @@ static int open_files(model_folder *m, err *e) {
     } else if (lstat(many, &st) == 0) {
         rc = open_shards(m, many, e);
     } else {
+        bool denied = errno != ENOENT;
         err_set(e, ERR_BAD_FILE, NULL,
-                "%s: holds neither model.safetensors nor model.safetensors.index.json%s", m->dir,
-                errno == ENOENT ? "" : " that can be read");
+                "%s: holds neither model.safetensors nor model.safetensors.index.json%s%s", m->dir,
+                denied ? " that can be read" : "",
+                has_bin(m) ? " (tools/convert_bin.py makes them of pytorch_model.bin)" : "");
     }
     free(one);
     free(many);

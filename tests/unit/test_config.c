@@ -161,9 +161,13 @@ static const struct {
     {"{\"dim\": NaN}", "not valid JSON"},
     {"{\"a\":[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]}", "nested deeper"},
     {"{\"d\xff\": 1}", "not valid JSON"},
+    {"{}", "key \"model_type\" is missing; Fathom runs looped models: openmythos, ouro"},
+    {"{\"_class_name\": \"ParcaeConfig\"}", "is missing (the file is a ParcaeConfig); Fathom runs"},
+    {"{\"architectures\": [\"GPT2LMHeadModel\"]}", "(the file is a GPT2LMHeadModel)"},
+    {"{\"architectures\": 7}", "key \"model_type\" is missing; Fathom"},
 };
 
-Test(config, text_that_is_no_json_object_is_refused) {
+Test(config, text_that_is_no_config_of_a_model_is_refused) {
     for (size_t i = 0; i < ARRAY_LEN(not_objects); i++) {
         model_plan c;
         err e = {0};

@@ -108,6 +108,10 @@ static void huge_config(const char *dir) {
 static void no_weights(const char *dir) {
     del(dir, "model.safetensors");
 }
+static void bin_weights(const char *dir) {
+    no_weights(dir);
+    file_put(dir, "pytorch_model.bin", "PK", 2);
+}
 static void empty_weights(const char *dir) {
     file_put(dir, "model.safetensors", "", 0);
 }
@@ -217,6 +221,8 @@ static const struct {
     {"more loops than LoRA rows", deeper_config,
      "tensor recurrent.lora.scale.weight has shape [8, 4], expected [9, 4]"},
     {"no weights", no_weights, "holds neither model.safetensors nor model.safetensors.index.json"},
+    {"weights of PyTorch alone", bin_weights,
+     "(tools/convert_bin.py makes them of pytorch_model.bin)"},
     {"empty weights", empty_weights, "too small for safetensors: 0 bytes"},
     {"seven bytes", seven_bytes, "too small for safetensors: 7 bytes"},
     {"a torch file by another name", torch_zip, "the header claims"},
@@ -466,40 +472,6 @@ Test(model, shards_open_like_one_file_and_every_broken_index_is_refused) {
         (void)unlink(outside);
         tmp_dir_remove(&d);
     }
-}
-
-/* models--X/snapshots/REVISION/FILE -> ../../blobs/HASH, as huggingface_hub keeps them. */
-Test(model, a_snapshot_of_the_hub_cache_opens_through_its_links) {
-    tmp_dir d = tmp_dir_create();
-    char snapshot[128], file[256], blob[256], link[256];
-    (void)snprintf(file, sizeof file, "%s/snapshots", d.path);
-    (void)snprintf(blob, sizeof blob, "%s/blobs", d.path);
-    (void)snprintf(snapshot, sizeof snapshot, "%s/snapshots/5f3a", d.path);
-    cr_assert(mkdir(file, 0777) == 0 && mkdir(blob, 0777) == 0 && mkdir(snapshot, 0777) == 0);
-    write_shards(snapshot);
-    first_shard_path(snapshot, file);
-    (void)snprintf(blob, sizeof blob, "%s/blobs/0123abcd", d.path);
-    (void)snprintf(link, sizeof link, "../../blobs/0123abcd");
-    cr_assert(rename(file, blob) == 0 && symlink(link, file) == 0);
-    check_opens(snapshot);
-    (void)snprintf(link, sizeof link, "%s/elsewhere", d.path);
-    cr_assert(rename(blob, link) == 0 && symlink("../elsewhere", blob) == 0);
-    check_refused(snapshot, ERR_BAD_FILE, "leads out of the model folder", "a link of the cache");
-    tmp_dir_remove(&d);
-}
-
-Test(model, an_index_may_hold_numbers_of_any_size) {
-    tmp_dir d = tmp_dir_create();
-    write_shards(d.path);
-    char *text = file_get(d.path, index_name, NULL);
-    buf longer = {0};
-    buf_printf(&longer, "{\"note\": {\"size\": 1000000000000000019884624838656},%s",
-               strchr(text, '{') + 1);
-    file_put(d.path, index_name, longer.data, longer.len);
-    buf_deinit(&longer);
-    free(text);
-    check_opens(d.path);
-    tmp_dir_remove(&d);
 }
 
 Test(model, a_tensor_beyond_4_gib_is_read_where_it_is) {

@@ -159,7 +159,7 @@ static const struct {
 } bad[] = {
     {"model_type", "\"llama\"",
      "model_type is 'llama'; Fathom runs looped models: openmythos, ouro"},
-    {"model_type", NULL, "\"model_type\" is missing; Fathom runs looped models: openmythos, ouro"},
+    {"model_type", NULL, "\"model_type\" is missing (the file is a OuroForCausalLM); Fathom runs"},
     {"model_type", "7", "model_type is a number"},
     {"vocab_size", "1", "vocab_size is 1, expected 2 to"},
     {"hidden_size", "0", "hidden_size is 0"},

@@ -200,6 +200,31 @@ static void an_odd_shape(void) {
     tmp_dir_remove(&dir);
 }
 
+/* OpenMythos of widths that no vector access divides; the loop embedding has 9, 2 and no channels.
+ */
+static void odd_widths(void) {
+    static const uint32_t widths[] = {72, 23, 7};
+    for (size_t k = 0; k < ARRAY_LEN(widths); k++) {
+        model_plan p;
+        err e = {0};
+        model_folder *m = NULL;
+        char what[32];
+        rng r = {41};
+        if (!check(plan_variant(&p, "tiny", &e) == 0, "%s", e.msg)) return;
+        p.dim = widths[k];
+        p.ffn_dim = p.dim * 4 / 3;
+        plan_derive(&p);
+        tmp_dir dir = tmp_dir_create();
+        if (family_random(&m, &dir, &p, 3)) {
+            drive_spec spec = random_spec(&p, 2, 16, 600 + k, &r);
+            (void)snprintf(what, sizeof what, "width %u", p.dim);
+            compare_with_cpu(m, &spec, "f32", what);
+        }
+        model_close(m);
+        tmp_dir_remove(&dir);
+    }
+}
+
 /* Capacities 1 and 2, the latter with a graph for shared tiles too; stages of no layers and the
  * head have two nodes each. */
 static void deep_graphs(const model_folder *m, uint32_t layers) {
@@ -409,6 +434,7 @@ void test_families(void) {
     mixes(ouro.model, on_shim ? 6 : 24, 2, "ouro, two in flight");
     family_close(&ouro);
     an_odd_shape();
+    odd_widths();
     deep_cores();
     changed_plans();
     the_scheduler();
