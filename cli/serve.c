@@ -67,8 +67,9 @@ int serve_options(server_opts *o, int argc, char **argv, serve_with with) {
         {"--max-body", OPT_BYTES, &o->max_body, "BYTES", "longest request body (default 2M)", 1024,
          1e9, false},
         {"--request-memory", OPT_BYTES, &o->request_memory, "BYTES",
-         "most memory that all requests hold; beyond it the greediest ends (default 256M)",
-         16 << 20, 1e12, false},
+         "most memory that all requests hold; beyond it the greediest ends (default: 256M, or a "
+         "quarter of a container's memory where that is less)",
+         SERVER_LEAST_REQUEST_MEMORY, 1e12, false},
         {"--max-n", OPT_UINT, &o->max_n, "N", "most choices per prompt (default 16)", 1, 128,
          false},
         {"--max-prompts", OPT_UINT, &o->max_prompts, "N", "most prompts per request (default 64)",

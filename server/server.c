@@ -1,5 +1,6 @@
 /* server.c - the listening socket and the life of the loop. */
 #include "base/clock.h"
+#include "base/machine.h"
 #include "server/server_internal.h"
 
 #include <arpa/inet.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 enum {
+    MOST_REQUEST_MEMORY = 256 << 20, /* bytes, unless an option says more */
     BACKLOG = 4096,
     ADMIN_CONNECTIONS = 64, /* probes and scrapers */
     OTHER_FILES = 48,
@@ -198,6 +200,15 @@ fail_keys:
     return -1;
 }
 
+/* In a small container cache and weights need the rest. */
+static uint64_t request_memory_here(void) {
+    machine here;
+    machine_read(&here);
+    uint64_t quarter = machine_memory(&here) / 4;
+    if (quarter == 0 || quarter > MOST_REQUEST_MEMORY) return MOST_REQUEST_MEMORY;
+    return quarter < SERVER_LEAST_REQUEST_MEMORY ? SERVER_LEAST_REQUEST_MEMORY : quarter;
+}
+
 server_opts server_opts_default(void) {
     return (server_opts){
         .host = "127.0.0.1",
@@ -207,7 +218,7 @@ server_opts server_opts_default(void) {
         .log_level = "info",
         .max_queue = 2048, /* a request of 16 choices for 64 prompts, and room for others */
         .max_body = 2 << 20,
-        .request_memory = 256 << 20,
+        .request_memory = request_memory_here(),
         .max_connections = 16384,
         .max_per_ip = SERVER_UNSET,
         .max_n = 16,

@@ -6,7 +6,10 @@
 #include "base/options.h"
 #include "runtime/runtime.h"
 
-enum { SERVER_UNSET = 0x7fffffff }; /* an option nobody gave */
+enum {
+    SERVER_UNSET = 0x7fffffff,              /* an option nobody gave */
+    SERVER_LEAST_REQUEST_MEMORY = 16 << 20, /* bytes */
+};
 
 typedef struct {
     runtime_opts run;
