@@ -3,7 +3,7 @@
 const pick = (next, list) => list[next(list.length)];
 const chars = Array.from('aabbcABsSkKtTfFiInz0129__-- \n\r\t.\'"&[]{}()ßſKéÉ²½٣漢字あア한ǅªﬁﬀﬆẞΩωσςΣ\u0301\u00a0\u2028\u02bc\u0130ı😀');
 const properties = ['L', 'Lu', 'Ll', 'Lt', 'M', 'N', 'Nd', 'No', 'P', 'S', 'Z', 'C', 'Cn', 'Han', 'Hiragana', 'latin', 'Greek', 'Alpha', 'alnum', 'WORD', 'Space',
-  'upper', 'Lower', 'punct', 'Posix_Punct', 'xdigit', 'White Space', 'uppercase-letter', 'Script_Extensions'.slice(0, 0) + 'Emoji', 'In_Basic_Latin', 'Any', 'ASCII', 'Alphabetic', 'LC', 'Common'];
+  'upper', 'Lower', 'punct', 'Posix_Punct', 'xdigit', 'White Space', 'uppercase-letter', 'Emoji', 'In_Basic_Latin', 'Any', 'ASCII', 'Alphabetic', 'LC', 'Common'];
 const brackets = ['alnum', 'alpha', 'blank', 'cntrl', 'digit', 'graph', 'lower', 'print', 'punct', 'space', 'upper', 'xdigit', 'word', 'ascii'];
 const types = ['\\w', '\\W', '\\d', '\\D', '\\s', '\\S', '\\h', '\\H'];
 const spelled = ['\\n', '\\r', '\\t', '\\v', '\\f', '\\a', '\\e', '\\x41', '\\x73', '\\x{df}', '\\u00df', '\\101', '\\012', '\\o{163}', '\\cA', '\\C-J', '\\xc3\\x9f', '\\M-i',
