@@ -380,25 +380,36 @@ static int copy(text__loader *l, const json_t *text, char **out, size_t *n) {
     return 0;
 }
 
+/* How many times longer a text may get where n bytes are put for matches of the pattern; one that
+ * may match nothing does so before each character. */
+static double growth(const pcre2_code *pattern, size_t n) {
+    uint32_t least = 0; /* characters of a match */
+    (void)pcre2_pattern_info(pattern, PCRE2_INFO_MINLENGTH, &least);
+    return least == 0 ? (double)n + 1 : (double)n / least;
+}
+
 static int load_replace(text__loader *l, text__normal_step *s, const json_t *one) {
     const json_t *pattern = json_object_get(one, "pattern"),
                  *content = json_object_get(one, "content");
     const json_t *plain = json_object_get(pattern, "String"),
                  *regex = json_object_get(pattern, "Regex");
-    size_t n_from = json_string_length(plain), n_to = json_string_length(content);
-    if (!json_is_string(content) || (n_from == 0 && json_string_length(regex) == 0)) {
+    bool is_plain = json_string_length(plain) > 0;
+    if (!json_is_string(content) || (!is_plain && json_string_length(regex) == 0)) {
         return text__bad(l, "normalizer",
                          "a Replace normalizer without String or Regex, or without content");
     }
-    /* A Regex may match one byte, or none before each. */
-    l->growth *= n_from ? (n_to > n_from ? (double)n_to / (double)n_from : 1) : (double)n_to + 1;
+    if (copy(l, content, &s->to, &s->n_to) != 0) return -1;
+    if (is_plain && copy(l, plain, &s->from, &s->n_from) != 0) return -1;
+    if (!is_plain && text__pattern_load(&s->pattern, regex, "normalizer", l->what, l->e) != 0)
+        return -1;
+    double times =
+        is_plain ? (double)s->n_to / (double)s->n_from : growth(s->pattern.code, s->n_to);
+    if (times > 1) l->growth *= times;
     if (l->growth > MAX_GROWTH) {
         return text__bad(l, "normalizer", "Replace normalizers that lengthen a text over %d times",
                          MAX_GROWTH);
     }
-    if (copy(l, content, &s->to, &s->n_to) != 0) return -1;
-    if (n_from) return copy(l, plain, &s->from, &s->n_from);
-    return text__pattern_load(&s->pattern, regex, "normalizer", l->what, l->e);
+    return 0;
 }
 
 static int load_strip(text__loader *l, text__normal_step *s, const json_t *one) {

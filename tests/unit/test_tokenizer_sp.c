@@ -197,6 +197,11 @@ Test(tokenizer_sp, normalizers_change_a_text_as_the_reference_does) {
                                                                "\"a\"}"),
          "c", "a|b|c"},
         {"{\"type\":\"NFC\"}", "a\xff\xc3z", "a|z"},
+        {"{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"(?=b)\"},\"content\":\"x\"}", "abb",
+         "a|x|b|x|b"},
+        {"{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"b{2,}\"},\"content\":"
+         "\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"}",
+         "ab", "a|b"},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         tokenizer *t = open_file((parts){.normalizer = rows[i].normalizer});
