@@ -90,6 +90,35 @@ Test(api_routes, detokenize_speaks_the_shape_of_every_server) {
     }
 }
 
+/* SentencePiece's way: a text loses the space that was put before it, and bytes meet. */
+Test(api_routes, detokenize_makes_text_as_the_files_decoder_does) {
+    static const char file[] =
+        "{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{"
+        "\"String\":\"_\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{"
+        "\"type\":\"Strip\",\"content\":\" "
+        "\",\"start\":1,\"stop\":0}]},\"model\":{\"type\":\"BPE\","
+        "\"byte_fallback\":true,\"merges\":[],\"vocab\":{\"_the\":1,\"<0xC3>\":2,\"<0xA9>\":3,"
+        "\"\\\"\":4}}}";
+    static const char want[] = "[\"the the\",\"\u00e9\\\"\",\"\ufffd the\"]";
+    tokenizer *t = NULL;
+    const tokenizer *demo = f.c->opts.tokenizer;
+    err e = {0};
+    cr_assert_eq(tokenizer_parse(&t, file, sizeof file - 1, 2048, "test", &e), 0, "%s", e.msg);
+    f.c->opts.tokenizer = t;
+    for (size_t slice = 1; slice < 100; slice += 49) {
+        static const char body[] = "{\"tokens\":[[1,1],[2,3,4],[2,1]]}";
+        buf out = {0}, all = {0};
+        cr_assert_eq(api_list(api_detokenize, f.c, body, sizeof body - 1, slice, &out, &e), 0, "%s",
+                     e.msg);
+        buf_printf(&all, "{\"prompt\":%s,\"content\":%s,\"text\":%s}", want, want, want);
+        cr_expect_str_eq(out.data, all.data);
+        buf_deinit(&out);
+        buf_deinit(&all);
+    }
+    f.c->opts.tokenizer = demo;
+    tokenizer_close(t);
+}
+
 Test(api_routes, the_openapi_document_is_in_step_with_the_field_table) {
     static const char *const schemas[] = {"CompletionRequest", "ChatRequest",
                                           "ResponsesRequest"}; /* by api_kind */
