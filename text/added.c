@@ -1,6 +1,7 @@
 /* added.c - tokens that are found in the text before anything else looks at it. */
 #include "base/log.h"
 #include "base/size.h"
+#include "base/utf8.h"
 #include "text/load_internal.h"
 
 #include <stdlib.h>
@@ -210,7 +211,7 @@ static int load_token(text__loader *l, const json_t *one, json_int_t id, uint32_
                       .lstrip = json_is_true(json_object_get(one, "lstrip")),
                       .rstrip = json_is_true(json_object_get(one, "rstrip")),
                       .single_word = json_is_true(json_object_get(one, "single_word")),
-                      .blank = is_blank(l, text, n)};
+                      .plain = is_blank(l, text, n) || (known && utf8_char(text, n) == n)};
     return find_by(l, text, n, spelling, normalized, index);
 }
 

@@ -174,7 +174,7 @@ void tokenizer_mark_control(tokenizer *t, const char *text, size_t n) {
             uint32_t at = t->tries[k].first[(unsigned char)text[i]]
                               ? text__trie_match(&t->tries[k], text + i, n - i, &len)
                               : TEXT__NO_ID;
-            if (at == TEXT__NO_ID || t->added[at].blank) continue;
+            if (at == TEXT__NO_ID || t->added[at].plain) continue;
             text__token *token = &t->tokens[t->added[at].id];
             if (!token->control && !token->alien) close_way(t, t->added[at].id);
             token->control = true;

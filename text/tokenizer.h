@@ -58,8 +58,9 @@ bool tokenizer_is_special(const tokenizer *t, uint32_t id);
 /* Special, or marked: text of a client never becomes this token. */
 bool tokenizer_is_control(const tokenizer *t, uint32_t id);
 /* Makes control tokens of those added tokens whose spelling stands in the text: those a chat
- * template writes steer the model, whatever their flag says. White space does not, though some
- * files have added tokens of it. Before other threads use t. */
+ * template writes steer the model, whatever their flag says. White space and single characters of
+ * the vocabulary do not, though some files have added tokens of them. Before other threads use
+ * t. */
 void tokenizer_mark_control(tokenizer *t, const char *text, size_t n);
 /* The id of a whole token. */
 bool tokenizer_find(const tokenizer *t, const char *token, uint32_t *id) WARN_UNUSED;

@@ -36,7 +36,7 @@ typedef struct {
 typedef struct {
     uint32_t id;
     bool lstrip, rstrip, single_word;
-    bool blank; /* nothing but white space: it steers no model */
+    bool plain; /* white space, or a character of the vocabulary: it steers no model */
 } text__added;
 
 /* Added tokens as a trie: (node << 8 | byte) -> node, node -> index into `added`. */

@@ -300,8 +300,9 @@ Test(tokenizer_sp, a_marked_token_is_reached_by_no_merge_and_no_whole_word) {
                               .added = "{\"id\":41,\"content\":\"the\"," FLAGS "},"
                                        "{\"id\":43,\"content\":\"" LOW LOW "\"," FLAGS "}"});
         expect_runs(t, "|the" LOW LOW, "the|  "); /* not marked: read as the reference reads it */
-        tokenizer_mark_control(t, "{the}" LOW LOW, 11);
+        tokenizer_mark_control(t, "{the}a" LOW LOW, 12);
         expect_runs(t, "|the" LOW LOW, "th|e|  "); /* white space steers nothing */
+        expect_runs(t, "|aba", "a|b|a");           /* and text needs its letters */
         expect_runs(t, "the|x", "the|x");
         tokenizer_close(t);
     }
