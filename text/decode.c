@@ -214,14 +214,6 @@ int tokenizer_decode(const tokenizer *t, const uint32_t *ids, size_t n, bool ski
 
 /* ---- loading ---- */
 
-static int copy(text__loader *l, const json_t *text, char **out, size_t *n) {
-    *n = json_string_length(text);
-    *out = array_new(*n + 1, 1);
-    if (*out == NULL) return text__load_no_memory(l);
-    memcpy(*out, json_string_value(text), *n);
-    return 0;
-}
-
 static int load_replace(text__loader *l, text__decode_step *d, const json_t *decoder) {
     const json_t *pattern = json_object_get(json_object_get(decoder, "pattern"), "String"),
                  *content = json_object_get(decoder, "content");
@@ -234,8 +226,8 @@ static int load_replace(text__loader *l, text__decode_step *d, const json_t *dec
     if (l->growth > MAX_GROWTH)
         return text__bad(l, "decoder", "Replace decoders that lengthen a text over %d times",
                          MAX_GROWTH);
-    if (copy(l, pattern, &d->from, &d->n_from) != 0) return -1;
-    return copy(l, content, &d->to, &d->n_to);
+    if (text__load_copy(l, pattern, &d->from, &d->n_from) != 0) return -1;
+    return text__load_copy(l, content, &d->to, &d->n_to);
 }
 
 /* A text of one character. */
@@ -243,7 +235,7 @@ static int load_char(text__loader *l, text__decode_step *d, const json_t *text, 
     size_t n = json_string_length(text);
     if (n == 0 || utf8_char(json_string_value(text), n) != n)
         return text__bad(l, "decoder", "a %s decoder without a character", type);
-    return copy(l, text, &d->from, &d->n_from);
+    return text__load_copy(l, text, &d->from, &d->n_from);
 }
 
 static int load_count(text__loader *l, const json_t *v, uint32_t *out) {

@@ -23,7 +23,15 @@ int text__load_no_memory(text__loader *l) {
     return err_set(l->e, ERR_NO_MEMORY, NULL, "%s: out of memory", l->what);
 }
 
-bool text__empty_or_null(const json_t *v) {
+int text__load_copy(text__loader *l, const json_t *text, char **out, size_t *n) {
+    *n = json_string_length(text);
+    *out = array_new(*n + 1, 1);
+    if (*out == NULL) return text__load_no_memory(l);
+    memcpy(*out, json_string_value(text), *n);
+    return 0;
+}
+
+static bool empty_or_null(const json_t *v) {
     return v == NULL || json_is_null(v) || (json_is_string(v) && json_string_length(v) == 0) ||
            (json_is_number(v) && json_number_value(v) == 0);
 }
@@ -39,7 +47,7 @@ static int check_model(text__loader *l, const json_t *model) {
     static const char *const unused[] = {"dropout", "continuing_subword_prefix",
                                          "end_of_word_suffix"};
     for (size_t i = 0; i < ARRAY_LEN(unused); i++) {
-        if (!text__empty_or_null(json_object_get(model, unused[i]))) {
+        if (!empty_or_null(json_object_get(model, unused[i]))) {
             return text__bad(l, unused[i], "model.%s is not supported", unused[i]);
         }
     }
@@ -56,7 +64,7 @@ static void load_unk(text__loader *l, const json_t *model) {
     l->t->unk = l->t->bos = TEXT__NO_ID;
     l->t->fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
     l->t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
-    if (text__empty_or_null(unk)) return;
+    if (empty_or_null(unk)) return;
     if (!json_is_string(unk) ||
         text__vocab_id(l, json_string_value(unk), json_string_length(unk), &l->t->unk) != 0) {
         log_line(LOG_WARN, "%s: unk_token is not in the vocabulary; it is left out", l->what);

@@ -24,7 +24,8 @@ typedef struct {
 /* Both return -1. */
 int text__bad(text__loader *l, const char *key, const char *fmt, ...) PRINTF_LIKE(3, 4);
 int text__load_no_memory(text__loader *l);
-bool text__empty_or_null(const json_t *v);
+/* A string of the file; its owner frees *out. */
+int text__load_copy(text__loader *l, const json_t *text, char **out, size_t *n) WARN_UNUSED;
 
 /* vocab.c. Sides of merges and unk_token are ids of the vocabulary; -1 where there is none, or
  * the model has no row for it. */

@@ -372,14 +372,6 @@ int text__normalize(text__encoder *c, const char *text, size_t n, text__normal *
 
 /* ---- loading ---- */
 
-static int copy(text__loader *l, const json_t *text, char **out, size_t *n) {
-    *n = json_string_length(text);
-    *out = array_new(*n + 1, 1);
-    if (*out == NULL) return text__load_no_memory(l);
-    memcpy(*out, json_string_value(text), *n);
-    return 0;
-}
-
 /* How many times longer a text may get where n bytes are put for matches of the pattern; one that
  * may match nothing does so before each character. */
 static double growth(const pcre2_code *pattern, size_t n) {
@@ -398,8 +390,8 @@ static int load_replace(text__loader *l, text__normal_step *s, const json_t *one
         return text__bad(l, "normalizer",
                          "a Replace normalizer without String or Regex, or without content");
     }
-    if (copy(l, content, &s->to, &s->n_to) != 0) return -1;
-    if (is_plain && copy(l, plain, &s->from, &s->n_from) != 0) return -1;
+    if (text__load_copy(l, content, &s->to, &s->n_to) != 0) return -1;
+    if (is_plain && text__load_copy(l, plain, &s->from, &s->n_from) != 0) return -1;
     if (!is_plain && text__pattern_load(&s->pattern, regex, "normalizer", l->what, l->e) != 0)
         return -1;
     double times =
@@ -427,7 +419,7 @@ static int load_prepend(text__loader *l, text__normal_step *s, const json_t *one
     size_t n = json_string_length(text);
     if (!json_is_string(text) || n > TEXT__MAX_PIECE)
         return text__bad(l, "normalizer", "a Prepend normalizer without text, or with too much");
-    return copy(l, text, &s->to, &s->n_to);
+    return text__load_copy(l, text, &s->to, &s->n_to);
 }
 
 static int load_step(text__loader *l, text__normal_step *s, const json_t *one, const char *type) {
