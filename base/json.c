@@ -252,7 +252,7 @@ void buf_json_escaped(buf *b, const char *text, size_t n) {
         else if (line_end)
             buf_puts(b, len == 2 ? "\\u0085" : s[i + 2] == 0xa8 ? "\\u2028" : "\\u2029");
         else put_escape(b, s[i]);
-        i += len > 1 ? len : 1;
+        i += len ? len : utf8_broken(text + i, n - i);
         plain = i;
     }
     buf_append(b, text + plain, n - plain);

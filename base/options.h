@@ -25,7 +25,7 @@ typedef struct {
     const char *name; /* "--max-rows" */
     opt_type type;
     void *out; /* TEXT/CHOICE: const char **; FLAG: bool *; UINT and BYTES: uint64_t *; INT: int64_t
-                  *; REAL: double *; TEXT_MANY: opt_list * */
+                *; REAL: double *; TEXT_MANY: opt_list * */
     const char *meta; /* "N", "DIR"; for CHOICE "a|b|c", which is also checked */
     const char *help; /* one line, default included */
     double min, max;  /* range of numbers */

@@ -11,6 +11,14 @@ size_t utf8_char(const char *s, size_t n) {
     return len;
 }
 
+size_t utf8_broken(const char *s, size_t n) {
+    const unsigned char *bytes = (const unsigned char *)s;
+    size_t at = 1, len = utf8_length(bytes[0]);
+    while (at < len && at < n && utf8_may_follow(bytes[0], at, bytes[at]))
+        at++;
+    return at;
+}
+
 size_t utf8_prefix(const char *s, size_t n) {
     size_t at = 0;
     while (at < n) {

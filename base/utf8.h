@@ -29,6 +29,9 @@ static inline bool utf8_may_follow(unsigned char lead, size_t at, unsigned char 
 
 /* Bytes of the whole character at s, of which n > 0 bytes are there; 0 if there is none. */
 size_t utf8_char(const char *s, size_t n);
+/* Bytes at s, where n > 0 are there and no whole character is, that one U+FFFD stands for: the
+ * longest beginning of a character, or one byte (the Unicode standard's "maximal subpart"). */
+size_t utf8_broken(const char *s, size_t n);
 /* How many of the n bytes, from the first on, are whole characters. */
 size_t utf8_prefix(const char *s, size_t n);
 static inline bool utf8_valid(const char *s, size_t n) {

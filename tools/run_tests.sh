@@ -124,7 +124,7 @@ esac
 tools/deps.sh test || { echo "FAIL tools/deps.sh"; count 0 1 0; finish; }
 group layers one layers tools/layers.sh
 # nvcc takes one core for minutes; the sanitized build has the other.
-group build build all &
+group build build all build/release/jinja-render &
 group "build under ASan+UBSan" build SAN=address,undefined all build/san-address-undefined/unit
 sanitized=$?
 wait $! && [ $sanitized -eq 0 ] || finish

@@ -91,7 +91,7 @@ int main(void) {
     while ((n = getline(&text, &cap, stdin)) > 0) {
         err e = {0};
         json_t *line = NULL;
-        int rc = json_parse(&line, text, (size_t)n, &limits, "line", &e);
+        int rc = json_parse_nul(&line, text, (size_t)n, &limits, "line", &e);
         if (rc == 0) rc = parse(&p, line, &e);
         if (rc == 0) rc = render(p.t, line, &e);
         if (rc != 0) {

@@ -60,6 +60,19 @@ Test(base_utf8, what_is_no_character_is_named_so) {
     }
 }
 
+Test(base_utf8, the_beginning_of_a_character_is_broken_as_one) {
+    static const struct {
+        const char *text;
+        size_t n;
+    } rows[] = {
+        {"\x80\x80", 1},         {"\xff\xff", 1},     {"\xc3(", 1},        {"\xe2\x82", 2},
+        {"\xe0\x9f\xbf", 1},     {"\xed\xa0\x80", 1}, {"\xf0\x9f\x94", 3}, {"\xf0\x9f\x94(", 3},
+        {"\xf4\x90\x80\x80", 1}, {"\xe1\x8b\xe1", 2},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        cr_expect_eq(utf8_broken(rows[i].text, strlen(rows[i].text)), rows[i].n, "row %zu", i);
+}
+
 Test(base_utf8, a_prefix_ends_before_the_first_bad_byte) {
     cr_expect_eq(utf8_prefix("", 0), 0);
     cr_expect_eq(utf8_prefix("h\xc3\xa9llo", 6), 6);
