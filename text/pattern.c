@@ -38,7 +38,8 @@
  * a look-around, alternatives of varying width in a look-behind, the property InCB, lists of code
  * points \x{61 62}, surrogates and what lies above U+10FFFF outside a class, bytes that are no
  * UTF-8, repeats over 65535, a range that ends in a class, more than 100 groups, classes or
- * quantifiers inside each other. */
+ * quantifiers inside each other; and where the library itself errs: (?m:.*) behind what matches no
+ * text, and negated classes in classes in two odd cases. */
 #include "text/pattern_internal.h"
 
 #include "text/pattern_tree_internal.h"

@@ -322,7 +322,48 @@ static int emit_repeat(emitter *w, const node *n) {
     return 0;
 }
 
+static bool is_any_character(const node *n) {
+    while (n->kind == NODE_GROUP || n->kind == NODE_CAPTURE)
+        n = n->first;
+    return n->kind == NODE_SET && n->negated && n->set.n == 0;
+}
+
+/* Begins with any characters, without end. */
+static bool is_any_repeat(const node *n) {
+    switch (n->kind) {
+    case NODE_REPEAT:
+        return (n->max == PATTERN_FOREVER && is_any_character(n->first)) || is_any_repeat(n->first);
+    case NODE_GROUP:
+    case NODE_CAPTURE:
+    case NODE_ATOMIC:
+    case NODE_SEQUENCE: return is_any_repeat(n->first);
+    case NODE_CHOICE:
+        for (const node *k = n->first; k; k = k->next) {
+            if (is_any_repeat(k)) return true;
+        }
+        return false;
+    default: return false;
+    }
+}
+
+/* The reference tries (?m:.*) at the start of a search only, even if what stands before it matches
+ * no text but may refuse that place: \B(?m:.*) misses matches. */
+static int check_any_repeat(emitter *w, const node *n) {
+    for (const node *k = n->first; k && k->next; k = k->next) {
+        width one = width_of(k);
+        if (one.forever || one.max > 0) return 0;
+        bool at_start = k->kind == NODE_TEXT_START || k->kind == NODE_SEARCH_START;
+        if (!at_start && is_any_repeat(k->next)) {
+            return pattern_unknown(w->p, k->next->at,
+                                   "an endless repeat of any character behind "
+                                   "what matches no text");
+        }
+    }
+    return 0;
+}
+
 static int emit_children(emitter *w, const node *n) {
+    if (check_any_repeat(w, n) != 0) return -1;
     for (const node *k = n->first; k;) {
         const node *next = k->next;
         if (k->kind == NODE_STRING) {

@@ -1,0 +1,257 @@
+/* test_pattern.c - patterns of a tokenizer.json: what is refused and how, bounds, memory. What
+ * they match is compared with the reference in tests/tokenizer/patterns.test.mjs. */
+#include "base/buf.h"
+#include "tests/lib/oom.h"
+#include "text/pattern_internal.h"
+#include "text/unicode_internal.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+static int compile_n(text__pattern *p, const char *pattern, size_t n, err *e) {
+    *e = (err){0};
+    return text__pattern_compile(p, pattern, n, false, "file: pattern", e);
+}
+
+static int compile(text__pattern *p, const char *pattern, err *e) {
+    return compile_n(p, pattern, strlen(pattern), e);
+}
+
+/* ---- refusals ---- */
+
+static const struct {
+    const char *pattern, *message;
+} refusals[] = {
+    /* what the reference knows */
+    {"\\X", "\\X at byte 0 is not known"},
+    {"a\\y", "\\y at byte 1 is not known"},
+    {"ab\\Y", "\\Y at byte 2 is not known"},
+    {"(?y{g})", "the option (?y at byte 0 is not known"},
+    {"(?C)", "the option (?C at byte 0 is not known"},
+    {"(?I)", "the option (?I at byte 0 is not known"},
+    {"(?L)", "the option (?L at byte 0 is not known"},
+    {"ab(?~c)", "the absent operator (?~ at byte 2 is not known"},
+    {"(?{a})", "the callout (?{ at byte 0 is not known"},
+    {"a(*FAIL)", "the callout (* at byte 1 is not known"},
+    {"(?(a)b)", "a condition that is no group's number or name at byte 0 is not known"},
+    {"(a)\\k<1+1>", "a reference with a level at byte 3 is not known"},
+    {"(?<n>a\\k<n>)", "a back-reference to a group that has not ended at byte 6 is not known"},
+    {"((?(1)b))", "a condition to a group that has not ended at byte 1 is not known"},
+    {"(?<n>a)(?<n>)\\k<n>", "a reference to a name that two groups have at byte 13 is not known"},
+    {"(a)(?i:\\1)", "a back-reference whatever the case at byte 7 is not known"},
+    {"(a)\\1\\g<1>", "a back-reference beside a call of a group at byte 3 is not known"},
+    {"(a\\g<1>?)", "a call inside a group that is called at byte 2 is not known"},
+    {"a\\g<0>?", "a call inside a group that is called at byte 1 is not known"},
+    {"(?!\\K)", "\\K in a look-around at byte 3 is not known"},
+    {"(?<=ab?)", "an alternative of varying width in a look-behind at byte 4 is not known"},
+    {"(?<=\\R)", "an alternative of varying width in a look-behind at byte 4 is not known"},
+    {"(?<=a{1001})", "a look-behind over 1000 characters at byte 5 is not known"},
+    {"(?i)(?<=[\xc3\x9f])", "a class in a look-behind that matches several characters whatever "
+                            "their case at byte 8 is not known"},
+    {"(a)(?<=b{0})\\1",
+     "a repeat of zero times in a look-behind, beside references at byte 8 is not known"},
+    {"\\p{Foo}", "the property \\p{Foo} at byte 0 is not known"},
+    {"[\\p{^InCB}]", "the property \\p{InCB} at byte 1 is not known"},
+    {"a[[:foo:]]", "the POSIX bracket [:foo:] at byte 2 is not known"},
+    {"[[:^foo:]]", "the POSIX bracket [:^foo:] at byte 1 is not known"},
+    {"\\x{61 62}", "a list of code points at byte 0 is not known"},
+    {"\\x{g}", "a code point without digits at byte 0 is not known"},
+    {"\\x{110000}", "a code point over 10ffff at byte 0 is not known"},
+    {"\\ud800", "a surrogate code point at byte 0 is not known"},
+    {"\\x80", "a byte that begins no character at byte 0 is not known"},
+    {"\\M-\\M-a", "control in control at byte 0 is not known"},
+    {"a{65536}", "a repeat of over 65535 at byte 1 is not known"},
+    {"[a-[b]]", "a range that ends in a class at byte 3 is not known"},
+    {"[a[^\\0-\xc3\xbf]]",
+     "a negated class in a class, with a range from U+0000 beyond ASCII at byte 2 is not known"},
+    {"[^a[^\\P{Lu}\\p{Lu}]]",
+     "a negated class of only ASCII that holds a negated class at byte 0 is not known"},
+    {"\\b(?m:.)*",
+     "an endless repeat of any character behind what matches no text at byte 8 is not known"},
+    /* what is no pattern there either */
+    {"(a", "a group without its ')' at byte 0"},
+    {"(?", "a group without its ')' at byte 0"},
+    {"(?i", "a group without its ')' at byte 0"},
+    {"a)", "a ')' without its group at byte 1"},
+    {"(?#a", "a comment without its ')' at byte 0"},
+    {"(a)(?(<1>", "a condition without its ')' at byte 3"},
+    {"(?s)", "an option that is none at byte 0"},
+    {"(?<1>a)", "a group's name that is none at byte 0"},
+    {"(?<>a)", "a reference to no group at byte 0"},
+    {"\\1", "a reference to no group at byte 0"},
+    {"\\k<n>", "a reference to no group at byte 0"},
+    {"\\k<-1>", "a reference to no group at byte 0"},
+    {"\\g<1>", "a call of no group at byte 0"},
+    {"(?<n>a)\\1", "a reference by number beside named groups at byte 7"},
+    {"*a", "a repeat of nothing at byte 0"},
+    {"a|+", "a repeat of nothing at byte 2"},
+    {"^*", "a repeat of what matches no text at byte 1"},
+    {"a{100001}", "a repeat of over 100000 at byte 1"},
+    {"a\\", "a backslash at the end at byte 1"},
+    {"\\c", "an escape without a character at byte 0"},
+    {"\\Ca", "\\C without its hyphen at byte 0"},
+    {"\\u12", "\\u without four digits at byte 0"},
+    {"\\777", "an octal number over 377 at byte 0"},
+    {"\\xe6\\xbc", "bytes that are no character at byte 0"},
+    {"\\x{123456789}", "a code point of too many digits or without its '}' at byte 0"},
+    {"\\p{L", "a property without its '}' at byte 0"},
+    {"[a", "a class without its ']' at byte 0"},
+    {"[]", "an empty class at byte 0"},
+    {"[b-a]", "a range from high to low at byte 3"},
+    {"[\\d-a]", "a range that begins with a set at byte 3"},
+    {"[a-\\d]", "a range that ends in a set at byte 3"},
+    {"[\\", "a backslash at the end at byte 1"},
+    {"\xff", "not UTF-8"},
+};
+
+Test(pattern, whatever_is_refused_is_refused_by_name_and_place) {
+    for (size_t i = 0; i < ARRAY_LEN(refusals); i++) {
+        text__pattern p = {0};
+        err e;
+        char want[300];
+        (void)snprintf(want, sizeof want, "file: pattern: %s", refusals[i].message);
+        cr_expect_eq(compile(&p, refusals[i].pattern, &e), -1, "%s", refusals[i].pattern);
+        cr_expect_eq(e.code, ERR_BAD_FILE, "%s", refusals[i].pattern);
+        cr_expect_str_eq(e.msg, want, "%s: %s", refusals[i].pattern, e.msg);
+        cr_expect_null(p.code);
+    }
+}
+
+/* ---- bounds ---- */
+
+static int compile_repeated(const char *open, const char *middle, const char *close, size_t n,
+                            err *e) {
+    buf b = {0};
+    text__pattern p = {0};
+    for (size_t i = 0; i < n; i++)
+        buf_puts(&b, open);
+    buf_puts(&b, middle);
+    for (size_t i = 0; i < n; i++)
+        buf_puts(&b, close);
+    int rc = compile_n(&p, b.data, b.len, e);
+    text__pattern_deinit(&p);
+    buf_deinit(&b);
+    return rc;
+}
+
+Test(pattern, a_pattern_is_so_long_at_most_and_nested_so_deep) {
+    static const struct {
+        const char *open, *middle, *close, *message;
+    } nested[] = {
+        {"(", "a", ")", "the group inside 100 others"},
+        {"(?:", "a", ")", "the group inside 100 others"},
+        {"(?i)", "a", "", "the group inside 100 others"},
+        {"(?=", "a", ")", "the group inside 100 others"},
+        {"[", "a", "]", "the class inside 100 others"},
+        {"", "a", "{0,}", "the quantifier inside 100 others"},
+    };
+    err e;
+    for (size_t i = 0; i < ARRAY_LEN(nested); i++) {
+        const char *open = nested[i].open, *middle = nested[i].middle, *close = nested[i].close;
+        cr_expect_eq(compile_repeated(open, middle, close, 40, &e), 0, "%s: %s", open, e.msg);
+        cr_expect_eq(compile_repeated(open, middle, close, 2000, &e), -1, "%s", open);
+        cr_expect(strstr(e.msg, nested[i].message), "%s: %s", open, e.msg);
+    }
+    cr_expect_eq(compile_repeated("", "", ".", 16384, &e), 0, "%s", e.msg);
+    cr_expect_eq(compile_repeated("", "", "a", 16385, &e), -1);
+    cr_expect_str_eq(e.msg, "file: pattern: over 16384 bytes");
+    /* More than PCRE2 can hold ends with its reason. */
+    cr_expect_eq(compile_repeated("", "", "[\\p{Lu}&&[^\\p{Greek}]]", 500, &e), -1);
+    cr_expect_eq(e.code, ERR_BAD_FILE, "%s", e.msg);
+}
+
+/* ---- memory ---- */
+
+Test(pattern, memory_that_runs_out_at_any_place_is_an_error_and_nothing_leaks) {
+    static const char pattern[] = "(?<a>x)\\k<a>|(?i:stra\xc3\x9f"
+                                  "e|[k\xc3\x9f]+)|[\\p{L}&&[^\\p{Han}a-z]]{1,3}+|\\b\\R(?<=y)";
+    for (int for_ever = 0; for_ever < 2; for_ever++) {
+        for (long n = 0;; n++) {
+            text__pattern p = {0};
+            err e;
+            oom_after(n, for_ever);
+            int rc = compile(&p, pattern, &e);
+            bool refused = oom_stop();
+            if (rc != 0) cr_assert_eq(e.code, ERR_NO_MEMORY, "allocation %ld: %s", n, e.msg);
+            text__pattern_deinit(&p);
+            if (!refused) break;
+            cr_assert_neq(rc, 0, "allocation %ld failed and nobody said so", n);
+        }
+    }
+}
+
+/* ---- searching ---- */
+
+static void expect_matches(const char *pattern, const char *text, const char *want) {
+    text__pattern p = {0};
+    err e;
+    buf got = {0};
+    cr_assert_eq(compile(&p, pattern, &e), 0, "%s: %s", pattern, e.msg);
+    text__search s = {.n_bytes = strlen(text)};
+    text__matches m = {.pattern = &p, .text = text, .n = strlen(text)};
+    int rc;
+    while ((rc = text__match_next(&s, &m, &e)) > 0)
+        buf_printf(&got, "%zu-%zu ", m.start, m.end);
+    cr_expect_eq(rc, 0);
+    cr_expect_str_eq(got.data ? got.data : "", want, "%s in '%s': %s", pattern, text,
+                     got.data ? got.data : "");
+    buf_deinit(&got);
+    text__search_deinit(&s);
+    text__pattern_deinit(&p);
+}
+
+Test(pattern, an_empty_match_where_the_last_one_ended_does_not_count) {
+    expect_matches("", "ab", "0-0 1-1 2-2 ");
+    expect_matches("a*", "baab", "0-0 1-3 4-4 ");
+    expect_matches("(?:|a)", "aa", "0-0 1-1 2-2 ");
+    expect_matches("\\b", "\xc3\xa9 x", "0-0 2-2 3-3 4-4 ");
+    expect_matches("a\\K", "aa", "1-1 2-2 ");
+}
+
+Test(pattern, atomic_groups_are_not_misread_by_a_search_for_first_characters) {
+    expect_matches("(?>a+?)ab", "aaab", "1-4 ");
+    expect_matches("(?>x|.*|)b", "cb", "");
+}
+
+Test(pattern, only_a_search_start_keeps_a_search_from_being_cut_into_windows) {
+    static const struct {
+        const char *pattern;
+        bool in_windows;
+    } rows[] = {
+        {"a\\Gb", false}, {"a\\\\Gb", true}, {"[\\G]", true}, {"(?#\\G)a", true}, {"", true}};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        text__pattern p = {0};
+        err e;
+        cr_assert_eq(compile(&p, rows[i].pattern, &e), 0, "%s", e.msg);
+        cr_expect_eq(p.in_windows, rows[i].in_windows, "%s", rows[i].pattern);
+        text__pattern_deinit(&p);
+    }
+}
+
+/* ---- sets ---- */
+
+Test(pattern, categories_part_the_code_points_and_sets_obey_their_laws) {
+    arena a;
+    arena_init(&a, 64 << 20);
+    text__ranges all = {0};
+    size_t count = 0;
+    static const char *const groups[] = {"L", "M", "N", "P", "S", "Z", "C"};
+    for (size_t i = 0; i < ARRAY_LEN(groups); i++) {
+        text__set s = text__property_set(&a, text__property_find(groups[i], 1));
+        for (size_t k = 0; k < s.n; k++)
+            count += s.at[k].hi - s.at[k].lo + 1;
+        text__set not = text__set_not(&a, &s), back = text__set_not(&a, &not );
+        text__set none = text__set_and(&a, &s, &not );
+        cr_expect(text__set_equal(&s, &back), "%s", groups[i]);
+        cr_expect_eq(none.n, 0, "%s", groups[i]);
+        text__ranges_add_set(&a, &all, &s);
+    }
+    text__set whole = text__set_of(&a, &all);
+    cr_expect_eq(whole.n, 1);
+    cr_expect_eq(count, UNICODE_END);
+    cr_expect_eq(text__property_find("no such", 7), -1);
+    cr_expect_eq(text__property_find("Upper-Case Letter", 17), text__property_find("Lu", 2));
+    cr_expect_not(a.failed);
+    arena_deinit(&a);
+}
