@@ -39,7 +39,8 @@
  * points \x{61 62}, surrogates and what lies above U+10FFFF outside a class, bytes that are no
  * UTF-8, repeats over 65535, a range that ends in a class, more than 100 groups, classes or
  * quantifiers inside each other; and where the library itself errs: (?m:.*) behind what matches no
- * text, and negated classes in classes in two odd cases. */
+ * text, a count of two or more of what may match none, and negated classes in classes in two odd
+ * cases. */
 #include "text/pattern_internal.h"
 
 #include "text/pattern_tree_internal.h"
@@ -55,7 +56,8 @@ static int translate(text__pattern *into, const char *source, size_t n, buf *out
     if (rc == 0) rc = pattern_emit(&p, root, out);
     into->in_windows = !p.search_start;
     *options = PCRE2_DOTALL;
-    /* Where JIT looks for the first characters of a match it misreads atomic groups (10.42):
+    /* Where JIT looks for the first characters of a match it misreads atomic and possessive groups
+     * (10.42):
      * (?>a+?)ab finds nothing in aaab, and (?>x|.*|)b finds the b of cb. */
     if (p.atomic) *options |= PCRE2_NO_START_OPTIMIZE;
     arena_deinit(&p.tree);

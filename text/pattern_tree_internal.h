@@ -1,5 +1,5 @@
-/* pattern_tree_internal.h - a pattern of Oniguruma's as a tree: pattern_parse.c and
- * pattern_class.c make it, pattern_emit.c writes it for PCRE2. */
+/* pattern_tree_internal.h - a pattern of Oniguruma's as a tree: pattern_parse.c,
+ * pattern_group.c and pattern_class.c make it, pattern_emit.c writes it for PCRE2. */
 #ifndef FATHOM_TEXT_PATTERN_TREE_INTERNAL_H
 #define FATHOM_TEXT_PATTERN_TREE_INTERNAL_H
 
@@ -92,7 +92,7 @@ typedef struct {
     bool refers; /* to what a group matched */
     bool calls;
     bool search_start; /* \G is somewhere */
-    bool atomic;       /* an atomic group is */
+    bool atomic;       /* an atomic group is, or a possessive one */
     const char *what;  /* begins messages */
     err *e;
 } pattern;
@@ -108,10 +108,24 @@ int pattern_parse(pattern *p, node **root) WARN_UNUSED;
 /* Into `out`. */
 int pattern_emit(pattern *p, const node *root, buf *out) WARN_UNUSED;
 
-/* ---- between the two halves of the parser ---- */
+/* ---- between the parts of the parser ---- */
 
 /* The character at p->at, and beyond it. False at the end. */
 bool pattern_next(pattern *p, uint32_t *c);
+/* Beyond the character if it is the next. */
+bool pattern_take(pattern *p, char c);
+bool pattern_at_digit(const pattern *p);
+/* At most `most` digits; *n is how many there were. Too large a number stays the largest. */
+uint32_t pattern_number(pattern *p, unsigned base, size_t most, size_t *n);
+/* NULL when there is no memory, which then has been said. */
+node *pattern_new_node(pattern *p, node_kind kind, size_t at);
+void pattern_append(node *parent, node *child);
+/* What stands up to the end of a group or the pattern. */
+int pattern_choice(pattern *p, bool group_head, node **out) WARN_UNUSED;
+/* Behind the parenthesis. *plain: (?:...), which is what it holds. */
+int pattern_group(pattern *p, size_t start, bool *plain, node **out) WARN_UNUSED;
+/* \\k<...>, \\g<...> or (?(...), behind the bracket. */
+int pattern_reference(pattern *p, node_kind kind, size_t start, char end, node **out) WARN_UNUSED;
 /* What a backslash and then the character at p->at spells: \t, \cx, \M-x, an ordinary character. */
 int pattern_escaped_value(pattern *p, uint32_t *c) WARN_UNUSED;
 /* After \x, \u, \o or an octal digit; bytes of UTF-8, if such are spelt, become one character. */
