@@ -39,7 +39,7 @@
  * points \x{61 62}, surrogates and what lies above U+10FFFF outside a class, bytes that are no
  * UTF-8, repeats over 65535, a range that ends in a class, more than 100 groups, classes or
  * quantifiers inside each other; and where the library itself errs: (?m:.*) behind what matches no
- * text, a count of two or more of what may match none, and negated classes in classes in two odd
+ * text, a counted repeat of what may match none, and negated classes in classes in two odd
  * cases. */
 #include "text/pattern_internal.h"
 
@@ -56,10 +56,10 @@ static int translate(text__pattern *into, const char *source, size_t n, buf *out
     if (rc == 0) rc = pattern_emit(&p, root, out);
     into->in_windows = !p.search_start;
     *options = PCRE2_DOTALL;
-    /* Where JIT looks for the first characters of a match it misreads atomic and possessive groups
-     * (10.42):
-     * (?>a+?)ab finds nothing in aaab, and (?>x|.*|)b finds the b of cb. */
-    if (p.atomic) *options |= PCRE2_NO_START_OPTIMIZE;
+    /* PCRE2 10.42 misreads atomic and possessive groups where it looks for the first characters
+     * of a match (JIT: (?>a+?)ab finds nothing in aaab, (?>x|.*|)b finds the b of cb) and where it
+     * asks what may follow a repeat ([a-z]{0,3}(?:b)?+[^c] finds nothing in x). */
+    if (p.atomic) *options |= PCRE2_NO_START_OPTIMIZE | PCRE2_NO_AUTO_POSSESS;
     arena_deinit(&p.tree);
     return rc;
 }

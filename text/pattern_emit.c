@@ -306,8 +306,9 @@ static int emit_repeat(emitter *w, const node *n) {
                                "a repeat of zero times in a look-behind, beside "
                                "references");
     width one = width_of(n->first);
-    if (n->min > 1 && one.min == 0 && (one.max > 0 || one.forever)) {
-        return pattern_unknown(w->p, n->at, "a repeat, more than once, of what may match no text");
+    bool counted = n->min > 1 || n->max > 1;
+    if (counted && one.min == 0 && (one.max > 0 || one.forever)) {
+        return pattern_unknown(w->p, n->at, "a counted repeat of what may match no text");
     }
     if (n->max == 0 && !w->captures) { /* else what stands there keeps its number */
         buf_puts(w->out, "(?:)");

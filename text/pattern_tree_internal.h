@@ -124,7 +124,7 @@ void pattern_append(node *parent, node *child);
 int pattern_choice(pattern *p, bool group_head, node **out) WARN_UNUSED;
 /* Behind the parenthesis. *plain: (?:...), which is what it holds. */
 int pattern_group(pattern *p, size_t start, bool *plain, node **out) WARN_UNUSED;
-/* \\k<...>, \\g<...> or (?(...), behind the bracket. */
+/* \k<...>, \g<...> or (?(...), behind the bracket. */
 int pattern_reference(pattern *p, node_kind kind, size_t start, char end, node **out) WARN_UNUSED;
 /* What a backslash and then the character at p->at spells: \t, \cx, \M-x, an ordinary character. */
 int pattern_escaped_value(pattern *p, uint32_t *c) WARN_UNUSED;

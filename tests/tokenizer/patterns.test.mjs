@@ -143,7 +143,7 @@ describe('patterns', () => {
     ['[0[^\\0-\u00ff]]', 'a negated class in a class, with a range from U+0000 beyond ASCII at byte 2'], ['[^0[^\\p{^Lu}\\p{Lu}]]', 'a negated class of only ASCII that holds a negated class at byte 0'],
     ['(?:'.repeat(101) + ')'.repeat(101), 'the group inside 100 others at byte 300'], ['['.repeat(102) + 'a' + ']'.repeat(102), 'the class inside 100 others at byte 101'],
     ['a' + '{2}'.repeat(101).replaceAll('{2}', '{0,1}'), 'the quantifier inside 100 others at byte 501'], ['\\x{zz}', 'a code point without digits at byte 0'],
-    ['(?:a?){2}', 'a repeat, more than once, of what may match no text at byte 6'],
+    ['(?:a?){2}', 'a counted repeat of what may match no text at byte 6'],
     ['\\B\\O+', 'an endless repeat of any character behind what matches no text at byte 4'],
   ];
   for (const [pattern, message] of refused) {

@@ -67,7 +67,7 @@ static const struct {
      "a negated class in a class, with a range from U+0000 beyond ASCII at byte 2 is not known"},
     {"[^a[^\\P{Lu}\\p{Lu}]]",
      "a negated class of only ASCII that holds a negated class at byte 0 is not known"},
-    {"a(?:b*){2,3}", "a repeat, more than once, of what may match no text at byte 7 is not known"},
+    {"a(?:b*){2,3}", "a counted repeat of what may match no text at byte 7 is not known"},
     {"\\b(?m:.)*",
      "an endless repeat of any character behind what matches no text at byte 8 is not known"},
     /* what is no pattern there either */
@@ -213,6 +213,7 @@ Test(pattern, an_empty_match_where_the_last_one_ended_does_not_count) {
 Test(pattern, atomic_groups_are_not_misread_by_a_search_for_first_characters) {
     expect_matches("(?>a+?)ab", "aaab", "1-4 ");
     expect_matches("(?>x|.*|)b", "cb", "");
+    expect_matches("[a-z]{0,3}(?:b)?+[^c]", "x", "0-1 ");
     expect_matches("(?:\\S+?){3,2}(?<=[a-z])", "\u00aa\ufb00\ufb00s", "2-9 ");
 }
 
