@@ -118,10 +118,9 @@ static bool one_arg(jparser *p, jargs *args) {
     }
     uint32_t id = jinja__name_id(p, t->s, t->n), n = args->named.n;
     p->at += 2;
-    const char **names = jinja__node_memory(p, n + 1, sizeof *names);
+    const char **names = jinja__grown(p, args->names, n, sizeof *names);
     if (names == NULL || !jinja__push_node(p, &args->named, jinja__expression(p))) return false;
     for (uint32_t i = 0; i < n; i++) {
-        names[i] = args->names[i];
         if (names[i] != p->t->names[id]) continue;
         jinja__syntax(p, t->line, "the argument '%s' is given twice", names[i]);
         return false;
@@ -388,9 +387,8 @@ static jnode *compare(jparser *p) {
             if (node == NULL || !push_below(p, node, &node->u.compare.operands, first)) return NULL;
         }
         uint32_t n = node->u.compare.operands.n;
-        uint8_t *ops = jinja__node_memory(p, n, 1);
+        uint8_t *ops = jinja__grown(p, node->u.compare.ops, n - 1, 1);
         if (ops == NULL || !push_below(p, node, &node->u.compare.operands, sum(p))) return NULL;
-        if (n > 1) memcpy(ops, node->u.compare.ops, n - 1);
         ops[n - 1] = (uint8_t)op;
         node->u.compare.ops = ops;
     }

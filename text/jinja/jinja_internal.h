@@ -361,7 +361,9 @@ uint32_t jinja__name_id(jparser *p, const char *s, size_t n);
 jnode *jinja__new_node(jparser *p, jnode_kind kind, uint32_t line);
 /* parent is higher than child. */
 void jinja__above(jparser *p, jnode *parent, const jnode *child);
-bool jinja__push_node(jparser *p, jnodes *list, jnode *node); /* for lists that grow */
+/* An array of n things that has room for one more; NULL where the parser failed. */
+void *jinja__grown(jparser *p, const void *items, uint32_t n, size_t each);
+bool jinja__push_node(jparser *p, jnodes *list, jnode *node);
 
 const jtoken *jinja__token(const jparser *p);
 bool jinja__is_op(const jparser *p, const char *op);
@@ -478,7 +480,6 @@ jlist *jinja__new_list(jvm *vm, size_t cap);
 void jinja__push(jvm *vm, jlist *list, jval v);
 jdict *jinja__new_dict(jvm *vm);
 jval *jinja__dict_get(jvm *vm, const jdict *d, jval key); /* NULL: not there, or not hashable */
-jval *jinja__dict_get_text(jvm *vm, const jdict *d, const char *key);
 void jinja__dict_set(jvm *vm, jdict *d, jval key, jval value);
 jval jinja__dict_items(jvm *vm, const jdict *d); /* its view of pairs */
 /* All that a loop over v would see; NULL: it cannot be gone through, and the vm failed. */
@@ -595,7 +596,7 @@ jstring *jinja__stripped(jvm *vm, jstring *s, const jstring *chars, bool left, b
 jlist *jinja__split(jvm *vm, const jstring *s, const jstring *sep, int64_t most, bool from_right);
 jlist *jinja__lines(jvm *vm, const jstring *s, bool keep_ends);
 /* The last place in [from, end) where `what` begins and is over; SIZE_MAX: none. */
-size_t jinja__find_last(const jstring *s, size_t from, size_t end, const jstring *what);
+size_t jinja__find_last(jvm *vm, const jstring *s, size_t from, size_t end, const jstring *what);
 /* align: '<', '>', '^' as str.center does, '=' behind a sign */
 jstring *jinja__padded(jvm *vm, const jstring *s, int64_t width, const jstring *fill, char align);
 

@@ -136,7 +136,7 @@ static jval parted(jvm *vm, jval self, const jcall *call, bool last) {
     jlist *list = jinja__new_list(vm, 3);
     if (sep == NULL || list == NULL || !jinja__work(vm, s->n)) return jinja__undefined(NULL);
     if (sep->n == 0) return jinja__fail(vm, "'%s' has an empty separator", call->what);
-    size_t at = last ? jinja__find_last(s, 0, s->n, sep) : jinja__find(s, 0, sep->s, sep->n);
+    size_t at = last ? jinja__find_last(vm, s, 0, s->n, sep) : jinja__find(s, 0, sep->s, sep->n);
     size_t from = at != SIZE_MAX ? at : last ? 0 : s->n, to = at != SIZE_MAX ? at + sep->n : from;
     jinja__push(vm, list, jinja__of_string(jinja__part(vm, s, 0, from)));
     jinja__push(vm, list, jinja__of_string(jinja__part(vm, s, from, to)));
@@ -158,7 +158,8 @@ static jval place_of(jvm *vm, jval self, const jcall *call, bool last) {
     size_t from, to;
     if (what == NULL || !jinja__work(vm, s->n) || !span(vm, s, call, &from, &to))
         return jinja__undefined(NULL);
-    size_t at = last ? jinja__find_last(s, from, to, what) : jinja__find(s, from, what->s, what->n);
+    size_t at =
+        last ? jinja__find_last(vm, s, from, to, what) : jinja__find(s, from, what->s, what->n);
     if (at == SIZE_MAX || at + what->n > to) return jinja__int(-1);
     jstring before = {.s = s->s, .n = at, .chars = SIZE_MAX};
     return jinja__int((int64_t)jinja__chars(&before));

@@ -30,8 +30,11 @@ void *jinja__syntax(jparser *p, uint32_t line, const char *fmt, ...) {
 }
 
 void *jinja__node_memory(jparser *p, size_t n, size_t each) {
+    const arena *nodes = &p->t->nodes;
     void *out = p->failed ? NULL : arena_array(&p->t->nodes, n ? n : 1, each);
     if (out == NULL && !p->failed) {
+        if (n * each + 16 > nodes->max - nodes->used) /* n and each are bounded by the template */
+            return jinja__syntax(p, p->n ? jinja__token(p)->line : 1, "it is too large");
         err_set(p->e, ERR_NO_MEMORY, NULL, "%s: out of memory", p->t->what);
         give_up(p);
     }
@@ -55,14 +58,18 @@ void jinja__above(jparser *p, jnode *parent, const jnode *child) {
 }
 
 /* The room doubles whenever the number is a power of two. */
+void *jinja__grown(jparser *p, const void *items, uint32_t n, size_t each) {
+    if (n & (n - 1)) return (void *)(uintptr_t)items;
+    void *grown = jinja__node_memory(p, n ? 2 * (size_t)n : 1, each);
+    if (grown && n) memcpy(grown, items, n * each);
+    return grown;
+}
+
 bool jinja__push_node(jparser *p, jnodes *list, jnode *node) {
     if (node == NULL || p->failed) return false;
-    if ((list->n & (list->n - 1)) == 0) {
-        jnode **grown = jinja__node_memory(p, list->n ? 2 * (size_t)list->n : 1, sizeof(jnode *));
-        if (grown == NULL) return false;
-        if (list->n) memcpy(grown, list->items, list->n * sizeof(jnode *));
-        list->items = grown;
-    }
+    jnode **grown = jinja__grown(p, list->items, list->n, sizeof(jnode *));
+    if (grown == NULL) return false;
+    list->items = grown;
     list->items[list->n++] = node;
     return true;
 }
@@ -193,9 +200,8 @@ static const char *const end_if_else[] = {"endif", NULL};
 
 static bool add_branch(jparser *p, jnode *node, jnode *test, const char *const *ends) {
     uint32_t n = node->u.branch.n_bodies;
-    jnodes *bodies = jinja__node_memory(p, n + 1, sizeof *bodies);
+    jnodes *bodies = jinja__grown(p, node->u.branch.bodies, n, sizeof *bodies);
     if (bodies == NULL) return false;
-    if (n) memcpy(bodies, node->u.branch.bodies, n * sizeof *bodies);
     node->u.branch.bodies = bodies;
     if (test && !jinja__push_node(p, &node->u.branch.tests, test)) return false;
     jinja__above(p, node, test);
@@ -263,9 +269,8 @@ static bool params(jparser *p, jmacro_node *m, jnode *node) {
     while (!jinja__skip_op(p, ")")) {
         if (m->n_params > 0 && !jinja__expect_op(p, ",")) return false;
         jnode *name = jinja__target(p, true, false);
-        jparam *grown = jinja__node_memory(p, m->n_params + 1, sizeof *grown);
+        jparam *grown = jinja__grown(p, m->params, m->n_params, sizeof *grown);
         if (name == NULL || grown == NULL) return false;
-        if (m->n_params) memcpy(grown, m->params, m->n_params * sizeof *grown);
         jparam *param = &grown[m->n_params++];
         m->params = grown;
         param->name = name->u.name;

@@ -14,12 +14,12 @@ static bool stripped(const jstring *chars, const char *s, size_t len) {
 
 jstring *jinja__stripped(jvm *vm, jstring *s, const jstring *chars, bool left, bool right) {
     size_t from = 0, to = s->n, len;
-    while (left && from < to && jinja__work(vm, 0)) {
+    while (left && from < to && jinja__work(vm, chars ? chars->n : 0)) {
         (void)jinja__code_point(s->s + from, to - from, &len);
         if (!stripped(chars, s->s + from, len)) break;
         from += len;
     }
-    while (right && to > from && jinja__work(vm, 0)) {
+    while (right && to > from && jinja__work(vm, chars ? chars->n : 0)) {
         size_t begin = to - 1;
         while (begin > from && ((unsigned char)s->s[begin] & 0xc0) == 0x80)
             begin--;
@@ -104,12 +104,21 @@ static void reverse_list(jlist *list) {
     }
 }
 
-size_t jinja__find_last(const jstring *s, size_t from, size_t end, const jstring *what) {
+/* The n bytes from behind. Looking for the last place is looking for the first one there, which
+ * takes time in proportion to the text. */
+static char *backwards(jvm *vm, const char *s, size_t n) {
+    char *out = jinja__alloc(vm, n + 1, 1);
+    for (size_t i = 0; out && i < n; i++)
+        out[i] = s[n - 1 - i];
+    return out;
+}
+
+size_t jinja__find_last(jvm *vm, const jstring *s, size_t from, size_t end, const jstring *what) {
     if (end > s->n || end < from || what->n > end - from) return SIZE_MAX;
-    for (size_t at = end - what->n + 1; at-- > from;) {
-        if (what->n == 0 || memcmp(s->s + at, what->s, what->n) == 0) return at;
-    }
-    return SIZE_MAX;
+    size_t n = end - from;
+    const char *text = backwards(vm, s->s + from, n), *word = backwards(vm, what->s, what->n);
+    const char *found = text && word ? memmem(text, n, word, what->n) : NULL;
+    return found ? end - (size_t)(found - text) - what->n : SIZE_MAX;
 }
 
 static void rsplit_at_space(jvm *vm, jlist *list, const jstring *s, int64_t most) {
@@ -132,11 +141,13 @@ static void rsplit_at_space(jvm *vm, jlist *list, const jstring *s, int64_t most
 
 static void rsplit_at_text(jvm *vm, jlist *list, const jstring *s, const jstring *sep,
                            int64_t most) {
-    size_t end = s->n, at;
-    while (most-- != 0 && jinja__work(vm, 1) &&
-           (at = jinja__find_last(s, 0, end, sep)) != SIZE_MAX) {
-        push_part(vm, list, s, at + sep->n, end);
-        end = at;
+    const char *text = backwards(vm, s->s, s->n), *word = backwards(vm, sep->s, sep->n), *found;
+    size_t end = s->n;
+    while (text && word && most-- != 0 && jinja__work(vm, 1) &&
+           (found = memmem(text + (s->n - end), end, word, sep->n)) != NULL) {
+        size_t behind = s->n - (size_t)(found - text);
+        push_part(vm, list, s, behind, end);
+        end = behind - sep->n;
     }
     push_part(vm, list, s, 0, end);
 }

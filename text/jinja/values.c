@@ -112,8 +112,9 @@ static bool order_of_numbers(jval a, jval b, int *out) {
 
 bool jinja__equal(jvm *vm, jval a, jval b) {
     int order;
+    if (!jinja__work(vm, 0)) return false;
     if (order_of_numbers(a, b, &order)) return order == 0;
-    if (a.kind != b.kind || !jinja__work(vm, 1)) return false;
+    if (a.kind != b.kind) return false;
     switch ((jkind)a.kind) {
     case J_UNDEFINED:
     case J_NONE: return true;
@@ -257,11 +258,11 @@ static bool hash_of(jvm *vm, jval key, uint64_t *out) {
     if (key.kind == J_STRING) {
         *out = hash_sip64(vm->hash_key, key.u.s->s, key.u.s->n);
     } else if (jinja__integer(key, &i)) {
-        *out = hash_mix((uint64_t)i + 1);
+        *out = hash_sip64(vm->hash_key, &i, sizeof i);
     } else if (jinja__number(key, &d)) {
         if (d >= -9e18 && d <= 9e18 && d == (double)(int64_t)d)
-            *out = hash_mix((uint64_t)(int64_t)d + 1);
-        else *out = hash_sip64(vm->hash_key, &d, sizeof d);
+            return hash_of(vm, jinja__int((int64_t)d), out); /* 1.0 is 1 */
+        *out = hash_sip64(vm->hash_key, &d, sizeof d);
     } else if (jinja__is_list(key, J_IS_TUPLE) && jinja__enter(vm)) {
         *out = 7;
         bool ok = true;
@@ -327,11 +328,6 @@ jval *jinja__dict_get(jvm *vm, const jdict *d, jval key) {
     if (d == NULL || !hash_of(vm, key, &hash)) return NULL;
     size_t i = find_entry(vm, d, key, hash);
     return i == SIZE_MAX ? NULL : &d->entries[i].value;
-}
-
-jval *jinja__dict_get_text(jvm *vm, const jdict *d, const char *key) {
-    jstring s = {.s = key, .n = strlen(key), .chars = SIZE_MAX, .trusted = true};
-    return jinja__dict_get(vm, d, jinja__of_string(&s));
 }
 
 void jinja__dict_set(jvm *vm, jdict *d, jval key, jval value) {
@@ -403,7 +399,7 @@ jval jinja__from_json(jvm *vm, const json_t *json, bool trusted) {
     case JSON_REAL: return jinja__owned(jinja__real(json_real_value(json)), !trusted);
     case JSON_TRUE: return jinja__owned(jinja__bool(true), !trusted);
     case JSON_FALSE: return jinja__owned(jinja__bool(false), !trusted);
-    case JSON_NULL: return jinja__none();
+    case JSON_NULL: return jinja__owned(jinja__none(), !trusted);
     default: return nested_from_json(vm, json, trusted);
     }
 }
