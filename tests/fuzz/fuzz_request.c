@@ -2,7 +2,8 @@
  * with made-up events.
  *
  * The first byte picks the route, the second the events: which tokens come, whether the
- * end is a stop, a limit, a failure. What comes out must be valid JSON, or events of it. */
+ * end is a stop, a limit, a failure. What comes out must be valid JSON, or events of it. A chat
+ * template that spells no control token never leads to one, whatever it is given. */
 #include "api/api.h"
 #include "base/json.h"
 #include "tests/fuzz/cost.h"
@@ -13,7 +14,7 @@
 
 static model_folder *model;
 static tokenizer *words;
-static api_context *with_text, *ids_only;
+static api_context *with_text, *with_all, *ids_only;
 
 static void need(int rc, const err *e) {
     if (rc == 0) return;
@@ -41,6 +42,11 @@ static void open_all(void) {
                   .tokenizer = words,
                   .max_context = 256};
     need(api_context_open(&with_text, &o, &e), &e);
+    /* As it lies beside the model's folder. */
+    o.chat_template =
+        dir == dirs[0] ? "tests/fuzz/request.jinja" : "../../tests/fuzz/request.jinja";
+    need(api_context_open(&with_all, &o, &e), &e);
+    o.chat_template = NULL;
     o.tokenizer = NULL;
     need(api_context_open(&ids_only, &o, &e), &e);
 }
@@ -81,11 +87,15 @@ static unsigned feed(api_reply *r, uint32_t i, const sched_event *ev, uint32_t s
 }
 
 /* Tokens of one sequence; the seed decides ids, depths and the end. */
-static unsigned run_sequence(api_reply *r, uint32_t i, uint32_t seed, buf *out, err *e) {
+static unsigned run_sequence(api_reply *r, uint32_t i, uint32_t seed, bool plain, buf *out,
+                             err *e) {
     sched_request q;
     unsigned bits = 0;
     uint64_t state = seed;
     api_reply_request(r, i, &q);
+    for (uint32_t k = 0; plain && k < q.n_prompt; k++) {
+        if (tokenizer_is_control(words, q.prompt[k])) abort(); /* forged by a client */
+    }
     for (uint32_t k = 0; q.prompt_logprobs && k < q.n_prompt; k++) {
         sched_event ev = {.kind = SCHED_PROMPT, .token = q.prompt[k], .pos = k, .depth = 1};
         ev.logprob = k ? -1.0f : 0.0f / 0.0f;
@@ -116,7 +126,7 @@ static void run_reply(const api_context *c, api_request *request, uint32_t seed)
     if (api_reply_create(&r, c, request, NULL, &e) != 0) abort();
     unsigned bits = 0;
     for (uint32_t i = 0; i < api_reply_sequences(r) && !(bits & API_FAILED); i++) {
-        bits |= run_sequence(r, i, seed + i, &out, &e);
+        bits |= run_sequence(r, i, seed + i, c == with_all, &out, &e);
     }
     if (!(bits & (API_DONE | API_FAILED))) abort();
     check_out(&out, stream);
@@ -154,7 +164,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
 static void one_input(const uint8_t *data, size_t size) {
     if (size < 2) return;
     const char *body = (const char *)data + 2;
-    const api_context *c = data[0] & 8 ? ids_only : with_text;
+    const api_context *c = data[0] & 8 ? ids_only : data[0] & 16 ? with_all : with_text;
     api_request *r = NULL;
     api_listing *l = NULL;
     err e = {0};
