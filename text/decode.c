@@ -246,13 +246,16 @@ static int load_count(text__loader *l, const json_t *v, uint32_t *out) {
     return 0;
 }
 
-static int load_step(text__loader *l, text__decode_step *d, const json_t *decoder,
-                     const char *type) {
+static int load_step(text__loader *l, const json_t *decoder, const char *type) {
     static const char *const names[] = {[TEXT__REPLACE] = "Replace",
                                         [TEXT__BYTE_FALLBACK] = "ByteFallback",
                                         [TEXT__FUSE] = "Fuse",
                                         [TEXT__STRIP] = "Strip",
                                         [TEXT__SPACES] = "Metaspace"};
+    tokenizer *t = l->t;
+    if (t->n_decoder == TEXT__MAX_STEPS)
+        return text__bad(l, "decoder", "more than %d decoders", TEXT__MAX_STEPS);
+    text__decode_step *d = &t->decoder[t->n_decoder++];
     size_t kind = 0;
     while (kind < ARRAY_LEN(names) && strcmp(names[kind], type) != 0)
         kind++;
@@ -274,24 +277,6 @@ static int load_step(text__loader *l, text__decode_step *d, const json_t *decode
                      "decoder %.40s is not supported here (ByteLevel alone, or Replace, "
                      "ByteFallback, Fuse, Strip, Metaspace)",
                      type);
-}
-
-/* Sequences within sequences are one; the file's depth is bounded. */
-static int load_steps(text__loader *l, const json_t *decoder) {
-    tokenizer *t = l->t;
-    const char *type = json_string_value(json_object_get(decoder, "type"));
-    const json_t *one;
-    size_t i;
-    if (type == NULL) return text__bad(l, "decoder", "a decoder without type");
-    if (strcmp(type, "Sequence") != 0) {
-        if (t->n_decoder == TEXT__MAX_STEPS)
-            return text__bad(l, "decoder", "more than %d decoders", TEXT__MAX_STEPS);
-        return load_step(l, &t->decoder[t->n_decoder++], decoder, type);
-    }
-    json_array_foreach(json_object_get(decoder, "decoders"), i, one) {
-        if (load_steps(l, one) != 0) return -1;
-    }
-    return 0;
 }
 
 /* Whether a step after Fuse looks at more than the beginning of a text. No published file has
@@ -317,7 +302,7 @@ int text__decoder_load(text__loader *l, const json_t *decoder) {
     l->byte_decoder = type && strcmp(type, "ByteLevel") == 0;
     if (l->byte_decoder) return 0;
     if (l->t->chars && decoder && !json_is_null(decoder)) {
-        if (load_steps(l, decoder) != 0) return -1;
+        if (text__each_part(l, decoder, "decoder", load_step) != 0) return -1;
         l->t->decode_whole = needs_whole(l->t);
         return 0;
     }

@@ -23,6 +23,20 @@ int text__load_no_memory(text__loader *l) {
     return err_set(l->e, ERR_NO_MEMORY, NULL, "%s: out of memory", l->what);
 }
 
+int text__each_part(text__loader *l, const json_t *part, const char *key, text__part_load *load) {
+    const char *type = json_string_value(json_object_get(part, "type"));
+    const json_t *one;
+    char list[32];
+    size_t i;
+    if (type == NULL) return text__bad(l, key, "a %s without type", key);
+    if (strcmp(type, "Sequence") != 0) return load(l, part, type);
+    (void)snprintf(list, sizeof list, "%ss", key);
+    json_array_foreach(json_object_get(part, list), i, one) {
+        if (text__each_part(l, one, key, load) != 0) return -1;
+    }
+    return 0;
+}
+
 int text__load_copy(text__loader *l, const json_t *text, char **out, size_t *n) {
     *n = json_string_length(text);
     *out = array_new(*n + 1, 1);

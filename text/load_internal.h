@@ -27,6 +27,12 @@ int text__load_no_memory(text__loader *l);
 /* A string of the file; its owner frees *out. */
 int text__load_copy(text__loader *l, const json_t *text, char **out, size_t *n) WARN_UNUSED;
 
+/* Hands every part of a Sequence to `load`, in order, or the one part that it is. Sequences within
+ * Sequences are one; the file's depth is bounded. key: "decoder", its list is called "decoders". */
+typedef int text__part_load(text__loader *l, const json_t *part, const char *type);
+int text__each_part(text__loader *l, const json_t *part, const char *key,
+                    text__part_load *load) WARN_UNUSED;
+
 /* vocab.c. Sides of merges and unk_token are ids of the vocabulary; -1 where there is none, or
  * the model has no row for it. */
 void text__alphabet_init(int16_t *byte_of);

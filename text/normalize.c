@@ -422,7 +422,7 @@ static int load_prepend(text__loader *l, text__normal_step *s, const json_t *one
     return text__load_copy(l, text, &s->to, &s->n_to);
 }
 
-static int load_step(text__loader *l, text__normal_step *s, const json_t *one, const char *type) {
+static int load_step(text__loader *l, const json_t *one, const char *type) {
     static const char *const names[] = {
         [TEXT__NFC] = "NFC",
         [TEXT__NFD] = "NFD",
@@ -434,6 +434,10 @@ static int load_step(text__loader *l, text__normal_step *s, const json_t *one, c
         [TEXT__PREPEND] = "Prepend",
         [TEXT__REPLACE_TEXT] = "Replace",
     };
+    tokenizer *t = l->t;
+    if (t->n_normalizer == TEXT__MAX_STEPS)
+        return text__bad(l, "normalizer", "more than %d normalizers", TEXT__MAX_STEPS);
+    text__normal_step *s = &t->normalizer[t->n_normalizer++];
     size_t kind = 0;
     while (kind < ARRAY_LEN(names) && strcmp(names[kind], type) != 0)
         kind++;
@@ -448,28 +452,10 @@ static int load_step(text__loader *l, text__normal_step *s, const json_t *one, c
                      type);
 }
 
-/* Sequences within sequences are one; the file's depth is bounded. */
-static int load_steps(text__loader *l, const json_t *normalizer) {
-    tokenizer *t = l->t;
-    const char *type = json_string_value(json_object_get(normalizer, "type"));
-    const json_t *one;
-    size_t i;
-    if (type == NULL) return text__bad(l, "normalizer", "a normalizer without type");
-    if (strcmp(type, "Sequence") != 0) {
-        if (t->n_normalizer == TEXT__MAX_STEPS)
-            return text__bad(l, "normalizer", "more than %d normalizers", TEXT__MAX_STEPS);
-        return load_step(l, &t->normalizer[t->n_normalizer++], normalizer, type);
-    }
-    json_array_foreach(json_object_get(normalizer, "normalizers"), i, one) {
-        if (load_steps(l, one) != 0) return -1;
-    }
-    return 0;
-}
-
 int text__normalizer_load(text__loader *l, const json_t *normalizer) {
     if (normalizer == NULL || json_is_null(normalizer)) return 0;
     l->growth = 1;
-    return load_steps(l, normalizer);
+    return text__each_part(l, normalizer, "normalizer", load_step);
 }
 
 bool text__normalizer_shortens(const tokenizer *t) {
