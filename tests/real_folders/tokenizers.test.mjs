@@ -12,20 +12,17 @@ import * as real from './lib.mjs';
 
 // FATHOM_EVERY_CODE_POINT=1 compares every code point too, a minute per tokenizer.
 const everyCodePoint = process.env.FATHOM_EVERY_CODE_POINT;
-// FATHOM_EVERY_TOKENIZER=1 opens those too whose kind another one here has.
-const alike = ['gemini', 'gemma2', 'gpt4o', 'llama3_1', 'qwen2_5'];
-const names = real.names.filter((name) => process.env.FATHOM_EVERY_TOKENIZER || !alike.includes(name));
 const texts = corpus(), long = longRuns(), broken = brokenTexts(300);
 const short = (text) => JSON.stringify(text).slice(0, 200);
 
 test('there are at least ten tokenizers, thirty scripts and 2,000 texts', () => {
-  assert.ok(names.length >= 10, names.join());
+  assert.ok(real.kinds.length >= 10, real.kinds.join());
   assert.ok(Object.keys(scripts).length >= 30);
   assert.ok(texts.length >= 2000, String(texts.length));
   assert.ok(long.length >= 20 && long.every((t) => Array.from(t).length >= 50000));
 });
 
-for (const [number, name] of names.entries()) {
+for (const [number, name] of real.kinds.entries()) {
   describe(name, () => {
     const json = real.tokenizerOf(name), rows = real.rowsOf(json);
     const added = json.added_tokens, specials = added.filter((t) => t.special);
