@@ -3,7 +3,7 @@
  *
  * The first byte picks the route, the second the events: which tokens come, whether the
  * end is a stop, a limit, a failure. What comes out must be valid JSON, or events of it. A chat
- * template that spells no control token never leads to one, whatever it is given. */
+ * template that prints no control token never leads to one, whatever it is given. */
 #include "api/api.h"
 #include "base/json.h"
 #include "tests/fuzz/cost.h"
