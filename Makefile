@@ -153,7 +153,7 @@ $(B)/grammar: $(B)/bench/grammar/grammar.o $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) -o $@ $^ $(LIBS)
 
-# Renders chat templates for tests/tokenizer, a line each.
+# Renders chat templates for tests/real_folders, a line each.
 $(B)/jinja-render: $(B)/tests/tools/jinja_render.o $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) $(LINK_EXE) -o $@ $^ $(LIBS)
