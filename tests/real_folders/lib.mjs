@@ -14,7 +14,7 @@ const prefix = 'tokenizer-';
 
 export const names = readdirSync(scope).filter((n) => n.startsWith(prefix)).map((n) => n.slice(prefix.length));
 // FATHOM_EVERY_TOKENIZER=1 tries those too of which another one is of the same kind.
-const alike = ['gemini', 'gemma2', 'gpt4o', 'llama3_1', 'qwen2_5'];
+const alike = ['gemini', 'gemma2', 'gptoss', 'llama3_1', 'qwen2_5'];
 export const kinds = names.filter((name) => process.env.FATHOM_EVERY_TOKENIZER || !alike.includes(name));
 export const folderOf = (name) => join(scope, prefix + name, 'models');
 const read = (name, file) => JSON.parse(readFileSync(join(folderOf(name), file), 'utf8'));
