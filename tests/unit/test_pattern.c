@@ -1,12 +1,14 @@
 /* test_pattern.c - patterns of a tokenizer.json: what is refused and how, bounds, memory. What
  * they match is compared with the reference in tests/tokenizer/patterns.test.mjs. */
 #include "base/buf.h"
+#include "base/clock.h"
 #include "tests/lib/oom.h"
 #include "text/pattern_internal.h"
 #include "text/unicode_internal.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int compile_n(text__pattern *p, const char *pattern, size_t n, err *e) {
@@ -257,4 +259,28 @@ Test(pattern, categories_part_the_code_points_and_sets_obey_their_laws) {
     cr_expect_eq(text__property_find("Upper-Case Letter", 17), text__property_find("Lu", 2));
     cr_expect_not(a.failed);
     arena_deinit(&a);
+}
+
+/* A text of two megabytes of digits was refused on a busy machine: its two million searches were
+ * charged for reading the clock. */
+Test(pattern, many_short_searches_are_charged_no_more_than_they_take) {
+    enum { DIGITS = 512 << 10 };
+    text__pattern p = {0};
+    err e = {0};
+    char *text = malloc(DIGITS);
+    memset(text, '7', DIGITS);
+    cr_assert_eq(text__pattern_compile(&p, "\\p{N}", 5, false, "test", &e), 0, "%s", e.msg);
+    text__search s = {.n_bytes = DIGITS};
+    text__matches m = {.pattern = &p, .text = text, .n = DIGITS};
+    uint64_t start = clock_thread_ns(), n = 0;
+    while (text__match_next(&s, &m, &e) == 1)
+        n++;
+    uint64_t took = clock_thread_ns() - start;
+    cr_expect_eq(n, DIGITS, "%s", e.msg);
+    cr_expect_gt(s.search_ns, 0);
+    cr_expect_lt(s.search_ns, 2 * took, "charged %llu ns of %llu", (unsigned long long)s.search_ns,
+                 (unsigned long long)took);
+    text__search_deinit(&s);
+    text__pattern_deinit(&p);
+    free(text);
 }
