@@ -526,7 +526,8 @@ int eng__cuda_upload(cu_backend *b, err *e) {
     size_t row = (size_t)longest_row(b) * sizeof(float);
     uint32_t threads = eng__threads_here();
     u.cap = row > STAGE_BYTES ? row : STAGE_BYTES;
-    if (eng__pool_create(&u.pool, threads < MOST_THREADS ? threads : MOST_THREADS, e) != 0) return -1;
+    if (eng__pool_create(&u.pool, threads < MOST_THREADS ? threads : MOST_THREADS, e) != 0)
+        return -1;
     u.pieces = array_new(PIECES, sizeof *u.pieces);
     int rc = u.pieces ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory packing weights");
     if (rc == 0)
