@@ -37,7 +37,7 @@ typedef enum {
     API__TOOL,
     API__ROLES
 } api__role;
-extern const char *const api__role_names[API__ROLES];
+extern const char *const api__role_names[API__ROLES + 1]; /* NULL at the end */
 
 /* One turn of a conversation as it was read. */
 typedef struct {
@@ -109,6 +109,8 @@ void api__template_names(buf *out); /* "turns, chatml, llama3, plain" */
 /* The messages as a template of these traits wants them: a new reference, or NULL (no memory). */
 json_t *api__talk_messages(const api__traits *traits, const api__message *m, size_t n,
                            bool open_last);
+/* [{"type": "text", "text": content}]; takes over content. NULL: no memory. */
+json_t *api__talk_parts(json_t *content);
 /* A call as templates want it: arguments as an object where they are the text of one. NULL: no
  * memory, or nobody waits any more. */
 json_t *api__talk_call(const api__traits *traits, const json_t *id, const json_t *name,

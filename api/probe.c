@@ -57,18 +57,9 @@ static int in_parts(trying *p, json_t *messages) {
     json_t *m;
     if (!p->v->traits.parts) return 0;
     json_array_foreach(messages, i, m) {
-        json_t *part = json_object(), *list = json_array(), *type = json_string("text");
-        json_t *content = json_object_get(m, "content");
-        int rc = part && type && list && json_object_set(part, "type", type) == 0 &&
-                         json_object_set(part, "text", content) == 0 &&
-                         json_array_append(list, part) == 0 &&
-                         json_object_set(m, "content", list) == 0
-                     ? 0
-                     : api__out_of_memory(p->e);
-        json_decref(part);
-        json_decref(list);
-        json_decref(type);
-        if (rc != 0) return -1;
+        json_t *parts = api__talk_parts(json_incref(json_object_get(m, "content")));
+        if (parts == NULL || json_object_set_new(m, "content", parts) != 0)
+            return api__out_of_memory(p->e);
     }
     return 0;
 }

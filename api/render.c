@@ -73,8 +73,7 @@ int api__variant_render(const api__template *t, const api__variant *v, const api
         if (n == ARRAY_LEN(vars)) break; /* cannot be: they were counted */
         if (!json_is_null(value)) vars[n++] = (jinja_var){key, value, false};
     }
-    static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", NULL};
-    jinja_input in = {.vars = vars, .n_vars = n, .roles = roles, .now = clock_unix_s()};
+    jinja_input in = {.vars = vars, .n_vars = n, .roles = api__role_names, .now = clock_unix_s()};
     in.max_output = talk->max_memory / 4;
     in.max_memory = talk->max_memory;
     if (talk->soon) {

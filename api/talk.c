@@ -64,8 +64,7 @@ static json_t *content_of(const api__message *m, bool open_end) {
     return content;
 }
 
-/* [{"type": "text", "text": content}] */
-static json_t *in_parts(json_t *content) {
+json_t *api__talk_parts(json_t *content) {
     json_t *list = json_array(), *part = json_object();
     bool ok = content && list && part && put(part, "type", json_string("text"));
     ok = ok && json_object_set(part, "text", content) == 0 && json_array_append(list, part) == 0;
@@ -81,7 +80,7 @@ static json_t *message(const api__traits *t, const api__message *m, bool open_en
     api__role role = m->role == API__DEVELOPER && !t->developer ? API__SYSTEM : m->role;
     bool none = t->null_content && m->calls && m->n == 0 && !open_end;
     json_t *out = json_object(), *content = none ? json_null() : content_of(m, open_end);
-    if (t->parts && !none) content = in_parts(content);
+    if (t->parts && !none) content = api__talk_parts(content);
     bool ok = out && put(out, "role", json_string(api__role_names[role]));
     ok = ok && content && json_object_set(out, "content", content) == 0;
     json_decref(content);

@@ -10,8 +10,8 @@
 
 enum { MAX_BYTES = 1 << 20 };
 
-const char *const api__role_names[API__ROLES] = {"system", "developer", "user", "assistant",
-                                                 "tool"};
+const char *const api__role_names[API__ROLES + 1] = {"system",    "developer", "user",
+                                                     "assistant", "tool",      NULL};
 
 /* A text that was found, and its name. */
 typedef struct {
