@@ -41,12 +41,16 @@ static cudaStream_t begin_capture(cudaStream_t stream) {
     return stream;
 }
 
-/* The graph, ready to run; NULL if it is not kept. */
-static cudaGraphExec_t end_capture(cudaStream_t stream, bool keep) {
+static cudaGraph_t end_capture(cudaStream_t stream) {
     cudaGraph_t graph;
-    cudaGraphExec_t exec = NULL;
     kb_must(cudaStreamEndCapture(stream, &graph), "capturing");
-    if (keep) kb_must(cudaGraphInstantiate(&exec, graph, 0), "making a graph");
+    return graph;
+}
+
+/* The graph, ready to run. A thread must not call this while one of its streams captures. */
+static cudaGraphExec_t make_ready(cudaGraph_t graph) {
+    cudaGraphExec_t exec;
+    kb_must(cudaGraphInstantiate(&exec, graph, 0), "making a graph");
     (void)cudaGraphDestroy(graph);
     return exec;
 }
@@ -115,10 +119,12 @@ void kb_capture(kb_sites *s, int stage, uint32_t rows, cu_path path, bool cold) 
     b->next_arg = s;
     walk(s, stage, rows, path, cold);
     b->next_kernel = NULL;
-    if (s->rest) (void)end_capture(s->rest, false);
-    for (uint32_t i = 0; i < s->n_sites; i++) {
-        s->site[i].exec = end_capture(s->site[i].stream, true);
-    }
+    cudaGraph_t graph[KB_SITES];
+    if (s->rest) (void)cudaGraphDestroy(end_capture(s->rest));
+    for (uint32_t i = 0; i < s->n_sites; i++)
+        graph[i] = end_capture(s->site[i].stream);
+    for (uint32_t i = 0; i < s->n_sites; i++)
+        s->site[i].exec = make_ready(graph[i]);
 }
 
 void kb_capture_whole(kb_sites *s, int stage, uint32_t rows, cu_path path) {
@@ -128,7 +134,7 @@ void kb_capture_whole(kb_sites *s, int stage, uint32_t rows, cu_path path) {
     walk(s, stage, rows, path, true);
     s->n_sites = 1;
     s->site[0] = (kb_site){.name = "whole", .own = true, .n = s->times};
-    s->site[0].exec = end_capture(stream, true);
+    s->site[0].exec = make_ready(end_capture(stream));
 }
 
 void kb_forget(kb_sites *s) {

@@ -10,7 +10,7 @@ long fail_in = -1, break_in = -1;
 bool fail_sticky;
 cudaError_t lost = cudaSuccess, no_image = cudaSuccess;
 uint64_t cold_graphs;
-thread_local int current;
+thread_local int current, captures; /* captures: streams that this thread captures now */
 thread_local cudaError_t last_error = cudaSuccess;
 std::vector<shim_stream *> streams;
 shim_stream legacy[DEVICES];
@@ -165,6 +165,8 @@ const char *cudaGetErrorString(cudaError_t rc) {
         return "no kernel image is available for execution on the device";
     case cudaErrorInvalidResourceHandle: return "invalid resource handle";
     case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
+    case cudaErrorStreamCaptureUnsupported:
+        return "operation not permitted when stream is capturing";
     default: return "an error the shim made up";
     }
 }
@@ -202,6 +204,15 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
     MAY_FAIL(cudaErrorLaunchFailure);
     return cudaSuccess;
 }
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+    MAY_FAIL(cudaErrorLaunchFailure);
+    OF_THIS_DEVICE(e->device);
+    OF_THIS_DEVICE(s->device);
+    if (e->stream == nullptr) return cudaSuccess; /* recorded nowhere: nothing to wait for */
+    shim_stream *of = e->stream;
+    uint64_t at = e->at;
+    return shim_enqueue(s, [of, at] { shim_drain(of, at); });
+}
 cudaError_t cudaStreamQuery(cudaStream_t s) {
     MAY_FAIL(cudaErrorLaunchFailure);
     if (s == nullptr) s = shim_legacy();
@@ -215,6 +226,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
     MAY_FAIL(cudaErrorInvalidValue);
     OF_THIS_DEVICE(s->device);
     s->capturing = true;
+    captures++;
     return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
@@ -222,6 +234,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
     *g = new shim_graph{current, std::move(s->captured)};
     s->captured = shim_ops();
     s->capturing = false;
+    captures--;
     MAY_FAIL(cudaErrorInvalidValue);
     return cudaSuccess;
 }
@@ -234,6 +247,8 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t g, void *nodes, size_t *n) {
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long) {
     MAY_FAIL(cudaErrorMemoryAllocation);
     OF_THIS_DEVICE(g->device);
+    /* As a device refuses it: this thread captures, in a mode that forbids what may not be safe. */
+    if (captures) return shim_said(cudaErrorStreamCaptureUnsupported);
     *out = new shim_graph(*g);
     return cudaSuccess;
 }
@@ -265,6 +280,9 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) {
 /* ---- events ---- */
 
 cudaError_t cudaEventCreate(cudaEvent_t *e) {
+    return cudaEventCreateWithFlags(e, 0);
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
     MAY_FAIL(cudaErrorMemoryAllocation);
     *e = new shim_event{current};
     return cudaSuccess;
