@@ -22,7 +22,7 @@ REPOSITORY = os.path.dirname(os.path.dirname(HERE))
 PROGRAMS = ("fathom", "fathom-cuda.so", "fathom-cuda-selftest", "fathom-cuda-bench", "fathom-cuda-step")
 SCRIPTS = ("bench/cuda/first_gpu.py", "bench/cuda/gpu_machine.py", "bench/cuda/gpu_report.py", "bench/cuda/gpu_runner.py",
            "bench/cuda/published.py", "tools/compare_openmythos.py")
-DATA = ("tests/golden/cases", "tests/golden/families")  # what the self-test reads, by these paths
+DATA = ("tests/golden/cases", "tests/golden/families", "models/demo")  # what the self-test reads, by these paths
 
 # These belong to the system or to CUDA: a copy of another machine's would break what loads it.
 NOT_TAKEN = re.compile(r"^(linux-vdso|ld-linux|lib(c|m|dl|rt|pthread|resolv|gcc_s|stdc\+\+|cuda|cublas|cublasLt|nvidia)[.-])")

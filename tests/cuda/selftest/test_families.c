@@ -142,17 +142,19 @@ static void graphs_are_counted(const family_golden *f) {
                               .cache_dtype = DTYPE_BF16,
                               .kernels = ways[k].kernels};
         eng_backend *b = open_backend(f->model, &o);
-        uint32_t layers = model_plan_of(f->model)->n_core, graphs = 0, nodes = 0;
+        uint32_t layers = model_plan_of(f->model)->n_core, graphs = 0, nodes = 0, more = 0;
         for (uint32_t rows = 1; rows < 192; rows *= 2) { /* 1, 2, 4, … 64, 96 */
             uint32_t modes = rows > 1 ? 1 + ways[k].shared : 1;
             nodes += modes * (2 + layers * (8 + (rows >= 64 ? ways[k].silu : 0))) + 3 * 2;
             graphs += modes + 3;
+            /* cuBLAS may split a product in two nodes: 4 of a layer, and the head. */
+            if (rows >= 64 && ways[k].silu && !on_shim) more += modes * 4 * layers + 1;
         }
         if (b == NULL) continue;
         const cu_backend *c = (const cu_backend *)b;
-        check(c->n_graphs == graphs && c->graph_nodes == nodes,
-              "%s: %u graphs of %llu nodes, must be %u of %u", ways[k].kernels, c->n_graphs,
-              (unsigned long long)c->graph_nodes, graphs, nodes);
+        check(c->n_graphs == graphs && c->graph_nodes >= nodes && c->graph_nodes <= nodes + more,
+              "%s: %u graphs of %llu nodes, must be %u of %u to %u", ways[k].kernels, c->n_graphs,
+              (unsigned long long)c->graph_nodes, graphs, nodes, nodes + more);
         eng_backend_close(b);
     }
 }
