@@ -1,12 +1,10 @@
-/* ahead.cu - how a launch begins: its descriptor is fetched, its map edits are applied, and what an
+/* ahead.cu - how a launch begins: its descriptor is taken, its map edits are applied, and what an
  * earlier launch decided for it is settled.
  *
- * The descriptor waits in pinned memory and is read across the bus by the kernel itself: the copy
- * engine would cost two changes of engine a launch, some 4 to 6 us, where a read takes about 1 us
- * and the 17 thread blocks have over 500 KB on the way at a time, eight times what a bus of 50 GB/s
- * needs to be full. There are two such places, filled in turn; `turn` on the device says whose turn
- * it is, so that a captured graph serves both. What fits FRONT bytes, as decode with few rows does,
- * comes with the first read, and one thread block does all.
+ * The host has the descriptor copied to one of two places in device memory, in turn, while the
+ * launch before still runs (launch.c). `turn` on the device says whose turn it is, so that a
+ * captured graph, which holds addresses, serves both. A descriptor of up to FRONT bytes, as decode
+ * with few rows has, comes with the first read, and one thread block does all.
  *
  * A launch that is started while another is in flight does not know who halts in that one. The
  * halted flags of the row states do by the time it runs, so it is settled here, in the
@@ -25,12 +23,12 @@ enum {
 static_assert(FRONT_VECS == THREADS && sizeof(cu_head) % 16 == 0 && sizeof(cu_edit) == 16,
               "a thread fetches one access of the front, and an edit with one");
 
-/* 16 bytes of pinned memory, past all caches. */
+/* 16 bytes that the copy engine wrote, not through the first-level cache. */
 static __device__ __forceinline__ vec16 fetch(const void *from, uint32_t i) {
     const vec16 *p = (const vec16 *)from + i;
 #ifdef __CUDA_ARCH__
     vec16 v;
-    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
                  : "l"(p));
     return v;
@@ -207,48 +205,48 @@ static __device__ void end_turn(uint32_t *turn) {
 }
 
 /* The first thread block: head, rows, tiles and runs, and who is left out. */
-static __device__ void begin_rows(const cu_begin_args &a, const cu_head &head, const void *sent,
+static __device__ void begin_rows(const cu_begin_args &a, const cu_head &head, const void *came,
                                   const vec16 *front, unsigned char *shared) {
     uint32_t bytes = head.bytes <= FRONT ? head.bytes : head.edits, t = threadIdx.x;
     if (t < bytes / 16) ((vec16 *)a.desc)[t] = front[t];
-    copy_span(a.desc, sent, FRONT_VECS, bytes / 16, t, THREADS);
+    copy_span(a.desc, came, FRONT_VECS, bytes / 16, t, THREADS);
     if (head.n_runs && head.bytes > FRONT)
-        copy_span(a.desc, sent, head.runs / 16, (head.pieces + 15) / 16, t, THREADS);
+        copy_span(a.desc, came, head.runs / 16, (head.pieces + 15) / 16, t, THREADS);
     __syncthreads(); /* of the edits too: their batch is read no more */
     if (head.ahead) admit(a.desc, a.halted, shared);
 }
 
 /* The other thread blocks of a launch that does not fit the front: edits, and what is only copied.
  */
-static __device__ void begin_rest(const cu_begin_args &a, const cu_head &head, const void *sent,
+static __device__ void begin_rest(const cu_begin_args &a, const cu_head &head, const void *came,
                                   vec16 *batch) {
     uint32_t me = (blockIdx.x - 1) * THREADS + threadIdx.x, n = HELPERS * THREADS;
     uint32_t end = head.bytes / 16, runs = head.n_runs ? head.runs / 16 : end;
-    const void *edits = (const char *)sent + head.edits;
+    const void *edits = (const char *)came + head.edits;
     if (!head.in_order)
         edit_at_once(a, head.n_edits, me, n, [=](uint32_t i) { return fetch(edits, i); });
     else if (blockIdx.x == 1) edit_in_order(a, edits, head.n_edits, batch);
-    copy_span(a.desc, sent, head.draws / 16, runs, me, n);
-    if (head.n_runs) copy_span(a.desc, sent, (head.pieces + 15) / 16, end, me, n);
+    copy_span(a.desc, came, head.draws / 16, runs, me, n);
+    if (head.n_runs) copy_span(a.desc, came, (head.pieces + 15) / 16, end, me, n);
 }
 
 static __global__ void __launch_bounds__(THREADS) begin(cu_begin_args a) {
     DYNAMIC_SHARED(shared);
     vec16 *front = (vec16 *)shared, either[2] = {};
     uint32_t t = threadIdx.x, mine = blockIdx.x == 0 ? FRONT_VECS : HEAD_VECS;
-    for (int k = 0; k < 2; k++) { /* the host writes before it starts a launch */
-        if (t < mine) either[k] = fetch(a.sent[k], t);
+    for (int k = 0; k < 2; k++) { /* the stream waits for the copy before it starts a launch */
+        if (t < mine) either[k] = fetch(a.came[k], t);
     }
     kernel_scope scope(a.stamp);
     uint32_t turn = a.turn[0] & 1;
     if (t < mine) front[t] = turn ? either[1] : either[0];
     __syncthreads();
     const cu_head head = *(const cu_head *)front;
-    const void *sent = turn ? a.sent[1] : a.sent[0];
-    if (head.bytes == 0) return; /* nothing has been sent */
+    const void *came = turn ? a.came[1] : a.came[0];
+    if (head.bytes == 0) return; /* none has come */
     end_turn(a.turn);
     if (blockIdx.x > 0) {
-        if (head.bytes > FRONT) begin_rest(a, head, sent, (vec16 *)(shared + FRONT));
+        if (head.bytes > FRONT) begin_rest(a, head, came, (vec16 *)(shared + FRONT));
         return;
     }
     if (head.bytes <= FRONT) {
@@ -256,10 +254,10 @@ static __global__ void __launch_bounds__(THREADS) begin(cu_begin_args a) {
         if (!head.in_order)
             edit_at_once(a, head.n_edits, t, THREADS, [=](uint32_t i) { return edits[i]; });
         else
-            edit_in_order(a, (const char *)sent + head.edits, head.n_edits,
+            edit_in_order(a, (const char *)came + head.edits, head.n_edits,
                           (vec16 *)(shared + FRONT));
     }
-    begin_rows(a, head, sent, front, shared + FRONT);
+    begin_rows(a, head, came, front, shared + FRONT);
 }
 
 extern "C" cudaError_t cu_begin(cudaStream_t s, const cu_begin_args *a) {

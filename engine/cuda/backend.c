@@ -317,7 +317,16 @@ static int take_sent(cu_backend *b, err *e) {
         if (eng__cuda_check(b, cudaMallocHost(&p, b->desc_bytes), "pinning memory", e) != 0)
             return -1;
         b->sent[i] = p;
-        memset(p, 0, CU_FRONT);
+        if (eng__cuda_alloc(b, &b->came[i], b->desc_bytes, 1, "launch descriptors", e) != 0 ||
+            eng__cuda_check(b, cudaMemset(b->came[i], 0, CU_FRONT), "clearing memory", e) != 0 ||
+            eng__cuda_check(b, cudaEventCreateWithFlags(&b->copied[i], cudaEventDisableTiming),
+                            "opening an event", e) != 0) {
+            return -1;
+        }
+    }
+    if (eng__cuda_check(b, cudaStreamCreateWithFlags(&b->copies, cudaStreamNonBlocking),
+                        "opening a stream", e) != 0) {
+        return -1;
     }
     for (size_t i = 0; i < ARRAY_LEN(b->ended); i++) {
         if (eng__cuda_check(b, cudaEventCreate(&b->ended[i]), "opening an event", e) != 0)

@@ -139,7 +139,10 @@ typedef struct {
 
     uint8_t *desc; /* on the device: of the launch that runs */
     size_t desc_bytes;
-    uint8_t *sent[2];   /* pinned: descriptors on their way, in turn */
+    uint8_t *sent[2]; /* pinned: descriptors on their way, in turn */
+    uint8_t *came[2]; /* on the device: their copies, made beside the launch before */
+    cudaStream_t copies;
+    cudaEvent_t copied[2];
     uint32_t turn;      /* descriptors sent so far, and taken once the stream is idle */
     uint32_t *dev_turn; /* [2] the device's count, see cu_begin_args */
     struct {

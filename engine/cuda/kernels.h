@@ -150,16 +150,16 @@ enum { CU_FRONT = 4096 }; /* least bytes of memory for a descriptor, sent or on 
 typedef struct {
     cu_stamp *stamp;
     void *desc;          /* on the device: where the kernels of the launch read it */
-    const void *sent[2]; /* pinned: where the host leaves descriptors, in turn */
+    const void *came[2]; /* on the device: where the host has descriptors copied to, in turn */
     uint32_t *turn; /* [2] on the device, begun as 0: descriptors taken so far; of the kernel */
     cu_cache cache;
     const uint8_t *halted; /* of the row states */
 } cu_begin_args;
 
-/* The first kernel of every launch. Takes the descriptor whose turn it is, if one has been sent.
+/* The first kernel of every launch. Takes the descriptor whose turn it is, if one has come.
  * Applies its edits, in order where it says so, and where the launch was started ahead takes out
  * the rows whose guard has halted since and makes tails of those that halted themselves: counts,
- * rows and tiles in the descriptor are the true ones for all kernels behind it. In a sent
+ * rows and tiles in the descriptor are the true ones for all kernels behind it. In such a
  * descriptor edits, draws and runs begin at multiples of 16 bytes, in this order. */
 cudaError_t cu_begin(cudaStream_t s, const cu_begin_args *a);
 
@@ -367,6 +367,7 @@ typedef struct {
      * with pass_experts no longer than need be. */
     uint32_t keep_rows;
     bool pass_experts;
+    uint32_t fillings; /* of tokens in shared memory: set by cu_mm */
 } cu_mm_args;
 /* Maps and stores go together as ROWS with F32, SILU and QUERY, LOGITS with F32, HEADS with ACT, IN
  * with SILU, OUT with F32; others are cudaErrorInvalidValue. */

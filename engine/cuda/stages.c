@@ -530,7 +530,7 @@ static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
 cudaError_t eng__cuda_begin(cu_backend *b) {
     cu_begin_args a = {.stamp = eng__cuda_stamp(b, "begin"),
                        .desc = b->desc,
-                       .sent = {b->sent[0], b->sent[1]},
+                       .came = {b->came[0], b->came[1]},
                        .turn = b->dev_turn,
                        .cache = b->cache,
                        .halted = b->state.halted};

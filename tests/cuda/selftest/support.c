@@ -190,7 +190,7 @@ void dev_begin(void *desc, const cu_cache *c, const uint8_t *halted) {
     host_bytes(sent[turn & 1], desc, h.bytes);
     must(cudaMemset(desc, 0xff, h.bytes), "poisoning");
     cu_begin_args a = {.desc = desc,
-                       .sent = {sent[0], sent[1]},
+                       .came = {sent[0], sent[1]},
                        .turn = dev_bytes(turns, sizeof turns),
                        .cache = *c,
                        .halted = halted};
