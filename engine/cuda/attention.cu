@@ -4,15 +4,20 @@
  * the slot's first kv_lora values. The context is split over thread blocks, the last of which joins
  * what all have left (attention.cuh).
  *
- * attn_mma: tensor cores, bfloat16 cache. A block of 4 warps takes 16 heads (one m16 tile) of
- * up to CU_ATTN_ROWS rows of one sequence against tiles of 64 keys. Scores: each warp 16
- * keys; values: each warp a share of the latent, so a slot is read from memory once.
+ * attn_mma: tensor cores, bfloat16 cache. A block of 8 warps takes 16 heads (one m16 tile) of
+ * up to CU_ATTN_ROWS rows of one sequence against tiles of 64 keys. Scores: each warp 8
+ * keys; values: each warp a share of the latent, so a slot is read from memory once. Two blocks
+ * fit a multiprocessor: with 4 warps each, on an H100, the chains of few warps and not memory took
+ * the time (67 % of the read probe at 512 rows).
  * Grouped keys by tensor cores are gqa.cu, a head each mha.cu, any other shape and float32
  * plain.cu, long chunks of a prompt under MLA flash.cu. */
 #include "engine/cuda/attention.cuh"
 
 enum {
-    MMA_THREADS = 128,
+    MMA_THREADS = 256,
+    MMA_WARPS = MMA_THREADS / 32,
+    WARP_KEYS = CU_ATTN_KEYS / MMA_WARPS,       /* of a tile: those a warp scores */
+    HEAD_THREADS = MMA_THREADS / CU_ATTN_HEADS, /* that copy a query */
     P_LD = CU_ATTN_KEYS + 8,
     WIDE_ROWS = 2,
     KEY_THREADS = 4, /* that copy one key: their 16 bytes in turn cover the published widths */
@@ -36,26 +41,25 @@ static __host__ __device__ __forceinline__ mma_shared mma_layout(uint32_t dk, ui
     s.q = s.k + buffers * CU_ATTN_KEYS * ld;
     s.p = s.q + rows * CU_ATTN_HEADS * ld;
     s.top = s.p + rows * CU_ATTN_HEADS * P_LD * 2;
-    s.sum = s.top + rows * CU_ATTN_HEADS * 4 * 4;
-    s.bytes = s.sum + rows * CU_ATTN_HEADS * 4 * 4;
+    s.sum = s.top + rows * CU_ATTN_HEADS * MMA_WARPS * 4;
+    s.bytes = s.sum + rows * CU_ATTN_HEADS * MMA_WARPS * 4;
     if (s.bytes < merge) s.bytes = merge;
     return s;
 }
 
-/* Queries of 16 heads of each row, on their way: 8 threads to a head. Zeros for heads that are not
- * there. */
+/* Queries of 16 heads of each row, on their way. Zeros for heads that are not there. */
 template <int R, int DK>
 static __device__ __forceinline__ void send_queries(const cu_attn_args &a, const query_block &b,
                                                     bf16 *qs) {
     const uint32_t dk = DK ? DK : a.dk, ld = key_ld(dk);
-    uint32_t head = threadIdx.x >> 3, part = (threadIdx.x & 7) * 8;
+    uint32_t head = threadIdx.x / HEAD_THREADS, part = threadIdx.x % HEAD_THREADS * 8;
     const bf16 *from = (const bf16 *)a.q + ((uint64_t)b.row * a.n_heads + b.h0 + head) * dk + part;
 #pragma unroll
     for (int r = 0; r < R; r++) {
         bf16 *to = qs + (r * CU_ATTN_HEADS + head) * ld + part;
         bool there = (uint32_t)r < b.n && head < b.heads;
 #pragma unroll
-        for (uint32_t c = 0; c < dk; c += 64) {
+        for (uint32_t c = 0; c < dk; c += HEAD_THREADS * 8) {
             if (part + c >= dk) continue;
             if (there) copy_async(to + c, from + c);
             else *(vec16 *)(to + c) = vec16{};
@@ -103,32 +107,37 @@ static __device__ __forceinline__ void send_keys(const cu_attn_args &a,
 }
 
 /* What one warp has summed: of each row's 16 heads lane l holds g = l / 4 and g + 8; its share of
- * the latent is pieces warp, warp + 4, ... of 16 values. */
+ * the latent is pieces warp, warp + MMA_WARPS, ... of 16 values. */
 template <int R, int PAIRS> struct mma_sums { float m[R][2], l[R][2], acc[R][PAIRS * 2][4]; };
 
-/* Scores of 16 keys, the warp's, and what the warp makes of its maxima. k: the tile's keys; see[r]:
+/* Scores of the warp's 8 keys, and what the warp makes of its maxima. k: the tile's keys; see[r]:
  * how many of them row r sees. */
 template <int R, int DK>
 static __device__ __forceinline__ void mma_scores(const cu_attn_args &a, const bf16 *qs,
                                                   const bf16 *k, const int32_t see[R], float *top,
-                                                  float s[R][2][4]) {
+                                                  float s[R][4]) {
     const uint32_t dk = DK ? DK : a.dk, ld = key_ld(dk), k_steps = (dk + 15) / 16;
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
-    /* Addresses ldmatrix wants of this lane: rows of an m16 x 16 piece, and of two n8 tiles. */
+    /* Addresses ldmatrix wants of this lane: rows of an m16 x 16 piece, and of 8 keys by 32. */
     uint32_t a_row = lane & 15, a_col = lane >> 4 << 3;
-    uint32_t b_row = (lane & 7) + (lane >> 4 << 3), b_col = (lane >> 3 & 1) << 3;
-    k += (warp * 16 + b_row) * ld + b_col;
+    uint32_t b_row = lane & 7, b_col = lane >> 3 << 3;
+    k += (warp * WARP_KEYS + b_row) * ld;
     qs += a_row * ld + a_col;
-#pragma unroll 4
-    for (uint32_t step = 0; step < k_steps; step++) {
+    constexpr int turns = R == CU_ATTN_ROWS ? 1 : 3; /* unrolled; many rows need the registers */
+#pragma unroll turns
+    for (uint32_t step = 0; step < k_steps; step += 2) {
+        bool two = DK % 32 == 0 && DK ? true : step + 1 < k_steps; /* whole warps */
         uint32_t b[4];
-        load_matrices(b, k + step * 16);
+        load_matrices(b, k + step * 16 + (two ? b_col : b_col & 8));
 #pragma unroll
         for (int r = 0; r < R; r++) {
+            const bf16 *q_at = qs + r * CU_ATTN_HEADS * ld + step * 16;
             uint32_t f[4];
-            load_matrices(f, qs + r * CU_ATTN_HEADS * ld + step * 16);
-            mma_bf16(s[r][0], f[0], f[1], f[2], f[3], b[0], b[1]);
-            mma_bf16(s[r][1], f[0], f[1], f[2], f[3], b[2], b[3]);
+            load_matrices(f, q_at);
+            mma_bf16(s[r], f[0], f[1], f[2], f[3], b[0], b[1]);
+            if (!two) continue;
+            load_matrices(f, q_at + 16);
+            mma_bf16(s[r], f[0], f[1], f[2], f[3], b[2], b[3]);
         }
     }
     float scale = a.scale * LOG2E;
@@ -136,26 +145,23 @@ static __device__ __forceinline__ void mma_scores(const cu_attn_args &a, const b
     for (int r = 0; r < R; r++) {
         float high[2] = {-INFINITY, -INFINITY};
 #pragma unroll
-        for (int n = 0; n < 2; n++) {
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                bool seen = (int32_t)(warp * 16 + n * 8 + 2 * q + (c & 1)) < see[r];
-                s[r][n][c] = seen ? rm_mul(s[r][n][c], scale) : -INFINITY;
-                high[c >> 1] = fmaxf(high[c >> 1], s[r][n][c]);
-            }
+        for (int c = 0; c < 4; c++) {
+            bool seen = (int32_t)(warp * WARP_KEYS + 2 * q + (c & 1)) < see[r];
+            s[r][c] = seen ? rm_mul(s[r][c], scale) : -INFINITY;
+            high[c >> 1] = fmaxf(high[c >> 1], s[r][c]);
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             high[half] = fmaxf(high[half], __shfl_xor_sync(0xffffffffu, high[half], 1));
             high[half] = fmaxf(high[half], __shfl_xor_sync(0xffffffffu, high[half], 2));
-            if (q == 0) top[(r * CU_ATTN_HEADS + g + 8 * half) * 4 + warp] = high[half];
+            if (q == 0) top[(r * CU_ATTN_HEADS + g + 8 * half) * MMA_WARPS + warp] = high[half];
         }
     }
 }
 
 /* Scores to weights, by the maxima of all warps; the sums so far are scaled to them. */
 template <int R, int PAIRS>
-static __device__ __forceinline__ void mma_weights(const float *top, float s[R][2][4], bf16 *ps,
+static __device__ __forceinline__ void mma_weights(const float *top, float s[R][4], bf16 *ps,
                                                    mma_sums<R, PAIRS> &sum) {
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
 #pragma unroll
@@ -163,24 +169,24 @@ static __device__ __forceinline__ void mma_weights(const float *top, float s[R][
         float old[2], base[2], part[2] = {0.0f, 0.0f};
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const float *w = top + (r * CU_ATTN_HEADS + g + 8 * half) * 4;
-            float now = fmaxf(fmaxf(fmaxf(w[0], w[1]), fmaxf(w[2], w[3])), sum.m[r][half]);
+            const float *w = top + (r * CU_ATTN_HEADS + g + 8 * half) * MMA_WARPS;
+            float now = sum.m[r][half];
+#pragma unroll
+            for (int i = 0; i < MMA_WARPS; i++)
+                now = fmaxf(now, w[i]);
             base[half] = now == -INFINITY ? 0.0f : now; /* nothing seen yet: all weights are 0 */
             old[half] = power2(sum.m[r][half] - base[half]);
             sum.m[r][half] = now;
         }
+        float p[4];
 #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            float p[4];
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                p[c] = power2(s[r][n][c] - base[c >> 1]);
-                part[c >> 1] += p[c];
-            }
-            bf16 *to = ps + (r * CU_ATTN_HEADS + g) * P_LD + warp * 16 + n * 8 + 2 * q;
-            *(uint32_t *)to = narrow_pair(p[0], p[1]);
-            *(uint32_t *)(to + 8 * P_LD) = narrow_pair(p[2], p[3]);
+        for (int c = 0; c < 4; c++) {
+            p[c] = power2(s[r][c] - base[c >> 1]);
+            part[c >> 1] += p[c];
         }
+        bf16 *to = ps + (r * CU_ATTN_HEADS + g) * P_LD + warp * WARP_KEYS + 2 * q;
+        *(uint32_t *)to = narrow_pair(p[0], p[1]);
+        *(uint32_t *)(to + 8 * P_LD) = narrow_pair(p[2], p[3]);
 #pragma unroll
         for (int half = 0; half < 2; half++)
             sum.l[r][half] = fmaf(sum.l[r][half], old[half], part[half]);
@@ -198,7 +204,7 @@ static __device__ __forceinline__ void mma_weights(const float *top, float s[R][
 template <int R, int PAIRS, int DK>
 static __device__ __forceinline__ void mma_values(const cu_attn_args &a, const bf16 *ps,
                                                   const bf16 *k, mma_sums<R, PAIRS> &sum) {
-    const uint32_t ld = key_ld(DK ? DK : a.dk), pieces = DK ? PAIRS * 4 : a.dv / 16;
+    const uint32_t ld = key_ld(DK ? DK : a.dk), pieces = DK ? PAIRS * MMA_WARPS : a.dv / 16;
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     uint32_t a_row = lane & 15, a_col = lane >> 4 << 3;
 #pragma unroll
@@ -209,7 +215,7 @@ static __device__ __forceinline__ void mma_values(const cu_attn_args &a, const b
             load_matrices(f[r], ps + (r * CU_ATTN_HEADS + a_row) * P_LD + step * 16 + a_col);
 #pragma unroll
         for (int i = 0; i < PAIRS; i++) {
-            uint32_t piece = warp + 4 * i;
+            uint32_t piece = warp + MMA_WARPS * i;
             if (piece >= pieces) continue; /* whole warps */
             uint32_t b[4];
             load_matrices_t(b, k + (step * 16 + a_row) * ld + piece * 16 + a_col);
@@ -222,7 +228,7 @@ static __device__ __forceinline__ void mma_values(const cu_attn_args &a, const b
     }
 }
 
-/* Sums of a head are spread over quads and warps: all of them, to `all` [R * 16][4]. */
+/* Sums of a head are spread over quads and warps: all of them, to `all` [R * 16][MMA_WARPS]. */
 template <int R, int PAIRS>
 static __device__ __forceinline__ void mma_collect(const mma_sums<R, PAIRS> &sum, float *all) {
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -234,7 +240,7 @@ static __device__ __forceinline__ void mma_collect(const mma_sums<R, PAIRS> &sum
             v += __shfl_xor_sync(0xffffffffu, v, 1);
             v += __shfl_xor_sync(0xffffffffu, v, 2);
             uint32_t head = (lane >> 2) + 8 * half;
-            if ((lane & 3) == 0) all[(r * CU_ATTN_HEADS + head) * 4 + warp] = v;
+            if ((lane & 3) == 0) all[(r * CU_ATTN_HEADS + head) * MMA_WARPS + warp] = v;
         }
     }
     __syncthreads();
@@ -245,7 +251,7 @@ template <int R, int PAIRS, int DK>
 static __device__ __forceinline__ void mma_store(const cu_attn_args &a, const query_block &b,
                                                  uint32_t split, bool whole, const float *all,
                                                  const mma_sums<R, PAIRS> &sum) {
-    const uint32_t dv = DK ? PAIRS * 64 : a.dv;
+    const uint32_t dv = DK ? PAIRS * MMA_WARPS * 16 : a.dv;
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, q = lane & 3;
 #pragma unroll
     for (int r = 0; r < R; r++) {
@@ -255,8 +261,12 @@ static __device__ __forceinline__ void mma_store(const cu_attn_args &a, const qu
         for (int half = 0; half < 2; half++) {
             uint32_t head = (lane >> 2) + 8 * half, h = b.h0 + head;
             if (head >= b.heads) continue;
-            const float *w = all + (r * CU_ATTN_HEADS + head) * 4;
-            float l = w[0] + w[1] + w[2] + w[3], norm = l > 0.0f ? 1.0f / l : 0.0f;
+            const float *w = all + (r * CU_ATTN_HEADS + head) * MMA_WARPS;
+            float l = w[0];
+#pragma unroll
+            for (int i = 1; i < MMA_WARPS; i++)
+                l += w[i];
+            float norm = l > 0.0f ? 1.0f / l : 0.0f;
             uint64_t part = part_at(a, b.row + r, split, h);
             float *to = a.part_o + part * dv + 2 * q;
             bf16 *o = (bf16 *)a.o + (uint64_t)(b.row + r) * a.o_ld + (uint64_t)h * a.o_head + 2 * q;
@@ -266,7 +276,7 @@ static __device__ __forceinline__ void mma_store(const cu_attn_args &a, const qu
             }
 #pragma unroll
             for (int i = 0; i < PAIRS * 2; i++) {
-                uint32_t c = (warp + 4 * (i / 2)) * 16 + (i & 1) * 8;
+                uint32_t c = (warp + MMA_WARPS * (i / 2)) * 16 + (i & 1) * 8;
                 float x = sum.acc[r][i][2 * half], y = sum.acc[r][i][2 * half + 1];
                 if (c >= dv) continue;
                 if (whole) *(uint32_t *)(o + c) = narrow_pair(x * norm, y * norm);
@@ -301,7 +311,7 @@ mma_keys(const cu_attn_args &a, const query_block &b, const key_range &range, co
     for (uint32_t tile = range.first; tile < range.last; tile++) {
         const bf16 *k = ks + ((tile - range.first) & 1) * other;
         bool more = tile + 1 < range.last;
-        float s[R][2][4] = {};
+        float s[R][4] = {};
         int32_t see[R];
         copies_wait();
         __syncthreads(); /* this tile is here; the other buffer has been used */
@@ -325,10 +335,11 @@ mma_keys(const cu_attn_args &a, const query_block &b, const key_range &range, co
     }
 }
 
-/* R: most rows of a tile. PAIRS: most 16-value pieces of the latent one warp sums: 4 warps cover
- * 64 * PAIRS values. DK: width of a key, with values of 64 * PAIRS; 0: any, from the arguments. */
+/* R: most rows of a tile. PAIRS: most 16-value pieces of the latent one warp sums: 8 warps cover
+ * 128 * PAIRS values. DK: width of a key, with values of 128 * PAIRS; 0: any, from the arguments.
+ */
 template <int R, int PAIRS, int DK>
-static __global__ void __launch_bounds__(MMA_THREADS, R == 1 ? 2 : 1)
+static __global__ void __launch_bounds__(MMA_THREADS, 2)
     attn_mma(cu_attn_args a, uint32_t buffers) {
     kernel_scope scope(a.stamp);
     DYNAMIC_SHARED(shared);
@@ -364,7 +375,7 @@ static __global__ void __launch_bounds__(MMA_THREADS, R == 1 ? 2 : 1)
     uint32_t *arrived = a.arrived + (uint64_t)blockIdx.x * gridDim.y + blockIdx.y;
     if (range.used > 1) {
         if (!comes_last(arrived, range.used, (uint32_t *)shared)) return;
-        merge_parts<4, false, bf16>(a, b, range.used, shared);
+        merge_parts<4, false, bf16, R == CU_ATTN_ROWS ? 1 : 2>(a, b, range.used, shared);
     }
     write_zeros<bf16>(a, b);
 }
@@ -395,13 +406,13 @@ static cudaError_t start_mma(cudaStream_t s, const cu_attn_args *a, uint32_t til
 template <int R>
 static cudaError_t start_shape(cudaStream_t s, const cu_attn_args *a, uint32_t tiles) {
     if constexpr (R != WIDE_ROWS) {
-        if (a->dk == 288 && a->dv == 256) return start_mma<R, 4, 288>(s, a, tiles);
-        if (a->dv <= 256) return start_mma<R, 4, 0>(s, a, tiles);
+        if (a->dk == 288 && a->dv == 256) return start_mma<R, 2, 288>(s, a, tiles);
+        if (a->dv <= 256) return start_mma<R, 2, 0>(s, a, tiles);
     }
     if constexpr (R <= WIDE_ROWS) {
-        if (a->dk == 416 && a->dv == 384) return start_mma<R, 6, 416>(s, a, tiles);
-        if (a->dk == 576 && a->dv == 512) return start_mma<R, 8, 576>(s, a, tiles);
-        return start_mma<R, 8, 0>(s, a, tiles);
+        if (a->dk == 416 && a->dv == 384) return start_mma<R, 3, 416>(s, a, tiles);
+        if (a->dk == 576 && a->dv == 512) return start_mma<R, 4, 576>(s, a, tiles);
+        return start_mma<R, 4, 0>(s, a, tiles);
     }
     return cudaErrorInvalidValue;
 }
@@ -436,15 +447,15 @@ template <typename F> static cudaError_t allow_shared(F kernel, int bytes, cudaE
 extern "C" cudaError_t cu_simple_setup(int most);
 
 extern "C" cudaError_t cu_attn_setup(int most) {
-    cudaError_t rc = allow_shared(attn_mma<1, 4, 0>, most, cudaSuccess);
-    rc = allow_shared(attn_mma<1, 4, 288>, most, rc);
-    rc = allow_shared(attn_mma<1, 6, 416>, most, rc);
-    rc = allow_shared(attn_mma<1, 8, 576>, most, rc);
-    rc = allow_shared(attn_mma<1, 8, 0>, most, rc);
-    rc = allow_shared(attn_mma<CU_ATTN_ROWS, 4, 0>, most, rc);
-    rc = allow_shared(attn_mma<CU_ATTN_ROWS, 4, 288>, most, rc);
-    rc = allow_shared(attn_mma<WIDE_ROWS, 6, 416>, most, rc);
-    rc = allow_shared(attn_mma<WIDE_ROWS, 8, 576>, most, rc);
-    rc = allow_shared(attn_mma<WIDE_ROWS, 8, 0>, most, rc);
+    cudaError_t rc = allow_shared(attn_mma<1, 2, 0>, most, cudaSuccess);
+    rc = allow_shared(attn_mma<1, 2, 288>, most, rc);
+    rc = allow_shared(attn_mma<1, 3, 416>, most, rc);
+    rc = allow_shared(attn_mma<1, 4, 576>, most, rc);
+    rc = allow_shared(attn_mma<1, 4, 0>, most, rc);
+    rc = allow_shared(attn_mma<CU_ATTN_ROWS, 2, 0>, most, rc);
+    rc = allow_shared(attn_mma<CU_ATTN_ROWS, 2, 288>, most, rc);
+    rc = allow_shared(attn_mma<WIDE_ROWS, 3, 416>, most, rc);
+    rc = allow_shared(attn_mma<WIDE_ROWS, 4, 576>, most, rc);
+    rc = allow_shared(attn_mma<WIDE_ROWS, 4, 0>, most, rc);
     return rc == cudaSuccess ? cu_simple_setup(most) : rc;
 }

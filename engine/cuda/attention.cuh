@@ -140,7 +140,6 @@ static __device__ __forceinline__ void write_zeros(const cu_attn_args &a, const 
 
 enum {
     MERGE_QUERIES = 16, /* whose weights are in shared memory at a time */
-    MERGE_ITEMS = 2,    /* places of o a thread sums for at a time */
     MERGE_LOADS = 8,    /* parts of each on their way together */
 };
 static __host__ __device__ __forceinline__ uint32_t merge_bytes(uint32_t splits) {
@@ -208,9 +207,9 @@ static __device__ __forceinline__ void put_values(const floats<V> &v, float norm
     }
 }
 
-/* o of the block's queries from `used` parts each. shared: merge_bytes(a.splits) that nobody else
- * uses any more. */
-template <int V, bool NATURAL, typename A>
+/* o of the block's queries from `used` parts each; ITEMS places of o to a thread at a time. shared:
+ * merge_bytes(a.splits) that nobody else uses any more. */
+template <int V, bool NATURAL, typename A, int ITEMS = 2>
 static __device__ void merge_parts(const cu_attn_args &a, const query_block &b, uint32_t used,
                                    void *shared) {
     float *weight = (float *)shared, *sum = weight + MERGE_QUERIES * used,
@@ -221,29 +220,29 @@ static __device__ void merge_parts(const cu_attn_args &a, const query_block &b, 
         uint32_t some = n - j0 < MERGE_QUERIES ? n - j0 : (uint32_t)MERGE_QUERIES;
         __syncthreads(); /* the weights before have been used */
         merge_weights<NATURAL>(a, b, j0, some, used, weight, sum, norm);
-        for (uint32_t i = threadIdx.x; i < some * vecs; i += MERGE_ITEMS * blockDim.x) {
-            merge_item t[MERGE_ITEMS];
-            floats<V> v[MERGE_ITEMS] = {};
+        for (uint32_t i = threadIdx.x; i < some * vecs; i += ITEMS * blockDim.x) {
+            merge_item t[ITEMS];
+            floats<V> v[ITEMS] = {};
 #pragma unroll
-            for (int k = 0; k < MERGE_ITEMS; k++) {
+            for (int k = 0; k < ITEMS; k++) {
                 uint32_t at = i + k * blockDim.x;
                 bool there = at < some * vecs;
                 uint32_t j = there ? at / vecs : 0, c = there ? at % vecs * V : 0;
                 t[k] = item_of(a, b, j0, j, c, there, weight + j * used);
             }
             for (uint32_t s0 = 0; s0 < used; s0 += MERGE_LOADS) {
-                floats<V> p[MERGE_ITEMS][MERGE_LOADS] = {};
+                floats<V> p[ITEMS][MERGE_LOADS] = {};
 #pragma unroll
                 for (int s = 0; s < MERGE_LOADS; s++) {
 #pragma unroll
-                    for (int k = 0; k < MERGE_ITEMS; k++)
+                    for (int k = 0; k < ITEMS; k++)
                         load_part(p[k][s], t[k].part + (s0 + s) * step,
                                   t[k].there && s0 + s < used);
                 }
 #pragma unroll
                 for (int s = 0; s < MERGE_LOADS; s++) {
 #pragma unroll
-                    for (int k = 0; k < MERGE_ITEMS; k++) {
+                    for (int k = 0; k < ITEMS; k++) {
                         float w = s0 + s < used ? t[k].weight[s0 + s] : 0.0f;
 #pragma unroll
                         for (int e = 0; e < V; e++)
@@ -252,7 +251,7 @@ static __device__ void merge_parts(const cu_attn_args &a, const query_block &b, 
                 }
             }
 #pragma unroll
-            for (int k = 0; k < MERGE_ITEMS; k++) {
+            for (int k = 0; k < ITEMS; k++) {
                 uint32_t row = b.row + (j0 + t[k].j) / b.heads, h = b.h0 + (j0 + t[k].j) % b.heads;
                 if (!t[k].there || !has_query(a, rows_of(a.desc)[row])) continue;
                 A *o = (A *)a.o + (uint64_t)row * a.o_ld + (uint64_t)h * a.o_head + t[k].c;

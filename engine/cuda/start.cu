@@ -29,6 +29,7 @@ extern "C" cudaError_t cu_attn_setup(int most);
 extern "C" cudaError_t cu_gqa_setup(int most);
 extern "C" cudaError_t cu_flash_setup(int most);
 extern "C" cudaError_t cu_sample_setup(int most);
+extern "C" cudaError_t cu_mm_setup(int most);
 
 extern "C" cudaError_t cu_kernels_setup(int device, uint32_t dim) {
     struct cudaDeviceProp prop;
@@ -40,6 +41,7 @@ extern "C" cudaError_t cu_kernels_setup(int device, uint32_t dim) {
     if (rc == cudaSuccess) rc = cu_gqa_setup(most);
     if (rc == cudaSuccess) rc = cu_flash_setup(most);
     if (rc == cudaSuccess) rc = cu_sample_setup(most);
+    if (rc == cudaSuccess) rc = cu_mm_setup(most);
     if (rc != cudaSuccess) return rc;
     const char *asked = getenv("FATHOM_CUDA_OVERLAP");
     overlap = prop.major >= 9 && !(asked && strcmp(asked, "0") == 0);
