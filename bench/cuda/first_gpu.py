@@ -300,6 +300,8 @@ class FirstRun:
     def run_engine_bench(self, name, limit, model, sequences, *more):
         def parse(ended):
             value, whole = self.json_of(ended)
+            for one in (value or {}).get("runs", []):
+                one.pop("pool", None)  # a thousand pairs each, of no use here
             return (value, whole) if value is not None else (report.read_engine_progress(ended.err) or None, False)
         self.run(name, limit, self.engine_command(model, self.shown_device(), sequences, *more), self.env(fathom=True), parse,
                  instead=self.engine_command(self.tiny, "cpu", "1,2"))

@@ -143,7 +143,7 @@ static uint32_t by_one_kind(bench *b, int stage_index, uint32_t rows, uint32_t b
                             measured out[KB_SITES]) {
     kb_sites *s = &b->sites;
     cu_backend *e = b->x.b;
-    uint32_t n = 0;
+    uint32_t n = 0, engines = e->blas_rows;
     e->blas_rows = blas_rows;
     if (stage_index < CU_STAGES) (void)kb_run(&b->x, (eng_stage)stage_index, 0, rows);
     kb_capture(s, stage_index, capacity(b, rows), decode, true);
@@ -152,7 +152,7 @@ static uint32_t by_one_kind(bench *b, int stage_index, uint32_t rows, uint32_t b
         out[n++] = (measured){s->site[k].name, s->site[k].own, t, t, t};
     }
     kb_forget(s);
-    e->blas_rows = CU_BLAS_ROWS;
+    e->blas_rows = engines;
     return n;
 }
 
@@ -172,7 +172,7 @@ static void products(bench *b, int stage_index, uint32_t rows) {
         printf(",\n{\"kernel\":\"product_%s\",\"rows\":%u,\"own_us\":%.2f,\"cublas_us\":%.2f,"
                "\"engine_uses\":\"%s\"}",
                blas[i].name, rows, other->cold.median, blas[i].cold.median,
-               rows >= CU_BLAS_ROWS ? "cublas" : "own");
+               rows >= b->x.b->blas_rows ? "cublas" : "own");
     }
     printf(",\n{\"kernel\":\"sum_of_kernels\",\"stage\":\"%s\",\"rows\":%u,\"own_us\":%.2f,"
            "\"cublas_us\":%.2f}",

@@ -100,7 +100,8 @@ static int set_kernels(cu_backend *b, const char *name, err *e) {
         b->graphs = modes[i].graphs;
         b->expand_early = modes[i].expand_early;
         b->invariant = modes[i].invariant;
-        b->blas_rows = b->f32 || b->invariant ? UINT32_MAX : (uint32_t)CU_BLAS_ROWS;
+        uint32_t from = b->plan.n_experts ? CU_BLAS_ROWS : CU_BLAS_ROWS_DENSE;
+        b->blas_rows = b->f32 || b->invariant ? UINT32_MAX : from;
         (void)snprintf(b->kernels_name, sizeof b->kernels_name, "%s", modes[i].name);
         return 0;
     }

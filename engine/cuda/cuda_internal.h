@@ -14,9 +14,11 @@
 #include <cublas_v2.h>
 
 enum {
-    CU_BUCKETS = 16,   /* capacities a graph exists for: 1, 2, 4, … */
-    CU_BLAS_ROWS = 64, /* from here on dense products go to cuBLAS */
-    CU_EDITS = 8192,   /* least edits one descriptor holds; more go ahead in pieces */
+    CU_BUCKETS = 16, /* capacities a graph exists for: 1, 2, 4, … */
+    /* From here on dense products go to cuBLAS: beside experts, in a core without. */
+    CU_BLAS_ROWS = 64,
+    CU_BLAS_ROWS_DENSE = 16,
+    CU_EDITS = 8192, /* least edits one descriptor holds; more go ahead in pieces */
     CU_STAGES = 3,
     CU_FLIGHTS = 2, /* launches started and not yet waited for */
 };

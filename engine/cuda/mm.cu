@@ -7,7 +7,9 @@
 
 enum {
     MAX_KS = 8,
+    ENOUGH_WARPS = 2048,
     FEW = 8, /* rows up to which no tile has more than 8 tokens */
+    ONE_FILLING = 128,
 };
 
 /* An item's product, whose first weights are on their way: its sums go to xs. */
@@ -172,29 +174,32 @@ static const mm_pair *pair_for(const cu_mm_args *a) {
 static size_t block_shared; /* bytes a thread block may have, of cu_mm_setup */
 
 /* log2 of the warps that share a tile of weight rows: as many as it takes to give the device enough
- * warps at one token; a function of the matrix alone, as the order of the sum hangs on it. */
+ * warps at one token; a function of the matrix alone, as the order of the sum hangs on it. More
+ * than enough cost bandwidth: a thread block with fewer weight rows fetches the same tokens, and at
+ * 32 tokens and 16 rows it fetches twice as many bytes of them as of weights. */
 static uint32_t split_k(const cu_mm_args *a) {
     uint32_t groups = a->map == CU_MAP_HEADS                        ? a->groups
                       : a->map == CU_MAP_IN || a->map == CU_MAP_OUT ? a->moe.top_k
                                                                     : 1;
     uint32_t tiles = cu_ceil_div(a->n, CU_MM_ROWS) * groups, log = 0;
-    while (1u << log < MAX_KS && tiles << log < 4096 && a->k / (CU_K_STEP * 2 << log) >= 2)
+    while (1u << log < MAX_KS && tiles << log < ENOUGH_WARPS && a->k / (CU_K_STEP * 2 << log) >= 2)
         log++;
     return log;
 }
 
 /* Two fillings of tokens where a multiprocessor then still takes two thread blocks, each of which
- * costs it 1 KB more: not where it has 100 KB (8.6, 8.9). For few rows, where one filling is most
- * often all there is, three thread blocks with one are faster: 11 against 22 us at k = 5,632 on an
- * H100. */
-static uint32_t fillings_of(bool few) {
-    return !few && 2 * (size_t)(mm_shared_bytes(2) + 1024) <= block_shared + 1024 ? 2 : 1;
+ * costs it 1 KB more: not where it has 100 KB (8.6, 8.9). And only for many rows: on an H100 they
+ * gain 3 % of a step of 512 rows, lose 0.5 % at 128, and double the time at up to 8, where three
+ * thread blocks fit with one filling. */
+static uint32_t fillings_of(uint32_t rows) {
+    bool fit = 2 * (size_t)(mm_shared_bytes(2) + 1024) <= block_shared + 1024;
+    return fit && rows > ONE_FILLING ? 2 : 1;
 }
 
 /* most: bytes of shared memory a thread block may have; a multiprocessor has 1 KB more. */
 extern "C" cudaError_t cu_mm_setup(int most) {
     block_shared = (size_t)most;
-    if (fillings_of(false) == 1) return cudaSuccess;
+    if (fillings_of(UINT32_MAX) == 1) return cudaSuccess;
     cudaError_t rc = cudaSuccess;
     for (const mm_pair &p : pairs) {
         for (int log = 0; log < 4 && rc == cudaSuccess; log++) {
@@ -221,7 +226,7 @@ extern "C" cudaError_t cu_mm(cudaStream_t s, const cu_mm_args *a, uint32_t rows,
     if (blocks > max_blocks) blocks = max_blocks;
     mm_kernel kernel = f32 ? p->f32 : few ? p->few[log] : p->many[log];
     cu_mm_args args = *a;
-    args.fillings = fillings_of(few);
+    args.fillings = fillings_of(rows);
     size_t bytes = f32 ? sizeof(mm_rows) : mm_shared_bytes(args.fillings);
     return cu_started(START(kernel, blocks, CU_MM_THREADS, bytes, s, args), p->name);
 }

@@ -1,9 +1,10 @@
 /* stages.c - the kernels of each stage in order, for a capacity of rows.
  *
- * Nothing here knows a launch: counts are read on the device. Up to CU_BLAS_ROWS rows every
- * product is the project's own kernel; from there on dense products are cuBLAS's, which then
- * computes the capacity's rows (those beyond the launch are scratch nobody reads). Where a row's
- * bits may not depend on the capacity (kernels bf16-invariant), all products are the own ones. */
+ * Nothing here knows a launch: counts are read on the device. Below CU_BLAS_ROWS rows, or
+ * CU_BLAS_ROWS_DENSE where the core has no experts, every product is the project's own kernel. From
+ * there on dense products are cuBLAS's, which then computes the capacity's rows (rows beyond the
+ * launch are scratch). Where a row's bits may not depend on the capacity (kernels bf16-invariant),
+ * all products are the own ones. */
 #include "engine/cuda/cuda_internal.h"
 
 #include <math.h>

@@ -133,7 +133,7 @@ static void graphs_are_counted(const family_golden *f) {
     static const struct {
         const char *kernels;
         uint32_t shared; /* graphs for prompts that share tiles, from capacity 2 on */
-        uint32_t silu;   /* of a layer, from capacity 64 on */
+        uint32_t silu;   /* of a layer, from the capacity on where cuBLAS takes its products */
     } ways[] = {{"f32", 0, 0}, {"bf16", 1, 1}};
     for (size_t k = 0; k < ARRAY_LEN(ways); k++) {
         eng_backend_opts o = {.n_rows = 96,
@@ -143,15 +143,16 @@ static void graphs_are_counted(const family_golden *f) {
                               .kernels = ways[k].kernels};
         eng_backend *b = open_backend(f->model, &o);
         uint32_t layers = model_plan_of(f->model)->n_core, graphs = 0, nodes = 0, more = 0;
-        for (uint32_t rows = 1; rows < 192; rows *= 2) { /* 1, 2, 4, … 64, 96 */
-            uint32_t modes = rows > 1 ? 1 + ways[k].shared : 1;
-            nodes += modes * (2 + layers * (8 + (rows >= 64 ? ways[k].silu : 0))) + 3 * 2;
-            graphs += modes + 3;
-            /* cuBLAS may split a product in two nodes: 4 of a layer, and the head. */
-            if (rows >= 64 && ways[k].silu && !on_shim) more += modes * 4 * layers + 1;
-        }
         if (b == NULL) continue;
         const cu_backend *c = (const cu_backend *)b;
+        for (uint32_t rows = 1; rows < 192; rows *= 2) { /* 1, 2, 4, … 64, 96 */
+            uint32_t modes = rows > 1 ? 1 + ways[k].shared : 1;
+            bool blas = rows >= c->blas_rows;
+            nodes += modes * (2 + layers * (8 + (blas ? ways[k].silu : 0))) + 3 * 2;
+            graphs += modes + 3;
+            /* cuBLAS may split a product in two nodes: 4 of a layer, and the head. */
+            if (blas && !on_shim) more += modes * 4 * layers + 1;
+        }
         check(c->n_graphs == graphs && c->graph_nodes >= nodes && c->graph_nodes <= nodes + more,
               "%s: %u graphs of %llu nodes, must be %u of %u to %u", ways[k].kernels, c->n_graphs,
               (unsigned long long)c->graph_nodes, graphs, nodes, nodes + more);

@@ -196,7 +196,7 @@ static float in_order(const float *w, const float *x, uint32_t k, uint32_t slice
 /* As many warps share 16 weight rows as the matrix alone says. */
 static uint32_t slices_of(uint32_t n, uint32_t k) {
     uint32_t slices = 1;
-    while (slices < 8 && (n + 15) / 16 * slices < 4096 && k / (64 * slices) >= 2)
+    while (slices < 8 && (n + 15) / 16 * slices < 2048 && k / (64 * slices) >= 2)
         slices *= 2;
     return slices;
 }
