@@ -3,7 +3,7 @@
 #   make            build build/fathom
 #   make run        install what is missing, build on all cores, serve models/demo, ask it something
 #   make test       install what is missing, build, run every test that needs no GPU
-#   make check      layers and format first, then what make test runs
+#   make check      layers, readability and format first, then what make test runs
 #   make san        build and run the unit tests under ASan+UBSan
 #   make tsan       build and run the thread tests under TSan
 #   make fuzz-NAME  libFuzzer on one parser (FUZZ_SECONDS=60); make fuzz lists them, make fuzz-all runs them
@@ -85,7 +85,7 @@ STRESS   := $(patsubst tests/stress/%.c,$(B)/stress-%,$(wildcard tests/stress/*.
 FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 Q := $(if $(V),,@)
 
-.PHONY: all help run test check san tsan tsan-http hostile hostile-san soak unit fuzz fuzz-all fuzz-keep bench format compdb layers analyse install deps clean cuda
+.PHONY: all help run test check san tsan tsan-http hostile hostile-san soak unit fuzz fuzz-all fuzz-keep bench format compdb layers readability analyse install deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -168,12 +168,15 @@ tsan-http:
 test:
 	@CUDA='$(CUDA)' T='$(T)' tools/run_tests.sh all
 
-check: layers
+check: layers readability
 	@clang-format --dry-run -Werror $(FORMATTED)
 	@CUDA='$(CUDA)' tools/run_tests.sh all
 
 layers:
 	@tools/layers.sh
+
+readability:
+	@tools/readability.py --check
 
 analyse:
 	@CFLAGS='$(SYSROOT_CFLAGS)' tools/analyse.sh
