@@ -1,4 +1,4 @@
-/* arena.h - many small things that end together, under a ceiling in bytes. An arena belongs to
+/* arena.h - many small allocations freed together, under a limit in bytes. An arena belongs to
  * one thread. */
 #ifndef FATHOM_ARENA_H
 #define FATHOM_ARENA_H
@@ -12,10 +12,10 @@ typedef struct {
     size_t held;      /* bytes of all blocks, used or not */
     bool failed;      /* sticky: an allocation was refused */
 } arena;
-void arena_init(arena *a, size_t max_bytes);
-void *arena_alloc(arena *a, size_t n) WARN_UNUSED; /* 16-byte aligned, zeroed; NULL when full */
-void *arena_array(arena *a, size_t n, size_t item_bytes) WARN_UNUSED;
-char *arena_strndup(arena *a, const char *s, size_t n) WARN_UNUSED;
-void arena_deinit(arena *a);
+void arena_init(arena *self, size_t max_bytes);
+void *arena_alloc(arena *self, size_t n) WARN_UNUSED; /* 16-byte aligned, zeroed; NULL when full */
+void *arena_array(arena *self, size_t n, size_t item_bytes) WARN_UNUSED;
+char *arena_strndup(arena *self, const char *text, size_t n) WARN_UNUSED;
+void arena_deinit(arena *self);
 
 #endif

@@ -13,5 +13,5 @@ bool cancel_asked(void) {
 
 int cancel_check(const char *what, err *e) {
     if (!cancel_asked()) return 0;
-    return err_set(e, ERR_CANCELLED, NULL, "%s was stopped: nobody waits for it", what);
+    return err_set(e, ERR_CANCELLED, NULL, "%s was stopped: its result is no longer wanted", what);
 }

@@ -1,7 +1,7 @@
-/* cancel.h - long work that stops early when nobody waits for its result any more.
+/* cancel.h - stops long work early when its result is no longer wanted.
  *
- * The thread that does the work watches a flag; any other thread sets it. The work asks at its
- * own steps, so between two questions no more than some ten microseconds may pass. */
+ * The working thread watches a flag, and any other thread sets it. The work looks at the flag
+ * between its steps, so a step may take some ten microseconds at most. */
 #ifndef FATHOM_CANCEL_H
 #define FATHOM_CANCEL_H
 
@@ -9,11 +9,11 @@
 
 #include <stdatomic.h>
 
-/* The flag that this thread's work obeys from now on; NULL = none, which every thread begins
- * with. Borrowed: it outlives the work, or is unset before. */
+/* Sets the flag this thread's work obeys from now on. NULL, the initial value, is no flag.
+ * Borrowed: the flag outlives the work, or is unset first. */
 void cancel_watch(const atomic_bool *flag);
 bool cancel_asked(void);
-/* -1 and ERR_CANCELLED when asked to stop. `what` is what stops: "reading the request body". */
+/* -1 and ERR_CANCELLED when asked to stop. `what` names the work: "reading the request body". */
 int cancel_check(const char *what, err *e) WARN_UNUSED;
 
 #endif

@@ -1,7 +1,7 @@
-/* cgroup.c - finds this process's control groups and reads the limits on the way to the top.
+/* cgroup.c - finds this process's control groups and reads their limits and their ancestors'.
  *
- * /proc/self/cgroup names a group, /proc/self/mountinfo says which part of the hierarchy is
- * mounted where. In a container they need not agree: the mount may begin at the container's own
+ * /proc/self/cgroup names a group; /proc/self/mountinfo lists the mounted parts of the hierarchy
+ * and their paths. In a container the two may disagree: the mount may begin at the container's own
  * group (a bind mount, "root" below), or the name may lead out of a cgroup namespace ("/../x"). */
 #include "base/cgroup.h"
 #include "base/buf.h"
@@ -17,24 +17,24 @@ enum { MAX_PROC_BYTES = 1 << 20, MAX_VALUE_BYTES = 1 << 14, MAX_PATH = 4096 };
 typedef enum { V2, V1_CPU, V1_MEMORY, HIERARCHIES } hierarchy;
 static const char *const controllers[HIERARCHIES] = {"", "cpu", "memory"};
 
-/* How well a mount shows a group. */
+/* How much of a group's path a mount shows. */
 typedef enum {
     FIT_NONE,
-    FIT_ELSEWHERE, /* another part of the hierarchy, or one that has no name here */
+    FIT_ELSEWHERE, /* another part of the hierarchy, or a part without a name here */
     FIT_PART,      /* the group, and the ancestors up to the mount's root */
     FIT_ALL,       /* the group and every ancestor */
 } fit;
 
 typedef struct {
     char group[MAX_PATH]; /* as /proc/self/cgroup names it; "" = not in this hierarchy */
-    char top[MAX_PATH];   /* where the hierarchy is mounted; "" = nowhere */
-    char below[MAX_PATH]; /* from there to the group, "" or "/a/b" */
+    char top[MAX_PATH];   /* mount point of the hierarchy; "" = not mounted */
+    char below[MAX_PATH]; /* from the mount point to the group, "" or "/a/b" */
     fit fit;
 } place;
 
 /* ---- text ---- */
 
-/* Takes the next word off *at, in place; "" at the end. */
+/* Cuts the next word off *at, in place; "" at the end. */
 static char *word(char **at) {
     char *start = *at + strspn(*at, " \n");
     char *end = start + strcspn(start, " \n");
@@ -54,22 +54,22 @@ static bool list_has(const char *list, const char *name) {
 }
 
 /* The kernel writes space, tab, newline and backslash as \040 and the like. */
-static void unescape(char *s) {
-    char *to = s;
-    for (; *s; s++) {
-        bool octal = s[0] == '\\' && s[1] >= '0' && s[1] <= '3' && s[2] >= '0' && s[2] <= '7' &&
-                     s[3] >= '0' && s[3] <= '7';
+static void unescape(char *text) {
+    char *to = text;
+    for (; *text; text++) {
+        bool octal = text[0] == '\\' && text[1] >= '0' && text[1] <= '3' && text[2] >= '0' &&
+                     text[2] <= '7' && text[3] >= '0' && text[3] <= '7';
         if (octal) {
-            *to++ = (char)((s[1] - '0') * 64 + (s[2] - '0') * 8 + (s[3] - '0'));
-            s += 3;
+            *to++ = (char)((text[1] - '0') * 64 + (text[2] - '0') * 8 + (text[3] - '0'));
+            text += 3;
         } else {
-            *to++ = *s;
+            *to++ = *text;
         }
     }
     *to = 0;
 }
 
-/* Copies what fits whole; a path that does not is no path. */
+/* False if text is too long: a cut path would name another group. */
 static bool copy(char out[MAX_PATH], const char *text) {
     size_t n = strlen(text);
     if (n >= MAX_PATH) return false;
@@ -104,15 +104,15 @@ static void read_groups(place places[HIERARCHIES], char *text) {
         if (group == NULL || group[1] != '/') continue;
         *group++ = 0;
         names++;
-        for (int h = 0; h < HIERARCHIES; h++) {
-            bool ours = h == V2 ? names[0] == 0 && strcmp(line, "0:") == 0
-                                : list_has(names, controllers[h]);
-            if (ours && !copy(places[h].group, group)) places[h].group[0] = 0;
+        for (int version = 0; version < HIERARCHIES; version++) {
+            bool ours = version == V2 ? names[0] == 0 && strcmp(line, "0:") == 0
+                                      : list_has(names, controllers[version]);
+            if (ours && !copy(places[version].group, group)) places[version].group[0] = 0;
         }
     }
 }
 
-/* A name out of the namespace is no way down from any mount. */
+/* A path with "/.." leads out of the namespace and is below no mount. */
 static bool has_way_up(const char *path) {
     for (const char *at = path; (at = strstr(at, "/..")) != NULL; at += 3) {
         if (at[3] == 0 || at[3] == '/') return true;
@@ -121,14 +121,14 @@ static bool has_way_up(const char *path) {
 }
 
 /* One mount of the hierarchy; a later mount at the same place hides an earlier one. */
-static void consider(place *p, const char *mount_root, const char *mount_point) {
+static void consider(place *at, const char *mount_root, const char *mount_point) {
     const char *rest =
-        has_way_up(p->group) || has_way_up(mount_root) ? NULL : below(p->group, mount_root);
-    fit f = rest == NULL ? FIT_ELSEWHERE : strcmp(mount_root, "/") == 0 ? FIT_ALL : FIT_PART;
-    bool over = strcmp(p->top, mount_point) == 0;
-    if (p->group[0] == 0 || (f < p->fit && !over)) return;
-    if (!copy(p->top, mount_point) || !copy(p->below, rest ? rest : "")) return;
-    p->fit = f;
+        has_way_up(at->group) || has_way_up(mount_root) ? NULL : below(at->group, mount_root);
+    fit found = rest == NULL ? FIT_ELSEWHERE : strcmp(mount_root, "/") == 0 ? FIT_ALL : FIT_PART;
+    bool over = strcmp(at->top, mount_point) == 0;
+    if (at->group[0] == 0 || (found < at->fit && !over)) return;
+    if (!copy(at->top, mount_point) || !copy(at->below, rest ? rest : "")) return;
+    at->fit = found;
 }
 
 /* Lines "id parent dev root point options [tags] - type source options". */
@@ -152,16 +152,16 @@ static void read_mounts(place places[HIERARCHIES], char *text) {
         unescape(mount_point);
         if (strcmp(type, "cgroup2") == 0) consider(&places[V2], mount_root, mount_point);
         if (strcmp(type, "cgroup") != 0) continue;
-        for (int h = V1_CPU; h < HIERARCHIES; h++) {
-            if (list_has(options, controllers[h])) consider(&places[h], mount_root, mount_point);
+        for (int version = V1_CPU; version < HIERARCHIES; version++) {
+            if (list_has(options, controllers[version]))
+                consider(&places[version], mount_root, mount_point);
         }
     }
 }
 
 /* ---- limits ---- */
 
-/* A whole number above 0 and nothing else; false for "max", -1, words, and what no counter holds.
- */
+/* Reads a whole number above 0; false for anything else: "max", -1, words, more than 64 bits. */
 static bool whole(const char *text, uint64_t *out) {
     char *end;
     if (text[0] < '0' || text[0] > '9') return false;
@@ -172,7 +172,7 @@ static bool whole(const char *text, uint64_t *out) {
     return true;
 }
 
-/* The words of a file in one group; the caller owns text, which holds them. */
+/* Reads a file of one group into text, owned by the caller. */
 static bool read_value(buf *text, const char *group, const char *name) {
     char path[2 * MAX_PATH];
     int n = snprintf(path, sizeof path, "%s/%s", group, name);
@@ -180,73 +180,73 @@ static bool read_value(buf *text, const char *group, const char *name) {
     return n > 0 && (size_t)n < sizeof path && file_read(text, path, MAX_VALUE_BYTES, NULL) == 0;
 }
 
-static void lower_cpus(cgroup_limits *l, uint64_t quota_us, uint64_t period_us) {
+static void lower_cpus(cgroup_limits *limits, uint64_t quota_us, uint64_t period_us) {
     double cpus = (double)quota_us / (double)period_us;
-    if (l->cpus == 0 || cpus < l->cpus) l->cpus = cpus;
+    if (limits->cpus == 0 || cpus < limits->cpus) limits->cpus = cpus;
 }
 
-static void lower_memory(cgroup_limits *l, const char *text) {
+static void lower_memory(cgroup_limits *limits, const char *text) {
     uint64_t bytes;
-    /* version 1 writes "no limit" as the most that its counter of pages holds */
+    /* version 1 writes "no limit" as the largest value of its page counter */
     if (!whole(text, &bytes) || bytes >= UINT64_C(1) << 62) return;
-    if (l->memory == 0 || bytes < l->memory) l->memory = bytes;
+    if (limits->memory == 0 || bytes < limits->memory) limits->memory = bytes;
 }
 
-/* One number in a file of its own. */
+/* A file with one number. */
 static bool read_number(buf *text, const char *group, const char *name, uint64_t *out) {
     if (!read_value(text, group, name)) return false;
     char *at = text->data;
     return whole(word(&at), out);
 }
 
-static void read_v2(cgroup_limits *l, const char *group, buf *text) {
+static void read_v2(cgroup_limits *limits, const char *group, buf *text) {
     static const char *const files[] = {"memory.max", "memory.high"};
     uint64_t quota, period;
     if (read_value(text, group, "cpu.max")) {
         char *at = text->data, *first = word(&at);
-        if (whole(first, &quota) && whole(word(&at), &period)) lower_cpus(l, quota, period);
+        if (whole(first, &quota) && whole(word(&at), &period)) lower_cpus(limits, quota, period);
     }
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {
         if (!read_value(text, group, files[i])) continue;
         char *at = text->data;
-        lower_memory(l, word(&at));
+        lower_memory(limits, word(&at));
     }
 }
 
-static void read_v1_cpu(cgroup_limits *l, const char *group, buf *text) {
+static void read_v1_cpu(cgroup_limits *limits, const char *group, buf *text) {
     uint64_t quota, period;
     if (read_number(text, group, "cpu.cfs_quota_us", &quota) &&
         read_number(text, group, "cpu.cfs_period_us", &period)) {
-        lower_cpus(l, quota, period);
+        lower_cpus(limits, quota, period);
     }
 }
 
-/* memory.stat knows of ancestors that are not mounted here. */
-static void read_v1_memory(cgroup_limits *l, const char *group, buf *text) {
+/* memory.stat includes the limits of ancestors outside the mount. */
+static void read_v1_memory(cgroup_limits *limits, const char *group, buf *text) {
     if (read_value(text, group, "memory.limit_in_bytes")) {
         char *at = text->data;
-        lower_memory(l, word(&at));
+        lower_memory(limits, word(&at));
     }
     if (!read_value(text, group, "memory.stat")) return;
     for (char *at = text->data, *key = word(&at); *key; key = word(&at)) {
         char *value = word(&at);
-        if (strcmp(key, "hierarchical_memory_limit") == 0) lower_memory(l, value);
+        if (strcmp(key, "hierarchical_memory_limit") == 0) lower_memory(limits, value);
     }
 }
 
-/* The group and its ancestors, up to where the hierarchy is mounted. */
-static void climb(cgroup_limits *l, const char *root, const place *p,
-                  void (*read_one)(cgroup_limits *l, const char *group, buf *text)) {
+/* Reads the group and its ancestors, up to the mount point. */
+static void climb(cgroup_limits *limits, const char *root, const place *from,
+                  void (*read_one)(cgroup_limits *limits, const char *group, buf *text)) {
     char group[3 * MAX_PATH];
-    if (p->fit == FIT_NONE) return;
-    const char *top = strcmp(p->top, "/") == 0 ? "" : p->top;
+    if (from->fit == FIT_NONE) return;
+    const char *top = strcmp(from->top, "/") == 0 ? "" : from->top;
     int n = snprintf(group, sizeof group, "%s%s", root, top);
-    if (n < 0 || (size_t)n + strlen(p->below) >= sizeof group) return;
+    if (n < 0 || (size_t)n + strlen(from->below) >= sizeof group) return;
     size_t shortest = (size_t)n;
-    memcpy(group + n, p->below, strlen(p->below) + 1);
+    memcpy(group + n, from->below, strlen(from->below) + 1);
     buf text = {0};
     for (;;) {
-        read_one(l, group, &text);
+        read_one(limits, group, &text);
         char *slash = strrchr(group, '/');
         if (slash == NULL || (size_t)(slash - group) < shortest) break;
         *slash = 0;

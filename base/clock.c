@@ -1,12 +1,12 @@
-/* clock.c - time, as the operating system tells it. */
+/* clock.c - see clock.h. */
 #include "base/clock.h"
 
 #include <time.h>
 
-static uint64_t read_clock(clockid_t which) {
-    struct timespec t;
-    clock_gettime(which, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+static uint64_t read_clock(clockid_t id) {
+    struct timespec now;
+    clock_gettime(id, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 uint64_t clock_ns(void) {

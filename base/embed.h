@@ -1,11 +1,11 @@
-/* embed.h - files of the tree inside the binary, put there by the assembler.
+/* embed.h - source files embedded in the binary by the assembler.
  *
- * Paths are relative to the folder make runs in; the Makefile rebuilds the object when one of the
- * files changes, which the compiler does not see. */
+ * Paths are relative to make's working folder. The Makefile lists the files as dependencies of the
+ * object, because the compiler does not see them. */
 #ifndef FATHOM_BASE_EMBED_H
 #define FATHOM_BASE_EMBED_H
 
-/* Declares the bytes of a file: from `symbol` to `symbol`_end, where a 0 stands. */
+/* Declares the bytes of a file, from `symbol` to `symbol`_end, followed by a 0. */
 #define EMBED(symbol, file)                                                                        \
     __asm__(".section .rodata\n"                                                                   \
             ".balign 16\n" #symbol ":\n"                                                           \

@@ -1,4 +1,4 @@
-/* err.c - the one list of failures and how the first report is kept. */
+/* err.c - see err.h. */
 #include "base/err.h"
 
 #include <stdio.h>

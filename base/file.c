@@ -9,8 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Whatever is no regular file is an error here, never a wait: O_NONBLOCK keeps open() from
- * hanging on a FIFO that nobody writes to. */
+/* O_NONBLOCK keeps open() from hanging on a FIFO without a writer. */
 int file_open_at(int dir_fd, const char *path, int flags, struct stat *st, err *e) {
     int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | flags);
     int why = errno;
@@ -58,38 +57,38 @@ int file_map_open(file_map *out, const char *path, err *e) {
     return 0;
 }
 
-void file_map_close(file_map *m) {
-    if (m->data) {
-        mapped_forget(m->data);
-        munmap((void *)(uintptr_t)m->data, m->size);
+void file_map_close(file_map *map) {
+    if (map->data) {
+        mapped_forget(map->data);
+        munmap((void *)(uintptr_t)map->data, map->size);
     }
-    if (m->fd >= 0) close(m->fd);
-    *m = (file_map){.fd = -1};
+    if (map->fd >= 0) close(map->fd);
+    *map = (file_map){.fd = -1};
 }
 
-int file_read(buf *b, const char *path, size_t max_bytes, err *e) {
+int file_read(buf *out, const char *path, size_t max_bytes, err *e) {
     struct stat st;
     int fd = open_regular(path, &st, e);
     if (fd < 0) return -1;
     int rc = -1;
     for (;;) {
-        if (buf_reserve(b, 64 << 10) != 0) {
+        if (buf_reserve(out, 64 << 10) != 0) {
             err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory while reading", path);
             break;
         }
-        ssize_t n = read(fd, b->data + b->len, b->cap - b->len - 1);
+        ssize_t n = read(fd, out->data + out->len, out->cap - out->len - 1);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) {
             err_set(e, ERR_IO, NULL, "%s: %s", path, strerror(errno));
             break;
         }
         if (n == 0) {
-            b->data[b->len] = 0;
+            out->data[out->len] = 0;
             rc = 0;
             break;
         }
-        b->len += (size_t)n;
-        if (b->len > max_bytes) {
+        out->len += (size_t)n;
+        if (out->len > max_bytes) {
             err_set(e, ERR_BAD_FILE, NULL, "%s: larger than the limit of %zu bytes", path,
                     max_bytes);
             break;

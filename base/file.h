@@ -7,11 +7,10 @@
 
 #include <sys/stat.h>
 
-/* A descriptor of a regular file to read, -1 and errno otherwise: a FIFO, a socket, a device or
- * a directory in its place is ERR_BAD_FILE, which names the path, and never a wait. So is a file
- * that is not there or not for us; ERR_IO is what another try may not meet. `path` is seen from
- * dir_fd (AT_FDCWD: from here), flags (0 or O_NOFOLLOW) go to open(), *st is what fstat() says,
- * e may be NULL. */
+/* Opens a regular file for reading and returns its descriptor, or -1 with errno set. Never waits.
+ * ERR_BAD_FILE: the file is missing or not accessible, or it is a FIFO, socket, device or
+ * directory. ERR_IO: another try may succeed. `path` is relative to dir_fd (AT_FDCWD: the working
+ * directory); flags (0 or O_NOFOLLOW) go to open(); *st is filled by fstat(); e may be NULL. */
 int file_open_at(int dir_fd, const char *path, int flags, struct stat *st, err *e) WARN_UNUSED;
 
 typedef struct {
@@ -21,8 +20,8 @@ typedef struct {
 } file_map;
 /* Regular files only, with the errors of file_open_at. */
 int file_map_open(file_map *out, const char *path, err *e) WARN_UNUSED;
-void file_map_close(file_map *m);
-/* A text file of at most max_bytes into b. */
-int file_read(buf *b, const char *path, size_t max_bytes, err *e) WARN_UNUSED;
+void file_map_close(file_map *map);
+/* Appends a file of at most max_bytes to out. */
+int file_read(buf *out, const char *path, size_t max_bytes, err *e) WARN_UNUSED;
 
 #endif

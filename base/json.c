@@ -1,7 +1,7 @@
 /* json.c - jansson behind limits, and JSON strings for writing.
  *
- * jansson bounds nesting but not memory: a megabyte of "[{},{}," becomes 75 MB of
- * heap. One pass over the text counts what will cost memory before any is spent. */
+ * jansson limits nesting but not memory: a megabyte of "[{},{}," becomes 75 MB of heap. So one
+ * pass over the text counts the elements before any memory is spent. */
 #include "base/json.h"
 #include "base/cancel.h"
 #include "base/clock.h"
@@ -14,37 +14,37 @@
 #include <sys/random.h>
 
 /* jansson 2.14 does not survive a failed allocation: it may report a syntax error, drop a
- * byte of a string and report success, write past a block, or abort. So a parse that runs
- * out never sees the failure: the hook leaves it by longjmp, and what it held, noted here,
- * is freed. A parse that nobody waits for is left the same way.
+ * byte of a string and report success, write past a block, or abort. So jansson never sees a
+ * failed allocation: the hook notes every block, leaves the parse by longjmp, and the noted blocks
+ * are freed. A cancelled parse is left the same way.
  *
- * A note costs the same whatever the text: a free looks among the last few blocks, and what is
- * not there goes on a second list. Only who leaves by longjmp subtracts the one from the other. */
+ * Notes cost constant time: free() looks for its block among the last few taken and otherwise
+ * appends it to a second list. Only leaving by longjmp subtracts the second list from the first. */
 typedef struct {
     void **at;
     size_t n, cap;
 } blocks;
 
-enum { LAST_FEW = 8, CHECK_EVERY = 1024 }; /* CHECK_EVERY: allocations between looks at the flag */
+enum { LAST_FEW = 8, CHECK_EVERY = 1024 }; /* CHECK_EVERY: allocations between cancel checks */
 enum { OUT_OF_MEMORY = 1, CANCELLED };     /* why a parse was left */
 
 static _Thread_local struct {
     bool active;
-    blocks taken; /* by this parse; an address stands here as often as malloc gave it */
-    blocks freed; /* of those, the freed ones that still stand in `taken` */
+    blocks taken; /* by this parse; an address appears once per malloc() */
+    blocks freed; /* freed blocks still listed in `taken` */
     unsigned since_check;
     jmp_buf escape;
 } parse;
 
-static bool note(blocks *b, void *p) {
-    if (b->n == b->cap) {
-        size_t cap = b->cap ? 2 * b->cap : 256;
-        void **at = realloc(b->at, cap * sizeof *at);
+static bool note(blocks *list, void *block) {
+    if (list->n == list->cap) {
+        size_t cap = list->cap ? 2 * list->cap : 256;
+        void **at = realloc(list->at, cap * sizeof *at);
         if (at == NULL) return false;
-        b->at = at;
-        b->cap = cap;
+        list->at = at;
+        list->cap = cap;
     }
-    b->at[b->n++] = p;
+    list->at[list->n++] = block;
     return true;
 }
 
@@ -54,22 +54,22 @@ static void *hook_malloc(size_t n) {
         parse.since_check = 0;
         if (cancel_asked()) longjmp(parse.escape, CANCELLED);
     }
-    void *p = malloc(n);
-    if (p && note(&parse.taken, p)) return p;
-    free(p);
+    void *block = malloc(n);
+    if (block && note(&parse.taken, block)) return block;
+    free(block);
     longjmp(parse.escape, OUT_OF_MEMORY);
 }
 
-static void hook_free(void *p) {
-    if (parse.active && p) {
-        blocks *b = &parse.taken;
-        size_t i = b->n, floor = i > LAST_FEW ? i - LAST_FEW : 0;
-        while (i > floor && b->at[i - 1] != p)
+static void hook_free(void *block) {
+    if (parse.active && block) {
+        blocks *taken = &parse.taken;
+        size_t i = taken->n, floor = i > LAST_FEW ? i - LAST_FEW : 0;
+        while (i > floor && taken->at[i - 1] != block)
             i--;
-        if (i > floor) b->at[i - 1] = b->at[--b->n];
-        else if (!note(&parse.freed, p)) longjmp(parse.escape, OUT_OF_MEMORY);
+        if (i > floor) taken->at[i - 1] = taken->at[--taken->n];
+        else if (!note(&parse.freed, block)) longjmp(parse.escape, OUT_OF_MEMORY);
     }
-    free(p);
+    free(block);
 }
 
 void json_setup(void) {
@@ -81,29 +81,29 @@ void json_setup(void) {
     json_object_seed(seed);
 }
 
-static int by_address(const void *a, const void *b) {
-    uintptr_t x = (uintptr_t) * (void *const *)a, y = (uintptr_t) * (void *const *)b;
-    return x < y ? -1 : x > y;
+static int by_address(const void *one, const void *other) {
+    uintptr_t left = (uintptr_t) * (void *const *)one, right = (uintptr_t) * (void *const *)other;
+    return left < right ? -1 : left > right;
 }
 
-/* Frees what was taken and not freed, in one sweep over both lists in order of address. */
+/* Frees the blocks taken and not yet freed, in one pass over both lists sorted by address. */
 static void free_the_rest(void) {
     blocks *taken = &parse.taken, *freed = &parse.freed;
-    size_t k = 0;
+    size_t next = 0;
     if (taken->n) qsort(taken->at, taken->n, sizeof *taken->at, by_address);
     if (freed->n) qsort(freed->at, freed->n, sizeof *freed->at, by_address);
     for (size_t i = 0; i < taken->n; i++) {
-        if (k < freed->n && freed->at[k] == taken->at[i]) k++;
+        if (next < freed->n && freed->at[next] == taken->at[i]) next++;
         else free(taken->at[i]);
     }
 }
 
-static void forget_blocks(blocks *b) {
-    free(b->at);
-    *b = (blocks){0};
+static void forget_blocks(blocks *list) {
+    free(list->at);
+    *list = (blocks){0};
 }
 
-/* 0 with *out, or with NULL and *why filled when the text is wrong; else why it was left. */
+/* 0 with *out, or with NULL and *why for malformed text; else the reason for leaving. */
 static int load(json_t **out, const char *text, size_t n, bool nul, json_error_t *why) {
     *out = NULL;
     int left = setjmp(parse.escape);
@@ -125,13 +125,13 @@ static int scan(const char *text, size_t n, const json_limits *limits, const cha
     size_t depth = 0, structural = 0;
     bool in_string = false;
     for (size_t i = 0; i < n; i++) {
-        char c = text[i];
+        char byte = text[i];
         if (in_string) {
-            if (c == '\\') i++;
-            else if (c == '"') in_string = false;
+            if (byte == '\\') i++;
+            else if (byte == '"') in_string = false;
             continue;
         }
-        switch (c) {
+        switch (byte) {
         case '"': in_string = true; break;
         case '{':
         case '[':
@@ -158,7 +158,7 @@ static int scan(const char *text, size_t n, const json_limits *limits, const cha
     return 0;
 }
 
-/* The plain key that ends at text[end]; "" if it has escapes or does not fit. */
+/* The key ending at text[end]; "" if it has escapes or does not fit. */
 static void key_before(const char *text, size_t n, int end, char *out, size_t cap) {
     out[0] = 0;
     if (end < 2 || (size_t)end > n || text[end - 1] != '"') return;
@@ -183,7 +183,7 @@ static int parse_text(json_t **out, const char *text, size_t n, bool nul, const 
     int left = load(&root, text, n, nul, &why);
     if (left == CANCELLED) return cancel_check(what, e);
     if (left != 0) return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory while parsing", what);
-    if (root == NULL) { /* jansson's own text quotes the input; the place is enough */
+    if (root == NULL) { /* jansson's message would quote the input */
         if (json_error_code(&why) == json_error_duplicate_key) {
             char key[64];
             key_before(text, n, why.position, key, sizeof key);
@@ -213,57 +213,58 @@ int json_parse_nul(json_t **out, const char *text, size_t n, const json_limits *
     return parse_text(out, text, n, true, limits, what, e);
 }
 
-const char *json_c_string(const json_t *v) {
-    const char *text = json_string_value(v);
-    return text && strlen(text) == json_string_length(v) ? text : NULL;
+const char *json_c_string(const json_t *value) {
+    const char *text = json_string_value(value);
+    return text && strlen(text) == json_string_length(value) ? text : NULL;
 }
 
-static void put_escape(buf *b, unsigned char c) {
+static void put_escape(buf *out, unsigned char byte) {
     static const char hex[] = "0123456789abcdef";
-    const char text[6] = {'\\', 'u', '0', '0', hex[c >> 4], hex[c & 15]};
-    buf_append(b, text, sizeof text);
+    const char text[6] = {'\\', 'u', '0', '0', hex[byte >> 4], hex[byte & 15]};
+    buf_append(out, text, sizeof text);
 }
 
-/* U+2028, U+2029 and U+0085 are escaped too: readers that split text into lines by Unicode's
- * rules would cut an event in two. */
-void buf_json_escaped(buf *b, const char *text, size_t n) {
-    const unsigned char *s = (const unsigned char *)text;
-    size_t plain = 0; /* start of the run not yet written */
+/* U+2028, U+2029 and U+0085 are escaped too: a reader splitting lines by Unicode's rules would cut
+ * an event in two. */
+void buf_json_escaped(buf *out, const char *text, size_t n) {
+    const unsigned char *bytes = (const unsigned char *)text;
+    size_t plain = 0; /* start of the text not yet written */
     for (size_t i = 0; i < n;) {
-        if (s[i] >= 0x20 && s[i] < 0x7f && s[i] != '"' && s[i] != '\\') { /* nearly always */
+        if (bytes[i] >= 0x20 && bytes[i] < 0x7f && bytes[i] != '"' &&
+            bytes[i] != '\\') { /* nearly always */
             i++;
             continue;
         }
         size_t len = utf8_char(text + i, n - i);
-        bool line_end =
-            (len == 3 && s[i] == 0xe2 && s[i + 1] == 0x80 && (s[i + 2] & 0xfe) == 0xa8) ||
-            (len == 2 && s[i] == 0xc2 && s[i + 1] == 0x85);
-        bool escape =
-            len == 0 || s[i] < 0x20 || s[i] == '"' || s[i] == '\\' || s[i] == 0x7f || line_end;
+        bool line_end = (len == 3 && bytes[i] == 0xe2 && bytes[i + 1] == 0x80 &&
+                         (bytes[i + 2] & 0xfe) == 0xa8) ||
+                        (len == 2 && bytes[i] == 0xc2 && bytes[i + 1] == 0x85);
+        bool escape = len == 0 || bytes[i] < 0x20 || bytes[i] == '"' || bytes[i] == '\\' ||
+                      bytes[i] == 0x7f || line_end;
         if (!escape) {
             i += len;
             continue;
         }
-        buf_append(b, text + plain, i - plain);
-        if (len == 0) buf_puts(b, UTF8_REPLACEMENT);
-        else if (s[i] == '"') buf_puts(b, "\\\"");
-        else if (s[i] == '\\') buf_puts(b, "\\\\");
-        else if (s[i] == '\n') buf_puts(b, "\\n");
+        buf_append(out, text + plain, i - plain);
+        if (len == 0) buf_puts(out, UTF8_REPLACEMENT);
+        else if (bytes[i] == '"') buf_puts(out, "\\\"");
+        else if (bytes[i] == '\\') buf_puts(out, "\\\\");
+        else if (bytes[i] == '\n') buf_puts(out, "\\n");
         else if (line_end)
-            buf_puts(b, len == 2 ? "\\u0085" : s[i + 2] == 0xa8 ? "\\u2028" : "\\u2029");
-        else put_escape(b, s[i]);
+            buf_puts(out, len == 2 ? "\\u0085" : bytes[i + 2] == 0xa8 ? "\\u2028" : "\\u2029");
+        else put_escape(out, bytes[i]);
         i += len ? len : utf8_broken(text + i, n - i);
         plain = i;
     }
-    buf_append(b, text + plain, n - plain);
+    buf_append(out, text + plain, n - plain);
 }
 
-void buf_json_string(buf *b, const char *text, size_t n) {
-    buf_append(b, "\"", 1);
-    buf_json_escaped(b, text, n);
-    buf_append(b, "\"", 1);
+void buf_json_string(buf *out, const char *text, size_t n) {
+    buf_append(out, "\"", 1);
+    buf_json_escaped(out, text, n);
+    buf_append(out, "\"", 1);
 }
 
-void buf_json_text(buf *b, const char *text) {
-    buf_json_string(b, text, strlen(text));
+void buf_json_text(buf *out, const char *text) {
+    buf_json_string(out, text, strlen(text));
 }

@@ -1,4 +1,4 @@
-/* lang.h - what C11 leaves to the compiler, and the types every header speaks. */
+/* lang.h - compiler attributes, small macros, and the basic types of every header. */
 #ifndef FATHOM_LANG_H
 #define FATHOM_LANG_H
 
@@ -8,8 +8,8 @@
 
 #define WARN_UNUSED __attribute__((warn_unused_result))
 #define PRINTF_LIKE(fmt_at, args_at) __attribute__((format(printf, fmt_at, args_at)))
-#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-/* The struct of `type` whose member `field` stands at ptr. */
+#define ARRAY_LEN(array) (sizeof(array) / sizeof((array)[0]))
+/* The struct of `type` with its member `field` at ptr. */
 #define OWNER_OF(ptr, type, field) ((type *)(void *)((char *)(ptr)-offsetof(type, field)))
 
 #endif

@@ -1,7 +1,7 @@
-/* list.h - a circular list whose links stand inside the things it holds.
+/* list.h - a circular list of links embedded in the listed structs.
  *
- * Head and members are the same type. A link in no list points at itself. A list belongs to one
- * thread and owns nothing; nothing here fails. OWNER_OF finds the thing that holds a link. */
+ * Head and members have the same type. A link in no list points at itself. A list belongs to one
+ * thread and owns nothing; nothing here fails. OWNER_OF finds the struct around a link. */
 #ifndef FATHOM_LIST_H
 #define FATHOM_LIST_H
 
@@ -17,7 +17,7 @@ static inline void list_init(list_link *link) {
 static inline bool list_empty(const list_link *head) {
     return head->next == head;
 }
-/* Before the head is the end of its list. The link must be in no list. */
+/* Inserting before the head appends to the list. The link must be in no list. */
 static inline void list_insert_before(list_link *at, list_link *link) {
     link->prev = at->prev;
     link->next = at;
@@ -30,7 +30,7 @@ static inline void list_remove(list_link *link) {
     link->next->prev = link->prev;
     list_init(link);
 }
-/* From wherever the link is to the end of the list. */
+/* Moves the link from any list to the end of this one. */
 static inline void list_move_back(list_link *head, list_link *link) {
     list_remove(link);
     list_insert_before(head, link);

@@ -1,7 +1,7 @@
 /* log.h - one line per call to stderr.
  *
- * Any thread. A full disk never blocks the caller: a line that cannot be written is counted and
- * dropped. */
+ * Any thread. A full disk never blocks the caller: a line is dropped and counted if the write
+ * fails. */
 #ifndef FATHOM_LOG_H
 #define FATHOM_LOG_H
 

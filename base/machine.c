@@ -25,21 +25,21 @@ void machine_read(machine *out) {
     cgroup_read(&out->cgroup, "");
 }
 
-uint32_t machine_threads(const machine *m) {
-    double quota = m->cgroup.cpus;
-    if (quota == 0 || quota >= m->cores) return m->cores;
+uint32_t machine_threads(const machine *self) {
+    double quota = self->cgroup.cpus;
+    if (quota == 0 || quota >= self->cores) return self->cores;
     return quota < 1 ? 1 : (uint32_t)quota;
 }
 
-uint64_t machine_memory(const machine *m) {
-    uint64_t limit = m->cgroup.memory;
-    return limit && (m->memory == 0 || limit < m->memory) ? limit : m->memory;
+uint64_t machine_memory(const machine *self) {
+    uint64_t limit = self->cgroup.memory;
+    return limit && (self->memory == 0 || limit < self->memory) ? limit : self->memory;
 }
 
-const char *machine_why_threads(const machine *m, char out[64]) {
-    int n = snprintf(out, 64, "%u core%s", m->cores, m->cores == 1 ? "" : "s");
-    if (m->cgroup.cpus > 0 && n > 0) {
-        (void)snprintf(out + n, 64 - (size_t)n, ", cgroup quota %.4g", m->cgroup.cpus);
+const char *machine_why_threads(const machine *self, char out[64]) {
+    int n = snprintf(out, 64, "%u core%s", self->cores, self->cores == 1 ? "" : "s");
+    if (self->cgroup.cpus > 0 && n > 0) {
+        (void)snprintf(out + n, 64 - (size_t)n, ", cgroup quota %.4g", self->cgroup.cpus);
     }
     return out;
 }

@@ -1,24 +1,24 @@
-/* machine.h - what of this machine the process may use, and how many threads and how much memory
- * follow from that. Any thread. */
+/* machine.h - the cores and memory this process may use, and the number of threads they allow. Any
+ * thread. */
 #ifndef FATHOM_MACHINE_H
 #define FATHOM_MACHINE_H
 
 #include "base/cgroup.h"
 
 typedef struct {
-    uint32_t cores;       /* that this process may run on; at least 1 */
+    uint32_t cores;       /* usable by this process; at least 1 */
     uint64_t memory;      /* of the host, in bytes; 0 = not known */
-    cgroup_limits cgroup; /* what a container allows */
+    cgroup_limits cgroup; /* of the container */
 } machine;
 
 /* Reads them now: a container's limits may change while it runs. */
 void machine_read(machine *out);
-/* Compute threads that do not wait for each other's time: one a core, or as many as the quota
- * pays for, rounded down. At least 1. */
-uint32_t machine_threads(const machine *m);
+/* Compute threads able to run at the same time: one per core, or the quota rounded down if it is
+ * smaller. At least 1. */
+uint32_t machine_threads(const machine *self);
 /* The smaller of the host's memory and the container's limit; 0 = not known. */
-uint64_t machine_memory(const machine *m);
-/* Why there are so many threads: "4 cores, cgroup quota 2.5". */
-const char *machine_why_threads(const machine *m, char out[64]);
+uint64_t machine_memory(const machine *self);
+/* The reason for the number of threads: "4 cores, cgroup quota 2.5". */
+const char *machine_why_threads(const machine *self, char out[64]);
 
 #endif

@@ -1,18 +1,18 @@
-/* mapped.h - which file a mapped address belongs to.
+/* mapped.h - finds the file of a mapped address.
  *
- * Reading a map of a file that was cut short under it, or whose disk failed, is a SIGBUS, and a
- * process that dies of a bare signal does not say which file it was. Any thread. */
+ * Reading a map after its file was cut short or its disk failed raises SIGBUS. The bare signal
+ * would not name the file. Any thread. */
 #ifndef FATHOM_MAPPED_H
 #define FATHOM_MAPPED_H
 
 #include "base/err.h"
 
-/* Notes that size bytes at data are of this file; -1 with ERR_NO_MEMORY. The text is copied. */
+/* Notes `size` bytes at data as a map of this file. -1 with ERR_NO_MEMORY. Copies path. */
 int mapped_note(const void *data, size_t size, const char *path, err *e) WARN_UNUSED;
-/* Before it is unmapped; nothing happens where it was not noted. */
+/* Call before unmapping; does nothing if data was not noted. */
 void mapped_forget(const void *data);
-/* From here on a fault inside a noted map ends the process with status 1 and a line on stderr
- * that names the file; any other SIGBUS stays what it is. */
+/* From now on a fault inside a noted map prints the file's name on stderr and ends the process with
+ * status 1. Any other SIGBUS keeps its default action. */
 void mapped_name_faults(void);
 
 #endif

@@ -10,54 +10,54 @@ enum {
     REAL_DIGITS = 308, /* integers up to this length fit a double */
 };
 
-/* The length of the number, or of what looks like one, at s; *whole: digits and a sign only. */
-static size_t number_len(const char *s, size_t n, bool *whole) {
-    size_t len = *s == '-';
+/* The length of the number at text, well-formed or not; *whole: digits and a sign only. */
+static size_t number_len(const char *text, size_t n, bool *whole) {
+    size_t len = *text == '-';
     *whole = true;
     for (; len < n; len++) {
-        char c = s[len];
-        if (c >= '0' && c <= '9') continue;
-        if (c != '.' && c != 'e' && c != 'E' && c != '+' && c != '-') break;
+        char byte = text[len];
+        if (byte >= '0' && byte <= '9') continue;
+        if (byte != '.' && byte != 'e' && byte != 'E' && byte != '+' && byte != '-') break;
         *whole = false;
     }
     return len;
 }
 
-/* Whether the integer at s overflows 64 bits; len is its length. */
-static bool too_wide(const char *s, size_t len) {
+/* Whether the integer of len characters at text overflows 64 bits. */
+static bool too_wide(const char *text, size_t len) {
     char digits[32];
     if (len <= SURE_DIGITS) return false;
     if (len >= sizeof digits) return true;
-    memcpy(digits, s, len);
+    memcpy(digits, text, len);
     digits[len] = 0;
     errno = 0;
     (void)strtoll(digits, NULL, 10);
     return errno == ERANGE;
 }
 
-static void put_real(buf *out, const char *s, size_t len) {
+static void put_real(buf *out, const char *text, size_t len) {
     if (len > REAL_DIGITS) {
-        buf_puts(out, *s == '-' ? "-1e308" : "1e308");
+        buf_puts(out, *text == '-' ? "-1e308" : "1e308");
         return;
     }
-    buf_append(out, s, len);
+    buf_append(out, text, len);
     buf_puts(out, ".0");
 }
 
-/* Copies text into out with every integer that is too wide made a real. False if there is
- * none, and then out stays empty. */
+/* Copies text into out and turns every too wide integer into a real. False, with out empty, if
+ * every integer fits. */
 static bool widen(buf *out, const char *text, size_t n) {
     size_t copied = 0; /* text before it is in out */
     bool in_string = false, found = false;
     for (size_t i = 0; i < n; i++) {
-        char c = text[i];
+        char byte = text[i];
         if (in_string) {
-            if (c == '\\') i++;
-            else if (c == '"') in_string = false;
+            if (byte == '\\') i++;
+            else if (byte == '"') in_string = false;
             continue;
         }
-        if (c == '"') in_string = true;
-        if (c != '-' && (c < '0' || c > '9')) continue;
+        if (byte == '"') in_string = true;
+        if (byte != '-' && (byte < '0' || byte > '9')) continue;
         bool whole;
         size_t len = number_len(text + i, n - i, &whole);
         if (whole && too_wide(text + i, len)) {

@@ -12,60 +12,62 @@
 
 enum { HELP_COLUMN = 34 };
 
-static void print_help(const opt_command *c) {
-    printf("fathom %s - %s\n\nOptions:\n", c->command, c->summary);
-    for (size_t i = 0; i < c->n_options; i++) {
-        const opt_row *o = &c->options[i];
+static void print_help(const opt_command *command) {
+    printf("fathom %s - %s\n\nOptions:\n", command->command, command->summary);
+    for (size_t i = 0; i < command->n_options; i++) {
+        const opt_row *option = &command->options[i];
         char left[80];
-        (void)snprintf(left, sizeof left, "%s%s%s", o->name, o->meta ? " " : "",
-                       o->meta ? o->meta : "");
-        /* What is wider than its column has the help on a line of its own. */
+        (void)snprintf(left, sizeof left, "%s%s%s", option->name, option->meta ? " " : "",
+                       option->meta ? option->meta : "");
+        /* An option wider than its column has its help on the next line. */
         bool wide = strlen(left) > HELP_COLUMN;
         printf("  %-*s%s%*s %s%s\n", HELP_COLUMN, left, wide ? "\n" : "",
-               wide ? HELP_COLUMN + 2 : 0, "", o->help, o->required ? " (required)" : "");
+               wide ? HELP_COLUMN + 2 : 0, "", option->help, option->required ? " (required)" : "");
     }
     printf("  %-*s %s\n  %-*s %s\n", HELP_COLUMN, "--help", "this text", HELP_COLUMN, "--version",
            "the version");
-    printf("\nExample:\n  %s\n", c->example);
+    printf("\nExample:\n  %s\n", command->example);
 }
 
-static int usage(const opt_command *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static int usage(const opt_command *c, const char *fmt, ...) {
+static int usage(const opt_command *command, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static int usage(const opt_command *command, const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
-    fprintf(stderr, "fathom %s: ", c->command);
+    fprintf(stderr, "fathom %s: ", command->command);
     vfprintf(stderr, fmt, args);
-    fprintf(stderr, " (see 'fathom %s --help')\n", c->command);
+    fprintf(stderr, " (see 'fathom %s --help')\n", command->command);
     va_end(args);
     return -1;
 }
 
-static int set_number(const opt_command *c, const opt_row *o, const char *text) {
+static int set_number(const opt_command *command, const opt_row *option, const char *text) {
     char *end = NULL;
     errno = 0;
-    if (o->type == OPT_REAL) {
-        double v = strtod(text, &end);
-        if (end == text || *end || !isfinite(v))
-            return usage(c, "%s takes a number, not '%s'", o->name, text);
-        if (v < o->min || v > o->max)
-            return usage(c, "%s must be %g to %g, not %s", o->name, o->min, o->max, text);
-        *(double *)o->out = v;
+    if (option->type == OPT_REAL) {
+        double value = strtod(text, &end);
+        if (end == text || *end || !isfinite(value))
+            return usage(command, "%s takes a number, not '%s'", option->name, text);
+        if (value < option->min || value > option->max)
+            return usage(command, "%s must be %g to %g, not %s", option->name, option->min,
+                         option->max, text);
+        *(double *)option->out = value;
         return 0;
     }
-    if (o->type == OPT_INT) {
-        long long v = strtoll(text, &end, 10);
+    if (option->type == OPT_INT) {
+        long long value = strtoll(text, &end, 10);
         if (end == text || *end || errno)
-            return usage(c, "%s takes a whole number, not '%s'", o->name, text);
-        if ((double)v < o->min || (double)v > o->max)
-            return usage(c, "%s must be %.0f to %.0f, not %s", o->name, o->min, o->max, text);
-        *(int64_t *)o->out = v;
+            return usage(command, "%s takes a whole number, not '%s'", option->name, text);
+        if ((double)value < option->min || (double)value > option->max)
+            return usage(command, "%s must be %.0f to %.0f, not %s", option->name, option->min,
+                         option->max, text);
+        *(int64_t *)option->out = value;
         return 0;
     }
     if (!isdigit((unsigned char)text[0]))
-        return usage(c, "%s takes a whole number, not '%s'", o->name, text);
-    unsigned long long v = strtoull(text, &end, 10);
+        return usage(command, "%s takes a whole number, not '%s'", option->name, text);
+    unsigned long long value = strtoull(text, &end, 10);
     unsigned shift = 0;
-    if (o->type == OPT_BYTES && *end) {
+    if (option->type == OPT_BYTES && *end) {
         shift = *end == 'K' || *end == 'k'   ? 10
                 : *end == 'M' || *end == 'm' ? 20
                 : *end == 'G' || *end == 'g' ? 30
@@ -74,72 +76,75 @@ static int set_number(const opt_command *c, const opt_row *o, const char *text) 
         if (*end == 'i') end++;
         if (*end == 'B' || *end == 'b') end++;
     }
-    if (*end || errno || (v << shift) >> shift != v) {
-        return usage(c, "%s takes %s, not '%s'", o->name,
-                     o->type == OPT_BYTES ? "bytes, as in 512M or 4G" : "a whole number", text);
+    if (*end || errno || (value << shift) >> shift != value) {
+        return usage(command, "%s takes %s, not '%s'", option->name,
+                     option->type == OPT_BYTES ? "bytes, as in 512M or 4G" : "a whole number",
+                     text);
     }
-    v <<= shift;
-    if ((double)v < o->min || (double)v > o->max) {
-        return usage(c, "%s must be %.0f to %.0f, not %s", o->name, o->min, o->max, text);
+    value <<= shift;
+    if ((double)value < option->min || (double)value > option->max) {
+        return usage(command, "%s must be %.0f to %.0f, not %s", option->name, option->min,
+                     option->max, text);
     }
-    *(uint64_t *)o->out = v;
+    *(uint64_t *)option->out = value;
     return 0;
 }
 
-static int set_choice(const opt_command *c, const opt_row *o, const char *text) {
+static int set_choice(const opt_command *command, const opt_row *option, const char *text) {
     size_t n = strlen(text);
-    for (const char *p = o->meta; *p;) {
-        size_t len = strcspn(p, "|");
-        if (len == n && memcmp(p, text, n) == 0) {
-            *(const char **)o->out = text;
+    for (const char *at = option->meta; *at;) {
+        size_t len = strcspn(at, "|");
+        if (len == n && memcmp(at, text, n) == 0) {
+            *(const char **)option->out = text;
             return 0;
         }
-        p += len + (p[len] == '|');
+        at += len + (at[len] == '|');
     }
-    return usage(c, "%s must be one of %s, not '%s'", o->name, o->meta, text);
+    return usage(command, "%s must be one of %s, not '%s'", option->name, option->meta, text);
 }
 
-static int set_value(const opt_command *c, const opt_row *o, const char *text) {
-    switch (o->type) {
-    case OPT_TEXT: *(const char **)o->out = text; return 0;
-    case OPT_CHOICE: return set_choice(c, o, text);
+static int set_value(const opt_command *command, const opt_row *option, const char *text) {
+    switch (option->type) {
+    case OPT_TEXT: *(const char **)option->out = text; return 0;
+    case OPT_CHOICE: return set_choice(command, option, text);
     case OPT_TEXT_MANY: {
-        opt_list *list = o->out;
+        opt_list *list = option->out;
         if (list->n == OPT_LIST_MAX)
-            return usage(c, "%s given more than %d times", o->name, OPT_LIST_MAX);
+            return usage(command, "%s given more than %d times", option->name, OPT_LIST_MAX);
         list->items[list->n++] = text;
         return 0;
     }
-    default: return set_number(c, o, text);
+    default: return set_number(command, option, text);
     }
 }
 
-int opt_parse(const opt_command *c, int argc, char **argv) {
+int opt_parse(const opt_command *command, int argc, char **argv) {
     bool seen[128] = {false};
-    if (c->n_options > ARRAY_LEN(seen)) return usage(c, "too many options in the table");
+    if (command->n_options > ARRAY_LEN(seen))
+        return usage(command, "too many options in the table");
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i], *eq = strchr(arg, '=');
         size_t len = eq ? (size_t)(eq - arg) : strlen(arg);
-        if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) return print_help(c), 1;
+        if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) return print_help(command), 1;
         if (strcmp(arg, "--version") == 0) return printf("fathom " FATHOM_VERSION "\n"), 1;
-        size_t k = 0;
-        while (k < c->n_options &&
-               !(strlen(c->options[k].name) == len && memcmp(c->options[k].name, arg, len) == 0))
-            k++;
-        if (k == c->n_options) return usage(c, "unknown option '%s'", arg);
-        const opt_row *o = &c->options[k];
-        seen[k] = true;
-        if (o->type == OPT_FLAG) {
-            if (eq) return usage(c, "%s takes no value", o->name);
-            *(bool *)o->out = true;
+        size_t row = 0;
+        while (row < command->n_options && !(strlen(command->options[row].name) == len &&
+                                             memcmp(command->options[row].name, arg, len) == 0))
+            row++;
+        if (row == command->n_options) return usage(command, "unknown option '%s'", arg);
+        const opt_row *option = &command->options[row];
+        seen[row] = true;
+        if (option->type == OPT_FLAG) {
+            if (eq) return usage(command, "%s takes no value", option->name);
+            *(bool *)option->out = true;
             continue;
         }
-        if (eq == NULL && i + 1 >= argc) return usage(c, "%s needs a value", o->name);
-        if (set_value(c, o, eq ? eq + 1 : argv[++i]) != 0) return -1;
+        if (eq == NULL && i + 1 >= argc) return usage(command, "%s needs a value", option->name);
+        if (set_value(command, option, eq ? eq + 1 : argv[++i]) != 0) return -1;
     }
-    for (size_t k = 0; k < c->n_options; k++) {
-        if (c->options[k].required && !seen[k])
-            return usage(c, "%s is required", c->options[k].name);
+    for (size_t row = 0; row < command->n_options; row++) {
+        if (command->options[row].required && !seen[row])
+            return usage(command, "%s is required", command->options[row].name);
     }
     return 0;
 }

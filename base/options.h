@@ -1,7 +1,7 @@
 /* options.h - the command line: one table per command drives parsing and --help.
  *
- * Exit status of every command: 0 fine, 1 failed, 2 bad usage or a model that cannot be
- * loaded. Results go to stdout, progress and the log to stderr. */
+ * Exit status of every command: 0 success, 1 failure, 2 bad usage or a model it cannot load.
+ * Results go to stdout, progress and the log to stderr. */
 #ifndef FATHOM_OPTIONS_H
 #define FATHOM_OPTIONS_H
 
@@ -26,7 +26,7 @@ typedef struct {
     opt_type type;
     void *out; /* TEXT/CHOICE: const char **; FLAG: bool *; UINT and BYTES: uint64_t *; INT: int64_t
                 *; REAL: double *; TEXT_MANY: opt_list * */
-    const char *meta; /* "N", "DIR"; for CHOICE "a|b|c", which is also checked */
+    const char *meta; /* "N", "DIR"; for CHOICE the accepted words, "a|b|c" */
     const char *help; /* one line, default included */
     double min, max;  /* range of numbers */
     bool required;
@@ -41,17 +41,17 @@ typedef struct {
 typedef struct {
     const char *command; /* "serve" */
     const char *summary; /* one line */
-    const char *example; /* a command line that works as it stands */
+    const char *example; /* a working command line */
     const opt_row *options;
     size_t n_options;
 } opt_command;
 
-/* 0: go on. 1: --help or --version was printed, exit 0. -1: bad usage was printed, exit 2. */
-int opt_parse(const opt_command *c, int argc, char **argv) WARN_UNUSED;
-/* Reads a file that an option named: one that cannot be read is bad usage of that option. */
+/* 0: go on. 1: printed --help or --version, exit 0. -1: printed the usage error, exit 2. */
+int opt_parse(const opt_command *command, int argc, char **argv) WARN_UNUSED;
+/* Reads a file named by an option. An unreadable file is bad usage of the option. */
 int opt_read_file(buf *out, const char *option, const char *path, size_t max_bytes,
                   err *e) WARN_UNUSED;
-/* Prints "fathom: MESSAGE" and gives the exit status that fits the failure. */
+/* Prints "fathom: MESSAGE" and returns the exit status for the failure. */
 int opt_fail(const err *e);
 
 #endif

@@ -1,4 +1,4 @@
-/* size.c - arrays whose size was checked. */
+/* size.c - arrays with checked sizes. */
 #include "base/size.h"
 
 #include <stdlib.h>
