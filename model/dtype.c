@@ -1,22 +1,22 @@
-/* dtype.c - the three number formats of weights, widened and narrowed. */
+/* dtype.c - conversion between float and the three number formats of weights. */
 #include "model/model_internal.h"
 
 #include <string.h>
 
 static float from_bits(uint32_t bits) {
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
-static uint32_t to_bits(float f) {
+static uint32_t to_bits(float value) {
     uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
+    memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-const char *model_dtype_name(model_dtype d) {
-    switch (d) {
+const char *model_dtype_name(model_dtype dtype) {
+    switch (dtype) {
     case DTYPE_F32: return "F32";
     case DTYPE_F16: return "F16";
     case DTYPE_BF16: return "BF16";
@@ -24,14 +24,14 @@ const char *model_dtype_name(model_dtype d) {
     return "?";
 }
 
-size_t model_dtype_bytes(model_dtype d) {
-    return d == DTYPE_F32 ? 4 : 2;
+size_t model_dtype_bytes(model_dtype dtype) {
+    return dtype == DTYPE_F32 ? 4 : 2;
 }
 
-float model__f16_widen(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, magnitude = h & 0x7fff;
+float model__f16_widen(uint16_t half) {
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, magnitude = half & 0x7fff;
     if (magnitude >= 0x7c00) return from_bits(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
-    /* Subnormals by an integer: right whatever the thread's flush-to-zero mode. */
+    /* Subnormals go through an integer, so the thread's flush-to-zero mode has no effect. */
     if (magnitude < 0x400) return from_bits(sign | to_bits((float)magnitude * 0x1p-24f));
     return from_bits(sign | ((magnitude << 13) + (112u << 23)));
 }
@@ -55,16 +55,17 @@ uint16_t model__bf16_narrow(float value) {
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-void model_tensor_read(const model_tensor *t, size_t first, size_t n, float *out) {
+void model_tensor_read(const model_tensor *tensor, size_t first, size_t n, float *out) {
     const unsigned char *from =
-        (const unsigned char *)t->data + first * model_dtype_bytes(t->dtype);
-    if (t->dtype == DTYPE_F32) {
+        (const unsigned char *)tensor->data + first * model_dtype_bytes(tensor->dtype);
+    if (tensor->dtype == DTYPE_F32) {
         memcpy(out, from, n * sizeof *out);
         return;
     }
     for (size_t i = 0; i < n; i++) {
         uint16_t half;
         memcpy(&half, from + 2 * i, sizeof half);
-        out[i] = t->dtype == DTYPE_BF16 ? from_bits((uint32_t)half << 16) : model__f16_widen(half);
+        out[i] =
+            tensor->dtype == DTYPE_BF16 ? from_bits((uint32_t)half << 16) : model__f16_widen(half);
     }
 }

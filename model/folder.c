@@ -1,7 +1,7 @@
 /* folder.c - opens a model folder: config.json and one or more safetensors files, mapped.
  *
- * All checks of the weights are here: names, shapes, dtypes, and a sample of the values.
- * Past model_open, a tensor is what the configuration says it is. */
+ * All checks of the weights are here: names, shapes, dtypes, and a sample of the values. After
+ * model_open, every tensor has the shape the configuration gives it. */
 #include "base/file.h"
 #include "base/log.h"
 #include "base/machine.h"
@@ -23,12 +23,12 @@ enum {
     MAX_SHARDS = 4096,
     MAX_CONFIG_BYTES = 1 << 20,
     MAX_INDEX_BYTES = 64 << 20,
-    SAMPLES = 16,      /* places looked at in a large tensor, */
-    SAMPLE_VALUES = 64 /* and values at each: one page touched per place */
+    SAMPLES = 16,      /* places checked in a large tensor */
+    SAMPLE_VALUES = 64 /* values per place, so a place touches one page */
 };
 
 typedef struct {
-    char *name; /* of the file, as messages show it; owned */
+    char *name; /* the file's name for messages; owned */
     file_map map;
     model__st_index index;
     struct timespec changed; /* mtime when mapped */
@@ -59,7 +59,7 @@ struct model_folder {
     model_part_size parts[MODEL_PARTS];
 };
 
-/* A file that cannot be read is a model that cannot be loaded: exit status 2. */
+/* An unreadable file means an unusable model: exit status 2, as for a malformed file. */
 static int unreadable(err *e, const err *why) {
     return err_set(e, why->code == ERR_IO ? ERR_BAD_FILE : why->code, NULL, "%s", why->msg);
 }
@@ -70,10 +70,10 @@ static int no_memory(err *e, const char *dir) {
 
 /* dir/name, NULL when out of memory. The caller frees. */
 static char *path_of(const char *dir, const char *name) {
-    buf b = {0};
-    buf_printf(&b, "%s/%s", dir, name);
-    if (b.failed) buf_deinit(&b);
-    return b.data;
+    buf path = {0};
+    buf_printf(&path, "%s/%s", dir, name);
+    if (path.failed) buf_deinit(&path);
+    return path.data;
 }
 
 /* ---- files ---- */
@@ -91,32 +91,32 @@ static int read_json_file(json_t **out, const char *path, size_t max_bytes, err 
                    why.msg);
 }
 
-static int read_config(model_folder *m, err *e) {
-    char *path = path_of(m->dir, "config.json");
-    if (path == NULL) return no_memory(e, m->dir);
+static int read_config(model_folder *folder, err *e) {
+    char *path = path_of(folder->dir, "config.json");
+    if (path == NULL) return no_memory(e, folder->dir);
     buf text = {.max = MAX_CONFIG_BYTES + (1 << 20)};
     err why = {0};
     int rc = file_read(&text, path, MAX_CONFIG_BYTES, &why);
     if (rc != 0) unreadable(e, &why);
-    else rc = plan_parse(&m->plan, text.data, text.len, path, e);
+    else rc = plan_parse(&folder->plan, text.data, text.len, path, e);
     buf_deinit(&text);
     free(path);
     return rc;
 }
 
-/* Maps one file and reads its header. steal_path is owned by m from here on. */
-static int add_file(model_folder *m, char *steal_path, err *e) {
-    weight_file *f = &m->files[m->n_files++];
-    *f = (weight_file){.name = steal_path, .map = {.fd = -1}};
-    if (steal_path == NULL) return no_memory(e, m->dir);
+/* Maps one file and reads its header. Takes ownership of steal_path. */
+static int add_file(model_folder *folder, char *steal_path, err *e) {
+    weight_file *file = &folder->files[folder->n_files++];
+    *file = (weight_file){.name = steal_path, .map = {.fd = -1}};
+    if (steal_path == NULL) return no_memory(e, folder->dir);
     err why = {0};
-    if (file_map_open(&f->map, f->name, &why) != 0) return unreadable(e, &why);
+    if (file_map_open(&file->map, file->name, &why) != 0) return unreadable(e, &why);
     struct stat st;
-    if (fstat(f->map.fd, &st) != 0) {
-        return err_set(e, ERR_BAD_FILE, NULL, "%s: %s", f->name, strerror(errno));
+    if (fstat(file->map.fd, &st) != 0) {
+        return err_set(e, ERR_BAD_FILE, NULL, "%s: %s", file->name, strerror(errno));
     }
-    f->changed = st.st_mtim;
-    return model__st_parse(&f->index, f->map.data, f->map.size, f->name, e);
+    file->changed = st.st_mtim;
+    return model__st_parse(&file->index, file->map.data, file->map.size, file->name, e);
 }
 
 /* ---- shards ---- */
@@ -127,83 +127,84 @@ static bool lies_in(const char *path, const char *folder) {
 }
 
 /* The hub's cache keeps files in blobs/ and links to them from snapshots/REVISION/. */
-static bool lies_in_blobs(const model_folder *m, const char *path) {
-    char *name = path_of(m->dir, "../../blobs"), *blobs = name ? realpath(name, NULL) : NULL;
+static bool lies_in_blobs(const model_folder *folder, const char *path) {
+    char *name = path_of(folder->dir, "../../blobs"), *blobs = name ? realpath(name, NULL) : NULL;
     bool in = blobs && lies_in(path, blobs);
     free(blobs);
     free(name);
     return in;
 }
 
-/* A shard's name comes from a file: it may name a file of this folder and nothing else,
- * also when followed through links, but for those of the hub's cache. */
-static int check_shard_name(const model_folder *m, const char *name, const char *path, err *e) {
+/* A shard's name comes from an untrusted file. It must name a file inside this folder, after
+ * following links; links into the hub's cache are allowed too. */
+static int check_shard_name(const model_folder *folder, const char *name, const char *path,
+                            err *e) {
     if (name[0] == 0 || name[0] == '.' || strchr(name, '/') || strlen(name) > 255) {
         return err_set(
             e, ERR_BAD_FILE, "weight_map",
             "%s: model.safetensors.index.json names the file \"%.60s\", expected a plain "
             "file name in the folder",
-            m->dir, name);
+            folder->dir, name);
     }
-    char *folder = realpath(m->dir, NULL), *target = realpath(path, NULL);
+    char *home = realpath(folder->dir, NULL), *target = realpath(path, NULL);
     int why = errno, rc = 0;
-    if (folder == NULL || target == NULL) {
+    if (home == NULL || target == NULL) {
         rc = err_set(e, why == ENOMEM ? ERR_NO_MEMORY : ERR_BAD_FILE, "weight_map", "%s: %s", path,
                      strerror(why));
-    } else if (!lies_in(target, folder) && !lies_in_blobs(m, target)) {
+    } else if (!lies_in(target, home) && !lies_in_blobs(folder, target)) {
         rc = err_set(e, ERR_BAD_FILE, "weight_map",
                      "%s: the link leads out of the model folder; expected the file itself", path);
     }
-    free(folder);
+    free(home);
     free(target);
     return rc;
 }
 
-static int file_index(const model_folder *m, const char *name) {
-    for (size_t i = 0; i < m->n_files; i++) {
-        const char *slash = m->files[i].name ? strrchr(m->files[i].name, '/') : NULL;
+static int file_index(const model_folder *folder, const char *name) {
+    for (size_t i = 0; i < folder->n_files; i++) {
+        const char *slash = folder->files[i].name ? strrchr(folder->files[i].name, '/') : NULL;
         if (slash && strcmp(slash + 1, name) == 0) return (int)i;
     }
     return -1;
 }
 
-static int add_shard(model_folder *m, const char *name, err *e) {
-    if (m->n_files == MAX_SHARDS) {
-        return err_set(e, ERR_BAD_FILE, "weight_map", "%s: more than %d shards", m->dir,
+static int add_shard(model_folder *folder, const char *name, err *e) {
+    if (folder->n_files == MAX_SHARDS) {
+        return err_set(e, ERR_BAD_FILE, "weight_map", "%s: more than %d shards", folder->dir,
                        MAX_SHARDS);
     }
-    char *path = path_of(m->dir, name);
-    if (path == NULL) return no_memory(e, m->dir);
-    if (check_shard_name(m, name, path, e) != 0) {
+    char *path = path_of(folder->dir, name);
+    if (path == NULL) return no_memory(e, folder->dir);
+    if (check_shard_name(folder, name, path, e) != 0) {
         free(path);
         return -1;
     }
-    return add_file(m, path, e);
+    return add_file(folder, path, e);
 }
 
-/* Opens every file that weight_map names; each tensor must be in the file it names. */
-static int add_shards(model_folder *m, const json_t *root, const char *path, err *e) {
+/* Opens every file of weight_map; each tensor must be in its file. */
+static int add_shards(model_folder *folder, const json_t *root, const char *path, err *e) {
     json_t *map = json_object_get(root, "weight_map"), *file;
     const char *tensor, *last = "";
     int at = -1;
     if (!json_is_object(map) || json_object_size(map) == 0) {
         return err_set(e, ERR_BAD_FILE, "weight_map", "%s: weight_map is missing or empty", path);
     }
-    m->files = array_new(MAX_SHARDS, sizeof *m->files);
-    if (m->files == NULL) return no_memory(e, m->dir);
+    folder->files = array_new(MAX_SHARDS, sizeof *folder->files);
+    if (folder->files == NULL) return no_memory(e, folder->dir);
     json_object_foreach(map, tensor, file) {
         const char *name = json_string_value(file);
         if (name == NULL) {
             return err_set(e, ERR_BAD_FILE, "weight_map",
                            "%s: weight_map \"%.60s\" is no file name", path, tensor);
         }
-        if (strcmp(name, last) != 0) at = file_index(m, name); /* shards come in runs */
+        if (strcmp(name, last) != 0) at = file_index(folder, name); /* shards come in runs */
         if (at < 0) {
-            if (add_shard(m, name, e) != 0) return -1;
-            at = (int)m->n_files - 1;
+            if (add_shard(folder, name, e) != 0) return -1;
+            at = (int)folder->n_files - 1;
         }
         last = name;
-        if (model__st_find(&m->files[at].index, tensor) == NULL) {
+        if (model__st_find(&folder->files[at].index, tensor) == NULL) {
             return err_set(e, ERR_BAD_FILE, "weight_map",
                            "%s: tensor %.80s is not in %s, where weight_map says it is", path,
                            tensor, name);
@@ -212,19 +213,19 @@ static int add_shards(model_folder *m, const json_t *root, const char *path, err
     return 0;
 }
 
-static int open_shards(model_folder *m, const char *path, err *e) {
+static int open_shards(model_folder *folder, const char *path, err *e) {
     json_t *root;
     if (read_json_file(&root, path, MAX_INDEX_BYTES, e) != 0) return -1;
-    int rc = add_shards(m, root, path, e);
+    int rc = add_shards(folder, root, path, e);
     json_decref(root);
     return rc;
 }
 
-static bool has_bin(const model_folder *m) {
+static bool has_bin(const model_folder *folder) {
     static const char *const names[] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
     bool there = false;
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        char *path = path_of(m->dir, names[i]);
+        char *path = path_of(folder->dir, names[i]);
         struct stat st;
         there |= path && stat(path, &st) == 0;
         free(path);
@@ -232,29 +233,29 @@ static bool has_bin(const model_folder *m) {
     return there;
 }
 
-static int open_files(model_folder *m, err *e) {
-    char *one = path_of(m->dir, "model.safetensors");
-    char *many = path_of(m->dir, "model.safetensors.index.json");
+static int open_files(model_folder *folder, err *e) {
+    char *one = path_of(folder->dir, "model.safetensors");
+    char *many = path_of(folder->dir, "model.safetensors.index.json");
     struct stat st;
     int rc = -1;
     if (one == NULL || many == NULL) {
-        no_memory(e, m->dir);
+        no_memory(e, folder->dir);
     } else if (lstat(one, &st) == 0) {
-        m->files = array_new(1, sizeof *m->files);
-        if (m->files == NULL) {
-            no_memory(e, m->dir);
+        folder->files = array_new(1, sizeof *folder->files);
+        if (folder->files == NULL) {
+            no_memory(e, folder->dir);
         } else {
-            rc = add_file(m, one, e);
+            rc = add_file(folder, one, e);
             one = NULL;
         }
     } else if (lstat(many, &st) == 0) {
-        rc = open_shards(m, many, e);
+        rc = open_shards(folder, many, e);
     } else {
         bool denied = errno != ENOENT;
         err_set(e, ERR_BAD_FILE, NULL,
-                "%s: holds neither model.safetensors nor model.safetensors.index.json%s%s", m->dir,
-                denied ? " that can be read" : "",
-                has_bin(m) ? " (tools/convert_bin.py makes them of pytorch_model.bin)" : "");
+                "%s: holds neither model.safetensors nor model.safetensors.index.json%s%s",
+                folder->dir, denied ? " that can be read" : "",
+                has_bin(folder) ? " (tools/convert_bin.py makes them of pytorch_model.bin)" : "");
     }
     free(one);
     free(many);
@@ -263,211 +264,220 @@ static int open_files(model_folder *m, err *e) {
 
 /* ---- tensors ---- */
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(((const placed *)a)->entry->name, ((const placed *)b)->entry->name);
+static int by_name(const void *one, const void *other) {
+    return strcmp(((const placed *)one)->entry->name, ((const placed *)other)->entry->name);
 }
 
-static int merge_tensors(model_folder *m, err *e) {
+static int merge_tensors(model_folder *folder, err *e) {
     size_t n = 0;
-    for (size_t i = 0; i < m->n_files; i++)
-        n += m->files[i].index.n;
-    m->tensors = array_new(n, sizeof *m->tensors);
-    if (m->tensors == NULL) return no_memory(e, m->dir);
-    for (size_t i = 0; i < m->n_files; i++) {
-        for (size_t k = 0; k < m->files[i].index.n; k++) {
-            m->tensors[m->n_tensors++] =
-                (placed){&m->files[i].index.entries[k], (uint32_t)i, false};
+    for (size_t i = 0; i < folder->n_files; i++)
+        n += folder->files[i].index.n;
+    folder->tensors = array_new(n, sizeof *folder->tensors);
+    if (folder->tensors == NULL) return no_memory(e, folder->dir);
+    for (size_t i = 0; i < folder->n_files; i++) {
+        for (size_t k = 0; k < folder->files[i].index.n; k++) {
+            folder->tensors[folder->n_tensors++] =
+                (placed){&folder->files[i].index.entries[k], (uint32_t)i, false};
         }
     }
-    qsort(m->tensors, n, sizeof *m->tensors, by_name);
+    qsort(folder->tensors, n, sizeof *folder->tensors, by_name);
     for (size_t i = 1; i < n; i++) {
-        const placed *a = &m->tensors[i - 1], *b = &m->tensors[i];
-        if (strcmp(a->entry->name, b->entry->name) == 0) {
-            return err_set(e, ERR_BAD_FILE, a->entry->name, "tensor %s is in both %s and %s",
-                           a->entry->name, m->files[a->file].name, m->files[b->file].name);
+        const placed *left = &folder->tensors[i - 1], *right = &folder->tensors[i];
+        if (strcmp(left->entry->name, right->entry->name) == 0) {
+            return err_set(e, ERR_BAD_FILE, left->entry->name, "tensor %s is in both %s and %s",
+                           left->entry->name, folder->files[left->file].name,
+                           folder->files[right->file].name);
         }
     }
     return 0;
 }
 
-static placed *find(const model_folder *m, const char *name) {
+static placed *find(const model_folder *folder, const char *name) {
     model__st_entry entry = {.name = name};
     placed key = {.entry = &entry};
-    if (m->n_tensors == 0) return NULL;
-    return bsearch(&key, m->tensors, m->n_tensors, sizeof *m->tensors, by_name);
+    if (folder->n_tensors == 0) return NULL;
+    return bsearch(&key, folder->tensors, folder->n_tensors, sizeof *folder->tensors, by_name);
 }
 
-static bool float_dtype(const model__st_entry *t, model_dtype *out) {
-    for (int d = DTYPE_F32; d <= DTYPE_BF16; d++) {
-        if (strcmp(t->dtype, model_dtype_name((model_dtype)d)) == 0)
-            return *out = (model_dtype)d, true;
+static bool float_dtype(const model__st_entry *entry, model_dtype *out) {
+    for (int i = DTYPE_F32; i <= DTYPE_BF16; i++) {
+        if (strcmp(entry->dtype, model_dtype_name((model_dtype)i)) == 0)
+            return *out = (model_dtype)i, true;
     }
     return false;
 }
 
-static bool fill_tensor(const model_folder *m, const placed *p, model_tensor *out) {
-    const model__st_entry *t = p->entry;
+static bool fill_tensor(const model_folder *folder, const placed *tensor, model_tensor *out) {
+    const model__st_entry *entry = tensor->entry;
     *out = (model_tensor){0};
-    if (t->rank > ARRAY_LEN(out->shape) || !float_dtype(t, &out->dtype)) return false;
-    out->data = m->files[p->file].map.data + t->first;
-    out->rank = t->rank;
-    memcpy(out->shape, t->shape, t->rank * sizeof t->shape[0]);
-    out->n_values = (size_t)t->n_values;
-    out->bytes = (size_t)t->bytes;
+    if (entry->rank > ARRAY_LEN(out->shape) || !float_dtype(entry, &out->dtype)) return false;
+    out->data = folder->files[tensor->file].map.data + entry->first;
+    out->rank = entry->rank;
+    memcpy(out->shape, entry->shape, entry->rank * sizeof entry->shape[0]);
+    out->n_values = (size_t)entry->n_values;
+    out->bytes = (size_t)entry->bytes;
     return true;
 }
 
-static int check_range(const model_folder *m, const placed *p, const model_tensor *t, size_t first,
-                       size_t n, err *e) {
+static int check_range(const model_folder *folder, const placed *tensor, const model_tensor *data,
+                       size_t first, size_t n, err *e) {
     float values[SAMPLE_VALUES];
-    model_tensor_read(t, first, n, values);
+    model_tensor_read(data, first, n, values);
     for (size_t k = 0; k < n; k++) {
         if (isfinite(values[k])) continue;
-        return err_set(e, ERR_BAD_FILE, p->entry->name,
+        return err_set(e, ERR_BAD_FILE, tensor->entry->name,
                        "%s: tensor %s: value %zu is %s, expected a finite number",
-                       m->files[p->file].name, p->entry->name, first + k,
+                       folder->files[tensor->file].name, tensor->entry->name, first + k,
                        isnan(values[k]) ? "NaN" : "infinite");
     }
     return 0;
 }
 
-/* A few values of each tensor, from its first to its last: catches a file of NaN, or one
- * saved after training diverged, at a bounded cost. */
-static int check_sample(const model_folder *m, const placed *p, err *e) {
-    model_tensor t;
-    if (!fill_tensor(m, p, &t)) return 0;
-    size_t n = t.n_values < SAMPLE_VALUES ? t.n_values : SAMPLE_VALUES;
-    size_t last = t.n_values - n; /* where the last place begins */
+/* Checks a few values of each tensor, spread from its first to its last. At a bounded cost this
+ * finds a file full of NaN, or a model saved after its training diverged. */
+static int check_sample(const model_folder *folder, const placed *tensor, err *e) {
+    model_tensor data;
+    if (!fill_tensor(folder, tensor, &data)) return 0;
+    size_t n = data.n_values < SAMPLE_VALUES ? data.n_values : SAMPLE_VALUES;
+    size_t last = data.n_values - n; /* first value of the last place */
     size_t places = last == 0 ? 1 : SAMPLES;
     for (size_t i = 0; i < places; i++) {
         size_t first = i + 1 == places ? last : last / (places - 1) * i;
-        if (check_range(m, p, &t, first, n, e) != 0) return -1;
+        if (check_range(folder, tensor, &data, first, n, e) != 0) return -1;
     }
     return 0;
 }
 
-int model_check(const model_folder *m, err *e) {
-    for (size_t i = 0; i < m->n_tensors; i++) {
-        const placed *p = &m->tensors[i];
-        model_tensor t;
-        if (!p->used || !fill_tensor(m, p, &t)) continue;
-        for (size_t first = 0; first < t.n_values; first += SAMPLE_VALUES) {
-            size_t n = t.n_values - first < SAMPLE_VALUES ? t.n_values - first : SAMPLE_VALUES;
-            if (check_range(m, p, &t, first, n, e) != 0) return -1;
+int model_check(const model_folder *folder, err *e) {
+    for (size_t i = 0; i < folder->n_tensors; i++) {
+        const placed *tensor = &folder->tensors[i];
+        model_tensor data;
+        if (!tensor->used || !fill_tensor(folder, tensor, &data)) continue;
+        for (size_t first = 0; first < data.n_values; first += SAMPLE_VALUES) {
+            size_t n =
+                data.n_values - first < SAMPLE_VALUES ? data.n_values - first : SAMPLE_VALUES;
+            if (check_range(folder, tensor, &data, first, n, e) != 0) return -1;
         }
     }
     return 0;
 }
 
 typedef struct {
-    model_folder *m;
-    err *e;
+    model_folder *folder;
+    err *err;
 } checker;
 
-static int keep_wanted(model_folder *m, const model__want *w, const placed *p, err *e) {
-    if (m->n_wanted == m->cap_wanted) {
-        size_t cap = m->cap_wanted ? 2 * m->cap_wanted : 256;
-        wanted *more = realloc(m->wanted, cap * sizeof *more);
-        if (more == NULL) return no_memory(e, m->dir);
-        m->wanted = more;
-        m->cap_wanted = cap;
+static int keep_wanted(model_folder *folder, const model__want *want, const placed *tensor,
+                       err *e) {
+    if (folder->n_wanted == folder->cap_wanted) {
+        size_t cap = folder->cap_wanted ? 2 * folder->cap_wanted : 256;
+        wanted *more = realloc(folder->wanted, cap * sizeof *more);
+        if (more == NULL) return no_memory(e, folder->dir);
+        folder->wanted = more;
+        folder->cap_wanted = cap;
     }
-    m->wanted[m->n_wanted++] = (wanted){.place = w->place,
-                                        .in = p,
-                                        .first_row = w->first_row,
-                                        .rows = w->shape[0],
-                                        .cols = w->shape[1],
-                                        .rank = w->rank};
+    folder->wanted[folder->n_wanted++] = (wanted){.place = want->place,
+                                                  .in = tensor,
+                                                  .first_row = want->first_row,
+                                                  .rows = want->shape[0],
+                                                  .cols = want->shape[1],
+                                                  .rank = want->rank};
     return 0;
 }
 
-static int check_want(void *ud, const model__want *w) {
-    checker *k = ud;
-    model_folder *m = k->m;
-    placed *p = find(m, w->name);
+static int check_want(void *ud, const model__want *want) {
+    checker *check = ud;
+    model_folder *folder = check->folder;
+    placed *tensor = find(folder, want->name);
     char expected[64], found[160];
-    uint64_t shape[2] = {w->file_rows ? w->file_rows : w->shape[0], w->shape[1]};
-    model__st_shape_text(expected, sizeof expected, shape, w->rank);
-    if (p == NULL) {
-        if (w->optional) return 0;
-        return err_set(k->e, ERR_BAD_FILE, w->name, "%s: tensor %s is missing, expected %s",
-                       m->n_files == 1 ? m->files[0].name : m->dir, w->name, expected);
+    uint64_t shape[2] = {want->file_rows ? want->file_rows : want->shape[0], want->shape[1]};
+    model__st_shape_text(expected, sizeof expected, shape, want->rank);
+    if (tensor == NULL) {
+        if (want->optional) return 0;
+        return err_set(
+            check->err, ERR_BAD_FILE, want->name, "%s: tensor %s is missing, expected %s",
+            folder->n_files == 1 ? folder->files[0].name : folder->dir, want->name, expected);
     }
-    const model__st_entry *t = p->entry;
-    const char *file = m->files[p->file].name;
-    if (t->rank != w->rank || memcmp(t->shape, shape, w->rank * sizeof shape[0]) != 0) {
-        model__st_shape_text(found, sizeof found, t->shape, t->rank);
-        return err_set(k->e, ERR_BAD_FILE, w->name, "%s: tensor %s has shape %s, expected %s", file,
-                       w->name, found, expected);
+    const model__st_entry *entry = tensor->entry;
+    const char *file = folder->files[tensor->file].name;
+    if (entry->rank != want->rank ||
+        memcmp(entry->shape, shape, want->rank * sizeof shape[0]) != 0) {
+        model__st_shape_text(found, sizeof found, entry->shape, entry->rank);
+        return err_set(check->err, ERR_BAD_FILE, want->name,
+                       "%s: tensor %s has shape %s, expected %s", file, want->name, found,
+                       expected);
     }
     model_dtype dtype;
-    if (!float_dtype(t, &dtype)) {
-        return err_set(k->e, ERR_BAD_FILE, w->name,
-                       "%s: tensor %s has dtype %s, expected F32, F16 or BF16", file, w->name,
-                       t->dtype);
+    if (!float_dtype(entry, &dtype)) {
+        return err_set(check->err, ERR_BAD_FILE, want->name,
+                       "%s: tensor %s has dtype %s, expected F32, F16 or BF16", file, want->name,
+                       entry->dtype);
     }
-    bool seen = p->used;
-    p->used = true;
-    uint64_t values = w->shape[0] * w->shape[1];
-    m->parts[w->part].params += values;
-    m->parts[w->part].bytes += values * model_dtype_bytes(dtype);
-    if (keep_wanted(m, w, p, k->e) != 0) return -1;
-    return seen ? 0 : check_sample(m, p, k->e);
+    bool seen = tensor->used;
+    tensor->used = true;
+    uint64_t values = want->shape[0] * want->shape[1];
+    folder->parts[want->part].params += values;
+    folder->parts[want->part].bytes += values * model_dtype_bytes(dtype);
+    if (keep_wanted(folder, want, tensor, check->err) != 0) return -1;
+    return seen ? 0 : check_sample(folder, tensor, check->err);
 }
 
-static int by_place(const void *a, const void *b) {
-    const tensor_place *x = &((const wanted *)a)->place, *y = &((const wanted *)b)->place;
-    if (x->stage != y->stage) return x->stage < y->stage ? -1 : 1;
-    if (x->layer != y->layer) return x->layer < y->layer ? -1 : 1;
-    if (x->role != y->role) return x->role < y->role ? -1 : 1;
-    return (x->index > y->index) - (x->index < y->index);
+static int by_place(const void *one, const void *other) {
+    const tensor_place *left = &((const wanted *)one)->place,
+                       *right = &((const wanted *)other)->place;
+    if (left->stage != right->stage) return left->stage < right->stage ? -1 : 1;
+    if (left->layer != right->layer) return left->layer < right->layer ? -1 : 1;
+    if (left->role != right->role) return left->role < right->role ? -1 : 1;
+    return (left->index > right->index) - (left->index < right->index);
 }
 
-static const wanted *find_place(const model_folder *m, tensor_place place) {
+static const wanted *find_place(const model_folder *folder, tensor_place place) {
     wanted key = {.place = place};
-    if (m->n_wanted == 0) return NULL;
-    return bsearch(&key, m->wanted, m->n_wanted, sizeof *m->wanted, by_place);
+    if (folder->n_wanted == 0) return NULL;
+    return bsearch(&key, folder->wanted, folder->n_wanted, sizeof *folder->wanted, by_place);
 }
 
-static void warn_of_extra(const model_folder *m) {
+static void warn_of_extra(const model_folder *folder) {
     size_t n = 0;
     const placed *first = NULL;
-    for (size_t i = 0; i < m->n_tensors; i++) {
-        const placed *p = &m->tensors[i];
-        if (p->used || strncmp(p->entry->name, "freqs_cis", 9) == 0) continue;
-        if (first == NULL) first = p;
+    for (size_t i = 0; i < folder->n_tensors; i++) {
+        const placed *tensor = &folder->tensors[i];
+        if (tensor->used || strncmp(tensor->entry->name, "freqs_cis", 9) == 0) continue;
+        if (first == NULL) first = tensor;
         n++;
     }
     if (n) {
         log_line(LOG_WARN, "%s: %zu tensors are not used by this configuration, among them %s",
-                 m->dir, n, first->entry->name);
+                 folder->dir, n, first->entry->name);
     }
 }
 
 /* ---- open and close ---- */
 
-/* Starts reading ahead, unless the weights are a large part of what memory there is. */
-static void read_ahead(const model_folder *m) {
+/* Starts reading ahead, unless the weights exceed half of the memory. */
+static void read_ahead(const model_folder *folder) {
     machine here;
     machine_read(&here);
-    if (model_bytes(m) > machine_memory(&here) / 2) return;
-    for (size_t i = 0; i < m->n_files; i++) {
-        (void)madvise((void *)(uintptr_t)m->files[i].map.data, m->files[i].map.size, MADV_WILLNEED);
+    if (model_bytes(folder) > machine_memory(&here) / 2) return;
+    for (size_t i = 0; i < folder->n_files; i++) {
+        (void)madvise((void *)(uintptr_t)folder->files[i].map.data, folder->files[i].map.size,
+                      MADV_WILLNEED);
     }
 }
 
-int model_unchanged(const model_folder *m, err *e) {
-    for (size_t i = 0; i < m->n_files; i++) {
-        const weight_file *f = &m->files[i];
+int model_unchanged(const model_folder *folder, err *e) {
+    for (size_t i = 0; i < folder->n_files; i++) {
+        const weight_file *file = &folder->files[i];
         struct stat st;
-        if (fstat(f->map.fd, &st) != 0) continue; /* a file system that is away says nothing */
-        if ((uint64_t)st.st_size == f->map.size && st.st_mtim.tv_sec == f->changed.tv_sec &&
-            st.st_mtim.tv_nsec == f->changed.tv_nsec) {
+        if (fstat(file->map.fd, &st) != 0)
+            continue; /* an unreachable file system is no proof of a change */
+        if ((uint64_t)st.st_size == file->map.size && st.st_mtim.tv_sec == file->changed.tv_sec &&
+            st.st_mtim.tv_nsec == file->changed.tv_nsec) {
             continue;
         }
         return err_set(e, ERR_BAD_FILE, NULL,
                        "%s: changed in place while it was in use; replace models by rename",
-                       f->name);
+                       file->name);
     }
     return 0;
 }
@@ -490,90 +500,91 @@ static int check_folder(const char *dir, err *e) {
 int model_open(model_folder **out, const char *dir, err *e) {
     *out = NULL;
     if (check_folder(dir, e) != 0) return -1;
-    model_folder *m = array_new(1, sizeof *m);
-    if (m == NULL) return no_memory(e, dir);
-    m->dir = strdup(dir);
-    if (m->dir == NULL) {
+    model_folder *folder = array_new(1, sizeof *folder);
+    if (folder == NULL) return no_memory(e, dir);
+    folder->dir = strdup(dir);
+    if (folder->dir == NULL) {
         no_memory(e, dir);
         goto fail;
     }
-    if (read_config(m, e) != 0 || open_files(m, e) != 0 || merge_tensors(m, e) != 0) goto fail;
-    checker k = {m, e};
-    if (model__wants(&m->plan, check_want, &k) != 0) goto fail;
-    qsort(m->wanted, m->n_wanted, sizeof *m->wanted, by_place);
-    if (model_unchanged(m, e) != 0) goto fail;
-    warn_of_extra(m);
-    read_ahead(m);
-    *out = m;
+    if (read_config(folder, e) != 0 || open_files(folder, e) != 0 || merge_tensors(folder, e) != 0)
+        goto fail;
+    checker check = {folder, e};
+    if (model__wants(&folder->plan, check_want, &check) != 0) goto fail;
+    qsort(folder->wanted, folder->n_wanted, sizeof *folder->wanted, by_place);
+    if (model_unchanged(folder, e) != 0) goto fail;
+    warn_of_extra(folder);
+    read_ahead(folder);
+    *out = folder;
     return 0;
 fail:
-    model_close(m);
+    model_close(folder);
     return -1;
 }
 
-void model_close(model_folder *m) {
-    if (m == NULL) return;
-    for (size_t i = 0; i < m->n_files; i++) {
-        model__st_deinit(&m->files[i].index);
-        file_map_close(&m->files[i].map);
-        free(m->files[i].name);
+void model_close(model_folder *folder) {
+    if (folder == NULL) return;
+    for (size_t i = 0; i < folder->n_files; i++) {
+        model__st_deinit(&folder->files[i].index);
+        file_map_close(&folder->files[i].map);
+        free(folder->files[i].name);
     }
-    free(m->wanted);
-    free(m->tensors);
-    free(m->files);
-    free(m->dir);
-    free(m);
+    free(folder->wanted);
+    free(folder->tensors);
+    free(folder->files);
+    free(folder->dir);
+    free(folder);
 }
 
-const model_plan *model_plan_of(const model_folder *m) {
-    return &m->plan;
+const model_plan *model_plan_of(const model_folder *folder) {
+    return &folder->plan;
 }
 
-const char *model_dir(const model_folder *m) {
-    return m->dir;
+const char *model_dir(const model_folder *folder) {
+    return folder->dir;
 }
 
-bool model_find(const model_folder *m, tensor_place place, model_tensor *out) {
-    const wanted *w = find_place(m, place);
+bool model_find(const model_folder *folder, tensor_place place, model_tensor *out) {
+    const wanted *found = find_place(folder, place);
     *out = (model_tensor){0};
-    if (w == NULL || !fill_tensor(m, w->in, out)) return false;
+    if (found == NULL || !fill_tensor(folder, found->in, out)) return false;
     size_t value = model_dtype_bytes(out->dtype);
-    out->data = (const uint8_t *)out->data + w->first_row * w->cols * value;
-    out->rank = w->rank;
-    out->shape[0] = w->rows;
-    if (w->rank > 1) out->shape[1] = w->cols;
-    out->n_values = (size_t)(w->rows * w->cols);
+    out->data = (const uint8_t *)out->data + found->first_row * found->cols * value;
+    out->rank = found->rank;
+    out->shape[0] = found->rows;
+    if (found->rank > 1) out->shape[1] = found->cols;
+    out->n_values = (size_t)(found->rows * found->cols);
     out->bytes = out->n_values * value;
     return true;
 }
 
-bool model_find_named(const model_folder *m, const char *name, model_tensor *out) {
-    const placed *p = find(m, name);
+bool model_find_named(const model_folder *folder, const char *name, model_tensor *out) {
+    const placed *found = find(folder, name);
     *out = (model_tensor){0};
-    return p && fill_tensor(m, p, out);
+    return found && fill_tensor(folder, found, out);
 }
 
-const char *model_tensor_name(const model_folder *m, tensor_place place) {
-    const wanted *w = find_place(m, place);
-    return w ? w->in->entry->name : "?";
+const char *model_tensor_name(const model_folder *folder, tensor_place place) {
+    const wanted *found = find_place(folder, place);
+    return found ? found->in->entry->name : "?";
 }
 
-void model_parts(const model_folder *m, model_part_size out[MODEL_PARTS]) {
-    memcpy(out, m->parts, sizeof m->parts);
+void model_parts(const model_folder *folder, model_part_size out[MODEL_PARTS]) {
+    memcpy(out, folder->parts, sizeof folder->parts);
 }
 
-uint64_t model_bytes(const model_folder *m) {
-    uint64_t n = 0;
+uint64_t model_bytes(const model_folder *folder) {
+    uint64_t sum = 0;
     for (size_t i = 0; i < MODEL_PARTS; i++)
-        n += m->parts[i].bytes;
-    return n;
+        sum += folder->parts[i].bytes;
+    return sum;
 }
 
-uint64_t model_params(const model_folder *m) {
-    uint64_t n = 0;
+uint64_t model_params(const model_folder *folder) {
+    uint64_t sum = 0;
     for (size_t i = 0; i < MODEL_PARTS; i++)
-        n += m->parts[i].params;
-    return n;
+        sum += folder->parts[i].params;
+    return sum;
 }
 
 const char *model_part_name(model_part part) {

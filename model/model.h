@@ -10,7 +10,7 @@ typedef enum { DTYPE_F32, DTYPE_F16, DTYPE_BF16 } model_dtype;
 
 typedef struct {
     const void *data; /* little-endian, row-major, inside the map; lives as long as the model.
-                         Alignment is whatever the file has: read with memcpy or unaligned loads */
+                         May be unaligned: read with memcpy or unaligned loads */
     model_dtype dtype;
     uint32_t rank; /* 0..4 */
     uint64_t shape[4];
@@ -20,29 +20,30 @@ typedef struct {
 typedef struct model_folder model_folder;
 
 /* Opens a model folder: config.json, and model.safetensors or the shards of
- * model.safetensors.index.json. Every tensor the configuration needs is present with
- * the right shape and a float dtype, or the call fails with ERR_BAD_FILE and file,
- * tensor, expected and found. On failure *out is NULL. */
+ * model.safetensors.index.json. Every tensor the configuration needs must be present with the
+ * right shape and a float dtype. Otherwise the call fails with ERR_BAD_FILE and names file,
+ * tensor, expected and found shape. On failure *out is NULL. */
 int model_open(model_folder **out, const char *dir, err *e) WARN_UNUSED;
-void model_close(model_folder *m); /* NULL is fine */
-/* Opening looks at a sample of the weights; this reads them all (seconds a GB) and fails
- * with ERR_BAD_FILE at the first that is NaN or infinite. */
-int model_check(const model_folder *m, err *e) WARN_UNUSED;
-/* ERR_BAD_FILE naming the file if one was written to since it was opened: what is mapped then
- * changes under whoever reads it, or kills the reader where the file is shorter now. Another file
- * renamed into its place is no change: the map stays that of the old one. */
-int model_unchanged(const model_folder *m, err *e) WARN_UNUSED;
-const model_plan *model_plan_of(const model_folder *m);
-const char *model_dir(const model_folder *m);
-/* ---- tensors by what they are for ----
- * A family names its tensors in its own way; here a tensor is found by its place in the plan. */
+void model_close(model_folder *folder); /* NULL is allowed */
+/* Reads all weights (seconds per GB; opening reads a sample only). ERR_BAD_FILE at the first NaN
+ * or infinite value. */
+int model_check(const model_folder *folder, err *e) WARN_UNUSED;
+/* ERR_BAD_FILE with the file's name if a file was written to since opening: mapped weights then
+ * change in use, and reading past the end of a shortened file kills the process. A new file
+ * renamed into place is no change: the map keeps the old file. */
+int model_unchanged(const model_folder *folder, err *e) WARN_UNUSED;
+const model_plan *model_plan_of(const model_folder *folder);
+const char *model_dir(const model_folder *folder);
+
+/* ---- tensors by role ----
+ * Families name tensors differently, so a tensor is found by its place in the plan. */
 
 typedef enum { PART_OF_MODEL, PART_OF_PRELUDE, PART_OF_CORE, PART_OF_CODA } tensor_stage;
 
 typedef enum {
     /* of the model (stage PART_OF_MODEL) */
     TENSOR_EMBED,      /* [vocab_size][dim] */
-    TENSOR_HEAD,       /* [vocab_size][dim]; absent where the embedding serves */
+    TENSOR_HEAD,       /* [vocab_size][dim]; absent if tied to the embedding */
     TENSOR_FINAL_NORM, /* [dim] */
     TENSOR_INPUT_NORM, /* [dim] of e, once */
     TENSOR_LOOP_NORM, /* [dim] MYTHOS: of h + e before the core; loop_norm: of the state after it */
@@ -98,16 +99,16 @@ typedef struct {
 } tensor_place;
 
 /* True and *out filled if the model has this tensor, with the plan's shape. */
-bool model_find(const model_folder *m, tensor_place place, model_tensor *out) WARN_UNUSED;
+bool model_find(const model_folder *folder, tensor_place place, model_tensor *out) WARN_UNUSED;
 /* True and *out filled if the files hold a tensor of this name, used or not. */
-bool model_find_named(const model_folder *m, const char *name, model_tensor *out) WARN_UNUSED;
-/* The file's name of the tensor at a place, for messages; "?" if the plan has none. */
-const char *model_tensor_name(const model_folder *m, tensor_place place);
-uint64_t model_bytes(const model_folder *m);  /* of all tensors */
-uint64_t model_params(const model_folder *m); /* values in all tensors, head counted once */
-/* Where the weights are, for people: sums to model_params and model_bytes. */
+bool model_find_named(const model_folder *folder, const char *name, model_tensor *out) WARN_UNUSED;
+/* The tensor's name in the file, for messages; "?" if the plan has no such tensor. */
+const char *model_tensor_name(const model_folder *folder, tensor_place place);
+uint64_t model_bytes(const model_folder *folder);  /* of all tensors */
+uint64_t model_params(const model_folder *folder); /* values in all tensors, head counted once */
+/* Sizes of the model's parts, for reports. They add up to model_params and model_bytes. */
 typedef enum {
-    MODEL_PART_EMBED, /* and the head, if it is its own */
+    MODEL_PART_EMBED, /* embedding, and the head if not tied */
     MODEL_PART_ATTENTION,
     MODEL_PART_DENSE,   /* FFN of every token */
     MODEL_PART_EXPERTS, /* routed experts and their router */
@@ -118,25 +119,23 @@ typedef enum {
 typedef struct {
     uint64_t params, bytes;
 } model_part_size;
-void model_parts(const model_folder *m, model_part_size out[MODEL_PARTS]);
+void model_parts(const model_folder *folder, model_part_size out[MODEL_PARTS]);
 const char *model_part_name(model_part part); /* "routed experts" */
 /* Widens n values from index first to float. */
-void model_tensor_read(const model_tensor *t, size_t first, size_t n, float *out);
-const char *model_dtype_name(model_dtype d); /* "F32" */
-size_t model_dtype_bytes(model_dtype d);
+void model_tensor_read(const model_tensor *tensor, size_t first, size_t n, float *out);
+const char *model_dtype_name(model_dtype dtype); /* "F32" */
+size_t model_dtype_bytes(model_dtype dtype);
 
 typedef struct {
     uint64_t seed;
     model_dtype dtype;
-    float mean_depth; /* halting is scaled so that depths of random text spread around this;
-                         0: 3/8 of the trained loops, plus one */
+    float mean_depth; /* wanted mean depth of random text; 0: 3/8 of the trained loops, plus one */
     void (*progress)(void *ud, uint64_t done_bytes, uint64_t all_bytes); /* may be NULL */
     void *ud;
     uint64_t shard_bytes; /* 0 = one file */
 } model_init_opts;
-/* Writes a folder of random weights that model_open loads. Refuses to overwrite
- * an existing model.safetensors. */
-int model_init_write(const char *dir, const model_plan *p, const model_init_opts *opts,
+/* Writes a model folder with random weights. Refuses to overwrite an existing model.safetensors. */
+int model_init_write(const char *dir, const model_plan *plan, const model_init_opts *opts,
                      err *e) WARN_UNUSED;
 
 #endif

@@ -1,38 +1,38 @@
-/* plan.c - what all plans share: derived sizes, and the exit rules by name. */
+/* plan.c - derived sizes of a plan, and the exit rules by name. */
 #include "model/model_internal.h"
 
 #include <string.h>
 
-void plan_derive(model_plan *p) {
-    p->layer_values = p->attn == ATTN_GQA ? 2 * p->n_kv_heads * p->head_dim
-                                          : p->kv_lora_rank + p->qk_rope_head_dim;
-    p->slot_values = p->n_core * p->layer_values;
+void plan_derive(model_plan *plan) {
+    plan->layer_values = plan->attn == ATTN_GQA ? 2 * plan->n_kv_heads * plan->head_dim
+                                                : plan->kv_lora_rank + plan->qk_rope_head_dim;
+    plan->slot_values = plan->n_core * plan->layer_values;
 }
 
-uint32_t plan_loops_ceiling(const model_plan *p) {
-    if (p->loops_cap) return p->loops_cap;
-    return p->loops_default > PLAN_MAX_LOOPS / 2 ? PLAN_MAX_LOOPS : 2 * p->loops_default;
+uint32_t plan_loops_ceiling(const model_plan *plan) {
+    if (plan->loops_cap) return plan->loops_cap;
+    return plan->loops_default > PLAN_MAX_LOOPS / 2 ? PLAN_MAX_LOOPS : 2 * plan->loops_default;
 }
 
-static int count_want(void *ud, const model__want *w) {
+static int count_want(void *ud, const model__want *want) {
     uint64_t *n = ud;
-    if (!w->optional) *n += w->shape[0] * w->shape[1];
+    if (!want->optional) *n += want->shape[0] * want->shape[1];
     return 0;
 }
 
-uint64_t plan_params(const model_plan *p) {
+uint64_t plan_params(const model_plan *plan) {
     uint64_t n = 0;
-    (void)model__wants(p, count_want, &n);
+    (void)model__wants(plan, count_want, &n);
     return n;
 }
 
-const char *plan_family_name(const model_plan *p) {
-    return p->family->name;
+const char *plan_family_name(const model_plan *plan) {
+    return plan->family->name;
 }
 
 /* ---- exit rules ---- */
 
-/* Thresholds lie above `above` and reach `most`. */
+/* A threshold is greater than `above` and at most `most`. */
 static const struct {
     const char *name;
     float above, most, usual;

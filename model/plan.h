@@ -1,11 +1,11 @@
 /* plan.h - a looped transformer as data.
  *
- * A model runs its prelude layers once, its core layers once per loop, and its coda layers
- * once; then a head gives the logits. A plan says which layers, norms, attention, injection,
- * exit rule and output a model has. Backends, scheduler and commands read a plan and nothing
- * else of a family; model/families/ has one file per family that fills a plan.
+ * A model runs its prelude layers once, its core layers once per loop, and its coda layers once;
+ * then its head computes the logits. A plan describes a model's layers, norms, attention,
+ * injection, exit rule and output. Backends, scheduler and commands know a family only by its plan;
+ * model/families/ has one file per family to fill the plan.
  *
- * A plan is a value: read-only once it is filled, shared by threads. */
+ * A plan is a value: read-only once filled, shared by threads. */
 #ifndef FATHOM_PLAN_H
 #define FATHOM_PLAN_H
 
@@ -16,7 +16,8 @@
  * many key-value heads as heads it is plain multi-head attention). */
 typedef enum { ATTN_MLA, ATTN_GQA } attn_kind;
 
-/* Where a layer norms. n1..n4 are RMS norms with weights, a is attention, f the feed-forward:
+/* The places of a layer's norms. n1..n4 are RMS norms with weights, a is attention, f the
+ * feed-forward:
  *   PRE       x += a(n1 x);      x += f(n3 x)
  *   SANDWICH  x += n2(a(n1 x));  x += n4(f(n3 x))
  *   AFTER     x = n2(a(n1 x) + x);  x = n4(f(n3 x) + x)
@@ -38,8 +39,8 @@ typedef enum { QK_NORM_NONE, QK_NORM_FULL, QK_NORM_HEAD_UNIT } qk_norm_kind;
  *   DIAGONAL  x = decay * h + dt * (B e) */
 typedef enum { INJECT_NONE, INJECT_MYTHOS, INJECT_LINEAR, INJECT_DIAGONAL } inject_kind;
 
-/* The state before the first loop: e itself, zeros, or a truncated normal draw that depends on
- * position and channel only, so that positions can share a prefix cache. */
+/* The state before the first loop: e itself, zeros, or a truncated normal draw. The draw depends
+ * on position and channel only, so sequences can share cached prefixes. */
 typedef enum { STATE_EMBEDDING, STATE_ZERO, STATE_SEEDED } state_start;
 
 /* When a position leaves the loop:
@@ -51,24 +52,24 @@ typedef enum { STATE_EMBEDDING, STATE_ZERO, STATE_SEEDED } state_start;
 typedef enum { EXIT_ACT, EXIT_HAZARD, EXIT_LATENT_DIFF, EXIT_COSINE, EXIT_FIXED } exit_rule;
 enum { EXIT_RULES = EXIT_FIXED + 1 };
 
-/* What the coda reads: the sum of the loops' states weighted by ACT, or the last state. */
+/* The coda's input: the sum of the loops' states weighted by ACT, or the last state. */
 typedef enum { OUTPUT_WEIGHTED_SUM, OUTPUT_STATE } output_kind;
 
-/* What the coda does to its input first. */
+/* The coda's first operation on its input. */
 typedef enum { CODA_IN_NONE, CODA_IN_NORM, CODA_IN_LINEAR } coda_in_kind;
 
-/* What a halted position gives to deeper loops. EXACT: it goes on looping without output, so
- * that later positions read what the published model computes. LAST: its last keys and values
- * stand in for all deeper loops. */
+/* The keys and values of a halted position in deeper loops. EXACT: the position goes on looping
+ * without output, so later positions read the same values as in the published model. LAST: its last
+ * keys and values stand in for all deeper loops. */
 typedef enum { KV_EXACT, KV_LAST } kv_policy;
 
 enum {
-    PLAN_MAX_LOOPS = 256, /* no request and no option may ask for more */
+    PLAN_MAX_LOOPS = 256, /* most loops of any request or option */
     PLAN_MAX_LAYERS = 1024,
     PLAN_MAX_EOS = 16,
 };
 
-/* llama3's RoPE scaling; factor 0: none. */
+/* llama3's RoPE scaling; factor 0: no scaling. */
 typedef struct {
     float factor, low, high;
     uint32_t original; /* context before scaling */
@@ -82,7 +83,7 @@ typedef struct {
     /* ---- text ---- */
     uint32_t vocab_size;
     uint32_t max_seq_len;       /* positions of one sequence, prompt and output together */
-    uint32_t max_output_tokens; /* 0: the family names none */
+    uint32_t max_output_tokens; /* 0: not given by the family */
     uint32_t eos_ids[PLAN_MAX_EOS], n_eos; /* as config.json names them */
 
     /* ---- layers ---- */
@@ -112,25 +113,25 @@ typedef struct {
 
     /* ---- embedding and loop ---- */
     float embed_scale; /* on the embedding, not on a tied head */
-    bool tied_head;    /* the head is the embedding; false: the file has its own, or is tied by
-                          leaving it out where the family allows that */
-    bool input_norm;   /* e is normed once */
+    bool tied_head;  /* the head is the embedding. If false, a file without a head still has a tied
+                        head in families with an optional one */
+    bool input_norm; /* e is normed once */
     inject_kind inject;
     uint32_t lora_rank, lora_rows; /* MYTHOS: rank, and loops with a scale of their own */
     state_start state0;
     float state0_std;
-    bool loop_norm; /* the state is normed after each loop, and that is what goes on */
+    bool loop_norm; /* the state is normed after each loop and replaced by the result */
 
     /* ---- exit and output ---- */
     exit_rule exit;       /* as the model was published */
-    uint32_t exits;       /* bit per exit_rule that the weights allow */
+    uint32_t exits;       /* a bit per exit_rule, set if the weights allow the rule */
     float exit_threshold; /* for `exit` */
     output_kind output;
     coda_in_kind coda_in;
     bool final_norm; /* before the head */
     uint32_t loops_default;
-    uint32_t loops_cap;  /* most that make sense; 0: depth may be extrapolated */
-    kv_policy halted_kv; /* the meaning the model was trained for */
+    uint32_t loops_cap;  /* most loops any token may run; 0: twice the default */
+    kv_policy halted_kv; /* the policy the model was trained with */
     bool full_prompts;   /* with KV_LAST prompts still run every loop, as published engines do */
 
     /* ---- derived by plan_derive ---- */
@@ -148,75 +149,75 @@ int plan_parse(model_plan *out, const char *text, size_t n, const char *what, er
 int plan_variant(model_plan *out, const char *name, err *e) WARN_UNUSED;
 /* The name of variant i over all families; NULL past the last. */
 const char *plan_variant_name(size_t i);
-/* Writes config.json text of p (dtype: "float32", "bfloat16", "float16"). */
-void plan_write(buf *out, const model_plan *p, const char *dtype);
-const char *plan_family_name(const model_plan *p); /* "openmythos", "ouro" */
-uint64_t plan_params(const model_plan *p);         /* number of weights, a tied head counted once */
+/* Writes config.json text of the plan (dtype: "float32", "bfloat16", "float16"). */
+void plan_write(buf *out, const model_plan *plan, const char *dtype);
+const char *plan_family_name(const model_plan *plan); /* "openmythos", "ouro" */
+uint64_t plan_params(const model_plan *plan); /* number of weights, a tied head counted once */
 /* Fills the derived fields. */
-void plan_derive(model_plan *p);
+void plan_derive(model_plan *plan);
 
 /* ---- the cache: slots and planes ----
- * A slot holds one position's keys and values of n_core layers side by side; layer l begins at
+ * A slot holds one position's keys and values of n_core layers side by side; a layer begins at
  * value plan_layer_offset. A loop of a position takes one slot. Prelude and coda layers share
- * slots in groups of n_core. A plane is one such slot's place in a position's map: planes of
- * the prelude first, then of the coda, then one per loop. */
+ * slots in groups of n_core. A plane is the index of such a slot in a position's map: planes of the
+ * prelude first, then of the coda, then one per loop. */
 
-static inline uint32_t plan_planes_prelude(const model_plan *p) {
-    return (p->n_prelude + p->n_core - 1) / p->n_core;
+static inline uint32_t plan_planes_prelude(const model_plan *plan) {
+    return (plan->n_prelude + plan->n_core - 1) / plan->n_core;
 }
-static inline uint32_t plan_planes_coda(const model_plan *p) {
-    return (p->n_coda + p->n_core - 1) / p->n_core;
+static inline uint32_t plan_planes_coda(const model_plan *plan) {
+    return (plan->n_coda + plan->n_core - 1) / plan->n_core;
 }
-/* Planes, and so slots, of one position that may run so many loops. */
-static inline uint32_t plan_planes(const model_plan *p, uint32_t loops) {
-    return plan_planes_prelude(p) + plan_planes_coda(p) + loops;
+/* Planes, and so slots, of one position with at most this many loops. */
+static inline uint32_t plan_planes(const model_plan *plan, uint32_t loops) {
+    return plan_planes_prelude(plan) + plan_planes_coda(plan) + loops;
 }
-/* First plane of each stage; the recurrent stage's is that of loop `loop`. */
-static inline uint32_t plan_plane_prelude(const model_plan *p, uint32_t layer) {
-    return layer / p->n_core;
+/* The plane of a prelude layer, of a coda layer, and of a loop. */
+static inline uint32_t plan_plane_prelude(const model_plan *plan, uint32_t layer) {
+    return layer / plan->n_core;
 }
-static inline uint32_t plan_plane_coda(const model_plan *p, uint32_t layer) {
-    return plan_planes_prelude(p) + layer / p->n_core;
+static inline uint32_t plan_plane_coda(const model_plan *plan, uint32_t layer) {
+    return plan_planes_prelude(plan) + layer / plan->n_core;
 }
-static inline uint32_t plan_plane_loop(const model_plan *p, uint32_t loop) {
-    return plan_planes(p, loop);
+static inline uint32_t plan_plane_loop(const model_plan *plan, uint32_t loop) {
+    return plan_planes(plan, loop);
 }
 /* First value of a layer inside its slot; `layer` counts within its stage. */
-static inline uint32_t plan_layer_offset(const model_plan *p, uint32_t layer) {
-    return layer % p->n_core * p->layer_values;
+static inline uint32_t plan_layer_offset(const model_plan *plan, uint32_t layer) {
+    return layer % plan->n_core * plan->layer_values;
 }
 
 /* ---- small facts ---- */
 
-static inline uint32_t plan_q_width(const model_plan *p) { /* GQA: rows of wq */
-    return p->n_heads * p->head_dim;
+static inline uint32_t plan_q_width(const model_plan *plan) { /* GQA: rows of wq */
+    return plan->n_heads * plan->head_dim;
 }
-static inline uint32_t plan_kv_width(const model_plan *p) { /* GQA: rows of wk and of wv */
-    return p->n_kv_heads * p->head_dim;
+static inline uint32_t plan_kv_width(const model_plan *plan) { /* GQA: rows of wk and of wv */
+    return plan->n_kv_heads * plan->head_dim;
 }
 /* Most loops a request may ask for: the family's cap, or twice the default. */
-uint32_t plan_loops_ceiling(const model_plan *p);
-/* The backends rotate pairs (2i, 2i + 1). Where the file's pairs are (i, i + head_dim / 2), row
- * `row` of the wanted wq or wk is this row of the file's. */
-static inline uint32_t plan_rope_row(const model_plan *p, uint32_t row) {
-    if (!p->rope_halves) return row;
-    uint32_t in = row % p->head_dim;
-    return row - in + in / 2 + in % 2 * (p->head_dim / 2);
+uint32_t plan_loops_ceiling(const model_plan *plan);
+/* The row of the file's wq or wk for row `row` of the wanted one. Backends rotate pairs
+ * (2i, 2i + 1); with rope_halves the file's pairs are (i, i + head_dim / 2). */
+static inline uint32_t plan_rope_row(const model_plan *plan, uint32_t row) {
+    if (!plan->rope_halves) return row;
+    uint32_t in = row % plan->head_dim;
+    return row - in + in / 2 + in % 2 * (plan->head_dim / 2);
 }
 
 /* ---- exit rules ---- */
 
 const char *exit_rule_name(exit_rule rule); /* "act", "latent-diff" */
 bool exit_rule_find(const char *name, exit_rule *out) WARN_UNUSED;
-/* 0 if a position may be run with this threshold, or ERR_BAD_PARAM for `param` with the range.
- * FIXED takes none: its threshold is not looked at, and only 0 (none given) is right. */
+/* Checks a threshold for this rule. ERR_BAD_PARAM for `param` names the range. FIXED has no
+ * threshold, so only 0 (not given) is right. */
 int exit_rule_check(exit_rule rule, float threshold, const char *param, err *e) WARN_UNUSED;
-/* Thresholds of a rule lie above *above and reach *most; false for FIXED, which takes none. */
+/* Valid thresholds are greater than *above and at most *most. False for FIXED: no threshold. */
 bool exit_rule_range(exit_rule rule, float *above, float *most) WARN_UNUSED;
-/* A threshold that suits the rule where the model names none. */
+/* The default threshold of a rule, for models that name another rule or none. */
 float exit_rule_default(exit_rule rule);
-static inline bool plan_allows_exit(const model_plan *p, exit_rule rule) {
-    return (p->exits >> rule & 1) != 0;
+static inline bool plan_allows_exit(const model_plan *plan, exit_rule rule) {
+    return (plan->exits >> rule & 1) != 0;
 }
 
 #endif
