@@ -1,39 +1,39 @@
-/* arena.c - small allocations cut from larger blocks. */
+/* arena.c - small allocations cut from larger slabs. */
 #include "base/arena.h"
 #include "base/size.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-struct arena_block {
-    arena_block *next;
+struct arena_slab {
+    arena_slab *next;
     size_t used, cap;
     _Alignas(16) unsigned char bytes[];
 };
 
-enum { ARENA_BLOCK = 16 << 10 };
+enum { ARENA_SLAB = 16 << 10 };
 
 void arena_init(arena *self, size_t max_bytes) {
     *self = (arena){.max = max_bytes};
 }
 
-static void *arena_from_new_block(arena *self, size_t n) {
-    size_t cap = n > ARENA_BLOCK / 4 ? n : ARENA_BLOCK, bytes;
-    if (!size_add(cap, sizeof(arena_block), &bytes)) return NULL;
-    arena_block *block = calloc(1, bytes);
-    if (block == NULL) return NULL;
+static void *arena_from_new_slab(arena *self, size_t n) {
+    size_t cap = n > ARENA_SLAB / 4 ? n : ARENA_SLAB, bytes;
+    if (!size_add(cap, sizeof(arena_slab), &bytes)) return NULL;
+    arena_slab *slab = calloc(1, bytes);
+    if (slab == NULL) return NULL;
     self->held += bytes;
-    block->cap = cap;
-    block->used = n;
-    if (n > ARENA_BLOCK / 4 &&
+    slab->cap = cap;
+    slab->used = n;
+    if (n > ARENA_SLAB / 4 &&
         self->head) { /* behind the head: the head still has room for small ones */
-        block->next = self->head->next;
-        self->head->next = block;
+        slab->next = self->head->next;
+        self->head->next = slab;
     } else {
-        block->next = self->head;
-        self->head = block;
+        slab->next = self->head;
+        self->head = slab;
     }
-    return block->bytes;
+    return slab->bytes;
 }
 
 void *arena_alloc(arena *self, size_t n) {
@@ -46,7 +46,7 @@ void *arena_alloc(arena *self, size_t n) {
         out = self->head->bytes + self->head->used;
         self->head->used += n;
     } else {
-        out = arena_from_new_block(self, n);
+        out = arena_from_new_slab(self, n);
         if (out == NULL) goto fail;
     }
     self->used = total;
@@ -74,7 +74,7 @@ char *arena_strndup(arena *self, const char *text, size_t n) {
 
 void arena_deinit(arena *self) {
     while (self->head) {
-        arena_block *next = self->head->next;
+        arena_slab *next = self->head->next;
         free(self->head);
         self->head = next;
     }

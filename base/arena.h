@@ -5,11 +5,11 @@
 
 #include "base/lang.h"
 
-typedef struct arena_block arena_block;
+typedef struct arena_slab arena_slab;
 typedef struct {
-    arena_block *head;
+    arena_slab *head;
     size_t used, max; /* bytes; max is fixed at init */
-    size_t held;      /* bytes of all blocks, used or not */
+    size_t held;      /* bytes of all slabs, used or not */
     bool failed;      /* sticky: an allocation was refused */
 } arena;
 void arena_init(arena *self, size_t max_bytes);

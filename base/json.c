@@ -14,29 +14,29 @@
 #include <sys/random.h>
 
 /* jansson 2.14 does not survive a failed allocation: it may report a syntax error, drop a
- * byte of a string and report success, write past a block, or abort. So jansson never sees a
- * failed allocation: the hook notes every block, leaves the parse by longjmp, and the noted blocks
- * are freed. A cancelled parse is left the same way.
+ * byte of a string and report success, write past its memory, or abort. So jansson never sees a
+ * failed allocation: the hook notes each pointer, leaves the parse by longjmp, and the noted
+ * allocations are freed. A cancelled parse is left the same way.
  *
- * Notes cost constant time: free() looks for its block among the last few taken and otherwise
+ * Notes cost constant time: free() looks for its pointer among the last few taken and otherwise
  * appends it to a second list. Only leaving by longjmp subtracts the second list from the first. */
 typedef struct {
     void **at;
     size_t n, cap;
-} blocks;
+} allocations;
 
 enum { LAST_FEW = 8, CHECK_EVERY = 1024 }; /* CHECK_EVERY: allocations between cancel checks */
 enum { OUT_OF_MEMORY = 1, CANCELLED };     /* why a parse was left */
 
 static _Thread_local struct {
     bool active;
-    blocks taken; /* by this parse; an address appears once per malloc() */
-    blocks freed; /* freed blocks still listed in `taken` */
+    allocations taken; /* by this parse; an address appears once per malloc() */
+    allocations freed; /* freed ones still listed in `taken` */
     unsigned since_check;
     jmp_buf escape;
 } parse;
 
-static bool note(blocks *list, void *block) {
+static bool note(allocations *list, void *ptr) {
     if (list->n == list->cap) {
         size_t cap = list->cap ? 2 * list->cap : 256;
         void **at = realloc(list->at, cap * sizeof *at);
@@ -44,7 +44,7 @@ static bool note(blocks *list, void *block) {
         list->at = at;
         list->cap = cap;
     }
-    list->at[list->n++] = block;
+    list->at[list->n++] = ptr;
     return true;
 }
 
@@ -54,22 +54,22 @@ static void *hook_malloc(size_t n) {
         parse.since_check = 0;
         if (cancel_asked()) longjmp(parse.escape, CANCELLED);
     }
-    void *block = malloc(n);
-    if (block && note(&parse.taken, block)) return block;
-    free(block);
+    void *ptr = malloc(n);
+    if (ptr && note(&parse.taken, ptr)) return ptr;
+    free(ptr);
     longjmp(parse.escape, OUT_OF_MEMORY);
 }
 
-static void hook_free(void *block) {
-    if (parse.active && block) {
-        blocks *taken = &parse.taken;
+static void hook_free(void *ptr) {
+    if (parse.active && ptr) {
+        allocations *taken = &parse.taken;
         size_t i = taken->n, floor = i > LAST_FEW ? i - LAST_FEW : 0;
-        while (i > floor && taken->at[i - 1] != block)
+        while (i > floor && taken->at[i - 1] != ptr)
             i--;
         if (i > floor) taken->at[i - 1] = taken->at[--taken->n];
-        else if (!note(&parse.freed, block)) longjmp(parse.escape, OUT_OF_MEMORY);
+        else if (!note(&parse.freed, ptr)) longjmp(parse.escape, OUT_OF_MEMORY);
     }
-    free(block);
+    free(ptr);
 }
 
 void json_setup(void) {
@@ -86,9 +86,9 @@ static int by_address(const void *one, const void *other) {
     return left < right ? -1 : left > right;
 }
 
-/* Frees the blocks taken and not yet freed, in one pass over both lists sorted by address. */
+/* Frees the allocations taken and not yet freed, in one pass over both lists sorted by address. */
 static void free_the_rest(void) {
-    blocks *taken = &parse.taken, *freed = &parse.freed;
+    allocations *taken = &parse.taken, *freed = &parse.freed;
     size_t next = 0;
     if (taken->n) qsort(taken->at, taken->n, sizeof *taken->at, by_address);
     if (freed->n) qsort(freed->at, freed->n, sizeof *freed->at, by_address);
@@ -98,9 +98,9 @@ static void free_the_rest(void) {
     }
 }
 
-static void forget_blocks(blocks *list) {
+static void forget(allocations *list) {
     free(list->at);
-    *list = (blocks){0};
+    *list = (allocations){0};
 }
 
 /* 0 with *out, or with NULL and *why for malformed text; else the reason for leaving. */
@@ -115,8 +115,8 @@ static int load(json_t **out, const char *text, size_t n, bool nul, json_error_t
         free_the_rest();
     }
     parse.active = false;
-    forget_blocks(&parse.taken);
-    forget_blocks(&parse.freed);
+    forget(&parse.taken);
+    forget(&parse.freed);
     return left;
 }
 

@@ -136,7 +136,7 @@ void model__recipe_init(model__recipe *recipe, const model_plan *plan, uint64_t 
 /* ---- the values of each tensor ---- */
 
 /* Keeps the additions of all layers of a stage together at FFN_OUT and ATTENTION_OUT. */
-static double per_block(const model_plan *plan, const model__want *want) {
+static double per_layer(const model_plan *plan, const model__want *want) {
     uint32_t n = want->place.stage == PART_OF_PRELUDE ? plan->n_prelude
                  : want->place.stage == PART_OF_CODA  ? plan->n_coda
                                                       : plan->n_core;
@@ -144,7 +144,7 @@ static double per_block(const model_plan *plan, const model__want *want) {
 }
 
 static double down_std(const model_plan *plan, const model__want *want) {
-    double share = per_block(plan, want);
+    double share = per_layer(plan, want);
     if (want->part == MODEL_PART_SHARED) share = sqrt(0.5 / plan->n_shared_experts);
     /* Top-k weights sum to 1, their squares to about 1/2. */
     if (want->part == MODEL_PART_EXPERTS) share = plan->n_shared_experts ? 1 : sqrt(2);
@@ -157,7 +157,7 @@ static double matrix_std(const model_plan *plan, const model__want *want) {
     case TENSOR_DOWN:
     case TENSOR_EXPERT_DOWN:
     case TENSOR_SHARED_DOWN: return down_std(plan, want);
-    case TENSOR_WO: return ATTENTION_OUT * per_block(plan, want) / in;
+    case TENSOR_WO: return ATTENTION_OUT * per_layer(plan, want) / in;
     case TENSOR_WQ:
     case TENSOR_Q_UP_NOPE:
     case TENSOR_Q_UP_ROPE: return SCORE_STD / in;
@@ -186,8 +186,8 @@ model__fill model__recipe_fill(const model__recipe *recipe, const model__want *w
         fill.kind = MODEL_FILL_SIGNS;
         fill.std = (float)(LOGIT_STD / sqrt(plan->dim) / sqrt(plan->n_prelude ? 1 - added : 1));
         break;
-    case TENSOR_ATTN_OUT_NORM: fill_out_norm(&fill, ATTENTION_OUT, per_block(plan, want)); break;
-    case TENSOR_FFN_OUT_NORM: fill_out_norm(&fill, FFN_OUT, per_block(plan, want)); break;
+    case TENSOR_ATTN_OUT_NORM: fill_out_norm(&fill, ATTENTION_OUT, per_layer(plan, want)); break;
+    case TENSOR_FFN_OUT_NORM: fill_out_norm(&fill, FFN_OUT, per_layer(plan, want)); break;
     case TENSOR_ATTN_NORM:
     case TENSOR_FFN_NORM:
     case TENSOR_LOOP_NORM:
