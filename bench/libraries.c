@@ -86,25 +86,28 @@ int main(void) {
     float *xp = array_new_aligned((size_t)MOST * (K + ENG__PAD), sizeof *xp),
           acc[ENG__ROW_BLOCK * ENG__PANEL];
     eng__cpu g = {0};
-    if (!w || !panels || !x || !y || !xp || eng__kernels_choose(&g.k, NULL, NULL) != 0) return 1;
+    if (!w || !panels || !x || !y || !xp || eng__kernels_choose(&g.kern, NULL, NULL) != 0) return 1;
     for (size_t i = 0; i < (size_t)N * K; i++)
         w[i] = panels[i] = (float)(i % 97) * 0.01f;
     for (size_t i = 0; i < (size_t)MOST * K; i++)
         x[i] = (float)(i % 31) * 0.1f;
     memset(xp, 0, (size_t)MOST * (K + ENG__PAD) * sizeof *xp);
-    eng__mat m = {
-        .data = (uint8_t *)panels, .n = N, .k = K, .panels = N / ENG__PANEL, .type = ENG__F32};
+    eng__mat m = {.data = (uint8_t *)panels,
+                  .n_out = N,
+                  .n_in = K,
+                  .panels = N / ENG__PANEL,
+                  .type = ENG__F32};
     m.panel_bytes = (size_t)K * ENG__PANEL * 4;
     openblas_set_num_threads(1);
     printf("%5s %12s %12s %12s   GFLOP/s, f32, one thread, %s\n", "rows", "fathom", "oneDNN",
-           "OpenBLAS", g.k->name);
+           "OpenBLAS", g.kern->name);
     for (size_t c = 0; c < ARRAY_LEN(row_counts); c++) {
         int rows = row_counts[c];
         double ours = 1e9, dnnl = 1e9, blas = 1e9, flop = 2e-9 * rows * N * K;
         library l = library_open(rows, x, w, y);
         for (int r = 0; r < ROUNDS; r++) {
             double t = cpu_seconds();
-            eng__input in = {.x = xp, .ldx = K + ENG__PAD};
+            eng__input in = {.src = xp, .ld_src = K + ENG__PAD};
             for (uint32_t p = 0; p < m.panels; p++) {
                 for (int r0 = 0; r0 < rows; r0 += ENG__ROW_BLOCK) {
                     int n = rows - r0 < ENG__ROW_BLOCK ? rows - r0 : ENG__ROW_BLOCK;

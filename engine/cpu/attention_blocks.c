@@ -12,7 +12,7 @@
 #include <math.h>
 #include <string.h>
 
-typedef enum { KEYS, VALUES } kv_part; /* MLA's latent is both */
+typedef enum { KEYS, VALUES } kv_kind; /* MLA's latent is both */
 
 enum {
     AHEAD = 6,        /* slots of one group fetched before they are read */
@@ -20,275 +20,300 @@ enum {
 };
 
 typedef struct { /* positions [first, end) of a plane; blocks NULL: none */
-    const uint32_t *blocks;
+    const uint32_t *table;
     uint32_t plane, group, first, end;
-} piece;
+} kv_range;
 
 /* Queries of one run: up to ROW_BLOCK of one group, or up to PANEL of several groups. */
 typedef struct {
-    eng__cpu *g;
-    eng__scratch *s;
-    const uint32_t *blocks;
+    eng__cpu *cpu;
+    eng__scratch *scratch;
+    const uint32_t *table;
     uint32_t plane, group, groups;
     uint32_t row0, first, per_group; /* query m: first + m % per_group of group + m / per_group */
-    uint32_t n;                      /* groups * per_group */
+    uint32_t n_queries;              /* groups * per_group */
     float *to;                       /* [n][dv] results; NULL: the launch's ctx */
-    piece next, after; /* to be read after the segment at hand, and after all of this block */
+    kv_range next, after; /* to be read after the segment at hand, and after all of this block */
     float top[ENG__ROW_BLOCK], sum[ENG__ROW_BLOCK], keep[ENG__ROW_BLOCK];
 } query_block;
 
-static uint32_t group_of(const query_block *b, uint32_t m) {
-    return b->groups == 1 ? b->group : b->group + m / b->per_group;
+static uint32_t group_of(const query_block *block, uint32_t query) {
+    return block->groups == 1 ? block->group : block->group + query / block->per_group;
 }
 
-static uint32_t query_in_group(const query_block *b, uint32_t m) {
-    return b->first + (b->groups == 1 ? m : m % b->per_group);
+static uint32_t query_in_group(const query_block *block, uint32_t query) {
+    return block->first + (block->groups == 1 ? query : query % block->per_group);
 }
 
-static uint32_t query_row(const query_block *b, uint32_t m) {
-    return b->row0 + query_in_group(b, m) / b->g->group_heads;
+static uint32_t query_row(const query_block *block, uint32_t query) {
+    return block->row0 + query_in_group(block, query) / block->cpu->group_heads;
 }
 
-static float *context_of(const query_block *b, uint32_t m) {
-    const eng__cpu *g = b->g;
-    if (b->to) return b->to + (size_t)m * g->dv;
-    uint32_t head = group_of(b, m) * g->group_heads + query_in_group(b, m) % g->group_heads;
-    return g->ctx + query_row(b, m) * g->ld_ctx + (size_t)head * g->dv;
+static float *context_of(const query_block *block, uint32_t query) {
+    const eng__cpu *cpu = block->cpu;
+    if (block->to) return block->to + (size_t)query * cpu->value_dim;
+    uint32_t head =
+        group_of(block, query) * cpu->group_heads + query_in_group(block, query) % cpu->group_heads;
+    return cpu->ctx + query_row(block, query) * cpu->ld_ctx + (size_t)head * cpu->value_dim;
 }
 
 /* Queries as the columns of panels, scaled: qt[panel][dk][PANEL]. */
-static void transpose_queries(const query_block *b) {
-    const eng__cpu *g = b->g;
-    for (uint32_t m = 0; m < b->n; m++) {
-        size_t row = (size_t)group_of(b, m) * g->opts.max_launch + b->row0;
-        const float *q = g->q + (row * g->group_heads + query_in_group(b, m)) * g->dk;
-        float *to = b->s->qt + (size_t)(m / ENG__PANEL) * g->dk * ENG__PANEL + m % ENG__PANEL;
-        for (uint32_t d = 0; d < g->dk; d++)
-            to[d * ENG__PANEL] = q[d] * g->attn_scale;
+static void transpose_queries(const query_block *block) {
+    const eng__cpu *cpu = block->cpu;
+    for (uint32_t query = 0; query < block->n_queries; query++) {
+        size_t row = (size_t)group_of(block, query) * cpu->opts.max_launch + block->row0;
+        const float *values =
+            cpu->queries + (row * cpu->group_heads + query_in_group(block, query)) * cpu->key_dim;
+        float *to = block->scratch->query_panels +
+                    (size_t)(query / ENG__PANEL) * cpu->key_dim * ENG__PANEL + query % ENG__PANEL;
+        for (uint32_t dim = 0; dim < cpu->key_dim; dim++)
+            to[dim * ENG__PANEL] = values[dim] * cpu->attn_scale;
     }
 }
 
 /* Where a group's part begins inside a layer of a slot. */
-static size_t part_at(const eng__cpu *g, uint32_t group, kv_part which) {
-    if (g->plan.attn == ATTN_MLA) return 0;
-    return which == KEYS ? (size_t)group * g->dk : (size_t)(g->groups + group) * g->dk;
+static size_t group_offset(const eng__cpu *cpu, uint32_t group, kv_kind kind) {
+    if (cpu->plan.attn == ATTN_MLA) return 0;
+    return kind == KEYS ? (size_t)group * cpu->key_dim
+                        : (size_t)(cpu->groups + group) * cpu->key_dim;
 }
 
-static void prefetch_bytes(const uint8_t *p, size_t n, bool near) {
+static void prefetch_bytes(const uint8_t *start, size_t n, bool near) {
     for (size_t i = 0; i < n; i += 64) {
-        if (near) __builtin_prefetch(p + i);
-        else __builtin_prefetch(p + i, 0, 2);
+        if (near) __builtin_prefetch(start + i);
+        else __builtin_prefetch(start + i, 0, 2);
     }
 }
 
 /* Slots lie anywhere: only the map knows what will be read next. Brings a part of `groups` groups
  * at a position nearer. */
-static void prefetch_part(const eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t pos,
-                          uint32_t group, uint32_t groups, kv_part which, bool near) {
-    uint32_t slot = eng__slot_at(g, blocks, pos, plane);
-    size_t value = model_dtype_bytes(g->opts.cache_dtype);
-    size_t at = eng__layer_at(g, slot) + part_at(g, group, which);
+static void prefetch_groups(const eng__cpu *cpu, const uint32_t *table, uint32_t plane,
+                            uint32_t pos, uint32_t group, uint32_t groups, kv_kind kind,
+                            bool near) {
+    uint32_t slot = eng__slot_at(cpu, table, pos, plane);
+    size_t value = model_dtype_bytes(cpu->opts.cache_dtype);
+    size_t at = eng__layer_at(cpu, slot) + group_offset(cpu, group, kind);
     if (slot == ENG_NO_SLOT) return;
-    prefetch_bytes((const uint8_t *)g->slots + at * value, groups * g->dk * value, near);
+    prefetch_bytes((const uint8_t *)cpu->slots + at * value, groups * cpu->key_dim * value, near);
 }
 
-static void prefetch_group(const eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t pos,
+static void prefetch_group(const eng__cpu *cpu, const uint32_t *table, uint32_t plane, uint32_t pos,
                            uint32_t group, bool near) {
-    prefetch_part(g, blocks, plane, pos, group, 1, KEYS, near);
-    if (g->plan.attn != ATTN_MLA) prefetch_part(g, blocks, plane, pos, group, 1, VALUES, near);
+    prefetch_groups(cpu, table, plane, pos, group, 1, KEYS, near);
+    if (cpu->plan.attn != ATTN_MLA) prefetch_groups(cpu, table, plane, pos, group, 1, VALUES, near);
 }
 
 /* n values of the layer at hand from `at` on, as float32. */
-static void read_slot(const eng__cpu *g, uint32_t slot, size_t at, size_t n, float *to) {
-    at += eng__layer_at(g, slot);
-    if (g->opts.cache_dtype == DTYPE_BF16) g->k->widen((const uint16_t *)g->slots + at, to, n);
-    else memcpy(to, (const float *)g->slots + at, n * sizeof *to);
+static void read_slot(const eng__cpu *cpu, uint32_t slot, size_t at, size_t n, float *to) {
+    at += eng__layer_at(cpu, slot);
+    if (cpu->opts.cache_dtype == DTYPE_BF16)
+        cpu->kern->widen((const uint16_t *)cpu->slots + at, to, n);
+    else memcpy(to, (const float *)cpu->slots + at, n * sizeof *to);
 }
 
-void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t group, uint32_t p0,
-                 uint32_t n, float *to) {
-    size_t key_at = part_at(g, group, KEYS), val_at = part_at(g, group, VALUES);
-    for (uint32_t i = 0; i < n; i++, to += g->kv_ld) {
-        if (i + AHEAD < n) prefetch_group(g, blocks, plane, p0 + i + AHEAD, group, true);
+void eng__gather(eng__cpu *cpu, const uint32_t *table, uint32_t plane, uint32_t group,
+                 uint32_t pos0, uint32_t n, float *to) {
+    size_t key_at = group_offset(cpu, group, KEYS), val_at = group_offset(cpu, group, VALUES);
+    for (uint32_t i = 0; i < n; i++, to += cpu->ld_gathered) {
+        if (i + AHEAD < n) prefetch_group(cpu, table, plane, pos0 + i + AHEAD, group, true);
         uint32_t slot;
-        if (!eng__find_slot(g, blocks, p0 + i, plane, &slot)) {
-            memset(to, 0, g->kv_ld * sizeof *to);
+        if (!eng__find_slot(cpu, table, pos0 + i, plane, &slot)) {
+            memset(to, 0, cpu->ld_gathered * sizeof *to);
             continue;
         }
-        read_slot(g, slot, key_at, g->dk, to);
-        if (g->plan.attn != ATTN_MLA) read_slot(g, slot, val_at, g->dv, to + g->val_off);
+        read_slot(cpu, slot, key_at, cpu->key_dim, to);
+        if (cpu->plan.attn != ATTN_MLA)
+            read_slot(cpu, slot, val_at, cpu->value_dim, to + cpu->value_at);
     }
 }
 
 /* The part of the next segment that is as far from its start as `at` is in this one: it comes
  * to the second cache while this one is computed, and takes no place in the first. */
-static void prefetch_next(const query_block *b, uint32_t at) {
-    uint32_t first = b->next.first + at, end = first + ENG__TILE;
-    for (uint32_t p = first; p < end && p < b->next.end; p++)
-        prefetch_group(b->g, b->next.blocks, b->next.plane, p, b->next.group, false);
+static void prefetch_next(const query_block *block, uint32_t at) {
+    uint32_t first = block->next.first + at, end = first + ENG__TILE;
+    for (uint32_t pos = first; pos < end && pos < block->next.end; pos++)
+        prefetch_group(block->cpu, block->next.table, block->next.plane, pos, block->next.group,
+                       false);
 }
 
 /* score[position][PANEL] of up to PANEL queries; columns beyond them are of no meaning. */
-static void score_panel(const query_block *b, uint32_t m0, uint32_t queries, uint32_t n,
+static void score_panel(const query_block *block, uint32_t query0, uint32_t queries, uint32_t n,
                         float *score) {
-    const eng__cpu *g = b->g;
-    const float *qt = b->s->qt + (size_t)m0 * g->dk;
-    for (uint32_t p = 0; p < n; p += ENG__TILE) {
-        uint32_t np = n - p < ENG__TILE ? n - p : ENG__TILE;
-        const float *keys = b->s->kv + p * g->kv_ld;
-        float *to = score + p * ENG__PANEL;
-        if (m0 == 0) prefetch_next(b, p);
+    const eng__cpu *cpu = block->cpu;
+    const float *panel = block->scratch->query_panels + (size_t)query0 * cpu->key_dim;
+    for (uint32_t pos = 0; pos < n; pos += ENG__TILE) {
+        uint32_t n_pos = n - pos < ENG__TILE ? n - pos : ENG__TILE;
+        const float *keys = block->scratch->kv + pos * cpu->ld_gathered;
+        float *to = score + pos * ENG__PANEL;
+        if (query0 == 0) prefetch_next(block, pos);
         if (queries > 2 * ENG__NARROW) {
-            g->k->tile_f32(qt, ENG__PANEL, g->dk, keys, g->kv_ld, np, to, ENG__PANEL, false);
+            cpu->kern->tile_f32(panel, ENG__PANEL, cpu->key_dim, keys, cpu->ld_gathered, n_pos, to,
+                                ENG__PANEL, false);
             continue;
         }
-        for (uint32_t c = 0; c < queries; c += ENG__NARROW) {
-            g->k->tile_f32_narrow(qt + c, ENG__PANEL, g->dk, keys, g->kv_ld, np, to + c,
-                                  ENG__PANEL);
+        for (uint32_t col = 0; col < queries; col += ENG__NARROW) {
+            cpu->kern->tile_f32_narrow(panel + col, ENG__PANEL, cpu->key_dim, keys,
+                                       cpu->ld_gathered, n_pos, to + col, ENG__PANEL);
         }
     }
 }
 
 /* Weights relative to the running maximum in place of scores of n positions from p0 on, for
  * queries [m0, m0 + PANEL); a position that a query may not see weighs 0. */
-static void weigh_panel(query_block *b, uint32_t m0, uint32_t p0, uint32_t n, float *score) {
-    const eng__cpu *g = b->g;
-    uint32_t queries = b->n - m0 < ENG__PANEL ? b->n - m0 : ENG__PANEL;
+static void weigh_panel(query_block *block, uint32_t query0, uint32_t pos0, uint32_t n,
+                        float *score) {
+    const eng__cpu *cpu = block->cpu;
+    uint32_t queries =
+        block->n_queries - query0 < ENG__PANEL ? block->n_queries - query0 : ENG__PANEL;
     int32_t seen[ENG__PANEL] = {0};
     for (uint32_t i = 0; i < queries; i++) {
-        uint32_t end = eng__row_of(g, query_row(b, m0 + i))->pos + 1;
-        seen[i] = (int32_t)(end <= p0 ? 0 : end - p0);
+        uint32_t end = eng__row_of(cpu, query_row(block, query0 + i))->pos + 1;
+        seen[i] = (int32_t)(end <= pos0 ? 0 : end - pos0);
     }
-    g->k->softmax_across(score, n, queries, seen, b->top + m0, b->sum + m0, b->keep + m0);
+    cpu->kern->softmax_across(score, n, queries, seen, block->top + query0, block->sum + query0,
+                              block->keep + query0);
 }
 
 /* ---- one group: its segment gathered once ---- */
 
-static void add_values(const query_block *b, uint32_t n) {
-    const eng__cpu *g = b->g;
-    const float *values = b->s->kv + g->val_off;
-    for (uint32_t c0 = 0; c0 < g->dv; c0 += ENG__PANEL) {
-        uint32_t nc = g->dv - c0 < ENG__PANEL ? g->dv - c0 : ENG__PANEL;
-        for (uint32_t m0 = 0, nm; m0 < b->n; m0 += nm) {
-            uint32_t in = m0 % ENG__PANEL;
-            nm = ENG__PANEL - in < ENG__TILE ? ENG__PANEL - in : ENG__TILE;
-            if (nm > b->n - m0) nm = b->n - m0;
-            g->k->tile_f32_across(values + c0, g->kv_ld, n,
-                                  b->s->score + (m0 - in) * ENG__SEGMENT + in, ENG__PANEL, nm,
-                                  b->s->acc, ENG__PANEL, false);
-            for (uint32_t m = 0; m < nm; m++) {
-                g->k->scale_add(context_of(b, m0 + m) + c0, b->keep[m0 + m],
-                                b->s->acc + m * ENG__PANEL, 1.0f, nc);
+static void add_values(const query_block *block, uint32_t n) {
+    const eng__cpu *cpu = block->cpu;
+    const float *values = block->scratch->kv + cpu->value_at;
+    for (uint32_t col0 = 0; col0 < cpu->value_dim; col0 += ENG__PANEL) {
+        uint32_t n_cols = cpu->value_dim - col0 < ENG__PANEL ? cpu->value_dim - col0 : ENG__PANEL;
+        for (uint32_t query0 = 0, n_queries; query0 < block->n_queries; query0 += n_queries) {
+            uint32_t lane0 = query0 % ENG__PANEL;
+            n_queries = ENG__PANEL - lane0 < ENG__TILE ? ENG__PANEL - lane0 : ENG__TILE;
+            if (n_queries > block->n_queries - query0) n_queries = block->n_queries - query0;
+            cpu->kern->tile_f32_across(
+                values + col0, cpu->ld_gathered, n,
+                block->scratch->scores + (query0 - lane0) * ENG__SEGMENT + lane0, ENG__PANEL,
+                n_queries, block->scratch->acc, ENG__PANEL, false);
+            for (uint32_t query = 0; query < n_queries; query++) {
+                cpu->kern->scale_add(context_of(block, query0 + query) + col0,
+                                     block->keep[query0 + query],
+                                     block->scratch->acc + query * ENG__PANEL, 1.0f, n_cols);
             }
         }
     }
 }
 
-static void attend_segment(query_block *b, uint32_t p0, uint32_t n) {
-    eng__gather(b->g, b->blocks, b->plane, b->group, p0, n, b->s->kv);
-    for (uint32_t m0 = 0; m0 < b->n; m0 += ENG__PANEL) {
-        float *score = b->s->score + m0 * ENG__SEGMENT;
-        score_panel(b, m0, b->n - m0 < ENG__PANEL ? b->n - m0 : ENG__PANEL, n, score);
-        weigh_panel(b, m0, p0, n, score);
+static void attend_segment(query_block *block, uint32_t pos0, uint32_t n) {
+    eng__gather(block->cpu, block->table, block->plane, block->group, pos0, n, block->scratch->kv);
+    for (uint32_t query0 = 0; query0 < block->n_queries; query0 += ENG__PANEL) {
+        float *score = block->scratch->scores + query0 * ENG__SEGMENT;
+        score_panel(block, query0,
+                    block->n_queries - query0 < ENG__PANEL ? block->n_queries - query0 : ENG__PANEL,
+                    n, score);
+        weigh_panel(block, query0, pos0, n, score);
     }
-    add_values(b, n);
+    add_values(block, n);
 }
 
 /* ---- several groups: keys, then values, a piece of memory per position ---- */
 
 /* A part of the block's groups at positions [p0, p0 + n): kv[n][ld]. Positions up to `end` will
  * be read after them. */
-static void gather_pieces(const query_block *b, kv_part which, uint32_t p0, uint32_t n,
+static void gather_pieces(const query_block *block, kv_kind kind, uint32_t pos0, uint32_t n,
                           uint32_t end, size_t ld) {
-    eng__cpu *g = b->g;
-    size_t at = part_at(g, b->group, which), values = (size_t)b->groups * g->dk;
-    float *to = b->s->kv;
-    for (uint32_t p = p0; p < p0 + n; p++, to += ld) {
-        if (p + AHEAD_PIECES < end) {
-            prefetch_part(g, b->blocks, b->plane, p + AHEAD_PIECES, b->group, b->groups, which,
-                          true);
+    eng__cpu *cpu = block->cpu;
+    size_t at = group_offset(cpu, block->group, kind),
+           values = (size_t)block->groups * cpu->key_dim;
+    float *to = block->scratch->kv;
+    for (uint32_t pos = pos0; pos < pos0 + n; pos++, to += ld) {
+        if (pos + AHEAD_PIECES < end) {
+            prefetch_groups(cpu, block->table, block->plane, pos + AHEAD_PIECES, block->group,
+                            block->groups, kind, true);
         }
         uint32_t slot;
-        if (!eng__find_slot(g, b->blocks, p, b->plane, &slot)) {
+        if (!eng__find_slot(cpu, block->table, pos, block->plane, &slot)) {
             memset(to, 0, values * sizeof *to);
             continue;
         }
-        read_slot(g, slot, at, values, to);
+        read_slot(cpu, slot, at, values, to);
     }
 }
 
 /* One group's part of the tile that is gathered next. */
-static void prefetch_tile(const query_block *b, uint32_t i, kv_part which, uint32_t p0,
+static void prefetch_tile(const query_block *block, uint32_t group, kv_kind kind, uint32_t pos0,
                           uint32_t end) {
-    for (uint32_t p = p0; p < end && p < p0 + ENG__TILE; p++)
-        prefetch_part(b->g, b->blocks, b->plane, p, b->group + i, 1, which, false);
+    for (uint32_t pos = pos0; pos < end && pos < pos0 + ENG__TILE; pos++)
+        prefetch_groups(block->cpu, block->table, block->plane, pos, block->group + group, 1, kind,
+                        false);
 }
 
-static void score_pieces(const query_block *b, uint32_t p0, uint32_t n, float *score) {
-    const eng__cpu *g = b->g;
-    size_t ld = (size_t)b->groups * g->dk + ENG__PAD;
+static void score_pieces(const query_block *block, uint32_t pos0, uint32_t n, float *score) {
+    const eng__cpu *cpu = block->cpu;
+    size_t ld = (size_t)block->groups * cpu->key_dim + ENG__PAD;
     float tile[ENG__TILE * ENG__NARROW];
-    for (uint32_t p = 0; p < n; p += ENG__TILE, score += ENG__TILE * ENG__PANEL) {
-        uint32_t np = n - p < ENG__TILE ? n - p : ENG__TILE;
-        gather_pieces(b, KEYS, p0 + p, np, p0 + n, ld);
-        for (uint32_t i = 0; i < b->groups; i++) {
-            uint32_t column = i * b->per_group;
-            if (p + np < n) prefetch_tile(b, i, KEYS, p0 + p + np, p0 + n);
-            else prefetch_tile(b, i, VALUES, p0, p0 + n);
-            g->k->tile_f32_narrow(b->s->qt + column, ENG__PANEL, g->dk, b->s->kv + i * g->dk, ld,
-                                  np, tile, ENG__NARROW);
-            for (uint32_t r = 0; r < np; r++)
-                memcpy(score + r * ENG__PANEL + column, tile + r * ENG__NARROW,
-                       b->per_group * sizeof *tile);
+    for (uint32_t pos = 0; pos < n; pos += ENG__TILE, score += ENG__TILE * ENG__PANEL) {
+        uint32_t n_pos = n - pos < ENG__TILE ? n - pos : ENG__TILE;
+        gather_pieces(block, KEYS, pos0 + pos, n_pos, pos0 + n, ld);
+        for (uint32_t group = 0; group < block->groups; group++) {
+            uint32_t column = group * block->per_group;
+            if (pos + n_pos < n) prefetch_tile(block, group, KEYS, pos0 + pos + n_pos, pos0 + n);
+            else prefetch_tile(block, group, VALUES, pos0, pos0 + n);
+            cpu->kern->tile_f32_narrow(block->scratch->query_panels + column, ENG__PANEL,
+                                       cpu->key_dim, block->scratch->kv + group * cpu->key_dim, ld,
+                                       n_pos, tile, ENG__NARROW);
+            for (uint32_t row = 0; row < n_pos; row++)
+                memcpy(score + row * ENG__PANEL + column, tile + row * ENG__NARROW,
+                       block->per_group * sizeof *tile);
         }
     }
 }
 
-static void add_value_pieces(const query_block *b, uint32_t p0, uint32_t n, const float *score) {
-    const eng__cpu *g = b->g;
-    size_t ld = (size_t)b->groups * g->dv + ENG__PAD;
-    for (uint32_t p = 0; p < n; p += ENG__TILE, score += ENG__TILE * ENG__PANEL) {
-        uint32_t np = n - p < ENG__TILE ? n - p : ENG__TILE;
-        gather_pieces(b, VALUES, p0 + p, np, p0 + n, ld);
-        for (uint32_t i = 0; i < b->groups; i++) {
-            float *sums = b->s->sums + (size_t)i * b->per_group * g->ld_sums;
-            if (p + np < n) prefetch_tile(b, i, VALUES, p0 + p + np, p0 + n);
-            else if (b->next.blocks == b->blocks)
-                prefetch_tile(b, i, KEYS, b->next.first, b->next.end);
-            for (uint32_t c0 = 0; c0 < g->dv; c0 += ENG__PANEL) {
-                g->k->tile_f32_across(b->s->kv + i * g->dv + c0, ld, np, score + i * b->per_group,
-                                      ENG__PANEL, b->per_group, sums + c0, g->ld_sums, p > 0);
+static void add_value_pieces(const query_block *block, uint32_t pos0, uint32_t n,
+                             const float *score) {
+    const eng__cpu *cpu = block->cpu;
+    size_t ld = (size_t)block->groups * cpu->value_dim + ENG__PAD;
+    for (uint32_t pos = 0; pos < n; pos += ENG__TILE, score += ENG__TILE * ENG__PANEL) {
+        uint32_t n_pos = n - pos < ENG__TILE ? n - pos : ENG__TILE;
+        gather_pieces(block, VALUES, pos0 + pos, n_pos, pos0 + n, ld);
+        for (uint32_t group = 0; group < block->groups; group++) {
+            float *sums = block->scratch->sums + (size_t)group * block->per_group * cpu->ld_sums;
+            if (pos + n_pos < n) prefetch_tile(block, group, VALUES, pos0 + pos + n_pos, pos0 + n);
+            else if (block->next.table == block->table)
+                prefetch_tile(block, group, KEYS, block->next.first, block->next.end);
+            for (uint32_t col0 = 0; col0 < cpu->value_dim; col0 += ENG__PANEL) {
+                cpu->kern->tile_f32_across(block->scratch->kv + group * cpu->value_dim + col0, ld,
+                                           n_pos, score + group * block->per_group, ENG__PANEL,
+                                           block->per_group, sums + col0, cpu->ld_sums, pos > 0);
             }
         }
     }
-    for (uint32_t m = 0; m < b->n; m++)
-        g->k->scale_add(context_of(b, m), b->keep[m], b->s->sums + m * g->ld_sums, 1.0f, g->dv);
+    for (uint32_t query = 0; query < block->n_queries; query++)
+        cpu->kern->scale_add(context_of(block, query), block->keep[query],
+                             block->scratch->sums + query * cpu->ld_sums, 1.0f, cpu->value_dim);
 }
 
-static void attend_pieces(query_block *b, uint32_t p0, uint32_t n) {
-    score_pieces(b, p0, n, b->s->score);
-    weigh_panel(b, 0, p0, n, b->s->score);
-    add_value_pieces(b, p0, n, b->s->score);
+static void attend_pieces(query_block *block, uint32_t pos0, uint32_t n) {
+    score_pieces(block, pos0, n, block->scratch->scores);
+    weigh_panel(block, 0, pos0, n, block->scratch->scores);
+    add_value_pieces(block, pos0, n, block->scratch->scores);
 }
 
 /* ---- spans ---- */
 
 /* Positions of span number `span` for all queries: results not yet divided by sum. */
-static void attend_span(query_block *b, uint32_t span) {
-    const eng__cpu *g = b->g;
-    uint32_t first = span * ENG__SPAN, last = eng__row_of(g, query_row(b, b->n - 1))->pos + 1;
+static void attend_span(query_block *block, uint32_t span) {
+    const eng__cpu *cpu = block->cpu;
+    uint32_t first = span * ENG__SPAN,
+             last = eng__row_of(cpu, query_row(block, block->n_queries - 1))->pos + 1;
     uint32_t end = last - first > ENG__SPAN ? first + ENG__SPAN : last;
-    for (uint32_t m = 0; m < ENG__ROW_BLOCK; m++) { /* also lanes beyond n */
-        b->top[m] = -INFINITY;
-        b->sum[m] = 0;
+    for (uint32_t query = 0; query < ENG__ROW_BLOCK; query++) { /* also lanes beyond n */
+        block->top[query] = -INFINITY;
+        block->sum[query] = 0;
     }
-    for (uint32_t m = 0; m < b->n; m++)
-        memset(context_of(b, m), 0, g->dv * sizeof *g->ctx);
-    for (uint32_t p0 = first; p0 < end; p0 += ENG__SEGMENT) {
-        uint32_t n = end - p0 < ENG__SEGMENT ? end - p0 : ENG__SEGMENT;
-        b->next = p0 + n < last ? (piece){b->blocks, b->plane, b->group, p0 + n, last} : b->after;
-        if (b->groups > 1) attend_pieces(b, p0, n);
-        else attend_segment(b, p0, n);
+    for (uint32_t query = 0; query < block->n_queries; query++)
+        memset(context_of(block, query), 0, cpu->value_dim * sizeof *cpu->ctx);
+    for (uint32_t pos0 = first; pos0 < end; pos0 += ENG__SEGMENT) {
+        uint32_t n = end - pos0 < ENG__SEGMENT ? end - pos0 : ENG__SEGMENT;
+        block->next = pos0 + n < last
+                          ? (kv_range){block->table, block->plane, block->group, pos0 + n, last}
+                          : block->after;
+        if (block->groups > 1) attend_pieces(block, pos0, n);
+        else attend_segment(block, pos0, n);
     }
 }
 
@@ -297,205 +322,214 @@ typedef struct {
     float top, sum;
 } merged;
 
-static void merge(const eng__cpu *g, merged *into, float *ctx, float top, float sum,
-                  const float *part) {
+static void merge(const eng__cpu *cpu, merged *into, float *ctx, float top, float sum,
+                  const float *partial) {
     if (sum == 0) return; /* the query sees nothing of this span */
     float most = into->top > top ? into->top : top;
     float keep = expf(into->top - most), take = expf(top - most);
     into->sum = into->sum * keep + sum * take;
     into->top = most;
-    g->k->scale_add(ctx, keep, part, take, g->dv);
+    cpu->kern->scale_add(ctx, keep, partial, take, cpu->value_dim);
 }
 
-static void divide(const eng__cpu *g, float *ctx, float sum) {
+static void divide(const eng__cpu *cpu, float *ctx, float sum) {
     float inverse = 1.0f / sum;
-    for (uint32_t i = 0; i < g->dv; i++)
+    for (uint32_t i = 0; i < cpu->value_dim; i++)
         ctx[i] *= inverse;
 }
 
-static uint32_t spans_of(const eng__cpu *g, const eng__run *r) {
-    return eng__row_of(g, r->first + r->n - 1)->pos / ENG__SPAN + 1;
+static uint32_t spans_of(const eng__cpu *cpu, const eng__run *run) {
+    return eng__row_of(cpu, run->first + run->n_rows - 1)->pos / ENG__SPAN + 1;
 }
 
 /* All spans on this thread. */
-static void attend(query_block *b) {
-    const eng__cpu *g = b->g;
-    uint32_t spans = eng__row_of(g, query_row(b, b->n - 1))->pos / ENG__SPAN + 1;
+static void attend(query_block *block) {
+    const eng__cpu *cpu = block->cpu;
+    uint32_t spans = eng__row_of(cpu, query_row(block, block->n_queries - 1))->pos / ENG__SPAN + 1;
     merged all[ENG__ROW_BLOCK];
-    transpose_queries(b);
-    attend_span(b, 0);
-    for (uint32_t m = 0; m < b->n; m++)
-        all[m] = (merged){b->top[m], b->sum[m]};
-    for (uint32_t s = 1; s < spans; s++) {
-        b->to = b->s->part;
-        attend_span(b, s);
-        b->to = NULL;
-        for (uint32_t m = 0; m < b->n; m++) {
-            merge(g, &all[m], context_of(b, m), b->top[m], b->sum[m],
-                  b->s->part + (size_t)m * g->dv);
+    transpose_queries(block);
+    attend_span(block, 0);
+    for (uint32_t query = 0; query < block->n_queries; query++)
+        all[query] = (merged){block->top[query], block->sum[query]};
+    for (uint32_t span = 1; span < spans; span++) {
+        block->to = block->scratch->partial;
+        attend_span(block, span);
+        block->to = NULL;
+        for (uint32_t query = 0; query < block->n_queries; query++) {
+            merge(cpu, &all[query], context_of(block, query), block->top[query], block->sum[query],
+                  block->scratch->partial + (size_t)query * cpu->value_dim);
         }
     }
-    for (uint32_t m = 0; m < b->n; m++)
-        divide(g, context_of(b, m), all[m].sum);
+    for (uint32_t query = 0; query < block->n_queries; query++)
+        divide(cpu, context_of(block, query), all[query].sum);
 }
 
 /* Groups that one block of the run takes. */
-static uint32_t groups_together(const eng__cpu *g, const eng__run *r) {
-    uint32_t per = r->n * g->group_heads;
+static uint32_t groups_together(const eng__cpu *cpu, const eng__run *run) {
+    uint32_t per = run->n_rows * cpu->group_heads;
     if (per > ENG__NARROW) return 1;
-    uint32_t n = g->block_columns / per;
-    if (n > ENG__PIECE / g->dk) n = ENG__PIECE / g->dk;
-    return n > g->groups ? g->groups : n > 1 ? n : 1;
+    uint32_t n = cpu->block_columns / per;
+    if (n > ENG__PIECE / cpu->key_dim) n = ENG__PIECE / cpu->key_dim;
+    return n > cpu->groups ? cpu->groups : n > 1 ? n : 1;
 }
 
-static uint32_t query_blocks(const eng__cpu *g, const eng__run *r) {
-    return (r->n * g->group_heads - 1) / g->query_block + 1;
+static uint32_t query_blocks(const eng__cpu *cpu, const eng__run *run) {
+    return (run->n_rows * cpu->group_heads - 1) / cpu->query_block + 1;
 }
 
-static uint32_t run_items(const eng__cpu *g, const eng__run *r) {
-    if (r->expanded) return 0;
-    return ((g->groups - 1) / groups_together(g, r) + 1) * query_blocks(g, r);
+static uint32_t run_items(const eng__cpu *cpu, const eng__run *run) {
+    if (run->expanded) return 0;
+    return ((cpu->groups - 1) / groups_together(cpu, run) + 1) * query_blocks(cpu, run);
 }
 
 /* Item `item` of a run, numbered by group, then by block of queries. */
-static query_block block_of(eng__cpu *g, const eng__run *r, uint32_t item, uint32_t worker) {
-    uint32_t together = groups_together(g, r), blocks = query_blocks(g, r);
-    uint32_t queries = r->n * g->group_heads;
-    query_block b = {.g = g, .s = &g->scratch[worker], .row0 = r->first};
-    b.group = item / blocks * together;
-    b.groups = g->groups - b.group < together ? g->groups - b.group : together;
-    b.first = item % blocks * g->query_block;
-    b.per_group = queries - b.first < g->query_block ? queries - b.first : g->query_block;
-    b.n = b.groups * b.per_group;
-    b.blocks = eng__row_of(g, r->first)->blocks;
-    b.plane = g->plane[r->first];
-    return b;
+static query_block block_of(eng__cpu *cpu, const eng__run *run, uint32_t item, uint32_t worker) {
+    uint32_t together = groups_together(cpu, run), blocks = query_blocks(cpu, run);
+    uint32_t queries = run->n_rows * cpu->group_heads;
+    query_block block = {.cpu = cpu, .scratch = &cpu->scratch[worker], .row0 = run->first};
+    block.group = item / blocks * together;
+    block.groups = cpu->groups - block.group < together ? cpu->groups - block.group : together;
+    block.first = item % blocks * cpu->query_block;
+    block.per_group =
+        queries - block.first < cpu->query_block ? queries - block.first : cpu->query_block;
+    block.n_queries = block.groups * block.per_group;
+    block.table = eng__row_of(cpu, run->first)->blocks;
+    block.plane = cpu->plane[run->first];
+    return block;
 }
 
 /* Where the item behind this one begins to read: another group of the run, or the next run. */
-static piece first_piece(const eng__cpu *g, uint32_t run, uint32_t item) {
+static kv_range first_range(const eng__cpu *cpu, uint32_t run_idx, uint32_t item) {
     uint32_t group = 0;
-    if (item + 1 < run_items(g, &g->runs[run])) group = (item + 1) / query_blocks(g, &g->runs[run]);
-    else run++;
-    if (run >= g->n_runs || g->runs[run].expanded) return (piece){0};
-    if (groups_together(g, &g->runs[run]) > 1) return (piece){0};
-    uint32_t s = g->runs[run].first, end = eng__row_of(g, s)->pos + 1;
-    return (piece){.blocks = eng__row_of(g, s)->blocks,
-                   .plane = g->plane[s],
-                   .group = group,
-                   .end = end < ENG__SEGMENT ? end : ENG__SEGMENT};
+    if (item + 1 < run_items(cpu, &cpu->runs[run_idx]))
+        group = (item + 1) / query_blocks(cpu, &cpu->runs[run_idx]);
+    else run_idx++;
+    if (run_idx >= cpu->n_runs || cpu->runs[run_idx].expanded) return (kv_range){0};
+    if (groups_together(cpu, &cpu->runs[run_idx]) > 1) return (kv_range){0};
+    uint32_t row0 = cpu->runs[run_idx].first, end = eng__row_of(cpu, row0)->pos + 1;
+    return (kv_range){.table = eng__row_of(cpu, row0)->blocks,
+                      .plane = cpu->plane[row0],
+                      .group = group,
+                      .end = end < ENG__SEGMENT ? end : ENG__SEGMENT};
 }
 
 static void attend_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
-    eng__cpu *g = arg;
-    uint32_t run = 0, before = 0;
+    eng__cpu *cpu = arg;
+    uint32_t run_idx = 0, before = 0;
     for (uint32_t i = first; i < last; i++) {
-        while (i - before >= run_items(g, &g->runs[run]))
-            before += run_items(g, &g->runs[run++]);
-        query_block b = block_of(g, &g->runs[run], i - before, worker);
-        b.after = first_piece(g, run, i - before);
-        attend(&b);
+        while (i - before >= run_items(cpu, &cpu->runs[run_idx]))
+            before += run_items(cpu, &cpu->runs[run_idx++]);
+        query_block block = block_of(cpu, &cpu->runs[run_idx], i - before, worker);
+        block.after = first_range(cpu, run_idx, i - before);
+        attend(&block);
     }
 }
 
 /* ---- few queries, long contexts: spans go to different threads ----
  * Parts lie run by run; of a run [groups][queries][spans]: dv values, maximum, sum. */
 
-static float *part_of(const eng__cpu *g, uint32_t run, const query_block *b, uint32_t m,
-                      uint32_t span) {
-    size_t at = 0, ld = g->dv + 2u;
-    for (uint32_t i = 0; i < run; i++) {
-        if (g->runs[i].expanded) continue;
-        at += (size_t)g->groups * g->runs[i].n * g->group_heads * spans_of(g, &g->runs[i]);
+static float *partial_of(const eng__cpu *cpu, uint32_t run_idx, const query_block *block,
+                         uint32_t query, uint32_t span) {
+    size_t at = 0, ld = cpu->value_dim + 2u;
+    for (uint32_t i = 0; i < run_idx; i++) {
+        if (cpu->runs[i].expanded) continue;
+        at += (size_t)cpu->groups * cpu->runs[i].n_rows * cpu->group_heads *
+              spans_of(cpu, &cpu->runs[i]);
     }
-    const eng__run *r = &g->runs[run];
-    size_t q = (size_t)group_of(b, m) * r->n * g->group_heads + query_in_group(b, m);
-    return g->part + (at + q * spans_of(g, r) + span) * ld;
+    const eng__run *run = &cpu->runs[run_idx];
+    size_t query_at = (size_t)group_of(block, query) * run->n_rows * cpu->group_heads +
+                      query_in_group(block, query);
+    return cpu->partials + (at + query_at * spans_of(cpu, run) + span) * ld;
 }
 
 static void span_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
-    eng__cpu *g = arg;
-    uint32_t run = 0, before = 0;
+    eng__cpu *cpu = arg;
+    uint32_t run_idx = 0, before = 0;
     for (uint32_t i = first; i < last; i++) {
-        for (uint32_t n;
-             i - before >= (n = run_items(g, &g->runs[run]) * spans_of(g, &g->runs[run]));) {
+        for (uint32_t n; i - before >= (n = run_items(cpu, &cpu->runs[run_idx]) *
+                                            spans_of(cpu, &cpu->runs[run_idx]));) {
             before += n;
-            run++;
+            run_idx++;
         }
-        uint32_t spans = spans_of(g, &g->runs[run]), span = (i - before) % spans;
-        query_block b = block_of(g, &g->runs[run], (i - before) / spans, worker);
-        if (span * ENG__SPAN > eng__row_of(g, query_row(&b, b.n - 1))->pos) continue;
-        transpose_queries(&b);
-        b.to = b.s->part;
-        attend_span(&b, span);
-        for (uint32_t m = 0; m < b.n; m++) {
-            float *part = part_of(g, run, &b, m, span);
-            memcpy(part, b.s->part + (size_t)m * g->dv, g->dv * sizeof *part);
-            part[g->dv] = b.top[m];
-            part[g->dv + 1] = b.sum[m];
+        uint32_t spans = spans_of(cpu, &cpu->runs[run_idx]), span = (i - before) % spans;
+        query_block block = block_of(cpu, &cpu->runs[run_idx], (i - before) / spans, worker);
+        if (span * ENG__SPAN > eng__row_of(cpu, query_row(&block, block.n_queries - 1))->pos)
+            continue;
+        transpose_queries(&block);
+        block.to = block.scratch->partial;
+        attend_span(&block, span);
+        for (uint32_t query = 0; query < block.n_queries; query++) {
+            float *partial = partial_of(cpu, run_idx, &block, query, span);
+            memcpy(partial, block.scratch->partial + (size_t)query * cpu->value_dim,
+                   cpu->value_dim * sizeof *partial);
+            partial[cpu->value_dim] = block.top[query];
+            partial[cpu->value_dim + 1] = block.sum[query];
         }
     }
 }
 
-static void merge_run(eng__cpu *g, uint32_t run) {
-    const eng__run *r = &g->runs[run];
-    for (uint32_t i = 0; i < run_items(g, r); i++) {
-        query_block b = block_of(g, r, i, 0);
-        for (uint32_t m = 0; m < b.n; m++) {
-            float *ctx = context_of(&b, m), *part = part_of(g, run, &b, m, 0);
-            merged all = {part[g->dv], part[g->dv + 1]};
-            memcpy(ctx, part, g->dv * sizeof *ctx);
-            for (uint32_t s = 1; s <= eng__row_of(g, query_row(&b, m))->pos / ENG__SPAN; s++) {
-                part = part_of(g, run, &b, m, s);
-                merge(g, &all, ctx, part[g->dv], part[g->dv + 1], part);
+static void merge_run(eng__cpu *cpu, uint32_t run_idx) {
+    const eng__run *run = &cpu->runs[run_idx];
+    for (uint32_t i = 0; i < run_items(cpu, run); i++) {
+        query_block block = block_of(cpu, run, i, 0);
+        for (uint32_t query = 0; query < block.n_queries; query++) {
+            float *ctx = context_of(&block, query),
+                  *partial = partial_of(cpu, run_idx, &block, query, 0);
+            merged all = {partial[cpu->value_dim], partial[cpu->value_dim + 1]};
+            memcpy(ctx, partial, cpu->value_dim * sizeof *ctx);
+            for (uint32_t span = 1;
+                 span <= eng__row_of(cpu, query_row(&block, query))->pos / ENG__SPAN; span++) {
+                partial = partial_of(cpu, run_idx, &block, query, span);
+                merge(cpu, &all, ctx, partial[cpu->value_dim], partial[cpu->value_dim + 1],
+                      partial);
             }
-            divide(g, ctx, all.sum);
+            divide(cpu, ctx, all.sum);
         }
     }
 }
 
 /* Runs attention over the launch's runs; items: query blocks. */
-static void attend_all(eng__cpu *g, uint32_t items) {
+static void attend_all(eng__cpu *cpu, uint32_t items) {
     size_t parts = 0;
     uint32_t span_items = 0;
-    for (uint32_t i = 0; i < g->n_runs; i++) {
-        if (g->runs[i].expanded) continue;
-        uint32_t spans = spans_of(g, &g->runs[i]);
-        parts += (size_t)g->groups * g->runs[i].n * g->group_heads * spans;
-        span_items += run_items(g, &g->runs[i]) * spans;
+    for (uint32_t i = 0; i < cpu->n_runs; i++) {
+        if (cpu->runs[i].expanded) continue;
+        uint32_t spans = spans_of(cpu, &cpu->runs[i]);
+        parts += (size_t)cpu->groups * cpu->runs[i].n_rows * cpu->group_heads * spans;
+        span_items += run_items(cpu, &cpu->runs[i]) * spans;
     }
-    bool idle = items < 2 * eng__pool_threads(g->pool) && eng__pool_threads(g->pool) > 1;
-    if (!idle || span_items == items || parts > g->part_cap) {
-        eng__pool_run(g->pool, attend_work, g, items, 1);
+    bool idle = items < 2 * eng__pool_threads(cpu->pool) && eng__pool_threads(cpu->pool) > 1;
+    if (!idle || span_items == items || parts > cpu->partials_cap) {
+        eng__pool_run(cpu->pool, attend_work, cpu, items, 1);
         return;
     }
-    eng__pool_run(g->pool, span_work, g, span_items, 1);
-    for (uint32_t i = 0; i < g->n_runs; i++)
-        merge_run(g, i);
+    eng__pool_run(cpu->pool, span_work, cpu, span_items, 1);
+    for (uint32_t i = 0; i < cpu->n_runs; i++)
+        merge_run(cpu, i);
 }
 
-static uint32_t count_items(const eng__cpu *g) {
+static uint32_t count_items(const eng__cpu *cpu) {
     uint32_t items = 0;
-    for (uint32_t i = 0; i < g->n_runs; i++)
-        items += run_items(g, &g->runs[i]);
+    for (uint32_t i = 0; i < cpu->n_runs; i++)
+        items += run_items(cpu, &cpu->runs[i]);
     return items;
 }
 
 /* Blocks of groups and of queries, smaller where they would leave threads idle: sharing a
  * gathered segment matters less than a thread. Returns their number. */
-static uint32_t cut_blocks(eng__cpu *g) {
-    uint32_t threads = eng__pool_threads(g->pool), queries = g->n_full * g->plan.n_heads;
-    g->query_block = ENG__ROW_BLOCK;
-    g->block_columns = ENG__PANEL;
-    uint32_t items = count_items(g);
-    for (; items < threads && g->block_columns > 1; items = count_items(g))
-        g->block_columns /= 2;
+static uint32_t cut_blocks(eng__cpu *cpu) {
+    uint32_t threads = eng__pool_threads(cpu->pool), queries = cpu->n_full * cpu->plan.n_heads;
+    cpu->query_block = ENG__ROW_BLOCK;
+    cpu->block_columns = ENG__PANEL;
+    uint32_t items = count_items(cpu);
+    for (; items < threads && cpu->block_columns > 1; items = count_items(cpu))
+        cpu->block_columns /= 2;
     if (items >= threads) return items;
     uint32_t share = ((queries - 1) / threads / ENG__NARROW + 1) * ENG__NARROW;
-    if (share < g->query_block) g->query_block = share;
-    return count_items(g);
+    if (share < cpu->query_block) cpu->query_block = share;
+    return count_items(cpu);
 }
 
-void eng__attend_blocks(eng__cpu *g) {
-    attend_all(g, cut_blocks(g));
+void eng__attend_blocks(eng__cpu *cpu) {
+    attend_all(cpu, cut_blocks(cpu));
 }

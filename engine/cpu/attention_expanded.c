@@ -11,168 +11,181 @@
 #include <string.h>
 
 typedef struct {
-    eng__cpu *g;
-    const eng__layer *l;
+    eng__cpu *cpu;
+    const eng__layer *layer;
 } expand_arg;
 
 typedef struct { /* up to EXPAND_BLOCK queries of one head of one run */
-    eng__cpu *g;
-    const eng__layer *l;
-    eng__scratch *s;
-    uint32_t row0, n, head;
+    eng__cpu *cpu;
+    const eng__layer *layer;
+    eng__scratch *scratch;
+    uint32_t row0, n_queries, head;
     float top[ENG__EXPAND_BLOCK], sum[ENG__EXPAND_BLOCK], keep[ENG__EXPAND_BLOCK];
 } head_block;
 
-static uint32_t pos_of(const eng__cpu *g, uint32_t s) {
-    return eng__row_of(g, s)->pos;
+static uint32_t pos_of(const eng__cpu *cpu, uint32_t idx) {
+    return eng__row_of(cpu, idx)->pos;
 }
 
-static uint32_t min_u32(uint32_t a, uint32_t b) {
-    return a < b ? a : b;
+static uint32_t min_u32(uint32_t left, uint32_t right) {
+    return left < right ? left : right;
 }
 
-static float *output_of(const head_block *b, uint32_t m) {
-    const eng__cpu *g = b->g;
-    return g->o + (b->row0 + m) * g->ld_o + (size_t)b->head * g->plan.v_head_dim;
+static float *output_of(const head_block *block, uint32_t query) {
+    const eng__cpu *cpu = block->cpu;
+    return cpu->attended + (block->row0 + query) * cpu->ld_attended +
+           (size_t)block->head * cpu->plan.v_head_dim;
 }
 
 /* query[panel][nope + rope][PANEL], scaled. */
-static void transpose_queries(const head_block *b) {
-    const eng__cpu *g = b->g;
-    uint32_t nope = g->plan.qk_nope_head_dim, rope = g->plan.qk_rope_head_dim;
-    for (uint32_t m = 0; m < b->n; m++) {
-        size_t s = b->row0 + m;
-        float *to =
-            b->s->query + (size_t)(m / ENG__PANEL) * (nope + rope) * ENG__PANEL + m % ENG__PANEL;
-        const float *q = g->qn + s * g->ld_qn + (size_t)b->head * nope;
-        for (uint32_t d = 0; d < nope; d++, to += ENG__PANEL)
-            *to = q[d] * g->attn_scale;
-        q = g->q + (s * g->plan.n_heads + b->head) * g->dk + g->plan.kv_lora_rank;
-        for (uint32_t d = 0; d < rope; d++, to += ENG__PANEL)
-            *to = q[d] * g->attn_scale;
+static void transpose_queries(const head_block *block) {
+    const eng__cpu *cpu = block->cpu;
+    uint32_t nope = cpu->plan.qk_nope_head_dim, rope = cpu->plan.qk_rope_head_dim;
+    for (uint32_t query = 0; query < block->n_queries; query++) {
+        size_t idx = block->row0 + query;
+        float *to = block->scratch->query +
+                    (size_t)(query / ENG__PANEL) * (nope + rope) * ENG__PANEL + query % ENG__PANEL;
+        const float *values = cpu->q_nope + idx * cpu->ld_q_nope + (size_t)block->head * nope;
+        for (uint32_t dim = 0; dim < nope; dim++, to += ENG__PANEL)
+            *to = values[dim] * cpu->attn_scale;
+        values = cpu->queries + (idx * cpu->plan.n_heads + block->head) * cpu->key_dim +
+                 cpu->plan.kv_lora_rank;
+        for (uint32_t dim = 0; dim < rope; dim++, to += ENG__PANEL)
+            *to = values[dim] * cpu->attn_scale;
     }
 }
 
 /* to[n][ld] = n latents times a head's matrix. */
-static void multiply_out(const head_block *b, const eng__mat *w, uint32_t n, float *to, size_t ld) {
-    const eng__cpu *g = b->g;
-    for (uint32_t p = 0; p < w->panels; p++, to += ENG__PANEL) {
-        const void *panel = w->data + p * w->panel_bytes;
+static void multiply_out(const head_block *block, const eng__mat *mat, uint32_t n, float *to,
+                         size_t ld) {
+    const eng__cpu *cpu = block->cpu;
+    for (uint32_t panel_idx = 0; panel_idx < mat->panels; panel_idx++, to += ENG__PANEL) {
+        const void *panel = mat->data + panel_idx * mat->panel_bytes;
         for (uint32_t i = 0; i < n; i += ENG__TILE) {
             uint32_t rows = min_u32(n - i, ENG__TILE);
-            const float *x = b->s->kv + i * g->kv_ld;
-            if (w->type == ENG__BF16) {
-                g->k->tile_bf16(panel, w->k, x, g->kv_ld, rows, to + i * ld, ld, false);
+            const float *latents = block->scratch->kv + i * cpu->ld_gathered;
+            if (mat->type == ENG__BF16) {
+                cpu->kern->tile_bf16(panel, mat->n_in, latents, cpu->ld_gathered, rows, to + i * ld,
+                                     ld, false);
             } else {
-                g->k->tile_f32(panel, ENG__PANEL, w->k, x, g->kv_ld, rows, to + i * ld, ld, false);
+                cpu->kern->tile_f32(panel, ENG__PANEL, mat->n_in, latents, cpu->ld_gathered, rows,
+                                    to + i * ld, ld, false);
             }
         }
     }
 }
 
-static void expand_segment(const head_block *b, uint32_t p0, uint32_t n) {
-    eng__cpu *g = b->g;
-    uint32_t nope = g->plan.qk_nope_head_dim, rank = g->plan.kv_lora_rank;
-    eng__gather(g, eng__row_of(g, b->row0)->blocks, g->plane[b->row0], 0, p0, n, b->s->kv);
-    multiply_out(b, &b->l->key[b->head], n, b->s->key, g->ld_key);
-    multiply_out(b, &b->l->uv[b->head], n, b->s->value, g->ld_value);
+static void expand_segment(const head_block *block, uint32_t pos0, uint32_t n) {
+    eng__cpu *cpu = block->cpu;
+    uint32_t nope = cpu->plan.qk_nope_head_dim, rank = cpu->plan.kv_lora_rank;
+    eng__gather(cpu, eng__row_of(cpu, block->row0)->blocks, cpu->plane[block->row0], 0, pos0, n,
+                block->scratch->kv);
+    multiply_out(block, &block->layer->key[block->head], n, block->scratch->key, cpu->ld_key);
+    multiply_out(block, &block->layer->uv[block->head], n, block->scratch->value, cpu->ld_value);
     for (uint32_t i = 0; i < n; i++) {
-        memcpy(b->s->key + i * g->ld_key + nope, b->s->kv + i * g->kv_ld + rank,
-               g->plan.qk_rope_head_dim * sizeof(float));
+        memcpy(block->scratch->key + i * cpu->ld_key + nope,
+               block->scratch->kv + i * cpu->ld_gathered + rank,
+               cpu->plan.qk_rope_head_dim * sizeof(float));
     }
 }
 
 /* Queries [m0, m0 + queries) over n positions from p0 of the segment at hand. */
-static void attend_panel(head_block *b, uint32_t m0, uint32_t queries, uint32_t p0, uint32_t n) {
-    const eng__cpu *g = b->g;
-    uint32_t width = g->plan.qk_nope_head_dim + g->plan.qk_rope_head_dim, v = g->plan.v_head_dim;
-    float *score = b->s->score;
+static void attend_panel(head_block *block, uint32_t query0, uint32_t queries, uint32_t pos0,
+                         uint32_t n) {
+    const eng__cpu *cpu = block->cpu;
+    uint32_t width = cpu->plan.qk_nope_head_dim + cpu->plan.qk_rope_head_dim,
+             v_dim = cpu->plan.v_head_dim;
+    float *score = block->scratch->scores;
     int32_t seen[ENG__PANEL] = {0};
     for (uint32_t i = 0; i < n; i += ENG__TILE) {
-        g->k->tile_f32(b->s->query + (size_t)m0 * width, ENG__PANEL, width,
-                       b->s->key + i * g->ld_key, g->ld_key, min_u32(n - i, ENG__TILE),
-                       score + i * ENG__PANEL, ENG__PANEL, false);
+        cpu->kern->tile_f32(block->scratch->query + (size_t)query0 * width, ENG__PANEL, width,
+                            block->scratch->key + i * cpu->ld_key, cpu->ld_key,
+                            min_u32(n - i, ENG__TILE), score + i * ENG__PANEL, ENG__PANEL, false);
     }
-    for (uint32_t m = 0; m < queries; m++) {
-        uint32_t end = pos_of(g, b->row0 + m0 + m) + 1;
-        seen[m] = (int32_t)(end <= p0 ? 0 : end - p0);
+    for (uint32_t query = 0; query < queries; query++) {
+        uint32_t end = pos_of(cpu, block->row0 + query0 + query) + 1;
+        seen[query] = (int32_t)(end <= pos0 ? 0 : end - pos0);
     }
-    g->k->softmax_across(score, n, queries, seen, b->top + m0, b->sum + m0, b->keep + m0);
-    for (uint32_t c0 = 0; c0 < v; c0 += ENG__PANEL) {
-        uint32_t nc = min_u32(v - c0, ENG__PANEL);
-        for (uint32_t m = 0; m < queries; m += ENG__TILE) {
-            uint32_t nm = min_u32(queries - m, ENG__TILE);
-            g->k->tile_f32_across(b->s->value + c0, g->ld_value, n, score + m, ENG__PANEL, nm,
-                                  b->s->acc, ENG__PANEL, false);
-            for (uint32_t i = 0; i < nm; i++) {
-                g->k->scale_add(output_of(b, m0 + m + i) + c0, b->keep[m0 + m + i],
-                                b->s->acc + i * ENG__PANEL, 1.0f, nc);
+    cpu->kern->softmax_across(score, n, queries, seen, block->top + query0, block->sum + query0,
+                              block->keep + query0);
+    for (uint32_t col0 = 0; col0 < v_dim; col0 += ENG__PANEL) {
+        uint32_t n_cols = min_u32(v_dim - col0, ENG__PANEL);
+        for (uint32_t query = 0; query < queries; query += ENG__TILE) {
+            uint32_t n_tile = min_u32(queries - query, ENG__TILE);
+            cpu->kern->tile_f32_across(block->scratch->value + col0, cpu->ld_value, n,
+                                       score + query, ENG__PANEL, n_tile, block->scratch->acc,
+                                       ENG__PANEL, false);
+            for (uint32_t i = 0; i < n_tile; i++) {
+                cpu->kern->scale_add(output_of(block, query0 + query + i) + col0,
+                                     block->keep[query0 + query + i],
+                                     block->scratch->acc + i * ENG__PANEL, 1.0f, n_cols);
             }
         }
     }
 }
 
-static void attend_block(head_block *b) {
-    const eng__cpu *g = b->g;
-    uint32_t v = g->plan.v_head_dim, end = pos_of(g, b->row0 + b->n - 1) + 1;
-    for (uint32_t m = 0; m < ENG__EXPAND_BLOCK; m++) {
-        b->top[m] = -INFINITY;
-        b->sum[m] = 0;
+static void attend_block(head_block *block) {
+    const eng__cpu *cpu = block->cpu;
+    uint32_t v_dim = cpu->plan.v_head_dim,
+             end = pos_of(cpu, block->row0 + block->n_queries - 1) + 1;
+    for (uint32_t query = 0; query < ENG__EXPAND_BLOCK; query++) {
+        block->top[query] = -INFINITY;
+        block->sum[query] = 0;
     }
-    for (uint32_t m = 0; m < b->n; m++)
-        memset(output_of(b, m), 0, v * sizeof *g->o);
-    transpose_queries(b);
-    for (uint32_t p0 = 0, n; p0 < end; p0 += n) {
-        n = min_u32(end - p0, ENG__SEGMENT);
-        expand_segment(b, p0, n);
-        for (uint32_t m0 = 0, queries; m0 < b->n; m0 += queries) {
-            queries = min_u32(b->n - m0, ENG__PANEL);
-            uint32_t sees = pos_of(g, b->row0 + m0 + queries - 1) + 1;
-            if (sees > p0) attend_panel(b, m0, queries, p0, min_u32(n, sees - p0));
+    for (uint32_t query = 0; query < block->n_queries; query++)
+        memset(output_of(block, query), 0, v_dim * sizeof *cpu->attended);
+    transpose_queries(block);
+    for (uint32_t pos0 = 0, n; pos0 < end; pos0 += n) {
+        n = min_u32(end - pos0, ENG__SEGMENT);
+        expand_segment(block, pos0, n);
+        for (uint32_t query0 = 0, queries; query0 < block->n_queries; query0 += queries) {
+            queries = min_u32(block->n_queries - query0, ENG__PANEL);
+            uint32_t sees = pos_of(cpu, block->row0 + query0 + queries - 1) + 1;
+            if (sees > pos0) attend_panel(block, query0, queries, pos0, min_u32(n, sees - pos0));
         }
     }
-    for (uint32_t m = 0; m < b->n; m++) {
-        float *o = output_of(b, m), inverse = 1.0f / b->sum[m];
-        for (uint32_t i = 0; i < v; i++)
-            o[i] *= inverse;
+    for (uint32_t query = 0; query < block->n_queries; query++) {
+        float *output = output_of(block, query), inverse = 1.0f / block->sum[query];
+        for (uint32_t i = 0; i < v_dim; i++)
+            output[i] *= inverse;
     }
 }
 
-static uint32_t blocks_of(const eng__cpu *g, const eng__run *r) {
-    return r->expanded ? (r->n - 1) / g->expand_block + 1 : 0;
+static uint32_t blocks_of(const eng__cpu *cpu, const eng__run *run) {
+    return run->expanded ? (run->n_rows - 1) / cpu->expand_block + 1 : 0;
 }
 
 static void expand_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
-    const expand_arg *a = arg;
-    eng__cpu *g = a->g;
-    uint32_t run = 0, before = 0, heads = g->plan.n_heads;
+    const expand_arg *work = arg;
+    eng__cpu *cpu = work->cpu;
+    uint32_t run_idx = 0, before = 0, heads = cpu->plan.n_heads;
     for (uint32_t i = first; i < last; i++) {
-        for (uint32_t n; i - before >= (n = heads * blocks_of(g, &g->runs[run])); run++)
+        for (uint32_t n; i - before >= (n = heads * blocks_of(cpu, &cpu->runs[run_idx])); run_idx++)
             before += n;
-        const eng__run *r = &g->runs[run];
-        uint32_t block = (i - before) / heads * g->expand_block;
-        head_block b = {.g = g, .l = a->l, .s = &g->scratch[worker]};
-        b.head = (i - before) % heads;
-        b.row0 = r->first + block;
-        b.n = min_u32(r->n - block, g->expand_block);
-        attend_block(&b);
+        const eng__run *run = &cpu->runs[run_idx];
+        uint32_t query0 = (i - before) / heads * cpu->expand_block;
+        head_block block = {.cpu = cpu, .layer = work->layer, .scratch = &cpu->scratch[worker]};
+        block.head = (i - before) % heads;
+        block.row0 = run->first + query0;
+        block.n_queries = min_u32(run->n_rows - query0, cpu->expand_block);
+        attend_block(&block);
     }
 }
 
-static uint32_t count_items(const eng__cpu *g) {
+static uint32_t count_items(const eng__cpu *cpu) {
     uint32_t items = 0;
-    for (uint32_t i = 0; i < g->n_runs; i++)
-        items += g->plan.n_heads * blocks_of(g, &g->runs[i]);
+    for (uint32_t i = 0; i < cpu->n_runs; i++)
+        items += cpu->plan.n_heads * blocks_of(cpu, &cpu->runs[i]);
     return items;
 }
 
 /* Blocks as large as keep all threads busy, but none so small that rebuilding its segments
  * costs more than it saves. Results do not depend on them. */
-void eng__attend_expanded(eng__cpu *g, const eng__layer *l) {
-    expand_arg a = {g, l};
-    uint32_t threads = eng__pool_threads(g->pool);
-    g->expand_block = ENG__EXPAND_BLOCK;
-    while (count_items(g) < threads && g->expand_block / 2 >= g->crossover)
-        g->expand_block /= 2;
-    eng__pool_run(g->pool, expand_work, &a, count_items(g), 1);
+void eng__attend_expanded(eng__cpu *cpu, const eng__layer *layer) {
+    expand_arg work = {cpu, layer};
+    uint32_t threads = eng__pool_threads(cpu->pool);
+    cpu->expand_block = ENG__EXPAND_BLOCK;
+    while (count_items(cpu) < threads && cpu->expand_block / 2 >= cpu->crossover)
+        cpu->expand_block /= 2;
+    eng__pool_run(cpu->pool, expand_work, &work, count_items(cpu), 1);
 }

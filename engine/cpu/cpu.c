@@ -26,46 +26,46 @@ static void *map_aligned(size_t *bytes) {
     *bytes &= ~(size_t)(HUGE_PAGE - 1);
     size_t all;
     if (!size_add(*bytes, HUGE_PAGE, &all)) return NULL;
-    uint8_t *p = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) return NULL;
-    size_t skip = (HUGE_PAGE - (uintptr_t)p % HUGE_PAGE) % HUGE_PAGE;
-    if (skip) munmap(p, skip);
-    munmap(p + skip + *bytes, HUGE_PAGE - skip);
-    (void)madvise(p + skip, *bytes, MADV_HUGEPAGE);
-    return p + skip;
+    uint8_t *start = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED) return NULL;
+    size_t skip = (HUGE_PAGE - (uintptr_t)start % HUGE_PAGE) % HUGE_PAGE;
+    if (skip) munmap(start, skip);
+    munmap(start + skip + *bytes, HUGE_PAGE - skip);
+    (void)madvise(start + skip, *bytes, MADV_HUGEPAGE);
+    return start + skip;
 }
 
-void *eng__take(eng__cpu *g, size_t n, size_t item_bytes) {
-    eng__blocks *m = &g->mem;
+void *eng__take(eng__cpu *cpu, size_t n, size_t item_bytes) {
+    eng__blocks *mem = &cpu->mem;
     size_t bytes, mapped = 0;
-    if (m->n == m->cap) {
-        uint32_t cap = m->cap ? m->cap * 2 : 64;
-        struct eng__block *items = realloc(m->items, cap * sizeof *items);
+    if (mem->n_items == mem->cap) {
+        uint32_t cap = mem->cap ? mem->cap * 2 : 64;
+        struct eng__block *items = realloc(mem->items, cap * sizeof *items);
         if (items == NULL) return NULL;
-        m->items = items;
-        m->cap = cap;
+        mem->items = items;
+        mem->cap = cap;
     }
     if (!size_mul(n, item_bytes, &bytes)) return NULL;
-    void *p;
+    void *data;
     if (bytes >= 2 * (size_t)HUGE_PAGE) {
         mapped = bytes;
-        p = map_aligned(&mapped);
+        data = map_aligned(&mapped);
     } else {
-        p = array_new_aligned(bytes, 1);
-        if (p) memset(p, 0, bytes);
+        data = array_new_aligned(bytes, 1);
+        if (data) memset(data, 0, bytes);
     }
-    if (p == NULL) return NULL;
-    m->items[m->n++] = (struct eng__block){p, mapped};
-    m->bytes += bytes;
-    return p;
+    if (data == NULL) return NULL;
+    mem->items[mem->n_items++] = (struct eng__block){data, mapped};
+    mem->bytes += bytes;
+    return data;
 }
 
-static void free_memory(eng__blocks *m) {
-    for (uint32_t i = 0; i < m->n; i++) {
-        if (m->items[i].mapped) munmap(m->items[i].data, m->items[i].mapped);
-        else free(m->items[i].data);
+static void free_memory(eng__blocks *mem) {
+    for (uint32_t i = 0; i < mem->n_items; i++) {
+        if (mem->items[i].mapped) munmap(mem->items[i].data, mem->items[i].mapped);
+        else free(mem->items[i].data);
     }
-    free(m->items);
+    free(mem->items);
 }
 
 /* ---- sizes ---- */
@@ -80,60 +80,62 @@ static uint32_t round_up(uint32_t columns) {
 /* Per head and position, absorbed attention costs a query 2 rank + rope products and expanded
  * attention nope + rope + v; rebuilding costs the position rank (nope + v) once. Wider panels
  * than the rows fill and the softmax, alike in both, ask for a margin. */
-static void set_forms(eng__cpu *g) {
-    const model_plan *c = &g->plan;
-    uint64_t rank = c->kv_lora_rank, own = (uint64_t)c->qk_nope_head_dim + c->v_head_dim;
-    if (c->attn != ATTN_MLA || 2 * rank <= own) return;
+static void set_forms(eng__cpu *cpu) {
+    const model_plan *plan = &cpu->plan;
+    uint64_t rank = plan->kv_lora_rank, own = (uint64_t)plan->qk_nope_head_dim + plan->v_head_dim;
+    if (plan->attn != ATTN_MLA || 2 * rank <= own) return;
     uint64_t crossover = rank * own / (2 * rank - own) + 1;
     if (crossover > ENG__EXPAND_BLOCK) return;
-    uint32_t chunk = g->opts.prompt_chunk;
-    g->crossover = (uint32_t)crossover;
-    g->ld_key = round_up(c->qk_nope_head_dim) + c->qk_rope_head_dim + ENG__PAD;
-    g->ld_value = round_up(c->v_head_dim) + ENG__PAD;
-    if (chunk % ENG_BLOCK == 0 && chunk >= g->crossover + g->crossover / 4) g->window = chunk;
+    uint32_t chunk = cpu->opts.prompt_chunk;
+    cpu->crossover = (uint32_t)crossover;
+    cpu->ld_key = round_up(plan->qk_nope_head_dim) + plan->qk_rope_head_dim + ENG__PAD;
+    cpu->ld_value = round_up(plan->v_head_dim) + ENG__PAD;
+    if (chunk % ENG_BLOCK == 0 && chunk >= cpu->crossover + cpu->crossover / 4) cpu->window = chunk;
 }
 
-static void set_geometry(eng__cpu *g) {
-    const model_plan *c = &g->plan;
-    bool mla = c->attn == ATTN_MLA;
-    uint32_t heads_v = mla ? c->n_heads * c->v_head_dim : plan_q_width(c);
-    g->shared_dim = c->expert_dim * c->n_experts_per_tok;
-    g->groups = mla ? 1 : c->n_kv_heads;
-    g->group_heads = c->n_heads / g->groups;
-    g->dk = mla ? c->kv_lora_rank + c->qk_rope_head_dim : c->head_dim;
-    g->dv = mla ? c->kv_lora_rank : c->head_dim;
-    g->val_off = mla ? 0 : g->dk;
-    g->kv_ld = (mla ? g->dk : g->dk + g->dv) + ENG__PAD;
-    g->ld_sums = round_up(g->dv);
-    g->attn_scale =
-        1.0f / sqrtf((float)(mla ? c->qk_nope_head_dim + c->qk_rope_head_dim : c->head_dim));
-    size_t shared = (size_t)c->n_shared_experts * ((g->shared_dim + 15) / 16 * 16);
-    size_t dense = ((size_t)c->ffn_dim + 15) / 16 * 16;
-    g->ld_d = c->dim + ENG__PAD;
-    g->ld_q = c->q_lora_rank + ENG__PAD;
-    g->ld_kv = c->layer_values + ENG__PAD;
-    g->ld_qn = (mla ? c->n_heads * c->qk_nope_head_dim : plan_q_width(c)) + ENG__PAD;
-    g->ld_qr = (mla ? c->n_heads * c->qk_rope_head_dim : 0) + ENG__PAD;
-    g->ld_o = heads_v + ENG__PAD;
-    g->ld_ctx = (size_t)c->n_heads * g->dv + ENG__PAD;
-    g->ld_hidden = (shared > dense ? shared : dense) + ENG__PAD;
-    g->ld_expert = (c->expert_dim + 15) / 16 * 16 + ENG__PAD;
-    g->ld_router = c->n_experts + ENG__PAD;
-    g->ld_lora = c->lora_rank + ENG__PAD;
-    g->ld_rope = (mla ? c->qk_rope_head_dim : c->head_dim) + ENG__PAD;
+static void set_geometry(eng__cpu *cpu) {
+    const model_plan *plan = &cpu->plan;
+    bool mla = plan->attn == ATTN_MLA;
+    uint32_t heads_v = mla ? plan->n_heads * plan->v_head_dim : plan_q_width(plan);
+    cpu->shared_dim = plan->expert_dim * plan->n_experts_per_tok;
+    cpu->groups = mla ? 1 : plan->n_kv_heads;
+    cpu->group_heads = plan->n_heads / cpu->groups;
+    cpu->key_dim = mla ? plan->kv_lora_rank + plan->qk_rope_head_dim : plan->head_dim;
+    cpu->value_dim = mla ? plan->kv_lora_rank : plan->head_dim;
+    cpu->value_at = mla ? 0 : cpu->key_dim;
+    cpu->ld_gathered = (mla ? cpu->key_dim : cpu->key_dim + cpu->value_dim) + ENG__PAD;
+    cpu->ld_sums = round_up(cpu->value_dim);
+    cpu->attn_scale = 1.0f / sqrtf((float)(mla ? plan->qk_nope_head_dim + plan->qk_rope_head_dim
+                                               : plan->head_dim));
+    size_t shared = (size_t)plan->n_shared_experts * ((cpu->shared_dim + 15) / 16 * 16);
+    size_t dense = ((size_t)plan->ffn_dim + 15) / 16 * 16;
+    cpu->ld_stream = plan->dim + ENG__PAD;
+    cpu->ld_q_latent = plan->q_lora_rank + ENG__PAD;
+    cpu->ld_kv = plan->layer_values + ENG__PAD;
+    cpu->ld_q_nope = (mla ? plan->n_heads * plan->qk_nope_head_dim : plan_q_width(plan)) + ENG__PAD;
+    cpu->ld_q_rope = (mla ? plan->n_heads * plan->qk_rope_head_dim : 0) + ENG__PAD;
+    cpu->ld_attended = heads_v + ENG__PAD;
+    cpu->ld_ctx = (size_t)plan->n_heads * cpu->value_dim + ENG__PAD;
+    cpu->ld_hidden = (shared > dense ? shared : dense) + ENG__PAD;
+    cpu->ld_expert = (plan->expert_dim + 15) / 16 * 16 + ENG__PAD;
+    cpu->ld_router = plan->n_experts + ENG__PAD;
+    cpu->ld_lora = plan->lora_rank + ENG__PAD;
+    cpu->ld_rope = (mla ? plan->qk_rope_head_dim : plan->head_dim) + ENG__PAD;
 }
 
 /* Every loop of DEFAULT_SEQUENCES full contexts, but no more than a quarter of the memory of this
  * machine or container; where that holds not even one context, up to half of what weights and
  * buffers leave. Where they leave next to nothing, little: a small cache is better than no start.
  */
-static uint64_t default_cache_bytes(const eng__cpu *g, const machine *here, char why[96]) {
-    const model_plan *p = &g->plan;
-    double slot = (double)p->slot_values * (double)model_dtype_bytes(g->opts.cache_dtype);
-    double one = 1.05 * g->opts.max_positions * plan_planes(p, g->opts.max_loops) * (slot + 4);
+static uint64_t default_cache_bytes(const eng__cpu *cpu, const machine *here, char why[96]) {
+    const model_plan *plan = &cpu->plan;
+    double slot = (double)plan->slot_values * (double)model_dtype_bytes(cpu->opts.cache_dtype);
+    double one =
+        1.05 * cpu->opts.max_positions * plan_planes(plan, cpu->opts.max_loops) * (slot + 4);
     uint64_t known = machine_memory(here);
     double memory = known ? (double)known : UNKNOWN_MEMORY;
-    double taken = (double)(g->weight_bytes > g->mem.bytes ? g->weight_bytes : g->mem.bytes);
+    double taken =
+        (double)(cpu->weight_bytes > cpu->mem.bytes ? cpu->weight_bytes : cpu->mem.bytes);
     double quarter = memory / 4, most = (memory - taken) / 2, least = memory / 16;
     double all = DEFAULT_SEQUENCES * one, share = quarter;
     const char *part = "a quarter";
@@ -159,116 +161,119 @@ static uint64_t default_cache_bytes(const eng__cpu *g, const machine *here, char
     return (uint64_t)share;
 }
 
-static int take_cache(eng__cpu *g, const machine *here, err *e) {
-    eng_backend_info *info = &g->base.info;
-    uint64_t bytes = g->opts.cache_bytes;
+static int take_cache(eng__cpu *cpu, const machine *here, err *e) {
+    eng_backend_info *info = &cpu->base.info;
+    uint64_t bytes = cpu->opts.cache_bytes;
     if (bytes) (void)snprintf(info->why_cache, sizeof info->why_cache, "--kv-memory");
-    else bytes = default_cache_bytes(g, here, info->why_cache);
-    if (eng__size_cache(info, &g->plan, &g->opts, bytes, e) != 0) return -1;
-    g->slots = eng__take(g, info->n_slots, info->slot_bytes);
-    g->maps = eng__take(g, info->n_blocks, info->block_map_bytes);
-    if (g->slots && g->maps) return 0;
+    else bytes = default_cache_bytes(cpu, here, info->why_cache);
+    if (eng__size_cache(info, &cpu->plan, &cpu->opts, bytes, e) != 0) return -1;
+    cpu->slots = eng__take(cpu, info->n_slots, info->slot_bytes);
+    cpu->maps = eng__take(cpu, info->n_blocks, info->block_map_bytes);
+    if (cpu->slots && cpu->maps) return 0;
     return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a cache of %.2f GB",
                    (double)bytes / 1e9);
 }
 
-static void *take_rows(eng__cpu *g, size_t rows, size_t ld, size_t item_bytes) {
+static void *take_rows(eng__cpu *cpu, size_t rows, size_t ld, size_t item_bytes) {
     size_t n;
-    return size_mul(rows, ld, &n) ? eng__take(g, n, item_bytes) : NULL;
+    return size_mul(rows, ld, &n) ? eng__take(cpu, n, item_bytes) : NULL;
 }
 
 /* Codes of the largest phase: the mixture's first takes a row and its top_k copies, its
  * second their hidden values. */
-static void set_code_caps(eng__cpu *g) {
-    size_t wide = g->ld_hidden > g->ld_o ? g->ld_hidden : g->ld_o;
-    size_t narrow = g->ld_expert > g->ld_d ? g->ld_expert : g->ld_d;
-    if (g->ld_ctx > wide) wide = g->ld_ctx;
-    if (g->ld_q > wide) wide = g->ld_q;
+static void set_code_caps(eng__cpu *cpu) {
+    size_t wide = cpu->ld_hidden > cpu->ld_attended ? cpu->ld_hidden : cpu->ld_attended;
+    size_t narrow = cpu->ld_expert > cpu->ld_stream ? cpu->ld_expert : cpu->ld_stream;
+    if (cpu->ld_ctx > wide) wide = cpu->ld_ctx;
+    if (cpu->ld_q_latent > wide) wide = cpu->ld_q_latent;
     if (narrow > wide) wide = narrow;
-    size_t groups = wide / ENG__GROUP + 1 + g->plan.n_experts_per_tok * (narrow / ENG__GROUP + 1);
-    g->code_groups_cap = g->opts.max_launch * groups;
-    g->code_cap = g->code_groups_cap * ENG__GROUP;
+    size_t groups = wide / ENG__GROUP + 1 + cpu->plan.n_experts_per_tok * (narrow / ENG__GROUP + 1);
+    cpu->code_groups_cap = cpu->opts.max_launch * groups;
+    cpu->code_cap = cpu->code_groups_cap * ENG__GROUP;
 }
 
-static int take_scratch(eng__cpu *g, err *e) {
-    const model_plan *c = &g->plan;
-    size_t n = g->opts.max_launch, d = c->dim, f = sizeof(float), k = c->n_experts_per_tok;
-    uint32_t threads = eng__pool_threads(g->pool);
-    g->max_jobs = c->n_heads > c->n_experts + 1 ? c->n_heads : c->n_experts + 1;
-    if (g->max_jobs < 3) g->max_jobs = 3;
-    if (g->opts.weights == ENG_WEIGHTS_INT8) set_code_caps(g);
+static int take_scratch(eng__cpu *cpu, err *e) {
+    const model_plan *plan = &cpu->plan;
+    size_t n_rows = cpu->opts.max_launch, dim = plan->dim, real = sizeof(float),
+           top_k = plan->n_experts_per_tok;
+    uint32_t threads = eng__pool_threads(cpu->pool);
+    cpu->max_jobs = plan->n_heads > plan->n_experts + 1 ? plan->n_heads : plan->n_experts + 1;
+    if (cpu->max_jobs < 3) cpu->max_jobs = 3;
+    if (cpu->opts.weights == ENG_WEIGHTS_INT8) set_code_caps(cpu);
     /* enough for the few rows of a launch that leaves threads idle */
-    uint32_t spans = (g->opts.max_positions - 1) / ENG__SPAN + 1;
-    g->part_cap = spans > 1 ? 2 * threads * ENG__ROW_BLOCK * spans : 0;
-    if (g->part_cap > MOST_PARTS) g->part_cap = MOST_PARTS;
+    uint32_t spans = (cpu->opts.max_positions - 1) / ENG__SPAN + 1;
+    cpu->partials_cap = spans > 1 ? 2 * threads * ENG__ROW_BLOCK * spans : 0;
+    if (cpu->partials_cap > MOST_PARTS) cpu->partials_cap = MOST_PARTS;
     const struct {
         void *at;
         size_t rows, ld, bytes;
     } wanted[] = {
-        {&g->h, g->opts.n_rows, d, f},
-        {&g->e, c->inject == INJECT_NONE ? 0 : g->opts.n_rows, d, f},
-        {&g->out, g->opts.n_rows, d, f},
-        {&g->cum, g->opts.n_rows, 1, f},
-        {&g->stamps.last, g->opts.n_rows, 1, sizeof *g->stamps.last},
-        {&g->perm, n, 1, sizeof *g->perm},
-        {&g->plane, n, 1, sizeof *g->plane},
-        {&g->x, n, g->ld_d, f},
-        {&g->xn, n, g->ld_d, f},
-        {&g->cq, n, g->ld_q, f},
-        {&g->kv, n, g->ld_kv, f},
-        {&g->qn, n, g->ld_qn, f},
-        {&g->qr, n, g->ld_qr, f},
-        {&g->q, n, (size_t)c->n_heads * g->dk, f},
-        {&g->ctx, n, g->ld_ctx, f},
-        {&g->o, n, g->ld_o, f},
-        {&g->rope, n, g->ld_rope, f},
-        {&g->hidden, n, g->ld_hidden, f},
-        {&g->expert_hidden, n * k, g->ld_expert, f},
-        {&g->expert_x, n * k, g->ld_d, f},
-        {&g->router, n, g->ld_router, f},
-        {&g->lora, n, g->ld_lora, f},
-        {&g->pick, n, k, sizeof *g->pick},
-        {&g->pick_weight, n, k, f},
-        {&g->expert_first, c->n_experts + 1, 1, sizeof *g->expert_first},
-        {&g->sorted, n, k, sizeof *g->sorted},
-        {&g->codes, 1, g->code_cap, 1},
-        {&g->code_scale, g->code_groups_cap, 1, f},
-        {&g->code_sum, g->code_groups_cap, 1, sizeof *g->code_sum},
-        {&g->jobs, g->max_jobs, 1, sizeof *g->jobs},
-        {&g->runs, n, 1, sizeof *g->runs},
-        {&g->halted, n, 1, 1},
-        {&g->part, g->part_cap, g->dv + 2u, f},
-        {&g->logits, g->opts.max_logits, c->vocab_size, f},
-        {&g->scratch, threads, 1, sizeof *g->scratch},
+        {&cpu->state, cpu->opts.n_rows, dim, real},
+        {&cpu->input, plan->inject == INJECT_NONE ? 0 : cpu->opts.n_rows, dim, real},
+        {&cpu->out, cpu->opts.n_rows, dim, real},
+        {&cpu->exit_sum, cpu->opts.n_rows, 1, real},
+        {&cpu->stamps.last, cpu->opts.n_rows, 1, sizeof *cpu->stamps.last},
+        {&cpu->launch_row, n_rows, 1, sizeof *cpu->launch_row},
+        {&cpu->plane, n_rows, 1, sizeof *cpu->plane},
+        {&cpu->stream, n_rows, cpu->ld_stream, real},
+        {&cpu->normed, n_rows, cpu->ld_stream, real},
+        {&cpu->q_latent, n_rows, cpu->ld_q_latent, real},
+        {&cpu->kv, n_rows, cpu->ld_kv, real},
+        {&cpu->q_nope, n_rows, cpu->ld_q_nope, real},
+        {&cpu->q_rope, n_rows, cpu->ld_q_rope, real},
+        {&cpu->queries, n_rows, (size_t)plan->n_heads * cpu->key_dim, real},
+        {&cpu->ctx, n_rows, cpu->ld_ctx, real},
+        {&cpu->attended, n_rows, cpu->ld_attended, real},
+        {&cpu->rope, n_rows, cpu->ld_rope, real},
+        {&cpu->hidden, n_rows, cpu->ld_hidden, real},
+        {&cpu->expert_hidden, n_rows * top_k, cpu->ld_expert, real},
+        {&cpu->expert_x, n_rows * top_k, cpu->ld_stream, real},
+        {&cpu->router, n_rows, cpu->ld_router, real},
+        {&cpu->lora, n_rows, cpu->ld_lora, real},
+        {&cpu->pick, n_rows, top_k, sizeof *cpu->pick},
+        {&cpu->pick_weight, n_rows, top_k, real},
+        {&cpu->expert_first, plan->n_experts + 1, 1, sizeof *cpu->expert_first},
+        {&cpu->sorted, n_rows, top_k, sizeof *cpu->sorted},
+        {&cpu->codes, 1, cpu->code_cap, 1},
+        {&cpu->code_scale, cpu->code_groups_cap, 1, real},
+        {&cpu->code_sum, cpu->code_groups_cap, 1, sizeof *cpu->code_sum},
+        {&cpu->jobs, cpu->max_jobs, 1, sizeof *cpu->jobs},
+        {&cpu->runs, n_rows, 1, sizeof *cpu->runs},
+        {&cpu->halted, n_rows, 1, 1},
+        {&cpu->partials, cpu->partials_cap, cpu->value_dim + 2u, real},
+        {&cpu->logits, cpu->opts.max_logits, plan->vocab_size, real},
+        {&cpu->scratch, threads, 1, sizeof *cpu->scratch},
     };
     for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
-        void *p = take_rows(g, wanted[i].rows, wanted[i].ld, wanted[i].bytes);
-        if (p == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu rows", n);
-        memcpy(wanted[i].at, &p, sizeof p);
+        void *data = take_rows(cpu, wanted[i].rows, wanted[i].ld, wanted[i].bytes);
+        if (data == NULL)
+            return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu rows", n_rows);
+        memcpy(wanted[i].at, &data, sizeof data);
     }
-    size_t tmp = c->layer_values > d ? c->layer_values : d;
+    size_t tmp = plan->layer_values > dim ? plan->layer_values : dim;
     /* tiles read whole panels: a panel more than is filled */
-    size_t segment = (ENG__SEGMENT + 1u) * ((size_t)g->kv_ld + ENG__PANEL);
+    size_t segment = (ENG__SEGMENT + 1u) * ((size_t)cpu->ld_gathered + ENG__PANEL);
     size_t pieces = ENG__TILE * (ENG__PIECE + ENG__PAD) + ENG__PANEL;
-    for (uint32_t t = 0; t < threads; t++) {
-        eng__scratch *s = &g->scratch[t];
-        s->acc = eng__take(g, ENG__ROW_BLOCK * ENG__PANEL, f);
-        s->kv = take_rows(g, 1, segment > pieces ? segment : pieces, f);
-        s->sums = take_rows(g, ENG__PANEL, g->ld_sums, f);
-        s->qt = take_rows(g, ENG__ROW_BLOCK, g->dk, f);
-        s->score = eng__take(g, ENG__ROW_BLOCK * ENG__SEGMENT, f);
-        s->tmp = eng__take(g, tmp + ENG__PAD, f);
-        s->part = take_rows(g, ENG__ROW_BLOCK, g->dv, f);
-        if (g->crossover) {
-            size_t d_key = c->qk_nope_head_dim + c->qk_rope_head_dim;
-            s->key = take_rows(g, ENG__SEGMENT, g->ld_key, f);
-            s->value = take_rows(g, ENG__SEGMENT, g->ld_value, f);
-            s->query = take_rows(g, ENG__EXPAND_BLOCK, d_key, f);
-            if (!s->key || !s->value || !s->query) {
+    for (uint32_t thread = 0; thread < threads; thread++) {
+        eng__scratch *scratch = &cpu->scratch[thread];
+        scratch->acc = eng__take(cpu, ENG__ROW_BLOCK * ENG__PANEL, real);
+        scratch->kv = take_rows(cpu, 1, segment > pieces ? segment : pieces, real);
+        scratch->sums = take_rows(cpu, ENG__PANEL, cpu->ld_sums, real);
+        scratch->query_panels = take_rows(cpu, ENG__ROW_BLOCK, cpu->key_dim, real);
+        scratch->scores = eng__take(cpu, ENG__ROW_BLOCK * ENG__SEGMENT, real);
+        scratch->tmp = eng__take(cpu, tmp + ENG__PAD, real);
+        scratch->partial = take_rows(cpu, ENG__ROW_BLOCK, cpu->value_dim, real);
+        if (cpu->crossover) {
+            size_t d_key = plan->qk_nope_head_dim + plan->qk_rope_head_dim;
+            scratch->key = take_rows(cpu, ENG__SEGMENT, cpu->ld_key, real);
+            scratch->value = take_rows(cpu, ENG__SEGMENT, cpu->ld_value, real);
+            scratch->query = take_rows(cpu, ENG__EXPAND_BLOCK, d_key, real);
+            if (!scratch->key || !scratch->value || !scratch->query) {
                 return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %u threads", threads);
             }
         }
-        if (!s->part || !s->sums || !s->acc || !s->kv || !s->qt || !s->score || !s->tmp) {
+        if (!scratch->partial || !scratch->sums || !scratch->acc || !scratch->kv ||
+            !scratch->query_panels || !scratch->scores || !scratch->tmp) {
             return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %u threads", threads);
         }
     }
@@ -277,98 +282,102 @@ static int take_scratch(eng__cpu *g, err *e) {
 
 /* ---- launch ---- */
 
-static void apply_edits(eng__cpu *g, const eng_launch *l) {
-    uint32_t planes = g->base.info.n_planes;
-    for (uint32_t i = 0; i < l->n_edits; i++) {
-        const eng_edit *d = &l->edits[i];
-        uint32_t *at = g->maps + ((size_t)d->block * planes + d->plane) * ENG_BLOCK + d->off;
-        for (uint32_t p = 0; p < d->n_planes; p++, at += ENG_BLOCK)
-            *at = d->slot + 1;
+static void apply_edits(eng__cpu *cpu, const eng_launch *launch) {
+    uint32_t planes = cpu->base.info.n_planes;
+    for (uint32_t i = 0; i < launch->n_edits; i++) {
+        const eng_edit *edit = &launch->edits[i];
+        uint32_t *at =
+            cpu->maps + ((size_t)edit->block * planes + edit->plane) * ENG_BLOCK + edit->off;
+        for (uint32_t plane = 0; plane < edit->n_planes; plane++, at += ENG_BLOCK)
+            *at = edit->slot + 1;
     }
 }
 
-static int cpu_launch(eng_backend *b, const eng_launch *l, err *e) {
-    eng__cpu *g = (eng__cpu *)b;
+static int cpu_launch(eng_backend *backend, const eng_launch *launch, err *e) {
+    eng__cpu *cpu = (eng__cpu *)backend;
     uint64_t start = clock_ns();
-    g->n_logits = 0;
-    g->n_rows = 0;
-    if (eng__check_launch(&g->base.info, &g->plan, &g->opts, &g->stamps, l, e) != 0) return -1;
-    apply_edits(g, l);
-    g->rows = l->rows;
-    g->n_rows = l->n_rows;
-    g->in_coda = l->stage == ENG_STAGE_CODA;
-    atomic_store_explicit(&g->bad_slot, 0, memory_order_relaxed);
-    if (l->n_rows) {
-        switch (l->stage) {
-        case ENG_STAGE_PRELUDE: eng__stage_prelude(g); break;
-        case ENG_STAGE_RECURRENT: eng__stage_recurrent(g); break;
-        case ENG_STAGE_CODA: eng__stage_coda(g); break;
+    cpu->n_logits = 0;
+    cpu->n_rows = 0;
+    if (eng__check_launch(&cpu->base.info, &cpu->plan, &cpu->opts, &cpu->stamps, launch, e) != 0)
+        return -1;
+    apply_edits(cpu, launch);
+    cpu->rows = launch->rows;
+    cpu->n_rows = launch->n_rows;
+    cpu->in_coda = launch->stage == ENG_STAGE_CODA;
+    atomic_store_explicit(&cpu->bad_slot, 0, memory_order_relaxed);
+    if (launch->n_rows) {
+        switch (launch->stage) {
+        case ENG_STAGE_PRELUDE: eng__stage_prelude(cpu); break;
+        case ENG_STAGE_RECURRENT: eng__stage_recurrent(cpu); break;
+        case ENG_STAGE_CODA: eng__stage_coda(cpu); break;
         }
     }
-    g->rows = NULL;
-    g->ns = clock_ns() - start;
-    if (atomic_load_explicit(&g->bad_slot, memory_order_relaxed)) {
+    cpu->rows = NULL;
+    cpu->ns = clock_ns() - start;
+    if (atomic_load_explicit(&cpu->bad_slot, memory_order_relaxed)) {
         return err_set(e, ERR_INTERNAL, NULL, "a row's cache map names no slot");
     }
     return 0;
 }
 
-static int cpu_wait(eng_backend *b, eng_result *r, err *e) {
-    eng__cpu *g = (eng__cpu *)b;
+static int cpu_wait(eng_backend *backend, eng_result *result, err *e) {
+    eng__cpu *cpu = (eng__cpu *)backend;
     (void)e;
-    *r = (eng_result){
-        .halted = g->halted, .logits = g->logits, .n_logits = g->n_logits, .ns = g->ns};
+    *result = (eng_result){
+        .halted = cpu->halted, .logits = cpu->logits, .n_logits = cpu->n_logits, .ns = cpu->ns};
     return 0;
 }
 
-static void cpu_close(eng_backend *b) {
-    eng__cpu *g = (eng__cpu *)b;
-    eng__pool_destroy(g->pool);
-    eng__packed_close(g);
-    free_memory(&g->mem);
-    free(g);
+static void cpu_close(eng_backend *backend) {
+    eng__cpu *cpu = (eng__cpu *)backend;
+    eng__pool_destroy(cpu->pool);
+    eng__packed_close(cpu);
+    free_memory(&cpu->mem);
+    free(cpu);
 }
 
 static const eng_backend_ops ops = {.launch = cpu_launch, .wait = cpu_wait, .close = cpu_close};
 
-int eng_cpu_open(eng_backend **out, const model_folder *m, const eng_backend_opts *opts, err *e) {
+int eng_cpu_open(eng_backend **out, const model_folder *model, const eng_backend_opts *opts,
+                 err *e) {
     *out = NULL;
-    eng__cpu *g = array_new_aligned(1, sizeof *g);
-    if (g == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the CPU backend");
-    memset(g, 0, sizeof *g);
-    g->base.ops = &ops;
-    g->base.plan = model_plan_of(m);
-    g->model = m;
-    g->plan = *g->base.plan;
-    g->opts = *opts;
-    if (eng__check_plan(&g->plan, e) != 0) goto fail;
-    if (eng__check_opts(&g->opts, &g->plan, &limits, e) != 0) goto fail;
-    eng_backend_info *info = &g->base.info;
+    eng__cpu *cpu = array_new_aligned(1, sizeof *cpu);
+    if (cpu == NULL)
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the CPU backend");
+    memset(cpu, 0, sizeof *cpu);
+    cpu->base.ops = &ops;
+    cpu->base.plan = model_plan_of(model);
+    cpu->model = model;
+    cpu->plan = *cpu->base.plan;
+    cpu->opts = *opts;
+    if (eng__check_plan(&cpu->plan, e) != 0) goto fail;
+    if (eng__check_opts(&cpu->opts, &cpu->plan, &limits, e) != 0) goto fail;
+    eng_backend_info *info = &cpu->base.info;
     machine here;
     machine_read(&here);
     if (opts->threads) (void)snprintf(info->why_threads, sizeof info->why_threads, "--threads");
     else (void)machine_why_threads(&here, info->why_threads);
-    set_geometry(g);
-    set_forms(g);
-    if (eng__kernels_choose(&g->k, opts->kernels, e) != 0) goto fail;
-    if (eng__pool_create(&g->pool, opts->threads, e) != 0) goto fail;
-    if (eng__load_weights(g, e) != 0) goto fail;
-    if (eng__tables_init(g, e) != 0) goto fail;
-    if (take_scratch(g, e) != 0) goto fail;
-    if (take_cache(g, &here, e) != 0) goto fail;
+    set_geometry(cpu);
+    set_forms(cpu);
+    if (eng__kernels_choose(&cpu->kern, opts->kernels, e) != 0) goto fail;
+    if (eng__pool_create(&cpu->pool, opts->threads, e) != 0) goto fail;
+    if (eng__load_weights(cpu, e) != 0) goto fail;
+    if (eng__tables_init(cpu, e) != 0) goto fail;
+    if (take_scratch(cpu, e) != 0) goto fail;
+    if (take_cache(cpu, &here, e) != 0) goto fail;
     info->device = "cpu";
-    info->exit = g->opts.exit;
-    info->kernels = g->k->name;
-    info->threads = eng__pool_threads(g->pool);
-    info->n_rows = g->opts.n_rows;
-    info->max_launch = g->opts.max_launch;
+    info->exit = cpu->opts.exit;
+    info->kernels = cpu->kern->name;
+    info->threads = eng__pool_threads(cpu->pool);
+    info->n_rows = cpu->opts.n_rows;
+    info->max_launch = cpu->opts.max_launch;
     info->max_flights = 1;
-    info->max_logits = g->opts.max_logits;
-    info->weight_bytes = g->weight_bytes;
-    info->memory_bytes = g->mem.bytes;
-    *out = &g->base;
+    info->max_logits = cpu->opts.max_logits;
+    info->weight_bytes = cpu->weight_bytes;
+    info->memory_bytes = cpu->mem.bytes;
+    *out = &cpu->base;
     return 0;
 fail:
-    cpu_close(&g->base);
+    cpu_close(&cpu->base);
     return -1;
 }

@@ -33,13 +33,13 @@ typedef struct eng__pool eng__pool;
 typedef void (*eng__work)(void *arg, uint32_t first, uint32_t last, uint32_t worker);
 
 int eng__pool_create(eng__pool **out, uint32_t threads, err *e) WARN_UNUSED;
-void eng__pool_destroy(eng__pool *p); /* NULL is fine */
+void eng__pool_destroy(eng__pool *pool); /* NULL is fine */
 /* Splits n items over the threads in chunks taken as they come; returns when all are
  * done. `grain` is the least number of items worth handing out. One caller at a time. */
-void eng__pool_run(eng__pool *p, eng__work fn, void *arg, uint32_t n, uint32_t grain);
-uint32_t eng__pool_threads(const eng__pool *p);
+void eng__pool_run(eng__pool *pool, eng__work fn, void *arg, uint32_t n, uint32_t grain);
+uint32_t eng__pool_threads(const eng__pool *pool);
 /* Processor time of the caller and the workers so far. */
-uint64_t eng__pool_cpu_ns(const eng__pool *p);
+uint64_t eng__pool_cpu_ns(const eng__pool *pool);
 /* As many as this machine and container are good for: machine_threads, within a pool's bound. */
 uint32_t eng__threads_here(void);
 
@@ -50,25 +50,25 @@ typedef struct {
     /* acc[r][c] = (add ? acc[r][c] : 0) + sum over k of x[r * ldx + k] * w[k][c], for
      * rows <= ENG__TILE and all ENG__PANEL columns. tile_f32 reads w[k * ldw + c]; tile_bf16
      * a packed panel in which value 2i is column i and value 2i+1 column 16+i. */
-    void (*tile_f32)(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+    void (*tile_f32)(const float *weights, size_t ldw, size_t k, const float *x, size_t ldx,
                      uint32_t rows, float *acc, size_t lda, bool add);
-    void (*tile_bf16)(const uint16_t *w, size_t k, const float *x, size_t ldx, uint32_t rows,
+    void (*tile_bf16)(const uint16_t *weights, size_t k, const float *x, size_t ldx, uint32_t rows,
                       float *acc, size_t lda, bool add);
     /* y = x / sqrt(mean(x^2) + eps) * w; y may be x */
-    void (*rms)(const float *x, const float *w, float *y, size_t n, float eps);
+    void (*rms)(const float *x, const float *weights, float *y, size_t n, float eps);
     /* y[i] = silu(g[i]) * u[i] */
-    void (*silu_mul)(const float *g, const float *u, float *y, size_t n);
+    void (*silu_mul)(const float *gate, const float *up, float *y, size_t n);
     /* The same sums with rows side by side: x[k * ldx + r]. */
-    void (*tile_f32_across)(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+    void (*tile_f32_across)(const float *weights, size_t ldw, size_t k, const float *x, size_t ldx,
                             uint32_t rows, float *acc, size_t lda, bool add);
     /* tile_f32 for the first NARROW columns alone, with the same bits. */
-    void (*tile_f32_narrow)(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+    void (*tile_f32_narrow)(const float *weights, size_t ldw, size_t k, const float *x, size_t ldx,
                             uint32_t rows, float *acc, size_t lda);
     /* One softmax step of `lanes` queries, rounded up to 16, over n positions, s[n][PANEL]. Query q
      * sees the first seen[q] positions. Updates its running maximum and sum, leaves in s the
      * weights relative to the new maximum, and in keep what older results must be scaled by. */
-    void (*softmax_across)(float *s, uint32_t n, uint32_t lanes, const int32_t *seen, float *top,
-                           float *sum, float *keep);
+    void (*softmax_across)(float *score, uint32_t n, uint32_t lanes, const int32_t *seen,
+                           float *top, float *sum, float *keep);
     float (*dot)(const float *a, const float *b, size_t n);
     /* y = y * a + x * b */
     void (*scale_add)(float *y, float a, const float *x, float b, size_t n);
@@ -77,21 +77,21 @@ typedef struct {
     /* acc (+)= the product of int8 rows and an int8 panel of `groups` groups. A group is
      * [GROUP / 4][PANEL][4] codes (value + 128), then PANEL float scales; a row has its
      * codes, and per group its scale and the sum of its codes. Exact in integers. */
-    void (*tile_i8)(const uint8_t *w, uint32_t groups, const int8_t *q, size_t ldq,
+    void (*tile_i8)(const uint8_t *weights, uint32_t groups, const int8_t *codes, size_t ldq,
                     const float *scale, const int32_t *sum, size_t ld_s, uint32_t rows, float *acc,
                     size_t lda, bool add);
     /* Codes, scale and sum of codes of one group of n <= GROUP values; the rest is 0. */
-    void (*quantize)(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum);
+    void (*quantize)(const float *x, size_t n, int8_t *codes, float *scale, int32_t *sum);
     float (*fma_probe)(size_t n); /* n * fma_probe_flops operations in registers */
     float (*dot_probe)(size_t n); /* n * 4 * fma_probe_flops int8 operations */
-    float (*read_probe)(const float *p, size_t n, uint32_t way); /* way < ENG__READ_WAYS */
+    float (*read_probe)(const float *from, size_t n, uint32_t way); /* way < ENG__READ_WAYS */
     uint32_t fma_probe_flops;
 } eng__kernels;
 
 extern const eng__kernels eng__kernels_portable;
 #if defined(__x86_64__)
 extern const eng__kernels eng__kernels_avx2, eng__kernels_avx512;
-void eng__use_vnni(eng__kernels *k); /* k: a copy of eng__kernels_avx512 */
+void eng__use_vnni(eng__kernels *kern); /* k: a copy of eng__kernels_avx512 */
 #endif
 enum { ENG__READ_WAYS = 4 };
 /* name NULL: the fastest that runs here, measured. ERR_USAGE: unknown or unsupported. */
@@ -103,19 +103,19 @@ typedef enum { ENG__F32, ENG__BF16, ENG__I8 } eng__wtype;
 
 typedef struct {
     const uint8_t *data; /* [panels][k][ENG__PANEL], int8: [panels][groups][ENG__GROUP_BYTES] */
-    uint32_t n, k, panels;
+    uint32_t n_out, n_in, panels;
     eng__wtype type;
     size_t panel_bytes;
 } eng__mat;
 
 /* Rows that enter a product, and for int8 weights their codes. */
 typedef struct {
-    const float *x;
-    size_t ldx;
-    int8_t *q;    /* [rows][ldq] */
-    float *scale; /* [rows][ld_s], one per group */
+    const float *src;
+    size_t ld_src;
+    int8_t *codes; /* [rows][ldq] */
+    float *scale;  /* [rows][ld_s], one per group */
     int32_t *sum;
-    size_t ldq, ld_s;
+    size_t ld_codes, ld_scale;
 } eng__input;
 
 typedef struct {
@@ -142,10 +142,10 @@ typedef struct {
 /* One product of a launch: y (op)= x wT for `rows` rows. */
 typedef enum { ENG__STORE, ENG__ADD, ENG__SILU } eng__gemm_op;
 typedef struct {
-    const eng__mat *w;
-    const float *x;
-    float *y;
-    size_t ldx, ldy;
+    const eng__mat *mat;
+    const float *src;
+    float *dst;
+    size_t ld_src, ld_dst;
     uint32_t rows;
     eng__gemm_op op;
     /* filled by eng__gemm_run */
@@ -155,18 +155,18 @@ typedef struct {
 
 /* Rows of one sequence that stand together: consecutive positions, one plane. */
 typedef struct {
-    uint32_t first, n; /* scratch rows */
-    bool expanded;     /* keys and values are rebuilt per head */
+    uint32_t first, n_rows; /* scratch rows */
+    bool expanded;          /* keys and values are rebuilt per head */
 } eng__run;
 
-typedef struct {  /* one compute thread's own memory */
-    float *acc;   /* [ROW_BLOCK][PANEL] */
-    float *kv;    /* keys and values, widened: [SEGMENT][kv_ld], or [TILE][PIECE + PAD] */
-    float *qt;    /* [ROW_BLOCK / PANEL][dk][PANEL] queries, transposed */
-    float *score; /* [ROW_BLOCK / PANEL][SEGMENT][PANEL] */
-    float *tmp;   /* [max(D, slot_values) + PAD] */
-    float *sums;  /* [PANEL][ld_sums] values of a segment */
-    float *part;  /* [ROW_BLOCK][dv] one span's result before it is merged */
+typedef struct {         /* one compute thread's own memory */
+    float *acc;          /* [ROW_BLOCK][PANEL] */
+    float *kv;           /* keys and values, widened: [SEGMENT][kv_ld], or [TILE][PIECE + PAD] */
+    float *query_panels; /* [ROW_BLOCK / PANEL][dk][PANEL] queries, transposed */
+    float *scores;       /* [ROW_BLOCK / PANEL][SEGMENT][PANEL] */
+    float *tmp;          /* [max(D, slot_values) + PAD] */
+    float *sums;         /* [PANEL][ld_sums] values of a segment */
+    float *partial;      /* [ROW_BLOCK][dv] one span's result before it is merged */
     /* expanded attention of one head */
     float *key;   /* [SEGMENT][ld_key] */
     float *value; /* [SEGMENT + 1][ld_value] */
@@ -178,7 +178,7 @@ typedef struct {
         void *data;
         size_t mapped; /* bytes of its own mapping; 0: from the heap */
     } * items;
-    uint32_t n, cap;
+    uint32_t n_items, cap;
     uint64_t bytes; /* of all */
 } eng__blocks;
 
@@ -196,7 +196,7 @@ typedef struct {
     const model_folder *model;
     model_plan plan;
     eng_backend_opts opts;
-    const eng__kernels *k;
+    const eng__kernels *kern;
     eng__pool *pool;
     eng__blocks mem;
 
@@ -216,7 +216,7 @@ typedef struct {
     uint32_t rope_pairs;
 
     /* attention geometry: `groups` sets of `group_heads` query heads share keys */
-    uint32_t groups, group_heads, dk, dv, kv_ld, val_off;
+    uint32_t groups, group_heads, key_dim, value_dim, ld_gathered, value_at;
     uint32_t ld_sums;          /* dv in whole panels */
     uint32_t ld_key, ld_value; /* of one expanded head */
     uint32_t crossover;        /* queries from which expanding is less arithmetic; 0 = none */
@@ -225,7 +225,8 @@ typedef struct {
     float attn_scale;
 
     /* row states */
-    float *h, *e, *out, *cum; /* e: NULL where the loop does not take its input again */
+    float *state, *input, *out,
+        *exit_sum; /* e: NULL where the loop does not take its input again */
     eng__stamps stamps;
 
     /* cache */
@@ -233,17 +234,17 @@ typedef struct {
     uint32_t *maps; /* [n_blocks][n_planes][ENG_BLOCK] slot + 1, so that zero pages name none */
 
     /* scratch of a launch, rows in scratch order: full rows first, then K/V-only ones */
-    uint32_t slot_at; /* of the layer at hand */
-    uint32_t *perm;   /* scratch row -> launch row */
-    uint32_t *plane;  /* by scratch row */
-    uint32_t n, n_full;
-    size_t ld_d, ld_q, ld_kv, ld_qn, ld_qr, ld_o, ld_hidden, ld_expert, ld_router, ld_lora, ld_ctx,
-        ld_rope;
-    float *x, *xn;          /* [max_launch][ld_d] residual stream, normed */
-    float *cq, *kv;         /* [max_launch][ld_q], [..][ld_kv] */
-    float *qn, *qr;         /* query parts before they are laid out by group */
-    float *q;               /* [groups][max_launch][group_heads][dk] */
-    float *ctx, *o;         /* [max_launch][ld_ctx], [max_launch][ld_o] */
+    uint32_t slot_at;     /* of the layer at hand */
+    uint32_t *launch_row; /* scratch row -> launch row */
+    uint32_t *plane;      /* by scratch row */
+    uint32_t n_all, n_full;
+    size_t ld_stream, ld_q_latent, ld_kv, ld_q_nope, ld_q_rope, ld_attended, ld_hidden, ld_expert,
+        ld_router, ld_lora, ld_ctx, ld_rope;
+    float *stream, *normed; /* [max_launch][ld_d] residual stream, normed */
+    float *q_latent, *kv;   /* [max_launch][ld_q], [..][ld_kv] */
+    float *q_nope, *q_rope; /* query parts before they are laid out by group */
+    float *queries;         /* [groups][max_launch][group_heads][dk] */
+    float *ctx, *attended;  /* [max_launch][ld_ctx], [max_launch][ld_o] */
     float *rope;            /* [max_launch][ld_rope] cos and sin at the row's position */
     float *hidden;          /* [max_launch][ld_hidden] */
     float *expert_hidden;   /* [max_launch * top_k][ld_expert] */
@@ -263,8 +264,8 @@ typedef struct {
     uint32_t n_runs;
     uint32_t query_block;   /* most queries one item of attention takes of a group, <= ROW_BLOCK */
     uint32_t block_columns; /* and of several groups, <= PANEL */
-    float *part;            /* [part_cap][dv + 2] results of spans computed by several threads */
-    uint32_t part_cap;
+    float *partials;        /* [part_cap][dv + 2] results of spans computed by several threads */
+    uint32_t partials_cap;
     eng__scratch *scratch; /* per thread */
     uint8_t *halted;       /* [max_launch] by launch row */
     float *logits;         /* [max_logits][vocab] */
@@ -276,77 +277,77 @@ typedef struct {
     bool in_coda;
 } eng__cpu;
 
-static inline const eng_row *eng__row_of(const eng__cpu *g, uint32_t scratch_row) {
-    return &g->rows[g->perm[scratch_row]];
+static inline const eng_row *eng__row_of(const eng__cpu *cpu, uint32_t scratch_row) {
+    return &cpu->rows[cpu->launch_row[scratch_row]];
 }
 
 /* Slot of a position, or ENG_NO_SLOT when the map names none that exists. */
-static inline uint32_t eng__slot_at(const eng__cpu *g, const uint32_t *blocks, uint32_t pos,
+static inline uint32_t eng__slot_at(const eng__cpu *cpu, const uint32_t *table, uint32_t pos,
                                     uint32_t plane) {
-    size_t map = (size_t)blocks[pos / ENG_BLOCK] * g->base.info.n_planes + plane;
-    uint32_t slot = g->maps[map * ENG_BLOCK + pos % ENG_BLOCK] - 1;
-    return slot < g->base.info.n_slots ? slot : ENG_NO_SLOT;
+    size_t map = (size_t)table[pos / ENG_BLOCK] * cpu->base.info.n_planes + plane;
+    uint32_t slot = cpu->maps[map * ENG_BLOCK + pos % ENG_BLOCK] - 1;
+    return slot < cpu->base.info.n_slots ? slot : ENG_NO_SLOT;
 }
 
 /* The same for a position whose slot must exist: where it does not, the launch fails at its end. */
-static inline bool eng__find_slot(eng__cpu *g, const uint32_t *blocks, uint32_t pos, uint32_t plane,
-                                  uint32_t *slot) {
-    *slot = eng__slot_at(g, blocks, pos, plane);
+static inline bool eng__find_slot(eng__cpu *cpu, const uint32_t *table, uint32_t pos,
+                                  uint32_t plane, uint32_t *slot) {
+    *slot = eng__slot_at(cpu, table, pos, plane);
     if (*slot != ENG_NO_SLOT) return true;
-    atomic_store_explicit(&g->bad_slot, 1, memory_order_relaxed);
+    atomic_store_explicit(&cpu->bad_slot, 1, memory_order_relaxed);
     return false;
 }
 
 /* First value of the layer at hand inside the cache. */
-static inline size_t eng__layer_at(const eng__cpu *g, uint32_t slot) {
-    return (size_t)slot * g->plan.slot_values + g->slot_at;
+static inline size_t eng__layer_at(const eng__cpu *cpu, uint32_t slot) {
+    return (size_t)slot * cpu->plan.slot_values + cpu->slot_at;
 }
 
 /* Memory that lives until close; zeroed, 64-byte aligned, advised for huge pages when
  * large. NULL when out of memory. */
-void *eng__take(eng__cpu *g, size_t n, size_t item_bytes) WARN_UNUSED;
+void *eng__take(eng__cpu *cpu, size_t n, size_t item_bytes) WARN_UNUSED;
 
 /* weights.c */
-int eng__load_weights(eng__cpu *g, err *e) WARN_UNUSED;
+int eng__load_weights(eng__cpu *cpu, err *e) WARN_UNUSED;
 /* packed_file.c: the image of a model kept beside it. Both return whether it worked; a
  * failure only costs time. */
-bool eng__packed_open(eng__cpu *g);
-bool eng__packed_save(eng__cpu *g);
-void eng__packed_close(eng__cpu *g); /* nothing mapped is fine */
+bool eng__packed_open(eng__cpu *cpu);
+bool eng__packed_save(eng__cpu *cpu);
+void eng__packed_close(eng__cpu *cpu); /* nothing mapped is fine */
 /* The sum of every byte of an image; false where a page of it cannot be read. */
 bool eng__image_sum(eng__pool *pool, const uint8_t *data, size_t bytes, uint64_t *sum);
 uint64_t eng__hash(uint64_t seed, const void *bytes, size_t n);
-uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *t);
+uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *tensor);
 
 /* gemm.c */
-void eng__gemm_run(eng__cpu *g, eng__gemm *jobs, uint32_t n_jobs);
+void eng__gemm_run(eng__cpu *cpu, eng__gemm *jobs, uint32_t n_jobs);
 /* Fills `in` of jobs: the rows, and their codes where the weights are int8. */
-void eng__gemm_inputs(eng__cpu *g, eng__gemm *jobs, uint32_t n_jobs);
+void eng__gemm_inputs(eng__cpu *cpu, eng__gemm *jobs, uint32_t n_jobs);
 /* acc[rows][PANEL] = rows of `in` from row0 times panel p of w, rows <= ROW_BLOCK */
-void eng__panel(const eng__cpu *g, const eng__mat *w, uint32_t p, const eng__input *in,
+void eng__panel(const eng__cpu *cpu, const eng__mat *mat, uint32_t panel, const eng__input *in,
                 uint32_t row0, uint32_t rows, float *acc);
 
 /* attention.c: K/V of every row of the launch; attention(xn) of full rows, added to x or, with
  * NORM_SANDWICH, left in xn */
-void eng__attention(eng__cpu *g, const eng__layer *l);
+void eng__attention(eng__cpu *cpu, const eng__layer *layer);
 /* The product that ends a sublayer: full rows of x times w, to where the plan's norms want it. */
-eng__gemm eng__to_stream(const eng__cpu *g, const eng__mat *w, const float *x, size_t ldx);
+eng__gemm eng__to_stream(const eng__cpu *cpu, const eng__mat *mat, const float *src, size_t ld_src);
 /* attention_blocks.c: attention of all other runs, from q to ctx */
-void eng__attend_blocks(eng__cpu *g);
+void eng__attend_blocks(eng__cpu *cpu);
 /* Keys and values of positions [p0, p0 + n) of a group as float32 rows [n][kv_ld]. */
-void eng__gather(eng__cpu *g, const uint32_t *blocks, uint32_t plane, uint32_t group, uint32_t p0,
-                 uint32_t n, float *to);
+void eng__gather(eng__cpu *cpu, const uint32_t *table, uint32_t plane, uint32_t group,
+                 uint32_t pos0, uint32_t n, float *to);
 /* expanded.c: attention of the runs marked so, from queries to o */
-void eng__attend_expanded(eng__cpu *g, const eng__layer *l);
+void eng__attend_expanded(eng__cpu *cpu, const eng__layer *layer);
 /* moe.c: ffn(xn) of full rows, added to x or, with NORM_SANDWICH (dense only), left in xn */
-void eng__ffn_dense(eng__cpu *g, const eng__layer *l);
-void eng__ffn_moe(eng__cpu *g, const eng__layer *l);
+void eng__ffn_dense(eng__cpu *cpu, const eng__layer *layer);
+void eng__ffn_moe(eng__cpu *cpu, const eng__layer *layer);
 /* stages.c */
-void eng__stage_prelude(eng__cpu *g);
-void eng__stage_recurrent(eng__cpu *g);
-void eng__stage_coda(eng__cpu *g);
+void eng__stage_prelude(eng__cpu *cpu);
+void eng__stage_recurrent(eng__cpu *cpu);
+void eng__stage_coda(eng__cpu *cpu);
 /* cos and sin of the pair-wise rotation at pos: out[pairs][2] */
-void eng__rope_at(const eng__cpu *g, uint32_t pos, float *out);
-int eng__tables_init(eng__cpu *g, err *e) WARN_UNUSED;
+void eng__rope_at(const eng__cpu *cpu, uint32_t pos, float *out);
+int eng__tables_init(eng__cpu *cpu, err *e) WARN_UNUSED;
 
 #endif

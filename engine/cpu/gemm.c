@@ -7,27 +7,29 @@
 
 #include <string.h>
 
-void eng__panel(const eng__cpu *g, const eng__mat *w, uint32_t p, const eng__input *in,
+void eng__panel(const eng__cpu *cpu, const eng__mat *mat, uint32_t panel_idx, const eng__input *in,
                 uint32_t row0, uint32_t rows, float *acc) {
-    const uint8_t *panel = w->data + p * w->panel_bytes;
-    for (size_t k0 = 0; k0 < w->k; k0 += ENG__K_BLOCK) {
-        size_t n = w->k - k0 < ENG__K_BLOCK ? w->k - k0 : ENG__K_BLOCK, g0 = k0 / ENG__GROUP;
-        for (uint32_t r = 0; r < rows; r += ENG__TILE) {
-            uint32_t nr = rows - r < ENG__TILE ? rows - r : ENG__TILE;
-            const float *x = in->x + (row0 + r) * in->ldx + k0;
-            float *to = acc + r * ENG__PANEL;
-            if (w->type == ENG__BF16) {
-                g->k->tile_bf16((const uint16_t *)(const void *)panel + k0 * ENG__PANEL, n, x,
-                                in->ldx, nr, to, ENG__PANEL, k0 > 0);
-            } else if (w->type == ENG__F32) {
-                g->k->tile_f32((const float *)(const void *)panel + k0 * ENG__PANEL, ENG__PANEL, n,
-                               x, in->ldx, nr, to, ENG__PANEL, k0 > 0);
+    const uint8_t *panel = mat->data + panel_idx * mat->panel_bytes;
+    for (size_t k0 = 0; k0 < mat->n_in; k0 += ENG__K_BLOCK) {
+        size_t n = mat->n_in - k0 < ENG__K_BLOCK ? mat->n_in - k0 : ENG__K_BLOCK,
+               group0 = k0 / ENG__GROUP;
+        for (uint32_t row = 0; row < rows; row += ENG__TILE) {
+            uint32_t n_rows = rows - row < ENG__TILE ? rows - row : ENG__TILE;
+            const float *src = in->src + (row0 + row) * in->ld_src + k0;
+            float *to = acc + row * ENG__PANEL;
+            if (mat->type == ENG__BF16) {
+                cpu->kern->tile_bf16((const uint16_t *)(const void *)panel + k0 * ENG__PANEL, n,
+                                     src, in->ld_src, n_rows, to, ENG__PANEL, k0 > 0);
+            } else if (mat->type == ENG__F32) {
+                cpu->kern->tile_f32((const float *)(const void *)panel + k0 * ENG__PANEL,
+                                    ENG__PANEL, n, src, in->ld_src, n_rows, to, ENG__PANEL, k0 > 0);
             } else {
-                g->k->tile_i8(
-                    panel + g0 * ENG__GROUP_BYTES, (uint32_t)((n + ENG__GROUP - 1) / ENG__GROUP),
-                    in->q + (row0 + r) * in->ldq + k0, in->ldq,
-                    in->scale + (row0 + r) * in->ld_s + g0, in->sum + (row0 + r) * in->ld_s + g0,
-                    in->ld_s, nr, to, ENG__PANEL, k0 > 0);
+                cpu->kern->tile_i8(panel + group0 * ENG__GROUP_BYTES,
+                                   (uint32_t)((n + ENG__GROUP - 1) / ENG__GROUP),
+                                   in->codes + (row0 + row) * in->ld_codes + k0, in->ld_codes,
+                                   in->scale + (row0 + row) * in->ld_scale + group0,
+                                   in->sum + (row0 + row) * in->ld_scale + group0, in->ld_scale,
+                                   n_rows, to, ENG__PANEL, k0 > 0);
             }
         }
     }
@@ -36,118 +38,121 @@ void eng__panel(const eng__cpu *g, const eng__mat *w, uint32_t p, const eng__inp
 /* ---- int8 forms of inputs ---- */
 
 typedef struct {
-    eng__cpu *g;
+    eng__cpu *cpu;
     const eng__gemm *jobs;
 } code_batch;
 
 static void code_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
-    const code_batch *b = arg;
+    const code_batch *batch = arg;
     (void)worker;
-    for (uint32_t i = first, j = 0; i < last; i++) {
-        while (i - b->jobs[j].first_item >= b->jobs[j].new_rows)
-            j++;
-        const eng__gemm *job = &b->jobs[j];
+    for (uint32_t i = first, at = 0; i < last; i++) {
+        while (i - batch->jobs[at].first_item >= batch->jobs[at].new_rows)
+            at++;
+        const eng__gemm *job = &batch->jobs[at];
         const eng__input *in = &job->in;
-        size_t r = i - job->first_item, k = job->w->k;
-        int8_t *q = in->q + r * in->ldq;
-        float *scale = in->scale + r * in->ld_s;
-        int32_t *sum = in->sum + r * in->ld_s;
-        for (size_t k0 = 0, n; k0 < k; k0 += n, q += ENG__GROUP) {
-            n = k - k0 < ENG__GROUP ? k - k0 : ENG__GROUP;
-            b->g->k->quantize(in->x + r * in->ldx + k0, n, q, scale++, sum++);
+        size_t row = i - job->first_item, n_in = job->mat->n_in;
+        int8_t *codes = in->codes + row * in->ld_codes;
+        float *scale = in->scale + row * in->ld_scale;
+        int32_t *sum = in->sum + row * in->ld_scale;
+        for (size_t k0 = 0, n; k0 < n_in; k0 += n, codes += ENG__GROUP) {
+            n = n_in - k0 < ENG__GROUP ? n_in - k0 : ENG__GROUP;
+            batch->cpu->kern->quantize(in->src + row * in->ld_src + k0, n, codes, scale++, sum++);
         }
     }
 }
 
-void eng__gemm_inputs(eng__cpu *g, eng__gemm *jobs, uint32_t n_jobs) {
+void eng__gemm_inputs(eng__cpu *cpu, eng__gemm *jobs, uint32_t n_jobs) {
     size_t codes = 0, groups = 0;
     uint32_t items = 0, last_new = 0;
     for (uint32_t i = 0; i < n_jobs; i++) {
-        eng__gemm *j = &jobs[i];
+        eng__gemm *job = &jobs[i];
         const eng__gemm *old = &jobs[last_new];
-        j->in = (eng__input){.x = j->x, .ldx = j->ldx};
-        j->first_item = items;
-        j->new_rows = 0;
-        if (j->w->type != ENG__I8) continue;
-        if (old->new_rows && old->x == j->x && old->w->k == j->w->k && old->rows >= j->rows) {
-            j->in = old->in;
+        job->in = (eng__input){.src = job->src, .ld_src = job->ld_src};
+        job->first_item = items;
+        job->new_rows = 0;
+        if (job->mat->type != ENG__I8) continue;
+        if (old->new_rows && old->src == job->src && old->mat->n_in == job->mat->n_in &&
+            old->rows >= job->rows) {
+            job->in = old->in;
             continue;
         }
         last_new = i;
-        j->in.ld_s = (j->w->k + ENG__GROUP - 1) / ENG__GROUP;
-        j->in.ldq = j->in.ld_s * ENG__GROUP;
-        j->in.q = g->codes + codes;
-        j->in.scale = g->code_scale + groups;
-        j->in.sum = g->code_sum + groups;
-        codes += j->in.ldq * j->rows;
-        groups += j->in.ld_s * j->rows;
-        items += j->new_rows = j->rows;
+        job->in.ld_scale = (job->mat->n_in + ENG__GROUP - 1) / ENG__GROUP;
+        job->in.ld_codes = job->in.ld_scale * ENG__GROUP;
+        job->in.codes = cpu->codes + codes;
+        job->in.scale = cpu->code_scale + groups;
+        job->in.sum = cpu->code_sum + groups;
+        codes += job->in.ld_codes * job->rows;
+        groups += job->in.ld_scale * job->rows;
+        items += job->new_rows = job->rows;
     }
-    code_batch b = {g, jobs};
-    eng__pool_run(g->pool, code_work, &b, items, 2);
+    code_batch batch = {cpu, jobs};
+    eng__pool_run(cpu->pool, code_work, &batch, items, 2);
 }
 
-static void finish(const eng__cpu *g, const eng__gemm *j, uint32_t p, uint32_t row0, uint32_t rows,
-                   const float *acc) {
-    if (j->op == ENG__SILU) {
-        for (uint32_t r = 0; r < rows; r++, acc += ENG__PANEL) {
-            g->k->silu_mul(acc, acc + 16, j->y + (row0 + r) * j->ldy + 16 * p, 16);
+static void finish(const eng__cpu *cpu, const eng__gemm *job, uint32_t panel_idx, uint32_t row0,
+                   uint32_t rows, const float *acc) {
+    if (job->op == ENG__SILU) {
+        for (uint32_t row = 0; row < rows; row++, acc += ENG__PANEL) {
+            cpu->kern->silu_mul(acc, acc + 16,
+                                job->dst + (row0 + row) * job->ld_dst + 16 * panel_idx, 16);
         }
         return;
     }
-    uint32_t c0 = p * ENG__PANEL, n = j->w->n - c0 < ENG__PANEL ? j->w->n - c0 : ENG__PANEL;
-    for (uint32_t r = 0; r < rows; r++, acc += ENG__PANEL) {
-        float *y = j->y + (row0 + r) * j->ldy + c0;
-        if (j->op == ENG__ADD) {
-            for (uint32_t c = 0; c < n; c++)
-                y[c] += acc[c];
+    uint32_t col0 = panel_idx * ENG__PANEL,
+             n = job->mat->n_out - col0 < ENG__PANEL ? job->mat->n_out - col0 : ENG__PANEL;
+    for (uint32_t row = 0; row < rows; row++, acc += ENG__PANEL) {
+        float *dst = job->dst + (row0 + row) * job->ld_dst + col0;
+        if (job->op == ENG__ADD) {
+            for (uint32_t col = 0; col < n; col++)
+                dst[col] += acc[col];
         } else {
-            memcpy(y, acc, n * sizeof *y);
+            memcpy(dst, acc, n * sizeof *dst);
         }
     }
 }
 
 typedef struct {
-    eng__cpu *g;
+    eng__cpu *cpu;
     eng__gemm *jobs;
     uint32_t n_jobs;
-} batch;
+} gemm_batch;
 
-static uint32_t row_blocks(const eng__gemm *j) {
-    return (j->rows + ENG__ROW_BLOCK - 1) / ENG__ROW_BLOCK;
+static uint32_t row_blocks(const eng__gemm *job) {
+    return (job->rows + ENG__ROW_BLOCK - 1) / ENG__ROW_BLOCK;
 }
 
 static void gemm_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
-    const batch *b = arg;
-    float *acc = b->g->scratch[worker].acc;
-    uint32_t low = 0, high = b->n_jobs; /* the job that holds item `first` */
+    const gemm_batch *batch = arg;
+    float *acc = batch->cpu->scratch[worker].acc;
+    uint32_t low = 0, high = batch->n_jobs; /* the job that holds item `first` */
     while (high - low > 1) {
         uint32_t mid = low + (high - low) / 2;
-        if (b->jobs[mid].first_item <= first) low = mid;
+        if (batch->jobs[mid].first_item <= first) low = mid;
         else high = mid;
     }
     for (uint32_t i = first; i < last; i++) {
-        while (low + 1 < b->n_jobs && b->jobs[low + 1].first_item <= i)
+        while (low + 1 < batch->n_jobs && batch->jobs[low + 1].first_item <= i)
             low++;
-        const eng__gemm *j = &b->jobs[low];
-        uint32_t item = i - j->first_item, blocks = row_blocks(j);
-        uint32_t p = item / blocks, row0 = item % blocks * ENG__ROW_BLOCK;
-        uint32_t rows = j->rows - row0 < ENG__ROW_BLOCK ? j->rows - row0 : ENG__ROW_BLOCK;
-        eng__panel(b->g, j->w, p, &j->in, row0, rows, acc);
-        finish(b->g, j, p, row0, rows, acc);
+        const eng__gemm *job = &batch->jobs[low];
+        uint32_t item = i - job->first_item, blocks = row_blocks(job);
+        uint32_t panel_idx = item / blocks, row0 = item % blocks * ENG__ROW_BLOCK;
+        uint32_t rows = job->rows - row0 < ENG__ROW_BLOCK ? job->rows - row0 : ENG__ROW_BLOCK;
+        eng__panel(batch->cpu, job->mat, panel_idx, &job->in, row0, rows, acc);
+        finish(batch->cpu, job, panel_idx, row0, rows, acc);
     }
 }
 
-void eng__gemm_run(eng__cpu *g, eng__gemm *jobs, uint32_t n_jobs) {
+void eng__gemm_run(eng__cpu *cpu, eng__gemm *jobs, uint32_t n_jobs) {
     uint32_t n = 0, kept = 0;
     for (uint32_t i = 0; i < n_jobs; i++) {
-        if (jobs[i].rows && jobs[i].w->panels) jobs[kept++] = jobs[i];
+        if (jobs[i].rows && jobs[i].mat->panels) jobs[kept++] = jobs[i];
     }
-    eng__gemm_inputs(g, jobs, kept);
+    eng__gemm_inputs(cpu, jobs, kept);
     for (uint32_t i = 0; i < kept; i++) {
         jobs[i].first_item = n;
-        n += jobs[i].w->panels * row_blocks(&jobs[i]);
+        n += jobs[i].mat->panels * row_blocks(&jobs[i]);
     }
-    batch b = {g, jobs, kept};
-    eng__pool_run(g->pool, gemm_work, &b, n, 1);
+    gemm_batch batch = {cpu, jobs, kept};
+    eng__pool_run(cpu->pool, gemm_work, &batch, n, 1);
 }

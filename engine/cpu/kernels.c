@@ -10,7 +10,7 @@
 #include <string.h>
 
 typedef struct {
-    const eng__kernels *k;
+    const eng__kernels *kern;
     bool runs_here;
 } path;
 
@@ -42,35 +42,36 @@ static void find_paths(path out[N_PATHS]) {
 }
 
 /* Best of a few passes over a tile that stays in the nearest cache, in ns. */
-static uint64_t probe(const eng__kernels *k, const uint16_t *w, const float *x, float *acc) {
+static uint64_t probe(const eng__kernels *kern, const uint16_t *weights, const float *x,
+                      float *acc) {
     uint64_t best = UINT64_MAX;
     for (int i = 0; i < 24; i++) {
-        uint64_t t = clock_ns();
-        k->tile_bf16(w, PROBE_K, x, PROBE_K + ENG__PAD, ENG__TILE, acc, ENG__PANEL, false);
-        t = clock_ns() - t;
-        if (t < best) best = t;
+        uint64_t took = clock_ns();
+        kern->tile_bf16(weights, PROBE_K, x, PROBE_K + ENG__PAD, ENG__TILE, acc, ENG__PANEL, false);
+        took = clock_ns() - took;
+        if (took < best) best = took;
     }
     return best;
 }
 
 static const eng__kernels *measure(const path paths[N_PATHS]) {
     /* the prefetch distance reaches beyond the panel; only the address is formed */
-    uint16_t *w = array_new_aligned(PROBE_K * ENG__PANEL, sizeof *w);
+    uint16_t *weights = array_new_aligned(PROBE_K * ENG__PANEL, sizeof *weights);
     float *x = array_new_aligned((PROBE_K + ENG__PAD) * ENG__TILE, sizeof *x);
     float *acc = array_new_aligned(ENG__TILE * ENG__PANEL, sizeof *acc);
     const eng__kernels *best = &eng__kernels_portable;
     uint64_t best_ns = UINT64_MAX;
-    if (w && x && acc) {
-        memset(w, 0, PROBE_K * ENG__PANEL * sizeof *w);
+    if (weights && x && acc) {
+        memset(weights, 0, PROBE_K * ENG__PANEL * sizeof *weights);
         memset(x, 0, (PROBE_K + ENG__PAD) * ENG__TILE * sizeof *x);
         for (int i = 0; i < N_PATHS; i++) {
             if (!paths[i].runs_here) continue;
-            uint64_t ns = probe(paths[i].k, w, x, acc);
+            uint64_t ns = probe(paths[i].kern, weights, x, acc);
             /* wider vectors come first and stay unless clearly slower: probes are noisy */
-            if (ns < best_ns - best_ns / 8) best_ns = ns, best = paths[i].k;
+            if (ns < best_ns - best_ns / 8) best_ns = ns, best = paths[i].kern;
         }
     }
-    free(w);
+    free(weights);
     free(x);
     free(acc);
     return best;
@@ -96,10 +97,10 @@ int eng__kernels_choose(const eng__kernels **out, const char *name, err *e) {
         return 0;
     }
     for (int i = 0; i < N_PATHS; i++) {
-        if (paths[i].k == NULL || strcmp(paths[i].k->name, name) != 0) continue;
+        if (paths[i].kern == NULL || strcmp(paths[i].kern->name, name) != 0) continue;
         known = true;
         if (!paths[i].runs_here) continue;
-        *out = paths[i].k;
+        *out = paths[i].kern;
         return 0;
     }
     if (known) return err_set(e, ERR_USAGE, "kernels", "this processor has no %s", name);
@@ -108,6 +109,6 @@ int eng__kernels_choose(const eng__kernels **out, const char *name, err *e) {
 }
 
 const char *eng_cpu_kernels(void) {
-    const eng__kernels *k;
-    return eng__kernels_choose(&k, NULL, NULL) == 0 ? k->name : "none";
+    const eng__kernels *kern;
+    return eng__kernels_choose(&kern, NULL, NULL) == 0 ? kern->name : "none";
 }

@@ -11,11 +11,11 @@
 #define KERNELS eng__kernels_avx512
 
 /* Bytes of even and of odd place as 16-bit values: exact, no saturation. */
-static inline ivec v_dot4(ivec acc, ivec w, int32_t four) {
-    __m512i x = _mm512_set1_epi32(four), wv = (__m512i)w;
+static inline ivec v_dot4(ivec acc, ivec weights, int32_t four) {
+    __m512i x = _mm512_set1_epi32(four), bytes = (__m512i)weights;
     __m512i x_even = _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8), x_odd = _mm512_srai_epi16(x, 8);
-    __m512i w_even = _mm512_and_si512(wv, _mm512_set1_epi16(0xff)),
-            w_odd = _mm512_srli_epi16(wv, 8);
+    __m512i w_even = _mm512_and_si512(bytes, _mm512_set1_epi16(0xff)),
+            w_odd = _mm512_srli_epi16(bytes, 8);
     return acc + (ivec)_mm512_madd_epi16(w_even, x_even) + (ivec)_mm512_madd_epi16(w_odd, x_odd);
 }
 

@@ -8,14 +8,14 @@
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")
 #include "kernels_avx512.h"
 
-static inline ivec v_dot4(ivec acc, ivec w, int32_t four) {
-    return (ivec)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(four));
+static inline ivec v_dot4(ivec acc, ivec weights, int32_t four) {
+    return (ivec)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)weights, _mm512_set1_epi32(four));
 }
 
 #include "kernels_int8.h"
 
-void eng__use_vnni(eng__kernels *k) {
-    k->tile_i8 = tile_i8;
-    k->dot_probe = dot_probe;
+void eng__use_vnni(eng__kernels *kern) {
+    kern->tile_i8 = tile_i8;
+    kern->dot_probe = dot_probe;
 }
 #endif

@@ -16,172 +16,174 @@
 
 typedef vec pass_sums[TILE_ROWS * 2];
 
-INLINE void sums_begin(const uint32_t R, const uint32_t C, vec *a, const float *acc, size_t lda,
-                       bool add) {
+INLINE void sums_begin(const uint32_t ROWS, const uint32_t COLS, vec *sums, const float *acc,
+                       size_t lda, bool add) {
 #pragma GCC unroll 12
-    for (uint32_t r = 0; r < R; r++) {
+    for (uint32_t row = 0; row < ROWS; row++) {
 #pragma GCC unroll 4
-        for (uint32_t c = 0; c < C; c++) {
-            vec *at = a + 2 * (r * C + c);
-            at[0] = add ? v_load(acc + r * lda + c * VL) : v_set1(0);
-            at[1] = add ? v_load(acc + r * lda + c * VL + 16) : v_set1(0);
+        for (uint32_t col = 0; col < COLS; col++) {
+            vec *at = sums + 2 * (row * COLS + col);
+            at[0] = add ? v_load(acc + row * lda + col * VL) : v_set1(0);
+            at[1] = add ? v_load(acc + row * lda + col * VL + 16) : v_set1(0);
         }
     }
 }
 
-INLINE void sums_end(const uint32_t R, const uint32_t C, const vec *a, float *acc, size_t lda) {
+INLINE void sums_end(const uint32_t ROWS, const uint32_t COLS, const vec *sums, float *acc,
+                     size_t lda) {
 #pragma GCC unroll 12
-    for (uint32_t r = 0; r < R; r++) {
+    for (uint32_t row = 0; row < ROWS; row++) {
 #pragma GCC unroll 4
-        for (uint32_t c = 0; c < C; c++) {
-            v_store(acc + r * lda + c * VL, a[2 * (r * C + c)]);
-            v_store(acc + r * lda + c * VL + 16, a[2 * (r * C + c) + 1]);
+        for (uint32_t col = 0; col < COLS; col++) {
+            v_store(acc + row * lda + col * VL, sums[2 * (row * COLS + col)]);
+            v_store(acc + row * lda + col * VL + 16, sums[2 * (row * COLS + col) + 1]);
         }
     }
 }
 
 /* One step of k: row r's value, x[r * step + at], times the columns in w. */
-INLINE void sums_step(const uint32_t R, const uint32_t C, vec *a, const vec *w, const float *x,
-                      size_t step, size_t at) {
+INLINE void sums_step(const uint32_t ROWS, const uint32_t COLS, vec *sums, const vec *weights,
+                      const float *x, size_t step, size_t at) {
 #pragma GCC unroll 12
-    for (uint32_t r = 0; r < R; r++) {
-        vec b = v_set1(x[r * step + at]);
+    for (uint32_t row = 0; row < ROWS; row++) {
+        vec value = v_set1(x[row * step + at]);
 #pragma GCC unroll 8
-        for (uint32_t c = 0; c < 2 * C; c++)
-            a[2 * r * C + c] = v_fma(b, w[c], a[2 * r * C + c]);
+        for (uint32_t col = 0; col < 2 * COLS; col++)
+            sums[2 * row * COLS + col] = v_fma(value, weights[col], sums[2 * row * COLS + col]);
     }
 }
 
 /* x[k * next + r * step] */
-INLINE void pass_f32(const uint32_t R, const uint32_t C, const float *w, size_t ldw, size_t k,
-                     const float *x, size_t step, size_t next, float *acc, size_t lda, bool add) {
-    pass_sums a;
-    sums_begin(R, C, a, acc, lda, add);
-    for (size_t i = 0; i < k; i++, w += ldw) {
+INLINE void pass_f32(const uint32_t ROWS, const uint32_t COLS, const float *weights, size_t ldw,
+                     size_t k, const float *x, size_t step, size_t next, float *acc, size_t lda,
+                     bool add) {
+    pass_sums sums;
+    sums_begin(ROWS, COLS, sums, acc, lda, add);
+    for (size_t i = 0; i < k; i++, weights += ldw) {
         vec columns[2 * WHOLE];
 #pragma GCC unroll 4
-        for (uint32_t c = 0; c < C; c++) {
-            columns[2 * c] = v_load(w + c * VL);
-            columns[2 * c + 1] = v_load(w + c * VL + 16);
+        for (uint32_t col = 0; col < COLS; col++) {
+            columns[2 * col] = v_load(weights + col * VL);
+            columns[2 * col + 1] = v_load(weights + col * VL + 16);
         }
-        sums_step(R, C, a, columns, x, step, i * next);
+        sums_step(ROWS, COLS, sums, columns, x, step, i * next);
     }
-    sums_end(R, C, a, acc, lda);
+    sums_end(ROWS, COLS, sums, acc, lda);
 }
 
 /* NVL columns only. */
-INLINE void pass_narrow(const uint32_t R, const float *w, size_t ldw, size_t k, const float *x,
-                        size_t ldx, float *acc, size_t lda) {
-    nvec a[TILE_ROWS];
+INLINE void pass_narrow(const uint32_t ROWS, const float *weights, size_t ldw, size_t k,
+                        const float *x, size_t ldx, float *acc, size_t lda) {
+    nvec sums[TILE_ROWS];
 #pragma GCC unroll 12
-    for (uint32_t r = 0; r < R; r++)
-        a[r] = n_set1(0);
-    for (size_t i = 0; i < k; i++, w += ldw) {
-        nvec w0 = n_load(w);
+    for (uint32_t row = 0; row < ROWS; row++)
+        sums[row] = n_set1(0);
+    for (size_t i = 0; i < k; i++, weights += ldw) {
+        nvec w0 = n_load(weights);
 #pragma GCC unroll 12
-        for (uint32_t r = 0; r < R; r++)
-            a[r] = n_fma(n_set1(x[r * ldx + i]), w0, a[r]);
+        for (uint32_t row = 0; row < ROWS; row++)
+            sums[row] = n_fma(n_set1(x[row * ldx + i]), w0, sums[row]);
     }
 #pragma GCC unroll 12
-    for (uint32_t r = 0; r < R; r++)
-        n_store(acc + r * lda, a[r]);
+    for (uint32_t row = 0; row < ROWS; row++)
+        n_store(acc + row * lda, sums[row]);
 }
 
-INLINE void pass_bf16(const uint32_t R, const uint32_t C, const uint16_t *w, size_t k,
+INLINE void pass_bf16(const uint32_t ROWS, const uint32_t COLS, const uint16_t *weights, size_t k,
                       const float *x, size_t ldx, float *acc, size_t lda, bool add) {
-    pass_sums a;
-    sums_begin(R, C, a, acc, lda, add);
-    for (size_t i = 0; i < k; i++, w += ENG__PANEL) {
-        __builtin_prefetch(w + 2048);
+    pass_sums sums;
+    sums_begin(ROWS, COLS, sums, acc, lda, add);
+    for (size_t i = 0; i < k; i++, weights += ENG__PANEL) {
+        __builtin_prefetch(weights + 2048);
         vec columns[2 * WHOLE];
 #pragma GCC unroll 4
-        for (uint32_t c = 0; c < C; c++) {
-            columns[2 * c] = v_bf16_low(w + 2 * c * VL);
-            columns[2 * c + 1] = v_bf16_high(w + 2 * c * VL);
+        for (uint32_t col = 0; col < COLS; col++) {
+            columns[2 * col] = v_bf16_low(weights + 2 * col * VL);
+            columns[2 * col + 1] = v_bf16_high(weights + 2 * col * VL);
         }
-        sums_step(R, C, a, columns, x, ldx, i);
+        sums_step(ROWS, COLS, sums, columns, x, ldx, i);
     }
-    sums_end(R, C, a, acc, lda);
+    sums_end(ROWS, COLS, sums, acc, lda);
 }
 
 #define ROWS_F32(R_, ...)                                                                          \
-    APART rows_f32_##R_(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,          \
+    APART rows_f32_##R_(const float *weights, size_t ldw, size_t k, const float *x, size_t ldx,    \
                         float *acc, size_t lda, bool add) {                                        \
         PASS_ROWS(R_);                                                                             \
-        pass_f32(R, C, w, ldw, k, x, ldx, 1, acc, lda, add);                                       \
+        pass_f32(ROWS, COLS, weights, ldw, k, x, ldx, 1, acc, lda, add);                           \
     }
 FOR_ROWS(ROWS_F32, )
 
-static void tile_f32(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+static void tile_f32(const float *weights, size_t ldw, size_t k, const float *x, size_t ldx,
                      uint32_t rows, float *acc, size_t lda, bool add) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
         for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
-            PASS_SWITCH(n, rows_f32, w + col, ldw, k, x + r0 * ldx, ldx, acc + r0 * lda + col, lda,
-                        add)
+            PASS_SWITCH(n, rows_f32, weights + col, ldw, k, x + r0 * ldx, ldx, acc + r0 * lda + col,
+                        lda, add)
         }
     }
 }
 
 /* As tile_f32, but x[i * ldx + r]: the rows lie side by side. */
 #define ROWS_ACROSS(R_, ...)                                                                       \
-    APART rows_across_##R_(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,       \
+    APART rows_across_##R_(const float *weights, size_t ldw, size_t k, const float *x, size_t ldx, \
                            float *acc, size_t lda, bool add) {                                     \
         PASS_ROWS(R_);                                                                             \
-        pass_f32(R, C, w, ldw, k, x, 1, ldx, acc, lda, add);                                       \
+        pass_f32(ROWS, COLS, weights, ldw, k, x, 1, ldx, acc, lda, add);                           \
     }
 FOR_ROWS(ROWS_ACROSS, )
 
-static void tile_f32_across(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+static void tile_f32_across(const float *weights, size_t ldw, size_t k, const float *x, size_t ldx,
                             uint32_t rows, float *acc, size_t lda, bool add) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
         for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
-            PASS_SWITCH(n, rows_across, w + col, ldw, k, x + r0, ldx, acc + r0 * lda + col, lda,
-                        add)
+            PASS_SWITCH(n, rows_across, weights + col, ldw, k, x + r0, ldx, acc + r0 * lda + col,
+                        lda, add)
         }
     }
 }
 
 #define ROWS_NARROW(R_, ...)                                                                       \
-    APART rows_narrow_##R_(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,       \
+    APART rows_narrow_##R_(const float *weights, size_t ldw, size_t k, const float *x, size_t ldx, \
                            float *acc, size_t lda) {                                               \
-        enum { R = TILE_ROWS >= R_ ? R_ : 1 };                                                     \
-        pass_narrow(R, w, ldw, k, x, ldx, acc, lda);                                               \
+        enum { ROWS = TILE_ROWS >= R_ ? R_ : 1 };                                                  \
+        pass_narrow(ROWS, weights, ldw, k, x, ldx, acc, lda);                                      \
     }
 FOR_ROWS(ROWS_NARROW, )
 
-static void tile_f32_narrow(const float *w, size_t ldw, size_t k, const float *x, size_t ldx,
+static void tile_f32_narrow(const float *weights, size_t ldw, size_t k, const float *x, size_t ldx,
                             uint32_t rows, float *acc, size_t lda) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
         for (uint32_t col = 0; col < ENG__NARROW; col += NVL) {
-            PASS_SWITCH(n, rows_narrow, w + col, ldw, k, x + r0 * ldx, ldx, acc + r0 * lda + col,
-                        lda)
+            PASS_SWITCH(n, rows_narrow, weights + col, ldw, k, x + r0 * ldx, ldx,
+                        acc + r0 * lda + col, lda)
         }
     }
 }
 
 #define ROWS_BF16(R_, ...)                                                                         \
-    APART rows_bf16_##R_(const uint16_t *w, size_t k, const float *x, size_t ldx, float *acc,      \
-                         size_t lda, bool add) {                                                   \
+    APART rows_bf16_##R_(const uint16_t *weights, size_t k, const float *x, size_t ldx,            \
+                         float *acc, size_t lda, bool add) {                                       \
         PASS_ROWS(R_);                                                                             \
-        pass_bf16(R, C, w, k, x, ldx, acc, lda, add);                                              \
+        pass_bf16(ROWS, COLS, weights, k, x, ldx, acc, lda, add);                                  \
     }
 FOR_ROWS(ROWS_BF16, )
 
-static void tile_bf16(const uint16_t *w, size_t k, const float *x, size_t ldx, uint32_t rows,
+static void tile_bf16(const uint16_t *weights, size_t k, const float *x, size_t ldx, uint32_t rows,
                       float *acc, size_t lda, bool add) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
         for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
-            PASS_SWITCH(n, rows_bf16, w + 2 * col, k, x + r0 * ldx, ldx, acc + r0 * lda + col, lda,
-                        add)
+            PASS_SWITCH(n, rows_bf16, weights + 2 * col, k, x + r0 * ldx, ldx, acc + r0 * lda + col,
+                        lda, add)
         }
     }
 }
 
-static void quantize(const float *x, size_t n, int8_t *q, float *scale, int32_t *sum) {
+static void quantize(const float *x, size_t n, int8_t *codes, float *scale, int32_t *sum) {
     float padded[ENG__GROUP];
     if (n < ENG__GROUP) {
         memcpy(padded, x, n * sizeof *x);
@@ -190,10 +192,10 @@ static void quantize(const float *x, size_t n, int8_t *q, float *scale, int32_t 
     }
     vec top = v_set1(0), odd = v_set1(0);
     for (size_t i = 0; i < ENG__GROUP; i += VL) {
-        vec v = v_load(x + i), size = (vec)((ivec)v & 0x7fffffff);
+        vec values = v_load(x + i), size = (vec)((ivec)values & 0x7fffffff);
         ivec more = size > top;
         top = (vec)(((ivec)size & more) | ((ivec)top & ~more));
-        odd = odd + v * v_set1(0); /* NaN if any value is not finite: it must not get lost */
+        odd = odd + values * v_set1(0); /* NaN if any value is not finite: it must not get lost */
     }
     float lane[VL], largest = 0;
     v_store(lane, top);
@@ -202,38 +204,38 @@ static void quantize(const float *x, size_t n, int8_t *q, float *scale, int32_t 
     vec inverse = v_set1(largest > 0 ? 127.0f / largest : 0), magic = v_set1(12582912.0f);
     int32_t code[ENG__GROUP], total = 0;
     for (size_t i = 0; i < ENG__GROUP; i += VL) {
-        ivec c = (ivec)v_fma(v_load(x + i), inverse, magic) - (ivec)magic;
-        memcpy(code + i, &c, sizeof c);
+        ivec rounded = (ivec)v_fma(v_load(x + i), inverse, magic) - (ivec)magic;
+        memcpy(code + i, &rounded, sizeof rounded);
     }
     for (int i = 0; i < ENG__GROUP; i++)
-        q[i] = (int8_t)code[i];
+        codes[i] = (int8_t)code[i];
     for (int i = 0; i < ENG__GROUP; i++)
-        total += q[i];
+        total += codes[i];
     *scale = largest / 127.0f + v_sum(odd);
     *sum = total;
 }
 
-static float dot(const float *a, const float *b, size_t n) {
+static float dot(const float *left, const float *right, size_t n) {
     vec s0 = v_set1(0), s1 = v_set1(0);
     size_t i = 0;
     for (; i + 2 * VL <= n; i += 2 * VL) {
-        s0 = v_fma(v_load(a + i), v_load(b + i), s0);
-        s1 = v_fma(v_load(a + i + VL), v_load(b + i + VL), s1);
+        s0 = v_fma(v_load(left + i), v_load(right + i), s0);
+        s1 = v_fma(v_load(left + i + VL), v_load(right + i + VL), s1);
     }
     float sum = v_sum(s0 + s1);
     for (; i < n; i++)
-        sum += a[i] * b[i];
+        sum += left[i] * right[i];
     return sum;
 }
 
-static void rms(const float *x, const float *w, float *y, size_t n, float eps) {
-    float s = 1.0f / sqrtf(dot(x, x, n) / (float)n + eps);
-    vec vs = v_set1(s);
+static void rms(const float *x, const float *weights, float *y, size_t n, float eps) {
+    float scale = 1.0f / sqrtf(dot(x, x, n) / (float)n + eps);
+    vec vs = v_set1(scale);
     size_t i = 0;
     for (; i + VL <= n; i += VL)
-        v_store(y + i, v_load(x + i) * vs * v_load(w + i));
+        v_store(y + i, v_load(x + i) * vs * v_load(weights + i));
     for (; i < n; i++)
-        y[i] = x[i] * s * w[i];
+        y[i] = x[i] * scale * weights[i];
 }
 
 /* exp for x <= 88.3: 2^round(x / ln 2) times a polynomial; relative error below 2e-7.
@@ -244,78 +246,78 @@ INLINE vec v_exp(vec x) {
     ivec dead = x < low;
     vec xc = (vec)(((ivec)low & dead) | ((ivec)x & ~dead));
     vec shifted = v_fma(xc, v_set1(1.44269504088896f), magic);
-    vec n = shifted - magic;
-    vec r = v_fma(n, v_set1(-0.693359375f), xc);
-    r = v_fma(n, v_set1(2.12194440e-4f), r);
-    vec p = v_set1(1.9875691500e-4f);
-    p = v_fma(p, r, v_set1(1.3981999507e-3f));
-    p = v_fma(p, r, v_set1(8.3334519073e-3f));
-    p = v_fma(p, r, v_set1(4.1665795894e-2f));
-    p = v_fma(p, r, v_set1(1.6666665459e-1f));
-    p = v_fma(p, r, v_set1(5.0000001201e-1f));
-    p = v_fma(p * r, r, r) + v_set1(1.0f);
+    vec whole = shifted - magic;
+    vec rest = v_fma(whole, v_set1(-0.693359375f), xc);
+    rest = v_fma(whole, v_set1(2.12194440e-4f), rest);
+    vec poly = v_set1(1.9875691500e-4f);
+    poly = v_fma(poly, rest, v_set1(1.3981999507e-3f));
+    poly = v_fma(poly, rest, v_set1(8.3334519073e-3f));
+    poly = v_fma(poly, rest, v_set1(4.1665795894e-2f));
+    poly = v_fma(poly, rest, v_set1(1.6666665459e-1f));
+    poly = v_fma(poly, rest, v_set1(5.0000001201e-1f));
+    poly = v_fma(poly * rest, rest, rest) + v_set1(1.0f);
     ivec bits = ((ivec)shifted - (ivec)magic) << 23;
-    vec y = (vec)((ivec)p + bits);
-    return (vec)((ivec)y & ~dead);
+    vec result = (vec)((ivec)poly + bits);
+    return (vec)((ivec)result & ~dead);
 }
 
-INLINE vec v_silu(vec g) {
+INLINE vec v_silu(vec gate) {
     /* exp's argument is held below 88 so that its result stays finite */
-    vec top = v_set1(88.0f), neg = v_set1(0) - g;
+    vec top = v_set1(88.0f), neg = v_set1(0) - gate;
     ivec big = neg > top;
     neg = (vec)(((ivec)top & big) | ((ivec)neg & ~big));
-    return g / (v_set1(1.0f) + v_exp(neg));
+    return gate / (v_set1(1.0f) + v_exp(neg));
 }
 
-static void silu_mul(const float *g, const float *u, float *y, size_t n) {
+static void silu_mul(const float *gate, const float *up, float *y, size_t n) {
     size_t i = 0;
     for (; i + VL <= n; i += VL)
-        v_store(y + i, v_silu(v_load(g + i)) * v_load(u + i));
+        v_store(y + i, v_silu(v_load(gate + i)) * v_load(up + i));
     if (i == n) return;
     float gt[VL] = {0}, ut[VL] = {0}, yt[VL];
     for (size_t j = i; j < n; j++)
-        gt[j - i] = g[j], ut[j - i] = u[j];
+        gt[j - i] = gate[j], ut[j - i] = up[j];
     v_store(yt, v_silu(v_load(gt)) * v_load(ut));
     for (size_t j = i; j < n; j++)
         y[j] = yt[j - i];
 }
 
 /* PANEL queries side by side: s[i][q] is query q's score at position i. See the table. */
-static void softmax_across(float *s, uint32_t n, uint32_t lanes, const int32_t *seen, float *top,
-                           float *sum, float *keep) {
+static void softmax_across(float *score, uint32_t n, uint32_t lanes, const int32_t *seen,
+                           float *top, float *sum, float *keep) {
     const vec none = v_set1(-INFINITY);
-    for (uint32_t q = 0; q < lanes; q += VL) {
-        ivec limit = iv_load(seen + q), first = iv_set1(0);
-        vec most = v_load(top + q), total = v_set1(0);
+    for (uint32_t lane = 0; lane < lanes; lane += VL) {
+        ivec limit = iv_load(seen + lane), first = iv_set1(0);
+        vec most = v_load(top + lane), total = v_set1(0);
         for (uint32_t i = 0; i < n; i++, first += 1) {
-            vec v = v_load(s + i * ENG__PANEL + q);
+            vec value = v_load(score + i * ENG__PANEL + lane);
             ivec sees = first < limit;
-            v = (vec)(((ivec)v & sees) | ((ivec)none & ~sees));
-            v_store(s + i * ENG__PANEL + q, v);
-            ivec more = v > most;
-            most = (vec)(((ivec)v & more) | ((ivec)most & ~more));
+            value = (vec)(((ivec)value & sees) | ((ivec)none & ~sees));
+            v_store(score + i * ENG__PANEL + lane, value);
+            ivec more = value > most;
+            most = (vec)(((ivec)value & more) | ((ivec)most & ~more));
         }
         ivec blind = most == none; /* nothing seen so far: any finite value serves */
         vec base = (vec)((ivec)most & ~blind);
         for (uint32_t i = 0; i < n; i++) {
-            vec p = v_exp(v_load(s + i * ENG__PANEL + q) - base);
-            v_store(s + i * ENG__PANEL + q, p);
-            total = total + p;
+            vec weight = v_exp(v_load(score + i * ENG__PANEL + lane) - base);
+            v_store(score + i * ENG__PANEL + lane, weight);
+            total = total + weight;
         }
-        vec kept = v_exp(v_load(top + q) - base);
-        v_store(keep + q, kept);
-        v_store(sum + q, v_fma(v_load(sum + q), kept, total));
-        v_store(top + q, most);
+        vec kept = v_exp(v_load(top + lane) - base);
+        v_store(keep + lane, kept);
+        v_store(sum + lane, v_fma(v_load(sum + lane), kept, total));
+        v_store(top + lane, most);
     }
 }
 
-static void scale_add(float *y, float a, const float *x, float b, size_t n) {
-    vec va = v_set1(a), vb = v_set1(b);
+static void scale_add(float *y, float keep, const float *x, float take, size_t n) {
+    vec va = v_set1(keep), vb = v_set1(take);
     size_t i = 0;
     for (; i + VL <= n; i += VL)
         v_store(y + i, v_fma(v_load(x + i), vb, v_load(y + i) * va));
     for (; i < n; i++)
-        y[i] = y[i] * a + x[i] * b;
+        y[i] = y[i] * keep + x[i] * take;
 }
 
 static void widen(const uint16_t *from, float *y, size_t n) {
@@ -341,53 +343,53 @@ static void narrow(const float *x, uint16_t *to, size_t n) {
 /* ---- probes: what this code path could reach at most ---- */
 
 static float fma_probe(size_t n) {
-    vec a[2 * TILE_ROWS], x = v_set1(0.5f), y = v_set1(1e-3f);
+    vec sums[2 * TILE_ROWS], x = v_set1(0.5f), y = v_set1(1e-3f);
 #pragma GCC unroll 24
     for (int i = 0; i < 2 * TILE_ROWS; i++)
-        a[i] = v_set1((float)i);
+        sums[i] = v_set1((float)i);
     for (size_t k = 0; k < n; k++) {
         V_KEEP(x);
         V_KEEP(y);
 #pragma GCC unroll 24
         for (int i = 0; i < 2 * TILE_ROWS; i++)
-            a[i] = v_fma(x, y, a[i]);
+            sums[i] = v_fma(x, y, sums[i]);
     }
     vec sum = v_set1(0);
     for (int i = 0; i < 2 * TILE_ROWS; i++)
-        sum = sum + a[i];
+        sum = sum + sums[i];
     return v_sum(sum);
 }
 
-static inline __attribute__((always_inline)) float read_ahead(const float *p, size_t n,
+static inline __attribute__((always_inline)) float read_ahead(const float *from, size_t n,
                                                               size_t ahead, bool far) {
     enum { STREAMS = 8 };
-    vec a[STREAMS];
+    vec sums[STREAMS];
 #pragma GCC unroll 8
     for (int i = 0; i < STREAMS; i++)
-        a[i] = v_set1(0);
+        sums[i] = v_set1(0);
     for (size_t k = 0; k + STREAMS * VL <= n; k += STREAMS * VL) {
 #pragma GCC unroll 8
         for (size_t i = 0; i < STREAMS * VL; i += 16) {
-            if (far) __builtin_prefetch(p + k + ahead + i, 0, 2);
-            else __builtin_prefetch(p + k + ahead + i);
+            if (far) __builtin_prefetch(from + k + ahead + i, 0, 2);
+            else __builtin_prefetch(from + k + ahead + i);
         }
 #pragma GCC unroll 8
         for (int i = 0; i < STREAMS; i++)
-            a[i] = a[i] + v_load(p + k + (size_t)i * VL);
+            sums[i] = sums[i] + v_load(from + k + (size_t)i * VL);
     }
     vec sum = v_set1(0);
     for (int i = 0; i < STREAMS; i++)
-        sum = sum + a[i];
+        sum = sum + sums[i];
     return v_sum(sum);
 }
 
 /* Ways of asking for lines ahead: which one is fastest depends on how many threads read. */
-static float read_probe(const float *p, size_t n, uint32_t way) {
+static float read_probe(const float *from, size_t n, uint32_t way) {
     switch (way) {
-    case 0: return read_ahead(p, n, 1024, false);
-    case 1: return read_ahead(p, n, 4096, false);
-    case 2: return read_ahead(p, n, 512, true);
-    default: return read_ahead(p, n, 2048, true);
+    case 0: return read_ahead(from, n, 1024, false);
+    case 1: return read_ahead(from, n, 4096, false);
+    case 2: return read_ahead(from, n, 512, true);
+    default: return read_ahead(from, n, 2048, true);
     }
 }
 

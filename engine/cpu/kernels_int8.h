@@ -12,21 +12,21 @@
 /* A pass of R rows is a function of its own. Inside a loop over columns, or beside other passes,
  * the compiler keeps later addresses in registers that the inner loop needs. */
 #define APART static __attribute__((noinline, unused)) void
-#define PASS_ROWS(R_) enum { R = TILE_ROWS >= R_ ? R_ : 1, C = PASS_COLUMNS(R) }
+#define PASS_ROWS(R_) enum { ROWS = TILE_ROWS >= R_ ? R_ : 1, COLS = PASS_COLUMNS(ROWS) }
 #define PASS_WIDTH(rows) (PASS_COLUMNS(rows) * (uint32_t)VL)
-#define FOR_ROWS(X, ...)                                                                           \
-    X(1, __VA_ARGS__)                                                                              \
-    X(2, __VA_ARGS__)                                                                              \
-    X(3, __VA_ARGS__)                                                                              \
-    X(4, __VA_ARGS__)                                                                              \
-    X(5, __VA_ARGS__)                                                                              \
-    X(6, __VA_ARGS__)                                                                              \
-    X(7, __VA_ARGS__)                                                                              \
-    X(8, __VA_ARGS__)                                                                              \
-    X(9, __VA_ARGS__)                                                                              \
-    X(10, __VA_ARGS__)                                                                             \
-    X(11, __VA_ARGS__)                                                                             \
-    X(12, __VA_ARGS__)
+#define FOR_ROWS(CASE, ...)                                                                        \
+    CASE(1, __VA_ARGS__)                                                                           \
+    CASE(2, __VA_ARGS__)                                                                           \
+    CASE(3, __VA_ARGS__)                                                                           \
+    CASE(4, __VA_ARGS__)                                                                           \
+    CASE(5, __VA_ARGS__)                                                                           \
+    CASE(6, __VA_ARGS__)                                                                           \
+    CASE(7, __VA_ARGS__)                                                                           \
+    CASE(8, __VA_ARGS__)                                                                           \
+    CASE(9, __VA_ARGS__)                                                                           \
+    CASE(10, __VA_ARGS__)                                                                          \
+    CASE(11, __VA_ARGS__)                                                                          \
+    CASE(12, __VA_ARGS__)
 #define PASS_CASE(R_, name, ...)                                                                   \
     case R_:                                                                                       \
         if (TILE_ROWS >= R_) name##_##R_(__VA_ARGS__);                                             \
@@ -37,9 +37,9 @@
     default: break;                                                                                \
     }
 
-INLINE float v_sum(vec v) {
+INLINE float v_sum(vec values) {
     float lane[VL], sum = 0;
-    v_store(lane, v);
+    v_store(lane, values);
     for (int i = 0; i < VL; i++)
         sum += lane[i];
     return sum;
@@ -47,84 +47,86 @@ INLINE float v_sum(vec v) {
 
 /* ---- int8: exact integer sums within a group, then one scaled addition ---- */
 
-INLINE void pass_i8(const uint32_t R, const uint32_t C, const uint8_t *w, uint32_t groups,
-                    const int8_t *q, size_t ldq, const float *scale, const int32_t *sum,
-                    size_t ld_s, float *acc, size_t lda, bool add) {
-    for (uint32_t g = 0; g < groups; g++, w += ENG__GROUP_BYTES, q += ENG__GROUP) {
-        ivec a[TILE_ROWS * 2];
+INLINE void pass_i8(const uint32_t ROWS, const uint32_t COLS, const uint8_t *weights,
+                    uint32_t groups, const int8_t *codes, size_t ldq, const float *scale,
+                    const int32_t *sum, size_t ld_s, float *acc, size_t lda, bool add) {
+    for (uint32_t group = 0; group < groups;
+         group++, weights += ENG__GROUP_BYTES, codes += ENG__GROUP) {
+        ivec sums[TILE_ROWS * 2];
 #pragma GCC unroll 12
-        for (uint32_t r = 0; r < R; r++) { /* codes are value + 128 */
+        for (uint32_t row = 0; row < ROWS; row++) { /* codes are value + 128 */
 #pragma GCC unroll 8
-            for (uint32_t c = 0; c < 2 * C; c++)
-                a[2 * r * C + c] = iv_set1(-128 * sum[r * ld_s + g]);
+            for (uint32_t col = 0; col < 2 * COLS; col++)
+                sums[2 * row * COLS + col] = iv_set1(-128 * sum[row * ld_s + group]);
         }
         for (size_t i = 0; i < ENG__GROUP; i += 4) {
-            const uint8_t *codes = w + i * ENG__PANEL;
-            __builtin_prefetch(codes + 4096);
-            __builtin_prefetch(codes + 4096 + 64);
+            const uint8_t *group_codes = weights + i * ENG__PANEL;
+            __builtin_prefetch(group_codes + 4096);
+            __builtin_prefetch(group_codes + 4096 + 64);
 #pragma GCC unroll 4
-            for (uint32_t c = 0; c < C; c++) {
-                ivec w0 = iv_load(codes + 4 * c * VL), w1 = iv_load(codes + 4 * c * VL + 64);
+            for (uint32_t col = 0; col < COLS; col++) {
+                ivec w0 = iv_load(group_codes + 4 * col * VL),
+                     w1 = iv_load(group_codes + 4 * col * VL + 64);
 #pragma GCC unroll 12
-                for (uint32_t r = 0; r < R; r++) {
+                for (uint32_t row = 0; row < ROWS; row++) {
                     int32_t four;
-                    memcpy(&four, q + r * ldq + i, sizeof four);
-                    ivec *at = a + 2 * (r * C + c);
+                    memcpy(&four, codes + row * ldq + i, sizeof four);
+                    ivec *at = sums + 2 * (row * COLS + col);
                     at[0] = v_dot4(at[0], w0, four);
                     at[1] = v_dot4(at[1], w1, four);
                 }
             }
         }
-        const float *scales = (const float *)(const void *)(w + ENG__GROUP * ENG__PANEL);
+        const float *scales = (const float *)(const void *)(weights + ENG__GROUP * ENG__PANEL);
 #pragma GCC unroll 12
-        for (uint32_t r = 0; r < R; r++) {
-            vec sx = v_set1(scale[r * ld_s + g]);
+        for (uint32_t row = 0; row < ROWS; row++) {
+            vec sx = v_set1(scale[row * ld_s + group]);
 #pragma GCC unroll 8
-            for (uint32_t c = 0; c < 2 * C; c++) {
-                uint32_t column = c / 2 * VL + c % 2 * 16;
-                float *to = acc + r * lda + column;
-                vec old = add || g ? v_load(to) : v_set1(0);
-                vec sums = __builtin_convertvector(a[2 * r * C + c], vec);
-                v_store(to, v_fma(sums, v_load(scales + column) * sx, old));
+            for (uint32_t col = 0; col < 2 * COLS; col++) {
+                uint32_t column = col / 2 * VL + col % 2 * 16;
+                float *to = acc + row * lda + column;
+                vec old = add || group ? v_load(to) : v_set1(0);
+                vec total = __builtin_convertvector(sums[2 * row * COLS + col], vec);
+                v_store(to, v_fma(total, v_load(scales + column) * sx, old));
             }
         }
     }
 }
 
 #define ROWS_I8(R_, ...)                                                                           \
-    APART rows_i8_##R_(const uint8_t *w, uint32_t groups, const int8_t *q, size_t ldq,             \
+    APART rows_i8_##R_(const uint8_t *weights, uint32_t groups, const int8_t *codes, size_t ldq,   \
                        const float *scale, const int32_t *sum, size_t ld_s, float *acc,            \
                        size_t lda, bool add) {                                                     \
         PASS_ROWS(R_);                                                                             \
-        pass_i8(R, C, w, groups, q, ldq, scale, sum, ld_s, acc, lda, add);                         \
+        pass_i8(ROWS, COLS, weights, groups, codes, ldq, scale, sum, ld_s, acc, lda, add);         \
     }
 FOR_ROWS(ROWS_I8, )
 
-static void tile_i8(const uint8_t *w, uint32_t groups, const int8_t *q, size_t ldq,
+static void tile_i8(const uint8_t *weights, uint32_t groups, const int8_t *codes, size_t ldq,
                     const float *scale, const int32_t *sum, size_t ld_s, uint32_t rows, float *acc,
                     size_t lda, bool add) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
         for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
-            PASS_SWITCH(n, rows_i8, w + 4 * col, groups, q + r0 * ldq, ldq, scale + r0 * ld_s,
-                        sum + r0 * ld_s, ld_s, acc + r0 * lda + col, lda, add)
+            PASS_SWITCH(n, rows_i8, weights + 4 * col, groups, codes + r0 * ldq, ldq,
+                        scale + r0 * ld_s, sum + r0 * ld_s, ld_s, acc + r0 * lda + col, lda, add)
         }
     }
 }
 
 static float dot_probe(size_t n) {
-    ivec a[2 * TILE_ROWS], w = iv_set1(0x01020304);
+    ivec sums[2 * TILE_ROWS], bytes = iv_set1(0x01020304);
 #pragma GCC unroll 24
     for (int i = 0; i < 2 * TILE_ROWS; i++)
-        a[i] = iv_set1(i);
+        sums[i] = iv_set1(i);
     for (size_t k = 0; k < n; k++) {
-        V_KEEP(w);
+        V_KEEP(bytes);
 #pragma GCC unroll 24
         for (int i = 0; i < 2 * TILE_ROWS; i++)
-            a[i] = v_dot4(a[i], w, 0x7f010203);
+            sums[i] = v_dot4(sums[i], bytes, 0x7f010203);
     }
     ivec sum = iv_set1(0);
     for (int i = 0; i < 2 * TILE_ROWS; i++)
-        sum = sum + a[i];
+        sum = sum + sums[i];
     return v_sum(__builtin_convertvector(sum, vec));
 }

@@ -27,49 +27,49 @@ typedef vec nvec;
 #define V_KEEP(v) __asm__ volatile("" : "+m"(v))
 #endif
 
-static inline vec v_load(const float *p) {
+static inline vec v_load(const float *from) {
     vec v;
-    memcpy(&v, p, sizeof v);
+    memcpy(&v, from, sizeof v);
     return v;
 }
-static inline void v_store(float *p, vec v) {
-    memcpy(p, &v, sizeof v);
+static inline void v_store(float *to, vec v) {
+    memcpy(to, &v, sizeof v);
 }
-static inline vec v_set1(float f) {
-    return (vec){f, f, f, f};
+static inline vec v_set1(float value) {
+    return (vec){value, value, value, value};
 }
-static inline vec v_fma(vec a, vec b, vec c) {
-    return a * b + c;
+static inline vec v_fma(vec left, vec right, vec add) {
+    return left * right + add;
 }
-static inline uvec pairs(const uint16_t *p) {
+static inline uvec pairs(const uint16_t *from) {
     uvec v;
-    memcpy(&v, p, sizeof v);
+    memcpy(&v, from, sizeof v);
     return v;
 }
-static inline vec v_bf16_low(const uint16_t *p) {
-    return (vec)(pairs(p) << 16);
+static inline vec v_bf16_low(const uint16_t *from) {
+    return (vec)(pairs(from) << 16);
 }
-static inline vec v_bf16_high(const uint16_t *p) {
-    return (vec)(pairs(p) & 0xffff0000u);
+static inline vec v_bf16_high(const uint16_t *from) {
+    return (vec)(pairs(from) & 0xffff0000u);
 }
 
-static inline vec v_widen(const uint16_t *p) {
-    return (vec)(uvec){(uint32_t)p[0] << 16, (uint32_t)p[1] << 16, (uint32_t)p[2] << 16,
-                       (uint32_t)p[3] << 16};
+static inline vec v_widen(const uint16_t *from) {
+    return (vec)(uvec){(uint32_t)from[0] << 16, (uint32_t)from[1] << 16, (uint32_t)from[2] << 16,
+                       (uint32_t)from[3] << 16};
 }
-static inline ivec iv_load(const void *p) {
+static inline ivec iv_load(const void *from) {
     ivec v;
-    memcpy(&v, p, sizeof v);
+    memcpy(&v, from, sizeof v);
     return v;
 }
 static inline ivec iv_set1(int32_t i) {
     return (ivec){i, i, i, i};
 }
-static inline ivec v_dot4(ivec acc, ivec w, int32_t four) {
-    for (int b = 0; b < 4; b++) {
+static inline ivec v_dot4(ivec acc, ivec weights, int32_t four) {
+    for (int byte = 0; byte < 4; byte++) {
         int8_t x;
-        memcpy(&x, (const char *)&four + b, 1);
-        acc += ((w >> (8 * b)) & 0xff) * x;
+        memcpy(&x, (const char *)&four + byte, 1);
+        acc += ((weights >> (8 * byte)) & 0xff) * x;
     }
     return acc;
 }

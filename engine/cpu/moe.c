@@ -9,48 +9,49 @@
 #include <math.h>
 #include <string.h>
 
-void eng__ffn_dense(eng__cpu *g, const eng__layer *l) {
-    g->jobs[0] = (eng__gemm){.w = &l->gate_up,
-                             .x = g->xn,
-                             .ldx = g->ld_d,
-                             .y = g->hidden,
-                             .ldy = g->ld_hidden,
-                             .rows = g->n_full,
-                             .op = ENG__SILU};
-    eng__gemm_run(g, g->jobs, 1);
-    g->jobs[0] = eng__to_stream(g, &l->down, g->hidden, g->ld_hidden);
-    eng__gemm_run(g, g->jobs, 1);
+void eng__ffn_dense(eng__cpu *cpu, const eng__layer *layer) {
+    cpu->jobs[0] = (eng__gemm){.mat = &layer->gate_up,
+                               .src = cpu->normed,
+                               .ld_src = cpu->ld_stream,
+                               .dst = cpu->hidden,
+                               .ld_dst = cpu->ld_hidden,
+                               .rows = cpu->n_full,
+                               .op = ENG__SILU};
+    eng__gemm_run(cpu, cpu->jobs, 1);
+    cpu->jobs[0] = eng__to_stream(cpu, &layer->down, cpu->hidden, cpu->ld_hidden);
+    eng__gemm_run(cpu, cpu->jobs, 1);
 }
 
 /* The top_k experts of one row by logit + bias (ties: lower index), in rising order, with
  * the softmax of the plain logits over them. NaN never wins against a number. */
-static void pick_experts(const model_plan *c, const float *logits, const float *bias,
+static void pick_experts(const model_plan *plan, const float *logits, const float *bias,
                          uint32_t *pick, float *weight) {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < c->n_experts; i++) {
-        float v = logits[i] + bias[i];
-        if (isnan(v)) v = -INFINITY;
+    for (uint32_t i = 0; i < plan->n_experts; i++) {
+        float value = logits[i] + bias[i];
+        if (isnan(value)) value = -INFINITY;
         uint32_t at = n;
-        if (n < c->n_experts_per_tok) {
+        if (n < plan->n_experts_per_tok) {
             n++;
-        } else if (v > weight[n - 1]) { /* weight holds the choosing values for now, best first */
+        } else if (value >
+                   weight[n - 1]) { /* weight holds the choosing values for now, best first */
             at = n - 1;
         } else {
             continue;
         }
-        while (at > 0 && v > weight[at - 1]) {
+        while (at > 0 && value > weight[at - 1]) {
             weight[at] = weight[at - 1];
             pick[at] = pick[at - 1];
             at--;
         }
-        weight[at] = v;
+        weight[at] = value;
         pick[at] = i;
     }
     for (uint32_t i = 1; i < n; i++) {
-        uint32_t p = pick[i], at = i;
-        for (; at > 0 && pick[at - 1] > p; at--)
+        uint32_t expert = pick[i], at = i;
+        for (; at > 0 && pick[at - 1] > expert; at--)
             pick[at] = pick[at - 1];
-        pick[at] = p;
+        pick[at] = expert;
     }
     float top = logits[pick[0]], sum = 0;
     for (uint32_t i = 1; i < n; i++)
@@ -61,108 +62,116 @@ static void pick_experts(const model_plan *c, const float *logits, const float *
         weight[i] /= sum;
 }
 
-static void sort_by_expert(eng__cpu *g) {
-    uint32_t k = g->plan.n_experts_per_tok, n = g->n_full * k, *first = g->expert_first;
-    memset(first, 0, (g->plan.n_experts + 1) * sizeof *first);
+static void sort_by_expert(eng__cpu *cpu) {
+    uint32_t top_k = cpu->plan.n_experts_per_tok, n = cpu->n_full * top_k,
+             *first = cpu->expert_first;
+    memset(first, 0, (cpu->plan.n_experts + 1) * sizeof *first);
     for (uint32_t i = 0; i < n; i++)
-        first[g->pick[i] + 1]++;
-    for (uint32_t i = 0; i < g->plan.n_experts; i++)
+        first[cpu->pick[i] + 1]++;
+    for (uint32_t i = 0; i < cpu->plan.n_experts; i++)
         first[i + 1] += first[i];
     for (uint32_t i = 0; i < n; i++) {
-        g->sorted[first[g->pick[i]]++] = i;
+        cpu->sorted[first[cpu->pick[i]]++] = i;
     }
-    memmove(first + 1, first, g->plan.n_experts * sizeof *first);
+    memmove(first + 1, first, cpu->plan.n_experts * sizeof *first);
     first[0] = 0;
 }
 
 static void gather_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
-    eng__cpu *g = arg;
+    eng__cpu *cpu = arg;
     (void)worker;
     for (uint32_t i = first; i < last; i++) {
-        uint32_t row = g->sorted[i] / g->plan.n_experts_per_tok;
-        memcpy(g->expert_x + i * g->ld_d, g->xn + row * g->ld_d, g->plan.dim * sizeof *g->xn);
+        uint32_t row = cpu->sorted[i] / cpu->plan.n_experts_per_tok;
+        memcpy(cpu->expert_x + i * cpu->ld_stream, cpu->normed + row * cpu->ld_stream,
+               cpu->plan.dim * sizeof *cpu->normed);
     }
 }
 
 typedef struct {
-    eng__cpu *g;
-    const eng__layer *l;
+    eng__cpu *cpu;
+    const eng__layer *layer;
     eng__input shared, experts; /* of the second phase */
 } moe_arg;
 
 /* One panel of the output for all rows: the shared experts, then the chosen. */
 static void down_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
-    const moe_arg *a = arg;
-    eng__cpu *g = a->g;
-    float *acc = g->scratch[worker].acc;
-    uint32_t k = g->plan.n_experts_per_tok;
-    for (uint32_t p = first; p < last; p++) {
-        uint32_t c0 = p * ENG__PANEL,
-                 nc = g->plan.dim - c0 < ENG__PANEL ? g->plan.dim - c0 : ENG__PANEL;
-        for (uint32_t r0 = 0; g->plan.n_shared_experts && r0 < g->n_full; r0 += ENG__ROW_BLOCK) {
-            uint32_t n = g->n_full - r0 < ENG__ROW_BLOCK ? g->n_full - r0 : ENG__ROW_BLOCK;
-            eng__panel(g, &a->l->down, p, &a->shared, r0, n, acc);
-            for (uint32_t r = 0; r < n; r++) {
-                g->k->scale_add(g->x + (r0 + r) * g->ld_d + c0, 1.0f, acc + r * ENG__PANEL, 1.0f,
-                                nc);
+    const moe_arg *work = arg;
+    eng__cpu *cpu = work->cpu;
+    float *acc = cpu->scratch[worker].acc;
+    uint32_t top_k = cpu->plan.n_experts_per_tok;
+    for (uint32_t panel_idx = first; panel_idx < last; panel_idx++) {
+        uint32_t col0 = panel_idx * ENG__PANEL,
+                 n_cols = cpu->plan.dim - col0 < ENG__PANEL ? cpu->plan.dim - col0 : ENG__PANEL;
+        for (uint32_t row0 = 0; cpu->plan.n_shared_experts && row0 < cpu->n_full;
+             row0 += ENG__ROW_BLOCK) {
+            uint32_t n = cpu->n_full - row0 < ENG__ROW_BLOCK ? cpu->n_full - row0 : ENG__ROW_BLOCK;
+            eng__panel(cpu, &work->layer->down, panel_idx, &work->shared, row0, n, acc);
+            for (uint32_t row = 0; row < n; row++) {
+                cpu->kern->scale_add(cpu->stream + (row0 + row) * cpu->ld_stream + col0, 1.0f,
+                                     acc + row * ENG__PANEL, 1.0f, n_cols);
             }
         }
-        for (uint32_t x = 0; x < g->plan.n_experts; x++) {
-            uint32_t i0 = g->expert_first[x], end = g->expert_first[x + 1];
-            for (; i0 < end; i0 += ENG__ROW_BLOCK) {
-                uint32_t n = end - i0 < ENG__ROW_BLOCK ? end - i0 : ENG__ROW_BLOCK;
-                eng__panel(g, &a->l->expert_down[x], p, &a->experts, i0, n, acc);
+        for (uint32_t expert = 0; expert < cpu->plan.n_experts; expert++) {
+            uint32_t first_at = cpu->expert_first[expert], end = cpu->expert_first[expert + 1];
+            for (; first_at < end; first_at += ENG__ROW_BLOCK) {
+                uint32_t n = end - first_at < ENG__ROW_BLOCK ? end - first_at : ENG__ROW_BLOCK;
+                eng__panel(cpu, &work->layer->expert_down[expert], panel_idx, &work->experts,
+                           first_at, n, acc);
                 for (uint32_t i = 0; i < n; i++) {
-                    uint32_t pick = g->sorted[i0 + i];
-                    g->k->scale_add(g->x + pick / k * g->ld_d + c0, 1.0f, acc + i * ENG__PANEL,
-                                    g->pick_weight[pick], nc);
+                    uint32_t pick = cpu->sorted[first_at + i];
+                    cpu->kern->scale_add(cpu->stream + pick / top_k * cpu->ld_stream + col0, 1.0f,
+                                         acc + i * ENG__PANEL, cpu->pick_weight[pick], n_cols);
                 }
             }
         }
     }
 }
 
-void eng__ffn_moe(eng__cpu *g, const eng__layer *l) {
-    const model_plan *c = &g->plan;
-    uint32_t k = c->n_experts_per_tok, n_jobs = 0;
-    g->jobs[0] = (eng__gemm){.w = &l->router,
-                             .x = g->xn,
-                             .ldx = g->ld_d,
-                             .y = g->router,
-                             .ldy = g->ld_router,
-                             .rows = g->n_full};
-    eng__gemm_run(g, g->jobs, 1);
-    for (uint32_t r = 0; r < g->n_full; r++) {
-        pick_experts(c, g->router + r * g->ld_router, l->router_bias, g->pick + r * k,
-                     g->pick_weight + r * k);
+void eng__ffn_moe(eng__cpu *cpu, const eng__layer *layer) {
+    const model_plan *plan = &cpu->plan;
+    uint32_t top_k = plan->n_experts_per_tok, n_jobs = 0;
+    cpu->jobs[0] = (eng__gemm){.mat = &layer->router,
+                               .src = cpu->normed,
+                               .ld_src = cpu->ld_stream,
+                               .dst = cpu->router,
+                               .ld_dst = cpu->ld_router,
+                               .rows = cpu->n_full};
+    eng__gemm_run(cpu, cpu->jobs, 1);
+    for (uint32_t row = 0; row < cpu->n_full; row++) {
+        pick_experts(plan, cpu->router + row * cpu->ld_router, layer->router_bias,
+                     cpu->pick + row * top_k, cpu->pick_weight + row * top_k);
     }
-    sort_by_expert(g);
-    if (g->n_full > 1) eng__pool_run(g->pool, gather_work, g, g->n_full * k, 4);
-    if (c->n_shared_experts) {
-        g->jobs[n_jobs++] = (eng__gemm){.w = &l->gate_up,
-                                        .x = g->xn,
-                                        .ldx = g->ld_d,
-                                        .y = g->hidden,
-                                        .ldy = g->ld_hidden,
-                                        .rows = g->n_full,
-                                        .op = ENG__SILU};
+    sort_by_expert(cpu);
+    if (cpu->n_full > 1) eng__pool_run(cpu->pool, gather_work, cpu, cpu->n_full * top_k, 4);
+    if (plan->n_shared_experts) {
+        cpu->jobs[n_jobs++] = (eng__gemm){.mat = &layer->gate_up,
+                                          .src = cpu->normed,
+                                          .ld_src = cpu->ld_stream,
+                                          .dst = cpu->hidden,
+                                          .ld_dst = cpu->ld_hidden,
+                                          .rows = cpu->n_full,
+                                          .op = ENG__SILU};
     }
-    for (uint32_t x = 0; x < c->n_experts; x++) {
-        uint32_t i0 = g->expert_first[x], n = g->expert_first[x + 1] - i0;
+    for (uint32_t expert = 0; expert < plan->n_experts; expert++) {
+        uint32_t first_at = cpu->expert_first[expert], n = cpu->expert_first[expert + 1] - first_at;
         if (n == 0) continue;
-        g->jobs[n_jobs++] = (eng__gemm){.w = &l->expert_gate_up[x],
-                                        .x = g->n_full > 1 ? g->expert_x + i0 * g->ld_d : g->xn,
-                                        .ldx = g->ld_d,
-                                        .y = g->expert_hidden + i0 * g->ld_expert,
-                                        .ldy = g->ld_expert,
-                                        .rows = n,
-                                        .op = ENG__SILU};
+        cpu->jobs[n_jobs++] = (eng__gemm){
+            .mat = &layer->expert_gate_up[expert],
+            .src = cpu->n_full > 1 ? cpu->expert_x + first_at * cpu->ld_stream : cpu->normed,
+            .ld_src = cpu->ld_stream,
+            .dst = cpu->expert_hidden + first_at * cpu->ld_expert,
+            .ld_dst = cpu->ld_expert,
+            .rows = n,
+            .op = ENG__SILU};
     }
-    eng__gemm_run(g, g->jobs, n_jobs);
-    g->jobs[0] = (eng__gemm){
-        .w = &l->expert_down[0], .x = g->expert_hidden, .ldx = g->ld_expert, .rows = g->n_full * k};
-    g->jobs[1] = (eng__gemm){.w = &l->down, .x = g->hidden, .ldx = g->ld_hidden, .rows = g->n_full};
-    eng__gemm_inputs(g, g->jobs, c->n_shared_experts ? 2 : 1);
-    moe_arg a = {g, l, g->jobs[1].in, g->jobs[0].in};
-    eng__pool_run(g->pool, down_work, &a, (c->dim + ENG__PANEL - 1) / ENG__PANEL, 1);
+    eng__gemm_run(cpu, cpu->jobs, n_jobs);
+    cpu->jobs[0] = (eng__gemm){.mat = &layer->expert_down[0],
+                               .src = cpu->expert_hidden,
+                               .ld_src = cpu->ld_expert,
+                               .rows = cpu->n_full * top_k};
+    cpu->jobs[1] = (eng__gemm){
+        .mat = &layer->down, .src = cpu->hidden, .ld_src = cpu->ld_hidden, .rows = cpu->n_full};
+    eng__gemm_inputs(cpu, cpu->jobs, plan->n_shared_experts ? 2 : 1);
+    moe_arg work = {cpu, layer, cpu->jobs[1].in, cpu->jobs[0].in};
+    eng__pool_run(cpu->pool, down_work, &work, (plan->dim + ENG__PANEL - 1) / ENG__PANEL, 1);
 }

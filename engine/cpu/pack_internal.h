@@ -14,14 +14,14 @@ typedef enum {
 enum { ENG__MAX_SOURCES = 2 * 64 };
 
 typedef struct {
-    eng__cpu *g;
+    eng__cpu *cpu;
     bool fill;       /* false: only sizes and places; true: the image is there */
     bool packed;     /* the image came from a file and needs no work */
     bool not_finite; /* of a packed image: a sample of it holds NaN or infinity */
     bool keep;       /* never int8 */
     bool rope;       /* rows are queries or keys, and take the order that rotation wants */
     size_t at;       /* bytes of the image given out */
-    eng__mat *m;
+    eng__mat *mat;
     eng__pack_kind kind;
     uint32_t row0, hidden, hidden_padded;
     model_tensor *src; /* GATE_UP: gate, up, gate, up, … */
@@ -31,6 +31,6 @@ typedef struct {
 
 /* Gives j->m, of n output columns and k steps, its place in the image and, when the image is
  * there, fills it from j->src. */
-int eng__pack_run(eng__pack *j, uint32_t n, uint32_t k, err *e) WARN_UNUSED;
+int eng__pack_run(eng__pack *pack, uint32_t n_out, uint32_t n_in, err *e) WARN_UNUSED;
 
 #endif

@@ -42,23 +42,23 @@ enum {
 typedef struct {
     char magic[8];
     uint64_t key, image_bytes, image_sum, header_sum; /* the last: over what stands before it */
-} header;
+} file_header;
 
 static const char magic[8] = "FATHOMPK";
 
 uint64_t eng__hash(uint64_t seed, const void *bytes, size_t n) { /* FNV-1a, then mixed */
-    uint64_t h = hash_fnv(seed ^ HASH_FNV_START, bytes, n);
-    h ^= h >> 32;
-    return h * HASH_STEP;
+    uint64_t hash = hash_fnv(seed ^ HASH_FNV_START, bytes, n);
+    hash ^= hash >> 32;
+    return hash * HASH_STEP;
 }
 
-uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *t) {
-    seed = eng__hash(seed, &t->dtype, sizeof t->dtype);
-    seed = eng__hash(seed, t->shape, t->rank * sizeof t->shape[0]);
-    size_t n = t->bytes < SAMPLE_BYTES ? t->bytes : SAMPLE_BYTES;
+uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *tensor) {
+    seed = eng__hash(seed, &tensor->dtype, sizeof tensor->dtype);
+    seed = eng__hash(seed, tensor->shape, tensor->rank * sizeof tensor->shape[0]);
+    size_t n = tensor->bytes < SAMPLE_BYTES ? tensor->bytes : SAMPLE_BYTES;
     for (size_t i = 0; i < SAMPLES; i++) {
-        size_t at = (t->bytes - n) / (SAMPLES - 1) * i;
-        seed = eng__hash(seed, (const uint8_t *)t->data + at, n);
+        size_t at = (tensor->bytes - n) / (SAMPLES - 1) * i;
+        seed = eng__hash(seed, (const uint8_t *)tensor->data + at, n);
     }
     return seed;
 }
@@ -66,46 +66,46 @@ uint64_t eng__hash_tensor(uint64_t seed, const model_tensor *t) {
 /* ---- the folder ---- */
 
 static bool ends_in(const char *name, const char *suffix) {
-    size_t n = strlen(name), k = strlen(suffix);
-    return n >= k && strcmp(name + n - k, suffix) == 0;
+    size_t n = strlen(name), n_suffix = strlen(suffix);
+    return n >= n_suffix && strcmp(name + n - n_suffix, suffix) == 0;
 }
 
-static const char *name_of(const eng__cpu *g) {
-    return g->opts.weights == ENG_WEIGHTS_INT8 ? "fathom-packed-int8.bin" : "fathom-packed.bin";
+static const char *name_of(const eng__cpu *cpu) {
+    return cpu->opts.weights == ENG_WEIGHTS_INT8 ? "fathom-packed-int8.bin" : "fathom-packed.bin";
 }
 
-static int open_folder(const eng__cpu *g) {
-    return open(model_dir(g->model), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+static int open_folder(const eng__cpu *cpu) {
+    return open(model_dir(cpu->model), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
 typedef struct {
     uint64_t hash; /* of names, sizes and times, in any order of the directory */
     mode_t mode;   /* who may read all of them, and the owner */
-} sources;
+} weight_files;
 
 /* The folder's weight files. */
-static sources look_at_sources(const eng__cpu *g) {
-    sources s = {.mode = 0666};
-    DIR *d = opendir(model_dir(g->model));
-    if (d == NULL) return (sources){.mode = 0600};
-    for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
+static weight_files look_at_sources(const eng__cpu *cpu) {
+    weight_files files = {.mode = 0666};
+    DIR *dir = opendir(model_dir(cpu->model));
+    if (dir == NULL) return (weight_files){.mode = 0600};
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
         struct stat st;
         if (!ends_in(entry->d_name, ".safetensors")) continue;
-        if (fstatat(dirfd(d), entry->d_name, &st, 0) != 0) continue;
+        if (fstatat(dirfd(dir), entry->d_name, &st, 0) != 0) continue;
         int64_t facts[3] = {(int64_t)st.st_size, (int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
-        s.hash +=
+        files.hash +=
             eng__hash(eng__hash(1, entry->d_name, strlen(entry->d_name)), facts, sizeof facts);
-        s.mode &= st.st_mode;
+        files.mode &= st.st_mode;
     }
-    closedir(d);
-    s.mode |= 0600;
-    return s;
+    closedir(dir);
+    files.mode |= 0600;
+    return files;
 }
 
-static uint64_t full_key(const eng__cpu *g, const sources *s) {
+static uint64_t full_key(const eng__cpu *cpu, const weight_files *files) {
     const uint32_t layout[] = {LAYOUT_VERSION, ENG__PANEL, ENG__GROUP};
-    uint64_t key = eng__hash(g->image.key, layout, sizeof layout);
-    return eng__hash(key, &s->hash, sizeof s->hash);
+    uint64_t key = eng__hash(cpu->image.key, layout, sizeof layout);
+    return eng__hash(key, &files->hash, sizeof files->hash);
 }
 
 /* ---- the sum of every byte ---- */
@@ -115,7 +115,7 @@ typedef struct {
     size_t bytes;
     _Atomic uint64_t sum;
     _Atomic bool unreadable;
-} summing;
+} sum_job;
 
 enum { PAGES_PER_ITEM = 256, LINE = 32 };
 
@@ -127,147 +127,150 @@ static inline uint64_t step(uint64_t lane, uint64_t word) {
 }
 
 typedef struct {
-    uint64_t a, b, c, d; /* four, because one would wait for its own multiplications */
-} lanes;
+    uint64_t lane0, lane1, lane2,
+        lane3; /* four, because one would wait for its own multiplications */
+} hash_lanes;
 
-static inline void take_line(lanes *l, const uint8_t *p) {
-    uint64_t w[LINE / 8];
-    memcpy(w, p, LINE);
-    l->a = step(l->a, w[0]);
-    l->b = step(l->b, w[1]);
-    l->c = step(l->c, w[2]);
-    l->d = step(l->d, w[3]);
+static inline void take_line(hash_lanes *lanes, const uint8_t *bytes) {
+    uint64_t word[LINE / 8];
+    memcpy(word, bytes, LINE);
+    lanes->lane0 = step(lanes->lane0, word[0]);
+    lanes->lane1 = step(lanes->lane1, word[1]);
+    lanes->lane2 = step(lanes->lane2, word[2]);
+    lanes->lane3 = step(lanes->lane3, word[3]);
 }
 
 /* Of the n <= PAGE bytes that stand at `at` in the image; a last short line is filled with 0. */
-static uint64_t hash_page(const uint8_t *p, size_t n, size_t at) {
-    lanes l = {1, 2, 3, 4};
+static uint64_t hash_page(const uint8_t *bytes, size_t n, size_t at) {
+    hash_lanes lanes = {1, 2, 3, 4};
     size_t i = 0;
     for (; i + LINE <= n; i += LINE)
-        take_line(&l, p + i);
+        take_line(&lanes, bytes + i);
     if (i < n) {
         uint8_t last[LINE] = {0};
-        memcpy(last, p + i, n - i);
-        take_line(&l, last);
+        memcpy(last, bytes + i, n - i);
+        take_line(&lanes, last);
     }
-    return hash_mix(hash_mix(hash_mix(hash_mix(hash_mix(at + 1) ^ l.a) ^ l.b) ^ l.c) ^ l.d);
+    return hash_mix(
+        hash_mix(hash_mix(hash_mix(hash_mix(at + 1) ^ lanes.lane0) ^ lanes.lane1) ^ lanes.lane2) ^
+        lanes.lane3);
 }
 
 /* A page of a mapped file that cannot be read, or is no longer there, ends the process with
  * SIGBUS when it is touched; asked for like this, it is an error. Old kernels cannot say. */
-static bool readable(const uint8_t *p, size_t n) {
+static bool readable(const uint8_t *start, size_t n) {
 #ifdef MADV_POPULATE_READ
-    return madvise((void *)(uintptr_t)p, n, MADV_POPULATE_READ) == 0 ||
+    return madvise((void *)(uintptr_t)start, n, MADV_POPULATE_READ) == 0 ||
            (errno != EFAULT && errno != EHWPOISON);
 #else
-    (void)p, (void)n;
+    (void)start, (void)n;
     return true;
 #endif
 }
 
 static void sum_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
-    summing *s = arg;
+    sum_job *job = arg;
     (void)worker;
     for (uint32_t item = first; item < last; item++) {
         size_t from = (size_t)item * PAGES_PER_ITEM * PAGE, to = from + PAGES_PER_ITEM * PAGE;
-        if (to > s->bytes) to = s->bytes;
+        if (to > job->bytes) to = job->bytes;
         if (from >= to) return;
-        if (!readable(s->data + from, to - from)) {
-            atomic_store_explicit(&s->unreadable, true, memory_order_relaxed);
+        if (!readable(job->data + from, to - from)) {
+            atomic_store_explicit(&job->unreadable, true, memory_order_relaxed);
             return;
         }
         uint64_t sum = 0;
         for (size_t at = from; at < to; at += PAGE)
-            sum += hash_page(s->data + at, to - at < PAGE ? to - at : PAGE, at);
-        atomic_fetch_add_explicit(&s->sum, sum, memory_order_relaxed);
+            sum += hash_page(job->data + at, to - at < PAGE ? to - at : PAGE, at);
+        atomic_fetch_add_explicit(&job->sum, sum, memory_order_relaxed);
     }
 }
 
 bool eng__image_sum(eng__pool *pool, const uint8_t *data, size_t bytes, uint64_t *sum) {
-    summing s = {.data = data, .bytes = bytes};
+    sum_job job = {.data = data, .bytes = bytes};
     size_t items = bytes / ((size_t)PAGES_PER_ITEM * PAGE) + 1;
     if (items > UINT32_MAX) return false;
-    eng__pool_run(pool, sum_work, &s, (uint32_t)items, 4);
-    *sum = atomic_load(&s.sum);
-    return !atomic_load(&s.unreadable);
+    eng__pool_run(pool, sum_work, &job, (uint32_t)items, 4);
+    *sum = atomic_load(&job.sum);
+    return !atomic_load(&job.unreadable);
 }
 
 /* ---- reading ---- */
 
-static bool fits(const eng__cpu *g, const header *h) {
-    sources s = look_at_sources(g);
-    return memcmp(h->magic, magic, sizeof magic) == 0 && h->key == full_key(g, &s) &&
-           h->image_bytes == g->image.bytes &&
-           h->header_sum == eng__hash(0, h, offsetof(header, header_sum));
+static bool fits(const eng__cpu *cpu, const file_header *header) {
+    weight_files files = look_at_sources(cpu);
+    return memcmp(header->magic, magic, sizeof magic) == 0 &&
+           header->key == full_key(cpu, &files) && header->image_bytes == cpu->image.bytes &&
+           header->header_sum == eng__hash(0, header, offsetof(file_header, header_sum));
 }
 
 /* Maps the file at fd, which stays open. */
-static bool take_map(eng__cpu *g, int fd, off_t size, const char *dir) {
-    header h;
+static bool take_map(eng__cpu *cpu, int fd, off_t size, const char *dir) {
+    file_header header;
     uint64_t sum = 0;
     size_t bytes;
-    if (!size_add(g->image.bytes, PAGE, &bytes)) return false;
-    if ((uint64_t)size != bytes || pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h ||
-        !fits(g, &h)) {
-        log_line(LOG_INFO, "%s/%s is not of these weights; packing again", dir, name_of(g));
+    if (!size_add(cpu->image.bytes, PAGE, &bytes)) return false;
+    if ((uint64_t)size != bytes || pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header ||
+        !fits(cpu, &header)) {
+        log_line(LOG_INFO, "%s/%s is not of these weights; packing again", dir, name_of(cpu));
         return false;
     }
     uint8_t *map = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
     if (map == MAP_FAILED) return false;
     char path[PATH_MAX];
-    (void)snprintf(path, sizeof path, "%s/%s", dir, name_of(g));
+    (void)snprintf(path, sizeof path, "%s/%s", dir, name_of(cpu));
     if (mapped_note(map, bytes, path, NULL) != 0) {
         munmap(map, bytes);
         return false;
     }
     (void)madvise(map, bytes, MADV_WILLNEED);
-    if (!eng__image_sum(g->pool, map + PAGE, g->image.bytes, &sum) || sum != h.image_sum) {
+    if (!eng__image_sum(cpu->pool, map + PAGE, cpu->image.bytes, &sum) || sum != header.image_sum) {
         log_line(LOG_WARN, "%s is damaged; packing again", path);
         mapped_forget(map);
         munmap(map, bytes);
         return false;
     }
-    g->image.map = map;
-    g->image.mapped = bytes;
-    g->image.data = map + PAGE;
+    cpu->image.map = map;
+    cpu->image.mapped = bytes;
+    cpu->image.data = map + PAGE;
     return true;
 }
 
-bool eng__packed_open(eng__cpu *g) {
-    const char *dir = model_dir(g->model);
+bool eng__packed_open(eng__cpu *cpu) {
+    const char *dir = model_dir(cpu->model);
     struct stat st;
     err why = {0};
-    int folder = open_folder(g);
+    int folder = open_folder(cpu);
     if (folder < 0) return false;
     /* A link is not ours: a save renames over it. */
-    int fd = file_open_at(folder, name_of(g), O_NOFOLLOW, &st, &why);
+    int fd = file_open_at(folder, name_of(cpu), O_NOFOLLOW, &st, &why);
     if (fd < 0 && errno != ENOENT) {
         log_line(LOG_WARN, "%s/%s; packing again", dir, why.msg);
     }
     close(folder);
     if (fd < 0) return false;
-    bool mapped = take_map(g, fd, st.st_size, dir);
+    bool mapped = take_map(cpu, fd, st.st_size, dir);
     close(fd);
     return mapped;
 }
 
-void eng__packed_close(eng__cpu *g) {
-    if (g->image.map) {
-        mapped_forget(g->image.map);
-        munmap(g->image.map, g->image.mapped);
+void eng__packed_close(eng__cpu *cpu) {
+    if (cpu->image.map) {
+        mapped_forget(cpu->image.map);
+        munmap(cpu->image.map, cpu->image.mapped);
     }
-    g->image.map = NULL;
-    g->image.data = NULL;
+    cpu->image.map = NULL;
+    cpu->image.data = NULL;
 }
 
 /* ---- writing ---- */
 
-static bool write_all(int fd, const uint8_t *p, size_t n) {
+static bool write_all(int fd, const uint8_t *bytes, size_t n) {
     while (n > 0) {
-        ssize_t wrote = write(fd, p, n < (1u << 30) ? n : 1u << 30);
+        ssize_t wrote = write(fd, bytes, n < (1u << 30) ? n : 1u << 30);
         if (wrote < 0 && errno == EINTR) continue;
         if (wrote <= 0) return false;
-        p += wrote;
+        bytes += wrote;
         n -= (size_t)wrote;
     }
     return true;
@@ -285,27 +288,28 @@ static bool is_stale(int folder, const char *name) {
     return stale;
 }
 
-static void remove_stale(const eng__cpu *g, int folder) {
-    size_t n = strlen(name_of(g));
-    DIR *d = opendir(model_dir(g->model));
-    if (d == NULL) return;
-    for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
+static void remove_stale(const eng__cpu *cpu, int folder) {
+    size_t n = strlen(name_of(cpu));
+    DIR *dir = opendir(model_dir(cpu->model));
+    if (dir == NULL) return;
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
         const char *name = entry->d_name;
-        if (strncmp(name, name_of(g), n) != 0 || name[n] != '.' || !ends_in(name, ".tmp")) continue;
+        if (strncmp(name, name_of(cpu), n) != 0 || name[n] != '.' || !ends_in(name, ".tmp"))
+            continue;
         if (!is_stale(folder, name) || unlinkat(folder, name, 0) != 0) continue;
-        log_line(LOG_INFO, "removed %s/%s, left by a start that was ended", model_dir(g->model),
+        log_line(LOG_INFO, "removed %s/%s, left by a start that was ended", model_dir(cpu->model),
                  name);
     }
-    closedir(d);
+    closedir(dir);
 }
 
 /* A new file under a name that nobody else has; another process may number itself alike. */
-static int create_temp(const eng__cpu *g, int folder, char *name, size_t room) {
+static int create_temp(const eng__cpu *cpu, int folder, char *name, size_t room) {
     int fd = -1;
     for (int tries = 0; tries < 8; tries++) {
         uint64_t number;
         if (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number) return -1;
-        (void)snprintf(name, room, "%s.%016" PRIx64 ".tmp", name_of(g), number);
+        (void)snprintf(name, room, "%s.%016" PRIx64 ".tmp", name_of(cpu), number);
         fd = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (fd >= 0 || errno != EEXIST) break;
     }
@@ -314,14 +318,14 @@ static int create_temp(const eng__cpu *g, int folder, char *name, size_t room) {
 }
 
 /* Writes the file and gives it its name. errno says why it failed. */
-static bool save_in(eng__cpu *g, int folder, const uint8_t page[PAGE], mode_t mode) {
+static bool save_in(eng__cpu *cpu, int folder, const uint8_t page[PAGE], mode_t mode) {
     char temp[64];
-    int fd = create_temp(g, folder, temp, sizeof temp);
+    int fd = create_temp(cpu, folder, temp, sizeof temp);
     if (fd < 0) return false;
-    bool good = write_all(fd, page, PAGE) && write_all(fd, g->image.data, g->image.bytes);
+    bool good = write_all(fd, page, PAGE) && write_all(fd, cpu->image.data, cpu->image.bytes);
     if (good && fchmod(fd, mode) != 0 && errno != EPERM && errno != ENOTSUP) good = false;
     if (good && fsync(fd) != 0) good = false;
-    if (good && renameat(folder, temp, folder, name_of(g)) != 0) good = false;
+    if (good && renameat(folder, temp, folder, name_of(cpu)) != 0) good = false;
     int why = errno;
     if (!good) (void)unlinkat(folder, temp, 0);
     close(fd); /* the lock goes with it, when the name is gone */
@@ -329,22 +333,23 @@ static bool save_in(eng__cpu *g, int folder, const uint8_t page[PAGE], mode_t mo
     return good;
 }
 
-bool eng__packed_save(eng__cpu *g) {
+bool eng__packed_save(eng__cpu *cpu) {
     uint8_t page[PAGE] = {0};
-    sources s = look_at_sources(g);
-    header h = {.key = full_key(g, &s), .image_bytes = g->image.bytes};
-    memcpy(h.magic, magic, sizeof magic);
-    if (!eng__image_sum(g->pool, g->image.data, g->image.bytes, &h.image_sum)) return false;
-    h.header_sum = eng__hash(0, &h, offsetof(header, header_sum));
-    memcpy(page, &h, sizeof h);
-    int folder = open_folder(g);
-    if (folder >= 0) remove_stale(g, folder);
-    bool good = folder >= 0 && save_in(g, folder, page, s.mode);
+    weight_files files = look_at_sources(cpu);
+    file_header header = {.key = full_key(cpu, &files), .image_bytes = cpu->image.bytes};
+    memcpy(header.magic, magic, sizeof magic);
+    if (!eng__image_sum(cpu->pool, cpu->image.data, cpu->image.bytes, &header.image_sum))
+        return false;
+    header.header_sum = eng__hash(0, &header, offsetof(file_header, header_sum));
+    memcpy(page, &header, sizeof header);
+    int folder = open_folder(cpu);
+    if (folder >= 0) remove_stale(cpu, folder);
+    bool good = folder >= 0 && save_in(cpu, folder, page, files.mode);
     if (good) {
         (void)fsync(folder);
     } else {
-        log_line(LOG_WARN, "cannot keep packed weights in %s/%s: %s", model_dir(g->model),
-                 name_of(g), strerror(errno));
+        log_line(LOG_WARN, "cannot keep packed weights in %s/%s: %s", model_dir(cpu->model),
+                 name_of(cpu), strerror(errno));
     }
     if (folder >= 0) close(folder);
     return good;

@@ -42,9 +42,9 @@ struct eng__pool {
 };
 
 uint32_t eng__threads_here(void) {
-    machine m;
-    machine_read(&m);
-    uint32_t n = machine_threads(&m);
+    machine here;
+    machine_read(&here);
+    uint32_t n = machine_threads(&here);
     return n < MAX_THREADS ? n : MAX_THREADS;
 }
 
@@ -57,49 +57,49 @@ static inline void relax(void) {
 }
 
 /* Takes and runs chunks until none is left. */
-static void work(eng__pool *p, uint32_t worker) {
-    uint64_t t = atomic_load_explicit(&p->ticket, memory_order_acquire);
+static void work(eng__pool *pool, uint32_t worker) {
+    uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
     for (;;) {
-        uint64_t next = t & CHUNK_MASK, chunks = (t >> CHUNK_BITS) & CHUNK_MASK;
+        uint64_t next = ticket & CHUNK_MASK, chunks = (ticket >> CHUNK_BITS) & CHUNK_MASK;
         if (next >= chunks) return;
-        if (!atomic_compare_exchange_weak_explicit(&p->ticket, &t, t + 1, memory_order_acq_rel,
-                                                   memory_order_acquire)) {
+        if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket + 1,
+                                                   memory_order_acq_rel, memory_order_acquire)) {
             continue;
         }
-        uint32_t first = (uint32_t)next * p->chunk;
-        uint32_t last = p->n - first < p->chunk ? p->n : first + p->chunk;
-        p->fn(p->arg, first, last, worker);
-        if (atomic_fetch_add(&p->done, 1) + 1 == chunks && atomic_load(&p->caller_sleeps)) {
-            pthread_mutex_lock(&p->lock);
-            pthread_cond_signal(&p->finished);
-            pthread_mutex_unlock(&p->lock);
+        uint32_t first = (uint32_t)next * pool->chunk;
+        uint32_t last = pool->n - first < pool->chunk ? pool->n : first + pool->chunk;
+        pool->fn(pool->arg, first, last, worker);
+        if (atomic_fetch_add(&pool->done, 1) + 1 == chunks && atomic_load(&pool->caller_sleeps)) {
+            pthread_mutex_lock(&pool->lock);
+            pthread_cond_signal(&pool->finished);
+            pthread_mutex_unlock(&pool->lock);
         }
-        t = atomic_load_explicit(&p->ticket, memory_order_acquire);
+        ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
     }
 }
 
-static bool has_work(eng__pool *p) {
-    uint64_t t = atomic_load(&p->ticket);
-    return (t & CHUNK_MASK) < ((t >> CHUNK_BITS) & CHUNK_MASK);
+static bool has_work(eng__pool *pool) {
+    uint64_t ticket = atomic_load(&pool->ticket);
+    return (ticket & CHUNK_MASK) < ((ticket >> CHUNK_BITS) & CHUNK_MASK);
 }
 
 static void *worker_main(void *arg) {
-    struct worker *w = arg;
-    eng__pool *p = w->pool;
-    while (!atomic_load(&p->stop)) {
-        work(p, w->number);
+    struct worker *self = arg;
+    eng__pool *pool = self->pool;
+    while (!atomic_load(&pool->stop)) {
+        work(pool, self->number);
         uint64_t until = clock_ns() + SPIN_NS;
-        while (!has_work(p) && !atomic_load(&p->stop) && clock_ns() < until) {
+        while (!has_work(pool) && !atomic_load(&pool->stop) && clock_ns() < until) {
             for (int i = 0; i < 32; i++)
                 relax();
         }
-        if (has_work(p)) continue;
-        pthread_mutex_lock(&p->lock);
-        atomic_fetch_add(&p->sleepers, 1);
-        while (!has_work(p) && !atomic_load(&p->stop))
-            pthread_cond_wait(&p->work, &p->lock);
-        atomic_fetch_sub(&p->sleepers, 1);
-        pthread_mutex_unlock(&p->lock);
+        if (has_work(pool)) continue;
+        pthread_mutex_lock(&pool->lock);
+        atomic_fetch_add(&pool->sleepers, 1);
+        while (!has_work(pool) && !atomic_load(&pool->stop))
+            pthread_cond_wait(&pool->work, &pool->lock);
+        atomic_fetch_sub(&pool->sleepers, 1);
+        pthread_mutex_unlock(&pool->lock);
     }
     return NULL;
 }
@@ -111,105 +111,105 @@ int eng__pool_create(eng__pool **out, uint32_t threads, err *e) {
         return err_set(e, ERR_USAGE, "threads", "%u threads asked for; at most %d", threads,
                        MAX_THREADS);
     }
-    eng__pool *p = array_new_aligned(1, sizeof *p + threads * sizeof(struct worker));
-    if (p == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for compute threads");
-    *p = (eng__pool){.threads = threads};
-    if (pthread_mutex_init(&p->lock, NULL) != 0) goto fail_lock;
-    if (pthread_cond_init(&p->work, NULL) != 0) goto fail_work;
-    if (pthread_cond_init(&p->finished, NULL) != 0) goto fail_finished;
+    eng__pool *pool = array_new_aligned(1, sizeof *pool + threads * sizeof(struct worker));
+    if (pool == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for compute threads");
+    *pool = (eng__pool){.threads = threads};
+    if (pthread_mutex_init(&pool->lock, NULL) != 0) goto fail_lock;
+    if (pthread_cond_init(&pool->work, NULL) != 0) goto fail_work;
+    if (pthread_cond_init(&pool->finished, NULL) != 0) goto fail_finished;
     for (uint32_t i = 1; i < threads; i++) {
-        struct worker *w = &p->workers[i];
-        *w = (struct worker){.pool = p, .number = i};
-        if (pthread_create(&w->thread, NULL, worker_main, w) != 0) break;
-        p->n_started++;
+        struct worker *worker = &pool->workers[i];
+        *worker = (struct worker){.pool = pool, .number = i};
+        if (pthread_create(&worker->thread, NULL, worker_main, worker) != 0) break;
+        pool->n_started++;
     }
-    if (p->n_started + 1 != threads) {
-        eng__pool_destroy(p);
+    if (pool->n_started + 1 != threads) {
+        eng__pool_destroy(pool);
         return err_set(e, ERR_IO, NULL, "cannot start %u compute threads", threads);
     }
-    *out = p;
+    *out = pool;
     return 0;
 fail_finished:
-    pthread_cond_destroy(&p->work);
+    pthread_cond_destroy(&pool->work);
 fail_work:
-    pthread_mutex_destroy(&p->lock);
+    pthread_mutex_destroy(&pool->lock);
 fail_lock:
-    free(p);
+    free(pool);
     return err_set(e, ERR_IO, NULL, "cannot create the compute pool");
 }
 
-void eng__pool_destroy(eng__pool *p) {
-    if (p == NULL) return;
-    pthread_mutex_lock(&p->lock);
-    atomic_store(&p->stop, true);
-    pthread_cond_broadcast(&p->work);
-    pthread_mutex_unlock(&p->lock);
-    for (uint32_t i = 1; i <= p->n_started; i++)
-        pthread_join(p->workers[i].thread, NULL);
-    pthread_cond_destroy(&p->finished);
-    pthread_cond_destroy(&p->work);
-    pthread_mutex_destroy(&p->lock);
-    free(p);
+void eng__pool_destroy(eng__pool *pool) {
+    if (pool == NULL) return;
+    pthread_mutex_lock(&pool->lock);
+    atomic_store(&pool->stop, true);
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->lock);
+    for (uint32_t i = 1; i <= pool->n_started; i++)
+        pthread_join(pool->workers[i].thread, NULL);
+    pthread_cond_destroy(&pool->finished);
+    pthread_cond_destroy(&pool->work);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
 }
 
-uint32_t eng__pool_threads(const eng__pool *p) {
-    return p->threads;
+uint32_t eng__pool_threads(const eng__pool *pool) {
+    return pool->threads;
 }
 
 static uint64_t cpu_ns(clockid_t clock) {
-    struct timespec t;
-    if (clock_gettime(clock, &t) != 0) return 0;
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    struct timespec time;
+    if (clock_gettime(clock, &time) != 0) return 0;
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
 /* Thread by thread: the process's own clock knows of threads that run elsewhere only up to their
  * last timer tick. */
-uint64_t eng__pool_cpu_ns(const eng__pool *p) {
+uint64_t eng__pool_cpu_ns(const eng__pool *pool) {
     uint64_t sum = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
-    for (uint32_t i = 1; i <= p->n_started; i++) {
+    for (uint32_t i = 1; i <= pool->n_started; i++) {
         clockid_t clock;
-        if (pthread_getcpuclockid(p->workers[i].thread, &clock) == 0) sum += cpu_ns(clock);
+        if (pthread_getcpuclockid(pool->workers[i].thread, &clock) == 0) sum += cpu_ns(clock);
     }
     return sum;
 }
 
-static void wait_done(eng__pool *p, uint32_t chunks) {
+static void wait_done(eng__pool *pool, uint32_t chunks) {
     uint64_t until = clock_ns() + SPIN_NS;
-    while (atomic_load_explicit(&p->done, memory_order_acquire) != chunks) {
+    while (atomic_load_explicit(&pool->done, memory_order_acquire) != chunks) {
         for (int i = 0; i < 16; i++)
             relax();
         if (clock_ns() < until) continue;
-        pthread_mutex_lock(&p->lock);
-        atomic_store(&p->caller_sleeps, 1);
-        while (atomic_load(&p->done) != chunks)
-            pthread_cond_wait(&p->finished, &p->lock);
-        atomic_store(&p->caller_sleeps, 0);
-        pthread_mutex_unlock(&p->lock);
+        pthread_mutex_lock(&pool->lock);
+        atomic_store(&pool->caller_sleeps, 1);
+        while (atomic_load(&pool->done) != chunks)
+            pthread_cond_wait(&pool->finished, &pool->lock);
+        atomic_store(&pool->caller_sleeps, 0);
+        pthread_mutex_unlock(&pool->lock);
     }
 }
 
-void eng__pool_run(eng__pool *p, eng__work fn, void *arg, uint32_t n, uint32_t grain) {
+void eng__pool_run(eng__pool *pool, eng__work fn, void *arg, uint32_t n, uint32_t grain) {
     if (n == 0) return;
-    uint32_t most = p->threads * CHUNKS_PER_THREAD, chunk = (n - 1) / most + 1;
+    uint32_t most = pool->threads * CHUNKS_PER_THREAD, chunk = (n - 1) / most + 1;
     if (chunk < grain) chunk = grain;
     uint32_t chunks = (n - 1) / chunk + 1;
-    if (chunks == 1 || p->threads == 1) {
+    if (chunks == 1 || pool->threads == 1) {
         fn(arg, 0, n, 0);
         return;
     }
-    p->fn = fn;
-    p->arg = arg;
-    p->n = n;
-    p->chunk = chunk;
-    atomic_store_explicit(&p->done, 0, memory_order_relaxed);
+    pool->fn = fn;
+    pool->arg = arg;
+    pool->n = n;
+    pool->chunk = chunk;
+    atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
     uint64_t number =
-        (atomic_load_explicit(&p->ticket, memory_order_relaxed) >> (2 * CHUNK_BITS)) + 1;
-    atomic_store(&p->ticket, number << (2 * CHUNK_BITS) | (uint64_t)chunks << CHUNK_BITS);
-    if (atomic_load(&p->sleepers)) {
-        pthread_mutex_lock(&p->lock);
-        pthread_cond_broadcast(&p->work);
-        pthread_mutex_unlock(&p->lock);
+        (atomic_load_explicit(&pool->ticket, memory_order_relaxed) >> (2 * CHUNK_BITS)) + 1;
+    atomic_store(&pool->ticket, number << (2 * CHUNK_BITS) | (uint64_t)chunks << CHUNK_BITS);
+    if (atomic_load(&pool->sleepers)) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_cond_broadcast(&pool->work);
+        pthread_mutex_unlock(&pool->lock);
     }
-    work(p, 0);
-    wait_done(p, chunks);
+    work(pool, 0);
+    wait_done(pool, chunks);
 }

@@ -80,11 +80,11 @@ Test(cpu_forms, rows_up_to_the_end_of_their_window_are_expanded) {
         uint32_t begin = 0, end = 0, next = 0;
         for (uint32_t r = 0; r < g->n_runs; r++) {
             cr_assert_eq(g->runs[r].first, next, "runs leave out rows");
-            next += g->runs[r].n;
+            next += g->runs[r].n_rows;
             if (!g->runs[r].expanded) continue;
             cr_assert_eq(end, 0, "one stretch");
             begin = rows[i].first + g->runs[r].first;
-            end = begin + g->runs[r].n;
+            end = begin + g->runs[r].n_rows;
         }
         cr_assert_eq(next, rows[i].last - rows[i].first);
         cr_assert(begin == rows[i].begin && end == rows[i].end, "[%u, %u): [%u, %u) is expanded",
