@@ -142,7 +142,7 @@ static void score_panel(const query_block *block, uint32_t query0, uint32_t quer
     const eng__cpu *cpu = block->cpu;
     const float *panel = block->scratch->query_panels + (size_t)query0 * cpu->key_dim;
     for (uint32_t pos = 0; pos < n; pos += ENG__TILE) {
-        uint32_t n_pos = n - pos < ENG__TILE ? n - pos : ENG__TILE;
+        uint32_t n_pos = eng__min(n - pos, ENG__TILE);
         const float *keys = block->scratch->kv + pos * cpu->ld_gathered;
         float *to = score + pos * ENG__PANEL;
         if (query0 == 0) prefetch_next(block, pos);
@@ -163,8 +163,7 @@ static void score_panel(const query_block *block, uint32_t query0, uint32_t quer
 static void weigh_panel(query_block *block, uint32_t query0, uint32_t pos0, uint32_t n,
                         float *score) {
     const eng__cpu *cpu = block->cpu;
-    uint32_t queries =
-        block->n_queries - query0 < ENG__PANEL ? block->n_queries - query0 : ENG__PANEL;
+    uint32_t queries = eng__min(block->n_queries - query0, ENG__PANEL);
     int32_t seen[ENG__PANEL] = {0};
     for (uint32_t i = 0; i < queries; i++) {
         uint32_t end = eng__row_of(cpu, query_row(block, query0 + i))->pos + 1;
@@ -180,10 +179,10 @@ static void add_values(const query_block *block, uint32_t n) {
     const eng__cpu *cpu = block->cpu;
     const float *values = block->scratch->kv + cpu->value_at;
     for (uint32_t col0 = 0; col0 < cpu->value_dim; col0 += ENG__PANEL) {
-        uint32_t n_cols = cpu->value_dim - col0 < ENG__PANEL ? cpu->value_dim - col0 : ENG__PANEL;
+        uint32_t n_cols = eng__min(cpu->value_dim - col0, ENG__PANEL);
         for (uint32_t query0 = 0, n_queries; query0 < block->n_queries; query0 += n_queries) {
             uint32_t lane0 = query0 % ENG__PANEL;
-            n_queries = ENG__PANEL - lane0 < ENG__TILE ? ENG__PANEL - lane0 : ENG__TILE;
+            n_queries = eng__min(ENG__PANEL - lane0, ENG__TILE);
             if (n_queries > block->n_queries - query0) n_queries = block->n_queries - query0;
             cpu->kern->tile_f32_across(
                 values + col0, cpu->ld_gathered, n,
@@ -202,9 +201,7 @@ static void attend_segment(query_block *block, uint32_t pos0, uint32_t n) {
     eng__gather(block->cpu, block->table, block->plane, block->group, pos0, n, block->scratch->kv);
     for (uint32_t query0 = 0; query0 < block->n_queries; query0 += ENG__PANEL) {
         float *score = block->scratch->scores + query0 * ENG__SEGMENT;
-        score_panel(block, query0,
-                    block->n_queries - query0 < ENG__PANEL ? block->n_queries - query0 : ENG__PANEL,
-                    n, score);
+        score_panel(block, query0, eng__min(block->n_queries - query0, ENG__PANEL), n, score);
         weigh_panel(block, query0, pos0, n, score);
     }
     add_values(block, n);
@@ -247,7 +244,7 @@ static void score_pieces(const query_block *block, uint32_t pos0, uint32_t n, fl
     size_t ld = (size_t)block->groups * cpu->key_dim + ENG__PAD;
     float tile[ENG__TILE * ENG__NARROW];
     for (uint32_t pos = 0; pos < n; pos += ENG__TILE, score += ENG__TILE * ENG__PANEL) {
-        uint32_t n_pos = n - pos < ENG__TILE ? n - pos : ENG__TILE;
+        uint32_t n_pos = eng__min(n - pos, ENG__TILE);
         gather_pieces(block, KEYS, pos0 + pos, n_pos, pos0 + n, ld);
         for (uint32_t group = 0; group < block->groups; group++) {
             uint32_t column = group * block->per_group;
@@ -268,7 +265,7 @@ static void add_value_pieces(const query_block *block, uint32_t pos0, uint32_t n
     const eng__cpu *cpu = block->cpu;
     size_t ld = (size_t)block->groups * cpu->value_dim + ENG__PAD;
     for (uint32_t pos = 0; pos < n; pos += ENG__TILE, score += ENG__TILE * ENG__PANEL) {
-        uint32_t n_pos = n - pos < ENG__TILE ? n - pos : ENG__TILE;
+        uint32_t n_pos = eng__min(n - pos, ENG__TILE);
         gather_pieces(block, VALUES, pos0 + pos, n_pos, pos0 + n, ld);
         for (uint32_t group = 0; group < block->groups; group++) {
             float *sums = block->scratch->sums + (size_t)group * block->per_group * cpu->ld_sums;
@@ -308,7 +305,7 @@ static void attend_span(query_block *block, uint32_t span) {
     for (uint32_t query = 0; query < block->n_queries; query++)
         memset(context_of(block, query), 0, cpu->value_dim * sizeof *cpu->ctx);
     for (uint32_t pos0 = first; pos0 < end; pos0 += ENG__SEGMENT) {
-        uint32_t n = end - pos0 < ENG__SEGMENT ? end - pos0 : ENG__SEGMENT;
+        uint32_t n = eng__min(end - pos0, ENG__SEGMENT);
         block->next = pos0 + n < last
                           ? (kv_range){block->table, block->plane, block->group, pos0 + n, last}
                           : block->after;
@@ -388,10 +385,9 @@ static query_block block_of(eng__cpu *cpu, const eng__run *run, uint32_t item, u
     uint32_t queries = run->n_rows * cpu->group_heads;
     query_block block = {.cpu = cpu, .scratch = &cpu->scratch[worker], .row0 = run->first};
     block.group = item / blocks * together;
-    block.groups = cpu->groups - block.group < together ? cpu->groups - block.group : together;
+    block.groups = eng__min(cpu->groups - block.group, together);
     block.first = item % blocks * cpu->query_block;
-    block.per_group =
-        queries - block.first < cpu->query_block ? queries - block.first : cpu->query_block;
+    block.per_group = eng__min(queries - block.first, cpu->query_block);
     block.n_queries = block.groups * block.per_group;
     block.table = eng__row_of(cpu, run->first)->blocks;
     block.plane = cpu->plane[run->first];
@@ -410,7 +406,7 @@ static kv_range first_range(const eng__cpu *cpu, uint32_t run_idx, uint32_t item
     return (kv_range){.table = eng__row_of(cpu, row0)->blocks,
                       .plane = cpu->plane[row0],
                       .group = group,
-                      .end = end < ENG__SEGMENT ? end : ENG__SEGMENT};
+                      .end = eng__min(end, ENG__SEGMENT)};
 }
 
 static void attend_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {

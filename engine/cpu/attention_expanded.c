@@ -27,10 +27,6 @@ static uint32_t pos_of(const eng__cpu *cpu, uint32_t idx) {
     return eng__row_of(cpu, idx)->pos;
 }
 
-static uint32_t min_u32(uint32_t left, uint32_t right) {
-    return left < right ? left : right;
-}
-
 static float *output_of(const head_block *block, uint32_t query) {
     const eng__cpu *cpu = block->cpu;
     return cpu->attended + (block->row0 + query) * cpu->ld_attended +
@@ -62,7 +58,7 @@ static void multiply_out(const head_block *block, const eng__mat *mat, uint32_t 
     for (uint32_t panel_idx = 0; panel_idx < mat->panels; panel_idx++, to += ENG__PANEL) {
         const void *panel = mat->data + panel_idx * mat->panel_bytes;
         for (uint32_t i = 0; i < n; i += ENG__TILE) {
-            uint32_t rows = min_u32(n - i, ENG__TILE);
+            uint32_t rows = eng__min(n - i, ENG__TILE);
             const float *latents = block->scratch->kv + i * cpu->ld_gathered;
             if (mat->type == ENG__BF16) {
                 cpu->kern->tile_bf16(panel, mat->n_in, latents, cpu->ld_gathered, rows, to + i * ld,
@@ -100,7 +96,7 @@ static void attend_panel(head_block *block, uint32_t query0, uint32_t queries, u
     for (uint32_t i = 0; i < n; i += ENG__TILE) {
         cpu->kern->tile_f32(block->scratch->query + (size_t)query0 * width, ENG__PANEL, width,
                             block->scratch->key + i * cpu->ld_key, cpu->ld_key,
-                            min_u32(n - i, ENG__TILE), score + i * ENG__PANEL, ENG__PANEL, false);
+                            eng__min(n - i, ENG__TILE), score + i * ENG__PANEL, ENG__PANEL, false);
     }
     for (uint32_t query = 0; query < queries; query++) {
         uint32_t end = pos_of(cpu, block->row0 + query0 + query) + 1;
@@ -109,9 +105,9 @@ static void attend_panel(head_block *block, uint32_t query0, uint32_t queries, u
     cpu->kern->softmax_across(score, n, queries, seen, block->top + query0, block->sum + query0,
                               block->keep + query0);
     for (uint32_t col0 = 0; col0 < v_dim; col0 += ENG__PANEL) {
-        uint32_t n_cols = min_u32(v_dim - col0, ENG__PANEL);
+        uint32_t n_cols = eng__min(v_dim - col0, ENG__PANEL);
         for (uint32_t query = 0; query < queries; query += ENG__TILE) {
-            uint32_t n_tile = min_u32(queries - query, ENG__TILE);
+            uint32_t n_tile = eng__min(queries - query, ENG__TILE);
             cpu->kern->tile_f32_across(block->scratch->value + col0, cpu->ld_value, n,
                                        score + query, ENG__PANEL, n_tile, block->scratch->acc,
                                        ENG__PANEL, false);
@@ -136,12 +132,12 @@ static void attend_block(head_block *block) {
         memset(output_of(block, query), 0, v_dim * sizeof *cpu->attended);
     transpose_queries(block);
     for (uint32_t pos0 = 0, n; pos0 < end; pos0 += n) {
-        n = min_u32(end - pos0, ENG__SEGMENT);
+        n = eng__min(end - pos0, ENG__SEGMENT);
         expand_segment(block, pos0, n);
         for (uint32_t query0 = 0, queries; query0 < block->n_queries; query0 += queries) {
-            queries = min_u32(block->n_queries - query0, ENG__PANEL);
+            queries = eng__min(block->n_queries - query0, ENG__PANEL);
             uint32_t sees = pos_of(cpu, block->row0 + query0 + queries - 1) + 1;
-            if (sees > pos0) attend_panel(block, query0, queries, pos0, min_u32(n, sees - pos0));
+            if (sees > pos0) attend_panel(block, query0, queries, pos0, eng__min(n, sees - pos0));
         }
     }
     for (uint32_t query = 0; query < block->n_queries; query++) {
@@ -167,7 +163,7 @@ static void expand_work(void *arg, uint32_t first, uint32_t last, uint32_t worke
         head_block block = {.cpu = cpu, .layer = work->layer, .scratch = &cpu->scratch[worker]};
         block.head = (i - before) % heads;
         block.row0 = run->first + query0;
-        block.n_queries = min_u32(run->n_rows - query0, cpu->expand_block);
+        block.n_queries = eng__min(run->n_rows - query0, cpu->expand_block);
         attend_block(&block);
     }
 }

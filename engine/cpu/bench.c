@@ -352,7 +352,7 @@ static int set_rows(bench_step *step, uint32_t *blocks, uint32_t context, bool c
     eng__cpu *cpu = step->cpu;
     uint32_t per = (context + ENG_BLOCK - 1) / ENG_BLOCK, slot = 0, seed = 1;
     uint32_t sequences = chunk ? 1 : step->n_rows, used = sequences * per * ENG_BLOCK + 1;
-    fill_slots(cpu, 0, used < cpu->base.info.n_slots ? used : cpu->base.info.n_slots);
+    fill_slots(cpu, 0, eng__min(used, cpu->base.info.n_slots));
     for (uint32_t i = 0; i < sequences * per; i++) {
         blocks[i] = i % cpu->base.info.n_blocks; /* a small cache serves several rows at once */
         if (i >= cpu->base.info.n_blocks) continue;
@@ -392,8 +392,7 @@ static int bench_stage(bench_state *bench, const char *what, eng_stage stage, bo
     static const pass passes[] = {run_step, run_attention, run_ffn};
     static const uint32_t row_counts[] = {1, 8, 32, MOST_ROWS};
     eng__cpu *cpu = bench->cpu;
-    uint32_t context =
-        cpu->opts.max_positions < STEP_CONTEXT ? cpu->opts.max_positions : STEP_CONTEXT;
+    uint32_t context = eng__min(cpu->opts.max_positions, STEP_CONTEXT);
     uint32_t blocks_per = (context + ENG_BLOCK - 1) / ENG_BLOCK;
     bench_step step = {.cpu = cpu, .stage = stage};
     uint32_t *blocks = array_new((size_t)MOST_ROWS * blocks_per, sizeof *blocks);

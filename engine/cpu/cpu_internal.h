@@ -277,6 +277,10 @@ typedef struct {
     bool in_coda;
 } eng__cpu;
 
+static inline uint32_t eng__min(uint32_t left, uint32_t right) {
+    return left < right ? left : right;
+}
+
 static inline const eng_row *eng__row_of(const eng__cpu *cpu, uint32_t scratch_row) {
     return &cpu->rows[cpu->launch_row[scratch_row]];
 }

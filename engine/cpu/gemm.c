@@ -14,7 +14,7 @@ void eng__panel(const eng__cpu *cpu, const eng__mat *mat, uint32_t panel_idx, co
         size_t n = mat->n_in - k0 < ENG__K_BLOCK ? mat->n_in - k0 : ENG__K_BLOCK,
                group0 = k0 / ENG__GROUP;
         for (uint32_t row = 0; row < rows; row += ENG__TILE) {
-            uint32_t n_rows = rows - row < ENG__TILE ? rows - row : ENG__TILE;
+            uint32_t n_rows = eng__min(rows - row, ENG__TILE);
             const float *src = in->src + (row0 + row) * in->ld_src + k0;
             float *to = acc + row * ENG__PANEL;
             if (mat->type == ENG__BF16) {
@@ -99,8 +99,7 @@ static void finish(const eng__cpu *cpu, const eng__gemm *job, uint32_t panel_idx
         }
         return;
     }
-    uint32_t col0 = panel_idx * ENG__PANEL,
-             n = job->mat->n_out - col0 < ENG__PANEL ? job->mat->n_out - col0 : ENG__PANEL;
+    uint32_t col0 = panel_idx * ENG__PANEL, n = eng__min(job->mat->n_out - col0, ENG__PANEL);
     for (uint32_t row = 0; row < rows; row++, acc += ENG__PANEL) {
         float *dst = job->dst + (row0 + row) * job->ld_dst + col0;
         if (job->op == ENG__ADD) {
@@ -137,7 +136,7 @@ static void gemm_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
         const eng__gemm *job = &batch->jobs[low];
         uint32_t item = i - job->first_item, blocks = row_blocks(job);
         uint32_t panel_idx = item / blocks, row0 = item % blocks * ENG__ROW_BLOCK;
-        uint32_t rows = job->rows - row0 < ENG__ROW_BLOCK ? job->rows - row0 : ENG__ROW_BLOCK;
+        uint32_t rows = eng__min(job->rows - row0, ENG__ROW_BLOCK);
         eng__panel(batch->cpu, job->mat, panel_idx, &job->in, row0, rows, acc);
         finish(batch->cpu, job, panel_idx, row0, rows, acc);
     }

@@ -100,11 +100,10 @@ static void down_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
     float *acc = cpu->scratch[worker].acc;
     uint32_t top_k = cpu->plan.n_experts_per_tok;
     for (uint32_t panel_idx = first; panel_idx < last; panel_idx++) {
-        uint32_t col0 = panel_idx * ENG__PANEL,
-                 n_cols = cpu->plan.dim - col0 < ENG__PANEL ? cpu->plan.dim - col0 : ENG__PANEL;
+        uint32_t col0 = panel_idx * ENG__PANEL, n_cols = eng__min(cpu->plan.dim - col0, ENG__PANEL);
         for (uint32_t row0 = 0; cpu->plan.n_shared_experts && row0 < cpu->n_full;
              row0 += ENG__ROW_BLOCK) {
-            uint32_t n = cpu->n_full - row0 < ENG__ROW_BLOCK ? cpu->n_full - row0 : ENG__ROW_BLOCK;
+            uint32_t n = eng__min(cpu->n_full - row0, ENG__ROW_BLOCK);
             eng__panel(cpu, &work->layer->down, panel_idx, &work->shared, row0, n, acc);
             for (uint32_t row = 0; row < n; row++) {
                 cpu->kern->scale_add(cpu->stream + (row0 + row) * cpu->ld_stream + col0, 1.0f,
@@ -114,7 +113,7 @@ static void down_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
         for (uint32_t expert = 0; expert < cpu->plan.n_experts; expert++) {
             uint32_t first_at = cpu->expert_first[expert], end = cpu->expert_first[expert + 1];
             for (; first_at < end; first_at += ENG__ROW_BLOCK) {
-                uint32_t n = end - first_at < ENG__ROW_BLOCK ? end - first_at : ENG__ROW_BLOCK;
+                uint32_t n = eng__min(end - first_at, ENG__ROW_BLOCK);
                 eng__panel(cpu, &work->layer->expert_down[expert], panel_idx, &work->experts,
                            first_at, n, acc);
                 for (uint32_t i = 0; i < n; i++) {

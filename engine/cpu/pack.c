@@ -113,7 +113,7 @@ static void pack_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
         uint8_t *panel = pack->cpu->image.data + (pack->mat->data - pack->cpu->image.data) +
                          panel_idx * pack->mat->panel_bytes;
         for (uint32_t k0 = 0; k0 < n_in; k0 += K_STEPS) {
-            pack_block(pack, panel_idx, k0, n_in - k0 < K_STEPS ? n_in - k0 : K_STEPS, panel);
+            pack_block(pack, panel_idx, k0, eng__min(n_in - k0, K_STEPS), panel);
         }
     }
 }
