@@ -139,11 +139,11 @@ typedef struct {
     /* Starts a launch. Launches run one after another in the order they were started in; at
      * most info.max_flights are started and not yet waited for. Everything l points to stays
      * valid until its wait where that is 1; where it is more, the call has copied what it needs. */
-    int (*launch)(eng_backend *b, const eng_launch *l, err *e);
+    int (*launch)(eng_backend *backend, const eng_launch *launch, err *e);
     /* Waits for the oldest one started; what *r points to is valid until the next launch.
      * ERR_DEVICE means the backend is lost and the process should end. */
-    int (*wait)(eng_backend *b, eng_result *r, err *e);
-    void (*close)(eng_backend *b);
+    int (*wait)(eng_backend *backend, eng_result *result, err *e);
+    void (*close)(eng_backend *backend);
 } eng_backend_ops;
 
 /* A backend's own struct begins with this. */
@@ -155,17 +155,17 @@ struct eng_backend {
 
 /* The model must outlive the backend. Opening packs weights (progress on stderr when it
  * takes over a second) and allocates all memory; nothing is allocated after. */
-int eng_cpu_open(eng_backend **out, const model_folder *m, const eng_backend_opts *opts,
+int eng_cpu_open(eng_backend **out, const model_folder *model, const eng_backend_opts *opts,
                  err *e) WARN_UNUSED;
 /* Loads fathom-cuda.so from beside the program. ERR_NOT_FOUND: no plug-in, driver or device. */
-int eng_cuda_open(eng_backend **out, const model_folder *m, const eng_backend_opts *opts,
+int eng_cuda_open(eng_backend **out, const model_folder *model, const eng_backend_opts *opts,
                   err *e) WARN_UNUSED;
 /* A backend that answers at once with canned tokens, to measure everything but the
  * arithmetic. Every launch that yields logits sleeps us_per_token. */
-int eng_fake_open(eng_backend **out, const model_folder *m, const eng_backend_opts *o,
+int eng_fake_open(eng_backend **out, const model_folder *model, const eng_backend_opts *opts,
                   uint64_t us_per_token, err *e) WARN_UNUSED;
-void eng_backend_close(eng_backend *b); /* NULL is fine */
+void eng_backend_close(eng_backend *backend); /* NULL is fine */
 /* launch and wait in one call. */
-int eng_run(eng_backend *b, const eng_launch *l, eng_result *r, err *e) WARN_UNUSED;
+int eng_run(eng_backend *backend, const eng_launch *launch, eng_result *result, err *e) WARN_UNUSED;
 
 #endif

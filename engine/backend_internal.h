@@ -12,13 +12,13 @@ typedef struct {
 
 /* Fills in options left 0, cuts launches down to the limits, and refuses what no backend can
  * do (ERR_USAGE, naming the option). Names of kernels are each backend's own. */
-int eng__check_opts(eng_backend_opts *o, const model_plan *p, const eng__limits *most,
+int eng__check_opts(eng_backend_opts *opts, const model_plan *plan, const eng__limits *most,
                     err *e) WARN_UNUSED;
 /* ERR_UNSUPPORTED, naming the part, if the plan has a part that no backend runs yet. */
-int eng__check_plan(const model_plan *p, err *e) WARN_UNUSED;
+int eng__check_plan(const model_plan *plan, err *e) WARN_UNUSED;
 /* Fills info's planes, slots, blocks and their sizes: divides `bytes` between slots and block
  * maps. ERR_USAGE if not even one block fits. */
-int eng__size_cache(eng_backend_info *info, const model_plan *p, const eng_backend_opts *o,
+int eng__size_cache(eng_backend_info *info, const model_plan *plan, const eng_backend_opts *opts,
                     uint64_t bytes, err *e) WARN_UNUSED;
 
 /* Finds a row state that a launch names twice. */
@@ -29,7 +29,8 @@ typedef struct {
 
 /* Checks a launch against what the backend holds: edits, rows, the blocks they name, and how
  * many rows run the head. ERR_INTERNAL. */
-int eng__check_launch(const eng_backend_info *info, const model_plan *p, const eng_backend_opts *o,
-                      eng__stamps *stamps, const eng_launch *l, err *e) WARN_UNUSED;
+int eng__check_launch(const eng_backend_info *info, const model_plan *plan,
+                      const eng_backend_opts *opts, eng__stamps *stamps, const eng_launch *launch,
+                      err *e) WARN_UNUSED;
 
 #endif

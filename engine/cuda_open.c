@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef int (*plugin_open)(eng_backend **out, const model_folder *m, const eng_backend_opts *opts,
-                           err *e);
+typedef int (*plugin_open)(eng_backend **out, const model_folder *model,
+                           const eng_backend_opts *opts, err *e);
 
 enum { PATH_BYTES = 4096 };
 
@@ -37,7 +37,8 @@ static bool plugin_path(char out[PATH_BYTES]) {
     return false;
 }
 
-int eng_cuda_open(eng_backend **out, const model_folder *m, const eng_backend_opts *opts, err *e) {
+int eng_cuda_open(eng_backend **out, const model_folder *model, const eng_backend_opts *opts,
+                  err *e) {
     *out = NULL;
     char path[PATH_BYTES];
     if (!plugin_path(path)) {
@@ -66,5 +67,5 @@ int eng_cuda_open(eng_backend **out, const model_folder *m, const eng_backend_op
     }
     plugin_open open;
     memcpy(&open, &sym, sizeof open); /* ISO C has no cast from object to function pointer */
-    return open(out, m, opts, e);
+    return open(out, model, opts, e);
 }

@@ -17,11 +17,12 @@ typedef struct {
     double cpu_seconds;            /* probes: CPU time of a thread in that time; 0 for others */
     const char *bound;             /* "read", "fma" or "int8": the probe that limits it */
 } eng_kernel_time;
-typedef void (*eng_kernel_sink)(void *ud, const eng_kernel_time *t);
+typedef void (*eng_kernel_sink)(void *ud, const eng_kernel_time *time);
 /* Measures the CPU kernels chosen by o (kernels, threads) and, with a model, its stages;
  * with `only`, just what bears that name, with `rows` not 0 just that many. *kernels becomes the
  * name of the code path. Takes tens of seconds. */
-int eng_cpu_bench(const model_folder *m, const eng_backend_opts *o, const char *only, uint32_t rows,
-                  const char **kernels, eng_kernel_sink sink, void *ud, err *e) WARN_UNUSED;
+int eng_cpu_bench(const model_folder *model, const eng_backend_opts *opts, const char *only,
+                  uint32_t rows, const char **kernels, eng_kernel_sink sink, void *ud,
+                  err *e) WARN_UNUSED;
 
 #endif

@@ -21,31 +21,31 @@
 
 RM_FN float rm_float_of(uint32_t bits) {
     union {
-        uint32_t u;
-        float f;
-    } v;
-    v.u = bits;
-    return v.f;
+        uint32_t word;
+        float number;
+    } both;
+    both.word = bits;
+    return both.number;
 }
 
-RM_FN uint32_t rm_bits_of(float x) {
+RM_FN uint32_t rm_bits_of(float value) {
     union {
-        float f;
-        uint32_t u;
-    } v;
-    v.f = x;
-    return v.u;
+        float number;
+        uint32_t word;
+    } both;
+    both.number = value;
+    return both.word;
 }
 
-RM_FN float rm_bf16_widen(uint16_t v) {
-    return rm_float_of((uint32_t)v << 16);
+RM_FN float rm_bf16_widen(uint16_t half) {
+    return rm_float_of((uint32_t)half << 16);
 }
 
 /* Rounds to nearest even; NaN stays NaN (quiet), infinities stay. */
 RM_FN uint16_t rm_bf16_narrow(float x) {
-    uint32_t u = rm_bits_of(x);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((u >> 16) | 0x40u);
-    return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+    uint32_t bits = rm_bits_of(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits >> 16) | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
 /* Two values in one word, the first in the low half: the order memory has. */
@@ -62,9 +62,9 @@ RM_FN float rm_rms_scale(float sum_squares, uint32_t n, float eps) {
 
 /* Turns the pair (x0, x1) by the angle whose cosine and sine are given. */
 RM_FN void rm_rotate(float *x0, float *x1, float cosine, float sine) {
-    float a = *x0, b = *x1;
-    *x0 = a * cosine - b * sine;
-    *x1 = a * sine + b * cosine;
+    float old0 = *x0, old1 = *x1;
+    *x0 = old0 * cosine - old1 * sine;
+    *x1 = old0 * sine + old1 * cosine;
 }
 
 /* Frequency j of a rotary embedding over dim values. */
@@ -75,12 +75,12 @@ RM_FN float rm_rope_frequency(float theta, uint32_t j, uint32_t dim) {
 /* Channel c of the loop embedding of loop t; `width` = D / 8 channels are not zero, all
  * sines first; where width is odd, one more sine than cosines. Tables are built from this on the
  * host. */
-RM_FN float rm_loop_embedding(uint32_t t, uint32_t c, uint32_t width) {
+RM_FN float rm_loop_embedding(uint32_t loop, uint32_t channel, uint32_t width) {
     uint32_t half = width / 2 + width % 2;
-    if (c >= width) return 0.0f;
-    uint32_t j = c < half ? c : c - half;
-    float angle = (float)t * powf(10000.0f, -(float)(2 * j) / (float)width);
-    return c < half ? sinf(angle) : cosf(angle);
+    if (channel >= width) return 0.0f;
+    uint32_t j = channel < half ? channel : channel - half;
+    float angle = (float)loop * powf(10000.0f, -(float)(2 * j) / (float)width);
+    return channel < half ? sinf(angle) : cosf(angle);
 }
 
 /* ---- activations ---- */
@@ -96,18 +96,18 @@ RM_FN float rm_silu(float x) {
 
 /* A of the injection, per channel. */
 RM_FN float rm_lti_decay(float log_dt, float log_a) {
-    float s = log_dt + log_a;
-    s = s < -20.0f ? -20.0f : s > 20.0f ? 20.0f : s;
-    return expf(-expf(s));
+    float exponent = log_dt + log_a;
+    exponent = exponent < -20.0f ? -20.0f : exponent > 20.0f ? 20.0f : exponent;
+    return expf(-expf(exponent));
 }
 
-RM_FN float rm_lti(float h, float e, float y, float a, float b) {
-    return a * h + b * e + y;
+RM_FN float rm_lti(float state, float input, float layer_out, float keep, float take) {
+    return keep * state + take * input + layer_out;
 }
 
 /* Row of the LoRA scale table that loop t uses: beyond the trained loops, the last. */
-RM_FN uint32_t rm_lora_row(uint32_t t, uint32_t n_rows) {
-    return t < n_rows ? t : n_rows - 1;
+RM_FN uint32_t rm_lora_row(uint32_t loop, uint32_t n_rows) {
+    return loop < n_rows ? loop : n_rows - 1;
 }
 
 typedef struct {
@@ -119,15 +119,15 @@ typedef struct {
 /* One ACT step of a position that still runs; p = sigmoid(h . w + b), `done` = loops done with
  * this one. Before min_loops the threshold does not count and the weights stop at a sum of 1;
  * at max_loops the position leaves with the weights it has. */
-RM_FN rm_act_step rm_act(float cum, float p, float threshold, uint32_t done, uint32_t min_loops,
-                         uint32_t max_loops) {
-    rm_act_step s;
+RM_FN rm_act_step rm_act(float cum, float probability, float threshold, uint32_t done,
+                         uint32_t min_loops, uint32_t max_loops) {
+    rm_act_step step;
     float rest = 1.0f - cum > 0.0f ? 1.0f - cum : 0.0f;
-    uint32_t may = done >= min_loops, leaves = may && cum + p >= threshold;
-    s.weight = leaves || (!may && p > rest) ? rest : p;
-    s.cum = cum + (may ? p : s.weight);
-    s.halted = leaves || done >= max_loops;
-    return s;
+    uint32_t may = done >= min_loops, leaves = may && cum + probability >= threshold;
+    step.weight = leaves || (!may && probability > rest) ? rest : probability;
+    step.cum = cum + (may ? probability : step.weight);
+    step.halted = leaves || done >= max_loops;
+    return step;
 }
 
 /* ---- exit rules besides ACT ----
@@ -142,12 +142,13 @@ typedef struct {
 /* p = sigmoid of the gate on the new state. The position leaves at the first loop whose
  * 1 - prod(1 - p) reaches the threshold; a threshold of 1 means never, whatever the sum rounds
  * to. Ouro's exit_threshold, in float32. */
-RM_FN rm_hazard_step rm_hazard(float cum, float p, float threshold, uint32_t done,
+RM_FN rm_hazard_step rm_hazard(float cum, float probability, float threshold, uint32_t done,
                                uint32_t min_loops, uint32_t max_loops) {
-    rm_hazard_step s;
-    s.cum = cum + (1.0f - cum) * p;
-    s.halted = (threshold < 1.0f && done >= min_loops && s.cum >= threshold) || done >= max_loops;
-    return s;
+    rm_hazard_step step;
+    step.cum = cum + (1.0f - cum) * probability;
+    step.halted =
+        (threshold < 1.0f && done >= min_loops && step.cum >= threshold) || done >= max_loops;
+    return step;
 }
 
 /* |new - old| / |new| < threshold, from sums of squares. */
@@ -184,8 +185,8 @@ RM_FN float rm_expert_weight(float logit, float top, float sum) {
 
 /* What a part with maximum m contributes to a whole with maximum m_all; an empty part
  * (m = -inf) gives 0, also where all are empty. */
-RM_FN float rm_part_scale(float m, float m_all) {
-    return m == -INFINITY ? 0.0f : expf(m - m_all);
+RM_FN float rm_part_scale(float max, float max_all) {
+    return max == -INFINITY ? 0.0f : expf(max - max_all);
 }
 
 /* Splits n_tiles key tiles over n_splits workers: tiles of one worker; worker s takes
@@ -216,18 +217,18 @@ RM_FN uint32_t rm_slot(const uint32_t *maps, const uint32_t *table, uint32_t n_p
  * multiply-adds), and are whole multiples of 2^-34: up to 2^19 of them add up exactly, in
  * integers as in doubles, in any order. */
 
-RM_FN float rm_mul(float a, float b) {
+RM_FN float rm_mul(float left, float right) {
 #if defined(__CUDA_ARCH__)
-    return __fmul_rn(a, b);
+    return __fmul_rn(left, right);
 #else
-    return a * b;
+    return left * right;
 #endif
 }
-RM_FN float rm_add(float a, float b) {
+RM_FN float rm_add(float left, float right) {
 #if defined(__CUDA_ARCH__)
-    return __fadd_rn(a, b);
+    return __fadd_rn(left, right);
 #else
-    return a + b;
+    return left + right;
 #endif
 }
 
@@ -244,21 +245,23 @@ RM_FN float rm_add(float a, float b) {
  * same steps for 16 values at a time. */
 RM_FN float rm_exp_down(float x) {
     if (x < RM_EXP_LEAST) return 0.0f;
-    float t = rm_add(rm_mul(x, RM_LOG2_E), RM_EXP_ROUND), n = rm_add(t, -RM_EXP_ROUND);
-    float r = rm_add(rm_add(x, -rm_mul(n, RM_LN2_HIGH)), -rm_mul(n, RM_LN2_LOW));
-    float p = rm_add(rm_mul(1.0f / 5040, r), 1.0f / 720);
-    p = rm_add(rm_mul(p, r), 1.0f / 120);
-    p = rm_add(rm_mul(p, r), 1.0f / 24);
-    p = rm_add(rm_mul(p, r), 1.0f / 6);
-    p = rm_add(rm_mul(p, r), 0.5f);
-    p = rm_add(rm_mul(p, r), 1.0f);
-    p = rm_add(rm_mul(p, r), 1.0f);
-    return rm_mul(p, rm_float_of((rm_bits_of(t) - rm_bits_of(RM_EXP_ROUND) + 127u) << 23));
+    float shifted = rm_add(rm_mul(x, RM_LOG2_E), RM_EXP_ROUND),
+          whole = rm_add(shifted, -RM_EXP_ROUND);
+    float rest = rm_add(rm_add(x, -rm_mul(whole, RM_LN2_HIGH)), -rm_mul(whole, RM_LN2_LOW));
+    float poly = rm_add(rm_mul(1.0f / 5040, rest), 1.0f / 720);
+    poly = rm_add(rm_mul(poly, rest), 1.0f / 120);
+    poly = rm_add(rm_mul(poly, rest), 1.0f / 24);
+    poly = rm_add(rm_mul(poly, rest), 1.0f / 6);
+    poly = rm_add(rm_mul(poly, rest), 0.5f);
+    poly = rm_add(rm_mul(poly, rest), 1.0f);
+    poly = rm_add(rm_mul(poly, rest), 1.0f);
+    return rm_mul(poly, rm_float_of((rm_bits_of(shifted) - rm_bits_of(RM_EXP_ROUND) + 127u) << 23));
 }
 
 /* The nearest multiple of 2^-34 to e in [0, 1]. */
-RM_FN float rm_weight_of(float e) {
-    return e < RM_WEIGHT_FINE ? rm_add(rm_add(e, RM_WEIGHT_FINE), -RM_WEIGHT_FINE) : e;
+RM_FN float rm_weight_of(float weight) {
+    return weight < RM_WEIGHT_FINE ? rm_add(rm_add(weight, RM_WEIGHT_FINE), -RM_WEIGHT_FINE)
+                                   : weight;
 }
 /* What a logit weighs in a draw, scale = 1 / temperature. */
 RM_FN float rm_weight(float logit, float max, float scale) {
@@ -280,11 +283,11 @@ RM_FN uint64_t rm_philox(uint64_t seed, uint64_t index) {
     uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32), c2 = 0, c3 = 0;
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
-        uint64_t a = (uint64_t)0xd2511f53u * c0, b = (uint64_t)0xcd9e8d57u * c2;
-        c0 = (uint32_t)(b >> 32) ^ c1 ^ k0;
-        c2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)b;
-        c3 = (uint32_t)a;
+        uint64_t product0 = (uint64_t)0xd2511f53u * c0, product2 = (uint64_t)0xcd9e8d57u * c2;
+        c0 = (uint32_t)(product2 >> 32) ^ c1 ^ k0;
+        c2 = (uint32_t)(product0 >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)product2;
+        c3 = (uint32_t)product0;
         k0 += 0x9e3779b9u;
         k1 += 0xbb67ae85u;
     }
@@ -327,10 +330,10 @@ RM_FN double rm_normal_quantile(double u) {
 
 /* Channel c of the state before the first loop, a normal draw cut at 3 std. It depends on the
  * position and the channel only, so equal prefixes have equal states. */
-RM_FN float rm_seeded_state(uint32_t pos, uint32_t c, float std) {
-    double u = rm_uniform(RM_STATE_SEED, (uint64_t)pos << 32 | c);
-    u = RM_PHI_MINUS_3 + u * (1 - 2 * RM_PHI_MINUS_3);
-    return (float)(rm_normal_quantile(u) * (double)std);
+RM_FN float rm_seeded_state(uint32_t pos, uint32_t channel, float std) {
+    double uniform = rm_uniform(RM_STATE_SEED, (uint64_t)pos << 32 | channel);
+    uniform = RM_PHI_MINUS_3 + uniform * (1 - 2 * RM_PHI_MINUS_3);
+    return (float)(rm_normal_quantile(uniform) * (double)std);
 }
 
 /* Log-softmax of a logit; log_sum = log of the sum of e^(logit - max). */

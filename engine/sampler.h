@@ -35,9 +35,9 @@ typedef struct {
 #define ENG_REPETITION_MIN 1e-6
 
 /* ERR_BAD_PARAM, naming the option, for what eng_sample refuses: asked before any work. */
-int eng_sampling_check(const eng_sampling *p, err *e) WARN_UNUSED;
+int eng_sampling_check(const eng_sampling *params, err *e) WARN_UNUSED;
 /* Nothing but the logits decides: no penalty, no bias. */
-bool eng_sampling_is_plain(const eng_sampling *p) WARN_UNUSED;
+bool eng_sampling_is_plain(const eng_sampling *params) WARN_UNUSED;
 
 typedef struct {
     const uint32_t *prompt, *output; /* what penalties look at */
@@ -59,15 +59,15 @@ typedef struct {
 
 typedef struct eng_sampler eng_sampler; /* scratch for one thread */
 int eng_sampler_create(eng_sampler **out, uint32_t vocab_size, err *e) WARN_UNUSED;
-void eng_sampler_destroy(eng_sampler *s);
+void eng_sampler_destroy(eng_sampler *sampler);
 /* Picks a token from logits [vocab] (not changed). Randomness is a pure function of
  * (seed, index), index being the number of tokens the sequence has put out: the same
  * whatever else runs. mask may be NULL. ERR_NUMERIC when the model is at fault: NaN, +Inf, or
  * every token impossible. ERR_CONSTRAINT when the mask leaves no possible token; bias and
  * penalties alone cannot take one away. No allocation. */
-int eng_sample(eng_sampler *s, const eng_sampling *p, const eng_history *h, const eng_mask *mask,
-               const float *logits, uint64_t index, uint32_t n_top, eng_choice *out,
-               err *e) WARN_UNUSED;
+int eng_sample(eng_sampler *sampler, const eng_sampling *params, const eng_history *history,
+               const eng_mask *mask, const float *logits, uint64_t index, uint32_t n_top,
+               eng_choice *out, err *e) WARN_UNUSED;
 /* Log-probabilities of one given token and of the n_top best, for scoring prompts. */
 int eng_score(const float *logits, uint32_t vocab, uint32_t token, uint32_t n_top, eng_choice *out,
               err *e) WARN_UNUSED;

@@ -26,47 +26,49 @@ typedef uint64_t v8u __attribute__((vector_size(64)));
 /* Vectors in arguments: always inlined, so no calling convention is concerned (-Wno-psabi). */
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE v16f v_all(float x) {
-    return (v16f){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+INLINE v16f v_all(float value) {
+    return (v16f){value, value, value, value, value, value, value, value,
+                  value, value, value, value, value, value, value, value};
 }
 
 INLINE v16f v_select(v16i mask, v16f yes, v16f no) {
     return (v16f)((mask & (v16i)yes) | (~mask & (v16i)no));
 }
 
-INLINE v16f v_max(v16f a, v16f b) {
-    return v_select((v16i)(a > b), a, b);
+INLINE v16f v_max(v16f left, v16f right) {
+    return v_select((v16i)(left > right), left, right);
 }
 
 INLINE bool v_any(v16i mask) {
-    v8u m = (v8u)mask;
-    return (m[0] | m[1] | m[2] | m[3] | m[4] | m[5] | m[6] | m[7]) != 0;
+    v8u words = (v8u)mask;
+    return (words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] |
+            words[7]) != 0;
 }
 
-INLINE float v_max_lane(v16f v) {
-    float best = v[0];
+INLINE float v_max_lane(v16f values) {
+    float best = values[0];
     for (int i = 1; i < 16; i++)
-        best = v[i] > best ? v[i] : best;
+        best = values[i] > best ? values[i] : best;
     return best;
 }
 
-INLINE double v_sum_lanes(v16f v) {
+INLINE double v_sum_lanes(v16f values) {
     double sum = 0;
     for (int i = 0; i < 16; i++)
-        sum += (double)v[i];
+        sum += (double)values[i];
     return sum;
 }
 
 /* Up to 16 values; missing ones are -Inf, which weighs nothing and is never a maximum. */
-INLINE v16f v_load(const float *p, size_t n) {
-    v16f v;
+INLINE v16f v_load(const float *from, size_t n) {
+    v16f values;
     if (n >= 16) {
-        memcpy(&v, p, sizeof v);
+        memcpy(&values, from, sizeof values);
     } else {
-        v = v_all(-INFINITY);
-        memcpy(&v, p, n * sizeof *p);
+        values = v_all(-INFINITY);
+        memcpy(&values, from, n * sizeof *from);
     }
-    return v;
+    return values;
 }
 
 /* rm_exp_down of 16 values, step by step the same: the bits must be equal. */
@@ -74,26 +76,26 @@ INLINE v16f v_exp(v16f x) {
     const v16f round = v_all(RM_EXP_ROUND);
     v16i tiny = (v16i)(x < v_all(RM_EXP_LEAST));
     x = v_max(x, v_all(RM_EXP_LEAST));
-    v16f t = x * v_all(RM_LOG2_E) + round;
-    v16f n = t - round;
-    v16f r = x - n * v_all(RM_LN2_HIGH) - n * v_all(RM_LN2_LOW);
-    v16f p = v_all(1.0f / 5040);
-    p = p * r + v_all(1.0f / 720);
-    p = p * r + v_all(1.0f / 120);
-    p = p * r + v_all(1.0f / 24);
-    p = p * r + v_all(1.0f / 6);
-    p = p * r + v_all(0.5f);
-    p = p * r + v_all(1.0f);
-    p = p * r + v_all(1.0f);
-    v16i scale = (((v16i)t - (v16i)round) + 127) << 23; /* 2^n as float bits */
-    return (v16f)((v16i)(p * (v16f)scale) & ~tiny);
+    v16f shifted = x * v_all(RM_LOG2_E) + round;
+    v16f whole = shifted - round;
+    v16f rest = x - whole * v_all(RM_LN2_HIGH) - whole * v_all(RM_LN2_LOW);
+    v16f poly = v_all(1.0f / 5040);
+    poly = poly * rest + v_all(1.0f / 720);
+    poly = poly * rest + v_all(1.0f / 120);
+    poly = poly * rest + v_all(1.0f / 24);
+    poly = poly * rest + v_all(1.0f / 6);
+    poly = poly * rest + v_all(0.5f);
+    poly = poly * rest + v_all(1.0f);
+    poly = poly * rest + v_all(1.0f);
+    v16i scale = (((v16i)shifted - (v16i)round) + 127) << 23; /* 2^n as float bits */
+    return (v16f)((v16i)(poly * (v16f)scale) & ~tiny);
 }
 
 /* rm_weight of 16 logits. */
 INLINE v16f v_weight(v16f logits, float max, float scale) {
     const v16f fine = v_all(RM_WEIGHT_FINE);
-    v16f e = v_exp((logits - v_all(max)) * v_all(scale));
-    return v_select((v16i)(e < fine), (e + fine) - fine, e);
+    v16f weight = v_exp((logits - v_all(max)) * v_all(scale));
+    return v_select((v16i)(weight < fine), (weight + fine) - fine, weight);
 }
 
 /* Largest value; -Inf for none. *bad is set if any is NaN or +Inf. */
@@ -108,6 +110,6 @@ typedef struct {
 int eng__norm_of(const float *logits, size_t n, eng__norm *out, err *e) WARN_UNUSED;
 /* Fills c->top with the best `limit` finite logits, as log-probabilities. */
 void eng__find_top(const float *logits, uint32_t vocab, const eng__norm *norm, uint32_t limit,
-                   eng_choice *c);
+                   eng_choice *choice);
 
 #endif

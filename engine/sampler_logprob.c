@@ -5,9 +5,9 @@ PER_CPU float eng__max_of(const float *x, size_t n, bool *bad) {
     v16f best = v_all(-INFINITY);
     v16i wrong = {0};
     for (size_t i = 0; i < n; i += 16) {
-        v16f v = v_load(x + i, n - i);
-        wrong |= ~(v16i)(v <= v_all(FLT_MAX)); /* NaN compares as false too */
-        best = v_max(v, best);
+        v16f values = v_load(x + i, n - i);
+        wrong |= ~(v16i)(values <= v_all(FLT_MAX)); /* NaN compares as false too */
+        best = v_max(values, best);
     }
     *bad = v_any(wrong);
     return v_max_lane(best);
@@ -48,21 +48,21 @@ int eng__norm_of(const float *logits, size_t n, eng__norm *out, err *e) {
 }
 
 /* Puts (id, logit) in its place; ids come rising, so equal logits keep the lower first. */
-static void top_insert(eng_choice *c, uint32_t limit, uint32_t id, float logit) {
-    uint32_t at = c->n_top < limit ? c->n_top++ : limit - 1;
-    while (at > 0 && c->top[at - 1].logprob < logit) {
-        c->top[at] = c->top[at - 1];
+static void top_insert(eng_choice *choice, uint32_t limit, uint32_t id, float logit) {
+    uint32_t at = choice->n_top < limit ? choice->n_top++ : limit - 1;
+    while (at > 0 && choice->top[at - 1].logprob < logit) {
+        choice->top[at] = choice->top[at - 1];
         at--;
     }
-    c->top[at] = (eng_top){id, logit};
+    choice->top[at] = (eng_top){id, logit};
 }
 
 /* First index from `at` on, a multiple of 64 or n, whose block holds a value over `limit`. */
 PER_CPU static size_t next_over(const float *x, size_t n, size_t at, float limit) {
     for (; at < n; at += 64) {
         v16i over = {0};
-        for (size_t k = at; k < at + 64 && k < n; k += 16) {
-            over |= (v16i)(v_load(x + k, n - k) > v_all(limit));
+        for (size_t at_lane = at; at_lane < at + 64 && at_lane < n; at_lane += 16) {
+            over |= (v16i)(v_load(x + at_lane, n - at_lane) > v_all(limit));
         }
         if (v_any(over)) return at;
     }
@@ -70,19 +70,19 @@ PER_CPU static size_t next_over(const float *x, size_t n, size_t at, float limit
 }
 
 void eng__find_top(const float *logits, uint32_t vocab, const eng__norm *norm, uint32_t limit,
-                   eng_choice *c) {
-    c->n_top = 0;
+                   eng_choice *choice) {
+    choice->n_top = 0;
     if (limit == 0) return;
     float enter = -INFINITY; /* only what exceeds this can be among the best */
     for (size_t at = 0; (at = next_over(logits, vocab, at, enter)) < vocab; at += 64) {
         for (size_t k = at; k < at + 64 && k < vocab; k++) {
             if (!(logits[k] > enter)) continue;
-            top_insert(c, limit, (uint32_t)k, logits[k]);
-            if (c->n_top == limit) enter = c->top[limit - 1].logprob;
+            top_insert(choice, limit, (uint32_t)k, logits[k]);
+            if (choice->n_top == limit) enter = choice->top[limit - 1].logprob;
         }
     }
-    for (uint32_t i = 0; i < c->n_top; i++) {
-        c->top[i].logprob = rm_logprob(c->top[i].logprob, norm->max, norm->log_sum);
+    for (uint32_t i = 0; i < choice->n_top; i++) {
+        choice->top[i].logprob = rm_logprob(choice->top[i].logprob, norm->max, norm->log_sum);
     }
 }
 

@@ -25,123 +25,128 @@ typedef struct {
     uint64_t us_per_token, head_launches, fault_at;
     char fault[16];
     uint64_t began_ns;
-} fake;
+} fake_device;
 
 static void sleep_us(uint64_t us) {
-    struct timespec t = {.tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000) * 1000};
-    nanosleep(&t, NULL);
+    struct timespec time = {.tv_sec = (time_t)(us / 1000000),
+                            .tv_nsec = (long)(us % 1000000) * 1000};
+    nanosleep(&time, NULL);
 }
 
 /* Depths 1, 2, 3, 1, 2, 3 … by position, within what the request allows; every loop where the rule
  * says so. */
-static bool halts(const eng_row *r, exit_rule rule) {
-    uint32_t wish = 1 + r->pos % 3, done = r->loop + 1u;
-    if (done >= r->max_loops) return true;
-    if (rule == EXIT_FIXED || (rule == EXIT_HAZARD && r->threshold >= 1)) return false;
-    return done >= r->min_loops && done >= wish;
+static bool halts(const eng_row *row, exit_rule rule) {
+    uint32_t wish = 1 + row->pos % 3, done = row->loop + 1u;
+    if (done >= row->max_loops) return true;
+    if (rule == EXIT_FIXED || (rule == EXIT_HAZARD && row->threshold >= 1)) return false;
+    return done >= row->min_loops && done >= wish;
 }
 
-static int fake_launch(eng_backend *b, const eng_launch *l, err *e) {
+static int fake_launch(eng_backend *backend, const eng_launch *launch, err *e) {
     (void)e;
-    fake *f = (fake *)(void *)b;
-    f->began_ns = clock_ns();
-    f->n_logits = 0;
-    f->n_rows = l->n_rows;
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        const eng_row *r = &l->rows[i];
-        f->halted[i] = l->stage == ENG_STAGE_RECURRENT &&
-                       !(r->flags & (ENG_ROW_TAIL | ENG_ROW_KV_ONLY)) && halts(r, b->info.exit);
-        if (l->stage != ENG_STAGE_CODA || !(r->flags & ENG_ROW_LOGITS)) continue;
-        uint32_t at = f->n_logits++;
-        float *row = f->logits + (size_t)at * f->vocab;
-        row[f->marked[at]] = 0;
-        f->marked[at] = 33 + r->pos % 64 < f->vocab ? 33 + r->pos % 64 : 0;
-        row[f->marked[at]] = 20;
+    fake_device *fake = (fake_device *)(void *)backend;
+    fake->began_ns = clock_ns();
+    fake->n_logits = 0;
+    fake->n_rows = launch->n_rows;
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        const eng_row *row = &launch->rows[i];
+        fake->halted[i] = launch->stage == ENG_STAGE_RECURRENT &&
+                          !(row->flags & (ENG_ROW_TAIL | ENG_ROW_KV_ONLY)) &&
+                          halts(row, backend->info.exit);
+        if (launch->stage != ENG_STAGE_CODA || !(row->flags & ENG_ROW_LOGITS)) continue;
+        uint32_t at = fake->n_logits++;
+        float *logits = fake->logits + (size_t)at * fake->vocab;
+        logits[fake->marked[at]] = 0;
+        fake->marked[at] = 33 + row->pos % 64 < fake->vocab ? 33 + row->pos % 64 : 0;
+        logits[fake->marked[at]] = 20;
     }
     return 0;
 }
 
 /* The fault the environment asked for, once its launch has come. */
-static int be_ill(fake *f, err *e) {
-    if (f->fault_at == 0 || ++f->head_launches < f->fault_at) return 0;
-    bool now = f->head_launches == f->fault_at;
-    if (strcmp(f->fault, "device") == 0) {
+static int be_ill(fake_device *fake, err *e) {
+    if (fake->fault_at == 0 || ++fake->head_launches < fake->fault_at) return 0;
+    bool now = fake->head_launches == fake->fault_at;
+    if (strcmp(fake->fault, "device") == 0) {
         return err_set(e, ERR_DEVICE, NULL, "the fake device failed as it was told to");
     }
-    bool nan = strcmp(f->fault, "nans") == 0 || (now && strcmp(f->fault, "nan") == 0);
-    if (nan) f->logits[f->marked[0]] = NAN;
-    if (now && strcmp(f->fault, "stall") == 0) sleep_us(600 * UINT64_C(1000000));
+    bool nan = strcmp(fake->fault, "nans") == 0 || (now && strcmp(fake->fault, "nan") == 0);
+    if (nan) fake->logits[fake->marked[0]] = NAN;
+    if (now && strcmp(fake->fault, "stall") == 0) sleep_us(600 * UINT64_C(1000000));
     return 0;
 }
 
-static int fake_wait(eng_backend *b, eng_result *r, err *e) {
-    fake *f = (fake *)(void *)b;
-    *r = (eng_result){.halted = f->halted, .logits = f->logits, .n_logits = f->n_logits};
-    if (f->n_logits) {
-        if (f->us_per_token) sleep_us(f->us_per_token);
-        if (be_ill(f, e) != 0) return -1;
+static int fake_wait(eng_backend *backend, eng_result *result, err *e) {
+    fake_device *fake = (fake_device *)(void *)backend;
+    *result =
+        (eng_result){.halted = fake->halted, .logits = fake->logits, .n_logits = fake->n_logits};
+    if (fake->n_logits) {
+        if (fake->us_per_token) sleep_us(fake->us_per_token);
+        if (be_ill(fake, e) != 0) return -1;
     }
-    r->ns = clock_ns() - f->began_ns;
+    result->ns = clock_ns() - fake->began_ns;
     return 0;
 }
 
-static void fake_close(eng_backend *b) {
-    fake *f = (fake *)(void *)b;
-    free(f->halted);
-    free(f->logits);
-    free(f->marked);
-    free(f);
+static void fake_close(eng_backend *backend) {
+    fake_device *fake = (fake_device *)(void *)backend;
+    free(fake->halted);
+    free(fake->logits);
+    free(fake->marked);
+    free(fake);
 }
 
-static void read_fault(fake *f) {
+static void read_fault(fake_device *fake) {
     const char *text = getenv("FATHOM_FAULT"), *colon = text ? strchr(text, ':') : NULL;
-    if (colon == NULL || (size_t)(colon - text) >= sizeof f->fault) return;
-    memcpy(f->fault, text, (size_t)(colon - text));
-    f->fault_at = strtoull(colon + 1, NULL, 10);
+    if (colon == NULL || (size_t)(colon - text) >= sizeof fake->fault) return;
+    memcpy(fake->fault, text, (size_t)(colon - text));
+    fake->fault_at = strtoull(colon + 1, NULL, 10);
 }
 
-int eng_fake_open(eng_backend **out, const model_folder *m, const eng_backend_opts *o,
+int eng_fake_open(eng_backend **out, const model_folder *model, const eng_backend_opts *opts,
                   uint64_t us_per_token, err *e) {
     static const eng_backend_ops ops = {fake_launch, fake_wait, fake_close};
     *out = NULL;
-    const model_plan *c = model_plan_of(m);
-    fake *f = calloc(1, sizeof *f);
-    if (f == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the fake device");
-    uint32_t planes = plan_planes(c, o->max_loops);
-    size_t slot = (size_t)c->slot_values * model_dtype_bytes(o->cache_dtype), logits = 0;
-    uint64_t budget = o->cache_bytes ? o->cache_bytes : UINT64_C(1) << 30;
+    const model_plan *plan = model_plan_of(model);
+    fake_device *fake = calloc(1, sizeof *fake);
+    if (fake == NULL)
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the fake device");
+    uint32_t planes = plan_planes(plan, opts->max_loops);
+    size_t slot = (size_t)plan->slot_values * model_dtype_bytes(opts->cache_dtype), logits = 0;
+    uint64_t budget = opts->cache_bytes ? opts->cache_bytes : UINT64_C(1) << 30;
     uint64_t slots = budget / slot, blocks = slots / ENG_BLOCK + 1;
-    f->base.ops = &ops;
-    f->base.plan = c;
-    f->base.info = (eng_backend_info){
+    fake->base.ops = &ops;
+    fake->base.plan = plan;
+    fake->base.info = (eng_backend_info){
         .device = "fake",
         .kernels = "none",
         .threads = 1,
         .n_slots = slots < UINT32_MAX ? (uint32_t)slots : UINT32_MAX - 1,
         .n_blocks = blocks < UINT32_MAX ? (uint32_t)blocks : UINT32_MAX - 1,
         .n_planes = planes,
-        .n_rows = o->n_rows,
-        .max_launch = o->max_launch,
-        .max_logits = o->max_launch, /* pages of zeros, but for one a row */
+        .n_rows = opts->n_rows,
+        .max_launch = opts->max_launch,
+        .max_logits = opts->max_launch, /* pages of zeros, but for one a row */
         .max_flights = 1,
-        .exit = o->own_exit ? o->exit : c->exit,
+        .exit = opts->own_exit ? opts->exit : plan->exit,
         .slot_bytes = slot,
         .block_map_bytes = (size_t)planes * ENG_BLOCK * sizeof(uint32_t),
     };
-    f->vocab = c->vocab_size;
-    f->us_per_token = us_per_token;
-    f->halted = calloc(o->max_launch, 1);
-    f->marked = calloc(o->max_launch, sizeof *f->marked);
-    if (size_mul(o->max_launch, f->vocab, &logits)) f->logits = calloc(logits, sizeof *f->logits);
-    if (f->halted == NULL || f->marked == NULL || f->logits == NULL) {
-        fake_close(&f->base);
+    fake->vocab = plan->vocab_size;
+    fake->us_per_token = us_per_token;
+    fake->halted = calloc(opts->max_launch, 1);
+    fake->marked = calloc(opts->max_launch, sizeof *fake->marked);
+    if (size_mul(opts->max_launch, fake->vocab, &logits))
+        fake->logits = calloc(logits, sizeof *fake->logits);
+    if (fake->halted == NULL || fake->marked == NULL || fake->logits == NULL) {
+        fake_close(&fake->base);
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory opening the fake device");
     }
-    read_fault(f);
-    if (strcmp(f->fault, "load") == 0) {
-        sleep_us(f->fault_at * 1000);
-        f->fault_at = 0;
+    read_fault(fake);
+    if (strcmp(fake->fault, "load") == 0) {
+        sleep_us(fake->fault_at * 1000);
+        fake->fault_at = 0;
     }
-    *out = &f->base;
+    *out = &fake->base;
     return 0;
 }
