@@ -1,5 +1,5 @@
-/* backend.c - what all backends share: options, the division of the cache, checks of plans and
- * launches, and the launch that waits. */
+/* backend.c - shared by all backends: options, the division of the cache, checks of plans and
+ * launches, and eng_run. */
 #include "engine/backend_internal.h"
 
 #include <string.h>
@@ -78,8 +78,8 @@ int eng__check_plan(const model_plan *plan, err *e) {
     return 0;
 }
 
-/* Enough maps for positions that all leave after one loop, but at most about 4 % of the bytes,
- * and never so few that positions at full depth could not use every slot. */
+/* Block maps for positions that all leave after one loop, but at most about 4 % of the bytes, and
+ * never so few that positions at full depth could not use every slot. */
 int eng__size_cache(eng_backend_info *info, const model_plan *plan, const eng_backend_opts *opts,
                     uint64_t bytes, err *e) {
     uint32_t planes = plan_planes(plan, opts->max_loops), shallow = plan_planes(plan, 1);

@@ -1,5 +1,5 @@
-/* cuda_open.c - finds and loads the CUDA plug-in, so that one program runs with and
- * without a GPU and the CPU build needs no part of the CUDA toolkit. */
+/* cuda_open.c - finds and loads the CUDA plug-in. So one program runs with and without a GPU, and
+ * the CPU build needs no part of the CUDA toolkit. */
 #include "engine/backend.h"
 
 #include <dlfcn.h>
@@ -12,7 +12,7 @@ typedef int (*plugin_open)(eng_backend **out, const model_folder *model,
 
 enum { PATH_BYTES = 4096 };
 
-/* Directory of the running program, without the last slash; false if it cannot be told. */
+/* Directory of the running program, without the last slash; false if it is unknown. */
 static bool program_dir(char out[PATH_BYTES]) {
     ssize_t n = readlink("/proc/self/exe", out, PATH_BYTES - 1);
     if (n <= 0 || n >= PATH_BYTES - 1) return false;
@@ -23,8 +23,8 @@ static bool program_dir(char out[PATH_BYTES]) {
     return true;
 }
 
-/* Beside the program, where `make` leaves it (one folder up from build/release), or where
- * `make install` puts it. */
+/* The plug-in is beside the program, one folder up from build/release (`make`), or in lib/fathom
+ * (`make install`). */
 static bool plugin_path(char out[PATH_BYTES]) {
     static const char *const places[] = {"fathom-cuda.so", "../fathom-cuda.so",
                                          "../lib/fathom/fathom-cuda.so"};
@@ -45,14 +45,14 @@ int eng_cuda_open(eng_backend **out, const model_folder *model, const eng_backen
         return err_set(e, ERR_NOT_FOUND, NULL,
                        "no CUDA: fathom-cuda.so is not beside the program (built without nvcc)");
     }
-    /* Asked before the plug-in, whose cuBLAS takes long to load for nothing. */
+    /* The driver is checked before the plug-in is loaded, because cuBLAS takes long to load. */
     void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
     if (driver == NULL) {
         return err_set(e, ERR_NOT_FOUND, NULL,
                        "no CUDA: the NVIDIA driver (libcuda.so.1) is not "
                        "installed");
     }
-    /* Neither is ever unloaded: CUDA keeps threads and exit handlers inside them. */
+    /* Neither library is ever unloaded: CUDA keeps threads and exit handlers in them. */
     void *plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (plugin == NULL) {
         const char *why = dlerror();

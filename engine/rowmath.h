@@ -1,8 +1,8 @@
-/* rowmath.h - the scalar arithmetic of one row, as inline functions that gcc and nvcc
- * compile alike, so that a machine without a GPU tests what the kernels compute.
+/* rowmath.h - the scalar arithmetic of one row, as inline functions. gcc and nvcc compile the same
+ * source, so a machine without a GPU tests the arithmetic of the kernels.
  *
- * Everything is float32; bfloat16 is a storage format (the upper half of a float32).
- * Sampling alone must give the same bits on both sides: see there. Spec: model.md. */
+ * Everything is float32; bfloat16 is a storage format (the upper half of a float32). Sampling alone
+ * must give the same bits on both sides: see "sampling" below. */
 #ifndef FATHOM_ENGINE_ROWMATH_H
 #define FATHOM_ENGINE_ROWMATH_H
 
@@ -15,7 +15,7 @@
 #define RM_FN static inline
 #endif
 
-#define RM_NO_SLOT 0xffffffffu /* a map entry nobody has written */
+#define RM_NO_SLOT 0xffffffffu /* a map entry never written */
 
 /* ---- bfloat16 ---- */
 
@@ -41,26 +41,26 @@ RM_FN float rm_bf16_widen(uint16_t half) {
     return rm_float_of((uint32_t)half << 16);
 }
 
-/* Rounds to nearest even; NaN stays NaN (quiet), infinities stay. */
+/* Rounds to nearest even. NaN stays NaN (quiet), infinities stay. */
 RM_FN uint16_t rm_bf16_narrow(float x) {
     uint32_t bits = rm_bits_of(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits >> 16) | 0x40u);
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-/* Two values in one word, the first in the low half: the order memory has. */
+/* Two values in one word, the first in the low half, as in memory. */
 RM_FN uint32_t rm_bf16_pair(float lo, float hi) {
     return (uint32_t)rm_bf16_narrow(lo) | ((uint32_t)rm_bf16_narrow(hi) << 16);
 }
 
 /* ---- norms, rotation, embeddings ---- */
 
-/* 1 / sqrt(mean(x^2) + eps) from the sum of squares of n values. */
+/* 1 / sqrt(mean(x^2) + eps), from the sum of squares of n values. */
 RM_FN float rm_rms_scale(float sum_squares, uint32_t n, float eps) {
     return 1.0f / sqrtf(sum_squares / (float)n + eps);
 }
 
-/* Turns the pair (x0, x1) by the angle whose cosine and sine are given. */
+/* Rotates the pair (x0, x1) by the angle with this cosine and sine. */
 RM_FN void rm_rotate(float *x0, float *x1, float cosine, float sine) {
     float old0 = *x0, old1 = *x1;
     *x0 = old0 * cosine - old1 * sine;
@@ -72,9 +72,8 @@ RM_FN float rm_rope_frequency(float theta, uint32_t j, uint32_t dim) {
     return 1.0f / powf(theta, (float)(2 * j) / (float)dim);
 }
 
-/* Channel c of the loop embedding of loop t; `width` = D / 8 channels are not zero, all
- * sines first; where width is odd, one more sine than cosines. Tables are built from this on the
- * host. */
+/* One channel of the loop embedding. Channels from `width` = D / 8 on are zero. Sines come first;
+ * if width is odd there is one more sine than cosines. Tables are built from this on the host. */
 RM_FN float rm_loop_embedding(uint32_t loop, uint32_t channel, uint32_t width) {
     uint32_t half = width / 2 + width % 2;
     if (channel >= width) return 0.0f;
@@ -94,7 +93,7 @@ RM_FN float rm_silu(float x) {
 
 /* ---- the recurrent state ---- */
 
-/* A of the injection, per channel. */
+/* The factor A of the injection, per channel. */
 RM_FN float rm_lti_decay(float log_dt, float log_a) {
     float exponent = log_dt + log_a;
     exponent = exponent < -20.0f ? -20.0f : exponent > 20.0f ? 20.0f : exponent;
@@ -105,20 +104,20 @@ RM_FN float rm_lti(float state, float input, float layer_out, float keep, float 
     return keep * state + take * input + layer_out;
 }
 
-/* Row of the LoRA scale table that loop t uses: beyond the trained loops, the last. */
+/* Row of the LoRA scale table for a loop; beyond the trained loops, the last row. */
 RM_FN uint32_t rm_lora_row(uint32_t loop, uint32_t n_rows) {
     return loop < n_rows ? loop : n_rows - 1;
 }
 
 typedef struct {
-    float weight; /* of this loop's h in the output */
+    float weight; /* of this loop's state in the output */
     float cum;    /* new sum of halting probabilities */
     uint32_t halted;
 } rm_act_step;
 
-/* One ACT step of a position that still runs; p = sigmoid(h . w + b), `done` = loops done with
- * this one. Before min_loops the threshold does not count and the weights stop at a sum of 1;
- * at max_loops the position leaves with the weights it has. */
+/* One ACT step of a running position. probability = sigmoid(w . state + b); `done` = loops done
+ * with this one. Before min_loops the threshold does not count and the sum of weights stops at 1.
+ * At max_loops the position leaves with the weights so far. */
 RM_FN rm_act_step rm_act(float cum, float probability, float threshold, uint32_t done,
                          uint32_t min_loops, uint32_t max_loops) {
     rm_act_step step;
@@ -139,9 +138,9 @@ typedef struct {
     uint32_t halted;
 } rm_hazard_step;
 
-/* p = sigmoid of the gate on the new state. The position leaves at the first loop whose
- * 1 - prod(1 - p) reaches the threshold; a threshold of 1 means never, whatever the sum rounds
- * to. Ouro's exit_threshold, in float32. */
+/* probability = sigmoid of the gate on the new state. The position leaves at the first loop whose
+ * cum, 1 - prod(1 - probability), reaches the threshold. A threshold of 1 means never, even if the
+ * sum rounds to 1. This is Ouro's exit_threshold, in float32. */
 RM_FN rm_hazard_step rm_hazard(float cum, float probability, float threshold, uint32_t done,
                                uint32_t min_loops, uint32_t max_loops) {
     rm_hazard_step step;
@@ -168,33 +167,34 @@ RM_FN uint32_t rm_cosine(float product, float new_squares, float old_squares, fl
 
 /* ---- router ---- */
 
-/* Order of experts: higher biased logit first, ties to the lower index. A NaN is below all. */
+/* Order of experts: higher biased logit first, then lower index. NaN is last. */
 RM_FN uint32_t rm_expert_before(float va, uint32_t ia, float vb, uint32_t ib) {
     if (va > vb || (va == va && vb != vb)) return 1;
     if (vb > va || (vb == vb && va != va)) return 0;
     return ia < ib;
 }
 
-/* Weight of a picked expert: softmax over all, renormalised over the picked, which is the
- * softmax over the picked alone; `top` is the largest picked logit, `sum` that of exp(l - top). */
+/* Weight of a picked expert: softmax over all experts, renormalised over the picked ones, equals
+ * the softmax over the picked ones alone. `top` is the largest picked logit, `sum` the sum of
+ * exp(logit - top). */
 RM_FN float rm_expert_weight(float logit, float top, float sum) {
     return expf(logit - top) / sum;
 }
 
 /* ---- attention over parts of the context ---- */
 
-/* What a part with maximum m contributes to a whole with maximum m_all; an empty part
- * (m = -inf) gives 0, also where all are empty. */
+/* Factor for a part of the context with maximum `max` in a whole with maximum max_all. An empty
+ * part (max = -inf) gives 0, even if all parts are empty. */
 RM_FN float rm_part_scale(float max, float max_all) {
     return max == -INFINITY ? 0.0f : expf(max - max_all);
 }
 
-/* Splits n_tiles key tiles over n_splits workers: tiles of one worker; worker s takes
- * [s * per, min((s + 1) * per, n_tiles)). */
+/* Splits n_tiles key tiles over n_splits workers. Returns the tiles per worker; worker s takes [s *
+ * per, min((s + 1) * per, n_tiles)). */
 RM_FN uint32_t rm_tiles_per_split(uint32_t n_tiles, uint32_t n_splits) {
     return (n_tiles + n_splits - 1) / n_splits;
 }
-/* Workers that have any tile. */
+/* Workers with at least one tile. */
 RM_FN uint32_t rm_splits_used(uint32_t n_tiles, uint32_t n_splits) {
     uint32_t per = rm_tiles_per_split(n_tiles, n_splits);
     return per ? (n_tiles + per - 1) / per : 0;
@@ -204,7 +204,7 @@ RM_FN uint32_t rm_splits_used(uint32_t n_tiles, uint32_t n_splits) {
 
 enum { RM_BLOCK_SHIFT = 5, RM_BLOCK_MASK = 31 }; /* positions of a block: 32 */
 
-/* Entry of position pos at `plane`; table = the sequence's blocks, maps [block][plane][32]. */
+/* Map entry of position pos at `plane`; table = blocks of the sequence, maps [block][plane][32]. */
 RM_FN uint32_t rm_slot(const uint32_t *maps, const uint32_t *table, uint32_t n_planes,
                        uint32_t plane, uint32_t pos) {
     uint64_t block = table[pos >> RM_BLOCK_SHIFT];
@@ -233,16 +233,16 @@ RM_FN float rm_add(float left, float right) {
 }
 
 #define RM_GREEDY_BELOW 1e-5f    /* temperatures */
-#define RM_EXP_LEAST (-87.3f)    /* e^x is 0 below */
-#define RM_EXP_ROUND 12582912.0f /* 1.5 * 2^23: adding it leaves the integer part */
+#define RM_EXP_LEAST (-87.3f)    /* below it e^x is taken as 0 */
+#define RM_EXP_ROUND 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer */
 #define RM_LOG2_E 1.44269504f
 #define RM_LN2_HIGH 0.693359375f /* ln 2 in two parts */
 #define RM_LN2_LOW (-2.12194440e-4f)
-#define RM_WEIGHT_FINE 0x1p-11f /* floats from here on are multiples of 2^-34 already */
+#define RM_WEIGHT_FINE 0x1p-11f /* floats from here on are multiples of 2^-34 */
 #define RM_WEIGHT_UNITS 0x1p34f /* units of 2^-34 in a weight of 1 */
 
-/* e^x for x <= 0, within 2 units in the last place. v_exp in sampler_internal.h takes the
- * same steps for 16 values at a time. */
+/* e^x for x <= 0, within 2 units in the last place. v_exp in sampler_internal.h takes the same
+ * steps for 16 values at a time. */
 RM_FN float rm_exp_down(float x) {
     if (x < RM_EXP_LEAST) return 0.0f;
     float shifted = rm_add(rm_mul(x, RM_LOG2_E), RM_EXP_ROUND),
@@ -258,12 +258,12 @@ RM_FN float rm_exp_down(float x) {
     return rm_mul(poly, rm_float_of((rm_bits_of(shifted) - rm_bits_of(RM_EXP_ROUND) + 127u) << 23));
 }
 
-/* The nearest multiple of 2^-34 to e in [0, 1]. */
+/* Nearest multiple of 2^-34 to a weight in [0, 1]. */
 RM_FN float rm_weight_of(float weight) {
     return weight < RM_WEIGHT_FINE ? rm_add(rm_add(weight, RM_WEIGHT_FINE), -RM_WEIGHT_FINE)
                                    : weight;
 }
-/* What a logit weighs in a draw, scale = 1 / temperature. */
+/* Weight of a logit in a draw; scale = 1 / temperature. */
 RM_FN float rm_weight(float logit, float max, float scale) {
     return rm_weight_of(rm_exp_down(rm_mul(rm_add(logit, -max), scale)));
 }
@@ -271,14 +271,14 @@ RM_FN uint64_t rm_weight_units(float weight) {
     return (uint64_t)(weight * RM_WEIGHT_UNITS);
 }
 
-/* Unsigned integers in the order of the floats (no NaN); -0 equals 0. */
+/* Maps floats (no NaN) to unsigned integers in the same order; -0 equals 0. */
 RM_FN uint32_t rm_order(float x) {
     uint32_t bits = rm_bits_of(rm_add(x, 0.0f));
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-/* Philox-4x32 with 10 rounds; the first 64 bits of its output. Every (seed, index) has
- * its own number, whoever asks and in whatever order. */
+/* First 64 bits of Philox-4x32 with 10 rounds. Each pair (seed, index) has its own number,
+ * independent of the order of calls. */
 RM_FN uint64_t rm_philox(uint64_t seed, uint64_t index) {
     uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32), c2 = 0, c3 = 0;
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
@@ -293,15 +293,15 @@ RM_FN uint64_t rm_philox(uint64_t seed, uint64_t index) {
     }
     return (uint64_t)c0 << 32 | c1;
 }
-/* 53 bits of it as a number in [0, 1). */
+/* A number in [0, 1) from 53 random bits. */
 RM_FN double rm_uniform(uint64_t seed, uint64_t index) {
     return (double)(rm_philox(seed, index) >> 11) * 0x1p-53;
 }
 
 /* ---- seeded states ---- */
 
-/* The u-quantile of the standard normal distribution, 0 < u < 1: Acklam's rational
- * approximation, relative error below 1.2e-9. */
+/* The u-quantile of the standard normal distribution, 0 < u < 1: Acklam's rational approximation,
+ * relative error below 1.2e-9. */
 RM_FN double rm_normal_quantile(double u) {
     const double a[6] = {-3.969683028665376e+01, 2.209460984245205e+02,  -2.759285104469687e+02,
                          1.383577518672690e+02,  -3.066479806614716e+01, 2.506628277459239e+00};
@@ -325,11 +325,11 @@ RM_FN double rm_normal_quantile(double u) {
            (((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1);
 }
 
-#define RM_STATE_SEED 0x666174686f6d6830u /* the same draw on every server */
+#define RM_STATE_SEED 0x666174686f6d6830u /* equal on all servers */
 #define RM_PHI_MINUS_3 0.0013498980316301
 
-/* Channel c of the state before the first loop, a normal draw cut at 3 std. It depends on the
- * position and the channel only, so equal prefixes have equal states. */
+/* One channel of the state before the first loop, a normal draw cut at 3 std. It depends on
+ * position and channel only, so equal prefixes have equal states. */
 RM_FN float rm_seeded_state(uint32_t pos, uint32_t channel, float std) {
     double uniform = rm_uniform(RM_STATE_SEED, (uint64_t)pos << 32 | channel);
     uniform = RM_PHI_MINUS_3 + uniform * (1 - 2 * RM_PHI_MINUS_3);

@@ -1,10 +1,10 @@
 /* sampler.c - one token from one row of logits.
  *
- * Order, as vLLM's: penalties, bias and mask, temperature, min-p, top-k, top-p. Filters
- * shrink a list of candidate ids that stays in id order, so equal logits are cut higher
- * ids first and the draw is a walk down the list. No sort: the cut is found digit by
- * digit on the logits' bits, 2048 buckets at a time. A device may sample too
- * (engine/cuda/sample.cu): it must pick the same token, so weights come from rowmath.h. */
+ * The order is that of vLLM: penalties, bias and mask, temperature, min-p, top-k, top-p. Filters
+ * shrink a list of candidate ids in rising order. So among equal logits the higher ids are cut
+ * first, and the draw is a walk down the list. There is no sort: the cut is found digit by digit on
+ * the bits of the logits, 2048 buckets at a time. A device may sample too (engine/cuda/sample.cu)
+ * and must pick the same token, so weights come from rowmath.h. */
 #include "base/size.h"
 #include "engine/sampler_internal.h"
 
@@ -14,14 +14,14 @@ enum { DIGITS = 3, BUCKETS = 1 << 11, BLOCK = 256 };
 
 struct eng_sampler {
     uint32_t vocab;
-    uint32_t epoch;  /* value of seen[] that means "in this call" */
+    uint32_t epoch;  /* a token was met in this call if seen[] equals it */
     float *adjusted; /* [vocab] logits after penalties, bias and mask */
-    float *weight;   /* [vocab] rm_weight of y */
+    float *weight;   /* [vocab] rm_weight of `adjusted` */
     uint32_t *ids;   /* [vocab] candidates, rising */
-    uint32_t *seen;  /* [vocab] epoch in which a token was met */
-    uint32_t *count; /* [vocab] times put out; valid where seen is this epoch */
+    uint32_t *seen;  /* [vocab] epoch of the last call that met the token */
+    uint32_t *count; /* [vocab] times in the output; valid where seen[] is this epoch */
     double *bucket;  /* [BUCKETS] */
-    double *block;   /* [vocab / BLOCK, rounded up] sums of w */
+    double *block;   /* [vocab / BLOCK, rounded up] sums of `weight` */
 };
 
 int eng_sampler_create(eng_sampler **out, uint32_t vocab_size, err *e) {
@@ -60,13 +60,13 @@ void eng_sampler_destroy(eng_sampler *sampler) {
 
 /* ---- penalties, bias, mask ---- */
 
-/* However far penalties and bias push a logit, it stays one that can be chosen; -Inf, which the
- * model gave, stays as well. So only the mask takes tokens away. */
+/* Penalties and bias keep a finite logit finite, and -Inf from the model stays -Inf. So only the
+ * mask can exclude a token. */
 static float bounded(float logit, float model) {
     return model == -INFINITY ? model : fminf(fmaxf(logit, -FLT_MAX), FLT_MAX);
 }
 
-/* True the first time a token is met in this call. */
+/* True the first time this call meets a token. */
 static bool first_time(eng_sampler *sampler, uint32_t id) {
     if (sampler->seen[id] == sampler->epoch) return false;
     sampler->seen[id] = sampler->epoch;
@@ -84,7 +84,7 @@ static void apply_penalties(eng_sampler *sampler, const eng_sampling *params,
     bool repetition = params->repetition_penalty != 1.0f;
     bool counts = params->presence_penalty != 0 || params->frequency_penalty != 0;
     if (!repetition && !counts) return;
-    if (++sampler->epoch == 0) { /* wrapped: old marks would look new */
+    if (++sampler->epoch == 0) { /* wrapped: old marks must not match */
         memset(sampler->seen, 0, sampler->vocab * sizeof *sampler->seen);
         sampler->epoch = 1;
     }
@@ -129,12 +129,12 @@ static void apply_mask(eng_sampler *sampler, const eng_mask *mask) {
 
 /* ---- filters ---- */
 
-/* Keeps the best candidates, as few as reach `limit` of the measure (a weight of 1 each,
- * or w where by_mass), lower ids first among equals. Returns how many are left. */
+/* Keeps as few of the best candidates as reach `limit`. Each counts 1, or its weight if by_mass.
+ * Among equals lower ids come first. Returns the number kept. */
 static size_t keep_best(eng_sampler *sampler, size_t n, double limit, bool by_mass) {
     static const unsigned shift[DIGITS] = {21, 10, 0}, bits[DIGITS] = {11, 11, 10};
     uint32_t prefix = 0;
-    limit = fmax(limit, DBL_MIN); /* 0 still keeps the best one */
+    limit = fmax(limit, DBL_MIN); /* 0 keeps the best one */
     for (int digit = 0; digit < DIGITS; digit++) {
         uint32_t n_buckets = 1u << bits[digit];
         memset(sampler->bucket, 0, n_buckets * sizeof *sampler->bucket);
@@ -147,7 +147,7 @@ static size_t keep_best(eng_sampler *sampler, size_t n, double limit, bool by_ma
         uint32_t bucket = n_buckets;
         while (bucket-- > 0 && sampler->bucket[bucket] < limit)
             limit -= sampler->bucket[bucket];
-        if (bucket == UINT32_MAX) { /* all together stay below the limit, if only by rounding */
+        if (bucket == UINT32_MAX) { /* the total is below the limit, at least by rounding */
             if (digit == 0) return n;
             bucket = 0;
         }
@@ -170,11 +170,11 @@ static double mass_of(const eng_sampler *sampler, size_t n) {
     return sum;
 }
 
-/* w, its block sums, and their total: exact, as all sums of weights are (rowmath.h). To stay
- * exact in floats a block sums multiples of 2^-17 and the remainders apart. */
+/* Computes the weights, their sums per block, and the total. Sums of weights are exact (rowmath.h).
+ * To stay exact in floats a block sums multiples of 2^-17 and the remainders separately. */
 PER_CPU static double weigh(const float *logits, float *weights, double *block, size_t n, float max,
                             float scale) {
-    const v16f coarse = v_all(64.0f); /* its neighbours are 2^-17 apart */
+    const v16f coarse = v_all(64.0f); /* floats near 64 are 2^-17 apart */
     double total = 0;
     for (size_t i = 0; i < n; block++) {
         v16f high = v_all(0), low = high;
@@ -191,17 +191,17 @@ PER_CPU static double weigh(const float *logits, float *weights, double *block, 
     return total;
 }
 
-/* The ids of values that are at least `least`, rising. */
+/* The ids of values not below `least`, rising. */
 PER_CPU static size_t gather(const float *values, uint32_t n, float least, uint32_t *ids) {
     size_t kept = 0;
     for (uint32_t i = 0; i < n; i++) {
-        ids[kept] = i; /* written always, kept sometimes: no branch to mispredict */
+        ids[kept] = i; /* always written, kept if large enough: no branch to mispredict */
         kept += values[i] >= least;
     }
     return kept;
 }
 
-/* The k-th largest of x, for k <= BUCKETS: a heap whose root is the least of the k. */
+/* The k-th largest value, for k <= BUCKETS. The root of the heap is the least of the k largest. */
 static float kth_largest(const float *values, uint32_t n, size_t k, double *heap) {
     for (size_t i = 0; i < k; i++)
         heap[i] = -(double)INFINITY;
@@ -219,7 +219,7 @@ static float kth_largest(const float *values, uint32_t n, size_t k, double *heap
     return (float)heap[0];
 }
 
-/* Candidates after min-p and top-k. `total` is the mass of all. */
+/* Candidates after min-p and top-k. `total` is the sum of all weights. */
 static size_t select_candidates(eng_sampler *sampler, const eng_sampling *params, double total) {
     size_t n;
     if (params->min_p > 0) {
@@ -231,15 +231,15 @@ static size_t select_candidates(eng_sampler *sampler, const eng_sampling *params
     } else if (params->top_k > 0) {
         n = gather(sampler->weight, sampler->vocab, FLT_MIN, sampler->ids);
     } else {
-        /* All the tokens below this weight together hold less than 1 - top_p, so none of
-         * them is needed to reach top_p: most of a vocabulary goes in one quick pass. */
+        /* All tokens below this weight together hold less than 1 - top_p, so top_p is reached
+         * without them. One fast pass drops most of the vocabulary. */
         double spare = (1.0 - (double)params->top_p) * total / (double)sampler->vocab;
         n = gather(sampler->weight, sampler->vocab, (float)(spare * 0.999), sampler->ids);
     }
     return params->top_k > 0 && params->top_k < n ? keep_best(sampler, n, params->top_k, false) : n;
 }
 
-/* Where the walk down the weights passes `goal`; every token, no candidates. */
+/* The token at which the sum of weights passes `goal`, over the whole vocabulary. */
 static uint32_t draw_from_all(const eng_sampler *sampler, double goal) {
     uint32_t first = 0, last = UINT32_MAX;
     for (const double *block = sampler->block; first + BLOCK < sampler->vocab && goal >= *block;
@@ -253,7 +253,7 @@ static uint32_t draw_from_all(const eng_sampler *sampler, double goal) {
         goal -= (double)sampler->weight[i];
         if (goal < 0) break;
     }
-    /* Rounding may leave a little at the end: the last token that has any weight. */
+    /* Rounding may leave a rest at the end: take the last token with a weight. */
     for (uint32_t i = first; last == UINT32_MAX && i-- > 0;) {
         if (sampler->weight[i] > 0) last = i;
     }
@@ -269,7 +269,7 @@ static uint32_t draw(eng_sampler *sampler, const eng_sampling *params, float max
     size_t n = select_candidates(sampler, params, total);
     double mass = mass_of(sampler, n);
     if (params->top_p < 1.0f) {
-        /* Without min-p and top-k, top_p is of everything, the dropped tail included. */
+        /* Without min-p and top-k, top_p counts the whole vocabulary, with the dropped tail. */
         bool whole = params->min_p <= 0 && params->top_k == 0;
         n = keep_best(sampler, n, (double)params->top_p * (whole ? total : mass), true);
         mass = mass_of(sampler, n);
@@ -277,7 +277,7 @@ static uint32_t draw(eng_sampler *sampler, const eng_sampling *params, float max
     double goal = uniform * mass;
     uint32_t last = sampler->ids[0];
     for (size_t i = 0; i < n; i++) {
-        if (sampler->weight[sampler->ids[i]] <= 0) continue; /* among the top k, but of no weight */
+        if (sampler->weight[sampler->ids[i]] <= 0) continue; /* in the top k with weight 0 */
         last = sampler->ids[i];
         goal -= (double)sampler->weight[last];
         if (goal < 0) break;
@@ -320,8 +320,8 @@ int eng_sample(eng_sampler *sampler, const eng_sampling *params, const eng_histo
                eng_choice *out, err *e) {
     if (n_top > ENG_MAX_TOP) return err_set(e, ERR_INTERNAL, NULL, "%u alternatives wanted", n_top);
     if (eng_sampling_check(params, e) != 0) return -1;
-    /* Log-probabilities are the model's own, so they come before anything is changed; this
-     * pass also refuses NaN and +Inf. */
+    /* Log-probabilities are those of the model's logits, so they are computed before any change.
+     * This pass also refuses NaN and +Inf. */
     eng__norm norm;
     if (eng__norm_of(logits, sampler->vocab, &norm, e) != 0) return -1;
     eng__find_top(logits, sampler->vocab, &norm, n_top, out);

@@ -1,8 +1,8 @@
-/* sampler_internal.h - the arithmetic under the sampler: the few passes over a vocabulary
- * of logits that have to be quick. What a device samples with too is in rowmath.h.
+/* sampler_internal.h - the arithmetic of the sampler: fast passes over a vocabulary of logits.
+ * Arithmetic shared with devices that sample is in rowmath.h.
  *
- * A pass works on 16 floats at a time with the compiler's vectors; where functions can be
- * cloned per CPU, the loader picks the widest that the machine has. */
+ * A pass works on 16 floats at a time with compiler vectors. Functions are cloned per instruction
+ * set where possible; the loader picks the widest clone the machine supports. */
 #ifndef FATHOM_ENGINE_SAMPLER_INTERNAL_H
 #define FATHOM_ENGINE_SAMPLER_INTERNAL_H
 
@@ -17,13 +17,14 @@ typedef float v16f __attribute__((vector_size(64)));
 typedef int32_t v16i __attribute__((vector_size(64)));
 typedef uint64_t v8u __attribute__((vector_size(64)));
 
-/* Sanitizers start after the loader resolves clones, so their builds do without. */
+/* Sanitizers start after the loader resolves clones, so their builds use none. */
 #if defined(__x86_64__) && !defined(__clang__) && !defined(FATHOM_SAN)
 #define PER_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define PER_CPU
 #endif
-/* Vectors in arguments: always inlined, so no calling convention is concerned (-Wno-psabi). */
+/* Functions with vector arguments are always inlined, so the calling convention does not matter
+ * (-Wno-psabi). */
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE v16f v_all(float value) {
@@ -59,7 +60,7 @@ INLINE double v_sum_lanes(v16f values) {
     return sum;
 }
 
-/* Up to 16 values; missing ones are -Inf, which weighs nothing and is never a maximum. */
+/* Up to 16 values. Missing values are -Inf: their weight is 0 and they are never a maximum. */
 INLINE v16f v_load(const float *from, size_t n) {
     v16f values;
     if (n >= 16) {
@@ -71,7 +72,7 @@ INLINE v16f v_load(const float *from, size_t n) {
     return values;
 }
 
-/* rm_exp_down of 16 values, step by step the same: the bits must be equal. */
+/* rm_exp_down of 16 values, with the same steps: the bits must be equal. */
 INLINE v16f v_exp(v16f x) {
     const v16f round = v_all(RM_EXP_ROUND);
     v16i tiny = (v16i)(x < v_all(RM_EXP_LEAST));
@@ -98,9 +99,9 @@ INLINE v16f v_weight(v16f logits, float max, float scale) {
     return v_select((v16i)(weight < fine), (weight + fine) - fine, weight);
 }
 
-/* Largest value; -Inf for none. *bad is set if any is NaN or +Inf. */
+/* Largest value; -Inf for none. Sets *bad if a value is NaN or +Inf. */
 float eng__max_of(const float *x, size_t n, bool *bad);
-uint32_t eng__first_equal(const float *x, uint32_t n, float value); /* value is there */
+uint32_t eng__first_equal(const float *x, uint32_t n, float value); /* `value` must occur */
 
 typedef struct {
     float max;      /* largest logit */
@@ -108,7 +109,7 @@ typedef struct {
 } eng__norm;
 /* ERR_NUMERIC for NaN, +Inf, or when every logit is -Inf. */
 int eng__norm_of(const float *logits, size_t n, eng__norm *out, err *e) WARN_UNUSED;
-/* Fills c->top with the best `limit` finite logits, as log-probabilities. */
+/* Fills choice->top with the best `limit` finite logits, as log-probabilities. */
 void eng__find_top(const float *logits, uint32_t vocab, const eng__norm *norm, uint32_t limit,
                    eng_choice *choice);
 

@@ -1,4 +1,4 @@
-/* sampler_logprob.c - log-softmax, the best alternatives. */
+/* sampler_logprob.c - log-softmax and the best alternatives. */
 #include "engine/sampler_internal.h"
 
 PER_CPU float eng__max_of(const float *x, size_t n, bool *bad) {
@@ -47,7 +47,7 @@ int eng__norm_of(const float *logits, size_t n, eng__norm *out, err *e) {
     return 0;
 }
 
-/* Puts (id, logit) in its place; ids come rising, so equal logits keep the lower first. */
+/* Inserts (id, logit) in order. Ids come rising, so equal logits keep the lower id first. */
 static void top_insert(eng_choice *choice, uint32_t limit, uint32_t id, float logit) {
     uint32_t at = choice->n_top < limit ? choice->n_top++ : limit - 1;
     while (at > 0 && choice->top[at - 1].logprob < logit) {
@@ -57,7 +57,7 @@ static void top_insert(eng_choice *choice, uint32_t limit, uint32_t id, float lo
     choice->top[at] = (eng_top){id, logit};
 }
 
-/* First index from `at` on, a multiple of 64 or n, whose block holds a value over `limit`. */
+/* First index from `at` on (a multiple of 64, or n) whose 64 values include one above `limit`. */
 PER_CPU static size_t next_over(const float *x, size_t n, size_t at, float limit) {
     for (; at < n; at += 64) {
         v16i over = {0};
@@ -73,7 +73,7 @@ void eng__find_top(const float *logits, uint32_t vocab, const eng__norm *norm, u
                    eng_choice *choice) {
     choice->n_top = 0;
     if (limit == 0) return;
-    float enter = -INFINITY; /* only what exceeds this can be among the best */
+    float enter = -INFINITY; /* only larger logits can be among the best */
     for (size_t at = 0; (at = next_over(logits, vocab, at, enter)) < vocab; at += 64) {
         for (size_t k = at; k < at + 64 && k < vocab; k++) {
             if (!(logits[k] > enter)) continue;
