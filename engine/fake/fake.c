@@ -1,11 +1,13 @@
 /* fake.c - `--device fake`: a backend without arithmetic, to measure everything else.
  *
- * Rows halt at a depth that follows from their position, by whatever exit rule, and every logit row
- * names one token, so tests know what must come out. A launch that yields logits takes
- * --fake-us-per-token, however many they are, and may yield them for all its rows: the period of
- * streams is then one launch, up to --max-rows of them. For tests it can be made ill by the
- * environment variable FATHOM_FAULT: nan:N, device:N or stall:N spoils the Nth launch that yields
- * logits, nans:N that and all after it; load:MS makes opening slow. */
+ * Rows halt at a depth derived from their position, under every exit rule. Every row with logits
+ * names one token, so tests know the output in advance. A launch with logits takes
+ * --fake-us-per-token, for any number of rows. So the period of a stream is one launch, for up to
+ * --max-rows streams.
+ *
+ * The environment variable FATHOM_FAULT makes the device fail, for tests. nan:N, device:N and
+ * stall:N spoil the Nth launch with logits; nans:N spoils the Nth and all later ones; load:MS makes
+ * opening slow. */
 #include "base/clock.h"
 #include "base/size.h"
 #include "engine/backend.h"
@@ -20,8 +22,8 @@ typedef struct {
     eng_backend base;
     uint8_t *halted;  /* [max_launch] */
     float *logits;    /* [max_launch][vocab] all 0 but one */
-    uint32_t *marked; /* [max_launch] the entry that is not 0 */
-    uint32_t vocab, n_logits, n_rows;
+    uint32_t *marked; /* [max_launch] index of the entry other than 0 */
+    uint32_t vocab, n_logits;
     uint64_t us_per_token, head_launches, fault_at;
     char fault[16];
     uint64_t began_ns;
@@ -33,8 +35,8 @@ static void sleep_us(uint64_t us) {
     nanosleep(&time, NULL);
 }
 
-/* Depths 1, 2, 3, 1, 2, 3 … by position, within what the request allows; every loop where the rule
- * says so. */
+/* Depths 1, 2, 3, 1, 2, 3 … by position, within the limits of the row; all loops if the rule never
+ * halts early. */
 static bool halts(const eng_row *row, exit_rule rule) {
     uint32_t wish = 1 + row->pos % 3, done = row->loop + 1u;
     if (done >= row->max_loops) return true;
@@ -47,7 +49,6 @@ static int fake_launch(eng_backend *backend, const eng_launch *launch, err *e) {
     fake_device *fake = (fake_device *)(void *)backend;
     fake->began_ns = clock_ns();
     fake->n_logits = 0;
-    fake->n_rows = launch->n_rows;
     for (uint32_t i = 0; i < launch->n_rows; i++) {
         const eng_row *row = &launch->rows[i];
         fake->halted[i] = launch->stage == ENG_STAGE_RECURRENT &&
@@ -63,7 +64,7 @@ static int fake_launch(eng_backend *backend, const eng_launch *launch, err *e) {
     return 0;
 }
 
-/* The fault the environment asked for, once its launch has come. */
+/* Applies the fault of FATHOM_FAULT when its launch has come. */
 static int be_ill(fake_device *fake, err *e) {
     if (fake->fault_at == 0 || ++fake->head_launches < fake->fault_at) return 0;
     bool now = fake->head_launches == fake->fault_at;
@@ -126,7 +127,7 @@ int eng_fake_open(eng_backend **out, const model_folder *model, const eng_backen
         .n_planes = planes,
         .n_rows = opts->n_rows,
         .max_launch = opts->max_launch,
-        .max_logits = opts->max_launch, /* pages of zeros, but for one a row */
+        .max_logits = opts->max_launch, /* untouched memory but for one entry a row */
         .max_flights = 1,
         .exit = opts->own_exit ? opts->exit : plan->exit,
         .slot_bytes = slot,
