@@ -8,10 +8,10 @@ enum { MOST_ROWS = 1 << 24, MIN_BLOCKS = 16 };
 
 static int check_choices(const eng_backend_opts *opts, const model_plan *plan, err *e) {
     if (opts->cache_dtype != DTYPE_F32 && opts->cache_dtype != DTYPE_BF16) {
-        return err_set(e, ERR_USAGE, "cache_dtype", "the cache holds float32 or bfloat16");
+        return err_set(e, ERR_USAGE, "cache_dtype", "cache_dtype must be float32 or bfloat16");
     }
     if (opts->weights != ENG_WEIGHTS_AS_STORED && opts->weights != ENG_WEIGHTS_INT8) {
-        return err_set(e, ERR_USAGE, "weights", "weights are kept as stored or in int8");
+        return err_set(e, ERR_USAGE, "weights", "weights must be as stored or int8");
     }
     if (!plan_allows_exit(plan, opts->exit)) {
         return err_set(e, ERR_USAGE, "exit-rule", "%s models cannot leave the loop by %s",
@@ -19,7 +19,7 @@ static int check_choices(const eng_backend_opts *opts, const model_plan *plan, e
     }
     if (opts->own_state0 && (plan->state0 == STATE_EMBEDDING || opts->state0 == STATE_EMBEDDING)) {
         return err_set(e, ERR_USAGE, "initial-state",
-                       "%s models start from the embedding; there is no other state to choose",
+                       "%s models start from the embedding and allow no other state",
                        plan_family_name(plan));
     }
     return 0;
@@ -37,15 +37,15 @@ int eng__check_opts(eng_backend_opts *opts, const model_plan *plan, const eng__l
     if (!opts->own_exit) opts->exit = plan->exit;
     if (!opts->own_state0) opts->state0 = plan->state0;
     if (opts->max_loops > PLAN_MAX_LOOPS) {
-        return err_set(e, ERR_USAGE, "max_loops", "%u loops asked for; at most %d", opts->max_loops,
-                       PLAN_MAX_LOOPS);
+        return err_set(e, ERR_USAGE, "max_loops", "%u loops requested; the most is %d",
+                       opts->max_loops, PLAN_MAX_LOOPS);
     }
     if (opts->n_rows > MOST_ROWS) {
-        return err_set(e, ERR_USAGE, "n_rows", "%u row states asked for; at most %d", opts->n_rows,
-                       MOST_ROWS);
+        return err_set(e, ERR_USAGE, "n_rows", "%u row states requested; the most is %d",
+                       opts->n_rows, MOST_ROWS);
     }
     if (opts->max_positions > most->positions) {
-        return err_set(e, ERR_USAGE, "max_positions", "%u positions asked for; at most %u",
+        return err_set(e, ERR_USAGE, "max_positions", "%u positions requested; the most is %u",
                        opts->max_positions, most->positions);
     }
     return check_choices(opts, plan, e);
@@ -57,22 +57,23 @@ int eng__check_plan(const model_plan *plan, err *e) {
         bool has;
         const char *what;
     } parts[] = {
-        {plan->norms == NORM_AFTER || plan->norms == NORM_POST, "norms after the sum"},
-        {plan->norms == NORM_SANDWICH && plan->core_ffn == FFN_MOE, "experts between two norms"},
+        {plan->norms == NORM_AFTER || plan->norms == NORM_POST, "a norm after the sum"},
+        {plan->norms == NORM_SANDWICH && plan->core_ffn == FFN_MOE,
+         "a mixture of experts between two norms"},
         {plan->core_ffn == FFN_HALF_RELU2 || plan->end_ffn == FFN_HALF_RELU2, "a squared ReLU"},
-        {plan->end_ffn == FFN_MOE, "experts outside the loop"},
-        {plan->qk_bias, "biases of queries and keys"},
-        {plan->qk_norm != QK_NORM_NONE, "norms of queries and keys"},
+        {plan->end_ffn == FFN_MOE, "a mixture of experts outside the loop"},
+        {plan->qk_bias, "a bias of queries and keys"},
+        {plan->qk_norm != QK_NORM_NONE, "a norm of queries and keys"},
         {plan->scaling.factor != 0, "RoPE scaling"},
-        {memcmp(plan->value_embeds, no_layer, sizeof no_layer) != 0, "value embeddings"},
+        {memcmp(plan->value_embeds, no_layer, sizeof no_layer) != 0, "a value embedding"},
         {plan->input_norm, "a norm of the loop's input"},
         {plan->inject == INJECT_LINEAR || plan->inject == INJECT_DIAGONAL, "this injection"},
         {plan->inject == INJECT_MYTHOS && plan->n_core != 1, "a MYTHOS core of several layers"},
-        {plan->coda_in != CODA_IN_NONE, "a coda with a layer of its own before it"},
+        {plan->coda_in != CODA_IN_NONE, "a layer between loop and coda"},
     };
     for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
         if (!parts[i].has) continue;
-        return err_set(e, ERR_UNSUPPORTED, NULL, "no engine runs %s of %s models yet",
+        return err_set(e, ERR_UNSUPPORTED, NULL, "%s in %s models is not supported yet",
                        parts[i].what, plan_family_name(plan));
     }
     return 0;
@@ -148,8 +149,8 @@ int eng__check_launch(const eng_backend_info *info, const model_plan *plan,
                       err *e) {
     uint32_t heads = 0;
     if (launch->n_rows > opts->max_launch) {
-        return err_set(e, ERR_INTERNAL, NULL, "%u rows in a launch of at most %u", launch->n_rows,
-                       opts->max_launch);
+        return err_set(e, ERR_INTERNAL, NULL, "the launch has %u rows; the most is %u",
+                       launch->n_rows, opts->max_launch);
     }
     if (check_edits(info, opts, launch, e) != 0) return -1;
     if (++stamps->now == 0) { /* wrapped: old stamps must not match */
@@ -163,8 +164,8 @@ int eng__check_launch(const eng_backend_info *info, const model_plan *plan,
         heads += (launch->rows[i].flags & (ENG_ROW_LOGITS | ENG_ROW_SAMPLE)) != 0;
     }
     if (launch->stage == ENG_STAGE_CODA && heads > opts->max_logits) {
-        return err_set(e, ERR_INTERNAL, NULL, "%u rows ask for the head; at most %u may", heads,
-                       opts->max_logits);
+        return err_set(e, ERR_INTERNAL, NULL, "%u rows of the launch need the head; the most is %u",
+                       heads, opts->max_logits);
     }
     return 0;
 }

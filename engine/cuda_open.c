@@ -49,21 +49,20 @@ int eng_cuda_open(eng_backend **out, const model_folder *model, const eng_backen
     void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
     if (driver == NULL) {
         return err_set(e, ERR_NOT_FOUND, NULL,
-                       "no CUDA: the NVIDIA driver (libcuda.so.1) is not "
-                       "installed");
+                       "no CUDA: the NVIDIA driver (libcuda.so.1) is not installed");
     }
     /* Neither library is ever unloaded: CUDA keeps threads and exit handlers in them. */
     void *plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (plugin == NULL) {
         const char *why = dlerror();
-        return err_set(e, ERR_NOT_FOUND, NULL, "no CUDA: the plug-in does not load: %s",
+        return err_set(e, ERR_NOT_FOUND, NULL, "no CUDA: fathom-cuda.so cannot be loaded: %s",
                        why ? why : "no reason given");
     }
     void *sym = dlsym(plugin, "eng__cuda_plugin_open");
     const char *version = dlsym(plugin, "eng__cuda_plugin_version");
     if (sym == NULL || version == NULL || strcmp(version, FATHOM_VERSION) != 0) {
         return err_set(e, ERR_NOT_FOUND, NULL,
-                       "no CUDA: fathom-cuda.so is not of version " FATHOM_VERSION);
+                       "no CUDA: fathom-cuda.so is not version " FATHOM_VERSION);
     }
     plugin_open open;
     memcpy(&open, &sym, sizeof open); /* ISO C has no cast from object to function pointer */

@@ -318,7 +318,8 @@ int eng_sampling_check(const eng_sampling *params, err *e) {
 int eng_sample(eng_sampler *sampler, const eng_sampling *params, const eng_history *history,
                const eng_mask *mask, const float *logits, uint64_t index, uint32_t n_top,
                eng_choice *out, err *e) {
-    if (n_top > ENG_MAX_TOP) return err_set(e, ERR_INTERNAL, NULL, "%u alternatives wanted", n_top);
+    if (n_top > ENG_MAX_TOP)
+        return err_set(e, ERR_INTERNAL, NULL, "%u alternatives requested", n_top);
     if (eng_sampling_check(params, e) != 0) return -1;
     /* Log-probabilities are those of the model's logits, so they are computed before any change.
      * This pass also refuses NaN and +Inf. */
@@ -332,7 +333,8 @@ int eng_sample(eng_sampler *sampler, const eng_sampling *params, const eng_histo
     bool bad = false;
     float max = eng__max_of(sampler->adjusted, sampler->vocab, &bad);
     if (bad || max == -INFINITY) {
-        return err_set(e, ERR_CONSTRAINT, NULL, "no token that is allowed can be chosen");
+        return err_set(e, ERR_CONSTRAINT, NULL,
+                       "the constraint leaves no token that can be chosen");
     }
     out->token = params->temperature < RM_GREEDY_BELOW
                      ? eng__first_equal(sampler->adjusted, sampler->vocab, max)

@@ -149,7 +149,7 @@ static uint64_t default_cache_bytes(const eng__cpu *cpu, const machine *here, ch
     }
     if (one > quarter || most < quarter) {
         share = most;
-        part = "half of what weights and buffers leave";
+        part = "half of the unused part";
     }
     if (share < least) {
         share = least;
@@ -315,7 +315,7 @@ static int cpu_launch(eng_backend *backend, const eng_launch *launch, err *e) {
     cpu->rows = NULL;
     cpu->ns = clock_ns() - start;
     if (atomic_load_explicit(&cpu->bad_slot, memory_order_relaxed)) {
-        return err_set(e, ERR_INTERNAL, NULL, "a row's cache map names no slot");
+        return err_set(e, ERR_INTERNAL, NULL, "the cache map of a row names no slot");
     }
     return 0;
 }

@@ -103,7 +103,7 @@ int eng__kernels_choose(const eng__kernels **out, const char *name, err *e) {
         *out = paths[i].kern;
         return 0;
     }
-    if (known) return err_set(e, ERR_USAGE, "kernels", "this processor has no %s", name);
+    if (known) return err_set(e, ERR_USAGE, "kernels", "this processor does not support %s", name);
     return err_set(e, ERR_USAGE, "kernels", "kernels must be avx512, avx2 or portable, not '%s'",
                    name);
 }

@@ -212,7 +212,7 @@ static bool take_map(eng__cpu *cpu, int fd, off_t size, const char *dir) {
     if (!size_add(cpu->image.bytes, PAGE, &bytes)) return false;
     if ((uint64_t)size != bytes || pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header ||
         !fits(cpu, &header)) {
-        log_line(LOG_INFO, "%s/%s is not of these weights; packing again", dir, name_of(cpu));
+        log_line(LOG_INFO, "%s/%s does not match the weights; packing again", dir, name_of(cpu));
         return false;
     }
     uint8_t *map = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -297,7 +297,7 @@ static void remove_stale(const eng__cpu *cpu, int folder) {
         if (strncmp(name, name_of(cpu), n) != 0 || name[n] != '.' || !ends_in(name, ".tmp"))
             continue;
         if (!is_stale(folder, name) || unlinkat(folder, name, 0) != 0) continue;
-        log_line(LOG_INFO, "removed %s/%s, left by a start that was ended", model_dir(cpu->model),
+        log_line(LOG_INFO, "removed %s/%s, left by an interrupted start", model_dir(cpu->model),
                  name);
     }
     closedir(dir);

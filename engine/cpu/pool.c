@@ -108,7 +108,7 @@ int eng__pool_create(eng__pool **out, uint32_t threads, err *e) {
     *out = NULL;
     if (threads == 0) threads = eng__threads_here();
     if (threads > MAX_THREADS) {
-        return err_set(e, ERR_USAGE, "threads", "%u threads asked for; at most %d", threads,
+        return err_set(e, ERR_USAGE, "threads", "%u threads requested; the most is %d", threads,
                        MAX_THREADS);
     }
     eng__pool *pool = array_new_aligned(1, sizeof *pool + threads * sizeof(struct worker));

@@ -140,8 +140,8 @@ static int load_swiglu(eng__pack *pack, eng__mat *gate_up, eng__mat *down, tenso
     model_tensor src[ENG__MAX_SOURCES];
     uint32_t dim = pack->cpu->plan.dim;
     if (count > ENG__MAX_SOURCES / 2) {
-        return err_set(e, ERR_UNSUPPORTED, "n_shared_experts", "at most %d shared experts",
-                       ENG__MAX_SOURCES / 2);
+        return err_set(e, ERR_UNSUPPORTED, "n_shared_experts",
+                       "at most %d shared experts are supported", ENG__MAX_SOURCES / 2);
     }
     pack->hidden = hidden;
     pack->hidden_padded = (hidden + 15) / 16 * 16;

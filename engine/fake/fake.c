@@ -69,7 +69,7 @@ static int be_ill(fake_device *fake, err *e) {
     if (fake->fault_at == 0 || ++fake->head_launches < fake->fault_at) return 0;
     bool now = fake->head_launches == fake->fault_at;
     if (strcmp(fake->fault, "device") == 0) {
-        return err_set(e, ERR_DEVICE, NULL, "the fake device failed as it was told to");
+        return err_set(e, ERR_DEVICE, NULL, "the fake device failed, as FATHOM_FAULT asks");
     }
     bool nan = strcmp(fake->fault, "nans") == 0 || (now && strcmp(fake->fault, "nan") == 0);
     if (nan) fake->logits[fake->marked[0]] = NAN;

@@ -276,7 +276,7 @@ Test(cpu_packed, a_temporary_file_of_a_killed_start_blocks_no_save_and_is_remove
     unlink(path_in(&d, packed));
     char said[2000];
     cr_assert_not(start(&d, NULL, said, sizeof said));
-    says(said, "left by a start that was ended");
+    says(said, "left by an interrupted start");
     cr_assert_eq(count(&d, "*.tmp"), 0);
     tmp_dir_remove(&d);
 }
