@@ -1,8 +1,7 @@
-/* gemm.c - products of a launch's rows with packed matrices.
+/* gemm.c - products of the rows of a launch with packed matrices.
  *
- * A work item is one panel times one block of rows. Within it k runs in blocks, so that a
- * block of the panel stays in the core's cache while all row tiles pass over it; each
- * element still sums k in rising order. */
+ * A work item is one panel times one block of rows. It runs k in blocks, so a block of the panel
+ * stays in the core's cache for all row tiles. Each element still sums k in rising order. */
 #include "engine/cpu/cpu_internal.h"
 
 #include <string.h>

@@ -1,4 +1,4 @@
-/* kernels.c - which code path runs on this machine: by measurement, not by name. */
+/* kernels.c - chooses the code path for this machine, by measurement. */
 #include "base/clock.h"
 #include "base/size.h"
 #include "engine/cpu/cpu_internal.h"
@@ -41,7 +41,7 @@ static void find_paths(path out[N_PATHS]) {
     out[3] = (path){&eng__kernels_portable, true};
 }
 
-/* Best of a few passes over a tile that stays in the nearest cache, in ns. */
+/* Best time, in ns, of several passes over a tile in the nearest cache. */
 static uint64_t probe(const eng__kernels *kern, const uint16_t *weights, const float *x,
                       float *acc) {
     uint64_t best = UINT64_MAX;
@@ -55,7 +55,7 @@ static uint64_t probe(const eng__kernels *kern, const uint16_t *weights, const f
 }
 
 static const eng__kernels *measure(const path paths[N_PATHS]) {
-    /* the prefetch distance reaches beyond the panel; only the address is formed */
+    /* prefetches reach beyond the panel, but only as addresses */
     uint16_t *weights = array_new_aligned(PROBE_K * ENG__PANEL, sizeof *weights);
     float *x = array_new_aligned((PROBE_K + ENG__PAD) * ENG__TILE, sizeof *x);
     float *acc = array_new_aligned(ENG__TILE * ENG__PANEL, sizeof *acc);
@@ -67,7 +67,7 @@ static const eng__kernels *measure(const path paths[N_PATHS]) {
         for (int i = 0; i < N_PATHS; i++) {
             if (!paths[i].runs_here) continue;
             uint64_t ns = probe(paths[i].kern, weights, x, acc);
-            /* wider vectors come first and stay unless clearly slower: probes are noisy */
+            /* wider vectors come first and stay unless clearly slower: measurements are noisy */
             if (ns < best_ns - best_ns / 8) best_ns = ns, best = paths[i].kern;
         }
     }
@@ -77,8 +77,8 @@ static const eng__kernels *measure(const path paths[N_PATHS]) {
     return best;
 }
 
-/* The fastest path of this machine. Measured once a process: the paths round differently, and a
- * model opened twice must give the same bits however busy the machine was in between. */
+/* The fastest path of this machine, measured once per process. Paths round differently, and a model
+ * opened twice must give the same bits, also if the load of the machine has changed. */
 static const eng__kernels *measured(const path paths[N_PATHS]) {
     static _Atomic(const eng__kernels *) first;
     const eng__kernels *none = NULL, *best = atomic_load(&first);

@@ -54,7 +54,7 @@ static inline ivec iv_load(const void *from) {
 static inline ivec iv_set1(int32_t i) {
     return (ivec)_mm256_set1_epi32(i);
 }
-/* Bytes of even and of odd place as 16-bit values: exact, no saturation. */
+/* Even and odd bytes as 16-bit values: exact, no saturation. */
 static inline ivec v_dot4(ivec acc, ivec weights, int32_t four) {
     __m256i x = _mm256_set1_epi32(four), bytes = (__m256i)weights;
     __m256i x_even = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), x_odd = _mm256_srai_epi16(x, 8);

@@ -10,7 +10,7 @@
 
 #define KERNELS eng__kernels_avx512
 
-/* Bytes of even and of odd place as 16-bit values: exact, no saturation. */
+/* Even and odd bytes as 16-bit values: exact, no saturation. */
 static inline ivec v_dot4(ivec acc, ivec weights, int32_t four) {
     __m512i x = _mm512_set1_epi32(four), bytes = (__m512i)weights;
     __m512i x_even = _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8), x_odd = _mm512_srai_epi16(x, 8);

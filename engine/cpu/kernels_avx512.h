@@ -1,5 +1,5 @@
 /* kernels_avx512.h - vectors of AVX-512, with and without its int8 dot product.
- * Included after the target pragma, which must stand before any intrinsic. */
+ * Include it after the target pragma, which must come before all intrinsics. */
 #include <immintrin.h>
 
 typedef __m512 vec;

@@ -1,16 +1,21 @@
 /* kernels_body.h - every kernel, written once over vectors of VL floats.
  *
- * The including file sets the instruction set and defines: VL; vec (float vector) and
- * ivec (int32 vector of the same bytes); v_load, v_store, v_set1, v_fma; v_bf16_low and
- * v_bf16_high (the even and odd bfloat16 values of VL pairs, widened);
- * v_widen (VL bfloat16 in order); nvec, NVL and n_* for the narrow tile (NVL divides 8); iv_load,
- * iv_set1 and v_dot4 (adds four u8 x s8 products per lane, the s8 the same in all); TILE_ROWS (rows
- * whose accumulators fit the registers); KERNELS (the table's name) and KERNELS_NAME.
+ * The including file sets the instruction set and defines:
+ *   VL, vec, ivec            floats in a vector; float vector; int32 vector of the same size
+ *   v_load, v_store, v_set1  load, store, all lanes alike
+ *   v_fma                    fused multiply-add, or the closest
+ *   v_bf16_low, v_bf16_high  even and odd bfloat16 values of VL pairs, in float32
+ *   v_widen                  VL bfloat16 values in order, in float32
+ *   nvec, NVL, n_*           vectors of the narrow tile; NVL divides 8
+ *   iv_load, iv_set1         the same for ivec
+ *   v_dot4                   adds four u8 x s8 products per lane; the s8 are the same in all lanes
+ *   TILE_ROWS                rows whose accumulators fit the registers
+ *   V_KEEP(v)                makes the compiler assume that v has changed
+ *   KERNELS, KERNELS_NAME    name of the table
  *
- * A pass of a tile takes R rows and C * VL columns from `col` on, and as many from 16 + col,
- * which is how packed bfloat16 pairs columns up. Few rows take a panel's whole width in one
- * pass: the panel is read once, and the running sums are enough to hide an addition's latency.
- * V_KEEP(v) makes the compiler take v as changed. */
+ * A pass of a tile takes ROWS rows, COLS * VL columns from `col` on, and as many from 16 + col on,
+ * like the column pairs of packed bfloat16. Few rows take the whole width of a panel in one pass:
+ * the panel is read once, and there are enough running sums to hide the latency of an addition. */
 
 #include "kernels_int8.h"
 
@@ -41,7 +46,7 @@ INLINE void sums_end(const uint32_t ROWS, const uint32_t COLS, const vec *sums, 
     }
 }
 
-/* One step of k: row r's value, x[r * step + at], times the columns in w. */
+/* One step of k: the value of each row, x[row * step + at], times the columns. */
 INLINE void sums_step(const uint32_t ROWS, const uint32_t COLS, vec *sums, const vec *weights,
                       const float *x, size_t step, size_t at) {
 #pragma GCC unroll 12
@@ -53,7 +58,7 @@ INLINE void sums_step(const uint32_t ROWS, const uint32_t COLS, vec *sums, const
     }
 }
 
-/* x[k * next + r * step] */
+/* The input is x[k * next + row * step]. */
 INLINE void pass_f32(const uint32_t ROWS, const uint32_t COLS, const float *weights, size_t ldw,
                      size_t k, const float *x, size_t step, size_t next, float *acc, size_t lda,
                      bool add) {
@@ -71,7 +76,7 @@ INLINE void pass_f32(const uint32_t ROWS, const uint32_t COLS, const float *weig
     sums_end(ROWS, COLS, sums, acc, lda);
 }
 
-/* NVL columns only. */
+/* The same for NVL columns. */
 INLINE void pass_narrow(const uint32_t ROWS, const float *weights, size_t ldw, size_t k,
                         const float *x, size_t ldx, float *acc, size_t lda) {
     nvec sums[TILE_ROWS];
@@ -125,7 +130,7 @@ static void tile_f32(const float *weights, size_t ldw, size_t k, const float *x,
     }
 }
 
-/* As tile_f32, but x[i * ldx + r]: the rows lie side by side. */
+/* As tile_f32, with rows side by side: x[i * ldx + row]. */
 #define ROWS_ACROSS(R_, ...)                                                                       \
     APART rows_across_##R_(const float *weights, size_t ldw, size_t k, const float *x, size_t ldx, \
                            float *acc, size_t lda, bool add) {                                     \
@@ -195,7 +200,7 @@ static void quantize(const float *x, size_t n, int8_t *codes, float *scale, int3
         vec values = v_load(x + i), size = (vec)((ivec)values & 0x7fffffff);
         ivec more = size > top;
         top = (vec)(((ivec)size & more) | ((ivec)top & ~more));
-        odd = odd + values * v_set1(0); /* NaN if any value is not finite: it must not get lost */
+        odd = odd + values * v_set1(0); /* NaN if any value is not finite, so it is not lost */
     }
     float lane[VL], largest = 0;
     v_store(lane, top);
@@ -262,7 +267,7 @@ INLINE vec v_exp(vec x) {
 }
 
 INLINE vec v_silu(vec gate) {
-    /* exp's argument is held below 88 so that its result stays finite */
+    /* the argument of exp stays below 88, so the result is finite */
     vec top = v_set1(88.0f), neg = v_set1(0) - gate;
     ivec big = neg > top;
     neg = (vec)(((ivec)top & big) | ((ivec)neg & ~big));
@@ -282,7 +287,7 @@ static void silu_mul(const float *gate, const float *up, float *y, size_t n) {
         y[j] = yt[j - i];
 }
 
-/* PANEL queries side by side: s[i][q] is query q's score at position i. See the table. */
+/* PANEL queries side by side: score[i][lane] is the score of a query at position i. */
 static void softmax_across(float *score, uint32_t n, uint32_t lanes, const int32_t *seen,
                            float *top, float *sum, float *keep) {
     const vec none = v_set1(-INFINITY);
@@ -297,7 +302,7 @@ static void softmax_across(float *score, uint32_t n, uint32_t lanes, const int32
             ivec more = value > most;
             most = (vec)(((ivec)value & more) | ((ivec)most & ~more));
         }
-        ivec blind = most == none; /* nothing seen so far: any finite value serves */
+        ivec blind = most == none; /* no position seen yet: any finite value works */
         vec base = (vec)((ivec)most & ~blind);
         for (uint32_t i = 0; i < n; i++) {
             vec weight = v_exp(v_load(score + i * ENG__PANEL + lane) - base);
@@ -383,7 +388,7 @@ static inline __attribute__((always_inline)) float read_ahead(const float *from,
     return v_sum(sum);
 }
 
-/* Ways of asking for lines ahead: which one is fastest depends on how many threads read. */
+/* Ways of prefetching. The fastest depends on the number of threads. */
 static float read_probe(const float *from, size_t n, uint32_t way) {
     switch (way) {
     case 0: return read_ahead(from, n, 1024, false);

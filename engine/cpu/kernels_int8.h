@@ -1,16 +1,16 @@
-/* kernels_int8.h - the int8 tile, its probe, and the cases that every tile is cut into.
+/* kernels_int8.h - the int8 tile, its probe, and the division of all tiles into passes.
  *
- * kernels_body.h includes it, and so does a path that has only a better v_dot4; the including
- * file defines the names that kernels_body.h lists. */
+ * Included by kernels_body.h, and by a code path that differs only in v_dot4. The including file
+ * defines the names listed in kernels_body.h. */
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* C of a pass of R rows: the whole width where sums and columns fit the registers. */
+/* COLS of a pass: the whole width if sums and columns fit the registers. */
 #define WHOLE (16u / (uint32_t)VL)
 #define PASS_COLUMNS(rows) ((rows)*WHOLE < TILE_ROWS ? WHOLE : 1u)
 
-/* A pass of R rows is a function of its own. Inside a loop over columns, or beside other passes,
- * the compiler keeps later addresses in registers that the inner loop needs. */
+/* Each pass is a function of its own. Inside a loop over columns, or beside other passes, the
+ * compiler would keep addresses in registers needed by the inner loop. */
 #define APART static __attribute__((noinline, unused)) void
 #define PASS_ROWS(R_) enum { ROWS = TILE_ROWS >= R_ ? R_ : 1, COLS = PASS_COLUMNS(ROWS) }
 #define PASS_WIDTH(rows) (PASS_COLUMNS(rows) * (uint32_t)VL)
@@ -48,8 +48,8 @@ INLINE float v_sum(vec values) {
 /* ---- int8: exact integer sums within a group, then one scaled addition ---- */
 
 INLINE void pass_i8(const uint32_t ROWS, const uint32_t COLS, const uint8_t *weights,
-                    uint32_t groups, const int8_t *codes, size_t ldq, const float *scale,
-                    const int32_t *sum, size_t ld_s, float *acc, size_t lda, bool add) {
+                    uint32_t groups, const int8_t *codes, size_t ld_codes, const float *scale,
+                    const int32_t *sum, size_t ld_scale, float *acc, size_t lda, bool add) {
     for (uint32_t group = 0; group < groups;
          group++, weights += ENG__GROUP_BYTES, codes += ENG__GROUP) {
         ivec sums[TILE_ROWS * 2];
@@ -57,7 +57,7 @@ INLINE void pass_i8(const uint32_t ROWS, const uint32_t COLS, const uint8_t *wei
         for (uint32_t row = 0; row < ROWS; row++) { /* codes are value + 128 */
 #pragma GCC unroll 8
             for (uint32_t col = 0; col < 2 * COLS; col++)
-                sums[2 * row * COLS + col] = iv_set1(-128 * sum[row * ld_s + group]);
+                sums[2 * row * COLS + col] = iv_set1(-128 * sum[row * ld_scale + group]);
         }
         for (size_t i = 0; i < ENG__GROUP; i += 4) {
             const uint8_t *group_codes = weights + i * ENG__PANEL;
@@ -70,7 +70,7 @@ INLINE void pass_i8(const uint32_t ROWS, const uint32_t COLS, const uint8_t *wei
 #pragma GCC unroll 12
                 for (uint32_t row = 0; row < ROWS; row++) {
                     int32_t four;
-                    memcpy(&four, codes + row * ldq + i, sizeof four);
+                    memcpy(&four, codes + row * ld_codes + i, sizeof four);
                     ivec *at = sums + 2 * (row * COLS + col);
                     at[0] = v_dot4(at[0], w0, four);
                     at[1] = v_dot4(at[1], w1, four);
@@ -80,7 +80,7 @@ INLINE void pass_i8(const uint32_t ROWS, const uint32_t COLS, const uint8_t *wei
         const float *scales = (const float *)(const void *)(weights + ENG__GROUP * ENG__PANEL);
 #pragma GCC unroll 12
         for (uint32_t row = 0; row < ROWS; row++) {
-            vec sx = v_set1(scale[row * ld_s + group]);
+            vec sx = v_set1(scale[row * ld_scale + group]);
 #pragma GCC unroll 8
             for (uint32_t col = 0; col < 2 * COLS; col++) {
                 uint32_t column = col / 2 * VL + col % 2 * 16;
@@ -94,22 +94,24 @@ INLINE void pass_i8(const uint32_t ROWS, const uint32_t COLS, const uint8_t *wei
 }
 
 #define ROWS_I8(R_, ...)                                                                           \
-    APART rows_i8_##R_(const uint8_t *weights, uint32_t groups, const int8_t *codes, size_t ldq,   \
-                       const float *scale, const int32_t *sum, size_t ld_s, float *acc,            \
-                       size_t lda, bool add) {                                                     \
+    APART rows_i8_##R_(const uint8_t *weights, uint32_t groups, const int8_t *codes,               \
+                       size_t ld_codes, const float *scale, const int32_t *sum, size_t ld_scale,   \
+                       float *acc, size_t lda, bool add) {                                         \
         PASS_ROWS(R_);                                                                             \
-        pass_i8(ROWS, COLS, weights, groups, codes, ldq, scale, sum, ld_s, acc, lda, add);         \
+        pass_i8(ROWS, COLS, weights, groups, codes, ld_codes, scale, sum, ld_scale, acc, lda,      \
+                add);                                                                              \
     }
 FOR_ROWS(ROWS_I8, )
 
-static void tile_i8(const uint8_t *weights, uint32_t groups, const int8_t *codes, size_t ldq,
-                    const float *scale, const int32_t *sum, size_t ld_s, uint32_t rows, float *acc,
-                    size_t lda, bool add) {
+static void tile_i8(const uint8_t *weights, uint32_t groups, const int8_t *codes, size_t ld_codes,
+                    const float *scale, const int32_t *sum, size_t ld_scale, uint32_t rows,
+                    float *acc, size_t lda, bool add) {
     for (uint32_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
         uint32_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
         for (uint32_t col = 0; col < 16; col += PASS_WIDTH(n)) {
-            PASS_SWITCH(n, rows_i8, weights + 4 * col, groups, codes + r0 * ldq, ldq,
-                        scale + r0 * ld_s, sum + r0 * ld_s, ld_s, acc + r0 * lda + col, lda, add)
+            PASS_SWITCH(n, rows_i8, weights + 4 * col, groups, codes + r0 * ld_codes, ld_codes,
+                        scale + r0 * ld_scale, sum + r0 * ld_scale, ld_scale, acc + r0 * lda + col,
+                        lda, add)
         }
     }
 }

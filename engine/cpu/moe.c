@@ -1,9 +1,9 @@
 /* moe.c - the feed-forward parts: dense SwiGLU and the mixture of experts.
  *
- * Mixture: rows are sorted by expert (count, prefix, scatter). The first phase computes
- * silu(gate) * up of the shared experts, packed as one, and of each chosen expert; the
- * second makes one panel of the output per item and adds, per row, the shared experts
- * and then the chosen ones in rising order, so the sum never depends on other rows. */
+ * Rows of the mixture are sorted by expert (count, prefix, scatter). The first phase computes
+ * silu(gate) * up of the shared experts, packed as one, and of each chosen expert. An item of the
+ * second phase is one panel of the output. It adds, per row, the shared experts, then the chosen
+ * experts in rising order, so the sum never depends on other rows. */
 #include "engine/cpu/cpu_internal.h"
 
 #include <math.h>
@@ -22,8 +22,8 @@ void eng__ffn_dense(eng__cpu *cpu, const eng__layer *layer) {
     eng__gemm_run(cpu, cpu->jobs, 1);
 }
 
-/* The top_k experts of one row by logit + bias (ties: lower index), in rising order, with
- * the softmax of the plain logits over them. NaN never wins against a number. */
+/* The top_k experts of one row by logit + bias (ties: lower index), in rising order. Their weights
+ * are the softmax of their logits without bias. NaN never wins against a number. */
 static void pick_experts(const model_plan *plan, const float *logits, const float *bias,
                          uint32_t *pick, float *weight) {
     uint32_t n = 0;
@@ -33,8 +33,7 @@ static void pick_experts(const model_plan *plan, const float *logits, const floa
         uint32_t at = n;
         if (n < plan->n_experts_per_tok) {
             n++;
-        } else if (value >
-                   weight[n - 1]) { /* weight holds the choosing values for now, best first */
+        } else if (value > weight[n - 1]) { /* until here weight holds logit + bias, best first */
             at = n - 1;
         } else {
             continue;
@@ -90,10 +89,10 @@ static void gather_work(void *arg, uint32_t first, uint32_t last, uint32_t worke
 typedef struct {
     eng__cpu *cpu;
     const eng__layer *layer;
-    eng__input shared, experts; /* of the second phase */
+    eng__input shared, experts; /* inputs of the second phase */
 } moe_arg;
 
-/* One panel of the output for all rows: the shared experts, then the chosen. */
+/* One panel of the output for all rows: the shared experts, then the chosen ones. */
 static void down_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     const moe_arg *work = arg;
     eng__cpu *cpu = work->cpu;

@@ -1,7 +1,7 @@
-/* pack.c - from a model's tensor to packed panels.
+/* pack.c - packs the tensors of a model into panels.
  *
- * bfloat16 stays bfloat16 (exact); float32 and float16 become float32. Padding columns
- * and padding k steps are zero. */
+ * bfloat16 stays bfloat16 (exact); float32 and float16 become float32. Padding columns and padding
+ * k steps are zero. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/size.h"
@@ -15,7 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { K_STEPS = 2 * ENG__GROUP }; /* a block of a panel that stays in the nearest cache */
+enum { K_STEPS = 2 * ENG__GROUP }; /* k steps of a panel that fit the nearest cache */
 
 static uint32_t round_up(uint32_t n, uint32_t to) {
     return (n + to - 1) / to * to;
@@ -34,7 +34,7 @@ static void read_down(const eng__pack *pack, uint32_t row, uint32_t k0, uint32_t
     }
 }
 
-/* Values k0 .. k0 + n of output column c of panel p; padding is 0. */
+/* Values k0 .. k0 + n of column `col` of a panel; padding is 0. */
 static void read_column(const eng__pack *pack, uint32_t panel_idx, uint32_t col, uint32_t k0,
                         uint32_t n, float *out) {
     uint32_t column = panel_idx * ENG__PANEL + col, n_in = pack->mat->n_in;
@@ -118,7 +118,7 @@ static void pack_work(void *arg, uint32_t first, uint32_t last, uint32_t worker)
     }
 }
 
-/* On a terminal a counter that runs, in a log one line; neither for the first second. */
+/* Progress: a running counter on a terminal, one line in a log; nothing in the first second. */
 static void say_progress(eng__pack *pack) {
     uint64_t now = clock_ns();
     if (now - pack->started_ns < 1000000000u || now - pack->said_ns < 500000000u) return;
@@ -140,9 +140,9 @@ static eng__wtype type_of(const eng__pack *pack, uint32_t n_in) {
     return ENG__BF16;
 }
 
-/* Tells the kernel about the whole pages of a tensor in the model's read-only file map:
- * wanted at once before it is packed, given back after. Given-back pages come again from
- * the file if anyone reads them (the embedding does). */
+/* Advises the kernel about the whole pages of a tensor in the model's read-only file map: needed
+ * before packing, not needed after. A released page is read from the file again when touched (the
+ * embedding is). */
 static void advise(const model_tensor *tensor, int advice) {
     uintptr_t page = 4096, first = ((uintptr_t)tensor->data + page - 1) & ~(page - 1);
     uintptr_t end = ((uintptr_t)tensor->data + tensor->bytes) & ~(page - 1);
@@ -168,7 +168,7 @@ static bool finite_at(const eng__mat *mat, size_t at) {
     return isfinite(value);
 }
 
-/* Looks at some values, of int8 at some scales, spread over a packed matrix. */
+/* Checks samples of a packed matrix: values, or scales if it is int8. */
 static bool sample_is_finite(const eng__mat *mat) {
     enum { PLACES = 16, COLUMNS = ENG__PANEL };
     bool codes = mat->type == ENG__I8;
@@ -184,7 +184,6 @@ static bool sample_is_finite(const eng__mat *mat) {
     return true;
 }
 
-/* Gives m its place in the image and, when that exists, fills it. */
 int eng__pack_run(eng__pack *pack, uint32_t n_out, uint32_t n_in, err *e) {
     eng__mat *mat = pack->mat;
     size_t bytes;

@@ -1,14 +1,14 @@
-/* packed_file.c - the packed weights of a model kept in a file in its folder, so that the
- * next start maps them instead of packing.
+/* packed_file.c - keeps the packed weights of a model in a file in its folder, so the next start
+ * maps them instead of packing.
  *
- * The file is one page of header, then the image. It is written under another name, synced
- * and renamed, so a reader sees all of it or none; a header that does not fit the model, a
- * wrong size or a wrong sum means packing again. The key covers the layout, the kinds and
- * shapes of all matrices, samples of their values, and the model files' sizes and times.
+ * The file is one page of header, then the image. It is written under another name, synced and
+ * renamed, so a reader sees the whole file or none. If the header does not match the model, or the
+ * size or checksum is wrong, the weights are packed again. The key covers the layout, the kinds and
+ * shapes of all matrices, samples of their values, and the sizes and times of the model files.
  *
- * The sum covers every byte and is checked before the first token. Checking beside the first
- * answers would start no sooner: every page must come from the disk in either case, and the
- * pool sums faster than a disk or a memory reads. */
+ * The checksum covers every byte and is checked before the first token. Checking during the first
+ * answers would not start sooner: every page must be read from the disk anyway, and the pool sums
+ * faster than a disk or memory reads. */
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -36,12 +36,12 @@ enum {
     PAGE = 4096,
     SAMPLES = 16,
     SAMPLE_BYTES = 64,
-    STALE_SECONDS = 300 /* a temporary file this old whose writer is gone is removed */
+    STALE_SECONDS = 300 /* a temporary file of this age without a writer is removed */
 };
 
 typedef struct {
     char magic[8];
-    uint64_t key, image_bytes, image_sum, header_sum; /* the last: over what stands before it */
+    uint64_t key, image_bytes, image_sum, header_sum; /* header_sum: of the fields before it */
 } file_header;
 
 static const char magic[8] = "FATHOMPK";
@@ -79,11 +79,11 @@ static int open_folder(const eng__cpu *cpu) {
 }
 
 typedef struct {
-    uint64_t hash; /* of names, sizes and times, in any order of the directory */
-    mode_t mode;   /* who may read all of them, and the owner */
+    uint64_t hash; /* of names, sizes and times, independent of their order in the directory */
+    mode_t mode;   /* permissions common to all files, and read and write for the owner */
 } weight_files;
 
-/* The folder's weight files. */
+/* Facts about the weight files of the folder. */
 static weight_files look_at_sources(const eng__cpu *cpu) {
     weight_files files = {.mode = 0666};
     DIR *dir = opendir(model_dir(cpu->model));
@@ -119,7 +119,7 @@ typedef struct {
 
 enum { PAGES_PER_ITEM = 256, LINE = 32 };
 
-/* One to one in both, so that one changed word always shows; without the rotation two changed
+/* One to one in both arguments, so one changed word always shows. Without the rotation two changed
  * top bits would cancel. */
 static inline uint64_t step(uint64_t lane, uint64_t word) {
     lane ^= word;
@@ -127,8 +127,7 @@ static inline uint64_t step(uint64_t lane, uint64_t word) {
 }
 
 typedef struct {
-    uint64_t lane0, lane1, lane2,
-        lane3; /* four, because one would wait for its own multiplications */
+    uint64_t lane0, lane1, lane2, lane3; /* four lanes: one would wait for its multiplications */
 } hash_lanes;
 
 static inline void take_line(hash_lanes *lanes, const uint8_t *bytes) {
@@ -140,7 +139,7 @@ static inline void take_line(hash_lanes *lanes, const uint8_t *bytes) {
     lanes->lane3 = step(lanes->lane3, word[3]);
 }
 
-/* Of the n <= PAGE bytes that stand at `at` in the image; a last short line is filled with 0. */
+/* Hash of n <= PAGE bytes at `at` in the image; a short last line is filled with 0. */
 static uint64_t hash_page(const uint8_t *bytes, size_t n, size_t at) {
     hash_lanes lanes = {1, 2, 3, 4};
     size_t i = 0;
@@ -156,8 +155,8 @@ static uint64_t hash_page(const uint8_t *bytes, size_t n, size_t at) {
         lanes.lane3);
 }
 
-/* A page of a mapped file that cannot be read, or is no longer there, ends the process with
- * SIGBUS when it is touched; asked for like this, it is an error. Old kernels cannot say. */
+/* Touching an unreadable or missing page of a mapped file ends the process with SIGBUS; this call
+ * reports it as an error. Old kernels lack the call. */
 static bool readable(const uint8_t *start, size_t n) {
 #ifdef MADV_POPULATE_READ
     return madvise((void *)(uintptr_t)start, n, MADV_POPULATE_READ) == 0 ||
@@ -204,7 +203,7 @@ static bool fits(const eng__cpu *cpu, const file_header *header) {
            header->header_sum == eng__hash(0, header, offsetof(file_header, header_sum));
 }
 
-/* Maps the file at fd, which stays open. */
+/* Maps the file at fd; fd stays open. */
 static bool take_map(eng__cpu *cpu, int fd, off_t size, const char *dir) {
     file_header header;
     uint64_t sum = 0;
@@ -242,7 +241,7 @@ bool eng__packed_open(eng__cpu *cpu) {
     err why = {0};
     int folder = open_folder(cpu);
     if (folder < 0) return false;
-    /* A link is not ours: a save renames over it. */
+    /* A link is not followed: a save renames over it. */
     int fd = file_open_at(folder, name_of(cpu), O_NOFOLLOW, &st, &why);
     if (fd < 0 && errno != ENOENT) {
         log_line(LOG_WARN, "%s/%s; packing again", dir, why.msg);
@@ -276,8 +275,8 @@ static bool write_all(int fd, const uint8_t *bytes, size_t n) {
     return true;
 }
 
-/* A writer holds a lock on its file while it lives, so a save that another process is at stays
- * whatever its age; the age covers the moment between creating and locking. */
+/* A living writer holds a lock on its file, so its file stays at any age. The age covers the moment
+ * between creating and locking. */
 static bool is_stale(int folder, const char *name) {
     struct stat st;
     int fd = file_open_at(folder, name, O_NOFOLLOW, &st, NULL);
@@ -303,7 +302,7 @@ static void remove_stale(const eng__cpu *cpu, int folder) {
     closedir(dir);
 }
 
-/* A new file under a name that nobody else has; another process may number itself alike. */
+/* A new file under a random name; on a collision with another process it tries again. */
 static int create_temp(const eng__cpu *cpu, int folder, char *name, size_t room) {
     int fd = -1;
     for (int tries = 0; tries < 8; tries++) {
@@ -317,7 +316,7 @@ static int create_temp(const eng__cpu *cpu, int folder, char *name, size_t room)
     return fd;
 }
 
-/* Writes the file and gives it its name. errno says why it failed. */
+/* Writes the file and renames it. errno holds the reason of a failure. */
 static bool save_in(eng__cpu *cpu, int folder, const uint8_t page[PAGE], mode_t mode) {
     char temp[64];
     int fd = create_temp(cpu, folder, temp, sizeof temp);
@@ -328,7 +327,7 @@ static bool save_in(eng__cpu *cpu, int folder, const uint8_t page[PAGE], mode_t 
     if (good && renameat(folder, temp, folder, name_of(cpu)) != 0) good = false;
     int why = errno;
     if (!good) (void)unlinkat(folder, temp, 0);
-    close(fd); /* the lock goes with it, when the name is gone */
+    close(fd); /* releases the lock, after the name is gone */
     errno = why;
     return good;
 }

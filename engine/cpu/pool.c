@@ -1,9 +1,9 @@
 /* pool.c - the compute threads.
  *
- * A run is published as one 64-bit word: its number, its chunks, and the next chunk to
- * take. Taking a chunk is a compare-and-swap on that word, so a thread that wakes late can
- * never take work of a run that has ended, and nobody waits for threads that took nothing:
- * with a busy neighbour on one core the others simply take more chunks. */
+ * A run is published as one 64-bit word: its number, its number of chunks, and the next chunk. A
+ * thread takes a chunk by a compare-and-swap on this word, so a late thread can never take work of
+ * a finished run. The caller waits only for threads that took a chunk: if another process occupies
+ * a core, the other threads take more chunks. */
 #include "base/clock.h"
 #include "base/machine.h"
 #include "base/size.h"
@@ -17,11 +17,11 @@
 
 enum { CHUNK_BITS = 20, CHUNKS_PER_THREAD = 8, MAX_THREADS = 512 };
 #define CHUNK_MASK ((UINT64_C(1) << CHUNK_BITS) - 1)
-#define SPIN_NS 50000u /* gaps between the phases of a launch are shorter than this */
+#define SPIN_NS 50000u /* longer than the gaps between the phases of a launch */
 
 struct eng__pool {
-    uint32_t threads; /* with the caller */
-    /* one run */
+    uint32_t threads; /* including the caller */
+    /* the current run */
     eng__work fn;
     void *arg;
     uint32_t n, chunk;
@@ -162,8 +162,8 @@ static uint64_t cpu_ns(clockid_t clock) {
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-/* Thread by thread: the process's own clock knows of threads that run elsewhere only up to their
- * last timer tick. */
+/* Thread by thread: the clock of the process includes threads running on other cores only up to
+ * their last timer tick. */
 uint64_t eng__pool_cpu_ns(const eng__pool *pool) {
     uint64_t sum = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
     for (uint32_t i = 1; i <= pool->n_started; i++) {

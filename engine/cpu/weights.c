@@ -1,6 +1,6 @@
-/* weights.c - which tensors of a plan the CPU engine packs, and in which order.
+/* weights.c - the tensors packed by the CPU engine, and their order.
  *
- * Everything is loaded twice: the first pass only sizes the image, the second fills it. */
+ * All are loaded twice: the first pass only sizes the image, the second fills it. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/cpu/pack_internal.h"
@@ -56,7 +56,7 @@ static int matrix(eng__pack *pack, eng__mat *mat, tensor_place place, uint32_t n
 
 /* ---- attention ---- */
 
-/* kv_up holds, per head, `nope` rows that make keys and `v` rows that make values. */
+/* kv_up holds, per head, `nope` rows for keys and `v` rows for values. */
 static int load_kv_up(eng__pack *pack, eng__layer *layer, tensor_place place, err *e) {
     eng__cpu *cpu = pack->cpu;
     const model_plan *plan = &cpu->plan;
@@ -134,7 +134,8 @@ static int load_mla(eng__pack *pack, eng__layer *layer, tensor_place place, err 
 
 /* ---- feed-forward ---- */
 
-/* `count` SwiGLUs packed as one, the first at `place` with role gate; up and down follow it. */
+/* `count` SwiGLUs packed as one. The first is at `place` with role `gate`; the roles of up and down
+ * follow. */
 static int load_swiglu(eng__pack *pack, eng__mat *gate_up, eng__mat *down, tensor_place place,
                        tensor_role gate, uint32_t first, uint32_t count, uint32_t hidden, err *e) {
     model_tensor src[ENG__MAX_SOURCES];
@@ -298,7 +299,7 @@ static int load_all(eng__pack *pack, err *e) {
                   plan->dim, e);
 }
 
-/* Every matrix gets its part of the image, which is a mapped file or is packed now. */
+/* Assigns every matrix its part of the image: a mapped file, or memory packed now. */
 static int fill(eng__pack *pack, err *e) {
     eng__image *image = &pack->cpu->image;
     if (!pack->packed) image->data = eng__take(pack->cpu, image->bytes, 1);
@@ -324,7 +325,7 @@ int eng__load_weights(eng__cpu *cpu, err *e) {
     pack.packed = cpu->opts.packed_cache && eng__packed_open(cpu);
     pack.fill = true;
     if (fill(&pack, e) != 0) return -1;
-    if (pack.packed && pack.not_finite) { /* summed right, so it was packed wrong */
+    if (pack.packed && pack.not_finite) { /* the checksum is right, so it was packed wrong */
         log_line(LOG_WARN,
                  "the packed weights in %s hold values that are not finite; packing again",
                  model_dir(cpu->model));
