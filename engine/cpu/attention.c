@@ -1,8 +1,9 @@
-/* attention.c - a layer's attention: its products, K and V to the slot cache, queries by group.
+/* attention.c - attention of a layer: its products, K and V into the slot cache, queries laid out
+ * by group.
  *
- * K and V of all rows of the launch are written before any row attends. The queries of
- * consecutive positions of one sequence make a run; attention_blocks.c computes a run
- * over the cache as it is, attention_expanded.c with keys rebuilt per head. */
+ * K and V of all rows of the launch are written before any row attends. The queries of consecutive
+ * positions of one sequence make a run. attention_blocks.c computes a run over the cache as it is,
+ * attention_expanded.c with keys and values rebuilt per head. */
 #include "engine/cpu/cpu_internal.h"
 #include "engine/rowmath.h"
 
@@ -113,7 +114,7 @@ static void project_mla(eng__cpu *cpu, const eng__layer *layer) {
     eng__pool_run(cpu->pool, lay_out_queries_work, cpu, cpu->n_full, 4);
 }
 
-/* The queries of rows [first, last) into the latent: absorbed keys. */
+/* Absorbed keys: multiplies the queries of rows [first, last) into the latent. */
 static void absorb_keys(eng__cpu *cpu, const eng__layer *layer, uint32_t first, uint32_t last) {
     const model_plan *plan = &cpu->plan;
     for (uint32_t head = 0; head < plan->n_heads; head++) {
@@ -128,7 +129,7 @@ static void absorb_keys(eng__cpu *cpu, const eng__layer *layer, uint32_t first, 
     eng__gemm_run(cpu, cpu->jobs, plan->n_heads);
 }
 
-/* What they gathered in the latent into values. */
+/* Absorbed values: multiplies the gathered latents of the rows into values. */
 static void absorb_values(eng__cpu *cpu, const eng__layer *layer, uint32_t first, uint32_t last) {
     const model_plan *plan = &cpu->plan;
     for (uint32_t head = 0; head < plan->n_heads; head++) {
@@ -143,7 +144,7 @@ static void absorb_values(eng__cpu *cpu, const eng__layer *layer, uint32_t first
     eng__gemm_run(cpu, cpu->jobs, plan->n_heads);
 }
 
-/* Calls absorb for each stretch of rows whose runs are not expanded. */
+/* Calls fn for each stretch of rows whose runs are not expanded. */
 static void absorb(eng__cpu *cpu, const eng__layer *layer,
                    void (*fn)(eng__cpu *, const eng__layer *, uint32_t, uint32_t)) {
     for (uint32_t i = 0; i < cpu->n_runs;) {
@@ -187,11 +188,11 @@ static void add_run(eng__cpu *cpu, uint32_t first, uint32_t last, bool expanded)
     if (last > first) cpu->runs[cpu->n_runs++] = (eng__run){first, last - first, expanded};
 }
 
-/* Consecutive positions in rows [first, last): which of them are expanded. A row is when those
- * that follow it up to the end of its window are here too, and with them a block at least: that
- * asks nothing of other sequences nor of how many windows run together, and a window whose start
- * came from the prefix cache decides for the rest as it would have for all. The coda may be
- * cut anywhere and stays absorbed. */
+/* Splits rows [first, last) of consecutive positions into runs. A row uses the expanded form if the
+ * launch holds the rest of its window and at least one block of it. The choice depends on this
+ * sequence only, not on other sequences or on the number of windows in the launch. If the prefix
+ * cache holds the start of a window, the rest takes the same form as without it. The coda may be
+ * cut anywhere, so it stays absorbed. */
 static void add_runs(eng__cpu *cpu, uint32_t first, uint32_t last) {
     uint32_t begin = first, pos = eng__row_of(cpu, first)->pos,
              window = cpu->in_coda ? 0 : cpu->window;
@@ -201,7 +202,7 @@ static void add_runs(eng__cpu *cpu, uint32_t first, uint32_t last) {
     }
     uint32_t to_end = window - pos % window;
     if (to_end < ENG_BLOCK) begin += to_end;
-    uint32_t past = (pos + last - first) % window; /* rows of a window that is not whole */
+    uint32_t past = (pos + last - first) % window; /* rows of an incomplete window */
     uint32_t end = last - first >= to_end ? last - past : first;
     if (end <= begin) {
         add_run(cpu, first, last, false);

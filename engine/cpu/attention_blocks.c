@@ -1,25 +1,26 @@
-/* attention_blocks.c - attention over the slot cache: MLA absorbed, GQA, a head of its own.
+/* attention_blocks.c - attention over the slot cache: absorbed MLA, and GQA.
  *
- * Attention is computed per query, segment of ENG__SEGMENT positions by segment within
- * spans of ENG__SPAN, which are merged in order. So a query's bits depend only on its own
- * position and the cache. The spans of a long context may go to different threads.
+ * Attention is computed per query, in segments of ENG__SEGMENT positions. The segments of a span of
+ * ENG__SPAN positions give one partial result; partial results are merged in order. So the bits of
+ * a query depend only on its own position and the cache. The spans of a long context may go to
+ * different threads.
  *
- * A block has one of two forms, with the same bits. With many queries it takes one group,
- * whose segment is gathered once for all of them. With few it takes several groups: a
- * position's keys of all groups lie in one piece, and memory is read piece by piece. */
+ * A block of queries has one of two forms, with the same bits. With many queries it takes one group
+ * and gathers a segment once for all of them. With few queries it takes several groups: the keys of
+ * all groups of a position are one piece of memory, and memory is read piece by piece. */
 #include "engine/cpu/cpu_internal.h"
 
 #include <math.h>
 #include <string.h>
 
-typedef enum { KEYS, VALUES } kv_kind; /* MLA's latent is both */
+typedef enum { KEYS, VALUES } kv_kind; /* for MLA both are the latent */
 
 enum {
-    AHEAD = 6,        /* slots of one group fetched before they are read */
-    AHEAD_PIECES = 2, /* the same for pieces of several groups */
+    AHEAD = 6,        /* one group: prefetch distance in slots */
+    AHEAD_PIECES = 2, /* several groups: prefetch distance in pieces */
 };
 
-typedef struct { /* positions [first, end) of a plane; blocks NULL: none */
+typedef struct { /* positions [first, end) of a plane; table NULL: nothing to read */
     const uint32_t *table;
     uint32_t plane, group, first, end;
 } kv_range;
@@ -30,10 +31,10 @@ typedef struct {
     eng__scratch *scratch;
     const uint32_t *table;
     uint32_t plane, group, groups;
-    uint32_t row0, first, per_group; /* query m: first + m % per_group of group + m / per_group */
+    uint32_t row0, first, per_group; /* query i is first + i % per_group of group + i / per_group */
     uint32_t n_queries;              /* groups * per_group */
-    float *to;                       /* [n][dv] results; NULL: the launch's ctx */
-    kv_range next, after; /* to be read after the segment at hand, and after all of this block */
+    float *to;                       /* [n_queries][value_dim] results; NULL: the launch's ctx */
+    kv_range next, after;            /* to prefetch after this segment, and after this block */
     float top[ENG__ROW_BLOCK], sum[ENG__ROW_BLOCK], keep[ENG__ROW_BLOCK];
 } query_block;
 
@@ -57,7 +58,7 @@ static float *context_of(const query_block *block, uint32_t query) {
     return cpu->ctx + query_row(block, query) * cpu->ld_ctx + (size_t)head * cpu->value_dim;
 }
 
-/* Queries as the columns of panels, scaled: qt[panel][dk][PANEL]. */
+/* Queries as the columns of panels, scaled: query_panels[panel][key_dim][PANEL]. */
 static void transpose_queries(const query_block *block) {
     const eng__cpu *cpu = block->cpu;
     for (uint32_t query = 0; query < block->n_queries; query++) {
@@ -71,7 +72,7 @@ static void transpose_queries(const query_block *block) {
     }
 }
 
-/* Where a group's part begins inside a layer of a slot. */
+/* Offset of the keys or values of a group inside a layer of a slot. */
 static size_t group_offset(const eng__cpu *cpu, uint32_t group, kv_kind kind) {
     if (cpu->plan.attn == ATTN_MLA) return 0;
     return kind == KEYS ? (size_t)group * cpu->key_dim
@@ -85,8 +86,8 @@ static void prefetch_bytes(const uint8_t *start, size_t n, bool near) {
     }
 }
 
-/* Slots lie anywhere: only the map knows what will be read next. Brings a part of `groups` groups
- * at a position nearer. */
+/* Prefetches the keys or values of `groups` groups at one position. The hardware cannot predict the
+ * address, because slots are scattered. */
 static void prefetch_groups(const eng__cpu *cpu, const uint32_t *table, uint32_t plane,
                             uint32_t pos, uint32_t group, uint32_t groups, kv_kind kind,
                             bool near) {
@@ -103,7 +104,7 @@ static void prefetch_group(const eng__cpu *cpu, const uint32_t *table, uint32_t 
     if (cpu->plan.attn != ATTN_MLA) prefetch_groups(cpu, table, plane, pos, group, 1, VALUES, near);
 }
 
-/* n values of the layer at hand from `at` on, as float32. */
+/* n values of the current layer from `at` on, as float32. */
 static void read_slot(const eng__cpu *cpu, uint32_t slot, size_t at, size_t n, float *to) {
     at += eng__layer_at(cpu, slot);
     if (cpu->opts.cache_dtype == DTYPE_BF16)
@@ -127,8 +128,8 @@ void eng__gather(eng__cpu *cpu, const uint32_t *table, uint32_t plane, uint32_t 
     }
 }
 
-/* The part of the next segment that is as far from its start as `at` is in this one: it comes
- * to the second cache while this one is computed, and takes no place in the first. */
+/* Prefetches the tile of the next segment at the same offset `at` into the second cache. It takes
+ * no place in the first cache while this segment is computed. */
 static void prefetch_next(const query_block *block, uint32_t at) {
     uint32_t first = block->next.first + at, end = first + ENG__TILE;
     for (uint32_t pos = first; pos < end && pos < block->next.end; pos++)
@@ -136,7 +137,7 @@ static void prefetch_next(const query_block *block, uint32_t at) {
                        false);
 }
 
-/* score[position][PANEL] of up to PANEL queries; columns beyond them are of no meaning. */
+/* score[position][PANEL] of up to PANEL queries; the other columns are undefined. */
 static void score_panel(const query_block *block, uint32_t query0, uint32_t queries, uint32_t n,
                         float *score) {
     const eng__cpu *cpu = block->cpu;
@@ -158,8 +159,8 @@ static void score_panel(const query_block *block, uint32_t query0, uint32_t quer
     }
 }
 
-/* Weights relative to the running maximum in place of scores of n positions from p0 on, for
- * queries [m0, m0 + PANEL); a position that a query may not see weighs 0. */
+/* Replaces the scores of n positions from pos0 on by weights relative to the running maximum, for
+ * queries [query0, query0 + PANEL). A position hidden from a query has weight 0. */
 static void weigh_panel(query_block *block, uint32_t query0, uint32_t pos0, uint32_t n,
                         float *score) {
     const eng__cpu *cpu = block->cpu;
@@ -209,8 +210,8 @@ static void attend_segment(query_block *block, uint32_t pos0, uint32_t n) {
 
 /* ---- several groups: keys, then values, a piece of memory per position ---- */
 
-/* A part of the block's groups at positions [p0, p0 + n): kv[n][ld]. Positions up to `end` will
- * be read after them. */
+/* Keys or values of the block's groups at positions [pos0, pos0 + n): kv[n][ld]. Positions up to
+ * `end` are read next. */
 static void gather_pieces(const query_block *block, kv_kind kind, uint32_t pos0, uint32_t n,
                           uint32_t end, size_t ld) {
     eng__cpu *cpu = block->cpu;
@@ -231,7 +232,7 @@ static void gather_pieces(const query_block *block, kv_kind kind, uint32_t pos0,
     }
 }
 
-/* One group's part of the tile that is gathered next. */
+/* Prefetches one group of the tile gathered next. */
 static void prefetch_tile(const query_block *block, uint32_t group, kv_kind kind, uint32_t pos0,
                           uint32_t end) {
     for (uint32_t pos = pos0; pos < end && pos < pos0 + ENG__TILE; pos++)
@@ -292,13 +293,13 @@ static void attend_pieces(query_block *block, uint32_t pos0, uint32_t n) {
 
 /* ---- spans ---- */
 
-/* Positions of span number `span` for all queries: results not yet divided by sum. */
+/* One span for all queries of the block: results not yet divided by `sum`. */
 static void attend_span(query_block *block, uint32_t span) {
     const eng__cpu *cpu = block->cpu;
     uint32_t first = span * ENG__SPAN,
              last = eng__row_of(cpu, query_row(block, block->n_queries - 1))->pos + 1;
     uint32_t end = last - first > ENG__SPAN ? first + ENG__SPAN : last;
-    for (uint32_t query = 0; query < ENG__ROW_BLOCK; query++) { /* also lanes beyond n */
+    for (uint32_t query = 0; query < ENG__ROW_BLOCK; query++) { /* also the unused lanes */
         block->top[query] = -INFINITY;
         block->sum[query] = 0;
     }
@@ -314,14 +315,14 @@ static void attend_span(query_block *block, uint32_t span) {
     }
 }
 
-/* What a query has gathered over the spans so far. */
+/* Maximum and sum of a query over the spans so far. */
 typedef struct {
     float top, sum;
 } merged;
 
 static void merge(const eng__cpu *cpu, merged *into, float *ctx, float top, float sum,
                   const float *partial) {
-    if (sum == 0) return; /* the query sees nothing of this span */
+    if (sum == 0) return; /* the query sees no position of this span */
     float most = into->top > top ? into->top : top;
     float keep = expf(into->top - most), take = expf(top - most);
     into->sum = into->sum * keep + sum * take;
@@ -339,7 +340,7 @@ static uint32_t spans_of(const eng__cpu *cpu, const eng__run *run) {
     return eng__row_of(cpu, run->first + run->n_rows - 1)->pos / ENG__SPAN + 1;
 }
 
-/* All spans on this thread. */
+/* All spans of the block on this thread. */
 static void attend(query_block *block) {
     const eng__cpu *cpu = block->cpu;
     uint32_t spans = eng__row_of(cpu, query_row(block, block->n_queries - 1))->pos / ENG__SPAN + 1;
@@ -361,7 +362,7 @@ static void attend(query_block *block) {
         divide(cpu, context_of(block, query), all[query].sum);
 }
 
-/* Groups that one block of the run takes. */
+/* Number of groups in one block of the run. */
 static uint32_t groups_together(const eng__cpu *cpu, const eng__run *run) {
     uint32_t per = run->n_rows * cpu->group_heads;
     if (per > ENG__NARROW) return 1;
@@ -379,7 +380,7 @@ static uint32_t run_items(const eng__cpu *cpu, const eng__run *run) {
     return ((cpu->groups - 1) / groups_together(cpu, run) + 1) * query_blocks(cpu, run);
 }
 
-/* Item `item` of a run, numbered by group, then by block of queries. */
+/* Item number `item` of a run; items are numbered by group, then by block of queries. */
 static query_block block_of(eng__cpu *cpu, const eng__run *run, uint32_t item, uint32_t worker) {
     uint32_t together = groups_together(cpu, run), blocks = query_blocks(cpu, run);
     uint32_t queries = run->n_rows * cpu->group_heads;
@@ -394,7 +395,7 @@ static query_block block_of(eng__cpu *cpu, const eng__run *run, uint32_t item, u
     return block;
 }
 
-/* Where the item behind this one begins to read: another group of the run, or the next run. */
+/* First positions read by the next item: another group of the run, or the next run. */
 static kv_range first_range(const eng__cpu *cpu, uint32_t run_idx, uint32_t item) {
     uint32_t group = 0;
     if (item + 1 < run_items(cpu, &cpu->runs[run_idx]))
@@ -484,7 +485,7 @@ static void merge_run(eng__cpu *cpu, uint32_t run_idx) {
     }
 }
 
-/* Runs attention over the launch's runs; items: query blocks. */
+/* Attention over the launch's runs; `items` is the number of query blocks. */
 static void attend_all(eng__cpu *cpu, uint32_t items) {
     size_t parts = 0;
     uint32_t span_items = 0;
@@ -511,8 +512,8 @@ static uint32_t count_items(const eng__cpu *cpu) {
     return items;
 }
 
-/* Blocks of groups and of queries, smaller where they would leave threads idle: sharing a
- * gathered segment matters less than a thread. Returns their number. */
+/* Sets the sizes of blocks and returns their number. Blocks are smaller if threads would be idle: a
+ * busy thread is worth more than a shared segment. */
 static uint32_t cut_blocks(eng__cpu *cpu) {
     uint32_t threads = eng__pool_threads(cpu->pool), queries = cpu->n_full * cpu->plan.n_heads;
     cpu->query_block = ENG__ROW_BLOCK;

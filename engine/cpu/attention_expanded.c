@@ -1,10 +1,10 @@
 /* attention_expanded.c - MLA attention with keys and values rebuilt per head.
  *
- * Absorbed, a query meets kv_lora_rank values per position; expanded, only its head's own
- * nope + rope and v, but each position must first be multiplied out. That pays where many
- * queries of one sequence share the positions. A work item is one head and a block of
- * queries; it rebuilds segment after segment, all queries pass over it, and nothing of it is
- * kept. */
+ * In the absorbed form a query meets kv_lora_rank values per position. In the expanded form it
+ * meets only the nope + rope and v values of its head, but each position must first be multiplied
+ * out. This pays if many queries of one sequence share the positions. A work item is one head and a
+ * block of queries. It rebuilds one segment after another, passes all queries over it, and keeps
+ * nothing. */
 #include "engine/cpu/cpu_internal.h"
 
 #include <math.h>
@@ -51,7 +51,7 @@ static void transpose_queries(const head_block *block) {
     }
 }
 
-/* to[n][ld] = n latents times a head's matrix. */
+/* to[n][ld] = n latents times the matrix of a head. */
 static void multiply_out(const head_block *block, const eng__mat *mat, uint32_t n, float *to,
                          size_t ld) {
     const eng__cpu *cpu = block->cpu;
@@ -85,7 +85,7 @@ static void expand_segment(const head_block *block, uint32_t pos0, uint32_t n) {
     }
 }
 
-/* Queries [m0, m0 + queries) over n positions from p0 of the segment at hand. */
+/* Queries [query0, query0 + queries) attend to n positions from pos0 on, in this segment. */
 static void attend_panel(head_block *block, uint32_t query0, uint32_t queries, uint32_t pos0,
                          uint32_t n) {
     const eng__cpu *cpu = block->cpu;
@@ -175,8 +175,8 @@ static uint32_t count_items(const eng__cpu *cpu) {
     return items;
 }
 
-/* Blocks as large as keep all threads busy, but none so small that rebuilding its segments
- * costs more than it saves. Results do not depend on them. */
+/* Blocks are as large as keeps all threads busy, but not so small that rebuilding segments costs
+ * more than it saves. Results do not depend on the size. */
 void eng__attend_expanded(eng__cpu *cpu, const eng__layer *layer) {
     expand_arg work = {cpu, layer};
     uint32_t threads = eng__pool_threads(cpu->pool);

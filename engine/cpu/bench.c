@@ -1,7 +1,7 @@
-/* bench.c - how near the kernels come to what the machine allows.
+/* bench.c - measures the kernels against the limits of the machine.
  *
- * Every measurement is alternated with a read probe and an arithmetic probe, so that a busy
- * neighbour slows all three; the share of the bound is the median over the rounds. */
+ * Every measurement alternates with a read probe and an arithmetic probe, so another busy process
+ * slows all three. The share of the bound is the median over the rounds. */
 #include "base/clock.h"
 #include "base/size.h"
 #include "engine/cpu/cpu_internal.h"
@@ -16,14 +16,14 @@
 enum { ROUNDS = 9, PROBE_MB = 192, FMA_STEPS = 4 << 20, FMA_ITEMS = 64 };
 
 typedef struct {
-    eng__cpu *cpu; /* pool, kernels and scratch; a model only when it measures stages */
-    float *big;    /* PROBE_MB that no cache holds */
+    eng__cpu *cpu; /* pool, kernels and scratch; a whole backend for stages */
+    float *big;    /* PROBE_MB, larger than any cache */
     eng_kernel_sink sink;
     void *ud;
     const char *only;     /* NULL = everything */
     uint32_t only_rows;   /* 0 = all */
-    uint32_t way;         /* of reading, the fastest of this pool */
-    _Atomic uint32_t sum; /* keeps probes from being optimised away */
+    uint32_t way;         /* fastest way of reading with this pool */
+    _Atomic uint32_t sum; /* keeps the compiler from removing probes */
 } bench_state;
 
 static bool wanted(const bench_state *bench, const char *what, uint32_t rows) {
@@ -41,7 +41,7 @@ static double median(double *values, size_t n) {
     return values[n / 2];
 }
 
-/* Wall time and CPU time per thread, in seconds; as a difference or as a point in time. */
+/* Wall time and CPU time per thread, in seconds: a duration or a point in time. */
 typedef struct {
     double wall, cpu;
 } timing;
@@ -79,7 +79,7 @@ static void dot_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) 
     atomic_fetch_add_explicit(&bench->sum, sum > 0, memory_order_relaxed);
 }
 
-/* Seconds per byte and per operation right now. */
+/* Seconds per byte now. */
 static timing probe_read(bench_state *bench) {
     timing took = now(bench);
     eng__pool_run(bench->cpu->pool, read_work, bench, PROBE_MB, 1);
@@ -88,7 +88,7 @@ static timing probe_read(bench_state *bench) {
     return (timing){took.wall / bytes, took.cpu / bytes};
 }
 
-/* A limit is worth what the fastest reader gets. */
+/* Chooses the fastest way of reading: the bound is the best the machine can do. */
 static void choose_way(bench_state *bench) {
     double best = INFINITY;
     uint32_t fastest = 0;
@@ -115,7 +115,7 @@ static double larger(double left, double right) {
     return left > right ? left : right;
 }
 
-/* Passes of the same arithmetic measured in turn, each with its name. */
+/* One of several forms of the same arithmetic, measured in turn. */
 typedef struct {
     const char *what;
     pass run;
@@ -124,8 +124,8 @@ typedef struct {
 
 enum { MOST_CANDIDATES = 2 };
 
-/* Fills seconds and percent of t, which knows its gbytes and gflop, and reports it for each
- * of n candidates. */
+/* Measures n candidates and reports each. `time` holds gbytes and gflop; seconds and percent are
+ * filled in. */
 static void measure_all(bench_state *bench, eng_kernel_time time, const candidate *all, size_t n,
                         uint32_t repeat) {
     double times[MOST_CANDIDATES][ROUNDS], wall[MOST_CANDIDATES][ROUNDS],
@@ -275,8 +275,8 @@ static void add_attention(const eng__cpu *cpu, const eng__layer *layer, double *
     }
 }
 
-/* What bench_stage measures: a whole launch, or one part of every core layer on the rows that
- * the last launch left behind. */
+/* Part measured by bench_stage: a whole launch, or one part of every core layer on the rows of the
+ * last launch. */
 typedef enum { PART_ALL, PART_ATTENTION, PART_FFN } part;
 
 static void run_attention(void *arg) {
@@ -314,7 +314,7 @@ static void add_ffn(const eng__cpu *cpu, const eng__layer *layer, double *bytes,
     *weights += one * cpu->plan.n_experts_per_tok;
 }
 
-/* What the launch just run had to read and compute, or that part of it. */
+/* Bytes to read and operations of the last launch, or of one part. */
 static void weigh_step(const eng__cpu *cpu, const bench_step *step, uint32_t context, bool chunk,
                        part what, eng_kernel_time *time) {
     const model_plan *plan = &cpu->plan;
@@ -328,7 +328,7 @@ static void weigh_step(const eng__cpu *cpu, const bench_step *step, uint32_t con
     }
     if (coda) add_mat(&cpu->head, &bytes, &weights);
     if (!coda && what == PART_ALL) add_mat(&cpu->lora_down, &bytes, &weights);
-    double caches = chunk ? 1 : step->n_rows; /* rows of one prompt read one cache */
+    double caches = chunk ? 1 : step->n_rows; /* the rows of one prompt read one cache */
     double per_position = 2.0 * plan->n_heads * (cpu->key_dim + cpu->value_dim);
     double position_bytes = plan->layer_values * (double)model_dtype_bytes(cpu->opts.cache_dtype);
     bytes += attentions * context * caches * position_bytes;
@@ -336,7 +336,7 @@ static void weigh_step(const eng__cpu *cpu, const bench_step *step, uint32_t con
     time->gflop = 1e-9 * step->n_rows * (2.0 * weights + attentions * per_position * context);
 }
 
-/* Memory never written is one page of zeros for all addresses, which every cache holds. */
+/* Memory never written is one shared page of zeros, so it would be read from the cache. */
 static void fill_slots(eng__cpu *cpu, uint32_t first, uint32_t n) {
     size_t values = (size_t)n * cpu->plan.slot_values, from = (size_t)first * cpu->plan.slot_values;
     for (size_t i = from; i < from + values; i++) {
@@ -346,8 +346,8 @@ static void fill_slots(eng__cpu *cpu, uint32_t first, uint32_t n) {
     }
 }
 
-/* n rows at the end of `context` positions each, at loops spread over the trained ones;
- * one sequence per row, or with `chunk` one prompt. */
+/* Rows at the end of `context` positions each, at loops spread over the trained ones. Each row is a
+ * sequence of its own, or with `chunk` all are one prompt. */
 static int set_rows(bench_step *step, uint32_t *blocks, uint32_t context, bool chunk, err *e) {
     eng__cpu *cpu = step->cpu;
     uint32_t per = (context + ENG_BLOCK - 1) / ENG_BLOCK, slot = 0, seed = 1;
@@ -418,11 +418,11 @@ static int bench_stage(bench_state *bench, const char *what, eng_stage stage, bo
 /* ---- prompts: MLA attention absorbed and expanded, in turn ---- */
 
 enum { LONG_RUN = 512, LONG_CONTEXT = 4096 };
-#define BENCH_CACHE (UINT64_C(2) << 30) /* far more than any processor's own cache */
+#define BENCH_CACHE (UINT64_C(2) << 30) /* far larger than any processor's cache */
 
 typedef struct {
     bench_step *step;
-    uint32_t window; /* of the expanded form; 0 = absorbed */
+    uint32_t window; /* window of the expanded form; 0 = absorbed */
     pass run;
 } formed;
 
@@ -452,7 +452,7 @@ static void measure_forms(bench_state *bench, bench_step *step, uint32_t context
     }
 }
 
-/* Both forms count the absorbed form's arithmetic, so their shares compare as speeds do. */
+/* Both forms count the operations of the absorbed form, so their shares compare as speeds. */
 static int bench_forms(bench_state *bench, err *e) {
     static const uint32_t chunks[] = {128, 256, LONG_RUN}, contexts[] = {512, 2048, LONG_CONTEXT};
     bench_step step = {.cpu = bench->cpu, .stage = ENG_STAGE_RECURRENT};

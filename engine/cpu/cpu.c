@@ -1,7 +1,7 @@
-/* cpu.c - opening and closing the CPU backend, checking and running a launch.
+/* cpu.c - opens and closes the CPU backend, checks and runs a launch.
  *
- * The launch runs to its end inside `launch` on the calling thread and the pool; `wait`
- * hands out the result. */
+ * A launch runs to its end inside `launch`, on the calling thread and the pool; `wait` returns the
+ * result. */
 #include "base/clock.h"
 #include "base/machine.h"
 #include "base/size.h"
@@ -16,11 +16,11 @@
 #include <unistd.h>
 
 enum { HUGE_PAGE = 2 << 20, DEFAULT_SEQUENCES = 64, MOST_PARTS = 1 << 15 };
-#define UNKNOWN_MEMORY 16e9 /* bytes, where the system does not say */
+#define UNKNOWN_MEMORY 16e9 /* bytes, if the system does not report it */
 
 /* ---- memory that lives until close ---- */
 
-/* Zero pages that become real when first touched, so by the thread that works on them. */
+/* Zero pages. The kernel assigns a page at its first write, near the thread that writes. */
 static void *map_aligned(size_t *bytes) {
     if (!size_add(*bytes, HUGE_PAGE - 1, bytes)) return NULL;
     *bytes &= ~(size_t)(HUGE_PAGE - 1);
@@ -77,9 +77,9 @@ static uint32_t round_up(uint32_t columns) {
     return (columns + ENG__PANEL - 1) / ENG__PANEL * ENG__PANEL;
 }
 
-/* Per head and position, absorbed attention costs a query 2 rank + rope products and expanded
- * attention nope + rope + v; rebuilding costs the position rank (nope + v) once. Wider panels
- * than the rows fill and the softmax, alike in both, ask for a margin. */
+/* Per head and position, a query costs 2 rank + rope products in the absorbed form and nope + rope
+ * + v in the expanded form. Rebuilding a position costs rank (nope + v) once. Add a margin: partly
+ * filled panels and the softmax cost the same in both forms. */
 static void set_forms(eng__cpu *cpu) {
     const model_plan *plan = &cpu->plan;
     uint64_t rank = plan->kv_lora_rank, own = (uint64_t)plan->qk_nope_head_dim + plan->v_head_dim;
@@ -123,10 +123,10 @@ static void set_geometry(eng__cpu *cpu) {
     cpu->ld_rope = (mla ? plan->qk_rope_head_dim : plan->head_dim) + ENG__PAD;
 }
 
-/* Every loop of DEFAULT_SEQUENCES full contexts, but no more than a quarter of the memory of this
- * machine or container; where that holds not even one context, up to half of what weights and
- * buffers leave. Where they leave next to nothing, little: a small cache is better than no start.
- */
+/* Room for every loop of DEFAULT_SEQUENCES full contexts, but at most a quarter of the memory of
+ * this machine or container. If a quarter does not hold one context, up to half of the memory left
+ * by weights and buffers. If they leave almost nothing, a sixteenth: a small cache is better than
+ * no start. */
 static uint64_t default_cache_bytes(const eng__cpu *cpu, const machine *here, char why[96]) {
     const model_plan *plan = &cpu->plan;
     double slot = (double)plan->slot_values * (double)model_dtype_bytes(cpu->opts.cache_dtype);
@@ -179,7 +179,7 @@ static void *take_rows(eng__cpu *cpu, size_t rows, size_t ld, size_t item_bytes)
     return size_mul(rows, ld, &n) ? eng__take(cpu, n, item_bytes) : NULL;
 }
 
-/* Codes of the largest phase: the mixture's first takes a row and its top_k copies, its
+/* Codes of the largest phase. The first phase of the mixture codes a row and its top_k copies, the
  * second their hidden values. */
 static void set_code_caps(eng__cpu *cpu) {
     size_t wide = cpu->ld_hidden > cpu->ld_attended ? cpu->ld_hidden : cpu->ld_attended;
@@ -200,7 +200,7 @@ static int take_scratch(eng__cpu *cpu, err *e) {
     cpu->max_jobs = plan->n_heads > plan->n_experts + 1 ? plan->n_heads : plan->n_experts + 1;
     if (cpu->max_jobs < 3) cpu->max_jobs = 3;
     if (cpu->opts.weights == ENG_WEIGHTS_INT8) set_code_caps(cpu);
-    /* enough for the few rows of a launch that leaves threads idle */
+    /* enough for the few rows of a launch with idle threads */
     uint32_t spans = (cpu->opts.max_positions - 1) / ENG__SPAN + 1;
     cpu->partials_cap = spans > 1 ? 2 * threads * ENG__ROW_BLOCK * spans : 0;
     if (cpu->partials_cap > MOST_PARTS) cpu->partials_cap = MOST_PARTS;
@@ -251,7 +251,7 @@ static int take_scratch(eng__cpu *cpu, err *e) {
         memcpy(wanted[i].at, &data, sizeof data);
     }
     size_t tmp = plan->layer_values > dim ? plan->layer_values : dim;
-    /* tiles read whole panels: a panel more than is filled */
+    /* tiles read whole panels: one panel more than is filled */
     size_t segment = (ENG__SEGMENT + 1u) * ((size_t)cpu->ld_gathered + ENG__PANEL);
     size_t pieces = ENG__TILE * (ENG__PIECE + ENG__PAD) + ENG__PANEL;
     for (uint32_t thread = 0; thread < threads; thread++) {

@@ -51,7 +51,7 @@ void eng__rope_at(const eng__cpu *cpu, uint32_t pos, float *out) {
     }
 }
 
-/* Scratch order: rows for which `full` holds first, both parts in launch order. */
+/* Scratch order: rows with full(row) first, both parts in launch order. */
 static void order_rows(eng__cpu *cpu, bool (*full)(const eng_row *)) {
     cpu->n_all = 0;
     for (int pass = 0; pass < 2; pass++) {
@@ -96,7 +96,7 @@ static void norm(eng__cpu *cpu, const float *weight, uint32_t n) {
     eng__pool_run(cpu->pool, norm_work, &work, n, 4);
 }
 
-/* x += norm(xn): xn holds what a sublayer gave. */
+/* stream += norm(normed): `normed` holds the output of a sublayer. */
 static void add_normed_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     const norm_arg *work = arg;
     eng__cpu *cpu = work->cpu;
@@ -108,14 +108,14 @@ static void add_normed_work(void *arg, uint32_t first, uint32_t last, uint32_t w
     }
 }
 
-/* A sublayer is behind us: with NORM_SANDWICH its output still waits for its norm. */
+/* With NORM_SANDWICH, norms the output of a sublayer and adds it to the stream. */
 static void end_sublayer(eng__cpu *cpu, const float *weight) {
     norm_arg work = {cpu, weight};
     if (cpu->plan.norms != NORM_SANDWICH) return;
     eng__pool_run(cpu->pool, add_normed_work, &work, cpu->n_full, 4);
 }
 
-/* One layer on x. Rows from n_full on only write their keys and values. */
+/* One layer on the stream. Rows from n_full on only write their keys and values. */
 static void run_layer(eng__cpu *cpu, const eng__layer *layer) {
     norm(cpu, layer->attn_norm, cpu->n_all);
     eng__attention(cpu, layer);
@@ -188,7 +188,7 @@ void eng__stage_prelude(eng__cpu *cpu) {
 
 /* ---- one loop ---- */
 
-/* x = norm(h + loop embedding + e) */
+/* x = norm(state + loop embedding + input) */
 static void mythos_input(const eng__cpu *cpu, const eng_row *row, float *x) {
     size_t dim = cpu->plan.dim, width = cpu->loop_width;
     const float *state = cpu->state + row->row * dim, *input = cpu->input + row->row * dim,
@@ -213,7 +213,7 @@ static void loop_start_work(void *arg, uint32_t first, uint32_t last, uint32_t w
     }
 }
 
-/* y = x + LoRA(x); x = A h + B e + y: the new state. */
+/* y = x + LoRA(x); x = A state + B input + y is the new state. */
 static void mythos_state(eng__cpu *cpu, uint32_t idx, const eng_row *row) {
     size_t dim = cpu->plan.dim, rank = cpu->plan.lora_rank;
     float *x = cpu->stream + idx * cpu->ld_stream;
@@ -233,7 +233,7 @@ static float gate_of(const eng__cpu *cpu, const float *state) {
     return rm_sigmoid(cpu->kern->dot(state, cpu->exit_w, cpu->plan.dim) + cpu->exit_bias);
 }
 
-/* ACT: how much of the state the output takes, and whether the row leaves. */
+/* ACT: adds this loop's share of the state to the output. True if the row leaves. */
 static bool act(eng__cpu *cpu, const eng_row *row, const float *state) {
     rm_act_step step = rm_act(cpu->exit_sum[row->row], gate_of(cpu, state), row->threshold,
                               row->loop + 1u, row->min_loops, row->max_loops);
@@ -261,7 +261,7 @@ static bool cosine(const eng__cpu *cpu, const eng_row *row, const float *state) 
                      row->min_loops, row->max_loops);
 }
 
-/* Whether the row leaves with this state; h still holds the one before. */
+/* True if the row leaves with this state; cpu->state still holds the one before. */
 static bool leaves(eng__cpu *cpu, const eng_row *row, const float *state) {
     switch (cpu->opts.exit) {
     case EXIT_ACT: return act(cpu, row, state);
@@ -308,8 +308,8 @@ static void lora(eng__cpu *cpu) {
     eng__gemm_run(cpu, cpu->jobs, 1);
 }
 
-/* Rows of a tail's last loop need no output, so they stop at the keys and values of the last
- * layer; in the layers before it they run like all others. */
+/* K/V-only rows (a tail's last loop) stop at the keys and values of the last layer. In earlier
+ * layers they run like all rows. */
 void eng__stage_recurrent(eng__cpu *cpu) {
     order_rows(cpu, runs_all);
     uint32_t n_full = cpu->n_full;
@@ -329,7 +329,7 @@ void eng__stage_recurrent(eng__cpu *cpu) {
 
 /* ---- coda and head ---- */
 
-/* Coda works on a copy of out: the row may still loop as a tail. */
+/* The coda works on a copy of `out`: the row may still loop as a tail. */
 static void coda_start_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     eng__cpu *cpu = arg;
     size_t dim = cpu->plan.dim;
