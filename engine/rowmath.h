@@ -138,9 +138,9 @@ typedef struct {
     uint32_t halted;
 } rm_hazard_step;
 
-/* probability = sigmoid of the gate on the new state. The position leaves at the first loop whose
- * cum, 1 - prod(1 - probability), reaches the threshold. A threshold of 1 means never, even if the
- * sum rounds to 1. This is Ouro's exit_threshold, in float32. */
+/* probability = sigmoid of the gate on the new state. The position leaves at the first loop with
+ * cum, 1 - prod(1 - probability), at the threshold or above. A threshold of 1 means never, even if
+ * the sum rounds to 1. This is Ouro's exit_threshold, in float32. */
 RM_FN rm_hazard_step rm_hazard(float cum, float probability, float threshold, uint32_t done,
                                uint32_t min_loops, uint32_t max_loops) {
     rm_hazard_step step;

@@ -57,7 +57,7 @@ static void top_insert(eng_choice *choice, uint32_t limit, uint32_t id, float lo
     choice->top[at] = (eng_top){id, logit};
 }
 
-/* First index from `at` on (a multiple of 64, or n) whose 64 values include one above `limit`. */
+/* First index from `at` on (a multiple of 64, or n) with a value above `limit` in its 64. */
 PER_CPU static size_t next_over(const float *x, size_t n, size_t at, float limit) {
     for (; at < n; at += 64) {
         v16i over = {0};

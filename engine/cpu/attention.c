@@ -144,7 +144,7 @@ static void absorb_values(eng__cpu *cpu, const eng__layer *layer, uint32_t first
     eng__gemm_run(cpu, cpu->jobs, plan->n_heads);
 }
 
-/* Calls fn for each stretch of rows whose runs are not expanded. */
+/* Calls fn for each stretch of rows in runs that are not expanded. */
 static void absorb(eng__cpu *cpu, const eng__layer *layer,
                    void (*fn)(eng__cpu *, const eng__layer *, uint32_t, uint32_t)) {
     for (uint32_t i = 0; i < cpu->n_runs;) {

@@ -9,7 +9,7 @@
  *   nvec, NVL, n_*           vectors of the narrow tile; NVL divides 8
  *   iv_load, iv_set1         the same for ivec
  *   v_dot4                   adds four u8 x s8 products per lane; the s8 are the same in all lanes
- *   TILE_ROWS                rows whose accumulators fit the registers
+ *   TILE_ROWS                rows of a pass, so that accumulators fit the registers
  *   V_KEEP(v)                makes the compiler assume that v has changed
  *   KERNELS, KERNELS_NAME    name of the table
  *
