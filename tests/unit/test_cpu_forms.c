@@ -1,5 +1,5 @@
-/* Attention absorbed and expanded: which rows take which form, the same answers from both,
- * and bits of an expanded row that depend on its own chunk alone. */
+/* Absorbed and expanded attention: the rows of each form, the same answers from both, and bits of
+ * an expanded row that depend on its own chunk alone. */
 #include "engine/cpu/cpu_internal.h"
 #include "tests/lib/testlib.h"
 #include "tests/unit/row_driver.h"
@@ -12,22 +12,22 @@
 TestSuite(cpu_forms, .fini = fail_on_leaks);
 
 static const char *const mla = "tests/golden/cases/mla";
-static driver d;
+static driver drv;
 
 static eng__cpu *open_forms(uint32_t window, uint32_t threads, model_dtype cache) {
-    eng_backend_opts o = {.threads = threads, .max_positions = 256, .cache_dtype = cache};
-    driver_open(&d, mla, 6, KV_EXACT, &o);
-    eng__cpu *g = (eng__cpu *)d.b;
-    cr_assert(g->crossover > 0);
-    g->window = window;
-    return g;
+    eng_backend_opts opts = {.threads = threads, .max_positions = 256, .cache_dtype = cache};
+    driver_open(&drv, mla, 6, KV_EXACT, &opts);
+    eng__cpu *cpu = (eng__cpu *)drv.backend;
+    cr_assert(cpu->crossover > 0);
+    cpu->window = window;
+    return cpu;
 }
 
 static void start(uint32_t n_seq, uint32_t n_pos) {
-    driver_start(&d, n_seq, n_pos);
-    for (uint32_t s = 0; s < DRIVER_SEQS; s++) {
-        for (uint32_t p = 0; p < DRIVER_POS; p++)
-            d.seq[s].ids[p] = (p * 37 + p * p + 5) % 300; /* all sequences alike */
+    driver_start(&drv, n_seq, n_pos);
+    for (uint32_t seq_idx = 0; seq_idx < DRIVER_SEQS; seq_idx++) {
+        for (uint32_t pos = 0; pos < DRIVER_POS; pos++)
+            drv.seq[seq_idx].ids[pos] = (pos * 37 + pos * pos + 5) % 300; /* all sequences alike */
     }
 }
 
@@ -35,10 +35,10 @@ static float *logits_of(uint32_t window, uint32_t threads, uint32_t n_seq, uint3
                         uint32_t chunk) {
     (void)open_forms(window, threads, DTYPE_F32);
     start(n_seq, n_pos);
-    driver_run(&d, chunk);
-    float *out = d.seq[0].logits;
-    d.seq[0].logits = NULL;
-    driver_close(&d);
+    driver_run(&drv, chunk);
+    float *out = drv.seq[0].logits;
+    drv.seq[0].logits = NULL;
+    driver_close(&drv);
     return out;
 }
 
@@ -48,19 +48,19 @@ Test(cpu_forms, a_promised_chunk_beyond_the_crossover_is_expanded) {
         bool expanded;
     } rows[] = {{0, false}, {128, true}, {256, true}, {100, false}, {32, false}};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        eng_backend_opts o = {.threads = 1, .prompt_chunk = rows[i].chunk};
-        driver_open(&d, mla, 6, KV_EXACT, &o);
-        cr_assert_eq(((eng__cpu *)d.b)->window, rows[i].expanded ? rows[i].chunk : 0, "chunk %u",
-                     rows[i].chunk);
-        driver_close(&d);
+        eng_backend_opts opts = {.threads = 1, .prompt_chunk = rows[i].chunk};
+        driver_open(&drv, mla, 6, KV_EXACT, &opts);
+        cr_assert_eq(((eng__cpu *)drv.backend)->window, rows[i].expanded ? rows[i].chunk : 0,
+                     "chunk %u", rows[i].chunk);
+        driver_close(&drv);
     }
-    eng_backend_opts o = {.threads = 1, .prompt_chunk = 128};
-    driver_open(&d, "tests/golden/cases/gqa", 6, KV_EXACT, &o);
-    cr_assert_eq(((eng__cpu *)d.b)->window, 0, "GQA has one form");
-    driver_close(&d);
+    eng_backend_opts opts = {.threads = 1, .prompt_chunk = 128};
+    driver_open(&drv, "tests/golden/cases/gqa", 6, KV_EXACT, &opts);
+    cr_assert_eq(((eng__cpu *)drv.backend)->window, 0, "GQA has one form");
+    driver_close(&drv);
 }
 
-/* Rows [first, last) of one launch, window 64: the stretch that is expanded. */
+/* Rows [first, last) of one launch, window 64: the expanded stretch. */
 Test(cpu_forms, rows_up_to_the_end_of_their_window_are_expanded) {
     static const struct {
         uint32_t first, last, begin, end; /* begin == end: none */
@@ -70,27 +70,27 @@ Test(cpu_forms, rows_up_to_the_end_of_their_window_are_expanded) {
         {63, 64, 0, 0},     {64, 192, 64, 192}, {70, 100, 0, 0},    {100, 130, 0, 0},
         {90, 130, 90, 128},
     };
-    eng__cpu *g = open_forms(64, 1, DTYPE_F32);
+    eng__cpu *cpu = open_forms(64, 1, DTYPE_F32);
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         start(1, 210);
-        if (rows[i].first) driver_add_prelude(&d, 0, 0, rows[i].first);
-        if (rows[i].first) driver_launch(&d, ENG_STAGE_PRELUDE);
-        driver_add_prelude(&d, 0, rows[i].first, rows[i].last);
-        driver_launch(&d, ENG_STAGE_PRELUDE);
+        if (rows[i].first) driver_add_prelude(&drv, 0, 0, rows[i].first);
+        if (rows[i].first) driver_launch(&drv, ENG_STAGE_PRELUDE);
+        driver_add_prelude(&drv, 0, rows[i].first, rows[i].last);
+        driver_launch(&drv, ENG_STAGE_PRELUDE);
         uint32_t begin = 0, end = 0, next = 0;
-        for (uint32_t r = 0; r < g->n_runs; r++) {
-            cr_assert_eq(g->runs[r].first, next, "runs leave out rows");
-            next += g->runs[r].n_rows;
-            if (!g->runs[r].expanded) continue;
+        for (uint32_t run = 0; run < cpu->n_runs; run++) {
+            cr_assert_eq(cpu->runs[run].first, next, "runs leave out rows");
+            next += cpu->runs[run].n_rows;
+            if (!cpu->runs[run].expanded) continue;
             cr_assert_eq(end, 0, "one stretch");
-            begin = rows[i].first + g->runs[r].first;
-            end = begin + g->runs[r].n_rows;
+            begin = rows[i].first + cpu->runs[run].first;
+            end = begin + cpu->runs[run].n_rows;
         }
         cr_assert_eq(next, rows[i].last - rows[i].first);
         cr_assert(begin == rows[i].begin && end == rows[i].end, "[%u, %u): [%u, %u) is expanded",
                   rows[i].first, rows[i].last, begin, end);
     }
-    driver_close(&d);
+    driver_close(&drv);
 }
 
 Test(cpu_forms, bits_of_expanded_rows_depend_on_their_chunk_alone) {
@@ -121,24 +121,24 @@ Test(cpu_forms, bits_of_expanded_rows_depend_on_their_chunk_alone) {
     free(absorbed);
 }
 
-/* A prefix that ends inside a window leaves the rest of it to the form it would have had. */
+/* A prefix ending inside a window does not change the form of the rest. */
 Test(cpu_forms, rows_behind_a_cached_prefix_keep_their_bits) {
     enum { POS = 200, HIT = 96 };
     (void)open_forms(64, 2, DTYPE_BF16);
     start(2, POS);
-    d.n_seq = 1;
-    driver_run(&d, 128);
+    drv.n_seq = 1;
+    driver_run(&drv, 128);
     for (uint32_t i = 0; i < HIT / ENG_BLOCK; i++)
-        d.seq[1].blocks[i] = d.seq[0].blocks[i];
-    driver_add_prelude(&d, 1, HIT, POS);
-    driver_launch(&d, ENG_STAGE_PRELUDE);
-    for (uint32_t t = 0; t < 6; t++) {
-        driver_add_loop(&d, 1, t, HIT, POS);
-        driver_launch(&d, ENG_STAGE_RECURRENT);
+        drv.seq[1].blocks[i] = drv.seq[0].blocks[i];
+    driver_add_prelude(&drv, 1, HIT, POS);
+    driver_launch(&drv, ENG_STAGE_PRELUDE);
+    for (uint32_t loop = 0; loop < 6; loop++) {
+        driver_add_loop(&drv, 1, loop, HIT, POS);
+        driver_launch(&drv, ENG_STAGE_RECURRENT);
     }
-    driver_add_coda(&d, 1, HIT, POS);
-    driver_launch(&d, ENG_STAGE_CODA);
-    size_t at = (size_t)HIT * d.c->vocab_size, n = (size_t)(POS - HIT) * d.c->vocab_size;
-    cr_assert_eq(memcmp(d.seq[0].logits + at, d.seq[1].logits + at, n * sizeof(float)), 0);
-    driver_close(&d);
+    driver_add_coda(&drv, 1, HIT, POS);
+    driver_launch(&drv, ENG_STAGE_CODA);
+    size_t at = (size_t)HIT * drv.plan->vocab_size, n = (size_t)(POS - HIT) * drv.plan->vocab_size;
+    cr_assert_eq(memcmp(drv.seq[0].logits + at, drv.seq[1].logits + at, n * sizeof(float)), 0);
+    driver_close(&drv);
 }

@@ -1,5 +1,5 @@
-/* The CPU backend alone against the golden cases: positions of a chunk move together,
- * each leaves at its own depth. */
+/* The CPU backend alone against the golden cases: positions of a chunk move together, and each
+ * leaves at its own depth. */
 #include "engine/cpu/cpu_internal.h"
 #include "tests/lib/golden.h"
 #include "tests/lib/reference.h"
@@ -12,33 +12,34 @@
 
 TestSuite(cpu_golden, .fini = fail_on_leaks);
 
-/* window: positions that are expanded together, 0 for none, as the rule has it for such
- * short prompts. */
+/* window: positions expanded together; 0 for none, as for such short prompts. */
 static void check_form(const char *name, kv_policy policy, uint32_t chunk, uint32_t window,
                        const eng_backend_opts *opts, double limit) {
-    static driver d;
-    golden_case x = golden_open(name);
-    driver_open(&d, x.dir, x.n_loops, policy, opts);
-    eng__cpu *g = (eng__cpu *)d.b;
-    if (window) cr_assert(g->crossover > 0, "%s cannot be expanded", name);
-    g->window = window;
-    driver_start(&d, GOLDEN_SEQS, GOLDEN_LEN);
-    for (uint32_t s = 0; s < GOLDEN_SEQS; s++)
-        memcpy(d.seq[s].ids, x.ids[s], sizeof x.ids[s]);
-    driver_run(&d, chunk);
-    for (uint32_t s = 0; s < GOLDEN_SEQS; s++) {
-        size_t n = (size_t)GOLDEN_LEN * x.vocab;
-        for (uint32_t p = 0; p < GOLDEN_LEN; p++) {
-            cr_assert_eq(d.seq[s].depth[p], x.depth[policy][s][p],
+    static driver drv;
+    golden_case golden = golden_open(name);
+    driver_open(&drv, golden.dir, golden.n_loops, policy, opts);
+    eng__cpu *cpu = (eng__cpu *)drv.backend;
+    if (window) cr_assert(cpu->crossover > 0, "%s cannot be expanded", name);
+    cpu->window = window;
+    driver_start(&drv, GOLDEN_SEQS, GOLDEN_LEN);
+    for (uint32_t seq_idx = 0; seq_idx < GOLDEN_SEQS; seq_idx++)
+        memcpy(drv.seq[seq_idx].ids, golden.ids[seq_idx], sizeof golden.ids[seq_idx]);
+    driver_run(&drv, chunk);
+    for (uint32_t seq_idx = 0; seq_idx < GOLDEN_SEQS; seq_idx++) {
+        size_t n = (size_t)GOLDEN_LEN * golden.vocab;
+        for (uint32_t pos = 0; pos < GOLDEN_LEN; pos++) {
+            cr_assert_eq(drv.seq[seq_idx].depth[pos], golden.depth[policy][seq_idx][pos],
                          "%s policy %d chunk %u: depth at %u,%u is %u, not %u", name, policy, chunk,
-                         s, p, d.seq[s].depth[p], x.depth[policy][s][p]);
+                         seq_idx, pos, drv.seq[seq_idx].depth[pos],
+                         golden.depth[policy][seq_idx][pos]);
         }
-        double worst = ref_relative_error(d.seq[s].logits, x.logits[policy] + s * n, n);
+        double worst =
+            ref_relative_error(drv.seq[seq_idx].logits, golden.logits[policy] + seq_idx * n, n);
         cr_assert(worst <= limit, "%s policy %d chunk %u %s: logit error %g of the largest logit",
-                  name, policy, chunk, d.b->info.kernels, worst);
+                  name, policy, chunk, drv.backend->info.kernels, worst);
     }
-    driver_close(&d);
-    golden_close(&x);
+    driver_close(&drv);
+    golden_close(&golden);
 }
 
 static void check_case(const char *name, kv_policy policy, uint32_t chunk,
@@ -67,9 +68,9 @@ Test(cpu_golden, every_kernel_path_holds_every_case) {
     for (size_t k = 0; k < ARRAY_LEN(paths); k++) {
         const eng__kernels *found;
         if (eng__kernels_choose(&found, paths[k], NULL) != 0) continue;
-        eng_backend_opts o = {.threads = 2, .kernels = paths[k]};
+        eng_backend_opts opts = {.threads = 2, .kernels = paths[k]};
         for (size_t i = 0; i < GOLDEN_CASES; i++) {
-            check_case(golden_names[i], i & 1 ? KV_LAST : KV_EXACT, 16, &o, 2e-5);
+            check_case(golden_names[i], i & 1 ? KV_LAST : KV_EXACT, 16, &opts, 2e-5);
         }
     }
 }
@@ -79,16 +80,16 @@ Test(cpu_golden, expanded_attention_holds_every_case_on_every_path) {
     for (size_t k = 0; k < ARRAY_LEN(paths); k++) {
         const eng__kernels *found;
         if (eng__kernels_choose(&found, paths[k], NULL) != 0) continue;
-        eng_backend_opts o = {.threads = 2, .kernels = paths[k]};
+        eng_backend_opts opts = {.threads = 2, .kernels = paths[k]};
         for (size_t i = 0; i < GOLDEN_CASES; i++) {
             if (strncmp(golden_names[i], "gqa", 3) == 0) continue;
-            check_form(golden_names[i], i & 1 ? KV_LAST : KV_EXACT, 48, ENG_BLOCK, &o, 2e-5);
+            check_form(golden_names[i], i & 1 ? KV_LAST : KV_EXACT, 48, ENG_BLOCK, &opts, 2e-5);
         }
     }
 }
 
 Test(cpu_golden, a_bfloat16_cache_stays_close) {
-    eng_backend_opts o = {.threads = 1, .cache_dtype = DTYPE_BF16};
-    check_case("mla", KV_EXACT, 48, &o, 0.05);
-    check_case("gqa", KV_LAST, 48, &o, 0.05);
+    eng_backend_opts opts = {.threads = 1, .cache_dtype = DTYPE_BF16};
+    check_case("mla", KV_EXACT, 48, &opts, 0.05);
+    check_case("gqa", KV_LAST, 48, &opts, 0.05);
 }

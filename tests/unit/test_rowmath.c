@@ -1,4 +1,4 @@
-/* The arithmetic of one row that the CUDA kernels share with the host. */
+/* The arithmetic of one row, shared by the CUDA kernels and the host. */
 #include "engine/rowmath.h"
 #include "tests/lib/testlib.h"
 
@@ -23,9 +23,9 @@ Test(rowmath, bfloat16_rounds_to_nearest_even_and_keeps_specials) {
     for (size_t i = 0; i < sizeof nans / sizeof nans[0]; i++) {
         cr_expect(isnan(rm_bf16_widen(rm_bf16_narrow(rm_float_of(nans[i])))), "%08x", nans[i]);
     }
-    for (uint32_t v = 0; v < 65536; v++) {
-        float f = rm_bf16_widen((uint16_t)v);
-        if (!isnan(f)) cr_assert_eq(rm_bf16_narrow(f), v);
+    for (uint32_t half = 0; half < 65536; half++) {
+        float wide = rm_bf16_widen((uint16_t)half);
+        if (!isnan(wide)) cr_assert_eq(rm_bf16_narrow(wide), half);
     }
     cr_expect_eq(rm_bf16_pair(1.0f, -2.0f), 0xc0003f80u);
 }
@@ -41,13 +41,13 @@ Test(rowmath, rotation_keeps_length_and_turns_by_the_angle) {
 
 Test(rowmath, the_loop_embedding_has_all_sines_first_and_zeros_after) {
     uint32_t width = 16;
-    for (uint32_t t = 0; t < 9; t++) {
+    for (uint32_t loop = 0; loop < 9; loop++) {
         for (uint32_t j = 0; j < 8; j++) {
-            double angle = t * pow(10000, -2.0 * j / width);
-            cr_expect_float_eq(rm_loop_embedding(t, j, width), sin(angle), 1e-5);
-            cr_expect_float_eq(rm_loop_embedding(t, 8 + j, width), cos(angle), 1e-5);
+            double angle = loop * pow(10000, -2.0 * j / width);
+            cr_expect_float_eq(rm_loop_embedding(loop, j, width), sin(angle), 1e-5);
+            cr_expect_float_eq(rm_loop_embedding(loop, 8 + j, width), cos(angle), 1e-5);
         }
-        cr_expect_eq(rm_loop_embedding(t, 16, width), 0);
+        cr_expect_eq(rm_loop_embedding(loop, 16, width), 0);
     }
 }
 
@@ -78,7 +78,7 @@ Test(rowmath, the_decay_is_clamped_on_both_sides) {
 
 Test(rowmath, halting_follows_threshold_and_bounds) {
     static const struct {
-        float cum, p, threshold;
+        float cum, probability, threshold;
         uint32_t done, min, max;
         float weight, new_cum;
         uint32_t halted;
@@ -86,18 +86,18 @@ Test(rowmath, halting_follows_threshold_and_bounds) {
         {0.0f, 0.5f, 0.99f, 1, 0, 8, 0.5f, 0.5f, 0},    /* runs on */
         {0.5f, 0.5f, 0.99f, 2, 0, 8, 0.5f, 1.0f, 1},    /* reached: the rest */
         {0.75f, 0.5f, 0.99f, 2, 0, 8, 0.25f, 1.25f, 1}, /* reached with more than the rest */
-        {0.5f, 0.25f, 0.99f, 8, 0, 8, 0.25f, 0.75f, 1}, /* out of loops: keeps what it has */
+        {0.5f, 0.25f, 0.99f, 8, 0, 8, 0.25f, 0.75f, 1}, /* out of loops: keeps its sum */
         {0.5f, 0.5f, 0.99f, 2, 3, 8, 0.5f, 1.0f, 0},    /* too early to leave */
-        {0.75f, 0.5f, 0.99f, 2, 3, 8, 0.25f, 1.0f, 0},  /* too early: no more than the rest */
+        {0.75f, 0.5f, 0.99f, 2, 3, 8, 0.25f, 1.0f, 0},  /* too early: at most the rest */
         {1.0f, 0.5f, 0.99f, 3, 3, 8, 0.0f, 1.5f, 1},    /* may leave now */
         {0.0f, 0.5f, 0.5f, 1, 1, 8, 1.0f, 0.5f, 1},     /* exactly the threshold */
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        rm_act_step s = rm_act(rows[i].cum, rows[i].p, rows[i].threshold, rows[i].done, rows[i].min,
-                               rows[i].max);
-        cr_expect_float_eq(s.weight, rows[i].weight, 1e-6, "row %zu", i);
-        cr_expect_float_eq(s.cum, rows[i].new_cum, 1e-6, "row %zu", i);
-        cr_expect_eq(s.halted, rows[i].halted, "row %zu", i);
+        rm_act_step step = rm_act(rows[i].cum, rows[i].probability, rows[i].threshold, rows[i].done,
+                                  rows[i].min, rows[i].max);
+        cr_expect_float_eq(step.weight, rows[i].weight, 1e-6, "row %zu", i);
+        cr_expect_float_eq(step.cum, rows[i].new_cum, 1e-6, "row %zu", i);
+        cr_expect_eq(step.halted, rows[i].halted, "row %zu", i);
     }
 }
 
@@ -130,10 +130,10 @@ Test(rowmath, splits_cover_every_tile_once) {
 
 Test(rowmath, a_slot_is_found_through_table_plane_and_offset) {
     static uint32_t maps[4][5][32];
-    for (uint32_t b = 0; b < 4; b++) {
-        for (uint32_t p = 0; p < 5; p++) {
-            for (uint32_t o = 0; o < 32; o++)
-                maps[b][p][o] = b * 1000 + p * 100 + o;
+    for (uint32_t block = 0; block < 4; block++) {
+        for (uint32_t plane = 0; plane < 5; plane++) {
+            for (uint32_t off = 0; off < 32; off++)
+                maps[block][plane][off] = block * 1000 + plane * 100 + off;
         }
     }
     static const uint32_t table[] = {3, 0, 2};
