@@ -423,7 +423,8 @@ static void attend_work(void *arg, uint32_t first, uint32_t last, uint32_t worke
 }
 
 /* ---- few queries, long contexts: spans go to different threads ----
- * Parts lie run by run; of a run [groups][queries][spans]: dv values, maximum, sum. */
+ * Partial results are ordered by run, and in a run [groups][queries][spans]. Each is value_dim
+ * values, the maximum of the scores, and the sum of the weights. */
 
 static float *partial_of(const eng__cpu *cpu, uint32_t run_idx, const query_block *block,
                          uint32_t query, uint32_t span) {

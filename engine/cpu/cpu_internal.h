@@ -232,7 +232,7 @@ typedef struct {
     void *slots;
     uint32_t *maps; /* [n_blocks][n_planes][ENG_BLOCK] slot + 1, so a zero page names no slot */
 
-    /* scratch of a launch, rows in scratch order: full rows first, then K/V-only rows */
+    /* scratch of a launch; rows (index idx) in scratch order: full rows, then K/V-only rows */
     uint32_t slot_at;     /* slot_at of the current layer */
     uint32_t *launch_row; /* scratch row -> launch row */
     uint32_t *plane;      /* by scratch row */

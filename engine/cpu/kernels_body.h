@@ -345,7 +345,7 @@ static void narrow(const float *x, uint16_t *to, size_t n) {
     }
 }
 
-/* ---- probes: what this code path could reach at most ---- */
+/* ---- probes: the most this code path can reach ---- */
 
 static float fma_probe(size_t n) {
     vec sums[2 * TILE_ROWS], x = v_set1(0.5f), y = v_set1(1e-3f);
