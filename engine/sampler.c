@@ -304,7 +304,8 @@ int eng_sampling_check(const eng_sampling *params, err *e) {
     };
     for (size_t i = 0; i < ARRAY_LEN(rules); i++) {
         if (!(rules[i].value >= rules[i].min && rules[i].value <= rules[i].max)) {
-            return err_set(e, ERR_BAD_PARAM, rules[i].name, "%s is out of range", rules[i].name);
+            return err_set(e, ERR_BAD_PARAM, rules[i].name, "%s must be from %g to %g",
+                           rules[i].name, (double)rules[i].min, (double)rules[i].max);
         }
     }
     for (uint32_t i = 0; i < params->n_bias; i++) {
@@ -319,7 +320,8 @@ int eng_sample(eng_sampler *sampler, const eng_sampling *params, const eng_histo
                const eng_mask *mask, const float *logits, uint64_t index, uint32_t n_top,
                eng_choice *out, err *e) {
     if (n_top > ENG_MAX_TOP)
-        return err_set(e, ERR_INTERNAL, NULL, "%u alternatives requested", n_top);
+        return err_set(e, ERR_INTERNAL, NULL, "%u alternatives requested; the most is %d", n_top,
+                       ENG_MAX_TOP);
     if (eng_sampling_check(params, e) != 0) return -1;
     /* Log-probabilities are those of the model's logits, so they are computed before any change.
      * This pass also refuses NaN and +Inf. */
