@@ -16,14 +16,15 @@ enum {
     CHECK_EVERY = 1024, /* pieces, or merges of a long one, between looks at the cancel flag */
 };
 
-static int check_wanted(const text__encoder *c, size_t steps) {
-    return steps % CHECK_EVERY == 0 ? cancel_check("tokenizing", c->e) : 0;
+static int check_wanted(const text__encoder *enc, size_t steps) {
+    return steps % CHECK_EVERY == 0 ? cancel_check("tokenizing", enc->e) : 0;
 }
 
-int text__put_id(text__encoder *c, uint32_t id) {
-    token_ids *out = c->out;
-    if (out->n >= c->max_ids) {
-        return err_set(c->e, ERR_TOO_LONG, NULL, "the text has more than %zu tokens", c->max_ids);
+int text__put_id(text__encoder *enc, uint32_t id) {
+    token_ids *out = enc->out;
+    if (out->n >= enc->max_ids) {
+        return err_set(enc->e, ERR_TOO_LONG, NULL, "the text has more than %zu tokens",
+                       enc->max_ids);
     }
     if (out->n == out->cap) {
         size_t cap = out->cap ? out->cap : 32, bytes;
@@ -36,10 +37,10 @@ int text__put_id(text__encoder *c, uint32_t id) {
     out->data[out->n++] = id;
     return 0;
 fail:
-    return err_set(c->e, ERR_NO_MEMORY, NULL, "out of memory for token ids");
+    return err_set(enc->e, ERR_NO_MEMORY, NULL, "out of memory for token ids");
 }
 
-static uint64_t pair(uint32_t left, uint32_t right) {
+static uint64_t merge_key(uint32_t left, uint32_t right) {
     return (uint64_t)left << 32 | right;
 }
 
@@ -47,27 +48,28 @@ static uint64_t pair(uint32_t left, uint32_t right) {
 
 /* A byte without a token becomes the unknown token; where there is none it is left out and its
  * neighbours meet. */
-static size_t byte_symbols(const tokenizer *t, const char *text, size_t n, text__symbol *s) {
+static size_t byte_symbols(const tokenizer *tok, const char *text, size_t n,
+                           text__symbol *symbols) {
     size_t count = 0;
     bool after_unk = false;
     for (size_t i = 0; i < n; i++) {
-        uint32_t id = t->byte_id[(unsigned char)text[i]];
+        uint32_t id = tok->byte_id[(unsigned char)text[i]];
         bool unk = id == TEXT__NO_ID;
-        if (unk && (t->unk == TEXT__NO_ID || (after_unk && t->fuse_unk))) continue;
+        if (unk && (tok->unk == TEXT__NO_ID || (after_unk && tok->fuse_unk))) continue;
         after_unk = unk;
-        s[count].id = unk ? t->unk : id;
+        symbols[count].id = unk ? tok->unk : id;
         count++;
     }
     return count;
 }
 
-static uint32_t char_id(const tokenizer *t, const char *s, size_t len) {
-    return len == 1 ? t->ascii_id[(unsigned char)*s] : text__token_lookup(t, s, len);
+static uint32_t char_id(const tokenizer *tok, const char *text, size_t len) {
+    return len == 1 ? tok->ascii_id[(unsigned char)*text] : text__token_lookup(tok, text, len);
 }
 
-static bool falls_back(const tokenizer *t, const char *s, size_t len) {
+static bool falls_back(const tokenizer *tok, const char *text, size_t len) {
     for (size_t i = 0; i < len; i++) {
-        if (t->byte_id[(unsigned char)s[i]] == TEXT__NO_ID) return false;
+        if (tok->byte_id[(unsigned char)text[i]] == TEXT__NO_ID) return false;
     }
     return true;
 }
@@ -75,198 +77,204 @@ static bool falls_back(const tokenizer *t, const char *s, size_t len) {
 /* A character without a token becomes those of its bytes, else the unknown token, else nothing.
  * An unknown token waits for the next character that has a token: bytes go before it, as they do
  * in the reference. */
-static size_t char_symbols(const tokenizer *t, const char *text, size_t n, text__symbol *s) {
+static size_t char_symbols(const tokenizer *tok, const char *text, size_t n,
+                           text__symbol *symbols) {
     size_t count = 0;
     bool unk = false;
     for (size_t i = 0, len; i < n; i += len) {
         len = utf8_length((unsigned char)text[i]);
-        uint32_t id = char_id(t, text + i, len);
+        uint32_t id = char_id(tok, text + i, len);
         if (id != TEXT__NO_ID) {
-            if (unk) s[count++].id = t->unk;
+            if (unk) symbols[count++].id = tok->unk;
             unk = false;
-            s[count++].id = id;
-        } else if (falls_back(t, text + i, len)) {
+            symbols[count++].id = id;
+        } else if (falls_back(tok, text + i, len)) {
             for (size_t k = 0; k < len; k++)
-                s[count++].id = t->byte_id[(unsigned char)text[i + k]];
-        } else if (t->unk != TEXT__NO_ID) {
-            if (unk && !t->fuse_unk) s[count++].id = t->unk;
+                symbols[count++].id = tok->byte_id[(unsigned char)text[i + k]];
+        } else if (tok->unk != TEXT__NO_ID) {
+            if (unk && !tok->fuse_unk) symbols[count++].id = tok->unk;
             unk = true;
         }
     }
-    if (unk) s[count++].id = t->unk;
+    if (unk) symbols[count++].id = tok->unk;
     return count;
 }
 
 /* Symbols that a piece may start as, at most. */
-static size_t most_symbols(const tokenizer *t, const char *text, size_t n) {
+static size_t most_symbols(const tokenizer *tok, const char *text, size_t n) {
     size_t count = 0;
-    if (!t->chars) return n;
+    if (!tok->chars) return n;
     for (size_t i = 0, len; i < n; i += len) {
         len = utf8_length((unsigned char)text[i]);
-        count += char_id(t, text + i, len) != TEXT__NO_ID ? 1 : len;
+        count += char_id(tok, text + i, len) != TEXT__NO_ID ? 1 : len;
     }
     return count;
 }
 
-static size_t first_symbols(const tokenizer *t, const char *text, size_t n, text__symbol *s) {
-    return t->chars ? char_symbols(t, text, n, s) : byte_symbols(t, text, n, s);
+static size_t first_symbols(const tokenizer *tok, const char *text, size_t n,
+                            text__symbol *symbols) {
+    return tok->chars ? char_symbols(tok, text, n, symbols) : byte_symbols(tok, text, n, symbols);
 }
 
 /* ---- merging ---- */
 
-static size_t merge_short(const tokenizer *t, text__symbol *s, size_t n) {
+static size_t merge_short(const tokenizer *tok, text__symbol *symbols, size_t n) {
     uint64_t found[SHORT_PIECE]; /* what s[i] and s[i + 1] would become */
     for (size_t i = 0; i + 1 < n; i++)
-        found[i] = map_get(&t->merges, pair(s[i].id, s[i + 1].id));
+        found[i] = map_get(&tok->merges, merge_key(symbols[i].id, symbols[i + 1].id));
     while (n > 1) {
         size_t best = 0;
         for (size_t i = 1; i + 1 < n; i++)
             best = found[i] < found[best] ? i : best;
         if (found[best] == MAP_NONE) break;
-        s[best].id = (uint32_t)found[best];
+        symbols[best].id = (uint32_t)found[best];
         n--;
-        memmove(s + best + 1, s + best + 2, (n - best - 1) * sizeof *s);
+        memmove(symbols + best + 1, symbols + best + 2, (n - best - 1) * sizeof *symbols);
         memmove(found + best, found + best + 1, (n - best - 1) * sizeof *found);
-        if (best > 0) found[best - 1] = map_get(&t->merges, pair(s[best - 1].id, s[best].id));
-        if (best + 1 < n) found[best] = map_get(&t->merges, pair(s[best].id, s[best + 1].id));
+        if (best > 0)
+            found[best - 1] =
+                map_get(&tok->merges, merge_key(symbols[best - 1].id, symbols[best].id));
+        if (best + 1 < n)
+            found[best] = map_get(&tok->merges, merge_key(symbols[best].id, symbols[best + 1].id));
     }
     return n;
 }
 
-static void heap_push(uint64_t *heap, size_t *n, uint64_t v) {
-    size_t at = (*n)++;
-    for (size_t up; at > 0 && heap[up = (at - 1) / 4] > v; at = up)
+static void heap_push(uint64_t *heap, size_t *count, uint64_t entry) {
+    size_t at = (*count)++;
+    for (size_t up; at > 0 && heap[up = (at - 1) / 4] > entry; at = up)
         heap[at] = heap[up];
-    heap[at] = v;
+    heap[at] = entry;
 }
 
-static uint64_t heap_pop(uint64_t *heap, size_t *n) {
-    uint64_t top = heap[0], v = heap[--*n];
+static uint64_t heap_pop(uint64_t *heap, size_t *count) {
+    uint64_t top = heap[0], entry = heap[--*count];
     size_t at = 0;
-    for (size_t child; (child = 4 * at + 1) < *n; at = child) {
-        size_t end = child + 4 < *n ? child + 4 : *n;
+    for (size_t child; (child = 4 * at + 1) < *count; at = child) {
+        size_t end = child + 4 < *count ? child + 4 : *count;
         for (size_t k = child + 1; k < end; k++)
             child = heap[k] < heap[child] ? k : child;
-        if (heap[child] >= v) break;
+        if (heap[child] >= entry) break;
         heap[at] = heap[child];
     }
-    heap[at] = v;
+    heap[at] = entry;
     return top;
 }
 
-static void offer(text__encoder *c, size_t *n, uint32_t left) {
-    const text__symbol *s = c->symbols;
-    uint64_t found = map_get(&c->t->merges, pair(s[left].id, s[s[left].next].id));
-    if (found != MAP_NONE) heap_push(c->heap, n, (found & ~(uint64_t)UINT32_MAX) | left);
+static void offer(text__encoder *enc, size_t *n, uint32_t left) {
+    const text__symbol *symbols = enc->symbols;
+    uint64_t found =
+        map_get(&enc->tok->merges, merge_key(symbols[left].id, symbols[symbols[left].next].id));
+    if (found != MAP_NONE) heap_push(enc->heap, n, (found & ~(uint64_t)UINT32_MAX) | left);
 }
 
 /* Each merge takes one entry and offers two, so the heap holds under 2 n entries. */
-static int merge_long(text__encoder *c, size_t n) {
-    text__symbol *s = c->symbols;
+static int merge_long(text__encoder *enc, size_t n) {
+    text__symbol *symbols = enc->symbols;
     size_t in_heap = 0;
     for (size_t i = 0; i < n; i++) {
-        s[i].prev = i ? (uint32_t)(i - 1) : TEXT__NO_ID;
-        s[i].next = i + 1 < n ? (uint32_t)(i + 1) : TEXT__NO_ID;
+        symbols[i].prev = i ? (uint32_t)(i - 1) : TEXT__NO_ID;
+        symbols[i].next = i + 1 < n ? (uint32_t)(i + 1) : TEXT__NO_ID;
     }
     for (size_t i = 0; i + 1 < n; i++) {
-        if (check_wanted(c, i) != 0) return -1;
-        offer(c, &in_heap, (uint32_t)i);
+        if (check_wanted(enc, i) != 0) return -1;
+        offer(enc, &in_heap, (uint32_t)i);
     }
     for (size_t steps = 1; in_heap > 0; steps++) {
-        if (check_wanted(c, steps) != 0) return -1;
-        uint64_t top = heap_pop(c->heap, &in_heap);
-        uint32_t left = (uint32_t)top, right = s[left].next;
-        if (s[left].id == TEXT__NO_ID || right == TEXT__NO_ID) continue;
-        uint64_t found = map_get(&c->t->merges, pair(s[left].id, s[right].id));
+        if (check_wanted(enc, steps) != 0) return -1;
+        uint64_t top = heap_pop(enc->heap, &in_heap);
+        uint32_t left = (uint32_t)top, right = symbols[left].next;
+        if (symbols[left].id == TEXT__NO_ID || right == TEXT__NO_ID) continue;
+        uint64_t found = map_get(&enc->tok->merges, merge_key(symbols[left].id, symbols[right].id));
         if (found == MAP_NONE || found >> 32 != top >> 32) continue; /* a neighbour changed */
-        s[left].id = (uint32_t)found;
-        s[left].next = s[right].next;
-        s[right].id = TEXT__NO_ID;
-        if (s[left].next != TEXT__NO_ID) {
-            s[s[left].next].prev = left;
-            offer(c, &in_heap, left);
+        symbols[left].id = (uint32_t)found;
+        symbols[left].next = symbols[right].next;
+        symbols[right].id = TEXT__NO_ID;
+        if (symbols[left].next != TEXT__NO_ID) {
+            symbols[symbols[left].next].prev = left;
+            offer(enc, &in_heap, left);
         }
-        if (s[left].prev != TEXT__NO_ID) offer(c, &in_heap, s[left].prev);
+        if (symbols[left].prev != TEXT__NO_ID) offer(enc, &in_heap, symbols[left].prev);
     }
     return 0;
 }
 
-static int reserve(text__encoder *c, size_t n) {
-    if (n <= c->cap) return 0;
+static int reserve(text__encoder *enc, size_t n) {
+    if (n <= enc->cap) return 0;
     if (n >= TEXT__NO_ID / 2)
-        return err_set(c->e, ERR_TOO_LONG, NULL, "a piece of %zu characters", n);
-    size_t cap = c->cap ? c->cap : 1024;
+        return err_set(enc->e, ERR_TOO_LONG, NULL, "a piece of %zu characters", n);
+    size_t cap = enc->cap ? enc->cap : 1024;
     while (cap < n)
         cap *= 2;
-    free(c->symbols);
-    free(c->heap);
-    c->symbols = array_new(cap, sizeof *c->symbols);
-    c->heap = array_new(cap, 2 * sizeof *c->heap);
-    c->cap = c->symbols && c->heap ? cap : 0;
-    if (c->cap == 0)
-        return err_set(c->e, ERR_NO_MEMORY, NULL, "out of memory for %zu characters", n);
+    free(enc->symbols);
+    free(enc->heap);
+    enc->symbols = array_new(cap, sizeof *enc->symbols);
+    enc->heap = array_new(cap, 2 * sizeof *enc->heap);
+    enc->cap = enc->symbols && enc->heap ? cap : 0;
+    if (enc->cap == 0)
+        return err_set(enc->e, ERR_NO_MEMORY, NULL, "out of memory for %zu characters", n);
     return 0;
 }
 
-static int encode_long(text__encoder *c, const char *text, size_t n) {
-    if (reserve(c, most_symbols(c->t, text, n)) != 0) return -1;
-    size_t count = first_symbols(c->t, text, n, c->symbols);
+static int encode_long(text__encoder *enc, const char *text, size_t n) {
+    if (reserve(enc, most_symbols(enc->tok, text, n)) != 0) return -1;
+    size_t count = first_symbols(enc->tok, text, n, enc->symbols);
     if (count == 0) return 0;
-    if (merge_long(c, count) != 0) return -1;
-    for (uint32_t i = 0; i != TEXT__NO_ID; i = c->symbols[i].next) {
-        if (text__put_id(c, c->symbols[i].id) != 0) return -1;
+    if (merge_long(enc, count) != 0) return -1;
+    for (uint32_t i = 0; i != TEXT__NO_ID; i = enc->symbols[i].next) {
+        if (text__put_id(enc, enc->symbols[i].id) != 0) return -1;
     }
     return 0;
 }
 
-static int encode_short(text__encoder *c, const char *text, size_t n, uint32_t same) {
-    text__symbol s[SHORT_PIECE];
-    size_t count = merge_short(c->t, s, first_symbols(c->t, text, n, s));
+static int encode_short(text__encoder *enc, const char *text, size_t n, uint32_t same) {
+    text__symbol symbols[SHORT_PIECE];
+    size_t count = merge_short(enc->tok, symbols, first_symbols(enc->tok, text, n, symbols));
     for (size_t i = 0; i < count; i++) {
-        if (text__put_id(c, s[i].id) != 0) return -1;
+        if (text__put_id(enc, symbols[i].id) != 0) return -1;
     }
     if (same != TEXT__NO_ID) {
-        uint8_t known = count == 1 && s[0].id == same ? TEXT__WHOLE_YES : TEXT__WHOLE_NO;
-        atomic_store_explicit(&c->t->whole[same], known, memory_order_relaxed);
+        uint8_t known = count == 1 && symbols[0].id == same ? TEXT__WHOLE_YES : TEXT__WHOLE_NO;
+        atomic_store_explicit(&enc->tok->whole[same], known, memory_order_relaxed);
     }
     return 0;
 }
 
 /* A stretch that no merge from outside reaches into. */
-static int encode_part(text__encoder *c, const char *text, size_t n) {
-    if (check_wanted(c, ++c->pieces) != 0) return -1;
-    uint32_t same = n <= c->t->max_len ? text__token_lookup(c->t, text, n) : TEXT__NO_ID;
+static int encode_part(text__encoder *enc, const char *text, size_t n) {
+    if (check_wanted(enc, ++enc->pieces) != 0) return -1;
+    uint32_t same = n <= enc->tok->max_len ? text__token_lookup(enc->tok, text, n) : TEXT__NO_ID;
     /* Most words are one token. Whether merging would find it is asked once per token. */
     if (same != TEXT__NO_ID &&
-        atomic_load_explicit(&c->t->whole[same], memory_order_relaxed) == TEXT__WHOLE_YES) {
-        return text__put_id(c, same);
+        atomic_load_explicit(&enc->tok->whole[same], memory_order_relaxed) == TEXT__WHOLE_YES) {
+        return text__put_id(enc, same);
     }
-    return n <= SHORT_PIECE ? encode_short(c, text, n, same) : encode_long(c, text, n);
+    return n <= SHORT_PIECE ? encode_short(enc, text, n, same) : encode_long(enc, text, n);
 }
 
 /* SentencePiece's way has no pieces: a text is one. It is cut between two characters that have
  * tokens, if no merge joins what ends with the one to what begins with the other: the merges on
  * either side then never meet. */
-static int encode_chars(text__encoder *c, const char *text, size_t n) {
-    const tokenizer *t = c->t;
+static int encode_chars(text__encoder *enc, const char *text, size_t n) {
+    const tokenizer *tok = enc->tok;
     size_t start = 0;
     uint32_t last = 0; /* 0: the last character has no token */
     for (size_t i = 0, len; i < n; i += len) {
         len = utf8_length((unsigned char)text[i]);
-        uint32_t now = char_id(t, text + i, len) != TEXT__NO_ID ? text__packed(text + i, len) : 0;
-        if (last && now && map_get(&t->joints, text__joint(last, now)) == MAP_NONE) {
-            if (encode_part(c, text + start, i - start) != 0) return -1;
+        uint32_t now = char_id(tok, text + i, len) != TEXT__NO_ID ? text__packed(text + i, len) : 0;
+        if (last && now && map_get(&tok->joints, text__joint(last, now)) == MAP_NONE) {
+            if (encode_part(enc, text + start, i - start) != 0) return -1;
             start = i;
         }
         last = now;
     }
-    return encode_part(c, text + start, n - start);
+    return encode_part(enc, text + start, n - start);
 }
 
-int text__encode_piece(text__encoder *c, const char *text, size_t n) {
-    const tokenizer *t = c->t;
+int text__encode_piece(text__encoder *enc, const char *text, size_t n) {
+    const tokenizer *tok = enc->tok;
     uint32_t same =
-        t->ignore_merges && n <= t->max_len ? text__token_lookup(t, text, n) : TEXT__NO_ID;
-    if (same != TEXT__NO_ID) return text__put_id(c, same);
-    return t->chars ? encode_chars(c, text, n) : encode_part(c, text, n);
+        tok->ignore_merges && n <= tok->max_len ? text__token_lookup(tok, text, n) : TEXT__NO_ID;
+    if (same != TEXT__NO_ID) return text__put_id(enc, same);
+    return tok->chars ? encode_chars(enc, text, n) : encode_part(enc, text, n);
 }

@@ -8,15 +8,15 @@
 /* ---- white space ---- */
 
 /* Unicode's White_Space; the character at s is `len` bytes. */
-static bool is_space(const char *s, size_t len) {
-    if (len == 1) return *s == ' ' || (*s >= '\t' && *s <= '\r');
+static bool is_space(const char *text, size_t len) {
+    if (len == 1) return *text == ' ' || (*text >= '\t' && *text <= '\r');
     static const char *const wide[] = {
         "\xc2\x85", "\xc2\xa0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003",
         "\u2004",   "\u2005",   "\u2006", "\u2007", "\u2008", "\u2009", "\u200a",
         "\u2028",   "\u2029",   "\u202f", "\u205f", "\u3000",
     };
     for (size_t i = 0; i < ARRAY_LEN(wide); i++) {
-        if (strlen(wide[i]) == len && memcmp(wide[i], s, len) == 0) return true;
+        if (strlen(wide[i]) == len && memcmp(wide[i], text, len) == 0) return true;
     }
     return false;
 }
@@ -52,10 +52,11 @@ size_t text__spaces_before(const char *text, size_t floor, size_t end) {
 
 /* What the reference's \w takes: letters, marks, decimal digits, connectors, the two joiners, and
  * the symbols that Unicode counts as alphabetic, which are letters in circles and squares. */
-static bool is_word(const char *s, size_t len) {
-    utf8proc_int32_t c;
-    if (utf8proc_iterate((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)len, &c) <= 0) return false;
-    switch (utf8proc_category(c)) {
+static bool is_word(const char *text, size_t len) {
+    utf8proc_int32_t code;
+    if (utf8proc_iterate((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)len, &code) <= 0)
+        return false;
+    switch (utf8proc_category(code)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
     case UTF8PROC_CATEGORY_LT:
@@ -69,9 +70,9 @@ static bool is_word(const char *s, size_t len) {
     case UTF8PROC_CATEGORY_PC: return true;
     default: break;
     }
-    return c == 0x200c || c == 0x200d || (c >= 0x24b6 && c <= 0x24e9) ||
-           (c >= 0x1f130 && c <= 0x1f149) || (c >= 0x1f150 && c <= 0x1f169) ||
-           (c >= 0x1f170 && c <= 0x1f189);
+    return code == 0x200c || code == 0x200d || (code >= 0x24b6 && code <= 0x24e9) ||
+           (code >= 0x1f130 && code <= 0x1f149) || (code >= 0x1f150 && code <= 0x1f169) ||
+           (code >= 0x1f170 && code <= 0x1f189);
 }
 
 bool text__word_after(const char *text, size_t n) {

@@ -17,33 +17,33 @@ enum {
 
 /* ---- steps on one token ---- */
 
-static void replace(const text__decode_step *d, const char *text, size_t n, buf *out) {
+static void replace(const text__decode_step *step, const char *text, size_t n, buf *out) {
     const char *end = text + n, *at;
-    while ((at = memmem(text, (size_t)(end - text), d->from, d->n_from)) != NULL) {
+    while ((at = memmem(text, (size_t)(end - text), step->from, step->n_from)) != NULL) {
         buf_append(out, text, (size_t)(at - text));
-        buf_append(out, d->to, d->n_to);
-        text = at + d->n_from;
+        buf_append(out, step->to, step->n_to);
+        text = at + step->n_from;
     }
     buf_append(out, text, (size_t)(end - text));
 }
 
-static void strip(const text__decode_step *d, const char *text, size_t n, buf *out) {
-    for (uint32_t i = 0; i < d->start && n >= d->n_from; i++) {
-        if (memcmp(text, d->from, d->n_from) != 0) break;
-        text += d->n_from;
-        n -= d->n_from;
+static void strip(const text__decode_step *step, const char *text, size_t n, buf *out) {
+    for (uint32_t i = 0; i < step->start && n >= step->n_from; i++) {
+        if (memcmp(text, step->from, step->n_from) != 0) break;
+        text += step->n_from;
+        n -= step->n_from;
     }
-    for (uint32_t i = 0; i < d->stop && n >= d->n_from; i++) {
-        if (memcmp(text + n - d->n_from, d->from, d->n_from) != 0) break;
-        n -= d->n_from;
+    for (uint32_t i = 0; i < step->stop && n >= step->n_from; i++) {
+        if (memcmp(text + n - step->n_from, step->from, step->n_from) != 0) break;
+        n -= step->n_from;
     }
     buf_append(out, text, n);
 }
 
-static int hex(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+static int hex(char digit) {
+    if (digit >= '0' && digit <= '9') return digit - '0';
+    if (digit >= 'a' && digit <= 'f') return digit - 'a' + 10;
+    return digit >= 'A' && digit <= 'F' ? digit - 'A' + 10 : -1;
 }
 
 /* The byte that "<0x0A>" spells; -1 for another text. */
@@ -53,33 +53,34 @@ static int spelled_byte(const char *text, size_t n) {
     return high < 0 || low < 0 ? -1 : high << 4 | low;
 }
 
-static void decode_step(const text__decode_step *d, const char *text, size_t n, bool first,
+static void decode_step(const text__decode_step *step, const char *text, size_t n, bool first,
                         buf *out) {
-    switch (d->kind) {
+    switch (step->kind) {
     case TEXT__SPACES:
-        replace(
-            &(text__decode_step){
-                .from = d->from, .n_from = d->n_from, .to = " ", .n_to = !first || d->keep_first},
-            text, n, out);
+        replace(&(text__decode_step){.from = step->from,
+                                     .n_from = step->n_from,
+                                     .to = " ",
+                                     .n_to = !first || step->keep_first},
+                text, n, out);
         break;
-    case TEXT__REPLACE: replace(d, text, n, out); break;
-    case TEXT__STRIP: strip(d, text, n, out); break;
+    case TEXT__REPLACE: replace(step, text, n, out); break;
+    case TEXT__STRIP: strip(step, text, n, out); break;
     default: buf_append(out, text, n);
     }
 }
 
-void text__decode_one(const tokenizer *t, const char *key, size_t n, buf *out) {
+void text__decode_one(const tokenizer *tok, const char *key, size_t n, buf *out) {
     buf now = {0}, next = {0};
     bool fused = false;
     buf_append(&now, key, n);
-    for (uint32_t i = 0; i < t->n_decoder && !now.failed; i++) {
-        const text__decode_step *d = &t->decoder[i];
-        int byte = d->kind == TEXT__BYTE_FALLBACK ? spelled_byte(now.data, now.len) : -1;
-        fused = fused || d->kind == TEXT__FUSE;
+    for (uint32_t i = 0; i < tok->n_decoder && !now.failed; i++) {
+        const text__decode_step *step = &tok->decoder[i];
+        int byte = step->kind == TEXT__BYTE_FALLBACK ? spelled_byte(now.data, now.len) : -1;
+        fused = fused || step->kind == TEXT__FUSE;
         buf_clear(&next);
         if (byte >= 0) buf_append(&next, &(char){(char)byte}, 1);
-        else if (fused && d->kind == TEXT__STRIP) continue; /* of the whole text */
-        else decode_step(d, now.data ? now.data : "", now.len, false, &next);
+        else if (fused && step->kind == TEXT__STRIP) continue; /* of the whole text */
+        else decode_step(step, now.data ? now.data : "", now.len, false, &next);
         buf swap = now;
         now = next;
         next = swap;
@@ -94,25 +95,26 @@ void text__decode_one(const tokenizer *t, const char *key, size_t n, buf *out) {
 
 typedef struct {
     buf text;
-    size_t *ends; /* of tokens in text */
-    size_t n;
+    size_t *ends; /* [count] of the pieces in text */
+    size_t count;
 } pieces;
 
-static bool is_there(const tokenizer *t, uint32_t id, bool skip_special) {
-    return id < t->n_ids && t->tokens[id].key_len > 0 && !(skip_special && t->tokens[id].special);
+static bool is_there(const tokenizer *tok, uint32_t id, bool skip_special) {
+    return id < tok->n_ids && tok->tokens[id].key_len > 0 &&
+           !(skip_special && tok->tokens[id].special);
 }
 
-static void end_piece(pieces *p) {
-    p->ends[p->n++] = p->text.len;
+static void end_piece(pieces *list) {
+    list->ends[list->count++] = list->text.len;
 }
 
 /* Byte tokens that follow each other are text if together they are UTF-8; else each is the
  * replacement character. */
 static void fall_back(const pieces *from, pieces *to) {
     buf run = {0};
-    for (size_t i = 0, start = 0; i <= from->n; i++) {
-        size_t end = i < from->n ? from->ends[i] : start;
-        int byte = i < from->n ? spelled_byte(from->text.data + start, end - start) : -1;
+    for (size_t i = 0, start = 0; i <= from->count; i++) {
+        size_t end = i < from->count ? from->ends[i] : start;
+        int byte = i < from->count ? spelled_byte(from->text.data + start, end - start) : -1;
         if (byte >= 0) {
             buf_append(&run, &(char){(char)byte}, 1);
         } else if (run.len > 0) {
@@ -125,7 +127,7 @@ static void fall_back(const pieces *from, pieces *to) {
             }
             buf_clear(&run);
         }
-        if (byte < 0 && i < from->n) {
+        if (byte < 0 && i < from->count) {
             buf_append(&to->text, from->text.data + start, end - start);
             end_piece(to);
         }
@@ -136,31 +138,32 @@ static void fall_back(const pieces *from, pieces *to) {
 }
 
 /* What a step does to the beginning of a text is done where `first`. */
-static void step_pieces(const text__decode_step *d, const pieces *from, bool first, bool fused,
+static void step_pieces(const text__decode_step *step, const pieces *from, bool first, bool fused,
                         pieces *to) {
     buf_clear(&to->text);
-    to->n = 0;
-    if (d->kind == TEXT__BYTE_FALLBACK) {
+    to->count = 0;
+    if (step->kind == TEXT__BYTE_FALLBACK) {
         fall_back(from, to);
         return;
     }
-    text__decode_step middle = *d;
+    text__decode_step middle = *step;
     if (fused && !first) middle.start = 0;
-    for (size_t i = 0, start = 0; i < from->n; start = from->ends[i++]) {
+    for (size_t i = 0, start = 0; i < from->count; start = from->ends[i++]) {
         size_t n = from->ends[i] - start;
         decode_step(&middle, n ? from->text.data + start : "", n, first && i == 0, &to->text);
-        if (d->kind != TEXT__FUSE) end_piece(to);
+        if (step->kind != TEXT__FUSE) end_piece(to);
     }
-    if (d->kind == TEXT__FUSE) end_piece(to);
+    if (step->kind == TEXT__FUSE) end_piece(to);
 }
 
-static void run_steps(const tokenizer *t, pieces *now, bool first) {
-    pieces next = {.ends = array_new(now->n + 1, sizeof *next.ends)}; /* Fuse makes one of none */
+static void run_steps(const tokenizer *tok, pieces *now, bool first) {
+    pieces next = {.ends =
+                       array_new(now->count + 1, sizeof *next.ends)}; /* Fuse makes one of none */
     bool fused = false;
     if (next.ends == NULL) now->text.failed = true;
-    for (uint32_t i = 0; i < t->n_decoder && !now->text.failed; i++) {
-        step_pieces(&t->decoder[i], now, first, fused, &next);
-        fused = fused || t->decoder[i].kind == TEXT__FUSE;
+    for (uint32_t i = 0; i < tok->n_decoder && !now->text.failed; i++) {
+        step_pieces(&tok->decoder[i], now, first, fused, &next);
+        fused = fused || tok->decoder[i].kind == TEXT__FUSE;
         bool failed = next.text.failed;
         pieces swap = *now;
         *now = next;
@@ -172,29 +175,29 @@ static void run_steps(const tokenizer *t, pieces *now, bool first) {
 }
 
 /* A text may be cut before this token: it joins no bytes that stand before it. */
-static bool cuts(const tokenizer *t, uint32_t id, bool skip_special) {
-    if (t->n_decoder == 0) return true;
-    if (!is_there(t, id, skip_special)) return false;
-    const text__token *token = &t->tokens[id];
-    return spelled_byte(t->text + token->key, token->key_len) < 0;
+static bool cuts(const tokenizer *tok, uint32_t id, bool skip_special) {
+    if (tok->n_decoder == 0) return true;
+    if (!is_there(tok, id, skip_special)) return false;
+    const text__token *token = &tok->tokens[id];
+    return spelled_byte(tok->text + token->key, token->key_len) < 0;
 }
 
-int tokenizer_decode_some(const tokenizer *t, const uint32_t *ids, size_t n, size_t *at,
+int tokenizer_decode_some(const tokenizer *tok, const uint32_t *ids, size_t n, size_t *at,
                           bool skip_special, buf *out, err *e) {
-    size_t end = n - *at > SOME && !t->decode_whole ? *at + SOME : n, start = *at;
-    while (end < n && !cuts(t, ids[end], skip_special))
+    size_t end = n - *at > SOME && !tok->decode_whole ? *at + SOME : n, start = *at;
+    while (end < n && !cuts(tok, ids[end], skip_special))
         end++;
     pieces now = {.ends = array_new(end - start + 1, sizeof *now.ends)};
     bool failed = now.ends == NULL;
     for (size_t i = start; i < end && !failed; i++) {
-        if (!is_there(t, ids[i], skip_special)) continue;
-        const text__token *token = &t->tokens[ids[i]];
-        bool spelled = t->n_decoder > 0 || (token->added && token->alien);
-        if (spelled) buf_append(&now.text, t->text + token->key, token->key_len);
-        else buf_append(&now.text, t->text + token->at, token->len);
+        if (!is_there(tok, ids[i], skip_special)) continue;
+        const text__token *token = &tok->tokens[ids[i]];
+        bool spelled = tok->n_decoder > 0 || (token->added && token->unreachable);
+        if (spelled) buf_append(&now.text, tok->text + token->key, token->key_len);
+        else buf_append(&now.text, tok->text + token->at, token->len);
         end_piece(&now);
     }
-    if (!failed && t->n_decoder) run_steps(t, &now, start == 0);
+    if (!failed && tok->n_decoder) run_steps(tok, &now, start == 0);
     failed = failed || now.text.failed;
     if (!failed) buf_append(out, now.text.data ? now.text.data : "", now.text.len);
     failed = failed || out->failed;
@@ -204,76 +207,78 @@ int tokenizer_decode_some(const tokenizer *t, const uint32_t *ids, size_t n, siz
     return failed ? err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the text of tokens") : 0;
 }
 
-int tokenizer_decode(const tokenizer *t, const uint32_t *ids, size_t n, bool skip_special, buf *out,
-                     err *e) {
+int tokenizer_decode(const tokenizer *tok, const uint32_t *ids, size_t n, bool skip_special,
+                     buf *out, err *e) {
     for (size_t at = 0; at < n;) {
-        if (tokenizer_decode_some(t, ids, n, &at, skip_special, out, e) != 0) return -1;
+        if (tokenizer_decode_some(tok, ids, n, &at, skip_special, out, e) != 0) return -1;
     }
     return 0;
 }
 
 /* ---- loading ---- */
 
-static int load_replace(text__loader *l, text__decode_step *d, const json_t *decoder) {
+static int load_replace(text__loader *loader, text__decode_step *step, const json_t *decoder) {
     const json_t *pattern = json_object_get(json_object_get(decoder, "pattern"), "String"),
                  *content = json_object_get(decoder, "content");
     if (json_string_length(pattern) == 0 || !json_is_string(content)) {
-        return text__bad(l, "decoder",
+        return text__bad(loader, "decoder",
                          "a Replace decoder without a String to look for, or without content");
     }
     size_t n_from = json_string_length(pattern), n_to = json_string_length(content);
-    if (n_to > n_from) l->growth *= (double)n_to / (double)n_from;
-    if (l->growth > MAX_GROWTH)
-        return text__bad(l, "decoder", "Replace decoders that lengthen a text over %d times",
+    if (n_to > n_from) loader->growth *= (double)n_to / (double)n_from;
+    if (loader->growth > MAX_GROWTH)
+        return text__bad(loader, "decoder", "Replace decoders that lengthen a text over %d times",
                          MAX_GROWTH);
-    if (text__load_copy(l, pattern, &d->from, &d->n_from) != 0) return -1;
-    return text__load_copy(l, content, &d->to, &d->n_to);
+    if (text__load_copy(loader, pattern, &step->from, &step->n_from) != 0) return -1;
+    return text__load_copy(loader, content, &step->to, &step->n_to);
 }
 
 /* A text of one character. */
-static int load_char(text__loader *l, text__decode_step *d, const json_t *text, const char *type) {
+static int load_char(text__loader *loader, text__decode_step *step, const json_t *text,
+                     const char *type) {
     size_t n = json_string_length(text);
     if (n == 0 || utf8_char(json_string_value(text), n) != n)
-        return text__bad(l, "decoder", "a %s decoder without a character", type);
-    return text__load_copy(l, text, &d->from, &d->n_from);
+        return text__bad(loader, "decoder", "a %s decoder without a character", type);
+    return text__load_copy(loader, text, &step->from, &step->n_from);
 }
 
-static int load_count(text__loader *l, const json_t *v, uint32_t *out) {
-    json_int_t n = json_integer_value(v);
-    if (!json_is_integer(v) || n < 0 || n > UINT32_MAX)
-        return text__bad(l, "decoder", "a Strip decoder without start or stop");
+static int load_count(text__loader *loader, const json_t *value, uint32_t *out) {
+    json_int_t n = json_integer_value(value);
+    if (!json_is_integer(value) || n < 0 || n > UINT32_MAX)
+        return text__bad(loader, "decoder", "a Strip decoder without start or stop");
     *out = (uint32_t)n;
     return 0;
 }
 
-static int load_step(text__loader *l, const json_t *decoder, const char *type) {
+static int load_step(text__loader *loader, const json_t *decoder, const char *type) {
     static const char *const names[] = {[TEXT__REPLACE] = "Replace",
                                         [TEXT__BYTE_FALLBACK] = "ByteFallback",
                                         [TEXT__FUSE] = "Fuse",
                                         [TEXT__STRIP] = "Strip",
                                         [TEXT__SPACES] = "Metaspace"};
-    tokenizer *t = l->t;
-    if (t->n_decoder == TEXT__MAX_STEPS)
-        return text__bad(l, "decoder", "more than %d decoders", TEXT__MAX_STEPS);
-    text__decode_step *d = &t->decoder[t->n_decoder++];
+    tokenizer *tok = loader->tok;
+    if (tok->n_decoder == TEXT__MAX_STEPS)
+        return text__bad(loader, "decoder", "more than %d decoders", TEXT__MAX_STEPS);
+    text__decode_step *step = &tok->decoder[tok->n_decoder++];
     size_t kind = 0;
     while (kind < ARRAY_LEN(names) && strcmp(names[kind], type) != 0)
         kind++;
-    d->kind = (text__decoding)kind;
-    if (kind == TEXT__REPLACE) return load_replace(l, d, decoder);
+    step->kind = (text__decoding)kind;
+    if (kind == TEXT__REPLACE) return load_replace(loader, step, decoder);
     if (kind == TEXT__STRIP) {
-        if (load_count(l, json_object_get(decoder, "start"), &d->start) != 0) return -1;
-        if (load_count(l, json_object_get(decoder, "stop"), &d->stop) != 0) return -1;
-        return load_char(l, d, json_object_get(decoder, "content"), type);
+        if (load_count(loader, json_object_get(decoder, "start"), &step->start) != 0) return -1;
+        if (load_count(loader, json_object_get(decoder, "stop"), &step->stop) != 0) return -1;
+        return load_char(loader, step, json_object_get(decoder, "content"), type);
     }
     if (kind == TEXT__SPACES) {
-        text__metaspace m;
-        if (text__metaspace_load(&m, decoder, "decoder", l->what, l->e) != 0) return -1;
-        d->keep_first = m.prepend == TEXT__NEVER;
-        return load_char(l, d, json_object_get(decoder, "replacement"), type);
+        text__metaspace meta;
+        if (text__metaspace_load(&meta, decoder, "decoder", loader->file, loader->e) != 0)
+            return -1;
+        step->keep_first = meta.prepend == TEXT__NEVER;
+        return load_char(loader, step, json_object_get(decoder, "replacement"), type);
     }
     if (kind < ARRAY_LEN(names)) return 0;
-    return text__bad(l, "decoder",
+    return text__bad(loader, "decoder",
                      "decoder %.40s is not supported here (ByteLevel alone, or Replace, "
                      "ByteFallback, Fuse, Strip, Metaspace)",
                      type);
@@ -281,38 +286,38 @@ static int load_step(text__loader *l, const json_t *decoder, const char *type) {
 
 /* Whether a step after Fuse looks at more than the beginning of a text. No published file has
  * such a step. */
-static bool needs_whole(const tokenizer *t) {
+static bool needs_whole(const tokenizer *tok) {
     bool fused = false;
-    for (uint32_t i = 0; i < t->n_decoder; i++) {
-        const text__decode_step *d = &t->decoder[i];
-        if (fused && (d->kind != TEXT__STRIP || d->stop > 0)) return true;
-        fused = fused || d->kind == TEXT__FUSE;
+    for (uint32_t i = 0; i < tok->n_decoder; i++) {
+        const text__decode_step *step = &tok->decoder[i];
+        if (fused && (step->kind != TEXT__STRIP || step->stop > 0)) return true;
+        fused = fused || step->kind == TEXT__FUSE;
     }
     return false;
 }
 
-int text__decoder_load(text__loader *l, const json_t *decoder) {
+int text__decoder_load(text__loader *loader, const json_t *decoder) {
     const char *type = json_string_value(json_object_get(decoder, "type"));
     const json_t *list = json_object_get(decoder, "decoders");
     if (type && strcmp(type, "Sequence") == 0 && json_array_size(list) == 1) {
         decoder = json_array_get(list, 0);
         type = json_string_value(json_object_get(decoder, "type"));
     }
-    l->growth = 1;
-    l->byte_decoder = type && strcmp(type, "ByteLevel") == 0;
-    if (l->byte_decoder) return 0;
-    if (l->t->chars && decoder && !json_is_null(decoder)) {
-        if (text__each_part(l, decoder, "decoder", load_step) != 0) return -1;
-        l->t->decode_whole = needs_whole(l->t);
+    loader->growth = 1;
+    loader->byte_decoder = type && strcmp(type, "ByteLevel") == 0;
+    if (loader->byte_decoder) return 0;
+    if (loader->tok->chars && decoder && !json_is_null(decoder)) {
+        if (text__each_part(loader, decoder, "decoder", load_step) != 0) return -1;
+        loader->tok->decode_whole = needs_whole(loader->tok);
         return 0;
     }
-    return text__bad(l, "decoder", "decoder %.40s is not supported%s", type ? type : "null",
-                     l->t->chars ? "" : " beside a ByteLevel pre_tokenizer (ByteLevel is)");
+    return text__bad(loader, "decoder", "decoder %.40s is not supported%s", type ? type : "null",
+                     loader->tok->chars ? "" : " beside a ByteLevel pre_tokenizer (ByteLevel is)");
 }
 
-void text__decoder_free(tokenizer *t) {
-    for (uint32_t i = 0; i < t->n_decoder; i++) {
-        free(t->decoder[i].from);
-        free(t->decoder[i].to);
+void text__decoder_free(tokenizer *tok) {
+    for (uint32_t i = 0; i < tok->n_decoder; i++) {
+        free(tok->decoder[i].from);
+        free(tok->decoder[i].to);
     }
 }

@@ -47,51 +47,52 @@
 
 /* In *options, what else PCRE2 must be told. */
 static int translate(text__pattern *into, const char *source, size_t n, buf *out, uint32_t *options,
-                     const char *what, err *e) {
-    pattern p = {.text = source, .n = n, .what = what, .e = e};
+                     const char *label, err *e) {
+    pattern pat = {.text = source, .len = n, .label = label, .e = e};
     node *root;
-    arena_init(&p.tree, PATTERN_TREE_BYTES);
+    arena_init(&pat.tree, PATTERN_TREE_BYTES);
     out->max = PATTERN_OUT_BYTES;
-    int rc = pattern_parse(&p, &root);
-    if (rc == 0) rc = pattern_emit(&p, root, out);
-    into->in_windows = !p.search_start;
+    int rc = pattern_parse(&pat, &root);
+    if (rc == 0) rc = pattern_emit(&pat, root, out);
+    into->in_windows = !pat.search_start;
     *options = PCRE2_DOTALL;
     /* PCRE2 10.42 misreads atomic and possessive groups where it looks for the first characters
      * of a match (JIT: (?>a+?)ab finds nothing in aaab, (?>x|.*|)b finds the b of cb) and where it
      * asks what may follow a repeat ([a-z]{0,3}(?:b)?+[^c] finds nothing in x). */
-    if (p.atomic) *options |= PCRE2_NO_START_OPTIMIZE | PCRE2_NO_AUTO_POSSESS;
-    arena_deinit(&p.tree);
+    if (pat.atomic) *options |= PCRE2_NO_START_OPTIMIZE | PCRE2_NO_AUTO_POSSESS;
+    arena_deinit(&pat.tree);
     return rc;
 }
 
-int text__pattern_compile(text__pattern *p, const char *source, size_t n, bool literal,
-                          const char *what, err *e) {
+int text__pattern_compile(text__pattern *compiled, const char *source, size_t n, bool literal,
+                          const char *label, err *e) {
     buf out = {0};
     uint32_t options = PCRE2_LITERAL;
     int rc = -1, code = 0;
     size_t at = 0;
-    *p = (text__pattern){.in_windows = true};
+    *compiled = (text__pattern){.in_windows = true};
     if (n > PATTERN_MAX)
-        return err_set(e, ERR_BAD_FILE, NULL, "%s: over %d bytes", what, PATTERN_MAX);
-    if (!literal && translate(p, source, n, &out, &options, what, e) != 0) goto end;
+        return err_set(e, ERR_BAD_FILE, NULL, "%s: over %d bytes", label, PATTERN_MAX);
+    if (!literal && translate(compiled, source, n, &out, &options, label, e) != 0) goto end;
     options |= PCRE2_UTF | PCRE2_USE_OFFSET_LIMIT;
     PCRE2_SPTR text = (PCRE2_SPTR)(literal ? source : out.data);
-    p->code = pcre2_compile(text, literal ? n : out.len, options, &code, &at, NULL);
-    if (p->code == NULL) {
-        char why[120] = "";
-        (void)pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
+    compiled->code = pcre2_compile(text, literal ? n : out.len, options, &code, &at, NULL);
+    if (compiled->code == NULL) {
+        char reason[120] = "";
+        (void)pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof reason);
         err_code kind = code == PCRE2_ERROR_HEAP_FAILED ? ERR_NO_MEMORY : ERR_BAD_FILE;
-        err_set(e, kind, NULL, "%s: %s", what, why);
+        err_set(e, kind, NULL, "%s: %s", label, reason);
         goto end;
     }
-    p->jit = pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE) == 0; /* refused on some systems */
+    compiled->jit =
+        pcre2_jit_compile(compiled->code, PCRE2_JIT_COMPLETE) == 0; /* refused on some systems */
     rc = 0;
 end:
     buf_deinit(&out);
     return rc;
 }
 
-void text__pattern_deinit(text__pattern *p) {
-    pcre2_code_free(p->code);
-    *p = (text__pattern){0};
+void text__pattern_deinit(text__pattern *compiled) {
+    pcre2_code_free(compiled->code);
+    *compiled = (text__pattern){0};
 }

@@ -31,20 +31,20 @@ static const struct {
 /* Alone, \w asks another table than in a class: these are words only there. */
 static const uint32_t lone_word[] = {0xb2, 0xb3, 0xb9, 0xbc, 0xbd, 0xbe};
 
-static text__set posix_set(pattern *p, size_t k, bool in_class) {
+static text__set posix_set(pattern *pat, size_t k, bool in_class) {
     const char *property = posix[k].property;
-    text__set set = text__property_set(&p->tree, text__property_find(property, strlen(property)));
+    text__set set = text__property_set(&pat->tree, text__property_find(property, strlen(property)));
     if (!in_class && strcmp(posix[k].name, "word") == 0) {
         text__ranges more = {0};
-        text__ranges_add_set(&p->tree, &more, &set);
+        text__ranges_add_set(&pat->tree, &more, &set);
         for (size_t i = 0; i < ARRAY_LEN(lone_word); i++)
-            text__ranges_add(&p->tree, &more, lone_word[i], lone_word[i]);
-        set = text__set_of(&p->tree, &more);
+            text__ranges_add(&pat->tree, &more, lone_word[i], lone_word[i]);
+        set = text__set_of(&pat->tree, &more);
     }
-    if (p->options & posix[k].ascii) {
+    if (pat->options & posix[k].ascii) {
         text__range below[] = {{0, 0x7f}};
         text__set ascii = {below, 1};
-        set = text__set_and(&p->tree, &set, &ascii);
+        set = text__set_and(&pat->tree, &set, &ascii);
     }
     return set;
 }
@@ -66,37 +66,37 @@ static size_t posix_property_find(const char *name, size_t n) {
     return posix_find(name, n);
 }
 
-text__set pattern_type(pattern *p, uint32_t letter, bool in_class) {
+text__set pattern_type(pattern *pat, uint32_t letter, bool in_class) {
     const char *name = letter == 'w'   ? "word"
                        : letter == 'd' ? "digit"
                        : letter == 's' ? "space"
                                        : "xdigit";
-    return posix_set(p, posix_find(name, strlen(name)), in_class);
+    return posix_set(pat, posix_find(name, strlen(name)), in_class);
 }
 
-int pattern_property(pattern *p, size_t start, bool in_class, text__set *out) {
-    const char *name = p->text + p->at;
+int pattern_property(pattern *pat, size_t start, bool in_class, text__set *out) {
+    const char *name = pat->text + pat->at;
     char plain[16];
     size_t n = 0, len = 0;
-    while (p->at + n < p->n && name[n] != '}') {
+    while (pat->at + n < pat->len && name[n] != '}') {
         if (name[n] && strchr("(){|", name[n])) break;
-        char c = name[n++];
-        if (c == ' ' || c == '-' || c == '_' || len == sizeof plain) continue;
-        plain[len++] = c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+        char byte = name[n++];
+        if (byte == ' ' || byte == '-' || byte == '_' || len == sizeof plain) continue;
+        plain[len++] = byte >= 'A' && byte <= 'Z' ? (char)(byte - 'A' + 'a') : byte;
     }
-    if (p->at + n == p->n || name[n] != '}')
-        return pattern_wrong(p, start, "a property without its '}'");
-    p->at += n + 1;
+    if (pat->at + n == pat->len || name[n] != '}')
+        return pattern_wrong(pat, start, "a property without its '}'");
+    pat->at += n + 1;
     size_t k = posix_property_find(plain, len);
     if (k < ARRAY_LEN(posix)) {
-        *out = posix_set(p, k, in_class);
+        *out = posix_set(pat, k, in_class);
         return 0;
     }
     int property = text__property_find(name, n);
     if (property < 0)
-        return pattern_unknown(p, start, "the property \\p{%.*s}", (int)(n < 60 ? n : 60), name);
-    if (p->n_used < PATTERN_SCRIPTS) p->used[p->n_used++] = property;
-    *out = text__property_set(&p->tree, property);
+        return pattern_unknown(pat, start, "the property \\p{%.*s}", (int)(n < 60 ? n : 60), name);
+    if (pat->n_used < PATTERN_SCRIPTS) pat->used[pat->n_used++] = property;
+    *out = text__property_set(&pat->tree, property);
     return 0;
 }
 
@@ -106,15 +106,15 @@ typedef enum { ITEM_CHAR, ITEM_SET, ITEM_HYPHEN, ITEM_OPEN, ITEM_CLOSE, ITEM_AND
 typedef struct {
     item_kind kind;
     size_t at;
-    uint32_t c;
+    uint32_t code;
     text__set set;
     bool escaped;
 } item;
 
 /* [:alpha:] and [:^alpha:], behind the bracket: 1; 0: it is none. */
-static int posix_bracket(pattern *p, size_t start, text__set *set) {
-    const char *name = p->text + p->at + 1;
-    size_t most = p->n - p->at - 1, n = 0;
+static int posix_bracket(pattern *pat, size_t start, text__set *set) {
+    const char *name = pat->text + pat->at + 1;
+    size_t most = pat->len - pat->at - 1, n = 0;
     bool negated = most > 0 && name[0] == '^';
     if (negated) name++, most--;
     while (n < most && ((name[n] | 0x20) >= 'a' && (name[n] | 0x20) <= 'z'))
@@ -122,74 +122,75 @@ static int posix_bracket(pattern *p, size_t start, text__set *set) {
     if (n + 2 > most || name[n] != ':' || name[n + 1] != ']' || (n == 0 && !negated)) return 0;
     size_t k = posix_find(name, n);
     if (k == ARRAY_LEN(posix)) {
-        return pattern_unknown(p, start, "the POSIX bracket [:%s%.*s:]", negated ? "^" : "", (int)n,
-                               name);
+        return pattern_unknown(pat, start, "the POSIX bracket [:%s%.*s:]", negated ? "^" : "",
+                               (int)n, name);
     }
-    *set = posix_set(p, k, true);
-    if (negated) *set = text__set_not(&p->tree, set);
-    p->at = (size_t)(name + n + 2 - p->text);
+    *set = posix_set(pat, k, true);
+    if (negated) *set = text__set_not(&pat->tree, set);
+    pat->at = (size_t)(name + n + 2 - pat->text);
     return 1;
 }
 
-static int set_item(pattern *p, item *it, text__set set, bool negated) {
+static int set_item(pattern *pat, item *it, text__set set, bool negated) {
     it->kind = ITEM_SET;
-    it->set = negated ? text__set_not(&p->tree, &set) : set;
+    it->set = negated ? text__set_not(&pat->tree, &set) : set;
     return 0;
 }
 
 /* Behind the backslash. */
-static int escaped_item(pattern *p, item *it) {
-    uint32_t c;
-    if (!pattern_next(p, &c)) return pattern_wrong(p, it->at, "a backslash at the end");
+static int escaped_item(pattern *pat, item *it) {
+    uint32_t letter;
+    if (!pattern_next(pat, &letter)) return pattern_wrong(pat, it->at, "a backslash at the end");
     it->escaped = true;
-    it->c = c;
-    switch (c) {
+    it->code = letter;
+    switch (letter) {
     case 'w':
     case 'd':
     case 's':
-    case 'h': return set_item(p, it, pattern_type(p, c, true), false);
+    case 'h': return set_item(pat, it, pattern_type(pat, letter, true), false);
     case 'W':
     case 'D':
     case 'S':
-    case 'H': return set_item(p, it, pattern_type(p, c - 'A' + 'a', true), true);
+    case 'H': return set_item(pat, it, pattern_type(pat, letter - 'A' + 'a', true), true);
     case 'p':
     case 'P':
-        if (pattern_at(p, '{')) {
-            p->at++;
-            bool caret = pattern_at(p, '^');
-            if (caret) p->at++;
+        if (pattern_at(pat, '{')) {
+            pat->at++;
+            bool caret = pattern_at(pat, '^');
+            if (caret) pat->at++;
             text__set set;
-            if (pattern_property(p, it->at, true, &set) != 0) return -1;
-            return set_item(p, it, set, (c == 'P') != caret);
+            if (pattern_property(pat, it->at, true, &set) != 0) return -1;
+            return set_item(pat, it, set, (letter == 'P') != caret);
         }
         return 0;
     case 'x':
     case 'u':
     case 'o':
-        if (p->at == p->n) return 0;
-        return pattern_numbered(p, it->at, c, true, &it->c);
+        if (pat->at == pat->len) return 0;
+        return pattern_numbered(pat, it->at, letter, true, &it->code);
     default: break;
     }
-    if (c >= '0' && c <= '7') return pattern_numbered(p, it->at, c, true, &it->c);
-    p->at = it->at + 1;
-    return pattern_escaped_value(p, &it->c);
+    if (letter >= '0' && letter <= '7')
+        return pattern_numbered(pat, it->at, letter, true, &it->code);
+    pat->at = it->at + 1;
+    return pattern_escaped_value(pat, &it->code);
 }
 
-static int next_item(pattern *p, size_t start, item *it) {
-    *it = (item){.kind = ITEM_CHAR, .at = p->at};
-    if (!pattern_next(p, &it->c)) return pattern_wrong(p, start, "a class without its ']'");
-    switch (it->c) {
+static int next_item(pattern *pat, size_t start, item *it) {
+    *it = (item){.kind = ITEM_CHAR, .at = pat->at};
+    if (!pattern_next(pat, &it->code)) return pattern_wrong(pat, start, "a class without its ']'");
+    switch (it->code) {
     case ']': it->kind = ITEM_CLOSE; return 0;
     case '-': it->kind = ITEM_HYPHEN; return 0;
-    case '\\': return escaped_item(p, it);
+    case '\\': return escaped_item(pat, it);
     case '&':
-        if (pattern_at(p, '&')) {
-            p->at++;
+        if (pattern_at(pat, '&')) {
+            pat->at++;
             it->kind = ITEM_AND;
         }
         return 0;
     case '[': {
-        int posix_or_not = pattern_at(p, ':') ? posix_bracket(p, it->at, &it->set) : 0;
+        int posix_or_not = pattern_at(pat, ':') ? posix_bracket(pat, it->at, &it->set) : 0;
         it->kind = posix_or_not ? ITEM_SET : ITEM_OPEN;
         return posix_or_not < 0 ? -1 : 0;
     }
@@ -214,7 +215,7 @@ typedef struct {
 } class_traits;
 
 typedef struct {
-    pattern *p;
+    pattern *pat;
     size_t start;
     text__ranges ranges; /* since the last && */
     text__set all;       /* what is left of what stood before it */
@@ -225,131 +226,135 @@ typedef struct {
     class_traits traits;
 } class_reader;
 
-static int read_class(pattern *p, size_t start, text__set *out, bool *negated,
+static int read_class(pattern *pat, size_t start, text__set *out, bool *negated,
                       class_traits *traits);
 
-static void add(class_reader *r, uint32_t lo, uint32_t hi) {
+static void add(class_reader *reader, uint32_t lo, uint32_t hi) {
     if (hi >= UNICODE_END) hi = UNICODE_END - 1;
-    if (lo <= hi) text__ranges_add(&r->p->tree, &r->ranges, lo, hi);
+    if (lo <= hi) text__ranges_add(&reader->pat->tree, &reader->ranges, lo, hi);
 }
 
 /* The character that might have begun a range does not. */
-static void settle(class_reader *r) {
-    if (r->waiting) add(r, r->from, r->from);
-    r->waiting = false;
+static void settle(class_reader *reader) {
+    if (reader->waiting) add(reader, reader->from, reader->from);
+    reader->waiting = false;
 }
 
-static int put_character(class_reader *r, const item *it, uint32_t c) {
-    if (r->place == IN_RANGE) {
-        if (r->from > c) return pattern_wrong(r->p, it->at, "a range from high to low");
-        add(r, r->from, c);
-        r->traits.from_nul = r->traits.from_nul || (r->from == 0 && c >= 0x80);
-        r->waiting = false;
-        r->place = AT_END_OF_RANGE;
+static int put_character(class_reader *reader, const item *it, uint32_t code) {
+    if (reader->place == IN_RANGE) {
+        if (reader->from > code)
+            return pattern_wrong(reader->pat, it->at, "a range from high to low");
+        add(reader, reader->from, code);
+        reader->traits.from_nul = reader->traits.from_nul || (reader->from == 0 && code >= 0x80);
+        reader->waiting = false;
+        reader->place = AT_END_OF_RANGE;
         return 0;
     }
-    settle(r);
-    r->waiting = true;
-    r->from = c;
-    r->place = AT_VALUE;
+    settle(reader);
+    reader->waiting = true;
+    reader->from = code;
+    reader->place = AT_VALUE;
     return 0;
 }
 
-static int put_set(class_reader *r, const item *it) {
-    if (r->place == IN_RANGE) return pattern_wrong(r->p, it->at, "a range that ends in a set");
-    settle(r);
-    text__ranges_add_set(&r->p->tree, &r->ranges, &it->set);
-    r->place = AT_VALUE;
+static int put_set(class_reader *reader, const item *it) {
+    if (reader->place == IN_RANGE)
+        return pattern_wrong(reader->pat, it->at, "a range that ends in a set");
+    settle(reader);
+    text__ranges_add_set(&reader->pat->tree, &reader->ranges, &it->set);
+    reader->place = AT_VALUE;
     return 0;
 }
 
-static int put_class(class_reader *r, const item *it) {
-    pattern *p = r->p;
-    if (r->place == IN_RANGE) return pattern_unknown(p, it->at, "a range that ends in a class");
-    settle(r);
+static int put_class(class_reader *reader, const item *it) {
+    pattern *pat = reader->pat;
+    if (reader->place == IN_RANGE)
+        return pattern_unknown(pat, it->at, "a range that ends in a class");
+    settle(reader);
     text__set set;
     bool negated;
     class_traits traits;
-    if (p->depth == PATTERN_DEPTH)
-        return pattern_unknown(p, it->at, "the class inside %d others", PATTERN_DEPTH);
-    p->depth++;
-    int rc = read_class(p, it->at, &set, &negated, &traits);
-    p->depth--;
+    if (pat->depth == PATTERN_DEPTH)
+        return pattern_unknown(pat, it->at, "the class inside %d others", PATTERN_DEPTH);
+    pat->depth++;
+    int rc = read_class(pat, it->at, &set, &negated, &traits);
+    pat->depth--;
     if (rc != 0) return -1;
     if (negated && traits.from_nul) {
-        return pattern_unknown(p, it->at,
+        return pattern_unknown(pat, it->at,
                                "a negated class in a class, with a range from U+0000 "
                                "beyond ASCII");
     }
-    r->traits.holds_negated = r->traits.holds_negated || traits.holds_negated || negated;
-    r->traits.from_nul = r->traits.from_nul || traits.from_nul;
-    if (negated) set = text__set_not(&p->tree, &set);
-    text__ranges_add_set(&p->tree, &r->ranges, &set);
-    r->place = AT_END_OF_RANGE;
+    reader->traits.holds_negated = reader->traits.holds_negated || traits.holds_negated || negated;
+    reader->traits.from_nul = reader->traits.from_nul || traits.from_nul;
+    if (negated) set = text__set_not(&pat->tree, &set);
+    text__ranges_add_set(&pat->tree, &reader->ranges, &set);
+    reader->place = AT_END_OF_RANGE;
     return 0;
 }
 
 /* A hyphen is itself at the start, at the end, behind a range, and as the end of one. *it becomes
  * what follows where that had to be looked at; *read says so. */
-static int put_hyphen(class_reader *r, item *it, bool *read) {
+static int put_hyphen(class_reader *reader, item *it, bool *read) {
     item hyphen = *it;
-    if (r->place == IN_RANGE) return put_character(r, it, '-');
-    if (next_item(r->p, r->start, it) != 0) return -1;
+    if (reader->place == IN_RANGE) return put_character(reader, it, '-');
+    if (next_item(reader->pat, reader->start, it) != 0) return -1;
     *read = true;
-    if (r->place == AT_VALUE && it->kind != ITEM_CLOSE && it->kind != ITEM_AND) {
-        if (!r->waiting) return pattern_wrong(r->p, hyphen.at, "a range that begins with a set");
-        r->place = IN_RANGE;
+    if (reader->place == AT_VALUE && it->kind != ITEM_CLOSE && it->kind != ITEM_AND) {
+        if (!reader->waiting)
+            return pattern_wrong(reader->pat, hyphen.at, "a range that begins with a set");
+        reader->place = IN_RANGE;
         return 0;
     }
-    return put_character(r, &hyphen, '-');
+    return put_character(reader, &hyphen, '-');
 }
 
-static void put_and(class_reader *r) {
-    arena *a = &r->p->tree;
-    settle(r);
-    text__set here = text__set_of(a, &r->ranges);
-    r->all = r->has_all ? text__set_and(a, &r->all, &here) : here;
-    r->has_all = true;
-    r->ranges = (text__ranges){0};
-    r->place = AT_START;
+static void put_and(class_reader *reader) {
+    arena *mem = &reader->pat->tree;
+    settle(reader);
+    text__set here = text__set_of(mem, &reader->ranges);
+    reader->all = reader->has_all ? text__set_and(mem, &reader->all, &here) : here;
+    reader->has_all = true;
+    reader->ranges = (text__ranges){0};
+    reader->place = AT_START;
 }
 
-static int read_class(pattern *p, size_t start, text__set *out, bool *negated,
+static int read_class(pattern *pat, size_t start, text__set *out, bool *negated,
                       class_traits *traits) {
-    class_reader r = {.p = p, .start = start};
+    class_reader reader = {.pat = pat, .start = start};
     item it;
-    if (next_item(p, start, &it) != 0) return -1;
-    *negated = it.kind == ITEM_CHAR && it.c == '^' && !it.escaped;
-    if (*negated && next_item(p, start, &it) != 0) return -1;
+    if (next_item(pat, start, &it) != 0) return -1;
+    *negated = it.kind == ITEM_CHAR && it.code == '^' && !it.escaped;
+    if (*negated && next_item(pat, start, &it) != 0) return -1;
     if (it.kind == ITEM_CLOSE) { /* []...] */
-        if (memchr(p->text + p->at, ']', p->n - p->at) == NULL)
-            return pattern_wrong(p, start, "an empty class");
+        if (memchr(pat->text + pat->at, ']', pat->len - pat->at) == NULL)
+            return pattern_wrong(pat, start, "an empty class");
         it.kind = ITEM_CHAR;
     }
     while (it.kind != ITEM_CLOSE) {
         bool read = false;
         int rc = 0;
         switch (it.kind) {
-        case ITEM_CHAR: rc = put_character(&r, &it, it.c); break;
-        case ITEM_SET: rc = put_set(&r, &it); break;
-        case ITEM_HYPHEN: rc = put_hyphen(&r, &it, &read); break;
-        case ITEM_OPEN: rc = put_class(&r, &it); break;
-        default: put_and(&r); break;
+        case ITEM_CHAR: rc = put_character(&reader, &it, it.code); break;
+        case ITEM_SET: rc = put_set(&reader, &it); break;
+        case ITEM_HYPHEN: rc = put_hyphen(&reader, &it, &read); break;
+        case ITEM_OPEN: rc = put_class(&reader, &it); break;
+        default: put_and(&reader); break;
         }
-        if (rc != 0 || (!read && next_item(p, start, &it) != 0)) return -1;
+        if (rc != 0 || (!read && next_item(pat, start, &it) != 0)) return -1;
     }
-    put_and(&r);
-    *out = r.all;
-    *traits = r.traits;
-    return p->tree.failed ? pattern_full(p) : 0;
+    put_and(&reader);
+    *out = reader.all;
+    *traits = reader.traits;
+    return pat->tree.failed ? pattern_full(pat) : 0;
 }
 
-int pattern_class(pattern *p, size_t start, text__set *out, bool *negated) {
+int pattern_class(pattern *pat, size_t start, text__set *out, bool *negated) {
     class_traits traits;
-    if (read_class(p, start, out, negated, &traits) != 0) return -1;
-    bool ascii = out->n == 0 || out->at[out->n - 1].hi < 0x80;
+    if (read_class(pat, start, out, negated, &traits) != 0) return -1;
+    bool ascii = out->count == 0 || out->items[out->count - 1].hi < 0x80;
     if (*negated && traits.holds_negated && ascii) {
-        return pattern_unknown(p, start,
+        return pattern_unknown(pat, start,
                                "a negated class of only ASCII that holds a negated "
                                "class");
     }

@@ -1,4 +1,4 @@
-/* pattern_emit_internal.h - between pattern_emit.c, which writes a tree for PCRE2, and
+/* pattern_emit_internal.h - shared by pattern_emit.c, which writes a tree for PCRE2, and
  * pattern_set.c, which writes its sets. */
 #ifndef FATHOM_TEXT_PATTERN_EMIT_INTERNAL_H
 #define FATHOM_TEXT_PATTERN_EMIT_INTERNAL_H
@@ -9,15 +9,15 @@
 enum { EMIT_ATOMS = TEXT__CATEGORIES + PATTERN_SCRIPTS, EMIT_WRITTEN = 32 };
 
 typedef struct {
-    pattern *p;
+    pattern *pat;
     buf *out;
-    bool captures;   /* groups keep their numbers, something refers to them */
-    bool *closed;    /* [p->groups + 1] groups that have ended */
-    bool *called;    /* [p->groups + 1] groups that something calls */
-    unsigned behind; /* look-behinds around */
-    unsigned look;   /* look-arounds */
-    unsigned inside_called;
-    text__atom atoms[EMIT_ATOMS]; /* categories first; loaded when first needed */
+    bool captures;                /* the pattern refers to groups, so they keep their numbers */
+    bool *closed;                 /* [pat->groups + 1] the group has ended */
+    bool *called;                 /* [pat->groups + 1] the pattern calls the group */
+    unsigned behind;              /* number of enclosing look-behinds */
+    unsigned look;                /* of enclosing look-arounds */
+    unsigned inside_called;       /* of enclosing groups that are called */
+    text__atom atoms[EMIT_ATOMS]; /* categories first; loaded on first use */
     size_t n_atoms, n_categories;
     bool atoms_loaded;
     struct {
@@ -28,8 +28,8 @@ typedef struct {
 } emitter;
 
 void emit_code_point(buf *out, uint32_t c);
-/* One character that is in the set, or is not; one item that a quantifier may follow. What fails
- * marks the arena or `out`. */
-void emit_set(emitter *w, const text__set *set, bool negated);
+/* Writes one character in the set, or outside if negated, as one item that may take a quantifier.
+ * A failure marks the arena or `out`. */
+void emit_set(emitter *gen, const text__set *set, bool negated);
 
 #endif

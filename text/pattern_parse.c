@@ -8,16 +8,16 @@
 
 /* ---- nodes ---- */
 
-node *pattern_new_node(pattern *p, node_kind kind, size_t at) {
-    node *n = arena_alloc(&p->tree, sizeof *n);
-    if (n == NULL) {
-        (void)pattern_full(p);
+node *pattern_new_node(pattern *pat, node_kind kind, size_t at) {
+    node *made = arena_alloc(&pat->tree, sizeof *made);
+    if (made == NULL) {
+        (void)pattern_full(pat);
         return NULL;
     }
-    n->kind = kind;
-    n->at = at;
-    n->icase = p->options & OPTION_I;
-    return n;
+    made->kind = kind;
+    made->at = at;
+    made->icase = pat->options & OPTION_I;
+    return made;
 }
 
 void pattern_append(node *parent, node *child) {
@@ -27,22 +27,22 @@ void pattern_append(node *parent, node *child) {
     child->next = NULL;
 }
 
-static node *string_of(pattern *p, size_t at, uint32_t c) {
-    node *n = pattern_new_node(p, NODE_STRING, at);
-    if (n == NULL) return NULL;
-    n->string = arena_alloc(&p->tree, sizeof *n->string);
-    if (n->string == NULL) {
-        (void)pattern_full(p);
+static node *string_of(pattern *pat, size_t at, uint32_t code) {
+    node *made = pattern_new_node(pat, NODE_STRING, at);
+    if (made == NULL) return NULL;
+    made->string = arena_alloc(&pat->tree, sizeof *made->string);
+    if (made->string == NULL) {
+        (void)pattern_full(pat);
         return NULL;
     }
-    n->string[0] = c;
-    n->n = 1;
-    return n;
+    made->string[0] = code;
+    made->len = 1;
+    return made;
 }
 
-static int set_node(pattern *p, size_t at, text__set set, bool negated, node **out) {
-    if ((*out = pattern_new_node(p, NODE_SET, at)) == NULL) return -1;
-    if (p->tree.failed) return pattern_full(p);
+static int set_node(pattern *pat, size_t at, text__set set, bool negated, node **out) {
+    if ((*out = pattern_new_node(pat, NODE_SET, at)) == NULL) return -1;
+    if (pat->tree.failed) return pattern_full(pat);
     (*out)->set = set;
     (*out)->negated = negated;
     (*out)->icase = false;
@@ -52,19 +52,20 @@ static int set_node(pattern *p, size_t at, text__set set, bool negated, node **o
 /* ---- what means nothing ---- */
 
 /* Comments, and under (?x) blanks and comments of its kind. */
-static int skip_ignored(pattern *p) {
-    while (p->at < p->n) {
-        const char *s = p->text + p->at;
-        if (p->n - p->at >= 3 && memcmp(s, "(?#", 3) == 0) {
-            size_t start = p->at;
-            for (p->at += 3; p->at < p->n && p->text[p->at] != ')'; p->at++) {
-                if (p->text[p->at] == '\\' && p->at + 1 < p->n) p->at++;
+static int skip_ignored(pattern *pat) {
+    while (pat->at < pat->len) {
+        const char *next = pat->text + pat->at;
+        if (pat->len - pat->at >= 3 && memcmp(next, "(?#", 3) == 0) {
+            size_t start = pat->at;
+            for (pat->at += 3; pat->at < pat->len && pat->text[pat->at] != ')'; pat->at++) {
+                if (pat->text[pat->at] == '\\' && pat->at + 1 < pat->len) pat->at++;
             }
-            if (!pattern_take(p, ')')) return pattern_wrong(p, start, "a comment without its ')'");
-        } else if ((p->options & OPTION_X) && *s && strchr(" \t\n\r\f", *s)) {
-            p->at++;
-        } else if ((p->options & OPTION_X) && *s == '#') {
-            while (p->at < p->n && p->text[p->at++] != '\n')
+            if (!pattern_take(pat, ')'))
+                return pattern_wrong(pat, start, "a comment without its ')'");
+        } else if ((pat->options & OPTION_X) && *next && strchr(" \t\n\r\f", *next)) {
+            pat->at++;
+        } else if ((pat->options & OPTION_X) && *next == '#') {
+            while (pat->at < pat->len && pat->text[pat->at++] != '\n')
                 ;
         } else {
             break;
@@ -81,55 +82,55 @@ typedef struct {
 } quantifier;
 
 /* {n}, {n,}, {,m}, {n,m}: 1, and beyond it; 0: only a brace. */
-static int interval(pattern *p, quantifier *q) {
-    size_t start = p->at, low_digits, high_digits = 0;
-    p->at++;
-    uint32_t low = pattern_number(p, 10, SIZE_MAX, &low_digits), high = low;
-    bool comma = pattern_take(p, ',');
-    if (comma) high = pattern_number(p, 10, SIZE_MAX, &high_digits);
-    bool valid = pattern_take(p, '}') && low_digits + high_digits > 0;
+static int interval(pattern *pat, quantifier *quant) {
+    size_t start = pat->at, low_digits, high_digits = 0;
+    pat->at++;
+    uint32_t low = pattern_number(pat, 10, SIZE_MAX, &low_digits), high = low;
+    bool comma = pattern_take(pat, ',');
+    if (comma) high = pattern_number(pat, 10, SIZE_MAX, &high_digits);
+    bool valid = pattern_take(pat, '}') && low_digits + high_digits > 0;
     if ((low_digits && low > PATTERN_REPEAT_LIMIT) || (high_digits && high > PATTERN_REPEAT_LIMIT))
-        return pattern_wrong(p, start, "a repeat of over %d", PATTERN_REPEAT_LIMIT);
+        return pattern_wrong(pat, start, "a repeat of over %d", PATTERN_REPEAT_LIMIT);
     if (!valid) {
-        p->at = start;
+        pat->at = start;
         return 0;
     }
     if (low > PATTERN_REPEAT_MAX || (high_digits && high > PATTERN_REPEAT_MAX))
-        return pattern_unknown(p, start, "a repeat of over %d", PATTERN_REPEAT_MAX);
+        return pattern_unknown(pat, start, "a repeat of over %d", PATTERN_REPEAT_MAX);
     bool forever = comma && high_digits == 0;
-    *q = (quantifier){.min = (int)low, .max = forever ? PATTERN_FOREVER : (int)high};
-    q->interval = true;
-    q->fixed = !comma;
+    *quant = (quantifier){.min = (int)low, .max = forever ? PATTERN_FOREVER : (int)high};
+    quant->interval = true;
+    quant->fixed = !comma;
     if (!forever && low > high) { /* the reference's way to write a possessive one */
-        q->min = (int)high;
-        q->max = (int)low;
-        q->possessive = true;
+        quant->min = (int)high;
+        quant->max = (int)low;
+        quant->possessive = true;
     }
     return 1;
 }
 
 /* 1: there was a quantifier. A + behind an interval is not part of it, nor a ? behind {n}. */
-static int read_quantifier(pattern *p, quantifier *q) {
-    if (skip_ignored(p) != 0) return -1;
-    if (pattern_at(p, '{')) {
-        int rc = interval(p, q);
+static int read_quantifier(pattern *pat, quantifier *quant) {
+    if (skip_ignored(pat) != 0) return -1;
+    if (pattern_at(pat, '{')) {
+        int rc = interval(pat, quant);
         if (rc <= 0) return rc;
-    } else if (pattern_take(p, '*')) {
-        *q = (quantifier){.min = 0, .max = PATTERN_FOREVER};
-    } else if (pattern_take(p, '+')) {
-        *q = (quantifier){.min = 1, .max = PATTERN_FOREVER};
-    } else if (pattern_take(p, '?')) {
-        *q = (quantifier){.min = 0, .max = 1};
+    } else if (pattern_take(pat, '*')) {
+        *quant = (quantifier){.min = 0, .max = PATTERN_FOREVER};
+    } else if (pattern_take(pat, '+')) {
+        *quant = (quantifier){.min = 1, .max = PATTERN_FOREVER};
+    } else if (pattern_take(pat, '?')) {
+        *quant = (quantifier){.min = 0, .max = 1};
     } else {
         return 0;
     }
-    if (!q->possessive && !q->fixed && pattern_take(p, '?')) q->lazy = true;
-    else if (!q->interval && pattern_take(p, '+')) q->possessive = true;
+    if (!quant->possessive && !quant->fixed && pattern_take(pat, '?')) quant->lazy = true;
+    else if (!quant->interval && pattern_take(pat, '+')) quant->possessive = true;
     return 1;
 }
 
-static bool is_anchor(const node *n) {
-    switch (n->kind) {
+static bool is_anchor(const node *part) {
+    switch (part->kind) {
     case NODE_AHEAD:
     case NODE_BEHIND:
     case NODE_LINE_START:
@@ -145,49 +146,50 @@ static bool is_anchor(const node *n) {
 }
 
 /* Of a string that is no group only the last character is repeated: *before becomes the rest. */
-static int split_last(pattern *p, node **target, node **before) {
-    node *all = *target, *last = string_of(p, all->at, all->string[all->n - 1]);
+static int split_last(pattern *pat, node **target, node **before) {
+    node *all = *target, *last = string_of(pat, all->at, all->string[all->len - 1]);
     if (last == NULL) return -1;
     last->icase = all->icase;
-    all->n--;
+    all->len--;
     *before = all;
     *target = last;
     return 0;
 }
 
-static int quantified(pattern *p, node **out, bool group) {
+static int quantified(pattern *pat, node **out, bool group) {
     node *target = *out, *before = NULL;
-    quantifier q;
-    for (unsigned depth = p->depth;; depth++) {
-        size_t at = p->at;
-        int rc = read_quantifier(p, &q);
+    quantifier quant;
+    for (unsigned depth = pat->depth;; depth++) {
+        size_t at = pat->at;
+        int rc = read_quantifier(pat, &quant);
         if (rc < 0) return -1;
         if (rc == 0) break;
-        if (is_anchor(target)) return pattern_wrong(p, at, "a repeat of what matches no text");
+        if (is_anchor(target)) return pattern_wrong(pat, at, "a repeat of what matches no text");
         if (depth >= PATTERN_DEPTH)
-            return pattern_unknown(p, at, "the quantifier inside %d others", PATTERN_DEPTH);
-        if (q.min == 1 && q.max == 1 && !q.possessive) { /* (?:ab){1}? is ab? to the reference */
+            return pattern_unknown(pat, at, "the quantifier inside %d others", PATTERN_DEPTH);
+        if (quant.min == 1 && quant.max == 1 &&
+            !quant.possessive) { /* (?:ab){1}? is ab? to the reference */
             group = false;
             continue;
         }
-        if (target->kind == NODE_STRING && target->n > 1 && !group &&
-            split_last(p, &target, &before) != 0)
+        if (target->kind == NODE_STRING && target->len > 1 && !group &&
+            split_last(pat, &target, &before) != 0)
             return -1;
-        node *repeat = pattern_new_node(p, NODE_REPEAT, at);
+        node *repeat = pattern_new_node(pat, NODE_REPEAT, at);
         if (repeat == NULL) return -1;
         pattern_append(repeat, target);
-        repeat->min = q.min;
-        repeat->max = q.max;
-        repeat->lazy = q.lazy;
-        repeat->possessive = q.possessive;
+        repeat->min = quant.min;
+        repeat->max = quant.max;
+        repeat->lazy = quant.lazy;
+        repeat->possessive = quant.possessive;
         bool one = target->kind == NODE_SET || target->kind == NODE_STRING;
-        if (q.possessive && !one) p->atomic = true;
+        if (quant.possessive && !one) pat->atomic = true;
         target = repeat;
         group = false;
     }
     *out = target;
     if (before == NULL) return 0;
-    node *both = pattern_new_node(p, NODE_SEQUENCE, before->at);
+    node *both = pattern_new_node(pat, NODE_SEQUENCE, before->at);
     if (both == NULL) return -1;
     pattern_append(both, before);
     pattern_append(both, target);
@@ -197,208 +199,208 @@ static int quantified(pattern *p, node **out, bool group) {
 
 /* ---- escapes ---- */
 
-static int anchor(pattern *p, node_kind kind, size_t start, node **out) {
-    *out = pattern_new_node(p, kind, start);
+static int anchor(pattern *pat, node_kind kind, size_t start, node **out) {
+    *out = pattern_new_node(pat, kind, start);
     return *out ? 0 : -1;
 }
 
-static int word_edge(pattern *p, size_t start, bool negated, node **out) {
-    if (anchor(p, NODE_WORD_EDGE, start, out) != 0) return -1;
-    (*out)->set = pattern_type(p, 'w', false);
+static int word_edge(pattern *pat, size_t start, bool negated, node **out) {
+    if (anchor(pat, NODE_WORD_EDGE, start, out) != 0) return -1;
+    (*out)->set = pattern_type(pat, 'w', false);
     (*out)->negated = negated;
-    return p->tree.failed ? pattern_full(p) : 0;
+    return pat->tree.failed ? pattern_full(pat) : 0;
 }
 
 /* Any character, or all but a line feed. */
-static int dot(pattern *p, size_t start, bool any, node **out) {
+static int dot(pattern *pat, size_t start, bool any, node **out) {
     text__ranges none = {0};
-    if (!any) text__ranges_add(&p->tree, &none, '\n', '\n');
-    return set_node(p, start, text__set_of(&p->tree, &none), true, out);
+    if (!any) text__ranges_add(&pat->tree, &none, '\n', '\n');
+    return set_node(pat, start, text__set_of(&pat->tree, &none), true, out);
 }
 
 /* \1 to \9, and more where there are so many groups; else an octal number or a digit. */
-static int digits(pattern *p, size_t start, uint32_t first, node **out) {
-    uint32_t c = first;
+static int digits(pattern *pat, size_t start, uint32_t first, node **out) {
+    uint32_t code = first;
     size_t n;
     if (first != '0') {
-        p->at--;
-        uint32_t v = pattern_number(p, 10, SIZE_MAX, &n);
-        if (v <= 1000 && (v <= p->groups || v <= 9)) {
-            if (anchor(p, NODE_BACK_REFERENCE, start, out) != 0) return -1;
-            (*out)->group = v;
-            p->refers = true;
+        pat->at--;
+        uint32_t value = pattern_number(pat, 10, SIZE_MAX, &n);
+        if (value <= 1000 && (value <= pat->groups || value <= 9)) {
+            if (anchor(pat, NODE_BACK_REFERENCE, start, out) != 0) return -1;
+            (*out)->group = value;
+            pat->refers = true;
             return 0;
         }
-        p->at = start + 2;
+        pat->at = start + 2;
     }
-    if (first < '8' && pattern_numbered(p, start, first, false, &c) != 0) return -1;
-    *out = string_of(p, start, c);
+    if (first < '8' && pattern_numbered(pat, start, first, false, &code) != 0) return -1;
+    *out = string_of(pat, start, code);
     return *out ? 0 : -1;
 }
 
 /* Behind the backslash at `start`. *plain: an ordinary character, *out is not set. */
-static int escape(pattern *p, size_t start, bool *plain, uint32_t *c, node **out) {
-    bool found = pattern_next(p, c);
-    if (!found) return pattern_wrong(p, start, "a backslash at the end");
-    switch (*c) {
+static int escape(pattern *pat, size_t start, bool *plain, uint32_t *code, node **out) {
+    bool found = pattern_next(pat, code);
+    if (!found) return pattern_wrong(pat, start, "a backslash at the end");
+    switch (*code) {
     case 'w':
     case 'd':
     case 's':
-    case 'h': return set_node(p, start, pattern_type(p, *c, false), false, out);
+    case 'h': return set_node(pat, start, pattern_type(pat, *code, false), false, out);
     case 'W':
     case 'D':
     case 'S':
-    case 'H': return set_node(p, start, pattern_type(p, *c - 'A' + 'a', false), true, out);
-    case 'b': return word_edge(p, start, false, out);
-    case 'B': return word_edge(p, start, true, out);
-    case 'A': return anchor(p, NODE_TEXT_START, start, out);
-    case 'Z': return anchor(p, NODE_TEXT_END_OR_LINE, start, out);
-    case 'z': return anchor(p, NODE_TEXT_END, start, out);
-    case 'G': p->search_start = true; return anchor(p, NODE_SEARCH_START, start, out);
-    case 'K': return anchor(p, NODE_KEEP, start, out);
-    case 'R': p->atomic = true; return anchor(p, NODE_NEWLINE, start, out);
-    case 'N': return dot(p, start, false, out);
-    case 'O': return dot(p, start, true, out);
+    case 'H': return set_node(pat, start, pattern_type(pat, *code - 'A' + 'a', false), true, out);
+    case 'b': return word_edge(pat, start, false, out);
+    case 'B': return word_edge(pat, start, true, out);
+    case 'A': return anchor(pat, NODE_TEXT_START, start, out);
+    case 'Z': return anchor(pat, NODE_TEXT_END_OR_LINE, start, out);
+    case 'z': return anchor(pat, NODE_TEXT_END, start, out);
+    case 'G': pat->search_start = true; return anchor(pat, NODE_SEARCH_START, start, out);
+    case 'K': return anchor(pat, NODE_KEEP, start, out);
+    case 'R': pat->atomic = true; return anchor(pat, NODE_NEWLINE, start, out);
+    case 'N': return dot(pat, start, false, out);
+    case 'O': return dot(pat, start, true, out);
     case 'X':
     case 'y':
-    case 'Y': return pattern_unknown(p, start, "\\%c", (char)*c);
+    case 'Y': return pattern_unknown(pat, start, "\\%c", (char)*code);
     case 'p':
     case 'P':
-        if (pattern_take(p, '{')) {
+        if (pattern_take(pat, '{')) {
             text__set set;
-            bool negated = (*c == 'P') != pattern_take(p, '^');
-            if (pattern_property(p, start, false, &set) != 0) return -1;
-            return set_node(p, start, set, negated, out);
+            bool negated = (*code == 'P') != pattern_take(pat, '^');
+            if (pattern_property(pat, start, false, &set) != 0) return -1;
+            return set_node(pat, start, set, negated, out);
         }
         *plain = true;
         return 0;
     case 'k':
     case 'g':
-        if (pattern_at(p, '<') || pattern_at(p, '\'')) {
-            char end = pattern_take(p, '<') ? '>' : '\'';
-            if (end == '\'') p->at++;
-            return pattern_reference(p, *c == 'k' ? NODE_BACK_REFERENCE : NODE_CALL, start, end,
-                                     out);
+        if (pattern_at(pat, '<') || pattern_at(pat, '\'')) {
+            char end = pattern_take(pat, '<') ? '>' : '\'';
+            if (end == '\'') pat->at++;
+            return pattern_reference(pat, *code == 'k' ? NODE_BACK_REFERENCE : NODE_CALL, start,
+                                     end, out);
         }
         *plain = true;
         return 0;
     case 'x':
     case 'u':
     case 'o':
-        if ((*c != 'o' && p->at == p->n) || (*c == 'o' && !pattern_at(p, '{'))) {
+        if ((*code != 'o' && pat->at == pat->len) || (*code == 'o' && !pattern_at(pat, '{'))) {
             *plain = true;
             return 0;
         }
-        if (pattern_numbered(p, start, *c, false, c) != 0) return -1;
-        *out = string_of(p, start, *c);
+        if (pattern_numbered(pat, start, *code, false, code) != 0) return -1;
+        *out = string_of(pat, start, *code);
         return *out ? 0 : -1;
     default: break;
     }
-    if (*c >= '0' && *c <= '9') return digits(p, start, *c, out);
-    uint32_t letter = *c;
-    p->at = start + 1;
-    if (pattern_escaped_value(p, c) != 0) return -1;
-    *plain = *c == letter;
+    if (*code >= '0' && *code <= '9') return digits(pat, start, *code, out);
+    uint32_t letter = *code;
+    pat->at = start + 1;
+    if (pattern_escaped_value(pat, code) != 0) return -1;
+    *plain = *code == letter;
     if (*plain) return 0;
-    *out = string_of(p, start, *c);
+    *out = string_of(pat, start, *code);
     return *out ? 0 : -1;
 }
 
 /* ---- expressions ---- */
 
 /* An ordinary character at p->at, spelt as it is or behind a backslash: beyond it, and 1. */
-static int plain_character(pattern *p, uint32_t *c) {
-    size_t start = p->at;
-    if (p->at == p->n) return 0;
-    if (p->text[p->at] == '{') {
-        quantifier q;
-        int rc = interval(p, &q);
+static int plain_character(pattern *pat, uint32_t *code) {
+    size_t start = pat->at;
+    if (pat->at == pat->len) return 0;
+    if (pat->text[pat->at] == '{') {
+        quantifier quant;
+        int rc = interval(pat, &quant);
         if (rc != 0) {
-            p->at = start;
+            pat->at = start;
             return rc < 0 ? -1 : 0;
         }
-    } else if (p->text[p->at] && strchr(".*+?|()^$[", p->text[p->at])) {
+    } else if (pat->text[pat->at] && strchr(".*+?|()^$[", pat->text[pat->at])) {
         return 0;
     }
-    (void)pattern_next(p, c);
-    if (*c != '\\' || p->text[start] != '\\') return 1;
+    (void)pattern_next(pat, code);
+    if (*code != '\\' || pat->text[start] != '\\') return 1;
     uint32_t letter;
-    if (p->at < p->n &&
-        ((unsigned char)p->text[p->at] >= 0x80 ||
-         strchr("wWdDsShHbBAZzGKRNOXyYpPkgxuo0123456789ntrfabevcCM", p->text[p->at]) == NULL)) {
-        (void)pattern_next(p, &letter);
-        *c = letter;
+    if (pat->at < pat->len &&
+        ((unsigned char)pat->text[pat->at] >= 0x80 ||
+         strchr("wWdDsShHbBAZzGKRNOXyYpPkgxuo0123456789ntrfabevcCM", pat->text[pat->at]) == NULL)) {
+        (void)pattern_next(pat, &letter);
+        *code = letter;
         return 1;
     }
-    p->at = start;
+    pat->at = start;
     return 0;
 }
 
 /* As many ordinary characters as follow each other. */
-static int run(pattern *p, size_t start, uint32_t c, node **out) {
-    node *n = string_of(p, start, c);
-    if (n == NULL) return -1;
+static int run(pattern *pat, size_t start, uint32_t code, node **out) {
+    node *string = string_of(pat, start, code);
+    if (string == NULL) return -1;
     size_t cap = 1;
     for (;;) {
-        if (skip_ignored(p) != 0) return -1;
-        int rc = plain_character(p, &c);
+        if (skip_ignored(pat) != 0) return -1;
+        int rc = plain_character(pat, &code);
         if (rc < 0) return -1;
         if (rc == 0) break;
-        if (n->n == cap) {
-            uint32_t *more = arena_array(&p->tree, cap *= 2, sizeof *more);
-            if (more == NULL) return pattern_full(p);
-            memcpy(more, n->string, n->n * sizeof *more);
-            n->string = more;
+        if (string->len == cap) {
+            uint32_t *more = arena_array(&pat->tree, cap *= 2, sizeof *more);
+            if (more == NULL) return pattern_full(pat);
+            memcpy(more, string->string, string->len * sizeof *more);
+            string->string = more;
         }
-        n->string[n->n++] = c;
+        string->string[string->len++] = code;
     }
-    *out = n;
+    *out = string;
     return 0;
 }
 
-static int expression(pattern *p, bool group_head, node **out) {
-    size_t start = p->at;
-    uint32_t c = 0;
+static int expression(pattern *pat, bool group_head, node **out) {
+    size_t start = pat->at;
+    uint32_t code = 0;
     bool plain = false;
-    int rc = plain_character(p, &c);
+    int rc = plain_character(pat, &code);
     if (rc < 0) return -1;
     if (rc > 0) {
-        if (run(p, start, c, out) != 0) return -1;
-        return quantified(p, out, false);
+        if (run(pat, start, code, out) != 0) return -1;
+        return quantified(pat, out, false);
     }
-    switch (p->text[p->at++]) {
+    switch (pat->text[pat->at++]) {
     case '\\':
-        if (escape(p, start, &plain, &c, out) != 0) return -1;
-        if (plain && run(p, start, c, out) != 0) return -1;
+        if (escape(pat, start, &plain, &code, out) != 0) return -1;
+        if (plain && run(pat, start, code, out) != 0) return -1;
         plain = false;
         break;
     case '(':
-        if (pattern_group(p, start, &plain, out) != 0) return -1;
+        if (pattern_group(pat, start, &plain, out) != 0) return -1;
         break;
     case '[': {
         text__set set;
-        bool negated, icase = p->options & OPTION_I;
-        if (pattern_class(p, start, &set, &negated) != 0) return -1;
-        if (icase) set = text__set_fold(&p->tree, &set);
-        if (set_node(p, start, set, negated, out) != 0) return -1;
+        bool negated, icase = pat->options & OPTION_I;
+        if (pattern_class(pat, start, &set, &negated) != 0) return -1;
+        if (icase) set = text__set_fold(&pat->tree, &set);
+        if (set_node(pat, start, set, negated, out) != 0) return -1;
         (*out)->icase = icase;
         break;
     }
     case '.':
-        if (dot(p, start, p->options & OPTION_M, out) != 0) return -1;
+        if (dot(pat, start, pat->options & OPTION_M, out) != 0) return -1;
         break;
     case '^':
-        if (anchor(p, NODE_LINE_START, start, out) != 0) return -1;
+        if (anchor(pat, NODE_LINE_START, start, out) != 0) return -1;
         break;
     case '$':
-        if (anchor(p, NODE_LINE_END, start, out) != 0) return -1;
+        if (anchor(pat, NODE_LINE_END, start, out) != 0) return -1;
         break;
-    default: return pattern_wrong(p, start, "a repeat of nothing");
+    default: return pattern_wrong(pat, start, "a repeat of nothing");
     }
     node *before = *out;
-    if (quantified(p, out, plain) != 0) return -1;
+    if (quantified(pat, out, plain) != 0) return -1;
     if (plain && group_head && *out == before) {
-        node *kept = pattern_new_node(p, NODE_GROUP, start);
+        node *kept = pattern_new_node(pat, NODE_GROUP, start);
         if (kept == NULL) return -1;
         pattern_append(kept, before);
         *out = kept;
@@ -406,58 +408,59 @@ static int expression(pattern *p, bool group_head, node **out) {
     return 0;
 }
 
-static bool ended(const pattern *p) {
-    return p->at == p->n || p->text[p->at] == '|' || p->text[p->at] == ')';
+static bool ended(const pattern *pat) {
+    return pat->at == pat->len || pat->text[pat->at] == '|' || pat->text[pat->at] == ')';
 }
 
 /* What stands one after another. A plain group that is not the first joins its neighbours. */
-static int sequence(pattern *p, bool group_head, node **out) {
+static int sequence(pattern *pat, bool group_head, node **out) {
     node *one, *all = NULL;
-    if (skip_ignored(p) != 0) return -1;
-    if (ended(p)) {
-        *out = pattern_new_node(p, NODE_EMPTY, p->at);
+    if (skip_ignored(pat) != 0) return -1;
+    if (ended(pat)) {
+        *out = pattern_new_node(pat, NODE_EMPTY, pat->at);
         return *out ? 0 : -1;
     }
-    if (expression(p, group_head, &one) != 0) return -1;
+    if (expression(pat, group_head, &one) != 0) return -1;
     for (*out = one;;) {
-        if (skip_ignored(p) != 0) return -1;
-        if (ended(p)) return 0;
+        if (skip_ignored(pat) != 0) return -1;
+        if (ended(pat)) return 0;
         if (all == NULL) {
-            if ((all = pattern_new_node(p, NODE_SEQUENCE, one->at)) == NULL) return -1;
+            if ((all = pattern_new_node(pat, NODE_SEQUENCE, one->at)) == NULL) return -1;
             pattern_append(all, one);
             *out = all;
         }
-        if (expression(p, false, &one) != 0) return -1;
-        for (node *next, *n = one->kind == NODE_SEQUENCE ? one->first : one; n; n = next) {
-            next = n->next;
-            pattern_append(all, n);
-            if (n == one) break;
+        if (expression(pat, false, &one) != 0) return -1;
+        for (node *next, *child = one->kind == NODE_SEQUENCE ? one->first : one; child;
+             child = next) {
+            next = child->next;
+            pattern_append(all, child);
+            if (child == one) break;
         }
     }
 }
 
-int pattern_choice(pattern *p, bool group_head, node **out) {
-    unsigned before = p->options;
+int pattern_choice(pattern *pat, bool group_head, node **out) {
+    unsigned before = pat->options;
     node *all = NULL;
-    if (sequence(p, group_head, out) != 0) return -1;
-    while (pattern_take(p, '|')) {
+    if (sequence(pat, group_head, out) != 0) return -1;
+    while (pattern_take(pat, '|')) {
         if (all == NULL) {
-            if ((all = pattern_new_node(p, NODE_CHOICE, (*out)->at)) == NULL) return -1;
+            if ((all = pattern_new_node(pat, NODE_CHOICE, (*out)->at)) == NULL) return -1;
             pattern_append(all, *out);
         }
         node *one;
-        if (sequence(p, false, &one) != 0) return -1;
+        if (sequence(pat, false, &one) != 0) return -1;
         pattern_append(all, one);
         *out = all;
     }
-    p->options = before;
+    pat->options = before;
     return 0;
 }
 
-int pattern_parse(pattern *p, node **root) {
-    if (!utf8_valid(p->text, p->n))
-        return err_set(p->e, ERR_BAD_FILE, NULL, "%s: not UTF-8", p->what);
-    if (pattern_choice(p, false, root) != 0) return -1;
-    if (p->at < p->n) return pattern_wrong(p, p->at, "a ')' without its group");
+int pattern_parse(pattern *pat, node **root) {
+    if (!utf8_valid(pat->text, pat->len))
+        return err_set(pat->e, ERR_BAD_FILE, NULL, "%s: not UTF-8", pat->label);
+    if (pattern_choice(pat, false, root) != 0) return -1;
+    if (pat->at < pat->len) return pattern_wrong(pat, pat->at, "a ')' without its group");
     return 0;
 }

@@ -24,17 +24,17 @@ static bool known_unicode(void) {
     return version[1] >= '0' && version[1] <= '9' && major >= 14 && major <= 16;
 }
 
-static void load_atoms(emitter *w) {
-    if (w->atoms_loaded) return;
-    w->atoms_loaded = true;
+static void load_atoms(emitter *gen) {
+    if (gen->atoms_loaded) return;
+    gen->atoms_loaded = true;
     if (!known_unicode()) return;
-    arena *a = &w->p->tree;
+    arena *mem = &gen->pat->tree;
     for (size_t k = 0; k < TEXT__CATEGORIES; k++)
-        w->atoms[w->n_atoms++] = text__atom_category(a, k);
-    w->n_categories = w->n_atoms;
-    for (size_t i = 0; i < w->p->n_used; i++) {
-        text__atom *atom = &w->atoms[w->n_atoms];
-        if (text__atom_script(a, w->p->used[i], atom) && atom->sure.n > 0) w->n_atoms++;
+        gen->atoms[gen->n_atoms++] = text__atom_category(mem, k);
+    gen->n_categories = gen->n_atoms;
+    for (size_t i = 0; i < gen->pat->n_used; i++) {
+        text__atom *atom = &gen->atoms[gen->n_atoms];
+        if (text__atom_script(mem, gen->pat->used[i], atom) && atom->sure.count > 0) gen->n_atoms++;
     }
 }
 
@@ -47,26 +47,26 @@ typedef struct {
     text__set ranges;
 } writing;
 
-static size_t cost(const writing *w) {
-    return w->n_used + w->ranges.n;
+static size_t cost(const writing *way) {
+    return way->n_used + way->ranges.count;
 }
 
-static writing by_ranges(emitter *w, const text__set *need, const text__set *reach) {
-    writing out = {.ranges = text__set_within_reach(&w->p->tree, need, reach)};
+static writing by_ranges(emitter *gen, const text__set *need, const text__set *reach) {
+    writing out = {.ranges = text__set_within_reach(&gen->pat->tree, need, reach)};
     return out;
 }
 
-static writing by_atoms(emitter *w, const text__set *need, const text__set *reach) {
-    arena *a = &w->p->tree;
-    writing best = by_ranges(w, need, reach);
+static writing by_atoms(emitter *gen, const text__set *need, const text__set *reach) {
+    arena *mem = &gen->pat->tree;
+    writing best = by_ranges(gen, need, reach);
     text__set left = *need;
-    for (size_t k = 0; k < w->n_atoms && best.ranges.n > 1; k++) {
-        const text__atom *atom = &w->atoms[k];
+    for (size_t k = 0; k < gen->n_atoms && best.ranges.count > 1; k++) {
+        const text__atom *atom = &gen->atoms[k];
         if (!text__set_within(&atom->most, reach)) continue;
-        text__set other = text__set_not(a, &atom->sure);
-        text__set less = text__set_and(a, &left, &other);
-        text__set ranges = text__set_within_reach(a, &less, reach);
-        if (ranges.n + 1 >= best.ranges.n) continue;
+        text__set other = text__set_not(mem, &atom->sure);
+        text__set less = text__set_and(mem, &left, &other);
+        text__set ranges = text__set_within_reach(mem, &less, reach);
+        if (ranges.count + 1 >= best.ranges.count) continue;
         best.used[k] = true;
         best.n_used++;
         best.ranges = ranges;
@@ -77,68 +77,69 @@ static writing by_atoms(emitter *w, const text__set *need, const text__set *reac
 
 /* ---- writing ---- */
 
-void emit_code_point(buf *out, uint32_t c) {
-    bool plain = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
-    if (plain) buf_printf(out, "%c", (char)c);
-    else buf_printf(out, "\\x{%x}", (unsigned)c);
+void emit_code_point(buf *out, uint32_t code) {
+    bool plain = (code >= '0' && code <= '9') || (code >= 'A' && code <= 'Z') ||
+                 (code >= 'a' && code <= 'z');
+    if (plain) buf_printf(out, "%c", (char)code);
+    else buf_printf(out, "\\x{%x}", (unsigned)code);
 }
 
-static void write_class(emitter *w, const writing *how, bool negated) {
-    buf_puts(w->out, negated ? "[^" : "[");
-    for (size_t k = 0; k < w->n_atoms; k++) {
+static void write_class(emitter *gen, const writing *how, bool negated) {
+    buf_puts(gen->out, negated ? "[^" : "[");
+    for (size_t k = 0; k < gen->n_atoms; k++) {
         if (!how->used[k]) continue;
-        buf_printf(w->out, "\\p{%s%s}", k < w->n_categories ? "" : "sc:", w->atoms[k].name);
+        buf_printf(gen->out, "\\p{%s%s}", k < gen->n_categories ? "" : "sc:", gen->atoms[k].name);
     }
-    for (size_t i = 0; i < how->ranges.n; i++) {
-        uint32_t lo = how->ranges.at[i].lo, hi = how->ranges.at[i].hi;
-        emit_code_point(w->out, lo);
+    for (size_t i = 0; i < how->ranges.count; i++) {
+        uint32_t lo = how->ranges.items[i].lo, hi = how->ranges.items[i].hi;
+        emit_code_point(gen->out, lo);
         if (hi == lo) continue;
-        buf_puts(w->out, "-");
-        emit_code_point(w->out, hi);
+        buf_puts(gen->out, "-");
+        emit_code_point(gen->out, hi);
     }
-    buf_puts(w->out, "]");
+    buf_puts(gen->out, "]");
 }
 
 /* The same set was often written before. */
-static bool write_again(emitter *w, const text__set *s) {
-    for (size_t i = 0; i < w->n_written; i++) {
-        if (!text__set_equal(&w->written[i].set, s)) continue;
-        size_t at = w->written[i].at, len = w->written[i].len;
-        if (buf_reserve(w->out, len) == 0) buf_append(w->out, w->out->data + at, len);
+static bool write_again(emitter *gen, const text__set *set) {
+    for (size_t i = 0; i < gen->n_written; i++) {
+        if (!text__set_equal(&gen->written[i].set, set)) continue;
+        size_t at = gen->written[i].at, len = gen->written[i].len;
+        if (buf_reserve(gen->out, len) == 0) buf_append(gen->out, gen->out->data + at, len);
         return true;
     }
     return false;
 }
 
-void emit_set(emitter *w, const text__set *set, bool negated) {
-    arena *a = &w->p->tree;
+void emit_set(emitter *gen, const text__set *set, bool negated) {
+    arena *mem = &gen->pat->tree;
     text__range surrogates[] = {{SURROGATE_LO, SURROGATE_HI}};
-    text__set none = {surrogates, 1}, all = text__set_not(a, &none);
-    text__set turned = text__set_not(a, set);
-    const text__set *s = negated ? &turned : set;
-    text__set in = text__set_and(a, s, &all), inverse = text__set_not(a, s);
-    text__set out = text__set_and(a, &inverse, &all);
-    if (a->failed || write_again(w, &in)) return;
-    size_t at = w->out->len;
-    if (out.n == 0) {
-        buf_puts(w->out, ".");
-    } else if (in.n == 0) {
-        buf_puts(w->out, "[^\\x{0}-\\x{10ffff}]");
-    } else if (in.n == 1 && in.at[0].lo == in.at[0].hi) {
-        emit_code_point(w->out, in.at[0].lo);
+    text__set none = {surrogates, 1}, all = text__set_not(mem, &none);
+    text__set turned = text__set_not(mem, set);
+    const text__set *members = negated ? &turned : set;
+    text__set in = text__set_and(mem, members, &all), inverse = text__set_not(mem, members);
+    text__set out = text__set_and(mem, &inverse, &all);
+    if (mem->failed || write_again(gen, &in)) return;
+    size_t at = gen->out->len;
+    if (out.count == 0) {
+        buf_puts(gen->out, ".");
+    } else if (in.count == 0) {
+        buf_puts(gen->out, "[^\\x{0}-\\x{10ffff}]");
+    } else if (in.count == 1 && in.items[0].lo == in.items[0].hi) {
+        emit_code_point(gen->out, in.items[0].lo);
     } else {
-        text__set out_reach = text__set_not(a, &in), in_reach = text__set_not(a, &out);
-        writing yes = by_ranges(w, &in, &in_reach), no = by_ranges(w, &out, &out_reach);
+        text__set out_reach = text__set_not(mem, &in), in_reach = text__set_not(mem, &out);
+        writing yes = by_ranges(gen, &in, &in_reach), no = by_ranges(gen, &out, &out_reach);
         if (cost(&yes) > FEW && cost(&no) > FEW) {
-            load_atoms(w);
-            yes = by_atoms(w, &in, &in_reach);
-            no = by_atoms(w, &out, &out_reach);
+            load_atoms(gen);
+            yes = by_atoms(gen, &in, &in_reach);
+            no = by_atoms(gen, &out, &out_reach);
         }
         bool shorter = cost(&no) < cost(&yes);
-        write_class(w, shorter ? &no : &yes, shorter);
+        write_class(gen, shorter ? &no : &yes, shorter);
     }
-    if (w->n_written == EMIT_WRITTEN || w->out->failed) return;
-    w->written[w->n_written].set = in;
-    w->written[w->n_written].at = at;
-    w->written[w->n_written++].len = w->out->len - at;
+    if (gen->n_written == EMIT_WRITTEN || gen->out->failed) return;
+    gen->written[gen->n_written].set = in;
+    gen->written[gen->n_written].at = at;
+    gen->written[gen->n_written++].len = gen->out->len - at;
 }

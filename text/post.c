@@ -8,63 +8,64 @@
 #include <string.h>
 
 /* The first token wins where a file names several. */
-static void take(text__loader *l, const char *name, json_int_t id) {
-    tokenizer *t = l->t;
-    bool there = id >= 0 && id < (json_int_t)t->n_ids && t->tokens[id].key_len > 0;
-    if (!there || t->bos != TEXT__NO_ID) {
-        log_line(LOG_WARN, "%s: the post_processor puts '%.40s' before every text, %s", l->what,
-                 name, there ? "behind another token; it is left out" : "which is no token here");
+static void take(text__loader *loader, const char *name, json_int_t id) {
+    tokenizer *tok = loader->tok;
+    bool there = id >= 0 && id < (json_int_t)tok->n_ids && tok->tokens[id].key_len > 0;
+    if (!there || tok->bos != TEXT__NO_ID) {
+        log_line(LOG_WARN, "%s: the post_processor puts '%.40s' before every text, %s",
+                 loader->file, name,
+                 there ? "behind another token; it is left out" : "which is no token here");
         return;
     }
-    t->bos = (uint32_t)id;
+    tok->bos = (uint32_t)id;
 }
 
 /* "special_tokens" says which ids a name stands for; the reference looks nowhere else. */
-static void take_named(text__loader *l, const json_t *post, const char *name) {
+static void take_named(text__loader *loader, const json_t *post, const char *name) {
     const json_t *special = json_object_get(json_object_get(post, "special_tokens"), name);
     const json_t *id = json_array_get(json_object_get(special, "ids"), 0);
     uint32_t found;
-    if (json_is_integer(id)) take(l, name, json_integer_value(id));
-    else take(l, name, tokenizer_find(l->t, name, &found) ? (json_int_t)found : -1);
+    if (json_is_integer(id)) take(loader, name, json_integer_value(id));
+    else take(loader, name, tokenizer_find(loader->tok, name, &found) ? (json_int_t)found : -1);
 }
 
-static void load_template(text__loader *l, const json_t *post) {
+static void load_template(text__loader *loader, const json_t *post) {
     const json_t *part;
     size_t i;
     json_array_foreach(json_object_get(post, "single"), i, part) {
         const json_t *special = json_object_get(part, "SpecialToken");
         const char *name = json_string_value(json_object_get(special, "id"));
         if (special == NULL) return; /* the text; what comes behind it is never written */
-        if (name) take_named(l, post, name);
+        if (name) take_named(loader, post, name);
     }
 }
 
 /* BERT's and RoBERTa's: "cls" is a pair of name and id. */
-static void load_cls(text__loader *l, const json_t *post) {
+static void load_cls(text__loader *loader, const json_t *post) {
     const json_t *cls = json_object_get(post, "cls"), *id = json_array_get(cls, 1);
     const char *name = json_string_value(json_array_get(cls, 0));
-    if (name && json_is_integer(id)) take(l, name, json_integer_value(id));
+    if (name && json_is_integer(id)) take(loader, name, json_integer_value(id));
 }
 
-static void load_one(text__loader *l, const json_t *post, const char *type) {
-    if (strcmp(type, "TemplateProcessing") == 0) load_template(l, post);
+static void load_one(text__loader *loader, const json_t *post, const char *type) {
+    if (strcmp(type, "TemplateProcessing") == 0) load_template(loader, post);
     else if (strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0)
-        load_cls(l, post);
+        load_cls(loader, post);
     else if (strcmp(type, "ByteLevel") != 0) /* which moves offsets only */
-        log_line(LOG_WARN, "%s: post_processor %.40s is not applied", l->what, type);
+        log_line(LOG_WARN, "%s: post_processor %.40s is not applied", loader->file, type);
 }
 
-void text__post_load(text__loader *l, const json_t *post) {
+void text__post_load(text__loader *loader, const json_t *post) {
     const char *type = json_string_value(json_object_get(post, "type"));
     if (type == NULL) return;
     if (strcmp(type, "Sequence") != 0) {
-        load_one(l, post, type);
+        load_one(loader, post, type);
         return;
     }
     const json_t *one;
     size_t i;
     json_array_foreach(json_object_get(post, "processors"), i, one) {
         type = json_string_value(json_object_get(one, "type"));
-        if (type) load_one(l, one, type);
+        if (type) load_one(loader, one, type);
     }
 }

@@ -17,169 +17,175 @@
 
 /* An item is a match or what stands between two matches. */
 typedef struct {
-    text__encoder *c;
+    text__encoder *enc;
     uint32_t step;
     const char *text;
     size_t start, end; /* held back: the next item may join it */
     bool held, was_match;
 } splitter;
 
-static int flush(splitter *s) {
-    if (!s->held || s->start == s->end) return 0;
-    s->held = false;
-    return text__encode_split(s->c, s->step + 1, s->text + s->start, s->end - s->start);
+static int flush(splitter *splits) {
+    if (!splits->held || splits->start == splits->end) return 0;
+    splits->held = false;
+    return text__encode_split(splits->enc, splits->step + 1, splits->text + splits->start,
+                              splits->end - splits->start);
 }
 
-static bool joins(const splitter *s, text__behavior b, bool is_match) {
-    if (!s->held) return false;
-    switch (b) {
-    case TEXT__MERGED_WITH_PREVIOUS: return is_match && !s->was_match;
-    case TEXT__MERGED_WITH_NEXT: return !is_match && s->was_match;
-    case TEXT__CONTIGUOUS: return is_match == s->was_match;
+static bool joins(const splitter *splits, text__behavior behavior, bool is_match) {
+    if (!splits->held) return false;
+    switch (behavior) {
+    case TEXT__MERGED_WITH_PREVIOUS: return is_match && !splits->was_match;
+    case TEXT__MERGED_WITH_NEXT: return !is_match && splits->was_match;
+    case TEXT__CONTIGUOUS: return is_match == splits->was_match;
     default: return false;
     }
 }
 
 static int item(void *ud, size_t start, size_t end, bool is_match) {
-    splitter *s = ud;
-    const text__step *step = &s->c->t->steps[s->step];
+    splitter *splits = ud;
+    const text__step *step = &splits->enc->tok->steps[splits->step];
     is_match = is_match != step->invert;
     if (step->behavior == TEXT__REMOVED && is_match) {
-        int rc = flush(s);
-        s->held = false;
+        int rc = flush(splits);
+        splits->held = false;
         return rc;
     }
-    if (joins(s, step->behavior, is_match)) {
-        s->end = end;
+    if (joins(splits, step->behavior, is_match)) {
+        splits->end = end;
     } else {
-        if (flush(s) != 0) return -1;
-        s->start = start;
-        s->end = end;
-        s->held = true;
+        if (flush(splits) != 0) return -1;
+        splits->start = start;
+        splits->end = end;
+        splits->held = true;
     }
-    s->was_match = is_match;
+    splits->was_match = is_match;
     return 0;
 }
 
-int text__each_match(text__encoder *c, const text__pattern *pattern, const char *text, size_t n,
+int text__each_match(text__encoder *enc, const text__pattern *pattern, const char *text, size_t n,
                      text__match_item *take, void *ud) {
-    text__matches m = {.pattern = pattern, .text = text, .n = n};
+    text__matches matches = {.pattern = pattern, .text = text, .len = n};
     size_t done = 0; /* end of the last match */
     for (;;) {
-        int rc = text__match_next(&c->search, &m, c->e);
+        int rc = text__match_next(&enc->search, &matches, enc->e);
         if (rc < 0) return -1;
         if (rc == 0) break;
-        if (m.start > done && take(ud, done, m.start, false) != 0) return -1;
-        if (take(ud, m.start, m.end, true) != 0) return -1;
-        done = m.end;
+        if (matches.start > done && take(ud, done, matches.start, false) != 0) return -1;
+        if (take(ud, matches.start, matches.end, true) != 0) return -1;
+        done = matches.end;
     }
     return done < n ? take(ud, done, n, false) : 0;
 }
 
-static int split(text__encoder *c, uint32_t k, const char *text, size_t n) {
-    splitter s = {.c = c, .step = k, .text = text};
-    if (text__each_match(c, &c->t->steps[k].pattern, text, n, item, &s) != 0) return -1;
-    return flush(&s);
+static int split(text__encoder *enc, uint32_t step, const char *text, size_t n) {
+    splitter splits = {.enc = enc, .step = step, .text = text};
+    if (text__each_match(enc, &enc->tok->steps[step].pattern, text, n, item, &splits) != 0)
+        return -1;
+    return flush(&splits);
 }
 
 /* HF's ByteLevel puts a space before every text that reaches it without one. */
-static int with_space(text__encoder *c, uint32_t k, const char *text, size_t n) {
+static int with_space(text__encoder *enc, uint32_t step, const char *text, size_t n) {
     char *copy = malloc(n + 1);
-    if (copy == NULL) return err_set(c->e, ERR_NO_MEMORY, NULL, "out of memory for the tokenizer");
+    if (copy == NULL)
+        return err_set(enc->e, ERR_NO_MEMORY, NULL, "out of memory for the tokenizer");
     copy[0] = ' ';
     memcpy(copy + 1, text, n);
-    int rc = c->t->steps[k].pattern.code ? split(c, k, copy, n + 1)
-                                         : text__encode_split(c, k + 1, copy, n + 1);
+    int rc = enc->tok->steps[step].pattern.code ? split(enc, step, copy, n + 1)
+                                                : text__encode_split(enc, step + 1, copy, n + 1);
     free(copy);
     return rc;
 }
 
 /* The text with another character for each space, into `out`. */
-static void put_spaces(buf *out, const text__metaspace *m, const char *text, size_t n) {
+static void put_spaces(buf *out, const text__metaspace *meta, const char *text, size_t n) {
     for (const char *end = text + n, *at; text < end; text = at + (at < end)) {
         at = memchr(text, ' ', (size_t)(end - text));
         if (at == NULL) at = end;
         buf_append(out, text, (size_t)(at - text));
-        if (at < end) buf_append(out, m->replacement, m->len);
+        if (at < end) buf_append(out, meta->replacement, meta->len);
     }
 }
 
 /* Each piece but the first begins with the replacement. */
-static int cut_spaces(text__encoder *c, uint32_t k, const char *text, size_t n) {
-    const text__metaspace *m = &c->t->steps[k].meta;
+static int cut_spaces(text__encoder *enc, uint32_t step, const char *text, size_t n) {
+    const text__metaspace *meta = &enc->tok->steps[step].meta;
     while (n > 0) {
-        const char *at = n > m->len ? memmem(text + 1, n - 1, m->replacement, m->len) : NULL;
+        const char *at =
+            n > meta->len ? memmem(text + 1, n - 1, meta->replacement, meta->len) : NULL;
         size_t len = at ? (size_t)(at - text) : n;
-        if (text__encode_split(c, k + 1, text, len) != 0) return -1;
+        if (text__encode_split(enc, step + 1, text, len) != 0) return -1;
         text += len;
         n -= len;
     }
     return 0;
 }
 
-static int metaspace(text__encoder *c, uint32_t k, const char *text, size_t n) {
-    const text__metaspace *m = &c->t->steps[k].meta;
-    const char *first = c->first;
-    bool prefix = m->prepend == TEXT__ALWAYS || (m->prepend == TEXT__FIRST && text == first);
-    buf b = {0};
-    bool begins = text[0] == ' ' || (n >= m->len && memcmp(text, m->replacement, m->len) == 0);
-    if (prefix && !begins) buf_append(&b, m->replacement, m->len);
-    put_spaces(&b, m, text, n);
-    int rc = b.failed ? err_set(c->e, ERR_NO_MEMORY, NULL, "out of memory for the tokenizer") : 0;
-    if (text == first) c->first = b.data;
+static int metaspace(text__encoder *enc, uint32_t step, const char *text, size_t n) {
+    const text__metaspace *meta = &enc->tok->steps[step].meta;
+    const char *first = enc->text_start;
+    bool prefix = meta->prepend == TEXT__ALWAYS || (meta->prepend == TEXT__FIRST && text == first);
+    buf out = {0};
+    bool begins =
+        text[0] == ' ' || (n >= meta->len && memcmp(text, meta->replacement, meta->len) == 0);
+    if (prefix && !begins) buf_append(&out, meta->replacement, meta->len);
+    put_spaces(&out, meta, text, n);
+    int rc =
+        out.failed ? err_set(enc->e, ERR_NO_MEMORY, NULL, "out of memory for the tokenizer") : 0;
+    if (text == first) enc->text_start = out.data;
     if (rc == 0)
-        rc = m->split ? cut_spaces(c, k, b.data, b.len)
-                      : text__encode_split(c, k + 1, b.data, b.len);
-    c->first = first;
-    buf_deinit(&b);
+        rc = meta->split ? cut_spaces(enc, step, out.data, out.len)
+                         : text__encode_split(enc, step + 1, out.data, out.len);
+    enc->text_start = first;
+    buf_deinit(&out);
     return rc;
 }
 
-int text__encode_split(text__encoder *c, uint32_t k, const char *text, size_t n) {
+int text__encode_split(text__encoder *enc, uint32_t step, const char *text, size_t n) {
     if (n == 0) return 0;
-    if (k == c->t->n_steps) return text__encode_piece(c, text, n);
-    const text__step *step = &c->t->steps[k];
-    if (step->meta.len) return metaspace(c, k, text, n);
-    if (step->add_prefix_space && text[0] != ' ') return with_space(c, k, text, n);
-    if (step->pattern.code == NULL) return text__encode_split(c, k + 1, text, n);
-    return split(c, k, text, n);
+    if (step == enc->tok->n_steps) return text__encode_piece(enc, text, n);
+    const text__step *rule = &enc->tok->steps[step];
+    if (rule->meta.len) return metaspace(enc, step, text, n);
+    if (rule->add_prefix_space && text[0] != ' ') return with_space(enc, step, text, n);
+    if (rule->pattern.code == NULL) return text__encode_split(enc, step + 1, text, n);
+    return split(enc, step, text, n);
 }
 
 /* ---- loading ---- */
 
-static int compile(text__step *step, const char *pattern, size_t n, bool literal, const char *what,
+static int compile(text__step *step, const char *pattern, size_t n, bool literal, const char *file,
                    err *e) {
-    char whose[256];
-    (void)snprintf(whose, sizeof whose, "%s: split pattern", what);
-    return text__pattern_compile(&step->pattern, pattern, n, literal, whose, e);
+    char label[256];
+    (void)snprintf(label, sizeof label, "%s: split pattern", file);
+    return text__pattern_compile(&step->pattern, pattern, n, literal, label, e);
 }
 
-int text__pattern_load(text__pattern *p, const json_t *regex, const char *key, const char *what,
-                       err *e) {
-    char whose[256];
-    (void)snprintf(whose, sizeof whose, "%s: %s pattern", what, key);
-    return text__pattern_compile(p, json_string_value(regex), json_string_length(regex), false,
-                                 whose, e);
+int text__pattern_load(text__pattern *pattern, const json_t *regex, const char *key,
+                       const char *file, err *e) {
+    char label[256];
+    (void)snprintf(label, sizeof label, "%s: %s pattern", file, key);
+    return text__pattern_compile(pattern, json_string_value(regex), json_string_length(regex),
+                                 false, label, e);
 }
 
 static int load_bool(const json_t *object, const char *key, bool otherwise, bool *out,
-                     const char *what, err *e) {
-    const json_t *v = json_object_get(object, key);
-    if (v && !json_is_boolean(v)) {
-        return err_set(e, ERR_BAD_FILE, key, "%s: %s must be true or false", what, key);
+                     const char *file, err *e) {
+    const json_t *value = json_object_get(object, key);
+    if (value && !json_is_boolean(value)) {
+        return err_set(e, ERR_BAD_FILE, key, "%s: %s must be true or false", file, key);
     }
-    *out = v ? json_is_true(v) : otherwise;
+    *out = value ? json_is_true(value) : otherwise;
     return 0;
 }
 
-static int load_byte_level(text__step *step, const json_t *pre, const char *what, err *e) {
+static int load_byte_level(text__step *step, const json_t *pre, const char *file, err *e) {
     bool use_regex = true;
-    if (load_bool(pre, "add_prefix_space", true, &step->add_prefix_space, what, e) != 0) return -1;
-    if (load_bool(pre, "use_regex", true, &use_regex, what, e) != 0) return -1;
-    return use_regex ? compile(step, GPT2_PATTERN, sizeof GPT2_PATTERN - 1, false, what, e) : 0;
+    if (load_bool(pre, "add_prefix_space", true, &step->add_prefix_space, file, e) != 0) return -1;
+    if (load_bool(pre, "use_regex", true, &use_regex, file, e) != 0) return -1;
+    return use_regex ? compile(step, GPT2_PATTERN, sizeof GPT2_PATTERN - 1, false, file, e) : 0;
 }
 
-static int load_split(text__step *step, const json_t *pre, const char *what, err *e) {
+static int load_split(text__step *step, const json_t *pre, const char *file, err *e) {
     static const char *const names[] = {
         [TEXT__ISOLATED] = "Isolated",
         [TEXT__REMOVED] = "Removed",
@@ -188,96 +194,96 @@ static int load_split(text__step *step, const json_t *pre, const char *what, err
         [TEXT__CONTIGUOUS] = "Contiguous",
     };
     const char *behavior = json_string_value(json_object_get(pre, "behavior"));
-    size_t b = 0;
-    while (b < ARRAY_LEN(names) && (behavior == NULL || strcmp(names[b], behavior) != 0))
-        b++;
-    if (b == ARRAY_LEN(names)) {
-        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: unknown Split behavior", what);
+    size_t kind = 0;
+    while (kind < ARRAY_LEN(names) && (behavior == NULL || strcmp(names[kind], behavior) != 0))
+        kind++;
+    if (kind == ARRAY_LEN(names)) {
+        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: unknown Split behavior", file);
     }
-    step->behavior = (text__behavior)b;
-    if (load_bool(pre, "invert", false, &step->invert, what, e) != 0) return -1;
+    step->behavior = (text__behavior)kind;
+    if (load_bool(pre, "invert", false, &step->invert, file, e) != 0) return -1;
     const json_t *pattern = json_object_get(pre, "pattern");
     const json_t *regex = json_object_get(pattern, "Regex"),
                  *plain = json_object_get(pattern, "String");
     const json_t *text = regex ? regex : plain;
     if (!json_is_string(text)) {
         return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: a Split without Regex or String",
-                       what);
+                       file);
     }
-    return compile(step, json_string_value(text), json_string_length(text), regex == NULL, what, e);
+    return compile(step, json_string_value(text), json_string_length(text), regex == NULL, file, e);
 }
 
-static int load_digits(text__step *step, const json_t *pre, const char *what, err *e) {
+static int load_digits(text__step *step, const json_t *pre, const char *file, err *e) {
     bool individual = false;
-    if (load_bool(pre, "individual_digits", false, &individual, what, e) != 0) return -1;
+    if (load_bool(pre, "individual_digits", false, &individual, file, e) != 0) return -1;
     step->behavior = individual ? TEXT__ISOLATED : TEXT__CONTIGUOUS;
-    return compile(step, "\\p{N}", 5, false, what, e);
+    return compile(step, "\\p{N}", 5, false, file, e);
 }
 
-int text__metaspace_load(text__metaspace *m, const json_t *one, const char *key, const char *what,
-                         err *e) {
+int text__metaspace_load(text__metaspace *meta, const json_t *one, const char *key,
+                         const char *file, err *e) {
     static const char *const schemes[] = {
         [TEXT__ALWAYS] = "always", [TEXT__FIRST] = "first", [TEXT__NEVER] = "never"};
     const json_t *text = json_object_get(one, "replacement"),
                  *scheme = json_object_get(one, "prepend_scheme"),
                  *old = json_object_get(one, "add_prefix_space");
-    size_t n = json_string_length(text), k = 0;
-    *m = (text__metaspace){.split = true};
-    if (n == 0 || n >= sizeof m->replacement || utf8_char(json_string_value(text), n) != n)
-        return err_set(e, ERR_BAD_FILE, key, "%s: a Metaspace without a replacement", what);
-    memcpy(m->replacement, json_string_value(text), n);
-    m->len = (uint8_t)n;
-    while (json_is_string(scheme) && k < ARRAY_LEN(schemes) &&
-           strcmp(schemes[k], json_string_value(scheme)) != 0)
-        k++;
-    if (k == ARRAY_LEN(schemes) || (scheme && !json_is_string(scheme)))
-        return err_set(e, ERR_BAD_FILE, key, "%s: unknown prepend_scheme of a Metaspace", what);
-    m->prepend = json_is_false(old) ? TEXT__NEVER : (text__prepend)k; /* how it was said once */
+    size_t n = json_string_length(text), i = 0;
+    *meta = (text__metaspace){.split = true};
+    if (n == 0 || n >= sizeof meta->replacement || utf8_char(json_string_value(text), n) != n)
+        return err_set(e, ERR_BAD_FILE, key, "%s: a Metaspace without a replacement", file);
+    memcpy(meta->replacement, json_string_value(text), n);
+    meta->len = (uint8_t)n;
+    while (json_is_string(scheme) && i < ARRAY_LEN(schemes) &&
+           strcmp(schemes[i], json_string_value(scheme)) != 0)
+        i++;
+    if (i == ARRAY_LEN(schemes) || (scheme && !json_is_string(scheme)))
+        return err_set(e, ERR_BAD_FILE, key, "%s: unknown prepend_scheme of a Metaspace", file);
+    meta->prepend = json_is_false(old) ? TEXT__NEVER : (text__prepend)i; /* how it was said once */
     if (json_is_null(json_object_get(one, "split"))) return 0;
-    return load_bool(one, "split", true, &m->split, what, e);
+    return load_bool(one, "split", true, &meta->split, file, e);
 }
 
 /* *bytes is set when the step turns text into bytes, which has to happen and comes last. */
-static int load_step(tokenizer *t, const json_t *pre, bool *bytes, const char *what, err *e) {
+static int load_step(tokenizer *tok, const json_t *pre, bool *bytes, const char *file, err *e) {
     const char *type = json_string_value(json_object_get(pre, "type"));
     if (type == NULL)
-        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: a pre_tokenizer without type", what);
+        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: a pre_tokenizer without type", file);
     if (*bytes) {
         return err_set(e, ERR_BAD_FILE, "pre_tokenizer",
-                       "%s: a %.40s pre_tokenizer after ByteLevel", what, type);
+                       "%s: a %.40s pre_tokenizer after ByteLevel", file, type);
     }
-    if (t->n_steps == TEXT__MAX_STEPS) {
-        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: more than %d pre_tokenizers", what,
+    if (tok->n_steps == TEXT__MAX_STEPS) {
+        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: more than %d pre_tokenizers", file,
                        TEXT__MAX_STEPS);
     }
-    text__step *step = &t->steps[t->n_steps++];
-    if (strcmp(type, "Split") == 0) return load_split(step, pre, what, e);
-    if (strcmp(type, "Digits") == 0) return load_digits(step, pre, what, e);
+    text__step *step = &tok->steps[tok->n_steps++];
+    if (strcmp(type, "Split") == 0) return load_split(step, pre, file, e);
+    if (strcmp(type, "Digits") == 0) return load_digits(step, pre, file, e);
     if (strcmp(type, "Metaspace") == 0)
-        return text__metaspace_load(&step->meta, pre, "pre_tokenizer", what, e);
+        return text__metaspace_load(&step->meta, pre, "pre_tokenizer", file, e);
     if (strcmp(type, "ByteLevel") == 0) {
         *bytes = true;
-        return load_byte_level(step, pre, what, e);
+        return load_byte_level(step, pre, file, e);
     }
     return err_set(e, ERR_BAD_FILE, "pre_tokenizer",
                    "%s: pre_tokenizer %.40s is not supported (ByteLevel, Split, Digits, Metaspace, "
                    "Sequence are)",
-                   what, type);
+                   file, type);
 }
 
 /* Without a ByteLevel, symbols are characters. */
-int text__steps_load(tokenizer *t, const json_t *pre, const char *what, err *e) {
+int text__steps_load(tokenizer *tok, const json_t *pre, const char *file, err *e) {
     bool bytes = false;
     const char *type = json_string_value(json_object_get(pre, "type"));
     if (type && strcmp(type, "Sequence") == 0) {
         const json_t *list = json_object_get(pre, "pretokenizers"), *one;
         size_t i;
         json_array_foreach(list, i, one) {
-            if (load_step(t, one, &bytes, what, e) != 0) return -1;
+            if (load_step(tok, one, &bytes, file, e) != 0) return -1;
         }
     } else if (pre && !json_is_null(pre)) {
-        if (load_step(t, pre, &bytes, what, e) != 0) return -1;
+        if (load_step(tok, pre, &bytes, file, e) != 0) return -1;
     }
-    t->chars = !bytes;
+    tok->chars = !bytes;
     return 0;
 }

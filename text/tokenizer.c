@@ -15,72 +15,72 @@
 
 /* Bytes that are not UTF-8 are cut out and become their byte tokens, if they have any; the
  * text left and right of them is split as if it were alone. */
-static int encode_plain(text__encoder *c, const char *text, size_t n) {
+static int encode_plain(text__encoder *enc, const char *text, size_t n) {
     while (n > 0) {
         size_t good = utf8_prefix(text, n);
-        if (good > 0 && text__encode_split(c, 0, text, good) != 0) return -1;
+        if (good > 0 && text__encode_split(enc, 0, text, good) != 0) return -1;
         text += good;
         n -= good;
         if (n == 0) break;
-        uint32_t id = c->t->byte_id[(unsigned char)*text];
-        if (id == TEXT__NO_ID) id = c->t->unk;
-        if (id != TEXT__NO_ID && text__put_id(c, id) != 0) return -1;
+        uint32_t id = enc->tok->byte_id[(unsigned char)*text];
+        if (id == TEXT__NO_ID) id = enc->tok->unk;
+        if (id != TEXT__NO_ID && text__put_id(enc, id) != 0) return -1;
         text++;
         n--;
     }
     return 0;
 }
 
-size_t text__first_run(const text__encoder *c, size_t at) {
-    size_t low = 0, high = c->n_runs;
+size_t text__first_run(const text__encoder *enc, size_t at) {
+    size_t low = 0, high = enc->n_runs;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (c->runs[middle].end > at) high = middle;
+        if (enc->runs[middle].end > at) high = middle;
         else low = middle + 1;
     }
     return low;
 }
 
 /* Every byte of text, which lies in the encoder's, is the model's own. */
-static bool trusted(const text__encoder *c, const char *text, size_t n) {
-    size_t from = (size_t)(text - c->text);
-    for (size_t i = text__first_run(c, from); i < c->n_runs && c->runs[i].trusted; i++) {
-        if (c->runs[i].end >= from + n) return true;
+static bool trusted(const text__encoder *enc, const char *text, size_t n) {
+    size_t from = (size_t)(text - enc->text);
+    for (size_t i = text__first_run(enc, from); i < enc->n_runs && enc->runs[i].trusted; i++) {
+        if (enc->runs[i].end >= from + n) return true;
     }
     return false;
 }
 
-static int encode_from(text__encoder *c, int k, const char *text, size_t n);
+static int encode_from(text__encoder *enc, int k, const char *text, size_t n);
 
-static int encode_normal(text__encoder *c, const char *text, size_t n) {
+static int encode_normal(text__encoder *enc, const char *text, size_t n) {
     text__normal normal;
-    if (text__normalize(c, text, n, &normal) != 0) return -1;
-    text__encoder raw = *c; /* what the text is part of */
-    c->text = normal.text.data;
-    c->runs = normal.runs;
-    c->n_runs = normal.n_runs;
-    if (text == c->first) c->first = c->text;
-    int rc = encode_from(c, 1, c->text, normal.text.len);
-    c->text = raw.text;
-    c->runs = raw.runs;
-    c->n_runs = raw.n_runs;
-    c->first = raw.first;
+    if (text__normalize(enc, text, n, &normal) != 0) return -1;
+    text__encoder raw = *enc; /* what the text is part of */
+    enc->text = normal.text.data;
+    enc->runs = normal.runs;
+    enc->n_runs = normal.n_runs;
+    if (text == enc->text_start) enc->text_start = enc->text;
+    int rc = encode_from(enc, 1, enc->text, normal.text.len);
+    enc->text = raw.text;
+    enc->runs = raw.runs;
+    enc->n_runs = raw.n_runs;
+    enc->text_start = raw.text_start;
     text__normal_deinit(&normal);
     return rc;
 }
 
 /* What no added token of trie k took. */
-static int encode_rest(text__encoder *c, int k, const char *text, size_t n) {
-    if (k == 1) return encode_plain(c, text, n);
-    return c->t->n_normalizer ? encode_normal(c, text, n) : encode_from(c, 1, text, n);
+static int encode_rest(text__encoder *enc, int kind, const char *text, size_t n) {
+    if (kind == 1) return encode_plain(enc, text, n);
+    return enc->tok->n_normalizer ? encode_normal(enc, text, n) : encode_from(enc, 1, text, n);
 }
 
 /* Cuts the added tokens of trie k out of text; the rest goes on. As the reference does:
  * leftmost, longest; a control token that a client spelled still hides the shorter ones inside
  * it. */
-static int encode_from(text__encoder *c, int k, const char *text, size_t n) {
-    const text__trie *trie = &c->t->tries[k];
-    if (trie->n_nodes == 0) return encode_rest(c, k, text, n);
+static int encode_from(text__encoder *enc, int kind, const char *text, size_t n) {
+    const text__trie *trie = &enc->tok->tries[kind];
+    if (trie->n_nodes == 0) return encode_rest(enc, kind, text, n);
     size_t done = 0;
     for (size_t i = 0; i < n;) {
         size_t len = 0;
@@ -91,116 +91,116 @@ static int encode_from(text__encoder *c, int k, const char *text, size_t n) {
             i++;
             continue;
         }
-        const text__added *a = &c->t->added[at];
+        const text__added *added = &enc->tok->added[at];
         size_t start = i, end = i + len;
         i = end; /* also where blanks go along: another token may stand among them */
-        if (c->t->tokens[a->id].control && !trusted(c, text + start, len)) continue;
-        if (a->single_word &&
+        if (enc->tok->tokens[added->id].control && !trusted(enc, text + start, len)) continue;
+        if (added->single_word &&
             (text__word_before(text, start) || text__word_after(text + end, n - end))) {
             continue;
         }
-        if (a->lstrip) start = text__spaces_before(text, done, start);
-        if (a->rstrip) end += text__spaces_after(text + end, n - end);
-        if (start > done && encode_rest(c, k, text + done, start - done) != 0) return -1;
-        if (text__put_id(c, a->id) != 0) return -1;
+        if (added->lstrip) start = text__spaces_before(text, done, start);
+        if (added->rstrip) end += text__spaces_after(text + end, n - end);
+        if (start > done && encode_rest(enc, kind, text + done, start - done) != 0) return -1;
+        if (text__put_id(enc, added->id) != 0) return -1;
         done = end;
     }
-    return done < n ? encode_rest(c, k, text + done, n - done) : 0;
+    return done < n ? encode_rest(enc, kind, text + done, n - done) : 0;
 }
 
-void text__encoder_deinit(text__encoder *c) {
-    free(c->symbols);
-    free(c->heap);
-    text__search_deinit(&c->search);
+void text__encoder_deinit(text__encoder *enc) {
+    free(enc->symbols);
+    free(enc->heap);
+    text__search_deinit(&enc->search);
 }
 
-int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special,
+int tokenizer_encode(const tokenizer *tok, const char *text, size_t n, bool parse_special,
                      size_t max_ids, token_ids *out, err *e) {
     text_run whole = {n, parse_special};
-    return tokenizer_encode_runs(t, text, n, &whole, 1, max_ids, out, e);
+    return tokenizer_encode_runs(tok, text, n, &whole, 1, max_ids, out, e);
 }
 
-int tokenizer_encode_runs(const tokenizer *t, const char *text, size_t n, const text_run *runs,
+int tokenizer_encode_runs(const tokenizer *tok, const char *text, size_t n, const text_run *runs,
                           size_t n_runs, size_t max_ids, token_ids *out, err *e) {
-    text__encoder c = {.t = t,
-                       .out = out,
-                       .search = {.n_bytes = n},
-                       .text = text,
-                       .first = text,
-                       .runs = runs,
-                       .n_runs = n_runs,
-                       .e = e};
-    if (!size_add(out->n, max_ids, &c.max_ids)) c.max_ids = SIZE_MAX;
-    int rc = encode_from(&c, 0, text, n);
-    text__encoder_deinit(&c);
+    text__encoder enc = {.tok = tok,
+                         .out = out,
+                         .search = {.n_bytes = n},
+                         .text = text,
+                         .text_start = text,
+                         .runs = runs,
+                         .n_runs = n_runs,
+                         .e = e};
+    if (!size_add(out->n, max_ids, &enc.max_ids)) enc.max_ids = SIZE_MAX;
+    int rc = encode_from(&enc, 0, text, n);
+    text__encoder_deinit(&enc);
     return rc;
 }
 
 /* ---- questions ---- */
 
-size_t tokenizer_fewest(const tokenizer *t, size_t n) {
-    return t->longest ? n / t->longest + (n % t->longest > 0) : 0;
+size_t tokenizer_fewest(const tokenizer *tok, size_t n) {
+    return tok->longest ? n / tok->longest + (n % tok->longest > 0) : 0;
 }
 
-const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n) {
-    bool there = id < t->n_ids && t->tokens[id].len > 0;
-    *n = there ? t->tokens[id].len : 0;
-    return there ? t->text + t->tokens[id].at : NULL;
+const char *tokenizer_bytes(const tokenizer *tok, uint32_t id, size_t *n) {
+    bool there = id < tok->n_ids && tok->tokens[id].len > 0;
+    *n = there ? tok->tokens[id].len : 0;
+    return there ? tok->text + tok->tokens[id].at : NULL;
 }
 
-bool tokenizer_is_special(const tokenizer *t, uint32_t id) {
-    return id < t->n_ids && t->tokens[id].special;
+bool tokenizer_is_special(const tokenizer *tok, uint32_t id) {
+    return id < tok->n_ids && tok->tokens[id].special;
 }
 
-bool tokenizer_is_control(const tokenizer *t, uint32_t id) {
-    return id < t->n_ids && t->tokens[id].control;
+bool tokenizer_is_control(const tokenizer *tok, uint32_t id) {
+    return id < tok->n_ids && tok->tokens[id].control;
 }
 
 /* Text of a client must not lead to the token by merging either. */
-static void close_way(tokenizer *t, uint32_t id) {
-    for (size_t i = 0; i < t->merges.cap; i++) {
-        map_entry *m = &t->merges.entries[i];
-        if (m->key != MAP_NONE && m->value != MAP_NONE && (uint32_t)m->value == id)
-            m->value = MAP_NONE;
+static void close_way(tokenizer *tok, uint32_t id) {
+    for (size_t i = 0; i < tok->merges.cap; i++) {
+        map_entry *entry = &tok->merges.entries[i];
+        if (entry->key != MAP_NONE && entry->value != MAP_NONE && (uint32_t)entry->value == id)
+            entry->value = MAP_NONE;
     }
-    for (uint32_t i = 0; i < t->n_ids; i++)
-        atomic_store_explicit(&t->whole[i], TEXT__WHOLE_UNKNOWN, memory_order_relaxed);
+    for (uint32_t i = 0; i < tok->n_ids; i++)
+        atomic_store_explicit(&tok->whole[i], TEXT__WHOLE_UNKNOWN, memory_order_relaxed);
 }
 
-void tokenizer_mark_control(tokenizer *t, const char *text, size_t n) {
+void tokenizer_mark_control(tokenizer *tok, const char *text, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        for (size_t k = 0; k < ARRAY_LEN(t->tries); k++) {
+        for (size_t k = 0; k < ARRAY_LEN(tok->tries); k++) {
             size_t len = 0;
-            uint32_t at = t->tries[k].first[(unsigned char)text[i]]
-                              ? text__trie_match(&t->tries[k], text + i, n - i, &len)
+            uint32_t at = tok->tries[k].first[(unsigned char)text[i]]
+                              ? text__trie_match(&tok->tries[k], text + i, n - i, &len)
                               : TEXT__NO_ID;
-            if (at == TEXT__NO_ID || t->added[at].plain) continue;
-            text__token *token = &t->tokens[t->added[at].id];
-            if (!token->control && !token->alien) close_way(t, t->added[at].id);
+            if (at == TEXT__NO_ID || tok->added[at].plain) continue;
+            text__token *token = &tok->tokens[tok->added[at].id];
+            if (!token->control && !token->unreachable) close_way(tok, tok->added[at].id);
             token->control = true;
         }
     }
 }
 
-bool tokenizer_find(const tokenizer *t, const char *token, uint32_t *id) {
+bool tokenizer_find(const tokenizer *tok, const char *token, uint32_t *id) {
     size_t n = strlen(token), len = 0;
     *id = TEXT__NO_ID;
     if (n == 0) return false;
-    for (size_t k = ARRAY_LEN(t->tries); k-- > 0 && *id == TEXT__NO_ID;) {
-        uint32_t at = text__trie_match(&t->tries[k], token, n, &len);
-        if (at != TEXT__NO_ID && len == n) *id = t->added[at].id;
+    for (size_t k = ARRAY_LEN(tok->tries); k-- > 0 && *id == TEXT__NO_ID;) {
+        uint32_t at = text__trie_match(&tok->tries[k], token, n, &len);
+        if (at != TEXT__NO_ID && len == n) *id = tok->added[at].id;
     }
-    if (*id == TEXT__NO_ID) *id = text__token_lookup(t, token, n);
+    if (*id == TEXT__NO_ID) *id = text__token_lookup(tok, token, n);
     return *id != TEXT__NO_ID;
 }
 
-bool tokenizer_bos(const tokenizer *t, uint32_t *id) {
-    *id = t->bos;
-    return t->bos != TEXT__NO_ID;
+bool tokenizer_bos(const tokenizer *tok, uint32_t *id) {
+    *id = tok->bos;
+    return tok->bos != TEXT__NO_ID;
 }
 
-uint32_t tokenizer_size(const tokenizer *t) {
-    return t->n_ids;
+uint32_t tokenizer_size(const tokenizer *tok) {
+    return tok->n_ids;
 }
 
 void token_ids_deinit(token_ids *ids) {
@@ -226,22 +226,22 @@ int tokenizer_open(tokenizer **out, const char *dir, uint32_t vocab_size, err *e
     return rc;
 }
 
-void tokenizer_close(tokenizer *t) {
-    if (t == NULL) return;
-    for (uint32_t i = 0; i < t->n_steps; i++)
-        text__pattern_deinit(&t->steps[i].pattern);
-    for (size_t k = 0; k < ARRAY_LEN(t->tries); k++) {
-        map_deinit(&t->tries[k].edges);
-        free(t->tries[k].end);
+void tokenizer_close(tokenizer *tok) {
+    if (tok == NULL) return;
+    for (uint32_t i = 0; i < tok->n_steps; i++)
+        text__pattern_deinit(&tok->steps[i].pattern);
+    for (size_t k = 0; k < ARRAY_LEN(tok->tries); k++) {
+        map_deinit(&tok->tries[k].edges);
+        free(tok->tries[k].end);
     }
-    map_deinit(&t->merges);
-    map_deinit(&t->joints);
-    text__decoder_free(t);
-    text__normalizer_free(t);
-    free(t->added);
-    free(t->slots);
-    free(t->text);
-    free(t->tokens);
-    free(t->whole);
-    free(t);
+    map_deinit(&tok->merges);
+    map_deinit(&tok->joints);
+    text__decoder_free(tok);
+    text__normalizer_free(tok);
+    free(tok->added);
+    free(tok->slots);
+    free(tok->text);
+    free(tok->tokens);
+    free(tok->whole);
+    free(tok);
 }

@@ -1,4 +1,4 @@
-/* unicode_internal.h - sets of code points, and what Unicode 16 says of them. */
+/* unicode_internal.h - sets of code points, and the properties of characters in Unicode 16. */
 #ifndef FATHOM_TEXT_UNICODE_INTERNAL_H
 #define FATHOM_TEXT_UNICODE_INTERNAL_H
 
@@ -10,57 +10,56 @@ typedef struct {
     uint32_t lo, hi;
 } text__range;
 
-/* Ranges in order, none touching the next. Lives as long as its arena. What makes one marks the
- * arena as failed when there is no room, and yields the empty set. */
+/* Ranges in order with gaps between them. It lives as long as its arena. A function that makes a
+ * set and finds no room marks the arena as failed and returns the empty set. */
 typedef struct {
-    text__range *at;
-    size_t n;
+    text__range *items;
+    size_t count;
 } text__set;
 
-/* Ranges in any order, to be made a set. */
+/* Ranges in any order, from which a set is made. */
 typedef struct {
-    text__range *at;
-    size_t n, cap;
+    text__range *items;
+    size_t count, cap;
 } text__ranges;
 
-void text__ranges_add(arena *a, text__ranges *r, uint32_t lo, uint32_t hi);
-void text__ranges_add_set(arena *a, text__ranges *r, const text__set *s);
-text__set text__set_of(arena *a, text__ranges *r);
+void text__ranges_add(arena *mem, text__ranges *ranges, uint32_t lo, uint32_t hi);
+void text__ranges_add_set(arena *mem, text__ranges *ranges, const text__set *set);
+text__set text__set_of(arena *mem, text__ranges *ranges);
 
-bool text__set_has(const text__set *s, uint32_t c);
-bool text__set_equal(const text__set *s, const text__set *t);
-bool text__set_within(const text__set *s, const text__set *t); /* no code point is in s alone */
-text__set text__set_not(arena *a, const text__set *s);
-text__set text__set_and(arena *a, const text__set *s, const text__set *t);
-/* The fewest ranges that hold all of s and nothing beyond t, of which s is a part. */
-text__set text__set_within_reach(arena *a, const text__set *s, const text__set *t);
+bool text__set_has(const text__set *set, uint32_t code);
+bool text__set_equal(const text__set *set, const text__set *other);
+bool text__set_within(const text__set *set, const text__set *outer); /* a subset of `outer` */
+text__set text__set_not(arena *mem, const text__set *set);
+text__set text__set_and(arena *mem, const text__set *set, const text__set *other);
+/* The fewest ranges that hold all of `set` and nothing outside `reach`, a superset of it. */
+text__set text__set_within_reach(arena *mem, const text__set *set, const text__set *reach);
 
-/* The property of this name, whatever its case, blanks, hyphens and low lines; -1: none. */
+/* The property with this name; case, blanks, hyphens and underscores do not count. -1: none. */
 int text__property_find(const char *name, size_t n);
-text__set text__property_set(arena *a, int property);
+text__set text__property_set(arena *mem, int property);
 
-/* Adds whatever has the same simple case folding as something in the set. */
-text__set text__set_fold(arena *a, const text__set *s);
-/* What `c` folds to if that is one code point, else c. */
-uint32_t text__fold(uint32_t c);
-/* Code points that fold to several; the others, up to two, fold alike. */
+/* Adds every code point with the same simple case folding as a member. */
+text__set text__set_fold(arena *mem, const text__set *set);
+/* The code point that `code` folds to, if it is a single one; otherwise `code`. */
+uint32_t text__fold(uint32_t code);
+/* One or two code points that fold to the same sequence of several. */
 typedef struct {
-    uint32_t to[UNICODE_FOLD_LEN]; /* 0: no more */
-    uint32_t from[2];              /* 0: no second */
+    uint32_t to[UNICODE_FOLD_LEN]; /* ends at a 0, if shorter */
+    uint32_t from[2];              /* the second may be 0: none */
 } text__multi_fold;
 /* All of them, in the order in which the reference tries them. */
 const text__multi_fold *text__multi_folds(size_t *n);
 
-/* A category or script that PCRE2 knows by name. Between Unicode 14 and 16 it always held
- * `sure`, and never more than `most`. */
+/* A category or script that PCRE2 knows by name. In every version from Unicode 14 to 16 it holds
+ * at least `sure` and at most `most`. */
 typedef struct {
     const char *name;
     text__set sure, most;
 } text__atom;
-enum { TEXT__CATEGORIES = 37 }; /* 30 and their groups */
-/* The k-th category or group of such. */
-text__atom text__atom_category(arena *a, size_t k);
-/* The atom of a property that is a script; false: it is none. */
-bool text__atom_script(arena *a, int property, text__atom *out);
+enum { TEXT__CATEGORIES = 37 }; /* 30, and 7 groups of categories */
+text__atom text__atom_category(arena *mem, size_t k);
+/* The atom of a property if it is a script; otherwise false. */
+bool text__atom_script(arena *mem, int property, text__atom *out);
 
 #endif

@@ -11,7 +11,7 @@
 
 static void check_matches(const text__pattern *p, const char *text, size_t n) {
     text__search s = {.n_bytes = n};
-    text__matches m = {.pattern = p, .text = text, .n = n};
+    text__matches m = {.pattern = p, .text = text, .len = n};
     size_t done = 0;
     for (;;) {
         err e = {0};

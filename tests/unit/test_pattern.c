@@ -192,7 +192,7 @@ static void expect_matches(const char *pattern, const char *text, const char *wa
     buf got = {0};
     cr_assert_eq(compile(&p, pattern, &e), 0, "%s: %s", pattern, e.msg);
     text__search s = {.n_bytes = strlen(text)};
-    text__matches m = {.pattern = &p, .text = text, .n = strlen(text)};
+    text__matches m = {.pattern = &p, .text = text, .len = strlen(text)};
     int rc;
     while ((rc = text__match_next(&s, &m, &e)) > 0)
         buf_printf(&got, "%zu-%zu ", m.start, m.end);
@@ -244,16 +244,16 @@ Test(pattern, categories_part_the_code_points_and_sets_obey_their_laws) {
     static const char *const groups[] = {"L", "M", "N", "P", "S", "Z", "C"};
     for (size_t i = 0; i < ARRAY_LEN(groups); i++) {
         text__set s = text__property_set(&a, text__property_find(groups[i], 1));
-        for (size_t k = 0; k < s.n; k++)
-            count += s.at[k].hi - s.at[k].lo + 1;
+        for (size_t k = 0; k < s.count; k++)
+            count += s.items[k].hi - s.items[k].lo + 1;
         text__set not = text__set_not(&a, &s), back = text__set_not(&a, &not );
         text__set none = text__set_and(&a, &s, &not );
         cr_expect(text__set_equal(&s, &back), "%s", groups[i]);
-        cr_expect_eq(none.n, 0, "%s", groups[i]);
+        cr_expect_eq(none.count, 0, "%s", groups[i]);
         text__ranges_add_set(&a, &all, &s);
     }
     text__set whole = text__set_of(&a, &all);
-    cr_expect_eq(whole.n, 1);
+    cr_expect_eq(whole.count, 1);
     cr_expect_eq(count, UNICODE_END);
     cr_expect_eq(text__property_find("no such", 7), -1);
     cr_expect_eq(text__property_find("Upper-Case Letter", 17), text__property_find("Lu", 2));
@@ -271,7 +271,7 @@ Test(pattern, many_short_searches_are_charged_no_more_than_they_take) {
     memset(text, '7', DIGITS);
     cr_assert_eq(text__pattern_compile(&p, "\\p{N}", 5, false, "test", &e), 0, "%s", e.msg);
     text__search s = {.n_bytes = DIGITS};
-    text__matches m = {.pattern = &p, .text = text, .n = DIGITS};
+    text__matches m = {.pattern = &p, .text = text, .len = DIGITS};
     uint64_t start = clock_thread_ns(), n = 0;
     while (text__match_next(&s, &m, &e) == 1)
         n++;
