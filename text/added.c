@@ -1,4 +1,5 @@
-/* added.c - tokens that are found in the text before anything else looks at it. */
+/* added.c - added tokens: loading them into tries, by which the encoder finds them in a text before
+ * all other steps. */
 #include "base/log.h"
 #include "base/size.h"
 #include "base/utf8.h"
@@ -9,8 +10,8 @@
 
 /* ---- which entries count ---- */
 
-/* The id an entry stands for. As in the reference, the vocabulary's own id goes before the one
- * written here. */
+/* The id of an entry. As in the reference, an id in the vocabulary wins over the id in the entry;
+ * *other then says that they differ. */
 static int entry_id(text__loader *loader, const json_t *one, json_int_t *id, bool *other) {
     const json_t *content = json_object_get(one, "content"), *number = json_object_get(one, "id");
     const char *text = json_string_value(content);
@@ -23,6 +24,7 @@ static int entry_id(text__loader *loader, const json_t *one, json_int_t *id, boo
     return 0;
 }
 
+/* *twice: an earlier entry has the same spelling. */
 static int measure_one(text__loader *loader, const json_t *one, size_t i, bool *twice,
                        bool *other) {
     const json_t *content = json_object_get(one, "content");
@@ -60,15 +62,17 @@ int text__added_measure(text__loader *loader, const json_t *added) {
         n_other += other;
     }
     if (n_twice)
-        log_line(LOG_WARN, "%s: added_tokens has %zu spellings again; the last entry counts",
+        log_line(LOG_WARN, "%s: spellings listed twice in added_tokens: %zu; the last entry counts",
                  loader->file, n_twice);
     if (n_other)
-        log_line(LOG_WARN,
-                 "%s: added_tokens with another id than the vocabulary's: %zu; the "
-                 "vocabulary's counts",
-                 loader->file, n_other);
+        log_line(
+            LOG_WARN,
+            "%s: added_tokens with another id in the vocabulary: %zu; the id in the vocabulary "
+            "counts",
+            loader->file, n_other);
     if (json_object_size(loader->without_row) > 0)
-        log_line(LOG_WARN, "%s: added_tokens past the model's %u rows: %zu; they stay plain text",
+        log_line(LOG_WARN,
+                 "%s: added_tokens with an id past the model's %u rows: %zu; they stay plain text",
                  loader->file, loader->n_rows, json_object_size(loader->without_row));
     return 0;
 }
@@ -89,9 +93,9 @@ static int trie_reserve(text__loader *loader, text__trie *trie, size_t more) {
     return 0;
 }
 
-/* A word that is there already keeps its token; *there says so. */
+/* A word that the trie holds already keeps its token; then *known. */
 static int trie_add(text__loader *loader, text__trie *trie, const char *word, size_t n,
-                    uint32_t index, bool *there) {
+                    uint32_t index, bool *known) {
     uint64_t node = 0;
     if (trie_reserve(loader, trie, n) != 0) return -1;
     for (size_t i = 0; i < n; i++) {
@@ -104,8 +108,8 @@ static int trie_add(text__loader *loader, text__trie *trie, const char *word, si
         }
         node = next;
     }
-    *there = trie->end[node] != TEXT__NO_ID;
-    if (!*there) trie->end[node] = index;
+    *known = trie->end[node] != TEXT__NO_ID;
+    if (!*known) trie->end[node] = index;
     trie->first[(unsigned char)word[0]] = true;
     return 0;
 }
@@ -125,8 +129,8 @@ uint32_t text__trie_match(const text__trie *trie, const char *text, size_t n, si
 
 /* ---- loading ---- */
 
-/* As the normalizer leaves the token's own text, which the reference looks for in normalized
- * text and puts out again. */
+/* Appends the token's normalized spelling. The reference searches normalized text for it and
+ * decodes the token to it. */
 static int normalize(text__loader *loader, const char *text, size_t n, buf *out) {
     text__normal normal;
     text_run whole = {n, true};
@@ -145,8 +149,8 @@ static int normalize(text__loader *loader, const char *text, size_t n, buf *out)
     return out->failed ? text__load_no_memory(loader) : 0;
 }
 
-/* Its spelling, whatever the vocabulary made of it. A special token is shown as the file
- * writes it. */
+/* Sets spelling and bytes of an added token, also if the vocabulary has set them before. The bytes
+ * of a special token are its spelling in the file. */
 static int spell(text__loader *loader, text__token *token, const char *text, size_t n,
                  const buf *spelling) {
     buf bytes = {0};
@@ -168,19 +172,21 @@ static bool is_blank(const text__loader *loader, const char *text, size_t n) {
     return blank;
 }
 
-static int find_by(text__loader *loader, const char *text, size_t n, const buf *spelling,
-                   bool normalized, uint32_t index) {
-    tokenizer *tok = loader->tok;
-    bool there;
-    if (trie_add(loader, &tok->tries[normalized], spelling->data, spelling->len, index, &there) !=
-        0)
-        return -1;
-    if (there) {
-        log_line(LOG_WARN, "%s: added token '%.40s' reads as another does; it stays plain text",
+/* Makes the token known by its spelling, and by its original text if that differs. */
+static int add_to_tries(text__loader *loader, const char *text, size_t n, const buf *spelling,
+                        bool normalized, uint32_t index) {
+    text__trie *tries = loader->tok->tries;
+    text__trie *trie = &tries[normalized ? TEXT__TRIE_NORMALIZED : TEXT__TRIE_RAW];
+    bool known;
+    if (trie_add(loader, trie, spelling->data, spelling->len, index, &known) != 0) return -1;
+    if (known) {
+        log_line(LOG_WARN,
+                 "%s: added token '%.40s' has the same normalized spelling as another; it stays "
+                 "plain text",
                  loader->file, text);
     }
     if (spelling->len == n && memcmp(spelling->data, text, n) == 0) return 0;
-    return trie_add(loader, &tok->tries[2], text, n, index, &there);
+    return trie_add(loader, &tries[TEXT__TRIE_NAMES], text, n, index, &known);
 }
 
 static int load_token(text__loader *loader, const json_t *one, json_int_t id, uint32_t index,
@@ -193,7 +199,7 @@ static int load_token(text__loader *loader, const json_t *one, json_int_t id, ui
     bool normalized = json_is_true(json_object_get(one, "normalized"));
     text__token *token = &tok->tokens[id];
     if (!known && token->key_len != 0) {
-        return text__bad(loader, "added_tokens", "'%.40s' has id %lld, which is another token's",
+        return text__bad(loader, "added_tokens", "'%.40s' has id %lld, but another token has it",
                          text, (long long)id);
     }
     buf_append(spelling, text, n);
@@ -203,8 +209,8 @@ static int load_token(text__loader *loader, const json_t *one, json_int_t id, ui
     }
     if (spelling->failed) return text__load_no_memory(loader);
     if (spelling->len == 0 || spelling->len > TEXT__MAX_PIECE) {
-        log_line(LOG_WARN, "%s: added token '%.40s' is nothing once it is normalized", loader->file,
-                 text);
+        log_line(LOG_WARN, "%s: added token '%.40s' is left out: its normalized text is %s",
+                 loader->file, text, spelling->len == 0 ? "empty" : "too long");
         return 0;
     }
     token->added = true;
@@ -216,7 +222,7 @@ static int load_token(text__loader *loader, const json_t *one, json_int_t id, ui
                       .rstrip = json_is_true(json_object_get(one, "rstrip")),
                       .single_word = json_is_true(json_object_get(one, "single_word")),
                       .plain = is_blank(loader, text, n) || (known && utf8_char(text, n) == n)};
-    return find_by(loader, text, n, spelling, normalized, index);
+    return add_to_tries(loader, text, n, spelling, normalized, index);
 }
 
 int text__added_load(text__loader *loader, const json_t *added) {

@@ -1,8 +1,8 @@
 /* bpe.c - merging a piece of text into tokens.
  *
- * The lowest rank merges first, the leftmost of equals. Short pieces scan for it; long
- * ones keep a heap whose stale entries are recognised when they come up, so that two
- * megabytes of one letter take n log n steps like anything else. */
+ * The merge of the lowest rank goes first, the leftmost of equal rank. A short piece is scanned for
+ * it. A long piece keeps a heap and skips stale entries when they reach the top, so any text, such
+ * as two megabytes of one letter, takes n log n steps. */
 #include "base/cancel.h"
 #include "base/size.h"
 #include "base/utf8.h"
@@ -12,8 +12,8 @@
 #include <string.h>
 
 enum {
-    SHORT_PIECE = 48,   /* symbols up to which scanning beats the heap */
-    CHECK_EVERY = 1024, /* pieces, or merges of a long one, between looks at the cancel flag */
+    SHORT_PIECE = 48,   /* symbols; up to here scanning is faster than the heap */
+    CHECK_EVERY = 1024, /* the cancel flag is read every so many pieces, or merges of a long one */
 };
 
 static int check_wanted(const text__encoder *enc, size_t steps) {
@@ -44,10 +44,10 @@ static uint64_t merge_key(uint32_t left, uint32_t right) {
     return (uint64_t)left << 32 | right;
 }
 
-/* ---- the symbols a piece starts as: how many; at most n ---- */
+/* ---- the first symbols of a piece, before merging; each function returns their number ---- */
 
-/* A byte without a token becomes the unknown token; where there is none it is left out and its
- * neighbours meet. */
+/* A byte without a token becomes the unknown token. Without an unknown token the byte is left out
+ * and its neighbours become adjacent. */
 static size_t byte_symbols(const tokenizer *tok, const char *text, size_t n,
                            text__symbol *symbols) {
     size_t count = 0;
@@ -67,16 +67,17 @@ static uint32_t char_id(const tokenizer *tok, const char *text, size_t len) {
     return len == 1 ? tok->ascii_id[(unsigned char)*text] : text__token_lookup(tok, text, len);
 }
 
-static bool falls_back(const tokenizer *tok, const char *text, size_t len) {
+/* Every byte of the character has a token. */
+static bool has_byte_tokens(const tokenizer *tok, const char *text, size_t len) {
     for (size_t i = 0; i < len; i++) {
         if (tok->byte_id[(unsigned char)text[i]] == TEXT__NO_ID) return false;
     }
     return true;
 }
 
-/* A character without a token becomes those of its bytes, else the unknown token, else nothing.
- * An unknown token waits for the next character that has a token: bytes go before it, as they do
- * in the reference. */
+/* A character without a token becomes the tokens of its bytes, else the unknown token, else
+ * nothing. As in the reference, the unknown token is put out only before the next character with a
+ * token, so after byte tokens that follow it in the text. */
 static size_t char_symbols(const tokenizer *tok, const char *text, size_t n,
                            text__symbol *symbols) {
     size_t count = 0;
@@ -88,7 +89,7 @@ static size_t char_symbols(const tokenizer *tok, const char *text, size_t n,
             if (unk) symbols[count++].id = tok->unk;
             unk = false;
             symbols[count++].id = id;
-        } else if (falls_back(tok, text + i, len)) {
+        } else if (has_byte_tokens(tok, text + i, len)) {
             for (size_t k = 0; k < len; k++)
                 symbols[count++].id = tok->byte_id[(unsigned char)text[i + k]];
         } else if (tok->unk != TEXT__NO_ID) {
@@ -100,7 +101,7 @@ static size_t char_symbols(const tokenizer *tok, const char *text, size_t n,
     return count;
 }
 
-/* Symbols that a piece may start as, at most. */
+/* An upper bound of the first symbols of a piece. */
 static size_t most_symbols(const tokenizer *tok, const char *text, size_t n) {
     size_t count = 0;
     if (!tok->chars) return n;
@@ -119,7 +120,7 @@ static size_t first_symbols(const tokenizer *tok, const char *text, size_t n,
 /* ---- merging ---- */
 
 static size_t merge_short(const tokenizer *tok, text__symbol *symbols, size_t n) {
-    uint64_t found[SHORT_PIECE]; /* what s[i] and s[i + 1] would become */
+    uint64_t found[SHORT_PIECE]; /* the merge of symbols i and i + 1 */
     for (size_t i = 0; i + 1 < n; i++)
         found[i] = map_get(&tok->merges, merge_key(symbols[i].id, symbols[i + 1].id));
     while (n > 1) {
@@ -161,14 +162,15 @@ static uint64_t heap_pop(uint64_t *heap, size_t *count) {
     return top;
 }
 
-static void offer(text__encoder *enc, size_t *n, uint32_t left) {
+/* Pushes the merge of `left` with its right neighbour, if there is one. */
+static void push_merge(text__encoder *enc, size_t *n, uint32_t left) {
     const text__symbol *symbols = enc->symbols;
     uint64_t found =
         map_get(&enc->tok->merges, merge_key(symbols[left].id, symbols[symbols[left].next].id));
     if (found != MAP_NONE) heap_push(enc->heap, n, (found & ~(uint64_t)UINT32_MAX) | left);
 }
 
-/* Each merge takes one entry and offers two, so the heap holds under 2 n entries. */
+/* Each merge pops one entry and pushes two, so the heap holds under 2 n entries. */
 static int merge_long(text__encoder *enc, size_t n) {
     text__symbol *symbols = enc->symbols;
     size_t in_heap = 0;
@@ -178,7 +180,7 @@ static int merge_long(text__encoder *enc, size_t n) {
     }
     for (size_t i = 0; i + 1 < n; i++) {
         if (check_wanted(enc, i) != 0) return -1;
-        offer(enc, &in_heap, (uint32_t)i);
+        push_merge(enc, &in_heap, (uint32_t)i);
     }
     for (size_t steps = 1; in_heap > 0; steps++) {
         if (check_wanted(enc, steps) != 0) return -1;
@@ -192,9 +194,9 @@ static int merge_long(text__encoder *enc, size_t n) {
         symbols[right].id = TEXT__NO_ID;
         if (symbols[left].next != TEXT__NO_ID) {
             symbols[symbols[left].next].prev = left;
-            offer(enc, &in_heap, left);
+            push_merge(enc, &in_heap, left);
         }
-        if (symbols[left].prev != TEXT__NO_ID) offer(enc, &in_heap, symbols[left].prev);
+        if (symbols[left].prev != TEXT__NO_ID) push_merge(enc, &in_heap, symbols[left].prev);
     }
     return 0;
 }
@@ -202,7 +204,8 @@ static int merge_long(text__encoder *enc, size_t n) {
 static int reserve(text__encoder *enc, size_t n) {
     if (n <= enc->cap) return 0;
     if (n >= TEXT__NO_ID / 2)
-        return err_set(enc->e, ERR_TOO_LONG, NULL, "a piece of %zu characters", n);
+        return err_set(enc->e, ERR_TOO_LONG, NULL,
+                       "a piece of the text has %zu characters, which is too many", n);
     size_t cap = enc->cap ? enc->cap : 1024;
     while (cap < n)
         cap *= 2;
@@ -227,34 +230,35 @@ static int encode_long(text__encoder *enc, const char *text, size_t n) {
     return 0;
 }
 
-static int encode_short(text__encoder *enc, const char *text, size_t n, uint32_t same) {
+static int encode_short(text__encoder *enc, const char *text, size_t n, uint32_t whole) {
     text__symbol symbols[SHORT_PIECE];
     size_t count = merge_short(enc->tok, symbols, first_symbols(enc->tok, text, n, symbols));
     for (size_t i = 0; i < count; i++) {
         if (text__put_id(enc, symbols[i].id) != 0) return -1;
     }
-    if (same != TEXT__NO_ID) {
-        uint8_t known = count == 1 && symbols[0].id == same ? TEXT__WHOLE_YES : TEXT__WHOLE_NO;
-        atomic_store_explicit(&enc->tok->whole[same], known, memory_order_relaxed);
+    if (whole != TEXT__NO_ID) {
+        uint8_t known = count == 1 && symbols[0].id == whole ? TEXT__WHOLE_YES : TEXT__WHOLE_NO;
+        atomic_store_explicit(&enc->tok->whole[whole], known, memory_order_relaxed);
     }
     return 0;
 }
 
-/* A stretch that no merge from outside reaches into. */
+/* Encodes a stretch of text. No merge crosses its ends. */
 static int encode_part(text__encoder *enc, const char *text, size_t n) {
     if (check_wanted(enc, ++enc->pieces) != 0) return -1;
-    uint32_t same = n <= enc->tok->max_len ? text__token_lookup(enc->tok, text, n) : TEXT__NO_ID;
-    /* Most words are one token. Whether merging would find it is asked once per token. */
-    if (same != TEXT__NO_ID &&
-        atomic_load_explicit(&enc->tok->whole[same], memory_order_relaxed) == TEXT__WHOLE_YES) {
-        return text__put_id(enc, same);
+    uint32_t whole = n <= enc->tok->max_len ? text__token_lookup(enc->tok, text, n) : TEXT__NO_ID;
+    /* Most words are one token. That merging the word gives this token is checked once per token.
+     */
+    if (whole != TEXT__NO_ID &&
+        atomic_load_explicit(&enc->tok->whole[whole], memory_order_relaxed) == TEXT__WHOLE_YES) {
+        return text__put_id(enc, whole);
     }
-    return n <= SHORT_PIECE ? encode_short(enc, text, n, same) : encode_long(enc, text, n);
+    return n <= SHORT_PIECE ? encode_short(enc, text, n, whole) : encode_long(enc, text, n);
 }
 
-/* SentencePiece's way has no pieces: a text is one. It is cut between two characters that have
- * tokens, if no merge joins what ends with the one to what begins with the other: the merges on
- * either side then never meet. */
+/* A text of SentencePiece is one piece. It is cut between two characters with tokens if no merge
+ * has a left side that ends with the first and a right side that begins with the second. Merges on
+ * the two sides then never meet. */
 static int encode_chars(text__encoder *enc, const char *text, size_t n) {
     const tokenizer *tok = enc->tok;
     size_t start = 0;
@@ -273,8 +277,8 @@ static int encode_chars(text__encoder *enc, const char *text, size_t n) {
 
 int text__encode_piece(text__encoder *enc, const char *text, size_t n) {
     const tokenizer *tok = enc->tok;
-    uint32_t same =
+    uint32_t whole =
         tok->ignore_merges && n <= tok->max_len ? text__token_lookup(tok, text, n) : TEXT__NO_ID;
-    if (same != TEXT__NO_ID) return text__put_id(enc, same);
+    if (whole != TEXT__NO_ID) return text__put_id(enc, whole);
     return tok->chars ? encode_chars(enc, text, n) : encode_part(enc, text, n);
 }

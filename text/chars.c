@@ -1,4 +1,4 @@
-/* chars.c - what Unicode calls a space or a part of a word. */
+/* chars.c - white space and characters of words, as Unicode defines them. */
 #include "base/utf8.h"
 #include "text/tokenizer_internal.h"
 
@@ -7,7 +7,7 @@
 
 /* ---- white space ---- */
 
-/* Unicode's White_Space; the character at s is `len` bytes. */
+/* The character of `len` bytes has Unicode's property White_Space. */
 static bool is_space(const char *text, size_t len) {
     if (len == 1) return *text == ' ' || (*text >= '\t' && *text <= '\r');
     static const char *const wide[] = {
@@ -31,7 +31,7 @@ size_t text__spaces_after(const char *text, size_t n) {
     return i;
 }
 
-/* Bytes of the whole character that ends at `end`; 0 if none does. */
+/* Bytes of the complete character that ends at `end`; 0 if there is none. */
 static size_t char_before(const char *text, size_t end) {
     size_t len = 1;
     while (len < 4 && len < end && ((unsigned char)text[end - len] & 0xc0) == 0x80)
@@ -50,8 +50,8 @@ size_t text__spaces_before(const char *text, size_t floor, size_t end) {
 
 /* ---- words ---- */
 
-/* What the reference's \w takes: letters, marks, decimal digits, connectors, the two joiners, and
- * the symbols that Unicode counts as alphabetic, which are letters in circles and squares. */
+/* The characters of \w in the reference: letters, marks, decimal digits, connectors, the two
+ * joiners, and the alphabetic symbols of Unicode, which are letters in circles and squares. */
 static bool is_word(const char *text, size_t len) {
     utf8proc_int32_t code;
     if (utf8proc_iterate((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)len, &code) <= 0)

@@ -1,8 +1,8 @@
-/* decode.c - the decoder: token ids back into the text they stand for.
+/* decode.c - the decoder: token ids back to text.
  *
- * Byte-level tokens are put together as they are. SentencePiece's are spelled with U+2581 for
- * spaces and "<0x0A>" for bytes, and a list of steps makes text of them. One token inside a text
- * is read by the same steps, but for what they do to a text's beginning and end. */
+ * The bytes of byte-level tokens are joined. SentencePiece spells a space as U+2581 and a byte as
+ * "<0x0A>", and the steps of the decoder turn such spellings into text. A single token inside a
+ * text goes through the same steps, without their effect on the two ends of a text. */
 #include "base/size.h"
 #include "base/utf8.h"
 #include "text/load_internal.h"
@@ -11,8 +11,8 @@
 #include <string.h>
 
 enum {
-    MAX_GROWTH = 8, /* times that all Replace steps together may lengthen a token */
-    SOME = 64,      /* tokens of a stretch */
+    MAX_GROWTH = 8, /* factor by which all Replace steps together may lengthen a token */
+    SOME = 64,      /* tokens that one call of tokenizer_decode_some decodes, at least */
 };
 
 /* ---- steps on one token ---- */
@@ -79,7 +79,7 @@ void text__decode_one(const tokenizer *tok, const char *key, size_t n, buf *out)
         fused = fused || step->kind == TEXT__FUSE;
         buf_clear(&next);
         if (byte >= 0) buf_append(&next, &(char){(char)byte}, 1);
-        else if (fused && step->kind == TEXT__STRIP) continue; /* of the whole text */
+        else if (fused && step->kind == TEXT__STRIP) continue; /* it strips the whole text */
         else decode_step(step, now.data ? now.data : "", now.len, false, &next);
         buf swap = now;
         now = next;
@@ -99,7 +99,8 @@ typedef struct {
     size_t count;
 } pieces;
 
-static bool is_there(const tokenizer *tok, uint32_t id, bool skip_special) {
+/* The token exists and is part of the text. */
+static bool is_shown(const tokenizer *tok, uint32_t id, bool skip_special) {
     return id < tok->n_ids && tok->tokens[id].key_len > 0 &&
            !(skip_special && tok->tokens[id].special);
 }
@@ -108,8 +109,8 @@ static void end_piece(pieces *list) {
     list->ends[list->count++] = list->text.len;
 }
 
-/* Byte tokens that follow each other are text if together they are UTF-8; else each is the
- * replacement character. */
+/* Adjacent byte tokens become one text if their bytes are UTF-8 together, otherwise each becomes
+ * the replacement character. */
 static void fall_back(const pieces *from, pieces *to) {
     buf run = {0};
     for (size_t i = 0, start = 0; i <= from->count; i++) {
@@ -137,7 +138,7 @@ static void fall_back(const pieces *from, pieces *to) {
     buf_deinit(&run);
 }
 
-/* What a step does to the beginning of a text is done where `first`. */
+/* `first`: the pieces begin the text. `fused`: they are one piece already, after a Fuse. */
 static void step_pieces(const text__decode_step *step, const pieces *from, bool first, bool fused,
                         pieces *to) {
     buf_clear(&to->text);
@@ -157,8 +158,8 @@ static void step_pieces(const text__decode_step *step, const pieces *from, bool 
 }
 
 static void run_steps(const tokenizer *tok, pieces *now, bool first) {
-    pieces next = {.ends =
-                       array_new(now->count + 1, sizeof *next.ends)}; /* Fuse makes one of none */
+    pieces next = {.ends = array_new(now->count + 1,
+                                     sizeof *next.ends)}; /* Fuse gives one piece even for none */
     bool fused = false;
     if (next.ends == NULL) now->text.failed = true;
     for (uint32_t i = 0; i < tok->n_decoder && !now->text.failed; i++) {
@@ -174,10 +175,10 @@ static void run_steps(const tokenizer *tok, pieces *now, bool first) {
     free(next.ends);
 }
 
-/* A text may be cut before this token: it joins no bytes that stand before it. */
-static bool cuts(const tokenizer *tok, uint32_t id, bool skip_special) {
+/* Decoding may stop before this token: it is no byte token, so it joins no earlier bytes. */
+static bool may_cut(const tokenizer *tok, uint32_t id, bool skip_special) {
     if (tok->n_decoder == 0) return true;
-    if (!is_there(tok, id, skip_special)) return false;
+    if (!is_shown(tok, id, skip_special)) return false;
     const text__token *token = &tok->tokens[id];
     return spelled_byte(tok->text + token->key, token->key_len) < 0;
 }
@@ -185,12 +186,12 @@ static bool cuts(const tokenizer *tok, uint32_t id, bool skip_special) {
 int tokenizer_decode_some(const tokenizer *tok, const uint32_t *ids, size_t n, size_t *at,
                           bool skip_special, buf *out, err *e) {
     size_t end = n - *at > SOME && !tok->decode_whole ? *at + SOME : n, start = *at;
-    while (end < n && !cuts(tok, ids[end], skip_special))
+    while (end < n && !may_cut(tok, ids[end], skip_special))
         end++;
     pieces now = {.ends = array_new(end - start + 1, sizeof *now.ends)};
     bool failed = now.ends == NULL;
     for (size_t i = start; i < end && !failed; i++) {
-        if (!is_there(tok, ids[i], skip_special)) continue;
+        if (!is_shown(tok, ids[i], skip_special)) continue;
         const text__token *token = &tok->tokens[ids[i]];
         bool spelled = tok->n_decoder > 0 || (token->added && token->unreachable);
         if (spelled) buf_append(&now.text, tok->text + token->key, token->key_len);
@@ -222,30 +223,31 @@ static int load_replace(text__loader *loader, text__decode_step *step, const jso
                  *content = json_object_get(decoder, "content");
     if (json_string_length(pattern) == 0 || !json_is_string(content)) {
         return text__bad(loader, "decoder",
-                         "a Replace decoder without a String to look for, or without content");
+                         "a Replace decoder needs a String as pattern, and a content");
     }
     size_t n_from = json_string_length(pattern), n_to = json_string_length(content);
     if (n_to > n_from) loader->growth *= (double)n_to / (double)n_from;
     if (loader->growth > MAX_GROWTH)
-        return text__bad(loader, "decoder", "Replace decoders that lengthen a text over %d times",
+        return text__bad(loader, "decoder",
+                         "the Replace decoders could make a text more than %d times longer",
                          MAX_GROWTH);
     if (text__load_copy(loader, pattern, &step->from, &step->n_from) != 0) return -1;
     return text__load_copy(loader, content, &step->to, &step->n_to);
 }
 
-/* A text of one character. */
+/* Loads a text of one character. */
 static int load_char(text__loader *loader, text__decode_step *step, const json_t *text,
                      const char *type) {
     size_t n = json_string_length(text);
     if (n == 0 || utf8_char(json_string_value(text), n) != n)
-        return text__bad(loader, "decoder", "a %s decoder without a character", type);
+        return text__bad(loader, "decoder", "a %s decoder needs a text of one character", type);
     return text__load_copy(loader, text, &step->from, &step->n_from);
 }
 
 static int load_count(text__loader *loader, const json_t *value, uint32_t *out) {
     json_int_t n = json_integer_value(value);
     if (!json_is_integer(value) || n < 0 || n > UINT32_MAX)
-        return text__bad(loader, "decoder", "a Strip decoder without start or stop");
+        return text__bad(loader, "decoder", "a Strip decoder needs numbers for start and stop");
     *out = (uint32_t)n;
     return 0;
 }
@@ -258,7 +260,7 @@ static int load_step(text__loader *loader, const json_t *decoder, const char *ty
                                         [TEXT__SPACES] = "Metaspace"};
     tokenizer *tok = loader->tok;
     if (tok->n_decoder == TEXT__MAX_STEPS)
-        return text__bad(loader, "decoder", "more than %d decoders", TEXT__MAX_STEPS);
+        return text__bad(loader, "decoder", "there are more than %d decoders", TEXT__MAX_STEPS);
     text__decode_step *step = &tok->decoder[tok->n_decoder++];
     size_t kind = 0;
     while (kind < ARRAY_LEN(names) && strcmp(names[kind], type) != 0)
@@ -279,13 +281,12 @@ static int load_step(text__loader *loader, const json_t *decoder, const char *ty
     }
     if (kind < ARRAY_LEN(names)) return 0;
     return text__bad(loader, "decoder",
-                     "decoder %.40s is not supported here (ByteLevel alone, or Replace, "
+                     "decoder %.40s is not supported here (supported: ByteLevel alone, or Replace, "
                      "ByteFallback, Fuse, Strip, Metaspace)",
                      type);
 }
 
-/* Whether a step after Fuse looks at more than the beginning of a text. No published file has
- * such a step. */
+/* A step after Fuse changes more than the start of the text. No published file has such a step. */
 static bool needs_whole(const tokenizer *tok) {
     bool fused = false;
     for (uint32_t i = 0; i < tok->n_decoder; i++) {
@@ -312,7 +313,8 @@ int text__decoder_load(text__loader *loader, const json_t *decoder) {
         return 0;
     }
     return text__bad(loader, "decoder", "decoder %.40s is not supported%s", type ? type : "null",
-                     loader->tok->chars ? "" : " beside a ByteLevel pre_tokenizer (ByteLevel is)");
+                     loader->tok->chars ? ""
+                                        : " with a ByteLevel pre_tokenizer (supported: ByteLevel)");
 }
 
 void text__decoder_free(tokenizer *tok) {

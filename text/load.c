@@ -1,4 +1,4 @@
-/* load.c - tokenizer.json into flat tables; every number and name checked. */
+/* load.c - reads a tokenizer.json into flat tables and checks every number and name. */
 #include "base/log.h"
 #include "base/model_json.h"
 #include "base/size.h"
@@ -29,7 +29,7 @@ int text__each_part(text__loader *loader, const json_t *part, const char *key,
     const json_t *one;
     char list[32];
     size_t i;
-    if (type == NULL) return text__bad(loader, key, "a %s without type", key);
+    if (type == NULL) return text__bad(loader, key, "a %s has no type", key);
     if (strcmp(type, "Sequence") != 0) return load(loader, part, type);
     (void)snprintf(list, sizeof list, "%ss", key);
     json_array_foreach(json_object_get(part, list), i, one) {
@@ -56,9 +56,10 @@ static bool empty_or_null(const json_t *value) {
 
 static int check_model(text__loader *loader, const json_t *model) {
     const char *type = json_string_value(json_object_get(model, "type"));
-    if (!json_is_object(model)) return text__bad(loader, "model", "there is no model");
+    if (!json_is_object(model)) return text__bad(loader, "model", "the file has no model");
     if (type && strcmp(type, "BPE") != 0) {
-        return text__bad(loader, "model", "model type %.40s is not supported (BPE is)", type);
+        return text__bad(loader, "model", "model type %.40s is not supported (supported: BPE)",
+                         type);
     }
     static const char *const unused[] = {"dropout", "continuing_subword_prefix",
                                          "end_of_word_suffix"};
@@ -74,8 +75,7 @@ static int check_model(text__loader *loader, const json_t *model) {
     return 0;
 }
 
-/* An unknown token that the vocabulary lacks is none: the reference looks for it only where a
- * symbol has no token. */
+/* An unknown token outside the vocabulary is ignored: the reference too accepts such a file. */
 static void load_unk(text__loader *loader, const json_t *model) {
     const json_t *unk = json_object_get(model, "unk_token");
     loader->tok->unk = loader->tok->bos = TEXT__NO_ID;
@@ -84,12 +84,12 @@ static void load_unk(text__loader *loader, const json_t *model) {
     if (empty_or_null(unk)) return;
     if (!json_is_string(unk) || text__vocab_id(loader, json_string_value(unk),
                                                json_string_length(unk), &loader->tok->unk) != 0) {
-        log_line(LOG_WARN, "%s: unk_token is not in the vocabulary; it is left out", loader->file);
+        log_line(LOG_WARN, "%s: unk_token is not in the vocabulary; it is ignored", loader->file);
     }
 }
 
-/* Text vanishes where it has no token, where a split takes it out, where an added token takes the
- * blanks beside it along, and where many unknown characters make one token. */
+/* Leaves tok->longest at 0 if text may be dropped: if it has no token, if a split removes it, if an
+ * added token takes the blanks beside it, or if several unknown characters become one token. */
 static void find_longest(tokenizer *tok, size_t n_added) {
     bool keeps_all = true;
     for (int byte = 0; byte < 256; byte++)
@@ -100,7 +100,7 @@ static void find_longest(tokenizer *tok, size_t n_added) {
     for (size_t i = 0; i < n_added; i++)
         keeps_all = keeps_all && !tok->added[i].lstrip && !tok->added[i].rstrip;
     if (!keeps_all || text__normalizer_shortens(tok)) return;
-    tok->longest = tok->chars ? 4 : 1; /* an unknown character's */
+    tok->longest = tok->chars ? 4 : 1; /* bytes of an unknown character */
     for (uint32_t id = 0; id < tok->n_ids; id++) {
         if (tok->tokens[id].key_len > tok->longest) tok->longest = tok->tokens[id].key_len;
     }
@@ -112,7 +112,7 @@ static int load(text__loader *loader, const json_t *root) {
     tokenizer *tok = loader->tok;
     const json_t *model = json_object_get(root, "model"),
                  *added = json_object_get(root, "added_tokens");
-    if (!json_is_object(root)) return text__bad(loader, NULL, "not a JSON object");
+    if (!json_is_object(root)) return text__bad(loader, NULL, "the file is not a JSON object");
     if (check_model(loader, model) != 0) return -1;
     if (added && !json_is_array(added) && !json_is_null(added))
         return text__bad(loader, "added_tokens", "added_tokens is not a list");

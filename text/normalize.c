@@ -1,13 +1,13 @@
-/* normalize.c - the normalizer: text into the form that the vocabulary knows.
+/* normalize.c - the normalizer: rewrites a text into the form used by the vocabulary.
  *
- * Each step reads a text with its runs of origin and writes another. What it leaves alone keeps
- * its origin; what it writes for some bytes is trusted if all of them were; what it puts of its
- * own accord is the file's, and trusted. Where it takes out bytes that are not trusted, an empty
- * run is left: no control token is read across it.
+ * Each step reads a text with its runs of origin and writes another. Unchanged bytes keep their
+ * origin. Bytes that replace others are trusted if all replaced bytes were. Bytes that a step
+ * inserts come from the file and are trusted. If a step deletes untrusted bytes, it leaves an empty
+ * run, so no control token is found across the gap.
  *
- * Unicode is version 15 here (utf8proc 2.8). The reference's normal forms and marks are those of
- * version 9, its lower case that of 16 or later: characters that came in between differ. Bytes
- * that are not UTF-8 pass as they are. */
+ * This file uses Unicode 15 (utf8proc 2.8). The reference uses version 9 for normal forms and
+ * marks, and 16 or later for lower case, so newer characters may differ. Invalid UTF-8 is copied
+ * unchanged. */
 #include "base/size.h"
 #include "base/utf8.h"
 #include "text/load_internal.h"
@@ -17,9 +17,9 @@
 #include <utf8proc.h>
 
 enum {
-    MAX_GROWTH = 16, /* times that all Replace steps together may lengthen a text */
-    FEW = 16,        /* marks up to which plain insertion sorts them */
-    DECOMPOSED = 32, /* code points that one may become; the most known is 18 */
+    MAX_GROWTH = 16, /* factor by which all Replace steps together may lengthen a text */
+    FEW = 16,        /* up to so many marks are sorted by insertion */
+    DECOMPOSED = 32, /* code points of one character, decomposed; the longest known has 18 */
 };
 
 /* ---- texts with runs ---- */
@@ -50,17 +50,18 @@ void text__normal_deinit(text__normal *normal) {
     *normal = (text__normal){0};
 }
 
-/* One step at work: `at` is how much of the text is done. */
+/* One step on one text. */
 typedef struct {
     text__encoder *enc;
     const text__normal_step *step;
     const text__normal *in;
     text__normal *out;
-    size_t at, run; /* run: the one that holds the byte at `at` */
+    size_t at;  /* bytes of `in` done so far */
+    size_t run; /* the run with the byte at `at` */
 } normal_pass;
 
-/* Goes on to `to`; keeps the bytes on the way, or says whether all of them are trusted. */
-static bool go(normal_pass *pass, size_t to, bool keep) {
+/* Advances to byte `to`; copies the bytes on the way if `copy`. True: all of them are trusted. */
+static bool advance(normal_pass *pass, size_t to, bool copy) {
     const text__normal *in = pass->in;
     bool trusted = true;
     while (pass->run < in->n_runs) {
@@ -69,7 +70,7 @@ static bool go(normal_pass *pass, size_t to, bool keep) {
         bool empty = end == pass->at && run->end == pass->at;
         if (pass->at == to) break;
         trusted = trusted && run->trusted;
-        if (keep) {
+        if (copy) {
             buf_append(&pass->out->text, in->text.data + pass->at, end - pass->at);
             if (end > pass->at || empty) end_run(pass->out, pass->out->text.len, run->trusted);
         }
@@ -81,21 +82,21 @@ static bool go(normal_pass *pass, size_t to, bool keep) {
 }
 
 static void keep(normal_pass *pass, size_t to) {
-    (void)go(pass, to, true);
+    (void)advance(pass, to, true);
 }
 
-/* n bytes for those up to `to`. An empty run before them stays one. */
+/* Replaces the bytes up to `to` by n others. An empty run before them is kept. */
 static void put(normal_pass *pass, size_t to, const char *bytes, size_t n) {
     for (; pass->run < pass->in->n_runs && pass->in->runs[pass->run].end == pass->at; pass->run++)
         end_run(pass->out, pass->out->text.len, pass->in->runs[pass->run].trusted);
-    bool trusted = go(pass, to, false);
+    bool trusted = advance(pass, to, false);
     buf_append(&pass->out->text, bytes, n);
     if (n > 0 || !trusted) end_run(pass->out, pass->out->text.len, trusted);
 }
 
 /* ---- the normal forms ---- */
 
-/* One character and all that may combine with it, decomposed. */
+/* The code points of a character and its marks, decomposed. */
 typedef struct {
     int32_t *data;
     size_t count, cap;
@@ -134,8 +135,8 @@ static bool is_mark(int32_t code) {
            category == UTF8PROC_CATEGORY_ME;
 }
 
-/* Nothing before c combines with it or changes places with it: marks do, and the vowels and final
- * consonants of Hangul. */
+/* No earlier code point combines or changes places with this one. Marks do, and the vowels and
+ * final consonants of Hangul. */
 static bool stands_alone(int32_t code) {
     return combining_class(code) == 0 && !is_mark(code) && !(code >= 0x1160 && code <= 0x11ff);
 }
@@ -151,7 +152,8 @@ static size_t decompose(const char *text, size_t n, int options, int32_t *out, s
     return 1;
 }
 
-/* Fills k from the character at the start of text; how many bytes were read, 0 if there is none. */
+/* Fills the list from the first character of text and the marks after it. Returns the bytes read; 0
+ * if there is no valid character. */
 static size_t gather(code_list *list, const char *text, size_t n, int options) {
     int32_t parts[DECOMPOSED];
     size_t len, at, made = decompose(text, n, options, parts, &len);
@@ -166,7 +168,7 @@ static size_t gather(code_list *list, const char *text, size_t n, int options) {
     return at;
 }
 
-/* Marks by their class; those of one class stay in order. */
+/* Sorts marks by their class, stable. */
 static void sort_marks(code_list *list, size_t from, size_t to, int32_t *spare) {
     size_t count[257] = {0};
     int32_t *codes = list->data;
@@ -214,7 +216,7 @@ static void form(normal_pass *pass) {
         if ((unsigned char)text[i] < 0x80 && (i + 1 == n || (unsigned char)text[i + 1] < 0x80))
             continue;
         size_t read = gather(&list, text + i, n - i, options);
-        if (read == 0 || list.failed) continue; /* no character */
+        if (read == 0 || list.failed) continue;
         len = read;
         order(&list);
         if (options & UTF8PROC_COMPOSE) {
@@ -239,12 +241,12 @@ static void form(normal_pass *pass) {
 
 /* ---- the other steps ---- */
 
-/* What one character becomes, into out (8 bytes). */
+/* Writes the changed character to out (8 bytes). */
 static size_t change_char(text__normal_kind kind, int32_t code, char *out) {
     utf8proc_uint8_t *bytes = (utf8proc_uint8_t *)out;
     if (kind == TEXT__STRIP_ACCENTS && is_mark(code)) return 0;
     int32_t now = kind == TEXT__LOWERCASE ? utf8proc_tolower(code) : code;
-    if (kind == TEXT__LOWERCASE && code == 0x130) { /* the one that becomes two */
+    if (kind == TEXT__LOWERCASE && code == 0x130) { /* the only one that becomes two */
         memcpy(out, "i\u0307", 3);
         return 3;
     }
@@ -296,7 +298,7 @@ static void replace_text(normal_pass *pass) {
 
 typedef struct {
     normal_pass *pass;
-    size_t start; /* of the stretch in the text */
+    size_t start; /* byte of the text */
 } stretch;
 
 static int replace_match(void *ud, size_t start, size_t end, bool is_match) {
@@ -310,7 +312,7 @@ static int replace_match(void *ud, size_t start, size_t end, bool is_match) {
 static int replace_pattern(normal_pass *pass) {
     const char *text = pass->in->text.data;
     size_t n = pass->in->text.len;
-    for (size_t i = 0; i < n; i++) { /* a byte that is not UTF-8 parts two stretches */
+    for (size_t i = 0; i < n; i++) { /* an invalid byte separates two stretches */
         stretch part = {pass, i};
         size_t good = utf8_prefix(text + i, n - i);
         if (good > 0 && text__each_match(pass->enc, &pass->step->pattern, text + i, good,
@@ -342,14 +344,14 @@ static int run_step(text__encoder *enc, const text__normal_step *step, const tex
     return rc;
 }
 
-/* The runs of n bytes of the encoder's text. */
-static void take_runs(const text__encoder *enc, const char *text, size_t n, text__normal *out) {
+/* Copies the runs of n bytes of the encoder's text. Bytes after the last run are not trusted. */
+static void copy_runs(const text__encoder *enc, const char *text, size_t n, text__normal *out) {
     size_t from = (size_t)(text - enc->text), done = from;
     for (size_t i = text__first_run(enc, from); i < enc->n_runs && done < from + n; i++) {
         done = enc->runs[i].end < from + n ? enc->runs[i].end : from + n;
         end_run(out, done - from, enc->runs[i].trusted);
     }
-    if (done < from + n) end_run(out, n, false); /* more than the runs cover */
+    if (done < from + n) end_run(out, n, false);
 }
 
 int text__normalize(text__encoder *enc, const char *text, size_t n, text__normal *out) {
@@ -358,7 +360,7 @@ int text__normalize(text__encoder *enc, const char *text, size_t n, text__normal
     int rc = 0;
     *out = (text__normal){0};
     buf_append(&out->text, text, n);
-    take_runs(enc, text, n, out);
+    copy_runs(enc, text, n, out);
     for (uint32_t i = 0; i < tok->n_normalizer && rc == 0 && !out->text.failed; i++) {
         rc = run_step(enc, &tok->normalizer[i], out, &next);
         text__normal swap = *out;
@@ -374,8 +376,8 @@ int text__normalize(text__encoder *enc, const char *text, size_t n, text__normal
 
 /* ---- loading ---- */
 
-/* How many times longer a text may get where n bytes are put for matches of the pattern; one that
- * may match nothing does so before each character. */
+/* The factor by which a text may grow if each match of the pattern is replaced by n bytes. A
+ * pattern that matches the empty text matches before each character. */
 static double growth(const pcre2_code *pattern, size_t n) {
     uint32_t least = 0; /* characters of a match */
     (void)pcre2_pattern_info(pattern, PCRE2_INFO_MINLENGTH, &least);
@@ -390,7 +392,7 @@ static int load_replace(text__loader *loader, text__normal_step *step, const jso
     bool is_plain = json_string_length(plain) > 0;
     if (!json_is_string(content) || (!is_plain && json_string_length(regex) == 0)) {
         return text__bad(loader, "normalizer",
-                         "a Replace normalizer without String or Regex, or without content");
+                         "a Replace normalizer needs a String or Regex, and a content");
     }
     if (text__load_copy(loader, content, &step->to, &step->n_to) != 0) return -1;
     if (is_plain && text__load_copy(loader, plain, &step->from, &step->n_from) != 0) return -1;
@@ -402,7 +404,8 @@ static int load_replace(text__loader *loader, text__normal_step *step, const jso
     if (times > 1) loader->growth *= times;
     if (loader->growth > MAX_GROWTH) {
         return text__bad(loader, "normalizer",
-                         "Replace normalizers that lengthen a text over %d times", MAX_GROWTH);
+                         "the Replace normalizers could make a text more than %d times longer",
+                         MAX_GROWTH);
     }
     return 0;
 }
@@ -412,7 +415,7 @@ static int load_strip(text__loader *loader, text__normal_step *step, const json_
                  *right = json_object_get(one, "strip_right");
     if (!json_is_boolean(left) || !json_is_boolean(right))
         return text__bad(loader, "normalizer",
-                         "a Strip normalizer without strip_left or strip_right");
+                         "a Strip normalizer needs strip_left and strip_right");
     step->left = json_is_true(left);
     step->right = json_is_true(right);
     return 0;
@@ -423,7 +426,8 @@ static int load_prepend(text__loader *loader, text__normal_step *step, const jso
     size_t n = json_string_length(text);
     if (!json_is_string(text) || n > TEXT__MAX_PIECE)
         return text__bad(loader, "normalizer",
-                         "a Prepend normalizer without text, or with too much");
+                         "the text of a Prepend normalizer is missing or over %d bytes",
+                         TEXT__MAX_PIECE);
     return text__load_copy(loader, text, &step->to, &step->n_to);
 }
 
@@ -441,7 +445,8 @@ static int load_step(text__loader *loader, const json_t *one, const char *type) 
     };
     tokenizer *tok = loader->tok;
     if (tok->n_normalizer == TEXT__MAX_STEPS)
-        return text__bad(loader, "normalizer", "more than %d normalizers", TEXT__MAX_STEPS);
+        return text__bad(loader, "normalizer", "there are more than %d normalizers",
+                         TEXT__MAX_STEPS);
     text__normal_step *step = &tok->normalizer[tok->n_normalizer++];
     size_t kind = 0;
     while (kind < ARRAY_LEN(names) && strcmp(names[kind], type) != 0)
@@ -452,8 +457,8 @@ static int load_step(text__loader *loader, const json_t *one, const char *type) 
     if (kind == TEXT__PREPEND) return load_prepend(loader, step, one);
     if (kind < ARRAY_LEN(names)) return 0;
     return text__bad(loader, "normalizer",
-                     "normalizer %.40s is not supported (NFC, NFD, NFKC, NFKD, Lowercase, Strip, "
-                     "StripAccents, Replace, Prepend are)",
+                     "normalizer %.40s is not supported (supported: NFC, NFD, NFKC, NFKD, "
+                     "Lowercase, Strip, StripAccents, Replace, Prepend)",
                      type);
 }
 

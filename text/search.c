@@ -1,8 +1,8 @@
-/* search.c - a pattern run over a text, within bounds.
+/* search.c - searches a text for the matches of a pattern, within bounds.
  *
- * PCRE2 limits the steps of one attempt to match, but an attempt begins at every character, and
- * each may look through the rest of the text: `\s+$` on a line of blanks that does not end so.
- * So a search runs in windows of starting places, and its processor time is counted. */
+ * PCRE2 limits the steps of one attempt to match. But an attempt begins at every character, and
+ * each may scan the rest of the text, such as `\s+$` on a line of blanks with a letter at its end.
+ * So a search tries a window of starting places at a time, and its processor time is counted. */
 #include "base/cancel.h"
 #include "base/clock.h"
 #include "base/utf8.h"
@@ -10,17 +10,17 @@
 
 enum {
     MATCH_LIMIT = 1000 * 1000, /* backtracking steps of one attempt to match */
-    MATCH_LIMIT_PER_BYTE = 64, /* and what each byte of the text adds */
+    MATCH_LIMIT_PER_BYTE = 64, /* added per byte of the text */
     MATCH_LIMIT_MOST = 50 * 1000 * 1000,
     SEARCH_NS = 100 * 1000 * 1000, /* processor time of all searches in one text */
-    SEARCH_NS_PER_BYTE = 1000,     /* and what each byte adds; patterns in use take 50 */
-    SAMPLE = 64,                   /* of so many searches one is timed */
+    SEARCH_NS_PER_BYTE = 1000,     /* added per byte; patterns in use take 50 */
+    SAMPLE = 64,                   /* one of so many searches is timed */
     FIRST_WINDOW = 16,
-    /* A window is doubled if it took less than this, else halved. JIT looks through the rest of
-     * the text once for a whole window, so that must count as little. */
+    /* A window that took less time than this is doubled, otherwise halved. Machine code scans the
+     * rest of the text once per window, so small windows would make the search quadratic. */
     WINDOW_NS = 200 * 1000,
     WINDOW_NS_PER_BYTE = 20,
-    HEAP_LIMIT_KIB = 64 << 10, /* of the interpreter, where JIT is not allowed */
+    HEAP_LIMIT_KIB = 64 << 10, /* of the interpreter, used if JIT is not allowed */
     JIT_STACK = 8 << 20,
 };
 
@@ -30,7 +30,7 @@ static int no_memory(err *e) {
 
 static int search_init(text__search *search, err *e) {
     if (search->match) return 0;
-    search->match = pcre2_match_data_create(1, NULL); /* only where the whole match lies */
+    search->match = pcre2_match_data_create(1, NULL); /* the bounds of the match, no groups */
     search->context = pcre2_match_context_create(NULL);
     if (search->match == NULL || search->context == NULL) return no_memory(e);
     size_t most = (MATCH_LIMIT_MOST - MATCH_LIMIT) / MATCH_LIMIT_PER_BYTE;
@@ -67,7 +67,7 @@ static int match_once(text__search *search, const text__matches *matches, size_t
     return rc;
 }
 
-/* The character behind the one at `at`, or behind the text. */
+/* The next character after the one at `at`, or the end of the text. */
 static size_t next_character(const text__matches *matches, size_t at) {
     at++;
     while (at < matches->len && ((unsigned char)matches->text[at] & 0xc0) == 0x80)
@@ -75,10 +75,10 @@ static size_t next_character(const text__matches *matches, size_t at) {
     return at;
 }
 
-/* Counts what a search, or a window of n bytes to look through, has taken. MATCHLIMIT when the
- * text has cost too much, CALLOUT when nobody waits. */
+/* Adds the time of a search, or of one window with n bytes of text after it. Returns MATCHLIMIT if
+ * the text has taken too long, CALLOUT if the request was cancelled. */
 static int charge(text__search *search, uint64_t ns, unsigned stands_for, size_t n) {
-    if (stands_for > 1) { /* one sample alone may have met with a page fault or a thief of time */
+    if (stands_for > 1) { /* a page fault or another process may have slowed a single sample */
         search->search_ns +=
             (ns < search->last_sample_ns ? ns : search->last_sample_ns) * stands_for;
         search->last_sample_ns = ns;
@@ -93,14 +93,14 @@ static int charge(text__search *search, uint64_t ns, unsigned stands_for, size_t
     return too_slow ? PCRE2_ERROR_MATCHLIMIT : 0;
 }
 
-/* The leftmost match that begins at or after `at`, and what pcre2_match says. */
+/* Finds the leftmost match that begins at or after `at`; returns the result of pcre2_match. */
 static int find_leftmost(text__search *search, const text__matches *matches, size_t at) {
-    unsigned stands_for = ++search->searches % SAMPLE == 0 ? SAMPLE : 0; /* how many, if timed */
+    unsigned stands_for = ++search->searches % SAMPLE == 0 ? SAMPLE : 0; /* searches, if timed */
     for (;;) {
         bool last = !matches->pattern->in_windows || matches->len - at <= search->window;
         size_t limit = last ? PCRE2_UNSET : at + search->window;
         pcre2_set_offset_limit(search->context, limit);
-        /* Reading the clock may take longer than a search: what it takes is no part of one. */
+        /* Reading the clock may take longer than a search, so its time is subtracted. */
         uint64_t before = stands_for ? clock_thread_ns() : 0;
         uint64_t start = stands_for ? clock_thread_ns() : 0;
         int rc = match_once(search, matches, at);
@@ -128,8 +128,8 @@ int text__match_next(text__search *search, text__matches *matches, err *e) {
                            "the tokenizer's pattern needs too many steps on this text");
         }
         const size_t *at = pcre2_get_ovector_pointer(search->match);
-        /* As the reference: an empty match where the last one ended does not count, and then the
-         * search goes on one character later. */
+        /* As in the reference, an empty match at the end of the last match does not count. The
+         * search then continues one character later. */
         if (at[0] == at[1] && matches->any && matches->end == at[1]) {
             matches->from = next_character(matches, matches->from);
             continue;

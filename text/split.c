@@ -1,7 +1,7 @@
-/* split.c - the pre-tokenizers: text into the pieces that merging may not cross.
+/* split.c - the pre-tokenizers: they cut a text into pieces, and no merge crosses a cut.
  *
- * Steps run depth first: what one step cuts off goes through the rest before the next cut,
- * so no list of pieces is ever held. */
+ * Steps run depth first: each part that one step cuts off goes through the later steps before the
+ * next cut, so no list of pieces is needed. */
 #include "base/utf8.h"
 #include "text/tokenizer_internal.h"
 
@@ -9,18 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What Hugging Face's ByteLevel splits by: GPT-2's pattern. */
+/* The pattern of GPT-2, by which a ByteLevel splits. */
 #define GPT2_PATTERN                                                                               \
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
 /* ---- running ---- */
 
-/* An item is a match or what stands between two matches. */
+/* An item is a match or the text between two matches. */
 typedef struct {
     text__encoder *enc;
     uint32_t step;
     const char *text;
-    size_t start, end; /* held back: the next item may join it */
+    size_t start, end; /* the last item, if `held`: the next item may join it */
     bool held, was_match;
 } splitter;
 
@@ -84,7 +84,7 @@ static int split(text__encoder *enc, uint32_t step, const char *text, size_t n) 
     return flush(&splits);
 }
 
-/* HF's ByteLevel puts a space before every text that reaches it without one. */
+/* A ByteLevel with add_prefix_space puts a space before a text that begins without one. */
 static int with_space(text__encoder *enc, uint32_t step, const char *text, size_t n) {
     char *copy = malloc(n + 1);
     if (copy == NULL)
@@ -97,7 +97,7 @@ static int with_space(text__encoder *enc, uint32_t step, const char *text, size_
     return rc;
 }
 
-/* The text with another character for each space, into `out`. */
+/* Appends the text with each space replaced. */
 static void put_spaces(buf *out, const text__metaspace *meta, const char *text, size_t n) {
     for (const char *end = text + n, *at; text < end; text = at + (at < end)) {
         at = memchr(text, ' ', (size_t)(end - text));
@@ -107,7 +107,7 @@ static void put_spaces(buf *out, const text__metaspace *meta, const char *text, 
     }
 }
 
-/* Each piece but the first begins with the replacement. */
+/* Splits the text before each replacement, except at its start. */
 static int cut_spaces(text__encoder *enc, uint32_t step, const char *text, size_t n) {
     const text__metaspace *meta = &enc->tok->steps[step].meta;
     while (n > 0) {
@@ -198,7 +198,8 @@ static int load_split(text__step *step, const json_t *pre, const char *file, err
     while (kind < ARRAY_LEN(names) && (behavior == NULL || strcmp(names[kind], behavior) != 0))
         kind++;
     if (kind == ARRAY_LEN(names)) {
-        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: unknown Split behavior", file);
+        return err_set(e, ERR_BAD_FILE, "pre_tokenizer",
+                       "%s: the behavior of a Split is missing or unknown", file);
     }
     step->behavior = (text__behavior)kind;
     if (load_bool(pre, "invert", false, &step->invert, file, e) != 0) return -1;
@@ -207,8 +208,8 @@ static int load_split(text__step *step, const json_t *pre, const char *file, err
                  *plain = json_object_get(pattern, "String");
     const json_t *text = regex ? regex : plain;
     if (!json_is_string(text)) {
-        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: a Split without Regex or String",
-                       file);
+        return err_set(e, ERR_BAD_FILE, "pre_tokenizer",
+                       "%s: the pattern of a Split has no Regex or String", file);
     }
     return compile(step, json_string_value(text), json_string_length(text), regex == NULL, file, e);
 }
@@ -230,31 +231,34 @@ int text__metaspace_load(text__metaspace *meta, const json_t *one, const char *k
     size_t n = json_string_length(text), i = 0;
     *meta = (text__metaspace){.split = true};
     if (n == 0 || n >= sizeof meta->replacement || utf8_char(json_string_value(text), n) != n)
-        return err_set(e, ERR_BAD_FILE, key, "%s: a Metaspace without a replacement", file);
+        return err_set(e, ERR_BAD_FILE, key,
+                       "%s: the replacement of a Metaspace is not one character", file);
     memcpy(meta->replacement, json_string_value(text), n);
     meta->len = (uint8_t)n;
     while (json_is_string(scheme) && i < ARRAY_LEN(schemes) &&
            strcmp(schemes[i], json_string_value(scheme)) != 0)
         i++;
     if (i == ARRAY_LEN(schemes) || (scheme && !json_is_string(scheme)))
-        return err_set(e, ERR_BAD_FILE, key, "%s: unknown prepend_scheme of a Metaspace", file);
-    meta->prepend = json_is_false(old) ? TEXT__NEVER : (text__prepend)i; /* how it was said once */
+        return err_set(e, ERR_BAD_FILE, key, "%s: the prepend_scheme of a Metaspace is unknown",
+                       file);
+    meta->prepend = json_is_false(old) ? TEXT__NEVER : (text__prepend)i; /* older files */
     if (json_is_null(json_object_get(one, "split"))) return 0;
     return load_bool(one, "split", true, &meta->split, file, e);
 }
 
-/* *bytes is set when the step turns text into bytes, which has to happen and comes last. */
+/* Sets *bytes if the step turns text into bytes. No step may follow it. */
 static int load_step(tokenizer *tok, const json_t *pre, bool *bytes, const char *file, err *e) {
     const char *type = json_string_value(json_object_get(pre, "type"));
     if (type == NULL)
-        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: a pre_tokenizer without type", file);
+        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: a pre_tokenizer has no type", file);
     if (*bytes) {
         return err_set(e, ERR_BAD_FILE, "pre_tokenizer",
-                       "%s: a %.40s pre_tokenizer after ByteLevel", file, type);
+                       "%s: pre_tokenizer %.40s comes after ByteLevel, which must be the last",
+                       file, type);
     }
     if (tok->n_steps == TEXT__MAX_STEPS) {
-        return err_set(e, ERR_BAD_FILE, "pre_tokenizer", "%s: more than %d pre_tokenizers", file,
-                       TEXT__MAX_STEPS);
+        return err_set(e, ERR_BAD_FILE, "pre_tokenizer",
+                       "%s: there are more than %d pre_tokenizers", file, TEXT__MAX_STEPS);
     }
     text__step *step = &tok->steps[tok->n_steps++];
     if (strcmp(type, "Split") == 0) return load_split(step, pre, file, e);
@@ -266,8 +270,8 @@ static int load_step(tokenizer *tok, const json_t *pre, bool *bytes, const char 
         return load_byte_level(step, pre, file, e);
     }
     return err_set(e, ERR_BAD_FILE, "pre_tokenizer",
-                   "%s: pre_tokenizer %.40s is not supported (ByteLevel, Split, Digits, Metaspace, "
-                   "Sequence are)",
+                   "%s: pre_tokenizer %.40s is not supported (supported: ByteLevel, Split, Digits, "
+                   "Metaspace, Sequence)",
                    file, type);
 }
 

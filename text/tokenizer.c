@@ -1,5 +1,5 @@
-/* tokenizer.c - text to ids: added tokens first, then the valid UTF-8 between broken bytes,
- * then pre-tokenizers and merges. And the questions about single tokens. */
+/* tokenizer.c - encoding: added tokens are cut out first, then invalid bytes; the valid UTF-8
+ * between them goes through pre-tokenizers and merges. Also the queries about single tokens. */
 #include "base/file.h"
 #include "base/size.h"
 #include "base/utf8.h"
@@ -13,8 +13,8 @@
 
 /* ---- encoding ---- */
 
-/* Bytes that are not UTF-8 are cut out and become their byte tokens, if they have any; the
- * text left and right of them is split as if it were alone. */
+/* A byte that is not UTF-8 is cut out and becomes its token, if it has one. The texts before and
+ * after it are split as separate texts. */
 static int encode_plain(text__encoder *enc, const char *text, size_t n) {
     while (n > 0) {
         size_t good = utf8_prefix(text, n);
@@ -41,8 +41,8 @@ size_t text__first_run(const text__encoder *enc, size_t at) {
     return low;
 }
 
-/* Every byte of text, which lies in the encoder's, is the model's own. */
-static bool trusted(const text__encoder *enc, const char *text, size_t n) {
+/* All n bytes of `text`, a part of the encoder's text, are trusted. */
+static bool is_trusted(const text__encoder *enc, const char *text, size_t n) {
     size_t from = (size_t)(text - enc->text);
     for (size_t i = text__first_run(enc, from); i < enc->n_runs && enc->runs[i].trusted; i++) {
         if (enc->runs[i].end >= from + n) return true;
@@ -55,12 +55,12 @@ static int encode_from(text__encoder *enc, int k, const char *text, size_t n);
 static int encode_normal(text__encoder *enc, const char *text, size_t n) {
     text__normal normal;
     if (text__normalize(enc, text, n, &normal) != 0) return -1;
-    text__encoder raw = *enc; /* what the text is part of */
+    text__encoder raw = *enc; /* with the text before normalizing */
     enc->text = normal.text.data;
     enc->runs = normal.runs;
     enc->n_runs = normal.n_runs;
     if (text == enc->text_start) enc->text_start = enc->text;
-    int rc = encode_from(enc, 1, enc->text, normal.text.len);
+    int rc = encode_from(enc, TEXT__TRIE_NORMALIZED, enc->text, normal.text.len);
     enc->text = raw.text;
     enc->runs = raw.runs;
     enc->n_runs = raw.n_runs;
@@ -69,15 +69,16 @@ static int encode_normal(text__encoder *enc, const char *text, size_t n) {
     return rc;
 }
 
-/* What no added token of trie k took. */
+/* Encodes a stretch of text between the added tokens of one trie. */
 static int encode_rest(text__encoder *enc, int kind, const char *text, size_t n) {
-    if (kind == 1) return encode_plain(enc, text, n);
-    return enc->tok->n_normalizer ? encode_normal(enc, text, n) : encode_from(enc, 1, text, n);
+    if (kind == TEXT__TRIE_NORMALIZED) return encode_plain(enc, text, n);
+    return enc->tok->n_normalizer ? encode_normal(enc, text, n)
+                                  : encode_from(enc, TEXT__TRIE_NORMALIZED, text, n);
 }
 
-/* Cuts the added tokens of trie k out of text; the rest goes on. As the reference does:
- * leftmost, longest; a control token that a client spelled still hides the shorter ones inside
- * it. */
+/* Cuts the added tokens of one trie out of the text and encodes the rest. As in the reference, the
+ * leftmost token counts, and the longest at one place. The spelling of a control token in a
+ * client's text is skipped as a whole: no shorter token inside it is found. */
 static int encode_from(text__encoder *enc, int kind, const char *text, size_t n) {
     const text__trie *trie = &enc->tok->tries[kind];
     if (trie->n_nodes == 0) return encode_rest(enc, kind, text, n);
@@ -93,8 +94,8 @@ static int encode_from(text__encoder *enc, int kind, const char *text, size_t n)
         }
         const text__added *added = &enc->tok->added[at];
         size_t start = i, end = i + len;
-        i = end; /* also where blanks go along: another token may stand among them */
-        if (enc->tok->tokens[added->id].control && !trusted(enc, text + start, len)) continue;
+        i = end; /* not after the stripped blanks: another token may begin among them */
+        if (enc->tok->tokens[added->id].control && !is_trusted(enc, text + start, len)) continue;
         if (added->single_word &&
             (text__word_before(text, start) || text__word_after(text + end, n - end))) {
             continue;
@@ -131,12 +132,12 @@ int tokenizer_encode_runs(const tokenizer *tok, const char *text, size_t n, cons
                          .n_runs = n_runs,
                          .e = e};
     if (!size_add(out->n, max_ids, &enc.max_ids)) enc.max_ids = SIZE_MAX;
-    int rc = encode_from(&enc, 0, text, n);
+    int rc = encode_from(&enc, TEXT__TRIE_RAW, text, n);
     text__encoder_deinit(&enc);
     return rc;
 }
 
-/* ---- questions ---- */
+/* ---- queries ---- */
 
 size_t tokenizer_fewest(const tokenizer *tok, size_t n) {
     return tok->longest ? n / tok->longest + (n % tok->longest > 0) : 0;
@@ -156,8 +157,8 @@ bool tokenizer_is_control(const tokenizer *tok, uint32_t id) {
     return id < tok->n_ids && tok->tokens[id].control;
 }
 
-/* Text of a client must not lead to the token by merging either. */
-static void close_way(tokenizer *tok, uint32_t id) {
+/* Removes the merges that give the token: a client's text must not become it that way either. */
+static void remove_merges(tokenizer *tok, uint32_t id) {
     for (size_t i = 0; i < tok->merges.cap; i++) {
         map_entry *entry = &tok->merges.entries[i];
         if (entry->key != MAP_NONE && entry->value != MAP_NONE && (uint32_t)entry->value == id)
@@ -176,7 +177,7 @@ void tokenizer_mark_control(tokenizer *tok, const char *text, size_t n) {
                               : TEXT__NO_ID;
             if (at == TEXT__NO_ID || tok->added[at].plain) continue;
             text__token *token = &tok->tokens[tok->added[at].id];
-            if (!token->control && !token->unreachable) close_way(tok, tok->added[at].id);
+            if (!token->control && !token->unreachable) remove_merges(tok, tok->added[at].id);
             token->control = true;
         }
     }
@@ -217,7 +218,7 @@ int tokenizer_open(tokenizer **out, const char *dir, uint32_t vocab_size, err *e
     if (len < 0 || (size_t)len >= sizeof path)
         return err_set(e, ERR_BAD_FILE, NULL, "the model's path is too long");
     if (access(path, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR)) {
-        return err_set(e, ERR_NOT_FOUND, NULL, "%s: not there", path);
+        return err_set(e, ERR_NOT_FOUND, NULL, "%s: the file does not exist", path);
     }
     buf text = {0};
     int rc = file_read(&text, path, 64 << 20, e);

@@ -1,4 +1,4 @@
-/* vocab.c - the model's vocabulary and merges, by id. */
+/* vocab.c - loads the vocabulary and the merges of a model. */
 #include "base/log.h"
 #include "base/size.h"
 #include "base/utf8.h"
@@ -10,8 +10,8 @@
 
 /* ---- the byte alphabet ---- */
 
-/* GPT-2's printable stand-ins: visible Latin-1 bytes are themselves, the other 68 are
- * U+0100 and up. */
+/* The byte alphabet of GPT-2: a visible Latin-1 byte stands for itself, the other 68 bytes are
+ * spelled from U+0100 on. */
 void text__alphabet_init(int16_t *byte_of) {
     int next = 256;
     for (int i = 0; i < TEXT__ALPHABET; i++)
@@ -23,8 +23,9 @@ void text__alphabet_init(int16_t *byte_of) {
     }
 }
 
-/* The bytes a vocabulary key stands for, into out (at least n bytes). 0 if a character is
- * outside the alphabet: such a key is its own UTF-8, as the reference decodes it. */
+/* Writes the bytes spelled by a vocabulary key to out, which holds n bytes, and returns their
+ * number. 0 if a character is outside the alphabet; such a key stands for its own UTF-8, as in the
+ * reference. */
 static size_t key_bytes(const text__loader *loader, const char *key, size_t n, char *out) {
     size_t len = 0;
     for (size_t i = 0; i < n;) {
@@ -40,12 +41,12 @@ static size_t key_bytes(const text__loader *loader, const char *key, size_t n, c
 
 /* ---- tokens ---- */
 
-/* An ordinary token past the model's rows is an error. An added one that also stands in the
- * vocabulary is left out with the others of its kind. */
+/* An ordinary token with an id past the model's rows is an error. An added token that is in the
+ * vocabulary too is left out instead. */
 static int check_key(text__loader *loader, const char *key, size_t n, const json_t *value) {
     json_int_t id = json_integer_value(value);
     if (n == 0 || n > TEXT__MAX_PIECE) {
-        return text__bad(loader, "vocab", "a token of %zu bytes (1 to %d are allowed)", n,
+        return text__bad(loader, "vocab", "a token has %zu bytes (1 to %d are allowed)", n,
                          TEXT__MAX_PIECE);
     }
     if (!json_is_integer(value) || id < 0)
@@ -85,7 +86,7 @@ int text__token_spell(text__loader *loader, text__token *token, const char *key,
     return loader->text.failed ? text__load_no_memory(loader) : 0;
 }
 
-/* A token of bytes is looked up by them, whatever the file spells. */
+/* A byte-level token is looked up by its bytes, not by its spelling in the file. */
 static int spell_bytes(text__loader *loader, text__token *token, const char *key, size_t n) {
     char bytes[TEXT__MAX_PIECE];
     size_t len = key_bytes(loader, key, n, bytes);
@@ -116,7 +117,7 @@ int text__vocab_load(text__loader *loader) {
         if (id >= (json_int_t)tok->n_ids) continue;
         text__token *token = &tok->tokens[id];
         if (token->key_len) {
-            return text__bad(loader, "vocab", "id %lld is given to two tokens, one is '%.40s'",
+            return text__bad(loader, "vocab", "two tokens have id %lld, one is '%.40s'",
                              (long long)id, key);
         }
         int rc = tok->chars ? spell_chars(loader, token, key, strlen(key))
@@ -157,7 +158,7 @@ uint32_t text__token_lookup(const tokenizer *tok, const char *key, size_t n) {
     }
 }
 
-/* The token that byte_fallback puts for a byte. */
+/* The token of a byte under byte_fallback. */
 static uint32_t fallback_id(const text__loader *loader, unsigned char byte) {
     char key[8];
     uint32_t id;
@@ -165,8 +166,8 @@ static uint32_t fallback_id(const text__loader *loader, unsigned char byte) {
     return text__vocab_id(loader, key, (size_t)n, &id) == 0 ? id : TEXT__NO_ID;
 }
 
-/* Whether the stand-in of a byte, which has no token, would be written by the tokens of its UTF-8.
- * No published file does that, and nobody would want it. */
+/* The byte's character in the alphabet has no token, but the reference would encode it by fallback
+ * tokens of its UTF-8. No published file needs this. */
 static bool falls_back(const text__loader *loader, int byte) {
     int code = 0;
     while (loader->byte_of[code] != byte)
@@ -176,8 +177,8 @@ static bool falls_back(const text__loader *loader, int byte) {
            fallback_id(loader, (unsigned char)(0x80 | (code & 63))) != TEXT__NO_ID;
 }
 
-/* A vocabulary that lacks some bytes and has no unknown token drops those bytes, as the
- * reference does: text then does not come back whole, which people should know. */
+/* If a byte has no token and there is no unknown token, the byte is dropped, as in the reference.
+ * Decoding then does not give back the text, so the log warns. */
 static int index_bytes(text__loader *loader) {
     tokenizer *tok = loader->tok;
     int missing = 0;
@@ -187,22 +188,24 @@ static int index_bytes(text__loader *loader) {
         missing++;
         if (loader->byte_fallback && falls_back(loader, byte)) {
             return text__bad(loader, "byte_fallback",
-                             "byte 0x%02X has no token but those of byte_fallback, which is not "
-                             "supported beside ByteLevel",
+                             "byte 0x%02X has only tokens of byte_fallback, which is not supported "
+                             "beside ByteLevel",
                              (unsigned)byte);
         }
     }
     if (missing == 0 || tok->unk != TEXT__NO_ID) return 0;
     if (missing < 256) {
         log_line(LOG_WARN,
-                 "%s: bytes without a token: %d of 256; there is no unk_token, so texts lose them",
+                 "%s: bytes without a token: %d of 256; there is no unk_token, so encoding drops "
+                 "these bytes",
                  loader->file, missing);
         return 0;
     }
     return text__bad(loader, "vocab", "no byte has a token, and there is no unk_token");
 }
 
-/* Characters of which the bytes have no token either become the unknown token, or nothing. */
+/* A character without a token whose bytes have none either becomes the unknown token, or is
+ * dropped. */
 static void index_chars(text__loader *loader) {
     tokenizer *tok = loader->tok;
     int missing = 0;
@@ -215,13 +218,13 @@ static void index_chars(text__loader *loader) {
         tok->ascii_id[code] = text__token_lookup(tok, &(char){(char)code}, 1);
     if (missing > 0 && tok->unk == TEXT__NO_ID) {
         log_line(LOG_WARN,
-                 "%s: bytes without a token: %d of 256; there is no unk_token, so texts lose the "
-                 "characters that the vocabulary lacks",
+                 "%s: bytes without a token: %d of 256; there is no unk_token, so encoding drops "
+                 "characters outside the vocabulary",
                  loader->file, missing);
     }
 }
 
-/* Ordinary tokens by their spelling. Special ones stay out: plain text must not lead to them. */
+/* Builds the hash of spellings. Unreachable tokens stay out: plain text must not become them. */
 int text__vocab_index(text__loader *loader) {
     tokenizer *tok = loader->tok;
     size_t slots = 16;
@@ -282,8 +285,8 @@ static uint64_t joint(const merge_pair *pair) {
                        text__packed(pair->right, utf8_char(pair->right, pair->n_right)));
 }
 
-/* A merge that would make a special token, or one past the model's rows, is left out: text must
- * not lead there. *left_out counts them. */
+/* A merge that gives a special token or an id past the model's rows is left out and counted: plain
+ * text must not become such a token. */
 static int load_merge(text__loader *loader, size_t rank, const merge_pair *pair, buf *joined,
                       size_t *left_out) {
     tokenizer *tok = loader->tok;
@@ -325,12 +328,13 @@ int text__merges_load(text__loader *loader, const json_t *merges) {
         merge_pair pair;
         rc = merge_sides(merge, &pair)
                  ? load_merge(loader, rank, &pair, &joined, &left_out)
-                 : text__bad(loader, "merges", "merge %zu is not a pair of tokens", rank);
+                 : text__bad(loader, "merges", "merge %zu is not a pair of spellings", rank);
         if (rc != 0) break;
     }
     buf_deinit(&joined);
     if (rc == 0 && left_out > 0) {
-        log_line(LOG_WARN, "%s: merges that make special tokens out of plain text: %zu left out",
+        log_line(LOG_WARN,
+                 "%s: merges left out because they make special tokens of plain text: %zu",
                  loader->file, left_out);
     }
     return rc;

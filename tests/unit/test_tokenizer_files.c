@@ -63,7 +63,7 @@ Test(tokenizer_files, an_added_token_past_the_rows_is_no_token_and_its_spelling_
                                    "{\"id\":5000000000,\"content\":\"<far>\",\"special\":false}"});
     uint32_t id;
     size_t n;
-    expect_said("added_tokens past the model's 300 rows: 2");
+    expect_said("added_tokens with an id past the model's 300 rows: 2");
     cr_expect_null(strstr(strchr(said, '\n'), "past"), "said once: %s", said);
     expect(t, "a<in>b<out><far>", true, "a|<in>|b|<|o|u|t|>|<|f|a|r|>");
     cr_expect(tokenizer_find(t, "<in>", &id) && id == 299);
@@ -98,7 +98,7 @@ Test(tokenizer_files, a_merge_does_not_lead_to_a_special_token_or_past_the_rows)
                                      .merges = "\"a b\",\"c d\",[\"ab\",\"x\"]",
                                      .added = "{\"id\":256,\"content\":\"ab\",\"special\":true},"
                                               "{\"id\":300,\"content\":\"cd\",\"special\":false}"});
-    expect_said("merges that make special tokens out of plain text: 2 left out");
+    expect_said("merges left out because they make special tokens of plain text: 2");
     expect(t, "abxcd", false, "a|b|x|c|d");
     expect(t, "abxcd", true, "ab|x|c|d");
     tokenizer_close(t);
@@ -110,7 +110,7 @@ Test(tokenizer_files, the_last_entry_of_a_spelling_counts) {
     tokenizer *t = open_file((parts){.added = "{\"id\":300,\"content\":\"<x>\",\"special\":true},"
                                               "{\"id\":300,\"content\":\"<x>\",\"special\":false,"
                                               "\"normalized\":true}"});
-    expect_said("added_tokens has 1 spellings again");
+    expect_said("spellings listed twice in added_tokens: 1");
     cr_expect_not(tokenizer_is_special(t, 300));
     expect(t, "a<x>", false, "a|<x>");
     tokenizer_close(t);
@@ -120,7 +120,7 @@ Test(tokenizer_files, the_vocabularys_id_goes_before_that_of_added_tokens) {
     tokenizer *t = open_file((parts){.vocab = "\"<x>\":256",
                                      .added = "{\"id\":300,\"content\":\"<x>\",\"special\":true}"});
     uint32_t id;
-    expect_said("another id than the vocabulary's: 1");
+    expect_said("added_tokens with another id in the vocabulary: 1");
     cr_expect(tokenizer_find(t, "<x>", &id) && id == 256);
     cr_expect(tokenizer_is_special(t, 256));
     cr_expect_eq(tokenizer_size(t), 257);
@@ -202,7 +202,7 @@ Test(tokenizer_files, the_token_that_a_post_processor_puts_first_is_told_and_nev
          300, ""},
         {"{\"type\":\"RobertaProcessing\",\"sep\":[\"</s>\",301],\"cls\":[\"<s>\",300]}", 300, ""},
         {"{\"type\":\"BertProcessing\",\"sep\":3,\"cls\":[\"<s>\"]}", -1, ""},
-        {"{\"type\":\"Bespoke\"}", -1, "post_processor Bespoke is not applied"},
+        {"{\"type\":\"Bespoke\"}", -1, "post_processor Bespoke is not supported"},
         {"{\"type\":3}", -1, ""},
         {"[]", -1, ""},
     };

@@ -109,7 +109,7 @@ Test(tokenizer_sp, what_has_no_token_is_bytes_else_unknown_else_nothing) {
         int kept = stderr_catch();
         tokenizer *t = open_file((parts){.model = rows[i].model});
         stderr_release(kept, said, sizeof said);
-        cr_expect_eq(strstr(said, "texts lose the characters") != NULL, rows[i].model[0] == 0);
+        cr_expect_eq(strstr(said, "encoding drops characters") != NULL, rows[i].model[0] == 0);
         expect(t, rows[i].text, rows[i].want);
         tokenizer_close(t);
     }
@@ -378,27 +378,27 @@ Test(tokenizer_sp, what_is_not_supported_is_refused_by_name) {
     } rows[] = {
         {{.normalizer = "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"\"}"}, "Precompiled"},
         {{.normalizer = "{\"type\":\"Nmt\"}"}, "normalizer Nmt"},
-        {{.normalizer = "{}"}, "a normalizer without type"},
-        {{.normalizer = "{\"type\":\"Prepend\"}"}, "Prepend normalizer without text"},
-        {{.normalizer = "{\"type\":\"Strip\"}"}, "Strip normalizer without"},
-        {{.normalizer = "{\"type\":\"Replace\",\"content\":\"\"}"}, "without String or Regex"},
+        {{.normalizer = "{}"}, "a normalizer has no type"},
+        {{.normalizer = "{\"type\":\"Prepend\"}"}, "text of a Prepend normalizer is missing"},
+        {{.normalizer = "{\"type\":\"Strip\"}"}, "Strip normalizer needs"},
+        {{.normalizer = "{\"type\":\"Replace\",\"content\":\"\"}"}, "needs a String or Regex"},
         {{.normalizer = "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"}}"}, "content"},
         {{.normalizer = "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a(\"},\"content\":\"\"}"},
          "pattern"},
         {{.normalizer = "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":"
                         "\"aaaaaaaaaaaaaaaaa\"}"},
-         "over 16 times"},
-        {{.pre = "{\"type\":\"Metaspace\",\"replacement\":\"ab\"}"}, "without a replacement"},
+         "more than 16 times longer"},
+        {{.pre = "{\"type\":\"Metaspace\",\"replacement\":\"ab\"}"}, "replacement of a Metaspace"},
         {{.pre = METASPACE("sometimes", "true")}, "prepend_scheme"},
         {{.pre = METASPACE("first", "3")}, "split must be true or false"},
         {{.pre = "{\"type\":\"Whitespace\"}"}, "pre_tokenizer Whitespace"},
         {{.decoder = "null"}, "decoder null"},
         {{.decoder = "{\"type\":\"WordPiece\"}"}, "decoder WordPiece"},
         {{.decoder = "{\"type\":\"Strip\",\"content\":\"ab\",\"start\":0,\"stop\":0}"},
-         "without a character"},
+         "needs a text of one character"},
         {{.decoder = "{\"type\":\"Strip\",\"content\":\"a\",\"start\":-1,\"stop\":0}"}, "start"},
         {{.decoder = "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a\"},\"content\":\"\"}"},
-         "without a String"},
+         "needs a String"},
         {{.decoder = "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteLevel\"},{\"type\":"
                      "\"Fuse\"}]}"},
          "decoder ByteLevel is not supported here"},
