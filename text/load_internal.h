@@ -1,4 +1,4 @@
-/* load_internal.h - shared by the files that read a tokenizer.json. */
+/* load_internal.h - shared by the parts of the reader of tokenizer.json. */
 #ifndef FATHOM_TEXT_LOAD_INTERNAL_H
 #define FATHOM_TEXT_LOAD_INTERNAL_H
 

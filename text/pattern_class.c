@@ -1,13 +1,13 @@
-/* pattern_class.c - Oniguruma's character classes, evaluated: [a-z&&[^\p{Lu}]] becomes the set of
- * code points it means, in the Unicode of that library. */
+/* pattern_class.c - evaluates Oniguruma's character classes: [a-z&&[^\p{Lu}]] becomes a set of code
+ * points, in the Unicode version of that library. */
 #include "text/pattern_tree_internal.h"
 
 #include <string.h>
 
 /* ---- named sets ---- */
 
-/* What POSIX calls them, also as \p{Alnum}. Which of them (?W), (?D), (?S) reduce to ASCII; (?P)
- * does all but the last. */
+/* The POSIX names, valid as \p{Alnum} too. `ascii`: the options (?W), (?D), (?S), (?P) that reduce
+ * the set to ASCII. */
 static const struct {
     const char *name, *property;
     unsigned ascii;
@@ -28,7 +28,7 @@ static const struct {
     {"ascii", "ascii", 0},
 };
 
-/* Alone, \w asks another table than in a class: these are words only there. */
+/* Members of \w outside a class only: the reference uses another table there. */
 static const uint32_t lone_word[] = {0xb2, 0xb3, 0xb9, 0xbc, 0xbd, 0xbe};
 
 static text__set posix_set(pattern *pat, size_t k, bool in_class) {
@@ -49,7 +49,7 @@ static text__set posix_set(pattern *pat, size_t k, bool in_class) {
     return set;
 }
 
-/* The index of what is spelt so; ARRAY_LEN(posix): nothing. */
+/* The index of a name; ARRAY_LEN(posix): none. */
 static size_t posix_find(const char *name, size_t n) {
     size_t k = 0;
     while (k < ARRAY_LEN(posix) &&
@@ -58,7 +58,7 @@ static size_t posix_find(const char *name, size_t n) {
     return k;
 }
 
-/* As a property's name: \p{Punct} is only short for \p{Punctuation}. */
+/* The same for a property: \p{Punct} is no POSIX name but short for \p{Punctuation}. */
 static size_t posix_property_find(const char *name, size_t n) {
     static const char punct[] = "punct", posix_punct[] = "posixpunct";
     if (n == sizeof punct - 1 && memcmp(name, punct, n) == 0) return ARRAY_LEN(posix);
@@ -111,7 +111,7 @@ typedef struct {
     bool escaped;
 } item;
 
-/* [:alpha:] and [:^alpha:], behind the bracket: 1; 0: it is none. */
+/* Reads [:alpha:] or [:^alpha:] after the bracket. 0: it is something else. */
 static int posix_bracket(pattern *pat, size_t start, text__set *set) {
     const char *name = pat->text + pat->at + 1;
     size_t most = pat->len - pat->at - 1, n = 0;
@@ -137,7 +137,7 @@ static int set_item(pattern *pat, item *it, text__set set, bool negated) {
     return 0;
 }
 
-/* Behind the backslash. */
+/* After the backslash. */
 static int escaped_item(pattern *pat, item *it) {
     uint32_t letter;
     if (!pattern_next(pat, &letter)) return pattern_wrong(pat, it->at, "a backslash at the end");
@@ -200,25 +200,25 @@ static int next_item(pattern *pat, size_t start, item *it) {
 
 /* ---- a class ---- */
 
-/* Where a class is being read. */
+/* The state of the reader of a class. */
 typedef enum {
-    AT_START, /* nothing read yet, or && just before */
-    AT_VALUE, /* a character, which may begin a range, or a set */
-    IN_RANGE, /* the hyphen has been read */
+    AT_START, /* nothing read yet, or nothing since && */
+    AT_VALUE, /* after a set, or a character that may begin a range */
+    IN_RANGE, /* after the hyphen of a range */
     AT_END_OF_RANGE,
 } place;
 
-/* Where the reference computes another set than its documentation says, in two cases. */
+/* Two cases in which the reference computes another set than it documents. */
 typedef struct {
-    bool from_nul;      /* a range from U+0000 beyond ASCII is spelt in it */
-    bool holds_negated; /* a negated class is in it */
+    bool from_nul;      /* the class has a range from U+0000 beyond ASCII */
+    bool holds_negated; /* the class has a negated class in it */
 } class_traits;
 
 typedef struct {
     pattern *pat;
     size_t start;
     text__ranges ranges; /* since the last && */
-    text__set all;       /* what is left of what stood before it */
+    text__set all;       /* the intersection of the parts before it, if has_all */
     bool has_all;
     place place;
     bool waiting; /* `from` is not in `ranges` yet */
@@ -234,7 +234,7 @@ static void add(class_reader *reader, uint32_t lo, uint32_t hi) {
     if (lo <= hi) text__ranges_add(&reader->pat->tree, &reader->ranges, lo, hi);
 }
 
-/* The character that might have begun a range does not. */
+/* No range began with the last character: adds it alone. */
 static void settle(class_reader *reader) {
     if (reader->waiting) add(reader, reader->from, reader->from);
     reader->waiting = false;
@@ -275,15 +275,14 @@ static int put_class(class_reader *reader, const item *it) {
     bool negated;
     class_traits traits;
     if (pat->depth == PATTERN_DEPTH)
-        return pattern_unknown(pat, it->at, "the class inside %d others", PATTERN_DEPTH);
+        return pattern_unknown(pat, it->at, "a class inside %d others", PATTERN_DEPTH);
     pat->depth++;
     int rc = read_class(pat, it->at, &set, &negated, &traits);
     pat->depth--;
     if (rc != 0) return -1;
     if (negated && traits.from_nul) {
         return pattern_unknown(pat, it->at,
-                               "a negated class in a class, with a range from U+0000 "
-                               "beyond ASCII");
+                               "a negated class in a class, with a range from U+0000 beyond ASCII");
     }
     reader->traits.holds_negated = reader->traits.holds_negated || traits.holds_negated || negated;
     reader->traits.from_nul = reader->traits.from_nul || traits.from_nul;
@@ -293,8 +292,8 @@ static int put_class(class_reader *reader, const item *it) {
     return 0;
 }
 
-/* A hyphen is itself at the start, at the end, behind a range, and as the end of one. *it becomes
- * what follows where that had to be looked at; *read says so. */
+/* A hyphen is an ordinary character at the start, at the end, after a range, and as the end of one.
+ * *read: the next item was needed to decide, and *it holds it. */
 static int put_hyphen(class_reader *reader, item *it, bool *read) {
     item hyphen = *it;
     if (reader->place == IN_RANGE) return put_character(reader, it, '-');
@@ -355,8 +354,7 @@ int pattern_class(pattern *pat, size_t start, text__set *out, bool *negated) {
     bool ascii = out->count == 0 || out->items[out->count - 1].hi < 0x80;
     if (*negated && traits.holds_negated && ascii) {
         return pattern_unknown(pat, start,
-                               "a negated class of only ASCII that holds a negated "
-                               "class");
+                               "a negated class of only ASCII that holds a negated class");
     }
     return 0;
 }

@@ -1,12 +1,12 @@
-/* pattern_emit.c - a pattern's tree written for PCRE2 (UTF, UCP, DOTALL, newline is LF), whose
- * own character types, case folding and quantifier suffixes are not used. */
+/* pattern_emit.c - writes the tree of a pattern for PCRE2 (UTF, DOTALL, newline is LF). It does not
+ * use PCRE2's own character types and case folding. */
 #include "text/pattern_emit_internal.h"
 
 #include <string.h>
 
 static int emit(emitter *gen, const node *part);
 
-/* ---- strings, whatever their case ---- */
+/* ---- case-insensitive strings ---- */
 
 static text__set folded_set(emitter *gen, uint32_t code) {
     text__range one[] = {{code, code}};
@@ -28,7 +28,7 @@ static size_t fold_length(const text__multi_fold *fold) {
     return fold->to[2] ? 3 : 2;
 }
 
-/* What n code points, folded, begin with: the longest that one code point folds to. */
+/* The longest folding of one code point that the n code points, folded, begin with. */
 static const text__multi_fold *folds_together(const uint32_t *string, size_t n) {
     size_t n_folds;
     const text__multi_fold *all = text__multi_folds(&n_folds), *found = NULL;
@@ -51,7 +51,8 @@ static const text__multi_fold *folds_apart(uint32_t code) {
     return NULL;
 }
 
-/* (?i)ss is [sSſ][sSſ] or one of [ßẞ], and so is (?i)ß. A look-behind knows single ones only. */
+/* (?i)ss is [sSſ][sSſ] or one of [ßẞ], and so is (?i)ß. In a look-behind a code point matches
+ * single ones only. */
 static void emit_any_case(emitter *gen, const uint32_t *string, size_t n) {
     for (size_t i = 0; i < n;) {
         const text__multi_fold *fold = gen->behind ? NULL : folds_together(string + i, n - i);
@@ -70,7 +71,7 @@ static void emit_any_case(emitter *gen, const uint32_t *string, size_t n) {
     }
 }
 
-/* Strings that stand beside each other are one. */
+/* Writes adjacent strings as one. */
 static int emit_strings(emitter *gen, const node *first, const node *end) {
     size_t len = 0;
     for (const node *item = first; item != end; item = item->next)
@@ -91,9 +92,9 @@ static int emit_strings(emitter *gen, const node *first, const node *end) {
     return 0;
 }
 
-/* ---- sets, whatever the case ---- */
+/* ---- case-insensitive sets ---- */
 
-/* (?i)[ß] is [ßẞ] or [sSſ][sSſ]. A negated set is of single characters only. */
+/* (?i)[ß] is [ßẞ] or [sSſ][sSſ]. A negated set matches single characters only. */
 static int emit_class(emitter *gen, const node *part) {
     size_t n_folds, several = 0;
     const text__multi_fold *all = text__multi_folds(&n_folds);
@@ -110,15 +111,15 @@ static int emit_class(emitter *gen, const node *part) {
         }
         if (pass && several) buf_puts(gen->out, ")");
         if (several && gen->behind) {
-            return pattern_unknown(gen->pat, part->at,
-                                   "a class in a look-behind that matches "
-                                   "several characters whatever their case");
+            return pattern_unknown(
+                gen->pat, part->at,
+                "a case-insensitive class in a look-behind that matches several characters");
         }
     }
     return 0;
 }
 
-/* ---- how much a look-behind looks behind ---- */
+/* ---- the width of a look-behind ---- */
 
 typedef struct {
     uint64_t min, max;
@@ -164,15 +165,14 @@ static width width_of(const node *part) {
     }
 }
 
-/* PCRE2 wants each alternative of a look-behind to have one width. */
+/* In PCRE2 each alternative of a look-behind must have a fixed width. */
 static int check_width(emitter *gen, const node *body) {
     const node *one = body->kind == NODE_CHOICE ? body->first : body;
     for (;;) {
         width span = width_of(one);
         if (span.forever || span.min != span.max)
             return pattern_unknown(gen->pat, one->at,
-                                   "an alternative of varying width in a "
-                                   "look-behind");
+                                   "an alternative of varying width in a look-behind");
         if (span.max > 1000)
             return pattern_unknown(gen->pat, one->at, "a look-behind over 1000 characters");
         if (body->kind != NODE_CHOICE || one->next == NULL) return 0;
@@ -186,7 +186,7 @@ static int check_reference(emitter *gen, const node *part, const char *thing) {
     if (gen->pat->calls)
         return pattern_unknown(gen->pat, part->at, "%s beside a call of a group", thing);
     if (part->group > gen->pat->groups || part->group == 0)
-        return pattern_wrong(gen->pat, part->at, "a reference to no group");
+        return pattern_wrong(gen->pat, part->at, "a reference to a missing group");
     if (!gen->closed[part->group])
         return pattern_unknown(gen->pat, part->at, "%s to a group that has not ended", thing);
     return 0;
@@ -195,7 +195,7 @@ static int check_reference(emitter *gen, const node *part, const char *thing) {
 static int emit_back_reference(emitter *gen, const node *part) {
     if (check_reference(gen, part, "a back-reference") != 0) return -1;
     if (part->icase)
-        return pattern_unknown(gen->pat, part->at, "a back-reference whatever the case");
+        return pattern_unknown(gen->pat, part->at, "a case-insensitive back-reference");
     buf_printf(gen->out, "\\g{%u}", (unsigned)part->group);
     return 0;
 }
@@ -216,14 +216,14 @@ static int emit_condition(emitter *gen, const node *part) {
 
 static int emit_call(emitter *gen, const node *part) {
     if (part->group > gen->pat->groups)
-        return pattern_wrong(gen->pat, part->at, "a call of no group");
+        return pattern_wrong(gen->pat, part->at, "a call of a missing group");
     if (part->group == 0 || gen->inside_called)
         return pattern_unknown(gen->pat, part->at, "a call inside a group that is called");
     buf_printf(gen->out, "(?%u)", (unsigned)part->group);
     return 0;
 }
 
-/* Names become numbers. */
+/* Replaces names of groups by numbers and marks called groups. */
 static int resolve(emitter *gen, const node *part) {
     for (node *child = part->first; child; child = child->next) {
         if (resolve(gen, child) != 0) return -1;
@@ -240,7 +240,7 @@ static int resolve(emitter *gen, const node *part) {
             if (same) found = name;
         }
         if (child->name && !found)
-            return pattern_wrong(gen->pat, child->at, "a reference to no group");
+            return pattern_wrong(gen->pat, child->at, "a reference to a missing group");
         if (found && found->twice)
             return pattern_unknown(gen->pat, child->at,
                                    "a reference to a name that two groups have");
@@ -264,7 +264,7 @@ static bool is_kept(const emitter *gen, const node *part) {
     return part->kind == NODE_CAPTURE && gen->captures && (gen->pat->named == 0 || part->name);
 }
 
-/* A group that only holds things together: parentheses where that needs any. */
+/* A group without capture, in parentheses only if it needs them. */
 static int emit_group(emitter *gen, const node *part) {
     if (part->first->kind == NODE_CHOICE) return emit_inside(gen, "(?:", part);
     return emit(gen, part->first);
@@ -292,11 +292,11 @@ static int emit_look(emitter *gen, const node *part) {
     return 0;
 }
 
-/* One character or one pair of parentheses, which a quantifier may follow. */
+/* The part is written as one character or one pair of parentheses, so it may take a quantifier. */
 static bool is_unit(const emitter *gen, const node *part) {
     switch (part->kind) {
     case NODE_SET: return true;              /* emit_class writes one class, or a group */
-    case NODE_STRING: return part->len == 1; /* a class or a group too, whatever its case */
+    case NODE_STRING: return part->len == 1; /* a class or a group too, if case-insensitive */
     case NODE_ATOMIC:
     case NODE_NEWLINE: return true;
     case NODE_GROUP:
@@ -310,14 +310,14 @@ static int emit_repeat(emitter *gen, const node *part) {
     bool unit = is_unit(gen, part->first);
     if (part->max == 0 && gen->behind && gen->captures)
         return pattern_unknown(gen->pat, part->at,
-                               "a repeat of zero times in a look-behind, beside "
-                               "references");
+                               "a repeat of zero times in a look-behind, beside references");
     width one = width_of(part->first);
     bool counted = part->min > 1 || part->max > 1;
     if (counted && one.min == 0 && (one.max > 0 || one.forever)) {
-        return pattern_unknown(gen->pat, part->at, "a counted repeat of what may match no text");
+        return pattern_unknown(gen->pat, part->at,
+                               "a counted repeat of a part that may match no text");
     }
-    if (part->max == 0 && !gen->captures) { /* else what stands there keeps its number */
+    if (part->max == 0 && !gen->captures) { /* otherwise groups inside keep their numbers */
         buf_puts(gen->out, "(?:)");
         return 0;
     }
@@ -340,7 +340,7 @@ static bool is_any_character(const node *part) {
     return part->kind == NODE_SET && part->negated && part->set.count == 0;
 }
 
-/* Begins with any characters, without end. */
+/* The part begins with an unbounded repeat of any character. */
 static bool is_any_repeat(const node *part) {
     switch (part->kind) {
     case NODE_REPEAT:
@@ -359,17 +359,17 @@ static bool is_any_repeat(const node *part) {
     }
 }
 
-/* The reference tries (?m:.*) at the start of a search only, even if what stands before it matches
- * no text but may refuse that place: \B(?m:.*) misses matches. */
+/* The reference tries (?m:.*) only at the start of a search, even after a part that matches no text
+ * but may fail there. So \B(?m:.*) misses matches, and such a pattern is refused. */
 static int check_any_repeat(emitter *gen, const node *part) {
     for (const node *child = part->first; child && child->next; child = child->next) {
         width one = width_of(child);
         if (one.forever || one.max > 0) return 0;
         bool at_start = child->kind == NODE_TEXT_START || child->kind == NODE_SEARCH_START;
         if (!at_start && is_any_repeat(child->next)) {
-            return pattern_unknown(gen->pat, child->next->at,
-                                   "an endless repeat of any character behind "
-                                   "what matches no text");
+            return pattern_unknown(
+                gen->pat, child->next->at,
+                "an unbounded repeat of any character after a part that matches no text");
         }
     }
     return 0;
@@ -471,6 +471,6 @@ int pattern_emit(pattern *pat, const node *root, buf *out) {
     if (!out->failed) return 0;
     if (out->len < out->max / 2)
         return err_set(pat->e, ERR_NO_MEMORY, NULL, "%s: out of memory", pat->label);
-    return err_set(pat->e, ERR_BAD_FILE, NULL, "%s: becomes longer than %d MB", pat->label,
-                   PATTERN_OUT_BYTES >> 20);
+    return err_set(pat->e, ERR_BAD_FILE, NULL, "%s: it becomes longer than %d MB for PCRE2",
+                   pat->label, PATTERN_OUT_BYTES >> 20);
 }

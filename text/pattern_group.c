@@ -1,5 +1,4 @@
-/* pattern_group.c - the groups of a pattern: what stands behind a parenthesis, and how other places
- * refer to it. */
+/* pattern_group.c - reads the groups of a pattern and the references to them. */
 #include "text/pattern_tree_internal.h"
 
 #include <string.h>
@@ -12,7 +11,7 @@ typedef struct {
     uint32_t number;
 } reference;
 
-/* Up to `end`, behind which it leaves p->at. */
+/* Reads a name or number and then `end`. */
 static int read_reference(pattern *pat, size_t start, char end, reference *ref) {
     bool minus = pattern_at(pat, '-'), relative = minus || pattern_at(pat, '+');
     if (relative) pat->at++;
@@ -22,8 +21,8 @@ static int read_reference(pattern *pat, size_t start, char end, reference *ref) 
         uint32_t value = pattern_number(pat, 10, SIZE_MAX, &n);
         ref->name = NULL;
         if (n == 0 || value > PATTERN_MAX || (relative && value == 0) ||
-            (minus && value > pat->groups)) /* there are not so many */
-            return pattern_wrong(pat, start, "a reference to no group");
+            (minus && value > pat->groups)) /* further back than the first group */
+            return pattern_wrong(pat, start, "a reference to a missing group");
         ref->number = minus ? pat->groups + 1 - value : relative ? pat->groups + value : value;
     } else {
         while (pat->at < pat->len && pat->text[pat->at] && !strchr(">')+-", pat->text[pat->at]))
@@ -33,7 +32,7 @@ static int read_reference(pattern *pat, size_t start, char end, reference *ref) 
     if (pattern_at(pat, '+') || pattern_at(pat, '-'))
         return pattern_unknown(pat, start, "a reference with a level");
     if (!pattern_take(pat, end) || (ref->name && ref->len == 0))
-        return pattern_wrong(pat, start, "a reference to no group");
+        return pattern_wrong(pat, start, "a reference to a missing group");
     return 0;
 }
 
@@ -70,7 +69,7 @@ static int add_name(pattern *pat, const char *name, size_t len) {
 
 static int deeper(pattern *pat, size_t start, bool group_head, node **out) {
     if (pat->depth == PATTERN_DEPTH)
-        return pattern_unknown(pat, start, "the group inside %d others", PATTERN_DEPTH);
+        return pattern_unknown(pat, start, "a group inside %d others", PATTERN_DEPTH);
     pat->depth++;
     int rc = pattern_choice(pat, group_head, out);
     pat->depth--;
@@ -98,7 +97,7 @@ static int capture(pattern *pat, size_t start, char end, node **out) {
     if (end) {
         reference ref;
         if (pattern_at_digit(pat) || pattern_at(pat, '-') || pattern_at(pat, '+'))
-            return pattern_wrong(pat, start, "a group's name that is none");
+            return pattern_wrong(pat, start, "an invalid group name");
         if (read_reference(pat, start, end, &ref) != 0) return -1;
         name = ref.name;
         len = ref.len;
@@ -118,11 +117,11 @@ static int capture(pattern *pat, size_t start, char end, node **out) {
 static int condition(pattern *pat, size_t start, node **out) {
     char end = pattern_take(pat, '<') ? '>' : pattern_take(pat, '\'') ? '\'' : ')';
     if (end == ')' && !pattern_at_digit(pat) && !pattern_at(pat, '-') && !pattern_at(pat, '+'))
-        return pattern_unknown(pat, start, "a condition that is no group's number or name");
+        return pattern_unknown(pat, start, "a condition that is not the number or name of a group");
     if (pattern_reference(pat, NODE_CONDITION, start, end, out) != 0) return -1;
     if (end != ')' && !pattern_take(pat, ')'))
         return pattern_wrong(pat, start, "a condition without its ')'");
-    if (pattern_take(pat, ')')) { /* a mere check: then nothing, else no match */
+    if (pattern_take(pat, ')')) { /* without branches: matches no text, or fails */
         node *yes = pattern_new_node(pat, NODE_EMPTY, start),
              *no = pattern_new_node(pat, NODE_AHEAD, start);
         if (yes == NULL || no == NULL) return -1;
@@ -168,7 +167,7 @@ static unsigned option_of(uint32_t letter) {
     }
 }
 
-/* (?i) reaches to the end of the group it stands in, (?i:...) over its own. */
+/* (?i) applies to the end of the enclosing group, (?i:...) to its own content. */
 static int option_group(pattern *pat, size_t start, node **out) {
     unsigned options = pat->options, before = pat->options;
     bool off = false;
@@ -182,7 +181,7 @@ static int option_group(pattern *pat, size_t start, node **out) {
         else if (one) options = off ? options & ~one : options | one;
         else if (letter == 'y' || letter == 'C' || letter == 'I' || letter == 'L')
             return pattern_unknown(pat, start, "the option (?%c", (char)letter);
-        else return pattern_wrong(pat, start, "an option that is none");
+        else return pattern_wrong(pat, start, "an unknown option");
     }
     if ((*out = pattern_new_node(pat, NODE_GROUP, start)) == NULL) return -1;
     node *body;
@@ -194,7 +193,6 @@ static int option_group(pattern *pat, size_t start, node **out) {
     return 0;
 }
 
-/* Behind the parenthesis. *plain: (?:...), which is what it holds. */
 int pattern_group(pattern *pat, size_t start, bool *plain, node **out) {
     if (pattern_at(pat, '*')) return pattern_unknown(pat, start, "the callout (*");
     if (!pattern_take(pat, '?')) return capture(pat, start, 0, out);

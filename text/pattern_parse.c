@@ -1,6 +1,5 @@
-/* pattern_parse.c - Oniguruma's default syntax read into a tree: quantifiers, escapes, anchors,
- * what stands beside each other. The rules, and even their order, are that library's,
- * version 6.9.10. */
+/* pattern_parse.c - parses Oniguruma's default syntax into a tree: sequences, alternatives,
+ * quantifiers, escapes, anchors. The rules and their order are those of version 6.9.10. */
 #include "base/utf8.h"
 #include "text/pattern_tree_internal.h"
 
@@ -49,9 +48,9 @@ static int set_node(pattern *pat, size_t at, text__set set, bool negated, node *
     return 0;
 }
 
-/* ---- what means nothing ---- */
+/* ---- ignored text ---- */
 
-/* Comments, and under (?x) blanks and comments of its kind. */
+/* Skips comments and, under (?x), blanks and comments from # to the end of the line. */
 static int skip_ignored(pattern *pat) {
     while (pat->at < pat->len) {
         const char *next = pat->text + pat->at;
@@ -81,7 +80,7 @@ typedef struct {
     bool lazy, possessive, interval, fixed;
 } quantifier;
 
-/* {n}, {n,}, {,m}, {n,m}: 1, and beyond it; 0: only a brace. */
+/* Takes {n}, {n,}, {,m} or {n,m} and returns 1; 0: the brace is an ordinary character. */
 static int interval(pattern *pat, quantifier *quant) {
     size_t start = pat->at, low_digits, high_digits = 0;
     pat->at++;
@@ -90,18 +89,18 @@ static int interval(pattern *pat, quantifier *quant) {
     if (comma) high = pattern_number(pat, 10, SIZE_MAX, &high_digits);
     bool valid = pattern_take(pat, '}') && low_digits + high_digits > 0;
     if ((low_digits && low > PATTERN_REPEAT_LIMIT) || (high_digits && high > PATTERN_REPEAT_LIMIT))
-        return pattern_wrong(pat, start, "a repeat of over %d", PATTERN_REPEAT_LIMIT);
+        return pattern_wrong(pat, start, "a repeat of more than %d times", PATTERN_REPEAT_LIMIT);
     if (!valid) {
         pat->at = start;
         return 0;
     }
     if (low > PATTERN_REPEAT_MAX || (high_digits && high > PATTERN_REPEAT_MAX))
-        return pattern_unknown(pat, start, "a repeat of over %d", PATTERN_REPEAT_MAX);
+        return pattern_unknown(pat, start, "a repeat of more than %d times", PATTERN_REPEAT_MAX);
     bool forever = comma && high_digits == 0;
     *quant = (quantifier){.min = (int)low, .max = forever ? PATTERN_FOREVER : (int)high};
     quant->interval = true;
     quant->fixed = !comma;
-    if (!forever && low > high) { /* the reference's way to write a possessive one */
+    if (!forever && low > high) { /* in the reference this means possessive */
         quant->min = (int)high;
         quant->max = (int)low;
         quant->possessive = true;
@@ -109,7 +108,8 @@ static int interval(pattern *pat, quantifier *quant) {
     return 1;
 }
 
-/* 1: there was a quantifier. A + behind an interval is not part of it, nor a ? behind {n}. */
+/* 1: there was a quantifier. A + after an interval and a ? after {n} are not part of the
+ * quantifier. */
 static int read_quantifier(pattern *pat, quantifier *quant) {
     if (skip_ignored(pat) != 0) return -1;
     if (pattern_at(pat, '{')) {
@@ -145,7 +145,8 @@ static bool is_anchor(const node *part) {
     }
 }
 
-/* Of a string that is no group only the last character is repeated: *before becomes the rest. */
+/* A quantifier after a string repeats its last character only. That becomes *target, the rest of
+ * the string *before. */
 static int split_last(pattern *pat, node **target, node **before) {
     node *all = *target, *last = string_of(pat, all->at, all->string[all->len - 1]);
     if (last == NULL) return -1;
@@ -164,11 +165,12 @@ static int quantified(pattern *pat, node **out, bool group) {
         int rc = read_quantifier(pat, &quant);
         if (rc < 0) return -1;
         if (rc == 0) break;
-        if (is_anchor(target)) return pattern_wrong(pat, at, "a repeat of what matches no text");
+        if (is_anchor(target))
+            return pattern_wrong(pat, at, "a repeat of a part that matches no text");
         if (depth >= PATTERN_DEPTH)
-            return pattern_unknown(pat, at, "the quantifier inside %d others", PATTERN_DEPTH);
+            return pattern_unknown(pat, at, "a quantifier inside %d others", PATTERN_DEPTH);
         if (quant.min == 1 && quant.max == 1 &&
-            !quant.possessive) { /* (?:ab){1}? is ab? to the reference */
+            !quant.possessive) { /* in the reference (?:ab){1}? is ab? */
             group = false;
             continue;
         }
@@ -211,14 +213,15 @@ static int word_edge(pattern *pat, size_t start, bool negated, node **out) {
     return pat->tree.failed ? pattern_full(pat) : 0;
 }
 
-/* Any character, or all but a line feed. */
+/* Any character, or (not any) every character but a line feed. */
 static int dot(pattern *pat, size_t start, bool any, node **out) {
     text__ranges none = {0};
     if (!any) text__ranges_add(&pat->tree, &none, '\n', '\n');
     return set_node(pat, start, text__set_of(&pat->tree, &none), true, out);
 }
 
-/* \1 to \9, and more where there are so many groups; else an octal number or a digit. */
+/* A back-reference: \1 to \9, or a higher number if there are so many groups. Otherwise an octal
+ * number or a digit. */
 static int digits(pattern *pat, size_t start, uint32_t first, node **out) {
     uint32_t code = first;
     size_t n;
@@ -238,7 +241,7 @@ static int digits(pattern *pat, size_t start, uint32_t first, node **out) {
     return *out ? 0 : -1;
 }
 
-/* Behind the backslash at `start`. *plain: an ordinary character, *out is not set. */
+/* After the backslash at `start`. *plain: an ordinary character in *code; *out is not set. */
 static int escape(pattern *pat, size_t start, bool *plain, uint32_t *code, node **out) {
     bool found = pattern_next(pat, code);
     if (!found) return pattern_wrong(pat, start, "a backslash at the end");
@@ -308,7 +311,7 @@ static int escape(pattern *pat, size_t start, bool *plain, uint32_t *code, node 
 
 /* ---- expressions ---- */
 
-/* An ordinary character at p->at, spelt as it is or behind a backslash: beyond it, and 1. */
+/* Takes an ordinary character, with or without a backslash, and returns 1; 0: it is none. */
 static int plain_character(pattern *pat, uint32_t *code) {
     size_t start = pat->at;
     if (pat->at == pat->len) return 0;
@@ -336,8 +339,8 @@ static int plain_character(pattern *pat, uint32_t *code) {
     return 0;
 }
 
-/* As many ordinary characters as follow each other. */
-static int run(pattern *pat, size_t start, uint32_t code, node **out) {
+/* Takes a string of ordinary characters. `code` is the first, already taken. */
+static int take_string(pattern *pat, size_t start, uint32_t code, node **out) {
     node *string = string_of(pat, start, code);
     if (string == NULL) return -1;
     size_t cap = 1;
@@ -365,13 +368,13 @@ static int expression(pattern *pat, bool group_head, node **out) {
     int rc = plain_character(pat, &code);
     if (rc < 0) return -1;
     if (rc > 0) {
-        if (run(pat, start, code, out) != 0) return -1;
+        if (take_string(pat, start, code, out) != 0) return -1;
         return quantified(pat, out, false);
     }
     switch (pat->text[pat->at++]) {
     case '\\':
         if (escape(pat, start, &plain, &code, out) != 0) return -1;
-        if (plain && run(pat, start, code, out) != 0) return -1;
+        if (plain && take_string(pat, start, code, out) != 0) return -1;
         plain = false;
         break;
     case '(':
@@ -412,7 +415,8 @@ static bool ended(const pattern *pat) {
     return pat->at == pat->len || pat->text[pat->at] == '|' || pat->text[pat->at] == ')';
 }
 
-/* What stands one after another. A plain group that is not the first joins its neighbours. */
+/* Takes expressions up to the next alternative or the end. The content of a (?:...) becomes part of
+ * the sequence. */
 static int sequence(pattern *pat, bool group_head, node **out) {
     node *one, *all = NULL;
     if (skip_ignored(pat) != 0) return -1;
@@ -459,7 +463,7 @@ int pattern_choice(pattern *pat, bool group_head, node **out) {
 
 int pattern_parse(pattern *pat, node **root) {
     if (!utf8_valid(pat->text, pat->len))
-        return err_set(pat->e, ERR_BAD_FILE, NULL, "%s: not UTF-8", pat->label);
+        return err_set(pat->e, ERR_BAD_FILE, NULL, "%s: it is not UTF-8", pat->label);
     if (pattern_choice(pat, false, root) != 0) return -1;
     if (pat->at < pat->len) return pattern_wrong(pat, pat->at, "a ')' without its group");
     return 0;

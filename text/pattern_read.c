@@ -1,5 +1,4 @@
-/* pattern_read.c - what a pattern is read by: its characters, however they are spelt, and what is
- * said of it. */
+/* pattern_read.c - the basics of the parser: error messages, and characters in all spellings. */
 #include "base/utf8.h"
 #include "text/pattern_tree_internal.h"
 
@@ -12,7 +11,7 @@ static int complain(pattern *pat, size_t at, bool unknown, const char *fmt, va_l
     char thing[200];
     (void)vsnprintf(thing, sizeof thing, fmt, args);
     return err_set(pat->e, ERR_BAD_FILE, NULL, "%s: %s at byte %zu%s", pat->label, thing, at,
-                   unknown ? " is not known" : "");
+                   unknown ? " is not supported" : "");
 }
 
 int pattern_unknown(pattern *pat, size_t at, const char *fmt, ...) {
@@ -34,7 +33,7 @@ int pattern_wrong(pattern *pat, size_t at, const char *fmt, ...) {
 int pattern_full(pattern *pat) {
     if (pat->tree.used < pat->tree.max / 2)
         return err_set(pat->e, ERR_NO_MEMORY, NULL, "%s: out of memory", pat->label);
-    return err_set(pat->e, ERR_BAD_FILE, NULL, "%s: takes more than %d MB", pat->label,
+    return err_set(pat->e, ERR_BAD_FILE, NULL, "%s: it needs more than %d MB of memory", pat->label,
                    PATTERN_TREE_BYTES >> 20);
 }
 
@@ -74,7 +73,6 @@ static int digit_value(char digit, unsigned base) {
     return value < (int)base ? value : -1;
 }
 
-/* At most `most` digits; *n is how many there were. Too large a number stays the largest. */
 uint32_t pattern_number(pattern *pat, unsigned base, size_t most, size_t *n) {
     uint64_t value = 0;
     for (*n = 0; *n < most && pat->at < pat->len; ++*n, pat->at++) {
@@ -96,23 +94,24 @@ static int in_braces(pattern *pat, size_t start, unsigned base, uint32_t *code) 
     return 0;
 }
 
-/* The byte has been read; more of them must follow until it is a character. */
+/* `byte` was taken. Takes further escaped bytes until the character is complete. */
 static int whole_character(pattern *pat, size_t start, uint32_t byte, uint32_t *code) {
     char bytes[4] = {(char)byte};
     size_t len = utf8_length((unsigned char)byte), n;
-    if (len == 0) return pattern_unknown(pat, start, "a byte that begins no character");
+    if (len == 0) return pattern_unknown(pat, start, "an escaped byte that begins no character");
     for (size_t i = 1; i < len; i++) {
         bool hex =
             pat->at + 1 < pat->len && pat->text[pat->at] == '\\' && pat->text[pat->at + 1] == 'x';
         if (!hex && !pattern_at(pat, '\\'))
-            return pattern_wrong(pat, start, "bytes that are no character");
+            return pattern_wrong(pat, start, "escaped bytes that are not a character");
         pat->at += hex ? 2 : 1;
         uint32_t value = pattern_number(pat, hex ? 16 : 8, hex ? 2 : 3, &n);
-        if (n == 0 || value > 0xff) return pattern_wrong(pat, start, "bytes that are no character");
+        if (n == 0 || value > 0xff)
+            return pattern_wrong(pat, start, "escaped bytes that are not a character");
         bytes[i] = (char)value;
     }
     if (utf8_char(bytes, len) != len)
-        return pattern_wrong(pat, start, "bytes that are no character");
+        return pattern_wrong(pat, start, "escaped bytes that are not a character");
     pattern spelled = {.text = bytes, .len = len};
     (void)pattern_next(&spelled, code);
     return 0;
@@ -145,27 +144,28 @@ int pattern_numbered(pattern *pat, size_t start, uint32_t kind, bool in_class, u
         return whole_character(pat, start, value, code);
     }
     if (!in_class && value >= UNICODE_END)
-        return pattern_unknown(pat, start, "a code point over 10ffff");
+        return pattern_unknown(pat, start, "a code point over 0x10ffff");
     if (!in_class && value >= 0xd800 && value < 0xe000)
         return pattern_unknown(pat, start, "a surrogate code point");
     *code = value;
     return 0;
 }
 
-/* \cX and \C-X, where X may be another of these or \M-X. */
+/* In \cX and \C-X, X may be \M-X; in \M-X, X may be \cX or \C-X. */
 int pattern_escaped_value(pattern *pat, uint32_t *code) {
     size_t start = pat->at - 1;
     bool control = false, meta = false;
     uint32_t value = 0;
     for (unsigned nested = 0;; nested++) {
-        if (nested == 8) return pattern_unknown(pat, start, "control in control");
+        if (nested == 8)
+            return pattern_unknown(pat, start, "a control or meta escape inside another");
         if (!pattern_next(pat, &value))
             return pattern_wrong(pat, start, "an escape without a character");
         if (value != 'c' && value != 'C' && value != 'M') break;
         if (value != 'c' && !pattern_take(pat, '-'))
             return pattern_wrong(pat, start, "\\%c without its hyphen", (char)value);
         if (meta || (control && value != 'M'))
-            return pattern_unknown(pat, start, "control in control");
+            return pattern_unknown(pat, start, "a control or meta escape inside another");
         if (value == 'M') meta = true;
         else control = true;
         if (!pattern_take(pat, '\\')) {

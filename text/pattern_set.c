@@ -1,20 +1,20 @@
-/* pattern_set.c - a set of code points written as a class of PCRE2's, as short as it gets.
+/* pattern_set.c - writes a set of code points as the shortest class of PCRE2.
  *
- * PCRE2 looks through the ranges of a class one after another, so a set of hundreds is written by
- * the categories and scripts that lie within it, and the ranges that these leave. PCRE2 10.42
- * knows Unicode 14 and later releases know more; a category is used for what every version from
- * 14 to 16 says of it, and only where no version's holds more than the set. */
+ * PCRE2 tests the ranges of a class one after another. So a set of many ranges is written as
+ * categories and scripts inside it, plus the ranges they do not cover. PCRE2 10.42 has Unicode 14
+ * and later releases have newer versions. A category counts with the members it has in every
+ * version from 14 to 16, and is used only if it lies inside the set in every version. */
 #include "text/pattern_emit_internal.h"
 
 enum {
-    FEW = 8, /* ranges that are not worth a category */
+    FEW = 8, /* so few ranges need no category */
     SURROGATE_LO = 0xd800,
-    SURROGATE_HI = 0xdfff, /* in no text, so a range may run over them; none ends there */
+    SURROGATE_HI = 0xdfff, /* no text has surrogates, so a range may include them all */
 };
 
-/* ---- what there is to write with ---- */
+/* ---- categories and scripts ---- */
 
-/* Whether this PCRE2 knows a Unicode that the tables speak of. */
+/* This PCRE2 has a Unicode version that the tables cover. */
 static bool known_unicode(void) {
     char version[24] = "";
     int n = pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, NULL);
@@ -38,27 +38,27 @@ static void load_atoms(emitter *gen) {
     }
 }
 
-/* ---- the shortest ---- */
+/* ---- the shortest form ---- */
 
-/* A way to write `need`, perhaps with some of what else is in `reach`. */
+/* A class with all of a set `need` and nothing outside a set `reach`. */
 typedef struct {
     bool used[EMIT_ATOMS];
     size_t n_used;
-    text__set ranges;
-} writing;
+    text__set ranges; /* not covered by the atoms */
+} class_form;
 
-static size_t cost(const writing *way) {
-    return way->n_used + way->ranges.count;
+static size_t cost(const class_form *form) {
+    return form->n_used + form->ranges.count;
 }
 
-static writing by_ranges(emitter *gen, const text__set *need, const text__set *reach) {
-    writing out = {.ranges = text__set_within_reach(&gen->pat->tree, need, reach)};
+static class_form by_ranges(emitter *gen, const text__set *need, const text__set *reach) {
+    class_form out = {.ranges = text__set_within_reach(&gen->pat->tree, need, reach)};
     return out;
 }
 
-static writing by_atoms(emitter *gen, const text__set *need, const text__set *reach) {
+static class_form by_atoms(emitter *gen, const text__set *need, const text__set *reach) {
     arena *mem = &gen->pat->tree;
-    writing best = by_ranges(gen, need, reach);
+    class_form best = by_ranges(gen, need, reach);
     text__set left = *need;
     for (size_t k = 0; k < gen->n_atoms && best.ranges.count > 1; k++) {
         const text__atom *atom = &gen->atoms[k];
@@ -84,14 +84,14 @@ void emit_code_point(buf *out, uint32_t code) {
     else buf_printf(out, "\\x{%x}", (unsigned)code);
 }
 
-static void write_class(emitter *gen, const writing *how, bool negated) {
+static void write_class(emitter *gen, const class_form *form, bool negated) {
     buf_puts(gen->out, negated ? "[^" : "[");
     for (size_t k = 0; k < gen->n_atoms; k++) {
-        if (!how->used[k]) continue;
+        if (!form->used[k]) continue;
         buf_printf(gen->out, "\\p{%s%s}", k < gen->n_categories ? "" : "sc:", gen->atoms[k].name);
     }
-    for (size_t i = 0; i < how->ranges.count; i++) {
-        uint32_t lo = how->ranges.items[i].lo, hi = how->ranges.items[i].hi;
+    for (size_t i = 0; i < form->ranges.count; i++) {
+        uint32_t lo = form->ranges.items[i].lo, hi = form->ranges.items[i].hi;
         emit_code_point(gen->out, lo);
         if (hi == lo) continue;
         buf_puts(gen->out, "-");
@@ -100,7 +100,7 @@ static void write_class(emitter *gen, const writing *how, bool negated) {
     buf_puts(gen->out, "]");
 }
 
-/* The same set was often written before. */
+/* Copies the class if the same set was written before. */
 static bool write_again(emitter *gen, const text__set *set) {
     for (size_t i = 0; i < gen->n_written; i++) {
         if (!text__set_equal(&gen->written[i].set, set)) continue;
@@ -129,7 +129,7 @@ void emit_set(emitter *gen, const text__set *set, bool negated) {
         emit_code_point(gen->out, in.items[0].lo);
     } else {
         text__set out_reach = text__set_not(mem, &in), in_reach = text__set_not(mem, &out);
-        writing yes = by_ranges(gen, &in, &in_reach), no = by_ranges(gen, &out, &out_reach);
+        class_form yes = by_ranges(gen, &in, &in_reach), no = by_ranges(gen, &out, &out_reach);
         if (cost(&yes) > FEW && cost(&no) > FEW) {
             load_atoms(gen);
             yes = by_atoms(gen, &in, &in_reach);

@@ -36,7 +36,7 @@ typedef enum {
     NODE_SEQUENCE,
     NODE_CHOICE,
     NODE_REPEAT, /* `first`, min to max times */
-    NODE_GROUP,  /* not captured, such as (?i:...): a quantifier applies to all of it */
+    NODE_GROUP,  /* not captured, such as (?i:...): a quantifier repeats the whole group */
     NODE_CAPTURE,
     NODE_ATOMIC,
     NODE_AHEAD,

@@ -1,4 +1,4 @@
-/* unicode.c - sets of code points, and what Unicode 16 says of them. */
+/* unicode.c - sets of code points, and the properties of characters in Unicode 16. */
 #include "text/unicode_internal.h"
 
 #include "text/unicode_ranges.h"
@@ -47,7 +47,7 @@ text__set text__set_of(arena *mem, text__ranges *ranges) {
     return out;
 }
 
-/* How many ranges begin at or before c. */
+/* The number of ranges that begin at or before the code point. */
 static size_t begun(const text__set *set, uint32_t code) {
     size_t low = 0, high = set->count;
     while (low < high) {
@@ -126,17 +126,20 @@ text__set text__set_within_reach(arena *mem, const text__set *set, const text__s
 _Static_assert(ARRAY_LEN(gc_names) == N_GC, "a name for each category");
 _Static_assert(ARRAY_LEN(script_names) == N_SCRIPTS, "a name for each script");
 
-/* Ranges whose value, in the low bits of `starts`, is in the mask or equals `value`. */
-static text__set stretches(arena *mem, const uint32_t *starts, size_t n, uint32_t mask, int value) {
+/* The code points with a certain value: the table `starts` holds the first code point of each
+ * stretch and, in the low 8 bits, its value. Selects values in the mask or, unless value is -1,
+ * this value. */
+static text__set with_value(arena *mem, const uint32_t *starts, size_t n, uint32_t mask,
+                            int value) {
     size_t count = 0;
     for (int pass = 0; pass < 2; pass++) {
         text__set out = pass ? room_for(mem, count + 1) : (text__set){0};
         if (pass && out.items == NULL) return out;
-        uint32_t end = UNICODE_END; /* of the range before; none yet */
+        uint32_t end = UNICODE_END; /* of the previous range; none yet */
         for (size_t i = 0; i < n; i++) {
-            uint32_t value_here = starts[i] & 0xff, lo = starts[i] >> 8;
+            uint32_t this_value = starts[i] & 0xff, lo = starts[i] >> 8;
             uint32_t hi = i + 1 < n ? (starts[i + 1] >> 8) - 1 : UNICODE_END - 1;
-            if (value >= 0 ? value_here != (uint32_t)value : !(mask >> value_here & 1)) continue;
+            if (value >= 0 ? this_value != (uint32_t)value : !(mask >> this_value & 1)) continue;
             if (lo != end) out.count++;
             if (pass && lo != end) out.items[out.count - 1].lo = lo;
             if (pass) out.items[out.count - 1].hi = hi;
@@ -149,11 +152,11 @@ static text__set stretches(arena *mem, const uint32_t *starts, size_t n, uint32_
 }
 
 static text__set with_mask(arena *mem, uint32_t mask) {
-    return stretches(mem, gc_starts, ARRAY_LEN(gc_starts), mask, -1);
+    return with_value(mem, gc_starts, ARRAY_LEN(gc_starts), mask, -1);
 }
 
 static text__set with_script(arena *mem, int script) {
-    return stretches(mem, script_starts, ARRAY_LEN(script_starts), 0, script);
+    return with_value(mem, script_starts, ARRAY_LEN(script_starts), 0, script);
 }
 
 static text__set either(arena *mem, const text__set *set, const text__set *other) {
@@ -222,7 +225,7 @@ uint32_t text__fold(uint32_t code) {
     return code;
 }
 
-/* Adds what the members fold to, or what folds to members. */
+/* Adds the folding of each member, or (up) every code point that folds to a member. */
 static text__set fold_step(arena *mem, const text__set *set, bool up) {
     text__ranges out = {0};
     text__ranges_add_set(mem, &out, set);
@@ -255,9 +258,9 @@ const text__multi_fold *text__multi_folds(size_t *n) {
     return (const text__multi_fold *)(const void *)multi_folds;
 }
 
-/* ---- what PCRE2 may say ---- */
+/* ---- categories and scripts of PCRE2 ---- */
 
-/* Of what is now `now`: what was so all the time, and what ever was. */
+/* `now` is the set in Unicode 16. The table `earlier` holds the changes since version 14. */
 static text__atom atom_of(arena *mem, const char *name, text__set now, uint32_t mask, int script) {
     text__ranges lost = {0}, gained = {0};
     for (size_t i = 0; i < ARRAY_LEN(earlier); i++) {
@@ -273,7 +276,7 @@ static text__atom atom_of(arena *mem, const char *name, text__set now, uint32_t 
 text__atom text__atom_category(arena *mem, size_t k) {
     static const char *const groups[] = {"L", "M", "N", "P", "S", "Z", "C"};
     _Static_assert(ARRAY_LEN(groups) + N_GC == TEXT__CATEGORIES, "all of them");
-    /* Groups first: one stands for several. */
+    /* Groups first: one group replaces several categories. */
     const char *name = k < ARRAY_LEN(groups) ? groups[k] : gc_names[k - ARRAY_LEN(groups)];
     uint32_t mask = 0;
     for (uint32_t i = 0; i < N_GC; i++) {

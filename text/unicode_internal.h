@@ -10,7 +10,7 @@ typedef struct {
     uint32_t lo, hi;
 } text__range;
 
-/* Ranges in order with gaps between them. It lives as long as its arena. A function that makes a
+/* Ranges in order with gaps between them. A set lives as long as its arena. A function that makes a
  * set and finds no room marks the arena as failed and returns the empty set. */
 typedef struct {
     text__range *items;
@@ -32,7 +32,7 @@ bool text__set_equal(const text__set *set, const text__set *other);
 bool text__set_within(const text__set *set, const text__set *outer); /* a subset of `outer` */
 text__set text__set_not(arena *mem, const text__set *set);
 text__set text__set_and(arena *mem, const text__set *set, const text__set *other);
-/* The fewest ranges that hold all of `set` and nothing outside `reach`, a superset of it. */
+/* The fewest ranges with all of `set` and nothing outside `reach`, a superset. */
 text__set text__set_within_reach(arena *mem, const text__set *set, const text__set *reach);
 
 /* The property with this name; case, blanks, hyphens and underscores do not count. -1: none. */

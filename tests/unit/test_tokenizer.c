@@ -295,7 +295,7 @@ Test(tokenizer, every_malformed_file_is_refused_with_its_name_and_the_reason) {
         {pre_metaspace, "Metaspace"},
         {pre_bad_regex, "split pattern"},
         {pre_byte_regex, "split pattern"},
-        {pre_long_regex, "over 16384 bytes"},
+        {pre_long_regex, "longer than 16384 bytes"},
         {pre_behavior, "behavior"},
         {pre_many, "more than 16"},
         {pre_two_byte_levels, "after ByteLevel"},
