@@ -196,10 +196,10 @@ text__set text__property_set(arena *mem, int property) {
     const unicode_property *info = &properties[property];
     text__set whole =
         info->script >= 0 ? with_script(mem, info->script) : with_mask(mem, info->mask);
-    if (info->n == 0) return whole;
-    text__set other = room_for(mem, info->n);
+    if (info->count == 0) return whole;
+    text__set other = room_for(mem, info->count);
     if (other.items == NULL) return other;
-    for (; other.count < info->n; other.count++) {
+    for (; other.count < info->count; other.count++) {
         const unicode_range *range = &property_ranges[info->first + other.count];
         other.items[other.count] = (text__range){range->lo, range->hi};
     }

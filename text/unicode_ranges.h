@@ -1,4 +1,4 @@
-/* unicode_ranges.h - Unicode 16.0.0 as text/unicode.c needs it. Written by
+/* unicode_ranges.h - Unicode 16.0.0 for text/unicode.c. Written by
  * tools/unicode/generate.mjs from the packages @unicode/unicode-*; not by hand. */
 #ifndef FATHOM_TEXT_UNICODE_RANGES_H
 #define FATHOM_TEXT_UNICODE_RANGES_H
@@ -46,7 +46,7 @@ static const char *const script_names[] = {
 
 enum { N_SCRIPTS = 171 };
 
-/* Where a stretch of one category begins, and which, in the low 8 bits. */
+/* The first code point of each stretch of one category, and the category in the low 8 bits. */
 static const uint32_t gc_starts[] = {
     0x19, 0x2016, 0x2111, 0x2413, 0x2511, 0x280d, 0x290e, 0x2a11, 0x2b12, 0x2c11, 0x2d0c, 0x2e11,
     0x3008, 0x3a11, 0x3c12, 0x3f11, 0x4100, 0x5b0d, 0x5c11, 0x5d0e, 0x5e14, 0x5f0b, 0x6014, 0x6101,
@@ -509,7 +509,7 @@ static const uint32_t gc_starts[] = {
     0x10fffe1d,
 };
 
-/* The same of scripts. */
+/* The same for scripts. */
 static const uint32_t script_starts[] = {
     0x18, 0x4149, 0x5b18, 0x6149, 0x7b18, 0xaa49, 0xab18, 0xba49, 0xbb18, 0xc049, 0xd718, 0xd849,
     0xf718, 0xf849, 0x2b918, 0x2e049, 0x2e518, 0x2ea0c, 0x2ec18, 0x30039, 0x3702c, 0x37418,
@@ -710,7 +710,7 @@ static const uint32_t script_starts[] = {
     0x323b0aa, 0xe000118, 0xe0002aa, 0xe002018, 0xe0080aa, 0xe010039, 0xe01f0aa,
 };
 
-/* Code points that had another category or script in Unicode 14.0.0; later versions have either. */
+/* Code points of another category or script in Unicode 14.0.0; newer versions have either one. */
 typedef struct {
     uint32_t lo, hi;
     uint8_t gc, script;
@@ -1756,12 +1756,12 @@ static const unicode_range property_ranges[] = {
     {0x10fffe,0x10ffff},
 };
 
-/* A property holds where the category's bit is set in the mask or the script is this one, except
- * in its n ranges from `first` on, where it is the other way round. */
+/* A property holds for the categories in the mask, or for the script. In its `count` ranges from
+ * `first` on it is the other way round. */
 typedef struct {
     uint32_t mask;
     int16_t script; /* -1: none */
-    uint16_t first, n;
+    uint16_t first, count;
 } unicode_property;
 static const unicode_property properties[] = {
     {0x1,-1,0,0}, {0x2,-1,0,0}, {0x4,-1,0,0}, {0x8,-1,0,0}, {0x10,-1,0,0}, {0x20,-1,0,0},
@@ -1886,7 +1886,7 @@ static const unicode_property properties[] = {
     {0x0,-1,4500,1}, {0x0,-1,4501,1}, {0x20000000,-1,4502,717},
 };
 
-/* Sorted; small letters without blanks, hyphens and low lines. */
+/* Sorted; lower case without blanks, hyphens and underscores. */
 typedef struct {
     const char *name;
     uint16_t property;
@@ -2106,7 +2106,7 @@ static const unicode_name property_names[] = {
     {"zinh",95}, {"zl",23}, {"zp",24}, {"zs",22}, {"zyyy",62}, {"zzzz",208},
 };
 
-/* Every step-th code point from lo to hi folds to one: lo to `to`, the others as far from it. */
+/* Every step-th code point from lo to hi folds, all by the same distance: lo folds to `to`. */
 typedef struct {
     uint32_t lo, hi, step, to;
 } unicode_fold;
@@ -2172,7 +2172,7 @@ static const unicode_fold folds[] = {
     {0x16e40,0x16e5f,1,0x16e60}, {0x1e900,0x1e921,1,0x1e922},
 };
 
-/* Up to three code points, and the one or two that fold to them. */
+/* Two or three code points; one or two others fold to this sequence. */
 typedef struct {
     uint32_t to[3], from[2];
 } unicode_multi_fold;

@@ -162,7 +162,7 @@ function rows(items) {
   return out + line + '\n';
 }
 const array = (type, name, items) => `static const ${type} ${name}[] = {\n${rows(items)}};\n`;
-process.stdout.write(`/* unicode_ranges.h - Unicode ${newest} as text/unicode.c needs it. Written by
+process.stdout.write(`/* unicode_ranges.h - Unicode ${newest} for text/unicode.c. Written by
  * tools/unicode/generate.mjs from the packages @unicode/unicode-*; not by hand. */
 #ifndef FATHOM_TEXT_UNICODE_RANGES_H
 #define FATHOM_TEXT_UNICODE_RANGES_H
@@ -178,11 +178,11 @@ ${array('char *const', 'gc_names', categories.map((c) => `"${c}",`))}
 ${array('char *const', 'script_names', scripts.map((s) => `"${s}",`))}
 enum { N_SCRIPTS = ${scripts.length} };
 
-/* Where a stretch of one category begins, and which, in the low 8 bits. */
+/* The first code point of each stretch of one category, and the category in the low 8 bits. */
 ${array('uint32_t', 'gc_starts', starts(now.gc).map((v) => hex(v >>> 0) + ','))}
-/* The same of scripts. */
+/* The same for scripts. */
 ${array('uint32_t', 'script_starts', starts(now.script).map((v) => hex(v >>> 0) + ','))}
-/* Code points that had another category or script in Unicode ${versions[0]}; later versions have either. */
+/* Code points of another category or script in Unicode ${versions[0]}; newer versions have either one. */
 typedef struct {
     uint32_t lo, hi;
     uint8_t gc, script;
@@ -193,26 +193,26 @@ typedef struct {
     uint32_t lo, hi;
 } unicode_range;
 ${array('unicode_range', 'property_ranges', ranges.map(([a, b]) => `{${hex(a)},${hex(b)}},`))}
-/* A property holds where the category's bit is set in the mask or the script is this one, except
- * in its n ranges from \`first\` on, where it is the other way round. */
+/* A property holds for the categories in the mask, or for the script. In its \`count\` ranges from
+ * \`first\` on it is the other way round. */
 typedef struct {
     uint32_t mask;
     int16_t script; /* -1: none */
-    uint16_t first, n;
+    uint16_t first, count;
 } unicode_property;
 ${array('unicode_property', 'properties', properties.map((p) => `{${hex(p.mask)},${p.script},${p.first},${p.n}},`))}
-/* Sorted; small letters without blanks, hyphens and low lines. */
+/* Sorted; lower case without blanks, hyphens and underscores. */
 typedef struct {
     const char *name;
     uint16_t property;
 } unicode_name;
 ${array('unicode_name', 'property_names', [...names].sort((a, b) => (a[0] < b[0] ? -1 : 1)).map(([n, k]) => `{"${n}",${k}},`))}
-/* Every step-th code point from lo to hi folds to one: lo to \`to\`, the others as far from it. */
+/* Every step-th code point from lo to hi folds, all by the same distance: lo folds to \`to\`. */
 typedef struct {
     uint32_t lo, hi, step, to;
 } unicode_fold;
 ${array('unicode_fold', 'folds', runs.map((r) => `{${hex(r.lo)},${hex(r.hi)},${r.step},${hex(r.to)}},`))}
-/* Up to three code points, and the one or two that fold to them. */
+/* Two or three code points; one or two others fold to this sequence. */
 typedef struct {
     uint32_t to[3], from[2];
 } unicode_multi_fold;
