@@ -1,5 +1,5 @@
-/* added.c - added tokens: loading them into tries, by which the encoder finds them in a text before
- * all other steps. */
+/* added.c - loads the added tokens into tries. The encoder searches a text for them before all
+ * other steps. */
 #include "base/log.h"
 #include "base/size.h"
 #include "base/utf8.h"

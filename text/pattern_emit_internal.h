@@ -27,7 +27,7 @@ typedef struct {
     size_t n_written;
 } emitter;
 
-void emit_code_point(buf *out, uint32_t c);
+void emit_code_point(buf *out, uint32_t code);
 /* Writes one character in the set, or outside if negated, as one item that may take a quantifier.
  * A failure marks the arena or `out`. */
 void emit_set(emitter *gen, const text__set *set, bool negated);

@@ -225,6 +225,33 @@ Test(tokenizer_sp, added_tokens_are_found_before_or_behind_the_normalizer) {
     tokenizer_close(t);
 }
 
+Test(tokenizer_sp, an_added_token_whose_normalized_text_is_empty_or_too_long_is_left_out) {
+    static const struct {
+        const char *from, *says; /* content is 2000 times "a" */
+        size_t n_to;
+    } rows[] = {{"aa", "its normalized text is empty", 0},
+                {"a", "its normalized text is too long", 15}};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        buf added = {0}, step = {0};
+        char said[1000];
+        buf_puts(&added, "{\"id\":60,\"content\":\"");
+        for (int k = 0; k < 2000; k++)
+            buf_puts(&added, "a");
+        buf_puts(&added, "\"," FLAGS "}");
+        buf_printf(&step,
+                   "{\"type\":\"Replace\",\"pattern\":{\"String\":\"%s\"},\"content\":\"%.*s\"}",
+                   rows[i].from, (int)rows[i].n_to, "bbbbbbbbbbbbbbb");
+        int kept = stderr_catch();
+        tokenizer *t = open_file((parts){.normalizer = step.data, .added = added.data});
+        stderr_release(kept, said, sizeof said);
+        cr_expect(strstr(said, rows[i].says), "row %zu: %s", i, said);
+        cr_expect(!tokenizer_is_special(t, 60));
+        buf_deinit(&added);
+        buf_deinit(&step);
+        tokenizer_close(t);
+    }
+}
+
 /* ---- origins ---- */
 
 /* The text's parts are parted by '|': the template's, the client's, the template's, and so on. */
