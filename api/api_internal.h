@@ -43,7 +43,7 @@ extern const char *const api__role_names[API__ROLES + 1]; /* NULL at the end */
 typedef struct {
     api__role role;
     const char *text; /* content; borrowed */
-    size_t n;
+    size_t len;
     const json_t *content; /* the same, where a client's string is all of it; NULL: text */
     const json_t *said;    /* what else the client wrote: name, tool_call_id, …; NULL: nothing */
     const json_t *calls;   /* of functions, as templates want them; NULL: none */
@@ -81,18 +81,18 @@ typedef struct {
  * *out is NULL, and the call succeeds, for a model without any. One that cannot be used is warned
  * of; api__template_broken then says why. ERR_USAGE where `chosen` is at fault. */
 int api__template_open(api__template **out, const char *dir, const char *chosen,
-                       const json_t *config, tokenizer *t, err *e) WARN_UNUSED;
-void api__template_close(api__template *t);
-const char *api__template_name(const api__template *t);   /* "chatml", "chat_template.jinja" */
-const char *api__template_broken(const api__template *t); /* NULL: it can be used */
+                       const json_t *config, tokenizer *tok, err *e) WARN_UNUSED;
+void api__template_close(api__template *tmpl);
+const char *api__template_name(const api__template *tmpl);   /* "chatml", "chat_template.jinja" */
+const char *api__template_broken(const api__template *tmpl); /* NULL: it can be used */
 /* Of conversations with functions, and of those without. */
-const api__traits *api__template_traits(const api__template *t, bool tools);
+const api__traits *api__template_traits(const api__template *tmpl, bool tools);
 /* Ids that end an answer in this template. */
-const uint32_t *api__template_stops(const api__template *t, uint32_t *n);
+const uint32_t *api__template_stops(const api__template *tmpl, uint32_t *n);
 /* The name of a variable that clients may not set. */
-bool api__template_reserves(const api__template *t, const char *name);
+bool api__template_reserves(const api__template *tmpl, const char *name);
 /* The text of a conversation, and whose each byte is. 1: not that soon. ERR_BAD_PARAM. */
-int api__template_render(const api__template *t, const api__talk *talk, jinja_output *out,
+int api__template_render(const api__template *tmpl, const api__talk *talk, jinja_output *out,
                          err *e) WARN_UNUSED;
 /* Appends its ids: control ids come from the template's own text alone. */
 int api__template_ids(const tokenizer *tok, const jinja_output *text, token_ids *out,
@@ -100,14 +100,14 @@ int api__template_ids(const tokenizer *tok, const jinja_output *text, token_ids 
 
 /* Appends the Jinja text that a description in chat_template.fathom.json means, and its ends.
  * ERR_BAD_FILE. */
-int api__template_describe(buf *out, const char *json, size_t n, const tokenizer *t,
+int api__template_describe(buf *out, const char *json, size_t n, const tokenizer *tok,
                            const char *what, token_ids *ends, err *e) WARN_UNUSED;
 /* A template inside the binary; NULL if none has this name. */
 const char *api__template_named(const char *name, size_t *n);
 void api__template_names(buf *out); /* "turns, chatml, llama3, plain" */
 
 /* The messages as a template of these traits wants them: a new reference, or NULL (no memory). */
-json_t *api__talk_messages(const api__traits *traits, const api__message *m, size_t n,
+json_t *api__talk_messages(const api__traits *traits, const api__message *msgs, size_t n,
                            bool open_last);
 /* [{"type": "text", "text": content}]; takes over content. NULL: no memory. */
 json_t *api__talk_parts(json_t *content);
@@ -121,7 +121,7 @@ json_t *api__talk_call(const api__traits *traits, const json_t *id, const json_t
 struct api_context {
     api_opts opts; /* zeros replaced by defaults; strings below, not the caller's */
     char *name, *no_tokenizer;
-    const model_plan *config;
+    const model_plan *plan;
     api__template *template; /* NULL: no chat */
     uint32_t *stop_ids;
     uint32_t n_stop_ids;
@@ -134,31 +134,32 @@ struct api_context {
 };
 
 /* Adds one end token of the model, once. `file` named it, and is named in a warning. */
-void api__add_end(api_context *c, uint32_t id, const char *file);
+void api__add_end(api_context *ctx, uint32_t id, const char *file);
 /* Adds the end tokens that a file names: an id or a list of them. */
-void api__read_ends(api_context *c, const json_t *eos, const char *file);
+void api__read_ends(api_context *ctx, const json_t *eos, const char *file);
 /* Adds the end tokens of the plan (config.json), which count only if no other file named one. */
-void api__add_config_ends(api_context *c);
+void api__add_config_ends(api_context *ctx);
 
 /* ---- stop strings ---- */
 
 typedef struct {
     const char *text;
-    uint8_t n;
+    uint8_t len;
     uint8_t fail[API__MAX_STOP_BYTES]; /* longest border of each prefix, as in Knuth-Morris-Pratt */
 } api__stop;
 
 typedef struct {
     const api__stop *stops; /* borrowed */
-    uint8_t n;
+    uint8_t n_stops;
     uint8_t state[API__MAX_STOPS]; /* bytes of each stop string that the text's end matches */
 } api__matcher;
 
-void api__stop_init(api__stop *s, const char *text, size_t n); /* 1 <= n <= API__MAX_STOP_BYTES */
+void api__stop_init(api__stop *stop, const char *text,
+                    size_t n); /* 1 <= n <= API__MAX_STOP_BYTES */
 /* Feeds bytes up to and including the first that completes a stop string. Returns the
  * number of bytes eaten; *hit is that stop (the longest, if several end there) or -1. */
-size_t api__stop_feed(api__matcher *m, const char *bytes, size_t n, int *hit);
-size_t api__stop_held(const api__matcher *m); /* bytes at the end that may still become one */
+size_t api__stop_feed(api__matcher *matcher, const char *bytes, size_t n, int *hit);
+size_t api__stop_held(const api__matcher *matcher); /* bytes at the end that may still become one */
 
 /* ---- calls of functions in an answer ---- */
 
@@ -184,7 +185,7 @@ typedef struct {
 
 typedef struct {
     uint32_t *ids; /* in the request's arena, as is everything below */
-    uint32_t n;
+    uint32_t n_ids;
     uint32_t max_tokens;
 } api__prompt;
 
@@ -192,7 +193,7 @@ struct api_request {
     api_kind kind;
     arena mem;
     api__prompt *prompts;
-    uint32_t n_prompts, n; /* n choices for each */
+    uint32_t n_prompts, n_per_prompt; /* choices for each prompt */
     uint64_t prompt_tokens;
     eng_sampling sampling;
     bool seeded;
@@ -236,8 +237,8 @@ enum {
 /* Values as read; what needs the model or another field is checked afterwards. */
 typedef struct {
     const char *model, *user, *suffix, *reasoning_effort, *request_id, *cache_salt, *truncation;
-    int64_t max_tokens, max_completion_tokens, min_tokens, n, best_of, seed, top_k, logprobs,
-        top_logprobs, prompt_logprobs, priority;
+    int64_t max_tokens, max_completion_tokens, min_tokens, n_choices, best_of, seed, top_k,
+        logprobs, top_logprobs, prompt_logprobs, priority;
     double temperature, top_p, min_p, frequency_penalty, presence_penalty, repetition_penalty;
     bool seeded, stream, echo, ignore_eos, chat_logprobs, return_depth, return_token_ids,
         include_stop, add_generation_prompt, continue_final_message, parallel_tool_calls;
@@ -265,10 +266,10 @@ int api__bad_param(err *e, const char *param, const char *rule);
 int api__read_fields(api__values *out, api_kind kind, json_t *root, err *e) WARN_UNUSED;
 /* One value of an object inside the body; `param` is its full name. Absent or null leaves
  * *out as it is. */
-int api__read_bool(const json_t *v, const char *param, bool *out, err *e) WARN_UNUSED;
-int api__read_int(const json_t *v, const char *param, int64_t min, int64_t max, int64_t *out,
+int api__read_bool(const json_t *value, const char *param, bool *out, err *e) WARN_UNUSED;
+int api__read_int(const json_t *value, const char *param, int64_t min, int64_t max, int64_t *out,
                   err *e) WARN_UNUSED;
-int api__read_num(const json_t *v, const char *param, double min, bool above, double max,
+int api__read_num(const json_t *value, const char *param, double min, bool above, double max,
                   double *out, err *e) WARN_UNUSED;
 bool api__file_exists(const char *path);
 /* *out is NULL if the folder has no such file, or one that holds no JSON object: these files are
@@ -276,15 +277,16 @@ bool api__file_exists(const char *path);
  * file. */
 int api__read_config(json_t **out, const char *dir, const char *file, err *e) WARN_UNUSED;
 /* Parses a body into a JSON object within the limits of every request. */
-int api__body(json_t **out, const api_context *c, const char *body, size_t n, err *e) WARN_UNUSED;
-int api__check_model(const api_context *c, const char *model, err *e) WARN_UNUSED;
+int api__body(json_t **out, const api_context *ctx, const char *body, size_t n, err *e) WARN_UNUSED;
+int api__check_model(const api_context *ctx, const char *model, err *e) WARN_UNUSED;
 /* The optional model of a small route. */
-int api__read_model(const api_context *c, const json_t *root, const char **out, err *e) WARN_UNUSED;
+int api__read_model(const api_context *ctx, const json_t *root, const char **out,
+                    err *e) WARN_UNUSED;
 /* Parts of api_parse that live in files of their own. */
-int api__read_prompts(api_request *r, const api_context *c, const json_t *prompt,
+int api__read_prompts(api_request *req, const api_context *ctx, const json_t *prompt,
                       err *e) WARN_UNUSED;
-int api__keep_ids(api_request *r, const api_context *c, const token_ids *ids, api__prompt *p,
-                  const char *param, err *e) WARN_UNUSED;
+int api__keep_ids(api_request *req, const api_context *ctx, const token_ids *ids,
+                  api__prompt *prompt, const char *param, err *e) WARN_UNUSED;
 
 /* A conversation: chat's messages, or the input of /v1/responses (items). */
 typedef struct {
@@ -294,38 +296,38 @@ typedef struct {
     const json_t *kwargs;       /* chat_template_kwargs */
 } api__turns;
 /* 1: not that soon, by t->soon. text: also what is rendered; NULL: not wanted. */
-int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns *t, arena *mem,
-                      jinja_output *text, token_ids *out, err *e) WARN_UNUSED;
+int api__turns_to_ids(const api_context *ctx, const json_t *list, const api__turns *turns,
+                      arena *mem, jinja_output *text, token_ids *out, err *e) WARN_UNUSED;
 /* The same of a body that asks for nothing else, as /tokenize takes it. */
-int api__body_to_ids(const api_context *c, const json_t *root, bool soon, jinja_output *text,
+int api__body_to_ids(const api_context *ctx, const json_t *root, bool soon, jinja_output *text,
                      token_ids *out, err *e) WARN_UNUSED;
-int api__read_turns(api_request *r, const api_context *c, const api__values *v, const json_t *tools,
-                    err *e) WARN_UNUSED;
+int api__read_turns(api_request *req, const api_context *ctx, const api__values *fields,
+                    const json_t *tools, err *e) WARN_UNUSED;
 /* After api__read_format: a forced call is a form of the answer too. */
 /* *tools are those that the model is told of, in chat's shape; NULL: none. A new reference. */
-int api__read_tools(api_request *r, const api_context *c, const api__values *v, json_t **tools,
-                    err *e) WARN_UNUSED;
+int api__read_tools(api_request *req, const api_context *ctx, const api__values *fields,
+                    json_t **tools, err *e) WARN_UNUSED;
 /* The same list of a body that needs the names alone. */
 int api__list_tools(const json_t *tools, bool responses, arena *mem, const char ***names,
                     json_t **out, err *e) WARN_UNUSED;
 /* The functions as a model is told of them whose template does not: text of the arena, or NULL. */
 const char *api__tools_lead(const json_t *tools, arena *mem, err *e);
 bool api__name_ok(const json_t *name); /* a string of 1 to 64 letters, digits, '_' or '-' */
-int api__can_constrain(const api_context *c, const api__values *v, const char *param,
+int api__can_constrain(const api_context *ctx, const api__values *fields, const char *param,
                        err *e) WARN_UNUSED;
-int api__read_format(api_request *r, const api_context *c, const api__values *v,
+int api__read_format(api_request *req, const api_context *ctx, const api__values *fields,
                      err *e) WARN_UNUSED;
 /* Appends the ids of a text, at most max_ids, after the token that begins every text if bos.
  * special: control tokens that the text spells are read as such, the first of them too. */
-int api__encode(const api_context *c, const char *text, size_t n, bool bos, bool special,
+int api__encode(const api_context *ctx, const char *text, size_t n, bool bos, bool special,
                 size_t max_ids, token_ids *out, err *e) WARN_UNUSED;
 int api__push_id(token_ids *ids, uint32_t id, err *e) WARN_UNUSED;
 /* Refuses text; `use` says what to send instead. */
-int api__no_tokenizer(const api_context *c, const char *param, const char *use, err *e);
+int api__no_tokenizer(const api_context *ctx, const char *param, const char *use, err *e);
 /* Checks one token id of a prompt against the model. */
-int api__check_id(const api_context *c, const json_t *v, const char *param, uint32_t *out,
+int api__check_id(const api_context *ctx, const json_t *value, const char *param, uint32_t *out,
                   err *e) WARN_UNUSED;
-int api__too_long(const api_context *c, uint64_t n_prompt, uint64_t max_tokens, const char *param,
+int api__too_long(const api_context *ctx, uint64_t n_prompt, uint64_t max_tokens, const char *param,
                   err *e);
 int api__out_of_memory(err *e);
 
@@ -344,7 +346,7 @@ typedef enum { API__RUNNING, API__FINISHED, API__ENDED } api__state;
 
 /* What is written is a list of steps, NULL at its end. A step appends pieces until it is over
  * (true) or out->len has reached `end` (false: it is called again, the cursor as it left it). */
-typedef bool (*api__step)(buf *out, api_reply *r, size_t end);
+typedef bool (*api__step)(buf *out, api_reply *reply, size_t end);
 
 typedef struct {
     const api__step *steps; /* being written; NULL: nothing is */
@@ -390,8 +392,8 @@ typedef struct {
 } api__choice;
 
 struct api_reply {
-    const api_context *c;
-    api_request *r;
+    const api_context *ctx;
+    api_request *req;
     char *id;
     int64_t created;
     buf prefix; /* of every chunk, up to "index": */
@@ -411,74 +413,76 @@ struct api_reply {
 };
 
 /* Reads text [k->at, ready); k->phase and its places tell what was found. */
-void api__call_scan(const api_request *r, api__call *k, const char *text, size_t ready);
-void api__call_finish(api__call *k); /* no more text will come */
+void api__call_scan(const api_request *req, api__call *call, const char *text, size_t ready);
+void api__call_finish(api__call *call); /* no more text will come */
 /* The answer is a call, whole or under way. */
-static inline bool api__is_call(const api__choice *ch) {
-    return ch->call.phase == API__CALL_ARGS || ch->call.phase == API__CALL_WHOLE;
+static inline bool api__is_call(const api__choice *choice) {
+    return choice->call.phase == API__CALL_ARGS || choice->call.phase == API__CALL_WHOLE;
 }
 /* Arguments not yet sent: text [from, ch->call.args_end). */
-static inline size_t api__args_from(const api__choice *ch) {
-    return ch->sent > ch->call.args ? ch->sent : ch->call.args;
+static inline size_t api__args_from(const api__choice *choice) {
+    return choice->sent > choice->call.args ? choice->sent : choice->call.args;
 }
 /* "call_" and what is the answer's own, quoted. */
-void api__write_call_id(buf *out, const api_reply *r, const api__choice *ch, const char *head);
+void api__write_call_id(buf *out, const api_reply *reply, const api__choice *choice,
+                        const char *head);
 
-static inline api__choice *api__chosen(api_reply *r) { /* whom the cursor is at */
-    return &r->choices[r->cursor.choice];
+static inline api__choice *api__chosen(api_reply *reply) { /* whom the cursor is at */
+    return &reply->choices[reply->cursor.choice];
 }
 /* Begins what the events so far call for: a chunk of one choice (false: it has nothing to say
  * after all), the end of a stream, a whole answer. */
-bool api__begin_chunk(api_reply *r, api__choice *ch) WARN_UNUSED;
-void api__begin_end(api_reply *r);
-void api__begin_body(api_reply *r);
+bool api__begin_chunk(api_reply *reply, api__choice *choice) WARN_UNUSED;
+void api__begin_end(api_reply *reply);
+void api__begin_body(api_reply *reply);
 /* The same of /v1/responses. */
-bool api__responses_begin_chunk(api_reply *r, api__choice *ch) WARN_UNUSED;
-void api__responses_begin_end(api_reply *r);
-void api__responses_begin_body(api_reply *r);
+bool api__responses_begin_chunk(api_reply *reply, api__choice *choice) WARN_UNUSED;
+void api__responses_begin_end(api_reply *reply);
+void api__responses_begin_body(api_reply *reply);
 /* The choice's tokens and text are written, and nobody needs them any more. */
-void api__forget_choice(api_reply *r, api__choice *ch);
-size_t api__choice_bytes(const api__choice *ch); /* that grow */
+void api__forget_choice(api_reply *reply, api__choice *choice);
+size_t api__choice_bytes(const api__choice *choice); /* that grow */
 /* Where the alternatives of token i stand in ch->tops. */
-static inline size_t api__tops_at(const api_reply *r, const api__choice *ch, uint32_t i) {
-    uint32_t prompt = i < ch->n_scored ? i : ch->n_scored;
-    return (size_t)prompt * r->prompt_tops + (size_t)(i - prompt) * r->output_tops;
+static inline size_t api__tops_at(const api_reply *reply, const api__choice *choice, uint32_t i) {
+    uint32_t prompt = i < choice->n_scored ? i : choice->n_scored;
+    return (size_t)prompt * reply->prompt_tops + (size_t)(i - prompt) * reply->output_tops;
 }
 
-bool api__step_text(buf *out, api_reply *r, size_t end); /* the cursor's bytes, quoted */
+bool api__step_text(buf *out, api_reply *reply, size_t end); /* the cursor's bytes, quoted */
 /* Lists of the cursor's tokens, with their keys; what was not asked for is no list. */
-bool api__step_chat_logprobs(buf *out, api_reply *r, size_t end);
-bool api__step_texts(buf *out, api_reply *r, size_t end);    /* to api__step_logprob_depths: the */
-bool api__step_logprobs(buf *out, api_reply *r, size_t end); /* object of a completion's logprobs */
-bool api__step_tops(buf *out, api_reply *r, size_t end);
-bool api__step_offsets(buf *out, api_reply *r, size_t end);
-bool api__step_logprob_depths(buf *out, api_reply *r, size_t end);
-bool api__step_ids(buf *out, api_reply *r, size_t end);
-bool api__step_depths(buf *out, api_reply *r, size_t end);
-bool api__step_prompt_logprobs(buf *out, api_reply *r, size_t end);
+bool api__step_chat_logprobs(buf *out, api_reply *reply, size_t end);
+bool api__step_texts(buf *out, api_reply *reply, size_t end); /* to api__step_logprob_depths: the */
+bool api__step_logprobs(buf *out, api_reply *reply,
+                        size_t end); /* object of a completion's logprobs */
+bool api__step_tops(buf *out, api_reply *reply, size_t end);
+bool api__step_offsets(buf *out, api_reply *reply, size_t end);
+bool api__step_logprob_depths(buf *out, api_reply *reply, size_t end);
+bool api__step_ids(buf *out, api_reply *reply, size_t end);
+bool api__step_depths(buf *out, api_reply *reply, size_t end);
+bool api__step_prompt_logprobs(buf *out, api_reply *reply, size_t end);
 
 /* What a step consists of. */
 /* A string of any length; of bytes as they are. */
-bool api__write_string(buf *out, api__cursor *k, const char *s, size_t n, size_t end);
-bool api__write_raw(buf *out, api__cursor *k, const char *s, size_t n, size_t end);
+bool api__write_string(buf *out, api__cursor *cursor, const char *text, size_t n, size_t end);
+bool api__write_raw(buf *out, api__cursor *cursor, const char *text, size_t n, size_t end);
 /* A list with its key before and "]" behind, of the cursor's tokens. */
-typedef void (*api__entry)(buf *out, api_reply *r, const api__choice *ch, uint32_t i);
-bool api__write_list(buf *out, api_reply *r, const char *key, api__entry entry, size_t end);
+typedef void (*api__entry)(buf *out, api_reply *reply, const api__choice *choice, uint32_t i);
+bool api__write_list(buf *out, api_reply *reply, const char *key, api__entry entry, size_t end);
 bool api__write_no_list(buf *out, const char *key);
-void api__entry_chat(buf *out, api_reply *r, const api__choice *ch, uint32_t i);
+void api__entry_chat(buf *out, api_reply *reply, const api__choice *choice, uint32_t i);
 
-void api__write_prefix(buf *out, const api_reply *r);
-void api__write_uint(buf *out, uint64_t v);
-void api__write_logprob(buf *out, float v);
+void api__write_prefix(buf *out, const api_reply *reply);
+void api__write_uint(buf *out, uint64_t value);
+void api__write_logprob(buf *out, float value);
 
 /* As api_utf8_token, for bytes that are at hand. */
-void api__utf8_bytes(api_utf8 *u, const char *bytes, size_t n, buf *out);
+void api__utf8_bytes(api_utf8 *utf8, const char *bytes, size_t n, buf *out);
 /* The same of /v1/responses. */
-int api__read_response_fields(api_request *r, api__values *v, err *e) WARN_UNUSED;
-int api__keep_echoed(api_request *r, const api__values *v, err *e) WARN_UNUSED;
-void api__responses_error(buf *out, api_reply *r, const err *why);
+int api__read_response_fields(api_request *req, api__values *fields, err *e) WARN_UNUSED;
+int api__keep_echoed(api_request *req, const api__values *fields, err *e) WARN_UNUSED;
+void api__responses_error(buf *out, api_reply *reply, const err *why);
 
-void api__dump(buf *out, const json_t *v); /* compact JSON text */
+void api__dump(buf *out, const json_t *value); /* compact JSON text */
 
 /* The document has a word for this field, and a schema if the table cannot give one. */
 bool api__openapi_knows(const char *name, bool needs_schema);

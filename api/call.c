@@ -13,92 +13,92 @@ static const struct {
 } head[] = {{'{', ""}, {'s', "name"},      {':', ""}, {'s', NULL},
             {',', ""}, {'s', "arguments"}, {':', ""}};
 
-static bool blank(char c) {
-    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+static bool blank(char byte) {
+    return byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r';
 }
 
-static bool is_tool(const api_request *r, const char *name, size_t n) {
-    for (uint32_t i = 0; i < r->n_tools; i++) {
-        if (strlen(r->tools[i]) == n && memcmp(r->tools[i], name, n) == 0) return true;
+static bool is_tool(const api_request *req, const char *name, size_t n) {
+    for (uint32_t i = 0; i < req->n_tools; i++) {
+        if (strlen(req->tools[i]) == n && memcmp(req->tools[i], name, n) == 0) return true;
     }
     return false;
 }
 
 /* The string that began at k->string ends before `end`. */
-static bool string_fits(const api_request *r, api__call *k, const char *text, size_t end) {
-    const char *key = head[k->step].key, *s = text + k->string;
-    size_t n = end - k->string;
-    if (key) return strlen(key) == n && memcmp(key, s, n) == 0;
-    k->name = k->string;
-    k->n_name = n;
-    return is_tool(r, s, n);
+static bool string_fits(const api_request *req, api__call *call, const char *text, size_t end) {
+    const char *key = head[call->step].key, *string = text + call->string;
+    size_t n = end - call->string;
+    if (key) return strlen(key) == n && memcmp(key, string, n) == 0;
+    call->name = call->string;
+    call->n_name = n;
+    return is_tool(req, string, n);
 }
 
 static const char tag[] = "<tool_call>";
 
-static bool tag_byte(api__call *k, char c) {
-    return k->tag < sizeof tag - 1 && c == tag[k->tag++];
+static bool tag_byte(api__call *call, char byte) {
+    return call->tag < sizeof tag - 1 && byte == tag[call->tag++];
 }
 
 /* One byte of what stands before the arguments; false: this is no call. */
-static bool head_byte(const api_request *r, api__call *k, const char *text, size_t at) {
-    char c = text[at];
-    if (k->in_string) {
-        if (c == '\\') return false; /* names need no escapes */
-        if (c != '"') return true;
-        k->in_string = false;
-        if (!string_fits(r, k, text, at)) return false;
-        k->step++;
+static bool head_byte(const api_request *req, api__call *call, const char *text, size_t at) {
+    char byte = text[at];
+    if (call->in_string) {
+        if (byte == '\\') return false; /* names need no escapes */
+        if (byte != '"') return true;
+        call->in_string = false;
+        if (!string_fits(req, call, text, at)) return false;
+        call->step++;
         return true;
     }
-    if (k->step == 0 && (c == '<' || (k->tag > 0 && k->tag < sizeof tag - 1)))
-        return tag_byte(k, c);
-    if (blank(c)) return true;
-    if (k->step == ARRAY_LEN(head)) {
-        if (c != '{') return false;
-        k->phase = API__CALL_ARGS;
-        k->args = at;
-        k->depth = 1;
+    if (call->step == 0 && (byte == '<' || (call->tag > 0 && call->tag < sizeof tag - 1)))
+        return tag_byte(call, byte);
+    if (blank(byte)) return true;
+    if (call->step == ARRAY_LEN(head)) {
+        if (byte != '{') return false;
+        call->phase = API__CALL_ARGS;
+        call->args = at;
+        call->depth = 1;
         return true;
     }
-    if (head[k->step].what == 's') {
-        if (c != '"') return false;
-        k->in_string = true;
-        k->string = at + 1;
+    if (head[call->step].what == 's') {
+        if (byte != '"') return false;
+        call->in_string = true;
+        call->string = at + 1;
         return true;
     }
-    return c == head[k->step++].what;
+    return byte == head[call->step++].what;
 }
 
-static void args_byte(api__call *k, char c, size_t at) {
-    if (k->in_string) {
-        if (k->escaped) k->escaped = false;
-        else if (c == '\\') k->escaped = true;
-        else if (c == '"') k->in_string = false;
-    } else if (c == '"') {
-        k->in_string = true;
-    } else if (c == '{' || c == '[') {
-        k->depth++;
-    } else if ((c == '}' || c == ']') && --k->depth == 0) {
-        k->phase = API__CALL_WHOLE;
-        k->args_end = at + 1;
+static void args_byte(api__call *call, char byte, size_t at) {
+    if (call->in_string) {
+        if (call->escaped) call->escaped = false;
+        else if (byte == '\\') call->escaped = true;
+        else if (byte == '"') call->in_string = false;
+    } else if (byte == '"') {
+        call->in_string = true;
+    } else if (byte == '{' || byte == '[') {
+        call->depth++;
+    } else if ((byte == '}' || byte == ']') && --call->depth == 0) {
+        call->phase = API__CALL_WHOLE;
+        call->args_end = at + 1;
     }
 }
 
-void api__call_scan(const api_request *r, api__call *k, const char *text, size_t ready) {
-    for (; k->at < ready; k->at++) {
-        switch (k->phase) {
+void api__call_scan(const api_request *req, api__call *call, const char *text, size_t ready) {
+    for (; call->at < ready; call->at++) {
+        switch (call->phase) {
         case API__CALL_HEAD:
-            if (!head_byte(r, k, text, k->at)) k->phase = API__CALL_NONE;
+            if (!head_byte(req, call, text, call->at)) call->phase = API__CALL_NONE;
             break;
-        case API__CALL_ARGS: args_byte(k, text[k->at], k->at); break;
+        case API__CALL_ARGS: args_byte(call, text[call->at], call->at); break;
         case API__CALL_WHOLE:
-        case API__CALL_NONE: k->at = ready; return;
+        case API__CALL_NONE: call->at = ready; return;
         }
     }
-    if (k->phase == API__CALL_ARGS) k->args_end = ready;
+    if (call->phase == API__CALL_ARGS) call->args_end = ready;
 }
 
-void api__call_finish(api__call *k) {
-    if (k->phase == API__CALL_HEAD) k->phase = API__CALL_NONE; /* cut before it was one */
+void api__call_finish(api__call *call) {
+    if (call->phase == API__CALL_HEAD) call->phase = API__CALL_NONE; /* cut before it was one */
 }

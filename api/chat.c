@@ -7,20 +7,20 @@ enum { MAX_BODY = 64 << 20 };
 
 /* As much of a context as rendering asks of one. */
 struct api_chat {
-    api_context c;
+    api_context ctx;
 };
 
-int api_chat_open(api_chat **out, const char *dir, const char *chat_template, tokenizer *t,
+int api_chat_open(api_chat **out, const char *dir, const char *chat_template, tokenizer *tok,
                   err *e) {
     json_t *config = NULL;
     *out = NULL;
     api_chat *chat = calloc(1, sizeof *chat);
     if (chat == NULL) return api__out_of_memory(e);
-    chat->c.opts.tokenizer = t;
-    chat->c.opts.max_body_bytes = MAX_BODY;
-    api__template **found = &chat->c.template;
+    chat->ctx.opts.tokenizer = tok;
+    chat->ctx.opts.max_body_bytes = MAX_BODY;
+    api__template **found = &chat->ctx.template;
     int rc = api__read_config(&config, dir, "tokenizer_config.json", e);
-    if (rc == 0) rc = api__template_open(found, dir, chat_template, config, t, e);
+    if (rc == 0) rc = api__template_open(found, dir, chat_template, config, tok, e);
     json_decref(config);
     if (rc == 0 && *found == NULL) {
         rc = err_set(e, ERR_NOT_FOUND, "--chat", "%s has no chat template; give --chat-template",
@@ -33,13 +33,13 @@ int api_chat_open(api_chat **out, const char *dir, const char *chat_template, to
     return rc;
 }
 
-void api_chat_close(api_chat *c) {
-    if (c == NULL) return;
-    api__template_close(c->c.template);
-    free(c);
+void api_chat_close(api_chat *chat) {
+    if (chat == NULL) return;
+    api__template_close(chat->ctx.template);
+    free(chat);
 }
 
-int api_chat_render(const api_chat *c, const char *body, size_t n, jinja_output *text,
+int api_chat_render(const api_chat *chat, const char *body, size_t n, jinja_output *text,
                     token_ids *ids, err *e) {
     static const json_limits limits = {MAX_BODY, API__MAX_DEPTH, 1 << 20};
     json_t *root = NULL;
@@ -55,7 +55,7 @@ int api_chat_render(const api_chat *c, const char *body, size_t n, jinja_output 
         }
     }
     int rc = json_is_object(root)
-                 ? api__body_to_ids(&c->c, root, false, text, ids, e)
+                 ? api__body_to_ids(&chat->ctx, root, false, text, ids, e)
                  : err_set(e, ERR_BAD_PARAM, NULL, "the conversation must be a list or an object");
     json_decref(root);
     return rc;

@@ -49,79 +49,80 @@ int api__read_config(json_t **out, const char *dir, const char *file, err *e) {
 
 /* The ranges are those a request's own fields must keep, so they come from the same table. */
 static void read_default(const json_t *root, const char *name, float *out) {
-    const json_t *v = json_object_get(root, name);
+    const json_t *value = json_object_get(root, name);
     double x = (double)*out;
     for (size_t i = 0; i < api__n_fields; i++) {
-        const api__field *f = &api__fields[i];
+        const api__field *field = &api__fields[i];
         err why = {0};
-        if (strcmp(f->name, name) != 0) continue;
-        if (api__read_num(v, name, f->min, f->above, f->max, &x, &why) == 0) *out = (float)x;
+        if (strcmp(field->name, name) != 0) continue;
+        if (api__read_num(value, name, field->min, field->above, field->max, &x, &why) == 0)
+            *out = (float)x;
         else log_line(LOG_WARN, "generation_config.json: %s; it is left out", why.msg);
     }
 }
 
-static void read_top_k(api_context *c, const json_t *root) {
+static void read_top_k(api_context *ctx, const json_t *root) {
     int64_t top_k = 0;
     err why = {0};
     if (api__read_int(json_object_get(root, "top_k"), "top_k", -1, INT32_MAX, &top_k, &why) != 0)
         log_line(LOG_WARN, "generation_config.json: %s; it is left out", why.msg);
-    else if (top_k > 0 && top_k < c->config->vocab_size) c->defaults.top_k = (uint32_t)top_k;
+    else if (top_k > 0 && top_k < ctx->plan->vocab_size) ctx->defaults.top_k = (uint32_t)top_k;
 }
 
-static int read_generation(api_context *c, err *e) {
+static int read_generation(api_context *ctx, err *e) {
     json_t *root;
-    if (api__read_config(&root, c->opts.model_dir, "generation_config.json", e) != 0) return -1;
-    api__read_ends(c, json_object_get(root, "eos_token_id"), "generation_config.json");
-    read_default(root, "temperature", &c->defaults.temperature);
-    read_default(root, "top_p", &c->defaults.top_p);
-    read_default(root, "min_p", &c->defaults.min_p);
-    read_default(root, "repetition_penalty", &c->defaults.repetition_penalty);
-    read_top_k(c, root);
+    if (api__read_config(&root, ctx->opts.model_dir, "generation_config.json", e) != 0) return -1;
+    api__read_ends(ctx, json_object_get(root, "eos_token_id"), "generation_config.json");
+    read_default(root, "temperature", &ctx->defaults.temperature);
+    read_default(root, "top_p", &ctx->defaults.top_p);
+    read_default(root, "min_p", &ctx->defaults.min_p);
+    read_default(root, "repetition_penalty", &ctx->defaults.repetition_penalty);
+    read_top_k(ctx, root);
     json_decref(root);
     return 0;
 }
 
 /* A token is written as "text" or as {"content": "text", …}. */
 static const char *token_text(const json_t *root, const char *key) {
-    const json_t *v = json_object_get(root, key);
-    return json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
+    const json_t *value = json_object_get(root, key);
+    return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
 }
 
 /* The tokenizer's own tokens: which one ends a text, and which one begins it. */
-static void read_tokens(api_context *c, const json_t *root) {
-    const tokenizer *t = c->opts.tokenizer;
+static void read_tokens(api_context *ctx, const json_t *root) {
+    const tokenizer *tok = ctx->opts.tokenizer;
     const char *eos = token_text(root, "eos_token"), *bos = token_text(root, "bos_token");
     uint32_t id;
-    if (eos && tokenizer_find(t, eos, &id)) api__add_end(c, id, "tokenizer_config.json");
+    if (eos && tokenizer_find(tok, eos, &id)) api__add_end(ctx, id, "tokenizer_config.json");
     /* add_bos_token says it where it stands; else tokenizer.json's own template does. */
     const json_t *add_bos = json_object_get(root, "add_bos_token");
     if (json_is_boolean(add_bos))
-        c->add_bos = json_is_true(add_bos) && bos && tokenizer_find(t, bos, &c->bos_id);
-    else c->add_bos = tokenizer_bos(t, &c->bos_id);
-    if (c->add_bos && c->bos_id >= c->config->vocab_size) {
+        ctx->add_bos = json_is_true(add_bos) && bos && tokenizer_find(tok, bos, &ctx->bos_id);
+    else ctx->add_bos = tokenizer_bos(tok, &ctx->bos_id);
+    if (ctx->add_bos && ctx->bos_id >= ctx->plan->vocab_size) {
         log_line(LOG_WARN, "tokenizer_config.json: the first token %u is no token of the model",
-                 c->bos_id);
-        c->add_bos = false;
+                 ctx->bos_id);
+        ctx->add_bos = false;
     }
 }
 
 /* The order is that of ends.c: config.json is asked after the tokenizer, before the template. But
  * the template is read first, for it says which tokens are control tokens. */
-static int read_files(api_context *c, err *e) {
+static int read_files(api_context *ctx, err *e) {
     json_t *root = NULL;
-    const char *dir = c->opts.model_dir;
-    bool text = c->opts.tokenizer != NULL;
+    const char *dir = ctx->opts.model_dir;
+    bool text = ctx->opts.tokenizer != NULL;
     uint32_t n = 0;
-    if (read_generation(c, e) != 0) return -1;
+    if (read_generation(ctx, e) != 0) return -1;
     if (text && api__read_config(&root, dir, "tokenizer_config.json", e) != 0) return -1;
-    int rc = text ? api__template_open(&c->template, dir, c->opts.chat_template, root,
-                                       c->opts.tokenizer, e)
+    int rc = text ? api__template_open(&ctx->template, dir, ctx->opts.chat_template, root,
+                                       ctx->opts.tokenizer, e)
                   : 0;
-    if (rc == 0 && text) read_tokens(c, root);
-    if (rc == 0) api__add_config_ends(c);
-    const uint32_t *ends = c->template ? api__template_stops(c->template, &n) : NULL;
+    if (rc == 0 && text) read_tokens(ctx, root);
+    if (rc == 0) api__add_config_ends(ctx);
+    const uint32_t *ends = ctx->template ? api__template_stops(ctx->template, &n) : NULL;
     for (uint32_t i = 0; i < n; i++)
-        api__add_end(c, ends[i], "the chat template");
+        api__add_end(ctx, ends[i], "the chat template");
     json_decref(root);
     return rc;
 }
@@ -137,79 +138,80 @@ static char *folder_name(const char *path) {
     return end > start ? strndup(path + start, end - start) : strdup("model");
 }
 
-static void fill_defaults(api_opts *o, const model_plan *config) {
-    if (o->max_context == 0 || o->max_context > config->max_seq_len)
-        o->max_context = config->max_seq_len;
-    if (o->default_max_tokens == 0) o->default_max_tokens = 512;
-    if (o->max_n == 0) o->max_n = 8;
-    if (o->max_prompts == 0) o->max_prompts = 64;
-    if (o->ceiling_loops == 0) o->ceiling_loops = config->loops_default;
-    if (o->ceiling_loops > PLAN_MAX_LOOPS) o->ceiling_loops = PLAN_MAX_LOOPS;
-    if (!o->own_run) {
-        o->default_loops = config->loops_default;
-        o->halted_kv = config->halted_kv;
-        o->exit = config->exit;
-        o->threshold = config->exit_threshold;
+static void fill_defaults(api_opts *opts, const model_plan *config) {
+    if (opts->max_context == 0 || opts->max_context > config->max_seq_len)
+        opts->max_context = config->max_seq_len;
+    if (opts->default_max_tokens == 0) opts->default_max_tokens = 512;
+    if (opts->max_n == 0) opts->max_n = 8;
+    if (opts->max_prompts == 0) opts->max_prompts = 64;
+    if (opts->ceiling_loops == 0) opts->ceiling_loops = config->loops_default;
+    if (opts->ceiling_loops > PLAN_MAX_LOOPS) opts->ceiling_loops = PLAN_MAX_LOOPS;
+    if (!opts->own_run) {
+        opts->default_loops = config->loops_default;
+        opts->halted_kv = config->halted_kv;
+        opts->exit = config->exit;
+        opts->threshold = config->exit_threshold;
     }
-    if (o->max_body_bytes == 0) o->max_body_bytes = 2 << 20;
-    if (o->max_request_tokens == 0) {
-        o->max_request_tokens =
-            (uint64_t)o->max_context * (o->max_n > o->max_prompts ? o->max_n : o->max_prompts);
+    if (opts->max_body_bytes == 0) opts->max_body_bytes = 2 << 20;
+    if (opts->max_request_tokens == 0) {
+        opts->max_request_tokens =
+            (uint64_t)opts->max_context *
+            (opts->max_n > opts->max_prompts ? opts->max_n : opts->max_prompts);
     }
 }
 
 int api_context_open(api_context **out, const api_opts *opts, err *e) {
     *out = NULL;
-    api_context *c = calloc(1, sizeof *c);
-    if (c == NULL) return api__out_of_memory(e);
-    c->opts = *opts;
-    c->config = model_plan_of(opts->model);
-    fill_defaults(&c->opts, c->config);
-    if (c->opts.model_dir == NULL) c->opts.model_dir = model_dir(opts->model);
-    c->defaults = (eng_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
-    c->created = clock_unix_s();
-    if (getrandom(c->hash_key, sizeof c->hash_key, 0) != (ssize_t)sizeof c->hash_key) {
+    api_context *ctx = calloc(1, sizeof *ctx);
+    if (ctx == NULL) return api__out_of_memory(e);
+    ctx->opts = *opts;
+    ctx->plan = model_plan_of(opts->model);
+    fill_defaults(&ctx->opts, ctx->plan);
+    if (ctx->opts.model_dir == NULL) ctx->opts.model_dir = model_dir(opts->model);
+    ctx->defaults = (eng_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    ctx->created = clock_unix_s();
+    if (getrandom(ctx->hash_key, sizeof ctx->hash_key, 0) != (ssize_t)sizeof ctx->hash_key) {
         err_set(e, ERR_IO, NULL, "the system gives no random bytes");
         goto fail;
     }
-    c->name = opts->served_name ? strdup(opts->served_name) : folder_name(c->opts.model_dir);
-    c->stop_ids = array_new(API__MAX_ENDS, sizeof *c->stop_ids);
-    if (opts->no_tokenizer) c->no_tokenizer = strdup(opts->no_tokenizer);
-    if (c->name == NULL || c->stop_ids == NULL || (opts->no_tokenizer && !c->no_tokenizer)) {
+    ctx->name = opts->served_name ? strdup(opts->served_name) : folder_name(ctx->opts.model_dir);
+    ctx->stop_ids = array_new(API__MAX_ENDS, sizeof *ctx->stop_ids);
+    if (opts->no_tokenizer) ctx->no_tokenizer = strdup(opts->no_tokenizer);
+    if (ctx->name == NULL || ctx->stop_ids == NULL || (opts->no_tokenizer && !ctx->no_tokenizer)) {
         api__out_of_memory(e);
         goto fail;
     }
-    if (read_files(c, e) != 0) goto fail;
-    if (c->opts.tokenizer && c->n_stop_ids > 0 &&
-        api__vocab_open(&c->vocab, c->opts.tokenizer, c->config->vocab_size, e) != 0) {
+    if (read_files(ctx, e) != 0) goto fail;
+    if (ctx->opts.tokenizer && ctx->n_stop_ids > 0 &&
+        api__vocab_open(&ctx->vocab, ctx->opts.tokenizer, ctx->plan->vocab_size, e) != 0) {
         goto fail;
     }
-    c->opts.model_dir = NULL; /* the caller's, read during open only */
-    c->opts.no_tokenizer = c->no_tokenizer;
-    c->opts.chat_template = NULL;
-    c->opts.served_name = c->name;
-    *out = c;
+    ctx->opts.model_dir = NULL; /* the caller's, read during open only */
+    ctx->opts.no_tokenizer = ctx->no_tokenizer;
+    ctx->opts.chat_template = NULL;
+    ctx->opts.served_name = ctx->name;
+    *out = ctx;
     return 0;
 fail:
-    api_context_close(c);
+    api_context_close(ctx);
     return -1;
 }
 
-void api_context_close(api_context *c) {
-    if (c == NULL) return;
-    api__template_close(c->template);
-    api__vocab_close(c->vocab);
-    free(c->stop_ids);
-    free(c->name);
-    free(c->no_tokenizer);
-    free(c);
+void api_context_close(api_context *ctx) {
+    if (ctx == NULL) return;
+    api__template_close(ctx->template);
+    api__vocab_close(ctx->vocab);
+    free(ctx->stop_ids);
+    free(ctx->name);
+    free(ctx->no_tokenizer);
+    free(ctx);
 }
 
-const char *api_model_name(const api_context *c) {
-    return c->name;
+const char *api_model_name(const api_context *ctx) {
+    return ctx->name;
 }
 
-const uint32_t *api_stop_ids(const api_context *c, uint32_t *n) {
-    *n = c->n_stop_ids;
-    return c->stop_ids;
+const uint32_t *api_stop_ids(const api_context *ctx, uint32_t *n) {
+    *n = ctx->n_stop_ids;
+    return ctx->stop_ids;
 }

@@ -28,23 +28,23 @@ typedef struct {
     bool on[API__ROLES];
     buf before[API__ROLES], after[API__ROLES]; /* texts */
     token_ids *ends;
-    err *e;
+    err *error;
 } reading;
 
-static int bad(reading *r, const char *key, const char *rule) {
-    return err_set(r->e, ERR_BAD_FILE, key, "%s: \"%s\" %s", r->what, key, rule);
+static int bad(reading *reader, const char *key, const char *rule) {
+    return err_set(reader->error, ERR_BAD_FILE, key, "%s: \"%s\" %s", reader->what, key, rule);
 }
 
 /* 1 and nothing reported: a control token is not in the vocabulary and may be missing. */
-static int find_control(reading *r, const json_t *text, const char *key, bool optional,
+static int find_control(reading *reader, const json_t *text, const char *key, bool optional,
                         uint32_t *id) {
     const char *name = json_c_string(text);
-    if (name == NULL) return bad(r, key, "must name control tokens by their text");
-    if (tokenizer_find(r->tok, name, id)) return 0;
+    if (name == NULL) return bad(reader, key, "must name control tokens by their text");
+    if (tokenizer_find(reader->tok, name, id)) return 0;
     if (optional) return 1;
-    return err_set(r->e, ERR_BAD_FILE, key,
-                   "%s: \"%s\" names the control token %.64s, which the tokenizer lacks", r->what,
-                   key, name);
+    return err_set(reader->error, ERR_BAD_FILE, key,
+                   "%s: \"%s\" names the control token %.64s, which the tokenizer lacks",
+                   reader->what, key, name);
 }
 
 static void append(buf *out, const json_t *text) {
@@ -52,67 +52,71 @@ static void append(buf *out, const json_t *text) {
 }
 
 /* Appends the pieces as text. */
-static int read_pieces(reading *r, const json_t *list, const char *key, bool optional, buf *out) {
+static int read_pieces(reading *reader, const json_t *list, const char *key, bool optional,
+                       buf *out) {
     size_t n = json_array_size(list);
     if (list == NULL) return 0;
     if (!json_is_array(list) || n > MAX_PIECES)
-        return bad(r, key, "must be a list of at most 32 pieces");
+        return bad(reader, key, "must be a list of at most 32 pieces");
     for (size_t i = 0; i < n; i++) {
-        const json_t *v = json_array_get(list, i), *control = json_object_get(v, "control");
-        const json_t *token = json_object_get(v, "token");
+        const json_t *value = json_array_get(list, i), *control = json_object_get(value, "control");
+        const json_t *token = json_object_get(value, "token");
         uint32_t id;
-        if (json_is_string(v)) {
-            append(out, v);
+        if (json_is_string(value)) {
+            append(out, value);
         } else if (json_is_string(token)) {
             append(out, token);
         } else if (!json_is_string(control)) {
-            return bad(r, key,
+            return bad(reader, key,
                        "holds a piece that is neither text nor {\"control\": text} nor "
                        "{\"token\": text}");
         } else {
-            int rc = find_control(r, control, key, optional, &id);
+            int rc = find_control(reader, control, key, optional, &id);
             if (rc != 0) return rc;
             append(out, control);
         }
     }
-    return out->failed ? api__out_of_memory(r->e) : 0;
+    return out->failed ? api__out_of_memory(reader->error) : 0;
 }
 
-static int read_roles(reading *r, const json_t *roles) {
+static int read_roles(reading *reader, const json_t *roles) {
     const char *name;
-    json_t *v;
+    json_t *value;
     if (!json_is_object(roles))
-        return bad(r, "roles", "must be an object with a member for each role");
-    json_object_foreach((json_t *)(uintptr_t)roles, name, v) {
+        return bad(reader, "roles", "must be an object with a member for each role");
+    json_object_foreach((json_t *)(uintptr_t)roles, name, value) {
         size_t role = 0;
         while (role < API__ROLES && strcmp(api__role_names[role], name) != 0)
             role++;
         if (role == API__ROLES)
-            return bad(r, "roles", "knows system, developer, user, assistant and tool only");
-        if (!json_is_object(v))
-            return bad(r, "roles", "must hold objects with \"before\" and \"after\"");
-        bool optional = json_is_true(json_object_get(v, "optional"));
-        int rc = read_pieces(r, json_object_get(v, "before"), "before", optional, &r->before[role]);
+            return bad(reader, "roles", "knows system, developer, user, assistant and tool only");
+        if (!json_is_object(value))
+            return bad(reader, "roles", "must hold objects with \"before\" and \"after\"");
+        bool optional = json_is_true(json_object_get(value, "optional"));
+        int rc = read_pieces(reader, json_object_get(value, "before"), "before", optional,
+                             &reader->before[role]);
         if (rc == 0)
-            rc = read_pieces(r, json_object_get(v, "after"), "after", optional, &r->after[role]);
+            rc = read_pieces(reader, json_object_get(value, "after"), "after", optional,
+                             &reader->after[role]);
         if (rc < 0) return -1;
-        r->on[role] = rc == 0;
+        reader->on[role] = rc == 0;
     }
-    if (!r->on[API__USER] || !r->on[API__ASSISTANT]) {
-        return bad(r, "roles", "needs user and assistant, their control tokens in the tokenizer");
+    if (!reader->on[API__USER] || !reader->on[API__ASSISTANT]) {
+        return bad(reader, "roles",
+                   "needs user and assistant, their control tokens in the tokenizer");
     }
     return 0;
 }
 
 /* The first end must be a token; of the others those count that are. */
-static int read_ends(reading *r, const json_t *end) {
+static int read_ends(reading *reader, const json_t *end) {
     size_t n = json_is_array(end) ? json_array_size(end) : end != NULL;
-    if (n > MAX_ENDS) return bad(r, "end", "may be a list of at most 8 tokens");
+    if (n > MAX_ENDS) return bad(reader, "end", "may be a list of at most 8 tokens");
     for (size_t i = 0; i < n; i++) {
         uint32_t id;
-        int rc =
-            find_control(r, json_is_array(end) ? json_array_get(end, i) : end, "end", i > 0, &id);
-        if (rc < 0 || (rc == 0 && api__push_id(r->ends, id, r->e) != 0)) return -1;
+        int rc = find_control(reader, json_is_array(end) ? json_array_get(end, i) : end, "end",
+                              i > 0, &id);
+        if (rc < 0 || (rc == 0 && api__push_id(reader->ends, id, reader->error) != 0)) return -1;
     }
     return 0;
 }
@@ -120,12 +124,12 @@ static int read_ends(reading *r, const json_t *end) {
 /* ---- writing Jinja ---- */
 
 /* A text as a Jinja string. */
-static void put_string(buf *out, const char *s, size_t n) {
+static void put_string(buf *out, const char *text, size_t n) {
     buf_puts(out, "'");
     for (size_t i = 0; i < n; i++) {
-        if (s[i] == '\\' || s[i] == '\'') buf_puts(out, "\\");
-        if (s[i] == '\n') buf_puts(out, "\\n");
-        else buf_append(out, s + i, 1);
+        if (text[i] == '\\' || text[i] == '\'') buf_puts(out, "\\");
+        if (text[i] == '\n') buf_puts(out, "\\n");
+        else buf_append(out, text + i, 1);
     }
     buf_puts(out, "'");
 }
@@ -137,71 +141,72 @@ static void put_print(buf *out, const buf *text) {
     buf_puts(out, " }}");
 }
 
-static void put_turn(buf *out, const reading *r, api__role role) {
+static void put_turn(buf *out, const reading *reader, api__role role) {
     buf_printf(out, "{%%- if m['role'] == '%s' %%}", api__role_names[role]);
-    put_print(out, &r->before[role]);
-    buf_printf(out, "{{- %s }}", r->content);
-    put_print(out, &r->after[role]);
+    put_print(out, &reader->before[role]);
+    buf_printf(out, "{{- %s }}", reader->content);
+    put_print(out, &reader->after[role]);
     buf_puts(out, "{%- endif %}");
 }
 
 /* The system's turn that stands where the messages bring none. */
-static int put_system(buf *out, reading *r, const json_t *system) {
+static int put_system(buf *out, reading *reader, const json_t *system) {
     if (system == NULL) return 0;
-    if (!json_is_string(system)) return bad(r, "default_system", "must be a string");
-    if (!r->on[API__SYSTEM]) return bad(r, "default_system", "needs a system role");
+    if (!json_is_string(system)) return bad(reader, "default_system", "must be a string");
+    if (!reader->on[API__SYSTEM]) return bad(reader, "default_system", "needs a system role");
     buf_puts(out, "{%- if messages[0]['role'] != 'system'");
-    if (r->on[API__DEVELOPER]) buf_puts(out, " and messages[0]['role'] != 'developer'");
+    if (reader->on[API__DEVELOPER]) buf_puts(out, " and messages[0]['role'] != 'developer'");
     buf_puts(out, " %}");
-    put_print(out, &r->before[API__SYSTEM]);
+    put_print(out, &reader->before[API__SYSTEM]);
     buf_puts(out, "{{- ");
     put_string(out, json_string_value(system), json_string_length(system));
     buf_puts(out, " }}");
-    put_print(out, &r->after[API__SYSTEM]);
+    put_print(out, &reader->after[API__SYSTEM]);
     buf_puts(out, "{%- endif %}");
     return 0;
 }
 
-static int put_list(buf *out, reading *r, const json_t *list, const char *key) {
+static int put_list(buf *out, reading *reader, const json_t *list, const char *key) {
     buf text = {0};
-    int rc = read_pieces(r, list, key, false, &text);
+    int rc = read_pieces(reader, list, key, false, &text);
     if (rc == 0) put_print(out, &text);
     buf_deinit(&text);
     return rc;
 }
 
-static int put_thinking(buf *out, reading *r, const json_t *thinking) {
+static int put_thinking(buf *out, reading *reader, const json_t *thinking) {
     const json_t *otherwise = json_object_get(thinking, "default");
     if (thinking == NULL) return 0;
     if (!json_is_object(thinking) || (otherwise && !json_is_boolean(otherwise)))
-        return bad(r, "thinking", "must be an object whose \"default\" is true or false");
+        return bad(reader, "thinking", "must be an object whose \"default\" is true or false");
     buf_printf(out, "{%%- if enable_thinking is %s enable_thinking %%}",
                json_is_true(otherwise) ? "not defined or" : "defined and");
-    if (put_list(out, r, json_object_get(thinking, "on"), "on") != 0) return -1;
+    if (put_list(out, reader, json_object_get(thinking, "on"), "on") != 0) return -1;
     buf_puts(out, "{%- else %}");
-    if (put_list(out, r, json_object_get(thinking, "off"), "off") != 0) return -1;
+    if (put_list(out, reader, json_object_get(thinking, "off"), "off") != 0) return -1;
     buf_puts(out, "{%- endif %}");
     return 0;
 }
 
-static int write_template(buf *out, reading *r, const json_t *root) {
+static int write_template(buf *out, reading *reader, const json_t *root) {
     if (!json_is_object(root))
-        return err_set(r->e, ERR_BAD_FILE, r->what, "%s: must hold a JSON object", r->what);
-    if (read_roles(r, json_object_get(root, "roles")) != 0) return -1;
+        return err_set(reader->error, ERR_BAD_FILE, reader->what, "%s: must hold a JSON object",
+                       reader->what);
+    if (read_roles(reader, json_object_get(root, "roles")) != 0) return -1;
     bool trim = json_is_true(json_object_get(root, "trim"));
-    r->content = trim ? "m['content'] | trim" : "m['content']";
-    if (put_list(out, r, json_object_get(root, "prefix"), "prefix") != 0) return -1;
-    if (put_system(out, r, json_object_get(root, "default_system")) != 0) return -1;
+    reader->content = trim ? "m['content'] | trim" : "m['content']";
+    if (put_list(out, reader, json_object_get(root, "prefix"), "prefix") != 0) return -1;
+    if (put_system(out, reader, json_object_get(root, "default_system")) != 0) return -1;
     buf_puts(out, "{%- for m in messages %}");
     for (int role = 0; role < API__ROLES; role++) {
-        if (r->on[role]) put_turn(out, r, (api__role)role);
+        if (reader->on[role]) put_turn(out, reader, (api__role)role);
     }
     buf_puts(out, "{%- endfor %}{%- if add_generation_prompt %}");
-    if (put_list(out, r, json_object_get(root, "answer"), "answer") != 0) return -1;
-    if (put_thinking(out, r, json_object_get(root, "thinking")) != 0) return -1;
+    if (put_list(out, reader, json_object_get(root, "answer"), "answer") != 0) return -1;
+    if (put_thinking(out, reader, json_object_get(root, "thinking")) != 0) return -1;
     buf_puts(out, "{%- endif %}");
-    if (read_ends(r, json_object_get(root, "end")) != 0) return -1;
-    return out->failed ? api__out_of_memory(r->e) : 0;
+    if (read_ends(reader, json_object_get(root, "end")) != 0) return -1;
+    return out->failed ? api__out_of_memory(reader->error) : 0;
 }
 
 int api__template_describe(buf *out, const char *json, size_t n, const tokenizer *tok,
@@ -213,11 +218,11 @@ int api__template_describe(buf *out, const char *json, size_t n, const tokenizer
         return err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_BAD_FILE, what, "%s",
                        why.msg);
     }
-    reading r = {.tok = tok, .what = what, .ends = ends, .e = e};
-    int rc = write_template(out, &r, root);
+    reading reader = {.tok = tok, .what = what, .ends = ends, .error = e};
+    int rc = write_template(out, &reader, root);
     for (int role = 0; role < API__ROLES; role++) {
-        buf_deinit(&r.before[role]);
-        buf_deinit(&r.after[role]);
+        buf_deinit(&reader.before[role]);
+        buf_deinit(&reader.after[role]);
     }
     json_decref(root);
     return rc;

@@ -8,34 +8,34 @@
 #include "base/log.h"
 
 /* Added once, however often it is named. */
-void api__add_end(api_context *c, uint32_t id, const char *file) {
-    for (uint32_t i = 0; i < c->n_stop_ids; i++) {
-        if (c->stop_ids[i] == id) return;
+void api__add_end(api_context *ctx, uint32_t id, const char *file) {
+    for (uint32_t i = 0; i < ctx->n_stop_ids; i++) {
+        if (ctx->stop_ids[i] == id) return;
     }
-    if (id >= c->config->vocab_size) {
+    if (id >= ctx->plan->vocab_size) {
         log_line(LOG_WARN, "%s: the end token %u is no token of the model, which has %u: left out",
-                 file, id, c->config->vocab_size);
-    } else if (c->n_stop_ids == API__MAX_ENDS) {
+                 file, id, ctx->plan->vocab_size);
+    } else if (ctx->n_stop_ids == API__MAX_ENDS) {
         log_line(LOG_WARN, "%s: more than %d end tokens: %u is left out", file, API__MAX_ENDS, id);
     } else {
-        c->stop_ids[c->n_stop_ids++] = id;
+        ctx->stop_ids[ctx->n_stop_ids++] = id;
     }
 }
 
-static void read_end(api_context *c, const json_t *v, const char *file) {
-    json_int_t n = json_is_integer(v) ? json_integer_value(v) : -1;
-    if (!json_is_number(v)) {
+static void read_end(api_context *ctx, const json_t *value, const char *file) {
+    json_int_t n = json_is_integer(value) ? json_integer_value(value) : -1;
+    if (!json_is_number(value)) {
         log_line(LOG_WARN, "%s: eos_token_id must be a token id or a list of them: left out", file);
-    } else if (n < 0 || n >= (json_int_t)c->config->vocab_size) {
+    } else if (n < 0 || n >= (json_int_t)ctx->plan->vocab_size) {
         log_line(LOG_WARN,
                  "%s: eos_token_id %.15g is no token of the model, which has %u: left out", file,
-                 json_number_value(v), c->config->vocab_size);
+                 json_number_value(value), ctx->plan->vocab_size);
     } else {
-        api__add_end(c, (uint32_t)n, file);
+        api__add_end(ctx, (uint32_t)n, file);
     }
 }
 
-void api__read_ends(api_context *c, const json_t *eos, const char *file) {
+void api__read_ends(api_context *ctx, const json_t *eos, const char *file) {
     size_t n = json_is_array(eos) ? json_array_size(eos) : 1;
     if (eos == NULL || json_is_null(eos)) return;
     if (n > API__MAX_ENDS) {
@@ -44,18 +44,18 @@ void api__read_ends(api_context *c, const json_t *eos, const char *file) {
         n = API__MAX_ENDS;
     }
     for (size_t i = 0; i < n; i++)
-        read_end(c, json_is_array(eos) ? json_array_get(eos, i) : eos, file);
+        read_end(ctx, json_is_array(eos) ? json_array_get(eos, i) : eos, file);
 }
 
-void api__add_config_ends(api_context *c) {
-    const tokenizer *t = c->opts.tokenizer;
-    bool silent = c->n_stop_ids == 0; /* the files before this one */
-    for (uint32_t i = 0; i < c->config->n_eos; i++) {
-        uint32_t id = c->config->eos_ids[i];
-        if (t && !tokenizer_is_control(t, id)) {
+void api__add_config_ends(api_context *ctx) {
+    const tokenizer *tok = ctx->opts.tokenizer;
+    bool silent = ctx->n_stop_ids == 0; /* the files before this one */
+    for (uint32_t i = 0; i < ctx->plan->n_eos; i++) {
+        uint32_t id = ctx->plan->eos_ids[i];
+        if (tok && !tokenizer_is_control(tok, id)) {
             log_line(LOG_WARN, "config.json: eos_token_id %u is an ordinary word of the tokenizer",
                      id);
         }
-        if (silent) api__add_end(c, id, "config.json");
+        if (silent) api__add_end(ctx, id, "config.json");
     }
 }

@@ -6,12 +6,12 @@
 #include "base/utf8.h"
 
 /* One character, which is half of what is written. */
-static void put(buf *out, char c) {
+static void put(buf *out, char byte) {
     if (out->failed || out->len + 1 >= out->cap) {
-        buf_append(out, &c, 1);
+        buf_append(out, &byte, 1);
         return;
     }
-    out->data[out->len++] = c;
+    out->data[out->len++] = byte;
     out->data[out->len] = 0;
 }
 
@@ -19,16 +19,16 @@ static void put(buf *out, char c) {
 
 /* ---- numbers ---- */
 
-void api__write_uint(buf *out, uint64_t v) {
+void api__write_uint(buf *out, uint64_t value) {
     char digits[20];
-    if (v < 10) {
-        put(out, (char)('0' + v));
+    if (value < 10) {
+        put(out, (char)('0' + value));
         return;
     }
     size_t at = sizeof digits;
     do
-        digits[--at] = (char)('0' + v % 10);
-    while ((v /= 10) > 0);
+        digits[--at] = (char)('0' + value % 10);
+    while ((value /= 10) > 0);
     buf_append(out, digits + at, sizeof digits - at);
 }
 
@@ -60,9 +60,9 @@ static void write_plain(buf *out, double x) {
 }
 
 /* -9999 is the API's word for "very unlikely"; JSON has no infinities. */
-void api__write_logprob(buf *out, float v) {
+void api__write_logprob(buf *out, float value) {
     char text[32];
-    double x = isnan(v) || v < -9999.0f ? 9999.0 : v < 0 ? -(double)v : 0.0;
+    double x = isnan(value) || value < -9999.0f ? 9999.0 : value < 0 ? -(double)value : 0.0;
     if (x >= 1e-4) {
         write_plain(out, x);
         return;
@@ -76,54 +76,55 @@ void api__write_logprob(buf *out, float v) {
 enum { PIECE = 256 }; /* bytes written between two looks at the room left */
 
 /* At most n bytes of more than n, so that no character is cut; n is 4 or more. */
-static size_t whole_characters(const char *s, size_t n) {
+static size_t whole_characters(const char *text, size_t n) {
     for (size_t cut = n; cut > n - 4; cut--) {
-        if (((unsigned char)s[cut] & 0xc0) != 0x80) return cut;
+        if (((unsigned char)text[cut] & 0xc0) != 0x80) return cut;
     }
     return n; /* these bytes are no character, and none is split between two of them */
 }
 
-bool api__write_string(buf *out, api__cursor *k, const char *s, size_t n, size_t end) {
-    if (!k->open) buf_append(out, "\"", 1);
-    k->open = true;
-    while (k->byte < n) {
+bool api__write_string(buf *out, api__cursor *cursor, const char *text, size_t n, size_t end) {
+    if (!cursor->open) buf_append(out, "\"", 1);
+    cursor->open = true;
+    while (cursor->byte < n) {
         if (out->failed || out->len >= end) return false;
-        size_t left = n - k->byte,
-               piece = left > PIECE ? whole_characters(s + k->byte, PIECE) : left;
-        buf_json_escaped(out, s + k->byte, piece);
-        k->byte += piece;
+        size_t left = n - cursor->byte,
+               piece = left > PIECE ? whole_characters(text + cursor->byte, PIECE) : left;
+        buf_json_escaped(out, text + cursor->byte, piece);
+        cursor->byte += piece;
     }
     buf_append(out, "\"", 1);
     return true;
 }
 
-bool api__write_raw(buf *out, api__cursor *k, const char *s, size_t n, size_t end) {
-    while (k->byte < n) {
+bool api__write_raw(buf *out, api__cursor *cursor, const char *text, size_t n, size_t end) {
+    while (cursor->byte < n) {
         if (out->failed || out->len >= end) return false;
-        size_t left = n - k->byte, room = end - out->len;
+        size_t left = n - cursor->byte, room = end - out->len;
         size_t piece = left < room ? left : room;
-        buf_append(out, s + k->byte, piece);
-        k->byte += piece;
+        buf_append(out, text + cursor->byte, piece);
+        cursor->byte += piece;
     }
     return true;
 }
 
 /* ---- single tokens ---- */
 
-static size_t text_start(const api__choice *ch, uint32_t i) {
-    return i == 0 ? ch->tokens_at : ch->tokens[i - 1].text_end;
+static size_t text_start(const api__choice *choice, uint32_t i) {
+    return i == 0 ? choice->tokens_at : choice->tokens[i - 1].text_end;
 }
 
-static void entry_text(buf *out, api_reply *r, const api__choice *ch, uint32_t i) {
-    size_t from = text_start(ch, i);
-    (void)r;
-    buf_json_string(out, ch->text.data ? ch->text.data + from : "", ch->tokens[i].text_end - from);
+static void entry_text(buf *out, api_reply *reply, const api__choice *choice, uint32_t i) {
+    size_t from = text_start(choice, i);
+    (void)reply;
+    buf_json_string(out, choice->text.data ? choice->text.data + from : "",
+                    choice->tokens[i].text_end - from);
 }
 
 /* A token that is not part of the text: its spelling, special or not. */
-static void write_spelling(buf *out, const tokenizer *t, uint32_t id, bool as_key) {
+static void write_spelling(buf *out, const tokenizer *tok, uint32_t id, bool as_key) {
     size_t n = 0;
-    const char *bytes = t ? tokenizer_bytes(t, id, &n) : NULL;
+    const char *bytes = tok ? tokenizer_bytes(tok, id, &n) : NULL;
     if (bytes == NULL) {
         char text[32];
         int len = snprintf(text, sizeof text, "token_id:%u", id);
@@ -133,8 +134,8 @@ static void write_spelling(buf *out, const tokenizer *t, uint32_t id, bool as_ke
         PUT("\"bytes:");
         for (size_t i = 0; i < n; i++) {
             static const char hex[] = "0123456789abcdef";
-            unsigned b = (unsigned char)bytes[i];
-            const char text[] = {'\\', '\\', 'x', hex[b >> 4], hex[b & 15]};
+            unsigned byte = (unsigned char)bytes[i];
+            const char text[] = {'\\', '\\', 'x', hex[byte >> 4], hex[byte & 15]};
             buf_append(out, text, sizeof text);
         }
         PUT("\"");
@@ -143,117 +144,118 @@ static void write_spelling(buf *out, const tokenizer *t, uint32_t id, bool as_ke
     }
 }
 
-static void write_bytes(buf *out, const tokenizer *t, uint32_t id) {
+static void write_bytes(buf *out, const tokenizer *tok, uint32_t id) {
     size_t n = 0;
-    const char *bytes = t ? tokenizer_bytes(t, id, &n) : NULL;
+    const char *bytes = tok ? tokenizer_bytes(tok, id, &n) : NULL;
     char *at;
     if (n > SIZE_MAX / 4 - 2 || buf_reserve(out, 4 * n + 2) != 0) return;
     at = out->data + out->len; /* byte by byte, for there are more of these than of all else */
     *at++ = '[';
     for (size_t i = 0; i < n; i++) {
-        unsigned b = (unsigned char)bytes[i];
+        unsigned byte = (unsigned char)bytes[i];
         if (i) *at++ = ',';
-        if (b >= 100) *at++ = (char)('0' + b / 100);
-        if (b >= 10) *at++ = (char)('0' + b / 10 % 10);
-        *at++ = (char)('0' + b % 10);
+        if (byte >= 100) *at++ = (char)('0' + byte / 100);
+        if (byte >= 10) *at++ = (char)('0' + byte / 10 % 10);
+        *at++ = (char)('0' + byte % 10);
     }
     *at++ = ']';
     *at = 0;
     out->len = (size_t)(at - out->data);
 }
 
-static const eng_top *tops_of(const api_reply *r, const api__choice *ch, uint32_t i, uint32_t most,
-                              uint32_t *n) {
-    *n = ch->tokens[i].n_top < most ? ch->tokens[i].n_top : most;
-    return ch->tops ? ch->tops + api__tops_at(r, ch, i) : NULL;
+static const eng_top *tops_of(const api_reply *reply, const api__choice *choice, uint32_t i,
+                              uint32_t most, uint32_t *n) {
+    *n = choice->tokens[i].n_top < most ? choice->tokens[i].n_top : most;
+    return choice->tops ? choice->tops + api__tops_at(reply, choice, i) : NULL;
 }
 
-void api__entry_chat(buf *out, api_reply *r, const api__choice *ch, uint32_t i) {
-    const tokenizer *t = r->c->opts.tokenizer;
-    const api__token *k = &ch->tokens[i];
+void api__entry_chat(buf *out, api_reply *reply, const api__choice *choice, uint32_t i) {
+    const tokenizer *tok = reply->ctx->opts.tokenizer;
+    const api__token *token = &choice->tokens[i];
     uint32_t n;
-    const eng_top *top = tops_of(r, ch, i, r->r->n_top, &n);
+    const eng_top *top = tops_of(reply, choice, i, reply->req->n_top, &n);
     PUT("{\"token\":");
-    entry_text(out, r, ch, i);
+    entry_text(out, reply, choice, i);
     PUT(",\"logprob\":");
-    api__write_logprob(out, k->logprob);
+    api__write_logprob(out, token->logprob);
     PUT(",\"bytes\":");
-    write_bytes(out, t, k->id);
+    write_bytes(out, tok, token->id);
     PUT(",\"top_logprobs\":[");
     for (uint32_t j = 0; j < n; j++) {
         buf_puts(out, j ? ",{\"token\":" : "{\"token\":");
-        write_spelling(out, t, top[j].id, false);
+        write_spelling(out, tok, top[j].id, false);
         PUT(",\"logprob\":");
         api__write_logprob(out, top[j].logprob);
         PUT(",\"bytes\":");
-        write_bytes(out, t, top[j].id);
+        write_bytes(out, tok, top[j].id);
         put(out, '}');
     }
     put(out, ']');
-    if (r->r->return_depth) {
+    if (reply->req->return_depth) {
         PUT(",\"depth\":");
-        api__write_uint(out, k->depth);
+        api__write_uint(out, token->depth);
     }
     put(out, '}');
 }
 
-static void entry_logprob(buf *out, api_reply *r, const api__choice *ch, uint32_t i) {
-    (void)r;
-    if (isnan(ch->tokens[i].logprob)) PUT("null");
-    else api__write_logprob(out, ch->tokens[i].logprob);
+static void entry_logprob(buf *out, api_reply *reply, const api__choice *choice, uint32_t i) {
+    (void)reply;
+    if (isnan(choice->tokens[i].logprob)) PUT("null");
+    else api__write_logprob(out, choice->tokens[i].logprob);
 }
 
-static void entry_top(buf *out, api_reply *r, const api__choice *ch, uint32_t i) {
-    const api__token *k = &ch->tokens[i];
+static void entry_top(buf *out, api_reply *reply, const api__choice *choice, uint32_t i) {
+    const api__token *token = &choice->tokens[i];
     uint32_t n;
-    const eng_top *top = tops_of(r, ch, i, r->r->n_top, &n);
+    const eng_top *top = tops_of(reply, choice, i, reply->req->n_top, &n);
     bool has_own = false;
-    if (isnan(k->logprob) || r->r->n_top == 0) {
+    if (isnan(token->logprob) || reply->req->n_top == 0) {
         PUT("null");
         return;
     }
     put(out, '{');
     for (uint32_t j = 0; j < n; j++) {
         if (j) put(out, ',');
-        write_spelling(out, r->c->opts.tokenizer, top[j].id, true);
+        write_spelling(out, reply->ctx->opts.tokenizer, top[j].id, true);
         put(out, ':');
         api__write_logprob(out, top[j].logprob);
-        has_own = has_own || top[j].id == k->id;
+        has_own = has_own || top[j].id == token->id;
     }
     if (!has_own) { /* the chosen one is always there, so there may be one more than asked */
         if (n) put(out, ',');
-        write_spelling(out, r->c->opts.tokenizer, k->id, true);
+        write_spelling(out, reply->ctx->opts.tokenizer, token->id, true);
         put(out, ':');
-        api__write_logprob(out, k->logprob);
+        api__write_logprob(out, token->logprob);
     }
     put(out, '}');
 }
 
-static void entry_offset(buf *out, api_reply *r, const api__choice *ch, uint32_t i) {
-    size_t from = text_start(ch, i);
-    if (!r->cursor.comma) r->cursor.chars = ch->chars;
-    api__write_uint(out, r->cursor.chars);
-    if (ch->text.data)
-        r->cursor.chars += utf8_count(ch->text.data + from, ch->tokens[i].text_end - from);
+static void entry_offset(buf *out, api_reply *reply, const api__choice *choice, uint32_t i) {
+    size_t from = text_start(choice, i);
+    if (!reply->cursor.comma) reply->cursor.chars = choice->chars;
+    api__write_uint(out, reply->cursor.chars);
+    if (choice->text.data)
+        reply->cursor.chars +=
+            utf8_count(choice->text.data + from, choice->tokens[i].text_end - from);
 }
 
-static void entry_id(buf *out, api_reply *r, const api__choice *ch, uint32_t i) {
-    (void)r;
-    api__write_uint(out, ch->tokens[i].id);
+static void entry_id(buf *out, api_reply *reply, const api__choice *choice, uint32_t i) {
+    (void)reply;
+    api__write_uint(out, choice->tokens[i].id);
 }
 
-static void entry_depth(buf *out, api_reply *r, const api__choice *ch, uint32_t i) {
-    (void)r;
-    api__write_uint(out, ch->tokens[i].depth);
+static void entry_depth(buf *out, api_reply *reply, const api__choice *choice, uint32_t i) {
+    (void)reply;
+    api__write_uint(out, choice->tokens[i].depth);
 }
 
 /* vLLM's shape: keyed by token id; the first position has none. */
-static void entry_prompt(buf *out, api_reply *r, const api__choice *ch, uint32_t i) {
-    const api__token *k = &ch->tokens[i];
+static void entry_prompt(buf *out, api_reply *reply, const api__choice *choice, uint32_t i) {
+    const api__token *token = &choice->tokens[i];
     uint32_t n;
-    const eng_top *top = tops_of(r, ch, i, r->r->n_prompt_top, &n);
+    const eng_top *top = tops_of(reply, choice, i, reply->req->n_prompt_top, &n);
     bool has_own = false;
-    if (isnan(k->logprob)) {
+    if (isnan(token->logprob)) {
         PUT("null");
         return;
     }
@@ -261,13 +263,13 @@ static void entry_prompt(buf *out, api_reply *r, const api__choice *ch, uint32_t
     for (uint32_t j = 0; j <= n; j++) {
         bool own = j == n;
         if (own && has_own) break;
-        uint32_t id = own ? k->id : top[j].id;
-        has_own = has_own || id == k->id;
+        uint32_t id = own ? token->id : top[j].id;
+        has_own = has_own || id == token->id;
         buf_printf(out, "%s\"%u\":{\"logprob\":", j ? "," : "", id);
-        api__write_logprob(out, own ? k->logprob : top[j].logprob);
+        api__write_logprob(out, own ? token->logprob : top[j].logprob);
         if (!own) buf_printf(out, ",\"rank\":%u", j + 1);
         PUT(",\"decoded_token\":");
-        write_spelling(out, r->c->opts.tokenizer, id, false);
+        write_spelling(out, reply->ctx->opts.tokenizer, id, false);
         put(out, '}');
     }
     put(out, '}');
@@ -275,31 +277,31 @@ static void entry_prompt(buf *out, api_reply *r, const api__choice *ch, uint32_t
 
 /* ---- lists of tokens ---- */
 
-static bool write_entries(buf *out, api_reply *r, const char *key, uint32_t from, uint32_t to,
+static bool write_entries(buf *out, api_reply *reply, const char *key, uint32_t from, uint32_t to,
                           api__entry entry, size_t end) {
-    api__cursor *k = &r->cursor;
-    const api__choice *ch = api__chosen(r);
-    if (!k->open) {
+    api__cursor *cursor = &reply->cursor;
+    const api__choice *choice = api__chosen(reply);
+    if (!cursor->open) {
         buf_puts(out, key);
-        k->open = true;
-        k->token = from;
+        cursor->open = true;
+        cursor->token = from;
     }
-    for (; k->token < to; k->token++) {
+    for (; cursor->token < to; cursor->token++) {
         if (out->failed || out->len >= end) return false;
-        if (k->comma) put(out, ',');
-        entry(out, r, ch, k->token);
-        k->comma = true;
+        if (cursor->comma) put(out, ',');
+        entry(out, reply, choice, cursor->token);
+        cursor->comma = true;
     }
     put(out, ']');
     return true;
 }
 
 /* The prompt's own tokens are part of these lists only where a completion echoes it. */
-bool api__write_list(buf *out, api_reply *r, const char *key, api__entry entry, size_t end) {
-    const api__cursor *k = &r->cursor;
-    uint32_t scored = r->r->echo ? 0 : api__chosen(r)->n_scored;
-    uint32_t from = k->from_token > scored ? k->from_token : scored;
-    return write_entries(out, r, key, from, k->to_token, entry, end);
+bool api__write_list(buf *out, api_reply *reply, const char *key, api__entry entry, size_t end) {
+    const api__cursor *cursor = &reply->cursor;
+    uint32_t scored = reply->req->echo ? 0 : api__chosen(reply)->n_scored;
+    uint32_t from = cursor->from_token > scored ? cursor->from_token : scored;
+    return write_entries(out, reply, key, from, cursor->to_token, entry, end);
 }
 
 bool api__write_no_list(buf *out, const char *key) {
@@ -310,60 +312,60 @@ bool api__write_no_list(buf *out, const char *key) {
 
 /* ---- a choice's lists, as steps ---- */
 
-bool api__step_chat_logprobs(buf *out, api_reply *r, size_t end) {
-    if (!r->r->logprobs) {
+bool api__step_chat_logprobs(buf *out, api_reply *reply, size_t end) {
+    if (!reply->req->logprobs) {
         PUT(",\"logprobs\":null");
         return true;
     }
-    if (!api__write_list(out, r, ",\"logprobs\":{\"content\":[", api__entry_chat, end))
+    if (!api__write_list(out, reply, ",\"logprobs\":{\"content\":[", api__entry_chat, end))
         return false;
     PUT(",\"refusal\":null}");
     return true;
 }
 
-bool api__step_texts(buf *out, api_reply *r, size_t end) {
-    if (r->r->logprobs)
-        return api__write_list(out, r, ",\"logprobs\":{\"tokens\":[", entry_text, end);
+bool api__step_texts(buf *out, api_reply *reply, size_t end) {
+    if (reply->req->logprobs)
+        return api__write_list(out, reply, ",\"logprobs\":{\"tokens\":[", entry_text, end);
     PUT(",\"logprobs\":null");
     return true;
 }
 
-bool api__step_logprobs(buf *out, api_reply *r, size_t end) {
-    if (!r->r->logprobs) return true;
-    return api__write_list(out, r, ",\"token_logprobs\":[", entry_logprob, end);
+bool api__step_logprobs(buf *out, api_reply *reply, size_t end) {
+    if (!reply->req->logprobs) return true;
+    return api__write_list(out, reply, ",\"token_logprobs\":[", entry_logprob, end);
 }
 
-bool api__step_tops(buf *out, api_reply *r, size_t end) {
-    if (!r->r->logprobs) return true;
-    return api__write_list(out, r, ",\"top_logprobs\":[", entry_top, end);
+bool api__step_tops(buf *out, api_reply *reply, size_t end) {
+    if (!reply->req->logprobs) return true;
+    return api__write_list(out, reply, ",\"top_logprobs\":[", entry_top, end);
 }
 
-bool api__step_offsets(buf *out, api_reply *r, size_t end) {
-    if (!r->r->logprobs) return true;
-    if (!api__write_list(out, r, ",\"text_offset\":[", entry_offset, end)) return false;
-    if (!r->r->return_depth) put(out, '}');
+bool api__step_offsets(buf *out, api_reply *reply, size_t end) {
+    if (!reply->req->logprobs) return true;
+    if (!api__write_list(out, reply, ",\"text_offset\":[", entry_offset, end)) return false;
+    if (!reply->req->return_depth) put(out, '}');
     return true;
 }
 
-bool api__step_logprob_depths(buf *out, api_reply *r, size_t end) {
-    if (!r->r->logprobs || !r->r->return_depth) return true;
-    if (!api__write_list(out, r, ",\"depth\":[", entry_depth, end)) return false;
+bool api__step_logprob_depths(buf *out, api_reply *reply, size_t end) {
+    if (!reply->req->logprobs || !reply->req->return_depth) return true;
+    if (!api__write_list(out, reply, ",\"depth\":[", entry_depth, end)) return false;
     put(out, '}');
     return true;
 }
 
-bool api__step_ids(buf *out, api_reply *r, size_t end) {
-    if (!r->r->return_ids) return true;
-    return api__write_list(out, r, ",\"token_ids\":[", entry_id, end);
+bool api__step_ids(buf *out, api_reply *reply, size_t end) {
+    if (!reply->req->return_ids) return true;
+    return api__write_list(out, reply, ",\"token_ids\":[", entry_id, end);
 }
 
-bool api__step_depths(buf *out, api_reply *r, size_t end) {
-    if (!r->r->return_depth) return true;
-    return api__write_list(out, r, ",\"depths\":[", entry_depth, end);
+bool api__step_depths(buf *out, api_reply *reply, size_t end) {
+    if (!reply->req->return_depth) return true;
+    return api__write_list(out, reply, ",\"depths\":[", entry_depth, end);
 }
 
-bool api__step_prompt_logprobs(buf *out, api_reply *r, size_t end) {
-    if (!r->r->prompt_logprobs) return true;
-    return write_entries(out, r, ",\"prompt_logprobs\":[", 0, api__chosen(r)->n_scored,
+bool api__step_prompt_logprobs(buf *out, api_reply *reply, size_t end) {
+    if (!reply->req->prompt_logprobs) return true;
+    return write_entries(out, reply, ",\"prompt_logprobs\":[", 0, api__chosen(reply)->n_scored,
                          entry_prompt, end);
 }

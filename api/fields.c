@@ -35,7 +35,7 @@ const api__field api__fields[] = {
     INT("max_tokens", BOTH, max_tokens, 0, INT32_MAX),
     INT("max_completion_tokens", BOTH, max_completion_tokens, 0, INT32_MAX),
     INT("min_tokens", ALL, min_tokens, 0, INT32_MAX),
-    INT("n", BOTH, n, 1, INT32_MAX),
+    INT("n", BOTH, n_choices, 1, INT32_MAX),
     INT("best_of", BOTH, best_of, 0, 20),
     INT("seed", ALL, seed, 0, 0), /* any 64-bit integer */
     OTHER("stop", ALL, stop),
@@ -112,22 +112,22 @@ int api__bad_param(err *e, const char *param, const char *rule) {
     return err_set(e, ERR_BAD_PARAM, param, "%s %s", param, rule);
 }
 
-int api__read_bool(const json_t *v, const char *param, bool *out, err *e) {
-    if (v == NULL || json_is_null(v)) return 0;
-    if (!json_is_boolean(v))
+int api__read_bool(const json_t *value, const char *param, bool *out, err *e) {
+    if (value == NULL || json_is_null(value)) return 0;
+    if (!json_is_boolean(value))
         return err_set(e, ERR_BAD_PARAM, param, "%s must be true or false", param);
-    *out = json_is_true(v);
+    *out = json_is_true(value);
     return 0;
 }
 
-int api__read_int(const json_t *v, const char *param, int64_t min, int64_t max, int64_t *out,
+int api__read_int(const json_t *value, const char *param, int64_t min, int64_t max, int64_t *out,
                   err *e) {
-    if (v == NULL || json_is_null(v)) return 0;
-    if (!json_is_integer(v)) {
+    if (value == NULL || json_is_null(value)) return 0;
+    if (!json_is_integer(value)) {
         return err_set(e, ERR_BAD_PARAM, param, "%s must be an integer%s", param,
-                       json_is_real(v) ? ", written without a fraction or exponent" : "");
+                       json_is_real(value) ? ", written without a fraction or exponent" : "");
     }
-    int64_t x = json_integer_value(v);
+    int64_t x = json_integer_value(value);
     if (x < min || x > max) {
         if (max == INT32_MAX) {
             return err_set(e, ERR_BAD_PARAM, param, "%s must be at least %lld", param,
@@ -140,11 +140,12 @@ int api__read_int(const json_t *v, const char *param, int64_t min, int64_t max, 
     return 0;
 }
 
-int api__read_num(const json_t *v, const char *param, double min, bool above, double max,
+int api__read_num(const json_t *value, const char *param, double min, bool above, double max,
                   double *out, err *e) {
-    if (v == NULL || json_is_null(v)) return 0;
-    if (!json_is_number(v)) return err_set(e, ERR_BAD_PARAM, param, "%s must be a number", param);
-    double x = json_number_value(v);
+    if (value == NULL || json_is_null(value)) return 0;
+    if (!json_is_number(value))
+        return err_set(e, ERR_BAD_PARAM, param, "%s must be a number", param);
+    double x = json_number_value(value);
     if (!(x <= max) || !(above ? x > min : x >= min)) {
         if (above) {
             return err_set(e, ERR_BAD_PARAM, param, "%s must be above %g and at most %g", param,
@@ -156,41 +157,43 @@ int api__read_num(const json_t *v, const char *param, double min, bool above, do
     return 0;
 }
 
-static int read_str(const json_t *v, const api__field *f, const char **out, err *e) {
-    if (!json_is_string(v))
-        return err_set(e, ERR_BAD_PARAM, f->name, "%s must be a string", f->name);
+static int read_str(const json_t *value, const api__field *field, const char **out, err *e) {
+    if (!json_is_string(value))
+        return err_set(e, ERR_BAD_PARAM, field->name, "%s must be a string", field->name);
     /* A suffix has its own refusal, of any length. */
-    if (f->max > 0 && (double)json_string_length(v) > f->max) {
-        return err_set(e, ERR_BAD_PARAM, f->name, "%s may have at most %.0f bytes", f->name,
-                       f->max);
+    if (field->max > 0 && (double)json_string_length(value) > field->max) {
+        return err_set(e, ERR_BAD_PARAM, field->name, "%s may have at most %.0f bytes", field->name,
+                       field->max);
     }
-    *out = json_c_string(v);
-    return *out ? 0 : api__bad_param(e, f->name, "may not hold U+0000");
+    *out = json_c_string(value);
+    return *out ? 0 : api__bad_param(e, field->name, "may not hold U+0000");
 }
 
 /* What says nothing asks for nothing: clients spell absence in all these ways. */
-static bool says_nothing(const json_t *v) {
-    return json_is_false(v) || (json_is_string(v) && json_string_length(v) == 0) ||
-           (json_is_object(v) && json_object_size(v) == 0) ||
-           (json_is_array(v) && json_array_size(v) == 0);
+static bool says_nothing(const json_t *value) {
+    return json_is_false(value) || (json_is_string(value) && json_string_length(value) == 0) ||
+           (json_is_object(value) && json_object_size(value) == 0) ||
+           (json_is_array(value) && json_array_size(value) == 0);
 }
 
-static int read_field(api__values *out, const api__field *f, const json_t *v, err *e) {
-    void *at = (char *)out + f->offset;
-    if (f->unsupported) {
-        if (says_nothing(v)) return 0;
-        return err_set(e, ERR_UNSUPPORTED, f->name, "this server does not support %s", f->name);
+static int read_field(api__values *out, const api__field *field, const json_t *value, err *e) {
+    void *at = (char *)out + field->offset;
+    if (field->unsupported) {
+        if (says_nothing(value)) return 0;
+        return err_set(e, ERR_UNSUPPORTED, field->name, "this server does not support %s",
+                       field->name);
     }
-    switch ((api__type)f->type) {
-    case API__BOOL: return api__read_bool(v, f->name, at, e);
-    case API__NUM: return api__read_num(v, f->name, f->min, f->above, f->max, at, e);
-    case API__STR: return read_str(v, f, at, e);
+    switch ((api__type)field->type) {
+    case API__BOOL: return api__read_bool(value, field->name, at, e);
+    case API__NUM:
+        return api__read_num(value, field->name, field->min, field->above, field->max, at, e);
+    case API__STR: return read_str(value, field, at, e);
     case API__INT: {
-        bool any = f->min >= f->max;
-        return api__read_int(v, f->name, any ? INT64_MIN : (int64_t)f->min,
-                             any ? INT64_MAX : (int64_t)f->max, at, e);
+        bool any = field->min >= field->max;
+        return api__read_int(value, field->name, any ? INT64_MIN : (int64_t)field->min,
+                             any ? INT64_MAX : (int64_t)field->max, at, e);
     }
-    case API__OTHER: *(const json_t **)at = v; return 0;
+    case API__OTHER: *(const json_t **)at = value; return 0;
     }
     return 0;
 }
@@ -204,11 +207,11 @@ int api__read_fields(api__values *out, api_kind kind, json_t *root, err *e) {
         if (api__fields[i].type == API__NUM) *(double *)at = (double)NAN;
     }
     for (size_t i = 0; i < api__n_fields; i++) {
-        const api__field *f = &api__fields[i];
-        if ((f->kinds & (1u << kind)) == 0) continue;
-        const json_t *v = json_object_get(root, f->name);
-        if (v == NULL || json_is_null(v)) continue;
-        if (read_field(out, f, v, e) != 0) return -1;
+        const api__field *field = &api__fields[i];
+        if ((field->kinds & (1u << kind)) == 0) continue;
+        const json_t *value = json_object_get(root, field->name);
+        if (value == NULL || json_is_null(value)) continue;
+        if (read_field(out, field, value, e) != 0) return -1;
     }
     out->seeded = json_is_integer(json_object_get(root, "seed")); /* any value may be one */
     return 0;

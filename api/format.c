@@ -3,33 +3,35 @@
 #include "api/grammar/constrain_internal.h"
 
 /* An answer can only be held to a form by its text, and only ends by an end token. */
-int api__can_constrain(const api_context *c, const api__values *v, const char *param, err *e) {
-    if (c->vocab == NULL) {
+int api__can_constrain(const api_context *ctx, const api__values *fields, const char *param,
+                       err *e) {
+    if (ctx->vocab == NULL) {
         return err_set(e, ERR_UNSUPPORTED, param,
                        "%s needs a model with a tokenizer and an end token", param);
     }
-    if (v->ignore_eos) {
+    if (fields->ignore_eos) {
         return err_set(e, ERR_BAD_PARAM, "ignore_eos", "ignore_eos does not go with %s", param);
     }
-    if (v->min_tokens != API__NO_INT && v->min_tokens > 0) {
+    if (fields->min_tokens != API__NO_INT && fields->min_tokens > 0) {
         return err_set(e, ERR_BAD_PARAM, "min_tokens", "min_tokens does not go with %s", param);
     }
     return 0;
 }
 
 bool api__name_ok(const json_t *name) {
-    const char *s = json_string_value(name);
+    const char *text = json_string_value(name);
     size_t n = json_string_length(name);
     for (size_t i = 0; i < n; i++) {
-        bool letter = (s[i] >= 'a' && s[i] <= 'z') || (s[i] >= 'A' && s[i] <= 'Z');
-        if (!letter && !(s[i] >= '0' && s[i] <= '9') && s[i] != '_' && s[i] != '-') return false;
+        bool letter = (text[i] >= 'a' && text[i] <= 'z') || (text[i] >= 'A' && text[i] <= 'Z');
+        if (!letter && !(text[i] >= '0' && text[i] <= '9') && text[i] != '_' && text[i] != '-')
+            return false;
     }
     return n >= 1 && n <= 64;
 }
 
 /* Chat wraps name and schema in json_schema; responses have them beside the type. */
-static int read_schema(api_request *r, const json_t *format, const char *param, err *e) {
-    bool wrapped = r->kind != API_RESPONSES;
+static int read_schema(api_request *req, const json_t *format, const char *param, err *e) {
+    bool wrapped = req->kind != API_RESPONSES;
     char inner[64];
     (void)snprintf(inner, sizeof inner, "%s%s", param, wrapped ? ".json_schema" : "");
     const json_t *spec = wrapped ? json_object_get(format, "json_schema") : format;
@@ -53,14 +55,14 @@ static int read_schema(api_request *r, const json_t *format, const char *param, 
     if (!json_is_object(schema)) {
         return err_set(e, ERR_BAD_PARAM, field, "%s must be a JSON Schema object", field);
     }
-    return api__grammar_compile(&r->grammar, schema, field, e);
+    return api__grammar_compile(&req->grammar, schema, field, e);
 }
 
-static int read_response_format(api_request *r, const api_context *c, const api__values *v,
+static int read_response_format(api_request *req, const api_context *ctx, const api__values *fields,
                                 err *e) {
-    const char *param = r->kind == API_RESPONSES ? "text.format" : "response_format";
-    const char *type = json_c_string(json_object_get(v->response_format, "type"));
-    if (!json_is_object(v->response_format) || type == NULL) {
+    const char *param = req->kind == API_RESPONSES ? "text.format" : "response_format";
+    const char *type = json_c_string(json_object_get(fields->response_format, "type"));
+    if (!json_is_object(fields->response_format) || type == NULL) {
         return err_set(e, ERR_BAD_PARAM, param, "%s must be an object with a type", param);
     }
     if (strcmp(type, "text") == 0) return 0;
@@ -71,14 +73,14 @@ static int read_response_format(api_request *r, const api_context *c, const api_
         return err_set(e, ERR_BAD_PARAM, field, "%s must be text, json_object or json_schema",
                        field);
     }
-    if (api__can_constrain(c, v, param, e) != 0) return -1;
-    r->form_field = param;
-    return schema ? read_schema(r, v->response_format, param, e)
-                  : api__grammar_compile(&r->grammar, NULL, param, e);
+    if (api__can_constrain(ctx, fields, param, e) != 0) return -1;
+    req->form_field = param;
+    return schema ? read_schema(req, fields->response_format, param, e)
+                  : api__grammar_compile(&req->grammar, NULL, param, e);
 }
 
 /* Fails closed: an answer whose form cannot be promised is refused. */
-int api__read_format(api_request *r, const api_context *c, const api__values *v, err *e) {
-    if (v->response_format && read_response_format(r, c, v, e) != 0) return -1;
+int api__read_format(api_request *req, const api_context *ctx, const api__values *fields, err *e) {
+    if (fields->response_format && read_response_format(req, ctx, fields, e) != 0) return -1;
     return 0;
 }

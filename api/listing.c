@@ -9,10 +9,10 @@
 
 #include <stdlib.h>
 
-typedef bool (*step)(buf *out, api_listing *l, size_t end);
+typedef bool (*step)(buf *out, api_listing *listing, size_t end);
 
 struct api_listing {
-    const api_context *c;
+    const api_context *ctx;
     token_ids ids;  /* of all texts, one behind the other */
     uint32_t *ends; /* [n_texts] where each ends among ids */
     size_t n_texts;
@@ -29,137 +29,143 @@ struct api_listing {
 /* ---- reading: what both routes share ---- */
 
 static const json_t *member(const json_t *root, const char *key) {
-    const json_t *v = json_object_get(root, key);
-    return json_is_null(v) ? NULL : v;
+    const json_t *value = json_object_get(root, key);
+    return json_is_null(value) ? NULL : value;
 }
 
-static int needs_tokenizer(const api_context *c, err *e) {
-    if (c->opts.tokenizer) return 0;
-    return api__no_tokenizer(c, NULL, "it takes and gives token ids only", e);
+static int needs_tokenizer(const api_context *ctx, err *e) {
+    if (ctx->opts.tokenizer) return 0;
+    return api__no_tokenizer(ctx, NULL, "it takes and gives token ids only", e);
 }
 
-static int make_texts(api_listing *l, const json_t *list, err *e) {
-    l->many = list != NULL;
-    l->ends = array_new(l->many ? json_array_size(list) : 1, sizeof *l->ends);
-    return l->ends ? 0 : api__out_of_memory(e);
+static int make_texts(api_listing *listing, const json_t *list, err *e) {
+    listing->many = list != NULL;
+    listing->ends = array_new(listing->many ? json_array_size(list) : 1, sizeof *listing->ends);
+    return listing->ends ? 0 : api__out_of_memory(e);
 }
 
 /* A text that cannot be a prompt. Counting goes no further than the context, so that this is the
  * least that it has. */
-static int too_long(const api_context *c, uint64_t least, const char *param, err *e) {
+static int too_long(const api_context *ctx, uint64_t least, const char *param, err *e) {
     if (e && e->code == ERR_NONE) {
         e->have = least;
-        e->limit = c->opts.max_context;
+        e->limit = ctx->opts.max_context;
     }
     return err_set(e, ERR_TOO_LONG, param,
                    "the maximum context length is %u tokens, but this text has at least %llu: it "
                    "exceeds the available context size",
-                   c->opts.max_context, (unsigned long long)least);
+                   ctx->opts.max_context, (unsigned long long)least);
 }
 
 /* As many tokens as the prompts of one request may have; whole texts only get here. */
-static int end_text(api_listing *l, const char *param, err *e) {
-    const api_opts *o = &l->c->opts;
-    uint64_t most = (uint64_t)o->max_prompts * o->max_context;
-    if (l->ids.n > most || l->ids.n > UINT32_MAX) {
+static int end_text(api_listing *listing, const char *param, err *e) {
+    const api_opts *opts = &listing->ctx->opts;
+    uint64_t most = (uint64_t)opts->max_prompts * opts->max_context;
+    if (listing->ids.n > most || listing->ids.n > UINT32_MAX) {
         return err_set(e, ERR_BAD_PARAM, param, "%s: the texts of one request may have %llu tokens",
                        param, (unsigned long long)most);
     }
-    l->ends[l->n_texts++] = (uint32_t)l->ids.n;
+    listing->ends[listing->n_texts++] = (uint32_t)listing->ids.n;
     return 0;
 }
 
 /* ---- reading: tokenize ---- */
 
-static int add_text(api_listing *l, const json_t *text, bool bos, const char *param, err *e) {
-    const api_context *c = l->c;
-    uint64_t most = c->opts.max_context, least;
+static int add_text(api_listing *listing, const json_t *text, bool bos, const char *param, err *e) {
+    const api_context *ctx = listing->ctx;
+    uint64_t most = ctx->opts.max_context, least;
     err why = {0};
     if (!json_is_string(text))
         return err_set(e, ERR_BAD_PARAM, param, "%s must be a string or a list of strings", param);
-    least = tokenizer_fewest(c->opts.tokenizer, json_string_length(text)) + bos;
-    if (least > most) return too_long(c, least, param, e);
-    if (api__encode(c, json_string_value(text), json_string_length(text), bos,
-                    c->opts.special_tokens, most, &l->ids, &why) == 0) {
-        return end_text(l, param, e);
+    least = tokenizer_fewest(ctx->opts.tokenizer, json_string_length(text)) + bos;
+    if (least > most) return too_long(ctx, least, param, e);
+    if (api__encode(ctx, json_string_value(text), json_string_length(text), bos,
+                    ctx->opts.special_tokens, most, &listing->ids, &why) == 0) {
+        return end_text(listing, param, e);
     }
-    if (why.code == ERR_TOO_LONG) return too_long(c, most + 1, param, e);
+    if (why.code == ERR_TOO_LONG) return too_long(ctx, most + 1, param, e);
     return err_set(e, why.code, param, "%s", why.msg);
 }
 
-static int add_texts(api_listing *l, const json_t *text, bool bos, const char *param, err *e) {
+static int add_texts(api_listing *listing, const json_t *text, bool bos, const char *param,
+                     err *e) {
     bool many = json_is_array(text);
-    if (make_texts(l, many ? text : NULL, e) != 0) return -1;
-    if (!many) return add_text(l, text, bos, param, e);
-    l->strs = false;
+    if (make_texts(listing, many ? text : NULL, e) != 0) return -1;
+    if (!many) return add_text(listing, text, bos, param, e);
+    listing->strs = false;
     for (size_t i = 0; i < json_array_size(text); i++) {
-        if (add_text(l, json_array_get(text, i), bos, param, e) != 0) return -1;
+        if (add_text(listing, json_array_get(text, i), bos, param, e) != 0) return -1;
     }
     return 0;
 }
 
 /* 1: not that soon. */
-static int add_messages(api_listing *l, const json_t *root, err *e) {
-    const api_context *c = l->c;
-    int rc = api__body_to_ids(c, root, l->soon, NULL, &l->ids, e);
+static int add_messages(api_listing *listing, const json_t *root, err *e) {
+    const api_context *ctx = listing->ctx;
+    int rc = api__body_to_ids(ctx, root, listing->soon, NULL, &listing->ids, e);
     if (rc != 0) return rc;
-    if (make_texts(l, NULL, e) != 0) return -1;
-    if (l->ids.n > c->opts.max_context) return api__too_long(c, l->ids.n, 0, "messages", e);
-    return end_text(l, "messages", e);
+    if (make_texts(listing, NULL, e) != 0) return -1;
+    if (listing->ids.n > ctx->opts.max_context)
+        return api__too_long(ctx, listing->ids.n, 0, "messages", e);
+    return end_text(listing, "messages", e);
 }
 
-static int read_tokenize(api_listing *l, const json_t *root, err *e) {
-    const api_context *c = l->c;
+static int read_tokenize(api_listing *listing, const json_t *root, err *e) {
+    const api_context *ctx = listing->ctx;
     const char *model = NULL;
-    if (needs_tokenizer(c, e) != 0 || api__read_model(c, root, &model, e) != 0) return -1;
+    if (needs_tokenizer(ctx, e) != 0 || api__read_model(ctx, root, &model, e) != 0) return -1;
     const json_t *prompt = member(root, "prompt"), *content = member(root, "content");
     const json_t *messages = member(root, "messages");
-    bool special = c->add_bos, llama = false;
+    bool special = ctx->add_bos, llama = false;
     if (api__read_bool(member(root, "add_special_tokens"), "add_special_tokens", &special, e) != 0)
         return -1;
     if (api__read_bool(member(root, "add_special"), "add_special", &llama, e) != 0) return -1;
-    bool bos = c->add_bos && (content && !prompt ? llama : special);
-    if (api__read_bool(member(root, "return_token_strs"), "return_token_strs", &l->strs, e) != 0)
+    bool bos = ctx->add_bos && (content && !prompt ? llama : special);
+    if (api__read_bool(member(root, "return_token_strs"), "return_token_strs", &listing->strs, e) !=
+        0)
         return -1;
-    if (api__read_bool(member(root, "with_pieces"), "with_pieces", &l->pieces, e) != 0) return -1;
-    if (messages) return add_messages(l, root, e);
-    if (prompt) return add_texts(l, prompt, bos, "prompt", e);
-    if (content) return add_texts(l, content, bos, "content", e);
+    if (api__read_bool(member(root, "with_pieces"), "with_pieces", &listing->pieces, e) != 0)
+        return -1;
+    if (messages) return add_messages(listing, root, e);
+    if (prompt) return add_texts(listing, prompt, bos, "prompt", e);
+    if (content) return add_texts(listing, content, bos, "content", e);
     return err_set(e, ERR_BAD_PARAM, "prompt", "prompt, content or messages is missing");
 }
 
 /* ---- reading: detokenize ---- */
 
-static int add_ids(api_listing *l, const json_t *ids, err *e) {
+static int add_ids(api_listing *listing, const json_t *ids, err *e) {
     size_t n = json_array_size(ids);
     if (!json_is_array(ids))
         return err_set(e, ERR_BAD_PARAM, "tokens", "tokens may not mix ids and lists");
-    if (n > l->c->opts.max_context) return api__too_long(l->c, n, 0, "tokens", e);
+    if (n > listing->ctx->opts.max_context) return api__too_long(listing->ctx, n, 0, "tokens", e);
     for (size_t i = 0; i < n; i++) {
         uint32_t id;
-        if (api__check_id(l->c, json_array_get(ids, i), "tokens", &id, e) != 0) return -1;
-        if (api__push_id(&l->ids, id, e) != 0) return -1;
+        if (api__check_id(listing->ctx, json_array_get(ids, i), "tokens", &id, e) != 0) return -1;
+        if (api__push_id(&listing->ids, id, e) != 0) return -1;
     }
-    return end_text(l, "tokens", e);
+    return end_text(listing, "tokens", e);
 }
 
-static int read_detokenize(api_listing *l, const json_t *root, err *e) {
+static int read_detokenize(api_listing *listing, const json_t *root, err *e) {
     const char *model;
     const json_t *tokens = member(root, "tokens");
-    if (needs_tokenizer(l->c, e) != 0 || api__read_model(l->c, root, &model, e) != 0) return -1;
+    if (needs_tokenizer(listing->ctx, e) != 0 ||
+        api__read_model(listing->ctx, root, &model, e) != 0)
+        return -1;
     if (!json_is_array(tokens)) {
         return err_set(e, ERR_BAD_PARAM, "tokens", "tokens %s",
                        tokens ? "must be a list of token ids" : "is missing");
     }
-    if (api__read_bool(member(root, "skip_special_tokens"), "skip_special_tokens", &l->skip_special,
-                       e) != 0) {
+    if (api__read_bool(member(root, "skip_special_tokens"), "skip_special_tokens",
+                       &listing->skip_special, e) != 0) {
         return -1;
     }
     bool many = json_is_array(json_array_get(tokens, 0));
-    if (make_texts(l, many ? tokens : NULL, e) != 0) return -1;
-    if (!many) return add_ids(l, tokens, e);
+    if (make_texts(listing, many ? tokens : NULL, e) != 0) return -1;
+    if (!many) return add_ids(listing, tokens, e);
     for (size_t i = 0; i < json_array_size(tokens); i++) {
-        if (add_ids(l, json_array_get(tokens, i), e) != 0) return -1;
+        if (add_ids(listing, json_array_get(tokens, i), e) != 0) return -1;
     }
     return 0;
 }
@@ -180,42 +186,42 @@ typedef struct {
 } shape;
 
 /* All texts in one shape, within brackets if there are many. */
-static bool write_texts(buf *out, api_listing *l, const shape *s, size_t end) {
-    if (!l->begun && l->many) buf_puts(out, "[");
-    l->begun = true;
-    for (; l->text < l->n_texts; l->text++) {
+static bool write_texts(buf *out, api_listing *listing, const shape *form, size_t end) {
+    if (!listing->begun && listing->many) buf_puts(out, "[");
+    listing->begun = true;
+    for (; listing->text < listing->n_texts; listing->text++) {
         if (full(out, end)) return false;
-        size_t first = l->text ? l->ends[l->text - 1] : 0;
-        if (!l->open) {
-            if (l->text) buf_puts(out, ",");
-            buf_puts(out, s->open);
-            l->id = first;
-            l->open = true;
+        size_t first = listing->text ? listing->ends[listing->text - 1] : 0;
+        if (!listing->open) {
+            if (listing->text) buf_puts(out, ",");
+            buf_puts(out, form->open);
+            listing->id = first;
+            listing->open = true;
         }
-        while (l->id < l->ends[l->text]) {
+        while (listing->id < listing->ends[listing->text]) {
             if (full(out, end)) return false;
-            if (s->some) s->some(out, l, first, l->ends[l->text]);
-            else s->id(out, l, l->ids.data[l->id], l->id == first);
-            l->id += s->some == NULL;
+            if (form->some) form->some(out, listing, first, listing->ends[listing->text]);
+            else form->id(out, listing, listing->ids.data[listing->id], listing->id == first);
+            listing->id += form->some == NULL;
         }
-        if (s->finish) s->finish(out, l);
-        buf_puts(out, s->close);
-        l->open = false;
+        if (form->finish) form->finish(out, listing);
+        buf_puts(out, form->close);
+        listing->open = false;
     }
-    if (l->many) buf_puts(out, "]");
+    if (listing->many) buf_puts(out, "]");
     return true;
 }
 
-static void put_id(buf *out, api_listing *l, uint32_t id, bool first) {
-    (void)l;
+static void put_id(buf *out, api_listing *listing, uint32_t id, bool first) {
+    (void)listing;
     if (!first) buf_puts(out, ",");
     api__write_uint(out, id);
 }
 
 /* A piece that is not valid UTF-8 by itself is given as its bytes. */
-static void write_piece(buf *out, const api_listing *l, uint32_t id, bool or_bytes) {
+static void write_piece(buf *out, const api_listing *listing, uint32_t id, bool or_bytes) {
     size_t n = 0;
-    const char *bytes = tokenizer_bytes(l->c->opts.tokenizer, id, &n);
+    const char *bytes = tokenizer_bytes(listing->ctx->opts.tokenizer, id, &n);
     if (bytes == NULL) n = 0;
     if (n == 0 || !or_bytes || utf8_valid(bytes, n)) {
         buf_json_string(out, n ? bytes : "", n);
@@ -226,168 +232,170 @@ static void write_piece(buf *out, const api_listing *l, uint32_t id, bool or_byt
     buf_puts(out, "]");
 }
 
-static void put_piece(buf *out, api_listing *l, uint32_t id, bool first) {
+static void put_piece(buf *out, api_listing *listing, uint32_t id, bool first) {
     buf_puts(out, first ? "{\"id\":" : ",{\"id\":");
     api__write_uint(out, id);
     buf_puts(out, ",\"piece\":");
-    write_piece(out, l, id, true);
+    write_piece(out, listing, id, true);
     buf_puts(out, "}");
 }
 
-static void put_string(buf *out, api_listing *l, uint32_t id, bool first) {
+static void put_string(buf *out, api_listing *listing, uint32_t id, bool first) {
     if (!first) buf_puts(out, ",");
-    write_piece(out, l, id, false);
+    write_piece(out, listing, id, false);
 }
 
 /* What some tokens add to the text: whole characters, for the bytes of half ones wait. */
-static void put_text(buf *out, api_listing *l, size_t first, size_t end) {
-    size_t at = l->id - first;
-    buf_clear(&l->bytes);
-    buf_clear(&l->scratch);
-    if (tokenizer_decode_some(l->c->opts.tokenizer, l->ids.data + first, end - first, &at,
-                              l->skip_special, &l->bytes, NULL) != 0) {
+static void put_text(buf *out, api_listing *listing, size_t first, size_t end) {
+    size_t at = listing->id - first;
+    buf_clear(&listing->bytes);
+    buf_clear(&listing->scratch);
+    if (tokenizer_decode_some(listing->ctx->opts.tokenizer, listing->ids.data + first, end - first,
+                              &at, listing->skip_special, &listing->bytes, NULL) != 0) {
         out->failed = true;
         return;
     }
-    l->id = first + at;
-    api__utf8_bytes(&l->utf8, l->bytes.data, l->bytes.len, &l->scratch);
-    buf_json_escaped(out, l->scratch.data, l->scratch.len);
-    if (l->scratch.failed) out->failed = true;
+    listing->id = first + at;
+    api__utf8_bytes(&listing->utf8, listing->bytes.data, listing->bytes.len, &listing->scratch);
+    buf_json_escaped(out, listing->scratch.data, listing->scratch.len);
+    if (listing->scratch.failed) out->failed = true;
 }
 
-static void finish_text(buf *out, api_listing *l) {
-    api_utf8_finish(&l->utf8, out);
+static void finish_text(buf *out, api_listing *listing) {
+    api_utf8_finish(&listing->utf8, out);
 }
 
 /* ---- writing: steps ---- */
 
-static bool tokens_key(buf *out, api_listing *l, size_t end) {
-    (void)l, (void)end;
+static bool tokens_key(buf *out, api_listing *listing, size_t end) {
+    (void)listing, (void)end;
     buf_puts(out, "{\"tokens\":");
     return true;
 }
 
-static bool tokens(buf *out, api_listing *l, size_t end) {
+static bool tokens(buf *out, api_listing *listing, size_t end) {
     static const shape ids = {"[", "]", put_id, NULL, NULL},
                        pieces = {"[", "]", put_piece, NULL, NULL};
-    return write_texts(out, l, l->pieces ? &pieces : &ids, end);
+    return write_texts(out, listing, listing->pieces ? &pieces : &ids, end);
 }
 
-static bool count(buf *out, api_listing *l, size_t end) {
-    if (!l->begun) buf_puts(out, l->many ? ",\"count\":[" : ",\"count\":");
-    l->begun = true;
-    for (; l->text < l->n_texts; l->text++) {
+static bool count(buf *out, api_listing *listing, size_t end) {
+    if (!listing->begun) buf_puts(out, listing->many ? ",\"count\":[" : ",\"count\":");
+    listing->begun = true;
+    for (; listing->text < listing->n_texts; listing->text++) {
         if (full(out, end)) return false;
-        if (l->text) buf_puts(out, ",");
-        api__write_uint(out, l->ends[l->text] - (l->text ? l->ends[l->text - 1] : 0));
+        if (listing->text) buf_puts(out, ",");
+        api__write_uint(out, listing->ends[listing->text] -
+                                 (listing->text ? listing->ends[listing->text - 1] : 0));
     }
-    if (l->many) buf_puts(out, "]");
+    if (listing->many) buf_puts(out, "]");
     return true;
 }
 
-static bool strings_key(buf *out, api_listing *l, size_t end) {
+static bool strings_key(buf *out, api_listing *listing, size_t end) {
     (void)end;
-    buf_printf(out, ",\"max_model_len\":%u,\"token_strs\":", l->c->opts.max_context);
+    buf_printf(out, ",\"max_model_len\":%u,\"token_strs\":", listing->ctx->opts.max_context);
     return true;
 }
 
-static bool strings(buf *out, api_listing *l, size_t end) {
+static bool strings(buf *out, api_listing *listing, size_t end) {
     static const shape list = {"[", "]", put_string, NULL, NULL};
-    if (l->strs) return write_texts(out, l, &list, end);
+    if (listing->strs) return write_texts(out, listing, &list, end);
     buf_puts(out, "null");
     return true;
 }
 
-static bool prompt_key(buf *out, api_listing *l, size_t end) {
-    (void)l, (void)end;
+static bool prompt_key(buf *out, api_listing *listing, size_t end) {
+    (void)listing, (void)end;
     buf_puts(out, "{\"prompt\":");
     return true;
 }
 
-static bool content_key(buf *out, api_listing *l, size_t end) {
-    (void)l, (void)end;
+static bool content_key(buf *out, api_listing *listing, size_t end) {
+    (void)listing, (void)end;
     buf_puts(out, ",\"content\":");
     return true;
 }
 
-static bool text_key(buf *out, api_listing *l, size_t end) {
-    (void)l, (void)end;
+static bool text_key(buf *out, api_listing *listing, size_t end) {
+    (void)listing, (void)end;
     buf_puts(out, ",\"text\":");
     return true;
 }
 
-static bool texts(buf *out, api_listing *l, size_t end) {
+static bool texts(buf *out, api_listing *listing, size_t end) {
     static const shape text = {"\"", "\"", NULL, put_text, finish_text};
-    return write_texts(out, l, &text, end);
+    return write_texts(out, listing, &text, end);
 }
 
-static bool close_object(buf *out, api_listing *l, size_t end) {
-    (void)l, (void)end;
+static bool close_object(buf *out, api_listing *listing, size_t end) {
+    (void)listing, (void)end;
     buf_puts(out, "}");
     return true;
 }
 
-bool api_listing_more(api_listing *l, buf *out, size_t want) {
+bool api_listing_more(api_listing *listing, buf *out, size_t want) {
     size_t room = SIZE_MAX - out->len;
     if (want == 0) want = 1;
     size_t end = out->len + (want < room ? want : room);
-    while (l->steps[l->at]) {
-        if (full(out, end) || !l->steps[l->at](out, l, end)) return !out->failed;
-        l->at++;
-        l->text = l->id = 0;
-        l->begun = l->open = false;
+    while (listing->steps[listing->at]) {
+        if (full(out, end) || !listing->steps[listing->at](out, listing, end)) return !out->failed;
+        listing->at++;
+        listing->text = listing->id = 0;
+        listing->begun = listing->open = false;
     }
     return false;
 }
 
 /* ---- the two routes ---- */
 
-static int make(api_listing **out, const api_context *c, const char *body, size_t n, bool soon,
+static int make(api_listing **out, const api_context *ctx, const char *body, size_t n, bool soon,
                 const step *steps, int (*read)(api_listing *, const json_t *, err *), err *e) {
     json_t *root = NULL;
     *out = NULL;
-    if (api__body(&root, c, body, n, e) != 0) return -1;
-    api_listing *l = calloc(1, sizeof *l);
-    int rc = l ? 0 : api__out_of_memory(e);
-    if (l) {
-        l->c = c;
-        l->steps = steps;
-        l->soon = soon;
-        rc = read(l, root, e);
+    if (api__body(&root, ctx, body, n, e) != 0) return -1;
+    api_listing *listing = calloc(1, sizeof *listing);
+    int rc = listing ? 0 : api__out_of_memory(e);
+    if (listing) {
+        listing->ctx = ctx;
+        listing->steps = steps;
+        listing->soon = soon;
+        rc = read(listing, root, e);
     }
     json_decref(root);
-    if (rc == 0) *out = l;
-    else api_listing_destroy(l);
+    if (rc == 0) *out = listing;
+    else api_listing_destroy(listing);
     return rc;
 }
 
 static const step tokenize_steps[] = {tokens_key, tokens,       count, strings_key,
                                       strings,    close_object, NULL};
 
-int api_tokenize(api_listing **out, const api_context *c, const char *body, size_t n, err *e) {
-    return make(out, c, body, n, false, tokenize_steps, read_tokenize, e);
+int api_tokenize(api_listing **out, const api_context *ctx, const char *body, size_t n, err *e) {
+    return make(out, ctx, body, n, false, tokenize_steps, read_tokenize, e);
 }
 
-int api_tokenize_soon(api_listing **out, const api_context *c, const char *body, size_t n, err *e) {
-    return make(out, c, body, n, true, tokenize_steps, read_tokenize, e);
+int api_tokenize_soon(api_listing **out, const api_context *ctx, const char *body, size_t n,
+                      err *e) {
+    return make(out, ctx, body, n, true, tokenize_steps, read_tokenize, e);
 }
 
-int api_detokenize(api_listing **out, const api_context *c, const char *body, size_t n, err *e) {
+int api_detokenize(api_listing **out, const api_context *ctx, const char *body, size_t n, err *e) {
     static const step steps[] = {prompt_key, texts, content_key,  texts,
                                  text_key,   texts, close_object, NULL};
-    return make(out, c, body, n, false, steps, read_detokenize, e);
+    return make(out, ctx, body, n, false, steps, read_detokenize, e);
 }
 
-size_t api_listing_bytes(const api_listing *l) {
-    return sizeof *l + l->ids.cap * sizeof *l->ids.data + l->n_texts * sizeof *l->ends +
-           l->bytes.cap + l->scratch.cap;
+size_t api_listing_bytes(const api_listing *listing) {
+    return sizeof *listing + listing->ids.cap * sizeof *listing->ids.data +
+           listing->n_texts * sizeof *listing->ends + listing->bytes.cap + listing->scratch.cap;
 }
 
-void api_listing_destroy(api_listing *l) {
-    if (l == NULL) return;
-    token_ids_deinit(&l->ids);
-    free(l->ends);
-    buf_deinit(&l->bytes);
-    buf_deinit(&l->scratch);
-    free(l);
+void api_listing_destroy(api_listing *listing) {
+    if (listing == NULL) return;
+    token_ids_deinit(&listing->ids);
+    free(listing->ends);
+    buf_deinit(&listing->bytes);
+    buf_deinit(&listing->scratch);
+    free(listing);
 }

@@ -9,34 +9,34 @@ enum { COPIES = 8, SPARE_BYTES = 16 << 20 };
 
 /* The list being read, for refusals that name the place: "messages[3].role". */
 typedef struct {
-    const api_context *c;
+    const api_context *ctx;
     const api__traits *traits;
     const char *list;
     arena *mem;
     json_t *made; /* keeps what messages refer to that is not the client's */
-    err *e;
+    err *error;
 } reading;
 
-static int bad(const reading *r, err_code code, size_t i, const char *key, const char *rule) {
+static int bad(const reading *reader, err_code code, size_t i, const char *key, const char *rule) {
     char param[64];
-    (void)snprintf(param, sizeof param, "%s[%zu]%s%s", r->list, i, key[0] ? "." : "", key);
-    return err_set(r->e, code, param, "%s %s", param, rule);
+    (void)snprintf(param, sizeof param, "%s[%zu]%s%s", reader->list, i, key[0] ? "." : "", key);
+    return err_set(reader->error, code, param, "%s %s", param, rule);
 }
 
-static int read_role(const reading *r, const json_t *v, size_t i, api__role *out) {
-    const char *name = json_c_string(v);
+static int read_role(const reading *reader, const json_t *value, size_t i, api__role *out) {
+    const char *name = json_c_string(value);
     size_t role = 0;
-    if (name == NULL) return bad(r, ERR_BAD_PARAM, i, "role", "must be a string");
+    if (name == NULL) return bad(reader, ERR_BAD_PARAM, i, "role", "must be a string");
     while (role < API__ROLES && strcmp(api__role_names[role], name) != 0)
         role++;
     if (role == API__ROLES) {
-        return bad(r, ERR_BAD_PARAM, i, "role",
+        return bad(reader, ERR_BAD_PARAM, i, "role",
                    "must be system, developer, user, assistant or tool");
     }
     bool system = role == API__SYSTEM || role == API__DEVELOPER;
     /* A template that refuses a system message has words of its own. */
-    if (system && !r->traits->system && !r->traits->refuses) {
-        return bad(r, ERR_BAD_PARAM, i, "role",
+    if (system && !reader->traits->system && !reader->traits->refuses) {
+        return bad(reader, ERR_BAD_PARAM, i, "role",
                    "is one that this model's chat template does not have");
     }
     *out = (api__role)role;
@@ -48,30 +48,31 @@ static bool is_text(const char *type) {
            strcmp(type, "output_text") == 0;
 }
 
-static int check_parts(const reading *r, const json_t *parts, size_t i, size_t *bytes) {
+static int check_parts(const reading *reader, const json_t *parts, size_t i, size_t *bytes) {
     size_t n = json_array_size(parts);
-    if (n == 0) return bad(r, ERR_BAD_PARAM, i, "content", "may not be an empty list");
+    if (n == 0) return bad(reader, ERR_BAD_PARAM, i, "content", "may not be an empty list");
     for (size_t k = 0; k < n; k++) {
         const json_t *part = json_array_get(parts, k), *text = json_object_get(part, "text");
         const char *type = json_c_string(json_object_get(part, "type"));
-        if (type == NULL) return bad(r, ERR_BAD_PARAM, i, "content", "must hold parts with a type");
+        if (type == NULL)
+            return bad(reader, ERR_BAD_PARAM, i, "content", "must hold parts with a type");
         if (!is_text(type)) {
-            return bad(r, ERR_UNSUPPORTED, i, "content",
+            return bad(reader, ERR_UNSUPPORTED, i, "content",
                        "may hold text parts only: this server takes no other media");
         }
         if (!json_is_string(text))
-            return bad(r, ERR_BAD_PARAM, i, "content", "has a text part without text");
+            return bad(reader, ERR_BAD_PARAM, i, "content", "has a text part without text");
         *bytes += json_string_length(text) + 1; /* cannot overflow: all of it is in the body */
     }
     return 0;
 }
 
 /* Text parts joined by newlines. Nothing is ever fetched, so no other kind is taken. */
-static int join_parts(const reading *r, const json_t *parts, size_t i, api__message *out) {
+static int join_parts(const reading *reader, const json_t *parts, size_t i, api__message *out) {
     size_t total = 0, at = 0;
-    if (check_parts(r, parts, i, &total) != 0) return -1;
-    char *joined = arena_alloc(r->mem, total);
-    if (joined == NULL) return api__out_of_memory(r->e);
+    if (check_parts(reader, parts, i, &total) != 0) return -1;
+    char *joined = arena_alloc(reader->mem, total);
+    if (joined == NULL) return api__out_of_memory(reader->error);
     for (size_t k = 0; k < json_array_size(parts); k++) {
         const json_t *text = json_object_get(json_array_get(parts, k), "text");
         if (k > 0) joined[at++] = '\n';
@@ -79,30 +80,30 @@ static int join_parts(const reading *r, const json_t *parts, size_t i, api__mess
         at += json_string_length(text);
     }
     out->text = joined;
-    out->n = at;
+    out->len = at;
     return 0;
 }
 
-static int read_content(const reading *r, const json_t *content, size_t i, api__message *out) {
-    if (json_is_array(content)) return join_parts(r, content, i, out);
+static int read_content(const reading *reader, const json_t *content, size_t i, api__message *out) {
+    if (json_is_array(content)) return join_parts(reader, content, i, out);
     if (!json_is_string(content)) {
-        return bad(r, ERR_BAD_PARAM, i, "content", "must be a string or a list of text parts");
+        return bad(reader, ERR_BAD_PARAM, i, "content", "must be a string or a list of text parts");
     }
     out->text = json_string_value(content);
-    out->n = json_string_length(content);
+    out->len = json_string_length(content);
     out->content = content;
     return 0;
 }
 
 /* ---- calls of functions ---- */
 
-static int keep_text(const reading *r, buf *text, api__message *out) {
+static int keep_text(const reading *reader, buf *text, api__message *out) {
     out->content = NULL;
     out->text =
-        text->failed ? NULL : arena_strndup(r->mem, text->data ? text->data : "", text->len);
-    out->n = text->len;
+        text->failed ? NULL : arena_strndup(reader->mem, text->data ? text->data : "", text->len);
+    out->len = text->len;
     buf_deinit(text);
-    return out->text ? 0 : api__out_of_memory(r->e);
+    return out->text ? 0 : api__out_of_memory(reader->error);
 }
 
 /* Where a template knows no calls, one is told as the text that brought it forth. Arguments are a
@@ -117,340 +118,355 @@ static void tell_call(buf *text, const json_t *name, const json_t *arguments) {
 }
 
 /* One more call: of `calls`, or told in `text`. */
-static int add_call(const reading *r, const json_t *id, const json_t *f, size_t i, json_t *calls,
-                    buf *text) {
-    const json_t *name = json_object_get(f, "name"), *arguments = json_object_get(f, "arguments");
+static int add_call(const reading *reader, const json_t *id, const json_t *function, size_t i,
+                    json_t *calls, buf *text) {
+    const json_t *name = json_object_get(function, "name"),
+                 *arguments = json_object_get(function, "arguments");
     if (!json_is_string(name) || !json_is_string(arguments)) {
-        return bad(r, ERR_BAD_PARAM, i, "tool_calls",
+        return bad(reader, ERR_BAD_PARAM, i, "tool_calls",
                    "must hold calls with a function's name and arguments, both strings");
     }
-    if (!r->traits->calls) {
+    if (!reader->traits->calls) {
         tell_call(text, name, arguments);
         return 0;
     }
-    json_t *call = api__talk_call(r->traits, id, name, arguments, r->e);
+    json_t *call = api__talk_call(reader->traits, id, name, arguments, reader->error);
     if (call == NULL) return -1;
-    return json_array_append_new(calls, call) == 0 ? 0 : api__out_of_memory(r->e);
+    return json_array_append_new(calls, call) == 0 ? 0 : api__out_of_memory(reader->error);
 }
 
 /* The calls of an answer are read by each; then this keeps them. */
-static int keep_calls(const reading *r, json_t *calls, buf *text, api__message *out) {
-    if (!r->traits->calls) return keep_text(r, text, out);
+static int keep_calls(const reading *reader, json_t *calls, buf *text, api__message *out) {
+    if (!reader->traits->calls) return keep_text(reader, text, out);
     buf_deinit(text);
     out->calls = calls;
     return 0;
 }
 
-static json_t *new_calls(const reading *r) {
+static json_t *new_calls(const reading *reader) {
     json_t *calls = json_array();
-    if (calls && json_array_append(r->made, calls) == 0) {
+    if (calls && json_array_append(reader->made, calls) == 0) {
         json_decref(calls); /* r->made has it */
         return calls;
     }
     json_decref(calls);
-    (void)api__out_of_memory(r->e);
+    (void)api__out_of_memory(reader->error);
     return NULL;
 }
 
-static int read_calls(const reading *r, const json_t *list, size_t i, api__message *out) {
+static int read_calls(const reading *reader, const json_t *list, size_t i, api__message *out) {
     buf text = {0};
     if (!json_is_array(list) || json_array_size(list) == 0) {
-        return bad(r, ERR_BAD_PARAM, i, "tool_calls", "must be a list of calls");
+        return bad(reader, ERR_BAD_PARAM, i, "tool_calls", "must be a list of calls");
     }
-    json_t *calls = new_calls(r);
+    json_t *calls = new_calls(reader);
     if (calls == NULL) return -1;
-    buf_append(&text, out->text, out->n);
+    buf_append(&text, out->text, out->len);
     for (size_t k = 0; k < json_array_size(list); k++) {
         const json_t *one = json_array_get(list, k);
-        if (add_call(r, json_object_get(one, "id"), json_object_get(one, "function"), i, calls,
+        if (add_call(reader, json_object_get(one, "id"), json_object_get(one, "function"), i, calls,
                      &text) != 0) {
             buf_deinit(&text);
             return -1;
         }
     }
-    return keep_calls(r, calls, &text, out);
+    return keep_calls(reader, calls, &text, out);
 }
 
 /* What a function gave back is told in the user's name where a template knows no better. */
-static int tell_result(const reading *r, api__message *out) {
+static int tell_result(const reading *reader, api__message *out) {
     buf text = {0};
-    if (r->traits->result) return 0;
+    if (reader->traits->result) return 0;
     out->role = API__USER;
     out->said = NULL;
     buf_puts(&text, "Result: ");
-    buf_append(&text, out->text, out->n);
-    return keep_text(r, &text, out);
+    buf_append(&text, out->text, out->len);
+    return keep_text(reader, &text, out);
 }
 
 static const json_t *member(const json_t *root, const char *key) {
-    const json_t *v = json_object_get(root, key);
-    return json_is_null(v) ? NULL : v;
+    const json_t *value = json_object_get(root, key);
+    return json_is_null(value) ? NULL : value;
 }
 
-static int read_message(const reading *r, const json_t *v, size_t i, api__message *out) {
-    if (!json_is_object(v)) return bad(r, ERR_BAD_PARAM, i, "", "must be an object");
-    if (read_role(r, json_object_get(v, "role"), i, &out->role) != 0) return -1;
-    const json_t *content = member(v, "content"), *calls = member(v, "tool_calls");
+static int read_message(const reading *reader, const json_t *value, size_t i, api__message *out) {
+    if (!json_is_object(value)) return bad(reader, ERR_BAD_PARAM, i, "", "must be an object");
+    if (read_role(reader, json_object_get(value, "role"), i, &out->role) != 0) return -1;
+    const json_t *content = member(value, "content"), *calls = member(value, "tool_calls");
     if (calls && out->role != API__ASSISTANT) {
-        return bad(r, ERR_BAD_PARAM, i, "tool_calls", "belongs to messages of the assistant");
+        return bad(reader, ERR_BAD_PARAM, i, "tool_calls", "belongs to messages of the assistant");
     }
     out->text = "";
-    out->said = v;
+    out->said = value;
     /* Only an answer that was a call may lack a content. */
-    if ((content || !calls) && read_content(r, content, i, out) != 0) return -1;
-    if (calls) return read_calls(r, calls, i, out);
-    return out->role == API__TOOL ? tell_result(r, out) : 0;
+    if ((content || !calls) && read_content(reader, content, i, out) != 0) return -1;
+    if (calls) return read_calls(reader, calls, i, out);
+    return out->role == API__TOOL ? tell_result(reader, out) : 0;
 }
 
 /* ---- items of /v1/responses ---- */
 
-static int read_call_item(const reading *r, const json_t *v, size_t i, api__message *out) {
+static int read_call_item(const reading *reader, const json_t *value, size_t i, api__message *out) {
     buf text = {0};
-    json_t *calls = new_calls(r);
+    json_t *calls = new_calls(reader);
     out->role = API__ASSISTANT;
     out->text = "";
     if (calls == NULL) return -1;
-    if (add_call(r, json_object_get(v, "call_id"), v, i, calls, &text) == 0)
-        return keep_calls(r, calls, &text, out);
+    if (add_call(reader, json_object_get(value, "call_id"), value, i, calls, &text) == 0)
+        return keep_calls(reader, calls, &text, out);
     buf_deinit(&text);
     return -1;
 }
 
-static int read_result_item(const reading *r, const json_t *v, size_t i, api__message *out) {
-    json_t *output = json_object_get(v, "output"), *id = json_object_get(v, "call_id");
-    if (!json_is_string(output)) return bad(r, ERR_BAD_PARAM, i, "output", "must be a string");
+static int read_result_item(const reading *reader, const json_t *value, size_t i,
+                            api__message *out) {
+    json_t *output = json_object_get(value, "output"), *id = json_object_get(value, "call_id");
+    if (!json_is_string(output)) return bad(reader, ERR_BAD_PARAM, i, "output", "must be a string");
     *out = (api__message){.role = API__TOOL,
                           .text = json_string_value(output),
-                          .n = json_string_length(output),
+                          .len = json_string_length(output),
                           .content = output};
     if (json_is_string(id)) {
         json_t *said = json_object();
         int rc = said && json_object_set(said, "tool_call_id", id) == 0 &&
-                         json_array_append(r->made, said) == 0
+                         json_array_append(reader->made, said) == 0
                      ? 0
-                     : api__out_of_memory(r->e);
+                     : api__out_of_memory(reader->error);
         out->said = said; /* r->made has it */
         json_decref(said);
         if (rc != 0) return -1;
     }
-    return tell_result(r, out);
+    return tell_result(reader, out);
 }
 
-static int read_item(const reading *r, const json_t *v, size_t i, api__message *out) {
-    const json_t *type = member(v, "type");
+static int read_item(const reading *reader, const json_t *value, size_t i, api__message *out) {
+    const json_t *type = member(value, "type");
     const char *name = type ? json_c_string(type) : "message";
-    if (!json_is_object(v)) return bad(r, ERR_BAD_PARAM, i, "", "must be an object");
-    if (name == NULL) return bad(r, ERR_BAD_PARAM, i, "type", "must be a string");
-    if (strcmp(name, "message") == 0) return read_message(r, v, i, out);
-    if (strcmp(name, "function_call") == 0) return read_call_item(r, v, i, out);
-    if (strcmp(name, "function_call_output") == 0) return read_result_item(r, v, i, out);
-    return bad(r, ERR_UNSUPPORTED, i, "type",
+    if (!json_is_object(value)) return bad(reader, ERR_BAD_PARAM, i, "", "must be an object");
+    if (name == NULL) return bad(reader, ERR_BAD_PARAM, i, "type", "must be a string");
+    if (strcmp(name, "message") == 0) return read_message(reader, value, i, out);
+    if (strcmp(name, "function_call") == 0) return read_call_item(reader, value, i, out);
+    if (strcmp(name, "function_call_output") == 0) return read_result_item(reader, value, i, out);
+    return bad(reader, ERR_UNSUPPORTED, i, "type",
                "may be message, function_call or function_call_output");
 }
 
 /* ---- lists ---- */
 
-static int check_end(const reading *r, const api__message *m, size_t n, bool open_last) {
-    bool answered = m[n - 1].role == API__ASSISTANT;
-    if (answered && n > 1 && m[n - 2].role == API__ASSISTANT && strcmp(r->list, "messages") == 0) {
-        return err_set(r->e, ERR_BAD_PARAM, r->list,
-                       "%s may not end in two messages of the assistant", r->list);
+static int check_end(const reading *reader, const api__message *msgs, size_t n, bool open_last) {
+    bool answered = msgs[n - 1].role == API__ASSISTANT;
+    if (answered && n > 1 && msgs[n - 2].role == API__ASSISTANT &&
+        strcmp(reader->list, "messages") == 0) {
+        return err_set(reader->error, ERR_BAD_PARAM, reader->list,
+                       "%s may not end in two messages of the assistant", reader->list);
     }
     if (!open_last || answered) return 0;
-    return err_set(r->e, ERR_BAD_PARAM, "continue_final_message",
+    return err_set(reader->error, ERR_BAD_PARAM, "continue_final_message",
                    "continue_final_message needs a last message of the assistant");
 }
 
 /* Text that stands before everything: in the system's turn, or where the template has none
  * at the head of the first turn. Room for one more message is behind the list. */
-static int put_lead(const reading *r, const char *lead, api__message *m, size_t *n) {
+static int put_lead(const reading *reader, const char *lead, api__message *msgs, size_t *n) {
     buf text = {0};
-    if (r->traits->system && m[0].role != API__SYSTEM && m[0].role != API__DEVELOPER) {
-        memmove(m + 1, m, *n * sizeof *m);
-        m[0] = (api__message){.role = API__SYSTEM, .text = lead, .n = strlen(lead)};
+    if (reader->traits->system && msgs[0].role != API__SYSTEM && msgs[0].role != API__DEVELOPER) {
+        memmove(msgs + 1, msgs, *n * sizeof *msgs);
+        msgs[0] = (api__message){.role = API__SYSTEM, .text = lead, .len = strlen(lead)};
         *n += 1;
         return 0;
     }
     buf_puts(&text, lead);
     buf_puts(&text, "\n\n");
-    buf_append(&text, m[0].text, m[0].n);
-    return keep_text(r, &text, &m[0]);
+    buf_append(&text, msgs[0].text, msgs[0].len);
+    return keep_text(reader, &text, &msgs[0]);
 }
 
-static int read_instructions(const reading *r, const json_t *text, api__message *out) {
-    if (!json_is_string(text)) return api__bad_param(r->e, "instructions", "must be a string");
-    if (!r->traits->system && !r->traits->refuses) {
+static int read_instructions(const reading *reader, const json_t *text, api__message *out) {
+    if (!json_is_string(text))
+        return api__bad_param(reader->error, "instructions", "must be a string");
+    if (!reader->traits->system && !reader->traits->refuses) {
         return err_set(
-            r->e, ERR_BAD_PARAM, "instructions",
+            reader->error, ERR_BAD_PARAM, "instructions",
             "instructions need a system role, which this model's chat template does not have");
     }
     *out = (api__message){.role = API__SYSTEM,
                           .text = json_string_value(text),
-                          .n = json_string_length(text),
+                          .len = json_string_length(text),
                           .content = text};
     return 0;
 }
 
 /* Calls are items of their own: those that follow an answer, or each other, are of one turn. */
-static bool joins_turn(const api__message *m, size_t at) {
-    return at > 0 && m[at].calls && !m[at].said && m[at].n == 0 && m[at - 1].role == API__ASSISTANT;
+static bool joins_turn(const api__message *msgs, size_t at) {
+    return at > 0 && msgs[at].calls && !msgs[at].said && msgs[at].len == 0 &&
+           msgs[at - 1].role == API__ASSISTANT;
 }
 
-static int join_turn(const reading *r, api__message *m, const api__message *call) {
-    if (m->calls == NULL) m->calls = call->calls;
-    else if (json_array_extend((json_t *)(uintptr_t)m->calls, (json_t *)(uintptr_t)call->calls) !=
+static int join_turn(const reading *reader, api__message *msg, const api__message *call) {
+    if (msg->calls == NULL) msg->calls = call->calls;
+    else if (json_array_extend((json_t *)(uintptr_t)msg->calls, (json_t *)(uintptr_t)call->calls) !=
              0)
-        return api__out_of_memory(r->e);
+        return api__out_of_memory(reader->error);
     return 0;
 }
 
-static int read_list(const reading *r, const json_t *list, const api__turns *t, api__message *m,
-                     size_t *n) {
+static int read_list(const reading *reader, const json_t *list, const api__turns *turns,
+                     api__message *msgs, size_t *n) {
     size_t at = 0;
-    if (t->instructions && read_instructions(r, t->instructions, &m[at++]) != 0) return -1;
+    if (turns->instructions && read_instructions(reader, turns->instructions, &msgs[at++]) != 0)
+        return -1;
     if (json_is_string(list)) {
-        m[at++] = (api__message){.role = API__USER,
-                                 .text = json_string_value(list),
-                                 .n = json_string_length(list),
-                                 .content = list};
+        msgs[at++] = (api__message){.role = API__USER,
+                                    .text = json_string_value(list),
+                                    .len = json_string_length(list),
+                                    .content = list};
     }
     for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *v = json_array_get(list, i);
-        m[at] = (api__message){0};
-        if ((t->items ? read_item(r, v, i, &m[at]) : read_message(r, v, i, &m[at])) != 0) return -1;
-        if (!t->items || !joins_turn(m, at)) at++;
-        else if (join_turn(r, &m[at - 1], &m[at]) != 0) return -1;
+        const json_t *value = json_array_get(list, i);
+        msgs[at] = (api__message){0};
+        if ((turns->items ? read_item(reader, value, i, &msgs[at])
+                          : read_message(reader, value, i, &msgs[at])) != 0)
+            return -1;
+        if (!turns->items || !joins_turn(msgs, at)) at++;
+        else if (join_turn(reader, &msgs[at - 1], &msgs[at]) != 0) return -1;
     }
     *n = at;
-    if (check_end(r, m, at, t->open_last) != 0) return -1;
-    if (t->tools == NULL || r->traits->tools) return 0;
-    const char *lead = api__tools_lead(t->tools, r->mem, r->e);
-    return lead ? put_lead(r, lead, m, n) : -1;
+    if (check_end(reader, msgs, at, turns->open_last) != 0) return -1;
+    if (turns->tools == NULL || reader->traits->tools) return 0;
+    const char *lead = api__tools_lead(turns->tools, reader->mem, reader->error);
+    return lead ? put_lead(reader, lead, msgs, n) : -1;
 }
 
 /* ---- rendering ---- */
 
-static int check_kwargs(const api__template *t, const json_t *kwargs, err *e) {
+static int check_kwargs(const api__template *tmpl, const json_t *kwargs, err *e) {
     static const char name[] = "chat_template_kwargs";
     const char *key;
-    json_t *v;
+    json_t *value;
     if (kwargs == NULL || json_is_null(kwargs)) return 0;
     if (!json_is_object(kwargs)) return api__bad_param(e, name, "must be an object");
     if (json_object_size(kwargs) > API__MAX_KWARGS)
         return api__bad_param(e, name, "may have at most 64 members");
-    json_object_foreach((json_t *)(uintptr_t)kwargs, key, v) {
-        if (!api__template_reserves(t, key)) continue;
+    json_object_foreach((json_t *)(uintptr_t)kwargs, key, value) {
+        if (!api__template_reserves(tmpl, key)) continue;
         return err_set(e, ERR_BAD_PARAM, name, "%s: %.64s is set by the server", name, key);
     }
     return 0;
 }
 
-static int render(const reading *r, const api__turns *t, const api__message *m, size_t n,
-                  jinja_output *text, token_ids *out) {
-    api__talk talk = {.tools = r->traits->tools ? t->tools : NULL,
-                      .kwargs = t->kwargs,
-                      .generation = t->generation && !t->open_last,
-                      .open_last = t->open_last,
-                      .soon = t->soon,
-                      .max_memory = r->c->opts.max_body_bytes * COPIES + SPARE_BYTES};
-    json_t *messages = api__talk_messages(r->traits, m, n, t->open_last);
-    if (messages == NULL) return api__out_of_memory(r->e);
+static int render(const reading *reader, const api__turns *turns, const api__message *msgs,
+                  size_t n, jinja_output *text, token_ids *out) {
+    api__talk talk = {.tools = reader->traits->tools ? turns->tools : NULL,
+                      .kwargs = turns->kwargs,
+                      .generation = turns->generation && !turns->open_last,
+                      .open_last = turns->open_last,
+                      .soon = turns->soon,
+                      .max_memory = reader->ctx->opts.max_body_bytes * COPIES + SPARE_BYTES};
+    json_t *messages = api__talk_messages(reader->traits, msgs, n, turns->open_last);
+    if (messages == NULL) return api__out_of_memory(reader->error);
     talk.messages = messages;
     err why = {0};
-    int rc = api__template_render(r->c->template, &talk, text, &why);
+    int rc = api__template_render(reader->ctx->template, &talk, text, &why);
     json_decref(messages);
     if (rc < 0) {
-        const char *param = why.param[0] ? why.param : r->list;
-        return err_set(r->e, why.code, param, "%s", why.msg);
+        const char *param = why.param[0] ? why.param : reader->list;
+        return err_set(reader->error, why.code, param, "%s", why.msg);
     }
-    return rc == 0 ? api__template_ids(r->c->opts.tokenizer, text, out, r->e) : rc;
+    return rc == 0 ? api__template_ids(reader->ctx->opts.tokenizer, text, out, reader->error) : rc;
 }
 
-static int check_list(const reading *r, const json_t *list, const api__turns *t) {
-    const api_context *c = r->c;
-    bool text = t->items && json_is_string(list);
+static int check_list(const reading *reader, const json_t *list, const api__turns *turns) {
+    const api_context *ctx = reader->ctx;
+    bool text = turns->items && json_is_string(list);
     size_t n = text ? 1 : json_array_size(list);
-    if (list == NULL) return err_set(r->e, ERR_BAD_PARAM, r->list, "%s is missing", r->list);
-    if (c->opts.tokenizer == NULL)
-        return api__no_tokenizer(c, r->list, "send token ids to /v1/completions", r->e);
-    if (c->template == NULL) {
-        return err_set(r->e, ERR_UNSUPPORTED, r->list,
+    if (list == NULL)
+        return err_set(reader->error, ERR_BAD_PARAM, reader->list, "%s is missing", reader->list);
+    if (ctx->opts.tokenizer == NULL)
+        return api__no_tokenizer(ctx, reader->list, "send token ids to /v1/completions",
+                                 reader->error);
+    if (ctx->template == NULL) {
+        return err_set(reader->error, ERR_UNSUPPORTED, reader->list,
                        "this model has no chat template: use /v1/completions, or start the server "
                        "with --chat-template FILE|NAME");
     }
-    if (api__template_broken(c->template)) {
-        return err_set(r->e, ERR_UNSUPPORTED, r->list,
+    if (api__template_broken(ctx->template)) {
+        return err_set(reader->error, ERR_UNSUPPORTED, reader->list,
                        "this model's chat template cannot be used; --chat-template FILE|NAME or "
                        "chat_template.fathom.json beside the model gives another: %s",
-                       api__template_broken(c->template));
+                       api__template_broken(ctx->template));
     }
     if (!text && !json_is_array(list)) {
-        return err_set(r->e, ERR_BAD_PARAM, r->list, "%s must be a %slist", r->list,
-                       t->items ? "string or a " : "");
+        return err_set(reader->error, ERR_BAD_PARAM, reader->list, "%s must be a %slist",
+                       reader->list, turns->items ? "string or a " : "");
     }
-    if (n > 0 && n <= API__MAX_MESSAGES) return check_kwargs(c->template, t->kwargs, r->e);
-    return err_set(r->e, ERR_BAD_PARAM, r->list, "%s must have 1 to %d entries", r->list,
-                   API__MAX_MESSAGES);
+    if (n > 0 && n <= API__MAX_MESSAGES)
+        return check_kwargs(ctx->template, turns->kwargs, reader->error);
+    return err_set(reader->error, ERR_BAD_PARAM, reader->list, "%s must have 1 to %d entries",
+                   reader->list, API__MAX_MESSAGES);
 }
 
-int api__turns_to_ids(const api_context *c, const json_t *list, const api__turns *t, arena *mem,
-                      jinja_output *text, token_ids *out, err *e) {
-    reading r = {.c = c, .list = t->items ? "input" : "messages", .mem = mem, .e = e};
+int api__turns_to_ids(const api_context *ctx, const json_t *list, const api__turns *turns,
+                      arena *mem, jinja_output *text, token_ids *out, err *e) {
+    reading reader = {
+        .ctx = ctx, .list = turns->items ? "input" : "messages", .mem = mem, .error = e};
     jinja_output own = {0};
     size_t n = json_is_array(list) ? json_array_size(list) : 1;
-    if (check_list(&r, list, t) != 0) return -1;
-    r.traits = api__template_traits(c->template, t->tools != NULL);
-    r.made = json_array();
-    api__message *m = arena_array(mem, n + 2, sizeof *m);
-    int rc = m && r.made ? read_list(&r, list, t, m, &n) : api__out_of_memory(e);
-    if (rc == 0) rc = render(&r, t, m, n, text ? text : &own, out);
-    json_decref(r.made);
+    if (check_list(&reader, list, turns) != 0) return -1;
+    reader.traits = api__template_traits(ctx->template, turns->tools != NULL);
+    reader.made = json_array();
+    api__message *msgs = arena_array(mem, n + 2, sizeof *msgs);
+    int rc =
+        msgs && reader.made ? read_list(&reader, list, turns, msgs, &n) : api__out_of_memory(e);
+    if (rc == 0) rc = render(&reader, turns, msgs, n, text ? text : &own, out);
+    json_decref(reader.made);
     jinja_output_deinit(&own);
     return rc;
 }
 
-int api__body_to_ids(const api_context *c, const json_t *root, bool soon, jinja_output *text,
+int api__body_to_ids(const api_context *ctx, const json_t *root, bool soon, jinja_output *text,
                      token_ids *out, err *e) {
-    api__turns t = {
+    api__turns turns = {
         .generation = true, .soon = soon, .kwargs = member(root, "chat_template_kwargs")};
     const json_t *tools = member(root, "tools");
     const char **names;
     json_t *list = NULL;
     arena mem;
     if (api__read_bool(json_object_get(root, "add_generation_prompt"), "add_generation_prompt",
-                       &t.generation, e) != 0) {
+                       &turns.generation, e) != 0) {
         return -1;
     }
     if (api__read_bool(json_object_get(root, "continue_final_message"), "continue_final_message",
-                       &t.open_last, e) != 0) {
+                       &turns.open_last, e) != 0) {
         return -1;
     }
-    arena_init(&mem, c->opts.max_body_bytes * 2 + (1 << 20));
+    arena_init(&mem, ctx->opts.max_body_bytes * 2 + (1 << 20));
     int rc = tools ? api__list_tools(tools, false, &mem, &names, &list, e) : 0;
-    t.tools = list;
+    turns.tools = list;
     if (rc == 0)
-        rc = api__turns_to_ids(c, json_object_get(root, "messages"), &t, &mem, text, out, e);
+        rc = api__turns_to_ids(ctx, json_object_get(root, "messages"), &turns, &mem, text, out, e);
     json_decref(list);
     arena_deinit(&mem);
     return rc;
 }
 
-int api__read_turns(api_request *r, const api_context *c, const api__values *v, const json_t *tools,
-                    err *e) {
-    bool items = r->kind == API_RESPONSES;
-    api__turns t = {.items = items,
-                    .generation = v->add_generation_prompt,
-                    .open_last = v->continue_final_message,
-                    .soon = r->soon,
-                    .instructions = v->instructions,
-                    .tools = tools,
-                    .kwargs = v->chat_template_kwargs};
+int api__read_turns(api_request *req, const api_context *ctx, const api__values *fields,
+                    const json_t *tools, err *e) {
+    bool items = req->kind == API_RESPONSES;
+    api__turns turns = {.items = items,
+                        .generation = fields->add_generation_prompt,
+                        .open_last = fields->continue_final_message,
+                        .soon = req->soon,
+                        .instructions = fields->instructions,
+                        .tools = tools,
+                        .kwargs = fields->chat_template_kwargs};
     token_ids ids = {0};
-    r->prompts = arena_array(&r->mem, 1, sizeof *r->prompts);
-    if (r->prompts == NULL) return api__out_of_memory(e);
-    int rc = api__turns_to_ids(c, items ? v->input : v->messages, &t, &r->mem, NULL, &ids, e);
-    if (rc == 0) rc = api__keep_ids(r, c, &ids, &r->prompts[0], items ? "input" : "messages", e);
+    req->prompts = arena_array(&req->mem, 1, sizeof *req->prompts);
+    if (req->prompts == NULL) return api__out_of_memory(e);
+    int rc = api__turns_to_ids(ctx, items ? fields->input : fields->messages, &turns, &req->mem,
+                               NULL, &ids, e);
+    if (rc == 0)
+        rc = api__keep_ids(req, ctx, &ids, &req->prompts[0], items ? "input" : "messages", e);
     token_ids_deinit(&ids);
-    r->n_prompts = 1;
+    req->n_prompts = 1;
     return rc;
 }

@@ -146,35 +146,37 @@ static const word *find_word(const char *name) {
 }
 
 bool api__openapi_knows(const char *name, bool needs_schema) {
-    const word *w = find_word(name);
-    return w && (w->schema != NULL) == needs_schema;
+    const word *found = find_word(name);
+    return found && (found->schema != NULL) == needs_schema;
 }
 
-static void write_range(buf *out, const api__field *f) {
-    if (f->type == API__STR && f->max > 0) buf_printf(out, ",\"maxLength\":%.0f", f->max);
-    if (f->type == API__NUM) {
-        buf_printf(out, ",\"%s\":%g,\"maximum\":%g", f->above ? "exclusiveMinimum" : "minimum",
-                   f->min, f->max);
+static void write_range(buf *out, const api__field *field) {
+    if (field->type == API__STR && field->max > 0)
+        buf_printf(out, ",\"maxLength\":%.0f", field->max);
+    if (field->type == API__NUM) {
+        buf_printf(out, ",\"%s\":%g,\"maximum\":%g", field->above ? "exclusiveMinimum" : "minimum",
+                   field->min, field->max);
     }
-    if (f->type != API__INT || f->min >= f->max) return;
-    buf_printf(out, ",\"minimum\":%.0f,\"maximum\":%.0f", f->min, f->max);
+    if (field->type != API__INT || field->min >= field->max) return;
+    buf_printf(out, ",\"minimum\":%.0f,\"maximum\":%.0f", field->min, field->max);
 }
 
-static void write_field(buf *out, const api__field *f) {
+static void write_field(buf *out, const api__field *field) {
     static const char *const types[] = {[API__BOOL] = "boolean",
                                         [API__INT] = "integer",
                                         [API__NUM] = "number",
                                         [API__STR] = "string"};
-    const word *w = find_word(f->name);
-    buf_printf(out, "\"%s\":", f->name);
-    if (f->type == API__OTHER) { /* null is absence for every field */
-        buf_printf(out, "{\"anyOf\":[%s,{\"type\":\"null\"}]", w && w->schema ? w->schema : "{}");
+    const word *entry = find_word(field->name);
+    buf_printf(out, "\"%s\":", field->name);
+    if (field->type == API__OTHER) { /* null is absence for every field */
+        buf_printf(out, "{\"anyOf\":[%s,{\"type\":\"null\"}]",
+                   entry && entry->schema ? entry->schema : "{}");
     } else {
-        buf_printf(out, "{\"type\":[\"%s\",\"null\"]", types[f->type]);
-        write_range(out, f);
+        buf_printf(out, "{\"type\":[\"%s\",\"null\"]", types[field->type]);
+        write_range(out, field);
     }
     buf_puts(out, ",\"description\":");
-    buf_json_string(out, w ? w->about : "", w ? strlen(w->about) : 0);
+    buf_json_string(out, entry ? entry->about : "", entry ? strlen(entry->about) : 0);
     buf_puts(out, "}");
 }
 
@@ -183,11 +185,11 @@ static void write_body_schema(buf *out, const char *name, api_kind kind, const c
     buf_printf(out, "\"%s\":{\"type\":\"object\",\"required\":[\"model\",\"%s\"],\"properties\":{",
                name, required);
     for (size_t i = 0; i < api__n_fields; i++) {
-        const api__field *f = &api__fields[i];
-        if ((f->kinds & (1u << kind)) == 0 || f->unsupported) continue;
+        const api__field *field = &api__fields[i];
+        if ((field->kinds & (1u << kind)) == 0 || field->unsupported) continue;
         if (!first) buf_puts(out, ",");
         first = false;
-        write_field(out, f);
+        write_field(out, field);
     }
     buf_puts(out, "}}");
 }

@@ -35,83 +35,85 @@ enum { MAX_MEMORY = 32 << 20 };
     "\",\"content\":\"" RESULT "\"}"
 
 typedef struct {
-    const api__template *t;
-    api__variant *v;
+    const api__template *tmpl;
+    api__variant *variant;
     const tokenizer *tok;
     jinja_output out; /* of the last try */
     buf marker;       /* the token before a user's content, if it is made of the role's name */
     err why;          /* of the last try that failed */
-    err *e;
+    err *error;
 } trying;
 
-static json_t *read(trying *p, const char *text) {
+static json_t *read(trying *probe, const char *text) {
     static const json_limits limits = {4096, 32, 400};
     json_t *root = NULL;
-    if (json_parse(&root, text, strlen(text), &limits, "probe", p->e) != 0) return NULL;
+    if (json_parse(&root, text, strlen(text), &limits, "probe", probe->error) != 0) return NULL;
     return root;
 }
 
 /* What is told as a list of parts where the template wants it so. */
-static int in_parts(trying *p, json_t *messages) {
+static int in_parts(trying *probe, json_t *messages) {
     size_t i;
-    json_t *m;
-    if (!p->v->traits.parts) return 0;
-    json_array_foreach(messages, i, m) {
-        json_t *parts = api__talk_parts(json_incref(json_object_get(m, "content")));
-        if (parts == NULL || json_object_set_new(m, "content", parts) != 0)
-            return api__out_of_memory(p->e);
+    json_t *message;
+    if (!probe->variant->traits.parts) return 0;
+    json_array_foreach(messages, i, message) {
+        json_t *parts = api__talk_parts(json_incref(json_object_get(message, "content")));
+        if (parts == NULL || json_object_set_new(message, "content", parts) != 0)
+            return api__out_of_memory(probe->error);
     }
     return 0;
 }
 
 /* 0: p->out has the text; 1: the template refused, and p->why says why; -1: no memory. */
-static int try(trying *p, const char *messages, bool tools, bool generation) {
+static int try(trying *probe, const char *messages, bool tools, bool generation) {
     static const char told[] = "[" FUNCTION(TOOL) "]";
-    tools = tools || p->v == &p->t->tools; /* it is of no other conversations */
-    json_t *m = read(p, messages), *t = tools ? read(p, told) : NULL;
-    jinja_output_deinit(&p->out);
-    p->out = (jinja_output){0};
-    p->why = (err){0};
-    int rc = m && (t || !tools) ? in_parts(p, m) : -1;
+    tools = tools || probe->variant == &probe->tmpl->tools; /* it is of no other conversations */
+    json_t *list = read(probe, messages), *t = tools ? read(probe, told) : NULL;
+    jinja_output_deinit(&probe->out);
+    probe->out = (jinja_output){0};
+    probe->why = (err){0};
+    int rc = list && (t || !tools) ? in_parts(probe, list) : -1;
     if (rc == 0) {
         api__talk talk = {
-            .messages = m, .tools = t, .generation = generation, .max_memory = MAX_MEMORY};
-        rc = api__variant_render(p->t, p->v, &talk, &p->out, &p->why) == 0 ? 0 : 1;
+            .messages = list, .tools = t, .generation = generation, .max_memory = MAX_MEMORY};
+        rc = api__variant_render(probe->tmpl, probe->variant, &talk, &probe->out, &probe->why) == 0
+                 ? 0
+                 : 1;
     }
-    json_decref(m);
+    json_decref(list);
     json_decref(t);
-    if (rc == 1 && (p->why.code == ERR_NO_MEMORY || p->why.code == ERR_CANCELLED))
-        rc = err_set(p->e, p->why.code, NULL, "%s", p->why.msg);
+    if (rc == 1 && (probe->why.code == ERR_NO_MEMORY || probe->why.code == ERR_CANCELLED))
+        rc = err_set(probe->error, probe->why.code, NULL, "%s", probe->why.msg);
     return rc;
 }
 
-static const char *seen(const trying *p, const char *word) {
-    return p->out.text.data ? strstr(p->out.text.data, word) : NULL;
+static const char *seen(const trying *probe, const char *word) {
+    return probe->out.text.data ? strstr(probe->out.text.data, word) : NULL;
 }
 
 /* ---- tokens of what was printed ---- */
 
 /* The last control token of the text before `end`, or the first behind it: its id in *id; 1 if
  * there is none. */
-static int control_beside(trying *p, const char *end, bool behind, uint32_t *id) {
-    size_t at = (size_t)(end - p->out.text.data), n = behind ? p->out.text.len - at : at;
-    text_run *runs = p->out.runs, *moved = NULL;
+static int control_beside(trying *probe, const char *end, bool behind, uint32_t *id) {
+    size_t at = (size_t)(end - probe->out.text.data), n = behind ? probe->out.text.len - at : at;
+    text_run *runs = probe->out.runs, *moved = NULL;
     token_ids ids = {0};
     int rc = 1;
     if (behind) { /* the runs of what stands there, counted from it */
-        moved = calloc(p->out.n_runs + 1, sizeof *moved);
-        if (moved == NULL) return api__out_of_memory(p->e);
-        for (size_t i = 0; i < p->out.n_runs; i++)
+        moved = calloc(probe->out.n_runs + 1, sizeof *moved);
+        if (moved == NULL) return api__out_of_memory(probe->error);
+        for (size_t i = 0; i < probe->out.n_runs; i++)
             moved[i] = (text_run){runs[i].end > at ? runs[i].end - at : 0, runs[i].trusted};
         runs = moved;
     }
-    if (tokenizer_encode_runs(p->tok, behind ? end : p->out.text.data, n, runs, p->out.n_runs,
-                              SIZE_MAX, &ids, p->e) != 0) {
+    if (tokenizer_encode_runs(probe->tok, behind ? end : probe->out.text.data, n, runs,
+                              probe->out.n_runs, SIZE_MAX, &ids, probe->error) != 0) {
         rc = -1;
     }
     for (size_t i = 0; i < ids.n && rc == 1; i++) {
         uint32_t one = ids.data[behind ? i : ids.n - 1 - i];
-        if (!tokenizer_is_control(p->tok, one)) continue;
+        if (!tokenizer_is_control(probe->tok, one)) continue;
         *id = one;
         rc = 0;
     }
@@ -121,34 +123,34 @@ static int control_beside(trying *p, const char *end, bool behind, uint32_t *id)
 }
 
 /* Keeps the token that opens a user's turn, if the template makes it of the role's name. */
-static int keep_marker(trying *p) {
-    const char *user = seen(p, USER), *name;
+static int keep_marker(trying *probe) {
+    const char *user = seen(probe, USER), *name;
     uint32_t id;
     size_t n;
-    buf_clear(&p->marker);
-    int rc = user ? control_beside(p, user, false, &id) : 1;
+    buf_clear(&probe->marker);
+    int rc = user ? control_beside(probe, user, false, &id) : 1;
     if (rc != 0) return rc < 0 ? -1 : 0;
-    const char *token = tokenizer_bytes(p->tok, id, &n);
-    buf_append(&p->marker, token, n);
-    if (p->marker.failed) return api__out_of_memory(p->e);
-    name = strstr(p->marker.data, "user");
-    if (name == NULL) buf_clear(&p->marker);
+    const char *token = tokenizer_bytes(probe->tok, id, &n);
+    buf_append(&probe->marker, token, n);
+    if (probe->marker.failed) return api__out_of_memory(probe->error);
+    name = strstr(probe->marker.data, "user");
+    if (name == NULL) buf_clear(&probe->marker);
     return 0;
 }
 
 /* The text holds the like of that token for another role, but the vocabulary has none: <|tool|>
  * would be told as plain text, which the model never saw. */
-static int lacks_marker(trying *p, const char *role, bool *lacks) {
+static int lacks_marker(trying *probe, const char *role, bool *lacks) {
     buf like = {0};
     uint32_t id;
     *lacks = false;
-    if (p->marker.len == 0) return 0;
-    const char *name = strstr(p->marker.data, "user");
-    buf_append(&like, p->marker.data, (size_t)(name - p->marker.data));
+    if (probe->marker.len == 0) return 0;
+    const char *name = strstr(probe->marker.data, "user");
+    buf_append(&like, probe->marker.data, (size_t)(name - probe->marker.data));
     buf_puts(&like, role);
     buf_puts(&like, name + strlen("user"));
-    int rc = like.failed ? api__out_of_memory(p->e) : 0;
-    if (rc == 0) *lacks = seen(p, like.data) && !tokenizer_find(p->tok, like.data, &id);
+    int rc = like.failed ? api__out_of_memory(probe->error) : 0;
+    if (rc == 0) *lacks = seen(probe, like.data) && !tokenizer_find(probe->tok, like.data, &id);
     buf_deinit(&like);
     return rc;
 }
@@ -156,28 +158,28 @@ static int lacks_marker(trying *p, const char *role, bool *lacks) {
 /* ---- the questions ---- */
 
 /* 1: no message of a user is printed. */
-static int try_user(trying *p) {
+static int try_user(trying *probe) {
     static const char alone[] = "[" ASKS "]", second[] = "[" SAYS("system", SYSTEM) "," ASKS "]";
     err first = {0};
     for (int k = 0; k < 4; k++) {
-        p->v->traits.parts = k % 2 == 1;
-        int rc = try(p, k < 2 ? alone : second, false, true);
+        probe->variant->traits.parts = k % 2 == 1;
+        int rc = try(probe, k < 2 ? alone : second, false, true);
         if (rc < 0) return -1;
-        if (k == 0) first = p->why;
-        if (rc == 0 && seen(p, USER)) return keep_marker(p);
+        if (k == 0) first = probe->why;
+        if (rc == 0 && seen(probe, USER)) return keep_marker(probe);
     }
-    p->why = first;
+    probe->why = first;
     if (first.code == ERR_NONE)
-        (void)err_set(&p->why, ERR_BAD_FILE, NULL, "it prints no message of a user");
+        (void)err_set(&probe->why, ERR_BAD_FILE, NULL, "it prints no message of a user");
     return 1;
 }
 
-static int try_system(trying *p) {
-    api__traits *traits = &p->v->traits;
+static int try_system(trying *probe) {
+    api__traits *traits = &probe->variant->traits;
     bool lacks = false;
-    int rc = try(p, "[" SAYS("system", SYSTEM) "," ASKS "]", false, true);
-    if (rc == 0 && lacks_marker(p, "system", &lacks) != 0) rc = -1;
-    traits->system = rc == 0 && seen(p, SYSTEM) && !lacks;
+    int rc = try(probe, "[" SAYS("system", SYSTEM) "," ASKS "]", false, true);
+    if (rc == 0 && lacks_marker(probe, "system", &lacks) != 0) rc = -1;
+    traits->system = rc == 0 && seen(probe, SYSTEM) && !lacks;
     traits->refuses = rc == 1;
     return rc < 0 ? -1 : 0;
 }
@@ -190,81 +192,82 @@ static void look_for_developer(void *ud, const char *text, size_t n) {
 }
 
 /* Many templates print any role; one that knows this one names it. */
-static int try_developer(trying *p) {
+static int try_developer(trying *probe) {
     bool named = false;
-    jinja_each_text(p->v->jinja, look_for_developer, &named);
+    jinja_each_text(probe->variant->jinja, look_for_developer, &named);
     if (!named) return 0;
-    int rc = try(p, "[" SAYS("developer", SYSTEM) "," ASKS "]", false, true);
-    p->v->traits.developer = rc == 0 && seen(p, SYSTEM);
+    int rc = try(probe, "[" SAYS("developer", SYSTEM) "," ASKS "]", false, true);
+    probe->variant->traits.developer = rc == 0 && seen(probe, SYSTEM);
     return rc < 0 ? -1 : 0;
 }
 
 /* Calls are objects with an empty content, unless the template prints only others. */
-static int try_calls(trying *p) {
+static int try_calls(trying *probe) {
     static const char *const talks[] = {
         "[" ASKS "," CALLS("\"\"", OBJECT) "," GIVES "]",
         "[" ASKS "," CALLS("null", OBJECT) "," GIVES "]",
         "[" ASKS "," CALLS("\"\"", TEXT) "," GIVES "]",
         "[" ASKS "," CALLS("null", TEXT) "," GIVES "]",
     };
-    api__traits *t = &p->v->traits;
+    api__traits *traits = &probe->variant->traits;
     for (size_t i = 0; i < ARRAY_LEN(talks); i++) {
-        int rc = try(p, talks[i], t->tools, true);
+        int rc = try(probe, talks[i], traits->tools, true);
         if (rc < 0) return -1;
-        t->calls = rc == 0 && seen(p, CALL) && seen(p, ARGUMENT);
-        t->null_content = t->calls && i % 2 == 1;
-        t->text_calls = t->calls && i >= 2;
-        if (t->calls) break;
+        traits->calls = rc == 0 && seen(probe, CALL) && seen(probe, ARGUMENT);
+        traits->null_content = traits->calls && i % 2 == 1;
+        traits->text_calls = traits->calls && i >= 2;
+        if (traits->calls) break;
     }
     return 0;
 }
 
-static int try_tools(trying *p) {
+static int try_tools(trying *probe) {
     static const char plain[] = "[" ASKS "," SAYS("assistant", ANSWER) "," GIVES "]";
-    api__traits *t = &p->v->traits;
+    api__traits *traits = &probe->variant->traits;
     bool lacks = false;
     int rc = 0;
-    if (jinja_uses(p->v->jinja, "tools")) {
-        rc = try(p, "[" ASKS "]", true, true);
-        t->tools = rc == 0 && seen(p, TOOL);
+    if (jinja_uses(probe->variant->jinja, "tools")) {
+        rc = try(probe, "[" ASKS "]", true, true);
+        traits->tools = rc == 0 && seen(probe, TOOL);
     }
-    if (rc < 0 || try_calls(p) != 0) return -1;
+    if (rc < 0 || try_calls(probe) != 0) return -1;
     rc = 0;
-    if (!t->calls || !seen(p, RESULT)) rc = try(p, plain, false, true);
-    if (rc == 0 && lacks_marker(p, "tool", &lacks) != 0) rc = -1;
-    t->result = rc == 0 && seen(p, RESULT) && !lacks;
+    if (!traits->calls || !seen(probe, RESULT)) rc = try(probe, plain, false, true);
+    if (rc == 0 && lacks_marker(probe, "tool", &lacks) != 0) rc = -1;
+    traits->result = rc == 0 && seen(probe, RESULT) && !lacks;
     return rc < 0 ? -1 : 0;
 }
 
 /* The first control token behind an answer ends it. In a vocabulary of ChatML a document ends in
  * <|endoftext|>, so an answer may too. */
-static int try_end(trying *p, token_ids *ends) {
+static int try_end(trying *probe, token_ids *ends) {
     const char *answer;
     uint32_t id, turn, document;
-    int rc = try(p, "[" ASKS "," SAYS("assistant", ANSWER) "]", false, false);
-    if (rc != 0 || (answer = seen(p, ANSWER)) == NULL) return rc < 0 ? -1 : 0;
-    rc = control_beside(p, answer + strlen(ANSWER), true, &id);
+    int rc = try(probe, "[" ASKS "," SAYS("assistant", ANSWER) "]", false, false);
+    if (rc != 0 || (answer = seen(probe, ANSWER)) == NULL) return rc < 0 ? -1 : 0;
+    rc = control_beside(probe, answer + strlen(ANSWER), true, &id);
     if (rc != 0) return rc < 0 ? -1 : 0;
-    if (api__push_id(ends, id, p->e) != 0) return -1;
-    bool chatml = tokenizer_find(p->tok, "<|im_end|>", &turn) && turn == id;
-    if (!chatml || !tokenizer_find(p->tok, "<|endoftext|>", &document)) return 0;
-    return api__push_id(ends, document, p->e);
+    if (api__push_id(ends, id, probe->error) != 0) return -1;
+    bool chatml = tokenizer_find(probe->tok, "<|im_end|>", &turn) && turn == id;
+    if (!chatml || !tokenizer_find(probe->tok, "<|endoftext|>", &document)) return 0;
+    return api__push_id(ends, document, probe->error);
 }
 
-static int try_variant(api__template *t, api__variant *v, const tokenizer *tok, err *why, err *e) {
-    trying p = {.t = t, .v = v, .tok = tok, .e = e};
-    int rc = try_user(&p);
-    if (rc == 1) *why = p.why;
-    if (rc == 0) rc = try_system(&p);
-    if (rc == 0) rc = try_developer(&p);
-    if (rc == 0) rc = try_tools(&p);
-    if (rc == 0) rc = try_end(&p, &t->ends);
-    jinja_output_deinit(&p.out);
-    buf_deinit(&p.marker);
+static int try_variant(api__template *tmpl, api__variant *variant, const tokenizer *tok, err *why,
+                       err *e) {
+    trying probe = {.tmpl = tmpl, .variant = variant, .tok = tok, .error = e};
+    int rc = try_user(&probe);
+    if (rc == 1) *why = probe.why;
+    if (rc == 0) rc = try_system(&probe);
+    if (rc == 0) rc = try_developer(&probe);
+    if (rc == 0) rc = try_tools(&probe);
+    if (rc == 0) rc = try_end(&probe, &tmpl->ends);
+    jinja_output_deinit(&probe.out);
+    buf_deinit(&probe.marker);
     return rc;
 }
 
-int api__template_try(api__template *t, const tokenizer *tok, err *why, err *e) {
-    int rc = try_variant(t, &t->plain, tok, why, e);
-    return rc == 0 && t->tools.jinja ? try_variant(t, &t->tools, tok, why, e) : rc;
+int api__template_try(api__template *tmpl, const tokenizer *tok, err *why, err *e) {
+    int rc = try_variant(tmpl, &tmpl->plain, tok, why, e);
+    return rc == 0 && tmpl->tools.jinja ? try_variant(tmpl, &tmpl->tools, tok, why, e) : rc;
 }

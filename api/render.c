@@ -16,16 +16,17 @@ static const char *const reserved[] = {
     "true",     "false",           "none",         "chat_template",
 };
 
-bool api__template_reserves(const api__template *t, const char *name) {
+bool api__template_reserves(const api__template *tmpl, const char *name) {
     for (size_t i = 0; i < ARRAY_LEN(reserved); i++) {
         if (strcmp(reserved[i], name) == 0) return true;
     }
-    return json_object_get(t->tokens, name) != NULL;
+    return json_object_get(tmpl->tokens, name) != NULL;
 }
 
-int api__template_render(const api__template *t, const api__talk *talk, jinja_output *out, err *e) {
-    const api__variant *v = talk->tools && t->tools.jinja ? &t->tools : &t->plain;
-    return api__variant_render(t, v, talk, out, e);
+int api__template_render(const api__template *tmpl, const api__talk *talk, jinja_output *out,
+                         err *e) {
+    const api__variant *variant = talk->tools && tmpl->tools.jinja ? &tmpl->tools : &tmpl->plain;
+    return api__variant_render(tmpl, variant, talk, out, e);
 }
 
 /* Where the last content ends, or SIZE_MAX. */
@@ -58,8 +59,8 @@ static int cut_open_end(jinja_output *out, err *e) {
     return 0;
 }
 
-int api__variant_render(const api__template *t, const api__variant *v, const api__talk *talk,
-                        jinja_output *out, err *e) {
+int api__variant_render(const api__template *tmpl, const api__variant *variant,
+                        const api__talk *talk, jinja_output *out, err *e) {
     jinja_var vars[N_OWN + API__TOKEN_NAMES + API__MAX_KWARGS];
     size_t n = 0;
     const char *key;
@@ -68,7 +69,7 @@ int api__variant_render(const api__template *t, const api__variant *v, const api
     vars[n++] =
         (jinja_var){"add_generation_prompt", talk->generation ? json_true() : json_false(), true};
     if (talk->tools) vars[n++] = (jinja_var){"tools", talk->tools, false};
-    json_object_foreach(t->tokens, key, value) vars[n++] = (jinja_var){key, value, true};
+    json_object_foreach(tmpl->tokens, key, value) vars[n++] = (jinja_var){key, value, true};
     json_object_foreach((json_t *)(uintptr_t)talk->kwargs, key, value) {
         if (n == ARRAY_LEN(vars)) break; /* cannot be: they were counted */
         if (!json_is_null(value)) vars[n++] = (jinja_var){key, value, false};
@@ -82,7 +83,7 @@ int api__variant_render(const api__template *t, const api__variant *v, const api
         in.max_memory = SOON_MEMORY;
     }
     err why = {0};
-    if (jinja_render(v->jinja, &in, out, &why) == 0)
+    if (jinja_render(variant->jinja, &in, out, &why) == 0)
         return talk->open_last ? cut_open_end(out, e) : 0;
     if (why.code == ERR_COSTLY && talk->soon) return 1;
     if (why.code != ERR_COSTLY) return err_set(e, why.code, why.param, "%s", why.msg);

@@ -12,9 +12,9 @@
 #include <sys/random.h>
 
 /* PROMPT events are needed to echo single tokens, and to have anything to do at all. */
-static bool wants_prompt_events(const api_request *r) {
-    if (r->prompt_logprobs) return true;
-    return r->echo && (r->logprobs || r->return_depth || r->prompts[0].max_tokens == 0);
+static bool wants_prompt_events(const api_request *req) {
+    if (req->prompt_logprobs) return true;
+    return req->echo && (req->logprobs || req->return_depth || req->prompts[0].max_tokens == 0);
 }
 
 /* ---- create ---- */
@@ -22,18 +22,18 @@ static bool wants_prompt_events(const api_request *r) {
 /* The first choice has the seed of the request; the others are derived from it, by their
  * number among the choices of one prompt so that a prompt's answers do not depend on the
  * prompts beside it. Without a seed every sequence has its own. */
-static uint64_t seed_of(const api_reply *r, uint32_t i) {
-    uint32_t j = r->r->seeded ? i % r->r->n : i;
-    return j == 0 ? r->r->sampling.seed
-                  : hash_mix((r->r->sampling.seed ^ hash_mix(j + HASH_STEP)) + HASH_STEP);
+static uint64_t seed_of(const api_reply *reply, uint32_t i) {
+    uint32_t j = reply->req->seeded ? i % reply->req->n_per_prompt : i;
+    return j == 0 ? reply->req->sampling.seed
+                  : hash_mix((reply->req->sampling.seed ^ hash_mix(j + HASH_STEP)) + HASH_STEP);
 }
 
-static int make_id(api_reply *r, const char *request_id, err *e) {
+static int make_id(api_reply *reply, const char *request_id, err *e) {
     static const char *const heads[] = {
         [API_COMPLETION] = "cmpl-", [API_CHAT] = "chatcmpl-", [API_RESPONSES] = "resp_"};
     buf id = {0};
-    buf_puts(&id, heads[r->r->kind]);
-    if (request_id == NULL) request_id = r->r->request_id;
+    buf_puts(&id, heads[reply->req->kind]);
+    if (request_id == NULL) request_id = reply->req->request_id;
     if (request_id) buf_puts(&id, request_id);
     uint64_t random[2];
     if (request_id == NULL) {
@@ -44,122 +44,124 @@ static int make_id(api_reply *r, const char *request_id, err *e) {
         buf_printf(&id, "%016llx%016llx", (unsigned long long)random[0],
                    (unsigned long long)random[1]);
     }
-    r->id = id.data;
+    reply->id = id.data;
     return id.failed ? api__out_of_memory(e) : 0;
 }
 
-static int make_choices(api_reply *r, err *e) {
-    r->n_choices = r->r->n_prompts * r->r->n;
-    r->choices = array_new(r->n_choices, sizeof *r->choices);
-    if (r->choices == NULL) return api__out_of_memory(e);
-    for (uint32_t i = 0; i < r->n_choices; i++) {
-        api__choice *ch = &r->choices[i];
-        ch->index = i;
-        ch->prompt = &r->r->prompts[i / r->r->n];
-        ch->stop = (api__matcher){.stops = r->r->stops, .n = r->r->n_stops};
-        ch->stop_hit = -1;
+static int make_choices(api_reply *reply, err *e) {
+    reply->n_choices = reply->req->n_prompts * reply->req->n_per_prompt;
+    reply->choices = array_new(reply->n_choices, sizeof *reply->choices);
+    if (reply->choices == NULL) return api__out_of_memory(e);
+    for (uint32_t i = 0; i < reply->n_choices; i++) {
+        api__choice *choice = &reply->choices[i];
+        choice->index = i;
+        choice->prompt = &reply->req->prompts[i / reply->req->n_per_prompt];
+        choice->stop = (api__matcher){.stops = reply->req->stops, .n_stops = reply->req->n_stops};
+        choice->stop_hit = -1;
     }
     return 0;
 }
 
 /* Each sequence has its own way through the grammar; they share the room to work in. */
-static int make_constraints(api_reply *r, err *e) {
-    const api_request *q = r->r;
-    if (q->grammar == NULL) return 0;
-    if (api__workspace_create(&r->workspace, q->grammar, r->c->vocab, q->stop_ids, q->n_stop_ids,
-                              e) != 0) {
+static int make_constraints(api_reply *reply, err *e) {
+    const api_request *req = reply->req;
+    if (req->grammar == NULL) return 0;
+    if (api__workspace_create(&reply->workspace, req->grammar, reply->ctx->vocab, req->stop_ids,
+                              req->n_stop_ids, e) != 0) {
         return -1;
     }
-    r->bytes += api__workspace_bytes(r->workspace);
-    for (uint32_t i = 0; i < r->n_choices; i++) {
-        if (api__constraint_create(&r->choices[i].constraint, r->workspace, e) != 0) return -1;
-        r->bytes += api__constraint_bytes(r->choices[i].constraint);
+    reply->bytes += api__workspace_bytes(reply->workspace);
+    for (uint32_t i = 0; i < reply->n_choices; i++) {
+        if (api__constraint_create(&reply->choices[i].constraint, reply->workspace, e) != 0)
+            return -1;
+        reply->bytes += api__constraint_bytes(reply->choices[i].constraint);
     }
     return 0;
 }
 
 /* Of single tokens no more than will be told, for an answer may have millions. */
-static void decide_what_to_keep(api_reply *r) {
-    const api_request *q = r->r;
-    r->keeps_output = q->logprobs || q->return_depth || q->return_ids;
-    r->keeps_prompt = q->prompt_logprobs || (q->echo && r->keeps_output);
-    r->output_tops = (uint8_t)q->n_top;
-    r->prompt_tops = (uint8_t)(q->echo && q->n_top > q->n_prompt_top ? q->n_top : q->n_prompt_top);
+static void decide_what_to_keep(api_reply *reply) {
+    const api_request *req = reply->req;
+    reply->keeps_output = req->logprobs || req->return_depth || req->return_ids;
+    reply->keeps_prompt = req->prompt_logprobs || (req->echo && reply->keeps_output);
+    reply->output_tops = (uint8_t)req->n_top;
+    reply->prompt_tops =
+        (uint8_t)(req->echo && req->n_top > req->n_prompt_top ? req->n_top : req->n_prompt_top);
 }
 
-int api_reply_create(api_reply **out, const api_context *c, api_request *steal_request,
+int api_reply_create(api_reply **out, const api_context *ctx, api_request *steal_request,
                      const char *request_id, err *e) {
     *out = NULL;
-    api_reply *r = calloc(1, sizeof *r);
-    if (r == NULL) {
+    api_reply *reply = calloc(1, sizeof *reply);
+    if (reply == NULL) {
         api_request_destroy(steal_request);
         return api__out_of_memory(e);
     }
-    r->c = c;
-    r->r = steal_request;
-    r->created = clock_unix_s();
-    decide_what_to_keep(r);
-    if (make_id(r, request_id, e) != 0 || make_choices(r, e) != 0) goto fail;
-    if (make_constraints(r, e) != 0) goto fail;
-    api__write_prefix(&r->prefix, r);
-    if (r->prefix.failed) {
+    reply->ctx = ctx;
+    reply->req = steal_request;
+    reply->created = clock_unix_s();
+    decide_what_to_keep(reply);
+    if (make_id(reply, request_id, e) != 0 || make_choices(reply, e) != 0) goto fail;
+    if (make_constraints(reply, e) != 0) goto fail;
+    api__write_prefix(&reply->prefix, reply);
+    if (reply->prefix.failed) {
         api__out_of_memory(e);
         goto fail;
     }
-    r->bytes += sizeof *r + r->n_choices * sizeof *r->choices + r->prefix.cap + strlen(r->id) + 1 +
-                api_request_bytes(r->r);
-    *out = r;
+    reply->bytes += sizeof *reply + reply->n_choices * sizeof *reply->choices + reply->prefix.cap +
+                    strlen(reply->id) + 1 + api_request_bytes(reply->req);
+    *out = reply;
     return 0;
 fail:
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     return -1;
 }
 
-void api_reply_destroy(api_reply *r) {
-    if (r == NULL) return;
-    for (uint32_t i = 0; r->choices && i < r->n_choices; i++) {
-        buf_deinit(&r->choices[i].text);
-        free(r->choices[i].tokens);
-        free(r->choices[i].tops);
-        api__constraint_destroy(r->choices[i].constraint);
+void api_reply_destroy(api_reply *reply) {
+    if (reply == NULL) return;
+    for (uint32_t i = 0; reply->choices && i < reply->n_choices; i++) {
+        buf_deinit(&reply->choices[i].text);
+        free(reply->choices[i].tokens);
+        free(reply->choices[i].tops);
+        api__constraint_destroy(reply->choices[i].constraint);
     }
-    free(r->choices);
-    api__workspace_destroy(r->workspace);
-    buf_deinit(&r->prefix);
-    free(r->id);
-    api_request_destroy(r->r);
-    free(r);
+    free(reply->choices);
+    api__workspace_destroy(reply->workspace);
+    buf_deinit(&reply->prefix);
+    free(reply->id);
+    api_request_destroy(reply->req);
+    free(reply);
 }
 
-const char *api_reply_id(const api_reply *r) {
-    return r->id;
+const char *api_reply_id(const api_reply *reply) {
+    return reply->id;
 }
 
-uint32_t api_reply_sequences(const api_reply *r) {
-    return r->n_choices;
+uint32_t api_reply_sequences(const api_reply *reply) {
+    return reply->n_choices;
 }
 
-void api_reply_request(const api_reply *r, uint32_t i, sched_request *out) {
-    const api_request *q = r->r;
-    const api__prompt *p = r->choices[i].prompt;
+void api_reply_request(const api_reply *reply, uint32_t i, sched_request *out) {
+    const api_request *req = reply->req;
+    const api__prompt *prompt = reply->choices[i].prompt;
     *out = (sched_request){
-        .prompt = p->ids,
-        .n_prompt = p->n,
-        .max_tokens = p->max_tokens,
-        .min_tokens = q->min_tokens,
-        .sampling = q->sampling,
-        .stop_ids = q->stop_ids,
-        .n_stop_ids = q->n_stop_ids,
-        .depth = q->depth,
-        .n_top = q->n_top > q->n_prompt_top ? q->n_top : q->n_prompt_top,
-        .prompt_logprobs = wants_prompt_events(q),
-        .priority = q->priority,
-        .salt = {q->salt[0], q->salt[1]},
+        .prompt = prompt->ids,
+        .n_prompt = prompt->n_ids,
+        .max_tokens = prompt->max_tokens,
+        .min_tokens = req->min_tokens,
+        .sampling = req->sampling,
+        .stop_ids = req->stop_ids,
+        .n_stop_ids = req->n_stop_ids,
+        .depth = req->depth,
+        .n_top = req->n_top > req->n_prompt_top ? req->n_top : req->n_prompt_top,
+        .prompt_logprobs = wants_prompt_events(req),
+        .priority = req->priority,
+        .salt = {req->salt[0], req->salt[1]},
     };
-    out->sampling.seed = seed_of(r, i);
-    if (r->choices[i].constraint) {
+    out->sampling.seed = seed_of(reply, i);
+    if (reply->choices[i].constraint) {
         out->constraint = &api__constraint_calls;
-        out->ud = r->choices[i].constraint;
+        out->ud = reply->choices[i].constraint;
     }
 }
 
@@ -178,30 +180,31 @@ static void *grow(void *list, uint32_t *cap, size_t need, size_t most, size_t it
     return grown;
 }
 
-static bool keep_token(api_reply *r, api__choice *ch, const sched_event *ev) {
+static bool keep_token(api_reply *reply, api__choice *choice, const sched_event *ev) {
     bool prompt = ev->kind == SCHED_PROMPT;
-    uint32_t tops = prompt ? r->prompt_tops : r->output_tops;
-    size_t at = api__tops_at(r, ch, ch->n_tokens), prompts = r->keeps_prompt ? ch->prompt->n : 0,
-           outputs = r->keeps_output ? ch->prompt->max_tokens : 0;
-    if (!(prompt ? r->keeps_prompt : r->keeps_output)) return true;
-    api__token *tokens = grow(ch->tokens, &ch->cap_tokens, (size_t)ch->n_tokens + 1,
+    uint32_t tops = prompt ? reply->prompt_tops : reply->output_tops;
+    size_t at = api__tops_at(reply, choice, choice->n_tokens),
+           prompts = reply->keeps_prompt ? choice->prompt->n_ids : 0,
+           outputs = reply->keeps_output ? choice->prompt->max_tokens : 0;
+    if (!(prompt ? reply->keeps_prompt : reply->keeps_output)) return true;
+    api__token *tokens = grow(choice->tokens, &choice->cap_tokens, (size_t)choice->n_tokens + 1,
                               prompts + outputs, sizeof *tokens);
     if (tokens == NULL) return false;
-    ch->tokens = tokens;
+    choice->tokens = tokens;
     if (tops > 0) {
-        size_t most = prompts * r->prompt_tops + outputs * r->output_tops;
-        eng_top *all = grow(ch->tops, &ch->cap_tops, at + tops, most, sizeof *all);
+        size_t most = prompts * reply->prompt_tops + outputs * reply->output_tops;
+        eng_top *all = grow(choice->tops, &choice->cap_tops, at + tops, most, sizeof *all);
         if (all == NULL) return false;
-        ch->tops = all;
+        choice->tops = all;
     }
     uint32_t n_top = ev->n_top < tops ? ev->n_top : tops;
-    tokens[ch->n_tokens++] = (api__token){.id = ev->token,
-                                          .text_end = (uint32_t)ch->text.len,
-                                          .logprob = ev->logprob,
-                                          .depth = ev->depth,
-                                          .n_top = (uint8_t)n_top};
-    if (prompt) ch->n_scored++;
-    if (n_top) memcpy(&ch->tops[at], ev->top, n_top * sizeof *ev->top);
+    tokens[choice->n_tokens++] = (api__token){.id = ev->token,
+                                              .text_end = (uint32_t)choice->text.len,
+                                              .logprob = ev->logprob,
+                                              .depth = ev->depth,
+                                              .n_top = (uint8_t)n_top};
+    if (prompt) choice->n_scored++;
+    if (n_top) memcpy(&choice->tops[at], ev->top, n_top * sizeof *ev->top);
     return true;
 }
 
@@ -214,111 +217,118 @@ static void *fit(void *list, uint32_t *cap, size_t n, size_t item_bytes) {
 }
 
 /* A whole answer may wait long for its other choices and its reader. */
-static void give_back_room(const api_reply *r, api__choice *ch) {
-    ch->tokens = fit(ch->tokens, &ch->cap_tokens, ch->n_tokens, sizeof *ch->tokens);
-    ch->tops = fit(ch->tops, &ch->cap_tops, api__tops_at(r, ch, ch->n_tokens), sizeof *ch->tops);
-    char *text = ch->text.len ? realloc(ch->text.data, ch->text.len + 1) : NULL;
+static void give_back_room(const api_reply *reply, api__choice *choice) {
+    choice->tokens =
+        fit(choice->tokens, &choice->cap_tokens, choice->n_tokens, sizeof *choice->tokens);
+    choice->tops = fit(choice->tops, &choice->cap_tops,
+                       api__tops_at(reply, choice, choice->n_tokens), sizeof *choice->tops);
+    char *text = choice->text.len ? realloc(choice->text.data, choice->text.len + 1) : NULL;
     if (text == NULL) return;
-    ch->text.data = text;
-    ch->text.cap = ch->text.len + 1;
+    choice->text.data = text;
+    choice->text.cap = choice->text.len + 1;
 }
 
 /* Text of the prompt, by its tokens, unless PROMPT events bring them one by one. */
-static void echo_prompt(api_reply *r, api__choice *ch) {
-    if (ch->echoed) return;
-    ch->echoed = true;
-    if (!r->r->echo || wants_prompt_events(r->r)) return;
-    for (uint32_t i = 0; i < ch->prompt->n; i++) {
-        api_utf8_token(&ch->utf8, r->c->opts.tokenizer, ch->prompt->ids[i], &ch->text);
+static void echo_prompt(api_reply *reply, api__choice *choice) {
+    if (choice->echoed) return;
+    choice->echoed = true;
+    if (!reply->req->echo || wants_prompt_events(reply->req)) return;
+    for (uint32_t i = 0; i < choice->prompt->n_ids; i++) {
+        api_utf8_token(&choice->utf8, reply->ctx->opts.tokenizer, choice->prompt->ids[i],
+                       &choice->text);
     }
-    ch->scanned = ch->ready = ch->tokens_at = ch->text.len;
+    choice->scanned = choice->ready = choice->tokens_at = choice->text.len;
 }
 
 /* Runs the matcher over text that is new. On a hit the text is cut. */
-static bool find_stop(api_reply *r, api__choice *ch) {
-    while (ch->scanned < ch->text.len) {
+static bool find_stop(api_reply *reply, api__choice *choice) {
+    while (choice->scanned < choice->text.len) {
         int hit;
-        ch->scanned += api__stop_feed(&ch->stop, ch->text.data + ch->scanned,
-                                      ch->text.len - ch->scanned, &hit);
+        choice->scanned += api__stop_feed(&choice->stop, choice->text.data + choice->scanned,
+                                          choice->text.len - choice->scanned, &hit);
         if (hit < 0) continue;
-        ch->text.len = ch->scanned - (r->r->include_stop ? 0 : r->r->stops[hit].n);
-        ch->text.data[ch->text.len] = 0;
-        ch->ready = ch->scanned = ch->text.len;
-        ch->stop_hit = hit;
+        choice->text.len =
+            choice->scanned - (reply->req->include_stop ? 0 : reply->req->stops[hit].len);
+        choice->text.data[choice->text.len] = 0;
+        choice->ready = choice->scanned = choice->text.len;
+        choice->stop_hit = hit;
         return true;
     }
-    ch->ready = ch->text.len - api__stop_held(&ch->stop);
+    choice->ready = choice->text.len - api__stop_held(&choice->stop);
     return false;
 }
 
 /* The reason is known: what was held back is free, what was cut off belongs to nobody. */
-static void finish(api__choice *ch, sched_finish why) {
-    ch->state = API__FINISHED;
-    ch->finish = why;
-    if (why != SCHED_STOP || ch->stop_hit < 0) api_utf8_finish(&ch->utf8, &ch->text);
-    ch->scanned = ch->ready = ch->text.len;
-    for (uint32_t i = ch->n_tokens; i-- > 0 && ch->tokens[i].text_end > ch->text.len;) {
-        ch->tokens[i].text_end = (uint32_t)ch->text.len;
+static void finish(api__choice *choice, sched_finish why) {
+    choice->state = API__FINISHED;
+    choice->finish = why;
+    if (why != SCHED_STOP || choice->stop_hit < 0) api_utf8_finish(&choice->utf8, &choice->text);
+    choice->scanned = choice->ready = choice->text.len;
+    for (uint32_t i = choice->n_tokens; i-- > 0 && choice->tokens[i].text_end > choice->text.len;) {
+        choice->tokens[i].text_end = (uint32_t)choice->text.len;
     }
-    if (ch->n_tokens > 0) ch->tokens[ch->n_tokens - 1].text_end = (uint32_t)ch->text.len;
+    if (choice->n_tokens > 0)
+        choice->tokens[choice->n_tokens - 1].text_end = (uint32_t)choice->text.len;
 }
 
 /* Looks for a call; when one is whole the answer is: what would follow says nothing. */
-static bool find_call(api_reply *r, api__choice *ch) {
-    if (r->r->calls == API__CALLS_NONE) return false;
-    api__call_scan(r->r, &ch->call, ch->text.data, ch->ready);
-    if (ch->state != API__RUNNING) api__call_finish(&ch->call);
-    return ch->call.phase == API__CALL_WHOLE && ch->state == API__RUNNING;
+static bool find_call(api_reply *reply, api__choice *choice) {
+    if (reply->req->calls == API__CALLS_NONE) return false;
+    api__call_scan(reply->req, &choice->call, choice->text.data, choice->ready);
+    if (choice->state != API__RUNNING) api__call_finish(&choice->call);
+    return choice->call.phase == API__CALL_WHOLE && choice->state == API__RUNNING;
 }
 
-static void on_prompt(api_reply *r, api__choice *ch, const sched_event *ev) {
-    if (r->r->echo) api_utf8_token(&ch->utf8, r->c->opts.tokenizer, ev->token, &ch->text);
-    ch->scanned = ch->ready = ch->text.len;
-    if (!keep_token(r, ch, ev)) ch->text.failed = true;
+static void on_prompt(api_reply *reply, api__choice *choice, const sched_event *ev) {
+    if (reply->req->echo)
+        api_utf8_token(&choice->utf8, reply->ctx->opts.tokenizer, ev->token, &choice->text);
+    choice->scanned = choice->ready = choice->text.len;
+    if (!keep_token(reply, choice, ev)) choice->text.failed = true;
 }
 
-static unsigned on_token(api_reply *r, api__choice *ch, const sched_event *ev) {
+static unsigned on_token(api_reply *reply, api__choice *choice, const sched_event *ev) {
     unsigned bits = 0;
-    echo_prompt(r, ch);
-    api_utf8_token(&ch->utf8, r->c->opts.tokenizer, ev->token, &ch->text);
-    ch->n_output++;
-    r->n_output++;
-    if (!keep_token(r, ch, ev)) ch->text.failed = true;
-    if (ch->text.failed) return 0;
-    if (find_stop(r, ch)) {
-        finish(ch, SCHED_STOP);
+    echo_prompt(reply, choice);
+    api_utf8_token(&choice->utf8, reply->ctx->opts.tokenizer, ev->token, &choice->text);
+    choice->n_output++;
+    reply->n_output++;
+    if (!keep_token(reply, choice, ev)) choice->text.failed = true;
+    if (choice->text.failed) return 0;
+    if (find_stop(reply, choice)) {
+        finish(choice, SCHED_STOP);
         bits = API_CANCEL;
-    } else if (ch->n_output >= ch->prompt->max_tokens) {
-        finish(ch, SCHED_LENGTH); /* said with the last token, not one event later */
+    } else if (choice->n_output >= choice->prompt->max_tokens) {
+        finish(choice, SCHED_LENGTH); /* said with the last token, not one event later */
     }
-    if (find_call(r, ch)) {
-        finish(ch, SCHED_STOP);
+    if (find_call(reply, choice)) {
+        finish(choice, SCHED_STOP);
         bits = API_CANCEL;
     }
     return bits;
 }
 
-static void on_end(api_reply *r, api__choice *ch, const sched_event *ev) {
-    echo_prompt(r, ch);
-    if (ch->index % r->r->n == 0) r->n_cached += ev->n_cached; /* once for all choices */
-    r->prompt_loops += ev->prompt_loops;
-    r->output_loops += ev->output_loops;
-    if (ch->state == API__RUNNING) {
-        for (uint32_t i = 0; ev->finish == SCHED_STOP && i < r->r->n_own_stop_ids; i++) {
-            if (r->r->stop_ids[i] == ev->stop_id) ch->has_stop_id = true;
+static void on_end(api_reply *reply, api__choice *choice, const sched_event *ev) {
+    echo_prompt(reply, choice);
+    if (choice->index % reply->req->n_per_prompt == 0)
+        reply->n_cached += ev->n_cached; /* once for all choices */
+    reply->prompt_loops += ev->prompt_loops;
+    reply->output_loops += ev->output_loops;
+    if (choice->state == API__RUNNING) {
+        for (uint32_t i = 0; ev->finish == SCHED_STOP && i < reply->req->n_own_stop_ids; i++) {
+            if (reply->req->stop_ids[i] == ev->stop_id) choice->has_stop_id = true;
         }
-        ch->stop_id = ev->stop_id;
-        finish(ch, ev->finish);
-        (void)find_call(r, ch);
+        choice->stop_id = ev->stop_id;
+        finish(choice, ev->finish);
+        (void)find_call(reply, choice);
     }
-    if (!r->r->stream) give_back_room(r, ch);
-    ch->state = API__ENDED;
-    r->n_ended++;
+    if (!reply->req->stream) give_back_room(reply, choice);
+    choice->state = API__ENDED;
+    reply->n_ended++;
 }
 
 /* An end that is not the answer's own. field: what asked for the form of the answer, or NULL. */
-static bool broken(const api__choice *ch, const sched_event *ev, const char *field, err *e) {
-    if (ch->state != API__RUNNING || ev->kind != SCHED_END) return false;
+static bool broken(const api__choice *choice, const sched_event *ev, const char *field, err *e) {
+    if (choice->state != API__RUNNING || ev->kind != SCHED_END) return false;
     if (ev->finish == SCHED_FAILED) {
         err_code why = ev->why ? ev->why : ERR_INTERNAL;
         bool form = field && (why == ERR_CONSTRAINT || why == ERR_COSTLY);
@@ -332,12 +342,13 @@ static bool broken(const api__choice *ch, const sched_event *ev, const char *fie
     return true;
 }
 
-unsigned api_reply_fail(api_reply *r, const err *why, buf *out) {
-    if (r->failed || r->done) return 0;
-    r->failed = true;
-    if (!r->started || r->cursor.steps) return API_FAILED; /* nothing may stand within an event */
-    if (r->r->kind == API_RESPONSES) {
-        api__responses_error(out, r, why);
+unsigned api_reply_fail(api_reply *reply, const err *why, buf *out) {
+    if (reply->failed || reply->done) return 0;
+    reply->failed = true;
+    if (!reply->started || reply->cursor.steps)
+        return API_FAILED; /* nothing may stand within an event */
+    if (reply->req->kind == API_RESPONSES) {
+        api__responses_error(out, reply, why);
         return API_FAILED;
     }
     buf_puts(out, "data: ");
@@ -347,49 +358,49 @@ unsigned api_reply_fail(api_reply *r, const err *why, buf *out) {
 }
 
 /* What the event brings goes out at once, unless something longer is under way. */
-static unsigned write_now(api_reply *r, uint32_t i, buf *out) {
-    if (r->cursor.steps) {
-        r->behind = true;
+static unsigned write_now(api_reply *reply, uint32_t i, buf *out) {
+    if (reply->cursor.steps) {
+        reply->behind = true;
         return API_MORE;
     }
-    r->current = i;
-    return api_reply_more(r, out, API__SLICE) ? API_MORE : 0;
+    reply->current = i;
+    return api_reply_more(reply, out, API__SLICE) ? API_MORE : 0;
 }
 
-unsigned api_reply_event(api_reply *r, uint32_t i, const sched_event *ev, buf *out, err *e) {
-    if (i >= r->n_choices || r->failed || r->done) return 0;
-    api__choice *ch = &r->choices[i];
+unsigned api_reply_event(api_reply *reply, uint32_t i, const sched_event *ev, buf *out, err *e) {
+    if (i >= reply->n_choices || reply->failed || reply->done) return 0;
+    api__choice *choice = &reply->choices[i];
     unsigned bits = 0;
-    size_t held = api__choice_bytes(ch);
+    size_t held = api__choice_bytes(choice);
     err why = {0};
-    if (ch->state == API__ENDED) return 0;
-    if (broken(ch, ev, r->r->form_field, &why)) goto fail;
+    if (choice->state == API__ENDED) return 0;
+    if (broken(choice, ev, reply->req->form_field, &why)) goto fail;
     switch (ev->kind) {
     case SCHED_PROMPT:
-        if (ch->state == API__RUNNING) on_prompt(r, ch, ev);
+        if (choice->state == API__RUNNING) on_prompt(reply, choice, ev);
         break;
     case SCHED_TOKEN:
-        if (ch->state == API__RUNNING) bits = on_token(r, ch, ev);
+        if (choice->state == API__RUNNING) bits = on_token(reply, choice, ev);
         break;
-    case SCHED_END: on_end(r, ch, ev); break;
+    case SCHED_END: on_end(reply, choice, ev); break;
     }
-    r->bytes += api__choice_bytes(ch) - held;
-    if (ch->text.failed) {
+    reply->bytes += api__choice_bytes(choice) - held;
+    if (choice->text.failed) {
         api__out_of_memory(&why);
         goto fail;
     }
-    if (r->n_ended == r->n_choices) {
-        r->done = true;
+    if (reply->n_ended == reply->n_choices) {
+        reply->done = true;
         bits |= API_DONE;
     }
-    if (r->r->stream) return bits | write_now(r, i, out);
-    return r->done ? bits | API_MORE : bits;
+    if (reply->req->stream) return bits | write_now(reply, i, out);
+    return reply->done ? bits | API_MORE : bits;
 fail:
     if (e && e->code == ERR_NONE) *e = why;
-    return api_reply_fail(r, &why, out);
+    return api_reply_fail(reply, &why, out);
 }
 
-void api_reply_usage(const api_reply *r, uint64_t *prompt, uint64_t *output) {
-    *prompt = r->r->prompt_tokens;
-    *output = r->n_output;
+void api_reply_usage(const api_reply *reply, uint64_t *prompt, uint64_t *output) {
+    *prompt = reply->req->prompt_tokens;
+    *output = reply->n_output;
 }

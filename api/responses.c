@@ -26,22 +26,22 @@ static int read_include(const json_t *list, bool *logprobs, err *e) {
 static int read_reasoning(const json_t *reasoning, const char **effort, err *e) {
     if (reasoning == NULL) return 0;
     if (!json_is_object(reasoning)) return api__bad_param(e, "reasoning", "must be an object");
-    const json_t *v = json_object_get(reasoning, "effort");
-    if (v == NULL || json_is_null(v)) return 0;
-    if (!json_is_string(v)) return api__bad_param(e, "reasoning.effort", "must be a string");
-    *effort = json_c_string(v);
+    const json_t *value = json_object_get(reasoning, "effort");
+    if (value == NULL || json_is_null(value)) return 0;
+    if (!json_is_string(value)) return api__bad_param(e, "reasoning.effort", "must be a string");
+    *effort = json_c_string(value);
     return *effort ? 0 : api__bad_param(e, "reasoning.effort", "may not hold U+0000");
 }
 
 static int check_metadata(const json_t *metadata, err *e) {
     const char *key;
-    json_t *v;
+    json_t *value;
     if (metadata == NULL) return 0;
     if (!json_is_object(metadata) || json_object_size(metadata) > 16) {
         return api__bad_param(e, "metadata", "must be an object of at most 16 strings");
     }
-    json_object_foreach((json_t *)(uintptr_t)metadata, key, v) {
-        if (!json_is_string(v) || json_string_length(v) > 512 || strlen(key) > 64) {
+    json_object_foreach((json_t *)(uintptr_t)metadata, key, value) {
+        if (!json_is_string(value) || json_string_length(value) > 512 || strlen(key) > 64) {
             return api__bad_param(e, "metadata",
                                   "must map keys of at most 64 bytes to strings of at most 512");
         }
@@ -49,356 +49,359 @@ static int check_metadata(const json_t *metadata, err *e) {
     return 0;
 }
 
-int api__read_response_fields(api_request *r, api__values *v, err *e) {
-    (void)r;
-    if (read_include(v->include, &v->chat_logprobs, e) != 0) return -1;
-    if (v->top_logprobs != API__NO_INT && v->top_logprobs > 0) v->chat_logprobs = true;
-    if (!v->chat_logprobs) v->top_logprobs = API__NO_INT;
-    if (read_reasoning(v->reasoning, &v->reasoning_effort, e) != 0) return -1;
-    if (check_metadata(v->metadata, e) != 0) return -1;
-    if (v->truncation && strcmp(v->truncation, "disabled") != 0) {
-        return strcmp(v->truncation, "auto") == 0
+int api__read_response_fields(api_request *req, api__values *fields, err *e) {
+    (void)req;
+    if (read_include(fields->include, &fields->chat_logprobs, e) != 0) return -1;
+    if (fields->top_logprobs != API__NO_INT && fields->top_logprobs > 0)
+        fields->chat_logprobs = true;
+    if (!fields->chat_logprobs) fields->top_logprobs = API__NO_INT;
+    if (read_reasoning(fields->reasoning, &fields->reasoning_effort, e) != 0) return -1;
+    if (check_metadata(fields->metadata, e) != 0) return -1;
+    if (fields->truncation && strcmp(fields->truncation, "disabled") != 0) {
+        return strcmp(fields->truncation, "auto") == 0
                    ? err_set(e, ERR_UNSUPPORTED, "truncation",
                              "truncation auto is not supported: nothing is cut silently")
                    : api__bad_param(e, "truncation", "must be disabled");
     }
-    if (v->text == NULL) return 0;
-    if (!json_is_object(v->text)) return api__bad_param(e, "text", "must be an object");
-    const json_t *format = json_object_get(v->text, "format");
-    v->response_format = json_is_null(format) ? NULL : format;
+    if (fields->text == NULL) return 0;
+    if (!json_is_object(fields->text)) return api__bad_param(e, "text", "must be an object");
+    const json_t *format = json_object_get(fields->text, "format");
+    fields->response_format = json_is_null(format) ? NULL : format;
     return 0;
 }
 
-static void echo_json(buf *b, const char *key, const json_t *v, const char *absent) {
-    buf_printf(b, ",\"%s\":", key);
-    if (v) api__dump(b, v);
-    else buf_puts(b, absent);
+static void echo_json(buf *out, const char *key, const json_t *value, const char *absent) {
+    buf_printf(out, ",\"%s\":", key);
+    if (value) api__dump(out, value);
+    else buf_puts(out, absent);
 }
 
-static void echo_string(buf *b, const char *key, const char *s) {
-    buf_printf(b, ",\"%s\":", key);
-    if (s) buf_json_text(b, s);
-    else buf_puts(b, "null");
+static void echo_string(buf *out, const char *key, const char *s) {
+    buf_printf(out, ",\"%s\":", key);
+    if (s) buf_json_text(out, s);
+    else buf_puts(out, "null");
 }
 
 /* The object of a response repeats what was asked. */
-int api__keep_echoed(api_request *r, const api__values *v, err *e) {
-    buf b = {0};
-    echo_json(&b, "instructions", v->instructions, "null");
-    if (v->max_completion_tokens == API__NO_INT) buf_puts(&b, ",\"max_output_tokens\":null");
-    else buf_printf(&b, ",\"max_output_tokens\":%lld", (long long)v->max_completion_tokens);
+int api__keep_echoed(api_request *req, const api__values *fields, err *e) {
+    buf text = {0};
+    echo_json(&text, "instructions", fields->instructions, "null");
+    if (fields->max_completion_tokens == API__NO_INT)
+        buf_puts(&text, ",\"max_output_tokens\":null");
+    else buf_printf(&text, ",\"max_output_tokens\":%lld", (long long)fields->max_completion_tokens);
     buf_printf(
-        &b, ",\"parallel_tool_calls\":%s,\"previous_response_id\":null,\"reasoning\":{\"effort\":",
-        v->parallel_tool_calls ? "true" : "false");
-    if (v->reasoning_effort) buf_json_text(&b, v->reasoning_effort);
-    else buf_puts(&b, "null");
-    buf_printf(&b,
+        &text,
+        ",\"parallel_tool_calls\":%s,\"previous_response_id\":null,\"reasoning\":{\"effort\":",
+        fields->parallel_tool_calls ? "true" : "false");
+    if (fields->reasoning_effort) buf_json_text(&text, fields->reasoning_effort);
+    else buf_puts(&text, "null");
+    buf_printf(&text,
                ",\"summary\":null},\"store\":false,\"temperature\":%.6g,\"top_p\":%.6g,"
                "\"truncation\":\"disabled\"",
-               (double)r->sampling.temperature, (double)r->sampling.top_p);
-    buf_puts(&b, ",\"text\":{\"format\":");
-    if (v->response_format) api__dump(&b, v->response_format);
-    else buf_puts(&b, "{\"type\":\"text\"}");
-    buf_puts(&b, "}");
-    echo_json(&b, "tool_choice", v->tool_choice, "\"auto\"");
-    echo_json(&b, "tools", v->tools, "[]");
-    echo_json(&b, "metadata", v->metadata, "{}");
-    echo_string(&b, "user", v->user);
-    r->echoed = b.failed ? NULL : arena_strndup(&r->mem, b.data, b.len);
-    r->n_echoed = b.len;
-    buf_deinit(&b);
-    return r->echoed ? 0 : api__out_of_memory(e);
+               (double)req->sampling.temperature, (double)req->sampling.top_p);
+    buf_puts(&text, ",\"text\":{\"format\":");
+    if (fields->response_format) api__dump(&text, fields->response_format);
+    else buf_puts(&text, "{\"type\":\"text\"}");
+    buf_puts(&text, "}");
+    echo_json(&text, "tool_choice", fields->tool_choice, "\"auto\"");
+    echo_json(&text, "tools", fields->tools, "[]");
+    echo_json(&text, "metadata", fields->metadata, "{}");
+    echo_string(&text, "user", fields->user);
+    req->echoed = text.failed ? NULL : arena_strndup(&req->mem, text.data, text.len);
+    req->n_echoed = text.len;
+    buf_deinit(&text);
+    return req->echoed ? 0 : api__out_of_memory(e);
 }
 
 /* ---- writing ---- */
 
 /* The items' ids come from the response's: "resp_X" has "msg_X_0", or "fc_X_0" and "call_X_0". */
-static void write_item_id(buf *out, const api_reply *r) {
-    const api__choice *ch = &r->choices[0];
-    api__write_call_id(out, r, ch, api__is_call(ch) ? "fc" : "msg");
+static void write_item_id(buf *out, const api_reply *reply) {
+    const api__choice *choice = &reply->choices[0];
+    api__write_call_id(out, reply, choice, api__is_call(choice) ? "fc" : "msg");
 }
 
-static void write_name(buf *out, const api__choice *ch) {
+static void write_name(buf *out, const api__choice *choice) {
     buf_puts(out, ",\"name\":");
-    buf_json_string(out, ch->text.data + ch->call.name, ch->call.n_name);
+    buf_json_string(out, choice->text.data + choice->call.name, choice->call.n_name);
 }
 
-static const char *status_of(const api__choice *ch, bool whole) {
+static const char *status_of(const api__choice *choice, bool whole) {
     if (!whole) return "in_progress";
-    return ch->finish == SCHED_STOP ? "completed" : "incomplete";
+    return choice->finish == SCHED_STOP ? "completed" : "incomplete";
 }
 
 /* An item up to its text or arguments, which follow if it is whole. */
-static void open_item(buf *out, const api_reply *r, bool whole) {
-    const api__choice *ch = &r->choices[0];
-    bool call = api__is_call(ch);
+static void open_item(buf *out, const api_reply *reply, bool whole) {
+    const api__choice *choice = &reply->choices[0];
+    bool call = api__is_call(choice);
     buf_puts(out, call ? "{\"type\":\"function_call\",\"id\":" : "{\"type\":\"message\",\"id\":");
-    write_item_id(out, r);
+    write_item_id(out, reply);
     if (call) {
         buf_puts(out, ",\"call_id\":");
-        api__write_call_id(out, r, ch, "call");
-        write_name(out, ch);
+        api__write_call_id(out, reply, choice, "call");
+        write_name(out, choice);
         buf_puts(out, ",\"arguments\":");
         return;
     }
     buf_puts(out, ",\"status\":");
-    buf_json_text(out, status_of(ch, whole));
+    buf_json_text(out, status_of(choice, whole));
     buf_puts(out, ",\"role\":\"assistant\",\"content\":[");
 }
 
-static void close_item(buf *out, const api_reply *r, bool whole) {
-    const api__choice *ch = &r->choices[0];
-    if (api__is_call(ch)) {
+static void close_item(buf *out, const api_reply *reply, bool whole) {
+    const api__choice *choice = &reply->choices[0];
+    if (api__is_call(choice)) {
         buf_puts(out, ",\"status\":");
-        buf_json_text(out, status_of(ch, whole));
+        buf_json_text(out, status_of(choice, whole));
         buf_puts(out, "}");
     } else {
         buf_puts(out, "]}");
     }
 }
 
-static void write_usage(buf *out, const api_reply *r) {
+static void write_usage(buf *out, const api_reply *reply) {
     uint64_t prompt, output;
-    api_reply_usage(r, &prompt, &output);
+    api_reply_usage(reply, &prompt, &output);
     buf_printf(out,
                ",\"usage\":{\"input_tokens\":%llu,\"input_tokens_details\":{\"cached_tokens\":%llu,"
                "\"cache_write_tokens\":0,\"loops\":%llu},\"output_tokens\":%llu,\"output_tokens_"
                "details\":{"
                "\"reasoning_tokens\":0,\"loops\":%llu},\"total_tokens\":%llu}",
-               (unsigned long long)prompt, (unsigned long long)r->n_cached,
-               (unsigned long long)r->prompt_loops, (unsigned long long)output,
-               (unsigned long long)r->output_loops, (unsigned long long)(prompt + output));
+               (unsigned long long)prompt, (unsigned long long)reply->n_cached,
+               (unsigned long long)reply->prompt_loops, (unsigned long long)output,
+               (unsigned long long)reply->output_loops, (unsigned long long)(prompt + output));
 }
 
 /* A response up to its items. */
-static void open_response(buf *out, const api_reply *r, bool whole) {
-    const api__choice *ch = &r->choices[0];
+static void open_response(buf *out, const api_reply *reply, bool whole) {
+    const api__choice *choice = &reply->choices[0];
     buf_puts(out, "{\"id\":");
-    buf_json_text(out, r->id);
+    buf_json_text(out, reply->id);
     buf_puts(out, ",\"object\":\"response\",\"created_at\":");
-    api__write_uint(out, (uint64_t)r->created);
+    api__write_uint(out, (uint64_t)reply->created);
     buf_puts(out, ",\"status\":");
-    buf_json_text(out, status_of(ch, whole));
+    buf_json_text(out, status_of(choice, whole));
     buf_puts(out, ",\"error\":null,\"incomplete_details\":");
     buf_puts(out,
-             whole && ch->finish != SCHED_STOP ? "{\"reason\":\"max_output_tokens\"}" : "null");
+             whole && choice->finish != SCHED_STOP ? "{\"reason\":\"max_output_tokens\"}" : "null");
     buf_puts(out, ",\"model\":");
-    buf_json_text(out, r->c->name);
+    buf_json_text(out, reply->ctx->name);
     buf_puts(out, ",\"output\":[");
 }
 
-static void open_event(buf *out, api_reply *r, const char *type) {
+static void open_event(buf *out, api_reply *reply, const char *type) {
     buf_printf(out, "event: %s\ndata: {\"type\":\"%s\",\"sequence_number\":%llu", type, type,
-               (unsigned long long)r->n_events++);
+               (unsigned long long)reply->n_events++);
 }
 
-static void open_response_event(buf *out, api_reply *r, const char *type, bool whole) {
-    open_event(out, r, type);
+static void open_response_event(buf *out, api_reply *reply, const char *type, bool whole) {
+    open_event(out, reply, type);
     buf_puts(out, ",\"response\":");
-    open_response(out, r, whole);
+    open_response(out, reply, whole);
 }
 
-static void open_item_event(buf *out, api_reply *r, const char *type, bool whole) {
-    open_event(out, r, type);
+static void open_item_event(buf *out, api_reply *reply, const char *type, bool whole) {
+    open_event(out, reply, type);
     buf_puts(out, ",\"output_index\":0,\"item\":");
-    open_item(out, r, whole);
+    open_item(out, reply, whole);
 }
 
-static void open_content_event(buf *out, api_reply *r, const char *type) {
-    open_event(out, r, type);
+static void open_content_event(buf *out, api_reply *reply, const char *type) {
+    open_event(out, reply, type);
     buf_puts(out, ",\"item_id\":");
-    write_item_id(out, r);
-    buf_puts(out, api__is_call(&r->choices[0]) ? ",\"output_index\":0"
-                                               : ",\"output_index\":0,\"content_index\":0");
+    write_item_id(out, reply);
+    buf_puts(out, api__is_call(&reply->choices[0]) ? ",\"output_index\":0"
+                                                   : ",\"output_index\":0,\"content_index\":0");
 }
 
 /* ---- steps that several texts have ---- */
 
 /* What was asked stands in three events of a stream, and may be as long as a body. */
-static bool echoed(buf *out, api_reply *r, size_t end) {
-    return api__write_raw(out, &r->cursor, r->r->echoed, r->r->n_echoed, end);
+static bool echoed(buf *out, api_reply *reply, size_t end) {
+    return api__write_raw(out, &reply->cursor, reply->req->echoed, reply->req->n_echoed, end);
 }
 
 static const char part_open_text[] = "{\"type\":\"output_text\",\"text\":";
 
-static bool part_open(buf *out, api_reply *r, size_t end) {
+static bool part_open(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    if (!r->cursor.call) buf_puts(out, part_open_text);
+    if (!reply->cursor.call) buf_puts(out, part_open_text);
     return true;
 }
 
-static bool part_logprobs(buf *out, api_reply *r, size_t end) {
+static bool part_logprobs(buf *out, api_reply *reply, size_t end) {
     static const char key[] = ",\"annotations\":[],\"logprobs\":[";
-    if (r->cursor.call) return true;
-    if (!r->r->logprobs) return api__write_no_list(out, key);
-    return api__write_list(out, r, key, api__entry_chat, end);
+    if (reply->cursor.call) return true;
+    if (!reply->req->logprobs) return api__write_no_list(out, key);
+    return api__write_list(out, reply, key, api__entry_chat, end);
 }
 
-static bool part_ids(buf *out, api_reply *r, size_t end) {
-    return r->cursor.call || api__step_ids(out, r, end);
+static bool part_ids(buf *out, api_reply *reply, size_t end) {
+    return reply->cursor.call || api__step_ids(out, reply, end);
 }
 
-static bool part_depths(buf *out, api_reply *r, size_t end) {
-    return r->cursor.call || api__step_depths(out, r, end);
+static bool part_depths(buf *out, api_reply *reply, size_t end) {
+    return reply->cursor.call || api__step_depths(out, reply, end);
 }
 
-static bool item_close(buf *out, api_reply *r, size_t end) {
+static bool item_close(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    if (!r->cursor.call) buf_puts(out, "}"); /* the part */
-    close_item(out, r, true);
+    if (!reply->cursor.call) buf_puts(out, "}"); /* the part */
+    close_item(out, reply, true);
     return true;
 }
 
 #define PART_LISTS part_logprobs, part_ids, part_depths
 #define WHOLE_ITEM part_open, api__step_text, PART_LISTS, item_close
 
-static bool content_logprobs(buf *out, api_reply *r, size_t end) {
-    if (r->cursor.call) return true;
-    if (!r->r->logprobs) return api__write_no_list(out, ",\"logprobs\":[");
-    return api__write_list(out, r, ",\"logprobs\":[", api__entry_chat, end);
+static bool content_logprobs(buf *out, api_reply *reply, size_t end) {
+    if (reply->cursor.call) return true;
+    if (!reply->req->logprobs) return api__write_no_list(out, ",\"logprobs\":[");
+    return api__write_list(out, reply, ",\"logprobs\":[", api__entry_chat, end);
 }
 
-static bool close_event(buf *out, api_reply *r, size_t end) {
-    (void)r, (void)end;
+static bool close_event(buf *out, api_reply *reply, size_t end) {
+    (void)reply, (void)end;
     buf_puts(out, "}\n\n");
     return true;
 }
 
-static bool close_output(buf *out, api_reply *r, size_t end) {
-    (void)r, (void)end;
+static bool close_output(buf *out, api_reply *reply, size_t end) {
+    (void)reply, (void)end;
     buf_puts(out, "]");
     return true;
 }
 
 /* ---- the first events of a stream ---- */
 
-static bool created(buf *out, api_reply *r, size_t end) {
-    open_response_event(out, r, "response.created", false);
-    return close_output(out, r, end);
+static bool created(buf *out, api_reply *reply, size_t end) {
+    open_response_event(out, reply, "response.created", false);
+    return close_output(out, reply, end);
 }
 
-static bool in_progress(buf *out, api_reply *r, size_t end) {
-    open_response_event(out, r, "response.in_progress", false);
-    return close_output(out, r, end);
+static bool in_progress(buf *out, api_reply *reply, size_t end) {
+    open_response_event(out, reply, "response.in_progress", false);
+    return close_output(out, reply, end);
 }
 
-static bool close_begun(buf *out, api_reply *r, size_t end) {
-    (void)r, (void)end;
+static bool close_begun(buf *out, api_reply *reply, size_t end) {
+    (void)reply, (void)end;
     buf_puts(out, ",\"usage\":null}}\n\n");
     return true;
 }
 
-static bool item_added(buf *out, api_reply *r, size_t end) {
-    open_item_event(out, r, "response.output_item.added", false);
-    if (api__is_call(&r->choices[0])) buf_puts(out, "\"\"");
-    close_item(out, r, false);
-    return close_event(out, r, end);
+static bool item_added(buf *out, api_reply *reply, size_t end) {
+    open_item_event(out, reply, "response.output_item.added", false);
+    if (api__is_call(&reply->choices[0])) buf_puts(out, "\"\"");
+    close_item(out, reply, false);
+    return close_event(out, reply, end);
 }
 
-static bool part_added(buf *out, api_reply *r, size_t end) {
-    if (api__is_call(&r->choices[0])) return true;
-    open_content_event(out, r, "response.content_part.added");
+static bool part_added(buf *out, api_reply *reply, size_t end) {
+    if (api__is_call(&reply->choices[0])) return true;
+    open_content_event(out, reply, "response.content_part.added");
     buf_puts(out, ",\"part\":");
     buf_puts(out, part_open_text);
     buf_puts(out, "\"\",\"annotations\":[],\"logprobs\":[]}");
-    return close_event(out, r, end);
+    return close_event(out, reply, end);
 }
 
 /* ---- a delta ---- */
 
-static bool delta_open(buf *out, api_reply *r, size_t end) {
+static bool delta_open(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    open_content_event(out, r,
-                       r->cursor.call ? "response.function_call_arguments.delta"
-                                      : "response.output_text.delta");
+    open_content_event(out, reply,
+                       reply->cursor.call ? "response.function_call_arguments.delta"
+                                          : "response.output_text.delta");
     buf_puts(out, ",\"delta\":");
     return true;
 }
 
-static bool delta_close(buf *out, api_reply *r, size_t end) {
-    api__choice *ch = &r->choices[0];
-    ch->sent = r->cursor.to;
-    ch->n_written = r->cursor.to_token;
-    ch->closed = r->cursor.finished;
-    return close_event(out, r, end);
+static bool delta_close(buf *out, api_reply *reply, size_t end) {
+    api__choice *choice = &reply->choices[0];
+    choice->sent = reply->cursor.to;
+    choice->n_written = reply->cursor.to_token;
+    choice->closed = reply->cursor.finished;
+    return close_event(out, reply, end);
 }
 
-bool api__responses_begin_chunk(api_reply *r, api__choice *ch) {
+bool api__responses_begin_chunk(api_reply *reply, api__choice *choice) {
     static const api__step opening[] = {created,     echoed,     close_begun, in_progress, echoed,
                                         close_begun, item_added, part_added,  NULL};
     static const api__step delta[] = {delta_open,    api__step_text,   content_logprobs,
                                       api__step_ids, api__step_depths, delta_close,
                                       NULL};
-    bool call = api__is_call(ch), finished = ch->state != API__RUNNING;
-    uint32_t due = ch->n_written;
-    if (!r->item_open) { /* by now it is certain whether the item is a message or a call */
-        r->item_open = true;
-        r->cursor = (api__cursor){.steps = opening, .call = call};
+    bool call = api__is_call(choice), finished = choice->state != API__RUNNING;
+    uint32_t due = choice->n_written;
+    if (!reply->item_open) { /* by now it is certain whether the item is a message or a call */
+        reply->item_open = true;
+        reply->cursor = (api__cursor){.steps = opening, .call = call};
         return true;
     }
-    while (due < ch->n_tokens && (finished || ch->tokens[due].text_end <= ch->ready))
+    while (due < choice->n_tokens && (finished || choice->tokens[due].text_end <= choice->ready))
         due++;
-    ch->call.told = true;
-    r->cursor = (api__cursor){.steps = delta,
-                              .call = call,
-                              .finished = finished,
-                              .from = call ? api__args_from(ch) : ch->sent,
-                              .to = call ? ch->call.args_end : ch->ready,
-                              .from_token = ch->n_written,
-                              .to_token = due};
-    if (r->cursor.from < r->cursor.to) return true;
-    r->cursor.steps = NULL; /* nothing to say is not said */
-    ch->closed = finished;
+    choice->call.told = true;
+    reply->cursor = (api__cursor){.steps = delta,
+                                  .call = call,
+                                  .finished = finished,
+                                  .from = call ? api__args_from(choice) : choice->sent,
+                                  .to = call ? choice->call.args_end : choice->ready,
+                                  .from_token = choice->n_written,
+                                  .to_token = due};
+    if (reply->cursor.from < reply->cursor.to) return true;
+    reply->cursor.steps = NULL; /* nothing to say is not said */
+    choice->closed = finished;
     return false;
 }
 
 /* ---- the last events ---- */
 
-static bool text_done(buf *out, api_reply *r, size_t end) {
+static bool text_done(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    open_content_event(out, r, "response.output_text.done");
+    open_content_event(out, reply, "response.output_text.done");
     buf_puts(out, ",\"text\":");
     return true;
 }
 
-static bool part_done(buf *out, api_reply *r, size_t end) {
+static bool part_done(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    open_content_event(out, r, "response.content_part.done");
+    open_content_event(out, reply, "response.content_part.done");
     buf_puts(out, ",\"part\":");
     buf_puts(out, part_open_text);
     return true;
 }
 
-static bool close_part_event(buf *out, api_reply *r, size_t end) {
+static bool close_part_event(buf *out, api_reply *reply, size_t end) {
     buf_puts(out, "}");
-    return close_event(out, r, end);
+    return close_event(out, reply, end);
 }
 
-static bool arguments_done(buf *out, api_reply *r, size_t end) {
+static bool arguments_done(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    open_content_event(out, r, "response.function_call_arguments.done");
-    write_name(out, &r->choices[0]);
+    open_content_event(out, reply, "response.function_call_arguments.done");
+    write_name(out, &reply->choices[0]);
     buf_puts(out, ",\"arguments\":");
     return true;
 }
 
-static bool item_done(buf *out, api_reply *r, size_t end) {
+static bool item_done(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    open_item_event(out, r, "response.output_item.done", true);
+    open_item_event(out, reply, "response.output_item.done", true);
     return true;
 }
 
-static bool completed(buf *out, api_reply *r, size_t end) {
-    bool stop = r->choices[0].finish == SCHED_STOP;
+static bool completed(buf *out, api_reply *reply, size_t end) {
+    bool stop = reply->choices[0].finish == SCHED_STOP;
     (void)end;
-    open_response_event(out, r, stop ? "response.completed" : "response.incomplete", true);
-    open_item(out, r, true);
+    open_response_event(out, reply, stop ? "response.completed" : "response.incomplete", true);
+    open_item(out, reply, true);
     return true;
 }
 
-static bool close_response(buf *out, api_reply *r, size_t end) {
+static bool close_response(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    write_usage(out, r);
+    write_usage(out, reply);
     buf_puts(out, "}");
     return true;
 }
@@ -408,42 +411,42 @@ static bool close_response(buf *out, api_reply *r, size_t end) {
         close_response, close_event, NULL
 
 /* The whole item: its text and tokens, or its arguments. */
-static void begin(api_reply *r, const api__step *steps) {
-    const api__choice *ch = &r->choices[0];
-    bool call = api__is_call(ch);
-    r->cursor = (api__cursor){.steps = steps,
-                              .call = call,
-                              .from = call ? ch->call.args : 0,
-                              .to = call ? ch->call.args_end : ch->text.len,
-                              .to_token = ch->n_tokens};
+static void begin(api_reply *reply, const api__step *steps) {
+    const api__choice *choice = &reply->choices[0];
+    bool call = api__is_call(choice);
+    reply->cursor = (api__cursor){.steps = steps,
+                                  .call = call,
+                                  .from = call ? choice->call.args : 0,
+                                  .to = call ? choice->call.args_end : choice->text.len,
+                                  .to_token = choice->n_tokens};
 }
 
-void api__responses_begin_end(api_reply *r) {
+void api__responses_begin_end(api_reply *reply) {
     static const api__step message[] = {text_done,   api__step_text,   content_logprobs,
                                         close_event, part_done,        api__step_text,
                                         PART_LISTS,  close_part_event, LAST_EVENTS};
     static const api__step call[] = {arguments_done, api__step_text, close_event, LAST_EVENTS};
-    begin(r, api__is_call(&r->choices[0]) ? call : message);
+    begin(reply, api__is_call(&reply->choices[0]) ? call : message);
 }
 
-static bool body_open(buf *out, api_reply *r, size_t end) {
+static bool body_open(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    open_response(out, r, true);
-    open_item(out, r, true);
+    open_response(out, reply, true);
+    open_item(out, reply, true);
     return true;
 }
 
-void api__responses_begin_body(api_reply *r) {
+void api__responses_begin_body(api_reply *reply) {
     static const api__step body[] = {body_open, WHOLE_ITEM,     close_output,
                                      echoed,    close_response, NULL};
-    begin(r, body);
+    begin(reply, body);
 }
 
 /* The event's own fields, and the error object that every other stream has. */
-void api__responses_error(buf *out, api_reply *r, const err *why) {
+void api__responses_error(buf *out, api_reply *reply, const err *why) {
     buf body = {0};
     api_error_body(&body, why);
-    open_event(out, r, "error");
+    open_event(out, reply, "error");
     buf_puts(out, ",\"code\":");
     buf_json_text(out, err_name(why->code));
     buf_puts(out, ",\"message\":");

@@ -51,14 +51,14 @@ static void error_object(buf *out, const char *message, const char *type, const 
 }
 
 void api_error_body(buf *out, const err *e) {
-    const row *w = find(e->code);
-    const char *type = w->type, *code = w->code;
+    const row *found = find(e->code);
+    const char *type = found->type, *code = found->code;
     if (e->code == ERR_NOT_FOUND && strcmp(e->param, "model") == 0) {
         type = "invalid_request_error";
         code = "model_not_found";
     }
-    error_object(out, w->own_words && e->msg[0] ? e->msg : err_text(e->code), type,
-                 w->own_words ? e->param : NULL, code);
+    error_object(out, found->own_words && e->msg[0] ? e->msg : err_text(e->code), type,
+                 found->own_words ? e->param : NULL, code);
     if (e->code == ERR_TOO_LONG && e->limit > 0) {
         buf_printf(out, ",\"n_prompt_tokens\":%llu,\"n_ctx\":%llu", (unsigned long long)e->have,
                    (unsigned long long)e->limit);

@@ -9,19 +9,19 @@ static bool put(json_t *object, const char *key, json_t *value) {
 
 /* Takes what a string says; other kinds are no news to a template. */
 static bool put_said(json_t *object, const char *key, const json_t *from) {
-    json_t *v = json_object_get(from, key);
-    return !json_is_string(v) || json_object_set(object, key, v) == 0;
+    json_t *value = json_object_get(from, key);
+    return !json_is_string(value) || json_object_set(object, key, value) == 0;
 }
 
 /* ---- calls ---- */
 
 /* The object that the text of arguments means, or the text itself. NULL: not now. */
-static json_t *read_arguments(const api__traits *t, const json_t *text, err *e) {
+static json_t *read_arguments(const api__traits *traits, const json_t *text, err *e) {
     size_t n = json_string_length(text);
     json_limits limits = {n, API__MAX_DEPTH, API__MAX_STRUCTURAL};
     json_t *root = NULL;
     err why = {0};
-    if (t->text_calls) return json_incref((json_t *)(uintptr_t)text);
+    if (traits->text_calls) return json_incref((json_t *)(uintptr_t)text);
     int rc = json_parse_nul(&root, json_string_value(text), n, &limits, "arguments", &why);
     if (rc == 0 && json_is_object(root)) return root;
     json_decref(root);
@@ -52,12 +52,12 @@ json_t *api__talk_call(const api__traits *traits, const json_t *id, const json_t
 
 /* ---- messages ---- */
 
-static json_t *content_of(const api__message *m, bool open_end) {
+static json_t *content_of(const api__message *msg, bool open_end) {
     static const char mark[] = API__OPEN_END;
     buf text = {0};
-    if (!open_end && m->content) return json_incref((json_t *)(uintptr_t)m->content);
-    if (!open_end) return json_stringn(m->text, m->n);
-    buf_append(&text, m->text, m->n);
+    if (!open_end && msg->content) return json_incref((json_t *)(uintptr_t)msg->content);
+    if (!open_end) return json_stringn(msg->text, msg->len);
+    buf_append(&text, msg->text, msg->len);
     buf_append(&text, mark, sizeof mark - 1);
     json_t *content = text.failed ? NULL : json_stringn(text.data, text.len);
     buf_deinit(&text);
@@ -75,28 +75,29 @@ json_t *api__talk_parts(json_t *content) {
     return NULL;
 }
 
-static json_t *message(const api__traits *t, const api__message *m, bool open_end) {
+static json_t *message(const api__traits *traits, const api__message *msg, bool open_end) {
     static const char *const said[] = {"name", "tool_call_id", "reasoning_content", "reasoning"};
-    api__role role = m->role == API__DEVELOPER && !t->developer ? API__SYSTEM : m->role;
-    bool none = t->null_content && m->calls && m->n == 0 && !open_end;
-    json_t *out = json_object(), *content = none ? json_null() : content_of(m, open_end);
-    if (t->parts && !none) content = api__talk_parts(content);
+    api__role role = msg->role == API__DEVELOPER && !traits->developer ? API__SYSTEM : msg->role;
+    bool none = traits->null_content && msg->calls && msg->len == 0 && !open_end;
+    json_t *out = json_object(), *content = none ? json_null() : content_of(msg, open_end);
+    if (traits->parts && !none) content = api__talk_parts(content);
     bool ok = out && put(out, "role", json_string(api__role_names[role]));
     ok = ok && content && json_object_set(out, "content", content) == 0;
     json_decref(content);
-    for (size_t i = 0; i < ARRAY_LEN(said) && m->said; i++)
-        ok = ok && put_said(out, said[i], m->said);
-    if (m->calls) ok = ok && json_object_set(out, "tool_calls", (json_t *)(uintptr_t)m->calls) == 0;
+    for (size_t i = 0; i < ARRAY_LEN(said) && msg->said; i++)
+        ok = ok && put_said(out, said[i], msg->said);
+    if (msg->calls)
+        ok = ok && json_object_set(out, "tool_calls", (json_t *)(uintptr_t)msg->calls) == 0;
     if (ok) return out;
     json_decref(out);
     return NULL;
 }
 
-json_t *api__talk_messages(const api__traits *traits, const api__message *m, size_t n,
+json_t *api__talk_messages(const api__traits *traits, const api__message *msgs, size_t n,
                            bool open_last) {
     json_t *list = json_array();
     for (size_t i = 0; list && i < n; i++) {
-        json_t *one = message(traits, &m[i], open_last && i + 1 == n);
+        json_t *one = message(traits, &msgs[i], open_last && i + 1 == n);
         if (one && json_array_append_new(list, one) == 0) continue;
         json_decref(list);
         return NULL;

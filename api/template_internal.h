@@ -24,9 +24,9 @@ struct api__template {
 
 /* Fills the traits of both variants and the turn's end. A template that prints no message of a
  * user is broken: 1, and *why says what is wrong. */
-int api__template_try(api__template *t, const tokenizer *tok, err *why, err *e) WARN_UNUSED;
+int api__template_try(api__template *tmpl, const tokenizer *tok, err *why, err *e) WARN_UNUSED;
 /* Renders one variant. */
-int api__variant_render(const api__template *t, const api__variant *v, const api__talk *talk,
-                        jinja_output *out, err *e) WARN_UNUSED;
+int api__variant_render(const api__template *tmpl, const api__variant *variant,
+                        const api__talk *talk, jinja_output *out, err *e) WARN_UNUSED;
 
 #endif

@@ -13,41 +13,44 @@ enum { MAX_TOOLS = 128 };
 typedef struct {
     arena *mem;
     const char **names;
-    uint32_t n;
+    uint32_t n_names;
     bool responses;
-    err *e;
+    err *error;
 } reading;
 
-static int bad(const reading *r, size_t i, const char *key, const char *rule) {
+static int bad(const reading *reader, size_t i, const char *key, const char *rule) {
     char param[64];
     (void)snprintf(param, sizeof param, "tools[%zu]%s%s", i, key[0] ? "." : "", key);
-    return api__bad_param(r->e, param, rule);
+    return api__bad_param(reader->error, param, rule);
 }
 
-static int read_function(reading *r, json_t *f, size_t i) {
-    const json_t *name = json_object_get(f, "name"), *about = json_object_get(f, "description");
-    const json_t *parameters = json_object_get(f, "parameters");
+static int read_function(reading *reader, json_t *function, size_t i) {
+    const json_t *name = json_object_get(function, "name"),
+                 *about = json_object_get(function, "description");
+    const json_t *parameters = json_object_get(function, "parameters");
     if (!api__name_ok(name))
-        return bad(r, i, "name", "must have 1 to 64 letters, digits, '_' or '-'");
-    for (uint32_t k = 0; k < r->n; k++) {
-        if (strcmp(r->names[k], json_string_value(name)) == 0)
-            return bad(r, i, "name", "is there twice");
+        return bad(reader, i, "name", "must have 1 to 64 letters, digits, '_' or '-'");
+    for (uint32_t k = 0; k < reader->n_names; k++) {
+        if (strcmp(reader->names[k], json_string_value(name)) == 0)
+            return bad(reader, i, "name", "is there twice");
     }
     if (about && !json_is_null(about) && !json_is_string(about))
-        return bad(r, i, "description", "must be a string");
+        return bad(reader, i, "description", "must be a string");
     if (parameters && !json_is_null(parameters) && !json_is_object(parameters))
-        return bad(r, i, "parameters", "must be a JSON Schema object");
+        return bad(reader, i, "parameters", "must be a JSON Schema object");
     if (json_is_null(parameters))
-        (void)json_object_del(f, "parameters"); /* absent, as everywhere */
-    r->names[r->n] = arena_strndup(r->mem, json_string_value(name), json_string_length(name));
-    return r->names[r->n++] ? 0 : api__out_of_memory(r->e);
+        (void)json_object_del(function, "parameters"); /* absent, as everywhere */
+    reader->names[reader->n_names] =
+        arena_strndup(reader->mem, json_string_value(name), json_string_length(name));
+    return reader->names[reader->n_names++] ? 0 : api__out_of_memory(reader->error);
 }
 
 /* Appends the tool in chat's shape: {"type": "function", "function": {...}}. Those of responses
  * have the function's members beside the type. */
-static int put_tool(const reading *r, json_t *tool, json_t *f, json_t *out) {
-    if (!r->responses) return json_array_append(out, tool) == 0 ? 0 : api__out_of_memory(r->e);
-    json_t *wrapped = json_object(), *inner = json_copy(f), *type = json_string("function");
+static int put_tool(const reading *reader, json_t *tool, json_t *function, json_t *out) {
+    if (!reader->responses)
+        return json_array_append(out, tool) == 0 ? 0 : api__out_of_memory(reader->error);
+    json_t *wrapped = json_object(), *inner = json_copy(function), *type = json_string("function");
     bool ok = wrapped && inner && type;
     if (ok) (void)json_object_del(inner, "type");
     ok = ok && json_object_set(wrapped, "type", type) == 0 &&
@@ -55,23 +58,23 @@ static int put_tool(const reading *r, json_t *tool, json_t *f, json_t *out) {
     json_decref(wrapped);
     json_decref(inner);
     json_decref(type);
-    return ok ? 0 : api__out_of_memory(r->e);
+    return ok ? 0 : api__out_of_memory(reader->error);
 }
 
-static int read_tool(reading *r, json_t *tool, size_t i, json_t *out) {
+static int read_tool(reading *reader, json_t *tool, size_t i, json_t *out) {
     const char *type = json_c_string(json_object_get(tool, "type"));
     if (!json_is_object(tool) || type == NULL)
-        return bad(r, i, "", "must be an object with a type");
+        return bad(reader, i, "", "must be an object with a type");
     if (strcmp(type, "function") != 0) {
         char param[64];
         (void)snprintf(param, sizeof param, "tools[%zu]", i);
-        return err_set(r->e, ERR_UNSUPPORTED, param, "%s: only functions can be called here",
-                       param);
+        return err_set(reader->error, ERR_UNSUPPORTED, param,
+                       "%s: only functions can be called here", param);
     }
-    json_t *f = r->responses ? tool : json_object_get(tool, "function");
-    if (!json_is_object(f)) return bad(r, i, "", "must have a function");
-    if (read_function(r, f, i) != 0) return -1;
-    return put_tool(r, tool, f, out);
+    json_t *function = reader->responses ? tool : json_object_get(tool, "function");
+    if (!json_is_object(function)) return bad(reader, i, "", "must have a function");
+    if (read_function(reader, function, i) != 0) return -1;
+    return put_tool(reader, tool, function, out);
 }
 
 int api__list_tools(const json_t *tools, bool responses, arena *mem, const char ***names,
@@ -80,23 +83,23 @@ int api__list_tools(const json_t *tools, bool responses, arena *mem, const char 
     *out = NULL;
     if (!json_is_array(tools) || n == 0 || n > MAX_TOOLS)
         return api__bad_param(e, "tools", "must be a list of 1 to 128 functions");
-    reading r = {.mem = mem, .responses = responses, .e = e};
-    r.names = arena_array(mem, n, sizeof *r.names);
+    reading reader = {.mem = mem, .responses = responses, .error = e};
+    reader.names = arena_array(mem, n, sizeof *reader.names);
     json_t *list = json_array();
-    int rc = r.names && list ? 0 : api__out_of_memory(e);
+    int rc = reader.names && list ? 0 : api__out_of_memory(e);
     for (size_t i = 0; rc == 0 && i < n; i++)
-        rc = read_tool(&r, json_array_get(tools, i), i, list);
+        rc = read_tool(&reader, json_array_get(tools, i), i, list);
     if (rc != 0) {
         json_decref(list);
         return -1;
     }
     *out = list;
-    *names = r.names;
+    *names = reader.names;
     return 0;
 }
 
-static int read_named(api_request *r, const json_t *choice, err *e) {
-    const json_t *at = r->kind == API_RESPONSES ? choice : json_object_get(choice, "function");
+static int read_named(api_request *req, const json_t *choice, err *e) {
+    const json_t *at = req->kind == API_RESPONSES ? choice : json_object_get(choice, "function");
     const char *name = json_c_string(json_object_get(at, "name"));
     const char *type = json_c_string(json_object_get(choice, "type"));
     if (type && strcmp(type, "function") != 0) {
@@ -105,64 +108,65 @@ static int read_named(api_request *r, const json_t *choice, err *e) {
     }
     if (name == NULL)
         return api__bad_param(e, "tool_choice", "must be none, auto, required or name a function");
-    for (uint32_t i = 0; i < r->n_tools; i++) {
-        if (strcmp(r->tools[i], name) != 0) continue;
-        r->named = r->tools[i];
-        r->calls = API__CALLS_FORCED;
+    for (uint32_t i = 0; i < req->n_tools; i++) {
+        if (strcmp(req->tools[i], name) != 0) continue;
+        req->named = req->tools[i];
+        req->calls = API__CALLS_FORCED;
         return 0;
     }
     return api__bad_param(e, "tool_choice", "names a function that is not in tools");
 }
 
-static int read_choice(api_request *r, const json_t *choice, err *e) {
+static int read_choice(api_request *req, const json_t *choice, err *e) {
     const char *word = json_c_string(choice);
-    r->calls = API__CALLS_AUTO;
+    req->calls = API__CALLS_AUTO;
     if (choice == NULL || (word && strcmp(word, "auto") == 0)) return 0;
-    if (json_is_object(choice)) return read_named(r, choice, e);
-    if (word && strcmp(word, "none") == 0) r->calls = API__CALLS_NONE;
-    else if (word && strcmp(word, "required") == 0) r->calls = API__CALLS_FORCED;
+    if (json_is_object(choice)) return read_named(req, choice, e);
+    if (word && strcmp(word, "none") == 0) req->calls = API__CALLS_NONE;
+    else if (word && strcmp(word, "required") == 0) req->calls = API__CALLS_FORCED;
     else return api__bad_param(e, "tool_choice", "must be none, auto, required or name a function");
     return 0;
 }
 
 const char *api__tools_lead(const json_t *tools, arena *mem, err *e) {
-    buf b = {0};
-    buf_puts(&b, "You can call these functions, described as JSON:\n");
+    buf text = {0};
+    buf_puts(&text, "You can call these functions, described as JSON:\n");
     for (size_t i = 0; i < json_array_size(tools); i++) {
-        api__dump(&b, json_object_get(json_array_get(tools, i), "function"));
-        buf_puts(&b, "\n");
+        api__dump(&text, json_object_get(json_array_get(tools, i), "function"));
+        buf_puts(&text, "\n");
     }
-    buf_puts(&b, "To call one, answer only with {\"name\":NAME,\"arguments\":{...}}.");
-    const char *lead = b.failed ? NULL : arena_strndup(mem, b.data, b.len);
-    buf_deinit(&b);
+    buf_puts(&text, "To call one, answer only with {\"name\":NAME,\"arguments\":{...}}.");
+    const char *lead = text.failed ? NULL : arena_strndup(mem, text.data, text.len);
+    buf_deinit(&text);
     if (lead == NULL) api__out_of_memory(e);
     return lead;
 }
 
-static int force(api_request *r, const api_context *c, const api__values *v, const json_t *tools,
-                 err *e) {
-    if (r->grammar)
+static int force(api_request *req, const api_context *ctx, const api__values *fields,
+                 const json_t *tools, err *e) {
+    if (req->grammar)
         return api__bad_param(e, "tool_choice",
                               "cannot force a call together with a form for the answer");
-    if (api__can_constrain(c, v, "tool_choice", e) != 0) return -1;
-    r->form_field = "tools";
-    return api__grammar_compile_tools(&r->grammar, tools, r->named, "tools", e);
+    if (api__can_constrain(ctx, fields, "tool_choice", e) != 0) return -1;
+    req->form_field = "tools";
+    return api__grammar_compile_tools(&req->grammar, tools, req->named, "tools", e);
 }
 
-int api__read_tools(api_request *r, const api_context *c, const api__values *v, json_t **tools,
-                    err *e) {
-    const char *word = json_c_string(v->tool_choice);
+int api__read_tools(api_request *req, const api_context *ctx, const api__values *fields,
+                    json_t **tools, err *e) {
+    const char *word = json_c_string(fields->tool_choice);
     *tools = NULL;
-    if (v->tools == NULL) {
-        if (v->tool_choice == NULL || (word && strcmp(word, "none") == 0)) return 0;
+    if (fields->tools == NULL) {
+        if (fields->tool_choice == NULL || (word && strcmp(word, "none") == 0)) return 0;
         return api__bad_param(e, "tool_choice", "needs tools");
     }
     json_t *list = NULL;
-    int rc = api__list_tools(v->tools, r->kind == API_RESPONSES, &r->mem, &r->tools, &list, e);
-    r->n_tools = rc == 0 ? (uint32_t)json_array_size(list) : 0;
-    if (rc == 0) rc = read_choice(r, v->tool_choice, e);
-    if (rc == 0 && r->calls == API__CALLS_FORCED) rc = force(r, c, v, list, e);
-    if (rc == 0 && r->calls != API__CALLS_NONE) *tools = list;
+    int rc = api__list_tools(fields->tools, req->kind == API_RESPONSES, &req->mem, &req->tools,
+                             &list, e);
+    req->n_tools = rc == 0 ? (uint32_t)json_array_size(list) : 0;
+    if (rc == 0) rc = read_choice(req, fields->tool_choice, e);
+    if (rc == 0 && req->calls == API__CALLS_FORCED) rc = force(req, ctx, fields, list, e);
+    if (rc == 0 && req->calls != API__CALLS_NONE) *tools = list;
     else json_decref(list);
     return rc;
 }

@@ -2,51 +2,56 @@
 #include "api/api_internal.h"
 #include "base/utf8.h"
 
-bool api__step_text(buf *out, api_reply *r, size_t end) {
-    api__cursor *k = &r->cursor;
-    const char *text = api__chosen(r)->text.data;
-    if (k->mute) return true;
-    return api__write_string(out, k, text ? text + k->from : "", k->to - k->from, end);
+bool api__step_text(buf *out, api_reply *reply, size_t end) {
+    api__cursor *cursor = &reply->cursor;
+    const char *text = api__chosen(reply)->text.data;
+    if (cursor->mute) return true;
+    return api__write_string(out, cursor, text ? text + cursor->from : "",
+                             cursor->to - cursor->from, end);
 }
 
 /* ---- parts that chunks and bodies share ---- */
 
-static void write_finish(buf *out, const api_reply *r, const api__choice *ch, bool finished) {
+static void write_finish(buf *out, const api_reply *reply, const api__choice *choice,
+                         bool finished) {
     if (!finished) {
         buf_puts(out, ",\"finish_reason\":null");
         return;
     }
     /* A function that was named is what was asked for: that is an ordinary stop. */
-    bool call = api__is_call(ch) && r->r->named == NULL;
+    bool call = api__is_call(choice) && reply->req->named == NULL;
     buf_puts(out, ",\"finish_reason\":");
-    buf_puts(out, ch->finish != SCHED_STOP ? "\"length\"" : call ? "\"tool_calls\"" : "\"stop\"");
+    buf_puts(out, choice->finish != SCHED_STOP ? "\"length\""
+                  : call                       ? "\"tool_calls\""
+                                               : "\"stop\"");
     buf_puts(out, ",\"stop_reason\":");
-    if (ch->stop_hit >= 0)
-        buf_json_string(out, r->r->stops[ch->stop_hit].text, r->r->stops[ch->stop_hit].n);
-    else if (ch->has_stop_id) api__write_uint(out, ch->stop_id);
+    if (choice->stop_hit >= 0)
+        buf_json_string(out, reply->req->stops[choice->stop_hit].text,
+                        reply->req->stops[choice->stop_hit].len);
+    else if (choice->has_stop_id) api__write_uint(out, choice->stop_id);
     else buf_puts(out, "null");
 }
 
-void api__write_prefix(buf *out, const api_reply *r) {
+void api__write_prefix(buf *out, const api_reply *reply) {
     static const char *const objects[][2] = {
         [API_COMPLETION] = {"text_completion", "text_completion"},
         [API_CHAT] = {"chat.completion", "chat.completion.chunk"},
         [API_RESPONSES] = {"response", "response"},
     };
-    buf_puts(out, r->r->stream ? "data: {\"id\":" : "{\"id\":");
-    buf_json_text(out, r->id);
+    buf_puts(out, reply->req->stream ? "data: {\"id\":" : "{\"id\":");
+    buf_json_text(out, reply->id);
     buf_puts(out, ",\"object\":\"");
-    buf_puts(out, objects[r->r->kind][r->r->stream]);
+    buf_puts(out, objects[reply->req->kind][reply->req->stream]);
     buf_puts(out, "\",\"created\":");
-    api__write_uint(out, (uint64_t)r->created);
+    api__write_uint(out, (uint64_t)reply->created);
     buf_puts(out, ",\"model\":");
-    buf_json_text(out, r->c->name);
+    buf_json_text(out, reply->ctx->name);
     buf_puts(out, ",\"choices\":[");
 }
 
-static void write_usage(buf *out, const api_reply *r) {
+static void write_usage(buf *out, const api_reply *reply) {
     uint64_t prompt, output;
-    api_reply_usage(r, &prompt, &output);
+    api_reply_usage(reply, &prompt, &output);
     buf_puts(out, ",\"usage\":{\"prompt_tokens\":");
     api__write_uint(out, prompt);
     buf_puts(out, ",\"completion_tokens\":");
@@ -54,113 +59,118 @@ static void write_usage(buf *out, const api_reply *r) {
     buf_puts(out, ",\"total_tokens\":");
     api__write_uint(out, prompt + output);
     buf_puts(out, ",\"prompt_tokens_details\":{\"cached_tokens\":");
-    api__write_uint(out, r->n_cached);
+    api__write_uint(out, reply->n_cached);
     buf_puts(out, ",\"loops\":");
-    api__write_uint(out, r->prompt_loops);
+    api__write_uint(out, reply->prompt_loops);
     buf_puts(out, "},\"completion_tokens_details\":{\"reasoning_tokens\":0,\"loops\":");
-    api__write_uint(out, r->output_loops);
+    api__write_uint(out, reply->output_loops);
     buf_puts(out, "}}");
 }
 
-void api__write_call_id(buf *out, const api_reply *r, const api__choice *ch, const char *head) {
+void api__write_call_id(buf *out, const api_reply *reply, const api__choice *choice,
+                        const char *head) {
     char id[128];
-    const char *own = strpbrk(r->id, "-_"); /* behind the head of the answer's id */
-    (void)snprintf(id, sizeof id, "%s_%.80s_%u", head, own ? own + 1 : r->id, ch->index);
+    const char *own = strpbrk(reply->id, "-_"); /* behind the head of the answer's id */
+    (void)snprintf(id, sizeof id, "%s_%.80s_%u", head, own ? own + 1 : reply->id, choice->index);
     buf_json_text(out, id);
 }
 
 /* A call up to its arguments, which are a string. */
-static void open_call(buf *out, const api_reply *r, const api__choice *ch) {
+static void open_call(buf *out, const api_reply *reply, const api__choice *choice) {
     buf_puts(out, "\"id\":");
-    api__write_call_id(out, r, ch, "call");
+    api__write_call_id(out, reply, choice, "call");
     buf_puts(out, ",\"type\":\"function\",\"function\":{\"name\":");
-    buf_json_string(out, ch->text.data + ch->call.name, ch->call.n_name);
+    buf_json_string(out, choice->text.data + choice->call.name, choice->call.n_name);
     buf_puts(out, ",\"arguments\":");
 }
 
 /* ---- a chunk of a stream ---- */
 
 /* Tokens whose text is wholly out; at the end, all. */
-static uint32_t tokens_due(const api__choice *ch, bool finished) {
+static uint32_t tokens_due(const api__choice *choice, bool finished) {
     uint32_t n = 0;
-    if (finished) return ch->n_tokens;
-    while (n < ch->n_tokens && ch->tokens[n].text_end <= ch->ready)
+    if (finished) return choice->n_tokens;
+    while (n < choice->n_tokens && choice->tokens[n].text_end <= choice->ready)
         n++;
     return n;
 }
 
 /* Forgets the first n tokens and the text that neither a reader nor a token waits for. */
-static void drop_written(const api_reply *r, api__choice *ch, uint32_t n) {
-    size_t tops = api__tops_at(r, ch, n), all_tops = api__tops_at(r, ch, ch->n_tokens);
-    size_t until = n > 0 ? ch->tokens[n - 1].text_end : ch->tokens_at;
-    bool keep = r->r->calls != API__CALLS_NONE && ch->call.phase != API__CALL_NONE;
-    if (!r->keeps_output) until = ch->sent;
-    if (keep) ch->tokens_at = until; /* the call's places are in this text */
-    if (r->r->logprobs && until > ch->tokens_at) {
-        ch->chars += utf8_count(ch->text.data + ch->tokens_at, until - ch->tokens_at);
+static void drop_written(const api_reply *reply, api__choice *choice, uint32_t n) {
+    size_t tops = api__tops_at(reply, choice, n),
+           all_tops = api__tops_at(reply, choice, choice->n_tokens);
+    size_t until = n > 0 ? choice->tokens[n - 1].text_end : choice->tokens_at;
+    bool keep = reply->req->calls != API__CALLS_NONE && choice->call.phase != API__CALL_NONE;
+    if (!reply->keeps_output) until = choice->sent;
+    if (keep) choice->tokens_at = until; /* the call's places are in this text */
+    if (reply->req->logprobs && until > choice->tokens_at) {
+        choice->chars +=
+            utf8_count(choice->text.data + choice->tokens_at, until - choice->tokens_at);
     }
-    if (n > 0 && n < ch->n_tokens) {
-        memmove(ch->tokens, ch->tokens + n, (ch->n_tokens - n) * sizeof *ch->tokens);
-        if (ch->tops) memmove(ch->tops, ch->tops + tops, (all_tops - tops) * sizeof *ch->tops);
+    if (n > 0 && n < choice->n_tokens) {
+        memmove(choice->tokens, choice->tokens + n,
+                (choice->n_tokens - n) * sizeof *choice->tokens);
+        if (choice->tops)
+            memmove(choice->tops, choice->tops + tops, (all_tops - tops) * sizeof *choice->tops);
     }
-    ch->n_tokens -= n;
-    ch->n_scored -= n < ch->n_scored ? n : ch->n_scored;
+    choice->n_tokens -= n;
+    choice->n_scored -= n < choice->n_scored ? n : choice->n_scored;
     if (keep) return;
-    buf_drop(&ch->text, until);
-    for (uint32_t i = 0; i < ch->n_tokens; i++)
-        ch->tokens[i].text_end -= (uint32_t)until;
-    ch->tokens_at = 0;
-    ch->scanned -= until;
-    ch->ready -= until;
-    ch->sent -= until;
+    buf_drop(&choice->text, until);
+    for (uint32_t i = 0; i < choice->n_tokens; i++)
+        choice->tokens[i].text_end -= (uint32_t)until;
+    choice->tokens_at = 0;
+    choice->scanned -= until;
+    choice->ready -= until;
+    choice->sent -= until;
 }
 
-static void open_delta(buf *out, const api_reply *r, const api__choice *ch) {
-    const api__cursor *k = &r->cursor;
-    buf_puts(out, ch->opened ? ",\"delta\":{" : ",\"delta\":{\"role\":\"assistant\"");
-    if (k->mute) return;
-    if (!ch->opened) buf_puts(out, ",");
-    if (!k->call) {
+static void open_delta(buf *out, const api_reply *reply, const api__choice *choice) {
+    const api__cursor *cursor = &reply->cursor;
+    buf_puts(out, choice->opened ? ",\"delta\":{" : ",\"delta\":{\"role\":\"assistant\"");
+    if (cursor->mute) return;
+    if (!choice->opened) buf_puts(out, ",");
+    if (!cursor->call) {
         buf_puts(out, "\"content\":");
         return;
     }
     buf_puts(out, "\"tool_calls\":[{\"index\":0,");
-    if (!ch->call.told) open_call(out, r, ch);
+    if (!choice->call.told) open_call(out, reply, choice);
     else buf_puts(out, "\"function\":{\"arguments\":");
 }
 
-static bool chunk_open(buf *out, api_reply *r, size_t end) {
-    const api__choice *ch = api__chosen(r);
+static bool chunk_open(buf *out, api_reply *reply, size_t end) {
+    const api__choice *choice = api__chosen(reply);
     (void)end;
-    buf_append(out, r->prefix.data, r->prefix.len);
+    buf_append(out, reply->prefix.data, reply->prefix.len);
     buf_puts(out, "{\"index\":");
-    api__write_uint(out, ch->index);
-    if (r->r->kind == API_COMPLETION) buf_puts(out, ",\"text\":");
-    else open_delta(out, r, ch);
+    api__write_uint(out, choice->index);
+    if (reply->req->kind == API_COMPLETION) buf_puts(out, ",\"text\":");
+    else open_delta(out, reply, choice);
     return true;
 }
 
-static bool delta_close(buf *out, api_reply *r, size_t end) {
-    const api__cursor *k = &r->cursor;
+static bool delta_close(buf *out, api_reply *reply, size_t end) {
+    const api__cursor *cursor = &reply->cursor;
     (void)end;
-    if (k->call && !k->mute) buf_puts(out, "}}]");
+    if (cursor->call && !cursor->mute) buf_puts(out, "}}]");
     buf_puts(out, "}");
     return true;
 }
 
-static bool chunk_close(buf *out, api_reply *r, size_t end) {
-    const api__cursor *k = &r->cursor;
-    api__choice *ch = api__chosen(r);
+static bool chunk_close(buf *out, api_reply *reply, size_t end) {
+    const api__cursor *cursor = &reply->cursor;
+    api__choice *choice = api__chosen(reply);
     (void)end;
-    write_finish(out, r, ch, k->finished);
+    write_finish(out, reply, choice, cursor->finished);
     buf_puts(out, "}]");
-    if (r->r->continuous_usage) write_usage(out, r);
+    if (reply->req->continuous_usage) write_usage(out, reply);
     buf_puts(out, "}\n\n");
-    ch->sent = k->to;
-    ch->opened = true;
-    ch->closed = k->finished;
-    if (k->call) ch->call.told = true;
-    drop_written(r, ch, k->to_token);
+    choice->sent = cursor->to;
+    choice->opened = true;
+    choice->closed = cursor->finished;
+    if (cursor->call) choice->call.told = true;
+    drop_written(reply, choice, cursor->to_token);
     return true;
 }
 
@@ -169,103 +179,104 @@ static bool chunk_close(buf *out, api_reply *r, size_t end) {
         api__step_logprob_depths, api__step_ids, api__step_depths
 #define CHAT_LISTS api__step_chat_logprobs, api__step_ids, api__step_depths
 
-bool api__begin_chunk(api_reply *r, api__choice *ch) {
+bool api__begin_chunk(api_reply *reply, api__choice *choice) {
     static const api__step completion[] = {chunk_open, api__step_text, COMPLETION_LISTS,
                                            chunk_close, NULL};
     static const api__step chat[] = {chunk_open, api__step_text, delta_close,
                                      CHAT_LISTS, chunk_close,    NULL};
-    bool whole = r->r->kind == API_COMPLETION, call = api__is_call(ch);
+    bool whole = reply->req->kind == API_COMPLETION, call = api__is_call(choice);
     api__cursor k = {.steps = whole ? completion : chat,
-                     .choice = ch->index,
+                     .choice = choice->index,
                      .call = call,
-                     .finished = ch->state != API__RUNNING,
-                     .from = call ? api__args_from(ch) : ch->sent,
-                     .to = call ? ch->call.args_end : ch->ready};
-    if (r->r->kind == API_RESPONSES) return api__responses_begin_chunk(r, ch);
+                     .finished = choice->state != API__RUNNING,
+                     .from = call ? api__args_from(choice) : choice->sent,
+                     .to = call ? choice->call.args_end : choice->ready};
+    if (reply->req->kind == API_RESPONSES) return api__responses_begin_chunk(reply, choice);
     if (k.to < k.from) k.to = k.from;
-    k.to_token = tokens_due(ch, k.finished);
-    k.mute = !whole && k.from == k.to && (call ? ch->call.told : ch->opened);
-    r->cursor = k;
+    k.to_token = tokens_due(choice, k.finished);
+    k.mute = !whole && k.from == k.to && (call ? choice->call.told : choice->opened);
+    reply->cursor = k;
     return true;
 }
 
 /* ---- the end of a stream ---- */
 
-static bool usage_chunk(buf *out, api_reply *r, size_t end) {
+static bool usage_chunk(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    if (r->r->include_usage) {
-        buf_append(out, r->prefix.data, r->prefix.len);
+    if (reply->req->include_usage) {
+        buf_append(out, reply->prefix.data, reply->prefix.len);
         buf_puts(out, "]");
-        write_usage(out, r);
+        write_usage(out, reply);
         buf_puts(out, "}\n\n");
     }
     buf_puts(out, "data: [DONE]\n\n");
     return true;
 }
 
-void api__begin_end(api_reply *r) {
+void api__begin_end(api_reply *reply) {
     static const api__step steps[] = {usage_chunk, NULL};
-    if (r->r->kind == API_RESPONSES) api__responses_begin_end(r);
-    else r->cursor = (api__cursor){.steps = steps};
+    if (reply->req->kind == API_RESPONSES) api__responses_begin_end(reply);
+    else reply->cursor = (api__cursor){.steps = steps};
 }
 
 /* ---- whole answers ---- */
 
-static bool body_open(buf *out, api_reply *r, size_t end) {
+static bool body_open(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    buf_append(out, r->prefix.data, r->prefix.len);
+    buf_append(out, reply->prefix.data, reply->prefix.len);
     return true;
 }
 
-static bool choice_open(buf *out, api_reply *r, size_t end) {
-    api__cursor *k = &r->cursor;
-    const api__choice *ch = api__chosen(r);
+static bool choice_open(buf *out, api_reply *reply, size_t end) {
+    api__cursor *cursor = &reply->cursor;
+    const api__choice *choice = api__chosen(reply);
     (void)end;
-    k->call = api__is_call(ch);
-    k->from = k->call ? ch->call.args : 0;
-    k->to = k->call ? ch->call.args_end : ch->text.len;
-    k->to_token = ch->n_tokens;
-    buf_puts(out, k->choice ? ",{\"index\":" : "{\"index\":");
-    api__write_uint(out, k->choice);
-    if (r->r->kind == API_COMPLETION) {
+    cursor->call = api__is_call(choice);
+    cursor->from = cursor->call ? choice->call.args : 0;
+    cursor->to = cursor->call ? choice->call.args_end : choice->text.len;
+    cursor->to_token = choice->n_tokens;
+    buf_puts(out, cursor->choice ? ",{\"index\":" : "{\"index\":");
+    api__write_uint(out, cursor->choice);
+    if (reply->req->kind == API_COMPLETION) {
         buf_puts(out, ",\"text\":");
         return true;
     }
     buf_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
-    if (!k->call) return true;
+    if (!cursor->call) return true;
     buf_puts(out, "null,\"refusal\":null,\"tool_calls\":[{");
-    open_call(out, r, ch);
+    open_call(out, reply, choice);
     return true;
 }
 
-static bool message_close(buf *out, api_reply *r, size_t end) {
+static bool message_close(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    buf_puts(out, r->cursor.call ? "}}]}" : ",\"refusal\":null}");
+    buf_puts(out, reply->cursor.call ? "}}]}" : ",\"refusal\":null}");
     return true;
 }
 
 enum { CHOICE_OPEN = 1 }; /* its place in both lists of steps */
 
-static bool choice_close(buf *out, api_reply *r, size_t end) {
-    api__cursor *k = &r->cursor;
-    api__choice *ch = api__chosen(r);
+static bool choice_close(buf *out, api_reply *reply, size_t end) {
+    api__cursor *cursor = &reply->cursor;
+    api__choice *choice = api__chosen(reply);
     (void)end;
-    write_finish(out, r, ch, true);
+    write_finish(out, reply, choice, true);
     buf_puts(out, "}");
-    api__forget_choice(r, ch);
-    if (++k->choice < r->n_choices) k->step = CHOICE_OPEN - 1; /* it goes on with the next */
+    api__forget_choice(reply, choice);
+    if (++cursor->choice < reply->n_choices)
+        cursor->step = CHOICE_OPEN - 1; /* it goes on with the next */
     return true;
 }
 
-static bool body_close(buf *out, api_reply *r, size_t end) {
+static bool body_close(buf *out, api_reply *reply, size_t end) {
     (void)end;
     buf_puts(out, "]");
-    write_usage(out, r);
+    write_usage(out, reply);
     buf_puts(out, "}");
     return true;
 }
 
-void api__begin_body(api_reply *r) {
+void api__begin_body(api_reply *reply) {
     static const api__step completion[] = {body_open,
                                            choice_open,
                                            api__step_text,
@@ -277,6 +288,6 @@ void api__begin_body(api_reply *r) {
     static const api__step chat[] = {body_open,     choice_open, api__step_text,
                                      message_close, CHAT_LISTS,  api__step_prompt_logprobs,
                                      choice_close,  body_close,  NULL};
-    if (r->r->kind == API_RESPONSES) api__responses_begin_body(r);
-    else r->cursor = (api__cursor){.steps = r->r->kind == API_CHAT ? chat : completion};
+    if (reply->req->kind == API_RESPONSES) api__responses_begin_body(reply);
+    else reply->cursor = (api__cursor){.steps = reply->req->kind == API_CHAT ? chat : completion};
 }

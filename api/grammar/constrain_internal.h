@@ -30,8 +30,8 @@
 
 enum {
     API__MAX_STACK = 32,
-    API__MAX_THREADS = 64, /* readings of the text so far that are kept apart */
-    API__MAX_FRAMES = 512, /* of all readings together, those that they share counted once */
+    API__MAX_READINGS = 64, /* readings of the text so far that are kept apart */
+    API__MAX_FRAMES = 512,  /* of all readings together, those that they share counted once */
     API__MAX_NODES = 2048,
     API__MAX_ALTERNATIVES = 32,
     API__MAX_NAMES = 512, /* properties of one object, values of one enum */
@@ -79,7 +79,7 @@ typedef struct {
     uint8_t kind; /* api__kind */
     uint8_t need; /* stack the smallest value takes; over API__MAX_STACK: there is none */
     bool integer, ranged;
-    uint16_t n;        /* names or items */
+    uint16_t n_parts;  /* names or items */
     uint16_t rest;     /* node of additional properties or further items; API__NO_NODE: none */
     uint32_t min, max; /* items or characters; UINT32_MAX: no limit */
     int64_t low, high; /* ranged integers, within API__RANGED_DIGITS */
@@ -108,8 +108,8 @@ int api__grammar_compile(api__grammar **out, const json_t *schema, const char *p
 int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
                                const char *param, err *e) WARN_UNUSED;
 /* Flattens alternatives and finds how deep each node's smallest value is. */
-int api__grammar_finish(api__grammar *g, const char *param, err *e) WARN_UNUSED;
-void api__grammar_free(api__grammar *g); /* NULL is fine */
+int api__grammar_finish(api__grammar *grammar, const char *param, err *e) WARN_UNUSED;
+void api__grammar_free(api__grammar *grammar); /* NULL is fine */
 
 /* ---- automaton: the state after some bytes is a set of stacks ---- */
 
@@ -117,23 +117,47 @@ void api__grammar_free(api__grammar *g); /* NULL is fine */
  * the chain of parents, so equal readings have equal tops. */
 typedef struct {
     uint16_t parent, node;
-    uint8_t sub; /* what of the node has been read */
-    uint8_t ws;  /* blanks since the last other byte; sign of a number; UTF-8 state of a key */
-    uint16_t a, b, k;
-    uint32_t n;
-    uint32_t depth; /* of the stack that it is the top of */
+    uint8_t sub; /* state within the node: O_*, A_*, S_* or N_* of constrain.c */
+    union {
+        uint8_t blanks;   /* objects and arrays: blank bytes since the last other byte */
+        uint8_t negative; /* numbers: 1 after a minus sign */
+        uint8_t key_utf8; /* undeclared keys: state of the UTF-8 character */
+    };
+    /* Keys and enums: names first..end of the byte order agree with the `matched` bytes read. */
+    union {
+        uint16_t first;
+        uint16_t code_unit; /* strings: \uXXXX as far as it was read */
+        uint16_t low_bits;  /* ranged integers: magnitude */
+    };
+    union {
+        uint16_t end;
+        uint16_t hex_digits; /* strings: digits of \uXXXX that were read */
+        uint16_t value_node; /* objects: node of the value after the key */
+        uint16_t middle_bits;
+    };
+    union {
+        uint16_t matched;
+        uint16_t high_bits;
+    };
+    union {
+        uint32_t property; /* objects: properties before this one have had their turn */
+        uint32_t items;    /* arrays: items begun */
+        uint32_t chars;    /* strings: characters begun */
+        uint32_t digits;   /* numbers: digits of the current part */
+    };
+    uint32_t depth; /* frames in the stack, with this one on top */
 } api__frame;
 
 typedef struct {
-    uint16_t top[API__MAX_THREADS]; /* all different; 0: the whole value has been read */
-    uint8_t n;
-} api__threads;
+    uint16_t top[API__MAX_READINGS]; /* all different; 0: the whole value has been read */
+    uint8_t n_tops;
+} api__readings;
 
 enum { API__POOL = 4 << 10, API__BUCKETS = 1 << 10 };
 
 /* Belongs to one thread at a time. */
 typedef struct {
-    const api__grammar *g;
+    const api__grammar *grammar;
     api__frame *pool;              /* [API__POOL]; 0 is not used */
     uint16_t *next;                /* [API__POOL] chain of the frame's bucket, newest first */
     uint16_t *moved;               /* [API__POOL] scratch of save; all 0 between calls */
@@ -142,39 +166,42 @@ typedef struct {
     uint64_t fuel; /* work done so far, ever: about one for a reading that takes a byte */
 } api__automaton;
 
-int api__automaton_init(api__automaton *a, const api__grammar *g, err *e) WARN_UNUSED;
-void api__automaton_deinit(api__automaton *a);
+int api__automaton_init(api__automaton *machine, const api__grammar *grammar, err *e) WARN_UNUSED;
+void api__automaton_deinit(api__automaton *machine);
 size_t api__automaton_bytes(void); /* that init allocates */
-void api__automaton_start(api__automaton *a, api__threads *t);
-/* to: what remains of from after one more byte; to->n is 0 if the byte is not allowed. */
-void api__automaton_step(api__automaton *a, const api__threads *from, uint8_t byte,
-                         api__threads *to);
+void api__automaton_start(api__automaton *machine, api__readings *readings);
+/* to: what remains of from after one more byte; to->n_tops is 0 if the byte is not allowed. */
+void api__automaton_step(api__automaton *machine, const api__readings *from, uint8_t byte,
+                         api__readings *to);
 /* The one frame that is as f, whose depth is filled in; 0 when the pool is spent: that reading
  * ends, which forbids but never allows. */
-uint16_t api__automaton_push(api__automaton *a, api__frame f);
-void api__automaton_rewind(api__automaton *a, uint32_t used); /* forgets the frames from there on */
-bool api__automaton_done(const api__automaton *a,
-                         const api__threads *t); /* the text may end here */
+uint16_t api__automaton_push(api__automaton *machine, api__frame frame);
+void api__automaton_rewind(api__automaton *machine,
+                           uint32_t used); /* forgets the frames from there on */
+bool api__automaton_done(const api__automaton *machine,
+                         const api__readings *readings); /* the text may end here */
 /* A state by itself, written one way only: frame i is called i + 1, and stands after its parent. */
 typedef struct {
     api__frame frames[API__MAX_FRAMES];
-    uint16_t top[API__MAX_THREADS];
+    uint16_t top[API__MAX_READINGS];
     uint16_t n_frames;
-    uint8_t n;
+    uint8_t n_tops;
 } api__stacks;
-void api__automaton_save(api__automaton *a, const api__threads *t, api__stacks *out);
-void api__automaton_load(api__automaton *a, const api__stacks *s,
-                         api__threads *t); /* forgets all else */
-void api__automaton_compact(api__automaton *a, api__threads *t, api__stacks *scratch); /* both */
+void api__automaton_save(api__automaton *machine, const api__readings *readings, api__stacks *out);
+void api__automaton_load(api__automaton *machine, const api__stacks *stacks,
+                         api__readings *readings); /* forgets all else */
+void api__automaton_compact(api__automaton *machine, api__readings *readings,
+                            api__stacks *scratch); /* both */
 /* Is the top inside a string with nothing pending? Then *room says how many characters
  * it may still take (UINT32_MAX: any). */
-bool api__automaton_in_string(const api__automaton *a, uint16_t top, uint32_t *room);
+bool api__automaton_in_string(const api__automaton *machine, uint16_t top, uint32_t *room);
 
 /* ---- vocabulary: a tokenizer's tokens as tries, read-only and shared ---- */
 
 typedef struct api__vocab api__vocab;
-int api__vocab_open(api__vocab **out, const tokenizer *t, uint32_t vocab_size, err *e) WARN_UNUSED;
-void api__vocab_close(api__vocab *v); /* NULL is fine */
+int api__vocab_open(api__vocab **out, const tokenizer *tok, uint32_t vocab_size,
+                    err *e) WARN_UNUSED;
+void api__vocab_close(api__vocab *vocab); /* NULL is fine */
 
 /* ---- constraint: one sequence's way through a grammar ---- */
 
@@ -187,18 +214,19 @@ enum { API__MASK_FUEL = 500000 };
  * needed, for nothing else could end the answer. One thread at a time makes masks with it, and
  * one takes tokens; they may be two, since each side has its own automaton. */
 typedef struct api__workspace api__workspace;
-int api__workspace_create(api__workspace **out, const api__grammar *g, const api__vocab *v,
-                          const uint32_t *stop_ids, uint32_t n_stop_ids, err *e) WARN_UNUSED;
-void api__workspace_destroy(api__workspace *w); /* NULL is fine */
+int api__workspace_create(api__workspace **out, const api__grammar *grammar,
+                          const api__vocab *vocab, const uint32_t *stop_ids, uint32_t n_stop_ids,
+                          err *e) WARN_UNUSED;
+void api__workspace_destroy(api__workspace *work); /* NULL is fine */
 
 /* Belongs to one thread at a time. Made without its first mask, which is work for whoever makes
  * masks. */
 typedef struct api__constraint api__constraint;
-int api__constraint_create(api__constraint **out, api__workspace *w, err *e) WARN_UNUSED;
-void api__constraint_destroy(api__constraint *c); /* NULL is fine */
+int api__constraint_create(api__constraint **out, api__workspace *work, err *e) WARN_UNUSED;
+void api__constraint_destroy(api__constraint *constr); /* NULL is fine */
 /* Bytes held; neither grows. */
-size_t api__constraint_bytes(const api__constraint *c);
-size_t api__workspace_bytes(const api__workspace *w);
+size_t api__constraint_bytes(const api__constraint *constr);
+size_t api__workspace_bytes(const api__workspace *work);
 /* The three calls of a sched_constraint; ud is the constraint. None allocates.
  * make: the mask of what may come next; ERR_COSTLY when that takes more than API__MASK_FUEL.
  * mask: the mask made last. take: one more token of the output; false, and nothing has changed,
@@ -208,6 +236,6 @@ const eng_mask *api__constraint_mask(void *ud);
 bool api__constraint_take(void *ud, uint32_t token);
 extern const sched_constraint api__constraint_calls;
 /* Work that the last make took, in units of API__MASK_FUEL. */
-uint64_t api__constraint_fuel(const api__constraint *c);
+uint64_t api__constraint_fuel(const api__constraint *constr);
 
 #endif

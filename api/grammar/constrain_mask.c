@@ -29,13 +29,13 @@ typedef struct {
 
 typedef struct {
     trie_node *nodes;
-    uint32_t n;
+    uint32_t n_nodes;
 } trie;
 
 /* What follows the plain characters that irregular tokens begin with: a node's token is a place in
  * ids, and the tokens with that ending stand from there to last of it. */
 typedef struct {
-    trie t;
+    trie tree;
     uint32_t *ids, *last;
 } endings;
 
@@ -73,28 +73,28 @@ typedef struct {
 } entry;
 
 static int by_text(const void *x, const void *y) {
-    const entry *a = x, *b = y;
-    int order = memcmp(a->text, b->text, a->len < b->len ? a->len : b->len);
-    if (order == 0) order = (a->len > b->len) - (a->len < b->len);
-    return order ? order : a->id < b->id ? -1 : 1;
+    const entry *left = x, *right = y;
+    int order = memcmp(left->text, right->text, left->len < right->len ? left->len : right->len);
+    if (order == 0) order = (left->len > right->len) - (left->len < right->len);
+    return order ? order : left->id < right->id ? -1 : 1;
 }
 
-static size_t common(const char *a, size_t na, const char *b, size_t nb) {
+static size_t common(const char *left, size_t na, const char *right, size_t nb) {
     size_t i = 0;
-    while (i < na && i < nb && a[i] == b[i])
+    while (i < na && i < nb && left[i] == right[i])
         i++;
     return i;
 }
 
 /* Entries are sorted. Of equal texts the first is in the trie, by its id, or by its place. */
-static int trie_build(trie *t, const entry *list, size_t n, bool by_place) {
+static int trie_build(trie *tree, const entry *list, size_t n, bool by_place) {
     size_t n_nodes = 0;
     entry last = {"", 0, 0};
     for (size_t i = 0; i < n; last = list[i++])
         n_nodes += list[i].len - common(last.text, last.len, list[i].text, list[i].len);
     if (n_nodes >= NO_TOKEN) return -1;
-    t->nodes = array_new(n_nodes, sizeof *t->nodes);
-    if (t->nodes == NULL) return -1;
+    tree->nodes = array_new(n_nodes, sizeof *tree->nodes);
+    if (tree->nodes == NULL) return -1;
     uint32_t open[API__MAX_TOKEN_BYTES]; /* nodes of the current text, by depth */
     size_t depth = 0;
     last = (entry){"", 0, 0};
@@ -103,56 +103,57 @@ static int trie_build(trie *t, const entry *list, size_t n, bool by_place) {
         size_t shared = common(last.text, last.len, one->text, one->len);
         if (shared == one->len && shared == last.len) continue;
         while (depth > shared)
-            t->nodes[open[--depth]].next = t->n;
+            tree->nodes[open[--depth]].next = tree->n_nodes;
         for (; depth < one->len; depth++) {
-            open[depth] = t->n;
-            t->nodes[t->n++] = (trie_node){
+            open[depth] = tree->n_nodes;
+            tree->nodes[tree->n_nodes++] = (trie_node){
                 .token = NO_TOKEN, .byte = (uint8_t)one->text[depth], .depth = (uint8_t)depth};
         }
-        t->nodes[open[depth - 1]].token = by_place ? (uint32_t)i : one->id;
+        tree->nodes[open[depth - 1]].token = by_place ? (uint32_t)i : one->id;
     }
     while (depth > 0)
-        t->nodes[open[--depth]].next = t->n;
+        tree->nodes[open[--depth]].next = tree->n_nodes;
     return 0;
 }
 
 /* Every token that text may hold, by bytes. */
-static size_t list_tokens(api__vocab *v, entry *list) {
+static size_t list_tokens(api__vocab *vocab, entry *list) {
     size_t n = 0, len;
-    for (uint32_t id = 0; id < v->n_tokens; id++) {
-        const char *text = tokenizer_bytes(v->tokenizer, id, &len);
+    for (uint32_t id = 0; id < vocab->n_tokens; id++) {
+        const char *text = tokenizer_bytes(vocab->tokenizer, id, &len);
         if (text == NULL || len == 0 || len > API__MAX_TOKEN_BYTES ||
-            tokenizer_is_special(v->tokenizer, id)) {
+            tokenizer_is_special(vocab->tokenizer, id)) {
             continue;
         }
         list[n++] = (entry){text, (uint32_t)len, id};
         uint32_t chars = plain_bytes(text, len) == len ? (uint32_t)utf8_count(text, len) : 0;
-        v->chars[id] = (uint8_t)chars;
-        if (chars > v->max_chars) v->max_chars = chars;
+        vocab->chars[id] = (uint8_t)chars;
+        if (chars > vocab->max_chars) vocab->max_chars = chars;
     }
     qsort(list, n, sizeof *list, by_text);
     return n;
 }
 
-static size_t pick(const api__vocab *v, const entry *list, size_t n, bool plain, entry *out) {
+static size_t pick(const api__vocab *vocab, const entry *list, size_t n, bool plain, entry *out) {
     size_t picked = 0;
     for (size_t i = 0; i < n; i++) {
-        if ((v->chars[list[i].id] > 0) == plain) out[picked++] = list[i];
+        if ((vocab->chars[list[i].id] > 0) == plain) out[picked++] = list[i];
     }
     return picked;
 }
 
 /* One set of plain tokens for every room that a string may have. */
-static int list_plain(api__vocab *v) {
+static int list_plain(api__vocab *vocab) {
     size_t words;
-    if (!size_mul(v->n_words, v->max_chars + 1u, &words)) return -1;
-    v->plain_upto = array_new(words, sizeof *v->plain_upto);
-    if (v->plain_upto == NULL) return -1;
-    for (uint32_t id = 0; id < v->n_tokens; id++) {
-        if (v->chars[id] > 0) set_bit(v->plain_upto + v->chars[id] * v->n_words, id);
+    if (!size_mul(vocab->n_words, vocab->max_chars + 1u, &words)) return -1;
+    vocab->plain_upto = array_new(words, sizeof *vocab->plain_upto);
+    if (vocab->plain_upto == NULL) return -1;
+    for (uint32_t id = 0; id < vocab->n_tokens; id++) {
+        if (vocab->chars[id] > 0)
+            set_bit(vocab->plain_upto + vocab->chars[id] * vocab->n_words, id);
     }
-    for (size_t i = v->n_words; i < words; i++)
-        v->plain_upto[i] |= v->plain_upto[i - v->n_words];
+    for (size_t i = vocab->n_words; i < words; i++)
+        vocab->plain_upto[i] |= vocab->plain_upto[i - vocab->n_words];
     return 0;
 }
 
@@ -167,17 +168,17 @@ static int endings_build(endings *out, entry *list, size_t n) {
         out->ids[i] = list[i].id;
         out->last[i] = same ? out->last[i + 1] : (uint32_t)i;
     }
-    return trie_build(&out->t, list, n, true);
+    return trie_build(&out->tree, list, n, true);
 }
 
 static void endings_free(endings *e) {
-    free(e->t.nodes);
+    free(e->tree.nodes);
     free(e->ids);
     free(e->last);
 }
 
 /* list: the irregular tokens, which are cut to their endings; some: as much room. */
-static int list_endings(api__vocab *v, entry *list, size_t n, entry *some) {
+static int list_endings(api__vocab *vocab, entry *list, size_t n, entry *some) {
     for (size_t chars = 0; chars < API__MAX_TOKEN_BYTES; chars++) {
         size_t n_some = 0;
         for (size_t i = 0; i < n; i++) {
@@ -185,83 +186,83 @@ static int list_endings(api__vocab *v, entry *list, size_t n, entry *some) {
             if (utf8_count(list[i].text, skip) != chars) continue;
             some[n_some++] = (entry){list[i].text + skip, list[i].len - skip, list[i].id};
         }
-        if (n_some && endings_build(&v->ends_after[chars], some, n_some) != 0) return -1;
+        if (n_some && endings_build(&vocab->ends_after[chars], some, n_some) != 0) return -1;
     }
     for (size_t i = 0; i < n; i++) {
         uint32_t skip = (uint32_t)plain_bytes(list[i].text, list[i].len);
         list[i].text += skip;
         list[i].len -= skip;
     }
-    return endings_build(&v->ends, list, n);
+    return endings_build(&vocab->ends, list, n);
 }
 
-static int build(api__vocab *v, entry *list, entry *some) {
-    v->chars = array_new(v->n_tokens, sizeof *v->chars);
-    if (v->chars == NULL || list == NULL || some == NULL) return -1;
-    size_t n = list_tokens(v, list), n_some = pick(v, list, n, true, some);
-    if (list_plain(v) != 0 || trie_build(&v->all, list, n, false) != 0) return -1;
-    if (trie_build(&v->plain, some, n_some, false) != 0) return -1;
-    n_some = pick(v, list, n, false, some);
-    if (trie_build(&v->irregular, some, n_some, false) != 0) return -1;
-    return list_endings(v, some, n_some, list);
+static int build(api__vocab *vocab, entry *list, entry *some) {
+    vocab->chars = array_new(vocab->n_tokens, sizeof *vocab->chars);
+    if (vocab->chars == NULL || list == NULL || some == NULL) return -1;
+    size_t n = list_tokens(vocab, list), n_some = pick(vocab, list, n, true, some);
+    if (list_plain(vocab) != 0 || trie_build(&vocab->all, list, n, false) != 0) return -1;
+    if (trie_build(&vocab->plain, some, n_some, false) != 0) return -1;
+    n_some = pick(vocab, list, n, false, some);
+    if (trie_build(&vocab->irregular, some, n_some, false) != 0) return -1;
+    return list_endings(vocab, some, n_some, list);
 }
 
-int api__vocab_open(api__vocab **out, const tokenizer *t, uint32_t vocab_size, err *e) {
-    api__vocab *v = *out = calloc(1, sizeof *v);
+int api__vocab_open(api__vocab **out, const tokenizer *tok, uint32_t vocab_size, err *e) {
+    api__vocab *vocab = *out = calloc(1, sizeof *vocab);
     entry *list = array_new(vocab_size, sizeof *list), *some = array_new(vocab_size, sizeof *some);
     int rc = -1;
-    if (v) {
-        v->tokenizer = t;
-        v->n_tokens = vocab_size;
-        v->n_words = ((size_t)vocab_size + 63) / 64;
-        rc = build(v, list, some);
+    if (vocab) {
+        vocab->tokenizer = tok;
+        vocab->n_tokens = vocab_size;
+        vocab->n_words = ((size_t)vocab_size + 63) / 64;
+        rc = build(vocab, list, some);
     }
     free(list);
     free(some);
     if (rc == 0) return 0;
-    api__vocab_close(v);
+    api__vocab_close(vocab);
     *out = NULL;
     return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the vocabulary's trie");
 }
 
-void api__vocab_close(api__vocab *v) {
-    if (v == NULL) return;
-    free(v->all.nodes);
-    free(v->plain.nodes);
-    free(v->irregular.nodes);
-    endings_free(&v->ends);
+void api__vocab_close(api__vocab *vocab) {
+    if (vocab == NULL) return;
+    free(vocab->all.nodes);
+    free(vocab->plain.nodes);
+    free(vocab->irregular.nodes);
+    endings_free(&vocab->ends);
     for (size_t i = 0; i < API__MAX_TOKEN_BYTES; i++)
-        endings_free(&v->ends_after[i]);
-    free(v->plain_upto);
-    free(v->chars);
-    free(v);
+        endings_free(&vocab->ends_after[i]);
+    free(vocab->plain_upto);
+    free(vocab->chars);
+    free(vocab);
 }
 
 /* ---- one mask ---- */
 
 typedef struct {
     api__frame frames[CACHED_FRAMES];
-    uint16_t top[API__MAX_THREADS];
+    uint16_t top[API__MAX_READINGS];
     uint16_t n_frames;
-    uint8_t n;
+    uint8_t n_tops;
     uint64_t used; /* when it was last asked for; 0: empty */
     uint64_t *words;
 } cached_mask;
 
 struct api__workspace {
-    const api__vocab *v;
+    const api__vocab *vocab;
     uint32_t *stop_ids;
     uint32_t n_stop_ids;
 
     /* Whoever makes masks. */
-    api__automaton a;
+    api__automaton making;
     uint64_t tick;
     uint64_t *words; /* [CACHED_MASKS][n_words] */
     cached_mask cache[CACHED_MASKS];
-    api__threads level[API__MAX_TOKEN_BYTES];         /* of the walk, by depth */
-    const api__threads *at[API__MAX_TOKEN_BYTES + 1]; /* of depth - 1: its readings */
-    bool steady[API__MAX_TOKEN_BYTES + 1];            /* and whether plain bytes keep them */
-    uint32_t mark[API__MAX_TOKEN_BYTES + 1];          /* and pool in use then */
+    api__readings level[API__MAX_TOKEN_BYTES];         /* of the walk, by depth */
+    const api__readings *at[API__MAX_TOKEN_BYTES + 1]; /* of depth - 1: its readings */
+    bool steady[API__MAX_TOKEN_BYTES + 1];             /* and whether plain bytes keep them */
+    uint32_t mark[API__MAX_TOKEN_BYTES + 1];           /* and pool in use then */
     api__stacks key;
 
     /* Whoever takes tokens. */
@@ -270,7 +271,7 @@ struct api__workspace {
 };
 
 struct api__constraint {
-    api__workspace *w;
+    api__workspace *work;
     uint64_t fuel; /* that the last mask took */
     uint64_t *words;
     eng_mask mask;
@@ -278,96 +279,98 @@ struct api__constraint {
     api__stacks now;
 };
 
-static void allow(api__workspace *w, const endings *ends, uint32_t token, uint64_t *words) {
+static void allow(api__workspace *work, const endings *ends, uint32_t token, uint64_t *words) {
     if (ends == NULL) {
         set_bit(words, token);
         return;
     }
     for (uint32_t i = token; i <= ends->last[token]; i++)
         set_bit(words, ends->ids[i]);
-    w->a.fuel += (ends->last[token] - token) / 16;
+    work->making.fuel += (ends->last[token] - token) / 16;
 }
 
 /* Plain characters do no more to what may follow than to be counted; of a key: than nothing, since
  * it is unlike all that are declared. */
-static bool only_counts(const api__workspace *w, uint16_t top) {
-    const api__frame *f = &w->a.pool[top];
-    return w->a.g->nodes[f->node].kind == API__STRING || f->a == f->b;
+static bool only_counts(const api__workspace *work, uint16_t top) {
+    const api__frame *frame = &work->making.pool[top];
+    return work->making.grammar->nodes[frame->node].kind == API__STRING ||
+           frame->first == frame->end;
 }
 
 /* And those of one token not even that. */
-static bool is_steady(const api__workspace *w, uint16_t top, uint32_t room) {
-    const api__frame *f = &w->a.pool[top];
-    const api__node *node = &w->a.g->nodes[f->node];
-    if (node->kind != API__STRING) return only_counts(w, top);
-    return room > FAR && (f->n >= node->min || node->min - f->n > FAR);
+static bool is_steady(const api__workspace *work, uint16_t top, uint32_t room) {
+    const api__frame *frame = &work->making.pool[top];
+    const api__node *node = &work->making.grammar->nodes[frame->node];
+    if (node->kind != API__STRING) return only_counts(work, top);
+    return room > FAR && (frame->chars >= node->min || node->min - frame->chars > FAR);
 }
 
-static bool all_steady(const api__workspace *w, const api__threads *t) {
+static bool all_steady(const api__workspace *work, const api__readings *readings) {
     uint32_t room;
-    for (uint8_t i = 0; i < t->n; i++) {
-        if (!api__automaton_in_string(&w->a, t->top[i], &room) || !is_steady(w, t->top[i], room))
+    for (uint8_t i = 0; i < readings->n_tops; i++) {
+        if (!api__automaton_in_string(&work->making, readings->top[i], &room) ||
+            !is_steady(work, readings->top[i], room))
             return false;
     }
     return true;
 }
 
-static bool is_plain_byte(uint8_t c) { /* a character by itself */
-    return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
+static bool is_plain_byte(uint8_t byte) { /* a character by itself */
+    return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
 }
 
 /* What is left of the readings after the node's byte; false: nothing. */
-static bool enter(api__workspace *w, const trie_node *node) {
-    uint32_t d = node->depth;
-    if (w->steady[d] && is_plain_byte(node->byte)) {
-        w->at[d + 1] = w->at[d];
-        w->steady[d + 1] = true;
-        w->mark[d + 1] = w->mark[d];
-        w->a.fuel++;
+static bool enter(api__workspace *work, const trie_node *node) {
+    uint32_t depth = node->depth;
+    if (work->steady[depth] && is_plain_byte(node->byte)) {
+        work->at[depth + 1] = work->at[depth];
+        work->steady[depth + 1] = true;
+        work->mark[depth + 1] = work->mark[depth];
+        work->making.fuel++;
         return true;
     }
-    api__automaton_rewind(&w->a, w->mark[d]);
-    api__automaton_step(&w->a, w->at[d], node->byte, &w->level[d]);
-    if (w->level[d].n == 0) return false;
-    w->at[d + 1] = &w->level[d];
-    w->steady[d + 1] = all_steady(w, &w->level[d]);
-    w->mark[d + 1] = w->a.used;
+    api__automaton_rewind(&work->making, work->mark[depth]);
+    api__automaton_step(&work->making, work->at[depth], node->byte, &work->level[depth]);
+    if (work->level[depth].n_tops == 0) return false;
+    work->at[depth + 1] = &work->level[depth];
+    work->steady[depth + 1] = all_steady(work, &work->level[depth]);
+    work->mark[depth + 1] = work->making.used;
     return true;
 }
 
 /* Adds every token of the trie that the readings let pass, byte by byte. False: no fuel left. */
-static bool walk_nodes(api__workspace *w, const trie *t, const endings *ends,
-                       const api__threads *start, uint64_t limit, uint64_t *words) {
-    uint32_t base = w->a.used;
-    w->at[0] = start;
-    w->steady[0] = all_steady(w, start);
-    w->mark[0] = base;
-    for (uint32_t i = 0; i < t->n && w->a.fuel <= limit;) {
-        const trie_node *node = &t->nodes[i];
-        if (!enter(w, node)) {
+static bool walk_nodes(api__workspace *work, const trie *tree, const endings *ends,
+                       const api__readings *start, uint64_t limit, uint64_t *words) {
+    uint32_t base = work->making.used;
+    work->at[0] = start;
+    work->steady[0] = all_steady(work, start);
+    work->mark[0] = base;
+    for (uint32_t i = 0; i < tree->n_nodes && work->making.fuel <= limit;) {
+        const trie_node *node = &tree->nodes[i];
+        if (!enter(work, node)) {
             i = node->next;
             continue;
         }
-        if (node->token != NO_TOKEN) allow(w, ends, node->token, words);
+        if (node->token != NO_TOKEN) allow(work, ends, node->token, words);
         i++;
     }
-    api__automaton_rewind(&w->a, base);
-    return w->a.fuel <= limit;
+    api__automaton_rewind(&work->making, base);
+    return work->making.fuel <= limit;
 }
 
-static bool walk(api__workspace *w, const trie *t, const api__threads *start, uint64_t limit,
+static bool walk(api__workspace *work, const trie *tree, const api__readings *start, uint64_t limit,
                  uint64_t *words) {
-    return walk_nodes(w, t, NULL, start, limit, words);
+    return walk_nodes(work, tree, NULL, start, limit, words);
 }
 
 /* The irregular tokens, where plain characters do no more than count: by how many come first. */
-static bool walk_counted(api__workspace *w, const api__threads *now, uint64_t limit,
+static bool walk_counted(api__workspace *work, const api__readings *now, uint64_t limit,
                          uint64_t *words) {
-    api__threads at = *now, next;
-    for (size_t chars = 0; chars < API__MAX_TOKEN_BYTES && at.n > 0; chars++) {
-        const endings *ends = &w->v->ends_after[chars];
-        if (!walk_nodes(w, &ends->t, ends, &at, limit, words)) return false;
-        api__automaton_step(&w->a, &at, 'a', &next); /* any plain character */
+    api__readings at = *now, next;
+    for (size_t chars = 0; chars < API__MAX_TOKEN_BYTES && at.n_tops > 0; chars++) {
+        const endings *ends = &work->vocab->ends_after[chars];
+        if (!walk_nodes(work, &ends->tree, ends, &at, limit, words)) return false;
+        api__automaton_step(&work->making, &at, 'a', &next); /* any plain character */
         at = next;
     }
     return true;
@@ -378,28 +381,29 @@ static bool walk_counted(api__workspace *w, const api__threads *now, uint64_t li
  * be asked one by one about plain tokens. And where plain characters change nothing but a count, a
  * token may come if its ending may: thousands of words that end in a quote are one question, or
  * one for each length. */
-static bool build_mask(api__workspace *w, const api__threads *now, uint64_t limit,
+static bool build_mask(api__workspace *work, const api__readings *now, uint64_t limit,
                        uint64_t *words) {
-    const api__vocab *v = w->v;
-    api__threads others = {.n = 0};
+    const api__vocab *vocab = work->vocab;
+    api__readings others = {.n_tops = 0};
     uint32_t room = 0, one;
     bool steady = true, counted = true;
-    for (uint8_t i = 0; i < now->n; i++) {
-        if (!api__automaton_in_string(&w->a, now->top[i], &one)) {
-            others.top[others.n++] = now->top[i];
+    for (uint8_t i = 0; i < now->n_tops; i++) {
+        if (!api__automaton_in_string(&work->making, now->top[i], &one)) {
+            others.top[others.n_tops++] = now->top[i];
         } else {
             if (one > room) room = one;
-            steady = steady && is_steady(w, now->top[i], one);
-            counted = counted && only_counts(w, now->top[i]);
+            steady = steady && is_steady(work, now->top[i], one);
+            counted = counted && only_counts(work, now->top[i]);
         }
     }
-    if (room == 0) return walk(w, &v->all, now, limit, words);
-    if (room > v->max_chars) room = v->max_chars;
-    memcpy(words, v->plain_upto + room * v->n_words, v->n_words * sizeof *words);
-    if (others.n > 0 && !walk(w, &v->plain, &others, limit, words)) return false;
-    if (steady && others.n == 0) return walk_nodes(w, &v->ends.t, &v->ends, now, limit, words);
-    if (counted && others.n == 0) return walk_counted(w, now, limit, words);
-    return walk(w, &v->irregular, now, limit, words);
+    if (room == 0) return walk(work, &vocab->all, now, limit, words);
+    if (room > vocab->max_chars) room = vocab->max_chars;
+    memcpy(words, vocab->plain_upto + room * vocab->n_words, vocab->n_words * sizeof *words);
+    if (others.n_tops > 0 && !walk(work, &vocab->plain, &others, limit, words)) return false;
+    if (steady && others.n_tops == 0)
+        return walk_nodes(work, &vocab->ends.tree, &vocab->ends, now, limit, words);
+    if (counted && others.n_tops == 0) return walk_counted(work, now, limit, words);
+    return walk(work, &vocab->irregular, now, limit, words);
 }
 
 /* What no token can reach is all the same: states that differ only there have one mask. */
@@ -409,47 +413,49 @@ static uint32_t far_count(uint32_t n, uint32_t first, uint32_t min, uint32_t max
     return max != UINT32_MAX && max - n > FAR ? max - FAR - 1 : n;
 }
 
-static void make_key(api__workspace *w, const api__stacks *now, cached_mask *key) {
+static void make_key(api__workspace *work, const api__stacks *now, cached_mask *key) {
     key->n_frames = now->n_frames;
-    key->n = now->n;
+    key->n_tops = now->n_tops;
     memcpy(key->frames, now->frames, now->n_frames * sizeof *key->frames);
-    memcpy(key->top, now->top, now->n * sizeof *key->top);
+    memcpy(key->top, now->top, now->n_tops * sizeof *key->top);
     for (uint16_t i = 0; i < key->n_frames; i++) {
-        api__frame *f = &key->frames[i];
-        const api__node *node = &w->a.g->nodes[f->node];
-        if (node->kind == API__STRING) f->n = far_count(f->n, 0, node->min, node->max);
-        if (node->kind == API__ARRAY) f->n = far_count(f->n, node->n, node->min, node->max);
+        api__frame *frame = &key->frames[i];
+        const api__node *node = &work->making.grammar->nodes[frame->node];
+        if (node->kind == API__STRING)
+            frame->chars = far_count(frame->chars, 0, node->min, node->max);
+        if (node->kind == API__ARRAY)
+            frame->items = far_count(frame->items, node->n_parts, node->min, node->max);
     }
 }
 
-static bool same_key(const cached_mask *a, const cached_mask *b) {
-    return a->n == b->n && a->n_frames == b->n_frames &&
-           memcmp(a->top, b->top, a->n * sizeof *a->top) == 0 &&
-           memcmp(a->frames, b->frames, a->n_frames * sizeof *a->frames) == 0;
+static bool same_key(const cached_mask *left, const cached_mask *right) {
+    return left->n_tops == right->n_tops && left->n_frames == right->n_frames &&
+           memcmp(left->top, right->top, left->n_tops * sizeof *left->top) == 0 &&
+           memcmp(left->frames, right->frames, left->n_frames * sizeof *left->frames) == 0;
 }
 
 /* The mask of a state, from the cache if it was asked for lately; false: no fuel. */
-static bool find_mask(api__workspace *w, const api__stacks *now, uint64_t *words) {
-    const size_t bytes = w->v->n_words * sizeof *words;
-    const uint64_t limit = w->a.fuel + API__MASK_FUEL;
-    api__threads t;
-    cached_mask key, *oldest = &w->cache[0];
+static bool find_mask(api__workspace *work, const api__stacks *now, uint64_t *words) {
+    const size_t bytes = work->vocab->n_words * sizeof *words;
+    const uint64_t limit = work->making.fuel + API__MASK_FUEL;
+    api__readings readings;
+    cached_mask key, *oldest = &work->cache[0];
     bool keep = now->n_frames <= CACHED_FRAMES;
-    if (keep) make_key(w, now, &key);
+    if (keep) make_key(work, now, &key);
     for (size_t i = 0; keep && i < CACHED_MASKS; i++) {
-        cached_mask *m = &w->cache[i];
-        if (m->used && same_key(m, &key)) {
-            m->used = ++w->tick;
-            memcpy(words, m->words, bytes);
+        cached_mask *mask = &work->cache[i];
+        if (mask->used && same_key(mask, &key)) {
+            mask->used = ++work->tick;
+            memcpy(words, mask->words, bytes);
             return true;
         }
-        if (m->used < oldest->used) oldest = m;
+        if (mask->used < oldest->used) oldest = mask;
     }
     memset(words, 0, bytes);
-    api__automaton_load(&w->a, now, &t);
-    if (!build_mask(w, &t, limit, words)) return false;
+    api__automaton_load(&work->making, now, &readings);
+    if (!build_mask(work, &readings, limit, words)) return false;
     if (!keep) return true;
-    key.used = ++w->tick;
+    key.used = ++work->tick;
     key.words = oldest->words;
     *oldest = key;
     memcpy(oldest->words, words, bytes);
@@ -459,123 +465,127 @@ static bool find_mask(api__workspace *w, const api__stacks *now, uint64_t *words
 /* ---- one sequence ---- */
 
 err_code api__constraint_make(void *ud) {
-    api__constraint *c = ud;
-    api__workspace *w = c->w;
-    uint64_t before = w->a.fuel;
-    bool made = find_mask(w, &c->now, c->words);
-    c->fuel = w->a.fuel - before;
+    api__constraint *constr = ud;
+    api__workspace *work = constr->work;
+    uint64_t before = work->making.fuel;
+    bool made = find_mask(work, &constr->now, constr->words);
+    constr->fuel = work->making.fuel - before;
     if (!made) return ERR_COSTLY;
-    for (uint32_t i = 0; c->done && i < w->n_stop_ids; i++)
-        set_bit(c->words, w->stop_ids[i]);
+    for (uint32_t i = 0; constr->done && i < work->n_stop_ids; i++)
+        set_bit(constr->words, work->stop_ids[i]);
     return ERR_NONE;
 }
 
 const eng_mask *api__constraint_mask(void *ud) {
-    const api__constraint *c = ud;
-    return &c->mask;
+    const api__constraint *constr = ud;
+    return &constr->mask;
 }
 
-uint64_t api__constraint_fuel(const api__constraint *c) {
-    return c->fuel;
+uint64_t api__constraint_fuel(const api__constraint *constr) {
+    return constr->fuel;
 }
 
-static void set_state(api__constraint *c, api__automaton *a, const api__threads *now) {
-    api__automaton_save(a, now, &c->now);
-    c->done = api__automaton_done(a, now);
+static void set_state(api__constraint *constr, api__automaton *machine, const api__readings *now) {
+    api__automaton_save(machine, now, &constr->now);
+    constr->done = api__automaton_done(machine, now);
 }
 
-static bool is_stop(const api__workspace *w, uint32_t token) {
-    for (uint32_t i = 0; i < w->n_stop_ids; i++) {
-        if (w->stop_ids[i] == token) return true;
+static bool is_stop(const api__workspace *work, uint32_t token) {
+    for (uint32_t i = 0; i < work->n_stop_ids; i++) {
+        if (work->stop_ids[i] == token) return true;
     }
     return false;
 }
 
 /* A long token in many readings may fill the pool on its way. */
 bool api__constraint_take(void *ud, uint32_t token) {
-    api__constraint *c = ud;
-    api__workspace *w = c->w;
+    api__constraint *constr = ud;
+    api__workspace *work = constr->work;
     size_t n;
-    const char *bytes = tokenizer_bytes(w->v->tokenizer, token, &n);
-    if (c->done && is_stop(w, token)) return true; /* the end, which adds no text */
-    if (bytes == NULL || n == 0 || tokenizer_is_special(w->v->tokenizer, token)) return false;
-    api__threads now, next;
-    api__automaton_load(&w->taking, &c->now, &now);
-    for (size_t i = 0; i < n && now.n > 0; i++) {
-        api__automaton_step(&w->taking, &now, (uint8_t)bytes[i], &next);
+    const char *bytes = tokenizer_bytes(work->vocab->tokenizer, token, &n);
+    if (constr->done && is_stop(work, token)) return true; /* the end, which adds no text */
+    if (bytes == NULL || n == 0 || tokenizer_is_special(work->vocab->tokenizer, token))
+        return false;
+    api__readings now, next;
+    api__automaton_load(&work->taking, &constr->now, &now);
+    for (size_t i = 0; i < n && now.n_tops > 0; i++) {
+        api__automaton_step(&work->taking, &now, (uint8_t)bytes[i], &next);
         now = next;
-        if (w->taking.used > API__POOL / 2) api__automaton_compact(&w->taking, &now, &w->scratch);
+        if (work->taking.used > API__POOL / 2)
+            api__automaton_compact(&work->taking, &now, &work->scratch);
     }
-    if (now.n > 0) set_state(c, &w->taking, &now);
-    return now.n > 0;
+    if (now.n_tops > 0) set_state(constr, &work->taking, &now);
+    return now.n_tops > 0;
 }
 
 const sched_constraint api__constraint_calls = {api__constraint_make, api__constraint_mask,
                                                 api__constraint_take};
 
-int api__workspace_create(api__workspace **out, const api__grammar *g, const api__vocab *v,
-                          const uint32_t *stop_ids, uint32_t n_stop_ids, err *e) {
+int api__workspace_create(api__workspace **out, const api__grammar *grammar,
+                          const api__vocab *vocab, const uint32_t *stop_ids, uint32_t n_stop_ids,
+                          err *e) {
     *out = NULL;
-    api__workspace *w = calloc(1, sizeof *w);
-    if (w == NULL || api__automaton_init(&w->a, g, e) != 0 ||
-        api__automaton_init(&w->taking, g, e) != 0)
+    api__workspace *work = calloc(1, sizeof *work);
+    if (work == NULL || api__automaton_init(&work->making, grammar, e) != 0 ||
+        api__automaton_init(&work->taking, grammar, e) != 0)
         goto fail;
-    w->v = v;
-    w->words = array_new(v->n_words * CACHED_MASKS, sizeof *w->words);
-    w->stop_ids = array_new(n_stop_ids, sizeof *w->stop_ids);
-    if (w->words == NULL || w->stop_ids == NULL) goto fail;
+    work->vocab = vocab;
+    work->words = array_new(vocab->n_words * CACHED_MASKS, sizeof *work->words);
+    work->stop_ids = array_new(n_stop_ids, sizeof *work->stop_ids);
+    if (work->words == NULL || work->stop_ids == NULL) goto fail;
     for (size_t i = 0; i < CACHED_MASKS; i++)
-        w->cache[i].words = w->words + i * v->n_words;
+        work->cache[i].words = work->words + i * vocab->n_words;
     for (uint32_t i = 0; i < n_stop_ids; i++) {
-        if (stop_ids[i] < v->n_tokens) w->stop_ids[w->n_stop_ids++] = stop_ids[i];
+        if (stop_ids[i] < vocab->n_tokens) work->stop_ids[work->n_stop_ids++] = stop_ids[i];
     }
-    *out = w;
+    *out = work;
     return 0;
 fail:
-    api__workspace_destroy(w);
+    api__workspace_destroy(work);
     return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a constraint");
 }
 
-void api__workspace_destroy(api__workspace *w) {
-    if (w == NULL) return;
-    api__automaton_deinit(&w->a);
-    api__automaton_deinit(&w->taking);
-    free(w->words);
-    free(w->stop_ids);
-    free(w);
+void api__workspace_destroy(api__workspace *work) {
+    if (work == NULL) return;
+    api__automaton_deinit(&work->making);
+    api__automaton_deinit(&work->taking);
+    free(work->words);
+    free(work->stop_ids);
+    free(work);
 }
 
-int api__constraint_create(api__constraint **out, api__workspace *w, err *e) {
+int api__constraint_create(api__constraint **out, api__workspace *work, err *e) {
     /* A request may want many of them, on the loop: their pages, of states and words, are left to
      * whoever first needs them. */
-    api__constraint *c = *out = malloc(sizeof *c);
-    uint64_t *words = array_new_aligned(w->v->n_words, sizeof *words);
-    if (c == NULL || words == NULL) {
-        free(c);
+    api__constraint *constr = *out = malloc(sizeof *constr);
+    uint64_t *words = array_new_aligned(work->vocab->n_words, sizeof *words);
+    if (constr == NULL || words == NULL) {
+        free(constr);
         free(words);
         *out = NULL;
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a constraint");
     }
-    c->w = w;
-    c->fuel = 0;
-    c->words = words;
-    c->mask = (eng_mask){words, w->v->n_words};
-    api__threads now;
-    api__automaton_start(&w->taking, &now);
-    set_state(c, &w->taking, &now);
+    constr->work = work;
+    constr->fuel = 0;
+    constr->words = words;
+    constr->mask = (eng_mask){words, work->vocab->n_words};
+    api__readings now;
+    api__automaton_start(&work->taking, &now);
+    set_state(constr, &work->taking, &now);
     return 0;
 }
 
-void api__constraint_destroy(api__constraint *c) {
-    if (c == NULL) return;
-    free(c->words);
-    free(c);
+void api__constraint_destroy(api__constraint *constr) {
+    if (constr == NULL) return;
+    free(constr->words);
+    free(constr);
 }
 
-size_t api__constraint_bytes(const api__constraint *c) {
-    return sizeof *c + c->w->v->n_words * sizeof *c->words;
+size_t api__constraint_bytes(const api__constraint *constr) {
+    return sizeof *constr + constr->work->vocab->n_words * sizeof *constr->words;
 }
 
-size_t api__workspace_bytes(const api__workspace *w) {
-    return sizeof *w + 2 * api__automaton_bytes() + CACHED_MASKS * w->v->n_words * sizeof *w->words;
+size_t api__workspace_bytes(const api__workspace *work) {
+    return sizeof *work + 2 * api__automaton_bytes() +
+           CACHED_MASKS * work->vocab->n_words * sizeof *work->words;
 }

@@ -26,32 +26,34 @@ typedef struct {
 } pending;
 
 typedef struct {
-    api__grammar *g;
+    api__grammar *grammar;
     pending *todo;       /* [API__MAX_NODES] */
     const json_t *calls; /* function calls, whose arguments are schemas of their own; or NULL */
     size_t followed;     /* bytes of $refs read so far */
     const char *param;
-    err *e;
+    err *error;
 } compiler;
 
 enum { MOST_FOLLOWED = 1 << 20 };
 
-static int wrong(compiler *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static int wrong(compiler *c, const char *fmt, ...) {
+static int wrong(compiler *comp, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static int wrong(compiler *comp, const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
-    (void)err_vset_in(c->e, ERR_BAD_PARAM, c->param, c->param, fmt, args);
+    (void)err_vset_in(comp->error, ERR_BAD_PARAM, comp->param, comp->param, fmt, args);
     va_end(args);
     return -1;
 }
 
-static int unsupported(compiler *c, const char *keyword, const char *where) {
-    return err_set(c->e, ERR_UNSUPPORTED, c->param,
-                   "%s: the schema keyword '%.40s' is not supported%s", c->param, keyword, where);
+static int unsupported(compiler *comp, const char *keyword, const char *where) {
+    return err_set(comp->error, ERR_UNSUPPORTED, comp->param,
+                   "%s: the schema keyword '%.40s' is not supported%s", comp->param, keyword,
+                   where);
 }
 
-static int no_memory(compiler *c) {
-    return err_set(c->e, ERR_NO_MEMORY, c->param, "%s: the schema is too large", c->param);
+static int no_memory(compiler *comp) {
+    return err_set(comp->error, ERR_NO_MEMORY, comp->param, "%s: the schema is too large",
+                   comp->param);
 }
 
 /* ---- keywords ---- */
@@ -106,25 +108,25 @@ static size_t keyword_find(const char *name) {
 
 /* Refuses unknown keywords and, beside one that combines, all but annotations. Collects
  * the types that the keywords imply. */
-static int check_keywords(compiler *c, const json_t *schema, uint8_t *implied,
+static int check_keywords(compiler *comp, const json_t *schema, uint8_t *implied,
                           const char **combines) {
     const char *key;
-    json_t *v;
+    json_t *value;
     size_t others = 0;
     *implied = 0;
     *combines = NULL;
-    json_object_foreach((json_t *)(uintptr_t)schema, key, v) {
+    json_object_foreach((json_t *)(uintptr_t)schema, key, value) {
         size_t i = keyword_find(key);
-        if (i == ARRAY_LEN(keywords)) return unsupported(c, key, "");
+        if (i == ARRAY_LEN(keywords)) return unsupported(comp, key, "");
         if (keywords[i].role == COMBINES) {
-            if (*combines) return unsupported(c, key, " beside another that combines schemas");
+            if (*combines) return unsupported(comp, key, " beside another that combines schemas");
             *combines = keywords[i].name;
         } else if (keywords[i].role != ANNOTATION) {
             others++;
         }
         *implied |= keywords[i].types;
     }
-    if (*combines && others) return unsupported(c, *combines, " beside other constraints");
+    if (*combines && others) return unsupported(comp, *combines, " beside other constraints");
     return 0;
 }
 
@@ -137,21 +139,21 @@ static uint8_t type_of_name(const char *name) {
     return 0;
 }
 
-static int read_types(compiler *c, const json_t *type, uint8_t *out) {
+static int read_types(compiler *comp, const json_t *type, uint8_t *out) {
     size_t n = json_is_array(type) ? json_array_size(type) : 1;
     *out = 0;
     for (size_t i = 0; i < n; i++) {
         const json_t *one = json_is_array(type) ? json_array_get(type, i) : type;
         uint8_t bit = type_of_name(json_c_string(one));
-        if (bit == 0) return wrong(c, "an unknown type in the schema");
+        if (bit == 0) return wrong(comp, "an unknown type in the schema");
         *out |= bit;
     }
     if (*out & T_NUMBER) *out &= (uint8_t)~T_INTEGER; /* every integer is a number */
-    return *out ? 0 : wrong(c, "an empty list of types in the schema");
+    return *out ? 0 : wrong(comp, "an empty list of types in the schema");
 }
 
-static uint8_t type_of_value(const json_t *v) {
-    switch (json_typeof(v)) {
+static uint8_t type_of_value(const json_t *value) {
+    switch (json_typeof(value)) {
     case JSON_NULL: return T_NULL;
     case JSON_TRUE:
     case JSON_FALSE: return T_BOOLEAN;
@@ -169,14 +171,15 @@ static uint8_t type_of_value(const json_t *v) {
 static const json_t *follow(const json_t *root, const char *ref) {
     const json_t *at = root;
     if (ref[0] != '#') return NULL;
-    for (const char *p = ref + 1; at && *p;) {
+    for (const char *from = ref + 1; at && *from;) {
         char key[256];
         size_t n = 0;
-        if (*p++ != '/') return NULL;
-        for (; *p && *p != '/'; p++) {
+        if (*from++ != '/') return NULL;
+        for (; *from && *from != '/'; from++) {
             if (n + 1 == sizeof key) return NULL;
-            if (p[0] == '~' && (p[1] == '0' || p[1] == '1')) key[n++] = *++p == '0' ? '~' : '/';
-            else key[n++] = *p;
+            if (from[0] == '~' && (from[1] == '0' || from[1] == '1'))
+                key[n++] = *++from == '0' ? '~' : '/';
+            else key[n++] = *from;
         }
         key[n] = 0;
         if (json_is_array(at)) {
@@ -191,64 +194,65 @@ static const json_t *follow(const json_t *root, const char *ref) {
 }
 
 /* The schema behind any number of $refs. */
-static int resolve(compiler *c, const json_t *root, const json_t **schema) {
+static int resolve(compiler *comp, const json_t *root, const json_t **schema) {
     for (int hops = 0; json_object_get(*schema, "$ref"); hops++) {
         const char *ref = json_c_string(json_object_get(*schema, "$ref")), *combines;
         uint8_t implied;
-        if (check_keywords(c, *schema, &implied, &combines) != 0) return -1;
+        if (check_keywords(comp, *schema, &implied, &combines) != 0) return -1;
         const json_t *next = ref ? follow(root, ref) : NULL;
-        c->followed += ref ? strlen(ref) : 0;
-        if (c->followed > MOST_FOLLOWED) return wrong(c, "references that take too long to follow");
+        comp->followed += ref ? strlen(ref) : 0;
+        if (comp->followed > MOST_FOLLOWED)
+            return wrong(comp, "references that take too long to follow");
         if (next == NULL || hops == 32)
-            return wrong(c, "$ref '%.80s' leads nowhere in this schema", ref ? ref : "");
+            return wrong(comp, "$ref '%.80s' leads nowhere in this schema", ref ? ref : "");
         *schema = next;
     }
     return 0;
 }
 
-static int node_for(compiler *c, const json_t *schema, const json_t *root, uint8_t types,
+static int node_for(compiler *comp, const json_t *schema, const json_t *root, uint8_t types,
                     uint16_t *out) {
-    api__grammar *g = c->g;
-    if (resolve(c, root, &schema) != 0) return -1;
+    api__grammar *grammar = comp->grammar;
+    if (resolve(comp, root, &schema) != 0) return -1;
     if (json_is_true(schema) || (json_is_object(schema) && json_object_size(schema) == 0)) {
         *out = API__NODE_ANY;
         return 0;
     }
-    if (json_is_false(schema)) return wrong(c, "a schema that is false, which nothing can fit");
+    if (json_is_false(schema)) return wrong(comp, "a schema that is false, which nothing can fit");
     if (!json_is_object(schema))
-        return wrong(c, "a schema that is neither an object nor a boolean");
-    for (uint16_t i = API__N_BUILTIN; i < g->n_nodes; i++) {
-        if (c->todo[i].schema != schema || c->todo[i].types != types) continue;
+        return wrong(comp, "a schema that is neither an object nor a boolean");
+    for (uint16_t i = API__N_BUILTIN; i < grammar->n_nodes; i++) {
+        if (comp->todo[i].schema != schema || comp->todo[i].types != types) continue;
         *out = i;
         return 0;
     }
-    if (g->n_nodes == API__MAX_NODES)
-        return wrong(c, "a schema of more than %d parts", API__MAX_NODES);
-    c->todo[g->n_nodes] = (pending){schema, root, types};
-    *out = g->n_nodes++;
+    if (grammar->n_nodes == API__MAX_NODES)
+        return wrong(comp, "a schema of more than %d parts", API__MAX_NODES);
+    comp->todo[grammar->n_nodes] = (pending){schema, root, types};
+    *out = grammar->n_nodes++;
     return 0;
 }
 
 /* ---- numbers in a schema ---- */
 
-static int read_count(compiler *c, const json_t *schema, const char *key, uint32_t otherwise,
+static int read_count(compiler *comp, const json_t *schema, const char *key, uint32_t otherwise,
                       uint32_t *out) {
-    const json_t *v = json_object_get(schema, key);
-    json_int_t n = json_integer_value(v);
-    if (v && (!json_is_integer(v) || n < 0))
-        return wrong(c, "%s must be a whole number of at least 0", key);
-    *out = v == NULL ? otherwise : n > 1 << 30 ? 1u << 30 : (uint32_t)n;
+    const json_t *value = json_object_get(schema, key);
+    json_int_t n = json_integer_value(value);
+    if (value && (!json_is_integer(value) || n < 0))
+        return wrong(comp, "%s must be a whole number of at least 0", key);
+    *out = value == NULL ? otherwise : n > 1 << 30 ? 1u << 30 : (uint32_t)n;
     return 0;
 }
 
 /* A bound of an integer, drawn in by one if exclusive. */
-static int read_bound(compiler *c, const json_t *schema, const char *key, bool low, int64_t step,
+static int read_bound(compiler *comp, const json_t *schema, const char *key, bool low, int64_t step,
                       int64_t *bound) {
-    const json_t *v = json_object_get(schema, key);
+    const json_t *value = json_object_get(schema, key);
     const int64_t limit = 100000000000000; /* 10 to the API__RANGED_DIGITS */
-    if (v == NULL) return 0;
-    if (!json_is_integer(v)) return unsupported(c, key, " unless it is a whole number");
-    int64_t n = json_integer_value(v);
+    if (value == NULL) return 0;
+    if (!json_is_integer(value)) return unsupported(comp, key, " unless it is a whole number");
+    int64_t n = json_integer_value(value);
     n = n >= limit ? limit - 1 : n <= -limit ? 1 - limit : n;
     n += step;
     if (low) *bound = n > *bound ? n : *bound;
@@ -259,76 +263,76 @@ static int read_bound(compiler *c, const json_t *schema, const char *key, bool l
 /* ---- texts ---- */
 
 /* v as compact JSON in the arena; without the quotes of a string if bare. */
-static int write_value(compiler *c, const json_t *v, bool bare, api__name *out) {
-    char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
-    if (text == NULL) return no_memory(c);
+static int write_value(compiler *comp, const json_t *value, bool bare, api__name *out) {
+    char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+    if (text == NULL) return no_memory(comp);
     size_t n = strlen(text), skip = bare ? 1 : 0;
     int rc = 0;
     if (n > API__MAX_NAME_BYTES_G) {
-        rc = wrong(c, "a name or value of more than %d bytes", API__MAX_NAME_BYTES_G);
+        rc = wrong(comp, "a name or value of more than %d bytes", API__MAX_NAME_BYTES_G);
     } else {
-        out->text = arena_strndup(&c->g->mem, text + skip, n - 2 * skip);
+        out->text = arena_strndup(&comp->grammar->mem, text + skip, n - 2 * skip);
         out->len = (uint16_t)(n - 2 * skip);
-        if (out->text == NULL) rc = no_memory(c);
+        if (out->text == NULL) rc = no_memory(comp);
     }
     free(text);
     return rc;
 }
 
-static int compare_names(const api__name *a, const api__name *b) {
-    size_t n = a->len < b->len ? a->len : b->len;
-    int order = memcmp(a->text, b->text, n);
-    return order ? order : (a->len > b->len) - (a->len < b->len);
+static int compare_names(const api__name *left, const api__name *right) {
+    size_t n = left->len < right->len ? left->len : right->len;
+    int order = memcmp(left->text, right->text, n);
+    return order ? order : (left->len > right->len) - (left->len < right->len);
 }
 
-static int by_text(const void *a, const void *b) {
-    return compare_names(a, b);
+static int by_text(const void *left, const void *right) {
+    return compare_names(left, right);
 }
 
-static int by_text_of(const void *a, const void *b, void *names) {
+static int by_text_of(const void *left, const void *right, void *names) {
     const api__name *all = names;
-    return compare_names(&all[*(const uint16_t *)a], &all[*(const uint16_t *)b]);
+    return compare_names(&all[*(const uint16_t *)left], &all[*(const uint16_t *)right]);
 }
 
 /* ---- one kind each ---- */
 
-static int compile_enum(compiler *c, api__node *node, const json_t *values, uint8_t types) {
+static int compile_enum(compiler *comp, api__node *node, const json_t *values, uint8_t types) {
     size_t n = json_array_size(values), i;
-    const json_t *v;
+    const json_t *value;
     if (n == 0 || n > API__MAX_NAMES)
-        return wrong(c, "an enum of %zu values (1 to %d are allowed)", n, API__MAX_NAMES);
+        return wrong(comp, "an enum of %zu values (1 to %d are allowed)", n, API__MAX_NAMES);
     node->kind = API__ENUM;
-    node->names = arena_array(&c->g->mem, n, sizeof *node->names);
-    if (node->names == NULL) return no_memory(c);
-    json_array_foreach(values, i, v) {
-        if (types && !(type_of_value(v) & types)) continue; /* can never be valid */
-        if (write_value(c, v, false, &node->names[node->n]) != 0) return -1;
-        node->n++;
+    node->names = arena_array(&comp->grammar->mem, n, sizeof *node->names);
+    if (node->names == NULL) return no_memory(comp);
+    json_array_foreach(values, i, value) {
+        if (types && !(type_of_value(value) & types)) continue; /* can never be valid */
+        if (write_value(comp, value, false, &node->names[node->n_parts]) != 0) return -1;
+        node->n_parts++;
     }
-    if (node->n == 0) return wrong(c, "an enum without a value of its type");
-    qsort(node->names, node->n, sizeof *node->names, by_text);
+    if (node->n_parts == 0) return wrong(comp, "an enum without a value of its type");
+    qsort(node->names, node->n_parts, sizeof *node->names, by_text);
     uint16_t kept = 1;
-    for (uint16_t k = 1; k < node->n; k++) {
+    for (uint16_t k = 1; k < node->n_parts; k++) {
         if (compare_names(&node->names[k], &node->names[kept - 1]) != 0)
             node->names[kept++] = node->names[k];
     }
-    node->n = kept;
+    node->n_parts = kept;
     return 0;
 }
 
-static int compile_words(compiler *c, api__node *node, uint8_t types) {
+static int compile_words(compiler *comp, api__node *node, uint8_t types) {
     json_t *list = json_array();
     if (types & T_NULL) json_array_append_new(list, json_null());
     if (types & T_BOOLEAN) {
         json_array_append_new(list, json_true());
         json_array_append_new(list, json_false());
     }
-    int rc = list ? compile_enum(c, node, list, 0) : no_memory(c);
+    int rc = list ? compile_enum(comp, node, list, 0) : no_memory(comp);
     json_decref(list);
     return rc;
 }
 
-static int compile_number(compiler *c, api__node *node, const json_t *schema, uint8_t type) {
+static int compile_number(compiler *comp, api__node *node, const json_t *schema, uint8_t type) {
     static const char *const bounds[] = {"minimum", "exclusiveMinimum", "maximum",
                                          "exclusiveMaximum"};
     const int64_t limit = 100000000000000 - 1;
@@ -338,187 +342,196 @@ static int compile_number(compiler *c, api__node *node, const json_t *schema, ui
     node->high = limit;
     for (size_t i = 0; i < ARRAY_LEN(bounds); i++) {
         if (!json_object_get(schema, bounds[i])) continue;
-        if (!node->integer) return unsupported(c, bounds[i], " for numbers that are not integers");
+        if (!node->integer)
+            return unsupported(comp, bounds[i], " for numbers that are not integers");
         node->ranged = true;
         bool low = i < 2;
         int64_t step = i == 1 ? 1 : i == 3 ? -1 : 0;
-        if (read_bound(c, schema, bounds[i], low, step, low ? &node->low : &node->high) != 0)
+        if (read_bound(comp, schema, bounds[i], low, step, low ? &node->low : &node->high) != 0)
             return -1;
     }
-    if (node->low > node->high) return wrong(c, "an integer whose minimum is above its maximum");
+    if (node->low > node->high) return wrong(comp, "an integer whose minimum is above its maximum");
     return 0;
 }
 
-static int compile_string(compiler *c, api__node *node, const json_t *schema) {
+static int compile_string(compiler *comp, api__node *node, const json_t *schema) {
     node->kind = API__STRING;
-    if (read_count(c, schema, "minLength", 0, &node->min) != 0) return -1;
-    if (read_count(c, schema, "maxLength", UINT32_MAX, &node->max) != 0) return -1;
-    return node->min > node->max ? wrong(c, "a string whose minLength is above its maxLength") : 0;
+    if (read_count(comp, schema, "minLength", 0, &node->min) != 0) return -1;
+    if (read_count(comp, schema, "maxLength", UINT32_MAX, &node->max) != 0) return -1;
+    return node->min > node->max ? wrong(comp, "a string whose minLength is above its maxLength")
+                                 : 0;
 }
 
 /* The node of what comes beyond the declared; `absent` where the schema does not say. */
-static int compile_rest(compiler *c, const json_t *v, const json_t *root, uint16_t absent,
+static int compile_rest(compiler *comp, const json_t *value, const json_t *root, uint16_t absent,
                         uint16_t *out) {
-    *out = v ? API__NO_NODE : absent;
-    return v == NULL || json_is_false(v) ? 0 : node_for(c, v, root, 0, out);
+    *out = value ? API__NO_NODE : absent;
+    return value == NULL || json_is_false(value) ? 0 : node_for(comp, value, root, 0, out);
 }
 
-static int compile_array(compiler *c, api__node *node, const json_t *schema, const json_t *root) {
-    const json_t *prefix = json_object_get(schema, "prefixItems"), *v;
+static int compile_array(compiler *comp, api__node *node, const json_t *schema,
+                         const json_t *root) {
+    const json_t *prefix = json_object_get(schema, "prefixItems"), *item;
     size_t n = json_array_size(prefix), i;
     node->kind = API__ARRAY;
-    if (prefix && !json_is_array(prefix)) return wrong(c, "prefixItems must be a list");
-    if (n > API__MAX_NAMES) return wrong(c, "more than %d prefixItems", API__MAX_NAMES);
-    node->items = arena_array(&c->g->mem, n + 1, sizeof *node->items);
-    if (node->items == NULL) return no_memory(c);
-    json_array_foreach(prefix, i, v) {
-        if (node_for(c, v, root, 0, &node->items[node->n++]) != 0) return -1;
+    if (prefix && !json_is_array(prefix)) return wrong(comp, "prefixItems must be a list");
+    if (n > API__MAX_NAMES) return wrong(comp, "more than %d prefixItems", API__MAX_NAMES);
+    node->items = arena_array(&comp->grammar->mem, n + 1, sizeof *node->items);
+    if (node->items == NULL) return no_memory(comp);
+    json_array_foreach(prefix, i, item) {
+        if (node_for(comp, item, root, 0, &node->items[node->n_parts++]) != 0) return -1;
     }
-    if (compile_rest(c, json_object_get(schema, "items"), root, API__NODE_ANY, &node->rest) != 0)
+    if (compile_rest(comp, json_object_get(schema, "items"), root, API__NODE_ANY, &node->rest) != 0)
         return -1;
-    if (read_count(c, schema, "minItems", 0, &node->min) != 0) return -1;
-    if (read_count(c, schema, "maxItems", UINT32_MAX, &node->max) != 0) return -1;
-    if (node->rest == API__NO_NODE && node->max > node->n) node->max = node->n;
-    return node->min > node->max ? wrong(c, "an array that needs more items than it may have") : 0;
+    if (read_count(comp, schema, "minItems", 0, &node->min) != 0) return -1;
+    if (read_count(comp, schema, "maxItems", UINT32_MAX, &node->max) != 0) return -1;
+    if (node->rest == API__NO_NODE && node->max > node->n_parts) node->max = node->n_parts;
+    return node->min > node->max ? wrong(comp, "an array that needs more items than it may have")
+                                 : 0;
 }
 
-static int add_property(compiler *c, api__node *node, const char *key, uint16_t value) {
+static int add_property(compiler *comp, api__node *node, const char *key, uint16_t value) {
     json_t *text = json_string(key);
-    int rc = text ? write_value(c, text, true, &node->names[node->n]) : no_memory(c);
+    int rc = text ? write_value(comp, text, true, &node->names[node->n_parts]) : no_memory(comp);
     json_decref(text);
-    node->names[node->n].node = value;
-    if (rc == 0) node->n++;
+    node->names[node->n_parts].node = value;
+    if (rc == 0) node->n_parts++;
     return rc;
 }
 
-static int require(compiler *c, api__node *node, const json_t *key, const json_t *properties) {
+static int require(compiler *comp, api__node *node, const json_t *key, const json_t *properties) {
     const char *text = json_c_string(key), *name;
-    json_t *v;
+    json_t *value;
     uint16_t i = 0;
-    if (text == NULL) return wrong(c, "required must be a list of strings");
-    json_object_foreach((json_t *)(uintptr_t)properties, name, v) {
+    if (text == NULL) return wrong(comp, "required must be a list of strings");
+    json_object_foreach((json_t *)(uintptr_t)properties, name, value) {
         if (strcmp(name, text) == 0) {
             node->names[i].required = true;
             return 0;
         }
         i++;
     }
-    for (i = (uint16_t)json_object_size(properties); i < node->n;
+    for (i = (uint16_t)json_object_size(properties); i < node->n_parts;
          i++) { /* named twice in required */
         size_t n = strlen(text);
         if (node->names[i].len == n && memcmp(node->names[i].text, text, n) == 0) return 0;
     }
     if (node->rest == API__NO_NODE) {
-        return wrong(c, "'%.80s' is required, but neither declared nor allowed as additional",
+        return wrong(comp, "'%.80s' is required, but neither declared nor allowed as additional",
                      text);
     }
-    if (add_property(c, node, text, node->rest) != 0) return -1;
-    node->names[node->n - 1].required = true;
+    if (add_property(comp, node, text, node->rest) != 0) return -1;
+    node->names[node->n_parts - 1].required = true;
     return 0;
 }
 
 /* In a function call each property is a schema of its own, where its $refs start. */
-static bool is_call(const compiler *c, const json_t *schema) {
+static bool is_call(const compiler *comp, const json_t *schema) {
     size_t i;
     json_t *one;
-    json_array_foreach(c->calls, i, one) {
+    json_array_foreach(comp->calls, i, one) {
         if (one == schema) return true;
     }
     return false;
 }
 
-static int compile_object(compiler *c, api__node *node, const json_t *schema, const json_t *root) {
+static int compile_object(compiler *comp, api__node *node, const json_t *schema,
+                          const json_t *root) {
     const json_t *properties = json_object_get(schema, "properties"),
                  *required = json_object_get(schema, "required");
     const char *key;
-    json_t *v;
+    json_t *property;
     size_t i, room = json_object_size(properties) + json_array_size(required);
     node->kind = API__OBJECT;
     if ((properties && !json_is_object(properties)) || (required && !json_is_array(required))) {
-        return wrong(c, "properties must be an object and required a list");
+        return wrong(comp, "properties must be an object and required a list");
     }
     if (room > API__MAX_NAMES)
-        return wrong(c, "an object of more than %d properties", API__MAX_NAMES);
-    node->names = arena_array(&c->g->mem, room + 1, sizeof *node->names);
-    node->sorted = arena_array(&c->g->mem, room + 1, sizeof *node->sorted);
-    if (!node->names || !node->sorted) return no_memory(c);
+        return wrong(comp, "an object of more than %d properties", API__MAX_NAMES);
+    node->names = arena_array(&comp->grammar->mem, room + 1, sizeof *node->names);
+    node->sorted = arena_array(&comp->grammar->mem, room + 1, sizeof *node->sorted);
+    if (!node->names || !node->sorted) return no_memory(comp);
     uint16_t absent = properties ? API__NO_NODE : API__NODE_ANY;
-    if (compile_rest(c, json_object_get(schema, "additionalProperties"), root, absent,
+    if (compile_rest(comp, json_object_get(schema, "additionalProperties"), root, absent,
                      &node->rest) != 0)
         return -1;
-    bool call = is_call(c, schema);
-    json_object_foreach((json_t *)(uintptr_t)properties, key, v) {
+    bool call = is_call(comp, schema);
+    json_object_foreach((json_t *)(uintptr_t)properties, key, property) {
         uint16_t value;
-        if (node_for(c, v, call ? v : root, 0, &value) != 0 ||
-            add_property(c, node, key, value) != 0)
+        if (node_for(comp, property, call ? property : root, 0, &value) != 0 ||
+            add_property(comp, node, key, value) != 0)
             return -1;
     }
-    json_array_foreach(required, i, v) {
-        if (require(c, node, v, properties) != 0) return -1;
+    json_array_foreach(required, i, property) {
+        if (require(comp, node, property, properties) != 0) return -1;
     }
-    for (uint16_t k = 0; k < node->n; k++)
+    for (uint16_t k = 0; k < node->n_parts; k++)
         node->sorted[k] = k;
-    qsort_r(node->sorted, node->n, sizeof *node->sorted, by_text_of, node->names);
+    qsort_r(node->sorted, node->n_parts, sizeof *node->sorted, by_text_of, node->names);
     return 0;
 }
 
-static int start_alt(compiler *c, api__node *node, size_t n) {
+static int start_alt(compiler *comp, api__node *node, size_t n) {
     if (n == 0 || n > API__MAX_ALTERNATIVES) {
-        return wrong(c, "%zu alternatives (1 to %d are allowed)", n, API__MAX_ALTERNATIVES);
+        return wrong(comp, "%zu alternatives (1 to %d are allowed)", n, API__MAX_ALTERNATIVES);
     }
     node->kind = API__ALT;
-    node->items = arena_array(&c->g->mem, n, sizeof *node->items);
-    return node->items ? 0 : no_memory(c);
+    node->items = arena_array(&comp->grammar->mem, n, sizeof *node->items);
+    return node->items ? 0 : no_memory(comp);
 }
 
-static int compile_combined(compiler *c, api__node *node, const pending *p, const char *keyword) {
-    const json_t *list = json_object_get(p->schema, keyword), *v;
+static int compile_combined(compiler *comp, api__node *node, const pending *item,
+                            const char *keyword) {
+    const json_t *list = json_object_get(item->schema, keyword), *one;
     size_t i, n = json_array_size(list);
     if (strcmp(keyword, "allOf") == 0 && n != 1)
-        return unsupported(c, keyword, " with more than one schema");
-    if (start_alt(c, node, n) != 0) return -1;
-    json_array_foreach(list, i, v) {
-        if (node_for(c, v, p->root, 0, &node->items[node->n++]) != 0) return -1;
+        return unsupported(comp, keyword, " with more than one schema");
+    if (start_alt(comp, node, n) != 0) return -1;
+    json_array_foreach(list, i, one) {
+        if (node_for(comp, one, item->root, 0, &node->items[node->n_parts++]) != 0) return -1;
     }
     return 0;
 }
 
-static int compile_typed(compiler *c, api__node *node, const pending *p, uint8_t types) {
+static int compile_typed(compiler *comp, api__node *node, const pending *item, uint8_t types) {
     uint8_t words = types & (T_NULL | T_BOOLEAN);
     switch (types) {
-    case T_OBJECT: return compile_object(c, node, p->schema, p->root);
-    case T_ARRAY: return compile_array(c, node, p->schema, p->root);
-    case T_STRING: return compile_string(c, node, p->schema);
+    case T_OBJECT: return compile_object(comp, node, item->schema, item->root);
+    case T_ARRAY: return compile_array(comp, node, item->schema, item->root);
+    case T_STRING: return compile_string(comp, node, item->schema);
     case T_INTEGER:
-    case T_NUMBER: return compile_number(c, node, p->schema, types);
+    case T_NUMBER: return compile_number(comp, node, item->schema, types);
     default: break;
     }
-    if (types == words) return compile_words(c, node, types);
-    if (start_alt(c, node, 7) != 0) return -1;
+    if (types == words) return compile_words(comp, node, types);
+    if (start_alt(comp, node, 7) != 0) return -1;
     for (unsigned bit = T_INTEGER; bit <= T_OBJECT; bit <<= 1) {
         if (!(types & bit)) continue;
-        if (node_for(c, p->schema, p->root, (uint8_t)bit, &node->items[node->n++]) != 0) return -1;
+        if (node_for(comp, item->schema, item->root, (uint8_t)bit, &node->items[node->n_parts++]) !=
+            0)
+            return -1;
     }
-    return words ? node_for(c, p->schema, p->root, words, &node->items[node->n++]) : 0;
+    return words ? node_for(comp, item->schema, item->root, words, &node->items[node->n_parts++])
+                 : 0;
 }
 
-static int compile_node(compiler *c, api__node *node, const pending *p) {
-    uint8_t implied, types = p->types;
+static int compile_node(compiler *comp, api__node *node, const pending *item) {
+    uint8_t implied, types = item->types;
     const char *combines;
     if (types == 0) {
-        if (check_keywords(c, p->schema, &implied, &combines) != 0) return -1;
-        if (combines) return compile_combined(c, node, p, combines);
-        const json_t *type = json_object_get(p->schema, "type");
-        if (type && read_types(c, type, &types) != 0) return -1;
-        const json_t *only = json_object_get(p->schema, "const"),
-                     *values = json_object_get(p->schema, "enum");
+        if (check_keywords(comp, item->schema, &implied, &combines) != 0) return -1;
+        if (combines) return compile_combined(comp, node, item, combines);
+        const json_t *type = json_object_get(item->schema, "type");
+        if (type && read_types(comp, type, &types) != 0) return -1;
+        const json_t *only = json_object_get(item->schema, "const"),
+                     *values = json_object_get(item->schema, "enum");
         if (only || values) {
-            if (only && values) return unsupported(c, "const", " beside enum");
+            if (only && values) return unsupported(comp, "const", " beside enum");
             if (implied)
-                return unsupported(c, only ? "const" : "enum", " beside other constraints");
-            if (values && !json_is_array(values)) return wrong(c, "enum must be a list");
+                return unsupported(comp, only ? "const" : "enum", " beside other constraints");
+            if (values && !json_is_array(values)) return wrong(comp, "enum must be a list");
             json_t *list = only ? json_pack("[O]", only) : json_incref((json_t *)(uintptr_t)values);
-            int rc = list ? compile_enum(c, node, list, types) : no_memory(c);
+            int rc = list ? compile_enum(comp, node, list, types) : no_memory(comp);
             json_decref(list);
             return rc;
         }
@@ -528,52 +541,52 @@ static int compile_node(compiler *c, api__node *node, const pending *p) {
         }
         if (types == 0) types = implied;
     }
-    return compile_typed(c, node, p, types);
+    return compile_typed(comp, node, item, types);
 }
 
 /* ---- the whole ---- */
 
-static int add_builtins(compiler *c) {
-    api__node *nodes = c->g->nodes;
+static int add_builtins(compiler *comp) {
+    api__node *nodes = comp->grammar->nodes;
     nodes[API__NODE_ANY].kind = API__ANY;
     nodes[API__NODE_OBJECT] = (api__node){.kind = API__OBJECT, .rest = API__NODE_ANY};
     nodes[API__NODE_ARRAY] =
         (api__node){.kind = API__ARRAY, .rest = API__NODE_ANY, .max = UINT32_MAX};
     nodes[API__NODE_STRING] = (api__node){.kind = API__STRING, .max = UINT32_MAX};
     nodes[API__NODE_NUMBER].kind = API__NUMBER;
-    c->g->n_nodes = API__N_BUILTIN;
-    return compile_words(c, &nodes[API__NODE_WORD], T_NULL | T_BOOLEAN);
+    comp->grammar->n_nodes = API__N_BUILTIN;
+    return compile_words(comp, &nodes[API__NODE_WORD], T_NULL | T_BOOLEAN);
 }
 
 static int compile(api__grammar **out, const json_t *schema, const json_t *calls, const char *param,
                    err *e) {
     *out = NULL;
-    compiler c = {.param = param, .e = e, .calls = calls};
+    compiler comp = {.param = param, .error = e, .calls = calls};
     int rc = -1;
-    c.g = calloc(1, sizeof *c.g);
-    c.todo = array_new(API__MAX_NODES, sizeof *c.todo);
-    if (c.g == NULL || c.todo == NULL) {
-        no_memory(&c);
+    comp.grammar = calloc(1, sizeof *comp.grammar);
+    comp.todo = array_new(API__MAX_NODES, sizeof *comp.todo);
+    if (comp.grammar == NULL || comp.todo == NULL) {
+        no_memory(&comp);
         goto end;
     }
-    arena_init(&c.g->mem, 3 << 20);
-    c.g->nodes = array_new(API__MAX_NODES, sizeof *c.g->nodes);
-    if (c.g->nodes == NULL || add_builtins(&c) != 0) {
-        no_memory(&c);
+    arena_init(&comp.grammar->mem, 3 << 20);
+    comp.grammar->nodes = array_new(API__MAX_NODES, sizeof *comp.grammar->nodes);
+    if (comp.grammar->nodes == NULL || add_builtins(&comp) != 0) {
+        no_memory(&comp);
         goto end;
     }
-    if (schema == NULL) c.g->root = API__NODE_OBJECT;
-    else if (node_for(&c, schema, schema, 0, &c.g->root) != 0) goto end;
-    for (uint16_t i = API__N_BUILTIN; i < c.g->n_nodes; i++) {
-        if (compile_node(&c, &c.g->nodes[i], &c.todo[i]) != 0) goto end;
+    if (schema == NULL) comp.grammar->root = API__NODE_OBJECT;
+    else if (node_for(&comp, schema, schema, 0, &comp.grammar->root) != 0) goto end;
+    for (uint16_t i = API__N_BUILTIN; i < comp.grammar->n_nodes; i++) {
+        if (compile_node(&comp, &comp.grammar->nodes[i], &comp.todo[i]) != 0) goto end;
     }
-    rc = api__grammar_finish(c.g, param, e);
-    api__node *fewer = realloc(c.g->nodes, c.g->n_nodes * sizeof *fewer);
-    if (fewer) c.g->nodes = fewer;
+    rc = api__grammar_finish(comp.grammar, param, e);
+    api__node *fewer = realloc(comp.grammar->nodes, comp.grammar->n_nodes * sizeof *fewer);
+    if (fewer) comp.grammar->nodes = fewer;
 end:
-    free(c.todo);
-    if (rc == 0) *out = c.g;
-    else api__grammar_free(c.g);
+    free(comp.todo);
+    if (rc == 0) *out = comp.grammar;
+    else api__grammar_free(comp.grammar);
     return rc;
 }
 
@@ -612,9 +625,9 @@ int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const ch
     return rc;
 }
 
-void api__grammar_free(api__grammar *g) {
-    if (g == NULL) return;
-    arena_deinit(&g->mem);
-    free(g->nodes);
-    free(g);
+void api__grammar_free(api__grammar *grammar) {
+    if (grammar == NULL) return;
+    arena_deinit(&grammar->mem);
+    free(grammar->nodes);
+    free(grammar);
 }

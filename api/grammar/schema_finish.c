@@ -11,7 +11,7 @@ static int too_many(const char *param, err *e) {
 }
 
 /* Alternatives of alternatives become one list, so that beginning a value needs no depth. */
-static int flatten(api__grammar *g, uint16_t id, const char *param, err *e) {
+static int flatten(api__grammar *grammar, uint16_t id, const char *param, err *e) {
     uint16_t found[API__MAX_ALTERNATIVES], stack[API__MAX_ALTERNATIVES * 2];
     size_t n = 0, waiting = 0;
     uint64_t *seen = array_new(API__MAX_NODES / 64, sizeof *seen);
@@ -19,7 +19,7 @@ static int flatten(api__grammar *g, uint16_t id, const char *param, err *e) {
     if (rc == 0) stack[waiting++] = id;
     while (rc == 0 && waiting > 0) {
         uint16_t at = stack[--waiting];
-        const api__node *node = &g->nodes[at];
+        const api__node *node = &grammar->nodes[at];
         if (seen[at / 64] >> at % 64 & 1) continue;
         seen[at / 64] |= (uint64_t)1 << at % 64;
         if (node->kind != API__ALT) {
@@ -27,46 +27,46 @@ static int flatten(api__grammar *g, uint16_t id, const char *param, err *e) {
             else found[n++] = at;
             continue;
         }
-        if (waiting + node->n > ARRAY_LEN(stack)) {
+        if (waiting + node->n_parts > ARRAY_LEN(stack)) {
             rc = too_many(param, e);
             continue;
         }
-        for (uint16_t i = node->n; i-- > 0;)
+        for (uint16_t i = node->n_parts; i-- > 0;)
             stack[waiting++] = node->items[i];
     }
     if (rc == 0 && n == 0)
         rc = err_set(e, ERR_BAD_PARAM, param, "%s: alternatives that lead only to themselves",
                      param);
-    uint16_t *items = rc == 0 ? arena_array(&g->mem, n, sizeof *items) : NULL;
+    uint16_t *items = rc == 0 ? arena_array(&grammar->mem, n, sizeof *items) : NULL;
     if (rc == 0 && items == NULL)
         rc = err_set(e, ERR_NO_MEMORY, param, "%s: the schema is too large", param);
     free(seen);
     if (rc != 0) return -1;
     memcpy(items, found, n * sizeof *items);
-    g->nodes[id].items = items;
-    g->nodes[id].n = (uint16_t)n;
+    grammar->nodes[id].items = items;
+    grammar->nodes[id].n_parts = (uint16_t)n;
     return 0;
 }
 
 /* Stack that the smallest value of a node takes, given those of its parts so far. */
-static uint8_t need_of(const api__grammar *g, const api__node *node) {
+static uint8_t need_of(const api__grammar *grammar, const api__node *node) {
     uint8_t most = 0, least = UINT8_MAX;
     switch (node->kind) {
     case API__OBJECT:
-        for (uint16_t i = 0; i < node->n; i++) {
-            uint8_t need = g->nodes[node->names[i].node].need;
+        for (uint16_t i = 0; i < node->n_parts; i++) {
+            uint8_t need = grammar->nodes[node->names[i].node].need;
             if (node->names[i].required && need > most) most = need;
         }
         break;
     case API__ARRAY:
-        for (uint32_t i = 0; i < node->min && i <= node->n; i++) {
-            uint8_t need = g->nodes[i < node->n ? node->items[i] : node->rest].need;
+        for (uint32_t i = 0; i < node->min && i <= node->n_parts; i++) {
+            uint8_t need = grammar->nodes[i < node->n_parts ? node->items[i] : node->rest].need;
             if (need > most) most = need;
         }
         break;
     case API__ALT:
-        for (uint16_t i = 0; i < node->n; i++) {
-            uint8_t need = g->nodes[node->items[i]].need;
+        for (uint16_t i = 0; i < node->n_parts; i++) {
+            uint8_t need = grammar->nodes[node->items[i]].need;
             if (need < least) least = need;
         }
         return least;
@@ -76,43 +76,44 @@ static uint8_t need_of(const api__grammar *g, const api__node *node) {
 }
 
 /* What the automaton asks of an object's properties, so that no byte costs a search. */
-static int tabulate(api__grammar *g, api__node *node) {
-    node->rank = arena_array(&g->mem, node->n + 1u, sizeof *node->rank);
-    node->required_from = arena_array(&g->mem, node->n + 1u, sizeof *node->required_from);
-    node->least_need = arena_array(&g->mem, node->n + 1u, sizeof *node->least_need);
+static int tabulate(api__grammar *grammar, api__node *node) {
+    node->rank = arena_array(&grammar->mem, node->n_parts + 1u, sizeof *node->rank);
+    node->required_from =
+        arena_array(&grammar->mem, node->n_parts + 1u, sizeof *node->required_from);
+    node->least_need = arena_array(&grammar->mem, node->n_parts + 1u, sizeof *node->least_need);
     if (!node->rank || !node->required_from || !node->least_need) return -1;
-    node->required_from[node->n] = node->n;
-    node->least_need[node->n] = UINT8_MAX;
-    for (uint16_t i = node->n; i-- > 0;) {
-        uint8_t need = g->nodes[node->names[i].node].need, later = node->least_need[i + 1];
+    node->required_from[node->n_parts] = node->n_parts;
+    node->least_need[node->n_parts] = UINT8_MAX;
+    for (uint16_t i = node->n_parts; i-- > 0;) {
+        uint8_t need = grammar->nodes[node->names[i].node].need, later = node->least_need[i + 1];
         node->required_from[i] = node->names[i].required ? i : node->required_from[i + 1];
         node->least_need[i] = node->names[i].required || need < later ? need : later;
     }
-    for (uint16_t i = 0; i < node->n; i++)
+    for (uint16_t i = 0; i < node->n_parts; i++)
         node->rank[node->sorted[i]] = i;
     return 0;
 }
 
-int api__grammar_finish(api__grammar *g, const char *param, err *e) {
-    for (uint16_t i = 0; i < g->n_nodes; i++) {
-        if (g->nodes[i].kind == API__ALT && flatten(g, i, param, e) != 0) return -1;
-        g->nodes[i].need = UINT8_MAX;
+int api__grammar_finish(api__grammar *grammar, const char *param, err *e) {
+    for (uint16_t i = 0; i < grammar->n_nodes; i++) {
+        if (grammar->nodes[i].kind == API__ALT && flatten(grammar, i, param, e) != 0) return -1;
+        grammar->nodes[i].need = UINT8_MAX;
     }
     for (bool changed = true; changed;) { /* each round settles at least one more depth */
         changed = false;
-        for (uint16_t i = 0; i < g->n_nodes; i++) {
-            uint8_t need = need_of(g, &g->nodes[i]);
-            changed = changed || need < g->nodes[i].need;
-            if (need < g->nodes[i].need) g->nodes[i].need = need;
+        for (uint16_t i = 0; i < grammar->n_nodes; i++) {
+            uint8_t need = need_of(grammar, &grammar->nodes[i]);
+            changed = changed || need < grammar->nodes[i].need;
+            if (need < grammar->nodes[i].need) grammar->nodes[i].need = need;
         }
     }
-    if (g->nodes[g->root].need > API__MAX_STACK) {
+    if (grammar->nodes[grammar->root].need > API__MAX_STACK) {
         return err_set(e, ERR_BAD_PARAM, param,
                        "%s: a schema that nothing fits within a depth of %d", param,
                        API__MAX_STACK);
     }
-    for (uint16_t i = 0; i < g->n_nodes; i++) {
-        if (g->nodes[i].kind == API__OBJECT && tabulate(g, &g->nodes[i]) != 0)
+    for (uint16_t i = 0; i < grammar->n_nodes; i++) {
+        if (grammar->nodes[i].kind == API__OBJECT && tabulate(grammar, &grammar->nodes[i]) != 0)
             return err_set(e, ERR_NO_MEMORY, param, "%s: the schema is too large", param);
     }
     return 0;

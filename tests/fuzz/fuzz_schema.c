@@ -16,13 +16,13 @@ static void must_be_json(const uint8_t *text, size_t n) {
     json_decref(v);
 }
 
-static bool any_byte(api__automaton *a, const api__threads *t) {
-    api__threads next;
+static bool any_byte(api__automaton *a, const api__readings *t) {
+    api__readings next;
     uint32_t used = a->used;
     for (int b = 0; b < 256; b++) {
         api__automaton_step(a, t, (uint8_t)b, &next);
         api__automaton_rewind(a, used);
-        if (next.n > 0) return true;
+        if (next.n_tops > 0) return true;
     }
     return false;
 }
@@ -97,7 +97,7 @@ static void walk_masks(const api__grammar *g, const uint8_t *choices, size_t n) 
 static void feed(const api__grammar *g, const uint8_t *text, size_t n) {
     static api__stacks scratch;
     api__automaton a;
-    api__threads now, next;
+    api__readings now, next;
     err e = {0};
     if (api__automaton_init(&a, g, &e) != 0) return;
     api__automaton_start(&a, &now);
@@ -108,7 +108,7 @@ static void feed(const api__grammar *g, const uint8_t *text, size_t n) {
         if (i == n) break;
         api__automaton_step(&a, &now, text[i], &next);
         now = next;
-        if (now.n == 0) break;
+        if (now.n_tops == 0) break;
         api__automaton_compact(&a, &now, &scratch);
     }
     api__automaton_deinit(&a);

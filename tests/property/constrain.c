@@ -210,12 +210,12 @@ static json_t *random_root(void) {
 
 /* ---- random walks ---- */
 
-static bool allows(api__automaton *a, const api__threads *t, uint8_t byte) {
-    api__threads next;
+static bool allows(api__automaton *a, const api__readings *t, uint8_t byte) {
+    api__readings next;
     uint32_t used = a->used;
     api__automaton_step(a, t, byte, &next);
     api__automaton_rewind(a, used);
-    return next.n > 0;
+    return next.n_tops > 0;
 }
 
 static void check_text(const json_t *schema, const char *text, size_t n) {
@@ -229,7 +229,7 @@ static void check_text(const json_t *schema, const char *text, size_t n) {
 }
 
 /* One byte that may come, at random, soon in a hurry to end. */
-static int next_byte(api__automaton *a, const api__threads *t, size_t so_far) {
+static int next_byte(api__automaton *a, const api__readings *t, size_t so_far) {
     static const char enders[] = "\"}]";
     uint8_t can[256];
     uint32_t n = 0;
@@ -261,7 +261,7 @@ Test(constrain_property, every_random_walk_ends_as_json_that_fits) {
         api__automaton a;
         cr_assert_eq(api__automaton_init(&a, g, &e), 0);
         for (int walk = 0; walk < 5; walk++) {
-            api__threads now, next;
+            api__readings now, next;
             buf text = {0};
             api__automaton_start(&a, &now);
             while (text.len < 5000) {
@@ -273,7 +273,7 @@ Test(constrain_property, every_random_walk_ends_as_json_that_fits) {
                 api__automaton_step(&a, &now, (uint8_t)b, &next);
                 now = next;
                 api__automaton_compact(&a, &now, scratch);
-                cr_assert_gt(now.n, 0, "a byte that was allowed is refused");
+                cr_assert_gt(now.n_tops, 0, "a byte that was allowed is refused");
             }
             char *dump = json_dumps(schema, 0);
             cr_assert(api__automaton_done(&a, &now), "no way out of '%s' for %s", text.data, dump);
@@ -403,13 +403,13 @@ static json_t *instance(const json_t *root, const json_t *schema, int depth) {
 
 static bool accepts(api__automaton *a, api__stacks *scratch, const char *text, size_t n,
                     size_t *where) {
-    api__threads now, next;
+    api__readings now, next;
     api__automaton_start(a, &now);
     for (size_t i = 0; i < n; i++) {
         api__automaton_step(a, &now, (uint8_t)text[i], &next);
         now = next;
         *where = i;
-        if (now.n == 0) return false;
+        if (now.n_tops == 0) return false;
         if (i % 7 == 0) api__automaton_compact(a, &now, scratch);
     }
     return api__automaton_done(a, &now);
@@ -461,20 +461,21 @@ Test(constrain_property, every_way_to_write_what_fits_is_accepted) {
 /* ---- masks ---- */
 
 /* Every token by itself, the slow and plain way. */
-static bool token_passes(api__automaton *a, const api__threads *from, const char *bytes, size_t n) {
-    api__threads now = *from, next;
+static bool token_passes(api__automaton *a, const api__readings *from, const char *bytes,
+                         size_t n) {
+    api__readings now = *from, next;
     uint32_t used = a->used;
-    for (size_t i = 0; i < n && now.n > 0; i++) {
+    for (size_t i = 0; i < n && now.n_tops > 0; i++) {
         api__automaton_step(a, &now, (uint8_t)bytes[i], &next);
         now = next;
     }
     api__automaton_rewind(a, used);
-    return now.n > 0;
+    return now.n_tops > 0;
 }
 
 /* A constraint at its beginning, and an automaton of its grammar that is led the same way. */
 static void open_way(const api__grammar *g, const api__vocab *v, uint32_t stop, api__workspace **w,
-                     api__constraint **c, api__automaton *a, api__threads *now) {
+                     api__constraint **c, api__automaton *a, api__readings *now) {
     err e = {0};
     cr_assert_eq(api__workspace_create(w, g, v, &stop, 1, &e), 0);
     cr_assert_eq(api__constraint_create(c, *w, &e), 0);
@@ -507,7 +508,7 @@ Test(constrain_property, masks_name_exactly_the_tokens_that_pass_and_any_choice_
             json_decref(schema);
             continue;
         }
-        api__threads now, next;
+        api__readings now, next;
         open_way(g, v, stop, &w, &c, &a, &now);
         uint32_t n = 0;
         buf text = {0};
@@ -663,7 +664,7 @@ static uint32_t walk_pieces(const api__grammar *g, const api__vocab *v, const to
     api__constraint *c = NULL;
     api__automaton a;
     const uint32_t stop = PIECES - 1;
-    api__threads now, next;
+    api__readings now, next;
     open_way(g, v, stop, &w, &c, &a, &now);
     uint32_t most = 0;
     for (uint32_t k = 0; k < 60; k++) {
@@ -690,7 +691,7 @@ static uint32_t walk_pieces(const api__grammar *g, const api__vocab *v, const to
         for (size_t i = 0; i < len; i++) {
             api__automaton_step(&a, &now, (uint8_t)bytes[i], &next);
             now = next;
-            if (now.n > most) most = now.n;
+            if (now.n_tops > most) most = now.n_tops;
         }
         api__automaton_compact(&a, &now, scratch);
     }

@@ -230,7 +230,7 @@ static void check_asked(const folder *o, const api_context *c, api_kind kind, si
     int rc = api_parse(&r, c, kind, body.data, body.len, &e);
     cr_expect_eq(rc, asked[row].want ? 0 : -1, "row %zu: %s", row, e.msg);
     if (rc == 0 && asked[row].want) {
-        chat_spell(o->tok, r->prompts[0].ids, r->prompts[0].n, &got);
+        chat_spell(o->tok, r->prompts[0].ids, r->prompts[0].n_ids, &got);
         buf_printf(&want, "%s" ASKED ANSWER "%s", thinks ? DEFAULT : "",
                    thinks ? asked[row].want : "");
         cr_expect_str_eq(got.data, want.data, "row %zu: %s", row, got.data);

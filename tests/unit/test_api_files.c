@@ -156,7 +156,7 @@ static size_t prompt_of(const api_context *c, const char *body, uint32_t out[32]
     api_request *r = NULL;
     err e = {0};
     cr_assert_eq(api_parse(&r, c, API_COMPLETION, body, strlen(body), &e), 0, "%s", e.msg);
-    size_t n = r->prompts[0].n;
+    size_t n = r->prompts[0].n_ids;
     cr_assert_leq(n, 32);
     memcpy(out, r->prompts[0].ids, n * sizeof *out);
     api_request_destroy(r);

@@ -282,7 +282,7 @@ Test(api_templates, calls_and_results_of_responses_are_turns_as_chat_has_them) {
         buf body = {0}, got = {0};
         buf_printf(&body, "{\"input\":%s}", items[i].input);
         api_request *r = api_must_parse(&f, API_RESPONSES, body.data);
-        for (uint32_t k = 0; k < r->prompts[0].n; k++) {
+        for (uint32_t k = 0; k < r->prompts[0].n_ids; k++) {
             size_t n;
             const char *bytes = tokenizer_bytes(f.tokenizer, r->prompts[0].ids[k], &n);
             buf_append(&got, bytes, n);
@@ -590,7 +590,7 @@ Test(api_templates, the_demo_has_its_form_and_its_stop_tokens) {
     uint32_t want[64];
     size_t k = api_ids(&f, "In the <|end|>\nb", want, 64);
     const api__prompt *p = &r->prompts[0];
-    cr_assert_eq(p->n, k + 3);
+    cr_assert_eq(p->n_ids, k + 3);
     cr_assert_eq(p->ids[0], 2045);
     cr_assert_arr_eq(p->ids + 1, want, k * sizeof *want);
     cr_assert_eq(p->ids[k + 1], 2047);
@@ -611,8 +611,8 @@ Test(api_templates, a_last_answer_can_be_continued) {
     uint32_t want[8];
     size_t k = api_ids(&f, "And", want, 8);
     const api__prompt *p = &r->prompts[0];
-    cr_assert_arr_eq(p->ids + p->n - k, want, k * sizeof *want);
-    cr_assert_eq(p->ids[p->n - k - 1], 2046);
+    cr_assert_arr_eq(p->ids + p->n_ids - k, want, k * sizeof *want);
+    cr_assert_eq(p->ids[p->n_ids - k - 1], 2046);
     api_request_destroy(r);
     api_fixture_close(&f);
 }

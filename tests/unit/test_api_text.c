@@ -167,7 +167,7 @@ Test(api_text, stop_strings_are_found_in_any_split_and_exactly_what_may_become_o
         for (size_t i = 0; i < n; i++)
             text[i] = (char)('a' + rand() % 3);
         size_t cut = naive_cut(text, n, stops, n_stops, &want_hit);
-        api__matcher m = {.stops = compiled, .n = (uint8_t)n_stops};
+        api__matcher m = {.stops = compiled, .n_stops = (uint8_t)n_stops};
         hit = -1;
         while (at < n && hit < 0) {
             size_t piece = 1 + (size_t)rand() % 5;
@@ -179,7 +179,7 @@ Test(api_text, stop_strings_are_found_in_any_split_and_exactly_what_may_become_o
             cr_assert_leq(at - api__stop_held(&m), cut, "round %d: a byte of a stop string leaked",
                           round);
         }
-        cr_assert_eq(hit >= 0 ? at - compiled[hit].n : n, cut, "round %d", round);
+        cr_assert_eq(hit >= 0 ? at - compiled[hit].len : n, cut, "round %d", round);
         if (want_hit < 0) cr_assert_lt(hit, 0);
         else cr_assert_str_eq(stops[hit], stops[want_hit]);
     }

@@ -240,7 +240,7 @@ Test(api_tools, arguments_come_in_fragments_as_they_are_made) {
 /* ---- what the model is told ---- */
 
 static void prompt_text(const api_request *r, buf *out) {
-    for (uint32_t i = 0; i < r->prompts[0].n; i++) {
+    for (uint32_t i = 0; i < r->prompts[0].n_ids; i++) {
         size_t n;
         const char *bytes = tokenizer_bytes(f.tokenizer, r->prompts[0].ids[i], &n);
         buf_append(out, bytes, n);

@@ -26,17 +26,17 @@ static api__grammar *compile(const char *text, err *e) {
 /* 1: a whole value; 0: a beginning; -1: refused on the way. */
 static int feed(const api__grammar *g, const char *text) {
     api__automaton a;
-    api__threads now, next;
+    api__readings now, next;
     err e = {0};
     api__stacks *scratch = malloc(sizeof *scratch);
     cr_assert_eq(api__automaton_init(&a, g, &e), 0);
     api__automaton_start(&a, &now);
-    for (const char *p = text; *p && now.n; p++) {
+    for (const char *p = text; *p && now.n_tops; p++) {
         api__automaton_step(&a, &now, (uint8_t)*p, &next);
         now = next;
         api__automaton_compact(&a, &now, scratch);
     }
-    int result = now.n == 0 ? -1 : api__automaton_done(&a, &now);
+    int result = now.n_tops == 0 ? -1 : api__automaton_done(&a, &now);
     api__automaton_deinit(&a);
     free(scratch);
     return result;

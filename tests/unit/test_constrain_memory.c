@@ -159,7 +159,7 @@ typedef struct {
 
 static bool takes(const api__grammar *g, const char *text) {
     api__automaton a;
-    api__threads now, next;
+    api__readings now, next;
     err e = {0};
     if (api__automaton_init(&a, g, &e) != 0) return true; /* says so; not what is asked here */
     api__automaton_start(&a, &now);

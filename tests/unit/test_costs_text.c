@@ -218,7 +218,7 @@ static void whole_characters(const buf *text) {
 static void match_stops(const buf *text) {
     char stop[API__MAX_STOP_BYTES];
     api__stop stops[API__MAX_STOPS];
-    api__matcher m = {.stops = stops, .n = API__MAX_STOPS};
+    api__matcher m = {.stops = stops, .n_stops = API__MAX_STOPS};
     int hit;
     memset(stop, 'a', sizeof stop);
     for (size_t i = 0; i < API__MAX_STOPS; i++) {
@@ -251,7 +251,7 @@ static void render(const buf *text) {
     size_t each = text->len / API__MAX_MESSAGES;
     for (size_t i = 0; i < API__MAX_MESSAGES; i++) {
         messages[i] = (api__message){
-            .role = i % 2 ? API__ASSISTANT : API__USER, .text = text->data + i * each, .n = each};
+            .role = i % 2 ? API__ASSISTANT : API__USER, .text = text->data + i * each, .len = each};
     }
     const api__traits *traits = api__template_traits(f.c->template, false);
     json_t *list = api__talk_messages(traits, messages, API__MAX_MESSAGES, false);
