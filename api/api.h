@@ -1,19 +1,18 @@
-/* api.h - the OpenAI surface as bytes to requests and events to bytes.
+/* api.h - the OpenAI-style API: request bodies in, JSON or server-sent events out.
  *
- * Parses and validates bodies, applies the chat template, tokenises, and turns the
- * scheduler's events back into JSON or server-sent events. No sockets, no threads, no
- * clock but stamps. This folder is the only one that knows HTTP status numbers.
+ * Parses and validates bodies, applies the chat template, tokenises, and turns the scheduler's
+ * events into JSON. No sockets, no threads; the clock is read for time stamps only. Only this
+ * folder knows HTTP status numbers.
  *
- * Every field stands in the table of fields.c, the document of GET /openapi.json is made
- * from it. Depth is an extra beside the standard fields: "depths" of a choice (or a part, or
- * a delta) are the loops of its tokens, "depth" that of one logprobs entry; "token_ids"
- * likewise. A model without a tokenizer takes token ids, and answers with text "" and
- * "token_ids". In the log-probabilities the tokens' strings join to the text, so a token that
- * ends inside a character, or is a control token, has an empty one.
+ * Every request field is a row of the table in fields.c. GET /openapi.json is made from the same
+ * table. Depth is an addition to OpenAI's fields: "depths" lists the loops of each token of a
+ * choice, a part or a delta; "depth" is the number of loops of one entry of logprobs. "token_ids"
+ * works like "depths". A model without a tokenizer takes token ids and answers with an empty text
+ * and "token_ids". Concatenating the token strings of `logprobs` gives the text. A token that ends
+ * inside a UTF-8 character, or is a control token, has the empty string.
  *
- * Threading: an api_context is read-only after open and shared by threads; a request and
- * its reply belong to one thread at a time (parsing may happen on a worker, the rest on
- * the loop). */
+ * Threads: an api_context is read-only once it is open and shared by all threads. A request and its
+ * reply belong to one thread at a time: a worker may parse, the loop thread does the rest. */
 #ifndef FATHOM_API_H
 #define FATHOM_API_H
 
@@ -22,43 +21,43 @@
 #include "text/jinja.h"
 #include "text/tokenizer.h"
 
-/* ---- what is served ---- */
+/* ---- options and context ---- */
 
 typedef struct {
     const char *model_dir;
-    const char *chat_template;   /* a name or a file, instead of the folder's; NULL: none */
-    const char *served_name;     /* id in /v1/models; NULL = the folder's last name */
-    const model_folder *model;   /* borrowed, as is the tokenizer, for the context's life */
-    tokenizer *tokenizer;        /* NULL: token-id prompts only; opening marks control tokens */
-    const char *no_tokenizer;    /* why there is none, for those who send text; NULL: no reason */
+    const char *chat_template;   /* a name or a file in place of the folder's; NULL: none */
+    const char *served_name;     /* id in /v1/models; NULL: the last name of model_dir */
+    const model_folder *model;   /* borrowed for the context's life, like the tokenizer */
+    tokenizer *tokenizer;        /* NULL: prompts must be token ids. Opening marks control tokens */
+    const char *no_tokenizer;    /* the reason, quoted when a client sends text; may be NULL */
     uint32_t max_context;        /* prompt + output tokens */
-    uint32_t default_max_tokens; /* when a request names none (completions: 16, chat: this) */
+    uint32_t default_max_tokens; /* chat and responses without a limit; completions use 16 */
     uint32_t max_n, max_prompts; /* choices per prompt, prompts per request */
     uint32_t ceiling_loops;      /* most loops a request may ask for */
-    uint64_t max_request_tokens; /* prompts x n x max_tokens together */
+    uint64_t max_request_tokens; /* limit of prompts * n * max_tokens */
     size_t max_body_bytes;
-    bool control_ids;    /* token-id prompts may hold control tokens */
-    bool special_tokens; /* text prompts that spell one have it */
-    /* How the model runs: loops of a token that asks for none, what halted positions are to
-     * deeper loops, and when a token leaves. false: as its plan says. */
+    bool control_ids;    /* allow control tokens in prompts of token ids */
+    bool special_tokens; /* read control tokens spelled out in text prompts */
+    /* How the model runs: loops of a token without a depth in its request, cache policy for halted
+     * tokens, exit rule. false: as the model's plan says. */
     bool own_run;
     uint32_t default_loops;
     kv_policy halted_kv;
     exit_rule exit;
-    float threshold; /* of `exit` */
-} api_opts;          /* zero = the default of each */
+    float threshold; /* of the exit rule */
+} api_opts;          /* zero means the default of each */
 
 typedef struct api_context api_context;
-/* Reads generation_config.json, tokenizer_config.json and config.json (end tokens, default
- * sampling, chat template) beside the model. What cannot be used is warned of. ERR_USAGE where
- * chat_template is at fault. */
+/* Reads generation_config.json, tokenizer_config.json and config.json from the model's folder: end
+ * tokens, sampling defaults, chat template. Logs a warning for each part it cannot use. ERR_USAGE
+ * if chat_template is wrong. */
 int api_context_open(api_context **out, const api_opts *opts, err *e) WARN_UNUSED;
 void api_context_close(api_context *ctx);
 const char *api_model_name(const api_context *ctx);
-/* End tokens of the model, from all those files, for commands that drive the scheduler. */
+/* End tokens of the model from all these files, for commands with a scheduler of their own. */
 const uint32_t *api_stop_ids(const api_context *ctx, uint32_t *n);
-/* The ids of a text prompt: the model's first token, if it has one, then those of the text,
- * with special tokens read as such. Needs a tokenizer. */
+/* Token ids of a text prompt, with the model's first token (BOS) if it has one. Control tokens
+ * spelled out in the text are read as such. Needs a tokenizer. */
 int api_prompt_ids(const api_context *ctx, const char *text, size_t n, token_ids *out,
                    err *e) WARN_UNUSED;
 
@@ -67,70 +66,69 @@ int api_prompt_ids(const api_context *ctx, const char *text, size_t n, token_ids
 typedef enum { API_COMPLETION, API_CHAT, API_RESPONSES } api_kind;
 
 typedef struct api_request api_request;
-/* Checks everything that can be refused before the first byte goes out: JSON, types,
- * ranges, model name, template, tokens, context. On failure e->param names the field.
- * May be called on a worker thread; takes at most a few ms per 100 KB of prompt. */
+/* Makes every check that can refuse a request before its first byte is sent: JSON, types, ranges,
+ * model name, template, tokens, context. On failure e->param names the field. May run on a worker
+ * thread; takes at most a few ms per 100 KB of prompt. */
 int api_parse(api_request **out, const api_context *ctx, api_kind kind, const char *body, size_t n,
               err *e) WARN_UNUSED;
-/* The same of a short body on the loop: 1, and nothing else happened, where the chat template
- * takes so much work that it belongs on a worker. */
+/* The same on the loop thread, for short bodies. Returns 1 and does nothing if the chat template
+ * takes so much work that a worker must parse. */
 int api_parse_soon(api_request **out, const api_context *ctx, api_kind kind, const char *body,
                    size_t n, err *e) WARN_UNUSED;
 void api_request_destroy(api_request *req);
 bool api_wants_stream(const api_request *req);
 uint64_t api_prompt_tokens(const api_request *req);
-size_t api_request_bytes(const api_request *req); /* held: prompts' ids, texts, grammar */
-bool api_wants_priority(const api_request *req, int32_t *priority); /* false: it names none */
+size_t api_request_bytes(const api_request *req); /* memory held by prompts, texts and grammar */
+bool api_wants_priority(const api_request *req, int32_t *priority); /* false: it has none */
 
 /* ---- replies: one per request, holding its choices ---- */
 
 typedef struct api_reply api_reply;
-/* request_id: X-Request-Id of the client, already checked, or NULL for a new one. */
+/* request_id: the client's checked X-Request-Id, or NULL for a random id. */
 int api_reply_create(api_reply **out, const api_context *ctx, api_request *steal_request,
                      const char *request_id, err *e) WARN_UNUSED;
 void api_reply_destroy(api_reply *reply);
 const char *api_reply_id(const api_reply *reply);     /* "cmpl-…", "chatcmpl-…", "resp_…" */
-uint32_t api_reply_sequences(const api_reply *reply); /* to submit: prompts × n */
-/* Fills what to submit for sequence i; pointers live as long as the reply. */
+uint32_t api_reply_sequences(const api_reply *reply); /* sequences to submit: prompts * n */
+/* Fills the scheduler's request for sequence i. Its pointers live as long as the reply. */
 void api_reply_request(const api_reply *reply, uint32_t i, sched_request *out);
 
 enum {
-    API_CANCEL = 1, /* this sequence hit a stop string: cancel it in the scheduler */
-    API_DONE = 2,   /* every choice has ended: nothing more is fed */
-    API_FAILED = 4, /* the answer ends with an error: a stream must be cut without its last chunk */
-    API_MORE = 8,   /* bytes wait in the reply: call api_reply_more until it returns false */
+    API_CANCEL = 1, /* a stop string or a call ended this sequence: cancel it in the scheduler */
+    API_DONE = 2,   /* every choice has ended: feed no more events */
+    API_FAILED = 4, /* the answer ends with an error: close a stream without its last chunk */
+    API_MORE = 8,   /* the reply has more bytes: call api_reply_more until it returns false */
 };
-/* Feeds an event of sequence i. A sequence that hit a stop string still has to bring its
- * SCHED_END (what it executed is told there), so cancel it and go on feeding. Returns API_* bits.
- * - An answer that does not stream appends nothing to out: API_DONE comes with API_MORE, and
+/* Feeds one event of sequence i. Returns API_* bits. Loop thread.
+ * - After API_CANCEL go on feeding: SCHED_END still has to bring the counts of executed loops.
+ * - An answer that is not streamed appends nothing to out. API_DONE comes with API_MORE, and
  *   api_reply_more writes the whole body.
- * - A stream appends whole SSE events, unless one is longer than a slice (an echoed prompt with
- *   log-probabilities, instructions of megabytes, the last events of a long response): then it
- *   appends a slice and returns API_MORE. Further events may be fed before the rest is taken:
- *   they are kept and written behind it. Nothing else may be put into the stream while
- *   api_reply_more returns true, for an event may be half written.
- * - With API_FAILED before anything was streamed, *e says what to answer instead; a stream that
- *   fails within an event ends there.
- * Late events of a sequence that ended here are ignored. Loop thread. */
+ * - A stream appends whole server-sent events. An event longer than a slice (an echoed prompt with
+ *   log-probabilities, megabytes of instructions, the last events of a long response) is cut: the
+ *   call appends one slice and returns API_MORE. More events may be fed before the rest is written;
+ *   the reply keeps them and writes them afterwards. While api_reply_more returns true, write
+ *   nothing else into the stream, because an event may be half written.
+ * - With API_FAILED before anything was streamed, answer with *e. A stream that fails within an
+ *   event ends there.
+ * - Events of a choice that has ended are ignored. */
 unsigned api_reply_event(api_reply *reply, uint32_t i, const sched_event *ev, buf *out, err *e);
-/* Writes what waits. Appends about `want` bytes to out: at least one piece where any waits, at
- * most one piece more than `want`; a piece is one token's entry or a few hundred bytes of text,
- * so that the loop is never held. Returns true while more is to come. False with out->failed:
- * memory ran out and the answer is not whole. Loop thread. */
+/* Writes what is ready. Appends about `want` bytes to out: at least one piece if there is one, and
+ * at most one piece more than `want`. A piece is one token's entry or a few hundred bytes of text,
+ * so the loop thread is never held up. Returns true while more is ready. False with out->failed
+ * means out of memory: the answer is incomplete. Loop thread. */
 bool api_reply_more(api_reply *reply, buf *out, size_t want);
-/* Bytes this reply holds now: its request, texts, tokens, alternatives. Kept, not summed. */
+/* Bytes this reply holds now: request, texts, tokens, alternatives. A running total, not a walk. */
 size_t api_reply_bytes(const api_reply *reply);
-/* Ends an answer for a reason of the server's own (drain, deadline). A stream that has begun
- * gets the error as its last event. Returns API_FAILED, or 0 if the answer was over. */
+/* Ends an answer because the server must (drain, deadline). A stream that has begun gets the error
+ * as its last event. Returns API_FAILED, or 0 if the answer was complete. */
 unsigned api_reply_fail(api_reply *reply, const err *why, buf *out);
 void api_reply_usage(const api_reply *reply, uint64_t *prompt, uint64_t *output);
 
 /* ---- errors ---- */
-unsigned api_status(const err *e); /* HTTP status of a failure */
+unsigned api_status(const err *e); /* HTTP status of an error */
 /* {"error":{"message","type","param","code"}} */
 void api_error_body(buf *out, const err *e);
-/* The same for failures that only HTTP knows (404, 405, 401, 411, 413, 415, 431, …).
- * code may be NULL. */
+/* The same for errors of HTTP itself (401, 404, 405, 411, 413, 415, 431, …). code may be NULL. */
 void api_http_error_body(buf *out, unsigned status, const char *message, const char *code);
 
 /* ---- the small routes; models append a JSON body ---- */
@@ -138,8 +136,8 @@ void api_models(const api_context *ctx, buf *out); /* GET /v1/models */
 int api_model(const api_context *ctx, const char *id, buf *out, err *e) WARN_UNUSED;
 
 /* Answers of /tokenize and /detokenize. A text or list of ids longer than the context is refused
- * as a prompt would be (ERR_TOO_LONG), and all those of one call may not hold more than max_prompts
- * such texts. Any thread makes one; it belongs to one thread at a time. */
+ * with ERR_TOO_LONG, like a prompt. All texts of one call may hold as many tokens as max_prompts
+ * full contexts. Any thread may make a listing; it belongs to one thread at a time. */
 typedef struct api_listing api_listing;
 int api_tokenize(api_listing **out, const api_context *ctx, const char *body, size_t n,
                  err *e) WARN_UNUSED;
@@ -152,31 +150,31 @@ size_t api_listing_bytes(const api_listing *listing);
 void api_listing_destroy(api_listing *listing);
 
 void api_openapi(buf *out); /* GET /openapi.json */
-/* The same, made by the first call and kept for the process's life; NULL when memory ran out.
- * Loop thread. */
+/* The same document, made by the first call and kept for the life of the process. NULL: out of
+ * memory. Loop thread. */
 const buf *api_openapi_kept(void);
 
 /* ---- chat templates without a model ---- */
 
 typedef struct api_chat api_chat;
-/* The chat template of a folder, found as api_context_open finds it. Borrows t. ERR_NOT_FOUND where
- * there is none, ERR_BAD_FILE for one that cannot be used. */
+/* The chat template of a folder, found as api_context_open finds it. Borrows tok. ERR_NOT_FOUND:
+ * the folder has no template. ERR_BAD_FILE: its template cannot be used. */
 int api_chat_open(api_chat **out, const char *dir, const char *chat_template, tokenizer *tok,
                   err *e) WARN_UNUSED;
 void api_chat_close(api_chat *chat);
-/* The text and the ids of a conversation: a list of messages, or a body as /tokenize takes it. */
+/* Text and ids of a conversation: a list of messages, or a body of /tokenize. */
 int api_chat_render(const api_chat *chat, const char *body, size_t n, jinja_output *text,
                     token_ids *ids, err *e) WARN_UNUSED;
 
-/* ---- text pieces that commands share ---- */
+/* ---- text pieces shared by commands ---- */
 
-/* Turns token ids into whole UTF-8: bytes of an unfinished character wait for the next
- * token; bytes that can never become one turn into U+FFFD. Special tokens give nothing. */
+/* Turns token ids into whole UTF-8 characters. The bytes of an unfinished character wait for the
+ * next token. Invalid bytes become U+FFFD. Special tokens give nothing. */
 typedef struct {
     unsigned char pending[4];
     uint8_t n_pending;
 } api_utf8;
 void api_utf8_token(api_utf8 *utf8, const tokenizer *tok, uint32_t id, buf *out);
-void api_utf8_finish(api_utf8 *utf8, buf *out); /* what is pending becomes U+FFFD */
+void api_utf8_finish(api_utf8 *utf8, buf *out); /* an unfinished character becomes U+FFFD */
 
 #endif

@@ -1,15 +1,15 @@
-/* call.c - finds the call of a function in an answer as it grows.
+/* call.c - finds a function call in an answer while the answer grows.
  *
- * A call is {"name": NAME, "arguments": {…}} and nothing before it but blanks and the tag
- * <tool_call> of Hermes and Qwen, NAME being one of the request's functions. What stands behind it
- * does not count. Until that is certain the text is held back; what turns
- * out to be no call is plain content. A forced call is held to this form by its grammar. */
+ * A call is {"name": NAME, "arguments": {…}}, where NAME is a function of the request. Only blanks
+ * and the tag <tool_call> of Hermes and Qwen may stand before it. Text after it is ignored. The
+ * text is held back until the answer is known to be a call or not; an answer that is no call is
+ * plain content. A grammar gives a forced call this form. */
 #include "api/api_internal.h"
 
-/* What stands before the arguments, in order; 's' is a string that must be `key`. */
+/* The parts before the arguments, in order. 's' is a string equal to `key`. */
 static const struct {
     char what;
-    const char *key; /* NULL: the name */
+    const char *key; /* NULL: the function's name */
 } head[] = {{'{', ""}, {'s', "name"},      {':', ""}, {'s', NULL},
             {',', ""}, {'s', "arguments"}, {':', ""}};
 
@@ -24,7 +24,7 @@ static bool is_tool(const api_request *req, const char *name, size_t n) {
     return false;
 }
 
-/* The string that began at k->string ends before `end`. */
+/* True if the string from call->string to `end` is the expected key or name. */
 static bool string_fits(const api_request *req, api__call *call, const char *text, size_t end) {
     const char *key = head[call->step].key, *string = text + call->string;
     size_t n = end - call->string;
@@ -40,11 +40,11 @@ static bool tag_byte(api__call *call, char byte) {
     return call->tag < sizeof tag - 1 && byte == tag[call->tag++];
 }
 
-/* One byte of what stands before the arguments; false: this is no call. */
+/* Reads one byte before the arguments. False: the answer is no call. */
 static bool head_byte(const api_request *req, api__call *call, const char *text, size_t at) {
     char byte = text[at];
     if (call->in_string) {
-        if (byte == '\\') return false; /* names need no escapes */
+        if (byte == '\\') return false; /* names have no escapes */
         if (byte != '"') return true;
         call->in_string = false;
         if (!string_fits(req, call, text, at)) return false;
@@ -100,5 +100,6 @@ void api__call_scan(const api_request *req, api__call *call, const char *text, s
 }
 
 void api__call_finish(api__call *call) {
-    if (call->phase == API__CALL_HEAD) call->phase = API__CALL_NONE; /* cut before it was one */
+    if (call->phase == API__CALL_HEAD)
+        call->phase = API__CALL_NONE; /* the answer ended before the arguments began */
 }

@@ -1,11 +1,11 @@
-/* chat.c - conversations through a chat template where no model is open. */
+/* chat.c - renders conversations with a chat template when no model is open. */
 #include "api/api_internal.h"
 
 #include <stdlib.h>
 
 enum { MAX_BODY = 64 << 20 };
 
-/* As much of a context as rendering asks of one. */
+/* A context with the members that rendering needs. */
 struct api_chat {
     api_context ctx;
 };

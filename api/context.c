@@ -1,5 +1,5 @@
-/* context.c - what stands beside the model: generation_config.json (end tokens and default
- * sampling), tokenizer_config.json (chat template, end token), config.json (end tokens), names. */
+/* context.c - reads the files beside the model: generation_config.json (end tokens, sampling
+ * defaults), tokenizer_config.json (chat template, end token), config.json (end tokens). */
 #include "api/api_internal.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -47,7 +47,7 @@ int api__read_config(json_t **out, const char *dir, const char *file, err *e) {
     return rc;
 }
 
-/* The ranges are those a request's own fields must keep, so they come from the same table. */
+/* The range of the request's field holds here too, so it is taken from the same table. */
 static void read_default(const json_t *root, const char *name, float *out) {
     const json_t *value = json_object_get(root, name);
     double x = (double)*out;
@@ -88,13 +88,13 @@ static const char *token_text(const json_t *root, const char *key) {
     return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
 }
 
-/* The tokenizer's own tokens: which one ends a text, and which one begins it. */
+/* Reads the end token and the first token (BOS) of the tokenizer. */
 static void read_tokens(api_context *ctx, const json_t *root) {
     const tokenizer *tok = ctx->opts.tokenizer;
     const char *eos = token_text(root, "eos_token"), *bos = token_text(root, "bos_token");
     uint32_t id;
     if (eos && tokenizer_find(tok, eos, &id)) api__add_end(ctx, id, "tokenizer_config.json");
-    /* add_bos_token says it where it stands; else tokenizer.json's own template does. */
+    /* add_bos_token decides if it is present; otherwise the template of tokenizer.json does. */
     const json_t *add_bos = json_object_get(root, "add_bos_token");
     if (json_is_boolean(add_bos))
         ctx->add_bos = json_is_true(add_bos) && bos && tokenizer_find(tok, bos, &ctx->bos_id);
@@ -106,8 +106,8 @@ static void read_tokens(api_context *ctx, const json_t *root) {
     }
 }
 
-/* The order is that of ends.c: config.json is asked after the tokenizer, before the template. But
- * the template is read first, for it says which tokens are control tokens. */
+/* End tokens are added in the order of ends.c: config.json after the tokenizer and before the
+ * template. The template is opened first, because it tells which tokens are control tokens. */
 static int read_files(api_context *ctx, err *e) {
     json_t *root = NULL;
     const char *dir = ctx->opts.model_dir;
@@ -127,7 +127,7 @@ static int read_files(api_context *ctx, err *e) {
     return rc;
 }
 
-/* The last name of a path, without the slashes that may end it. */
+/* The last name of a path, without trailing slashes. */
 static char *folder_name(const char *path) {
     size_t end = strlen(path);
     while (end > 0 && path[end - 1] == '/')
@@ -186,7 +186,7 @@ int api_context_open(api_context **out, const api_opts *opts, err *e) {
         api__vocab_open(&ctx->vocab, ctx->opts.tokenizer, ctx->plan->vocab_size, e) != 0) {
         goto fail;
     }
-    ctx->opts.model_dir = NULL; /* the caller's, read during open only */
+    ctx->opts.model_dir = NULL; /* the caller's string, read during open only */
     ctx->opts.no_tokenizer = ctx->no_tokenizer;
     ctx->opts.chat_template = NULL;
     ctx->opts.served_name = ctx->name;

@@ -1,22 +1,22 @@
-/* describe.c - chat_template.fathom.json: a chat template as data, for whom Jinja is too much.
+/* describe.c - chat_template.fathom.json: a chat template as data instead of Jinja.
  *
- * For each role it has the pieces before and after a content, a piece being a control token or
- * text. It is turned into the Jinja text that means the same, which then goes the way of all:
+ * For each role it lists the pieces before and after a content. A piece is text or a control token.
+ * The description is translated to an equivalent Jinja template:
  *
  *   {"roles": {"user": {"before": [{"control": "<|user|>"}], "after": [{"control": "<|end|>"}]},
  *              "system": {"before": ["System: "], "after": ["\n"]}},
  *    "prefix": [], "answer": [{"control": "<|assistant|>"}], "end": "<|end|>", "trim": false}
  *
- * "prefix" opens the conversation, "answer" the model's turn, "end" is the token that closes
- * it, "trim" strips blanks around contents, a role may say "optional": true to be left out
- * where the vocabulary lacks its control tokens. Besides:
+ * "prefix" opens the conversation, "answer" opens the model's turn, "end" is the token that closes
+ * it, "trim" strips blanks around contents. A role with "optional": true is left out if the
+ * vocabulary lacks its control tokens. Also:
  *
- *   "end": ["<|end|>", "<|endoftext|>"]   the first is needed, the others count if there
- *   "default_system": "Be kind."          the system's turn where the messages bring none
+ *   "end": ["<|end|>", "<|endoftext|>"]   the first is required, the others are optional
+ *   "default_system": "Be kind."          used when the messages have no system message
  *   "thinking": {"default": false, "on": [{"token": "<think>"}, "\n"], "off": []}
- *                                         follows "answer", as enable_thinking says
+ *                                         printed after "answer"; enable_thinking selects one
  *
- * {"token": text} is a token of that spelling, or plain text where there is none. */
+ * {"token": text} is a token with this spelling, or plain text if the vocabulary lacks it. */
 #include "api/api_internal.h"
 
 enum { MAX_FILE_BYTES = 64 << 10, MAX_PIECES = 32, MAX_ENDS = 8 };
@@ -26,7 +26,7 @@ typedef struct {
     const char *what;
     const char *content; /* the Jinja expression of a message's content */
     bool on[API__ROLES];
-    buf before[API__ROLES], after[API__ROLES]; /* texts */
+    buf before[API__ROLES], after[API__ROLES]; /* text for each role */
     token_ids *ends;
     err *error;
 } reading;
@@ -35,7 +35,7 @@ static int bad(reading *reader, const char *key, const char *rule) {
     return err_set(reader->error, ERR_BAD_FILE, key, "%s: \"%s\" %s", reader->what, key, rule);
 }
 
-/* 1 and nothing reported: a control token is not in the vocabulary and may be missing. */
+/* 1, without an error: the vocabulary lacks an optional control token. */
 static int find_control(reading *reader, const json_t *text, const char *key, bool optional,
                         uint32_t *id) {
     const char *name = json_c_string(text);
@@ -108,7 +108,7 @@ static int read_roles(reading *reader, const json_t *roles) {
     return 0;
 }
 
-/* The first end must be a token; of the others those count that are. */
+/* The first end must be a token. Others are skipped if the vocabulary lacks them. */
 static int read_ends(reading *reader, const json_t *end) {
     size_t n = json_is_array(end) ? json_array_size(end) : end != NULL;
     if (n > MAX_ENDS) return bad(reader, "end", "may be a list of at most 8 tokens");
@@ -123,7 +123,7 @@ static int read_ends(reading *reader, const json_t *end) {
 
 /* ---- writing Jinja ---- */
 
-/* A text as a Jinja string. */
+/* Writes a Jinja string. */
 static void put_string(buf *out, const char *text, size_t n) {
     buf_puts(out, "'");
     for (size_t i = 0; i < n; i++) {
@@ -149,7 +149,7 @@ static void put_turn(buf *out, const reading *reader, api__role role) {
     buf_puts(out, "{%- endif %}");
 }
 
-/* The system's turn that stands where the messages bring none. */
+/* Prints the default system message when the conversation has none. */
 static int put_system(buf *out, reading *reader, const json_t *system) {
     if (system == NULL) return 0;
     if (!json_is_string(system)) return bad(reader, "default_system", "must be a string");

@@ -1,13 +1,11 @@
-/* ends.c - the tokens that end an answer: a union over the files beside the model.
+/* ends.c - collects the tokens that end an answer from the files beside the model.
  *
- * generation_config.json, the tokenizer's end token and the chat template's turn end all
- * count. config.json counts where the first two are silent: it is often a leftover of the
- * model that a training began with. What cannot be an end token is warned of and dropped: ids
- * that the model has no row for, since no token of the model can be one, and what is no id. */
+ * The end tokens of generation_config.json, of the tokenizer and of the chat template all count.
+ * config.json counts only if the first two have no end token, because it is often copied from the
+ * base model. Ids outside the vocabulary, and values that are no id, are dropped with a warning. */
 #include "api/api_internal.h"
 #include "base/log.h"
 
-/* Added once, however often it is named. */
 void api__add_end(api_context *ctx, uint32_t id, const char *file) {
     for (uint32_t i = 0; i < ctx->n_stop_ids; i++) {
         if (ctx->stop_ids[i] == id) return;
@@ -49,7 +47,7 @@ void api__read_ends(api_context *ctx, const json_t *eos, const char *file) {
 
 void api__add_config_ends(api_context *ctx) {
     const tokenizer *tok = ctx->opts.tokenizer;
-    bool silent = ctx->n_stop_ids == 0; /* the files before this one */
+    bool silent = ctx->n_stop_ids == 0; /* no file before this one has an end token */
     for (uint32_t i = 0; i < ctx->plan->n_eos; i++) {
         uint32_t id = ctx->plan->eos_ids[i];
         if (tok && !tokenizer_is_control(tok, id)) {

@@ -1,11 +1,11 @@
-/* entries.c - numbers, strings, single tokens and lists of them as JSON text.
+/* entries.c - numbers, strings, single tokens and lists of tokens as JSON text.
  *
- * Only appends; no JSON tree and no allocation but the growth of the caller's buffer, for
- * this is run for every token of every stream. */
+ * Runs for every token of every stream, so it builds no JSON tree and allocates nothing but growth
+ * of the caller's buffer. */
 #include "api/api_internal.h"
 #include "base/utf8.h"
 
-/* One character, which is half of what is written. */
+/* Appends one character. Half of all output is written this way. */
 static void put(buf *out, char byte) {
     if (out->failed || out->len + 1 >= out->cap) {
         buf_append(out, &byte, 1);
@@ -32,8 +32,8 @@ void api__write_uint(buf *out, uint64_t value) {
     buf_append(out, digits + at, sizeof digits - at);
 }
 
-/* "%.6g" of -x, x from 0.0001 to 9999. A float has 24 bits and 5^9 has 21, so the product is exact
- * and rounding it to even is what printf does; printf takes four times as long. */
+/* Writes -x as "%.6g" does, for x from 0.0001 to 9999. A float has 24 bits and 5^9 has 21, so the
+ * product is exact; printf rounds it to even too but takes four times as long. */
 static void write_plain(buf *out, double x) {
     static const double bounds[] = {1000, 100, 10, 1, 0.1, 0.01, 0.001};
     static const double powers[] = {1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9};
@@ -47,7 +47,7 @@ static void write_plain(buf *out, double x) {
     if (rest > 0.5 || (rest == 0.5 && n % 2)) n++;
     for (decimals = i + 2; decimals > 0 && n % 10 == 0; decimals--)
         n /= 10;
-    /* From behind: the decimals, the point, at least one digit before it. */
+    /* Backwards: the decimals, the point, at least one digit before the point. */
     at = sizeof text;
     for (uint32_t k = 0; k < decimals; k++, n /= 10)
         text[--at] = (char)('0' + n % 10);
@@ -59,7 +59,7 @@ static void write_plain(buf *out, double x) {
     buf_append(out, text + at, sizeof text - at);
 }
 
-/* -9999 is the API's word for "very unlikely"; JSON has no infinities. */
+/* The API writes -9999 for "very unlikely", because JSON has no infinities. */
 void api__write_logprob(buf *out, float value) {
     char text[32];
     double x = isnan(value) || value < -9999.0f ? 9999.0 : value < 0 ? -(double)value : 0.0;
@@ -73,14 +73,14 @@ void api__write_logprob(buf *out, float value) {
 
 /* ---- strings of any length ---- */
 
-enum { PIECE = 256 }; /* bytes written between two looks at the room left */
+enum { PIECE = 256 }; /* bytes written between two checks of the room left */
 
-/* At most n bytes of more than n, so that no character is cut; n is 4 or more. */
+/* The longest piece of at most n bytes that splits no character, from a longer text; n >= 4. */
 static size_t whole_characters(const char *text, size_t n) {
     for (size_t cut = n; cut > n - 4; cut--) {
         if (((unsigned char)text[cut] & 0xc0) != 0x80) return cut;
     }
-    return n; /* these bytes are no character, and none is split between two of them */
+    return n; /* invalid UTF-8: no character to split */
 }
 
 bool api__write_string(buf *out, api__cursor *cursor, const char *text, size_t n, size_t end) {
@@ -121,7 +121,7 @@ static void entry_text(buf *out, api_reply *reply, const api__choice *choice, ui
                     choice->tokens[i].text_end - from);
 }
 
-/* A token that is not part of the text: its spelling, special or not. */
+/* The spelling of a token that is not part of the text, special or not. */
 static void write_spelling(buf *out, const tokenizer *tok, uint32_t id, bool as_key) {
     size_t n = 0;
     const char *bytes = tok ? tokenizer_bytes(tok, id, &n) : NULL;
@@ -130,7 +130,8 @@ static void write_spelling(buf *out, const tokenizer *tok, uint32_t id, bool as_
         int len = snprintf(text, sizeof text, "token_id:%u", id);
         buf_json_string(out, text, (size_t)len);
     } else if (as_key && (!utf8_valid(bytes, n) || memchr(bytes, 0, n))) {
-        /* U+FFFD twice would be one key twice, and many parsers take no NUL in a key. */
+        /* Keys must differ, so invalid bytes may not all become U+FFFD. Many parsers refuse NUL in
+         * a key. */
         PUT("\"bytes:");
         for (size_t i = 0; i < n; i++) {
             static const char hex[] = "0123456789abcdef";
@@ -149,7 +150,7 @@ static void write_bytes(buf *out, const tokenizer *tok, uint32_t id) {
     const char *bytes = tok ? tokenizer_bytes(tok, id, &n) : NULL;
     char *at;
     if (n > SIZE_MAX / 4 - 2 || buf_reserve(out, 4 * n + 2) != 0) return;
-    at = out->data + out->len; /* byte by byte, for there are more of these than of all else */
+    at = out->data + out->len; /* byte by byte: most of the output is written here */
     *at++ = '[';
     for (size_t i = 0; i < n; i++) {
         unsigned byte = (unsigned char)bytes[i];
@@ -221,7 +222,7 @@ static void entry_top(buf *out, api_reply *reply, const api__choice *choice, uin
         api__write_logprob(out, top[j].logprob);
         has_own = has_own || top[j].id == token->id;
     }
-    if (!has_own) { /* the chosen one is always there, so there may be one more than asked */
+    if (!has_own) { /* the chosen token is always listed, even beyond the number asked for */
         if (n) put(out, ',');
         write_spelling(out, reply->ctx->opts.tokenizer, token->id, true);
         put(out, ':');
@@ -249,7 +250,7 @@ static void entry_depth(buf *out, api_reply *reply, const api__choice *choice, u
     api__write_uint(out, choice->tokens[i].depth);
 }
 
-/* vLLM's shape: keyed by token id; the first position has none. */
+/* vLLM's shape: an object keyed by token id. The first position has no entry. */
 static void entry_prompt(buf *out, api_reply *reply, const api__choice *choice, uint32_t i) {
     const api__token *token = &choice->tokens[i];
     uint32_t n;
@@ -296,7 +297,7 @@ static bool write_entries(buf *out, api_reply *reply, const char *key, uint32_t 
     return true;
 }
 
-/* The prompt's own tokens are part of these lists only where a completion echoes it. */
+/* These lists include the prompt's tokens only when a completion echoes the prompt. */
 bool api__write_list(buf *out, api_reply *reply, const char *key, api__entry entry, size_t end) {
     const api__cursor *cursor = &reply->cursor;
     uint32_t scored = reply->req->echo ? 0 : api__chosen(reply)->n_scored;

@@ -1,8 +1,8 @@
-/* fields.c - the table of every field a request may carry, and typed reading.
+/* fields.c - the table of all request fields, and the functions to read typed values.
  *
- * null means absent. Unknown keys are ignored. A known key of the wrong type or outside
- * its range is refused by name; nothing is ever clamped. The OpenAPI document is kept in
- * step with this table by a test. */
+ * null means absent. Unknown keys are ignored. A known key with a wrong type or a value outside its
+ * range is refused by name; no value is clamped. A test compares the OpenAPI document with this
+ * table. */
 #include "api/api_internal.h"
 
 #define BOTH (API__IN_COMPLETION | API__IN_CHAT)
@@ -25,9 +25,9 @@
 #define REFUSED(name, kinds)                                                                       \
     { name, kinds, API__OTHER, false, true, 0, 0, 0 }
 
-/* Ranges that depend on the model or on options are checked in parse.c; here stands
- * what holds for any. The sampler takes every value of these ranges, rounded to a float. Integers
- * beyond 2^53 are only asked of seed, which has no range. */
+/* These ranges hold for any model and any options; parse.c checks the rest. The sampler accepts
+ * every value of these ranges, rounded to float. Only seed takes integers beyond 2^53, so it has no
+ * range here. */
 const api__field api__fields[] = {
     STR("model", ALL, model, API__MAX_NAME_BYTES),
     OTHER("prompt", API__IN_COMPLETION, prompt),
@@ -51,7 +51,7 @@ const api__field api__fields[] = {
     INT("prompt_logprobs", BOTH, prompt_logprobs, 0, ENG_MAX_TOP),
     NUM("temperature", ALL, temperature, 0, 2),
     ABOVE("top_p", ALL, top_p, 0, 1),
-    INT("top_k", ALL, top_k, -1, INT32_MAX), /* -1, as 0: off */
+    INT("top_k", ALL, top_k, -1, INT32_MAX), /* 0 and -1: off */
     NUM("min_p", ALL, min_p, 0, 1),
     NUM("frequency_penalty", ALL, frequency_penalty, -2, 2),
     NUM("presence_penalty", ALL, presence_penalty, -2, 2),
@@ -160,7 +160,7 @@ int api__read_num(const json_t *value, const char *param, double min, bool above
 static int read_str(const json_t *value, const api__field *field, const char **out, err *e) {
     if (!json_is_string(value))
         return err_set(e, ERR_BAD_PARAM, field->name, "%s must be a string", field->name);
-    /* A suffix has its own refusal, of any length. */
+    /* A suffix of any length has its own error. */
     if (field->max > 0 && (double)json_string_length(value) > field->max) {
         return err_set(e, ERR_BAD_PARAM, field->name, "%s may have at most %.0f bytes", field->name,
                        field->max);
@@ -169,7 +169,7 @@ static int read_str(const json_t *value, const api__field *field, const char **o
     return *out ? 0 : api__bad_param(e, field->name, "may not hold U+0000");
 }
 
-/* What says nothing asks for nothing: clients spell absence in all these ways. */
+/* Clients write an absent value in all these ways. */
 static bool says_nothing(const json_t *value) {
     return json_is_false(value) || (json_is_string(value) && json_string_length(value) == 0) ||
            (json_is_object(value) && json_object_size(value) == 0) ||
@@ -213,6 +213,7 @@ int api__read_fields(api__values *out, api_kind kind, json_t *root, err *e) {
         if (value == NULL || json_is_null(value)) continue;
         if (read_field(out, field, value, e) != 0) return -1;
     }
-    out->seeded = json_is_integer(json_object_get(root, "seed")); /* any value may be one */
+    out->seeded =
+        json_is_integer(json_object_get(root, "seed")); /* every integer is a valid seed */
     return 0;
 }

@@ -2,7 +2,7 @@
 #include "api/api_internal.h"
 #include "api/grammar/constrain_internal.h"
 
-/* An answer can only be held to a form by its text, and only ends by an end token. */
+/* A constraint needs a tokenizer to see the answer's text and an end token to end it. */
 int api__can_constrain(const api_context *ctx, const api__values *fields, const char *param,
                        err *e) {
     if (ctx->vocab == NULL) {
@@ -29,7 +29,7 @@ bool api__name_ok(const json_t *name) {
     return n >= 1 && n <= 64;
 }
 
-/* Chat wraps name and schema in json_schema; responses have them beside the type. */
+/* Chat puts name and schema into json_schema; responses put them beside the type. */
 static int read_schema(api_request *req, const json_t *format, const char *param, err *e) {
     bool wrapped = req->kind != API_RESPONSES;
     char inner[64];
@@ -79,7 +79,7 @@ static int read_response_format(api_request *req, const api_context *ctx, const 
                   : api__grammar_compile(&req->grammar, NULL, param, e);
 }
 
-/* Fails closed: an answer whose form cannot be promised is refused. */
+/* Refuses a format that cannot be guaranteed. */
 int api__read_format(api_request *req, const api_context *ctx, const api__values *fields, err *e) {
     if (fields->response_format && read_response_format(req, ctx, fields, e) != 0) return -1;
     return 0;

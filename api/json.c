@@ -1,7 +1,7 @@
 /* json.c - a JSON tree as compact text.
  *
- * jansson's own dump may drop a part and report success when memory runs out; a buf tells.
- * Keys keep their order. Depth is what json_parse let through. */
+ * jansson's own dump may drop a part and report success when memory runs out; a buf records the
+ * failure. Keys keep their order. json_parse has limited the depth. */
 #include "api/api_internal.h"
 
 static void dump_number(buf *out, const json_t *value) {
@@ -12,7 +12,7 @@ static void dump_number(buf *out, const json_t *value) {
     }
     int n = snprintf(text, sizeof text, "%.17g", json_real_value(value));
     buf_append(out, text, (size_t)n);
-    if (strpbrk(text, ".e") == NULL) buf_puts(out, ".0"); /* stays a real */
+    if (strpbrk(text, ".e") == NULL) buf_puts(out, ".0"); /* stays a real number */
 }
 
 void api__dump(buf *out, const json_t *value) {

@@ -1,8 +1,8 @@
-/* listing.c - /tokenize and /detokenize, in the shapes of all servers at once: vLLM's and SGLang's
- * `prompt` and `messages`, llama.cpp's `content`, `with_pieces`.
+/* listing.c - /tokenize and /detokenize, in the shapes of several servers at once: `prompt` and
+ * `messages` of vLLM and SGLang, `content` and `with_pieces` of llama.cpp.
  *
- * A listing holds token ids and nothing else; texts and JSON are made of them while they are
- * written, a slice at a time, so that a slow reader costs four bytes a token. */
+ * A listing holds token ids only. Texts and JSON are made while they are written, one slice at a
+ * time, so a slow reader costs four bytes a token. */
 #include "api/api_internal.h"
 #include "base/size.h"
 #include "base/utf8.h"
@@ -13,20 +13,20 @@ typedef bool (*step)(buf *out, api_listing *listing, size_t end);
 
 struct api_listing {
     const api_context *ctx;
-    token_ids ids;  /* of all texts, one behind the other */
-    uint32_t *ends; /* [n_texts] where each ends among ids */
+    token_ids ids;  /* of all texts, one after the other */
+    uint32_t *ends; /* [n_texts] end of each text in ids */
     size_t n_texts;
     bool many; /* a list of texts, not one text */
     bool strs, pieces, skip_special, soon;
-    /* Where writing stands: a step, and in it a text, and in that an id. */
-    const step *steps; /* NULL at its end */
+    /* The position of the writer: a step, a text within the step, an id within the text. */
+    const step *steps; /* ends with NULL */
     size_t at, text, id;
     bool begun, open;
     api_utf8 utf8;
-    buf bytes, scratch; /* of some tokens */
+    buf bytes, scratch; /* of the tokens being decoded */
 };
 
-/* ---- reading: what both routes share ---- */
+/* ---- reading: shared by both routes ---- */
 
 static const json_t *member(const json_t *root, const char *key) {
     const json_t *value = json_object_get(root, key);
@@ -44,8 +44,8 @@ static int make_texts(api_listing *listing, const json_t *list, err *e) {
     return listing->ends ? 0 : api__out_of_memory(e);
 }
 
-/* A text that cannot be a prompt. Counting goes no further than the context, so that this is the
- * least that it has. */
+/* Refuses a text as too long for a prompt. Tokens are counted up to the context only, so the
+ * message says "at least". */
 static int too_long(const api_context *ctx, uint64_t least, const char *param, err *e) {
     if (e && e->code == ERR_NONE) {
         e->have = least;
@@ -57,7 +57,7 @@ static int too_long(const api_context *ctx, uint64_t least, const char *param, e
                    ctx->opts.max_context, (unsigned long long)least);
 }
 
-/* As many tokens as the prompts of one request may have; whole texts only get here. */
+/* Ends one text. All texts together may have as many tokens as the prompts of one request. */
 static int end_text(api_listing *listing, const char *param, err *e) {
     const api_opts *opts = &listing->ctx->opts;
     uint64_t most = (uint64_t)opts->max_prompts * opts->max_context;
@@ -99,7 +99,7 @@ static int add_texts(api_listing *listing, const json_t *text, bool bos, const c
     return 0;
 }
 
-/* 1: not that soon. */
+/* 1: the template takes too much work for the loop thread. */
 static int add_messages(api_listing *listing, const json_t *root, err *e) {
     const api_context *ctx = listing->ctx;
     int rc = api__body_to_ids(ctx, root, listing->soon, NULL, &listing->ids, e);
@@ -177,15 +177,15 @@ static bool full(const buf *out, size_t end) {
 }
 
 typedef struct {
-    const char *open, *close; /* of one text */
-    /* What stands for one id; first: nothing stands before it in its text. */
+    const char *open, *close; /* written around one text */
+    /* Writes one id; first: it is the first of its text. */
     void (*id)(buf *out, api_listing *l, uint32_t id, bool first);
-    /* Or for some, of those from `first` to `end`; it moves l->id on. */
+    /* Or writes several ids at once, within first..end, and advances listing->id. */
     void (*some)(buf *out, api_listing *l, size_t first, size_t end);
-    void (*finish)(buf *out, api_listing *l); /* before close; NULL: nothing */
+    void (*finish)(buf *out, api_listing *l); /* called before close; may be NULL */
 } shape;
 
-/* All texts in one shape, within brackets if there are many. */
+/* Writes all texts in one shape; several texts stand in brackets. */
 static bool write_texts(buf *out, api_listing *listing, const shape *form, size_t end) {
     if (!listing->begun && listing->many) buf_puts(out, "[");
     listing->begun = true;
@@ -218,7 +218,7 @@ static void put_id(buf *out, api_listing *listing, uint32_t id, bool first) {
     api__write_uint(out, id);
 }
 
-/* A piece that is not valid UTF-8 by itself is given as its bytes. */
+/* A piece that is not valid UTF-8 on its own is written as its bytes. */
 static void write_piece(buf *out, const api_listing *listing, uint32_t id, bool or_bytes) {
     size_t n = 0;
     const char *bytes = tokenizer_bytes(listing->ctx->opts.tokenizer, id, &n);
@@ -245,7 +245,7 @@ static void put_string(buf *out, api_listing *listing, uint32_t id, bool first) 
     write_piece(out, listing, id, false);
 }
 
-/* What some tokens add to the text: whole characters, for the bytes of half ones wait. */
+/* Writes the text of some tokens. Bytes of an unfinished character wait for the next call. */
 static void put_text(buf *out, api_listing *listing, size_t first, size_t end) {
     size_t at = listing->id - first;
     buf_clear(&listing->bytes);

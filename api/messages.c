@@ -1,19 +1,19 @@
-/* messages.c - conversations, as chat and responses bring them, to a list of turns. */
+/* messages.c - turns the conversations of chat and responses into a list of messages. */
 #include "api/api_internal.h"
 
 #include <stdlib.h>
 
-/* What rendering may take: that many copies of the longest body, and some for values of the
- * template's own. */
+/* Memory for rendering: COPIES of the longest body, and SPARE_BYTES for values made by the
+ * template. */
 enum { COPIES = 8, SPARE_BYTES = 16 << 20 };
 
-/* The list being read, for refusals that name the place: "messages[3].role". */
+/* The list being read. Errors name the place in it: "messages[3].role". */
 typedef struct {
     const api_context *ctx;
     const api__traits *traits;
     const char *list;
     arena *mem;
-    json_t *made; /* keeps what messages refer to that is not the client's */
+    json_t *made; /* owns values of messages beyond the client's JSON */
     err *error;
 } reading;
 
@@ -34,7 +34,7 @@ static int read_role(const reading *reader, const json_t *value, size_t i, api__
                    "must be system, developer, user, assistant or tool");
     }
     bool system = role == API__SYSTEM || role == API__DEVELOPER;
-    /* A template that refuses a system message has words of its own. */
+    /* A template that refuses system messages raises its own error. */
     if (system && !reader->traits->system && !reader->traits->refuses) {
         return bad(reader, ERR_BAD_PARAM, i, "role",
                    "is one that this model's chat template does not have");
@@ -62,12 +62,12 @@ static int check_parts(const reading *reader, const json_t *parts, size_t i, siz
         }
         if (!json_is_string(text))
             return bad(reader, ERR_BAD_PARAM, i, "content", "has a text part without text");
-        *bytes += json_string_length(text) + 1; /* cannot overflow: all of it is in the body */
+        *bytes += json_string_length(text) + 1; /* cannot overflow: the body holds all the text */
     }
     return 0;
 }
 
-/* Text parts joined by newlines. Nothing is ever fetched, so no other kind is taken. */
+/* Joins text parts by newlines. The server fetches nothing, so it takes no other parts. */
 static int join_parts(const reading *reader, const json_t *parts, size_t i, api__message *out) {
     size_t total = 0, at = 0;
     if (check_parts(reader, parts, i, &total) != 0) return -1;
@@ -106,9 +106,9 @@ static int keep_text(const reading *reader, buf *text, api__message *out) {
     return out->text ? 0 : api__out_of_memory(reader->error);
 }
 
-/* Where a template knows no calls, one is told as the text that brought it forth. Arguments are a
- * JSON text; what a client sends back may be any string. */
-static void tell_call(buf *text, const json_t *name, const json_t *arguments) {
+/* For a template without calls: writes a call as the model would write it. The arguments are JSON
+ * text from a client, so they may be any string. */
+static void write_call(buf *text, const json_t *name, const json_t *arguments) {
     if (text->len) buf_puts(text, "\n");
     buf_puts(text, "{\"name\":");
     buf_json_string(text, json_string_value(name), json_string_length(name));
@@ -117,7 +117,7 @@ static void tell_call(buf *text, const json_t *name, const json_t *arguments) {
     buf_puts(text, "}");
 }
 
-/* One more call: of `calls`, or told in `text`. */
+/* Adds one call to `calls`, or as JSON to `text`. */
 static int add_call(const reading *reader, const json_t *id, const json_t *function, size_t i,
                     json_t *calls, buf *text) {
     const json_t *name = json_object_get(function, "name"),
@@ -127,7 +127,7 @@ static int add_call(const reading *reader, const json_t *id, const json_t *funct
                    "must hold calls with a function's name and arguments, both strings");
     }
     if (!reader->traits->calls) {
-        tell_call(text, name, arguments);
+        write_call(text, name, arguments);
         return 0;
     }
     json_t *call = api__talk_call(reader->traits, id, name, arguments, reader->error);
@@ -135,7 +135,7 @@ static int add_call(const reading *reader, const json_t *id, const json_t *funct
     return json_array_append_new(calls, call) == 0 ? 0 : api__out_of_memory(reader->error);
 }
 
-/* The calls of an answer are read by each; then this keeps them. */
+/* Ends the reading of an answer's calls: keeps the list or the text. */
 static int keep_calls(const reading *reader, json_t *calls, buf *text, api__message *out) {
     if (!reader->traits->calls) return keep_text(reader, text, out);
     buf_deinit(text);
@@ -146,7 +146,7 @@ static int keep_calls(const reading *reader, json_t *calls, buf *text, api__mess
 static json_t *new_calls(const reading *reader) {
     json_t *calls = json_array();
     if (calls && json_array_append(reader->made, calls) == 0) {
-        json_decref(calls); /* r->made has it */
+        json_decref(calls); /* reader->made holds a reference */
         return calls;
     }
     json_decref(calls);
@@ -173,12 +173,12 @@ static int read_calls(const reading *reader, const json_t *list, size_t i, api__
     return keep_calls(reader, calls, &text, out);
 }
 
-/* What a function gave back is told in the user's name where a template knows no better. */
-static int tell_result(const reading *reader, api__message *out) {
+/* A template without results of functions prints a result as a user message. */
+static int result_as_user(const reading *reader, api__message *out) {
     buf text = {0};
     if (reader->traits->result) return 0;
     out->role = API__USER;
-    out->said = NULL;
+    out->original = NULL;
     buf_puts(&text, "Result: ");
     buf_append(&text, out->text, out->len);
     return keep_text(reader, &text, out);
@@ -197,11 +197,11 @@ static int read_message(const reading *reader, const json_t *value, size_t i, ap
         return bad(reader, ERR_BAD_PARAM, i, "tool_calls", "belongs to messages of the assistant");
     }
     out->text = "";
-    out->said = value;
-    /* Only an answer that was a call may lack a content. */
+    out->original = value;
+    /* Only an assistant message with calls may lack a content. */
     if ((content || !calls) && read_content(reader, content, i, out) != 0) return -1;
     if (calls) return read_calls(reader, calls, i, out);
-    return out->role == API__TOOL ? tell_result(reader, out) : 0;
+    return out->role == API__TOOL ? result_as_user(reader, out) : 0;
 }
 
 /* ---- items of /v1/responses ---- */
@@ -227,16 +227,16 @@ static int read_result_item(const reading *reader, const json_t *value, size_t i
                           .len = json_string_length(output),
                           .content = output};
     if (json_is_string(id)) {
-        json_t *said = json_object();
-        int rc = said && json_object_set(said, "tool_call_id", id) == 0 &&
-                         json_array_append(reader->made, said) == 0
+        json_t *original = json_object();
+        int rc = original && json_object_set(original, "tool_call_id", id) == 0 &&
+                         json_array_append(reader->made, original) == 0
                      ? 0
                      : api__out_of_memory(reader->error);
-        out->said = said; /* r->made has it */
-        json_decref(said);
+        out->original = original; /* reader->made holds a reference */
+        json_decref(original);
         if (rc != 0) return -1;
     }
-    return tell_result(reader, out);
+    return result_as_user(reader, out);
 }
 
 static int read_item(const reading *reader, const json_t *value, size_t i, api__message *out) {
@@ -265,8 +265,8 @@ static int check_end(const reading *reader, const api__message *msgs, size_t n, 
                    "continue_final_message needs a last message of the assistant");
 }
 
-/* Text that stands before everything: in the system's turn, or where the template has none
- * at the head of the first turn. Room for one more message is behind the list. */
+/* Puts a text before everything: as a system message, or at the start of the first message if the
+ * template has no system role. The list has room for one more message. */
 static int put_lead(const reading *reader, const char *lead, api__message *msgs, size_t *n) {
     buf text = {0};
     if (reader->traits->system && msgs[0].role != API__SYSTEM && msgs[0].role != API__DEVELOPER) {
@@ -296,9 +296,9 @@ static int read_instructions(const reading *reader, const json_t *text, api__mes
     return 0;
 }
 
-/* Calls are items of their own: those that follow an answer, or each other, are of one turn. */
+/* Each call is an item of its own. Calls after an answer, or after each other, join one message. */
 static bool joins_turn(const api__message *msgs, size_t at) {
-    return at > 0 && msgs[at].calls && !msgs[at].said && msgs[at].len == 0 &&
+    return at > 0 && msgs[at].calls && !msgs[at].original && msgs[at].len == 0 &&
            msgs[at - 1].role == API__ASSISTANT;
 }
 

@@ -1,4 +1,4 @@
-/* named.c - chat templates by name, inside the binary: api/templates/NAME.jinja. */
+/* named.c - chat templates built into the binary: api/templates/NAME.jinja. */
 #include "api/api_internal.h"
 #include "base/embed.h"
 

@@ -1,11 +1,12 @@
-/* openapi.c - GET /openapi.json: made from the field table, so that types and ranges
- * are those that requests are read by. What the table does not know (the shapes of lists
- * and objects, a word about each field) stands in `words`; a test sees to it that no field
- * is without one. */
+/* openapi.c - GET /openapi.json, made from the field table, so it shows the types and ranges used
+ * to check requests.
+ *
+ * `words` adds the shapes of lists and objects, and a description of each field. A test finds
+ * fields without one. */
 #include "api/api_internal.h"
 
 typedef struct {
-    const char *name, *about, *schema; /* schema: for fields that the table calls OTHER */
+    const char *name, *about, *schema; /* schema: for fields of type API__OTHER */
 } word;
 
 #define IDS "{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}}"
@@ -168,7 +169,7 @@ static void write_field(buf *out, const api__field *field) {
                                         [API__STR] = "string"};
     const word *entry = find_word(field->name);
     buf_printf(out, "\"%s\":", field->name);
-    if (field->type == API__OTHER) { /* null is absence for every field */
+    if (field->type == API__OTHER) { /* every field may be null */
         buf_printf(out, "{\"anyOf\":[%s,{\"type\":\"null\"}]",
                    entry && entry->schema ? entry->schema : "{}");
     } else {
@@ -207,9 +208,9 @@ static void write_body_schema(buf *out, const char *name, api_kind kind, const c
     "responses/Error\"}"
 
 static const struct {
-    const char *path, *summary, *body; /* body: a schema; NULL = GET */
+    const char *path, *summary, *body; /* name of a schema; NULL: a GET */
     bool streams;
-    const char *answer; /* a schema; NULL = Answer */
+    const char *answer; /* name of a schema; NULL: Answer */
 } paths[] = {
     {"/v1/completions", "Continue a text", "CompletionRequest", true, NULL},
     {"/v1/chat/completions", "Answer a conversation", "ChatRequest", true, NULL},
@@ -253,7 +254,7 @@ static const char small_schemas[] =
     "\"integer\"},\"n_ctx\":{\"type\":"
     "\"integer\"}}}}},\"Answer\":{\"type\":\"object\"}";
 
-/* What /v1/models says of a model beyond OpenAI's four fields. */
+/* The members of /v1/models, including those beyond OpenAI's four. */
 static const char model_schemas[] =
     ",\"Model\":{\"type\":\"object\",\"required\":[\"id\",\"object\",\"created\",\"owned_by\"],"
     "\"properties\":{\"id\":{\"type\":\"string\"},\"object\":{\"enum\":[\"model\"]},\"created\":{"

@@ -1,4 +1,4 @@
-/* parse.c - a body becomes a checked request. */
+/* parse.c - turns a body into a checked request. */
 #include "api/api_internal.h"
 #include "base/hash.h"
 
@@ -17,7 +17,7 @@ int api__body(json_t **out, const api_context *ctx, const char *body, size_t n, 
 }
 
 int api__check_model(const api_context *ctx, const char *model, err *e) {
-    if (model == NULL) return 0; /* one model is served, so leaving its name out is clear */
+    if (model == NULL) return 0; /* optional, because only one model is served */
     for (const char *at = model; *at; at++) {
         if ((unsigned char)*at < 0x20 || *at == 0x7f)
             return api__bad_param(e, "model", "may not hold control characters");
@@ -33,7 +33,7 @@ static void take(float *out, double value) {
     if (!isnan(value)) *out = (float)value;
 }
 
-/* Decimal, without sign or leading zeros; -1 for anything else. */
+/* A decimal number without sign or leading zeros; -1 for anything else. */
 static int64_t id_of_key(const char *key) {
     int64_t id = 0;
     if (key[0] == 0 || (key[0] == '0' && key[1])) return -1;
@@ -101,7 +101,8 @@ static int read_sampling(api_request *req, const api_context *ctx, const api__va
     }
     req->seeded = fields->seeded;
     if (read_bias(req, ctx, fields->logit_bias, e) != 0) return -1;
-    return eng_sampling_check(sampling, e); /* now, and not after a prefill */
+    return eng_sampling_check(sampling,
+                              e); /* here rather than after the prompt has been computed */
 }
 
 /* ---- stopping ---- */
@@ -157,7 +158,7 @@ static int read_stop_ids(api_request *req, const api_context *ctx, const api__va
 
 /* ---- depth ---- */
 
-/* A share of the loops the model was trained for; depth.max_loops says it exactly and wins. */
+/* A fraction of the trained loops. depth.max_loops overrides it. */
 static int read_effort(api_request *req, const api_context *ctx, const char *effort,
                        const char *param, err *e) {
     static const struct {
@@ -185,7 +186,7 @@ static int read_loops(const api_context *ctx, const json_t *value, const char *p
     return api__read_int(value, param, 1, ctx->opts.ceiling_loops, out, e);
 }
 
-/* The range is that of the rule by which this server's model leaves the loop. */
+/* The range of the threshold depends on the exit rule in use. */
 static int read_threshold(const api_context *ctx, const json_t *value, float *out, err *e) {
     static const char param[] = "depth.threshold";
     double x = 0;
@@ -218,7 +219,7 @@ static int read_depth(api_request *req, const api_context *ctx, const api__value
                    most);
 }
 
-/* ---- what is sent back ---- */
+/* ---- output options ---- */
 
 static int read_stream(api_request *req, const api__values *fields, err *e) {
     req->stream = fields->stream;
@@ -239,8 +240,7 @@ static int read_logprobs(api_request *req, const api__values *fields, err *e) {
         req->logprobs = fields->logprobs != API__NO_INT;
         top = req->logprobs ? fields->logprobs : 0;
     } else {
-        req->logprobs =
-            fields->chat_logprobs; /* responses: by include, or by asking for the top ones */
+        req->logprobs = fields->chat_logprobs; /* responses: set by include or by top_logprobs */
         if (top != API__NO_INT && !req->logprobs)
             return api__bad_param(e, "top_logprobs", "needs logprobs to be true");
         if (top == API__NO_INT) top = 0;
@@ -275,8 +275,8 @@ static const char *token_limit_field(api_kind kind, const api__values *fields) {
     return fields->max_completion_tokens != API__NO_INT ? "max_completion_tokens" : "max_tokens";
 }
 
-/* What is told of single tokens waits in memory until the answer is written; of a stream only
- * the prompt's, but that of a response, whose last events repeat it all. */
+/* Per-token data stays in memory until the answer is written. A stream keeps the prompt's data
+ * only; a response keeps everything, because its last events repeat it. */
 static int check_scored(const api_request *req, uint64_t output, err *e) {
     bool prompt = req->prompt_logprobs || (req->echo && (req->logprobs || req->return_depth));
     uint64_t tops = req->n_top > req->n_prompt_top ? req->n_top : req->n_prompt_top;
@@ -289,7 +289,7 @@ static int check_scored(const api_request *req, uint64_t output, err *e) {
                    (unsigned long long)(kept * (tops + 1)), API__MAX_SCORED);
 }
 
-/* How many tokens may be generated for each prompt; needs the prompts. */
+/* Sets the token limit of each prompt; the prompts must have been read. */
 static int read_limits(api_request *req, const api_context *ctx, const api__values *fields,
                        err *e) {
     const char *field = token_limit_field(req->kind, fields);
@@ -359,7 +359,8 @@ static int read_labels(api_request *req, const api_context *ctx, const api__valu
         size_t n = strlen(fields->cache_salt);
         const char *at = fields->cache_salt;
         if (n == 0) return api__bad_param(e, "cache_salt", "may not be empty");
-        /* Keyed: nobody can make two salts meet. 0,0 means shared. */
+        /* A keyed hash: clients cannot construct two salts with the same value. 0, 0 means
+         * shared. */
         req->salt[0] = hash_sip64(ctx->hash_key, at, n) | 1;
         req->salt[1] = hash_sip64(ctx->hash_key + 2, at, n);
     }
@@ -384,7 +385,7 @@ static int refuse_unsupported(const api_request *req, const api__values *fields,
     return 0;
 }
 
-/* ---- all of it ---- */
+/* ---- the whole request ---- */
 
 static int read_conversation(api_request *req, const api_context *ctx, const api__values *fields,
                              err *e) {
@@ -395,7 +396,7 @@ static int read_conversation(api_request *req, const api_context *ctx, const api
     return rc;
 }
 
-/* 1: not that soon. */
+/* 1: the template takes too much work for the loop thread. */
 static int read_request(api_request *req, const api_context *ctx, json_t *root, err *e) {
     api__values fields;
     if (api__read_fields(&fields, req->kind, root, e) != 0) return -1;
@@ -404,8 +405,8 @@ static int read_request(api_request *req, const api_context *ctx, json_t *root, 
     if (refuse_unsupported(req, &fields, e) != 0) return -1;
     req->echo = fields.echo;
     req->return_depth = fields.return_depth;
-    req->return_ids =
-        fields.return_token_ids || ctx->opts.tokenizer == NULL; /* ids are then all there is */
+    req->return_ids = fields.return_token_ids ||
+                      ctx->opts.tokenizer == NULL; /* the answer then consists of ids only */
     req->include_stop = fields.include_stop;
     if (read_sampling(req, ctx, &fields, e) != 0 || read_stop_strings(req, fields.stop, e) != 0)
         return -1;
@@ -432,7 +433,8 @@ static int parse(api_request **out, const api_context *ctx, api_kind kind, const
     if (req) {
         req->kind = kind;
         req->soon = soon;
-        /* Ids take four bytes where a byte of text is a token; texts are copied at most once. */
+        /* One byte of text may be a token with an id of four bytes; texts are copied at most
+         * once. */
         arena_init(&req->mem, ctx->opts.max_body_bytes * 12 + (1 << 20));
         rc = read_request(req, ctx, root, e);
     }

@@ -1,8 +1,8 @@
-/* probe.c - what a chat template does, found by rendering conversations with it.
+/* probe.c - finds out which features a chat template supports by rendering test conversations.
  *
- * Templates do not say what they know: one ignores tools, one refuses a system message, one
- * prints <|tool|> whether or not the vocabulary has such a token. So each is tried once, with
- * words that show whether something was printed and where. */
+ * A template does not declare its features: one ignores tools, one refuses a system message, one
+ * prints <|tool|> although the vocabulary lacks this token. Each feature is tried once. Marker
+ * words show whether a text was printed, and its position. */
 #include "api/template_internal.h"
 
 #include <stdlib.h>
@@ -23,7 +23,7 @@ enum { MAX_MEMORY = 32 << 20 };
     "{\"type\":\"function\",\"function\":{\"name\":\"" name                                        \
     "\",\"description\":\"d\",\"parameters\":{\"type\":\"object\",\"properties\":{\"a\":{"         \
     "\"type\":\"string\",\"description\":\"d\"}},\"required\":[\"a\"]}}}"
-/* A call, as some templates take it and others do not. */
+/* A message with a call. Templates differ in the content and arguments they accept. */
 #define CALLS(content, arguments)                                                                  \
     "{\"role\":\"assistant\",\"content\":" content                                                 \
     ",\"tool_calls\":[{\"id\":\"abcdefghi\",\"type\":\"function\",\"function\":{\"name\":\"" CALL  \
@@ -38,9 +38,9 @@ typedef struct {
     const api__template *tmpl;
     api__variant *variant;
     const tokenizer *tok;
-    jinja_output out; /* of the last try */
-    buf marker;       /* the token before a user's content, if it is made of the role's name */
-    err why;          /* of the last try that failed */
+    jinja_output out; /* of the last attempt */
+    buf marker; /* the token before a user's content, if its name contains "user"; else empty */
+    err why;    /* of the last attempt that failed */
     err *error;
 } trying;
 
@@ -51,7 +51,7 @@ static json_t *read(trying *probe, const char *text) {
     return root;
 }
 
-/* What is told as a list of parts where the template wants it so. */
+/* Turns contents into lists of parts for a template that needs them. */
 static int in_parts(trying *probe, json_t *messages) {
     size_t i;
     json_t *message;
@@ -64,24 +64,26 @@ static int in_parts(trying *probe, json_t *messages) {
     return 0;
 }
 
-/* 0: p->out has the text; 1: the template refused, and p->why says why; -1: no memory. */
+/* 0: probe->out holds the text. 1: the template raised an error, see probe->why. -1: out of
+ * memory. */
 static int try(trying *probe, const char *messages, bool tools, bool generation) {
-    static const char told[] = "[" FUNCTION(TOOL) "]";
-    tools = tools || probe->variant == &probe->tmpl->tools; /* it is of no other conversations */
-    json_t *list = read(probe, messages), *t = tools ? read(probe, told) : NULL;
+    static const char tool_list[] = "[" FUNCTION(TOOL) "]";
+    tools =
+        tools || probe->variant == &probe->tmpl->tools; /* this template is used with tools only */
+    json_t *list = read(probe, messages), *given = tools ? read(probe, tool_list) : NULL;
     jinja_output_deinit(&probe->out);
     probe->out = (jinja_output){0};
     probe->why = (err){0};
-    int rc = list && (t || !tools) ? in_parts(probe, list) : -1;
+    int rc = list && (given || !tools) ? in_parts(probe, list) : -1;
     if (rc == 0) {
         api__talk talk = {
-            .messages = list, .tools = t, .generation = generation, .max_memory = MAX_MEMORY};
+            .messages = list, .tools = given, .generation = generation, .max_memory = MAX_MEMORY};
         rc = api__variant_render(probe->tmpl, probe->variant, &talk, &probe->out, &probe->why) == 0
                  ? 0
                  : 1;
     }
     json_decref(list);
-    json_decref(t);
+    json_decref(given);
     if (rc == 1 && (probe->why.code == ERR_NO_MEMORY || probe->why.code == ERR_CANCELLED))
         rc = err_set(probe->error, probe->why.code, NULL, "%s", probe->why.msg);
     return rc;
@@ -91,16 +93,15 @@ static const char *seen(const trying *probe, const char *word) {
     return probe->out.text.data ? strstr(probe->out.text.data, word) : NULL;
 }
 
-/* ---- tokens of what was printed ---- */
+/* ---- tokens of the printed text ---- */
 
-/* The last control token of the text before `end`, or the first behind it: its id in *id; 1 if
- * there is none. */
+/* Finds the last control token before `end`, or the first after it (behind). 1: there is none. */
 static int control_beside(trying *probe, const char *end, bool behind, uint32_t *id) {
     size_t at = (size_t)(end - probe->out.text.data), n = behind ? probe->out.text.len - at : at;
     text_run *runs = probe->out.runs, *moved = NULL;
     token_ids ids = {0};
     int rc = 1;
-    if (behind) { /* the runs of what stands there, counted from it */
+    if (behind) { /* runs of the text after `end`, relative to it */
         moved = calloc(probe->out.n_runs + 1, sizeof *moved);
         if (moved == NULL) return api__out_of_memory(probe->error);
         for (size_t i = 0; i < probe->out.n_runs; i++)
@@ -122,7 +123,7 @@ static int control_beside(trying *probe, const char *end, bool behind, uint32_t 
     return rc;
 }
 
-/* Keeps the token that opens a user's turn, if the template makes it of the role's name. */
+/* Remembers the token before a user's content, if its name contains "user". */
 static int keep_marker(trying *probe) {
     const char *user = seen(probe, USER), *name;
     uint32_t id;
@@ -138,8 +139,8 @@ static int keep_marker(trying *probe) {
     return 0;
 }
 
-/* The text holds the like of that token for another role, but the vocabulary has none: <|tool|>
- * would be told as plain text, which the model never saw. */
+/* True if the template prints the marker of another role, such as <|tool|>, but the vocabulary
+ * lacks it. The model would see plain text without meaning to it. */
 static int lacks_marker(trying *probe, const char *role, bool *lacks) {
     buf like = {0};
     uint32_t id;
@@ -157,7 +158,7 @@ static int lacks_marker(trying *probe, const char *role, bool *lacks) {
 
 /* ---- the questions ---- */
 
-/* 1: no message of a user is printed. */
+/* 1: the template prints no user message. */
 static int try_user(trying *probe) {
     static const char alone[] = "[" ASKS "]", second[] = "[" SAYS("system", SYSTEM) "," ASKS "]";
     err first = {0};
@@ -191,7 +192,7 @@ static void look_for_developer(void *ud, const char *text, size_t n) {
     }
 }
 
-/* Many templates print any role; one that knows this one names it. */
+/* Many templates print any role. One that knows this role contains its name. */
 static int try_developer(trying *probe) {
     bool named = false;
     jinja_each_text(probe->variant->jinja, look_for_developer, &named);
@@ -201,7 +202,7 @@ static int try_developer(trying *probe) {
     return rc < 0 ? -1 : 0;
 }
 
-/* Calls are objects with an empty content, unless the template prints only others. */
+/* Tries objects with an empty content first, then the other forms. */
 static int try_calls(trying *probe) {
     static const char *const talks[] = {
         "[" ASKS "," CALLS("\"\"", OBJECT) "," GIVES "]",
@@ -238,8 +239,8 @@ static int try_tools(trying *probe) {
     return rc < 0 ? -1 : 0;
 }
 
-/* The first control token behind an answer ends it. In a vocabulary of ChatML a document ends in
- * <|endoftext|>, so an answer may too. */
+/* The first control token after an answer ends it. In a ChatML vocabulary <|endoftext|> ends a
+ * document, so it may end an answer too. */
 static int try_end(trying *probe, token_ids *ends) {
     const char *answer;
     uint32_t id, turn, document;

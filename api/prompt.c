@@ -1,4 +1,4 @@
-/* prompt.c - prompts of completions: text, token ids, lists of either. */
+/* prompt.c - prompts of completions: text, token ids, or lists of either. */
 #include "api/api_internal.h"
 #include "base/size.h"
 
@@ -20,7 +20,7 @@ static int ids_prompt(api_request *req, const api_context *ctx, const json_t *li
                       api__prompt *prompt, err *e) {
     size_t n = json_array_size(list);
     if (n == 0) return api__bad_param(e, "prompt", "may not be empty");
-    /* Counted before copied: an over-long list costs nothing. */
+    /* Counted before copying, so a list that is too long costs nothing. */
     if (n > ctx->opts.max_context) return api__too_long(ctx, n, 0, "prompt", e);
     prompt->ids = arena_array(&req->mem, n, sizeof *prompt->ids);
     if (prompt->ids == NULL) return api__out_of_memory(e);
@@ -71,7 +71,7 @@ int api__no_tokenizer(const api_context *ctx, const char *param, const char *use
                    why ? " (" : "", why ? why : "", why ? ")" : "", use);
 }
 
-/* A text that spells the first token itself does not get a second one. */
+/* True if the text already begins with the first token (BOS). */
 static bool spells_bos(const api_context *ctx, const char *text, size_t n) {
     size_t len = 0;
     const char *bos = tokenizer_bytes(ctx->opts.tokenizer, ctx->bos_id, &len);

@@ -1,13 +1,13 @@
-/* render.c - a conversation through its template: variables in, text with origins out, then ids. */
+/* render.c - renders a conversation: variables in, text with its origins out, then ids. */
 #include "api/template_internal.h"
 #include "base/clock.h"
 
-/* What one rendering may take on the loop, where nothing may hold others for a millisecond. */
+/* Limits of a rendering on the loop thread, where no callback may run for a millisecond. */
 enum { SOON_STEPS = 4000, SOON_OUTPUT = 8 << 10, SOON_MEMORY = 1 << 20 };
 
 enum { N_OWN = 3 };
 
-/* Names of the template language and of what is handed over anyway. */
+/* Names of the template language, and variables set by the server. */
 static const char *const reserved[] = {
     "messages", "tools",           "documents",    "add_generation_prompt",
     "loop",     "raise_exception", "strftime_now", "continue_final_message",
@@ -29,7 +29,7 @@ int api__template_render(const api__template *tmpl, const api__talk *talk, jinja
     return api__variant_render(tmpl, variant, talk, out, e);
 }
 
-/* Where the last content ends, or SIZE_MAX. */
+/* Position of the last API__OPEN_END without its space, or SIZE_MAX. */
 static size_t find_open_end(const buf *text, size_t n) {
     for (size_t at = text->len >= n ? text->len - n + 1 : 0; at > 0; at--) {
         if (memcmp(text->data + at - 1, API__OPEN_END, n) == 0) return at - 1;
@@ -37,9 +37,9 @@ static size_t find_open_end(const buf *text, size_t n) {
     return SIZE_MAX;
 }
 
-/* Everything from the end of the last content on goes. */
+/* Cuts the text at the end of the last content. */
 static int cut_open_end(jinja_output *out, err *e) {
-    size_t n = sizeof API__OPEN_END - 2; /* without the blank */
+    size_t n = sizeof API__OPEN_END - 2; /* without the trailing space */
     size_t at = find_open_end(&out->text, n);
     const char *text = out->text.data;
     if (at == SIZE_MAX) {
@@ -47,7 +47,7 @@ static int cut_open_end(jinja_output *out, err *e) {
                        "continue_final_message: the chat template does not print the last "
                        "message, so it cannot be gone on with");
     }
-    if (at + n >= out->text.len || text[at + n] != ' ') { /* a template that trims contents */
+    if (at + n >= out->text.len || text[at + n] != ' ') { /* the template trims contents */
         while (at > 0 && strchr(" \t\r\n\v\f", text[at - 1]))
             at--;
     }
@@ -71,7 +71,7 @@ int api__variant_render(const api__template *tmpl, const api__variant *variant,
     if (talk->tools) vars[n++] = (jinja_var){"tools", talk->tools, false};
     json_object_foreach(tmpl->tokens, key, value) vars[n++] = (jinja_var){key, value, true};
     json_object_foreach((json_t *)(uintptr_t)talk->kwargs, key, value) {
-        if (n == ARRAY_LEN(vars)) break; /* cannot be: they were counted */
+        if (n == ARRAY_LEN(vars)) break; /* cannot happen: the counts were checked */
         if (!json_is_null(value)) vars[n++] = (jinja_var){key, value, false};
     }
     jinja_input in = {.vars = vars, .n_vars = n, .roles = api__role_names, .now = clock_unix_s()};

@@ -1,8 +1,8 @@
-/* reply.c - the scheduler's events become an answer.
+/* reply.c - turns the scheduler's events into an answer.
  *
- * Each choice decodes its tokens to text, looks for stop strings over the text, and keeps
- * single tokens only if somebody asked for them. Events only change the choices; what is written
- * of them, and when, is for slices.c. */
+ * Each choice decodes its tokens to text, searches the text for stop strings, and keeps single
+ * tokens only if the request asked for them. Events only change the choices; slices.c decides when
+ * to write, and how much. */
 #include "api/api_internal.h"
 #include "base/clock.h"
 #include "base/hash.h"
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
-/* PROMPT events are needed to echo single tokens, and to have anything to do at all. */
+/* PROMPT events are needed to echo single tokens, and for requests without output tokens. */
 static bool wants_prompt_events(const api_request *req) {
     if (req->prompt_logprobs) return true;
     return req->echo && (req->logprobs || req->return_depth || req->prompts[0].max_tokens == 0);
@@ -19,9 +19,9 @@ static bool wants_prompt_events(const api_request *req) {
 
 /* ---- create ---- */
 
-/* The first choice has the seed of the request; the others are derived from it, by their
- * number among the choices of one prompt so that a prompt's answers do not depend on the
- * prompts beside it. Without a seed every sequence has its own. */
+/* The first choice uses the request's seed. The others derive theirs from it and from their number
+ * among the choices of one prompt, so a prompt's answers do not depend on the prompts beside it.
+ * Without a seed every sequence has its own. */
 static uint64_t seed_of(const api_reply *reply, uint32_t i) {
     uint32_t j = reply->req->seeded ? i % reply->req->n_per_prompt : i;
     return j == 0 ? reply->req->sampling.seed
@@ -62,7 +62,7 @@ static int make_choices(api_reply *reply, err *e) {
     return 0;
 }
 
-/* Each sequence has its own way through the grammar; they share the room to work in. */
+/* Each sequence has its own constraint; the constraints of a request share one workspace. */
 static int make_constraints(api_reply *reply, err *e) {
     const api_request *req = reply->req;
     if (req->grammar == NULL) return 0;
@@ -79,7 +79,8 @@ static int make_constraints(api_reply *reply, err *e) {
     return 0;
 }
 
-/* Of single tokens no more than will be told, for an answer may have millions. */
+/* Keeps no more data of single tokens than the answer will show: an answer may have millions of
+ * tokens. */
 static void decide_what_to_keep(api_reply *reply) {
     const api_request *req = reply->req;
     reply->keeps_output = req->logprobs || req->return_depth || req->return_ids;
@@ -167,8 +168,8 @@ void api_reply_request(const api_reply *reply, uint32_t i, sched_request *out) {
 
 /* ---- events ---- */
 
-/* The list with room for `need` items, 1 or more: twice as much, but never more than `most`. NULL
- * when memory ran out; the list stays as it was. */
+/* The list with room for `need` items, 1 or more: doubled, but never beyond `most`. NULL: out of
+ * memory, and the list is unchanged. */
 static void *grow(void *list, uint32_t *cap, size_t need, size_t most, size_t item_bytes) {
     size_t n = *cap ? (size_t)*cap * 2 : 16, bytes;
     if (need <= *cap) return list;
@@ -208,7 +209,7 @@ static bool keep_token(api_reply *reply, api__choice *choice, const sched_event 
     return true;
 }
 
-/* The list without the room behind its n items; where that fails it does no harm. */
+/* The list without its spare room; on failure the list itself. */
 static void *fit(void *list, uint32_t *cap, size_t n, size_t item_bytes) {
     void *less = n > 0 && n < *cap ? realloc(list, n * item_bytes) : NULL;
     if (less == NULL) return list;
@@ -216,7 +217,7 @@ static void *fit(void *list, uint32_t *cap, size_t n, size_t item_bytes) {
     return less;
 }
 
-/* A whole answer may wait long for its other choices and its reader. */
+/* Frees spare room: a finished choice may wait long for the other choices and for its reader. */
 static void give_back_room(const api_reply *reply, api__choice *choice) {
     choice->tokens =
         fit(choice->tokens, &choice->cap_tokens, choice->n_tokens, sizeof *choice->tokens);
@@ -228,7 +229,7 @@ static void give_back_room(const api_reply *reply, api__choice *choice) {
     choice->text.cap = choice->text.len + 1;
 }
 
-/* Text of the prompt, by its tokens, unless PROMPT events bring them one by one. */
+/* Adds the prompt's text, unless PROMPT events bring it token by token. */
 static void echo_prompt(api_reply *reply, api__choice *choice) {
     if (choice->echoed) return;
     choice->echoed = true;
@@ -240,7 +241,7 @@ static void echo_prompt(api_reply *reply, api__choice *choice) {
     choice->scanned = choice->ready = choice->tokens_at = choice->text.len;
 }
 
-/* Runs the matcher over text that is new. On a hit the text is cut. */
+/* Searches the new text for a stop string, and cuts the text there. */
 static bool find_stop(api_reply *reply, api__choice *choice) {
     while (choice->scanned < choice->text.len) {
         int hit;
@@ -258,7 +259,8 @@ static bool find_stop(api_reply *reply, api__choice *choice) {
     return false;
 }
 
-/* The reason is known: what was held back is free, what was cut off belongs to nobody. */
+/* Ends the choice: releases the text held back, and limits the ends of tokens to the text that was
+ * kept. */
 static void finish(api__choice *choice, sched_finish why) {
     choice->state = API__FINISHED;
     choice->finish = why;
@@ -271,7 +273,8 @@ static void finish(api__choice *choice, sched_finish why) {
         choice->tokens[choice->n_tokens - 1].text_end = (uint32_t)choice->text.len;
 }
 
-/* Looks for a call; when one is whole the answer is: what would follow says nothing. */
+/* Searches for a call. True if it is complete: then the answer ends, because text after a call is
+ * ignored. */
 static bool find_call(api_reply *reply, api__choice *choice) {
     if (reply->req->calls == API__CALLS_NONE) return false;
     api__call_scan(reply->req, &choice->call, choice->text.data, choice->ready);
@@ -298,7 +301,7 @@ static unsigned on_token(api_reply *reply, api__choice *choice, const sched_even
         finish(choice, SCHED_STOP);
         bits = API_CANCEL;
     } else if (choice->n_output >= choice->prompt->max_tokens) {
-        finish(choice, SCHED_LENGTH); /* said with the last token, not one event later */
+        finish(choice, SCHED_LENGTH); /* reported with the last token instead of one event later */
     }
     if (find_call(reply, choice)) {
         finish(choice, SCHED_STOP);
@@ -310,7 +313,7 @@ static unsigned on_token(api_reply *reply, api__choice *choice, const sched_even
 static void on_end(api_reply *reply, api__choice *choice, const sched_event *ev) {
     echo_prompt(reply, choice);
     if (choice->index % reply->req->n_per_prompt == 0)
-        reply->n_cached += ev->n_cached; /* once for all choices */
+        reply->n_cached += ev->n_cached; /* count each prompt once */
     reply->prompt_loops += ev->prompt_loops;
     reply->output_loops += ev->output_loops;
     if (choice->state == API__RUNNING) {
@@ -326,7 +329,7 @@ static void on_end(api_reply *reply, api__choice *choice, const sched_event *ev)
     reply->n_ended++;
 }
 
-/* An end that is not the answer's own. field: what asked for the form of the answer, or NULL. */
+/* True for an end caused by the server. field: the field with the grammar, or NULL. */
 static bool broken(const api__choice *choice, const sched_event *ev, const char *field, err *e) {
     if (choice->state != API__RUNNING || ev->kind != SCHED_END) return false;
     if (ev->finish == SCHED_FAILED) {
@@ -345,8 +348,7 @@ static bool broken(const api__choice *choice, const sched_event *ev, const char 
 unsigned api_reply_fail(api_reply *reply, const err *why, buf *out) {
     if (reply->failed || reply->done) return 0;
     reply->failed = true;
-    if (!reply->started || reply->cursor.steps)
-        return API_FAILED; /* nothing may stand within an event */
+    if (!reply->started || reply->cursor.steps) return API_FAILED; /* an event is half written */
     if (reply->req->kind == API_RESPONSES) {
         api__responses_error(out, reply, why);
         return API_FAILED;
@@ -357,7 +359,7 @@ unsigned api_reply_fail(api_reply *reply, const err *why, buf *out) {
     return API_FAILED;
 }
 
-/* What the event brings goes out at once, unless something longer is under way. */
+/* Writes the event's data at once, unless a longer write is in progress. */
 static unsigned write_now(api_reply *reply, uint32_t i, buf *out) {
     if (reply->cursor.steps) {
         reply->behind = true;

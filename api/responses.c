@@ -1,8 +1,8 @@
-/* responses.c - /v1/responses, the stateless part: nothing is stored, so nothing can
- * be referred to. Its own fields, its object, its events.
+/* responses.c - the stateless part of /v1/responses: its fields, its object, its events. Nothing is
+ * stored, so no earlier response can be referred to.
  *
- * Events carry increasing sequence numbers and one pair of ids; the joined deltas are the
- * text of the last event. The whole text is kept until then. */
+ * Events carry increasing sequence numbers. All events use the same ids of the response and its
+ * item. The joined deltas are the text of the last event, so the whole text is kept until then. */
 #include "api/api_internal.h"
 
 /* ---- reading ---- */
@@ -14,7 +14,7 @@ static int read_include(const json_t *list, bool *logprobs, err *e) {
         const char *what = json_c_string(json_array_get(list, i));
         if (what == NULL) return api__bad_param(e, "include", "must be a list of strings");
         if (strcmp(what, "message.output_text.logprobs") == 0) *logprobs = true;
-        /* There is no hidden reasoning here, so asking for it changes nothing. */
+        /* There is no hidden reasoning here, so this changes nothing. */
         else if (strcmp(what, "reasoning.encrypted_content") != 0) {
             return err_set(e, ERR_UNSUPPORTED, "include",
                            "include may hold message.output_text.logprobs only");
@@ -82,7 +82,7 @@ static void echo_string(buf *out, const char *key, const char *s) {
     else buf_puts(out, "null");
 }
 
-/* The object of a response repeats what was asked. */
+/* Prepares the members of the response object that repeat the request. */
 int api__keep_echoed(api_request *req, const api__values *fields, err *e) {
     buf text = {0};
     echo_json(&text, "instructions", fields->instructions, "null");
@@ -115,7 +115,7 @@ int api__keep_echoed(api_request *req, const api__values *fields, err *e) {
 
 /* ---- writing ---- */
 
-/* The items' ids come from the response's: "resp_X" has "msg_X_0", or "fc_X_0" and "call_X_0". */
+/* Ids of items derive from the response's: "resp_X" has "msg_X_0", or "fc_X_0" and "call_X_0". */
 static void write_item_id(buf *out, const api_reply *reply) {
     const api__choice *choice = &reply->choices[0];
     api__write_call_id(out, reply, choice, api__is_call(choice) ? "fc" : "msg");
@@ -131,7 +131,7 @@ static const char *status_of(const api__choice *choice, bool whole) {
     return choice->finish == SCHED_STOP ? "completed" : "incomplete";
 }
 
-/* An item up to its text or arguments, which follow if it is whole. */
+/* Writes an item up to its text or arguments, which follow if the item is complete. */
 static void open_item(buf *out, const api_reply *reply, bool whole) {
     const api__choice *choice = &reply->choices[0];
     bool call = api__is_call(choice);
@@ -173,7 +173,7 @@ static void write_usage(buf *out, const api_reply *reply) {
                (unsigned long long)reply->output_loops, (unsigned long long)(prompt + output));
 }
 
-/* A response up to its items. */
+/* Writes a response up to its items. */
 static void open_response(buf *out, const api_reply *reply, bool whole) {
     const api__choice *choice = &reply->choices[0];
     buf_puts(out, "{\"id\":");
@@ -215,9 +215,9 @@ static void open_content_event(buf *out, api_reply *reply, const char *type) {
                                                    : ",\"output_index\":0,\"content_index\":0");
 }
 
-/* ---- steps that several texts have ---- */
+/* ---- steps shared by several parts ---- */
 
-/* What was asked stands in three events of a stream, and may be as long as a body. */
+/* The repeated fields stand in three events of a stream and may be as long as a body. */
 static bool echoed(buf *out, api_reply *reply, size_t end) {
     return api__write_raw(out, &reply->cursor, reply->req->echoed, reply->req->n_echoed, end);
 }
@@ -247,7 +247,7 @@ static bool part_depths(buf *out, api_reply *reply, size_t end) {
 
 static bool item_close(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    if (!reply->cursor.call) buf_puts(out, "}"); /* the part */
+    if (!reply->cursor.call) buf_puts(out, "}"); /* ends the part */
     close_item(out, reply, true);
     return true;
 }
@@ -334,14 +334,14 @@ bool api__responses_begin_chunk(api_reply *reply, api__choice *choice) {
                                       NULL};
     bool call = api__is_call(choice), finished = choice->state != API__RUNNING;
     uint32_t due = choice->n_written;
-    if (!reply->item_open) { /* by now it is certain whether the item is a message or a call */
+    if (!reply->item_open) { /* the first text decides whether the item is a message or a call */
         reply->item_open = true;
         reply->cursor = (api__cursor){.steps = opening, .call = call};
         return true;
     }
     while (due < choice->n_tokens && (finished || choice->tokens[due].text_end <= choice->ready))
         due++;
-    choice->call.told = true;
+    choice->call.name_sent = true;
     reply->cursor = (api__cursor){.steps = delta,
                                   .call = call,
                                   .finished = finished,
@@ -350,7 +350,7 @@ bool api__responses_begin_chunk(api_reply *reply, api__choice *choice) {
                                   .from_token = choice->n_written,
                                   .to_token = due};
     if (reply->cursor.from < reply->cursor.to) return true;
-    reply->cursor.steps = NULL; /* nothing to say is not said */
+    reply->cursor.steps = NULL; /* no empty deltas */
     choice->closed = finished;
     return false;
 }
@@ -410,7 +410,7 @@ static bool close_response(buf *out, api_reply *reply, size_t end) {
     item_done, WHOLE_ITEM, close_event, completed, WHOLE_ITEM, close_output, echoed,               \
         close_response, close_event, NULL
 
-/* The whole item: its text and tokens, or its arguments. */
+/* Begins a whole item: its text and tokens, or its arguments. */
 static void begin(api_reply *reply, const api__step *steps) {
     const api__choice *choice = &reply->choices[0];
     bool call = api__is_call(choice);
@@ -442,7 +442,7 @@ void api__responses_begin_body(api_reply *reply) {
     begin(reply, body);
 }
 
-/* The event's own fields, and the error object that every other stream has. */
+/* The event has fields of its own besides the error object of other streams. */
 void api__responses_error(buf *out, api_reply *reply, const err *why) {
     buf body = {0};
     api_error_body(&body, why);

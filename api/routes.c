@@ -1,7 +1,7 @@
-/* routes.c - what is served: /v1/models. */
+/* routes.c - GET /v1/models. */
 #include "api/api_internal.h"
 
-/* How deep tokens go: the layers of a loop, when a token leaves it, how many loops there are. */
+/* Writes the limits of depth: layers of a loop, exit rule, number of loops. */
 static void write_depth(const api_context *ctx, buf *out) {
     const api_opts *opts = &ctx->opts;
     float above, most;

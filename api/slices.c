@@ -1,13 +1,13 @@
-/* slices.c - what is written next, and how much of it now.
+/* slices.c - decides when to write, and how much.
  *
- * A reply has one cursor. When the text it stands in is over, the next one begins: of a stream a
- * chunk of any choice that has news, then the end; of a whole answer its body. Events that come
- * within a text wait in the choices, and are told together behind it. */
+ * A reply has one cursor. When the cursor's steps are complete, the next part begins: in a stream a
+ * chunk of any choice with new data, then the end of the stream; otherwise the body. Events during
+ * a part change the choices only; their data is written together after the part. */
 #include "api/api_internal.h"
 
 #include <stdlib.h>
 
-/* ---- what a reply holds ---- */
+/* ---- memory of a reply ---- */
 
 size_t api__choice_bytes(const api__choice *choice) {
     return choice->text.cap + choice->cap_tokens * sizeof *choice->tokens +
@@ -28,18 +28,19 @@ size_t api_reply_bytes(const api_reply *reply) {
     return reply->bytes;
 }
 
-/* ---- what comes next ---- */
+/* ---- the next part ---- */
 
-/* A choice has something that a chunk would tell. */
+/* True if a chunk of this choice would have new data. */
 static bool has_news(const api_reply *reply, const api__choice *choice) {
     if (choice->closed) return false;
-    if (choice->state != API__RUNNING) return true; /* why it ended */
-    if (choice->n_output == 0) return false;        /* an echoed prompt goes with the first token */
-    if (reply->ctx->opts.tokenizer == NULL) return choice->n_tokens > 0; /* ids are all there is */
+    if (choice->state != API__RUNNING) return true; /* the reason has to be written */
+    if (choice->n_output == 0) return false; /* an echoed prompt is written with the first token */
+    if (reply->ctx->opts.tokenizer == NULL)
+        return choice->n_tokens > 0; /* the answer consists of ids */
     if (reply->req->calls == API__CALLS_NONE || choice->call.phase == API__CALL_NONE)
         return choice->ready > choice->sent;
     return api__is_call(choice) &&
-           (!choice->call.told || choice->call.args_end > api__args_from(choice));
+           (!choice->call.name_sent || choice->call.args_end > api__args_from(choice));
 }
 
 static api__choice *next_with_news(api_reply *reply) {
@@ -70,7 +71,7 @@ static bool begin_next(api_reply *reply) {
     return true;
 }
 
-/* True when the text is over. */
+/* True when the steps are complete. */
 static bool write_on(buf *out, api_reply *reply, size_t end) {
     api__cursor *cursor = &reply->cursor;
     while (cursor->steps[cursor->step]) {

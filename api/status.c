@@ -1,13 +1,13 @@
-/* status.c - the only table that knows HTTP statuses, and the error bodies. */
+/* status.c - HTTP statuses and error bodies. No other file maps errors to statuses. */
 #include "api/api_internal.h"
 
 typedef struct {
     unsigned status;
     const char *type, *code; /* code may be NULL */
-    bool own_words; /* the message was written for clients; else the code's text stands in */
+    bool own_words;          /* show the error's message; otherwise the text of its code */
 } row;
 
-/* BUSY is 503, not 429: that is kept for limits per key. */
+/* ERR_BUSY is 503, because 429 is for limits per API key. */
 static const row table[ERR_COUNT] = {
     [ERR_NONE] = {500, "server_error", NULL, false},
     [ERR_USAGE] = {500, "server_error", NULL, false},
@@ -23,7 +23,7 @@ static const row table[ERR_COUNT] = {
     [ERR_CONSTRAINT] = {400, "invalid_request_error", "no_token_left", true},
     [ERR_COSTLY] = {400, "invalid_request_error", "form_too_costly", true},
     [ERR_STOPPING] = {503, "unavailable_error", "shutting_down", true},
-    [ERR_CANCELLED] = {503, "server_error", NULL, false}, /* the client left: nobody reads it */
+    [ERR_CANCELLED] = {503, "server_error", NULL, false}, /* the client has left */
     [ERR_DEVICE] = {503, "server_error", "device", false},
     [ERR_INTERNAL] = {500, "server_error", NULL, false},
 };

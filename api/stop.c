@@ -1,8 +1,8 @@
-/* stop.c - stop strings, matched over the text whatever the tokens were.
+/* stop.c - stop strings, matched over the text and independent of token boundaries.
  *
- * One Knuth-Morris-Pratt automaton for each of the few stop strings. Its state is the
- * length of the longest end of the text that begins the stop string, so the longest state
- * is exactly what must be held back, and the string that is complete first ends the text. */
+ * One Knuth-Morris-Pratt automaton for each stop string. Its state is the length of the longest end
+ * of the text that begins the stop string. So the longest state is exactly the text to hold back,
+ * and the first complete stop string ends the answer. */
 #include "api/api_internal.h"
 
 void api__stop_init(api__stop *stop, const char *text, size_t n) {

@@ -1,21 +1,21 @@
-/* talk.c - a conversation as chat templates want it: the messages that transformers and vLLM
- * would hand over. */
+/* talk.c - messages in the shape used by transformers and vLLM for chat templates. */
 #include "api/api_internal.h"
 
-/* jansson fails for memory alone here: all texts are UTF-8, they come from a body. */
+/* jansson can only fail for lack of memory here, because all texts come from a body and are
+ * UTF-8. */
 static bool put(json_t *object, const char *key, json_t *value) {
     return json_object_set_new(object, key, value) == 0;
 }
 
-/* Takes what a string says; other kinds are no news to a template. */
-static bool put_said(json_t *object, const char *key, const json_t *from) {
+/* Copies a member if it is a string. */
+static bool put_if_string(json_t *object, const char *key, const json_t *from) {
     json_t *value = json_object_get(from, key);
     return !json_is_string(value) || json_object_set(object, key, value) == 0;
 }
 
 /* ---- calls ---- */
 
-/* The object that the text of arguments means, or the text itself. NULL: not now. */
+/* The object in a JSON text of arguments, or the text itself. NULL: out of memory or cancelled. */
 static json_t *read_arguments(const api__traits *traits, const json_t *text, err *e) {
     size_t n = json_string_length(text);
     json_limits limits = {n, API__MAX_DEPTH, API__MAX_STRUCTURAL};
@@ -76,7 +76,7 @@ json_t *api__talk_parts(json_t *content) {
 }
 
 static json_t *message(const api__traits *traits, const api__message *msg, bool open_end) {
-    static const char *const said[] = {"name", "tool_call_id", "reasoning_content", "reasoning"};
+    static const char *const keys[] = {"name", "tool_call_id", "reasoning_content", "reasoning"};
     api__role role = msg->role == API__DEVELOPER && !traits->developer ? API__SYSTEM : msg->role;
     bool none = traits->null_content && msg->calls && msg->len == 0 && !open_end;
     json_t *out = json_object(), *content = none ? json_null() : content_of(msg, open_end);
@@ -84,8 +84,8 @@ static json_t *message(const api__traits *traits, const api__message *msg, bool 
     bool ok = out && put(out, "role", json_string(api__role_names[role]));
     ok = ok && content && json_object_set(out, "content", content) == 0;
     json_decref(content);
-    for (size_t i = 0; i < ARRAY_LEN(said) && msg->said; i++)
-        ok = ok && put_said(out, said[i], msg->said);
+    for (size_t i = 0; i < ARRAY_LEN(keys) && msg->original; i++)
+        ok = ok && put_if_string(out, keys[i], msg->original);
     if (msg->calls)
         ok = ok && json_object_set(out, "tool_calls", (json_t *)(uintptr_t)msg->calls) == 0;
     if (ok) return out;

@@ -1,7 +1,7 @@
 /* template.c - finds the chat template of a model, as transformers does, and opens it.
  *
- * A template is a program of the model's folder. One that cannot be used stops chat alone: what
- * is wrong is warned of here and told to those who chat. */
+ * A template is a program from the model's folder. If it cannot be used, only chat is refused: the
+ * reason is logged here and sent to clients that use chat. */
 #include "api/template_internal.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -13,11 +13,11 @@ enum { MAX_BYTES = 1 << 20 };
 const char *const api__role_names[API__ROLES + 1] = {"system",    "developer", "user",
                                                      "assistant", "tool",      NULL};
 
-/* A text that was found, and its name. */
+/* The text of a template and the name of its source. */
 typedef struct {
     buf text;
     const char *what;
-    bool described; /* in chat_template.fathom.json's form */
+    bool described; /* has the form of chat_template.fathom.json */
 } source;
 
 typedef struct {
@@ -27,7 +27,7 @@ typedef struct {
     source plain, tools;
 } finding;
 
-/* 1: there is no such file. */
+/* 1: the file does not exist. */
 static int read_file(source *src, const char *dir, const char *file, const char *what, err *e) {
     buf path = {0};
     int rc = 1;
@@ -45,7 +45,7 @@ static int take_text(source *src, const char *text, size_t n, const char *what, 
     return src->text.failed ? api__out_of_memory(e) : 0;
 }
 
-/* A template by name, where one has it: 1 if none has. */
+/* Takes a built-in template. 1: no such name. */
 static int take_named(source *src, const char *name, err *e) {
     size_t n = 0;
     const char *text = api__template_named(name, &n);
@@ -75,7 +75,7 @@ static int find_chosen(finding *found, err *e) {
     return rc;
 }
 
-/* A string of tokenizer_config.json: the template, or the name of one that is here. */
+/* Takes a string of tokenizer_config.json: a template, or the name of a built-in one. */
 static int take_config(source *src, const json_t *text, err *e) {
     const char *name = json_c_string(text);
     int rc = name ? take_named(src, name, e) : 1;
@@ -84,7 +84,7 @@ static int take_config(source *src, const json_t *text, err *e) {
                      "tokenizer_config.json", e);
 }
 
-/* One template, or a list of named ones: [{"name": "default", "template": …}, …]. */
+/* chat_template is one template or a list: [{"name": "default", "template": …}, …]. */
 static int find_in_config(finding *found, err *e) {
     const json_t *value = json_object_get(found->config, "chat_template"), *one;
     size_t i;
@@ -122,7 +122,7 @@ static int find_sources(finding *found, err *e) {
 
 /* ---- opening ---- */
 
-/* 0; 1 for a text that is wrong, which *why tells; -1 for memory. */
+/* 0; 1 if the template is wrong, and *why has the reason; -1: out of memory. */
 static int parse(api__template *tmpl, api__variant *variant, source *src, const finding *found,
                  err *why, err *e) {
     buf jinja_text = {0};
@@ -149,7 +149,7 @@ static const json_t *token_text(const json_t *value) {
     return json_is_object(value) ? json_object_get(value, "content") : value;
 }
 
-/* bos_token and all its like, as transformers hands them to a template. */
+/* Reads bos_token and the other *_token members, which are variables of the template. */
 static int read_tokens(api__template *tmpl, const json_t *config, tokenizer *tok, err *e) {
     const char *key;
     json_t *value;
@@ -165,7 +165,7 @@ static int read_tokens(api__template *tmpl, const json_t *config, tokenizer *tok
     return 0;
 }
 
-/* 0, 1 with *why, or -1. */
+/* Returns like parse. */
 static int open_sources(api__template *tmpl, finding *found, err *why, err *e) {
     if (found->plain.what == NULL) {
         (void)err_set(why, ERR_BAD_FILE, NULL, "chat_template holds no text named default");
@@ -186,7 +186,7 @@ static int open_found(api__template **out, finding *found, err *e) {
     if (tmpl == NULL) return api__out_of_memory(e);
     const char *name = found->plain.what ? found->plain.what : "chat_template",
                *last = strrchr(name, '/');
-    tmpl->name = strdup(last ? last + 1 : name); /* clients need not know where a file lies */
+    tmpl->name = strdup(last ? last + 1 : name); /* clients see the name only, not the path */
     int rc = tmpl->name ? open_sources(tmpl, found, &why, e) : api__out_of_memory(e);
     if (rc == 1 && found->chosen) {
         rc = err_set(e, ERR_USAGE, "--chat-template", "--chat-template: %s", why.msg);

@@ -1,10 +1,9 @@
-/* tools.c - tools and tool_choice: which functions the model may call, and whether it
- * must.
+/* tools.c - tools and tool_choice: the functions that the model may or must call.
  *
- * A chat template that takes tools tells the model of them; for another they are told in plain
- * text before the conversation. A call is a JSON object in the answer (call.c). With tool_choice
- * required or a named function a grammar makes the answer one; with auto the model is free
- * to write it. One call per answer. */
+ * A chat template with tools shows the functions to the model. Without, a plain text before the
+ * conversation describes them. A call is a JSON object in the answer (call.c). With tool_choice
+ * required or a named function a grammar forces a call; with auto the model decides. An answer
+ * holds at most one call. */
 #include "api/api_internal.h"
 
 enum { MAX_TOOLS = 128 };
@@ -39,14 +38,14 @@ static int read_function(reading *reader, json_t *function, size_t i) {
     if (parameters && !json_is_null(parameters) && !json_is_object(parameters))
         return bad(reader, i, "parameters", "must be a JSON Schema object");
     if (json_is_null(parameters))
-        (void)json_object_del(function, "parameters"); /* absent, as everywhere */
+        (void)json_object_del(function, "parameters"); /* null means absent */
     reader->names[reader->n_names] =
         arena_strndup(reader->mem, json_string_value(name), json_string_length(name));
     return reader->names[reader->n_names++] ? 0 : api__out_of_memory(reader->error);
 }
 
-/* Appends the tool in chat's shape: {"type": "function", "function": {...}}. Those of responses
- * have the function's members beside the type. */
+/* Appends the tool in the shape of chat completions: {"type": "function", "function": {...}}. In
+ * responses the function's members stand beside the type. */
 static int put_tool(const reading *reader, json_t *tool, json_t *function, json_t *out) {
     if (!reader->responses)
         return json_array_append(out, tool) == 0 ? 0 : api__out_of_memory(reader->error);

@@ -1,8 +1,8 @@
-/* utf8.c - token bytes to whole characters.
+/* utf8.c - turns token bytes into whole characters.
  *
- * What waits in `pending` is always the proper beginning of a valid character (RFC 3629);
- * the byte that spoils it turns what waited into one U+FFFD and is looked at afresh, as
- * the Unicode standard's "maximal subpart" practice has it. */
+ * `pending` always holds the beginning of a valid character (RFC 3629). A byte that does not
+ * continue it turns the pending bytes into one U+FFFD and is then read afresh: the Unicode
+ * standard's "maximal subpart" practice. */
 #include "base/utf8.h"
 #include "api/api_internal.h"
 
@@ -32,7 +32,7 @@ void api_utf8_token(api_utf8 *utf8, const tokenizer *tok, uint32_t id, buf *out)
 
 void api__utf8_bytes(api_utf8 *utf8, const char *bytes, size_t n, buf *out) {
     for (size_t i = 0; i < n;) {
-        size_t run = i; /* ASCII goes in one piece */
+        size_t run = i; /* copy ASCII in one piece */
         while (utf8->n_pending == 0 && run < n && (unsigned char)bytes[run] < 0x80)
             run++;
         if (run > i) buf_append(out, bytes + i, run - i);

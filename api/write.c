@@ -1,4 +1,5 @@
-/* write.c - completions and chats: the steps of a stream's chunk, of its end, of a whole body. */
+/* write.c - completions and chat: the steps of a stream's chunk, of its end, and of a whole
+ * body. */
 #include "api/api_internal.h"
 #include "base/utf8.h"
 
@@ -10,7 +11,7 @@ bool api__step_text(buf *out, api_reply *reply, size_t end) {
                              cursor->to - cursor->from, end);
 }
 
-/* ---- parts that chunks and bodies share ---- */
+/* ---- parts shared by chunks and bodies ---- */
 
 static void write_finish(buf *out, const api_reply *reply, const api__choice *choice,
                          bool finished) {
@@ -18,7 +19,7 @@ static void write_finish(buf *out, const api_reply *reply, const api__choice *ch
         buf_puts(out, ",\"finish_reason\":null");
         return;
     }
-    /* A function that was named is what was asked for: that is an ordinary stop. */
+    /* A function named by tool_choice was expected, so its call ends with "stop". */
     bool call = api__is_call(choice) && reply->req->named == NULL;
     buf_puts(out, ",\"finish_reason\":");
     buf_puts(out, choice->finish != SCHED_STOP ? "\"length\""
@@ -70,12 +71,12 @@ static void write_usage(buf *out, const api_reply *reply) {
 void api__write_call_id(buf *out, const api_reply *reply, const api__choice *choice,
                         const char *head) {
     char id[128];
-    const char *own = strpbrk(reply->id, "-_"); /* behind the head of the answer's id */
+    const char *own = strpbrk(reply->id, "-_"); /* after the head of the answer's id */
     (void)snprintf(id, sizeof id, "%s_%.80s_%u", head, own ? own + 1 : reply->id, choice->index);
     buf_json_text(out, id);
 }
 
-/* A call up to its arguments, which are a string. */
+/* Writes a call up to its arguments. They follow as a string. */
 static void open_call(buf *out, const api_reply *reply, const api__choice *choice) {
     buf_puts(out, "\"id\":");
     api__write_call_id(out, reply, choice, "call");
@@ -86,7 +87,7 @@ static void open_call(buf *out, const api_reply *reply, const api__choice *choic
 
 /* ---- a chunk of a stream ---- */
 
-/* Tokens whose text is wholly out; at the end, all. */
+/* Number of tokens with their text completely ready; all of them at the end. */
 static uint32_t tokens_due(const api__choice *choice, bool finished) {
     uint32_t n = 0;
     if (finished) return choice->n_tokens;
@@ -95,14 +96,14 @@ static uint32_t tokens_due(const api__choice *choice, bool finished) {
     return n;
 }
 
-/* Forgets the first n tokens and the text that neither a reader nor a token waits for. */
+/* Drops the first n tokens, and text once it is sent and belongs to no kept token. */
 static void drop_written(const api_reply *reply, api__choice *choice, uint32_t n) {
     size_t tops = api__tops_at(reply, choice, n),
            all_tops = api__tops_at(reply, choice, choice->n_tokens);
     size_t until = n > 0 ? choice->tokens[n - 1].text_end : choice->tokens_at;
     bool keep = reply->req->calls != API__CALLS_NONE && choice->call.phase != API__CALL_NONE;
     if (!reply->keeps_output) until = choice->sent;
-    if (keep) choice->tokens_at = until; /* the call's places are in this text */
+    if (keep) choice->tokens_at = until; /* the call's offsets refer to this text */
     if (reply->req->logprobs && until > choice->tokens_at) {
         choice->chars +=
             utf8_count(choice->text.data + choice->tokens_at, until - choice->tokens_at);
@@ -135,7 +136,7 @@ static void open_delta(buf *out, const api_reply *reply, const api__choice *choi
         return;
     }
     buf_puts(out, "\"tool_calls\":[{\"index\":0,");
-    if (!choice->call.told) open_call(out, reply, choice);
+    if (!choice->call.name_sent) open_call(out, reply, choice);
     else buf_puts(out, "\"function\":{\"arguments\":");
 }
 
@@ -169,7 +170,7 @@ static bool chunk_close(buf *out, api_reply *reply, size_t end) {
     choice->sent = cursor->to;
     choice->opened = true;
     choice->closed = cursor->finished;
-    if (cursor->call) choice->call.told = true;
+    if (cursor->call) choice->call.name_sent = true;
     drop_written(reply, choice, cursor->to_token);
     return true;
 }
@@ -194,7 +195,7 @@ bool api__begin_chunk(api_reply *reply, api__choice *choice) {
     if (reply->req->kind == API_RESPONSES) return api__responses_begin_chunk(reply, choice);
     if (k.to < k.from) k.to = k.from;
     k.to_token = tokens_due(choice, k.finished);
-    k.mute = !whole && k.from == k.to && (call ? choice->call.told : choice->opened);
+    k.mute = !whole && k.from == k.to && (call ? choice->call.name_sent : choice->opened);
     reply->cursor = k;
     return true;
 }
@@ -254,7 +255,7 @@ static bool message_close(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
-enum { CHOICE_OPEN = 1 }; /* its place in both lists of steps */
+enum { CHOICE_OPEN = 1 }; /* its index in both lists of steps */
 
 static bool choice_close(buf *out, api_reply *reply, size_t end) {
     api__cursor *cursor = &reply->cursor;
@@ -264,7 +265,7 @@ static bool choice_close(buf *out, api_reply *reply, size_t end) {
     buf_puts(out, "}");
     api__forget_choice(reply, choice);
     if (++cursor->choice < reply->n_choices)
-        cursor->step = CHOICE_OPEN - 1; /* it goes on with the next */
+        cursor->step = CHOICE_OPEN - 1; /* the next choice follows */
     return true;
 }
 

@@ -1,7 +1,7 @@
-/* constrain.c - the automaton: which bytes may follow, given a grammar and a text so far.
+/* constrain.c - the automaton: the bytes allowed after a text, given a grammar.
  *
- * A thread is one reading of the text: a stack of the values it is inside of. Most schemas
- * have one reading at any time; alternatives that begin alike are read side by side. */
+ * A reading is one interpretation of the text: a stack of the values still open. Most schemas have
+ * one reading at any time. Alternatives with a common beginning are read side by side. */
 #include "api/grammar/constrain_internal.h"
 
 #include <string.h>
@@ -10,7 +10,7 @@ enum { O_FIRST, O_KEY, O_FREE_KEY, O_COLON, O_VALUE, O_NEXT, O_COMMA }; /* objec
 enum { A_FIRST, A_NEXT, A_COMMA };                                      /* arrays */
 enum {
     S_PLAIN,
-    /* 1..7: inside a character */ S_ESCAPE = 8,
+    /* 1..7: within a character */ S_ESCAPE = 8,
     S_HEX,
     S_LOW_BACKSLASH,
     S_LOW_U,
@@ -29,7 +29,7 @@ static void add(api__readings *readings, uint16_t top) {
     if (readings->n_tops < API__MAX_READINGS) readings->top[readings->n_tops++] = top;
 }
 
-static bool full(const api__readings *readings) { /* what else would be added is dropped */
+static bool full(const api__readings *readings) { /* further readings are dropped */
     return readings->n_tops == API__MAX_READINGS;
 }
 
@@ -42,13 +42,13 @@ static uint32_t depth_of(const api__automaton *machine, uint16_t top) {
     return top ? machine->pool[top].depth : 0;
 }
 
-/* May a value of this node begin inside the frame `parent`? */
+/* May a value of this node begin on a stack of this depth? */
 static bool fits(const api__automaton *machine, uint32_t depth, uint16_t node) {
     return node != API__NO_NODE && depth + machine->grammar->nodes[node].need <= API__MAX_STACK;
 }
 
-/* One space, or a newline and then an indentation: what people and printers write, and
- * little for a model to lose itself in. ws counts; ONE_SPACE says no more may come. */
+/* Allows one space, or a newline and an indentation, as people and printers write. The limit keeps
+ * a model from writing blanks forever. ONE_SPACE: no more blanks may follow. */
 static bool blank(const api__frame *frame, uint8_t byte, bool one_line) {
     if (frame->blanks == 0) return byte == ' ' || (byte == '\n' && !one_line);
     return frame->blanks < API__MAX_BLANKS && (byte == ' ' || byte == '\t');
@@ -60,13 +60,13 @@ static void emit_blank(api__automaton *machine, api__readings *out, api__frame f
     emit(machine, out, frame);
 }
 
-/* ---- sorted texts: a range of those that begin as what was read ---- */
+/* ---- sorted texts: a range of names with the same beginning ---- */
 
 static const api__name *sorted_name(const api__node *node, uint16_t i) {
     return &node->names[node->sorted ? node->sorted[i] : i];
 }
 
-/* The first of [lo, hi), names that agree on k bytes, whose next byte is at least c. */
+/* The first of names lo..hi, equal in their first k bytes, with a next byte of at least `byte`. */
 static uint16_t first_at_least(const api__node *node, uint16_t lo, uint16_t hi, uint16_t k,
                                unsigned byte) {
     while (lo < hi) {
@@ -78,7 +78,7 @@ static uint16_t first_at_least(const api__node *node, uint16_t lo, uint16_t hi, 
     return lo;
 }
 
-/* Narrows [a, b) of names that agree on k bytes to those whose next byte is c. */
+/* Narrows first..end to the names with `byte` as the next byte. */
 static bool narrow(const api__node *node, api__frame *frame, uint8_t byte) {
     frame->first = first_at_least(node, frame->first, frame->end, frame->matched, byte);
     frame->end = first_at_least(node, frame->first, frame->end, frame->matched, byte + 1u);
@@ -86,7 +86,7 @@ static bool narrow(const api__node *node, api__frame *frame, uint8_t byte) {
     return frame->first < frame->end;
 }
 
-/* The shortest of the range comes first; it is whole if nothing of it is left. */
+/* True if the bytes read are a whole name. The shortest name of the range comes first. */
 static bool whole_name(const api__node *node, const api__frame *frame, uint16_t *index) {
     if (frame->first == frame->end || sorted_name(node, frame->first)->len != frame->matched)
         return false;
@@ -96,8 +96,8 @@ static bool whole_name(const api__node *node, const api__frame *frame, uint16_t 
 
 /* ---- strings ---- */
 
-/* The state after a byte of UTF-8: 0 between characters, 1 to 3 plain continuation bytes
- * to come, 4 to 7 where the next is limited; -1 if it cannot be. */
+/* The next state after a byte of UTF-8. 0: between characters; 1 to 3: that many continuation bytes
+ * follow; 4 to 7: the next byte has a smaller range. -1: invalid. */
 static int utf8_next(int state, uint8_t byte) {
     static const struct {
         uint8_t from, to, next;
@@ -117,8 +117,8 @@ static int hex(uint8_t byte) {
     return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
 }
 
-/* One digit of \uXXXX. A prefix that could only become half a pair or U+0000 is refused
- * at once, so that no text is led into a corner. */
+/* Reads one digit of \uXXXX. Refuses a prefix of only half surrogate pairs or U+0000, so no text
+ * ends in a dead end. */
 static bool hex_digit(api__frame *frame, uint8_t byte, bool low) {
     int digit = hex(byte);
     if (digit < 0) return false;
@@ -134,14 +134,15 @@ static bool hex_digit(api__frame *frame, uint8_t byte, bool low) {
     return true;
 }
 
-/* Counts a character that begins; only as far as the schema cares, so that states repeat. */
+/* Counts the beginning of a character. The count stops beyond the schema's limits, so that states
+ * repeat. */
 static bool count_char(const api__node *node, api__frame *frame) {
     if (frame->chars >= node->max) return false;
     if (node->max != UINT32_MAX || frame->chars < node->min) frame->chars++;
     return true;
 }
 
-/* False if c cannot come. *end is set by the closing quote. */
+/* False if the byte is not allowed. The closing quote sets *end. */
 static bool string_step(const api__node *node, api__frame *frame, uint8_t byte, bool *end) {
     switch (frame->sub) {
     case S_PLAIN:
@@ -167,7 +168,7 @@ bool api__automaton_in_string(const api__automaton *machine, uint16_t top, uint3
     const api__frame *frame = &machine->pool[top];
     const api__node *node = &machine->grammar->nodes[frame->node];
     if (top && node->kind == API__OBJECT && frame->sub == O_FREE_KEY && frame->key_utf8 == 0) {
-        *room = UINT32_MAX; /* whether it is one that is declared is asked at its end */
+        *room = UINT32_MAX; /* the end of the key checks whether it is declared */
         return true;
     }
     if (top == 0 || node->kind != API__STRING || frame->sub != S_PLAIN) return false;
@@ -175,7 +176,7 @@ bool api__automaton_in_string(const api__automaton *machine, uint16_t top, uint3
     return true;
 }
 
-/* Whatever may follow y may follow x too. */
+/* True if x may be followed by every text that may follow y. */
 static bool covers(const api__automaton *machine, const api__frame *x, const api__frame *y) {
     const api__node *nx = &machine->grammar->nodes[x->node],
                     *ny = &machine->grammar->nodes[y->node];
@@ -189,13 +190,15 @@ static bool covers(const api__automaton *machine, const api__frame *x, const api
     return needs_x <= needs_y && room_x >= room_y;
 }
 
-static bool is_string(const api__automaton *machine, uint16_t top) { /* that has begun */
+static bool is_string(const api__automaton *machine,
+                      uint16_t top) { /* one after its opening quote */
     const api__frame *frame = &machine->pool[top];
     return top && machine->grammar->nodes[frame->node].kind == API__STRING &&
            frame->sub != NOT_BEGUN;
 }
 
-/* Of strings in one place that differ in their lengths alone, those that another covers go. */
+/* Adds a string. Among strings that differ only in length, one may cover others; the covered ones
+ * are dropped. */
 static void emit_string(api__automaton *machine, api__readings *out, api__frame frame) {
     machine->fuel += out->n_tops / 4;
     for (uint8_t i = 0; i < out->n_tops; i++) {
@@ -214,13 +217,13 @@ static void emit_string(api__automaton *machine, api__readings *out, api__frame 
 
 /* ---- numbers ---- */
 
-/* A ranged integer keeps its magnitude in a, b, k (48 bits) and its sign in ws. */
+/* A ranged integer keeps its magnitude in 48 bits and its sign in `negative`. */
 static int64_t magnitude(const api__frame *frame) {
     return (int64_t)((uint64_t)frame->low_bits | (uint64_t)frame->middle_bits << 16 |
                      (uint64_t)frame->high_bits << 32);
 }
 
-/* Is some number in range that begins with these digits, or that is them (exact)? */
+/* Is there a number in range beginning with these digits (exact: equal to them)? */
 static bool in_range(const api__node *node, const api__frame *frame, bool exact) {
     int64_t low = magnitude(frame), high = low;
     for (uint32_t digits = frame->digits; digits <= API__RANGED_DIGITS; digits++) {
@@ -277,7 +280,7 @@ static bool number_step(const api__node *node, api__frame *frame, uint8_t byte) 
     return true;
 }
 
-/* May the number end here? Its end is seen only by the byte after it. */
+/* May the number end here? The end is only known from the byte after it. */
 static bool number_done(const api__node *node, const api__frame *frame) {
     switch (frame->sub) {
     case N_ZERO:
@@ -300,7 +303,7 @@ static void enum_step(api__automaton *machine, api__frame frame, uint8_t byte, a
     if (!narrow(node, &frame, byte)) return;
     if (whole_name(node, &frame, &index)) {
         add(out, frame.parent);
-        frame.first++; /* longer values that begin with this one */
+        frame.first++; /* longer values may begin with this one */
     }
     if (frame.first < frame.end) emit(machine, out, frame);
 }
@@ -365,7 +368,7 @@ static void begin(api__automaton *machine, uint16_t parent, uint16_t id, uint8_t
 
 /* ---- objects ---- */
 
-/* The last property whose turn it may be: none after one that is required. */
+/* The last property that may come next: the first required one. */
 static uint16_t last_turn(const api__node *node, const api__frame *frame) {
     return node->required_from[frame->property];
 }
@@ -381,8 +384,8 @@ static bool any_key(const api__automaton *machine, const api__frame *frame) {
            API__MAX_STACK;
 }
 
-/* The same of the keys that begin as what was read: [a, b) of the sorted, or [n, last] of the
- * declared, whichever are fewer. */
+/* The same for keys beginning with the bytes read. Searches the shorter of two lists: first..end in
+ * byte order, or the declared order from `property` on. */
 static bool any_key_left(api__automaton *machine, const api__frame *frame) {
     const api__node *node = &machine->grammar->nodes[frame->node];
     uint16_t last = last_turn(node, frame), from = (uint16_t)frame->property;
@@ -404,7 +407,7 @@ static bool any_key_left(api__automaton *machine, const api__frame *frame) {
 }
 
 static bool may_end(const api__node *node,
-                    const api__frame *frame) { /* nothing required is missing */
+                    const api__frame *frame) { /* no required property is missing */
     return last_turn(node, frame) == node->n_parts;
 }
 
@@ -422,11 +425,11 @@ static void begin_key(api__automaton *machine, api__frame frame, api__readings *
     frame.sub = O_KEY;
     if (any_key(machine, &frame)) emit(machine, out, frame);
     if (!free_key(machine, &frame)) return;
-    frame.property = node->n_parts; /* what is declared has had its turn */
+    frame.property = node->n_parts; /* no declared property may follow */
     if (node->n_parts) {
         frame.sub = O_FREE_KEY;
         emit(machine, out, frame);
-    } else if (frame.depth < API__MAX_STACK) { /* any string will do */
+    } else if (frame.depth < API__MAX_STACK) { /* any string is a key */
         frame.sub = O_COLON;
         frame.value_node = node->rest;
         uint16_t parent = api__automaton_push(machine, frame);
@@ -450,7 +453,7 @@ static void key_step(api__automaton *machine, api__frame frame, uint8_t byte, ap
     if (narrow(node, &frame, byte) && any_key_left(machine, &frame)) emit(machine, out, frame);
 }
 
-/* A key that is not declared; it may begin like one that is. */
+/* Reads an undeclared key. It may begin like a declared one. */
 static void free_key_step(api__automaton *machine, api__frame frame, uint8_t byte,
                           api__readings *out) {
     const api__node *node = &machine->grammar->nodes[frame.node];
@@ -487,7 +490,7 @@ static void object_step(api__automaton *machine, uint16_t top, uint8_t byte, api
     }
     bool may_close = (frame.sub == O_FIRST || frame.sub == O_NEXT) && may_end(node, &frame);
     if (blank(&frame, byte, frame.sub == O_VALUE) &&
-        (frame.sub != O_NEXT || may_close)) { /* after a value only } may follow blanks */
+        (frame.sub != O_NEXT || may_close)) { /* after a value, blanks may only precede } */
         emit_blank(machine, out, frame, byte);
         return;
     }
@@ -530,7 +533,7 @@ static void array_step(api__automaton *machine, uint16_t top, uint8_t byte, api_
     } else if (fits(machine, frame.depth, item)) {
         frame.sub = A_NEXT;
         frame.blanks = 0;
-        /* Past every limit the count says nothing more; states may repeat. */
+        /* The count stops beyond the schema's limits, so that states repeat. */
         if (node->max != UINT32_MAX || frame.items < node->min || frame.items < node->n_parts)
             frame.items++;
         uint16_t parent = api__automaton_push(machine, frame);
@@ -571,7 +574,7 @@ static void step_one(api__automaton *machine, uint16_t top, uint8_t byte, api__r
             if (number_step(node, &frame, byte)) emit(machine, out, frame);
             return;
         }
-        top = frame.parent; /* the number ended before c */
+        top = frame.parent; /* the number ended before this byte */
     }
 }
 

@@ -1,26 +1,30 @@
-/* constrain_internal.h - answers that must fit a JSON Schema, byte by byte.
+/* constrain_internal.h - answers that must match a JSON Schema, byte by byte.
  *
- * A schema becomes a grammar (schema.c), a grammar drives an automaton over bytes
- * (constrain.c, stacks.c), and a constraint turns the automaton's state into a mask over a
- * tokenizer's vocabulary for the sampler (constrain_mask.c).
+ * A schema becomes a grammar (schema.c). A grammar drives an automaton over bytes (constrain.c,
+ * stacks.c). A constraint turns the automaton's state into a mask over a tokenizer's vocabulary for
+ * the sampler (constrain_mask.c).
  *
- * The subset of JSON Schema; any other keyword is refused by its name:
- *   type (one or a list), enum, const, anyOf, oneOf (taken as anyOf), allOf of one,
- *   $ref to a place in the same schema (recursion allowed), true, {} ;
- *   objects: properties, required, additionalProperties (absent: none beside declared
- *   properties, any without); arrays: items, prefixItems, minItems, maxItems; strings:
- *   minLength, maxLength; integers: minimum, maximum, exclusiveMinimum, exclusiveMaximum;
- *   ignored: title description default examples $schema $id $comment $defs definitions
- *   deprecated readOnly writeOnly.
- * What is written, of all JSON that would be valid:
- *   properties in the order of the schema, additional ones last, their keys without
- *   escapes where properties are declared; declared keys, enum and const values as compact
- *   JSON writes them; blanks only after { [ , : and before } ], each time one space or, but
- *   not after a colon, a newline and an indentation of spaces or tabs, together at most
- *   API__MAX_BLANKS; none around the whole; numbers of at most 15 digits before and 20 after the
- * point and an exponent of at most 2, integers without either; no \u0000; at most API__MAX_STACK
- * values inside each other.
- */
+ * Supported JSON Schema; any other keyword is refused by name:
+ * - type (one or a list), enum, const, anyOf, oneOf (read as anyOf), allOf with one schema, $ref
+ *   into the same schema (recursion allowed), true, {}
+ * - objects: properties, required, additionalProperties (absent: none beside declared properties,
+ *   any without)
+ * - arrays: items, prefixItems, minItems, maxItems
+ * - strings: minLength, maxLength
+ * - integers: minimum, maximum, exclusiveMinimum, exclusiveMaximum
+ * - ignored: title description default examples $schema $id $comment $defs definitions deprecated
+ *   readOnly writeOnly
+ *
+ * Accepted output, a part of all valid JSON:
+ * - properties: in the order of the schema, additional ones last
+ * - keys, enum and const values: as compact JSON writes them. Additional keys have no escapes if
+ *   properties are declared
+ * - blanks: after { [ , : and before } ]; each time one space, or (except after a colon) a newline
+ *   and an indentation of spaces or tabs; at most API__MAX_BLANKS; none around the whole value
+ * - numbers: at most 15 digits before the point, 20 after it, 2 in the exponent; integers have
+ *   digits only
+ * - strings: no \u0000
+ * - nesting: at most API__MAX_STACK values inside each other */
 #ifndef FATHOM_API_CONSTRAIN_INTERNAL_H
 #define FATHOM_API_CONSTRAIN_INTERNAL_H
 
@@ -30,11 +34,11 @@
 
 enum {
     API__MAX_STACK = 32,
-    API__MAX_READINGS = 64, /* readings of the text so far that are kept apart */
-    API__MAX_FRAMES = 512,  /* of all readings together, those that they share counted once */
+    API__MAX_READINGS = 64, /* readings of one text */
+    API__MAX_FRAMES = 512,  /* of all readings together; a shared frame counts once */
     API__MAX_NODES = 2048,
     API__MAX_ALTERNATIVES = 32,
-    API__MAX_NAMES = 512, /* properties of one object, values of one enum */
+    API__MAX_NAMES = 512, /* properties of an object, or values of an enum */
     API__MAX_NAME_BYTES_G = 4096,
     API__MAX_BLANKS = 24,
     API__INT_DIGITS = 15,
@@ -69,25 +73,26 @@ enum {
 #define API__NO_NODE UINT16_MAX
 
 typedef struct {
-    const char *text; /* a key between its quotes, or a whole value, as written */
+    const char *text; /* a key without its quotes, or a whole value, as JSON writes it */
     uint16_t len;
-    uint16_t node; /* of a property */
+    uint16_t node; /* of the property's value */
     bool required;
 } api__name;
 
 typedef struct {
     uint8_t kind; /* api__kind */
-    uint8_t need; /* stack the smallest value takes; over API__MAX_STACK: there is none */
+    uint8_t need; /* stack depth of the smallest value; above API__MAX_STACK: no value fits */
     bool integer, ranged;
     uint16_t n_parts;  /* names or items */
-    uint16_t rest;     /* node of additional properties or further items; API__NO_NODE: none */
+    uint16_t rest;     /* node of additional properties or further items, or API__NO_NODE */
     uint32_t min, max; /* items or characters; UINT32_MAX: no limit */
     int64_t low, high; /* ranged integers, within API__RANGED_DIGITS */
-    api__name *names;  /* properties as written; values of an enum, sorted */
-    uint16_t *sorted;  /* of an object: indices of names in byte order */
-    uint16_t *rank;    /* of an object: where each name stands in sorted */
-    /* Of an object, for each property p and for their end: the first from p on that is required
-     * (n: none), and the least need of those from p up to it (UINT8_MAX: there are none). */
+    api__name *names;  /* properties in the schema's order; values of an enum in byte order */
+    uint16_t *sorted;  /* objects: indices of names in byte order */
+    uint16_t *rank;    /* objects: position of each name in sorted */
+    /* Objects, for each property p and for the end. required_from: the first required property from
+     * p on, or n_parts. least_need: the smallest need of the properties from p up to required_from,
+     * or UINT8_MAX. */
     uint16_t *required_from;
     uint8_t *least_need;
     uint16_t *items; /* prefixItems; alternatives */
@@ -99,21 +104,21 @@ typedef struct {
     uint16_t n_nodes, root;
 } api__grammar;
 
-/* schema NULL: any JSON object. `param` names the field in errors: ERR_UNSUPPORTED with the
- * keyword, ERR_BAD_PARAM for a malformed schema or one that nothing can fit. */
+/* schema NULL: any JSON object. `param` names the field in errors. ERR_UNSUPPORTED names the
+ * keyword. ERR_BAD_PARAM: the schema is malformed, or no value matches it. */
 int api__grammar_compile(api__grammar **out, const json_t *schema, const char *param,
                          err *e) WARN_UNUSED;
-/* One call of one of the functions: {"name": ..., "arguments": {...}}. tools is the request's
- * list, checked; only is the one name allowed, or NULL. */
+/* A grammar for one call of one function: {"name": ..., "arguments": {...}}. tools is the request's
+ * checked list; only is the one name allowed, or NULL. */
 int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
                                const char *param, err *e) WARN_UNUSED;
-/* Flattens alternatives and finds how deep each node's smallest value is. */
+/* Flattens alternatives and computes `need` of each node. */
 int api__grammar_finish(api__grammar *grammar, const char *param, err *e) WARN_UNUSED;
-void api__grammar_free(api__grammar *grammar); /* NULL is fine */
+void api__grammar_free(api__grammar *grammar); /* grammar may be NULL */
 
 /* ---- automaton: the state after some bytes is a set of stacks ---- */
 
-/* Frames never change once made, and of equal ones there is one: a stack is its top's index and
+/* Frames never change, and equal frames are stored once. A stack is the index of its top frame and
  * the chain of parents, so equal readings have equal tops. */
 typedef struct {
     uint16_t parent, node;
@@ -121,18 +126,18 @@ typedef struct {
     union {
         uint8_t blanks;   /* objects and arrays: blank bytes since the last other byte */
         uint8_t negative; /* numbers: 1 after a minus sign */
-        uint8_t key_utf8; /* undeclared keys: state of the UTF-8 character */
+        uint8_t key_utf8; /* undeclared keys: state within a UTF-8 character */
     };
-    /* Keys and enums: names first..end of the byte order agree with the `matched` bytes read. */
+    /* Keys and enums: the names first..end in byte order begin with the `matched` bytes read. */
     union {
         uint16_t first;
-        uint16_t code_unit; /* strings: \uXXXX as far as it was read */
-        uint16_t low_bits;  /* ranged integers: magnitude */
+        uint16_t code_unit; /* strings: value of \uXXXX so far */
+        uint16_t low_bits;  /* ranged integers: magnitude, 48 bits */
     };
     union {
         uint16_t end;
-        uint16_t hex_digits; /* strings: digits of \uXXXX that were read */
-        uint16_t value_node; /* objects: node of the value after the key */
+        uint16_t hex_digits; /* strings: digits of \uXXXX so far */
+        uint16_t value_node; /* objects: node of the value after this key */
         uint16_t middle_bits;
     };
     union {
@@ -140,7 +145,7 @@ typedef struct {
         uint16_t high_bits;
     };
     union {
-        uint32_t property; /* objects: properties before this one have had their turn */
+        uint32_t property; /* objects: earlier properties may not follow */
         uint32_t items;    /* arrays: items begun */
         uint32_t chars;    /* strings: characters begun */
         uint32_t digits;   /* numbers: digits of the current part */
@@ -158,29 +163,30 @@ enum { API__POOL = 4 << 10, API__BUCKETS = 1 << 10 };
 /* Belongs to one thread at a time. */
 typedef struct {
     const api__grammar *grammar;
-    api__frame *pool;              /* [API__POOL]; 0 is not used */
-    uint16_t *next;                /* [API__POOL] chain of the frame's bucket, newest first */
+    api__frame *pool;              /* [API__POOL]; frame 0 is not used */
+    uint16_t *next;                /* [API__POOL] next frame of the same bucket, newest first */
     uint16_t *moved;               /* [API__POOL] scratch of save; all 0 between calls */
-    uint16_t bucket[API__BUCKETS]; /* by hash; 0: empty */
+    uint16_t bucket[API__BUCKETS]; /* newest frame of each hash, or 0 */
     uint32_t used;
-    uint64_t fuel; /* work done so far, ever: about one for a reading that takes a byte */
+    uint64_t fuel; /* total work so far; about 1 per reading and byte */
 } api__automaton;
 
 int api__automaton_init(api__automaton *machine, const api__grammar *grammar, err *e) WARN_UNUSED;
 void api__automaton_deinit(api__automaton *machine);
-size_t api__automaton_bytes(void); /* that init allocates */
+size_t api__automaton_bytes(void); /* allocated by init */
 void api__automaton_start(api__automaton *machine, api__readings *readings);
-/* to: what remains of from after one more byte; to->n_tops is 0 if the byte is not allowed. */
+/* The readings after one more byte. to->n_tops is 0 if the byte is not allowed. */
 void api__automaton_step(api__automaton *machine, const api__readings *from, uint8_t byte,
                          api__readings *to);
-/* The one frame that is as f, whose depth is filled in; 0 when the pool is spent: that reading
- * ends, which forbids but never allows. */
+/* The index of a frame equal to `frame`, with its depth filled in. 0: the pool is full. The reading
+ * is then dropped: that can forbid a byte but never allow one. */
 uint16_t api__automaton_push(api__automaton *machine, api__frame frame);
 void api__automaton_rewind(api__automaton *machine,
-                           uint32_t used); /* forgets the frames from there on */
+                           uint32_t used); /* drops frames from `used` on */
 bool api__automaton_done(const api__automaton *machine,
-                         const api__readings *readings); /* the text may end here */
-/* A state by itself, written one way only: frame i is called i + 1, and stands after its parent. */
+                         const api__readings *readings); /* may the text end here? */
+/* A state on its own, in one canonical form: frame i is referred to as i + 1 and stands after its
+ * parent. */
 typedef struct {
     api__frame frames[API__MAX_FRAMES];
     uint16_t top[API__MAX_READINGS];
@@ -189,11 +195,11 @@ typedef struct {
 } api__stacks;
 void api__automaton_save(api__automaton *machine, const api__readings *readings, api__stacks *out);
 void api__automaton_load(api__automaton *machine, const api__stacks *stacks,
-                         api__readings *readings); /* forgets all else */
+                         api__readings *readings); /* drops all other frames */
 void api__automaton_compact(api__automaton *machine, api__readings *readings,
-                            api__stacks *scratch); /* both */
-/* Is the top inside a string with nothing pending? Then *room says how many characters
- * it may still take (UINT32_MAX: any). */
+                            api__stacks *scratch); /* save, then load */
+/* True if the top is inside a string and between characters. *room: characters still allowed
+ * (UINT32_MAX: any). */
 bool api__automaton_in_string(const api__automaton *machine, uint16_t top, uint32_t *room);
 
 /* ---- vocabulary: a tokenizer's tokens as tries, read-only and shared ---- */
@@ -201,41 +207,41 @@ bool api__automaton_in_string(const api__automaton *machine, uint16_t top, uint3
 typedef struct api__vocab api__vocab;
 int api__vocab_open(api__vocab **out, const tokenizer *tok, uint32_t vocab_size,
                     err *e) WARN_UNUSED;
-void api__vocab_close(api__vocab *vocab); /* NULL is fine */
+void api__vocab_close(api__vocab *vocab); /* vocab may be NULL */
 
 /* ---- constraint: one sequence's way through a grammar ---- */
 
-/* The most work that one mask may take; a form that needs more ends its sequence with
- * ERR_COSTLY. A unit is some 10 to 20 ns. */
+/* The most work of one mask; above it the sequence ends with ERR_COSTLY. A unit takes 10 to 20
+ * ns. */
 enum { API__MASK_FUEL = 500000 };
 
-/* What the sequences of one request share: room to work in, and masks made lately. Borrows
- * grammar and vocabulary. stop_ids are what may come once the value is whole; at least one is
- * needed, for nothing else could end the answer. One thread at a time makes masks with it, and
- * one takes tokens; they may be two, since each side has its own automaton. */
+/* Shared by the sequences of one request: working memory and a cache of masks. Borrows grammar and
+ * vocabulary. stop_ids are allowed once the value is complete; at least one is needed to end the
+ * answer. One thread makes masks and one takes tokens. They may be different threads, because each
+ * has its own automaton. */
 typedef struct api__workspace api__workspace;
 int api__workspace_create(api__workspace **out, const api__grammar *grammar,
                           const api__vocab *vocab, const uint32_t *stop_ids, uint32_t n_stop_ids,
                           err *e) WARN_UNUSED;
-void api__workspace_destroy(api__workspace *work); /* NULL is fine */
+void api__workspace_destroy(api__workspace *work); /* work may be NULL */
 
-/* Belongs to one thread at a time. Made without its first mask, which is work for whoever makes
- * masks. */
+/* Belongs to one thread at a time. Creation makes no mask; the mask thread makes the first. */
 typedef struct api__constraint api__constraint;
 int api__constraint_create(api__constraint **out, api__workspace *work, err *e) WARN_UNUSED;
-void api__constraint_destroy(api__constraint *constr); /* NULL is fine */
-/* Bytes held; neither grows. */
+void api__constraint_destroy(api__constraint *constr); /* constr may be NULL */
+/* Bytes held; constant. */
 size_t api__constraint_bytes(const api__constraint *constr);
 size_t api__workspace_bytes(const api__workspace *work);
-/* The three calls of a sched_constraint; ud is the constraint. None allocates.
- * make: the mask of what may come next; ERR_COSTLY when that takes more than API__MASK_FUEL.
- * mask: the mask made last. take: one more token of the output; false, and nothing has changed,
- * if no reading of the text would be left. */
+/* The three calls of a sched_constraint; ud is the constraint. They never allocate.
+ * - make: computes the mask of allowed tokens. ERR_COSTLY if it takes more than API__MASK_FUEL.
+ * - mask: the last mask made.
+ * - take: accepts one more token of the output. False, and nothing changes, if no reading of the
+ *   text is left. */
 err_code api__constraint_make(void *ud);
 const eng_mask *api__constraint_mask(void *ud);
 bool api__constraint_take(void *ud, uint32_t token);
 extern const sched_constraint api__constraint_calls;
-/* Work that the last make took, in units of API__MASK_FUEL. */
+/* Work of the last make, in units of API__MASK_FUEL. */
 uint64_t api__constraint_fuel(const api__constraint *constr);
 
 #endif

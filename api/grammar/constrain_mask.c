@@ -1,11 +1,10 @@
-/* constrain_mask.c - from the automaton's state to the tokens that may come.
+/* constrain_mask.c - from the automaton's state to a mask of allowed tokens.
  *
- * Tokens stand in a trie laid out in preorder, each node knowing where its subtree ends:
- * one pass over an array, leaping over what a refused byte begins. All readings go along in
- * that one pass, step for step as a token that is taken makes them go: so what the mask allows
- * leaves a reading. Inside a string nearly every token is allowed, so those made of whole plain
- * characters are known beforehand and only the others are walked; and a state seen lately has
- * its mask still. */
+ * Tokens are stored in a trie in preorder. Each node knows the end of its subtree, so the walk is
+ * one pass over an array and skips the subtree of a refused byte. All readings advance together,
+ * exactly as they do when a token is taken, so an allowed token always leaves a reading. Inside a
+ * string nearly every token is allowed: tokens of whole plain characters are known beforehand and
+ * only the others are walked. Recent states keep their masks. */
 #include "api/grammar/constrain_internal.h"
 #include "base/size.h"
 #include "base/utf8.h"
@@ -17,12 +16,12 @@
 
 enum {
     CACHED_MASKS = 8,
-    CACHED_FRAMES = 64,         /* larger states are not kept */
-    FAR = API__MAX_TOKEN_BYTES, /* characters or items that no token can take at once */
+    CACHED_FRAMES = 64,         /* larger states are not cached */
+    FAR = API__MAX_TOKEN_BYTES, /* most characters or items that one token can add */
 };
 
 typedef struct {
-    uint32_t token; /* that ends here, or NO_TOKEN */
+    uint32_t token; /* the token that ends here, or NO_TOKEN */
     uint32_t next;  /* index after this subtree */
     uint8_t byte, depth;
 } trie_node;
@@ -32,8 +31,8 @@ typedef struct {
     uint32_t n_nodes;
 } trie;
 
-/* What follows the plain characters that irregular tokens begin with: a node's token is a place in
- * ids, and the tokens with that ending stand from there to last of it. */
+/* Irregular tokens without their leading plain characters. A trie node's token is an index i into
+ * ids; the tokens with this ending are ids[i] to ids[last[i]]. */
 typedef struct {
     trie tree;
     uint32_t *ids, *last;
@@ -42,12 +41,14 @@ typedef struct {
 struct api__vocab {
     uint32_t n_tokens; /* of the model's vocabulary */
     size_t n_words;
-    trie all, plain, irregular; /* plain: of whole characters that stand for themselves in a
-                                   string; irregular: the others */
-    endings ends;               /* of all irregular ones */
-    endings ends_after[API__MAX_TOKEN_BYTES]; /* of those with so many plain characters first */
-    uint64_t *plain_upto; /* [max_chars + 1][n_words] plain tokens of so many characters */
-    uint8_t *chars;       /* [n_tokens] of plain ones; 0: not plain */
+    /* plain: whole characters, unescaped in a JSON string; irregular: all other tokens */
+    trie all, plain, irregular;
+    endings ends; /* of all irregular tokens */
+    /* Of irregular tokens with this many leading plain characters. */
+    endings ends_after[API__MAX_TOKEN_BYTES];
+    /* [max_chars + 1][n_words] plain tokens of at most this many characters */
+    uint64_t *plain_upto;
+    uint8_t *chars; /* [n_tokens] characters of a plain token; 0: not plain */
     uint32_t max_chars;
     const tokenizer *tokenizer;
 };
@@ -58,8 +59,8 @@ static void set_bit(uint64_t *words, uint32_t id) {
     words[id / 64] |= (uint64_t)1 << id % 64;
 }
 
-/* The bytes that a text begins with which may stand in a JSON string as they are: whole
- * characters, no quote, no backslash, no control. */
+/* Length of the leading part allowed unescaped in a JSON string: whole characters without quote,
+ * backslash or control characters. */
 static size_t plain_bytes(const char *text, size_t n) {
     size_t at = 0;
     while (at < n && (uint8_t)text[at] >= 0x20 && text[at] != '"' && text[at] != '\\')
@@ -86,7 +87,7 @@ static size_t common(const char *left, size_t na, const char *right, size_t nb) 
     return i;
 }
 
-/* Entries are sorted. Of equal texts the first is in the trie, by its id, or by its place. */
+/* Entries are sorted. Of equal texts the trie holds the first, by its id or by its index. */
 static int trie_build(trie *tree, const entry *list, size_t n, bool by_place) {
     size_t n_nodes = 0;
     entry last = {"", 0, 0};
@@ -116,7 +117,7 @@ static int trie_build(trie *tree, const entry *list, size_t n, bool by_place) {
     return 0;
 }
 
-/* Every token that text may hold, by bytes. */
+/* Lists all tokens of plain text, sorted by bytes. */
 static size_t list_tokens(api__vocab *vocab, entry *list) {
     size_t n = 0, len;
     for (uint32_t id = 0; id < vocab->n_tokens; id++) {
@@ -142,7 +143,7 @@ static size_t pick(const api__vocab *vocab, const entry *list, size_t n, bool pl
     return picked;
 }
 
-/* One set of plain tokens for every room that a string may have. */
+/* Makes one set of plain tokens for each number of characters left in a string. */
 static int list_plain(api__vocab *vocab) {
     size_t words;
     if (!size_mul(vocab->n_words, vocab->max_chars + 1u, &words)) return -1;
@@ -177,7 +178,7 @@ static void endings_free(endings *e) {
     free(e->last);
 }
 
-/* list: the irregular tokens, which are cut to their endings; some: as much room. */
+/* list: the irregular tokens, cut here to their endings; some: room for as many. */
 static int list_endings(api__vocab *vocab, entry *list, size_t n, entry *some) {
     for (size_t chars = 0; chars < API__MAX_TOKEN_BYTES; chars++) {
         size_t n_some = 0;
@@ -245,7 +246,7 @@ typedef struct {
     uint16_t top[API__MAX_READINGS];
     uint16_t n_frames;
     uint8_t n_tops;
-    uint64_t used; /* when it was last asked for; 0: empty */
+    uint64_t used; /* tick of the last use; 0: empty */
     uint64_t *words;
 } cached_mask;
 
@@ -254,28 +255,28 @@ struct api__workspace {
     uint32_t *stop_ids;
     uint32_t n_stop_ids;
 
-    /* Whoever makes masks. */
+    /* Used by the thread that makes masks. */
     api__automaton making;
     uint64_t tick;
     uint64_t *words; /* [CACHED_MASKS][n_words] */
     cached_mask cache[CACHED_MASKS];
-    api__readings level[API__MAX_TOKEN_BYTES];         /* of the walk, by depth */
-    const api__readings *at[API__MAX_TOKEN_BYTES + 1]; /* of depth - 1: its readings */
-    bool steady[API__MAX_TOKEN_BYTES + 1];             /* and whether plain bytes keep them */
-    uint32_t mark[API__MAX_TOKEN_BYTES + 1];           /* and pool in use then */
+    api__readings level[API__MAX_TOKEN_BYTES];         /* readings at each depth of the walk */
+    const api__readings *at[API__MAX_TOKEN_BYTES + 1]; /* readings before depth i */
+    bool steady[API__MAX_TOKEN_BYTES + 1];             /* plain bytes do not change them */
+    uint32_t mark[API__MAX_TOKEN_BYTES + 1];           /* frames in use before depth i */
     api__stacks key;
 
-    /* Whoever takes tokens. */
+    /* Used by the thread that takes tokens. */
     api__automaton taking;
     api__stacks scratch;
 };
 
 struct api__constraint {
     api__workspace *work;
-    uint64_t fuel; /* that the last mask took */
+    uint64_t fuel; /* work of the last mask */
     uint64_t *words;
     eng_mask mask;
-    bool done; /* the value is whole */
+    bool done; /* the value is complete */
     api__stacks now;
 };
 
@@ -289,15 +290,15 @@ static void allow(api__workspace *work, const endings *ends, uint32_t token, uin
     work->making.fuel += (ends->last[token] - token) / 16;
 }
 
-/* Plain characters do no more to what may follow than to be counted; of a key: than nothing, since
- * it is unlike all that are declared. */
+/* True if plain characters only add to the count of a string, or change nothing in a key unlike all
+ * declared ones. */
 static bool only_counts(const api__workspace *work, uint16_t top) {
     const api__frame *frame = &work->making.pool[top];
     return work->making.grammar->nodes[frame->node].kind == API__STRING ||
            frame->first == frame->end;
 }
 
-/* And those of one token not even that. */
+/* True if even the count of one token's characters makes no difference. */
 static bool is_steady(const api__workspace *work, uint16_t top, uint32_t room) {
     const api__frame *frame = &work->making.pool[top];
     const api__node *node = &work->making.grammar->nodes[frame->node];
@@ -315,11 +316,11 @@ static bool all_steady(const api__workspace *work, const api__readings *readings
     return true;
 }
 
-static bool is_plain_byte(uint8_t byte) { /* a character by itself */
+static bool is_plain_byte(uint8_t byte) { /* a character of one byte */
     return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
 }
 
-/* What is left of the readings after the node's byte; false: nothing. */
+/* Advances the readings by the node's byte. False: no reading is left. */
 static bool enter(api__workspace *work, const trie_node *node) {
     uint32_t depth = node->depth;
     if (work->steady[depth] && is_plain_byte(node->byte)) {
@@ -338,7 +339,7 @@ static bool enter(api__workspace *work, const trie_node *node) {
     return true;
 }
 
-/* Adds every token of the trie that the readings let pass, byte by byte. False: no fuel left. */
+/* Adds every token of the trie allowed by the readings. False: out of fuel. */
 static bool walk_nodes(api__workspace *work, const trie *tree, const endings *ends,
                        const api__readings *start, uint64_t limit, uint64_t *words) {
     uint32_t base = work->making.used;
@@ -363,24 +364,25 @@ static bool walk(api__workspace *work, const trie *tree, const api__readings *st
     return walk_nodes(work, tree, NULL, start, limit, words);
 }
 
-/* The irregular tokens, where plain characters do no more than count: by how many come first. */
+/* For states with counting as the only effect of plain characters: adds the irregular tokens, by
+ * their number of leading plain characters. */
 static bool walk_counted(api__workspace *work, const api__readings *now, uint64_t limit,
                          uint64_t *words) {
     api__readings at = *now, next;
     for (size_t chars = 0; chars < API__MAX_TOKEN_BYTES && at.n_tops > 0; chars++) {
         const endings *ends = &work->vocab->ends_after[chars];
         if (!walk_nodes(work, &ends->tree, ends, &at, limit, words)) return false;
-        api__automaton_step(&work->making, &at, 'a', &next); /* any plain character */
+        api__automaton_step(&work->making, &at, 'a', &next); /* stands for any plain character */
         at = next;
     }
     return true;
 }
 
-/* The mask of a state, from scratch. Where one reading is inside a string all of them are, as
- * JSON is read from left to right, and then a plain character makes none of them two: they can
- * be asked one by one about plain tokens. And where plain characters change nothing but a count, a
- * token may come if its ending may: thousands of words that end in a quote are one question, or
- * one for each length. */
+/* Makes the mask of a state.
+ * - If one reading is inside a string, all are, because JSON is read from left to right. A plain
+ *   character then never splits a reading, so plain tokens can be checked for each reading alone.
+ * - If plain characters only change a count, a token is allowed if its ending is. Thousands of
+ *   words with a quote at the end then share one check, or one for each length. */
 static bool build_mask(api__workspace *work, const api__readings *now, uint64_t limit,
                        uint64_t *words) {
     const api__vocab *vocab = work->vocab;
@@ -406,7 +408,7 @@ static bool build_mask(api__workspace *work, const api__readings *now, uint64_t 
     return walk(work, &vocab->irregular, now, limit, words);
 }
 
-/* What no token can reach is all the same: states that differ only there have one mask. */
+/* Makes counts equal if no token can bring them to a limit, so that such states share a mask. */
 static uint32_t far_count(uint32_t n, uint32_t first, uint32_t min, uint32_t max) {
     if (n < first) return n;
     if (n < min) return min - n > FAR ? first : n;
@@ -434,7 +436,7 @@ static bool same_key(const cached_mask *left, const cached_mask *right) {
            memcmp(left->frames, right->frames, left->n_frames * sizeof *left->frames) == 0;
 }
 
-/* The mask of a state, from the cache if it was asked for lately; false: no fuel. */
+/* Finds the mask of a state in the cache or makes it. False: out of fuel. */
 static bool find_mask(api__workspace *work, const api__stacks *now, uint64_t *words) {
     const size_t bytes = work->vocab->n_words * sizeof *words;
     const uint64_t limit = work->making.fuel + API__MASK_FUEL;
@@ -497,13 +499,14 @@ static bool is_stop(const api__workspace *work, uint32_t token) {
     return false;
 }
 
-/* A long token in many readings may fill the pool on its way. */
+/* Takes a token. A long token with many readings may fill the pool, so it is compacted on the
+ * way. */
 bool api__constraint_take(void *ud, uint32_t token) {
     api__constraint *constr = ud;
     api__workspace *work = constr->work;
     size_t n;
     const char *bytes = tokenizer_bytes(work->vocab->tokenizer, token, &n);
-    if (constr->done && is_stop(work, token)) return true; /* the end, which adds no text */
+    if (constr->done && is_stop(work, token)) return true; /* an end token adds no text */
     if (bytes == NULL || n == 0 || tokenizer_is_special(work->vocab->tokenizer, token))
         return false;
     api__readings now, next;
@@ -555,8 +558,8 @@ void api__workspace_destroy(api__workspace *work) {
 }
 
 int api__constraint_create(api__constraint **out, api__workspace *work, err *e) {
-    /* A request may want many of them, on the loop: their pages, of states and words, are left to
-     * whoever first needs them. */
+    /* A request may create many constraints on the loop thread, so their memory is not touched
+     * here. */
     api__constraint *constr = *out = malloc(sizeof *constr);
     uint64_t *words = array_new_aligned(work->vocab->n_words, sizeof *words);
     if (constr == NULL || words == NULL) {

@@ -1,7 +1,7 @@
-/* schema.c - JSON Schema to a grammar. constrain_internal.h says which part of it.
+/* schema.c - compiles a JSON Schema to a grammar. constrain_internal.h lists the supported part.
  *
- * No recursion: a schema met inside another becomes a node that waits its turn, and the
- * same schema met again is the same node, which is all that $ref needs. */
+ * There is no recursion: a schema inside another becomes a node and is compiled later. The same
+ * schema is always the same node, and $ref needs nothing more. */
 #include "api/grammar/constrain_internal.h"
 #include "base/size.h"
 
@@ -19,17 +19,17 @@ enum {
     T_OBJECT = 64,
 };
 
-/* What waits to be compiled into the node of the same index. */
+/* A schema to be compiled into the node of the same index. */
 typedef struct {
-    const json_t *schema, *root; /* $ref starts from root */
-    uint8_t types;               /* T_* it is narrowed to; 0: as the schema says */
+    const json_t *schema, *root; /* root: start of $ref */
+    uint8_t types;               /* T_* allowed for the node; 0: types of the schema */
 } pending;
 
 typedef struct {
     api__grammar *grammar;
     pending *todo;       /* [API__MAX_NODES] */
-    const json_t *calls; /* function calls, whose arguments are schemas of their own; or NULL */
-    size_t followed;     /* bytes of $refs read so far */
+    const json_t *calls; /* schemas of function calls, each with its own $refs; or NULL */
+    size_t followed;     /* bytes of $ref read so far */
     const char *param;
     err *error;
 } compiler;
@@ -63,7 +63,7 @@ enum { ANNOTATION, TYPED, STRUCTURE, COMBINES };
 static const struct {
     const char *name;
     uint8_t role;
-    uint8_t types; /* TYPED: implied where the schema has no type */
+    uint8_t types; /* TYPED: the type implied if the schema has none */
 } keywords[] = {
     {"title", ANNOTATION, 0},
     {"description", ANNOTATION, 0},
@@ -106,8 +106,8 @@ static size_t keyword_find(const char *name) {
     return i;
 }
 
-/* Refuses unknown keywords and, beside one that combines, all but annotations. Collects
- * the types that the keywords imply. */
+/* Refuses unknown keywords and, beside a combining keyword, all but annotations. Collects the types
+ * that the keywords imply. */
 static int check_keywords(compiler *comp, const json_t *schema, uint8_t *implied,
                           const char **combines) {
     const char *key;
@@ -167,7 +167,7 @@ static uint8_t type_of_value(const json_t *value) {
 
 /* ---- references and nodes ---- */
 
-/* "#/$defs/a~1b" from root; NULL if it leads nowhere. */
+/* Follows "#/$defs/a~1b" from root. NULL: no such place. */
 static const json_t *follow(const json_t *root, const char *ref) {
     const json_t *at = root;
     if (ref[0] != '#') return NULL;
@@ -193,7 +193,7 @@ static const json_t *follow(const json_t *root, const char *ref) {
     return at;
 }
 
-/* The schema behind any number of $refs. */
+/* Follows a chain of $refs. */
 static int resolve(compiler *comp, const json_t *root, const json_t **schema) {
     for (int hops = 0; json_object_get(*schema, "$ref"); hops++) {
         const char *ref = json_c_string(json_object_get(*schema, "$ref")), *combines;
@@ -245,11 +245,11 @@ static int read_count(compiler *comp, const json_t *schema, const char *key, uin
     return 0;
 }
 
-/* A bound of an integer, drawn in by one if exclusive. */
+/* Reads a bound of an integer; step makes an exclusive bound inclusive. */
 static int read_bound(compiler *comp, const json_t *schema, const char *key, bool low, int64_t step,
                       int64_t *bound) {
     const json_t *value = json_object_get(schema, key);
-    const int64_t limit = 100000000000000; /* 10 to the API__RANGED_DIGITS */
+    const int64_t limit = 100000000000000; /* 10 to the power of API__RANGED_DIGITS */
     if (value == NULL) return 0;
     if (!json_is_integer(value)) return unsupported(comp, key, " unless it is a whole number");
     int64_t n = json_integer_value(value);
@@ -262,7 +262,7 @@ static int read_bound(compiler *comp, const json_t *schema, const char *key, boo
 
 /* ---- texts ---- */
 
-/* v as compact JSON in the arena; without the quotes of a string if bare. */
+/* Writes a value as compact JSON into the arena; bare: without the quotes of a string. */
 static int write_value(compiler *comp, const json_t *value, bool bare, api__name *out) {
     char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
     if (text == NULL) return no_memory(comp);
@@ -305,7 +305,7 @@ static int compile_enum(compiler *comp, api__node *node, const json_t *values, u
     node->names = arena_array(&comp->grammar->mem, n, sizeof *node->names);
     if (node->names == NULL) return no_memory(comp);
     json_array_foreach(values, i, value) {
-        if (types && !(type_of_value(value) & types)) continue; /* can never be valid */
+        if (types && !(type_of_value(value) & types)) continue; /* never valid */
         if (write_value(comp, value, false, &node->names[node->n_parts]) != 0) return -1;
         node->n_parts++;
     }
@@ -362,7 +362,7 @@ static int compile_string(compiler *comp, api__node *node, const json_t *schema)
                                  : 0;
 }
 
-/* The node of what comes beyond the declared; `absent` where the schema does not say. */
+/* The node of undeclared properties or further items; `absent` if the schema does not say. */
 static int compile_rest(compiler *comp, const json_t *value, const json_t *root, uint16_t absent,
                         uint16_t *out) {
     *out = value ? API__NO_NODE : absent;
@@ -412,7 +412,7 @@ static int require(compiler *comp, api__node *node, const json_t *key, const jso
         i++;
     }
     for (i = (uint16_t)json_object_size(properties); i < node->n_parts;
-         i++) { /* named twice in required */
+         i++) { /* repeated in required */
         size_t n = strlen(text);
         if (node->names[i].len == n && memcmp(node->names[i].text, text, n) == 0) return 0;
     }
@@ -425,7 +425,7 @@ static int require(compiler *comp, api__node *node, const json_t *key, const jso
     return 0;
 }
 
-/* In a function call each property is a schema of its own, where its $refs start. */
+/* In a function call each property is a schema of its own, and its $refs start there. */
 static bool is_call(const compiler *comp, const json_t *schema) {
     size_t i;
     json_t *one;
@@ -535,7 +535,7 @@ static int compile_node(compiler *comp, api__node *node, const pending *item) {
             json_decref(list);
             return rc;
         }
-        if (types == 0 && implied == 0) { /* annotations only */
+        if (types == 0 && implied == 0) { /* only annotations */
             node->kind = API__ANY;
             return 0;
         }
@@ -599,7 +599,7 @@ static json_t *call_schema(const json_t *function) {
     if (parameters == NULL) {
         parameters = json_pack("{s:s, s:b}", "type", "object", "additionalProperties", 0);
     }
-    /* A NULL among its parts makes json_pack fail, so nothing is left out. */
+    /* json_pack fails if a part is NULL. */
     return json_pack("{s:s, s:{s:{s:O}, s:o}, s:[s,s], s:b}", "type", "object", "properties",
                      "name", "const", json_object_get(function, "name"), "arguments", parameters,
                      "required", "name", "arguments", "additionalProperties", 0);

@@ -1,4 +1,4 @@
-/* schema_finish.c - what can be said of a grammar only once all its nodes are there. */
+/* schema_finish.c - properties of a grammar computed once all its nodes exist. */
 #include "api/grammar/constrain_internal.h"
 #include "base/size.h"
 
@@ -10,7 +10,7 @@ static int too_many(const char *param, err *e) {
                    API__MAX_ALTERNATIVES);
 }
 
-/* Alternatives of alternatives become one list, so that beginning a value needs no depth. */
+/* Nested alternatives become one list, so the automaton begins a value without recursion. */
 static int flatten(api__grammar *grammar, uint16_t id, const char *param, err *e) {
     uint16_t found[API__MAX_ALTERNATIVES], stack[API__MAX_ALTERNATIVES * 2];
     size_t n = 0, waiting = 0;
@@ -48,7 +48,7 @@ static int flatten(api__grammar *grammar, uint16_t id, const char *param, err *e
     return 0;
 }
 
-/* Stack that the smallest value of a node takes, given those of its parts so far. */
+/* Stack depth of a node's smallest value, from the needs of its parts so far. */
 static uint8_t need_of(const api__grammar *grammar, const api__node *node) {
     uint8_t most = 0, least = UINT8_MAX;
     switch (node->kind) {
@@ -75,7 +75,7 @@ static uint8_t need_of(const api__grammar *grammar, const api__node *node) {
     return most > API__MAX_STACK ? UINT8_MAX : (uint8_t)(most + 1);
 }
 
-/* What the automaton asks of an object's properties, so that no byte costs a search. */
+/* Tables of an object's properties, so the automaton needs no search per byte. */
 static int tabulate(api__grammar *grammar, api__node *node) {
     node->rank = arena_array(&grammar->mem, node->n_parts + 1u, sizeof *node->rank);
     node->required_from =
@@ -99,7 +99,7 @@ int api__grammar_finish(api__grammar *grammar, const char *param, err *e) {
         if (grammar->nodes[i].kind == API__ALT && flatten(grammar, i, param, e) != 0) return -1;
         grammar->nodes[i].need = UINT8_MAX;
     }
-    for (bool changed = true; changed;) { /* each round settles at least one more depth */
+    for (bool changed = true; changed;) { /* each round settles at least one depth */
         changed = false;
         for (uint16_t i = 0; i < grammar->n_nodes; i++) {
             uint8_t need = need_of(grammar, &grammar->nodes[i]);

@@ -1,5 +1,5 @@
-/* stacks.c - the frames that readings are made of: of equal ones one, in a pool that is taken
- * back to any earlier size, and written down as a state that stands by itself. */
+/* stacks.c - the pool of frames. Equal frames are stored once; the pool can be cut back to any
+ * earlier size; a state can be saved on its own. */
 #include "api/grammar/constrain_internal.h"
 #include "base/hash.h"
 #include "base/size.h"
@@ -55,7 +55,7 @@ uint16_t api__automaton_push(api__automaton *machine, api__frame frame) {
     return at;
 }
 
-/* The newest of a bucket comes first in it, so taking frames back needs no search. */
+/* The newest frame of a bucket comes first, so removing frames needs no search. */
 void api__automaton_rewind(api__automaton *machine, uint32_t used) {
     while (machine->used > used) {
         machine->used--;
@@ -65,7 +65,7 @@ void api__automaton_rewind(api__automaton *machine, uint32_t used) {
 
 /* ---- states by themselves ---- */
 
-/* The chain under a top that is not in out yet, added bottom first. False: no room for it. */
+/* Saves the frames of one stack, without those already in out, bottom first. False: no room. */
 static bool save_stack(api__automaton *machine, uint16_t top, api__stacks *out, uint16_t *from) {
     uint16_t path[API__MAX_STACK];
     size_t n = 0;
@@ -98,8 +98,8 @@ void api__automaton_load(api__automaton *machine, const api__stacks *stacks,
                          api__readings *readings) {
     api__automaton_rewind(machine, 1);
     for (uint16_t i = 0; i < stacks->n_frames; i++)
-        (void)api__automaton_push(
-            machine, stacks->frames[i]); /* all differ, so each gets the name it is called by */
+        (void)api__automaton_push(machine,
+                                  stacks->frames[i]); /* frames differ, so each gets its index */
     memcpy(readings->top, stacks->top, stacks->n_tops * sizeof *readings->top);
     readings->n_tops = stacks->n_tops;
 }
