@@ -23,7 +23,7 @@ int api_chat_open(api_chat **out, const char *dir, const char *chat_template, to
     if (rc == 0) rc = api__template_open(found, dir, chat_template, config, tok, e);
     json_decref(config);
     if (rc == 0 && *found == NULL) {
-        rc = err_set(e, ERR_NOT_FOUND, "--chat", "%s has no chat template; give --chat-template",
+        rc = err_set(e, ERR_NOT_FOUND, "--chat", "%s has no chat template; use --chat-template",
                      dir);
     } else if (rc == 0 && api__template_broken(*found)) {
         rc = err_set(e, ERR_BAD_FILE, "--chat", "%s", api__template_broken(*found));

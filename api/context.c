@@ -35,10 +35,10 @@ int api__read_config(json_t **out, const char *dir, const char *file, err *e) {
     if (rc == 0 && text.data &&
         model_json_parse(out, text.data, text.len, &config_limits, file, &why) != 0) {
         if (why.code == ERR_NO_MEMORY) rc = api__out_of_memory(e);
-        else log_line(LOG_WARN, "%s; the file is left out", why.msg);
+        else log_line(LOG_WARN, "%s; the file is ignored", why.msg);
     }
     if (*out && !json_is_object(*out)) {
-        log_line(LOG_WARN, "%s: must hold a JSON object; the file is left out", file);
+        log_line(LOG_WARN, "%s: must be a JSON object; the file is ignored", file);
         json_decref(*out);
         *out = NULL;
     }
@@ -57,7 +57,7 @@ static void read_default(const json_t *root, const char *name, float *out) {
         if (strcmp(field->name, name) != 0) continue;
         if (api__read_num(value, name, field->min, field->above, field->max, &x, &why) == 0)
             *out = (float)x;
-        else log_line(LOG_WARN, "generation_config.json: %s; it is left out", why.msg);
+        else log_line(LOG_WARN, "generation_config.json: %s; the field is ignored", why.msg);
     }
 }
 
@@ -65,7 +65,7 @@ static void read_top_k(api_context *ctx, const json_t *root) {
     int64_t top_k = 0;
     err why = {0};
     if (api__read_int(json_object_get(root, "top_k"), "top_k", -1, INT32_MAX, &top_k, &why) != 0)
-        log_line(LOG_WARN, "generation_config.json: %s; it is left out", why.msg);
+        log_line(LOG_WARN, "generation_config.json: %s; the field is ignored", why.msg);
     else if (top_k > 0 && top_k < ctx->plan->vocab_size) ctx->defaults.top_k = (uint32_t)top_k;
 }
 
@@ -100,8 +100,10 @@ static void read_tokens(api_context *ctx, const json_t *root) {
         ctx->add_bos = json_is_true(add_bos) && bos && tokenizer_find(tok, bos, &ctx->bos_id);
     else ctx->add_bos = tokenizer_bos(tok, &ctx->bos_id);
     if (ctx->add_bos && ctx->bos_id >= ctx->plan->vocab_size) {
-        log_line(LOG_WARN, "tokenizer_config.json: the first token %u is no token of the model",
-                 ctx->bos_id);
+        log_line(
+            LOG_WARN,
+            "tokenizer_config.json: the first token %u is outside the model's vocabulary; ignored",
+            ctx->bos_id);
         ctx->add_bos = false;
     }
 }
@@ -171,7 +173,7 @@ int api_context_open(api_context **out, const api_opts *opts, err *e) {
     ctx->defaults = (eng_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
     ctx->created = clock_unix_s();
     if (getrandom(ctx->hash_key, sizeof ctx->hash_key, 0) != (ssize_t)sizeof ctx->hash_key) {
-        err_set(e, ERR_IO, NULL, "the system gives no random bytes");
+        err_set(e, ERR_IO, NULL, "the system provides no random bytes");
         goto fail;
     }
     ctx->name = opts->served_name ? strdup(opts->served_name) : folder_name(ctx->opts.model_dir);

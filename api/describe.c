@@ -39,11 +39,11 @@ static int bad(reading *reader, const char *key, const char *rule) {
 static int find_control(reading *reader, const json_t *text, const char *key, bool optional,
                         uint32_t *id) {
     const char *name = json_c_string(text);
-    if (name == NULL) return bad(reader, key, "must name control tokens by their text");
+    if (name == NULL) return bad(reader, key, "must give control tokens as strings");
     if (tokenizer_find(reader->tok, name, id)) return 0;
     if (optional) return 1;
     return err_set(reader->error, ERR_BAD_FILE, key,
-                   "%s: \"%s\" names the control token %.64s, which the tokenizer lacks",
+                   "%s: \"%s\" names the control token %.64s, which is not in the vocabulary",
                    reader->what, key, name);
 }
 
@@ -67,9 +67,9 @@ static int read_pieces(reading *reader, const json_t *list, const char *key, boo
         } else if (json_is_string(token)) {
             append(out, token);
         } else if (!json_is_string(control)) {
-            return bad(reader, key,
-                       "holds a piece that is neither text nor {\"control\": text} nor "
-                       "{\"token\": text}");
+            return bad(
+                reader, key,
+                "has a piece that is not a string, {\"control\": string} or {\"token\": string}");
         } else {
             int rc = find_control(reader, control, key, optional, &id);
             if (rc != 0) return rc;
@@ -89,9 +89,10 @@ static int read_roles(reading *reader, const json_t *roles) {
         while (role < API__ROLES && strcmp(api__role_names[role], name) != 0)
             role++;
         if (role == API__ROLES)
-            return bad(reader, "roles", "knows system, developer, user, assistant and tool only");
+            return bad(reader, "roles",
+                       "may only contain system, developer, user, assistant and tool");
         if (!json_is_object(value))
-            return bad(reader, "roles", "must hold objects with \"before\" and \"after\"");
+            return bad(reader, "roles", "must contain objects with \"before\" and \"after\"");
         bool optional = json_is_true(json_object_get(value, "optional"));
         int rc = read_pieces(reader, json_object_get(value, "before"), "before", optional,
                              &reader->before[role]);
@@ -103,7 +104,7 @@ static int read_roles(reading *reader, const json_t *roles) {
     }
     if (!reader->on[API__USER] || !reader->on[API__ASSISTANT]) {
         return bad(reader, "roles",
-                   "needs user and assistant, their control tokens in the tokenizer");
+                   "must contain user and assistant, with control tokens of the vocabulary");
     }
     return 0;
 }
@@ -111,7 +112,7 @@ static int read_roles(reading *reader, const json_t *roles) {
 /* The first end must be a token. Others are skipped if the vocabulary lacks them. */
 static int read_ends(reading *reader, const json_t *end) {
     size_t n = json_is_array(end) ? json_array_size(end) : end != NULL;
-    if (n > MAX_ENDS) return bad(reader, "end", "may be a list of at most 8 tokens");
+    if (n > MAX_ENDS) return bad(reader, "end", "may list at most 8 tokens");
     for (size_t i = 0; i < n; i++) {
         uint32_t id;
         int rc = find_control(reader, json_is_array(end) ? json_array_get(end, i) : end, "end",
@@ -153,7 +154,7 @@ static void put_turn(buf *out, const reading *reader, api__role role) {
 static int put_system(buf *out, reading *reader, const json_t *system) {
     if (system == NULL) return 0;
     if (!json_is_string(system)) return bad(reader, "default_system", "must be a string");
-    if (!reader->on[API__SYSTEM]) return bad(reader, "default_system", "needs a system role");
+    if (!reader->on[API__SYSTEM]) return bad(reader, "default_system", "requires a system role");
     buf_puts(out, "{%- if messages[0]['role'] != 'system'");
     if (reader->on[API__DEVELOPER]) buf_puts(out, " and messages[0]['role'] != 'developer'");
     buf_puts(out, " %}");
@@ -190,7 +191,7 @@ static int put_thinking(buf *out, reading *reader, const json_t *thinking) {
 
 static int write_template(buf *out, reading *reader, const json_t *root) {
     if (!json_is_object(root))
-        return err_set(reader->error, ERR_BAD_FILE, reader->what, "%s: must hold a JSON object",
+        return err_set(reader->error, ERR_BAD_FILE, reader->what, "%s: must be a JSON object",
                        reader->what);
     if (read_roles(reader, json_object_get(root, "roles")) != 0) return -1;
     bool trim = json_is_true(json_object_get(root, "trim"));

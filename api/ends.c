@@ -11,10 +11,11 @@ void api__add_end(api_context *ctx, uint32_t id, const char *file) {
         if (ctx->stop_ids[i] == id) return;
     }
     if (id >= ctx->plan->vocab_size) {
-        log_line(LOG_WARN, "%s: the end token %u is no token of the model, which has %u: left out",
-                 file, id, ctx->plan->vocab_size);
+        log_line(LOG_WARN,
+                 "%s: end token %u is outside the model's vocabulary of %u tokens; ignored", file,
+                 id, ctx->plan->vocab_size);
     } else if (ctx->n_stop_ids == API__MAX_ENDS) {
-        log_line(LOG_WARN, "%s: more than %d end tokens: %u is left out", file, API__MAX_ENDS, id);
+        log_line(LOG_WARN, "%s: more than %d end tokens; %u is ignored", file, API__MAX_ENDS, id);
     } else {
         ctx->stop_ids[ctx->n_stop_ids++] = id;
     }
@@ -23,11 +24,12 @@ void api__add_end(api_context *ctx, uint32_t id, const char *file) {
 static void read_end(api_context *ctx, const json_t *value, const char *file) {
     json_int_t n = json_is_integer(value) ? json_integer_value(value) : -1;
     if (!json_is_number(value)) {
-        log_line(LOG_WARN, "%s: eos_token_id must be a token id or a list of them: left out", file);
+        log_line(LOG_WARN, "%s: eos_token_id must be a token id or a list of token ids; ignored",
+                 file);
     } else if (n < 0 || n >= (json_int_t)ctx->plan->vocab_size) {
         log_line(LOG_WARN,
-                 "%s: eos_token_id %.15g is no token of the model, which has %u: left out", file,
-                 json_number_value(value), ctx->plan->vocab_size);
+                 "%s: eos_token_id %.15g is outside the model's vocabulary of %u tokens; ignored",
+                 file, json_number_value(value), ctx->plan->vocab_size);
     } else {
         api__add_end(ctx, (uint32_t)n, file);
     }
@@ -37,7 +39,7 @@ void api__read_ends(api_context *ctx, const json_t *eos, const char *file) {
     size_t n = json_is_array(eos) ? json_array_size(eos) : 1;
     if (eos == NULL || json_is_null(eos)) return;
     if (n > API__MAX_ENDS) {
-        log_line(LOG_WARN, "%s: eos_token_id has %zu entries, of which %d count", file, n,
+        log_line(LOG_WARN, "%s: eos_token_id has %zu entries; only the first %d are used", file, n,
                  API__MAX_ENDS);
         n = API__MAX_ENDS;
     }
@@ -51,8 +53,8 @@ void api__add_config_ends(api_context *ctx) {
     for (uint32_t i = 0; i < ctx->plan->n_eos; i++) {
         uint32_t id = ctx->plan->eos_ids[i];
         if (tok && !tokenizer_is_control(tok, id)) {
-            log_line(LOG_WARN, "config.json: eos_token_id %u is an ordinary word of the tokenizer",
-                     id);
+            log_line(LOG_WARN,
+                     "config.json: eos_token_id %u is not a control token of the tokenizer", id);
         }
         if (silent) api__add_end(ctx, id, "config.json");
     }

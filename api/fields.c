@@ -166,7 +166,7 @@ static int read_str(const json_t *value, const api__field *field, const char **o
                        field->max);
     }
     *out = json_c_string(value);
-    return *out ? 0 : api__bad_param(e, field->name, "may not hold U+0000");
+    return *out ? 0 : api__bad_param(e, field->name, "may not contain U+0000");
 }
 
 /* Clients write an absent value in all these ways. */

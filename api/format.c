@@ -7,13 +7,15 @@ int api__can_constrain(const api_context *ctx, const api__values *fields, const 
                        err *e) {
     if (ctx->vocab == NULL) {
         return err_set(e, ERR_UNSUPPORTED, param,
-                       "%s needs a model with a tokenizer and an end token", param);
+                       "%s requires a model with a tokenizer and an end token", param);
     }
     if (fields->ignore_eos) {
-        return err_set(e, ERR_BAD_PARAM, "ignore_eos", "ignore_eos does not go with %s", param);
+        return err_set(e, ERR_BAD_PARAM, "ignore_eos", "ignore_eos cannot be combined with %s",
+                       param);
     }
     if (fields->min_tokens != API__NO_INT && fields->min_tokens > 0) {
-        return err_set(e, ERR_BAD_PARAM, "min_tokens", "min_tokens does not go with %s", param);
+        return err_set(e, ERR_BAD_PARAM, "min_tokens", "min_tokens cannot be combined with %s",
+                       param);
     }
     return 0;
 }

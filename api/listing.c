@@ -35,7 +35,7 @@ static const json_t *member(const json_t *root, const char *key) {
 
 static int needs_tokenizer(const api_context *ctx, err *e) {
     if (ctx->opts.tokenizer) return 0;
-    return api__no_tokenizer(ctx, NULL, "it takes and gives token ids only", e);
+    return api__no_tokenizer(ctx, NULL, "it only accepts and returns token ids", e);
 }
 
 static int make_texts(api_listing *listing, const json_t *list, err *e) {
@@ -62,8 +62,9 @@ static int end_text(api_listing *listing, const char *param, err *e) {
     const api_opts *opts = &listing->ctx->opts;
     uint64_t most = (uint64_t)opts->max_prompts * opts->max_context;
     if (listing->ids.n > most || listing->ids.n > UINT32_MAX) {
-        return err_set(e, ERR_BAD_PARAM, param, "%s: the texts of one request may have %llu tokens",
-                       param, (unsigned long long)most);
+        return err_set(e, ERR_BAD_PARAM, param,
+                       "%s: the texts of one request may have at most %llu tokens together", param,
+                       (unsigned long long)most);
     }
     listing->ends[listing->n_texts++] = (uint32_t)listing->ids.n;
     return 0;
@@ -129,7 +130,7 @@ static int read_tokenize(api_listing *listing, const json_t *root, err *e) {
     if (messages) return add_messages(listing, root, e);
     if (prompt) return add_texts(listing, prompt, bos, "prompt", e);
     if (content) return add_texts(listing, content, bos, "content", e);
-    return err_set(e, ERR_BAD_PARAM, "prompt", "prompt, content or messages is missing");
+    return err_set(e, ERR_BAD_PARAM, "prompt", "one of prompt, content and messages is required");
 }
 
 /* ---- reading: detokenize ---- */
@@ -137,7 +138,7 @@ static int read_tokenize(api_listing *listing, const json_t *root, err *e) {
 static int add_ids(api_listing *listing, const json_t *ids, err *e) {
     size_t n = json_array_size(ids);
     if (!json_is_array(ids))
-        return err_set(e, ERR_BAD_PARAM, "tokens", "tokens may not mix ids and lists");
+        return err_set(e, ERR_BAD_PARAM, "tokens", "tokens may not mix token ids and lists");
     if (n > listing->ctx->opts.max_context) return api__too_long(listing->ctx, n, 0, "tokens", e);
     for (size_t i = 0; i < n; i++) {
         uint32_t id;

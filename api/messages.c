@@ -37,7 +37,7 @@ static int read_role(const reading *reader, const json_t *value, size_t i, api__
     /* A template that refuses system messages raises its own error. */
     if (system && !reader->traits->system && !reader->traits->refuses) {
         return bad(reader, ERR_BAD_PARAM, i, "role",
-                   "is one that this model's chat template does not have");
+                   "is not supported by this model's chat template");
     }
     *out = (api__role)role;
     return 0;
@@ -55,10 +55,9 @@ static int check_parts(const reading *reader, const json_t *parts, size_t i, siz
         const json_t *part = json_array_get(parts, k), *text = json_object_get(part, "text");
         const char *type = json_c_string(json_object_get(part, "type"));
         if (type == NULL)
-            return bad(reader, ERR_BAD_PARAM, i, "content", "must hold parts with a type");
+            return bad(reader, ERR_BAD_PARAM, i, "content", "must be a list of parts with a type");
         if (!is_text(type)) {
-            return bad(reader, ERR_UNSUPPORTED, i, "content",
-                       "may hold text parts only: this server takes no other media");
+            return bad(reader, ERR_UNSUPPORTED, i, "content", "supports text parts only");
         }
         if (!json_is_string(text))
             return bad(reader, ERR_BAD_PARAM, i, "content", "has a text part without text");
@@ -124,7 +123,7 @@ static int add_call(const reading *reader, const json_t *id, const json_t *funct
                  *arguments = json_object_get(function, "arguments");
     if (!json_is_string(name) || !json_is_string(arguments)) {
         return bad(reader, ERR_BAD_PARAM, i, "tool_calls",
-                   "must hold calls with a function's name and arguments, both strings");
+                   "must contain calls with the name and arguments of a function as strings");
     }
     if (!reader->traits->calls) {
         write_call(text, name, arguments);
@@ -157,7 +156,7 @@ static json_t *new_calls(const reading *reader) {
 static int read_calls(const reading *reader, const json_t *list, size_t i, api__message *out) {
     buf text = {0};
     if (!json_is_array(list) || json_array_size(list) == 0) {
-        return bad(reader, ERR_BAD_PARAM, i, "tool_calls", "must be a list of calls");
+        return bad(reader, ERR_BAD_PARAM, i, "tool_calls", "must be a list of at least one call");
     }
     json_t *calls = new_calls(reader);
     if (calls == NULL) return -1;
@@ -194,7 +193,7 @@ static int read_message(const reading *reader, const json_t *value, size_t i, ap
     if (read_role(reader, json_object_get(value, "role"), i, &out->role) != 0) return -1;
     const json_t *content = member(value, "content"), *calls = member(value, "tool_calls");
     if (calls && out->role != API__ASSISTANT) {
-        return bad(reader, ERR_BAD_PARAM, i, "tool_calls", "belongs to messages of the assistant");
+        return bad(reader, ERR_BAD_PARAM, i, "tool_calls", "is only allowed in assistant messages");
     }
     out->text = "";
     out->original = value;
@@ -248,7 +247,7 @@ static int read_item(const reading *reader, const json_t *value, size_t i, api__
     if (strcmp(name, "function_call") == 0) return read_call_item(reader, value, i, out);
     if (strcmp(name, "function_call_output") == 0) return read_result_item(reader, value, i, out);
     return bad(reader, ERR_UNSUPPORTED, i, "type",
-               "may be message, function_call or function_call_output");
+               "must be message, function_call or function_call_output");
 }
 
 /* ---- lists ---- */
@@ -258,11 +257,11 @@ static int check_end(const reading *reader, const api__message *msgs, size_t n, 
     if (answered && n > 1 && msgs[n - 2].role == API__ASSISTANT &&
         strcmp(reader->list, "messages") == 0) {
         return err_set(reader->error, ERR_BAD_PARAM, reader->list,
-                       "%s may not end in two messages of the assistant", reader->list);
+                       "%s may not end with two assistant messages", reader->list);
     }
     if (!open_last || answered) return 0;
     return err_set(reader->error, ERR_BAD_PARAM, "continue_final_message",
-                   "continue_final_message needs a last message of the assistant");
+                   "continue_final_message requires an assistant message at the end");
 }
 
 /* Puts a text before everything: as a system message, or at the start of the first message if the
@@ -285,9 +284,9 @@ static int read_instructions(const reading *reader, const json_t *text, api__mes
     if (!json_is_string(text))
         return api__bad_param(reader->error, "instructions", "must be a string");
     if (!reader->traits->system && !reader->traits->refuses) {
-        return err_set(
-            reader->error, ERR_BAD_PARAM, "instructions",
-            "instructions need a system role, which this model's chat template does not have");
+        return err_set(reader->error, ERR_BAD_PARAM, "instructions",
+                       "instructions require a system role, which this model's chat template does "
+                       "not support");
     }
     *out = (api__message){.role = API__SYSTEM,
                           .text = json_string_value(text),
@@ -349,7 +348,8 @@ static int check_kwargs(const api__template *tmpl, const json_t *kwargs, err *e)
         return api__bad_param(e, name, "may have at most 64 members");
     json_object_foreach((json_t *)(uintptr_t)kwargs, key, value) {
         if (!api__template_reserves(tmpl, key)) continue;
-        return err_set(e, ERR_BAD_PARAM, name, "%s: %.64s is set by the server", name, key);
+        return err_set(e, ERR_BAD_PARAM, name,
+                       "%s: %.64s is set by the server and cannot be changed", name, key);
     }
     return 0;
 }
@@ -390,10 +390,11 @@ static int check_list(const reading *reader, const json_t *list, const api__turn
                        "with --chat-template FILE|NAME");
     }
     if (api__template_broken(ctx->template)) {
-        return err_set(reader->error, ERR_UNSUPPORTED, reader->list,
-                       "this model's chat template cannot be used; --chat-template FILE|NAME or "
-                       "chat_template.fathom.json beside the model gives another: %s",
-                       api__template_broken(ctx->template));
+        return err_set(
+            reader->error, ERR_UNSUPPORTED, reader->list,
+            "this model's chat template cannot be used: %s. To replace it, start the server with "
+            "--chat-template FILE|NAME or add chat_template.fathom.json to the model's folder",
+            api__template_broken(ctx->template));
     }
     if (!text && !json_is_array(list)) {
         return err_set(reader->error, ERR_BAD_PARAM, reader->list, "%s must be a %slist",

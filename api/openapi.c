@@ -31,112 +31,173 @@ typedef struct {
 #define KWARGS "{\"type\":\"object\",\"maxProperties\":64}"
 
 static const word words[] = {
-    {"model", "Name of the model, as /v1/models gives it.", NULL},
-    {"prompt", "Text or token ids, or a list of either.",
+    {"model", "Name of the model, as listed by /v1/models.", NULL},
+    {"prompt",
+     "Prompts to complete: a string, a list of strings, a list of token ids, or a list of lists of "
+     "token ids.",
      "{\"anyOf\":[{\"type\":\"string\"}," STRINGS "," IDS ",{\"type\":\"array\",\"items\":" IDS
      "}]}"},
-    {"messages", "The conversation.",
+    {"messages", "Messages of the conversation so far, 1 to 1000.",
      "{\"type\":\"array\",\"minItems\":1,\"maxItems\":1000,\"items\":" TURN "}"},
-    {"max_tokens", "Most tokens of one answer; 0 with echo: only score the prompt.", NULL},
-    {"max_completion_tokens", "The newer name of max_tokens; it wins where both are given.", NULL},
-    {"max_output_tokens", "Most tokens of the answer.", NULL},
-    {"min_tokens", "Ban stop tokens before this many tokens.", NULL},
-    {"n", "Number of answers to each prompt.", NULL},
+    {"max_tokens",
+     "Maximum number of tokens to generate per answer. Default: 16 for completions; set by the "
+     "server for chat. 0 is allowed with echo or prompt_logprobs, to score the prompt only.",
+     NULL},
+    {"max_completion_tokens", "Newer name of max_tokens. It takes precedence if both are given.",
+     NULL},
+    {"max_output_tokens", "Maximum number of tokens to generate. Default: set by the server.",
+     NULL},
+    {"min_tokens",
+     "Minimum number of tokens to generate before a stop token may end the answer. Default: 0.",
+     NULL},
+    {"n", "Number of answers to generate for each prompt. Default: 1. The server sets the maximum.",
+     NULL},
     {"best_of", "Must equal n; answers are not ranked.", NULL},
-    {"seed", "Seed of the sampler: the same seed gives the same tokens, whatever else runs.", NULL},
-    {"stop", "Up to 4 strings of at most 64 bytes that end the answer.",
+    {"seed",
+     "Seed for sampling. Requests with the same seed and parameters sample the same tokens. "
+     "Default: random.",
+     NULL},
+    {"stop",
+     "Up to 4 strings of 1 to 64 bytes. The first one that is generated ends the answer and is "
+     "removed from the text.",
      "{\"anyOf\":[{\"type\":\"string\",\"minLength\":1,\"maxLength\":64},{\"type\":\"array\","
      "\"maxItems\":4,\"items\":{"
      "\"type\":\"string\",\"minLength\":1,\"maxLength\":64}}]}"},
-    {"stop_token_ids", "Up to 16 token ids that end the answer.",
+    {"stop_token_ids", "Up to 16 token ids that end the answer, besides the model's own.",
      "{\"type\":\"array\",\"maxItems\":16,\"items\":{\"type\":\"integer\",\"minimum\":0}}"},
-    {"include_stop_str_in_output", "Leave the stop string in the text.", NULL},
-    {"ignore_eos", "Do not end at the model's own stop tokens.", NULL},
-    {"stream", "Answer with server-sent events.", NULL},
-    {"stream_options", "Usage in a stream; requires stream: true.",
+    {"include_stop_str_in_output", "Keep the stop string in the text. Default: false.", NULL},
+    {"ignore_eos", "Continue after the model's own end tokens. Default: false.", NULL},
+    {"stream", "Send the answer as server-sent events while it is generated. Default: false.",
+     NULL},
+    {"stream_options",
+     "Requires stream: true. include_usage sends the token counts at the end of the stream, "
+     "continuous_usage_stats with every chunk. Default: false.",
      "{\"type\":\"object\",\"properties\":{\"include_usage\":{\"type\":\"boolean\"},\"continuous_"
      "usage_stats\":{"
      "\"type\":\"boolean\"}}}"},
-    {"echo", "Put the prompt before the answer.", NULL},
-    {"logprobs", "Return log-probabilities of the tokens.", NULL},
-    {"top_logprobs", "Number of likeliest alternatives to return for each token.", NULL},
+    {"echo", "Return the prompt together with the answer. Not supported for chat. Default: false.",
+     NULL},
+    {"logprobs",
+     "Return log-probabilities of the generated tokens. Completions: the number of most likely "
+     "alternatives per token (0 to 5). Chat: true or false. Default: off.",
+     NULL},
+    {"top_logprobs",
+     "Number of most likely alternatives to return per token (0 to 20). Chat requires logprobs: "
+     "true. Default: 0.",
+     NULL},
     {"prompt_logprobs",
-     "Return log-probabilities of the prompt with this many alternatives per token.", NULL},
-    {"temperature", "Sampling temperature; below 0.00001 the likeliest token is taken.", NULL},
-    {"top_p", "Sample from the likeliest tokens that hold this probability; 1 = off.", NULL},
-    {"top_k", "Sample from this many likeliest tokens; 0 or -1 = off; at most the vocabulary.",
+     "Return log-probabilities of the prompt's tokens, each with this number of most likely "
+     "alternatives (0 to 20). Not available with stream. Default: off.",
      NULL},
-    {"min_p", "Leave out tokens below this share of the likeliest one's probability; 0 = off.",
+    {"temperature",
+     "Sampling temperature (0 to 2). Higher values make the answer more random; below 0.00001 the "
+     "most likely token is always chosen. Default: that of the model's generation_config.json, or "
+     "1.",
      NULL},
-    {"frequency_penalty", "Penalises tokens by how often they occur in the answer (-2 to 2).",
+    {"top_p",
+     "Sample from the most likely tokens whose probabilities add up to top_p (above 0, at most 1). "
+     "1 turns it off. Default: that of the model's generation_config.json, or 1.",
      NULL},
-    {"presence_penalty", "Penalises tokens that occur in the answer (-2 to 2).", NULL},
+    {"top_k",
+     "Sample from the top_k most likely tokens, at most the size of the vocabulary. 0 or -1 turns "
+     "it off. Default: that of the model's generation_config.json, or 0.",
+     NULL},
+    {"min_p",
+     "Exclude tokens less likely than min_p times the most likely token (0 to 1). 0 turns it off. "
+     "Default: that of the model's generation_config.json, or 0.",
+     NULL},
+    {"frequency_penalty",
+     "Penalises tokens by how often they occur in the answer (-2 to 2). Default: 0.", NULL},
+    {"presence_penalty", "Penalises tokens that occur in the answer (-2 to 2). Default: 0.", NULL},
     {"repetition_penalty",
-     "Divides the logits of tokens that occur in the prompt or the answer; 1 = off.", NULL},
-    {"logit_bias", "Maps token ids to numbers that are added to their logits; at most 300.",
+     "Penalises tokens that occur in the prompt or the answer: positive logits are divided by this "
+     "value, negative ones multiplied (0.000001 to 10). 1 turns it off. Default: that of the "
+     "model's generation_config.json, or 1.",
+     NULL},
+    {"logit_bias",
+     "Maps token ids to values added to their logits (-100 to 100; -100 bans the token). At most "
+     "300 entries.",
      "{\"type\":\"object\",\"maxProperties\":300,\"additionalProperties\":{\"type\":\"number\","
      "\"minimum\":-100,"
      "\"maximum\":100}}"},
     {"depth",
-     "Loops of each token: fewest, most, and the threshold of the model's exit rule. /v1/models "
-     "tells the rule, the threshold's range and the most loops.",
+     "Loops per token: minimum, maximum, and the threshold of the model's exit rule. /v1/models "
+     "gives the exit rule, the range of the threshold and the maximum number of loops. Default: "
+     "set by the server.",
      "{\"type\":\"object\",\"properties\":{\"min_loops\":{\"type\":\"integer\",\"minimum\":1},"
      "\"max_loops\":{"
      "\"type\":\"integer\",\"minimum\":1},\"threshold\":{\"type\":\"number\",\"exclusiveMinimum\":"
      "0,\"maximum\":1000000}}}"},
     {"reasoning_effort",
-     "minimal, low, medium or high: at most one to four quarters of the trained loops; "
-     "depth.max_loops wins where both are given.",
+     "minimal, low, medium or high: limits the loops per token to one, two, three or four quarters "
+     "of the trained loops. depth.max_loops takes precedence.",
      NULL},
-    {"return_depth", "Return the loops of each token.", NULL},
-    {"return_token_ids", "Return the id of each token.", NULL},
+    {"return_depth", "Return the number of loops of each token. Default: false.", NULL},
+    {"return_token_ids", "Return the id of each token. Default: false.", NULL},
     {"priority",
-     "Of the requests of one API key, those of a lower number run first; default 0. Ignored unless "
-     "the server was started with --client-priority.",
+     "Priority among the requests of one API key; lower values run first. Default: 0. Ignored "
+     "unless the server was started with --client-priority.",
      NULL},
     {"cache_salt",
-     "Share cached prompts only with requests of the same salt, and always of the same API key.",
+     "Share cached prompts only with requests that have the same salt. At most 64 bytes. Prompts "
+     "are never shared between API keys.",
      NULL},
-    {"request_id", "Becomes the answer's id; letters, digits and -_.: only.", NULL},
-    {"user", "Ignored.", NULL},
-    {"suffix", "Must be empty.", NULL},
-    {"add_generation_prompt", "Open the model's turn after the messages; default true.", NULL},
-    {"continue_final_message", "Let the model go on with its last message.", NULL},
+    {"request_id",
+     "Id of the answer: at most 64 letters, digits, '-', '_', '.' and ':'. Default: random.", NULL},
+    {"user", "Accepted but not used. At most 128 bytes.", NULL},
+    {"suffix", "Not supported; must be empty.", NULL},
+    {"add_generation_prompt", "Start the assistant's turn after the messages. Default: true.",
+     NULL},
+    {"continue_final_message",
+     "Continue the last message, which must be the assistant's, instead of starting a new one. "
+     "Default: false.",
+     NULL},
     {"chat_template_kwargs",
-     "Variables of the chat template, such as enable_thinking; those it does not know it ignores. "
-     "At most 64, and none that the server sets itself.",
+     "Variables for the chat template, such as enable_thinking. At most 64; variables set by the "
+     "server are refused. Variables that the template does not use have no effect.",
      KWARGS},
-    {"response_format", "Text, any JSON object, or JSON that fits a schema.", FORMAT},
-    {"tools", "Functions that the model may call.",
+    {"response_format",
+     "Format of the answer: text (default), json_object for any JSON object, or json_schema for "
+     "JSON that matches a schema.",
+     FORMAT},
+    {"tools", "Functions that the model may call, 1 to 128.",
      "{\"type\":\"array\",\"minItems\":1,\"items\":{\"type\":\"object\",\"required\":[\"type\"],"
      "\"properties\":{\"type\":{"
      "\"enum\":[\"function\"]},\"function\":{\"type\":\"object\",\"required\":[\"name\"],"
      "\"properties\":{\"name\":{"
      "\"type\":\"string\"},\"description\":{\"type\":\"string\"},\"parameters\":{\"type\":"
      "\"object\"}}}}}}"},
-    {"tool_choice", "none, auto, required, or one function by name.",
+    {"tool_choice",
+     "none: no calls. auto (default): the model decides. required: the model must call a function. "
+     "An object that names a function: the model must call it.",
      "{\"anyOf\":[{\"enum\":[\"none\",\"auto\",\"required\"]},{\"type\":\"object\"}]}"},
-    {"parallel_tool_calls", "Accepted; an answer holds at most one call.", NULL},
-    {"input", "Text, or a list of messages, calls and their results.",
+    {"parallel_tool_calls", "Accepted but not used: an answer has at most one call. Default: true.",
+     NULL},
+    {"input",
+     "Input for the model: a string, or a list of 1 to 1000 messages, function calls and results.",
      "{\"anyOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"minItems\":1,\"maxItems\":1000,"
      "\"items\":" TURN "}]}"},
-    {"instructions", "Text of the system's turn.", "{\"type\":\"string\"}"},
-    {"text", "The form of the answer.",
+    {"instructions", "System message to place before the input.", "{\"type\":\"string\"}"},
+    {"text",
+     "text.format: format of the answer, which is text (default), json_object or json_schema.",
      "{\"type\":\"object\",\"properties\":{\"format\":{\"type\":\"object\",\"required\":[\"type\"],"
      "\"properties\":{"
      "\"type\":{\"enum\":[\"text\",\"json_object\",\"json_schema\"]},\"name\":{\"type\":\"string\"}"
      ",\"schema\":{"
      "\"type\":\"object\"}}}}}"},
-    {"reasoning", "effort: as reasoning_effort.",
+    {"reasoning", "reasoning.effort: the same as reasoning_effort.",
      "{\"type\":\"object\",\"properties\":{\"effort\":{\"enum\":[\"minimal\",\"low\",\"medium\","
      "\"high\"]}}}"},
-    {"include", "message.output_text.logprobs: return log-probabilities.",
+    {"include",
+     "message.output_text.logprobs returns log-probabilities. reasoning.encrypted_content is "
+     "accepted and has no effect.",
      "{\"type\":\"array\",\"items\":{\"enum\":[\"message.output_text.logprobs\",\"reasoning."
      "encrypted_content\"]}}"},
-    {"metadata", "Returned unchanged.",
+    {"metadata",
+     "Returned unchanged. At most 16 strings of up to 512 bytes, with keys of up to 64 bytes.",
      "{\"type\":\"object\",\"maxProperties\":16,\"additionalProperties\":{\"type\":\"string\","
      "\"maxLength\":512}}"},
-    {"truncation", "Must be disabled.", NULL},
+    {"truncation", "Must be disabled (default): an input that is too long is refused.", NULL},
 };
 
 static const word *find_word(const char *name) {
@@ -212,20 +273,19 @@ static const struct {
     bool streams;
     const char *answer; /* name of a schema; NULL: Answer */
 } paths[] = {
-    {"/v1/completions", "Continue a text", "CompletionRequest", true, NULL},
-    {"/v1/chat/completions", "Answer a conversation", "ChatRequest", true, NULL},
-    {"/v1/responses", "Answer a conversation, stateless subset of the Responses API",
+    {"/v1/completions", "Create a completion", "CompletionRequest", true, NULL},
+    {"/v1/chat/completions", "Create a chat completion", "ChatRequest", true, NULL},
+    {"/v1/responses", "Create a response (stateless subset of the Responses API)",
      "ResponsesRequest", true, NULL},
-    {"/v1/models", "The model served", NULL, false, "ModelList"},
+    {"/v1/models", "List the models", NULL, false, "ModelList"},
     {"/tokenize",
-     "Text or messages to token ids. A text longer than the context (max_model_len) is refused, as "
-     "a "
-     "prompt would be; a list may hold as many tokens as the prompts of one request.",
+     "Convert text or messages to token ids. A text longer than the context (max_model_len) is "
+     "refused, like a prompt. A list may have as many tokens as the prompts of one request.",
      "TokenizeRequest", false, NULL},
-    {"/detokenize", "Token ids to text, within the bounds of /tokenize.", "DetokenizeRequest",
-     false, NULL},
-    {"/health", "Alive; queues no work", NULL, false, NULL},
-    {"/ready", "Takes work: false while loading or draining", NULL, false, NULL},
+    {"/detokenize", "Convert token ids to text. The limits are those of /tokenize.",
+     "DetokenizeRequest", false, NULL},
+    {"/health", "Liveness check; does not wait for the engine", NULL, false, NULL},
+    {"/ready", "Readiness check; fails while the server loads or drains", NULL, false, NULL},
 };
 
 static const char small_schemas[] =
@@ -260,26 +320,27 @@ static const char model_schemas[] =
     "\"properties\":{\"id\":{\"type\":\"string\"},\"object\":{\"enum\":[\"model\"]},\"created\":{"
     "\"type\":\"integer\"},\"owned_by\":{\"type\":\"string\"},\"root\":{\"type\":\"string\"},"
     "\"parent\":{\"type\":\"null\"},\"max_model_len\":{\"type\":\"integer\",\"description\":"
-    "\"Most tokens of prompt and answer together.\"},\"max_loops\":{\"type\":\"integer\","
-    "\"description\":\"Most loops a request may ask "
-    "for.\"},\"trained_loops\":{\"type\":\"integer\","
-    "\"description\":\"Loops the model was trained for.\"},\"family\":{\"type\":\"string\"},"
-    "\"core_layers\":{\"type\":\"integer\",\"description\":\"Layers that one loop runs.\"},"
-    "\"exit\":{\"type\":\"object\",\"description\":\"When a token leaves the loop: a threshold of "
-    "the "
-    "rule lies above `above` and reaches `most`; the rule fixed has none.\",\"properties\":{"
-    "\"rule\":{\"enum\":[\"act\",\"hazard\",\"latent-diff\",\"cosine\",\"fixed\"]},"
-    "\"threshold\":{\"type\":[\"number\",\"null\"]},\"above\":{\"type\":[\"number\",\"null\"]},"
-    "\"most\":{\"type\":[\"number\",\"null\"]}}},\"loops\":{\"type\":\"object\",\"properties\":{"
-    "\"default\":{\"type\":\"integer\",\"description\":\"Most loops of a token unless a request "
-    "says "
-    "otherwise.\"},\"cap\":{\"type\":\"integer\",\"description\":\"Most loops a request may ask "
-    "for.\"}}},"
-    "\"halted_kv\":{\"enum\":[\"exact\",\"last\"],\"description\":\"Whether tokens that left go on "
-    "filling the cache at deeper loops.\"},\"meta\":{\"type\":\"object\"}}},"
-    "\"ModelList\":{\"type\":\"object\",\"required\":[\"object\",\"data\"],\"properties\":{"
-    "\"object\":{"
-    "\"enum\":[\"list\"]},\"data\":{\"type\":\"array\",\"items\":" REF("Model") "}}}";
+    "\"Maximum number of tokens of prompt and answer "
+    "together.\"},\"max_loops\":{\"type\":\"integer\",\"description\":\"Maximum number of loops "
+    "that a request may ask "
+    "for.\"},\"trained_loops\":{\"type\":\"integer\",\"description\":\"Number of loops that the "
+    "model was trained "
+    "for.\"},\"family\":{\"type\":\"string\"},\"core_layers\":{\"type\":\"integer\","
+    "\"description\":\"Number of layers in one "
+    "loop.\"},\"exit\":{\"type\":\"object\",\"description\":\"Rule by which a token leaves the "
+    "loop. A threshold must be greater than `above` and at most `most`; the rule fixed has no "
+    "threshold.\",\"properties\":{\"rule\":{\"enum\":[\"act\",\"hazard\",\"latent-diff\","
+    "\"cosine\",\"fixed\"]},\"threshold\":{\"type\":[\"number\",\"null\"]},\"above\":{\"type\":["
+    "\"number\",\"null\"]},\"most\":{\"type\":[\"number\",\"null\"]}}},\"loops\":{\"type\":"
+    "\"object\",\"properties\":{\"default\":{\"type\":\"integer\",\"description\":\"Maximum number "
+    "of loops of a token, unless the request sets "
+    "depth.\"},\"cap\":{\"type\":\"integer\",\"description\":\"Maximum number of loops that a "
+    "request may ask "
+    "for.\"}}},\"halted_kv\":{\"enum\":[\"exact\",\"last\"],\"description\":\"exact: tokens that "
+    "left the loop still fill the cache at deeper loops. last: deeper loops reuse their last "
+    "entry.\"},\"meta\":{\"type\":\"object\"}}},\"ModelList\":{\"type\":\"object\",\"required\":["
+    "\"object\",\"data\"],\"properties\":{\"object\":{\"enum\":[\"list\"]},\"data\":{\"type\":"
+    "\"array\",\"items\":" REF("Model") "}}}";
 
 static void write_path(buf *out, size_t i) {
     buf_printf(out, "%s\"%s\":{\"%s\":{\"summary\":\"%s\",", i ? "," : "", paths[i].path,
@@ -292,7 +353,7 @@ static void write_path(buf *out, size_t i) {
                    paths[i].body);
     }
     buf_printf(out,
-               "\"responses\":{\"200\":{\"description\":\"fine\",\"content\":{\"application/"
+               "\"responses\":{\"200\":{\"description\":\"Success\",\"content\":{\"application/"
                "json\":{\"schema\":{\"$ref\":\"#/components/schemas/%s\"}}",
                paths[i].answer ? paths[i].answer : "Answer");
     if (paths[i].streams)
@@ -307,11 +368,12 @@ void api_openapi(buf *out) {
         "\",\"summary\":\"An OpenAI-style API for recurrent-depth transformers\"},\"paths\":{");
     for (size_t i = 0; i < ARRAY_LEN(paths); i++)
         write_path(out, i);
-    buf_puts(out, ",\"/v1/models/{model}\":{\"get\":{\"summary\":\"One "
-                  "model\",\"parameters\":[{\"name\":\"model\",\"in\":"
-                  "\"path\",\"required\":true,\"schema\":{\"type\":\"string\"}}],\"responses\":{"
-                  "\"200\":{\"description\":"
-                  "\"fine\"," JSON_OF("Model") "}," ERRORS "}}}},\"components\":{\"schemas\":{");
+    buf_puts(
+        out,
+        ",\"/v1/models/{model}\":{\"get\":{\"summary\":\"Get a "
+        "model\",\"parameters\":[{\"name\":\"model\",\"in\":\"path\",\"required\":true,\"schema\":{"
+        "\"type\":\"string\"}}],\"responses\":{\"200\":{\"description\":\"Success\"," JSON_OF(
+            "Model") "}," ERRORS "}}}},\"components\":{\"schemas\":{");
     write_body_schema(out, "CompletionRequest", API_COMPLETION, "prompt");
     buf_puts(out, ",");
     write_body_schema(out, "ChatRequest", API_CHAT, "messages");
@@ -319,7 +381,8 @@ void api_openapi(buf *out) {
     write_body_schema(out, "ResponsesRequest", API_RESPONSES, "input");
     buf_puts(out, small_schemas);
     buf_puts(out, model_schemas);
-    buf_puts(out, "},\"responses\":{\"Error\":{\"description\":\"refused or failed\"," JSON_OF(
+    buf_puts(out, "},\"responses\":{\"Error\":{\"description\":\"The request was refused or "
+                  "failed.\"," JSON_OF(
                       "Error") "}},"
                                "\"securitySchemes\":{\"bearer\":{\"type\":\"http\",\"scheme\":"
                                "\"bearer\"}}},\"security\":[{},{"

@@ -20,7 +20,7 @@ int api__check_model(const api_context *ctx, const char *model, err *e) {
     if (model == NULL) return 0; /* optional, because only one model is served */
     for (const char *at = model; *at; at++) {
         if ((unsigned char)*at < 0x20 || *at == 0x7f)
-            return api__bad_param(e, "model", "may not hold control characters");
+            return api__bad_param(e, "model", "may not contain control characters");
     }
     if (strcmp(model, ctx->name) == 0) return 0;
     return err_set(e, ERR_NOT_FOUND, "model",
@@ -47,7 +47,7 @@ static int64_t id_of_key(const char *key) {
 static int read_bias(api_request *req, const api_context *ctx, const json_t *map, err *e) {
     if (map == NULL) return 0;
     if (!json_is_object(map))
-        return api__bad_param(e, "logit_bias", "must be an object of token ids to numbers");
+        return api__bad_param(e, "logit_bias", "must be an object that maps token ids to numbers");
     size_t n = json_object_size(map);
     if (n > API__MAX_BIAS) return api__bad_param(e, "logit_bias", "may have at most 300 entries");
     eng_bias *bias = arena_array(&req->mem, n, sizeof *bias);
@@ -59,7 +59,7 @@ static int read_bias(api_request *req, const api_context *ctx, const json_t *map
         int64_t id = id_of_key(key);
         if (id < 0 || id >= ctx->plan->vocab_size) {
             return err_set(e, ERR_BAD_PARAM, "logit_bias",
-                           "logit_bias: keys must be token ids from 0 to %u",
+                           "logit_bias: keys must be token ids between 0 and %u",
                            ctx->plan->vocab_size - 1);
         }
         double x;
@@ -71,7 +71,7 @@ static int read_bias(api_request *req, const api_context *ctx, const json_t *map
         banned += x <= -100;
     }
     if (banned == ctx->plan->vocab_size)
-        return api__bad_param(e, "logit_bias", "leaves no token to choose");
+        return api__bad_param(e, "logit_bias", "bans every token of the vocabulary");
     req->sampling.bias = bias;
     req->sampling.n_bias = (uint32_t)n;
     return 0;
@@ -89,7 +89,8 @@ static int read_sampling(api_request *req, const api_context *ctx, const api__va
     take(&sampling->repetition_penalty, fields->repetition_penalty);
     if (fields->top_k != API__NO_INT) {
         if (fields->top_k > ctx->plan->vocab_size) {
-            return err_set(e, ERR_BAD_PARAM, "top_k", "top_k may be at most %u, the vocabulary",
+            return err_set(e, ERR_BAD_PARAM, "top_k",
+                           "top_k may be at most %u, the size of the vocabulary",
                            ctx->plan->vocab_size);
         }
         sampling->top_k = fields->top_k > 0 ? (uint32_t)fields->top_k : 0;
@@ -97,7 +98,7 @@ static int read_sampling(api_request *req, const api_context *ctx, const api__va
     if (fields->seeded) sampling->seed = (uint64_t)fields->seed;
     else if (getrandom(&sampling->seed, sizeof sampling->seed, 0) !=
              (ssize_t)sizeof sampling->seed) {
-        return err_set(e, ERR_IO, NULL, "the system gives no random bytes");
+        return err_set(e, ERR_IO, NULL, "the system provides no random bytes");
     }
     req->seeded = fields->seeded;
     if (read_bias(req, ctx, fields->logit_bias, e) != 0) return -1;
@@ -117,10 +118,10 @@ static int read_stop_strings(api_request *req, const json_t *value, err *e) {
     for (size_t i = 0; i < n; i++) {
         const json_t *one = json_is_array(value) ? json_array_get(value, i) : value;
         size_t len = json_string_length(one);
-        if (!json_is_string(one)) return api__bad_param(e, "stop", "must hold strings only");
+        if (!json_is_string(one)) return api__bad_param(e, "stop", "must contain only strings");
         if (len == 0 || len > API__MAX_STOP_BYTES)
             return api__bad_param(e, "stop", "entries must have 1 to 64 bytes");
-        if (json_c_string(one) == NULL) return api__bad_param(e, "stop", "may not hold U+0000");
+        if (json_c_string(one) == NULL) return api__bad_param(e, "stop", "may not contain U+0000");
         const char *text = arena_strndup(&req->mem, json_string_value(one), len);
         if (text == NULL) return api__out_of_memory(e);
         api__stop_init(&req->stops[req->n_stops++], text, len);
@@ -145,7 +146,7 @@ static int read_stop_ids(api_request *req, const api_context *ctx, const api__va
             api__read_int(one, "stop_token_ids", 0, (int64_t)ctx->plan->vocab_size - 1, &id,
                           NULL) != 0) {
             return err_set(e, ERR_BAD_PARAM, "stop_token_ids",
-                           "stop_token_ids must be token ids from 0 to %u",
+                           "stop_token_ids must be token ids between 0 and %u",
                            ctx->plan->vocab_size - 1);
         }
         req->stop_ids[req->n_stop_ids++] = (uint32_t)id;
@@ -224,7 +225,7 @@ static int read_depth(api_request *req, const api_context *ctx, const api__value
 static int read_stream(api_request *req, const api__values *fields, err *e) {
     req->stream = fields->stream;
     if (fields->stream_options == NULL) return 0;
-    if (!fields->stream) return api__bad_param(e, "stream_options", "needs stream to be true");
+    if (!fields->stream) return api__bad_param(e, "stream_options", "requires stream: true");
     if (!json_is_object(fields->stream_options))
         return api__bad_param(e, "stream_options", "must be an object");
     const json_t *usage = json_object_get(fields->stream_options, "include_usage");
@@ -242,7 +243,7 @@ static int read_logprobs(api_request *req, const api__values *fields, err *e) {
     } else {
         req->logprobs = fields->chat_logprobs; /* responses: set by include or by top_logprobs */
         if (top != API__NO_INT && !req->logprobs)
-            return api__bad_param(e, "top_logprobs", "needs logprobs to be true");
+            return api__bad_param(e, "top_logprobs", "requires logprobs: true");
         if (top == API__NO_INT) top = 0;
     }
     req->n_top = (uint32_t)top;
@@ -257,14 +258,14 @@ static int read_choices(api_request *req, const api_context *ctx, const api__val
                         err *e) {
     int64_t n = fields->n_choices == API__NO_INT ? 1 : fields->n_choices;
     if (n > ctx->opts.max_n) {
-        return err_set(e, ERR_BAD_PARAM, "n", "n may be at most %u here", ctx->opts.max_n);
+        return err_set(e, ERR_BAD_PARAM, "n", "n may be at most %u on this server",
+                       ctx->opts.max_n);
     }
     if (fields->best_of != API__NO_INT && fields->best_of < n)
-        return api__bad_param(e, "best_of", "may not be below n");
+        return api__bad_param(e, "best_of", "may not be less than n");
     if (fields->best_of != API__NO_INT && fields->best_of > n) {
-        return err_set(
-            e, ERR_UNSUPPORTED, "best_of",
-            "best_of above n is not supported: answers are not ranked here; ask for n and choose");
+        return err_set(e, ERR_UNSUPPORTED, "best_of",
+                       "best_of greater than n is not supported: answers are not ranked");
     }
     req->n_per_prompt = (uint32_t)n;
     return 0;
@@ -285,7 +286,7 @@ static int check_scored(const api_request *req, uint64_t output, err *e) {
     if (kept * (tops + 1) <= API__MAX_SCORED) return 0;
     const char *field = req->prompt_logprobs ? "prompt_logprobs" : "logprobs";
     return err_set(e, ERR_BAD_PARAM, field,
-                   "%s asks for %llu log-probabilities; one answer may hold %d", field,
+                   "%s asks for %llu log-probabilities; one answer may have at most %d", field,
                    (unsigned long long)(kept * (tops + 1)), API__MAX_SCORED);
 }
 
@@ -321,7 +322,7 @@ static int read_limits(api_request *req, const api_context *ctx, const api__valu
     if (all * req->n_per_prompt <= ctx->opts.max_request_tokens)
         return check_scored(req, all * req->n_per_prompt, e);
     return err_set(e, ERR_BAD_PARAM, req->n_per_prompt > 1 ? "n" : field,
-                   "this request could generate %llu tokens; one request may ask for %llu",
+                   "this request could generate %llu tokens; one request may ask for at most %llu",
                    (unsigned long long)(all * req->n_per_prompt),
                    (unsigned long long)ctx->opts.max_request_tokens);
 }
@@ -333,9 +334,8 @@ int api__too_long(const api_context *ctx, uint64_t n_prompt, uint64_t max_tokens
         e->limit = ctx->opts.max_context;
     }
     return err_set(e, ERR_TOO_LONG, param,
-                   "the maximum context length is %u tokens, but this request has %llu in the "
-                   "prompt and asks for "
-                   "%llu more: it exceeds the available context size",
+                   "the maximum context length is %u tokens, but this request has %llu tokens in "
+                   "the prompt and asks for %llu more: it exceeds the available context size",
                    ctx->opts.max_context, (unsigned long long)n_prompt,
                    (unsigned long long)max_tokens);
 }
@@ -367,7 +367,7 @@ static int read_labels(api_request *req, const api_context *ctx, const api__valu
     if (fields->request_id == NULL || fields->request_id[0] == 0) return 0;
     if (!label_ok(fields->request_id)) {
         return api__bad_param(e, "request_id",
-                              "may hold letters, digits, '-', '_', '.' and ':' only");
+                              "may only contain letters, digits, '-', '_', '.' and ':'");
     }
     req->request_id = arena_strndup(&req->mem, fields->request_id, strlen(fields->request_id));
     return req->request_id ? 0 : api__out_of_memory(e);
@@ -379,8 +379,7 @@ static int refuse_unsupported(const api_request *req, const api__values *fields,
                        "suffix is not supported: this model only continues text");
     }
     if (fields->echo && req->kind == API_CHAT) {
-        return err_set(e, ERR_UNSUPPORTED, "echo",
-                       "echo is for completions; chat does not support it");
+        return err_set(e, ERR_UNSUPPORTED, "echo", "echo is not supported for chat completions");
     }
     return 0;
 }

@@ -171,7 +171,7 @@ static int try_user(trying *probe) {
     }
     probe->why = first;
     if (first.code == ERR_NONE)
-        (void)err_set(&probe->why, ERR_BAD_FILE, NULL, "it prints no message of a user");
+        (void)err_set(&probe->why, ERR_BAD_FILE, NULL, "it prints no user message");
     return 1;
 }
 

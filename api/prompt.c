@@ -7,9 +7,9 @@
 int api__check_id(const api_context *ctx, const json_t *value, const char *param, uint32_t *out,
                   err *e) {
     int64_t id = 0;
-    if (!json_is_integer(value)) return api__bad_param(e, param, "must hold integers only");
+    if (!json_is_integer(value)) return api__bad_param(e, param, "must contain only integers");
     if (api__read_int(value, param, 0, (int64_t)ctx->plan->vocab_size - 1, &id, NULL) != 0) {
-        return err_set(e, ERR_BAD_PARAM, param, "%s: token ids must be from 0 to %u", param,
+        return err_set(e, ERR_BAD_PARAM, param, "%s: token ids must be between 0 and %u", param,
                        ctx->plan->vocab_size - 1);
     }
     *out = (uint32_t)id;
@@ -29,10 +29,10 @@ static int ids_prompt(api_request *req, const api_context *ctx, const json_t *li
             return -1;
         if (ctx->opts.tokenizer && !ctx->opts.control_ids &&
             tokenizer_is_control(ctx->opts.tokenizer, prompt->ids[i])) {
-            return err_set(
-                e, ERR_BAD_PARAM, "prompt",
-                "prompt: token %u is a control token; serve with --control-ids to allow it",
-                prompt->ids[i]);
+            return err_set(e, ERR_BAD_PARAM, "prompt",
+                           "prompt: token %u is a control token; start the server with "
+                           "--control-ids to allow it",
+                           prompt->ids[i]);
         }
     }
     prompt->n_ids = (uint32_t)n;
@@ -41,7 +41,7 @@ static int ids_prompt(api_request *req, const api_context *ctx, const json_t *li
 
 int api__keep_ids(api_request *req, const api_context *ctx, const token_ids *ids,
                   api__prompt *prompt, const char *param, err *e) {
-    if (ids->n == 0) return api__bad_param(e, param, "gives no tokens");
+    if (ids->n == 0) return api__bad_param(e, param, "must have at least one token");
     if (ids->n > ctx->opts.max_context) return api__too_long(ctx, ids->n, 0, param, e);
     prompt->ids = arena_array(&req->mem, ids->n, sizeof *prompt->ids);
     if (prompt->ids == NULL) return api__out_of_memory(e);
@@ -116,7 +116,7 @@ int api__read_prompts(api_request *req, const api_context *ctx, const json_t *pr
     bool many = json_is_array(first) || json_is_string(first);
     size_t n = many ? json_array_size(prompt) : 1;
     if (n > ctx->opts.max_prompts) {
-        return err_set(e, ERR_BAD_PARAM, "prompt", "prompt may be a list of at most %u",
+        return err_set(e, ERR_BAD_PARAM, "prompt", "prompt may be a list of at most %u prompts",
                        ctx->opts.max_prompts);
     }
     req->prompts = arena_array(&req->mem, n, sizeof *req->prompts);

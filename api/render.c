@@ -44,8 +44,8 @@ static int cut_open_end(jinja_output *out, err *e) {
     const char *text = out->text.data;
     if (at == SIZE_MAX) {
         return err_set(e, ERR_BAD_PARAM, "continue_final_message",
-                       "continue_final_message: the chat template does not print the last "
-                       "message, so it cannot be gone on with");
+                       "continue_final_message: the chat template does not print the last message, "
+                       "so it cannot be continued");
     }
     if (at + n >= out->text.len || text[at + n] != ' ') { /* the template trims contents */
         while (at > 0 && strchr(" \t\r\n\v\f", text[at - 1]))
@@ -88,7 +88,7 @@ int api__variant_render(const api__template *tmpl, const api__variant *variant,
     if (why.code == ERR_COSTLY && talk->soon) return 1;
     if (why.code != ERR_COSTLY) return err_set(e, why.code, why.param, "%s", why.msg);
     return err_set(e, ERR_BAD_PARAM, NULL,
-                   "the chat template takes too much work for this conversation: %s", why.msg);
+                   "the chat template needs too much work for this conversation: %s", why.msg);
 }
 
 int api__template_ids(const tokenizer *tok, const jinja_output *text, token_ids *out, err *e) {

@@ -39,7 +39,7 @@ static int make_id(api_reply *reply, const char *request_id, err *e) {
     if (request_id == NULL) {
         if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) {
             buf_deinit(&id);
-            return err_set(e, ERR_IO, NULL, "the system gives no random bytes");
+            return err_set(e, ERR_IO, NULL, "the system provides no random bytes");
         }
         buf_printf(&id, "%016llx%016llx", (unsigned long long)random[0],
                    (unsigned long long)random[1]);
@@ -340,8 +340,7 @@ static bool broken(const api__choice *choice, const sched_event *ev, const char 
         return true;
     }
     if (ev->finish != SCHED_CANCELLED) return false;
-    err_set(e, ERR_BUSY, NULL,
-            "the request was ended by the server before its answer was complete");
+    err_set(e, ERR_BUSY, NULL, "the server ended the request before its answer was complete");
     return true;
 }
 

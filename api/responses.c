@@ -17,7 +17,7 @@ static int read_include(const json_t *list, bool *logprobs, err *e) {
         /* There is no hidden reasoning here, so this changes nothing. */
         else if (strcmp(what, "reasoning.encrypted_content") != 0) {
             return err_set(e, ERR_UNSUPPORTED, "include",
-                           "include may hold message.output_text.logprobs only");
+                           "include supports message.output_text.logprobs only");
         }
     }
     return 0;
@@ -30,7 +30,7 @@ static int read_reasoning(const json_t *reasoning, const char **effort, err *e) 
     if (value == NULL || json_is_null(value)) return 0;
     if (!json_is_string(value)) return api__bad_param(e, "reasoning.effort", "must be a string");
     *effort = json_c_string(value);
-    return *effort ? 0 : api__bad_param(e, "reasoning.effort", "may not hold U+0000");
+    return *effort ? 0 : api__bad_param(e, "reasoning.effort", "may not contain U+0000");
 }
 
 static int check_metadata(const json_t *metadata, err *e) {
@@ -42,8 +42,8 @@ static int check_metadata(const json_t *metadata, err *e) {
     }
     json_object_foreach((json_t *)(uintptr_t)metadata, key, value) {
         if (!json_is_string(value) || json_string_length(value) > 512 || strlen(key) > 64) {
-            return api__bad_param(e, "metadata",
-                                  "must map keys of at most 64 bytes to strings of at most 512");
+            return api__bad_param(
+                e, "metadata", "must map keys of at most 64 bytes to strings of at most 512 bytes");
         }
     }
     return 0;
@@ -59,8 +59,9 @@ int api__read_response_fields(api_request *req, api__values *fields, err *e) {
     if (check_metadata(fields->metadata, e) != 0) return -1;
     if (fields->truncation && strcmp(fields->truncation, "disabled") != 0) {
         return strcmp(fields->truncation, "auto") == 0
-                   ? err_set(e, ERR_UNSUPPORTED, "truncation",
-                             "truncation auto is not supported: nothing is cut silently")
+                   ? err_set(
+                         e, ERR_UNSUPPORTED, "truncation",
+                         "truncation auto is not supported: an input that is too long is refused")
                    : api__bad_param(e, "truncation", "must be disabled");
     }
     if (fields->text == NULL) return 0;

@@ -59,6 +59,6 @@ int api__read_model(const api_context *ctx, const json_t *root, const char **out
     if (model && !json_is_null(model) && !json_is_string(model))
         return err_set(e, ERR_BAD_PARAM, "model", "model must be a string");
     if (json_is_string(model) && *out == NULL)
-        return api__bad_param(e, "model", "may not hold U+0000");
+        return api__bad_param(e, "model", "may not contain U+0000");
     return api__check_model(ctx, *out, e);
 }

@@ -168,7 +168,7 @@ static int read_tokens(api__template *tmpl, const json_t *config, tokenizer *tok
 /* Returns like parse. */
 static int open_sources(api__template *tmpl, finding *found, err *why, err *e) {
     if (found->plain.what == NULL) {
-        (void)err_set(why, ERR_BAD_FILE, NULL, "chat_template holds no text named default");
+        (void)err_set(why, ERR_BAD_FILE, NULL, "chat_template has no template named default");
         return 1;
     }
     int rc = parse(tmpl, &tmpl->plain, &found->plain, found, why, e);
@@ -192,8 +192,8 @@ static int open_found(api__template **out, finding *found, err *e) {
         rc = err_set(e, ERR_USAGE, "--chat-template", "--chat-template: %s", why.msg);
     } else if (rc == 1) {
         log_line(LOG_WARN,
-                 "the chat template cannot be used: %s; chat is refused until --chat-template "
-                 "FILE|NAME gives another, or chat_template.fathom.json beside the model",
+                 "the chat template cannot be used: %s; chat is refused. To replace it, use "
+                 "--chat-template FILE|NAME or add chat_template.fathom.json to the model's folder",
                  why.msg);
         tmpl->broken = strdup(why.msg);
         rc = tmpl->broken ? 0 : api__out_of_memory(e);

@@ -31,7 +31,7 @@ static int read_function(reading *reader, json_t *function, size_t i) {
         return bad(reader, i, "name", "must have 1 to 64 letters, digits, '_' or '-'");
     for (uint32_t k = 0; k < reader->n_names; k++) {
         if (strcmp(reader->names[k], json_string_value(name)) == 0)
-            return bad(reader, i, "name", "is there twice");
+            return bad(reader, i, "name", "is used by two tools");
     }
     if (about && !json_is_null(about) && !json_is_string(about))
         return bad(reader, i, "description", "must be a string");
@@ -68,10 +68,10 @@ static int read_tool(reading *reader, json_t *tool, size_t i, json_t *out) {
         char param[64];
         (void)snprintf(param, sizeof param, "tools[%zu]", i);
         return err_set(reader->error, ERR_UNSUPPORTED, param,
-                       "%s: only functions can be called here", param);
+                       "%s: only tools of type function are supported", param);
     }
     json_t *function = reader->responses ? tool : json_object_get(tool, "function");
-    if (!json_is_object(function)) return bad(reader, i, "", "must have a function");
+    if (!json_is_object(function)) return bad(reader, i, "", "must have a function object");
     if (read_function(reader, function, i) != 0) return -1;
     return put_tool(reader, tool, function, out);
 }
@@ -103,10 +103,11 @@ static int read_named(api_request *req, const json_t *choice, err *e) {
     const char *type = json_c_string(json_object_get(choice, "type"));
     if (type && strcmp(type, "function") != 0) {
         return err_set(e, ERR_UNSUPPORTED, "tool_choice",
-                       "tool_choice may be none, auto, required or a function");
+                       "tool_choice may be none, auto, required or a tool of type function");
     }
     if (name == NULL)
-        return api__bad_param(e, "tool_choice", "must be none, auto, required or name a function");
+        return api__bad_param(e, "tool_choice",
+                              "must be none, auto, required or an object that names a function");
     for (uint32_t i = 0; i < req->n_tools; i++) {
         if (strcmp(req->tools[i], name) != 0) continue;
         req->named = req->tools[i];
@@ -123,7 +124,9 @@ static int read_choice(api_request *req, const json_t *choice, err *e) {
     if (json_is_object(choice)) return read_named(req, choice, e);
     if (word && strcmp(word, "none") == 0) req->calls = API__CALLS_NONE;
     else if (word && strcmp(word, "required") == 0) req->calls = API__CALLS_FORCED;
-    else return api__bad_param(e, "tool_choice", "must be none, auto, required or name a function");
+    else
+        return api__bad_param(e, "tool_choice",
+                              "must be none, auto, required or an object that names a function");
     return 0;
 }
 
@@ -143,9 +146,10 @@ const char *api__tools_lead(const json_t *tools, arena *mem, err *e) {
 
 static int force(api_request *req, const api_context *ctx, const api__values *fields,
                  const json_t *tools, err *e) {
-    if (req->grammar)
-        return api__bad_param(e, "tool_choice",
-                              "cannot force a call together with a form for the answer");
+    if (req->grammar) {
+        return err_set(e, ERR_BAD_PARAM, "tool_choice",
+                       "tool_choice cannot force a call together with %s", req->form_field);
+    }
     if (api__can_constrain(ctx, fields, "tool_choice", e) != 0) return -1;
     req->form_field = "tools";
     return api__grammar_compile_tools(&req->grammar, tools, req->named, "tools", e);
@@ -157,7 +161,7 @@ int api__read_tools(api_request *req, const api_context *ctx, const api__values 
     *tools = NULL;
     if (fields->tools == NULL) {
         if (fields->tool_choice == NULL || (word && strcmp(word, "none") == 0)) return 0;
-        return api__bad_param(e, "tool_choice", "needs tools");
+        return api__bad_param(e, "tool_choice", "requires tools");
     }
     json_t *list = NULL;
     int rc = api__list_tools(fields->tools, req->kind == API_RESPONSES, &req->mem, &req->tools,

@@ -119,7 +119,8 @@ static int check_keywords(compiler *comp, const json_t *schema, uint8_t *implied
         size_t i = keyword_find(key);
         if (i == ARRAY_LEN(keywords)) return unsupported(comp, key, "");
         if (keywords[i].role == COMBINES) {
-            if (*combines) return unsupported(comp, key, " beside another that combines schemas");
+            if (*combines)
+                return unsupported(comp, key, " beside another keyword that combines schemas");
             *combines = keywords[i].name;
         } else if (keywords[i].role != ANNOTATION) {
             others++;
@@ -145,11 +146,11 @@ static int read_types(compiler *comp, const json_t *type, uint8_t *out) {
     for (size_t i = 0; i < n; i++) {
         const json_t *one = json_is_array(type) ? json_array_get(type, i) : type;
         uint8_t bit = type_of_name(json_c_string(one));
-        if (bit == 0) return wrong(comp, "an unknown type in the schema");
+        if (bit == 0) return wrong(comp, "the schema has an unknown type");
         *out |= bit;
     }
     if (*out & T_NUMBER) *out &= (uint8_t)~T_INTEGER; /* every integer is a number */
-    return *out ? 0 : wrong(comp, "an empty list of types in the schema");
+    return *out ? 0 : wrong(comp, "the schema has an empty list of types");
 }
 
 static uint8_t type_of_value(const json_t *value) {
@@ -202,9 +203,10 @@ static int resolve(compiler *comp, const json_t *root, const json_t **schema) {
         const json_t *next = ref ? follow(root, ref) : NULL;
         comp->followed += ref ? strlen(ref) : 0;
         if (comp->followed > MOST_FOLLOWED)
-            return wrong(comp, "references that take too long to follow");
+            return wrong(comp, "the $ref references take too long to follow");
         if (next == NULL || hops == 32)
-            return wrong(comp, "$ref '%.80s' leads nowhere in this schema", ref ? ref : "");
+            return wrong(comp, "$ref '%.80s' does not lead to a part of this schema",
+                         ref ? ref : "");
         *schema = next;
     }
     return 0;
@@ -218,16 +220,15 @@ static int node_for(compiler *comp, const json_t *schema, const json_t *root, ui
         *out = API__NODE_ANY;
         return 0;
     }
-    if (json_is_false(schema)) return wrong(comp, "a schema that is false, which nothing can fit");
-    if (!json_is_object(schema))
-        return wrong(comp, "a schema that is neither an object nor a boolean");
+    if (json_is_false(schema)) return wrong(comp, "the schema false matches no value");
+    if (!json_is_object(schema)) return wrong(comp, "a schema must be an object or a boolean");
     for (uint16_t i = API__N_BUILTIN; i < grammar->n_nodes; i++) {
         if (comp->todo[i].schema != schema || comp->todo[i].types != types) continue;
         *out = i;
         return 0;
     }
     if (grammar->n_nodes == API__MAX_NODES)
-        return wrong(comp, "a schema of more than %d parts", API__MAX_NODES);
+        return wrong(comp, "the schema has more than %d parts", API__MAX_NODES);
     comp->todo[grammar->n_nodes] = (pending){schema, root, types};
     *out = grammar->n_nodes++;
     return 0;
@@ -240,7 +241,7 @@ static int read_count(compiler *comp, const json_t *schema, const char *key, uin
     const json_t *value = json_object_get(schema, key);
     json_int_t n = json_integer_value(value);
     if (value && (!json_is_integer(value) || n < 0))
-        return wrong(comp, "%s must be a whole number of at least 0", key);
+        return wrong(comp, "%s must be an integer of at least 0", key);
     *out = value == NULL ? otherwise : n > 1 << 30 ? 1u << 30 : (uint32_t)n;
     return 0;
 }
@@ -251,7 +252,7 @@ static int read_bound(compiler *comp, const json_t *schema, const char *key, boo
     const json_t *value = json_object_get(schema, key);
     const int64_t limit = 100000000000000; /* 10 to the power of API__RANGED_DIGITS */
     if (value == NULL) return 0;
-    if (!json_is_integer(value)) return unsupported(comp, key, " unless it is a whole number");
+    if (!json_is_integer(value)) return unsupported(comp, key, " unless it is an integer");
     int64_t n = json_integer_value(value);
     n = n >= limit ? limit - 1 : n <= -limit ? 1 - limit : n;
     n += step;
@@ -269,7 +270,7 @@ static int write_value(compiler *comp, const json_t *value, bool bare, api__name
     size_t n = strlen(text), skip = bare ? 1 : 0;
     int rc = 0;
     if (n > API__MAX_NAME_BYTES_G) {
-        rc = wrong(comp, "a name or value of more than %d bytes", API__MAX_NAME_BYTES_G);
+        rc = wrong(comp, "a name or value has more than %d bytes", API__MAX_NAME_BYTES_G);
     } else {
         out->text = arena_strndup(&comp->grammar->mem, text + skip, n - 2 * skip);
         out->len = (uint16_t)(n - 2 * skip);
@@ -300,7 +301,7 @@ static int compile_enum(compiler *comp, api__node *node, const json_t *values, u
     size_t n = json_array_size(values), i;
     const json_t *value;
     if (n == 0 || n > API__MAX_NAMES)
-        return wrong(comp, "an enum of %zu values (1 to %d are allowed)", n, API__MAX_NAMES);
+        return wrong(comp, "an enum has %zu values; 1 to %d are allowed", n, API__MAX_NAMES);
     node->kind = API__ENUM;
     node->names = arena_array(&comp->grammar->mem, n, sizeof *node->names);
     if (node->names == NULL) return no_memory(comp);
@@ -309,7 +310,7 @@ static int compile_enum(compiler *comp, api__node *node, const json_t *values, u
         if (write_value(comp, value, false, &node->names[node->n_parts]) != 0) return -1;
         node->n_parts++;
     }
-    if (node->n_parts == 0) return wrong(comp, "an enum without a value of its type");
+    if (node->n_parts == 0) return wrong(comp, "an enum has no value of its type");
     qsort(node->names, node->n_parts, sizeof *node->names, by_text);
     uint16_t kept = 1;
     for (uint16_t k = 1; k < node->n_parts; k++) {
@@ -350,7 +351,7 @@ static int compile_number(compiler *comp, api__node *node, const json_t *schema,
         if (read_bound(comp, schema, bounds[i], low, step, low ? &node->low : &node->high) != 0)
             return -1;
     }
-    if (node->low > node->high) return wrong(comp, "an integer whose minimum is above its maximum");
+    if (node->low > node->high) return wrong(comp, "an integer has a minimum above its maximum");
     return 0;
 }
 
@@ -358,8 +359,7 @@ static int compile_string(compiler *comp, api__node *node, const json_t *schema)
     node->kind = API__STRING;
     if (read_count(comp, schema, "minLength", 0, &node->min) != 0) return -1;
     if (read_count(comp, schema, "maxLength", UINT32_MAX, &node->max) != 0) return -1;
-    return node->min > node->max ? wrong(comp, "a string whose minLength is above its maxLength")
-                                 : 0;
+    return node->min > node->max ? wrong(comp, "a string has a minLength above its maxLength") : 0;
 }
 
 /* The node of undeclared properties or further items; `absent` if the schema does not say. */
@@ -375,7 +375,8 @@ static int compile_array(compiler *comp, api__node *node, const json_t *schema,
     size_t n = json_array_size(prefix), i;
     node->kind = API__ARRAY;
     if (prefix && !json_is_array(prefix)) return wrong(comp, "prefixItems must be a list");
-    if (n > API__MAX_NAMES) return wrong(comp, "more than %d prefixItems", API__MAX_NAMES);
+    if (n > API__MAX_NAMES)
+        return wrong(comp, "an array has more than %d prefixItems", API__MAX_NAMES);
     node->items = arena_array(&comp->grammar->mem, n + 1, sizeof *node->items);
     if (node->items == NULL) return no_memory(comp);
     json_array_foreach(prefix, i, item) {
@@ -386,8 +387,7 @@ static int compile_array(compiler *comp, api__node *node, const json_t *schema,
     if (read_count(comp, schema, "minItems", 0, &node->min) != 0) return -1;
     if (read_count(comp, schema, "maxItems", UINT32_MAX, &node->max) != 0) return -1;
     if (node->rest == API__NO_NODE && node->max > node->n_parts) node->max = node->n_parts;
-    return node->min > node->max ? wrong(comp, "an array that needs more items than it may have")
-                                 : 0;
+    return node->min > node->max ? wrong(comp, "an array requires more items than it allows") : 0;
 }
 
 static int add_property(compiler *comp, api__node *node, const char *key, uint16_t value) {
@@ -417,8 +417,10 @@ static int require(compiler *comp, api__node *node, const json_t *key, const jso
         if (node->names[i].len == n && memcmp(node->names[i].text, text, n) == 0) return 0;
     }
     if (node->rest == API__NO_NODE) {
-        return wrong(comp, "'%.80s' is required, but neither declared nor allowed as additional",
-                     text);
+        return wrong(
+            comp,
+            "'%.80s' is required, but not in properties and not allowed by additionalProperties",
+            text);
     }
     if (add_property(comp, node, text, node->rest) != 0) return -1;
     node->names[node->n_parts - 1].required = true;
@@ -447,7 +449,7 @@ static int compile_object(compiler *comp, api__node *node, const json_t *schema,
         return wrong(comp, "properties must be an object and required a list");
     }
     if (room > API__MAX_NAMES)
-        return wrong(comp, "an object of more than %d properties", API__MAX_NAMES);
+        return wrong(comp, "an object has more than %d properties", API__MAX_NAMES);
     node->names = arena_array(&comp->grammar->mem, room + 1, sizeof *node->names);
     node->sorted = arena_array(&comp->grammar->mem, room + 1, sizeof *node->sorted);
     if (!node->names || !node->sorted) return no_memory(comp);
@@ -473,7 +475,8 @@ static int compile_object(compiler *comp, api__node *node, const json_t *schema,
 
 static int start_alt(compiler *comp, api__node *node, size_t n) {
     if (n == 0 || n > API__MAX_ALTERNATIVES) {
-        return wrong(comp, "%zu alternatives (1 to %d are allowed)", n, API__MAX_ALTERNATIVES);
+        return wrong(comp, "a schema has %zu alternatives; 1 to %d are allowed", n,
+                     API__MAX_ALTERNATIVES);
     }
     node->kind = API__ALT;
     node->items = arena_array(&comp->grammar->mem, n, sizeof *node->items);

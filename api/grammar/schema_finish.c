@@ -6,7 +6,7 @@
 #include <string.h>
 
 static int too_many(const char *param, err *e) {
-    return err_set(e, ERR_BAD_PARAM, param, "%s: more than %d alternatives", param,
+    return err_set(e, ERR_BAD_PARAM, param, "%s: a schema has more than %d alternatives", param,
                    API__MAX_ALTERNATIVES);
 }
 
@@ -35,8 +35,7 @@ static int flatten(api__grammar *grammar, uint16_t id, const char *param, err *e
             stack[waiting++] = node->items[i];
     }
     if (rc == 0 && n == 0)
-        rc = err_set(e, ERR_BAD_PARAM, param, "%s: alternatives that lead only to themselves",
-                     param);
+        rc = err_set(e, ERR_BAD_PARAM, param, "%s: alternatives refer only to themselves", param);
     uint16_t *items = rc == 0 ? arena_array(&grammar->mem, n, sizeof *items) : NULL;
     if (rc == 0 && items == NULL)
         rc = err_set(e, ERR_NO_MEMORY, param, "%s: the schema is too large", param);
@@ -109,7 +108,7 @@ int api__grammar_finish(api__grammar *grammar, const char *param, err *e) {
     }
     if (grammar->nodes[grammar->root].need > API__MAX_STACK) {
         return err_set(e, ERR_BAD_PARAM, param,
-                       "%s: a schema that nothing fits within a depth of %d", param,
+                       "%s: no value with a depth of at most %d matches the schema", param,
                        API__MAX_STACK);
     }
     for (uint16_t i = 0; i < grammar->n_nodes; i++) {

@@ -73,7 +73,7 @@ ends 2 "go with --chat" $fathom tokenize --model "$dir/words" --json
 echo '{"messages":[{"role":"king"}]}' >"$dir/talk.json"
 ends 2 "messages[0].role must be" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json"
 rm "$dir/words/tokenizer_config.json"
-ends 2 "has no chat template; give --chat-template" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json"
+ends 2 "has no chat template; use --chat-template" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json"
 
 # A FIFO, socket, device or folder in the place of a file: the file is named, and nothing waits.
 put_fifo() { mkfifo "$1"; }

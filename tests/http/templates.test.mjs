@@ -81,8 +81,8 @@ test("what a template refuses is a 400 in its own words", async () => {
 test("odd values beside a model are warned of, and the server starts", async () => {
     const files = { "generation_config.json": '{"temperature":1e30,"top_k":-1,"eos_token_id":[99999,"x"]}', "tokenizer_config.json": '{"eos_token":7,"add_bos_token":"perhaps"}' };
     await withServer([], { model: folder(files) }, async (s) => {
-        assert.match(s.log, /warn generation_config.json: temperature must be between 0 and 2; it is left out/);
-        assert.match(s.log, /eos_token_id 99999 is no token of the model/);
+        assert.match(s.log, /warn generation_config.json: temperature must be between 0 and 2; the field is ignored/);
+        assert.match(s.log, /eos_token_id 99999 is outside the model/);
         assert.equal((await s.post("/v1/completions", { prompt: "In the", max_tokens: 2 })).status, 200);
     });
 });

@@ -328,7 +328,7 @@ static const struct {
      "0,2", NULL},
     /* The union of all, each once. */
     {CONFIG("4"), "{\"eos_token_id\":[2,2,7]}", TOKENS("<|endoftext|>") "}", "2,7,0",
-     "config.json: eos_token_id 4 is an ordinary word"},
+     "config.json: eos_token_id 4 is not a control token"},
     {CONFIG("0"), "{\"eos_token_id\":null}", TOKENS("<|im_end|>") "}", "2", NULL},
     {CONFIG("0"), "{}", "{}", "0", NULL},
     {CONFIG("[0,2]"), NULL, NULL, "0,2", NULL},
@@ -339,13 +339,13 @@ static const struct {
     {CONFIG("2048"), NULL, NULL, "", "config.json: eos_token_id 2048 is no token of the model"},
     {CONFIG("[65505,2]"), NULL, NULL, "2", "config.json: eos_token_id 65505 is no token"},
     {NULL, "{\"eos_token_id\":[99999,2]}", NULL, "2",
-     "generation_config.json: eos_token_id 99999 is no token of the model, which has 2048"},
-    {NULL, "{\"eos_token_id\":-1}", NULL, "", "eos_token_id -1 is no token"},
-    {NULL, "{\"eos_token_id\":99999999999999999999}", NULL, "", "eos_token_id 1e+20 is no token"},
+     "generation_config.json: eos_token_id 99999 is outside the model's vocabulary of 2048 tokens"},
+    {NULL, "{\"eos_token_id\":-1}", NULL, "", "eos_token_id -1 is outside"},
+    {NULL, "{\"eos_token_id\":99999999999999999999}", NULL, "", "eos_token_id 1e+20 is outside"},
     {CONFIG("0"), "{\"eos_token_id\":99999}", NULL, "0", "eos_token_id 99999"},
     /* An ordinary word is warned of; it counts where nothing else does. */
-    {CONFIG("70"), NULL, TOKENS("<|im_end|>") "}", "2", "eos_token_id 70 is an ordinary word"},
-    {CONFIG("70"), NULL, NULL, "70", "eos_token_id 70 is an ordinary word"},
+    {CONFIG("70"), NULL, TOKENS("<|im_end|>") "}", "2", "eos_token_id 70 is not a control token"},
+    {CONFIG("70"), NULL, NULL, "70", "eos_token_id 70 is not a control token"},
 };
 
 /* The folder becomes the demo model with the keys of `extra` in its config.json. 0 or -1. */

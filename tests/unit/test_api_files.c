@@ -30,7 +30,7 @@ static const struct {
     {"generation_config.json", "{\"eos_token_id\":{}}", "eos_token_id must be a token id"},
     {"generation_config.json", "{\"temperature\":1,\"temperature\":1}", "a key appears twice"},
     {"generation_config.json", "nonsense", "generation_config.json: not valid JSON"},
-    {"generation_config.json", "[]", "must hold a JSON object"},
+    {"generation_config.json", "[]", "must be a JSON object"},
     {"tokenizer_config.json", "{", "tokenizer_config.json: not valid JSON"},
     {"tokenizer_config.json", "7", "tokenizer_config.json"},
     {"tokenizer_config.json", "\"x\"", "tokenizer_config.json"},

@@ -128,8 +128,7 @@ static const struct {
      "",
      "turns",
      TALK,
-     "BAD_PARAM messages[0].role: messages[0].role is one that this model's chat template does not "
-     "have"},
+     "BAD_PARAM messages[0].role: messages[0].role is not supported by this model's chat template"},
     {{"<|user|>", "<|assistant|>", "<|end|>"},
      {0},
      "",
@@ -316,10 +315,10 @@ static const struct {
     {"{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
      OPEN(U("a") "," A("b")),
      "BAD_PARAM continue_final_message: continue_final_message: the chat template does not print "
-     "the last message, so it cannot be gone on with"},
+     "the last message, so it cannot be continued"},
     {"chatml", OPEN(U("a")),
-     "BAD_PARAM continue_final_message: continue_final_message needs a last "
-     "message of the assistant"},
+     "BAD_PARAM continue_final_message: continue_final_message requires "
+     "an assistant message at the end"},
 };
 
 Test(api_templates, a_last_message_that_is_gone_on_with_lacks_its_end) {
@@ -422,14 +421,15 @@ static const struct {
 } broken[] = {
     {"{\"chat_template\":\"{% for %}\"}", "tokenizer_config.json"},
     {"{\"chat_template\":\"{{ strange() }}\"}", "strange"},
-    {"{\"chat_template\":\"\"}", "prints no message of a user"},
-    {"{\"chat_template\":\"no messages\"}", "prints no message of a user"},
+    {"{\"chat_template\":\"\"}", "prints no user message"},
+    {"{\"chat_template\":\"no messages\"}", "prints no user message"},
     {"{\"chat_template\":\"{{ raise_exception('not today') }}\"}", "not today"},
     {"{\"chat_template\":\"{% for i in range(1000000000) %}{% endfor %}\"}", "too much work"},
-    {"{\"chat_template\":7}", "no text named default"},
-    {"{\"chat_template\":[]}", "no text named default"},
-    {"{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"}]}", "no text named default"},
-    {"{\"chat_template\":{\"default\":\"x\"}}", "no text named default"},
+    {"{\"chat_template\":7}", "no template named default"},
+    {"{\"chat_template\":[]}", "no template named default"},
+    {"{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"}]}",
+     "no template named default"},
+    {"{\"chat_template\":{\"default\":\"x\"}}", "no template named default"},
 };
 
 /* The folder opens with a warning that says so, chat is a 400 that says so, the rest is served. */
@@ -487,7 +487,7 @@ static const struct {
     {TALKS "\"end\":[\"<|no|>\",\"<|end|>\"]}", "<|no|>"},
     {TALKS "\"end\":[\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\"]}", "at most 8"},
     {TALKS "\"default_system\":5}", "default_system"},
-    {TALKS "\"default_system\":\"x\"}", "needs a system role"},
+    {TALKS "\"default_system\":\"x\"}", "requires a system role"},
     {TALKS "\"thinking\":true}", "thinking"},
     {TALKS "\"thinking\":{\"default\":1}}", "thinking"},
     {TALKS "\"thinking\":{\"on\":\"x\"}}", "on"},
