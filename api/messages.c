@@ -392,7 +392,8 @@ static int check_list(const reading *reader, const json_t *list, const api__turn
     if (api__template_broken(ctx->template)) {
         return err_set(
             reader->error, ERR_UNSUPPORTED, reader->list,
-            "this model's chat template cannot be used: %s. To replace it, start the server with "
+            "this model's chat template cannot be used: %.200s. To replace it, start the server "
+            "with "
             "--chat-template FILE|NAME or add chat_template.fathom.json to the model's folder",
             api__template_broken(ctx->template));
     }

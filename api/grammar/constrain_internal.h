@@ -1,8 +1,8 @@
 /* constrain_internal.h - answers that must match a JSON Schema, byte by byte.
  *
- * A schema becomes a grammar (schema.c). A grammar drives an automaton over bytes (constrain.c,
- * stacks.c). A constraint turns the automaton's state into a mask over a tokenizer's vocabulary for
- * the sampler (constrain_mask.c).
+ * A schema becomes a grammar (grammar.c, schema.c). A grammar drives an automaton over bytes
+ * (constrain.c, stacks.c). A constraint turns the automaton's state into a mask over a tokenizer's
+ * vocabulary for the sampler (constrain_mask.c).
  *
  * Supported JSON Schema; any other keyword is refused by name:
  * - type (one or a list), enum, const, anyOf, oneOf (read as anyOf), allOf with one schema, $ref
@@ -112,6 +112,10 @@ int api__grammar_compile(api__grammar **out, const json_t *schema, const char *p
  * checked list; only is the one name allowed, or NULL. */
 int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
                                const char *param, err *e) WARN_UNUSED;
+/* Compiles a schema. calls: those of its parts that are function calls, whose properties are
+ * schemas with $refs of their own; or NULL. */
+int api__grammar_compile_schema(api__grammar **out, const json_t *schema, const json_t *calls,
+                                const char *param, err *e) WARN_UNUSED;
 /* Flattens alternatives and computes `need` of each node. */
 int api__grammar_finish(api__grammar *grammar, const char *param, err *e) WARN_UNUSED;
 void api__grammar_free(api__grammar *grammar); /* grammar may be NULL */

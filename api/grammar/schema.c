@@ -5,7 +5,6 @@
 #include "api/grammar/constrain_internal.h"
 #include "base/size.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,6 +34,7 @@ typedef struct {
 } compiler;
 
 enum { MOST_FOLLOWED = 1 << 20 };
+static const int64_t most_ranged = 99999999999999; /* API__RANGED_DIGITS nines */
 
 static int wrong(compiler *comp, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static int wrong(compiler *comp, const char *fmt, ...) {
@@ -250,11 +250,10 @@ static int read_count(compiler *comp, const json_t *schema, const char *key, uin
 static int read_bound(compiler *comp, const json_t *schema, const char *key, bool low, int64_t step,
                       int64_t *bound) {
     const json_t *value = json_object_get(schema, key);
-    const int64_t limit = 100000000000000; /* 10 to the power of API__RANGED_DIGITS */
     if (value == NULL) return 0;
     if (!json_is_integer(value)) return unsupported(comp, key, " unless it is an integer");
     int64_t n = json_integer_value(value);
-    n = n >= limit ? limit - 1 : n <= -limit ? 1 - limit : n;
+    n = n > most_ranged ? most_ranged : n < -most_ranged ? -most_ranged : n;
     n += step;
     if (low) *bound = n > *bound ? n : *bound;
     else *bound = n < *bound ? n : *bound;
@@ -336,11 +335,10 @@ static int compile_words(compiler *comp, api__node *node, uint8_t types) {
 static int compile_number(compiler *comp, api__node *node, const json_t *schema, uint8_t type) {
     static const char *const bounds[] = {"minimum", "exclusiveMinimum", "maximum",
                                          "exclusiveMaximum"};
-    const int64_t limit = 100000000000000 - 1;
     node->kind = API__NUMBER;
     node->integer = type == T_INTEGER;
-    node->low = -limit;
-    node->high = limit;
+    node->low = -most_ranged;
+    node->high = most_ranged;
     for (size_t i = 0; i < ARRAY_LEN(bounds); i++) {
         if (!json_object_get(schema, bounds[i])) continue;
         if (!node->integer)
@@ -561,8 +559,8 @@ static int add_builtins(compiler *comp) {
     return compile_words(comp, &nodes[API__NODE_WORD], T_NULL | T_BOOLEAN);
 }
 
-static int compile(api__grammar **out, const json_t *schema, const json_t *calls, const char *param,
-                   err *e) {
+int api__grammar_compile_schema(api__grammar **out, const json_t *schema, const json_t *calls,
+                                const char *param, err *e) {
     *out = NULL;
     compiler comp = {.param = param, .error = e, .calls = calls};
     int rc = -1;
@@ -591,46 +589,4 @@ end:
     if (rc == 0) *out = comp.grammar;
     else api__grammar_free(comp.grammar);
     return rc;
-}
-
-int api__grammar_compile(api__grammar **out, const json_t *schema, const char *param, err *e) {
-    return compile(out, schema, NULL, param, e);
-}
-
-static json_t *call_schema(const json_t *function) {
-    json_t *parameters = json_incref(json_object_get(function, "parameters"));
-    if (parameters == NULL) {
-        parameters = json_pack("{s:s, s:b}", "type", "object", "additionalProperties", 0);
-    }
-    /* json_pack fails if a part is NULL. */
-    return json_pack("{s:s, s:{s:{s:O}, s:o}, s:[s,s], s:b}", "type", "object", "properties",
-                     "name", "const", json_object_get(function, "name"), "arguments", parameters,
-                     "required", "name", "arguments", "additionalProperties", 0);
-}
-
-int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
-                               const char *param, err *e) {
-    json_t *calls = json_array(), *schema = json_pack("{s:O}", "anyOf", calls);
-    const json_t *tool;
-    size_t i;
-    int rc = calls && schema ? 0 : -1;
-    *out = NULL;
-    json_array_foreach(tools, i, tool) {
-        const json_t *function = json_object_get(tool, "function");
-        const char *name = json_string_value(json_object_get(function, "name"));
-        if (name == NULL || (only && strcmp(only, name) != 0)) continue;
-        if (json_array_append_new(calls, call_schema(function)) != 0) rc = -1;
-    }
-    if (rc != 0) err_set(e, ERR_NO_MEMORY, param, "out of memory for the tools");
-    else rc = compile(out, schema, calls, param, e);
-    json_decref(schema);
-    json_decref(calls);
-    return rc;
-}
-
-void api__grammar_free(api__grammar *grammar) {
-    if (grammar == NULL) return;
-    arena_deinit(&grammar->mem);
-    free(grammar->nodes);
-    free(grammar);
 }
