@@ -180,10 +180,10 @@ static bool full(const buf *out, size_t end) {
 typedef struct {
     const char *open, *close; /* written around one text */
     /* Writes one id; first: it is the first of its text. */
-    void (*id)(buf *out, api_listing *l, uint32_t id, bool first);
+    void (*id)(buf *out, api_listing *listing, uint32_t id, bool first);
     /* Or writes several ids at once, within first..end, and advances listing->id. */
-    void (*some)(buf *out, api_listing *l, size_t first, size_t end);
-    void (*finish)(buf *out, api_listing *l); /* called before close; may be NULL */
+    void (*some)(buf *out, api_listing *listing, size_t first, size_t end);
+    void (*finish)(buf *out, api_listing *listing); /* called before close; may be NULL */
 } shape;
 
 /* Writes all texts in one shape; several texts stand in brackets. */

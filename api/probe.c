@@ -140,7 +140,7 @@ static int keep_marker(trying *probe) {
 }
 
 /* True if the template prints the marker of another role, such as <|tool|>, but the vocabulary
- * lacks it. The model would see plain text without meaning to it. */
+ * lacks it. The model would see plain text that it was not trained on. */
 static int lacks_marker(trying *probe, const char *role, bool *lacks) {
     buf like = {0};
     uint32_t id;

@@ -217,7 +217,8 @@ static void *fit(void *list, uint32_t *cap, size_t n, size_t item_bytes) {
     return less;
 }
 
-/* Frees spare room: a finished choice may wait long for the other choices and for its reader. */
+/* Frees spare room, because a finished choice may wait long for the other choices and for its
+ * reader. */
 static void give_back_room(const api_reply *reply, api__choice *choice) {
     choice->tokens =
         fit(choice->tokens, &choice->cap_tokens, choice->n_tokens, sizeof *choice->tokens);

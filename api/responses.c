@@ -77,9 +77,9 @@ static void echo_json(buf *out, const char *key, const json_t *value, const char
     else buf_puts(out, absent);
 }
 
-static void echo_string(buf *out, const char *key, const char *s) {
+static void echo_string(buf *out, const char *key, const char *text) {
     buf_printf(out, ",\"%s\":", key);
-    if (s) buf_json_text(out, s);
+    if (text) buf_json_text(out, text);
     else buf_puts(out, "null");
 }
 

@@ -4,7 +4,7 @@
 typedef struct {
     unsigned status;
     const char *type, *code; /* code may be NULL */
-    bool own_words;          /* show the error's message; otherwise the text of its code */
+    bool show_message;       /* show the error's message; otherwise the text of its code */
 } row;
 
 /* ERR_BUSY is 503, because 429 is for limits per API key. */
@@ -57,8 +57,8 @@ void api_error_body(buf *out, const err *e) {
         type = "invalid_request_error";
         code = "model_not_found";
     }
-    error_object(out, found->own_words && e->msg[0] ? e->msg : err_text(e->code), type,
-                 found->own_words ? e->param : NULL, code);
+    error_object(out, found->show_message && e->msg[0] ? e->msg : err_text(e->code), type,
+                 found->show_message ? e->param : NULL, code);
     if (e->code == ERR_TOO_LONG && e->limit > 0) {
         buf_printf(out, ",\"n_prompt_tokens\":%llu,\"n_ctx\":%llu", (unsigned long long)e->have,
                    (unsigned long long)e->limit);

@@ -117,8 +117,8 @@ static int hex(uint8_t byte) {
     return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
 }
 
-/* Reads one digit of \uXXXX. Refuses a prefix of only half surrogate pairs or U+0000, so no text
- * ends in a dead end. */
+/* Reads one digit of \uXXXX. Refuses a prefix that can only become U+0000 or half a surrogate pair,
+ * so that no text runs into a dead end. */
 static bool hex_digit(api__frame *frame, uint8_t byte, bool low) {
     int digit = hex(byte);
     if (digit < 0) return false;
@@ -190,8 +190,7 @@ static bool covers(const api__automaton *machine, const api__frame *x, const api
     return needs_x <= needs_y && room_x >= room_y;
 }
 
-static bool is_string(const api__automaton *machine,
-                      uint16_t top) { /* one after its opening quote */
+static bool is_string(const api__automaton *machine, uint16_t top) { /* has begun */
     const api__frame *frame = &machine->pool[top];
     return top && machine->grammar->nodes[frame->node].kind == API__STRING &&
            frame->sub != NOT_BEGUN;

@@ -39,7 +39,7 @@ enum {
     API__MAX_NODES = 2048,
     API__MAX_ALTERNATIVES = 32,
     API__MAX_NAMES = 512, /* properties of an object, or values of an enum */
-    API__MAX_NAME_BYTES_G = 4096,
+    API__MAX_TEXT_BYTES = 4096,
     API__MAX_BLANKS = 24,
     API__INT_DIGITS = 15,
     API__RANGED_DIGITS = 14,
@@ -58,7 +58,7 @@ typedef enum {
     API__NUMBER,
     API__ENUM,
     API__ALT
-} api__kind;
+} api__node_kind;
 
 /* Every grammar begins with these nodes; 0 is any JSON value. */
 enum {
@@ -80,7 +80,7 @@ typedef struct {
 } api__name;
 
 typedef struct {
-    uint8_t kind; /* api__kind */
+    uint8_t kind; /* api__node_kind */
     uint8_t need; /* stack depth of the smallest value; above API__MAX_STACK: no value fits */
     bool integer, ranged;
     uint16_t n_parts;  /* names or items */

@@ -117,7 +117,7 @@ static int trie_build(trie *tree, const entry *list, size_t n, bool by_place) {
     return 0;
 }
 
-/* Lists all tokens of plain text, sorted by bytes. */
+/* Lists all tokens that a text may contain, sorted by bytes. */
 static size_t list_tokens(api__vocab *vocab, entry *list) {
     size_t n = 0, len;
     for (uint32_t id = 0; id < vocab->n_tokens; id++) {
@@ -290,8 +290,8 @@ static void allow(api__workspace *work, const endings *ends, uint32_t token, uin
     work->making.fuel += (ends->last[token] - token) / 16;
 }
 
-/* True if plain characters only add to the count of a string, or change nothing in a key unlike all
- * declared ones. */
+/* True if plain characters only add to the count of a string, or change nothing in a key that
+ * differs from all declared ones. */
 static bool only_counts(const api__workspace *work, uint16_t top) {
     const api__frame *frame = &work->making.pool[top];
     return work->making.grammar->nodes[frame->node].kind == API__STRING ||
@@ -364,8 +364,8 @@ static bool walk(api__workspace *work, const trie *tree, const api__readings *st
     return walk_nodes(work, tree, NULL, start, limit, words);
 }
 
-/* For states with counting as the only effect of plain characters: adds the irregular tokens, by
- * their number of leading plain characters. */
+/* Adds the irregular tokens, by their number of leading plain characters, in states where plain
+ * characters only count. */
 static bool walk_counted(api__workspace *work, const api__readings *now, uint64_t limit,
                          uint64_t *words) {
     api__readings at = *now, next;

@@ -268,8 +268,8 @@ static int write_value(compiler *comp, const json_t *value, bool bare, api__name
     if (text == NULL) return no_memory(comp);
     size_t n = strlen(text), skip = bare ? 1 : 0;
     int rc = 0;
-    if (n > API__MAX_NAME_BYTES_G) {
-        rc = wrong(comp, "a name or value has more than %d bytes", API__MAX_NAME_BYTES_G);
+    if (n > API__MAX_TEXT_BYTES) {
+        rc = wrong(comp, "a name or value has more than %d bytes", API__MAX_TEXT_BYTES);
     } else {
         out->text = arena_strndup(&comp->grammar->mem, text + skip, n - 2 * skip);
         out->len = (uint16_t)(n - 2 * skip);

@@ -30,13 +30,14 @@ void api__automaton_deinit(api__automaton *machine) {
 }
 
 static uint16_t *bucket_of(api__automaton *machine, const api__frame *frame) {
-    uint64_t x, y;
-    uint32_t z;
-    _Static_assert(sizeof *frame == sizeof x + sizeof y + sizeof z, "no byte may be left out");
-    memcpy(&x, frame, sizeof x);
-    memcpy(&y, (const char *)frame + sizeof x, sizeof y);
-    memcpy(&z, (const char *)frame + sizeof x + sizeof y, sizeof z);
-    uint64_t hash = ((x * HASH_STEP ^ y) * HASH_STEP ^ z) * HASH_STEP;
+    uint64_t head, middle;
+    uint32_t tail;
+    _Static_assert(sizeof *frame == sizeof head + sizeof middle + sizeof tail,
+                   "no byte may be left out");
+    memcpy(&head, frame, sizeof head);
+    memcpy(&middle, (const char *)frame + sizeof head, sizeof middle);
+    memcpy(&tail, (const char *)frame + sizeof head + sizeof middle, sizeof tail);
+    uint64_t hash = ((head * HASH_STEP ^ middle) * HASH_STEP ^ tail) * HASH_STEP;
     return &machine->bucket[hash >> 32 & (API__BUCKETS - 1)];
 }
 
