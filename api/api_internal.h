@@ -271,6 +271,7 @@ extern const size_t api__n_fields;
 int api__bad_param(err *e, const char *param, const char *rule);
 /* Reads the known fields of one kind. Strings and json_t are borrowed from root. */
 int api__read_fields(api__values *out, api_kind kind, json_t *root, err *e) WARN_UNUSED;
+const json_t *api__member(const json_t *root, const char *key); /* NULL: absent or null */
 /* Read a member of an object inside the body; `param` is its full name. An absent or null member
  * leaves *out unchanged. */
 int api__read_bool(const json_t *value, const char *param, bool *out, err *e) WARN_UNUSED;

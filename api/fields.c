@@ -112,6 +112,11 @@ int api__bad_param(err *e, const char *param, const char *rule) {
     return err_set(e, ERR_BAD_PARAM, param, "%s %s", param, rule);
 }
 
+const json_t *api__member(const json_t *root, const char *key) {
+    const json_t *value = json_object_get(root, key);
+    return json_is_null(value) ? NULL : value;
+}
+
 int api__read_bool(const json_t *value, const char *param, bool *out, err *e) {
     if (value == NULL || json_is_null(value)) return 0;
     if (!json_is_boolean(value))

@@ -28,11 +28,6 @@ struct api_listing {
 
 /* ---- reading: shared by both routes ---- */
 
-static const json_t *member(const json_t *root, const char *key) {
-    const json_t *value = json_object_get(root, key);
-    return json_is_null(value) ? NULL : value;
-}
-
 static int needs_tokenizer(const api_context *ctx, err *e) {
     if (ctx->opts.tokenizer) return 0;
     return api__no_tokenizer(ctx, NULL, "it only accepts and returns token ids", e);
@@ -115,17 +110,18 @@ static int read_tokenize(api_listing *listing, const json_t *root, err *e) {
     const api_context *ctx = listing->ctx;
     const char *model = NULL;
     if (needs_tokenizer(ctx, e) != 0 || api__read_model(ctx, root, &model, e) != 0) return -1;
-    const json_t *prompt = member(root, "prompt"), *content = member(root, "content");
-    const json_t *messages = member(root, "messages");
+    const json_t *prompt = api__member(root, "prompt"), *content = api__member(root, "content");
+    const json_t *messages = api__member(root, "messages");
     bool special = ctx->add_bos, llama = false;
-    if (api__read_bool(member(root, "add_special_tokens"), "add_special_tokens", &special, e) != 0)
+    if (api__read_bool(api__member(root, "add_special_tokens"), "add_special_tokens", &special,
+                       e) != 0)
         return -1;
-    if (api__read_bool(member(root, "add_special"), "add_special", &llama, e) != 0) return -1;
+    if (api__read_bool(api__member(root, "add_special"), "add_special", &llama, e) != 0) return -1;
     bool bos = ctx->add_bos && (content && !prompt ? llama : special);
-    if (api__read_bool(member(root, "return_token_strs"), "return_token_strs", &listing->strs, e) !=
-        0)
+    if (api__read_bool(api__member(root, "return_token_strs"), "return_token_strs", &listing->strs,
+                       e) != 0)
         return -1;
-    if (api__read_bool(member(root, "with_pieces"), "with_pieces", &listing->pieces, e) != 0)
+    if (api__read_bool(api__member(root, "with_pieces"), "with_pieces", &listing->pieces, e) != 0)
         return -1;
     if (messages) return add_messages(listing, root, e);
     if (prompt) return add_texts(listing, prompt, bos, "prompt", e);
@@ -150,7 +146,7 @@ static int add_ids(api_listing *listing, const json_t *ids, err *e) {
 
 static int read_detokenize(api_listing *listing, const json_t *root, err *e) {
     const char *model;
-    const json_t *tokens = member(root, "tokens");
+    const json_t *tokens = api__member(root, "tokens");
     if (needs_tokenizer(listing->ctx, e) != 0 ||
         api__read_model(listing->ctx, root, &model, e) != 0)
         return -1;
@@ -158,7 +154,7 @@ static int read_detokenize(api_listing *listing, const json_t *root, err *e) {
         return err_set(e, ERR_BAD_PARAM, "tokens", "tokens %s",
                        tokens ? "must be a list of token ids" : "is missing");
     }
-    if (api__read_bool(member(root, "skip_special_tokens"), "skip_special_tokens",
+    if (api__read_bool(api__member(root, "skip_special_tokens"), "skip_special_tokens",
                        &listing->skip_special, e) != 0) {
         return -1;
     }

@@ -183,15 +183,11 @@ static int result_as_user(const reading *reader, api__message *out) {
     return keep_text(reader, &text, out);
 }
 
-static const json_t *member(const json_t *root, const char *key) {
-    const json_t *value = json_object_get(root, key);
-    return json_is_null(value) ? NULL : value;
-}
-
 static int read_message(const reading *reader, const json_t *value, size_t i, api__message *out) {
     if (!json_is_object(value)) return bad(reader, ERR_BAD_PARAM, i, "", "must be an object");
     if (read_role(reader, json_object_get(value, "role"), i, &out->role) != 0) return -1;
-    const json_t *content = member(value, "content"), *calls = member(value, "tool_calls");
+    const json_t *content = api__member(value, "content"),
+                 *calls = api__member(value, "tool_calls");
     if (calls && out->role != API__ASSISTANT) {
         return bad(reader, ERR_BAD_PARAM, i, "tool_calls", "is only allowed in assistant messages");
     }
@@ -239,7 +235,7 @@ static int read_result_item(const reading *reader, const json_t *value, size_t i
 }
 
 static int read_item(const reading *reader, const json_t *value, size_t i, api__message *out) {
-    const json_t *type = member(value, "type");
+    const json_t *type = api__member(value, "type");
     const char *name = type ? json_c_string(type) : "message";
     if (!json_is_object(value)) return bad(reader, ERR_BAD_PARAM, i, "", "must be an object");
     if (name == NULL) return bad(reader, ERR_BAD_PARAM, i, "type", "must be a string");
@@ -428,8 +424,8 @@ int api__turns_to_ids(const api_context *ctx, const json_t *list, const api__tur
 int api__body_to_ids(const api_context *ctx, const json_t *root, bool soon, jinja_output *text,
                      token_ids *out, err *e) {
     api__turns turns = {
-        .generation = true, .soon = soon, .kwargs = member(root, "chat_template_kwargs")};
-    const json_t *tools = member(root, "tools");
+        .generation = true, .soon = soon, .kwargs = api__member(root, "chat_template_kwargs")};
+    const json_t *tools = api__member(root, "tools");
     const char **names;
     json_t *list = NULL;
     arena mem;
