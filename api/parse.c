@@ -314,8 +314,8 @@ static int read_limits(api_request *req, const api_context *ctx, const api__valu
         all += one->max_tokens;
         req->prompt_tokens += one->n_ids;
         if (fields->min_tokens != API__NO_INT && fields->min_tokens > one->max_tokens) {
-            return err_set(e, ERR_BAD_PARAM, "min_tokens",
-                           "min_tokens may not exceed max_tokens (%u)", one->max_tokens);
+            return err_set(e, ERR_BAD_PARAM, "min_tokens", "min_tokens may not exceed %s (%u)",
+                           field, one->max_tokens);
         }
     }
     if (fields->min_tokens != API__NO_INT) req->min_tokens = (uint32_t)fields->min_tokens;
