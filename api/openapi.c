@@ -31,7 +31,7 @@ typedef struct {
 #define KWARGS "{\"type\":\"object\",\"maxProperties\":64}"
 
 static const word words[] = {
-    {"model", "Name of the model, as listed by /v1/models.", NULL},
+    {"model", "Name of the model, as listed by /v1/models. Default: the served model.", NULL},
     {"prompt",
      "Prompts to complete: a string, a list of strings, a list of token ids, or a list of lists of "
      "token ids.",
@@ -244,8 +244,8 @@ static void write_field(buf *out, const api__field *field) {
 
 static void write_body_schema(buf *out, const char *name, api_kind kind, const char *required) {
     bool first = true;
-    buf_printf(out, "\"%s\":{\"type\":\"object\",\"required\":[\"model\",\"%s\"],\"properties\":{",
-               name, required);
+    buf_printf(out, "\"%s\":{\"type\":\"object\",\"required\":[\"%s\"],\"properties\":{", name,
+               required);
     for (size_t i = 0; i < api__n_fields; i++) {
         const api__field *field = &api__fields[i];
         if ((field->kinds & (1u << kind)) == 0 || field->unsupported) continue;

@@ -144,8 +144,12 @@ Test(api_routes, the_openapi_document_is_in_step_with_the_field_table) {
         }
     }
     for (int kind = 0; kind < 3; kind++) { /* and nothing else is promised */
+        static const char *const inputs[] = {"prompt", "messages", "input"};
         const char *name;
         json_t *v;
+        const json_t *needed = json_object_get(json_object_get(all, schemas[kind]), "required");
+        cr_expect_eq(json_array_size(needed), 1, "one model is served, so its name is optional");
+        cr_expect_str_eq(json_string_value(json_array_get(needed, 0)), inputs[kind]);
         json_object_foreach(json_object_get(json_object_get(all, schemas[kind]), "properties"),
                             name, v) {
             bool known = false;
