@@ -54,8 +54,8 @@ static const word words[] = {
      NULL},
     {"best_of", "Must equal n; answers are not ranked.", NULL},
     {"seed",
-     "Seed for sampling. Requests with the same seed and parameters sample the same tokens. "
-     "Default: random.",
+     "Seed for sampling. The same request with the same seed gives the same tokens (on CUDA: with "
+     "--kernels bf16-invariant only). Default: random.",
      NULL},
     {"stop",
      "Up to 4 strings of 1 to 64 bytes. The first one that is generated ends the answer and is "

@@ -112,8 +112,8 @@ int api__grammar_compile(api__grammar **out, const json_t *schema, const char *p
  * checked list; only is the one name allowed, or NULL. */
 int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
                                const char *param, err *e) WARN_UNUSED;
-/* Compiles a schema. calls: those of its parts that are function calls, whose properties are
- * schemas with $refs of their own; or NULL. */
+/* Compiles a schema. calls: its parts for function calls, or NULL; in them every property has $refs
+ * of its own. */
 int api__grammar_compile_schema(api__grammar **out, const json_t *schema, const json_t *calls,
                                 const char *param, err *e) WARN_UNUSED;
 /* Flattens alternatives and computes `need` of each node. */
