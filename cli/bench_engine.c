@@ -39,13 +39,15 @@ static int parse_sizes(bench *b, const char *text, err *e) {
         unsigned long n = strtoul(at, &end, 10);
         if (end == at || n < 1 || n > 65536 || b->n_sizes == BE_MAX_SIZES ||
             (*end && *end != ',')) {
-            return err_set(e, ERR_USAGE, "--sequences",
-                           "'%s': expected up to %d numbers with commas", text, BE_MAX_SIZES);
+            return err_set(
+                e, ERR_USAGE, "--sequences",
+                "--sequences '%s': expected up to %d numbers from 1 to 65536, separated by commas",
+                text, BE_MAX_SIZES);
         }
         b->sizes[b->n_sizes++] = (uint32_t)n;
         at = *end ? end + 1 : end;
     }
-    return b->n_sizes ? 0 : err_set(e, ERR_USAGE, "--sequences", "no number given");
+    return b->n_sizes ? 0 : err_set(e, ERR_USAGE, "--sequences", "--sequences names no number");
 }
 
 static bool listed(const char *list, const char *name) {
@@ -68,8 +70,8 @@ static int parse_modes(bench *b, const char *list, err *e) {
         }
     }
     if (list && b->n_modes == 1 && !listed(list, "full")) {
-        return err_set(e, ERR_USAGE, "--modes", "'%s' names none of full, lockstep, depthwise",
-                       list);
+        return err_set(e, ERR_USAGE, "--modes",
+                       "--modes '%s' names none of full, lockstep, depthwise", list);
     }
     return 0;
 }
@@ -202,9 +204,10 @@ static int run_bench(const runtime *r, const runtime_opts *ro, const options *o,
     b->load.output_tokens = (uint32_t)o->output_tokens;
     uint64_t longest = (o->prompt_tokens + o->output_tokens) * 3 / 2 + 2;
     if (longest > model_plan_of(r->model)->max_seq_len) {
-        return err_set(e, ERR_USAGE, "--prompt-tokens",
-                       "prompts and outputs of up to %llu tokens exceed the context of %u",
-                       (unsigned long long)longest, model_plan_of(r->model)->max_seq_len);
+        return err_set(
+            e, ERR_USAGE, "--prompt-tokens",
+            "prompts and outputs of up to %llu tokens exceed the model's context of %u tokens",
+            (unsigned long long)longest, model_plan_of(r->model)->max_seq_len);
     }
     size_t n = b->n_sizes * b->n_modes;
     b->runs = array_new(n * b->repeat, sizeof *b->runs);
@@ -226,34 +229,39 @@ int cmd_bench_engine(int argc, char **argv) {
     const opt_row table[] = {
         ENGINE_OPTIONS(&ro),
         {"--sequences", OPT_TEXT, &o.sequences, "N,N",
-         "numbers of sequences to keep in flight, one after another (default 8,32,64)", 0, 0,
+         "sequences that run at once; one measurement for each number (default 8,32,64)", 0, 0,
          false},
-        {"--prompt-tokens", OPT_UINT, &o.prompt_tokens, "N", "mean prompt length (default 64)", 1,
-         1e6, false},
-        {"--output-tokens", OPT_UINT, &o.output_tokens, "N", "mean output length (default 48)", 1,
-         1e6, false},
+        {"--prompt-tokens", OPT_UINT, &o.prompt_tokens, "N", "mean tokens of a prompt (default 64)",
+         1, 1e6, false},
+        {"--output-tokens", OPT_UINT, &o.output_tokens, "N",
+         "mean tokens of an output (default 48)", 1, 1e6, false},
         {"--repeat", OPT_UINT, &o.repeat, "N",
-         "runs of every mode, alternating; the report gives medians (default 3)", 1, BE_MAX_REPEAT,
-         false},
+         "runs of each mode, taken in turns; the report gives medians (default 3)", 1,
+         BE_MAX_REPEAT, false},
         {"--seed", OPT_UINT, &o.seed, "N", "seed of prompts, lengths and sampling (default 1)", 0,
          9e18, false},
         {"--modes", OPT_TEXT, &o.modes, "LIST",
-         "modes to run: full, lockstep, depthwise, each with both policies, or as depthwise/last "
-         "(default: all)",
+         "modes to run, with commas: full, lockstep or depthwise with both policies, or one pair "
+         "as depthwise/last (default: all)",
          0, 0, false},
         {"--temperature", OPT_REAL, &o.temperature, "X", "sampling temperature (default 1)", 0, 2,
          false},
-        {"--top-p", OPT_REAL, &o.top_p, "X", "top_p of the sampler (default 1)", 1e-3, 1, false},
+        {"--top-p", OPT_REAL, &o.top_p, "X",
+         "sample from the likeliest tokens that together hold probability X; 1: from all (default "
+         "1)",
+         1e-3, 1, false},
         {"--clock", OPT_CHOICE, &o.clock, "wall|cpu",
-         "what to time by; cpu: this process's CPU time, for a machine that others use, with "
-         "--threads 1 (default wall)",
+         "clock to measure with; cpu: CPU time of this process, for a machine with other load, "
+         "needs --threads 1 (default wall)",
          0, 0, false},
-        {"--json", OPT_FLAG, &o.json, NULL, "print JSON; the text goes to stderr", 0, 0, false},
-        {"--plot", OPT_TEXT, &o.plot, "FILE", "also draw FILE.svg or FILE.png (needs gnuplot)", 0,
-         0, false},
+        {"--json", OPT_FLAG, &o.json, NULL, "print JSON to stdout and the text to stderr", 0, 0,
+         false},
+        {"--plot", OPT_TEXT, &o.plot, "FILE",
+         "also draw the results into FILE, which ends in .svg or .png (needs gnuplot)", 0, 0,
+         false},
     };
     const opt_command command = {
-        "bench engine", "batching modes and policies side by side, without HTTP",
+        "bench engine", "measures batching modes and policies side by side, without HTTP",
         "fathom bench engine --model models/demo --sequences 8,32 --repeat 3", table,
         ARRAY_LEN(table)};
     int c = opt_parse(&command, argc, argv);
@@ -264,7 +272,7 @@ int cmd_bench_engine(int argc, char **argv) {
         (be_load){.seed = o.seed, .temperature = (float)o.temperature, .top_p = (float)o.top_p};
     b.load.cpu_clock = o.clock && strcmp(o.clock, "cpu") == 0;
     if (b.load.cpu_clock && ro.threads != 1) {
-        fprintf(stderr, "fathom bench engine: --clock cpu goes with --threads 1\n");
+        fprintf(stderr, "fathom bench engine: --clock cpu needs --threads 1\n");
         return EXIT_USAGE;
     }
     if (parse_sizes(&b, o.sequences, &e) != 0 || parse_modes(&b, o.modes, &e) != 0)

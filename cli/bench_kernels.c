@@ -38,28 +38,32 @@ int cmd_bench_kernels(int argc, char **argv) {
     uint64_t threads = 0, rows = 0;
     printer p = {0};
     const opt_row options[] = {
-        {"--model", OPT_TEXT, &model, "DIR", "also measure the stages of this model", 0, 0, false},
+        {"--model", OPT_TEXT, &model, "DIR", "also measure the stages of the model in this folder",
+         0, 0, false},
         {"--threads", OPT_UINT, &threads, "N",
-         "compute threads (default: one per core, fewer where a container's quota is less)", 1, 512,
-         false},
+         "compute threads (default: one per core, or as many as the container's CPU quota pays "
+         "for)",
+         1, 512, false},
         {"--kernels", OPT_CHOICE, &kernels, "auto|avx512|avx2|portable",
-         "code path (default: the fastest measured)", 0, 0, false},
-        {"--kv-dtype", OPT_CHOICE, &cache, "f32|bf16", "precision of the cache (default f32)", 0, 0,
-         false},
+         "compute kernels (default: the fastest measured)", 0, 0, false},
+        {"--kv-dtype", OPT_CHOICE, &cache, "f32|bf16",
+         "number format of the key/value cache (default f32)", 0, 0, false},
         {"--weights", OPT_CHOICE, &weights, "auto|int8",
-         "large matrices as stored or in 8 bits (default auto: as stored)", 0, 0, false},
+         "format of large matrices in memory (default auto: as stored)", 0, 0, false},
         {"--what", OPT_TEXT, &only, "NAME",
-         "measure only probe, gemm, attention, feed-forward, recurrent step, recurrent prompt, "
-         "coda "
-         "and head; or forms, the two forms of a prompt's attention (default: all but forms)",
+         "measure one of: probe, gemm, attention, feed-forward, recurrent step, recurrent prompt, "
+         "coda and head, forms (the two ways to compute a prompt's attention) (default: all but "
+         "forms)",
          0, 0, false},
         {"--rows", OPT_UINT, &rows, "N",
-         "measure only 1, 8, 32 or 128 rows; forms: 128, 256 or 512 (default: all)", 1, 512, false},
+         "measure one number of rows only: 1, 8, 32 or 128; with --what forms: 128, 256 or 512 "
+         "(default: all)",
+         1, 512, false},
         {"--json", OPT_FLAG, &p.json, NULL, "print JSON instead of a table", 0, 0, false},
     };
-    const opt_command command = {"bench kernels", "the CPU kernels beside what the machine allows",
-                                 "fathom bench kernels --model models/demo", options,
-                                 ARRAY_LEN(options)};
+    const opt_command command = {
+        "bench kernels", "measures the CPU kernels beside the limits of the machine",
+        "fathom bench kernels --model models/demo", options, ARRAY_LEN(options)};
     int rc = opt_parse(&command, argc, argv);
     if (rc != 0) return rc > 0 ? 0 : EXIT_USAGE;
     err e = {0};

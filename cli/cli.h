@@ -23,26 +23,26 @@ int cmd_bench_kernels(int argc, char **argv);
 /* clang-format off */
 #define ENGINE_OPTIONS(o) \
     {"--model", OPT_TEXT, &(o)->model, "DIR", "model folder", 0, 0, true}, \
-    {"--no-tokenizer", OPT_FLAG, &(o)->no_tokenizer, NULL, "leave the folder's tokenizer alone: token ids only, no text", 0, 0, false}, \
-    {"--device", OPT_CHOICE, &(o)->device, "auto|cpu|cuda|fake", "where to run (default auto: CUDA if there is one); fake computes nothing, for load tests", 0, 0, false}, \
-    {"--threads", OPT_UINT, &(o)->threads, "N", "compute threads (default: one per core, fewer where a container's quota is less)", 1, 1024, false}, \
-    {"--max-loops", OPT_UINT, &(o)->max_loops, "N", "most loops of a token (default: the model's)", 1, PLAN_MAX_LOOPS, false}, \
-    {"--prompt-min-loops", OPT_UINT, &(o)->prompt_min_loops, "N", "fewest loops of a prompt token (default: 1; Ouro with --halted-kv last: all)", 1, PLAN_MAX_LOOPS, false}, \
-    {"--exit-rule", OPT_CHOICE, &(o)->exit_rule, "act|hazard|latent-diff|cosine|fixed", "when a token leaves the loop (default: the model's rule)", 0, 0, false}, \
+    {"--no-tokenizer", OPT_FLAG, &(o)->no_tokenizer, NULL, "ignore the folder's tokenizer: prompts and answers are token ids only", 0, 0, false}, \
+    {"--device", OPT_CHOICE, &(o)->device, "auto|cpu|cuda|fake", "device to run on (default auto: CUDA if there is one, else the CPU); fake computes nothing and serves load tests", 0, 0, false}, \
+    {"--threads", OPT_UINT, &(o)->threads, "N", "compute threads (default: one per core, or as many as the container's CPU quota pays for)", 1, 1024, false}, \
+    {"--max-loops", OPT_UINT, &(o)->max_loops, "N", "most loops that a token runs (default: the model's)", 1, PLAN_MAX_LOOPS, false}, \
+    {"--prompt-min-loops", OPT_UINT, &(o)->prompt_min_loops, "N", "fewest loops that a prompt token runs (default: 1; all loops for Ouro models with --halted-kv last)", 1, PLAN_MAX_LOOPS, false}, \
+    {"--exit-rule", OPT_CHOICE, &(o)->exit_rule, "act|hazard|latent-diff|cosine|fixed", "rule that decides when a token leaves the loop (default: the model's)", 0, 0, false}, \
     {"--exit-threshold", OPT_REAL, &(o)->threshold, "X", "threshold of the exit rule (default: the model's)", 1e-6, 1e6, false}, \
     {"--act-threshold", OPT_REAL, &(o)->threshold, "X", "older name of --exit-threshold", 1e-6, 1e6, false}, \
-    {"--initial-state", OPT_CHOICE, &(o)->initial_state, "zero|seeded", "state before the first loop (default: the model's)", 0, 0, false}, \
-    {"--max-rows", OPT_UINT, &(o)->max_rows, "N", "most rows in one launch (default 512)", 1, 65536, false}, \
-    {"--wait-bound", OPT_UINT, &(o)->wait_bound, "N", "most launches that may pass over a ready row (default 16)", 1, 1e6, false}, \
-    {"--chunk", OPT_UINT, &(o)->chunk, "N", "prompt tokens that run together (default 128)", 1, 65536, false}, \
-    {"--kv-memory", OPT_BYTES, &(o)->cache_bytes, "BYTES", "memory for the cache, as in 512M or 4G (default: what fits)", 1 << 16, 1e15, false}, \
-    {"--kv-dtype", OPT_CHOICE, &(o)->cache_dtype, "f32|bf16", "precision of the cache (default: f32 on cpu, bf16 on cuda)", 0, 0, false}, \
-    {"--kernels", OPT_CHOICE, &(o)->kernels, "auto|avx512|avx2|portable|bf16|bf16-invariant|f32", "code path: avx512, avx2, portable on cpu (default: the fastest measured); on cuda bf16, bf16-invariant (slower; the same bits whatever else runs) or f32 (default bf16)", 0, 0, false}, \
-    {"--weights", OPT_CHOICE, &(o)->weights, "auto|int8", "on cpu, large matrices as stored or in 8 bits (default auto: as stored)", 0, 0, false}, \
-    {"--packed-cache", OPT_FLAG, &(o)->packed_cache, NULL, "on cpu, keep packed weights in the model folder, so that the next start is faster", 0, 0, false}
+    {"--initial-state", OPT_CHOICE, &(o)->initial_state, "zero|seeded", "state of a token before its first loop (default: the model's)", 0, 0, false}, \
+    {"--max-rows", OPT_UINT, &(o)->max_rows, "N", "most rows in one launch; a row is one token at one loop (default 512)", 1, 65536, false}, \
+    {"--wait-bound", OPT_UINT, &(o)->wait_bound, "N", "most launches one after another that may leave out a ready row (default 16)", 1, 1e6, false}, \
+    {"--chunk", OPT_UINT, &(o)->chunk, "N", "prompt tokens that are computed together (default 128)", 1, 65536, false}, \
+    {"--kv-memory", OPT_BYTES, &(o)->cache_bytes, "BYTES", "bytes for the key/value cache, as in 512M or 4G (default: what fits into memory)", 1 << 16, 1e15, false}, \
+    {"--kv-dtype", OPT_CHOICE, &(o)->cache_dtype, "f32|bf16", "number format of the key/value cache (default: f32 on cpu, bf16 on cuda)", 0, 0, false}, \
+    {"--kernels", OPT_CHOICE, &(o)->kernels, "auto|avx512|avx2|portable|bf16|bf16-invariant|f32", "compute kernels; on cpu: avx512, avx2 or portable (default: the fastest measured); on cuda: bf16, bf16-invariant or f32 (default bf16); bf16-invariant is slower, but an answer's bits do not depend on other requests", 0, 0, false}, \
+    {"--weights", OPT_CHOICE, &(o)->weights, "auto|int8", "on cpu: format of large matrices in memory (default auto: as stored)", 0, 0, false}, \
+    {"--packed-cache", OPT_FLAG, &(o)->packed_cache, NULL, "on cpu: write the packed weights into the model folder, so that the next start is faster", 0, 0, false}
 #define POLICY_OPTIONS(o) \
-    {"--halted-kv", OPT_CHOICE, &(o)->halted_kv, "exact|last", "exact: a token that left goes on filling the cache at deeper loops; last: it stops (default: the model's)", 0, 0, false}, \
-    {"--batching", OPT_CHOICE, &(o)->batching, "depthwise|lockstep|full", "depthwise: tokens at any loop share a launch; lockstep: at the same loop; full: every token runs every loop (default depthwise)", 0, 0, false}
+    {"--halted-kv", OPT_CHOICE, &(o)->halted_kv, "exact|last", "whether a token that left the loop keeps filling the cache at deeper loops; exact: it does; last: deeper loops read what it wrote last (default: the model's)", 0, 0, false}, \
+    {"--batching", OPT_CHOICE, &(o)->batching, "depthwise|lockstep|full", "which tokens share a launch: depthwise: tokens at any loop; lockstep: tokens at the same loop only; full: as lockstep, and every token runs every loop (default depthwise)", 0, 0, false}
 #define RUN_OPTIONS(o) \
     ENGINE_OPTIONS(o), \
     POLICY_OPTIONS(o), \

@@ -98,7 +98,7 @@ static int run_window(compare *c, variant *v, err *e) {
     for (bool idle = false; !idle && rc == 0;)
         rc = sched_step(v->s, &idle, e);
     if (rc == 0 && c->failed)
-        rc = err_set(e, ERR_NUMERIC, NULL, "the model put out a value that is not a number");
+        rc = err_set(e, ERR_NUMERIC, NULL, "the model produced a value that is not a number");
     return rc;
 }
 
@@ -131,8 +131,8 @@ static double bytes_kept(const compare *c, const variant *v, bool all_loops) {
 static void print_text(const compare *c, size_t n_tokens) {
     buf plan = {0};
     describe_runtime(&plan, c->r);
-    printf("%s\n%zu tokens in windows of %u, against exact at the usual loops\n%-14s %10s %10s %8s "
-           "%10s %8s %12s %12s\n",
+    printf("%s\n%zu tokens in windows of %u, compared with policy exact at the default "
+           "loops\n%-14s %10s %10s %8s %10s %8s %12s %12s\n",
            plan.data ? plan.data : "", n_tokens, c->window, "", "loss", "perplexity", "top-1 %",
            "KL", "depth", "cache B/tok", "all loops");
     buf_deinit(&plan);
@@ -185,7 +185,7 @@ static int add_variants(compare *c, const char *loops, uint32_t ceiling, err *e)
         if (end == at || n < 1 || n > ceiling || c->n == MAX_VARIANTS || (*end && *end != ',')) {
             return err_set(
                 e, ERR_USAGE, "--at-loops",
-                "--at-loops '%s': expected up to %d numbers from 1 to %u, with commas between",
+                "--at-loops '%s': expected up to %d numbers from 1 to %u, separated by commas",
                 loops, MAX_VARIANTS - 2, ceiling);
         }
         c->v[c->n++] = (variant){.policy = KV_EXACT, .max_loops = (uint32_t)n};
@@ -214,7 +214,7 @@ static int read_ids(const runtime *r, const options *o, token_ids *ids, err *e) 
     buf_deinit(&text);
     if (rc == 0 && o->first && o->first < ids->n) ids->n = o->first;
     if (rc == 0 && ids->n < 2)
-        rc = err_set(e, ERR_USAGE, "--text", "%s holds fewer than two tokens", o->text);
+        rc = err_set(e, ERR_USAGE, "--text", "--text: %s holds fewer than two tokens", o->text);
     return rc;
 }
 
@@ -222,7 +222,8 @@ static int run_compare(const runtime *r, const options *o, err *e) {
     const model_plan *g = model_plan_of(r->model);
     compare c = {.r = r, .vocab = g->vocab_size, .window = (uint32_t)o->window};
     if (o->window > g->max_seq_len) {
-        return err_set(e, ERR_USAGE, "--window", "the model's context is %u", g->max_seq_len);
+        return err_set(e, ERR_USAGE, "--window", "--window: the model's context is %u tokens",
+                       g->max_seq_len);
     }
     token_ids ids = {0};
     size_t cells;
@@ -250,19 +251,21 @@ int cmd_compare(int argc, char **argv) {
     options o = {.window = 128};
     const opt_row table[] = {
         ENGINE_OPTIONS(&ro),
-        {"--text", OPT_TEXT, &o.text, "FILE", "text to compare on", 0, 0, true},
+        {"--text", OPT_TEXT, &o.text, "FILE", "text file to compare on", 0, 0, true},
         {"--window", OPT_UINT, &o.window, "N",
-         "tokens of one window; windows do not see each other (default 128)", 2, 1e6, false},
+         "tokens of one window; a window is computed without what stands before it (default 128)",
+         2, 1e6, false},
         {"--first", OPT_UINT, &o.first, "N", "use only the first N tokens (default: all)", 2, 1e9,
          false},
-        {"--at-loops", OPT_TEXT, &o.loops, "N,N", "also run exact with at most N loops, for each N",
-         0, 0, false},
+        {"--at-loops", OPT_TEXT, &o.loops, "N,N",
+         "also run policy exact with at most N loops, for each N", 0, 0, false},
         {"--json", OPT_FLAG, &o.json, NULL, "print JSON instead of a table", 0, 0, false},
     };
-    const opt_command command = {"compare", "policies against exact on the same text",
-                                 "fathom compare --model models/demo --text "
-                                 "models/demo/held_out.txt --first 8192 --at-loops 1,2,4",
-                                 table, ARRAY_LEN(table)};
+    const opt_command command = {
+        "compare", "compares policy last and fewer loops with policy exact on the same text",
+        "fathom compare --model models/demo --text "
+        "models/demo/held_out.txt --first 8192 --at-loops 1,2,4",
+        table, ARRAY_LEN(table)};
     int parsed = opt_parse(&command, argc, argv);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};

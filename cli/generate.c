@@ -90,7 +90,7 @@ static int prompt_ids(const runtime *r, const api_context *api, const options *o
     if (o->ids) {
         if (parse_ids(o->ids, c->vocab_size, out, e) != 0) return -1;
     } else if (r->tokenizer == NULL) {
-        return runtime_needs_tokenizer(r, "--prompt", "give --ids", e);
+        return runtime_needs_tokenizer(r, "--prompt", "give token ids with --ids", e);
     } else if (api_prompt_ids(api, o->prompt, strlen(o->prompt), out, e) != 0) {
         return -1;
     }
@@ -136,7 +136,7 @@ static int generate(const runtime *r, const options *o, token_ids *prompt, print
         if (sched_step(s, &idle, e) != 0) goto done;
     }
     if (p->end.finish == SCHED_FAILED) {
-        err_set(e, p->end.why, NULL, "generation failed: %s", err_text(p->end.why));
+        err_set(e, p->end.why, NULL, "the generation failed: %s", err_text(p->end.why));
         goto done;
     }
     rc = 0;
@@ -198,32 +198,37 @@ int cmd_generate(int argc, char **argv) {
         ENGINE_OPTIONS(&o.run),
         POLICY_OPTIONS(&o.run),
         {"--prompt", OPT_TEXT, &o.prompt, "TEXT",
-         "text to continue; special tokens in it count as such", 0, 0, false},
-        {"--ids", OPT_TEXT, &o.ids, "\"1 2 3\"", "token ids instead of text", 0, 0, false},
+         "text to continue; the name of a special token in it is read as that token", 0, 0, false},
+        {"--ids", OPT_TEXT, &o.ids, "\"1 2 3\"", "token ids to continue, instead of --prompt", 0, 0,
+         false},
         {"--max-tokens", OPT_UINT, &o.max_tokens, "N", "most tokens to generate (default 128)", 1,
          1e6, false},
         {"--temperature", OPT_REAL, &o.temperature, "T",
-         "sampling temperature; 0 = greedy (default 0)", 0, 2, false},
+         "sampling temperature; 0: always the likeliest token (default 0)", 0, 2, false},
         {"--top-k", OPT_UINT, &o.top_k, "N",
-         "sample from the N likeliest tokens; 0 = off (default 0)", 0, 1e6, false},
+         "sample from the N likeliest tokens; 0: from all (default 0)", 0, 1e6, false},
         {"--top-p", OPT_REAL, &o.top_p, "P",
-         "sample from the likeliest tokens that hold P of the probability; 1 = off (default 1)",
+         "sample from the likeliest tokens that together hold probability P; 1: from all (default "
+         "1)",
          1e-6, 1, false},
         {"--min-p", OPT_REAL, &o.min_p, "P",
-         "leave out tokens below P times the likeliest one; 0 = off (default 0)", 0, 1, false},
+         "leave out tokens less likely than P times the likeliest one; 0: none (default 0)", 0, 1,
+         false},
         {"--repetition-penalty", OPT_REAL, &o.repetition, "R",
-         "divide the logits of tokens that occurred by R; 1 = off (default 1)", 0.01, 10, false},
+         "divide the logits of tokens that have occurred by R; 1: no penalty (default 1)", 0.01, 10,
+         false},
         {"--seed", OPT_UINT, &o.seed, "N",
-         "seed of the sampler; same seed, same tokens (default 0)", 0, 1.8e19, false},
-        {"--loops", OPT_UINT, &o.run.loops, "N", "most loops of a token (default: the model's)", 1,
-         PLAN_MAX_LOOPS, false},
-        {"--min-loops", OPT_UINT, &o.run.min_loops, "N", "fewest loops of a token (default 1)", 1,
-         PLAN_MAX_LOOPS, false},
-        {"--ignore-eos", OPT_FLAG, &o.ignore_eos, NULL, "go on after a stop token", 0, 0, false},
+         "seed of the sampler; the same seed gives the same tokens (default 0)", 0, 1.8e19, false},
+        {"--loops", OPT_UINT, &o.run.loops, "N",
+         "most loops that a token runs (default: the model's)", 1, PLAN_MAX_LOOPS, false},
+        {"--min-loops", OPT_UINT, &o.run.min_loops, "N",
+         "fewest loops that a token runs (default 1)", 1, PLAN_MAX_LOOPS, false},
+        {"--ignore-eos", OPT_FLAG, &o.ignore_eos, NULL, "do not end at a stop token", 0, 0, false},
         {"--show-depth", OPT_FLAG, &o.show_depth, NULL,
-         "print the loops of every token, and tint the text on a terminal", 0, 0, false},
-        {"--json", OPT_FLAG, &o.json, NULL, "print one JSON object: text, ids, depths, exit rule",
-         0, 0, false},
+         "print how many loops each token ran; on a terminal, colour each token by it", 0, 0,
+         false},
+        {"--json", OPT_FLAG, &o.json, NULL,
+         "print one JSON object with text, ids, depths and exit rule", 0, 0, false},
     };
     const opt_command command = {
         "generate", "continues one prompt and prints the text as it comes",
@@ -232,7 +237,7 @@ int cmd_generate(int argc, char **argv) {
     int c = opt_parse(&command, argc, argv);
     if (c != 0) return c > 0 ? 0 : EXIT_USAGE;
     if ((o.prompt != NULL) == (o.ids != NULL)) {
-        fprintf(stderr, "fathom generate: give either --prompt or --ids\n");
+        fprintf(stderr, "fathom generate: give one of --prompt and --ids\n");
         return EXIT_USAGE;
     }
     o.run.max_running = 1;

@@ -25,7 +25,7 @@ static void show_progress(void *ud, uint64_t done, uint64_t all) {
 
 static int config_of(model_plan *c, const char *variant, const char *file, err *e) {
     if ((variant != NULL) == (file != NULL)) {
-        return err_set(e, ERR_USAGE, NULL, "init takes either --variant or --config");
+        return err_set(e, ERR_USAGE, NULL, "give one of --variant and --config");
     }
     if (variant) return plan_variant(c, variant, e);
     buf text = {0};
@@ -55,8 +55,8 @@ static int set_policy(model_plan *c, const char *policy, err *e) {
     c->halted_kv = strcmp(policy, "last") == 0 ? KV_LAST : KV_EXACT;
     if (written) return 0;
     return err_set(e, ERR_USAGE, "--halted-kv",
-                   "--halted-kv: the config.json of %s models names no policy; give the option to "
-                   "the commands that run the model",
+                   "--halted-kv: the config.json of %s models cannot name a policy; give the "
+                   "option to the commands that run the model",
                    plan_family_name(c));
 }
 
@@ -68,23 +68,27 @@ int cmd_init(int argc, char **argv) {
     double depth = 0;
     const opt_row options[] = {
         {"--variant", OPT_TEXT, &variant, "NAME", names, 0, 0, false},
-        {"--config", OPT_TEXT, &file, "FILE", "a config.json instead of a variant", 0, 0, false},
+        {"--config", OPT_TEXT, &file, "FILE", "config.json to follow, instead of --variant", 0, 0,
+         false},
         {"--out", OPT_TEXT, &out, "DIR",
-         "folder to write; made if absent, and no file in it is overwritten", 0, 0, true},
-        {"--seed", OPT_UINT, &seed, "N", "same seed, same bytes (default 0)", 0, 9.2e18, false},
+         "folder to write; it is made if absent, and no file in it is overwritten", 0, 0, true},
+        {"--seed", OPT_UINT, &seed, "N",
+         "seed of the weights; the same seed gives the same bytes (default 0)", 0, 9.2e18, false},
         {"--dtype", OPT_CHOICE, &dtype, "bfloat16|float32|float16",
-         "type of the weights (default bfloat16)", 0, 0, false},
+         "number format of the weights (default bfloat16)", 0, 0, false},
         {"--mean-depth", OPT_REAL, &depth, "X",
-         "loops of a random token on average (default: 3/8 of the model's, plus one); for Ouro the "
-         "config then names exit threshold 0.5, else 1: every loop runs",
+         "mean loops per token that the random weights give (default: 3/8 of the model's loops, "
+         "plus one); Ouro: writes exit threshold 0.5 into config.json, and without this option 1, "
+         "so that every loop runs",
          0, PLAN_MAX_LOOPS, false},
         {"--halted-kv", OPT_CHOICE, &policy, "exact|last",
-         "policy that the config names (openmythos; default exact)", 0, 0, false},
+         "policy that config.json names; openmythos models only (default exact)", 0, 0, false},
         {"--shard-bytes", OPT_BYTES, &shard_bytes, "BYTES",
-         "split into files of about this size (default: one file)", 0, 9.2e18, false},
+         "split the weights into files of about this many bytes (default: one file)", 0, 9.2e18,
+         false},
     };
     const opt_command command = {
-        "init", "writes random weights of a published variant",
+        "init", "writes a model folder of random weights",
         "fathom init --variant tiny --out /tmp/tiny --dtype float32 --mean-depth 4", options,
         ARRAY_LEN(options)};
     int parsed = opt_parse(&command, argc, argv);

@@ -223,7 +223,7 @@ static void print_fit(const facts *f) {
     uint32_t rows[3];
     if (f->memory == 0) return; /* no /proc here */
     printf("\nfits in %s %s: ", scaled(a, f->memory, "B"),
-           f->limited ? "that the cgroup allows" : "free");
+           f->limited ? "of memory that the cgroup allows" : "free");
     if (f->for_cache == 0) {
         printf("no, the weights alone are %s\n", scaled(b, model_bytes(f->model), "B"));
         return;
@@ -357,14 +357,15 @@ int cmd_inspect(int argc, char **argv) {
     const opt_row options[] = {
         {"--model", OPT_TEXT, &dir, "DIR", "model folder", 0, 0, true},
         {"--mean-depth", OPT_REAL, &mean, "X",
-         "loops of a mean token, for what fits (default: half of the model's)", 1, PLAN_MAX_LOOPS,
-         false},
-        {"--json", OPT_FLAG, &json, NULL, "one JSON object instead of text", 0, 0, false},
-        {"--check", OPT_FLAG, &check, NULL, "first read every weight and look for NaN and infinity",
+         "mean loops per token to compute with what fits (default: half of the model's loops)", 1,
+         PLAN_MAX_LOOPS, false},
+        {"--json", OPT_FLAG, &json, NULL, "print one JSON object instead of text", 0, 0, false},
+        {"--check", OPT_FLAG, &check, NULL, "first read every weight and fail on NaN or infinity",
          0, 0, false},
     };
-    const opt_command command = {"inspect", "says what a model folder holds and what fits here",
-                                 "fathom inspect --model models/demo", options, ARRAY_LEN(options)};
+    const opt_command command = {
+        "inspect", "tells what a model folder holds and how much of it fits into this machine",
+        "fathom inspect --model models/demo", options, ARRAY_LEN(options)};
     int parsed = opt_parse(&command, argc, argv);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};

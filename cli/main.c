@@ -13,29 +13,35 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *summary;
 } commands[] = {
-    {"serve", cmd_serve, "serve a model over the OpenAI API"},
-    {"generate", cmd_generate, "continue one prompt"},
-    {"score", cmd_score, "log-probability and depth of every given token; perplexity"},
-    {"compare", cmd_compare, "policies against exact on the same text: KL, agreement, cache"},
-    {"inspect", cmd_inspect, "say what a model folder holds and what fits here"},
-    {"init", cmd_init, "write random weights of a published variant"},
-    {"tokenize", cmd_tokenize, "turn text into token ids, or back"},
-    {"bench engine", cmd_bench_engine, "batching modes and policies side by side, without HTTP"},
-    {"bench kernels", cmd_bench_kernels, "the CPU kernels beside what the machine allows"},
-    /* after its two-word kin */
-    {"bench", cmd_bench, "load generator over HTTP, with depth figures"},
+    {"serve", cmd_serve, "serve a model over the OpenAI HTTP API"},
+    {"generate", cmd_generate, "continue one prompt and print the text as it comes"},
+    {"score", cmd_score,
+     "print each given token's log-probability and depth, or a text's perplexity"},
+    {"compare", cmd_compare,
+     "compare cheaper ways to run a model with policy exact, on the same text"},
+    {"inspect", cmd_inspect,
+     "tell what a model folder holds and how much of it fits into this machine"},
+    {"init", cmd_init, "write a model folder of random weights"},
+    {"tokenize", cmd_tokenize, "turn text into token ids, or token ids into text"},
+    {"bench engine", cmd_bench_engine,
+     "measure batching modes and policies side by side, without HTTP"},
+    {"bench kernels", cmd_bench_kernels,
+     "measure the CPU kernels beside the limits of the machine"},
+    /* after the two commands that begin with its name */
+    {"bench", cmd_bench,
+     "put load on a server over HTTP and measure latency, throughput and depth"},
     {NULL, NULL, NULL},
 };
 
 static void print_help(FILE *to) {
     fprintf(to,
-            "fathom " FATHOM_VERSION " - serves recurrent-depth transformers, batching by depth\n\n"
-            "Usage: fathom COMMAND [options]\n\n");
+            "fathom " FATHOM_VERSION " - serves recurrent-depth transformers, batching tokens at "
+                                     "different depths\n\nUsage: fathom COMMAND [options]\n\n");
     for (size_t i = 0; commands[i].name; i++) {
         fprintf(to, "  %-14s %s\n", commands[i].name, commands[i].summary);
     }
-    fprintf(to, "\n'fathom COMMAND --help' lists the options of one, with an example.\n"
-                "First steps:\n  fathom serve --model models/demo\n");
+    fprintf(to, "\n'fathom COMMAND --help' lists the options of a command, with an example.\nFirst "
+                "steps:\n  fathom serve --model models/demo\n");
 }
 
 /* How many words of the command line name this command: 0, 1 or, for "bench kernels", 2. */

@@ -105,7 +105,7 @@ static int add_json_row(scores *s, const json_t *row, size_t index, const model_
         json_int_t x = json_is_integer(v) ? json_integer_value(v) : -1;
         if (x < 0 || x >= (json_int_t)c->vocab_size) {
             rc = err_set(e, ERR_USAGE, "--ids",
-                         "--ids: sequence %zu, place %zu: expected an id below %u", index, i,
+                         "--ids: sequence %zu, index %zu: expected a token id below %u", index, i,
                          c->vocab_size);
         } else {
             ids[i] = (uint32_t)x;
@@ -136,9 +136,10 @@ static int read_ids(scores *s, const char *path, const model_plan *c, err *e) {
 /* The text as one run of tokens, cut into windows that know nothing of each other. */
 static int read_text(scores *s, const runtime *r, const options *o, err *e) {
     const model_plan *c = model_plan_of(r->model);
-    if (r->tokenizer == NULL) return runtime_needs_tokenizer(r, "--text", "give --ids", e);
+    if (r->tokenizer == NULL)
+        return runtime_needs_tokenizer(r, "--text", "give token ids with --ids", e);
     if (o->window > c->max_seq_len) {
-        return err_set(e, ERR_USAGE, "--window", "--window: the model's context is %u",
+        return err_set(e, ERR_USAGE, "--window", "--window: the model's context is %u tokens",
                        c->max_seq_len);
     }
     size_t window = o->window ? o->window : c->max_seq_len;
@@ -203,11 +204,11 @@ static int run_scores(const runtime *r, const options *o, scores *all, err *e) {
     if (clock_ns() - start > 1000000000u)
         fprintf(stderr, "\rscored %zu sequences        \n", all->n_ended);
     if (all->failed != ERR_NONE) {
-        err_set(e, all->failed, NULL, "scoring failed: %s", err_text(all->failed));
+        err_set(e, all->failed, NULL, "the scoring failed: %s", err_text(all->failed));
         goto done;
     }
     if (all->write_failed) {
-        err_set(e, ERR_IO, "--logits", "%s: could not be written whole", o->logits);
+        err_set(e, ERR_IO, "--logits", "--logits: %s could not be written completely", o->logits);
         goto done;
     }
     rc = 0;
@@ -259,7 +260,8 @@ static void print_summary(const scores *all, const runtime *r) {
 static int score(const runtime *r, const options *o, err *e) {
     scores all = {.vocab = model_plan_of(r->model)->vocab_size, .logits_fd = -1};
     int rc = o->ids ? read_ids(&all, o->ids, model_plan_of(r->model), e) : read_text(&all, r, o, e);
-    if (rc == 0 && all.n_seqs == 0) rc = err_set(e, ERR_USAGE, NULL, "nothing to score");
+    if (rc == 0 && all.n_seqs == 0)
+        rc = err_set(e, ERR_USAGE, NULL, "the file holds nothing to score");
     if (rc == 0) {
         all.logprob = array_new(all.n_positions, sizeof *all.logprob);
         all.depth = array_new(all.n_positions, sizeof *all.depth);
@@ -289,30 +291,35 @@ int cmd_score(int argc, char **argv) {
     const opt_row table[] = {
         RUN_OPTIONS(&o.run),
         {"--ids", OPT_TEXT, &o.ids, "FILE",
-         "JSON array of token-id arrays to score; prints one line per position", 0, 0, false},
-        {"--text", OPT_TEXT, &o.text, "FILE", "text to score instead; prints its perplexity", 0, 0,
+         "file with a JSON array of token-id arrays to score; prints one line per token", 0, 0,
          false},
+        {"--text", OPT_TEXT, &o.text, "FILE",
+         "text file to score instead of --ids; prints its perplexity", 0, 0, false},
         {"--logits", OPT_TEXT, &o.logits, "FILE",
-         "also write the raw float32 logits, [positions][vocabulary]", 0, 0, false},
-        {"--loops", OPT_UINT, &o.run.loops, "N", "most loops of a token (default: the model's)", 1,
-         PLAN_MAX_LOOPS, false},
-        {"--min-loops", OPT_UINT, &o.run.min_loops, "N", "fewest loops of a token (default 1)", 1,
-         PLAN_MAX_LOOPS, false},
+         "also write the logits into FILE, as raw float32 [tokens][vocabulary]", 0, 0, false},
+        {"--loops", OPT_UINT, &o.run.loops, "N",
+         "most loops that a token runs (default: the model's)", 1, PLAN_MAX_LOOPS, false},
+        {"--min-loops", OPT_UINT, &o.run.min_loops, "N",
+         "fewest loops that a token runs (default 1)", 1, PLAN_MAX_LOOPS, false},
         {"--window", OPT_UINT, &o.window, "N",
-         "with --text: tokens of one window (default: the model's context)", 2, 1e9, false},
+         "with --text: tokens of one window, scored without what stands before it (default: the "
+         "model's context)",
+         2, 1e9, false},
         {"--first", OPT_UINT, &o.max_tokens, "N",
          "with --text: score only the first N tokens (default: all)", 2, 1e9, false},
         {"--summary", OPT_FLAG, &o.quiet, NULL,
-         "with --ids: print one line for all instead of one per position", 0, 0, false},
+         "with --ids: print one line for the whole file instead of one line per token", 0, 0,
+         false},
     };
-    const opt_command command = {"score", "log-probability and depth of every given token",
-                                 "fathom score --model models/demo --text models/demo/held_out.txt "
-                                 "--window 128 --first 8192",
-                                 table, ARRAY_LEN(table)};
+    const opt_command command = {
+        "score", "prints each given token's log-probability and depth, or a text's perplexity",
+        "fathom score --model models/demo --text models/demo/held_out.txt "
+        "--window 128 --first 8192",
+        table, ARRAY_LEN(table)};
     int c = opt_parse(&command, argc, argv);
     if (c != 0) return c > 0 ? 0 : EXIT_USAGE;
     if ((o.ids != NULL) == (o.text != NULL)) {
-        fprintf(stderr, "fathom score: give either --ids or --text\n");
+        fprintf(stderr, "fathom score: give one of --ids and --text\n");
         return EXIT_USAGE;
     }
     err e = {0};

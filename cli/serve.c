@@ -8,112 +8,128 @@ int serve_options(server_opts *o, int argc, char **argv, serve_with with) {
         RUN_OPTIONS(&o->run),
         {"--host", OPT_TEXT, &o->host, "ADDR", "address to listen on (default 127.0.0.1)", 0, 0,
          false},
-        {"--port", OPT_UINT, &o->port, "N", "port to listen on; 0 takes a free one (default 8080)",
-         0, 65535, false},
+        {"--port", OPT_UINT, &o->port, "N", "port to listen on; 0: any free port (default 8080)", 0,
+         65535, false},
         {"--admin-port", OPT_UINT, &o->admin_port, "N",
-         "serve /health, /ready and /metrics on a port of their own too, which is never full; 0 "
-         "takes a free one (default: none)",
+         "second port for /health, /ready and /metrics, which answers even when the main port is "
+         "full; 0: any free port (default: no second port)",
          0, 65535, false},
         {"--admin-host", OPT_TEXT, &o->admin_host, "ADDR",
          "address of the admin port (default 127.0.0.1)", 0, 0, false},
         {"--served-name", OPT_TEXT, &o->served_name, "NAME",
-         "model name in answers (default: the folder's name)", 0, 0, false},
+         "name of the model in answers (default: the folder's name)", 0, 0, false},
         {"--chat-template", OPT_TEXT, &o->chat_template, "FILE|NAME",
-         "chat template instead of the folder's: a Jinja file, a description as in "
+         "chat template to use instead of the folder's: a Jinja file, a description as in "
          "chat_template.fathom.json, or one of turns, chatml, llama3, plain",
          0, 0, false},
         {"--api-key-file", OPT_TEXT, &o->api_key_file, "FILE",
-         "file of API keys, one per line: KEY [NAME] [weight=N] [priority=A..B] (default: no key "
-         "needed)",
+         "file of API keys, one key a line: KEY [NAME] [weight=N] [priority=A..B] (default: no key "
+         "is asked for)",
          0, 0, false},
-        {"--metrics-key", OPT_FLAG, &o->metrics_key, NULL, "ask for a key at /metrics too", 0, 0,
-         false},
+        {"--metrics-key", OPT_FLAG, &o->metrics_key, NULL, "ask for an API key at /metrics too", 0,
+         0, false},
         {"--allowed-host", OPT_TEXT_MANY, &o->allowed_hosts, "NAME",
-         "name that clients may call this server by, or * for any; may be given several times "
-         "(default: local names when bound to this machine only, else any)",
+         "host name by which clients may call this server, or * for any name; may be given several "
+         "times (default: local names if only this machine can connect, else any name)",
          0, 0, false},
         {"--cors-origin", OPT_TEXT_MANY, &o->cors, "ORIGIN",
-         "origin that browsers may call from, or *; may be given several times", 0, 0, false},
+         "origin whose web pages may call this server, as in https://example.org, or * for any; "
+         "may be given several times (default: only this server's own page)",
+         0, 0, false},
         {"--max-queue", OPT_UINT, &o->max_queue, "N",
-         "most sequences that wait; more get 503 (default 2048)", 0, 1e6, false},
+         "most sequences that wait in the queue; further requests get status 503 (default 2048)", 0,
+         1e6, false},
         {"--max-queue-tokens", OPT_UINT, &o->max_queue_tokens, "N",
-         "most prompt tokens that wait; more get 503 (default 1048576)", 1, 1e12, false},
+         "most prompt tokens that wait in the queue; further requests get status 503 (default "
+         "1048576)",
+         1, 1e12, false},
         {"--max-wait-seconds", OPT_REAL, &o->max_wait_s, "S",
-         "give up on a request without a first token after S seconds; 0 = never (default 600)", 0,
-         86400, false},
+         "answer 503 to a request that has no first token after S seconds; 0: wait without end "
+         "(default 600)",
+         0, 86400, false},
         {"--max-requests-per-key", OPT_UINT, &o->max_per_key, "N",
-         "most requests of one key at a time; more get 429 (default: no limit)", 0, 1e6, false},
+         "most requests of one API key at a time; further ones get status 429 (default: no limit)",
+         0, 1e6, false},
         {"--max-sequences-per-key", OPT_UINT, &o->max_seqs_per_key, "N",
-         "most sequences (prompts times n) of one key at a time; more get 429 (default: as many as "
-         "stay free for other keys)",
+         "most sequences (prompts times n) of one API key at a time; further ones get status 429 "
+         "(default: as many as stay free for the other keys)",
          0, 1e6, false},
         {"--max-tokens-per-key", OPT_UINT, &o->max_tokens_per_key, "N",
-         "most tokens of one key at a time, prompts plus max_tokens; more get 429 (default: no "
-         "limit)",
+         "most tokens of one API key at a time, prompts plus max_tokens; further requests get "
+         "status 429 (default: no limit)",
          0, 1e12, false},
         {"--client-priority", OPT_FLAG, &o->client_priority, NULL,
-         "honour the field priority of requests, among those of one key (default: ignore it)", 0, 0,
-         false},
+         "honour the field priority of a request; it ranks the requests of one API key (default: "
+         "ignore it)",
+         0, 0, false},
         {"--share-cache", OPT_FLAG, &o->share_cache, NULL,
-         "share cached prompts between keys; cached_tokens then tells of others' prompts", 0, 0,
-         false},
+         "share cached prompts between API keys; cached_tokens then shows what prompts other keys "
+         "have sent",
+         0, 0, false},
         {"--max-connections", OPT_UINT, &o->max_connections, "N",
-         "most open connections; near that the longest idle are closed (default 16384)", 1, 1e6,
-         false},
+         "most open connections; from nine tenths on, a new connection closes the longest idle one "
+         "(default 16384)",
+         1, 1e6, false},
         {"--max-connections-per-ip", OPT_UINT, &o->max_per_ip, "N",
-         "most open connections of one address; 0 = no limit (default: a quarter of all, and no "
-         "limit for this machine)",
+         "most open connections of one IP address; 0: no limit (default: a quarter of "
+         "--max-connections; no limit for this machine)",
          0, 1e6, false},
-        {"--max-body", OPT_BYTES, &o->max_body, "BYTES", "longest request body (default 2M)", 1024,
-         1e9, false},
+        {"--max-body", OPT_BYTES, &o->max_body, "BYTES",
+         "bytes of the longest request body (default 2M)", 1024, 1e9, false},
         {"--request-memory", OPT_BYTES, &o->request_memory, "BYTES",
-         "most memory that all requests hold; beyond it the greediest ends (default: 256M, or a "
-         "quarter of a container's memory where that is less)",
+         "most bytes that all requests hold together; beyond it the request that holds most for "
+         "longest is ended (default: 256M, or a quarter of the memory of a smaller machine or "
+         "container)",
          SERVER_LEAST_REQUEST_MEMORY, 1e12, false},
-        {"--max-n", OPT_UINT, &o->max_n, "N", "most choices per prompt (default 16)", 1, 128,
-         false},
-        {"--max-prompts", OPT_UINT, &o->max_prompts, "N", "most prompts per request (default 64)",
-         1, 4096, false},
+        {"--max-n", OPT_UINT, &o->max_n, "N",
+         "most choices of one prompt, the field n (default 16)", 1, 128, false},
+        {"--max-prompts", OPT_UINT, &o->max_prompts, "N",
+         "most prompts of one request (default 64)", 1, 4096, false},
         {"--default-max-tokens", OPT_UINT, &o->max_tokens, "N",
-         "most tokens of a chat answer that names no limit (default: the model's)", 1, 1e9, false},
-        {"--control-ids", OPT_FLAG, &o->control_ids, NULL,
-         "let token-id prompts hold special tokens (default: such a prompt gets 400)", 0, 0, false},
-        {"--special-tokens", OPT_FLAG, &o->special_tokens, NULL,
-         "read special tokens that text prompts spell as such (default: they are plain text)", 0, 0,
+         "most tokens of a chat answer whose request names no limit (default: the model's)", 1, 1e9,
          false},
+        {"--control-ids", OPT_FLAG, &o->control_ids, NULL,
+         "allow special tokens in prompts of token ids (default: such a prompt gets status 400)", 0,
+         0, false},
+        {"--special-tokens", OPT_FLAG, &o->special_tokens, NULL,
+         "read the name of a special token in a text prompt as that token (default: it is plain "
+         "text)",
+         0, 0, false},
         {"--no-prefix-cache", OPT_FLAG, &o->no_prefix_cache, NULL,
          "do not share cached prompts between requests", 0, 0, false},
         {"--depth-cap", OPT_FLAG, &o->depth_cap, NULL,
-         "run fewer loops per token while the queue is long", 0, 0, false},
+         "run fewer loops per token while the queue is long (default: never)", 0, 0, false},
         {"--drain-seconds", OPT_REAL, &o->drain_s, "S",
-         "after SIGTERM, let running requests go on for S seconds (default 30)", 0, 86400, false},
+         "after SIGTERM, let running requests go on for up to S seconds (default 30)", 0, 86400,
+         false},
         {"--header-seconds", OPT_REAL, &o->header_s, "S",
          "close a connection whose headers are not complete after S seconds (default 10)", 0.1,
          3600, false},
         {"--body-seconds", OPT_REAL, &o->body_s, "S",
-         "after S seconds, close a connection whose body comes slower than 1 KB/s (default 10)",
+         "after S seconds, close a connection whose request body arrives at less than 1 KB/s "
+         "(default 10)",
          0.1, 3600, false},
         {"--idle-seconds", OPT_REAL, &o->idle_s, "S",
          "close idle connections after S seconds (default 125)", 0.1, 3600, false},
         {"--stall-seconds", OPT_REAL, &o->stall_s, "S",
          "close a stream whose client reads nothing for S seconds (default 20)", 0.1, 3600, false},
         {"--keep-alive-seconds", OPT_REAL, &o->ping_s, "S",
-         "send a comment in a stream that was silent for S seconds; 0 = never (default 20)", 0,
-         3600, false},
+         "send a comment on a stream that was silent for S seconds; 0: never (default 20)", 0, 3600,
+         false},
         {"--hang-seconds", OPT_REAL, &o->hang_s, "S",
-         "end the process when the engine is silent for S seconds and for 20 of its usual steps, "
-         "pauses of the process not counted (default 30)",
+         "end the process when the engine has given no sign of life for S seconds and for 20 of "
+         "its usual steps; pauses of the whole process do not count (default 30)",
          0.1, 3600, false},
         {"--no-sandbox", OPT_FLAG, &o->no_sandbox, NULL,
-         "do not have the kernel refuse the system calls that a server never makes", 0, 0, false},
+         "do not ask the kernel to refuse system calls that a server never makes", 0, 0, false},
         {"--fake-us-per-token", OPT_UINT, &o->run.fake_us, "N",
-         "with --device fake: microseconds per token (default 0)", 0, 1e6, false},
+         "with --device fake: microseconds that each token takes (default 0)", 0, 1e6, false},
         {"--log-level", OPT_CHOICE, &o->log_level, "alert|warn|info|debug",
-         "least important line shown (default info)", 0, 0, false},
+         "least important kind of log line that is written (default info)", 0, 0, false},
     };
     const opt_command c = {
         .command = "serve",
-        .summary = "serves a model over the OpenAI API",
+        .summary = "serves a model over the OpenAI HTTP API",
         .example = "fathom serve --model models/demo --port 8080",
         .options = options,
         .n_options = ARRAY_LEN(options),
@@ -126,7 +142,7 @@ int cmd_serve(int argc, char **argv) {
     int parsed = serve_options(&o, argc, argv, opt_parse);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     if (o.served_name && o.served_name[0] == 0) {
-        fprintf(stderr, "fathom serve: --served-name takes a name, not ''\n");
+        fprintf(stderr, "fathom serve: --served-name takes a name, not an empty text\n");
         return EXIT_USAGE;
     }
     return server_run(&o);

@@ -24,7 +24,7 @@ static int find_vocab_size(const char *dir, uint32_t *vocab_size, err *e) {
     *vocab_size = UINT32_MAX;
     int len = snprintf(path, sizeof path, "%s/config.json", dir);
     if (len < 0 || (size_t)len >= sizeof path)
-        return err_set(e, ERR_USAGE, "--model", "the path is too long");
+        return err_set(e, ERR_USAGE, "--model", "--model: the path is too long");
     if (access(path, F_OK) != 0) return 0;
     buf text = {0};
     model_plan config;
@@ -78,7 +78,7 @@ static void put_token(void *ud, uint32_t id) {
 static int print_text(const tokenizer *t, const json_t *list, err *e) {
     buf ids = {0}, text = {0}, line = {0};
     int rc = json_is_array(list) ? each_number(list, UINT32_MAX, "token id", e, put_token, &ids)
-                                 : err_set(e, ERR_BAD_PARAM, NULL, "not a list of token ids");
+                                 : err_set(e, ERR_BAD_PARAM, NULL, "expected a list of token ids");
     if (rc == 0 && ids.failed) rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     if (rc == 0) {
         const void *data = ids.data; /* as malloc aligned it */
@@ -113,7 +113,7 @@ static int one_line(const tokenizer *t, const options *o, const char *line, size
         rc = each_number(v, 255, "byte", e, put_byte, &bytes);
         if (rc == 0) rc = print_ids(t, bytes.data ? bytes.data : "", bytes.len, o->special, e);
     } else {
-        rc = err_set(e, ERR_BAD_PARAM, NULL, "neither a JSON string nor a list of byte values");
+        rc = err_set(e, ERR_BAD_PARAM, NULL, "expected a JSON string or a list of byte values");
     }
 end:
     json_decref(root);
@@ -188,7 +188,7 @@ static int read_stdin(buf *out, err *e) {
     while ((n = fread(piece, 1, sizeof piece, stdin)) > 0)
         buf_append(out, piece, n);
     if (ferror(stdin)) return err_set(e, ERR_IO, "--chat", "stdin: %s", strerror(errno));
-    return out->failed ? err_set(e, ERR_USAGE, "--chat", "stdin: more than 64 MB") : 0;
+    return out->failed ? err_set(e, ERR_USAGE, "--chat", "stdin: holds more than 64 MB") : 0;
 }
 
 static int print_chat(tokenizer *t, const options *o, err *e) {
@@ -215,38 +215,42 @@ static int print_chat(tokenizer *t, const options *o, err *e) {
 
 static int check_options(const options *o, err *e) {
     if (o->text && o->to_text) {
-        return err_set(e, ERR_USAGE, "--text",
-                       "--ids-to-text reads lists of ids from stdin; --text does not go with it");
+        return err_set(
+            e, ERR_USAGE, "--text",
+            "--ids-to-text reads token ids from stdin and cannot be combined with --text");
     }
     if (o->chat && (o->text || o->to_text || o->special)) {
         return err_set(e, ERR_USAGE, "--chat",
-                       "--chat goes without --text, --ids-to-text and --special");
+                       "--chat cannot be combined with --text, --ids-to-text or --special");
     }
     if (o->chat || (!o->chat_template && !o->json)) return 0;
-    return err_set(e, ERR_USAGE, "--chat", "--chat-template and --json go with --chat");
+    return err_set(e, ERR_USAGE, "--chat", "--chat-template and --json need --chat");
 }
 
 int cmd_tokenize(int argc, char **argv) {
     options o = {0};
     const opt_row table[] = {
-        {"--model", OPT_TEXT, &o.model, "DIR", "folder with a tokenizer.json", 0, 0, true},
+        {"--model", OPT_TEXT, &o.model, "DIR", "folder that holds a tokenizer.json", 0, 0, true},
         {"--text", OPT_TEXT, &o.text, "TEXT",
-         "text to turn into ids (default: each line of stdin, a JSON string or list of bytes)", 0,
-         0, false},
+         "text to turn into token ids (default: each line of stdin, a JSON string or a list of "
+         "bytes)",
+         0, 0, false},
         {"--special", OPT_FLAG, &o.special, NULL,
-         "read text that spells a special token as that token", 0, 0, false},
+         "read the name of a special token in a text as that token", 0, 0, false},
         {"--chat", OPT_TEXT, &o.chat, "FILE",
-         "show text and ids of a conversation: a JSON list of messages, or a body with messages, "
-         "tools, chat_template_kwargs; - for stdin",
+         "print text and token ids of a conversation in FILE: a JSON list of messages, or an "
+         "object with messages, tools, chat_template_kwargs; -: read stdin",
          0, 0, false},
         {"--chat-template", OPT_TEXT, &o.chat_template, "FILE|NAME",
-         "with --chat: a chat template instead of the folder's, as serve takes it", 0, 0, false},
+         "with --chat: chat template to use instead of the folder's, as for serve", 0, 0, false},
         {"--json", OPT_FLAG, &o.json, NULL,
-         "with --chat: print one JSON object: text, ids, control, runs", 0, 0, false},
+         "with --chat: print one JSON object with text, ids, control and runs", 0, 0, false},
         {"--ids-to-text", OPT_FLAG, &o.to_text, NULL,
-         "read a JSON list of ids per line of stdin and print each as a JSON string", 0, 0, false},
+         "read a JSON list of token ids from each line of stdin and print its text as a JSON "
+         "string",
+         0, 0, false},
     };
-    const opt_command command = {"tokenize", "turns text into token ids, or back",
+    const opt_command command = {"tokenize", "turns text into token ids, or token ids into text",
                                  "fathom tokenize --model models/demo --text 'In the beginning'",
                                  table, ARRAY_LEN(table)};
     int rc = opt_parse(&command, argc, argv);

@@ -31,7 +31,7 @@ ends 2 "keys:1: a key needs at least 8 characters" $fathom serve $demo --port 0 
 ends 2 "empty: holds no key" $fathom serve $demo --port 0 --api-key-file "$dir/empty"
 ends 2 "cannot listen on 'nowhere.invalid'" $fathom serve $demo --host nowhere.invalid
 ends 2 "--served-name takes a name" $fathom serve $demo --port 0 --served-name ''
-ends 2 "either --prompt or --ids" $fathom generate $demo
+ends 2 "give one of --prompt and --ids" $fathom generate $demo
 ends 2 "expected token ids below 2048" $fathom generate $demo --ids '1 2048'
 ends 2 "exceed the context of 1024" $fathom generate $demo --prompt "$(head -c 20000 models/demo/held_out.txt)"
 cp -r models/demo "$dir/first"
@@ -69,7 +69,7 @@ ends 0 "" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json" --chat-t
 grep -q '^User: Hi <|end|>$' "$dir/out" || fail "tokenize --chat-template: $(cat "$dir/out")"
 ends 2 "neither a file nor one of" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json" --chat-template none
 ends 2 "--chat: $dir/nothing: No such file" $fathom tokenize --model "$dir/words" --chat "$dir/nothing"
-ends 2 "go with --chat" $fathom tokenize --model "$dir/words" --json
+ends 2 "need --chat" $fathom tokenize --model "$dir/words" --json
 echo '{"messages":[{"role":"king"}]}' >"$dir/talk.json"
 ends 2 "messages[0].role must be" $fathom tokenize --model "$dir/words" --chat "$dir/talk.json"
 rm "$dir/words/tokenizer_config.json"

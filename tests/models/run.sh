@@ -19,8 +19,8 @@ ends 2 "nothing is overwritten" $fathom init --variant tiny --out "$dir/tiny"
 ends 0 "" $fathom init --config "$dir/tiny/config.json" --out "$dir/again" --dtype float32 --mean-depth 4 --seed 3
 cmp "$dir/tiny/model.safetensors" "$dir/again/model.safetensors" || fail "same seed, other bytes"
 cmp "$dir/tiny/config.json" "$dir/again/config.json" || fail "config changed on its way"
-ends 2 "either --variant or --config" $fathom init --out "$dir/x"
-ends 2 "either --variant or --config" $fathom init --variant tiny --config "$dir/tiny/config.json" --out "$dir/x"
+ends 2 "give one of --variant and --config" $fathom init --out "$dir/x"
+ends 2 "give one of --variant and --config" $fathom init --variant tiny --config "$dir/tiny/config.json" --out "$dir/x"
 ends 2 'no variant "mythos_2b"' $fathom init --variant mythos_2b --out "$dir/x"
 ends 2 "--dtype must be one of" $fathom init --variant tiny --dtype int8 --out "$dir/x"
 ends 2 "mean depth is 9" $fathom init --variant tiny --mean-depth 9 --out "$dir/x"
@@ -39,7 +39,7 @@ ends 0 "" $fathom init --variant ouro_tiny --out "$dir/ouro" --dtype float32 --m
 grep -q '"early_exit_threshold": 0.5' "$dir/ouro/config.json" || fail "a mean depth must name the gate's threshold"
 ends 0 "" $fathom init --variant ouro_tiny --out "$dir/ouro-full" --dtype float32
 grep -q '"early_exit_threshold": 1' "$dir/ouro-full/config.json" || fail "without one every loop runs"
-ends 2 "names no policy" $fathom init --variant ouro_tiny --halted-kv last --out "$dir/x"
+ends 2 "cannot name a policy" $fathom init --variant ouro_tiny --halted-kv last --out "$dir/x"
 ends 0 "" $fathom inspect --model "$dir/ouro"
 for line in 'family *ouro$' 'layers *0 prelude, 3 core (once per loop), 0 coda' 'exit rule *hazard at 0.5 (.*latent-diff, cosine, fixed)' \
     'loops *4 by default, at most 4$' 'one loop, 3 layers *384 ' 'a token of 2.5 loops *960 .*1920 B' 'a token of 4 loops *1,536 .*3072 B'; do
@@ -77,5 +77,5 @@ ends 0 "" $fathom generate --device cpu --model "$dir/tok" --no-tokenizer --ids 
 ! grep -q 'tokenizer cannot' "$dir/err" || fail "--no-tokenizer still reads it: $(cat "$dir/err")"
 echo '[[1,2,3]]' >"$dir/ids.json"
 ends 0 "" $fathom score --device cpu --model "$dir/tok" --no-tokenizer --ids "$dir/ids.json"
-ends 2 "no tokenizer (--no-tokenizer was given); give --ids" $fathom score --device cpu --model models/demo --no-tokenizer --text README.md
+ends 2 "no tokenizer (--no-tokenizer was given); give token ids with --ids" $fathom score --device cpu --model models/demo --no-tokenizer --text README.md
 ends 2 "no tokenizer (--no-tokenizer was given)" $fathom compare --device cpu --model models/demo --no-tokenizer --text README.md
