@@ -50,7 +50,7 @@ static int read_percentiles(bench_opts *o, const char *list, err *e) {
                 "--metric-percentiles takes numbers from 0 to 100, as in 50,99, not '%s'", list);
         }
         if (o->n_percentiles == BENCH_MAX_PERCENTILES) {
-            return err_set(e, ERR_USAGE, NULL, "--metric-percentiles takes at most %d",
+            return err_set(e, ERR_USAGE, NULL, "--metric-percentiles takes at most %d numbers",
                            BENCH_MAX_PERCENTILES);
         }
         o->percentiles[o->n_percentiles++] = v;
@@ -66,8 +66,8 @@ static int check_metrics(const char *list, err *e) {
                !(strlen(bench_metric_name[m]) == n && memcmp(bench_metric_name[m], p, n) == 0))
             m++;
         if (m == BENCH_METRICS)
-            return err_set(e, ERR_USAGE, NULL, "--percentile-metrics does not know '%.*s'", (int)n,
-                           p);
+            return err_set(e, ERR_USAGE, NULL, "--percentile-metrics: there is no figure '%.*s'",
+                           (int)n, p);
         p += n + (p[n] == ',');
     }
     return 0;
@@ -90,7 +90,7 @@ static int read_load(bench_opts *o, const bench_flags *f, err *e) {
         }
         if (!isinf(o->rate))
             return err_set(e, ERR_USAGE, NULL,
-                           "--ramp-up-strategy takes the place of --request-rate");
+                           "--ramp-up-strategy cannot be combined with --request-rate");
     }
     bool trace = strcmp(f->dataset, "timed_trace") == 0;
     bool made = strcmp(f->dataset, "random") == 0 || strcmp(f->dataset, "prefix_repetition") == 0;
@@ -99,21 +99,25 @@ static int read_load(bench_opts *o, const bench_flags *f, err *e) {
     }
     if (f->self_timed && (!trace || o->ramp || !isinf(o->rate))) {
         return err_set(e, ERR_USAGE, NULL,
-                       "--self-timed goes with timed_trace and takes the place of a rate");
+                       "--self-timed needs --dataset-name timed_trace and cannot be combined with "
+                       "a request rate");
     }
     if (strcmp(f->dataset, "prefix_repetition") == 0 && f->n_prefixes > f->n_prompts) {
         return err_set(e, ERR_USAGE, NULL,
-                       "--prefix-repetition-num-prefixes is %llu, more than --num-prompts",
+                       "--prefix-repetition-num-prefixes is %llu and exceeds --num-prompts",
                        (unsigned long long)f->n_prefixes);
     }
     if (f->custom_output == 0)
         return err_set(e, ERR_USAGE, NULL, "--custom-output-len takes -1 or a number from 1");
     if (f->sonnet_prefix >= f->sonnet_input && strcmp(f->dataset, "sonnet") == 0) {
-        return err_set(e, ERR_USAGE, NULL,
-                       "--sonnet-prefix-len must be below --sonnet-input-len: it is part of it");
+        return err_set(
+            e, ERR_USAGE, NULL,
+            "--sonnet-prefix-len must be below --sonnet-input-len, which includes the prefix");
     }
     if (trace && o->chat) {
-        return err_set(e, ERR_USAGE, NULL, "timed_trace asks for completions, not chats");
+        return err_set(
+            e, ERR_USAGE, NULL,
+            "--dataset-name timed_trace needs a backend of completions, not openai-chat");
     }
     return 0;
 }
@@ -124,7 +128,7 @@ static int read_extra(bench_opts *o, const char *text, err *e) {
     o->extra_body = json_loads(text, JSON_REJECT_DUPLICATES, &why);
     if (!json_is_object(o->extra_body)) {
         return err_set(e, ERR_USAGE, NULL, "--extra-body takes a JSON object: %s",
-                       o->extra_body ? "this is none" : why.text);
+                       o->extra_body ? "this is JSON, but not an object" : why.text);
     }
     return 0;
 }
@@ -247,8 +251,8 @@ static int wait_ready(const bench_opts *o, err *e) {
         buf_deinit(&answer);
         if (rc == 0 && status == 200) return 0;
         if (clock_ns() >= until) {
-            return err_set(e, ERR_IO, NULL, "not ready after %g s: %s", o->ready_timeout_s,
-                           rc == 0 ? "/health did not answer 200" : why.msg);
+            return err_set(e, ERR_IO, NULL, "the server is not ready after %g s: %s",
+                           o->ready_timeout_s, rc == 0 ? "/health did not answer 200" : why.msg);
         }
         (void)nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
     }
@@ -262,14 +266,15 @@ static int find_model(const bench_opts *o, buf *name, err *e) {
     json_t *root = NULL;
     int rc = bench_get(o, "/v1/models", &answer, &status, e);
     if (rc == 0 && status != 200)
-        rc = err_set(e, ERR_IO, NULL, "/v1/models answered %ld: give --model", status);
+        rc = err_set(e, ERR_IO, NULL,
+                     "/v1/models answered with status %ld; name the model with --model", status);
     if (rc == 0) rc = json_parse(&root, answer.data, answer.len, &limits, "/v1/models", e);
     if (rc == 0) {
         const char *id = json_string_value(
             json_object_get(json_array_get(json_object_get(root, "data"), 0), "id"));
         if (id) buf_puts(name, id);
         if (id == NULL || name->failed)
-            rc = err_set(e, ERR_IO, NULL, "/v1/models names no model: give --model");
+            rc = err_set(e, ERR_IO, NULL, "/v1/models lists no model; name it with --model");
     }
     json_decref(root);
     buf_deinit(&answer);
@@ -293,7 +298,7 @@ static int warm_up(const bench_opts *o, err *e) {
     if (rc == 0) {
         rc = bench_load(&plan, &w, &did, e);
         if (rc == 0 && plan.reqs[0].outcome == BENCH_FAILED) {
-            rc = err_set(e, ERR_IO, NULL, "a warm-up failed: %s", plan.reqs[0].error);
+            rc = err_set(e, ERR_IO, NULL, "a warm-up request failed: %s", plan.reqs[0].error);
         }
         bench_plan_destroy(&plan);
     }
@@ -332,7 +337,7 @@ static int save(const bench_flags *f, const bench_opts *o, json_t *result, err *
     if (file) {
         bool bad = fprintf(file, "%s\n", text) < 0;
         if (fclose(file) != 0 || bad) rc = err_set(e, ERR_IO, NULL, "cannot write %s", path.data);
-        if (rc == 0) fprintf(stderr, "fathom bench: result in %s\n", path.data);
+        if (rc == 0) fprintf(stderr, "fathom bench: wrote the result to %s\n", path.data);
     }
     free(text);
     buf_deinit(&path);
@@ -353,7 +358,7 @@ static int report(const bench_flags *f, const bench_opts *o, const bench_plan *p
         json_decref(result);
     }
     if (rc == 0 && f->plot) rc = bench_plot(f->plot, &stats, did, e);
-    if (rc == 0 && did->interrupted) rc = err_set(e, ERR_IO, NULL, "interrupted");
+    if (rc == 0 && did->interrupted) rc = err_set(e, ERR_IO, NULL, "the run was interrupted");
     if (rc == 0 && stats.completed == 0 && stats.cancelled == 0)
         rc = err_set(e, ERR_IO, NULL, "every request failed");
     bench_stats_destroy(&stats);

@@ -52,7 +52,7 @@ static int on_event(void *ud, const char *json, size_t n) {
     bench_req *r = c->req;
     const bench_chunk *k = &c->chunk;
     if (bench_chunk_read(&c->chunk, json, n) != 0) {
-        fail(r, "malformed event: %.*s", (int)(n < 80 ? n : 80), json);
+        fail(r, "malformed event in the stream: %.*s", (int)(n < 80 ? n : 80), json);
         return 1;
     }
     if (k->is_error) {
@@ -209,7 +209,7 @@ void bench_conn_finish(bench_conn *c, CURLcode rc) {
     } else if (r->status != 200) {
         name_refusal(c);
     } else if (r->n_chunks == 0) {
-        fail(r, "the answer held no token");
+        fail(r, "the answer holds no token");
     }
     r->outcome = r->error[0] ? BENCH_FAILED : BENCH_OK;
 }

@@ -77,11 +77,10 @@ int bench_sharegpt(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) {
     json_decref(root);
     if (why.code != ERR_NONE) return err_set(e, why.code, why.param, "%s", why.msg);
     if (got == 0) {
-        return err_set(
-            e, ERR_BAD_FILE, "dataset-path",
-            "%s: holds no conversation of two turns, of %d to %d tokens and at most %d in "
-            "all",
-            o->dataset_path, SHAREGPT_LEAST, SHAREGPT_PROMPT, SHAREGPT_ALL);
+        return err_set(e, ERR_BAD_FILE, "dataset-path",
+                       "%s: holds no conversation of two turns with a prompt of %d to %d tokens "
+                       "and at most %d tokens in all",
+                       o->dataset_path, SHAREGPT_LEAST, SHAREGPT_PROMPT, SHAREGPT_ALL);
     }
     return bench_oversample(p, o, got, e);
 }
@@ -118,7 +117,8 @@ static int read_poem(poem *v, const bench_opts *o, err *e) {
     char *rest = NULL;
     for (char *line = strtok_r(v->text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
         v->lines[v->n++] = line;
-    if (v->n == 0) return err_set(e, ERR_BAD_FILE, NULL, "%s: holds no line", o->dataset_path);
+    if (v->n == 0)
+        return err_set(e, ERR_BAD_FILE, NULL, "%s: holds no line of text", o->dataset_path);
     v->mean = (double)tokens / (double)v->n;
     return 0;
 }

@@ -149,7 +149,7 @@ static int start_one(load *l) {
     /* Latency counts from when the schedule, or the free slot, allowed the request. */
     r->start_ns = r->due_ns > l->slot_free_ns ? r->due_ns : l->slot_free_ns;
     if (curl_multi_add_handle(l->multi, c->easy) != CURLM_OK) {
-        return err_set(&l->e, ERR_INTERNAL, NULL, "libcurl refused a transfer");
+        return err_set(&l->e, ERR_INTERNAL, NULL, "libcurl did not start a transfer");
     }
     l->in_multi++;
     l->next++;
@@ -193,7 +193,7 @@ static int start_probe(load *l) {
     }
     r->due_ns = r->start_ns = l->next_probe_ns;
     if (curl_multi_add_handle(l->multi, c->easy) != CURLM_OK) {
-        return err_set(&l->e, ERR_INTERNAL, NULL, "libcurl refused a transfer");
+        return err_set(&l->e, ERR_INTERNAL, NULL, "libcurl did not start a transfer");
     }
     l->in_multi++;
     l->probing++;
@@ -342,7 +342,7 @@ static int open_multi(load *l, err *e) {
 }
 
 static int open_loop(load *l, err *e) {
-    if (uv_loop_init(&l->loop) != 0) return err_set(e, ERR_IO, NULL, "no event loop could be made");
+    if (uv_loop_init(&l->loop) != 0) return err_set(e, ERR_IO, NULL, "cannot create an event loop");
     uv_timer_init(&l->loop, &l->curl_timer);
     uv_timer_init(&l->loop, &l->progress);
     uv_signal_init(&l->loop, &l->sigint);
@@ -402,7 +402,7 @@ int bench_load(bench_plan *p, const bench_opts *o, bench_run *run, err *e) {
     raise_limit();
     l->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     if (l->timer_fd < 0) {
-        err_set(e, ERR_IO, NULL, "no timer: %s", strerror(errno));
+        err_set(e, ERR_IO, NULL, "cannot create a timer: %s", strerror(errno));
         goto fail_timer;
     }
     if (open_multi(l, e) != 0) goto fail_multi;

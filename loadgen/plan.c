@@ -90,7 +90,7 @@ static int plan_gaps(bench_plan *p, err *e) {
         bench_req *r = &p->reqs[i];
         r->gaps_max = r->output_len + 8; /* a role chunk and a closing chunk besides the tokens */
         if (!size_add(total, r->gaps_max, &total))
-            return err_set(e, ERR_NO_MEMORY, NULL, "too many tokens in all");
+            return err_set(e, ERR_NO_MEMORY, NULL, "the requests ask for too many tokens in all");
     }
     p->gaps = array_new(total, sizeof(float));
     if (p->gaps == NULL) {

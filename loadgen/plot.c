@@ -75,12 +75,12 @@ static void put_script(FILE *f, const char *path, bool svg, const bench_stats *s
     fputs("plot $itl with lines lw 2 lc rgb c\nunset logscale x\n", f);
     put_panel(f, "Output tokens", "s", "tokens per second");
     fputs("set yrange [0:*]\nplot $rate with steps lw 2 lc rgb c\n", f);
-    put_panel(f, "Where tokens left", "loops", "tokens, %");
+    put_panel(f, "Depth of tokens", "loops", "tokens, %");
     bool told = false;
     for (size_t d = 0; d < BENCH_MAX_DEPTH; d++)
         told = told || run->depth_histogram[d] > 0;
     if (!told) {
-        fputs("set label 1 'the server told no depth' at graph 0.5,0.5 center\n", f);
+        fputs("set label 1 'the server reported no depth' at graph 0.5,0.5 center\n", f);
     }
     fputs(told ? "set xrange [0.4:*]\nset yrange [0:*]\n"
                : "set xrange [0.4:*]\nset yrange [0:1]\n",
@@ -93,7 +93,8 @@ static void put_script(FILE *f, const char *path, bool svg, const bench_stats *s
 static int run_gnuplot(const char *path, bool svg, const bench_stats *s, const bench_run *run,
                        err *e) {
     int fds[2];
-    if (pipe2(fds, O_CLOEXEC) != 0) return err_set(e, ERR_IO, NULL, "no pipe: %s", strerror(errno));
+    if (pipe2(fds, O_CLOEXEC) != 0)
+        return err_set(e, ERR_IO, NULL, "cannot create a pipe for gnuplot: %s", strerror(errno));
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, fds[0], STDIN_FILENO);
@@ -132,9 +133,9 @@ int bench_plot(const char *path, const bench_stats *s, const bench_run *run, err
                        "--plot takes a file that ends in .svg or .png, not '%s'", path);
     for (const char *p = path; *p; p++) {
         if (*p == '"' || *p == '\\' || (unsigned char)*p < ' ') {
-            return err_set(
-                e, ERR_USAGE, NULL,
-                "--plot: the file's name may hold no quotes, backslashes or control characters");
+            return err_set(e, ERR_USAGE, NULL,
+                           "--plot: the name of the file must not hold quotes, backslashes or "
+                           "control characters");
         }
     }
     return run_gnuplot(path, svg, s, run, e);

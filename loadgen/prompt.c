@@ -87,7 +87,8 @@ static char *text_of_tokens(const bench_opts *o, bench_rng *rng, uint32_t n, err
         b.data[keep] = 0;
         return b.data;
     }
-    if (rc == 0 && !b.failed) err_set(e, ERR_BAD_FILE, NULL, "the tokenizer has no plain tokens");
+    if (rc == 0 && !b.failed)
+        err_set(e, ERR_BAD_FILE, NULL, "the tokenizer has no tokens of plain ASCII text");
     buf_deinit(&b);
     return NULL;
 }
@@ -201,7 +202,7 @@ static int read_lines(bench_plan *p, const bench_opts *o, read_line read, size_t
     }
     buf_deinit(&file);
     if (rc == 0 && *got == 0)
-        rc = err_set(e, ERR_BAD_FILE, NULL, "%s: holds no request", o->dataset_path);
+        rc = err_set(e, ERR_BAD_FILE, NULL, "%s: holds no prompt", o->dataset_path);
     return rc;
 }
 
@@ -230,7 +231,8 @@ static int trace_prompts(bench_plan *p, const bench_opts *o, err *e) {
     double first = p->reqs[0].at_s, last = 0;
     for (size_t i = 0; i < got; i++) {
         p->reqs[i].at_s = o->self_timed ? p->reqs[i].at_s - first : 0;
-        if (p->reqs[i].at_s < last) return bad_line(e, i + 1, "timestamps must not go back");
+        if (p->reqs[i].at_s < last)
+            return bad_line(e, i + 1, "the timestamp is earlier than that of the line before");
         last = p->reqs[i].at_s;
     }
     return 0;

@@ -527,13 +527,13 @@ test("flags of vLLM's that change nothing here are taken and named in one line; 
                 "--tokenizer-mode", "auto", "--no-stream", "--skip-chat-template", "--presence-penalty", "-1", "--frequency-penalty", "0.5", "--top-k", "-1",
                 "--num-prompts", "1", ...small]);
             assert.equal(r.code, 0, r.errors);
-            assert.deepEqual(r.errors.split("\n").filter((l) => l.includes("changes nothing")),
-                ["fathom bench: changes nothing here: --trust-remote-code, --tokenizer-mode, --skip-chat-template, --no-stream"]);
+            assert.deepEqual(r.errors.split("\n").filter((l) => l.includes("change nothing")),
+                ["fathom bench: flags that change nothing here: --trust-remote-code, --tokenizer-mode, --skip-chat-template, --no-stream"]);
             const [b] = mock.seen.bodies;
             assert.deepEqual([b.model, b.presence_penalty, b.frequency_penalty, b.top_k, b.stream], ["served", -1, 0.5, -1, true]);
             mock.seen.bodies.length = 0;
             const plain = await bench(["--url", mock.url, "--model", "m", "--top-k", "0", "--num-prompts", "1", ...small]);
-            assert.ok(!plain.errors.includes("changes nothing"));
+            assert.ok(!plain.errors.includes("change nothing"));
             assert.equal(mock.seen.bodies[0].top_k, -1, "0 is off too");
             assert.ok(!("presence_penalty" in mock.seen.bodies[0]) && !("frequency_penalty" in mock.seen.bodies[0]));
             mock.seen.bodies.length = 0;
@@ -727,7 +727,7 @@ test("--plot draws its four panels", { skip: spawnSync("gnuplot", ["--version"])
                 assert.ok(existsSync(join(dir, name)));
             }
             const svg = readFileSync(join(dir, "p.svg"), "utf8");
-            for (const title of ["Time to first token", "Inter-token latency", "Output tokens", "Where tokens left"]) {
+            for (const title of ["Time to first token", "Inter-token latency", "Output tokens", "Depth of tokens"]) {
                 assert.ok(svg.includes(title), title);
             }
             assert.equal(readFileSync(join(dir, "p.png")).subarray(1, 4).toString(), "PNG");
