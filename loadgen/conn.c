@@ -209,7 +209,7 @@ void bench_conn_finish(bench_conn *c, CURLcode rc) {
     } else if (r->status != 200) {
         name_refusal(c);
     } else if (r->n_chunks == 0) {
-        fail(r, "the answer holds no token");
+        fail(r, "the answer held no token");
     }
     r->outcome = r->error[0] ? BENCH_FAILED : BENCH_OK;
 }

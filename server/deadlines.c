@@ -53,7 +53,8 @@ static void sweep_waiting(srv_req *r, uint64_t now) {
     r->tally.finish = "timeout";
     if (r->gen) srv_engine_drop(r);
     if (r->work) srv_parse_forget(r);
-    srv_answer_http(r, 503, "the request waited longer than this server allows", "overloaded");
+    srv_answer_http(r, 503, "the request waited for its first token longer than this server allows",
+                    "overloaded");
 }
 
 static uint64_t later(uint64_t then, uint64_t by, uint64_t now) {
@@ -74,7 +75,7 @@ void srv_forgive_pause(srv *s) {
         r->body_start_ns = later(r->body_start_ns, pause, now);
     }
     if (s->draining) s->drain_until_ns += pause;
-    log_line(LOG_WARN, "the process stood still for %.1f s; every deadline moves by as much",
+    log_line(LOG_WARN, "the process stood still for %.1f s; all deadlines move by the same time",
              (double)pause * 1e-9);
 }
 
@@ -84,10 +85,11 @@ static void feel_pulse(srv *s, uint64_t now) {
     if (s->engine) sched_thread_pulse(s->engine, &beat, &usual);
     s->engine_dead = srv_pulse_tick(&s->pulse, now, beat, usual, (uint64_t)(s->o.hang_s * 1e9));
     if (!s->engine_dead || s->stopping) return;
-    log_line(LOG_ALERT, "the engine has been silent for %llu ms; its steps take %llu ms",
+    log_line(LOG_ALERT, "the engine has been silent for %llu ms; a usual step takes %llu ms",
              (unsigned long long)(s->pulse.silent_ns / 1000000),
              (unsigned long long)(usual / 1000000));
-    srv_stop(s, EXIT_FAILED, "the engine does not answer; a new process is needed");
+    srv_stop(s, EXIT_FAILED,
+             "the engine does not answer; the server is ending and must be started again");
 }
 
 static void on_tick(uv_timer_t *t) {
@@ -133,5 +135,5 @@ int srv_sweep_open(srv *s, err *e) {
         uv_timer_start(&s->sweep, on_tick, SRV_TICK_MS, SRV_TICK_MS) == 0) {
         return 0;
     }
-    return err_set(e, ERR_IO, NULL, "the sweep's timer did not start");
+    return err_set(e, ERR_IO, NULL, "the timer of the deadlines did not start");
 }

@@ -62,7 +62,8 @@ void srv_stop(srv *s, int exit_status, const char *why) {
 }
 
 void srv_drain_check(srv *s) {
-    if (s->draining && !s->stopping && !busy(s)) srv_stop(s, s->exit_status, "shutting down");
+    if (s->draining && !s->stopping && !busy(s))
+        srv_stop(s, s->exit_status, "the server is shutting down");
 }
 
 static void on_drained(uv_timer_t *t) {
@@ -73,7 +74,7 @@ static void on_drained(uv_timer_t *t) {
         uv_timer_start(t, on_drained, (s->drain_until_ns - now) / 1000000 + 1, 0);
         return;
     }
-    srv_stop(s, 0, "shutting down");
+    srv_stop(s, 0, "the server is shutting down");
 }
 
 static void begin_drain(srv *s, int signum) {
@@ -96,13 +97,14 @@ static void begin_drain(srv *s, int signum) {
 static void dump(srv *s) {
     sched_stats st = {0};
     if (s->engine) sched_thread_stats(s->engine, &st);
-    log_line(
-        LOG_INFO,
-        "state: connections %u, requests %u, parsing %u, sequences %u (running %u, waiting %u), "
-        "pages %u free of %u, bytes of answers %zu, loaded %d, draining %d, silent %llu ms",
-        s->n_conns, s->n_reqs, s->n_parsing, s->n_sequences, st.running, st.waiting, st.pages_free,
-        st.pages, srv_ledger_held(s->ledger, SRV_HELD_ANSWER), s->loaded, s->draining,
-        (unsigned long long)(s->engine ? sched_thread_silence_ns(s->engine) / 1000000 : 0));
+    log_line(LOG_INFO,
+             "state: connections %u, requests %u, parsing %u, sequences %u (running %u, waiting "
+             "%u), pages %u free of %u, bytes in answers %zu, loaded %d, draining %d, engine "
+             "silent for %llu ms",
+             s->n_conns, s->n_reqs, s->n_parsing, s->n_sequences, st.running, st.waiting,
+             st.pages_free, st.pages, srv_ledger_held(s->ledger, SRV_HELD_ANSWER), s->loaded,
+             s->draining,
+             (unsigned long long)(s->engine ? sched_thread_silence_ns(s->engine) / 1000000 : 0));
     unsigned shown = 0;
     for (list_link *l = s->reqs.next; l != &s->reqs && shown < 20; l = l->next, shown++) {
         const srv_req *r = OWNER_OF(l, srv_req, link);
@@ -134,5 +136,5 @@ int srv_signals_open(srv *s, err *e) {
     }
     return 0;
 fail:
-    return err_set(e, ERR_IO, NULL, "signals cannot be watched");
+    return err_set(e, ERR_IO, NULL, "cannot wait for signals");
 }

@@ -66,7 +66,7 @@ static srv_gen *gen_create(srv_req *r, api_request *steal_request, err *e) {
     if (g == NULL || map_reserve(&r->s->ids, n) != 0) {
         free(g);
         api_reply_destroy(reply);
-        (void)err_set(e, ERR_NO_MEMORY, NULL, "out of memory starting the request");
+        (void)err_set(e, ERR_NO_MEMORY, NULL, "out of memory to start the request");
         return NULL;
     }
     *g = (srv_gen){.s = r->s, .req = r, .reply = reply, .n = n, .key = r->key};
@@ -122,7 +122,7 @@ void srv_engine_submit(srv_req *r, api_request *steal_request) {
     err e = {0};
     if (s->draining) {
         api_request_destroy(steal_request);
-        srv_answer_http(r, 503, "shutting down", "shutting_down");
+        srv_answer_http(r, 503, "the server is shutting down", "shutting_down");
         return;
     }
     r->tally.engine = true;
@@ -223,7 +223,7 @@ static void feed_reply(srv_gen *g, uint32_t i, const sched_event *ev) {
     srv_out_changed(r);
     srv_hold_set(&g->held, g->seq_bytes + api_reply_bytes(g->reply));
     if (r->out.failed) {
-        (void)err_set(&e, ERR_NO_MEMORY, NULL, "out of memory writing the answer");
+        (void)err_set(&e, ERR_NO_MEMORY, NULL, "out of memory to write the answer");
         bits |= API_FAILED;
     }
     if ((bits & API_CANCEL) && g->seqs[i].id) {
@@ -334,7 +334,8 @@ void srv_engine_turn(srv *s) {
     if (n) srv_mhd_pump(s);
     if (n == TURN_EVENTS) uv_async_send(&s->async); /* sockets first, then the rest */
     if (s->engine_ill || sched_thread_failed(s->engine)) {
-        srv_stop(s, EXIT_FAILED, "the engine failed; a new process is needed");
+        srv_stop(s, EXIT_FAILED,
+                 "the engine failed; the server is ending and must be started again");
     }
     srv_turn_end(s, turn);
 }

@@ -45,8 +45,8 @@ static srv_req *worst_of(srv *s, const srv_account *a, uint64_t now) {
 }
 
 static void evict(srv_req *r) {
-    static const char why[] = "the requests of this server hold as much memory as they may; try "
-                              "again shortly";
+    static const char why[] =
+        "the memory that this server sets aside for requests is used up; try again shortly";
     switch (r->state) {
     case REQ_READING: /* no answer is possible before the end of the body, which is dropped */
         r->late = 503;
@@ -78,7 +78,8 @@ bool srv_make_room(srv *s, srv_req *r) {
         if (worst == NULL) break; /* what it holds is leaving */
         s->counts.evicted++;
         if (srv_log_budget(s)) {
-            log_line(LOG_WARN, "request %s ended: it held %zu KB of the memory for requests",
+            log_line(LOG_WARN,
+                     "request %s was ended to free memory: it held %zu KB of --request-memory",
                      worst->id[0] ? worst->id : "-", srv_req_held(worst) >> 10);
         }
         kept = kept && worst != r;

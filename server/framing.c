@@ -112,26 +112,26 @@ unsigned srv_screen_verdict(const srv_framing *f, const char *method, const char
                             const char **why) {
     bool v11 = strcmp(version, "HTTP/1.1") == 0;
     if (!v11 && strcmp(version, "HTTP/1.0") != 0) {
-        return *why = "only HTTP/1.1 and HTTP/1.0 are spoken here", 505;
+        return *why = "this server speaks HTTP/1.1 and HTTP/1.0 only", 505;
     }
-    if (f->bad_name) return *why = "a header name has a space or a control byte in it", 400;
-    if (f->bad_value) return *why = "a header value has a control byte in it", 400;
+    if (f->bad_name) return *why = "a header name holds a space or a control character", 400;
+    if (f->bad_value) return *why = "a header value holds a control character", 400;
     if (f->host > 1 || (v11 && f->host == 0))
-        return *why = "exactly one Host header is needed", 400;
+        return *why = "the request needs exactly one Host header", 400;
     if (f->length > 1 || f->bad_length)
         return *why = "Content-Length must be one whole number", 400;
-    if (f->coding > 1) return *why = "Transfer-Encoding appears twice", 400;
+    if (f->coding > 1) return *why = "Transfer-Encoding may appear only once", 400;
     if (f->coding && f->length) {
-        return *why = "Content-Length and Transfer-Encoding exclude each other", 400;
+        return *why = "Content-Length and Transfer-Encoding cannot be combined", 400;
     }
-    if (f->coding && !f->chunked) return *why = "the only Transfer-Encoding taken is chunked", 400;
+    if (f->coding && !f->chunked) return *why = "Transfer-Encoding must be chunked", 400;
     if (f->coding && !v11) return *why = "Transfer-Encoding needs HTTP/1.1", 400;
     if (f->type > 1 || f->auth > 1 || f->x_key > 1)
-        return *why = "a header appears twice that may not", 400;
+        return *why = "Content-Type, Authorization and X-Api-Key may each appear only once", 400;
     if (strcmp(method, "POST") == 0 && !f->length && !f->coding) {
         return *why = "a POST needs a Content-Length", 411;
     }
     if (f->big) return *why = "the request body is larger than this server accepts", 413;
-    if (f->bad_expect) return *why = "the only Expect taken is 100-continue", 417;
+    if (f->bad_expect) return *why = "Expect must be 100-continue", 417;
     return 0;
 }

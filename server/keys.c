@@ -192,7 +192,7 @@ static int take_line(srv_keys *k, line *l, err *e) {
     if (text.n == 0) return 0;
     if (text.n < 8) return bad_line(l, "a key needs at least 8 characters", e);
     if (k->n == SRV_MAX_KEYS) {
-        return err_set(e, ERR_USAGE, "--api-key-file", "%s: more than %d keys", l->path,
+        return err_set(e, ERR_USAGE, "--api-key-file", "%s: holds more than %d keys", l->path,
                        SRV_MAX_KEYS);
     }
     key *new = &k->keys[k->n++];
@@ -215,7 +215,7 @@ int srv_keys_open(srv_keys **out, const char *path, err *e) {
     *out = NULL;
     buf text = {0};
     srv_keys *k = calloc(1, sizeof *k);
-    if (k == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory reading %s", path);
+    if (k == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory to read %s", path);
     if (opt_read_file(&text, "--api-key-file", path, MAX_FILE, e) != 0) goto fail;
     unsigned number = 1;
     for (size_t at = 0; at < text.len; number++) {

@@ -82,8 +82,8 @@ static void say_ready(const srv *s, const eng_backend_info *info) {
     /* Were every position to run every loop, this many would still fit. */
     double planes = plan_planes(c, c->loops_default);
     log_line(LOG_INFO,
-             "cache %u slots of %zu bytes (%.1f MB%s%s): %.0f positions at full depth; halted "
-             "positions: %s",
+             "cache %u slots of %zu bytes (%.1f MB%s%s): %.0f positions at full depth; policy of "
+             "halted tokens: %s",
              info->n_slots, info->slot_bytes,
              (double)info->n_slots * (double)info->slot_bytes / 1e6, info->why_cache[0] ? ", " : "",
              info->why_cache, info->n_slots / planes, o->halted_kv == KV_LAST ? "last" : "exact");
@@ -120,11 +120,11 @@ static void on_loaded(uv_work_t *w, int status) {
 
 int srv_load_start(srv *s, err *e) {
     srv_load *l = calloc(1, sizeof *l);
-    if (l == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    if (l == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory to load the model");
     l->s = s;
     s->load = l;
     if (uv_queue_work(&s->loop, &l->w, on_load, on_loaded) == 0) return 0;
     s->load = NULL;
     free(l);
-    return err_set(e, ERR_IO, NULL, "no worker to load the model");
+    return err_set(e, ERR_IO, NULL, "the loading of the model did not start");
 }

@@ -11,7 +11,7 @@ bool srv_log_budget(srv *s) {
     uint64_t now = clock_ns();
     if (now - s->log_window_ns > UINT64_C(1000000000)) {
         if (s->log_suppressed) {
-            log_line(LOG_WARN, "%llu more lines of this kind were not written",
+            log_line(LOG_WARN, "%llu more lines about refused or broken requests were left out",
                      (unsigned long long)s->log_suppressed);
         }
         s->log_window_ns = now;

@@ -117,13 +117,15 @@ static void write_vllm(page *p, const srv *s, const sched_stats *st) {
     const srv_counts *c = &s->counts;
     double used =
         st->pages ? (double)(st->pages - st->pages_free - st->pages_cached) / st->pages : 0;
-    one(p, "vllm:num_requests_running", "gauge", "Sequences in the engine.", st->running);
-    one(p, "vllm:num_requests_waiting", "gauge", "Sequences waiting.", st->waiting);
-    head(p, "vllm:num_requests_waiting_by_reason", "gauge", "Sequences waiting, by reason.");
+    one(p, "vllm:num_requests_running", "gauge", "Sequences that are running.", st->running);
+    one(p, "vllm:num_requests_waiting", "gauge", "Sequences that wait in the queue.", st->waiting);
+    head(p, "vllm:num_requests_waiting_by_reason", "gauge",
+         "Sequences that wait in the queue, by reason.");
     sample(p, "vllm:num_requests_waiting_by_reason", "reason", "capacity", st->waiting);
     sample(p, "vllm:num_requests_waiting_by_reason", "reason", "deferred", 0);
-    one(p, "vllm:kv_cache_usage_perc", "gauge", "Share of cache pages in use; 1 is full.", used);
-    head(p, "vllm:cache_config_info", "gauge", "Cache sizes, as labels.");
+    one(p, "vllm:kv_cache_usage_perc", "gauge", "Share of the cache pages in use, from 0 to 1.",
+        used);
+    head(p, "vllm:cache_config_info", "gauge", "Sizes of the key/value cache, as labels.");
     buf_printf(
         p->out,
         "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\",slot_bytes=\"%zu\","
@@ -136,11 +138,12 @@ static void write_vllm(page *p, const srv *s, const sched_stats *st) {
         (double)st->prefix_hits);
     one(p, "vllm:num_preemptions_total", "counter",
         "Sequences sent back to the queue because pages ran out.", (double)st->preemptions);
-    one(p, "vllm:prompt_tokens_total", "counter", "Prompt tokens processed.",
+    one(p, "vllm:prompt_tokens_total", "counter", "Prompt tokens of admitted sequences.",
         (double)st->prompt_tokens);
     one(p, "vllm:prompt_tokens_cached_total", "counter",
-        "Prompt tokens that came from the prefix cache.", (double)c->cached_tokens);
-    one(p, "vllm:generation_tokens_total", "counter", "Tokens generated.",
+        "Prompt tokens that were taken from the prefix cache instead of being computed.",
+        (double)c->cached_tokens);
+    one(p, "vllm:generation_tokens_total", "counter", "Output tokens generated.",
         (double)st->output_tokens);
     static const char *const reasons[] = {"stop", "length", "abort", "error"};
     head(p, "vllm:request_success_total", "counter", "Sequences that ended, by reason.");
@@ -149,25 +152,33 @@ static void write_vllm(page *p, const srv *s, const sched_stats *st) {
                (double)c->finished[i]);
     }
     one(p, "vllm:corrupted_requests_total", "counter",
-        "Requests ended by a value that is not a number.", (double)c->numeric_failures);
-    histogram(p, "vllm:time_to_first_token_seconds", "Arrival to first token.", &c->ttft);
-    histogram(p, "vllm:inter_token_latency_seconds", "Between tokens of one sequence.", &c->itl);
+        "Requests that ended because the model produced a value that is not a number.",
+        (double)c->numeric_failures);
+    histogram(p, "vllm:time_to_first_token_seconds",
+              "Time from a request's arrival to its first token.", &c->ttft);
+    histogram(p, "vllm:inter_token_latency_seconds", "Time between two tokens of one sequence.",
+              &c->itl);
     histogram(p, "vllm:request_time_per_output_token_seconds",
-              "Mean per request after its first token.", &c->tpot);
-    histogram(p, "vllm:e2e_request_latency_seconds", "Arrival to last token.", &c->e2e);
-    histogram(p, "vllm:request_queue_time_seconds", "Waiting for admission.", &c->queue_time);
-    histogram(p, "vllm:request_inference_time_seconds", "Admission to last token.", &c->inference);
-    histogram(p, "vllm:request_prefill_time_seconds", "Admission to first token.", &c->prefill);
-    histogram(p, "vllm:request_decode_time_seconds", "First to last token.", &c->decode);
+              "Mean time per token of a sequence after its first token.", &c->tpot);
+    histogram(p, "vllm:e2e_request_latency_seconds",
+              "Time from a request's arrival to its last token.", &c->e2e);
+    histogram(p, "vllm:request_queue_time_seconds", "Time that a sequence waits in the queue.",
+              &c->queue_time);
+    histogram(p, "vllm:request_inference_time_seconds",
+              "Time from a sequence's admission to its last token.", &c->inference);
+    histogram(p, "vllm:request_prefill_time_seconds",
+              "Time from a sequence's admission to its first token.", &c->prefill);
+    histogram(p, "vllm:request_decode_time_seconds",
+              "Time from a sequence's first token to its last.", &c->decode);
     histogram(p, "vllm:request_prompt_tokens", "Prompt tokens of a sequence.", &c->prompt_tokens);
     histogram(p, "vllm:request_generation_tokens", "Output tokens of a sequence.",
               &c->output_tokens);
     histogram(p, "vllm:request_max_num_generation_tokens",
-              "Most output tokens of a choice of a request.", &c->max_output_tokens);
-    histogram(p, "vllm:request_params_max_tokens", "Tokens a sequence was allowed.",
-              &c->max_tokens);
+              "Output tokens of the longest choice of a request.", &c->max_output_tokens);
+    histogram(p, "vllm:request_params_max_tokens",
+              "Most output tokens that a sequence was allowed.", &c->max_tokens);
     histogram(p, "vllm:iteration_tokens_total",
-              "Tokens, prompts included, brought by one turn of the engine.", &c->iteration_tokens);
+              "Prompt and output tokens that one turn of the engine brings.", &c->iteration_tokens);
     histogram(p, "vllm:request_params_n", "Sequences of a request.", &c->params_n);
 }
 
@@ -175,16 +186,17 @@ static void write_vllm(page *p, const srv *s, const sched_stats *st) {
 static void write_info(page *p, const srv *s) {
     if (s->model.model == NULL) return;
     const model_plan *c = model_plan_of(s->model.model);
-    head(p, "fathom_model_info", "gauge", "How the model leaves the loop, as labels.");
+    head(p, "fathom_model_info", "gauge",
+         "Family, exit rule and cache policy of the model, as labels.");
     buf_printf(p->out,
                "fathom_model_info{%s,family=\"%s\",exit_rule=\"%s\",core_layers=\"%u\","
                "halted_kv=\"%s\"} 1\n",
                p->labels, plan_family_name(c), exit_rule_name(s->exit), c->n_core,
                s->model.sched.halted_kv == KV_LAST ? "last" : "exact");
     one(p, "fathom_default_loops", "gauge",
-        "Most loops of a token unless a request says otherwise.",
+        "Most loops that a token runs unless its request says otherwise.",
         s->model.sched.default_max_loops ? s->model.sched.default_max_loops : c->loops_default);
-    one(p, "fathom_ceiling_loops", "gauge", "Most loops a request may ask for.",
+    one(p, "fathom_ceiling_loops", "gauge", "Most loops that a request may ask for.",
         s->model.sched.ceiling_loops);
 }
 
@@ -192,22 +204,23 @@ static void write_depth(page *p, const srv *s, const sched_stats *st) {
     static const char *const stages[] = {"prelude", "recurrent", "coda"};
     unsigned loops = s->model.sched.ceiling_loops;
     if (loops == 0 || loops > PLAN_MAX_LOOPS) loops = PLAN_MAX_LOOPS;
-    head(p, "fathom_rows", "gauge", "Rows in flight about to run this loop.");
+    head(p, "fathom_rows", "gauge", "Rows whose next loop is this one.");
     for (unsigned i = 0; i < loops; i++)
         sample_n(p, "fathom_rows", "loop", i, st->rows_by_loop[i]);
-    head(p, "fathom_exits_total", "counter", "Positions that left after this many loops.");
+    head(p, "fathom_exits_total", "counter", "Tokens that left the loop after this many loops.");
     for (unsigned i = 1; i <= loops; i++) {
         sample_n(p, "fathom_exits_total", "depth", i, (double)st->exits_by_depth[i]);
     }
-    histogram(p, "fathom_token_depth", "Loops run for a generated token.", &s->counts.depth);
+    histogram(p, "fathom_token_depth", "Loops that a generated token ran.", &s->counts.depth);
     struct {
         const char *name, *help;
         const uint64_t *v;
         double scale;
     } const by_stage[] = {
-        {"fathom_launches_total", "Launches by stage.", st->launches, 1},
-        {"fathom_launch_rows_total", "Rows in launches by stage.", st->launch_rows, 1},
-        {"fathom_launch_seconds_total", "Time in launches by stage.", st->launch_ns, 1e-9}};
+        {"fathom_launches_total", "Launches, by stage.", st->launches, 1},
+        {"fathom_launch_rows_total", "Rows in launches, by stage.", st->launch_rows, 1},
+        {"fathom_launch_seconds_total", "Time spent in launches, in seconds, by stage.",
+         st->launch_ns, 1e-9}};
     for (size_t k = 0; k < ARRAY_LEN(by_stage); k++) {
         head(p, by_stage[k].name, "counter", by_stage[k].help);
         for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
@@ -215,45 +228,49 @@ static void write_depth(page *p, const srv *s, const sched_stats *st) {
                    (double)by_stage[k].v[i] * by_stage[k].scale);
         }
     }
-    head(p, "fathom_recurrent_rows_total", "counter", "Rows of recurrent launches by kind.");
+    head(p, "fathom_recurrent_rows_total", "counter", "Rows in recurrent launches, by kind.");
     sample(p, "fathom_recurrent_rows_total", "kind", "prompt", (double)st->prompt_rows);
     sample(p, "fathom_recurrent_rows_total", "kind", "decode", (double)st->decode_rows);
     sample(p, "fathom_recurrent_rows_total", "kind", "tail", (double)st->tail_rows);
     sample(p, "fathom_recurrent_rows_total", "kind", "kv_only", (double)st->kv_only_rows);
     one(p, "fathom_voided_rows_total", "counter",
-        "Rows started a launch ahead and left out, since they had halted.",
+        "Rows of launches started ahead that the device left out because they had halted.",
         (double)st->voided_rows);
-    one(p, "fathom_head_rows_total", "counter", "Rows that ran the head.", (double)st->head_rows);
-    one(p, "fathom_prompt_loops_total", "counter", "Loops executed for prompt tokens.",
+    one(p, "fathom_head_rows_total", "counter", "Rows for which logits were computed.",
+        (double)st->head_rows);
+    one(p, "fathom_prompt_loops_total", "counter", "Loops run for prompt tokens.",
         (double)st->prompt_loops);
-    one(p, "fathom_output_loops_total", "counter", "Loops executed for output tokens.",
+    one(p, "fathom_output_loops_total", "counter", "Loops run for output tokens.",
         (double)st->output_loops);
-    one(p, "fathom_sample_seconds_total", "counter", "Time in the sampler.",
+    one(p, "fathom_sample_seconds_total", "counter", "Time spent in the sampler, in seconds.",
         (double)st->sample_ns * 1e-9);
-    one(p, "fathom_steps_total", "counter", "Rounds of the scheduler.", (double)st->steps);
-    one(p, "fathom_depth_cap_loops", "gauge", "Loops the load-aware cap allows now; 0 is no cap.",
+    one(p, "fathom_steps_total", "counter", "Steps of the scheduler.", (double)st->steps);
+    one(p, "fathom_depth_cap_loops", "gauge",
+        "Most loops per token that --depth-cap allows under the present load; 0: no cap.",
         st->depth_cap_now);
     one(p, "fathom_longest_wait_launches", "gauge",
-        "Most launches a ready row was ever passed over.", st->longest_wait);
+        "Most launches one after another that ever left out a ready row.", st->longest_wait);
 }
 
 static void write_cache(page *p, const sched_stats *st) {
-    head(p, "fathom_cache_pages", "gauge", "Cache pages by state.");
+    head(p, "fathom_cache_pages", "gauge", "Cache pages, by state.");
     sample(p, "fathom_cache_pages", "state", "free", st->pages_free);
     sample(p, "fathom_cache_pages", "state", "cached", st->pages_cached);
     sample(p, "fathom_cache_pages", "state", "used",
            (double)st->pages - st->pages_free - st->pages_cached);
     one(p, "fathom_cache_slots_used", "gauge",
-        "Slots in use: one holds the keys and values of one token at one loop.",
+        "Cache slots in use; a slot holds keys and values of one token at one loop.",
         (double)st->slots_used);
-    one(p, "fathom_cache_bytes", "gauge", "Bytes of the slots in use.", (double)st->cache_bytes);
+    one(p, "fathom_cache_bytes", "gauge", "Bytes of the cache slots in use.",
+        (double)st->cache_bytes);
     one(p, "fathom_cache_all_loops_bytes", "gauge",
-        "Bytes the cache would hold if every loop were stored.", (double)st->cache_bytes_all_loops);
+        "Bytes that the cache would hold if every token stored every loop.",
+        (double)st->cache_bytes_all_loops);
     double saved = st->cache_bytes_all_loops > st->cache_bytes
                        ? (double)(st->cache_bytes_all_loops - st->cache_bytes)
                        : 0;
-    one(p, "fathom_cache_saved_bytes", "gauge", "Bytes not stored because positions left early.",
-        saved);
+    one(p, "fathom_cache_saved_bytes", "gauge",
+        "Bytes that are not stored because tokens left the loop early.", saved);
 }
 
 static void write_http(page *p, const srv *s) {
@@ -262,53 +279,57 @@ static void write_http(page *p, const srv *s) {
     const srv_route *routes = srv_routes(&n_routes);
     static const char *const classes[] = {"other", "1xx", "2xx", "3xx", "4xx", "5xx"};
     one(p, "fathom_http_connections", "gauge", "Open connections.", s->n_conns);
-    one(p, "fathom_http_requests_in_flight", "gauge", "Requests not yet answered whole.",
+    one(p, "fathom_http_requests_in_flight", "gauge", "Requests whose answer is not complete.",
         s->n_reqs);
-    one(p, "fathom_http_connections_total", "counter", "Connections accepted.",
+    one(p, "fathom_http_connections_total", "counter", "Connections that were accepted.",
         (double)c->connections);
-    head(p, "fathom_http_requests_total", "counter", "Requests by route.");
+    head(p, "fathom_http_requests_total", "counter", "Requests, by route.");
     for (size_t i = 0; i < n_routes; i++) {
         sample(p, "fathom_http_requests_total", "route", routes[i].path,
                (double)c->requests_by_route[i]);
     }
-    head(p, "fathom_http_responses_total", "counter", "Answers by class of status.");
+    head(p, "fathom_http_responses_total", "counter", "Answers, by class of status.");
     for (size_t i = 2; i < ARRAY_LEN(classes); i++) {
         sample(p, "fathom_http_responses_total", "class", classes[i], (double)c->answers[i]);
     }
-    one(p, "fathom_http_streams_total", "counter", "Event streams begun.", (double)c->streams);
-    one(p, "fathom_http_body_bytes_total", "counter", "Bytes of request bodies.",
+    one(p, "fathom_http_streams_total", "counter", "Answers that were started as event streams.",
+        (double)c->streams);
+    one(p, "fathom_http_body_bytes_total", "counter", "Bytes of request bodies that were received.",
         (double)c->bytes_in);
-    one(p, "fathom_http_sent_bytes_total", "counter", "Bytes of answers.", (double)c->bytes_out);
-    head(p, "fathom_request_memory_bytes", "gauge", "Bytes held for requests, by what they are.");
+    one(p, "fathom_http_sent_bytes_total", "counter", "Bytes of answers that were sent.",
+        (double)c->bytes_out);
+    head(p, "fathom_request_memory_bytes", "gauge", "Bytes held for requests, by purpose.");
     for (unsigned k = 0; k < SRV_HELD_KINDS; k++) {
         sample(p, "fathom_request_memory_bytes", "kind", srv_held_names[k],
                (double)srv_ledger_held(s->ledger, k));
     }
-    one(p, "fathom_request_memory_limit_bytes", "gauge", "Most bytes held for requests.",
-        (double)srv_ledger_ceiling(s->ledger));
+    one(p, "fathom_request_memory_limit_bytes", "gauge",
+        "Most bytes that may be held for requests.", (double)srv_ledger_ceiling(s->ledger));
     one(p, "fathom_request_memory_evictions_total", "counter",
-        "Requests ended because requests together held more than that.", (double)c->evicted);
-    head(p, "fathom_http_cut_total", "counter", "Connections ended by the server.");
+        "Requests that were ended because all requests together held more than the limit.",
+        (double)c->evicted);
+    head(p, "fathom_http_cut_total", "counter", "Connections that the server closed, by reason.");
     sample(p, "fathom_http_cut_total", "why", "slow_reader", (double)c->slow_cut);
     sample(p, "fathom_http_cut_total", "why", "deadline", (double)c->deadline_cut);
     sample(p, "fathom_http_cut_total", "why", "crowd", (double)c->crowd_cut);
     head(p, "fathom_http_refused_total", "counter",
-         "Requests and connections refused by a limit, for want of a key, or as another site's.");
+         "Requests and connections that were refused, by reason.");
     sample(p, "fathom_http_refused_total", "why", "busy", (double)c->refused_busy);
     sample(p, "fathom_http_refused_total", "why", "key", (double)c->refused_key);
     sample(p, "fathom_http_refused_total", "why", "address", (double)c->refused_address);
     sample(p, "fathom_http_refused_total", "why", "foreign", (double)c->refused_foreign);
     one(p, "fathom_http_client_left_total", "counter",
-        "Requests whose client left before the answer was complete.",
+        "Requests whose client closed the connection before the answer was complete.",
         (double)c->cancelled_by_client);
-    histogram(p, "fathom_cancel_seconds", "From a client's leaving to its pages being free.",
-              &c->cancel);
+    histogram(p, "fathom_cancel_seconds",
+              "Time from a client's leaving to the release of its cache pages.", &c->cancel);
     one(p, "fathom_http_bad_clients_total", "counter",
-        "Reports of the HTTP library about broken peers.", (double)c->bad_clients);
+        "Reports of the HTTP library about clients that break the protocol.",
+        (double)c->bad_clients);
     one(p, "fathom_log_dropped_lines_total", "counter", "Log lines that could not be written.",
         (double)log_dropped_lines());
     one(p, "fathom_loop_turn_max_seconds", "gauge",
-        "Longest time that one callback held the event loop so far.",
+        "Longest time that one callback has held the event loop.",
         (double)c->loop_turn_max_ns * 1e-9);
 }
 

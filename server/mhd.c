@@ -444,7 +444,7 @@ static void say_leniency(void) {
     if (MHD_VERSION >= 0x01000000) return;
     log_line(LOG_INFO,
              "libmicrohttpd %s takes folded headers, NUL in header values and lone line feeds; "
-             "version 1.0 refuses them, and so does a proxy in front",
+             "version 1.0 or a proxy in front of the server refuses them",
              MHD_get_version());
 }
 
@@ -468,7 +468,7 @@ int srv_mhd_open(srv_listener *at, int fd, err *e) {
     if (info == NULL || uv_poll_init(&s->loop, &at->poll, info->epoll_fd) != 0) {
         MHD_stop_daemon(at->mhd);
         at->mhd = NULL;
-        return err_set(e, ERR_IO, NULL, "the HTTP library's descriptor cannot be polled");
+        return err_set(e, ERR_IO, NULL, "the HTTP library's descriptor cannot be watched");
     }
     at->poll.data = at->timer.data = at;
     uv_timer_init(&s->loop, &at->timer);

@@ -218,13 +218,14 @@ void srv_parse_start(srv_req *r, srv_kind kind) {
     if (r->body.len <= SRV_INLINE_BODY && parse_here(r, kind)) return;
     if (r->account->n_waiting >= MAX_WAITING) {
         s->counts.refused_busy++;
-        srv_answer_http(r, 429, "this client has as many large requests waiting as it may",
+        srv_answer_http(r, 429,
+                        "this client has too many large requests waiting; try again shortly",
                         "rate_limit_exceeded");
         return;
     }
     srv_work *w = calloc(1, sizeof *w);
     if (w == NULL) {
-        srv_answer_http(r, 503, "out of memory", NULL);
+        srv_answer_http(r, 503, "the server is out of memory; try again shortly", NULL);
         return;
     }
     *w = (srv_work){.s = s, .req = r, .account = r->account, .kind = kind, .api = s->api};

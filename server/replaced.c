@@ -26,7 +26,7 @@ static void on_looked(uv_work_t *w, int status) {
     s->look = NULL;
     if (status == 0 && l->rc != 0 && !s->model_changed) {
         s->model_changed = true;
-        log_line(LOG_ALERT, "%s; not ready from here on", l->e.msg);
+        log_line(LOG_ALERT, "%s; the server is no longer ready", l->e.msg);
     }
     free(l);
 }

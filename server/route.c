@@ -39,7 +39,7 @@ static void handle_models(srv_req *r) {
 static void handle_openapi(srv_req *r) {
     const buf *kept = api_openapi_kept();
     if (kept) srv_answer_static(r, 200, "application/json", kept->data, kept->len, NULL, 0);
-    else srv_answer_http(r, 503, "out of memory", NULL);
+    else srv_answer_http(r, 503, "the server is out of memory; try again shortly", NULL);
 }
 
 static void handle_model(srv_req *r) {
@@ -69,7 +69,7 @@ static void handle_health(srv_req *r) {
 static void handle_ready(srv_req *r) {
     srv *s = r->s;
     if (!s->loaded) srv_answer_http(r, 503, "Loading model", NULL);
-    else if (s->draining) srv_answer_http(r, 503, "shutting down", NULL);
+    else if (s->draining) srv_answer_http(r, 503, "the server is shutting down", NULL);
     else if (!srv_engine_alive(s)) srv_answer_http(r, 503, "the engine does not answer", NULL);
     else if (s->model_changed) srv_answer_http(r, 503, "a model file was changed in place", NULL);
     else {
@@ -207,8 +207,8 @@ static unsigned examine_host(srv_req *r) {
     const char *host = srv_req_header(r, "Host");
     if (host == NULL || srv_host_known(host, s->o.host, &s->o.allowed_hosts)) return 0;
     return refuse_foreign(r,
-                          "the Host header is not a name this server goes by; start it with "
-                          "--allowed-host NAME if it is reached by that name",
+                          "this server does not answer to the name in the Host header; start it "
+                          "with --allowed-host NAME to allow the name",
                           "unknown_host");
 }
 
@@ -223,8 +223,8 @@ static unsigned examine_origin(srv_req *r, const char *method) {
                    (site && strcmp(site, "cross-site") == 0);
     if (same || !foreign) return 0;
     return refuse_foreign(r,
-                          "pages of this origin may not call this server; start it with "
-                          "--cors-origin ORIGIN to let them",
+                          "web pages of this origin may not call this server; start it with "
+                          "--cors-origin ORIGIN to allow them",
                           "origin_not_allowed");
 }
 
@@ -235,30 +235,31 @@ static unsigned examine(srv_req *r, unsigned found, const srv_framing *f) {
         r->key = find_key(r);
         if (r->key < 0) {
             s->counts.refused_key++;
-            return refuse(r, 401, "a valid API key is needed", "invalid_api_key");
+            return refuse(r, 401, "the request needs a valid API key", "invalid_api_key");
         }
     }
     if (found == 404) return refuse(r, 404, "no such path", "not_found");
     if (found == 405) {
-        return refuse(r, 405, "this path does not take this method", "method_not_allowed");
+        return refuse(r, 405, "this path does not support this method", "method_not_allowed");
     }
-    if (found) return refuse(r, found, "out of memory", NULL);
+    if (found) return refuse(r, found, "the server is out of memory; try again shortly", NULL);
     s->counts.requests_by_route[r->route - routes]++;
     unsigned flags = r->route->flags;
     if ((flags & ROUTE_JSON) && f->coded) {
-        return refuse(r, 415, "compressed request bodies are not taken", NULL);
+        return refuse(r, 415, "compressed request bodies are not supported", NULL);
     }
     if ((flags & ROUTE_JSON) && f->type && !f->json) {
         return refuse(r, 415, "Content-Type must be application/json in UTF-8", NULL);
     }
     if ((flags & ROUTE_JSON) && !f->type && srv_req_header(r, "Origin")) {
-        return refuse(r, 415, "a browser must send Content-Type: application/json", NULL);
+        return refuse(r, 415, "a browser must send the header Content-Type: application/json",
+                      NULL);
     }
     if ((flags & ROUTE_LOADED) && !s->loaded) {
         return refuse(r, 503, "Loading model", "model_loading");
     }
     if ((flags & ROUTE_WORK) && s->draining) {
-        return refuse(r, 503, "shutting down", "shutting_down");
+        return refuse(r, 503, "the server is shutting down", "shutting_down");
     }
     return 0;
 }
@@ -281,7 +282,7 @@ void srv_gate(srv_req *r, const char *method, const char *path, const srv_framin
 
 void srv_route_run(srv_req *r) {
     if ((r->route->flags & ROUTE_WORK) && r->s->draining) {
-        srv_answer_http(r, 503, "shutting down", "shutting_down");
+        srv_answer_http(r, 503, "the server is shutting down", "shutting_down");
         return;
     }
     r->route->handle(r);

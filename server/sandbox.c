@@ -186,7 +186,7 @@ void srv_sandbox_open(const srv *s) {
     if (why == 0) {
         log_line(LOG_INFO, "sandbox: system calls that a server never makes are refused");
     } else {
-        log_line(LOG_WARN, "no sandbox, as the kernel takes no filter of system calls: %s",
+        log_line(LOG_WARN, "no sandbox: the kernel accepts no filter of system calls: %s",
                  strerror(why));
     }
 }
@@ -195,6 +195,7 @@ void srv_sandbox_loaded(const srv *s) {
     if (s->o.no_sandbox || !may_need_programs(s)) return;
     int why = srv_sandbox(true);
     if (why && why != ENOSYS) {
-        log_line(LOG_WARN, "sandbox: starting programs is not refused: %s", strerror(why));
+        log_line(LOG_WARN, "sandbox: the start of programs could not be refused: %s",
+                 strerror(why));
     }
 }

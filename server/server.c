@@ -35,9 +35,10 @@ static int fit_descriptors(server_opts *o, err *e) {
     if (files.rlim_cur == RLIM_INFINITY) return 0;
     uint64_t other = OTHER_FILES + (o->admin_port == SERVER_UNSET ? 0 : ADMIN_CONNECTIONS);
     if (files.rlim_cur < other + 8) {
-        return err_set(e, ERR_IO, NULL,
-                       "only %llu descriptors allowed, %llu are needed (ulimit -n)",
-                       (unsigned long long)files.rlim_cur, (unsigned long long)other + 8);
+        return err_set(
+            e, ERR_IO, NULL,
+            "only %llu open files are allowed, and %llu are needed; raise the limit with ulimit -n",
+            (unsigned long long)files.rlim_cur, (unsigned long long)other + 8);
     }
     uint64_t most = files.rlim_cur - other;
     if (o->max_connections > most) {
@@ -59,10 +60,10 @@ static bool is_loopback(const struct sockaddr_storage *a) {
 
 static void warn_if_open(const srv_listener *at) {
     if (at->admin || at->s->keys || at->loopback) return;
-    log_line(
-        LOG_WARN,
-        "whoever reaches %s may use this server without a key; --api-key-file FILE asks for one",
-        at->address);
+    log_line(LOG_WARN,
+             "any client that can reach %s may use this server without a key; --api-key-file FILE "
+             "makes it ask for one",
+             at->address);
 }
 
 /* A listening socket; writes its URL into at->address. */
@@ -140,7 +141,8 @@ static void teardown(srv *s) {
     for (unsigned i = 0; i < s->n_signals; i++)
         uv_close((uv_handle_t *)&s->signals[i], NULL);
     uv_run(&s->loop, UV_RUN_DEFAULT);
-    if (uv_loop_close(&s->loop) != 0) log_line(LOG_WARN, "the event loop ended with open handles");
+    if (uv_loop_close(&s->loop) != 0)
+        log_line(LOG_WARN, "the event loop ended with handles that were still open");
     api_context_close(s->api);
     runtime_close(&s->model);
     srv_ledger_close(s->ledger);
@@ -153,7 +155,8 @@ static void teardown(srv *s) {
 static void end_engine(const srv *s) {
     if (sched_thread_ends(s->engine, s->engine_dead ? 0 : (uint64_t)(s->o.hang_s * 1e9))) return;
     if (!s->engine_dead)
-        log_line(LOG_ALERT, "the engine does not end; the process ends without it");
+        log_line(LOG_ALERT,
+                 "the engine thread does not end; the process ends without waiting for it");
     _exit(s->exit_status ? s->exit_status : EXIT_FAILED);
 }
 
@@ -161,7 +164,7 @@ static int check_hosts(const opt_list *allowed, err *e) {
     for (size_t i = 0; i < allowed->n; i++) {
         if (srv_host_option_ok(allowed->items[i])) continue;
         return err_set(e, ERR_USAGE, "--allowed-host",
-                       "--allowed-host takes a host name without scheme and port, not '%s'",
+                       "--allowed-host takes a host name without scheme or port, not '%s'",
                        allowed->items[i]);
     }
     return 0;

@@ -36,7 +36,7 @@ static bool fair(uint64_t all, uint64_t others, uint64_t held, uint64_t more) {
 
 static int too_many(err *e, const char *what, uint64_t asked, uint64_t held, uint64_t most) {
     return err_set(
-        e, ERR_BUSY, NULL, "this key has %llu %s here and asks for %llu more; it may have %llu",
+        e, ERR_BUSY, NULL, "this API key has %llu %s here and asks for %llu more; it may have %llu",
         (unsigned long long)held, what, (unsigned long long)asked, (unsigned long long)most);
 }
 
@@ -53,16 +53,16 @@ static int check_demand(const srv *s, const srv_use *u, const demand *d, err *e)
     uint64_t places = (uint64_t)m->max_running + m->max_queue;
     if (!fair(places, s->n_sequences - u->sequences, u->sequences, d->sequences)) {
         return err_set(e, ERR_BUSY, NULL,
-                       "this key has %u sequences here and asks for %llu more; the rest of the "
-                       "%llu places is for other keys",
+                       "this API key has %u sequences here and asks for %llu more; the rest of the "
+                       "%llu places is kept for other keys",
                        u->sequences, (unsigned long long)d->sequences, (unsigned long long)places);
     }
     bool alone = s->waiting_prompt == 0 && d->sequences <= 1;
     if (!alone && !fair(m->max_queue_tokens, s->waiting_prompt - u->waiting_prompt,
                         u->waiting_prompt, d->prompt)) {
         return err_set(e, ERR_BUSY, NULL,
-                       "this key has %llu prompt tokens waiting and asks for %llu more; the rest "
-                       "of the queue's %llu is for other keys",
+                       "this API key has %llu prompt tokens waiting and asks for %llu more; the "
+                       "rest of the queue's %llu is kept for other keys",
                        (unsigned long long)u->waiting_prompt, (unsigned long long)d->prompt,
                        (unsigned long long)m->max_queue_tokens);
     }
@@ -82,7 +82,8 @@ bool srv_tenant_admit(srv_req *r) {
     const srv_use *u = srv_keys_use(s->keys, r->key);
     err e = {0};
     if (s->o.max_per_key && u->requests >= s->o.max_per_key) {
-        (void)err_set(&e, ERR_BUSY, NULL, "this key has as many requests running as it may");
+        (void)err_set(&e, ERR_BUSY, NULL,
+                      "this API key already has as many requests as it may have");
         return answer_429(r, &e);
     }
     /* What any request asks for at least; its real demand is known once it is parsed. */
@@ -109,7 +110,7 @@ int srv_tenant_priority(const srv_req *r, const api_request *q, int32_t *out, er
     if (!r->s->o.client_priority || !api_wants_priority(q, &wish)) return 0;
     if (wish < least || wish > most) {
         return err_set(e, ERR_BAD_PARAM, "priority",
-                       "this key may use a priority from %d to %d, not %d", least, most, wish);
+                       "this API key may use a priority from %d to %d, not %d", least, most, wish);
     }
     *out = wish;
     return 0;
@@ -183,17 +184,22 @@ enum { N_SERIES = 10 };
 static const struct {
     const char *name, *type, *label, *help;
 } series[N_SERIES] = {
-    {"fathom_key_sequences", "gauge", "state=\"running\"", "Sequences of a key."},
+    {"fathom_key_sequences", "gauge", "state=\"running\"",
+     "Sequences of an API key, running or waiting."},
     {"fathom_key_sequences", NULL, "state=\"waiting\"", NULL},
     {"fathom_key_tokens", "gauge", NULL,
-     "Prompt tokens of a key under way, and all tokens it may still get."},
-    {"fathom_key_pages", "gauge", "state=\"used\"", "Cache pages of a key."},
+     "Prompt tokens and output tokens that the unfinished requests of an API key may have."},
+    {"fathom_key_pages", "gauge", "state=\"used\"", "Cache pages of an API key."},
     {"fathom_key_pages", NULL, "state=\"cached\"", NULL},
-    {"fathom_key_rows_total", "counter", NULL, "Rows run for a key."},
-    {"fathom_key_engine_microseconds_total", "counter", NULL, "Engine time spent for a key."},
-    {"fathom_key_generation_tokens_total", "counter", NULL, "Tokens generated for a key."},
-    {"fathom_key_preemptions_total", "counter", NULL, "Sequences of a key sent back to the queue."},
-    {"fathom_key_refused_total", "counter", NULL, "Requests of a key that got 429."},
+    {"fathom_key_rows_total", "counter", NULL, "Rows run for an API key."},
+    {"fathom_key_engine_microseconds_total", "counter", NULL,
+     "Engine time spent for an API key, in microseconds."},
+    {"fathom_key_generation_tokens_total", "counter", NULL,
+     "Output tokens generated for an API key."},
+    {"fathom_key_preemptions_total", "counter", NULL,
+     "Sequences of an API key that were sent back to the queue to free pages."},
+    {"fathom_key_refused_total", "counter", NULL,
+     "Requests of an API key that were answered with status 429."},
 };
 
 static uint64_t value_of(const key_sums *k, int series_index) {

@@ -48,7 +48,7 @@ static void *watch(void *arg) {
         if (now - before > 2 * step) atomic_compare_exchange_strong(&w->beat_ns, &beat, now);
         else if (now > beat && now - beat > w->stall_ns && beat != told) {
             told = beat;
-            log_line(LOG_ALERT, "the loop has not come back for %.1f s; it stands at",
+            log_line(LOG_ALERT, "the event loop has been stuck for %.1f s; its stack:",
                      (double)(now - beat) * 1e-9);
             (void)pthread_kill(w->watched, SIGUSR2);
         }
@@ -67,7 +67,7 @@ int srv_watchdog_start(srv_watchdog **out, double stall_s, err *e) {
     pthread_condattr_t monotonic;
     struct sigaction on = {.sa_handler = write_stack, .sa_flags = SA_RESTART};
     srv_watchdog *w = *out = calloc(1, sizeof *w);
-    if (w == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    if (w == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory to start the watchdog");
     (void)backtrace(&frame, 1);
     w->watched = pthread_self();
     w->stall_ns = (uint64_t)(stall_s * 1e9);
@@ -81,7 +81,7 @@ int srv_watchdog_start(srv_watchdog **out, double stall_s, err *e) {
         return 0;
     free(w);
     *out = NULL;
-    return err_set(e, ERR_IO, NULL, "the watchdog's thread did not start");
+    return err_set(e, ERR_IO, NULL, "the thread of the watchdog did not start");
 }
 
 void srv_watchdog_stop(srv_watchdog *w) {

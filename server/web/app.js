@@ -201,10 +201,9 @@ $("answer").addEventListener("pointerover", (e) => {
     const span = e.target.closest(".tok");
     if (!span) return;
     const depths = span.dataset.depths.split(" ");
-    const loops = depths.length === 1 && depths[0] === "1" ? "loop" : "loops";
     $("token-info").textContent =
-        `Token ${span.dataset.at}: ${JSON.stringify(span.dataset.text)} left after ` +
-        `${depths.join(", ")} ${loops} of at most ${state.most}.`;
+        `Token ${span.dataset.at}: ${JSON.stringify(span.dataset.text)} ran ` +
+        `${depths.join(", ")} of at most ${state.most} loops.`;
 });
 $("numbers").addEventListener("change", () => {
     $("answer").classList.toggle("numbered", $("numbers").checked);
@@ -231,7 +230,7 @@ function drawLegend() {
         const cell = box.children[i];
         cell.firstChild.className = `d${depthStep(i + 1, state.most)}`;
         cell.firstChild.style.height = `${4 + Math.round((n / top) * 40)}px`;
-        cell.title = `${n} tokens left after ${i + 1} loops`;
+        cell.title = `${n} tokens ran ${i + 1} loops`;
     });
     const said = counts.flatMap((n, i) => (n ? [`${n} at depth ${i + 1}`] : []));
     box.setAttribute("aria-label", said.length ? `Tokens by depth: ${said.join(", ")}` : "Depth scale");

@@ -79,8 +79,8 @@ export function startPool(host) {
         $("p-running").textContent = short(metricSum(metrics, "vllm:num_requests_running") ?? NaN);
         $("p-waiting").textContent = short(metricSum(metrics, "vllm:num_requests_waiting") ?? NaN);
         $("p-rate").textContent = short(rate);
-        drawBars("rows", rows, host.most(), "rows about to run loop");
-        drawBars("exits", exits.map((v, i) => v - (from.exits[i] ?? 0)), host.most(), "tokens left at depth");
+        drawBars("rows", rows, host.most(), "rows whose next loop is");
+        drawBars("exits", exits.map((v, i) => v - (from.exits[i] ?? 0)), host.most(), "tokens of depth");
         const used = metricSum(metrics, "vllm:kv_cache_usage_perc");
         const percent = used === null ? "–" : `${(used * 100).toFixed(1)} %`;
         $("cache").value = used ?? 0;
@@ -108,8 +108,8 @@ export function startPool(host) {
         timer = setTimeout(poll, host.busy() ? BUSY_MS : IDLE_MS);
     }
 
-    drawBars("rows", [], host.most(), "rows about to run loop");
-    drawBars("exits", [], host.most(), "tokens left at depth");
+    drawBars("rows", [], host.most(), "rows whose next loop is");
+    drawBars("exits", [], host.most(), "tokens of depth");
     document.addEventListener("visibilitychange", poll);
     $("form").addEventListener("submit", () => setTimeout(poll, 100));
     void poll();

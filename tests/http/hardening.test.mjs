@@ -6,7 +6,7 @@ import path from "node:path";
 import { test } from "node:test";
 import { Server } from "./lib/server.mjs";
 
-const warning = /warn whoever reaches http:\S+ may use this server without a key; --api-key-file FILE asks for one/;
+const warning = /warn any client that can reach http:\S+ may use this server without a key; --api-key-file FILE makes it ask for one/;
 
 test("an address that others reach, without keys, is warned of once, and no other is", async () => {
     const dir = mkdtempSync(path.join(tmpdir(), "fathom-keys-"));

@@ -52,7 +52,7 @@ test("every token of the streamed answer is tinted by its depth", { skip }, asyn
         assert.equal(await text(page, "f-saved"), "34 %");
         assert.match(await page.locator("#legend").getAttribute("aria-label"), /1 at depth 1, 1 at depth 4, 2 at depth 8/);
         await page.hover("#answer .tok >> nth=1");
-        assert.equal(await text(page, "token-info"), 'Token 2: " the" left after 4 loops of at most 8.');
+        assert.equal(await text(page, "token-info"), 'Token 2: " the" ran 4 of at most 8 loops.');
         await page.check("#numbers");
         const shown = await page.locator("#answer .tok").first().evaluate((e) => getComputedStyle(e, "::after").content);
         assert.notEqual(shown, "none");

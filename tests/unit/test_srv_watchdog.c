@@ -53,9 +53,9 @@ static size_t watched(double patience_s, unsigned n_turns, char *said, size_t ro
 Test(srv_watchdog, a_stall_is_told_once_with_the_stack_it_stands_in) {
     char said[8192];
     (void)watched(0.5, 0, said, sizeof said);
-    const char *line = strstr(said, "the loop has not come back for");
+    const char *line = strstr(said, "the event loop has been stuck for");
     cr_assert_not_null(line, "%s", said);
-    cr_expect_null(strstr(line + 1, "the loop has not come back for"), "%s", said);
+    cr_expect_null(strstr(line + 1, "the event loop has been stuck for"), "%s", said);
     cr_expect_not_null(strstr(line, "libc"), "no stack in: %s", said);
 }
 
