@@ -38,7 +38,7 @@ _Static_assert(sizeof ends / sizeof ends[0] == N_FILES, "one end per file");
  * main; nothing writes them later. */
 __attribute__((constructor)) static void set_sizes(void) {
     for (size_t i = 0; i < N_FILES; i++)
-        files[i].n = (size_t)(ends[i] - files[i].data);
+        files[i].size = (size_t)(ends[i] - files[i].data);
 }
 
 const srv_asset *srv_asset_find(const char *path) {

@@ -15,7 +15,7 @@
 typedef struct srv_asset {
     const char *path, *type; /* "/app.js", "text/javascript; charset=utf-8" */
     const unsigned char *data;
-    size_t n;
+    size_t size;
 } srv_asset;
 
 /* To be sent with every asset as Content-Security-Policy: the page needs no more. */

@@ -18,19 +18,19 @@ enum { TRIES = 8, PER_NEWCOMER = 2 };
 #define CROWD_NS UINT64_C(1000000000)
 #define FULL_NS UINT64_C(100000000)
 
-void srv_listener_init(srv_listener *at, srv *s, uint64_t limit) {
-    at->s = s;
+void srv_listener_init(srv_listener *at, srv *server, uint64_t limit) {
+    at->server = server;
     at->limit = (unsigned)limit;
     list_init(&at->fresh);
     list_init(&at->rested);
 }
 
-void srv_conn_cut(srv_conn *k) {
-    if (k->cut) return;
-    k->cut = true;
-    k->at->n_cut++;
-    list_remove(&k->rest);
-    shutdown(k->fd, SHUT_RDWR); /* libmicrohttpd closes it at its next run */
+void srv_conn_cut(srv_conn *conn) {
+    if (conn->cut) return;
+    conn->cut = true;
+    conn->at->n_cut++;
+    list_remove(&conn->rest_link);
+    shutdown(conn->fd, SHUT_RDWR); /* libmicrohttpd closes it at its next run */
 }
 
 /* ---- room for newcomers ---- */
@@ -41,25 +41,25 @@ static srv_conn *longest_rest(srv_listener *at, const srv_conn *but, uint64_t pa
     uint64_t now = clock_ns();
     for (unsigned i = 0; i < TRIES; i++) {
         list_link *from = &at->fresh;
-        if (list_empty(from) || now - OWNER_OF(from->next, srv_conn, rest)->rest_ns < patience)
+        if (list_empty(from) || now - OWNER_OF(from->next, srv_conn, rest_link)->rest_ns < patience)
             from = &at->rested;
         if (list_empty(from)) return NULL;
-        srv_conn *k = OWNER_OF(from->next, srv_conn, rest);
+        srv_conn *conn = OWNER_OF(from->next, srv_conn, rest_link);
         int unread = 0;
-        if (k != but && (ioctl(k->fd, FIONREAD, &unread) != 0 || unread == 0)) return k;
-        list_move_back(from, &k->rest);
-        k->rest_ns = now;
+        if (conn != but && (ioctl(conn->fd, FIONREAD, &unread) != 0 || unread == 0)) return conn;
+        list_move_back(from, &conn->rest_link);
+        conn->rest_ns = now;
     }
     return NULL;
 }
 
 static void make_room(srv_listener *at, unsigned most, const srv_conn *but) {
-    for (unsigned i = 0; i < PER_NEWCOMER && at->n - at->n_cut > most; i++) {
-        bool full = at->n - at->n_cut >= at->limit;
-        srv_conn *k = longest_rest(at, but, full ? FULL_NS : CROWD_NS);
-        if (k == NULL) return;
-        at->s->counts.crowd_cut++;
-        srv_conn_cut(k);
+    for (unsigned i = 0; i < PER_NEWCOMER && at->n_conns - at->n_cut > most; i++) {
+        bool full = at->n_conns - at->n_cut >= at->limit;
+        srv_conn *conn = longest_rest(at, but, full ? FULL_NS : CROWD_NS);
+        if (conn == NULL) return;
+        at->server->counts.crowd_cut++;
+        srv_conn_cut(conn);
     }
 }
 
@@ -70,13 +70,13 @@ void srv_conns_tick(srv_listener *at) {
 /* ---- addresses ---- */
 
 /* An IPv4 address, or the half of an IPv6 address that one customer has to himself. */
-static uint64_t peer_of(const struct sockaddr *a) {
+static uint64_t peer_of(const struct sockaddr *addr) {
     uint64_t half = 0;
-    if (a == NULL) return 0;
-    if (a->sa_family == AF_INET)
-        return ntohl(((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr);
-    if (a->sa_family != AF_INET6) return 0;
-    const struct in6_addr *six = &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr;
+    if (addr == NULL) return 0;
+    if (addr->sa_family == AF_INET)
+        return ntohl(((const struct sockaddr_in *)(const void *)addr)->sin_addr.s_addr);
+    if (addr->sa_family != AF_INET6) return 0;
+    const struct in6_addr *six = &((const struct sockaddr_in6 *)(const void *)addr)->sin6_addr;
     uint32_t four;
     memcpy(&four, six->s6_addr + 12, sizeof four);
     if (IN6_IS_ADDR_V4MAPPED(six)) return ntohl(four);
@@ -86,74 +86,75 @@ static uint64_t peer_of(const struct sockaddr *a) {
 
 /* The id of a peer's account, mixed with a secret, so that nobody picks addresses that meet in
  * the ledger's map. */
-static uint64_t account_id(const srv *s, const struct sockaddr *a) {
-    return (peer_of(a) ^ s->id_seed) % SRV_KEY_ACCOUNT;
+static uint64_t account_id(const srv *server, const struct sockaddr *addr) {
+    return (peer_of(addr) ^ server->id_seed) % SRV_KEY_ACCOUNT;
 }
 
 /* Of this machine only as many as an option says: its connections are a proxy's, or its user's. */
-static bool is_counted(const srv_listener *at, const struct sockaddr *a) {
-    uint64_t peer = peer_of(a);
-    bool local = peer == 0 || (peer >> 24 == 127 && at->s->o.max_per_ip == SERVER_UNSET);
+static bool is_counted(const srv_listener *at, const struct sockaddr *addr) {
+    uint64_t peer = peer_of(addr);
+    bool local = peer == 0 || (peer >> 24 == 127 && at->server->opts.max_per_ip == SERVER_UNSET);
     return !at->admin && !local;
 }
 
 /* Many share one address behind a proxy or a company's gateway, so the default leaves each a
  * quarter, and never fewer than a browser or a small proxy opens. */
-uint64_t srv_conns_per_address(const server_opts *o) {
-    uint64_t quarter = o->max_connections / 4;
-    if (o->max_per_ip != SERVER_UNSET) return o->max_per_ip ? o->max_per_ip : UINT64_MAX;
+uint64_t srv_conns_per_address(const server_opts *opts) {
+    uint64_t quarter = opts->max_connections / 4;
+    if (opts->max_per_ip != SERVER_UNSET) return opts->max_per_ip ? opts->max_per_ip : UINT64_MAX;
     return quarter > 256 ? quarter : 256;
 }
 
 bool srv_conn_welcome(srv_listener *at, const struct sockaddr *from) {
-    srv *s = at->s;
+    srv *server = at->server;
     if (!is_counted(at, from)) return true;
-    const srv_account *a = srv_account_find(s->ledger, account_id(s, from));
-    if (a == NULL || a->n_conns < srv_conns_per_address(&s->o)) return true;
-    s->counts.refused_address++;
+    const srv_account *account = srv_account_find(server->ledger, account_id(server, from));
+    if (account == NULL || account->n_conns < srv_conns_per_address(&server->opts)) return true;
+    server->counts.refused_address++;
     return false;
 }
 
 /* ---- the life of a connection ---- */
 
 srv_conn *srv_conn_open(srv_listener *at, int fd, const struct sockaddr *from) {
-    srv *s = at->s;
-    srv_conn *k = calloc(1, sizeof *k);
-    if (k == NULL) return NULL;
-    *k = (srv_conn){.s = s, .at = at, .fd = fd, .rest_ns = clock_ns()};
-    k->account = srv_account_enter(s->ledger, account_id(s, from));
-    k->counted = is_counted(at, from);
-    k->account->n_conns += k->counted;
-    srv_deadline(k, s->o.header_s);
-    list_insert_before(&s->conns, &k->link);
-    list_insert_before(&at->fresh, &k->rest);
-    s->n_conns++;
-    at->n++;
-    s->counts.connections++;
-    make_room(at, at->limit - at->limit / 10, k);
-    return k;
+    srv *server = at->server;
+    srv_conn *conn = calloc(1, sizeof *conn);
+    if (conn == NULL) return NULL;
+    *conn = (srv_conn){.server = server, .at = at, .fd = fd, .rest_ns = clock_ns()};
+    conn->account = srv_account_enter(server->ledger, account_id(server, from));
+    conn->counted = is_counted(at, from);
+    conn->account->n_conns += conn->counted;
+    srv_deadline(conn, server->opts.header_s);
+    list_insert_before(&server->conns, &conn->conns_link);
+    list_insert_before(&at->fresh, &conn->rest_link);
+    server->n_conns++;
+    at->n_conns++;
+    server->counts.connections++;
+    make_room(at, at->limit - at->limit / 10, conn);
+    return conn;
 }
 
-void srv_conn_close(srv_conn *k) {
-    srv *s = k->s;
-    k->account->n_conns -= k->counted;
-    list_remove(&k->link);
-    list_remove(&k->rest);
-    s->n_conns--;
-    k->at->n--;
-    k->at->n_cut -= k->cut;
-    srv_account_leave(k->account);
-    free(k);
+void srv_conn_close(srv_conn *conn) {
+    srv *server = conn->server;
+    conn->account->n_conns -= conn->counted;
+    list_remove(&conn->conns_link);
+    list_remove(&conn->rest_link);
+    server->n_conns--;
+    conn->at->n_conns--;
+    conn->at->n_cut -= conn->cut;
+    srv_account_leave(conn->account);
+    free(conn);
 }
 
-void srv_conn_busy(srv_conn *k) {
-    list_remove(&k->rest);
+void srv_conn_busy(srv_conn *conn) {
+    list_remove(&conn->rest_link);
 }
 
-void srv_conn_rest(srv_conn *k) {
-    srv_deadline(k, k->s->o.idle_s);
-    if (k->cut || !list_empty(&k->rest)) return;
-    k->rest_ns = clock_ns();
-    list_insert_before(&k->at->rested, &k->rest);
-    if (k->at->n - k->at->n_cut >= k->at->limit) make_room(k->at, k->at->limit - 1, k);
+void srv_conn_rest(srv_conn *conn) {
+    srv_deadline(conn, conn->server->opts.idle_s);
+    if (conn->cut || !list_empty(&conn->rest_link)) return;
+    conn->rest_ns = clock_ns();
+    list_insert_before(&conn->at->rested, &conn->rest_link);
+    if (conn->at->n_conns - conn->at->n_cut >= conn->at->limit)
+        make_room(conn->at, conn->at->limit - 1, conn);
 }

@@ -12,127 +12,130 @@
 
 enum { FLUSH_TICK_MS = 20, FLUSH_TICKS = 50 }; /* a second for last bytes to leave */
 
-static bool busy(const srv *s) {
-    for (list_link *l = s->reqs.next; l != &s->reqs; l = l->next) {
-        if (OWNER_OF(l, srv_req, link)->state != REQ_READING) return true;
+static bool busy(const srv *server) {
+    for (list_link *node = server->reqs.next; node != &server->reqs; node = node->next) {
+        if (OWNER_OF(node, srv_req, reqs_link)->state != REQ_READING) return true;
     }
-    return s->n_parsing > 0;
+    return server->n_parsing > 0;
 }
 
-static void on_flush(uv_timer_t *t) {
-    srv *s = t->data;
-    srv_mhd_pump(s);
-    if (busy(s) && ++s->flush_ticks < FLUSH_TICKS) return;
-    uv_timer_stop(t);
-    uv_stop(&s->loop);
+static void on_flush(uv_timer_t *timer) {
+    srv *server = timer->data;
+    srv_mhd_pump(server);
+    if (busy(server) && ++server->flush_ticks < FLUSH_TICKS) return;
+    uv_timer_stop(timer);
+    uv_stop(&server->loop);
 }
 
-static void end_stream(srv_req *r, const char *why) {
-    if (r->finished || r->gone) return;
+static void end_stream(srv_req *req, const char *why) {
+    if (req->finished || req->gone) return;
     err e = {0};
     (void)err_set(&e, ERR_STOPPING, NULL, "%s", why);
-    if (r->gen) { /* the reply knows how its kind of stream tells an error */
-        if (!r->more) (void)api_reply_fail(r->gen->reply, &e, &r->out); /* between two events */
-        srv_engine_drop(r);
+    if (req->job) { /* the reply knows how its kind of stream tells an error */
+        if (!req->more)
+            (void)api_reply_fail(req->job->reply, &e, &req->out); /* between two events */
+        srv_engine_drop(req);
     }
-    srv_out_changed(r);
-    r->cut = true;
-    srv_req_wake(r);
+    srv_out_changed(req);
+    req->cut = true;
+    srv_req_wake(req);
 }
 
-void srv_stop(srv *s, int exit_status, const char *why) {
-    if (s->stopping) return;
-    s->stopping = true;
-    s->exit_status = exit_status;
+void srv_stop(srv *server, int exit_status, const char *why) {
+    if (server->stopping) return;
+    server->stopping = true;
+    server->exit_status = exit_status;
     if (exit_status) log_line(LOG_ALERT, "%s", why);
-    if (!s->draining) {
-        s->draining = true;
-        srv_mhd_quiesce(s);
+    if (!server->draining) {
+        server->draining = true;
+        srv_mhd_quiesce(server);
     }
-    for (list_link *l = s->reqs.next, *next; l != &s->reqs; l = next) {
-        next = l->next;
-        srv_req *r = OWNER_OF(l, srv_req, link);
-        if (r->state == REQ_STREAMING) end_stream(r, why);
-        if (r->state != REQ_WAITING && r->state != REQ_PARSING) continue;
-        if (r->work) srv_parse_forget(r);
-        if (r->gen) srv_engine_drop(r);
-        srv_answer_http(r, 503, why, "shutting_down");
+    for (list_link *node = server->reqs.next, *next; node != &server->reqs; node = next) {
+        next = node->next;
+        srv_req *req = OWNER_OF(node, srv_req, reqs_link);
+        if (req->state == REQ_STREAMING) end_stream(req, why);
+        if (req->state != REQ_WAITING && req->state != REQ_PARSING) continue;
+        if (req->work) srv_parse_forget(req);
+        if (req->job) srv_engine_drop(req);
+        srv_answer_http(req, 503, why, "shutting_down");
     }
-    uv_timer_start(&s->drain_timer, on_flush, 0, FLUSH_TICK_MS);
+    uv_timer_start(&server->drain_timer, on_flush, 0, FLUSH_TICK_MS);
 }
 
-void srv_drain_check(srv *s) {
-    if (s->draining && !s->stopping && !busy(s))
-        srv_stop(s, s->exit_status, "the server is shutting down");
+void srv_drain_check(srv *server) {
+    if (server->draining && !server->stopping && !busy(server))
+        srv_stop(server, server->exit_status, "the server is shutting down");
 }
 
-static void on_drained(uv_timer_t *t) {
-    srv *s = t->data;
-    srv_forgive_pause(s);
+static void on_drained(uv_timer_t *timer) {
+    srv *server = timer->data;
+    srv_forgive_pause(server);
     uint64_t now = clock_ns();
-    if (now < s->drain_until_ns) {
-        uv_timer_start(t, on_drained, (s->drain_until_ns - now) / 1000000 + 1, 0);
+    if (now < server->drain_until_ns) {
+        uv_timer_start(timer, on_drained, (server->drain_until_ns - now) / 1000000 + 1, 0);
         return;
     }
-    srv_stop(s, 0, "the server is shutting down");
+    srv_stop(server, 0, "the server is shutting down");
 }
 
-static void begin_drain(srv *s, int signum) {
-    if (s->draining || !s->loaded) {
+static void begin_drain(srv *server, int signum) {
+    if (server->draining || !server->loaded) {
         /* A second signal, or a load that cannot be interrupted: nothing is owed to anybody. */
         log_line(LOG_INFO, "stopped at once by signal %d", signum);
-        _exit(s->draining ? 128 + signum : 0);
+        _exit(server->draining ? 128 + signum : 0);
     }
-    srv_forgive_pause(s);
-    s->draining = true;
-    log_line(LOG_INFO, "draining: %u requests, up to %.0f s (signal %d)", s->n_reqs, s->o.drain_s,
-             signum);
-    srv_mhd_quiesce(s);
-    uint64_t ms = (uint64_t)(s->o.drain_s * 1e3);
-    s->drain_until_ns = clock_ns() + ms * 1000000;
-    uv_timer_start(&s->drain_timer, on_drained, ms ? ms : 1, 0);
-    srv_mhd_pump(s);
+    srv_forgive_pause(server);
+    server->draining = true;
+    log_line(LOG_INFO, "draining: %u requests, up to %.0f s (signal %d)", server->n_reqs,
+             server->opts.drain_s, signum);
+    srv_mhd_quiesce(server);
+    uint64_t ms = (uint64_t)(server->opts.drain_s * 1e3);
+    server->drain_until_ns = clock_ns() + ms * 1000000;
+    uv_timer_start(&server->drain_timer, on_drained, ms ? ms : 1, 0);
+    srv_mhd_pump(server);
 }
 
-static void dump(srv *s) {
+static void dump(srv *server) {
     sched_stats st = {0};
-    if (s->engine) sched_thread_stats(s->engine, &st);
+    if (server->engine) sched_thread_stats(server->engine, &st);
     log_line(LOG_INFO,
              "state: connections %u, requests %u, parsing %u, sequences %u (running %u, waiting "
              "%u), pages %u free of %u, bytes in answers %zu, loaded %d, draining %d, engine "
              "silent for %llu ms",
-             s->n_conns, s->n_reqs, s->n_parsing, s->n_sequences, st.running, st.waiting,
-             st.pages_free, st.pages, srv_ledger_held(s->ledger, SRV_HELD_ANSWER), s->loaded,
-             s->draining,
-             (unsigned long long)(s->engine ? sched_thread_silence_ns(s->engine) / 1000000 : 0));
+             server->n_conns, server->n_reqs, server->n_parsing, server->n_sequences, st.running,
+             st.waiting, st.pages_free, st.pages, srv_ledger_held(server->ledger, SRV_HELD_ANSWER),
+             server->loaded, server->draining,
+             (unsigned long long)(server->engine ? sched_thread_silence_ns(server->engine) / 1000000
+                                                 : 0));
     unsigned shown = 0;
-    for (list_link *l = s->reqs.next; l != &s->reqs && shown < 20; l = l->next, shown++) {
-        const srv_req *r = OWNER_OF(l, srv_req, link);
+    for (list_link *node = server->reqs.next; node != &server->reqs && shown < 20;
+         node = node->next, shown++) {
+        const srv_req *req = OWNER_OF(node, srv_req, reqs_link);
         log_line(LOG_INFO, "  request %s state %d age %llu ms output %llu waiting %zu",
-                 r->id[0] ? r->id : "-", (int)r->state,
-                 (unsigned long long)((clock_ns() - r->start_ns) / 1000000),
-                 (unsigned long long)r->tally.output, r->out.len - r->out_at);
+                 req->id[0] ? req->id : "-", (int)req->state,
+                 (unsigned long long)((clock_ns() - req->start_ns) / 1000000),
+                 (unsigned long long)req->outcome.output, req->out.len - req->out_at);
     }
 }
 
-static void on_signal(uv_signal_t *h, int signum) {
-    srv *s = h->data;
-    if (signum == SIGUSR1) dump(s);
-    else begin_drain(s, signum);
+static void on_signal(uv_signal_t *handle, int signum) {
+    srv *server = handle->data;
+    if (signum == SIGUSR1) dump(server);
+    else begin_drain(server, signum);
 }
 
-int srv_signals_open(srv *s, err *e) {
+int srv_signals_open(srv *server, err *e) {
     static const int wanted[] = {SIGTERM, SIGINT, SIGUSR1};
     signal(SIGPIPE, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
-    s->drain_timer.data = s;
-    if (uv_timer_init(&s->loop, &s->drain_timer) != 0) goto fail;
+    server->drain_timer.data = server;
+    if (uv_timer_init(&server->loop, &server->drain_timer) != 0) goto fail;
     for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
-        uv_signal_t *h = &s->signals[s->n_signals];
-        if (uv_signal_init(&s->loop, h) != 0) goto fail;
-        s->n_signals++;
-        h->data = s;
-        if (uv_signal_start(h, on_signal, wanted[i]) != 0) goto fail;
+        uv_signal_t *handle = &server->signals[server->n_signals];
+        if (uv_signal_init(&server->loop, handle) != 0) goto fail;
+        server->n_signals++;
+        handle->data = server;
+        if (uv_signal_start(handle, on_signal, wanted[i]) != 0) goto fail;
     }
     return 0;
 fail:

@@ -6,83 +6,85 @@
 #include "base/clock.h"
 #include "server/server_internal.h"
 
-void srv_req_account(srv_req *r) {
-    srv *s = r->s;
-    r->account = r->conn->account;
-    if (r->key >= 0) r->account = srv_account_enter(s->ledger, SRV_KEY_ACCOUNT + (uint64_t)r->key);
-    else r->account->users++;
-    srv_hold_begin(&r->held_body, r->account, SRV_HELD_BODY);
-    srv_hold_begin(&r->held_answer, r->account, SRV_HELD_ANSWER);
+void srv_req_account(srv_req *req) {
+    srv *server = req->server;
+    req->account = req->conn->account;
+    if (req->key >= 0)
+        req->account = srv_account_enter(server->ledger, SRV_KEY_ACCOUNT + (uint64_t)req->key);
+    else req->account->users++;
+    srv_hold_begin(&req->held_body, req->account, SRV_HELD_BODY);
+    srv_hold_begin(&req->held_answer, req->account, SRV_HELD_ANSWER);
 }
 
-static size_t staying(const srv_hold *h) {
-    return h->leaving ? 0 : h->bytes;
+static size_t staying(const srv_hold *hold) {
+    return hold->leaving ? 0 : hold->bytes;
 }
 
-size_t srv_req_held(const srv_req *r) {
-    return staying(&r->held_body) + staying(&r->held_answer) +
-           (r->gen ? staying(&r->gen->held) : 0) + (r->work ? srv_parse_held(r->work) : 0);
+size_t srv_req_held(const srv_req *req) {
+    return staying(&req->held_body) + staying(&req->held_answer) +
+           (req->job ? staying(&req->job->held) : 0) + (req->work ? srv_parse_held(req->work) : 0);
 }
 
 /* Since when the request has only held what it holds. */
-static double idle_seconds(const srv_req *r, uint64_t now) {
+static double idle_seconds(const srv_req *req, uint64_t now) {
     uint64_t since = now;
-    if (r->state == REQ_READING) since = r->body_start_ns;
-    else if (r->state == REQ_ANSWERED || r->out.len > r->out_at || r->more) since = r->last_out_ns;
+    if (req->state == REQ_READING) since = req->body_start_ns;
+    else if (req->state == REQ_ANSWERED || req->out.len > req->out_at || req->more)
+        since = req->last_out_ns;
     return now > since ? (double)(now - since) * 1e-9 : 0;
 }
 
-static srv_req *worst_of(srv *s, const srv_account *a, uint64_t now) {
+static srv_req *worst_of(srv *server, const srv_account *account, uint64_t now) {
     srv_req *worst = NULL;
     double most = 0;
-    for (list_link *l = s->reqs.next; l != &s->reqs; l = l->next) {
-        srv_req *r = OWNER_OF(l, srv_req, link);
-        if (r->account != a) continue;
-        double score = (double)srv_req_held(r) * (0.1 + idle_seconds(r, now));
-        if (score > most) most = score, worst = r;
+    for (list_link *node = server->reqs.next; node != &server->reqs; node = node->next) {
+        srv_req *req = OWNER_OF(node, srv_req, reqs_link);
+        if (req->account != account) continue;
+        double score = (double)srv_req_held(req) * (0.1 + idle_seconds(req, now));
+        if (score > most) most = score, worst = req;
     }
     return worst;
 }
 
-static void evict(srv_req *r) {
+static void evict(srv_req *req) {
     static const char why[] =
         "the memory that this server sets aside for requests is used up; try again shortly";
-    switch (r->state) {
+    switch (req->state) {
     case REQ_READING: /* no answer is possible before the end of the body, which is dropped */
-        r->late = 503;
-        buf_deinit(&r->body);
-        srv_hold_set(&r->held_body, 0);
+        req->late_status = 503;
+        buf_deinit(&req->body);
+        srv_hold_set(&req->held_body, 0);
         return;
     case REQ_PARSING:
-        srv_parse_forget(r);
-        srv_answer_http(r, 503, why, "overloaded");
+        srv_parse_forget(req);
+        srv_answer_http(req, 503, why, "overloaded");
         return;
     case REQ_WAITING:
-        if (r->gen) srv_engine_drop(r);
-        srv_answer_http(r, 503, why, "overloaded");
+        if (req->job) srv_engine_drop(req);
+        srv_answer_http(req, 503, why, "overloaded");
         return;
     case REQ_STREAMING:
     case REQ_ANSWERED:
-        srv_cut(r);
-        srv_hold_leave(&r->held_answer);
-        srv_req_wake(r);
+        srv_cut(req);
+        srv_hold_leave(&req->held_answer);
+        srv_req_wake(req);
         return;
     }
 }
 
-bool srv_make_room(srv *s, srv_req *r) {
+bool srv_make_room(srv *server, srv_req *req) {
     bool kept = true;
     uint64_t now = clock_ns();
-    for (srv_account *a; (a = srv_ledger_over(s->ledger)) != NULL;) {
-        srv_req *worst = worst_of(s, a, now);
+    for (srv_account *account; (account = srv_ledger_over(server->ledger)) != NULL;) {
+        srv_req *worst = worst_of(server, account, now);
         if (worst == NULL) break; /* what it holds is leaving */
-        s->counts.evicted++;
-        if (srv_log_budget(s)) {
+        server->counts.evicted++;
+        if (srv_log_budget(server)) {
             log_line(LOG_WARN,
                      "request %s was ended to free memory: it held %zu KB of --request-memory",
                      worst->id[0] ? worst->id : "-", srv_req_held(worst) >> 10);
         }
-        kept = kept && worst != r;
+        kept = kept && worst != req;
         evict(worst);
     }
     return kept;

@@ -8,19 +8,19 @@
 #include <string.h>
 #include <strings.h>
 
-static bool is_hex(char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+static bool is_hex(char ch) {
+    return (ch >= '0' && ch <= '9') || (ch >= 'a' && ch <= 'f') || (ch >= 'A' && ch <= 'F');
 }
 
 bool srv_screen_target(const char *raw) {
     if (raw[0] != '/') return false; /* no absolute form, no "*" */
     if (strstr(raw, "..") != NULL) return false;
-    for (const char *p = raw; *p; p++) {
-        unsigned char c = (unsigned char)*p;
-        if (c <= ' ' || c >= 127 || c == '\\') return false;
-        if (c != '%') continue;
-        if (!is_hex(p[1]) || !is_hex(p[2])) return false;
-        if (p[1] == '0' && p[2] == '0') return false; /* would cut the decoded path short */
+    for (const char *at = raw; *at; at++) {
+        unsigned char byte = (unsigned char)*at;
+        if (byte <= ' ' || byte >= 127 || byte == '\\') return false;
+        if (byte != '%') continue;
+        if (!is_hex(at[1]) || !is_hex(at[2])) return false;
+        if (at[1] == '0' && at[2] == '0') return false; /* would cut the decoded path short */
     }
     return true;
 }
@@ -38,38 +38,38 @@ static bool named(const char *name, size_t n, const char *want) {
     return strlen(want) == n && strncasecmp(name, want, n) == 0;
 }
 
-static void take_length(srv_framing *f, const char *v, size_t n, uint64_t max_body) {
-    f->length++;
-    if (n == 0) f->bad_length = true;
+static void take_length(srv_framing *framing, const char *text, size_t n, uint64_t max_body) {
+    framing->length++;
+    if (n == 0) framing->bad_length = true;
     uint64_t length = 0;
     for (size_t i = 0; i < n; i++) {
-        if (v[i] < '0' || v[i] > '9') f->bad_length = true;
-        else if (length <= UINT64_MAX / 10 - 9) length = length * 10 + (uint64_t)(v[i] - '0');
+        if (text[i] < '0' || text[i] > '9') framing->bad_length = true;
+        else if (length <= UINT64_MAX / 10 - 9) length = length * 10 + (uint64_t)(text[i] - '0');
     }
-    if (f->bad_length) return;
-    f->n_body = length;
-    f->big = length > max_body;
+    if (framing->bad_length) return;
+    framing->n_body = length;
+    framing->big = length > max_body;
 }
 
 /* "application/json" or another JSON type, with no charset but UTF-8. */
-static bool is_json(const char *v, size_t n) {
+static bool is_json(const char *text, size_t n) {
     size_t type = 0;
-    while (type < n && v[type] != ';')
+    while (type < n && text[type] != ';')
         type++;
     size_t end = type;
-    while (end > 0 && (v[end - 1] == ' ' || v[end - 1] == '\t'))
+    while (end > 0 && (text[end - 1] == ' ' || text[end - 1] == '\t'))
         end--;
-    bool json =
-        named(v, end, "application/json") || (end > 5 && strncasecmp(v + end - 5, "+json", 5) == 0);
+    bool json = named(text, end, "application/json") ||
+                (end > 5 && strncasecmp(text + end - 5, "+json", 5) == 0);
     for (size_t i = type; json && i < n;) {
         i++; /* the ';' */
-        while (i < n && (v[i] == ' ' || v[i] == '\t'))
+        while (i < n && (text[i] == ' ' || text[i] == '\t'))
             i++;
         size_t at = i;
-        while (i < n && v[i] != ';')
+        while (i < n && text[i] != ';')
             i++;
-        if (i - at < 8 || strncasecmp(v + at, "charset=", 8) != 0) continue;
-        const char *set = v + at + 8;
+        if (i - at < 8 || strncasecmp(text + at, "charset=", 8) != 0) continue;
+        const char *set = text + at + 8;
         size_t len = i - at - 8;
         while (len > 0 && set[len - 1] == ' ')
             len--;
@@ -79,59 +79,61 @@ static bool is_json(const char *v, size_t n) {
     return json;
 }
 
-void srv_screen_header(srv_framing *f, const char *name, size_t name_n, const char *value,
+void srv_screen_header(srv_framing *framing, const char *name, size_t name_n, const char *value,
                        size_t value_n, uint64_t max_body) {
     for (size_t i = 0; i < name_n; i++) {
-        unsigned char c = (unsigned char)name[i];
-        if (c <= ' ' || c >= 127) f->bad_name = true; /* "Host :" and folded first lines */
+        unsigned char byte = (unsigned char)name[i];
+        if (byte <= ' ' || byte >= 127)
+            framing->bad_name = true; /* "Host :" and folded first lines */
     }
     for (size_t i = 0; i < value_n; i++) {
-        unsigned char c = (unsigned char)value[i];
-        if ((c < ' ' && c != '\t') || c == 127) f->bad_value = true;
+        unsigned char byte = (unsigned char)value[i];
+        if ((byte < ' ' && byte != '\t') || byte == 127) framing->bad_value = true;
     }
-    if (named(name, name_n, "host")) f->host++;
-    else if (named(name, name_n, "content-length")) take_length(f, value, value_n, max_body);
+    if (named(name, name_n, "host")) framing->host++;
+    else if (named(name, name_n, "content-length")) take_length(framing, value, value_n, max_body);
     else if (named(name, name_n, "transfer-encoding")) {
-        f->coding++;
-        f->chunked = named(value, value_n, "chunked");
+        framing->coding++;
+        framing->chunked = named(value, value_n, "chunked");
     } else if (named(name, name_n, "content-type")) {
-        f->type++;
-        f->json = is_json(value, value_n);
+        framing->type++;
+        framing->json = is_json(value, value_n);
     } else if (named(name, name_n, "content-encoding")) {
-        f->encoding++;
-        f->coded = f->coded || !named(value, value_n, "identity");
+        framing->encoding++;
+        framing->coded = framing->coded || !named(value, value_n, "identity");
     } else if (named(name, name_n, "expect")) {
-        f->expect++;
-        f->bad_expect = f->bad_expect || !named(value, value_n, "100-continue");
-    } else if (named(name, name_n, "authorization")) f->auth++;
-    else if (named(name, name_n, "x-api-key")) f->x_key++;
-    else if (named(name, name_n, "x-request-id")) f->request_id++;
+        framing->expect++;
+        framing->bad_expect = framing->bad_expect || !named(value, value_n, "100-continue");
+    } else if (named(name, name_n, "authorization")) framing->auth++;
+    else if (named(name, name_n, "x-api-key")) framing->x_key++;
+    else if (named(name, name_n, "x-request-id")) framing->request_id++;
 }
 
-unsigned srv_screen_verdict(const srv_framing *f, const char *method, const char *version,
+unsigned srv_screen_verdict(const srv_framing *framing, const char *method, const char *version,
                             const char **why) {
     bool v11 = strcmp(version, "HTTP/1.1") == 0;
     if (!v11 && strcmp(version, "HTTP/1.0") != 0) {
         return *why = "this server speaks HTTP/1.1 and HTTP/1.0 only", 505;
     }
-    if (f->bad_name) return *why = "a header name holds a space or a control character", 400;
-    if (f->bad_value) return *why = "a header value holds a control character", 400;
-    if (f->host > 1 || (v11 && f->host == 0))
+    if (framing->bad_name) return *why = "a header name holds a space or a control character", 400;
+    if (framing->bad_value) return *why = "a header value holds a control character", 400;
+    if (framing->host > 1 || (v11 && framing->host == 0))
         return *why = "the request needs exactly one Host header", 400;
-    if (f->length > 1 || f->bad_length)
+    if (framing->length > 1 || framing->bad_length)
         return *why = "Content-Length must be one whole number", 400;
-    if (f->coding > 1) return *why = "Transfer-Encoding may appear only once", 400;
-    if (f->coding && f->length) {
+    if (framing->coding > 1) return *why = "Transfer-Encoding may appear only once", 400;
+    if (framing->coding && framing->length) {
         return *why = "Content-Length and Transfer-Encoding cannot be combined", 400;
     }
-    if (f->coding && !f->chunked) return *why = "Transfer-Encoding must be chunked", 400;
-    if (f->coding && !v11) return *why = "Transfer-Encoding needs HTTP/1.1", 400;
-    if (f->type > 1 || f->auth > 1 || f->x_key > 1)
+    if (framing->coding && !framing->chunked)
+        return *why = "Transfer-Encoding must be chunked", 400;
+    if (framing->coding && !v11) return *why = "Transfer-Encoding needs HTTP/1.1", 400;
+    if (framing->type > 1 || framing->auth > 1 || framing->x_key > 1)
         return *why = "Content-Type, Authorization and X-Api-Key may each appear only once", 400;
-    if (strcmp(method, "POST") == 0 && !f->length && !f->coding) {
+    if (strcmp(method, "POST") == 0 && !framing->length && !framing->coding) {
         return *why = "a POST needs a Content-Length", 411;
     }
-    if (f->big) return *why = "the request body is larger than this server accepts", 413;
-    if (f->bad_expect) return *why = "Expect must be 100-continue", 417;
+    if (framing->big) return *why = "the request body is larger than this server accepts", 413;
+    if (framing->bad_expect) return *why = "Expect must be 100-continue", 417;
     return 0;
 }

@@ -17,9 +17,9 @@ typedef struct {
     bool six;                      /* stood in brackets */
 } host;
 
-static bool plain(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-           c == '.' || c == '_';
+static bool plain(char ch) {
+    return (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
+           ch == '-' || ch == '.' || ch == '_';
 }
 
 /* ":N", or nothing. */
@@ -38,68 +38,69 @@ static bool take_port(const char *text, unsigned *port) {
 }
 
 /* NAME, A.B.C.D or [IPv6], each with or without a port, and nothing around it. */
-static bool read_host(const char *text, host *h) {
+static bool read_host(const char *text, host *out) {
     struct in6_addr six;
     const char *name = text;
-    h->six = *text == '[';
-    if (h->six) name++;
-    size_t n = h->six ? strcspn(name, "]") : 0;
-    while (!h->six && plain(name[n]))
+    out->six = *text == '[';
+    if (out->six) name++;
+    size_t n = out->six ? strcspn(name, "]") : 0;
+    while (!out->six && plain(name[n]))
         n++;
     if (n == 0 || n > NAME_MAX_BYTES) return false;
-    memcpy(h->name, name, n);
-    h->name[n] = 0;
-    if (h->six && (name[n] != ']' || inet_pton(AF_INET6, h->name, &six) != 1)) return false;
-    if (!take_port(name + n + h->six, &h->port)) return false;
-    if (h->name[n - 1] == '.') h->name[n - 1] = 0;
-    return h->name[0] != 0;
+    memcpy(out->name, name, n);
+    out->name[n] = 0;
+    if (out->six && (name[n] != ']' || inet_pton(AF_INET6, out->name, &six) != 1)) return false;
+    if (!take_port(name + n + out->six, &out->port)) return false;
+    if (out->name[n - 1] == '.') out->name[n - 1] = 0;
+    return out->name[0] != 0;
 }
 
 /* A name that no DNS server answers for, or an address that is this machine's by definition. */
-static bool is_local(const host *h) {
+static bool is_local(const host *given) {
     static const char local[] = "localhost";
     struct in6_addr six;
     struct in_addr four;
-    if (h->six) {
-        return inet_pton(AF_INET6, h->name, &six) == 1 &&
+    if (given->six) {
+        return inet_pton(AF_INET6, given->name, &six) == 1 &&
                (IN6_IS_ADDR_LOOPBACK(&six) ||
                 (IN6_IS_ADDR_V4MAPPED(&six) && six.s6_addr[12] == 127));
     }
-    if (inet_pton(AF_INET, h->name, &four) == 1) return ntohl(four.s_addr) >> 24 == 127;
-    size_t n = strlen(h->name), tail = sizeof local - 1;
-    if (n < tail || strcasecmp(h->name + n - tail, local) != 0) return false;
-    return n == tail || h->name[n - tail - 1] == '.';
+    if (inet_pton(AF_INET, given->name, &four) == 1) return ntohl(four.s_addr) >> 24 == 127;
+    size_t n = strlen(given->name), tail = sizeof local - 1;
+    if (n < tail || strcasecmp(given->name + n - tail, local) != 0) return false;
+    return n == tail || given->name[n - tail - 1] == '.';
 }
 
 /* Whether an option's text names h: as it would stand in a URL, or an IPv6 address bare. */
-static bool names(const char *option, const host *h) {
-    host o;
-    if (h->six) {
-        struct in6_addr a, b;
-        const char *bare = read_host(option, &o) && o.six ? o.name : option;
-        return inet_pton(AF_INET6, bare, &a) == 1 && inet_pton(AF_INET6, h->name, &b) == 1 &&
-               memcmp(&a, &b, sizeof a) == 0;
+static bool names(const char *option, const host *wanted) {
+    host named;
+    if (wanted->six) {
+        struct in6_addr named_six, wanted_six;
+        const char *bare = read_host(option, &named) && named.six ? named.name : option;
+        return inet_pton(AF_INET6, bare, &named_six) == 1 &&
+               inet_pton(AF_INET6, wanted->name, &wanted_six) == 1 &&
+               memcmp(&named_six, &wanted_six, sizeof named_six) == 0;
     }
-    return read_host(option, &o) && !o.six && strcasecmp(o.name, h->name) == 0;
+    return read_host(option, &named) && !named.six && strcasecmp(named.name, wanted->name) == 0;
 }
 
 bool srv_host_option_ok(const char *text) {
-    host h;
+    host named;
     struct in6_addr six;
     return strcmp(text, "*") == 0 || inet_pton(AF_INET6, text, &six) == 1 ||
-           (read_host(text, &h) && h.port == NO_PORT);
+           (read_host(text, &named) && named.port == NO_PORT);
 }
 
 bool srv_host_known(const char *value, const char *bound, const opt_list *allowed) {
-    host h;
+    host given;
     for (size_t i = 0; i < allowed->n; i++) {
         if (strcmp(allowed->items[i], "*") == 0) return true;
     }
-    if (!read_host(value, &h)) return false;
+    if (!read_host(value, &given)) return false;
     for (size_t i = 0; i < allowed->n; i++) {
-        if (names(allowed->items[i], &h)) return true;
+        if (names(allowed->items[i], &given)) return true;
     }
-    return is_local(&h) || names(bound, &h);
+    return is_local(&given) || names(bound, &given);
 }
 
 bool srv_origin_is(const char *origin, const char *value) {

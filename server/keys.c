@@ -20,7 +20,7 @@ typedef struct {
 } key;
 
 struct srv_keys {
-    size_t n;
+    size_t n_keys;
     key keys[SRV_MAX_KEYS];
 };
 
@@ -89,28 +89,28 @@ typedef struct { /* of the file */
     const char *path;
     unsigned number;
     const char *at, *end;
-} line;
+} key_line;
 
 typedef struct {
     const char *text;
-    size_t n;
-} word;
+    size_t len;
+} key_word;
 
-static bool blank(char c) {
-    return c == ' ' || c == '\t' || c == '\r';
+static bool blank(char ch) {
+    return ch == ' ' || ch == '\t' || ch == '\r';
 }
 
 /* The next word of the line; n is 0 at its end, or where a comment begins. */
-static word next_word(line *l) {
-    while (l->at < l->end && blank(*l->at))
-        l->at++;
-    word w = {l->at, 0};
-    while (l->at < l->end && !blank(*l->at))
-        l->at++;
-    w.n = (size_t)(l->at - w.text);
-    if (w.n == 0 || w.text[0] != '#') return w;
-    l->at = l->end;
-    return (word){w.text, 0};
+static key_word next_word(key_line *line) {
+    while (line->at < line->end && blank(*line->at))
+        line->at++;
+    key_word found = {line->at, 0};
+    while (line->at < line->end && !blank(*line->at))
+        line->at++;
+    found.len = (size_t)(line->at - found.text);
+    if (found.len == 0 || found.text[0] != '#') return found;
+    line->at = line->end;
+    return (key_word){found.text, 0};
 }
 
 /* A whole number in [least, most] that fills the text; false: it is none. */
@@ -118,95 +118,95 @@ static bool read_number(const char *text, size_t n, int64_t least, int64_t most,
     bool minus = n > 0 && text[0] == '-';
     size_t at = minus;
     if (n == at || n - at > 10) return false;
-    int64_t v = 0;
+    int64_t value = 0;
     for (; at < n; at++) {
         if (text[at] < '0' || text[at] > '9') return false;
-        v = v * 10 + (text[at] - '0');
+        value = value * 10 + (text[at] - '0');
     }
-    *out = minus ? -v : v;
+    *out = minus ? -value : value;
     return *out >= least && *out <= most;
 }
 
-static bool starts(word *w, const char *name) { /* and goes past it */
+static bool starts(key_word *word, const char *name) { /* and goes past it */
     size_t n = strlen(name);
-    if (w->n < n || memcmp(w->text, name, n) != 0) return false;
-    w->text += n;
-    w->n -= n;
+    if (word->len < n || memcmp(word->text, name, n) != 0) return false;
+    word->text += n;
+    word->len -= n;
     return true;
 }
 
-static int bad_line(const line *l, const char *what, err *e) {
-    return err_set(e, ERR_USAGE, "--api-key-file", "%s:%u: %s", l->path, l->number, what);
+static int bad_line(const key_line *line, const char *what, err *e) {
+    return err_set(e, ERR_USAGE, "--api-key-file", "%s:%u: %s", line->path, line->number, what);
 }
 
-static bool read_range(word w, srv_key_terms *t) {
+static bool read_range(key_word word, srv_key_terms *terms) {
     int64_t least, most;
-    for (size_t i = 0; i + 2 <= w.n; i++) {
-        if (memcmp(w.text + i, "..", 2) != 0) continue;
-        if (!read_number(w.text, i, -SCHED_MAX_PRIORITY, SCHED_MAX_PRIORITY, &least) ||
-            !read_number(w.text + i + 2, w.n - i - 2, least, SCHED_MAX_PRIORITY, &most)) {
+    for (size_t i = 0; i + 2 <= word.len; i++) {
+        if (memcmp(word.text + i, "..", 2) != 0) continue;
+        if (!read_number(word.text, i, -SCHED_MAX_PRIORITY, SCHED_MAX_PRIORITY, &least) ||
+            !read_number(word.text + i + 2, word.len - i - 2, least, SCHED_MAX_PRIORITY, &most)) {
             return false;
         }
-        t->least_priority = (int32_t)least;
-        t->most_priority = (int32_t)most;
+        terms->least_priority = (int32_t)least;
+        terms->most_priority = (int32_t)most;
         return true;
     }
     return false;
 }
 
-static int read_term(const line *l, word w, srv_key_terms *t, err *e) {
-    int64_t v;
-    if (starts(&w, "weight=")) {
-        if (!read_number(w.text, w.n, 1, SCHED_MAX_WEIGHT, &v)) {
-            return bad_line(l, "weight takes a whole number from 1 to 1000, as in weight=2", e);
+static int read_term(const key_line *line, key_word word, srv_key_terms *terms, err *e) {
+    int64_t value;
+    if (starts(&word, "weight=")) {
+        if (!read_number(word.text, word.len, 1, SCHED_MAX_WEIGHT, &value)) {
+            return bad_line(line, "weight takes a whole number from 1 to 1000, as in weight=2", e);
         }
-        t->weight = (uint32_t)v;
+        terms->weight = (uint32_t)value;
         return 0;
     }
-    if (starts(&w, "priority=")) {
-        if (read_range(w, t)) return 0;
-        return bad_line(l,
+    if (starts(&word, "priority=")) {
+        if (read_range(word, terms)) return 0;
+        return bad_line(line,
                         "priority takes a range of whole numbers from -100 to 100, as in "
                         "priority=-5..5",
                         e);
     }
-    if (memchr(w.text, '=', w.n) == NULL) return 0;
-    return bad_line(l, "only weight=N and priority=A..B may follow a key and its name", e);
+    if (memchr(word.text, '=', word.len) == NULL) return 0;
+    return bad_line(line, "only weight=N and priority=A..B may follow a key and its name", e);
 }
 
-static bool is_term(word w) {
-    return starts(&w, "weight=") || starts(&w, "priority=");
+static bool is_term(key_word word) {
+    return starts(&word, "weight=") || starts(&word, "priority=");
 }
 
-static void set_name(srv_keys *k, key *new, word name) {
-    if (name.n >= SRV_KEY_NAME) name.n = SRV_KEY_NAME - 1;
-    if (name.n) memcpy(new->name, name.text, name.n);
-    else (void)snprintf(new->name, sizeof new->name, "key-%zu", k->n);
+static void set_name(srv_keys *keys, key *new, key_word name) {
+    if (name.len >= SRV_KEY_NAME) name.len = SRV_KEY_NAME - 1;
+    if (name.len) memcpy(new->name, name.text, name.len);
+    else (void)snprintf(new->name, sizeof new->name, "key-%zu", keys->n_keys);
     new->first_of_name = 0;
-    while (strcmp(k->keys[new->first_of_name].name, new->name) != 0)
+    while (strcmp(keys->keys[new->first_of_name].name, new->name) != 0)
         new->first_of_name++;
 }
 
-static int take_line(srv_keys *k, line *l, err *e) {
-    word text = next_word(l);
-    if (text.n == 0) return 0;
-    if (text.n < 8) return bad_line(l, "a key needs at least 8 characters", e);
-    if (k->n == SRV_MAX_KEYS) {
-        return err_set(e, ERR_USAGE, "--api-key-file", "%s: holds more than %d keys", l->path,
+static int take_line(srv_keys *keys, key_line *line, err *e) {
+    key_word text = next_word(line);
+    if (text.len == 0) return 0;
+    if (text.len < 8) return bad_line(line, "a key needs at least 8 characters", e);
+    if (keys->n_keys == SRV_MAX_KEYS) {
+        return err_set(e, ERR_USAGE, "--api-key-file", "%s: holds more than %d keys", line->path,
                        SRV_MAX_KEYS);
     }
-    key *new = &k->keys[k->n++];
+    key *new = &keys->keys[keys->n_keys++];
     new->terms =
         (srv_key_terms){.weight = 1, .least_priority = INT32_MIN, .most_priority = INT32_MAX};
-    srv_sha256(text.text, text.n, new->hash);
-    word w = next_word(l), name = {0};
-    if (w.n && !is_term(w)) {
-        name = w;
-        w = next_word(l);
+    srv_sha256(text.text, text.len, new->hash);
+    key_word word = next_word(line), name = {0};
+    if (word.len && !is_term(word)) {
+        name = word;
+        word = next_word(line);
     }
-    set_name(k, new, name);
-    for (; w.n; w = next_word(l)) {
-        if (read_term(l, w, &new->terms, e) != 0) return -1;
+    set_name(keys, new, name);
+    for (; word.len; word = next_word(line)) {
+        if (read_term(line, word, &new->terms, e) != 0) return -1;
     }
     return 0;
 }
@@ -214,65 +214,65 @@ static int take_line(srv_keys *k, line *l, err *e) {
 int srv_keys_open(srv_keys **out, const char *path, err *e) {
     *out = NULL;
     buf text = {0};
-    srv_keys *k = calloc(1, sizeof *k);
-    if (k == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory to read %s", path);
+    srv_keys *keys = calloc(1, sizeof *keys);
+    if (keys == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory to read %s", path);
     if (opt_read_file(&text, "--api-key-file", path, MAX_FILE, e) != 0) goto fail;
     unsigned number = 1;
     for (size_t at = 0; at < text.len; number++) {
         const char *nl = memchr(text.data + at, '\n', text.len - at);
         size_t n = nl ? (size_t)(nl - text.data) - at : text.len - at;
-        line l = {path, number, text.data + at, text.data + at + n};
-        if (take_line(k, &l, e) != 0) goto fail;
+        key_line line = {path, number, text.data + at, text.data + at + n};
+        if (take_line(keys, &line, e) != 0) goto fail;
         at += n + 1;
     }
-    if (k->n == 0) {
+    if (keys->n_keys == 0) {
         (void)err_set(e, ERR_USAGE, "--api-key-file", "%s: holds no key", path);
         goto fail;
     }
     if (text.data) explicit_bzero(text.data, text.cap);
     buf_deinit(&text);
-    *out = k;
+    *out = keys;
     return 0;
 fail:
     buf_deinit(&text);
-    free(k);
+    free(keys);
     return -1;
 }
 
-void srv_keys_close(srv_keys *k) {
-    free(k);
+void srv_keys_close(srv_keys *keys) {
+    free(keys);
 }
 
-int srv_keys_find(const srv_keys *k, const char *text, size_t n) {
+int srv_keys_find(const srv_keys *keys, const char *text, size_t n) {
     uint8_t hash[32];
     srv_sha256(text, n, hash);
     int found = -1;
-    for (size_t i = 0; i < k->n; i++) {
+    for (size_t i = 0; i < keys->n_keys; i++) {
         unsigned diff = 0;
-        for (size_t b = 0; b < sizeof hash; b++)
-            diff |= (unsigned)(hash[b] ^ k->keys[i].hash[b]);
+        for (size_t byte = 0; byte < sizeof hash; byte++)
+            diff |= (unsigned)(hash[byte] ^ keys->keys[i].hash[byte]);
         int mask = (int)((diff - 1) >> 31) * -1; /* all ones when diff is 0 */
         found = (found & ~mask) | ((int)i & mask);
     }
     return found;
 }
 
-const char *srv_keys_name(const srv_keys *k, int i) {
-    return i < 0 ? "-" : k->keys[i].name;
+const char *srv_keys_name(const srv_keys *keys, int i) {
+    return i < 0 ? "-" : keys->keys[i].name;
 }
 
-int srv_keys_first_of_name(const srv_keys *k, int i) {
-    return k->keys[i].first_of_name;
+int srv_keys_first_of_name(const srv_keys *keys, int i) {
+    return keys->keys[i].first_of_name;
 }
 
-const srv_key_terms *srv_keys_terms(const srv_keys *k, int i) {
-    return &k->keys[i].terms;
+const srv_key_terms *srv_keys_terms(const srv_keys *keys, int i) {
+    return &keys->keys[i].terms;
 }
 
-srv_use *srv_keys_use(srv_keys *k, int i) {
-    return &k->keys[i].use;
+srv_use *srv_keys_use(srv_keys *keys, int i) {
+    return &keys->keys[i].use;
 }
 
-size_t srv_keys_count(const srv_keys *k) {
-    return k->n;
+size_t srv_keys_count(const srv_keys *keys) {
+    return keys->n_keys;
 }

@@ -21,129 +21,129 @@ struct srv_ledger {
     srv_account nobody; /* of clients for whom there was no memory */
 };
 
-static void account_init(srv_account *a, srv_ledger *l, uint64_t id) {
-    *a = (srv_account){.ledger = l, .id = id};
-    list_init(&a->waiting);
-    list_init(&a->turn);
-    list_insert_before(&l->accounts, &a->link);
+static void account_init(srv_account *account, srv_ledger *ledger, uint64_t id) {
+    *account = (srv_account){.ledger = ledger, .id = id};
+    list_init(&account->waiting);
+    list_init(&account->turn_link);
+    list_insert_before(&ledger->accounts, &account->ledger_link);
 }
 
 int srv_ledger_open(srv_ledger **out, size_t ceiling, size_t share, err *e) {
-    srv_ledger *l = *out = calloc(1, sizeof *l);
-    if (l == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the ledger");
-    l->ceiling = ceiling;
-    l->share = share;
-    list_init(&l->accounts);
-    account_init(&l->nobody, l, MAP_NONE);
-    l->nobody.users = 1;
+    srv_ledger *ledger = *out = calloc(1, sizeof *ledger);
+    if (ledger == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the ledger");
+    ledger->ceiling = ceiling;
+    ledger->share = share;
+    list_init(&ledger->accounts);
+    account_init(&ledger->nobody, ledger, MAP_NONE);
+    ledger->nobody.users = 1;
     return 0;
 }
 
-void srv_ledger_close(srv_ledger *l) {
-    if (l == NULL) return;
-    while (!list_empty(&l->accounts)) {
-        srv_account *a = OWNER_OF(l->accounts.next, srv_account, link);
-        list_remove(&a->link);
-        if (a != &l->nobody) free(a);
+void srv_ledger_close(srv_ledger *ledger) {
+    if (ledger == NULL) return;
+    while (!list_empty(&ledger->accounts)) {
+        srv_account *account = OWNER_OF(ledger->accounts.next, srv_account, ledger_link);
+        list_remove(&account->ledger_link);
+        if (account != &ledger->nobody) free(account);
     }
-    map_deinit(&l->by_id);
-    free(l);
+    map_deinit(&ledger->by_id);
+    free(ledger);
 }
 
-static srv_account *account_new(srv_ledger *l, uint64_t id) {
-    if (id == MAP_NONE || map_reserve(&l->by_id, 1) != 0) return NULL;
-    srv_account *a = calloc(1, sizeof *a);
-    if (a == NULL) return NULL;
-    account_init(a, l, id);
-    map_put(&l->by_id, id, (uintptr_t)a);
-    return a;
+static srv_account *account_new(srv_ledger *ledger, uint64_t id) {
+    if (id == MAP_NONE || map_reserve(&ledger->by_id, 1) != 0) return NULL;
+    srv_account *account = calloc(1, sizeof *account);
+    if (account == NULL) return NULL;
+    account_init(account, ledger, id);
+    map_put(&ledger->by_id, id, (uintptr_t)account);
+    return account;
 }
 
-srv_account *srv_account_find(const srv_ledger *l, uint64_t id) {
-    uint64_t found = id == MAP_NONE ? MAP_NONE : map_get(&l->by_id, id);
+srv_account *srv_account_find(const srv_ledger *ledger, uint64_t id) {
+    uint64_t found = id == MAP_NONE ? MAP_NONE : map_get(&ledger->by_id, id);
     return found == MAP_NONE ? NULL : (srv_account *)(uintptr_t)found;
 }
 
-srv_account *srv_account_enter(srv_ledger *l, uint64_t id) {
-    srv_account *a = srv_account_find(l, id);
-    if (a == NULL) a = account_new(l, id);
-    if (a == NULL) a = &l->nobody;
-    a->users++;
-    return a;
+srv_account *srv_account_enter(srv_ledger *ledger, uint64_t id) {
+    srv_account *account = srv_account_find(ledger, id);
+    if (account == NULL) account = account_new(ledger, id);
+    if (account == NULL) account = &ledger->nobody;
+    account->users++;
+    return account;
 }
 
-void srv_account_leave(srv_account *a) {
-    if (a == NULL || --a->users > 0) return;
-    map_drop(&a->ledger->by_id, a->id);
-    list_remove(&a->link);
-    free(a);
+void srv_account_leave(srv_account *account) {
+    if (account == NULL || --account->users > 0) return;
+    map_drop(&account->ledger->by_id, account->id);
+    list_remove(&account->ledger_link);
+    free(account);
 }
 
-void srv_hold_begin(srv_hold *h, srv_account *a, srv_held_kind kind) {
-    *h = (srv_hold){.account = a, .kind = kind};
-    a->users++;
+void srv_hold_begin(srv_hold *hold, srv_account *account, srv_held_kind kind) {
+    *hold = (srv_hold){.account = account, .kind = kind};
+    account->users++;
 }
 
 /* Counts bytes that came (or, wrapping, went) against the ceiling and the account's share. */
-static void count(srv_account *a, size_t more) {
-    srv_ledger *l = a->ledger;
-    bool was_over = a->bytes > l->share;
-    l->total += more;
-    a->bytes += more;
-    l->n_over += (size_t)(a->bytes > l->share) - (size_t)was_over;
+static void count(srv_account *account, size_t more) {
+    srv_ledger *ledger = account->ledger;
+    bool was_over = account->bytes > ledger->share;
+    ledger->total += more;
+    account->bytes += more;
+    ledger->n_over += (size_t)(account->bytes > ledger->share) - (size_t)was_over;
 }
 
-void srv_hold_set(srv_hold *h, size_t bytes) {
-    if (h->account == NULL || h->bytes == bytes) return;
-    h->account->ledger->by_kind[h->kind] += bytes - h->bytes;
-    if (!h->leaving) count(h->account, bytes - h->bytes);
-    h->bytes = bytes;
+void srv_hold_set(srv_hold *hold, size_t bytes) {
+    if (hold->account == NULL || hold->bytes == bytes) return;
+    hold->account->ledger->by_kind[hold->kind] += bytes - hold->bytes;
+    if (!hold->leaving) count(hold->account, bytes - hold->bytes);
+    hold->bytes = bytes;
 }
 
-void srv_hold_leave(srv_hold *h) {
-    if (h->account == NULL || h->leaving) return;
-    h->leaving = true;
-    count(h->account, 0 - h->bytes);
+void srv_hold_leave(srv_hold *hold) {
+    if (hold->account == NULL || hold->leaving) return;
+    hold->leaving = true;
+    count(hold->account, 0 - hold->bytes);
 }
 
-void srv_hold_end(srv_hold *h) {
-    if (h->account == NULL) return;
-    srv_hold_set(h, 0);
-    srv_account_leave(h->account);
-    *h = (srv_hold){0};
+void srv_hold_end(srv_hold *hold) {
+    if (hold->account == NULL) return;
+    srv_hold_set(hold, 0);
+    srv_account_leave(hold->account);
+    *hold = (srv_hold){0};
 }
 
-bool srv_ledger_full(const srv_ledger *l) {
-    return l->total > l->ceiling || l->n_over > 0;
+bool srv_ledger_full(const srv_ledger *ledger) {
+    return ledger->total > ledger->ceiling || ledger->n_over > 0;
 }
 
-srv_account *srv_ledger_over(srv_ledger *l) {
-    if (!srv_ledger_full(l)) return NULL;
-    srv_account *most = &l->nobody;
-    for (list_link *at = l->accounts.next; at != &l->accounts; at = at->next) {
-        srv_account *a = OWNER_OF(at, srv_account, link);
-        if (a->bytes > most->bytes) most = a;
+srv_account *srv_ledger_over(srv_ledger *ledger) {
+    if (!srv_ledger_full(ledger)) return NULL;
+    srv_account *most = &ledger->nobody;
+    for (list_link *at = ledger->accounts.next; at != &ledger->accounts; at = at->next) {
+        srv_account *account = OWNER_OF(at, srv_account, ledger_link);
+        if (account->bytes > most->bytes) most = account;
     }
     return most;
 }
 
-bool srv_ledger_fits(const srv_ledger *l, const srv_account *a, size_t bytes) {
-    return l->total <= l->ceiling && bytes <= l->ceiling - l->total && a->bytes <= l->share &&
-           bytes <= l->share - a->bytes;
+bool srv_ledger_fits(const srv_ledger *ledger, const srv_account *account, size_t bytes) {
+    return ledger->total <= ledger->ceiling && bytes <= ledger->ceiling - ledger->total &&
+           account->bytes <= ledger->share && bytes <= ledger->share - account->bytes;
 }
 
-size_t srv_ledger_held(const srv_ledger *l, srv_held_kind kind) {
-    return l->by_kind[kind];
+size_t srv_ledger_held(const srv_ledger *ledger, srv_held_kind kind) {
+    return ledger->by_kind[kind];
 }
 
-size_t srv_ledger_ceiling(const srv_ledger *l) {
-    return l->ceiling;
+size_t srv_ledger_ceiling(const srv_ledger *ledger) {
+    return ledger->ceiling;
 }
 
-bool srv_ledger_is_empty(const srv_ledger *l) {
+bool srv_ledger_is_empty(const srv_ledger *ledger) {
     for (size_t i = 0; i < SRV_HELD_KINDS; i++) {
-        if (l->by_kind[i]) return false;
+        if (ledger->by_kind[i]) return false;
     }
-    return l->total == 0 && l->accounts.next == &l->nobody.link &&
-           l->nobody.link.next == &l->accounts;
+    return ledger->total == 0 && ledger->accounts.next == &ledger->nobody.ledger_link &&
+           ledger->nobody.ledger_link.next == &ledger->accounts;
 }

@@ -20,26 +20,26 @@ extern const char *const srv_held_names[SRV_HELD_KINDS]; /* as labels of a metri
 
 /* One client: an API key, or the address of a peer. It lives while somebody uses it. */
 typedef struct {
-    list_link link; /* in the ledger */
+    list_link ledger_link; /* in the ledger */
     srv_ledger *ledger;
     uint64_t id;
     uint32_t n_conns; /* of an address that is held to a limit of them */
     uint32_t users;   /* connections, requests and holds that name it */
     size_t bytes;     /* of its holds, less those that are leaving */
     /* parse.c: bodies that wait for a worker, in order; processor time its bodies took. */
-    list_link waiting, turn;
+    list_link waiting, turn_link;
     unsigned n_waiting, n_running;
     uint64_t parse_ns;
 } srv_account;
 
 /* `ceiling` bytes in all, of which one account may hold `share`. */
 int srv_ledger_open(srv_ledger **out, size_t ceiling, size_t share, err *e) WARN_UNUSED;
-void srv_ledger_close(srv_ledger *l); /* NULL is fine */
+void srv_ledger_close(srv_ledger *ledger); /* NULL is fine */
 /* The account of this id, made if need be. Never NULL: when memory runs out, one that all such
  * clients share. Each enter needs a leave. */
-srv_account *srv_account_enter(srv_ledger *l, uint64_t id);
-srv_account *srv_account_find(const srv_ledger *l, uint64_t id); /* NULL: nobody uses it */
-void srv_account_leave(srv_account *a);                          /* NULL is fine */
+srv_account *srv_account_enter(srv_ledger *ledger, uint64_t id);
+srv_account *srv_account_find(const srv_ledger *ledger, uint64_t id); /* NULL: nobody uses it */
+void srv_account_leave(srv_account *account);                         /* NULL is fine */
 
 /* Bytes held for one purpose. The zero value holds nothing; set and end then do nothing. */
 typedef struct {
@@ -48,19 +48,21 @@ typedef struct {
     bool leaving;
     size_t bytes;
 } srv_hold;
-void srv_hold_begin(srv_hold *h, srv_account *a, srv_held_kind kind);
-void srv_hold_set(srv_hold *h, size_t bytes);
+void srv_hold_begin(srv_hold *hold, srv_account *account, srv_held_kind kind);
+void srv_hold_set(srv_hold *hold, size_t bytes);
 /* What is held is about to be freed by somebody else (the engine, a worker, the HTTP library):
  * it no longer counts against the ceiling. */
-void srv_hold_leave(srv_hold *h);
-void srv_hold_end(srv_hold *h);
+void srv_hold_leave(srv_hold *hold);
+void srv_hold_end(srv_hold *hold);
 
 /* The account that holds most if there is more than the ceiling or its share allows, or NULL. */
-srv_account *srv_ledger_over(srv_ledger *l);
-bool srv_ledger_full(const srv_ledger *l); /* the same question, without looking for the account */
-bool srv_ledger_fits(const srv_ledger *l, const srv_account *a, size_t bytes); /* so many more */
-size_t srv_ledger_held(const srv_ledger *l, srv_held_kind kind);
-size_t srv_ledger_ceiling(const srv_ledger *l);
-bool srv_ledger_is_empty(const srv_ledger *l); /* no bytes and no accounts: for tests */
+srv_account *srv_ledger_over(srv_ledger *ledger);
+bool srv_ledger_full(
+    const srv_ledger *ledger); /* the same question, without looking for the account */
+bool srv_ledger_fits(const srv_ledger *ledger, const srv_account *account,
+                     size_t bytes); /* so many more */
+size_t srv_ledger_held(const srv_ledger *ledger, srv_held_kind kind);
+size_t srv_ledger_ceiling(const srv_ledger *ledger);
+bool srv_ledger_is_empty(const srv_ledger *ledger); /* no bytes and no accounts: for tests */
 
 #endif

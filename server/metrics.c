@@ -45,27 +45,28 @@ done:
     token_bounds[n] = INFINITY;
 }
 
-void srv_metrics_init(srv_counts *c, uint32_t max_context) {
+void srv_metrics_init(srv_counts *counts, uint32_t max_context) {
     make_token_bounds(max_context);
-    c->ttft.bounds = ttft_bounds;
-    c->itl.bounds = c->tpot.bounds = itl_bounds;
-    c->e2e.bounds = c->queue_time.bounds = c->inference.bounds = e2e_bounds;
-    c->prefill.bounds = c->decode.bounds = e2e_bounds;
-    c->prompt_tokens.bounds = c->output_tokens.bounds = c->max_tokens.bounds = token_bounds;
-    c->max_output_tokens.bounds = token_bounds;
-    c->cancel.bounds = cancel_bounds;
-    c->params_n.bounds = n_bounds;
-    c->iteration_tokens.bounds = iteration_bounds;
-    c->depth.bounds = depth_bounds;
+    counts->ttft.bounds = ttft_bounds;
+    counts->itl.bounds = counts->tpot.bounds = itl_bounds;
+    counts->e2e.bounds = counts->queue_time.bounds = counts->inference.bounds = e2e_bounds;
+    counts->prefill.bounds = counts->decode.bounds = e2e_bounds;
+    counts->prompt_tokens.bounds = counts->output_tokens.bounds = counts->max_tokens.bounds =
+        token_bounds;
+    counts->max_output_tokens.bounds = token_bounds;
+    counts->cancel.bounds = cancel_bounds;
+    counts->params_n.bounds = n_bounds;
+    counts->iteration_tokens.bounds = iteration_bounds;
+    counts->depth.bounds = depth_bounds;
 }
 
-void srv_observe(srv_hist *h, double v, uint64_t times) {
+void srv_observe(srv_hist *hist, double value, uint64_t times) {
     size_t i = 0;
-    while (v > h->bounds[i])
+    while (value > hist->bounds[i])
         i++;
-    h->n[i] += times;
-    h->count += times;
-    h->sum += v * (double)times;
+    hist->buckets[i] += times;
+    hist->count += times;
+    hist->sum += value * (double)times;
 }
 
 /* ---- writing ---- */
@@ -73,148 +74,156 @@ void srv_observe(srv_hist *h, double v, uint64_t times) {
 typedef struct {
     buf *out;
     char labels[256]; /* model_name="…",engine="0" */
-} page;
+} metric_page;
 
-static void head(page *p, const char *name, const char *type, const char *help) {
-    buf_printf(p->out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+static void head(metric_page *page, const char *name, const char *type, const char *help) {
+    buf_printf(page->out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-static void one(page *p, const char *name, const char *type, const char *help, double v) {
-    head(p, name, type, help);
-    buf_printf(p->out, "%s{%s} %.17g\n", name, p->labels, v);
+static void one(metric_page *page, const char *name, const char *type, const char *help,
+                double value) {
+    head(page, name, type, help);
+    buf_printf(page->out, "%s{%s} %.17g\n", name, page->labels, value);
 }
 
-static void sample(page *p, const char *name, const char *label, const char *value, double v) {
-    buf_printf(p->out, "%s{%s,%s=\"%s\"} %.17g\n", name, p->labels, label, value, v);
+static void sample(metric_page *page, const char *name, const char *label, const char *value,
+                   double number) {
+    buf_printf(page->out, "%s{%s,%s=\"%s\"} %.17g\n", name, page->labels, label, value, number);
 }
 
-static void sample_n(page *p, const char *name, const char *label, unsigned value, double v) {
+static void sample_n(metric_page *page, const char *name, const char *label, unsigned value,
+                     double number) {
     char text[16];
     (void)snprintf(text, sizeof text, "%u", value);
-    sample(p, name, label, text, v);
+    sample(page, name, label, text, number);
 }
 
-static void histogram(page *p, const char *name, const char *help, const srv_hist *h) {
-    head(p, name, "histogram", help);
+static void histogram(metric_page *page, const char *name, const char *help, const srv_hist *hist) {
+    head(page, name, "histogram", help);
     uint64_t sum = 0;
     for (size_t i = 0;; i++) {
-        sum += h->n[i];
-        bool last = isinf(h->bounds[i]);
+        sum += hist->buckets[i];
+        bool last = isinf(hist->bounds[i]);
         if (last)
-            buf_printf(p->out, "%s_bucket{%s,le=\"+Inf\"} %llu\n", name, p->labels,
+            buf_printf(page->out, "%s_bucket{%s,le=\"+Inf\"} %llu\n", name, page->labels,
                        (unsigned long long)sum);
         else {
-            buf_printf(p->out, "%s_bucket{%s,le=\"%g\"} %llu\n", name, p->labels, h->bounds[i],
-                       (unsigned long long)sum);
+            buf_printf(page->out, "%s_bucket{%s,le=\"%g\"} %llu\n", name, page->labels,
+                       hist->bounds[i], (unsigned long long)sum);
         }
         if (last) break;
     }
-    buf_printf(p->out, "%s_sum{%s} %.17g\n%s_count{%s} %llu\n", name, p->labels, h->sum, name,
-               p->labels, (unsigned long long)h->count);
+    buf_printf(page->out, "%s_sum{%s} %.17g\n%s_count{%s} %llu\n", name, page->labels, hist->sum,
+               name, page->labels, (unsigned long long)hist->count);
 }
 
-static void write_vllm(page *p, const srv *s, const sched_stats *st) {
-    const srv_counts *c = &s->counts;
+static void write_vllm(metric_page *page, const srv *server, const sched_stats *st) {
+    const srv_counts *counts = &server->counts;
     double used =
         st->pages ? (double)(st->pages - st->pages_free - st->pages_cached) / st->pages : 0;
-    one(p, "vllm:num_requests_running", "gauge", "Sequences that are running.", st->running);
-    one(p, "vllm:num_requests_waiting", "gauge", "Sequences that wait in the queue.", st->waiting);
-    head(p, "vllm:num_requests_waiting_by_reason", "gauge",
+    one(page, "vllm:num_requests_running", "gauge", "Sequences that are running.", st->running);
+    one(page, "vllm:num_requests_waiting", "gauge", "Sequences that wait in the queue.",
+        st->waiting);
+    head(page, "vllm:num_requests_waiting_by_reason", "gauge",
          "Sequences that wait in the queue, by reason.");
-    sample(p, "vllm:num_requests_waiting_by_reason", "reason", "capacity", st->waiting);
-    sample(p, "vllm:num_requests_waiting_by_reason", "reason", "deferred", 0);
-    one(p, "vllm:kv_cache_usage_perc", "gauge", "Share of the cache pages in use, from 0 to 1.",
+    sample(page, "vllm:num_requests_waiting_by_reason", "reason", "capacity", st->waiting);
+    sample(page, "vllm:num_requests_waiting_by_reason", "reason", "deferred", 0);
+    one(page, "vllm:kv_cache_usage_perc", "gauge", "Share of the cache pages in use, from 0 to 1.",
         used);
-    head(p, "vllm:cache_config_info", "gauge", "Sizes of the key/value cache, as labels.");
+    head(page, "vllm:cache_config_info", "gauge", "Sizes of the key/value cache, as labels.");
     buf_printf(
-        p->out,
+        page->out,
         "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\",slot_bytes=\"%zu\","
         "enable_prefix_caching=\"%s\"} 1\n",
-        p->labels, st->page_slots, st->pages, st->slot_bytes,
-        s->model.sched.prefix_cache ? "True" : "False");
-    one(p, "vllm:prefix_cache_queries_total", "counter",
+        page->labels, st->page_slots, st->pages, st->slot_bytes,
+        server->model.sched.prefix_cache ? "True" : "False");
+    one(page, "vllm:prefix_cache_queries_total", "counter",
         "Prompt tokens looked up in the prefix cache.", (double)st->prefix_queries);
-    one(p, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
+    one(page, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
         (double)st->prefix_hits);
-    one(p, "vllm:num_preemptions_total", "counter",
+    one(page, "vllm:num_preemptions_total", "counter",
         "Sequences sent back to the queue because pages ran out.", (double)st->preemptions);
-    one(p, "vllm:prompt_tokens_total", "counter", "Prompt tokens of admitted sequences.",
+    one(page, "vllm:prompt_tokens_total", "counter", "Prompt tokens of admitted sequences.",
         (double)st->prompt_tokens);
-    one(p, "vllm:prompt_tokens_cached_total", "counter",
+    one(page, "vllm:prompt_tokens_cached_total", "counter",
         "Prompt tokens that were taken from the prefix cache instead of being computed.",
-        (double)c->cached_tokens);
-    one(p, "vllm:generation_tokens_total", "counter", "Output tokens generated.",
+        (double)counts->cached_tokens);
+    one(page, "vllm:generation_tokens_total", "counter", "Output tokens generated.",
         (double)st->output_tokens);
     static const char *const reasons[] = {"stop", "length", "abort", "error"};
-    head(p, "vllm:request_success_total", "counter", "Sequences that ended, by reason.");
+    head(page, "vllm:request_success_total", "counter", "Sequences that ended, by reason.");
     for (size_t i = 0; i < ARRAY_LEN(reasons); i++) {
-        sample(p, "vllm:request_success_total", "finished_reason", reasons[i],
-               (double)c->finished[i]);
+        sample(page, "vllm:request_success_total", "finished_reason", reasons[i],
+               (double)counts->finished[i]);
     }
-    one(p, "vllm:corrupted_requests_total", "counter",
+    one(page, "vllm:corrupted_requests_total", "counter",
         "Requests that ended because the model produced a value that is not a number.",
-        (double)c->numeric_failures);
-    histogram(p, "vllm:time_to_first_token_seconds",
-              "Time from a request's arrival to its first token.", &c->ttft);
-    histogram(p, "vllm:inter_token_latency_seconds", "Time between two tokens of one sequence.",
-              &c->itl);
-    histogram(p, "vllm:request_time_per_output_token_seconds",
-              "Mean time per token of a sequence after its first token.", &c->tpot);
-    histogram(p, "vllm:e2e_request_latency_seconds",
-              "Time from a request's arrival to its last token.", &c->e2e);
-    histogram(p, "vllm:request_queue_time_seconds", "Time that a sequence waits in the queue.",
-              &c->queue_time);
-    histogram(p, "vllm:request_inference_time_seconds",
-              "Time from a sequence's admission to its last token.", &c->inference);
-    histogram(p, "vllm:request_prefill_time_seconds",
-              "Time from a sequence's admission to its first token.", &c->prefill);
-    histogram(p, "vllm:request_decode_time_seconds",
-              "Time from a sequence's first token to its last.", &c->decode);
-    histogram(p, "vllm:request_prompt_tokens", "Prompt tokens of a sequence.", &c->prompt_tokens);
-    histogram(p, "vllm:request_generation_tokens", "Output tokens of a sequence.",
-              &c->output_tokens);
-    histogram(p, "vllm:request_max_num_generation_tokens",
-              "Output tokens of the longest choice of a request.", &c->max_output_tokens);
-    histogram(p, "vllm:request_params_max_tokens",
-              "Most output tokens that a sequence was allowed.", &c->max_tokens);
-    histogram(p, "vllm:iteration_tokens_total",
-              "Prompt and output tokens that one turn of the engine brings.", &c->iteration_tokens);
-    histogram(p, "vllm:request_params_n", "Sequences of a request.", &c->params_n);
+        (double)counts->numeric_failures);
+    histogram(page, "vllm:time_to_first_token_seconds",
+              "Time from a request's arrival to its first token.", &counts->ttft);
+    histogram(page, "vllm:inter_token_latency_seconds", "Time between two tokens of one sequence.",
+              &counts->itl);
+    histogram(page, "vllm:request_time_per_output_token_seconds",
+              "Mean time per token of a sequence after its first token.", &counts->tpot);
+    histogram(page, "vllm:e2e_request_latency_seconds",
+              "Time from a request's arrival to its last token.", &counts->e2e);
+    histogram(page, "vllm:request_queue_time_seconds", "Time that a sequence waits in the queue.",
+              &counts->queue_time);
+    histogram(page, "vllm:request_inference_time_seconds",
+              "Time from a sequence's admission to its last token.", &counts->inference);
+    histogram(page, "vllm:request_prefill_time_seconds",
+              "Time from a sequence's admission to its first token.", &counts->prefill);
+    histogram(page, "vllm:request_decode_time_seconds",
+              "Time from a sequence's first token to its last.", &counts->decode);
+    histogram(page, "vllm:request_prompt_tokens", "Prompt tokens of a sequence.",
+              &counts->prompt_tokens);
+    histogram(page, "vllm:request_generation_tokens", "Output tokens of a sequence.",
+              &counts->output_tokens);
+    histogram(page, "vllm:request_max_num_generation_tokens",
+              "Output tokens of the longest choice of a request.", &counts->max_output_tokens);
+    histogram(page, "vllm:request_params_max_tokens",
+              "Most output tokens that a sequence was allowed.", &counts->max_tokens);
+    histogram(page, "vllm:iteration_tokens_total",
+              "Prompt and output tokens that one turn of the engine brings.",
+              &counts->iteration_tokens);
+    histogram(page, "vllm:request_params_n", "Sequences of a request.", &counts->params_n);
 }
 
 /* The engine thread owns the backend, so the rule is the one noted when the model was loaded. */
-static void write_info(page *p, const srv *s) {
-    if (s->model.model == NULL) return;
-    const model_plan *c = model_plan_of(s->model.model);
-    head(p, "fathom_model_info", "gauge",
+static void write_info(metric_page *page, const srv *server) {
+    if (server->model.model == NULL) return;
+    const model_plan *plan = model_plan_of(server->model.model);
+    head(page, "fathom_model_info", "gauge",
          "Family, exit rule and cache policy of the model, as labels.");
-    buf_printf(p->out,
+    buf_printf(page->out,
                "fathom_model_info{%s,family=\"%s\",exit_rule=\"%s\",core_layers=\"%u\","
                "halted_kv=\"%s\"} 1\n",
-               p->labels, plan_family_name(c), exit_rule_name(s->exit), c->n_core,
-               s->model.sched.halted_kv == KV_LAST ? "last" : "exact");
-    one(p, "fathom_default_loops", "gauge",
+               page->labels, plan_family_name(plan), exit_rule_name(server->exit), plan->n_core,
+               server->model.sched.halted_kv == KV_LAST ? "last" : "exact");
+    one(page, "fathom_default_loops", "gauge",
         "Most loops that a token runs unless its request says otherwise.",
-        s->model.sched.default_max_loops ? s->model.sched.default_max_loops : c->loops_default);
-    one(p, "fathom_ceiling_loops", "gauge", "Most loops that a request may ask for.",
-        s->model.sched.ceiling_loops);
+        server->model.sched.default_max_loops ? server->model.sched.default_max_loops
+                                              : plan->loops_default);
+    one(page, "fathom_ceiling_loops", "gauge", "Most loops that a request may ask for.",
+        server->model.sched.ceiling_loops);
 }
 
-static void write_depth(page *p, const srv *s, const sched_stats *st) {
+static void write_depth(metric_page *page, const srv *server, const sched_stats *st) {
     static const char *const stages[] = {"prelude", "recurrent", "coda"};
-    unsigned loops = s->model.sched.ceiling_loops;
+    unsigned loops = server->model.sched.ceiling_loops;
     if (loops == 0 || loops > PLAN_MAX_LOOPS) loops = PLAN_MAX_LOOPS;
-    head(p, "fathom_rows", "gauge", "Rows whose next loop is this one.");
+    head(page, "fathom_rows", "gauge", "Rows whose next loop is this one.");
     for (unsigned i = 0; i < loops; i++)
-        sample_n(p, "fathom_rows", "loop", i, st->rows_by_loop[i]);
-    head(p, "fathom_exits_total", "counter", "Tokens that left the loop after this many loops.");
+        sample_n(page, "fathom_rows", "loop", i, st->rows_by_loop[i]);
+    head(page, "fathom_exits_total", "counter", "Tokens that left the loop after this many loops.");
     for (unsigned i = 1; i <= loops; i++) {
-        sample_n(p, "fathom_exits_total", "depth", i, (double)st->exits_by_depth[i]);
+        sample_n(page, "fathom_exits_total", "depth", i, (double)st->exits_by_depth[i]);
     }
-    histogram(p, "fathom_token_depth", "Loops that a generated token ran.", &s->counts.depth);
+    histogram(page, "fathom_token_depth", "Loops that a generated token ran.",
+              &server->counts.depth);
     struct {
         const char *name, *help;
-        const uint64_t *v;
+        const uint64_t *values;
         double scale;
     } const by_stage[] = {
         {"fathom_launches_total", "Launches, by stage.", st->launches, 1},
@@ -222,151 +231,153 @@ static void write_depth(page *p, const srv *s, const sched_stats *st) {
         {"fathom_launch_seconds_total", "Time spent in launches, in seconds, by stage.",
          st->launch_ns, 1e-9}};
     for (size_t k = 0; k < ARRAY_LEN(by_stage); k++) {
-        head(p, by_stage[k].name, "counter", by_stage[k].help);
+        head(page, by_stage[k].name, "counter", by_stage[k].help);
         for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
-            sample(p, by_stage[k].name, "stage", stages[i],
-                   (double)by_stage[k].v[i] * by_stage[k].scale);
+            sample(page, by_stage[k].name, "stage", stages[i],
+                   (double)by_stage[k].values[i] * by_stage[k].scale);
         }
     }
-    head(p, "fathom_recurrent_rows_total", "counter", "Rows in recurrent launches, by kind.");
-    sample(p, "fathom_recurrent_rows_total", "kind", "prompt", (double)st->prompt_rows);
-    sample(p, "fathom_recurrent_rows_total", "kind", "decode", (double)st->decode_rows);
-    sample(p, "fathom_recurrent_rows_total", "kind", "tail", (double)st->tail_rows);
-    sample(p, "fathom_recurrent_rows_total", "kind", "kv_only", (double)st->kv_only_rows);
-    one(p, "fathom_voided_rows_total", "counter",
+    head(page, "fathom_recurrent_rows_total", "counter", "Rows in recurrent launches, by kind.");
+    sample(page, "fathom_recurrent_rows_total", "kind", "prompt", (double)st->prompt_rows);
+    sample(page, "fathom_recurrent_rows_total", "kind", "decode", (double)st->decode_rows);
+    sample(page, "fathom_recurrent_rows_total", "kind", "tail", (double)st->tail_rows);
+    sample(page, "fathom_recurrent_rows_total", "kind", "kv_only", (double)st->kv_only_rows);
+    one(page, "fathom_voided_rows_total", "counter",
         "Rows of launches started ahead that the device left out because they had halted.",
         (double)st->voided_rows);
-    one(p, "fathom_head_rows_total", "counter", "Rows for which logits were computed.",
+    one(page, "fathom_head_rows_total", "counter", "Rows for which logits were computed.",
         (double)st->head_rows);
-    one(p, "fathom_prompt_loops_total", "counter", "Loops run for prompt tokens.",
+    one(page, "fathom_prompt_loops_total", "counter", "Loops run for prompt tokens.",
         (double)st->prompt_loops);
-    one(p, "fathom_output_loops_total", "counter", "Loops run for output tokens.",
+    one(page, "fathom_output_loops_total", "counter", "Loops run for output tokens.",
         (double)st->output_loops);
-    one(p, "fathom_sample_seconds_total", "counter", "Time spent in the sampler, in seconds.",
+    one(page, "fathom_sample_seconds_total", "counter", "Time spent in the sampler, in seconds.",
         (double)st->sample_ns * 1e-9);
-    one(p, "fathom_steps_total", "counter", "Steps of the scheduler.", (double)st->steps);
-    one(p, "fathom_depth_cap_loops", "gauge",
+    one(page, "fathom_steps_total", "counter", "Steps of the scheduler.", (double)st->steps);
+    one(page, "fathom_depth_cap_loops", "gauge",
         "Most loops per token that --depth-cap allows under the present load; 0: no cap.",
         st->depth_cap_now);
-    one(p, "fathom_longest_wait_launches", "gauge",
+    one(page, "fathom_longest_wait_launches", "gauge",
         "Most launches one after another that ever left out a ready row.", st->longest_wait);
 }
 
-static void write_cache(page *p, const sched_stats *st) {
-    head(p, "fathom_cache_pages", "gauge", "Cache pages, by state.");
-    sample(p, "fathom_cache_pages", "state", "free", st->pages_free);
-    sample(p, "fathom_cache_pages", "state", "cached", st->pages_cached);
-    sample(p, "fathom_cache_pages", "state", "used",
+static void write_cache(metric_page *page, const sched_stats *st) {
+    head(page, "fathom_cache_pages", "gauge", "Cache pages, by state.");
+    sample(page, "fathom_cache_pages", "state", "free", st->pages_free);
+    sample(page, "fathom_cache_pages", "state", "cached", st->pages_cached);
+    sample(page, "fathom_cache_pages", "state", "used",
            (double)st->pages - st->pages_free - st->pages_cached);
-    one(p, "fathom_cache_slots_used", "gauge",
+    one(page, "fathom_cache_slots_used", "gauge",
         "Cache slots in use; a slot holds keys and values of one token at one loop.",
         (double)st->slots_used);
-    one(p, "fathom_cache_bytes", "gauge", "Bytes of the cache slots in use.",
+    one(page, "fathom_cache_bytes", "gauge", "Bytes of the cache slots in use.",
         (double)st->cache_bytes);
-    one(p, "fathom_cache_all_loops_bytes", "gauge",
+    one(page, "fathom_cache_all_loops_bytes", "gauge",
         "Bytes that the cache would hold if every token stored every loop.",
         (double)st->cache_bytes_all_loops);
     double saved = st->cache_bytes_all_loops > st->cache_bytes
                        ? (double)(st->cache_bytes_all_loops - st->cache_bytes)
                        : 0;
-    one(p, "fathom_cache_saved_bytes", "gauge",
+    one(page, "fathom_cache_saved_bytes", "gauge",
         "Bytes that are not stored because tokens left the loop early.", saved);
 }
 
-static void write_http(page *p, const srv *s) {
-    const srv_counts *c = &s->counts;
+static void write_http(metric_page *page, const srv *server) {
+    const srv_counts *counts = &server->counts;
     size_t n_routes = 0;
     const srv_route *routes = srv_routes(&n_routes);
     static const char *const classes[] = {"other", "1xx", "2xx", "3xx", "4xx", "5xx"};
-    one(p, "fathom_http_connections", "gauge", "Open connections.", s->n_conns);
-    one(p, "fathom_http_requests_in_flight", "gauge", "Requests whose answer is not complete.",
-        s->n_reqs);
-    one(p, "fathom_http_connections_total", "counter", "Connections that were accepted.",
-        (double)c->connections);
-    head(p, "fathom_http_requests_total", "counter", "Requests, by route.");
+    one(page, "fathom_http_connections", "gauge", "Open connections.", server->n_conns);
+    one(page, "fathom_http_requests_in_flight", "gauge", "Requests whose answer is not complete.",
+        server->n_reqs);
+    one(page, "fathom_http_connections_total", "counter", "Connections that were accepted.",
+        (double)counts->connections);
+    head(page, "fathom_http_requests_total", "counter", "Requests, by route.");
     for (size_t i = 0; i < n_routes; i++) {
-        sample(p, "fathom_http_requests_total", "route", routes[i].path,
-               (double)c->requests_by_route[i]);
+        sample(page, "fathom_http_requests_total", "route", routes[i].path,
+               (double)counts->requests_by_route[i]);
     }
-    head(p, "fathom_http_responses_total", "counter", "Answers, by class of status.");
+    head(page, "fathom_http_responses_total", "counter", "Answers, by class of status.");
     for (size_t i = 2; i < ARRAY_LEN(classes); i++) {
-        sample(p, "fathom_http_responses_total", "class", classes[i], (double)c->answers[i]);
+        sample(page, "fathom_http_responses_total", "class", classes[i],
+               (double)counts->answers[i]);
     }
-    one(p, "fathom_http_streams_total", "counter", "Answers that were started as event streams.",
-        (double)c->streams);
-    one(p, "fathom_http_body_bytes_total", "counter", "Bytes of request bodies that were received.",
-        (double)c->bytes_in);
-    one(p, "fathom_http_sent_bytes_total", "counter", "Bytes of answers that were sent.",
-        (double)c->bytes_out);
-    head(p, "fathom_request_memory_bytes", "gauge", "Bytes held for requests, by purpose.");
+    one(page, "fathom_http_streams_total", "counter", "Answers that were started as event streams.",
+        (double)counts->streams);
+    one(page, "fathom_http_body_bytes_total", "counter",
+        "Bytes of request bodies that were received.", (double)counts->bytes_in);
+    one(page, "fathom_http_sent_bytes_total", "counter", "Bytes of answers that were sent.",
+        (double)counts->bytes_out);
+    head(page, "fathom_request_memory_bytes", "gauge", "Bytes held for requests, by purpose.");
     for (unsigned k = 0; k < SRV_HELD_KINDS; k++) {
-        sample(p, "fathom_request_memory_bytes", "kind", srv_held_names[k],
-               (double)srv_ledger_held(s->ledger, k));
+        sample(page, "fathom_request_memory_bytes", "kind", srv_held_names[k],
+               (double)srv_ledger_held(server->ledger, k));
     }
-    one(p, "fathom_request_memory_limit_bytes", "gauge",
-        "Most bytes that may be held for requests.", (double)srv_ledger_ceiling(s->ledger));
-    one(p, "fathom_request_memory_evictions_total", "counter",
+    one(page, "fathom_request_memory_limit_bytes", "gauge",
+        "Most bytes that may be held for requests.", (double)srv_ledger_ceiling(server->ledger));
+    one(page, "fathom_request_memory_evictions_total", "counter",
         "Requests that were ended because all requests together held more than the limit.",
-        (double)c->evicted);
-    head(p, "fathom_http_cut_total", "counter", "Connections that the server closed, by reason.");
-    sample(p, "fathom_http_cut_total", "why", "slow_reader", (double)c->slow_cut);
-    sample(p, "fathom_http_cut_total", "why", "deadline", (double)c->deadline_cut);
-    sample(p, "fathom_http_cut_total", "why", "crowd", (double)c->crowd_cut);
-    head(p, "fathom_http_refused_total", "counter",
+        (double)counts->evicted);
+    head(page, "fathom_http_cut_total", "counter",
+         "Connections that the server closed, by reason.");
+    sample(page, "fathom_http_cut_total", "why", "slow_reader", (double)counts->slow_cut);
+    sample(page, "fathom_http_cut_total", "why", "deadline", (double)counts->deadline_cut);
+    sample(page, "fathom_http_cut_total", "why", "crowd", (double)counts->crowd_cut);
+    head(page, "fathom_http_refused_total", "counter",
          "Requests and connections that were refused, by reason.");
-    sample(p, "fathom_http_refused_total", "why", "busy", (double)c->refused_busy);
-    sample(p, "fathom_http_refused_total", "why", "key", (double)c->refused_key);
-    sample(p, "fathom_http_refused_total", "why", "address", (double)c->refused_address);
-    sample(p, "fathom_http_refused_total", "why", "foreign", (double)c->refused_foreign);
-    one(p, "fathom_http_client_left_total", "counter",
+    sample(page, "fathom_http_refused_total", "why", "busy", (double)counts->refused_busy);
+    sample(page, "fathom_http_refused_total", "why", "key", (double)counts->refused_key);
+    sample(page, "fathom_http_refused_total", "why", "address", (double)counts->refused_address);
+    sample(page, "fathom_http_refused_total", "why", "foreign", (double)counts->refused_foreign);
+    one(page, "fathom_http_client_left_total", "counter",
         "Requests whose client closed the connection before the answer was complete.",
-        (double)c->cancelled_by_client);
-    histogram(p, "fathom_cancel_seconds",
-              "Time from a client's leaving to the release of its cache pages.", &c->cancel);
-    one(p, "fathom_http_bad_clients_total", "counter",
+        (double)counts->cancelled_by_client);
+    histogram(page, "fathom_cancel_seconds",
+              "Time from a client's leaving to the release of its cache pages.", &counts->cancel);
+    one(page, "fathom_http_bad_clients_total", "counter",
         "Reports of the HTTP library about clients that break the protocol.",
-        (double)c->bad_clients);
-    one(p, "fathom_log_dropped_lines_total", "counter", "Log lines that could not be written.",
+        (double)counts->bad_clients);
+    one(page, "fathom_log_dropped_lines_total", "counter", "Log lines that could not be written.",
         (double)log_dropped_lines());
-    one(p, "fathom_loop_turn_max_seconds", "gauge",
+    one(page, "fathom_loop_turn_max_seconds", "gauge",
         "Longest time that one callback has held the event loop.",
-        (double)c->loop_turn_max_ns * 1e-9);
+        (double)counts->loop_turn_max_ns * 1e-9);
 }
 
 /* A label value may hold anything but a bare quote, backslash or newline. */
-static void write_labels(page *p, const char *model) {
-    size_t n = (size_t)snprintf(p->labels, sizeof p->labels, "model_name=\"");
-    for (; *model && n + 24 < sizeof p->labels; model++) {
-        if (*model == '"' || *model == '\\') p->labels[n++] = '\\';
-        p->labels[n++] = *model == '\n' ? ' ' : *model;
+static void write_labels(metric_page *page, const char *model) {
+    size_t n = (size_t)snprintf(page->labels, sizeof page->labels, "model_name=\"");
+    for (; *model && n + 24 < sizeof page->labels; model++) {
+        if (*model == '"' || *model == '\\') page->labels[n++] = '\\';
+        page->labels[n++] = *model == '\n' ? ' ' : *model;
     }
-    (void)snprintf(p->labels + n, sizeof p->labels - n, "\",engine=\"0\"");
+    (void)snprintf(page->labels + n, sizeof page->labels - n, "\",engine=\"0\"");
 }
 
-void srv_metrics_write(srv *s, buf *out) {
+void srv_metrics_write(srv *server, buf *out) {
     static sched_stats st; /* 8 KB; the loop thread's alone */
     memset(&st, 0, sizeof st);
-    if (s->engine) sched_thread_stats(s->engine, &st);
-    page p = {.out = out};
-    write_labels(&p, s->api ? api_model_name(s->api) : "");
-    write_vllm(&p, s, &st);
-    write_info(&p, s);
-    write_depth(&p, s, &st);
-    write_cache(&p, &st);
-    srv_tenants_write(s, out, p.labels);
-    write_http(&p, s);
+    if (server->engine) sched_thread_stats(server->engine, &st);
+    metric_page page = {.out = out};
+    write_labels(&page, server->api ? api_model_name(server->api) : "");
+    write_vllm(&page, server, &st);
+    write_info(&page, server);
+    write_depth(&page, server, &st);
+    write_cache(&page, &st);
+    srv_tenants_write(server, out, page.labels);
+    write_http(&page, server);
 }
 
-void srv_handle_metrics(srv_req *r) {
-    srv *s = r->s;
+void srv_handle_metrics(srv_req *req) {
+    srv *server = req->server;
     uint64_t now = clock_ns();
-    if (s->metrics_page.len == 0 || now - s->metrics_page_ns > PAGE_LIFE_NS) {
-        buf_clear(&s->metrics_page);
-        srv_metrics_write(s, &s->metrics_page);
-        s->metrics_page_ns = now;
+    if (server->metrics_page.len == 0 || now - server->metrics_page_ns > PAGE_LIFE_NS) {
+        buf_clear(&server->metrics_page);
+        srv_metrics_write(server, &server->metrics_page);
+        server->metrics_page_ns = now;
     }
     buf copy = {0};
-    buf_append(&copy, s->metrics_page.data, s->metrics_page.len);
-    copy.failed |= s->metrics_page.failed;
-    srv_answer(r, 200, METRICS_TYPE, &copy, NULL, 0);
+    buf_append(&copy, server->metrics_page.data, server->metrics_page.len);
+    copy.failed |= server->metrics_page.failed;
+    srv_answer(req, 200, METRICS_TYPE, &copy, NULL, 0);
 }

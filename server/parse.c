@@ -24,9 +24,9 @@ enum {
 };
 
 struct srv_work {
-    uv_work_t w;
-    list_link link; /* in account.waiting */
-    srv *s;
+    uv_work_t task;
+    list_link waiting_link; /* in account.waiting */
+    srv *server;
     srv_req *req; /* loop thread only; NULL = forgotten */
     srv_account *account;
     srv_hold held;
@@ -40,206 +40,212 @@ struct srv_work {
     api_listing *listing; /* result of the others */
     uint64_t cpu_ns;
     int rc;
-    err e;
+    err error;
 };
 
 /* soon: little work, or w->rc is 1. */
-static void do_work(srv_work *w, bool soon) {
+static void do_work(srv_work *work, bool soon) {
     static const api_kind kinds[] = {API_COMPLETION, API_CHAT, API_RESPONSES};
-    const char *text = w->body.data ? w->body.data : "";
-    switch (w->kind) {
+    const char *text = work->body.data ? work->body.data : "";
+    switch (work->kind) {
     case SRV_COMPLETION:
     case SRV_CHAT:
     case SRV_RESPONSES:
-        w->rc = (soon ? api_parse_soon : api_parse)(&w->request, w->api, kinds[w->kind], text,
-                                                    w->body.len, &w->e);
+        work->rc = (soon ? api_parse_soon : api_parse)(&work->request, work->api, kinds[work->kind],
+                                                       text, work->body.len, &work->error);
         return;
     case SRV_TOKENIZE:
-        w->rc = (soon ? api_tokenize_soon : api_tokenize)(&w->listing, w->api, text, w->body.len,
-                                                          &w->e);
+        work->rc = (soon ? api_tokenize_soon : api_tokenize)(&work->listing, work->api, text,
+                                                             work->body.len, &work->error);
         return;
     case SRV_DETOKENIZE:
-        w->rc = api_detokenize(&w->listing, w->api, text, w->body.len, &w->e);
+        work->rc = api_detokenize(&work->listing, work->api, text, work->body.len, &work->error);
         return;
     }
 }
 
 /* Answers or submits; the request may or may not be suspended. */
-static void conclude(srv_req *r, srv_work *w) {
-    if (w->rc != 0) {
-        srv_answer_err(r, &w->e);
-    } else if (w->request) {
-        api_request *request = w->request;
-        w->request = NULL;
-        srv_engine_submit(r, request);
+static void conclude(srv_req *req, srv_work *work) {
+    if (work->rc != 0) {
+        srv_answer_err(req, &work->error);
+    } else if (work->request) {
+        api_request *request = work->request;
+        work->request = NULL;
+        srv_engine_submit(req, request);
     } else {
-        r->listing = w->listing;
-        w->listing = NULL;
-        r->more = true;
-        srv_answer_rest(r);
+        req->listing = work->listing;
+        work->listing = NULL;
+        req->more = true;
+        srv_answer_rest(req);
     }
 }
 
-static void work_deinit(srv_work *w) {
-    if (w->request) api_request_destroy(w->request);
-    api_listing_destroy(w->listing);
-    buf_deinit(&w->body);
-    srv_hold_end(&w->held);
+static void work_deinit(srv_work *work) {
+    if (work->request) api_request_destroy(work->request);
+    api_listing_destroy(work->listing);
+    buf_deinit(&work->body);
+    srv_hold_end(&work->held);
 }
 
 /* ---- turns ---- */
 
-static void leave_queue(srv_work *w) {
-    srv_account *a = w->account;
-    list_remove(&w->link);
-    if (--a->n_waiting == 0) list_remove(&a->turn);
-    w->s->n_parsing--;
+static void leave_queue(srv_work *work) {
+    srv_account *account = work->account;
+    list_remove(&work->waiting_link);
+    if (--account->n_waiting == 0) list_remove(&account->turn_link);
+    work->server->n_parsing--;
 }
 
-static void join_queue(srv_work *w) {
-    srv *s = w->s;
-    srv_account *a = w->account;
-    list_insert_before(&a->waiting, &w->link);
-    s->n_parsing++;
-    if (a->n_waiting++ > 0) return;
-    list_insert_before(&s->parse_turns, &a->turn);
+static void join_queue(srv_work *work) {
+    srv *server = work->server;
+    srv_account *account = work->account;
+    list_insert_before(&account->waiting, &work->waiting_link);
+    server->n_parsing++;
+    if (account->n_waiting++ > 0) return;
+    list_insert_before(&server->parse_turns, &account->turn_link);
     /* Time that an account did not ask for is not saved up. */
-    if (a->n_running == 0 && a->parse_ns < s->parse_floor_ns) a->parse_ns = s->parse_floor_ns;
+    if (account->n_running == 0 && account->parse_ns < server->parse_floor_ns)
+        account->parse_ns = server->parse_floor_ns;
 }
 
-static srv_work *next_in_turn(srv *s) {
+static srv_work *next_in_turn(srv *server) {
     srv_account *next = NULL;
-    for (list_link *l = s->parse_turns.next; l != &s->parse_turns; l = l->next) {
-        srv_account *a = OWNER_OF(l, srv_account, turn);
-        if (a->n_running == WORKERS_EACH) continue;
-        if (next == NULL || a->parse_ns < next->parse_ns) next = a;
+    for (list_link *node = server->parse_turns.next; node != &server->parse_turns;
+         node = node->next) {
+        srv_account *account = OWNER_OF(node, srv_account, turn_link);
+        if (account->n_running == WORKERS_EACH) continue;
+        if (next == NULL || account->parse_ns < next->parse_ns) next = account;
     }
-    return next ? OWNER_OF(next->waiting.next, srv_work, link) : NULL;
+    return next ? OWNER_OF(next->waiting.next, srv_work, waiting_link) : NULL;
 }
 
-static void start_waiting(srv *s);
+static void start_waiting(srv *server);
 
-static void on_work(uv_work_t *u) {
-    srv_work *w = OWNER_OF(u, srv_work, w);
+static void on_work(uv_work_t *task) {
+    srv_work *work = OWNER_OF(task, srv_work, task);
     uint64_t began = clock_thread_ns();
-    cancel_watch(&w->cancelled);
-    do_work(w, false);
+    cancel_watch(&work->cancelled);
+    do_work(work, false);
     cancel_watch(NULL); /* libuv's threads go on to other work */
-    w->cpu_ns = clock_thread_ns() - began;
+    work->cpu_ns = clock_thread_ns() - began;
 }
 
-static void on_worked(uv_work_t *u, int status) {
+static void on_worked(uv_work_t *task, int status) {
     (void)status;
-    srv_work *w = OWNER_OF(u, srv_work, w);
-    srv *s = w->s;
-    srv_turn turn = srv_turn_begin(s);
-    s->n_parsing--;
-    s->n_workers_busy--;
-    w->account->n_running--;
-    w->account->parse_ns += w->cpu_ns;
-    srv_hold_set(&w->held, 0);
-    if (w->req) {
-        w->req->work = NULL;
-        conclude(w->req, w);
+    srv_work *work = OWNER_OF(task, srv_work, task);
+    srv *server = work->server;
+    srv_turn turn = srv_turn_begin(server);
+    server->n_parsing--;
+    server->n_workers_busy--;
+    work->account->n_running--;
+    work->account->parse_ns += work->cpu_ns;
+    srv_hold_set(&work->held, 0);
+    if (work->req) {
+        work->req->work = NULL;
+        conclude(work->req, work);
     }
-    work_deinit(w);
-    free(w);
-    start_waiting(s);
-    srv_mhd_pump(s);
-    srv_turn_end(s, turn);
+    work_deinit(work);
+    free(work);
+    start_waiting(server);
+    srv_mhd_pump(server);
+    srv_turn_end(server, turn);
 }
 
-static void start(srv_work *w) {
-    srv *s = w->s;
-    leave_queue(w);
-    s->n_parsing++;
-    s->n_workers_busy++;
-    w->running = true;
-    w->account->n_running++;
-    s->parse_floor_ns = w->account->parse_ns;
-    srv_hold_set(&w->held, w->body.cap + w->estimate);
-    uv_queue_work(&s->loop, &w->w, on_work, on_worked);
+static void start(srv_work *work) {
+    srv *server = work->server;
+    leave_queue(work);
+    server->n_parsing++;
+    server->n_workers_busy++;
+    work->running = true;
+    work->account->n_running++;
+    server->parse_floor_ns = work->account->parse_ns;
+    srv_hold_set(&work->held, work->body.cap + work->estimate);
+    uv_queue_work(&server->loop, &work->task, on_work, on_worked);
 }
 
 /* While bodies are being parsed, one that does not fit the ledger waits for them to end;
  * otherwise something else has to go. */
-static void start_waiting(srv *s) {
-    while (s->n_workers_busy < WORKERS) {
-        srv_work *w = next_in_turn(s);
-        if (w == NULL) return;
-        if (!srv_ledger_fits(s->ledger, w->account, w->estimate) && s->n_workers_busy > 0) return;
-        start(w);
-        (void)srv_make_room(s, w->req);
+static void start_waiting(srv *server) {
+    while (server->n_workers_busy < WORKERS) {
+        srv_work *work = next_in_turn(server);
+        if (work == NULL) return;
+        if (!srv_ledger_fits(server->ledger, work->account, work->estimate) &&
+            server->n_workers_busy > 0)
+            return;
+        start(work);
+        (void)srv_make_room(server, work->req);
     }
 }
 
 /* ---- what the server calls ---- */
 
-size_t srv_parse_held(const srv_work *w) {
-    return w->held.leaving ? 0 : w->held.bytes;
+size_t srv_parse_held(const srv_work *work) {
+    return work->held.leaving ? 0 : work->held.bytes;
 }
 
-void srv_parse_forget(srv_req *r) {
-    srv_work *w = r->work;
-    r->work = NULL;
-    w->req = NULL;
-    atomic_store_explicit(&w->cancelled, true, memory_order_relaxed);
-    if (w->running) {
-        srv_hold_leave(&w->held);
+void srv_parse_forget(srv_req *req) {
+    srv_work *work = req->work;
+    req->work = NULL;
+    work->req = NULL;
+    atomic_store_explicit(&work->cancelled, true, memory_order_relaxed);
+    if (work->running) {
+        srv_hold_leave(&work->held);
         return;
     }
-    leave_queue(w);
-    work_deinit(w);
-    free(w);
+    leave_queue(work);
+    work_deinit(work);
+    free(work);
 }
 
-static buf take_body(srv_req *r) {
-    buf body = r->body;
-    srv_hold_set(&r->held_body, 0);
-    r->body = (buf){0};
+static buf take_body(srv_req *req) {
+    buf body = req->body;
+    srv_hold_set(&req->held_body, 0);
+    req->body = (buf){0};
     return body;
 }
 
 /* False: it takes a worker, and nothing has happened. */
-static bool parse_here(srv_req *r, srv_kind kind) {
-    srv_work w = {.s = r->s, .kind = kind, .api = r->s->api, .body = r->body};
-    do_work(&w, true);
-    if (w.rc == 1) return false;
-    w.body = take_body(r);
-    conclude(r, &w);
-    work_deinit(&w);
+static bool parse_here(srv_req *req, srv_kind kind) {
+    srv_work work = {
+        .server = req->server, .kind = kind, .api = req->server->api, .body = req->body};
+    do_work(&work, true);
+    if (work.rc == 1) return false;
+    work.body = take_body(req);
+    conclude(req, &work);
+    work_deinit(&work);
     return true;
 }
 
-void srv_parse_start(srv_req *r, srv_kind kind) {
-    srv *s = r->s;
+void srv_parse_start(srv_req *req, srv_kind kind) {
+    srv *server = req->server;
     bool engine = kind <= SRV_RESPONSES;
-    if (engine && !srv_engine_admit(r)) return;
-    if (r->body.len <= SRV_INLINE_BODY && parse_here(r, kind)) return;
-    if (r->account->n_waiting >= MAX_WAITING) {
-        s->counts.refused_busy++;
-        srv_answer_http(r, 429,
+    if (engine && !srv_engine_admit(req)) return;
+    if (req->body.len <= SRV_INLINE_BODY && parse_here(req, kind)) return;
+    if (req->account->n_waiting >= MAX_WAITING) {
+        server->counts.refused_busy++;
+        srv_answer_http(req, 429,
                         "this client has too many large requests waiting; try again shortly",
                         "rate_limit_exceeded");
         return;
     }
-    srv_work *w = calloc(1, sizeof *w);
-    if (w == NULL) {
-        srv_answer_http(r, 503, "the server is out of memory; try again shortly", NULL);
+    srv_work *work = calloc(1, sizeof *work);
+    if (work == NULL) {
+        srv_answer_http(req, 503, "the server is out of memory; try again shortly", NULL);
         return;
     }
-    *w = (srv_work){.s = s, .req = r, .account = r->account, .kind = kind, .api = s->api};
-    w->body = take_body(r);
+    *work = (srv_work){
+        .server = server, .req = req, .account = req->account, .kind = kind, .api = server->api};
+    work->body = take_body(req);
     bool renders = kind == SRV_CHAT || kind == SRV_RESPONSES;
     size_t each = BYTES_PER_BYTE + (renders ? BYTES_RENDERED : 0);
-    w->estimate = (size_t)r->body_structure * BYTES_PER_VALUE + w->body.len * each;
-    srv_hold_begin(&w->held, w->account, SRV_HELD_PARSE);
-    srv_hold_set(&w->held, w->body.cap);
-    list_init(&w->link);
-    r->work = w;
-    r->state = REQ_PARSING;
-    srv_req_suspend(r);
-    srv_watch(r);
-    join_queue(w);
-    start_waiting(s);
+    work->estimate = (size_t)req->body_structure * BYTES_PER_VALUE + work->body.len * each;
+    srv_hold_begin(&work->held, work->account, SRV_HELD_PARSE);
+    srv_hold_set(&work->held, work->body.cap);
+    list_init(&work->waiting_link);
+    req->work = work;
+    req->state = REQ_PARSING;
+    srv_req_suspend(req);
+    srv_watch(req);
+    join_queue(work);
+    start_waiting(server);
 }

@@ -11,11 +11,11 @@ enum { STEPS_OF_PATIENCE = 20, STRIKES = 2 };
 
 static const uint64_t tick_ns = SRV_TICK_MS * UINT64_C(1000000);
 
-uint64_t srv_pulse_overslept(srv_pulse *p, uint64_t now) {
-    uint64_t late = p->due_ns && now > p->due_ns ? now - p->due_ns : 0;
+uint64_t srv_pulse_overslept(srv_pulse *pulse, uint64_t now) {
+    uint64_t late = pulse->due_ns && now > pulse->due_ns ? now - pulse->due_ns : 0;
     if (late < tick_ns) return 0;
-    p->due_ns = now;
-    p->paused = true;
+    pulse->due_ns = now;
+    pulse->paused = true;
     return late;
 }
 
@@ -25,18 +25,18 @@ static uint64_t patience_ns(uint64_t usual_ns, uint64_t hang_ns) {
     return steps > hang_ns ? steps : hang_ns;
 }
 
-bool srv_pulse_tick(srv_pulse *p, uint64_t now, uint64_t beat_ns, uint64_t usual_ns,
+bool srv_pulse_tick(srv_pulse *pulse, uint64_t now, uint64_t beat_ns, uint64_t usual_ns,
                     uint64_t hang_ns) {
-    uint64_t since = beat_ns != p->beat_ns ? beat_ns : p->seen_ns;
+    uint64_t since = beat_ns != pulse->beat_ns ? beat_ns : pulse->seen_ns;
     uint64_t passed = now > since ? now - since : 0;
-    bool paused = p->paused;
-    if (beat_ns != p->beat_ns) p->silent_ns = 0;
-    if (!paused) p->silent_ns += passed < tick_ns ? passed : tick_ns;
-    p->paused = false;
-    p->beat_ns = beat_ns;
-    p->seen_ns = now;
-    p->due_ns = now + tick_ns;
-    bool silent = !paused && p->silent_ns > patience_ns(usual_ns, hang_ns);
-    p->strikes = silent ? p->strikes + 1 : 0;
-    return p->strikes >= STRIKES;
+    bool paused = pulse->paused;
+    if (beat_ns != pulse->beat_ns) pulse->silent_ns = 0;
+    if (!paused) pulse->silent_ns += passed < tick_ns ? passed : tick_ns;
+    pulse->paused = false;
+    pulse->beat_ns = beat_ns;
+    pulse->seen_ns = now;
+    pulse->due_ns = now + tick_ns;
+    bool silent = !paused && pulse->silent_ns > patience_ns(usual_ns, hang_ns);
+    pulse->strikes = silent ? pulse->strikes + 1 : 0;
+    return pulse->strikes >= STRIKES;
 }

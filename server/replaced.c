@@ -9,35 +9,35 @@
 #include <stdlib.h>
 
 struct srv_look {
-    uv_work_t w;
-    srv *s;
+    uv_work_t task;
+    srv *server;
     int rc;
-    err e;
+    err error;
 };
 
-static void on_look(uv_work_t *w) {
-    srv_look *l = OWNER_OF(w, srv_look, w);
-    l->rc = model_unchanged(l->s->model.model, &l->e);
+static void on_look(uv_work_t *task) {
+    srv_look *look = OWNER_OF(task, srv_look, task);
+    look->rc = model_unchanged(look->server->model.model, &look->error);
 }
 
-static void on_looked(uv_work_t *w, int status) {
-    srv_look *l = OWNER_OF(w, srv_look, w);
-    srv *s = l->s;
-    s->look = NULL;
-    if (status == 0 && l->rc != 0 && !s->model_changed) {
-        s->model_changed = true;
-        log_line(LOG_ALERT, "%s; the server is no longer ready", l->e.msg);
+static void on_looked(uv_work_t *task, int status) {
+    srv_look *look = OWNER_OF(task, srv_look, task);
+    srv *server = look->server;
+    server->look = NULL;
+    if (status == 0 && look->rc != 0 && !server->model_changed) {
+        server->model_changed = true;
+        log_line(LOG_ALERT, "%s; the server is no longer ready", look->error.msg);
     }
-    free(l);
+    free(look);
 }
 
-void srv_look_at_model(srv *s) {
-    if (!s->loaded || s->stopping || s->model_changed || s->look) return;
-    srv_look *l = calloc(1, sizeof *l);
-    if (l == NULL) return; /* the next second will do */
-    l->s = s;
-    s->look = l;
-    if (uv_queue_work(&s->loop, &l->w, on_look, on_looked) == 0) return;
-    s->look = NULL;
-    free(l);
+void srv_look_at_model(srv *server) {
+    if (!server->loaded || server->stopping || server->model_changed || server->look) return;
+    srv_look *look = calloc(1, sizeof *look);
+    if (look == NULL) return; /* the next second will do */
+    look->server = server;
+    server->look = look;
+    if (uv_queue_work(&server->loop, &look->task, on_look, on_looked) == 0) return;
+    server->look = NULL;
+    free(look);
 }

@@ -10,80 +10,83 @@
 #include <string.h>
 #include <strings.h>
 
-static void handle_completion(srv_req *r) {
-    srv_parse_start(r, SRV_COMPLETION);
+static void handle_completion(srv_req *req) {
+    srv_parse_start(req, SRV_COMPLETION);
 }
-static void handle_chat(srv_req *r) {
-    srv_parse_start(r, SRV_CHAT);
+static void handle_chat(srv_req *req) {
+    srv_parse_start(req, SRV_CHAT);
 }
-static void handle_responses(srv_req *r) {
-    srv_parse_start(r, SRV_RESPONSES);
+static void handle_responses(srv_req *req) {
+    srv_parse_start(req, SRV_RESPONSES);
 }
-static void handle_tokenize(srv_req *r) {
-    srv_parse_start(r, SRV_TOKENIZE);
+static void handle_tokenize(srv_req *req) {
+    srv_parse_start(req, SRV_TOKENIZE);
 }
-static void handle_detokenize(srv_req *r) {
-    srv_parse_start(r, SRV_DETOKENIZE);
-}
-
-static void answer_json(srv_req *r, buf *body) {
-    srv_answer(r, 200, "application/json", body, NULL, 0);
+static void handle_detokenize(srv_req *req) {
+    srv_parse_start(req, SRV_DETOKENIZE);
 }
 
-static void handle_models(srv_req *r) {
+static void answer_json(srv_req *req, buf *body) {
+    srv_answer(req, 200, "application/json", body, NULL, 0);
+}
+
+static void handle_models(srv_req *req) {
     buf body = {0};
-    api_models(r->s->api, &body);
-    answer_json(r, &body);
+    api_models(req->server->api, &body);
+    answer_json(req, &body);
 }
 
-static void handle_openapi(srv_req *r) {
+static void handle_openapi(srv_req *req) {
     const buf *kept = api_openapi_kept();
-    if (kept) srv_answer_static(r, 200, "application/json", kept->data, kept->len, NULL, 0);
-    else srv_answer_http(r, 503, "the server is out of memory; try again shortly", NULL);
+    if (kept) srv_answer_static(req, 200, "application/json", kept->data, kept->len, NULL, 0);
+    else srv_answer_http(req, 503, "the server is out of memory; try again shortly", NULL);
 }
 
-static void handle_model(srv_req *r) {
+static void handle_model(srv_req *req) {
     buf body = {0};
     err e = {0};
-    if (api_model(r->s->api, r->tail, &body, &e) == 0) {
-        answer_json(r, &body);
+    if (api_model(req->server->api, req->tail, &body, &e) == 0) {
+        answer_json(req, &body);
         return;
     }
     buf_deinit(&body);
-    srv_answer_err(r, &e);
+    srv_answer_err(req, &e);
 }
 
 /* Alive: asks the engine's heartbeat, queues nothing. Loading counts as alive. */
-static void handle_health(srv_req *r) {
-    srv *s = r->s;
-    if (s->loaded && !srv_engine_alive(s)) {
-        srv_answer_http(r, 503, "the engine does not answer", NULL);
+static void handle_health(srv_req *req) {
+    srv *server = req->server;
+    if (server->loaded && !srv_engine_alive(server)) {
+        srv_answer_http(req, 503, "the engine does not answer", NULL);
         return;
     }
     buf body = {0};
     buf_puts(&body, "{\"status\":\"ok\"}");
-    answer_json(r, &body);
+    answer_json(req, &body);
 }
 
 /* May take work now: a load balancer's question. */
-static void handle_ready(srv_req *r) {
-    srv *s = r->s;
-    if (!s->loaded) srv_answer_http(r, 503, "Loading model", NULL);
-    else if (s->draining) srv_answer_http(r, 503, "the server is shutting down", NULL);
-    else if (!srv_engine_alive(s)) srv_answer_http(r, 503, "the engine does not answer", NULL);
-    else if (s->model_changed) srv_answer_http(r, 503, "a model file was changed in place", NULL);
+static void handle_ready(srv_req *req) {
+    srv *server = req->server;
+    if (!server->loaded) srv_answer_http(req, 503, "Loading model", NULL);
+    else if (server->draining) srv_answer_http(req, 503, "the server is shutting down", NULL);
+    else if (!srv_engine_alive(server))
+        srv_answer_http(req, 503, "the engine does not answer", NULL);
+    else if (server->model_changed)
+        srv_answer_http(req, 503, "a model file was changed in place", NULL);
     else {
         buf body = {0};
         buf_puts(&body, "{\"status\":\"ready\"}");
-        answer_json(r, &body);
+        answer_json(req, &body);
     }
 }
 
-static void handle_asset(srv_req *r) {
+static void handle_asset(srv_req *req) {
     static const srv_header fixed[] = {{"Cache-Control", "no-cache"},
                                        {"X-Content-Type-Options", "nosniff"},
                                        {"Content-Security-Policy", SRV_ASSET_CSP}};
-    srv_answer_static(r, 200, r->asset->type, r->asset->data, r->asset->n, fixed, ARRAY_LEN(fixed));
+    srv_answer_static(req, 200, req->asset->type, req->asset->data, req->asset->size, fixed,
+                      ARRAY_LEN(fixed));
 }
 
 #define WORK (ROUTE_JSON | ROUTE_LOADED | ROUTE_WORK | ROUTE_V1)
@@ -107,59 +110,60 @@ const srv_route *srv_routes(size_t *n) {
     return routes;
 }
 
-static const srv_route *find_path(srv_req *r, const char *path, const char **tail) {
-    r->asset = srv_asset_find(path);
-    if (r->asset) return &routes[ARRAY_LEN(routes) - 1];
+static const srv_route *find_path(srv_req *req, const char *path, const char **tail) {
+    req->asset = srv_asset_find(path);
+    if (req->asset) return &routes[ARRAY_LEN(routes) - 1];
     const char *bare = strncmp(path, "/v1/", 4) == 0 ? path + 3 : NULL;
     for (size_t i = 0; i + 1 < ARRAY_LEN(routes); i++) {
-        const srv_route *t = &routes[i];
-        const char *p = bare && (t->flags & ROUTE_V1) ? bare : path;
-        size_t n = strlen(t->path);
-        if (!(t->flags & ROUTE_PREFIX)) {
-            if (strcmp(p, t->path) == 0) return t;
-        } else if (strncmp(p, t->path, n) == 0 && p[n]) {
-            *tail = p + n;
-            return t;
+        const srv_route *route = &routes[i];
+        const char *wanted = bare && (route->flags & ROUTE_V1) ? bare : path;
+        size_t n = strlen(route->path);
+        if (!(route->flags & ROUTE_PREFIX)) {
+            if (strcmp(wanted, route->path) == 0) return route;
+        } else if (strncmp(wanted, route->path, n) == 0 && wanted[n]) {
+            *tail = wanted + n;
+            return route;
         }
     }
     return NULL;
 }
 
-unsigned srv_route_find(srv_req *r, const char *method, const char *path, const char **allow) {
+unsigned srv_route_find(srv_req *req, const char *method, const char *path, const char **allow) {
     const char *tail = NULL;
-    const srv_route *t = find_path(r, path, &tail);
-    if (t == NULL || (r->conn && r->conn->at->admin && !(t->flags & ROUTE_ADMIN))) return 404;
-    bool get = strcmp(t->method, "GET") == 0;
+    const srv_route *route = find_path(req, path, &tail);
+    if (route == NULL || (req->conn && req->conn->at->admin && !(route->flags & ROUTE_ADMIN)))
+        return 404;
+    bool get = strcmp(route->method, "GET") == 0;
     *allow = get ? "GET, HEAD" : "POST";
-    r->route = t;
-    if (strcmp(method, t->method) != 0 && !(get && r->head)) return 405;
+    req->route = route;
+    if (strcmp(method, route->method) != 0 && !(get && req->head)) return 405;
     if (tail == NULL) return 0;
-    r->tail = strdup(tail);
-    return r->tail ? 0 : 503;
+    req->tail = strdup(tail);
+    return req->tail ? 0 : 503;
 }
 
 /* ---- the gate ---- */
 
-static const char *cors_for(const srv *s, const char *origin) {
-    for (size_t i = 0; origin && i < s->o.cors.n; i++) {
-        const char *allowed = s->o.cors.items[i];
+static const char *cors_for(const srv *server, const char *origin) {
+    for (size_t i = 0; origin && i < server->opts.cors.n; i++) {
+        const char *allowed = server->opts.cors.items[i];
         if (strcmp(allowed, "*") == 0 || strcmp(allowed, origin) == 0) return allowed;
     }
     return NULL;
 }
 
-static void answer_preflight(srv_req *r) {
+static void answer_preflight(srv_req *req) {
     static const srv_header grant[] = {
         {"Access-Control-Allow-Methods", "GET, POST, OPTIONS"},
         {"Access-Control-Allow-Headers", "authorization, content-type, x-api-key, x-request-id"},
         {"Access-Control-Max-Age", "600"}};
-    srv_answer_static(r, 204, NULL, "", 0, grant, ARRAY_LEN(grant));
+    srv_answer_static(req, 204, NULL, "", 0, grant, ARRAY_LEN(grant));
 }
 
 /* The key a request shows: Authorization: Bearer KEY, or X-Api-Key: KEY. */
-static int find_key(const srv_req *r) {
-    const char *key = srv_req_header(r, "X-Api-Key");
-    const char *auth = srv_req_header(r, "Authorization");
+static int find_key(const srv_req *req) {
+    const char *key = srv_req_header(req, "X-Api-Key");
+    const char *auth = srv_req_header(req, "Authorization");
     if (auth) {
         if (strncasecmp(auth, "Bearer ", 7) != 0) return -1;
         if (key && strcmp(key, auth + 7) != 0) return -1; /* two that differ: neither is meant */
@@ -167,46 +171,47 @@ static int find_key(const srv_req *r) {
         while (*key == ' ')
             key++;
     }
-    return key ? srv_keys_find(r->s->keys, key, strlen(key)) : -1;
+    return key ? srv_keys_find(req->server->keys, key, strlen(key)) : -1;
 }
 
-static bool needs_key(const srv *s, const srv_route *t) {
-    if (s->keys == NULL) return false;
-    if (t == NULL) return true; /* unknown paths tell a stranger nothing */
-    if (t->flags & ROUTE_METRICS) return s->o.metrics_key;
-    return !(t->flags & ROUTE_OPEN);
+static bool needs_key(const srv *server, const srv_route *route) {
+    if (server->keys == NULL) return false;
+    if (route == NULL) return true; /* unknown paths tell a stranger nothing */
+    if (route->flags & ROUTE_METRICS) return server->opts.metrics_key;
+    return !(route->flags & ROUTE_OPEN);
 }
 
-void srv_refuse(srv_req *r) {
+void srv_refuse(srv_req *req) {
     buf body = {0};
-    unsigned status = r->refusal.status;
-    api_http_error_body(&body, status, r->refusal.message, r->refusal.code);
-    srv_header h = {"Allow", r->refusal.allow};
-    if (status == 401) h = (srv_header){"WWW-Authenticate", "Bearer"};
-    srv_answer(r, status, "application/json", &body, &h, status == 401 || status == 405);
+    unsigned status = req->refusal.status;
+    api_http_error_body(&body, status, req->refusal.message, req->refusal.code);
+    srv_header header = {"Allow", req->refusal.allow};
+    if (status == 401) header = (srv_header){"WWW-Authenticate", "Bearer"};
+    srv_answer(req, status, "application/json", &body, &header, status == 401 || status == 405);
 }
 
-static unsigned refuse(srv_req *r, unsigned status, const char *message, const char *code) {
-    r->refusal.message = message;
-    r->refusal.code = code;
-    return r->refusal.status = status;
+static unsigned refuse(srv_req *req, unsigned status, const char *message, const char *code) {
+    req->refusal.message = message;
+    req->refusal.code = code;
+    return req->refusal.status = status;
 }
 
-static unsigned refuse_foreign(srv_req *r, const char *message, const char *code) {
-    r->s->counts.refused_foreign++;
-    return refuse(r, 403, message, code);
+static unsigned refuse_foreign(srv_req *req, const char *message, const char *code) {
+    req->server->counts.refused_foreign++;
+    return refuse(req, 403, message, code);
 }
 
 /* A Host that is not ours belongs to a page which pointed its own name at this machine, to read
  * what it may not. Where others reach us a proxy may pass any Host, so only told names count.
  * 403 and not 421: a browser answers that by trying another connection. */
-static unsigned examine_host(srv_req *r) {
-    const srv *s = r->s;
-    const srv_listener *at = r->conn->at;
-    if (at->admin || (!at->loopback && s->o.allowed_hosts.n == 0)) return 0;
-    const char *host = srv_req_header(r, "Host");
-    if (host == NULL || srv_host_known(host, s->o.host, &s->o.allowed_hosts)) return 0;
-    return refuse_foreign(r,
+static unsigned examine_host(srv_req *req) {
+    const srv *server = req->server;
+    const srv_listener *at = req->conn->at;
+    if (at->admin || (!at->loopback && server->opts.allowed_hosts.n == 0)) return 0;
+    const char *host = srv_req_header(req, "Host");
+    if (host == NULL || srv_host_known(host, server->opts.host, &server->opts.allowed_hosts))
+        return 0;
+    return refuse_foreign(req,
                           "this server does not answer to the name in the Host header; start it "
                           "with --allowed-host NAME to allow the name",
                           "unknown_host");
@@ -214,76 +219,76 @@ static unsigned examine_host(srv_req *r) {
 
 /* Pages of other sites give no work. A browser sends what needs no preflight before it asks
  * whether it may, so the answer must not be all that is kept from them. */
-static unsigned examine_origin(srv_req *r, const char *method) {
-    if (r->cors || strcmp(method, "POST") != 0) return 0;
-    const char *origin = srv_req_header(r, "Origin"), *host = srv_req_header(r, "Host");
-    const char *site = srv_req_header(r, "Sec-Fetch-Site"); /* no page can set it */
-    bool same = site && strcmp(site, "same-origin") == 0;   /* though a proxy changed Host */
+static unsigned examine_origin(srv_req *req, const char *method) {
+    if (req->cors || strcmp(method, "POST") != 0) return 0;
+    const char *origin = srv_req_header(req, "Origin"), *host = srv_req_header(req, "Host");
+    const char *site = srv_req_header(req, "Sec-Fetch-Site"); /* no page can set it */
+    bool same = site && strcmp(site, "same-origin") == 0;     /* though a proxy changed Host */
     bool foreign = (origin && !(host && srv_origin_is(origin, host))) ||
                    (site && strcmp(site, "cross-site") == 0);
     if (same || !foreign) return 0;
-    return refuse_foreign(r,
+    return refuse_foreign(req,
                           "web pages of this origin may not call this server; start it with "
                           "--cors-origin ORIGIN to allow them",
                           "origin_not_allowed");
 }
 
 /* Whether the request may come in; the first rule it breaks is the one it is told of. */
-static unsigned examine(srv_req *r, unsigned found, const srv_framing *f) {
-    srv *s = r->s;
-    if (needs_key(s, r->route)) {
-        r->key = find_key(r);
-        if (r->key < 0) {
-            s->counts.refused_key++;
-            return refuse(r, 401, "the request needs a valid API key", "invalid_api_key");
+static unsigned examine(srv_req *req, unsigned found, const srv_framing *framing) {
+    srv *server = req->server;
+    if (needs_key(server, req->route)) {
+        req->key = find_key(req);
+        if (req->key < 0) {
+            server->counts.refused_key++;
+            return refuse(req, 401, "the request needs a valid API key", "invalid_api_key");
         }
     }
-    if (found == 404) return refuse(r, 404, "no such path", "not_found");
+    if (found == 404) return refuse(req, 404, "no such path", "not_found");
     if (found == 405) {
-        return refuse(r, 405, "this path does not support this method", "method_not_allowed");
+        return refuse(req, 405, "this path does not support this method", "method_not_allowed");
     }
-    if (found) return refuse(r, found, "the server is out of memory; try again shortly", NULL);
-    s->counts.requests_by_route[r->route - routes]++;
-    unsigned flags = r->route->flags;
-    if ((flags & ROUTE_JSON) && f->coded) {
-        return refuse(r, 415, "compressed request bodies are not supported", NULL);
+    if (found) return refuse(req, found, "the server is out of memory; try again shortly", NULL);
+    server->counts.requests_by_route[req->route - routes]++;
+    unsigned flags = req->route->flags;
+    if ((flags & ROUTE_JSON) && framing->coded) {
+        return refuse(req, 415, "compressed request bodies are not supported", NULL);
     }
-    if ((flags & ROUTE_JSON) && f->type && !f->json) {
-        return refuse(r, 415, "Content-Type must be application/json in UTF-8", NULL);
+    if ((flags & ROUTE_JSON) && framing->type && !framing->json) {
+        return refuse(req, 415, "Content-Type must be application/json in UTF-8", NULL);
     }
-    if ((flags & ROUTE_JSON) && !f->type && srv_req_header(r, "Origin")) {
-        return refuse(r, 415, "a browser must send the header Content-Type: application/json",
+    if ((flags & ROUTE_JSON) && !framing->type && srv_req_header(req, "Origin")) {
+        return refuse(req, 415, "a browser must send the header Content-Type: application/json",
                       NULL);
     }
-    if ((flags & ROUTE_LOADED) && !s->loaded) {
-        return refuse(r, 503, "Loading model", "model_loading");
+    if ((flags & ROUTE_LOADED) && !server->loaded) {
+        return refuse(req, 503, "Loading model", "model_loading");
     }
-    if ((flags & ROUTE_WORK) && s->draining) {
-        return refuse(r, 503, "the server is shutting down", "shutting_down");
+    if ((flags & ROUTE_WORK) && server->draining) {
+        return refuse(req, 503, "the server is shutting down", "shutting_down");
     }
     return 0;
 }
 
-void srv_gate(srv_req *r, const char *method, const char *path, const srv_framing *f) {
-    srv *s = r->s;
-    unsigned found = srv_route_find(r, method, path, &r->refusal.allow);
-    bool foreign = examine_host(r) != 0;
-    if (!foreign) r->cors = cors_for(s, srv_req_header(r, "Origin"));
-    if (foreign || examine_origin(r, method) != 0) {
-        if (!r->defer) srv_refuse(r);
+void srv_gate(srv_req *req, const char *method, const char *path, const srv_framing *framing) {
+    srv *server = req->server;
+    unsigned found = srv_route_find(req, method, path, &req->refusal.allow);
+    bool foreign = examine_host(req) != 0;
+    if (!foreign) req->cors = cors_for(server, srv_req_header(req, "Origin"));
+    if (foreign || examine_origin(req, method) != 0) {
+        if (!req->answer_after_body) srv_refuse(req);
         return;
     }
-    if (strcmp(method, "OPTIONS") == 0 && found != 404 && s->o.cors.n) {
-        answer_preflight(r);
+    if (strcmp(method, "OPTIONS") == 0 && found != 404 && server->opts.cors.n) {
+        answer_preflight(req);
         return;
     }
-    if (examine(r, found, f) && !r->defer) srv_refuse(r);
+    if (examine(req, found, framing) && !req->answer_after_body) srv_refuse(req);
 }
 
-void srv_route_run(srv_req *r) {
-    if ((r->route->flags & ROUTE_WORK) && r->s->draining) {
-        srv_answer_http(r, 503, "the server is shutting down", "shutting_down");
+void srv_route_run(srv_req *req) {
+    if ((req->route->flags & ROUTE_WORK) && req->server->draining) {
+        srv_answer_http(req, 503, "the server is shutting down", "shutting_down");
         return;
     }
-    r->route->handle(r);
+    req->route->handle(req);
 }

@@ -145,24 +145,24 @@ static unsigned program(struct sock_filter *to, bool forbid_programs) {
 }
 
 /* 0, or what errno says. A positive result names a thread that could not follow. */
-static int install(const struct sock_fprog *p, unsigned flags) {
-    long rc = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, p);
+static int install(const struct sock_fprog *filter, unsigned flags) {
+    long rc = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, filter);
     return rc == 0 ? 0 : rc > 0 ? EBUSY : errno;
 }
 
 int srv_sandbox(bool forbid_programs) {
     struct sock_filter code[2 * MOST_CALLS];
     _Static_assert(ARRAY_LEN(never) + ARRAY_LEN(starts) + 8 <= MOST_CALLS, "the filter's room");
-    struct sock_fprog p = {.filter = code};
-    p.len = (unsigned short)program(code, forbid_programs);
+    struct sock_fprog filter = {.filter = code};
+    filter.len = (unsigned short)program(code, forbid_programs);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return errno;
     unsigned flags = SECCOMP_FILTER_FLAG_TSYNC; /* threads that run already, too */
 #ifdef SECCOMP_FILTER_FLAG_SPEC_ALLOW
     /* Kernels before 5.16 slow down filtered processes against attacks through speculation, which
      * are meant for interpreters of foreign code. */
-    if (install(&p, flags | SECCOMP_FILTER_FLAG_SPEC_ALLOW) == 0) return 0;
+    if (install(&filter, flags | SECCOMP_FILTER_FLAG_SPEC_ALLOW) == 0) return 0;
 #endif
-    return install(&p, flags);
+    return install(&filter, flags);
 }
 
 #else
@@ -175,14 +175,14 @@ int srv_sandbox(bool forbid_programs) {
 #endif
 
 /* A driver may start a helper of its own while a device is opened. */
-static bool may_need_programs(const srv *s) {
-    const char *device = s->o.run.device;
+static bool may_need_programs(const srv *server) {
+    const char *device = server->opts.run.device;
     return device == NULL || strcmp(device, "auto") == 0 || strcmp(device, "cuda") == 0;
 }
 
-void srv_sandbox_open(const srv *s) {
-    if (s->o.no_sandbox) return;
-    int why = srv_sandbox(!may_need_programs(s));
+void srv_sandbox_open(const srv *server) {
+    if (server->opts.no_sandbox) return;
+    int why = srv_sandbox(!may_need_programs(server));
     if (why == 0) {
         log_line(LOG_INFO, "sandbox: system calls that a server never makes are refused");
     } else {
@@ -191,8 +191,8 @@ void srv_sandbox_open(const srv *s) {
     }
 }
 
-void srv_sandbox_loaded(const srv *s) {
-    if (s->o.no_sandbox || !may_need_programs(s)) return;
+void srv_sandbox_loaded(const srv *server) {
+    if (server->opts.no_sandbox || !may_need_programs(server)) return;
     int why = srv_sandbox(true);
     if (why && why != ENOSYS) {
         log_line(LOG_WARN, "sandbox: the start of programs could not be refused: %s",

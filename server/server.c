@@ -24,7 +24,7 @@ enum {
 
 /* Descriptors for every connection allowed, or fewer connections: running out is then not
  * something a stranger can cause. */
-static int fit_descriptors(server_opts *o, err *e) {
+static int fit_descriptors(server_opts *opts, err *e) {
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) != 0) return 0;
     if (files.rlim_cur < files.rlim_max) {
@@ -33,7 +33,7 @@ static int fit_descriptors(server_opts *o, err *e) {
         (void)getrlimit(RLIMIT_NOFILE, &files);
     }
     if (files.rlim_cur == RLIM_INFINITY) return 0;
-    uint64_t other = OTHER_FILES + (o->admin_port == SERVER_UNSET ? 0 : ADMIN_CONNECTIONS);
+    uint64_t other = OTHER_FILES + (opts->admin_port == SERVER_UNSET ? 0 : ADMIN_CONNECTIONS);
     if (files.rlim_cur < other + 8) {
         return err_set(
             e, ERR_IO, NULL,
@@ -41,25 +41,26 @@ static int fit_descriptors(server_opts *o, err *e) {
             (unsigned long long)files.rlim_cur, (unsigned long long)other + 8);
     }
     uint64_t most = files.rlim_cur - other;
-    if (o->max_connections > most) {
+    if (opts->max_connections > most) {
         log_line(LOG_WARN, "connections limited to %llu by ulimit -n", (unsigned long long)most);
-        o->max_connections = most;
+        opts->max_connections = most;
     }
     return 0;
 }
 
 /* 127.0.0.0/8 and ::1, also as IPv6 writes the former. */
-static bool is_loopback(const struct sockaddr_storage *a) {
-    if (a->ss_family == AF_INET) {
-        return ntohl(((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr) >> 24 == 127;
+static bool is_loopback(const struct sockaddr_storage *addr) {
+    if (addr->ss_family == AF_INET) {
+        return ntohl(((const struct sockaddr_in *)(const void *)addr)->sin_addr.s_addr) >> 24 ==
+               127;
     }
-    if (a->ss_family != AF_INET6) return false;
-    const struct in6_addr *six = &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr;
+    if (addr->ss_family != AF_INET6) return false;
+    const struct in6_addr *six = &((const struct sockaddr_in6 *)(const void *)addr)->sin6_addr;
     return IN6_IS_ADDR_LOOPBACK(six) || (IN6_IS_ADDR_V4MAPPED(six) && six->s6_addr[12] == 127);
 }
 
 static void warn_if_open(const srv_listener *at) {
-    if (at->admin || at->s->keys || at->loopback) return;
+    if (at->admin || at->server->keys || at->loopback) return;
     log_line(LOG_WARN,
              "any client that can reach %s may use this server without a key; --api-key-file FILE "
              "makes it ask for one",
@@ -107,57 +108,60 @@ static int listen_on(srv_listener *at, const char *option, const char *host, uin
 enum { MAIN, ADMIN };
 
 /* The admin port is taken first, so that one in use is told of before anybody can come. */
-static int listen_all(srv *s, int fds[2], err *e) {
+static int listen_all(srv *server, int fds[2], err *e) {
     fds[MAIN] = fds[ADMIN] = -1;
-    srv_listener_init(&s->main, s, s->o.max_connections);
-    srv_listener_init(&s->admin, s, ADMIN_CONNECTIONS);
-    s->admin.admin = true;
-    if (s->o.admin_port != SERVER_UNSET) {
-        fds[ADMIN] = listen_on(&s->admin, "--admin-host", s->o.admin_host, s->o.admin_port, e);
+    srv_listener_init(&server->main, server, server->opts.max_connections);
+    srv_listener_init(&server->admin, server, ADMIN_CONNECTIONS);
+    server->admin.admin = true;
+    if (server->opts.admin_port != SERVER_UNSET) {
+        fds[ADMIN] = listen_on(&server->admin, "--admin-host", server->opts.admin_host,
+                               server->opts.admin_port, e);
         if (fds[ADMIN] < 0) return -1;
     }
-    fds[MAIN] = listen_on(&s->main, "--host", s->o.host, s->o.port, e);
+    fds[MAIN] = listen_on(&server->main, "--host", server->opts.host, server->opts.port, e);
     if (fds[MAIN] >= 0) return 0;
     if (fds[ADMIN] >= 0) close(fds[ADMIN]);
     return -1;
 }
 
-static int open_ports(srv *s, const int fds[2], err *e) {
-    if (srv_mhd_open(&s->main, fds[MAIN], e) != 0) return -1;
-    return fds[ADMIN] < 0 ? 0 : srv_mhd_open(&s->admin, fds[ADMIN], e);
+static int open_ports(srv *server, const int fds[2], err *e) {
+    if (srv_mhd_open(&server->main, fds[MAIN], e) != 0) return -1;
+    return fds[ADMIN] < 0 ? 0 : srv_mhd_open(&server->admin, fds[ADMIN], e);
 }
 
-static void teardown(srv *s) {
-    for (list_link *l = s->reqs.next; l != &s->reqs; l = l->next) {
-        srv_req *r = OWNER_OF(l, srv_req, link);
-        r->gone = true;
-        srv_req_wake(r); /* stopping with anything suspended would abort */
+static void teardown(srv *server) {
+    for (list_link *node = server->reqs.next; node != &server->reqs; node = node->next) {
+        srv_req *req = OWNER_OF(node, srv_req, reqs_link);
+        req->gone = true;
+        srv_req_wake(req); /* stopping with anything suspended would abort */
     }
-    srv_mhd_close(&s->main);
-    srv_mhd_close(&s->admin);
-    srv_engine_close(s);
-    uv_close((uv_handle_t *)&s->sweep, NULL);
-    uv_close((uv_handle_t *)&s->drain_timer, NULL);
-    for (unsigned i = 0; i < s->n_signals; i++)
-        uv_close((uv_handle_t *)&s->signals[i], NULL);
-    uv_run(&s->loop, UV_RUN_DEFAULT);
-    if (uv_loop_close(&s->loop) != 0)
+    srv_mhd_close(&server->main);
+    srv_mhd_close(&server->admin);
+    srv_engine_close(server);
+    uv_close((uv_handle_t *)&server->sweep, NULL);
+    uv_close((uv_handle_t *)&server->drain_timer, NULL);
+    for (unsigned i = 0; i < server->n_signals; i++)
+        uv_close((uv_handle_t *)&server->signals[i], NULL);
+    uv_run(&server->loop, UV_RUN_DEFAULT);
+    if (uv_loop_close(&server->loop) != 0)
         log_line(LOG_WARN, "the event loop ended with handles that were still open");
-    api_context_close(s->api);
-    runtime_close(&s->model);
-    srv_ledger_close(s->ledger);
-    srv_keys_close(s->keys);
-    buf_deinit(&s->metrics_page);
+    api_context_close(server->api);
+    runtime_close(&server->model);
+    srv_ledger_close(server->ledger);
+    srv_keys_close(server->keys);
+    buf_deinit(&server->metrics_page);
 }
 
 /* A thread that hangs cannot be joined: the process then ends here. Its step may go on for as long
  * as silence is no death, unless it was found dead already. */
-static void end_engine(const srv *s) {
-    if (sched_thread_ends(s->engine, s->engine_dead ? 0 : (uint64_t)(s->o.hang_s * 1e9))) return;
-    if (!s->engine_dead)
+static void end_engine(const srv *server) {
+    if (sched_thread_ends(server->engine,
+                          server->engine_dead ? 0 : (uint64_t)(server->opts.hang_s * 1e9)))
+        return;
+    if (!server->engine_dead)
         log_line(LOG_ALERT,
                  "the engine thread does not end; the process ends without waiting for it");
-    _exit(s->exit_status ? s->exit_status : EXIT_FAILED);
+    _exit(server->exit_status ? server->exit_status : EXIT_FAILED);
 }
 
 static int check_hosts(const opt_list *allowed, err *e) {
@@ -170,36 +174,40 @@ static int check_hosts(const opt_list *allowed, err *e) {
     return 0;
 }
 
-static int serve(srv *s, err *e) {
-    if (check_hosts(&s->o.allowed_hosts, e) != 0) return -1;
-    srv_sandbox_open(s);
-    if (s->o.api_key_file && srv_keys_open(&s->keys, s->o.api_key_file, e) != 0) return -1;
-    if (fit_descriptors(&s->o, e) != 0) goto fail_keys;
+static int serve(srv *server, err *e) {
+    if (check_hosts(&server->opts.allowed_hosts, e) != 0) return -1;
+    srv_sandbox_open(server);
+    if (server->opts.api_key_file &&
+        srv_keys_open(&server->keys, server->opts.api_key_file, e) != 0)
+        return -1;
+    if (fit_descriptors(&server->opts, e) != 0) goto fail_keys;
     /* Behind a proxy all peers have its address: only keys say who is one and the same. */
-    size_t memory = (size_t)s->o.request_memory, share = s->keys ? memory / 2 : memory;
-    if (srv_ledger_open(&s->ledger, memory, share, e) != 0) goto fail_keys;
+    size_t memory = (size_t)server->opts.request_memory, share = server->keys ? memory / 2 : memory;
+    if (srv_ledger_open(&server->ledger, memory, share, e) != 0) goto fail_keys;
     int fds[2];
-    if (listen_all(s, fds, e) != 0) goto fail_keys;
-    if (uv_loop_init(&s->loop) != 0) {
+    if (listen_all(server, fds, e) != 0) goto fail_keys;
+    if (uv_loop_init(&server->loop) != 0) {
         (void)err_set(e, ERR_IO, NULL, "the event loop did not start");
         goto fail_keys;
     }
-    if (srv_engine_init(s, e) != 0 || srv_sweep_open(s, e) != 0 || srv_signals_open(s, e) != 0 ||
-        open_ports(s, fds, e) != 0 || srv_load_start(s, e) != 0 ||
-        srv_watchdog_start(&s->watchdog, LOOP_STALL_S, e) != 0) {
+    if (srv_engine_init(server, e) != 0 || srv_sweep_open(server, e) != 0 ||
+        srv_signals_open(server, e) != 0 || open_ports(server, fds, e) != 0 ||
+        srv_load_start(server, e) != 0 ||
+        srv_watchdog_start(&server->watchdog, LOOP_STALL_S, e) != 0) {
         return -1; /* nothing runs yet: the process ends */
     }
-    log_line(LOG_INFO, "fathom " FATHOM_VERSION " listening on %s, loading %s", s->main.address,
-             s->o.run.model);
-    if (s->admin.mhd) log_line(LOG_INFO, "health, readiness and metrics on %s", s->admin.address);
-    uv_run(&s->loop, UV_RUN_DEFAULT);
-    srv_watchdog_stop(s->watchdog);
-    end_engine(s);
-    teardown(s);
+    log_line(LOG_INFO, "fathom " FATHOM_VERSION " listening on %s, loading %s",
+             server->main.address, server->opts.run.model);
+    if (server->admin.mhd)
+        log_line(LOG_INFO, "health, readiness and metrics on %s", server->admin.address);
+    uv_run(&server->loop, UV_RUN_DEFAULT);
+    srv_watchdog_stop(server->watchdog);
+    end_engine(server);
+    teardown(server);
     return 0;
 fail_keys:
-    srv_ledger_close(s->ledger);
-    srv_keys_close(s->keys);
+    srv_ledger_close(server->ledger);
+    srv_keys_close(server->keys);
     return -1;
 }
 
@@ -246,24 +254,24 @@ static void keep_freed_memory_small(void) {
     (void)mallopt(M_ARENA_MAX, 2);
 }
 
-int server_run(const server_opts *o) {
-    srv *s = calloc(1, sizeof *s);
-    if (s == NULL) return EXIT_FAILED;
-    s->o = *o;
-    s->start_ns = clock_ns();
+int server_run(const server_opts *opts) {
+    srv *server = calloc(1, sizeof *server);
+    if (server == NULL) return EXIT_FAILED;
+    server->opts = *opts;
+    server->start_ns = clock_ns();
     log_level level = LOG_INFO;
-    if (log_level_find(s->o.log_level, &level) == 0) log_set_level(level);
-    if (getrandom(&s->id_seed, sizeof s->id_seed, 0) != (ssize_t)sizeof s->id_seed)
-        s->id_seed = s->start_ns;
-    srv_metrics_init(&s->counts, 1024); /* again once the model says its context */
-    list_init(&s->conns);
-    list_init(&s->reqs);
-    list_init(&s->gens);
-    list_init(&s->parse_turns);
+    if (log_level_find(server->opts.log_level, &level) == 0) log_set_level(level);
+    if (getrandom(&server->id_seed, sizeof server->id_seed, 0) != (ssize_t)sizeof server->id_seed)
+        server->id_seed = server->start_ns;
+    srv_metrics_init(&server->counts, 1024); /* again once the model says its context */
+    list_init(&server->conns);
+    list_init(&server->reqs);
+    list_init(&server->jobs);
+    list_init(&server->parse_turns);
     keep_freed_memory_small();
     err e = {0};
-    int status = serve(s, &e) == 0 ? s->exit_status : opt_fail(&e);
+    int status = serve(server, &e) == 0 ? server->exit_status : opt_fail(&e);
     if (status == 0) log_line(LOG_INFO, "stopped");
-    free(s);
+    free(server);
     return status;
 }

@@ -26,6 +26,6 @@ typedef struct {
 server_opts server_opts_default(void);
 /* Serves until a signal ends it, on the calling thread. Borrows the texts of o. Returns the
  * process's exit status; a failure was printed. */
-int server_run(const server_opts *o);
+int server_run(const server_opts *opts);
 
 #endif

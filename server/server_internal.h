@@ -56,7 +56,7 @@ typedef struct srv srv;
 typedef struct srv_listener srv_listener;
 typedef struct srv_conn srv_conn;
 typedef struct srv_req srv_req;
-typedef struct srv_gen srv_gen;
+typedef struct srv_job srv_job;
 typedef struct srv_work srv_work;
 typedef struct srv_seq srv_seq;
 typedef struct srv_watchdog srv_watchdog;
@@ -66,7 +66,7 @@ struct MHD_Connection;
 
 /* ---- listeners: the port, and the one for probes if it was asked for ---- */
 struct srv_listener {
-    srv *s;
+    srv *server;
     struct MHD_Daemon *mhd; /* NULL: not open */
     uv_poll_t poll;         /* of its epoll descriptor */
     uv_timer_t timer;
@@ -74,16 +74,16 @@ struct srv_listener {
     bool pumping;            /* libmicrohttpd is on the stack */
     bool loopback;           /* bound to an address that only this machine reaches */
     unsigned limit;          /* of open connections */
-    unsigned n, n_cut;       /* open connections; those of them that were shut down */
+    unsigned n_conns, n_cut; /* open connections; those of them that were shut down */
     list_link fresh, rested; /* resting connections, the longest rest first (conns.c) */
     char address[96];        /* as a URL */
 };
 
 /* ---- connections ---- */
 struct srv_conn {
-    list_link link; /* in srv.conns */
-    list_link rest; /* in a list of its listener while no request is in progress */
-    srv *s;
+    list_link conns_link; /* in srv.conns */
+    list_link rest_link;  /* in a list of its listener while no request is in progress */
+    srv *server;
     srv_listener *at;
     srv_account *account; /* of the peer's address */
     uint64_t rest_ns;     /* since when it rests */
@@ -94,17 +94,17 @@ struct srv_conn {
 };
 
 /* conns.c */
-void srv_listener_init(srv_listener *at, srv *s, uint64_t limit);
+void srv_listener_init(srv_listener *at, srv *server, uint64_t limit);
 /* Asked before a connection is taken: has its address fewer than it may? */
 bool srv_conn_welcome(srv_listener *at, const struct sockaddr *from);
 /* Most connections of one address; with the default, this machine's own are not counted. */
-uint64_t srv_conns_per_address(const server_opts *o);
+uint64_t srv_conns_per_address(const server_opts *opts);
 srv_conn *srv_conn_open(srv_listener *at, int fd,
                         const struct sockaddr *from); /* NULL: no memory */
-void srv_conn_close(srv_conn *k);                     /* libmicrohttpd has done with it */
-void srv_conn_busy(srv_conn *k);                      /* its request's headers are complete */
-void srv_conn_rest(srv_conn *k);       /* its request is over; sets the idle deadline */
-void srv_conn_cut(srv_conn *k);        /* shuts it down */
+void srv_conn_close(srv_conn *conn);                  /* libmicrohttpd has done with it */
+void srv_conn_busy(srv_conn *conn);                   /* its request's headers are complete */
+void srv_conn_rest(srv_conn *conn);    /* its request is over; sets the idle deadline */
+void srv_conn_cut(srv_conn *conn);     /* shuts it down */
 void srv_conns_tick(srv_listener *at); /* keeps one place free for newcomers, if any rests */
 
 /* ---- requests ---- */
@@ -125,11 +125,11 @@ typedef struct {
     uint64_t first_token_ns, queued_ns;
     uint32_t sequences;
     const char *finish; /* "stop", "length", "cancelled", "failed"; NULL = not over */
-} srv_tally;
+} srv_outcome;
 
 struct srv_req {
-    list_link link; /* in srv.reqs */
-    srv *s;
+    list_link reqs_link; /* in srv.reqs */
+    srv *server;
     srv_conn *conn;
     struct MHD_Connection *mhd;
     const srv_route *route;
@@ -144,8 +144,9 @@ struct srv_req {
         const char *message, *code, *allow;
     } refusal; /* found at the headers, answered once the body is read and thrown away: closing
                   on unread bytes would reset the connection and lose the answer */
-    bool defer;
-    unsigned late; /* a status found in mid-upload, when no answer is possible: sent at its end */
+    bool answer_after_body;
+    unsigned
+        late_status; /* a status found in mid-upload, when no answer is possible: sent at its end */
     unsigned status;
     uint64_t start_ns, last_out_ns; /* last time bytes went in or were taken */
     uint64_t paused_ns;             /* since start_ns, while the whole process stood still */
@@ -164,9 +165,9 @@ struct srv_req {
     srv_account *account; /* of its key or, without keys, of its peer; NULL until they are known */
     srv_hold held_body, held_answer;
     uint64_t body_structure; /* bytes of the body that may each become a JSON value */
-    srv_gen *gen;
+    srv_job *job;
     srv_work *work;
-    srv_tally tally;
+    srv_outcome outcome;
     uv_poll_t *watch; /* kept from submission to the end; tells that the peer left */
 };
 
@@ -177,37 +178,37 @@ typedef struct {
 /* evict.c: ends the requests of whoever holds most until the ledger is within its ceiling.
  * False if r (may be NULL) was among them: then its body is gone and r->late says 503, or it has
  * been answered or cut. Loop thread. */
-bool srv_make_room(srv *s, srv_req *r);
+bool srv_make_room(srv *server, srv_req *req);
 /* Bytes that ending this request would free. */
-size_t srv_req_held(const srv_req *r);
+size_t srv_req_held(const srv_req *req);
 /* Its account, once its key is known (or there are no keys). */
-void srv_req_account(srv_req *r);
+void srv_req_account(srv_req *req);
 
 /* mhd.c. All on the loop thread. */
 int srv_mhd_open(srv_listener *at, int fd, err *e) WARN_UNUSED; /* takes the listening socket */
 /* Runs libmicrohttpd for the main port and arms its timer; not from its own callbacks. The admin
  * port has nothing that waits for others: its own descriptor and timer wake it. */
-void srv_mhd_pump(srv *s);
-void srv_mhd_tick(srv *s); /* once a second: makes room on both ports and runs both */
+void srv_mhd_pump(srv *server);
+void srv_mhd_tick(srv *server); /* once a second: makes room on both ports and runs both */
 /* The main port takes no new connections and its listening socket is closed; the admin port goes
  * on telling probes how it stands. */
-void srv_mhd_quiesce(srv *s);
+void srv_mhd_quiesce(srv *server);
 void srv_mhd_close(srv_listener *at); /* nothing may be suspended */
 /* Queues a whole answer; takes the body. Allowed from a handler, and for a suspended
  * request, which is then resumed. */
-void srv_answer(srv_req *r, unsigned status, const char *type, buf *steal_body,
+void srv_answer(srv_req *req, unsigned status, const char *type, buf *steal_body,
                 const srv_header *extra, size_t n_extra);
 /* The same for bytes that live as long as the program. */
-void srv_answer_static(srv_req *r, unsigned status, const char *type, const void *data, size_t n,
+void srv_answer_static(srv_req *req, unsigned status, const char *type, const void *data, size_t n,
                        const srv_header *extra, size_t n_extra);
-void srv_answer_err(srv_req *r, const err *e);
-void srv_answer_http(srv_req *r, unsigned status, const char *message, const char *code);
+void srv_answer_err(srv_req *req, const err *e);
+void srv_answer_http(srv_req *req, unsigned status, const char *message, const char *code);
 /* Starts the event stream of a suspended request; what is in r->out goes out first. */
-void srv_answer_stream(srv_req *r);
-void srv_req_suspend(srv_req *r); /* only from a handler */
-void srv_req_wake(srv_req *r);    /* resumes; srv_mhd_pump once after the whole batch */
+void srv_answer_stream(srv_req *req);
+void srv_req_suspend(srv_req *req); /* only from a handler */
+void srv_req_wake(srv_req *req);    /* resumes; srv_mhd_pump once after the whole batch */
 /* First value of a request header, NULL if absent. */
-const char *srv_req_header(const srv_req *r, const char *name);
+const char *srv_req_header(const srv_req *req, const char *name);
 
 /* framing.c: no libmicrohttpd, no sockets; every input is bytes. */
 typedef struct {
@@ -216,10 +217,10 @@ typedef struct {
     bool chunked, bad_length, big, bad_name, bad_value, bad_expect, json, coded, bad_type;
 } srv_framing;
 bool srv_screen_target(const char *raw) WARN_UNUSED; /* false: 400 */
-void srv_screen_header(srv_framing *f, const char *name, size_t name_n, const char *value,
+void srv_screen_header(srv_framing *framing, const char *name, size_t name_n, const char *value,
                        size_t value_n, uint64_t max_body);
 /* 0 = fine, else the status; *why is a sentence for the client. */
-unsigned srv_screen_verdict(const srv_framing *f, const char *method, const char *version,
+unsigned srv_screen_verdict(const srv_framing *framing, const char *method, const char *version,
                             const char **why);
 bool srv_screen_id(const char *id); /* may this X-Request-Id be echoed? */
 
@@ -245,31 +246,31 @@ enum {
 struct srv_route {
     const char *path, *method; /* "GET" (HEAD too) or "POST" */
     unsigned flags;
-    void (*handle)(srv_req *r); /* the request is whole: answer, or suspend and answer later */
+    void (*handle)(srv_req *req); /* the request is whole: answer, or suspend and answer later */
 };
 /* Sets r->route and r->tail. Returns 0, 404 or 405 (*allow is then the Allow header). */
-unsigned srv_route_find(srv_req *r, const char *method, const char *path, const char **allow);
+unsigned srv_route_find(srv_req *req, const char *method, const char *path, const char **allow);
 const srv_route *srv_routes(size_t *n);
 /* CORS, keys, content type: what stands between the screen and the handler. Answers what it
  * refuses, at once or, with r->defer, by srv_refuse at the end of the body. */
-void srv_gate(srv_req *r, const char *method, const char *path, const srv_framing *f);
-void srv_refuse(srv_req *r); /* answers r->refusal */
-void srv_route_run(srv_req *r);
+void srv_gate(srv_req *req, const char *method, const char *path, const srv_framing *framing);
+void srv_refuse(srv_req *req); /* answers r->refusal */
+void srv_route_run(srv_req *req);
 
 /* keys.c: API keys, kept as SHA-256 only. */
 typedef struct srv_keys srv_keys;
 int srv_keys_open(srv_keys **out, const char *path, err *e) WARN_UNUSED;
-void srv_keys_close(srv_keys *k);
+void srv_keys_close(srv_keys *keys);
 /* Index of the key, -1 if unknown. The time taken does not depend on which key came close. */
-int srv_keys_find(const srv_keys *k, const char *key, size_t n);
-const char *srv_keys_name(const srv_keys *k, int i);
-size_t srv_keys_count(const srv_keys *k);
-int srv_keys_first_of_name(const srv_keys *k, int i); /* the first key of the same name */
-typedef struct {                                      /* what the file grants a key */
+int srv_keys_find(const srv_keys *keys, const char *key, size_t n);
+const char *srv_keys_name(const srv_keys *keys, int i);
+size_t srv_keys_count(const srv_keys *keys);
+int srv_keys_first_of_name(const srv_keys *keys, int i); /* the first key of the same name */
+typedef struct {                                         /* what the file grants a key */
     uint32_t weight;                       /* of its share of the engine; 1 to SCHED_MAX_WEIGHT */
     int32_t least_priority, most_priority; /* that its requests may name */
 } srv_key_terms;
-const srv_key_terms *srv_keys_terms(const srv_keys *k, int i);
+const srv_key_terms *srv_keys_terms(const srv_keys *keys, int i);
 typedef struct { /* what a key has under way */
     uint32_t requests, sequences;
     uint64_t tokens;         /* prompts, and all that their sequences may put out */
@@ -277,64 +278,68 @@ typedef struct { /* what a key has under way */
     uint64_t refused;        /* with 429, ever */
     bool ever;               /* it had a request */
 } srv_use;
-srv_use *srv_keys_use(srv_keys *k, int i);
+srv_use *srv_keys_use(srv_keys *keys, int i);
 void srv_sha256(const void *data, size_t n, uint8_t out[32]);
 
 /* parse.c: accounts take turns at the workers, whoever had least processor time first. */
 typedef enum { SRV_COMPLETION, SRV_CHAT, SRV_RESPONSES, SRV_TOKENIZE, SRV_DETOKENIZE } srv_kind;
-void srv_parse_start(srv_req *r, srv_kind kind);
-void srv_parse_forget(srv_req *r); /* the request ends while its body waits or is parsed */
-size_t srv_parse_held(const srv_work *w);
+void srv_parse_start(srv_req *req, srv_kind kind);
+void srv_parse_forget(srv_req *req); /* the request ends while its body waits or is parsed */
+size_t srv_parse_held(const srv_work *work);
 
 /* engine.c */
-int srv_engine_init(srv *s, err *e) WARN_UNUSED; /* before anything can be loaded */
-int srv_engine_open(srv *s, err *e) WARN_UNUSED; /* the model is loaded: start the engine thread */
-void srv_engine_close(srv *s);
-void srv_engine_submit(srv_req *r, api_request *steal_request);
-void srv_engine_drop(srv_req *r); /* the client left or was cut: cancel what it still had */
-void srv_engine_turn(srv *s);     /* drains every event, then one pump */
-bool srv_engine_alive(srv *s);
+int srv_engine_init(srv *server, err *e) WARN_UNUSED; /* before anything can be loaded */
+int srv_engine_open(srv *server,
+                    err *e) WARN_UNUSED; /* the model is loaded: start the engine thread */
+void srv_engine_close(srv *server);
+void srv_engine_submit(srv_req *req, api_request *steal_request);
+void srv_engine_drop(srv_req *req); /* the client left or was cut: cancel what it still had */
+void srv_engine_turn(srv *server);  /* drains every event, then one pump */
+bool srv_engine_alive(srv *server);
 /* Answers 503 `overloaded`, or 429 where the key's share is full, and returns false when no more
  * work may be taken. */
-bool srv_engine_admit(srv_req *r);
+bool srv_engine_admit(srv_req *req);
 
 /* tenants.c. Key i is the scheduler's tenant i + 1; requests without a key are tenant 0. */
-void srv_tenants_fill(const srv *s, sched_opts *o); /* how many tenants, and their weights */
-bool srv_tenant_admit(srv_req *r); /* before its body is parsed; false: it got 429 */
+void srv_tenants_fill(const srv *server,
+                      sched_opts *limits); /* how many tenants, and their weights */
+bool srv_tenant_admit(srv_req *req);       /* before its body is parsed; false: it got 429 */
 /* ERR_BUSY: its sequences or tokens are more than its key may have now: srv_tenant_refuse. */
-int srv_tenant_check(const srv_gen *g, err *e) WARN_UNUSED;
-void srv_tenant_refuse(srv_req *r, const err *e); /* answers 429 */
+int srv_tenant_check(const srv_job *job, err *e) WARN_UNUSED;
+void srv_tenant_refuse(srv_req *req, const err *e); /* answers 429 */
 /* ERR_BAD_PARAM: the key may not use the priority that the request names. */
-int srv_tenant_priority(const srv_req *r, const api_request *q, int32_t *out, err *e) WARN_UNUSED;
+int srv_tenant_priority(const srv_req *req, const api_request *request, int32_t *out,
+                        err *e) WARN_UNUSED;
 /* A sequence is in the scheduler; has its first token; has ended. */
-void srv_tenant_entered(srv_gen *g, srv_seq *seq);
-void srv_tenant_began(srv_gen *g, srv_seq *seq);
-void srv_tenant_left(srv_gen *g, srv_seq *seq);
-void srv_tenants_write(const srv *s, buf *out, const char *labels); /* metrics by name of key */
+void srv_tenant_entered(srv_job *job, srv_seq *seq);
+void srv_tenant_began(srv_job *job, srv_seq *seq);
+void srv_tenant_left(srv_job *job, srv_seq *seq);
+void srv_tenants_write(const srv *server, buf *out,
+                       const char *labels); /* metrics by name of key */
 
 /* stream.c */
-void srv_watch(srv_req *r); /* tells at once when the peer hangs up */
-void srv_unwatch(srv_req *r);
-void srv_cut(srv_req *r); /* ends the connection now, without a last chunk */
+void srv_watch(srv_req *req); /* tells at once when the peer hangs up */
+void srv_unwatch(srv_req *req);
+void srv_cut(srv_req *req); /* ends the connection now, without a last chunk */
 /* libmicrohttpd asks for bytes: whole events where they fit. 0 = none now. */
-size_t srv_take(srv_req *r, char *to, size_t max);
-void srv_out_changed(srv_req *r); /* enters what r->out and the rest of its answer hold */
+size_t srv_take(srv_req *req, char *to, size_t max);
+void srv_out_changed(srv_req *req); /* enters what r->out and the rest of its answer hold */
 /* Writes the next slice of what waits to r->out; false when that was the last of it. */
-bool srv_refill(srv_req *r);
+bool srv_refill(srv_req *req);
 /* Answers 200 with all that is still to be written of r->reply or r->listing: at once if it is
  * short, else as the socket takes it. */
-void srv_answer_rest(srv_req *r);
+void srv_answer_rest(srv_req *req);
 
 /* deadlines.c */
-int srv_sweep_open(srv *s, err *e) WARN_UNUSED;
-void srv_deadline(srv_conn *c, double seconds); /* 0 = none */
+int srv_sweep_open(srv *server, err *e) WARN_UNUSED;
+void srv_deadline(srv_conn *conn, double seconds); /* 0 = none */
 /* Around whatever the loop calls that may take time; of nested ones the outermost is measured. */
 typedef uint64_t srv_turn;
-srv_turn srv_turn_begin(srv *s);
-void srv_turn_end(srv *s, srv_turn began);
+srv_turn srv_turn_begin(srv *server);
+void srv_turn_end(srv *server, srv_turn began);
 /* Moves every deadline by the pause, if the process stood still. Called before a deadline is
  * looked at and before one is set. */
-void srv_forgive_pause(srv *s);
+void srv_forgive_pause(srv *server);
 
 /* pulse.c: arithmetic on the times it is given. */
 typedef struct {
@@ -346,42 +351,42 @@ typedef struct {
     bool paused;        /* since the last tick */
 } srv_pulse;
 /* By how much the tick is late, once: 0 unless that is a whole tick or more. */
-uint64_t srv_pulse_overslept(srv_pulse *p, uint64_t now);
+uint64_t srv_pulse_overslept(srv_pulse *pulse, uint64_t now);
 /* One tick; asks for srv_pulse_overslept before it. True when the engine is dead: in two ticks in
  * a row it was silent for longer than hang_ns, and than 20 of its usual steps. */
-bool srv_pulse_tick(srv_pulse *p, uint64_t now, uint64_t beat_ns, uint64_t usual_ns,
+bool srv_pulse_tick(srv_pulse *pulse, uint64_t now, uint64_t beat_ns, uint64_t usual_ns,
                     uint64_t hang_ns);
 
 /* watchdog.c. Started by the thread it watches, which beats more often than stall_s; a
  * longer silence is written to the log with that thread's stack. Takes SIGUSR2. */
 int srv_watchdog_start(srv_watchdog **out, double stall_s, err *e) WARN_UNUSED;
-void srv_watchdog_beat(srv_watchdog *w); /* any thread, two stores */
-void srv_watchdog_stop(srv_watchdog *w); /* NULL is fine */
+void srv_watchdog_beat(srv_watchdog *watchdog); /* any thread, two stores */
+void srv_watchdog_stop(srv_watchdog *watchdog); /* NULL is fine */
 
 /* sandbox.c. Refuses, in all threads and for good, what a server never asks of the kernel, and
  * with forbid_programs starting any; 0, or why not as in errno. open: before the model is read;
  * loaded: once no device needs a program any more. */
 int srv_sandbox(bool forbid_programs);
-void srv_sandbox_open(const srv *s);
-void srv_sandbox_loaded(const srv *s);
+void srv_sandbox_open(const srv *server);
+void srv_sandbox_loaded(const srv *server);
 
 /* drain.c */
-int srv_signals_open(srv *s, err *e) WARN_UNUSED;
-void srv_drain_check(srv *s); /* ends the loop once nothing is left to drain */
+int srv_signals_open(srv *server, err *e) WARN_UNUSED;
+void srv_drain_check(srv *server); /* ends the loop once nothing is left to drain */
 /* Ends the process's serving with this exit status; live streams get an error event. */
-void srv_stop(srv *s, int exit_status, const char *why);
+void srv_stop(srv *server, int exit_status, const char *why);
 
 /* replaced.c. Once a second: asks on a worker whether a file of the model was written to. */
-void srv_look_at_model(srv *s);
+void srv_look_at_model(srv *server);
 
 /* load.c: opens the model away from the loop. */
-int srv_load_start(srv *s, err *e) WARN_UNUSED;
+int srv_load_start(srv *server, err *e) WARN_UNUSED;
 
 /* metrics.c */
 enum { SRV_BUCKETS = 32 };
 typedef struct {
     const double *bounds;
-    uint64_t n[SRV_BUCKETS + 1], count;
+    uint64_t buckets[SRV_BUCKETS + 1], count;
     double sum;
 } srv_hist;
 typedef struct {
@@ -397,19 +402,19 @@ typedef struct {
     uint64_t requests_by_route[32];
     uint64_t loop_turn_max_ns;
 } srv_counts;
-void srv_metrics_init(srv_counts *c, uint32_t max_context);
-void srv_observe(srv_hist *h, double v, uint64_t times);
-void srv_metrics_write(srv *s, buf *out);
-void srv_handle_metrics(srv_req *r);
+void srv_metrics_init(srv_counts *counts, uint32_t max_context);
+void srv_observe(srv_hist *hist, double value, uint64_t times);
+void srv_metrics_write(srv *server, buf *out);
+void srv_handle_metrics(srv_req *req);
 
 /* log.c */
-void srv_log_request(const srv_req *r); /* one line, at the end of every request */
+void srv_log_request(const srv_req *req); /* one line, at the end of every request */
 /* For lines a stranger can cause: at most a few a second, the rest are counted. */
-bool srv_log_budget(srv *s);
+bool srv_log_budget(srv *server);
 
 /* ---- the work of one request in the engine ---- */
 struct srv_seq {
-    srv_gen *gen;
+    srv_job *job;
     uint32_t index;   /* in gen->seqs */
     uint64_t id;      /* 0 = ended */
     uint64_t last_ns; /* when its last token came */
@@ -418,12 +423,12 @@ struct srv_seq {
     bool stopped; /* a stop string was found: cancelled by us, yet a good end */
 };
 
-struct srv_gen {
-    list_link link; /* in srv.gens */
-    srv *s;
+struct srv_job {
+    list_link jobs_link; /* in srv.jobs */
+    srv *server;
     srv_req *req; /* NULL once the client left or has its answer */
     api_reply *reply;
-    uint32_t n, n_open; /* sequences, and how many the scheduler still has */
+    uint32_t n_seqs, n_open; /* sequences, and how many the scheduler still has */
     int key;
     srv_hold held;
     size_t seq_bytes; /* of its sequences in the scheduler */
@@ -436,7 +441,7 @@ struct srv_gen {
 typedef struct srv_load srv_load;
 typedef struct srv_look srv_look;
 struct srv {
-    server_opts o;
+    server_opts opts;
     uv_loop_t loop;
     srv_listener main, admin;
     uv_timer_t sweep, drain_timer;
@@ -446,7 +451,7 @@ struct srv {
     unsigned n_signals;
     srv_watchdog *watchdog;
 
-    list_link conns, reqs, gens;
+    list_link conns, reqs, jobs;
     unsigned n_reqs, n_parsing, n_conns; /* n_parsing: bodies that wait for a worker too */
     unsigned n_workers_busy;
     list_link parse_turns; /* accounts with bodies that wait for a worker */
@@ -485,6 +490,6 @@ struct srv {
 };
 
 /* A fresh "req-…" for answers that no reply names. */
-void srv_make_id(srv *s, char out[SRV_ID_MAX + 1]);
+void srv_make_id(srv *server, char out[SRV_ID_MAX + 1]);
 
 #endif

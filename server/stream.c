@@ -11,113 +11,113 @@
 #include <string.h>
 #include <sys/socket.h>
 
-static void on_handle_closed(uv_handle_t *h) {
-    free(h);
+static void on_handle_closed(uv_handle_t *handle) {
+    free(handle);
 }
 
-void srv_unwatch(srv_req *r) {
-    if (r->watch == NULL) return;
-    uv_poll_stop(r->watch);
-    uv_close((uv_handle_t *)r->watch, on_handle_closed);
-    r->watch = NULL;
+void srv_unwatch(srv_req *req) {
+    if (req->watch == NULL) return;
+    uv_poll_stop(req->watch);
+    uv_close((uv_handle_t *)req->watch, on_handle_closed);
+    req->watch = NULL;
 }
 
 /* FIN and half-close come as the event, RST as an error status. Half-close counts as
  * gone: a client that wants its answer keeps its side open. */
-static void on_hangup(uv_poll_t *p, int status, int events) {
+static void on_hangup(uv_poll_t *watch, int status, int events) {
     (void)status, (void)events;
-    srv_req *r = p->data;
-    srv *s = r->s;
-    r->gone = true;
-    s->counts.cancelled_by_client++;
-    srv_unwatch(r);
-    if (r->gen) srv_engine_drop(r);
-    if (r->work) srv_parse_forget(r);
-    if (r->state == REQ_READING) srv_cut(r); /* the library does not look while a body is due */
-    srv_req_wake(r);
-    srv_mhd_pump(s);
+    srv_req *req = watch->data;
+    srv *server = req->server;
+    req->gone = true;
+    server->counts.cancelled_by_client++;
+    srv_unwatch(req);
+    if (req->job) srv_engine_drop(req);
+    if (req->work) srv_parse_forget(req);
+    if (req->state == REQ_READING) srv_cut(req); /* the library does not look while a body is due */
+    srv_req_wake(req);
+    srv_mhd_pump(server);
 }
 
-void srv_watch(srv_req *r) {
-    if (r->watch) return;
-    int fd = r->conn->fd, room = SRV_SOCKET_BYTES;
+void srv_watch(srv_req *req) {
+    if (req->watch) return;
+    int fd = req->conn->fd, room = SRV_SOCKET_BYTES;
     /* Later than the sweep, which knows why; the kernel's own cut is for peers that vanished. */
-    unsigned patience_ms = (unsigned)(r->s->o.stall_s * 1e3) + 5000;
+    unsigned patience_ms = (unsigned)(req->server->opts.stall_s * 1e3) + 5000;
     /* Both only tighten what a slow or vanished reader can hold; failing does no harm. */
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms, sizeof patience_ms);
-    uv_poll_t *w = malloc(sizeof *w);
-    if (w == NULL || uv_poll_init(&r->s->loop, w, fd) != 0) {
-        free(w); /* unwatched, the peer's leaving shows when its socket is written to */
+    uv_poll_t *watch = malloc(sizeof *watch);
+    if (watch == NULL || uv_poll_init(&req->server->loop, watch, fd) != 0) {
+        free(watch); /* unwatched, the peer's leaving shows when its socket is written to */
         return;
     }
-    w->data = r;
-    r->watch = w;
-    uv_poll_start(w, UV_DISCONNECT, on_hangup);
+    watch->data = req;
+    req->watch = watch;
+    uv_poll_start(watch, UV_DISCONNECT, on_hangup);
 }
 
-void srv_cut(srv_req *r) {
-    r->gone = true;
-    r->cut = true;
-    srv_unwatch(r);
-    if (r->gen) srv_engine_drop(r);
+void srv_cut(srv_req *req) {
+    req->gone = true;
+    req->cut = true;
+    srv_unwatch(req);
+    if (req->job) srv_engine_drop(req);
     /* Without this the kernel keeps megabytes for a peer that does not read. */
     struct linger hard = {.l_onoff = 1, .l_linger = 0};
-    if (!r->conn->cut) (void)setsockopt(r->conn->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
-    srv_conn_cut(r->conn);
+    if (!req->conn->cut) (void)setsockopt(req->conn->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+    srv_conn_cut(req->conn);
 }
 
 /* Length of the whole events at the front of n bytes that fit max; an event that does not
  * fit goes out in pieces. Some clients split on network chunks, so events stay whole. */
-static size_t whole_events(const char *p, size_t n, size_t max) {
+static size_t whole_events(const char *text, size_t n, size_t max) {
     if (n <= max) return n;
     for (size_t end = max; end >= 2; end--) {
-        const char *nl = memrchr(p, '\n', end);
-        if (nl == NULL || nl == p) break;
-        end = (size_t)(nl - p) + 1;
+        const char *nl = memrchr(text, '\n', end);
+        if (nl == NULL || nl == text) break;
+        end = (size_t)(nl - text) + 1;
         if (nl[-1] == '\n') return end;
     }
     return max;
 }
 
-void srv_out_changed(srv_req *r) {
-    size_t rest = r->reply ? api_reply_bytes(r->reply) : 0;
-    if (r->listing) rest = api_listing_bytes(r->listing);
-    srv_hold_set(&r->held_answer, r->out.cap + rest);
+void srv_out_changed(srv_req *req) {
+    size_t rest = req->reply ? api_reply_bytes(req->reply) : 0;
+    if (req->listing) rest = api_listing_bytes(req->listing);
+    srv_hold_set(&req->held_answer, req->out.cap + rest);
 }
 
-bool srv_refill(srv_req *r) {
-    api_reply *reply = r->gen ? r->gen->reply : r->reply;
-    r->more = r->listing ? api_listing_more(r->listing, &r->out, SRV_SLICE_BYTES)
-                         : api_reply_more(reply, &r->out, SRV_SLICE_BYTES);
-    if (r->out.failed) r->cut = true; /* for want of memory: the answer lacks its end */
-    if (r->cut) r->more = false;
-    if (!r->more && r->gen == NULL) {
-        api_reply_destroy(r->reply);
-        api_listing_destroy(r->listing);
-        r->reply = NULL;
-        r->listing = NULL;
-        r->finished = true;
+bool srv_refill(srv_req *req) {
+    api_reply *reply = req->job ? req->job->reply : req->reply;
+    req->more = req->listing ? api_listing_more(req->listing, &req->out, SRV_SLICE_BYTES)
+                             : api_reply_more(reply, &req->out, SRV_SLICE_BYTES);
+    if (req->out.failed) req->cut = true; /* for want of memory: the answer lacks its end */
+    if (req->cut) req->more = false;
+    if (!req->more && req->job == NULL) {
+        api_reply_destroy(req->reply);
+        api_listing_destroy(req->listing);
+        req->reply = NULL;
+        req->listing = NULL;
+        req->finished = true;
     }
-    srv_out_changed(r);
-    return r->more;
+    srv_out_changed(req);
+    return req->more;
 }
 
-size_t srv_take(srv_req *r, char *to, size_t max) {
-    if (r->out.len == r->out_at && r->more) (void)srv_refill(r);
-    size_t waiting = r->out.len - r->out_at;
+size_t srv_take(srv_req *req, char *to, size_t max) {
+    if (req->out.len == req->out_at && req->more) (void)srv_refill(req);
+    size_t waiting = req->out.len - req->out_at;
     if (waiting == 0) return 0;
-    size_t n = whole_events(r->out.data + r->out_at, waiting, max);
-    memcpy(to, r->out.data + r->out_at, n);
-    r->out_at += n;
-    r->s->counts.bytes_out += n;
-    r->last_out_ns = uv_now(&r->s->loop) * UINT64_C(1000000);
-    if (r->out_at == r->out.len) {
-        buf_clear(&r->out);
-        r->out_at = 0;
-    } else if (r->out_at > SRV_SOCKET_BYTES / 2) {
-        buf_drop(&r->out, r->out_at);
-        r->out_at = 0;
+    size_t n = whole_events(req->out.data + req->out_at, waiting, max);
+    memcpy(to, req->out.data + req->out_at, n);
+    req->out_at += n;
+    req->server->counts.bytes_out += n;
+    req->last_out_ns = uv_now(&req->server->loop) * UINT64_C(1000000);
+    if (req->out_at == req->out.len) {
+        buf_clear(&req->out);
+        req->out_at = 0;
+    } else if (req->out_at > SRV_SOCKET_BYTES / 2) {
+        buf_drop(&req->out, req->out_at);
+        req->out_at = 0;
     }
     return n;
 }

@@ -15,15 +15,15 @@ typedef struct {                        /* of one request */
     uint64_t sequences, prompt, tokens; /* tokens: prompts and all they may put out */
 } demand;
 
-static demand demand_of(const srv_gen *g) {
-    demand d = {.sequences = g->n};
-    for (uint32_t i = 0; i < g->n; i++) {
-        sched_request q;
-        api_reply_request(g->reply, i, &q);
-        d.prompt += q.n_prompt;
-        d.tokens += (uint64_t)q.n_prompt + q.max_tokens;
+static demand demand_of(const srv_job *job) {
+    demand wanted = {.sequences = job->n_seqs};
+    for (uint32_t i = 0; i < job->n_seqs; i++) {
+        sched_request request;
+        api_reply_request(job->reply, i, &request);
+        wanted.prompt += request.n_prompt;
+        wanted.tokens += (uint64_t)request.n_prompt + request.max_tokens;
     }
-    return d;
+    return wanted;
 }
 
 /* Whether a key that holds `held` of `all` may have `more`, when others hold `others`. */
@@ -40,74 +40,75 @@ static int too_many(err *e, const char *what, uint64_t asked, uint64_t held, uin
         (unsigned long long)held, what, (unsigned long long)asked, (unsigned long long)most);
 }
 
-static int check_demand(const srv *s, const srv_use *u, const demand *d, err *e) {
-    const server_opts *o = &s->o;
-    const sched_opts *m = &s->model.sched;
-    if (o->max_seqs_per_key && u->sequences + d->sequences > o->max_seqs_per_key) {
-        return too_many(e, "sequences", d->sequences, u->sequences, o->max_seqs_per_key);
+static int check_demand(const srv *server, const srv_use *use, const demand *wanted, err *e) {
+    const server_opts *opts = &server->opts;
+    const sched_opts *limits = &server->model.sched;
+    if (opts->max_seqs_per_key && use->sequences + wanted->sequences > opts->max_seqs_per_key) {
+        return too_many(e, "sequences", wanted->sequences, use->sequences, opts->max_seqs_per_key);
     }
-    if (o->max_tokens_per_key && u->tokens + d->tokens > o->max_tokens_per_key) {
-        return too_many(e, "tokens", d->tokens, u->tokens, o->max_tokens_per_key);
+    if (opts->max_tokens_per_key && use->tokens + wanted->tokens > opts->max_tokens_per_key) {
+        return too_many(e, "tokens", wanted->tokens, use->tokens, opts->max_tokens_per_key);
     }
-    if (srv_keys_count(s->keys) < 2) return 0; /* nobody else to leave room for */
-    uint64_t places = (uint64_t)m->max_running + m->max_queue;
-    if (!fair(places, s->n_sequences - u->sequences, u->sequences, d->sequences)) {
+    if (srv_keys_count(server->keys) < 2) return 0; /* nobody else to leave room for */
+    uint64_t places = (uint64_t)limits->max_running + limits->max_queue;
+    if (!fair(places, server->n_sequences - use->sequences, use->sequences, wanted->sequences)) {
         return err_set(e, ERR_BUSY, NULL,
                        "this API key has %u sequences here and asks for %llu more; the rest of the "
                        "%llu places is kept for other keys",
-                       u->sequences, (unsigned long long)d->sequences, (unsigned long long)places);
+                       use->sequences, (unsigned long long)wanted->sequences,
+                       (unsigned long long)places);
     }
-    bool alone = s->waiting_prompt == 0 && d->sequences <= 1;
-    if (!alone && !fair(m->max_queue_tokens, s->waiting_prompt - u->waiting_prompt,
-                        u->waiting_prompt, d->prompt)) {
+    bool alone = server->waiting_prompt == 0 && wanted->sequences <= 1;
+    if (!alone && !fair(limits->max_queue_tokens, server->waiting_prompt - use->waiting_prompt,
+                        use->waiting_prompt, wanted->prompt)) {
         return err_set(e, ERR_BUSY, NULL,
                        "this API key has %llu prompt tokens waiting and asks for %llu more; the "
                        "rest of the queue's %llu is kept for other keys",
-                       (unsigned long long)u->waiting_prompt, (unsigned long long)d->prompt,
-                       (unsigned long long)m->max_queue_tokens);
+                       (unsigned long long)use->waiting_prompt, (unsigned long long)wanted->prompt,
+                       (unsigned long long)limits->max_queue_tokens);
     }
     return 0;
 }
 
-static bool answer_429(srv_req *r, const err *e) {
-    r->s->counts.refused_busy++;
-    srv_keys_use(r->s->keys, r->key)->refused++;
-    srv_answer_http(r, 429, e->msg, "rate_limit_exceeded");
+static bool answer_429(srv_req *req, const err *e) {
+    req->server->counts.refused_busy++;
+    srv_keys_use(req->server->keys, req->key)->refused++;
+    srv_answer_http(req, 429, e->msg, "rate_limit_exceeded");
     return false;
 }
 
-bool srv_tenant_admit(srv_req *r) {
-    srv *s = r->s;
-    if (r->key < 0) return true;
-    const srv_use *u = srv_keys_use(s->keys, r->key);
+bool srv_tenant_admit(srv_req *req) {
+    srv *server = req->server;
+    if (req->key < 0) return true;
+    const srv_use *use = srv_keys_use(server->keys, req->key);
     err e = {0};
-    if (s->o.max_per_key && u->requests >= s->o.max_per_key) {
+    if (server->opts.max_per_key && use->requests >= server->opts.max_per_key) {
         (void)err_set(&e, ERR_BUSY, NULL,
                       "this API key already has as many requests as it may have");
-        return answer_429(r, &e);
+        return answer_429(req, &e);
     }
     /* What any request asks for at least; its real demand is known once it is parsed. */
     demand least = {1, 1, 2};
-    return check_demand(s, u, &least, &e) == 0 || answer_429(r, &e);
+    return check_demand(server, use, &least, &e) == 0 || answer_429(req, &e);
 }
 
-int srv_tenant_check(const srv_gen *g, err *e) {
-    if (g->key < 0) return 0;
-    demand d = demand_of(g);
-    return check_demand(g->s, srv_keys_use(g->s->keys, g->key), &d, e);
+int srv_tenant_check(const srv_job *job, err *e) {
+    if (job->key < 0) return 0;
+    demand wanted = demand_of(job);
+    return check_demand(job->server, srv_keys_use(job->server->keys, job->key), &wanted, e);
 }
 
-void srv_tenant_refuse(srv_req *r, const err *e) {
-    (void)answer_429(r, e);
+void srv_tenant_refuse(srv_req *req, const err *e) {
+    (void)answer_429(req, e);
 }
 
-int srv_tenant_priority(const srv_req *r, const api_request *q, int32_t *out, err *e) {
+int srv_tenant_priority(const srv_req *req, const api_request *request, int32_t *out, err *e) {
     static const srv_key_terms any = {.least_priority = INT32_MIN, .most_priority = INT32_MAX};
-    const srv_key_terms *t = r->key < 0 ? &any : srv_keys_terms(r->s->keys, r->key);
-    int32_t least = t->least_priority, most = t->most_priority;
+    const srv_key_terms *terms = req->key < 0 ? &any : srv_keys_terms(req->server->keys, req->key);
+    int32_t least = terms->least_priority, most = terms->most_priority;
     *out = least > 0 ? least : most < 0 ? most : 0;
     int32_t wish;
-    if (!r->s->o.client_priority || !api_wants_priority(q, &wish)) return 0;
+    if (!req->server->opts.client_priority || !api_wants_priority(request, &wish)) return 0;
     if (wish < least || wish > most) {
         return err_set(e, ERR_BAD_PARAM, "priority",
                        "this API key may use a priority from %d to %d, not %d", least, most, wish);
@@ -118,41 +119,41 @@ int srv_tenant_priority(const srv_req *r, const api_request *q, int32_t *out, er
 
 /* ---- what is under way ---- */
 
-void srv_tenant_entered(srv_gen *g, srv_seq *seq) {
-    g->s->n_sequences++;
-    g->s->waiting_prompt += seq->n_prompt;
+void srv_tenant_entered(srv_job *job, srv_seq *seq) {
+    job->server->n_sequences++;
+    job->server->waiting_prompt += seq->n_prompt;
     seq->waits = true;
-    if (g->key < 0) return;
-    srv_use *u = srv_keys_use(g->s->keys, g->key);
-    u->sequences++;
-    u->tokens += (uint64_t)seq->n_prompt + seq->max_tokens;
-    u->waiting_prompt += seq->n_prompt;
+    if (job->key < 0) return;
+    srv_use *use = srv_keys_use(job->server->keys, job->key);
+    use->sequences++;
+    use->tokens += (uint64_t)seq->n_prompt + seq->max_tokens;
+    use->waiting_prompt += seq->n_prompt;
 }
 
-void srv_tenant_began(srv_gen *g, srv_seq *seq) {
+void srv_tenant_began(srv_job *job, srv_seq *seq) {
     if (!seq->waits) return;
     seq->waits = false;
-    g->s->waiting_prompt -= seq->n_prompt;
-    if (g->key >= 0) srv_keys_use(g->s->keys, g->key)->waiting_prompt -= seq->n_prompt;
+    job->server->waiting_prompt -= seq->n_prompt;
+    if (job->key >= 0) srv_keys_use(job->server->keys, job->key)->waiting_prompt -= seq->n_prompt;
 }
 
-void srv_tenant_left(srv_gen *g, srv_seq *seq) {
-    srv_tenant_began(g, seq);
-    g->s->n_sequences--;
-    if (g->key < 0) return;
-    srv_use *u = srv_keys_use(g->s->keys, g->key);
-    u->sequences--;
-    u->tokens -= (uint64_t)seq->n_prompt + seq->max_tokens;
+void srv_tenant_left(srv_job *job, srv_seq *seq) {
+    srv_tenant_began(job, seq);
+    job->server->n_sequences--;
+    if (job->key < 0) return;
+    srv_use *use = srv_keys_use(job->server->keys, job->key);
+    use->sequences--;
+    use->tokens -= (uint64_t)seq->n_prompt + seq->max_tokens;
 }
 
-void srv_tenants_fill(const srv *s, sched_opts *o) {
+void srv_tenants_fill(const srv *server, sched_opts *limits) {
     static uint32_t weights[SRV_MAX_KEYS + 1]; /* read by sched_create, and not after it */
-    o->max_tenants = s->keys ? (uint32_t)srv_keys_count(s->keys) + 1 : 1;
-    o->share_cache = s->o.share_cache;
-    o->weights = weights;
+    limits->max_tenants = server->keys ? (uint32_t)srv_keys_count(server->keys) + 1 : 1;
+    limits->share_cache = server->opts.share_cache;
+    limits->weights = weights;
     weights[0] = 1;
-    for (uint32_t i = 1; i < o->max_tenants; i++)
-        weights[i] = srv_keys_terms(s->keys, (int)i - 1)->weight;
+    for (uint32_t i = 1; i < limits->max_tenants; i++)
+        weights[i] = srv_keys_terms(server->keys, (int)i - 1)->weight;
 }
 
 /* ---- metrics ---- */
@@ -163,21 +164,21 @@ typedef struct {
     bool used;
 } key_sums;
 
-static void add_key(const srv *s, int i, key_sums *sum) {
-    const srv_use *u = srv_keys_use(s->keys, i);
-    sched_tenant_stats t = {0};
-    if (s->engine) sched_thread_tenant_stats(s->engine, (uint32_t)i + 1, &t);
-    sum->used |= u->ever;
-    sum->tokens += u->tokens;
-    sum->refused += u->refused;
-    sum->sched.running += t.running;
-    sum->sched.waiting += t.waiting;
-    sum->sched.pages += t.pages;
-    sum->sched.pages_cached += t.pages_cached;
-    sum->sched.rows += t.rows;
-    sum->sched.charged_ns += t.charged_ns;
-    sum->sched.output_tokens += t.output_tokens;
-    sum->sched.preemptions += t.preemptions;
+static void add_key(const srv *server, int i, key_sums *sum) {
+    const srv_use *use = srv_keys_use(server->keys, i);
+    sched_tenant_stats stats = {0};
+    if (server->engine) sched_thread_tenant_stats(server->engine, (uint32_t)i + 1, &stats);
+    sum->used |= use->ever;
+    sum->tokens += use->tokens;
+    sum->refused += use->refused;
+    sum->sched.running += stats.running;
+    sum->sched.waiting += stats.waiting;
+    sum->sched.pages += stats.pages;
+    sum->sched.pages_cached += stats.pages_cached;
+    sum->sched.rows += stats.rows;
+    sum->sched.charged_ns += stats.charged_ns;
+    sum->sched.output_tokens += stats.output_tokens;
+    sum->sched.preemptions += stats.preemptions;
 }
 
 enum { N_SERIES = 10 };
@@ -202,18 +203,18 @@ static const struct {
      "Requests of an API key that were answered with status 429."},
 };
 
-static uint64_t value_of(const key_sums *k, int series_index) {
-    const sched_tenant_stats *t = &k->sched;
-    const uint64_t values[N_SERIES] = {t->running,
-                                       t->waiting,
-                                       k->tokens,
-                                       t->pages - t->pages_cached,
-                                       t->pages_cached,
-                                       t->rows,
-                                       t->charged_ns / 1000,
-                                       t->output_tokens,
-                                       t->preemptions,
-                                       k->refused};
+static uint64_t value_of(const key_sums *sum, int series_index) {
+    const sched_tenant_stats *stats = &sum->sched;
+    const uint64_t values[N_SERIES] = {stats->running,
+                                       stats->waiting,
+                                       sum->tokens,
+                                       stats->pages - stats->pages_cached,
+                                       stats->pages_cached,
+                                       stats->rows,
+                                       stats->charged_ns / 1000,
+                                       stats->output_tokens,
+                                       stats->preemptions,
+                                       sum->refused};
     return values[series_index];
 }
 
@@ -224,13 +225,13 @@ static void write_name(buf *out, const char *name) { /* as a label's value */
     }
 }
 
-void srv_tenants_write(const srv *s, buf *out, const char *labels) {
-    if (s->keys == NULL) return;
+void srv_tenants_write(const srv *server, buf *out, const char *labels) {
+    if (server->keys == NULL) return;
     static key_sums sums[SRV_MAX_KEYS]; /* the loop thread's alone */
     memset(sums, 0, sizeof sums);
-    int n = (int)srv_keys_count(s->keys);
+    int n = (int)srv_keys_count(server->keys);
     for (int i = 0; i < n; i++) /* keys of one name are one series */
-        add_key(s, i, &sums[srv_keys_first_of_name(s->keys, i)]);
+        add_key(server, i, &sums[srv_keys_first_of_name(server->keys, i)]);
     for (int k = 0; k < N_SERIES; k++) {
         if (series[k].type) {
             buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", series[k].name, series[k].help,
@@ -239,7 +240,7 @@ void srv_tenants_write(const srv *s, buf *out, const char *labels) {
         for (int i = 0; i < n; i++) {
             if (!sums[i].used) continue;
             buf_printf(out, "%s{%s,key=\"", series[k].name, labels);
-            write_name(out, srv_keys_name(s->keys, i));
+            write_name(out, srv_keys_name(server->keys, i));
             buf_printf(out, "\"%s%s} %llu\n", series[k].label ? "," : "",
                        series[k].label ? series[k].label : "",
                        (unsigned long long)value_of(&sums[i], k));

@@ -30,68 +30,71 @@ static void write_stack(int signum) {
     backtrace_symbols_fd(frames, backtrace(frames, MAX_FRAMES), STDERR_FILENO);
 }
 
-static bool sleep_until(srv_watchdog *w, uint64_t ns) {
-    struct timespec t = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
-    while (!w->stop && clock_ns() < ns)
-        (void)pthread_cond_timedwait(&w->wake, &w->lock, &t);
-    return !w->stop;
+static bool sleep_until(srv_watchdog *watchdog, uint64_t ns) {
+    struct timespec until = {.tv_sec = (time_t)(ns / 1000000000),
+                             .tv_nsec = (long)(ns % 1000000000)};
+    while (!watchdog->stop && clock_ns() < ns)
+        (void)pthread_cond_timedwait(&watchdog->wake, &watchdog->lock, &until);
+    return !watchdog->stop;
 }
 
 static void *watch(void *arg) {
-    srv_watchdog *w = arg;
-    uint64_t step = w->stall_ns / LOOKS_PER_STALL, told = 0, before = clock_ns();
-    (void)pthread_mutex_lock(&w->lock);
-    while (sleep_until(w, before + step)) {
-        uint64_t now = clock_ns(), beat = atomic_load(&w->beat_ns);
+    srv_watchdog *watchdog = arg;
+    uint64_t step = watchdog->stall_ns / LOOKS_PER_STALL, told = 0, before = clock_ns();
+    (void)pthread_mutex_lock(&watchdog->lock);
+    while (sleep_until(watchdog, before + step)) {
+        uint64_t now = clock_ns(), beat = atomic_load(&watchdog->beat_ns);
         /* When this thread overslept too, the whole process stood still (SIGSTOP, a laptop's
          * lid): the loop gets a fresh start. */
-        if (now - before > 2 * step) atomic_compare_exchange_strong(&w->beat_ns, &beat, now);
-        else if (now > beat && now - beat > w->stall_ns && beat != told) {
+        if (now - before > 2 * step) atomic_compare_exchange_strong(&watchdog->beat_ns, &beat, now);
+        else if (now > beat && now - beat > watchdog->stall_ns && beat != told) {
             told = beat;
             log_line(LOG_ALERT, "the event loop has been stuck for %.1f s; its stack:",
                      (double)(now - beat) * 1e-9);
-            (void)pthread_kill(w->watched, SIGUSR2);
+            (void)pthread_kill(watchdog->watched, SIGUSR2);
         }
         before = now;
     }
-    (void)pthread_mutex_unlock(&w->lock);
+    (void)pthread_mutex_unlock(&watchdog->lock);
     return NULL;
 }
 
-void srv_watchdog_beat(srv_watchdog *w) {
-    atomic_store(&w->beat_ns, clock_ns());
+void srv_watchdog_beat(srv_watchdog *watchdog) {
+    atomic_store(&watchdog->beat_ns, clock_ns());
 }
 
 int srv_watchdog_start(srv_watchdog **out, double stall_s, err *e) {
     void *frame;
     pthread_condattr_t monotonic;
     struct sigaction on = {.sa_handler = write_stack, .sa_flags = SA_RESTART};
-    srv_watchdog *w = *out = calloc(1, sizeof *w);
-    if (w == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory to start the watchdog");
+    srv_watchdog *watchdog = *out = calloc(1, sizeof *watchdog);
+    if (watchdog == NULL)
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory to start the watchdog");
     (void)backtrace(&frame, 1);
-    w->watched = pthread_self();
-    w->stall_ns = (uint64_t)(stall_s * 1e9);
-    srv_watchdog_beat(w);
+    watchdog->watched = pthread_self();
+    watchdog->stall_ns = (uint64_t)(stall_s * 1e9);
+    srv_watchdog_beat(watchdog);
     (void)pthread_condattr_init(&monotonic);
     (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    (void)pthread_mutex_init(&w->lock, NULL);
-    (void)pthread_cond_init(&w->wake, &monotonic);
+    (void)pthread_mutex_init(&watchdog->lock, NULL);
+    (void)pthread_cond_init(&watchdog->wake, &monotonic);
     (void)pthread_condattr_destroy(&monotonic);
-    if (sigaction(SIGUSR2, &on, NULL) == 0 && pthread_create(&w->thread, NULL, watch, w) == 0)
+    if (sigaction(SIGUSR2, &on, NULL) == 0 &&
+        pthread_create(&watchdog->thread, NULL, watch, watchdog) == 0)
         return 0;
-    free(w);
+    free(watchdog);
     *out = NULL;
     return err_set(e, ERR_IO, NULL, "the thread of the watchdog did not start");
 }
 
-void srv_watchdog_stop(srv_watchdog *w) {
-    if (w == NULL) return;
-    (void)pthread_mutex_lock(&w->lock);
-    w->stop = true;
-    (void)pthread_cond_signal(&w->wake);
-    (void)pthread_mutex_unlock(&w->lock);
-    (void)pthread_join(w->thread, NULL);
-    (void)pthread_cond_destroy(&w->wake);
-    (void)pthread_mutex_destroy(&w->lock);
-    free(w);
+void srv_watchdog_stop(srv_watchdog *watchdog) {
+    if (watchdog == NULL) return;
+    (void)pthread_mutex_lock(&watchdog->lock);
+    watchdog->stop = true;
+    (void)pthread_cond_signal(&watchdog->wake);
+    (void)pthread_mutex_unlock(&watchdog->lock);
+    (void)pthread_join(watchdog->thread, NULL);
+    (void)pthread_cond_destroy(&watchdog->wake);
+    (void)pthread_mutex_destroy(&watchdog->lock);
+    free(watchdog);
 }

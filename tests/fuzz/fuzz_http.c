@@ -33,21 +33,21 @@ static void start(void) {
     json_setup();
     log_set_level(LOG_ALERT);
     server = calloc(1, sizeof *server);
-    server->o = (server_opts){.host = "127.0.0.1",
-                              .max_body = 4096,
-                              .max_connections = 64,
-                              .header_s = 10,
-                              .body_s = 10,
-                              .idle_s = 10,
-                              .stall_s = 10};
-    server->o.cors.items[0] = "https://a.example";
-    server->o.cors.n = 1;
-    server->o.allowed_hosts.items[0] = "x";
-    server->o.allowed_hosts.n = 1;
+    server->opts = (server_opts){.host = "127.0.0.1",
+                                 .max_body = 4096,
+                                 .max_connections = 64,
+                                 .header_s = 10,
+                                 .body_s = 10,
+                                 .idle_s = 10,
+                                 .stall_s = 10};
+    server->opts.cors.items[0] = "https://a.example";
+    server->opts.cors.n = 1;
+    server->opts.allowed_hosts.items[0] = "x";
+    server->opts.allowed_hosts.n = 1;
     srv_metrics_init(&server->counts, 1024);
     list_init(&server->conns);
     list_init(&server->reqs);
-    list_init(&server->gens);
+    list_init(&server->jobs);
     list_init(&server->parse_turns);
     if (srv_ledger_open(&server->ledger, 1 << 20, 1 << 20, &e) != 0) abort();
     srv_listener_init(&server->main, server, 64);

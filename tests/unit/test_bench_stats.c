@@ -99,7 +99,7 @@ Test(bench_stats, the_same_seed_plans_the_same_requests) {
     cr_assert_eq(bench_plan_create(&a, &o, &e), 0);
     cr_assert_eq(bench_plan_create(&b, &o, &e), 0);
     size_t leaving = 0;
-    for (size_t i = 0; i < a.n; i++) {
+    for (size_t i = 0; i < a.n_reqs; i++) {
         cr_assert_eq(a.reqs[i].input_len, b.reqs[i].input_len);
         cr_assert_arr_eq(a.reqs[i].ids, b.reqs[i].ids, a.reqs[i].input_len * sizeof(uint32_t));
         cr_assert_float_eq(a.reqs[i].at_s, b.reqs[i].at_s, 0);

@@ -21,7 +21,7 @@ Test(srv_assets, every_file_is_embedded_byte_for_byte) {
         err e = {0};
         buf b = {0};
         cr_assert_eq(file_read(&b, path, 1 << 20, &e), 0, "%s", e.msg);
-        cr_assert_eq(a->n, b.len, "%s", path);
+        cr_assert_eq(a->size, b.len, "%s", path);
         cr_assert_arr_eq(a->data, b.data, b.len);
         buf_deinit(&b);
     }
@@ -40,9 +40,9 @@ Test(srv_assets, the_page_asks_no_other_host_and_holds_no_inline_code) {
                                        "/pool.js", "/theme.js", "/style.css"};
     for (size_t i = 0; i < ARRAY_LEN(text); i++) {
         const srv_asset *a = srv_asset_find(text[i]);
-        cr_assert_null(memmem(a->data, a->n, "http://", 7), "%s", text[i]);
-        cr_assert_null(memmem(a->data, a->n, "https://", 8), "%s", text[i]);
-        cr_assert_null(memmem(a->data, a->n, " style=\"", 8), "%s", text[i]);
-        cr_assert_null(memmem(a->data, a->n, " onclick=", 9), "%s", text[i]);
+        cr_assert_null(memmem(a->data, a->size, "http://", 7), "%s", text[i]);
+        cr_assert_null(memmem(a->data, a->size, "https://", 8), "%s", text[i]);
+        cr_assert_null(memmem(a->data, a->size, " style=\"", 8), "%s", text[i]);
+        cr_assert_null(memmem(a->data, a->size, " onclick=", 9), "%s", text[i]);
     }
 }

@@ -22,9 +22,9 @@ static struct sockaddr_storage from(const char *text) {
 
 static srv *server_of(uint64_t connections, uint64_t per_ip) {
     srv *s = calloc(1, sizeof *s);
-    s->o = server_opts_default();
-    s->o.max_connections = connections;
-    s->o.max_per_ip = per_ip;
+    s->opts = server_opts_default();
+    s->opts.max_connections = connections;
+    s->opts.max_per_ip = per_ip;
     s->id_seed = 0x1234567;
     err e = {0};
     cr_assert_eq(srv_ledger_open(&s->ledger, 1 << 20, 1 << 20, &e), 0);
@@ -50,9 +50,9 @@ static unsigned open_from(srv_listener *at, const char *text, unsigned most) {
 
 static void close_all(srv *s) {
     while (!list_empty(&s->conns))
-        srv_conn_close(OWNER_OF(s->conns.next, srv_conn, link));
+        srv_conn_close(OWNER_OF(s->conns.next, srv_conn, conns_link));
     cr_assert(srv_ledger_is_empty(s->ledger), "no address is remembered for nothing");
-    cr_assert_eq(s->n_conns + s->main.n + s->main.n_cut + s->admin.n, 0);
+    cr_assert_eq(s->n_conns + s->main.n_conns + s->main.n_cut + s->admin.n_conns, 0);
     srv_ledger_close(s->ledger);
     free(s);
 }
@@ -92,7 +92,7 @@ Test(srv_conns, a_closed_connection_leaves_its_place) {
     srv *s = server_of(4000, 1);
     for (unsigned i = 0; i < 100; i++) {
         cr_assert_eq(open_from(&s->main, "10.0.0.1", 10), 1);
-        srv_conn_close(OWNER_OF(s->conns.next, srv_conn, link));
+        srv_conn_close(OWNER_OF(s->conns.next, srv_conn, conns_link));
     }
     close_all(s);
 }
