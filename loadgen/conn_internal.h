@@ -22,13 +22,13 @@ struct bench_conn {
     uint64_t now_ns; /* when the piece being read arrived */
 };
 
-int bench_conn_create(bench_conn **out, const bench_opts *o, bench_run *run, err *e) WARN_UNUSED;
-void bench_conn_destroy(bench_conn *c);
+int bench_conn_create(bench_conn **out, const bench_opts *opts, bench_run *run, err *e) WARN_UNUSED;
+void bench_conn_destroy(bench_conn *conn);
 /* Makes the handle ready to be added for a request; number goes into its X-Request-Id. */
-int bench_conn_prepare(bench_conn *c, bench_req *r, size_t number, err *e) WARN_UNUSED;
+int bench_conn_prepare(bench_conn *conn, bench_req *req, size_t number, err *e) WARN_UNUSED;
 /* Judges the request after libcurl is through with it. */
-void bench_conn_finish(bench_conn *c, CURLcode rc);
+void bench_conn_finish(bench_conn *conn, CURLcode rc);
 /* Options that every request of a run shares, also the small GETs. */
-void bench_conn_common(CURL *easy, const bench_opts *o);
+void bench_conn_common(CURL *easy, const bench_opts *opts);
 
 #endif

@@ -12,10 +12,10 @@ static int no_memory(err *e) {
 }
 
 /* Exact with --tokenizer, else a token for every four bytes. 0 with the error recorded. */
-static size_t tokens_in(const bench_opts *o, const char *text, size_t n, err *e) {
-    if (o->tokenizer == NULL) return n / 4 + 1;
+static size_t tokens_in(const bench_opts *opts, const char *text, size_t n, err *e) {
+    if (opts->tokenizer == NULL) return n / 4 + 1;
     token_ids ids = {0};
-    int rc = tokenizer_encode(o->tokenizer, text, n, false, SIZE_MAX, &ids, e);
+    int rc = tokenizer_encode(opts->tokenizer, text, n, false, SIZE_MAX, &ids, e);
     size_t count = rc != 0 ? 0 : ids.n ? ids.n : 1;
     token_ids_deinit(&ids);
     return count;
@@ -44,35 +44,36 @@ static size_t *shuffled(size_t n, bench_rng *rng) {
 enum { SHAREGPT_LEAST = 4, SHAREGPT_PROMPT = 1024, SHAREGPT_ALL = 2048 };
 
 /* vLLM's choice: neither part is tiny, and the whole is not long. True if r was filled. */
-static bool take_conversation(bench_req *r, const bench_opts *o, const json_t *one, err *e) {
+static bool take_conversation(bench_req *req, const bench_opts *opts, const json_t *one, err *e) {
     const json_t *turns = json_object_get(one, "conversations");
     const char *ask = json_string_value(json_object_get(json_array_get(turns, 0), "value"));
     const char *answer = json_string_value(json_object_get(json_array_get(turns, 1), "value"));
     if (ask == NULL || answer == NULL || ask[0] == 0) return false;
-    size_t in = tokens_in(o, ask, strlen(ask), e);
-    size_t out = o->sharegpt_output ? o->sharegpt_output : tokens_in(o, answer, strlen(answer), e);
+    size_t in = tokens_in(opts, ask, strlen(ask), e);
+    size_t out =
+        opts->sharegpt_output ? opts->sharegpt_output : tokens_in(opts, answer, strlen(answer), e);
     if (in < SHAREGPT_LEAST || in > SHAREGPT_PROMPT || in + out > SHAREGPT_ALL) return false;
-    if (!o->sharegpt_output && out < SHAREGPT_LEAST) return false;
-    r->output_len = (uint32_t)out;
-    r->text = strdup(ask);
-    if (r->text == NULL) (void)no_memory(e);
-    return r->text != NULL;
+    if (!opts->sharegpt_output && out < SHAREGPT_LEAST) return false;
+    req->output_len = (uint32_t)out;
+    req->text = strdup(ask);
+    if (req->text == NULL) (void)no_memory(e);
+    return req->text != NULL;
 }
 
-int bench_sharegpt(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) {
+int bench_sharegpt(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) {
     static const json_limits limits = {
         .max_bytes = 1 << 30, .max_depth = 32, .max_structural = 1 << 30};
     buf file = {0};
     json_t *root = NULL;
     err why = {0};
-    int rc = opt_read_file(&file, "--dataset-path", o->dataset_path, limits.max_bytes, e);
-    if (rc == 0) rc = json_parse(&root, file.data, file.len, &limits, o->dataset_path, e);
+    int rc = opt_read_file(&file, "--dataset-path", opts->dataset_path, limits.max_bytes, e);
+    if (rc == 0) rc = json_parse(&root, file.data, file.len, &limits, opts->dataset_path, e);
     buf_deinit(&file);
     if (rc != 0) return -1;
     size_t got = 0, n = json_array_size(root), *order = shuffled(n, rng);
     if (order == NULL) (void)no_memory(&why);
-    for (size_t i = 0; order && i < n && got < p->n && why.code == ERR_NONE; i++)
-        got += take_conversation(&p->reqs[got], o, json_array_get(root, order[i]), &why);
+    for (size_t i = 0; order && i < n && got < plan->n_reqs && why.code == ERR_NONE; i++)
+        got += take_conversation(&plan->reqs[got], opts, json_array_get(root, order[i]), &why);
     free(order);
     json_decref(root);
     if (why.code != ERR_NONE) return err_set(e, why.code, why.param, "%s", why.msg);
@@ -80,9 +81,9 @@ int bench_sharegpt(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) {
         return err_set(e, ERR_BAD_FILE, "dataset-path",
                        "%s: holds no conversation of two turns with a prompt of %d to %d tokens "
                        "and at most %d tokens in all",
-                       o->dataset_path, SHAREGPT_LEAST, SHAREGPT_PROMPT, SHAREGPT_ALL);
+                       opts->dataset_path, SHAREGPT_LEAST, SHAREGPT_PROMPT, SHAREGPT_ALL);
     }
-    return bench_oversample(p, o, got, e);
+    return bench_oversample(plan, opts, got, e);
 }
 
 /* ---- sonnet: lines of verse, the first of them shared ---- */
@@ -92,110 +93,113 @@ static const char opening[] = "Pick as many lines as you can from these poem lin
 typedef struct {
     char *text; /* of the file; lines end at their 0 */
     const char **lines;
-    size_t n;
+    size_t n_lines;
     double mean; /* tokens of a line */
 } poem;
 
-static void poem_deinit(poem *v) {
-    free(v->text);
-    free(v->lines);
-    *v = (poem){0};
+static void poem_deinit(poem *verse) {
+    free(verse->text);
+    free(verse->lines);
+    *verse = (poem){0};
 }
 
-static int read_poem(poem *v, const bench_opts *o, err *e) {
+static int read_poem(poem *verse, const bench_opts *opts, err *e) {
     buf file = {0};
-    *v = (poem){0};
-    if (opt_read_file(&file, "--dataset-path", o->dataset_path, 64 << 20, e) != 0) {
+    *verse = (poem){0};
+    if (opt_read_file(&file, "--dataset-path", opts->dataset_path, 64 << 20, e) != 0) {
         buf_deinit(&file);
         return -1;
     }
-    v->text = file.data;
-    v->lines = array_new(file.len + 1, sizeof *v->lines);
-    if (v->lines == NULL) return no_memory(e);
-    size_t tokens = file.len ? tokens_in(o, file.data, file.len, e) : 1;
+    verse->text = file.data;
+    verse->lines = array_new(file.len + 1, sizeof *verse->lines);
+    if (verse->lines == NULL) return no_memory(e);
+    size_t tokens = file.len ? tokens_in(opts, file.data, file.len, e) : 1;
     if (tokens == 0) return -1;
     char *rest = NULL;
-    for (char *line = strtok_r(v->text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
-        v->lines[v->n++] = line;
-    if (v->n == 0)
-        return err_set(e, ERR_BAD_FILE, NULL, "%s: holds no line of text", o->dataset_path);
-    v->mean = (double)tokens / (double)v->n;
+    for (char *line = strtok_r(verse->text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+        verse->lines[verse->n_lines++] = line;
+    if (verse->n_lines == 0)
+        return err_set(e, ERR_BAD_FILE, NULL, "%s: holds no line of text", opts->dataset_path);
+    verse->mean = (double)tokens / (double)verse->n_lines;
     return 0;
 }
 
-static size_t lines_for(const poem *v, uint64_t tokens, size_t taken) {
-    double n = round(((double)tokens - (double)taken) / v->mean);
+static size_t lines_for(const poem *verse, uint64_t tokens, size_t taken) {
+    double n = round(((double)tokens - (double)taken) / verse->mean);
     return n > 0 ? (size_t)n : 0;
 }
 
-static char *sonnet_text(const poem *v, size_t shared, size_t own, bench_rng *rng) {
-    buf b = {0};
-    buf_puts(&b, opening);
+static char *sonnet_text(const poem *verse, size_t shared, size_t own, bench_rng *rng) {
+    buf text = {0};
+    buf_puts(&text, opening);
     for (size_t i = 0; i < shared + own; i++) {
-        size_t at = i < shared ? i % v->n : (size_t)bench_rng_below(rng, v->n);
-        buf_puts(&b, v->lines[at]);
-        buf_puts(&b, "\n");
+        size_t at = i < shared ? i % verse->n_lines : (size_t)bench_rng_below(rng, verse->n_lines);
+        buf_puts(&text, verse->lines[at]);
+        buf_puts(&text, "\n");
     }
-    if (b.failed) buf_deinit(&b);
-    return b.data;
+    if (text.failed) buf_deinit(&text);
+    return text.data;
 }
 
-int bench_sonnet(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) {
-    poem v;
-    int rc = read_poem(&v, o, e);
-    size_t base = rc == 0 ? tokens_in(o, opening, sizeof opening - 1, e) : 0;
+int bench_sonnet(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) {
+    poem verse;
+    int rc = read_poem(&verse, opts, e);
+    size_t base = rc == 0 ? tokens_in(opts, opening, sizeof opening - 1, e) : 0;
     if (rc == 0 && base == 0) rc = -1;
-    size_t shared = rc == 0 ? lines_for(&v, o->sonnet_prefix, base) : 0;
-    size_t all = rc == 0 ? lines_for(&v, o->sonnet_input, base) : 0;
-    for (size_t i = 0; rc == 0 && i < p->n; i++) {
-        p->reqs[i].output_len = (uint32_t)o->sonnet_output;
-        p->reqs[i].text = sonnet_text(&v, shared, all > shared ? all - shared : 0, rng);
-        if (p->reqs[i].text == NULL) rc = no_memory(e);
+    size_t shared = rc == 0 ? lines_for(&verse, opts->sonnet_prefix, base) : 0;
+    size_t all = rc == 0 ? lines_for(&verse, opts->sonnet_input, base) : 0;
+    for (size_t i = 0; rc == 0 && i < plan->n_reqs; i++) {
+        plan->reqs[i].output_len = (uint32_t)opts->sonnet_output;
+        plan->reqs[i].text = sonnet_text(&verse, shared, all > shared ? all - shared : 0, rng);
+        if (plan->reqs[i].text == NULL) rc = no_memory(e);
     }
-    poem_deinit(&v);
+    poem_deinit(&verse);
     return rc;
 }
 
 /* ---- prefix_repetition: a few prefixes, each before many endings, in any order ---- */
 
-static int repeat_ids(bench_req *r, const bench_opts *o, bench_rng *rng, uint64_t which, err *e) {
+static int repeat_ids(bench_req *req, const bench_opts *opts, bench_rng *rng, uint64_t which,
+                      err *e) {
     bench_rng prefix;
-    bench_rng_seed(&prefix, ~o->seed - which);
-    r->input_len = (uint32_t)(o->shared_prefix + o->shared_suffix);
-    r->ids = array_new(r->input_len, sizeof *r->ids);
-    if (r->ids == NULL) return no_memory(e);
-    for (uint32_t k = 0; k < r->input_len; k++)
-        r->ids[k] = bench_random_id(o, k < o->shared_prefix ? &prefix : rng);
+    bench_rng_seed(&prefix, ~opts->seed - which);
+    req->input_len = (uint32_t)(opts->shared_prefix + opts->shared_suffix);
+    req->ids = array_new(req->input_len, sizeof *req->ids);
+    if (req->ids == NULL) return no_memory(e);
+    for (uint32_t k = 0; k < req->input_len; k++)
+        req->ids[k] = bench_random_id(opts, k < opts->shared_prefix ? &prefix : rng);
     return 0;
 }
 
-static int repeat_text(bench_req *r, const bench_opts *o, bench_rng *rng, uint64_t which, err *e) {
+static int repeat_text(bench_req *req, const bench_opts *opts, bench_rng *rng, uint64_t which,
+                       err *e) {
     bench_rng prefix;
-    bench_rng_seed(&prefix, ~o->seed - which);
-    char *start = bench_random_text(o, &prefix, (uint32_t)o->shared_prefix, e);
-    char *end = start ? bench_random_text(o, rng, (uint32_t)o->shared_suffix, e) : NULL;
-    buf b = {0};
-    if (end) buf_printf(&b, "%s %s", start, end);
+    bench_rng_seed(&prefix, ~opts->seed - which);
+    char *start = bench_random_text(opts, &prefix, (uint32_t)opts->shared_prefix, e);
+    char *end = start ? bench_random_text(opts, rng, (uint32_t)opts->shared_suffix, e) : NULL;
+    buf text = {0};
+    if (end) buf_printf(&text, "%s %s", start, end);
     free(start);
     free(end);
     if (end == NULL) return -1;
-    if (b.failed) {
-        buf_deinit(&b);
+    if (text.failed) {
+        buf_deinit(&text);
         return no_memory(e);
     }
-    r->text = b.data;
+    req->text = text.data;
     return 0;
 }
 
-int bench_prefix_repetition(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) {
-    size_t *order = shuffled(p->n, rng);
-    size_t prefixes = o->n_prefixes < p->n ? o->n_prefixes : p->n; /* of few warm-ups */
+int bench_prefix_repetition(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) {
+    size_t *order = shuffled(plan->n_reqs, rng);
+    size_t prefixes =
+        opts->n_prefixes < plan->n_reqs ? opts->n_prefixes : plan->n_reqs; /* of few warm-ups */
     int rc = order ? 0 : no_memory(e);
-    for (size_t i = 0; rc == 0 && i < p->n; i++) {
-        bench_req *r = &p->reqs[order[i]];
-        r->output_len = (uint32_t)o->shared_output;
-        rc = o->chat ? repeat_text(r, o, rng, i % prefixes, e)
-                     : repeat_ids(r, o, rng, i % prefixes, e);
+    for (size_t i = 0; rc == 0 && i < plan->n_reqs; i++) {
+        bench_req *req = &plan->reqs[order[i]];
+        req->output_len = (uint32_t)opts->shared_output;
+        rc = opts->chat ? repeat_text(req, opts, rng, i % prefixes, e)
+                        : repeat_ids(req, opts, rng, i % prefixes, e);
     }
     free(order);
     return rc;

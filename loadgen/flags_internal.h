@@ -28,14 +28,14 @@ typedef struct {
     const char *result_dir, *result_file, *label, *plot;
 } bench_flags;
 
-typedef int (*bench_with)(const opt_command *c, int argc, char **argv);
+typedef int (*bench_with)(const opt_command *command, int argc, char **argv);
 bench_flags bench_flags_default(void);
 /* Hands the table, whose rows write to f, to `with` (opt_parse), and returns what that returns. */
-int bench_flags_read(bench_flags *f, int argc, char **argv, bench_with with);
+int bench_flags_read(bench_flags *flags, int argc, char **argv, bench_with with);
 /* Flags of vllm's that take several values after one name. opt_parse knows one value for a flag, so
  * the flag is repeated before each. Free the result; NULL when out of memory. */
 char **bench_repeat_flags(int *argc, char **argv);
 /* One line on stderr that names the flags given which change nothing here, if any were. */
-void bench_say_ignored(const bench_flags *f);
+void bench_say_ignored(const bench_flags *flags);
 
 #endif

@@ -39,132 +39,132 @@ typedef struct {
     bool kick;              /* libcurl wants to be called at once */
     uint64_t slot_free_ns;  /* when --max-concurrency last had room again */
     uint64_t shown_chunks, shown_ns;
-    err e;
+    err error;
     bool failed;
-} load;
+} load_state;
 
 typedef struct {
     uv_poll_t poll;
-    load *l;
+    load_state *load;
     curl_socket_t fd;
 } watched;
 
-static void settle(load *l);
+static void settle(load_state *load);
 
-static void stop(load *l) {
-    uv_stop(&l->loop);
+static void stop(load_state *load) {
+    uv_stop(&load->loop);
 }
 
-static void give_up(load *l) {
-    l->failed = true;
-    stop(l);
+static void give_up(load_state *load) {
+    load->failed = true;
+    stop(load);
 }
 
 /* ---- sockets and timer on libcurl's behalf ---- */
 
 static void on_socket(uv_poll_t *poll, int status, int events) {
-    watched *w = poll->data;
-    load *l = w->l;
+    watched *watch = poll->data;
+    load_state *load = watch->load;
     int flags = status < 0 ? CURL_CSELECT_ERR : 0;
     if (events & UV_READABLE) flags |= CURL_CSELECT_IN;
     if (events & UV_WRITABLE) flags |= CURL_CSELECT_OUT;
-    int running = l->in_multi;
-    curl_multi_socket_action(l->multi, w->fd, flags, &running);
-    if (running != l->in_multi || l->kick) settle(l);
+    int running = load->in_multi;
+    curl_multi_socket_action(load->multi, watch->fd, flags, &running);
+    if (running != load->in_multi || load->kick) settle(load);
 }
 
-static void free_watched(uv_handle_t *h) {
-    free(h->data);
+static void free_watched(uv_handle_t *handle) {
+    free(handle->data);
 }
 
 static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *ud, void *assigned) {
     (void)easy;
-    load *l = ud;
-    watched *w = assigned;
+    load_state *load = ud;
+    watched *watch = assigned;
     if (what == CURL_POLL_REMOVE) {
-        if (w == NULL) return 0;
-        curl_multi_assign(l->multi, fd, NULL);
-        uv_close((uv_handle_t *)&w->poll, free_watched);
+        if (watch == NULL) return 0;
+        curl_multi_assign(load->multi, fd, NULL);
+        uv_close((uv_handle_t *)&watch->poll, free_watched);
         return 0;
     }
-    if (w == NULL) {
-        w = array_new(1, sizeof *w);
-        if (w == NULL) return -1;
-        w->l = l;
-        w->fd = fd;
-        if (uv_poll_init(&l->loop, &w->poll, fd) != 0) {
-            free(w);
+    if (watch == NULL) {
+        watch = array_new(1, sizeof *watch);
+        if (watch == NULL) return -1;
+        watch->load = load;
+        watch->fd = fd;
+        if (uv_poll_init(&load->loop, &watch->poll, fd) != 0) {
+            free(watch);
             return -1;
         }
-        w->poll.data = w;
-        curl_multi_assign(l->multi, fd, w);
+        watch->poll.data = watch;
+        curl_multi_assign(load->multi, fd, watch);
     }
     int events = (what & CURL_POLL_IN ? UV_READABLE : 0) | (what & CURL_POLL_OUT ? UV_WRITABLE : 0);
-    return uv_poll_start(&w->poll, events, on_socket) == 0 ? 0 : -1;
+    return uv_poll_start(&watch->poll, events, on_socket) == 0 ? 0 : -1;
 }
 
-static void on_curl_timer(uv_timer_t *t) {
-    load *l = t->data;
-    l->kick = true;
-    settle(l);
+static void on_curl_timer(uv_timer_t *timer) {
+    load_state *load = timer->data;
+    load->kick = true;
+    settle(load);
 }
 
 static int on_curl_timeout(CURLM *multi, long ms, void *ud) {
     (void)multi;
-    load *l = ud;
-    l->kick = ms == 0;
-    if (ms > 0) uv_timer_start(&l->curl_timer, on_curl_timer, (uint64_t)ms, 0);
-    else uv_timer_stop(&l->curl_timer);
+    load_state *load = ud;
+    load->kick = ms == 0;
+    if (ms > 0) uv_timer_start(&load->curl_timer, on_curl_timer, (uint64_t)ms, 0);
+    else uv_timer_stop(&load->curl_timer);
     return 0;
 }
 
 /* ---- requests ---- */
 
-static bench_conn *take_conn(load *l) {
-    bench_conn *c = l->free_conns;
-    if (c) {
-        l->free_conns = c->next_free;
-        return c;
+static bench_conn *take_conn(load_state *load) {
+    bench_conn *conn = load->free_conns;
+    if (conn) {
+        load->free_conns = conn->next_free;
+        return conn;
     }
-    if (l->n_conns == l->conns_cap) {
-        size_t cap = l->conns_cap ? 2 * l->conns_cap : 64;
-        bench_conn **grown = realloc(l->conns, cap * sizeof(bench_conn *));
+    if (load->n_conns == load->conns_cap) {
+        size_t cap = load->conns_cap ? 2 * load->conns_cap : 64;
+        bench_conn **grown = realloc(load->conns, cap * sizeof(bench_conn *));
         if (grown == NULL) {
-            err_set(&l->e, ERR_NO_MEMORY, NULL, "out of memory for connections");
+            err_set(&load->error, ERR_NO_MEMORY, NULL, "out of memory for connections");
             return NULL;
         }
-        l->conns = grown;
-        l->conns_cap = cap;
+        load->conns = grown;
+        load->conns_cap = cap;
     }
-    if (bench_conn_create(&c, l->opts, l->run, &l->e) != 0) return NULL;
-    l->conns[l->n_conns++] = c;
-    return c;
+    if (bench_conn_create(&conn, load->opts, load->run, &load->error) != 0) return NULL;
+    load->conns[load->n_conns++] = conn;
+    return conn;
 }
 
-static int start_one(load *l) {
-    bench_conn *c = take_conn(l);
-    if (c == NULL) return -1;
-    bench_req *r = &l->plan->reqs[l->next];
-    if (bench_conn_prepare(c, r, l->next, &l->e) != 0) return -1;
+static int start_one(load_state *load) {
+    bench_conn *conn = take_conn(load);
+    if (conn == NULL) return -1;
+    bench_req *req = &load->plan->reqs[load->next];
+    if (bench_conn_prepare(conn, req, load->next, &load->error) != 0) return -1;
     /* Latency counts from when the schedule, or the free slot, allowed the request. */
-    r->start_ns = r->due_ns > l->slot_free_ns ? r->due_ns : l->slot_free_ns;
-    if (curl_multi_add_handle(l->multi, c->easy) != CURLM_OK) {
-        return err_set(&l->e, ERR_INTERNAL, NULL, "libcurl did not start a transfer");
+    req->start_ns = req->due_ns > load->slot_free_ns ? req->due_ns : load->slot_free_ns;
+    if (curl_multi_add_handle(load->multi, conn->easy) != CURLM_OK) {
+        return err_set(&load->error, ERR_INTERNAL, NULL, "libcurl did not start a transfer");
     }
-    l->in_multi++;
-    l->next++;
-    l->running++;
+    load->in_multi++;
+    load->next++;
+    load->running++;
     return 0;
 }
 
-static bool has_room(const load *l) {
-    return l->opts->max_concurrency == 0 || l->running < l->opts->max_concurrency;
+static bool has_room(const load_state *load) {
+    return load->opts->max_concurrency == 0 || load->running < load->opts->max_concurrency;
 }
 
 /* ---- probes: single tokens beside the load, past --max-concurrency ---- */
 
-static bench_req *new_probe(load *l) {
-    bench_run *run = l->run;
+static bench_req *new_probe(load_state *load) {
+    bench_run *run = load->run;
     if (run->n_probes == run->probes_cap) {
         size_t cap = run->probes_cap ? 2 * run->probes_cap : 64;
         bench_req **grown = realloc(run->probes, cap * sizeof *grown);
@@ -172,32 +172,33 @@ static bench_req *new_probe(load *l) {
         run->probes = grown;
         run->probes_cap = cap;
     }
-    bench_req *r = array_new(1, sizeof *r);
-    if (r == NULL) return NULL;
-    r->text = strdup("Hello");
-    if (r->text == NULL) {
-        free(r);
+    bench_req *req = array_new(1, sizeof *req);
+    if (req == NULL) return NULL;
+    req->text = strdup("Hello");
+    if (req->text == NULL) {
+        free(req);
         return NULL;
     }
-    r->probe = true;
-    r->input_len = r->output_len = 1;
-    run->probes[run->n_probes++] = r;
-    return r;
+    req->probe = true;
+    req->input_len = req->output_len = 1;
+    run->probes[run->n_probes++] = req;
+    return req;
 }
 
-static int start_probe(load *l) {
-    bench_req *r = new_probe(l);
-    bench_conn *c = r ? take_conn(l) : NULL;
-    if (c == NULL || bench_conn_prepare(c, r, l->plan->n + l->run->n_probes, &l->e) != 0) {
-        return err_set(&l->e, ERR_NO_MEMORY, NULL, "out of memory for a probe");
+static int start_probe(load_state *load) {
+    bench_req *req = new_probe(load);
+    bench_conn *conn = req ? take_conn(load) : NULL;
+    if (conn == NULL || bench_conn_prepare(conn, req, load->plan->n_reqs + load->run->n_probes,
+                                           &load->error) != 0) {
+        return err_set(&load->error, ERR_NO_MEMORY, NULL, "out of memory for a probe");
     }
-    r->due_ns = r->start_ns = l->next_probe_ns;
-    if (curl_multi_add_handle(l->multi, c->easy) != CURLM_OK) {
-        return err_set(&l->e, ERR_INTERNAL, NULL, "libcurl did not start a transfer");
+    req->due_ns = req->start_ns = load->next_probe_ns;
+    if (curl_multi_add_handle(load->multi, conn->easy) != CURLM_OK) {
+        return err_set(&load->error, ERR_INTERNAL, NULL, "libcurl did not start a transfer");
     }
-    l->in_multi++;
-    l->probing++;
-    l->next_probe_ns += (uint64_t)(1e9 / l->opts->probe_rate);
+    load->in_multi++;
+    load->probing++;
+    load->next_probe_ns += (uint64_t)(1e9 / load->opts->probe_rate);
     return 0;
 }
 
@@ -214,56 +215,56 @@ void bench_run_deinit(bench_run *run) {
 
 /* ---- when ---- */
 
-static void arm_arrivals(load *l) {
+static void arm_arrivals(load_state *load) {
     struct itimerspec at = {0};
-    uint64_t due = l->next_probe_ns;
-    if (l->next < l->plan->n && has_room(l)) {
-        uint64_t next = l->plan->reqs[l->next].due_ns;
+    uint64_t due = load->next_probe_ns;
+    if (load->next < load->plan->n_reqs && has_room(load)) {
+        uint64_t next = load->plan->reqs[load->next].due_ns;
         if (due == 0 || next < due) due = next;
     }
     if (due) {
         at.it_value.tv_sec = (time_t)(due / 1000000000u);
         at.it_value.tv_nsec = (long)(due % 1000000000u);
     }
-    timerfd_settime(l->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+    timerfd_settime(load->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
 }
 
-static void start_due(load *l) {
+static void start_due(load_state *load) {
     uint64_t now = clock_ns();
-    while (!l->failed && l->next < l->plan->n && has_room(l) &&
-           l->plan->reqs[l->next].due_ns <= now) {
-        if (start_one(l) != 0) give_up(l);
+    while (!load->failed && load->next < load->plan->n_reqs && has_room(load) &&
+           load->plan->reqs[load->next].due_ns <= now) {
+        if (start_one(load) != 0) give_up(load);
     }
-    while (!l->failed && l->next_probe_ns && l->next_probe_ns <= now) {
-        if (start_probe(l) != 0) give_up(l);
+    while (!load->failed && load->next_probe_ns && load->next_probe_ns <= now) {
+        if (start_probe(load) != 0) give_up(load);
     }
-    arm_arrivals(l);
+    arm_arrivals(load);
 }
 
-static void end_one(load *l, bench_conn *c, CURLcode rc) {
-    curl_multi_remove_handle(l->multi, c->easy);
-    bench_conn_finish(c, rc);
-    c->next_free = l->free_conns;
-    l->free_conns = c;
-    if (c->req->probe) {
-        l->probing--;
+static void end_one(load_state *load, bench_conn *conn, CURLcode rc) {
+    curl_multi_remove_handle(load->multi, conn->easy);
+    bench_conn_finish(conn, rc);
+    conn->next_free = load->free_conns;
+    load->free_conns = conn;
+    if (conn->req->probe) {
+        load->probing--;
         return;
     }
-    if (!has_room(l)) l->slot_free_ns = c->req->end_ns;
-    l->running--;
-    l->ended++;
-    l->run->end_ns = c->req->end_ns;
+    if (!has_room(load)) load->slot_free_ns = conn->req->end_ns;
+    load->running--;
+    load->ended++;
+    load->run->end_ns = conn->req->end_ns;
 }
 
-static bool end_finished(load *l) {
+static bool end_finished(load_state *load) {
     bool any = false;
     int left;
-    CURLMsg *m;
-    while ((m = curl_multi_info_read(l->multi, &left)) != NULL) {
-        if (m->msg != CURLMSG_DONE) continue;
+    CURLMsg *msg;
+    while ((msg = curl_multi_info_read(load->multi, &left)) != NULL) {
+        if (msg->msg != CURLMSG_DONE) continue;
         char *private = NULL;
-        curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &private);
-        end_one(l, (bench_conn *)(void *)private, m->data.result);
+        curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, &private);
+        end_one(load, (bench_conn *)(void *)private, msg->data.result);
         any = true;
     }
     return any;
@@ -271,53 +272,54 @@ static bool end_finished(load *l) {
 
 /* Brings everything up to date after libcurl was called: ends what has ended, starts what
  * may start, calls libcurl again where it asked for that. */
-static void settle(load *l) {
+static void settle(load_state *load) {
     for (int i = 0; i < 64; i++) {
-        if (end_finished(l) || i == 0) start_due(l);
-        if (l->failed || !l->kick) break;
-        l->kick = false;
-        curl_multi_socket_action(l->multi, CURL_SOCKET_TIMEOUT, 0, &l->in_multi);
+        if (end_finished(load) || i == 0) start_due(load);
+        if (load->failed || !load->kick) break;
+        load->kick = false;
+        curl_multi_socket_action(load->multi, CURL_SOCKET_TIMEOUT, 0, &load->in_multi);
     }
-    if (l->kick) uv_timer_start(&l->curl_timer, on_curl_timer, 1, 0);
-    end_finished(l);
-    l->in_multi = (int)(l->running + l->probing);
-    if (l->ended == l->plan->n) stop(l);
+    if (load->kick) uv_timer_start(&load->curl_timer, on_curl_timer, 1, 0);
+    end_finished(load);
+    load->in_multi = (int)(load->running + load->probing);
+    if (load->ended == load->plan->n_reqs) stop(load);
 }
 
 static void on_arrival(uv_poll_t *poll, int status, int events) {
     (void)status;
     (void)events;
-    load *l = poll->data;
+    load_state *load = poll->data;
     uint64_t fired;
-    if (read(l->timer_fd, &fired, sizeof fired) < 0 && errno != EAGAIN) return;
-    settle(l);
+    if (read(load->timer_fd, &fired, sizeof fired) < 0 && errno != EAGAIN) return;
+    settle(load);
 }
 
-static void on_sigint(uv_signal_t *s, int signum) {
+static void on_sigint(uv_signal_t *handle, int signum) {
     (void)signum;
-    load *l = s->data;
-    l->run->interrupted = true;
-    stop(l);
+    load_state *load = handle->data;
+    load->run->interrupted = true;
+    stop(load);
 }
 
-static void on_progress(uv_timer_t *t) {
-    load *l = t->data;
-    uint64_t now = clock_ns(), chunks = l->run->chunks;
-    double s = (double)(now - l->shown_ns) * 1e-9;
+static void on_progress(uv_timer_t *timer) {
+    load_state *load = timer->data;
+    uint64_t now = clock_ns(), chunks = load->run->chunks;
+    double seconds = (double)(now - load->shown_ns) * 1e-9;
     bool tty = isatty(STDERR_FILENO);
-    fprintf(stderr, "%s%zu/%zu done, %zu running, %.0f tok/s%s", tty ? "\r\033[K" : "", l->ended,
-            l->plan->n, l->running, (double)(chunks - l->shown_chunks) / s, tty ? "" : "\n");
+    fprintf(stderr, "%s%zu/%zu done, %zu running, %.0f tok/s%s", tty ? "\r\033[K" : "", load->ended,
+            load->plan->n_reqs, load->running, (double)(chunks - load->shown_chunks) / seconds,
+            tty ? "" : "\n");
     fflush(stderr);
-    l->shown_chunks = chunks;
-    l->shown_ns = now;
+    load->shown_chunks = chunks;
+    load->shown_ns = now;
 }
 
 /* ---- the run ---- */
 
-static void close_handle(uv_handle_t *h, void *ud) {
+static void close_handle(uv_handle_t *handle, void *ud) {
     (void)ud;
-    if (uv_is_closing(h)) return;
-    uv_close(h, NULL);
+    if (uv_is_closing(handle)) return;
+    uv_close(handle, NULL);
 }
 
 /* Descriptors: one for each stream and a few of ours. */
@@ -329,99 +331,100 @@ static void raise_limit(void) {
     }
 }
 
-static int open_multi(load *l, err *e) {
-    l->multi = curl_multi_init();
-    if (l->multi == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for libcurl");
-    curl_multi_setopt(l->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket);
-    curl_multi_setopt(l->multi, CURLMOPT_SOCKETDATA, l);
-    curl_multi_setopt(l->multi, CURLMOPT_TIMERFUNCTION, on_curl_timeout);
-    curl_multi_setopt(l->multi, CURLMOPT_TIMERDATA, l);
-    curl_multi_setopt(l->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
-    curl_multi_setopt(l->multi, CURLMOPT_MAXCONNECTS, 100000L);
+static int open_multi(load_state *load, err *e) {
+    load->multi = curl_multi_init();
+    if (load->multi == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for libcurl");
+    curl_multi_setopt(load->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket);
+    curl_multi_setopt(load->multi, CURLMOPT_SOCKETDATA, load);
+    curl_multi_setopt(load->multi, CURLMOPT_TIMERFUNCTION, on_curl_timeout);
+    curl_multi_setopt(load->multi, CURLMOPT_TIMERDATA, load);
+    curl_multi_setopt(load->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
+    curl_multi_setopt(load->multi, CURLMOPT_MAXCONNECTS, 100000L);
     return 0;
 }
 
-static int open_loop(load *l, err *e) {
-    if (uv_loop_init(&l->loop) != 0) return err_set(e, ERR_IO, NULL, "cannot create an event loop");
-    uv_timer_init(&l->loop, &l->curl_timer);
-    uv_timer_init(&l->loop, &l->progress);
-    uv_signal_init(&l->loop, &l->sigint);
-    uv_poll_init(&l->loop, &l->arrivals, l->timer_fd);
-    l->curl_timer.data = l->progress.data = l->sigint.data = l->arrivals.data = l;
-    uv_poll_start(&l->arrivals, UV_READABLE, on_arrival);
-    uv_signal_start_oneshot(&l->sigint, on_sigint, SIGINT); /* a second one ends at once */
+static int open_loop(load_state *load, err *e) {
+    if (uv_loop_init(&load->loop) != 0)
+        return err_set(e, ERR_IO, NULL, "cannot create an event loop");
+    uv_timer_init(&load->loop, &load->curl_timer);
+    uv_timer_init(&load->loop, &load->progress);
+    uv_signal_init(&load->loop, &load->sigint);
+    uv_poll_init(&load->loop, &load->arrivals, load->timer_fd);
+    load->curl_timer.data = load->progress.data = load->sigint.data = load->arrivals.data = load;
+    uv_poll_start(&load->arrivals, UV_READABLE, on_arrival);
+    uv_signal_start_oneshot(&load->sigint, on_sigint, SIGINT); /* a second one ends at once */
     uint64_t every = isatty(STDERR_FILENO) ? 1000 : 5000;
-    if (!l->opts->quiet) uv_timer_start(&l->progress, on_progress, every, every);
+    if (!load->opts->quiet) uv_timer_start(&load->progress, on_progress, every, every);
     return 0;
 }
 
-static void close_all(load *l) {
-    for (size_t i = 0; i < l->n_conns; i++) {
-        curl_multi_remove_handle(l->multi, l->conns[i]->easy);
-        bench_conn_destroy(l->conns[i]);
+static void close_all(load_state *load) {
+    for (size_t i = 0; i < load->n_conns; i++) {
+        curl_multi_remove_handle(load->multi, load->conns[i]->easy);
+        bench_conn_destroy(load->conns[i]);
     }
-    free(l->conns);
-    curl_multi_cleanup(l->multi);
-    uv_walk(&l->loop, close_handle, NULL);
-    uv_run(&l->loop, UV_RUN_DEFAULT);
-    uv_loop_close(&l->loop);
-    close(l->timer_fd);
+    free(load->conns);
+    curl_multi_cleanup(load->multi);
+    uv_walk(&load->loop, close_handle, NULL);
+    uv_run(&load->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&load->loop);
+    close(load->timer_fd);
 }
 
 static double cpu_seconds(void) {
-    struct rusage u;
-    if (getrusage(RUSAGE_SELF, &u) != 0) return 0;
-    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
-           (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
 }
 
-static void run_loop(load *l) {
-    bench_plan *p = l->plan;
+static void run_loop(load_state *load) {
+    bench_plan *plan = load->plan;
     double cpu = cpu_seconds();
-    l->run->start_ns = l->run->end_ns = l->shown_ns = clock_ns();
-    for (size_t i = 0; i < p->n; i++)
-        p->reqs[i].due_ns = l->run->start_ns + (uint64_t)(p->reqs[i].at_s * 1e9);
-    if (l->opts->probe_rate > 0) l->next_probe_ns = l->run->start_ns;
-    settle(l);
-    if (!l->failed && l->ended < p->n) uv_run(&l->loop, UV_RUN_DEFAULT);
-    if (l->run->interrupted) l->run->end_ns = clock_ns();
-    for (size_t i = 0; i < p->n; i++) {
-        bench_req *r = &p->reqs[i];
-        if (r->outcome == BENCH_RUNNING) r->end_ns = l->run->end_ns;
-        if (r->outcome <= BENCH_RUNNING) r->outcome = BENCH_ABANDONED;
+    load->run->start_ns = load->run->end_ns = load->shown_ns = clock_ns();
+    for (size_t i = 0; i < plan->n_reqs; i++)
+        plan->reqs[i].due_ns = load->run->start_ns + (uint64_t)(plan->reqs[i].at_s * 1e9);
+    if (load->opts->probe_rate > 0) load->next_probe_ns = load->run->start_ns;
+    settle(load);
+    if (!load->failed && load->ended < plan->n_reqs) uv_run(&load->loop, UV_RUN_DEFAULT);
+    if (load->run->interrupted) load->run->end_ns = clock_ns();
+    for (size_t i = 0; i < plan->n_reqs; i++) {
+        bench_req *req = &plan->reqs[i];
+        if (req->outcome == BENCH_RUNNING) req->end_ns = load->run->end_ns;
+        if (req->outcome <= BENCH_RUNNING) req->outcome = BENCH_ABANDONED;
     }
-    l->run->cpu_s = cpu_seconds() - cpu;
-    if (!l->opts->quiet && isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
+    load->run->cpu_s = cpu_seconds() - cpu;
+    if (!load->opts->quiet && isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
 }
 
-int bench_load(bench_plan *p, const bench_opts *o, bench_run *run, err *e) {
-    load *l = array_new(1, sizeof *l);
-    if (l == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
-    *l = (load){.opts = o, .plan = p, .run = run};
+int bench_load(bench_plan *plan, const bench_opts *opts, bench_run *run, err *e) {
+    load_state *load = array_new(1, sizeof *load);
+    if (load == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    *load = (load_state){.opts = opts, .plan = plan, .run = run};
     int rc = -1;
     raise_limit();
-    l->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (l->timer_fd < 0) {
+    load->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (load->timer_fd < 0) {
         err_set(e, ERR_IO, NULL, "cannot create a timer: %s", strerror(errno));
         goto fail_timer;
     }
-    if (open_multi(l, e) != 0) goto fail_multi;
-    if (open_loop(l, e) != 0) goto fail_loop;
-    run_loop(l);
-    close_all(l);
+    if (open_multi(load, e) != 0) goto fail_multi;
+    if (open_loop(load, e) != 0) goto fail_loop;
+    run_loop(load);
+    close_all(load);
     rc = 0;
-    if (l->failed) {
-        *e = l->e;
+    if (load->failed) {
+        *e = load->error;
         rc = -1;
     }
-    free(l);
+    free(load);
     return rc;
 fail_loop:
-    curl_multi_cleanup(l->multi);
+    curl_multi_cleanup(load->multi);
 fail_multi:
-    close(l->timer_fd);
+    close(load->timer_fd);
 fail_timer:
-    free(l);
+    free(load);
     return rc;
 }
 
@@ -432,21 +435,21 @@ static size_t keep(char *bytes, size_t size, size_t n, void *ud) {
     return size * n;
 }
 
-int bench_get(const bench_opts *o, const char *path, buf *out, long *status, err *e) {
+int bench_get(const bench_opts *opts, const char *path, buf *out, long *status, err *e) {
     *status = 0;
     CURL *easy = curl_easy_init();
     buf url = {0};
     struct curl_slist *headers = NULL;
-    buf_printf(&url, "%s%s", o->base_url, path);
-    for (size_t k = 0; k < o->n_headers; k++) {
-        struct curl_slist *grown = curl_slist_append(headers, o->headers[k]);
+    buf_printf(&url, "%s%s", opts->base_url, path);
+    for (size_t k = 0; k < opts->n_headers; k++) {
+        struct curl_slist *grown = curl_slist_append(headers, opts->headers[k]);
         if (grown) headers = grown;
     }
     int rc = -1;
     if (easy == NULL || url.failed) {
         err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     } else {
-        bench_conn_common(easy, o);
+        bench_conn_common(easy, opts);
         curl_easy_setopt(easy, CURLOPT_URL, url.data);
         curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
         curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, keep);

@@ -31,13 +31,13 @@ enum {
 
 /* ---- random numbers: the same plan from the same seed on every machine ---- */
 typedef struct {
-    uint64_t s[4];
+    uint64_t state[4];
 } bench_rng;
-void bench_rng_seed(bench_rng *r, uint64_t seed);
-uint64_t bench_rng_next(bench_rng *r);
-double bench_rng_unit(bench_rng *r);                /* (0, 1) */
-uint64_t bench_rng_below(bench_rng *r, uint64_t n); /* [0, n), n >= 1 */
-double bench_rng_gamma(bench_rng *r, double shape); /* scale 1 */
+void bench_rng_seed(bench_rng *rng, uint64_t seed);
+uint64_t bench_rng_next(bench_rng *rng);
+double bench_rng_unit(bench_rng *rng);                /* (0, 1) */
+uint64_t bench_rng_below(bench_rng *rng, uint64_t n); /* [0, n), n >= 1 */
+double bench_rng_gamma(bench_rng *rng, double shape); /* scale 1 */
 
 /* ---- options ---- */
 typedef struct {
@@ -116,28 +116,29 @@ typedef struct {
 
 typedef struct {
     bench_req *reqs;
-    size_t n;
+    size_t n_reqs;
     float *gaps; /* one block for all */
     uint32_t *prefix;
 } bench_plan;
 
 /* Pure function of the options. Allocates all that the run will write. */
-int bench_plan_create(bench_plan *out, const bench_opts *o, err *e) WARN_UNUSED;
-void bench_plan_destroy(bench_plan *p);
+int bench_plan_create(bench_plan *out, const bench_opts *opts, err *e) WARN_UNUSED;
+void bench_plan_destroy(bench_plan *plan);
 /* Fills prompts, lengths and, for a trace, times. May lower p->n. */
-int bench_prompts(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) WARN_UNUSED;
+int bench_prompts(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) WARN_UNUSED;
 /* dataset.c: the same for one data set each. */
-int bench_sharegpt(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) WARN_UNUSED;
-int bench_sonnet(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) WARN_UNUSED;
-int bench_prefix_repetition(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) WARN_UNUSED;
+int bench_sharegpt(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) WARN_UNUSED;
+int bench_sonnet(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) WARN_UNUSED;
+int bench_prefix_repetition(bench_plan *plan, const bench_opts *opts, bench_rng *rng,
+                            err *e) WARN_UNUSED;
 /* prompt.c: what they share. A token that is not special; text of n tokens, or of n made-up words
  * where there is no tokenizer (NULL with an error recorded); the rest of the plan from its first
  * `got` requests, again and again, or fewer requests with --no-oversample. */
-uint32_t bench_random_id(const bench_opts *o, bench_rng *rng);
-char *bench_random_text(const bench_opts *o, bench_rng *rng, uint32_t n, err *e) WARN_UNUSED;
-int bench_oversample(bench_plan *p, const bench_opts *o, size_t got, err *e) WARN_UNUSED;
+uint32_t bench_random_id(const bench_opts *opts, bench_rng *rng);
+char *bench_random_text(const bench_opts *opts, bench_rng *rng, uint32_t n, err *e) WARN_UNUSED;
+int bench_oversample(bench_plan *plan, const bench_opts *opts, size_t got, err *e) WARN_UNUSED;
 /* JSON body of a request. */
-int bench_plan_body(const bench_opts *o, const bench_req *r, buf *out, err *e) WARN_UNUSED;
+int bench_plan_body(const bench_opts *opts, const bench_req *req, buf *out, err *e) WARN_UNUSED;
 
 /* ---- streams ---- */
 typedef struct {
@@ -166,8 +167,8 @@ typedef struct {
  * several events share a piece. Stops at the first non-zero answer and returns it; -1 with
  * a line longer than BENCH_SSE_HELD. */
 typedef int (*bench_on_data)(void *ud, const char *json, size_t n);
-int bench_sse_feed(bench_sse *s, const char *bytes, size_t n, bench_on_data on_data, void *ud);
-void bench_sse_reset(bench_sse *s); /* keeps the memory */
+int bench_sse_feed(bench_sse *sse, const char *bytes, size_t n, bench_on_data on_data, void *ud);
+void bench_sse_reset(bench_sse *sse); /* keeps the memory */
 
 /* ---- the run ---- */
 typedef struct {
@@ -183,14 +184,14 @@ typedef struct {
 void bench_run_deinit(bench_run *run);
 
 /* Runs the plan to its end (or to SIGINT) and fills its outcomes. */
-int bench_load(bench_plan *p, const bench_opts *o, bench_run *run, err *e) WARN_UNUSED;
+int bench_load(bench_plan *plan, const bench_opts *opts, bench_run *run, err *e) WARN_UNUSED;
 /* One blocking GET; *status 0 when nothing answered. For readiness and the model's name. */
-int bench_get(const bench_opts *o, const char *path, buf *out, long *status, err *e) WARN_UNUSED;
+int bench_get(const bench_opts *opts, const char *path, buf *out, long *status, err *e) WARN_UNUSED;
 
 /* ---- figures ---- */
 typedef struct {
-    double *v;
-    size_t n;
+    double *values;
+    size_t count;
 } bench_series; /* sorted ascending by bench_stats_create */
 
 typedef enum {
@@ -220,24 +221,25 @@ typedef struct {
 
 /* numpy's default: linear between the two nearest of n sorted values. NAN when n is 0. */
 double bench_percentile(const double *sorted, size_t n, double percent);
-double bench_mean(const double *v, size_t n);
-double bench_std(const double *v, size_t n); /* population, as numpy's */
+double bench_mean(const double *values, size_t n);
+double bench_std(const double *values, size_t n); /* population, as numpy's */
 /* Most intervals [start, end) that overlap. Sorts both arrays. */
 uint64_t bench_peak_overlap(uint64_t *starts, uint64_t *ends, size_t n);
-uint32_t bench_req_output_tokens(const bench_req *r);
-int bench_stats_create(bench_stats *out, const bench_plan *p, const bench_opts *o,
+uint32_t bench_req_output_tokens(const bench_req *req);
+int bench_stats_create(bench_stats *out, const bench_plan *plan, const bench_opts *opts,
                        const bench_run *run, err *e) WARN_UNUSED;
-void bench_stats_destroy(bench_stats *s);
+void bench_stats_destroy(bench_stats *stats);
 
 /* ---- reporting ---- */
-bool bench_metric_wanted(const bench_opts *o, bench_metric m);
-void bench_print(const bench_stats *s, const bench_plan *p, const bench_opts *o,
+bool bench_metric_wanted(const bench_opts *opts, bench_metric metric);
+void bench_print(const bench_stats *stats, const bench_plan *plan, const bench_opts *opts,
                  const bench_run *run);
 /* New reference; NULL when out of memory. */
-json_t *bench_json(const bench_stats *s, const bench_plan *p, const bench_opts *o,
+json_t *bench_json(const bench_stats *stats, const bench_plan *plan, const bench_opts *opts,
                    const bench_run *run, const char *label, const char *const *metadata,
                    size_t n_metadata) WARN_UNUSED;
 /* path ends in .svg or .png. Needs gnuplot. */
-int bench_plot(const char *path, const bench_stats *s, const bench_run *run, err *e) WARN_UNUSED;
+int bench_plot(const char *path, const bench_stats *stats, const bench_run *run,
+               err *e) WARN_UNUSED;
 
 #endif

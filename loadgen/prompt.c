@@ -28,28 +28,28 @@ static char *words(bench_rng *rng, uint32_t n) {
     static const char *const heads[] = {"b", "d", "f", "g", "k", "l",  "m",  "n",
                                         "p", "r", "s", "t", "v", "st", "br", "th"};
     static const char *const vowels[] = {"a", "e", "i", "o", "u", "ea", "ou", "ai"};
-    buf b = {0};
+    buf text = {0};
     for (uint32_t i = 0; i < n; i++) {
-        if (i) buf_puts(&b, " ");
-        for (uint64_t s = 1 + bench_rng_below(rng, 2); s > 0; s--) {
-            buf_puts(&b, heads[bench_rng_below(rng, ARRAY_LEN(heads))]);
-            buf_puts(&b, vowels[bench_rng_below(rng, ARRAY_LEN(vowels))]);
+        if (i) buf_puts(&text, " ");
+        for (uint64_t syllables = 1 + bench_rng_below(rng, 2); syllables > 0; syllables--) {
+            buf_puts(&text, heads[bench_rng_below(rng, ARRAY_LEN(heads))]);
+            buf_puts(&text, vowels[bench_rng_below(rng, ARRAY_LEN(vowels))]);
         }
     }
-    if (b.failed) {
-        buf_deinit(&b);
+    if (text.failed) {
+        buf_deinit(&text);
         return NULL;
     }
-    return b.data;
+    return text.data;
 }
 
 /* Special tokens would end or open turns; a random prompt holds none. */
-uint32_t bench_random_id(const bench_opts *o, bench_rng *rng) {
-    uint32_t id = (uint32_t)bench_rng_below(rng, o->vocab_size);
+uint32_t bench_random_id(const bench_opts *opts, bench_rng *rng) {
+    uint32_t id = (uint32_t)bench_rng_below(rng, opts->vocab_size);
     /* Bounded: a folder may hold nothing but special tokens. */
-    for (int tries = 0; tries < 100 && o->tokenizer && tokenizer_is_special(o->tokenizer, id);
+    for (int tries = 0; tries < 100 && opts->tokenizer && tokenizer_is_special(opts->tokenizer, id);
          tries++)
-        id = (uint32_t)bench_rng_below(rng, o->vocab_size);
+        id = (uint32_t)bench_rng_below(rng, opts->vocab_size);
     return id;
 }
 
@@ -62,70 +62,71 @@ static bool is_plain(const char *bytes, size_t n) {
 
 /* Text of n tokens: random tokens spelled out, read again and cut, since neighbours may
  * merge when they are read together. Plain ASCII ones, so that a cut leaves whole text. */
-static char *text_of_tokens(const bench_opts *o, bench_rng *rng, uint32_t n, err *e) {
-    buf b = {0};
+static char *text_of_tokens(const bench_opts *opts, bench_rng *rng, uint32_t n, err *e) {
+    buf text = {0};
     token_ids ids = {0};
     int rc = 0;
     for (uint32_t have = 0, rounds = 0; rc == 0 && have < n && rounds < 64; rounds++) {
         for (uint32_t tries = 0, added = have; added < n && tries < 64 * n; tries++) {
             size_t len;
-            const char *bytes = tokenizer_bytes(o->tokenizer, bench_random_id(o, rng), &len);
+            const char *bytes = tokenizer_bytes(opts->tokenizer, bench_random_id(opts, rng), &len);
             if (bytes == NULL || !is_plain(bytes, len)) continue;
-            buf_append(&b, bytes, len);
+            buf_append(&text, bytes, len);
             added++;
         }
         ids.n = 0;
-        if (b.len == 0) break;
-        rc = tokenizer_encode(o->tokenizer, b.data, b.len, false, SIZE_MAX, &ids, e);
+        if (text.len == 0) break;
+        rc = tokenizer_encode(opts->tokenizer, text.data, text.len, false, SIZE_MAX, &ids, e);
         have = (uint32_t)(ids.n < n ? ids.n : n);
     }
     size_t keep = 0, len = 0;
     for (size_t i = 0; rc == 0 && i < ids.n && i < n; i++, keep += len)
-        (void)tokenizer_bytes(o->tokenizer, ids.data[i], &len);
+        (void)tokenizer_bytes(opts->tokenizer, ids.data[i], &len);
     token_ids_deinit(&ids);
-    if (rc == 0 && !b.failed && keep > 0) {
-        b.data[keep] = 0;
-        return b.data;
+    if (rc == 0 && !text.failed && keep > 0) {
+        text.data[keep] = 0;
+        return text.data;
     }
-    if (rc == 0 && !b.failed)
+    if (rc == 0 && !text.failed)
         err_set(e, ERR_BAD_FILE, NULL, "the tokenizer has no tokens of plain ASCII text");
-    buf_deinit(&b);
+    buf_deinit(&text);
     return NULL;
 }
 
-char *bench_random_text(const bench_opts *o, bench_rng *rng, uint32_t n, err *e) {
-    char *text = o->tokenizer ? text_of_tokens(o, rng, n, e) : words(rng, n);
+char *bench_random_text(const bench_opts *opts, bench_rng *rng, uint32_t n, err *e) {
+    char *text = opts->tokenizer ? text_of_tokens(opts, rng, n, e) : words(rng, n);
     if (text == NULL) (void)no_memory(e); /* unless a reason stands there */
     return text;
 }
 
-static int random_prompt(bench_plan *p, bench_req *r, const bench_opts *o, bench_rng *rng, err *e) {
-    r->input_len = around(rng, o->input_len, o->range_ratio);
-    r->output_len = around(rng, o->output_len, o->range_ratio);
-    if (o->chat) {
-        r->text = bench_random_text(o, rng, r->input_len, e);
-        return r->text ? 0 : -1;
+static int random_prompt(bench_plan *plan, bench_req *req, const bench_opts *opts, bench_rng *rng,
+                         err *e) {
+    req->input_len = around(rng, opts->input_len, opts->range_ratio);
+    req->output_len = around(rng, opts->output_len, opts->range_ratio);
+    if (opts->chat) {
+        req->text = bench_random_text(opts, rng, req->input_len, e);
+        return req->text ? 0 : -1;
     }
-    size_t total = r->input_len + o->prefix_len;
-    r->ids = array_new(total, sizeof *r->ids);
-    if (r->ids == NULL) return no_memory(e);
-    for (size_t k = 0; k < o->prefix_len; k++)
-        r->ids[k] = p->prefix[k];
-    for (size_t k = o->prefix_len; k < total; k++)
-        r->ids[k] = bench_random_id(o, rng);
-    r->input_len = (uint32_t)total;
+    size_t total = req->input_len + opts->prefix_len;
+    req->ids = array_new(total, sizeof *req->ids);
+    if (req->ids == NULL) return no_memory(e);
+    for (size_t k = 0; k < opts->prefix_len; k++)
+        req->ids[k] = plan->prefix[k];
+    for (size_t k = opts->prefix_len; k < total; k++)
+        req->ids[k] = bench_random_id(opts, rng);
+    req->input_len = (uint32_t)total;
     return 0;
 }
 
-static int random_prompts(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) {
-    if (o->prefix_len) {
-        p->prefix = array_new(o->prefix_len, sizeof *p->prefix);
-        if (p->prefix == NULL) return no_memory(e);
-        for (size_t k = 0; k < o->prefix_len; k++)
-            p->prefix[k] = bench_random_id(o, rng);
+static int random_prompts(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) {
+    if (opts->prefix_len) {
+        plan->prefix = array_new(opts->prefix_len, sizeof *plan->prefix);
+        if (plan->prefix == NULL) return no_memory(e);
+        for (size_t k = 0; k < opts->prefix_len; k++)
+            plan->prefix[k] = bench_random_id(opts, rng);
     }
-    for (size_t i = 0; i < p->n; i++) {
-        if (random_prompt(p, &p->reqs[i], o, rng, e) != 0) return -1;
+    for (size_t i = 0; i < plan->n_reqs; i++) {
+        if (random_prompt(plan, &plan->reqs[i], opts, rng, e) != 0) return -1;
     }
     return 0;
 }
@@ -137,21 +138,23 @@ static int bad_line(err *e, size_t line, const char *what) {
 }
 
 /* {"prompt": TEXT, "output_tokens": N} */
-static int custom_line(bench_req *r, const bench_opts *o, const json_t *root, size_t line, err *e) {
+static int custom_line(bench_req *req, const bench_opts *opts, const json_t *root, size_t line,
+                       err *e) {
     const char *text = json_string_value(json_object_get(root, "prompt"));
     json_int_t out = json_integer_value(json_object_get(root, "output_tokens"));
     if (text == NULL) return bad_line(e, line, "'prompt' must be a string");
-    r->output_len = o->custom_output             ? (uint32_t)o->custom_output
-                    : out > 0 && out < (1 << 24) ? (uint32_t)out
-                                                 : (uint32_t)o->output_len;
-    r->text = strdup(text);
-    return r->text ? 0 : no_memory(e);
+    req->output_len = opts->custom_output          ? (uint32_t)opts->custom_output
+                      : out > 0 && out < (1 << 24) ? (uint32_t)out
+                                                   : (uint32_t)opts->output_len;
+    req->text = strdup(text);
+    return req->text ? 0 : no_memory(e);
 }
 
 /* Mooncake's traces: {"timestamp", "input_length", "output_length", "hash_ids"}. Every hash id
  * stands for hash_chunk tokens, the same wherever it comes again, so that prefixes are shared
  * as they were; what the ids do not cover is this request's own. */
-static int trace_line(bench_req *r, const bench_opts *o, const json_t *root, size_t line, err *e) {
+static int trace_line(bench_req *req, const bench_opts *opts, const json_t *root, size_t line,
+                      err *e) {
     const json_t *at = json_object_get(root, "timestamp"),
                  *hashes = json_object_get(root, "hash_ids");
     json_int_t in = json_integer_value(json_object_get(root, "input_length"));
@@ -160,89 +163,91 @@ static int trace_line(bench_req *r, const bench_opts *o, const json_t *root, siz
         return bad_line(e, line, "'timestamp' must be a number from 0");
     if (in < 1 || in > (1 << 24) || out < 1 || out > (1 << 24))
         return bad_line(e, line, "'input_length' and 'output_length' must be 1 to 16777216");
-    r->input_len = (uint32_t)in;
-    r->output_len = (uint32_t)out;
-    r->at_s = json_number_value(at) * o->trace_seconds;
-    r->ids = array_new(r->input_len, sizeof *r->ids);
-    if (r->ids == NULL) return no_memory(e);
+    req->input_len = (uint32_t)in;
+    req->output_len = (uint32_t)out;
+    req->at_s = json_number_value(at) * opts->trace_seconds;
+    req->ids = array_new(req->input_len, sizeof *req->ids);
+    if (req->ids == NULL) return no_memory(e);
     size_t n_hashes = json_array_size(hashes);
     bench_rng rng;
-    for (uint32_t k = 0; k < r->input_len; k++) {
-        size_t chunk = k / o->hash_chunk;
-        if (chunk < n_hashes && k % o->hash_chunk == 0) {
+    for (uint32_t k = 0; k < req->input_len; k++) {
+        size_t chunk = k / opts->hash_chunk;
+        if (chunk < n_hashes && k % opts->hash_chunk == 0) {
             json_int_t id = json_integer_value(json_array_get(hashes, chunk));
-            bench_rng_seed(&rng, o->seed ^ ((uint64_t)id * HASH_STEP));
-        } else if (k == n_hashes * o->hash_chunk) {
-            bench_rng_seed(&rng, ~o->seed - line);
+            bench_rng_seed(&rng, opts->seed ^ ((uint64_t)id * HASH_STEP));
+        } else if (k == n_hashes * opts->hash_chunk) {
+            bench_rng_seed(&rng, ~opts->seed - line);
         }
-        r->ids[k] = bench_random_id(o, &rng);
+        req->ids[k] = bench_random_id(opts, &rng);
     }
     return 0;
 }
 
-typedef int (*read_line)(bench_req *r, const bench_opts *o, const json_t *root, size_t line,
+typedef int (*read_line)(bench_req *req, const bench_opts *opts, const json_t *root, size_t line,
                          err *e);
 
-static int read_lines(bench_plan *p, const bench_opts *o, read_line read, size_t *got, err *e) {
+static int read_lines(bench_plan *plan, const bench_opts *opts, read_line read, size_t *got,
+                      err *e) {
     static const json_limits limits = {
         .max_bytes = 16 << 20, .max_depth = 16, .max_structural = 1 << 20};
     buf file = {0};
-    int rc = opt_read_file(&file, "--dataset-path", o->dataset_path, (size_t)1 << 30, e);
+    int rc = opt_read_file(&file, "--dataset-path", opts->dataset_path, (size_t)1 << 30, e);
     const char *at = file.data, *end = file.data ? file.data + file.len : NULL;
-    for (size_t line = 1; rc == 0 && at < end && *got < p->n; line++) {
+    for (size_t line = 1; rc == 0 && at < end && *got < plan->n_reqs; line++) {
         const char *eol = memchr(at, '\n', (size_t)(end - at));
         size_t n = (size_t)((eol ? eol : end) - at);
         char what[64];
         (void)snprintf(what, sizeof what, "line %zu of the dataset", line);
         json_t *root = NULL;
         if (n > 0) rc = json_parse(&root, at, n, &limits, what, e);
-        if (root) rc = read(&p->reqs[(*got)++], o, root, line, e);
+        if (root) rc = read(&plan->reqs[(*got)++], opts, root, line, e);
         json_decref(root);
         at += n + 1;
     }
     buf_deinit(&file);
     if (rc == 0 && *got == 0)
-        rc = err_set(e, ERR_BAD_FILE, NULL, "%s: holds no prompt", o->dataset_path);
+        rc = err_set(e, ERR_BAD_FILE, NULL, "%s: holds no prompt", opts->dataset_path);
     return rc;
 }
 
 /* A short file is asked again from its start, as often as needed. */
-int bench_oversample(bench_plan *p, const bench_opts *o, size_t got, err *e) {
-    if (o->no_oversample) p->n = got;
-    for (size_t i = got; i < p->n; i++) {
-        p->reqs[i].output_len = p->reqs[i - got].output_len;
-        p->reqs[i].text = strdup(p->reqs[i - got].text);
-        if (p->reqs[i].text == NULL) return no_memory(e);
+int bench_oversample(bench_plan *plan, const bench_opts *opts, size_t got, err *e) {
+    if (opts->no_oversample) plan->n_reqs = got;
+    for (size_t i = got; i < plan->n_reqs; i++) {
+        plan->reqs[i].output_len = plan->reqs[i - got].output_len;
+        plan->reqs[i].text = strdup(plan->reqs[i - got].text);
+        if (plan->reqs[i].text == NULL) return no_memory(e);
     }
     return 0;
 }
 
-static int custom_prompts(bench_plan *p, const bench_opts *o, err *e) {
+static int custom_prompts(bench_plan *plan, const bench_opts *opts, err *e) {
     size_t got = 0;
-    if (read_lines(p, o, custom_line, &got, e) != 0) return -1;
-    return bench_oversample(p, o, got, e);
+    if (read_lines(plan, opts, custom_line, &got, e) != 0) return -1;
+    return bench_oversample(plan, opts, got, e);
 }
 
 /* A trace is replayed once, in its own order of time. */
-static int trace_prompts(bench_plan *p, const bench_opts *o, err *e) {
+static int trace_prompts(bench_plan *plan, const bench_opts *opts, err *e) {
     size_t got = 0;
-    if (read_lines(p, o, trace_line, &got, e) != 0) return -1;
-    p->n = got;
-    double first = p->reqs[0].at_s, last = 0;
+    if (read_lines(plan, opts, trace_line, &got, e) != 0) return -1;
+    plan->n_reqs = got;
+    double first = plan->reqs[0].at_s, last = 0;
     for (size_t i = 0; i < got; i++) {
-        p->reqs[i].at_s = o->self_timed ? p->reqs[i].at_s - first : 0;
-        if (p->reqs[i].at_s < last)
+        plan->reqs[i].at_s = opts->self_timed ? plan->reqs[i].at_s - first : 0;
+        if (plan->reqs[i].at_s < last)
             return bad_line(e, i + 1, "the timestamp is earlier than that of the line before");
-        last = p->reqs[i].at_s;
+        last = plan->reqs[i].at_s;
     }
     return 0;
 }
 
-int bench_prompts(bench_plan *p, const bench_opts *o, bench_rng *rng, err *e) {
-    if (strcmp(o->dataset, "custom") == 0) return custom_prompts(p, o, e);
-    if (strcmp(o->dataset, "timed_trace") == 0) return trace_prompts(p, o, e);
-    if (strcmp(o->dataset, "sharegpt") == 0) return bench_sharegpt(p, o, rng, e);
-    if (strcmp(o->dataset, "sonnet") == 0) return bench_sonnet(p, o, rng, e);
-    if (strcmp(o->dataset, "prefix_repetition") == 0) return bench_prefix_repetition(p, o, rng, e);
-    return random_prompts(p, o, rng, e);
+int bench_prompts(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) {
+    if (strcmp(opts->dataset, "custom") == 0) return custom_prompts(plan, opts, e);
+    if (strcmp(opts->dataset, "timed_trace") == 0) return trace_prompts(plan, opts, e);
+    if (strcmp(opts->dataset, "sharegpt") == 0) return bench_sharegpt(plan, opts, rng, e);
+    if (strcmp(opts->dataset, "sonnet") == 0) return bench_sonnet(plan, opts, rng, e);
+    if (strcmp(opts->dataset, "prefix_repetition") == 0)
+        return bench_prefix_repetition(plan, opts, rng, e);
+    return random_prompts(plan, opts, rng, e);
 }

@@ -11,108 +11,109 @@
 /* ---- a cursor over JSON; p == NULL means it went wrong ---- */
 
 typedef struct {
-    const char *p, *end;
+    const char *at, *end;
 } cursor;
 
-static void space(cursor *c) {
-    while (c->p < c->end && (*c->p == ' ' || *c->p == '\t' || *c->p == '\n' || *c->p == '\r'))
-        c->p++;
+static void space(cursor *cur) {
+    while (cur->at < cur->end &&
+           (*cur->at == ' ' || *cur->at == '\t' || *cur->at == '\n' || *cur->at == '\r'))
+        cur->at++;
 }
 
-static bool take(cursor *c, char want) {
-    space(c);
-    if (c->p >= c->end || *c->p != want) return false;
-    c->p++;
+static bool take(cursor *cur, char want) {
+    space(cur);
+    if (cur->at >= cur->end || *cur->at != want) return false;
+    cur->at++;
     return true;
 }
 
-static bool peek(cursor *c, char want) {
-    space(c);
-    return c->p < c->end && *c->p == want;
+static bool peek(cursor *cur, char want) {
+    space(cur);
+    return cur->at < cur->end && *cur->at == want;
 }
 
 /* A string without its quotes, still escaped. */
-static bool string(cursor *c, const char **at, size_t *n) {
-    if (!take(c, '"')) return false;
-    const char *from = c->p;
-    while (c->p < c->end && *c->p != '"') {
-        if (*c->p == '\\') {
-            if (c->end - c->p < 2) return false;
-            c->p++;
+static bool string(cursor *cur, const char **at, size_t *n) {
+    if (!take(cur, '"')) return false;
+    const char *from = cur->at;
+    while (cur->at < cur->end && *cur->at != '"') {
+        if (*cur->at == '\\') {
+            if (cur->end - cur->at < 2) return false;
+            cur->at++;
         }
-        c->p++;
+        cur->at++;
     }
-    if (c->p >= c->end) return false;
+    if (cur->at >= cur->end) return false;
     *at = from;
-    *n = (size_t)(c->p++ - from);
+    *n = (size_t)(cur->at++ - from);
     return true;
 }
 
 /* Any value; nesting is counted, not recursed into. */
-static bool skip(cursor *c) {
+static bool skip(cursor *cur) {
     size_t depth = 0;
     do {
-        space(c);
-        if (c->p >= c->end) return false;
+        space(cur);
+        if (cur->at >= cur->end) return false;
         const char *at;
         size_t n;
-        switch (*c->p) {
+        switch (*cur->at) {
         case '{':
         case '[':
             depth++;
-            c->p++;
+            cur->at++;
             break;
         case '}':
         case ']':
             if (depth == 0) return false;
             depth--;
-            c->p++;
+            cur->at++;
             break;
         case '"':
-            if (!string(c, &at, &n)) return false;
+            if (!string(cur, &at, &n)) return false;
             break;
         case ',':
         case ':':
             if (depth == 0) return false;
-            c->p++;
+            cur->at++;
             continue; /* a value still has to come */
         default: {
-            const char *from = c->p;
-            while (c->p < c->end && !memchr(",:{}[]\" \t\r\n", *c->p, 11))
-                c->p++;
-            if (c->p == from) return false;
+            const char *from = cur->at;
+            while (cur->at < cur->end && !memchr(",:{}[]\" \t\r\n", *cur->at, 11))
+                cur->at++;
+            if (cur->at == from) return false;
         }
         }
     } while (depth > 0);
     return true;
 }
 
-static bool number(cursor *c, uint64_t *out) {
-    space(c);
-    const char *from = c->p;
-    uint64_t v = 0;
-    while (c->p < c->end && *c->p >= '0' && *c->p <= '9' && c->p - from < 18) {
-        v = v * 10 + (uint64_t)(*c->p++ - '0');
+static bool number(cursor *cur, uint64_t *out) {
+    space(cur);
+    const char *from = cur->at;
+    uint64_t value = 0;
+    while (cur->at < cur->end && *cur->at >= '0' && *cur->at <= '9' && cur->at - from < 18) {
+        value = value * 10 + (uint64_t)(*cur->at++ - '0');
     }
-    if (c->p == from) return skip(c); /* null, negative or no number: stays as it was */
-    *out = v;
+    if (cur->at == from) return skip(cur); /* null, negative or no number: stays as it was */
+    *out = value;
     return true;
 }
 
 /* Steps through an object: true with the next key, false at its end or when it is broken
  * (then c->p is NULL). Call with *first true. */
-static bool next_key(cursor *c, bool *first, const char **key, size_t *n) {
+static bool next_key(cursor *cur, bool *first, const char **key, size_t *n) {
     if (*first) {
         *first = false;
-        if (!take(c, '{')) goto broken;
-        if (take(c, '}')) return false;
+        if (!take(cur, '{')) goto broken;
+        if (take(cur, '}')) return false;
     } else {
-        if (take(c, '}')) return false;
-        if (!take(c, ',')) goto broken;
+        if (take(cur, '}')) return false;
+        if (!take(cur, ',')) goto broken;
     }
-    if (string(c, key, n) && take(c, ':')) return true;
+    if (string(cur, key, n) && take(cur, ':')) return true;
 broken:
-    c->p = NULL;
+    cur->at = NULL;
     return false;
 }
 
@@ -122,27 +123,27 @@ static bool is(const char *key, size_t n, const char *name) {
 
 /* ---- the shapes ---- */
 
-static bool read_depths(cursor *c, bench_chunk *out) {
-    if (!peek(c, '[')) return skip(c);
-    c->p++;
-    if (take(c, ']')) return true;
+static bool read_depths(cursor *cur, bench_chunk *out) {
+    if (!peek(cur, '[')) return skip(cur);
+    cur->at++;
+    if (take(cur, ']')) return true;
     do {
-        uint64_t d = 0;
-        if (!number(c, &d)) return false;
+        uint64_t depth = 0;
+        if (!number(cur, &depth)) return false;
         if (out->n_depths < ARRAY_LEN(out->depths)) {
-            out->depths[out->n_depths] = (uint16_t)(d > UINT16_MAX ? UINT16_MAX : d);
+            out->depths[out->n_depths] = (uint16_t)(depth > UINT16_MAX ? UINT16_MAX : depth);
         }
         out->n_depths++;
-        out->depth_sum += d;
-    } while (take(c, ','));
-    return take(c, ']');
+        out->depth_sum += depth;
+    } while (take(cur, ','));
+    return take(cur, ']');
 }
 
-static bool read_text(cursor *c, bench_chunk *out, bool wanted) {
+static bool read_text(cursor *cur, bench_chunk *out, bool wanted) {
     const char *at;
     size_t n;
-    if (!peek(c, '"')) return skip(c);
-    if (!string(c, &at, &n)) return false;
+    if (!peek(cur, '"')) return skip(cur);
+    if (!string(cur, &at, &n)) return false;
     if (wanted) {
         out->text = at;
         out->text_len = n;
@@ -150,91 +151,91 @@ static bool read_text(cursor *c, bench_chunk *out, bool wanted) {
     return true;
 }
 
-static bool read_delta(cursor *c, bench_chunk *out, bool wanted) {
-    if (!peek(c, '{')) return skip(c);
+static bool read_delta(cursor *cur, bench_chunk *out, bool wanted) {
+    if (!peek(cur, '{')) return skip(cur);
     bool first = true;
     const char *key;
     size_t n;
-    while (next_key(c, &first, &key, &n)) {
-        bool ok = is(key, n, "content") ? read_text(c, out, wanted) : skip(c);
+    while (next_key(cur, &first, &key, &n)) {
+        bool ok = is(key, n, "content") ? read_text(cur, out, wanted) : skip(cur);
         if (!ok) return false;
     }
-    return c->p != NULL;
+    return cur->at != NULL;
 }
 
-static bool read_choice(cursor *c, bench_chunk *out, bool is_first) {
-    if (!peek(c, '{')) return skip(c);
+static bool read_choice(cursor *cur, bench_chunk *out, bool is_first) {
+    if (!peek(cur, '{')) return skip(cur);
     bool first = true;
     const char *key;
     size_t n;
-    while (next_key(c, &first, &key, &n)) {
+    while (next_key(cur, &first, &key, &n)) {
         bool ok;
-        if (is(key, n, "depths")) ok = read_depths(c, out);
-        else if (is(key, n, "text")) ok = read_text(c, out, is_first);
-        else if (is(key, n, "delta")) ok = read_delta(c, out, is_first);
-        else ok = skip(c);
+        if (is(key, n, "depths")) ok = read_depths(cur, out);
+        else if (is(key, n, "text")) ok = read_text(cur, out, is_first);
+        else if (is(key, n, "delta")) ok = read_delta(cur, out, is_first);
+        else ok = skip(cur);
         if (!ok) return false;
     }
-    return c->p != NULL;
+    return cur->at != NULL;
 }
 
-static bool read_choices(cursor *c, bench_chunk *out) {
-    if (!peek(c, '[')) return skip(c);
-    c->p++;
-    if (take(c, ']')) return true;
+static bool read_choices(cursor *cur, bench_chunk *out) {
+    if (!peek(cur, '[')) return skip(cur);
+    cur->at++;
+    if (take(cur, ']')) return true;
     bool is_first = true;
     out->has_choice = true;
     do {
-        if (!read_choice(c, out, is_first)) return false;
+        if (!read_choice(cur, out, is_first)) return false;
         is_first = false;
-    } while (take(c, ','));
-    return take(c, ']');
+    } while (take(cur, ','));
+    return take(cur, ']');
 }
 
-static bool read_details(cursor *c, bench_chunk *out) {
-    if (!peek(c, '{')) return skip(c);
+static bool read_details(cursor *cur, bench_chunk *out) {
+    if (!peek(cur, '{')) return skip(cur);
     bool first = true;
     const char *key;
     size_t n;
-    while (next_key(c, &first, &key, &n)) {
-        bool ok = is(key, n, "loops") ? number(c, &out->usage_loops) : skip(c);
+    while (next_key(cur, &first, &key, &n)) {
+        bool ok = is(key, n, "loops") ? number(cur, &out->usage_loops) : skip(cur);
         if (!ok) return false;
     }
-    return c->p != NULL;
+    return cur->at != NULL;
 }
 
-static bool read_usage(cursor *c, bench_chunk *out) {
-    if (!peek(c, '{')) return skip(c);
+static bool read_usage(cursor *cur, bench_chunk *out) {
+    if (!peek(cur, '{')) return skip(cur);
     out->has_usage = true;
     bool first = true;
     const char *key;
     size_t n;
-    while (next_key(c, &first, &key, &n)) {
+    while (next_key(cur, &first, &key, &n)) {
         bool ok;
-        if (is(key, n, "prompt_tokens")) ok = number(c, &out->usage_input);
-        else if (is(key, n, "completion_tokens")) ok = number(c, &out->usage_output);
-        else if (is(key, n, "completion_tokens_details")) ok = read_details(c, out);
-        else ok = skip(c);
+        if (is(key, n, "prompt_tokens")) ok = number(cur, &out->usage_input);
+        else if (is(key, n, "completion_tokens")) ok = number(cur, &out->usage_output);
+        else if (is(key, n, "completion_tokens_details")) ok = read_details(cur, out);
+        else ok = skip(cur);
         if (!ok) return false;
     }
-    return c->p != NULL;
+    return cur->at != NULL;
 }
 
-static bool read_error(cursor *c, bench_chunk *out) {
-    if (peek(c, 'n')) return skip(c); /* null is no error */
+static bool read_error(cursor *cur, bench_chunk *out) {
+    if (peek(cur, 'n')) return skip(cur); /* null is no error */
     out->is_error = true;
-    if (peek(c, '"')) return string(c, &out->message, &out->message_len);
-    if (!peek(c, '{')) return skip(c);
+    if (peek(cur, '"')) return string(cur, &out->message, &out->message_len);
+    if (!peek(cur, '{')) return skip(cur);
     bool first = true;
     const char *key;
     size_t n;
-    while (next_key(c, &first, &key, &n)) {
-        bool ok = is(key, n, "message") && peek(c, '"')
-                      ? string(c, &out->message, &out->message_len)
-                      : skip(c);
+    while (next_key(cur, &first, &key, &n)) {
+        bool ok = is(key, n, "message") && peek(cur, '"')
+                      ? string(cur, &out->message, &out->message_len)
+                      : skip(cur);
         if (!ok) return false;
     }
-    return c->p != NULL;
+    return cur->at != NULL;
 }
 
 int bench_chunk_read(bench_chunk *out, const char *json, size_t n) {
@@ -244,26 +245,26 @@ int bench_chunk_read(bench_chunk *out, const char *json, size_t n) {
     out->depth_sum = out->usage_input = out->usage_output = out->usage_loops = 0;
     out->text = out->message = NULL;
     out->text_len = out->message_len = 0;
-    cursor c = {json, json + n};
+    cursor cur = {json, json + n};
     bool first = true;
     const char *key;
     size_t len;
-    while (next_key(&c, &first, &key, &len)) {
+    while (next_key(&cur, &first, &key, &len)) {
         bool ok;
-        if (is(key, len, "choices")) ok = read_choices(&c, out);
-        else if (is(key, len, "usage")) ok = read_usage(&c, out);
-        else if (is(key, len, "error")) ok = read_error(&c, out);
-        else ok = skip(&c);
+        if (is(key, len, "choices")) ok = read_choices(&cur, out);
+        else if (is(key, len, "usage")) ok = read_usage(&cur, out);
+        else if (is(key, len, "error")) ok = read_error(&cur, out);
+        else ok = skip(&cur);
         if (!ok) return -1;
     }
-    if (c.p == NULL) return -1;
-    space(&c);
-    return c.p == c.end ? 0 : -1;
+    if (cur.at == NULL) return -1;
+    space(&cur);
+    return cur.at == cur.end ? 0 : -1;
 }
 
 /* ---- lines ---- */
 
-static int on_line(bench_sse *s, const char *line, size_t n, bench_on_data on_data, void *ud) {
+static int on_line(bench_sse *sse, const char *line, size_t n, bench_on_data on_data, void *ud) {
     if (n && line[n - 1] == '\r') n--;
     if (n < 5 || memcmp(line, "data:", 5) != 0) return 0; /* blank, comment, event: */
     line += 5;
@@ -273,36 +274,36 @@ static int on_line(bench_sse *s, const char *line, size_t n, bench_on_data on_da
         n--;
     }
     if (n >= 6 && memcmp(line, "[DONE]", 6) == 0) {
-        s->done = true;
+        sse->done = true;
         return 0;
     }
     return on_data(ud, line, n);
 }
 
-int bench_sse_feed(bench_sse *s, const char *bytes, size_t n, bench_on_data on_data, void *ud) {
+int bench_sse_feed(bench_sse *sse, const char *bytes, size_t n, bench_on_data on_data, void *ud) {
     const char *end = bytes + n;
     while (bytes < end) {
         const char *eol = memchr(bytes, '\n', (size_t)(end - bytes));
         if (eol == NULL) break;
         int rc;
-        if (s->held.len == 0) {
-            rc = on_line(s, bytes, (size_t)(eol - bytes), on_data, ud);
+        if (sse->held.len == 0) {
+            rc = on_line(sse, bytes, (size_t)(eol - bytes), on_data, ud);
         } else {
-            buf_append(&s->held, bytes, (size_t)(eol - bytes));
-            if (s->held.failed) return -1;
-            rc = on_line(s, s->held.data, s->held.len, on_data, ud);
-            buf_clear(&s->held);
+            buf_append(&sse->held, bytes, (size_t)(eol - bytes));
+            if (sse->held.failed) return -1;
+            rc = on_line(sse, sse->held.data, sse->held.len, on_data, ud);
+            buf_clear(&sse->held);
         }
         if (rc != 0) return rc;
         bytes = eol + 1;
     }
     if (bytes == end) return 0;
-    s->held.max = BENCH_SSE_HELD;
-    buf_append(&s->held, bytes, (size_t)(end - bytes));
-    return s->held.failed ? -1 : 0;
+    sse->held.max = BENCH_SSE_HELD;
+    buf_append(&sse->held, bytes, (size_t)(end - bytes));
+    return sse->held.failed ? -1 : 0;
 }
 
-void bench_sse_reset(bench_sse *s) {
-    buf_clear(&s->held);
-    s->done = false;
+void bench_sse_reset(bench_sse *sse) {
+    buf_clear(&sse->held);
+    sse->done = false;
 }
