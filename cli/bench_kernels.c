@@ -9,34 +9,37 @@
 
 typedef struct {
     bool json;
-    uint32_t n;
-} printer;
+    uint32_t n_rows;
+} row_printer;
 
-static void print_row(void *ud, const eng_kernel_time *t) {
-    printer *p = ud;
-    if (p->json) {
+static void print_row(void *ud, const eng_kernel_time *kernel) {
+    row_printer *printer = ud;
+    if (printer->json) {
         printf("%s\n  {\"what\":\"%s\",\"dtype\":\"%s\",\"threads\":%u,\"rows\":%u,\"context\":%u,"
                "\"seconds\":%.6g,\"cpu_seconds\":%.6g,\"gb_per_s\":%.5g,\"gflop_per_s\":%.5g,"
                "\"percent\":%.4g,\"percent_"
                "cpu\":%.4g,"
                "\"bound\":\"%s\"}",
-               p->n ? "," : "", t->what, t->dtype, t->threads, t->rows, t->context, t->seconds,
-               t->cpu_seconds, t->gbytes / t->seconds, t->gflop / t->seconds, t->percent,
-               t->percent_cpu, t->bound ? t->bound : "");
+               printer->n_rows ? "," : "", kernel->what, kernel->dtype, kernel->threads,
+               kernel->rows, kernel->context, kernel->seconds, kernel->cpu_seconds,
+               kernel->gbytes / kernel->seconds, kernel->gflop / kernel->seconds, kernel->percent,
+               kernel->percent_cpu, kernel->bound ? kernel->bound : "");
     } else {
-        printf("%-18s %-5s %7u %5u %8u %9.1f %9.1f", t->what, t->dtype, t->threads, t->rows,
-               t->context, t->gbytes / t->seconds, t->gflop / t->seconds);
-        if (t->bound) printf("  %5.1f  %5.1f %s", t->percent, t->percent_cpu, t->bound);
+        printf("%-18s %-5s %7u %5u %8u %9.1f %9.1f", kernel->what, kernel->dtype, kernel->threads,
+               kernel->rows, kernel->context, kernel->gbytes / kernel->seconds,
+               kernel->gflop / kernel->seconds);
+        if (kernel->bound)
+            printf("  %5.1f  %5.1f %s", kernel->percent, kernel->percent_cpu, kernel->bound);
         printf("\n");
     }
-    p->n++;
+    printer->n_rows++;
     fflush(stdout);
 }
 
 int cmd_bench_kernels(int argc, char **argv) {
     const char *model = NULL, *kernels = "auto", *cache = "f32", *weights = "auto", *only = NULL;
     uint64_t threads = 0, rows = 0;
-    printer p = {0};
+    row_printer printer = {0};
     const opt_row options[] = {
         {"--model", OPT_TEXT, &model, "DIR", "also measure the stages of the model in this folder",
          0, 0, false},
@@ -59,7 +62,7 @@ int cmd_bench_kernels(int argc, char **argv) {
          "measure one number of rows only: 1, 8, 32 or 128; with --what forms: 128, 256 or 512 "
          "(default: all)",
          1, 512, false},
-        {"--json", OPT_FLAG, &p.json, NULL, "print JSON instead of a table", 0, 0, false},
+        {"--json", OPT_FLAG, &printer.json, NULL, "print JSON instead of a table", 0, 0, false},
     };
     const opt_command command = {
         "bench kernels", "measures the CPU kernels beside the limits of the machine",
@@ -67,32 +70,32 @@ int cmd_bench_kernels(int argc, char **argv) {
     int rc = opt_parse(&command, argc, argv);
     if (rc != 0) return rc > 0 ? 0 : EXIT_USAGE;
     err e = {0};
-    model_folder *m = NULL;
-    if (model && model_open(&m, model, &e) != 0) return opt_fail(&e);
-    eng_backend_opts o = {.threads = (uint32_t)threads,
-                          .kernels = kernels,
-                          .cache_dtype = strcmp(cache, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32};
-    if (strcmp(weights, "int8") == 0) o.weights = ENG_WEIGHTS_INT8;
-    const model_plan *c = m ? model_plan_of(m) : NULL;
+    model_folder *folder = NULL;
+    if (model && model_open(&folder, model, &e) != 0) return opt_fail(&e);
+    eng_backend_opts opts = {.threads = (uint32_t)threads,
+                             .kernels = kernels,
+                             .cache_dtype = strcmp(cache, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32};
+    if (strcmp(weights, "int8") == 0) opts.weights = ENG_WEIGHTS_INT8;
+    const model_plan *plan = folder ? model_plan_of(folder) : NULL;
     const char *chosen = "";
-    if (p.json) printf("{\"runs\":[");
+    if (printer.json) printf("{\"runs\":[");
     else
         printf("%-18s %-5s %7s %5s %8s %9s %9s %6s %6s\n", "what", "dtype", "threads", "rows",
                "context", "GB/s", "GFLOP/s", "%", "% cpu");
-    rc = eng_cpu_bench(m, &o, only, (uint32_t)rows, &chosen, print_row, &p, &e);
-    if (p.json) {
+    rc = eng_cpu_bench(folder, &opts, only, (uint32_t)rows, &chosen, print_row, &printer, &e);
+    if (printer.json) {
         buf name = {0};
         buf_json_string(&name, model ? model : "", model ? strlen(model) : 0);
-        if (m) buf_puts(&name, ",");
-        if (m) describe_plan_json(&name, c, c->exit, c->exit_threshold);
+        if (folder) buf_puts(&name, ",");
+        if (folder) describe_plan_json(&name, plan, plan->exit, plan->exit_threshold);
         printf("\n],\"kernels\":\"%s\",\"model\":%s}\n", chosen, name.data ? name.data : "\"\"");
         buf_deinit(&name);
     } else {
-        buf plan = {0};
-        if (m) describe_plan(&plan, c, c->exit, c->exit_threshold);
-        printf("kernels: %s\n%s%s", chosen, plan.data ? plan.data : "", m ? "\n" : "");
-        buf_deinit(&plan);
+        buf words = {0};
+        if (folder) describe_plan(&words, plan, plan->exit, plan->exit_threshold);
+        printf("kernels: %s\n%s%s", chosen, words.data ? words.data : "", folder ? "\n" : "");
+        buf_deinit(&words);
     }
-    model_close(m);
+    model_close(folder);
     return rc == 0 ? 0 : opt_fail(&e);
 }

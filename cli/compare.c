@@ -10,28 +10,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_VARIANTS = 12 };
+enum { MAX_RUNS = 12 };
 
 typedef struct {
     kv_policy policy;
     uint32_t max_loops; /* 0 = the usual */
-    sched *s;
+    sched *scheduler;
     /* sums over positions */
     double nll, kl, loops;
     uint64_t n_positions, n_predicted, agree;
     uint32_t histogram[PLAN_MAX_LOOPS + 1];
-} variant;
+} compare_run;
 
 typedef struct {
-    variant v[MAX_VARIANTS];
-    size_t n;
-    const runtime *r;
+    compare_run runs[MAX_RUNS];
+    size_t n_runs;
+    const runtime *rt;
     uint32_t vocab, window;
     float *exact;        /* logits of the reference, [window][vocab] */
     const uint32_t *ids; /* of the window at hand */
     uint32_t n_ids;
-    variant *now;
-    double *p, *q; /* [vocab] scratch */
+    compare_run *now;
+    double *exact_logprobs, *logprobs; /* [vocab] scratch */
     bool failed;
 } compare;
 
@@ -57,209 +57,212 @@ static uint32_t log_softmax(const float *logits, uint32_t n, double *out) {
 }
 
 static void on_position(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits) {
-    compare *c = ud;
-    variant *v = c->now;
+    compare *cmp = ud;
+    compare_run *run = cmp->now;
     (void)id;
-    v->n_positions++;
-    v->loops += depth;
-    v->histogram[depth]++;
+    run->n_positions++;
+    run->loops += depth;
+    run->histogram[depth]++;
     if (logits == NULL) return;
-    float *exact = c->exact + (size_t)pos * c->vocab;
-    if (v == &c->v[0]) memcpy(exact, logits, c->vocab * sizeof *exact);
-    uint32_t top_p = log_softmax(exact, c->vocab, c->p),
-             top_q = log_softmax(logits, c->vocab, c->q);
-    v->agree += top_p == top_q;
+    float *exact = cmp->exact + (size_t)pos * cmp->vocab;
+    if (run == &cmp->runs[0]) memcpy(exact, logits, cmp->vocab * sizeof *exact);
+    uint32_t top_p = log_softmax(exact, cmp->vocab, cmp->exact_logprobs),
+             top_q = log_softmax(logits, cmp->vocab, cmp->logprobs);
+    run->agree += top_p == top_q;
     double kl = 0;
-    for (uint32_t i = 0; i < c->vocab; i++)
-        kl += exp(c->p[i]) * (c->p[i] - c->q[i]);
-    v->kl += kl;
-    if (pos + 1 >= c->n_ids) return;
-    v->nll -= c->q[c->ids[pos + 1]];
-    v->n_predicted++;
+    for (uint32_t i = 0; i < cmp->vocab; i++)
+        kl += exp(cmp->exact_logprobs[i]) * (cmp->exact_logprobs[i] - cmp->logprobs[i]);
+    run->kl += kl;
+    if (pos + 1 >= cmp->n_ids) return;
+    run->nll -= cmp->logprobs[cmp->ids[pos + 1]];
+    run->n_predicted++;
 }
 
 static void on_event(void *ud, const sched_event *ev) {
-    compare *c = ud;
-    if (ev->kind == SCHED_END && ev->finish == SCHED_FAILED) c->failed = true;
+    compare *cmp = ud;
+    if (ev->kind == SCHED_END && ev->finish == SCHED_FAILED) cmp->failed = true;
 }
 
-static int run_window(compare *c, variant *v, err *e) {
-    c->now = v;
-    sched_request q = {.prompt = c->ids,
-                       .n_prompt = c->n_ids,
-                       .depth = {.max_loops = (uint16_t)v->max_loops},
-                       .tap = on_position,
-                       .tap_logits = true,
-                       .ud = c};
-    q.sampling = (eng_sampling){.top_p = 1, .repetition_penalty = 1};
+static int run_window(compare *cmp, compare_run *run, err *e) {
+    cmp->now = run;
+    sched_request request = {.prompt = cmp->ids,
+                             .n_prompt = cmp->n_ids,
+                             .depth = {.max_loops = (uint16_t)run->max_loops},
+                             .tap = on_position,
+                             .tap_logits = true,
+                             .ud = cmp};
+    request.sampling = (eng_sampling){.top_p = 1, .repetition_penalty = 1};
     uint64_t id;
-    if (sched_submit(v->s, &q, &id, e) != 0) return -1;
+    if (sched_submit(run->scheduler, &request, &id, e) != 0) return -1;
     int rc = 0;
     for (bool idle = false; !idle && rc == 0;)
-        rc = sched_step(v->s, &idle, e);
-    if (rc == 0 && c->failed)
+        rc = sched_step(run->scheduler, &idle, e);
+    if (rc == 0 && cmp->failed)
         rc = err_set(e, ERR_NUMERIC, NULL, "the model produced a value that is not a number");
     return rc;
 }
 
-static int run_windows(compare *c, const uint32_t *ids, size_t n, err *e) {
+static int run_windows(compare *cmp, const uint32_t *ids, size_t n, err *e) {
     uint64_t started = clock_ns(), spoke = started;
-    for (size_t at = 0; at < n; at += c->window) {
-        c->ids = ids + at;
-        c->n_ids = n - at < c->window ? (uint32_t)(n - at) : c->window;
-        for (size_t i = 0; i < c->n; i++) {
-            if (run_window(c, &c->v[i], e) != 0) return -1;
+    for (size_t at = 0; at < n; at += cmp->window) {
+        cmp->ids = ids + at;
+        cmp->n_ids = n - at < cmp->window ? (uint32_t)(n - at) : cmp->window;
+        for (size_t i = 0; i < cmp->n_runs; i++) {
+            if (run_window(cmp, &cmp->runs[i], e) != 0) return -1;
         }
         if (clock_ns() - spoke < 1000000000u) continue;
         spoke = clock_ns();
-        fprintf(stderr, "fathom compare: %zu of %zu tokens\n", at + c->n_ids, n);
+        fprintf(stderr, "fathom compare: %zu of %zu tokens\n", at + cmp->n_ids, n);
     }
     return 0;
 }
 
 /* Bytes a position keeps: the planes of every loop (exact) or of those it executed (last). */
-static double bytes_kept(const compare *c, const variant *v, bool all_loops) {
-    const model_plan *g = model_plan_of(c->r->model);
-    const sched_opts *o = &c->r->sched;
-    double most = v->max_loops           ? v->max_loops
-                  : o->default_max_loops ? o->default_max_loops
-                                         : g->loops_default;
-    double loops = all_loops || v->policy == KV_EXACT ? most : v->loops / (double)v->n_positions;
-    return (plan_planes(g, 0) + loops) * (double)c->r->backend->info.slot_bytes;
+static double bytes_kept(const compare *cmp, const compare_run *run, bool all_loops) {
+    const model_plan *plan = model_plan_of(cmp->rt->model);
+    const sched_opts *limits = &cmp->rt->sched;
+    double most = run->max_loops              ? run->max_loops
+                  : limits->default_max_loops ? limits->default_max_loops
+                                              : plan->loops_default;
+    double loops =
+        all_loops || run->policy == KV_EXACT ? most : run->loops / (double)run->n_positions;
+    return (plan_planes(plan, 0) + loops) * (double)cmp->rt->backend->info.slot_bytes;
 }
 
-static void print_text(const compare *c, size_t n_tokens) {
+static void print_text(const compare *cmp, size_t n_tokens) {
     buf plan = {0};
-    describe_runtime(&plan, c->r);
+    describe_runtime(&plan, cmp->rt);
     printf("%s\n%zu tokens in windows of %u, compared with policy exact at the default "
            "loops\n%-14s %10s %10s %8s %10s %8s %12s %12s\n",
-           plan.data ? plan.data : "", n_tokens, c->window, "", "loss", "perplexity", "top-1 %",
+           plan.data ? plan.data : "", n_tokens, cmp->window, "", "loss", "perplexity", "top-1 %",
            "KL", "depth", "cache B/tok", "all loops");
     buf_deinit(&plan);
-    for (size_t i = 0; i < c->n; i++) {
-        const variant *v = &c->v[i];
+    for (size_t i = 0; i < cmp->n_runs; i++) {
+        const compare_run *run = &cmp->runs[i];
         char name[40];
-        int len = snprintf(name, sizeof name, "%s", v->policy == KV_LAST ? "last" : "exact");
-        if (v->max_loops)
-            snprintf(name + len, sizeof name - (size_t)len, ", %u loop%s", v->max_loops,
-                     v->max_loops == 1 ? "" : "s");
-        double nll = v->nll / (double)v->n_predicted, n = (double)v->n_positions;
+        int len = snprintf(name, sizeof name, "%s", run->policy == KV_LAST ? "last" : "exact");
+        if (run->max_loops)
+            snprintf(name + len, sizeof name - (size_t)len, ", %u loop%s", run->max_loops,
+                     run->max_loops == 1 ? "" : "s");
+        double nll = run->nll / (double)run->n_predicted, n = (double)run->n_positions;
         printf("%-14s %10.4f %10.3f %8.2f %10.6f %8.3f %12.0f %12.0f\n", name, nll, exp(nll),
-               100.0 * (double)v->agree / n, v->kl / n, v->loops / n, bytes_kept(c, v, false),
-               bytes_kept(c, v, true));
+               100.0 * (double)run->agree / n, run->kl / n, run->loops / n,
+               bytes_kept(cmp, run, false), bytes_kept(cmp, run, true));
     }
 }
 
-static void print_json(const compare *c, size_t n_tokens) {
+static void print_json(const compare *cmp, size_t n_tokens) {
     buf plan = {0};
-    describe_runtime_json(&plan, c->r);
-    printf("{\"tokens\":%zu,\"window\":%u,%s,\"runs\":[", n_tokens, c->window,
+    describe_runtime_json(&plan, cmp->rt);
+    printf("{\"tokens\":%zu,\"window\":%u,%s,\"runs\":[", n_tokens, cmp->window,
            plan.data ? plan.data : "\"family\":null");
     buf_deinit(&plan);
-    for (size_t i = 0; i < c->n; i++) {
-        const variant *v = &c->v[i];
-        double nll = v->nll / (double)v->n_predicted, n = (double)v->n_positions;
+    for (size_t i = 0; i < cmp->n_runs; i++) {
+        const compare_run *run = &cmp->runs[i];
+        double nll = run->nll / (double)run->n_predicted, n = (double)run->n_positions;
         printf("%s\n{\"policy\":\"%s\",\"max_loops\":%u,\"nll_per_token\":%.5f,\"perplexity\":%.5f,"
                "\"top1_agreement\":%.6f,"
                "\"mean_kl\":%.8f,\"mean_depth\":%.4f,\"cache_bytes_per_token\":%.1f,"
                "\"cache_bytes_per_token_all_loops\":%.1f,\"depth_histogram\":[",
-               i ? "," : "", v->policy == KV_LAST ? "last" : "exact", v->max_loops, nll, exp(nll),
-               (double)v->agree / n, v->kl / n, v->loops / n, bytes_kept(c, v, false),
-               bytes_kept(c, v, true));
+               i ? "," : "", run->policy == KV_LAST ? "last" : "exact", run->max_loops, nll,
+               exp(nll), (double)run->agree / n, run->kl / n, run->loops / n,
+               bytes_kept(cmp, run, false), bytes_kept(cmp, run, true));
         uint32_t deepest = PLAN_MAX_LOOPS;
-        while (deepest > 1 && v->histogram[deepest] == 0)
+        while (deepest > 1 && run->histogram[deepest] == 0)
             deepest--;
-        for (uint32_t d = 1; d <= deepest; d++)
-            printf("%s%u", d > 1 ? "," : "", v->histogram[d]);
+        for (uint32_t depth = 1; depth <= deepest; depth++)
+            printf("%s%u", depth > 1 ? "," : "", run->histogram[depth]);
         printf("]}");
     }
     printf("\n]}\n");
 }
 
-static int add_variants(compare *c, const char *loops, uint32_t ceiling, err *e) {
-    c->v[c->n++] = (variant){.policy = KV_EXACT};
-    c->v[c->n++] = (variant){.policy = KV_LAST};
+static int add_runs(compare *cmp, const char *loops, uint32_t ceiling, err *e) {
+    cmp->runs[cmp->n_runs++] = (compare_run){.policy = KV_EXACT};
+    cmp->runs[cmp->n_runs++] = (compare_run){.policy = KV_LAST};
     for (const char *at = loops; at && *at;) {
         char *end;
         unsigned long n = strtoul(at, &end, 10);
-        if (end == at || n < 1 || n > ceiling || c->n == MAX_VARIANTS || (*end && *end != ',')) {
+        if (end == at || n < 1 || n > ceiling || cmp->n_runs == MAX_RUNS || (*end && *end != ',')) {
             return err_set(
                 e, ERR_USAGE, "--at-loops",
                 "--at-loops '%s': expected up to %d numbers from 1 to %u, separated by commas",
-                loops, MAX_VARIANTS - 2, ceiling);
+                loops, MAX_RUNS - 2, ceiling);
         }
-        c->v[c->n++] = (variant){.policy = KV_EXACT, .max_loops = (uint32_t)n};
+        cmp->runs[cmp->n_runs++] = (compare_run){.policy = KV_EXACT, .max_loops = (uint32_t)n};
         at = *end ? end + 1 : end;
     }
     return 0;
 }
 
-static int open_variants(compare *c, err *e) {
-    for (size_t i = 0; i < c->n; i++) {
-        sched_opts o = c->r->sched;
-        o.halted_kv = c->v[i].policy;
-        o.batching = SCHED_DEPTHWISE;
-        o.prefix_cache = false; /* each scheduler has the whole cache, one after another */
-        if (sched_create(&c->v[i].s, c->r->backend, &o, on_event, c, e) != 0) return -1;
+static int open_runs(compare *cmp, err *e) {
+    for (size_t i = 0; i < cmp->n_runs; i++) {
+        sched_opts limits = cmp->rt->sched;
+        limits.halted_kv = cmp->runs[i].policy;
+        limits.batching = SCHED_DEPTHWISE;
+        limits.prefix_cache = false; /* each scheduler has the whole cache, one after another */
+        if (sched_create(&cmp->runs[i].scheduler, cmp->rt->backend, &limits, on_event, cmp, e) != 0)
+            return -1;
     }
     return 0;
 }
 
-static int read_ids(const runtime *r, const options *o, token_ids *ids, err *e) {
-    if (r->tokenizer == NULL) return runtime_needs_tokenizer(r, "--text", "", e);
+static int read_ids(const runtime *rt, const options *opts, token_ids *ids, err *e) {
+    if (rt->tokenizer == NULL) return runtime_needs_tokenizer(rt, "--text", "", e);
     buf text = {0};
-    int rc = opt_read_file(&text, "--text", o->text, 256u << 20, e);
+    int rc = opt_read_file(&text, "--text", opts->text, 256u << 20, e);
     if (rc == 0)
-        rc = tokenizer_encode(r->tokenizer, text.data, text.len, false, 256u << 20, ids, e);
+        rc = tokenizer_encode(rt->tokenizer, text.data, text.len, false, 256u << 20, ids, e);
     buf_deinit(&text);
-    if (rc == 0 && o->first && o->first < ids->n) ids->n = o->first;
+    if (rc == 0 && opts->first && opts->first < ids->n) ids->n = opts->first;
     if (rc == 0 && ids->n < 2)
-        rc = err_set(e, ERR_USAGE, "--text", "--text: %s holds fewer than two tokens", o->text);
+        rc = err_set(e, ERR_USAGE, "--text", "--text: %s holds fewer than two tokens", opts->text);
     return rc;
 }
 
-static int run_compare(const runtime *r, const options *o, err *e) {
-    const model_plan *g = model_plan_of(r->model);
-    compare c = {.r = r, .vocab = g->vocab_size, .window = (uint32_t)o->window};
-    if (o->window > g->max_seq_len) {
+static int run_compare(const runtime *rt, const options *opts, err *e) {
+    const model_plan *plan = model_plan_of(rt->model);
+    compare cmp = {.rt = rt, .vocab = plan->vocab_size, .window = (uint32_t)opts->window};
+    if (opts->window > plan->max_seq_len) {
         return err_set(e, ERR_USAGE, "--window", "--window: the model's context is %u tokens",
-                       g->max_seq_len);
+                       plan->max_seq_len);
     }
     token_ids ids = {0};
     size_t cells;
-    int rc = add_variants(&c, o->loops, r->sched.ceiling_loops, e);
-    if (rc == 0) rc = read_ids(r, o, &ids, e);
-    if (rc == 0 && size_mul(c.window, c.vocab, &cells)) c.exact = array_new(cells, sizeof *c.exact);
-    c.p = array_new(c.vocab, sizeof *c.p);
-    c.q = array_new(c.vocab, sizeof *c.q);
-    if (rc == 0 && (!c.exact || !c.p || !c.q))
+    int rc = add_runs(&cmp, opts->loops, rt->sched.ceiling_loops, e);
+    if (rc == 0) rc = read_ids(rt, opts, &ids, e);
+    if (rc == 0 && size_mul(cmp.window, cmp.vocab, &cells))
+        cmp.exact = array_new(cells, sizeof *cmp.exact);
+    cmp.exact_logprobs = array_new(cmp.vocab, sizeof *cmp.exact_logprobs);
+    cmp.logprobs = array_new(cmp.vocab, sizeof *cmp.logprobs);
+    if (rc == 0 && (!cmp.exact || !cmp.exact_logprobs || !cmp.logprobs))
         rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the logits");
-    if (rc == 0) rc = open_variants(&c, e);
-    if (rc == 0) rc = run_windows(&c, ids.data, ids.n, e);
-    if (rc == 0) (o->json ? print_json : print_text)(&c, ids.n);
-    for (size_t i = 0; i < c.n; i++)
-        sched_destroy(c.v[i].s);
+    if (rc == 0) rc = open_runs(&cmp, e);
+    if (rc == 0) rc = run_windows(&cmp, ids.data, ids.n, e);
+    if (rc == 0) (opts->json ? print_json : print_text)(&cmp, ids.n);
+    for (size_t i = 0; i < cmp.n_runs; i++)
+        sched_destroy(cmp.runs[i].scheduler);
     token_ids_deinit(&ids);
-    free(c.exact);
-    free(c.p);
-    free(c.q);
+    free(cmp.exact);
+    free(cmp.exact_logprobs);
+    free(cmp.logprobs);
     return rc;
 }
 
 int cmd_compare(int argc, char **argv) {
     runtime_opts ro = {0};
-    options o = {.window = 128};
+    options opts = {.window = 128};
     const opt_row table[] = {
         ENGINE_OPTIONS(&ro),
-        {"--text", OPT_TEXT, &o.text, "FILE", "text file to compare on", 0, 0, true},
-        {"--window", OPT_UINT, &o.window, "N",
+        {"--text", OPT_TEXT, &opts.text, "FILE", "text file to compare on", 0, 0, true},
+        {"--window", OPT_UINT, &opts.window, "N",
          "tokens of one window; a window is computed without what stands before it (default 128)",
          2, 1e6, false},
-        {"--first", OPT_UINT, &o.first, "N", "use only the first N tokens (default: all)", 2, 1e9,
-         false},
-        {"--at-loops", OPT_TEXT, &o.loops, "N,N",
+        {"--first", OPT_UINT, &opts.first, "N", "use only the first N tokens (default: all)", 2,
+         1e9, false},
+        {"--at-loops", OPT_TEXT, &opts.loops, "N,N",
          "also run policy exact with at most N loops, for each N", 0, 0, false},
-        {"--json", OPT_FLAG, &o.json, NULL, "print JSON instead of a table", 0, 0, false},
+        {"--json", OPT_FLAG, &opts.json, NULL, "print JSON instead of a table", 0, 0, false},
     };
     const opt_command command = {
         "compare", "compares policy last and fewer loops with policy exact on the same text",
@@ -274,9 +277,9 @@ int cmd_compare(int argc, char **argv) {
     if (ro.prompt_min_loops == 0) ro.prompt_min_loops = 1;
     ro.batching = "depthwise";
     ro.max_running = 1;
-    runtime r;
-    if (runtime_open(&r, &ro, &e) != 0) return opt_fail(&e);
-    int rc = run_compare(&r, &o, &e);
-    runtime_close(&r);
+    runtime rt;
+    if (runtime_open(&rt, &ro, &e) != 0) return opt_fail(&e);
+    int rc = run_compare(&rt, &opts, &e);
+    runtime_close(&rt);
     return rc == 0 ? 0 : opt_fail(&e);
 }

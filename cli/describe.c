@@ -5,38 +5,39 @@
 #include <stdio.h>
 #include <string.h>
 
-void describe_plan(buf *out, const model_plan *p, exit_rule rule, float threshold) {
-    buf_printf(out, "%s, %u core layer%s, ", plan_family_name(p), p->n_core,
-               p->n_core == 1 ? "" : "s");
+void describe_plan(buf *out, const model_plan *plan, exit_rule rule, float threshold) {
+    buf_printf(out, "%s, %u core layer%s, ", plan_family_name(plan), plan->n_core,
+               plan->n_core == 1 ? "" : "s");
     if (rule == EXIT_FIXED) buf_puts(out, "a fixed number of loops");
     else buf_printf(out, "exit by %s at %g", exit_rule_name(rule), (double)threshold);
 }
 
-void describe_plan_json(buf *out, const model_plan *p, exit_rule rule, float threshold) {
+void describe_plan_json(buf *out, const model_plan *plan, exit_rule rule, float threshold) {
     buf_printf(out, "\"family\":\"%s\",\"core_layers\":%u,\"exit\":{\"rule\":\"%s\",\"threshold\":",
-               plan_family_name(p), p->n_core, exit_rule_name(rule));
+               plan_family_name(plan), plan->n_core, exit_rule_name(rule));
     if (rule == EXIT_FIXED) buf_puts(out, "null}");
     else buf_printf(out, "%.9g}", (double)threshold);
 }
 
-void describe_runtime(buf *out, const runtime *r) {
-    describe_plan(out, model_plan_of(r->model), r->backend->info.exit, runtime_threshold(r));
+void describe_runtime(buf *out, const runtime *rt) {
+    describe_plan(out, model_plan_of(rt->model), rt->backend->info.exit, runtime_threshold(rt));
 }
 
-void describe_runtime_json(buf *out, const runtime *r) {
-    describe_plan_json(out, model_plan_of(r->model), r->backend->info.exit, runtime_threshold(r));
+void describe_runtime_json(buf *out, const runtime *rt) {
+    describe_plan_json(out, model_plan_of(rt->model), rt->backend->info.exit,
+                       runtime_threshold(rt));
 }
 
-layer_cache describe_layer_cache(const model_plan *p) {
-    layer_cache c = {.own = p->layer_values};
-    if (p->attn == ATTN_GQA) {
-        c.full = 2 * plan_q_width(p);
-        c.grouped = 2 * plan_kv_width(p);
+layer_cache describe_layer_cache(const model_plan *plan) {
+    layer_cache cache = {.own = plan->layer_values};
+    if (plan->attn == ATTN_GQA) {
+        cache.full = 2 * plan_q_width(plan);
+        cache.grouped = 2 * plan_kv_width(plan);
     } else { /* heads that share the width of the residual stream */
-        c.full = 2 * p->dim;
-        c.grouped = (uint32_t)((uint64_t)c.full * p->n_kv_heads / p->n_heads);
+        cache.full = 2 * plan->dim;
+        cache.grouped = (uint32_t)((uint64_t)cache.full * plan->n_kv_heads / plan->n_heads);
     }
-    return c;
+    return cache;
 }
 
 const char *describe_ratio(char out[32], uint32_t own, uint32_t other) {

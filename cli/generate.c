@@ -20,15 +20,15 @@ typedef struct {
 
 /* What comes out, collected for --json and printed as it comes otherwise. */
 typedef struct {
-    const runtime *r;
-    const options *o;
+    const runtime *rt;
+    const options *opts;
     api_utf8 utf8;
     buf text, depths, ids;
     bool tint; /* colour each token by its depth */
-    uint32_t n, max_loops;
+    uint32_t n_tokens, max_loops;
     uint64_t loops; /* that the tokens put out took */
     sched_event end;
-} printer;
+} token_printer;
 
 /* From blue (left early) to red (went deep), on the 256-colour cube. */
 static int depth_colour(uint32_t depth, uint32_t max_loops) {
@@ -39,131 +39,134 @@ static int depth_colour(uint32_t depth, uint32_t max_loops) {
 }
 
 static void on_event(void *ud, const sched_event *ev) {
-    printer *p = ud;
+    token_printer *printer = ud;
     if (ev->kind == SCHED_END) {
-        p->end = *ev;
+        printer->end = *ev;
         return;
     }
     if (ev->kind != SCHED_TOKEN) return;
-    size_t before = p->text.len;
-    if (p->r->tokenizer) api_utf8_token(&p->utf8, p->r->tokenizer, ev->token, &p->text);
-    else buf_printf(&p->text, "%s%u", p->n ? " " : "", ev->token);
-    buf_printf(&p->depths, "%s%u", p->n ? "," : "", ev->depth);
-    buf_printf(&p->ids, "%s%u", p->n ? "," : "", ev->token);
-    p->n++;
-    p->loops += ev->depth;
-    if (p->o->json) return;
-    if (p->tint) printf("\x1b[38;5;%dm", depth_colour(ev->depth, p->max_loops));
-    fwrite(p->text.data + before, 1, p->text.len - before, stdout);
-    if (p->tint) printf("\x1b[0m");
+    size_t before = printer->text.len;
+    if (printer->rt->tokenizer)
+        api_utf8_token(&printer->utf8, printer->rt->tokenizer, ev->token, &printer->text);
+    else buf_printf(&printer->text, "%s%u", printer->n_tokens ? " " : "", ev->token);
+    buf_printf(&printer->depths, "%s%u", printer->n_tokens ? "," : "", ev->depth);
+    buf_printf(&printer->ids, "%s%u", printer->n_tokens ? "," : "", ev->token);
+    printer->n_tokens++;
+    printer->loops += ev->depth;
+    if (printer->opts->json) return;
+    if (printer->tint) printf("\x1b[38;5;%dm", depth_colour(ev->depth, printer->max_loops));
+    fwrite(printer->text.data + before, 1, printer->text.len - before, stdout);
+    if (printer->tint) printf("\x1b[0m");
     fflush(stdout);
 }
 
 /* "1 2 3" or "[1,2,3]" */
-static int parse_ids(const char *s, uint32_t vocab, token_ids *out, err *e) {
-    size_t most = strlen(s) + 1;
+static int parse_ids(const char *text, uint32_t vocab, token_ids *out, err *e) {
+    size_t most = strlen(text) + 1;
     out->data = array_new(most, sizeof *out->data);
     if (out->data == NULL)
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu ids", most);
     out->cap = most;
-    while (*s) {
-        if (strchr(" ,[]\n\t", *s)) {
-            s++;
+    while (*text) {
+        if (strchr(" ,[]\n\t", *text)) {
+            text++;
             continue;
         }
         char *end;
         errno = 0;
-        unsigned long v = strtoul(s, &end, 10);
-        if (*s < '0' || *s > '9' || errno || v >= vocab) {
+        unsigned long id = strtoul(text, &end, 10);
+        if (*text < '0' || *text > '9' || errno || id >= vocab) {
             return err_set(e, ERR_USAGE, "--ids",
-                           "--ids: expected token ids below %u, found '%.20s'", vocab, s);
+                           "--ids: expected token ids below %u, found '%.20s'", vocab, text);
         }
-        out->data[out->n++] = (uint32_t)v;
-        s = end;
+        out->data[out->n++] = (uint32_t)id;
+        text = end;
     }
     return 0;
 }
 
-static int prompt_ids(const runtime *r, const api_context *api, const options *o, token_ids *out,
-                      err *e) {
-    const model_plan *c = model_plan_of(r->model);
-    if (o->ids) {
-        if (parse_ids(o->ids, c->vocab_size, out, e) != 0) return -1;
-    } else if (r->tokenizer == NULL) {
-        return runtime_needs_tokenizer(r, "--prompt", "give token ids with --ids", e);
-    } else if (api_prompt_ids(api, o->prompt, strlen(o->prompt), out, e) != 0) {
+static int prompt_ids(const runtime *rt, const api_context *api, const options *opts,
+                      token_ids *out, err *e) {
+    const model_plan *plan = model_plan_of(rt->model);
+    if (opts->ids) {
+        if (parse_ids(opts->ids, plan->vocab_size, out, e) != 0) return -1;
+    } else if (rt->tokenizer == NULL) {
+        return runtime_needs_tokenizer(rt, "--prompt", "give token ids with --ids", e);
+    } else if (api_prompt_ids(api, opts->prompt, strlen(opts->prompt), out, e) != 0) {
         return -1;
     }
     if (out->n == 0) return err_set(e, ERR_USAGE, "--prompt", "the prompt has no tokens");
     return 0;
 }
 
-static int generate(const runtime *r, const options *o, token_ids *prompt, printer *p, err *e) {
-    const model_plan *c = model_plan_of(r->model);
+static int generate(const runtime *rt, const options *opts, token_ids *prompt,
+                    token_printer *printer, err *e) {
+    const model_plan *plan = model_plan_of(rt->model);
     api_context *api = NULL;
-    sched *s = NULL;
+    sched *scheduler = NULL;
     int rc = -1;
-    api_opts ao = {.model_dir = model_dir(r->model),
-                   .model = r->model,
-                   .tokenizer = r->tokenizer,
-                   .max_context = c->max_seq_len,
+    api_opts ao = {.model_dir = model_dir(rt->model),
+                   .model = rt->model,
+                   .tokenizer = rt->tokenizer,
+                   .max_context = plan->max_seq_len,
                    .max_n = 1,
                    .max_prompts = 1,
-                   .ceiling_loops = r->sched.ceiling_loops};
+                   .ceiling_loops = rt->sched.ceiling_loops};
     if (api_context_open(&api, &ao, e) != 0) return -1;
-    if (prompt_ids(r, api, o, prompt, e) != 0) goto done;
-    sched_request q = {
+    if (prompt_ids(rt, api, opts, prompt, e) != 0) goto done;
+    sched_request request = {
         .prompt = prompt->data,
         .n_prompt = (uint32_t)prompt->n,
-        .max_tokens = (uint32_t)o->max_tokens,
-        .sampling = {.temperature = (float)o->temperature,
-                     .top_p = (float)o->top_p,
-                     .min_p = (float)o->min_p,
-                     .top_k = (uint32_t)o->top_k,
-                     .repetition_penalty = (float)o->repetition,
-                     .seed = o->seed},
-        .depth = {.min_loops = (uint16_t)o->run.min_loops, .max_loops = (uint16_t)o->run.loops},
+        .max_tokens = (uint32_t)opts->max_tokens,
+        .sampling = {.temperature = (float)opts->temperature,
+                     .top_p = (float)opts->top_p,
+                     .min_p = (float)opts->min_p,
+                     .top_k = (uint32_t)opts->top_k,
+                     .repetition_penalty = (float)opts->repetition,
+                     .seed = opts->seed},
+        .depth = {.min_loops = (uint16_t)opts->run.min_loops,
+                  .max_loops = (uint16_t)opts->run.loops},
     };
-    if (prompt->n < c->max_seq_len && q.max_tokens > c->max_seq_len - prompt->n) {
-        q.max_tokens = c->max_seq_len - (uint32_t)prompt->n;
+    if (prompt->n < plan->max_seq_len && request.max_tokens > plan->max_seq_len - prompt->n) {
+        request.max_tokens = plan->max_seq_len - (uint32_t)prompt->n;
     }
-    if (!o->ignore_eos) q.stop_ids = api_stop_ids(api, &q.n_stop_ids);
+    if (!opts->ignore_eos) request.stop_ids = api_stop_ids(api, &request.n_stop_ids);
     uint64_t id;
     bool idle = false;
-    if (sched_create(&s, r->backend, &r->sched, on_event, p, e) != 0) goto done;
-    if (sched_submit(s, &q, &id, e) != 0) goto done;
+    if (sched_create(&scheduler, rt->backend, &rt->sched, on_event, printer, e) != 0) goto done;
+    if (sched_submit(scheduler, &request, &id, e) != 0) goto done;
     while (!idle) {
-        if (sched_step(s, &idle, e) != 0) goto done;
+        if (sched_step(scheduler, &idle, e) != 0) goto done;
     }
-    if (p->end.finish == SCHED_FAILED) {
-        err_set(e, p->end.why, NULL, "the generation failed: %s", err_text(p->end.why));
+    if (printer->end.finish == SCHED_FAILED) {
+        err_set(e, printer->end.why, NULL, "the generation failed: %s", err_text(printer->end.why));
         goto done;
     }
     rc = 0;
 done:
-    sched_destroy(s);
+    sched_destroy(scheduler);
     api_context_close(api);
     return rc;
 }
 
-static const char *finish_name(sched_finish f) {
-    return f == SCHED_STOP ? "stop" : f == SCHED_LENGTH ? "length" : "cancelled";
+static const char *finish_name(sched_finish finish) {
+    return finish == SCHED_STOP ? "stop" : finish == SCHED_LENGTH ? "length" : "cancelled";
 }
 
-static void print_end(printer *p, const token_ids *prompt) {
-    const sched_event *end = &p->end;
-    if (p->r->tokenizer) api_utf8_finish(&p->utf8, &p->text);
-    if (p->o->json) {
+static void print_end(token_printer *printer, const token_ids *prompt) {
+    const sched_event *end = &printer->end;
+    if (printer->rt->tokenizer) api_utf8_finish(&printer->utf8, &printer->text);
+    if (printer->opts->json) {
         buf out = {0};
         buf_puts(&out, "{\"text\":");
-        buf_json_string(&out, p->text.data ? p->text.data : "", p->text.len);
+        buf_json_string(&out, printer->text.data ? printer->text.data : "", printer->text.len);
         buf_printf(&out, ",\"ids\":[%s],\"depths\":[%s],\"finish_reason\":\"%s\",\"prompt_ids\":[",
-                   p->ids.data ? p->ids.data : "", p->depths.data ? p->depths.data : "",
-                   finish_name(end->finish));
+                   printer->ids.data ? printer->ids.data : "",
+                   printer->depths.data ? printer->depths.data : "", finish_name(end->finish));
         for (size_t i = 0; i < prompt->n; i++)
             buf_printf(&out, "%s%u", i ? "," : "", prompt->data[i]);
         buf_puts(&out, "],");
-        describe_runtime_json(&out, p->r);
+        describe_runtime_json(&out, printer->rt);
         buf_printf(&out, ",\"prompt_ms\":%.3f,\"decode_ms\":%.3f}\n", (double)end->prefill_ns / 1e6,
                    (double)end->decode_ns / 1e6);
         fwrite(out.data, 1, out.len, stdout);
@@ -171,89 +174,92 @@ static void print_end(printer *p, const token_ids *prompt) {
         return;
     }
     printf("\n");
-    if (p->o->show_depth) printf("depths: %s\n", p->depths.data ? p->depths.data : "");
+    if (printer->opts->show_depth)
+        printf("depths: %s\n", printer->depths.data ? printer->depths.data : "");
     fflush(stdout); /* the line on stderr comes after the text, on a terminal or in a pipe */
-    double s = (double)end->decode_ns / 1e9;
+    double seconds = (double)end->decode_ns / 1e9;
     fprintf(stderr, "%u prompt + %u tokens, mean depth %.2f, first token after %.1f ms",
-            end->n_prompt, end->n_output, end->n_output ? (double)p->loops / end->n_output : 0.0,
+            end->n_prompt, end->n_output,
+            end->n_output ? (double)printer->loops / end->n_output : 0.0,
             (double)end->prefill_ns / 1e6);
-    if (end->n_output > 1 && s > 0)
-        fprintf(stderr, ", then %.1f tokens/s", (end->n_output - 1) / s);
+    if (end->n_output > 1 && seconds > 0)
+        fprintf(stderr, ", then %.1f tokens/s", (end->n_output - 1) / seconds);
     buf plan = {0};
-    describe_runtime(&plan, p->r);
+    describe_runtime(&plan, printer->rt);
     fprintf(stderr, " (%s)\n%s\n", finish_name(end->finish), plan.data ? plan.data : "");
     buf_deinit(&plan);
 }
 
 /* The end of the colour scale. */
-static uint32_t most_loops(const runtime *r, const options *o) {
-    if (o->run.loops) return (uint32_t)o->run.loops;
-    if (r->sched.default_max_loops) return r->sched.default_max_loops;
-    return model_plan_of(r->model)->loops_default;
+static uint32_t most_loops(const runtime *rt, const options *opts) {
+    if (opts->run.loops) return (uint32_t)opts->run.loops;
+    if (rt->sched.default_max_loops) return rt->sched.default_max_loops;
+    return model_plan_of(rt->model)->loops_default;
 }
 
 int cmd_generate(int argc, char **argv) {
-    options o = {.max_tokens = 128, .top_p = 1, .repetition = 1};
+    options opts = {.max_tokens = 128, .top_p = 1, .repetition = 1};
     const opt_row table[] = {
-        ENGINE_OPTIONS(&o.run),
-        POLICY_OPTIONS(&o.run),
-        {"--prompt", OPT_TEXT, &o.prompt, "TEXT",
+        ENGINE_OPTIONS(&opts.run),
+        POLICY_OPTIONS(&opts.run),
+        {"--prompt", OPT_TEXT, &opts.prompt, "TEXT",
          "text to continue; the name of a special token in it is read as that token", 0, 0, false},
-        {"--ids", OPT_TEXT, &o.ids, "\"1 2 3\"", "token ids to continue, instead of --prompt", 0, 0,
-         false},
-        {"--max-tokens", OPT_UINT, &o.max_tokens, "N", "most tokens to generate (default 128)", 1,
-         1e6, false},
-        {"--temperature", OPT_REAL, &o.temperature, "T",
+        {"--ids", OPT_TEXT, &opts.ids, "\"1 2 3\"", "token ids to continue, instead of --prompt", 0,
+         0, false},
+        {"--max-tokens", OPT_UINT, &opts.max_tokens, "N", "most tokens to generate (default 128)",
+         1, 1e6, false},
+        {"--temperature", OPT_REAL, &opts.temperature, "T",
          "sampling temperature; 0: always the likeliest token (default 0)", 0, 2, false},
-        {"--top-k", OPT_UINT, &o.top_k, "N",
+        {"--top-k", OPT_UINT, &opts.top_k, "N",
          "sample from the N likeliest tokens; 0: from all (default 0)", 0, 1e6, false},
-        {"--top-p", OPT_REAL, &o.top_p, "P",
+        {"--top-p", OPT_REAL, &opts.top_p, "P",
          "sample from the likeliest tokens that together hold probability P; 1: from all (default "
          "1)",
          1e-6, 1, false},
-        {"--min-p", OPT_REAL, &o.min_p, "P",
+        {"--min-p", OPT_REAL, &opts.min_p, "P",
          "leave out tokens less likely than P times the likeliest one; 0: none (default 0)", 0, 1,
          false},
-        {"--repetition-penalty", OPT_REAL, &o.repetition, "R",
+        {"--repetition-penalty", OPT_REAL, &opts.repetition, "R",
          "divide the logits of tokens that have occurred by R; 1: no penalty (default 1)", 0.01, 10,
          false},
-        {"--seed", OPT_UINT, &o.seed, "N",
+        {"--seed", OPT_UINT, &opts.seed, "N",
          "seed of the sampler; the same seed gives the same tokens (default 0)", 0, 1.8e19, false},
-        {"--loops", OPT_UINT, &o.run.loops, "N",
+        {"--loops", OPT_UINT, &opts.run.loops, "N",
          "most loops that a token runs (default: the model's)", 1, PLAN_MAX_LOOPS, false},
-        {"--min-loops", OPT_UINT, &o.run.min_loops, "N",
+        {"--min-loops", OPT_UINT, &opts.run.min_loops, "N",
          "fewest loops that a token runs (default 1)", 1, PLAN_MAX_LOOPS, false},
-        {"--ignore-eos", OPT_FLAG, &o.ignore_eos, NULL, "do not end at a stop token", 0, 0, false},
-        {"--show-depth", OPT_FLAG, &o.show_depth, NULL,
+        {"--ignore-eos", OPT_FLAG, &opts.ignore_eos, NULL, "do not end at a stop token", 0, 0,
+         false},
+        {"--show-depth", OPT_FLAG, &opts.show_depth, NULL,
          "print how many loops each token ran; on a terminal, colour each token by it", 0, 0,
          false},
-        {"--json", OPT_FLAG, &o.json, NULL,
+        {"--json", OPT_FLAG, &opts.json, NULL,
          "print one JSON object with text, ids, depths and exit rule", 0, 0, false},
     };
     const opt_command command = {
         "generate", "continues one prompt and prints the text as it comes",
         "fathom generate --model models/demo --prompt 'In the beginning God' --show-depth", table,
         ARRAY_LEN(table)};
-    int c = opt_parse(&command, argc, argv);
-    if (c != 0) return c > 0 ? 0 : EXIT_USAGE;
-    if ((o.prompt != NULL) == (o.ids != NULL)) {
+    int parsed = opt_parse(&command, argc, argv);
+    if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
+    if ((opts.prompt != NULL) == (opts.ids != NULL)) {
         fprintf(stderr, "fathom generate: give one of --prompt and --ids\n");
         return EXIT_USAGE;
     }
-    o.run.max_running = 1;
+    opts.run.max_running = 1;
     err e = {0};
-    runtime r;
+    runtime rt;
     token_ids prompt = {0};
-    printer p = {.r = &r, .o = &o};
-    if (runtime_open(&r, &o.run, &e) != 0) return opt_fail(&e);
-    p.max_loops = most_loops(&r, &o);
-    p.tint = o.show_depth && isatty(STDOUT_FILENO);
-    int rc = generate(&r, &o, &prompt, &p, &e);
-    if (rc == 0) print_end(&p, &prompt);
-    buf_deinit(&p.text);
-    buf_deinit(&p.depths);
-    buf_deinit(&p.ids);
+    token_printer printer = {.rt = &rt, .opts = &opts};
+    if (runtime_open(&rt, &opts.run, &e) != 0) return opt_fail(&e);
+    printer.max_loops = most_loops(&rt, &opts);
+    printer.tint = opts.show_depth && isatty(STDOUT_FILENO);
+    int rc = generate(&rt, &opts, &prompt, &printer, &e);
+    if (rc == 0) print_end(&printer, &prompt);
+    buf_deinit(&printer.text);
+    buf_deinit(&printer.depths);
+    buf_deinit(&printer.ids);
     token_ids_deinit(&prompt);
-    runtime_close(&r);
+    runtime_close(&rt);
     return rc == 0 ? 0 : opt_fail(&e);
 }

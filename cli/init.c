@@ -12,25 +12,25 @@ enum { CONFIG_MAX_BYTES = 1 << 20 };
 typedef struct {
     uint64_t started, spoke;
     bool said;
-} progress;
+} write_progress;
 
 static void show_progress(void *ud, uint64_t done, uint64_t all) {
-    progress *p = ud;
+    write_progress *progress = ud;
     uint64_t now = clock_ns();
-    if (now - p->started < 1000000000u || now - p->spoke < 1000000000u) return;
-    p->spoke = now;
-    p->said = true;
+    if (now - progress->started < 1000000000u || now - progress->spoke < 1000000000u) return;
+    progress->spoke = now;
+    progress->said = true;
     fprintf(stderr, "fathom init: %.1f of %.1f GB\n", (double)done / 1e9, (double)all / 1e9);
 }
 
-static int config_of(model_plan *c, const char *variant, const char *file, err *e) {
+static int config_of(model_plan *plan, const char *variant, const char *file, err *e) {
     if ((variant != NULL) == (file != NULL)) {
         return err_set(e, ERR_USAGE, NULL, "give one of --variant and --config");
     }
-    if (variant) return plan_variant(c, variant, e);
+    if (variant) return plan_variant(plan, variant, e);
     buf text = {0};
     int rc = opt_read_file(&text, "--config", file, CONFIG_MAX_BYTES, e);
-    if (rc == 0) rc = plan_parse(c, text.data, text.len, file, e);
+    if (rc == 0) rc = plan_parse(plan, text.data, text.len, file, e);
     buf_deinit(&text);
     return rc;
 }
@@ -47,17 +47,17 @@ static void list_variants(char *out, size_t cap) {
 }
 
 /* Only some families' config.json has a place for the policy. */
-static int set_policy(model_plan *c, const char *policy, err *e) {
+static int set_policy(model_plan *plan, const char *policy, err *e) {
     buf text = {0};
-    plan_write(&text, c, "float32");
+    plan_write(&text, plan, "float32");
     bool written = text.data && strstr(text.data, "\"halted_kv\"");
     buf_deinit(&text);
-    c->halted_kv = strcmp(policy, "last") == 0 ? KV_LAST : KV_EXACT;
+    plan->halted_kv = strcmp(policy, "last") == 0 ? KV_LAST : KV_EXACT;
     if (written) return 0;
     return err_set(e, ERR_USAGE, "--halted-kv",
                    "--halted-kv: the config.json of %s models cannot name a policy; give the "
                    "option to the commands that run the model",
-                   plan_family_name(c));
+                   plan_family_name(plan));
 }
 
 int cmd_init(int argc, char **argv) {
@@ -94,10 +94,10 @@ int cmd_init(int argc, char **argv) {
     int parsed = opt_parse(&command, argc, argv);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
-    model_plan c;
-    if (config_of(&c, variant, file, &e) != 0) return opt_fail(&e);
-    if (policy && set_policy(&c, policy, &e) != 0) return opt_fail(&e);
-    progress p = {.started = clock_ns()};
+    model_plan plan;
+    if (config_of(&plan, variant, file, &e) != 0) return opt_fail(&e);
+    if (policy && set_policy(&plan, policy, &e) != 0) return opt_fail(&e);
+    write_progress progress = {.started = clock_ns()};
     const model_init_opts opts = {
         .seed = seed,
         .dtype = strcmp(dtype, "float32") == 0   ? DTYPE_F32
@@ -106,10 +106,10 @@ int cmd_init(int argc, char **argv) {
         .mean_depth = (float)depth,
         .shard_bytes = shard_bytes,
         .progress = show_progress,
-        .ud = &p,
+        .ud = &progress,
     };
-    if (model_init_write(out, &c, &opts, &e) != 0) return opt_fail(&e);
-    uint64_t params = plan_params(&c);
+    if (model_init_write(out, &plan, &opts, &e) != 0) return opt_fail(&e);
+    uint64_t params = plan_params(&plan);
     printf("%s: %.3f M parameters, %.3f MB, %s\n", out, (double)params / 1e6,
            (double)params * (double)model_dtype_bytes(opts.dtype) / 1e6, dtype);
     return 0;

@@ -11,7 +11,7 @@
 
 typedef struct {
     const model_folder *model;
-    const model_plan *c;
+    const model_plan *plan;
     uint64_t memory;        /* bytes this process may hope for; 0 = not known */
     bool limited;           /* by a cgroup, not by what the host has */
     uint64_t for_cache;     /* of them, left beside the weights */
@@ -19,7 +19,7 @@ typedef struct {
     const char *dtype;      /* "BF16", "mixed" */
     double depths[3];       /* loops worth a line: the mean, the default, the most */
     size_t n_depths;
-} facts;
+} folder_facts;
 
 /* ---- the machine ---- */
 
@@ -48,63 +48,66 @@ static uint64_t usable_memory(bool *limited) {
 /* ---- arithmetic ---- */
 
 /* Cache values of one position that ran so many loops. */
-static double position_values(const model_plan *c, double depth) {
-    return (plan_planes(c, 0) + depth) * c->slot_values;
+static double position_values(const model_plan *plan, double depth) {
+    return (plan_planes(plan, 0) + depth) * plan->slot_values;
 }
 
 /* Its entries in the map of slots: one a plane, whether it got there or not. */
-static uint64_t map_bytes(const model_plan *c) {
-    return plan_planes(c, c->loops_default) * sizeof(uint32_t);
+static uint64_t map_bytes(const model_plan *plan) {
+    return plan_planes(plan, plan->loops_default) * sizeof(uint32_t);
 }
 
-static double position_bytes(const model_plan *c, double depth, size_t value_bytes) {
-    return position_values(c, depth) * (double)value_bytes + (double)map_bytes(c);
+static double position_bytes(const model_plan *plan, double depth, size_t value_bytes) {
+    return position_values(plan, depth) * (double)value_bytes + (double)map_bytes(plan);
 }
 
-static uint64_t tokens_that_fit(const facts *f, double depth) {
-    return (uint64_t)((double)f->for_cache / position_bytes(f->c, depth, 2));
+static uint64_t tokens_that_fit(const folder_facts *facts, double depth) {
+    return (uint64_t)((double)facts->for_cache / position_bytes(facts->plan, depth, 2));
 }
 
 /* The mean, what the model runs by default, and the most a request may ask for. */
-static void choose_depths(facts *f, double mean) {
-    const model_plan *c = f->c;
-    f->depths[f->n_depths++] = mean > 0 ? mean : (c->loops_default + 1.0) / 2;
-    f->depths[f->n_depths++] = c->loops_default;
-    if (plan_loops_ceiling(c) > c->loops_default) f->depths[f->n_depths++] = plan_loops_ceiling(c);
+static void choose_depths(folder_facts *facts, double mean) {
+    const model_plan *plan = facts->plan;
+    facts->depths[facts->n_depths++] = mean > 0 ? mean : (plan->loops_default + 1.0) / 2;
+    facts->depths[facts->n_depths++] = plan->loops_default;
+    if (plan_loops_ceiling(plan) > plan->loops_default)
+        facts->depths[facts->n_depths++] = plan_loops_ceiling(plan);
 }
 
-static const char *dtype_of(const model_folder *m, uint64_t params, uint64_t bytes) {
-    model_tensor t;
-    if (!model_find(m, (tensor_place){.role = TENSOR_EMBED}, &t)) return "?";
-    return bytes == params * model_dtype_bytes(t.dtype) ? model_dtype_name(t.dtype) : "mixed";
+static const char *dtype_of(const model_folder *folder, uint64_t params, uint64_t bytes) {
+    model_tensor tensor;
+    if (!model_find(folder, (tensor_place){.role = TENSOR_EMBED}, &tensor)) return "?";
+    return bytes == params * model_dtype_bytes(tensor.dtype) ? model_dtype_name(tensor.dtype)
+                                                             : "mixed";
 }
 
-static facts gather(const model_folder *m) {
-    uint64_t bytes = model_bytes(m), spare = 512u << 20; /* activations, logits, HTTP */
-    facts f = {.model = m, .c = model_plan_of(m)};
-    f.memory = usable_memory(&f.limited);
-    f.dtype = dtype_of(m, model_params(m), bytes);
-    if (f.memory > bytes + spare) f.for_cache = f.memory - bytes - spare;
-    return f;
+static folder_facts gather(const model_folder *folder) {
+    uint64_t bytes = model_bytes(folder), spare = 512u << 20; /* activations, logits, HTTP */
+    folder_facts facts = {.model = folder, .plan = model_plan_of(folder)};
+    facts.memory = usable_memory(&facts.limited);
+    facts.dtype = dtype_of(folder, model_params(folder), bytes);
+    if (facts.memory > bytes + spare) facts.for_cache = facts.memory - bytes - spare;
+    return facts;
 }
 
 /* A folder without a tokenizer that can be used takes token ids. */
-static int read_tokenizer(facts *f, err *e) {
-    tokenizer *t = NULL;
+static int read_tokenizer(folder_facts *facts, err *e) {
+    tokenizer *tok = NULL;
     char why_not[RUNTIME_WHY];
-    if (runtime_open_tokenizer(&t, model_dir(f->model), f->c->vocab_size, why_not, e) != 0)
+    if (runtime_open_tokenizer(&tok, model_dir(facts->model), facts->plan->vocab_size, why_not,
+                               e) != 0)
         return -1;
-    f->tokenizer_ids = t ? tokenizer_size(t) : 0;
-    tokenizer_close(t);
+    facts->tokenizer_ids = tok ? tokenizer_size(tok) : 0;
+    tokenizer_close(tok);
     return 0;
 }
 
 /* Contexts worth a row: 1024, 4096 and the longest, those that the model has. */
-static size_t contexts(const model_plan *c, uint32_t out[3]) {
+static size_t contexts(const model_plan *plan, uint32_t out[3]) {
     size_t n = 0;
-    if (c->max_seq_len > 1024) out[n++] = 1024;
-    if (c->max_seq_len > 4096) out[n++] = 4096;
-    out[n++] = c->max_seq_len;
+    if (plan->max_seq_len > 1024) out[n++] = 1024;
+    if (plan->max_seq_len > 4096) out[n++] = 4096;
+    out[n++] = plan->max_seq_len;
     return n;
 }
 
@@ -117,236 +120,241 @@ static const char *scaled(char out[32], uint64_t n, const char *suffix) {
         const char *count, *bytes;
     } units[] = {{1e12, "T", "TB"}, {1e9, "B", "GB"}, {1e6, "M", "MB"}, {1e3, "k", "kB"}};
     for (size_t i = 0; i < ARRAY_LEN(units); i++) {
-        double v = (double)n / units[i].over;
-        if (v < 1) continue;
+        double value = (double)n / units[i].over;
+        if (value < 1) continue;
         (void)snprintf(out, 32,
-                       v < 10    ? "%.3f %s"
-                       : v < 100 ? "%.2f %s"
-                                 : "%.1f %s",
-                       v, suffix[0] ? units[i].bytes : units[i].count);
+                       value < 10    ? "%.3f %s"
+                       : value < 100 ? "%.2f %s"
+                                     : "%.1f %s",
+                       value, suffix[0] ? units[i].bytes : units[i].count);
         return out;
     }
     (void)snprintf(out, 32, "%llu%s%s", (unsigned long long)n, suffix[0] ? " " : "", suffix);
     return out;
 }
 
-static void print_parts(const facts *f) {
+static void print_parts(const folder_facts *facts) {
     model_part_size parts[MODEL_PARTS];
-    char a[32], b[32];
-    uint64_t params = model_params(f->model), bytes = model_bytes(f->model);
-    model_parts(f->model, parts);
+    char count[32], size[32];
+    uint64_t params = model_params(facts->model), bytes = model_bytes(facts->model);
+    model_parts(facts->model, parts);
     printf("\n%-22s %12s %12s %7s\n", "weights", "parameters", "bytes", "share");
     for (int i = 0; i < MODEL_PARTS; i++) {
         if (parts[i].params == 0) continue;
         printf("  %-20s %12s %12s %6.1f%%\n", model_part_name((model_part)i),
-               scaled(a, parts[i].params, ""), scaled(b, parts[i].bytes, "B"),
+               scaled(count, parts[i].params, ""), scaled(size, parts[i].bytes, "B"),
                100.0 * (double)parts[i].bytes / (double)bytes);
     }
-    printf("  %-20s %12s %12s  %s\n", "total", scaled(a, params, ""), scaled(b, bytes, "B"),
-           f->dtype);
+    printf("  %-20s %12s %12s  %s\n", "total", scaled(count, params, ""), scaled(size, bytes, "B"),
+           facts->dtype);
 }
 
-static void print_layers(const model_plan *c) {
-    char a[32], b[32];
-    printf("  %-20s %u prelude, %u core (once per loop), %u coda\n", "layers", c->n_prelude,
-           c->n_core, c->n_coda);
-    printf("  %-20s %s, width %u, %u heads", "attention", c->attn == ATTN_MLA ? "MLA" : "GQA",
-           c->dim, c->n_heads);
-    if (c->attn == ATTN_MLA) printf(", latent %u + %u\n", c->kv_lora_rank, c->qk_rope_head_dim);
-    else printf(", %u K/V heads of %u\n", c->n_kv_heads, c->head_dim);
-    if (c->core_ffn == FFN_MOE) {
+static void print_layers(const model_plan *plan) {
+    char count[32], width[32];
+    printf("  %-20s %u prelude, %u core (once per loop), %u coda\n", "layers", plan->n_prelude,
+           plan->n_core, plan->n_coda);
+    printf("  %-20s %s, width %u, %u heads", "attention", plan->attn == ATTN_MLA ? "MLA" : "GQA",
+           plan->dim, plan->n_heads);
+    if (plan->attn == ATTN_MLA)
+        printf(", latent %u + %u\n", plan->kv_lora_rank, plan->qk_rope_head_dim);
+    else printf(", %u K/V heads of %u\n", plan->n_kv_heads, plan->head_dim);
+    if (plan->core_ffn == FFN_MOE) {
         printf("  %-20s %s of width %u, top %u, %u shared\n", "experts",
-               describe_number(a, c->n_experts), c->expert_dim, c->n_experts_per_tok,
-               c->n_shared_experts);
+               describe_number(count, plan->n_experts), plan->expert_dim, plan->n_experts_per_tok,
+               plan->n_shared_experts);
     } else {
         printf("  %-20s %s, hidden width %s\n", "feed-forward",
-               c->core_ffn == FFN_SWIGLU ? "SwiGLU" : "squared ReLU",
-               describe_number(b, c->ffn_dim));
+               plan->core_ffn == FFN_SWIGLU ? "SwiGLU" : "squared ReLU",
+               describe_number(width, plan->ffn_dim));
     }
 }
 
-static void print_exit(const model_plan *c) {
+static void print_exit(const model_plan *plan) {
     buf rules = {0};
-    runtime_exit_rules(&rules, c);
-    printf("  %-20s %s", "exit rule", exit_rule_name(c->exit));
-    if (c->exit != EXIT_FIXED) printf(" at %g", (double)c->exit_threshold);
-    if (c->exit == EXIT_HAZARD && c->exit_threshold >= 1) printf(", so every loop runs");
+    runtime_exit_rules(&rules, plan);
+    printf("  %-20s %s", "exit rule", exit_rule_name(plan->exit));
+    if (plan->exit != EXIT_FIXED) printf(" at %g", (double)plan->exit_threshold);
+    if (plan->exit == EXIT_HAZARD && plan->exit_threshold >= 1) printf(", so every loop runs");
     printf(" (this family runs: %s)\n", rules.data ? rules.data : "");
     buf_deinit(&rules);
-    printf("  %-20s %u by default, at most %u%s\n", "loops", c->loops_default,
-           plan_loops_ceiling(c), c->loops_cap ? "" : " in a request");
+    printf("  %-20s %u by default, at most %u%s\n", "loops", plan->loops_default,
+           plan_loops_ceiling(plan), plan->loops_cap ? "" : " in a request");
 }
 
-static void print_model(const facts *f) {
-    const model_plan *c = f->c;
-    printf("%s\n  %-20s %s\n", model_dir(f->model), "family", plan_family_name(c));
-    print_layers(c);
-    print_exit(c);
-    printf("  %-20s %s\n", "halted positions", c->halted_kv == KV_LAST ? "last" : "exact");
-    printf("  %-20s %u\n", "context", c->max_seq_len);
-    printf("  %-20s %u tokens, ", "vocabulary", c->vocab_size);
-    if (f->tokenizer_ids) printf("tokenizer of %u\n", f->tokenizer_ids);
+static void print_model(const folder_facts *facts) {
+    const model_plan *plan = facts->plan;
+    printf("%s\n  %-20s %s\n", model_dir(facts->model), "family", plan_family_name(plan));
+    print_layers(plan);
+    print_exit(plan);
+    printf("  %-20s %s\n", "halted positions", plan->halted_kv == KV_LAST ? "last" : "exact");
+    printf("  %-20s %u\n", "context", plan->max_seq_len);
+    printf("  %-20s %u tokens, ", "vocabulary", plan->vocab_size);
+    if (facts->tokenizer_ids) printf("tokenizer of %u\n", facts->tokenizer_ids);
     else printf("no tokenizer: prompts are token ids\n");
     printf("  %-20s %s\n", "CPU kernels here", eng_cpu_kernels());
 }
 
 static void print_beside(const char *what, uint32_t own, uint32_t other) {
-    char a[32], b[32];
-    printf("  %-22s %10s   this model's is %s\n", what, describe_number(a, other),
-           describe_ratio(b, own, other));
+    char values[32], ratio[32];
+    printf("  %-22s %10s   this model's is %s\n", what, describe_number(values, other),
+           describe_ratio(ratio, own, other));
 }
 
-static void print_cache(const facts *f) {
-    const model_plan *c = f->c;
-    layer_cache k = describe_layer_cache(c);
-    char a[32], name[40];
+static void print_cache(const folder_facts *facts) {
+    const model_plan *plan = facts->plan;
+    layer_cache cache = describe_layer_cache(plan);
+    char number[32], name[40];
     printf("\n%-24s %10s %14s %14s\n", "keys and values", "values", "bfloat16", "float32");
-    printf("  %-22s %10s %12u B %12u B\n", "a token at one layer", describe_number(a, k.own),
-           2 * k.own, 4 * k.own);
-    print_beside("full multi-head", k.own, k.full);
-    (void)snprintf(name, sizeof name, "grouped, %u K/V heads", c->n_kv_heads);
-    if (k.grouped) print_beside(name, k.own, k.grouped);
-    (void)snprintf(name, sizeof name, "one loop, %u layer%s", c->n_core, c->n_core == 1 ? "" : "s");
-    printf("  %-22s %10s %12u B %12u B\n", name, describe_number(a, c->slot_values),
-           2 * c->slot_values, 4 * c->slot_values);
-    for (size_t i = 0; i < f->n_depths; i++) {
-        double values = position_values(c, f->depths[i]);
-        (void)snprintf(name, sizeof name, "a token of %.4g loops", f->depths[i]);
-        printf("  %-22s %10s %12.0f B %12.0f B\n", name, describe_number(a, (uint64_t)values),
+    printf("  %-22s %10s %12u B %12u B\n", "a token at one layer",
+           describe_number(number, cache.own), 2 * cache.own, 4 * cache.own);
+    print_beside("full multi-head", cache.own, cache.full);
+    (void)snprintf(name, sizeof name, "grouped, %u K/V heads", plan->n_kv_heads);
+    if (cache.grouped) print_beside(name, cache.own, cache.grouped);
+    (void)snprintf(name, sizeof name, "one loop, %u layer%s", plan->n_core,
+                   plan->n_core == 1 ? "" : "s");
+    printf("  %-22s %10s %12u B %12u B\n", name, describe_number(number, plan->slot_values),
+           2 * plan->slot_values, 4 * plan->slot_values);
+    for (size_t i = 0; i < facts->n_depths; i++) {
+        double values = position_values(plan, facts->depths[i]);
+        (void)snprintf(name, sizeof name, "a token of %.4g loops", facts->depths[i]);
+        printf("  %-22s %10s %12.0f B %12.0f B\n", name, describe_number(number, (uint64_t)values),
                2 * values, 4 * values);
     }
 }
 
-static void print_fit(const facts *f) {
-    const model_plan *c = f->c;
-    char a[32], b[32];
+static void print_fit(const folder_facts *facts) {
+    const model_plan *plan = facts->plan;
+    char number[32], label[32];
     uint32_t rows[3];
-    if (f->memory == 0) return; /* no /proc here */
-    printf("\nfits in %s %s: ", scaled(a, f->memory, "B"),
-           f->limited ? "of memory that the cgroup allows" : "free");
-    if (f->for_cache == 0) {
-        printf("no, the weights alone are %s\n", scaled(b, model_bytes(f->model), "B"));
+    if (facts->memory == 0) return; /* no /proc here */
+    printf("\nfits in %s %s: ", scaled(number, facts->memory, "B"),
+           facts->limited ? "of memory that the cgroup allows" : "free");
+    if (facts->for_cache == 0) {
+        printf("no, the weights alone are %s\n", scaled(label, model_bytes(facts->model), "B"));
         return;
     }
-    printf("weights, and %s of cache (bfloat16)\n  %-22s", scaled(b, f->for_cache, "B"),
+    printf("weights, and %s of cache (bfloat16)\n  %-22s", scaled(label, facts->for_cache, "B"),
            "at mean loops");
-    for (size_t i = 0; i < f->n_depths; i++)
-        printf(" %14.4g", f->depths[i]);
+    for (size_t i = 0; i < facts->n_depths; i++)
+        printf(" %14.4g", facts->depths[i]);
     printf("\n  %-22s", "tokens");
-    for (size_t i = 0; i < f->n_depths; i++)
-        printf(" %14s", describe_number(a, tokens_that_fit(f, f->depths[i])));
-    for (size_t k = 0, n = contexts(c, rows); k < n; k++) {
-        (void)snprintf(b, sizeof b, "sequences of %u", rows[k]);
-        printf("\n  %-22s", b);
-        for (size_t i = 0; i < f->n_depths; i++)
-            printf(" %14s", describe_number(a, tokens_that_fit(f, f->depths[i]) / rows[k]));
+    for (size_t i = 0; i < facts->n_depths; i++)
+        printf(" %14s", describe_number(number, tokens_that_fit(facts, facts->depths[i])));
+    for (size_t k = 0, n = contexts(plan, rows); k < n; k++) {
+        (void)snprintf(label, sizeof label, "sequences of %u", rows[k]);
+        printf("\n  %-22s", label);
+        for (size_t i = 0; i < facts->n_depths; i++)
+            printf(" %14s",
+                   describe_number(number, tokens_that_fit(facts, facts->depths[i]) / rows[k]));
     }
     printf("\n  (policy last; with exact a token may keep as many loops as the deepest one ran)\n");
 }
 
 /* ---- json ---- */
 
-static void json_parts(const facts *f, buf *b) {
+static void json_parts(const folder_facts *facts, buf *out) {
     static const char *const keys[MODEL_PARTS] = {
         [MODEL_PART_EMBED] = "embedding",       [MODEL_PART_ATTENTION] = "attention",
         [MODEL_PART_DENSE] = "dense_ffn",       [MODEL_PART_EXPERTS] = "routed_experts",
         [MODEL_PART_SHARED] = "shared_experts", [MODEL_PART_OTHER] = "other",
     };
     model_part_size parts[MODEL_PARTS];
-    model_parts(f->model, parts);
-    buf_puts(b, "\"parts\":{");
+    model_parts(facts->model, parts);
+    buf_puts(out, "\"parts\":{");
     for (int i = 0; i < MODEL_PARTS; i++) {
-        buf_printf(b, "%s\"%s\":{\"parameters\":%llu,\"bytes\":%llu}", i ? "," : "", keys[i],
+        buf_printf(out, "%s\"%s\":{\"parameters\":%llu,\"bytes\":%llu}", i ? "," : "", keys[i],
                    (unsigned long long)parts[i].params, (unsigned long long)parts[i].bytes);
     }
-    buf_puts(b, "},");
+    buf_puts(out, "},");
 }
 
-static void json_cache(const facts *f, buf *b) {
-    const model_plan *c = f->c;
-    layer_cache k = describe_layer_cache(c);
-    buf_printf(b,
+static void json_cache(const folder_facts *facts, buf *out) {
+    const model_plan *plan = facts->plan;
+    layer_cache cache = describe_layer_cache(plan);
+    buf_printf(out,
                "\"cache\":{\"values_per_layer\":%u,\"values_full_attention\":%u,"
                "\"values_grouped_attention\":%u,\"values_per_slot\":%u,\"bytes_per_slot_bf16\":%u,"
                "\"bytes_per_slot_f32\":%u,\"map_bytes_per_token\":%llu,",
-               k.own, k.full, k.grouped, c->slot_values, 2 * c->slot_values, 4 * c->slot_values,
-               (unsigned long long)map_bytes(c));
-    buf_printf(b,
+               cache.own, cache.full, cache.grouped, plan->slot_values, 2 * plan->slot_values,
+               4 * plan->slot_values, (unsigned long long)map_bytes(plan));
+    buf_printf(out,
                "\"bytes_per_token_all_loops_bf16\":%.0f,\"bytes_per_token_all_loops_f32\":%.0f,"
                "\"depths\":[",
-               position_bytes(c, c->loops_default, 2), position_bytes(c, c->loops_default, 4));
-    for (size_t i = 0; i < f->n_depths; i++) {
-        double values = position_values(c, f->depths[i]);
-        buf_printf(b,
+               position_bytes(plan, plan->loops_default, 2),
+               position_bytes(plan, plan->loops_default, 4));
+    for (size_t i = 0; i < facts->n_depths; i++) {
+        double values = position_values(plan, facts->depths[i]);
+        buf_printf(out,
                    "%s{\"loops\":%.9g,\"values\":%.0f,\"bytes_bf16\":%.0f,\"bytes_f32\":%.0f,"
                    "\"tokens\":%llu}",
-                   i ? "," : "", f->depths[i], values, 2 * values, 4 * values,
-                   (unsigned long long)tokens_that_fit(f, f->depths[i]));
+                   i ? "," : "", facts->depths[i], values, 2 * values, 4 * values,
+                   (unsigned long long)tokens_that_fit(facts, facts->depths[i]));
     }
-    buf_puts(b, "]},");
+    buf_puts(out, "]},");
 }
 
-static void json_memory(const facts *f, buf *b) {
+static void json_memory(const folder_facts *facts, buf *out) {
     uint32_t rows[3];
     const char *comma = "";
-    buf_printf(b, "\"memory\":{\"usable\":%llu,\"for_cache\":%llu,\"fits\":[",
-               (unsigned long long)f->memory, (unsigned long long)f->for_cache);
-    for (size_t k = 0, n = contexts(f->c, rows); k < n; k++) {
-        for (size_t i = 0; i < f->n_depths; i++) {
-            buf_printf(b, "%s{\"context\":%u,\"depth\":%.9g,\"sequences\":%llu}", comma, rows[k],
-                       f->depths[i],
-                       (unsigned long long)(tokens_that_fit(f, f->depths[i]) / rows[k]));
+    buf_printf(out, "\"memory\":{\"usable\":%llu,\"for_cache\":%llu,\"fits\":[",
+               (unsigned long long)facts->memory, (unsigned long long)facts->for_cache);
+    for (size_t k = 0, n = contexts(facts->plan, rows); k < n; k++) {
+        for (size_t i = 0; i < facts->n_depths; i++) {
+            buf_printf(out, "%s{\"context\":%u,\"depth\":%.9g,\"sequences\":%llu}", comma, rows[k],
+                       facts->depths[i],
+                       (unsigned long long)(tokens_that_fit(facts, facts->depths[i]) / rows[k]));
             comma = ",";
         }
     }
-    buf_puts(b, "]}");
+    buf_puts(out, "]}");
 }
 
-static void json_exit(const model_plan *c, buf *b) {
+static void json_exit(const model_plan *plan, buf *out) {
     const char *comma = "";
-    describe_plan_json(b, c, c->exit, c->exit_threshold);
-    buf_puts(b, ",\"exit_rules\":[");
+    describe_plan_json(out, plan, plan->exit, plan->exit_threshold);
+    buf_puts(out, ",\"exit_rules\":[");
     for (int i = 0; i < EXIT_RULES; i++) {
-        if (!plan_allows_exit(c, (exit_rule)i)) continue;
-        buf_printf(b, "%s\"%s\"", comma, exit_rule_name((exit_rule)i));
+        if (!plan_allows_exit(plan, (exit_rule)i)) continue;
+        buf_printf(out, "%s\"%s\"", comma, exit_rule_name((exit_rule)i));
         comma = ",";
     }
-    buf_printf(b, "],\"loops\":{\"default\":%u,\"most\":%u,\"capped\":%s},", c->loops_default,
-               plan_loops_ceiling(c), c->loops_cap ? "true" : "false");
-    if (c->exit == EXIT_ACT) buf_printf(b, "\"act_threshold\":%.9g,", (double)c->exit_threshold);
+    buf_printf(out, "],\"loops\":{\"default\":%u,\"most\":%u,\"capped\":%s},", plan->loops_default,
+               plan_loops_ceiling(plan), plan->loops_cap ? "true" : "false");
+    if (plan->exit == EXIT_ACT)
+        buf_printf(out, "\"act_threshold\":%.9g,", (double)plan->exit_threshold);
 }
 
-static void json_model(const facts *f, buf *b) {
-    const model_plan *c = f->c;
+static void json_model(const folder_facts *facts, buf *out) {
+    const model_plan *plan = facts->plan;
     buf_printf(
-        b,
+        out,
         "\"attention\":\"%s\",\"dim\":%u,\"n_heads\":%u,\"prelude_layers\":%u,\"coda_layers\":%u,"
         "\"n_experts\":%u,\"n_experts_per_tok\":%u,\"n_shared_experts\":%u,",
-        c->attn == ATTN_MLA ? "mla" : "gqa", c->dim, c->n_heads, c->n_prelude, c->n_coda,
-        c->n_experts, c->n_experts_per_tok, c->n_shared_experts);
-    json_exit(c, b);
-    buf_printf(b,
+        plan->attn == ATTN_MLA ? "mla" : "gqa", plan->dim, plan->n_heads, plan->n_prelude,
+        plan->n_coda, plan->n_experts, plan->n_experts_per_tok, plan->n_shared_experts);
+    json_exit(plan, out);
+    buf_printf(out,
                "\"trained_loops\":%u,\"halted_kv\":\"%s\",\"max_seq_len\":%u,\"vocab_size\":%u,"
                "\"tokenizer\":%s,",
-               c->loops_default, c->halted_kv == KV_LAST ? "last" : "exact", c->max_seq_len,
-               c->vocab_size, f->tokenizer_ids ? "true" : "false");
+               plan->loops_default, plan->halted_kv == KV_LAST ? "last" : "exact",
+               plan->max_seq_len, plan->vocab_size, facts->tokenizer_ids ? "true" : "false");
 }
 
-static int print_json(const facts *f) {
-    buf b = {0};
-    buf_puts(&b, "{\"model\":");
-    buf_json_text(&b, model_dir(f->model));
-    buf_printf(&b, ",\"parameters\":%llu,\"bytes\":%llu,\"dtype\":\"%s\",\"kernels\":\"%s\",",
-               (unsigned long long)model_params(f->model),
-               (unsigned long long)model_bytes(f->model), f->dtype, eng_cpu_kernels());
-    json_parts(f, &b);
-    json_model(f, &b);
-    json_cache(f, &b);
-    json_memory(f, &b);
-    buf_puts(&b, "}");
-    bool ok = !b.failed;
-    if (ok) printf("%s\n", b.data);
-    buf_deinit(&b);
+static int print_json(const folder_facts *facts) {
+    buf out = {0};
+    buf_puts(&out, "{\"model\":");
+    buf_json_text(&out, model_dir(facts->model));
+    buf_printf(&out, ",\"parameters\":%llu,\"bytes\":%llu,\"dtype\":\"%s\",\"kernels\":\"%s\",",
+               (unsigned long long)model_params(facts->model),
+               (unsigned long long)model_bytes(facts->model), facts->dtype, eng_cpu_kernels());
+    json_parts(facts, &out);
+    json_model(facts, &out);
+    json_cache(facts, &out);
+    json_memory(facts, &out);
+    buf_puts(&out, "}");
+    bool ok = !out.failed;
+    if (ok) printf("%s\n", out.data);
+    buf_deinit(&out);
     return ok ? 0 : EXIT_FAILED;
 }
 
@@ -369,25 +377,26 @@ int cmd_inspect(int argc, char **argv) {
     int parsed = opt_parse(&command, argc, argv);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
-    model_folder *m;
-    if (model_open(&m, dir, &e) != 0) return opt_fail(&e);
-    facts f = gather(m);
-    choose_depths(&f, mean);
+    model_folder *folder;
+    if (model_open(&folder, dir, &e) != 0) return opt_fail(&e);
+    folder_facts facts = gather(folder);
+    choose_depths(&facts, mean);
     int status = 0;
-    if (mean > plan_loops_ceiling(f.c)) {
+    if (mean > plan_loops_ceiling(facts.plan)) {
         (void)err_set(&e, ERR_USAGE, "--mean-depth",
-                      "--mean-depth: this model runs at most %u loops", plan_loops_ceiling(f.c));
+                      "--mean-depth: this model runs at most %u loops",
+                      plan_loops_ceiling(facts.plan));
         status = opt_fail(&e);
-    } else if ((check && model_check(m, &e) != 0) || read_tokenizer(&f, &e) != 0) {
+    } else if ((check && model_check(folder, &e) != 0) || read_tokenizer(&facts, &e) != 0) {
         status = opt_fail(&e);
     } else if (json) {
-        status = print_json(&f);
+        status = print_json(&facts);
     } else {
-        print_model(&f);
-        print_parts(&f);
-        print_cache(&f);
-        print_fit(&f);
+        print_model(&facts);
+        print_parts(&facts);
+        print_cache(&facts);
+        print_fit(&facts);
     }
-    model_close(m);
+    model_close(folder);
     return status;
 }

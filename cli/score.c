@@ -22,7 +22,7 @@ typedef struct {
 
 typedef struct {
     uint32_t *ids;
-    uint32_t n;
+    uint32_t n_ids;
     uint64_t first; /* positions of all sequences before this one */
 } sequence;
 
@@ -78,45 +78,46 @@ static void on_logits(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const
         st->all->write_failed = true;
 }
 
-static int add_sequence(scores *s, const uint32_t *ids, size_t n, err *e) {
-    sequence *grown = realloc(s->seqs, (s->n_seqs + 1) * sizeof *grown);
+static int add_sequence(scores *all, const uint32_t *ids, size_t n, err *e) {
+    sequence *grown = realloc(all->seqs, (all->n_seqs + 1) * sizeof *grown);
     if (grown == NULL)
-        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu sequences", s->n_seqs);
-    s->seqs = grown;
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu sequences", all->n_seqs);
+    all->seqs = grown;
     uint32_t *copy = array_new(n, sizeof *copy);
     if (copy == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu ids", n);
     memcpy(copy, ids, n * sizeof *copy);
-    s->seqs[s->n_seqs++] = (sequence){copy, (uint32_t)n, s->n_positions};
-    s->n_positions += n;
+    all->seqs[all->n_seqs++] = (sequence){copy, (uint32_t)n, all->n_positions};
+    all->n_positions += n;
     return 0;
 }
 
-static int add_json_row(scores *s, const json_t *row, size_t index, const model_plan *c, err *e) {
+static int add_json_row(scores *all, const json_t *row, size_t index, const model_plan *plan,
+                        err *e) {
     size_t n = json_array_size(row);
-    if (!json_is_array(row) || n == 0 || n > c->max_seq_len) {
+    if (!json_is_array(row) || n == 0 || n > plan->max_seq_len) {
         return err_set(e, ERR_USAGE, "--ids", "--ids: sequence %zu must hold 1 to %u token ids",
-                       index, c->max_seq_len);
+                       index, plan->max_seq_len);
     }
     uint32_t *ids = array_new(n, sizeof *ids);
     if (ids == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu ids", n);
     int rc = 0;
     for (size_t i = 0; i < n && rc == 0; i++) {
-        const json_t *v = json_array_get(row, i);
-        json_int_t x = json_is_integer(v) ? json_integer_value(v) : -1;
-        if (x < 0 || x >= (json_int_t)c->vocab_size) {
+        const json_t *item = json_array_get(row, i);
+        json_int_t id = json_is_integer(item) ? json_integer_value(item) : -1;
+        if (id < 0 || id >= (json_int_t)plan->vocab_size) {
             rc = err_set(e, ERR_USAGE, "--ids",
                          "--ids: sequence %zu, index %zu: expected a token id below %u", index, i,
-                         c->vocab_size);
+                         plan->vocab_size);
         } else {
-            ids[i] = (uint32_t)x;
+            ids[i] = (uint32_t)id;
         }
     }
-    if (rc == 0) rc = add_sequence(s, ids, n, e);
+    if (rc == 0) rc = add_sequence(all, ids, n, e);
     free(ids);
     return rc;
 }
 
-static int read_ids(scores *s, const char *path, const model_plan *c, err *e) {
+static int read_ids(scores *all, const char *path, const model_plan *plan, err *e) {
     static const json_limits limits = {256u << 20, 4, 64u << 20};
     buf text = {0};
     json_t *root = NULL;
@@ -126,7 +127,7 @@ static int read_ids(scores *s, const char *path, const model_plan *c, err *e) {
         rc = err_set(e, ERR_USAGE, "--ids", "%s: expected an array of token-id arrays", path);
     }
     for (size_t i = 0; rc == 0 && i < json_array_size(root); i++) {
-        rc = add_json_row(s, json_array_get(root, i), i, c, e);
+        rc = add_json_row(all, json_array_get(root, i), i, plan, e);
     }
     json_decref(root);
     buf_deinit(&text);
@@ -134,43 +135,44 @@ static int read_ids(scores *s, const char *path, const model_plan *c, err *e) {
 }
 
 /* The text as one run of tokens, cut into windows that know nothing of each other. */
-static int read_text(scores *s, const runtime *r, const options *o, err *e) {
-    const model_plan *c = model_plan_of(r->model);
-    if (r->tokenizer == NULL)
-        return runtime_needs_tokenizer(r, "--text", "give token ids with --ids", e);
-    if (o->window > c->max_seq_len) {
+static int read_text(scores *all, const runtime *rt, const options *opts, err *e) {
+    const model_plan *plan = model_plan_of(rt->model);
+    if (rt->tokenizer == NULL)
+        return runtime_needs_tokenizer(rt, "--text", "give token ids with --ids", e);
+    if (opts->window > plan->max_seq_len) {
         return err_set(e, ERR_USAGE, "--window", "--window: the model's context is %u tokens",
-                       c->max_seq_len);
+                       plan->max_seq_len);
     }
-    size_t window = o->window ? o->window : c->max_seq_len;
+    size_t window = opts->window ? opts->window : plan->max_seq_len;
     buf text = {0};
     token_ids ids = {0};
-    int rc = opt_read_file(&text, "--text", o->text, 1u << 30, e);
+    int rc = opt_read_file(&text, "--text", opts->text, 1u << 30, e);
     if (rc == 0)
-        rc = tokenizer_encode(r->tokenizer, text.data ? text.data : "", text.len, true, 1u << 28,
+        rc = tokenizer_encode(rt->tokenizer, text.data ? text.data : "", text.len, true, 1u << 28,
                               &ids, e);
-    size_t n = o->max_tokens && o->max_tokens < ids.n ? o->max_tokens : ids.n;
+    size_t n = opts->max_tokens && opts->max_tokens < ids.n ? opts->max_tokens : ids.n;
     for (size_t at = 0; rc == 0 && at + 1 < n; at += window) {
-        rc = add_sequence(s, ids.data + at, n - at < window ? n - at : window, e);
+        rc = add_sequence(all, ids.data + at, n - at < window ? n - at : window, e);
     }
     token_ids_deinit(&ids);
     buf_deinit(&text);
     return rc;
 }
 
-static int submit(sched *s, sink_state *st, size_t i, const options *o, err *e) {
-    const sequence *q = &st->all->seqs[i];
+static int submit(sched *scheduler, sink_state *st, size_t i, const options *opts, err *e) {
+    const sequence *seq = &st->all->seqs[i];
     sched_request request = {
-        .prompt = q->ids,
-        .n_prompt = q->n,
+        .prompt = seq->ids,
+        .n_prompt = seq->n_ids,
         .prompt_logprobs = true,
         .sampling = {.top_p = 1, .repetition_penalty = 1},
-        .depth = {.min_loops = (uint16_t)o->run.min_loops, .max_loops = (uint16_t)o->run.loops},
+        .depth = {.min_loops = (uint16_t)opts->run.min_loops,
+                  .max_loops = (uint16_t)opts->run.loops},
         .tap = st->all->logits_fd >= 0 ? on_logits : NULL,
         .tap_logits = st->all->logits_fd >= 0,
         .ud = st,
     };
-    return sched_submit(s, &request, &st->id_of[i], e);
+    return sched_submit(scheduler, &request, &st->id_of[i], e);
 }
 
 static void show_progress(const scores *all, uint64_t *last) {
@@ -180,25 +182,25 @@ static void show_progress(const scores *all, uint64_t *last) {
     fprintf(stderr, "\rscored %zu of %zu sequences", all->n_ended, all->n_seqs);
 }
 
-static int run_scores(const runtime *r, const options *o, scores *all, err *e) {
+static int run_scores(const runtime *rt, const options *opts, scores *all, err *e) {
     sink_state st = {.all = all, .id_of = array_new(all->n_seqs, sizeof(uint64_t))};
-    sched *s = NULL;
+    sched *scheduler = NULL;
     int rc = -1;
     if (st.id_of == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     for (size_t i = 0; i < all->n_seqs; i++)
         st.id_of[i] = UINT64_MAX;
-    if (sched_create(&s, r->backend, &r->sched, on_event, &st, e) != 0) goto done;
+    if (sched_create(&scheduler, rt->backend, &rt->sched, on_event, &st, e) != 0) goto done;
     uint64_t last = clock_ns(), start = last;
     size_t sent = 0;
     for (bool idle = false; !idle || sent < all->n_seqs;) {
         err busy = {0};
-        while (sent < all->n_seqs && submit(s, &st, sent, o, &busy) == 0)
+        while (sent < all->n_seqs && submit(scheduler, &st, sent, opts, &busy) == 0)
             sent++;
         if (busy.code != ERR_NONE && busy.code != ERR_BUSY) {
             err_set(e, busy.code, busy.param, "sequence %zu: %s", sent, busy.msg);
             goto done;
         }
-        if (sched_step(s, &idle, e) != 0) goto done;
+        if (sched_step(scheduler, &idle, e) != 0) goto done;
         show_progress(all, &last);
     }
     if (clock_ns() - start > 1000000000u)
@@ -208,37 +210,38 @@ static int run_scores(const runtime *r, const options *o, scores *all, err *e) {
         goto done;
     }
     if (all->write_failed) {
-        err_set(e, ERR_IO, "--logits", "--logits: %s could not be written completely", o->logits);
+        err_set(e, ERR_IO, "--logits", "--logits: %s could not be written completely",
+                opts->logits);
         goto done;
     }
     rc = 0;
 done:
-    sched_destroy(s);
+    sched_destroy(scheduler);
     free(st.id_of);
     return rc;
 }
 
 static void print_lines(const scores *all) {
     for (size_t i = 0; i < all->n_seqs; i++) {
-        const sequence *q = &all->seqs[i];
-        for (uint32_t p = 0; p < q->n; p++) {
-            float lp = all->logprob[q->first + p];
-            printf("{\"seq\":%zu,\"pos\":%u,\"id\":%u,\"logprob\":", i, p, q->ids[p]);
+        const sequence *seq = &all->seqs[i];
+        for (uint32_t pos = 0; pos < seq->n_ids; pos++) {
+            float lp = all->logprob[seq->first + pos];
+            printf("{\"seq\":%zu,\"pos\":%u,\"id\":%u,\"logprob\":", i, pos, seq->ids[pos]);
             if (isnan(lp)) printf("null");
             else printf("%.6f", (double)lp);
-            printf(",\"depth\":%u}\n", all->depth[q->first + p]);
+            printf(",\"depth\":%u}\n", all->depth[seq->first + pos]);
         }
     }
 }
 
-static void print_summary(const scores *all, const runtime *r) {
+static void print_summary(const scores *all, const runtime *rt) {
     double nll = 0, loops = 0;
     uint64_t n = 0, histogram[PLAN_MAX_LOOPS + 1] = {0}, deepest = 0;
     for (uint64_t i = 0; i < all->n_positions; i++) {
-        uint16_t d = all->depth[i] <= PLAN_MAX_LOOPS ? all->depth[i] : PLAN_MAX_LOOPS;
-        loops += d;
-        histogram[d]++;
-        if (d > deepest) deepest = d;
+        uint16_t depth = all->depth[i] <= PLAN_MAX_LOOPS ? all->depth[i] : PLAN_MAX_LOOPS;
+        loops += depth;
+        histogram[depth]++;
+        if (depth > deepest) deepest = depth;
         if (isnan(all->logprob[i])) continue;
         nll -= (double)all->logprob[i];
         n++;
@@ -249,17 +252,18 @@ static void print_summary(const scores *all, const runtime *r) {
            "\"depth_histogram\":[",
            (unsigned long long)all->n_positions, (unsigned long long)n, mean, exp(mean),
            all->n_positions ? loops / (double)all->n_positions : 0);
-    for (uint64_t d = 1; d <= deepest; d++)
-        printf("%s%llu", d > 1 ? "," : "", (unsigned long long)histogram[d]);
+    for (uint64_t depth = 1; depth <= deepest; depth++)
+        printf("%s%llu", depth > 1 ? "," : "", (unsigned long long)histogram[depth]);
     buf plan = {0};
-    describe_runtime_json(&plan, r);
+    describe_runtime_json(&plan, rt);
     printf("],%s}\n", plan.data ? plan.data : "\"family\":null");
     buf_deinit(&plan);
 }
 
-static int score(const runtime *r, const options *o, err *e) {
-    scores all = {.vocab = model_plan_of(r->model)->vocab_size, .logits_fd = -1};
-    int rc = o->ids ? read_ids(&all, o->ids, model_plan_of(r->model), e) : read_text(&all, r, o, e);
+static int score(const runtime *rt, const options *opts, err *e) {
+    scores all = {.vocab = model_plan_of(rt->model)->vocab_size, .logits_fd = -1};
+    int rc = opts->ids ? read_ids(&all, opts->ids, model_plan_of(rt->model), e)
+                       : read_text(&all, rt, opts, e);
     if (rc == 0 && all.n_seqs == 0)
         rc = err_set(e, ERR_USAGE, NULL, "the file holds nothing to score");
     if (rc == 0) {
@@ -267,16 +271,16 @@ static int score(const runtime *r, const options *o, err *e) {
         all.depth = array_new(all.n_positions, sizeof *all.depth);
         if (!all.logprob || !all.depth) rc = err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     }
-    if (rc == 0 && o->logits) {
-        all.logits_fd = open(o->logits, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
+    if (rc == 0 && opts->logits) {
+        all.logits_fd = open(opts->logits, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
         if (all.logits_fd < 0)
-            rc = err_set(e, ERR_IO, "--logits", "%s: %s", o->logits, strerror(errno));
+            rc = err_set(e, ERR_IO, "--logits", "%s: %s", opts->logits, strerror(errno));
     }
-    if (rc == 0) rc = run_scores(r, o, &all, e);
-    if (rc == 0 && !o->quiet && o->ids) print_lines(&all);
-    if (rc == 0 && (o->text || o->quiet)) print_summary(&all, r);
+    if (rc == 0) rc = run_scores(rt, opts, &all, e);
+    if (rc == 0 && !opts->quiet && opts->ids) print_lines(&all);
+    if (rc == 0 && (opts->text || opts->quiet)) print_summary(&all, rt);
     if (all.logits_fd >= 0 && close(all.logits_fd) != 0 && rc == 0) {
-        rc = err_set(e, ERR_IO, "--logits", "%s: %s", o->logits, strerror(errno));
+        rc = err_set(e, ERR_IO, "--logits", "%s: %s", opts->logits, strerror(errno));
     }
     for (size_t i = 0; i < all.n_seqs; i++)
         free(all.seqs[i].ids);
@@ -287,27 +291,27 @@ static int score(const runtime *r, const options *o, err *e) {
 }
 
 int cmd_score(int argc, char **argv) {
-    options o = {0};
+    options opts = {0};
     const opt_row table[] = {
-        RUN_OPTIONS(&o.run),
-        {"--ids", OPT_TEXT, &o.ids, "FILE",
+        RUN_OPTIONS(&opts.run),
+        {"--ids", OPT_TEXT, &opts.ids, "FILE",
          "file with a JSON array of token-id arrays to score; prints one line per token", 0, 0,
          false},
-        {"--text", OPT_TEXT, &o.text, "FILE",
+        {"--text", OPT_TEXT, &opts.text, "FILE",
          "text file to score instead of --ids; prints its perplexity", 0, 0, false},
-        {"--logits", OPT_TEXT, &o.logits, "FILE",
+        {"--logits", OPT_TEXT, &opts.logits, "FILE",
          "also write the logits into FILE, as raw float32 [tokens][vocabulary]", 0, 0, false},
-        {"--loops", OPT_UINT, &o.run.loops, "N",
+        {"--loops", OPT_UINT, &opts.run.loops, "N",
          "most loops that a token runs (default: the model's)", 1, PLAN_MAX_LOOPS, false},
-        {"--min-loops", OPT_UINT, &o.run.min_loops, "N",
+        {"--min-loops", OPT_UINT, &opts.run.min_loops, "N",
          "fewest loops that a token runs (default 1)", 1, PLAN_MAX_LOOPS, false},
-        {"--window", OPT_UINT, &o.window, "N",
+        {"--window", OPT_UINT, &opts.window, "N",
          "with --text: tokens of one window, scored without what stands before it (default: the "
          "model's context)",
          2, 1e9, false},
-        {"--first", OPT_UINT, &o.max_tokens, "N",
+        {"--first", OPT_UINT, &opts.max_tokens, "N",
          "with --text: score only the first N tokens (default: all)", 2, 1e9, false},
-        {"--summary", OPT_FLAG, &o.quiet, NULL,
+        {"--summary", OPT_FLAG, &opts.quiet, NULL,
          "with --ids: print one line for the whole file instead of one line per token", 0, 0,
          false},
     };
@@ -316,16 +320,16 @@ int cmd_score(int argc, char **argv) {
         "fathom score --model models/demo --text models/demo/held_out.txt "
         "--window 128 --first 8192",
         table, ARRAY_LEN(table)};
-    int c = opt_parse(&command, argc, argv);
-    if (c != 0) return c > 0 ? 0 : EXIT_USAGE;
-    if ((o.ids != NULL) == (o.text != NULL)) {
+    int parsed = opt_parse(&command, argc, argv);
+    if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
+    if ((opts.ids != NULL) == (opts.text != NULL)) {
         fprintf(stderr, "fathom score: give one of --ids and --text\n");
         return EXIT_USAGE;
     }
     err e = {0};
-    runtime r;
-    if (runtime_open(&r, &o.run, &e) != 0) return opt_fail(&e);
-    int rc = score(&r, &o, &e);
-    runtime_close(&r);
+    runtime rt;
+    if (runtime_open(&rt, &opts.run, &e) != 0) return opt_fail(&e);
+    int rc = score(&rt, &opts, &e);
+    runtime_close(&rt);
     return rc == 0 ? 0 : opt_fail(&e);
 }

@@ -5,8 +5,8 @@
 #include "cli/cli.h"
 #include "server/server.h"
 
-typedef int (*serve_with)(const opt_command *c, int argc, char **argv);
+typedef int (*serve_with)(const opt_command *command, int argc, char **argv);
 /* Hands the table, whose rows write to o, to `with` (opt_parse), and returns what that returns. */
-int serve_options(server_opts *o, int argc, char **argv, serve_with with);
+int serve_options(server_opts *opts, int argc, char **argv, serve_with with);
 
 #endif
