@@ -1,10 +1,11 @@
-/* conns.c - which connections there are, and who goes when there are too many.
+/* conns.c - open connections; closes idle ones when there are too many.
  *
- * A connection is busy from complete headers to the end of its answer, and rests otherwise.
- * Resting ones stand in two lists by how long they rest: those that never brought a request and
- * those that did. Above nine tenths of a listener's limit each newcomer costs the longest rest,
- * so that a probe, or anybody, comes in however many connections lie about. Busy ones are never
- * closed for room, nor is who came a moment ago. libmicrohttpd stops accepting at the limit. */
+ * A connection is busy from the end of its headers to the end of its answer, and rests otherwise.
+ * Two lists hold the resting connections, the longest resting first: one for connections without a
+ * request so far, one for the others. Above nine tenths of a listener's limit, each new connection
+ * closes the longest resting one, so a health probe gets in however many idle connections are open.
+ * Busy connections and very new ones are never closed to make room. libmicrohttpd stops accepting
+ * at the limit. */
 #include "base/clock.h"
 #include "server/server_internal.h"
 
@@ -14,7 +15,8 @@
 #include <sys/socket.h>
 
 enum { TRIES = 8, PER_NEWCOMER = 2 };
-/* What a newcomer may take for its first request in a crowd, and when the last place is taken. */
+/* Time that a new connection has for its first request: in a crowd, and when all places are
+ * taken. */
 #define CROWD_NS UINT64_C(1000000000)
 #define FULL_NS UINT64_C(100000000)
 
@@ -35,8 +37,8 @@ void srv_conn_cut(srv_conn *conn) {
 
 /* ---- room for newcomers ---- */
 
-/* The one to go: who took too long to say something, else who rests longest. Not one whose request
- * has come in meanwhile: that one goes to the end of its list. */
+/* The connection to close: one that took too long to send its first request, else the longest
+ * resting one. A connection with unread input is not idle: it moves to the end of its list. */
 static srv_conn *longest_rest(srv_listener *at, const srv_conn *but, uint64_t patience) {
     uint64_t now = clock_ns();
     for (unsigned i = 0; i < TRIES; i++) {
@@ -69,7 +71,7 @@ void srv_conns_tick(srv_listener *at) {
 
 /* ---- addresses ---- */
 
-/* An IPv4 address, or the half of an IPv6 address that one customer has to himself. */
+/* An IPv4 address, or the upper half of an IPv6 address, which identifies one customer. */
 static uint64_t peer_of(const struct sockaddr *addr) {
     uint64_t half = 0;
     if (addr == NULL) return 0;
@@ -84,21 +86,22 @@ static uint64_t peer_of(const struct sockaddr *addr) {
     return half;
 }
 
-/* The id of a peer's account, mixed with a secret, so that nobody picks addresses that meet in
- * the ledger's map. */
+/* The id of a peer's account. It is mixed with a secret, so that addresses cannot be chosen to
+ * collide in the ledger's map. */
 static uint64_t account_id(const srv *server, const struct sockaddr *addr) {
     return (peer_of(addr) ^ server->id_seed) % SRV_KEY_ACCOUNT;
 }
 
-/* Of this machine only as many as an option says: its connections are a proxy's, or its user's. */
+/* Connections of this machine belong to a proxy or to its user, so only --max-connections-per-ip
+ * limits them. */
 static bool is_counted(const srv_listener *at, const struct sockaddr *addr) {
     uint64_t peer = peer_of(addr);
     bool local = peer == 0 || (peer >> 24 == 127 && at->server->opts.max_per_ip == SERVER_UNSET);
     return !at->admin && !local;
 }
 
-/* Many share one address behind a proxy or a company's gateway, so the default leaves each a
- * quarter, and never fewer than a browser or a small proxy opens. */
+/* Many clients share one address behind a proxy or a company's gateway. So the default is a quarter
+ * of all connections, and never fewer than a browser or a small proxy opens. */
 uint64_t srv_conns_per_address(const server_opts *opts) {
     uint64_t quarter = opts->max_connections / 4;
     if (opts->max_per_ip != SERVER_UNSET) return opts->max_per_ip ? opts->max_per_ip : UINT64_MAX;

@@ -1,12 +1,12 @@
-/* deadlines.c - absolute deadlines, once a second.
+/* deadlines.c - absolute deadlines, checked once a second.
  *
- * Inactivity timers do not stop a byte-a-second client, and libmicrohttpd's own timers do
- * not see connections that never become a request. So every connection carries one absolute
- * deadline, and here the late are shut down. The same tick looks after silent streams,
- * stalled readers, requests that waited too long, and the engine's pulse.
+ * Inactivity timers do not stop a client that sends a byte a second, and libmicrohttpd's own timers
+ * miss connections without a request. So every connection has one absolute deadline and is shut
+ * down after it. The same tick handles silent streams, stalled readers, requests that waited too
+ * long, and the engine's pulse.
  *
- * While the process stands still (SIGSTOP, a freezer, a snapshot of its machine) nobody is late:
- * when a tick comes much later than due, all these times move by as much. */
+ * Time in which the whole process stands still (SIGSTOP, a freezer, a snapshot of its machine) does
+ * not count: when a tick comes much later than due, all these times move by the delay. */
 #include "base/clock.h"
 #include "server/server_internal.h"
 
@@ -17,7 +17,8 @@
 static const char ping[] = ": keep-alive\n\n";
 
 void srv_deadline(srv_conn *conn, double seconds) {
-    srv_forgive_pause(conn->server); /* else a pause that ended just now would lengthen this one */
+    srv_forgive_pause(
+        conn->server); /* else a pause that has just ended would lengthen this deadline */
     conn->deadline_ns = seconds > 0 ? clock_ns() + (uint64_t)(seconds * 1e9) : 0;
 }
 
@@ -81,7 +82,7 @@ void srv_forgive_pause(srv *server) {
              (double)pause * 1e-9);
 }
 
-/* Silence is looked for only while there is an engine; every tick tells the pulse that it came. */
+/* Without an engine there is no silence to look for, but the pulse needs every tick. */
 static void feel_pulse(srv *server, uint64_t now) {
     uint64_t beat = now, usual = 0;
     if (server->engine) sched_thread_pulse(server->engine, &beat, &usual);
@@ -108,13 +109,13 @@ static void on_tick(uv_timer_t *timer) {
         if (req->gone) continue;
         if (req->state == REQ_STREAMING) sweep_stream(req, now);
         if (req->state == REQ_WAITING || req->state == REQ_PARSING) sweep_waiting(req, now);
-        /* A body that takes its time may belong to a peer that has left. */
+        /* The peer of a slow upload may have left. */
         if (req->state == REQ_READING && req->body_seen &&
             now - req->body_start_ns > WATCH_AFTER_NS)
             srv_watch(req);
     }
     (void)srv_make_room(server, NULL);
-    srv_engine_turn(server); /* no wake of the engine is relied upon for longer than a tick */
+    srv_engine_turn(server); /* in case a wake from the engine was lost */
     srv_mhd_tick(server);
     srv_look_at_model(server);
     feel_pulse(server, now);

@@ -1,16 +1,17 @@
 /* drain.c - signals and the orderly end.
  *
- * The first SIGTERM or SIGINT: not ready, no new connections, new work 503, running work
- * goes on up to --drain-seconds, then gets an error event. A second one ends at once.
- * SIGHUP does nothing (the log goes to stderr, whose file belongs to the supervisor);
- * SIGUSR1 writes the state to the log, SIGUSR2 the stack of the loop (watchdog.c). */
+ * At the first SIGTERM or SIGINT the server is no longer ready, closes its listening socket and
+ * answers new work with 503. Running work goes on for up to --drain-seconds and then gets an error
+ * event. A second signal ends the process at once. SIGHUP does nothing: the log goes to stderr,
+ * whose file belongs to the supervisor. SIGUSR1 writes the state to the log, SIGUSR2 the stack of
+ * the loop (watchdog.c). */
 #include "base/clock.h"
 #include "server/server_internal.h"
 
 #include <signal.h>
 #include <unistd.h>
 
-enum { FLUSH_TICK_MS = 20, FLUSH_TICKS = 50 }; /* a second for last bytes to leave */
+enum { FLUSH_TICK_MS = 20, FLUSH_TICKS = 50 }; /* one second to send the last bytes */
 
 static bool busy(const srv *server) {
     for (list_link *node = server->reqs.next; node != &server->reqs; node = node->next) {
@@ -31,7 +32,7 @@ static void end_stream(srv_req *req, const char *why) {
     if (req->finished || req->gone) return;
     err e = {0};
     (void)err_set(&e, ERR_STOPPING, NULL, "%s", why);
-    if (req->job) { /* the reply knows how its kind of stream tells an error */
+    if (req->job) { /* the reply writes the error event of its dialect */
         if (!req->more)
             (void)api_reply_fail(req->job->reply, &e, &req->out); /* between two events */
         srv_engine_drop(req);
@@ -80,7 +81,7 @@ static void on_drained(uv_timer_t *timer) {
 
 static void begin_drain(srv *server, int signum) {
     if (server->draining || !server->loaded) {
-        /* A second signal, or a load that cannot be interrupted: nothing is owed to anybody. */
+        /* At a second signal, or while the model loads, there is no work worth waiting for. */
         log_line(LOG_INFO, "stopped at once by signal %d", signum);
         _exit(server->draining ? 128 + signum : 0);
     }

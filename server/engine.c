@@ -1,9 +1,9 @@
-/* engine.c - where requests meet the engine thread.
+/* engine.c - connects requests with the engine thread.
  *
- * A srv_job is the work of one request: its reply and the ids of its sequences. It
- * outlives the request when the client leaves, until the scheduler has said END for every
- * sequence, because the scheduler may look into the reply (constrained decoding) till then.
- * Ids are never used twice, so a late event of a forgotten sequence finds nothing. */
+ * A srv_job is the work of one request: its reply and the ids of its sequences. If the client
+ * leaves, the job lives on until the scheduler has reported the end of every sequence, because the
+ * scheduler may read the reply until then (constrained decoding). Ids are never reused, so a late
+ * event of a forgotten sequence finds no entry. */
 #include "base/clock.h"
 #include "base/size.h"
 #include "server/server_internal.h"
@@ -25,15 +25,15 @@ static void job_free(srv_job *job) {
     free(job);
 }
 
-/* What the scheduler keeps of one sequence: its tokens, its blocks, itself. */
+/* Bytes that the scheduler holds for one sequence: tokens, blocks and the sequence itself. */
 static size_t seq_bytes(const sched_request *request) {
     return ((size_t)request->n_prompt + request->max_tokens) * 5 + 1024;
 }
 
-/* The request no longer listens; the rest of its sequences is cancelled. */
+/* Separates the job from its request and cancels the sequences that still run. */
 static void detach(srv_job *job) {
     srv *server = job->server;
-    if (job->reply) job->req->more = false; /* what waits there goes with it */
+    if (job->reply) job->req->more = false; /* the rest of the answer is dropped with the job */
     job->req->job = NULL;
     job->req = NULL;
     for (uint32_t i = 0; i < job->n_seqs; i++) {
@@ -172,8 +172,8 @@ static void deliver(srv_req *req) {
     else srv_req_wake(req);
 }
 
-/* An answer that failed: a real status if nothing went out yet, else the stream ends
- * after its error event and without its last chunk. */
+/* Ends a failed answer: with an error status if no bytes went out yet, else with an error event and
+ * without the last chunk. */
 static void fail(srv_job *job, const err *e) {
     srv_req *req = job->req;
     req->outcome.finish = "failed";
@@ -201,7 +201,7 @@ static void complete(srv_job *job) {
         if (job->seqs[i].n_output > most) most = job->seqs[i].n_output;
     }
     srv_observe(&server->counts.max_output_tokens, most, 1);
-    if (req->more) { /* every sequence has ended: the scheduler looks into the reply no more */
+    if (req->more) { /* every sequence has ended: the scheduler no longer reads the reply */
         req->reply = job->reply;
         job->reply = NULL;
     }
@@ -240,7 +240,8 @@ static void feed_reply(srv_job *job, uint32_t i, const sched_event *ev) {
 static void count_token(srv_job *job, uint32_t i, const sched_event *ev, uint64_t now) {
     srv *server = job->server;
     srv_tenant_began(job, &job->seqs[i]);
-    server->turn_tokens += job->seqs[i].last_ns ? 1 : ev->pos + 1; /* the first brings its prompt */
+    server->turn_tokens +=
+        job->seqs[i].last_ns ? 1 : ev->pos + 1; /* the first token counts its prompt too */
     uint64_t last = job->seqs[i].last_ns;
     job->seqs[i].last_ns = now;
     job->seqs[i].n_output++;
@@ -255,7 +256,8 @@ static void count_token(srv_job *job, uint32_t i, const sched_event *ev, uint64_
     srv_observe(&server->counts.ttft, (double)(now - req->start_ns) / 1e9, 1);
 }
 
-/* Three numeric failures within ten seconds are not one bad request: the engine is ill. */
+/* Three numeric failures within ten seconds are not the fault of one request: the engine is
+ * broken. */
 static void note_failure(srv *server, const sched_event *ev, uint64_t now) {
     if (ev->why != ERR_NUMERIC) return;
     server->counts.numeric_failures++;
@@ -307,7 +309,7 @@ static void on_event(srv *server, const sched_event *ev, uint64_t now) {
         job->n_open--;
         srv_tenant_left(job, &job->seqs[i]);
         count_end(job, i, ev, now);
-        /* With nobody listening and nothing left to end, the work is over. */
+        /* Without a request and without running sequences the job is done. */
         if (job->req == NULL && job->n_open == 0) {
             if (job->cancel_ns)
                 srv_observe(&server->counts.cancel, (double)(now - job->cancel_ns) / 1e9, 1);
@@ -337,7 +339,8 @@ void srv_engine_turn(srv *server) {
     server->turn_tokens = 0;
     (void)srv_make_room(server, NULL);
     if (n) srv_mhd_pump(server);
-    if (n == TURN_EVENTS) uv_async_send(&server->async); /* sockets first, then the rest */
+    if (n == TURN_EVENTS)
+        uv_async_send(&server->async); /* let the sockets run before the remaining events */
     if (server->engine_ill || sched_thread_failed(server->engine)) {
         srv_stop(server, EXIT_FAILED,
                  "the engine failed; the server is ending and must be started again");
@@ -350,7 +353,7 @@ bool srv_engine_alive(srv *server) {
            !sched_thread_failed(server->engine);
 }
 
-/* From the engine thread: the one call libuv allows there. */
+/* Runs on the engine thread, where libuv allows no other call. */
 static void on_notify(void *ud) {
     srv *server = ud;
     uv_async_send(&server->async);

@@ -1,8 +1,8 @@
-/* evict.c - whose request ends when all requests together hold more than the ceiling.
+/* evict.c - ends requests when all requests together hold more bytes than the ceiling.
  *
- * The account that holds most gives something up, and of its requests the one that has held most
- * for longest without getting on: an upload that crawls, an answer that nobody reads. Work that
- * goes on counts little, so a client's stalled requests go before its busy ones. */
+ * The account with the most bytes loses a request: the one with the largest product of bytes and
+ * seconds without progress, such as a slow upload or an unread answer. A request that makes
+ * progress counts little, so a client's stalled requests end before its busy ones. */
 #include "base/clock.h"
 #include "server/server_internal.h"
 
@@ -25,7 +25,7 @@ size_t srv_req_held(const srv_req *req) {
            (req->job ? staying(&req->job->held) : 0) + (req->work ? srv_parse_held(req->work) : 0);
 }
 
-/* Since when the request has only held what it holds. */
+/* Seconds since the request last made progress. */
 static double idle_seconds(const srv_req *req, uint64_t now) {
     uint64_t since = now;
     if (req->state == REQ_READING) since = req->body_start_ns;
@@ -50,7 +50,7 @@ static void evict(srv_req *req) {
     static const char why[] =
         "the memory that this server sets aside for requests is used up; try again shortly";
     switch (req->state) {
-    case REQ_READING: /* no answer is possible before the end of the body, which is dropped */
+    case REQ_READING: /* an answer must wait for the end of the body; the body is dropped */
         req->late_status = 503;
         buf_deinit(&req->body);
         srv_hold_set(&req->held_body, 0);
@@ -77,7 +77,7 @@ bool srv_make_room(srv *server, srv_req *req) {
     uint64_t now = clock_ns();
     for (srv_account *account; (account = srv_ledger_over(server->ledger)) != NULL;) {
         srv_req *worst = worst_of(server, account, now);
-        if (worst == NULL) break; /* what it holds is leaving */
+        if (worst == NULL) break; /* its bytes are already leaving */
         server->counts.evicted++;
         if (srv_log_budget(server)) {
             log_line(LOG_WARN,

@@ -1,8 +1,8 @@
-/* framing.c - what a request's head must be before anything acts on it.
+/* framing.c - rules for the head of a request, checked before it is used.
  *
- * libmicrohttpd 0.9.75 lets through what makes proxies and servers disagree: doubled
- * lengths, a length beside a coding, unknown codings, two Hosts. Each of those is how a
- * request is smuggled past a front end, so they are refused here, by name. */
+ * libmicrohttpd 0.9.75 accepts heads that proxies and servers read differently: two lengths, a
+ * length and a coding, unknown codings, two Hosts. Request smuggling rests on such differences, so
+ * each of them is refused here with a message that names it. */
 #include "server/server_internal.h"
 
 #include <string.h>
@@ -13,7 +13,7 @@ static bool is_hex(char ch) {
 }
 
 bool srv_screen_target(const char *raw) {
-    if (raw[0] != '/') return false; /* no absolute form, no "*" */
+    if (raw[0] != '/') return false; /* neither the absolute form nor "*" */
     if (strstr(raw, "..") != NULL) return false;
     for (const char *at = raw; *at; at++) {
         unsigned char byte = (unsigned char)*at;

@@ -1,8 +1,8 @@
-/* hosts.c - whose page a browser's request comes from, and whom it thinks it talks to.
+/* hosts.c - checks the names that a browser sends: Host and Origin.
  *
- * Any page may send requests to a server on its visitor's machine. It cannot choose two headers:
- * Host is the name in the URL, so a page that points a name of its own at this machine (DNS
- * rebinding) gives that name; Origin is where the page came from. No sockets here. */
+ * Any web page may send requests to a server on its visitor's machine, but it cannot choose two
+ * headers. Host is the name in the URL: a page that points its own name at this machine (DNS
+ * rebinding) sends that name. Origin is the site of the page. Uses no sockets. */
 #include "server/server_internal.h"
 
 #include <arpa/inet.h>
@@ -37,7 +37,7 @@ static bool take_port(const char *text, unsigned *port) {
     return n != 0;
 }
 
-/* NAME, A.B.C.D or [IPv6], each with or without a port, and nothing around it. */
+/* NAME, A.B.C.D or [IPv6], each with or without a port, and no other characters. */
 static bool read_host(const char *text, host *out) {
     struct in6_addr six;
     const char *name = text;
@@ -55,7 +55,7 @@ static bool read_host(const char *text, host *out) {
     return out->name[0] != 0;
 }
 
-/* A name that no DNS server answers for, or an address that is this machine's by definition. */
+/* "localhost" and names under it, which DNS servers do not answer for, or a loopback address. */
 static bool is_local(const host *given) {
     static const char local[] = "localhost";
     struct in6_addr six;
@@ -71,7 +71,7 @@ static bool is_local(const host *given) {
     return n == tail || given->name[n - tail - 1] == '.';
 }
 
-/* Whether an option's text names h: as it would stand in a URL, or an IPv6 address bare. */
+/* Whether an option's text names the wanted host: as in a URL, or as a bare IPv6 address. */
 static bool names(const char *option, const host *wanted) {
     host named;
     if (wanted->six) {

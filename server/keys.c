@@ -1,8 +1,8 @@
-/* keys.c - API keys from a file: one per line, "KEY [NAME] [weight=N] [priority=A..B]", a word
- * that begins with # starts a comment. Words after the name without a = say nothing.
+/* keys.c - API keys from a file: one per line, "KEY [NAME] [weight=N] [priority=A..B]". A word that
+ * begins with # starts a comment. Words without = after the name are ignored.
  *
- * Keys are kept and compared as SHA-256, all of them at every look-up, so that neither
- * the time taken nor a memory dump says how close a guess came. */
+ * Keys are stored and compared as SHA-256, and every look-up compares all keys, so neither the time
+ * taken nor a memory dump tells how close a guess was. */
 #include "server/server_internal.h"
 
 #include <stdio.h>
@@ -100,7 +100,7 @@ static bool blank(char ch) {
     return ch == ' ' || ch == '\t' || ch == '\r';
 }
 
-/* The next word of the line; n is 0 at its end, or where a comment begins. */
+/* The next word of the line; its length is 0 at the end of the line or at a comment. */
 static key_word next_word(key_line *line) {
     while (line->at < line->end && blank(*line->at))
         line->at++;
@@ -113,7 +113,7 @@ static key_word next_word(key_line *line) {
     return (key_word){found.text, 0};
 }
 
-/* A whole number in [least, most] that fills the text; false: it is none. */
+/* Reads a whole number in [least, most] that fills the text; false if it is not one. */
 static bool read_number(const char *text, size_t n, int64_t least, int64_t most, int64_t *out) {
     bool minus = n > 0 && text[0] == '-';
     size_t at = minus;
@@ -127,7 +127,8 @@ static bool read_number(const char *text, size_t n, int64_t least, int64_t most,
     return *out >= least && *out <= most;
 }
 
-static bool starts(key_word *word, const char *name) { /* and goes past it */
+static bool starts(key_word *word,
+                   const char *name) { /* skips the name if the word starts with it */
     size_t n = strlen(name);
     if (word->len < n || memcmp(word->text, name, n) != 0) return false;
     word->text += n;

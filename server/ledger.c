@@ -1,8 +1,8 @@
-/* ledger.c - how many bytes each client makes this server hold.
+/* ledger.c - the bytes that each client makes this server hold.
  *
  * A client is an API key or, without keys, the address of a peer. Bodies on their way in, parse
- * trees, work in the engine and answers on their way out are all entered here, so that one
- * ceiling bounds them together. The ledger decides nothing: evict.c does, by what stands here. */
+ * trees, work in the engine and answers on their way out are all entered here, so one ceiling
+ * bounds their sum. The ledger only counts; evict.c decides. */
 #include "server/ledger.h"
 
 #include "base/map.h"
@@ -12,13 +12,13 @@
 const char *const srv_held_names[SRV_HELD_KINDS] = {"bodies", "parsing", "work", "answers"};
 
 struct srv_ledger {
-    size_t ceiling, share; /* bytes in all, and of one account */
-    size_t total;          /* less what is leaving */
-    size_t n_over;         /* accounts beyond their share */
+    size_t ceiling, share; /* bytes of all accounts together; bytes of one account */
+    size_t total;          /* without the bytes that are leaving */
+    size_t n_over;         /* accounts over their share */
     size_t by_kind[SRV_HELD_KINDS];
     list_link accounts;
     map by_id;
-    srv_account nobody; /* of clients for whom there was no memory */
+    srv_account nobody; /* shared by clients that came when memory had run out */
 };
 
 static void account_init(srv_account *account, srv_ledger *ledger, uint64_t id) {
@@ -84,7 +84,7 @@ void srv_hold_begin(srv_hold *hold, srv_account *account, srv_held_kind kind) {
     account->users++;
 }
 
-/* Counts bytes that came (or, wrapping, went) against the ceiling and the account's share. */
+/* Adds bytes (a wrapped value subtracts) to the total and to the account. */
 static void count(srv_account *account, size_t more) {
     srv_ledger *ledger = account->ledger;
     bool was_over = account->bytes > ledger->share;

@@ -53,7 +53,7 @@ static void on_load(uv_work_t *task) {
     if (load->rc != 0) runtime_close(&load->model);
 }
 
-/* What was asked for beyond runtime_opts. */
+/* Applies the options of `serve` that runtime_opts does not have. */
 static void fill_limits(srv *server) {
     sched_opts *limits = &server->model.sched;
     const server_opts *opts = &server->opts;
@@ -79,7 +79,7 @@ static void say_ready(const srv *server, const eng_backend_info *info) {
     log_line(LOG_INFO, "device %s, kernels %s, %u thread%s%s%s, %.1f MB of weights", info->device,
              info->kernels, info->threads, info->threads == 1 ? "" : "s",
              info->why_threads[0] ? ": " : "", info->why_threads, (double)info->weight_bytes / 1e6);
-    /* Were every position to run every loop, this many would still fit. */
+    /* So many positions fit if every position runs every loop. */
     double planes = plan_planes(plan, plan->loops_default);
     log_line(LOG_INFO,
              "cache %u slots of %zu bytes (%.1f MB%s%s): %.0f positions at full depth; policy of "

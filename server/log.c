@@ -1,4 +1,4 @@
-/* log.c - one line per request that ends, and few for what strangers cause. */
+/* log.c - one log line per request, and a limited number of lines for refused ones. */
 #include "base/clock.h"
 #include "server/server_internal.h"
 

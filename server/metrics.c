@@ -1,8 +1,8 @@
-/* metrics.c - the Prometheus page: vLLM's names where they mean the same, so that its
- * dashboards and gateways work, and fathom_ ones for what depth adds.
+/* metrics.c - the Prometheus page. A metric with vLLM's meaning has vLLM's name, so vLLM's
+ * dashboards and gateways work; metrics of depth and of this server begin with fathom_.
  *
- * Rendered from the loop's own counters and the scheduler's snapshot; a rendered page is
- * kept for 20 ms, so that scrapers in a hurry cost little. */
+ * The page is rendered from the loop's counters and the scheduler's snapshot, and kept for 20 ms,
+ * so that frequent scrapes cost little. */
 #include "base/clock.h"
 #include "server/server_internal.h"
 
@@ -189,7 +189,7 @@ static void write_vllm(metric_page *page, const srv *server, const sched_stats *
     histogram(page, "vllm:request_params_n", "Sequences of a request.", &counts->params_n);
 }
 
-/* The engine thread owns the backend, so the rule is the one noted when the model was loaded. */
+/* The backend belongs to the engine thread, so the exit rule is the one noted at loading. */
 static void write_info(metric_page *page, const srv *server) {
     if (server->model.model == NULL) return;
     const model_plan *plan = model_plan_of(server->model.model);
@@ -344,7 +344,7 @@ static void write_http(metric_page *page, const srv *server) {
         (double)counts->loop_turn_max_ns * 1e-9);
 }
 
-/* A label value may hold anything but a bare quote, backslash or newline. */
+/* A label value must escape quotes and backslashes and cannot hold a newline. */
 static void write_labels(metric_page *page, const char *model) {
     size_t n = (size_t)snprintf(page->labels, sizeof page->labels, "model_name=\"");
     for (; *model && n + 24 < sizeof page->labels; model++) {

@@ -1,11 +1,11 @@
-/* mhd.c - the one file that knows libmicrohttpd.
+/* mhd.c - the only file that uses libmicrohttpd.
  *
- * It runs without a thread of its own: libuv polls its epoll descriptor and srv_mhd_pump
- * runs it. Facts this file rests on (0.9.75, measured): a suspended connection leaves every
- * list, so nothing tells of its peer until it is resumed; an answer may be queued at the
- * first handler call, at the last, or while suspended, never in mid-upload; stopping the
- * daemon with anything suspended aborts the process; a wait of 0 ms must be obeyed, but a
- * 0 ms timer re-armed in its own callback starves the loop. */
+ * The library runs without a thread of its own: libuv watches its epoll descriptor, and
+ * srv_mhd_pump runs it. This file rests on these facts (0.9.75, measured): a suspended connection
+ * leaves every list, so the library does not notice its peer until it is resumed; an answer may be
+ * queued at the first handler call, at the last, or while suspended, but never while a body
+ * arrives; stopping the daemon with a suspended connection aborts the process; a wait of 0 ms must
+ * be obeyed, but a 0 ms timer armed again in its own callback starves the loop. */
 #include "base/clock.h"
 #include "base/queue.h"
 #include "server/server_internal.h"
@@ -47,8 +47,8 @@ static void pump(srv_listener *at) {
         unsigned open = at->n_conns;
         MHD_run(at->mhd);
         has = MHD_get_timeout(at->mhd, &wait);
-        /* At its limit the library does not listen; it listens again in the run after one in
-         * which a connection ended. */
+        /* At its limit the library does not accept. After a connection has ended it accepts again,
+         * but only from the next run on. */
         if (at->n_conns >= open && (has != MHD_YES || wait != 0)) break;
     }
     at->pumping = false;
@@ -94,8 +94,8 @@ static enum MHD_Result on_accept(void *cls, const struct sockaddr *from, socklen
 
 /* ---- requests ---- */
 
-/* Called with the target as it stands on the wire, before any decoding; what it returns
- * is the request's context from here on, and its end is always reported. */
+/* Called with the raw target, before any decoding. The returned pointer is the request's context
+ * from here on; on_done is called for it in any case. */
 static void *on_target(void *cls, const char *raw, struct MHD_Connection *link) {
     srv *server = cls;
     srv_req *req = calloc(1, sizeof *req);
@@ -128,7 +128,8 @@ static enum MHD_Result on_header(void *cls, enum MHD_ValueKind kind, const char 
     return MHD_YES;
 }
 
-/* First call: the headers are there, the body is not. The one moment to refuse early. */
+/* First call: the headers are complete and the body has not begun. Only now can an early refusal be
+ * queued. */
 static void judge(srv_req *req, const char *url, const char *method, const char *version) {
     srv *server = req->server;
     screening sc = {.max_body = server->opts.max_body};
@@ -151,22 +152,22 @@ static void judge(srv_req *req, const char *url, const char *method, const char 
     srv_deadline(req->conn, server->opts.body_s);
     bool body = sc.framing.length || sc.framing.coding;
     req->answer_after_body = body && !sc.framing.expect;
-    req->close = body && sc.framing.expect; /* answered instead of 100: the body never comes */
+    req->close =
+        body && sc.framing.expect; /* answered instead of "100 Continue", so the body never comes */
     srv_gate(req, method, url, &sc.framing);
     srv_req_account(req);
     if (req->state == REQ_READING) req->close = false;
 }
 
-/* Until when the next piece of a body is waited for: it must come within the grace after the
- * last one, and the whole at no less than 1 KB/s after its grace. Bytes sent early buy no
- * silence later. */
+/* Deadline for the next piece of a body. A piece must follow the last within the grace, and the
+ * whole body must keep up 1 KB/s after the grace; bytes sent early do not extend it. */
 static uint64_t body_deadline(const srv_req *req, uint64_t now) {
     uint64_t grace = (uint64_t)(req->server->opts.body_s * 1e9);
     uint64_t by_rate = req->body_start_ns + grace + req->body_seen / 1024 * UINT64_C(1000000000);
     return by_rate < now + grace ? by_rate : now + grace;
 }
 
-/* Six bytes of framing is what a chunk costs at least: is that most of what came? */
+/* A chunk costs at least six bytes of framing. True if framing is far more than the body itself. */
 static bool mostly_framing(srv_req *req) {
     uint64_t overhead = (uint64_t)req->body_pieces * 6;
     if (overhead <= (100 << 10) || overhead <= 4 * req->body_seen) return false;
@@ -174,7 +175,7 @@ static bool mostly_framing(srv_req *req) {
     return overhead > (400 << 10);
 }
 
-/* Bytes that may each begin, end or part a JSON value; those inside strings are counted too. */
+/* Counts the bytes that begin, end or separate JSON values, including those inside strings. */
 static uint64_t count_structure(const char *data, size_t n) {
     uint64_t count = 0;
     for (size_t i = 0; i < n; i++) {
@@ -184,9 +185,9 @@ static uint64_t count_structure(const char *data, size_t n) {
     return count;
 }
 
-/* Keeps a piece and enters what is held. Room for a large body is taken at once: its pages come
- * as the body does, so it is as large as what has come. A small one, or one of unknown length,
- * grows; all of its room counts. */
+/* Stores a piece and enters the bytes held. A large announced body gets its whole buffer at once:
+ * the kernel gives pages as they fill, so only the filled part counts. A small body, or one of
+ * unknown length, grows its buffer, and the whole buffer counts. */
 static void keep_piece(srv_req *req, const char *data, size_t n) {
     if (req->body.cap == 0 && req->body_announced <= req->server->opts.max_body) {
         size_t announced = (size_t)req->body_announced;
@@ -199,8 +200,8 @@ static void keep_piece(srv_req *req, const char *data, size_t n) {
     srv_hold_set(&req->held_body, paged ? req->body.len + PAGE_BYTES : req->body.cap);
 }
 
-/* A piece of the body. No answer can be queued now, so what is wrong is kept in r->late.
- * Beyond four times the limit the connection is dropped. */
+/* Takes a piece of the body. No answer can be queued now, so a failure is noted in
+ * req->late_status. Beyond four times the limit the connection is dropped. */
 static enum MHD_Result collect(srv_req *req, const char *data, size_t *len) {
     srv *server = req->server;
     size_t n = *len;
@@ -217,7 +218,8 @@ static enum MHD_Result collect(srv_req *req, const char *data, size_t *len) {
     if (req->late_status || req->refusal.status) return MHD_YES;
     keep_piece(req, data, n);
     if (req->body.failed) req->late_status = 503;
-    if (srv_ledger_full(server->ledger)) (void)srv_make_room(server, req); /* or r->late says 503 */
+    if (srv_ledger_full(server->ledger))
+        (void)srv_make_room(server, req); /* or req->late_status is 503 */
     return MHD_YES;
 }
 
@@ -232,7 +234,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *link, const 
         return MHD_YES;
     }
     if (*len) return collect(req, data, len);
-    /* Resumed with nothing queued: the peer left while its request was being worked on. */
+    /* Resumed without an answer: the peer left while its request was in work. */
     if (req->state != REQ_READING) return req->gone ? MHD_NO : MHD_YES;
     srv_deadline(req->conn, 0);
     if (req->refusal.status) {
@@ -290,7 +292,7 @@ void srv_req_suspend(srv_req *req) {
 void srv_req_wake(srv_req *req) {
     if (!req->suspended) return;
     req->suspended = false;
-    MHD_resume_connection(req->mhd); /* wakes nobody by itself: a pump must follow */
+    MHD_resume_connection(req->mhd); /* takes effect at the next pump */
 }
 
 /* ---- answers ---- */
@@ -339,7 +341,7 @@ void srv_answer(srv_req *req, unsigned status, const char *type, buf *steal_body
         response = MHD_create_response_from_buffer(
             body.len, body.data, body.data ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
     }
-    if (response == NULL) { /* nothing left to say it with */
+    if (response == NULL) { /* no memory even for an error */
         buf_deinit(&body);
         req->status = 503;
         srv_cut(req);
@@ -347,7 +349,7 @@ void srv_answer(srv_req *req, unsigned status, const char *type, buf *steal_body
         return;
     }
     req->server->counts.bytes_out += body.len;
-    srv_hold_set(&req->held_answer, body.cap); /* the library's until it is sent */
+    srv_hold_set(&req->held_answer, body.cap); /* belongs to the library until it is sent */
     expect_reader(req, body.len);
     queue_answer(req, status, type, response, extra, n_extra);
 }
@@ -380,7 +382,7 @@ void srv_answer_err(srv_req *req, const err *e) {
     srv_answer(req, api_status(e), "application/json", &body, NULL, 0);
 }
 
-/* libmicrohttpd asks for the next bytes of a stream; each call becomes one send. */
+/* libmicrohttpd calls this for the next bytes of a stream and makes one send of each call. */
 static ssize_t feed(void *cls, uint64_t pos, char *to, size_t max) {
     (void)pos;
     srv_req *req = cls;
@@ -389,11 +391,12 @@ static ssize_t feed(void *cls, uint64_t pos, char *to, size_t max) {
     if (n) return (ssize_t)n;
     if (req->cut) return MHD_CONTENT_READER_END_WITH_ERROR;
     if (req->finished) {
-        srv_deadline(req->conn,
-                     req->server->opts.stall_s); /* for what the library still has to send */
+        srv_deadline(
+            req->conn,
+            req->server->opts.stall_s); /* for the bytes that the library still has to send */
         return MHD_CONTENT_READER_END_OF_STREAM;
     }
-    srv_req_suspend(req); /* 0 is legal only together with this */
+    srv_req_suspend(req); /* returning 0 is allowed only for a suspended request */
     return 0;
 }
 
@@ -432,9 +435,9 @@ static void on_library_log(void *cls, const char *fmt, va_list args) {
     log_line(LOG_DEBUG, "http library: %s", line);
 }
 
-/* From 1.0 on the library can refuse what only it sees: folded headers, NUL in a value, and line
- * feeds alone, also between chunks. Before, its strict mode covers none of these and answers for
- * Host and target, which are screened here with clean answers. */
+/* From 1.0 on, the library can refuse input that this file never sees: folded headers, NUL in a
+ * value, and lone line feeds, also between chunks. Older versions cannot; their strict mode would
+ * only answer for Host and target itself, which framing.c does with better messages. */
 #if MHD_VERSION >= 0x01000000
 #define STRICTNESS MHD_OPTION_CLIENT_DISCIPLINE_LVL, 1
 #else
@@ -456,7 +459,8 @@ int srv_mhd_open(srv_listener *at, int fd, err *e) {
         server, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, server, MHD_OPTION_LISTEN_SOCKET, fd,
         MHD_OPTION_CONNECTION_LIMIT, at->limit, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)SRV_POOL_BYTES,
-        /* Every deadline is the sweep's: the library's own would count a pause of the process. */
+        /* Deadlines are kept in deadlines.c: the library's own would count a pause of the
+         * process. */
         MHD_OPTION_CONNECTION_TIMEOUT, 0U, STRICTNESS, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
         MHD_OPTION_URI_LOG_CALLBACK, on_target, server, MHD_OPTION_NOTIFY_COMPLETED, on_done,
         server, MHD_OPTION_NOTIFY_CONNECTION, on_conn, at, MHD_OPTION_END);
@@ -479,7 +483,7 @@ int srv_mhd_open(srv_listener *at, int fd, err *e) {
 }
 
 void srv_mhd_quiesce(srv *server) {
-    /* The socket is ours from here; left open, new peers would hang in its backlog. */
+    /* This code owns the socket from here on; left open, new peers would hang in its backlog. */
     int fd = MHD_quiesce_daemon(server->main.mhd);
     if (fd >= 0) close(fd);
 }
@@ -488,7 +492,7 @@ void srv_mhd_close(srv_listener *at) {
     if (at->mhd == NULL) return;
     at->pumping = true;
     for (int i = 0; i < RUNS_PER_WAKE; i++)
-        MHD_run(at->mhd); /* lets what was resumed go */
+        MHD_run(at->mhd); /* finishes the resumed requests */
     uv_poll_stop(&at->poll);
     uv_close((uv_handle_t *)&at->poll, NULL);
     uv_close((uv_handle_t *)&at->timer, NULL);

@@ -1,13 +1,13 @@
-/* parse.c - bodies to checked requests: small ones here and now, large ones on a worker so that
- * the loop is never held for more than a millisecond. So is a small one whose chat template takes
- * much work.
+/* parse.c - bodies to checked requests. Small bodies are parsed at once; large ones, and small ones
+ * whose chat template takes much work, on a worker, so that the loop is never held for more than a
+ * millisecond.
  *
- * Accounts take turns at the workers: next is the one whose bodies took least processor time,
- * and one account never has all of them, so nobody's tokenizing or schemas hold up others. A
- * parse begins when the ledger has room for what it may take.
+ * Accounts take turns at the workers: next is the one whose bodies took least processor time, and
+ * one account never has all workers, so one client's tokenizing or schemas do not hold up others. A
+ * parse begins when the ledger has room for the memory it may take.
  *
- * A worker sees only its srv_work. If the client leaves meanwhile, the work is forgotten
- * (req = NULL), ends within milliseconds, and is thrown away when it comes back. */
+ * A worker uses only its srv_work. If the client leaves meanwhile, the work is cancelled (req =
+ * NULL), ends within milliseconds, and is freed when it comes back to the loop. */
 #include "base/cancel.h"
 #include "base/clock.h"
 #include "server/server_internal.h"
@@ -15,26 +15,26 @@
 #include <stdlib.h>
 
 enum {
-    WORKERS = 4,          /* of libuv's pool */
-    WORKERS_EACH = 3,     /* of one account */
-    MAX_WAITING = 128,    /* bodies of one account */
-    BYTES_PER_VALUE = 80, /* what jansson allocates, at most, for each brace, comma or colon */
-    BYTES_PER_BYTE = 3,   /* copies of strings; token ids, which the context bounds */
-    BYTES_RENDERED = 4, /* more of a conversation: the messages as a template's values, its text */
+    WORKERS = 4,          /* threads of libuv's pool */
+    WORKERS_EACH = 3,     /* workers that one account may have */
+    MAX_WAITING = 128,    /* bodies that one account may have waiting */
+    BYTES_PER_VALUE = 80, /* most bytes that jansson allocates for each brace, comma or colon */
+    BYTES_PER_BYTE = 3,   /* copies of strings; the context bounds token ids */
+    BYTES_RENDERED = 4,   /* for a conversation in addition: the template's values and its text */
 };
 
 struct srv_work {
     uv_work_t task;
     list_link waiting_link; /* in account.waiting */
     srv *server;
-    srv_req *req; /* loop thread only; NULL = forgotten */
+    srv_req *req; /* loop thread only; NULL = cancelled */
     srv_account *account;
     srv_hold held;
     bool running;
-    atomic_bool cancelled; /* set by the loop when nobody waits any more */
+    atomic_bool cancelled; /* set by the loop when the result is no longer needed */
     srv_kind kind;
     buf body;
-    size_t estimate; /* bytes that parsing may take beside the body */
+    size_t estimate; /* most bytes that parsing may allocate */
     const api_context *api;
     api_request *request; /* result of the engine kinds */
     api_listing *listing; /* result of the others */
@@ -43,7 +43,7 @@ struct srv_work {
     err error;
 };
 
-/* soon: little work, or w->rc is 1. */
+/* soon: stops with work->rc 1 if it would take much work. */
 static void do_work(srv_work *work, bool soon) {
     static const api_kind kinds[] = {API_COMPLETION, API_CHAT, API_RESPONSES};
     const char *text = work->body.data ? work->body.data : "";
@@ -64,7 +64,7 @@ static void do_work(srv_work *work, bool soon) {
     }
 }
 
-/* Answers or submits; the request may or may not be suspended. */
+/* Answers or submits the request, suspended or not. */
 static void conclude(srv_req *req, srv_work *work) {
     if (work->rc != 0) {
         srv_answer_err(req, &work->error);
@@ -103,7 +103,7 @@ static void join_queue(srv_work *work) {
     server->n_parsing++;
     if (account->n_waiting++ > 0) return;
     list_insert_before(&server->parse_turns, &account->turn_link);
-    /* Time that an account did not ask for is not saved up. */
+    /* An account cannot save up time by staying away. */
     if (account->n_running == 0 && account->parse_ns < server->parse_floor_ns)
         account->parse_ns = server->parse_floor_ns;
 }
@@ -126,7 +126,7 @@ static void on_work(uv_work_t *task) {
     uint64_t began = clock_thread_ns();
     cancel_watch(&work->cancelled);
     do_work(work, false);
-    cancel_watch(NULL); /* libuv's threads go on to other work */
+    cancel_watch(NULL); /* the thread will run other work */
     work->cpu_ns = clock_thread_ns() - began;
 }
 
@@ -163,8 +163,8 @@ static void start(srv_work *work) {
     uv_queue_work(&server->loop, &work->task, on_work, on_worked);
 }
 
-/* While bodies are being parsed, one that does not fit the ledger waits for them to end;
- * otherwise something else has to go. */
+/* A body that does not fit the ledger waits while others are being parsed. If none is, it starts
+ * anyway, and evict.c makes room. */
 static void start_waiting(srv *server) {
     while (server->n_workers_busy < WORKERS) {
         srv_work *work = next_in_turn(server);
@@ -177,7 +177,7 @@ static void start_waiting(srv *server) {
     }
 }
 
-/* ---- what the server calls ---- */
+/* ---- calls from the server ---- */
 
 size_t srv_parse_held(const srv_work *work) {
     return work->held.leaving ? 0 : work->held.bytes;
@@ -204,7 +204,7 @@ static buf take_body(srv_req *req) {
     return body;
 }
 
-/* False: it takes a worker, and nothing has happened. */
+/* False if the body needs a worker; then it is left as it was. */
 static bool parse_here(srv_req *req, srv_kind kind) {
     srv_work work = {
         .server = req->server, .kind = kind, .api = req->server->api, .body = req->body};

@@ -1,10 +1,9 @@
-/* pulse.c - when a silent engine is a dead one.
+/* pulse.c - decides when a silent engine is dead.
  *
- * Wall time cannot tell: a process that was stopped (SIGSTOP, a freezer, a snapshot of its
- * machine), or a machine with too much to do, is silent as a whole. So the engine's silence is
- * counted in time the loop was awake to see. A tick adds what passed since the tick before and
- * never more than a tick is long; a tick after a pause adds nothing. A pause does not set the
- * count back either: an engine that hangs does not live on because the machine pauses often. */
+ * Wall time cannot decide: in a stopped process (SIGSTOP, a freezer, a snapshot of its machine) or
+ * on an overloaded machine, everything is silent. So silence counts only while the loop is awake. A
+ * tick adds the time since the last tick, at most one tick's length; a tick after a pause adds 0. A
+ * pause does not reset the count, so a hanging engine is found even if the machine pauses often. */
 #include "server/server_internal.h"
 
 enum { STEPS_OF_PATIENCE = 20, STRIKES = 2 };

@@ -1,9 +1,9 @@
-/* replaced.c - notices a model file that was changed in place.
+/* replaced.c - notices that a model file was changed in place.
  *
- * A model is read through maps: what is written into one of its files changes answers from then
- * on. Once a second a worker asks the files' sizes and times; a file system that does not answer
- * holds up neither the loop nor a request. The server goes on, since what it holds may still be
- * right, but no longer says it is ready. */
+ * Model files are memory-mapped, so a write to one changes answers at once. Once a second a worker
+ * reads the sizes and times of the files; a file system that hangs blocks neither the loop nor a
+ * request. After a change the server goes on, since its answers may still be right, but it no
+ * longer says it is ready. */
 #include "server/server_internal.h"
 
 #include <stdlib.h>
@@ -34,7 +34,7 @@ static void on_looked(uv_work_t *task, int status) {
 void srv_look_at_model(srv *server) {
     if (!server->loaded || server->stopping || server->model_changed || server->look) return;
     srv_look *look = calloc(1, sizeof *look);
-    if (look == NULL) return; /* the next second will do */
+    if (look == NULL) return; /* tried again in a second */
     look->server = server;
     server->look = look;
     if (uv_queue_work(&server->loop, &look->task, on_look, on_looked) == 0) return;

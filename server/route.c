@@ -1,7 +1,7 @@
-/* route.c - which handler a path means, and what stands before it: CORS, keys, types.
+/* route.c - the handler of each path, and the checks before it: CORS, keys, types.
  *
- * Paths match exactly after decoding; there are no files behind them. What needs a key is
- * decided on the route that was found, never on the text of the path. */
+ * Paths match exactly after decoding; no files lie behind them. Whether a key is needed depends on
+ * the route that was found, never on the text of the path. */
 #include "server/assets_internal.h"
 #include "server/server_internal.h"
 
@@ -53,7 +53,7 @@ static void handle_model(srv_req *req) {
     srv_answer_err(req, &e);
 }
 
-/* Alive: asks the engine's heartbeat, queues nothing. Loading counts as alive. */
+/* Alive: reads the engine's heartbeat without queueing work. A loading server is alive. */
 static void handle_health(srv_req *req) {
     srv *server = req->server;
     if (server->loaded && !srv_engine_alive(server)) {
@@ -65,7 +65,7 @@ static void handle_health(srv_req *req) {
     answer_json(req, &body);
 }
 
-/* May take work now: a load balancer's question. */
+/* Ready for work now: the question of a load balancer. */
 static void handle_ready(srv_req *req) {
     srv *server = req->server;
     if (!server->loaded) srv_answer_http(req, 503, "Loading model", NULL);
@@ -102,7 +102,7 @@ static const srv_route routes[] = {
     {"/health", "GET", ROUTE_OPEN | ROUTE_ADMIN, handle_health},
     {"/ready", "GET", ROUTE_OPEN | ROUTE_ADMIN, handle_ready},
     {"/metrics", "GET", ROUTE_METRICS | ROUTE_ADMIN, srv_handle_metrics},
-    {"(page)", "GET", ROUTE_OPEN, handle_asset}, /* last; found by its files, not its path */
+    {"(page)", "GET", ROUTE_OPEN, handle_asset}, /* must be last; found by the names of its files */
 };
 
 const srv_route *srv_routes(size_t *n) {
@@ -166,7 +166,7 @@ static int find_key(const srv_req *req) {
     const char *auth = srv_req_header(req, "Authorization");
     if (auth) {
         if (strncasecmp(auth, "Bearer ", 7) != 0) return -1;
-        if (key && strcmp(key, auth + 7) != 0) return -1; /* two that differ: neither is meant */
+        if (key && strcmp(key, auth + 7) != 0) return -1; /* two different keys are refused */
         key = auth + 7;
         while (*key == ' ')
             key++;
@@ -176,7 +176,7 @@ static int find_key(const srv_req *req) {
 
 static bool needs_key(const srv *server, const srv_route *route) {
     if (server->keys == NULL) return false;
-    if (route == NULL) return true; /* unknown paths tell a stranger nothing */
+    if (route == NULL) return true; /* an unknown path must not tell strangers that it is unknown */
     if (route->flags & ROUTE_METRICS) return server->opts.metrics_key;
     return !(route->flags & ROUTE_OPEN);
 }
@@ -201,9 +201,9 @@ static unsigned refuse_foreign(srv_req *req, const char *message, const char *co
     return refuse(req, 403, message, code);
 }
 
-/* A Host that is not ours belongs to a page which pointed its own name at this machine, to read
- * what it may not. Where others reach us a proxy may pass any Host, so only told names count.
- * 403 and not 421: a browser answers that by trying another connection. */
+/* A foreign Host comes from a page that pointed its own name at this machine in order to read from
+ * it. Where other machines can connect, a proxy may pass any Host, so only --allowed-host counts.
+ * 403 rather than 421: after a 421 a browser tries another connection. */
 static unsigned examine_host(srv_req *req) {
     const srv *server = req->server;
     const srv_listener *at = req->conn->at;
@@ -217,13 +217,13 @@ static unsigned examine_host(srv_req *req) {
                           "unknown_host");
 }
 
-/* Pages of other sites give no work. A browser sends what needs no preflight before it asks
- * whether it may, so the answer must not be all that is kept from them. */
+/* Web pages of other sites may not make work. A browser sends simple requests without asking first,
+ * so keeping the answer from the page is not enough. */
 static unsigned examine_origin(srv_req *req, const char *method) {
     if (req->cors || strcmp(method, "POST") != 0) return 0;
     const char *origin = srv_req_header(req, "Origin"), *host = srv_req_header(req, "Host");
-    const char *site = srv_req_header(req, "Sec-Fetch-Site"); /* no page can set it */
-    bool same = site && strcmp(site, "same-origin") == 0;     /* though a proxy changed Host */
+    const char *site = srv_req_header(req, "Sec-Fetch-Site"); /* pages cannot set it */
+    bool same = site && strcmp(site, "same-origin") == 0;     /* even if a proxy changed Host */
     bool foreign = (origin && !(host && srv_origin_is(origin, host))) ||
                    (site && strcmp(site, "cross-site") == 0);
     if (same || !foreign) return 0;
@@ -233,7 +233,7 @@ static unsigned examine_origin(srv_req *req, const char *method) {
                           "origin_not_allowed");
 }
 
-/* Whether the request may come in; the first rule it breaks is the one it is told of. */
+/* Checks whether the request may come in; refuses with the first rule it breaks. */
 static unsigned examine(srv_req *req, unsigned found, const srv_framing *framing) {
     srv *server = req->server;
     if (needs_key(server, req->route)) {

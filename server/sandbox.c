@@ -1,10 +1,11 @@
-/* sandbox.c - system calls that a server never makes are taken from it before it reads the model.
+/* sandbox.c - has the kernel refuse system calls that a server never makes, before the model is
+ * read.
  *
- * Whoever found a way to run code in this process could go on from there by starting programs, by
- * reading other processes, or by a fault in a rarely used part of the kernel. A filter of the
- * kernel's own (seccomp) answers those calls with EPERM, for all threads and for good. It is a
- * short list of what is refused, not a list of what is allowed: a new C library or GPU driver goes
- * on working, and what files and addresses may be reached is left to the service manager. */
+ * An attacker able to run code in this process would go on by starting programs, by reading other
+ * processes, or through a flaw in a rarely used part of the kernel. A kernel filter (seccomp)
+ * answers those calls with EPERM, in all threads and for good. It lists the refused calls instead
+ * of the allowed ones, so a new C library or GPU driver keeps working. Access to files and
+ * addresses is left to the service manager. */
 #include "server/server_internal.h"
 
 #include <errno.h>
@@ -31,15 +32,16 @@
 enum {
     NAMESPACES = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
                  CLONE_NEWPID | CLONE_NEWNET,
-    X32_BIT = 0x40000000, /* the other numbering of calls on x86-64 */
+    X32_BIT = 0x40000000, /* marks the second numbering of calls on x86-64 */
     MOST_CALLS = 80,
 };
 
 static const long starts[] = {SYS_execve, SYS_execveat};
 
-/* Other processes, the kernel's administration, and ways into it that have often been faulty. */
+/* Access to other processes, administration of the kernel, and calls with a history of kernel
+ * flaws. */
 static const long never[] = {
-#ifndef FATHOM_SAN /* LeakSanitizer stops the threads by it */
+#ifndef FATHOM_SAN /* LeakSanitizer stops threads with it */
     SYS_ptrace,
 #endif
     SYS_process_vm_readv,
@@ -103,7 +105,7 @@ static const long never[] = {
 #define LOAD(offset) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset)
 #define GIVE(what) BPF_STMT(BPF_RET | BPF_K, what)
 #define REFUSE(error) GIVE(SECCOMP_RET_ERRNO | (error))
-/* Runs the next instruction if the test holds, else passes over it. */
+/* Runs the next instruction if the test holds, else skips it. */
 #define IF(test, value) BPF_JUMP(BPF_JMP | (test) | BPF_K, (uint32_t)(value), 0, 1)
 
 static unsigned add_calls(struct sock_filter *to, const long *calls, size_t n) {
@@ -126,7 +128,8 @@ static unsigned program(struct sock_filter *to, bool forbid_programs) {
         IF(BPF_JGE, X32_BIT),
         REFUSE(EPERM),
 #endif
-        /* Its flags lie in memory that no filter sees; C libraries go on with clone. */
+        /* A filter cannot read the flags of clone3, which lie in memory; C libraries fall back to
+         * clone. */
         IF(BPF_JEQ, SYS_clone3),
         REFUSE(ENOSYS),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 4),
@@ -144,7 +147,8 @@ static unsigned program(struct sock_filter *to, bool forbid_programs) {
     return k;
 }
 
-/* 0, or what errno says. A positive result names a thread that could not follow. */
+/* Returns 0 or an errno. A positive result of the call is the id of a thread that could not
+ * join. */
 static int install(const struct sock_fprog *filter, unsigned flags) {
     long rc = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, filter);
     return rc == 0 ? 0 : rc > 0 ? EBUSY : errno;
@@ -156,10 +160,10 @@ int srv_sandbox(bool forbid_programs) {
     struct sock_fprog filter = {.filter = code};
     filter.len = (unsigned short)program(code, forbid_programs);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return errno;
-    unsigned flags = SECCOMP_FILTER_FLAG_TSYNC; /* threads that run already, too */
+    unsigned flags = SECCOMP_FILTER_FLAG_TSYNC; /* also for threads that already run */
 #ifdef SECCOMP_FILTER_FLAG_SPEC_ALLOW
-    /* Kernels before 5.16 slow down filtered processes against attacks through speculation, which
-     * are meant for interpreters of foreign code. */
+    /* Kernels before 5.16 slow filtered processes down as a protection from speculation attacks,
+     * meant for interpreters of foreign code. */
     if (install(&filter, flags | SECCOMP_FILTER_FLAG_SPEC_ALLOW) == 0) return 0;
 #endif
     return install(&filter, flags);
@@ -174,7 +178,7 @@ int srv_sandbox(bool forbid_programs) {
 
 #endif
 
-/* A driver may start a helper of its own while a device is opened. */
+/* A driver may start a helper program while a device is opened. */
 static bool may_need_programs(const srv *server) {
     const char *device = server->opts.run.device;
     return device == NULL || strcmp(device, "auto") == 0 || strcmp(device, "cuda") == 0;

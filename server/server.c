@@ -1,4 +1,4 @@
-/* server.c - the listening socket and the life of the loop. */
+/* server.c - the listening sockets and the life of the loop. */
 #include "base/clock.h"
 #include "base/machine.h"
 #include "server/server_internal.h"
@@ -15,15 +15,15 @@
 #include <unistd.h>
 
 enum {
-    MOST_REQUEST_MEMORY = 256 << 20, /* bytes, unless an option says more */
+    MOST_REQUEST_MEMORY = 256 << 20, /* bytes; default of --request-memory */
     BACKLOG = 4096,
     ADMIN_CONNECTIONS = 64, /* probes and scrapers */
     OTHER_FILES = 48,
-    LOOP_STALL_S = 3, /* the pulse is the sweep, once a second */
+    LOOP_STALL_S = 3, /* the loop beats once a second */
 };
 
-/* Descriptors for every connection allowed, or fewer connections: running out is then not
- * something a stranger can cause. */
+/* Gets descriptors for all allowed connections or allows fewer connections, so that clients cannot
+ * exhaust the descriptors. */
 static int fit_descriptors(server_opts *opts, err *e) {
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) != 0) return 0;
@@ -48,7 +48,7 @@ static int fit_descriptors(server_opts *opts, err *e) {
     return 0;
 }
 
-/* 127.0.0.0/8 and ::1, also as IPv6 writes the former. */
+/* 127.0.0.0/8 and ::1, and 127.0.0.0/8 mapped into IPv6. */
 static bool is_loopback(const struct sockaddr_storage *addr) {
     if (addr->ss_family == AF_INET) {
         return ntohl(((const struct sockaddr_in *)(const void *)addr)->sin_addr.s_addr) >> 24 ==
@@ -107,7 +107,7 @@ static int listen_on(srv_listener *at, const char *option, const char *host, uin
 
 enum { MAIN, ADMIN };
 
-/* The admin port is taken first, so that one in use is told of before anybody can come. */
+/* The admin port is bound first, so a port in use is reported before clients can connect. */
 static int listen_all(srv *server, int fds[2], err *e) {
     fds[MAIN] = fds[ADMIN] = -1;
     srv_listener_init(&server->main, server, server->opts.max_connections);
@@ -133,7 +133,7 @@ static void teardown(srv *server) {
     for (list_link *node = server->reqs.next; node != &server->reqs; node = node->next) {
         srv_req *req = OWNER_OF(node, srv_req, reqs_link);
         req->gone = true;
-        srv_req_wake(req); /* stopping with anything suspended would abort */
+        srv_req_wake(req); /* stopping with a suspended request would abort */
     }
     srv_mhd_close(&server->main);
     srv_mhd_close(&server->admin);
@@ -152,8 +152,8 @@ static void teardown(srv *server) {
     buf_deinit(&server->metrics_page);
 }
 
-/* A thread that hangs cannot be joined: the process then ends here. Its step may go on for as long
- * as silence is no death, unless it was found dead already. */
+/* A hanging thread cannot be joined: then the process ends here. The engine's step may go on for
+ * --hang-seconds, unless the engine was already found dead. */
 static void end_engine(const srv *server) {
     if (sched_thread_ends(server->engine,
                           server->engine_dead ? 0 : (uint64_t)(server->opts.hang_s * 1e9)))
@@ -181,7 +181,7 @@ static int serve(srv *server, err *e) {
         srv_keys_open(&server->keys, server->opts.api_key_file, e) != 0)
         return -1;
     if (fit_descriptors(&server->opts, e) != 0) goto fail_keys;
-    /* Behind a proxy all peers have its address: only keys say who is one and the same. */
+    /* Behind a proxy all peers have the same address: only keys tell clients apart. */
     size_t memory = (size_t)server->opts.request_memory, share = server->keys ? memory / 2 : memory;
     if (srv_ledger_open(&server->ledger, memory, share, e) != 0) goto fail_keys;
     int fds[2];
@@ -194,7 +194,7 @@ static int serve(srv *server, err *e) {
         srv_signals_open(server, e) != 0 || open_ports(server, fds, e) != 0 ||
         srv_load_start(server, e) != 0 ||
         srv_watchdog_start(&server->watchdog, LOOP_STALL_S, e) != 0) {
-        return -1; /* nothing runs yet: the process ends */
+        return -1; /* no threads or requests yet: the process ends */
     }
     log_line(LOG_INFO, "fathom " FATHOM_VERSION " listening on %s, loading %s",
              server->main.address, server->opts.run.model);
@@ -211,7 +211,7 @@ fail_keys:
     return -1;
 }
 
-/* In a small container cache and weights need the rest. */
+/* In a small container, cache and weights need the rest of the memory. */
 static uint64_t request_memory_here(void) {
     machine here;
     machine_read(&here);
@@ -227,7 +227,7 @@ server_opts server_opts_default(void) {
         .admin_port = SERVER_UNSET,
         .port = 8080,
         .log_level = "info",
-        .max_queue = 2048, /* a request of 16 choices for 64 prompts, and room for others */
+        .max_queue = 2048, /* room for a request of 64 prompts with 16 choices, and for others */
         .max_body = 2 << 20,
         .request_memory = request_memory_here(),
         .max_connections = 16384,
@@ -245,9 +245,9 @@ server_opts server_opts_default(void) {
     };
 }
 
-/* Large blocks go back to the system as soon as they are freed, so that the process is as large
- * as the ledger says and not as large as it once was. (glibc otherwise raises the threshold to
- * the largest block freed, and keeps a heap for each thread.) */
+/* Returns large blocks to the system as soon as they are freed, so that the process is as large as
+ * the ledger says. (glibc would otherwise raise the threshold to the largest freed block, and keep
+ * a heap for each thread.) */
 static void keep_freed_memory_small(void) {
     (void)mallopt(M_MMAP_THRESHOLD, SRV_LARGE_BYTES);
     (void)mallopt(M_TRIM_THRESHOLD, 4 << 20);
@@ -263,7 +263,7 @@ int server_run(const server_opts *opts) {
     if (log_level_find(server->opts.log_level, &level) == 0) log_set_level(level);
     if (getrandom(&server->id_seed, sizeof server->id_seed, 0) != (ssize_t)sizeof server->id_seed)
         server->id_seed = server->start_ns;
-    srv_metrics_init(&server->counts, 1024); /* again once the model says its context */
+    srv_metrics_init(&server->counts, 1024); /* set again when the model's context is known */
     list_init(&server->conns);
     list_init(&server->reqs);
     list_init(&server->jobs);

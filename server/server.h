@@ -7,7 +7,7 @@
 #include "runtime/runtime.h"
 
 enum {
-    SERVER_UNSET = 0x7fffffff,              /* an option nobody gave */
+    SERVER_UNSET = 0x7fffffff,              /* value of an option that was not given */
     SERVER_LEAST_REQUEST_MEMORY = 16 << 20, /* bytes */
 };
 
@@ -24,8 +24,8 @@ typedef struct {
 } server_opts;
 
 server_opts server_opts_default(void);
-/* Serves until a signal ends it, on the calling thread. Borrows the texts of o. Returns the
- * process's exit status; a failure was printed. */
+/* Serves on the calling thread until a signal ends it. Borrows the texts in opts. Prints a failure
+ * and returns the exit status of the process. */
 int server_run(const server_opts *opts);
 
 #endif

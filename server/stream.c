@@ -1,9 +1,9 @@
-/* stream.c - the bounded buffer between an answer and its socket, and the watch that
- * tells when the peer left.
+/* stream.c - the bounded buffer between an answer and its socket, and the watch for peers that
+ * leave.
  *
- * The engine never waits for a socket: what a slow reader has not taken waits here, and
- * past the bound the reader is cut. The watch is one uv_poll per request in the engine,
- * because libmicrohttpd sees nothing of a suspended connection's peer. */
+ * The engine never waits for a socket: bytes for a slow reader wait here, and beyond the bound the
+ * connection is cut. The watch is one uv_poll per request in the engine, because libmicrohttpd does
+ * not notice the peer of a suspended connection. */
 #include "server/server_internal.h"
 
 #include <netinet/tcp.h>
@@ -22,8 +22,8 @@ void srv_unwatch(srv_req *req) {
     req->watch = NULL;
 }
 
-/* FIN and half-close come as the event, RST as an error status. Half-close counts as
- * gone: a client that wants its answer keeps its side open. */
+/* FIN and half-close come as the event, RST as an error status. Half-close counts as leaving: a
+ * client that waits for its answer keeps its side open. */
 static void on_hangup(uv_poll_t *watch, int status, int events) {
     (void)status, (void)events;
     srv_req *req = watch->data;
@@ -33,7 +33,8 @@ static void on_hangup(uv_poll_t *watch, int status, int events) {
     srv_unwatch(req);
     if (req->job) srv_engine_drop(req);
     if (req->work) srv_parse_forget(req);
-    if (req->state == REQ_READING) srv_cut(req); /* the library does not look while a body is due */
+    if (req->state == REQ_READING)
+        srv_cut(req); /* the library does not notice while it reads a body */
     srv_req_wake(req);
     srv_mhd_pump(server);
 }
@@ -41,14 +42,15 @@ static void on_hangup(uv_poll_t *watch, int status, int events) {
 void srv_watch(srv_req *req) {
     if (req->watch) return;
     int fd = req->conn->fd, room = SRV_SOCKET_BYTES;
-    /* Later than the sweep, which knows why; the kernel's own cut is for peers that vanished. */
+    /* Longer than --stall-seconds, so that deadlines.c acts first and counts the reason; the kernel
+     * then cuts peers that vanished. */
     unsigned patience_ms = (unsigned)(req->server->opts.stall_s * 1e3) + 5000;
-    /* Both only tighten what a slow or vanished reader can hold; failing does no harm. */
+    /* Both only reduce the bytes held for a slow or vanished reader; a failure does no harm. */
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms, sizeof patience_ms);
     uv_poll_t *watch = malloc(sizeof *watch);
     if (watch == NULL || uv_poll_init(&req->server->loop, watch, fd) != 0) {
-        free(watch); /* unwatched, the peer's leaving shows when its socket is written to */
+        free(watch); /* without a watch, the next write notices that the peer left */
         return;
     }
     watch->data = req;
@@ -61,14 +63,14 @@ void srv_cut(srv_req *req) {
     req->cut = true;
     srv_unwatch(req);
     if (req->job) srv_engine_drop(req);
-    /* Without this the kernel keeps megabytes for a peer that does not read. */
+    /* Else the kernel keeps megabytes for a peer without reading. */
     struct linger hard = {.l_onoff = 1, .l_linger = 0};
     if (!req->conn->cut) (void)setsockopt(req->conn->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
     srv_conn_cut(req->conn);
 }
 
-/* Length of the whole events at the front of n bytes that fit max; an event that does not
- * fit goes out in pieces. Some clients split on network chunks, so events stay whole. */
+/* Length of the whole events at the front that fit into max. Some clients split on network chunks,
+ * so events stay whole; only an event larger than max goes out in pieces. */
 static size_t whole_events(const char *text, size_t n, size_t max) {
     if (n <= max) return n;
     for (size_t end = max; end >= 2; end--) {
@@ -90,7 +92,7 @@ bool srv_refill(srv_req *req) {
     api_reply *reply = req->job ? req->job->reply : req->reply;
     req->more = req->listing ? api_listing_more(req->listing, &req->out, SRV_SLICE_BYTES)
                              : api_reply_more(reply, &req->out, SRV_SLICE_BYTES);
-    if (req->out.failed) req->cut = true; /* for want of memory: the answer lacks its end */
+    if (req->out.failed) req->cut = true; /* out of memory: the answer lacks its end */
     if (req->cut) req->more = false;
     if (!req->more && req->job == NULL) {
         api_reply_destroy(req->reply);

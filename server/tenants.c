@@ -1,18 +1,20 @@
-/* tenants.c - what one key may have here beside the others: requests, sequences, tokens, places
- * in the queue, a priority. And what each key has, for the metrics.
+/* tenants.c - limits of one key, fair to the others: requests, sequences, tokens, places in the
+ * queue, priority; and the metrics of each key.
  *
- * The queue is shared so that a greedy key hears 429 before another hears 503. A key may hold as
- * many sequences as stay free for the others; one that holds nothing may send a single request
- * of up to three quarters of the queue, so that a batch gets in. Prompt tokens likewise. */
+ * A key with much work gets 429 before another key gets 503. A key may hold as many sequences as
+ * stay free for the others. A key without sequences may send one request of up to three quarters of
+ * the queue, so that a batch gets in. The same holds for prompt tokens. */
 #include "server/server_internal.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { KEPT_PART = 4 }; /* of the queue, for others, before a key's first request */
+enum {
+    KEPT_PART = 4
+}; /* one part in KEPT_PART of the queue stays free for others when a key without sequences comes */
 
 typedef struct {                        /* of one request */
-    uint64_t sequences, prompt, tokens; /* tokens: prompts and all they may put out */
+    uint64_t sequences, prompt, tokens; /* tokens: prompts plus most output */
 } demand;
 
 static demand demand_of(const srv_job *job) {
@@ -26,7 +28,7 @@ static demand demand_of(const srv_job *job) {
     return wanted;
 }
 
-/* Whether a key that holds `held` of `all` may have `more`, when others hold `others`. */
+/* Whether a key with `held` of `all` may have `more`, while others have `others`. */
 static bool fair(uint64_t all, uint64_t others, uint64_t held, uint64_t more) {
     uint64_t left = all > others ? all - others : 0;
     if (held + more <= left / 2) return true;
@@ -49,7 +51,7 @@ static int check_demand(const srv *server, const srv_use *use, const demand *wan
     if (opts->max_tokens_per_key && use->tokens + wanted->tokens > opts->max_tokens_per_key) {
         return too_many(e, "tokens", wanted->tokens, use->tokens, opts->max_tokens_per_key);
     }
-    if (srv_keys_count(server->keys) < 2) return 0; /* nobody else to leave room for */
+    if (srv_keys_count(server->keys) < 2) return 0; /* no other key to leave room for */
     uint64_t places = (uint64_t)limits->max_running + limits->max_queue;
     if (!fair(places, server->n_sequences - use->sequences, use->sequences, wanted->sequences)) {
         return err_set(e, ERR_BUSY, NULL,
@@ -87,7 +89,7 @@ bool srv_tenant_admit(srv_req *req) {
                       "this API key already has as many requests as it may have");
         return answer_429(req, &e);
     }
-    /* What any request asks for at least; its real demand is known once it is parsed. */
+    /* The least that any request asks for; its real demand is known after parsing. */
     demand least = {1, 1, 2};
     return check_demand(server, use, &least, &e) == 0 || answer_429(req, &e);
 }
@@ -117,7 +119,7 @@ int srv_tenant_priority(const srv_req *req, const api_request *request, int32_t 
     return 0;
 }
 
-/* ---- what is under way ---- */
+/* ---- unfinished work ---- */
 
 void srv_tenant_entered(srv_job *job, srv_seq *seq) {
     job->server->n_sequences++;
@@ -147,7 +149,7 @@ void srv_tenant_left(srv_job *job, srv_seq *seq) {
 }
 
 void srv_tenants_fill(const srv *server, sched_opts *limits) {
-    static uint32_t weights[SRV_MAX_KEYS + 1]; /* read by sched_create, and not after it */
+    static uint32_t weights[SRV_MAX_KEYS + 1]; /* read by sched_create only */
     limits->max_tenants = server->keys ? (uint32_t)srv_keys_count(server->keys) + 1 : 1;
     limits->share_cache = server->opts.share_cache;
     limits->weights = weights;
@@ -227,10 +229,10 @@ static void write_name(buf *out, const char *name) { /* as a label's value */
 
 void srv_tenants_write(const srv *server, buf *out, const char *labels) {
     if (server->keys == NULL) return;
-    static key_sums sums[SRV_MAX_KEYS]; /* the loop thread's alone */
+    static key_sums sums[SRV_MAX_KEYS]; /* for the loop thread only */
     memset(sums, 0, sizeof sums);
     int n = (int)srv_keys_count(server->keys);
-    for (int i = 0; i < n; i++) /* keys of one name are one series */
+    for (int i = 0; i < n; i++) /* keys with one name share one series */
         add_key(server, i, &sums[srv_keys_first_of_name(server->keys, i)]);
     for (int k = 0; k < N_SERIES; k++) {
         if (series[k].type) {

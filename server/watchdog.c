@@ -1,8 +1,8 @@
-/* watchdog.c - a thread that notices when the loop does not come back.
+/* watchdog.c - a thread that reports when the loop is stuck.
  *
- * Nothing on the loop may take long, and a callback that does holds every stream up. The loop
- * cannot tell that of itself while it is stuck, so another thread looks at its pulse and, once
- * per stall, writes how long it has been silent and where it stands. It repairs nothing. */
+ * A callback that takes long holds up every stream, and a stuck loop cannot report itself. So
+ * another thread watches its pulse and, once per stall, logs the length of the silence and the
+ * loop's stack. It repairs nothing. */
 #include "base/clock.h"
 #include "server/server_internal.h"
 
@@ -23,7 +23,8 @@ struct srv_watchdog {
     atomic_uint_fast64_t beat_ns;
 };
 
-/* In the watched thread. The first call of backtrace loads a library, so start has made it. */
+/* Runs in the watched thread. The first call of backtrace loads a library, so srv_watchdog_start
+ * has made one. */
 static void write_stack(int signum) {
     (void)signum;
     void *frames[MAX_FRAMES];
@@ -44,8 +45,8 @@ static void *watch(void *arg) {
     (void)pthread_mutex_lock(&watchdog->lock);
     while (sleep_until(watchdog, before + step)) {
         uint64_t now = clock_ns(), beat = atomic_load(&watchdog->beat_ns);
-        /* When this thread overslept too, the whole process stood still (SIGSTOP, a laptop's
-         * lid): the loop gets a fresh start. */
+        /* If this thread overslept too, the whole process stood still (SIGSTOP, a suspended
+         * laptop): the loop gets a fresh start. */
         if (now - before > 2 * step) atomic_compare_exchange_strong(&watchdog->beat_ns, &beat, now);
         else if (now > beat && now - beat > watchdog->stall_ns && beat != told) {
             told = beat;
