@@ -2,9 +2,9 @@
  *
  * At the first SIGTERM or SIGINT the server is no longer ready, closes its listening socket and
  * answers new work with 503. Running work goes on for up to --drain-seconds and then gets an error
- * event. A second signal ends the process at once. SIGHUP does nothing: the log goes to stderr,
- * whose file belongs to the supervisor. SIGUSR1 writes the state to the log, SIGUSR2 the stack of
- * the loop (watchdog.c). */
+ * event. A second signal ends the process at once. SIGHUP does nothing: the log goes to stderr, and
+ * its file belongs to the supervisor. SIGUSR1 writes the state to the log, SIGUSR2 the stack of the
+ * loop (watchdog.c). */
 #include "base/clock.h"
 #include "server/server_internal.h"
 

@@ -1,9 +1,9 @@
 /* parse.c - bodies to checked requests. Small bodies are parsed at once; large ones, and small ones
- * whose chat template takes much work, on a worker, so that the loop is never held for more than a
+ * with an expensive chat template, on a worker, so that the loop is never held for more than a
  * millisecond.
  *
- * Accounts take turns at the workers: next is the one whose bodies took least processor time, and
- * one account never has all workers, so one client's tokenizing or schemas do not hold up others. A
+ * Accounts take turns at the workers: the one with the least processor time is next, and one
+ * account never has all workers, so one client's tokenizing or schemas do not hold up others. A
  * parse begins when the ledger has room for the memory it may take.
  *
  * A worker uses only its srv_work. If the client leaves meanwhile, the work is cancelled (req =
