@@ -1,4 +1,4 @@
-/* command.c - `fathom bench`: options, order of a run, exit status. */
+/* command.c - `fathom bench`: checks options, runs the steps, sets the exit status. */
 #include "base/clock.h"
 #include "base/size.h"
 #include "loadgen/flags_internal.h"
@@ -136,7 +136,7 @@ static int read_extra(bench_opts *opts, const char *text, err *e) {
     return 0;
 }
 
-/* "K=V" becomes "K: V" in place of the argument; the copies live as long as the process. */
+/* Replaces "K=V" by "K: V"; the copies live as long as the process. */
 static int read_headers(bench_opts *opts, bench_flags *flags, buf *lines, err *e) {
     for (size_t i = 0; i < flags->headers.n; i++) {
         const char *text = flags->headers.items[i], *eq = strchr(text, '=');
@@ -146,7 +146,7 @@ static int read_headers(bench_opts *opts, bench_flags *flags, buf *lines, err *e
         if (lines[i].failed) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
         flags->headers.items[i] = lines[i].data;
     }
-    /* As the SDKs do: a key in the environment is used. */
+    /* A key in the environment is used, as OpenAI's SDKs do. */
     static char bearer[512];
     const char *key = getenv("OPENAI_API_KEY");
     if (key && *key && flags->headers.n < OPT_LIST_MAX) {
@@ -295,7 +295,8 @@ static int warm_up(const bench_opts *opts, err *e) {
     warm.self_timed = false;
     warm.quiet = true;
     warm.seed =
-        opts->seed + 1000003; /* other prompts: the prefix cache must not know the measured ones */
+        opts->seed +
+        1000003; /* other prompts, so that the prefix cache does not know the measured ones */
     bench_plan plan;
     bench_run did = {.tokens_by_second = array_new(BENCH_MAX_SECONDS, sizeof(uint32_t))};
     if (did.tokens_by_second == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
@@ -311,7 +312,7 @@ static int warm_up(const bench_opts *opts, err *e) {
     return rc;
 }
 
-/* ---- after it ---- */
+/* ---- after the run ---- */
 
 static void file_name(buf *out, const bench_flags *flags, const bench_opts *opts) {
     buf_printf(out, "%s/", flags->result_dir);

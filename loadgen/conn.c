@@ -1,4 +1,4 @@
-/* conn.c - request out, answer and its events in. */
+/* conn.c - sends a request and reads the events of its answer. */
 #include "base/clock.h"
 #include "base/size.h"
 #include "loadgen/conn_internal.h"
@@ -11,14 +11,14 @@ enum { REFUSAL_BYTES = 4096 };
 
 static void fail(bench_req *req, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static void fail(bench_req *req, const char *fmt, ...) {
-    if (req->error[0]) return; /* the first cause is the one that counts */
+    if (req->error[0]) return; /* keep the first cause */
     va_list args;
     va_start(args, fmt);
     (void)vsnprintf(req->error, sizeof req->error, fmt, args);
     va_end(args);
 }
 
-/* ---- what comes in: called for every token, so no malloc from here to on_bytes ---- */
+/* ---- reading: runs for every token, so no malloc from here to on_bytes ---- */
 
 static void count_depths(bench_conn *conn, const bench_chunk *chunk) {
     uint32_t kept = chunk->n_depths < ARRAY_LEN(chunk->depths) ? chunk->n_depths
@@ -77,8 +77,8 @@ static int on_event(void *ud, const char *json, size_t n) {
     return 0;
 }
 
-/* libcurl hands over one HTTP chunk, or part of one, at a time. Fewer bytes taken than
- * given makes it drop the connection, which is what a client that leaves does. */
+/* libcurl passes one HTTP chunk, or a part of one, at a time. Returning fewer bytes makes it drop
+ * the connection, as a client that leaves does. */
 static size_t on_bytes(char *bytes, size_t size, size_t n, void *ud) {
     bench_conn *conn = ud;
     n *= size;
@@ -102,7 +102,7 @@ void bench_conn_common(CURL *easy, const bench_opts *opts) {
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(easy, CURLOPT_NOPROXY, "*"); /* a load test measures the server, not a proxy */
+    curl_easy_setopt(easy, CURLOPT_NOPROXY, "*"); /* measure the server, not a proxy */
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, 30000L);
     curl_easy_setopt(easy, CURLOPT_USERAGENT, "fathom-bench/" FATHOM_VERSION);
     if (opts->insecure) {
@@ -118,7 +118,7 @@ static int add_header(struct curl_slist **list, const char *line) {
     return 0;
 }
 
-/* The list is made anew only when every request names itself. */
+/* Rebuilds the list only if each request has its own id. */
 static int set_headers(bench_conn *conn, size_t i) {
     const bench_opts *opts = conn->opts;
     if (conn->headers && opts->request_id_prefix == NULL) return 0;
@@ -206,7 +206,7 @@ void bench_conn_finish(bench_conn *conn, CURLcode rc) {
     if (req->outcome == BENCH_CANCELLED) return;
     curl_easy_getinfo(conn->easy, CURLINFO_RESPONSE_CODE, &req->status);
     if (rc == CURLE_WRITE_ERROR && req->error[0]) {
-        /* we hung up; the cause is recorded */
+        /* this client hung up; the cause is recorded */
     } else if (rc != CURLE_OK) {
         fail(req, "%s%s", req->status == 200 ? "the stream was cut: " : "", curl_easy_strerror(rc));
     } else if (req->status != 200) {

@@ -1,6 +1,6 @@
-/* conn_internal.h - one transfer at a time over a reusable libcurl handle.
+/* conn_internal.h - a reusable libcurl handle for one transfer at a time.
  *
- * Owned and used by load.c's loop only. */
+ * Owned by load.c and used on its loop only. */
 #ifndef FATHOM_BENCH_CONN_H
 #define FATHOM_BENCH_CONN_H
 
@@ -13,22 +13,23 @@ struct bench_conn {
     bench_conn *next_free;
     CURL *easy;
     struct curl_slist *headers;
-    buf body, refusal; /* the request; the start of an answer that is not 200 */
+    buf body,
+        refusal; /* body of the request; first bytes of an answer with a status other than 200 */
     bench_sse sse;
     bench_chunk chunk;
     const bench_opts *opts;
     bench_run *run;
     bench_req *req;
-    uint64_t now_ns; /* when the piece being read arrived */
+    uint64_t now_ns; /* when the bytes being read arrived */
 };
 
 int bench_conn_create(bench_conn **out, const bench_opts *opts, bench_run *run, err *e) WARN_UNUSED;
 void bench_conn_destroy(bench_conn *conn);
-/* Makes the handle ready to be added for a request; number goes into its X-Request-Id. */
+/* Prepares the handle for a request; number goes into its X-Request-Id. */
 int bench_conn_prepare(bench_conn *conn, bench_req *req, size_t number, err *e) WARN_UNUSED;
-/* Judges the request after libcurl is through with it. */
+/* Sets the outcome of the request when libcurl is done with it. */
 void bench_conn_finish(bench_conn *conn, CURLcode rc);
-/* Options that every request of a run shares, also the small GETs. */
+/* Sets the options common to all requests of a run and to the small GETs. */
 void bench_conn_common(CURL *easy, const bench_opts *opts);
 
 #endif

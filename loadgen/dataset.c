@@ -11,7 +11,8 @@ static int no_memory(err *e) {
     return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the prompts");
 }
 
-/* Exact with --tokenizer, else a token for every four bytes. 0 with the error recorded. */
+/* Tokens of a text: exact with --tokenizer, else one for every four bytes. 0 with the error
+ * recorded. */
 static size_t tokens_in(const bench_opts *opts, const char *text, size_t n, err *e) {
     if (opts->tokenizer == NULL) return n / 4 + 1;
     token_ids ids = {0};
@@ -29,7 +30,7 @@ static void shuffle(size_t *order, size_t n, bench_rng *rng) {
     }
 }
 
-/* 0 to n - 1 in an order drawn at random; the caller frees. */
+/* 0 to n - 1 in random order; the caller frees the list. */
 static size_t *shuffled(size_t n, bench_rng *rng) {
     size_t *order = array_new(n ? n : 1, sizeof *order);
     if (order == NULL) return NULL;
@@ -43,7 +44,8 @@ static size_t *shuffled(size_t n, bench_rng *rng) {
 
 enum { SHAREGPT_LEAST = 4, SHAREGPT_PROMPT = 1024, SHAREGPT_ALL = 2048 };
 
-/* vLLM's choice: neither part is tiny, and the whole is not long. True if r was filled. */
+/* Takes conversations as vLLM does: neither part is tiny and the whole is not long. True if req was
+ * filled. */
 static bool take_conversation(bench_req *req, const bench_opts *opts, const json_t *one, err *e) {
     const json_t *turns = json_object_get(one, "conversations");
     const char *ask = json_string_value(json_object_get(json_array_get(turns, 0), "value"));
@@ -86,12 +88,12 @@ int bench_sharegpt(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err
     return bench_oversample(plan, opts, got, e);
 }
 
-/* ---- sonnet: lines of verse, the first of them shared ---- */
+/* ---- sonnet: lines of verse, the first lines shared by all prompts ---- */
 
 static const char opening[] = "Pick as many lines as you can from these poem lines:\n";
 
 typedef struct {
-    char *text; /* of the file; lines end at their 0 */
+    char *text; /* of the file; each line ends with 0 */
     const char **lines;
     size_t n_lines;
     double mean; /* tokens of a line */
@@ -157,7 +159,8 @@ int bench_sonnet(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *
     return rc;
 }
 
-/* ---- prefix_repetition: a few prefixes, each before many endings, in any order ---- */
+/* ---- prefix_repetition: a few prefixes, each before several different suffixes, in random order
+ * ---- */
 
 static int repeat_ids(bench_req *req, const bench_opts *opts, bench_rng *rng, uint64_t which,
                       err *e) {
@@ -192,8 +195,9 @@ static int repeat_text(bench_req *req, const bench_opts *opts, bench_rng *rng, u
 
 int bench_prefix_repetition(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) {
     size_t *order = shuffled(plan->n_reqs, rng);
-    size_t prefixes =
-        opts->n_prefixes < plan->n_reqs ? opts->n_prefixes : plan->n_reqs; /* of few warm-ups */
+    size_t prefixes = opts->n_prefixes < plan->n_reqs
+                          ? opts->n_prefixes
+                          : plan->n_reqs; /* there may be few warm-ups */
     int rc = order ? 0 : no_memory(e);
     for (size_t i = 0; rc == 0 && i < plan->n_reqs; i++) {
         bench_req *req = &plan->reqs[order[i]];

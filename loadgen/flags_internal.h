@@ -1,12 +1,12 @@
-/* flags_internal.h - what the command line of `fathom bench` says, before it is checked. */
+/* flags_internal.h - the command line of `fathom bench` before it is checked. */
 #ifndef FATHOM_LOADGEN_FLAGS_INTERNAL_H
 #define FATHOM_LOADGEN_FLAGS_INTERNAL_H
 
 #include "base/options.h"
 
-#define BENCH_UNSET (-1.0)       /* of a number that is only sent when given; */
-#define BENCH_NO_PENALTY (-1e9)  /* the same where -1 is a value, */
-#define BENCH_NO_TOP_K INT64_MIN /* and for whole numbers */
+#define BENCH_UNSET (-1.0)       /* a number that was not given and is not sent; */
+#define BENCH_NO_PENALTY (-1e9)  /* the same for penalties, which may be -1, */
+#define BENCH_NO_TOP_K INT64_MIN /* and for a whole number */
 #define BENCH_NO_LOGPROBS (UINT64_C(1) << 20)
 
 typedef struct {
@@ -22,7 +22,7 @@ typedef struct {
     double probe_rate, trace_seconds;
     bool self_timed;
     bool ignore_eos, return_depth, insecure, quiet, save, detailed, append, no_oversample;
-    bool no_template, no_stream, trust; /* of no meaning here, as is: */
+    bool no_template, no_stream, trust; /* accepted without effect, and tokenizer_mode: */
     const char *tokenizer_mode;
     opt_list goodput, headers, metadata;
     const char *result_dir, *result_file, *label, *plot;
@@ -30,12 +30,13 @@ typedef struct {
 
 typedef int (*bench_with)(const opt_command *command, int argc, char **argv);
 bench_flags bench_flags_default(void);
-/* Hands the table, whose rows write to f, to `with` (opt_parse), and returns what that returns. */
+/* Builds the table of options (its rows write to flags), calls `with` (opt_parse) on it, and
+ * returns its result. */
 int bench_flags_read(bench_flags *flags, int argc, char **argv, bench_with with);
-/* Flags of vllm's that take several values after one name. opt_parse knows one value for a flag, so
- * the flag is repeated before each. Free the result; NULL when out of memory. */
+/* vLLM's flags may have several values after one name, and opt_parse allows one, so the name is
+ * repeated before each value. Free the result; NULL when out of memory. */
 char **bench_repeat_flags(int *argc, char **argv);
-/* One line on stderr that names the flags given which change nothing here, if any were. */
+/* Prints one line to stderr with the given flags that have no effect here, if there are any. */
 void bench_say_ignored(const bench_flags *flags);
 
 #endif

@@ -1,8 +1,8 @@
 /* load.c - libuv's loop drives libcurl's multi-socket interface.
  *
- * libcurl says which sockets to watch and when to be called again; libuv does both. A
- * timerfd wakes the loop for the next scheduled request: libuv's own timers count whole
- * milliseconds, which would add up to one to every latency. */
+ * libcurl tells the sockets to watch and the time of its next call; libuv watches and calls. A
+ * timerfd wakes the loop for the next scheduled request, because libuv's timers count whole
+ * milliseconds and would add up to 1 ms to every latency. */
 #include "base/clock.h"
 #include "base/size.h"
 #include "loadgen/conn_internal.h"
@@ -29,15 +29,16 @@ typedef struct {
     int timer_fd;
     CURLM *multi;
     bench_conn *free_conns;
-    bench_conn **conns; /* all, for the end; grows only when a request starts */
+    bench_conn **conns; /* all connections, to free at the end; grows only when a request starts */
     size_t n_conns, conns_cap;
-    size_t next; /* first request not started */
+    size_t next; /* the next request to start */
     size_t running, ended;
     size_t probing;         /* probes in flight */
     uint64_t next_probe_ns; /* 0 = no probes */
-    int in_multi;           /* what libcurl said last: fewer means some have ended */
-    bool kick;              /* libcurl wants to be called at once */
-    uint64_t slot_free_ns;  /* when --max-concurrency last had room again */
+    int in_multi; /* transfers that libcurl last reported; a lower number means that some have ended
+                   */
+    bool kick;    /* libcurl asked to be called at once */
+    uint64_t slot_free_ns; /* when --max-concurrency last had room */
     uint64_t shown_chunks, shown_ns;
     err error;
     bool failed;
@@ -146,7 +147,7 @@ static int start_one(load_state *load) {
     if (conn == NULL) return -1;
     bench_req *req = &load->plan->reqs[load->next];
     if (bench_conn_prepare(conn, req, load->next, &load->error) != 0) return -1;
-    /* Latency counts from when the schedule, or the free slot, allowed the request. */
+    /* Latency counts from the scheduled time, or from the time the slot became free. */
     req->start_ns = req->due_ns > load->slot_free_ns ? req->due_ns : load->slot_free_ns;
     if (curl_multi_add_handle(load->multi, conn->easy) != CURLM_OK) {
         return err_set(&load->error, ERR_INTERNAL, NULL, "libcurl did not start a transfer");
@@ -161,7 +162,7 @@ static bool has_room(const load_state *load) {
     return load->opts->max_concurrency == 0 || load->running < load->opts->max_concurrency;
 }
 
-/* ---- probes: single tokens beside the load, past --max-concurrency ---- */
+/* ---- probes: one-token requests beside the load, not limited by --max-concurrency ---- */
 
 static bench_req *new_probe(load_state *load) {
     bench_run *run = load->run;
@@ -270,8 +271,8 @@ static bool end_finished(load_state *load) {
     return any;
 }
 
-/* Brings everything up to date after libcurl was called: ends what has ended, starts what
- * may start, calls libcurl again where it asked for that. */
+/* Call after libcurl has run: ends finished requests, starts due ones, and calls libcurl again
+ * where it asked for that. */
 static void settle(load_state *load) {
     for (int i = 0; i < 64; i++) {
         if (end_finished(load) || i == 0) start_due(load);
@@ -322,7 +323,7 @@ static void close_handle(uv_handle_t *handle, void *ud) {
     uv_close(handle, NULL);
 }
 
-/* Descriptors: one for each stream and a few of ours. */
+/* Every stream needs a descriptor. */
 static void raise_limit(void) {
     struct rlimit lim;
     if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
@@ -352,7 +353,8 @@ static int open_loop(load_state *load, err *e) {
     uv_poll_init(&load->loop, &load->arrivals, load->timer_fd);
     load->curl_timer.data = load->progress.data = load->sigint.data = load->arrivals.data = load;
     uv_poll_start(&load->arrivals, UV_READABLE, on_arrival);
-    uv_signal_start_oneshot(&load->sigint, on_sigint, SIGINT); /* a second one ends at once */
+    uv_signal_start_oneshot(&load->sigint, on_sigint,
+                            SIGINT); /* a second SIGINT kills the process */
     uint64_t every = isatty(STDERR_FILENO) ? 1000 : 5000;
     if (!load->opts->quiet) uv_timer_start(&load->progress, on_progress, every, every);
     return 0;

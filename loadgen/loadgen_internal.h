@@ -1,21 +1,21 @@
 /* loadgen_internal.h - the parts of `fathom bench`, the load generator.
  *
- *   command.c options, order of a run, exit status
- *   plan.c    what will be asked and when: arrival times, cancels, bodies
+ *   command.c checks options, runs the steps, sets the exit status
+ *   plan.c    the requests and their times: arrivals, cancels, bodies
  *   flags.c   the command line
  *   prompt.c  prompts and lengths: random, from a file, after a trace
  *   dataset.c vLLM's other data sets: sharegpt, sonnet, prefix_repetition
  *   load.c    the loop: libuv drives libcurl's multi-socket interface
- *   conn.c    one transfer: request out, answer and its events in
- *   sse.c     bytes of a stream to chunks, in place, without malloc
+ *   conn.c    one transfer: sends a request, reads the events of its answer
+ *   sse.c     reads the chunks of a stream in place, without malloc
  *   stats.c   percentiles, goodput, peaks
  *   report.c  the console block and the JSON result
  *   plot.c    gnuplot
  *
- * One thread. Everything that grows with the number of tokens is allocated before the first
- * request is sent. Definitions of the figures are those of `vllm bench serve`, with one
- * addition: an open-loop request counts from the moment the schedule wanted it sent, so a
- * client that falls behind shows as latency instead of hiding it. */
+ * One thread. Memory that grows with the number of tokens is allocated before the first request
+ * is sent. Figures are defined as in `vllm bench serve`, with one addition: the latency of an
+ * open-loop request counts from its scheduled time, so a client that falls behind shows as
+ * latency. */
 #ifndef FATHOM_BENCH_INTERNAL_H
 #define FATHOM_BENCH_INTERNAL_H
 
@@ -23,13 +23,13 @@
 #include "text/tokenizer.h"
 
 enum {
-    BENCH_MAX_DEPTH = 256, /* histogram bins; deeper tokens fall into the last */
+    BENCH_MAX_DEPTH = 256, /* bins of the histogram; the last counts all deeper tokens too */
     BENCH_MAX_PERCENTILES = 16,
-    BENCH_MAX_SECONDS = 86400, /* buckets of the rate over time */
+    BENCH_MAX_SECONDS = 86400, /* buckets of the token rate, one a second */
     BENCH_ERROR_BYTES = 160,
 };
 
-/* ---- random numbers: the same plan from the same seed on every machine ---- */
+/* ---- random numbers: the same seed gives the same plan on every machine ---- */
 typedef struct {
     uint64_t state[4];
 } bench_rng;
@@ -47,13 +47,13 @@ typedef struct {
     const char *model;
     const char *dataset, *dataset_path;
     const tokenizer *tokenizer; /* NULL: without --tokenizer */
-    bool self_timed;            /* a trace's own times instead of rate */
-    double trace_seconds;       /* of one unit of a trace's timestamps */
-    uint64_t hash_chunk;        /* tokens behind one hash id of a trace */
-    double probe_rate;          /* single-token requests beside the load, per second; 0 = none */
+    bool self_timed;            /* send at the times of the trace instead of `rate` */
+    double trace_seconds;       /* seconds in a unit of the trace's timestamps */
+    uint64_t hash_chunk;        /* tokens that a hash id of a trace stands for */
+    double probe_rate;          /* one-token requests per second beside the load; 0 = none */
     uint64_t n_prompts, input_len, output_len, prefix_len, vocab_size, seed;
-    bool no_oversample;                      /* a short file is asked once */
-    uint64_t custom_output, sharegpt_output; /* 0 = the file's own */
+    bool no_oversample;                      /* use each prompt of a file once */
+    uint64_t custom_output, sharegpt_output; /* 0 = as in the file */
     uint64_t sonnet_input, sonnet_prefix, sonnet_output;
     uint64_t shared_prefix, shared_suffix, n_prefixes, shared_output; /* prefix_repetition */
     double range_ratio;
@@ -78,7 +78,7 @@ typedef struct {
     const char *percentile_metrics;
     double percentiles[BENCH_MAX_PERCENTILES];
     size_t n_percentiles;
-    double slo_ttft_ms, slo_tpot_ms, slo_e2el_ms; /* NAN = not asked for */
+    double slo_ttft_ms, slo_tpot_ms, slo_e2el_ms; /* NAN = not given */
 } bench_opts;
 
 /* ---- one request: plan and outcome ---- */
@@ -88,28 +88,28 @@ typedef enum {
     BENCH_OK,
     BENCH_FAILED,
     BENCH_CANCELLED, /* by the plan's cancel rate */
-    BENCH_ABANDONED, /* never ended: the run was interrupted */
+    BENCH_ABANDONED, /* did not end before the run was interrupted */
 } bench_outcome;
 
 typedef struct {
-    double at_s; /* when the schedule wants it, from the start of the run */
+    double at_s; /* scheduled time, in seconds from the start of the run */
     uint32_t input_len, output_len;
-    uint32_t cancel_after; /* chunks after which the client leaves; 0 = never */
-    uint32_t *ids;         /* token-id prompt, or */
-    char *text;            /* UTF-8 prompt; one of the two, owned by the plan */
+    uint32_t cancel_after; /* number of chunks until the client leaves; 0 = never */
+    uint32_t *ids;         /* prompt of token ids, or */
+    char *text;            /* prompt in UTF-8; the other is NULL; both owned by the plan */
 
-    bool probe; /* not part of the load: counted apart */
+    bool probe; /* not part of the load, counted separately */
     bench_outcome outcome;
-    long status;       /* HTTP; 0 = none came */
-    uint64_t due_ns;   /* at_s on the clock */
-    uint64_t start_ns; /* due, or later when --max-concurrency made it wait */
+    long status;       /* HTTP status; 0 = no answer */
+    uint64_t due_ns;   /* at_s as a time of the clock */
+    uint64_t start_ns; /* due_ns, or later if --max-concurrency delayed the request */
     uint64_t first_ns, last_ns, end_ns;
     float *gaps; /* seconds between chunks, n_chunks - 1 of them */
     uint32_t gaps_max, n_chunks;
-    uint32_t n_depths; /* tokens whose depth the chunks told */
+    uint32_t n_depths; /* tokens with a depth in the chunks */
     uint64_t depth_sum;
     bool has_usage;
-    uint64_t usage_input, usage_output, usage_loops; /* loops 0 = not told */
+    uint64_t usage_input, usage_output, usage_loops; /* loops: 0 = not reported */
     char error[BENCH_ERROR_BYTES];
     buf reply; /* generated text, only with --save-detailed */
 } bench_req;
@@ -117,23 +117,23 @@ typedef struct {
 typedef struct {
     bench_req *reqs;
     size_t n_reqs;
-    float *gaps; /* one block for all */
+    float *gaps; /* memory of all requests' gaps */
     uint32_t *prefix;
 } bench_plan;
 
-/* Pure function of the options. Allocates all that the run will write. */
+/* Depends on the options only. Allocates all memory that the run will write. */
 int bench_plan_create(bench_plan *out, const bench_opts *opts, err *e) WARN_UNUSED;
 void bench_plan_destroy(bench_plan *plan);
-/* Fills prompts, lengths and, for a trace, times. May lower p->n. */
+/* Fills prompts, lengths and, for a trace, times. May lower plan->n_reqs. */
 int bench_prompts(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) WARN_UNUSED;
-/* dataset.c: the same for one data set each. */
+/* dataset.c: the same, each for one data set. */
 int bench_sharegpt(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) WARN_UNUSED;
 int bench_sonnet(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) WARN_UNUSED;
 int bench_prefix_repetition(bench_plan *plan, const bench_opts *opts, bench_rng *rng,
                             err *e) WARN_UNUSED;
-/* prompt.c: what they share. A token that is not special; text of n tokens, or of n made-up words
- * where there is no tokenizer (NULL with an error recorded); the rest of the plan from its first
- * `got` requests, again and again, or fewer requests with --no-oversample. */
+/* prompt.c: shared helpers. A random token that is not special; text of n tokens, or of n made-up
+ * words without a tokenizer (NULL with an error recorded); the rest of the plan as copies of its
+ * first `got` requests, or with --no-oversample fewer requests. */
 uint32_t bench_random_id(const bench_opts *opts, bench_rng *rng);
 char *bench_random_text(const bench_opts *opts, bench_rng *rng, uint32_t n, err *e) WARN_UNUSED;
 int bench_oversample(bench_plan *plan, const bench_opts *opts, size_t got, err *e) WARN_UNUSED;
@@ -142,9 +142,9 @@ int bench_plan_body(const bench_opts *opts, const bench_req *req, buf *out, err 
 
 /* ---- streams ---- */
 typedef struct {
-    bool has_choice; /* a chunk with non-empty choices: it counts as tokens */
+    bool has_choice; /* has non-empty choices, so it counts as tokens */
     uint32_t n_depths;
-    uint16_t depths[256]; /* of all choices of the chunk; more are counted, not kept */
+    uint16_t depths[256]; /* of all choices; further ones are counted but not kept */
     uint64_t depth_sum;
     const char *text; /* of choices[0]; JSON-escaped bytes inside the event */
     size_t text_len;
@@ -158,14 +158,13 @@ typedef struct {
 /* One JSON payload. -1: not the JSON object it should be. No allocation. */
 int bench_chunk_read(bench_chunk *out, const char *json, size_t n);
 
-enum { BENCH_SSE_HELD = 1 << 20 }; /* longest line that may arrive in pieces */
+enum { BENCH_SSE_HELD = 1 << 20 }; /* bytes of the longest line that may arrive in pieces */
 typedef struct {
-    buf held;  /* start of a line whose end has not arrived */
+    buf held;  /* start of an incomplete line */
     bool done; /* [DONE] was seen */
 } bench_sse;
-/* Calls on_data for every data line completed by these bytes, also where comments or
- * several events share a piece. Stops at the first non-zero answer and returns it; -1 with
- * a line longer than BENCH_SSE_HELD. */
+/* Calls on_data for each data line that these bytes complete. Stops at the first non-zero result
+ * and returns it; returns -1 for a line longer than BENCH_SSE_HELD. */
 typedef int (*bench_on_data)(void *ud, const char *json, size_t n);
 int bench_sse_feed(bench_sse *sse, const char *bytes, size_t n, bench_on_data on_data, void *ud);
 void bench_sse_reset(bench_sse *sse); /* keeps the memory */
@@ -178,14 +177,14 @@ typedef struct {
     uint32_t *tokens_by_second; /* BENCH_MAX_SECONDS */
     uint64_t depth_histogram[BENCH_MAX_DEPTH];
     bool interrupted;
-    bench_req **probes; /* owned; in the order they were sent */
+    bench_req **probes; /* owned, in order of sending */
     size_t n_probes, probes_cap;
 } bench_run;
 void bench_run_deinit(bench_run *run);
 
-/* Runs the plan to its end (or to SIGINT) and fills its outcomes. */
+/* Runs the plan to its end or to SIGINT, and fills in the outcomes. */
 int bench_load(bench_plan *plan, const bench_opts *opts, bench_run *run, err *e) WARN_UNUSED;
-/* One blocking GET; *status 0 when nothing answered. For readiness and the model's name. */
+/* One blocking GET; *status is 0 without an answer. For readiness and the model's name. */
 int bench_get(const bench_opts *opts, const char *path, buf *out, long *status, err *e) WARN_UNUSED;
 
 /* ---- figures ---- */
@@ -212,8 +211,8 @@ typedef struct {
     double request_rate, goodput, output_rate, total_rate;
     double peak_output_rate;
     uint64_t peak_concurrent;
-    uint64_t loops, loop_tokens;        /* executed loops and the tokens that took them */
-    double mean_depth;                  /* NAN = the server told no depth */
+    uint64_t loops, loop_tokens;        /* loops that were run, and how many tokens ran them */
+    double mean_depth;                  /* NAN = the server reported no depth */
     bench_series series[BENCH_METRICS]; /* seconds */
     bench_series probes;                /* end-to-end, seconds */
     size_t probes_failed;
@@ -222,8 +221,8 @@ typedef struct {
 /* numpy's default: linear between the two nearest of n sorted values. NAN when n is 0. */
 double bench_percentile(const double *sorted, size_t n, double percent);
 double bench_mean(const double *values, size_t n);
-double bench_std(const double *values, size_t n); /* population, as numpy's */
-/* Most intervals [start, end) that overlap. Sorts both arrays. */
+double bench_std(const double *values, size_t n); /* of the population, as in numpy */
+/* The largest number of intervals [start, end) that overlap at one time. Sorts both arrays. */
 uint64_t bench_peak_overlap(uint64_t *starts, uint64_t *ends, size_t n);
 uint32_t bench_req_output_tokens(const bench_req *req);
 int bench_stats_create(bench_stats *out, const bench_plan *plan, const bench_opts *opts,

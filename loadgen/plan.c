@@ -1,4 +1,4 @@
-/* plan.c - what will be asked and when, as a pure function of options and seed. */
+/* plan.c - the requests and their times, computed from options and seed only. */
 #include "base/hash.h"
 #include "base/size.h"
 #include "loadgen/loadgen_internal.h"
@@ -62,9 +62,9 @@ double bench_rng_gamma(bench_rng *rng, double shape) {
 
 /* ---- arrival times ---- */
 
-/* Gamma gaps of shape `burstiness`: 1 is Poisson, below 1 bursts, above 1 evens out. Without
- * a ramp the times are scaled so that the last one stands at n / rate, as vLLM does: two
- * seeds then ask for the same load. */
+/* Gaps are gamma-distributed with shape `burstiness`: 1 is Poisson, less is burstier, more is more
+ * even. Without a ramp the times are scaled so that the last one is n / rate, as in vLLM: then two
+ * seeds give the same load. */
 static void plan_times(bench_plan *plan, const bench_opts *opts, bench_rng *rng) {
     if (opts->self_timed || (!opts->ramp && isinf(opts->rate))) return;
     double at = 0;
@@ -92,7 +92,7 @@ static int plan_gaps(bench_plan *plan, err *e) {
     for (size_t i = 0; i < plan->n_reqs; i++) {
         bench_req *req = &plan->reqs[i];
         req->gaps_max =
-            req->output_len + 8; /* a role chunk and a closing chunk besides the tokens */
+            req->output_len + 8; /* besides the tokens there are a role chunk and a last chunk */
         if (!size_add(total, req->gaps_max, &total))
             return err_set(e, ERR_NO_MEMORY, NULL, "the requests ask for too many tokens in all");
     }
@@ -122,7 +122,7 @@ int bench_plan_create(bench_plan *out, const bench_opts *opts, err *e) {
         bench_plan_destroy(out);
         return -1;
     }
-    /* Own generators, so that times and cancels do not depend on how prompts are made. */
+    /* Separate generators keep times and cancels independent of how prompts are made. */
     bench_rng_seed(&rng, opts->seed + 1);
     plan_times(out, opts, &rng);
     bench_rng_seed(&rng, opts->seed + 2);
@@ -172,8 +172,7 @@ static void prompt(buf *out, const bench_req *req, bool chat) {
     buf_printf(out, ",\"max_tokens\":%u", req->output_len);
 }
 
-/* Keys of --extra-body are added last and may not repeat ours: a repeated key is refused by
- * careful servers, so ours gives way. */
+/* Keys of --extra-body replace keys of the same name: strict servers refuse a repeated key. */
 static int merge(buf *out, const json_t *extra, err *e) {
     json_error_t why;
     json_t *body = json_loadb(out->data, out->len, 0, &why);

@@ -1,5 +1,5 @@
-/* plot.c - four panels drawn by gnuplot: how TTFT and ITL are distributed, tokens per
- * second over time, and at which depth tokens left. */
+/* plot.c - four panels drawn by gnuplot: distribution of TTFT and of ITL, tokens per second over
+ * time, and depth of tokens. */
 #include "loadgen/loadgen_internal.h"
 
 #include <errno.h>
@@ -14,7 +14,7 @@
 
 extern char **environ;
 
-/* Cumulative share in percent over milliseconds, at most 400 points. */
+/* Cumulative distribution: percent over milliseconds, at most 400 points. */
 static void put_distribution(FILE *file, const char *name, const bench_series *series) {
     fprintf(file, "$%s << EOD\n", name);
     size_t n = series->count < 400 ? series->count : 400;
@@ -63,7 +63,7 @@ static void put_script(FILE *file, const char *path, bool svg, const bench_stats
     put_depths(file, run);
     fprintf(file, "set terminal %s size 1100,760 %s\n", svg ? "svg" : "pngcairo",
             svg ? "font 'sans,13' background '#ffffff'" : "font 'sans,11' background '#ffffff'");
-    /* gnuplot's string escapes inside "…": the path was checked for quotes and backslashes. */
+    /* Strings in "…" have escapes in gnuplot; bench_plot has refused quotes and backslashes. */
     fprintf(file, "set output \"%s\"\n", path);
     fputs("set multiplot layout 2,2\nset grid lc rgb '#dddddd'\nset key off\nset border 3 lc rgb "
           "'#555555'\n"
@@ -89,7 +89,7 @@ static void put_script(FILE *file, const char *path, bool svg, const bench_stats
     fputs("unset multiplot\n", file);
 }
 
-/* gnuplot reads the script from a pipe; it is started by name without a shell. */
+/* gnuplot is started without a shell and reads the script from a pipe. */
 static int run_gnuplot(const char *path, bool svg, const bench_stats *stats, const bench_run *run,
                        err *e) {
     int fds[2];

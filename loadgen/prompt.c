@@ -22,8 +22,8 @@ static uint32_t around(bench_rng *rng, uint64_t len, double ratio) {
     return (uint32_t)(lo + bench_rng_below(rng, hi - lo + 1));
 }
 
-/* A chat's prompt must be text: made-up words, about a token or two each. How many tokens
- * they were is read from the server's usage. */
+/* The prompt of a chat must be text: made-up words of one or two tokens each. The server's usage
+ * tells how many tokens they were. */
 static char *words(bench_rng *rng, uint32_t n) {
     static const char *const heads[] = {"b", "d", "f", "g", "k", "l",  "m",  "n",
                                         "p", "r", "s", "t", "v", "st", "br", "th"};
@@ -43,10 +43,10 @@ static char *words(bench_rng *rng, uint32_t n) {
     return text.data;
 }
 
-/* Special tokens would end or open turns; a random prompt holds none. */
+/* A random prompt holds no special tokens, since they would end or open turns. */
 uint32_t bench_random_id(const bench_opts *opts, bench_rng *rng) {
     uint32_t id = (uint32_t)bench_rng_below(rng, opts->vocab_size);
-    /* Bounded: a folder may hold nothing but special tokens. */
+    /* Bounded, since a tokenizer may have special tokens only. */
     for (int tries = 0; tries < 100 && opts->tokenizer && tokenizer_is_special(opts->tokenizer, id);
          tries++)
         id = (uint32_t)bench_rng_below(rng, opts->vocab_size);
@@ -60,8 +60,8 @@ static bool is_plain(const char *bytes, size_t n) {
     return n > 0;
 }
 
-/* Text of n tokens: random tokens spelled out, read again and cut, since neighbours may
- * merge when they are read together. Plain ASCII ones, so that a cut leaves whole text. */
+/* Text of n tokens: random tokens are spelled out, encoded again and cut, because neighbours may
+ * merge when encoded together. Plain ASCII tokens only, so a cut leaves valid text. */
 static char *text_of_tokens(const bench_opts *opts, bench_rng *rng, uint32_t n, err *e) {
     buf text = {0};
     token_ids ids = {0};
@@ -95,7 +95,7 @@ static char *text_of_tokens(const bench_opts *opts, bench_rng *rng, uint32_t n, 
 
 char *bench_random_text(const bench_opts *opts, bench_rng *rng, uint32_t n, err *e) {
     char *text = opts->tokenizer ? text_of_tokens(opts, rng, n, e) : words(rng, n);
-    if (text == NULL) (void)no_memory(e); /* unless a reason stands there */
+    if (text == NULL) (void)no_memory(e); /* keeps an error that is already recorded */
     return text;
 }
 
@@ -150,9 +150,9 @@ static int custom_line(bench_req *req, const bench_opts *opts, const json_t *roo
     return req->text ? 0 : no_memory(e);
 }
 
-/* Mooncake's traces: {"timestamp", "input_length", "output_length", "hash_ids"}. Every hash id
- * stands for hash_chunk tokens, the same wherever it comes again, so that prefixes are shared
- * as they were; what the ids do not cover is this request's own. */
+/* Mooncake's traces: {"timestamp", "input_length", "output_length", "hash_ids"}. Each hash id
+ * stands for hash_chunk tokens and always for the same ones, so prefixes are shared as in the
+ * trace. Tokens beyond the hash ids are random and the request's own. */
 static int trace_line(bench_req *req, const bench_opts *opts, const json_t *root, size_t line,
                       err *e) {
     const json_t *at = json_object_get(root, "timestamp"),
@@ -210,7 +210,7 @@ static int read_lines(bench_plan *plan, const bench_opts *opts, read_line read, 
     return rc;
 }
 
-/* A short file is asked again from its start, as often as needed. */
+/* Repeats a short file from its start, as often as needed. */
 int bench_oversample(bench_plan *plan, const bench_opts *opts, size_t got, err *e) {
     if (opts->no_oversample) plan->n_reqs = got;
     for (size_t i = got; i < plan->n_reqs; i++) {
@@ -227,7 +227,7 @@ static int custom_prompts(bench_plan *plan, const bench_opts *opts, err *e) {
     return bench_oversample(plan, opts, got, e);
 }
 
-/* A trace is replayed once, in its own order of time. */
+/* A trace is replayed once, in order of time. */
 static int trace_prompts(bench_plan *plan, const bench_opts *opts, err *e) {
     size_t got = 0;
     if (read_lines(plan, opts, trace_line, &got, e) != 0) return -1;

@@ -96,7 +96,7 @@ static void print_probes(const bench_stats *stats, const bench_opts *opts) {
     }
 }
 
-/* What went wrong, each message once with how often it came. */
+/* Prints each error message once, with the number of requests that had it. */
 static void print_errors(const bench_plan *plan) {
     enum { KINDS = 16 };
     const char *text[KINDS];
@@ -161,7 +161,7 @@ static void set_int(json_t *out, const char *key, uint64_t value) {
     (void)json_object_set_new(out, key, json_integer((json_int_t)value));
 }
 
-/* A figure nobody measured is null: JSON has no NaN. */
+/* A figure without a measurement is null: JSON has no NaN. */
 static void set_real(json_t *out, const char *key, double value) {
     (void)json_object_set_new(out, key, isfinite(value) ? json_real(value) : json_null());
 }

@@ -1,14 +1,14 @@
-/* sse.c - server-sent events and the few fields of a chunk that are figures.
+/* sse.c - reads server-sent events and the fields of a chunk that the figures need.
  *
- * A generator that parsed every chunk into a tree would measure its own allocator. This
- * reader walks the JSON once, in place: it follows choices, usage and error and skips the
- * rest. It accepts some things that are not JSON (it does not check numbers or escapes);
- * the server's own tests do that. */
+ * Parsing every chunk into a tree would measure this program's allocator. This reader walks the
+ * JSON once, in place: it reads choices, usage and error and skips the rest. It accepts some
+ * invalid JSON (it does not check numbers or escapes), because the server has its own tests for
+ * that. */
 #include "loadgen/loadgen_internal.h"
 
 #include <string.h>
 
-/* ---- a cursor over JSON; p == NULL means it went wrong ---- */
+/* ---- a cursor over JSON; at == NULL after an error ---- */
 
 typedef struct {
     const char *at, *end;
@@ -49,7 +49,7 @@ static bool string(cursor *cur, const char **at, size_t *n) {
     return true;
 }
 
-/* Any value; nesting is counted, not recursed into. */
+/* Any value; counts the nesting instead of recursing. */
 static bool skip(cursor *cur) {
     size_t depth = 0;
     do {
@@ -76,7 +76,7 @@ static bool skip(cursor *cur) {
         case ':':
             if (depth == 0) return false;
             cur->at++;
-            continue; /* a value still has to come */
+            continue; /* a value must follow */
         default: {
             const char *from = cur->at;
             while (cur->at < cur->end && !memchr(",:{}[]\" \t\r\n", *cur->at, 11))
@@ -95,13 +95,13 @@ static bool number(cursor *cur, uint64_t *out) {
     while (cur->at < cur->end && *cur->at >= '0' && *cur->at <= '9' && cur->at - from < 18) {
         value = value * 10 + (uint64_t)(*cur->at++ - '0');
     }
-    if (cur->at == from) return skip(cur); /* null, negative or no number: stays as it was */
+    if (cur->at == from) return skip(cur); /* null, negative or not a number: *out stays as it is */
     *out = value;
     return true;
 }
 
-/* Steps through an object: true with the next key, false at its end or when it is broken
- * (then c->p is NULL). Call with *first true. */
+/* Steps through an object: true with the next key; false at its end or after an error (then cur->at
+ * is NULL). Call with *first true. */
 static bool next_key(cursor *cur, bool *first, const char **key, size_t *n) {
     if (*first) {
         *first = false;
@@ -222,7 +222,7 @@ static bool read_usage(cursor *cur, bench_chunk *out) {
 }
 
 static bool read_error(cursor *cur, bench_chunk *out) {
-    if (peek(cur, 'n')) return skip(cur); /* null is no error */
+    if (peek(cur, 'n')) return skip(cur); /* null means no error */
     out->is_error = true;
     if (peek(cur, '"')) return string(cur, &out->message, &out->message_len);
     if (!peek(cur, '{')) return skip(cur);
@@ -239,7 +239,7 @@ static bool read_error(cursor *cur, bench_chunk *out) {
 }
 
 int bench_chunk_read(bench_chunk *out, const char *json, size_t n) {
-    /* All but the depths: clearing those for every token would cost more than reading. */
+    /* Clears all but `depths`: clearing these for every token would cost more than reading. */
     out->has_choice = out->has_usage = out->is_error = false;
     out->n_depths = 0;
     out->depth_sum = out->usage_input = out->usage_output = out->usage_loops = 0;

@@ -1,4 +1,4 @@
-/* stats.c - what the outcomes amount to. */
+/* stats.c - figures from the outcomes of the requests. */
 #include "base/size.h"
 #include "loadgen/loadgen_internal.h"
 
@@ -71,7 +71,7 @@ static double seconds(uint64_t from, uint64_t to) {
     return to > from ? (double)(to - from) * 1e-9 : 0;
 }
 
-/* vLLM counts a single token's TPOT as 0 for goodput and leaves it out of the TPOT figures. */
+/* As in vLLM, TPOT of a single token is 0 for goodput and left out of the TPOT figures. */
 static double tpot_of(const bench_req *req) {
     uint32_t n = bench_req_output_tokens(req);
     return n > 1 ? seconds(req->first_ns, req->last_ns) / (double)(n - 1) : 0;
@@ -125,8 +125,8 @@ static void add_request(bench_stats *stats, const bench_req *req) {
         push(&stats->series[BENCH_ITL], (double)req->gaps[k]);
 }
 
-/* Depths in the chunks are exact. Usage counts the loops the engine ran for output, and the
- * last token of a request is never run: there the mean is lower by one part in its length. */
+/* Depths in chunks are exact. Usage counts the loops that the engine ran for output, and the last
+ * token of a request is never run, so this mean is too low by one token's loops. */
 static void add_depth(bench_stats *stats, const bench_req *req) {
     uint32_t tokens = bench_req_output_tokens(req);
     if (req->n_depths >= tokens || req->usage_loops == 0) {
