@@ -1,5 +1,5 @@
-/* bench_engine.c - fathom bench engine: batching modes and policies side by side in one
- * run, on real exits, sampling on. */
+/* bench_engine.c - fathom bench engine: measures batching modes and policies side by side in one
+ * run, with real exits and sampling. */
 #include "base/size.h"
 #include "cli/bench_engine/bench_engine_internal.h"
 #include "engine/backend.h"
@@ -59,8 +59,8 @@ static bool listed(const char *list, const char *name) {
     return false;
 }
 
-/* `full` always runs: everything is told against it. A mode is meant with both policies
- * unless "mode/policy" names one. */
+/* `full` always runs, since all modes are compared with it. A mode name stands for both policies;
+ * "mode/policy" names one. */
 static int parse_modes(engine_bench *bench, const char *list, err *e) {
     for (int i = 0; i < BE_MAX_MODES; i++) {
         char both[40];
@@ -128,8 +128,8 @@ static double rest_ns(const be_run *run) {
     return run->seconds * 1e9 - loops_ns(run);
 }
 
-/* Stage costs are those of `full` beside it: Fr = one loop of one row, F0 = everything
- * else (prelude, coda, head, sampler, host) per position. */
+/* Costs measured in the runs of `full`: Fr = one loop of one row; F0 = all other work (prelude,
+ * coda, head, sampler, host) per position. */
 static void costs_of(const engine_bench *bench, size_t size, double *f0, double *fr) {
     double f0s[BE_MAX_REPEAT], frs[BE_MAX_REPEAT];
     for (uint64_t k = 0; k < bench->repeat; k++) {
@@ -141,9 +141,9 @@ static void costs_of(const engine_bench *bench, size_t size, double *f0, double 
     *fr = median(frs, bench->repeat);
 }
 
-/* Where the time above the bound's went, as parts of the whole: loops that cost more than
- * Fr (launches with fewer rows, or tails), and the rest where it cost more than F0 (coda
- * launches that served fewer rows, more launches). */
+/* Shares of the run's time lost against the bound: loops costing more than Fr (launches with fewer
+ * rows, or tails), and other work costing more than F0 (coda launches with fewer rows, more
+ * launches). */
 static void fill_losses(be_line *line) {
     const be_run *run = line->run;
     double all = run->seconds * 1e9;
@@ -169,10 +169,10 @@ static void fill_line(engine_bench *bench, be_line *line, size_t size, size_t mo
     line->tokens_per_s = median(rates, bench->repeat);
     line->ratio = median(ratios, bench->repeat);
     line->mean_depth = median(depths, bench->repeat);
-    double depth = mode == 0 ? loops : line->mean_depth; /* full runs them all */
+    double depth = mode == 0 ? loops : line->mean_depth; /* full runs all loops */
     line->bound = (line->f0 + loops * line->fr) / (line->f0 + depth * line->fr);
     line->percent = 100 * line->ratio / line->bound;
-    uint64_t pick = 0; /* the run nearest to the median */
+    uint64_t pick = 0; /* the run closest to the median */
     for (uint64_t k = 1; k < bench->repeat; k++) {
         double off = rates[k] - line->tokens_per_s, best = rates[pick] - line->tokens_per_s;
         if (off * off < best * best) pick = k;
@@ -287,7 +287,7 @@ int cmd_bench_engine(int argc, char **argv) {
     for (size_t i = 0; i < bench.n_sizes; i++)
         most = bench.sizes[i] > most ? bench.sizes[i] : most;
     ro.max_running = most;
-    ro.halted_kv = "exact"; /* rows and cache sized for tails */
+    ro.halted_kv = "exact"; /* so that rows and cache have room for tails */
     ro.batching = "depthwise";
     runtime rt;
     if (runtime_open(&rt, &ro, &e) != 0) return opt_fail(&e);

@@ -1,5 +1,5 @@
-/* bench_kernels.c - fathom bench kernels: the CPU kernels beside what the machine
- * allows, measured in one run. */
+/* bench_kernels.c - fathom bench kernels: measures the CPU kernels beside the limits of the
+ * machine. */
 #include "base/json.h"
 #include "cli/describe.h"
 #include "engine/kernel_bench.h"

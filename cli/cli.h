@@ -1,6 +1,6 @@
-/* cli.h - the commands of the fathom binary, and the options that several of them take.
+/* cli.h - the commands of the fathom binary, and options shared by several commands.
  *
- * main.c picks a command; each lives in its own file. */
+ * main.c picks a command; each command has its own file. */
 #ifndef FATHOM_CLI_H
 #define FATHOM_CLI_H
 
@@ -17,9 +17,9 @@ int cmd_tokenize(int argc, char **argv);
 int cmd_bench_engine(int argc, char **argv); /* no HTTP */
 int cmd_bench_kernels(int argc, char **argv);
 
-/* Options for an opt_row table. ENGINE_OPTIONS: of every command that runs a model;
- * POLICY_OPTIONS: of those that run it one way; RUN_OPTIONS: of those that run many requests. */
-/* One option a line, however long. */
+/* Rows of an opt_row table. ENGINE_OPTIONS: for each command that runs a model; POLICY_OPTIONS: for
+ * commands that run it under one policy; RUN_OPTIONS: for commands that run many requests. */
+/* One option a line, of any length. */
 /* clang-format off */
 #define ENGINE_OPTIONS(o) \
     {"--model", OPT_TEXT, &(o)->model, "DIR", "model folder", 0, 0, true}, \

@@ -1,5 +1,5 @@
-/* compare.c - fathom compare: what a cheaper way of running costs in quality, on the
- * same text, against policy exact at the usual number of loops. */
+/* compare.c - fathom compare: the quality lost by cheaper ways to run a model, compared on the same
+ * text with policy exact at the default number of loops. */
 #include "base/clock.h"
 #include "base/size.h"
 #include "cli/describe.h"
@@ -14,9 +14,9 @@ enum { MAX_RUNS = 12 };
 
 typedef struct {
     kv_policy policy;
-    uint32_t max_loops; /* 0 = the usual */
+    uint32_t max_loops; /* 0 = the default */
     sched *scheduler;
-    /* sums over positions */
+    /* sums over all positions */
     double nll, kl, loops;
     uint64_t n_positions, n_predicted, agree;
     uint32_t histogram[PLAN_MAX_LOOPS + 1];
@@ -27,11 +27,11 @@ typedef struct {
     size_t n_runs;
     const runtime *rt;
     uint32_t vocab, window;
-    float *exact;        /* logits of the reference, [window][vocab] */
-    const uint32_t *ids; /* of the window at hand */
+    float *exact;        /* logits of policy exact, [window][vocab] */
+    const uint32_t *ids; /* token ids of the present window */
     uint32_t n_ids;
     compare_run *now;
-    double *exact_logprobs, *logprobs; /* [vocab] scratch */
+    double *exact_logprobs, *logprobs; /* scratch, [vocab] */
     bool failed;
 } compare;
 
@@ -41,7 +41,7 @@ typedef struct {
     bool json;
 } options;
 
-/* Log-probabilities of logits; returns the best id. */
+/* Writes the log-probabilities of logits; returns the likeliest id. */
 static uint32_t log_softmax(const float *logits, uint32_t n, double *out) {
     uint32_t best = 0;
     for (uint32_t i = 1; i < n; i++) {
@@ -117,7 +117,8 @@ static int run_windows(compare *cmp, const uint32_t *ids, size_t n, err *e) {
     return 0;
 }
 
-/* Bytes a position keeps: the planes of every loop (exact) or of those it executed (last). */
+/* Cache bytes of one position: the planes of every loop (exact), or of the loops that it ran
+ * (last). */
 static double bytes_kept(const compare *cmp, const compare_run *run, bool all_loops) {
     const model_plan *plan = model_plan_of(cmp->rt->model);
     const sched_opts *limits = &cmp->rt->sched;
@@ -200,7 +201,7 @@ static int open_runs(compare *cmp, err *e) {
         sched_opts limits = cmp->rt->sched;
         limits.halted_kv = cmp->runs[i].policy;
         limits.batching = SCHED_DEPTHWISE;
-        limits.prefix_cache = false; /* each scheduler has the whole cache, one after another */
+        limits.prefix_cache = false; /* the schedulers use the whole cache, one after another */
         if (sched_create(&cmp->runs[i].scheduler, cmp->rt->backend, &limits, on_event, cmp, e) != 0)
             return -1;
     }
@@ -272,8 +273,9 @@ int cmd_compare(int argc, char **argv) {
     int parsed = opt_parse(&command, argc, argv);
     if (parsed != 0) return parsed > 0 ? 0 : EXIT_USAGE;
     err e = {0};
-    ro.halted_kv = "exact"; /* rows for its tails */
-    /* The text stands for generated tokens, which may leave early where prompts may not. */
+    ro.halted_kv = "exact"; /* so that there are rows for tails */
+    /* The text stands for generated tokens, so the higher minimum for prompt tokens does not
+     * apply. */
     if (ro.prompt_min_loops == 0) ro.prompt_min_loops = 1;
     ro.batching = "depthwise";
     ro.max_running = 1;

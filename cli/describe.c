@@ -33,7 +33,7 @@ layer_cache describe_layer_cache(const model_plan *plan) {
     if (plan->attn == ATTN_GQA) {
         cache.full = 2 * plan_q_width(plan);
         cache.grouped = 2 * plan_kv_width(plan);
-    } else { /* heads that share the width of the residual stream */
+    } else { /* heads divide the width of the residual stream */
         cache.full = 2 * plan->dim;
         cache.grouped = (uint32_t)((uint64_t)cache.full * plan->n_kv_heads / plan->n_heads);
     }

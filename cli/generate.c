@@ -1,4 +1,4 @@
-/* generate.c - `fathom generate`: one prompt, text as it comes. */
+/* generate.c - `fathom generate`: continues one prompt and prints the text as it comes. */
 #include "api/api.h"
 #include "base/json.h"
 #include "base/size.h"
@@ -18,7 +18,7 @@ typedef struct {
     bool json, show_depth, ignore_eos;
 } options;
 
-/* What comes out, collected for --json and printed as it comes otherwise. */
+/* Output of the run: collected for --json, else printed as it comes. */
 typedef struct {
     const runtime *rt;
     const options *opts;
@@ -26,11 +26,11 @@ typedef struct {
     buf text, depths, ids;
     bool tint; /* colour each token by its depth */
     uint32_t n_tokens, max_loops;
-    uint64_t loops; /* that the tokens put out took */
+    uint64_t loops; /* loops of all output tokens */
     sched_event end;
 } token_printer;
 
-/* From blue (left early) to red (went deep), on the 256-colour cube. */
+/* Colours of the 256-colour cube from blue (few loops) to red (many). */
 static int depth_colour(uint32_t depth, uint32_t max_loops) {
     static const int ramp[] = {39, 44, 49, 118, 190, 220, 208, 202, 196};
     uint32_t last = ARRAY_LEN(ramp) - 1;
@@ -176,7 +176,7 @@ static void print_end(token_printer *printer, const token_ids *prompt) {
     printf("\n");
     if (printer->opts->show_depth)
         printf("depths: %s\n", printer->depths.data ? printer->depths.data : "");
-    fflush(stdout); /* the line on stderr comes after the text, on a terminal or in a pipe */
+    fflush(stdout); /* so that the line on stderr follows the text */
     double seconds = (double)end->decode_ns / 1e9;
     fprintf(stderr, "%u prompt + %u tokens, mean depth %.2f, first token after %.1f ms",
             end->n_prompt, end->n_output,
@@ -190,7 +190,7 @@ static void print_end(token_printer *printer, const token_ids *prompt) {
     buf_deinit(&plan);
 }
 
-/* The end of the colour scale. */
+/* Depth at the end of the colour scale. */
 static uint32_t most_loops(const runtime *rt, const options *opts) {
     if (opts->run.loops) return (uint32_t)opts->run.loops;
     if (rt->sched.default_max_loops) return rt->sched.default_max_loops;

@@ -1,4 +1,4 @@
-/* init.c - fathom init: a model folder of random weights. */
+/* init.c - fathom init: writes a model folder of random weights. */
 #include "base/clock.h"
 #include "cli/cli.h"
 
@@ -8,7 +8,7 @@
 
 enum { CONFIG_MAX_BYTES = 1 << 20 };
 
-/* Speaks once a second, and only when the work takes that long. */
+/* Prints a line once a second, if the work takes longer. */
 typedef struct {
     uint64_t started, spoke;
     bool said;
@@ -46,7 +46,7 @@ static void list_variants(char *out, size_t cap) {
     }
 }
 
-/* Only some families' config.json has a place for the policy. */
+/* Only some families' config.json can name the policy. */
 static int set_policy(model_plan *plan, const char *policy, err *e) {
     buf text = {0};
     plan_write(&text, plan, "float32");

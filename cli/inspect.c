@@ -1,4 +1,4 @@
-/* inspect.c - fathom inspect: what a model folder holds and what of it fits here. */
+/* inspect.c - fathom inspect: the contents of a model folder, and how much fits here. */
 #include "base/file.h"
 #include "base/json.h"
 #include "base/machine.h"
@@ -12,18 +12,18 @@
 typedef struct {
     const model_folder *model;
     const model_plan *plan;
-    uint64_t memory;        /* bytes this process may hope for; 0 = not known */
-    bool limited;           /* by a cgroup, not by what the host has */
-    uint64_t for_cache;     /* of them, left beside the weights */
+    uint64_t memory;        /* bytes available to this process; 0 = unknown */
+    bool limited;           /* by a cgroup rather than by the host */
+    uint64_t for_cache;     /* bytes that remain beside the weights */
     uint32_t tokenizer_ids; /* 0 without a tokenizer */
     const char *dtype;      /* "BF16", "mixed" */
-    double depths[3];       /* loops worth a line: the mean, the default, the most */
+    double depths[3];       /* depths to show: the mean, the default, the most */
     size_t n_depths;
 } folder_facts;
 
 /* ---- the machine ---- */
 
-/* The number after `key` in a small text file; 0 if there is none. */
+/* The number after `key` in a small text file; 0 if it is not there. */
 static uint64_t number_in(const char *path, const char *key) {
     buf text = {0};
     uint64_t n = 0;
@@ -35,7 +35,7 @@ static uint64_t number_in(const char *path, const char *key) {
     return n;
 }
 
-/* What is free now, or what the container allows if that is less. */
+/* Free memory, or the container's limit if lower. */
 static uint64_t usable_memory(bool *limited) {
     machine here;
     machine_read(&here);
@@ -47,12 +47,12 @@ static uint64_t usable_memory(bool *limited) {
 
 /* ---- arithmetic ---- */
 
-/* Cache values of one position that ran so many loops. */
+/* Number of cached values of one position at this depth. */
 static double position_values(const model_plan *plan, double depth) {
     return (plan_planes(plan, 0) + depth) * plan->slot_values;
 }
 
-/* Its entries in the map of slots: one a plane, whether it got there or not. */
+/* Bytes of a position's entries in the map of slots: one for each plane, used or not. */
 static uint64_t map_bytes(const model_plan *plan) {
     return plan_planes(plan, plan->loops_default) * sizeof(uint32_t);
 }
@@ -65,7 +65,7 @@ static uint64_t tokens_that_fit(const folder_facts *facts, double depth) {
     return (uint64_t)((double)facts->for_cache / position_bytes(facts->plan, depth, 2));
 }
 
-/* The mean, what the model runs by default, and the most a request may ask for. */
+/* Depths to show: the mean, the model's default, and the most that a request may ask for. */
 static void choose_depths(folder_facts *facts, double mean) {
     const model_plan *plan = facts->plan;
     facts->depths[facts->n_depths++] = mean > 0 ? mean : (plan->loops_default + 1.0) / 2;
@@ -90,7 +90,7 @@ static folder_facts gather(const model_folder *folder) {
     return facts;
 }
 
-/* A folder without a tokenizer that can be used takes token ids. */
+/* A folder without a usable tokenizer takes token ids. */
 static int read_tokenizer(folder_facts *facts, err *e) {
     tokenizer *tok = NULL;
     char why_not[RUNTIME_WHY];
@@ -102,7 +102,7 @@ static int read_tokenizer(folder_facts *facts, err *e) {
     return 0;
 }
 
-/* Contexts worth a row: 1024, 4096 and the longest, those that the model has. */
+/* Contexts to show: 1024 and 4096, if the model has so many, and the longest. */
 static size_t contexts(const model_plan *plan, uint32_t out[3]) {
     size_t n = 0;
     if (plan->max_seq_len > 1024) out[n++] = 1024;
@@ -113,7 +113,7 @@ static size_t contexts(const model_plan *plan, uint32_t out[3]) {
 
 /* ---- text ---- */
 
-/* "1.064 B", "2.13 GB": three digits and the unit that suits. */
+/* "1.064 B", "2.13 GB": three or four digits and a fitting unit. */
 static const char *scaled(char out[32], uint64_t n, const char *suffix) {
     static const struct {
         double over;

@@ -27,7 +27,7 @@ static const struct {
      "measure batching modes and policies side by side, without HTTP"},
     {"bench kernels", cmd_bench_kernels,
      "measure the CPU kernels beside the limits of the machine"},
-    /* after the two commands that begin with its name */
+    /* must follow the other two commands that begin with "bench" */
     {"bench", cmd_bench,
      "put load on a server over HTTP and measure latency, throughput and depth"},
     {NULL, NULL, NULL},
@@ -36,7 +36,7 @@ static const struct {
 static void print_help(FILE *to) {
     fprintf(to,
             "fathom " FATHOM_VERSION " - serves recurrent-depth transformers, batching tokens at "
-                                     "different depths\n\nUsage: fathom COMMAND [options]\n\n");
+            "different depths\n\nUsage: fathom COMMAND [options]\n\n");
     for (size_t i = 0; commands[i].name; i++) {
         fprintf(to, "  %-14s %s\n", commands[i].name, commands[i].summary);
     }
@@ -55,7 +55,7 @@ static int words_matched(const char *name, int argc, char **argv) {
 int main(int argc, char **argv) {
     json_setup();
     mapped_name_faults();
-    signal(SIGXFSZ, SIG_IGN); /* a file over `ulimit -f` is an error where it is written */
+    signal(SIGXFSZ, SIG_IGN); /* a file beyond `ulimit -f` is then a write error */
     if (argc < 2) return print_help(stderr), EXIT_USAGE;
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         strcmp(argv[1], "help") == 0) {

@@ -1,5 +1,5 @@
-/* score.c - `fathom score`: log-probability and depth of every position of given
- * token sequences, all in one batch; perplexity of a text. */
+/* score.c - `fathom score`: log-probability and depth of each position of given token sequences,
+ * all in one batch; perplexity of a text. */
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/size.h"
@@ -30,7 +30,7 @@ typedef struct {
     sequence *seqs;
     size_t n_seqs;
     uint64_t n_positions;
-    float *logprob;  /* [n_positions], NaN at each sequence's first */
+    float *logprob;  /* [n_positions], NaN at the first position of a sequence */
     uint16_t *depth; /* [n_positions] */
     uint32_t vocab;
     int logits_fd; /* -1: not wanted */
@@ -39,7 +39,7 @@ typedef struct {
     err_code failed;
 } scores;
 
-/* Sequence i is submitted with ud pointing here, so events and taps find it by id. */
+/* Events and taps find their sequence by its id. */
 typedef struct {
     scores *all;
     uint64_t *id_of; /* [n_seqs] scheduler id */
@@ -134,7 +134,7 @@ static int read_ids(scores *all, const char *path, const model_plan *plan, err *
     return rc;
 }
 
-/* The text as one run of tokens, cut into windows that know nothing of each other. */
+/* Encodes the text once and cuts the tokens into independent windows. */
 static int read_text(scores *all, const runtime *rt, const options *opts, err *e) {
     const model_plan *plan = model_plan_of(rt->model);
     if (rt->tokenizer == NULL)

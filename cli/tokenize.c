@@ -1,4 +1,4 @@
-/* tokenize.c - fathom tokenize: text to token ids and back, many lines in one process. */
+/* tokenize.c - fathom tokenize: text to token ids and back, for many lines in one process. */
 #include "api/api.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -18,7 +18,7 @@ typedef struct {
 static const json_limits line_limits = {
     .max_bytes = 64 << 20, .max_depth = 2, .max_structural = 16 << 20};
 
-/* The model's vocab_size, or no bound for a folder that holds only a tokenizer. */
+/* The model's vocab_size, or no bound for a folder without a config.json. */
 static int find_vocab_size(const char *dir, uint32_t *vocab_size, err *e) {
     char path[4096];
     *vocab_size = UINT32_MAX;
@@ -51,7 +51,7 @@ static int print_ids(const tokenizer *tok, const char *text, size_t n, bool spec
     return rc;
 }
 
-/* Numbers 0 to max of a JSON list, through put(). */
+/* Calls put() for each number of a JSON list; a number outside 0 to max is an error. */
 static int each_number(const json_t *list, json_int_t max, const char *name, err *e,
                        void (*put)(void *ud, uint32_t value), void *ud) {
     size_t i;
@@ -95,7 +95,7 @@ static int print_text(const tokenizer *tok, const json_t *list, err *e) {
 }
 
 static int one_line(const tokenizer *tok, const options *opts, const char *line, size_t n, err *e) {
-    /* A bare string is no JSON text to the parser, a list holding it is. */
+    /* The parser accepts a list but not a bare string, so the line is put into a list. */
     buf list = {0}, bytes = {0};
     json_t *root = NULL;
     buf_puts(&list, "[");
@@ -122,7 +122,7 @@ end:
     return rc;
 }
 
-/* A line that is wrong is told of, and the next ones are read. Returns how many were wrong. */
+/* Reports each invalid line and goes on. Returns the number of invalid lines. */
 static size_t every_line(const tokenizer *tok, const options *opts) {
     char *line = NULL;
     size_t cap = 0, number = 0, wrong = 0;
@@ -132,7 +132,7 @@ static size_t every_line(const tokenizer *tok, const options *opts) {
         number++;
         if (one_line(tok, opts, line, (size_t)n, &why) == 0) continue;
         wrong++;
-        (void)fflush(stdout); /* the two in order, where they are one file */
+        (void)fflush(stdout); /* keeps the order if stdout and stderr are one file */
         fprintf(stderr, "fathom: line %zu: %s\n", number, why.msg);
     }
     free(line);
@@ -153,7 +153,8 @@ static void put_list(buf *out, const char *key, const token_ids *ids, const toke
     buf_puts(out, "]");
 }
 
-/* {"text", "ids", "control": places of control tokens among the ids, "runs": whose bytes} */
+/* {"text", "ids", "control": indexes of control tokens, "runs": author of each piece of the
+ * text} */
 static void put_json(buf *out, const tokenizer *tok, const jinja_output *text,
                      const token_ids *ids) {
     buf_puts(out, "{\"text\":");
