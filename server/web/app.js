@@ -1,15 +1,15 @@
-// The page: asks, streams the answer and tints every token by its depth. What the server
-// as a whole is doing comes from pool.js; everything without a document from core.js.
+// The page: sends a prompt, streams the answer and colours each token by its depth. pool.js
+// shows the state of the server; core.js holds all code that needs no document.
 import { depthStep, EventSplitter, planWords, readChunk, requestBody, short, thresholdScale } from "./core.js";
 import { startPool } from "./pool.js";
 
 const $ = (id) => document.getElementById(id);
 const state = {
     model: null,
-    most: 16, // end of the scale: the loops a token runs at most by default, or a deeper token's
+    most: 16, // end of the depth scale: the default most loops, or the depth of a deeper token
     knowsMost: false,
     abort: null,
-    tokens: [], // depth of every token of the answer on show
+    tokens: [], // depth of each token of the shown answer
 };
 
 // ---- theme ----
@@ -28,7 +28,7 @@ $("theme").addEventListener("click", () => {
     try {
         localStorage.setItem("fathom-theme", next);
     } catch {
-        // Storage is off: the choice lasts as long as the page.
+        // Without storage the choice lasts as long as the page.
     }
     showTheme();
 });
@@ -49,7 +49,7 @@ function recall() {
             } else if (typeof saved[id] === "string") $(id).value = saved[id];
         }
     } catch {
-        // Nothing kept, or it was kept by another version.
+        // Nothing is stored, or another version stored it.
     }
 }
 function remember() {
@@ -79,7 +79,7 @@ function showSliders() {
 }
 $("by-hand").addEventListener("change", showSliders);
 $("threshold").addEventListener("input", showSliders);
-// The two ends push each other, so that a range can never be empty.
+// The two ends push each other, so the range is never empty.
 $("min-loops").addEventListener("input", () => {
     if (Number($("max-loops").value) < Number($("min-loops").value)) {
         $("max-loops").value = $("min-loops").value;
@@ -123,7 +123,7 @@ function setMost(most, sure) {
     drawLegend();
 }
 
-/** A model without a chat template continues text and does nothing else. */
+/** A model without a chat template can only continue text. */
 function allowChat(yes) {
     const [chat, completion] = document.querySelectorAll("input[name=kind]");
     chat.disabled = !yes;
@@ -131,7 +131,7 @@ function allowChat(yes) {
     if (!yes) completion.checked = true;
 }
 
-/** The threshold's slider speaks of the rule by which this model leaves the loop. */
+/** Gives the threshold's slider the range and unit of the model's exit rule. */
 function setThreshold(exit) {
     const scale = thresholdScale(exit);
     $("threshold-box").hidden = scale === null;
@@ -170,8 +170,8 @@ function tint(span) {
     if (depths.length === 0) return;
     const steps = depths.map((d) => depthStep(d, state.most));
     span.className = `tok d${Math.max(...steps)}`;
-    // Text that came for several tokens at once has the tint of the deepest and a strip
-    // below with all of them.
+    // Text of several tokens has the colour of the deepest token, and below it a strip with
+    // the colours of all.
     if (new Set(steps).size > 1) {
         const part = 100 / steps.length;
         const bands = steps.map((s, i) => `var(--d${s}) ${i * part}% ${(i + 1) * part}%`);
@@ -181,7 +181,7 @@ function tint(span) {
 }
 
 function addToken(text, depths) {
-    // The space before a word stays plain: words stand apart, parts of one touch.
+    // The space before a word has no colour, so words stand apart and parts of a word touch.
     const lead = text.trim() === "" ? "" : /^\s*/.exec(text)[0];
     const span = document.createElement("span");
     span.textContent = text.slice(lead.length);
@@ -240,7 +240,7 @@ function drawFigures(run) {
     const n = run.tokens;
     $("f-tokens").textContent = short(n);
     $("f-ttft").textContent = run.first ? `${short(run.first - run.start)} ms` : "–";
-    // From sending on: a short answer may arrive whole in one piece.
+    // Counted from sending, since a short answer may arrive in one piece.
     const seconds = (run.last - run.start) / 1000;
     $("f-rate").textContent = n > 0 && seconds > 0 ? short(n / seconds) : "–";
     const sum = state.tokens.reduce((a, b) => a + b, 0);
@@ -266,7 +266,7 @@ async function errorOf(answer) {
     }
 }
 
-/** Reads the stream to its end; throws when it was cut or carried an error. */
+/** Reads the stream to its end; throws if it was cut or carried an error. */
 async function readAnswer(answer, run) {
     const reader = answer.body.getReader();
     const split = new EventSplitter();
@@ -287,7 +287,7 @@ async function readAnswer(answer, run) {
             run.tokens += chunk.depths.length || (chunk.text ? 1 : 0);
             if (chunk.finish) run.finish = chunk.finish;
         }
-        // The text is in place at once; the figures need no more than 20 updates a second.
+        // Text is shown at once; figures are redrawn at most 20 times a second.
         if (performance.now() - drawn > 50) {
             drawn = performance.now();
             drawFigures(run);

@@ -1,7 +1,7 @@
-// What the page computes without touching the document: server-sent events, metrics
-// text, the request body, the depth scale. The tests import this file under node.
+// The page's code that needs no document: server-sent events, metrics text, the request
+// body, the depth scale. The tests import this file under node.
 
-/** Splits a byte stream of server-sent events into data payloads, however it was cut. */
+/** Splits a byte stream of server-sent events, cut at any place, into data payloads. */
 export class EventSplitter {
     #decoder = new TextDecoder();
     #rest = "";
@@ -22,14 +22,14 @@ export class EventSplitter {
                 this.#data = [];
             } else if (line.startsWith("data:")) {
                 this.#data.push(line.slice(line[5] === " " ? 6 : 5));
-            } // comments and other fields carry nothing for us
+            } // comments and other fields are ignored
         }
         this.#rest = this.#rest.slice(from);
         return out;
     }
 }
 
-/** What one chunk adds: text, the depths of its tokens, the end, usage or an error. */
+/** The contents of one chunk: text, depths of its tokens, the end, usage or an error. */
 export function readChunk(payload) {
     if (payload.startsWith("[DONE]")) return { done: true };
     const o = JSON.parse(payload);
@@ -45,7 +45,7 @@ export function readChunk(payload) {
     };
 }
 
-/** The request the form describes. Fields left alone are not sent: the model decides. */
+/** The request body for the form. Empty fields are not sent, so the model's defaults apply. */
 export function requestBody(f) {
     const body = {
         model: f.model,
@@ -70,7 +70,7 @@ export function requestBody(f) {
     return body;
 }
 
-/** "ouro, 24 core layers, exit by hazard at 0.5, at most 4 loops", of what /v1/models tells. */
+/** "ouro, 24 core layers, exit by hazard at 0.5, at most 4 loops", from the card in /v1/models. */
 export function planWords(card) {
     if (!card.exit || !card.loops) return "";
     const layers = `${card.core_layers} core layer${card.core_layers === 1 ? "" : "s"}`;
@@ -88,7 +88,7 @@ const UNITS = {
     cosine: "1 − cosine",
 };
 
-/** The slider for a threshold of the model's exit rule; null where the rule has none. */
+/** The slider for the threshold of the model's exit rule; null if the rule has none. */
 export function thresholdScale(exit) {
     if (!exit) return { min: 0.05, max: 1, step: 0.01, value: 0.99, unit: UNITS.act };
     if (exit.threshold === null) return null;
@@ -117,13 +117,13 @@ export function parseMetrics(text) {
     return out;
 }
 
-/** Sum of all series of a name; null when there is none. */
+/** Sum of all series with this name; null if there are none. */
 export function metricSum(metrics, name) {
     const list = metrics.get(name);
     return list ? list.reduce((sum, s) => sum + s.value, 0) : null;
 }
 
-/** A series per loop as an array indexed by the number in that label. */
+/** Series with a label loop or depth, as an array indexed by that number. */
 export function metricByDepth(metrics, name) {
     const out = [];
     for (const s of metrics.get(name) ?? []) {
@@ -133,14 +133,14 @@ export function metricByDepth(metrics, name) {
     return Array.from(out, (v) => v ?? 0);
 }
 
-/** Ten steps of tint: which of 0..9 a depth takes on a scale of 1..most. */
+/** The colour step, 0 to 9, of a depth on a scale of 1 to most. */
 export function depthStep(depth, most) {
     if (!(most > 1)) return 9;
     const at = (Math.min(Math.max(depth, 1), most) - 1) / (most - 1);
     return Math.round(at * 9);
 }
 
-/** "1,234", "12.3k": figures that keep their width. */
+/** "1234", "12.3k": figures of nearly constant width. */
 export function short(n) {
     if (!Number.isFinite(n)) return "–";
     if (n >= 1e6) return `${(n / 1e6).toFixed(1)}M`;

@@ -1,13 +1,13 @@
-// The live view of the server: polls /metrics while the page can be seen.
+// The live view of the server: polls /metrics while the page is visible.
 import { depthStep, metricByDepth, metricSum, parseMetrics, short } from "./core.js";
 
 const $ = (id) => document.getElementById(id);
 const IDLE_MS = 2000;
 const BUSY_MS = 500;
-const KEEP_MS = 120000; // history of the rate line
-const EXITS_MS = 60000; // window of the exits figure
+const KEEP_MS = 120000; // time span of the rate line
+const EXITS_MS = 60000; // time span of the depth figure
 
-/** How many entries there are up to the last that is not 0. */
+/** Number of entries up to the last one that is not 0. */
 function deepest(values) {
     return values.findLastIndex((v) => v > 0) + 1;
 }
@@ -63,11 +63,11 @@ export function startPool(host) {
 
     function show(metrics, now) {
         const tokens = metricSum(metrics, "vllm:generation_tokens_total");
-        // Depths count from 1, so nothing leaves at 0; loops count from 0.
+        // Depths count from 1, so entry 0 is empty; loops count from 0.
         const exits = metricByDepth(metrics, "fathom_exits_total").slice(1);
         const rows = metricByDepth(metrics, "fathom_rows");
         const last = history.at(-1);
-        // A counter that went back means the server was started anew.
+        // A counter that went back means that the server was restarted.
         if (last && tokens < last.tokens) history.length = 0;
         const before = history.at(-1);
         const rate = before ? ((tokens - before.tokens) * 1000) / (now - before.t) : 0;
