@@ -7,10 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int no_memory(err *e) {
-    return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the prompts");
-}
-
 /* Tokens of a text: exact with --tokenizer, else one for every four bytes. 0 with the error
  * recorded. */
 static size_t tokens_in(const bench_opts *opts, const char *text, size_t n, err *e) {
@@ -58,7 +54,7 @@ static bool take_conversation(bench_req *req, const bench_opts *opts, const json
     if (!opts->sharegpt_output && out < SHAREGPT_LEAST) return false;
     req->output_len = (uint32_t)out;
     req->text = strdup(ask);
-    if (req->text == NULL) (void)no_memory(e);
+    if (req->text == NULL) (void)bench_no_memory(e);
     return req->text != NULL;
 }
 
@@ -73,7 +69,7 @@ int bench_sharegpt(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err
     buf_deinit(&file);
     if (rc != 0) return -1;
     size_t got = 0, n = json_array_size(root), *order = shuffled(n, rng);
-    if (order == NULL) (void)no_memory(&why);
+    if (order == NULL) (void)bench_no_memory(&why);
     for (size_t i = 0; order && i < n && got < plan->n_reqs && why.code == ERR_NONE; i++)
         got += take_conversation(&plan->reqs[got], opts, json_array_get(root, order[i]), &why);
     free(order);
@@ -114,7 +110,7 @@ static int read_poem(poem *verse, const bench_opts *opts, err *e) {
     }
     verse->text = file.data;
     verse->lines = array_new(file.len + 1, sizeof *verse->lines);
-    if (verse->lines == NULL) return no_memory(e);
+    if (verse->lines == NULL) return bench_no_memory(e);
     size_t tokens = file.len ? tokens_in(opts, file.data, file.len, e) : 1;
     if (tokens == 0) return -1;
     char *rest = NULL;
@@ -153,7 +149,7 @@ int bench_sonnet(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *
     for (size_t i = 0; rc == 0 && i < plan->n_reqs; i++) {
         plan->reqs[i].output_len = (uint32_t)opts->sonnet_output;
         plan->reqs[i].text = sonnet_text(&verse, shared, all > shared ? all - shared : 0, rng);
-        if (plan->reqs[i].text == NULL) rc = no_memory(e);
+        if (plan->reqs[i].text == NULL) rc = bench_no_memory(e);
     }
     poem_deinit(&verse);
     return rc;
@@ -168,7 +164,7 @@ static int repeat_ids(bench_req *req, const bench_opts *opts, bench_rng *rng, ui
     bench_rng_seed(&prefix, ~opts->seed - which);
     req->input_len = (uint32_t)(opts->shared_prefix + opts->shared_suffix);
     req->ids = array_new(req->input_len, sizeof *req->ids);
-    if (req->ids == NULL) return no_memory(e);
+    if (req->ids == NULL) return bench_no_memory(e);
     for (uint32_t k = 0; k < req->input_len; k++)
         req->ids[k] = bench_random_id(opts, k < opts->shared_prefix ? &prefix : rng);
     return 0;
@@ -187,7 +183,7 @@ static int repeat_text(bench_req *req, const bench_opts *opts, bench_rng *rng, u
     if (end == NULL) return -1;
     if (text.failed) {
         buf_deinit(&text);
-        return no_memory(e);
+        return bench_no_memory(e);
     }
     req->text = text.data;
     return 0;
@@ -198,7 +194,7 @@ int bench_prefix_repetition(bench_plan *plan, const bench_opts *opts, bench_rng 
     size_t prefixes = opts->n_prefixes < plan->n_reqs
                           ? opts->n_prefixes
                           : plan->n_reqs; /* there may be few warm-ups */
-    int rc = order ? 0 : no_memory(e);
+    int rc = order ? 0 : bench_no_memory(e);
     for (size_t i = 0; rc == 0 && i < plan->n_reqs; i++) {
         bench_req *req = &plan->reqs[order[i]];
         req->output_len = (uint32_t)opts->shared_output;

@@ -131,11 +131,13 @@ int bench_sharegpt(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err
 int bench_sonnet(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) WARN_UNUSED;
 int bench_prefix_repetition(bench_plan *plan, const bench_opts *opts, bench_rng *rng,
                             err *e) WARN_UNUSED;
-/* prompt.c: shared helpers. A random token that is not special; text of n tokens, or of n made-up
- * words without a tokenizer (NULL with an error recorded); the rest of the plan as copies of its
- * first `got` requests, or with --no-oversample fewer requests. */
+/* prompt.c: helpers of all data sets. */
+int bench_no_memory(err *e); /* records it and returns -1 */
+/* A random token that is not special. */
 uint32_t bench_random_id(const bench_opts *opts, bench_rng *rng);
+/* Text of n tokens or, without a tokenizer, of n made-up words; NULL with an error recorded. */
 char *bench_random_text(const bench_opts *opts, bench_rng *rng, uint32_t n, err *e) WARN_UNUSED;
+/* Fills the plan with copies of its first `got` requests, or shortens it with --no-oversample. */
 int bench_oversample(bench_plan *plan, const bench_opts *opts, size_t got, err *e) WARN_UNUSED;
 /* JSON body of a request. */
 int bench_plan_body(const bench_opts *opts, const bench_req *req, buf *out, err *e) WARN_UNUSED;
@@ -220,6 +222,7 @@ typedef struct {
 
 /* numpy's default: linear between the two nearest of n sorted values. NAN when n is 0. */
 double bench_percentile(const double *sorted, size_t n, double percent);
+double bench_seconds(uint64_t from_ns, uint64_t to_ns); /* 0 if to_ns is the earlier one */
 double bench_mean(const double *values, size_t n);
 double bench_std(const double *values, size_t n); /* of the population, as in numpy */
 /* The largest number of intervals [start, end) that overlap at one time. Sorts both arrays. */

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int no_memory(err *e) {
+int bench_no_memory(err *e) {
     return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the prompts");
 }
 
@@ -95,7 +95,7 @@ static char *text_of_tokens(const bench_opts *opts, bench_rng *rng, uint32_t n, 
 
 char *bench_random_text(const bench_opts *opts, bench_rng *rng, uint32_t n, err *e) {
     char *text = opts->tokenizer ? text_of_tokens(opts, rng, n, e) : words(rng, n);
-    if (text == NULL) (void)no_memory(e); /* keeps an error that is already recorded */
+    if (text == NULL) (void)bench_no_memory(e); /* keeps an error that is already recorded */
     return text;
 }
 
@@ -109,7 +109,7 @@ static int random_prompt(bench_plan *plan, bench_req *req, const bench_opts *opt
     }
     size_t total = req->input_len + opts->prefix_len;
     req->ids = array_new(total, sizeof *req->ids);
-    if (req->ids == NULL) return no_memory(e);
+    if (req->ids == NULL) return bench_no_memory(e);
     for (size_t k = 0; k < opts->prefix_len; k++)
         req->ids[k] = plan->prefix[k];
     for (size_t k = opts->prefix_len; k < total; k++)
@@ -121,7 +121,7 @@ static int random_prompt(bench_plan *plan, bench_req *req, const bench_opts *opt
 static int random_prompts(bench_plan *plan, const bench_opts *opts, bench_rng *rng, err *e) {
     if (opts->prefix_len) {
         plan->prefix = array_new(opts->prefix_len, sizeof *plan->prefix);
-        if (plan->prefix == NULL) return no_memory(e);
+        if (plan->prefix == NULL) return bench_no_memory(e);
         for (size_t k = 0; k < opts->prefix_len; k++)
             plan->prefix[k] = bench_random_id(opts, rng);
     }
@@ -147,7 +147,7 @@ static int custom_line(bench_req *req, const bench_opts *opts, const json_t *roo
                       : out > 0 && out < (1 << 24) ? (uint32_t)out
                                                    : (uint32_t)opts->output_len;
     req->text = strdup(text);
-    return req->text ? 0 : no_memory(e);
+    return req->text ? 0 : bench_no_memory(e);
 }
 
 /* Mooncake's traces: {"timestamp", "input_length", "output_length", "hash_ids"}. Each hash id
@@ -167,7 +167,7 @@ static int trace_line(bench_req *req, const bench_opts *opts, const json_t *root
     req->output_len = (uint32_t)out;
     req->at_s = json_number_value(at) * opts->trace_seconds;
     req->ids = array_new(req->input_len, sizeof *req->ids);
-    if (req->ids == NULL) return no_memory(e);
+    if (req->ids == NULL) return bench_no_memory(e);
     size_t n_hashes = json_array_size(hashes);
     bench_rng rng;
     for (uint32_t k = 0; k < req->input_len; k++) {
@@ -216,7 +216,7 @@ int bench_oversample(bench_plan *plan, const bench_opts *opts, size_t got, err *
     for (size_t i = got; i < plan->n_reqs; i++) {
         plan->reqs[i].output_len = plan->reqs[i - got].output_len;
         plan->reqs[i].text = strdup(plan->reqs[i - got].text);
-        if (plan->reqs[i].text == NULL) return no_memory(e);
+        if (plan->reqs[i].text == NULL) return bench_no_memory(e);
     }
     return 0;
 }

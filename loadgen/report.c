@@ -218,10 +218,6 @@ static void set_probes(json_t *out, const bench_stats *stats, const bench_opts *
     }
 }
 
-static double between(uint64_t from, uint64_t to) {
-    return to > from ? (double)(to - from) * 1e-9 : 0;
-}
-
 /* Lists with one entry per request, in the order of the plan; seconds. */
 static void set_detailed(json_t *out, const bench_plan *plan, const bench_run *run) {
     static const char *const keys[] = {"input_lens",  "output_lens",     "ttfts",
@@ -240,11 +236,11 @@ static void set_detailed(json_t *out, const bench_plan *plan, const bench_run *r
         json_t *values[] = {
             json_integer((json_int_t)input),
             json_integer((json_int_t)bench_req_output_tokens(req)),
-            json_real(between(req->start_ns, req->first_ns)),
+            json_real(bench_seconds(req->start_ns, req->first_ns)),
             gaps,
-            json_real(between(req->start_ns, req->last_ns)),
-            json_real(between(run->start_ns, req->start_ns)),
-            json_real(between(req->due_ns, req->start_ns)),
+            json_real(bench_seconds(req->start_ns, req->last_ns)),
+            json_real(bench_seconds(run->start_ns, req->start_ns)),
+            json_real(bench_seconds(req->due_ns, req->start_ns)),
             json_stringn(req->reply.data ? req->reply.data : "", req->reply.len),
             json_string(req->error),
         };

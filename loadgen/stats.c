@@ -67,22 +67,23 @@ uint32_t bench_req_output_tokens(const bench_req *req) {
     return req->n_depths > req->n_chunks ? req->n_depths : req->n_chunks;
 }
 
-static double seconds(uint64_t from, uint64_t to) {
-    return to > from ? (double)(to - from) * 1e-9 : 0;
+double bench_seconds(uint64_t from_ns, uint64_t to_ns) {
+    return to_ns > from_ns ? (double)(to_ns - from_ns) * 1e-9 : 0;
 }
 
 /* As in vLLM, TPOT of a single token is 0 for goodput and left out of the TPOT figures. */
 static double tpot_of(const bench_req *req) {
     uint32_t n = bench_req_output_tokens(req);
-    return n > 1 ? seconds(req->first_ns, req->last_ns) / (double)(n - 1) : 0;
+    return n > 1 ? bench_seconds(req->first_ns, req->last_ns) / (double)(n - 1) : 0;
 }
 
 static bool is_good(const bench_req *req, const bench_opts *opts) {
     if (!isnan(opts->slo_ttft_ms) &&
-        seconds(req->start_ns, req->first_ns) * 1e3 > opts->slo_ttft_ms)
+        bench_seconds(req->start_ns, req->first_ns) * 1e3 > opts->slo_ttft_ms)
         return false;
     if (!isnan(opts->slo_tpot_ms) && tpot_of(req) * 1e3 > opts->slo_tpot_ms) return false;
-    if (!isnan(opts->slo_e2el_ms) && seconds(req->start_ns, req->last_ns) * 1e3 > opts->slo_e2el_ms)
+    if (!isnan(opts->slo_e2el_ms) &&
+        bench_seconds(req->start_ns, req->last_ns) * 1e3 > opts->slo_e2el_ms)
         return false;
     return true;
 }
@@ -112,9 +113,9 @@ static void add_request(bench_stats *stats, const bench_req *req) {
     stats->completed++;
     stats->input_tokens += req->has_usage ? req->usage_input : req->input_len;
     stats->output_tokens += tokens;
-    double e2el = seconds(req->start_ns, req->last_ns),
-           queued = seconds(req->due_ns, req->start_ns);
-    push(&stats->series[BENCH_TTFT], seconds(req->start_ns, req->first_ns));
+    double e2el = bench_seconds(req->start_ns, req->last_ns),
+           queued = bench_seconds(req->due_ns, req->start_ns);
+    push(&stats->series[BENCH_TTFT], bench_seconds(req->start_ns, req->first_ns));
     push(&stats->series[BENCH_E2EL], e2el);
     push(&stats->series[BENCH_QUEUE], queued);
     push(&stats->series[BENCH_E2EL_QUEUE], e2el + queued);
@@ -165,7 +166,8 @@ static int take_probes(bench_stats *stats, const bench_run *run) {
     if (stats->probes.values == NULL) return -1;
     for (size_t i = 0; i < run->n_probes; i++) {
         const bench_req *req = run->probes[i];
-        if (req->outcome == BENCH_OK) push(&stats->probes, seconds(req->start_ns, req->last_ns));
+        if (req->outcome == BENCH_OK)
+            push(&stats->probes, bench_seconds(req->start_ns, req->last_ns));
         stats->probes_failed += req->outcome == BENCH_FAILED;
     }
     qsort(stats->probes.values, stats->probes.count, sizeof(double), by_value);
@@ -194,7 +196,7 @@ int bench_stats_create(bench_stats *out, const bench_plan *plan, const bench_opt
         default: out->abandoned++; break;
         }
     }
-    out->duration_s = seconds(run->start_ns, run->end_ns);
+    out->duration_s = bench_seconds(run->start_ns, run->end_ns);
     double duration = out->duration_s > 0 ? out->duration_s : NAN;
     out->request_rate = (double)out->completed / duration;
     out->goodput = (double)good / duration;
