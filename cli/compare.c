@@ -27,10 +27,10 @@ typedef struct {
     size_t n_runs;
     const runtime *rt;
     uint32_t vocab, window;
-    float *exact;        /* logits of policy exact, [window][vocab] */
-    const uint32_t *ids; /* token ids of the present window */
-    uint32_t n_ids;
-    compare_run *now;
+    float *exact;               /* logits of policy exact, [window][vocab] */
+    const uint32_t *window_ids; /* token ids of the present window */
+    uint32_t n_window_ids;
+    compare_run *running;
     double *exact_logprobs, *logprobs; /* scratch, [vocab] */
     bool failed;
 } compare;
@@ -58,7 +58,7 @@ static uint32_t log_softmax(const float *logits, uint32_t n, double *out) {
 
 static void on_position(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits) {
     compare *cmp = ud;
-    compare_run *run = cmp->now;
+    compare_run *run = cmp->running;
     (void)id;
     run->n_positions++;
     run->loops += depth;
@@ -66,15 +66,15 @@ static void on_position(void *ud, uint64_t id, uint32_t pos, uint16_t depth, con
     if (logits == NULL) return;
     float *exact = cmp->exact + (size_t)pos * cmp->vocab;
     if (run == &cmp->runs[0]) memcpy(exact, logits, cmp->vocab * sizeof *exact);
-    uint32_t top_p = log_softmax(exact, cmp->vocab, cmp->exact_logprobs),
-             top_q = log_softmax(logits, cmp->vocab, cmp->logprobs);
-    run->agree += top_p == top_q;
+    uint32_t exact_top = log_softmax(exact, cmp->vocab, cmp->exact_logprobs),
+             top = log_softmax(logits, cmp->vocab, cmp->logprobs);
+    run->agree += exact_top == top;
     double kl = 0;
     for (uint32_t i = 0; i < cmp->vocab; i++)
         kl += exp(cmp->exact_logprobs[i]) * (cmp->exact_logprobs[i] - cmp->logprobs[i]);
     run->kl += kl;
-    if (pos + 1 >= cmp->n_ids) return;
-    run->nll -= cmp->logprobs[cmp->ids[pos + 1]];
+    if (pos + 1 >= cmp->n_window_ids) return;
+    run->nll -= cmp->logprobs[cmp->window_ids[pos + 1]];
     run->n_predicted++;
 }
 
@@ -84,9 +84,9 @@ static void on_event(void *ud, const sched_event *ev) {
 }
 
 static int run_window(compare *cmp, compare_run *run, err *e) {
-    cmp->now = run;
-    sched_request request = {.prompt = cmp->ids,
-                             .n_prompt = cmp->n_ids,
+    cmp->running = run;
+    sched_request request = {.prompt = cmp->window_ids,
+                             .n_prompt = cmp->n_window_ids,
                              .depth = {.max_loops = (uint16_t)run->max_loops},
                              .tap = on_position,
                              .tap_logits = true,
@@ -105,14 +105,14 @@ static int run_window(compare *cmp, compare_run *run, err *e) {
 static int run_windows(compare *cmp, const uint32_t *ids, size_t n, err *e) {
     uint64_t started = clock_ns(), spoke = started;
     for (size_t at = 0; at < n; at += cmp->window) {
-        cmp->ids = ids + at;
-        cmp->n_ids = n - at < cmp->window ? (uint32_t)(n - at) : cmp->window;
+        cmp->window_ids = ids + at;
+        cmp->n_window_ids = n - at < cmp->window ? (uint32_t)(n - at) : cmp->window;
         for (size_t i = 0; i < cmp->n_runs; i++) {
             if (run_window(cmp, &cmp->runs[i], e) != 0) return -1;
         }
         if (clock_ns() - spoke < 1000000000u) continue;
         spoke = clock_ns();
-        fprintf(stderr, "fathom compare: %zu of %zu tokens\n", at + cmp->n_ids, n);
+        fprintf(stderr, "fathom compare: %zu of %zu tokens\n", at + cmp->n_window_ids, n);
     }
     return 0;
 }

@@ -298,17 +298,17 @@ static int warm_up(const bench_opts *opts, err *e) {
         opts->seed +
         1000003; /* other prompts, so that the prefix cache does not know the measured ones */
     bench_plan plan;
-    bench_run did = {.tokens_by_second = array_new(BENCH_MAX_SECONDS, sizeof(uint32_t))};
-    if (did.tokens_by_second == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    bench_run run = {.tokens_by_second = array_new(BENCH_MAX_SECONDS, sizeof(uint32_t))};
+    if (run.tokens_by_second == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     int rc = bench_plan_create(&plan, &warm, e);
     if (rc == 0) {
-        rc = bench_load(&plan, &warm, &did, e);
+        rc = bench_load(&plan, &warm, &run, e);
         if (rc == 0 && plan.reqs[0].outcome == BENCH_FAILED) {
             rc = err_set(e, ERR_IO, NULL, "a warm-up request failed: %s", plan.reqs[0].error);
         }
         bench_plan_destroy(&plan);
     }
-    bench_run_deinit(&did);
+    bench_run_deinit(&run);
     return rc;
 }
 
@@ -351,20 +351,20 @@ static int save(const bench_flags *flags, const bench_opts *opts, json_t *result
 }
 
 static int report(const bench_flags *flags, const bench_opts *opts, const bench_plan *plan,
-                  const bench_run *did, err *e) {
+                  const bench_run *run, err *e) {
     bench_stats stats;
-    if (bench_stats_create(&stats, plan, opts, did, e) != 0) return -1;
-    bench_print(&stats, plan, opts, did);
+    if (bench_stats_create(&stats, plan, opts, run, e) != 0) return -1;
+    bench_print(&stats, plan, opts, run);
     int rc = 0;
     if (flags->save || flags->append || flags->result_file) {
-        json_t *result = bench_json(&stats, plan, opts, did, flags->label, flags->metadata.items,
+        json_t *result = bench_json(&stats, plan, opts, run, flags->label, flags->metadata.items,
                                     flags->metadata.n);
         rc = result ? save(flags, opts, result, e)
                     : err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the result");
         json_decref(result);
     }
-    if (rc == 0 && flags->plot) rc = bench_plot(flags->plot, &stats, did, e);
-    if (rc == 0 && did->interrupted) rc = err_set(e, ERR_IO, NULL, "the run was interrupted");
+    if (rc == 0 && flags->plot) rc = bench_plot(flags->plot, &stats, run, e);
+    if (rc == 0 && run->interrupted) rc = err_set(e, ERR_IO, NULL, "the run was interrupted");
     if (rc == 0 && stats.completed == 0 && stats.cancelled == 0)
         rc = err_set(e, ERR_IO, NULL, "every request failed");
     bench_stats_destroy(&stats);
@@ -374,28 +374,27 @@ static int report(const bench_flags *flags, const bench_opts *opts, const bench_
 static int run_all(const bench_flags *flags, bench_opts *opts, err *e) {
     buf name = {0};
     bench_plan plan = {0};
-    tokenizer *spelling = NULL;
-    bench_run did = {.tokens_by_second = array_new(BENCH_MAX_SECONDS, sizeof(uint32_t))};
-    int rc = did.tokens_by_second ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
+    tokenizer *tok = NULL;
+    bench_run run = {.tokens_by_second = array_new(BENCH_MAX_SECONDS, sizeof(uint32_t))};
+    int rc = run.tokens_by_second ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     if (rc == 0 && opts->ready_timeout_s > 0) rc = wait_ready(opts, e);
     if (rc == 0 && opts->model == NULL) {
         rc = find_model(opts, &name, e);
         opts->model = name.data;
     }
-    if (rc == 0 && flags->tokenizer)
-        rc = tokenizer_open(&spelling, flags->tokenizer, UINT32_MAX, e);
-    if (spelling) {
-        opts->tokenizer = spelling;
-        opts->vocab_size = tokenizer_size(spelling);
+    if (rc == 0 && flags->tokenizer) rc = tokenizer_open(&tok, flags->tokenizer, UINT32_MAX, e);
+    if (tok) {
+        opts->tokenizer = tok;
+        opts->vocab_size = tokenizer_size(tok);
     }
     if (rc == 0) rc = bench_plan_create(&plan, opts, e);
     if (rc == 0 && opts->warmups) rc = warm_up(opts, e);
-    if (rc == 0) rc = bench_load(&plan, opts, &did, e);
-    if (rc == 0) rc = report(flags, opts, &plan, &did, e);
+    if (rc == 0) rc = bench_load(&plan, opts, &run, e);
+    if (rc == 0) rc = report(flags, opts, &plan, &run, e);
     bench_plan_destroy(&plan);
-    bench_run_deinit(&did);
+    bench_run_deinit(&run);
     buf_deinit(&name);
-    tokenizer_close(spelling);
+    tokenizer_close(tok);
     return rc;
 }
 

@@ -35,10 +35,9 @@ typedef struct {
     size_t running, ended;
     size_t probing;         /* probes in flight */
     uint64_t next_probe_ns; /* 0 = no probes */
-    int in_multi; /* transfers that libcurl last reported; a lower number means that some have ended
-                   */
-    bool kick;    /* libcurl asked to be called at once */
-    uint64_t slot_free_ns; /* when --max-concurrency last had room */
+    int in_multi;           /* transfers that libcurl last reported; fewer means that some ended */
+    bool kick;              /* libcurl asked to be called at once */
+    uint64_t slot_free_ns;  /* when --max-concurrency last had room */
     uint64_t shown_chunks, shown_ns;
     err error;
     bool failed;
@@ -214,7 +213,7 @@ void bench_run_deinit(bench_run *run) {
     *run = (bench_run){0};
 }
 
-/* ---- when ---- */
+/* ---- the next start ---- */
 
 static void arm_arrivals(load_state *load) {
     struct itimerspec at = {0};

@@ -35,11 +35,11 @@ void srv_conn_cut(srv_conn *conn) {
     shutdown(conn->fd, SHUT_RDWR); /* libmicrohttpd closes it at its next run */
 }
 
-/* ---- room for newcomers ---- */
+/* ---- room for new connections ---- */
 
 /* The connection to close: one that took too long to send its first request, else the longest
  * resting one. A connection with unread input is not idle: it moves to the end of its list. */
-static srv_conn *longest_rest(srv_listener *at, const srv_conn *but, uint64_t patience) {
+static srv_conn *longest_rest(srv_listener *at, const srv_conn *except, uint64_t patience) {
     uint64_t now = clock_ns();
     for (unsigned i = 0; i < TRIES; i++) {
         list_link *from = &at->fresh;
@@ -48,17 +48,17 @@ static srv_conn *longest_rest(srv_listener *at, const srv_conn *but, uint64_t pa
         if (list_empty(from)) return NULL;
         srv_conn *conn = OWNER_OF(from->next, srv_conn, rest_link);
         int unread = 0;
-        if (conn != but && (ioctl(conn->fd, FIONREAD, &unread) != 0 || unread == 0)) return conn;
+        if (conn != except && (ioctl(conn->fd, FIONREAD, &unread) != 0 || unread == 0)) return conn;
         list_move_back(from, &conn->rest_link);
         conn->rest_ns = now;
     }
     return NULL;
 }
 
-static void make_room(srv_listener *at, unsigned most, const srv_conn *but) {
+static void make_room(srv_listener *at, unsigned most, const srv_conn *except) {
     for (unsigned i = 0; i < PER_NEWCOMER && at->n_conns - at->n_cut > most; i++) {
         bool full = at->n_conns - at->n_cut >= at->limit;
-        srv_conn *conn = longest_rest(at, but, full ? FULL_NS : CROWD_NS);
+        srv_conn *conn = longest_rest(at, except, full ? FULL_NS : CROWD_NS);
         if (conn == NULL) return;
         at->server->counts.crowd_cut++;
         srv_conn_cut(conn);
