@@ -71,13 +71,13 @@ void srv_mhd_tick(srv *server) {
 
 /* ---- connections ---- */
 
-static void on_conn(void *cls, struct MHD_Connection *link, void **ctx,
+static void on_conn(void *cls, struct MHD_Connection *mhd, void **ctx,
                     enum MHD_ConnectionNotificationCode what) {
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
         const union MHD_ConnectionInfo *fd =
-            MHD_get_connection_info(link, MHD_CONNECTION_INFO_CONNECTION_FD);
+            MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
         const union MHD_ConnectionInfo *from =
-            MHD_get_connection_info(link, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+            MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
         if (fd == NULL) return;
         *ctx = srv_conn_open(cls, fd->connect_fd, from ? from->client_addr : NULL);
         if (*ctx == NULL) shutdown(fd->connect_fd, SHUT_RDWR); /* no deadline would ever end it */
@@ -96,14 +96,14 @@ static enum MHD_Result on_accept(void *cls, const struct sockaddr *from, socklen
 
 /* Called with the raw target, before any decoding. The returned pointer is the request's context
  * from here on; on_done is called for it in any case. */
-static void *on_target(void *cls, const char *raw, struct MHD_Connection *link) {
+static void *on_target(void *cls, const char *raw, struct MHD_Connection *mhd) {
     srv *server = cls;
     srv_req *req = calloc(1, sizeof *req);
     if (req == NULL) return NULL;
     const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(link, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     req->server = server;
-    req->mhd = link;
+    req->mhd = mhd;
     req->conn = info ? info->socket_context : NULL;
     req->bad_target = !srv_screen_target(raw);
     req->start_ns = clock_ns();
@@ -223,10 +223,10 @@ static enum MHD_Result collect(srv_req *req, const char *data, size_t *len) {
     return MHD_YES;
 }
 
-static enum MHD_Result on_request(void *cls, struct MHD_Connection *link, const char *url,
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const char *url,
                                   const char *method, const char *version, const char *data,
                                   size_t *len, void **ctx) {
-    (void)cls, (void)link;
+    (void)cls, (void)mhd;
     srv_req *req = *ctx;
     if (req == NULL || req->conn == NULL) return MHD_NO;
     if (!req->screened) {
@@ -251,9 +251,9 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *link, const 
     return MHD_YES;
 }
 
-static void on_done(void *cls, struct MHD_Connection *link, void **ctx,
+static void on_done(void *cls, struct MHD_Connection *mhd, void **ctx,
                     enum MHD_RequestTerminationCode why) {
-    (void)cls, (void)link;
+    (void)cls, (void)mhd;
     srv_req *req = *ctx;
     if (req == NULL) return;
     srv *server = req->server;
