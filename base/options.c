@@ -10,7 +10,46 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HELP_COLUMN = 34 };
+enum { HELP_COLUMN = 34, HELP_WIDTH = 100 };
+#define MAX_SHOWN 1e9 /* a larger limit is no use to a reader */
+
+/* Appends the numbers that an option takes: " [1 to 65536]", " [at least 64K]". */
+static void add_range(buf *out, const opt_row *row) {
+    bool whole = row->type == OPT_UINT || row->type == OPT_INT;
+    if (row->max <= row->min || (row->max > MAX_SHOWN && row->min <= 0)) return;
+    if (whole && row->max <= MAX_SHOWN) {
+        buf_printf(out, " [%.0f to %.0f]", row->min, row->max);
+    } else if (row->type == OPT_REAL) {
+        buf_printf(out, " [%g to %g]", row->min, row->max);
+    } else if (row->type == OPT_BYTES && row->min > 0) {
+        bool mega = row->min >= 1 << 20;
+        buf_printf(out, " [at least %.0f%s]", row->min / (mega ? 1 << 20 : 1 << 10),
+                   mega ? "M" : "K");
+    } else if (whole) {
+        buf_printf(out, " [at least %.0f]", row->min);
+    }
+}
+
+/* Prints words from HELP_COLUMN on; each line after the first is indented as far. */
+static void print_wrapped(const char *text) {
+    const int indent = HELP_COLUMN + 3;
+    int column = indent;
+    for (const char *word = text; *word;) {
+        int len = (int)strcspn(word, " ");
+        if (column > indent && column + 1 + len > HELP_WIDTH) {
+            printf("\n%*s", indent, "");
+            column = indent;
+        } else if (column > indent) {
+            printf(" ");
+            column++;
+        }
+        printf("%.*s", len, word);
+        column += len;
+        word += len;
+        word += strspn(word, " ");
+    }
+    printf("\n");
+}
 
 static void print_help(const opt_command *command) {
     printf("fathom %s - %s\n\nOptions:\n", command->command, command->summary);
@@ -21,8 +60,12 @@ static void print_help(const opt_command *command) {
                        option->meta ? option->meta : "");
         /* An option wider than its column has its help on the next line. */
         bool wide = strlen(left) > HELP_COLUMN;
-        printf("  %-*s%s%*s %s%s\n", HELP_COLUMN, left, wide ? "\n" : "",
-               wide ? HELP_COLUMN + 2 : 0, "", option->help, option->required ? " (required)" : "");
+        printf("  %-*s%s%*s ", HELP_COLUMN, left, wide ? "\n" : "", wide ? HELP_COLUMN + 2 : 0, "");
+        buf help = {0};
+        buf_printf(&help, "%s%s", option->help, option->required ? " (required)" : "");
+        add_range(&help, option);
+        print_wrapped(help.failed ? option->help : help.data);
+        buf_deinit(&help);
     }
     printf("  %-*s %s\n  %-*s %s\n", HELP_COLUMN, "--help", "this text", HELP_COLUMN, "--version",
            "the version");
