@@ -1,11 +1,11 @@
-/* arguments.c - how builtins get at their arguments, and how they are found by name. */
+/* arguments.c - the arguments of builtins, and builtins by name. */
 #include "text/jinja/jinja_internal.h"
 
 #include <string.h>
 
-bool jinja__arg(const jcall *call, size_t place, const char *name, jval *out) {
-    if (place < call->n_pos) {
-        *out = call->pos[place];
+bool jinja__arg(const jcall *call, size_t at, const char *name, jval *out) {
+    if (at < call->n_pos) {
+        *out = call->pos[at];
         return true;
     }
     for (size_t i = 0; i < call->n_named; i++) {
@@ -16,27 +16,27 @@ bool jinja__arg(const jcall *call, size_t place, const char *name, jval *out) {
     return false;
 }
 
-int64_t jinja__arg_int(jvm *vm, const jcall *call, size_t place, const char *name, int64_t none) {
-    jval v;
-    int64_t out = none;
-    if (!jinja__arg(call, place, name, &v) || v.kind == J_NONE) return none;
-    if (!jinja__integer(v, &out) && jinja__use_undefined(vm, v))
-        jinja__fail(vm, "'%s' of '%s' is a %s, not a whole number", name, call->what,
-                    jinja__type(v));
+int64_t jinja__arg_int(jvm *vm, const jcall *call, size_t pos, const char *name, int64_t absent) {
+    jval value;
+    int64_t out = absent;
+    if (!jinja__arg(call, pos, name, &value) || value.kind == J_NONE) return absent;
+    if (!jinja__integer(value, &out) && jinja__check_defined(vm, value))
+        jinja__fail(vm, "'%s' of '%s' is a %s, not a whole number", name, call->name,
+                    jinja__type(value));
     return out;
 }
 
-bool jinja__arg_bool(const jcall *call, size_t place, const char *name, bool none) {
-    jval v;
-    return jinja__arg(call, place, name, &v) ? jinja__true(v) : none;
+bool jinja__arg_bool(const jcall *call, size_t pos, const char *name, bool absent) {
+    jval value;
+    return jinja__arg(call, pos, name, &value) ? jinja__true(value) : absent;
 }
 
-jstring *jinja__arg_string(jvm *vm, const jcall *call, size_t place, const char *name) {
-    jval v;
-    if (!jinja__arg(call, place, name, &v) || v.kind == J_NONE) return NULL;
-    if (v.kind == J_STRING) return v.u.s;
-    if (jinja__use_undefined(vm, v))
-        jinja__fail(vm, "'%s' of '%s' is a %s, not a text", name, call->what, jinja__type(v));
+jstring *jinja__arg_string(jvm *vm, const jcall *call, size_t pos, const char *name) {
+    jval value;
+    if (!jinja__arg(call, pos, name, &value) || value.kind == J_NONE) return NULL;
+    if (value.kind == J_STRING) return value.string;
+    if (jinja__check_defined(vm, value))
+        jinja__fail(vm, "'%s' of '%s' is a %s, not a text", name, call->name, jinja__type(value));
     return NULL;
 }
 
@@ -50,24 +50,24 @@ static bool is_param(const char *params, const char *name) {
     return false;
 }
 
-bool jinja__check_args(jvm *vm, const jfunction *f, const jcall *call) {
+bool jinja__check_args(jvm *vm, const jfunction *func, const jcall *call) {
     size_t n = call->n_pos + call->n_named;
-    if (strcmp(f->params, "*") != 0) {
+    if (strcmp(func->params, "*") != 0) {
         for (size_t i = 0; i < call->n_named; i++) {
-            if (is_param(f->params, call->named[i].name)) continue;
-            jinja__fail(vm, "'%s' takes no argument '%.60s'", f->name, call->named[i].name);
+            if (is_param(func->params, call->named[i].name)) continue;
+            jinja__fail(vm, "'%s' takes no argument '%.60s'", func->name, call->named[i].name);
             return false;
         }
     }
-    if (n >= (size_t)f->least && n <= (size_t)f->most) return true;
-    jinja__fail(vm, "'%s' does not take %zu arguments", f->name, n);
+    if (n >= (size_t)func->min_args && n <= (size_t)func->max_args) return true;
+    jinja__fail(vm, "'%s' does not take %zu arguments", func->name, n);
     return false;
 }
 
-jval jinja__run_builtin(jvm *vm, const jfunction *f, jval self, const jcall *call) {
-    if (!jinja__work(vm, 1) || !jinja__check_args(vm, f, call)) return jinja__undefined(NULL);
-    jval v = f->run(vm, self, call);
-    return vm->failed ? jinja__undefined(NULL) : v;
+jval jinja__run_builtin(jvm *vm, const jfunction *func, jval self, const jcall *call) {
+    if (!jinja__work(vm, 1) || !jinja__check_args(vm, func, call)) return jinja__undefined(NULL);
+    jval value = func->run(vm, self, call);
+    return vm->failed ? jinja__undefined(NULL) : value;
 }
 
 const jfunction *jinja__find_in(const jfunction *table, size_t n, const char *name, size_t len) {
@@ -78,6 +78,6 @@ const jfunction *jinja__find_in(const jfunction *table, size_t n, const char *na
 }
 
 const jfunction *jinja__find_filter(const char *name, size_t n) {
-    const jfunction *f = jinja__find_in(jinja__text_filters, jinja__n_text_filters, name, n);
-    return f ? f : jinja__find_in(jinja__list_filters, jinja__n_list_filters, name, n);
+    const jfunction *func = jinja__find_in(jinja__text_filters, jinja__n_text_filters, name, n);
+    return func ? func : jinja__find_in(jinja__list_filters, jinja__n_list_filters, name, n);
 }

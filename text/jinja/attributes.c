@@ -3,18 +3,18 @@
 
 #include <string.h>
 
-bool jinja__use_undefined(jvm *vm, jval v) {
-    if (v.kind != J_UNDEFINED || vm->failed) return !vm->failed;
-    const jnode *from = v.u.from;
+bool jinja__check_defined(jvm *vm, jval value) {
+    if (value.kind != J_UNDEFINED || vm->failed) return !vm->failed;
+    const jnode *from = value.from;
     if (from == NULL) {
         jinja__fail(vm, "something undefined is used");
     } else if (from->kind == N_NAME) {
-        jinja__fail(vm, "'%.80s' is undefined", vm->t->names[from->u.name]);
+        jinja__fail(vm, "'%.80s' is undefined", vm->tmpl->names[from->name]);
     } else if (from->kind == N_ATTR) {
-        jinja__fail(vm, "the member '%.80s' is undefined", from->u.attr.name->s);
-    } else if (from->kind == N_INDEX && from->u.index.key->kind == N_CONST &&
-               from->u.index.key->u.constant.kind == J_STRING) {
-        jinja__fail(vm, "the member '%.80s' is undefined", from->u.index.key->u.constant.u.s->s);
+        jinja__fail(vm, "the member '%.80s' is undefined", from->attr.name->bytes);
+    } else if (from->kind == N_INDEX && from->index.key->kind == N_CONST &&
+               from->index.key->constant.kind == J_STRING) {
+        jinja__fail(vm, "the member '%.80s' is undefined", from->index.key->constant.string->bytes);
     } else {
         jinja__fail(vm, "an item is undefined");
     }
@@ -24,13 +24,13 @@ bool jinja__use_undefined(jvm *vm, jval v) {
 /* ---- loop.* ---- */
 
 static jval loop_neighbour(const jloop *loop, bool next, const jnode *from) {
-    if (next ? loop->at + 1 >= loop->items->n : loop->at == 0) return jinja__undefined(from);
+    if (next ? loop->at + 1 >= loop->items->count : loop->at == 0) return jinja__undefined(from);
     return loop->items->items[next ? loop->at + 1 : loop->at - 1];
 }
 
-static jval loop_member(jvm *vm, jval of, const jstring *name, const jnode *from) {
-    const jloop *loop = of.u.loop;
-    size_t n = loop->items->n, at = loop->at;
+static jval loop_member(jvm *vm, jval object, const jstring *name, const jnode *from) {
+    const jloop *loop = object.loop;
+    size_t n = loop->items->count, at = loop->at;
     const struct {
         const char *name;
         jval value;
@@ -56,168 +56,171 @@ static jval loop_member(jvm *vm, jval of, const jstring *name, const jnode *from
 
 /* ---- members and items ---- */
 
-static jval method_of(jvm *vm, jval of, const jfunction *f) {
-    jmethod *m = jinja__alloc(vm, 1, sizeof *m);
-    if (m == NULL) return jinja__undefined(NULL);
-    *m = (jmethod){of, f};
-    return (jval){.kind = J_METHOD, .u.method = m};
+static jval method_of(jvm *vm, jval object, const jfunction *func) {
+    jmethod *method = jinja__alloc(vm, 1, sizeof *method);
+    if (method == NULL) return jinja__undefined(NULL);
+    *method = (jmethod){object, func};
+    return (jval){.kind = J_METHOD, .method = method};
 }
 
-static jval key_of(jvm *vm, const jdict *d, jval key, const jnode *from) {
-    const jval *v = jinja__dict_get(vm, d, key);
-    return v ? *v : jinja__undefined(from);
+static jval key_of(jvm *vm, const jdict *dict, jval key, const jnode *from) {
+    const jval *value = jinja__dict_get(vm, dict, key);
+    return value ? *value : jinja__undefined(from);
 }
 
-jval jinja__attribute(jvm *vm, jval of, const jstring *name, const jnode *from) {
-    if (vm->failed || !jinja__use_undefined(vm, of)) return jinja__undefined(NULL);
+jval jinja__attribute(jvm *vm, jval object, const jstring *name, const jnode *from) {
+    if (vm->failed || !jinja__check_defined(vm, object)) return jinja__undefined(NULL);
     jstring key = *name;
-    if (of.kind == J_LOOP && !jinja__find_method(of, name->s, name->n))
-        return loop_member(vm, of, name, from);
-    const jfunction *f = jinja__find_method(of, name->s, name->n);
-    if (f) return jinja__changes(f) ? jinja__undefined(from) : method_of(vm, of, f);
-    if (of.kind == J_CYCLER && jinja__is(name, "current"))
-        return of.u.cycler->items.items[of.u.cycler->at];
-    if (of.kind == J_DICT || of.kind == J_NAMESPACE)
-        return key_of(vm, of.u.dict, jinja__of_string(&key), from);
+    if (object.kind == J_LOOP && !jinja__find_method(object, name->bytes, name->len))
+        return loop_member(vm, object, name, from);
+    const jfunction *func = jinja__find_method(object, name->bytes, name->len);
+    if (func) return jinja__mutates(func) ? jinja__undefined(from) : method_of(vm, object, func);
+    if (object.kind == J_CYCLER && jinja__is(name, "current"))
+        return object.cycler->items.items[object.cycler->at];
+    if (object.kind == J_DICT || object.kind == J_NAMESPACE)
+        return key_of(vm, object.dict, jinja__of_string(&key), from);
     return jinja__undefined(from);
 }
 
-static jval item_of_list(jval of, int64_t at, const jnode *from) {
-    const jlist *list = of.u.list;
+static jval item_of_list(jval object, int64_t at, const jnode *from) {
+    const jlist *list = object.list;
     if (list->form > J_IS_TUPLE && list->form != J_IS_RANGE) return jinja__undefined(from);
-    if (at < 0) at += (int64_t)list->n;
-    if (at < 0 || (uint64_t)at >= list->n) return jinja__undefined(from);
+    if (at < 0) at += (int64_t)list->count;
+    if (at < 0 || (uint64_t)at >= list->count) return jinja__undefined(from);
     return list->items[at];
 }
 
-static jval item_of_text(jvm *vm, jstring *s, int64_t at, const jnode *from) {
-    int64_t n = (int64_t)jinja__chars(s);
+static jval item_of_text(jvm *vm, jstring *text, int64_t at, const jnode *from) {
+    int64_t n = (int64_t)jinja__chars(text);
     if (at < 0) at += n;
     if (at < 0 || at >= n) return jinja__undefined(from);
-    if (s->chars != s->n && !jinja__work(vm, (size_t)at)) return jinja__undefined(from);
-    size_t begin = jinja__char_at(s, (size_t)at), len;
-    (void)jinja__code_point(s->s + begin, s->n - begin, &len);
-    return jinja__of_string(jinja__part(vm, s, begin, begin + len));
+    if (text->chars != text->len && !jinja__work(vm, (size_t)at)) return jinja__undefined(from);
+    size_t begin = jinja__char_at(text, (size_t)at), len;
+    (void)jinja__code_point(text->bytes + begin, text->len - begin, &len);
+    return jinja__of_string(jinja__part(vm, text, begin, begin + len));
 }
 
-jval jinja__item(jvm *vm, jval of, jval key, const jnode *from) {
+jval jinja__item(jvm *vm, jval object, jval key, const jnode *from) {
     int64_t at;
-    if (vm->failed || !jinja__use_undefined(vm, of)) return jinja__undefined(NULL);
-    if (of.kind == J_DICT) {
-        const jval *v = jinja__dict_get(vm, of.u.dict, key);
-        if (v) return *v;
+    if (vm->failed || !jinja__check_defined(vm, object)) return jinja__undefined(NULL);
+    if (object.kind == J_DICT) {
+        const jval *value = jinja__dict_get(vm, object.dict, key);
+        if (value) return *value;
     } else if (jinja__integer(key, &at)) {
-        if (of.kind == J_LIST) return item_of_list(of, at, from);
-        if (of.kind == J_STRING) return item_of_text(vm, of.u.s, at, from);
+        if (object.kind == J_LIST) return item_of_list(object, at, from);
+        if (object.kind == J_STRING) return item_of_text(vm, object.string, at, from);
     }
-    if (key.kind == J_STRING && !vm->failed) return jinja__attribute(vm, of, key.u.s, from);
+    if (key.kind == J_STRING && !vm->failed) return jinja__attribute(vm, object, key.string, from);
     return jinja__undefined(from);
 }
 
-jval jinja__path(jvm *vm, jval of, jval path) {
+jval jinja__path(jvm *vm, jval object, jval path) {
     int64_t at;
-    if (jinja__integer(path, &at)) return jinja__item(vm, of, path, NULL);
+    if (jinja__integer(path, &at)) return jinja__item(vm, object, path, NULL);
     if (path.kind != J_STRING) return jinja__fail(vm, "an attribute's name is no text");
-    jstring *s = path.u.s;
-    for (size_t begin = 0; begin <= s->n && !vm->failed;) {
-        size_t end = jinja__find(s, begin, ".", 1);
-        if (end == SIZE_MAX) end = s->n;
+    jstring *text = path.string;
+    for (size_t begin = 0; begin <= text->len && !vm->failed;) {
+        size_t end = jinja__find(text, begin, ".", 1);
+        if (end == SIZE_MAX) end = text->len;
         bool digits = end > begin && end - begin < 10;
         int64_t number = 0;
         for (size_t i = begin; i < end && digits; i++) {
-            digits = s->s[i] >= '0' && s->s[i] <= '9';
-            number = number * 10 + (s->s[i] - '0');
+            digits = text->bytes[i] >= '0' && text->bytes[i] <= '9';
+            number = number * 10 + (text->bytes[i] - '0');
         }
-        jval key = digits ? jinja__int(number) : jinja__of_string(jinja__part(vm, s, begin, end));
-        of = jinja__item(vm, of, key, NULL);
+        jval key =
+            digits ? jinja__int(number) : jinja__of_string(jinja__part(vm, text, begin, end));
+        object = jinja__item(vm, object, key, NULL);
         begin = end + 1;
     }
-    return of;
+    return object;
 }
 
 /* ---- slices ---- */
 
 typedef struct {
     int64_t from, to, step;
-    size_t n; /* items */
+    size_t count; /* items */
 } range;
 
-static bool bound(jvm *vm, jval v, int64_t none, int64_t n, int64_t low, int64_t high,
+static bool bound(jvm *vm, jval value, int64_t absent, int64_t count, int64_t low, int64_t high,
                   int64_t *out) {
-    *out = none;
-    if (v.kind == J_NONE) return true;
-    if (!jinja__integer(v, out)) {
-        if (jinja__use_undefined(vm, v))
-            jinja__fail(vm, "a slice wants numbers, not %s", jinja__type(v));
+    *out = absent;
+    if (value.kind == J_NONE) return true;
+    if (!jinja__integer(value, out)) {
+        if (jinja__check_defined(vm, value))
+            jinja__fail(vm, "a slice wants numbers, not %s", jinja__type(value));
         return false;
     }
-    if (*out < 0) *out = *out < -n ? low : *out + n;
+    if (*out < 0) *out = *out < -count ? low : *out + count;
     if (*out < low) *out = low;
     if (*out > high) *out = high;
     return true;
 }
 
-static bool find_range(jvm *vm, jval from, jval to, jval step, size_t len, range *r) {
-    int64_t n = (int64_t)len;
-    r->step = 1;
-    if (step.kind != J_NONE && !jinja__integer(step, &r->step)) {
-        if (jinja__use_undefined(vm, step)) jinja__fail(vm, "a slice's step is no number");
+static bool find_range(jvm *vm, jval from, jval to, jval step, size_t len, range *slice) {
+    int64_t count = (int64_t)len;
+    slice->step = 1;
+    if (step.kind != J_NONE && !jinja__integer(step, &slice->step)) {
+        if (jinja__check_defined(vm, step)) jinja__fail(vm, "a slice's step is no number");
         return false;
     }
-    if (r->step == 0) {
+    if (slice->step == 0) {
         jinja__fail(vm, "a slice's step is zero");
         return false;
     }
-    bool down = r->step < 0;
-    int64_t low = down ? -1 : 0, high = down ? n - 1 : n;
-    if (!bound(vm, from, down ? high : low, n, low, high, &r->from) ||
-        !bound(vm, to, down ? low : high, n, low, high, &r->to))
+    bool down = slice->step < 0;
+    int64_t low = down ? -1 : 0, high = down ? count - 1 : count;
+    if (!bound(vm, from, down ? high : low, count, low, high, &slice->from) ||
+        !bound(vm, to, down ? low : high, count, low, high, &slice->to))
         return false;
-    int64_t way = down ? r->from - r->to : r->to - r->from;
-    if (r->step < -n - 1) r->step = -n - 1;
-    if (r->step > n + 1) r->step = n + 1;
-    int64_t stride = down ? -r->step : r->step;
-    r->n = way > 0 ? (size_t)((way - 1) / stride + 1) : 0;
+    int64_t way = down ? slice->from - slice->to : slice->to - slice->from;
+    if (slice->step < -count - 1) slice->step = -count - 1;
+    if (slice->step > count + 1) slice->step = count + 1;
+    int64_t stride = down ? -slice->step : slice->step;
+    slice->count = way > 0 ? (size_t)((way - 1) / stride + 1) : 0;
     return true;
 }
 
-static jval slice_text(jvm *vm, jstring *s, const range *r) {
-    if (!jinja__work(vm, s->n)) return jinja__undefined(NULL);
-    if (r->step == 1 || r->n == 0) {
-        size_t begin = jinja__char_at(s, (size_t)r->from);
-        size_t end = r->n ? jinja__char_at(s, (size_t)r->from + r->n) : begin;
-        return jinja__of_string(jinja__part(vm, s, begin, end));
+static jval slice_text(jvm *vm, jstring *text, const range *slice) {
+    if (!jinja__work(vm, text->len)) return jinja__undefined(NULL);
+    if (slice->step == 1 || slice->count == 0) {
+        size_t begin = jinja__char_at(text, (size_t)slice->from);
+        size_t end =
+            slice->count ? jinja__char_at(text, (size_t)slice->from + slice->count) : begin;
+        return jinja__of_string(jinja__part(vm, text, begin, end));
     }
-    size_t *starts = jinja__alloc(vm, jinja__chars(s) + 1, sizeof *starts), n = 0, len;
-    jwriter *w = jinja__new_writer(vm, 0);
-    for (size_t at = 0; starts && at < s->n; at += len, n++) {
+    size_t *starts = jinja__alloc(vm, jinja__chars(text) + 1, sizeof *starts), n = 0, len;
+    jwriter *out = jinja__new_writer(vm, 0);
+    for (size_t at = 0; starts && at < text->len; at += len, n++) {
         starts[n] = at;
-        (void)jinja__code_point(s->s + at, s->n - at, &len);
+        (void)jinja__code_point(text->bytes + at, text->len - at, &len);
     }
-    if (starts) starts[n] = s->n;
-    int64_t at = r->from;
-    for (size_t i = 0; starts && i < r->n && jinja__work(vm, 1); i++, at += r->step)
-        jinja__write_part(vm, w, s, starts[at], starts[at + 1]);
-    return jinja__of_string(jinja__written(vm, w));
+    if (starts) starts[n] = text->len;
+    int64_t at = slice->from;
+    for (size_t i = 0; starts && i < slice->count && jinja__work(vm, 1); i++, at += slice->step)
+        jinja__write_part(vm, out, text, starts[at], starts[at + 1]);
+    return jinja__of_string(jinja__written(vm, out));
 }
 
-static jval slice_list(jvm *vm, const jlist *list, const range *r) {
-    jlist *out = jinja__new_list(vm, r->n);
-    if (out == NULL || !jinja__work(vm, r->n * sizeof(jval))) return jinja__undefined(NULL);
-    int64_t at = r->from;
-    for (size_t i = 0; i < r->n; i++, at += r->step)
+static jval slice_list(jvm *vm, const jlist *list, const range *slice) {
+    jlist *out = jinja__new_list(vm, slice->count);
+    if (out == NULL || !jinja__work(vm, slice->count * sizeof(jval))) return jinja__undefined(NULL);
+    int64_t at = slice->from;
+    for (size_t i = 0; i < slice->count; i++, at += slice->step)
         jinja__push(vm, out, list->items[at]);
     out->form = list->form == J_IS_TUPLE ? J_IS_TUPLE : J_IS_LIST;
     return jinja__of_list(out);
 }
 
-jval jinja__slice(jvm *vm, jval of, jval from, jval to, jval step) {
-    range r;
-    if (vm->failed || !jinja__use_undefined(vm, of)) return jinja__undefined(NULL);
-    bool list =
-        of.kind == J_LIST && (of.u.list->form <= J_IS_TUPLE || of.u.list->form == J_IS_RANGE);
-    if (of.kind != J_STRING && !list) return jinja__fail(vm, "a %s has no slices", jinja__type(of));
-    size_t n = list ? of.u.list->n : jinja__chars(of.u.s);
-    if (!find_range(vm, from, to, step, n, &r)) return jinja__undefined(NULL);
-    return list ? slice_list(vm, of.u.list, &r) : slice_text(vm, of.u.s, &r);
+jval jinja__slice(jvm *vm, jval object, jval from, jval to, jval step) {
+    range slice;
+    if (vm->failed || !jinja__check_defined(vm, object)) return jinja__undefined(NULL);
+    bool list = object.kind == J_LIST &&
+                (object.list->form <= J_IS_TUPLE || object.list->form == J_IS_RANGE);
+    if (object.kind != J_STRING && !list)
+        return jinja__fail(vm, "a %s has no slices", jinja__type(object));
+    size_t n = list ? object.list->count : jinja__chars(object.string);
+    if (!find_range(vm, from, to, step, n, &slice)) return jinja__undefined(NULL);
+    return list ? slice_list(vm, object.list, &slice) : slice_text(vm, object.string, &slice);
 }

@@ -1,11 +1,11 @@
-/* case.c - upper, lower and title case as Python gives them: utf8proc's one to one mappings, the
- * letters that become several (SpecialCasing.txt), and the sigma at the end of a word. */
+/* case.c - upper, lower and title case as in Python: utf8proc's one to one mappings, letters that
+ * become several characters (SpecialCasing.txt), and the sigma at the end of a word. */
 #include "text/jinja/jinja_internal.h"
 
 #include <string.h>
 #include <utf8proc.h>
 
-/* Letters that have several characters in upper or title case, sorted. */
+/* Letters with several characters in upper or title case, sorted by code point. */
 static const struct {
     uint32_t cp;
     char upper[8], title[8];
@@ -128,12 +128,12 @@ static const char *special(uint32_t cp, int how) {
 }
 
 static bool cased(uint32_t cp) {
-    utf8proc_int32_t c = (utf8proc_int32_t)cp;
-    return utf8proc_isupper(c) || utf8proc_islower(c) ||
-           utf8proc_category(c) == UTF8PROC_CATEGORY_LT;
+    utf8proc_int32_t code = (utf8proc_int32_t)cp;
+    return utf8proc_isupper(code) || utf8proc_islower(code) ||
+           utf8proc_category(code) == UTF8PROC_CATEGORY_LT;
 }
 
-/* What stands inside of words without being a letter, as an apostrophe does. */
+/* Unicode's Case_Ignorable: characters inside words other than letters, such as an apostrophe. */
 static bool case_ignorable(uint32_t cp) {
     static const uint16_t marks[] = {0x27,   0x2e,   0x3a,   0xb7,   0x387,  0x55f,
                                      0x5f4,  0x2018, 0x2019, 0x2024, 0x2027, 0xfe13,
@@ -151,42 +151,43 @@ static bool case_ignorable(uint32_t cp) {
     }
 }
 
-/* Whether the next character from `at` on that matters is a letter with cases; `within` bytes. */
-static bool cased_after(const jstring *s, size_t at) {
-    for (size_t len; at < s->n; at += len) {
-        uint32_t cp = jinja__code_point(s->s + at, s->n - at, &len);
+/* The next character from `at` on, ignorable ones skipped, is a letter with case. */
+static bool cased_after(const jstring *text, size_t at) {
+    for (size_t len; at < text->len; at += len) {
+        uint32_t cp = jinja__code_point(text->bytes + at, text->len - at, &len);
         if (!case_ignorable(cp)) return cased(cp);
     }
     return false;
 }
 
-static bool cased_before(const jstring *s, size_t at) {
+static bool cased_before(const jstring *text, size_t at) {
     while (at > 0) {
         size_t len, end = at--;
-        while (at > 0 && ((unsigned char)s->s[at] & 0xc0) == 0x80)
+        while (at > 0 && ((unsigned char)text->bytes[at] & 0xc0) == 0x80)
             at--;
-        uint32_t cp = jinja__code_point(s->s + at, end - at, &len);
+        uint32_t cp = jinja__code_point(text->bytes + at, end - at, &len);
         if (!case_ignorable(cp)) return cased(cp);
     }
     return false;
 }
 
-static void write_cased(jvm *vm, jwriter *w, const jstring *s, size_t at, int how) {
-    char text[8];
+static void write_cased(jvm *vm, jwriter *out, const jstring *text, size_t at, int how) {
+    char bytes[8];
     size_t len, end;
-    uint32_t cp = jinja__code_point(s->s + at, s->n - at, &len);
-    bool trusted = jinja__origin(s, at, &end);
+    uint32_t cp = jinja__code_point(text->bytes + at, text->len - at, &len);
+    bool trusted = jinja__origin(text, at, &end);
     const char *more = cp < 0x80 ? NULL : special(cp, how);
     if (more) {
-        jinja__write(vm, w, more, strlen(more), trusted);
+        jinja__write(vm, out, more, strlen(more), trusted);
         return;
     }
-    utf8proc_int32_t c = (utf8proc_int32_t)cp;
-    if (how == J_UPPER) c = utf8proc_toupper(c);
-    else if (how == J_TITLE) c = utf8proc_totitle(c);
-    else if (cp == 0x3a3) c = cased_before(s, at) && !cased_after(s, at + len) ? 0x3c2 : 0x3c3;
-    else c = utf8proc_tolower(c);
-    jinja__write(vm, w, text, jinja__put_code_point(text, (uint32_t)c), trusted);
+    utf8proc_int32_t code = (utf8proc_int32_t)cp;
+    if (how == J_UPPER) code = utf8proc_toupper(code);
+    else if (how == J_TITLE) code = utf8proc_totitle(code);
+    else if (cp == 0x3a3)
+        code = cased_before(text, at) && !cased_after(text, at + len) ? 0x3c2 : 0x3c3;
+    else code = utf8proc_tolower(code);
+    jinja__write(vm, out, bytes, jinja__put_code_point(bytes, (uint32_t)code), trusted);
 }
 
 static int case_of(int how, uint32_t cp, bool begins, bool first) {
@@ -198,20 +199,20 @@ static int case_of(int how, uint32_t cp, bool begins, bool first) {
     }
 }
 
-jstring *jinja__change_case(jvm *vm, jstring *s, int how) {
-    jwriter *w = jinja__new_writer(vm, s->n);
+jstring *jinja__change_case(jvm *vm, jstring *text, int how) {
+    jwriter *writer = jinja__new_writer(vm, text->len);
     bool begins = true;
-    for (size_t at = 0, len; at < s->n && jinja__work(vm, 0); at += len) {
-        uint32_t cp = jinja__code_point(s->s + at, s->n - at, &len);
-        write_cased(vm, w, s, at, case_of(how, cp, begins, at == 0));
+    for (size_t at = 0, len; at < text->len && jinja__work(vm, 0); at += len) {
+        uint32_t cp = jinja__code_point(text->bytes + at, text->len - at, &len);
+        write_cased(vm, writer, text, at, case_of(how, cp, begins, at == 0));
         begins = !cased(cp);
     }
-    jstring *out = jinja__written(vm, w);
-    if (out) out->safe = s->safe;
+    jstring *out = jinja__written(vm, writer);
+    if (out) out->safe = text->safe;
     return out;
 }
 
-/* ---- what characters are ---- */
+/* ---- classes of characters ---- */
 
 static bool is_letter(uint32_t cp) {
     utf8proc_category_t kind = utf8proc_category((utf8proc_int32_t)cp);
@@ -227,7 +228,7 @@ static bool is_decimal(uint32_t cp) {
     return utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_ND;
 }
 
-/* Decimal digits, and raised, lowered and circled ones. */
+/* Decimal digits, superscript, subscript and circled digits. */
 static bool is_digit(uint32_t cp) {
     static const uint32_t ranges[][2] = {
         {0xb2, 0xb3},       {0xb9, 0xb9},       {0x1369, 0x1371},   {0x19da, 0x19da},
@@ -242,18 +243,18 @@ static bool is_digit(uint32_t cp) {
     return is_decimal(cp);
 }
 
-static bool all_are(const jstring *s, bool (*is)(uint32_t cp)) {
-    for (size_t at = 0, len; at < s->n; at += len) {
-        if (!is(jinja__code_point(s->s + at, s->n - at, &len))) return false;
+static bool all_are(const jstring *text, bool (*is)(uint32_t cp)) {
+    for (size_t at = 0, len; at < text->len; at += len) {
+        if (!is(jinja__code_point(text->bytes + at, text->len - at, &len))) return false;
     }
-    return s->n > 0;
+    return text->len > 0;
 }
 
-/* Letters with cases are all `upper`, or all not, and there is one. */
-static bool all_of_case(const jstring *s, bool upper) {
+/* At least one letter has case, and all letters with case have this one. */
+static bool all_of_case(const jstring *text, bool upper) {
     bool any = false;
-    for (size_t at = 0, len; at < s->n; at += len) {
-        uint32_t cp = jinja__code_point(s->s + at, s->n - at, &len);
+    for (size_t at = 0, len; at < text->len; at += len) {
+        uint32_t cp = jinja__code_point(text->bytes + at, text->len - at, &len);
         if (!cased(cp)) continue;
         any = true;
         if (upper ? !utf8proc_isupper((utf8proc_int32_t)cp)
@@ -263,10 +264,10 @@ static bool all_of_case(const jstring *s, bool upper) {
     return any;
 }
 
-static bool is_title(const jstring *s) {
+static bool is_title(const jstring *text) {
     bool any = false, inside = false;
-    for (size_t at = 0, len; at < s->n; at += len) {
-        uint32_t cp = jinja__code_point(s->s + at, s->n - at, &len);
+    for (size_t at = 0, len; at < text->len; at += len) {
+        uint32_t cp = jinja__code_point(text->bytes + at, text->len - at, &len);
         if (cased(cp) && utf8proc_islower((utf8proc_int32_t)cp) != inside) return false;
         inside = cased(cp);
         any |= inside;
@@ -274,16 +275,16 @@ static bool is_title(const jstring *s) {
     return any;
 }
 
-bool jinja__text_is(const jstring *s, jtext_kind kind) {
+bool jinja__text_is(const jstring *text, jtext_kind kind) {
     switch (kind) {
-    case J_ALPHA: return all_are(s, is_letter);
-    case J_ALNUM: return all_are(s, jinja__is_alnum);
-    case J_DECIMAL: return all_are(s, is_decimal);
-    case J_DIGIT: return all_are(s, is_digit);
-    case J_SPACE: return all_are(s, jinja__is_space);
-    case J_ALL_UPPER: return all_of_case(s, true);
-    case J_ALL_LOWER: return all_of_case(s, false);
-    case J_ALL_TITLE: return is_title(s);
+    case J_ALPHA: return all_are(text, is_letter);
+    case J_ALNUM: return all_are(text, jinja__is_alnum);
+    case J_DECIMAL: return all_are(text, is_decimal);
+    case J_DIGIT: return all_are(text, is_digit);
+    case J_SPACE: return all_are(text, jinja__is_space);
+    case J_ALL_UPPER: return all_of_case(text, true);
+    case J_ALL_LOWER: return all_of_case(text, false);
+    case J_ALL_TITLE: return is_title(text);
     }
     return false;
 }

@@ -1,4 +1,4 @@
-/* filters_list.c - filters that go through lists and dicts. */
+/* filters_list.c - filters over lists and dicts. */
 #include "text/jinja/jinja_internal.h"
 
 #include <string.h>
@@ -8,11 +8,11 @@ static jval iterator(jlist *list) {
     return jinja__of_list(list);
 }
 
-static jlist *copy_of(jvm *vm, jval v) {
-    const jlist *all = jinja__iterate(vm, v);
-    jlist *out = all ? jinja__new_list(vm, all->n) : NULL;
-    if (out && !jinja__work(vm, all->n * sizeof(jval))) return NULL;
-    for (size_t i = 0; out && i < all->n; i++)
+static jlist *copy_of(jvm *vm, jval value) {
+    const jlist *all = jinja__iterate(vm, value);
+    jlist *out = all ? jinja__new_list(vm, all->count) : NULL;
+    if (out && !jinja__work(vm, all->count * sizeof(jval))) return NULL;
+    for (size_t i = 0; out && i < all->count; i++)
         jinja__push(vm, out, all->items[i]);
     return out;
 }
@@ -25,36 +25,36 @@ static jval list(jvm *vm, jval self, const jcall *call) {
 static jval first(jvm *vm, jval self, const jcall *call) {
     (void)call;
     const jlist *all = jinja__iterate(vm, self);
-    return all && all->n ? all->items[0] : jinja__undefined(NULL);
+    return all && all->count ? all->items[0] : jinja__undefined(NULL);
 }
 
 static jval last(jvm *vm, jval self, const jcall *call) {
     (void)call;
     if (jinja__is_list(self, J_IS_ITERATOR)) return jinja__fail(vm, "'last' of a generator");
     const jlist *all = jinja__iterate(vm, self);
-    return all && all->n ? all->items[all->n - 1] : jinja__undefined(NULL);
+    return all && all->count ? all->items[all->count - 1] : jinja__undefined(NULL);
 }
 
 static jval join(jvm *vm, jval self, const jcall *call) {
-    jval d = jinja__text(vm, ""), path;
-    (void)jinja__arg(call, 0, "d", &d);
+    jval separator = jinja__text(vm, ""), path;
+    (void)jinja__arg(call, 0, "d", &separator);
     bool by_path = jinja__arg(call, 1, "attribute", &path);
-    jstring *between = jinja__str(vm, d);
+    jstring *between = jinja__str(vm, separator);
     const jlist *all = jinja__iterate(vm, self);
-    jwriter *w = jinja__new_writer(vm, 0);
-    for (size_t i = 0; all && i < all->n && jinja__work(vm, 1); i++) {
-        if (i) jinja__write_string(vm, w, between);
-        jinja__write_value(vm, w, by_path ? jinja__path(vm, all->items[i], path) : all->items[i]);
+    jwriter *out = jinja__new_writer(vm, 0);
+    for (size_t i = 0; all && i < all->count && jinja__work(vm, 1); i++) {
+        if (i) jinja__write_string(vm, out, between);
+        jinja__write_value(vm, out, by_path ? jinja__path(vm, all->items[i], path) : all->items[i]);
     }
-    return jinja__of_string(jinja__written(vm, w));
+    return jinja__of_string(jinja__written(vm, out));
 }
 
 static jval items(jvm *vm, jval self, const jcall *call) {
     (void)call;
     if (self.kind == J_UNDEFINED) return iterator(jinja__new_list(vm, 0));
     if (self.kind != J_DICT) return jinja__fail(vm, "'items' of a %s", jinja__type(self));
-    jval v = jinja__dict_items(vm, self.u.dict);
-    return v.kind == J_LIST ? iterator(v.u.list) : v;
+    jval value = jinja__dict_items(vm, self.dict);
+    return value.kind == J_LIST ? iterator(value.list) : value;
 }
 
 static jval reverse(jvm *vm, jval self, const jcall *call) {
@@ -62,10 +62,10 @@ static jval reverse(jvm *vm, jval self, const jcall *call) {
     if (self.kind == J_STRING)
         return jinja__slice(vm, self, jinja__none(), jinja__none(), jinja__int(-1));
     jlist *out = copy_of(vm, self);
-    for (size_t i = 0; out && i < out->n / 2; i++) {
+    for (size_t i = 0; out && i < out->count / 2; i++) {
         jval kept = out->items[i];
-        out->items[i] = out->items[out->n - 1 - i];
-        out->items[out->n - 1 - i] = kept;
+        out->items[i] = out->items[out->count - 1 - i];
+        out->items[out->count - 1 - i] = kept;
     }
     return iterator(out);
 }
@@ -76,13 +76,14 @@ typedef struct {
     jval key, value;
 } keyed;
 
-/* Equal keys need no order, as where Python compares lists of them. */
-static bool out_of_order(jvm *vm, const keyed *a, const keyed *b, bool reverse) {
-    if (jinja__equal(vm, a->key, b->key)) return false;
-    return reverse ? jinja__less(vm, a->key, b->key) : jinja__less(vm, b->key, a->key);
+/* Equal keys are in order even if their type has no order: Python's list comparison skips them. */
+static bool out_of_order(jvm *vm, const keyed *left, const keyed *right, bool reverse) {
+    if (jinja__equal(vm, left->key, right->key)) return false;
+    return reverse ? jinja__less(vm, left->key, right->key)
+                   : jinja__less(vm, right->key, left->key);
 }
 
-/* Stable: equal ones stay as they stand. */
+/* Stable: items with equal keys keep their order. */
 static void merge_sort(jvm *vm, keyed *items, keyed *spare, size_t n, bool reverse) {
     if (n < 2 || vm->failed) return;
     size_t half = n / 2, left = 0, right = half;
@@ -96,33 +97,33 @@ static void merge_sort(jvm *vm, keyed *items, keyed *spare, size_t n, bool rever
     if (!vm->failed) memcpy(items, spare, n * sizeof *items);
 }
 
-static jval folded(jvm *vm, jval v, bool by_case) {
-    if (by_case || v.kind != J_STRING) return v;
-    return jinja__of_string(jinja__change_case(vm, v.u.s, J_LOWER));
+static jval folded(jvm *vm, jval value, bool by_case) {
+    if (by_case || value.kind != J_STRING) return value;
+    return jinja__of_string(jinja__change_case(vm, value.string, J_LOWER));
 }
 
-/* attribute="a,b": a list of what both are */
-static jval sort_key(jvm *vm, jval v, const jval *path, bool by_case) {
-    if (path == NULL || path->kind != J_STRING || jinja__find(path->u.s, 0, ",", 1) == SIZE_MAX)
-        return folded(vm, path ? jinja__path(vm, v, *path) : v, by_case);
-    static const jstring comma = {.s = ",", .n = 1, .trusted = true};
-    const jlist *paths = jinja__split(vm, path->u.s, &comma, -1, false);
+/* attribute="a,b": the key is a list of both attributes */
+static jval sort_key(jvm *vm, jval value, const jval *path, bool by_case) {
+    if (path == NULL || path->kind != J_STRING || jinja__find(path->string, 0, ",", 1) == SIZE_MAX)
+        return folded(vm, path ? jinja__path(vm, value, *path) : value, by_case);
+    static const jstring comma = {.bytes = ",", .len = 1, .trusted = true};
+    const jlist *paths = jinja__split(vm, path->string, &comma, -1, false);
     jlist *keys = jinja__new_list(vm, 0);
-    for (size_t i = 0; paths && i < paths->n && !vm->failed; i++)
-        jinja__push(vm, keys, folded(vm, jinja__path(vm, v, paths->items[i]), by_case));
+    for (size_t i = 0; paths && i < paths->count && !vm->failed; i++)
+        jinja__push(vm, keys, folded(vm, jinja__path(vm, value, paths->items[i]), by_case));
     return jinja__of_list(keys);
 }
 
 jval jinja__sorted(jvm *vm, jlist *all, bool reverse, bool by_case, const jval *path) {
-    keyed *items = jinja__alloc(vm, all->n + 1, sizeof *items);
-    keyed *spare = jinja__alloc(vm, all->n + 1, sizeof *spare);
-    jlist *out = jinja__new_list(vm, all->n);
+    keyed *items = jinja__alloc(vm, all->count + 1, sizeof *items);
+    keyed *spare = jinja__alloc(vm, all->count + 1, sizeof *spare);
+    jlist *out = jinja__new_list(vm, all->count);
     if (items == NULL || spare == NULL || out == NULL) return jinja__undefined(NULL);
-    for (size_t i = 0; i < all->n && !vm->failed; i++) {
+    for (size_t i = 0; i < all->count && !vm->failed; i++) {
         items[i] = (keyed){sort_key(vm, all->items[i], path, by_case), all->items[i]};
     }
-    merge_sort(vm, items, spare, all->n, reverse);
-    for (size_t i = 0; i < all->n; i++)
+    merge_sort(vm, items, spare, all->count, reverse);
+    for (size_t i = 0; i < all->count; i++)
         jinja__push(vm, out, items[i].value);
     return jinja__of_list(out);
 }
@@ -142,16 +143,15 @@ static jval dictsort(jvm *vm, jval self, const jcall *call) {
     jstring *by = jinja__arg_string(vm, call, 1, "by");
     bool reversed = jinja__arg_bool(call, 2, "reverse", false);
     if (self.kind != J_DICT) {
-        if (jinja__use_undefined(vm, self))
+        if (jinja__check_defined(vm, self))
             jinja__fail(vm, "'dictsort' of a %s", jinja__type(self));
         return jinja__undefined(NULL);
     }
     if (by && !jinja__is(by, "key") && !jinja__is(by, "value"))
         return jinja__fail(vm, "'dictsort' is by 'key' or by 'value'");
-    jval place = jinja__int(by && jinja__is(by, "value")),
-         pairs = jinja__dict_items(vm, self.u.dict);
+    jval place = jinja__int(by && jinja__is(by, "value")), pairs = jinja__dict_items(vm, self.dict);
     if (pairs.kind != J_LIST) return pairs;
-    return jinja__sorted(vm, pairs.u.list, reversed, by_case, &place);
+    return jinja__sorted(vm, pairs.list, reversed, by_case, &place);
 }
 
 static jval extreme(jvm *vm, jval self, const jcall *call, bool largest) {
@@ -159,7 +159,7 @@ static jval extreme(jvm *vm, jval self, const jcall *call, bool largest) {
     jval path, best = jinja__undefined(NULL), best_key = best;
     bool by_path = jinja__arg(call, 1, "attribute", &path);
     const jlist *all = jinja__iterate(vm, self);
-    for (size_t i = 0; all && i < all->n && !vm->failed; i++) {
+    for (size_t i = 0; all && i < all->count && !vm->failed; i++) {
         jval key =
             folded(vm, by_path ? jinja__path(vm, all->items[i], path) : all->items[i], by_case);
         if (i && !(largest ? jinja__less(vm, best_key, key) : jinja__less(vm, key, best_key)))
@@ -181,7 +181,7 @@ static jval sum(jvm *vm, jval self, const jcall *call) {
     bool by_path = jinja__arg(call, 0, "attribute", &path) && path.kind != J_NONE;
     (void)jinja__arg(call, 1, "start", &total);
     const jlist *all = jinja__iterate(vm, self);
-    for (size_t i = 0; all && i < all->n && !vm->failed; i++)
+    for (size_t i = 0; all && i < all->count && !vm->failed; i++)
         total = jinja__binary(vm, OP_ADD, total,
                               by_path ? jinja__path(vm, all->items[i], path) : all->items[i]);
     return total;
@@ -194,7 +194,7 @@ static jval unique(jvm *vm, jval self, const jcall *call) {
     const jlist *all = jinja__iterate(vm, self);
     jdict *seen = jinja__new_dict(vm);
     jlist *out = jinja__new_list(vm, 0);
-    for (size_t i = 0; all && i < all->n && !vm->failed; i++) {
+    for (size_t i = 0; all && i < all->count && !vm->failed; i++) {
         jval key =
             folded(vm, by_path ? jinja__path(vm, all->items[i], path) : all->items[i], by_case);
         if (jinja__dict_get(vm, seen, key)) continue;
@@ -211,21 +211,21 @@ static jval batch(jvm *vm, jval self, const jcall *call) {
     if (n < 1 || n > 1 << 20) return jinja__fail(vm, "'batch' wants a number of items");
     const jlist *all = jinja__iterate(vm, self);
     jlist *out = jinja__new_list(vm, 0), *line = NULL;
-    for (size_t i = 0; all && i < all->n && jinja__work(vm, 1); i++) {
+    for (size_t i = 0; all && i < all->count && jinja__work(vm, 1); i++) {
         if (i % (size_t)n == 0) jinja__push(vm, out, jinja__of_list(line = jinja__new_list(vm, 0)));
         jinja__push(vm, line, all->items[i]);
     }
-    while (line && fill.kind != J_NONE && line->n < (size_t)n && jinja__work(vm, 1))
+    while (line && fill.kind != J_NONE && line->count < (size_t)n && jinja__work(vm, 1))
         jinja__push(vm, line, fill);
     return iterator(out);
 }
 
-/* ---- map, select and their kin ---- */
+/* ---- map, select, reject ---- */
 
-/* call without its first `skip` arguments */
-static jcall rest_of(const jcall *call, size_t skip, const char *what) {
+/* The call without its first `skip` positional arguments. */
+static jcall rest_of(const jcall *call, size_t skip, const char *name) {
     jcall rest = *call;
-    rest.what = what;
+    rest.name = name;
     rest.pos = call->n_pos > skip ? call->pos + skip : NULL;
     rest.n_pos = call->n_pos > skip ? call->n_pos - skip : 0;
     return rest;
@@ -235,21 +235,22 @@ static jval map_all(jvm *vm, jval self, const jcall *call) {
     jval path, otherwise = jinja__undefined(NULL);
     bool by_path = call->n_pos == 0 && jinja__arg(call, 0, "attribute", &path);
     (void)jinja__arg(call, SIZE_MAX, "default", &otherwise);
-    const jfunction *f = NULL;
+    const jfunction *func = NULL;
     if (!by_path) {
         jstring *name = jinja__arg_string(vm, call, 0, "");
         if (vm->failed) return jinja__undefined(NULL);
-        f = name ? jinja__find_filter(name->s, name->n) : NULL;
-        if (f == NULL) return jinja__fail(vm, "'map' wants the name of a filter or an attribute");
+        func = name ? jinja__find_filter(name->bytes, name->len) : NULL;
+        if (func == NULL)
+            return jinja__fail(vm, "'map' wants the name of a filter or an attribute");
     }
-    jcall rest = rest_of(call, 1, f ? f->name : NULL);
+    jcall rest = rest_of(call, 1, func ? func->name : NULL);
     if (!jinja__true(self)) return iterator(jinja__new_list(vm, 0));
     const jlist *all = jinja__iterate(vm, self);
-    jlist *out = all ? jinja__new_list(vm, all->n) : NULL;
-    for (size_t i = 0; out && i < all->n && !vm->failed; i++) {
-        jval v = by_path ? jinja__path(vm, all->items[i], path)
-                         : jinja__run_builtin(vm, f, all->items[i], &rest);
-        jinja__push(vm, out, by_path && v.kind == J_UNDEFINED ? otherwise : v);
+    jlist *out = all ? jinja__new_list(vm, all->count) : NULL;
+    for (size_t i = 0; out && i < all->count && !vm->failed; i++) {
+        jval value = by_path ? jinja__path(vm, all->items[i], path)
+                             : jinja__run_builtin(vm, func, all->items[i], &rest);
+        jinja__push(vm, out, by_path && value.kind == J_UNDEFINED ? otherwise : value);
     }
     return iterator(out);
 }
@@ -259,18 +260,19 @@ static jval select_where(jvm *vm, jval self, const jcall *call, bool by_path, bo
     const jfunction *test = NULL;
     if (call->n_pos > skip) {
         jval name = call->pos[skip];
-        test = name.kind == J_STRING ? jinja__find_test(name.u.s->s, name.u.s->n) : NULL;
-        if (test == NULL) return jinja__fail(vm, "'%s' does not find the test", call->what);
+        test =
+            name.kind == J_STRING ? jinja__find_test(name.string->bytes, name.string->len) : NULL;
+        if (test == NULL) return jinja__fail(vm, "'%s' does not find the test", call->name);
     }
-    if (by_path && call->n_pos == 0) return jinja__fail(vm, "'%s' wants an attribute", call->what);
+    if (by_path && call->n_pos == 0) return jinja__fail(vm, "'%s' wants an attribute", call->name);
     jcall rest = rest_of(call, skip + 1, test ? test->name : NULL);
     if (!jinja__true(self)) return iterator(jinja__new_list(vm, 0));
     const jlist *all = jinja__iterate(vm, self);
     jlist *out = jinja__new_list(vm, 0);
-    for (size_t i = 0; all && i < all->n && !vm->failed; i++) {
-        jval v = by_path ? jinja__path(vm, all->items[i], call->pos[0]) : all->items[i];
-        if (test) v = jinja__run_builtin(vm, test, v, &rest);
-        if (jinja__true(v) == wanted) jinja__push(vm, out, all->items[i]);
+    for (size_t i = 0; all && i < all->count && !vm->failed; i++) {
+        jval value = by_path ? jinja__path(vm, all->items[i], call->pos[0]) : all->items[i];
+        if (test) value = jinja__run_builtin(vm, test, value, &rest);
+        if (jinja__true(value) == wanted) jinja__push(vm, out, all->items[i]);
     }
     return iterator(out);
 }

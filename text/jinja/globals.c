@@ -1,4 +1,4 @@
-/* globals.c - functions that every template knows. */
+/* globals.c - functions available to every template. */
 #include "text/jinja/jinja_internal.h"
 
 #include <string.h>
@@ -8,27 +8,27 @@ enum { MAX_RANGE = 100 * 1000 };
 
 static jval raise_exception(jvm *vm, jval self, const jcall *call) {
     (void)self;
-    jstring *s = jinja__str(vm, call->pos[0]);
-    if (s == NULL || vm->failed) return jinja__undefined(NULL);
+    jstring *text = jinja__str(vm, call->pos[0]);
+    if (text == NULL || vm->failed) return jinja__undefined(NULL);
     vm->failed = true;
-    size_t n = s->n < 300 ? s->n : 300;
-    while (n < s->n && n > 0 && ((unsigned char)s->s[n] & 0xc0) == 0x80)
+    size_t n = text->len < 300 ? text->len : 300;
+    while (n < text->len && n > 0 && ((unsigned char)text->bytes[n] & 0xc0) == 0x80)
         n--;
-    err_set(vm->e, ERR_BAD_PARAM, NULL, "the chat template refuses the messages: %.*s", (int)n,
-            s->s);
+    err_set(vm->error, ERR_BAD_PARAM, NULL, "the chat template refuses the messages: %.*s", (int)n,
+            text->bytes);
     return jinja__undefined(NULL);
 }
 
 jval jinja__strftime(jvm *vm, const jstring *format) {
     char pattern[256], text[1024];
     struct tm at;
-    time_t now = (time_t)vm->in->now;
-    if (format->n >= sizeof pattern || memchr(format->s, 0, format->n))
+    time_t now = (time_t)vm->input->now;
+    if (format->len >= sizeof pattern || memchr(format->bytes, 0, format->len))
         return jinja__fail(vm, "the form of a date is too long");
-    memcpy(pattern, format->s, format->n);
-    pattern[format->n] = 0;
+    memcpy(pattern, format->bytes, format->len);
+    pattern[format->len] = 0;
     if (localtime_r(&now, &at) == NULL) return jinja__fail(vm, "the time is out of range");
-    size_t n = format->n ? strftime(text, sizeof text, pattern, &at) : 0;
+    size_t n = format->len ? strftime(text, sizeof text, pattern, &at) : 0;
     return jinja__of_string(jinja__copy(vm, text, n, jinja__all_trusted(format)));
 }
 
@@ -62,7 +62,7 @@ static jval range(jvm *vm, jval self, const jcall *call) {
     jlist *list = jinja__new_list(vm, (size_t)n);
     if (list == NULL || !jinja__work(vm, (size_t)n * sizeof(jval))) return jinja__undefined(NULL);
     for (int64_t i = 0; i < n; i++)
-        jinja__push(vm, list, jinja__owned(jinja__int(from + i * step), client));
+        jinja__push(vm, list, jinja__with_client(jinja__int(from + i * step), client));
     list->form = J_IS_RANGE;
     list->range[0] = from;
     list->range[1] = to;
@@ -72,21 +72,21 @@ static jval range(jvm *vm, jval self, const jcall *call) {
 
 /* dict(a=1), dict(pairs), dict(other, a=1) */
 static jdict *new_dict(jvm *vm, const jcall *call) {
-    jdict *d = jinja__new_dict(vm);
+    jdict *out = jinja__new_dict(vm);
     jval from;
     if (call->n_pos > 0) {
         from = call->pos[0];
-        if (from.kind == J_DICT) from = jinja__dict_items(vm, from.u.dict);
+        if (from.kind == J_DICT) from = jinja__dict_items(vm, from.dict);
         const jlist *all = jinja__iterate(vm, from);
-        for (size_t i = 0; all && i < all->n && !vm->failed; i++) {
+        for (size_t i = 0; all && i < all->count && !vm->failed; i++) {
             const jlist *pair = jinja__iterate(vm, all->items[i]);
-            if (pair && pair->n == 2) jinja__dict_set(vm, d, pair->items[0], pair->items[1]);
-            else if (pair) jinja__fail(vm, "'%s' wants pairs", call->what);
+            if (pair && pair->count == 2) jinja__dict_set(vm, out, pair->items[0], pair->items[1]);
+            else if (pair) jinja__fail(vm, "'%s' wants pairs", call->name);
         }
     }
     for (size_t i = 0; i < call->n_named; i++)
-        jinja__dict_set(vm, d, jinja__text(vm, call->named[i].name), call->named[i].value);
-    return vm->failed ? NULL : d;
+        jinja__dict_set(vm, out, jinja__text(vm, call->named[i].name), call->named[i].value);
+    return vm->failed ? NULL : out;
 }
 
 static jval dict(jvm *vm, jval self, const jcall *call) {
@@ -96,27 +96,27 @@ static jval dict(jvm *vm, jval self, const jcall *call) {
 
 static jval namespace(jvm *vm, jval self, const jcall *call) {
     (void)self;
-    jdict *d = new_dict(vm, call);
-    return d ? (jval){.kind = J_NAMESPACE, .u.dict = d} : jinja__undefined(NULL);
+    jdict *dict = new_dict(vm, call);
+    return dict ? (jval){.kind = J_NAMESPACE, .dict = dict} : jinja__undefined(NULL);
 }
 
-/* Gives nothing at its first call, and its text at all others. */
+/* Its first call gives nothing, all later calls give the separator. */
 static jval joiner(jvm *vm, jval self, const jcall *call) {
     (void)self;
     jval text = jinja__text(vm, ", ");
     (void)jinja__arg(call, 0, "sep", &text);
-    jjoiner *j = jinja__alloc(vm, 1, sizeof *j);
-    if (j == NULL) return jinja__undefined(NULL);
-    j->text = jinja__str(vm, text);
-    return (jval){.kind = J_JOINER, .u.joiner = j};
+    jjoiner *joiner = jinja__alloc(vm, 1, sizeof *joiner);
+    if (joiner == NULL) return jinja__undefined(NULL);
+    joiner->text = jinja__str(vm, text);
+    return (jval){.kind = J_JOINER, .joiner = joiner};
 }
 
 static jval cycler(jvm *vm, jval self, const jcall *call) {
     (void)self;
-    jcycler *c = jinja__alloc(vm, 1, sizeof *c);
-    if (c == NULL) return jinja__undefined(NULL);
-    c->items = (jlist){.items = call->pos, .n = call->n_pos};
-    return (jval){.kind = J_CYCLER, .u.cycler = c};
+    jcycler *cycler = jinja__alloc(vm, 1, sizeof *cycler);
+    if (cycler == NULL) return jinja__undefined(NULL);
+    cycler->items = (jlist){.items = call->pos, .count = call->n_pos};
+    return (jval){.kind = J_CYCLER, .cycler = cycler};
 }
 
 static const jfunction globals[] = {

@@ -1,8 +1,9 @@
 /* jinja_internal.h - values, the tree of a template, and the state of one rendering.
  *
- * A template is parsed into nodes of one arena that nothing changes afterwards. A rendering has an
- * arena of its own: values are made there and end together. A failure is sticky (vm->failed): what
- * is computed after it is thrown away, so most functions return some value and need no check. */
+ * A template is parsed into nodes in one arena and never changes afterwards. A rendering has an
+ * arena of its own: values are allocated there and freed together. A failure is sticky
+ * (vm->failed): results computed after it are discarded, so most functions return some value and
+ * their callers need no check. */
 #ifndef FATHOM_TEXT_JINJA_INTERNAL_H
 #define FATHOM_TEXT_JINJA_INTERNAL_H
 
@@ -14,8 +15,8 @@ enum {
     JINJA__MAX_TOKENS = 1 << 18,
     JINJA__MAX_NAMES = 4096,
     JINJA__MAX_HEIGHT = 200, /* nesting of a template's nodes */
-    JINJA__MAX_DEPTH = 1500, /* nodes being computed within each other, through macros */
-    JINJA__MAX_NESTING = 200 /* lists in lists, of a client or made by a template */
+    JINJA__MAX_DEPTH = 1500, /* nodes in evaluation at once, macro calls included */
+    JINJA__MAX_NESTING = 200 /* lists in lists, from a client or built by a template */
 };
 
 typedef struct jvm jvm;
@@ -31,7 +32,7 @@ typedef enum {
     J_INT,
     J_REAL,
     J_STRING,
-    J_LIST, /* every sequence; jlist.form says which */
+    J_LIST, /* every sequence: see jlist.form */
     J_DICT,
     J_NAMESPACE, /* a dict whose members a template may set */
     J_FUNCTION,
@@ -54,12 +55,13 @@ typedef struct jfunction jfunction;
 
 typedef struct {
     uint8_t kind;
-    bool client; /* of numbers and booleans: a client chose it, so its digits are the client's */
+    bool
+        client; /* of numbers and booleans: a client chose the value, so its digits are untrusted */
     union {
-        bool b;
-        int64_t i;
-        double d;
-        jstring *s;
+        bool boolean;
+        int64_t integer;
+        double real;
+        jstring *string;
         jlist *list;
         jdict *dict;
         const jfunction *function;
@@ -68,11 +70,11 @@ typedef struct {
         jloop *loop;
         jcycler *cycler;
         jjoiner *joiner;
-        const jnode *from; /* of an undefined value: the expression that gave it; may be NULL */
-    } u;
+        const jnode *from; /* of an undefined value: its expression; may be NULL */
+    };
 } jval;
 
-/* Bytes being written, with their origins. What was written never changes: strings share it. */
+/* Output with the origin of its bytes. It only grows, so strings may share written bytes. */
 typedef struct {
     char *bytes;
     size_t used, cap;
@@ -80,23 +82,23 @@ typedef struct {
     size_t n_runs, cap_runs;
 } jwriter;
 
-/* A text. It may be a part of a longer one: byte i stands at `skip` + i of what `runs` describe,
- * and the last run may reach beyond its end. */
+/* A text. A part of a longer text shares its runs: byte i is byte `skip` + i of the runs, and the
+ * last run may reach beyond the end of the part. */
 struct jstring {
-    const char *s;
-    size_t n;
+    const char *bytes;
+    size_t len;
     size_t chars;         /* SIZE_MAX: not counted yet */
-    jwriter *in;          /* whose bytes begin at s, if it may be lengthened there; or NULL */
+    jwriter *writer;      /* NULL, or a writer that starts with this text and may lengthen it */
     const text_run *runs; /* NULL: all bytes are as `trusted` says */
     size_t n_runs, skip;
     bool trusted;
-    bool safe; /* markup: what joins it is escaped */
+    bool safe; /* markup: joining plain text to it escapes the plain text */
 };
 
 typedef enum {
     J_IS_LIST,
     J_IS_TUPLE,
-    J_IS_ITERATOR, /* what Python's generators are: always true, without length, used up once */
+    J_IS_ITERATOR, /* a Python generator: always true, no length, can be iterated once */
     J_IS_RANGE,
     J_IS_KEYS,
     J_IS_VALUES,
@@ -105,10 +107,10 @@ typedef enum {
 
 struct jlist {
     jval *items;
-    size_t n, cap;
+    size_t count, cap;
     uint8_t form;
-    bool spent;       /* an iterator that was gone through */
-    int64_t range[3]; /* of a range */
+    bool spent;       /* an iterator that was used */
+    int64_t range[3]; /* of a range: start, stop, step */
 };
 
 typedef struct {
@@ -118,8 +120,8 @@ typedef struct {
 
 struct jdict { /* in order of insertion */
     jentry *entries;
-    size_t n, cap;
-    uint32_t *slots; /* hash to entry + 1; NULL while there are few */
+    size_t count, cap;
+    uint32_t *slots; /* hash to entry + 1; NULL while the dict is small */
     size_t n_slots;  /* a power of two */
 };
 
@@ -130,7 +132,7 @@ struct jcycler {
 
 struct jjoiner {
     jstring *text;
-    bool called; /* before: now it gives the text */
+    bool called; /* the first call gives nothing, later calls give the text */
 };
 
 /* ---- calls ---- */
@@ -141,7 +143,7 @@ typedef struct {
 } jnamed;
 
 typedef struct {
-    const char *what; /* the function, filter, method or test, for messages */
+    const char *name; /* of the function, filter, method or test, for messages */
     jval *pos;
     size_t n_pos;
     jnamed *named;
@@ -153,8 +155,8 @@ typedef jval (*jbuiltin)(jvm *vm, jval self, const jcall *call);
 struct jfunction {
     const char *name;
     jbuiltin run;
-    const char *params; /* names of what it takes, with spaces between; "*": anything */
-    int least, most;    /* arguments */
+    const char *params; /* parameter names, separated by spaces; "*": anything */
+    int min_args, max_args;
 };
 
 struct jmethod {
@@ -222,18 +224,18 @@ typedef enum {
 
 typedef struct {
     jnode **items;
-    uint32_t n;
+    uint32_t count;
 } jnodes;
 
 typedef struct {
     jnodes pos;
-    const char **names; /* [named.n] */
+    const char **names; /* [named.count] */
     jnodes named;
 } jargs;
 
 typedef struct {
     uint32_t name; /* its id */
-    jnode *value;  /* what it is where no argument is given; NULL: undefined */
+    jnode *value;  /* the default; NULL: undefined */
 } jparam;
 
 /* A macro, or the body of a call block. */
@@ -247,7 +249,7 @@ typedef struct {
 
 struct jnode {
     uint8_t kind;
-    uint8_t op; /* of a binary node; 1 = negated, of a test */
+    uint8_t op; /* of a binary node: jop; of a test: 1 = negated */
     uint16_t height;
     uint32_t line;
     union {
@@ -255,19 +257,19 @@ struct jnode {
         uint32_t name; /* id */
         jnodes list;   /* list, tuple, dict (key, value, ...), concat, scope */
         jstring *text;
-        jnode *of; /* not, negate, plus, print */
+        jnode *operand; /* not, negate, plus, print */
         struct {
-            jnode *of, *key;
+            jnode *object, *key;
         } index;
         struct {
-            jnode *of;
+            jnode *object;
             jstring *name;
         } attr;
         struct {
-            jnode *of, *from, *to, *step; /* the last three may be NULL */
+            jnode *object, *from, *to, *step; /* the last three may be NULL */
         } slice;
         struct {
-            jnode *of; /* NULL: of a filter, what a block printed */
+            jnode *subject; /* the callee, or the input of a filter or test; NULL: a block's text */
             const jfunction *function;
             jargs args;
         } call;
@@ -282,12 +284,12 @@ struct jnode {
             jnode *test, *then, *otherwise; /* the last may be NULL */
         } cond;
         struct {
-            jnodes tests; /* one for each body, without that of else */
+            jnodes tests; /* one for each body but the else body */
             jnodes *bodies;
             uint32_t n_bodies;
         } branch;
         struct {
-            jnode *target, *in, *test; /* the last may be NULL */
+            jnode *target, *iterable, *test; /* the last may be NULL */
             jnodes body, otherwise;
         } loop;
         struct {
@@ -306,86 +308,19 @@ struct jnode {
             jnode *filters;
             jnodes body;
         } filter;
-    } u;
+    };
 };
 
 struct jinja {
     arena nodes;
-    const char *what;
+    const char *source;
     const char **names; /* [n_names] */
-    bool *read;         /* [n_names]: the name is read somewhere */
+    bool *read;         /* [n_names]: the template reads the variable */
     uint32_t n_names, cap_names;
     uint32_t id_loop, id_caller, id_varargs, id_kwargs;
     jnodes texts; /* text and string constants, in order */
     jnodes body;
 };
-
-/* ---- reading a template ---- */
-
-typedef enum {
-    T_END,
-    T_TEXT,
-    T_PRINT_BEGIN,
-    T_PRINT_END,
-    T_BLOCK_BEGIN,
-    T_BLOCK_END,
-    T_NAME,
-    T_STRING, /* without its quotes, escapes as written */
-    T_INT,
-    T_REAL,
-    T_OP /* one or two characters */
-} jtoken_kind;
-
-typedef struct {
-    uint8_t kind;
-    uint32_t line;
-    const char *s;
-    size_t n;
-} jtoken;
-
-typedef struct {
-    jinja *t;
-    err *e;
-    jtoken *tokens; /* the last is T_END */
-    size_t n, cap, at;
-    uint32_t depth;
-    uint32_t loops;     /* loops around the statement, within the same macro */
-    jmacro_node *macro; /* being read; or NULL */
-    bool failed;
-} jparser;
-
-int jinja__lex(jparser *p, const char *text, size_t n);
-void *jinja__syntax(jparser *p, uint32_t line, const char *fmt, ...) PRINTF_LIKE(3, 4); /* NULL */
-void *jinja__node_memory(jparser *p, size_t n, size_t each);
-uint32_t jinja__name_id(jparser *p, const char *s, size_t n);
-jnode *jinja__new_node(jparser *p, jnode_kind kind, uint32_t line);
-/* parent is higher than child. */
-void jinja__above(jparser *p, jnode *parent, const jnode *child);
-/* An array of n things that has room for one more; NULL where the parser failed. */
-void *jinja__grown(jparser *p, const void *items, uint32_t n, size_t each);
-bool jinja__push_node(jparser *p, jnodes *list, jnode *node);
-
-const jtoken *jinja__token(const jparser *p);
-bool jinja__is_op(const jparser *p, const char *op);
-bool jinja__is_name(const jparser *p, const char *name);
-bool jinja__skip_op(jparser *p, const char *op);
-bool jinja__skip_name(jparser *p, const char *name);
-bool jinja__expect_op(jparser *p, const char *op);
-void *jinja__unexpected(jparser *p, const char *wanted); /* NULL */
-void jinja__describe(const jtoken *t, char *out, size_t room);
-
-jnode *jinja__constant(jparser *p, uint32_t line, jval v);
-jnode *jinja__string_constant(jparser *p); /* several next to each other are one */
-jnode *jinja__number_constant(jparser *p);
-jnode *jinja__expression(jparser *p);
-jnode *jinja__expression_without_if(jparser *p);
-/* One expression, or a tuple of them without brackets. */
-jnode *jinja__expressions(jparser *p, bool with_if);
-jnode *jinja__filters(jparser *p, jnode *of); /* the rest of a chain: NAME(args) | ... */
-bool jinja__args(jparser *p, jargs *args);    /* from the opening bracket on */
-jnode *jinja__target(jparser *p, bool single, bool members);
-jnode *jinja__postfix(jparser *p, jnode *node);
-jnode *jinja__primary(jparser *p);
 
 /* ---- rendering ---- */
 
@@ -397,13 +332,13 @@ typedef struct {
 struct jscope {
     jscope *parent; /* NULL: the outermost, which is vm->globals */
     jslot *slots;
-    uint32_t n, cap;
-    bool held; /* a macro keeps it */
+    uint32_t count, cap;
+    bool held; /* a macro refers to it, so it cannot be reused */
 };
 
 struct jmacro {
     const jmacro_node *node;
-    jscope *scope; /* where it was defined */
+    jscope *scope; /* of the definition */
 };
 
 struct jloop {
@@ -414,17 +349,17 @@ struct jloop {
 };
 
 struct jvm {
-    const jinja *t;
-    const jinja_input *in;
+    const jinja *tmpl;
+    const jinja_input *input;
     arena memory;
-    err *e;
+    err *error;
     bool failed;
     uint64_t steps, max_steps;
     size_t max_output;
     uint32_t depth, line, loops, nesting;
     jscope *scope;
-    jval *globals; /* [t->n_names] */
-    bool *known;   /* [t->n_names]: whether globals has it */
+    jval *globals; /* [tmpl->n_names] */
+    bool *known;   /* [tmpl->n_names]: globals holds the value */
     jwriter *out;
     uint64_t hash_key[2];
 };
@@ -432,110 +367,112 @@ struct jvm {
 jval jinja__fail(jvm *vm, const char *fmt, ...) PRINTF_LIKE(2, 3); /* ERR_BAD_PARAM; undefined */
 jval jinja__costly(jvm *vm, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void *jinja__alloc(jvm *vm, size_t n, size_t each); /* zeroed; NULL: vm failed */
-/* Counts work: one step and what `amount` bytes or items cost. False: the rendering is over. */
+/* Charges one step plus the cost of `amount` bytes or items. False: the rendering has failed. */
 bool jinja__work(jvm *vm, size_t amount);
-bool jinja__enter(jvm *vm); /* one level deeper; false: too deep, or over */
+bool jinja__enter(jvm *vm); /* one level deeper; false: too deep, or failed before */
 void jinja__leave(jvm *vm);
 
 /* values.c */
 static inline jval jinja__undefined(const jnode *from) {
-    return (jval){.kind = J_UNDEFINED, .u.from = from};
+    return (jval){.kind = J_UNDEFINED, .from = from};
 }
 static inline jval jinja__none(void) {
     return (jval){.kind = J_NONE};
 }
-static inline jval jinja__bool(bool b) {
-    return (jval){.kind = J_BOOL, .u.b = b};
+static inline jval jinja__bool(bool boolean) {
+    return (jval){.kind = J_BOOL, .boolean = boolean};
 }
-static inline jval jinja__int(int64_t i) {
-    return (jval){.kind = J_INT, .u.i = i};
+static inline jval jinja__int(int64_t integer) {
+    return (jval){.kind = J_INT, .integer = integer};
 }
-static inline jval jinja__real(double d) {
-    return (jval){.kind = J_REAL, .u.d = d};
+static inline jval jinja__real(double real) {
+    return (jval){.kind = J_REAL, .real = real};
 }
 static inline jval jinja__of_list(jlist *list) {
-    return list ? (jval){.kind = J_LIST, .u.list = list} : jinja__undefined(NULL);
+    return list ? (jval){.kind = J_LIST, .list = list} : jinja__undefined(NULL);
 }
 static inline jval jinja__of_dict(jdict *dict) {
-    return dict ? (jval){.kind = J_DICT, .u.dict = dict} : jinja__undefined(NULL);
+    return dict ? (jval){.kind = J_DICT, .dict = dict} : jinja__undefined(NULL);
 }
-static inline jval jinja__of_string(jstring *s) {
-    return s ? (jval){.kind = J_STRING, .u.s = s} : jinja__undefined(NULL);
+static inline jval jinja__of_string(jstring *text) {
+    return text ? (jval){.kind = J_STRING, .string = text} : jinja__undefined(NULL);
 }
-static inline bool jinja__is_list(jval v, jform form) {
-    return v.kind == J_LIST && v.u.list->form == form;
+static inline bool jinja__is_list(jval value, jform form) {
+    return value.kind == J_LIST && value.list->form == form;
 }
-static inline jval jinja__owned(jval v, bool client) { /* of a number: a client had a hand in it */
-    v.client = client;
-    return v;
+static inline jval jinja__with_client(jval value, bool client) { /* sets jval.client of a number */
+    value.client = client;
+    return value;
 }
-const char *jinja__type(jval v); /* Python's word for it */
-bool jinja__true(jval v);
-bool jinja__equal(jvm *vm, jval a, jval b);
-bool jinja__less(jvm *vm, jval a, jval b); /* fails where Python has no order */
-bool jinja__contains(jvm *vm, jval in, jval what);
-bool jinja__number(jval v, double *out);   /* int, real or bool */
-bool jinja__integer(jval v, int64_t *out); /* int or bool */
+const char *jinja__type(jval value); /* Python's name of the type */
+bool jinja__true(jval value);
+bool jinja__equal(jvm *vm, jval left, jval right);
+bool jinja__less(jvm *vm, jval left, jval right); /* fails where Python has no order */
+bool jinja__contains(jvm *vm, jval container, jval item);
+bool jinja__number(jval value, double *out);   /* int, real or bool */
+bool jinja__integer(jval value, int64_t *out); /* int or bool */
 jlist *jinja__new_list(jvm *vm, size_t cap);
-void jinja__push(jvm *vm, jlist *list, jval v);
+void jinja__push(jvm *vm, jlist *list, jval value);
 jdict *jinja__new_dict(jvm *vm);
-jval *jinja__dict_get(jvm *vm, const jdict *d, jval key); /* NULL: not there, or not hashable */
-void jinja__dict_set(jvm *vm, jdict *d, jval key, jval value);
-jval jinja__dict_items(jvm *vm, const jdict *d); /* its view of pairs */
-/* All that a loop over v would see; NULL: it cannot be gone through, and the vm failed. */
-jlist *jinja__iterate(jvm *vm, jval v);
+jval *jinja__dict_get(jvm *vm, const jdict *dict, jval key); /* NULL: not there, or not hashable */
+void jinja__dict_set(jvm *vm, jdict *dict, jval key, jval value);
+jval jinja__dict_items(jvm *vm, const jdict *dict); /* a view of the pairs */
+/* The items of a loop over value; NULL: value is not iterable, and the vm failed. */
+jlist *jinja__iterate(jvm *vm, jval value);
 jval jinja__from_json(jvm *vm, const json_t *json, bool trusted);
 
 /* strings.c */
 jwriter *jinja__new_writer(jvm *vm, size_t room);
-void jinja__write(jvm *vm, jwriter *w, const char *s, size_t n, bool trusted);
-void jinja__write_string(jvm *vm, jwriter *w, const jstring *s);
-void jinja__write_part(jvm *vm, jwriter *w, const jstring *s, size_t from, size_t to);
-void jinja__write_text(jvm *vm, jwriter *w, const char *s); /* the template's own */
-jstring *jinja__written(jvm *vm, jwriter *w);
-jstring *jinja__string(jvm *vm, const char *s, size_t n, bool trusted); /* s is borrowed */
-jstring *jinja__copy(jvm *vm, const char *s, size_t n, bool trusted);
-jval jinja__text(jvm *vm, const char *s); /* a constant */
-jstring *jinja__part(jvm *vm, const jstring *s, size_t from, size_t to);
-jstring *jinja__concat(jvm *vm, jstring *a, const jstring *b);
-/* Whether byte `at` is trusted, and where the stretch of that origin ends. */
-bool jinja__origin(const jstring *s, size_t at, size_t *end);
-bool jinja__all_trusted(const jstring *s);
-size_t jinja__chars(jstring *s);
-size_t jinja__char_at(jstring *s, size_t index); /* the byte where a character begins */
-size_t jinja__find(const jstring *s, size_t from, const char *what, size_t n); /* SIZE_MAX: no */
-bool jinja__same(const jstring *a, const jstring *b);
-bool jinja__is(const jstring *s, const char *text);
-uint32_t jinja__code_point(const char *s, size_t n, size_t *len);
+void jinja__write(jvm *vm, jwriter *out, const char *bytes, size_t n, bool trusted);
+void jinja__write_string(jvm *vm, jwriter *out, const jstring *text);
+void jinja__write_part(jvm *vm, jwriter *out, const jstring *text, size_t from, size_t to);
+void jinja__write_text(jvm *vm, jwriter *out, const char *bytes); /* trusted */
+jstring *jinja__written(jvm *vm, jwriter *out);
+jstring *jinja__string(jvm *vm, const char *bytes, size_t n, bool trusted); /* borrows bytes */
+jstring *jinja__copy(jvm *vm, const char *bytes, size_t n, bool trusted);
+jval jinja__text(jvm *vm, const char *bytes); /* a constant */
+jstring *jinja__part(jvm *vm, const jstring *text, size_t from, size_t to);
+jstring *jinja__concat(jvm *vm, jstring *left, const jstring *right);
+/* Whether byte `at` is trusted; *end: the first byte behind `at` of another origin. */
+bool jinja__origin(const jstring *text, size_t at, size_t *end);
+bool jinja__all_trusted(const jstring *text);
+size_t jinja__chars(jstring *text);
+size_t jinja__char_at(jstring *text, size_t index); /* character index to byte offset */
+/* SIZE_MAX: not found. */
+size_t jinja__find(const jstring *text, size_t from, const char *needle, size_t n);
+bool jinja__same(const jstring *left, const jstring *right);
+bool jinja__is(const jstring *text, const char *expected);
+uint32_t jinja__code_point(const char *bytes, size_t n, size_t *len);
 size_t jinja__put_code_point(char *out, uint32_t cp);
 bool jinja__is_space(uint32_t cp);
 
 /* print.c */
-void jinja__write_value(jvm *vm, jwriter *w, jval v); /* as print does */
-void jinja__write_repr(jvm *vm, jwriter *w, jval v);
-jstring *jinja__str(jvm *vm, jval v);
-size_t jinja__format_real(double d, char *out, size_t room); /* the shortest that reads back */
+void jinja__write_value(jvm *vm, jwriter *out, jval value); /* as {{ value }} prints it */
+void jinja__write_repr(jvm *vm, jwriter *out, jval value);
+jstring *jinja__str(jvm *vm, jval value);
+size_t jinja__format_real(double real, char *out, size_t room); /* the shortest that reads back */
 
 /* eval.c, operators.c, attributes.c */
-jval jinja__add_texts(jvm *vm, jstring *a, jstring *b);
-jstring *jinja__escape(jvm *vm, const jstring *s); /* for HTML */
+jval jinja__add_texts(jvm *vm, jstring *left, jstring *right);
+jstring *jinja__escape(jvm *vm, const jstring *text); /* for HTML */
 jval jinja__eval(jvm *vm, const jnode *node);
-jval jinja__eval_filters(jvm *vm, const jnode *node, jval input); /* input: of the innermost */
+jval jinja__eval_filters(jvm *vm, const jnode *node,
+                         jval input); /* input of the innermost filter */
 jval jinja__eval_call_block(jvm *vm, const jnode *call, jval caller);
-jval jinja__binary(jvm *vm, jop op, jval a, jval b);
-bool jinja__compare(jvm *vm, jop op, jval a, jval b);
-jval jinja__attribute(jvm *vm, jval of, const jstring *name, const jnode *from);
-jval jinja__item(jvm *vm, jval of, jval key, const jnode *from);
-jval jinja__slice(jvm *vm, jval of, jval from, jval to, jval step);
+jval jinja__binary(jvm *vm, jop op, jval left, jval right);
+bool jinja__compare(jvm *vm, jop op, jval left, jval right);
+jval jinja__attribute(jvm *vm, jval object, const jstring *name, const jnode *from);
+jval jinja__item(jvm *vm, jval object, jval key, const jnode *from);
+jval jinja__slice(jvm *vm, jval object, jval from, jval to, jval step);
 /* attribute="a.b.0" of filters */
-jval jinja__path(jvm *vm, jval of, jval path);
+jval jinja__path(jvm *vm, jval object, jval path);
 jval jinja__call_value(jvm *vm, jval callee, const jcall *call);
-jval jinja__call_macro(jvm *vm, const jmacro *m, const jcall *call, const jval *caller);
+jval jinja__call_macro(jvm *vm, const jmacro *macro, const jcall *call, const jval *caller);
 jval jinja__lookup(jvm *vm, uint32_t name, const jnode *from);
-void jinja__define(jvm *vm, uint32_t name, jval v);
-void jinja__assign(jvm *vm, const jnode *target, jval v);
+void jinja__define(jvm *vm, uint32_t name, jval value);
+void jinja__assign(jvm *vm, const jnode *target, jval value);
 jscope *jinja__new_scope(jvm *vm, jscope *parent);
-bool jinja__use_undefined(jvm *vm, jval v); /* false and failed if v is undefined */
+bool jinja__check_defined(jvm *vm, jval value); /* false: undefined, and the vm failed */
 bool jinja__eval_args(jvm *vm, const jargs *args, jcall *call);
 
 /* exec.c */
@@ -544,28 +481,29 @@ jflow jinja__run(jvm *vm, const jnodes *body);
 jstring *jinja__capture(jvm *vm, const jnodes *body);
 
 /* arguments of builtins */
-/* The argument at this place or of this name; false: not given. */
-bool jinja__arg(const jcall *call, size_t place, const char *name, jval *out);
-int64_t jinja__arg_int(jvm *vm, const jcall *call, size_t place, const char *name, int64_t none);
-bool jinja__arg_bool(const jcall *call, size_t place, const char *name, bool none);
-jstring *jinja__arg_string(jvm *vm, const jcall *call, size_t place,
-                           const char *name); /* or NULL */
-bool jinja__check_args(jvm *vm, const jfunction *f, const jcall *call);
-jval jinja__run_builtin(jvm *vm, const jfunction *f, jval self, const jcall *call);
+/* The argument at this position or of this name; false: not given. */
+bool jinja__arg(const jcall *call, size_t pos, const char *name, jval *out);
+int64_t jinja__arg_int(jvm *vm, const jcall *call, size_t pos, const char *name, int64_t absent);
+bool jinja__arg_bool(const jcall *call, size_t pos, const char *name, bool absent);
+/* NULL: not given. */
+jstring *jinja__arg_string(jvm *vm, const jcall *call, size_t pos, const char *name);
+bool jinja__check_args(jvm *vm, const jfunction *func, const jcall *call);
+jval jinja__run_builtin(jvm *vm, const jfunction *func, jval self, const jcall *call);
 
 const jfunction *jinja__find_filter(const char *name, size_t n);
 const jfunction *jinja__find_test(const char *name, size_t n);
-const jfunction *jinja__find_method(jval of, const char *name, size_t n);
-bool jinja__changes(const jfunction *method);      /* its object: templates may not call it */
+const jfunction *jinja__find_method(jval object, const char *name, size_t n);
+bool jinja__mutates(const jfunction *method);      /* such methods are closed to templates */
 bool jinja__is_method(const char *name, size_t n); /* of any type */
 const jfunction *jinja__find_global(const char *name);
 const jfunction *jinja__find_in(const jfunction *table, size_t n, const char *name, size_t len);
 extern const jfunction jinja__text_filters[], jinja__list_filters[], jinja__text_methods[];
 extern const size_t jinja__n_text_filters, jinja__n_list_filters, jinja__n_text_methods;
 
-jval jinja__to_json(jvm *vm, jval v, const jcall *call);
-/* Markup would escape the arguments of some methods, which is not supported: false, and failed. */
-bool jinja__is_plain(jvm *vm, const jstring *s, const char *what);
+jval jinja__to_json(jvm *vm, jval value, const jcall *call);
+/* False: text is markup, and the vm failed. Markup would escape the arguments of some methods,
+ * which is not supported. */
+bool jinja__check_plain(jvm *vm, const jstring *text, const char *method);
 jval jinja__percent(jvm *vm, jstring *format, jval args); /* 'a %s' % x */
 jval jinja__format_filter(jvm *vm, jval self, const jcall *call);
 jval jinja__str_format(jvm *vm, jval self, const jcall *call); /* 'a {}'.format(x) */
@@ -574,7 +512,7 @@ jval jinja__sorted(jvm *vm, jlist *list, bool reverse, bool by_case, const jval 
 
 /* texts.c, case.c */
 enum { J_UPPER, J_LOWER, J_TITLE, J_CAPITALIZE, J_SWAP };
-jstring *jinja__change_case(jvm *vm, jstring *s, int how);
+jstring *jinja__change_case(jvm *vm, jstring *text, int how);
 typedef enum {
     J_ALPHA,
     J_ALNUM,
@@ -585,19 +523,22 @@ typedef enum {
     J_ALL_LOWER,
     J_ALL_TITLE
 } jtext_kind;
-bool jinja__text_is(const jstring *s, jtext_kind kind);
+bool jinja__text_is(const jstring *text, jtext_kind kind);
 bool jinja__is_alnum(uint32_t cp);
 /* count < 0: all */
-jstring *jinja__replace(jvm *vm, const jstring *s, const jstring *old, const jstring *by,
+jstring *jinja__replace(jvm *vm, const jstring *text, const jstring *old, const jstring *by,
                         int64_t count);
 /* chars NULL: white space */
-jstring *jinja__stripped(jvm *vm, jstring *s, const jstring *chars, bool left, bool right);
+jstring *jinja__stripped(jvm *vm, jstring *text, const jstring *chars, bool left, bool right);
 /* sep NULL: white space; most < 0: all */
-jlist *jinja__split(jvm *vm, const jstring *s, const jstring *sep, int64_t most, bool from_right);
-jlist *jinja__lines(jvm *vm, const jstring *s, bool keep_ends);
-/* The last place in [from, end) where `what` begins and is over; SIZE_MAX: none. */
-size_t jinja__find_last(jvm *vm, const jstring *s, size_t from, size_t end, const jstring *what);
-/* align: '<', '>', '^' as str.center does, '=' behind a sign */
-jstring *jinja__padded(jvm *vm, const jstring *s, int64_t width, const jstring *fill, char align);
+jlist *jinja__split(jvm *vm, const jstring *text, const jstring *sep, int64_t most,
+                    bool from_right);
+jlist *jinja__lines(jvm *vm, const jstring *text, bool keep_ends);
+/* The last occurrence of needle within [from, end); SIZE_MAX: none. */
+size_t jinja__find_last(jvm *vm, const jstring *text, size_t from, size_t end,
+                        const jstring *needle);
+/* align: '<', '>', '^' as in str.center, '=' pads between sign and digits */
+jstring *jinja__padded(jvm *vm, const jstring *text, int64_t width, const jstring *fill,
+                       char align);
 
 #endif

@@ -1,4 +1,4 @@
-/* methods.c - the methods of dicts, lists and loops, and how methods are found. */
+/* methods.c - the methods of dicts, lists and loops; methods by type and name. */
 #include "text/jinja/jinja_internal.h"
 
 #include <string.h>
@@ -7,78 +7,78 @@
 
 static jval get(jvm *vm, jval self, const jcall *call) {
     jval otherwise = jinja__none();
-    const jval *v = jinja__dict_get(vm, self.u.dict, call->pos[0]);
+    const jval *value = jinja__dict_get(vm, self.dict, call->pos[0]);
     (void)jinja__arg(call, 1, "default", &otherwise);
-    return v ? *v : otherwise;
+    return value ? *value : otherwise;
 }
 
-static jval view(jvm *vm, const jdict *d, jform form) {
-    jlist *list = jinja__new_list(vm, d->n);
-    for (size_t i = 0; list && i < d->n && jinja__work(vm, 0); i++) {
-        jval v = form == J_IS_VALUES ? d->entries[i].value : d->entries[i].key;
+static jval view(jvm *vm, const jdict *dict, jform form) {
+    jlist *list = jinja__new_list(vm, dict->count);
+    for (size_t i = 0; list && i < dict->count && jinja__work(vm, 0); i++) {
+        jval value = form == J_IS_VALUES ? dict->entries[i].value : dict->entries[i].key;
         if (form == J_IS_ITEMS) {
             jlist *pair = jinja__new_list(vm, 2);
-            jinja__push(vm, pair, d->entries[i].key);
-            jinja__push(vm, pair, d->entries[i].value);
+            jinja__push(vm, pair, dict->entries[i].key);
+            jinja__push(vm, pair, dict->entries[i].value);
             if (pair) pair->form = J_IS_TUPLE;
-            v = jinja__of_list(pair);
+            value = jinja__of_list(pair);
         }
-        jinja__push(vm, list, v);
+        jinja__push(vm, list, value);
     }
     if (list) list->form = (uint8_t)form;
     return jinja__of_list(list);
 }
-jval jinja__dict_items(jvm *vm, const jdict *d) {
-    return view(vm, d, J_IS_ITEMS);
+jval jinja__dict_items(jvm *vm, const jdict *dict) {
+    return view(vm, dict, J_IS_ITEMS);
 }
 static jval items(jvm *vm, jval self, const jcall *call) {
     (void)call;
-    return view(vm, self.u.dict, J_IS_ITEMS);
+    return view(vm, self.dict, J_IS_ITEMS);
 }
 static jval keys(jvm *vm, jval self, const jcall *call) {
     (void)call;
-    return view(vm, self.u.dict, J_IS_KEYS);
+    return view(vm, self.dict, J_IS_KEYS);
 }
 static jval values(jvm *vm, jval self, const jcall *call) {
     (void)call;
-    return view(vm, self.u.dict, J_IS_VALUES);
+    return view(vm, self.dict, J_IS_VALUES);
 }
 
 static jval copy_list(jvm *vm, jval self, const jcall *call) {
     (void)call;
-    jlist *list = jinja__new_list(vm, self.u.list->n);
-    for (size_t i = 0; list && i < self.u.list->n; i++)
-        jinja__push(vm, list, self.u.list->items[i]);
+    jlist *list = jinja__new_list(vm, self.list->count);
+    for (size_t i = 0; list && i < self.list->count; i++)
+        jinja__push(vm, list, self.list->items[i]);
     return jinja__of_list(list);
 }
 
 static jval copy(jvm *vm, jval self, const jcall *call) {
     (void)call;
-    jdict *d = jinja__new_dict(vm);
-    for (size_t i = 0; d && i < self.u.dict->n; i++)
-        jinja__dict_set(vm, d, self.u.dict->entries[i].key, self.u.dict->entries[i].value);
-    return jinja__of_dict(d);
+    jdict *out = jinja__new_dict(vm);
+    for (size_t i = 0; out && i < self.dict->count; i++)
+        jinja__dict_set(vm, out, self.dict->entries[i].key, self.dict->entries[i].value);
+    return jinja__of_dict(out);
 }
 
 /* ---- lists ---- */
 
 static jval list_index(jvm *vm, jval self, const jcall *call) {
-    for (size_t i = 0; i < self.u.list->n; i++) {
-        if (jinja__equal(vm, self.u.list->items[i], call->pos[0])) return jinja__int((int64_t)i);
+    for (size_t i = 0; i < self.list->count; i++) {
+        if (jinja__equal(vm, self.list->items[i], call->pos[0])) return jinja__int((int64_t)i);
     }
     return jinja__fail(vm, "'index' does not find the item");
 }
 
 static jval list_count(jvm *vm, jval self, const jcall *call) {
     int64_t n = 0;
-    for (size_t i = 0; i < self.u.list->n; i++)
-        n += jinja__equal(vm, self.u.list->items[i], call->pos[0]);
+    for (size_t i = 0; i < self.list->count; i++)
+        n += jinja__equal(vm, self.list->items[i], call->pos[0]);
     return jinja__int(n);
 }
 
-/* As transformers: a template changes no list and no dict, only members of a namespace. */
+/* As in transformers, a template cannot change lists and dicts, only members of a namespace. */
 static jval forbidden(jvm *vm, jval self, const jcall *call) {
-    return jinja__fail(vm, "'%s' would change a %s, which a template may not", call->what,
+    return jinja__fail(vm, "'%s' would change a %s, which a template may not", call->name,
                        jinja__type(self));
 }
 
@@ -86,16 +86,16 @@ static jval forbidden(jvm *vm, jval self, const jcall *call) {
 
 static jval cycle(jvm *vm, jval self, const jcall *call) {
     if (call->n_pos == 0) return jinja__fail(vm, "'cycle' wants values");
-    return call->pos[self.u.loop->at % call->n_pos];
+    return call->pos[self.loop->at % call->n_pos];
 }
 
 static jval changed(jvm *vm, jval self, const jcall *call) {
-    jlist *now = jinja__new_list(vm, call->n_pos), *before_now = self.u.loop->changed;
+    jlist *now = jinja__new_list(vm, call->n_pos), *before_now = self.loop->changed;
     for (size_t i = 0; now && i < call->n_pos; i++)
         jinja__push(vm, now, call->pos[i]);
     if (now && before_now && jinja__equal(vm, jinja__of_list(now), jinja__of_list(before_now)))
         return jinja__bool(false);
-    self.u.loop->changed = now;
+    self.loop->changed = now;
     return jinja__bool(true);
 }
 
@@ -104,16 +104,16 @@ static jval changed(jvm *vm, jval self, const jcall *call) {
 static jval cycler_next(jvm *vm, jval self, const jcall *call) {
     (void)vm;
     (void)call;
-    jcycler *c = self.u.cycler;
-    jval v = c->items.items[c->at];
-    c->at = (c->at + 1) % c->items.n;
-    return v;
+    jcycler *cycler = self.cycler;
+    jval value = cycler->items.items[cycler->at];
+    cycler->at = (cycler->at + 1) % cycler->items.count;
+    return value;
 }
 
 static jval cycler_reset(jvm *vm, jval self, const jcall *call) {
     (void)vm;
     (void)call;
-    self.u.cycler->at = 0;
+    self.cycler->at = 0;
     return jinja__none();
 }
 
@@ -141,20 +141,20 @@ static const jfunction loop_methods[] = {
     {"changed", changed, "", 0, 1 << 20},
 };
 
-bool jinja__changes(const jfunction *method) {
+bool jinja__mutates(const jfunction *method) {
     return method->run == forbidden;
 }
 
-const jfunction *jinja__find_method(jval of, const char *name, size_t n) {
-    switch ((jkind)of.kind) {
+const jfunction *jinja__find_method(jval object, const char *name, size_t n) {
+    switch ((jkind)object.kind) {
     case J_STRING: return jinja__find_in(jinja__text_methods, jinja__n_text_methods, name, n);
     case J_DICT: return jinja__find_in(dict_methods, ARRAY_LEN(dict_methods), name, n);
     case J_LOOP: return jinja__find_in(loop_methods, ARRAY_LEN(loop_methods), name, n);
     case J_CYCLER: return jinja__find_in(cycler_methods, ARRAY_LEN(cycler_methods), name, n);
     case J_LIST:
-        if (of.u.list->form > J_IS_TUPLE) return NULL;
-        return jinja__find_in(list_methods,
-                              of.u.list->form == J_IS_TUPLE ? 2 : ARRAY_LEN(list_methods), name, n);
+        if (object.list->form > J_IS_TUPLE) return NULL;
+        return jinja__find_in(
+            list_methods, object.list->form == J_IS_TUPLE ? 2 : ARRAY_LEN(list_methods), name, n);
     default: return NULL;
     }
 }

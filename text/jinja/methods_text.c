@@ -3,11 +3,11 @@
 
 #include <string.h>
 
-/* A text given as an argument. None and other values are refused. */
-static jstring *text_arg(jvm *vm, const jcall *call, size_t place, const char *name) {
-    jstring *s = jinja__arg_string(vm, call, place, name);
-    if (s == NULL && !vm->failed) jinja__fail(vm, "'%s' wants a text", call->what);
-    return s;
+/* A text argument. Refuses None and other types. */
+static jstring *text_arg(jvm *vm, const jcall *call, size_t pos, const char *name) {
+    jstring *text = jinja__arg_string(vm, call, pos, name);
+    if (text == NULL && !vm->failed) jinja__fail(vm, "'%s' wants a text", call->name);
+    return text;
 }
 
 /* ---- case ---- */
@@ -15,7 +15,7 @@ static jstring *text_arg(jvm *vm, const jcall *call, size_t place, const char *n
 #define CASE(name, how)                                                                            \
     static jval name(jvm *vm, jval self, const jcall *call) {                                      \
         (void)call;                                                                                \
-        return jinja__of_string(jinja__change_case(vm, self.u.s, how));                            \
+        return jinja__of_string(jinja__change_case(vm, self.string, how));                         \
     }
 CASE(upper, J_UPPER)
 CASE(lower, J_LOWER)
@@ -26,7 +26,8 @@ CASE(swapcase, J_SWAP)
 #define IS(name, kind)                                                                             \
     static jval name(jvm *vm, jval self, const jcall *call) {                                      \
         (void)call;                                                                                \
-        return jinja__bool(jinja__work(vm, self.u.s->n) && jinja__text_is(self.u.s, kind));        \
+        return jinja__bool(jinja__work(vm, self.string->len) &&                                    \
+                           jinja__text_is(self.string, kind));                                     \
     }
 IS(is_alpha, J_ALPHA)
 IS(is_alnum, J_ALNUM)
@@ -41,7 +42,7 @@ IS(is_title, J_ALL_TITLE)
 
 static jval strip_ends(jvm *vm, jval self, const jcall *call, bool left, bool right) {
     jstring *chars = jinja__arg_string(vm, call, 0, "chars");
-    return jinja__of_string(jinja__stripped(vm, self.u.s, chars, left, right));
+    return jinja__of_string(jinja__stripped(vm, self.string, chars, left, right));
 }
 static jval strip(jvm *vm, jval self, const jcall *call) {
     return strip_ends(vm, self, call, true, true);
@@ -53,41 +54,41 @@ static jval rstrip(jvm *vm, jval self, const jcall *call) {
     return strip_ends(vm, self, call, false, true);
 }
 
-static bool has(const jstring *s, const jstring *what, size_t from, size_t to, bool at_end) {
-    size_t n = what->n;
+static bool has(const jstring *text, const jstring *end, size_t from, size_t to, bool at_end) {
+    size_t n = end->len;
     if (from > to || n > to - from) return false;
-    return n == 0 || memcmp(s->s + (at_end ? to - n : from), what->s, n) == 0;
+    return n == 0 || memcmp(text->bytes + (at_end ? to - n : from), end->bytes, n) == 0;
 }
 
-static size_t place_of_char(jvm *vm, jstring *s, int64_t at) {
-    int64_t n = (int64_t)jinja__chars(s);
+static size_t place_of_char(jvm *vm, jstring *text, int64_t at) {
+    int64_t n = (int64_t)jinja__chars(text);
     if (at < 0) at = at < -n ? 0 : at + n;
-    if (at > n) return s->n + 1; /* behind the end, where nothing is found */
-    return jinja__work(vm, (size_t)at) ? jinja__char_at(s, (size_t)at) : 0;
+    if (at > n) return text->len + 1; /* behind the end: a search from here finds nothing */
+    return jinja__work(vm, (size_t)at) ? jinja__char_at(text, (size_t)at) : 0;
 }
 
-/* The bytes between the characters that the arguments "start" and "end" say. */
-static bool span(jvm *vm, jstring *s, const jcall *call, size_t *from, size_t *to) {
-    *from = place_of_char(vm, s, jinja__arg_int(vm, call, 1, "", 0));
-    *to = place_of_char(vm, s, jinja__arg_int(vm, call, 2, "", INT64_MAX));
-    if (*to > s->n) *to = s->n;
+/* The byte range of the arguments "start" and "end", which count characters. */
+static bool span(jvm *vm, jstring *text, const jcall *call, size_t *from, size_t *to) {
+    *from = place_of_char(vm, text, jinja__arg_int(vm, call, 1, "", 0));
+    *to = place_of_char(vm, text, jinja__arg_int(vm, call, 2, "", INT64_MAX));
+    if (*to > text->len) *to = text->len;
     return !vm->failed;
 }
 
-/* One text, or a tuple of which any will do. */
+/* True if the argument, or any member of a tuple, is the beginning or end. */
 static jval has_end(jvm *vm, jval self, const jcall *call, bool at_end) {
-    jval what = call->pos[0];
-    jlist one = {.items = &what, .n = 1}, *list = &one;
+    jval ends = call->pos[0];
+    jlist one = {.items = &ends, .count = 1}, *list = &one;
     size_t from, to;
-    if (!span(vm, self.u.s, call, &from, &to)) return jinja__undefined(NULL);
-    if (jinja__is_list(what, J_IS_TUPLE)) list = what.u.list;
-    for (size_t i = 0; i < list->n && jinja__work(vm, 1); i++) {
-        jval v = list->items[i];
-        if (v.kind != J_STRING) {
-            if (!jinja__use_undefined(vm, v)) return jinja__undefined(NULL);
-            return jinja__fail(vm, "'%s' wants a text, not a %s", call->what, jinja__type(v));
+    if (!span(vm, self.string, call, &from, &to)) return jinja__undefined(NULL);
+    if (jinja__is_list(ends, J_IS_TUPLE)) list = ends.list;
+    for (size_t i = 0; i < list->count && jinja__work(vm, 1); i++) {
+        jval value = list->items[i];
+        if (value.kind != J_STRING) {
+            if (!jinja__check_defined(vm, value)) return jinja__undefined(NULL);
+            return jinja__fail(vm, "'%s' wants a text, not a %s", call->name, jinja__type(value));
         }
-        if (has(self.u.s, v.u.s, from, to, at_end)) return jinja__bool(true);
+        if (has(self.string, value.string, from, to, at_end)) return jinja__bool(true);
     }
     return jinja__bool(false);
 }
@@ -99,14 +100,14 @@ static jval endswith(jvm *vm, jval self, const jcall *call) {
 }
 
 static jval removeprefix(jvm *vm, jval self, const jcall *call) {
-    jstring *s = self.u.s, *what = text_arg(vm, call, 0, "");
-    if (what == NULL || !has(s, what, 0, s->n, false)) return self;
-    return jinja__of_string(jinja__part(vm, s, what->n, s->n));
+    jstring *text = self.string, *prefix = text_arg(vm, call, 0, "");
+    if (prefix == NULL || !has(text, prefix, 0, text->len, false)) return self;
+    return jinja__of_string(jinja__part(vm, text, prefix->len, text->len));
 }
 static jval removesuffix(jvm *vm, jval self, const jcall *call) {
-    jstring *s = self.u.s, *what = text_arg(vm, call, 0, "");
-    if (what == NULL || !has(s, what, 0, s->n, true)) return self;
-    return jinja__of_string(jinja__part(vm, s, 0, s->n - what->n));
+    jstring *text = self.string, *suffix = text_arg(vm, call, 0, "");
+    if (suffix == NULL || !has(text, suffix, 0, text->len, true)) return self;
+    return jinja__of_string(jinja__part(vm, text, 0, text->len - suffix->len));
 }
 
 /* ---- parts ---- */
@@ -114,9 +115,9 @@ static jval removesuffix(jvm *vm, jval self, const jcall *call) {
 static jval split_from(jvm *vm, jval self, const jcall *call, bool right) {
     jstring *sep = jinja__arg_string(vm, call, 0, "sep");
     int64_t most = jinja__arg_int(vm, call, 1, "maxsplit", -1);
-    if (sep && sep->n == 0) return jinja__fail(vm, "'%s' has an empty separator", call->what);
+    if (sep && sep->len == 0) return jinja__fail(vm, "'%s' has an empty separator", call->name);
     return vm->failed ? jinja__undefined(NULL)
-                      : jinja__of_list(jinja__split(vm, self.u.s, sep, most, right));
+                      : jinja__of_list(jinja__split(vm, self.string, sep, most, right));
 }
 static jval split(jvm *vm, jval self, const jcall *call) {
     return split_from(vm, self, call, false);
@@ -127,20 +128,24 @@ static jval rsplit(jvm *vm, jval self, const jcall *call) {
 
 static jval splitlines(jvm *vm, jval self, const jcall *call) {
     bool keep = jinja__arg_bool(call, 0, "keepends", false);
-    return jinja__of_list(jinja__lines(vm, self.u.s, keep));
+    return jinja__of_list(jinja__lines(vm, self.string, keep));
 }
 
-/* What stands before a text, the text, and what follows. */
+/* A tuple: the text before the separator, the separator, the text behind it. */
 static jval parted(jvm *vm, jval self, const jcall *call, bool last) {
-    jstring *s = self.u.s, *sep = text_arg(vm, call, 0, "");
+    jstring *text = self.string, *sep = text_arg(vm, call, 0, "");
     jlist *list = jinja__new_list(vm, 3);
-    if (sep == NULL || list == NULL || !jinja__work(vm, s->n)) return jinja__undefined(NULL);
-    if (sep->n == 0) return jinja__fail(vm, "'%s' has an empty separator", call->what);
-    size_t at = last ? jinja__find_last(vm, s, 0, s->n, sep) : jinja__find(s, 0, sep->s, sep->n);
-    size_t from = at != SIZE_MAX ? at : last ? 0 : s->n, to = at != SIZE_MAX ? at + sep->n : from;
-    jinja__push(vm, list, jinja__of_string(jinja__part(vm, s, 0, from)));
-    jinja__push(vm, list, jinja__of_string(jinja__part(vm, s, from, to)));
-    jinja__push(vm, list, jinja__of_string(jinja__part(vm, s, to, s->n)));
+    if (sep == NULL || list == NULL || !jinja__work(vm, text->len)) return jinja__undefined(NULL);
+    if (sep->len == 0) return jinja__fail(vm, "'%s' has an empty separator", call->name);
+    size_t at = last ? jinja__find_last(vm, text, 0, text->len, sep)
+                     : jinja__find(text, 0, sep->bytes, sep->len);
+    size_t from = at != SIZE_MAX ? at
+                  : last         ? 0
+                                 : text->len,
+           to = at != SIZE_MAX ? at + sep->len : from;
+    jinja__push(vm, list, jinja__of_string(jinja__part(vm, text, 0, from)));
+    jinja__push(vm, list, jinja__of_string(jinja__part(vm, text, from, to)));
+    jinja__push(vm, list, jinja__of_string(jinja__part(vm, text, to, text->len)));
     list->form = J_IS_TUPLE;
     return jinja__of_list(list);
 }
@@ -154,14 +159,14 @@ static jval rpartition(jvm *vm, jval self, const jcall *call) {
 /* ---- finding ---- */
 
 static jval place_of(jvm *vm, jval self, const jcall *call, bool last) {
-    jstring *what = text_arg(vm, call, 0, ""), *s = self.u.s;
+    jstring *needle = text_arg(vm, call, 0, ""), *text = self.string;
     size_t from, to;
-    if (what == NULL || !jinja__work(vm, s->n) || !span(vm, s, call, &from, &to))
+    if (needle == NULL || !jinja__work(vm, text->len) || !span(vm, text, call, &from, &to))
         return jinja__undefined(NULL);
-    size_t at =
-        last ? jinja__find_last(vm, s, from, to, what) : jinja__find(s, from, what->s, what->n);
-    if (at == SIZE_MAX || at + what->n > to) return jinja__int(-1);
-    jstring before = {.s = s->s, .n = at, .chars = SIZE_MAX};
+    size_t at = last ? jinja__find_last(vm, text, from, to, needle)
+                     : jinja__find(text, from, needle->bytes, needle->len);
+    if (at == SIZE_MAX || at + needle->len > to) return jinja__int(-1);
+    jstring before = {.bytes = text->bytes, .len = at, .chars = SIZE_MAX};
     return jinja__int((int64_t)jinja__chars(&before));
 }
 static jval find(jvm *vm, jval self, const jcall *call) {
@@ -170,9 +175,10 @@ static jval find(jvm *vm, jval self, const jcall *call) {
 static jval rfind(jvm *vm, jval self, const jcall *call) {
     return place_of(vm, self, call, true);
 }
-static jval found(jvm *vm, const jcall *call, jval v) {
-    return v.kind == J_INT && v.u.i < 0 ? jinja__fail(vm, "'%s' does not find the text", call->what)
-                                        : v;
+static jval found(jvm *vm, const jcall *call, jval value) {
+    return value.kind == J_INT && value.integer < 0
+               ? jinja__fail(vm, "'%s' does not find the text", call->name)
+               : value;
 }
 static jval text_index(jvm *vm, jval self, const jcall *call) {
     return found(vm, call, find(vm, self, call));
@@ -182,54 +188,57 @@ static jval rindex_of(jvm *vm, jval self, const jcall *call) {
 }
 
 static jval text_count(jvm *vm, jval self, const jcall *call) {
-    jstring *what = text_arg(vm, call, 0, ""), *s = self.u.s;
+    jstring *needle = text_arg(vm, call, 0, ""), *text = self.string;
     size_t from, to;
     int64_t n = 0;
-    if (what == NULL || !jinja__work(vm, s->n) || !span(vm, s, call, &from, &to))
+    if (needle == NULL || !jinja__work(vm, text->len) || !span(vm, text, call, &from, &to))
         return jinja__undefined(NULL);
-    jstring part = {.s = s->s + (from < to ? from : to), .n = from < to ? to - from : 0};
+    jstring part = {.bytes = text->bytes + (from < to ? from : to),
+                    .len = from < to ? to - from : 0};
     part.chars = SIZE_MAX;
-    if (what->n == 0) return jinja__int(from > to ? 0 : (int64_t)jinja__chars(&part) + 1);
-    for (size_t at = 0; (at = jinja__find(&part, at, what->s, what->n)) != SIZE_MAX; at += what->n)
+    if (needle->len == 0) return jinja__int(from > to ? 0 : (int64_t)jinja__chars(&part) + 1);
+    for (size_t at = 0; (at = jinja__find(&part, at, needle->bytes, needle->len)) != SIZE_MAX;
+         at += needle->len)
         n++;
     return jinja__int(n);
 }
 
-/* ---- making ---- */
+/* ---- new texts ---- */
 
 static jval replace(jvm *vm, jval self, const jcall *call) {
     jstring *old = text_arg(vm, call, 0, ""), *by = text_arg(vm, call, 1, "");
     int64_t count = jinja__arg_int(vm, call, 2, "count", -1);
-    if (vm->failed || !jinja__is_plain(vm, self.u.s, call->what)) return jinja__undefined(NULL);
-    return jinja__of_string(jinja__replace(vm, self.u.s, old, by, count));
+    if (vm->failed || !jinja__check_plain(vm, self.string, call->name))
+        return jinja__undefined(NULL);
+    return jinja__of_string(jinja__replace(vm, self.string, old, by, count));
 }
 
 static jval join(jvm *vm, jval self, const jcall *call) {
-    if (!jinja__is_plain(vm, self.u.s, call->what)) return jinja__undefined(NULL);
+    if (!jinja__check_plain(vm, self.string, call->name)) return jinja__undefined(NULL);
     jlist *list = jinja__iterate(vm, call->pos[0]);
-    jwriter *w = jinja__new_writer(vm, 0);
-    for (size_t i = 0; list && i < list->n && jinja__work(vm, 1); i++) {
-        jval v = list->items[i];
-        if (v.kind != J_STRING) {
-            if (!jinja__use_undefined(vm, v)) break;
-            return jinja__fail(vm, "'join' wants texts, not a %s", jinja__type(v));
+    jwriter *out = jinja__new_writer(vm, 0);
+    for (size_t i = 0; list && i < list->count && jinja__work(vm, 1); i++) {
+        jval value = list->items[i];
+        if (value.kind != J_STRING) {
+            if (!jinja__check_defined(vm, value)) break;
+            return jinja__fail(vm, "'join' wants texts, not a %s", jinja__type(value));
         }
-        if (i) jinja__write_string(vm, w, self.u.s);
-        jinja__write_string(vm, w, v.u.s);
+        if (i) jinja__write_string(vm, out, self.string);
+        jinja__write_string(vm, out, value.string);
     }
-    return jinja__of_string(jinja__written(vm, w));
+    return jinja__of_string(jinja__written(vm, out));
 }
 
 static jval pad(jvm *vm, jval self, const jcall *call, char align) {
-    static jstring space = {.s = " ", .n = 1, .chars = 1, .trusted = true};
+    static jstring space = {.bytes = " ", .len = 1, .chars = 1, .trusted = true};
     int64_t width = jinja__arg_int(vm, call, 0, "", 0);
     jval given;
     jstring *fill = jinja__arg(call, 1, "", &given) ? text_arg(vm, call, 1, "") : &space;
-    if (fill == NULL || vm->failed || !jinja__is_plain(vm, self.u.s, call->what))
+    if (fill == NULL || vm->failed || !jinja__check_plain(vm, self.string, call->name))
         return jinja__undefined(NULL);
     if (jinja__chars(fill) != 1)
-        return jinja__fail(vm, "'%s' fills with one character", call->what);
-    return jinja__of_string(jinja__padded(vm, self.u.s, width, fill, align));
+        return jinja__fail(vm, "'%s' fills with one character", call->name);
+    return jinja__of_string(jinja__padded(vm, self.string, width, fill, align));
 }
 static jval ljust(jvm *vm, jval self, const jcall *call) {
     return pad(vm, self, call, '<');
@@ -242,9 +251,9 @@ static jval center(jvm *vm, jval self, const jcall *call) {
 }
 
 static jval zfill(jvm *vm, jval self, const jcall *call) {
-    static const jstring zero = {.s = "0", .n = 1, .chars = 1, .trusted = true};
+    static const jstring zero = {.bytes = "0", .len = 1, .chars = 1, .trusted = true};
     int64_t width = jinja__arg_int(vm, call, 0, "", 0);
-    return vm->failed ? self : jinja__of_string(jinja__padded(vm, self.u.s, width, &zero, '='));
+    return vm->failed ? self : jinja__of_string(jinja__padded(vm, self.string, width, &zero, '='));
 }
 
 const jfunction jinja__text_methods[] = {

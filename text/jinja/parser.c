@@ -1,5 +1,5 @@
-/* parser.c - tokens into the tree of a template: statements, names, and what all of it counts. */
-#include "text/jinja/jinja_internal.h"
+/* parser.c - builds the tree of a template from its tokens: statements, names, and the limits. */
+#include "text/jinja/parse_internal.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,39 +10,40 @@ enum { NODE_BYTES = 128 << 20 /* the tree of the longest template stays far belo
 
 /* ---- failures and memory ---- */
 
-/* Every loop of the parser ends at the last token. */
-static void give_up(jparser *p) {
-    p->failed = true;
-    if (p->n > 0) p->at = p->n - 1;
+/* Jumps to the last token, T_END, so every loop of the parser ends. */
+static void give_up(jparser *parser) {
+    parser->failed = true;
+    if (parser->n_tokens > 0) parser->at = parser->n_tokens - 1;
 }
 
-void *jinja__syntax(jparser *p, uint32_t line, const char *fmt, ...) {
+void *jinja__syntax(jparser *parser, uint32_t line, const char *fmt, ...) {
     char text[300];
     va_list args;
     va_start(args, fmt);
     (void)vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    if (!p->failed)
-        err_set(p->e, ERR_BAD_FILE, NULL, "%s: chat template, line %u: %s", p->t->what,
-                (unsigned)line, text);
-    give_up(p);
+    if (!parser->failed)
+        err_set(parser->error, ERR_BAD_FILE, NULL, "%s: chat template, line %u: %s",
+                parser->tmpl->source, (unsigned)line, text);
+    give_up(parser);
     return NULL;
 }
 
-void *jinja__node_memory(jparser *p, size_t n, size_t each) {
-    const arena *nodes = &p->t->nodes;
-    void *out = p->failed ? NULL : arena_array(&p->t->nodes, n ? n : 1, each);
-    if (out == NULL && !p->failed) {
+void *jinja__node_memory(jparser *parser, size_t n, size_t each) {
+    const arena *nodes = &parser->tmpl->nodes;
+    void *out = parser->failed ? NULL : arena_array(&parser->tmpl->nodes, n ? n : 1, each);
+    if (out == NULL && !parser->failed) {
         if (n * each + 16 > nodes->max - nodes->used) /* n and each are bounded by the template */
-            return jinja__syntax(p, p->n ? jinja__token(p)->line : 1, "it is too large");
-        err_set(p->e, ERR_NO_MEMORY, NULL, "%s: out of memory", p->t->what);
-        give_up(p);
+            return jinja__syntax(parser, parser->n_tokens ? jinja__token(parser)->line : 1,
+                                 "it is too large");
+        err_set(parser->error, ERR_NO_MEMORY, NULL, "%s: out of memory", parser->tmpl->source);
+        give_up(parser);
     }
     return out;
 }
 
-jnode *jinja__new_node(jparser *p, jnode_kind kind, uint32_t line) {
-    jnode *node = jinja__node_memory(p, 1, sizeof *node);
+jnode *jinja__new_node(jparser *parser, jnode_kind kind, uint32_t line) {
+    jnode *node = jinja__node_memory(parser, 1, sizeof *node);
     if (node == NULL) return NULL;
     node->kind = (uint8_t)kind;
     node->line = line;
@@ -50,97 +51,99 @@ jnode *jinja__new_node(jparser *p, jnode_kind kind, uint32_t line) {
     return node;
 }
 
-void jinja__above(jparser *p, jnode *parent, const jnode *child) {
+void jinja__above(jparser *parser, jnode *parent, const jnode *child) {
     if (child == NULL || parent == NULL || child->height < parent->height) return;
     parent->height = (uint16_t)(child->height + 1);
     if (parent->height > JINJA__MAX_HEIGHT)
-        jinja__syntax(p, parent->line, "it is nested more than %d deep", JINJA__MAX_HEIGHT);
+        jinja__syntax(parser, parent->line, "it is nested more than %d deep", JINJA__MAX_HEIGHT);
 }
 
-/* The room doubles whenever the number is a power of two. */
-void *jinja__grown(jparser *p, const void *items, uint32_t n, size_t each) {
+/* The array doubles whenever n is a power of two. */
+void *jinja__grown(jparser *parser, const void *items, uint32_t n, size_t each) {
     if (n & (n - 1)) return (void *)(uintptr_t)items;
-    void *grown = jinja__node_memory(p, n ? 2 * (size_t)n : 1, each);
+    void *grown = jinja__node_memory(parser, n ? 2 * (size_t)n : 1, each);
     if (grown && n) memcpy(grown, items, n * each);
     return grown;
 }
 
-bool jinja__push_node(jparser *p, jnodes *list, jnode *node) {
-    if (node == NULL || p->failed) return false;
-    jnode **grown = jinja__grown(p, list->items, list->n, sizeof(jnode *));
+bool jinja__push_node(jparser *parser, jnodes *list, jnode *node) {
+    if (node == NULL || parser->failed) return false;
+    jnode **grown = jinja__grown(parser, list->items, list->count, sizeof(jnode *));
     if (grown == NULL) return false;
     list->items = grown;
-    list->items[list->n++] = node;
+    list->items[list->count++] = node;
     return true;
 }
 
-static bool grow_names(jparser *p) {
-    jinja *t = p->t;
-    if (t->n_names < t->cap_names) return true;
-    uint32_t cap = t->cap_names ? t->cap_names * 2 : 64;
-    const char **names = jinja__node_memory(p, cap, sizeof *names);
-    bool *read = jinja__node_memory(p, cap, sizeof *read);
+static bool grow_names(jparser *parser) {
+    jinja *tmpl = parser->tmpl;
+    if (tmpl->n_names < tmpl->cap_names) return true;
+    uint32_t cap = tmpl->cap_names ? tmpl->cap_names * 2 : 64;
+    const char **names = jinja__node_memory(parser, cap, sizeof *names);
+    bool *read = jinja__node_memory(parser, cap, sizeof *read);
     if (names == NULL || read == NULL) return false;
-    if (t->n_names) {
-        memcpy(names, t->names, t->n_names * sizeof *names);
-        memcpy(read, t->read, t->n_names * sizeof *read);
+    if (tmpl->n_names) {
+        memcpy(names, tmpl->names, tmpl->n_names * sizeof *names);
+        memcpy(read, tmpl->read, tmpl->n_names * sizeof *read);
     }
-    t->names = names;
-    t->read = read;
-    t->cap_names = cap;
+    tmpl->names = names;
+    tmpl->read = read;
+    tmpl->cap_names = cap;
     return true;
 }
 
-/* 0, the id of the first name, where the parser failed. */
-uint32_t jinja__name_id(jparser *p, const char *s, size_t n) {
-    jinja *t = p->t;
-    for (uint32_t i = 0; i < t->n_names; i++) {
-        if (strncmp(t->names[i], s, n) == 0 && t->names[i][n] == 0) return i;
+/* Returns 0, a valid id, if the parser failed. */
+uint32_t jinja__name_id(jparser *parser, const char *bytes, size_t n) {
+    jinja *tmpl = parser->tmpl;
+    for (uint32_t i = 0; i < tmpl->n_names; i++) {
+        if (strncmp(tmpl->names[i], bytes, n) == 0 && tmpl->names[i][n] == 0) return i;
     }
-    if (t->n_names == JINJA__MAX_NAMES) {
-        jinja__syntax(p, jinja__token(p)->line, "it has more than %d names", JINJA__MAX_NAMES);
+    if (tmpl->n_names == JINJA__MAX_NAMES) {
+        jinja__syntax(parser, jinja__token(parser)->line, "it has more than %d names",
+                      JINJA__MAX_NAMES);
         return 0;
     }
-    if (p->failed || !grow_names(p)) return 0;
-    char *copy = jinja__node_memory(p, n + 1, 1);
+    if (parser->failed || !grow_names(parser)) return 0;
+    char *copy = jinja__node_memory(parser, n + 1, 1);
     if (copy == NULL) return 0;
-    memcpy(copy, s, n);
-    t->names[t->n_names] = copy;
-    return t->n_names++;
+    memcpy(copy, bytes, n);
+    tmpl->names[tmpl->n_names] = copy;
+    return tmpl->n_names++;
 }
 
 /* ---- tokens ---- */
 
-const jtoken *jinja__token(const jparser *p) {
-    return &p->tokens[p->at];
+const jtoken *jinja__token(const jparser *parser) {
+    return &parser->tokens[parser->at];
 }
 
-static bool is(const jparser *p, jtoken_kind kind, const char *text) {
-    const jtoken *t = jinja__token(p);
-    return t->kind == kind && strlen(text) == t->n && memcmp(t->s, text, t->n) == 0;
+static bool is(const jparser *parser, jtoken_kind kind, const char *text) {
+    const jtoken *token = jinja__token(parser);
+    return token->kind == kind && strlen(text) == token->len &&
+           memcmp(token->bytes, text, token->len) == 0;
 }
 
-bool jinja__is_op(const jparser *p, const char *op) {
-    return is(p, T_OP, op);
+bool jinja__is_op(const jparser *parser, const char *op) {
+    return is(parser, T_OP, op);
 }
-bool jinja__is_name(const jparser *p, const char *name) {
-    return is(p, T_NAME, name);
+bool jinja__is_name(const jparser *parser, const char *name) {
+    return is(parser, T_NAME, name);
 }
 
-static bool skip(jparser *p, jtoken_kind kind, const char *text) {
-    if (p->failed || !is(p, kind, text)) return false;
-    p->at++;
+static bool skip(jparser *parser, jtoken_kind kind, const char *text) {
+    if (parser->failed || !is(parser, kind, text)) return false;
+    parser->at++;
     return true;
 }
 
-bool jinja__skip_op(jparser *p, const char *op) {
-    return skip(p, T_OP, op);
+bool jinja__skip_op(jparser *parser, const char *op) {
+    return skip(parser, T_OP, op);
 }
-bool jinja__skip_name(jparser *p, const char *name) {
-    return skip(p, T_NAME, name);
+bool jinja__skip_name(jparser *parser, const char *name) {
+    return skip(parser, T_NAME, name);
 }
 
-void jinja__describe(const jtoken *t, char *out, size_t room) {
+void jinja__describe(const jtoken *token, char *out, size_t room) {
     static const char *const what[] = {[T_END] = "the end of the template",
                                        [T_TEXT] = "text",
                                        [T_PRINT_BEGIN] = "'{{'",
@@ -148,252 +151,260 @@ void jinja__describe(const jtoken *t, char *out, size_t room) {
                                        [T_BLOCK_BEGIN] = "'{%'",
                                        [T_BLOCK_END] = "'%}'",
                                        [T_STRING] = "a string"};
-    if (t->kind == T_NAME || t->kind == T_OP || t->kind == T_INT || t->kind == T_REAL)
-        (void)snprintf(out, room, "'%.*s'", (int)(t->n < 60 ? t->n : 60), t->s);
-    else (void)snprintf(out, room, "%s", what[t->kind]);
+    if (token->kind == T_NAME || token->kind == T_OP || token->kind == T_INT ||
+        token->kind == T_REAL)
+        (void)snprintf(out, room, "'%.*s'", (int)(token->len < 60 ? token->len : 60), token->bytes);
+    else (void)snprintf(out, room, "%s", what[token->kind]);
 }
 
-void *jinja__unexpected(jparser *p, const char *wanted) {
+void *jinja__unexpected(jparser *parser, const char *wanted) {
     char got[80];
-    const jtoken *t = jinja__token(p);
-    jinja__describe(t, got, sizeof got);
-    return jinja__syntax(p, t->line, "%s was expected, not %s", wanted, got);
+    const jtoken *token = jinja__token(parser);
+    jinja__describe(token, got, sizeof got);
+    return jinja__syntax(parser, token->line, "%s was expected, not %s", wanted, got);
 }
 
-bool jinja__expect_op(jparser *p, const char *op) {
-    if (jinja__skip_op(p, op)) return true;
+bool jinja__expect_op(jparser *parser, const char *op) {
+    if (jinja__skip_op(parser, op)) return true;
     char wanted[8];
     (void)snprintf(wanted, sizeof wanted, "'%s'", op);
-    jinja__unexpected(p, wanted);
+    jinja__unexpected(parser, wanted);
     return false;
 }
 
-static bool block_end(jparser *p) {
-    if (jinja__token(p)->kind != T_BLOCK_END || p->failed) {
-        jinja__unexpected(p, "'%}'");
+static bool block_end(jparser *parser) {
+    if (jinja__token(parser)->kind != T_BLOCK_END || parser->failed) {
+        jinja__unexpected(parser, "'%}'");
         return false;
     }
-    p->at++;
+    parser->at++;
     return true;
 }
 
 /* ---- statements ---- */
 
-static bool statements(jparser *p, jnodes *body, jnode *parent, const char *const *ends);
+static bool statements(jparser *parser, jnodes *body, jnode *parent, const char *const *ends);
 
-/* The body of a tag, from behind its '%}' to behind "{% END", whose name comes back. */
-static bool body_until(jparser *p, jnodes *body, jnode *parent, const char *const *ends) {
-    return block_end(p) && statements(p, body, parent, ends);
+/* The body of a tag: from its '%}' up to "{% END". The token END is next. */
+static bool body_until(jparser *parser, jnodes *body, jnode *parent, const char *const *ends) {
+    return block_end(parser) && statements(parser, body, parent, ends);
 }
 
-/* The body of a block whose text goes elsewhere: no way leads out of it into a loop around. */
-static bool closed_body(jparser *p, jnodes *body, jnode *parent, const char *const *ends) {
-    uint32_t loops = p->loops;
-    p->loops = 0;
-    bool ok = body_until(p, body, parent, ends);
-    p->loops = loops;
+/* The body of a block that captures its output: break and continue cannot leave it. */
+static bool closed_body(jparser *parser, jnodes *body, jnode *parent, const char *const *ends) {
+    uint32_t loops = parser->loops;
+    parser->loops = 0;
+    bool ok = body_until(parser, body, parent, ends);
+    parser->loops = loops;
     return ok;
 }
 
 static const char *const end_if[] = {"elif", "else", "endif", NULL};
 static const char *const end_if_else[] = {"endif", NULL};
 
-static bool add_branch(jparser *p, jnode *node, jnode *test, const char *const *ends) {
-    uint32_t n = node->u.branch.n_bodies;
-    jnodes *bodies = jinja__grown(p, node->u.branch.bodies, n, sizeof *bodies);
+static bool add_branch(jparser *parser, jnode *node, jnode *test, const char *const *ends) {
+    uint32_t n = node->branch.n_bodies;
+    jnodes *bodies = jinja__grown(parser, node->branch.bodies, n, sizeof *bodies);
     if (bodies == NULL) return false;
-    node->u.branch.bodies = bodies;
-    if (test && !jinja__push_node(p, &node->u.branch.tests, test)) return false;
-    jinja__above(p, node, test);
-    node->u.branch.n_bodies = n + 1;
-    return body_until(p, &bodies[n], node, ends);
+    node->branch.bodies = bodies;
+    if (test && !jinja__push_node(parser, &node->branch.tests, test)) return false;
+    jinja__above(parser, node, test);
+    node->branch.n_bodies = n + 1;
+    return body_until(parser, &bodies[n], node, ends);
 }
 
-static jnode *if_statement(jparser *p, uint32_t line) {
-    jnode *node = jinja__new_node(p, N_IF, line);
+static jnode *if_statement(jparser *parser, uint32_t line) {
+    jnode *node = jinja__new_node(parser, N_IF, line);
     do {
-        jnode *test = jinja__expressions(p, true);
-        if (node == NULL || test == NULL || !add_branch(p, node, test, end_if)) return NULL;
-    } while (jinja__skip_name(p, "elif"));
-    if (jinja__skip_name(p, "else") && !add_branch(p, node, NULL, end_if_else)) return NULL;
-    p->at++; /* endif */
+        jnode *test = jinja__expressions(parser, true);
+        if (node == NULL || test == NULL || !add_branch(parser, node, test, end_if)) return NULL;
+    } while (jinja__skip_name(parser, "elif"));
+    if (jinja__skip_name(parser, "else") && !add_branch(parser, node, NULL, end_if_else))
+        return NULL;
+    parser->at++; /* endif */
     return node;
 }
 
-static jnode *for_statement(jparser *p, uint32_t line) {
+static jnode *for_statement(jparser *parser, uint32_t line) {
     static const char *const end_body[] = {"else", "endfor", NULL}, *const end_else[] = {"endfor",
                                                                                          NULL};
-    jnode *node = jinja__new_node(p, N_FOR, line);
-    if (node == NULL || (node->u.loop.target = jinja__target(p, false, false)) == NULL) return NULL;
-    if (!jinja__skip_name(p, "in")) return jinja__unexpected(p, "'in'");
-    node->u.loop.in = jinja__expressions(p, false);
-    if (jinja__skip_name(p, "if")) node->u.loop.test = jinja__expression(p);
-    if (jinja__is_name(p, "recursive"))
-        return jinja__syntax(p, line, "a recursive 'for' is not supported");
-    jinja__above(p, node, node->u.loop.target);
-    jinja__above(p, node, node->u.loop.in);
-    jinja__above(p, node, node->u.loop.test);
-    p->loops++;
-    bool ok = body_until(p, &node->u.loop.body, node, end_body);
-    p->loops--;
-    if (!ok) return NULL;
-    if (jinja__skip_name(p, "else") && !body_until(p, &node->u.loop.otherwise, node, end_else))
+    jnode *node = jinja__new_node(parser, N_FOR, line);
+    if (node == NULL || (node->loop.target = jinja__target(parser, false, false)) == NULL)
         return NULL;
-    p->at++;
+    if (!jinja__skip_name(parser, "in")) return jinja__unexpected(parser, "'in'");
+    node->loop.iterable = jinja__expressions(parser, false);
+    if (jinja__skip_name(parser, "if")) node->loop.test = jinja__expression(parser);
+    if (jinja__is_name(parser, "recursive"))
+        return jinja__syntax(parser, line, "a recursive 'for' is not supported");
+    jinja__above(parser, node, node->loop.target);
+    jinja__above(parser, node, node->loop.iterable);
+    jinja__above(parser, node, node->loop.test);
+    parser->loops++;
+    bool ok = body_until(parser, &node->loop.body, node, end_body);
+    parser->loops--;
+    if (!ok) return NULL;
+    if (jinja__skip_name(parser, "else") &&
+        !body_until(parser, &node->loop.otherwise, node, end_else))
+        return NULL;
+    parser->at++;
     return node;
 }
 
-static jnode *set_statement(jparser *p, uint32_t line) {
+static jnode *set_statement(jparser *parser, uint32_t line) {
     static const char *const ends[] = {"endset", NULL};
-    jnode *target = jinja__target(p, false, true);
-    bool value = jinja__skip_op(p, "=");
-    jnode *node = jinja__new_node(p, value ? N_SET : N_SET_BLOCK, line);
+    jnode *target = jinja__target(parser, false, true);
+    bool value = jinja__skip_op(parser, "=");
+    jnode *node = jinja__new_node(parser, value ? N_SET : N_SET_BLOCK, line);
     if (target == NULL || node == NULL) return NULL;
-    node->u.set.target = target;
-    jinja__above(p, node, target);
+    node->set.target = target;
+    jinja__above(parser, node, target);
     if (value) {
-        node->u.set.value = jinja__expressions(p, true);
-        jinja__above(p, node, node->u.set.value);
+        node->set.value = jinja__expressions(parser, true);
+        jinja__above(parser, node, node->set.value);
         return node;
     }
-    if (jinja__skip_op(p, "|")) node->u.set.value = jinja__filters(p, NULL);
-    jinja__above(p, node, node->u.set.value);
-    if (!closed_body(p, &node->u.set.body, node, ends)) return NULL;
-    p->at++;
+    if (jinja__skip_op(parser, "|")) node->set.value = jinja__filters(parser, NULL);
+    jinja__above(parser, node, node->set.value);
+    if (!closed_body(parser, &node->set.body, node, ends)) return NULL;
+    parser->at++;
     return node;
 }
 
 /* (a, b=1) */
-static bool params(jparser *p, jmacro_node *m, jnode *node) {
-    if (!jinja__expect_op(p, "(")) return false;
-    while (!jinja__skip_op(p, ")")) {
-        if (m->n_params > 0 && !jinja__expect_op(p, ",")) return false;
-        jnode *name = jinja__target(p, true, false);
-        jparam *grown = jinja__grown(p, m->params, m->n_params, sizeof *grown);
+static bool params(jparser *parser, jmacro_node *macro, jnode *node) {
+    if (!jinja__expect_op(parser, "(")) return false;
+    while (!jinja__skip_op(parser, ")")) {
+        if (macro->n_params > 0 && !jinja__expect_op(parser, ",")) return false;
+        jnode *name = jinja__target(parser, true, false);
+        jparam *grown = jinja__grown(parser, macro->params, macro->n_params, sizeof *grown);
         if (name == NULL || grown == NULL) return false;
-        jparam *param = &grown[m->n_params++];
-        m->params = grown;
-        param->name = name->u.name;
-        if (jinja__skip_op(p, "=")) {
-            param->value = jinja__expression(p);
-            jinja__above(p, node, param->value);
-        } else if (m->n_params > 1 && param[-1].value) {
-            jinja__syntax(p, name->line,
+        jparam *param = &grown[macro->n_params++];
+        macro->params = grown;
+        param->name = name->name;
+        if (jinja__skip_op(parser, "=")) {
+            param->value = jinja__expression(parser);
+            jinja__above(parser, node, param->value);
+        } else if (macro->n_params > 1 && param[-1].value) {
+            jinja__syntax(parser, name->line,
                           "a parameter without a default stands behind one with one");
         }
-        if (p->failed) return false;
+        if (parser->failed) return false;
     }
     return true;
 }
 
 /* Parameters and body of a macro or a call block. */
-static bool macro_rest(jparser *p, jmacro_node *m, jnode *node, jnode *call, const char *end) {
+static bool macro_rest(jparser *parser, jmacro_node *macro, jnode *node, jnode *call,
+                       const char *end) {
     const char *const ends[] = {end, NULL};
-    jmacro_node *outer = p->macro;
-    uint32_t loops = p->loops;
-    if (call) { /* the call itself belongs to what stands around */
-        if (jinja__is_op(p, "(") && !params(p, m, node)) return false;
-        call->u.block.call = jinja__expression(p);
-        if (call->u.block.call && call->u.block.call->kind != N_CALL) {
-            jinja__syntax(p, call->line, "'call' wants a call");
+    jmacro_node *outer = parser->macro;
+    uint32_t loops = parser->loops;
+    if (call) { /* the call expression belongs to the outer macro */
+        if (jinja__is_op(parser, "(") && !params(parser, macro, node)) return false;
+        call->block.call = jinja__expression(parser);
+        if (call->block.call && call->block.call->kind != N_CALL) {
+            jinja__syntax(parser, call->line, "'call' wants a call");
             return false;
         }
-        jinja__above(p, node, call->u.block.call);
+        jinja__above(parser, node, call->block.call);
     }
-    p->macro = m;
-    p->loops = 0;
-    bool ok = (call || params(p, m, node)) && body_until(p, &m->body, node, ends);
-    p->macro = outer;
-    p->loops = loops;
-    if (outer && m->uses_caller) outer->uses_caller |= call != NULL;
+    parser->macro = macro;
+    parser->loops = 0;
+    bool ok = (call || params(parser, macro, node)) && body_until(parser, &macro->body, node, ends);
+    parser->macro = outer;
+    parser->loops = loops;
+    if (outer && macro->uses_caller) outer->uses_caller |= call != NULL;
     return ok;
 }
 
-static jnode *macro_statement(jparser *p, uint32_t line) {
-    jnode *node = jinja__new_node(p, N_MACRO, line), *name = jinja__target(p, true, false);
-    jmacro_node *m = jinja__node_memory(p, 1, sizeof *m);
-    if (node == NULL || name == NULL || m == NULL) return NULL;
-    m->name = name->u.name;
-    node->u.macro = m;
-    if (!macro_rest(p, m, node, NULL, "endmacro")) return NULL;
-    p->at++;
+static jnode *macro_statement(jparser *parser, uint32_t line) {
+    jnode *node = jinja__new_node(parser, N_MACRO, line),
+          *name = jinja__target(parser, true, false);
+    jmacro_node *macro = jinja__node_memory(parser, 1, sizeof *macro);
+    if (node == NULL || name == NULL || macro == NULL) return NULL;
+    macro->name = name->name;
+    node->macro = macro;
+    if (!macro_rest(parser, macro, node, NULL, "endmacro")) return NULL;
+    parser->at++;
     return node;
 }
 
-static jnode *call_statement(jparser *p, uint32_t line) {
-    jnode *node = jinja__new_node(p, N_CALL_BLOCK, line);
-    jmacro_node *m = jinja__node_memory(p, 1, sizeof *m);
-    if (node == NULL || m == NULL) return NULL;
-    m->name = p->t->id_caller;
-    node->u.block.caller = m;
-    if (!macro_rest(p, m, node, node, "endcall")) return NULL;
-    p->at++;
+static jnode *call_statement(jparser *parser, uint32_t line) {
+    jnode *node = jinja__new_node(parser, N_CALL_BLOCK, line);
+    jmacro_node *macro = jinja__node_memory(parser, 1, sizeof *macro);
+    if (node == NULL || macro == NULL) return NULL;
+    macro->name = parser->tmpl->id_caller;
+    node->block.caller = macro;
+    if (!macro_rest(parser, macro, node, node, "endcall")) return NULL;
+    parser->at++;
     return node;
 }
 
-static jnode *filter_statement(jparser *p, uint32_t line) {
+static jnode *filter_statement(jparser *parser, uint32_t line) {
     static const char *const ends[] = {"endfilter", NULL};
-    jnode *node = jinja__new_node(p, N_FILTER_BLOCK, line);
-    if (node == NULL || (node->u.filter.filters = jinja__filters(p, NULL)) == NULL) return NULL;
-    jinja__above(p, node, node->u.filter.filters);
-    if (!closed_body(p, &node->u.filter.body, node, ends)) return NULL;
-    p->at++;
+    jnode *node = jinja__new_node(parser, N_FILTER_BLOCK, line);
+    if (node == NULL || (node->filter.filters = jinja__filters(parser, NULL)) == NULL) return NULL;
+    jinja__above(parser, node, node->filter.filters);
+    if (!closed_body(parser, &node->filter.body, node, ends)) return NULL;
+    parser->at++;
     return node;
 }
 
-static jnode *with_statement(jparser *p, uint32_t line) {
+static jnode *with_statement(jparser *parser, uint32_t line) {
     static const char *const ends[] = {"endwith", NULL};
-    jnode *node = jinja__new_node(p, N_WITH, line);
-    while (node && jinja__token(p)->kind != T_BLOCK_END && !p->failed) {
-        if (node->u.with.targets.n > 0 && !jinja__expect_op(p, ",")) return NULL;
-        jnode *target = jinja__target(p, true, false);
-        if (!jinja__push_node(p, &node->u.with.targets, target) || !jinja__expect_op(p, "="))
+    jnode *node = jinja__new_node(parser, N_WITH, line);
+    while (node && jinja__token(parser)->kind != T_BLOCK_END && !parser->failed) {
+        if (node->with.targets.count > 0 && !jinja__expect_op(parser, ",")) return NULL;
+        jnode *target = jinja__target(parser, true, false);
+        if (!jinja__push_node(parser, &node->with.targets, target) ||
+            !jinja__expect_op(parser, "="))
             return NULL;
-        jnode *value = jinja__expression(p);
-        if (!jinja__push_node(p, &node->u.with.values, value)) return NULL;
-        jinja__above(p, node, value);
+        jnode *value = jinja__expression(parser);
+        if (!jinja__push_node(parser, &node->with.values, value)) return NULL;
+        jinja__above(parser, node, value);
     }
-    if (node == NULL || !body_until(p, &node->u.with.body, node, ends)) return NULL;
-    p->at++;
+    if (node == NULL || !body_until(parser, &node->with.body, node, ends)) return NULL;
+    parser->at++;
     return node;
 }
 
-/* Marks what the model said, for training: its text is text like any other. */
-static jnode *generation_statement(jparser *p, uint32_t line) {
+/* {% generation %} marks the model's own text for training. Rendering ignores the mark. */
+static jnode *generation_statement(jparser *parser, uint32_t line) {
     static const char *const ends[] = {"endgeneration", NULL};
-    jnode *node = jinja__new_node(p, N_SCOPE, line);
-    if (node == NULL || !closed_body(p, &node->u.list, node, ends)) return NULL;
-    p->at++;
+    jnode *node = jinja__new_node(parser, N_SCOPE, line);
+    if (node == NULL || !closed_body(parser, &node->list, node, ends)) return NULL;
+    parser->at++;
     return node;
 }
 
-static jnode *leave_loop(jparser *p, uint32_t line, jnode_kind kind) {
-    if (p->loops == 0)
-        return jinja__syntax(p, line, "'%s' stands outside of a loop",
+static jnode *leave_loop(jparser *parser, uint32_t line, jnode_kind kind) {
+    if (parser->loops == 0)
+        return jinja__syntax(parser, line, "'%s' stands outside of a loop",
                              kind == N_BREAK ? "break" : "continue");
-    return jinja__new_node(p, kind, line);
+    return jinja__new_node(parser, kind, line);
 }
 
-static jnode *break_statement(jparser *p, uint32_t line) {
-    return leave_loop(p, line, N_BREAK);
+static jnode *break_statement(jparser *parser, uint32_t line) {
+    return leave_loop(parser, line, N_BREAK);
 }
 
-static jnode *continue_statement(jparser *p, uint32_t line) {
-    return leave_loop(p, line, N_CONTINUE);
+static jnode *continue_statement(jparser *parser, uint32_t line) {
+    return leave_loop(parser, line, N_CONTINUE);
 }
 
-static jnode *print_statement(jparser *p, uint32_t line) {
-    jnode *of = jinja__expressions(p, true), *node = jinja__new_node(p, N_PRINT, line);
-    if (of == NULL || node == NULL) return NULL;
-    node->u.of = of;
-    jinja__above(p, node, of);
+static jnode *print_statement(jparser *parser, uint32_t line) {
+    jnode *operand = jinja__expressions(parser, true),
+          *node = jinja__new_node(parser, N_PRINT, line);
+    if (operand == NULL || node == NULL) return NULL;
+    node->operand = operand;
+    jinja__above(parser, node, operand);
     return node;
 }
 
-static jnode *statement(jparser *p) {
+static jnode *statement(jparser *parser) {
     static const struct {
         const char *name;
-        jnode *(*read)(jparser *p, uint32_t line);
+        jnode *(*read)(jparser *parser, uint32_t line);
     } tags[] = {
         {"if", if_statement},       {"for", for_statement},
         {"set", set_statement},     {"macro", macro_statement},
@@ -402,123 +413,125 @@ static jnode *statement(jparser *p) {
         {"break", break_statement}, {"continue", continue_statement},
         {"print", print_statement},
     };
-    const jtoken *t = jinja__token(p);
+    const jtoken *token = jinja__token(parser);
     for (size_t i = 0; i < ARRAY_LEN(tags); i++) {
-        if (!jinja__skip_name(p, tags[i].name)) continue;
-        jnode *node = tags[i].read(p, t->line);
-        return node && block_end(p) ? node : NULL;
+        if (!jinja__skip_name(parser, tags[i].name)) continue;
+        jnode *node = tags[i].read(parser, token->line);
+        return node && block_end(parser) ? node : NULL;
     }
-    if (t->kind != T_NAME) return jinja__unexpected(p, "the name of a tag");
-    return jinja__syntax(p, t->line, "the tag '%.*s' is not supported here",
-                         (int)(t->n < 60 ? t->n : 60), t->s);
+    if (token->kind != T_NAME) return jinja__unexpected(parser, "the name of a tag");
+    return jinja__syntax(parser, token->line, "the tag '%.*s' is not supported here",
+                         (int)(token->len < 60 ? token->len : 60), token->bytes);
 }
 
-static jnode *text_node(jparser *p) {
-    const jtoken *t = jinja__token(p);
-    jnode *node = jinja__new_node(p, N_TEXT, t->line);
-    jstring *s = jinja__node_memory(p, 1, sizeof *s);
-    if (node == NULL || s == NULL) return NULL;
-    *s = (jstring){.s = t->s, .n = t->n, .chars = SIZE_MAX, .trusted = true};
-    node->u.text = s;
-    p->at++;
-    return jinja__push_node(p, &p->t->texts, node) ? node : NULL;
+static jnode *text_node(jparser *parser) {
+    const jtoken *token = jinja__token(parser);
+    jnode *node = jinja__new_node(parser, N_TEXT, token->line);
+    jstring *content = jinja__node_memory(parser, 1, sizeof *content);
+    if (node == NULL || content == NULL) return NULL;
+    *content =
+        (jstring){.bytes = token->bytes, .len = token->len, .chars = SIZE_MAX, .trusted = true};
+    node->text = content;
+    parser->at++;
+    return jinja__push_node(parser, &parser->tmpl->texts, node) ? node : NULL;
 }
 
-static jnode *print(jparser *p) {
-    uint32_t line = jinja__token(p)->line;
-    p->at++;
-    jnode *node = print_statement(p, line);
-    if (node && jinja__token(p)->kind != T_PRINT_END) return jinja__unexpected(p, "'}}'");
-    p->at += node != NULL;
+static jnode *print(jparser *parser) {
+    uint32_t line = jinja__token(parser)->line;
+    parser->at++;
+    jnode *node = print_statement(parser, line);
+    if (node && jinja__token(parser)->kind != T_PRINT_END) return jinja__unexpected(parser, "'}}'");
+    parser->at += node != NULL;
     return node;
 }
 
-static bool ends_here(const jparser *p, const char *const *ends) {
+static bool ends_here(const jparser *parser, const char *const *ends) {
     for (; *ends; ends++) {
-        if (jinja__is_name(p, *ends)) return true;
+        if (jinja__is_name(parser, *ends)) return true;
     }
     return false;
 }
 
-/* Up to the name of one of `ends` behind its "{%"; with NULL, up to the end of the template. */
-static bool statements(jparser *p, jnodes *body, jnode *parent, const char *const *ends) {
-    if (++p->depth > JINJA__MAX_HEIGHT) {
-        jinja__syntax(p, jinja__token(p)->line, "it is nested more than %d deep",
+/* Reads statements up to "{% END" for one of `ends`; NULL: up to the end of the template. */
+static bool statements(jparser *parser, jnodes *body, jnode *parent, const char *const *ends) {
+    if (++parser->depth > JINJA__MAX_HEIGHT) {
+        jinja__syntax(parser, jinja__token(parser)->line, "it is nested more than %d deep",
                       JINJA__MAX_HEIGHT);
         return false;
     }
-    while (!p->failed) {
-        const jtoken *t = jinja__token(p);
+    while (!parser->failed) {
+        const jtoken *token = jinja__token(parser);
         jnode *node = NULL;
-        if (t->kind == T_END) {
+        if (token->kind == T_END) {
             if (ends == NULL) break;
             while (ends[1])
                 ends++;
-            jinja__syntax(p, parent->line, "a tag has no '%s'", ends[0]);
-        } else if (t->kind == T_TEXT) {
-            node = text_node(p);
-        } else if (t->kind == T_PRINT_BEGIN) {
-            node = print(p);
+            jinja__syntax(parser, parent->line, "a tag has no '%s'", ends[0]);
+        } else if (token->kind == T_TEXT) {
+            node = text_node(parser);
+        } else if (token->kind == T_PRINT_BEGIN) {
+            node = print(parser);
         } else {
-            p->at++;
-            if (ends && ends_here(p, ends)) break;
-            node = statement(p);
+            parser->at++;
+            if (ends && ends_here(parser, ends)) break;
+            node = statement(parser);
         }
-        jinja__above(p, parent, node);
-        if (!jinja__push_node(p, body, node)) break;
+        jinja__above(parser, parent, node);
+        if (!jinja__push_node(parser, body, node)) break;
     }
-    p->depth--;
-    return !p->failed;
+    parser->depth--;
+    return !parser->failed;
 }
 
 /* ---- the module ---- */
 
-static int parse(jparser *p, const char *text, size_t n) {
-    jinja *t = p->t;
-    p->tokens = NULL;
-    if (jinja__lex(p, text, n) != 0) return -1;
-    t->id_loop = jinja__name_id(p, "loop", 4);
-    t->id_caller = jinja__name_id(p, "caller", 6);
-    t->id_varargs = jinja__name_id(p, "varargs", 7);
-    t->id_kwargs = jinja__name_id(p, "kwargs", 6);
-    return statements(p, &t->body, NULL, NULL) ? 0 : -1;
+static int parse(jparser *parser, const char *text, size_t n) {
+    jinja *tmpl = parser->tmpl;
+    parser->tokens = NULL;
+    if (jinja__lex(parser, text, n) != 0) return -1;
+    tmpl->id_loop = jinja__name_id(parser, "loop", 4);
+    tmpl->id_caller = jinja__name_id(parser, "caller", 6);
+    tmpl->id_varargs = jinja__name_id(parser, "varargs", 7);
+    tmpl->id_kwargs = jinja__name_id(parser, "kwargs", 6);
+    return statements(parser, &tmpl->body, NULL, NULL) ? 0 : -1;
 }
 
-int jinja_parse(jinja **out, const char *text, size_t n, const char *what, err *e) {
+int jinja_parse(jinja **out, const char *text, size_t n, const char *source, err *e) {
     *out = NULL;
-    jinja *t = calloc(1, sizeof *t);
-    if (t == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory", what);
-    arena_init(&t->nodes, NODE_BYTES);
-    t->what = what;
-    jparser p = {.t = t, .e = e};
-    int rc = parse(&p, text, n);
-    free(p.tokens);
-    t->what = NULL;
+    jinja *tmpl = calloc(1, sizeof *tmpl);
+    if (tmpl == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "%s: out of memory", source);
+    arena_init(&tmpl->nodes, NODE_BYTES);
+    tmpl->source = source;
+    jparser parser = {.tmpl = tmpl, .error = e};
+    int rc = parse(&parser, text, n);
+    free(parser.tokens);
+    tmpl->source = NULL;
     if (rc != 0) {
-        jinja_close(t);
+        jinja_close(tmpl);
         return -1;
     }
-    *out = t;
+    *out = tmpl;
     return 0;
 }
 
-void jinja_close(jinja *t) {
-    if (t == NULL) return;
-    arena_deinit(&t->nodes);
-    free(t);
+void jinja_close(jinja *tmpl) {
+    if (tmpl == NULL) return;
+    arena_deinit(&tmpl->nodes);
+    free(tmpl);
 }
 
-bool jinja_uses(const jinja *t, const char *name) {
-    for (uint32_t i = 0; i < t->n_names; i++) {
-        if (t->read[i] && strcmp(t->names[i], name) == 0) return true;
+bool jinja_uses(const jinja *tmpl, const char *name) {
+    for (uint32_t i = 0; i < tmpl->n_names; i++) {
+        if (tmpl->read[i] && strcmp(tmpl->names[i], name) == 0) return true;
     }
     return false;
 }
 
-void jinja_each_text(const jinja *t, void (*fn)(void *ud, const char *text, size_t n), void *ud) {
-    for (uint32_t i = 0; i < t->texts.n; i++) {
-        const jnode *node = t->texts.items[i];
-        const jstring *s = node->kind == N_TEXT ? node->u.text : node->u.constant.u.s;
-        fn(ud, s->s, s->n);
+void jinja_each_text(const jinja *tmpl, void (*fn)(void *ud, const char *text, size_t n),
+                     void *ud) {
+    for (uint32_t i = 0; i < tmpl->texts.count; i++) {
+        const jnode *node = tmpl->texts.items[i];
+        const jstring *content = node->kind == N_TEXT ? node->text : node->constant.string;
+        fn(ud, content->bytes, content->len);
     }
 }

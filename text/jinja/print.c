@@ -1,4 +1,4 @@
-/* print.c - values as text: what Python's str and repr make of them. */
+/* print.c - values as text, as Python's str and repr write them. */
 #include "text/jinja/jinja_internal.h"
 
 #include <math.h>
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* "1e+16" with the digits and the power of ten that printf's %e gave: as Python writes it. */
+/* Writes digits and a power of ten (from printf's %e) in Python's form: "1e+16", "0.001", "1.5". */
 static size_t place_point(const char *digits, int n_digits, int power, bool minus, char *out,
                           size_t room) {
     const char *sign = minus ? "-" : "";
@@ -27,28 +27,29 @@ static size_t place_point(const char *digits, int n_digits, int power, bool minu
     return (size_t)n;
 }
 
-size_t jinja__format_real(double d, char *out, size_t room) {
-    if (isnan(d)) return (size_t)snprintf(out, room, "nan");
-    if (isinf(d)) return (size_t)snprintf(out, room, d < 0 ? "-inf" : "inf");
+size_t jinja__format_real(double real, char *out, size_t room) {
+    if (isnan(real)) return (size_t)snprintf(out, room, "nan");
+    if (isinf(real)) return (size_t)snprintf(out, room, real < 0 ? "-inf" : "inf");
     char text[40], digits[20];
     for (int precision = 0; precision < 17; precision++) {
-        (void)snprintf(text, sizeof text, "%.*e", precision, fabs(d));
-        if (strtod(text, NULL) == fabs(d)) break;
+        (void)snprintf(text, sizeof text, "%.*e", precision, fabs(real));
+        if (strtod(text, NULL) == fabs(real)) break;
     }
     int n = 0;
-    for (const char *c = text; *c && *c != 'e'; c++) {
-        if (*c != '.' && n < 18) digits[n++] = *c;
+    for (const char *ch = text; *ch && *ch != 'e'; ch++) {
+        if (*ch != '.' && n < 18) digits[n++] = *ch;
     }
     int power = (int)strtol(strchr(text, 'e') + 1, NULL, 10);
-    return place_point(digits, n, power, signbit(d) != 0, out, room);
+    return place_point(digits, n, power, signbit(real) != 0, out, room);
 }
 
-static void write_number(jvm *vm, jwriter *w, jval v) {
+static void write_number(jvm *vm, jwriter *out, jval value) {
     char text[48];
     size_t n;
-    if (v.kind == J_INT) n = (size_t)snprintf(text, sizeof text, "%lld", (long long)v.u.i);
-    else n = jinja__format_real(v.u.d, text, sizeof text);
-    jinja__write(vm, w, text, n, !v.client);
+    if (value.kind == J_INT)
+        n = (size_t)snprintf(text, sizeof text, "%lld", (long long)value.integer);
+    else n = jinja__format_real(value.real, text, sizeof text);
+    jinja__write(vm, out, text, n, !value.client);
 }
 
 /* ---- texts in quotes ---- */
@@ -77,49 +78,50 @@ static size_t escaped(uint32_t cp, char quote, char *out, size_t room) {
     return (size_t)snprintf(out, room, form, (unsigned)cp);
 }
 
-static void write_quoted(jvm *vm, jwriter *w, const jstring *s) {
-    bool single = s->n && memchr(s->s, '\'', s->n), both = single && memchr(s->s, '"', s->n);
-    char quote = single && !both ? '"' : '\'', text[16];
-    jinja__write(vm, w, &quote, 1, true);
+static void write_quoted(jvm *vm, jwriter *out, const jstring *text) {
+    bool single = text->len && memchr(text->bytes, '\'', text->len),
+         both = single && memchr(text->bytes, '"', text->len);
+    char quote = single && !both ? '"' : '\'', escape[16];
+    jinja__write(vm, out, &quote, 1, true);
     size_t kept = 0, len;
-    for (size_t at = 0; at < s->n && !vm->failed; at += len) {
-        uint32_t cp = jinja__code_point(s->s + at, s->n - at, &len);
+    for (size_t at = 0; at < text->len && !vm->failed; at += len) {
+        uint32_t cp = jinja__code_point(text->bytes + at, text->len - at, &len);
         if (printable(cp) && cp != (unsigned char)quote && cp != '\\') continue;
-        jinja__write_part(vm, w, s, kept, at);
-        size_t end, n = escaped(cp, quote, text, sizeof text);
-        jinja__write(vm, w, text, n, jinja__origin(s, at, &end));
+        jinja__write_part(vm, out, text, kept, at);
+        size_t end, n = escaped(cp, quote, escape, sizeof escape);
+        jinja__write(vm, out, escape, n, jinja__origin(text, at, &end));
         kept = at + len;
     }
-    jinja__write_part(vm, w, s, kept, s->n);
-    jinja__write(vm, w, &quote, 1, true);
+    jinja__write_part(vm, out, text, kept, text->len);
+    jinja__write(vm, out, &quote, 1, true);
 }
 
 /* ---- containers ---- */
 
-static void write_items(jvm *vm, jwriter *w, const jlist *list, const char *open,
+static void write_items(jvm *vm, jwriter *out, const jlist *list, const char *open,
                         const char *close) {
-    jinja__write_text(vm, w, open);
-    for (size_t i = 0; i < list->n && !vm->failed; i++) {
-        if (i) jinja__write_text(vm, w, ", ");
-        jinja__write_repr(vm, w, list->items[i]);
+    jinja__write_text(vm, out, open);
+    for (size_t i = 0; i < list->count && !vm->failed; i++) {
+        if (i) jinja__write_text(vm, out, ", ");
+        jinja__write_repr(vm, out, list->items[i]);
     }
-    jinja__write_text(vm, w, close);
+    jinja__write_text(vm, out, close);
 }
 
-static void write_list(jvm *vm, jwriter *w, const jlist *list) {
+static void write_list(jvm *vm, jwriter *out, const jlist *list) {
     char text[80];
     switch ((jform)list->form) {
-    case J_IS_LIST: write_items(vm, w, list, "[", "]"); return;
-    case J_IS_TUPLE: write_items(vm, w, list, "(", list->n == 1 ? ",)" : ")"); return;
-    case J_IS_KEYS: write_items(vm, w, list, "dict_keys([", "])"); return;
-    case J_IS_VALUES: write_items(vm, w, list, "dict_values([", "])"); return;
-    case J_IS_ITEMS: write_items(vm, w, list, "dict_items([", "])"); return;
+    case J_IS_LIST: write_items(vm, out, list, "[", "]"); return;
+    case J_IS_TUPLE: write_items(vm, out, list, "(", list->count == 1 ? ",)" : ")"); return;
+    case J_IS_KEYS: write_items(vm, out, list, "dict_keys([", "])"); return;
+    case J_IS_VALUES: write_items(vm, out, list, "dict_values([", "])"); return;
+    case J_IS_ITEMS: write_items(vm, out, list, "dict_items([", "])"); return;
     case J_IS_RANGE:
         (void)snprintf(text, sizeof text,
                        list->range[2] == 1 ? "range(%lld, %lld)" : "range(%lld, %lld, %lld)",
                        (long long)list->range[0], (long long)list->range[1],
                        (long long)list->range[2]);
-        jinja__write_text(vm, w, text);
+        jinja__write_text(vm, out, text);
         return;
     case J_IS_ITERATOR:
         jinja__fail(vm, "the result of a filter is printed that only a loop or the filter 'list' "
@@ -127,54 +129,54 @@ static void write_list(jvm *vm, jwriter *w, const jlist *list) {
     }
 }
 
-static void write_dict(jvm *vm, jwriter *w, const jdict *d) {
-    jinja__write_text(vm, w, "{");
-    for (size_t i = 0; i < d->n && !vm->failed; i++) {
-        if (i) jinja__write_text(vm, w, ", ");
-        jinja__write_repr(vm, w, d->entries[i].key);
-        jinja__write_text(vm, w, ": ");
-        jinja__write_repr(vm, w, d->entries[i].value);
+static void write_dict(jvm *vm, jwriter *out, const jdict *dict) {
+    jinja__write_text(vm, out, "{");
+    for (size_t i = 0; i < dict->count && !vm->failed; i++) {
+        if (i) jinja__write_text(vm, out, ", ");
+        jinja__write_repr(vm, out, dict->entries[i].key);
+        jinja__write_text(vm, out, ": ");
+        jinja__write_repr(vm, out, dict->entries[i].value);
     }
-    jinja__write_text(vm, w, "}");
+    jinja__write_text(vm, out, "}");
 }
 
-static void write_word(jvm *vm, jwriter *w, jval v, const char *word) {
-    jinja__write(vm, w, word, strlen(word), !v.client);
+static void write_word(jvm *vm, jwriter *out, jval value, const char *word) {
+    jinja__write(vm, out, word, strlen(word), !value.client);
 }
 
-static void write_other(jvm *vm, jwriter *w, jval v) {
-    switch ((jkind)v.kind) {
-    case J_NONE: write_word(vm, w, v, "None"); return;
-    case J_BOOL: write_word(vm, w, v, v.u.b ? "True" : "False"); return;
+static void write_other(jvm *vm, jwriter *out, jval value) {
+    switch ((jkind)value.kind) {
+    case J_NONE: write_word(vm, out, value, "None"); return;
+    case J_BOOL: write_word(vm, out, value, value.boolean ? "True" : "False"); return;
     case J_INT:
-    case J_REAL: write_number(vm, w, v); return;
-    case J_LIST: write_list(vm, w, v.u.list); return;
-    case J_DICT: write_dict(vm, w, v.u.dict); return;
-    default: jinja__fail(vm, "a %s is printed, which is no text", jinja__type(v));
+    case J_REAL: write_number(vm, out, value); return;
+    case J_LIST: write_list(vm, out, value.list); return;
+    case J_DICT: write_dict(vm, out, value.dict); return;
+    default: jinja__fail(vm, "a %s is printed, which is no text", jinja__type(value));
     }
 }
 
-void jinja__write_value(jvm *vm, jwriter *w, jval v) {
-    if (v.kind == J_UNDEFINED) return;
-    if (v.kind == J_STRING) {
-        jinja__write_string(vm, w, v.u.s);
+void jinja__write_value(jvm *vm, jwriter *out, jval value) {
+    if (value.kind == J_UNDEFINED) return;
+    if (value.kind == J_STRING) {
+        jinja__write_string(vm, out, value.string);
     } else if (jinja__enter(vm)) {
-        write_other(vm, w, v);
+        write_other(vm, out, value);
         jinja__leave(vm);
     }
 }
 
-void jinja__write_repr(jvm *vm, jwriter *w, jval v) {
+void jinja__write_repr(jvm *vm, jwriter *out, jval value) {
     if (!jinja__enter(vm)) return;
-    if (v.kind == J_UNDEFINED) write_word(vm, w, v, "Undefined");
-    else if (v.kind == J_STRING) write_quoted(vm, w, v.u.s);
-    else write_other(vm, w, v);
+    if (value.kind == J_UNDEFINED) write_word(vm, out, value, "Undefined");
+    else if (value.kind == J_STRING) write_quoted(vm, out, value.string);
+    else write_other(vm, out, value);
     jinja__leave(vm);
 }
 
-jstring *jinja__str(jvm *vm, jval v) {
-    if (v.kind == J_STRING) return v.u.s;
-    jwriter *w = jinja__new_writer(vm, 0);
-    if (w) jinja__write_value(vm, w, v);
-    return jinja__written(vm, w);
+jstring *jinja__str(jvm *vm, jval value) {
+    if (value.kind == J_STRING) return value.string;
+    jwriter *out = jinja__new_writer(vm, 0);
+    if (out) jinja__write_value(vm, out, value);
+    return jinja__written(vm, out);
 }

@@ -1,4 +1,4 @@
-/* strings.c - texts that know, byte by byte, who wrote them. */
+/* strings.c - texts with an origin for every byte, and the writer that makes them. */
 #include "base/utf8.h"
 #include "text/jinja/jinja_internal.h"
 
@@ -6,14 +6,14 @@
 
 /* ---- characters ---- */
 
-uint32_t jinja__code_point(const char *s, size_t n, size_t *len) {
-    const unsigned char *b = (const unsigned char *)s;
-    *len = n ? utf8_char(s, n) : 0;
+uint32_t jinja__code_point(const char *bytes, size_t n, size_t *len) {
+    const unsigned char *at = (const unsigned char *)bytes;
+    *len = n ? utf8_char(bytes, n) : 0;
     switch (*len) {
-    case 1: return b[0];
-    case 2: return (b[0] & 31u) << 6 | (b[1] & 63u);
-    case 3: return (b[0] & 15u) << 12 | (b[1] & 63u) << 6 | (b[2] & 63u);
-    case 4: return (b[0] & 7u) << 18 | (b[1] & 63u) << 12 | (b[2] & 63u) << 6 | (b[3] & 63u);
+    case 1: return at[0];
+    case 2: return (at[0] & 31u) << 6 | (at[1] & 63u);
+    case 3: return (at[0] & 15u) << 12 | (at[1] & 63u) << 6 | (at[2] & 63u);
+    case 4: return (at[0] & 7u) << 18 | (at[1] & 63u) << 12 | (at[2] & 63u) << 6 | (at[3] & 63u);
     default: *len = n ? 1 : 0; return 0xfffd;
     }
 }
@@ -37,44 +37,44 @@ bool jinja__is_space(uint32_t cp) {
            cp == 0x202f || cp == 0x205f || cp == 0x3000;
 }
 
-size_t jinja__chars(jstring *s) {
-    if (s->chars == SIZE_MAX) s->chars = utf8_count(s->s, s->n);
-    return s->chars;
+size_t jinja__chars(jstring *text) {
+    if (text->chars == SIZE_MAX) text->chars = utf8_count(text->bytes, text->len);
+    return text->chars;
 }
 
-size_t jinja__char_at(jstring *s, size_t index) {
-    if (index >= jinja__chars(s)) return s->n;
-    if (s->chars == s->n) return index;
+size_t jinja__char_at(jstring *text, size_t index) {
+    if (index >= jinja__chars(text)) return text->len;
+    if (text->chars == text->len) return index;
     size_t at = 0;
     for (; index > 0; index--)
-        at += utf8_length((unsigned char)s->s[at]);
+        at += utf8_length((unsigned char)text->bytes[at]);
     return at;
 }
 
 /* ---- origins ---- */
 
-/* The first of the runs that ends behind `place`. */
-static size_t run_of(const jstring *s, size_t place) {
-    size_t low = 0, high = s->n_runs - 1;
+/* The first run that ends behind `place`. */
+static size_t run_of(const jstring *text, size_t place) {
+    size_t low = 0, high = text->n_runs - 1;
     while (low < high) {
         size_t mid = low + (high - low) / 2;
-        if (s->runs[mid].end > place) high = mid;
+        if (text->runs[mid].end > place) high = mid;
         else low = mid + 1;
     }
     return low;
 }
 
-bool jinja__origin(const jstring *s, size_t at, size_t *end) {
-    *end = s->n;
-    if (s->runs == NULL || at >= s->n) return s->trusted;
-    const text_run *run = &s->runs[run_of(s, s->skip + at)];
-    if (run->end - s->skip < s->n) *end = run->end - s->skip;
+bool jinja__origin(const jstring *text, size_t at, size_t *end) {
+    *end = text->len;
+    if (text->runs == NULL || at >= text->len) return text->trusted;
+    const text_run *run = &text->runs[run_of(text, text->skip + at)];
+    if (run->end - text->skip < text->len) *end = run->end - text->skip;
     return run->trusted;
 }
 
-bool jinja__all_trusted(const jstring *s) {
-    for (size_t at = 0, end; at < s->n; at = end) {
-        if (!jinja__origin(s, at, &end)) return false;
+bool jinja__all_trusted(const jstring *text) {
+    for (size_t at = 0, end; at < text->len; at = end) {
+        if (!jinja__origin(text, at, &end)) return false;
     }
     return true;
 }
@@ -82,150 +82,156 @@ bool jinja__all_trusted(const jstring *s) {
 /* ---- writing ---- */
 
 jwriter *jinja__new_writer(jvm *vm, size_t room) {
-    jwriter *w = jinja__alloc(vm, 1, sizeof *w);
-    if (w == NULL || room == 0) return w;
-    w->bytes = jinja__alloc(vm, room, 1);
-    w->cap = w->bytes ? room : 0;
-    return w;
+    jwriter *out = jinja__alloc(vm, 1, sizeof *out);
+    if (out == NULL || room == 0) return out;
+    out->bytes = jinja__alloc(vm, room, 1);
+    out->cap = out->bytes ? room : 0;
+    return out;
 }
 
-static bool room_for(jvm *vm, jwriter *w, size_t n) {
-    if (w->used > vm->max_output || n > vm->max_output - w->used) {
+static bool room_for(jvm *vm, jwriter *out, size_t n) {
+    if (out->used > vm->max_output || n > vm->max_output - out->used) {
         jinja__costly(vm, "it makes a text of more than %zu bytes", vm->max_output);
         return false;
     }
-    if (n <= w->cap - w->used) return true;
-    size_t cap = w->cap < 64 ? 128 : w->cap * 2;
-    if (cap < w->used + n) cap = w->used + n;
+    if (n <= out->cap - out->used) return true;
+    size_t cap = out->cap < 64 ? 128 : out->cap * 2;
+    if (cap < out->used + n) cap = out->used + n;
     char *bytes = jinja__alloc(vm, cap, 1);
     if (bytes == NULL) return false;
-    if (w->used) memcpy(bytes, w->bytes, w->used);
-    w->bytes = bytes;
-    w->cap = cap;
+    if (out->used) memcpy(bytes, out->bytes, out->used);
+    out->bytes = bytes;
+    out->cap = cap;
     return true;
 }
 
-static bool add_run(jvm *vm, jwriter *w, bool trusted) {
-    if (w->n_runs == w->cap_runs) {
-        size_t cap = w->cap_runs ? w->cap_runs * 2 : 4;
+static bool add_run(jvm *vm, jwriter *out, bool trusted) {
+    if (out->n_runs == out->cap_runs) {
+        size_t cap = out->cap_runs ? out->cap_runs * 2 : 4;
         text_run *runs = jinja__alloc(vm, cap, sizeof *runs);
         if (runs == NULL) return false;
-        if (w->n_runs) memcpy(runs, w->runs, w->n_runs * sizeof *runs);
-        w->runs = runs;
-        w->cap_runs = cap;
+        if (out->n_runs) memcpy(runs, out->runs, out->n_runs * sizeof *runs);
+        out->runs = runs;
+        out->cap_runs = cap;
     }
-    w->runs[w->n_runs++] = (text_run){w->used, trusted};
+    out->runs[out->n_runs++] = (text_run){out->used, trusted};
     return true;
 }
 
-void jinja__write(jvm *vm, jwriter *w, const char *s, size_t n, bool trusted) {
-    if (n == 0 || w == NULL || vm->failed || !room_for(vm, w, n)) return;
+void jinja__write(jvm *vm, jwriter *out, const char *bytes, size_t n, bool trusted) {
+    if (n == 0 || out == NULL || vm->failed || !room_for(vm, out, n)) return;
     if (n > 256 && !jinja__work(vm, n)) return;
-    if ((w->n_runs == 0 || w->runs[w->n_runs - 1].trusted != trusted) && !add_run(vm, w, trusted))
+    if ((out->n_runs == 0 || out->runs[out->n_runs - 1].trusted != trusted) &&
+        !add_run(vm, out, trusted))
         return;
-    memcpy(w->bytes + w->used, s, n);
-    w->used += n;
-    w->runs[w->n_runs - 1].end = w->used;
+    memcpy(out->bytes + out->used, bytes, n);
+    out->used += n;
+    out->runs[out->n_runs - 1].end = out->used;
 }
 
-void jinja__write_part(jvm *vm, jwriter *w, const jstring *s, size_t from, size_t to) {
-    for (size_t at = from, end; s && at < to && !vm->failed; at = end) {
-        bool trusted = jinja__origin(s, at, &end);
+void jinja__write_part(jvm *vm, jwriter *out, const jstring *text, size_t from, size_t to) {
+    for (size_t at = from, end; text && at < to && !vm->failed; at = end) {
+        bool trusted = jinja__origin(text, at, &end);
         if (end > to) end = to;
-        jinja__write(vm, w, s->s + at, end - at, trusted);
+        jinja__write(vm, out, text->bytes + at, end - at, trusted);
     }
 }
 
-void jinja__write_string(jvm *vm, jwriter *w, const jstring *s) {
-    if (s) jinja__write_part(vm, w, s, 0, s->n);
+void jinja__write_string(jvm *vm, jwriter *out, const jstring *text) {
+    if (text) jinja__write_part(vm, out, text, 0, text->len);
 }
 
-void jinja__write_text(jvm *vm, jwriter *w, const char *s) {
-    jinja__write(vm, w, s, strlen(s), true);
+void jinja__write_text(jvm *vm, jwriter *out, const char *bytes) {
+    jinja__write(vm, out, bytes, strlen(bytes), true);
 }
 
-jstring *jinja__written(jvm *vm, jwriter *w) {
-    jstring *s = jinja__alloc(vm, 1, sizeof *s);
-    if (s == NULL || w == NULL) return NULL;
-    *s = (jstring){.s = w->bytes ? w->bytes : "", .n = w->used, .chars = SIZE_MAX, .in = w};
-    s->trusted = w->n_runs == 0 || w->runs[0].trusted;
-    if (w->n_runs > 1) {
-        s->runs = w->runs;
-        s->n_runs = w->n_runs;
+jstring *jinja__written(jvm *vm, jwriter *out) {
+    jstring *text = jinja__alloc(vm, 1, sizeof *text);
+    if (text == NULL || out == NULL) return NULL;
+    *text = (jstring){
+        .bytes = out->bytes ? out->bytes : "", .len = out->used, .chars = SIZE_MAX, .writer = out};
+    text->trusted = out->n_runs == 0 || out->runs[0].trusted;
+    if (out->n_runs > 1) {
+        text->runs = out->runs;
+        text->n_runs = out->n_runs;
     }
-    return s;
+    return text;
 }
 
 /* ---- strings ---- */
 
-jstring *jinja__string(jvm *vm, const char *s, size_t n, bool trusted) {
+jstring *jinja__string(jvm *vm, const char *bytes, size_t n, bool trusted) {
     jstring *out = jinja__alloc(vm, 1, sizeof *out);
-    if (out) *out = (jstring){.s = s, .n = n, .chars = SIZE_MAX, .trusted = trusted};
+    if (out) *out = (jstring){.bytes = bytes, .len = n, .chars = SIZE_MAX, .trusted = trusted};
     return out;
 }
 
-jstring *jinja__copy(jvm *vm, const char *s, size_t n, bool trusted) {
+jstring *jinja__copy(jvm *vm, const char *bytes, size_t n, bool trusted) {
     char *copy = jinja__alloc(vm, n ? n : 1, 1);
     if (copy == NULL) return NULL;
-    if (n) memcpy(copy, s, n);
+    if (n) memcpy(copy, bytes, n);
     return jinja__string(vm, copy, n, trusted);
 }
 
-jval jinja__text(jvm *vm, const char *s) {
-    return jinja__of_string(jinja__string(vm, s, strlen(s), true));
+jval jinja__text(jvm *vm, const char *bytes) {
+    return jinja__of_string(jinja__string(vm, bytes, strlen(bytes), true));
 }
 
-jstring *jinja__part(jvm *vm, const jstring *s, size_t from, size_t to) {
+jstring *jinja__part(jvm *vm, const jstring *text, size_t from, size_t to) {
     jstring *out = jinja__alloc(vm, 1, sizeof *out);
     if (out == NULL) return NULL;
-    if (from > s->n) from = s->n;
-    if (to > s->n) to = s->n;
+    if (from > text->len) from = text->len;
+    if (to > text->len) to = text->len;
     if (to < from) to = from;
-    *out = (jstring){.s = s->s + from, .n = to - from, .chars = SIZE_MAX, .safe = s->safe};
+    *out = (jstring){
+        .bytes = text->bytes + from, .len = to - from, .chars = SIZE_MAX, .safe = text->safe};
     size_t end;
-    out->trusted = jinja__origin(s, from, &end);
-    if (s->chars == s->n) out->chars = out->n;
+    out->trusted = jinja__origin(text, from, &end);
+    if (text->chars == text->len) out->chars = out->len;
     if (end < to) {
-        size_t first = run_of(s, s->skip + from);
-        out->runs = s->runs + first;
-        out->n_runs = s->n_runs - first;
-        out->skip = s->skip + from;
+        size_t first = run_of(text, text->skip + from);
+        out->runs = text->runs + first;
+        out->n_runs = text->n_runs - first;
+        out->skip = text->skip + from;
     }
     return out;
 }
 
-/* A text that ends where its writer stopped is lengthened in place, so a text that a loop makes
- * longer step by step takes time in proportion to its length. */
-jstring *jinja__concat(jvm *vm, jstring *a, const jstring *b) {
-    if (vm->failed || a == NULL || b == NULL) return NULL;
-    if (b->n == 0) return a;
-    jwriter *w = a->in;
-    if (w == NULL || a->s != w->bytes || a->n != w->used) {
-        if (b->n > vm->max_output || a->n > vm->max_output - b->n)
-            return jinja__costly(vm, "it makes a text of more than %zu bytes", vm->max_output).u.s;
-        w = jinja__new_writer(vm, a->n + b->n + (a->n + b->n) / 4 + 64);
-        jinja__write_string(vm, w, a);
+/* If left ends where its writer stopped, the writer appends in place: a loop that builds a text
+ * piece by piece takes linear time. */
+jstring *jinja__concat(jvm *vm, jstring *left, const jstring *right) {
+    if (vm->failed || left == NULL || right == NULL) return NULL;
+    if (right->len == 0) return left;
+    jwriter *writer = left->writer;
+    if (writer == NULL || left->bytes != writer->bytes || left->len != writer->used) {
+        if (right->len > vm->max_output || left->len > vm->max_output - right->len)
+            return jinja__costly(vm, "it makes a text of more than %zu bytes", vm->max_output)
+                .string;
+        writer = jinja__new_writer(vm, left->len + right->len + (left->len + right->len) / 4 + 64);
+        jinja__write_string(vm, writer, left);
     }
-    jinja__write_string(vm, w, b);
-    jstring *out = jinja__written(vm, w);
+    jinja__write_string(vm, writer, right);
+    jstring *out = jinja__written(vm, writer);
     if (out) {
-        if (a->chars != SIZE_MAX && b->chars != SIZE_MAX) out->chars = a->chars + b->chars;
-        out->safe = a->safe || b->safe;
+        if (left->chars != SIZE_MAX && right->chars != SIZE_MAX)
+            out->chars = left->chars + right->chars;
+        out->safe = left->safe || right->safe;
     }
     return out;
 }
 
-size_t jinja__find(const jstring *s, size_t from, const char *what, size_t n) {
-    if (from > s->n || n > s->n - from) return SIZE_MAX;
+size_t jinja__find(const jstring *text, size_t from, const char *needle, size_t n) {
+    if (from > text->len || n > text->len - from) return SIZE_MAX;
     if (n == 0) return from;
-    const char *found = memmem(s->s + from, s->n - from, what, n);
-    return found ? (size_t)(found - s->s) : SIZE_MAX;
+    const char *found = memmem(text->bytes + from, text->len - from, needle, n);
+    return found ? (size_t)(found - text->bytes) : SIZE_MAX;
 }
 
-bool jinja__same(const jstring *a, const jstring *b) {
-    return a->n == b->n && (a->n == 0 || memcmp(a->s, b->s, a->n) == 0);
+bool jinja__same(const jstring *left, const jstring *right) {
+    return left->len == right->len &&
+           (left->len == 0 || memcmp(left->bytes, right->bytes, left->len) == 0);
 }
 
-bool jinja__is(const jstring *s, const char *text) {
-    return strlen(text) == s->n && memcmp(s->s, text, s->n) == 0;
+bool jinja__is(const jstring *text, const char *expected) {
+    return strlen(expected) == text->len && memcmp(text->bytes, expected, text->len) == 0;
 }

@@ -1,77 +1,77 @@
-/* tests.c - what stands behind "is". */
+/* tests.c - the tests of Jinja: "x is defined". */
 #include "text/jinja/jinja_internal.h"
 
 #include <string.h>
 
 #define TEST(name, condition)                                                                      \
-    static jval name(jvm *vm, jval v, const jcall *call) {                                         \
+    static jval name(jvm *vm, jval value, const jcall *call) {                                     \
         (void)vm;                                                                                  \
         (void)call;                                                                                \
         return jinja__bool(condition);                                                             \
     }
 
-TEST(is_defined, v.kind != J_UNDEFINED)
-TEST(is_undefined, v.kind == J_UNDEFINED)
-TEST(is_none, v.kind == J_NONE)
-TEST(is_boolean, v.kind == J_BOOL)
-TEST(is_true, v.kind == J_BOOL && v.u.b)
-TEST(is_false, v.kind == J_BOOL && !v.u.b)
-TEST(is_integer, v.kind == J_INT)
-TEST(is_float, v.kind == J_REAL)
-TEST(is_number, v.kind == J_BOOL || v.kind == J_INT || v.kind == J_REAL)
-TEST(is_string, v.kind == J_STRING)
-TEST(is_mapping, v.kind == J_DICT)
-TEST(is_iterable, v.kind == J_UNDEFINED || v.kind == J_STRING || v.kind == J_LIST ||
-                      v.kind == J_DICT || v.kind == J_LOOP)
-TEST(is_sequence,
-     v.kind == J_UNDEFINED || v.kind == J_STRING || v.kind == J_DICT ||
-         (v.kind == J_LIST && (v.u.list->form <= J_IS_TUPLE || v.u.list->form == J_IS_RANGE)))
-TEST(is_callable, v.kind == J_FUNCTION || v.kind == J_METHOD || v.kind == J_MACRO ||
-                      v.kind == J_CYCLER || v.kind == J_JOINER || v.kind == J_UNDEFINED)
-TEST(is_escaped, v.kind == J_STRING && v.u.s->safe)
-TEST(is_eq, jinja__compare(vm, OP_EQ, v, call->pos[0]))
-TEST(is_ne, jinja__compare(vm, OP_NE, v, call->pos[0]))
-TEST(is_lt, jinja__compare(vm, OP_LT, v, call->pos[0]))
-TEST(is_le, jinja__compare(vm, OP_LE, v, call->pos[0]))
-TEST(is_gt, jinja__compare(vm, OP_GT, v, call->pos[0]))
-TEST(is_ge, jinja__compare(vm, OP_GE, v, call->pos[0]))
-TEST(is_in, jinja__compare(vm, OP_IN, v, call->pos[0]))
+TEST(is_defined, value.kind != J_UNDEFINED)
+TEST(is_undefined, value.kind == J_UNDEFINED)
+TEST(is_none, value.kind == J_NONE)
+TEST(is_boolean, value.kind == J_BOOL)
+TEST(is_true, value.kind == J_BOOL && value.boolean)
+TEST(is_false, value.kind == J_BOOL && !value.boolean)
+TEST(is_integer, value.kind == J_INT)
+TEST(is_float, value.kind == J_REAL)
+TEST(is_number, value.kind == J_BOOL || value.kind == J_INT || value.kind == J_REAL)
+TEST(is_string, value.kind == J_STRING)
+TEST(is_mapping, value.kind == J_DICT)
+TEST(is_iterable, value.kind == J_UNDEFINED || value.kind == J_STRING || value.kind == J_LIST ||
+                      value.kind == J_DICT || value.kind == J_LOOP)
+TEST(is_sequence, value.kind == J_UNDEFINED || value.kind == J_STRING || value.kind == J_DICT ||
+                      (value.kind == J_LIST &&
+                       (value.list->form <= J_IS_TUPLE || value.list->form == J_IS_RANGE)))
+TEST(is_callable, value.kind == J_FUNCTION || value.kind == J_METHOD || value.kind == J_MACRO ||
+                      value.kind == J_CYCLER || value.kind == J_JOINER || value.kind == J_UNDEFINED)
+TEST(is_escaped, value.kind == J_STRING && value.string->safe)
+TEST(is_eq, jinja__compare(vm, OP_EQ, value, call->pos[0]))
+TEST(is_ne, jinja__compare(vm, OP_NE, value, call->pos[0]))
+TEST(is_lt, jinja__compare(vm, OP_LT, value, call->pos[0]))
+TEST(is_le, jinja__compare(vm, OP_LE, value, call->pos[0]))
+TEST(is_gt, jinja__compare(vm, OP_GT, value, call->pos[0]))
+TEST(is_ge, jinja__compare(vm, OP_GE, value, call->pos[0]))
+TEST(is_in, jinja__compare(vm, OP_IN, value, call->pos[0]))
 
-static jval divides(jvm *vm, jval v, jval by) {
-    return jinja__binary(vm, OP_MOD, v, by);
+static jval divides(jvm *vm, jval value, jval by) {
+    return jinja__binary(vm, OP_MOD, value, by);
 }
-TEST(is_odd, jinja__equal(vm, divides(vm, v, jinja__int(2)), jinja__int(1)))
-TEST(is_even, jinja__equal(vm, divides(vm, v, jinja__int(2)), jinja__int(0)))
-TEST(is_divisibleby, jinja__equal(vm, divides(vm, v, call->pos[0]), jinja__int(0)))
+TEST(is_odd, jinja__equal(vm, divides(vm, value, jinja__int(2)), jinja__int(1)))
+TEST(is_even, jinja__equal(vm, divides(vm, value, jinja__int(2)), jinja__int(0)))
+TEST(is_divisibleby, jinja__equal(vm, divides(vm, value, call->pos[0]), jinja__int(0)))
 
-static bool same_object(jval a, jval b) {
-    if (a.kind != b.kind) return false;
-    switch ((jkind)a.kind) {
+static bool same_object(jval left, jval right) {
+    if (left.kind != right.kind) return false;
+    switch ((jkind)left.kind) {
     case J_UNDEFINED:
     case J_NONE: return true;
-    case J_BOOL: return a.u.b == b.u.b;
-    case J_INT: return a.u.i == b.u.i;
-    case J_REAL: return a.u.d == b.u.d;
-    case J_STRING: return jinja__same(a.u.s, b.u.s);
-    default: return a.u.dict == b.u.dict;
+    case J_BOOL: return left.boolean == right.boolean;
+    case J_INT: return left.integer == right.integer;
+    case J_REAL: return left.real == right.real;
+    case J_STRING: return jinja__same(left.string, right.string);
+    default: return left.dict == right.dict;
     }
 }
-TEST(is_sameas, same_object(v, call->pos[0]))
+TEST(is_sameas, same_object(value, call->pos[0]))
 
-static jval has_case(jvm *vm, jval v, int how) {
-    jstring *s = jinja__str(vm, v);
-    if (s == NULL) return jinja__undefined(NULL);
-    jstring *same = jinja__change_case(vm, s, how),
-            *other = jinja__change_case(vm, s, J_UPPER + J_LOWER - how);
-    return jinja__bool(same && other && jinja__same(s, same) && !jinja__same(s, other));
+static jval has_case(jvm *vm, jval value, int how) {
+    jstring *text = jinja__str(vm, value);
+    if (text == NULL) return jinja__undefined(NULL);
+    jstring *same = jinja__change_case(vm, text, how),
+            *other = jinja__change_case(vm, text, J_UPPER + J_LOWER - how);
+    return jinja__bool(same && other && jinja__same(text, same) && !jinja__same(text, other));
 }
-static jval is_upper(jvm *vm, jval v, const jcall *call) {
+static jval is_upper(jvm *vm, jval value, const jcall *call) {
     (void)call;
-    return has_case(vm, v, J_UPPER);
+    return has_case(vm, value, J_UPPER);
 }
-static jval is_lower(jvm *vm, jval v, const jcall *call) {
+static jval is_lower(jvm *vm, jval value, const jcall *call) {
     (void)call;
-    return has_case(vm, v, J_LOWER);
+    return has_case(vm, value, J_LOWER);
 }
 
 static const jfunction tests[] = {
