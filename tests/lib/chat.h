@@ -7,28 +7,28 @@
 
 enum { CHAT_MAX_TOKENS = 16 };
 
-/* A tokenizer of the tokens named (ids from 0) and, behind them, one for every byte. The names of
- * `specials` are flagged special, those of `others` are not; NULL ends either. */
+/* A tokenizer of the named tokens (ids from 0), followed by one token for every byte. Only the
+ * names in `specials` are flagged special. NULL ends either list. */
 tokenizer *chat_tokenizer(const char *const *specials, const char *const *others);
-/* Ids as text, "~" before each token that is no byte; the caller frees it. */
-void chat_spell(const tokenizer *t, const uint32_t *ids, size_t n, buf *out);
+/* Ids as text, "~" before each token other than a byte; the caller frees it. */
+void chat_spell(const tokenizer *tok, const uint32_t *ids, size_t n, buf *out);
 
 typedef struct {
     tokenizer *tok;
     tmp_dir dir;
     api_chat *chat; /* NULL: e says why */
     err e;
-    buf said; /* of the last conversation, or "CODE PARAM: message" */
+    buf said; /* the last conversation as chat_say returned it, or "CODE PARAM: message" */
 } chat_rig;
 
-/* A folder whose tokenizer_config.json has these members (without braces; may be ""), and this
- * chat template (NULL: none). */
-void chat_open(chat_rig *r, const char *const *specials, const char *const *others,
+/* Opens a folder with a tokenizer_config.json of these members (without braces; may be "") and
+ * this chat template (NULL: none). */
+void chat_open(chat_rig *rig, const char *const *specials, const char *const *others,
                const char *members, const char *template);
-/* Opens again, after the folder changed; option: --chat-template. */
-void chat_reopen(chat_rig *r, const char *option);
+/* Opens the folder again after a change; option: --chat-template. */
+void chat_reopen(chat_rig *rig, const char *option);
 /* The conversation as spelled ids. */
-const char *chat_say(chat_rig *r, const char *body);
-void chat_close(chat_rig *r);
+const char *chat_say(chat_rig *rig, const char *body);
+void chat_close(chat_rig *rig);
 
 #endif

@@ -26,7 +26,7 @@ void cost_fill(buf *text, size_t n, const char *head, const char *unit, const ch
     buf_puts(text, tail);
 }
 
-/* Microseconds of processor time for each KB of the input, the least of some runs. */
+/* Microseconds of CPU time per KB of the input, the minimum of some runs. */
 static double us_per_kb(const cost_row *row, size_t n) {
     buf text = {0};
     double least = 0;
@@ -47,7 +47,7 @@ static double us_per_kb(const cost_row *row, size_t n) {
 void check_costs(const char *what, const cost_row *rows, size_t n) {
     for (size_t i = 0; i < n; i++) {
         double small = us_per_kb(&rows[i], SMALL), large = us_per_kb(&rows[i], LARGE);
-        /* A busy neighbour may take the caches for a while: what is dear each time is dear. */
+        /* Another process may fill the caches for a while. Only a cost that stays high counts. */
         for (int again = 0; again < AGAIN && large >= GROWTH * (small + 1); again++) {
             double once_more = us_per_kb(&rows[i], LARGE);
             large = once_more < large ? once_more : large;

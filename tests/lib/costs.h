@@ -1,23 +1,23 @@
-/* costs.h - what an input costs by processor time, at two sizes.
+/* costs.h - the CPU time of an input, at two sizes.
  *
- * Two things must hold: a KB costs less than a wide bound, and a KB of a large input costs no more
- * than GROWTH times a KB of a small one, where a quadratic cost would be LARGE / SMALL times as
- * high. No wall time is judged, and the least of several runs counts. The figures are printed by
- * `unit --verbose`. */
+ * Two things must hold. A KB costs less than a wide bound. A KB of a large input costs at most
+ * GROWTH times a KB of a small one; a quadratic cost would be LARGE / SMALL times as high. Wall
+ * time does not count, and the minimum of several runs does. `unit --verbose` prints the figures.
+ */
 #ifndef FATHOM_TEST_COSTS_H
 #define FATHOM_TEST_COSTS_H
 
 #include "base/buf.h"
 
 typedef struct {
-    const char *input;                 /* what it is, in words */
-    double us_per_kb;                  /* bound, of a release build */
-    void (*make)(buf *text, size_t n); /* about n bytes; NULL: the unit, again and again */
+    const char *input;                 /* a description */
+    double us_per_kb;                  /* bound for a release build */
+    void (*make)(buf *text, size_t n); /* about n bytes; NULL: the unit, repeated */
     const char *unit;
     void (*read)(const buf *text);
 } cost_row;
 
-/* Fails the test for each row that costs too much; `what` reads the input, for the message. */
+/* Fails the test for each row above its bounds. `what` names the reader of the input. */
 void check_costs(const char *what, const cost_row *rows, size_t n);
 /* Appends the unit until the text has n bytes. */
 void cost_repeat(buf *text, const char *unit, size_t n);

@@ -10,45 +10,45 @@
 #include <string.h>
 #include <time.h>
 
-void fake_opts_default(fake_opts *o) {
-    *o = (fake_opts){.seed = 1,
-                     .policy = KV_EXACT,
-                     .vocab = 64,
-                     .n_core = 1,
-                     .n_prelude = 1,
-                     .n_coda = 1,
-                     .max_loops = 8,
-                     .max_seq_len = 4096,
-                     .n_slots = 1 << 16,
-                     .n_blocks = 1 << 10,
-                     .n_rows = 512,
-                     .max_launch = 256,
-                     .max_logits = 64,
-                     .mean_depth = 3,
-                     .fixed_ns = {1000, 4000, 2000},
-                     .row_ns = {10, 20, 20},
-                     .max_flights = 1};
+void fake_opts_default(fake_opts *opts) {
+    *opts = (fake_opts){.seed = 1,
+                        .policy = KV_EXACT,
+                        .vocab = 64,
+                        .n_core = 1,
+                        .n_prelude = 1,
+                        .n_coda = 1,
+                        .max_loops = 8,
+                        .max_seq_len = 4096,
+                        .n_slots = 1 << 16,
+                        .n_blocks = 1 << 10,
+                        .n_rows = 512,
+                        .max_launch = 256,
+                        .max_logits = 64,
+                        .mean_depth = 3,
+                        .fixed_ns = {1000, 4000, 2000},
+                        .row_ns = {10, 20, 20},
+                        .max_flights = 1};
 }
 
 /* ---- the backend ---- */
 
 typedef struct {
     uint64_t content;
-    uint32_t block, off, plane; /* where it was written for */
-    bool written, halted;       /* halted: that position left the loop here (or the tail ended) */
+    uint32_t block, off, plane; /* the place it was written for */
+    bool written, halted;       /* halted: the position left the loop here, or its tail ended */
 } fake_slot;
 
 typedef struct {
-    uint64_t h, e, out;
+    uint64_t state, input, out;
     uint32_t last_slot; /* of the last loop run */
     bool halted;
 } fake_row;
 
-typedef struct { /* a launch as it was given: nothing in it is the caller's */
-    eng_launch l;
+typedef struct { /* a deep copy of a launch */
+    eng_launch launch;
     eng_row *rows;
     eng_edit *edits;
-    eng_draw *draws; /* one a row that samples, and its sampling */
+    eng_draw *draws; /* one per sampling row */
     eng_sampling *sampling;
     uint32_t *blocks;
 } fake_flight;
@@ -58,447 +58,460 @@ enum { MAX_QUEUE = 2 };
 typedef struct {
     eng_backend base;
     model_plan config;
-    fake_opts o;
+    fake_opts opts;
     fake_slot *slots;
     uint32_t *maps; /* [block][plane][off] */
     fake_row *rows;
     fake_flight queue[MAX_QUEUE]; /* oldest first */
     uint32_t n_queued;
-    eng_row *kept; /* of a recurrent launch: the rows not left out, and where they stood */
+    eng_row *kept; /* of a recurrent launch: the rows not left out, and their indices */
     uint32_t *kept_at;
     uint8_t *halted, *seen;
     float *logits, *head;
     eng_choice *choices;
     eng_sampler *sampler;
-    uint64_t *x, *sum;
+    uint64_t *hidden, *sum;
     uint64_t launches, codas, schedule, written, idle_loops, left_out, logits_given, choices_given;
     uint32_t n_logits, n_choices, n_ran;
     char breach[200];
 } fake;
 
-static void breach(fake *f, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static void breach(fake *f, const char *fmt, ...) {
-    if (f->breach[0]) return;
+static void breach(fake *dev, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void breach(fake *dev, const char *fmt, ...) {
+    if (dev->breach[0]) return;
     va_list args;
     va_start(args, fmt);
-    vsnprintf(f->breach, sizeof f->breach, fmt, args);
+    vsnprintf(dev->breach, sizeof dev->breach, fmt, args);
     va_end(args);
 }
 
-static uint32_t *map_at(fake *f, uint32_t b, uint32_t plane, uint32_t off) {
-    return &f->maps[((size_t)b * f->base.info.n_planes + plane) * ENG_BLOCK + off];
+static uint32_t *map_at(fake *dev, uint32_t block, uint32_t plane, uint32_t off) {
+    return &dev->maps[((size_t)block * dev->base.info.n_planes + plane) * ENG_BLOCK + off];
 }
 
-static void apply_edits(fake *f, const eng_launch *l) {
-    for (uint32_t i = 0; i < l->n_edits; i++) {
-        const eng_edit *d = &l->edits[i];
-        if (d->block >= f->o.n_blocks || d->slot >= f->o.n_slots || d->off >= ENG_BLOCK ||
-            d->plane + d->n_planes > f->base.info.n_planes || d->n_planes == 0) {
-            breach(f, "edit %u is out of range", i);
+static void apply_edits(fake *dev, const eng_launch *launch) {
+    for (uint32_t i = 0; i < launch->n_edits; i++) {
+        const eng_edit *edit = &launch->edits[i];
+        if (edit->block >= dev->opts.n_blocks || edit->slot >= dev->opts.n_slots ||
+            edit->off >= ENG_BLOCK || edit->plane + edit->n_planes > dev->base.info.n_planes ||
+            edit->n_planes == 0) {
+            breach(dev, "edit %u is out of range", i);
             continue;
         }
-        if (d->guarded && d->guard >= f->o.n_rows) {
-            breach(f, "the guard of edit %u is out of range", i);
+        if (edit->guarded && edit->guard >= dev->opts.n_rows) {
+            breach(dev, "the guard of edit %u is out of range", i);
             continue;
         }
-        if (d->guarded && f->rows[d->guard].halted) continue;
-        /* The scheduler maps a slot once, for all planes it will serve: this is a fresh one. */
-        f->slots[d->slot].written = false;
-        for (uint32_t p = d->plane; p < (uint32_t)d->plane + d->n_planes; p++) {
-            *map_at(f, d->block, p, d->off) = d->slot;
+        if (edit->guarded && dev->rows[edit->guard].halted) continue;
+        /* The scheduler maps a slot once, for all its planes, so this slot starts empty. */
+        dev->slots[edit->slot].written = false;
+        for (uint32_t plane = edit->plane; plane < (uint32_t)edit->plane + edit->n_planes;
+             plane++) {
+            *map_at(dev, edit->block, plane, edit->off) = edit->slot;
         }
     }
 }
 
-static void write_slot(fake *f, const eng_row *r, uint32_t plane, uint64_t content) {
-    uint32_t b = r->blocks[r->pos / ENG_BLOCK], off = r->pos % ENG_BLOCK;
-    uint32_t slot = *map_at(f, b, plane, off);
+static void write_slot(fake *dev, const eng_row *row, uint32_t plane, uint64_t content) {
+    uint32_t block = row->blocks[row->pos / ENG_BLOCK], off = row->pos % ENG_BLOCK;
+    uint32_t slot = *map_at(dev, block, plane, off);
     if (slot == ENG_NO_SLOT) {
-        breach(f, "position %u plane %u is written without a slot", r->pos, plane);
+        breach(dev, "position %u plane %u is written without a slot", row->pos, plane);
         return;
     }
-    fake_slot *k = &f->slots[slot];
-    if (k->written)
-        breach(f, "position %u plane %u: slot %u is written twice", r->pos, plane, slot);
-    *k = (fake_slot){content, b, off, plane, true, false};
-    f->written++;
-    f->rows[r->row].last_slot = slot;
+    fake_slot *cell = &dev->slots[slot];
+    if (cell->written)
+        breach(dev, "position %u plane %u: slot %u is written twice", row->pos, plane, slot);
+    *cell = (fake_slot){content, block, off, plane, true, false};
+    dev->written++;
+    dev->rows[row->row].last_slot = slot;
 }
 
-static uint64_t attend(fake *f, const eng_row *r, uint32_t plane) {
-    if (f->o.instant) return 0;
-    uint32_t first_loop = fake_planes(&f->o, 0);
+static uint64_t attend(fake *dev, const eng_row *row, uint32_t plane) {
+    if (dev->opts.instant) return 0;
+    uint32_t first_loop = fake_planes(&dev->opts, 0);
     uint64_t sum = 0;
-    for (uint32_t q = 0; q <= r->pos; q++) {
-        uint32_t b = r->blocks[q / ENG_BLOCK], off = q % ENG_BLOCK;
-        uint32_t slot = *map_at(f, b, plane, off);
-        const fake_slot *k = slot == ENG_NO_SLOT ? NULL : &f->slots[slot];
-        if (k == NULL || !k->written) {
-            breach(f, "position %u reads position %u at plane %u: unwritten", r->pos, q, plane);
+    for (uint32_t from = 0; from <= row->pos; from++) {
+        uint32_t block = row->blocks[from / ENG_BLOCK], off = from % ENG_BLOCK;
+        uint32_t slot = *map_at(dev, block, plane, off);
+        const fake_slot *cell = slot == ENG_NO_SLOT ? NULL : &dev->slots[slot];
+        if (cell == NULL || !cell->written) {
+            breach(dev, "position %u reads position %u at plane %u: unwritten", row->pos, from,
+                   plane);
             continue;
         }
-        if (k->block != b || k->off != off) {
-            breach(f, "position %u reads position %u at plane %u: another's slot", r->pos, q,
+        if (cell->block != block || cell->off != off) {
+            breach(dev, "position %u reads position %u at plane %u: another's slot", row->pos, from,
                    plane);
         }
-        if (k->plane != plane) {
-            bool stands_in =
-                f->o.policy == KV_LAST && k->plane >= first_loop && k->plane < plane && k->halted;
+        if (cell->plane != plane) {
+            bool stands_in = dev->opts.policy == KV_LAST && cell->plane >= first_loop &&
+                             cell->plane < plane && cell->halted;
             if (!stands_in) {
-                breach(f, "position %u reads position %u at plane %u and finds plane %u", r->pos, q,
-                       plane, k->plane);
+                breach(dev, "position %u reads position %u at plane %u and finds plane %u",
+                       row->pos, from, plane, cell->plane);
             }
         }
-        sum = mix(sum, k->content);
+        sum = mix(sum, cell->content);
     }
     return sum;
 }
 
-/* One layer or loop over all rows: every write, then every read. */
-static void layer(fake *f, const eng_launch *l, uint32_t plane) {
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        uint32_t p = l->stage == ENG_STAGE_RECURRENT ? plane + l->rows[i].loop : plane;
-        write_slot(f, &l->rows[i], p, model_latent(f->x[i], p));
+/* One layer or loop over all rows: first all writes, then all reads. */
+static void layer(fake *dev, const eng_launch *launch, uint32_t plane) {
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        uint32_t own = launch->stage == ENG_STAGE_RECURRENT ? plane + launch->rows[i].loop : plane;
+        write_slot(dev, &launch->rows[i], own, model_latent(dev->hidden[i], own));
     }
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        if (l->stage == ENG_STAGE_RECURRENT && l->rows[i].flags & ENG_ROW_KV_ONLY) continue;
-        uint32_t p = l->stage == ENG_STAGE_RECURRENT ? plane + l->rows[i].loop : plane;
-        f->sum[i] = attend(f, &l->rows[i], p);
-    }
-}
-
-static void prelude(fake *f, const eng_launch *l) {
-    for (uint32_t i = 0; i < l->n_rows; i++)
-        f->x[i] = model_embed(&f->o, l->rows[i].token, l->rows[i].pos);
-    for (uint32_t p = 0; p < fake_bundles(&f->o, f->o.n_prelude); p++) {
-        layer(f, l, p);
-        for (uint32_t i = 0; i < l->n_rows; i++)
-            f->x[i] = mix(f->x[i], f->sum[i]);
-    }
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        f->rows[l->rows[i].row] = (fake_row){f->x[i], f->x[i], 0, ENG_NO_SLOT, false};
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        if (launch->stage == ENG_STAGE_RECURRENT && launch->rows[i].flags & ENG_ROW_KV_ONLY)
+            continue;
+        uint32_t own = launch->stage == ENG_STAGE_RECURRENT ? plane + launch->rows[i].loop : plane;
+        dev->sum[i] = attend(dev, &launch->rows[i], own);
     }
 }
 
-/* Who halted in an earlier launch is left out, or becomes its own tail, as the rows say. */
-static eng_launch keep_rows(fake *f, const eng_launch *l) {
-    eng_launch kept = {l->stage, f->kept, 0, NULL, 0};
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        eng_row r = l->rows[i];
-        const fake_row *s = &f->rows[r.row];
-        f->halted[i] = 0;
-        if (r.flags & ENG_ROW_GUARDED && f->rows[r.guard].halted) {
-            f->left_out++;
+static void prelude(fake *dev, const eng_launch *launch) {
+    for (uint32_t i = 0; i < launch->n_rows; i++)
+        dev->hidden[i] = model_embed(&dev->opts, launch->rows[i].token, launch->rows[i].pos);
+    for (uint32_t plane = 0; plane < fake_bundles(&dev->opts, dev->opts.n_prelude); plane++) {
+        layer(dev, launch, plane);
+        for (uint32_t i = 0; i < launch->n_rows; i++)
+            dev->hidden[i] = mix(dev->hidden[i], dev->sum[i]);
+    }
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        dev->rows[launch->rows[i].row] =
+            (fake_row){dev->hidden[i], dev->hidden[i], 0, ENG_NO_SLOT, false};
+    }
+}
+
+/* Leaves out rows that halted in an earlier launch, or turns them into tails, as their flags say.
+ */
+static eng_launch keep_rows(fake *dev, const eng_launch *launch) {
+    eng_launch kept = {launch->stage, dev->kept, 0, NULL, 0};
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        eng_row row = launch->rows[i];
+        const fake_row *at = &dev->rows[row.row];
+        dev->halted[i] = 0;
+        if (row.flags & ENG_ROW_GUARDED && dev->rows[row.guard].halted) {
+            dev->left_out++;
             continue;
         }
-        if (r.flags & ENG_ROW_OR_TAIL && s->halted) r.flags |= ENG_ROW_TAIL;
-        bool tail = r.flags & (ENG_ROW_TAIL | ENG_ROW_KV_ONLY);
-        if (tail != s->halted) {
-            breach(f,
+        if (row.flags & ENG_ROW_OR_TAIL && at->halted) row.flags |= ENG_ROW_TAIL;
+        bool tail = row.flags & (ENG_ROW_TAIL | ENG_ROW_KV_ONLY);
+        if (tail != at->halted) {
+            breach(dev,
                    tail ? "position %u: the tail of a row that has not halted"
                         : "position %u: a row that halted runs on",
-                   r.pos);
+                   row.pos);
         }
-        f->kept_at[kept.n_rows] = i;
-        f->kept[kept.n_rows++] = r;
+        dev->kept_at[kept.n_rows] = i;
+        dev->kept[kept.n_rows++] = row;
     }
     return kept;
 }
 
-static void loops(fake *f, const eng_launch *all) {
-    uint32_t first = fake_planes(&f->o, 0);
-    eng_launch kept = keep_rows(f, all), *l = &kept;
-    f->n_ran = l->n_rows;
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        const fake_row *s = &f->rows[l->rows[i].row];
-        f->x[i] = mix(mix(s->h, s->e), l->rows[i].loop);
+static void loops(fake *dev, const eng_launch *all) {
+    uint32_t first = fake_planes(&dev->opts, 0);
+    eng_launch kept = keep_rows(dev, all), *launch = &kept;
+    dev->n_ran = launch->n_rows;
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        const fake_row *at = &dev->rows[launch->rows[i].row];
+        dev->hidden[i] = mix(mix(at->state, at->input), launch->rows[i].loop);
     }
-    layer(f, l, first);
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        const eng_row *r = &l->rows[i];
-        fake_row *s = &f->rows[r->row];
-        if (r->flags & ENG_ROW_KV_ONLY) continue;
-        s->h = mix(f->x[i], f->sum[i]);
-        if (r->flags & ENG_ROW_TAIL) continue;
-        s->out = mix(s->out, s->h);
-        s->halted =
-            model_halts(&f->o, s->h, s->e, r->loop + 1u, r->min_loops, r->max_loops, r->threshold);
-        f->halted[f->kept_at[i]] = s->halted;
-        if (s->halted && s->last_slot != ENG_NO_SLOT) f->slots[s->last_slot].halted = true;
+    layer(dev, launch, first);
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        const eng_row *row = &launch->rows[i];
+        fake_row *at = &dev->rows[row->row];
+        if (row->flags & ENG_ROW_KV_ONLY) continue;
+        at->state = mix(dev->hidden[i], dev->sum[i]);
+        if (row->flags & ENG_ROW_TAIL) continue;
+        at->out = mix(at->out, at->state);
+        at->halted = model_halts(&dev->opts, at->state, at->input, row->loop + 1u, row->min_loops,
+                                 row->max_loops, row->threshold);
+        dev->halted[dev->kept_at[i]] = at->halted;
+        if (at->halted && at->last_slot != ENG_NO_SLOT) dev->slots[at->last_slot].halted = true;
     }
 }
 
-static void draw_token(fake *f, const eng_draw *d, const float *logits) {
-    eng_choice *c = &f->choices[f->n_choices++];
+static void draw_token(fake *dev, const eng_draw *draw, const float *logits) {
+    eng_choice *choice = &dev->choices[dev->n_choices++];
     eng_history none = {NULL, NULL, 0, 0};
     err e = {0};
-    if (!eng_sampling_is_plain(d->sampling)) breach(f, "a draw that is not plain");
-    if (eng_sample(f->sampler, d->sampling, &none, NULL, logits, d->index, d->n_top, c, &e) != 0)
-        c->token = ENG_NO_TOKEN;
+    if (!eng_sampling_is_plain(draw->sampling)) breach(dev, "a draw that is not plain");
+    if (eng_sample(dev->sampler, draw->sampling, &none, NULL, logits, draw->index, draw->n_top,
+                   choice, &e) != 0)
+        choice->token = ENG_NO_TOKEN;
 }
 
-static void coda(fake *f, const eng_launch *l) {
-    f->codas++;
-    for (uint32_t i = 0; i < l->n_rows; i++)
-        f->x[i] = f->rows[l->rows[i].row].out;
-    for (uint32_t p = 0; p < fake_bundles(&f->o, f->o.n_coda); p++) {
-        layer(f, l, fake_bundles(&f->o, f->o.n_prelude) + p);
-        for (uint32_t i = 0; i < l->n_rows; i++)
-            f->x[i] = mix(f->x[i], f->sum[i]);
+static void coda(fake *dev, const eng_launch *launch) {
+    dev->codas++;
+    for (uint32_t i = 0; i < launch->n_rows; i++)
+        dev->hidden[i] = dev->rows[launch->rows[i].row].out;
+    for (uint32_t plane = 0; plane < fake_bundles(&dev->opts, dev->opts.n_coda); plane++) {
+        layer(dev, launch, fake_bundles(&dev->opts, dev->opts.n_prelude) + plane);
+        for (uint32_t i = 0; i < launch->n_rows; i++)
+            dev->hidden[i] = mix(dev->hidden[i], dev->sum[i]);
     }
     uint32_t heads = 0;
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        uint16_t flags = l->rows[i].flags;
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        uint16_t flags = launch->rows[i].flags;
         if (!(flags & (ENG_ROW_LOGITS | ENG_ROW_SAMPLE))) continue;
-        if (heads++ == f->o.max_logits) {
-            breach(f, "more than %u rows run the head", f->o.max_logits);
+        if (heads++ == dev->opts.max_logits) {
+            breach(dev, "more than %u rows run the head", dev->opts.max_logits);
             break;
         }
-        model_logits(f->x[i], f->o.vocab, f->head);
-        if (f->codas == f->o.nan_at && heads == 1) f->head[0] = NAN;
-        if (flags & ENG_ROW_SAMPLE) draw_token(f, l->rows[i].draw, f->head);
+        model_logits(dev->hidden[i], dev->opts.vocab, dev->head);
+        if (dev->codas == dev->opts.nan_at && heads == 1) dev->head[0] = NAN;
+        if (flags & ENG_ROW_SAMPLE) draw_token(dev, launch->rows[i].draw, dev->head);
         if (!(flags & ENG_ROW_LOGITS)) continue;
-        memcpy(f->logits + (size_t)f->n_logits++ * f->o.vocab, f->head,
-               f->o.vocab * sizeof *f->head);
+        memcpy(dev->logits + (size_t)dev->n_logits++ * dev->opts.vocab, dev->head,
+               dev->opts.vocab * sizeof *dev->head);
     }
-    f->logits_given += f->n_logits;
-    f->choices_given += f->n_choices;
+    dev->logits_given += dev->n_logits;
+    dev->choices_given += dev->n_choices;
 }
 
-static void check_rows(fake *f, const eng_launch *l) {
-    memset(f->seen, 0, f->o.n_rows);
-    if (l->n_rows == 0 || l->n_rows > f->o.max_launch) breach(f, "a launch of %u rows", l->n_rows);
-    f->schedule = mix(f->schedule, l->stage);
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        const eng_row *r = &l->rows[i];
-        f->schedule = mix(mix(f->schedule, r->pos), r->loop);
-        if (r->row >= f->o.n_rows || f->seen[r->row]++)
-            breach(f, "row %u is wrong or twice in a launch", r->row);
-        if (r->loop >= f->o.max_loops || r->pos >= f->o.max_seq_len)
-            breach(f, "loop or position out of range");
-        for (uint32_t k = 0; k <= r->pos / ENG_BLOCK; k++) {
-            if (r->blocks[k] >= f->o.n_blocks)
-                breach(f, "position %u: block %u of its table is out of range", r->pos, k);
+static void check_rows(fake *dev, const eng_launch *launch) {
+    memset(dev->seen, 0, dev->opts.n_rows);
+    if (launch->n_rows == 0 || launch->n_rows > dev->opts.max_launch)
+        breach(dev, "a launch of %u rows", launch->n_rows);
+    dev->schedule = mix(dev->schedule, launch->stage);
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        const eng_row *row = &launch->rows[i];
+        dev->schedule = mix(mix(dev->schedule, row->pos), row->loop);
+        if (row->row >= dev->opts.n_rows || dev->seen[row->row]++)
+            breach(dev, "row %u is wrong or twice in a launch", row->row);
+        if (row->loop >= dev->opts.max_loops || row->pos >= dev->opts.max_seq_len)
+            breach(dev, "loop or position out of range");
+        for (uint32_t k = 0; k <= row->pos / ENG_BLOCK; k++) {
+            if (row->blocks[k] >= dev->opts.n_blocks)
+                breach(dev, "position %u: block %u of its table is out of range", row->pos, k);
         }
-        if (l->stage == ENG_STAGE_PRELUDE && r->token >= f->o.vocab)
-            breach(f, "token out of range");
-        if (r->flags & ENG_ROW_GUARDED && r->guard >= f->o.n_rows) breach(f, "guard out of range");
-        if (r->flags & ENG_ROW_SAMPLE && (!f->o.samples || r->draw == NULL))
-            breach(f, "a row to sample that cannot be");
-        if (r->flags & (ENG_ROW_GUARDED | ENG_ROW_OR_TAIL) && f->n_queued == 0)
-            breach(f, "a row in doubt with nothing in flight");
+        if (launch->stage == ENG_STAGE_PRELUDE && row->token >= dev->opts.vocab)
+            breach(dev, "token out of range");
+        if (row->flags & ENG_ROW_GUARDED && row->guard >= dev->opts.n_rows)
+            breach(dev, "guard out of range");
+        if (row->flags & ENG_ROW_SAMPLE && (!dev->opts.samples || row->draw == NULL))
+            breach(dev, "a row to sample that cannot be");
+        if (row->flags & (ENG_ROW_GUARDED | ENG_ROW_OR_TAIL) && dev->n_queued == 0)
+            breach(dev, "a row in doubt with nothing in flight");
     }
 }
 
-static void forget(fake_flight *q) {
-    free(q->rows);
-    free(q->edits);
-    free(q->draws);
-    free(q->sampling);
-    free(q->blocks);
-    *q = (fake_flight){0};
+static void forget(fake_flight *flight) {
+    free(flight->rows);
+    free(flight->edits);
+    free(flight->draws);
+    free(flight->sampling);
+    free(flight->blocks);
+    *flight = (fake_flight){0};
 }
 
-/* Deep, and no byte larger than it must be, so that a sanitizer sees what reads beyond. */
-static bool copy(fake_flight *q, const eng_launch *l) {
+/* Copies a launch. Each array has its exact size, so a sanitizer sees any read beyond it. */
+static bool copy(fake_flight *flight, const eng_launch *launch) {
     size_t n_blocks = 0, n_draws = 0;
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        n_blocks += l->rows[i].pos / ENG_BLOCK + 1;
-        n_draws += l->rows[i].draw != NULL;
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        n_blocks += launch->rows[i].pos / ENG_BLOCK + 1;
+        n_draws += launch->rows[i].draw != NULL;
     }
-    *q = (fake_flight){.l = *l,
-                       .rows = malloc(l->n_rows * sizeof *q->rows),
-                       .edits = malloc((l->n_edits + 1) * sizeof *q->edits),
-                       .draws = malloc((n_draws + 1) * sizeof *q->draws),
-                       .sampling = malloc((n_draws + 1) * sizeof *q->sampling),
-                       .blocks = malloc(n_blocks * sizeof *q->blocks)};
-    if (!q->rows || !q->edits || !q->draws || !q->sampling || !q->blocks) return false;
-    memcpy(q->rows, l->rows, l->n_rows * sizeof *q->rows);
-    if (l->n_edits) memcpy(q->edits, l->edits, l->n_edits * sizeof *q->edits);
-    uint32_t *blocks = q->blocks;
+    *flight = (fake_flight){.launch = *launch,
+                            .rows = malloc(launch->n_rows * sizeof *flight->rows),
+                            .edits = malloc((launch->n_edits + 1) * sizeof *flight->edits),
+                            .draws = malloc((n_draws + 1) * sizeof *flight->draws),
+                            .sampling = malloc((n_draws + 1) * sizeof *flight->sampling),
+                            .blocks = malloc(n_blocks * sizeof *flight->blocks)};
+    if (!flight->rows || !flight->edits || !flight->draws || !flight->sampling || !flight->blocks)
+        return false;
+    memcpy(flight->rows, launch->rows, launch->n_rows * sizeof *flight->rows);
+    if (launch->n_edits)
+        memcpy(flight->edits, launch->edits, launch->n_edits * sizeof *flight->edits);
+    uint32_t *blocks = flight->blocks;
     n_draws = 0;
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        eng_row *r = &q->rows[i];
-        size_t n = r->pos / ENG_BLOCK + 1;
-        memcpy(blocks, r->blocks, n * sizeof *blocks);
-        r->blocks = blocks;
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        eng_row *row = &flight->rows[i];
+        size_t n = row->pos / ENG_BLOCK + 1;
+        memcpy(blocks, row->blocks, n * sizeof *blocks);
+        row->blocks = blocks;
         blocks += n;
-        if (r->draw == NULL) continue;
-        q->sampling[n_draws] = *r->draw->sampling;
-        q->draws[n_draws] = *r->draw;
-        q->draws[n_draws].sampling = &q->sampling[n_draws];
-        r->draw = &q->draws[n_draws++];
+        if (row->draw == NULL) continue;
+        flight->sampling[n_draws] = *row->draw->sampling;
+        flight->draws[n_draws] = *row->draw;
+        flight->draws[n_draws].sampling = &flight->sampling[n_draws];
+        row->draw = &flight->draws[n_draws++];
     }
-    q->l.rows = q->rows;
-    q->l.edits = q->edits;
+    flight->launch.rows = flight->rows;
+    flight->launch.edits = flight->edits;
     return true;
 }
 
-static void spoil_results(fake *f) {
-    memset(f->halted, 0xee, f->o.max_launch);
-    memset(f->logits, 0xee, (size_t)f->n_logits * f->o.vocab * sizeof *f->logits);
-    memset(f->choices, 0xee, f->n_choices * sizeof *f->choices);
+static void spoil_results(fake *dev) {
+    memset(dev->halted, 0xee, dev->opts.max_launch);
+    memset(dev->logits, 0xee, (size_t)dev->n_logits * dev->opts.vocab * sizeof *dev->logits);
+    memset(dev->choices, 0xee, dev->n_choices * sizeof *dev->choices);
 }
 
-static bool planned_failure(const fake *f, uint64_t launch) {
-    return f->o.fail_at && launch >= f->o.fail_at;
+static bool planned_failure(const fake *dev, uint64_t launch) {
+    return dev->opts.fail_at && launch >= dev->opts.fail_at;
 }
 
-static int fake_launch(eng_backend *b, const eng_launch *l, err *e) {
-    fake *f = (fake *)b;
-    f->launches++;
-    if (f->n_queued == f->o.max_flights) breach(f, "%u launches in flight", f->n_queued + 1);
-    if (planned_failure(f, f->launches) && f->o.max_flights == 1)
+static int fake_launch(eng_backend *backend, const eng_launch *launch, err *e) {
+    fake *dev = (fake *)backend;
+    dev->launches++;
+    if (dev->n_queued == dev->opts.max_flights)
+        breach(dev, "%u launches in flight", dev->n_queued + 1);
+    if (planned_failure(dev, dev->launches) && dev->opts.max_flights == 1)
         return err_set(e, ERR_DEVICE, NULL, "planned failure");
-    if (l->n_rows > 0 && l->stage == ENG_STAGE_RECURRENT && l->rows[0].loop > 0)
-        f->idle_loops += f->n_queued == 0;
-    check_rows(f, l);
-    if (f->breach[0]) {
-        /* What follows could read out of range; the test ends here anyway. */
-        return err_set(e, ERR_DEVICE, NULL, "%s", f->breach);
+    if (launch->n_rows > 0 && launch->stage == ENG_STAGE_RECURRENT && launch->rows[0].loop > 0)
+        dev->idle_loops += dev->n_queued == 0;
+    check_rows(dev, launch);
+    if (dev->breach[0]) {
+        /* Running the launch could read out of range. The test fails anyway. */
+        return err_set(e, ERR_DEVICE, NULL, "%s", dev->breach);
     }
-    spoil_results(f);
-    if (!copy(&f->queue[f->n_queued++], l)) return err_set(e, ERR_DEVICE, NULL, "out of memory");
+    spoil_results(dev);
+    if (!copy(&dev->queue[dev->n_queued++], launch))
+        return err_set(e, ERR_DEVICE, NULL, "out of memory");
     return 0;
 }
 
-static void execute(fake *f, const eng_launch *l) {
-    apply_edits(f, l);
-    f->n_ran = l->n_rows;
-    f->n_logits = f->n_choices = 0;
-    switch (l->stage) {
-    case ENG_STAGE_PRELUDE: prelude(f, l); break;
-    case ENG_STAGE_RECURRENT: loops(f, l); break;
-    case ENG_STAGE_CODA: coda(f, l); break;
+static void execute(fake *dev, const eng_launch *launch) {
+    apply_edits(dev, launch);
+    dev->n_ran = launch->n_rows;
+    dev->n_logits = dev->n_choices = 0;
+    switch (launch->stage) {
+    case ENG_STAGE_PRELUDE: prelude(dev, launch); break;
+    case ENG_STAGE_RECURRENT: loops(dev, launch); break;
+    case ENG_STAGE_CODA: coda(dev, launch); break;
     }
-    if (f->o.nap_us) {
-        struct timespec nap = {0, (long)f->o.nap_us * 1000};
+    if (dev->opts.nap_us) {
+        struct timespec nap = {0, (long)dev->opts.nap_us * 1000};
         nanosleep(&nap, NULL);
     }
 }
 
-static int fake_wait(eng_backend *b, eng_result *r, err *e) {
-    fake *f = (fake *)b;
-    if (f->n_queued == 0) return err_set(e, ERR_DEVICE, NULL, "nothing to wait for");
-    fake_flight q = f->queue[0];
-    f->queue[0] = f->queue[1];
-    f->queue[1] = (fake_flight){0};
-    f->n_queued--;
-    bool fails = planned_failure(f, f->launches - f->n_queued);
-    if (!fails) execute(f, &q.l);
-    eng_stage stage = q.l.stage;
-    forget(&q);
+static int fake_wait(eng_backend *backend, eng_result *result, err *e) {
+    fake *dev = (fake *)backend;
+    if (dev->n_queued == 0) return err_set(e, ERR_DEVICE, NULL, "nothing to wait for");
+    fake_flight flight = dev->queue[0];
+    dev->queue[0] = dev->queue[1];
+    dev->queue[1] = (fake_flight){0};
+    dev->n_queued--;
+    bool fails = planned_failure(dev, dev->launches - dev->n_queued);
+    if (!fails) execute(dev, &flight.launch);
+    eng_stage stage = flight.launch.stage;
+    forget(&flight);
     if (fails) return err_set(e, ERR_DEVICE, NULL, "planned failure");
-    if (f->breach[0]) return err_set(e, ERR_DEVICE, NULL, "%s", f->breach);
-    uint64_t ns = f->n_ran ? f->o.fixed_ns[stage] + f->o.row_ns[stage] * f->n_ran : 0;
-    *r = (eng_result){.halted = f->halted,
-                      .logits = f->logits,
-                      .n_logits = f->n_logits,
-                      .choices = f->choices,
-                      .n_choices = f->n_choices,
-                      .ns = ns};
+    if (dev->breach[0]) return err_set(e, ERR_DEVICE, NULL, "%s", dev->breach);
+    uint64_t ns = dev->n_ran ? dev->opts.fixed_ns[stage] + dev->opts.row_ns[stage] * dev->n_ran : 0;
+    *result = (eng_result){.halted = dev->halted,
+                           .logits = dev->logits,
+                           .n_logits = dev->n_logits,
+                           .choices = dev->choices,
+                           .n_choices = dev->n_choices,
+                           .ns = ns};
     return 0;
 }
 
-static void fake_close(eng_backend *b) {
-    fake *f = (fake *)b;
+static void fake_close(eng_backend *backend) {
+    fake *dev = (fake *)backend;
     for (uint32_t i = 0; i < MAX_QUEUE; i++)
-        forget(&f->queue[i]);
-    eng_sampler_destroy(f->sampler);
-    free(f->kept);
-    free(f->kept_at);
-    free(f->head);
-    free(f->choices);
-    free(f->slots);
-    free(f->maps);
-    free(f->rows);
-    free(f->halted);
-    free(f->seen);
-    free(f->logits);
-    free(f->x);
-    free(f->sum);
-    free(f);
+        forget(&dev->queue[i]);
+    eng_sampler_destroy(dev->sampler);
+    free(dev->kept);
+    free(dev->kept_at);
+    free(dev->head);
+    free(dev->choices);
+    free(dev->slots);
+    free(dev->maps);
+    free(dev->rows);
+    free(dev->halted);
+    free(dev->seen);
+    free(dev->logits);
+    free(dev->hidden);
+    free(dev->sum);
+    free(dev);
 }
 
-eng_backend *fake_backend_create(const fake_opts *o) {
+eng_backend *fake_backend_create(const fake_opts *opts) {
     static const eng_backend_ops ops = {fake_launch, fake_wait, fake_close};
-    fake *f = calloc(1, sizeof *f);
-    if (f == NULL) return NULL;
-    f->o = *o;
-    f->config = (model_plan){.vocab_size = o->vocab,
-                             .max_seq_len = o->max_seq_len,
-                             .loops_default = o->max_loops,
-                             .n_prelude = o->n_prelude,
-                             .n_coda = o->n_coda,
-                             .n_core = o->n_core,
-                             .exit = EXIT_ACT,
-                             .exits = 1u << EXIT_ACT,
-                             .exit_threshold = 0.99f,
-                             .halted_kv = o->policy};
-    uint32_t planes = plan_planes(&f->config, o->max_loops);
-    f->base.ops = &ops;
-    f->base.plan = &f->config;
-    f->base.info = (eng_backend_info){.device = "fake",
-                                      .kernels = "integers",
-                                      .threads = 1,
-                                      .n_slots = o->n_slots,
-                                      .n_blocks = o->n_blocks,
-                                      .n_planes = planes,
-                                      .n_rows = o->n_rows,
-                                      .max_launch = o->max_launch,
-                                      .max_logits = o->max_logits,
-                                      .max_flights = o->max_flights,
-                                      .samples = o->samples,
-                                      .slot_bytes = 320,
-                                      .block_map_bytes = (size_t)planes * ENG_BLOCK * 4};
-    f->slots = calloc(o->n_slots, sizeof *f->slots);
-    f->maps = malloc((size_t)o->n_blocks * planes * ENG_BLOCK * sizeof *f->maps);
-    f->rows = calloc(o->n_rows, sizeof *f->rows);
-    f->halted = calloc(o->max_launch, 1);
-    f->seen = calloc(o->n_rows, 1);
-    f->logits = calloc((size_t)o->max_logits * o->vocab, sizeof *f->logits);
-    f->x = calloc(o->max_launch, sizeof *f->x);
-    f->sum = calloc(o->max_launch, sizeof *f->sum);
-    f->kept = calloc(o->max_launch, sizeof *f->kept);
-    f->kept_at = calloc(o->max_launch, sizeof *f->kept_at);
-    f->head = calloc(o->vocab, sizeof *f->head);
-    f->choices = calloc(o->max_logits, sizeof *f->choices);
+    fake *dev = calloc(1, sizeof *dev);
+    if (dev == NULL) return NULL;
+    dev->opts = *opts;
+    dev->config = (model_plan){.vocab_size = opts->vocab,
+                               .max_seq_len = opts->max_seq_len,
+                               .loops_default = opts->max_loops,
+                               .n_prelude = opts->n_prelude,
+                               .n_coda = opts->n_coda,
+                               .n_core = opts->n_core,
+                               .exit = EXIT_ACT,
+                               .exits = 1u << EXIT_ACT,
+                               .exit_threshold = 0.99f,
+                               .halted_kv = opts->policy};
+    uint32_t planes = plan_planes(&dev->config, opts->max_loops);
+    dev->base.ops = &ops;
+    dev->base.plan = &dev->config;
+    dev->base.info = (eng_backend_info){.device = "fake",
+                                        .kernels = "integers",
+                                        .threads = 1,
+                                        .n_slots = opts->n_slots,
+                                        .n_blocks = opts->n_blocks,
+                                        .n_planes = planes,
+                                        .n_rows = opts->n_rows,
+                                        .max_launch = opts->max_launch,
+                                        .max_logits = opts->max_logits,
+                                        .max_flights = opts->max_flights,
+                                        .samples = opts->samples,
+                                        .slot_bytes = 320,
+                                        .block_map_bytes = (size_t)planes * ENG_BLOCK * 4};
+    dev->slots = calloc(opts->n_slots, sizeof *dev->slots);
+    dev->maps = malloc((size_t)opts->n_blocks * planes * ENG_BLOCK * sizeof *dev->maps);
+    dev->rows = calloc(opts->n_rows, sizeof *dev->rows);
+    dev->halted = calloc(opts->max_launch, 1);
+    dev->seen = calloc(opts->n_rows, 1);
+    dev->logits = calloc((size_t)opts->max_logits * opts->vocab, sizeof *dev->logits);
+    dev->hidden = calloc(opts->max_launch, sizeof *dev->hidden);
+    dev->sum = calloc(opts->max_launch, sizeof *dev->sum);
+    dev->kept = calloc(opts->max_launch, sizeof *dev->kept);
+    dev->kept_at = calloc(opts->max_launch, sizeof *dev->kept_at);
+    dev->head = calloc(opts->vocab, sizeof *dev->head);
+    dev->choices = calloc(opts->max_logits, sizeof *dev->choices);
     err e = {0};
-    if (!f->slots || !f->maps || !f->rows || !f->halted || !f->seen || !f->logits || !f->x ||
-        !f->sum || !f->kept || !f->kept_at || !f->head || !f->choices ||
-        eng_sampler_create(&f->sampler, o->vocab, &e) != 0) {
-        fake_close(&f->base);
+    if (!dev->slots || !dev->maps || !dev->rows || !dev->halted || !dev->seen || !dev->logits ||
+        !dev->hidden || !dev->sum || !dev->kept || !dev->kept_at || !dev->head || !dev->choices ||
+        eng_sampler_create(&dev->sampler, opts->vocab, &e) != 0) {
+        fake_close(&dev->base);
         return NULL;
     }
-    memset(f->maps, 0xff, (size_t)o->n_blocks * planes * ENG_BLOCK * sizeof *f->maps);
-    return &f->base;
+    memset(dev->maps, 0xff, (size_t)opts->n_blocks * planes * ENG_BLOCK * sizeof *dev->maps);
+    return &dev->base;
 }
 
-const char *fake_backend_breach(const eng_backend *b) {
-    const fake *f = (const fake *)b;
-    return f->breach[0] ? f->breach : NULL;
+const char *fake_backend_breach(const eng_backend *backend) {
+    const fake *dev = (const fake *)backend;
+    return dev->breach[0] ? dev->breach : NULL;
 }
-uint64_t fake_backend_launches(const eng_backend *b) {
-    return ((const fake *)b)->launches;
+uint64_t fake_backend_launches(const eng_backend *backend) {
+    return ((const fake *)backend)->launches;
 }
-uint64_t fake_backend_schedule_hash(const eng_backend *b) {
-    return ((const fake *)b)->schedule;
+uint64_t fake_backend_schedule_hash(const eng_backend *backend) {
+    return ((const fake *)backend)->schedule;
 }
-uint64_t fake_backend_slots_written(const eng_backend *b) {
-    return ((const fake *)b)->written;
+uint64_t fake_backend_slots_written(const eng_backend *backend) {
+    return ((const fake *)backend)->written;
 }
-uint64_t fake_backend_idle_loops(const eng_backend *b) {
-    return ((const fake *)b)->idle_loops;
+uint64_t fake_backend_idle_loops(const eng_backend *backend) {
+    return ((const fake *)backend)->idle_loops;
 }
-uint64_t fake_backend_left_out(const eng_backend *b) {
-    return ((const fake *)b)->left_out;
+uint64_t fake_backend_left_out(const eng_backend *backend) {
+    return ((const fake *)backend)->left_out;
 }
-uint64_t fake_backend_logits(const eng_backend *b) {
-    return ((const fake *)b)->logits_given;
+uint64_t fake_backend_logits(const eng_backend *backend) {
+    return ((const fake *)backend)->logits_given;
 }
-uint64_t fake_backend_choices(const eng_backend *b) {
-    return ((const fake *)b)->choices_given;
+uint64_t fake_backend_choices(const eng_backend *backend) {
+    return ((const fake *)backend)->choices_given;
 }
-model_plan *fake_backend_config(eng_backend *b) {
-    return &((fake *)b)->config;
+model_plan *fake_backend_config(eng_backend *backend) {
+    return &((fake *)backend)->config;
 }

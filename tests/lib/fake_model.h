@@ -1,5 +1,5 @@
-/* fake_model.h - the integer model that the fake backend and its sequential twin share: all
- * arithmetic is mixing. */
+/* fake_model.h - the integer model of the fake backend and of fake_seq: all arithmetic is mixing
+ * of hashes. */
 #ifndef FATHOM_FAKE_MODEL_H
 #define FATHOM_FAKE_MODEL_H
 
@@ -16,22 +16,23 @@ static inline uint64_t mix(uint64_t a, uint64_t b) {
     return x ^ x >> 31;
 }
 
-static inline uint64_t model_embed(const fake_opts *o, uint32_t token, uint32_t pos) {
-    return mix(mix(o->seed, token), pos);
+static inline uint64_t model_embed(const fake_opts *opts, uint32_t token, uint32_t pos) {
+    return mix(mix(opts->seed, token), pos);
 }
 
 static inline uint64_t model_latent(uint64_t x, uint32_t plane) {
     return mix(x, 1000 + plane);
 }
 
-static inline bool model_halts(const fake_opts *o, uint64_t h, uint64_t e, uint32_t done,
+static inline bool model_halts(const fake_opts *opts, uint64_t state, uint64_t embed, uint32_t done,
                                uint32_t min_loops, uint32_t max_loops, float threshold) {
     if (done >= max_loops) return true;
     if (done < min_loops) return false;
-    if (o->deep_one_in) return mix(e, 7) % o->deep_one_in != 0 && done >= o->mean_depth;
+    if (opts->deep_one_in)
+        return mix(embed, 7) % opts->deep_one_in != 0 && done >= opts->mean_depth;
     uint32_t bits;
     memcpy(&bits, &threshold, sizeof bits);
-    return mix(h, bits) % o->mean_depth == 0;
+    return mix(state, bits) % opts->mean_depth == 0;
 }
 
 static inline void model_logits(uint64_t x, uint32_t vocab, float *out) {

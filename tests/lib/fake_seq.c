@@ -4,67 +4,69 @@
 #include <stdlib.h>
 
 struct fake_seq {
-    fake_opts o;
-    fake_depth d;
-    uint32_t n, max;
+    fake_opts opts;
+    fake_depth depth;
+    uint32_t n_done, max;
     uint64_t *latents; /* [plane][position] */
 };
 
-fake_seq *fake_seq_create(const fake_opts *o, const fake_depth *d, uint32_t max_positions) {
-    fake_seq *q = calloc(1, sizeof *q);
-    if (q == NULL) return NULL;
-    q->o = *o;
-    q->d = *d;
-    q->max = max_positions;
-    q->latents = calloc((size_t)fake_planes(o, o->max_loops) * max_positions, sizeof *q->latents);
-    if (q->latents == NULL) {
-        free(q);
+fake_seq *fake_seq_create(const fake_opts *opts, const fake_depth *depth, uint32_t max_positions) {
+    fake_seq *seq = calloc(1, sizeof *seq);
+    if (seq == NULL) return NULL;
+    seq->opts = *opts;
+    seq->depth = *depth;
+    seq->max = max_positions;
+    seq->latents =
+        calloc((size_t)fake_planes(opts, opts->max_loops) * max_positions, sizeof *seq->latents);
+    if (seq->latents == NULL) {
+        free(seq);
         return NULL;
     }
-    return q;
+    return seq;
 }
 
-void fake_seq_destroy(fake_seq *q) {
-    if (q == NULL) return;
-    free(q->latents);
-    free(q);
+void fake_seq_destroy(fake_seq *seq) {
+    if (seq == NULL) return;
+    free(seq->latents);
+    free(seq);
 }
 
-static uint64_t write_and_read(fake_seq *q, uint32_t plane, uint64_t x) {
-    uint64_t *row = q->latents + (size_t)plane * q->max, sum = 0;
-    row[q->n] = model_latent(x, plane);
-    if (q->o.instant) return 0;
-    for (uint32_t i = 0; i <= q->n; i++)
+static uint64_t write_and_read(fake_seq *seq, uint32_t plane, uint64_t x) {
+    uint64_t *row = seq->latents + (size_t)plane * seq->max, sum = 0;
+    row[seq->n_done] = model_latent(x, plane);
+    if (seq->opts.instant) return 0;
+    for (uint32_t i = 0; i <= seq->n_done; i++)
         sum = mix(sum, row[i]);
     return sum;
 }
 
-uint16_t fake_seq_next(fake_seq *q, uint32_t token, float *logits) {
-    const fake_opts *o = &q->o;
-    uint32_t first = fake_planes(o, 0);
-    uint64_t x = model_embed(o, token, q->n), out = 0, h, e;
-    for (uint32_t p = 0; p < fake_bundles(o, o->n_prelude); p++)
-        x = mix(x, write_and_read(q, p, x));
-    h = e = x;
+uint16_t fake_seq_next(fake_seq *seq, uint32_t token, float *logits) {
+    const fake_opts *opts = &seq->opts;
+    uint32_t first = fake_planes(opts, 0);
+    uint64_t x = model_embed(opts, token, seq->n_done), out = 0, state, embed;
+    for (uint32_t plane = 0; plane < fake_bundles(opts, opts->n_prelude); plane++)
+        x = mix(x, write_and_read(seq, plane, x));
+    state = embed = x;
     uint16_t depth = 0;
-    for (uint32_t t = 0; t < q->d.max_loops; t++) {
-        if (depth && o->policy == KV_LAST) {
-            q->latents[(size_t)(first + t) * q->max + q->n] =
-                q->latents[(size_t)(first + depth - 1) * q->max + q->n];
+    for (uint32_t loop = 0; loop < seq->depth.max_loops; loop++) {
+        if (depth && opts->policy == KV_LAST) {
+            seq->latents[(size_t)(first + loop) * seq->max + seq->n_done] =
+                seq->latents[(size_t)(first + depth - 1) * seq->max + seq->n_done];
             continue;
         }
-        uint64_t u = mix(mix(h, e), t);
-        h = mix(u, write_and_read(q, first + t, u));
+        uint64_t input = mix(mix(state, embed), loop);
+        state = mix(input, write_and_read(seq, first + loop, input));
         if (depth) continue;
-        out = mix(out, h);
-        if (model_halts(o, h, e, t + 1, q->d.min_loops, q->d.max_loops, q->d.threshold))
-            depth = (uint16_t)(t + 1);
+        out = mix(out, state);
+        if (model_halts(opts, state, embed, loop + 1, seq->depth.min_loops, seq->depth.max_loops,
+                        seq->depth.threshold))
+            depth = (uint16_t)(loop + 1);
     }
     x = out;
-    for (uint32_t p = 0; p < fake_bundles(o, o->n_coda); p++) {
-        x = mix(x, write_and_read(q, fake_bundles(o, o->n_prelude) + p, x));
+    for (uint32_t plane = 0; plane < fake_bundles(opts, opts->n_coda); plane++) {
+        x = mix(x, write_and_read(seq, fake_bundles(opts, opts->n_prelude) + plane, x));
     }
-    model_logits(x, o->vocab, logits);
-    q->n++;
+    model_logits(x, opts->vocab, logits);
+    seq->n_done++;
     return depth;
 }

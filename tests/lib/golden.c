@@ -17,50 +17,54 @@ static void must(bool ok, const char *dir, const char *what) {
     abort();
 }
 
-/* Copies a tensor that must have exactly `bytes` bytes. */
+/* Copies a tensor of exactly `bytes` bytes. */
 static void copy(const model__st_index *index, const file_map *map, const char *dir,
                  const char *prefix, const char *name, void *out, size_t bytes) {
     char full[64];
     (void)snprintf(full, sizeof full, "%s%s", prefix, name);
-    const model__st_entry *t = model__st_find(index, full);
-    must(t && t->bytes == bytes, dir, full);
-    memcpy(out, map->data + t->first, bytes);
+    const model__st_entry *entry = model__st_find(index, full);
+    must(entry && entry->bytes == bytes, dir, full);
+    memcpy(out, map->data + entry->first, bytes);
 }
 
 golden_case golden_open(const char *name) {
     static const char *const policies[2] = {[KV_EXACT] = "exact.", [KV_LAST] = "last."};
-    golden_case g = {0};
-    (void)snprintf(g.dir, sizeof g.dir, "tests/golden/cases/%s", name);
+    golden_case golden = {0};
+    (void)snprintf(golden.dir, sizeof golden.dir, "tests/golden/cases/%s", name);
     char path[160];
-    (void)snprintf(path, sizeof path, "%s/expected.safetensors", g.dir);
+    (void)snprintf(path, sizeof path, "%s/expected.safetensors", golden.dir);
     err e = {0};
     file_map map;
     model__st_index index;
-    must(file_map_open(&map, path, &e) == 0, g.dir, e.msg);
-    must(model__st_parse(&index, map.data, map.size, path, &e) == 0, g.dir, e.msg);
-    g.n_loops = (uint32_t)strtoul(index.n_loops, NULL, 10);
-    must(g.n_loops > 0, g.dir, "n_loops");
-    copy(&index, &map, g.dir, "", "ids", g.ids, sizeof g.ids);
-    for (int p = 0; p < 2; p++) {
+    must(file_map_open(&map, path, &e) == 0, golden.dir, e.msg);
+    must(model__st_parse(&index, map.data, map.size, path, &e) == 0, golden.dir, e.msg);
+    golden.n_loops = (uint32_t)strtoul(index.n_loops, NULL, 10);
+    must(golden.n_loops > 0, golden.dir, "n_loops");
+    copy(&index, &map, golden.dir, "", "ids", golden.ids, sizeof golden.ids);
+    for (int policy = 0; policy < 2; policy++) {
         char full[64];
-        (void)snprintf(full, sizeof full, "%slogits", policies[p]);
-        const model__st_entry *t = model__st_find(&index, full);
-        must(t && t->rank == 3 && t->shape[0] == GOLDEN_SEQS && t->shape[1] == GOLDEN_LEN, g.dir,
-             full);
-        g.vocab = (uint32_t)t->shape[2];
-        g.logits[p] = malloc(t->bytes);
-        must(g.logits[p] != NULL, g.dir, "memory");
-        copy(&index, &map, g.dir, policies[p], "logits", g.logits[p], t->bytes);
-        copy(&index, &map, g.dir, policies[p], "depth", g.depth[p], sizeof g.depth[p]);
-        copy(&index, &map, g.dir, policies[p], "greedy", g.greedy[p], sizeof g.greedy[p]);
+        (void)snprintf(full, sizeof full, "%slogits", policies[policy]);
+        const model__st_entry *entry = model__st_find(&index, full);
+        must(entry && entry->rank == 3 && entry->shape[0] == GOLDEN_SEQS &&
+                 entry->shape[1] == GOLDEN_LEN,
+             golden.dir, full);
+        golden.vocab = (uint32_t)entry->shape[2];
+        golden.logits[policy] = malloc(entry->bytes);
+        must(golden.logits[policy] != NULL, golden.dir, "memory");
+        copy(&index, &map, golden.dir, policies[policy], "logits", golden.logits[policy],
+             entry->bytes);
+        copy(&index, &map, golden.dir, policies[policy], "depth", golden.depth[policy],
+             sizeof golden.depth[policy]);
+        copy(&index, &map, golden.dir, policies[policy], "greedy", golden.greedy[policy],
+             sizeof golden.greedy[policy]);
     }
     model__st_deinit(&index);
     file_map_close(&map);
-    return g;
+    return golden;
 }
 
-void golden_close(golden_case *g) {
-    free(g->logits[0]);
-    free(g->logits[1]);
-    *g = (golden_case){0};
+void golden_close(golden_case *golden) {
+    free(golden->logits[0]);
+    free(golden->logits[1]);
+    *golden = (golden_case){0};
 }

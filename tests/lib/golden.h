@@ -1,4 +1,4 @@
-/* golden.h - one golden case: what the published model computes for two sequences. */
+/* golden.h - one golden case: the output of the published model for two sequences. */
 #ifndef FATHOM_TEST_GOLDEN_H
 #define FATHOM_TEST_GOLDEN_H
 
@@ -18,6 +18,6 @@ typedef struct {
 extern const char *const golden_names[GOLDEN_CASES];
 /* Reads tests/golden/cases/name; aborts if it cannot. */
 golden_case golden_open(const char *name);
-void golden_close(golden_case *g);
+void golden_close(golden_case *golden);
 
 #endif

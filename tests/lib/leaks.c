@@ -1,4 +1,4 @@
-/* leaks.c - Criterion's workers end without the leak pass; this runs it. */
+/* leaks.c - runs the leak check, which Criterion's workers skip at exit. */
 #include "tests/lib/testlib.h"
 
 #include <stdio.h>

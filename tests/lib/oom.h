@@ -1,6 +1,6 @@
-/* oom.h - makes the Nth allocation of Fathom's own objects fail (unit binary only; see
- * --wrap in the Makefile). Allocations inside shared libraries are not counted, except
- * jansson's once json_setup() was called. One thread. */
+/* oom.h - makes the Nth allocation of Fathom's own objects fail (unit binary only; see --wrap in
+ * the Makefile). Allocations inside shared libraries do not count, except jansson's after
+ * json_setup(). One thread. */
 #ifndef FATHOM_TEST_OOM_H
 #define FATHOM_TEST_OOM_H
 

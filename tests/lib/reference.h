@@ -1,7 +1,7 @@
 /* reference.h - the model computed plainly, from the formulas, one position after the other.
  *
- * No cache, no batching, no absorbed matrices, sums in double: the oracle that backends
- * and schedulers are compared with on any small configuration. Aborts when out of memory. */
+ * No cache, no batching, no absorbed matrices, sums in double: the oracle for backends and
+ * schedulers on any small configuration. Aborts when out of memory. */
 #ifndef FATHOM_TEST_REFERENCE_H
 #define FATHOM_TEST_REFERENCE_H
 
@@ -18,17 +18,17 @@ typedef struct {
     uint32_t n, vocab;
     float *logits;   /* [n][vocab] */
     uint32_t *depth; /* [n] loops executed, 1..max_loops */
-    float margin;    /* smallest distance any halting decision kept from the threshold: a
-                        comparison of depths is fair when this is well above rounding */
+    float margin;    /* smallest distance of any halting decision from the threshold: depths can
+                        be compared if it is well above rounding */
 } ref_result;
 
 typedef struct reference reference;
 /* Widens the weights to float; the model may be closed afterwards. */
-reference *ref_open(const model_folder *m);
-void ref_close(reference *r);
+reference *ref_open(const model_folder *model);
+void ref_close(reference *ref);
 /* The whole sequence at once: logits and depth of every position. */
-ref_result ref_run(const reference *r, const uint32_t *ids, uint32_t n, const ref_opts *o);
-void ref_result_deinit(ref_result *r);
+ref_result ref_run(const reference *ref, const uint32_t *ids, uint32_t n, const ref_opts *o);
+void ref_result_deinit(ref_result *res);
 /* Largest |a - b| as a fraction of the largest |b|. */
 double ref_relative_error(const float *a, const float *b, size_t n);
 

@@ -1,4 +1,4 @@
-/* sched_rig.h - a scheduler on the fake backend, and all that came out of it. */
+/* sched_rig.h - a scheduler on the fake backend, and a record of its events. */
 #ifndef FATHOM_SCHED_RIG_H
 #define FATHOM_SCHED_RIG_H
 
@@ -12,9 +12,9 @@ typedef struct {
     uint32_t tokens[RIG_TOKENS];
     uint16_t depth[RIG_TOKENS];
     float logprob[RIG_TOKENS];
-    uint64_t top_hash;       /* of all alternatives told */
-    uint64_t at[RIG_TOKENS]; /* recurrent launches run when it came */
-    uint64_t first_ns;       /* device time when the first token came */
+    uint64_t top_hash;       /* of all alternatives reported */
+    uint64_t at[RIG_TOKENS]; /* number of recurrent launches at the time of the token */
+    uint64_t first_ns;       /* device time of the first token */
     bool ended;
     sched_event end;
 } rig_out;
@@ -26,15 +26,15 @@ typedef struct {
     sched_stats stats; /* scratch of rig_stats */
 } rig;
 
-rig rig_open(const fake_opts *f, const sched_opts *o);
-void rig_close(rig *r); /* also checks that every page and row came back */
-/* A greedy request of n prompt tokens drawn from `stream`, first ones first. */
+rig rig_open(const fake_opts *fake, const sched_opts *opts);
+void rig_close(rig *run); /* checks that every page and row was given back */
+/* A greedy request; its prompt is the first n tokens of `stream`. */
 sched_request rig_request(uint32_t *prompt, uint32_t n, uint32_t max_tokens, uint64_t stream);
-uint64_t rig_submit(rig *r, const sched_request *q);
-void rig_steps(rig *r, uint32_t n);
-void rig_finish(rig *r); /* steps until idle */
-const sched_stats *rig_stats(rig *r);
-uint64_t rig_device_ns(rig *r);
+uint64_t rig_submit(rig *run, const sched_request *req);
+void rig_steps(rig *run, uint32_t n);
+void rig_finish(rig *run); /* steps until idle */
+const sched_stats *rig_stats(rig *run);
+uint64_t rig_device_ns(rig *run);
 uint32_t rig_token(uint64_t stream, uint32_t i); /* below 64 */
 
 #endif

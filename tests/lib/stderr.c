@@ -1,4 +1,4 @@
-/* stderr.c - stderr into a file without a name, and back. */
+/* stderr.c - redirects stderr to an unnamed file and back. */
 #include "tests/lib/stderr.h"
 
 #include <criterion/criterion.h>

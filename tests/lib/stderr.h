@@ -1,12 +1,12 @@
-/* stderr.h - what a piece of a test says on stderr, where warnings go. */
+/* stderr.h - captures stderr, where warnings go, during a part of a test. */
 #ifndef FATHOM_TEST_STDERR_H
 #define FATHOM_TEST_STDERR_H
 
 #include <stddef.h>
 
-/* From here on stderr goes to a file; returns the handle of what it was. */
+/* Sends stderr to a file; returns a handle of the old stderr. */
 int stderr_catch(void);
-/* Gives stderr back. said is what was written meanwhile, cut to room - 1 bytes. */
+/* Restores stderr. *said is the captured text, cut to room - 1 bytes. */
 void stderr_release(int kept, char *said, size_t room);
 
 #endif

@@ -17,10 +17,10 @@ typedef struct {
     size_t n_data;
 } st_file;
 st_file st_read(const char *dir, const char *name);
-void st_write(const st_file *f, const char *dir, const char *name);
-void st_free(st_file *f);
-json_t *st_tensor(const st_file *f, const char *tensor);       /* its description, borrowed */
-unsigned char *st_bytes(const st_file *f, const char *tensor); /* its first byte */
-void st_set_shape(const st_file *f, const char *tensor, const char *json);
+void st_write(const st_file *file, const char *dir, const char *name);
+void st_free(st_file *file);
+json_t *st_tensor(const st_file *file, const char *tensor);       /* the header entry, borrowed */
+unsigned char *st_bytes(const st_file *file, const char *tensor); /* its first byte */
+void st_set_shape(const st_file *file, const char *tensor, const char *json);
 
 #endif
