@@ -1,7 +1,7 @@
-/* cost.c - see cost.h; and a mutator that makes inputs long by repeating a piece of them.
+/* cost.c - see cost.h; and a mutator that makes long inputs by repeating a piece.
  *
- * libFuzzer grows inputs by what brings new coverage, which a repetition never does: without this
- * nothing over some KB would be tried, however large -max_len is. */
+ * libFuzzer keeps only inputs with new coverage, and a repetition never adds any. Without this
+ * mutator it would try nothing above some KB, however large -max_len is. */
 #include "tests/fuzz/cost.h"
 
 #include <stdio.h>
@@ -12,14 +12,14 @@ size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
 
 enum {
-    LONG_KB = 16,   /* of shorter inputs the cost per KB is that of their beginning */
-    LONG_EVERY = 16 /* mutations, of which one makes the input long */
+    LONG_KB = 16,   /* below it, fixed costs dominate the cost per KB */
+    LONG_EVERY = 16 /* one mutation in so many makes the input long */
 };
 
 static struct {
     uint64_t runs, long_runs;
-    double us_per_kb, of_kb; /* the worst of the long ones */
-    double ms, ms_of_kb;     /* the dearest of all */
+    double us_per_kb, of_kb; /* the worst long input */
+    double ms, ms_of_kb;     /* the most expensive input */
 } worst;
 
 static void print_worst(void) {
@@ -57,7 +57,7 @@ static uint64_t next_random(uint64_t *state) {
     return *state >> 33;
 }
 
-/* Where a piece of text may begin or end: at a comma, a blank, a bracket or a quote. */
+/* The next boundary of a piece of text: a comma, a blank, a bracket or a quote. */
 static size_t to_a_mark(const uint8_t *data, size_t size, size_t at) {
     size_t i = at;
     while (i < size && i - at < 64 && (data[i] == 0 || strchr(", \t\n{}[]\":<|", data[i]) == NULL))
@@ -65,7 +65,7 @@ static size_t to_a_mark(const uint8_t *data, size_t size, size_t at) {
     return i < size && i - at < 64 ? i : at;
 }
 
-/* The piece data[from..to) again and again, up to `want` bytes in all. */
+/* Repeats the piece data[from..to), up to `want` bytes in all. */
 static size_t repeat_piece(uint8_t *data, size_t size, size_t from, size_t to, size_t want) {
     size_t piece = to - from, room = want - size, more = room - room % piece;
     memmove(data + to + more, data + to, size - to);

@@ -38,17 +38,17 @@ static void put(const char *path, const uint8_t *data, size_t n) {
     close(fd);
 }
 
-static int check(void *ud, const model__want *w) {
-    const model_folder *m = ud;
-    model_tensor t;
-    if (!model_find(m, w->place, &t)) {
-        if (!w->optional) abort();
+static int check(void *ud, const model__want *want) {
+    const model_folder *model = ud;
+    model_tensor tensor;
+    if (!model_find(model, want->place, &tensor)) {
+        if (!want->optional) abort();
         return 0;
     }
-    if (t.n_values != w->shape[0] * w->shape[1]) abort();
+    if (tensor.n_values != want->shape[0] * want->shape[1]) abort();
     float first, last;
-    model_tensor_read(&t, 0, 1, &first);
-    model_tensor_read(&t, t.n_values - 1, 1, &last);
+    model_tensor_read(&tensor, 0, 1, &first);
+    model_tensor_read(&tensor, tensor.n_values - 1, 1, &last);
     if (!isfinite(first) || !isfinite(last)) abort();
     return 0;
 }
@@ -56,16 +56,16 @@ static int check(void *ud, const model__want *w) {
 static void one_input(const uint8_t *data, size_t size) {
     const uint8_t *nul = size ? memchr(data, 0, size) : NULL;
     size_t n = nul ? (size_t)(nul - data) : size;
-    model_folder *m;
+    model_folder *model;
     err e = {0};
     put(config_path, data, n);
     put(weights_path, nul ? nul + 1 : data, nul ? size - n - 1 : 0);
-    if (model_open(&m, folder, &e) != 0) {
+    if (model_open(&model, folder, &e) != 0) {
         if (e.code == ERR_NONE || e.msg[0] == 0) abort();
         return;
     }
-    (void)model__wants(model_plan_of(m), check, m);
-    model_close(m);
+    (void)model__wants(model_plan_of(model), check, model);
+    model_close(model);
 }
 
 FUZZ_TARGET(one_input, 1500, 8000)

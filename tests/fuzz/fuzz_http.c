@@ -1,8 +1,8 @@
-/* fuzz_http.c - bytes of a stranger through the real socket, libmicrohttpd and everything of
- * ours up to the handlers. The library of Debian 12 is not fuzzed by anybody else.
+/* fuzz_http.c - any bytes through a real socket, libmicrohttpd and the server up to its handlers.
+ * Debian 12's version of the library has no fuzzer of its own.
  *
- * The server runs in this process without a model, so that every path but the engine's is
- * reached; the first byte says in how many pieces the rest arrives. */
+ * The server runs in this process without a model: every path but the engine's is reached. The
+ * first byte is the number of pieces in which the rest arrives. */
 #include "base/json.h"
 #include "server/server_internal.h"
 #include "tests/fuzz/cost.h"
@@ -92,7 +92,7 @@ static void one_input(const uint8_t *data, size_t size) {
     if (n > 0 && (n < 9 || memcmp(answer, "HTTP/1.", 7) != 0)) abort();
     close(fd);
     turn(2);
-    /* Whatever it was, nothing of it may stay. */
+    /* No connection and no request may be left. */
     for (unsigned i = 0; i < 1000 && server->n_conns; i++)
         turn(1);
     if (server->n_conns || server->n_reqs || !srv_ledger_is_empty(server->ledger)) abort();

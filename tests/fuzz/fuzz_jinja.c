@@ -1,14 +1,14 @@
 /* fuzz_jinja.c - a chat template, a zero byte, then its variables as JSON.
  *
- * Whatever parses must render, or fail with a reason, within its bounds. The runs must cover the
- * text. A character that only the variables have must never count as the template's. */
+ * A template that parses must render, or fail with a reason, within its bounds. The runs must cover
+ * the text. A character found only in the variables must never count as the template's. */
 #include "base/json.h"
 #include "tests/fuzz/cost.h"
 #include "text/jinja.h"
 
 #include <string.h>
 
-/* A letter without cases, which no filter makes of anything else. */
+/* A letter without case: no filter produces it from another character. */
 #define MARK "\xeb\xb7\x81"
 
 static const char conversation[] =
@@ -34,12 +34,12 @@ static void check_output(const jinja_output *out, bool marked) {
     if (from != out->text.len) __builtin_trap();
 }
 
-/* A template that spells the mark, or may by an escape, says nothing. */
+/* A template that contains the mark, or could by an escape, proves nothing about origins. */
 static bool may_spell_mark(const char *template, size_t n) {
     return n && (memchr(template, MARK[0], n) || memchr(template, '\\', n));
 }
 
-static void render(const jinja *t, json_t *vars, bool marked) {
+static void render(const jinja *tmpl, json_t *vars, bool marked) {
     enum { VARS = 32 };
     static const char *const roles[] = {"system", "user", "assistant", "tool", NULL};
     jinja_var list[VARS];
@@ -54,7 +54,7 @@ static void render(const jinja *t, json_t *vars, bool marked) {
     }
     jinja_output out;
     err e = {0};
-    if (jinja_render(t, &in, &out, &e) == 0) check_output(&out, marked);
+    if (jinja_render(tmpl, &in, &out, &e) == 0) check_output(&out, marked);
     else if (e.code == ERR_NONE || e.code == ERR_NO_MEMORY || out.text.len || out.n_runs)
         __builtin_trap();
     jinja_output_deinit(&out);
@@ -89,18 +89,18 @@ static void one_input(const uint8_t *data, size_t n) {
     const char *text = (const char *)data;
     const char *zero = n ? memchr(text, 0, n) : NULL;
     size_t len = zero ? (size_t)(zero - text) : n, all = 0;
-    jinja *t = NULL;
+    jinja *tmpl = NULL;
     err e = {0};
-    if (jinja_parse(&t, text, len, "fuzz", &e) != 0) {
-        if (t != NULL || e.code != ERR_BAD_FILE) __builtin_trap();
+    if (jinja_parse(&tmpl, text, len, "fuzz", &e) != 0) {
+        if (tmpl != NULL || e.code != ERR_BAD_FILE) __builtin_trap();
         return;
     }
-    jinja_each_text(t, each_text, &all);
+    jinja_each_text(tmpl, each_text, &all);
     if (all > len * 2) __builtin_trap();
     json_t *vars = variables(zero ? zero + 1 : "", zero ? n - len - 1 : 0);
-    render(t, vars, !may_spell_mark(text, len));
+    render(tmpl, vars, !may_spell_mark(text, len));
     json_decref(vars);
-    jinja_close(t);
+    jinja_close(tmpl);
 }
 
 FUZZ_TARGET(one_input, 3000, 8000)

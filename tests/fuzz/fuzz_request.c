@@ -1,9 +1,9 @@
-/* fuzz_request.c - a body through parsing, and whatever is accepted through a whole answer
+/* fuzz_request.c - a request body through parsing, and an accepted request through a whole answer
  * with made-up events.
  *
- * The first byte picks the route, the second the events: which tokens come, whether the
- * end is a stop, a limit, a failure. What comes out must be valid JSON, or events of it. A chat
- * template that prints no control token never leads to one, whatever it is given. */
+ * The first byte picks the route, the second the events: the tokens, and an end by stop, limit or
+ * failure. The output must be valid JSON, or events of valid JSON. A chat template that prints no
+ * control token never yields one, whatever the request. */
 #include "api/api.h"
 #include "base/json.h"
 #include "tests/fuzz/cost.h"
@@ -36,26 +36,26 @@ static void open_all(void) {
     }
     need(rc, &e);
     need(tokenizer_open(&words, dir, model_plan_of(model)->vocab_size, &e), &e);
-    api_opts o = {.model_dir = dir,
-                  .served_name = "m",
-                  .model = model,
-                  .tokenizer = words,
-                  .max_context = 256};
-    need(api_context_open(&with_text, &o, &e), &e);
-    /* As it lies beside the model's folder. */
-    o.chat_template =
+    api_opts own = {.model_dir = dir,
+                    .served_name = "m",
+                    .model = model,
+                    .tokenizer = words,
+                    .max_context = 256};
+    need(api_context_open(&with_text, &own, &e), &e);
+    /* The template's path, seen from the same folder as the model. */
+    own.chat_template =
         dir == dirs[0] ? "tests/fuzz/request.jinja" : "../../tests/fuzz/request.jinja";
-    need(api_context_open(&with_all, &o, &e), &e);
-    o.chat_template = NULL;
-    o.tokenizer = NULL;
-    need(api_context_open(&ids_only, &o, &e), &e);
+    need(api_context_open(&with_all, &own, &e), &e);
+    own.chat_template = NULL;
+    own.tokenizer = NULL;
+    need(api_context_open(&ids_only, &own, &e), &e);
 }
 
-static void must_be_json(const char *s, size_t n) {
+static void must_be_json(const char *text, size_t n) {
     json_error_t why;
-    json_t *root = json_loadb(s, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
     if (root == NULL) {
-        fprintf(stderr, "not JSON: %s\n%.*s\n", why.text, (int)n, s);
+        fprintf(stderr, "not JSON: %s\n%.*s\n", why.text, (int)n, text);
         abort();
     }
     json_decref(root);
@@ -76,70 +76,70 @@ static void check_out(const buf *out, bool stream) {
     }
 }
 
-/* One event, and all it brings in slices of a few bytes. */
-static unsigned feed(api_reply *r, uint32_t i, const sched_event *ev, uint32_t seed, buf *out,
+/* One event, and its output in slices of a few bytes. */
+static unsigned feed(api_reply *reply, uint32_t i, const sched_event *ev, uint32_t seed, buf *out,
                      err *e) {
-    unsigned bits = api_reply_event(r, i, ev, out, e);
-    while ((bits & API_MORE) && api_reply_more(r, out, 1 + seed * 16)) {
-        if (api_reply_bytes(r) > 64 << 20) abort();
+    unsigned bits = api_reply_event(reply, i, ev, out, e);
+    while ((bits & API_MORE) && api_reply_more(reply, out, 1 + seed * 16)) {
+        if (api_reply_bytes(reply) > 64 << 20) abort();
     }
     return bits;
 }
 
 /* Tokens of one sequence; the seed decides ids, depths and the end. */
-static unsigned run_sequence(api_reply *r, uint32_t i, uint32_t seed, bool plain, buf *out,
+static unsigned run_sequence(api_reply *reply, uint32_t i, uint32_t seed, bool plain, buf *out,
                              err *e) {
-    sched_request q;
+    sched_request req;
     unsigned bits = 0;
     uint64_t state = seed;
-    api_reply_request(r, i, &q);
-    for (uint32_t k = 0; plain && k < q.n_prompt; k++) {
-        if (tokenizer_is_control(words, q.prompt[k])) abort(); /* forged by a client */
+    api_reply_request(reply, i, &req);
+    for (uint32_t k = 0; plain && k < req.n_prompt; k++) {
+        if (tokenizer_is_control(words, req.prompt[k])) abort(); /* forged by a client */
     }
-    for (uint32_t k = 0; q.prompt_logprobs && k < q.n_prompt; k++) {
-        sched_event ev = {.kind = SCHED_PROMPT, .token = q.prompt[k], .pos = k, .depth = 1};
+    for (uint32_t k = 0; req.prompt_logprobs && k < req.n_prompt; k++) {
+        sched_event ev = {.kind = SCHED_PROMPT, .token = req.prompt[k], .pos = k, .depth = 1};
         ev.logprob = k ? -1.0f : 0.0f / 0.0f;
-        bits |= feed(r, i, &ev, seed, out, e);
+        bits |= feed(reply, i, &ev, seed, out, e);
     }
-    for (uint32_t k = 0; k < q.max_tokens && k < 40 && !(bits & (API_CANCEL | API_FAILED)); k++) {
+    for (uint32_t k = 0; k < req.max_tokens && k < 40 && !(bits & (API_CANCEL | API_FAILED)); k++) {
         state = state * 6364136223846793005u + 1442695040888963407u;
         sched_event ev = {.kind = SCHED_TOKEN,
                           .token = (uint32_t)(state >> 33) % 2048,
                           .depth = 3,
-                          .n_top = q.n_top};
+                          .n_top = req.n_top};
         ev.logprob = (float)(state >> 40) * -1e-3f;
-        for (uint32_t t = 0; t < q.n_top; t++)
-            ev.top[t] = (eng_top){(ev.token + t) % 2048, -(float)t};
-        bits |= feed(r, i, &ev, seed, out, e);
+        for (uint32_t top = 0; top < req.n_top; top++)
+            ev.top[top] = (eng_top){(ev.token + top) % 2048, -(float)top};
+        bits |= feed(reply, i, &ev, seed, out, e);
     }
     sched_event end = {.kind = SCHED_END,
                        .finish = bits & API_CANCEL ? SCHED_CANCELLED : (sched_finish)(seed % 4)};
     end.stop_id = seed % 2048;
-    return bits | feed(r, i, &end, seed, out, e);
+    return bits | feed(reply, i, &end, seed, out, e);
 }
 
-static void run_reply(const api_context *c, api_request *request, uint32_t seed) {
-    api_reply *r;
+static void run_reply(const api_context *ctx, api_request *request, uint32_t seed) {
+    api_reply *reply;
     err e = {0};
     buf out = {0};
     bool stream = api_wants_stream(request);
-    if (api_reply_create(&r, c, request, NULL, &e) != 0) abort();
+    if (api_reply_create(&reply, ctx, request, NULL, &e) != 0) abort();
     unsigned bits = 0;
-    for (uint32_t i = 0; i < api_reply_sequences(r) && !(bits & API_FAILED); i++) {
-        bits |= run_sequence(r, i, seed + i, c == with_all, &out, &e);
+    for (uint32_t i = 0; i < api_reply_sequences(reply) && !(bits & API_FAILED); i++) {
+        bits |= run_sequence(reply, i, seed + i, ctx == with_all, &out, &e);
     }
     if (!(bits & (API_DONE | API_FAILED))) abort();
     check_out(&out, stream);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
 }
 
-static void run_listing(api_listing *l, uint32_t seed) {
+static void run_listing(api_listing *listing, uint32_t seed) {
     buf out = {0};
-    while (api_listing_more(l, &out, 1 + seed * 16)) {
+    while (api_listing_more(listing, &out, 1 + seed * 16)) {
     }
     check_out(&out, false);
-    api_listing_destroy(l);
+    api_listing_destroy(listing);
     buf_deinit(&out);
 }
 
@@ -164,21 +164,21 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
 static void one_input(const uint8_t *data, size_t size) {
     if (size < 2) return;
     const char *body = (const char *)data + 2;
-    const api_context *c = data[0] & 8 ? ids_only : data[0] & 16 ? with_all : with_text;
-    api_request *r = NULL;
-    api_listing *l = NULL;
+    const api_context *ctx = data[0] & 8 ? ids_only : data[0] & 16 ? with_all : with_text;
+    api_request *req = NULL;
+    api_listing *listing = NULL;
     err e = {0};
     int rc;
     switch (data[0] % 8 % 5) {
-    case 0: rc = api_parse(&r, c, API_COMPLETION, body, size - 2, &e); break;
-    case 1: rc = api_parse(&r, c, API_CHAT, body, size - 2, &e); break;
-    case 2: rc = api_tokenize(&l, c, body, size - 2, &e); break;
-    case 3: rc = api_parse(&r, c, API_RESPONSES, body, size - 2, &e); break;
-    default: rc = api_detokenize(&l, c, body, size - 2, &e); break;
+    case 0: rc = api_parse(&req, ctx, API_COMPLETION, body, size - 2, &e); break;
+    case 1: rc = api_parse(&req, ctx, API_CHAT, body, size - 2, &e); break;
+    case 2: rc = api_tokenize(&listing, ctx, body, size - 2, &e); break;
+    case 3: rc = api_parse(&req, ctx, API_RESPONSES, body, size - 2, &e); break;
+    default: rc = api_detokenize(&listing, ctx, body, size - 2, &e); break;
     }
     if (rc != 0) check_refusal(&e);
-    else if (r) run_reply(c, r, data[1]);
-    else run_listing(l, data[1]);
+    else if (req) run_reply(ctx, req, data[1]);
+    else run_listing(listing, data[1]);
 }
 
 FUZZ_TARGET(one_input, 1500, 8000)

@@ -1,5 +1,5 @@
-/* fuzz_safetensors.c - any bytes as a safetensors file: the header parser may refuse them,
- * and what it accepts must lie inside the file. */
+/* fuzz_safetensors.c - any bytes as a safetensors file: the header parser may refuse them, and
+ * every tensor it accepts must lie inside the file. */
 #include "base/json.h"
 #include "model/safetensors_internal.h"
 #include "tests/fuzz/cost.h"
@@ -23,18 +23,19 @@ static void check(const uint8_t *data, size_t size) {
     }
     uint64_t sum = 0;
     for (size_t i = 0; i < index.n; i++) {
-        const model__st_entry *t = &index.entries[i];
-        if (t->first > size || t->bytes > size - t->first) abort();
-        if (model__st_find(&index, t->name) != t) abort();
+        const model__st_entry *entry = &index.entries[i];
+        if (entry->first > size || entry->bytes > size - entry->first) abort();
+        if (model__st_find(&index, entry->name) != entry) abort();
         char text[64];
-        model__st_shape_text(text, sizeof text, t->shape, t->rank);
-        sum += t->bytes;
+        model__st_shape_text(text, sizeof text, entry->shape, entry->rank);
+        sum += entry->bytes;
     }
     if (sum > size) abort(); /* ranges never overlap */
     model__st_deinit(&index);
 }
 
-/* As it is, and with a header that ends at the last bracket, which mutations hardly hit. */
+/* Tries the input as it is, and with a header that ends at the last bracket: mutations rarely find
+ * that length. */
 static void one_input(const uint8_t *data, size_t size) {
     check(data, size);
     if (size < 8) return;

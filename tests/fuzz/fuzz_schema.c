@@ -1,8 +1,8 @@
-/* fuzz_schema.c - a schema, a zero byte, then text for the automaton it becomes.
+/* fuzz_schema.c - a schema, a zero byte, then text for the automaton of the schema.
  *
- * Whatever compiles must have a way in, never wedge (every state that is not whole allows
- * some byte), and only call text whole that is JSON. The bytes after the zero also choose among
- * the tokens that masks allow: each must leave a reading, at a bounded price. */
+ * A compiled schema must never get stuck: every incomplete state allows some byte. It must call
+ * text complete only if it is JSON. The bytes after the zero also choose among the tokens the masks
+ * allow: each must keep the text readable, at a bounded cost. */
 #include "api/grammar/constrain_internal.h"
 #include "base/buf.h"
 #include "tests/fuzz/cost.h"
@@ -11,17 +11,17 @@
 #include <string.h>
 
 static void must_be_json(const uint8_t *text, size_t n) {
-    json_t *v = json_loadb((const char *)text, n, JSON_DECODE_ANY, NULL);
-    if (v == NULL) __builtin_trap();
-    json_decref(v);
+    json_t *value = json_loadb((const char *)text, n, JSON_DECODE_ANY, NULL);
+    if (value == NULL) __builtin_trap();
+    json_decref(value);
 }
 
-static bool any_byte(api__automaton *a, const api__readings *t) {
+static bool any_byte(api__automaton *automaton, const api__readings *readings) {
     api__readings next;
-    uint32_t used = a->used;
-    for (int b = 0; b < 256; b++) {
-        api__automaton_step(a, t, (uint8_t)b, &next);
-        api__automaton_rewind(a, used);
+    uint32_t used = automaton->used;
+    for (int byte = 0; byte < 256; byte++) {
+        api__automaton_step(automaton, readings, (uint8_t)byte, &next);
+        api__automaton_rewind(automaton, used);
         if (next.n_tops > 0) return true;
     }
     return false;
@@ -29,8 +29,8 @@ static bool any_byte(api__automaton *a, const api__readings *t) {
 
 enum { TOKENS = 300, STOP = TOKENS - 1, STEPS = 40 };
 
-/* The bytes, and pieces that open or close several values at once. */
-static void open_vocabulary(tokenizer **t, api__vocab **v) {
+/* All bytes, and pieces that open or close several values at once. */
+static void open_vocabulary(tokenizer **tok, api__vocab **vocab) {
     static const char *const pieces[] = {
         "{\"",      "[\"",      "[[",  "\":\"", "\",\"", "\":{\"", "{\"a\":", "{\"a\":{\"a\":",
         "[{\"a\":", "{\"a\":1", "\"}", "\"}}",  "}}",    "]}",     "]]",      "},{\"a\":",
@@ -46,9 +46,10 @@ static void open_vocabulary(tokenizer **t, api__vocab **v) {
                "\"type\":"
                "\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{",
                STOP);
-    for (unsigned b = 0, moved = 256; b < 256; b++) { /* bytes that print stand for themselves */
-        bool plain = (b > 32 && b < 127) || (b > 160 && b != 173);
-        buf_printf(&json, "%s\"\\u%04x\":%u", b ? "," : "", plain ? b : moved, b);
+    for (unsigned code = 0, moved = 256; code < 256;
+         code++) { /* printable bytes map to themselves */
+        bool plain = (code > 32 && code < 127) || (code > 160 && code != 173);
+        buf_printf(&json, "%s\"\\u%04x\":%u", code ? "," : "", plain ? code : moved, code);
         moved += !plain;
     }
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
@@ -57,61 +58,61 @@ static void open_vocabulary(tokenizer **t, api__vocab **v) {
         buf_printf(&json, ":%u", id++);
     }
     buf_puts(&json, "}}}");
-    if (tokenizer_parse(t, json.data, json.len, TOKENS, "fuzz", &e) != 0 ||
-        api__vocab_open(v, *t, TOKENS, &e) != 0)
+    if (tokenizer_parse(tok, json.data, json.len, TOKENS, "fuzz", &e) != 0 ||
+        api__vocab_open(vocab, *tok, TOKENS, &e) != 0)
         __builtin_trap();
     buf_deinit(&json);
 }
 
-/* Takes allowed tokens as the bytes say. What the mask allows must leave a reading, and a mask
- * must keep to its fuel; some token must be left unless the pool of readings ran full. */
-static void walk_masks(const api__grammar *g, const uint8_t *choices, size_t n) {
-    static tokenizer *t;
-    static api__vocab *v;
-    if (v == NULL) open_vocabulary(&t, &v);
+/* Takes allowed tokens, chosen by the bytes. An allowed token must be accepted, a mask must keep to
+ * its fuel, and it must allow some token unless it was stopped as too costly. */
+static void walk_masks(const api__grammar *grammar, const uint8_t *choices, size_t n) {
+    static tokenizer *tok;
+    static api__vocab *vocab;
+    if (vocab == NULL) open_vocabulary(&tok, &vocab);
     const uint32_t stop = STOP;
-    api__workspace *w = NULL;
-    api__constraint *c = NULL;
+    api__workspace *space = NULL;
+    api__constraint *constraint = NULL;
     err e = {0};
-    if (api__workspace_create(&w, g, v, &stop, 1, &e) == 0 &&
-        api__constraint_create(&c, w, &e) == 0) {
+    if (api__workspace_create(&space, grammar, vocab, &stop, 1, &e) == 0 &&
+        api__constraint_create(&constraint, space, &e) == 0) {
         for (size_t k = 0; k < STEPS; k++) {
-            bool costly = api__constraint_make(c) != ERR_NONE;
-            if (api__constraint_fuel(c) > API__MASK_FUEL + 20000) __builtin_trap();
+            bool costly = api__constraint_make(constraint) != ERR_NONE;
+            if (api__constraint_fuel(constraint) > API__MASK_FUEL + 20000) __builtin_trap();
             if (costly) break;
-            const uint64_t *words = api__constraint_mask(c)->words;
+            const uint64_t *words = api__constraint_mask(constraint)->words;
             uint32_t can[TOKENS], n_can = 0;
             for (uint32_t id = 0; id < TOKENS; id++) {
                 if (words[id / 64] >> id % 64 & 1) can[n_can++] = id;
             }
             if (n_can == 0) __builtin_trap();
             uint32_t id = can[(k < n ? choices[k] : 255u - k) * 7u % n_can];
-            if (!api__constraint_take(c, id)) __builtin_trap();
+            if (!api__constraint_take(constraint, id)) __builtin_trap();
             if (id == STOP) break;
         }
     }
-    api__constraint_destroy(c);
-    api__workspace_destroy(w);
+    api__constraint_destroy(constraint);
+    api__workspace_destroy(space);
 }
 
-static void feed(const api__grammar *g, const uint8_t *text, size_t n) {
+static void feed(const api__grammar *grammar, const uint8_t *text, size_t n) {
     static api__stacks scratch;
-    api__automaton a;
+    api__automaton automaton;
     api__readings now, next;
     err e = {0};
-    if (api__automaton_init(&a, g, &e) != 0) return;
-    api__automaton_start(&a, &now);
+    if (api__automaton_init(&automaton, grammar, &e) != 0) return;
+    api__automaton_start(&automaton, &now);
     for (size_t i = 0; i <= n && i < 2000; i++) {
-        bool done = api__automaton_done(&a, &now);
+        bool done = api__automaton_done(&automaton, &now);
         if (done) must_be_json(text, i);
-        if (!done && !any_byte(&a, &now)) __builtin_trap();
+        if (!done && !any_byte(&automaton, &now)) __builtin_trap();
         if (i == n) break;
-        api__automaton_step(&a, &now, text[i], &next);
+        api__automaton_step(&automaton, &now, text[i], &next);
         now = next;
         if (now.n_tops == 0) break;
-        api__automaton_compact(&a, &now, &scratch);
+        api__automaton_compact(&automaton, &now, &scratch);
     }
-    api__automaton_deinit(&a);
+    api__automaton_deinit(&automaton);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
@@ -128,17 +129,17 @@ static void one_input(const uint8_t *data, size_t n) {
     json_t *schema = NULL;
     err e = {0};
     if (json_parse(&schema, (const char *)data, schema_len, &limits, "schema", &e) != 0) return;
-    api__grammar *g = NULL;
+    api__grammar *grammar = NULL;
     e = (err){0};
-    if (api__grammar_compile(&g, schema, "schema", &e) != 0) {
-        if (g != NULL || e.code == ERR_NONE) __builtin_trap();
+    if (api__grammar_compile(&grammar, schema, "schema", &e) != 0) {
+        if (grammar != NULL || e.code == ERR_NONE) __builtin_trap();
     } else {
         const uint8_t *rest = zero ? zero + 1 : (const uint8_t *)"";
         size_t n_rest = zero ? n - schema_len - 1 : 0;
-        feed(g, rest, n_rest);
-        walk_masks(g, rest, n_rest);
+        feed(grammar, rest, n_rest);
+        walk_masks(grammar, rest, n_rest);
     }
-    api__grammar_free(g);
+    api__grammar_free(grammar);
     json_decref(schema);
 }
 

@@ -33,8 +33,8 @@ int main(void) {
         wake_create(&bell_there, &e) || wake_create(&bell_back, &e)) {
         return 1;
     }
-    pthread_t t;
-    if (pthread_create(&t, NULL, echo, NULL) != 0) return 1;
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, echo, NULL) != 0) return 1;
     uint64_t sent = 0, got = 0;
     while (got < ITEMS) {
         while (sent < ITEMS && queue_push(there, &sent))
@@ -52,7 +52,7 @@ int main(void) {
         }
         got++;
     }
-    pthread_join(t, NULL);
+    pthread_join(thread, NULL);
     queue_destroy(there);
     queue_destroy(back);
     wake_destroy(bell_there);

@@ -19,36 +19,36 @@ static void on_notify(void *ud) {
     atomic_fetch_add(&rings, 1);
 }
 
-/* What a constrained stream may say next: one token, which changes with every token taken. Lives
- * until the stream's END is polled; whoever still uses it then is found out. */
+/* The constraint of a stream allows exactly one next token, a new one after every token taken. It
+ * is valid until the stream's END is polled; a later use aborts. */
 typedef struct {
     uint64_t words[1];
     eng_mask mask;
     uint32_t taken;
     uint32_t slow_us; /* a mask takes so long */
     bool over;
-} form;
+} constraint_state;
 
-static uint32_t form_token(const form *f) {
-    return f->taken * 7 % 64;
+static uint32_t form_token(const constraint_state *form) {
+    return form->taken * 7 % 64;
 }
 static err_code form_make(void *ud) {
-    form *f = ud;
-    if (f->over) abort();
-    if (f->slow_us) nanosleep(&(struct timespec){.tv_nsec = (long)f->slow_us * 1000}, NULL);
-    f->words[0] = UINT64_C(1) << form_token(f);
-    f->mask = (eng_mask){f->words, 1};
-    if (f->over) abort();
+    constraint_state *form = ud;
+    if (form->over) abort();
+    if (form->slow_us) nanosleep(&(struct timespec){.tv_nsec = (long)form->slow_us * 1000}, NULL);
+    form->words[0] = UINT64_C(1) << form_token(form);
+    form->mask = (eng_mask){form->words, 1};
+    if (form->over) abort();
     return ERR_NONE;
 }
 static const eng_mask *form_mask(void *ud) {
-    form *f = ud;
-    return &f->mask;
+    constraint_state *form = ud;
+    return &form->mask;
 }
 static bool form_take(void *ud, uint32_t token) {
-    form *f = ud;
-    if (f->over || token != form_token(f)) return false;
-    f->taken++;
+    constraint_state *form = ud;
+    if (form->over || token != form_token(form)) return false;
+    form->taken++;
     return true;
 }
 static const sched_constraint form_calls = {form_make, form_mask, form_take};
@@ -57,8 +57,8 @@ typedef struct {
     uint64_t id;
     uint32_t tokens, want;
     bool cancelled, constrained;
-    form form;
-} stream;
+    constraint_state form;
+} open_stream;
 
 static uint64_t state = 42;
 static uint32_t pick(uint32_t n) {
@@ -72,50 +72,50 @@ static int die(const char *what) {
 }
 
 static eng_backend *backend(const fake_opts *changes) {
-    fake_opts o = *changes;
-    o.instant = true;
-    return fake_backend_create(&o);
+    fake_opts opts = *changes;
+    opts.instant = true;
+    return fake_backend_create(&opts);
 }
 
-static stream *find(stream *open, uint64_t id) {
+static open_stream *find(open_stream *open, uint64_t id) {
     for (int i = 0; i < OPEN; i++) {
         if (open[i].id == id) return &open[i];
     }
     return NULL;
 }
 
-static int submit_one(sched_thread *t, stream *st) {
+static int submit_one(sched_thread *thread, open_stream *stream) {
     uint32_t prompt[64];
     uint32_t n = 1 + pick(64);
     for (uint32_t i = 0; i < n; i++)
         prompt[i] = pick(64);
-    sched_request r = {.prompt = prompt, .n_prompt = n, .max_tokens = 1 + pick(20)};
-    r.sampling =
+    sched_request req = {.prompt = prompt, .n_prompt = n, .max_tokens = 1 + pick(20)};
+    req.sampling =
         (eng_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = pick(1000)};
     err e = {0};
-    *st = (stream){.want = r.max_tokens, .constrained = pick(3) == 0};
-    if (st->constrained) {
-        st->form.slow_us = pick(20) == 0 ? pick(2000) : 0;
-        r.constraint = &form_calls;
-        r.ud = &st->form;
+    *stream = (open_stream){.want = req.max_tokens, .constrained = pick(3) == 0};
+    if (stream->constrained) {
+        stream->form.slow_us = pick(20) == 0 ? pick(2000) : 0;
+        req.constraint = &form_calls;
+        req.ud = &stream->form;
     }
-    if (sched_thread_submit(t, &r, &st->id, &e) == 0) return 0;
-    st->id = 0;
+    if (sched_thread_submit(thread, &req, &stream->id, &e) == 0) return 0;
+    stream->id = 0;
     return e.code == ERR_BUSY ? 1 : -1;
 }
 
-/* Deadlines end a test that would hang; they judge no speed. */
+/* Deadlines end a hanging test; they do not measure speed. */
 static const uint64_t patience_ns = 600 * UINT64_C(1000000000);
 
 static void nap_ms(long ms) {
     nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL);
 }
 
-/* Three heartbeats more: each makes the silence shorter, and nothing else does. */
-static bool heart_beats(sched_thread *t) {
+/* Waits for three heartbeats. Only a heartbeat makes the silence shorter. */
+static bool heart_beats(sched_thread *thread) {
     uint64_t until = clock_ns() + patience_ns, before = 0;
     for (int beats = 0; beats < 3;) {
-        uint64_t silent = sched_thread_silence_ns(t);
+        uint64_t silent = sched_thread_silence_ns(thread);
         beats += silent < before;
         before = silent;
         if (clock_ns() > until) return false;
@@ -124,36 +124,37 @@ static bool heart_beats(sched_thread *t) {
     return true;
 }
 
-static bool comes_to_rest(sched_thread *t, sched_stats *st) {
+static bool comes_to_rest(sched_thread *thread, sched_stats *stats) {
     for (uint64_t until = clock_ns() + patience_ns; clock_ns() < until; nap_ms(1)) {
-        sched_thread_stats(t, st);
-        uint64_t over = st->finished[SCHED_LENGTH] + st->finished[SCHED_CANCELLED];
-        if (!st->running && !st->waiting && over == REQUESTS) return true;
+        sched_thread_stats(thread, stats);
+        uint64_t over = stats->finished[SCHED_LENGTH] + stats->finished[SCHED_CANCELLED];
+        if (!stats->running && !stats->waiting && over == REQUESTS) return true;
     }
     return false;
 }
 
 /* The loop: keeps OPEN requests going, cancels one in five, now and then forgets to poll. */
 static int traffic(uint32_t max_flights) {
-    fake_opts o;
-    fake_opts_default(&o);
-    o.max_flights = max_flights;
-    o.n_slots = 1 << 13; /* small: preemptions too */
-    sched_opts so;
-    sched_opts_default(&so);
-    so.max_running = 16;
-    so.max_queue = 24; /* fewer than OPEN: some are refused */
-    sched_thread *t;
+    fake_opts opts;
+    fake_opts_default(&opts);
+    opts.max_flights = max_flights;
+    opts.n_slots = 1 << 13; /* small: preemptions too */
+    sched_opts limits;
+    sched_opts_default(&limits);
+    limits.max_running = 16;
+    limits.max_queue = 24; /* fewer than OPEN: some are refused */
+    sched_thread *thread;
     err e = {0};
-    if (sched_thread_start(&t, backend(&o), &so, on_notify, NULL, &e) != 0) return die(e.msg);
-    static stream open[OPEN];
+    if (sched_thread_start(&thread, backend(&opts), &limits, on_notify, NULL, &e) != 0)
+        return die(e.msg);
+    static open_stream open[OPEN];
     memset(open, 0, sizeof open);
     uint32_t sent = 0, ended = 0, busy = 0, cancelled = 0;
-    sched_stats *st = malloc(sizeof *st);
+    sched_stats *stats = malloc(sizeof *stats);
     while (ended < REQUESTS) {
         for (int i = 0; i < OPEN && sent < REQUESTS; i++) {
             if (open[i].id) continue;
-            int rc = submit_one(t, &open[i]);
+            int rc = submit_one(thread, &open[i]);
             if (rc < 0) return die("refused for no reason");
             if (rc > 0) {
                 busy++;
@@ -163,116 +164,122 @@ static int traffic(uint32_t max_flights) {
             if (pick(5) == 0) {
                 open[i].cancelled = true;
                 cancelled++;
-                sched_thread_cancel(t, open[i].id);
-                sched_thread_cancel(t, open[i].id);
+                sched_thread_cancel(thread, open[i].id);
+                sched_thread_cancel(thread, open[i].id);
             }
         }
         sched_event ev;
-        while (sched_thread_poll(t, &ev)) {
-            stream *s = find(open, ev.id);
-            if (s == NULL) return die("an event of an unknown stream");
-            if (ev.kind == SCHED_TOKEN && s->constrained && ev.token != s->tokens * 7 % 64)
+        while (sched_thread_poll(thread, &ev)) {
+            open_stream *stream = find(open, ev.id);
+            if (stream == NULL) return die("an event of an unknown stream");
+            if (ev.kind == SCHED_TOKEN && stream->constrained &&
+                ev.token != stream->tokens * 7 % 64)
                 return die("a token that its mask does not allow");
-            if (ev.kind == SCHED_TOKEN) s->tokens++;
+            if (ev.kind == SCHED_TOKEN) stream->tokens++;
             if (ev.kind != SCHED_END) continue;
-            s->form.over = true;
-            if (ev.n_output != s->tokens) return die("tokens got lost");
-            if (!s->cancelled && (ev.finish != SCHED_LENGTH || s->tokens != s->want))
+            stream->form.over = true;
+            if (ev.n_output != stream->tokens) return die("tokens got lost");
+            if (!stream->cancelled && (ev.finish != SCHED_LENGTH || stream->tokens != stream->want))
                 return die("a wrong end");
-            s->id = 0;
+            stream->id = 0;
             ended++;
         }
-        sched_thread_stats(t, st);
-        if (sched_thread_failed(t)) return die("failed");
+        sched_thread_stats(thread, stats);
+        if (sched_thread_failed(thread)) return die("failed");
         if (pick(200) == 0) nap_ms(20);
     }
-    sched_thread_cancel(t, 12345);
-    if (!comes_to_rest(t, st)) return die("the statistics do not end at rest");
-    if (st->pages_free + st->pages_cached != st->pages) return die("pages are missing");
-    if (!heart_beats(t)) return die("no heartbeat");
+    sched_thread_cancel(thread, 12345);
+    if (!comes_to_rest(thread, stats)) return die("the statistics do not end at rest");
+    if (stats->pages_free + stats->pages_cached != stats->pages) return die("pages are missing");
+    if (!heart_beats(thread)) return die("no heartbeat");
     printf("%u requests, %u cancelled, %u times busy, %llu preemptions, %u rings\n", ended,
-           cancelled, busy, (unsigned long long)st->preemptions, atomic_load(&rings));
-    free(st);
-    sched_thread_stop(t);
+           cancelled, busy, (unsigned long long)stats->preemptions, atomic_load(&rings));
+    free(stats);
+    sched_thread_stop(thread);
     return 0;
 }
 
-/* Nobody reads: the queue fills, the engine naps and stays alive; then all comes. */
+/* Without a reader the event queue fills, and the engine sleeps but stays alive. Then all events
+ * arrive. */
 static int slow_loop(void) {
-    fake_opts o;
-    fake_opts_default(&o);
+    fake_opts opts;
+    fake_opts_default(&opts);
     sched_opts so;
     sched_opts_default(&so);
-    sched_thread *t;
+    sched_thread *thread;
     err e = {0};
-    if (sched_thread_start(&t, backend(&o), &so, on_notify, NULL, &e) != 0) return die(e.msg);
+    if (sched_thread_start(&thread, backend(&opts), &so, on_notify, NULL, &e) != 0)
+        return die(e.msg);
     uint32_t prompt = 1, want = 0, got = 0, ends = 0;
     for (int i = 0; i < 8; i++) {
-        sched_request r = {.prompt = &prompt, .n_prompt = 1, .max_tokens = 1000};
-        r.sampling = (eng_sampling){.top_p = 1, .repetition_penalty = 1};
+        sched_request req = {.prompt = &prompt, .n_prompt = 1, .max_tokens = 1000};
+        req.sampling = (eng_sampling){.top_p = 1, .repetition_penalty = 1};
         uint64_t id;
-        if (sched_thread_submit(t, &r, &id, &e) != 0) return die(e.msg);
+        if (sched_thread_submit(thread, &req, &id, &e) != 0) return die(e.msg);
         want += 1000;
     }
-    nap_ms(900); /* the queue is full by now, or else the beats are those of its filling */
-    if (!heart_beats(t)) return die("silent while its events wait");
+    nap_ms(900); /* long enough to fill the queue */
+    if (!heart_beats(thread)) return die("silent while its events wait");
     for (uint64_t until = clock_ns() + patience_ns; ends < 8 && clock_ns() < until;) {
         sched_event ev;
-        while (sched_thread_poll(t, &ev)) {
+        while (sched_thread_poll(thread, &ev)) {
             got += ev.kind == SCHED_TOKEN;
             ends += ev.kind == SCHED_END;
         }
     }
-    sched_thread_stop(t);
+    sched_thread_stop(thread);
     return got == want && ends == 8 ? 0 : die("events got lost in the full queue");
 }
 
 static int device_failure(void) {
-    fake_opts o;
-    fake_opts_default(&o);
-    o.fail_at = 20;
-    o.max_flights = 2;
+    fake_opts opts;
+    fake_opts_default(&opts);
+    opts.fail_at = 20;
+    opts.max_flights = 2;
     sched_opts so;
     sched_opts_default(&so);
-    sched_thread *t;
+    sched_thread *thread;
     err e = {0};
-    if (sched_thread_start(&t, backend(&o), &so, on_notify, NULL, &e) != 0) return die(e.msg);
-    static stream open[OPEN];
+    if (sched_thread_start(&thread, backend(&opts), &so, on_notify, NULL, &e) != 0)
+        return die(e.msg);
+    static open_stream open[OPEN];
     uint32_t sent = 0, failed = 0;
     for (int i = 0; i < 10; i++)
-        sent += submit_one(t, &open[i]) == 0;
+        sent += submit_one(thread, &open[i]) == 0;
     for (uint64_t until = clock_ns() + patience_ns; failed < sent && clock_ns() < until;) {
         sched_event ev;
-        while (sched_thread_poll(t, &ev)) {
+        while (sched_thread_poll(thread, &ev)) {
             if (ev.kind == SCHED_END && ev.finish == SCHED_FAILED && ev.why == ERR_DEVICE) failed++;
             else if (ev.kind == SCHED_END) sent--;
         }
     }
-    bool told = sched_thread_failed(t);
-    if (submit_one(t, &open[0]) != -1) told = false;
-    sched_thread_stop(t);
+    bool told = sched_thread_failed(thread);
+    if (submit_one(thread, &open[0]) != -1) told = false;
+    sched_thread_stop(thread);
     return failed == sent && told ? 0 : die("a failed device was not told to all");
 }
 
 static int stop_anywhere(void) {
     for (int round = 0; round < 60; round++) {
-        fake_opts o;
-        fake_opts_default(&o);
-        o.max_flights = 1 + (uint32_t)round % 2;
+        fake_opts opts;
+        fake_opts_default(&opts);
+        opts.max_flights = 1 + (uint32_t)round % 2;
         sched_opts so;
         sched_opts_default(&so);
-        sched_thread *t;
+        sched_thread *thread;
         err e = {0};
-        if (sched_thread_start(&t, backend(&o), &so, on_notify, NULL, &e) != 0) return die(e.msg);
-        static stream open[OPEN];
+        if (sched_thread_start(&thread, backend(&opts), &so, on_notify, NULL, &e) != 0)
+            return die(e.msg);
+        static open_stream open[OPEN];
         for (uint32_t i = 0; i < pick(OPEN); i++) {
-            if (submit_one(t, &open[i]) == 0 && pick(3) == 0) sched_thread_cancel(t, open[i].id);
+            if (submit_one(thread, &open[i]) == 0 && pick(3) == 0)
+                sched_thread_cancel(thread, open[i].id);
         }
         nanosleep(&(struct timespec){0, (long)pick(2000000)}, NULL);
         sched_event ev;
-        for (uint32_t i = pick(10); i > 0 && sched_thread_poll(t, &ev); i--) {
+        for (uint32_t i = pick(10); i > 0 && sched_thread_poll(thread, &ev); i--) {
         }
-        sched_thread_stop(t);
+        sched_thread_stop(thread);
     }
     return 0;
 }

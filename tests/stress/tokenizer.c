@@ -10,43 +10,43 @@
 enum { THREADS = 4, ROUNDS = 20 };
 
 typedef struct {
-    const tokenizer *t;
+    const tokenizer *tok;
     const buf *text;
     uint64_t sum;
     bool failed;
-} job;
+} encode_job;
 
 static void *encode(void *ud) {
-    job *j = ud;
+    encode_job *job = ud;
     for (int round = 0; round < ROUNDS; round++) {
         token_ids ids = {0};
         err e = {0};
         uint64_t sum = 0;
-        size_t n = j->text->len / (size_t)(round + 1);
-        if (tokenizer_encode(j->t, j->text->data, n, true, SIZE_MAX, &ids, &e) != 0)
-            j->failed = true;
+        size_t n = job->text->len / (size_t)(round + 1);
+        if (tokenizer_encode(job->tok, job->text->data, n, true, SIZE_MAX, &ids, &e) != 0)
+            job->failed = true;
         for (size_t i = 0; i < ids.n; i++)
             sum = sum * 31 + ids.data[i];
-        j->sum = j->sum * 31 + sum;
+        job->sum = job->sum * 31 + sum;
         token_ids_deinit(&ids);
     }
     return NULL;
 }
 
 int main(void) {
-    tokenizer *t = NULL;
+    tokenizer *tok = NULL;
     buf text = {0};
     err e = {0};
     json_setup();
-    if (tokenizer_open(&t, "models/demo", 2048, &e) != 0 ||
+    if (tokenizer_open(&tok, "models/demo", 2048, &e) != 0 ||
         file_read(&text, "models/demo/held_out.txt", 1 << 20, &e) != 0) {
         return fprintf(stderr, "%s\n", e.msg), 1;
     }
     pthread_t threads[THREADS];
-    job jobs[THREADS];
+    encode_job jobs[THREADS];
     bool same = true;
     for (int i = 0; i < THREADS; i++) {
-        jobs[i] = (job){.t = t, .text = &text};
+        jobs[i] = (encode_job){.tok = tok, .text = &text};
         if (pthread_create(&threads[i], NULL, encode, &jobs[i]) != 0) return 1;
     }
     for (int i = 0; i < THREADS; i++) {
@@ -55,6 +55,6 @@ int main(void) {
     }
     printf("tokenizer: %s\n", same ? "ok" : "the threads disagree");
     buf_deinit(&text);
-    tokenizer_close(t);
+    tokenizer_close(tok);
     return same ? 0 : 1;
 }
