@@ -1,9 +1,9 @@
-/* jinja_render.c - renders chat templates for tests that compare with other implementations.
+/* jinja_render.c - renders chat templates, for comparison with other implementations.
  *
  * A line in: {"template": text, "vars": {...}, "trusted": [names], "roles": [words], "now":
  * seconds}. A line out: {"text": ..., "runs": [[end, trusted], ...], "us": microseconds of
- * rendering} or
- * {"error": message}. A template is parsed once while lines repeat it. */
+ * rendering} or {"error": message}. Consecutive lines with the same template parse it
+ * once. */
 #include "base/json.h"
 #include "text/jinja.h"
 
@@ -16,8 +16,8 @@ static const json_limits limits = {
     .max_bytes = 64 << 20, .max_depth = 1000, .max_structural = 16 << 20};
 
 typedef struct {
-    jinja *t;
-    char *text; /* of t */
+    jinja *tmpl;
+    char *text; /* of the template */
 } parsed;
 
 static bool contains(const json_t *list, const char *name) {
@@ -28,37 +28,38 @@ static bool contains(const json_t *list, const char *name) {
     return false;
 }
 
-static int parse(parsed *p, const json_t *line, err *e) {
+static int parse(parsed *last, const json_t *line, err *e) {
     const json_t *text = json_object_get(line, "template");
     if (!json_is_string(text)) return err_set(e, ERR_BAD_PARAM, NULL, "no template");
-    if (p->t && strcmp(p->text, json_string_value(text)) == 0) return 0;
-    jinja_close(p->t);
-    free(p->text);
-    p->t = NULL;
-    p->text = strdup(json_string_value(text));
-    return jinja_parse(&p->t, json_string_value(text), json_string_length(text), "template", e);
+    if (last->tmpl && strcmp(last->text, json_string_value(text)) == 0) return 0;
+    jinja_close(last->tmpl);
+    free(last->text);
+    last->tmpl = NULL;
+    last->text = strdup(json_string_value(text));
+    return jinja_parse(&last->tmpl, json_string_value(text), json_string_length(text), "template",
+                       e);
 }
 
 static void print(const jinja_output *out, double us) {
-    buf b = {0};
-    buf_puts(&b, "{\"text\":");
-    buf_json_string(&b, out->text.data ? out->text.data : "", out->text.len);
-    buf_puts(&b, ",\"runs\":[");
+    buf text = {0};
+    buf_puts(&text, "{\"text\":");
+    buf_json_string(&text, out->text.data ? out->text.data : "", out->text.len);
+    buf_puts(&text, ",\"runs\":[");
     for (size_t i = 0; i < out->n_runs; i++)
-        buf_printf(&b, "%s[%zu,%s]", i ? "," : "", out->runs[i].end,
+        buf_printf(&text, "%s[%zu,%s]", i ? "," : "", out->runs[i].end,
                    out->runs[i].trusted ? "true" : "false");
-    buf_printf(&b, "],\"us\":%.1f}\n", us);
-    fwrite(b.data, 1, b.len, stdout);
-    buf_deinit(&b);
+    buf_printf(&text, "],\"us\":%.1f}\n", us);
+    fwrite(text.data, 1, text.len, stdout);
+    buf_deinit(&text);
 }
 
 static double now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e6 + (double)now.tv_nsec / 1e3;
 }
 
-static int render(const jinja *t, json_t *line, err *e) {
+static int render(const jinja *tmpl, json_t *line, err *e) {
     json_t *vars = json_object_get(line, "vars"), *value;
     const json_t *trusted = json_object_get(line, "trusted"),
                  *roles = json_object_get(line, "roles");
@@ -74,7 +75,7 @@ static int render(const jinja *t, json_t *line, err *e) {
         words[i] = json_string_value(json_array_get(roles, i));
     jinja_output out;
     double begin = now_us();
-    int rc = jinja_render(t, &in, &out, e);
+    int rc = jinja_render(tmpl, &in, &out, e);
     if (rc == 0) print(&out, now_us() - begin);
     jinja_output_deinit(&out);
     free(list);
@@ -84,7 +85,7 @@ static int render(const jinja *t, json_t *line, err *e) {
 
 int main(void) {
     json_setup();
-    parsed p = {0};
+    parsed last = {0};
     char *text = NULL;
     size_t cap = 0;
     ssize_t n;
@@ -92,21 +93,21 @@ int main(void) {
         err e = {0};
         json_t *line = NULL;
         int rc = json_parse_nul(&line, text, (size_t)n, &limits, "line", &e);
-        if (rc == 0) rc = parse(&p, line, &e);
-        if (rc == 0) rc = render(p.t, line, &e);
+        if (rc == 0) rc = parse(&last, line, &e);
+        if (rc == 0) rc = render(last.tmpl, line, &e);
         if (rc != 0) {
-            buf b = {0};
-            buf_puts(&b, "{\"error\":");
-            buf_json_text(&b, e.msg);
-            buf_puts(&b, "}\n");
-            fwrite(b.data, 1, b.len, stdout);
-            buf_deinit(&b);
+            buf out = {0};
+            buf_puts(&out, "{\"error\":");
+            buf_json_text(&out, e.msg);
+            buf_puts(&out, "}\n");
+            fwrite(out.data, 1, out.len, stdout);
+            buf_deinit(&out);
         }
         json_decref(line);
         fflush(stdout);
     }
-    jinja_close(p.t);
-    free(p.text);
+    jinja_close(last.tmpl);
+    free(last.text);
     free(text);
     return 0;
 }

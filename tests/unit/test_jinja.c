@@ -1,5 +1,5 @@
-/* test_jinja.c - what templates print. Every expected text is what Python's jinja2 prints, set up
- * as transformers does it. */
+/* test_jinja.c - the output of templates. Every expected text comes from Python's jinja2, set up as
+ * in transformers. */
 #include "base/json.h"
 #include "tests/lib/testlib.h"
 #include "text/jinja.h"
@@ -37,16 +37,16 @@ static void check(const row *rows, size_t n) {
     cr_assert_not_null(vars);
     json_object_foreach(vars, name, value) list[in.n_vars++] = (jinja_var){name, value, false};
     for (size_t i = 0; i < n; i++) {
-        jinja *t;
+        jinja *tmpl;
         jinja_output out;
         err e = {0};
-        cr_assert_eq(jinja_parse(&t, rows[i].template, strlen(rows[i].template), "row", &e), 0,
+        cr_assert_eq(jinja_parse(&tmpl, rows[i].template, strlen(rows[i].template), "row", &e), 0,
                      "%s: %s", rows[i].template, e.msg);
-        cr_assert_eq(jinja_render(t, &in, &out, &e), 0, "%s: %s", rows[i].template, e.msg);
+        cr_assert_eq(jinja_render(tmpl, &in, &out, &e), 0, "%s: %s", rows[i].template, e.msg);
         cr_expect_str_eq(out.text.data ? out.text.data : "", rows[i].expected, "%s",
                          rows[i].template);
         jinja_output_deinit(&out);
-        jinja_close(t);
+        jinja_close(tmpl);
     }
     json_decref(vars);
 }

@@ -1,4 +1,4 @@
-/* test_jinja_bounds.c - templates that are wrong, not supported, or too much. */
+/* test_jinja_bounds.c - wrong, unsupported and too costly templates. */
 #include "base/cancel.h"
 #include "base/json.h"
 #include "tests/lib/testlib.h"
@@ -16,27 +16,27 @@ typedef struct {
     const char *template, *message;
 } row;
 
-/* What became of a template; e says why it failed. */
+/* Parses and renders a template; *e holds the reason of a failure. */
 static err_code outcome(const char *template, const char *json, jinja_input in, err *e) {
     json_t *vars = json_loads(json, 0, NULL), *value;
     const char *name;
     jinja_var list[32];
     jinja_output out = {0};
-    jinja *t;
+    jinja *tmpl;
     *e = (err){0};
     cr_assert_not_null(vars);
     in.vars = list;
     json_object_foreach(vars, name, value) list[in.n_vars++] = (jinja_var){name, value, false};
-    if (jinja_parse(&t, template, strlen(template), "config.json", e) == 0) {
-        if (jinja_render(t, &in, &out, e) != 0) {
+    if (jinja_parse(&tmpl, template, strlen(template), "config.json", e) == 0) {
+        if (jinja_render(tmpl, &in, &out, e) != 0) {
             cr_expect_eq(out.text.len, 0);
             cr_expect_eq(out.n_runs, 0);
         }
     } else {
-        cr_expect_null(t);
+        cr_expect_null(tmpl);
     }
     jinja_output_deinit(&out);
-    jinja_close(t);
+    jinja_close(tmpl);
     json_decref(vars);
     return e->code;
 }
@@ -170,22 +170,22 @@ Test(jinja_bounds, no_template_takes_more_than_its_bounds) {
     check(rows, ARRAY_LEN(rows), ERR_COSTLY);
 }
 
-static char *repeated(buf *b, const char *piece, size_t n) {
-    buf_clear(b);
+static char *repeated(buf *text, const char *piece, size_t n) {
+    buf_clear(text);
     for (size_t i = 0; i < n; i++)
-        buf_puts(b, piece);
-    cr_assert(!b->failed);
-    return b->data;
+        buf_puts(text, piece);
+    cr_assert(!text->failed);
+    return text->data;
 }
 
 Test(jinja_bounds, nesting_beyond_its_bound_is_refused_while_it_is_read) {
     static const char *const pieces[] = {
         "{{ (",  "{{ ((((",         "{% if s %}", "{% for i in l %}", "{{ not ",
         "{{ - ", "{% macro m() %}", "{{ [",       "{% set ("};
-    buf b = {0};
+    buf out = {0};
     for (size_t i = 0; i < ARRAY_LEN(pieces); i++) {
         err e;
-        cr_expect_eq(outcome(repeated(&b, pieces[i], 20000), "{}", (jinja_input){0}, &e),
+        cr_expect_eq(outcome(repeated(&out, pieces[i], 20000), "{}", (jinja_input){0}, &e),
                      ERR_BAD_FILE);
     }
     static const char *const chains[] = {"+1",    "|trim", ".a",  "[0]",     " if 1",
@@ -193,39 +193,40 @@ Test(jinja_bounds, nesting_beyond_its_bound_is_refused_while_it_is_read) {
     for (size_t i = 0; i < ARRAY_LEN(chains); i++) {
         err e;
         buf whole = {0};
-        buf_printf(&whole, "{{ 1%s }}", repeated(&b, chains[i], 5000));
+        buf_printf(&whole, "{{ 1%s }}", repeated(&out, chains[i], 5000));
         cr_expect_eq(outcome(whole.data, "{}", (jinja_input){0}, &e), ERR_BAD_FILE, "%s",
                      chains[i]);
         buf_deinit(&whole);
     }
-    buf_deinit(&b);
+    buf_deinit(&out);
 }
 
 Test(jinja_bounds, a_template_of_too_many_bytes_or_words_is_refused) {
-    buf b = {0};
+    buf out = {0};
     err e;
-    cr_expect_eq(outcome(repeated(&b, "x", (1 << 20) + 1), "{}", (jinja_input){0}, &e),
+    cr_expect_eq(outcome(repeated(&out, "x", (1 << 20) + 1), "{}", (jinja_input){0}, &e),
                  ERR_BAD_FILE);
-    cr_expect_eq(outcome(repeated(&b, "x", 1 << 20), "{}", (jinja_input){0}, &e), ERR_NONE, "%s",
+    cr_expect_eq(outcome(repeated(&out, "x", 1 << 20), "{}", (jinja_input){0}, &e), ERR_NONE, "%s",
                  e.msg);
-    cr_expect_eq(outcome(repeated(&b, "{{1}}", 100000), "{}", (jinja_input){0}, &e), ERR_BAD_FILE);
-    cr_expect_eq(outcome(repeated(&b, "{{1}}", 80000), "{}", (jinja_input){0}, &e), ERR_NONE, "%s",
-                 e.msg);
-    buf_deinit(&b);
+    cr_expect_eq(outcome(repeated(&out, "{{1}}", 100000), "{}", (jinja_input){0}, &e),
+                 ERR_BAD_FILE);
+    cr_expect_eq(outcome(repeated(&out, "{{1}}", 80000), "{}", (jinja_input){0}, &e), ERR_NONE,
+                 "%s", e.msg);
+    buf_deinit(&out);
 }
 
 Test(jinja_bounds, a_value_that_a_client_nested_too_deep_is_refused) {
-    buf b = {0};
+    buf out = {0};
     err e;
     for (size_t deep = 199; deep <= 201; deep++) {
         buf json = {0};
-        buf_printf(&json, "{\"x\":%s", repeated(&b, "[", deep));
-        buf_printf(&json, "%s}", repeated(&b, "]", deep));
+        buf_printf(&json, "{\"x\":%s", repeated(&out, "[", deep));
+        buf_printf(&json, "%s}", repeated(&out, "]", deep));
         cr_expect_eq(outcome("{{ x|tojson }}{{ x == x }}", json.data, (jinja_input){0}, &e),
                      deep <= 200 ? ERR_NONE : ERR_COSTLY, "%zu: %s", deep, e.msg);
         buf_deinit(&json);
     }
-    buf_deinit(&b);
+    buf_deinit(&out);
 }
 
 Test(jinja_bounds, the_callers_own_bounds_hold) {
@@ -250,17 +251,17 @@ Test(jinja_bounds, nobody_waits_for_a_rendering_that_was_cancelled) {
 }
 
 /* A conversation of n messages with contents of some 300 bytes. */
-static char *conversation(buf *b, size_t n) {
-    buf_clear(b);
-    buf_puts(b, "{\"messages\":[");
+static char *conversation(buf *text, size_t n) {
+    buf_clear(text);
+    buf_puts(text, "{\"messages\":[");
     for (size_t i = 0; i < n; i++)
-        buf_printf(b, "%s{\"role\":\"user\",\"content\":\"%0300zu\"}", i ? "," : "", i);
-    buf_puts(b, "]}");
-    cr_assert(!b->failed);
-    return b->data;
+        buf_printf(text, "%s{\"role\":\"user\",\"content\":\"%0300zu\"}", i ? "," : "", i);
+    buf_puts(text, "]}");
+    cr_assert(!text->failed);
+    return text->data;
 }
 
-/* 310 KB of text; made step by step by copying, it would take 155 MB. */
+/* A text of 310 KB. With a copy at every step it would take 155 MB. */
 Test(jinja_bounds, a_text_that_a_long_conversation_makes_longer_takes_memory_in_proportion) {
     static const char *const templates[] = {
         "{% set ns = namespace(x='') %}{% for m in messages %}{% set ns.x = ns.x + m.role + ': ' + "
@@ -269,12 +270,12 @@ Test(jinja_bounds, a_text_that_a_long_conversation_makes_longer_takes_memory_in_
         "m.content %}{% endfor %}{{ ns.x }}",
         "{% set x %}{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}{% endset "
         "%}{{ x }}"};
-    buf b = {0};
+    buf out = {0};
     for (size_t i = 0; i < ARRAY_LEN(templates); i++) {
         err e;
         jinja_input in = {.max_memory = 8 << 20, .max_steps = 50000};
-        cr_expect_eq(outcome(templates[i], conversation(&b, 1000), in, &e), ERR_NONE, "%s: %s",
+        cr_expect_eq(outcome(templates[i], conversation(&out, 1000), in, &e), ERR_NONE, "%s: %s",
                      templates[i], e.msg);
     }
-    buf_deinit(&b);
+    buf_deinit(&out);
 }

@@ -1,5 +1,5 @@
-/* test_jinja_memory.c - every allocation of parsing and rendering a template fails once, and once
- * for good. */
+/* test_jinja_memory.c - every allocation of parsing and rendering fails: in one run it alone, in
+ * another it and all later ones. */
 #include "base/json.h"
 #include "tests/lib/oom.h"
 #include "tests/lib/testlib.h"
@@ -38,12 +38,12 @@ static int whole(json_t *vars, jinja_output *out, err *e) {
     jinja_input in = {.vars = list, .now = 1760000000};
     const char *name;
     json_t *value;
-    jinja *t;
+    jinja *tmpl;
     *out = (jinja_output){0};
     json_object_foreach(vars, name, value) list[in.n_vars++] = (jinja_var){name, value, false};
-    if (jinja_parse(&t, template, strlen(template), "row", e) != 0) return -1;
-    int rc = jinja_render(t, &in, out, e);
-    jinja_close(t);
+    if (jinja_parse(&tmpl, template, strlen(template), "row", e) != 0) return -1;
+    int rc = jinja_render(tmpl, &in, out, e);
+    jinja_close(tmpl);
     return rc;
 }
 
@@ -73,26 +73,26 @@ Test(jinja_memory, a_template_that_runs_out_of_memory_says_so_and_leaves_nothing
     json_decref(vars);
 }
 
-/* The arena's own ceiling, at every place where it can be reached. */
+/* The limit of the arena, reached at every allocation in turn. */
 Test(jinja_memory, a_rendering_stops_at_its_ceiling_wherever_that_is) {
     json_t *vars = json_loads(variables, 0, NULL), *value;
     jinja_var list[4];
     jinja_input in = {.vars = list};
     const char *name;
-    jinja *t;
+    jinja *tmpl;
     err e = {0};
     cr_assert_not_null(vars);
     json_object_foreach(vars, name, value) list[in.n_vars++] = (jinja_var){name, value, false};
-    cr_assert_eq(jinja_parse(&t, template, strlen(template), "row", &e), 0, "%s", e.msg);
+    cr_assert_eq(jinja_parse(&tmpl, template, strlen(template), "row", &e), 0, "%s", e.msg);
     int rc = -1;
     for (in.max_memory = 16; rc != 0; in.max_memory += 16) {
         jinja_output out;
         e = (err){0};
         cr_assert_lt(in.max_memory, 1 << 20);
-        rc = jinja_render(t, &in, &out, &e);
+        rc = jinja_render(tmpl, &in, &out, &e);
         if (rc != 0) cr_assert_eq(e.code, ERR_COSTLY, "%zu bytes: %s", in.max_memory, e.msg);
         jinja_output_deinit(&out);
     }
-    jinja_close(t);
+    jinja_close(tmpl);
     json_decref(vars);
 }

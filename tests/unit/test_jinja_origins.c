@@ -1,7 +1,7 @@
-/* test_jinja_origins.c - whose bytes a rendering is made of.
+/* test_jinja_origins.c - the origin of every byte of a rendering.
  *
- * In the client's variables stands one letter, in the template's constants another. However an
- * expression turns them over, each keeps its owner. */
+ * The client's variables contain one letter, the template's constants another. Each keeps its
+ * origin through every expression. */
 #include "base/json.h"
 #include "tests/lib/testlib.h"
 #include "text/jinja.h"
@@ -11,7 +11,7 @@
 
 TestSuite(jinja_origins, .fini = fail_on_leaks, .timeout = HANGS_S);
 
-#define CLIENT "\xeb\xb7\x81" /* a letter without cases */
+#define CLIENT "\xeb\xb7\x81" /* a letter without case */
 #define OWN "\xe6\x97\xa5"    /* another one */
 
 static const char variables[] =
@@ -29,15 +29,15 @@ static jinja_output render(const char *template) {
     jinja_var list[32];
     jinja_input in = {.vars = list, .roles = roles};
     jinja_output out;
-    jinja *t;
+    jinja *tmpl;
     err e = {0};
     cr_assert_not_null(vars);
     json_object_foreach(vars, name, value) list[in.n_vars++] =
         (jinja_var){name, value, strcmp(name, "bos") == 0};
-    cr_assert_eq(jinja_parse(&t, template, strlen(template), "row", &e), 0, "%s: %s", template,
+    cr_assert_eq(jinja_parse(&tmpl, template, strlen(template), "row", &e), 0, "%s: %s", template,
                  e.msg);
-    cr_assert_eq(jinja_render(t, &in, &out, &e), 0, "%s: %s", template, e.msg);
-    jinja_close(t);
+    cr_assert_eq(jinja_render(tmpl, &in, &out, &e), 0, "%s: %s", template, e.msg);
+    jinja_close(tmpl);
     json_decref(vars);
     return out;
 }
@@ -61,12 +61,12 @@ static void check_letters(const char *template, bool wants_own) {
     jinja_output out = render(template);
     size_t clients = 0, own = 0;
     for (size_t i = 0; i < out.text.len; i++) {
-        unsigned char c = (unsigned char)out.text.data[i];
-        if (c == (unsigned char)CLIENT[0]) {
+        unsigned char byte = (unsigned char)out.text.data[i];
+        if (byte == (unsigned char)CLIENT[0]) {
             clients++;
             for (size_t k = 0; k < 3; k++)
                 cr_expect(!trusted_at(&out, i + k), "%s: %s at %zu", template, out.text.data, i);
-        } else if (c == (unsigned char)OWN[0]) {
+        } else if (byte == (unsigned char)OWN[0]) {
             own++;
             cr_expect(trusted_at(&out, i), "%s: %s at %zu", template, out.text.data, i);
         }
@@ -263,17 +263,17 @@ static void append(void *ud, const char *text, size_t n) {
 Test(jinja_origins, the_texts_and_the_variables_of_a_template_can_be_asked_for) {
     static const char template[] = "a{{ x.tools ~ 'b' }}{# c #}{% if tools %}d{% set e = ['f' 'g'] "
                                    "%}{% endif %}{% raw %}{{ h }}{% endraw %}";
-    jinja *t;
+    jinja *tmpl;
     buf texts = {0};
     err e = {0};
-    cr_assert_eq(jinja_parse(&t, template, strlen(template), "row", &e), 0, "%s", e.msg);
-    jinja_each_text(t, append, &texts);
+    cr_assert_eq(jinja_parse(&tmpl, template, strlen(template), "row", &e), 0, "%s", e.msg);
+    jinja_each_text(tmpl, append, &texts);
     cr_expect_str_eq(texts.data, "a|b|d|fg|{{ h }}|");
-    cr_expect(jinja_uses(t, "tools"));
-    cr_expect(jinja_uses(t, "x"));
-    cr_expect(!jinja_uses(t, "e"));
-    cr_expect(!jinja_uses(t, "h"));
-    cr_expect(!jinja_uses(t, "c"));
+    cr_expect(jinja_uses(tmpl, "tools"));
+    cr_expect(jinja_uses(tmpl, "x"));
+    cr_expect(!jinja_uses(tmpl, "e"));
+    cr_expect(!jinja_uses(tmpl, "h"));
+    cr_expect(!jinja_uses(tmpl, "c"));
     buf_deinit(&texts);
-    jinja_close(t);
+    jinja_close(tmpl);
 }
