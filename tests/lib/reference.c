@@ -1,201 +1,10 @@
 /* reference.c - the formulas of the model, in their order. Row vectors; a matrix is
  * [out][in] as stored; S is the number of positions, D the width. */
-#include "tests/lib/reference.h"
+#include "tests/lib/reference_internal.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct {
-    float *values; /* [rows][cols] */
-    size_t rows, cols;
-} mat;
-
-typedef struct {
-    mat gate, up, down;
-} ffn;
-
-typedef struct {
-    mat attn_norm, attn_out_norm, ffn_norm, ffn_out_norm;
-    mat q_down, q_norm, q_up_nope, q_up_rope, kv_down, kv_norm, kv_up; /* MLA */
-    mat wq, wk, wv;                                                    /* GQA */
-    mat wo;
-    ffn dense;
-    mat router, router_bias; /* MOE */
-    ffn *routed, *shared;
-} block;
-
-struct reference {
-    model_plan plan;
-    mat embed, norm, head;
-    block *prelude, *core, *coda;
-    mat loop_norm, log_A, log_dt, inject_b, exit_w, exit_b, lora_down, lora_B, lora_scale;
-};
-
-static void *must_alloc(size_t n, size_t item) {
-    void *out = calloc(n ? n : 1, item);
-    if (out == NULL) {
-        fprintf(stderr, "reference: out of memory\n");
-        abort();
-    }
-    return out;
-}
-
-static float *floats(size_t n) {
-    return must_alloc(n, sizeof(float));
-}
-
-/* ---- weights ---- */
-
-static mat load(const model_folder *model, tensor_place place) {
-    model_tensor tensor;
-    if (!model_find(model, place, &tensor)) {
-        fprintf(stderr, "reference: no tensor of role %d\n", (int)place.role);
-        abort();
-    }
-    mat weight = {floats(tensor.n_values), tensor.rank == 2 ? tensor.shape[0] : 1,
-                  tensor.rank == 2 ? tensor.shape[1] : tensor.n_values};
-    model_tensor_read(&tensor, 0, tensor.n_values, weight.values);
-    return weight;
-}
-
-static mat load_own(const model_folder *model, tensor_role role) {
-    return load(model, (tensor_place){.role = role, .stage = PART_OF_MODEL});
-}
-
-static mat load_in(const model_folder *model, tensor_place place, tensor_role role) {
-    place.role = role;
-    return load(model, place);
-}
-
-/* Roles gate, gate + 1 (up) and gate + 2 (down). */
-static ffn load_ffn(const model_folder *model, tensor_place place, tensor_role gate) {
-    return (ffn){load_in(model, place, gate), load_in(model, place, gate + 1),
-                 load_in(model, place, gate + 2)};
-}
-
-static ffn *load_experts(const model_folder *model, tensor_place place, tensor_role gate,
-                         uint32_t n) {
-    ffn *all = must_alloc(n, sizeof *all);
-    for (place.index = 0; place.index < n; place.index++)
-        all[place.index] = load_ffn(model, place, gate);
-    return all;
-}
-
-static void load_attention(const model_folder *model, tensor_place at, block *layer) {
-    layer->wo = load_in(model, at, TENSOR_WO);
-    if (model_plan_of(model)->attn == ATTN_GQA) {
-        layer->wq = load_in(model, at, TENSOR_WQ);
-        layer->wk = load_in(model, at, TENSOR_WK);
-        layer->wv = load_in(model, at, TENSOR_WV);
-        return;
-    }
-    layer->q_down = load_in(model, at, TENSOR_Q_DOWN);
-    layer->q_norm = load_in(model, at, TENSOR_Q_NORM);
-    layer->q_up_nope = load_in(model, at, TENSOR_Q_UP_NOPE);
-    layer->q_up_rope = load_in(model, at, TENSOR_Q_UP_ROPE);
-    layer->kv_down = load_in(model, at, TENSOR_KV_DOWN);
-    layer->kv_norm = load_in(model, at, TENSOR_KV_NORM);
-    layer->kv_up = load_in(model, at, TENSOR_KV_UP);
-}
-
-static block load_block(const model_folder *model, tensor_place at, bool moe) {
-    const model_plan *plan = model_plan_of(model);
-    block layer = {.attn_norm = load_in(model, at, TENSOR_ATTN_NORM),
-                   .ffn_norm = load_in(model, at, TENSOR_FFN_NORM)};
-    if (plan->norms == NORM_SANDWICH) {
-        layer.attn_out_norm = load_in(model, at, TENSOR_ATTN_OUT_NORM);
-        layer.ffn_out_norm = load_in(model, at, TENSOR_FFN_OUT_NORM);
-    }
-    load_attention(model, at, &layer);
-    if (!moe) {
-        layer.dense = load_ffn(model, at, TENSOR_GATE);
-        return layer;
-    }
-    layer.router = load_in(model, at, TENSOR_ROUTER);
-    layer.router_bias = load_in(model, at, TENSOR_ROUTER_BIAS);
-    layer.routed = load_experts(model, at, TENSOR_EXPERT_GATE, plan->n_experts);
-    layer.shared = load_experts(model, at, TENSOR_SHARED_GATE, plan->n_shared_experts);
-    return layer;
-}
-
-static block *load_stage(const model_folder *model, tensor_stage stage, uint32_t n, ffn_kind kind) {
-    block *blocks = must_alloc(n, sizeof *blocks);
-    for (uint32_t i = 0; i < n; i++) {
-        blocks[i] = load_block(model, (tensor_place){.stage = stage, .layer = i}, kind == FFN_MOE);
-    }
-    return blocks;
-}
-
-reference *ref_open(const model_folder *model) {
-    reference *ref = must_alloc(1, sizeof *ref);
-    model_tensor tensor;
-    const model_plan *plan = &ref->plan;
-    ref->plan = *model_plan_of(model);
-    ref->embed = load_own(model, TENSOR_EMBED);
-    bool untied = model_find(model, (tensor_place){.role = TENSOR_HEAD}, &tensor);
-    ref->head = untied ? load_own(model, TENSOR_HEAD) : ref->embed;
-    ref->prelude = load_stage(model, PART_OF_PRELUDE, plan->n_prelude, plan->end_ffn);
-    ref->core = load_stage(model, PART_OF_CORE, plan->n_core, plan->core_ffn);
-    ref->coda = load_stage(model, PART_OF_CODA, plan->n_coda, plan->end_ffn);
-    ref->loop_norm = load_own(model, TENSOR_LOOP_NORM);
-    ref->exit_w = load_own(model, TENSOR_EXIT_WEIGHT);
-    ref->exit_b = load_own(model, TENSOR_EXIT_BIAS);
-    if (plan->final_norm) ref->norm = load_own(model, TENSOR_FINAL_NORM);
-    if (plan->inject != INJECT_MYTHOS) return ref;
-    ref->log_A = load_own(model, TENSOR_LOG_A);
-    ref->log_dt = load_own(model, TENSOR_LOG_DT);
-    ref->inject_b = load_own(model, TENSOR_INJECT_B);
-    ref->lora_down = load_own(model, TENSOR_LORA_DOWN);
-    ref->lora_B = load_own(model, TENSOR_LORA_B);
-    ref->lora_scale = load_own(model, TENSOR_LORA_SCALE);
-    return ref;
-}
-
-static void free_ffn(ffn *net) {
-    free(net->gate.values);
-    free(net->up.values);
-    free(net->down.values);
-}
-
-static void free_block(const model_plan *plan, block *layer) {
-    mat *const all[] = {
-        &layer->attn_norm,   &layer->ffn_norm,  &layer->q_down,      &layer->q_norm,
-        &layer->q_up_nope,   &layer->q_up_rope, &layer->kv_down,     &layer->kv_norm,
-        &layer->kv_up,       &layer->wq,        &layer->wk,          &layer->wv,
-        &layer->wo,          &layer->router,    &layer->router_bias, &layer->attn_out_norm,
-        &layer->ffn_out_norm};
-    for (size_t i = 0; i < ARRAY_LEN(all); i++)
-        free(all[i]->values);
-    free_ffn(&layer->dense);
-    for (uint32_t i = 0; layer->routed && i < plan->n_experts; i++)
-        free_ffn(&layer->routed[i]);
-    for (uint32_t i = 0; layer->shared && i < plan->n_shared_experts; i++)
-        free_ffn(&layer->shared[i]);
-    free(layer->routed);
-    free(layer->shared);
-}
-
-static void free_stage(const model_plan *plan, block *blocks, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++)
-        free_block(plan, &blocks[i]);
-    free(blocks);
-}
-
-void ref_close(reference *ref) {
-    if (ref == NULL) return;
-    if (ref->head.values != ref->embed.values) free(ref->head.values);
-    mat *const all[] = {&ref->embed,     &ref->norm,     &ref->loop_norm, &ref->log_A,
-                        &ref->log_dt,    &ref->inject_b, &ref->exit_w,    &ref->exit_b,
-                        &ref->lora_down, &ref->lora_B,   &ref->lora_scale};
-    for (size_t i = 0; i < ARRAY_LEN(all); i++)
-        free(all[i]->values);
-    free_stage(&ref->plan, ref->prelude, ref->plan.n_prelude);
-    free_stage(&ref->plan, ref->core, ref->plan.n_core);
-    free_stage(&ref->plan, ref->coda, ref->plan.n_coda);
-    free(ref);
-}
 
 /* ---- small formulas ---- */
 
@@ -242,7 +51,7 @@ static void add(float *x, const float *y, size_t n) {
 /* x += weight * down(silu(gate in) * up in) */
 static void add_ffn(const ffn *net, const float *in, double weight, float *x) {
     size_t hidden = net->gate.rows, dim = net->down.rows;
-    float *gate = floats(hidden), *up = floats(hidden), *y = floats(dim);
+    float *gate = ref__floats(hidden), *up = ref__floats(hidden), *y = ref__floats(dim);
     linear(&net->gate, in, gate);
     linear(&net->up, in, up);
     for (size_t i = 0; i < hidden; i++)
@@ -258,9 +67,9 @@ static void add_ffn(const ffn *net, const float *in, double weight, float *x) {
 static void add_moe(const reference *ref, const block *layer, const float *in, float *x) {
     const model_plan *plan = &ref->plan;
     uint32_t n = plan->n_experts, k = plan->n_experts_per_tok;
-    float *logits = floats(n);
-    bool *taken = must_alloc(n, sizeof *taken);
-    uint32_t *pick = must_alloc(k, sizeof *pick);
+    float *logits = ref__floats(n);
+    bool *taken = ref__alloc(n, sizeof *taken);
+    uint32_t *pick = ref__alloc(k, sizeof *pick);
     linear(&layer->router, in, logits);
     double max = -INFINITY, sum = 0;
     for (uint32_t i = 0; i < k; i++) { /* ties: lower index */
@@ -299,8 +108,8 @@ static kv kv_new(const model_plan *plan, uint32_t n) {
     kv store = {.n_kv = mla ? plan->n_heads : plan->n_kv_heads,
                 .k_dim = mla ? plan->qk_nope_head_dim + plan->qk_rope_head_dim : plan->head_dim,
                 .v_dim = mla ? plan->v_head_dim : plan->head_dim};
-    store.keys = floats((size_t)n * store.n_kv * store.k_dim);
-    store.values = floats((size_t)n * store.n_kv * store.v_dim);
+    store.keys = ref__floats((size_t)n * store.n_kv * store.k_dim);
+    store.values = ref__floats((size_t)n * store.n_kv * store.v_dim);
     return store;
 }
 
@@ -324,7 +133,8 @@ static void write_kv(const reference *ref, const block *layer, kv *store, uint32
         return;
     }
     uint32_t nope = plan->qk_nope_head_dim, rot = plan->qk_rope_head_dim, rank = plan->kv_lora_rank;
-    float *down = floats(rank + rot), *latent = floats(rank), *up = floats(layer->kv_up.rows);
+    float *down = ref__floats(rank + rot), *latent = ref__floats(rank),
+          *up = ref__floats(layer->kv_up.rows);
     linear(&layer->kv_down, x, down);
     rms(ref, down, &layer->kv_norm, latent);
     rope(down + rank, rot, pos, plan->rope_theta, plan->rope_halves);
@@ -353,8 +163,8 @@ static void make_query(const reference *ref, const block *layer, uint32_t pos, c
         return;
     }
     uint32_t nope = plan->qk_nope_head_dim, rot = plan->qk_rope_head_dim;
-    float *down = floats(plan->q_lora_rank), *plain = floats(layer->q_up_nope.rows),
-          *turned = floats(layer->q_up_rope.rows);
+    float *down = ref__floats(plan->q_lora_rank), *plain = ref__floats(layer->q_up_nope.rows),
+          *turned = ref__floats(layer->q_up_rope.rows);
     linear(&layer->q_down, x, down);
     rms(ref, down, &layer->q_norm, down);
     linear(&layer->q_up_nope, down, plain);
@@ -374,9 +184,9 @@ static void make_query(const reference *ref, const block *layer, uint32_t pos, c
 static float *attention_of(const reference *ref, const block *layer, const kv *store, uint32_t pos,
                            const float *in) {
     const model_plan *plan = &ref->plan;
-    float *query = floats((size_t)plan->n_heads * store->k_dim),
-          *out = floats((size_t)plan->n_heads * store->v_dim);
-    double *prob = must_alloc(pos + 1, sizeof *prob);
+    float *query = ref__floats((size_t)plan->n_heads * store->k_dim),
+          *out = ref__floats((size_t)plan->n_heads * store->v_dim);
+    double *prob = ref__alloc(pos + 1, sizeof *prob);
     make_query(ref, layer, pos, in, query);
     for (uint32_t head = 0; head < plan->n_heads; head++) {
         uint32_t kv_head = head / (plan->n_heads / store->n_kv);
@@ -398,7 +208,7 @@ static float *attention_of(const reference *ref, const block *layer, const kv *s
             out[(size_t)head * store->v_dim + i] = (float)y;
         }
     }
-    float *y = floats(plan->dim);
+    float *y = ref__floats(plan->dim);
     linear(&layer->wo, out, y);
     free(query);
     free(out);
@@ -407,7 +217,7 @@ static float *attention_of(const reference *ref, const block *layer, const kv *s
 }
 
 static float *ffn_of(const reference *ref, const block *layer, const float *in) {
-    float *y = floats(ref->plan.dim);
+    float *y = ref__floats(ref->plan.dim);
     if (layer->routed) add_moe(ref, layer, in, y);
     else add_ffn(&layer->dense, in, 1, y);
     return y;
@@ -425,7 +235,7 @@ static void add_sublayer(const reference *ref, const mat *out_norm, float *x, fl
 static void run_block(const reference *ref, const block *layer, kv *store, uint32_t n,
                       const bool *run, float *x) {
     size_t dim = ref->plan.dim;
-    float *normed = floats(n * dim), *in = floats(dim);
+    float *normed = ref__floats(n * dim), *in = ref__floats(dim);
     for (uint32_t pos = 0; pos < n; pos++) {
         if (run && !run[pos]) continue;
         rms(ref, x + pos * dim, &layer->attn_norm, normed + pos * dim);
@@ -454,7 +264,7 @@ typedef struct {
 static void loop_input(const reference *ref, uint32_t loop, const float *state, const float *embed,
                        float *out) {
     uint32_t dim = ref->plan.dim, n = dim / 8;
-    float *sum = floats(dim);
+    float *sum = ref__floats(dim);
     for (uint32_t i = 0; i < dim; i++)
         sum[i] = state[i] + embed[i];
     uint32_t sines = (n + 1) / 2;
@@ -471,7 +281,7 @@ static void loop_input(const reference *ref, uint32_t loop, const float *state, 
 static void add_lora(const reference *ref, uint32_t loop, float *y) {
     uint32_t rank = ref->plan.lora_rank, dim = ref->plan.dim;
     size_t row = loop < ref->lora_scale.rows ? loop : ref->lora_scale.rows - 1;
-    float *low = floats(rank);
+    float *low = ref__floats(rank);
     linear(&ref->lora_down, y, low);
     for (uint32_t j = 0; j < rank; j++)
         low[j] *= ref->lora_scale.values[row * rank + j];
@@ -556,7 +366,7 @@ static void step_position(const reference *ref, const ref_opts *opts, uint32_t l
 static void run_loops(const reference *ref, const ref_opts *opts, uint32_t n, seq_state *seq,
                       ref_result *res) {
     size_t dim = ref->plan.dim;
-    kv *stores = must_alloc(ref->plan.n_core, sizeof *stores);
+    kv *stores = ref__alloc(ref->plan.n_core, sizeof *stores);
     for (uint32_t i = 0; i < ref->plan.n_core; i++)
         stores[i] = kv_new(&ref->plan, n);
     uint32_t running = n;
@@ -601,15 +411,11 @@ ref_result ref_run(const reference *ref, const uint32_t *ids, uint32_t n, const 
     if (own.max_loops == 0) own.max_loops = ref->plan.loops_default;
     if (own.threshold == 0) own.threshold = ref->plan.exit_threshold;
     ref_result res = {.n = n, .vocab = ref->plan.vocab_size, .margin = 1};
-    res.logits = floats((size_t)n * res.vocab);
-    res.depth = must_alloc(n, sizeof *res.depth);
-    seq_state seq = {floats(n * dim),
-                     floats(n * dim),
-                     floats(n * dim),
-                     floats(n * dim),
-                     must_alloc(n, sizeof(double)),
-                     must_alloc(n, 1),
-                     must_alloc(n, 1)};
+    res.logits = ref__floats((size_t)n * res.vocab);
+    res.depth = ref__alloc(n, sizeof *res.depth);
+    seq_state seq = {ref__floats(n * dim), ref__floats(n * dim),          ref__floats(n * dim),
+                     ref__floats(n * dim), ref__alloc(n, sizeof(double)), ref__alloc(n, 1),
+                     ref__alloc(n, 1)};
     for (uint32_t pos = 0; pos < n; pos++)
         memcpy(seq.embed + pos * dim, ref->embed.values + ids[pos] * dim, dim * sizeof(float));
     run_stage(ref, ref->prelude, ref->plan.n_prelude, n, seq.embed);
