@@ -238,6 +238,10 @@ Test(jinja_bounds, the_callers_own_bounds_hold) {
     cr_expect_eq(outcome("{{ s|list }}", variables, (jinja_input){.max_memory = 600}, &e),
                  ERR_COSTLY);
     cr_expect_eq(outcome("{{ s }}", variables, (jinja_input){.max_steps = 3}, &e), ERR_COSTLY);
+    const char *list = "{% set a = range(5000)|list %}",
+               *copied = "{% set a = range(5000)|list %}{% set b = a.copy() %}";
+    cr_expect_eq(outcome(list, "{}", (jinja_input){.max_steps = 800}, &e), ERR_NONE);
+    cr_expect_eq(outcome(copied, "{}", (jinja_input){.max_steps = 800}, &e), ERR_COSTLY);
 }
 
 Test(jinja_bounds, nobody_waits_for_a_rendering_that_was_cancelled) {

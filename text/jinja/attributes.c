@@ -42,8 +42,8 @@ static jval loop_member(jvm *vm, jval object, const jstring *name, const jnode *
         {"length", jinja__int((int64_t)n)},
         {"revindex", jinja__int((int64_t)(n - at))},
         {"revindex0", jinja__int((int64_t)(n - at) - 1)},
-        {"depth", jinja__int(loop->depth)},
-        {"depth0", jinja__int((int64_t)loop->depth - 1)},
+        {"depth", jinja__int(1)},
+        {"depth0", jinja__int(0)},
         {"previtem", loop_neighbour(loop, false, from)},
         {"nextitem", loop_neighbour(loop, true, from)},
     };

@@ -162,9 +162,8 @@ static bool cased_after(const jstring *text, size_t at) {
 
 static bool cased_before(const jstring *text, size_t at) {
     while (at > 0) {
-        size_t len, end = at--;
-        while (at > 0 && ((unsigned char)text->bytes[at] & 0xc0) == 0x80)
-            at--;
+        size_t len, end = at;
+        at = jinja__char_before(text->bytes, end);
         uint32_t cp = jinja__code_point(text->bytes + at, end - at, &len);
         if (!case_ignorable(cp)) return cased(cp);
     }

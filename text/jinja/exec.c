@@ -139,7 +139,6 @@ static jflow run_for(jvm *vm, const jnode *node) {
     jloop *loop = jinja__alloc(vm, 1, sizeof *loop);
     if (loop == NULL) return J_GO_ON;
     loop->items = items;
-    loop->depth = 1;
     jscope *before = vm->scope, *scope = NULL;
     for (; loop->at < items->count && !vm->failed; loop->at++) {
         scope = turn_scope(vm, scope, before);

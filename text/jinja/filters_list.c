@@ -8,18 +8,9 @@ static jval iterator(jlist *list) {
     return jinja__of_list(list);
 }
 
-static jlist *copy_of(jvm *vm, jval value) {
-    const jlist *all = jinja__iterate(vm, value);
-    jlist *out = all ? jinja__new_list(vm, all->count) : NULL;
-    if (out && !jinja__work(vm, all->count * sizeof(jval))) return NULL;
-    for (size_t i = 0; out && i < all->count; i++)
-        jinja__push(vm, out, all->items[i]);
-    return out;
-}
-
 static jval list(jvm *vm, jval self, const jcall *call) {
     (void)call;
-    return jinja__of_list(copy_of(vm, self));
+    return jinja__of_list(jinja__copy_list(vm, self));
 }
 
 static jval first(jvm *vm, jval self, const jcall *call) {
@@ -61,12 +52,8 @@ static jval reverse(jvm *vm, jval self, const jcall *call) {
     (void)call;
     if (self.kind == J_STRING)
         return jinja__slice(vm, self, jinja__none(), jinja__none(), jinja__int(-1));
-    jlist *out = copy_of(vm, self);
-    for (size_t i = 0; out && i < out->count / 2; i++) {
-        jval kept = out->items[i];
-        out->items[i] = out->items[out->count - 1 - i];
-        out->items[out->count - 1 - i] = kept;
-    }
+    jlist *out = jinja__copy_list(vm, self);
+    if (out) jinja__reverse_list(out);
     return iterator(out);
 }
 

@@ -344,7 +344,6 @@ struct jmacro {
 struct jloop {
     jlist *items;
     size_t at;
-    uint32_t depth; /* 1 = outermost */
     jlist *changed; /* arguments of the last loop.changed */
 };
 
@@ -356,7 +355,7 @@ struct jvm {
     bool failed;
     uint64_t steps, max_steps;
     size_t max_output;
-    uint32_t depth, line, loops, nesting;
+    uint32_t depth, line, nesting;
     jscope *scope;
     jval *globals; /* [tmpl->n_names] */
     bool *known;   /* [tmpl->n_names]: globals holds the value */
@@ -413,6 +412,8 @@ bool jinja__number(jval value, double *out);   /* int, real or bool */
 bool jinja__integer(jval value, int64_t *out); /* int or bool */
 jlist *jinja__new_list(jvm *vm, size_t cap);
 void jinja__push(jvm *vm, jlist *list, jval value);
+jlist *jinja__copy_list(jvm *vm, jval value); /* the items of any iterable */
+void jinja__reverse_list(jlist *list);
 jdict *jinja__new_dict(jvm *vm);
 jval *jinja__dict_get(jvm *vm, const jdict *dict, jval key); /* NULL: not there, or not hashable */
 void jinja__dict_set(jvm *vm, jdict *dict, jval key, jval value);
@@ -444,6 +445,7 @@ bool jinja__same(const jstring *left, const jstring *right);
 bool jinja__is(const jstring *text, const char *expected);
 uint32_t jinja__code_point(const char *bytes, size_t n, size_t *len);
 size_t jinja__put_code_point(char *out, uint32_t cp);
+size_t jinja__char_before(const char *bytes, size_t at); /* offset of the character before at > 0 */
 bool jinja__is_space(uint32_t cp);
 
 /* print.c */

@@ -60,9 +60,7 @@ static size_t behind_space(const lexer *lex, size_t at) {
 /* The number of bytes without the white space at their end. */
 static size_t without_space(const char *bytes, size_t n) {
     while (n > 0) {
-        size_t begin = n - 1, len;
-        while (begin > 0 && ((unsigned char)bytes[begin] & 0xc0) == 0x80)
-            begin--;
+        size_t begin = jinja__char_before(bytes, n), len;
         if (!jinja__is_space(jinja__code_point(bytes + begin, n - begin, &len))) break;
         n = begin;
     }

@@ -46,10 +46,7 @@ static jval values(jvm *vm, jval self, const jcall *call) {
 
 static jval copy_list(jvm *vm, jval self, const jcall *call) {
     (void)call;
-    jlist *list = jinja__new_list(vm, self.list->count);
-    for (size_t i = 0; list && i < self.list->count; i++)
-        jinja__push(vm, list, self.list->items[i]);
-    return jinja__of_list(list);
+    return jinja__of_list(jinja__copy_list(vm, self));
 }
 
 static jval copy(jvm *vm, jval self, const jcall *call) {

@@ -30,6 +30,13 @@ size_t jinja__put_code_point(char *out, uint32_t cp) {
     return n;
 }
 
+size_t jinja__char_before(const char *bytes, size_t at) {
+    at--;
+    while (at > 0 && ((unsigned char)bytes[at] & 0xc0) == 0x80)
+        at--;
+    return at;
+}
+
 /* As Python's str.isspace. */
 bool jinja__is_space(uint32_t cp) {
     return (cp >= 9 && cp <= 13) || (cp >= 0x1c && cp <= 0x20) || cp == 0x85 || cp == 0xa0 ||

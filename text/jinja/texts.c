@@ -20,9 +20,7 @@ jstring *jinja__stripped(jvm *vm, jstring *text, const jstring *chars, bool left
         from += len;
     }
     while (right && to > from && jinja__work(vm, chars ? chars->len : 0)) {
-        size_t begin = to - 1;
-        while (begin > from && ((unsigned char)text->bytes[begin] & 0xc0) == 0x80)
-            begin--;
+        size_t begin = jinja__char_before(text->bytes, to);
         if (!stripped(chars, text->bytes + begin, to - begin)) break;
         to = begin;
     }
@@ -63,14 +61,6 @@ static bool space_at(const jstring *text, size_t at, size_t *len) {
     return jinja__is_space(jinja__code_point(text->bytes + at, text->len - at, len));
 }
 
-/* The offset of the character that ends at `at`. */
-static size_t before(const jstring *text, size_t at) {
-    at--;
-    while (at > 0 && ((unsigned char)text->bytes[at] & 0xc0) == 0x80)
-        at--;
-    return at;
-}
-
 static void split_at_space(jvm *vm, jlist *list, const jstring *text, int64_t most) {
     size_t at = 0, len;
     while (jinja__work(vm, 0)) {
@@ -96,14 +86,6 @@ static void split_at_text(jvm *vm, jlist *list, const jstring *text, const jstri
     push_part(vm, list, text, from, text->len);
 }
 
-static void reverse_list(jlist *list) {
-    for (size_t i = 0; i < list->count / 2; i++) {
-        jval kept = list->items[i];
-        list->items[i] = list->items[list->count - 1 - i];
-        list->items[list->count - 1 - i] = kept;
-    }
-}
-
 /* The n bytes in reverse. The last match in a text is the first in its reverse, which memmem finds
  * in linear time. */
 static char *backwards(jvm *vm, const char *bytes, size_t n) {
@@ -126,12 +108,12 @@ size_t jinja__find_last(jvm *vm, const jstring *text, size_t from, size_t end,
 static void rsplit_at_space(jvm *vm, jlist *list, const jstring *text, int64_t most) {
     size_t at = text->len, len;
     while (jinja__work(vm, 0)) {
-        while (at > 0 && space_at(text, before(text, at), &len))
-            at = before(text, at);
+        while (at > 0 && space_at(text, jinja__char_before(text->bytes, at), &len))
+            at = jinja__char_before(text->bytes, at);
         if (at == 0) return;
         size_t end = at;
-        while (at > 0 && most != 0 && !space_at(text, before(text, at), &len))
-            at = before(text, at);
+        while (at > 0 && most != 0 && !space_at(text, jinja__char_before(text->bytes, at), &len))
+            at = jinja__char_before(text->bytes, at);
         if (most-- != 0) {
             push_part(vm, list, text, at, end);
             continue;
@@ -166,7 +148,7 @@ jlist *jinja__split(jvm *vm, const jstring *text, const jstring *sep, int64_t mo
     }
     if (sep) rsplit_at_text(vm, list, text, sep, most);
     else rsplit_at_space(vm, list, text, most);
-    reverse_list(list);
+    jinja__reverse_list(list);
     return list;
 }
 

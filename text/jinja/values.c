@@ -253,6 +253,23 @@ jlist *jinja__iterate(jvm *vm, jval value) {
     return copy;
 }
 
+jlist *jinja__copy_list(jvm *vm, jval value) {
+    const jlist *all = jinja__iterate(vm, value);
+    jlist *out = all ? jinja__new_list(vm, all->count) : NULL;
+    if (out && !jinja__work(vm, all->count * sizeof(jval))) return NULL;
+    for (size_t i = 0; out && i < all->count; i++)
+        jinja__push(vm, out, all->items[i]);
+    return out;
+}
+
+void jinja__reverse_list(jlist *list) {
+    for (size_t i = 0; i < list->count / 2; i++) {
+        jval kept = list->items[i];
+        list->items[i] = list->items[list->count - 1 - i];
+        list->items[list->count - 1 - i] = kept;
+    }
+}
+
 /* ---- dicts ---- */
 
 enum { FEW = 8 };
