@@ -20,11 +20,11 @@ typedef struct {
     uint64_t fixed_ns[3], row_ns[3]; /* by eng_stage: the time a launch reports */
     uint32_t deep_one_in;            /* one position in so many runs to its max_loops; 0 = none */
     uint64_t fail_at;                /* launch that returns ERR_DEVICE, from 1; 0 = never */
-    uint64_t nan_at;                 /* coda launch whose first logits are NaN, from 1; 0 = never */
-    bool instant;                    /* skip attention: contents depend on the row alone */
-    uint32_t nap_us;                 /* real time a launch takes */
-    uint32_t max_flights;            /* 1 or 2 */
-    bool samples;                    /* takes ENG_ROW_SAMPLE */
+    uint64_t nan_at;      /* coda launch with NaN in its first logits, from 1; 0 = never */
+    bool instant;         /* skip attention: contents depend on the row alone */
+    uint32_t nap_us;      /* real time a launch takes */
+    uint32_t max_flights; /* 1 or 2 */
+    bool samples;         /* takes ENG_ROW_SAMPLE */
 } fake_opts;
 
 /* The number of slots of n layers of the prelude or coda. */

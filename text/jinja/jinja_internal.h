@@ -34,7 +34,7 @@ typedef enum {
     J_STRING,
     J_LIST, /* every sequence: see jlist.form */
     J_DICT,
-    J_NAMESPACE, /* a dict whose members a template may set */
+    J_NAMESPACE, /* a dict with members that a template may set */
     J_FUNCTION,
     J_METHOD,
     J_MACRO,
