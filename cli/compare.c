@@ -15,7 +15,7 @@ enum { MAX_RUNS = 12 };
 typedef struct {
     kv_policy policy;
     uint32_t max_loops; /* 0 = the default */
-    sched *scheduler;
+    scheduler *scheduler;
     /* sums over all positions */
     double nll, kl, loops;
     uint64_t n_positions, n_predicted, agree;

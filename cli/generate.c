@@ -103,7 +103,7 @@ static int generate(const runtime *rt, const options *opts, token_ids *prompt,
                     token_printer *printer, err *e) {
     const model_plan *plan = model_plan_of(rt->model);
     api_context *api = NULL;
-    sched *scheduler = NULL;
+    scheduler *sched = NULL;
     int rc = -1;
     api_opts ao = {.model_dir = model_dir(rt->model),
                    .model = rt->model,
@@ -133,10 +133,10 @@ static int generate(const runtime *rt, const options *opts, token_ids *prompt,
     if (!opts->ignore_eos) request.stop_ids = api_stop_ids(api, &request.n_stop_ids);
     uint64_t id;
     bool idle = false;
-    if (sched_create(&scheduler, rt->backend, &rt->sched, on_event, printer, e) != 0) goto done;
-    if (sched_submit(scheduler, &request, &id, e) != 0) goto done;
+    if (sched_create(&sched, rt->backend, &rt->sched, on_event, printer, e) != 0) goto done;
+    if (sched_submit(sched, &request, &id, e) != 0) goto done;
     while (!idle) {
-        if (sched_step(scheduler, &idle, e) != 0) goto done;
+        if (sched_step(sched, &idle, e) != 0) goto done;
     }
     if (printer->end.finish == SCHED_FAILED) {
         err_set(e, printer->end.why, NULL, "the generation failed: %s", err_text(printer->end.why));
@@ -144,7 +144,7 @@ static int generate(const runtime *rt, const options *opts, token_ids *prompt,
     }
     rc = 0;
 done:
-    sched_destroy(scheduler);
+    sched_destroy(sched);
     api_context_close(api);
     return rc;
 }

@@ -159,7 +159,7 @@ static int read_text(scores *all, const runtime *rt, const options *opts, err *e
     return rc;
 }
 
-static int submit(sched *scheduler, sink_state *st, size_t i, const options *opts, err *e) {
+static int submit(scheduler *sched, sink_state *st, size_t i, const options *opts, err *e) {
     const sequence *seq = &st->all->seqs[i];
     sched_request request = {
         .prompt = seq->ids,
@@ -172,7 +172,7 @@ static int submit(sched *scheduler, sink_state *st, size_t i, const options *opt
         .tap_logits = st->all->logits_fd >= 0,
         .ud = st,
     };
-    return sched_submit(scheduler, &request, &st->id_of[i], e);
+    return sched_submit(sched, &request, &st->id_of[i], e);
 }
 
 static void show_progress(const scores *all, uint64_t *last) {
@@ -184,23 +184,23 @@ static void show_progress(const scores *all, uint64_t *last) {
 
 static int run_scores(const runtime *rt, const options *opts, scores *all, err *e) {
     sink_state st = {.all = all, .id_of = array_new(all->n_seqs, sizeof(uint64_t))};
-    sched *scheduler = NULL;
+    scheduler *sched = NULL;
     int rc = -1;
     if (st.id_of == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory");
     for (size_t i = 0; i < all->n_seqs; i++)
         st.id_of[i] = UINT64_MAX;
-    if (sched_create(&scheduler, rt->backend, &rt->sched, on_event, &st, e) != 0) goto done;
+    if (sched_create(&sched, rt->backend, &rt->sched, on_event, &st, e) != 0) goto done;
     uint64_t last = clock_ns(), start = last;
     size_t sent = 0;
     for (bool idle = false; !idle || sent < all->n_seqs;) {
         err busy = {0};
-        while (sent < all->n_seqs && submit(scheduler, &st, sent, opts, &busy) == 0)
+        while (sent < all->n_seqs && submit(sched, &st, sent, opts, &busy) == 0)
             sent++;
         if (busy.code != ERR_NONE && busy.code != ERR_BUSY) {
             err_set(e, busy.code, busy.param, "sequence %zu: %s", sent, busy.msg);
             goto done;
         }
-        if (sched_step(scheduler, &idle, e) != 0) goto done;
+        if (sched_step(sched, &idle, e) != 0) goto done;
         show_progress(all, &last);
     }
     if (clock_ns() - start > 1000000000u)
@@ -216,7 +216,7 @@ static int run_scores(const runtime *rt, const options *opts, scores *all, err *
     }
     rc = 0;
 done:
-    sched_destroy(scheduler);
+    sched_destroy(sched);
     free(st.id_of);
     return rc;
 }

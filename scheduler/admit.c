@@ -23,7 +23,7 @@ static void insert_ranked(list_link *list, seq *q) {
     list_insert_before(at, &q->rank);
 }
 
-static void enqueue(sched *s, seq *q) {
+static void enqueue(scheduler *s, seq *q) {
     sched_tenant *t = sched__tenant_of(s, q);
     q->state = SEQ_WAITING;
     insert_ranked(&t->waiting, q);
@@ -33,14 +33,14 @@ static void enqueue(sched *s, seq *q) {
     s->waiting_tokens += q->n_tokens;
 }
 
-static void left_queue(sched *s, seq *q) {
+static void left_queue(scheduler *s, seq *q) {
     if (q->admitted_before) return;
     q->admitted_before = true;
     atomic_fetch_add_explicit(&s->left_waiting, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&s->left_waiting_tokens, q->req.n_prompt, memory_order_relaxed);
 }
 
-static void dequeue(sched *s, seq *q) {
+static void dequeue(scheduler *s, seq *q) {
     sched_tenant *t = sched__tenant_of(s, q);
     list_remove(&q->rank);
     t->n_waiting--;
@@ -50,7 +50,7 @@ static void dequeue(sched *s, seq *q) {
     left_queue(s, q);
 }
 
-void sched__accept(sched *s, seq *q) {
+void sched__accept(scheduler *s, seq *q) {
     q->arrival = s->next_arrival++;
     q->order = sched__order(s, q);
     sched__activate(s, sched__tenant_of(s, q));
@@ -59,7 +59,7 @@ void sched__accept(sched *s, seq *q) {
 }
 
 /* Gives back everything q holds of the backend. */
-void sched__release(sched *s, seq *q) {
+void sched__release(scheduler *s, seq *q) {
     s->changes++;
     sched__drop_cohorts(s, q);
     list_remove(&q->start);
@@ -74,7 +74,7 @@ void sched__release(sched *s, seq *q) {
     }
 }
 
-static void preempt(sched *s, seq *q) {
+static void preempt(scheduler *s, seq *q) {
     sched__release(s, q);
     q->next_start = q->coda_next = q->n_offered = q->frontier = 0;
     s->stats.preemptions++;
@@ -83,14 +83,14 @@ static void preempt(sched *s, seq *q) {
 }
 
 /* The last in rank of the running; of t alone unless that is NULL. */
-static seq *last_running(const sched *s, const sched_tenant *t) {
+static seq *last_running(const scheduler *s, const sched_tenant *t) {
     list_link *r = s->running.prev;
     while (t && sched__tenant_of(s, OWNER_OF(r, seq, rank)) != t)
         r = r->prev;
     return OWNER_OF(r, seq, rank);
 }
 
-bool sched__make_room(sched *s, seq *q) {
+bool sched__make_room(scheduler *s, seq *q) {
     seq *last = last_running(s, sched__most_pages(s));
     if (s->n_running == 1 && sched__prefix_evict(&s->cache, ANY_TENANT)) return true;
     if (s->n_running == 1) { /* refused at submit, so this is a fault of ours: end it, not us */
@@ -101,7 +101,7 @@ bool sched__make_room(sched *s, seq *q) {
     return last != q;
 }
 
-static prefix_root key_root(const sched *s, const seq *q) {
+static prefix_root key_root(const scheduler *s, const seq *q) {
     prefix_root root = q->root;
     if (s->fault == FAULT_LOOSE_KEY) root = (prefix_root){0};
     if (s->fault == FAULT_LOOSE_TENANT) root.tenant = 0;
@@ -110,7 +110,7 @@ static prefix_root key_root(const sched *s, const seq *q) {
 
 /* Takes the longest cached run of full blocks, short of the last known position, which
  * must be run for its logits. */
-static void take_prefix(sched *s, seq *q) {
+static void take_prefix(scheduler *s, seq *q) {
     prefix_root root = key_root(s, q);
     q->hash = (hash128){{0, 0}};
     q->n_offered = 0;
@@ -133,7 +133,7 @@ static uint32_t complete(const seq *q) {
     return q->first ? q->first->first : q->next_start;
 }
 
-void sched__offer_blocks(sched *s, seq *q) {
+void sched__offer_blocks(scheduler *s, seq *q) {
     if (!s->limits.opts.prefix_cache) return;
     prefix_root root = key_root(s, q);
     uint32_t ready = complete(q);
@@ -152,7 +152,7 @@ void sched__offer_blocks(sched *s, seq *q) {
 /* Under pressure new sequences get fewer loops: full allowance with a queue no longer
  * than what runs, down to the mean depth when it is four times that. Fixed for the life
  * of a sequence, so that its latents stay of one kind. */
-static uint32_t depth_cap(const sched *s) {
+static uint32_t depth_cap(const scheduler *s) {
     uint32_t most = s->limits.opts.ceiling_loops;
     if (!s->limits.opts.depth_cap) return most;
     double room = s->limits.opts.max_running;
@@ -173,7 +173,7 @@ static uint16_t capped_loops(const seq *q, uint32_t cap) {
 }
 
 /* Pages and blocks for n more positions of q, by what positions have taken so far. */
-static uint64_t expected_pages(const sched *s, const seq *q, uint64_t n) {
+static uint64_t expected_pages(const scheduler *s, const seq *q, uint64_t n) {
     const model_plan *c = s->plan;
     double loops = q->root.max_loops;
     if (s->limits.opts.halted_kv == KV_LAST && s->depth_mean > 0 && s->depth_mean < loops) {
@@ -184,7 +184,7 @@ static uint64_t expected_pages(const sched *s, const seq *q, uint64_t n) {
 
 /* A newcomer needs room for its prompt; who was preempted before, for all it may still
  * become, so that the two do not push each other out for ever. */
-static bool fits_now(const sched *s, const seq *q, uint64_t *wanted) {
+static bool fits_now(const scheduler *s, const seq *q, uint64_t *wanted) {
     const cache *c = &s->cache;
     uint64_t pages, blocks;
     sched__room_for(c, q->req.tenant, &pages, &blocks);
@@ -199,7 +199,7 @@ static bool fits_now(const sched *s, const seq *q, uint64_t *wanted) {
 }
 
 /* Within its share a tenant need not wait for pages that another holds beyond its own. */
-static bool has_room(sched *s, const seq *q) {
+static bool has_room(scheduler *s, const seq *q) {
     uint64_t wanted;
     while (s->n_running > 0 && !fits_now(s, q, &wanted)) {
         const sched_tenant *t = sched__tenant_of(s, q);
@@ -212,7 +212,7 @@ static bool has_room(sched *s, const seq *q) {
 
 /* Somebody who runs is making the very block q misses first: q waits for it rather than
  * make it again. Who runs ends or goes on, so the wait does. */
-static bool being_made(const sched *s, const seq *q) {
+static bool being_made(const scheduler *s, const seq *q) {
     size_t n = ((size_t)q->n_blocks + 1) * ENG_BLOCK;
     if (!q->may_share || n >= q->n_tokens) return false;
     for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
@@ -226,7 +226,7 @@ static bool being_made(const sched *s, const seq *q) {
     return false;
 }
 
-static void begin(sched *s, seq *q) {
+static void begin(scheduler *s, seq *q) {
     if (!q->admitted_before) {
         q->t_admit = clock_ns();
         q->n_cached = q->next_start;
@@ -246,7 +246,7 @@ static void begin(sched *s, seq *q) {
 
 typedef enum { BEGUN, HELD, NO_ROOM } attempt;
 
-static attempt try_begin(sched *s, seq *q, uint32_t cap) {
+static attempt try_begin(scheduler *s, seq *q, uint32_t cap) {
     if (q->tried == s->changes) return q->held ? HELD : NO_ROOM; /* nothing has happened since */
     if (!q->admitted_before) q->root.max_loops = capped_loops(q, cap);
     take_prefix(s, q);
@@ -265,7 +265,7 @@ static attempt try_begin(sched *s, seq *q, uint32_t cap) {
 
 /* The first of t, in rank order, that can be let in. Who lacks room stops all behind it; who
  * waits for a block in the making lets others pass. */
-static attempt admit_one(sched *s, sched_tenant *t, uint32_t cap) {
+static attempt admit_one(scheduler *s, sched_tenant *t, uint32_t cap) {
     for (list_link *r = t->waiting.next, *next; r != &t->waiting; r = next) {
         next = r->next;
         attempt a = try_begin(s, OWNER_OF(r, seq, rank), cap);
@@ -275,7 +275,7 @@ static attempt admit_one(sched *s, sched_tenant *t, uint32_t cap) {
 }
 
 /* As admit_one, and somebody of `from`, unless that is NULL, gives up his place. */
-static attempt place_one(sched *s, sched_tenant *t, sched_tenant *from, uint32_t cap) {
+static attempt place_one(scheduler *s, sched_tenant *t, sched_tenant *from, uint32_t cap) {
     attempt a = admit_one(s, t, cap);
     if (a == BEGUN && from && s->n_running > s->limits.opts.max_running) {
         preempt(s, last_running(s, from));
@@ -285,7 +285,7 @@ static attempt place_one(sched *s, sched_tenant *t, sched_tenant *from, uint32_t
 
 /* Where the one with the fewest places may have no more, others hardly may: after a few the
  * round is over, so that its cost does not grow with the square of the tenants. */
-static void admit_in_turn(sched *s, uint32_t cap) {
+static void admit_in_turn(scheduler *s, uint32_t cap) {
     enum { MOST_REFUSED = 4 };
     uint32_t refused = 0;
     sched__roll_claims(s);
@@ -303,7 +303,7 @@ static void admit_in_turn(sched *s, uint32_t cap) {
     }
 }
 
-void sched__admit(sched *s) {
+void sched__admit(scheduler *s) {
     uint32_t cap = depth_cap(s);
     s->stats.depth_cap_now = cap < s->limits.opts.ceiling_loops ? cap : 0;
     if (s->n_waiting == 0) return;

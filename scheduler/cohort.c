@@ -8,7 +8,7 @@
 
 /* ---- rows and cohorts ---- */
 
-static uint32_t take_rows(sched *s, uint32_t n, uint32_t first_pos) {
+static uint32_t take_rows(scheduler *s, uint32_t n, uint32_t first_pos) {
     uint32_t head = s->free_row, row = head;
     for (uint32_t i = 0;; i++) {
         s->rows[row] =
@@ -22,7 +22,7 @@ static uint32_t take_rows(sched *s, uint32_t n, uint32_t first_pos) {
     return head;
 }
 
-static void give_rows(sched *s, uint32_t head) {
+static void give_rows(scheduler *s, uint32_t head) {
     while (head != NONE) {
         uint32_t next = s->rows[head].next;
         s->rows[head].state = ROW_FREE;
@@ -37,7 +37,7 @@ static bool before_loops(const cohort *c) {
     return !c->looping && c->next_loop == 0;
 }
 
-static void count_out(sched *s, cohort *c) { /* of every sum it stands in */
+static void count_out(scheduler *s, cohort *c) { /* of every sum it stands in */
     if (before_loops(c)) {
         s->n_to_prelude -= c->n;
         return;
@@ -49,7 +49,7 @@ static void count_out(sched *s, cohort *c) { /* of every sum it stands in */
     if (!list_empty(&c->stage) && !c->unmasked) s->n_to_coda -= c->n_coda;
 }
 
-static void free_cohort(sched *s, cohort *c) {
+static void free_cohort(scheduler *s, cohort *c) {
     seq *q = c->owner;
     count_out(s, c);
     list_remove(&c->loop);
@@ -67,7 +67,7 @@ static void free_cohort(sched *s, cohort *c) {
     s->free_cohort = c;
 }
 
-void sched__drop_cohorts(sched *s, seq *q) {
+void sched__drop_cohorts(scheduler *s, seq *q) {
     while (q->last)
         free_cohort(s, q->last);
 }
@@ -76,19 +76,19 @@ static bool is_decode(const seq *q) { /* its next cohort */
     return q->next_start >= q->req.n_prompt && q->next_start + 1 == q->n_tokens;
 }
 
-void sched__want_start(sched *s, seq *q) {
+void sched__want_start(scheduler *s, seq *q) {
     list_move_back(is_decode(q) ? &s->want_decode : &s->want_prompt, &q->start);
     q->waited = 0;
 }
 
-static uint32_t next_cohort_rows(const sched *s, const seq *q) {
+static uint32_t next_cohort_rows(const scheduler *s, const seq *q) {
     uint32_t end =
         (q->next_start / s->chunk + 1) * s->chunk; /* fixed positions, whatever the load */
     if (end > q->n_tokens) end = q->n_tokens;
     return end - q->next_start;
 }
 
-static void start_cohort(sched *s, seq *q) {
+static void start_cohort(scheduler *s, seq *q) {
     cohort *c = s->free_cohort;
     s->free_cohort = c->after;
     uint32_t n = next_cohort_rows(s, q);
@@ -111,7 +111,7 @@ static void start_cohort(sched *s, seq *q) {
     if (q->next_start == q->n_tokens) list_remove(&q->start);
 }
 
-static seq *longest_waiting(const sched *s) {
+static seq *longest_waiting(const scheduler *s) {
     seq *a = list_empty(&s->want_decode) ? NULL : OWNER_OF(s->want_decode.next, seq, start);
     for (list_link *r = s->want_prompt.next; r != &s->want_prompt; r = r->next) {
         seq *q = OWNER_OF(r, seq, start);
@@ -127,7 +127,7 @@ static void count_refused(list_link *list) {
 
 /* Rows to be left free for sequences that decode: a row for each of those running, up to a
  * quarter of the pool and short of what the next chunk takes, less what they hold. */
-static uint32_t reserve(const sched *s, uint32_t chunk) {
+static uint32_t reserve(const scheduler *s, uint32_t chunk) {
     uint32_t keep = s->n_running < s->n_rows / 4 ? s->n_running : s->n_rows / 4;
     if (keep > s->n_rows - chunk) keep = s->n_rows - chunk;
     return keep > s->n_decode_rows ? keep - s->n_decode_rows : 0;
@@ -135,7 +135,7 @@ static uint32_t reserve(const sched *s, uint32_t chunk) {
 
 /* Serves those refused for wait_bound rounds, the longest first. False: the next of them
  * must wait for rows, and nobody else gets any but decoding sequences out of the reserve. */
-static bool start_overdue(sched *s) {
+static bool start_overdue(scheduler *s) {
     for (;;) {
         seq *q = longest_waiting(s);
         if (q == NULL || q->waited < s->limits.opts.wait_bound) return true;
@@ -151,7 +151,7 @@ static bool start_overdue(sched *s) {
 }
 
 /* Prompts in turn, those of the tenant least served first. */
-static seq *next_prompt(const sched *s) {
+static seq *next_prompt(const scheduler *s) {
     seq *best = NULL;
     for (list_link *r = s->want_prompt.next; r != &s->want_prompt; r = r->next) {
         seq *q = OWNER_OF(r, seq, start);
@@ -164,7 +164,7 @@ static seq *next_prompt(const sched *s) {
 }
 
 /* A tenant with half of a large pool leaves rows for the first chunk of another. */
-static uint32_t kept_for_others(const sched *s, const seq *q) {
+static uint32_t kept_for_others(const scheduler *s, const seq *q) {
     bool most = s->n_tenants > 1 && sched__tenant_of(s, q)->n_rows >= s->n_rows / 2;
     return most && s->n_rows >= 4 * s->chunk ? s->chunk : 0;
 }
@@ -173,7 +173,7 @@ static uint32_t kept_for_others(const sched *s, const seq *q) {
  * for each sequence that decodes. Who was refused for wait_bound rounds is served before
  * anybody else gets a row outside that reserve; since every row held comes back, and those
  * who decode hold no more than the reserve meanwhile, that wait is bounded too. */
-void sched__start_cohorts(sched *s) {
+void sched__start_cohorts(scheduler *s) {
     if (!start_overdue(s)) {
         count_refused(&s->want_decode);
         count_refused(&s->want_prompt);
@@ -197,7 +197,7 @@ void sched__start_cohorts(sched *s) {
 
 /* Into the coda once all its rows halted and every earlier cohort is in it or through it;
  * then those behind it that only waited for it. */
-static void queue_coda(sched *s, cohort *c) {
+static void queue_coda(scheduler *s, cohort *c) {
     for (; c; c = c->after) {
         const cohort *p = c->before;
         if (c->n_live > 0) return;
@@ -212,7 +212,7 @@ static void queue_coda(sched *s, cohort *c) {
 }
 
 /* What the cohort does next, now that a launch or a coda is behind it. */
-void sched__settle_cohort(sched *s, cohort *c) {
+void sched__settle_cohort(scheduler *s, cohort *c) {
     if (c->looping && c->n_live + c->n_tail == 0) {
         list_remove(&c->loop);
         c->looping = false;

@@ -32,7 +32,7 @@ void sched__cost_add(cost_fit *f, uint32_t rows, uint64_t ns) {
  * until its last row exits) and costs that launch; that
  * is worth it while it beats what time gains on average, whatever this cycle has cost so
  * far (the rule of a renewal process; the average converges as it is followed). */
-void sched__learn_cycle(sched *s) {
+void sched__learn_cycle(scheduler *s) {
     s->cycle_rows = s->cycle_rows * 0.97 + (double)s->flush_rows;
     s->cycle_ns = s->cycle_ns * 0.97 + s->since_flush_ns + (double)s->flush_ns;
     s->since_flush_ns = 0;
@@ -40,7 +40,7 @@ void sched__learn_cycle(sched *s) {
     s->flush_open = false;
 }
 
-bool sched__flush_pays(sched *s) {
+bool sched__flush_pays(scheduler *s) {
     double ready = (double)s->n_to_coda + s->n_to_prelude;
     if (ready == 0) return false;
     double looping = (double)s->n_looping_live + s->n_looping_tail;
@@ -71,7 +71,7 @@ bool sched__flush_pays(sched *s) {
  * still for one launch. A launch whose rows all turn out to have halted is over at once
  * and costs nobody anything; that is why a sequence alone always goes ahead. A prelude
  * lets nobody go. In the other modes nobody waits for the coda alone, so nothing is lost. */
-bool sched__ahead_pays(const sched *s, const flight *out) {
+bool sched__ahead_pays(const scheduler *s, const flight *out) {
     if (s->ahead != AHEAD_BY_COST) return s->ahead == AHEAD_ALWAYS;
     if (out->stage == ENG_STAGE_PRELUDE || s->limits.opts.batching != SCHED_DEPTHWISE) return true;
     double live = s->n_looping_live, rows = live + s->n_looping_tail, go, share;

@@ -21,12 +21,12 @@ static bool bans_stop_ids(const seq *q) { /* it is too early to stop */
 
 /* The next token follows from the logits alone, where the backend can pick it: they need
  * not leave the device. (Masks, penalties and bias are known here only.) */
-static bool backend_samples(const sched *s, const seq *q) {
+static bool backend_samples(const scheduler *s, const seq *q) {
     return s->backend->info.samples && q->req.constraint == NULL && !bans_stop_ids(q) &&
            eng_sampling_is_plain(&q->req.sampling);
 }
 
-uint16_t sched__head_wanted(const sched *s, const seq *q, uint32_t pos) {
+uint16_t sched__head_wanted(const scheduler *s, const seq *q, uint32_t pos) {
     bool tapped = q->req.tap && q->req.tap_logits && pos >= q->seen;
     if (tapped || scores_next(q, pos)) return ENG_ROW_LOGITS;
     if (!gives_token(q, pos)) return 0;
@@ -39,7 +39,7 @@ static void fill_choice(sched_event *ev, const eng_choice *c) {
     memcpy(ev->top, c->top, c->n_top * sizeof *c->top);
 }
 
-static void emit_prompt(sched *s, seq *q, uint32_t pos, uint16_t depth) {
+static void emit_prompt(scheduler *s, seq *q, uint32_t pos, uint16_t depth) {
     sched_event ev = {
         .id = q->id, .kind = SCHED_PROMPT, .token = q->tokens[pos], .pos = pos, .depth = depth};
     if (pos == 0) {
@@ -50,7 +50,7 @@ static void emit_prompt(sched *s, seq *q, uint32_t pos, uint16_t depth) {
     s->sink(s->ud, &ev);
 }
 
-static void count_position(sched *s, seq *q, uint32_t pos, uint16_t depth) {
+static void count_position(scheduler *s, seq *q, uint32_t pos, uint16_t depth) {
     s->stats.exits_by_depth[depth]++;
     s->depth_mean += s->depth_mean > 0 ? (depth - s->depth_mean) / 256 : depth;
     if (pos < q->req.n_prompt) {
@@ -65,7 +65,7 @@ static void count_position(sched *s, seq *q, uint32_t pos, uint16_t depth) {
 enum { REDRAWS = 32 }; /* of one token */
 
 /* The mask as our own copy, of which more may be taken away. */
-static void own_mask(sched *s, eng_mask *m) {
+static void own_mask(scheduler *s, eng_mask *m) {
     size_t words = (s->plan->vocab_size + 63) / 64;
     for (size_t i = 0; m->words != s->mask && i < words; i++) {
         s->mask[i] = m->words == NULL ? UINT64_MAX : i < m->n_words ? m->words[i] : 0;
@@ -73,14 +73,14 @@ static void own_mask(sched *s, eng_mask *m) {
     *m = (eng_mask){s->mask, words};
 }
 
-static void ban(sched *s, eng_mask *m, uint32_t id) {
+static void ban(scheduler *s, eng_mask *m, uint32_t id) {
     own_mask(s, m);
     s->mask[id / 64] &= ~(UINT64_C(1) << (id % 64));
 }
 
 /* What the caller's constraint allows, less the stop ids while it is too early. Without words:
  * everything. */
-static eng_mask mask_for(sched *s, const seq *q) {
+static eng_mask mask_for(scheduler *s, const seq *q) {
     const eng_mask *given = q->req.constraint ? q->req.constraint->mask(q->req.ud) : NULL;
     eng_mask m = given ? *given : (eng_mask){0};
     for (uint32_t i = 0; bans_stop_ids(q) && i < q->req.n_stop_ids; i++)
@@ -97,7 +97,7 @@ static bool is_stop(const seq *q, uint32_t token) {
 
 /* A token that the constraint takes. What it refuses, though the mask allowed it, is banned and
  * another is drawn; of an answer that runs out of tokens only its own sequence ends. */
-static err_code draw(sched *s, const seq *q, const float *logits, eng_choice *out) {
+static err_code draw(scheduler *s, const seq *q, const float *logits, eng_choice *out) {
     eng_history h = {q->tokens, q->tokens + q->req.n_prompt, q->req.n_prompt, seq_n_output(q)};
     eng_mask m = mask_for(s, q);
     for (int i = 0; i < REDRAWS; i++) {
@@ -113,7 +113,7 @@ static err_code draw(sched *s, const seq *q, const float *logits, eng_choice *ou
     return ERR_CONSTRAINT;
 }
 
-static err_code sample(sched *s, const seq *q, const float *logits, eng_choice *out) {
+static err_code sample(scheduler *s, const seq *q, const float *logits, eng_choice *out) {
     uint64_t t0 = clock_ns();
     err_code bad = draw(s, q, logits, out);
     t0 = clock_ns() - t0;
@@ -122,7 +122,7 @@ static err_code sample(sched *s, const seq *q, const float *logits, eng_choice *
     return bad;
 }
 
-static void put_out(sched *s, seq *q, uint16_t depth, const eng_choice *c) {
+static void put_out(scheduler *s, seq *q, uint16_t depth, const eng_choice *c) {
     if (q->t_first == 0) q->t_first = q->t_last;
     if (is_stop(q, c->token)) {
         sched__end(s, q, SCHED_STOP, ERR_NONE, c->token);
@@ -143,7 +143,7 @@ static void put_out(sched *s, seq *q, uint16_t depth, const eng_choice *c) {
     }
 }
 
-static void next_token(sched *s, seq *q, uint16_t depth, const float *logits,
+static void next_token(scheduler *s, seq *q, uint16_t depth, const float *logits,
                        const eng_choice *choice) {
     eng_choice own;
     err_code bad = ERR_NONE;
@@ -161,7 +161,7 @@ static void next_token(sched *s, seq *q, uint16_t depth, const float *logits,
     }
 }
 
-void sched__finish_position(sched *s, seq *q, uint32_t pos, uint16_t depth, const float *logits,
+void sched__finish_position(scheduler *s, seq *q, uint32_t pos, uint16_t depth, const float *logits,
                             const eng_choice *choice) {
     bool score = scores_next(q, pos);
     bool first = pos >= q->seen;
@@ -187,7 +187,7 @@ void sched__finish_position(sched *s, seq *q, uint32_t pos, uint16_t depth, cons
     }
 }
 
-void sched__end(sched *s, seq *q, sched_finish finish, err_code why, uint32_t stop_id) {
+void sched__end(scheduler *s, seq *q, sched_finish finish, err_code why, uint32_t stop_id) {
     sched__release(s, q);
     q->state = SEQ_ENDED;
     if (q->t_last == 0) q->t_last = clock_ns();

@@ -20,7 +20,7 @@
 
 #include <stdlib.h>
 
-int sched__flights_init(sched *s, err *e) {
+int sched__flights_init(scheduler *s, err *e) {
     uint32_t most = s->backend->info.max_flights;
     s->max_flights = most < 1 ? 1 : most > MAX_FLIGHTS ? MAX_FLIGHTS : most;
     for (uint32_t i = 0; i < MAX_FLIGHTS; i++) {
@@ -38,7 +38,7 @@ int sched__flights_init(sched *s, err *e) {
     return 0;
 }
 
-void sched__flights_deinit(sched *s) {
+void sched__flights_deinit(scheduler *s) {
     for (uint32_t i = 0; i < MAX_FLIGHTS; i++) {
         flight *f = &s->flights[i];
         free(f->picks);
@@ -51,7 +51,7 @@ void sched__flights_deinit(sched *s) {
 
 /* ---- building ---- */
 
-flight *sched__new_flight(sched *s, eng_stage stage) {
+flight *sched__new_flight(scheduler *s, eng_stage stage) {
     flight *f = &s->flights[(s->first_out + s->n_out) % MAX_FLIGHTS];
     f->stage = stage;
     f->of_flush = s->flushing;
@@ -70,14 +70,14 @@ void sched__unpick(flight *f, cohort *c) {
     c->pick[f->index] = NONE;
 }
 
-bool sched__loop_is_out(const sched *s, const cohort *c) {
+bool sched__loop_is_out(const scheduler *s, const cohort *c) {
     for (uint32_t i = 0; i < MAX_FLIGHTS; i++) {
         if (c->pick[i] != NONE && s->flights[i].stage == ENG_STAGE_RECURRENT) return true;
     }
     return false;
 }
 
-bool sched__have_block(sched *s, seq *q, uint32_t pos) {
+bool sched__have_block(scheduler *s, seq *q, uint32_t pos) {
     while (pos / ENG_BLOCK >= q->n_blocks) {
         if (sched__take_block(&s->cache, q->req.tenant, &q->blocks[q->n_blocks])) {
             q->n_blocks++;
@@ -88,7 +88,7 @@ bool sched__have_block(sched *s, seq *q, uint32_t pos) {
     return true;
 }
 
-eng_edit *sched__place(sched *s, flight *f, seq *q, uint32_t pos, uint32_t plane,
+eng_edit *sched__place(scheduler *s, flight *f, seq *q, uint32_t pos, uint32_t plane,
                        uint32_t n_planes) {
     uint32_t at = pos / ENG_BLOCK, slot;
     while (!sched__take_slot(&s->cache, q->blocks[at], &slot)) {
@@ -103,7 +103,7 @@ eng_edit *sched__place(sched *s, flight *f, seq *q, uint32_t pos, uint32_t plane
     return d;
 }
 
-eng_row *sched__add_row(sched *s, flight *f, const cohort *c, uint32_t row) {
+eng_row *sched__add_row(scheduler *s, flight *f, const cohort *c, uint32_t row) {
     const seq *q = c->owner;
     f->who[f->n_rows] = (flight_row){.pick = c->pick[f->index]};
     eng_row *r = &f->rows[f->n_rows++];
@@ -131,7 +131,7 @@ static void drop_lost_rows(flight *f) { /* of sequences preempted while slots we
 
 /* What the host does between a result and the next launch, forgetting slowly: what
  * starting ahead hides. One pause in the middle of it counts little. */
-static void learn_host(sched *s) {
+static void learn_host(scheduler *s) {
     if (s->settled_at == 0) return;
     double ns = (double)(clock_ns() - s->settled_at), *mean = &s->host_ns[s->settled_stage];
     s->settled_at = 0;
@@ -139,7 +139,7 @@ static void learn_host(sched *s) {
     *mean += *mean > 0 ? (ns - *mean) * 0.05 : ns;
 }
 
-int sched__launch(sched *s, flight *f, err *e) {
+int sched__launch(scheduler *s, flight *f, err *e) {
     drop_lost_rows(f);
     if (f->n_rows == 0) return 0;
     eng_launch l = {f->stage, f->rows, f->n_rows, f->edits, f->n_edits};
@@ -153,7 +153,7 @@ int sched__launch(sched *s, flight *f, err *e) {
 
 /* ---- settling ---- */
 
-static void count(sched *s, const flight *f, uint64_t ns) {
+static void count(scheduler *s, const flight *f, uint64_t ns) {
     uint32_t n = f->n_rows - f->n_left_out;
     if (n > 0) sched__cost_add(&s->cost[f->stage], n, ns);
     s->stats.launches[f->stage]++;
@@ -166,7 +166,7 @@ static void count(sched *s, const flight *f, uint64_t ns) {
     s->flush_rows += f->stage == ENG_STAGE_CODA ? n : 0;
 }
 
-int sched__settle_oldest(sched *s, err *e) {
+int sched__settle_oldest(scheduler *s, err *e) {
     flight *f = &s->flights[s->first_out];
     s->first_out = (s->first_out + 1) % MAX_FLIGHTS;
     s->n_out--;
@@ -188,21 +188,21 @@ int sched__settle_oldest(sched *s, err *e) {
     return 0;
 }
 
-int sched__settle_surplus(sched *s, err *e) {
+int sched__settle_surplus(scheduler *s, err *e) {
     while (s->n_out >= s->max_flights) {
         if (sched__settle_oldest(s, e) != 0) return -1;
     }
     return 0;
 }
 
-int sched__settle_all(sched *s, err *e) {
+int sched__settle_all(scheduler *s, err *e) {
     while (s->n_out > 0) {
         if (sched__settle_oldest(s, e) != 0) return -1;
     }
     return 0;
 }
 
-void sched__drain(sched *s) {
+void sched__drain(scheduler *s) {
     for (; s->n_out > 0; s->n_out--) {
         eng_result r;
         err e = {0};

@@ -26,7 +26,7 @@ bool sched__makes_mask(seq *q) {
     return became != MASK_FAILED; /* q may be gone by now */
 }
 
-void sched__want_mask(sched *s, seq *q) {
+void sched__want_mask(scheduler *s, seq *q) {
     if (q->req.constraint == NULL || q->req.max_tokens == 0) return;
     atomic_store_explicit(&q->mask, MASK_WANTED, memory_order_relaxed);
     if (s->hand_mask) {
@@ -43,7 +43,7 @@ bool sched__lacks_mask(const cohort *c) {
     return c->first + c->n == q->n_tokens && mask != MASK_NONE && mask != MASK_READY;
 }
 
-static void end_failed(sched *s, list_link *list) {
+static void end_failed(scheduler *s, list_link *list) {
     for (list_link *r = list->next, *next; r != list; r = next) {
         seq *q = OWNER_OF(r, seq, rank);
         next = r->next;
@@ -51,7 +51,7 @@ static void end_failed(sched *s, list_link *list) {
     }
 }
 
-void sched__look_at_masks(sched *s) {
+void sched__look_at_masks(scheduler *s) {
     if (atomic_exchange_explicit(&s->masks_failed, false, memory_order_acq_rel)) {
         end_failed(s, &s->running);
         for (uint32_t i = 0; i < s->n_tenants; i++)

@@ -14,7 +14,7 @@ static cohort *loops_before(const cohort *c) {
     return p;
 }
 
-readiness sched__readiness(const sched *s, const cohort *c) {
+readiness sched__readiness(const scheduler *s, const cohort *c) {
     if (c->next_loop == c->owner->root.max_loops) return MUST_WAIT; /* its last loop is out */
     const cohort *p = loops_before(c);
     if (p == NULL || p->next_loop > c->next_loop || s->fault == FAULT_BREAK_RULE) return MAY_RUN;
@@ -22,17 +22,17 @@ readiness sched__readiness(const sched *s, const cohort *c) {
 }
 
 /* Its tenant lets another go first. */
-static bool held(const sched *s, const cohort *c) {
+static bool held(const scheduler *s, const cohort *c) {
     return s->n_tenants > 1 && sched__tenant_of(s, c->owner)->held;
 }
 
-static bool rule_now(const sched *s, const flight *f, const cohort *c) {
+static bool rule_now(const scheduler *s, const flight *f, const cohort *c) {
     readiness r = sched__readiness(s, c);
     return r == MAY_RUN || (r == IF_BEFORE_RUNS && loops_before(c)->pick[f->index] != NONE);
 }
 
 /* Picks from one list, front first, what fits into `room` rows. Returns the rows taken. */
-static uint32_t pick_from(const sched *s, flight *f, list_link *list, uint32_t room) {
+static uint32_t pick_from(const scheduler *s, flight *f, list_link *list, uint32_t room) {
     uint32_t taken = 0;
     for (list_link *r = list->next; r != list && taken < room; r = r->next) {
         cohort *c = OWNER_OF(r, cohort, loop);
@@ -45,7 +45,7 @@ static uint32_t pick_from(const sched *s, flight *f, list_link *list, uint32_t r
     return taken;
 }
 
-static uint32_t longest_passed_over(const sched *s) {
+static uint32_t longest_passed_over(const scheduler *s) {
     uint32_t most = 0;
     for (int i = 0; i < N_LISTS; i++) {
         for (const list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
@@ -58,7 +58,7 @@ static uint32_t longest_passed_over(const sched *s) {
 
 /* Those passed over for wait_bound launches, the longest first; when the next of them
  * does not fit, no other goes before it. Returns the rows left. */
-static uint32_t pick_overdue(sched *s, flight *f, uint32_t room) {
+static uint32_t pick_overdue(scheduler *s, flight *f, uint32_t room) {
     for (uint32_t w = longest_passed_over(s); w >= s->limits.opts.wait_bound; w--) {
         for (int i = 0; i < N_LISTS; i++) {
             for (list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
@@ -76,7 +76,7 @@ static uint32_t pick_overdue(sched *s, flight *f, uint32_t room) {
 
 /* Cohorts that could have run and did not grow older, unless their tenant lets others go first;
  * the picked ones go to the back, so that each list is served in turn. */
-static void age_cohorts(sched *s, const flight *f) {
+static void age_cohorts(scheduler *s, const flight *f) {
     for (int i = 0; i < N_LISTS; i++) {
         list_link *list = &s->looping[i], *end = list->prev;
         for (list_link *r = list->next, *next; r != list; r = next) {
@@ -100,7 +100,7 @@ static void age_cohorts(sched *s, const flight *f) {
  * goes before everybody, the longest first. Each launch then takes at least
  * max_rows - chunk + 1 overdue rows, so with R rows in the pool a ready row is passed over
  * at most wait_bound + R / (max_rows - chunk + 1) + 1 times. */
-void sched__pick_loops(sched *s, flight *f) {
+void sched__pick_loops(scheduler *s, flight *f) {
     if (s->n_tenants > 1) sched__hold_tenants(s);
     uint32_t cap = s->max_rows, room = cap;
     if (s->n_looping_live + s->n_looping_tail <= cap) {

@@ -3,7 +3,7 @@
 
 /* ---- prelude ---- */
 
-static bool place_prelude(sched *s, flight *f, seq *q, uint32_t pos) {
+static bool place_prelude(scheduler *s, flight *f, seq *q, uint32_t pos) {
     if (!sched__have_block(s, q, pos)) return false;
     for (uint32_t i = 0; i < s->plan->n_prelude; i += s->plan->n_core) {
         if (!sched__place(s, f, q, pos, plan_plane_prelude(s->plan, i), 1)) return false;
@@ -11,7 +11,7 @@ static bool place_prelude(sched *s, flight *f, seq *q, uint32_t pos) {
     return true;
 }
 
-static void add_prelude(sched *s, flight *f, cohort *c) {
+static void add_prelude(scheduler *s, flight *f, cohort *c) {
     seq *q = c->owner;
     for (uint32_t row = c->head; row != NONE; row = s->rows[row].next) {
         if (!place_prelude(s, f, q, s->rows[row].pos)) return;
@@ -19,7 +19,7 @@ static void add_prelude(sched *s, flight *f, cohort *c) {
     }
 }
 
-static void enter_loop(sched *s, cohort *c) {
+static void enter_loop(scheduler *s, cohort *c) {
     list_remove(&c->stage);
     s->n_to_prelude -= c->n;
     list_insert_before(&s->looping[c->list], &c->loop);
@@ -29,7 +29,7 @@ static void enter_loop(sched *s, cohort *c) {
     sched__raise_frontier(s, c->owner, 1);
 }
 
-static bool prelude_fits_ahead(const sched *s) {
+static bool prelude_fits_ahead(const scheduler *s) {
     uint64_t rows = 0, blocks = 0;
     for (const list_link *r = s->to_prelude.next; r != &s->to_prelude; r = r->next) {
         const cohort *c = OWNER_OF((uintptr_t)r, cohort, stage);
@@ -40,7 +40,7 @@ static bool prelude_fits_ahead(const sched *s) {
     return sched__surely_fits(&s->cache, rows * plan_planes_prelude(s->plan), blocks);
 }
 
-static int run_prelude_once(sched *s, err *e) {
+static int run_prelude_once(scheduler *s, err *e) {
     flight *f = sched__new_flight(s, ENG_STAGE_PRELUDE);
     uint32_t rows = 0;
     for (list_link *r = s->to_prelude.next; r != &s->to_prelude; r = r->next) {
@@ -59,7 +59,7 @@ static int run_prelude_once(sched *s, err *e) {
     return sched__settle_surplus(s, e);
 }
 
-int sched__run_prelude(sched *s, err *e) {
+int sched__run_prelude(scheduler *s, err *e) {
     while (!list_empty(&s->to_prelude)) {
         if (s->n_out > 0 && !prelude_fits_ahead(s) && sched__settle_all(s, e) != 0) return -1;
         if (run_prelude_once(s, e) != 0) return -1;
@@ -82,7 +82,7 @@ static const eng_draw *add_draw(flight *f, const seq *q) {
 }
 
 /* Takes rows of c into the launch while rows and heads allow; false when the launch is full. */
-static bool add_coda_rows(sched *s, flight *f, cohort *c) {
+static bool add_coda_rows(scheduler *s, flight *f, cohort *c) {
     const seq *q = c->owner;
     for (uint32_t row = c->coda_row; row != NONE; row = s->rows[row].next) {
         uint16_t head = sched__head_wanted(s, q, s->rows[row].pos);
@@ -97,7 +97,7 @@ static bool add_coda_rows(sched *s, flight *f, cohort *c) {
     return true;
 }
 
-static bool place_coda(sched *s, flight *f, seq *q, uint32_t pos) {
+static bool place_coda(scheduler *s, flight *f, seq *q, uint32_t pos) {
     for (uint32_t i = 0; i < s->plan->n_coda; i += s->plan->n_core) {
         if (!sched__place(s, f, q, pos, plan_plane_coda(s->plan, i), 1)) return false;
     }
@@ -105,14 +105,14 @@ static bool place_coda(sched *s, flight *f, seq *q, uint32_t pos) {
 }
 
 /* Its row is on its way: whatever comes of it, the coda's queue has done with it. */
-static void leave_queue(sched *s, cohort *c) {
+static void leave_queue(scheduler *s, cohort *c) {
     s->n_to_coda--;
     c->n_coda--;
     c->coda_row = s->rows[c->coda_row].next;
     if (c->coda_row == NONE) list_remove(&c->stage);
 }
 
-static int run_coda_once(sched *s, err *e) {
+static int run_coda_once(scheduler *s, err *e) {
     flight *f = sched__new_flight(s, ENG_STAGE_CODA);
     for (list_link *r = s->to_coda.next; r != &s->to_coda; r = r->next) {
         if (!add_coda_rows(s, f, OWNER_OF(r, cohort, stage))) break;
@@ -127,14 +127,14 @@ static int run_coda_once(sched *s, err *e) {
     return sched__settle_surplus(s, e);
 }
 
-static bool coda_fits_ahead(const sched *s) {
+static bool coda_fits_ahead(const scheduler *s) {
     uint64_t rows = s->n_to_coda < s->max_rows ? s->n_to_coda : s->max_rows;
     return sched__surely_fits(&s->cache, rows * plan_planes_coda(s->plan), 0);
 }
 
 /* Where it takes several, the host samples from one while the next runs. Rows leave the
  * queue when they are started, so none is sampled twice. */
-int sched__run_coda(sched *s, err *e) {
+int sched__run_coda(scheduler *s, err *e) {
     while (!list_empty(&s->to_coda)) { /* ends: a launch takes at least its first row away */
         if (s->n_out > 0 && !coda_fits_ahead(s) && sched__settle_all(s, e) != 0) return -1;
         if (run_coda_once(s, e) != 0) return -1;
@@ -148,7 +148,7 @@ typedef struct { /* what a result still holds, row by row */
 } heads;
 
 /* One position is through its coda; its result may end the sequence, and c with it. */
-static void settle_coda_row(sched *s, flight *f, cohort *c, const eng_row *r, heads h) {
+static void settle_coda_row(scheduler *s, flight *f, cohort *c, const eng_row *r, heads h) {
     seq *q = c->owner;
     const row_info info = s->rows[r->row];
     uint32_t pick = c->pick[f->index];
@@ -161,7 +161,7 @@ static void settle_coda_row(sched *s, flight *f, cohort *c, const eng_row *r, he
     sched__offer_blocks(s, q);
 }
 
-void sched__settle_coda(sched *s, flight *f, const eng_result *r) {
+void sched__settle_coda(scheduler *s, flight *f, const eng_result *r) {
     heads h = {r->logits, r->choices};
     for (uint32_t i = 0; i < f->n_rows; i++) {
         const eng_row *row = &f->rows[i];

@@ -5,14 +5,14 @@
 
 /* c is the one live position of its sequence and nothing stands behind it: whoever of its
  * sequence runs along under policy exact does so for c alone, and c's own tail would park. */
-static bool runs_alone(const sched *s, const cohort *c) {
+static bool runs_alone(const scheduler *s, const cohort *c) {
     const seq *q = c->owner;
     return s->limits.opts.batching == SCHED_DEPTHWISE && s->limits.opts.halted_kv == KV_EXACT &&
            c->decode && c == q->last && q->next_start == q->n_tokens && q->coda_next == c->first;
 }
 
 /* What settling the launch that is out would do if none of its live rows halted. */
-static void assume_nobody_halts(sched *s, const flight *out) {
+static void assume_nobody_halts(scheduler *s, const flight *out) {
     for (uint32_t i = 0; i < out->n_picks; i++) {
         cohort *c = out->picks[i];
         if (c == NULL || c->n_live == 0 || c->next_loop == c->owner->root.max_loops) continue;
@@ -23,7 +23,7 @@ static void assume_nobody_halts(sched *s, const flight *out) {
 
 /* Tails that run only because c does stand right before it, at the same loop. One that
  * runs anyway needs those before it too, so the row of them ends there. */
-static void guard_followers(const sched *s, const flight *f, const cohort *c) {
+static void guard_followers(const scheduler *s, const flight *f, const cohort *c) {
     for (cohort *p = c->before; p; p = p->before) {
         if (p->n_live + p->n_tail == 0) continue;
         if (p->pick[f->index] == NONE || p->next_loop != c->next_loop || p->n_live > 0 ||
@@ -36,7 +36,7 @@ static void guard_followers(const sched *s, const flight *f, const cohort *c) {
 }
 
 /* `out` is the launch before f, not settled; NULL: nothing is in doubt. */
-static void hedge_picks(const sched *s, flight *f, const flight *out) {
+static void hedge_picks(const scheduler *s, flight *f, const flight *out) {
     for (uint32_t i = 0; i < f->n_picks; i++)
         f->picks[i]->hedge = IS_SURE;
     if (out == NULL || out->stage != ENG_STAGE_RECURRENT || s->fault == FAULT_NO_GUARD) return;
@@ -51,7 +51,7 @@ static void hedge_picks(const sched *s, flight *f, const flight *out) {
 
 /* ---- building ---- */
 
-static void fill_row(const sched *s, flight *f, const cohort *c, eng_row *r) {
+static void fill_row(const scheduler *s, flight *f, const cohort *c, eng_row *r) {
     r->loop = c->next_loop;
     bool last_loop = c->next_loop + 1 == r->max_loops;
     if (s->rows[r->row].state == ROW_TAIL) {
@@ -70,7 +70,7 @@ static void fill_row(const sched *s, flight *f, const cohort *c, eng_row *r) {
 }
 
 /* Slots and rows for the next loop of c. */
-static void add_loop(sched *s, flight *f, cohort *c) {
+static void add_loop(scheduler *s, flight *f, cohort *c) {
     seq *q = c->owner;
     const model_plan *g = s->plan;
     /* Under KV_LAST this loop's slot stands in for all deeper ones until one is run. */
@@ -96,12 +96,12 @@ static void add_loop(sched *s, flight *f, cohort *c) {
 
 /* Starting ahead must not throw anybody out: what halts in the launch that is out may
  * make the room. */
-static bool fits_ahead(const sched *s) {
+static bool fits_ahead(const scheduler *s) {
     uint64_t rows = (uint64_t)s->n_looping_live + s->n_looping_tail + s->n_parked;
     return sched__surely_fits(&s->cache, rows < s->max_rows ? rows : s->max_rows, 0);
 }
 
-int sched__run_loops(sched *s, err *e) {
+int sched__run_loops(scheduler *s, err *e) {
     if (s->n_out > 0 && !fits_ahead(s) && sched__settle_all(s, e) != 0) return -1;
     const flight *out = sched__newest_out(s);
     if (out && out->stage == ENG_STAGE_RECURRENT) assume_nobody_halts(s, out);
@@ -121,7 +121,7 @@ int sched__run_loops(sched *s, err *e) {
 /* ---- settling ---- */
 
 /* A row left the loop, or its tail ended, in its launch of loop `loops` - 1. */
-static void settle_row(sched *s, cohort *c, row_info *row, uint32_t loops, bool halted) {
+static void settle_row(scheduler *s, cohort *c, row_info *row, uint32_t loops, bool halted) {
     bool deepest = loops == c->owner->root.max_loops;
     if (row->state == ROW_TAIL) {
         if (!deepest) return;
@@ -142,7 +142,7 @@ static void settle_row(sched *s, cohort *c, row_info *row, uint32_t loops, bool 
     }
 }
 
-static void count_row(sched *s, const cohort *c, const eng_row *r) {
+static void count_row(scheduler *s, const cohort *c, const eng_row *r) {
     if (s->rows[r->row].state == ROW_LIVE) {
         *(c->decode ? &s->stats.decode_rows : &s->stats.prompt_rows) += 1;
     } else {
@@ -152,7 +152,7 @@ static void count_row(sched *s, const cohort *c, const eng_row *r) {
 }
 
 /* By rows, so that the first launch full of prompt rows outweighs what few rows taught. */
-static void learn_exits(sched *s, uint32_t live, uint32_t exits, uint32_t ready) {
+static void learn_exits(scheduler *s, uint32_t live, uint32_t exits, uint32_t ready) {
     if (live == 0) return;
     s->seen_live = s->seen_live * 0.95 + live;
     s->seen_exits = s->seen_exits * 0.95 + exits;
@@ -161,14 +161,14 @@ static void learn_exits(sched *s, uint32_t live, uint32_t exits, uint32_t ready)
     s->ready_rate = s->seen_ready / s->seen_live;
 }
 
-static bool goes_nowhere(const sched *s, const cohort *c) { /* no row of it is run in `f` */
+static bool goes_nowhere(const scheduler *s, const cohort *c) { /* no row of it is run in `f` */
     if (c->hedge == SELF_GUARDED) return c->n_live == 0;
     return c->hedge == FOLLOWS_GUARD && s->rows[c->guard].state != ROW_LIVE;
 }
 
 /* The rows of f, started behind the launch just settled, that the device leaves out now
  * that it is known who halted: their slots go back, and their loop was none. */
-static void take_back(sched *s, flight *f) {
+static void take_back(scheduler *s, flight *f) {
     for (uint32_t i = 0; i < f->n_rows; i++) {
         const eng_row *r = &f->rows[i];
         cohort *c = f->picks[f->who[i].pick];
@@ -187,7 +187,7 @@ static void take_back(sched *s, flight *f) {
     }
 }
 
-void sched__settle_loops(sched *s, flight *f, const eng_result *r) {
+void sched__settle_loops(scheduler *s, flight *f, const eng_result *r) {
     s->since_flush_ns += (double)r->ns;
     if (s->n_to_coda > 0) s->flush_waited++;
     uint32_t live = 0, exits = s->n_looping_live, ready = s->n_to_coda;

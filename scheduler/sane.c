@@ -41,7 +41,7 @@ static bool pages_sane(const cache *c, uint8_t *owner, err *e) {
     return true;
 }
 
-static bool blocks_sane(const sched *s, uint32_t *refs, err *e) {
+static bool blocks_sane(const scheduler *s, uint32_t *refs, err *e) {
     const cache *c = &s->cache;
     memset(refs, 0, c->n_blocks * sizeof *refs);
     for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
@@ -114,7 +114,7 @@ static bool parts_sane(const cache *c, err *e) {
     return true;
 }
 
-static bool cohort_sane(const sched *s, const cohort *c, uint8_t *seen, err *e) {
+static bool cohort_sane(const scheduler *s, const cohort *c, uint8_t *seen, err *e) {
     uint32_t n = 0, live = 0, tail = 0;
     for (uint32_t row = c->head; row != NONE && n <= c->n; row = s->rows[row].next, n++) {
         MUST(seen[row]++ == 0, "row %u has two owners", row);
@@ -136,7 +136,7 @@ static bool cohort_sane(const sched *s, const cohort *c, uint8_t *seen, err *e) 
     return true;
 }
 
-static bool rows_sane(const sched *s, uint8_t *seen, err *e) {
+static bool rows_sane(const scheduler *s, uint8_t *seen, err *e) {
     memset(seen, 0, s->n_rows);
     uint32_t n_free = 0, live = 0, tail = 0, parked = 0, coda = 0, prelude = 0, decode = 0;
     for (uint32_t row = s->free_row; row != NONE && n_free <= s->n_rows; row = s->rows[row].next) {
@@ -181,7 +181,7 @@ static bool in_order(const seq *a, const seq *b) {
     return a == NULL || a->order < b->order || (a->order == b->order && a->arrival < b->arrival);
 }
 
-static bool tenant_sane(const sched *s, const sched_tenant *t, uint64_t *tokens, err *e) {
+static bool tenant_sane(const scheduler *s, const sched_tenant *t, uint64_t *tokens, err *e) {
     uint32_t running = 0, waiting = 0, rows = 0;
     uint64_t own = 0;
     const seq *before = NULL;
@@ -210,7 +210,7 @@ static bool tenant_sane(const sched *s, const sched_tenant *t, uint64_t *tokens,
     return true;
 }
 
-static bool lists_sane(const sched *s, err *e) {
+static bool lists_sane(const scheduler *s, err *e) {
     uint32_t running = 0, waiting = 0;
     uint64_t tokens = 0;
     const seq *before = NULL;
@@ -231,7 +231,7 @@ static bool lists_sane(const sched *s, err *e) {
     return true;
 }
 
-bool sched_sane(const sched *s, err *e) {
+bool sched_sane(const scheduler *s, err *e) {
     uint8_t *pages = array_new(s->cache.n_pages, 1), *rows = array_new(s->n_rows, 1);
     uint32_t *refs = array_new(s->cache.n_blocks, sizeof *refs);
     bool ok = pages && rows && refs;

@@ -59,7 +59,7 @@ static int resolve(limits *l, const eng_backend *b, const sched_opts *opts, err 
     return 0;
 }
 
-static void size_launches(sched *s) {
+static void size_launches(scheduler *s) {
     const eng_backend_info *info = &s->backend->info;
     const sched_opts *o = &s->limits.opts;
     s->n_rows = info->n_rows;
@@ -75,7 +75,7 @@ static void size_launches(sched *s) {
     s->max_edits = s->max_rows * (edits ? edits : 1);
 }
 
-static int allocate(sched *s, err *e) {
+static int allocate(scheduler *s, err *e) {
     s->rows = array_new(s->n_rows, sizeof *s->rows);
     s->cohorts = array_new(s->n_rows, sizeof *s->cohorts);
     s->mask = array_new((s->plan->vocab_size + 63) / 64, sizeof *s->mask);
@@ -92,10 +92,10 @@ static int allocate(sched *s, err *e) {
     return eng_sampler_create(&s->sampler, s->plan->vocab_size, e);
 }
 
-int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink sink, void *ud,
+int sched_create(scheduler **out, eng_backend *b, const sched_opts *opts, sched_sink sink, void *ud,
                  err *e) {
     *out = NULL;
-    sched *s = calloc(1, sizeof *s);
+    scheduler *s = calloc(1, sizeof *s);
     if (s == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the scheduler");
     s->backend = b;
     s->plan = b->plan;
@@ -129,13 +129,13 @@ fail:
     return -1;
 }
 
-seq *sched__take_ended(sched *s) {
+seq *sched__take_ended(scheduler *s) {
     seq *q = s->ended;
     if (q) s->ended = q->rank.next ? OWNER_OF(q->rank.next, seq, rank) : NULL;
     return q;
 }
 
-static void free_ended(sched *s) {
+static void free_ended(scheduler *s) {
     if (s->keep_ended) return;
     for (seq *q; (q = sched__take_ended(s)) != NULL;)
         free(q);
@@ -149,7 +149,7 @@ static void free_list(list_link *list) {
     }
 }
 
-void sched_destroy(sched *s) {
+void sched_destroy(scheduler *s) {
     if (s == NULL) return;
     sched__drain(s);
     if (!s->keep_ended) {
@@ -168,7 +168,7 @@ void sched_destroy(sched *s) {
     free(s);
 }
 
-int sched_submit(sched *s, const sched_request *r, uint64_t *id, err *e) {
+int sched_submit(scheduler *s, const sched_request *r, uint64_t *id, err *e) {
     *id = 0;
     const sched_opts *o = &s->limits.opts;
     if (s->dead) return err_set(e, ERR_DEVICE, NULL, "the device failed");
@@ -195,7 +195,7 @@ static seq *find_in(list_link *list, uint64_t id) {
     return NULL;
 }
 
-void sched_cancel(sched *s, uint64_t id) {
+void sched_cancel(scheduler *s, uint64_t id) {
     seq *q = find_in(&s->running, id);
     for (uint32_t i = 0; i < s->n_tenants && q == NULL; i++)
         q = find_in(&s->tenants[i].waiting, id);
@@ -209,7 +209,7 @@ void sched_cancel(sched *s, uint64_t id) {
     free_ended(s);
 }
 
-static void cancel_wanted_in(sched *s, list_link *list) {
+static void cancel_wanted_in(scheduler *s, list_link *list) {
     for (list_link *r = list->next, *next; r != list; r = next) {
         seq *q = OWNER_OF(r, seq, rank);
         next = r->next;
@@ -219,14 +219,14 @@ static void cancel_wanted_in(sched *s, list_link *list) {
     }
 }
 
-void sched__cancel_wanted(sched *s) {
+void sched__cancel_wanted(scheduler *s) {
     s->cancels_wanted = false;
     cancel_wanted_in(s, &s->running);
     for (uint32_t i = 0; i < s->n_tenants; i++)
         cancel_wanted_in(s, &s->tenants[i].waiting);
 }
 
-void sched__end_all(sched *s, sched_finish finish, err_code why) {
+void sched__end_all(scheduler *s, sched_finish finish, err_code why) {
     while (!list_empty(&s->running)) {
         sched__end(s, OWNER_OF(s->running.next, seq, rank), finish, why, 0);
     }
@@ -238,12 +238,12 @@ void sched__end_all(sched *s, sched_finish finish, err_code why) {
 }
 
 /* Everything settled, unless going on without it pays. */
-static int catch_up(sched *s, err *e) {
+static int catch_up(scheduler *s, err *e) {
     const flight *out = sched__newest_out(s);
     return out == NULL || sched__ahead_pays(s, out) ? 0 : sched__settle_all(s, e);
 }
 
-static int flush(sched *s, err *e) {
+static int flush(scheduler *s, err *e) {
     s->flushing = s->flush_open = true;
     if (sched__run_coda(s, e) != 0 || catch_up(s, e) != 0) return -1;
     sched__admit(s);
@@ -255,7 +255,7 @@ static int flush(sched *s, err *e) {
     return 0;
 }
 
-static int round_of_launches(sched *s, err *e) {
+static int round_of_launches(scheduler *s, err *e) {
     uint64_t before = s->n_started;
     bool was_out = s->n_out > 0;
     if (catch_up(s, e) != 0) return -1;
@@ -275,11 +275,11 @@ static int round_of_launches(sched *s, err *e) {
     return sched__settle_all(s, e);
 }
 
-static bool at_rest(const sched *s) {
+static bool at_rest(const scheduler *s) {
     return s->n_running + s->n_waiting + s->n_out == 0;
 }
 
-int sched_step(sched *s, bool *idle, err *e) {
+int sched_step(scheduler *s, bool *idle, err *e) {
     *idle = at_rest(s);
     s->starved = false;
     if (*idle) return 0;
@@ -299,7 +299,7 @@ int sched_step(sched *s, bool *idle, err *e) {
     return rc;
 }
 
-static void count_rows_by_loop(const sched *s, sched_stats *out) {
+static void count_rows_by_loop(const scheduler *s, sched_stats *out) {
     memset(out->rows_by_loop, 0, sizeof out->rows_by_loop);
     for (int i = 0; i < N_LISTS; i++) {
         for (const list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
@@ -309,7 +309,7 @@ static void count_rows_by_loop(const sched *s, sched_stats *out) {
     }
 }
 
-void sched_get_stats(const sched *s, sched_stats *out) {
+void sched_get_stats(const scheduler *s, sched_stats *out) {
     *out = s->stats;
     const cache *c = &s->cache;
     out->running = s->n_running;
@@ -329,7 +329,7 @@ void sched_get_stats(const sched *s, sched_stats *out) {
     count_rows_by_loop(s, out);
 }
 
-void sched_get_tenant_stats(const sched *s, uint32_t tenant_index, sched_tenant_stats *out) {
+void sched_get_tenant_stats(const scheduler *s, uint32_t tenant_index, sched_tenant_stats *out) {
     *out = (sched_tenant_stats){0};
     if (tenant_index >= s->n_tenants) return;
     const sched_tenant *t = &s->tenants[tenant_index];

@@ -5,7 +5,7 @@
  * of all sequences at all depths share launches. The scheduler owns the cache's slots,
  * pages and blocks, and decides who runs when.
  *
- * Two faces: `sched` is the plain single-threaded machine (commands, benchmarks and tests
+ * Two faces: `scheduler` is the plain single-threaded machine (commands, benchmarks and tests
  * drive it with sched_step); `sched_thread` runs one on its own thread behind two bounded
  * queues (the server). No HTTP, no JSON, no text. */
 #ifndef FATHOM_SCHEDULER_H
@@ -147,25 +147,26 @@ typedef struct { /* one tenant; counters only grow, gauges are as of now */
 } sched_tenant_stats;
 
 /* ---- the plain machine: one thread ---- */
-typedef struct sched sched;
+typedef struct scheduler scheduler;
 typedef void (*sched_sink)(void *ud, const sched_event *ev);
 
 /* Borrows the backend. Events go to sink during sched_step and sched_cancel. */
-int sched_create(sched **out, eng_backend *b, const sched_opts *opts, sched_sink sink, void *ud,
+int sched_create(scheduler **out, eng_backend *b, const sched_opts *opts, sched_sink sink, void *ud,
                  err *e) WARN_UNUSED;
-void sched_destroy(sched *s); /* running sequences end without events */
+void sched_destroy(scheduler *s); /* running sequences end without events */
 /* ERR_BUSY: queue full. ERR_TOO_LONG: can never fit the context or the cache.
  * ERR_BAD_PARAM: names the field. *id is never 0. */
-int sched_submit(sched *s, const sched_request *r, uint64_t *id, err *e) WARN_UNUSED;
-void sched_cancel(sched *s, uint64_t id); /* unknown ids are ignored; pages are free on return */
+int sched_submit(scheduler *s, const sched_request *r, uint64_t *id, err *e) WARN_UNUSED;
+/* Unknown ids are ignored. The pages are free on return. */
+void sched_cancel(scheduler *s, uint64_t id);
 /* Does one round of launches; where the backend takes launches ahead, the last of them may
  * still be in flight on return. *idle is set when nothing is left to do. Fails only with
  * ERR_DEVICE (all running sequences got SCHED_FAILED); a request can only end itself. */
-int sched_step(sched *s, bool *idle, err *e) WARN_UNUSED;
-void sched_get_stats(const sched *s, sched_stats *out);
-void sched_get_tenant_stats(const sched *s, uint32_t tenant, sched_tenant_stats *out);
+int sched_step(scheduler *s, bool *idle, err *e) WARN_UNUSED;
+void sched_get_stats(const scheduler *s, sched_stats *out);
+void sched_get_tenant_stats(const scheduler *s, uint32_t tenant, sched_tenant_stats *out);
 /* Slow check of every invariant of cache and rows; for tests. Says what is wrong. */
-bool sched_sane(const sched *s, err *e) WARN_UNUSED;
+bool sched_sane(const scheduler *s, err *e) WARN_UNUSED;
 
 /* ---- the machine on its own thread ---- */
 typedef struct sched_thread sched_thread;

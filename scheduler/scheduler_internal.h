@@ -308,7 +308,7 @@ typedef struct {
     uint64_t rows, output_tokens, preemptions; /* ever */
 } sched_tenant;
 
-struct sched {
+struct scheduler {
     eng_backend *backend;
     const model_plan *plan;
     limits limits;
@@ -379,131 +379,131 @@ struct sched {
     sched_fault fault;
 };
 
-seq *sched__take_ended(sched *s);    /* NULL when there is none */
-void sched__cancel_wanted(sched *s); /* ends every sequence whose cancel_wanted is set */
-void sched__end_all(sched *s, sched_finish finish, err_code why);
+seq *sched__take_ended(scheduler *s);    /* NULL when there is none */
+void sched__cancel_wanted(scheduler *s); /* ends every sequence whose cancel_wanted is set */
+void sched__end_all(scheduler *s, sched_finish finish, err_code why);
 
 /* ---- tenant.c ---- */
 
-int sched__tenants_init(sched *s, err *e) WARN_UNUSED;
-static inline sched_tenant *sched__tenant_of(const sched *s, const seq *q) {
+int sched__tenants_init(scheduler *s, err *e) WARN_UNUSED;
+static inline sched_tenant *sched__tenant_of(const scheduler *s, const seq *q) {
     return &s->tenants[q->req.tenant];
 }
 /* Where a request that arrives now stands among those of its tenant: lower is first. */
-int64_t sched__order(sched *s, const seq *q);
-void sched__activate(sched *s, sched_tenant *t); /* it has a sequence now */
-void sched__roll_claims(sched *s);               /* before admission, each round */
+int64_t sched__order(scheduler *s, const seq *q);
+void sched__activate(scheduler *s, sched_tenant *t); /* it has a sequence now */
+void sched__roll_claims(scheduler *s);               /* before admission, each round */
 /* The tenant whose turn to be let in it is, of those not passed; NULL: nobody waits. */
-sched_tenant *sched__next_tenant(const sched *s);
+sched_tenant *sched__next_tenant(const scheduler *s);
 /* Whether t may have one more place; *from is then who must give one up, NULL if nobody. */
-bool sched__may_place(const sched *s, const sched_tenant *t, sched_tenant **from);
+bool sched__may_place(const scheduler *s, const sched_tenant *t, sched_tenant **from);
 /* Pages of a claim of others that t, beyond its share, must leave alone. */
-uint64_t sched__claimed_pages(const sched *s, const sched_tenant *t, uint64_t wanted);
+uint64_t sched__claimed_pages(const scheduler *s, const sched_tenant *t, uint64_t wanted);
 /* Who gives up pages so that t, which wants so many more, has its share; NULL: nobody. */
-sched_tenant *sched__gives_pages(const sched *s, const sched_tenant *t, uint64_t wanted);
+sched_tenant *sched__gives_pages(const scheduler *s, const sched_tenant *t, uint64_t wanted);
 /* The tenant whose last sequence gives way when pages run out; NULL: the last of all. */
-sched_tenant *sched__most_pages(const sched *s);
-void sched__charge(sched *s, const flight *f, uint64_t ns); /* to whose rows are in it */
-void sched__charge_host(sched *s, const seq *q, uint64_t ns);
+sched_tenant *sched__most_pages(const scheduler *s);
+void sched__charge(scheduler *s, const flight *f, uint64_t ns); /* to whose rows are in it */
+void sched__charge_host(scheduler *s, const seq *q, uint64_t ns);
 /* Before a recurrent launch is picked: sets `held` of tenants that let others go first. */
-void sched__hold_tenants(sched *s);
+void sched__hold_tenants(scheduler *s);
 /* Some tenant has nothing left to loop, or lets others loop, and its rows wait for a flush. */
-bool sched__flush_is_waited_for(sched *s);
+bool sched__flush_is_waited_for(scheduler *s);
 
 /* ---- cohort.c ---- */
 
-void sched__start_cohorts(sched *s);
-void sched__want_start(sched *s, seq *q);       /* its next cohort may be started */
-void sched__settle_cohort(sched *s, cohort *c); /* a launch is behind it; may free it */
-void sched__drop_cohorts(sched *s, seq *q);
+void sched__start_cohorts(scheduler *s);
+void sched__want_start(scheduler *s, seq *q);       /* its next cohort may be started */
+void sched__settle_cohort(scheduler *s, cohort *c); /* a launch is behind it; may free it */
+void sched__drop_cohorts(scheduler *s, seq *q);
 
 /* ---- pick.c ---- */
 
-void sched__pick_loops(sched *s, flight *f); /* who runs a loop in the launch being built */
+void sched__pick_loops(scheduler *s, flight *f); /* who runs a loop in the launch being built */
 typedef enum { MUST_WAIT, IF_BEFORE_RUNS, MAY_RUN } readiness;
-readiness sched__readiness(const sched *s, const cohort *c); /* by the wavefront rule */
+readiness sched__readiness(const scheduler *s, const cohort *c); /* by the wavefront rule */
 
 /* ---- flight.c ---- */
 
-int sched__flights_init(sched *s, err *e) WARN_UNUSED; /* max_rows and max_edits are known */
-void sched__flights_deinit(sched *s);
-static inline flight *sched__newest_out(sched *s) { /* NULL: everything is settled */
+int sched__flights_init(scheduler *s, err *e) WARN_UNUSED; /* max_rows and max_edits are known */
+void sched__flights_deinit(scheduler *s);
+static inline flight *sched__newest_out(scheduler *s) { /* NULL: everything is settled */
     return s->n_out ? &s->flights[(s->first_out + s->n_out - 1) % MAX_FLIGHTS] : NULL;
 }
 static inline bool sched__in_flight(const cohort *c) {
     return c->pick[0] != NONE || c->pick[1] != NONE;
 }
-bool sched__loop_is_out(const sched *s, const cohort *c); /* in flight, in a recurrent launch */
+bool sched__loop_is_out(const scheduler *s, const cohort *c); /* in flight, in a recurrent launch */
 /* Building: an empty one; cohorts into it; slots and rows for them. */
-flight *sched__new_flight(sched *s, eng_stage stage);
+flight *sched__new_flight(scheduler *s, eng_stage stage);
 void sched__pick(flight *f, cohort *c);
 void sched__unpick(flight *f, cohort *c);
 /* The block of pos, taken when its first position starts. False: q had to go. */
-bool sched__have_block(sched *s, seq *q, uint32_t pos) WARN_UNUSED;
+bool sched__have_block(scheduler *s, seq *q, uint32_t pos) WARN_UNUSED;
 /* A free slot of position pos into planes [plane, plane + n_planes): preempts others when
  * there is none. NULL: q itself was preempted or ended. */
-eng_edit *sched__place(sched *s, flight *f, seq *q, uint32_t pos, uint32_t plane,
+eng_edit *sched__place(scheduler *s, flight *f, seq *q, uint32_t pos, uint32_t plane,
                        uint32_t n_planes) WARN_UNUSED;
-eng_row *sched__add_row(sched *s, flight *f, const cohort *c, uint32_t row);
+eng_row *sched__add_row(scheduler *s, flight *f, const cohort *c, uint32_t row);
 /* Starts it without the rows of those who had to go; without any rows it is forgotten. */
-int sched__launch(sched *s, flight *f, err *e) WARN_UNUSED;
+int sched__launch(scheduler *s, flight *f, err *e) WARN_UNUSED;
 /* Settling: what a launch that was started too many has to wait for; all of them; the oldest. */
-int sched__settle_surplus(sched *s, err *e) WARN_UNUSED;
-int sched__settle_all(sched *s, err *e) WARN_UNUSED;
-int sched__settle_oldest(sched *s, err *e) WARN_UNUSED;
-void sched__drain(sched *s); /* waits for everything that is out and looks at nothing */
+int sched__settle_surplus(scheduler *s, err *e) WARN_UNUSED;
+int sched__settle_all(scheduler *s, err *e) WARN_UNUSED;
+int sched__settle_oldest(scheduler *s, err *e) WARN_UNUSED;
+void sched__drain(scheduler *s); /* waits for everything that is out and looks at nothing */
 
 /* ---- recurrent.c, prelude_coda.c: each starts launches, and settles one of its stage ---- */
 
-int sched__run_loops(sched *s, err *e) WARN_UNUSED;
-int sched__run_prelude(sched *s, err *e) WARN_UNUSED;
-int sched__run_coda(sched *s, err *e) WARN_UNUSED;
-void sched__settle_loops(sched *s, flight *f, const eng_result *r);
+int sched__run_loops(scheduler *s, err *e) WARN_UNUSED;
+int sched__run_prelude(scheduler *s, err *e) WARN_UNUSED;
+int sched__run_coda(scheduler *s, err *e) WARN_UNUSED;
+void sched__settle_loops(scheduler *s, flight *f, const eng_result *r);
 void sched__settle_prelude(flight *f);
-void sched__settle_coda(sched *s, flight *f, const eng_result *r);
+void sched__settle_coda(scheduler *s, flight *f, const eng_result *r);
 
 /* ---- masks.c ---- */
 
 static inline mask_state sched__mask(const seq *q) {
     return atomic_load_explicit(&((seq *)(uintptr_t)q)->mask, memory_order_acquire);
 }
-void sched__want_mask(sched *s, seq *q); /* of its next token, if anything constrains that */
-bool sched__makes_mask(seq *q);          /* whoever has it from hand_mask; false: MASK_FAILED */
-bool sched__lacks_mask(const cohort *c); /* it may not enter the coda yet */
-void sched__look_at_masks(sched *s);     /* what has become of those that were wanted */
+void sched__want_mask(scheduler *s, seq *q); /* of its next token, if anything constrains that */
+bool sched__makes_mask(seq *q);              /* whoever has it from hand_mask; false: MASK_FAILED */
+bool sched__lacks_mask(const cohort *c);     /* it may not enter the coda yet */
+void sched__look_at_masks(scheduler *s);     /* what has become of those that were wanted */
 
 /* ---- cost.c ---- */
 
-bool sched__flush_pays(sched *s);
+bool sched__flush_pays(scheduler *s);
 /* Whether to build the next launch before the one that is out is settled. */
-bool sched__ahead_pays(const sched *s, const flight *out);
-void sched__learn_cycle(sched *s); /* a flush is settled */
+bool sched__ahead_pays(const scheduler *s, const flight *out);
+void sched__learn_cycle(scheduler *s); /* a flush is settled */
 
 /* ---- tails.c ---- */
 
-bool sched__parks_at_all(const sched *s, const cohort *c); /* tails of its kind */
-bool sched__may_park(const sched *s, const cohort *c);     /* and this one now */
-void sched__park(sched *s, cohort *c);
-void sched__raise_frontier(sched *s, seq *q, uint32_t loops);
+bool sched__parks_at_all(const scheduler *s, const cohort *c); /* tails of its kind */
+bool sched__may_park(const scheduler *s, const cohort *c);     /* and this one now */
+void sched__park(scheduler *s, cohort *c);
+void sched__raise_frontier(scheduler *s, seq *q, uint32_t loops);
 void sched__lower_frontier(seq *q);
-void sched__call_back(sched *s, seq *q, uint32_t loops); /* its live position halted instead */
-void sched__relieve_rows(sched *s);
+void sched__call_back(scheduler *s, seq *q, uint32_t loops); /* its live position halted instead */
+void sched__relieve_rows(scheduler *s);
 
 /* ---- admit.c ---- */
 
-void sched__accept(sched *s, seq *q); /* takes q, which has its id */
-void sched__admit(sched *s);
-bool sched__make_room(sched *s, seq *q) WARN_UNUSED; /* false: q itself had to go */
-void sched__release(sched *s, seq *q);               /* rows, cohorts, blocks */
-void sched__offer_blocks(sched *s, seq *q);
+void sched__accept(scheduler *s, seq *q); /* takes q, which has its id */
+void sched__admit(scheduler *s);
+bool sched__make_room(scheduler *s, seq *q) WARN_UNUSED; /* false: q itself had to go */
+void sched__release(scheduler *s, seq *q);               /* rows, cohorts, blocks */
+void sched__offer_blocks(scheduler *s, seq *q);
 
 /* ---- emit.c ---- */
 
 /* ENG_ROW_LOGITS or ENG_ROW_SAMPLE where the position runs the head, or 0. */
-uint16_t sched__head_wanted(const sched *s, const seq *q, uint32_t pos);
+uint16_t sched__head_wanted(const scheduler *s, const seq *q, uint32_t pos);
 /* logits or choice as was wanted, NULL where it was not. May end q. */
-void sched__finish_position(sched *s, seq *q, uint32_t pos, uint16_t depth, const float *logits,
+void sched__finish_position(scheduler *s, seq *q, uint32_t pos, uint16_t depth, const float *logits,
                             const eng_choice *choice);
-void sched__end(sched *s, seq *q, sched_finish finish, err_code why, uint32_t stop_id);
+void sched__end(scheduler *s, seq *q, sched_finish finish, err_code why, uint32_t stop_id);
 
 #endif

@@ -11,18 +11,18 @@
  * the prefix cache, prompt rows do not park: a cached block must hold every loop. */
 #include "scheduler/scheduler_internal.h"
 
-bool sched__parks_at_all(const sched *s, const cohort *c) {
+bool sched__parks_at_all(const scheduler *s, const cohort *c) {
     const sched_opts *o = &s->limits.opts;
     return o->batching == SCHED_DEPTHWISE && o->halted_kv == KV_EXACT && !c->finishing &&
            (c->decode || !o->prefix_cache);
 }
 
-bool sched__may_park(const sched *s, const cohort *c) {
+bool sched__may_park(const scheduler *s, const cohort *c) {
     return sched__parks_at_all(s, c) && !c->parked && c->looping && c->n_live == 0 &&
            c->n_tail > 0 && c->next_loop >= c->owner->frontier && !sched__loop_is_out(s, c);
 }
 
-void sched__park(sched *s, cohort *c) {
+void sched__park(scheduler *s, cohort *c) {
     c->parked = true;
     c->waited = 0;
     s->n_looping_tail -= c->n_tail;
@@ -30,7 +30,7 @@ void sched__park(sched *s, cohort *c) {
     list_move_back(&s->parked, &c->loop);
 }
 
-static void unpark(sched *s, cohort *c, list_link *before) {
+static void unpark(scheduler *s, cohort *c, list_link *before) {
     c->parked = false;
     s->n_parked -= c->n_tail;
     s->n_looping_tail += c->n_tail;
@@ -41,7 +41,7 @@ static void unpark(sched *s, cohort *c, list_link *before) {
 /* A position of q is about to run the loop below `loops`. Along a sequence loops never
  * rise, so those that must come along stand together, latest last; they go to the front
  * of their list, earliest first, as the rule wants them picked. */
-void sched__raise_frontier(sched *s, seq *q, uint32_t loops) {
+void sched__raise_frontier(scheduler *s, seq *q, uint32_t loops) {
     if (loops <= q->frontier) return;
     q->frontier = loops;
     for (cohort *c = q->last; c && s->n_parked > 0; c = c->before) {
@@ -58,7 +58,7 @@ void sched__lower_frontier(seq *q) {
 
 /* Tails were called along for a loop that the one live position of q will not run: q needs
  * `loops` only. Those not in a launch park again, the earliest first, as they would have. */
-void sched__call_back(sched *s, seq *q, uint32_t loops) {
+void sched__call_back(scheduler *s, seq *q, uint32_t loops) {
     uint32_t was = q->frontier;
     if (was <= loops) return;
     q->frontier = loops;
@@ -71,7 +71,7 @@ void sched__call_back(sched *s, seq *q, uint32_t loops) {
 }
 
 /* At most an eighth of a launch goes on at a time, so that decoding hardly notices. */
-void sched__relieve_rows(sched *s) {
+void sched__relieve_rows(scheduler *s) {
     bool refused = !list_empty(&s->want_decode) || !list_empty(&s->want_prompt);
     if (s->n_parked == 0 || (!refused && s->n_free_rows >= s->n_rows / 4)) return;
     uint32_t rows = s->max_rows / 8 + 1;

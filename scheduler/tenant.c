@@ -31,20 +31,20 @@ enum {
 
 #define EACH_ACTIVE(s, t) for (sched_tenant *t = first_active(s); t; t = next_active(s, t))
 
-static sched_tenant *at_link(const sched *s, list_link *r) {
+static sched_tenant *at_link(const scheduler *s, list_link *r) {
     return r == &s->active ? NULL : OWNER_OF(r, sched_tenant, active);
 }
-static sched_tenant *first_active(const sched *s) {
+static sched_tenant *first_active(const scheduler *s) {
     return at_link(s, s->active.next);
 }
-static sched_tenant *next_active(const sched *s, const sched_tenant *t) {
+static sched_tenant *next_active(const scheduler *s, const sched_tenant *t) {
     return at_link(s, t->active.next);
 }
-static bool is_contended(const sched *s) { /* more than one is here */
+static bool is_contended(const scheduler *s) { /* more than one is here */
     return s->active.next != s->active.prev;
 }
 
-int sched__tenants_init(sched *s, err *e) {
+int sched__tenants_init(scheduler *s, err *e) {
     const sched_opts *o = &s->limits.opts;
     s->tenants = array_new(o->max_tenants, sizeof *s->tenants);
     if (s->tenants == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for tenants");
@@ -64,7 +64,7 @@ int sched__tenants_init(sched *s, err *e) {
 
 /* A level of priority is worth SCHED_AGE_ARRIVALS arrivals, so however many better ranked
  * requests come, those after that many stand behind who waits. */
-int64_t sched__order(sched *s, const seq *q) {
+int64_t sched__order(scheduler *s, const seq *q) {
     int64_t level = q->req.priority;
     if (level > SCHED_MAX_PRIORITY) level = SCHED_MAX_PRIORITY;
     if (level < -SCHED_MAX_PRIORITY) level = -SCHED_MAX_PRIORITY;
@@ -74,7 +74,7 @@ int64_t sched__order(sched *s, const seq *q) {
 
 /* ---- shares and claims ---- */
 
-static uint64_t weights(const sched *s) { /* of all who are here */
+static uint64_t weights(const scheduler *s) { /* of all who are here */
     uint64_t sum = 0;
     EACH_ACTIVE(s, t) sum += t->weight;
     return sum;
@@ -85,7 +85,7 @@ static uint32_t share(const sched_tenant *t, uint32_t all, uint64_t sum) {
     return n < 1 ? 1 : n > all ? all : (uint32_t)n;
 }
 
-static uint32_t pages_used(const sched *s, const sched_tenant *t) {
+static uint32_t pages_used(const scheduler *s, const sched_tenant *t) {
     const cache_part *p = &s->cache.parts[t - s->tenants];
     return p->n_pages - p->n_cached_pages;
 }
@@ -101,7 +101,7 @@ static uint32_t unmet(const uint32_t claim[2], uint32_t held, uint32_t most) {
     return n > held ? n - held : 0;
 }
 
-void sched__roll_claims(sched *s) {
+void sched__roll_claims(scheduler *s) {
     EACH_ACTIVE(s, t) {
         t->claim_places[0] = larger(t->claim_places[0], t->n_running);
         t->claim_pages[0] = larger(t->claim_pages[0], pages_used(s, t));
@@ -122,7 +122,7 @@ void sched__roll_claims(sched *s) {
 
 /* ---- places ---- */
 
-static bool is_before(const sched *s, const sched_tenant *a, const sched_tenant *b) {
+static bool is_before(const scheduler *s, const sched_tenant *a, const sched_tenant *b) {
     if (s->fault == FAULT_BY_ARRIVAL) {
         return OWNER_OF(a->waiting.next, seq, rank)->arrival <
                OWNER_OF(b->waiting.next, seq, rank)->arrival;
@@ -131,7 +131,7 @@ static bool is_before(const sched *s, const sched_tenant *a, const sched_tenant 
     return left != right ? left < right : a->served < b->served;
 }
 
-sched_tenant *sched__next_tenant(const sched *s) {
+sched_tenant *sched__next_tenant(const scheduler *s) {
     sched_tenant *best = NULL;
     EACH_ACTIVE(s, t) {
         if (t->passed || t->n_waiting == 0) continue;
@@ -140,7 +140,7 @@ sched_tenant *sched__next_tenant(const sched *s) {
     return best;
 }
 
-bool sched__may_place(const sched *s, const sched_tenant *t, sched_tenant **from) {
+bool sched__may_place(const scheduler *s, const sched_tenant *t, sched_tenant **from) {
     *from = NULL;
     uint32_t all = s->limits.opts.max_running, left = all - s->n_running, claimed = 0;
     if (s->fault == FAULT_BY_ARRIVAL) return left > 0;
@@ -165,11 +165,11 @@ bool sched__may_place(const sched *s, const sched_tenant *t, sched_tenant **from
 
 /* ---- pages ---- */
 
-static bool pages_within(const sched *s, const sched_tenant *t, uint64_t wanted, uint64_t sum) {
+static bool pages_within(const scheduler *s, const sched_tenant *t, uint64_t wanted, uint64_t sum) {
     return pages_used(s, t) + wanted <= share(t, s->cache.n_pages, sum);
 }
 
-uint64_t sched__claimed_pages(const sched *s, const sched_tenant *t, uint64_t wanted) {
+uint64_t sched__claimed_pages(const scheduler *s, const sched_tenant *t, uint64_t wanted) {
     uint64_t sum = weights(s), claimed = 0;
     if (pages_within(s, t, wanted, sum)) return 0;
     EACH_ACTIVE(s, o) {
@@ -180,7 +180,7 @@ uint64_t sched__claimed_pages(const sched *s, const sched_tenant *t, uint64_t wa
 }
 
 /* Of those with more than one running sequence. */
-static sched_tenant *most_pages(const sched *s, uint64_t sum, bool beyond_share) {
+static sched_tenant *most_pages(const scheduler *s, uint64_t sum, bool beyond_share) {
     sched_tenant *best = NULL;
     uint64_t of_best = 0;
     EACH_ACTIVE(s, t) {
@@ -192,13 +192,13 @@ static sched_tenant *most_pages(const sched *s, uint64_t sum, bool beyond_share)
     return best;
 }
 
-sched_tenant *sched__gives_pages(const sched *s, const sched_tenant *t, uint64_t wanted) {
+sched_tenant *sched__gives_pages(const scheduler *s, const sched_tenant *t, uint64_t wanted) {
     uint64_t sum = weights(s);
     if (s->fault == FAULT_BY_ARRIVAL || !pages_within(s, t, wanted, sum)) return NULL;
     return most_pages(s, sum, true);
 }
 
-sched_tenant *sched__most_pages(const sched *s) {
+sched_tenant *sched__most_pages(const scheduler *s) {
     return s->n_tenants > 1 ? most_pages(s, 0, false) : NULL;
 }
 
@@ -206,13 +206,13 @@ sched_tenant *sched__most_pages(const sched *s) {
 
 /* What a launch with so many rows of t alone takes, by weight. Its rows may be dearer than others
  * (long contexts) or cheaper (prompts): t->dear says so, from recurrent launches it had alone. */
-static double price(const sched *s, const sched_tenant *t, eng_stage stage, uint32_t rows) {
+static double price(const scheduler *s, const sched_tenant *t, eng_stage stage, uint32_t rows) {
     const cost_fit *f = &s->cost[stage];
     double ns = f->n > 0 ? sched__cost_ns(f, rows) * t->dear : rows;
     return (ns > 1 ? ns : 1) / t->weight;
 }
 
-static void learn_price(const sched *s, sched_tenant *t, const flight *f, uint64_t ns) {
+static void learn_price(const scheduler *s, sched_tenant *t, const flight *f, uint64_t ns) {
     if (f->stage != ENG_STAGE_RECURRENT) return;
     t->since_alone = 0;
     double usual = sched__cost_ns(&s->cost[f->stage], f->n_rows);
@@ -226,7 +226,7 @@ static void learn_price(const sched *s, sched_tenant *t, const flight *f, uint64
 /* Who was away has no credit for it but two launches of the least served of those here: about what
  * it was behind them while it was here, since launches are long beside its own. What it used then
  * stays charged, so coming and going gains nothing. */
-void sched__activate(sched *s, sched_tenant *t) {
+void sched__activate(scheduler *s, sched_tenant *t) {
     if (t->n_running + t->n_waiting > 0) return;
     double least = 0;
     bool first = true;
@@ -248,7 +248,7 @@ static void pay(sched_tenant *t, double ns) {
 
 /* A launch of one tenant's rows is paid by that; one of several, in the ratio of what each would
  * have paid alone. */
-void sched__charge(sched *s, const flight *f, uint64_t ns) {
+void sched__charge(scheduler *s, const flight *f, uint64_t ns) {
     uint32_t here = 0;
     double sum = 0;
     for (uint32_t i = 0; i < f->n_rows; i++) {
@@ -271,12 +271,12 @@ void sched__charge(sched *s, const flight *f, uint64_t ns) {
     }
 }
 
-void sched__charge_host(sched *s, const seq *q, uint64_t ns) {
+void sched__charge_host(scheduler *s, const seq *q, uint64_t ns) {
     if (s->n_tenants == 1 || s->free_host) return;
     pay(sched__tenant_of(s, q), (double)ns);
 }
 
-static void count_ready(sched *s) {
+static void count_ready(scheduler *s) {
     EACH_ACTIVE(s, t) {
         t->ready = t->n_live = t->n_looping = 0;
         t->may_run = t->held = false;
@@ -294,7 +294,7 @@ static void count_ready(sched *s) {
     }
 }
 
-void sched__hold_tenants(sched *s) {
+void sched__hold_tenants(scheduler *s) {
     count_ready(s);
     s->held_live = s->held_looping = 0;
     if (!is_contended(s) || s->fault == FAULT_BY_ARRIVAL) return;
@@ -320,7 +320,7 @@ void sched__hold_tenants(sched *s) {
     }
 }
 
-bool sched__flush_is_waited_for(sched *s) {
+bool sched__flush_is_waited_for(scheduler *s) {
     if (!is_contended(s)) return false;
     EACH_ACTIVE(s, t) t->may_run = false;
     for (int i = 0; i < N_LISTS; i++) {

@@ -40,7 +40,7 @@ typedef struct {
 } inside;
 
 struct sched_thread {
-    sched *s; /* engine thread, but for s->limits and its atomics */
+    scheduler *s; /* engine thread, but for s->limits and its atomics */
     eng_backend *backend;
     sched_notify notify;
     void *ud;

@@ -54,7 +54,7 @@ typedef struct {
 typedef struct {
     const be_load *load;
     const runtime *r;
-    sched *s;
+    scheduler *s;
     lane *lanes;
     be_tokens *first;
     bool recording;                   /* first is being filled */

@@ -19,7 +19,7 @@ enum { MOST_ROWS = 8, MOST_PROMPT = 256 };
 typedef struct {
     model_folder *model;
     eng_backend *backend;
-    sched *sch;
+    scheduler *sch;
     tokenizer *tok;
 } model_rig;
 

@@ -58,7 +58,7 @@ static void on_event(void *ud, const sched_event *ev) {
     if (ev->id == seen->id) seen->ended = true;
 }
 
-static void step(sched *sch, uint32_t n) {
+static void step(scheduler *sch, uint32_t n) {
     for (bool idle = false; n > 0 && !idle; n--) {
         err e = {0};
         cr_assert_eq(sched_step(sch, &idle, &e), 0, "%s", e.msg);
@@ -66,7 +66,7 @@ static void step(sched *sch, uint32_t n) {
     }
 }
 
-static uint64_t submit(sched *sch, const sched_request *req) {
+static uint64_t submit(scheduler *sch, const sched_request *req) {
     err e = {0};
     uint64_t id;
     cr_assert_eq(sched_submit(sch, req, &id, &e), 0, "%s", e.msg);
@@ -74,7 +74,7 @@ static uint64_t submit(sched *sch, const sched_request *req) {
 }
 
 /* Other requests of various lengths, depths and thresholds, some sampled, to share the launches. */
-static void submit_company(sched *sch, uint32_t vocab, uint32_t n, uint32_t salt) {
+static void submit_company(scheduler *sch, uint32_t vocab, uint32_t n, uint32_t salt) {
     static const float thresholds[] = {0.2f, 0.6f, 1.0f};
     uint32_t prompt[60];
     for (uint32_t k = 0; k < n; k++) {
@@ -110,7 +110,7 @@ static double run_case(eng_backend *backend, const family_run *way, const json_t
     err e = {0};
     watch seen = {.expected = item, .vocab = backend->plan->vocab_size};
     sched_opts opts;
-    sched *sch;
+    scheduler *sch;
     cr_assert_leq(n, ARRAY_LEN(prompt));
     for (uint32_t i = 0; i < n; i++)
         prompt[i] = (uint32_t)json_integer_value(json_array_get(ids, i));

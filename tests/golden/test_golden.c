@@ -70,7 +70,7 @@ static void on_event(void *ud, const sched_event *ev) {
 }
 
 /* Other requests of various lengths, depths and thresholds, some sampled, to share the launches. */
-static void submit_company(sched *sch, const golden_case *golden, uint32_t n, uint32_t salt) {
+static void submit_company(scheduler *sch, const golden_case *golden, uint32_t n, uint32_t salt) {
     uint32_t prompt[60];
     for (uint32_t k = 0; k < n; k++) {
         uint32_t len = 3 + (k * 17 + salt * 5) % 57;
@@ -99,7 +99,7 @@ static void run_golden(const run_case *run) {
     opts.max_rows = run->max_rows;
     opts.default_max_loops = golden.n_loops;
     watch seen = {.golden = &golden, .policy = run->policy};
-    sched *sch;
+    scheduler *sch;
     cr_assert_eq(sched_create(&sch, backend, &opts, on_event, &seen, &e), 0, "%s", e.msg);
     if (run->mixed) {
         submit_company(sch, &golden, 4, 1);

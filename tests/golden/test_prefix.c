@@ -41,7 +41,7 @@ static outcome run_shared(eng_backend *backend, const token_ids *text, kv_policy
     so.halted_kv = policy;
     so.prefix_cache = shared;
     outcome out = {.began = clock_ns()};
-    sched *sch;
+    scheduler *sch;
     err e = {0};
     cr_assert_eq(sched_create(&sch, backend, &so, on_event, &out, &e), 0, "%s", e.msg);
     uint32_t *prompt = malloc((prefix + OWN) * sizeof *prompt);

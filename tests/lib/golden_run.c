@@ -20,14 +20,14 @@ eng_backend *golden_backend(const model_folder *model, uint32_t loops, uint32_t 
     return backend;
 }
 
-uint64_t golden_submit(sched *sch, const sched_request *req) {
+uint64_t golden_submit(scheduler *sch, const sched_request *req) {
     err e = {0};
     uint64_t id;
     cr_assert_eq(sched_submit(sch, req, &id, &e), 0, "%s", e.msg);
     return id;
 }
 
-void golden_step(sched *sch, uint32_t n) {
+void golden_step(scheduler *sch, uint32_t n) {
     for (bool idle = false; n > 0 && !idle; n--) {
         err e = {0};
         cr_assert_eq(sched_step(sch, &idle, &e), 0, "%s", e.msg);

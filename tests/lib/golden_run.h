@@ -9,8 +9,8 @@
 /* One thread, a cache of 32 MB in float32; the caller closes it. */
 eng_backend *golden_backend(const model_folder *model, uint32_t loops, uint32_t n_rows,
                             uint32_t launch);
-uint64_t golden_submit(sched *sch, const sched_request *req);
+uint64_t golden_submit(scheduler *sch, const sched_request *req);
 /* Runs n steps, fewer if the scheduler is idle. Checks the scheduler's invariants after each. */
-void golden_step(sched *sch, uint32_t n);
+void golden_step(scheduler *sch, uint32_t n);
 
 #endif

@@ -21,7 +21,7 @@ typedef struct {
 
 typedef struct {
     eng_backend *backend;
-    sched *sched;
+    scheduler *sched;
     rig_out *out;      /* [RIG_IDS], by id */
     sched_stats stats; /* scratch of rig_stats */
 } rig;

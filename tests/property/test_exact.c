@@ -95,7 +95,7 @@ static eng_backend *open_cpu(const model_folder *m, uint64_t cache_bytes) {
     return b;
 }
 
-static void submit(sched *s, const wish *w, answer *a) {
+static void submit(scheduler *s, const wish *w, answer *a) {
     err e = {0};
     sched_request r = {.prompt = w->prompt,
                        .n_prompt = w->n_prompt,
@@ -110,7 +110,7 @@ static void submit(sched *s, const wish *w, answer *a) {
     cr_assert_eq(sched_submit(s, &r, &a->id, &e), 0, "%s", e.msg);
 }
 
-static bool step(sched *s) {
+static bool step(scheduler *s) {
     bool idle = false;
     err e = {0};
     cr_assert_eq(sched_step(s, &idle, &e), 0, "%s", e.msg);
@@ -122,7 +122,7 @@ static answer alone(eng_backend *b, const wish *w) {
     answer a;
     answers all = {&a, 1};
     sched_opts o;
-    sched *s;
+    scheduler *s;
     err e = {0};
     sched_opts_default(&o);
     o.batching = SCHED_FULL;
@@ -139,7 +139,7 @@ static answer alone(eng_backend *b, const wish *w) {
 static uint64_t together(eng_backend *b, const wish *wishes, answer *out, uint64_t *state) {
     answers all = {out, 0};
     sched_opts o;
-    sched *s;
+    scheduler *s;
     err e = {0};
     sched_stats stats;
     sched_opts_default(&o);

@@ -209,7 +209,7 @@ static void on_event(void *ud, const sched_event *ev) {
     }
 }
 
-static void send(work *w, sched *s, work_item *it, work_report *report) {
+static void send(work *w, scheduler *s, work_item *it, work_report *report) {
     err e = {0};
     it->sent = true; /* before the id is known no event can come */
     if (sched_submit(s, &it->r, &it->id, &e) == 0) {
@@ -232,7 +232,7 @@ static uint64_t step_limit(const work *w) {
     return steps;
 }
 
-static bool drive(work *w, sched *s, work_report *report) {
+static bool drive(work *w, scheduler *s, work_report *report) {
     uint64_t limit = step_limit(w);
     for (uint64_t step = 0; !w->bad; step++) {
         bool open = false, idle;
@@ -376,7 +376,7 @@ static void compare_all(work *w) {
 }
 
 /* The bound stated at pick_loops: wait_bound, and the ready rows that may stand before. */
-static void check_waits(work *w, const sched *s, const sched_stats *st) {
+static void check_waits(work *w, const scheduler *s, const sched_stats *st) {
     uint32_t bound = s->limits.opts.wait_bound + s->n_rows / (s->max_rows - s->chunk + 1) + 2;
     if (st->longest_wait > bound)
         fail(w, "a ready row was passed over %u times, the bound is %u", st->longest_wait, bound);
@@ -384,14 +384,14 @@ static void check_waits(work *w, const sched *s, const sched_stats *st) {
 
 /* Every slot handed out is written once by the backend, and none is handed out that is not:
  * the cache costs executed loops. (Who is thrown out in the middle may take some along.) */
-static void check_slots(work *w, const sched *s, const eng_backend *b, const sched_stats *st) {
+static void check_slots(work *w, const scheduler *s, const eng_backend *b, const sched_stats *st) {
     uint64_t written = fake_backend_slots_written(b);
     if (st->preemptions + st->finished[SCHED_CANCELLED] > 0 || s->cache.handed == written) return;
     fail(w, "%llu slots were handed out for %llu written", (unsigned long long)s->cache.handed,
          (unsigned long long)written);
 }
 
-static void fill_report(work *w, sched *s, eng_backend *b, work_report *report) {
+static void fill_report(work *w, scheduler *s, eng_backend *b, work_report *report) {
     sched_stats *st = malloc(sizeof *st);
     if (st == NULL) return;
     sched_get_stats(s, st);
@@ -420,7 +420,7 @@ bool work_run(const work_case *c, sched_fault fault, work_report *report, char *
     w->why_bytes = why_bytes;
     draw_work(w, c);
     eng_backend *b = fake_backend_create(&w->fake);
-    sched *s = NULL;
+    scheduler *s = NULL;
     err e = {0};
     if (b == NULL || sched_create(&s, b, &w->opts, on_event, w, &e) != 0) {
         fail(w, "create: %s", e.msg);

@@ -17,7 +17,7 @@ typedef struct {
     uint32_t n;
     buf out;
     unsigned bits;
-    sched *s;
+    scheduler *s;
 } answer;
 
 static void on_event(void *ud, const sched_event *ev) {

@@ -66,7 +66,7 @@ static const price prices[] = {
 };
 
 typedef struct {
-    sched *s;
+    scheduler *s;
     const price *p;
     uint32_t next, tokens;
 } loop;

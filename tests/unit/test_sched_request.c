@@ -188,7 +188,7 @@ Test(sched_request, options_that_cannot_work_are_refused) {
         sched_opts o = plain();
         all[i].spoil(&o);
         eng_backend *b = fake_backend_create(&f);
-        sched *s = (sched *)&f;
+        scheduler *s = (scheduler *)&f;
         err e = {0};
         cr_expect_eq(sched_create(&s, b, &o, NULL, NULL, &e), -1, "%s", all[i].what);
         cr_expect_null(s);

@@ -17,7 +17,7 @@ static void drop_event(void *ud, const sched_event *ev) {
 /* What an option that was not given stands for further down. */
 static double resolved(const char *name) {
     runtime r;
-    sched *s;
+    scheduler *s;
     err e = {0};
     const runtime_opts o = {.model = "models/demo", .device = "fake"};
     double value = -1;

@@ -339,7 +339,7 @@ static void on_event(void *ud, const sched_event *ev) {
 }
 
 /* Prompts of 3 to 40 tokens, some sampled, some of fewer loops, thresholds of their own. */
-static void submit(sched *s, answers *a, uint32_t k, uint32_t vocab) {
+static void submit(scheduler *s, answers *a, uint32_t k, uint32_t vocab) {
     static const float thresholds[] = {0, 0.4f, 1, 0.7f};
     uint32_t prompt[40], n = 3 + k * 17 % 38;
     err e = {0};
@@ -357,7 +357,7 @@ static void submit(sched *s, answers *a, uint32_t k, uint32_t vocab) {
 static void run_scheduler(answers *a, eng_backend *b, kv_policy policy, ahead_rule ahead) {
     sched_opts o;
     err e = {0};
-    sched *s;
+    scheduler *s;
     bool idle = false;
     *a = (answers){0};
     sched_opts_default(&o);

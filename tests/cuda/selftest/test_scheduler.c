@@ -63,12 +63,12 @@ static void on_event(void *ud, const sched_event *ev) {
           err_name(ev->why));
 }
 
-static void submit(sched *s, run *x, uint32_t i, const sched_request *r) {
+static void submit(scheduler *s, run *x, uint32_t i, const sched_request *r) {
     err e = {0};
     check(sched_submit(s, r, &x->ids[i], &e) == 0, "submit: %s", e.msg);
 }
 
-static bool step(sched *s, uint32_t n) {
+static bool step(scheduler *s, uint32_t n) {
     for (bool idle = false; n > 0 && !idle; n--) {
         err e = {0};
         if (!check(sched_step(s, &idle, &e) == 0, "step: %s", e.msg)) return false;
@@ -78,7 +78,7 @@ static bool step(sched *s, uint32_t n) {
 }
 
 /* Prompts of 3 to 40 tokens, some sampled, some of one loop only or of all loops. */
-static void submit_other(sched *s, run *x, uint32_t k) {
+static void submit_other(scheduler *s, run *x, uint32_t k) {
     uint32_t prompt[40], n = 3 + k * 17 % 38;
     for (uint32_t i = 0; i < n; i++)
         prompt[i] = (i * 31 + k * 7 + 13) % x->g->vocab;
@@ -90,7 +90,7 @@ static void submit_other(sched *s, run *x, uint32_t k) {
     submit(s, x, GREEDY + 1 + k, &r);
 }
 
-static void submit_golden(sched *s, run *x) {
+static void submit_golden(scheduler *s, run *x) {
     const golden_case *g = x->g;
     for (uint32_t i = 0; i < GOLDEN_SEQS; i++) {
         sched_request r = {.prompt = g->ids[i],
@@ -110,7 +110,7 @@ static void submit_golden(sched *s, run *x) {
 static void run_all(run *x, eng_backend *b, uint32_t chunk, ahead_rule ahead) {
     sched_opts o;
     err e = {0};
-    sched *s;
+    scheduler *s;
     sched_opts_default(&o);
     o.halted_kv = x->policy;
     o.chunk = chunk;
