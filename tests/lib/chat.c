@@ -64,9 +64,8 @@ void chat_open(chat_rig *rig, const char *const *specials, const char *const *ot
 void chat_reopen(chat_rig *rig, const char *option) {
     api_chat_close(rig->chat);
     rig->chat = NULL;
-    rig->error = (err){0};
-    if (api_chat_open(&rig->chat, rig->dir.path, option, rig->tok, &rig->error) != 0)
-        rig->chat = NULL;
+    rig->e = (err){0};
+    if (api_chat_open(&rig->chat, rig->dir.path, option, rig->tok, &rig->e) != 0) rig->chat = NULL;
 }
 
 const char *chat_say(chat_rig *rig, const char *body) {
@@ -74,7 +73,7 @@ const char *chat_say(chat_rig *rig, const char *body) {
     token_ids ids = {0};
     err e = {0};
     buf_clear(&rig->said);
-    cr_assert_not_null(rig->chat, "%s", rig->error.msg);
+    cr_assert_not_null(rig->chat, "%s", rig->e.msg);
     if (api_chat_render(rig->chat, body, strlen(body), &text, &ids, &e) == 0) {
         chat_spell(rig->tok, ids.data, ids.n, &rig->said);
     } else {

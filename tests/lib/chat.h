@@ -17,7 +17,7 @@ typedef struct {
     tokenizer *tok;
     tmp_dir dir;
     api_chat *chat; /* NULL: e says why */
-    err error;
+    err e;
     buf said; /* the last conversation as chat_say returned it, or "CODE PARAM: message" */
 } chat_rig;
 

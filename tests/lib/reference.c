@@ -410,7 +410,7 @@ ref_result ref_run(const reference *ref, const uint32_t *ids, uint32_t n, const 
     ref_opts own = *opts;
     if (own.max_loops == 0) own.max_loops = ref->plan.loops_default;
     if (own.threshold == 0) own.threshold = ref->plan.exit_threshold;
-    ref_result res = {.n_positions = n, .vocab = ref->plan.vocab_size, .margin = 1};
+    ref_result res = {.n = n, .vocab = ref->plan.vocab_size, .margin = 1};
     res.logits = ref__floats((size_t)n * res.vocab);
     res.depth = ref__alloc(n, sizeof *res.depth);
     seq_state seq = {ref__floats(n * dim), ref__floats(n * dim),          ref__floats(n * dim),

@@ -15,7 +15,7 @@ typedef struct {
 } ref_opts;
 
 typedef struct {
-    uint32_t n_positions, vocab;
+    uint32_t n, vocab;
     float *logits;   /* [n][vocab] */
     uint32_t *depth; /* [n] loops executed, 1..max_loops */
     float margin;    /* smallest distance of any halting decision from the threshold: depths can

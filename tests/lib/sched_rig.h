@@ -8,7 +8,7 @@
 enum { RIG_IDS = 512, RIG_TOKENS = 512 };
 
 typedef struct {
-    uint32_t n_tokens, n_prompt; /* tokens and prompt events seen */
+    uint32_t n, n_prompt; /* tokens and prompt events seen */
     uint32_t tokens[RIG_TOKENS];
     uint16_t depth[RIG_TOKENS];
     float logprob[RIG_TOKENS];
@@ -21,7 +21,7 @@ typedef struct {
 
 typedef struct {
     eng_backend *backend;
-    scheduler *sched;
+    scheduler *s;
     rig_out *out;      /* [RIG_IDS], by id */
     sched_stats stats; /* scratch of rig_stats */
 } rig;

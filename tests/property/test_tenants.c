@@ -76,8 +76,8 @@ static served polite(const fake_opts *f, const sched_opts *o, bool neighbour, ui
                      uint32_t n_prompt, sched_fault fault) {
     enum { REQUESTS = 96, TOKENS = 24 };
     rig r = rig_open(f, o);
-    r.sched->fault = fault;
-    r.sched->free_host = true; /* the fake device's time is not the clock's */
+    r.s->fault = fault;
+    r.s->free_host = true; /* the fake device's time is not the clock's */
     served out = {0};
     if (neighbour) {
         send_greedy(&r);
@@ -85,7 +85,7 @@ static served polite(const fake_opts *f, const sched_opts *o, bool neighbour, ui
     }
     sched_tenant_stats before[2], after[2];
     for (uint32_t i = 0; i < 2; i++)
-        sched_get_tenant_stats(r.sched, i, &before[i]);
+        sched_get_tenant_stats(r.s, i, &before[i]);
     uint64_t began = rig_device_ns(&r), ids[REQUESTS], sent_ns[REQUESTS];
     uint32_t sent = 0, done = 0, lane[64], open = 0;
     while (done < REQUESTS) {
@@ -111,11 +111,11 @@ static served polite(const fake_opts *f, const sched_opts *o, bool neighbour, ui
     }
     out.tokens_per_s = REQUESTS * TOKENS * 1e9 / (double)(rig_device_ns(&r) - began);
     for (uint32_t i = 0; i < 2; i++) {
-        sched_get_tenant_stats(r.sched, i, &after[i]);
+        sched_get_tenant_stats(r.s, i, &after[i]);
         out.rows[i] = after[i].rows - before[i].rows;
     }
     err e = {0};
-    cr_assert(sched_sane(r.sched, &e), "%s", e.msg);
+    cr_assert(sched_sane(r.s, &e), "%s", e.msg);
     rig_close(&r);
     return out;
 }
@@ -190,7 +190,7 @@ Test(tenants, with_more_tenants_than_places_each_has_its_turn) {
     o.max_running = 3;
     o.max_tenants = TENANTS;
     rig r = rig_open(&f, &o);
-    r.sched->free_host = true;
+    r.s->free_host = true;
     uint64_t ids[TENANTS][EACH];
     for (uint32_t i = 0; i < FLOOD; i++)
         (void)send(&r, GREEDY, 8, 40, i);
@@ -201,8 +201,8 @@ Test(tenants, with_more_tenants_than_places_each_has_its_turn) {
     for (uint32_t t = 1; t < TENANTS; t++)
         until_ended(&r, ids[t][EACH - 1]);
     sched_tenant_stats greedy, other;
-    sched_get_tenant_stats(r.sched, GREEDY, &greedy);
-    sched_get_tenant_stats(r.sched, 1, &other);
+    sched_get_tenant_stats(r.s, GREEDY, &greedy);
+    sched_get_tenant_stats(r.s, 1, &other);
     cr_expect_lt(greedy.rows, 2 * other.rows, "%u rows beside %u", (unsigned)greedy.rows,
                  (unsigned)other.rows);
     rig_finish(&r);
@@ -216,7 +216,7 @@ static uint64_t wait_of_the_last(sched_fault fault) {
     sched_opts o = two_tenants();
     o.max_running = 1;
     rig r = rig_open(&f, &o);
-    r.sched->fault = fault;
+    r.s->fault = fault;
     uint32_t prompt[8];
     sched_request q = rig_request(prompt, 8, 2, 1);
     q.priority = 2;

@@ -204,7 +204,7 @@ Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         api_request *r = NULL;
         err e = {0};
-        cr_assert_eq(api_parse(&r, f.ctx, API_CHAT, rows[i].body, strlen(rows[i].body), &e), -1,
+        cr_assert_eq(api_parse(&r, f.c, API_CHAT, rows[i].body, strlen(rows[i].body), &e), -1,
                      "row %zu", i);
         cr_assert_null(r);
         cr_assert_eq(e.code, rows[i].code, "row %zu: %s", i, e.msg);
@@ -217,7 +217,7 @@ Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
         "{\"model\":\"demo\",\"prompt\":[1,2],\"response_format\":{\"type\":\"json_object\"}}";
     api_request *r = NULL;
     err e = {0};
-    cr_assert_eq(api_parse(&r, f.ctx, API_COMPLETION, ids, strlen(ids), &e), -1);
+    cr_assert_eq(api_parse(&r, f.c, API_COMPLETION, ids, strlen(ids), &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED, "%s", e.msg);
     api_fixture_close(&f);
 }

@@ -196,7 +196,7 @@ static unsigned feed_sequence(api_reply *r, uint32_t i, const row *w, size_t wan
         if (k == 0) ev.logprob = NAN;
         bits |= api_feed_event(r, i, &ev, want, out, &e);
     }
-    size_t n = api_ids(&fixture, w->text, ids, ARRAY_LEN(ids)), fed = 0;
+    size_t n = api_ids(&f, w->text, ids, ARRAY_LEN(ids)), fed = 0;
     while (fed < n && fed < q.max_tokens && !(bits & API_CANCEL)) {
         sched_event ev = {.kind = SCHED_TOKEN, .token = fed == 3 ? 2045 : ids[fed]};
         fill(&ev, q.n_top, &state);
@@ -216,7 +216,7 @@ static unsigned feed_sequence(api_reply *r, uint32_t i, const row *w, size_t wan
 static void answer(const row *w, size_t want, buf *out) {
     char body[2000];
     snprintf(body, sizeof body, "{\"model\":\"demo\",\"request_id\":\"r\",\"seed\":1,%s}", w->body);
-    api_reply *r = api_must_reply(&fixture, w->kind, body);
+    api_reply *r = api_must_reply(&f, w->kind, body);
     unsigned bits = 0;
     for (uint32_t i = api_reply_sequences(r); i-- > 0;)
         bits |= feed_sequence(r, i, w, want, out);
@@ -264,7 +264,7 @@ Test(api_slices, a_whole_answer_appends_nothing_until_it_is_asked_for) {
         unsigned bits = 0;
         snprintf(body, sizeof body, "{\"model\":\"demo\",\"request_id\":\"r\",%s}", rows[i].body);
         if (strstr(body, "\"stream\":true")) continue;
-        api_reply *r = api_must_reply(&fixture, rows[i].kind, body);
+        api_reply *r = api_must_reply(&f, rows[i].kind, body);
         for (uint32_t s = 0; s < api_reply_sequences(r); s++) {
             err e = {0};
             sched_event end = ev_end(SCHED_STOP, 1, 0);
@@ -323,18 +323,16 @@ Test(api_slices, log_probabilities_are_written_as_printf_would) {
         char want[40];
         union {
             uint32_t bits;
-            float value;
+            float f;
         } v;
         state = state * 6364136223846793005u + 1442695040888963407u;
         v.bits = (uint32_t)(state >> 32);
-        if (i % 2) v.value = -(float)(v.bits % 2000003) / (float)(1 + (state >> 20) % 4096);
-        double x = isnan(v.value) || v.value < -9999.0f ? -9999.0
-                   : v.value < 0                        ? (double)v.value
-                                                        : 0.0;
+        if (i % 2) v.f = -(float)(v.bits % 2000003) / (float)(1 + (state >> 20) % 4096);
+        double x = isnan(v.f) || v.f < -9999.0f ? -9999.0 : v.f < 0 ? (double)v.f : 0.0;
         snprintf(want, sizeof want, "%.6g", x);
         buf_clear(&got);
-        api__write_logprob(&got, v.value);
-        if (strcmp(got.data, want) != 0) cr_assert_str_eq(got.data, want, "%.9g", (double)v.value);
+        api__write_logprob(&got, v.f);
+        if (strcmp(got.data, want) != 0) cr_assert_str_eq(got.data, want, "%.9g", (double)v.f);
     }
     buf_deinit(&got);
 }
@@ -368,8 +366,8 @@ static void slow_stream(api_kind kind, const char *body, const char *text, const
     buf out = {0}, joined = {0};
     err e = {0};
     unsigned bits = 0;
-    size_t n = api_ids(&fixture, text, ids, ARRAY_LEN(ids));
-    api_reply *r = api_must_reply(&fixture, kind, body);
+    size_t n = api_ids(&f, text, ids, ARRAY_LEN(ids));
+    api_reply *r = api_must_reply(&f, kind, body);
     for (uint32_t s = 0; s < api_reply_sequences(r); s++) {
         sched_request q;
         api_reply_request(r, s, &q);
@@ -434,7 +432,7 @@ Test(api_slices, a_stream_that_fails_within_an_event_ends_there) {
     char *body = long_body("{\"model\":\"demo\",\"echo\":true,\"logprobs\":5,\"stream\":true,"
                            "\"prompt\":\"",
                            1000, "\"}");
-    api_reply *r = api_must_reply(&fixture, API_COMPLETION, body);
+    api_reply *r = api_must_reply(&f, API_COMPLETION, body);
     sched_request q;
     buf out = {0};
     err e = {0}, why = {.code = ERR_STOPPING};
@@ -474,7 +472,7 @@ static api_reply *scored(uint32_t n_prompts, uint32_t tokens) {
     for (uint32_t i = 0; i < n_prompts; i++)
         buf_puts(&body, i ? ",\"In\"" : "\"In\"");
     buf_puts(&body, "]}");
-    api_reply *r = api_must_reply(&fixture, API_COMPLETION, body.data);
+    api_reply *r = api_must_reply(&f, API_COMPLETION, body.data);
     buf_deinit(&body);
     uint64_t state = 1;
     for (uint32_t i = 0; i < api_reply_sequences(r); i++) {
@@ -543,7 +541,7 @@ Test(api_slices, of_single_tokens_a_reply_holds_what_will_be_told_and_gives_it_b
         err e = {0};
         uint64_t state = 1;
         snprintf(body, sizeof body, "{\"model\":\"demo\",%s}", kept[i].body);
-        api_reply *r = api_must_reply(&fixture, API_COMPLETION, body);
+        api_reply *r = api_must_reply(&f, API_COMPLETION, body);
         size_t before = api_reply_bytes(r), text = 0;
         for (uint32_t k = 0; k < 900; k++) {
             sched_event ev = {.kind = SCHED_TOKEN, .token = 300};
@@ -574,8 +572,8 @@ Test(api_slices, bytes_of_a_request_are_those_of_its_prompt_and_of_what_it_echoe
         long_body("{\"model\":\"demo\",\"input\":\"x\",\"tool_choice\":\"none\",\"tools\":[{"
                   "\"type\":\"function\",\"name\":\"f\",\"description\":\"",
                   100000, "\"}]}");
-    api_request *a = api_must_parse(&fixture, API_RESPONSES, small),
-                *b = api_must_parse(&fixture, API_RESPONSES, large);
+    api_request *a = api_must_parse(&f, API_RESPONSES, small),
+                *b = api_must_parse(&f, API_RESPONSES, large);
     cr_expect_geq(api_request_bytes(b) - api_request_bytes(a), 99900);
     cr_expect_leq(api_request_bytes(b), 120000);
     cr_expect_leq(api_request_bytes(a), 20000);
@@ -590,7 +588,7 @@ Test(api_slices, bytes_of_a_request_are_those_of_its_prompt_and_of_what_it_echoe
 static void expect_too_long(api_lister route, const char *body, uint64_t least) {
     buf out = {0};
     err e = {0};
-    cr_expect_eq(api_list(route, fixture.ctx, body, strlen(body), 100, &out, &e), -1);
+    cr_expect_eq(api_list(route, f.c, body, strlen(body), 100, &out, &e), -1);
     cr_expect_eq(e.code, ERR_TOO_LONG, "%s", e.msg);
     cr_expect_eq(e.have, least);
     cr_expect_eq(e.limit, 1024);
@@ -605,8 +603,8 @@ Test(api_slices, a_text_that_could_be_no_prompt_is_refused_by_both_routes) {
     /* A million bytes are refused by their number alone; what is nearer by counting to the end of
      * the context. */
     double from = cpu_us();
-    size_t n_longest = 1000000 / tokenizer_fewest(fixture.tokenizer, 1000000);
-    expect_too_long(api_tokenize, body, tokenizer_fewest(fixture.tokenizer, 1000000));
+    size_t n_longest = 1000000 / tokenizer_fewest(f.tokenizer, 1000000);
+    expect_too_long(api_tokenize, body, tokenizer_fewest(f.tokenizer, 1000000));
     cr_expect_lt(cpu_us() - from, 1e6);
     free(body);
     cr_expect_gt(n_longest, 4);
@@ -641,17 +639,15 @@ Test(api_slices, listings_are_the_same_in_slices_of_every_size_and_hold_ids_only
         buf whole = {0};
         err e = {0};
         size_t n = strlen(listed[i].body);
-        cr_assert_eq(
-            api_list(listed[i].route, fixture.ctx, listed[i].body, n, SIZE_MAX, &whole, &e), 0,
-            "%s", e.msg);
+        cr_assert_eq(api_list(listed[i].route, f.c, listed[i].body, n, SIZE_MAX, &whole, &e), 0,
+                     "%s", e.msg);
         json_t *root =
             json_loadb(whole.data, whole.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
         cr_expect_not_null(root, "%s", whole.data);
         json_decref(root);
         for (size_t k = 0; k < ARRAY_LEN(wants); k++) {
             buf out = {0};
-            cr_assert_eq(
-                api_list(listed[i].route, fixture.ctx, listed[i].body, n, wants[k], &out, &e), 0);
+            cr_assert_eq(api_list(listed[i].route, f.c, listed[i].body, n, wants[k], &out, &e), 0);
             cr_expect_str_eq(out.data, whole.data);
             buf_deinit(&out);
         }
@@ -664,7 +660,7 @@ Test(api_slices, listings_are_the_same_in_slices_of_every_size_and_hold_ids_only
     for (int i = 0; i < 60; i++)
         buf_puts(&body, ",\"a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f\"");
     buf_puts(&body, "]}");
-    cr_assert_eq(api_tokenize(&l, fixture.ctx, body.data, body.len, &e), 0, "%s", e.msg);
+    cr_assert_eq(api_tokenize(&l, f.c, body.data, body.len, &e), 0, "%s", e.msg);
     size_t held = api_listing_bytes(l);
     for (bool more = true; more;) {
         size_t before = out.len;
@@ -689,7 +685,7 @@ Test(api_slices, the_texts_of_one_call_hold_no_more_tokens_than_the_prompts_of_a
         buf_puts(&body, "]");
     }
     buf_puts(&body, "]}");
-    cr_expect_eq(api_list(api_detokenize, fixture.ctx, body.data, body.len, 100, &out, &e), -1);
+    cr_expect_eq(api_list(api_detokenize, f.c, body.data, body.len, 100, &out, &e), -1);
     cr_expect_eq(api_status(&e), 400);
     cr_expect_not_null(strstr(e.msg, "65536 tokens"), "%s", e.msg);
     buf_deinit(&out);

@@ -276,7 +276,7 @@ Test(api_templates, calls_and_results_of_responses_are_turns_as_chat_has_them) {
     (void)snprintf(path, sizeof path, "%s/t.jinja", dir.path);
     api_opts o = {.chat_template = path, .served_name = "m"};
     api_fixture_open(&f, &o, false);
-    cr_expect_str_eq(api__template_name(f.ctx->template), "t.jinja");
+    cr_expect_str_eq(api__template_name(f.c->template), "t.jinja");
     for (size_t i = 0; i < ARRAY_LEN(items); i++) {
         buf body = {0}, got = {0};
         buf_printf(&body, "{\"input\":%s}", items[i].input);
@@ -346,7 +346,7 @@ static void put_text(const chat_rig *r, const char *name, const char *text) {
 
 static void expect_from(chat_rig *r, const char *option, const char *body, const char *want) {
     chat_reopen(r, option);
-    cr_assert_not_null(r->chat, "%s", r->error.msg);
+    cr_assert_not_null(r->chat, "%s", r->e.msg);
     cr_expect_str_eq(chat_say(r, body), want, "%s", r->said.data);
 }
 
@@ -385,8 +385,8 @@ Test(api_templates, an_option_that_names_nothing_usable_is_bad_usage) {
         (void)snprintf(path, sizeof path, "%s/%s", r.dir.path, files[i]);
         chat_reopen(&r, path);
         cr_expect_null(r.chat);
-        cr_expect_eq(r.error.code, ERR_USAGE, "%s: %s", files[i], err_name(r.error.code));
-        cr_expect_not_null(strstr(r.error.msg, says[i]), "%s: %s", files[i], r.error.msg);
+        cr_expect_eq(r.e.code, ERR_USAGE, "%s: %s", files[i], err_name(r.e.code));
+        cr_expect_not_null(strstr(r.e.msg, says[i]), "%s: %s", files[i], r.e.msg);
     }
     chat_close(&r);
 }
@@ -554,18 +554,18 @@ Test(api_templates, a_template_that_takes_much_work_is_not_rendered_soon_but_els
         api_listing *l = NULL;
         err e = {0};
         size_t n = strlen(work[i]);
-        cr_expect_eq(api_parse_soon(&r, f.ctx, API_CHAT, work[i], n, &e), 1, "row %zu", i);
+        cr_expect_eq(api_parse_soon(&r, f.c, API_CHAT, work[i], n, &e), 1, "row %zu", i);
         cr_expect_null(r);
-        cr_expect_eq(api_tokenize_soon(&l, f.ctx, work[i], n, &e), 1, "row %zu", i);
+        cr_expect_eq(api_tokenize_soon(&l, f.c, work[i], n, &e), 1, "row %zu", i);
         cr_expect_null(l);
         cr_expect_eq(e.code, ERR_NONE);
-        int rc = api_parse(&r, f.ctx, API_CHAT, work[i], n, &e);
+        int rc = api_parse(&r, f.c, API_CHAT, work[i], n, &e);
         cr_expect_eq(rc, i == 0 ? 0 : -1, "row %zu: %s", i, e.msg);
         cr_expect_eq(e.code, i == 0 ? ERR_NONE : ERR_TOO_LONG, "row %zu: %s", i, e.msg);
         api_request_destroy(r);
         r = NULL;
         e = (err){0};
-        cr_expect_eq(api_parse_soon(&r, f.ctx, API_CHAT, little, sizeof little - 1, &e), 0, "%s",
+        cr_expect_eq(api_parse_soon(&r, f.c, API_CHAT, little, sizeof little - 1, &e), 0, "%s",
                      e.msg);
         api_request_destroy(r);
     }
@@ -579,7 +579,7 @@ Test(api_templates, the_demo_has_its_form_and_its_stop_tokens) {
     api_fixture f;
     api_fixture_open(&f, NULL, false);
     uint32_t n;
-    const uint32_t *stops = api_stop_ids(f.ctx, &n);
+    const uint32_t *stops = api_stop_ids(f.c, &n);
     cr_assert_eq(n, 2);
     cr_assert_eq(stops[0], 2044);
     cr_assert_eq(stops[1], 2047);
@@ -626,7 +626,7 @@ Test(api_templates, a_model_without_a_template_refuses_chat_and_says_what_to_use
         "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
     api_request *r;
     err e = {0};
-    cr_assert_eq(api_parse(&r, f.ctx, API_CHAT, body, sizeof body - 1, &e), -1);
+    cr_assert_eq(api_parse(&r, f.c, API_CHAT, body, sizeof body - 1, &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED);
     cr_assert_not_null(strstr(e.msg, "/v1/completions"));
     api_fixture_close(&f);

@@ -39,7 +39,7 @@ static rig run_one(kv_policy policy, uint32_t max_flights, uint32_t max_tokens) 
 Test(sched_ahead, a_sequence_alone_never_leaves_the_device_idle_between_its_loops) {
     for (int policy = 0; policy < 2; policy++) {
         rig one = run_one((kv_policy)policy, 1, 200), two = run_one((kv_policy)policy, 2, 200);
-        cr_assert_eq(one.out[1].n_tokens, 200);
+        cr_assert_eq(one.out[1].n, 200);
         cr_assert_arr_eq(one.out[1].tokens, two.out[1].tokens, 200 * sizeof(uint32_t));
         cr_assert_gt(fake_backend_idle_loops(one.backend), 200);
         cr_assert_eq(fake_backend_idle_loops(two.backend), 0);
@@ -60,8 +60,8 @@ Test(sched_ahead, a_sequence_alone_never_leaves_the_device_idle_between_its_loop
 
 static uint32_t spare_slots(const rig *r) {
     uint32_t n = 0;
-    for (uint32_t b = 0; b < r->sched->cache.n_blocks; b++)
-        n += r->sched->cache.blocks[b].taken ? r->sched->cache.blocks[b].n_spare : 0;
+    for (uint32_t b = 0; b < r->s->cache.n_blocks; b++)
+        n += r->s->cache.blocks[b].taken ? r->s->cache.blocks[b].n_spare : 0;
     return n;
 }
 
@@ -73,12 +73,12 @@ Test(sched_ahead, the_slot_of_a_row_left_out_is_given_back_and_used_again) {
         uint32_t prompt[4], most = 0;
         sched_request q = rig_request(prompt, 4, 100, 3);
         rig_out *out = &r.out[rig_submit(&r, &q)];
-        while (out->n_tokens < 90) {
+        while (out->n < 90) {
             rig_steps(&r, 1);
             uint32_t now = spare_slots(&r);
             most = now > most ? now : most;
-            if (r.sched->n_out > 0) continue;
-            cr_assert_eq(r.sched->cache.used, fake_backend_slots_written(r.backend),
+            if (r.s->n_out > 0) continue;
+            cr_assert_eq(r.s->cache.used, fake_backend_slots_written(r.backend),
                          "a slot for each executed loop, and no other");
         }
         cr_assert_gt(most, 0);
@@ -128,13 +128,13 @@ Test(sched_ahead, it_goes_ahead_where_that_costs_less_than_the_host) {
         sched_opts o = plain(KV_EXACT);
         o.batching = p->mode;
         rig r = rig_open(&f, &o);
-        r.sched->n_looping_live = p->live;
-        r.sched->exit_rate = 0.25;
-        r.sched->host_ns[p->out] = p->host_us * 1000;
-        r.sched->cost[ENG_STAGE_RECURRENT] = (cost_fit){.n = 1, .a = p->loop_us * 1000};
+        r.s->n_looping_live = p->live;
+        r.s->exit_rate = 0.25;
+        r.s->host_ns[p->out] = p->host_us * 1000;
+        r.s->cost[ENG_STAGE_RECURRENT] = (cost_fit){.n = 1, .a = p->loop_us * 1000};
         flight out = {.stage = p->out, .n_last = p->last, .n_may = p->may, .n_heads = p->heads};
-        cr_expect_eq(sched__ahead_pays(r.sched, &out), p->pays, "%s", p->what);
-        r.sched->n_looping_live = 0;
+        cr_expect_eq(sched__ahead_pays(r.s, &out), p->pays, "%s", p->what);
+        r.s->n_looping_live = 0;
         rig_close(&r);
     }
 }
@@ -149,7 +149,7 @@ static double tokens_per_ms(uint32_t max_flights, ahead_rule rule, uint32_t n) {
         f.fixed_ns[i] = i == ENG_STAGE_RECURRENT ? 20000000 : 2000000;
     sched_opts o = plain(KV_LAST);
     rig r = rig_open(&f, &o);
-    r.sched->ahead = rule;
+    r.s->ahead = rule;
     uint32_t prompt[4];
     for (uint32_t i = 0; i < n; i++) {
         sched_request q = rig_request(prompt, 4, 300, i);
@@ -191,19 +191,19 @@ Test(sched_ahead, cancel_frees_all_at_once_and_rest_comes_after_the_last_result)
         }
         rig_steps(&r, at);
         for (uint32_t i = 0; i < 3; i++)
-            sched_cancel(r.sched, id[i]);
+            sched_cancel(r.s, id[i]);
         err e = {0};
-        cr_assert(sched_sane(r.sched, &e), "%s", e.msg);
+        cr_assert(sched_sane(r.s, &e), "%s", e.msg);
         cr_assert_eq(rig_stats(&r)->pages_free, r.stats.pages);
-        cr_assert_eq(r.sched->n_free_rows, r.sched->n_rows);
+        cr_assert_eq(r.s->n_free_rows, r.s->n_rows);
         sched_request q = rig_request(prompt, 50, 20, 99); /* into the rows just freed */
         (void)rig_submit(&r, &q);
         bool idle = false;
         while (!idle) {
-            cr_assert_eq(sched_step(r.sched, &idle, &e), 0, "%s", e.msg);
-            cr_assert(!idle || r.sched->n_out == 0);
+            cr_assert_eq(sched_step(r.s, &idle, &e), 0, "%s", e.msg);
+            cr_assert(!idle || r.s->n_out == 0);
         }
-        cr_assert_eq(r.out[id[2] + 1].n_tokens, 20);
+        cr_assert_eq(r.out[id[2] + 1].n, 20);
         rig_close(&r);
     }
 }
@@ -214,7 +214,7 @@ Test(sched_ahead, a_device_lost_with_launches_in_flight_ends_everybody) {
         f.fail_at = at;
         sched_opts o = plain(KV_EXACT);
         rig r = rig_open(&f, &o);
-        r.sched->ahead = AHEAD_ALWAYS;
+        r.s->ahead = AHEAD_ALWAYS;
         uint32_t prompt[8];
         for (uint32_t i = 0; i < 4; i++) {
             sched_request q = rig_request(prompt, 8, 20, i);
@@ -222,11 +222,11 @@ Test(sched_ahead, a_device_lost_with_launches_in_flight_ends_everybody) {
         }
         err e = {0};
         bool idle = false;
-        while (sched_step(r.sched, &idle, &e) == 0)
+        while (sched_step(r.s, &idle, &e) == 0)
             cr_assert(!idle);
         cr_assert_eq(e.code, ERR_DEVICE);
         cr_assert(idle);
-        cr_assert_eq(r.sched->n_out, 0);
+        cr_assert_eq(r.s->n_out, 0);
         for (uint64_t id = 1; id <= 4; id++)
             cr_assert_eq(r.out[id].end.why, ERR_DEVICE);
         rig_close(&r);
@@ -259,14 +259,14 @@ Test(sched_ahead, a_sequence_that_may_fill_the_pool_fits_with_launches_in_flight
         sched_opts o = plain(f.policy);
         o.prefix_cache = depth % 4 < 2;
         rig r = rig_open(&f, &o);
-        r.sched->ahead = AHEAD_ALWAYS;
+        r.s->ahead = AHEAD_ALWAYS;
         uint32_t prompt[40];
         sched_request q = rig_request(prompt, 40, 57, depth);
         if (depth == 8) q.depth.min_loops = 8;
         rig_out *out = &r.out[rig_submit(&r, &q)];
         rig_finish(&r);
         cr_assert_eq(out->end.finish, SCHED_LENGTH);
-        cr_assert_eq(out->n_tokens, 57);
+        cr_assert_eq(out->n, 57);
         cr_assert_eq(rig_stats(&r)->preemptions, 0);
         rig_close(&r);
     }
@@ -364,8 +364,8 @@ Test(sched_ahead, logits_leave_the_device_only_when_asked_for_and_tokens_stay_th
             cr_expect_eq(fake_backend_logits(dev.backend), h->logits, "%s", h->what);
             cr_expect_eq(fake_backend_choices(dev.backend), h->choices, "%s", h->what);
             cr_expect_eq(rig_stats(&host)->head_rows, rig_stats(&dev)->head_rows);
-            cr_expect_eq(a->n_tokens, 12, "%s", h->what);
-            cr_expect_eq(b->n_tokens, 12, "%s", h->what);
+            cr_expect_eq(a->n, 12, "%s", h->what);
+            cr_expect_eq(b->n, 12, "%s", h->what);
             cr_expect_arr_eq(a->tokens, b->tokens, 12 * sizeof(uint32_t), "%s", h->what);
             cr_expect_arr_eq(a->logprob, b->logprob, 12 * sizeof(float), "%s", h->what);
             cr_expect_eq(a->top_hash, b->top_hash, "%s", h->what);
@@ -391,7 +391,7 @@ Test(sched_ahead, a_token_the_backend_cannot_pick_ends_one_request_only) {
     for (uint64_t id = 1; id <= 6; id++) {
         const rig_out *out = &r.out[id];
         failed += out->end.finish == SCHED_FAILED && out->end.why == ERR_NUMERIC;
-        if (out->end.finish != SCHED_FAILED) cr_assert_eq(out->n_tokens, 12);
+        if (out->end.finish != SCHED_FAILED) cr_assert_eq(out->n, 12);
     }
     cr_assert_eq(failed, 1);
     rig_close(&r);

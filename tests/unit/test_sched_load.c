@@ -17,11 +17,9 @@ static sched_opts opts(kv_policy policy) {
 }
 
 static void same_tokens(const rig_out *a, const rig_out *b, uint64_t id) {
-    cr_assert_eq(a->n_tokens, b->n_tokens, "request %u", (unsigned)id);
-    cr_assert_arr_eq(a->tokens, b->tokens, a->n_tokens * sizeof *a->tokens, "request %u",
-                     (unsigned)id);
-    cr_assert_arr_eq(a->depth, b->depth, a->n_tokens * sizeof *a->depth, "request %u",
-                     (unsigned)id);
+    cr_assert_eq(a->n, b->n, "request %u", (unsigned)id);
+    cr_assert_arr_eq(a->tokens, b->tokens, a->n * sizeof *a->tokens, "request %u", (unsigned)id);
+    cr_assert_arr_eq(a->depth, b->depth, a->n * sizeof *a->depth, "request %u", (unsigned)id);
 }
 
 /* ---- a pool too small for the load ---- */
@@ -228,7 +226,7 @@ Test(sched_load, the_cache_costs_executed_loops_and_little_more) {
         double held = 0, needed = 0, all_loops = 0, worst = 0;
         for (bool idle = false; !idle;) {
             err e = {0};
-            cr_assert_eq(sched_step(r.sched, &idle, &e), 0);
+            cr_assert_eq(sched_step(r.s, &idle, &e), 0);
             const sched_stats *st = rig_stats(&r);
             double slots = (double)st->slots_used * (double)st->slot_bytes,
                    over = (double)st->cache_bytes / slots;
@@ -265,7 +263,7 @@ static gaps gaps_of(const rig *r, uint64_t n) {
     size_t k = 0;
     for (uint64_t id = 1; id <= n; id++) {
         const rig_out *o = &r->out[id];
-        for (uint32_t i = 1; i < o->n_tokens; i++) {
+        for (uint32_t i = 1; i < o->n; i++) {
             if (o->depth[i] <= 3) all[k++] = (uint32_t)(o->at[i] - o->at[i - 1]);
         }
     }
@@ -340,18 +338,18 @@ Test(sched_load, prompts_and_decoding_do_not_starve_each_other) {
         (void)rig_submit(&r, &q);
     }
     rig_steps(&r, 100);
-    uint64_t before = r.sched->stats.launches[ENG_STAGE_RECURRENT];
+    uint64_t before = r.s->stats.launches[ENG_STAGE_RECURRENT];
     for (uint32_t i = 0; i < 4; i++) {
         sched_request q = rig_request(prompt, 1500, 4, 100 + i);
         (void)rig_submit(&r, &q);
     }
-    while (r.out[41].n_tokens == 0)
+    while (r.out[41].n == 0)
         rig_steps(&r, 1);
-    uint64_t first = r.sched->stats.launches[ENG_STAGE_RECURRENT] - before;
+    uint64_t first = r.s->stats.launches[ENG_STAGE_RECURRENT] - before;
     rig_finish(&r);
     uint32_t most = 0;
     for (uint64_t id = 1; id <= 40; id++) {
-        for (uint32_t i = 1; i < r.out[id].n_tokens; i++) {
+        for (uint32_t i = 1; i < r.out[id].n; i++) {
             uint32_t gap = (uint32_t)(r.out[id].at[i] - r.out[id].at[i - 1]);
             most = gap > most ? gap : most;
         }
@@ -380,7 +378,7 @@ Test(sched_load, exact_runs_no_loop_that_nobody_reads_and_waits_for_none) {
     uint32_t prompt[4];
     sched_request q = rig_request(prompt, 4, 200, 7);
     rig_out *out = &r.out[rig_submit(&r, &q)];
-    while (out->n_tokens < 190)
+    while (out->n < 190)
         rig_steps(&r, 1);
     uint64_t needed = 0, all = 0, frontier = 0;
     for (uint32_t i = 190; i-- > 1;) { /* a position runs as deep as any after it went */
@@ -423,7 +421,7 @@ Test(sched_load, parked_tails_give_their_rows_back_when_rows_run_short) {
     }
     rig_finish(&r);
     for (uint64_t id = 1; id <= 3; id++)
-        cr_assert_eq(r.out[id].n_tokens, 200);
+        cr_assert_eq(r.out[id].n, 200);
     rig_close(&r);
 }
 
@@ -470,8 +468,8 @@ static double longest_gap(const burst *b) {
     }
     for (uint32_t seen = 0; !r.out[id].ended;) {
         rig_steps(&r, 1);
-        if (r.out[id].n_tokens == seen) continue;
-        seen = r.out[id].n_tokens;
+        if (r.out[id].n == seen) continue;
+        seen = r.out[id].n;
         uint64_t now = rig_device_ns(&r);
         if (seen > BEFORE && now - last > worst) worst = now - last;
         last = now;

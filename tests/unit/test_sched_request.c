@@ -110,7 +110,7 @@ Test(sched_request, a_bad_one_is_refused_by_name_and_leaves_nothing_behind) {
         bad[i].spoil(&q);
         err e = {0};
         uint64_t id = 7;
-        cr_expect_eq(sched_submit(r.sched, &q, &id, &e), -1, "%s", bad[i].what);
+        cr_expect_eq(sched_submit(r.s, &q, &id, &e), -1, "%s", bad[i].what);
         cr_expect_eq(e.code, bad[i].code, "%s: %s", bad[i].what, e.msg);
         cr_expect_str_eq(e.param, bad[i].param, "%s", bad[i].what);
         cr_expect_eq(id, 0);
@@ -131,7 +131,7 @@ Test(sched_request, a_full_queue_says_busy_and_has_room_again_later) {
         (void)rig_submit(&r, &q);
     err e = {0};
     uint64_t id;
-    cr_assert_eq(sched_submit(r.sched, &q, &id, &e), -1);
+    cr_assert_eq(sched_submit(r.s, &q, &id, &e), -1);
     cr_assert_eq(e.code, ERR_BUSY);
     rig_finish(&r);
     (void)rig_submit(&r, &q);
@@ -149,7 +149,7 @@ Test(sched_request, waiting_prompt_tokens_are_bounded_too) {
     (void)rig_submit(&r, &q);
     err e = {0};
     uint64_t id;
-    cr_assert_eq(sched_submit(r.sched, &q, &id, &e), -1);
+    cr_assert_eq(sched_submit(r.s, &q, &id, &e), -1);
     cr_assert_eq(e.code, ERR_BUSY);
     rig_finish(&r);
     rig_close(&r);
@@ -212,12 +212,12 @@ Test(sched_request, stop_ids_end_it_but_not_before_min_tokens) {
     q.min_tokens = 5;
     rig_out *out = &r.out[rig_submit(&r, &q)];
     rig_finish(&r);
-    cr_assert_geq(out->n_tokens, 5);
-    for (uint32_t i = 0; i < out->n_tokens; i++)
+    cr_assert_geq(out->n, 5);
+    for (uint32_t i = 0; i < out->n; i++)
         cr_assert_eq(out->tokens[i] % 2, 1);
     cr_assert_eq(out->end.finish, SCHED_STOP);
     cr_assert_eq(out->end.stop_id % 2, 0);
-    cr_assert_eq(out->end.n_output, out->n_tokens);
+    cr_assert_eq(out->end.n_output, out->n);
     rig_close(&r);
 }
 
@@ -266,7 +266,7 @@ static rig_out run_picky(picky *p) {
     }
     rig_finish(&r);
     for (uint32_t i = 0; i < 2; i++)
-        cr_assert(other[i]->end.finish == SCHED_LENGTH && other[i]->n_tokens == 6);
+        cr_assert(other[i]->end.finish == SCHED_LENGTH && other[i]->n == 6);
     out = *mine;
     rig_close(&r);
     return out;
@@ -277,14 +277,14 @@ Test(sched_request, a_constraint_chooses_what_may_come) {
     rig_out out = run_picky(&p);
     for (int i = 0; i < 3; i++)
         cr_assert_eq(out.tokens[i], 7, "a token that is refused is banned, and another drawn");
-    cr_assert_eq(out.n_tokens, 6);
+    cr_assert_eq(out.n, 6);
     cr_assert(p.made == 6 && p.taken == 6, "one mask and one token at a time");
 }
 
 Test(sched_request, an_answer_without_any_token_left_ends_alone_and_with_its_own_error) {
     picky p = {.refuse_9 = true, .refuse_7 = true};
     rig_out out = run_picky(&p);
-    cr_assert(out.ended && out.n_tokens == 0 && p.refused == 2);
+    cr_assert(out.ended && out.n == 0 && p.refused == 2);
     cr_assert_eq(out.end.finish, SCHED_FAILED);
     cr_assert_eq(out.end.why, ERR_CONSTRAINT);
 }
@@ -293,7 +293,7 @@ Test(sched_request, an_answer_whose_mask_cannot_be_made_ends_alone_and_with_its_
     for (size_t at = 1; at <= 4; at++) {
         picky p = {.fail_at = at};
         rig_out out = run_picky(&p);
-        cr_assert(out.ended && out.n_tokens == at - 1);
+        cr_assert(out.ended && out.n == at - 1);
         cr_assert_eq(out.end.finish, SCHED_FAILED);
         cr_assert_eq(out.end.why, ERR_COSTLY);
     }
@@ -316,7 +316,7 @@ Test(sched_request, a_logit_that_is_not_a_number_ends_one_request_only) {
     int failed = 0;
     for (int i = 0; i < 6; i++) {
         failed += out[i]->end.finish == SCHED_FAILED && out[i]->end.why == ERR_NUMERIC;
-        if (out[i]->end.finish != SCHED_FAILED) cr_assert_eq(out[i]->n_tokens, 12);
+        if (out[i]->end.finish != SCHED_FAILED) cr_assert_eq(out[i]->n, 12);
     }
     cr_assert_eq(failed, 1);
     rig_close(&r);
@@ -335,7 +335,7 @@ Test(sched_request, a_failed_device_ends_all_and_takes_no_more) {
     }
     err e = {0};
     bool idle = false;
-    while (sched_step(r.sched, &idle, &e) == 0)
+    while (sched_step(r.s, &idle, &e) == 0)
         cr_assert(!idle);
     cr_assert_eq(e.code, ERR_DEVICE);
     for (uint64_t id = 1; id <= 4; id++) {
@@ -345,7 +345,7 @@ Test(sched_request, a_failed_device_ends_all_and_takes_no_more) {
     sched_request q = rig_request(prompt, 8, 20, 9);
     uint64_t id;
     err again = {0};
-    cr_assert_eq(sched_submit(r.sched, &q, &id, &again), -1);
+    cr_assert_eq(sched_submit(r.s, &q, &id, &again), -1);
     cr_assert_eq(again.code, ERR_DEVICE);
     rig_close(&r);
 }
@@ -359,12 +359,12 @@ Test(sched_request, cancel_frees_its_pages_before_it_returns) {
         sched_request q = rig_request(prompt, 100, 30, at);
         uint64_t id = rig_submit(&r, &q);
         rig_steps(&r, at);
-        sched_cancel(r.sched, id);
-        sched_cancel(r.sched, id);
-        sched_cancel(r.sched, 100000);
+        sched_cancel(r.s, id);
+        sched_cancel(r.s, id);
+        sched_cancel(r.s, 100000);
         const sched_stats *st = rig_stats(&r);
         cr_assert_eq(st->pages_free, st->pages);
-        cr_assert_eq(r.sched->n_free_rows, r.sched->n_rows);
+        cr_assert_eq(r.s->n_free_rows, r.s->n_rows);
         cr_assert_eq(r.out[id].end.finish, SCHED_CANCELLED);
     }
     rig_close(&r);
