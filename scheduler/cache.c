@@ -1,147 +1,157 @@
-/* cache.c - slots, pages and blocks: one slot per executed layer or loop of a position.
+/* cache.c - slots, pages and blocks: one slot per executed loop of a position.
  *
- * A page is PAGE_SLOTS consecutive slots of one block. A block hands out its slots one
- * at a time, in the order in which its positions run, so that only its last page can be
- * partly empty; its pages return together when nobody names the block any more. */
+ * A page is PAGE_SLOTS consecutive slots of one block. A block hands out its slots one at a time,
+ * in the order in which its positions run, so only its newest page can be partly empty. Its pages
+ * return together when the block has no reference left. */
 #include "base/clock.h"
 #include "base/size.h"
-#include "scheduler/scheduler_internal.h"
+#include "scheduler/prefix.h"
 
 #include <stdlib.h>
 #include <sys/random.h>
 
-int sched__cache_init(cache *c, const eng_backend_info *info, uint32_t n_tenants,
+int sched__cache_init(kv_cache *cache, const eng_backend_info *info, uint32_t n_tenants,
                       const uint32_t *weights, err *e) {
-    *c = (cache){
+    *cache = (kv_cache){
         .n_blocks = info->n_blocks, .n_pages = info->n_slots / PAGE_SLOTS, .n_parts = n_tenants};
-    if (c->n_blocks == 0 || c->n_pages == 0) {
+    if (cache->n_blocks == 0 || cache->n_pages == 0) {
         return err_set(e, ERR_BAD_PARAM, "kv-memory", "the cache holds no block at all");
     }
-    c->n_buckets = 16;
-    while (c->n_buckets < c->n_blocks && c->n_buckets < 1u << 30)
-        c->n_buckets *= 2;
-    c->blocks = array_new(c->n_blocks, sizeof *c->blocks);
-    c->page_next = array_new(c->n_pages, sizeof *c->page_next);
-    c->free_blocks = array_new(c->n_blocks, sizeof *c->free_blocks);
-    c->buckets = array_new(c->n_buckets, sizeof *c->buckets);
-    c->parts = array_new(c->n_parts, sizeof *c->parts);
-    if (!c->blocks || !c->page_next || !c->free_blocks || !c->buckets || !c->parts) {
-        sched__cache_deinit(c);
+    cache->n_buckets = 16;
+    while (cache->n_buckets < cache->n_blocks && cache->n_buckets < 1u << 30)
+        cache->n_buckets *= 2;
+    cache->blocks = array_new(cache->n_blocks, sizeof *cache->blocks);
+    cache->page_next = array_new(cache->n_pages, sizeof *cache->page_next);
+    cache->free_blocks = array_new(cache->n_blocks, sizeof *cache->free_blocks);
+    cache->buckets = array_new(cache->n_buckets, sizeof *cache->buckets);
+    cache->parts = array_new(cache->n_parts, sizeof *cache->parts);
+    if (!cache->blocks || !cache->page_next || !cache->free_blocks || !cache->buckets ||
+        !cache->parts) {
+        sched__cache_deinit(cache);
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the cache's books");
     }
-    for (uint32_t i = 0; i < c->n_blocks; i++)
-        c->free_blocks[i] = c->n_blocks - 1 - i;
-    c->n_free_blocks = c->n_blocks;
-    for (uint32_t i = 0; i < c->n_pages; i++)
-        c->page_next[i] = i + 1 < c->n_pages ? i + 1 : NONE;
-    c->n_free_pages = c->n_pages;
-    for (uint32_t i = 0; i < c->n_buckets; i++)
-        c->buckets[i] = NONE;
-    for (uint32_t i = 0; i < c->n_parts; i++) {
-        c->parts[i] =
+    for (uint32_t i = 0; i < cache->n_blocks; i++)
+        cache->free_blocks[i] = cache->n_blocks - 1 - i;
+    cache->n_free_blocks = cache->n_blocks;
+    for (uint32_t i = 0; i < cache->n_pages; i++)
+        cache->page_next[i] = i + 1 < cache->n_pages ? i + 1 : NONE;
+    cache->n_free_pages = cache->n_pages;
+    for (uint32_t i = 0; i < cache->n_buckets; i++)
+        cache->buckets[i] = NONE;
+    for (uint32_t i = 0; i < cache->n_parts; i++) {
+        cache->parts[i] =
             (cache_part){.lru_first = NONE, .lru_last = NONE, .weight = weights ? weights[i] : 1};
     }
-    /* A client must not be able to aim at collisions; with no entropy the key stays fixed,
-     * which costs speed at worst since tokens are compared too. */
-    if (getrandom(c->key, sizeof c->key, GRND_NONBLOCK) != (ssize_t)sizeof c->key) {
-        c->key[0] = clock_ns();
+    /* A client must not be able to aim at collisions. Without entropy the seed is the clock, which
+     * costs speed at worst since tokens are compared too. */
+    if (getrandom(cache->hash_seed, sizeof cache->hash_seed, GRND_NONBLOCK) !=
+        (ssize_t)sizeof cache->hash_seed) {
+        cache->hash_seed[0] = clock_ns();
     }
     return 0;
 }
 
-void sched__cache_deinit(cache *c) {
-    free(c->blocks);
-    free(c->page_next);
-    free(c->free_blocks);
-    free(c->buckets);
-    free(c->parts);
-    *c = (cache){0};
+void sched__cache_deinit(kv_cache *cache) {
+    free(cache->blocks);
+    free(cache->page_next);
+    free(cache->free_blocks);
+    free(cache->buckets);
+    free(cache->parts);
+    *cache = (kv_cache){0};
 }
 
-bool sched__take_block(cache *c, uint32_t tenant, uint32_t *out) {
-    while (c->n_free_blocks == 0) {
-        if (!sched__prefix_evict(c, tenant)) return false;
+bool sched__take_block(kv_cache *cache, uint32_t tenant, uint32_t *out) {
+    while (cache->n_free_blocks == 0) {
+        if (!sched__prefix_evict(cache, tenant)) return false;
     }
-    *out = c->free_blocks[--c->n_free_blocks];
-    c->blocks[*out] = (block){.refs = 1,
-                              .pages = NONE,
-                              .taken = true,
-                              .tenant = tenant,
-                              .hash_next = NONE,
-                              .lru_prev = NONE,
-                              .lru_next = NONE};
+    uint32_t b = cache->free_blocks[--cache->n_free_blocks];
+    block *blk = &cache->blocks[b];
+    *blk = (block){.refs = 1, .tenant = tenant, .taken = true, .pages = NONE};
+    blk->hash_next = blk->lru_prev = blk->lru_next = NONE;
+    *out = b;
     return true;
 }
 
-static bool take_page(cache *c, block *k) {
-    while (c->n_free_pages == 0) {
-        if (!sched__prefix_evict(c, k->tenant)) return false;
+/* Pages that block must take before it has handed out n more slots. */
+static uint32_t pages_for(const block *blk, uint32_t n) {
+    uint32_t have = blk->n_spare + blk->n_unused;
+    return n > have ? (n - have + PAGE_SLOTS - 1) / PAGE_SLOTS : 0;
+}
+
+bool sched__promise_slots(kv_cache *cache, uint32_t b, uint32_t n) {
+    block *blk = &cache->blocks[b];
+    uint32_t more = pages_for(blk, blk->n_promised + n) - pages_for(blk, blk->n_promised);
+    while (cache->n_free_pages < cache->n_promised_pages + more) {
+        if (!sched__prefix_evict(cache, blk->tenant)) return false;
     }
-    uint32_t page = c->free_page;
-    c->free_page = c->page_next[page];
-    c->n_free_pages--;
-    c->page_next[page] = k->pages;
-    k->pages = page;
-    k->n_pages++;
-    c->parts[k->tenant].n_pages += !c->lose_part;
-    k->left = PAGE_SLOTS;
+    blk->n_promised += n;
+    cache->n_promised_pages += more;
+    cache->parts[blk->tenant].n_pages += more;
     return true;
 }
 
-bool sched__take_slot(cache *c, uint32_t b, uint32_t *slot) {
-    block *k = &c->blocks[b];
-    if (k->n_spare > 0) {
-        *slot = k->spare[--k->n_spare];
-    } else {
-        if (k->left == 0 && !take_page(c, k)) return false;
-        *slot = k->pages * PAGE_SLOTS + (PAGE_SLOTS - k->left);
-        k->left--;
-    }
-    k->used++;
-    c->used++;
-    c->handed++;
-    return true;
+static void take_page(kv_cache *cache, block *blk) {
+    uint32_t page = cache->first_free_page;
+    cache->first_free_page = cache->page_next[page];
+    cache->n_free_pages--;
+    cache->n_promised_pages--;
+    cache->page_next[page] = blk->pages;
+    blk->pages = page;
+    blk->n_pages++;
+    blk->n_unused = PAGE_SLOTS;
 }
 
-void sched__give_slot(cache *c, uint32_t b, uint32_t slot) {
-    block *k = &c->blocks[b];
-    if (k->n_spare == ENG_BLOCK) return; /* cannot be; it would only stay counted as used */
-    k->spare[k->n_spare++] = slot;
-    k->used--;
-    c->used--;
-    c->handed--;
+uint32_t sched__take_slot(kv_cache *cache, uint32_t b) {
+    block *blk = &cache->blocks[b];
+    blk->n_promised--;
+    blk->n_used++;
+    cache->n_used++;
+    cache->n_handed_out++;
+    if (blk->n_spare > 0) return blk->spare[--blk->n_spare];
+    if (blk->n_unused == 0) take_page(cache, blk);
+    return blk->pages * PAGE_SLOTS + (PAGE_SLOTS - blk->n_unused--);
 }
 
-/* Each slot may begin a page of its own, at worst. */
-bool sched__surely_fits(const cache *c, uint64_t slots, uint64_t blocks) {
+void sched__give_slot(kv_cache *cache, uint32_t b, uint32_t slot) {
+    block *blk = &cache->blocks[b];
+    if (blk->n_spare == ENG_BLOCK) return; /* cannot be; it would only stay counted as used */
+    blk->spare[blk->n_spare++] = slot;
+    blk->n_used--;
+    cache->n_used--;
+    cache->n_handed_out--;
+}
+
+/* At worst, each slot begins a page of its own. */
+bool sched__surely_fits(const kv_cache *cache, uint64_t n_slots, uint64_t n_blocks) {
     uint64_t pages, free_blocks;
-    sched__room_for(c, ANY_TENANT, &pages, &free_blocks);
-    return slots <= pages && blocks <= free_blocks;
+    sched__room_for(cache, ANY_TENANT, &pages, &free_blocks);
+    return n_slots <= pages && n_blocks <= free_blocks;
 }
 
-void sched__give_block(cache *c, uint32_t b) {
-    block *k = &c->blocks[b];
-    if (--k->refs > 0) return;
-    if (k->cached) {
-        sched__lru_append(c, b);
+void sched__give_block(kv_cache *cache, uint32_t b) {
+    block *blk = &cache->blocks[b];
+    if (--blk->refs > 0) return;
+    if (blk->cached) {
+        sched__lru_append(cache, b);
     } else {
-        sched__free_block(c, b);
+        sched__free_block(cache, b);
     }
 }
 
-void sched__free_block(cache *c, uint32_t b) {
-    block *k = &c->blocks[b];
-    if (c->leak && k->pages != NONE) k->pages = c->page_next[k->pages];
-    for (uint32_t page = k->pages; page != NONE;) {
-        uint32_t next = c->page_next[page];
-        c->page_next[page] = c->free_page;
-        c->free_page = page;
-        c->n_free_pages++;
+void sched__free_block(kv_cache *cache, uint32_t b) {
+    block *blk = &cache->blocks[b];
+    for (uint32_t page = blk->pages; page != NONE;) {
+        uint32_t next = cache->page_next[page];
+        cache->page_next[page] = cache->first_free_page;
+        cache->first_free_page = page;
+        cache->n_free_pages++;
         page = next;
     }
-    c->parts[k->tenant].n_pages -= k->n_pages;
-    c->used -= k->used;
-    c->all -= k->all;
-    k->taken = false;
-    c->free_blocks[c->n_free_blocks++] = b;
+    uint32_t promised = pages_for(blk, blk->n_promised);
+    cache->n_promised_pages -= promised;
+    cache->parts[blk->tenant].n_pages -= blk->n_pages + promised;
+    cache->n_used -= blk->n_used;
+    cache->full_depth_slots -= blk->full_depth_slots;
+    blk->taken = false;
+    cache->free_blocks[cache->n_free_blocks++] = b;
 }

@@ -1,233 +1,263 @@
-/* cohort.c - cohorts: who gets rows, and where a cohort goes after a launch.
+/* cohort.c - cohorts: which sequences get rows, and what a cohort does after a launch.
  *
- * Rows cannot deadlock: cohorts of a sequence take rows in position order and all at
- * once, and the first cohort of a sequence waits for no other row; it ends after at most
- * max_loops launches and one flush, and gives its rows back. */
-#include "base/queue.h"
+ * Rows cannot deadlock: cohorts of a sequence take rows in position order and all at once, and the
+ * first cohort of a sequence waits for no other row. It ends after at most max_loops launches and
+ * one flush, and gives its rows back. */
 #include "scheduler/scheduler_internal.h"
 
-/* ---- rows and cohorts ---- */
+/* ---- rows ---- */
 
-static uint32_t take_rows(scheduler *s, uint32_t n, uint32_t first_pos) {
-    uint32_t head = s->free_row, row = head;
+static uint32_t take_rows(scheduler *sched, uint32_t n, uint32_t first_pos) {
+    uint32_t head = sched->free_row, row = head;
     for (uint32_t i = 0;; i++) {
-        s->rows[row] =
-            (row_info){.pos = first_pos + i, .next = s->rows[row].next, .state = ROW_LIVE};
+        sched->rows[row] =
+            (row_info){.pos = first_pos + i, .next = sched->rows[row].next, .state = ROW_LIVE};
         if (i + 1 == n) break;
-        row = s->rows[row].next;
+        row = sched->rows[row].next;
     }
-    s->free_row = s->rows[row].next;
-    s->rows[row].next = NONE;
-    s->n_free_rows -= n;
+    sched->free_row = sched->rows[row].next;
+    sched->rows[row].next = NONE;
+    sched->n_free_rows -= n;
     return head;
 }
 
-static void give_rows(scheduler *s, uint32_t head) {
+static void give_rows(scheduler *sched, uint32_t head) {
     while (head != NONE) {
-        uint32_t next = s->rows[head].next;
-        s->rows[head].state = ROW_FREE;
-        s->rows[head].next = s->free_row;
-        s->free_row = head;
-        s->n_free_rows++;
+        uint32_t next = sched->rows[head].next;
+        sched->rows[head].state = ROW_FREE;
+        sched->rows[head].next = sched->free_row;
+        sched->free_row = head;
+        sched->n_free_rows++;
         head = next;
     }
 }
 
-static bool before_loops(const cohort *c) {
-    return !c->looping && c->next_loop == 0;
+/* ---- starting and freeing ---- */
+
+static bool before_loops(const cohort *coh) {
+    return !coh->looping && coh->next_loop == 0;
 }
 
-static void count_out(scheduler *s, cohort *c) { /* of every sum it stands in */
-    if (before_loops(c)) {
-        s->n_to_prelude -= c->n;
+/* Takes coh out of every sum of rows. */
+static void count_out(scheduler *sched, cohort *coh) {
+    if (before_loops(coh)) {
+        sched->n_to_prelude -= coh->n;
         return;
     }
-    if (c->looping) {
-        s->n_looping_live -= c->n_live;
-        *(c->parked ? &s->n_parked : &s->n_looping_tail) -= c->n_tail;
+    if (coh->looping) {
+        sched->n_looping_live -= coh->n_live;
+        *(coh->parked ? &sched->n_parked : &sched->n_looping_tail) -= coh->n_tail;
     }
-    if (!list_empty(&c->stage) && !c->unmasked) s->n_to_coda -= c->n_coda;
+    if (!list_empty(&coh->stage_link) && !coh->awaits_mask) sched->n_to_coda -= coh->n_coda;
 }
 
-static void free_cohort(scheduler *s, cohort *c) {
-    seq *q = c->owner;
-    count_out(s, c);
-    list_remove(&c->loop);
-    list_remove(&c->stage);
-    for (uint32_t i = 0; i < MAX_FLIGHTS; i++) {
-        if (c->pick[i] != NONE) s->flights[i].picks[c->pick[i]] = NULL;
+static void free_cohort(scheduler *sched, cohort *coh) {
+    sequence *seq = coh->owner;
+    count_out(sched, coh);
+    list_remove(&coh->loop_link);
+    list_remove(&coh->stage_link);
+    while (sched__in_flight(coh))
+        sched__unpick(sched__pick_at(coh->picks.next));
+    *(coh->before ? &coh->before->after : &seq->first) = coh->after;
+    *(coh->after ? &coh->after->before : &seq->last) = coh->before;
+    give_rows(sched, coh->first_row);
+    sched__tenant_of(sched, seq)->n_rows -= coh->n;
+    sched->n_decode_rows -= coh->decode;
+    coh->owner = NULL;
+    coh->after = sched->free_cohort;
+    sched->free_cohort = coh;
+}
+
+void sched__drop_cohorts(scheduler *sched, sequence *seq) {
+    while (seq->last)
+        free_cohort(sched, seq->last);
+}
+
+/* Whether the next cohort of seq is a decode step. */
+static bool is_decode(const sequence *seq) {
+    return seq->next_start >= seq->req.n_prompt && seq->next_start + 1 == seq->n_tokens;
+}
+
+void sched__want_start(scheduler *sched, sequence *seq) {
+    list_move_back(is_decode(seq) ? &sched->want_decode : &sched->want_prompt, &seq->start_link);
+    seq->waited = 0;
+}
+
+static uint32_t next_cohort_rows(const scheduler *sched, const sequence *seq) {
+    /* Chunks end at fixed positions, whatever the load. */
+    uint32_t end = (seq->next_start / sched->chunk + 1) * sched->chunk;
+    if (end > seq->n_tokens) end = seq->n_tokens;
+    return end - seq->next_start;
+}
+
+static void start_cohort(scheduler *sched, sequence *seq) {
+    cohort *coh = sched->free_cohort;
+    sched->free_cohort = coh->after;
+    uint32_t n = next_cohort_rows(sched, seq);
+    *coh = (cohort){.owner = seq, .first = seq->next_start, .n = n, .n_live = n, .n_coda = n};
+    coh->decode = seq->next_start >= seq->req.n_prompt && n == 1;
+    coh->list = coh->decode ? LIST_DECODE : LIST_PROMPT;
+    sched->n_decode_rows += coh->decode;
+    sched__tenant_of(sched, seq)->n_rows += n;
+    coh->first_row = coh->coda_row = take_rows(sched, n, seq->next_start);
+    list_init(&coh->loop_link);
+    list_init(&coh->stage_link);
+    list_init(&coh->picks);
+    coh->before = seq->last;
+    *(seq->last ? &seq->last->after : &seq->first) = coh;
+    seq->last = coh;
+    seq->next_start += n;
+    seq->waited = 0;
+    list_insert_before(&sched->to_prelude, &coh->stage_link);
+    sched->n_to_prelude += n;
+    if (seq->next_start == seq->n_tokens) list_remove(&seq->start_link);
+}
+
+static sequence *first_of(const list_link *list) {
+    return list_empty(list) ? NULL : OWNER_OF(list->next, sequence, start_link);
+}
+
+static sequence *longest_waiting(const scheduler *sched) {
+    sequence *longest = first_of(&sched->want_decode);
+    const list_link *list = &sched->want_prompt;
+    for (list_link *link = list->next; link != list; link = link->next) {
+        sequence *seq = OWNER_OF(link, sequence, start_link);
+        if (longest == NULL || seq->waited > longest->waited) longest = seq;
     }
-    *(c->before ? &c->before->after : &q->first) = c->after;
-    *(c->after ? &c->after->before : &q->last) = c->before;
-    give_rows(s, c->head);
-    sched__tenant_of(s, q)->n_rows -= c->n;
-    s->n_decode_rows -= c->decode;
-    c->owner = NULL;
-    c->after = s->free_cohort;
-    s->free_cohort = c;
+    return longest;
 }
 
-void sched__drop_cohorts(scheduler *s, seq *q) {
-    while (q->last)
-        free_cohort(s, q->last);
+static void count_refused_in(list_link *list) {
+    for (list_link *link = list->next; link != list; link = link->next)
+        OWNER_OF(link, sequence, start_link)->waited++;
 }
 
-static bool is_decode(const seq *q) { /* its next cohort */
-    return q->next_start >= q->req.n_prompt && q->next_start + 1 == q->n_tokens;
+static void count_refused(scheduler *sched) {
+    count_refused_in(&sched->want_decode);
+    count_refused_in(&sched->want_prompt);
 }
 
-void sched__want_start(scheduler *s, seq *q) {
-    list_move_back(is_decode(q) ? &s->want_decode : &s->want_prompt, &q->start);
-    q->waited = 0;
+/* One row per running sequence, at most a quarter of the pool. */
+static uint32_t decode_share(const scheduler *sched) {
+    return sched->n_running < sched->n_rows / 4 ? sched->n_running : sched->n_rows / 4;
 }
 
-static uint32_t next_cohort_rows(const scheduler *s, const seq *q) {
-    uint32_t end =
-        (q->next_start / s->chunk + 1) * s->chunk; /* fixed positions, whatever the load */
-    if (end > q->n_tokens) end = q->n_tokens;
-    return end - q->next_start;
+/* Rows kept free for decoding: one per running sequence, at most a quarter of the pool, never so
+ * many that the next chunk cannot start; minus the rows that decoding already holds. */
+static uint32_t kept_for_decoding(const scheduler *sched, uint32_t chunk) {
+    uint32_t keep = decode_share(sched);
+    if (keep > sched->n_rows - chunk) keep = sched->n_rows - chunk;
+    return keep > sched->n_decode_rows ? keep - sched->n_decode_rows : 0;
 }
 
-static void start_cohort(scheduler *s, seq *q) {
-    cohort *c = s->free_cohort;
-    s->free_cohort = c->after;
-    uint32_t n = next_cohort_rows(s, q);
-    *c = (cohort){
-        .owner = q, .first = q->next_start, .n = n, .n_live = n, .n_coda = n, .pick = {NONE, NONE}};
-    c->decode = q->next_start >= q->req.n_prompt && n == 1;
-    c->list = c->decode ? LIST_DECODE : LIST_PROMPT;
-    s->n_decode_rows += c->decode;
-    sched__tenant_of(s, q)->n_rows += n;
-    c->head = c->coda_row = take_rows(s, n, q->next_start);
-    list_init(&c->loop);
-    list_init(&c->stage);
-    c->before = q->last;
-    *(q->last ? &q->last->after : &q->first) = c;
-    q->last = c;
-    q->next_start += n;
-    q->waited = 0;
-    list_insert_before(&s->to_prelude, &c->stage);
-    s->n_to_prelude += n;
-    if (q->next_start == q->n_tokens) list_remove(&q->start);
-}
-
-static seq *longest_waiting(const scheduler *s) {
-    seq *a = list_empty(&s->want_decode) ? NULL : OWNER_OF(s->want_decode.next, seq, start);
-    for (list_link *r = s->want_prompt.next; r != &s->want_prompt; r = r->next) {
-        seq *q = OWNER_OF(r, seq, start);
-        if (a == NULL || q->waited > a->waited) a = q;
-    }
-    return a;
-}
-
-static void count_refused(list_link *list) {
-    for (list_link *r = list->next; r != list; r = r->next)
-        OWNER_OF(r, seq, start)->waited++;
-}
-
-/* Rows to be left free for sequences that decode: a row for each of those running, up to a
- * quarter of the pool and short of what the next chunk takes, less what they hold. */
-static uint32_t reserve(const scheduler *s, uint32_t chunk) {
-    uint32_t keep = s->n_running < s->n_rows / 4 ? s->n_running : s->n_rows / 4;
-    if (keep > s->n_rows - chunk) keep = s->n_rows - chunk;
-    return keep > s->n_decode_rows ? keep - s->n_decode_rows : 0;
-}
-
-/* Serves those refused for wait_bound rounds, the longest first. False: the next of them
- * must wait for rows, and nobody else gets any but decoding sequences out of the reserve. */
-static bool start_overdue(scheduler *s) {
+/* Serves the sequences refused for wait_bound rounds, the longest first. False: the next of them
+ * must wait for rows, and until then only decoding sequences get rows, of those kept for them. */
+static bool start_overdue(scheduler *sched) {
     for (;;) {
-        seq *q = longest_waiting(s);
-        if (q == NULL || q->waited < s->limits.opts.wait_bound) return true;
-        uint32_t n = next_cohort_rows(s, q), kept = is_decode(q) ? 0 : reserve(s, n);
-        if (n + kept <= s->n_free_rows) {
-            start_cohort(s, q);
+        sequence *seq = longest_waiting(sched);
+        if (seq == NULL || seq->waited < sched->limits.opts.wait_bound) return true;
+        uint32_t n = next_cohort_rows(sched, seq);
+        uint32_t kept = is_decode(seq) ? 0 : kept_for_decoding(sched, n);
+        if (n + kept <= sched->n_free_rows) {
+            start_cohort(sched, seq);
             continue;
         }
-        while (kept-- > 0 && s->n_free_rows > 0 && !list_empty(&s->want_decode))
-            start_cohort(s, OWNER_OF(s->want_decode.next, seq, start));
+        while (kept-- > 0 && sched->n_free_rows > 0 && !list_empty(&sched->want_decode))
+            start_cohort(sched, first_of(&sched->want_decode));
         return false;
     }
 }
 
-/* Prompts in turn, those of the tenant least served first. */
-static seq *next_prompt(const scheduler *s) {
-    seq *best = NULL;
-    for (list_link *r = s->want_prompt.next; r != &s->want_prompt; r = r->next) {
-        seq *q = OWNER_OF(r, seq, start);
-        if (best == NULL || sched__tenant_of(s, q)->served < sched__tenant_of(s, best)->served) {
-            best = q;
-        }
-        if (s->n_tenants == 1) break;
+/* Prompts in turn, the tenant least served first. */
+static sequence *next_prompt(const scheduler *sched) {
+    const list_link *list = &sched->want_prompt;
+    sequence *best = first_of(list);
+    if (sched->n_tenants == 1) return best;
+    for (list_link *link = list->next; link != list; link = link->next) {
+        sequence *seq = OWNER_OF(link, sequence, start_link);
+        const sched_tenant *tenant = sched__tenant_of(sched, seq);
+        if (tenant->served < sched__tenant_of(sched, best)->served) best = seq;
     }
     return best;
 }
 
 /* A tenant with half of a large pool leaves rows for the first chunk of another. */
-static uint32_t kept_for_others(const scheduler *s, const seq *q) {
-    bool most = s->n_tenants > 1 && sched__tenant_of(s, q)->n_rows >= s->n_rows / 2;
-    return most && s->n_rows >= 4 * s->chunk ? s->chunk : 0;
+static uint32_t kept_for_others(const scheduler *sched, const sequence *seq) {
+    bool most = sched->n_tenants > 1 && sched__tenant_of(sched, seq)->n_rows >= sched->n_rows / 2;
+    return most && sched->n_rows >= 4 * sched->chunk ? sched->chunk : 0;
 }
 
-/* Gives rows to the next cohorts: decoding first, then prompts in turn, who leave a row
- * for each sequence that decodes. Who was refused for wait_bound rounds is served before
- * anybody else gets a row outside that reserve; since every row held comes back, and those
- * who decode hold no more than the reserve meanwhile, that wait is bounded too. */
-void sched__start_cohorts(scheduler *s) {
-    if (!start_overdue(s)) {
-        count_refused(&s->want_decode);
-        count_refused(&s->want_prompt);
+/* Decoding first, then prompts in turn, which leave a row for each sequence that decodes. A
+ * sequence refused for wait_bound rounds is served before any other gets a row that is not kept
+ * for decoding. Every row held comes back, and decoding holds no more than is kept for it
+ * meanwhile, so that wait is bounded too. */
+void sched__start_cohorts(scheduler *sched) {
+    if (!start_overdue(sched)) {
+        count_refused(sched);
         return;
     }
-    while (s->n_free_rows > 0 && !list_empty(&s->want_decode)) {
-        start_cohort(s, OWNER_OF(s->want_decode.next, seq, start));
+    while (sched->n_free_rows > 0 && !list_empty(&sched->want_decode))
+        start_cohort(sched, first_of(&sched->want_decode));
+    uint32_t keep = decode_share(sched);
+    for (sequence *seq; (seq = next_prompt(sched)) != NULL;) {
+        uint32_t n = next_cohort_rows(sched, seq), kept = keep + kept_for_others(sched, seq);
+        bool all_free = sched->n_free_rows == sched->n_rows;
+        if (n > sched->n_free_rows || (n + kept > sched->n_free_rows && !all_free)) break;
+        start_cohort(sched, seq);
     }
-    uint32_t keep = s->n_running < s->n_rows / 4 ? s->n_running : s->n_rows / 4;
-    for (seq *q; (q = next_prompt(s)) != NULL;) {
-        uint32_t n = next_cohort_rows(s, q);
-        if (n + keep + kept_for_others(s, q) > s->n_free_rows && s->n_free_rows < s->n_rows) break;
-        if (n > s->n_free_rows) break;
-        start_cohort(s, q);
-    }
-    count_refused(&s->want_decode);
-    count_refused(&s->want_prompt);
+    count_refused(sched);
 }
 
 /* ---- what a cohort does next ---- */
 
-/* Into the coda once all its rows halted and every earlier cohort is in it or through it;
- * then those behind it that only waited for it. */
-static void queue_coda(scheduler *s, cohort *c) {
-    for (; c; c = c->after) {
-        const cohort *p = c->before;
-        if (c->n_live > 0) return;
-        if (c->coda_row == NONE || !list_empty(&c->stage)) continue;
-        bool in_order =
-            p == NULL || p->coda_row == NONE || (p->n_live == 0 && !list_empty(&p->stage));
-        if (!in_order && s->fault != FAULT_CODA_ORDER) return;
-        c->unmasked = sched__lacks_mask(c);
-        list_insert_before(c->unmasked ? &s->to_mask : &s->to_coda, &c->stage);
-        if (!c->unmasked) s->n_to_coda += c->n_coda;
+/* Every earlier cohort is in the coda, or through it. */
+static bool coda_reaches(const cohort *coh) {
+    const cohort *earlier = coh->before;
+    if (earlier == NULL || earlier->coda_row == NONE) return true;
+    return earlier->n_live == 0 && !list_empty(&earlier->stage_link);
+}
+
+/* Queues coh for the coda if all its rows halted and its turn has come, then the cohorts behind it
+ * that only waited for it. */
+static void queue_coda(scheduler *sched, cohort *coh) {
+    for (; coh; coh = coh->after) {
+        if (coh->n_live > 0) return;
+        if (coh->coda_row == NONE || !list_empty(&coh->stage_link)) continue;
+        if (!coda_reaches(coh)) return;
+        coh->awaits_mask = sched__lacks_mask(coh);
+        list_insert_before(coh->awaits_mask ? &sched->to_mask : &sched->to_coda, &coh->stage_link);
+        if (!coh->awaits_mask) sched->n_to_coda += coh->n_coda;
     }
 }
 
-/* What the cohort does next, now that a launch or a coda is behind it. */
-void sched__settle_cohort(scheduler *s, cohort *c) {
-    if (c->looping && c->n_live + c->n_tail == 0) {
-        list_remove(&c->loop);
-        c->looping = false;
-    } else if (c->looping && c->decode && c->n_live == 0 && c->list == LIST_DECODE) {
-        c->list = LIST_TAIL;
-        list_move_back(&s->looping[LIST_TAIL], &c->loop);
+/* Leaves the loop, or moves to the list of tails. */
+static void change_list(scheduler *sched, cohort *coh) {
+    if (!coh->looping) return;
+    if (coh->n_live + coh->n_tail == 0) {
+        list_remove(&coh->loop_link);
+        coh->looping = false;
+    } else if (coh->decode && coh->n_live == 0 && coh->list == LIST_DECODE) {
+        coh->list = LIST_TAIL;
+        list_move_back(&sched->looping[LIST_TAIL], &coh->loop_link);
     }
-    if (c->n_live == 0 && c->called) {
-        c->called = false;
-        sched__call_back(s, c->owner, c->next_loop);
+}
+
+/* Positions before the first cohort in flight need nothing more from their sequence. */
+static void offer_blocks(scheduler *sched, sequence *seq) {
+    if (!sched->limits.opts.prefix_cache) return;
+    uint32_t n_done = seq->first ? seq->first->first : seq->next_start;
+    sched->epoch += sched__offer_prefix(&sched->cache, seq, n_done);
+}
+
+void sched__settle_cohort(scheduler *sched, cohort *coh) {
+    sequence *seq = coh->owner;
+    change_list(sched, coh);
+    if (coh->n_live == 0 && coh->raised_on_a_guess) sched__guess_failed(sched, coh);
+    if (coh->n_live > 0 && !sched__loop_is_out(coh)) {
+        sched__raise_frontier(sched, seq, coh->next_loop + 1u);
     }
-    if (c->n_live > 0 && !sched__loop_is_out(s, c)) {
-        sched__raise_frontier(s, c->owner, c->next_loop + 1u);
-    }
-    if (sched__may_park(s, c)) sched__park(s, c);
-    queue_coda(s, c);
-    if (!c->looping && c->coda_row == NONE && !sched__in_flight(c)) free_cohort(s, c);
+    if (sched__may_park(sched, coh)) sched__park(sched, coh);
+    queue_coda(sched, coh);
+    if (!coh->looping && coh->coda_row == NONE && !sched__in_flight(coh)) free_cohort(sched, coh);
+    offer_blocks(sched, seq);
 }

@@ -1,4 +1,4 @@
-/* emit.c - a position is finished: its log-probability, its tap, the next token, the end. */
+/* emit.c - a position is finished: its log-probability, its tap, the next token. */
 #include "base/clock.h"
 #include "scheduler/scheduler_internal.h"
 
@@ -6,209 +6,193 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The score of the prompt token after pos is still to be told. */
-static bool scores_next(const seq *q, uint32_t pos) {
-    return q->req.prompt_logprobs && pos + 1 < q->req.n_prompt && pos + 1 >= q->seen;
+/* The log-probability of the prompt token after pos has not been reported. */
+static bool scores_next(const sequence *seq, uint32_t pos) {
+    return seq->req.prompt_logprobs && pos + 1 < seq->req.n_prompt && pos + 1 >= seq->n_reported;
 }
 
-static bool gives_token(const seq *q, uint32_t pos) {
-    return pos + 1 == q->n_tokens && q->req.max_tokens > 0;
+static bool gives_token(const sequence *seq, uint32_t pos) {
+    return pos + 1 == seq->n_tokens && seq->req.max_tokens > 0;
 }
 
-static bool bans_stop_ids(const seq *q) { /* it is too early to stop */
-    return seq_n_output(q) < q->req.min_tokens && q->req.n_stop_ids > 0;
+/* It is too early to stop. */
+static bool bans_stop_ids(const sequence *seq) {
+    return seq_n_output(seq) < seq->req.min_tokens && seq->req.n_stop_ids > 0;
 }
 
-/* The next token follows from the logits alone, where the backend can pick it: they need
- * not leave the device. (Masks, penalties and bias are known here only.) */
-static bool backend_samples(const scheduler *s, const seq *q) {
-    return s->backend->info.samples && q->req.constraint == NULL && !bans_stop_ids(q) &&
-           eng_sampling_is_plain(&q->req.sampling);
+/* Where the backend can pick the next token from the logits alone, they need not leave the device.
+ * (Masks, penalties and bias are known here only.) */
+static bool backend_samples(const scheduler *sched, const sequence *seq) {
+    return sched->backend->info.samples && seq->req.constraint == NULL && !bans_stop_ids(seq) &&
+           eng_sampling_is_plain(&seq->req.sampling);
 }
 
-uint16_t sched__head_wanted(const scheduler *s, const seq *q, uint32_t pos) {
-    bool tapped = q->req.tap && q->req.tap_logits && pos >= q->seen;
-    if (tapped || scores_next(q, pos)) return ENG_ROW_LOGITS;
-    if (!gives_token(q, pos)) return 0;
-    return backend_samples(s, q) ? ENG_ROW_SAMPLE : ENG_ROW_LOGITS;
+uint16_t sched__head_wanted(const scheduler *sched, const sequence *seq, uint32_t pos) {
+    bool tapped = seq->req.tap && seq->req.tap_logits && pos >= seq->n_reported;
+    if (tapped || scores_next(seq, pos)) return ENG_ROW_LOGITS;
+    if (!gives_token(seq, pos)) return 0;
+    return backend_samples(sched, seq) ? ENG_ROW_SAMPLE : ENG_ROW_LOGITS;
 }
 
-static void fill_choice(sched_event *ev, const eng_choice *c) {
-    ev->logprob = c->logprob;
-    ev->n_top = c->n_top;
-    memcpy(ev->top, c->top, c->n_top * sizeof *c->top);
+static void fill_choice(sched_event *event, const eng_choice *choice) {
+    event->logprob = choice->logprob;
+    event->n_top = choice->n_top;
+    memcpy(event->top, choice->top, choice->n_top * sizeof *choice->top);
 }
 
-static void emit_prompt(scheduler *s, seq *q, uint32_t pos, uint16_t depth) {
-    sched_event ev = {
-        .id = q->id, .kind = SCHED_PROMPT, .token = q->tokens[pos], .pos = pos, .depth = depth};
+static void emit_prompt(scheduler *sched, sequence *seq, uint32_t pos, uint16_t depth) {
+    sched_event event = {
+        .id = seq->id, .kind = SCHED_PROMPT, .token = seq->tokens[pos], .pos = pos, .depth = depth};
     if (pos == 0) {
-        ev.logprob = NAN;
+        event.logprob = NAN;
     } else {
-        fill_choice(&ev, &q->pending);
+        fill_choice(&event, &seq->prompt_score);
     }
-    s->sink(s->ud, &ev);
+    sched->sink(sched->ud, &event);
 }
 
-static void count_position(scheduler *s, seq *q, uint32_t pos, uint16_t depth) {
-    s->stats.exits_by_depth[depth]++;
-    s->depth_mean += s->depth_mean > 0 ? (depth - s->depth_mean) / 256 : depth;
-    if (pos < q->req.n_prompt) {
-        q->prompt_loops += depth;
-        s->stats.prompt_loops += depth;
+static void count_position(scheduler *sched, sequence *seq, uint32_t pos, uint16_t depth) {
+    sched->stats.exits_by_depth[depth]++;
+    sched__learn_depth(&sched->cost, depth);
+    if (pos < seq->req.n_prompt) {
+        seq->prompt_loops += depth;
+        sched->stats.prompt_loops += depth;
     } else {
-        q->output_loops += depth;
-        s->stats.output_loops += depth;
+        seq->output_loops += depth;
+        sched->stats.output_loops += depth;
     }
 }
 
 enum { REDRAWS = 32 }; /* of one token */
 
-/* The mask as our own copy, of which more may be taken away. */
-static void own_mask(scheduler *s, eng_mask *m) {
-    size_t words = (s->plan->vocab_size + 63) / 64;
-    for (size_t i = 0; m->words != s->mask && i < words; i++) {
-        s->mask[i] = m->words == NULL ? UINT64_MAX : i < m->n_words ? m->words[i] : 0;
+/* Makes *mask our own copy, from which more tokens may be removed. */
+static void own_mask(scheduler *sched, eng_mask *mask) {
+    size_t words = (sched->plan->vocab_size + 63) / 64;
+    for (size_t i = 0; mask->words != sched->mask && i < words; i++) {
+        sched->mask[i] = mask->words == NULL ? UINT64_MAX : i < mask->n_words ? mask->words[i] : 0;
     }
-    *m = (eng_mask){s->mask, words};
+    *mask = (eng_mask){sched->mask, words};
 }
 
-static void ban(scheduler *s, eng_mask *m, uint32_t id) {
-    own_mask(s, m);
-    s->mask[id / 64] &= ~(UINT64_C(1) << (id % 64));
+static void ban(scheduler *sched, eng_mask *mask, uint32_t id) {
+    own_mask(sched, mask);
+    sched->mask[id / 64] &= ~(UINT64_C(1) << (id % 64));
 }
 
-/* What the caller's constraint allows, less the stop ids while it is too early. Without words:
- * everything. */
-static eng_mask mask_for(scheduler *s, const seq *q) {
-    const eng_mask *given = q->req.constraint ? q->req.constraint->mask(q->req.ud) : NULL;
-    eng_mask m = given ? *given : (eng_mask){0};
-    for (uint32_t i = 0; bans_stop_ids(q) && i < q->req.n_stop_ids; i++)
-        ban(s, &m, q->req.stop_ids[i]);
-    return m;
+/* The tokens that the constraint allows, less the stop ids while it is too early to stop. A mask
+ * without words allows every token. */
+static eng_mask mask_for(scheduler *sched, const sequence *seq) {
+    const eng_mask *given = seq->req.constraint ? seq->req.constraint->mask(seq->req.ud) : NULL;
+    eng_mask mask = given ? *given : (eng_mask){0};
+    for (uint32_t i = 0; bans_stop_ids(seq) && i < seq->req.n_stop_ids; i++)
+        ban(sched, &mask, seq->req.stop_ids[i]);
+    return mask;
 }
 
-static bool is_stop(const seq *q, uint32_t token) {
-    for (uint32_t i = 0; i < q->req.n_stop_ids; i++) {
-        if (q->req.stop_ids[i] == token) return true;
+static bool is_stop(const sequence *seq, uint32_t token) {
+    for (uint32_t i = 0; i < seq->req.n_stop_ids; i++) {
+        if (seq->req.stop_ids[i] == token) return true;
     }
     return false;
 }
 
-/* A token that the constraint takes. What it refuses, though the mask allowed it, is banned and
- * another is drawn; of an answer that runs out of tokens only its own sequence ends. */
-static err_code draw(scheduler *s, const seq *q, const float *logits, eng_choice *out) {
-    eng_history h = {q->tokens, q->tokens + q->req.n_prompt, q->req.n_prompt, seq_n_output(q)};
-    eng_mask m = mask_for(s, q);
+/* Draws a token that the constraint takes. A token that it refuses although the mask allows it is
+ * banned, and another is drawn. When no token is left, only this sequence ends. */
+static err_code draw(scheduler *sched, const sequence *seq, const float *logits, eng_choice *out) {
+    eng_history history = {seq->tokens, seq->tokens + seq->req.n_prompt, seq->req.n_prompt,
+                           seq_n_output(seq)};
+    eng_mask mask = mask_for(sched, seq);
     for (int i = 0; i < REDRAWS; i++) {
         err e = {0};
-        if (eng_sample(s->sampler, &q->req.sampling, &h, m.words ? &m : NULL, logits,
-                       seq_n_output(q), q->req.n_top, out, &e) != 0) {
+        if (eng_sample(sched->sampler, &seq->req.sampling, &history, mask.words ? &mask : NULL,
+                       logits, seq_n_output(seq), seq->req.n_top, out, &e) != 0) {
             return e.code;
         }
-        if (!q->req.constraint || q->req.constraint->take(q->req.ud, out->token)) return ERR_NONE;
-        ban(s, &m, out->token);
-        if (s->beat) s->beat(s->ud);
+        if (!seq->req.constraint || seq->req.constraint->take(seq->req.ud, out->token))
+            return ERR_NONE;
+        ban(sched, &mask, out->token);
+        if (sched->beat) sched->beat(sched->ud);
     }
     return ERR_CONSTRAINT;
 }
 
-static err_code sample(scheduler *s, const seq *q, const float *logits, eng_choice *out) {
-    uint64_t t0 = clock_ns();
-    err_code bad = draw(s, q, logits, out);
-    t0 = clock_ns() - t0;
-    s->stats.sample_ns += t0;
-    sched__charge_host(s, q, t0);
-    return bad;
+static err_code sample(scheduler *sched, const sequence *seq, const float *logits,
+                       eng_choice *out) {
+    uint64_t began = clock_ns();
+    err_code failure = draw(sched, seq, logits, out);
+    uint64_t took = clock_ns() - began;
+    sched->stats.sample_ns += took;
+    sched__charge_host(sched, seq, took);
+    return failure;
 }
 
-static void put_out(scheduler *s, seq *q, uint16_t depth, const eng_choice *c) {
-    if (q->t_first == 0) q->t_first = q->t_last;
-    if (is_stop(q, c->token)) {
-        sched__end(s, q, SCHED_STOP, ERR_NONE, c->token);
+static void put_out(scheduler *sched, sequence *seq, uint16_t depth, const eng_choice *choice) {
+    if (seq->t_first == 0) seq->t_first = seq->t_last;
+    if (is_stop(seq, choice->token)) {
+        sched__end(sched, seq, SCHED_STOP, ERR_NONE, choice->token);
         return;
     }
-    sched_event ev = {
-        .id = q->id, .kind = SCHED_TOKEN, .token = c->token, .pos = q->n_tokens, .depth = depth};
-    fill_choice(&ev, c);
-    q->tokens[q->n_tokens++] = c->token;
-    s->stats.output_tokens++;
-    sched__tenant_of(s, q)->output_tokens++;
-    s->sink(s->ud, &ev);
-    if (seq_n_output(q) == q->req.max_tokens) {
-        sched__end(s, q, SCHED_LENGTH, ERR_NONE, 0);
+    sched_event event = {.id = seq->id,
+                         .kind = SCHED_TOKEN,
+                         .token = choice->token,
+                         .pos = seq->n_tokens,
+                         .depth = depth};
+    fill_choice(&event, choice);
+    seq->tokens[seq->n_tokens++] = choice->token;
+    sched->stats.output_tokens++;
+    sched__tenant_of(sched, seq)->output_tokens++;
+    sched->sink(sched->ud, &event);
+    if (seq_n_output(seq) == seq->req.max_tokens) {
+        sched__end(sched, seq, SCHED_LENGTH, ERR_NONE, 0);
     } else {
-        sched__want_mask(s, q);
-        sched__want_start(s, q);
+        sched__want_mask(sched, seq);
+        sched__want_start(sched, seq);
     }
 }
 
-static void next_token(scheduler *s, seq *q, uint16_t depth, const float *logits,
+static void next_token(scheduler *sched, sequence *seq, uint16_t depth, const float *logits,
                        const eng_choice *choice) {
     eng_choice own;
-    err_code bad = ERR_NONE;
+    err_code failure = ERR_NONE;
     if (choice == NULL) {
-        bad = sample(s, q, logits, &own);
+        failure = sample(sched, seq, logits, &own);
         choice = &own;
     } else if (choice->token == ENG_NO_TOKEN) {
-        bad = ERR_NUMERIC;
+        failure = ERR_NUMERIC;
     }
-    q->t_last = clock_ns();
-    if (bad == ERR_NONE) {
-        put_out(s, q, depth, choice);
+    seq->t_last = clock_ns();
+    if (failure == ERR_NONE) {
+        put_out(sched, seq, depth, choice);
     } else {
-        sched__end(s, q, SCHED_FAILED, bad, 0);
+        sched__end(sched, seq, SCHED_FAILED, failure, 0);
     }
 }
 
-void sched__finish_position(scheduler *s, seq *q, uint32_t pos, uint16_t depth, const float *logits,
-                            const eng_choice *choice) {
-    bool score = scores_next(q, pos);
-    bool first = pos >= q->seen;
-    if (first) q->seen = pos + 1;
-    if (first || s->fault == FAULT_REEMIT) {
-        count_position(s, q, pos, depth);
-        if (q->req.tap) q->req.tap(q->req.ud, q->id, pos, depth, q->req.tap_logits ? logits : NULL);
-        if (q->req.prompt_logprobs && pos < q->req.n_prompt) emit_prompt(s, q, pos, depth);
-    }
-    if (score) {
-        err e = {0};
-        if (eng_score(logits, s->plan->vocab_size, q->tokens[pos + 1], q->req.n_top, &q->pending,
-                      &e) != 0) {
-            sched__end(s, q, SCHED_FAILED, e.code, 0);
-            return;
-        }
-    }
-    if (pos + 1 < q->n_tokens) return;
-    if (q->req.max_tokens == 0) {
-        sched__end(s, q, SCHED_LENGTH, ERR_NONE, 0);
-    } else {
-        next_token(s, q, depth, logits, choice);
-    }
+/* The first time that this position is finished: tells of it. */
+static void report(scheduler *sched, sequence *seq, uint32_t pos, uint16_t depth,
+                   const float *logits) {
+    const sched_request *req = &seq->req;
+    if (pos < seq->n_reported) return;
+    seq->n_reported = pos + 1;
+    count_position(sched, seq, pos, depth);
+    if (req->tap) req->tap(req->ud, seq->id, pos, depth, req->tap_logits ? logits : NULL);
+    if (req->prompt_logprobs && pos < req->n_prompt) emit_prompt(sched, seq, pos, depth);
 }
 
-void sched__end(scheduler *s, seq *q, sched_finish finish, err_code why, uint32_t stop_id) {
-    sched__release(s, q);
-    q->state = SEQ_ENDED;
-    if (q->t_last == 0) q->t_last = clock_ns();
-    sched_event ev = {
-        .id = q->id, .kind = SCHED_END, .finish = finish, .why = why, .stop_id = stop_id};
-    ev.n_prompt = q->req.n_prompt;
-    ev.n_cached = q->n_cached;
-    ev.n_output = seq_n_output(q);
-    ev.prompt_loops = q->prompt_loops;
-    ev.output_loops = q->output_loops;
-    uint64_t admit = q->t_admit ? q->t_admit : q->t_last,
-             first = q->t_first ? q->t_first : q->t_last;
-    ev.queued_ns = admit - q->t_submit;
-    ev.prefill_ns = first - admit;
-    ev.decode_ns = q->t_last - first;
-    s->stats.finished[finish]++;
-    if (s->keep_ended) {
-        q->end = ev;
-    } else {
-        s->sink(s->ud, &ev);
+void sched__finish_position(scheduler *sched, sequence *seq, uint32_t pos, uint16_t depth,
+                            const float *logits, const eng_choice *choice) {
+    bool score = scores_next(seq, pos); /* before the report */
+    err e = {0};
+    report(sched, seq, pos, depth, logits);
+    if (score && eng_score(logits, sched->plan->vocab_size, seq->tokens[pos + 1], seq->req.n_top,
+                           &seq->prompt_score, &e) != 0) {
+        sched__end(sched, seq, SCHED_FAILED, e.code, 0);
+        return;
     }
-    q->rank.next = s->ended ? &s->ended->rank : NULL; /* callers still look at its state */
-    s->ended = q;
+    if (pos + 1 < seq->n_tokens) return;
+    if (seq->req.max_tokens == 0) {
+        sched__end(sched, seq, SCHED_LENGTH, ERR_NONE, 0);
+    } else {
+        next_token(sched, seq, depth, logits, choice);
+    }
 }

@@ -1,68 +1,56 @@
 /* masks.c - the masks of constrained sequences: made beside the launches, not between them.
  *
- * The mask of the next token depends on the tokens before it alone, so it is made while the
- * launches run that lead to that token's logits: by a thread that takes one sequence after the
- * other (thread.c), or here and now where the machine is driven without one. A position whose
- * mask is not there yet stays out of the coda; it alone is late. Since a mask of any sequence
- * has a bound and those whose masks are dear let others pass, a dear form delays others by no
- * more than that.
+ * The mask of the next token depends only on the tokens before it, so it is made while the
+ * launches run that lead to that token's logits: by a thread that makes one mask after another
+ * (thread.c), or here at once where the scheduler is driven without one. A position whose mask is
+ * not ready stays out of the coda and delays no other. Every mask has a bound in work, and
+ * sequences with slow masks let others pass, so a slow constraint delays others by no more than
+ * that bound.
  *
- * While seq.mask is MASK_WANTED the sequence's constraint belongs to whoever makes masks, and so
- * the sequence must not be reported ended; in every other state it belongs to the engine. */
+ * While sequence.mask is MASK_WANTED the constraint belongs to the mask maker, so the sequence
+ * must not be reported ended; in every other state it belongs to the engine thread. */
 #include "base/clock.h"
 #include "scheduler/scheduler_internal.h"
 
-enum { DEAR_NS = 1000 * 1000 };
+enum { SLOW_NS = 1000 * 1000 };
 
-bool sched__makes_mask(seq *q) {
+bool sched__make_mask(sequence *seq) {
     mask_state became = MASK_DROPPED;
-    if (!atomic_load_explicit(&q->cancel_wanted, memory_order_relaxed)) {
-        uint64_t t0 = clock_ns();
-        q->mask_error = q->req.constraint->make(q->req.ud);
-        q->dear_mask = clock_ns() - t0 > DEAR_NS;
-        became = q->mask_error == ERR_NONE ? MASK_READY : MASK_FAILED;
+    if (!atomic_load_explicit(&seq->cancel_wanted, memory_order_relaxed)) {
+        uint64_t began = clock_ns();
+        seq->mask_error = seq->req.constraint->make(seq->req.ud);
+        seq->slow_mask = clock_ns() - began > SLOW_NS;
+        became = seq->mask_error == ERR_NONE ? MASK_READY : MASK_FAILED;
     }
-    atomic_store_explicit(&q->mask, became, memory_order_release);
-    return became != MASK_FAILED; /* q may be gone by now */
+    atomic_store_explicit(&seq->mask, became, memory_order_release);
+    return became != MASK_FAILED; /* seq may be gone by now */
 }
 
-void sched__want_mask(scheduler *s, seq *q) {
-    if (q->req.constraint == NULL || q->req.max_tokens == 0) return;
-    atomic_store_explicit(&q->mask, MASK_WANTED, memory_order_relaxed);
-    if (s->hand_mask) {
-        s->hand_mask(s->ud, q);
-    } else if (!sched__makes_mask(q)) {
-        atomic_store_explicit(&s->masks_failed, true, memory_order_release);
-    }
-}
-
-/* The last position of c gives the next token, and what may come is not known yet. */
-bool sched__lacks_mask(const cohort *c) {
-    const seq *q = c->owner;
-    mask_state mask = sched__mask(q);
-    return c->first + c->n == q->n_tokens && mask != MASK_NONE && mask != MASK_READY;
-}
-
-static void end_failed(scheduler *s, list_link *list) {
-    for (list_link *r = list->next, *next; r != list; r = next) {
-        seq *q = OWNER_OF(r, seq, rank);
-        next = r->next;
-        if (sched__mask(q) == MASK_FAILED) sched__end(s, q, SCHED_FAILED, q->mask_error, 0);
+void sched__want_mask(scheduler *sched, sequence *seq) {
+    if (seq->req.constraint == NULL || seq->req.max_tokens == 0) return;
+    atomic_store_explicit(&seq->mask, MASK_WANTED, memory_order_relaxed);
+    if (sched->hand_mask) {
+        sched->hand_mask(sched->ud, seq);
+    } else if (!sched__make_mask(seq)) {
+        atomic_store_explicit(&sched->masks_failed, true, memory_order_release);
     }
 }
 
-void sched__look_at_masks(scheduler *s) {
-    if (atomic_exchange_explicit(&s->masks_failed, false, memory_order_acq_rel)) {
-        end_failed(s, &s->running);
-        for (uint32_t i = 0; i < s->n_tenants; i++)
-            end_failed(s, &s->tenants[i].waiting);
-    }
-    for (list_link *r = s->to_mask.next, *next; r != &s->to_mask; r = next) {
-        cohort *c = OWNER_OF(r, cohort, stage);
-        next = r->next;
-        if (sched__mask(c->owner) != MASK_READY) continue;
-        c->unmasked = false;
-        list_move_back(&s->to_coda, &c->stage);
-        s->n_to_coda += c->n_coda;
+/* The last position of coh gives the next token, and its mask is not ready. */
+bool sched__lacks_mask(const cohort *coh) {
+    const sequence *seq = coh->owner;
+    mask_state mask = sched__mask(seq);
+    return coh->first + coh->n == seq->n_tokens && mask != MASK_NONE && mask != MASK_READY;
+}
+
+void sched__admit_masked(scheduler *sched) {
+    list_link *list = &sched->to_mask;
+    for (list_link *link = list->next, *next; link != list; link = next) {
+        cohort *coh = OWNER_OF(link, cohort, stage_link);
+        next = link->next;
+        if (sched__mask(coh->owner) != MASK_READY) continue;
+        coh->awaits_mask = false;
+        list_move_back(&sched->to_coda, &coh->stage_link);
+        sched->n_to_coda += coh->n_coda;
     }
 }

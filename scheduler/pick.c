@@ -1,72 +1,78 @@
-/* pick.c - which cohorts go into a recurrent launch: the rule, and in what order.
+/* pick.c - which cohorts go into a recurrent launch: the wavefront rule, and in what order.
  *
- * The rule: a cohort may run loop t in a launch when every earlier position of its
- * sequence has executed loop t by the end of that launch's K/V writes, or (KV_LAST)
- * halted before it. Along a sequence the loops of cohorts never rise, so only the
- * nearest earlier cohort that still loops has to be asked. Launches run in the order they
- * are started in, so a loop counts as executed as soon as it is started. */
+ * The rule: a cohort may run loop t in a launch when every earlier position of its sequence has
+ * executed loop t by the end of that launch's K/V writes, or (policy last) halted before it. Along
+ * a sequence the loops of cohorts never rise, so only the nearest earlier cohort that still loops
+ * has to be asked. Launches run in the order they are started in, so a loop counts as executed as
+ * soon as it is started. */
 #include "scheduler/scheduler_internal.h"
 
-static cohort *loops_before(const cohort *c) {
-    cohort *p = c->before;
-    while (p && p->n_live + p->n_tail == 0)
-        p = p->before;
-    return p;
+static cohort *nearest_looping(const cohort *coh) {
+    cohort *earlier = coh->before;
+    while (earlier && earlier->n_live + earlier->n_tail == 0)
+        earlier = earlier->before;
+    return earlier;
 }
 
-readiness sched__readiness(const scheduler *s, const cohort *c) {
-    if (c->next_loop == c->owner->root.max_loops) return MUST_WAIT; /* its last loop is out */
-    const cohort *p = loops_before(c);
-    if (p == NULL || p->next_loop > c->next_loop || s->fault == FAULT_BREAK_RULE) return MAY_RUN;
-    return p->looping && p->next_loop == c->next_loop ? IF_BEFORE_RUNS : MUST_WAIT;
+readiness sched__readiness(const cohort *coh) {
+    if (coh->next_loop == coh->owner->prefix_key.max_loops) return MUST_WAIT; /* the last is out */
+    const cohort *earlier = nearest_looping(coh);
+    if (earlier == NULL || earlier->next_loop > coh->next_loop) return MAY_RUN;
+    return earlier->looping && earlier->next_loop == coh->next_loop ? IF_BEFORE_RUNS : MUST_WAIT;
 }
 
-/* Its tenant lets another go first. */
-static bool held(const scheduler *s, const cohort *c) {
-    return s->n_tenants > 1 && sched__tenant_of(s, c->owner)->held;
+static bool sits_out(const scheduler *sched, const cohort *coh) { /* with its tenant */
+    return sched->n_tenants > 1 && sched__tenant_of(sched, coh->owner)->sits_out;
 }
 
-static bool rule_now(const scheduler *s, const flight *f, const cohort *c) {
-    readiness r = sched__readiness(s, c);
-    return r == MAY_RUN || (r == IF_BEFORE_RUNS && loops_before(c)->pick[f->index] != NONE);
+static bool rule_holds(const flight *next, const cohort *coh) {
+    readiness ready = sched__readiness(coh);
+    return ready == MAY_RUN ||
+           (ready == IF_BEFORE_RUNS && sched__is_picked(next, nearest_looping(coh)));
+}
+
+static void pick(flight *next, cohort *coh) {
+    sched__pick(next, coh, coh->first_row, coh->n);
 }
 
 /* Picks from one list, front first, what fits into `room` rows. Returns the rows taken. */
-static uint32_t pick_from(const scheduler *s, flight *f, list_link *list, uint32_t room) {
+static uint32_t pick_from(const scheduler *sched, flight *next, list_link *list, uint32_t room) {
     uint32_t taken = 0;
-    for (list_link *r = list->next; r != list && taken < room; r = r->next) {
-        cohort *c = OWNER_OF(r, cohort, loop);
-        uint32_t n = c->n_live + c->n_tail;
-        if (c->pick[f->index] != NONE || taken + n > room || held(s, c)) continue;
-        if (!rule_now(s, f, c)) continue;
-        sched__pick(f, c);
+    for (list_link *link = list->next; link != list && taken < room; link = link->next) {
+        cohort *coh = OWNER_OF(link, cohort, loop_link);
+        uint32_t n = coh->n_live + coh->n_tail;
+        if (sched__is_picked(next, coh) || taken + n > room || sits_out(sched, coh)) continue;
+        if (!rule_holds(next, coh)) continue;
+        pick(next, coh);
         taken += n;
     }
     return taken;
 }
 
-static uint32_t longest_passed_over(const scheduler *s) {
+static uint32_t longest_wait(const scheduler *sched) {
     uint32_t most = 0;
     for (int i = 0; i < N_LISTS; i++) {
-        for (const list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
-            const cohort *c = OWNER_OF((uintptr_t)r, cohort, loop);
-            if (c->waited > most && !held(s, c)) most = c->waited;
+        const list_link *list = &sched->looping[i];
+        for (const list_link *link = list->next; link != list; link = link->next) {
+            const cohort *coh = OWNER_OF((uintptr_t)link, cohort, loop_link);
+            if (coh->waited > most && !sits_out(sched, coh)) most = coh->waited;
         }
     }
     return most;
 }
 
-/* Those passed over for wait_bound launches, the longest first; when the next of them
- * does not fit, no other goes before it. Returns the rows left. */
-static uint32_t pick_overdue(scheduler *s, flight *f, uint32_t room) {
-    for (uint32_t w = longest_passed_over(s); w >= s->limits.opts.wait_bound; w--) {
+/* Picks the cohorts passed over for wait_bound launches, the longest first. When the next one does
+ * not fit, no other goes before it. Returns the rows left. */
+static uint32_t pick_overdue(scheduler *sched, flight *next, uint32_t room) {
+    for (uint32_t wait = longest_wait(sched); wait >= sched->limits.opts.wait_bound; wait--) {
         for (int i = 0; i < N_LISTS; i++) {
-            for (list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
-                cohort *c = OWNER_OF(r, cohort, loop);
-                if (c->waited != w || held(s, c)) continue;
-                uint32_t n = c->n_live + c->n_tail;
+            list_link *list = &sched->looping[i];
+            for (list_link *link = list->next; link != list; link = link->next) {
+                cohort *coh = OWNER_OF(link, cohort, loop_link);
+                if (coh->waited != wait || sits_out(sched, coh)) continue;
+                uint32_t n = coh->n_live + coh->n_tail;
                 if (n > room) return 0;
-                sched__pick(f, c);
+                pick(next, coh);
                 room -= n;
             }
         }
@@ -74,57 +80,67 @@ static uint32_t pick_overdue(scheduler *s, flight *f, uint32_t room) {
     return room;
 }
 
-/* Cohorts that could have run and did not grow older, unless their tenant lets others go first;
- * the picked ones go to the back, so that each list is served in turn. */
-static void age_cohorts(scheduler *s, const flight *f) {
-    for (int i = 0; i < N_LISTS; i++) {
-        list_link *list = &s->looping[i], *end = list->prev;
-        for (list_link *r = list->next, *next; r != list; r = next) {
-            cohort *c = OWNER_OF(r, cohort, loop);
-            bool last = r == end;
-            next = r->next;
-            if (c->pick[f->index] != NONE) {
-                c->waited = 0;
-                list_move_back(list, r);
-            } else if (!held(s, c) && sched__readiness(s, c) == MAY_RUN) {
-                c->waited++;
-                if (c->waited > s->stats.longest_wait) s->stats.longest_wait = c->waited;
-            }
-            if (last) break;
+static void age(scheduler *sched, const flight *next, list_link *list) {
+    list_link *end = list->prev;
+    for (list_link *link = list->next, *after; link != list; link = after) {
+        cohort *coh = OWNER_OF(link, cohort, loop_link);
+        bool last = link == end;
+        after = link->next;
+        if (sched__is_picked(next, coh)) {
+            coh->waited = 0;
+            list_move_back(list, link);
+        } else if (!sits_out(sched, coh) && sched__readiness(coh) == MAY_RUN) {
+            coh->waited++;
+            if (coh->waited > sched->stats.longest_wait) sched->stats.longest_wait = coh->waited;
         }
+        if (last) break;
     }
 }
 
-/* Decode rows first, then tails, then prompt rows; when not all fit, tails keep an eighth
- * and prompts a quarter of the launch, and whoever was passed over for wait_bound launches
- * goes before everybody, the longest first. Each launch then takes at least
- * max_rows - chunk + 1 overdue rows, so with R rows in the pool a ready row is passed over
- * at most wait_bound + R / (max_rows - chunk + 1) + 1 times. */
-void sched__pick_loops(scheduler *s, flight *f) {
-    if (s->n_tenants > 1) sched__hold_tenants(s);
-    uint32_t cap = s->max_rows, room = cap;
-    if (s->n_looping_live + s->n_looping_tail <= cap) {
-        /* Everything fits. A chunk follows its neighbour, which stands before it in the
-         * list or in a list before; lists out of order after a squeeze need a second look. */
-        uint32_t before;
-        do {
-            before = f->n_picks;
-            for (int i = N_LISTS - 1; i >= 0; i--)
-                room -= pick_from(s, f, &s->looping[i], room);
-        } while (f->n_picks > before);
-        age_cohorts(s, f);
-        return;
-    }
-    if (s->fault != FAULT_STARVE) room = pick_overdue(s, f, room);
-    uint32_t tails = list_empty(&s->looping[LIST_TAIL]) ? 0 : cap / 8;
-    uint32_t prompts = list_empty(&s->looping[LIST_PROMPT]) ? 0 : cap / 4;
-    if (prompts > 0 && prompts < s->chunk) prompts = s->chunk < cap / 2 ? s->chunk : cap / 2;
-    if (room > tails + prompts) {
-        room -= pick_from(s, f, &s->looping[LIST_DECODE], room - tails - prompts);
-    }
-    if (room > prompts) room -= pick_from(s, f, &s->looping[LIST_TAIL], room - prompts);
-    room -= pick_from(s, f, &s->looping[LIST_PROMPT], room);
+/* Picked cohorts go to the back of their list, so that each list is served in turn. The others grow
+ * older if they could have run and their tenant does not sit out. */
+static void age_cohorts(scheduler *sched, const flight *next) {
     for (int i = 0; i < N_LISTS; i++)
-        room -= pick_from(s, f, &s->looping[i], room);
-    age_cohorts(s, f);
+        age(sched, next, &sched->looping[i]);
+}
+
+/* Everything fits. A chunk follows its neighbour, which stands before it in the list or in a list
+ * before. Lists out of order after a squeeze need a second look. */
+static void pick_all(scheduler *sched, flight *next) {
+    uint32_t room = sched->max_rows, before;
+    do {
+        before = next->n_picks;
+        for (int i = N_LISTS - 1; i >= 0; i--)
+            room -= pick_from(sched, next, &sched->looping[i], room);
+    } while (next->n_picks > before);
+}
+
+/* Decode rows first, then tails, then prompt rows. Tails keep an eighth and prompts a quarter of
+ * the launch, and a cohort passed over for wait_bound launches goes before all others. */
+static void pick_some(scheduler *sched, flight *next) {
+    list_link *lists = sched->looping;
+    uint32_t cap = sched->max_rows, room = pick_overdue(sched, next, cap);
+    uint32_t tails = list_empty(&lists[LIST_TAIL]) ? 0 : cap / 8;
+    uint32_t prompts = list_empty(&lists[LIST_PROMPT]) ? 0 : cap / 4;
+    if (prompts > 0 && prompts < sched->chunk) {
+        prompts = sched->chunk < cap / 2 ? sched->chunk : cap / 2;
+    }
+    if (room > tails + prompts) {
+        room -= pick_from(sched, next, &lists[LIST_DECODE], room - tails - prompts);
+    }
+    if (room > prompts) room -= pick_from(sched, next, &lists[LIST_TAIL], room - prompts);
+    room -= pick_from(sched, next, &lists[LIST_PROMPT], room);
+    for (int i = 0; i < N_LISTS; i++)
+        room -= pick_from(sched, next, &lists[i], room);
+}
+
+/* Each launch takes at least max_rows - chunk + 1 overdue rows, so with R rows in the pool a ready
+ * row is passed over at most wait_bound + R / (max_rows - chunk + 1) + 1 times. */
+void sched__pick_loops(scheduler *sched, flight *next) {
+    if (sched->n_looping_live + sched->n_looping_tail <= sched->max_rows) {
+        pick_all(sched, next);
+    } else {
+        pick_some(sched, next);
+    }
+    age_cohorts(sched, next);
 }

@@ -1,216 +1,129 @@
-/* recurrent.c - recurrent launches: one more loop of many rows, and who left. */
+/* recurrent.c - recurrent launches: one more loop of many rows. */
 #include "scheduler/scheduler_internal.h"
 
-/* ---- ahead of the result ---- */
-
-/* c is the one live position of its sequence and nothing stands behind it: whoever of its
- * sequence runs along under policy exact does so for c alone, and c's own tail would park. */
-static bool runs_alone(const scheduler *s, const cohort *c) {
-    const seq *q = c->owner;
-    return s->limits.opts.batching == SCHED_DEPTHWISE && s->limits.opts.halted_kv == KV_EXACT &&
-           c->decode && c == q->last && q->next_start == q->n_tokens && q->coda_next == c->first;
-}
-
-/* What settling the launch that is out would do if none of its live rows halted. */
-static void assume_nobody_halts(scheduler *s, const flight *out) {
-    for (uint32_t i = 0; i < out->n_picks; i++) {
-        cohort *c = out->picks[i];
-        if (c == NULL || c->n_live == 0 || c->next_loop == c->owner->root.max_loops) continue;
-        c->called = runs_alone(s, c);
-        sched__raise_frontier(s, c->owner, c->next_loop + 1u);
-    }
-}
-
-/* Tails that run only because c does stand right before it, at the same loop. One that
- * runs anyway needs those before it too, so the row of them ends there. */
-static void guard_followers(const scheduler *s, const flight *f, const cohort *c) {
-    for (cohort *p = c->before; p; p = p->before) {
-        if (p->n_live + p->n_tail == 0) continue;
-        if (p->pick[f->index] == NONE || p->next_loop != c->next_loop || p->n_live > 0 ||
-            !sched__parks_at_all(s, p)) {
-            return;
-        }
-        p->hedge = FOLLOWS_GUARD;
-        p->guard = c->head;
-    }
-}
-
-/* `out` is the launch before f, not settled; NULL: nothing is in doubt. */
-static void hedge_picks(const scheduler *s, flight *f, const flight *out) {
-    for (uint32_t i = 0; i < f->n_picks; i++)
-        f->picks[i]->hedge = IS_SURE;
-    if (out == NULL || out->stage != ENG_STAGE_RECURRENT || s->fault == FAULT_NO_GUARD) return;
-    for (uint32_t i = 0; i < f->n_picks; i++) {
-        cohort *c = f->picks[i];
-        if (c->n_live == 0 || c->pick[out->index] == NONE) continue;
-        bool alone = runs_alone(s, c);
-        c->hedge = s->limits.opts.halted_kv == KV_LAST || alone ? SELF_GUARDED : OR_TAIL;
-        if (alone) guard_followers(s, f, c);
-    }
+void sched__choose_loops(scheduler *sched, flight *next) {
+    sched__assume_none_halts(sched);
+    if (sched->n_tenants > 1) sched__seat_tenants(sched);
+    sched__pick_loops(sched, next);
+    sched__doubt_picks(sched, next);
 }
 
 /* ---- building ---- */
 
-static void fill_row(const scheduler *s, flight *f, const cohort *c, eng_row *r) {
-    r->loop = c->next_loop;
-    bool last_loop = c->next_loop + 1 == r->max_loops;
-    if (s->rows[r->row].state == ROW_TAIL) {
-        r->flags = ENG_ROW_TAIL;
-        if (last_loop && s->limits.opts.batching != SCHED_FULL) r->flags |= ENG_ROW_KV_ONLY;
-        if (c->hedge == FOLLOWS_GUARD) r->flags |= ENG_ROW_GUARDED;
-        r->guard = c->guard;
-        return;
-    }
-    if (c->hedge == SELF_GUARDED) r->flags = ENG_ROW_GUARDED;
-    if (c->hedge == OR_TAIL) r->flags = ENG_ROW_OR_TAIL;
-    r->guard = r->row;
-    f->n_last += last_loop;
+static void count_exits(flight *next, const cohort *coh, const eng_row *row) {
+    bool last_loop = row->loop + 1 == row->max_loops;
+    next->n_last_loop += last_loop;
     /* A chunk goes when its last row does. */
-    f->n_may += !last_loop && c->n_live == 1 && c->next_loop + 1 >= r->min_loops;
+    next->n_may_halt += !last_loop && coh->n_live == 1 && row->loop + 1 >= row->min_loops;
 }
 
-/* Slots and rows for the next loop of c. */
-static void add_loop(scheduler *s, flight *f, cohort *c) {
-    seq *q = c->owner;
-    const model_plan *g = s->plan;
-    /* Under KV_LAST this loop's slot stands in for all deeper ones until one is run. */
-    bool last = s->limits.opts.halted_kv == KV_LAST && s->fault != FAULT_KEEP_LAST;
-    uint32_t n_planes = last ? (uint32_t)q->root.max_loops - c->next_loop : 1;
-    uint32_t all = plan_planes(g, q->root.max_loops);
-    for (uint32_t row = c->head; row != NONE; row = s->rows[row].next) {
-        if (s->rows[row].state == ROW_DONE) continue;
-        uint32_t pos = s->rows[row].pos;
-        eng_edit *d = sched__place(s, f, q, pos, plan_plane_loop(g, c->next_loop), n_planes);
-        if (d == NULL) return;
-        if (c->next_loop == 0) {
-            s->cache.blocks[d->block].all += all;
-            s->cache.all += all;
+/* The next loop of one row. Under last_stands_in its slot serves all deeper planes until a deeper
+ * loop is run. */
+static void add_loop(scheduler *sched, flight *next, picked *pick, uint32_t at) {
+    cohort *coh = pick->cohort;
+    const sequence *seq = coh->owner;
+    uint32_t max_loops = seq->prefix_key.max_loops, loop = coh->next_loop;
+    bool is_tail = sched->rows[at].state == ROW_TAIL;
+    eng_row *row = sched__add_row(sched, next, pick, at);
+    row->loop = coh->next_loop;
+    if (is_tail) row->flags = ENG_ROW_TAIL;
+    if (is_tail && loop + 1 == max_loops && sched->rules.tails_end_early) {
+        row->flags |= ENG_ROW_KV_ONLY;
+    }
+    sched__doubt_row(pick, is_tail, row);
+    if (!is_tail) count_exits(next, coh, row);
+    eng_edit *edit = sched__place(sched, next, seq, row->pos, plan_plane_loop(sched->plan, loop),
+                                  sched->rules.last_stands_in ? max_loops - loop : 1);
+    edit->guarded = (row->flags & ENG_ROW_GUARDED) != 0;
+    edit->guard = row->guard;
+    next->origins[next->n_rows - 1].slot = edit->slot;
+}
+
+/* Slots that the positions of coh would take if every loop were stored. */
+static void count_full_depth(scheduler *sched, const cohort *coh) {
+    uint32_t n_slots = plan_planes(sched->plan, coh->owner->prefix_key.max_loops);
+    for (uint32_t i = 0; i < coh->n; i++) {
+        uint32_t b = coh->owner->blocks[(coh->first + i) / ENG_BLOCK];
+        sched->cache.blocks[b].full_depth_slots += n_slots;
+        sched->cache.full_depth_slots += n_slots;
+    }
+}
+
+void sched__build_loops(scheduler *sched, flight *next) {
+    for (uint32_t i = 0; i < next->n_picks; i++) {
+        picked *pick = &next->picks[i];
+        for (uint32_t row = pick->first_row; row != NONE; row = sched->rows[row].next) {
+            if (sched->rows[row].state != ROW_DONE) add_loop(sched, next, pick, row);
         }
-        eng_row *r = sched__add_row(s, f, c, row);
-        f->who[f->n_rows - 1].slot = d->slot;
-        fill_row(s, f, c, r);
-        d->guarded = (r->flags & ENG_ROW_GUARDED) != 0;
-        d->guard = r->guard;
+        if (pick->cohort->next_loop == 0) count_full_depth(sched, pick->cohort);
     }
 }
 
-/* Starting ahead must not throw anybody out: what halts in the launch that is out may
- * make the room. */
-static bool fits_ahead(const scheduler *s) {
-    uint64_t rows = (uint64_t)s->n_looping_live + s->n_looping_tail + s->n_parked;
-    return sched__surely_fits(&s->cache, rows < s->max_rows ? rows : s->max_rows, 0);
-}
-
-int sched__run_loops(scheduler *s, err *e) {
-    if (s->n_out > 0 && !fits_ahead(s) && sched__settle_all(s, e) != 0) return -1;
-    const flight *out = sched__newest_out(s);
-    if (out && out->stage == ENG_STAGE_RECURRENT) assume_nobody_halts(s, out);
-    flight *f = sched__new_flight(s, ENG_STAGE_RECURRENT);
-    sched__pick_loops(s, f);
-    hedge_picks(s, f, out);
-    for (uint32_t i = 0; i < f->n_picks; i++) {
-        if (f->picks[i]) add_loop(s, f, f->picks[i]);
-    }
-    if (sched__launch(s, f, e) != 0) return -1;
-    for (uint32_t i = 0; i < f->n_picks; i++) {
-        if (f->picks[i]) f->picks[i]->next_loop++;
-    }
-    return sched__settle_surplus(s, e);
+void sched__started_loops(flight *next) {
+    for (uint32_t i = 0; i < next->n_picks; i++)
+        next->picks[i].cohort->next_loop++;
 }
 
 /* ---- settling ---- */
 
 /* A row left the loop, or its tail ended, in its launch of loop `loops` - 1. */
-static void settle_row(scheduler *s, cohort *c, row_info *row, uint32_t loops, bool halted) {
-    bool deepest = loops == c->owner->root.max_loops;
+static void settle_row(scheduler *sched, cohort *coh, row_info *row, uint32_t loops, bool halted) {
+    bool deepest = loops == coh->owner->prefix_key.max_loops;
     if (row->state == ROW_TAIL) {
         if (!deepest) return;
         row->state = ROW_DONE;
-        c->n_tail--;
-        s->n_looping_tail--;
+        coh->n_tail--;
+        sched->n_looping_tail--;
         return;
     }
     if (row->state != ROW_LIVE || (!halted && !deepest)) return;
     row->depth = (uint16_t)loops;
-    c->n_live--;
-    s->n_looping_live--;
-    bool tail = s->limits.opts.halted_kv == KV_EXACT && !deepest && s->fault != FAULT_DROP_TAIL;
+    coh->n_live--;
+    sched->n_looping_live--;
+    bool tail = sched->rules.tails && !deepest;
     row->state = tail ? ROW_TAIL : ROW_DONE;
     if (tail) {
-        c->n_tail++;
-        s->n_looping_tail++;
+        coh->n_tail++;
+        sched->n_looping_tail++;
     }
 }
 
-static void count_row(scheduler *s, const cohort *c, const eng_row *r) {
-    if (s->rows[r->row].state == ROW_LIVE) {
-        *(c->decode ? &s->stats.decode_rows : &s->stats.prompt_rows) += 1;
+static void count_row(scheduler *sched, const cohort *coh, const eng_row *row) {
+    if (sched->rows[row->row].state == ROW_LIVE) {
+        *(coh->decode ? &sched->stats.decode_rows : &sched->stats.prompt_rows) += 1;
     } else {
-        s->stats.tail_rows++;
-        s->stats.kv_only_rows += (r->flags & ENG_ROW_KV_ONLY) != 0;
+        sched->stats.tail_rows++;
+        sched->stats.kv_only_rows += (row->flags & ENG_ROW_KV_ONLY) != 0;
     }
 }
 
-/* By rows, so that the first launch full of prompt rows outweighs what few rows taught. */
-static void learn_exits(scheduler *s, uint32_t live, uint32_t exits, uint32_t ready) {
-    if (live == 0) return;
-    s->seen_live = s->seen_live * 0.95 + live;
-    s->seen_exits = s->seen_exits * 0.95 + exits;
-    s->seen_ready = s->seen_ready * 0.95 + ready;
-    s->exit_rate = s->seen_exits / s->seen_live;
-    s->ready_rate = s->seen_ready / s->seen_live;
+/* Returns how many rows were live in the launch. */
+static uint32_t settle_rows(scheduler *sched, const flight *done, const eng_result *result) {
+    uint32_t n_live = 0;
+    for (uint32_t i = 0; i < done->n_rows; i++) {
+        const eng_row *row = &done->rows[i];
+        cohort *coh = done->origins[i].pick->cohort;
+        if (coh == NULL || done->origins[i].left_out) continue;
+        n_live += sched->rows[row->row].state == ROW_LIVE;
+        count_row(sched, coh, row);
+        settle_row(sched, coh, &sched->rows[row->row], row->loop + 1u, result->halted[i] != 0);
+    }
+    return n_live;
 }
 
-static bool goes_nowhere(const scheduler *s, const cohort *c) { /* no row of it is run in `f` */
-    if (c->hedge == SELF_GUARDED) return c->n_live == 0;
-    return c->hedge == FOLLOWS_GUARD && s->rows[c->guard].state != ROW_LIVE;
-}
-
-/* The rows of f, started behind the launch just settled, that the device leaves out now
- * that it is known who halted: their slots go back, and their loop was none. */
-static void take_back(scheduler *s, flight *f) {
-    for (uint32_t i = 0; i < f->n_rows; i++) {
-        const eng_row *r = &f->rows[i];
-        cohort *c = f->picks[f->who[i].pick];
-        if (c == NULL || !(r->flags & ENG_ROW_GUARDED)) continue;
-        if (s->rows[r->guard].state == ROW_LIVE) continue;
-        f->who[i].left_out = true;
-        f->n_left_out++;
-        if (s->fault != FAULT_KEEP_SLOT) {
-            sched__give_slot(&s->cache, c->owner->blocks[r->pos / ENG_BLOCK], f->who[i].slot);
-        }
-        if (c->n_tail > 0) c->next_loop = r->loop;
+/* Every cohort leaves the launch before the first one decides what it does next, because that
+ * depends on those before it. */
+void sched__settle_loops(scheduler *sched, flight *done, const eng_result *result) {
+    if (sched->n_to_coda > 0) sched->flush_waited++;
+    uint32_t live_before = sched->n_looping_live, ready_before = sched->n_to_coda;
+    uint32_t n_live = settle_rows(sched, done, result);
+    uint32_t exited = live_before - sched->n_looping_live;
+    sched__take_back(sched);
+    for (uint32_t i = 0; i < done->n_picks; i++) {
+        if (done->picks[i].cohort) list_remove(&done->picks[i].cohort_link);
     }
-    for (uint32_t i = 0; i < f->n_picks; i++) {
-        cohort *c = f->picks[i];
-        if (c && goes_nowhere(s, c)) sched__unpick(f, c);
+    for (uint32_t i = 0; i < done->n_picks; i++) {
+        if (done->picks[i].cohort) sched__settle_cohort(sched, done->picks[i].cohort);
     }
-}
-
-void sched__settle_loops(scheduler *s, flight *f, const eng_result *r) {
-    s->since_flush_ns += (double)r->ns;
-    if (s->n_to_coda > 0) s->flush_waited++;
-    uint32_t live = 0, exits = s->n_looping_live, ready = s->n_to_coda;
-    for (uint32_t i = 0; i < f->n_rows; i++) {
-        cohort *c = f->picks[f->who[i].pick];
-        if (c == NULL || f->who[i].left_out) continue;
-        row_info *row = &s->rows[f->rows[i].row];
-        live += row->state == ROW_LIVE;
-        count_row(s, c, &f->rows[i]);
-        settle_row(s, c, row, f->rows[i].loop + 1u, r->halted[i] != 0);
-    }
-    exits -= s->n_looping_live;
-    flight *behind = sched__newest_out(s);
-    if (behind && behind->stage == ENG_STAGE_RECURRENT) take_back(s, behind);
-    for (uint32_t i = 0; i < f->n_picks; i++) {
-        if (f->picks[i]) f->picks[i]->pick[f->index] = NONE;
-    }
-    for (uint32_t i = 0; i < f->n_picks; i++) {
-        cohort *c = f->picks[i];
-        if (c == NULL) continue;
-        seq *q = c->owner;
-        sched__settle_cohort(s, c); /* may free it */
-        sched__offer_blocks(s, q);
-    }
-    learn_exits(s, live, exits, s->n_to_coda - ready);
+    sched__learn_exits(&sched->cost, n_live, exited, sched->n_to_coda - ready_before);
 }

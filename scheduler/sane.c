@@ -14,85 +14,91 @@
     } while (0)
 
 /* owner[page] counts who holds it: the free list or one block. */
-static bool pages_sane(const cache *c, uint8_t *owner, err *e) {
-    memset(owner, 0, c->n_pages);
+static bool pages_sane(const kv_cache *cache, uint8_t *owner, err *e) {
+    memset(owner, 0, cache->n_pages);
     uint32_t free_pages = 0;
-    for (uint32_t p = c->free_page; p != NONE && free_pages <= c->n_pages; p = c->page_next[p]) {
-        MUST(p < c->n_pages && owner[p]++ == 0, "page %u stands twice in the free list", p);
+    for (uint32_t p = cache->first_free_page; p != NONE && free_pages <= cache->n_pages;
+         p = cache->page_next[p]) {
+        MUST(p < cache->n_pages && owner[p]++ == 0, "page %u stands twice in the free list", p);
         free_pages++;
     }
-    MUST(free_pages == c->n_free_pages, "%u free pages, %u counted", free_pages, c->n_free_pages);
+    MUST(cache->n_promised_pages == 0, "%u pages are promised", cache->n_promised_pages);
+    MUST(free_pages == cache->n_free_pages, "%u free pages, %u counted", free_pages,
+         cache->n_free_pages);
     uint64_t used = 0, all = 0;
-    for (uint32_t b = 0; b < c->n_blocks; b++) {
-        const block *k = &c->blocks[b];
-        if (!k->taken) continue;
+    for (uint32_t b = 0; b < cache->n_blocks; b++) {
+        const block *blk = &cache->blocks[b];
+        if (!blk->taken) continue;
         uint32_t n = 0;
-        for (uint32_t p = k->pages; p != NONE && n <= k->n_pages; p = c->page_next[p], n++) {
-            MUST(p < c->n_pages && owner[p]++ == 0, "page %u of block %u has two owners", p, b);
+        for (uint32_t p = blk->pages; p != NONE && n <= blk->n_pages;
+             p = cache->page_next[p], n++) {
+            MUST(p < cache->n_pages && owner[p]++ == 0, "page %u of block %u has two owners", p, b);
         }
-        MUST(n == k->n_pages, "block %u has %u pages, %u counted", b, n, k->n_pages);
-        MUST(k->used + k->n_spare + k->left == n * PAGE_SLOTS, "block %u: slots do not add up", b);
-        used += k->used;
-        all += k->all;
+        MUST(n == blk->n_pages, "block %u has %u pages, %u counted", b, n, blk->n_pages);
+        MUST(blk->n_promised == 0, "block %u has promised slots that no launch took", b);
+        MUST(blk->n_used + blk->n_spare + blk->n_unused == n * PAGE_SLOTS,
+             "block %u: slots do not add up", b);
+        used += blk->n_used;
+        all += blk->full_depth_slots;
     }
-    for (uint32_t p = 0; p < c->n_pages; p++)
+    for (uint32_t p = 0; p < cache->n_pages; p++)
         MUST(owner[p] == 1, "page %u leaked", p);
-    MUST(used == c->used && all == c->all, "sums of slots are off");
+    MUST(used == cache->n_used && all == cache->full_depth_slots, "sums of slots are off");
     return true;
 }
 
-static bool blocks_sane(const scheduler *s, uint32_t *refs, err *e) {
-    const cache *c = &s->cache;
-    memset(refs, 0, c->n_blocks * sizeof *refs);
-    for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
-        const seq *q = OWNER_OF((uintptr_t)r, seq, rank);
-        for (uint32_t i = 0; i < q->n_blocks; i++)
-            refs[q->blocks[i]]++;
+static bool blocks_sane(const scheduler *sched, uint32_t *refs, err *e) {
+    const kv_cache *cache = &sched->cache;
+    memset(refs, 0, cache->n_blocks * sizeof *refs);
+    for (const list_link *link = sched->running.next; link != &sched->running; link = link->next) {
+        const sequence *seq = OWNER_OF((uintptr_t)link, sequence, rank_link);
+        for (uint32_t i = 0; i < seq->n_blocks; i++)
+            refs[seq->blocks[i]]++;
     }
     uint32_t free_blocks = 0, cached = 0, cached_pages = 0, in_table = 0, marked = 0;
-    for (uint32_t b = 0; b < c->n_blocks; b++) {
-        const block *k = &c->blocks[b];
-        free_blocks += !k->taken;
-        MUST(k->taken || refs[b] == 0, "block %u is free and in use", b);
-        if (!k->taken) continue;
-        MUST(k->refs == refs[b], "block %u has %u references, %u counted", b, k->refs, refs[b]);
-        MUST(k->refs > 0 || k->cached, "block %u leaked", b);
-        marked += k->cached;
-        cached += k->refs == 0;
-        cached_pages += k->refs == 0 ? k->n_pages : 0;
+    for (uint32_t b = 0; b < cache->n_blocks; b++) {
+        const block *blk = &cache->blocks[b];
+        free_blocks += !blk->taken;
+        MUST(blk->taken || refs[b] == 0, "block %u is free and in use", b);
+        if (!blk->taken) continue;
+        MUST(blk->refs == refs[b], "block %u has %u references, %u counted", b, blk->refs, refs[b]);
+        MUST(blk->refs > 0 || blk->cached, "block %u leaked", b);
+        marked += blk->cached;
+        cached += blk->refs == 0;
+        cached_pages += blk->refs == 0 ? blk->n_pages : 0;
     }
-    for (uint32_t i = 0; i < c->n_buckets; i++) {
-        for (uint32_t b = c->buckets[i]; b != NONE && in_table <= marked;
-             b = c->blocks[b].hash_next)
+    for (uint32_t i = 0; i < cache->n_buckets; i++) {
+        for (uint32_t b = cache->buckets[i]; b != NONE && in_table <= marked;
+             b = cache->blocks[b].hash_next)
             in_table++;
     }
-    MUST(free_blocks == c->n_free_blocks, "%u free blocks, %u counted", free_blocks,
-         c->n_free_blocks);
-    MUST(cached == c->n_cached_blocks, "%u blocks evictable, %u counted", cached,
-         c->n_cached_blocks);
-    MUST(cached_pages == c->n_cached_pages, "%u pages evictable, %u counted", cached_pages,
-         c->n_cached_pages);
+    MUST(free_blocks == cache->n_free_blocks, "%u free blocks, %u counted", free_blocks,
+         cache->n_free_blocks);
+    MUST(cached == cache->n_cached_blocks, "%u blocks evictable, %u counted", cached,
+         cache->n_cached_blocks);
+    MUST(cached_pages == cache->n_cached_pages, "%u pages evictable, %u counted", cached_pages,
+         cache->n_cached_pages);
     MUST(in_table == marked, "%u blocks cached, %u in the table", marked, in_table);
     return true;
 }
 
 /* What a tenant's blocks hold, and the list of those evictable. */
-static bool part_sane(const cache *c, uint32_t tenant, uint32_t *in_lru, err *e) {
-    const cache_part *part = &c->parts[tenant];
+static bool part_sane(const kv_cache *cache, uint32_t tenant, uint32_t *in_lru, err *e) {
+    const cache_part *part = &cache->parts[tenant];
     uint32_t pages = 0, cached_pages = 0, listed = 0;
-    for (uint32_t b = 0; b < c->n_blocks; b++) {
-        const block *k = &c->blocks[b];
-        if (k->taken && k->tenant == tenant) pages += k->n_pages;
+    for (uint32_t b = 0; b < cache->n_blocks; b++) {
+        const block *blk = &cache->blocks[b];
+        if (blk->taken && blk->tenant == tenant) pages += blk->n_pages;
     }
     uint32_t before = NONE;
-    for (uint32_t b = part->lru_first; b != NONE && listed <= c->n_blocks;
-         b = c->blocks[b].lru_next) {
-        const block *k = &c->blocks[b];
-        MUST(k->taken && k->cached && k->refs == 0 && k->tenant == tenant,
+    for (uint32_t b = part->lru_first; b != NONE && listed <= cache->n_blocks;
+         b = cache->blocks[b].lru_next) {
+        const block *blk = &cache->blocks[b];
+        MUST(blk->taken && blk->cached && blk->refs == 0 && blk->tenant == tenant,
              "block %u is not evictable, or of another tenant", b);
-        MUST(k->lru_prev == before, "the list of evictable blocks is broken at %u", b);
+        MUST(blk->lru_prev == before, "the list of evictable blocks is broken at %u", b);
         before = b;
-        cached_pages += k->n_pages;
+        cached_pages += blk->n_pages;
         listed++;
     }
     MUST(part->lru_last == before, "the list of evictable blocks has a wrong end");
@@ -104,140 +110,154 @@ static bool part_sane(const cache *c, uint32_t tenant, uint32_t *in_lru, err *e)
     return true;
 }
 
-static bool parts_sane(const cache *c, err *e) {
+static bool parts_sane(const kv_cache *cache, err *e) {
     uint32_t in_lru = 0;
-    for (uint32_t i = 0; i < c->n_parts; i++) {
-        if (!part_sane(c, i, &in_lru, e)) return false;
+    for (uint32_t i = 0; i < cache->n_parts; i++) {
+        if (!part_sane(cache, i, &in_lru, e)) return false;
     }
-    MUST(in_lru == c->n_cached_blocks, "%u blocks evictable, %u listed", c->n_cached_blocks,
+    MUST(in_lru == cache->n_cached_blocks, "%u blocks evictable, %u listed", cache->n_cached_blocks,
          in_lru);
     return true;
 }
 
-static bool cohort_sane(const scheduler *s, const cohort *c, uint8_t *seen, err *e) {
+static bool is_out(const scheduler *sched, const flight *fl) {
+    uint32_t i = (uint32_t)(fl - sched->flights);
+    return (i + sched->max_flights - sched->first_out) % sched->max_flights < sched->n_out;
+}
+
+static bool cohort_sane(const scheduler *sched, const cohort *coh, uint8_t *seen, err *e) {
     uint32_t n = 0, live = 0, tail = 0;
-    for (uint32_t row = c->head; row != NONE && n <= c->n; row = s->rows[row].next, n++) {
+    for (uint32_t row = coh->first_row; row != NONE && n <= coh->n;
+         row = sched->rows[row].next, n++) {
         MUST(seen[row]++ == 0, "row %u has two owners", row);
-        MUST(s->rows[row].pos == c->first + n, "row %u has the wrong position", row);
-        MUST(s->rows[row].state != ROW_FREE, "row %u is free and in use", row);
-        live += s->rows[row].state == ROW_LIVE;
-        tail += s->rows[row].state == ROW_TAIL;
+        MUST(sched->rows[row].pos == coh->first + n, "row %u has the wrong position", row);
+        MUST(sched->rows[row].state != ROW_FREE, "row %u is free and in use", row);
+        live += sched->rows[row].state == ROW_LIVE;
+        tail += sched->rows[row].state == ROW_TAIL;
     }
-    MUST(n == c->n && live == c->n_live && tail == c->n_tail, "rows of a cohort do not add up");
-    MUST(c->looping == !list_empty(&c->loop), "a cohort is in the wrong list");
-    MUST(!c->looping || live + tail > 0, "a cohort loops without rows");
-    for (uint32_t i = 0; i < MAX_FLIGHTS; i++) {
-        const flight *f = &s->flights[i];
-        bool out = (i + MAX_FLIGHTS - s->first_out) % MAX_FLIGHTS < s->n_out;
-        MUST(c->pick[i] == NONE || (out && c->pick[i] < f->n_picks && f->picks[c->pick[i]] == c),
+    MUST(n == coh->n && live == coh->n_live && tail == coh->n_tail,
+         "rows of a cohort do not add up");
+    MUST(coh->looping == !list_empty(&coh->loop_link), "a cohort is in the wrong list");
+    MUST(!coh->looping || live + tail > 0, "a cohort loops without rows");
+    for (list_link *link = coh->picks.next; link != &coh->picks; link = link->next) {
+        const picked *pick = sched__pick_at(link);
+        MUST(pick->cohort == coh && is_out(sched, pick->flight),
              "a cohort is still in a launch that is settled");
     }
-    MUST(!c->parked || !sched__loop_is_out(s, c), "a parked cohort is in a launch");
+    MUST(!coh->parked || !sched__loop_is_out(coh), "a parked cohort is in a launch");
     return true;
 }
 
-static bool rows_sane(const scheduler *s, uint8_t *seen, err *e) {
-    memset(seen, 0, s->n_rows);
+static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
+    memset(seen, 0, sched->n_rows);
     uint32_t n_free = 0, live = 0, tail = 0, parked = 0, coda = 0, prelude = 0, decode = 0;
-    for (uint32_t row = s->free_row; row != NONE && n_free <= s->n_rows; row = s->rows[row].next) {
-        MUST(seen[row]++ == 0 && s->rows[row].state == ROW_FREE, "row %u is free twice, or in use",
-             row);
+    for (uint32_t row = sched->free_row; row != NONE && n_free <= sched->n_rows;
+         row = sched->rows[row].next) {
+        MUST(seen[row]++ == 0 && sched->rows[row].state == ROW_FREE,
+             "row %u is free twice, or in use", row);
         n_free++;
     }
-    MUST(n_free == s->n_free_rows, "%u free rows, %u counted", n_free, s->n_free_rows);
-    for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
-        const seq *q = OWNER_OF((uintptr_t)r, seq, rank);
-        uint32_t loop = PLAN_MAX_LOOPS, at = q->first ? q->first->first : q->next_start;
-        for (const cohort *c = q->first; c; c = c->after) {
-            MUST(c->owner == q && c->first == at, "cohorts of a sequence leave a gap");
-            at += c->n;
-            if (!cohort_sane(s, c, seen, e)) return false;
-            if (c->n_live + c->n_tail > 0 && s->fault != FAULT_BREAK_RULE) {
-                MUST(c->next_loop <= loop, "a cohort overtook the one before");
-                loop = c->next_loop;
+    MUST(n_free == sched->n_free_rows, "%u free rows, %u counted", n_free, sched->n_free_rows);
+    for (const list_link *link = sched->running.next; link != &sched->running; link = link->next) {
+        const sequence *seq = OWNER_OF((uintptr_t)link, sequence, rank_link);
+        uint32_t loop = PLAN_MAX_LOOPS, at = seq->first ? seq->first->first : seq->next_start;
+        for (const cohort *coh = seq->first; coh; coh = coh->after) {
+            MUST(coh->owner == seq && coh->first == at, "cohorts of a sequence leave a gap");
+            at += coh->n;
+            if (!cohort_sane(sched, coh, seen, e)) return false;
+            if (coh->n_live + coh->n_tail > 0) {
+                MUST(coh->next_loop <= loop, "a cohort overtook the one before");
+                loop = coh->next_loop;
             }
-            decode += c->decode;
-            bool before = !c->looping && c->next_loop == 0;
-            live += c->looping ? c->n_live : 0;
-            tail += c->looping && !c->parked ? c->n_tail : 0;
-            parked += c->parked ? c->n_tail : 0;
-            MUST(!c->parked || (c->n_live == 0 && c->next_loop >= q->frontier),
+            decode += coh->decode;
+            bool before = !coh->looping && coh->next_loop == 0;
+            live += coh->looping ? coh->n_live : 0;
+            tail += coh->looping && !coh->parked ? coh->n_tail : 0;
+            parked += coh->parked ? coh->n_tail : 0;
+            MUST(!coh->parked || (coh->n_live == 0 && coh->next_loop >= seq->frontier),
                  "a row that is needed is parked");
-            prelude += before ? c->n : 0;
-            coda += !before && !list_empty(&c->stage) && !c->unmasked ? c->n_coda : 0;
+            prelude += before ? coh->n : 0;
+            coda += !before && !list_empty(&coh->stage_link) && !coh->awaits_mask ? coh->n_coda : 0;
         }
-        MUST(at == q->next_start, "cohorts of a sequence end early");
+        MUST(at == seq->next_start, "cohorts of a sequence end early");
     }
-    for (uint32_t row = 0; row < s->n_rows; row++)
+    for (uint32_t row = 0; row < sched->n_rows; row++)
         MUST(seen[row] == 1, "row %u leaked", row);
-    MUST(live == s->n_looping_live && tail == s->n_looping_tail && parked == s->n_parked,
+    MUST(live == sched->n_looping_live && tail == sched->n_looping_tail &&
+             parked == sched->n_parked,
          "looping rows are miscounted");
-    MUST(decode == s->n_decode_rows, "%u rows decode, %u counted", decode, s->n_decode_rows);
-    MUST(prelude == s->n_to_prelude && coda == s->n_to_coda, "waiting rows are miscounted");
+    MUST(decode == sched->n_decode_rows, "%u rows decode, %u counted", decode,
+         sched->n_decode_rows);
+    MUST(prelude == sched->n_to_prelude && coda == sched->n_to_coda, "waiting rows are miscounted");
     return true;
 }
 
-static bool in_order(const seq *a, const seq *b) {
-    return a == NULL || a->order < b->order || (a->order == b->order && a->arrival < b->arrival);
+static bool in_order(const sequence *x, const sequence *y) {
+    return x == NULL || x->order < y->order || (x->order == y->order && x->arrival < y->arrival);
 }
 
-static bool tenant_sane(const scheduler *s, const sched_tenant *t, uint64_t *tokens, err *e) {
+static bool tenant_sane(const scheduler *sched, const sched_tenant *tenant, uint64_t *tokens,
+                        err *e) {
     uint32_t running = 0, waiting = 0, rows = 0;
     uint64_t own = 0;
-    const seq *before = NULL;
-    for (const list_link *r = t->waiting.next; r != &t->waiting; r = r->next) {
-        const seq *q = OWNER_OF((uintptr_t)r, seq, rank);
-        MUST(q->state == SEQ_WAITING && q->n_blocks == 0 && q->first == NULL,
+    const sequence *before = NULL;
+    for (const list_link *link = tenant->waiting.next; link != &tenant->waiting;
+         link = link->next) {
+        const sequence *seq = OWNER_OF((uintptr_t)link, sequence, rank_link);
+        MUST(seq->state == SEQ_WAITING && seq->n_blocks == 0 && seq->first == NULL,
              "a waiting sequence holds something");
-        MUST(sched__tenant_of(s, q) == t, "a sequence waits among those of another tenant");
-        MUST(in_order(before, q), "the waiting are out of order");
-        before = q;
+        MUST(sched__tenant_of(sched, seq) == tenant,
+             "a sequence waits among those of another tenant");
+        MUST(in_order(before, seq), "the waiting are out of order");
+        before = seq;
         waiting++;
-        own += q->n_tokens;
+        own += seq->n_tokens;
     }
-    for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
-        const seq *q = OWNER_OF((uintptr_t)r, seq, rank);
-        if (sched__tenant_of(s, q) != t) continue;
+    for (const list_link *link = sched->running.next; link != &sched->running; link = link->next) {
+        const sequence *seq = OWNER_OF((uintptr_t)link, sequence, rank_link);
+        if (sched__tenant_of(sched, seq) != tenant) continue;
         running++;
-        for (const cohort *c = q->first; c; c = c->after)
-            rows += c->n;
+        for (const cohort *coh = seq->first; coh; coh = coh->after)
+            rows += coh->n;
     }
-    MUST(running == t->n_running && waiting == t->n_waiting && own == t->waiting_tokens &&
-             rows == t->n_rows,
+    MUST(running == tenant->n_running && waiting == tenant->n_waiting &&
+             own == tenant->waiting_tokens && rows == tenant->n_rows,
          "a tenant's sequences or rows are miscounted");
-    MUST(running + waiting == 0 || !list_empty(&t->active), "a tenant with work is not active");
+    MUST(running + waiting == 0 || !list_empty(&tenant->active_link),
+         "a tenant with work is not active");
     *tokens += own;
     return true;
 }
 
-static bool lists_sane(const scheduler *s, err *e) {
+static bool lists_sane(const scheduler *sched, err *e) {
     uint32_t running = 0, waiting = 0;
     uint64_t tokens = 0;
-    const seq *before = NULL;
-    for (const list_link *r = s->running.next; r != &s->running; r = r->next) {
-        const seq *q = OWNER_OF((uintptr_t)r, seq, rank);
-        MUST(q->state == SEQ_RUNNING, "the running list is wrong");
-        MUST(in_order(before, q), "the running are out of order");
-        before = q;
+    const sequence *before = NULL;
+    for (const list_link *link = sched->running.next; link != &sched->running; link = link->next) {
+        const sequence *seq = OWNER_OF((uintptr_t)link, sequence, rank_link);
+        MUST(seq->state == SEQ_RUNNING, "the running list is wrong");
+        MUST(in_order(before, seq), "the running are out of order");
+        before = seq;
         running++;
     }
-    for (uint32_t i = 0; i < s->n_tenants; i++) {
-        if (!tenant_sane(s, &s->tenants[i], &tokens, e)) return false;
-        waiting += s->tenants[i].n_waiting;
+    for (uint32_t i = 0; i < sched->n_tenants; i++) {
+        if (!tenant_sane(sched, &sched->tenants[i], &tokens, e)) return false;
+        waiting += sched->tenants[i].n_waiting;
     }
-    MUST(running == s->n_running && waiting == s->n_waiting && tokens == s->waiting_tokens,
+    MUST(running == sched->n_running && waiting == sched->n_waiting &&
+             tokens == sched->waiting_tokens,
          "sequences are miscounted");
-    MUST(running <= s->limits.opts.max_running, "more run than there are places");
+    MUST(running <= sched->limits.opts.max_running, "more run than there are places");
     return true;
 }
 
-bool sched_sane(const scheduler *s, err *e) {
-    uint8_t *pages = array_new(s->cache.n_pages, 1), *rows = array_new(s->n_rows, 1);
-    uint32_t *refs = array_new(s->cache.n_blocks, sizeof *refs);
+bool sched_sane(const scheduler *sched, err *e) {
+    uint8_t *pages = array_new(sched->cache.n_pages, 1), *rows = array_new(sched->n_rows, 1);
+    uint32_t *refs = array_new(sched->cache.n_blocks, sizeof *refs);
     bool ok = pages && rows && refs;
     if (!ok) (void)err_set(e, ERR_NO_MEMORY, NULL, "out of memory to look");
-    ok = ok && pages_sane(&s->cache, pages, e) && blocks_sane(s, refs, e) &&
-         parts_sane(&s->cache, e) && rows_sane(s, rows, e) && lists_sane(s, e);
+    ok = ok && pages_sane(&sched->cache, pages, e) && blocks_sane(sched, refs, e) &&
+         parts_sane(&sched->cache, e) && rows_sane(sched, rows, e) && lists_sane(sched, e);
     free(pages);
     free(rows);
     free(refs);

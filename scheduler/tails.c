@@ -1,84 +1,84 @@
-/* tails.c - policy exact: when a halted row's silent loops are run.
+/* tails.c - policy exact: when the silent loops of a halted row are run.
  *
- * A tail's K/V of loop t is read only by later positions that run loop t themselves. So
- * tails park, and a row about to run loop t takes those of its sequence that have not run
- * it along in the same launch: it started at loop 0 and took everybody along so far, so
- * none stands further back than it does, and it never waits. What no later position
- * reaches is never computed and takes no slot; when the sequence ends it is dropped.
+ * A tail's keys and values of loop t are read only by later positions that run loop t themselves.
+ * So tails park, and a row about to run loop t takes along, in the same launch, the tails of its
+ * sequence that have not run it. The row started at loop 0 and has taken all of them along so far,
+ * so no tail stands further back than the row, and the row never waits. A loop that no later
+ * position reaches is never computed and takes no slot; when the sequence ends it is dropped.
  *
- * A parked tail keeps its state row. When rows run short, or somebody was refused some,
- * the longest parked go on to their last loop and give theirs back. Where blocks go into
- * the prefix cache, prompt rows do not park: a cached block must hold every loop. */
+ * A parked tail keeps its state row. When rows run short, or a sequence was refused rows, the
+ * longest parked tails go on to their last loop and give their rows back. Where blocks go into the
+ * prefix cache, tails of prompt rows do not park: a cached block must hold every loop. */
 #include "scheduler/scheduler_internal.h"
 
-bool sched__parks_at_all(const scheduler *s, const cohort *c) {
-    const sched_opts *o = &s->limits.opts;
-    return o->batching == SCHED_DEPTHWISE && o->halted_kv == KV_EXACT && !c->finishing &&
-           (c->decode || !o->prefix_cache);
+bool sched__parks_at_all(const scheduler *sched, const cohort *coh) {
+    bool park = coh->decode ? sched->rules.tails_park : sched->rules.prompt_tails_park;
+    return park && !coh->finishing;
 }
 
-bool sched__may_park(const scheduler *s, const cohort *c) {
-    return sched__parks_at_all(s, c) && !c->parked && c->looping && c->n_live == 0 &&
-           c->n_tail > 0 && c->next_loop >= c->owner->frontier && !sched__loop_is_out(s, c);
+bool sched__may_park(const scheduler *sched, const cohort *coh) {
+    return sched__parks_at_all(sched, coh) && !coh->parked && coh->looping && coh->n_live == 0 &&
+           coh->n_tail > 0 && coh->next_loop >= coh->owner->frontier && !sched__loop_is_out(coh);
 }
 
-void sched__park(scheduler *s, cohort *c) {
-    c->parked = true;
-    c->waited = 0;
-    s->n_looping_tail -= c->n_tail;
-    s->n_parked += c->n_tail;
-    list_move_back(&s->parked, &c->loop);
+void sched__park(scheduler *sched, cohort *coh) {
+    coh->parked = true;
+    coh->waited = 0;
+    sched->n_looping_tail -= coh->n_tail;
+    sched->n_parked += coh->n_tail;
+    list_move_back(&sched->parked, &coh->loop_link);
 }
 
-static void unpark(scheduler *s, cohort *c, list_link *before) {
-    c->parked = false;
-    s->n_parked -= c->n_tail;
-    s->n_looping_tail += c->n_tail;
-    list_remove(&c->loop);
-    list_insert_before(before, &c->loop);
+static void unpark(scheduler *sched, cohort *coh, list_link *before) {
+    coh->parked = false;
+    sched->n_parked -= coh->n_tail;
+    sched->n_looping_tail += coh->n_tail;
+    list_remove(&coh->loop_link);
+    list_insert_before(before, &coh->loop_link);
 }
 
-/* A position of q is about to run the loop below `loops`. Along a sequence loops never
- * rise, so those that must come along stand together, latest last; they go to the front
- * of their list, earliest first, as the rule wants them picked. */
-void sched__raise_frontier(scheduler *s, seq *q, uint32_t loops) {
-    if (loops <= q->frontier) return;
-    q->frontier = loops;
-    for (cohort *c = q->last; c && s->n_parked > 0; c = c->before) {
-        if (c->n_live > 0 || c->n_tail == 0) continue;
-        if (c->next_loop >= loops) break;
-        if (c->parked) unpark(s, c, s->looping[c->list].next);
+/* A position of seq is about to run the loop below `loops`. Along a sequence loops never rise, so
+ * the tails to take along stand together, the latest last. They go to the front of their list,
+ * earliest first, which is the order that the wavefront rule wants. */
+void sched__raise_frontier(scheduler *sched, sequence *seq, uint32_t loops) {
+    if (loops <= seq->frontier) return;
+    seq->frontier = loops;
+    for (cohort *coh = seq->last; coh && sched->n_parked > 0; coh = coh->before) {
+        if (coh->n_live > 0 || coh->n_tail == 0) continue;
+        if (coh->next_loop >= loops) break;
+        if (coh->parked) unpark(sched, coh, sched->looping[coh->list].next);
     }
 }
 
-/* The next position starts from loop 0 and needs only what it will reach itself. */
-void sched__lower_frontier(seq *q) {
-    q->frontier = 0;
+/* One position of the sequence is live, at loop 0: it needs only the loops that it reaches. */
+void sched__restart_frontier(sequence *seq) {
+    seq->frontier = 0;
 }
 
-/* Tails were called along for a loop that the one live position of q will not run: q needs
- * `loops` only. Those not in a launch park again, the earliest first, as they would have. */
-void sched__call_back(scheduler *s, seq *q, uint32_t loops) {
-    uint32_t was = q->frontier;
+/* The guess was wrong: the last live position of seq halted at `loops`. Parks the tails again that
+ * were woken for a deeper loop and are in no launch, the earliest first. */
+void sched__lower_frontier(scheduler *sched, sequence *seq, uint32_t loops) {
+    uint32_t was = seq->frontier;
     if (was <= loops) return;
-    q->frontier = loops;
-    cohort *c = q->last;
-    while (c->before && (c->n_live + c->n_tail == 0 || c->next_loop < was))
-        c = c->before;
-    for (; c; c = c->after) {
-        if (sched__may_park(s, c)) sched__park(s, c);
+    seq->frontier = loops;
+    cohort *coh = seq->last;
+    while (coh->before && (coh->n_live + coh->n_tail == 0 || coh->next_loop < was))
+        coh = coh->before;
+    for (; coh; coh = coh->after) {
+        if (sched__may_park(sched, coh)) sched__park(sched, coh);
     }
 }
 
-/* At most an eighth of a launch goes on at a time, so that decoding hardly notices. */
-void sched__relieve_rows(scheduler *s) {
-    bool refused = !list_empty(&s->want_decode) || !list_empty(&s->want_prompt);
-    if (s->n_parked == 0 || (!refused && s->n_free_rows >= s->n_rows / 4)) return;
-    uint32_t rows = s->max_rows / 8 + 1;
-    while (rows > 0 && !list_empty(&s->parked)) {
-        cohort *c = OWNER_OF(s->parked.next, cohort, loop);
-        c->finishing = true;
-        rows -= c->n_tail < rows ? c->n_tail : rows;
-        unpark(s, c, &s->looping[c->list]);
+/* At most an eighth of a launch goes on at a time, so that decoding hardly slows down. */
+void sched__relieve_rows(scheduler *sched) {
+    bool refused = !list_empty(&sched->want_decode) || !list_empty(&sched->want_prompt);
+    if (sched->n_parked == 0) return;
+    if (!refused && sched->n_free_rows >= sched->n_rows / 4) return;
+    uint32_t n_rows = sched->max_rows / 8 + 1;
+    while (n_rows > 0 && !list_empty(&sched->parked)) {
+        cohort *coh = OWNER_OF(sched->parked.next, cohort, loop_link);
+        coh->finishing = true;
+        n_rows -= coh->n_tail < n_rows ? coh->n_tail : n_rows;
+        unpark(sched, coh, &sched->looping[coh->list]);
     }
 }

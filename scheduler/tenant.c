@@ -1,20 +1,20 @@
-/* tenant.c - whose turn it is: places, launches and pages are shared between tenants.
+/* tenant.c - places, launches and pages are shared between tenants.
  *
- * A tenant has its share by weight of what those here now hold together. Beyond it, it gets
- * what others leave; within it, another gives way.
+ * A tenant's share is its weight over the weights of all active tenants. Beyond its share it gets
+ * what others leave. Within its share another tenant gives way.
  *
- *   places    The tenant with the fewest running sequences (by weight) is let in first. Where
- *             all places are taken, one under its share takes the newest of the tenant furthest
- *             over its own.
- *   launches  Each tenant is charged the time of its launches, its part of those it is in with
- *             others, and the time the host samples for it. Who is ahead of the least served that
- *             could run, by more than half a launch of its own, sits out. So a tenant has its share
- *             of time, and tenants of like demand go together.
- *   pages     Who needs pages within its share has them from the tenant furthest over its own.
+ *   places    The tenant with the fewest running sequences (by weight) is admitted first. Where
+ *             all places are taken, a tenant under its share takes the newest place of the tenant
+ *             furthest over its own.
+ *   launches  Each tenant is charged for the time of its launches, for its part of launches with
+ *             others, and for the time the host samples for it. A tenant ahead of the least served
+ *             one that could run, by more than half a launch of its own, sits out. So each tenant
+ *             has its share of time, and tenants of like demand run together.
+ *   pages     A tenant within its share gets pages from the tenant furthest over its own.
  *
- * What a tenant held a moment ago (CLAIM_STEPS to twice as many steps) stays claimed, so that a
- * client who sends one request after another does not throw out somebody for each. Sharing never
- * takes the first sequence of a tenant, which therefore ends, and then another is its first.
+ * What a tenant held a moment ago (CLAIM_STEPS to twice as many steps) stays claimed, so a client
+ * that sends one request after another does not preempt a sequence for each. Sharing never takes
+ * the first sequence of a tenant, which therefore ends, and then another is its first.
  *
  * With one tenant none of this runs. */
 #include "base/size.h"
@@ -24,36 +24,40 @@
 
 enum {
     CLAIM_STEPS = 64,
-    ALONE_EVERY = 24, /* recurrent launches: one goes without the others, to learn its price */
+    ALONE_EVERY = 24, /* recurrent launches: one runs a tenant alone, to learn its price */
     MOST_DEAR = 8,
-    MOST_LAG = 8, /* full launches that a tenant can be behind others: what it can make up for */
+    MOST_LAG = 8, /* full launches that a tenant may be behind the others and still make up for */
 };
 
-#define EACH_ACTIVE(s, t) for (sched_tenant *t = first_active(s); t; t = next_active(s, t))
+#define EACH_ACTIVE(sched, tenant)                                                                 \
+    for (sched_tenant *tenant = first_active(sched); tenant; tenant = next_active(sched, tenant))
 
-static sched_tenant *at_link(const scheduler *s, list_link *r) {
-    return r == &s->active ? NULL : OWNER_OF(r, sched_tenant, active);
+static sched_tenant *at_link(const scheduler *sched, list_link *link) {
+    return link == &sched->active ? NULL : OWNER_OF(link, sched_tenant, active_link);
 }
-static sched_tenant *first_active(const scheduler *s) {
-    return at_link(s, s->active.next);
+static sched_tenant *first_active(const scheduler *sched) {
+    return at_link(sched, sched->active.next);
 }
-static sched_tenant *next_active(const scheduler *s, const sched_tenant *t) {
-    return at_link(s, t->active.next);
+static sched_tenant *next_active(const scheduler *sched, const sched_tenant *tenant) {
+    return at_link(sched, tenant->active_link.next);
 }
-static bool is_contended(const scheduler *s) { /* more than one is here */
-    return s->active.next != s->active.prev;
+static bool is_contended(const scheduler *sched) { /* more than one is active */
+    return sched->active.next != sched->active.prev;
 }
 
-int sched__tenants_init(scheduler *s, err *e) {
-    const sched_opts *o = &s->limits.opts;
-    s->tenants = array_new(o->max_tenants, sizeof *s->tenants);
-    if (s->tenants == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for tenants");
-    s->n_tenants = o->max_tenants;
-    for (uint32_t i = 0; i < s->n_tenants; i++) {
-        uint32_t weight = o->weights ? o->weights[i] : 1;
-        s->tenants[i] = (sched_tenant){.weight = weight, .dear = 1};
-        list_init(&s->tenants[i].waiting);
-        list_init(&s->tenants[i].active);
+int sched__tenants_init(scheduler *sched, err *e) {
+    const sched_opts *opts = &sched->limits.opts;
+    sched->tenants = array_new(opts->max_tenants, sizeof *sched->tenants);
+    if (sched->tenants == NULL) {
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for tenants");
+    }
+    sched->n_tenants = opts->max_tenants;
+    for (uint32_t i = 0; i < sched->n_tenants; i++) {
+        sched_tenant *tenant = &sched->tenants[i];
+        uint32_t weight = opts->weights ? opts->weights[i] : 1;
+        *tenant = (sched_tenant){.weight = weight, .price_factor = 1};
+        list_init(&tenant->waiting);
+        list_init(&tenant->active_link);
         if (weight < 1 || weight > SCHED_MAX_WEIGHT) {
             return err_set(e, ERR_BAD_PARAM, "weight", "%u is not from 1 to %d", weight,
                            SCHED_MAX_WEIGHT);
@@ -62,98 +66,95 @@ int sched__tenants_init(scheduler *s, err *e) {
     return 0;
 }
 
-/* A level of priority is worth SCHED_AGE_ARRIVALS arrivals, so however many better ranked
- * requests come, those after that many stand behind who waits. */
-int64_t sched__order(scheduler *s, const seq *q) {
-    int64_t level = q->req.priority;
+/* A level of priority is worth SCHED_AGE_ARRIVALS arrivals. So however many better ranked requests
+ * come, those that come after that many arrivals stand behind a waiting one. */
+int64_t sched__order(scheduler *sched, const sequence *seq) {
+    int64_t level = seq->req.priority;
     if (level > SCHED_MAX_PRIORITY) level = SCHED_MAX_PRIORITY;
     if (level < -SCHED_MAX_PRIORITY) level = -SCHED_MAX_PRIORITY;
-    int64_t age = s->fault == FAULT_NO_AGE ? INT64_C(1) << 40 : SCHED_AGE_ARRIVALS;
-    return level * age + (int64_t)sched__tenant_of(s, q)->arrivals++;
+    return level * SCHED_AGE_ARRIVALS + (int64_t)sched__tenant_of(sched, seq)->arrivals++;
 }
 
 /* ---- shares and claims ---- */
 
-static uint64_t weights(const scheduler *s) { /* of all who are here */
+static uint64_t sum_of_weights(const scheduler *sched) { /* of all active tenants */
     uint64_t sum = 0;
-    EACH_ACTIVE(s, t) sum += t->weight;
+    EACH_ACTIVE(sched, tenant) sum += tenant->weight;
     return sum;
 }
 
-static uint32_t share(const sched_tenant *t, uint32_t all, uint64_t sum) {
-    uint64_t n = (uint64_t)all * t->weight / (sum ? sum : 1);
+static uint32_t share(const sched_tenant *tenant, uint32_t all, uint64_t sum) {
+    uint64_t n = (uint64_t)all * tenant->weight / (sum ? sum : 1);
     return n < 1 ? 1 : n > all ? all : (uint32_t)n;
 }
 
-static uint32_t pages_used(const scheduler *s, const sched_tenant *t) {
-    const cache_part *p = &s->cache.parts[t - s->tenants];
-    return p->n_pages - p->n_cached_pages;
+static uint32_t pages_used(const scheduler *sched, const sched_tenant *tenant) {
+    const cache_part *part = &sched->cache.parts[tenant - sched->tenants];
+    return part->n_pages - part->n_cached_pages;
 }
 
-static uint32_t larger(uint32_t a, uint32_t b) {
-    return a > b ? a : b;
+static uint32_t larger(uint32_t x, uint32_t y) {
+    return x > y ? x : y;
 }
 
-/* Of a claim, what is not held now; beyond its share a tenant claims nothing. */
+/* The part of a claim that is not held now. Beyond its share a tenant claims nothing. */
 static uint32_t unmet(const uint32_t claim[2], uint32_t held, uint32_t most) {
     uint32_t n = larger(claim[0], claim[1]);
     if (n > most) n = most;
     return n > held ? n - held : 0;
 }
 
-void sched__roll_claims(scheduler *s) {
-    EACH_ACTIVE(s, t) {
-        t->claim_places[0] = larger(t->claim_places[0], t->n_running);
-        t->claim_pages[0] = larger(t->claim_pages[0], pages_used(s, t));
+void sched__roll_claims(scheduler *sched) {
+    EACH_ACTIVE(sched, tenant) {
+        tenant->claim_places[0] = larger(tenant->claim_places[0], tenant->n_running);
+        tenant->claim_pages[0] = larger(tenant->claim_pages[0], pages_used(sched, tenant));
     }
-    if (s->stats.steps / CLAIM_STEPS == s->window) return;
-    s->window = s->stats.steps / CLAIM_STEPS;
-    s->changes++; /* who lacked room may find it now */
-    for (sched_tenant *t = first_active(s), *next; t; t = next) {
-        next = next_active(s, t);
-        t->claim_places[1] = t->claim_places[0];
-        t->claim_pages[1] = t->claim_pages[0];
-        t->claim_places[0] = t->n_running;
-        t->claim_pages[0] = pages_used(s, t);
-        uint32_t claims = t->claim_places[0] + t->claim_places[1];
-        if (t->n_running + t->n_waiting + claims == 0) list_remove(&t->active);
+    if (sched->stats.steps / CLAIM_STEPS == sched->window) return;
+    sched->window = sched->stats.steps / CLAIM_STEPS;
+    sched->epoch++; /* a sequence that lacked room may have it now */
+    for (sched_tenant *tenant = first_active(sched), *next; tenant; tenant = next) {
+        next = next_active(sched, tenant);
+        tenant->claim_places[1] = tenant->claim_places[0];
+        tenant->claim_pages[1] = tenant->claim_pages[0];
+        tenant->claim_places[0] = tenant->n_running;
+        tenant->claim_pages[0] = pages_used(sched, tenant);
+        uint32_t claims = tenant->claim_places[0] + tenant->claim_places[1];
+        if (tenant->n_running + tenant->n_waiting + claims == 0) list_remove(&tenant->active_link);
     }
 }
 
 /* ---- places ---- */
 
-static bool is_before(const scheduler *s, const sched_tenant *a, const sched_tenant *b) {
-    if (s->fault == FAULT_BY_ARRIVAL) {
-        return OWNER_OF(a->waiting.next, seq, rank)->arrival <
-               OWNER_OF(b->waiting.next, seq, rank)->arrival;
-    }
-    uint64_t left = (uint64_t)a->n_running * b->weight, right = (uint64_t)b->n_running * a->weight;
-    return left != right ? left < right : a->served < b->served;
+static bool is_before(const sched_tenant *x, const sched_tenant *y) {
+    uint64_t left = (uint64_t)x->n_running * y->weight;
+    uint64_t right = (uint64_t)y->n_running * x->weight;
+    return left != right ? left < right : x->served < y->served;
 }
 
-sched_tenant *sched__next_tenant(const scheduler *s) {
+sched_tenant *sched__next_tenant(const scheduler *sched) {
     sched_tenant *best = NULL;
-    EACH_ACTIVE(s, t) {
-        if (t->passed || t->n_waiting == 0) continue;
-        if (best == NULL || is_before(s, t, best)) best = t;
+    EACH_ACTIVE(sched, tenant) {
+        if (tenant->refused || tenant->n_waiting == 0) continue;
+        if (best == NULL || is_before(tenant, best)) best = tenant;
     }
     return best;
 }
 
-bool sched__may_place(const scheduler *s, const sched_tenant *t, sched_tenant **from) {
+/* x holds more places by its weight than y. */
+static bool holds_more(const sched_tenant *x, const sched_tenant *y) {
+    return (uint64_t)x->n_running * y->weight > (uint64_t)y->n_running * x->weight;
+}
+
+bool sched__may_place(const scheduler *sched, const sched_tenant *tenant, sched_tenant **from) {
     *from = NULL;
-    uint32_t all = s->limits.opts.max_running, left = all - s->n_running, claimed = 0;
-    if (s->fault == FAULT_BY_ARRIVAL) return left > 0;
-    uint64_t sum = weights(s);
-    bool within = t->n_running < share(t, all, sum);
-    EACH_ACTIVE(s, o) {
-        uint32_t most = share(o, all, sum);
-        if (o != t) claimed += unmet(o->claim_places, o->n_running, most);
-        if (o->n_running < 2 || o->n_running <= most) continue;
-        if (*from == NULL ||
-            (uint64_t)o->n_running * (*from)->weight > (uint64_t)(*from)->n_running * o->weight) {
-            *from = o;
-        }
+    uint32_t all = sched->limits.opts.max_running, left = all - sched->n_running, claimed = 0;
+    uint64_t sum = sum_of_weights(sched);
+    bool within = tenant->n_running < share(tenant, all, sum);
+    EACH_ACTIVE(sched, other) {
+        uint32_t most = share(other, all, sum);
+        if (other != tenant) claimed += unmet(other->claim_places, other->n_running, most);
+        if (other->n_running < 2 || other->n_running <= most) continue;
+        if (*from == NULL || holds_more(other, *from)) *from = other;
     }
     if (left > 0) {
         *from = NULL;
@@ -165,177 +166,206 @@ bool sched__may_place(const scheduler *s, const sched_tenant *t, sched_tenant **
 
 /* ---- pages ---- */
 
-static bool pages_within(const scheduler *s, const sched_tenant *t, uint64_t wanted, uint64_t sum) {
-    return pages_used(s, t) + wanted <= share(t, s->cache.n_pages, sum);
+static bool pages_within(const scheduler *sched, const sched_tenant *tenant, uint64_t wanted,
+                         uint64_t sum) {
+    return pages_used(sched, tenant) + wanted <= share(tenant, sched->cache.n_pages, sum);
 }
 
-uint64_t sched__claimed_pages(const scheduler *s, const sched_tenant *t, uint64_t wanted) {
-    uint64_t sum = weights(s), claimed = 0;
-    if (pages_within(s, t, wanted, sum)) return 0;
-    EACH_ACTIVE(s, o) {
-        uint32_t most = share(o, s->cache.n_pages, sum);
-        if (o != t) claimed += unmet(o->claim_pages, pages_used(s, o), most);
+uint64_t sched__claimed_pages(const scheduler *sched, const sched_tenant *tenant, uint64_t wanted) {
+    uint64_t sum = sum_of_weights(sched), claimed = 0;
+    if (pages_within(sched, tenant, wanted, sum)) return 0;
+    EACH_ACTIVE(sched, other) {
+        uint32_t most = share(other, sched->cache.n_pages, sum);
+        if (other != tenant) claimed += unmet(other->claim_pages, pages_used(sched, other), most);
     }
     return claimed;
 }
 
-/* Of those with more than one running sequence. */
-static sched_tenant *most_pages(const scheduler *s, uint64_t sum, bool beyond_share) {
+/* Among tenants with more than one running sequence. */
+static sched_tenant *most_pages(const scheduler *sched, uint64_t sum, bool beyond_share) {
     sched_tenant *best = NULL;
     uint64_t of_best = 0;
-    EACH_ACTIVE(s, t) {
-        uint64_t used = pages_used(s, t);
-        if (t->n_running < 2) continue;
-        if (beyond_share && used <= share(t, s->cache.n_pages, sum)) continue;
-        if (best == NULL || used * best->weight > of_best * t->weight) best = t, of_best = used;
+    EACH_ACTIVE(sched, tenant) {
+        uint64_t used = pages_used(sched, tenant);
+        if (tenant->n_running < 2) continue;
+        if (beyond_share && used <= share(tenant, sched->cache.n_pages, sum)) continue;
+        if (best && used * best->weight <= of_best * tenant->weight) continue;
+        best = tenant;
+        of_best = used;
     }
     return best;
 }
 
-sched_tenant *sched__gives_pages(const scheduler *s, const sched_tenant *t, uint64_t wanted) {
-    uint64_t sum = weights(s);
-    if (s->fault == FAULT_BY_ARRIVAL || !pages_within(s, t, wanted, sum)) return NULL;
-    return most_pages(s, sum, true);
+sched_tenant *sched__gives_pages(const scheduler *sched, const sched_tenant *tenant,
+                                 uint64_t wanted) {
+    uint64_t sum = sum_of_weights(sched);
+    if (!pages_within(sched, tenant, wanted, sum)) return NULL;
+    return most_pages(sched, sum, true);
 }
 
-sched_tenant *sched__most_pages(const scheduler *s) {
-    return s->n_tenants > 1 ? most_pages(s, 0, false) : NULL;
+sched_tenant *sched__most_pages(const scheduler *sched) {
+    return sched->n_tenants > 1 ? most_pages(sched, 0, false) : NULL;
 }
 
 /* ---- launches ---- */
 
-/* What a launch with so many rows of t alone takes, by weight. Its rows may be dearer than others
- * (long contexts) or cheaper (prompts): t->dear says so, from recurrent launches it had alone. */
-static double price(const scheduler *s, const sched_tenant *t, eng_stage stage, uint32_t rows) {
-    const cost_fit *f = &s->cost[stage];
-    double ns = f->n > 0 ? sched__cost_ns(f, rows) * t->dear : rows;
-    return (ns > 1 ? ns : 1) / t->weight;
+/* Time, by weight, of a launch of n_rows rows of this tenant alone. Its rows may be dearer than
+ * others (long contexts) or cheaper (prompts): price_factor says so, from recurrent launches that
+ * it had alone. */
+static double price(const scheduler *sched, const sched_tenant *tenant, eng_stage stage,
+                    uint32_t n_rows) {
+    const cost_fit *fit = &sched->cost.stage[stage];
+    double ns = fit->n > 0 ? sched__fit_ns(fit, n_rows) * tenant->price_factor : n_rows;
+    return (ns > 1 ? ns : 1) / tenant->weight;
 }
 
-static void learn_price(const scheduler *s, sched_tenant *t, const flight *f, uint64_t ns) {
-    if (f->stage != ENG_STAGE_RECURRENT) return;
-    t->since_alone = 0;
-    double usual = sched__cost_ns(&s->cost[f->stage], f->n_rows);
+static void learn_price(const scheduler *sched, sched_tenant *tenant, const flight *done,
+                        uint64_t ns) {
+    if (done->stage != ENG_STAGE_RECURRENT) return;
+    tenant->since_alone = 0;
+    double usual = sched__fit_ns(&sched->cost.stage[done->stage], done->n_rows);
     if (usual <= 0) return;
-    double dear = (double)ns / usual;
-    if (dear > MOST_DEAR) dear = MOST_DEAR; /* one pause of the machine says little */
-    if (dear < 1.0 / MOST_DEAR) dear = 1.0 / MOST_DEAR;
-    t->dear += (dear - t->dear) / 4;
+    double factor = (double)ns / usual;
+    if (factor > MOST_DEAR) factor = MOST_DEAR; /* one pause of the machine says little */
+    if (factor < 1.0 / MOST_DEAR) factor = 1.0 / MOST_DEAR;
+    tenant->price_factor += (factor - tenant->price_factor) / 4;
 }
 
-/* Who was away has no credit for it but two launches of the least served of those here: about what
- * it was behind them while it was here, since launches are long beside its own. What it used then
- * stays charged, so coming and going gains nothing. */
-void sched__activate(scheduler *s, sched_tenant *t) {
-    if (t->n_running + t->n_waiting > 0) return;
+/* A tenant that was away has no credit for that but two launches of the least served active one.
+ * That is about how far it was behind while it was active, since launches are long beside its own.
+ * What it used then stays charged, so coming and going gains nothing. */
+void sched__activate(scheduler *sched, sched_tenant *tenant) {
+    if (tenant->n_running + tenant->n_waiting > 0) return;
     double least = 0;
     bool first = true;
-    EACH_ACTIVE(s, o) {
-        if (o->n_running + o->n_waiting == 0) continue;
-        uint32_t rows = o->n_rows < s->max_rows ? o->n_rows : s->max_rows;
-        double from = o->served - 2 * price(s, o, ENG_STAGE_RECURRENT, rows);
+    EACH_ACTIVE(sched, other) {
+        if (other->n_running + other->n_waiting == 0) continue;
+        uint32_t n_rows = other->n_rows < sched->max_rows ? other->n_rows : sched->max_rows;
+        double from = other->served - 2 * price(sched, other, ENG_STAGE_RECURRENT, n_rows);
         if (first || from < least) least = from;
         first = false;
     }
-    if (!first && t->served < least) t->served = least;
-    if (list_empty(&t->active)) list_insert_before(&s->active, &t->active);
+    if (!first && tenant->served < least) tenant->served = least;
+    if (list_empty(&tenant->active_link)) {
+        list_insert_before(&sched->active, &tenant->active_link);
+    }
 }
 
-static void pay(sched_tenant *t, double ns) {
-    t->charged_ns += ns;
-    t->served += ns / t->weight;
+static void pay(sched_tenant *tenant, double ns) {
+    tenant->charged_ns += ns;
+    tenant->served += ns / tenant->weight;
 }
 
-/* A launch of one tenant's rows is paid by that; one of several, in the ratio of what each would
- * have paid alone. */
-void sched__charge(scheduler *s, const flight *f, uint64_t ns) {
-    uint32_t here = 0;
+/* A launch of one tenant's rows is paid by that tenant; a launch of several, in the ratio of what
+ * each would have paid alone. */
+void sched__charge(scheduler *sched, const flight *done, uint64_t ns) {
+    uint32_t n_here = 0;
     double sum = 0;
-    for (uint32_t i = 0; i < f->n_rows; i++) {
-        const cohort *c = f->picks[f->who[i].pick];
-        if (c && !f->who[i].left_out) sched__tenant_of(s, c->owner)->in_launch++;
+    for (uint32_t i = 0; i < done->n_rows; i++) {
+        const cohort *coh = done->origins[i].pick->cohort;
+        if (coh && !done->origins[i].left_out) sched__tenant_of(sched, coh->owner)->in_launch++;
     }
-    EACH_ACTIVE(s, t) {
-        if (t->in_launch == 0) continue;
-        here++;
-        sum += price(s, t, f->stage, t->in_launch) * t->weight;
+    EACH_ACTIVE(sched, tenant) {
+        if (tenant->in_launch == 0) continue;
+        n_here++;
+        sum += price(sched, tenant, done->stage, tenant->in_launch) * tenant->weight;
     }
-    EACH_ACTIVE(s, t) {
-        uint32_t n = t->in_launch;
-        t->in_launch = 0;
+    EACH_ACTIVE(sched, tenant) {
+        uint32_t n = tenant->in_launch;
+        tenant->in_launch = 0;
         if (n == 0) continue;
-        t->rows += n;
-        pay(t, (double)ns * price(s, t, f->stage, n) * t->weight / sum);
-        t->since_alone += f->stage == ENG_STAGE_RECURRENT;
-        if (here == 1 && n == f->n_rows) learn_price(s, t, f, ns);
+        tenant->rows += n;
+        pay(tenant, (double)ns * price(sched, tenant, done->stage, n) * tenant->weight / sum);
+        tenant->since_alone += done->stage == ENG_STAGE_RECURRENT;
+        if (n_here == 1 && n == done->n_rows) learn_price(sched, tenant, done, ns);
     }
 }
 
-void sched__charge_host(scheduler *s, const seq *q, uint64_t ns) {
-    if (s->n_tenants == 1 || s->free_host) return;
-    pay(sched__tenant_of(s, q), (double)ns);
+void sched__charge_host(scheduler *sched, const sequence *seq, uint64_t ns) {
+    if (sched->n_tenants == 1 || sched->host_is_free) return;
+    pay(sched__tenant_of(sched, seq), (double)ns);
 }
 
-static void count_ready(scheduler *s) {
-    EACH_ACTIVE(s, t) {
-        t->ready = t->n_live = t->n_looping = 0;
-        t->may_run = t->held = false;
+static void count_ready(scheduler *sched) {
+    EACH_ACTIVE(sched, tenant) {
+        tenant->ready = tenant->n_live = tenant->n_looping = 0;
+        tenant->may_run = tenant->sits_out = false;
     }
     for (int i = 0; i < N_LISTS; i++) {
-        for (const list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
-            const cohort *c = OWNER_OF((uintptr_t)r, cohort, loop);
-            readiness may = sched__readiness(s, c);
-            sched_tenant *t = sched__tenant_of(s, c->owner);
-            if (may != MUST_WAIT) t->ready += c->n_live + c->n_tail;
-            t->n_live += c->n_live;
-            t->n_looping += c->n_live + c->n_tail;
-            t->may_run |= may == MAY_RUN;
+        const list_link *list = &sched->looping[i];
+        for (const list_link *link = list->next; link != list; link = link->next) {
+            const cohort *coh = OWNER_OF((uintptr_t)link, cohort, loop_link);
+            readiness ready = sched__readiness(coh);
+            sched_tenant *tenant = sched__tenant_of(sched, coh->owner);
+            if (ready != MUST_WAIT) tenant->ready += coh->n_live + coh->n_tail;
+            tenant->n_live += coh->n_live;
+            tenant->n_looping += coh->n_live + coh->n_tail;
+            tenant->may_run |= ready == MAY_RUN;
         }
     }
 }
 
-void sched__hold_tenants(scheduler *s) {
-    count_ready(s);
-    s->held_live = s->held_looping = 0;
-    if (!is_contended(s) || s->fault == FAULT_BY_ARRIVAL) return;
+/* Raises `served` of tenants that lag too far behind the most served one. Returns the least. */
+static double bound_lag(scheduler *sched) {
     double most = 0, least = -1;
-    EACH_ACTIVE(s, t) if (t->may_run && t->served > most) most = t->served;
-    EACH_ACTIVE(s, t) {
-        if (!t->may_run) continue;
-        double floor = most - MOST_LAG * price(s, t, ENG_STAGE_RECURRENT, s->max_rows);
-        if (t->served < floor) t->served = floor;
-        if (least < 0 || t->served < least) least = t->served;
+    EACH_ACTIVE(sched, tenant) {
+        if (tenant->may_run && tenant->served > most) most = tenant->served;
     }
-    const sched_tenant *alone = NULL; /* the least served of those whose price is old */
-    EACH_ACTIVE(s, t) {
-        bool old = t->may_run && t->since_alone >= ALONE_EVERY;
-        if (old && (alone == NULL || t->served < alone->served)) alone = t;
+    EACH_ACTIVE(sched, tenant) {
+        if (!tenant->may_run) continue;
+        double floor = most - MOST_LAG * price(sched, tenant, ENG_STAGE_RECURRENT, sched->max_rows);
+        if (tenant->served < floor) tenant->served = floor;
+        if (least < 0 || tenant->served < least) least = tenant->served;
     }
-    EACH_ACTIVE(s, t) {
-        uint32_t rows = t->ready < s->max_rows ? t->ready : s->max_rows;
-        double ahead = t->served - least;
-        t->held = t->may_run && ahead > price(s, t, ENG_STAGE_RECURRENT, rows) / 2;
-        if (alone) t->held = t != alone;
-        if (t->held) s->held_live += t->n_live, s->held_looping += t->n_looping;
+    return least;
+}
+
+/* The least served of the tenants whose price is old, or NULL. */
+static const sched_tenant *due_alone(const scheduler *sched) {
+    const sched_tenant *alone = NULL;
+    EACH_ACTIVE(sched, tenant) {
+        bool old = tenant->may_run && tenant->since_alone >= ALONE_EVERY;
+        if (old && (alone == NULL || tenant->served < alone->served)) alone = tenant;
+    }
+    return alone;
+}
+
+void sched__seat_tenants(scheduler *sched) {
+    count_ready(sched);
+    sched->live_sitting_out = sched->rows_sitting_out = 0;
+    if (!is_contended(sched)) return;
+    double least = bound_lag(sched);
+    const sched_tenant *alone = due_alone(sched);
+    EACH_ACTIVE(sched, tenant) {
+        uint32_t n_rows = tenant->ready < sched->max_rows ? tenant->ready : sched->max_rows;
+        double ahead = tenant->served - least;
+        double half = price(sched, tenant, ENG_STAGE_RECURRENT, n_rows) / 2;
+        tenant->sits_out = alone ? tenant != alone : tenant->may_run && ahead > half;
+        if (!tenant->sits_out) continue;
+        sched->live_sitting_out += tenant->n_live;
+        sched->rows_sitting_out += tenant->n_looping;
     }
 }
 
-bool sched__flush_is_waited_for(scheduler *s) {
-    if (!is_contended(s)) return false;
-    EACH_ACTIVE(s, t) t->may_run = false;
-    for (int i = 0; i < N_LISTS; i++) {
-        for (const list_link *r = s->looping[i].next; r != &s->looping[i]; r = r->next) {
-            const cohort *c = OWNER_OF((uintptr_t)r, cohort, loop);
-            sched_tenant *t = sched__tenant_of(s, c->owner);
-            if (c->n_live > 0 && !t->held) t->may_run = true;
-        }
-    }
-    const list_link *const lists[] = {&s->to_coda, &s->to_prelude};
-    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
-        for (const list_link *r = lists[i]->next; r != lists[i]; r = r->next) {
-            const cohort *c = OWNER_OF((uintptr_t)r, cohort, stage);
-            if (!sched__tenant_of(s, c->owner)->may_run) return true;
-        }
+/* Whether list holds rows of a tenant that has none to run. */
+static bool waits_for_flush(const scheduler *sched, const list_link *list) {
+    for (const list_link *link = list->next; link != list; link = link->next) {
+        const cohort *coh = OWNER_OF((uintptr_t)link, cohort, stage_link);
+        if (!sched__tenant_of(sched, coh->owner)->may_run) return true;
     }
     return false;
+}
+
+bool sched__flush_is_waited_for(scheduler *sched) {
+    if (!is_contended(sched)) return false;
+    EACH_ACTIVE(sched, tenant) tenant->may_run = false;
+    for (int i = 0; i < N_LISTS; i++) {
+        const list_link *list = &sched->looping[i];
+        for (const list_link *link = list->next; link != list; link = link->next) {
+            const cohort *coh = OWNER_OF((uintptr_t)link, cohort, loop_link);
+            sched_tenant *tenant = sched__tenant_of(sched, coh->owner);
+            if (coh->n_live > 0 && !tenant->sits_out) tenant->may_run = true;
+        }
+    }
+    return waits_for_flush(sched, &sched->to_coda) || waits_for_flush(sched, &sched->to_prelude);
 }

@@ -24,10 +24,10 @@ static void print_case(const char *what, const work_case *c, const char *why) {
             c->shorter, c->simpler, c->flights);
 }
 
-static bool one_case(const work_case *c, sched_fault fault, work_report *sum) {
+static bool one_case(const work_case *c, work_report *sum) {
     work_report report;
     char why[300] = "";
-    if (work_run(c, fault, &report, why, sizeof why)) {
+    if (work_run(c, &report, why, sizeof why)) {
         sum->requests += report.requests;
         sum->launches += report.launches;
         sum->preemptions += report.preemptions;
@@ -37,10 +37,9 @@ static bool one_case(const work_case *c, sched_fault fault, work_report *sum) {
         sum->left_out += report.left_out;
         return true;
     }
-    if (fault != FAULT_NONE) return false;
     print_case("failing", c, why);
-    work_case small = work_shrink(c, fault);
-    (void)work_run(&small, fault, &report, why, sizeof why);
+    work_case small = work_shrink(c);
+    (void)work_run(&small, &report, why, sizeof why);
     print_case("shrunk", &small, why);
     return false;
 }
@@ -53,14 +52,14 @@ Test(sched_property, any_traffic_gives_what_each_request_gives_alone) {
         cr_assert_eq(sscanf(text, "%" SCNu64 ",%u,%u,%u,%u", &c.seed, &c.keep, &c.shorter,
                             &c.simpler, &c.flights),
                      5);
-        cr_assert(one_case(&c, FAULT_NONE, &sum));
+        cr_assert(one_case(&c, &sum));
         return;
     }
     uint64_t seed = env_u64("FATHOM_SEED", clock_ns() & 0xffffffff),
              runs = env_u64("FATHOM_RUNS", 2000);
     for (uint64_t i = 0; i < runs; i++) {
         work_case c = {.seed = seed + i / 2, .keep = (1u << WORK_MAX) - 1, .flights = 1 + i % 2};
-        cr_assert(one_case(&c, FAULT_NONE, &sum), "a workload of seed %" PRIu64 " fails", seed);
+        cr_assert(one_case(&c, &sum), "a workload of seed %" PRIu64 " fails", seed);
     }
     fprintf(stderr,
             "FATHOM_SEED=%" PRIu64 " FATHOM_RUNS=%" PRIu64 ": %u requests, %" PRIu64
@@ -78,41 +77,9 @@ Test(sched_property, the_same_seed_gives_the_same_schedule) {
         work_case c = {.seed = seed * 7919, .keep = (1u << WORK_MAX) - 1, .flights = 1 + seed % 2};
         work_report a, b;
         char why[300];
-        cr_assert(work_run(&c, FAULT_NONE, &a, why, sizeof why), "%s", why);
-        cr_assert(work_run(&c, FAULT_NONE, &b, why, sizeof why), "%s", why);
+        cr_assert(work_run(&c, &a, why, sizeof why), "%s", why);
+        cr_assert(work_run(&c, &b, why, sizeof why), "%s", why);
         cr_assert_eq(a.schedule, b.schedule);
         cr_assert_eq(a.steps, b.steps);
-    }
-}
-
-Test(sched_property, every_planted_bug_is_found) {
-    static const char *names[N_FAULTS] = {"none",
-                                          "break the rule",
-                                          "leak a page",
-                                          "drop a tail",
-                                          "coda out of order",
-                                          "loose prefix key",
-                                          "share an unfinished block",
-                                          "report twice",
-                                          "leave deeper planes unmapped",
-                                          "ignore the waiting bound",
-                                          "guard no row",
-                                          "keep the slot of a row left out",
-                                          "prefix key without the tenant",
-                                          "a page counted to no tenant"};
-    /* The rest change no answer, only who waits: test_tenants.c finds them. */
-    for (int f = FAULT_NONE + 1; f < FAULT_NO_AGE; f++) {
-        uint32_t from = f == FAULT_NO_GUARD || f == FAULT_KEEP_SLOT ? 2 : 1;
-        for (uint32_t flights = from; flights <= 2; flights++) {
-            uint64_t tried = 0;
-            work_report sum = {0};
-            work_case c = {.keep = (1u << WORK_MAX) - 1, .flights = flights};
-            do {
-                cr_assert_lt(tried, 3000, "not found: %s, %u in flight", names[f], flights);
-                c.seed = 1000 + tried++;
-            } while (one_case(&c, (sched_fault)f, &sum));
-            fprintf(stderr, "planted: %-32s %u in flight: found by workload %" PRIu64 "\n",
-                    names[f], flights, tried);
-        }
     }
 }

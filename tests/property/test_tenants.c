@@ -73,11 +73,10 @@ static void until_ended(rig *r, uint64_t id) {
 
 /* `lanes` clients of the polite tenant, each sending its next request when its last one ended. */
 static served polite(const fake_opts *f, const sched_opts *o, bool neighbour, uint32_t lanes,
-                     uint32_t n_prompt, sched_fault fault) {
+                     uint32_t n_prompt) {
     enum { REQUESTS = 96, TOKENS = 24 };
     rig r = rig_open(f, o);
-    r.s->fault = fault;
-    r.s->free_host = true; /* the fake device's time is not the clock's */
+    r.s->host_is_free = true; /* the fake device's time is not the clock's */
     served out = {0};
     if (neighbour) {
         send_greedy(&r);
@@ -124,10 +123,9 @@ typedef struct {
     double speed, first, worst, rows; /* beside the neighbour by alone; share of rows */
 } ratios;
 
-static ratios beside(const fake_opts *f, const sched_opts *o, uint32_t lanes, uint32_t n_prompt,
-                     sched_fault fault) {
-    served alone = polite(f, o, false, lanes, n_prompt, FAULT_NONE);
-    served both = polite(f, o, true, lanes, n_prompt, fault);
+static ratios beside(const fake_opts *f, const sched_opts *o, uint32_t lanes, uint32_t n_prompt) {
+    served alone = polite(f, o, false, lanes, n_prompt);
+    served both = polite(f, o, true, lanes, n_prompt);
     return (ratios){both.tokens_per_s / alone.tokens_per_s, both.first_ns / alone.first_ns,
                     both.worst_first_ns / alone.worst_first_ns,
                     (double)both.rows[POLITE] / (double)(both.rows[GREEDY] + both.rows[POLITE])};
@@ -144,7 +142,7 @@ Test(tenants, beside_a_greedy_tenant_another_keeps_half_of_its_speed_and_twice_i
             fake_opts f = machine();
             sched_opts o = two_tenants();
             f.max_flights = flights;
-            ratios r = beside(&f, &o, rows[i].lanes, rows[i].n_prompt, FAULT_NONE);
+            ratios r = beside(&f, &o, rows[i].lanes, rows[i].n_prompt);
             fprintf(stderr,
                     "%2u at once, prompts of %3u, %u in flight: speed %.2f, first token %.2f, "
                     "longest %.2f of alone; %.2f of all rows\n",
@@ -161,24 +159,16 @@ Test(tenants, beside_a_greedy_tenant_another_keeps_half_of_its_speed_and_twice_i
     }
 }
 
-Test(tenants, served_by_arrival_the_other_tenant_gets_next_to_nothing) {
-    fake_opts f = machine();
-    sched_opts o = two_tenants();
-    ratios r = beside(&f, &o, 16, 40, FAULT_BY_ARRIVAL);
-    cr_expect_lt(r.speed, 0.2, "speed %.2f", r.speed);
-    cr_expect_gt(r.first, 5, "first token %.2f", r.first);
-}
-
 Test(tenants, weights_share_the_machine_as_they_say) {
     static const uint32_t weights[] = {1, 3};
     fake_opts f = machine();
     sched_opts o = two_tenants();
     o.weights = weights;
-    ratios r = beside(&f, &o, 32, 40, FAULT_NONE);
+    ratios r = beside(&f, &o, 32, 40);
     cr_expect_geq(r.speed, 0.7, "a tenant of weight 3 beside one of 1: %.2f", r.speed);
     static const uint32_t other[] = {3, 1};
     o.weights = other;
-    r = beside(&f, &o, 32, 40, FAULT_NONE);
+    r = beside(&f, &o, 32, 40);
     cr_expect(r.speed > 0.2 && r.speed < 0.4, "a tenant of weight 1 beside one of 3: %.2f",
               r.speed);
 }
@@ -190,7 +180,7 @@ Test(tenants, with_more_tenants_than_places_each_has_its_turn) {
     o.max_running = 3;
     o.max_tenants = TENANTS;
     rig r = rig_open(&f, &o);
-    r.s->free_host = true;
+    r.s->host_is_free = true;
     uint64_t ids[TENANTS][EACH];
     for (uint32_t i = 0; i < FLOOD; i++)
         (void)send(&r, GREEDY, 8, 40, i);
@@ -210,13 +200,12 @@ Test(tenants, with_more_tenants_than_places_each_has_its_turn) {
 }
 
 /* Steps until a request of the worst priority ends while better ones never stop coming. */
-static uint64_t wait_of_the_last(sched_fault fault) {
+static uint64_t wait_of_the_last(void) {
     enum { STREAM = 400 };
     fake_opts f = machine();
     sched_opts o = two_tenants();
     o.max_running = 1;
     rig r = rig_open(&f, &o);
-    r.s->fault = fault;
     uint32_t prompt[8];
     sched_request q = rig_request(prompt, 8, 2, 1);
     q.priority = 2;
@@ -239,11 +228,10 @@ static uint64_t wait_of_the_last(sched_fault fault) {
 }
 
 Test(tenants, who_waits_rises_above_however_many_better_ranked_requests_come) {
-    uint64_t waited = wait_of_the_last(FAULT_NONE);
+    uint64_t waited = wait_of_the_last();
     cr_expect_leq(waited, 3 * SCHED_AGE_ARRIVALS + 4, "passed by %u requests", (unsigned)waited);
     cr_expect_geq(waited, 2 * SCHED_AGE_ARRIVALS, "priority counts for %u requests",
                   (unsigned)waited);
-    cr_expect_eq(wait_of_the_last(FAULT_NO_AGE), UINT64_MAX, "the planted bug is not seen");
 }
 
 static uint32_t cached_of(rig *r, uint32_t tenant, uint32_t n_prompt, uint64_t stream) {

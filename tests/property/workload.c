@@ -246,7 +246,7 @@ static bool drive(work *w, scheduler *s, work_report *report) {
         err e = {0};
         if (!open && s->n_out == 0) break;
         bool behind = w->mood && chance(&w->mood, 30);
-        s->ahead = behind ? AHEAD_NEVER : AHEAD_ALWAYS;
+        s->ahead.rule = behind ? AHEAD_NEVER : AHEAD_ALWAYS;
         if (sched_step(s, &idle, &e) != 0)
             return fail(w, "step %llu: %s", (unsigned long long)step, e.msg), false;
         if ((step % 8 == 0 || step < 40) && !sched_sane(s, &e)) {
@@ -386,9 +386,10 @@ static void check_waits(work *w, const scheduler *s, const sched_stats *st) {
  * the cache costs executed loops. (Who is thrown out in the middle may take some along.) */
 static void check_slots(work *w, const scheduler *s, const eng_backend *b, const sched_stats *st) {
     uint64_t written = fake_backend_slots_written(b);
-    if (st->preemptions + st->finished[SCHED_CANCELLED] > 0 || s->cache.handed == written) return;
-    fail(w, "%llu slots were handed out for %llu written", (unsigned long long)s->cache.handed,
-         (unsigned long long)written);
+    if (st->preemptions + st->finished[SCHED_CANCELLED] > 0 || s->cache.n_handed_out == written)
+        return;
+    fail(w, "%llu slots were handed out for %llu written",
+         (unsigned long long)s->cache.n_handed_out, (unsigned long long)written);
 }
 
 static void fill_report(work *w, scheduler *s, eng_backend *b, work_report *report) {
@@ -411,8 +412,7 @@ static void fill_report(work *w, scheduler *s, eng_backend *b, work_report *repo
     free(st);
 }
 
-bool work_run(const work_case *c, sched_fault fault, work_report *report, char *why,
-              size_t why_bytes) {
+bool work_run(const work_case *c, work_report *report, char *why, size_t why_bytes) {
     work *w = calloc(1, sizeof *w);
     if (w == NULL) return false;
     *report = (work_report){0};
@@ -425,10 +425,7 @@ bool work_run(const work_case *c, sched_fault fault, work_report *report, char *
     if (b == NULL || sched_create(&s, b, &w->opts, on_event, w, &e) != 0) {
         fail(w, "create: %s", e.msg);
     } else {
-        s->fault = fault;
-        s->free_host = true;
-        s->cache.leak = fault == FAULT_LEAK_PAGE;
-        s->cache.lose_part = fault == FAULT_LOSE_PART;
+        s->host_is_free = true;
         if (drive(w, s, report)) compare_all(w);
         if (!w->bad) fill_report(w, s, b, report);
     }
@@ -441,29 +438,29 @@ bool work_run(const work_case *c, sched_fault fault, work_report *report, char *
 
 /* ---- shrinking ---- */
 
-static bool still_fails(const work_case *c, sched_fault fault) {
+static bool still_fails(const work_case *c) {
     work_report report;
     char why[300];
-    return !work_run(c, fault, &report, why, sizeof why);
+    return !work_run(c, &report, why, sizeof why);
 }
 
-work_case work_shrink(const work_case *failing, sched_fault fault) {
+work_case work_shrink(const work_case *failing) {
     work_case best = *failing;
     for (bool smaller = true; smaller;) {
         smaller = false;
         for (uint32_t i = 0; i < WORK_MAX; i++) {
             work_case c = best;
             c.keep &= ~(1u << i);
-            if (c.keep != best.keep && c.keep && still_fails(&c, fault)) best = c, smaller = true;
+            if (c.keep != best.keep && c.keep && still_fails(&c)) best = c, smaller = true;
         }
         for (uint32_t bit = 1; bit < WORK_SIMPLER_ALL; bit *= 2) {
             work_case c = best;
             c.simpler |= bit;
-            if (c.simpler != best.simpler && still_fails(&c, fault)) best = c, smaller = true;
+            if (c.simpler != best.simpler && still_fails(&c)) best = c, smaller = true;
         }
         work_case c = best;
         c.shorter++;
-        if (c.shorter <= 8 && still_fails(&c, fault)) best = c, smaller = true;
+        if (c.shorter <= 8 && still_fails(&c)) best = c, smaller = true;
     }
     return best;
 }

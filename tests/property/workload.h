@@ -35,12 +35,10 @@ typedef struct {
     uint32_t requests, longest_wait;
 } work_report;
 
-/* Runs one case under a planted bug (FAULT_NONE = none). True if everything held; else
- * why (at least 300 bytes) says what did not. */
-bool work_run(const work_case *c, sched_fault fault, work_report *report, char *why,
-              size_t why_bytes);
+/* Runs one case. True if everything held; else `why` (at least 300 bytes) says what did not. */
+bool work_run(const work_case *c, work_report *report, char *why, size_t why_bytes);
 /* Makes a failing case smaller while it still fails. */
-work_case work_shrink(const work_case *failing, sched_fault fault);
+work_case work_shrink(const work_case *failing);
 uint64_t work_rand(uint64_t *state); /* splitmix64 */
 
 #endif

@@ -78,7 +78,7 @@ Test(sched_ahead, the_slot_of_a_row_left_out_is_given_back_and_used_again) {
             uint32_t now = spare_slots(&r);
             most = now > most ? now : most;
             if (r.s->n_out > 0) continue;
-            cr_assert_eq(r.s->cache.used, fake_backend_slots_written(r.backend),
+            cr_assert_eq(r.s->cache.n_used, fake_backend_slots_written(r.backend),
                          "a slot for each executed loop, and no other");
         }
         cr_assert_gt(most, 0);
@@ -129,10 +129,11 @@ Test(sched_ahead, it_goes_ahead_where_that_costs_less_than_the_host) {
         o.batching = p->mode;
         rig r = rig_open(&f, &o);
         r.s->n_looping_live = p->live;
-        r.s->exit_rate = 0.25;
-        r.s->host_ns[p->out] = p->host_us * 1000;
-        r.s->cost[ENG_STAGE_RECURRENT] = (cost_fit){.n = 1, .a = p->loop_us * 1000};
-        flight out = {.stage = p->out, .n_last = p->last, .n_may = p->may, .n_heads = p->heads};
+        r.s->cost.exit_rate = 0.25;
+        r.s->ahead.host_ns[p->out] = p->host_us * 1000;
+        r.s->cost.stage[ENG_STAGE_RECURRENT] = (cost_fit){.n = 1, .a = p->loop_us * 1000};
+        flight out = {
+            .stage = p->out, .n_last_loop = p->last, .n_may_halt = p->may, .n_heads = p->heads};
         cr_expect_eq(sched__ahead_pays(r.s, &out), p->pays, "%s", p->what);
         r.s->n_looping_live = 0;
         rig_close(&r);
@@ -149,7 +150,7 @@ static double tokens_per_ms(uint32_t max_flights, ahead_rule rule, uint32_t n) {
         f.fixed_ns[i] = i == ENG_STAGE_RECURRENT ? 20000000 : 2000000;
     sched_opts o = plain(KV_LAST);
     rig r = rig_open(&f, &o);
-    r.s->ahead = rule;
+    r.s->ahead.rule = rule;
     uint32_t prompt[4];
     for (uint32_t i = 0; i < n; i++) {
         sched_request q = rig_request(prompt, 4, 300, i);
@@ -214,7 +215,7 @@ Test(sched_ahead, a_device_lost_with_launches_in_flight_ends_everybody) {
         f.fail_at = at;
         sched_opts o = plain(KV_EXACT);
         rig r = rig_open(&f, &o);
-        r.s->ahead = AHEAD_ALWAYS;
+        r.s->ahead.rule = AHEAD_ALWAYS;
         uint32_t prompt[8];
         for (uint32_t i = 0; i < 4; i++) {
             sched_request q = rig_request(prompt, 8, 20, i);
@@ -259,7 +260,7 @@ Test(sched_ahead, a_sequence_that_may_fill_the_pool_fits_with_launches_in_flight
         sched_opts o = plain(f.policy);
         o.prefix_cache = depth % 4 < 2;
         rig r = rig_open(&f, &o);
-        r.s->ahead = AHEAD_ALWAYS;
+        r.s->ahead.rule = AHEAD_ALWAYS;
         uint32_t prompt[40];
         sched_request q = rig_request(prompt, 40, 57, depth);
         if (depth == 8) q.depth.min_loops = 8;

@@ -17,7 +17,7 @@ Test(sched_cost, a_line_is_found_again_through_noise) {
         r = r * 6364136223846793005u + 1442695040888963407u;
         uint32_t rows = 1 + (uint32_t)(r >> 33) % 64;
         uint64_t noise = (r >> 20) % 400;
-        sched__cost_add(&f, rows, 10000 + 300 * rows + noise);
+        sched__fit_add(&f, rows, 10000 + 300 * rows + noise);
     }
     cr_assert_float_eq(f.a, 10200, 300);
     cr_assert_float_eq(f.b, 300, 10);
@@ -26,16 +26,16 @@ Test(sched_cost, a_line_is_found_again_through_noise) {
 Test(sched_cost, one_interrupted_launch_does_not_upset_it) {
     cost_fit f = {0};
     for (uint32_t i = 0; i < 200; i++)
-        sched__cost_add(&f, 1 + i % 32, 10000 + 300 * (1 + i % 32));
-    sched__cost_add(&f, 16, 10000000000u);
-    cr_assert_lt(sched__cost_ns(&f, 16), 60000);
+        sched__fit_add(&f, 1 + i % 32, 10000 + 300 * (1 + i % 32));
+    sched__fit_add(&f, 16, 10000000000u);
+    cr_assert_lt(sched__fit_ns(&f, 16), 60000);
 }
 
 Test(sched_cost, launches_of_one_size_still_give_their_time) {
     cost_fit f = {0};
     for (int i = 0; i < 50; i++)
-        sched__cost_add(&f, 8, 5000);
-    cr_assert_float_eq(sched__cost_ns(&f, 8), 5000, 1);
+        sched__fit_add(&f, 8, 5000);
+    cr_assert_float_eq(sched__fit_ns(&f, 8), 5000, 1);
     cr_assert_geq(f.a, 0);
     cr_assert_geq(f.b, 0);
 }

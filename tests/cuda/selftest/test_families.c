@@ -365,7 +365,7 @@ static void run_scheduler(answers *a, eng_backend *b, kv_policy policy, ahead_ru
     o.chunk = 7;
     o.max_rows = 64;
     if (!check(sched_create(&s, b, &o, on_event, a, &e) == 0, "scheduler: %s", e.msg)) return;
-    s->ahead = ahead;
+    s->ahead.rule = ahead;
     for (uint32_t k = 0; k < REQUESTS; k++) {
         submit(s, a, k, b->plan->vocab_size);
         for (int i = 0; i < 2; i++)

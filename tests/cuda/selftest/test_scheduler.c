@@ -117,7 +117,7 @@ static void run_all(run *x, eng_backend *b, uint32_t chunk, ahead_rule ahead) {
     o.max_rows = 64;
     o.default_max_loops = x->g->n_loops;
     if (!check(sched_create(&s, b, &o, on_event, x, &e) == 0, "scheduler: %s", e.msg)) return;
-    s->ahead = ahead;
+    s->ahead.rule = ahead;
     for (uint32_t k = 0; k < OTHERS / 2; k++)
         submit_other(s, x, k);
     bool ok = step(s, 3);

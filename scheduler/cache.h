@@ -1,0 +1,90 @@
+/* cache.h - slots come from pages, pages belong to blocks. */
+#ifndef FATHOM_SCHED_CACHE_H
+#define FATHOM_SCHED_CACHE_H
+
+#include "engine/backend.h"
+
+#define NONE UINT32_MAX
+
+/* Small, because a block's last page is on average half empty: at 160 slots per block, pages of
+ * four slots waste about 1 %. */
+enum { PAGE_SLOTS = 4 };
+
+/* Everything besides tokens that a block's content depends on, and the tenants that may share it.
+ */
+typedef struct {
+    uint64_t salt[2];
+    float threshold;
+    uint16_t min_loops, max_loops;
+    uint16_t prompt_min_loops; /* of prompt positions, >= min_loops */
+    uint32_t tenant;           /* 0 where tenants share the cache */
+} prefix_key;
+
+typedef struct {
+    uint64_t half[2];
+} hash128;
+
+typedef struct {
+    uint32_t refs;   /* sequences that have this block in their table */
+    uint32_t tenant; /* that took it */
+    bool taken;      /* not on the free list */
+    bool cached;     /* in the prefix table */
+    uint32_t pages;  /* newest page, the one being filled; linked by page_next */
+    uint32_t n_pages;
+    uint32_t n_unused;         /* slots of the newest page not handed out yet */
+    uint32_t n_used;           /* slots handed out and not given back */
+    uint32_t n_promised;       /* slots that the launch being built will take */
+    uint32_t full_depth_slots; /* slots its positions would take if every loop were stored */
+    uint32_t n_spare;
+    uint32_t spare[ENG_BLOCK]; /* slots given back; handed out before others */
+    /* While cached: */
+    uint32_t hash_next;          /* chain of its bucket */
+    uint32_t lru_prev, lru_next; /* in its tenant's list, while refs is 0 */
+    hash128 hash;                /* of its tokens and all before them */
+    hash128 parent;              /* hash of the block before it */
+    prefix_key key;
+    uint32_t tokens[ENG_BLOCK];
+} block;
+
+typedef struct {                  /* the blocks of one tenant */
+    uint32_t lru_first, lru_last; /* cached blocks with refs 0; lru_first is evicted next */
+    uint32_t n_pages;             /* of all its blocks, with promised ones */
+    uint32_t n_cached_pages, n_cached_blocks; /* of the blocks in the lru list */
+    uint32_t weight;
+} cache_part;
+
+typedef struct {
+    block *blocks;
+    cache_part *parts; /* [n_parts] by tenant */
+    uint32_t n_parts;
+    uint32_t *page_next, *free_blocks, *buckets;
+    uint32_t n_blocks, n_pages, n_buckets;
+    uint32_t n_free_blocks, first_free_page, n_free_pages, n_cached_pages, n_cached_blocks;
+    uint32_t n_promised_pages;         /* free pages that promised slots will take */
+    uint64_t n_used, full_depth_slots; /* sums over blocks */
+    uint64_t n_handed_out;             /* slots handed out since creation, less those given back */
+    uint64_t hash_seed[2];
+} kv_cache;
+
+/* weights: [n_tenants], >= 1, or NULL for 1 each. */
+int sched__cache_init(kv_cache *cache, const eng_backend_info *info, uint32_t n_tenants,
+                      const uint32_t *weights, err *e);
+void sched__cache_deinit(kv_cache *cache);
+/* Evicts cached blocks where no block is free. False: every block is in use, or kept for other
+ * tenants. */
+bool sched__take_block(kv_cache *cache, uint32_t tenant, uint32_t *out) WARN_UNUSED;
+/* Sets pages aside, evicting cached blocks where it must, so that n more calls of
+ * sched__take_slot for block b succeed. False, and nothing is set aside: too few pages. */
+bool sched__promise_slots(kv_cache *cache, uint32_t b, uint32_t n) WARN_UNUSED;
+/* Takes a promised slot of block b. */
+uint32_t sched__take_slot(kv_cache *cache, uint32_t b);
+/* Returns the newest slot of a position whose loop was not run after all. A launch takes at most
+ * one such slot per position, so a block's spare slots never outnumber its positions. */
+void sched__give_slot(kv_cache *cache, uint32_t b, uint32_t slot);
+/* Whether this many slots and new blocks are available without preempting, however the slots are
+ * spread over blocks. */
+bool sched__surely_fits(const kv_cache *cache, uint64_t n_slots, uint64_t n_blocks) WARN_UNUSED;
+void sched__give_block(kv_cache *cache, uint32_t b); /* one reference less */
+void sched__free_block(kv_cache *cache, uint32_t b); /* refs is 0 and it is not cached */
+
+#endif

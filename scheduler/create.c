@@ -1,0 +1,183 @@
+/* create.c - a scheduler is made and destroyed. */
+#include "base/size.h"
+#include "scheduler/scheduler_internal.h"
+
+#include <stdlib.h>
+
+enum { DEFAULT_WAIT_BOUND = 16 };
+
+void sched_opts_default(sched_opts *opts) {
+    *opts = (sched_opts){.batching = SCHED_DEPTHWISE,
+                         .halted_kv = KV_EXACT,
+                         .max_running = 64,
+                         .max_queue = 256,
+                         .max_queue_tokens = 1u << 20,
+                         .max_rows = 512,
+                         .default_min_loops = 1,
+                         .prefix_cache = true};
+}
+
+/* ---- options ---- */
+
+static uint32_t at_most(uint32_t n, uint32_t most) {
+    return n < most ? n : most;
+}
+
+/* Fills in what the caller left open. `loops`: the cache has planes for this many. */
+static void fill_defaults(request_limits *limits, const rule_set *rules, uint32_t loops) {
+    const model_plan *plan = limits->plan;
+    sched_opts *opts = &limits->opts;
+    if (opts->ceiling_loops == 0) opts->ceiling_loops = at_most(loops, PLAN_MAX_LOOPS);
+    if (opts->default_max_loops == 0) {
+        opts->default_max_loops = at_most(plan->loops_default, opts->ceiling_loops);
+    }
+    if (opts->default_min_loops == 0) opts->default_min_loops = 1;
+    if (opts->default_threshold == 0) {
+        bool own = limits->exit == plan->exit;
+        opts->default_threshold = own ? plan->exit_threshold : exit_rule_default(limits->exit);
+    }
+    if (opts->prompt_min_loops == 0 && plan->full_prompts && rules->last_stands_in) {
+        opts->prompt_min_loops = PLAN_MAX_LOOPS;
+    }
+    if (opts->wait_bound == 0) opts->wait_bound = DEFAULT_WAIT_BOUND;
+    if (opts->max_tenants == 0) opts->max_tenants = 1;
+}
+
+static int check_opts(const request_limits *limits, uint32_t loops, err *e) {
+    const sched_opts *opts = &limits->opts;
+    if (opts->ceiling_loops > loops || opts->ceiling_loops > PLAN_MAX_LOOPS) {
+        return err_set(e, ERR_BAD_PARAM, "max-loops", "%u loops, but the cache has planes for %u",
+                       opts->ceiling_loops, loops);
+    }
+    if (opts->default_max_loops > opts->ceiling_loops ||
+        opts->default_min_loops > opts->default_max_loops) {
+        return err_set(e, ERR_BAD_PARAM, "max-loops", "least %u, usual %u, ceiling %u do not rise",
+                       opts->default_min_loops, opts->default_max_loops, opts->ceiling_loops);
+    }
+    if (opts->max_running == 0 || opts->max_rows == 0) {
+        return err_set(e, ERR_BAD_PARAM, opts->max_rows ? "max-running" : "max-rows",
+                       "must be at least 1");
+    }
+    return exit_rule_check(limits->exit, opts->default_threshold, "exit-threshold", e);
+}
+
+static int resolve_opts(scheduler *sched, const sched_opts *opts, err *e) {
+    const eng_backend_info *info = &sched->backend->info;
+    uint32_t loops = info->n_planes - plan_planes(sched->plan, 0);
+    sched->limits = (request_limits){.plan = sched->plan, .exit = info->exit, .opts = *opts};
+    if (sched__rules_init(&sched->rules, opts, e) != 0) return -1;
+    fill_defaults(&sched->limits, &sched->rules, loops);
+    return check_opts(&sched->limits, loops, e);
+}
+
+/* ---- memory ---- */
+
+static void size_launches(scheduler *sched) {
+    const eng_backend_info *info = &sched->backend->info;
+    const sched_opts *opts = &sched->limits.opts;
+    sched->n_rows = info->n_rows;
+    sched->max_rows = at_most(at_most(opts->max_rows, info->max_launch), sched->n_rows);
+    sched->chunk = opts->chunk ? opts->chunk : SCHED_CHUNK;
+    if (sched->chunk > sched->max_rows) {
+        /* Whole blocks where possible, so that chunks and cached prefixes meet. */
+        bool small = sched->max_rows < ENG_BLOCK;
+        sched->chunk = small ? sched->max_rows : sched->max_rows / ENG_BLOCK * ENG_BLOCK;
+    }
+    uint32_t per_row = plan_planes_prelude(sched->plan); /* in the stage with the most */
+    if (per_row < plan_planes_coda(sched->plan)) per_row = plan_planes_coda(sched->plan);
+    sched->max_edits = sched->max_rows * (per_row ? per_row : 1);
+}
+
+static void init_lists(scheduler *sched) {
+    list_init(&sched->running);
+    list_init(&sched->active);
+    list_init(&sched->want_decode);
+    list_init(&sched->want_prompt);
+    list_init(&sched->to_prelude);
+    list_init(&sched->to_coda);
+    list_init(&sched->to_mask);
+    list_init(&sched->parked);
+    for (int i = 0; i < N_LISTS; i++)
+        list_init(&sched->looping[i]);
+}
+
+static int allocate_rows(scheduler *sched, err *e) {
+    uint32_t n = sched->n_rows;
+    sched->rows = array_new(n, sizeof *sched->rows);
+    sched->cohorts = array_new(n, sizeof *sched->cohorts);
+    sched->mask = array_new((sched->plan->vocab_size + 63) / 64, sizeof *sched->mask);
+    if (!sched->rows || !sched->cohorts || !sched->mask) {
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the scheduler");
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        sched->rows[i].next = i + 1 < n ? i + 1 : NONE;
+        sched->cohorts[i].after = i + 1 < n ? &sched->cohorts[i + 1] : NULL;
+    }
+    sched->free_cohort = sched->cohorts;
+    sched->n_free_rows = n;
+    return 0;
+}
+
+static int allocate(scheduler *sched, err *e) {
+    request_limits *limits = &sched->limits;
+    kv_cache *cache = &sched->cache;
+    if (sched__tenants_init(sched, e) != 0) return -1;
+    if (sched__cache_init(cache, &sched->backend->info, sched->n_tenants, limits->opts.weights,
+                          e) != 0) {
+        return -1;
+    }
+    limits->opts.weights = NULL; /* belong to the caller */
+    limits->n_blocks = cache->n_blocks;
+    limits->n_pages = cache->n_pages;
+    if (allocate_rows(sched, e) != 0 || sched__flights_init(sched, e) != 0) return -1;
+    return eng_sampler_create(&sched->sampler, sched->plan->vocab_size, e);
+}
+
+int sched_create(scheduler **out, eng_backend *backend, const sched_opts *opts, sched_sink sink,
+                 void *ud, err *e) {
+    *out = NULL;
+    scheduler *sched = calloc(1, sizeof *sched);
+    if (sched == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the scheduler");
+    sched->backend = backend;
+    sched->plan = backend->plan;
+    sched->sink = sink;
+    sched->ud = ud;
+    sched->next_id = sched->epoch = 1;
+    init_lists(sched);
+    if (resolve_opts(sched, opts, e) != 0) goto fail;
+    size_launches(sched);
+    if (allocate(sched, e) != 0) goto fail;
+    *out = sched;
+    return 0;
+fail:
+    sched_destroy(sched);
+    return -1;
+}
+
+static void free_list(list_link *list) {
+    while (!list_empty(list)) {
+        sequence *seq = OWNER_OF(list->next, sequence, rank_link);
+        list_remove(&seq->rank_link);
+        free(seq);
+    }
+}
+
+void sched_destroy(scheduler *sched) {
+    if (sched == NULL) return;
+    sched__drain(sched);
+    if (!sched->driver_reports_ends) {
+        for (uint32_t i = 0; i < sched->n_tenants && sched->tenants; i++)
+            free_list(&sched->tenants[i].waiting);
+        free_list(&sched->running);
+        for (sequence *seq; (seq = sched__take_ended(sched)) != NULL;)
+            free(seq);
+    }
+    eng_sampler_destroy(sched->sampler);
+    sched__cache_deinit(&sched->cache);
+    free(sched->tenants);
+    free(sched->rows);
+    free(sched->cohorts);
+    sched__flights_deinit(sched);
+    free(sched->mask);
+    free(sched);
+}

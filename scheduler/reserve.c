@@ -1,0 +1,66 @@
+/* reserve.c - room in the cache for a launch, found before it is built.
+ *
+ * Only here does a sequence give way to others: the last in rank of the tenant with the most
+ * pages. So the first in rank always goes on to its end, and then the next is first: every
+ * sequence ends, however small the pool. */
+#include "scheduler/scheduler_internal.h"
+
+/* Preempts one sequence, or evicts blocks kept for other tenants where seq runs alone. False: seq
+ * itself is gone. */
+static bool make_room(scheduler *sched, sequence *seq) {
+    if (sched->n_running > 1) {
+        sequence *last = sched__last_running(sched, sched__most_pages(sched));
+        sched__preempt(sched, last);
+        return last != seq;
+    }
+    if (sched__prefix_evict(&sched->cache, ANY_TENANT)) return true;
+    /* A request that cannot fit alone is refused at submit, so this is our fault: end only it. */
+    sched__end(sched, seq, SCHED_FAILED, ERR_INTERNAL, 0);
+    return false;
+}
+
+/* The block of pos is taken when its first position starts. */
+static bool reserve_block(scheduler *sched, sequence *seq, uint32_t pos) {
+    while (pos / ENG_BLOCK >= seq->n_blocks) {
+        if (sched__take_block(&sched->cache, seq->req.tenant, &seq->blocks[seq->n_blocks])) {
+            seq->n_blocks++;
+        } else if (!make_room(sched, seq)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool reserve_slots(scheduler *sched, sequence *seq, uint32_t pos, uint32_t n_slots) {
+    while (!sched__promise_slots(&sched->cache, seq->blocks[pos / ENG_BLOCK], n_slots)) {
+        if (!make_room(sched, seq)) return false;
+    }
+    return true;
+}
+
+static uint32_t slots_per_row(const scheduler *sched, eng_stage stage) {
+    switch (stage) {
+    case ENG_STAGE_PRELUDE: return plan_planes_prelude(sched->plan);
+    case ENG_STAGE_RECURRENT: return 1;
+    case ENG_STAGE_CODA: return plan_planes_coda(sched->plan);
+    }
+    return 0;
+}
+
+static void reserve_pick(scheduler *sched, eng_stage stage, const picked *pick) {
+    sequence *seq = pick->cohort->owner;
+    uint32_t n_slots = slots_per_row(sched, stage), row = pick->first_row;
+    for (uint32_t i = 0; i < pick->n_rows; i++, row = sched->rows[row].next) {
+        uint32_t pos = sched->rows[row].pos;
+        if (stage == ENG_STAGE_RECURRENT && sched->rows[row].state == ROW_DONE) continue;
+        if (stage == ENG_STAGE_PRELUDE && !reserve_block(sched, seq, pos)) return;
+        if (!reserve_slots(sched, seq, pos, n_slots)) return;
+    }
+}
+
+void sched__reserve(scheduler *sched, flight *next) {
+    for (uint32_t i = 0; i < next->n_picks; i++) {
+        if (next->picks[i].cohort) reserve_pick(sched, next->stage, &next->picks[i]);
+    }
+    sched__drop_lost_picks(next);
+}

@@ -1,0 +1,85 @@
+/* seq.h - one sequence: a request, its tokens and its blocks. */
+#ifndef FATHOM_SCHED_SEQ_H
+#define FATHOM_SCHED_SEQ_H
+
+#include "base/list.h"
+#include "scheduler/prefix.h"
+#include "scheduler/scheduler.h"
+
+#include <stdatomic.h>
+
+typedef struct cohort cohort; /* scheduler_internal.h */
+typedef enum { SEQ_NEW, SEQ_WAITING, SEQ_RUNNING, SEQ_ENDED } seq_state;
+typedef enum {
+    MASK_NONE,   /* the sequence has no constraint */
+    MASK_WANTED, /* being made, or about to be: the constraint belongs to the mask maker */
+    MASK_READY,
+    MASK_DROPPED, /* cancelled before it was made */
+    MASK_FAILED   /* mask_error says why */
+} mask_state;
+
+typedef struct sequence {
+    list_link rank_link;  /* in its tenant's waiting list or in running: by order, then arrival */
+    list_link start_link; /* in want_decode or want_prompt while its next cohort may start */
+    uint64_t id, arrival;
+    int64_t order; /* priority, aged: sched__order */
+    seq_state state;
+    atomic_bool cancel_wanted;  /* set by any thread, or inside a step */
+    atomic_uint mask;           /* mask_state of the next token */
+    err_code mask_error;        /* written before MASK_FAILED */
+    bool slow_mask;             /* mask maker: the last mask took long */
+    struct sequence *next_mask; /* mask maker: its list of masks to make */
+    sched_request req;          /* pointers lead into this allocation */
+    prefix_key prefix_key;      /* depth limits as resolved, and salt */
+    uint16_t wish_loops;        /* max_loops before any cap for load */
+    bool may_share;             /* looks into the prefix cache */
+    uint32_t *tokens;           /* prompt, then output: room for n_prompt + max_tokens */
+    uint32_t n_tokens;          /* known so far */
+    uint32_t *blocks;
+    uint32_t n_blocks;
+    uint32_t next_start;     /* first position that no cohort has taken */
+    uint32_t coda_next;      /* first position whose coda has not run */
+    uint32_t frontier;       /* most loops that a live position has run or is about to run */
+    uint32_t n_reported;     /* positions ever finished; a recomputed one is not reported again */
+    uint32_t n_offered;      /* blocks already offered to the prefix cache, or taken from it */
+    hash128 hash;            /* of those blocks */
+    cohort *first, *last;    /* cohorts in flight, positions rising */
+    uint64_t refused_epoch;  /* scheduler.epoch when it was last not admitted */
+    bool waits_for_block;    /* and whether another sequence was computing its next block */
+    uint32_t waited;         /* rounds in which its next cohort was refused rows */
+    eng_choice prompt_score; /* of the next prompt token */
+    sched_event end_event;   /* with driver_reports_ends: its SCHED_END, not yet reported */
+    bool admitted_before;
+    uint32_t n_cached;
+    uint64_t prompt_loops, output_loops;
+    uint64_t t_submit, t_admit, t_first, t_last; /* clock_ns */
+} sequence;
+
+typedef struct { /* what a request is checked against; read-only after create, any thread */
+    const model_plan *plan;
+    exit_rule exit;  /* of the backend */
+    sched_opts opts; /* defaults resolved */
+    uint32_t n_pages, n_blocks;
+} request_limits;
+/* ERR_BAD_PARAM, ERR_TOO_LONG, ERR_NO_MEMORY. The result ends with free(). Any thread. */
+int sched__seq_create(sequence **out, const request_limits *limits, const sched_request *req,
+                      err *e) WARN_UNUSED;
+/* Loops that a position runs at least. */
+uint16_t sched__min_loops(const sequence *seq, uint32_t pos);
+static inline uint32_t seq_n_output(const sequence *seq) {
+    return seq->n_tokens - seq->req.n_prompt;
+}
+/* Pages that n positions take if all of them run max_loops. */
+uint64_t sched__worst_pages(const request_limits *limits, uint64_t n_positions, uint32_t max_loops);
+
+/* ---- its blocks ---- */
+
+/* Takes the longest cached run of full blocks, short of the last known position, which must be
+ * run for its logits. The sequence starts behind them. */
+void sched__take_prefix(kv_cache *cache, sequence *seq);
+/* Offers its blocks below position n_done to the prefix cache. Returns how many were new. */
+uint32_t sched__offer_prefix(kv_cache *cache, sequence *seq, uint32_t n_done);
+/* Gives back every block; the sequence starts over. */
+void sched__give_blocks(kv_cache *cache, sequence *seq);
+
+#endif
