@@ -6,6 +6,7 @@
 #   make check      layers, readability and format first, then what make test runs
 #   make san        build and run the unit tests under ASan+UBSan
 #   make tsan       build and run the thread tests under TSan
+#   make mutants    plant bugs in a copy of the scheduler; the property tests must find each (T=regex)
 #   make fuzz-NAME  libFuzzer on one parser (FUZZ_SECONDS=60); make fuzz lists them, make fuzz-all runs them
 #   make hostile    attack the built server, a folder per case in tests/hostile (SCALE=1: full size; T=regex)
 #   make hostile-san  the same under ASan+UBSan, then TSan
@@ -85,7 +86,7 @@ STRESS   := $(patsubst tests/stress/%.c,$(B)/stress-%,$(wildcard tests/stress/*.
 FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 Q := $(if $(V),,@)
 
-.PHONY: all help run test check san tsan tsan-http hostile hostile-san soak unit fuzz fuzz-all fuzz-keep bench format compdb layers readability analyse install deps clean cuda
+.PHONY: all help run test check san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers readability analyse install deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -157,6 +158,10 @@ $(B)/grammar: $(B)/bench/grammar/grammar.o $(B)/libfathom.a
 $(B)/jinja-render: $(B)/tests/tools/jinja_render.o $(B)/libfathom.a
 	@echo "  LD  $@"
 	$(Q)$(CC) $(CFLAGS_ALL) $(LINK_EXE) -o $@ $^ $(LIBS)
+
+# Planted bugs that the property tests must find: tests/mutants/run.sh.
+mutants: $(B)/libfathom.a $(B)/libtest.a $(B)/tests/mutants/traffic.o $(B)/tests/property/workload.o $(B)/tests/property/test_tenants.o
+	@CC='$(CC)' CFLAGS='-std=c11 -D_GNU_SOURCE -O1 $(SYSROOT_CFLAGS)' LIBS='$(LIBS)' BUILD='$(B)' T='$(T)' tests/mutants/run.sh
 
 tsan:
 	@$(MAKE) --no-print-directory SAN=thread stress-all

@@ -227,7 +227,7 @@ static uint64_t wait_of_the_last(void) {
     return waited;
 }
 
-Test(tenants, who_waits_rises_above_however_many_better_ranked_requests_come) {
+Test(tenants, a_waiting_request_rises_above_however_many_better_ranked_requests_come) {
     uint64_t waited = wait_of_the_last();
     cr_expect_leq(waited, 3 * SCHED_AGE_ARRIVALS + 4, "passed by %u requests", (unsigned)waited);
     cr_expect_geq(waited, 2 * SCHED_AGE_ARRIVALS, "priority counts for %u requests",
