@@ -3,7 +3,7 @@
 #   make            build build/fathom
 #   make run        install what is missing, build on all cores, serve models/demo, ask it something
 #   make test       install what is missing, build, run every test that needs no GPU
-#   make check      layers, readability and format first, then what make test runs
+#   make check      layers, circles of calls, readability and format first, then what make test runs
 #   make san        build and run the unit tests under ASan+UBSan
 #   make tsan       build and run the thread tests under TSan
 #   make mutants    plant bugs in a copy of the scheduler; the property tests must find each (T=regex)
@@ -86,7 +86,7 @@ STRESS   := $(patsubst tests/stress/%.c,$(B)/stress-%,$(wildcard tests/stress/*.
 FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 Q := $(if $(V),,@)
 
-.PHONY: all help run test check san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers readability analyse install deps clean cuda
+.PHONY: all help run test check san tsan tsan-http hostile hostile-san soak unit mutants fuzz fuzz-all fuzz-keep bench format compdb layers circles readability analyse install deps clean cuda
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -173,7 +173,7 @@ tsan-http:
 test:
 	@CUDA='$(CUDA)' T='$(T)' tools/run_tests.sh all
 
-check: layers readability
+check: layers circles readability
 	@clang-format --dry-run -Werror $(FORMATTED)
 	@CUDA='$(CUDA)' tools/run_tests.sh all
 
@@ -182,6 +182,10 @@ layers:
 
 readability:
 	@tools/readability.py --check
+
+# No files of the scheduler that call each other in a circle.
+circles: $(filter $(B)/scheduler/%,$(LIB_OBJ))
+	@tools/circles.py $^
 
 analyse:
 	@CFLAGS='$(SYSROOT_CFLAGS)' tools/analyse.sh

@@ -3,9 +3,9 @@
  * A page is PAGE_SLOTS consecutive slots of one block. A block hands out its slots one at a time,
  * in the order in which its positions run, so only its newest page can be partly empty. Its pages
  * return together when the block has no reference left. */
+#include "scheduler/cache.h"
 #include "base/clock.h"
 #include "base/size.h"
-#include "scheduler/prefix.h"
 
 #include <stdlib.h>
 #include <sys/random.h>
@@ -60,34 +60,24 @@ void sched__cache_deinit(kv_cache *cache) {
     *cache = (kv_cache){0};
 }
 
-bool sched__take_block(kv_cache *cache, uint32_t tenant, uint32_t *out) {
-    while (cache->n_free_blocks == 0) {
-        if (!sched__prefix_evict(cache, tenant)) return false;
-    }
-    uint32_t b = cache->free_blocks[--cache->n_free_blocks];
-    block *blk = &cache->blocks[b];
-    *blk = (block){.refs = 1, .tenant = tenant, .taken = true, .pages = NONE};
-    blk->hash_next = blk->lru_prev = blk->lru_next = NONE;
-    *out = b;
-    return true;
-}
+/* ---- slots ---- */
 
-/* Pages that block must take before it has handed out n more slots. */
+/* Pages that the block takes before it has handed out n more slots. */
 static uint32_t pages_for(const block *blk, uint32_t n) {
     uint32_t have = blk->n_spare + blk->n_unused;
     return n > have ? (n - have + PAGE_SLOTS - 1) / PAGE_SLOTS : 0;
 }
 
-bool sched__promise_slots(kv_cache *cache, uint32_t b, uint32_t n) {
-    block *blk = &cache->blocks[b];
-    uint32_t more = pages_for(blk, blk->n_promised + n) - pages_for(blk, blk->n_promised);
-    while (cache->n_free_pages < cache->n_promised_pages + more) {
-        if (!sched__prefix_evict(cache, blk->tenant)) return false;
-    }
-    blk->n_promised += n;
+uint32_t sched__pages_to_promise(const kv_cache *cache, uint32_t b, uint32_t n) {
+    const block *blk = &cache->blocks[b];
+    return pages_for(blk, blk->n_promised + n) - pages_for(blk, blk->n_promised);
+}
+
+void sched__promise(kv_cache *cache, uint32_t b, uint32_t n) {
+    uint32_t more = sched__pages_to_promise(cache, b, n);
+    cache->blocks[b].n_promised += n;
     cache->n_promised_pages += more;
-    cache->parts[blk->tenant].n_pages += more;
-    return true;
+    cache->parts[cache->blocks[b].tenant].n_pages += more;
 }
 
 static void take_page(kv_cache *cache, block *blk) {
@@ -121,11 +111,40 @@ void sched__give_slot(kv_cache *cache, uint32_t b, uint32_t slot) {
     cache->n_handed_out--;
 }
 
-/* At worst, each slot begins a page of its own. */
-bool sched__surely_fits(const kv_cache *cache, uint64_t n_slots, uint64_t n_blocks) {
-    uint64_t pages, free_blocks;
-    sched__room_for(cache, ANY_TENANT, &pages, &free_blocks);
-    return n_slots <= pages && n_blocks <= free_blocks;
+/* ---- blocks ---- */
+
+uint32_t sched__first_free_block(kv_cache *cache, uint32_t tenant) {
+    uint32_t b = cache->free_blocks[--cache->n_free_blocks];
+    cache->blocks[b] = (block){.refs = 1, .tenant = tenant, .taken = true, .pages = NONE};
+    cache->blocks[b].hash_next = cache->blocks[b].lru_prev = cache->blocks[b].lru_next = NONE;
+    return b;
+}
+
+void sched__lru_remove(kv_cache *cache, uint32_t b) {
+    block *blk = &cache->blocks[b];
+    cache_part *part = &cache->parts[blk->tenant];
+    *(blk->lru_prev == NONE ? &part->lru_first : &cache->blocks[blk->lru_prev].lru_next) =
+        blk->lru_next;
+    *(blk->lru_next == NONE ? &part->lru_last : &cache->blocks[blk->lru_next].lru_prev) =
+        blk->lru_prev;
+    blk->lru_prev = blk->lru_next = NONE;
+    part->n_cached_pages -= blk->n_pages;
+    part->n_cached_blocks--;
+    cache->n_cached_pages -= blk->n_pages;
+    cache->n_cached_blocks--;
+}
+
+void sched__lru_append(kv_cache *cache, uint32_t b) {
+    block *blk = &cache->blocks[b];
+    cache_part *part = &cache->parts[blk->tenant];
+    blk->lru_prev = part->lru_last;
+    blk->lru_next = NONE;
+    *(part->lru_last == NONE ? &part->lru_first : &cache->blocks[part->lru_last].lru_next) = b;
+    part->lru_last = b;
+    part->n_cached_pages += blk->n_pages;
+    part->n_cached_blocks++;
+    cache->n_cached_pages += blk->n_pages;
+    cache->n_cached_blocks++;
 }
 
 void sched__give_block(kv_cache *cache, uint32_t b) {

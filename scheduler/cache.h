@@ -70,21 +70,21 @@ typedef struct {
 int sched__cache_init(kv_cache *cache, const eng_backend_info *info, uint32_t n_tenants,
                       const uint32_t *weights, err *e);
 void sched__cache_deinit(kv_cache *cache);
-/* Evicts cached blocks where no block is free. False: every block is in use, or kept for other
- * tenants. */
-bool sched__take_block(kv_cache *cache, uint32_t tenant, uint32_t *out) WARN_UNUSED;
-/* Sets pages aside, evicting cached blocks where it must, so that n more calls of
- * sched__take_slot for block b succeed. False, and nothing is set aside: too few pages. */
-bool sched__promise_slots(kv_cache *cache, uint32_t b, uint32_t n) WARN_UNUSED;
+/* Takes the first free block; there is one. */
+uint32_t sched__first_free_block(kv_cache *cache, uint32_t tenant);
+void sched__give_block(kv_cache *cache, uint32_t b); /* one reference less */
+void sched__free_block(kv_cache *cache, uint32_t b); /* refs is 0 and it is not cached */
+/* Into and out of the list of cached blocks with refs 0. */
+void sched__lru_append(kv_cache *cache, uint32_t b);
+void sched__lru_remove(kv_cache *cache, uint32_t b);
+/* Pages that n more promised slots of block b will take. */
+uint32_t sched__pages_to_promise(const kv_cache *cache, uint32_t b, uint32_t n);
+/* Promises n slots of block b to the launch being built; enough pages are free. */
+void sched__promise(kv_cache *cache, uint32_t b, uint32_t n);
 /* Takes a promised slot of block b. */
 uint32_t sched__take_slot(kv_cache *cache, uint32_t b);
 /* Returns the newest slot of a position whose loop was not run after all. A launch takes at most
  * one such slot per position, so a block's spare slots never outnumber its positions. */
 void sched__give_slot(kv_cache *cache, uint32_t b, uint32_t slot);
-/* Whether this many slots and new blocks are available without preempting, however the slots are
- * spread over blocks. */
-bool sched__surely_fits(const kv_cache *cache, uint64_t n_slots, uint64_t n_blocks) WARN_UNUSED;
-void sched__give_block(kv_cache *cache, uint32_t b); /* one reference less */
-void sched__free_block(kv_cache *cache, uint32_t b); /* refs is 0 and it is not cached */
 
 #endif

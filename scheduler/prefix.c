@@ -3,19 +3,12 @@
  * A block is found by a seeded 128-bit hash of its tokens, of the hash of the block before it, and
  * of its prefix_key: everything else that its content depends on (depth limits, threshold; the
  * policy is one per scheduler) and that limits sharing (salt, tenant). A hit also compares tokens,
- * key and parent, so a collision costs a miss and never a wrong answer.
- *
- * Blocks that only the prefix cache holds stand in their tenant's list by last use. A sequence
- * gives its blocks back last first, so a block is never older than one that needs it. Pages are
- * taken from the tenant that holds most by its weight. A quarter of all pages is kept: each tenant
- * with cached blocks has its share of that quarter, which no other tenant takes. */
+ * key and parent, so a collision costs a miss and never a wrong answer. */
 #include "scheduler/prefix.h"
 
 #include "base/hash.h"
 
 #include <string.h>
-
-enum { KEPT_PART = 4 }; /* 1 / KEPT_PART of all pages is kept for cached blocks */
 
 hash128 sched__prefix_hash(const kv_cache *cache, const hash128 *parent, const prefix_key *key,
                            const uint32_t tokens[ENG_BLOCK]) {
@@ -65,33 +58,6 @@ static uint32_t find(kv_cache *cache, const hash128 *hash, const hash128 *parent
     return NONE;
 }
 
-void sched__lru_remove(kv_cache *cache, uint32_t b) {
-    block *blk = &cache->blocks[b];
-    cache_part *part = &cache->parts[blk->tenant];
-    *(blk->lru_prev == NONE ? &part->lru_first : &cache->blocks[blk->lru_prev].lru_next) =
-        blk->lru_next;
-    *(blk->lru_next == NONE ? &part->lru_last : &cache->blocks[blk->lru_next].lru_prev) =
-        blk->lru_prev;
-    blk->lru_prev = blk->lru_next = NONE;
-    part->n_cached_pages -= blk->n_pages;
-    part->n_cached_blocks--;
-    cache->n_cached_pages -= blk->n_pages;
-    cache->n_cached_blocks--;
-}
-
-void sched__lru_append(kv_cache *cache, uint32_t b) {
-    block *blk = &cache->blocks[b];
-    cache_part *part = &cache->parts[blk->tenant];
-    blk->lru_prev = part->lru_last;
-    blk->lru_next = NONE;
-    *(part->lru_last == NONE ? &part->lru_first : &cache->blocks[part->lru_last].lru_next) = b;
-    part->lru_last = b;
-    part->n_cached_pages += blk->n_pages;
-    part->n_cached_blocks++;
-    cache->n_cached_pages += blk->n_pages;
-    cache->n_cached_blocks++;
-}
-
 uint32_t sched__prefix_take(kv_cache *cache, const hash128 *hash, const hash128 *parent,
                             const prefix_key *key, const uint32_t tokens[ENG_BLOCK]) {
     uint32_t b = find(cache, hash, parent, key, tokens);
@@ -114,60 +80,10 @@ void sched__prefix_offer(kv_cache *cache, uint32_t b, const hash128 *hash, const
     *bucket = b;
 }
 
-static uint64_t weight_of_holders(const kv_cache *cache) {
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < cache->n_parts; i++)
-        sum += cache->parts[i].n_cached_pages > 0 ? cache->parts[i].weight : 0;
-    return sum;
-}
-
-/* Cached pages of tenant i that another tenant may take. */
-static uint32_t open_pages(const kv_cache *cache, uint32_t i, uint64_t weights) {
-    const cache_part *part = &cache->parts[i];
-    uint64_t kept = weights ? (uint64_t)cache->n_pages / KEPT_PART * part->weight / weights : 0;
-    return part->n_cached_pages > kept ? (uint32_t)(part->n_cached_pages - kept) : 0;
-}
-
-void sched__room_for(const kv_cache *cache, uint32_t tenant, uint64_t *pages, uint64_t *blocks) {
-    *pages = (uint64_t)cache->n_free_pages + cache->n_cached_pages;
-    *blocks = (uint64_t)cache->n_free_blocks + cache->n_cached_blocks;
-    if (cache->n_parts == 1) return;
-    uint64_t weights = weight_of_holders(cache);
-    for (uint32_t i = 0; i < cache->n_parts; i++) {
-        const cache_part *part = &cache->parts[i];
-        if (i == tenant || part->n_cached_pages == 0) continue;
-        uint64_t open = open_pages(cache, i, weights);
-        *pages -= part->n_cached_pages - open;
-        *blocks -= part->n_cached_blocks - part->n_cached_blocks * open / part->n_cached_pages;
-    }
-}
-
-/* The tenant to evict from: the one that holds most by its weight, if `tenant` may take from it. */
-static uint32_t fullest_part(const kv_cache *cache, uint32_t tenant) {
-    uint64_t weights = cache->n_parts > 1 ? weight_of_holders(cache) : 0;
-    uint32_t best = NONE;
-    for (uint32_t i = 0; i < cache->n_parts; i++) {
-        const cache_part *part = &cache->parts[i];
-        if (part->lru_first == NONE) continue;
-        if (i != tenant && tenant != ANY_TENANT && open_pages(cache, i, weights) == 0) continue;
-        if (best == NONE || (uint64_t)part->n_pages * cache->parts[best].weight >
-                                (uint64_t)cache->parts[best].n_pages * part->weight) {
-            best = i;
-        }
-    }
-    return best;
-}
-
-bool sched__prefix_evict(kv_cache *cache, uint32_t tenant) {
-    uint32_t fullest = fullest_part(cache, tenant);
-    if (fullest == NONE) return false;
-    uint32_t b = cache->parts[fullest].lru_first;
-    sched__lru_remove(cache, b);
+void sched__prefix_forget(kv_cache *cache, uint32_t b) {
     uint32_t *at = bucket_of(cache, &cache->blocks[b].hash);
     while (*at != b)
         at = &cache->blocks[*at].hash_next;
     *at = cache->blocks[b].hash_next;
     cache->blocks[b].cached = false;
-    sched__free_block(cache, b);
-    return true;
 }

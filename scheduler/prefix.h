@@ -13,14 +13,6 @@ uint32_t sched__prefix_take(kv_cache *cache, const hash128 *hash, const hash128 
 void sched__prefix_offer(kv_cache *cache, uint32_t b, const hash128 *hash, const hash128 *parent,
                          const prefix_key *key, const uint32_t tokens[ENG_BLOCK]);
 bool sched__same_key(const prefix_key *x, const prefix_key *y);
-enum { ANY_TENANT = UINT32_MAX };
-/* Evicts the least recently used block of the tenant furthest over its share, for `tenant` to
- * take. False: no block is cached, or only blocks kept for other tenants. ANY_TENANT evicts those
- * too. */
-bool sched__prefix_evict(kv_cache *cache, uint32_t tenant);
-/* Pages and blocks that `tenant` may take: free, or evictable for it. ANY_TENANT: for each. */
-void sched__room_for(const kv_cache *cache, uint32_t tenant, uint64_t *pages, uint64_t *blocks);
-void sched__lru_remove(kv_cache *cache, uint32_t b);
-void sched__lru_append(kv_cache *cache, uint32_t b);
+void sched__prefix_forget(kv_cache *cache, uint32_t b); /* it is cached */
 
 #endif

@@ -13,7 +13,7 @@ static bool make_room(scheduler *sched, sequence *seq) {
         sched__preempt(sched, last);
         return last != seq;
     }
-    if (sched__prefix_evict(&sched->cache, ANY_TENANT)) return true;
+    if (sched__evict(&sched->cache, ANY_TENANT)) return true;
     /* A request that cannot fit alone is refused at submit, so this is our fault: end only it. */
     sched__end(sched, seq, SCHED_FAILED, ERR_INTERNAL, 0);
     return false;

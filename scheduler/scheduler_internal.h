@@ -13,7 +13,7 @@
  * tenant.c         shares of several tenants    masks.c        masks of constrained sequences
  *
  * Beside the step: create.c, thread.c (a scheduler on its own thread), sane.c (every invariant,
- * slowly). With headers of their own: cache, prefix, cost, seq, rules.
+ * slowly). With headers of their own: cache, prefix, evict, cost, seq, rules.
  *
  * Everything here belongs to the thread that calls sched_step, except the fields of sequence
  * marked atomic. */
@@ -21,6 +21,7 @@
 #define FATHOM_SCHEDULER_INTERNAL_H
 
 #include "scheduler/cost.h"
+#include "scheduler/evict.h"
 #include "scheduler/rules.h"
 #include "scheduler/seq.h"
 
