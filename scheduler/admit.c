@@ -1,17 +1,17 @@
-/* admit.c - which waiting sequences begin, and with how many loops.
+/* admit.c - waiting sequences begin, and with how many loops.
  *
- * A sequence gives way to others only in three places: here, where a tenant takes back its share
- * of places or of pages, and in reserve.c, where pages run out. The tenant's last in rank gives
- * way; where several tenants run, one with two sequences or more before one with a single
- * sequence. A sequence that could not fit alone was refused when it came. */
+ * A sequence gives way to others only in two files: here, when a tenant takes back its share of
+ * places or of pages, and in reserve.c, when pages run out. It is always the last in rank of its
+ * tenant, and never the only one of a tenant while another tenant runs two. Requests too large to
+ * fit alone were refused at submit. */
 #include "base/clock.h"
 #include "scheduler/scheduler_internal.h"
 
 #include <string.h>
 
-/* Under pressure new sequences get fewer loops: all of them with a queue no longer than what runs,
- * down to the mean depth when it is four times that. Fixed for the life of a sequence, so that its
- * latents stay of one kind. */
+/* Under pressure new sequences get fewer loops: all of them while the queue is no longer than
+ * max_running, down to the mean depth when it is four times as long. Fixed for the life of a
+ * sequence, so its latents stay of one kind. */
 static uint32_t depth_cap(const scheduler *sched) {
     const sched_opts *opts = &sched->limits.opts;
     if (!opts->depth_cap) return opts->ceiling_loops;
@@ -32,15 +32,15 @@ static uint16_t capped_loops(const sequence *seq, uint32_t cap) {
     return cap > least ? (uint16_t)cap : least;
 }
 
-/* Pages for n more positions of seq, by what positions have taken so far. */
+/* Pages for n more positions of seq, estimated from the mean depth so far. */
 static uint64_t expected_pages(const scheduler *sched, const sequence *seq, uint64_t n) {
     double loops = seq->prefix_key.max_loops, mean = sched->cost.mean_depth;
     if (sched->rules.last_stands_in && mean > 0 && mean < loops) loops = mean;
     return (uint64_t)((double)n * (plan_planes(sched->plan, 0) + loops) / PAGE_SLOTS) + 1;
 }
 
-/* A new sequence needs room for its prompt; one preempted before, for all that it may become, so
- * that two sequences do not push each other out for ever. */
+/* A new sequence needs room for its prompt; one preempted before needs room for its whole possible
+ * length. Otherwise two sequences could push each other out for ever. */
 static bool fits_now(const scheduler *sched, const sequence *seq, uint64_t *wanted) {
     const kv_cache *cache = &sched->cache;
     uint64_t pages, blocks;
@@ -48,7 +48,7 @@ static bool fits_now(const scheduler *sched, const sequence *seq, uint64_t *want
     uint64_t whole = (uint64_t)seq->req.n_prompt + seq->req.max_tokens;
     uint64_t n = (seq->admitted_before ? whole : seq->n_tokens + 1u) - seq->next_start;
     *wanted = expected_pages(sched, seq, n);
-    /* A margin for what already runs keeps a newcomer from being preempted at once. */
+    /* A margin for running sequences keeps a newcomer from being preempted at once. */
     uint64_t margin = cache->n_pages / 64 + sched->n_running;
     if (sched->n_tenants > 1) {
         margin += sched__claimed_pages(sched, sched__tenant_of(sched, seq), *wanted);
@@ -56,7 +56,7 @@ static bool fits_now(const scheduler *sched, const sequence *seq, uint64_t *want
     return *wanted + margin <= pages && n / ENG_BLOCK + 1 <= blocks;
 }
 
-/* Within its share a tenant need not wait for pages that another holds beyond its own share. */
+/* Within its share a tenant need not wait for pages held by another beyond its own share. */
 static bool has_room(scheduler *sched, const sequence *seq) {
     uint64_t wanted;
     while (sched->n_running > 0 && !fits_now(sched, seq, &wanted)) {
@@ -68,8 +68,8 @@ static bool has_room(scheduler *sched, const sequence *seq) {
     return true;
 }
 
-/* A running sequence is computing the first block that seq lacks: seq waits for the block rather
- * than compute it again. The running one ends or goes on, so the wait ends. */
+/* A running sequence is computing the first block missing to seq: seq waits for the block rather
+ * than compute it again. The running sequence ends or goes on, so the wait ends. */
 static bool being_made(const scheduler *sched, const sequence *seq) {
     size_t n = ((size_t)seq->n_blocks + 1) * ENG_BLOCK;
     if (!seq->may_share || n >= seq->n_tokens) return false;
@@ -112,8 +112,8 @@ static attempt try_begin(scheduler *sched, sequence *seq, uint32_t cap) {
     return waits ? WAITS_FOR_BLOCK : NO_ROOM;
 }
 
-/* Begins the first sequence of tenant, in rank order, that can. A sequence without room blocks the
- * ones behind it. A sequence waiting for a block that another is computing does not. */
+/* Begins the first possible sequence of tenant, in rank order. A sequence without room blocks the
+ * ones behind it. A sequence waiting for another's block does not. */
 static attempt admit_one(scheduler *sched, sched_tenant *tenant, uint32_t cap) {
     list_link *waiting = &tenant->waiting;
     for (list_link *link = waiting->next, *next; link != waiting; link = next) {
@@ -133,8 +133,8 @@ static attempt place_one(scheduler *sched, sched_tenant *tenant, sched_tenant *f
     return result;
 }
 
-/* Where the tenant with the fewest places may have no more, others hardly may: after a few the
- * round is over, so that its cost does not grow with the square of the tenants. */
+/* If the tenant with the fewest places may have no more, others hardly may. After a few refusals
+ * the round is over, or its cost would grow with the square of the tenants. */
 static void admit_in_turn(scheduler *sched, uint32_t cap) {
     enum { MOST_REFUSED = 4 };
     uint32_t n_refused = 0;

@@ -1,14 +1,14 @@
 /* ahead.c - starting a launch before the results of the one before it are known.
  *
- * A backend that takes several launches in flight need not idle while the host settles one. The
- * next launch is then built from one assumption: no live row of an unsettled launch halts unless
- * it ran its last loop. State that is known when a launch starts advances at its start (loops are
- * counted, rows enter the loop or leave the coda's queue). State that only the result tells
- * follows when the launch is settled: which rows halted, which tokens came, which sequences ended.
+ * A backend with several launches in flight need not idle while the host settles one. The next
+ * launch is then built on one assumption: no live row of an unsettled launch halts before its last
+ * loop. State known at the start of a launch advances at its start (loops are counted, rows enter
+ * the loop or leave the coda's queue). State known from the result follows when the launch is
+ * settled (rows halt, tokens come out, sequences end).
  *
- * Where the assumption may be wrong, the launch says what the device does with the rows in doubt
- * (if_halted). When the earlier launch is settled, the loops and slots of rows that the device
- * leaves out are taken back. So the cache still costs executed loops and nothing else.
+ * If a row may have halted, the launch tells the device how to treat it then (if_halted). When the
+ * earlier launch is settled, the loops and slots of rows left out by the device are taken back. So
+ * the cache still costs executed loops and nothing else.
  *
  * With one launch in flight nothing here has any effect. */
 #include "base/clock.h"
@@ -18,9 +18,9 @@
 
 /* ---- whether it pays ---- */
 
-/* Starting ahead hides the host's work between two launches. Its price: rows that leave the launch
- * that is out (into the coda, or as new tokens from it) are known too late to join the next one,
- * so their share of the pool idles for one launch. A launch whose rows have all halted is over at
+/* Starting ahead hides the host's work between two launches. Its price: rows leaving the launch
+ * that is out (into the coda, or as new tokens from it) are known too late to join the next one, so
+ * their share of the pool idles for one launch. A launch whose rows have all halted is over at
  * once, so a sequence alone always goes ahead. From a prelude no row leaves. */
 bool sched__ahead_pays(const scheduler *sched, const flight *out) {
     if (sched->ahead.rule != AHEAD_BY_COST) return sched->ahead.rule == AHEAD_ALWAYS;
@@ -57,7 +57,7 @@ void sched__host_begins(scheduler *sched, eng_stage settled) {
     sched->ahead.settled_stage = settled;
 }
 
-/* ---- whether it fits: what halts in the launch that is out may make the room ---- */
+/* ---- whether it fits: rows that halt in the launch that is out may make room ---- */
 
 static uint64_t at_most(uint64_t n_rows, const scheduler *sched) {
     return n_rows < sched->max_rows ? n_rows : sched->max_rows;
@@ -68,9 +68,9 @@ static bool prelude_fits(const scheduler *sched) {
     const list_link *link = sched->to_prelude.next;
     for (; link != &sched->to_prelude; link = link->next) {
         const cohort *coh = OWNER_OF((uintptr_t)link, cohort, stage_link);
-        if (n_rows + coh->n > sched->max_rows) break;
-        n_rows += coh->n;
-        n_blocks += coh->n / ENG_BLOCK + 2;
+        if (n_rows + coh->n_rows > sched->max_rows) break;
+        n_rows += coh->n_rows;
+        n_blocks += coh->n_rows / ENG_BLOCK + 2;
     }
     return sched__surely_fits(&sched->cache, n_rows * plan_planes_prelude(sched->plan), n_blocks);
 }
@@ -96,7 +96,7 @@ static bool runs_alone(const scheduler *sched, const cohort *coh) {
            seq->next_start == seq->n_tokens && seq->coda_next == coh->first;
 }
 
-/* What settling the newest launch would do to frontiers if none of its live rows halted. */
+/* Raises frontiers as if the newest launch were settled and all its live rows went on. */
 void sched__assume_none_halts(scheduler *sched) {
     const flight *out = sched__newest_out(sched);
     if (out == NULL || out->stage != ENG_STAGE_RECURRENT) return;
@@ -159,7 +159,7 @@ void sched__doubt_row(const picked *pick, bool is_tail, eng_row *row) {
     }
 }
 
-/* ---- what was left out ---- */
+/* ---- rows left out ---- */
 
 static bool runs_no_row(const scheduler *sched, const picked *pick) {
     if (pick->if_halted == LEAVE_OUT) return pick->cohort->n_live == 0;

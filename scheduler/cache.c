@@ -42,8 +42,8 @@ int sched__cache_init(kv_cache *cache, const eng_backend_info *info, uint32_t n_
         cache->parts[i] =
             (cache_part){.lru_first = NONE, .lru_last = NONE, .weight = weights ? weights[i] : 1};
     }
-    /* A client must not be able to aim at collisions. Without entropy the seed is the clock, which
-     * costs speed at worst since tokens are compared too. */
+    /* A client must not be able to aim at collisions. Without entropy the seed is the clock, and
+     * collisions cost only speed, since tokens are compared too. */
     if (getrandom(cache->hash_seed, sizeof cache->hash_seed, GRND_NONBLOCK) !=
         (ssize_t)sizeof cache->hash_seed) {
         cache->hash_seed[0] = clock_ns();
@@ -62,22 +62,22 @@ void sched__cache_deinit(kv_cache *cache) {
 
 /* ---- slots ---- */
 
-/* Pages that the block takes before it has handed out n more slots. */
+/* Pages taken by the block before it has handed out n more slots. */
 static uint32_t pages_for(const block *blk, uint32_t n) {
     uint32_t have = blk->n_spare + blk->n_unused;
     return n > have ? (n - have + PAGE_SLOTS - 1) / PAGE_SLOTS : 0;
 }
 
-uint32_t sched__pages_to_promise(const kv_cache *cache, uint32_t b, uint32_t n) {
-    const block *blk = &cache->blocks[b];
+uint32_t sched__pages_to_promise(const kv_cache *cache, uint32_t id, uint32_t n) {
+    const block *blk = &cache->blocks[id];
     return pages_for(blk, blk->n_promised + n) - pages_for(blk, blk->n_promised);
 }
 
-void sched__promise(kv_cache *cache, uint32_t b, uint32_t n) {
-    uint32_t more = sched__pages_to_promise(cache, b, n);
-    cache->blocks[b].n_promised += n;
+void sched__promise(kv_cache *cache, uint32_t id, uint32_t n) {
+    uint32_t more = sched__pages_to_promise(cache, id, n);
+    cache->blocks[id].n_promised += n;
     cache->n_promised_pages += more;
-    cache->parts[cache->blocks[b].tenant].n_pages += more;
+    cache->parts[cache->blocks[id].tenant].n_pages += more;
 }
 
 static void take_page(kv_cache *cache, block *blk) {
@@ -91,8 +91,8 @@ static void take_page(kv_cache *cache, block *blk) {
     blk->n_unused = PAGE_SLOTS;
 }
 
-uint32_t sched__take_slot(kv_cache *cache, uint32_t b) {
-    block *blk = &cache->blocks[b];
+uint32_t sched__take_slot(kv_cache *cache, uint32_t id) {
+    block *blk = &cache->blocks[id];
     blk->n_promised--;
     blk->n_used++;
     cache->n_used++;
@@ -102,8 +102,8 @@ uint32_t sched__take_slot(kv_cache *cache, uint32_t b) {
     return blk->pages * PAGE_SLOTS + (PAGE_SLOTS - blk->n_unused--);
 }
 
-void sched__give_slot(kv_cache *cache, uint32_t b, uint32_t slot) {
-    block *blk = &cache->blocks[b];
+void sched__give_slot(kv_cache *cache, uint32_t id, uint32_t slot) {
+    block *blk = &cache->blocks[id];
     if (blk->n_spare == ENG_BLOCK) return; /* cannot be; it would only stay counted as used */
     blk->spare[blk->n_spare++] = slot;
     blk->n_used--;
@@ -114,14 +114,14 @@ void sched__give_slot(kv_cache *cache, uint32_t b, uint32_t slot) {
 /* ---- blocks ---- */
 
 uint32_t sched__first_free_block(kv_cache *cache, uint32_t tenant) {
-    uint32_t b = cache->free_blocks[--cache->n_free_blocks];
-    cache->blocks[b] = (block){.refs = 1, .tenant = tenant, .taken = true, .pages = NONE};
-    cache->blocks[b].hash_next = cache->blocks[b].lru_prev = cache->blocks[b].lru_next = NONE;
-    return b;
+    uint32_t id = cache->free_blocks[--cache->n_free_blocks];
+    cache->blocks[id] = (block){.refs = 1, .tenant = tenant, .taken = true, .pages = NONE};
+    cache->blocks[id].hash_next = cache->blocks[id].lru_prev = cache->blocks[id].lru_next = NONE;
+    return id;
 }
 
-void sched__lru_remove(kv_cache *cache, uint32_t b) {
-    block *blk = &cache->blocks[b];
+void sched__lru_remove(kv_cache *cache, uint32_t id) {
+    block *blk = &cache->blocks[id];
     cache_part *part = &cache->parts[blk->tenant];
     *(blk->lru_prev == NONE ? &part->lru_first : &cache->blocks[blk->lru_prev].lru_next) =
         blk->lru_next;
@@ -134,31 +134,31 @@ void sched__lru_remove(kv_cache *cache, uint32_t b) {
     cache->n_cached_blocks--;
 }
 
-void sched__lru_append(kv_cache *cache, uint32_t b) {
-    block *blk = &cache->blocks[b];
+void sched__lru_append(kv_cache *cache, uint32_t id) {
+    block *blk = &cache->blocks[id];
     cache_part *part = &cache->parts[blk->tenant];
     blk->lru_prev = part->lru_last;
     blk->lru_next = NONE;
-    *(part->lru_last == NONE ? &part->lru_first : &cache->blocks[part->lru_last].lru_next) = b;
-    part->lru_last = b;
+    *(part->lru_last == NONE ? &part->lru_first : &cache->blocks[part->lru_last].lru_next) = id;
+    part->lru_last = id;
     part->n_cached_pages += blk->n_pages;
     part->n_cached_blocks++;
     cache->n_cached_pages += blk->n_pages;
     cache->n_cached_blocks++;
 }
 
-void sched__give_block(kv_cache *cache, uint32_t b) {
-    block *blk = &cache->blocks[b];
+void sched__give_block(kv_cache *cache, uint32_t id) {
+    block *blk = &cache->blocks[id];
     if (--blk->refs > 0) return;
     if (blk->cached) {
-        sched__lru_append(cache, b);
+        sched__lru_append(cache, id);
     } else {
-        sched__free_block(cache, b);
+        sched__free_block(cache, id);
     }
 }
 
-void sched__free_block(kv_cache *cache, uint32_t b) {
-    block *blk = &cache->blocks[b];
+void sched__free_block(kv_cache *cache, uint32_t id) {
+    block *blk = &cache->blocks[id];
     for (uint32_t page = blk->pages; page != NONE;) {
         uint32_t next = cache->page_next[page];
         cache->page_next[page] = cache->first_free_page;
@@ -172,5 +172,5 @@ void sched__free_block(kv_cache *cache, uint32_t b) {
     cache->n_used -= blk->n_used;
     cache->full_depth_slots -= blk->full_depth_slots;
     blk->taken = false;
-    cache->free_blocks[cache->n_free_blocks++] = b;
+    cache->free_blocks[cache->n_free_blocks++] = id;
 }

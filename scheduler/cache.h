@@ -10,14 +10,14 @@
  * four slots waste about 1 %. */
 enum { PAGE_SLOTS = 4 };
 
-/* Everything besides tokens that a block's content depends on, and the tenants that may share it.
+/* Everything besides tokens that a block's content depends on, and the tenant allowed to share it.
  */
 typedef struct {
     uint64_t salt[2];
     float threshold;
     uint16_t min_loops, max_loops;
     uint16_t prompt_min_loops; /* of prompt positions, >= min_loops */
-    uint32_t tenant;           /* 0 where tenants share the cache */
+    uint32_t tenant;           /* 0 if tenants share the cache */
 } prefix_key;
 
 typedef struct {
@@ -25,7 +25,7 @@ typedef struct {
 } hash128;
 
 typedef struct {
-    uint32_t refs;   /* sequences that have this block in their table */
+    uint32_t refs;   /* sequences with this block in their table */
     uint32_t tenant; /* that took it */
     bool taken;      /* not on the free list */
     bool cached;     /* in the prefix table */
@@ -33,7 +33,7 @@ typedef struct {
     uint32_t n_pages;
     uint32_t n_unused;         /* slots of the newest page not handed out yet */
     uint32_t n_used;           /* slots handed out and not given back */
-    uint32_t n_promised;       /* slots that the launch being built will take */
+    uint32_t n_promised;       /* slots to be taken by the launch being built */
     uint32_t full_depth_slots; /* slots its positions would take if every loop were stored */
     uint32_t n_spare;
     uint32_t spare[ENG_BLOCK]; /* slots given back; handed out before others */
@@ -60,9 +60,9 @@ typedef struct {
     uint32_t *page_next, *free_blocks, *buckets;
     uint32_t n_blocks, n_pages, n_buckets;
     uint32_t n_free_blocks, first_free_page, n_free_pages, n_cached_pages, n_cached_blocks;
-    uint32_t n_promised_pages;         /* free pages that promised slots will take */
+    uint32_t n_promised_pages;         /* free pages to be taken by promised slots */
     uint64_t n_used, full_depth_slots; /* sums over blocks */
-    uint64_t n_handed_out;             /* slots handed out since creation, less those given back */
+    uint64_t n_handed_out;             /* slots handed out since creation, minus slots given back */
     uint64_t hash_seed[2];
 } kv_cache;
 
@@ -72,19 +72,19 @@ int sched__cache_init(kv_cache *cache, const eng_backend_info *info, uint32_t n_
 void sched__cache_deinit(kv_cache *cache);
 /* Takes the first free block; there is one. */
 uint32_t sched__first_free_block(kv_cache *cache, uint32_t tenant);
-void sched__give_block(kv_cache *cache, uint32_t b); /* one reference less */
-void sched__free_block(kv_cache *cache, uint32_t b); /* refs is 0 and it is not cached */
+void sched__give_block(kv_cache *cache, uint32_t id); /* one reference less */
+void sched__free_block(kv_cache *cache, uint32_t id); /* refs is 0 and it is not cached */
 /* Into and out of the list of cached blocks with refs 0. */
-void sched__lru_append(kv_cache *cache, uint32_t b);
-void sched__lru_remove(kv_cache *cache, uint32_t b);
-/* Pages that n more promised slots of block b will take. */
-uint32_t sched__pages_to_promise(const kv_cache *cache, uint32_t b, uint32_t n);
-/* Promises n slots of block b to the launch being built; enough pages are free. */
-void sched__promise(kv_cache *cache, uint32_t b, uint32_t n);
-/* Takes a promised slot of block b. */
-uint32_t sched__take_slot(kv_cache *cache, uint32_t b);
-/* Returns the newest slot of a position whose loop was not run after all. A launch takes at most
- * one such slot per position, so a block's spare slots never outnumber its positions. */
-void sched__give_slot(kv_cache *cache, uint32_t b, uint32_t slot);
+void sched__lru_append(kv_cache *cache, uint32_t id);
+void sched__lru_remove(kv_cache *cache, uint32_t id);
+/* Pages for n more promised slots of block id. */
+uint32_t sched__pages_to_promise(const kv_cache *cache, uint32_t id, uint32_t n);
+/* Promises n slots of block id to the launch being built; enough pages are free. */
+void sched__promise(kv_cache *cache, uint32_t id, uint32_t n);
+/* Takes a promised slot of block id. */
+uint32_t sched__take_slot(kv_cache *cache, uint32_t id);
+/* Returns the newest slot of a position: its loop was not run after all. A launch takes at most one
+ * such slot per position, so a block's spare slots never outnumber its positions. */
+void sched__give_slot(kv_cache *cache, uint32_t id, uint32_t slot);
 
 #endif

@@ -1,4 +1,4 @@
-/* cohort.c - cohorts: which sequences get rows, and what a cohort does after a launch.
+/* cohort.c - cohorts: sequences get rows, and a cohort goes on after a launch.
  *
  * Rows cannot deadlock: cohorts of a sequence take rows in position order and all at once, and the
  * first cohort of a sequence waits for no other row. It ends after at most max_loops launches and
@@ -41,7 +41,7 @@ static bool before_loops(const cohort *coh) {
 /* Takes coh out of every sum of rows. */
 static void count_out(scheduler *sched, cohort *coh) {
     if (before_loops(coh)) {
-        sched->n_to_prelude -= coh->n;
+        sched->n_to_prelude -= coh->n_rows;
         return;
     }
     if (coh->looping) {
@@ -61,7 +61,7 @@ static void free_cohort(scheduler *sched, cohort *coh) {
     *(coh->before ? &coh->before->after : &seq->first) = coh->after;
     *(coh->after ? &coh->after->before : &seq->last) = coh->before;
     give_rows(sched, coh->first_row);
-    sched__tenant_of(sched, seq)->n_rows -= coh->n;
+    sched__tenant_of(sched, seq)->n_rows -= coh->n_rows;
     sched->n_decode_rows -= coh->decode;
     coh->owner = NULL;
     coh->after = sched->free_cohort;
@@ -94,7 +94,7 @@ static void start_cohort(scheduler *sched, sequence *seq) {
     cohort *coh = sched->free_cohort;
     sched->free_cohort = coh->after;
     uint32_t n = next_cohort_rows(sched, seq);
-    *coh = (cohort){.owner = seq, .first = seq->next_start, .n = n, .n_live = n, .n_coda = n};
+    *coh = (cohort){.owner = seq, .first = seq->next_start, .n_rows = n, .n_live = n, .n_coda = n};
     coh->decode = seq->next_start >= seq->req.n_prompt && n == 1;
     coh->list = coh->decode ? LIST_DECODE : LIST_PROMPT;
     sched->n_decode_rows += coh->decode;
@@ -143,15 +143,15 @@ static uint32_t decode_share(const scheduler *sched) {
 }
 
 /* Rows kept free for decoding: one per running sequence, at most a quarter of the pool, never so
- * many that the next chunk cannot start; minus the rows that decoding already holds. */
+ * many that the next chunk cannot start; minus the rows decoding already holds. */
 static uint32_t kept_for_decoding(const scheduler *sched, uint32_t chunk) {
     uint32_t keep = decode_share(sched);
     if (keep > sched->n_rows - chunk) keep = sched->n_rows - chunk;
     return keep > sched->n_decode_rows ? keep - sched->n_decode_rows : 0;
 }
 
-/* Serves the sequences refused for wait_bound rounds, the longest first. False: the next of them
- * must wait for rows, and until then only decoding sequences get rows, of those kept for them. */
+/* Serves the sequences refused for wait_bound rounds, the longest first. False: the next one must
+ * wait for rows, and until then only decoding gets rows, from its reserve. */
 static bool start_overdue(scheduler *sched) {
     for (;;) {
         sequence *seq = longest_waiting(sched);
@@ -187,10 +187,10 @@ static uint32_t kept_for_others(const scheduler *sched, const sequence *seq) {
     return most && sched->n_rows >= 4 * sched->chunk ? sched->chunk : 0;
 }
 
-/* Decoding first, then prompts in turn, which leave a row for each sequence that decodes. A
- * sequence refused for wait_bound rounds is served before any other gets a row that is not kept
- * for decoding. Every row held comes back, and decoding holds no more than is kept for it
- * meanwhile, so that wait is bounded too. */
+/* Decoding first, then prompts in turn; prompts leave a row for each decoding sequence. A sequence
+ * refused for wait_bound rounds is served before any other gets a row outside the reserve for
+ * decoding. Every row held comes back, and decoding holds no more than its reserve meanwhile, so
+ * the wait is bounded too. */
 void sched__start_cohorts(scheduler *sched) {
     if (!start_overdue(sched)) {
         count_refused(sched);
@@ -208,7 +208,7 @@ void sched__start_cohorts(scheduler *sched) {
     count_refused(sched);
 }
 
-/* ---- what a cohort does next ---- */
+/* ---- after a launch ---- */
 
 /* Every earlier cohort is in the coda, or through it. */
 static bool coda_reaches(const cohort *coh) {
@@ -218,7 +218,7 @@ static bool coda_reaches(const cohort *coh) {
 }
 
 /* Queues coh for the coda if all its rows halted and its turn has come, then the cohorts behind it
- * that only waited for it. */
+ * if they only waited for it. */
 static void queue_coda(scheduler *sched, cohort *coh) {
     for (; coh; coh = coh->after) {
         if (coh->n_live > 0) return;

@@ -1,31 +1,31 @@
-/* cost.h - what launches cost and gain, learnt while they run.
+/* cost.h - costs and gains of launches, learnt while they run.
  *
- * A cycle is the recurrent launches between two flushes and the second flush. It gains the rows
- * that its coda launches finish. */
+ * A cycle is the recurrent launches between two flushes and the second flush. Its gain is the rows
+ * finished by its coda launches. */
 #ifndef FATHOM_SCHED_COST_H
 #define FATHOM_SCHED_COST_H
 
 #include "engine/backend.h"
 
 typedef struct {
-    double n, x, xx, y, xy; /* decayed sums over launches; x = rows, y = ns */
-    double a, b;            /* fitted: ns per launch, ns per row */
+    double weight, rows, rows2, ns, rows_ns; /* decayed sums over launches: 1, x, x*x, y, x*y */
+    double base_ns, row_ns;                  /* fitted: ns = base_ns + row_ns * rows */
 } cost_fit;
 
 typedef struct {
     cost_fit stage[3];                         /* by eng_stage */
     double live_rows, exited_rows, ready_rows; /* decayed sums over recurrent launches */
     double exit_rate;                          /* exits per live row and launch */
-    double ready_rate;                         /* rows that become ready for the coda, likewise */
-    double mean_depth;                         /* of positions; 0 = none seen */
-    double loops_ns;                           /* recurrent launches of the cycle under way */
-    uint64_t flush_ns, flush_rows;             /* of its flush */
-    double cycle_rows, cycle_ns;               /* decayed sums over cycles */
+    double ready_rate;             /* the same for rows that become ready for the coda */
+    double mean_depth;             /* of positions; 0 = unknown */
+    double loops_ns;               /* recurrent launches of the cycle under way */
+    uint64_t flush_ns, flush_rows; /* of its flush */
+    double cycle_rows, cycle_ns;   /* decayed sums over cycles */
 } cost_model;
 
 void sched__fit_add(cost_fit *fit, uint32_t n_rows, uint64_t ns);
 static inline double sched__fit_ns(const cost_fit *fit, double n_rows) {
-    return fit->a + fit->b * n_rows;
+    return fit->base_ns + fit->row_ns * n_rows;
 }
 
 /* A launch of n_rows rows took ns; n_rows may be 0. */

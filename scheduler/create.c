@@ -23,7 +23,7 @@ static uint32_t at_most(uint32_t n, uint32_t most) {
     return n < most ? n : most;
 }
 
-/* Fills in what the caller left open. `loops`: the cache has planes for this many. */
+/* Replaces 0 by each option's default. `loops`: the cache has planes for this many. */
 static void fill_defaults(request_limits *limits, const rule_set *rules, uint32_t loops) {
     const model_plan *plan = limits->plan;
     sched_opts *opts = &limits->opts;
@@ -79,7 +79,7 @@ static void size_launches(scheduler *sched) {
     sched->max_rows = at_most(at_most(opts->max_rows, info->max_launch), sched->n_rows);
     sched->chunk = opts->chunk ? opts->chunk : SCHED_CHUNK;
     if (sched->chunk > sched->max_rows) {
-        /* Whole blocks where possible, so that chunks and cached prefixes meet. */
+        /* Whole blocks if possible, so chunks and cached prefixes meet. */
         bool small = sched->max_rows < ENG_BLOCK;
         sched->chunk = small ? sched->max_rows : sched->max_rows / ENG_BLOCK * ENG_BLOCK;
     }

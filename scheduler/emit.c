@@ -20,7 +20,7 @@ static bool bans_stop_ids(const sequence *seq) {
     return seq_n_output(seq) < seq->req.min_tokens && seq->req.n_stop_ids > 0;
 }
 
-/* Where the backend can pick the next token from the logits alone, they need not leave the device.
+/* If the backend can pick the next token from the logits alone, they need not leave the device.
  * (Masks, penalties and bias are known here only.) */
 static bool backend_samples(const scheduler *sched, const sequence *seq) {
     return sched->backend->info.samples && seq->req.constraint == NULL && !bans_stop_ids(seq) &&
@@ -65,7 +65,7 @@ static void count_position(scheduler *sched, sequence *seq, uint32_t pos, uint16
 
 enum { REDRAWS = 32 }; /* of one token */
 
-/* Makes *mask our own copy, from which more tokens may be removed. */
+/* Makes *mask our own copy, to remove more tokens from. */
 static void own_mask(scheduler *sched, eng_mask *mask) {
     size_t words = (sched->plan->vocab_size + 63) / 64;
     for (size_t i = 0; mask->words != sched->mask && i < words; i++) {
@@ -79,7 +79,7 @@ static void ban(scheduler *sched, eng_mask *mask, uint32_t id) {
     sched->mask[id / 64] &= ~(UINT64_C(1) << (id % 64));
 }
 
-/* The tokens that the constraint allows, less the stop ids while it is too early to stop. A mask
+/* The tokens allowed by the constraint, minus the stop ids while it is too early to stop. A mask
  * without words allows every token. */
 static eng_mask mask_for(scheduler *sched, const sequence *seq) {
     const eng_mask *given = seq->req.constraint ? seq->req.constraint->mask(seq->req.ud) : NULL;
@@ -96,8 +96,8 @@ static bool is_stop(const sequence *seq, uint32_t token) {
     return false;
 }
 
-/* Draws a token that the constraint takes. A token that it refuses although the mask allows it is
- * banned, and another is drawn. When no token is left, only this sequence ends. */
+/* Draws a token and hands it to the constraint. If the constraint refuses it in spite of the mask,
+ * bans it and draws another. When no token is left, only this sequence ends. */
 static err_code draw(scheduler *sched, const sequence *seq, const float *logits, eng_choice *out) {
     eng_history history = {seq->tokens, seq->tokens + seq->req.n_prompt, seq->req.n_prompt,
                            seq_n_output(seq)};
@@ -168,7 +168,7 @@ static void next_token(scheduler *sched, sequence *seq, uint16_t depth, const fl
     }
 }
 
-/* The first time that this position is finished: tells of it. */
+/* Reports a position once, when it is first finished. */
 static void report(scheduler *sched, sequence *seq, uint32_t pos, uint16_t depth,
                    const float *logits) {
     const sched_request *req = &seq->req;

@@ -1,14 +1,14 @@
-/* evict.c - room in the cache: free, or freed by evicting blocks that only the prefix cache holds.
+/* evict.c - room in the cache: free, or freed by evicting blocks held only by the prefix cache.
  *
  * Such blocks stand in their tenant's list by last use. A sequence gives its blocks back last
- * first, so a block is never older than one that needs it. Room is taken from the tenant that holds
- * most by its weight. A quarter of all pages is kept: each tenant with cached blocks has its share
- * of that quarter, which no other tenant takes. */
+ * first, so a block is never older than one that needs it. Room is taken from the tenant with the
+ * most pages by weight. A quarter of all pages is protected: each tenant with cached blocks keeps
+ * its share of this quarter. */
 #include "scheduler/evict.h"
 
 #include "scheduler/prefix.h"
 
-enum { KEPT_PART = 4 }; /* 1 / KEPT_PART of all pages is kept for cached blocks */
+enum { KEPT_PART = 4 }; /* 1 / KEPT_PART of all pages is protected */
 
 static uint64_t weight_of_holders(const kv_cache *cache) {
     uint64_t sum = 0;
@@ -17,7 +17,7 @@ static uint64_t weight_of_holders(const kv_cache *cache) {
     return sum;
 }
 
-/* Cached pages of tenant i that another tenant may take. */
+/* Cached pages of tenant i open to other tenants. */
 static uint32_t open_pages(const kv_cache *cache, uint32_t i, uint64_t weights) {
     const cache_part *part = &cache->parts[i];
     uint64_t kept = weights ? (uint64_t)cache->n_pages / KEPT_PART * part->weight / weights : 0;
@@ -38,7 +38,7 @@ void sched__room_for(const kv_cache *cache, uint32_t tenant, uint64_t *pages, ui
     }
 }
 
-/* The tenant to evict from: the one that holds most by its weight, if `tenant` may take from it. */
+/* The tenant to evict from: the one with the most pages by weight, among those open to `tenant`. */
 static uint32_t fullest_part(const kv_cache *cache, uint32_t tenant) {
     uint64_t weights = cache->n_parts > 1 ? weight_of_holders(cache) : 0;
     uint32_t best = NONE;
@@ -57,10 +57,10 @@ static uint32_t fullest_part(const kv_cache *cache, uint32_t tenant) {
 bool sched__evict(kv_cache *cache, uint32_t tenant) {
     uint32_t fullest = fullest_part(cache, tenant);
     if (fullest == NONE) return false;
-    uint32_t b = cache->parts[fullest].lru_first;
-    sched__lru_remove(cache, b);
-    sched__prefix_forget(cache, b);
-    sched__free_block(cache, b);
+    uint32_t id = cache->parts[fullest].lru_first;
+    sched__lru_remove(cache, id);
+    sched__prefix_forget(cache, id);
+    sched__free_block(cache, id);
     return true;
 }
 
@@ -72,12 +72,12 @@ bool sched__take_block(kv_cache *cache, uint32_t tenant, uint32_t *out) {
     return true;
 }
 
-bool sched__promise_slots(kv_cache *cache, uint32_t b, uint32_t n) {
-    uint32_t more = sched__pages_to_promise(cache, b, n);
+bool sched__promise_slots(kv_cache *cache, uint32_t id, uint32_t n) {
+    uint32_t more = sched__pages_to_promise(cache, id, n);
     while (cache->n_free_pages < cache->n_promised_pages + more) {
-        if (!sched__evict(cache, cache->blocks[b].tenant)) return false;
+        if (!sched__evict(cache, cache->blocks[id].tenant)) return false;
     }
-    sched__promise(cache, b, n);
+    sched__promise(cache, id, n);
     return true;
 }
 

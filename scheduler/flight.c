@@ -1,9 +1,9 @@
 /* flight.c - the parts of one launch: its picks, rows, edits and draws.
  *
  * Launches run in the order they were started in, so rows, slots and blocks freed while a flight
- * names them may be handed out again at once: the new owner's launches come later. A cohort that
- * is freed leaves NULL in its picks, so the result of an old launch never reaches a new cohort in
- * the same memory or rows. */
+ * names them may be handed out again at once: the new owner's launches come later. A freed cohort
+ * leaves NULL in its picks, so the result of an old launch never reaches a new cohort in the same
+ * memory or rows. */
 #include "base/size.h"
 #include "scheduler/scheduler_internal.h"
 
@@ -94,10 +94,10 @@ bool sched__loop_is_out(const cohort *coh) {
 
 eng_edit *sched__place(scheduler *sched, flight *next, const sequence *seq, uint32_t pos,
                        uint32_t plane, uint32_t n_planes) {
-    uint32_t b = seq->blocks[pos / ENG_BLOCK];
+    uint32_t id = seq->blocks[pos / ENG_BLOCK];
     eng_edit *edit = &next->edits[next->n_edits++];
-    *edit = (eng_edit){.block = b,
-                       .slot = sched__take_slot(&sched->cache, b),
+    *edit = (eng_edit){.block = id,
+                       .slot = sched__take_slot(&sched->cache, id),
                        .plane = (uint16_t)plane,
                        .n_planes = (uint16_t)n_planes,
                        .off = (uint8_t)(pos % ENG_BLOCK)};

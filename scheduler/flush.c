@@ -1,10 +1,10 @@
 /* flush.c - when prelude and coda run.
  *
- * Both read weights that serve few rows if run at once, and hold rows back if they wait. A flush is
- * the coda launches of all rows that are ready, and the prelude launches of all that come next. */
+ * Run at once, both read their weights for few rows; run late, they hold rows back. A flush is the
+ * coda launches of all ready rows, then the prelude launches of all new rows. */
 #include "scheduler/scheduler_internal.h"
 
-/* By cost: rows of tenants that sit out will not join the next launch. */
+/* Rows of tenants sitting out will not join the next launch. */
 static bool flush_pays_by_cost(const scheduler *sched) {
     double live = sched->n_looping_live, looping = live + sched->n_looping_tail;
     if (sched->rows_sitting_out > 0 && sched->rows_sitting_out < looping) {

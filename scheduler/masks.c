@@ -1,14 +1,13 @@
 /* masks.c - the masks of constrained sequences: made beside the launches, not between them.
  *
- * The mask of the next token depends only on the tokens before it, so it is made while the
- * launches run that lead to that token's logits: by a thread that makes one mask after another
- * (thread.c), or here at once where the scheduler is driven without one. A position whose mask is
- * not ready stays out of the coda and delays no other. Every mask has a bound in work, and
- * sequences with slow masks let others pass, so a slow constraint delays others by no more than
- * that bound.
+ * The mask of the next token depends only on the tokens before it, so it is made while the launches
+ * for the token's logits run: by a thread of its own (thread.c), or at once in a scheduler without
+ * threads. A position without its mask stays out of the coda and delays no other. Every mask has a
+ * bound in work, and sequences with slow masks let others pass, so a slow constraint delays others
+ * by one bound at most.
  *
- * While sequence.mask is MASK_WANTED the constraint belongs to the mask maker, so the sequence
- * must not be reported ended; in every other state it belongs to the engine thread. */
+ * While sequence.mask is MASK_WANTED the constraint belongs to the mask maker, so the sequence must
+ * not be reported ended; in every other state it belongs to the engine thread. */
 #include "base/clock.h"
 #include "scheduler/scheduler_internal.h"
 
@@ -40,7 +39,7 @@ void sched__want_mask(scheduler *sched, sequence *seq) {
 bool sched__lacks_mask(const cohort *coh) {
     const sequence *seq = coh->owner;
     mask_state mask = sched__mask(seq);
-    return coh->first + coh->n == seq->n_tokens && mask != MASK_NONE && mask != MASK_READY;
+    return coh->first + coh->n_rows == seq->n_tokens && mask != MASK_NONE && mask != MASK_READY;
 }
 
 void sched__admit_masked(scheduler *sched) {

@@ -1,10 +1,10 @@
-/* pick.c - which cohorts go into a recurrent launch: the wavefront rule, and in what order.
+/* pick.c - the cohorts of a recurrent launch: the wavefront rule, and the order.
  *
  * The rule: a cohort may run loop t in a launch when every earlier position of its sequence has
  * executed loop t by the end of that launch's K/V writes, or (policy last) halted before it. Along
- * a sequence the loops of cohorts never rise, so only the nearest earlier cohort that still loops
- * has to be asked. Launches run in the order they are started in, so a loop counts as executed as
- * soon as it is started. */
+ * a sequence the loops of cohorts never rise, so only the nearest earlier looping cohort has to be
+ * asked. Launches run in the order they are started in, so a loop counts as executed as soon as it
+ * is started. */
 #include "scheduler/scheduler_internal.h"
 
 static cohort *nearest_looping(const cohort *coh) {
@@ -32,10 +32,10 @@ static bool rule_holds(const flight *next, const cohort *coh) {
 }
 
 static void pick(flight *next, cohort *coh) {
-    sched__pick(next, coh, coh->first_row, coh->n);
+    sched__pick(next, coh, coh->first_row, coh->n_rows);
 }
 
-/* Picks from one list, front first, what fits into `room` rows. Returns the rows taken. */
+/* Picks from one list, front first, up to `room` rows. Returns the rows taken. */
 static uint32_t pick_from(const scheduler *sched, flight *next, list_link *list, uint32_t room) {
     uint32_t taken = 0;
     for (list_link *link = list->next; link != list && taken < room; link = link->next) {
@@ -97,15 +97,15 @@ static void age(scheduler *sched, const flight *next, list_link *list) {
     }
 }
 
-/* Picked cohorts go to the back of their list, so that each list is served in turn. The others grow
+/* Picked cohorts go to the back of their list, so each list is served in turn. The others grow
  * older if they could have run and their tenant does not sit out. */
 static void age_cohorts(scheduler *sched, const flight *next) {
     for (int i = 0; i < N_LISTS; i++)
         age(sched, next, &sched->looping[i]);
 }
 
-/* Everything fits. A chunk follows its neighbour, which stands before it in the list or in a list
- * before. Lists out of order after a squeeze need a second look. */
+/* Everything fits. A chunk follows its neighbour in the same list or in an earlier one. Lists out
+ * of order after a squeeze need a second look. */
 static void pick_all(scheduler *sched, flight *next) {
     uint32_t room = sched->max_rows, before;
     do {

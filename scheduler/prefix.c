@@ -1,9 +1,9 @@
 /* prefix.c - finished blocks found again by content.
  *
  * A block is found by a seeded 128-bit hash of its tokens, of the hash of the block before it, and
- * of its prefix_key: everything else that its content depends on (depth limits, threshold; the
- * policy is one per scheduler) and that limits sharing (salt, tenant). A hit also compares tokens,
- * key and parent, so a collision costs a miss and never a wrong answer. */
+ * of its prefix_key: everything else in its content (depth limits, threshold; the policy is one per
+ * scheduler), and the limits of sharing (salt, tenant). A hit also compares tokens, key and parent,
+ * so a collision costs a miss and never a wrong answer. */
 #include "scheduler/prefix.h"
 
 #include "base/hash.h"
@@ -47,12 +47,12 @@ static uint32_t *bucket_of(kv_cache *cache, const hash128 *hash) {
 
 static uint32_t find(kv_cache *cache, const hash128 *hash, const hash128 *parent,
                      const prefix_key *key, const uint32_t tokens[ENG_BLOCK]) {
-    for (uint32_t b = *bucket_of(cache, hash); b != NONE; b = cache->blocks[b].hash_next) {
-        const block *blk = &cache->blocks[b];
+    for (uint32_t id = *bucket_of(cache, hash); id != NONE; id = cache->blocks[id].hash_next) {
+        const block *blk = &cache->blocks[id];
         if (same_hash(&blk->hash, hash) && same_hash(&blk->parent, parent) &&
             sched__same_key(&blk->key, key) &&
             memcmp(blk->tokens, tokens, sizeof blk->tokens) == 0) {
-            return b;
+            return id;
         }
     }
     return NONE;
@@ -60,15 +60,15 @@ static uint32_t find(kv_cache *cache, const hash128 *hash, const hash128 *parent
 
 uint32_t sched__prefix_take(kv_cache *cache, const hash128 *hash, const hash128 *parent,
                             const prefix_key *key, const uint32_t tokens[ENG_BLOCK]) {
-    uint32_t b = find(cache, hash, parent, key, tokens);
-    if (b == NONE) return NONE;
-    if (cache->blocks[b].refs++ == 0) sched__lru_remove(cache, b);
-    return b;
+    uint32_t id = find(cache, hash, parent, key, tokens);
+    if (id == NONE) return NONE;
+    if (cache->blocks[id].refs++ == 0) sched__lru_remove(cache, id);
+    return id;
 }
 
-void sched__prefix_offer(kv_cache *cache, uint32_t b, const hash128 *hash, const hash128 *parent,
+void sched__prefix_offer(kv_cache *cache, uint32_t id, const hash128 *hash, const hash128 *parent,
                          const prefix_key *key, const uint32_t tokens[ENG_BLOCK]) {
-    block *blk = &cache->blocks[b];
+    block *blk = &cache->blocks[id];
     if (blk->cached || find(cache, hash, parent, key, tokens) != NONE) return;
     blk->cached = true;
     blk->hash = *hash;
@@ -77,13 +77,13 @@ void sched__prefix_offer(kv_cache *cache, uint32_t b, const hash128 *hash, const
     memcpy(blk->tokens, tokens, sizeof blk->tokens);
     uint32_t *bucket = bucket_of(cache, hash);
     blk->hash_next = *bucket;
-    *bucket = b;
+    *bucket = id;
 }
 
-void sched__prefix_forget(kv_cache *cache, uint32_t b) {
-    uint32_t *at = bucket_of(cache, &cache->blocks[b].hash);
-    while (*at != b)
+void sched__prefix_forget(kv_cache *cache, uint32_t id) {
+    uint32_t *at = bucket_of(cache, &cache->blocks[id].hash);
+    while (*at != id)
         at = &cache->blocks[*at].hash_next;
-    *at = cache->blocks[b].hash_next;
-    cache->blocks[b].cached = false;
+    *at = cache->blocks[id].hash_next;
+    cache->blocks[id].cached = false;
 }

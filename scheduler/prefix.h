@@ -10,9 +10,9 @@ hash128 sched__prefix_hash(const kv_cache *cache, const hash128 *parent, const p
 uint32_t sched__prefix_take(kv_cache *cache, const hash128 *hash, const hash128 *parent,
                             const prefix_key *key, const uint32_t tokens[ENG_BLOCK]);
 /* Offers a finished block. A cached block of the same content keeps its place. */
-void sched__prefix_offer(kv_cache *cache, uint32_t b, const hash128 *hash, const hash128 *parent,
+void sched__prefix_offer(kv_cache *cache, uint32_t id, const hash128 *hash, const hash128 *parent,
                          const prefix_key *key, const uint32_t tokens[ENG_BLOCK]);
 bool sched__same_key(const prefix_key *x, const prefix_key *y);
-void sched__prefix_forget(kv_cache *cache, uint32_t b); /* it is cached */
+void sched__prefix_forget(kv_cache *cache, uint32_t id); /* it is cached */
 
 #endif

@@ -1,4 +1,4 @@
-/* prelude_coda.c - prelude and coda: what a position goes through before its loops and after. */
+/* prelude_coda.c - prelude and coda: the stages before and after the loops. */
 #include "scheduler/scheduler_internal.h"
 
 /* ---- prelude ---- */
@@ -7,9 +7,10 @@ void sched__choose_prelude(scheduler *sched, flight *next) {
     uint32_t n_rows = 0;
     for (list_link *link = sched->to_prelude.next; link != &sched->to_prelude; link = link->next) {
         cohort *coh = OWNER_OF(link, cohort, stage_link);
-        if (n_rows + coh->n > sched->max_rows) break; /* in order: a chunk needs the one before */
-        n_rows += coh->n;
-        sched__pick(next, coh, coh->first_row, coh->n);
+        if (n_rows + coh->n_rows > sched->max_rows)
+            break; /* in order: a chunk needs the one before */
+        n_rows += coh->n_rows;
+        sched__pick(next, coh, coh->first_row, coh->n_rows);
     }
 }
 
@@ -28,7 +29,7 @@ void sched__build_prelude(scheduler *sched, flight *next) {
 
 static void enter_loop(scheduler *sched, cohort *coh) {
     list_remove(&coh->stage_link);
-    sched->n_to_prelude -= coh->n;
+    sched->n_to_prelude -= coh->n_rows;
     list_insert_before(&sched->looping[coh->list], &coh->loop_link);
     coh->looping = true;
     sched->n_looping_live += coh->n_live;
@@ -98,7 +99,7 @@ void sched__build_coda(scheduler *sched, flight *next) {
     }
 }
 
-/* Rows leave the coda's queue when they are started, so none is sampled twice. */
+/* Rows leave the coda's queue when they are started, so no row is sampled twice. */
 void sched__started_coda(scheduler *sched, flight *next) {
     for (uint32_t i = 0; i < next->n_picks; i++) {
         cohort *coh = next->picks[i].cohort;

@@ -39,12 +39,12 @@ static void add_loop(scheduler *sched, flight *next, picked *pick, uint32_t at) 
     next->origins[next->n_rows - 1].slot = edit->slot;
 }
 
-/* Slots that the positions of coh would take if every loop were stored. */
+/* Counts the slots that coh would take if every loop were stored. */
 static void count_full_depth(scheduler *sched, const cohort *coh) {
     uint32_t n_slots = plan_planes(sched->plan, coh->owner->prefix_key.max_loops);
-    for (uint32_t i = 0; i < coh->n; i++) {
-        uint32_t b = coh->owner->blocks[(coh->first + i) / ENG_BLOCK];
-        sched->cache.blocks[b].full_depth_slots += n_slots;
+    for (uint32_t i = 0; i < coh->n_rows; i++) {
+        uint32_t id = coh->owner->blocks[(coh->first + i) / ENG_BLOCK];
+        sched->cache.blocks[id].full_depth_slots += n_slots;
         sched->cache.full_depth_slots += n_slots;
     }
 }
@@ -111,8 +111,7 @@ static uint32_t settle_rows(scheduler *sched, const flight *done, const eng_resu
     return n_live;
 }
 
-/* Every cohort leaves the launch before the first one decides what it does next, because that
- * depends on those before it. */
+/* Every cohort leaves the launch before any is settled, because settling asks earlier cohorts. */
 void sched__settle_loops(scheduler *sched, flight *done, const eng_result *result) {
     if (sched->n_to_coda > 0) sched->flush_waited++;
     uint32_t live_before = sched->n_looping_live, ready_before = sched->n_to_coda;

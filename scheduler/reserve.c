@@ -5,8 +5,8 @@
  * sequence ends, however small the pool. */
 #include "scheduler/scheduler_internal.h"
 
-/* Preempts one sequence, or evicts blocks kept for other tenants where seq runs alone. False: seq
- * itself is gone. */
+/* Preempts one sequence, or, if seq runs alone, evicts protected blocks. False: seq itself is gone.
+ */
 static bool make_room(scheduler *sched, sequence *seq) {
     if (sched->n_running > 1) {
         sequence *last = sched__last_running(sched, sched__most_pages(sched));
@@ -14,7 +14,7 @@ static bool make_room(scheduler *sched, sequence *seq) {
         return last != seq;
     }
     if (sched__evict(&sched->cache, ANY_TENANT)) return true;
-    /* A request that cannot fit alone is refused at submit, so this is our fault: end only it. */
+    /* A request too large to fit alone is refused at submit, so this is our fault. End only it. */
     sched__end(sched, seq, SCHED_FAILED, ERR_INTERNAL, 0);
     return false;
 }

@@ -1,7 +1,7 @@
-/* rules.h - the behaviour that a batching mode and a halted-position policy stand for.
+/* rules.h - the behaviour behind a batching mode and a policy for halted positions.
  *
- * sched_create decides these values once. All other code reads them and never compares a mode or
- * a policy, so a further mode is a further row in rules.c. */
+ * sched_create decides these values once. All other code reads them and never compares a mode or a
+ * policy, so a further mode is a further row in rules.c. */
 #ifndef FATHOM_SCHED_RULES_H
 #define FATHOM_SCHED_RULES_H
 
@@ -24,7 +24,7 @@ typedef struct {
     bool ahead_always;      /* launching ahead delays no row */
 } rule_set;
 
-/* ERR_BAD_PARAM where the mode and the policy contradict each other. */
+/* ERR_BAD_PARAM if mode and policy contradict each other. */
 int sched__rules_init(rule_set *out, const sched_opts *opts, err *e) WARN_UNUSED;
 
 #endif

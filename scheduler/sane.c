@@ -13,36 +13,38 @@
         }                                                                                          \
     } while (0)
 
-/* owner[page] counts who holds it: the free list or one block. */
+/* owner[page] counts its holders: the free list, or one block. */
 static bool pages_sane(const kv_cache *cache, uint8_t *owner, err *e) {
     memset(owner, 0, cache->n_pages);
     uint32_t free_pages = 0;
-    for (uint32_t p = cache->first_free_page; p != NONE && free_pages <= cache->n_pages;
-         p = cache->page_next[p]) {
-        MUST(p < cache->n_pages && owner[p]++ == 0, "page %u stands twice in the free list", p);
+    for (uint32_t page = cache->first_free_page; page != NONE && free_pages <= cache->n_pages;
+         page = cache->page_next[page]) {
+        MUST(page < cache->n_pages && owner[page]++ == 0, "page %u stands twice in the free list",
+             page);
         free_pages++;
     }
     MUST(cache->n_promised_pages == 0, "%u pages are promised", cache->n_promised_pages);
     MUST(free_pages == cache->n_free_pages, "%u free pages, %u counted", free_pages,
          cache->n_free_pages);
     uint64_t used = 0, all = 0;
-    for (uint32_t b = 0; b < cache->n_blocks; b++) {
-        const block *blk = &cache->blocks[b];
+    for (uint32_t id = 0; id < cache->n_blocks; id++) {
+        const block *blk = &cache->blocks[id];
         if (!blk->taken) continue;
         uint32_t n = 0;
-        for (uint32_t p = blk->pages; p != NONE && n <= blk->n_pages;
-             p = cache->page_next[p], n++) {
-            MUST(p < cache->n_pages && owner[p]++ == 0, "page %u of block %u has two owners", p, b);
+        for (uint32_t page = blk->pages; page != NONE && n <= blk->n_pages;
+             page = cache->page_next[page], n++) {
+            MUST(page < cache->n_pages && owner[page]++ == 0, "page %u of block %u has two owners",
+                 page, id);
         }
-        MUST(n == blk->n_pages, "block %u has %u pages, %u counted", b, n, blk->n_pages);
-        MUST(blk->n_promised == 0, "block %u has promised slots that no launch took", b);
+        MUST(n == blk->n_pages, "block %u has %u pages, %u counted", id, n, blk->n_pages);
+        MUST(blk->n_promised == 0, "block %u has promised slots that no launch took", id);
         MUST(blk->n_used + blk->n_spare + blk->n_unused == n * PAGE_SLOTS,
-             "block %u: slots do not add up", b);
+             "block %u: slots do not add up", id);
         used += blk->n_used;
         all += blk->full_depth_slots;
     }
-    for (uint32_t p = 0; p < cache->n_pages; p++)
-        MUST(owner[p] == 1, "page %u leaked", p);
+    for (uint32_t page = 0; page < cache->n_pages; page++)
+        MUST(owner[page] == 1, "page %u leaked", page);
     MUST(used == cache->n_used && all == cache->full_depth_slots, "sums of slots are off");
     return true;
 }
@@ -56,20 +58,21 @@ static bool blocks_sane(const scheduler *sched, uint32_t *refs, err *e) {
             refs[seq->blocks[i]]++;
     }
     uint32_t free_blocks = 0, cached = 0, cached_pages = 0, in_table = 0, marked = 0;
-    for (uint32_t b = 0; b < cache->n_blocks; b++) {
-        const block *blk = &cache->blocks[b];
+    for (uint32_t id = 0; id < cache->n_blocks; id++) {
+        const block *blk = &cache->blocks[id];
         free_blocks += !blk->taken;
-        MUST(blk->taken || refs[b] == 0, "block %u is free and in use", b);
+        MUST(blk->taken || refs[id] == 0, "block %u is free and in use", id);
         if (!blk->taken) continue;
-        MUST(blk->refs == refs[b], "block %u has %u references, %u counted", b, blk->refs, refs[b]);
-        MUST(blk->refs > 0 || blk->cached, "block %u leaked", b);
+        MUST(blk->refs == refs[id], "block %u has %u references, %u counted", id, blk->refs,
+             refs[id]);
+        MUST(blk->refs > 0 || blk->cached, "block %u leaked", id);
         marked += blk->cached;
         cached += blk->refs == 0;
         cached_pages += blk->refs == 0 ? blk->n_pages : 0;
     }
     for (uint32_t i = 0; i < cache->n_buckets; i++) {
-        for (uint32_t b = cache->buckets[i]; b != NONE && in_table <= marked;
-             b = cache->blocks[b].hash_next)
+        for (uint32_t id = cache->buckets[i]; id != NONE && in_table <= marked;
+             id = cache->blocks[id].hash_next)
             in_table++;
     }
     MUST(free_blocks == cache->n_free_blocks, "%u free blocks, %u counted", free_blocks,
@@ -82,22 +85,22 @@ static bool blocks_sane(const scheduler *sched, uint32_t *refs, err *e) {
     return true;
 }
 
-/* What a tenant's blocks hold, and the list of those evictable. */
+/* The pages of a tenant's blocks, and its list of evictable blocks. */
 static bool part_sane(const kv_cache *cache, uint32_t tenant, uint32_t *in_lru, err *e) {
     const cache_part *part = &cache->parts[tenant];
     uint32_t pages = 0, cached_pages = 0, listed = 0;
-    for (uint32_t b = 0; b < cache->n_blocks; b++) {
-        const block *blk = &cache->blocks[b];
+    for (uint32_t id = 0; id < cache->n_blocks; id++) {
+        const block *blk = &cache->blocks[id];
         if (blk->taken && blk->tenant == tenant) pages += blk->n_pages;
     }
     uint32_t before = NONE;
-    for (uint32_t b = part->lru_first; b != NONE && listed <= cache->n_blocks;
-         b = cache->blocks[b].lru_next) {
-        const block *blk = &cache->blocks[b];
+    for (uint32_t id = part->lru_first; id != NONE && listed <= cache->n_blocks;
+         id = cache->blocks[id].lru_next) {
+        const block *blk = &cache->blocks[id];
         MUST(blk->taken && blk->cached && blk->refs == 0 && blk->tenant == tenant,
-             "block %u is not evictable, or of another tenant", b);
-        MUST(blk->lru_prev == before, "the list of evictable blocks is broken at %u", b);
-        before = b;
+             "block %u is not evictable, or of another tenant", id);
+        MUST(blk->lru_prev == before, "the list of evictable blocks is broken at %u", id);
+        before = id;
         cached_pages += blk->n_pages;
         listed++;
     }
@@ -127,7 +130,7 @@ static bool is_out(const scheduler *sched, const flight *fl) {
 
 static bool cohort_sane(const scheduler *sched, const cohort *coh, uint8_t *seen, err *e) {
     uint32_t n = 0, live = 0, tail = 0;
-    for (uint32_t row = coh->first_row; row != NONE && n <= coh->n;
+    for (uint32_t row = coh->first_row; row != NONE && n <= coh->n_rows;
          row = sched->rows[row].next, n++) {
         MUST(seen[row]++ == 0, "row %u has two owners", row);
         MUST(sched->rows[row].pos == coh->first + n, "row %u has the wrong position", row);
@@ -135,7 +138,7 @@ static bool cohort_sane(const scheduler *sched, const cohort *coh, uint8_t *seen
         live += sched->rows[row].state == ROW_LIVE;
         tail += sched->rows[row].state == ROW_TAIL;
     }
-    MUST(n == coh->n && live == coh->n_live && tail == coh->n_tail,
+    MUST(n == coh->n_rows && live == coh->n_live && tail == coh->n_tail,
          "rows of a cohort do not add up");
     MUST(coh->looping == !list_empty(&coh->loop_link), "a cohort is in the wrong list");
     MUST(!coh->looping || live + tail > 0, "a cohort loops without rows");
@@ -163,7 +166,7 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
         uint32_t loop = PLAN_MAX_LOOPS, at = seq->first ? seq->first->first : seq->next_start;
         for (const cohort *coh = seq->first; coh; coh = coh->after) {
             MUST(coh->owner == seq && coh->first == at, "cohorts of a sequence leave a gap");
-            at += coh->n;
+            at += coh->n_rows;
             if (!cohort_sane(sched, coh, seen, e)) return false;
             if (coh->n_live + coh->n_tail > 0) {
                 MUST(coh->next_loop <= loop, "a cohort overtook the one before");
@@ -176,7 +179,7 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
             parked += coh->parked ? coh->n_tail : 0;
             MUST(!coh->parked || (coh->n_live == 0 && coh->next_loop >= seq->frontier),
                  "a row that is needed is parked");
-            prelude += before ? coh->n : 0;
+            prelude += before ? coh->n_rows : 0;
             coda += !before && !list_empty(&coh->stage_link) && !coh->awaits_mask ? coh->n_coda : 0;
         }
         MUST(at == seq->next_start, "cohorts of a sequence end early");
@@ -218,7 +221,7 @@ static bool tenant_sane(const scheduler *sched, const sched_tenant *tenant, uint
         if (sched__tenant_of(sched, seq) != tenant) continue;
         running++;
         for (const cohort *coh = seq->first; coh; coh = coh->after)
-            rows += coh->n;
+            rows += coh->n_rows;
     }
     MUST(running == tenant->n_running && waiting == tenant->n_waiting &&
              own == tenant->waiting_tokens && rows == tenant->n_rows,

@@ -48,7 +48,7 @@ static int start(scheduler *sched, flight *next, err *e) {
     return 0;
 }
 
-/* A launch ahead must not preempt: what halts in the one that is out may make the room. */
+/* A launch ahead must not preempt: rows halting in the one that is out may make room. */
 static int launch(scheduler *sched, eng_stage stage, err *e) {
     if (sched->n_out > 0 && !sched__ahead_fits(sched, stage) && sched__settle_all(sched, e) != 0) {
         return -1;
@@ -115,7 +115,7 @@ static int run_round(scheduler *sched, err *e) {
     admit(sched);
     if (launch_round(sched, e) != 0) return -1;
     if (sched->n_started != before) return 0;
-    /* There was nothing to start, so all rows wait for the launches that are out. */
+    /* Nothing could start, so all rows wait for launches in flight. */
     sched->awaits_masks_only = !was_out && !list_empty(&sched->to_mask);
     return sched__settle_all(sched, e);
 }

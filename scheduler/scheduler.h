@@ -1,13 +1,13 @@
 /* scheduler.h - sequences in, tokens out: continuous depth-wise batching.
  *
- * The unit of work is one loop of one position. A row may run loop t once every earlier
- * position of its sequence has executed loop t or, under KV_LAST, halted before it; rows
- * of all sequences at all depths share launches. The scheduler owns the cache's slots,
- * pages and blocks, and decides who runs when.
+ * The unit of work is one loop of one position. A row may run loop t once every earlier position of
+ * its sequence has executed loop t or, under KV_LAST, halted before it; rows of all sequences at
+ * all depths share launches. The scheduler owns the cache's slots, pages and blocks, and decides
+ * which rows run when.
  *
- * Two faces: `scheduler` is the plain single-threaded machine (commands, benchmarks and tests
- * drive it with sched_step); `sched_thread` runs one on its own thread behind two bounded
- * queues (the server). No HTTP, no JSON, no text. */
+ * Two faces: `scheduler` is the plain single-threaded machine (commands, benchmarks and tests drive
+ * it with sched_step); `sched_thread` runs one on its own thread behind two bounded queues (the
+ * server). No HTTP, no JSON, no text. */
 #ifndef FATHOM_SCHEDULER_H
 #define FATHOM_SCHEDULER_H
 
@@ -32,11 +32,11 @@ typedef struct {
     uint32_t max_queue;        /* sequences waiting; more are refused with ERR_BUSY */
     uint64_t max_queue_tokens; /* prompt tokens waiting */
     uint32_t max_rows;         /* rows in one launch */
-    uint32_t chunk;            /* prompt positions that move together; 0 = SCHED_CHUNK */
+    uint32_t chunk;            /* prompt positions per chunk; 0 = SCHED_CHUNK */
     uint32_t default_max_loops, ceiling_loops; /* 0 = the model's */
     uint32_t default_min_loops;
-    uint32_t prompt_min_loops; /* of prompt positions; 0 = default_min_loops, or every loop where
-                                  KV_LAST runs a model whose published engines do so */
+    uint32_t prompt_min_loops; /* least loops of prompt positions; 0 = default_min_loops, or every
+                                  loop under KV_LAST if the model's published engines do so */
     float default_threshold;   /* of the backend's exit rule; 0 = the model's, or the rule's own */
     bool prefix_cache;
     uint32_t max_tenants;    /* sched_request.tenant is below this; 0 = 1 */
@@ -45,7 +45,7 @@ typedef struct {
     bool depth_cap;          /* lower max_loops while the queue is long */
     uint32_t wait_bound;     /* most launches a ready row may be passed over; 0 = default */
 } sched_opts;
-void sched_opts_default(sched_opts *o);
+void sched_opts_default(sched_opts *opts);
 
 /* Depth a request wishes for; 0 = the default of each. */
 typedef struct {
@@ -53,20 +53,21 @@ typedef struct {
     float threshold;
 } sched_depth;
 
-/* Logits of one position, seen on the scheduler's thread while they exist. depth is the
- * loops this position executed. logits is NULL where nobody asked for the head. */
+/* Logits of one position, seen on the scheduler's thread while they exist. depth is the number of
+ * loops executed by this position. logits is NULL if the head was not wanted. */
 typedef void (*sched_tap)(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const float *logits);
 
-/* Chooses what may come next (constrained decoding); all three take sched_request.ud. None may
- * allocate or block. One thread at a time is in them for one sequence; sched_thread makes masks
- * on a thread of their own, while launches run, and takes tokens on the engine's. */
+/* Limits the next token (constrained decoding). All three take sched_request.ud; none may allocate
+ * or block. For one sequence they are called by one thread at a time: sched_thread calls make() on
+ * a thread of its own, while launches run, and take() on the engine's. */
 typedef struct {
-    /* Makes the mask of the next token, given those taken. Any other answer than ERR_NONE ends
-     * the sequence with it. The work must have a bound: other sequences' masks wait for it. */
+    /* Makes the mask of the next token, from the tokens taken. A result other than ERR_NONE ends
+     * the sequence with this error. The work must have a bound: other sequences' masks wait for it.
+     */
     err_code (*make)(void *ud);
-    const eng_mask *(*mask)(void *ud); /* made last; NULL: everything may come */
-    /* A token was drawn that the mask allows: goes on with it. False, and nothing has changed,
-     * if it cannot come after all; another is drawn then. */
+    const eng_mask *(*mask)(void *ud); /* made last; NULL: every token is allowed */
+    /* A token allowed by the mask was drawn: goes on with it. False, with nothing changed, if the
+     * token is not possible after all; another is drawn then. */
     bool (*take)(void *ud, uint32_t token);
 } sched_constraint;
 
@@ -81,10 +82,11 @@ typedef struct {
     sched_depth depth;
     uint32_t n_top;       /* alternatives wanted per token, <= ENG_MAX_TOP */
     bool prompt_logprobs; /* one SCHED_PROMPT event per prompt position */
-    uint32_t tenant;      /* whose it is; tenants share places, launches and pages fairly */
-    int32_t priority;     /* lower first (vLLM), among requests of one tenant; waiting ages */
-    uint64_t salt[2];     /* hash of cache_salt; 0,0 = shared with everybody of the tenant */
-    sched_tap tap;        /* may be NULL; with it every position runs the head if tap_logits */
+    uint32_t tenant;      /* tenants share places, launches and pages fairly */
+    int32_t
+        priority; /* lower first (as in vLLM), among requests of one tenant; rises while waiting */
+    uint64_t salt[2]; /* hash of cache_salt; 0,0 = shared with the whole tenant */
+    sched_tap tap;    /* may be NULL; with it every position runs the head if tap_logits */
     bool tap_logits;
     const sched_constraint *constraint; /* may be NULL */
     void *ud; /* for tap and constraint; must live until the SCHED_END event */
@@ -96,9 +98,9 @@ typedef enum { SCHED_STOP, SCHED_LENGTH, SCHED_CANCELLED, SCHED_FAILED } sched_f
 typedef struct {
     uint64_t id;
     sched_kind kind;
-    /* PROMPT and TOKEN: a token at pos, its log-probability given what stands before it
-     * (PROMPT at pos 0: none, NaN), and `depth`, the loops executed by the position that
-     * predicted it (PROMPT: by this position itself). */
+    /* PROMPT and TOKEN: a token at pos, its log-probability given the tokens before it (PROMPT at
+     * pos 0: NaN), and `depth`, the loops executed by the position before it (PROMPT: by the
+     * position itself). */
     uint32_t token, pos;
     uint16_t depth;
     float logprob;
@@ -121,13 +123,14 @@ typedef struct { /* counters only grow; gauges are as of now */
     uint32_t pages, pages_free, pages_cached; /* cached = only the prefix cache holds them */
     uint32_t page_slots;
     size_t slot_bytes;
-    uint64_t slots_used, cache_bytes, cache_bytes_all_loops; /* the last: were every loop stored */
+    uint64_t slots_used, cache_bytes,
+        cache_bytes_all_loops;               /* the last: if every loop were stored */
     uint32_t rows_by_loop[SCHED_DEPTH_BINS]; /* gauge: rows in flight about to run loop i */
     uint64_t exits_by_depth[SCHED_DEPTH_BINS];
     uint64_t launches[3], launch_rows[3], launch_ns[3]; /* by eng_stage */
     uint64_t head_rows, tail_rows, kv_only_rows, prompt_rows,
         decode_rows;      /* recurrent rows by kind */
-    uint64_t voided_rows; /* put into a launch ahead and left out, since they had halted */
+    uint64_t voided_rows; /* left out of a launch ahead, because they had halted */
     uint64_t prompt_tokens, output_tokens, prompt_loops, output_loops;
     uint64_t finished[4]; /* by sched_finish */
     uint64_t preemptions, refused;
@@ -140,7 +143,7 @@ typedef struct { /* counters only grow; gauges are as of now */
 typedef struct { /* one tenant; counters only grow, gauges are as of now */
     uint32_t running, waiting;
     uint64_t waiting_tokens;
-    uint32_t pages, pages_cached; /* held in all; of these only for the prefix cache */
+    uint32_t pages, pages_cached; /* held in all; held only for the prefix cache */
     uint64_t rows;                /* run in launches of any stage */
     uint64_t charged_ns;          /* its part of launches, and of sampling */
     uint64_t output_tokens, preemptions;
@@ -148,50 +151,55 @@ typedef struct { /* one tenant; counters only grow, gauges are as of now */
 
 /* ---- the plain machine: one thread ---- */
 typedef struct scheduler scheduler;
-typedef void (*sched_sink)(void *ud, const sched_event *ev);
+typedef void (*sched_sink)(void *ud, const sched_event *event);
 
 /* Borrows the backend. Events go to sink during sched_step and sched_cancel. */
-int sched_create(scheduler **out, eng_backend *b, const sched_opts *opts, sched_sink sink, void *ud,
-                 err *e) WARN_UNUSED;
-void sched_destroy(scheduler *s); /* running sequences end without events */
+int sched_create(scheduler **out, eng_backend *backend, const sched_opts *opts, sched_sink sink,
+                 void *ud, err *e) WARN_UNUSED;
+void sched_destroy(scheduler *sched); /* running sequences end without events */
 /* ERR_BUSY: queue full. ERR_TOO_LONG: can never fit the context or the cache.
  * ERR_BAD_PARAM: names the field. *id is never 0. */
-int sched_submit(scheduler *s, const sched_request *r, uint64_t *id, err *e) WARN_UNUSED;
+int sched_submit(scheduler *sched, const sched_request *req, uint64_t *id, err *e) WARN_UNUSED;
 /* Unknown ids are ignored. The pages are free on return. */
-void sched_cancel(scheduler *s, uint64_t id);
-/* Does one round of launches; where the backend takes launches ahead, the last of them may
- * still be in flight on return. *idle is set when nothing is left to do. Fails only with
- * ERR_DEVICE (all running sequences got SCHED_FAILED); a request can only end itself. */
-int sched_step(scheduler *s, bool *idle, err *e) WARN_UNUSED;
-void sched_get_stats(const scheduler *s, sched_stats *out);
-void sched_get_tenant_stats(const scheduler *s, uint32_t tenant, sched_tenant_stats *out);
-/* Slow check of every invariant of cache and rows; for tests. Says what is wrong. */
-bool sched_sane(const scheduler *s, err *e) WARN_UNUSED;
+void sched_cancel(scheduler *sched, uint64_t id);
+/* Does one round of launches. If the backend takes several in flight, the last may still be in
+ * flight on return. *idle is set when nothing is left to do. Fails only with ERR_DEVICE (all
+ * running sequences got SCHED_FAILED); a request can only end itself. */
+int sched_step(scheduler *sched, bool *idle, err *e) WARN_UNUSED;
+void sched_get_stats(const scheduler *sched, sched_stats *out);
+void sched_get_tenant_stats(const scheduler *sched, uint32_t tenant, sched_tenant_stats *out);
+/* Slow check of every invariant of cache and rows; for tests. *e names the fault. */
+bool sched_sane(const scheduler *sched, err *e) WARN_UNUSED;
 
 /* ---- the machine on its own thread ---- */
 typedef struct sched_thread sched_thread;
-typedef void (*sched_notify)(void *ud); /* from the engine thread: events wait; must not block */
+typedef void (*sched_notify)(
+    void *ud); /* on the engine thread: events are waiting; must not block */
 
 /* Takes the backend: sched_thread_stop closes it. */
 int sched_thread_start(sched_thread **out, eng_backend *steal_backend, const sched_opts *opts,
                        sched_notify notify, void *ud, err *e) WARN_UNUSED;
-/* The following five: from one and the same thread (the loop). Submit checks what can be
- * checked at once, so that refusals come before any header is sent; it never blocks. */
-int sched_thread_submit(sched_thread *t, const sched_request *r, uint64_t *id, err *e) WARN_UNUSED;
-void sched_thread_cancel(sched_thread *t, uint64_t id); /* its SCHED_END still comes */
-bool sched_thread_poll(sched_thread *t, sched_event *ev) WARN_UNUSED; /* false: no more for now */
-void sched_thread_stats(sched_thread *t, sched_stats *out); /* a snapshot at most 100 ms old */
-/* Of one tenant, from the snapshot that sched_thread_stats took last. */
-void sched_thread_tenant_stats(const sched_thread *t, uint32_t tenant, sched_tenant_stats *out);
-/* Nanoseconds since the engine thread last said it is alive, and whether its device failed. */
-uint64_t sched_thread_silence_ns(sched_thread *t);
-/* Any thread: when it last said so, on the clock of clock_ns, and how long the slowest of its
- * late steps took; 0 before the first. */
-void sched_thread_pulse(const sched_thread *t, uint64_t *beat_ns, uint64_t *usual_step_ns);
-bool sched_thread_failed(sched_thread *t);
-/* Asks the engine thread to end, and says whether it has within so many nanoseconds. A step that
- * never comes back cannot be joined: then the process has to end without sched_thread_stop. */
-bool sched_thread_ends(sched_thread *t, uint64_t within_ns) WARN_UNUSED;
-void sched_thread_stop(sched_thread *t); /* cancels what runs, joins, frees; NULL is fine */
+/* The following five are called from one thread, the caller's. Submit never blocks, and refuses a
+ * bad request at once, before any header is sent. */
+int sched_thread_submit(sched_thread *thread, const sched_request *req, uint64_t *id,
+                        err *e) WARN_UNUSED;
+void sched_thread_cancel(sched_thread *thread, uint64_t id); /* its SCHED_END still comes */
+bool sched_thread_poll(sched_thread *thread,
+                       sched_event *event) WARN_UNUSED;          /* false: no more for now */
+void sched_thread_stats(sched_thread *thread, sched_stats *out); /* a snapshot at most 100 ms old */
+/* Of one tenant, from the snapshot last taken by sched_thread_stats. */
+void sched_thread_tenant_stats(const sched_thread *thread, uint32_t tenant,
+                               sched_tenant_stats *out);
+/* Nanoseconds since the engine thread's last sign of life; whether its device failed. */
+uint64_t sched_thread_silence_ns(sched_thread *thread);
+/* Any thread: the time of its last sign of life, by clock_ns, and the duration of its slowest
+ * recent step; 0 before the first. */
+void sched_thread_pulse(const sched_thread *thread, uint64_t *beat_ns, uint64_t *usual_step_ns);
+bool sched_thread_failed(sched_thread *thread);
+/* Asks the engine thread to end, and waits at most this long. False: it has not ended. A step that
+ * hangs cannot be joined: then the process must end without sched_thread_stop. */
+bool sched_thread_ends(sched_thread *thread, uint64_t within_ns) WARN_UNUSED;
+void sched_thread_stop(
+    sched_thread *thread); /* cancels all sequences, joins, frees; NULL is fine */
 
 #endif

@@ -1,22 +1,20 @@
-/* scheduler_internal.h - the scheduler's state, and the functions that its files share.
+/* scheduler_internal.h - the scheduler's state, and the functions shared by its files.
  *
  * One step, top down:
  *
- * sched.c          settle, admit, choose, reserve, build, start
- * settle.c         results of launches          ahead.c        launching before results are known
- * admit.c          sequences begin              flush.c        when prelude and coda run
- * recurrent.c      recurrent launches           prelude_coda.c prelude and coda launches
- * reserve.c        room for a launch            pick.c         cohorts that run a loop: the rule
- * emit.c           positions done, tokens out   end.c          sequences end
- * cohort.c         rows, and what comes next    tails.c        silent loops of policy exact
- * flight.c         the parts of one launch      ranks.c        waiting and running lists
- * tenant.c         shares of several tenants    masks.c        masks of constrained sequences
+ * sched.c settle, admit, choose, reserve, build, start settle.c results of launches ahead.c
+ * launching before results are known admit.c sequences begin flush.c when prelude and coda run
+ * recurrent.c recurrent launches prelude_coda.c prelude and coda launches reserve.c room for a
+ * launch pick.c cohorts that run a loop: the rule emit.c positions done, tokens out end.c sequences
+ * end cohort.c rows, and what comes next tails.c silent loops of policy exact flight.c the parts of
+ * one launch ranks.c waiting and running lists tenant.c shares of several tenants masks.c masks of
+ * constrained sequences
  *
  * Beside the step: create.c, thread.c (a scheduler on its own thread), sane.c (every invariant,
  * slowly). With headers of their own: cache, prefix, evict, cost, seq, rules.
  *
- * Everything here belongs to the thread that calls sched_step, except the fields of sequence
- * marked atomic. */
+ * Everything here belongs to the thread that calls sched_step, except the fields of sequence marked
+ * atomic. */
 #ifndef FATHOM_SCHEDULER_INTERNAL_H
 #define FATHOM_SCHEDULER_INTERNAL_H
 
@@ -36,25 +34,25 @@ typedef struct {
 
 typedef enum { LIST_DECODE, LIST_TAIL, LIST_PROMPT, N_LISTS } loop_list;
 
-/* Positions [first, first + n) of one sequence that move together: a prompt chunk, or the one row
- * of a decode step. While it loops it is in one of sched->looping; its coda may run while its
+/* Positions [first, first + n_rows) of one sequence that move together: a prompt chunk, or the one
+ * row of a decode step. While it loops it is in one of sched->looping; its coda may run while its
  * tails loop on. */
 struct cohort {
     sequence *owner;
-    cohort *before, *after;          /* of the same sequence, by position */
-    list_link loop_link;             /* in sched->looping[list], or in sched->parked */
-    list_link stage_link;            /* in sched->to_prelude, then sched->to_coda or to_mask */
-    list_link picks;                 /* of picked.cohort_link: its launches, the newest last */
-    uint32_t first, n, first_row;    /* positions; the rows are linked by row_info.next */
-    uint32_t coda_row;               /* next row for the coda; NONE = all have entered it */
-    uint32_t n_live, n_tail, n_coda; /* rows that loop, loop on as tails, await the coda */
-    uint32_t waited;                 /* launches it could have joined and did not */
-    uint16_t next_loop;              /* loops started */
+    cohort *before, *after;            /* of the same sequence, by position */
+    list_link loop_link;               /* in sched->looping[list], or in sched->parked */
+    list_link stage_link;              /* in sched->to_prelude, then sched->to_coda or to_mask */
+    list_link picks;                   /* of picked.cohort_link: its launches, the newest last */
+    uint32_t first, n_rows, first_row; /* positions; the rows are linked by row_info.next */
+    uint32_t coda_row;                 /* next row for the coda; NONE = all rows have entered it */
+    uint32_t n_live, n_tail, n_coda;   /* rows by state: live, tail, waiting for the coda */
+    uint32_t waited;                   /* launches it could have joined and did not */
+    uint16_t next_loop;                /* loops started */
     uint8_t list;
     bool decode, looping;
-    bool raised_on_a_guess; /* raised the frontier on the assumption that it goes on (ahead.c) */
+    bool raised_on_a_guess; /* raised the frontier before it was known to go on (ahead.c) */
     bool parked;            /* tails only, waiting at the frontier */
-    bool finishing;         /* tails that go on to their last loop to give their rows back */
+    bool finishing;         /* its tails run to their last loop to give their rows back */
     bool awaits_mask;       /* in sched->to_mask: ready for the coda but for the mask */
 };
 
@@ -62,10 +60,10 @@ struct cohort {
 
 /* What the device does with a cohort's rows if an earlier launch, still unsettled, halted them. */
 typedef enum {
-    CANNOT_HALT,      /* no live row of the cohort is in an unsettled launch */
-    LEAVE_OUT,        /* a row that halted is left out */
-    LEAVE_OUT_WITH,   /* tails that run only for one live row, `guard`: left out if it halted */
-    CONTINUE_AS_TAIL, /* a row that halted runs as its own tail */
+    CANNOT_HALT,    /* no live row of the cohort is in an unsettled launch */
+    LEAVE_OUT,      /* halted rows are left out */
+    LEAVE_OUT_WITH, /* tails running only for one live row, `guard`: left out if the guard halted */
+    CONTINUE_AS_TAIL, /* halted rows run as tails */
 } if_halted;
 
 typedef struct flight flight;
@@ -75,7 +73,7 @@ typedef struct {
     cohort *cohort;        /* NULL: freed, or has left the launch */
     list_link cohort_link; /* in cohort.picks, while cohort is not NULL */
     const flight *flight;
-    uint32_t first_row, n_rows; /* recurrent: those of them that are not ROW_DONE */
+    uint32_t first_row, n_rows; /* of these, a recurrent launch skips ROW_DONE */
     if_halted if_halted;
     uint32_t guard; /* with LEAVE_OUT_WITH: a row */
 } picked;
@@ -83,7 +81,7 @@ typedef struct {
 typedef struct {
     picked *pick;
     uint32_t slot; /* taken for its loop */
-    bool left_out; /* the row that guards it halted: its loop was not run */
+    bool left_out; /* its guard halted: its loop was not run */
 } row_origin;
 
 /* One launch, from choosing its cohorts until it is settled. */
@@ -94,17 +92,18 @@ struct flight {
     eng_row *rows;       /* [max_rows] as the backend was told */
     row_origin *origins; /* [max_rows] */
     eng_edit *edits;     /* [max_edits] */
-    eng_draw *draws;     /* [max_rows] of rows whose token the backend picks */
+    eng_draw *draws;     /* [max_rows] of rows with ENG_ROW_SAMPLE */
     uint32_t n_picks, n_rows, n_edits, n_draws;
     uint32_t n_left_out;
     uint32_t n_last_loop; /* recurrent: live rows in their last loop */
-    uint32_t n_may_halt;  /* recurrent: cohorts whose last live row may halt before that */
-    uint32_t n_heads;     /* coda: rows that run the head */
+    uint32_t
+        n_may_halt; /* recurrent: cohorts with one live row, which may halt before its last loop */
+    uint32_t n_heads; /* coda: rows with logits or a sampled token */
 };
 
 /* ---- ahead.c ---- */
 
-/* Two launches hide the host's time; a third would only hold more rows that have halted. */
+/* Two launches hide the host's time; a third would only hold more halted rows. */
 enum { MOST_FLIGHTS = 2 };
 
 /* Whether a launch may start before the one before it is settled: tests set the other two. */
@@ -112,7 +111,7 @@ typedef enum { AHEAD_BY_COST, AHEAD_ALWAYS, AHEAD_NEVER } ahead_rule;
 
 typedef struct {
     ahead_rule rule;
-    double host_ns[3];   /* by eng_stage: from that launch's result to the next start; mean */
+    double host_ns[3];   /* mean ns from a launch's result to the next start, by eng_stage */
     uint64_t settled_at; /* clock_ns when the newest result came; 0 = long ago */
     eng_stage settled_stage;
 } ahead_state;
@@ -153,7 +152,7 @@ struct scheduler {
     sched_tenant *tenants;
     uint32_t n_tenants;
     list_link active;                            /* of sched_tenant.active_link */
-    uint32_t rows_sitting_out, live_sitting_out; /* of tenants that sat out the newest launch */
+    uint32_t rows_sitting_out, live_sitting_out; /* of tenants sitting out the newest launch */
     uint64_t window;                             /* of steps, for claims */
     list_link running;                           /* of sequence.rank_link, all tenants */
     uint32_t n_waiting, n_running;
@@ -177,7 +176,7 @@ struct scheduler {
     uint64_t n_started; /* launches since creation */
 
     /* the flush */
-    uint32_t n_flush_out;      /* its launches that are not settled */
+    uint32_t n_flush_out;      /* its unsettled launches */
     bool flushing, flush_open; /* being started; begun and not learnt from */
     uint32_t flush_waited;     /* recurrent launches since a row first waited for a flush */
     uint32_t flush_at;         /* tests: flush at this many ready rows; 0 = by cost */
@@ -195,9 +194,9 @@ struct scheduler {
     bool driver_reports_ends;
     /* Has the mask of a sequence made elsewhere, by sched__make_mask. Called once per mask. */
     void (*hand_mask)(void *ud, sequence *seq);
-    /* The scheduler is alive, in the middle of a step that may be long. */
+    /* A sign of life in the middle of a long step. */
     void (*beat)(void *ud);
-    /* Tokens and ends are out, and the next launch, which may take long, has not begun. */
+    /* Tokens and ends are out; the next launch, perhaps a long one, has not begun. */
     void (*on_tokens_out)(void *ud);
     atomic_uint_fast64_t left_waiting, left_waiting_tokens; /* since creation; any thread reads */
 };
@@ -209,18 +208,17 @@ static inline sched_tenant *sched__tenant_of(const scheduler *sched, const seque
 /* ---- tenant.c ---- */
 
 int sched__tenants_init(scheduler *sched, err *e) WARN_UNUSED;
-/* Rank of a request that arrives now among those of its tenant: lower is first. */
+/* Rank of a newly arrived request among the requests of its tenant: lower is first. */
 int64_t sched__order(scheduler *sched, const sequence *seq);
 void sched__activate(scheduler *sched, sched_tenant *tenant); /* it has a sequence now */
 void sched__roll_claims(scheduler *sched);                    /* before admission, each round */
-/* The next tenant to admit a sequence of, among those not refused this round, or NULL. */
+/* The next tenant to admit a sequence of, except tenants refused this round; or NULL. */
 sched_tenant *sched__next_tenant(const scheduler *sched);
-/* Whether tenant may have one more place. *from: the tenant that must give one up, or NULL. */
+/* Whether tenant may have one more place. *from: the tenant to take one from, or NULL. */
 bool sched__may_place(const scheduler *sched, const sched_tenant *tenant, sched_tenant **from);
-/* Pages that others claim and that tenant, beyond its share, must leave alone. */
+/* Pages claimed by others, left alone by a tenant beyond its share. */
 uint64_t sched__claimed_pages(const scheduler *sched, const sched_tenant *tenant, uint64_t wanted);
-/* The tenant that gives up pages so that `tenant`, which wants this many, has its share; or NULL.
- */
+/* The tenant to take pages from, if `tenant` wants this many within its share; or NULL. */
 sched_tenant *sched__gives_pages(const scheduler *sched, const sched_tenant *tenant,
                                  uint64_t wanted);
 /* The tenant whose last sequence gives way when pages run out; NULL: the last of all tenants. */
@@ -229,12 +227,12 @@ void sched__charge(scheduler *sched, const flight *done, uint64_t ns); /* by row
 void sched__charge_host(scheduler *sched, const sequence *seq, uint64_t ns);
 /* Before cohorts are chosen for a recurrent launch: sets sits_out of each tenant. */
 void sched__seat_tenants(scheduler *sched);
-/* Whether a tenant has rows that wait for a flush and none that loop. */
+/* Whether a tenant has rows waiting for a flush and no rows looping. */
 bool sched__flush_is_waited_for(scheduler *sched);
 
 /* ---- ranks.c ---- */
 
-void sched__accept(scheduler *sched, sequence *seq); /* takes a new sequence that has its id */
+void sched__accept(scheduler *sched, sequence *seq); /* takes a new sequence; its id is set */
 void sched__begin(scheduler *sched, sequence *seq);  /* from waiting to running */
 /* Takes it from its lists and gives back its rows, cohorts and blocks. */
 void sched__release(scheduler *sched, sequence *seq);
@@ -291,8 +289,8 @@ eng_row *sched__add_row(const scheduler *sched, flight *next, picked *pick, uint
 
 /* ---- reserve.c ---- */
 
-/* Takes the blocks and promises the slots that the picks of `next` need. Where none are left it
- * preempts the last in rank, whose picks leave the launch. After it building cannot fail. */
+/* Takes blocks and promises slots for the picks of `next`. If none are left it preempts the last in
+ * rank and drops its picks. After it building cannot fail. */
 void sched__reserve(scheduler *sched, flight *next);
 
 /* ---- recurrent.c, prelude_coda.c: the phases of each stage ---- */
@@ -326,7 +324,7 @@ bool sched__ahead_fits(const scheduler *sched, eng_stage stage);
 void sched__assume_none_halts(scheduler *sched);
 void sched__doubt_picks(scheduler *sched, flight *next);
 void sched__doubt_row(const picked *pick, bool is_tail, eng_row *row);
-/* A recurrent launch is settled, and so the rows are known that later launches leave out. */
+/* A recurrent launch is settled: takes back rows left out of later launches. */
 void sched__take_back(scheduler *sched);
 void sched__guess_failed(scheduler *sched, cohort *coh); /* it halted after all */
 void sched__learn_host(scheduler *sched);                /* a launch was started */
@@ -340,7 +338,7 @@ static inline mask_state sched__mask(const sequence *seq) {
 void sched__want_mask(scheduler *sched, sequence *seq); /* of its next token, if constrained */
 bool sched__make_mask(sequence *seq);       /* for a sequence from hand_mask; false: MASK_FAILED */
 bool sched__lacks_mask(const cohort *coh);  /* it may not enter the coda yet */
-void sched__admit_masked(scheduler *sched); /* to the coda, those whose mask is ready by now */
+void sched__admit_masked(scheduler *sched); /* cohorts with a ready mask may enter the coda */
 
 /* ---- flush.c ---- */
 
@@ -361,9 +359,9 @@ void sched__relieve_rows(scheduler *sched);
 
 /* ---- emit.c ---- */
 
-/* ENG_ROW_LOGITS or ENG_ROW_SAMPLE where the position runs the head, or 0. */
+/* ENG_ROW_LOGITS or ENG_ROW_SAMPLE if the position runs the head, or 0. */
 uint16_t sched__head_wanted(const scheduler *sched, const sequence *seq, uint32_t pos);
-/* logits or choice as was wanted, else NULL. May end the sequence. */
+/* logits or choice as wanted, else NULL. May end the sequence. */
 void sched__finish_position(scheduler *sched, sequence *seq, uint32_t pos, uint16_t depth,
                             const float *logits, const eng_choice *choice);
 
@@ -372,8 +370,8 @@ void sched__finish_position(scheduler *sched, sequence *seq, uint32_t pos, uint1
 void sched__end(scheduler *sched, sequence *seq, sched_finish finish, err_code why,
                 uint32_t stop_id);
 void sched__end_all(scheduler *sched, sched_finish finish, err_code why);
-void sched__end_cancelled(scheduler *sched);   /* every sequence whose cancel_wanted is set */
-void sched__end_unmasked(scheduler *sched);    /* every sequence whose mask failed */
+void sched__end_cancelled(scheduler *sched);   /* every sequence with cancel_wanted */
+void sched__end_unmasked(scheduler *sched);    /* every sequence with a failed mask */
 sequence *sched__take_ended(scheduler *sched); /* NULL when there is none */
 
 #endif

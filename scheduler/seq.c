@@ -1,5 +1,5 @@
 /* seq.c - one sequence: a request, checked against this model and this cache, and copied whole in
- * one allocation, so that nothing is allocated once it runs; and the blocks of its positions. */
+ * one allocation, so nothing is allocated once it runs; and its blocks. */
 #include "scheduler/seq.h"
 #include "base/clock.h"
 #include "base/size.h"
@@ -37,7 +37,7 @@ static int check_sampling(const request_limits *limits, const sched_request *req
     return req->max_tokens ? eng_sampling_check(&req->sampling, e) : 0;
 }
 
-/* Checks the depth that the request asks for, and fills in the defaults. */
+/* Checks the depth asked for, and fills in the defaults. */
 static int resolve_depth(const request_limits *limits, const sched_request *req, prefix_key *key,
                          err *e) {
     const sched_opts *opts = &limits->opts;
@@ -141,7 +141,7 @@ int sched__seq_create(sequence **out, const request_limits *limits, const sched_
     seq->n_tokens = req->n_prompt;
     seq->prefix_key = key;
     seq->wish_loops = key.max_loops;
-    /* A request that sees every position cannot skip the cached ones. */
+    /* A tap or prompt log-probabilities need every position, cached or not. */
     seq->may_share = limits->opts.prefix_cache && !req->tap && !req->prompt_logprobs;
     seq->t_submit = clock_ns();
     list_init(&seq->rank_link);
@@ -154,8 +154,8 @@ int sched__seq_create(sequence **out, const request_limits *limits, const sched_
 
 /* ---- its blocks ---- */
 
-/* Positions whose blocks the prefix cache may share. Where prompts run more loops than outputs,
- * equal tokens of an output are not equal latents, so only the prompt's are shared. */
+/* Positions with blocks open to the prefix cache. If prompts run more loops than outputs, equal
+ * tokens of prompt and output are not equal latents, so only the prompt is shared. */
 static uint32_t shared_positions(const sequence *seq) {
     bool alike = seq->prefix_key.prompt_min_loops == seq->prefix_key.min_loops;
     return alike ? UINT32_MAX : seq->req.n_prompt;
@@ -168,9 +168,9 @@ void sched__take_prefix(kv_cache *cache, sequence *seq) {
     while (seq->n_blocks < most) {
         const uint32_t *tokens = seq->tokens + (size_t)seq->n_blocks * ENG_BLOCK;
         hash128 hash = sched__prefix_hash(cache, &seq->hash, &seq->prefix_key, tokens);
-        uint32_t b = sched__prefix_take(cache, &hash, &seq->hash, &seq->prefix_key, tokens);
-        if (b == NONE) break;
-        seq->blocks[seq->n_blocks++] = b;
+        uint32_t id = sched__prefix_take(cache, &hash, &seq->hash, &seq->prefix_key, tokens);
+        if (id == NONE) break;
+        seq->blocks[seq->n_blocks++] = id;
         seq->hash = hash;
     }
     seq->n_offered = seq->n_blocks;

@@ -37,16 +37,16 @@ typedef struct sequence {
     uint32_t n_tokens;          /* known so far */
     uint32_t *blocks;
     uint32_t n_blocks;
-    uint32_t next_start;     /* first position that no cohort has taken */
-    uint32_t coda_next;      /* first position whose coda has not run */
-    uint32_t frontier;       /* most loops that a live position has run or is about to run */
+    uint32_t next_start;     /* first position not yet in a cohort */
+    uint32_t coda_next;      /* first position before its coda */
+    uint32_t frontier;       /* most loops run, or about to run, by a live position */
     uint32_t n_reported;     /* positions ever finished; a recomputed one is not reported again */
     uint32_t n_offered;      /* blocks already offered to the prefix cache, or taken from it */
     hash128 hash;            /* of those blocks */
     cohort *first, *last;    /* cohorts in flight, positions rising */
     uint64_t refused_epoch;  /* scheduler.epoch when it was last not admitted */
     bool waits_for_block;    /* and whether another sequence was computing its next block */
-    uint32_t waited;         /* rounds in which its next cohort was refused rows */
+    uint32_t waited;         /* rounds of refusing rows to its next cohort */
     eng_choice prompt_score; /* of the next prompt token */
     sched_event end_event;   /* with driver_reports_ends: its SCHED_END, not yet reported */
     bool admitted_before;
@@ -55,7 +55,7 @@ typedef struct sequence {
     uint64_t t_submit, t_admit, t_first, t_last; /* clock_ns */
 } sequence;
 
-typedef struct { /* what a request is checked against; read-only after create, any thread */
+typedef struct { /* limits for checking requests; read-only after create, any thread */
     const model_plan *plan;
     exit_rule exit;  /* of the backend */
     sched_opts opts; /* defaults resolved */
@@ -64,18 +64,18 @@ typedef struct { /* what a request is checked against; read-only after create, a
 /* ERR_BAD_PARAM, ERR_TOO_LONG, ERR_NO_MEMORY. The result ends with free(). Any thread. */
 int sched__seq_create(sequence **out, const request_limits *limits, const sched_request *req,
                       err *e) WARN_UNUSED;
-/* Loops that a position runs at least. */
+/* Least loops of a position. */
 uint16_t sched__min_loops(const sequence *seq, uint32_t pos);
 static inline uint32_t seq_n_output(const sequence *seq) {
     return seq->n_tokens - seq->req.n_prompt;
 }
-/* Pages that n positions take if all of them run max_loops. */
+/* Pages for n positions if each runs max_loops. */
 uint64_t sched__worst_pages(const request_limits *limits, uint64_t n_positions, uint32_t max_loops);
 
 /* ---- its blocks ---- */
 
-/* Takes the longest cached run of full blocks, short of the last known position, which must be
- * run for its logits. The sequence starts behind them. */
+/* Takes the longest cached run of full blocks, short of the last known position (it must be run for
+ * its logits). The sequence starts behind them. */
 void sched__take_prefix(kv_cache *cache, sequence *seq);
 /* Offers its blocks below position n_done to the prefix cache. Returns how many were new. */
 uint32_t sched__offer_prefix(kv_cache *cache, sequence *seq, uint32_t n_done);

@@ -1,4 +1,4 @@
-/* settle.c - what follows from the results of launches, oldest first. */
+/* settle.c - launches are settled: their results are applied, oldest first. */
 #include "scheduler/scheduler_internal.h"
 
 static void count(scheduler *sched, const flight *done, uint64_t ns) {

@@ -1,14 +1,14 @@
 /* tails.c - policy exact: when the silent loops of a halted row are run.
  *
- * A tail's keys and values of loop t are read only by later positions that run loop t themselves.
- * So tails park, and a row about to run loop t takes along, in the same launch, the tails of its
- * sequence that have not run it. The row started at loop 0 and has taken all of them along so far,
- * so no tail stands further back than the row, and the row never waits. A loop that no later
- * position reaches is never computed and takes no slot; when the sequence ends it is dropped.
+ * A tail's keys and values of loop t are read only by later positions running loop t themselves. So
+ * tails park. A row about to run loop t wakes the tails of its sequence that lack loop t, and they
+ * run it in the same launch. The row started at loop 0 and has woken the same tails at every loop
+ * so far, so no tail stands further back than the row, and the row never waits. A loop not reached
+ * by any later position is never computed and takes no slot.
  *
  * A parked tail keeps its state row. When rows run short, or a sequence was refused rows, the
- * longest parked tails go on to their last loop and give their rows back. Where blocks go into the
- * prefix cache, tails of prompt rows do not park: a cached block must hold every loop. */
+ * longest parked tails go on to their last loop and give their rows back. With a prefix cache,
+ * tails of prompt rows do not park: a cached block must hold every loop. */
 #include "scheduler/scheduler_internal.h"
 
 bool sched__parks_at_all(const scheduler *sched, const cohort *coh) {
@@ -38,8 +38,8 @@ static void unpark(scheduler *sched, cohort *coh, list_link *before) {
 }
 
 /* A position of seq is about to run the loop below `loops`. Along a sequence loops never rise, so
- * the tails to take along stand together, the latest last. They go to the front of their list,
- * earliest first, which is the order that the wavefront rule wants. */
+ * the tails to wake stand together, the latest last. They go to the front of their list, earliest
+ * first, in the order of the wavefront rule. */
 void sched__raise_frontier(scheduler *sched, sequence *seq, uint32_t loops) {
     if (loops <= seq->frontier) return;
     seq->frontier = loops;
@@ -50,13 +50,13 @@ void sched__raise_frontier(scheduler *sched, sequence *seq, uint32_t loops) {
     }
 }
 
-/* One position of the sequence is live, at loop 0: it needs only the loops that it reaches. */
+/* One position of the sequence is live, at loop 0: it needs only its own loops. */
 void sched__restart_frontier(sequence *seq) {
     seq->frontier = 0;
 }
 
-/* The guess was wrong: the last live position of seq halted at `loops`. Parks the tails again that
- * were woken for a deeper loop and are in no launch, the earliest first. */
+/* The guess was wrong: the last live position of seq halted at `loops`. Parks the tails woken for a
+ * deeper loop again, unless they are in a launch, the earliest first. */
 void sched__lower_frontier(scheduler *sched, sequence *seq, uint32_t loops) {
     uint32_t was = seq->frontier;
     if (was <= loops) return;
@@ -69,7 +69,7 @@ void sched__lower_frontier(scheduler *sched, sequence *seq, uint32_t loops) {
     }
 }
 
-/* At most an eighth of a launch goes on at a time, so that decoding hardly slows down. */
+/* At most an eighth of a launch at a time, so decoding hardly slows down. */
 void sched__relieve_rows(scheduler *sched) {
     bool refused = !list_empty(&sched->want_decode) || !list_empty(&sched->want_prompt);
     if (sched->n_parked == 0) return;

@@ -26,7 +26,7 @@ enum {
     CLAIM_STEPS = 64,
     ALONE_EVERY = 24, /* recurrent launches: one runs a tenant alone, to learn its price */
     MOST_DEAR = 8,
-    MOST_LAG = 8, /* full launches that a tenant may be behind the others and still make up for */
+    MOST_LAG = 8, /* full launches: a tenant may make up for this much lag */
 };
 
 #define EACH_ACTIVE(sched, tenant)                                                                 \
@@ -66,8 +66,8 @@ int sched__tenants_init(scheduler *sched, err *e) {
     return 0;
 }
 
-/* A level of priority is worth SCHED_AGE_ARRIVALS arrivals. So however many better ranked requests
- * come, those that come after that many arrivals stand behind a waiting one. */
+/* A level of priority is worth SCHED_AGE_ARRIVALS arrivals. So a waiting request is passed only by
+ * a bounded number of better ranked ones. */
 int64_t sched__order(scheduler *sched, const sequence *seq) {
     int64_t level = seq->req.priority;
     if (level > SCHED_MAX_PRIORITY) level = SCHED_MAX_PRIORITY;
@@ -97,7 +97,7 @@ static uint32_t larger(uint32_t x, uint32_t y) {
     return x > y ? x : y;
 }
 
-/* The part of a claim that is not held now. Beyond its share a tenant claims nothing. */
+/* The part of a claim not held now. Beyond its share a tenant claims nothing. */
 static uint32_t unmet(const uint32_t claim[2], uint32_t held, uint32_t most) {
     uint32_t n = larger(claim[0], claim[1]);
     if (n > most) n = most;
@@ -111,7 +111,7 @@ void sched__roll_claims(scheduler *sched) {
     }
     if (sched->stats.steps / CLAIM_STEPS == sched->window) return;
     sched->window = sched->stats.steps / CLAIM_STEPS;
-    sched->epoch++; /* a sequence that lacked room may have it now */
+    sched->epoch++; /* room may have come free */
     for (sched_tenant *tenant = first_active(sched), *next; tenant; tenant = next) {
         next = next_active(sched, tenant);
         tenant->claim_places[1] = tenant->claim_places[0];
@@ -210,12 +210,12 @@ sched_tenant *sched__most_pages(const scheduler *sched) {
 /* ---- launches ---- */
 
 /* Time, by weight, of a launch of n_rows rows of this tenant alone. Its rows may be dearer than
- * others (long contexts) or cheaper (prompts): price_factor says so, from recurrent launches that
- * it had alone. */
+ * others (long contexts) or cheaper (prompts): price_factor says so, learnt from recurrent launches
+ * of this tenant alone. */
 static double price(const scheduler *sched, const sched_tenant *tenant, eng_stage stage,
                     uint32_t n_rows) {
     const cost_fit *fit = &sched->cost.stage[stage];
-    double ns = fit->n > 0 ? sched__fit_ns(fit, n_rows) * tenant->price_factor : n_rows;
+    double ns = fit->weight > 0 ? sched__fit_ns(fit, n_rows) * tenant->price_factor : n_rows;
     return (ns > 1 ? ns : 1) / tenant->weight;
 }
 
@@ -231,9 +231,9 @@ static void learn_price(const scheduler *sched, sched_tenant *tenant, const flig
     tenant->price_factor += (factor - tenant->price_factor) / 4;
 }
 
-/* A tenant that was away has no credit for that but two launches of the least served active one.
- * That is about how far it was behind while it was active, since launches are long beside its own.
- * What it used then stays charged, so coming and going gains nothing. */
+/* A returning tenant has no credit for its absence except two launches of the least served active
+ * tenant: about its lag while it was active, since launches are long beside its own work. Its
+ * earlier use stays charged, so coming and going gains nothing. */
 void sched__activate(scheduler *sched, sched_tenant *tenant) {
     if (tenant->n_running + tenant->n_waiting > 0) return;
     double least = 0;
@@ -256,8 +256,8 @@ static void pay(sched_tenant *tenant, double ns) {
     tenant->served += ns / tenant->weight;
 }
 
-/* A launch of one tenant's rows is paid by that tenant; a launch of several, in the ratio of what
- * each would have paid alone. */
+/* A launch of one tenant's rows is paid by this tenant; a shared launch, in the ratio of the prices
+ * of each part alone. */
 void sched__charge(scheduler *sched, const flight *done, uint64_t ns) {
     uint32_t n_here = 0;
     double sum = 0;
@@ -305,7 +305,7 @@ static void count_ready(scheduler *sched) {
     }
 }
 
-/* Raises `served` of tenants that lag too far behind the most served one. Returns the least. */
+/* Raises `served` of tenants lagging too far behind the most served one. Returns the least. */
 static double bound_lag(scheduler *sched) {
     double most = 0, least = -1;
     EACH_ACTIVE(sched, tenant) {
@@ -320,7 +320,7 @@ static double bound_lag(scheduler *sched) {
     return least;
 }
 
-/* The least served of the tenants whose price is old, or NULL. */
+/* The least served tenant with an old price, or NULL. */
 static const sched_tenant *due_alone(const scheduler *sched) {
     const sched_tenant *alone = NULL;
     EACH_ACTIVE(sched, tenant) {
@@ -347,7 +347,7 @@ void sched__seat_tenants(scheduler *sched) {
     }
 }
 
-/* Whether list holds rows of a tenant that has none to run. */
+/* Whether list holds rows of a tenant without rows to run. */
 static bool waits_for_flush(const scheduler *sched, const list_link *list) {
     for (const list_link *link = list->next; link != list; link = link->next) {
         const cohort *coh = OWNER_OF((uintptr_t)link, cohort, stage_link);

@@ -1,14 +1,15 @@
-/* thread.c - the machine on its own thread, behind two bounded queues.
+/* thread.c - a scheduler on a thread of its own, behind two bounded queues.
  *
- * The loop's thread makes and frees every seq; the engine thread only holds them from the
- * submit queue until it has pushed their SCHED_END. `in` has room for as many sequences
- * as may be open_slot at once, so a push there cannot fail. `out` may fill up when the loop
- * falls behind: the engine then naps until there is room, which the loop makes without
- * ever waiting for the engine. Neither side holds a lock.
+ * Two threads meet here. The caller's thread makes and frees every sequence. The engine thread
+ * holds a sequence from its submit until its SCHED_END is pushed. Neither side holds a lock.
  *
- * A third thread makes the masks of constrained sequences (masks.c), in the order they are
- * wanted in. A sequence that ends while its mask is being made is reported ended after that, so
- * that nobody frees what the mask is made of. */
+ *   in    caller to engine. It has room for all open sequences, so a push cannot fail.
+ *   out   engine to caller. When it is full the engine naps until the caller has read; the caller
+ *         never waits for the engine.
+ *
+ * A third thread makes the masks of constrained sequences (masks.c), in the order of requests. A
+ * sequence that ends while its mask is being made is reported after that, since the report frees
+ * the data of the mask. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/queue.h"
@@ -23,42 +24,42 @@
 
 enum {
     EVENTS = 4096,
-    SLOT_BITS = 20, /* of an id: which slot; the rest counts up, so that no id comes twice */
+    ENTRY_BITS = 20, /* of an id: its entry; the other bits count up, so no id repeats */
     STATS_EVERY_NS = 20 * 1000 * 1000,
     IDLE_NS = 50 * 1000 * 1000,
     NAP_NS = 100 * 1000,
-    STEP_MEMORY = 64, /* after about so many quick steps a slow one is forgotten */
-    STEP_MOST = 8,    /* times the usual one: what a single step counts for at most */
-    STEP_ALWAYS_NS = 1000 * 1000 * 1000, /* but so much it always may */
-    QUICK_IN_A_ROW = 16,                 /* masks, while a dear one waits */
-    STATS_FRESH = 4,                     /* flag beside a buffer's index */
+    STEP_MEMORY = 64, /* quick steps until a slow one is forgotten, about */
+    STEP_MOST = 8,    /* a single step counts at most this many times the usual one */
+    STEP_ALWAYS_NS = 1000 * 1000 * 1000, /* but always up to this */
+    QUICK_IN_A_ROW = 16,                 /* masks, while a slow one waits */
+    STATS_FRESH = 4,                     /* flag beside a buffer's index: not read yet */
 };
 
 typedef struct {
     sequence *seq; /* NULL = free */
     uint32_t next_free;
-} open_slot;
+} entry;
 
 struct sched_thread {
-    scheduler *sched; /* engine thread, but for s->limits and its atomics */
+    scheduler *sched; /* engine thread, except limits and the atomics */
     eng_backend *backend;
     sched_notify notify;
     void *ud;
     queue *in;     /* sequence * */
     queue *out;    /* sched_event */
-    wake *bell;    /* rung by the loop */
-    queue *wanted; /* sequence *, from the engine to the maker of masks; room for every slot */
+    wake *bell;    /* rung by the caller */
+    queue *wanted; /* sequence *, from the engine to the mask maker; room for every entry */
     wake *mask_bell;
     pthread_t engine, maker;
     bool running, making; /* whether the threads were started */
-    sequence *ended;      /* engine's side: not yet reported, linked by rank.next */
+    sequence *ended;      /* engine's side: not yet reported, linked by rank_link.next */
     atomic_bool stop, cancels, failed, over; /* over: the engine thread has left its loop */
     atomic_uint_fast64_t alive_ns;
-    atomic_uint_fast64_t usual_ns; /* of a step that was not idle; written by the engine */
+    atomic_uint_fast64_t usual_ns; /* duration of a step with work; written by the engine */
 
-    /* loop's side */
-    open_slot *slots;
-    uint32_t n_slots, n_open, free_slot;
+    /* caller's side */
+    entry *entries;
+    uint32_t n_entries, n_open, free_entry;
     uint64_t generation, submitted, submitted_tokens, refused;
 
     /* Three snapshots: one being written, one being read, one changing hands. */
@@ -80,7 +81,7 @@ static void beat(void *ud) {
 static void push_event(sched_thread *thread, const sched_event *event) {
     while (!queue_push(thread->out, event)) {
         if (atomic_load_explicit(&thread->stop, memory_order_acquire))
-            return; /* nobody reads any more */
+            return; /* the caller reads no more */
         if (thread->notify) thread->notify(thread->ud);
         nanosleep(&(struct timespec){0, NAP_NS}, NULL);
         beat(thread);
@@ -96,7 +97,7 @@ static sequence *next_ended(const sequence *seq) {
     return seq->rank_link.next ? OWNER_OF(seq->rank_link.next, sequence, rank_link) : NULL;
 }
 
-/* After its SCHED_END is pushed a sequence belongs to the loop again. */
+/* After its SCHED_END is pushed a sequence belongs to the caller again. */
 static void push_ends(void *ud) {
     sched_thread *thread = ud;
     for (sequence *seq; (seq = sched__take_ended(thread->sched)) != NULL; thread->ended = seq)
@@ -104,7 +105,7 @@ static void push_ends(void *ud) {
     sequence *later = NULL;
     for (sequence *seq = thread->ended, *next; seq; seq = next) {
         next = next_ended(seq);
-        if (sched__mask(seq) == MASK_WANTED) { /* its maker rings when it has let go */
+        if (sched__mask(seq) == MASK_WANTED) { /* the mask maker rings when it is done */
             seq->rank_link.next = later ? &later->rank_link : NULL;
             later = seq;
             continue;
@@ -119,7 +120,7 @@ static void push_ends(void *ud) {
 
 static void hand_mask(void *ud, sequence *seq) {
     sched_thread *thread = ud;
-    if (!queue_push(thread->wanted, &seq)) return; /* cannot be: it has room for every slot */
+    if (!queue_push(thread->wanted, &seq)) return; /* cannot be: it has room for every entry */
     wake_signal(thread->mask_bell);
 }
 
@@ -136,8 +137,8 @@ static void publish(sched_thread *thread, bool now) {
 }
 
 static void take_in(sched_thread *thread) {
-    /* The flag first: a cancel rung after this is seen next time, one rung before it came
-     * after its submit, which is popped now. */
+    /* Read the flag before the queue: its submit is then already in the queue. A later cancel is
+     * seen in the next turn. */
     bool cancels = atomic_exchange_explicit(&thread->cancels, false, memory_order_acq_rel);
     for (sequence *seq; queue_pop(thread->in, &seq);)
         sched__accept(thread->sched, seq);
@@ -155,8 +156,8 @@ static bool step(sched_thread *thread) {
     return idle;
 }
 
-/* The slowest step of late, since stages differ by orders of magnitude and most launches are of
- * the quick one. A step in which the whole process stood still counts for a part of its length. */
+/* Keeps the slowest recent step: stages differ by orders of magnitude, and most launches are of the
+ * quick one. A step during which the whole process stood still counts for a part of its length. */
 static void learn_step(sched_thread *thread, uint64_t took) {
     uint64_t usual = atomic_load_explicit(&thread->usual_ns, memory_order_relaxed);
     uint64_t most = usual > STEP_ALWAYS_NS / STEP_MOST ? usual * STEP_MOST : STEP_ALWAYS_NS;
@@ -183,7 +184,7 @@ static void *engine_main(void *arg) {
     return NULL;
 }
 
-/* ---- the maker of masks ---- */
+/* ---- the mask maker ---- */
 
 typedef struct {
     sequence *first, *last;
@@ -201,8 +202,8 @@ static sequence *unlist_mask(mask_list *list) {
     return seq;
 }
 
-/* Sequences whose last mask took long wait for the others, though not for ever: so nobody waits
- * for more than one of them at a time, however many there are. */
+/* Sequences with a slow last mask wait for the others, but not for ever. So a quick mask waits for
+ * one slow mask at most, however many there are. */
 static sequence *next_mask(mask_list *quick, mask_list *slow, unsigned *in_a_row) {
     bool turn = quick->first == NULL || (slow->first && *in_a_row >= QUICK_IN_A_ROW);
     *in_a_row = turn ? 0 : *in_a_row + 1;
@@ -229,12 +230,12 @@ static void *maker_main(void *arg) {
     return NULL;
 }
 
-/* ---- the loop's side ---- */
+/* ---- the caller's side ---- */
 
 static int allocate(sched_thread *thread, err *e) {
     const sched_opts *opts = &thread->sched->limits.opts;
     uint64_t n = (uint64_t)opts->max_running + opts->max_queue;
-    if (n > 1u << SLOT_BITS) {
+    if (n > 1u << ENTRY_BITS) {
         return err_set(e, ERR_BAD_PARAM, "max-queue", "%u running and %u waiting are too many",
                        opts->max_running, opts->max_queue);
     }
@@ -244,15 +245,15 @@ static int allocate(sched_thread *thread, err *e) {
             return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the tenants' figures");
         }
     }
-    thread->n_slots = (uint32_t)n;
-    thread->slots = array_new(thread->n_slots, sizeof *thread->slots);
-    if (thread->slots == NULL)
+    thread->n_entries = (uint32_t)n;
+    thread->entries = array_new(thread->n_entries, sizeof *thread->entries);
+    if (thread->entries == NULL)
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the queue");
-    for (uint32_t i = 0; i < thread->n_slots; i++)
-        thread->slots[i].next_free = i + 1 < thread->n_slots ? i + 1 : NONE;
-    if (queue_create(&thread->in, sizeof(sequence *), thread->n_slots, e) != 0) return -1;
+    for (uint32_t i = 0; i < thread->n_entries; i++)
+        thread->entries[i].next_free = i + 1 < thread->n_entries ? i + 1 : NONE;
+    if (queue_create(&thread->in, sizeof(sequence *), thread->n_entries, e) != 0) return -1;
     if (queue_create(&thread->out, sizeof(sched_event), EVENTS, e) != 0) return -1;
-    if (queue_create(&thread->wanted, sizeof(sequence *), thread->n_slots, e) != 0) return -1;
+    if (queue_create(&thread->wanted, sizeof(sequence *), thread->n_entries, e) != 0) return -1;
     return wake_create(&thread->bell, e) != 0 ? -1 : wake_create(&thread->mask_bell, e);
 }
 
@@ -270,9 +271,9 @@ static void join(sched_thread *thread) {
 
 static void destroy(sched_thread *thread) {
     join(thread);
-    for (uint32_t i = 0; i < thread->n_slots && thread->slots; i++)
-        free(thread->slots[i].seq);
-    free(thread->slots);
+    for (uint32_t i = 0; i < thread->n_entries && thread->entries; i++)
+        free(thread->entries[i].seq);
+    free(thread->entries);
     for (int i = 0; i < 3; i++)
         free(thread->tenants[i]);
     queue_destroy(thread->in);
@@ -286,9 +287,9 @@ static void destroy(sched_thread *thread) {
 }
 
 static int start_threads(sched_thread *thread, err *e) {
-    sigset_t all, old; /* signals are the loop's business */
+    sigset_t all, old; /* signals go to the caller's thread */
     sigfillset(&all);
-    sigdelset(&all, SIGBUS); /* a fault of this thread's own, which a handler names */
+    sigdelset(&all, SIGBUS); /* a fault of this thread, named by a handler */
     pthread_sigmask(SIG_SETMASK, &all, &old);
     thread->running = pthread_create(&thread->engine, NULL, engine_main, thread) == 0;
     thread->making =
@@ -335,7 +336,7 @@ static int refuse(sched_thread *thread, const sched_request *req, err *e) {
     if (atomic_load_explicit(&thread->failed, memory_order_acquire)) {
         return err_set(e, ERR_DEVICE, NULL, "the device failed");
     }
-    if (thread->free_slot == NONE ||
+    if (thread->free_entry == NONE ||
         (waiting > 0 && tokens + req->n_prompt > opts->max_queue_tokens)) {
         return err_set(e, ERR_BUSY, NULL, "%llu requests are waiting already",
                        (unsigned long long)waiting);
@@ -351,15 +352,15 @@ int sched_thread_submit(sched_thread *thread, const sched_request *req, uint64_t
         thread->refused++;
         return -1;
     }
-    uint32_t slot = thread->free_slot;
-    seq->id = *id = ++thread->generation << SLOT_BITS | slot;
-    if (!queue_push(thread->in, &seq)) { /* cannot be: it has room for every slot */
+    uint32_t at = thread->free_entry;
+    seq->id = *id = ++thread->generation << ENTRY_BITS | at;
+    if (!queue_push(thread->in, &seq)) { /* cannot be: it has room for every entry */
         free(seq);
         *id = 0;
         return err_set(e, ERR_BUSY, NULL, "the engine's queue is full");
     }
-    thread->free_slot = thread->slots[slot].next_free;
-    thread->slots[slot].seq = seq;
+    thread->free_entry = thread->entries[at].next_free;
+    thread->entries[at].seq = seq;
     thread->n_open++;
     thread->submitted++;
     thread->submitted_tokens += req->n_prompt;
@@ -367,16 +368,16 @@ int sched_thread_submit(sched_thread *thread, const sched_request *req, uint64_t
     return 0;
 }
 
-static open_slot *find(sched_thread *thread, uint64_t id) {
-    uint32_t slot = (uint32_t)(id & ((1u << SLOT_BITS) - 1));
-    if (slot >= thread->n_slots || thread->slots[slot].seq == NULL ||
-        thread->slots[slot].seq->id != id)
+static entry *find(sched_thread *thread, uint64_t id) {
+    uint32_t at = (uint32_t)(id & ((1u << ENTRY_BITS) - 1));
+    if (at >= thread->n_entries || thread->entries[at].seq == NULL ||
+        thread->entries[at].seq->id != id)
         return NULL;
-    return &thread->slots[slot];
+    return &thread->entries[at];
 }
 
 void sched_thread_cancel(sched_thread *thread, uint64_t id) {
-    open_slot *in = find(thread, id);
+    entry *in = find(thread, id);
     if (in == NULL) return;
     atomic_store_explicit(&in->seq->cancel_wanted, true, memory_order_relaxed);
     atomic_store_explicit(&thread->cancels, true, memory_order_release);
@@ -385,12 +386,12 @@ void sched_thread_cancel(sched_thread *thread, uint64_t id) {
 
 bool sched_thread_poll(sched_thread *thread, sched_event *event) {
     if (!queue_pop(thread->out, event)) return false;
-    open_slot *in = event->kind == SCHED_END ? find(thread, event->id) : NULL;
+    entry *in = event->kind == SCHED_END ? find(thread, event->id) : NULL;
     if (in) {
         free(in->seq);
         in->seq = NULL;
-        in->next_free = thread->free_slot;
-        thread->free_slot = (uint32_t)(in - thread->slots);
+        in->next_free = thread->free_entry;
+        thread->free_entry = (uint32_t)(in - thread->entries);
         thread->n_open--;
     }
     return true;

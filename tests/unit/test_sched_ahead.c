@@ -131,7 +131,8 @@ Test(sched_ahead, it_goes_ahead_where_that_costs_less_than_the_host) {
         r.s->n_looping_live = p->live;
         r.s->cost.exit_rate = 0.25;
         r.s->ahead.host_ns[p->out] = p->host_us * 1000;
-        r.s->cost.stage[ENG_STAGE_RECURRENT] = (cost_fit){.n = 1, .a = p->loop_us * 1000};
+        r.s->cost.stage[ENG_STAGE_RECURRENT] =
+            (cost_fit){.weight = 1, .base_ns = p->loop_us * 1000};
         flight out = {
             .stage = p->out, .n_last_loop = p->last, .n_may_halt = p->may, .n_heads = p->heads};
         cr_expect_eq(sched__ahead_pays(r.s, &out), p->pays, "%s", p->what);

@@ -19,8 +19,8 @@ Test(sched_cost, a_line_is_found_again_through_noise) {
         uint64_t noise = (r >> 20) % 400;
         sched__fit_add(&f, rows, 10000 + 300 * rows + noise);
     }
-    cr_assert_float_eq(f.a, 10200, 300);
-    cr_assert_float_eq(f.b, 300, 10);
+    cr_assert_float_eq(f.base_ns, 10200, 300);
+    cr_assert_float_eq(f.row_ns, 300, 10);
 }
 
 Test(sched_cost, one_interrupted_launch_does_not_upset_it) {
@@ -36,8 +36,8 @@ Test(sched_cost, launches_of_one_size_still_give_their_time) {
     for (int i = 0; i < 50; i++)
         sched__fit_add(&f, 8, 5000);
     cr_assert_float_eq(sched__fit_ns(&f, 8), 5000, 1);
-    cr_assert_geq(f.a, 0);
-    cr_assert_geq(f.b, 0);
+    cr_assert_geq(f.base_ns, 0);
+    cr_assert_geq(f.row_ns, 0);
 }
 
 typedef struct {
