@@ -5,57 +5,58 @@
 #include <stdlib.h>
 #include <string.h>
 
-static rig *now; /* one rig at a time: events need its clock */
+static sched_rig *now; /* one rig at a time: events need its clock */
 
 static void on_event(void *ud, const sched_event *ev) {
     rig_out *all = ud;
     cr_assert_lt(ev->id, RIG_IDS);
-    rig_out *seen = &all[ev->id];
-    cr_assert(!seen->ended, "an event after the end");
-    if (ev->kind == SCHED_PROMPT) seen->n_prompt++;
+    rig_out *out = &all[ev->id];
+    cr_assert(!out->ended, "an event after the end");
+    if (ev->kind == SCHED_PROMPT) out->n_prompt++;
     if (ev->kind == SCHED_END) {
-        seen->ended = true;
-        seen->end = *ev;
+        out->ended = true;
+        out->end = *ev;
     }
     if (ev->kind != SCHED_TOKEN) return;
-    cr_assert_lt(seen->n, RIG_TOKENS);
-    if (seen->n == 0) seen->first_ns = rig_device_ns(now);
-    seen->tokens[seen->n] = ev->token;
-    seen->depth[seen->n] = ev->depth;
-    seen->logprob[seen->n] = ev->logprob;
+    cr_assert_lt(out->n, RIG_TOKENS);
+    if (out->n == 0) out->first_ns = rig_device_ns(now);
+    out->tokens[out->n] = ev->token;
+    out->depth[out->n] = ev->depth;
+    out->logprob[out->n] = ev->logprob;
     for (uint32_t i = 0; i < ev->n_top; i++) {
         uint32_t bits;
         memcpy(&bits, &ev->top[i].logprob, sizeof bits);
-        seen->top_hash = (seen->top_hash * 1000003 + ev->top[i].id) * 1000003 + bits;
+        out->top_hash = (out->top_hash * 1000003 + ev->top[i].id) * 1000003 + bits;
     }
-    seen->at[seen->n++] = now->s->stats.launches[ENG_STAGE_RECURRENT];
+    out->at[out->n++] = now->sched->stats.launches[ENG_STAGE_RECURRENT];
 }
 
-rig rig_open(const fake_opts *fake, const sched_opts *opts) {
-    rig run = {.backend = fake_backend_create(fake), .out = calloc(RIG_IDS, sizeof(rig_out))};
+sched_rig rig_open(const fake_opts *fake, const sched_opts *opts) {
+    sched_rig rig = {.backend = fake_backend_create(fake), .out = calloc(RIG_IDS, sizeof(rig_out))};
     err e = {0};
-    cr_assert(run.backend && run.out);
-    cr_assert_eq(sched_create(&run.s, run.backend, opts, on_event, run.out, &e), 0, "%s", e.msg);
-    return run;
+    cr_assert(rig.backend && rig.out);
+    cr_assert_eq(sched_create(&rig.sched, rig.backend, opts, on_event, rig.out, &e), 0, "%s",
+                 e.msg);
+    return rig;
 }
 
-void rig_close(rig *run) {
+void rig_close(sched_rig *rig) {
     err e = {0};
-    cr_assert(sched_sane(run->s, &e), "%s", e.msg);
-    if (run->s->n_running + run->s->n_waiting == 0) {
-        cr_assert_eq(run->s->n_free_rows, run->s->n_rows);
-        cr_assert_eq(run->s->cache.n_free_pages + run->s->cache.n_cached_pages,
-                     run->s->cache.n_pages);
+    cr_assert(sched_sane(rig->sched, &e), "%s", e.msg);
+    if (rig->sched->n_running + rig->sched->n_waiting == 0) {
+        cr_assert_eq(rig->sched->n_free_rows, rig->sched->n_rows);
+        cr_assert_eq(rig->sched->cache.n_free_pages + rig->sched->cache.n_cached_pages,
+                     rig->sched->cache.n_pages);
     }
-    sched_destroy(run->s);
-    eng_backend_close(run->backend);
-    free(run->out);
-    *run = (rig){0};
+    sched_destroy(rig->sched);
+    eng_backend_close(rig->backend);
+    free(rig->out);
+    *rig = (sched_rig){0};
 }
 
 uint32_t rig_token(uint64_t stream, uint32_t i) {
-    uint64_t hash = (stream * 1000003 + i + 1) * 0x9e3779b97f4a7c15u;
-    return (uint32_t)((hash ^ hash >> 29) * 0xbf58476d1ce4e5b9u >> 40) % 64;
+    uint64_t x = (stream * 1000003 + i + 1) * 0x9e3779b97f4a7c15u;
+    return (uint32_t)((x ^ x >> 29) * 0xbf58476d1ce4e5b9u >> 40) % 64;
 }
 
 sched_request rig_request(uint32_t *prompt, uint32_t n, uint32_t max_tokens, uint64_t stream) {
@@ -66,33 +67,34 @@ sched_request rig_request(uint32_t *prompt, uint32_t n, uint32_t max_tokens, uin
     return req;
 }
 
-uint64_t rig_submit(rig *run, const sched_request *req) {
+uint64_t rig_submit(sched_rig *rig, const sched_request *req) {
     err e = {0};
     uint64_t id;
-    now = run;
-    cr_assert_eq(sched_submit(run->s, req, &id, &e), 0, "%s", e.msg);
+    now = rig;
+    cr_assert_eq(sched_submit(rig->sched, req, &id, &e), 0, "%s", e.msg);
     return id;
 }
 
-void rig_steps(rig *run, uint32_t n) {
-    now = run;
+void rig_steps(sched_rig *rig, uint32_t n) {
+    now = rig;
     for (bool idle = false; n > 0 && !idle; n--) {
         err e = {0};
-        cr_assert_eq(sched_step(run->s, &idle, &e), 0, "%s", e.msg);
+        cr_assert_eq(sched_step(rig->sched, &idle, &e), 0, "%s", e.msg);
     }
 }
 
-void rig_finish(rig *run) {
-    rig_steps(run, 10000000);
-    cr_assert_eq(run->s->n_running + run->s->n_waiting, 0, "not over after ten million steps");
+void rig_finish(sched_rig *rig) {
+    rig_steps(rig, 10000000);
+    cr_assert_eq(rig->sched->n_running + rig->sched->n_waiting, 0,
+                 "not over after ten million steps");
 }
 
-const sched_stats *rig_stats(rig *run) {
-    sched_get_stats(run->s, &run->stats);
-    return &run->stats;
+const sched_stats *rig_stats(sched_rig *rig) {
+    sched_get_stats(rig->sched, &rig->stats);
+    return &rig->stats;
 }
 
-uint64_t rig_device_ns(rig *run) {
-    const uint64_t *ns = run->s->stats.launch_ns;
+uint64_t rig_device_ns(sched_rig *rig) {
+    const uint64_t *ns = rig->sched->stats.launch_ns;
     return ns[0] + ns[1] + ns[2];
 }

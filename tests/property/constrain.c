@@ -1,6 +1,6 @@
-/* constrain.c - random schemas: whatever the masks let through is valid JSON that fits the
- * schema, and whatever fits it is let through. The validator here reads JSON Schema on
- * jansson values and shares nothing with the code under test. */
+/* constrain.c - random schemas: every output allowed by the masks is valid JSON and fits the
+ * schema, and every value that fits is allowed. The validator here reads JSON Schema on jansson
+ * values and shares nothing with the code under test. */
 #include "api/grammar/constrain_internal.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/tokens.h"
@@ -32,19 +32,19 @@ static const json_t *deref(const json_t *root, const json_t *schema) {
     return schema;
 }
 
-static bool has_type(const json_t *v, const char *type) {
-    if (strcmp(type, "integer") == 0) return json_is_integer(v);
-    if (strcmp(type, "number") == 0) return json_is_number(v);
-    if (strcmp(type, "string") == 0) return json_is_string(v);
-    if (strcmp(type, "boolean") == 0) return json_is_boolean(v);
-    if (strcmp(type, "null") == 0) return json_is_null(v);
-    if (strcmp(type, "array") == 0) return json_is_array(v);
-    return json_is_object(v);
+static bool has_type(const json_t *val, const char *type) {
+    if (strcmp(type, "integer") == 0) return json_is_integer(val);
+    if (strcmp(type, "number") == 0) return json_is_number(val);
+    if (strcmp(type, "string") == 0) return json_is_string(val);
+    if (strcmp(type, "boolean") == 0) return json_is_boolean(val);
+    if (strcmp(type, "null") == 0) return json_is_null(val);
+    if (strcmp(type, "array") == 0) return json_is_array(val);
+    return json_is_object(val);
 }
 
-static size_t characters(const json_t *v) {
+static size_t characters(const json_t *val) {
     size_t n = 0;
-    for (const char *p = json_string_value(v); *p; p++)
+    for (const char *p = json_string_value(val); *p; p++)
         n += (*p & 0xc0) != 0x80;
     return n;
 }
@@ -56,7 +56,7 @@ static bool within(const json_t *schema, const char *low, const char *high, json
 
 static bool valid(const json_t *root, const json_t *schema, const json_t *v);
 
-static bool valid_object(const json_t *root, const json_t *schema, const json_t *v) {
+static bool valid_object(const json_t *root, const json_t *schema, const json_t *val) {
     const json_t *properties = json_object_get(schema, "properties"),
                  *required = json_object_get(schema, "required");
     const json_t *rest = json_object_get(schema, "additionalProperties"), *name, *sub;
@@ -64,9 +64,9 @@ static bool valid_object(const json_t *root, const json_t *schema, const json_t 
     const char *key;
     json_t *value;
     json_array_foreach(required, i, name) {
-        if (!json_object_get(v, json_string_value(name))) return false;
+        if (!json_object_get(val, json_string_value(name))) return false;
     }
-    json_object_foreach((json_t *)(uintptr_t)v, key, value) {
+    json_object_foreach((json_t *)(uintptr_t)val, key, value) {
         sub = json_object_get(properties, key);
         if (!sub) sub = rest;
         if (sub && !valid(root, sub, value)) return false;
@@ -74,18 +74,18 @@ static bool valid_object(const json_t *root, const json_t *schema, const json_t 
     return true;
 }
 
-static bool valid_array(const json_t *root, const json_t *schema, const json_t *v) {
+static bool valid_array(const json_t *root, const json_t *schema, const json_t *val) {
     const json_t *prefix = json_object_get(schema, "prefixItems"),
                  *items = json_object_get(schema, "items"), *one;
     size_t i;
-    json_array_foreach(v, i, one) {
+    json_array_foreach(val, i, one) {
         const json_t *sub = i < json_array_size(prefix) ? json_array_get(prefix, i) : items;
         if (sub && !valid(root, sub, one)) return false;
     }
-    return within(schema, "minItems", "maxItems", (json_int_t)json_array_size(v));
+    return within(schema, "minItems", "maxItems", (json_int_t)json_array_size(val));
 }
 
-static bool valid(const json_t *root, const json_t *schema, const json_t *v) {
+static bool valid(const json_t *root, const json_t *schema, const json_t *val) {
     schema = deref(root, schema);
     if (json_is_boolean(schema)) return json_is_true(schema);
     const json_t *any = json_object_get(schema, "anyOf"), *type = json_object_get(schema, "type");
@@ -93,20 +93,21 @@ static bool valid(const json_t *root, const json_t *schema, const json_t *v) {
                  *only = json_object_get(schema, "const"), *one;
     size_t i;
     bool ok = any == NULL;
-    json_array_foreach(any, i, one) ok = ok || valid(root, one, v);
+    json_array_foreach(any, i, one) ok = ok || valid(root, one, val);
     if (!ok) return false;
     ok = values == NULL;
-    json_array_foreach(values, i, one) ok = ok || json_equal(one, v);
-    if (!ok || (only && !json_equal(only, v))) return false;
+    json_array_foreach(values, i, one) ok = ok || json_equal(one, val);
+    if (!ok || (only && !json_equal(only, val))) return false;
     ok = !json_is_array(type);
-    json_array_foreach(type, i, one) ok = ok || has_type(v, json_string_value(one));
-    if (!ok || (json_is_string(type) && !has_type(v, json_string_value(type)))) return false;
-    if (json_is_integer(v) && !within(schema, "minimum", "maximum", json_integer_value(v)))
+    json_array_foreach(type, i, one) ok = ok || has_type(val, json_string_value(one));
+    if (!ok || (json_is_string(type) && !has_type(val, json_string_value(type)))) return false;
+    if (json_is_integer(val) && !within(schema, "minimum", "maximum", json_integer_value(val)))
         return false;
-    if (json_is_string(v) && !within(schema, "minLength", "maxLength", (json_int_t)characters(v)))
+    if (json_is_string(val) &&
+        !within(schema, "minLength", "maxLength", (json_int_t)characters(val)))
         return false;
-    if (json_is_object(v)) return valid_object(root, schema, v);
-    return !json_is_array(v) || valid_array(root, schema, v);
+    if (json_is_object(val)) return valid_object(root, schema, val);
+    return !json_is_array(val) || valid_array(root, schema, val);
 }
 
 /* ---- random schemas ---- */
@@ -197,7 +198,7 @@ static json_t *random_schema(int depth) {
     }
 }
 
-/* A root with something to refer to: a leaf, and a tree that may be as deep as it likes. */
+/* A root with two definitions to refer to: a leaf, and a tree of any depth. */
 static json_t *random_root(void) {
     json_t *root = random_object(3);
     json_object_set_new(root, "$defs",
@@ -220,15 +221,15 @@ static bool allows(api__automaton *a, const api__readings *t, uint8_t byte) {
 
 static void check_text(const json_t *schema, const char *text, size_t n) {
     json_error_t why;
-    json_t *v = json_loadb(text, n, JSON_DECODE_ANY, &why);
+    json_t *val = json_loadb(text, n, JSON_DECODE_ANY, &why);
     char *dump = json_dumps(schema, 0);
-    cr_assert(v, "not JSON: %s in '%.*s' for %s", why.text, (int)n, text, dump);
-    cr_assert(valid(schema, schema, v), "does not fit: '%.*s' for %s", (int)n, text, dump);
+    cr_assert(val, "not JSON: %s in '%.*s' for %s", why.text, (int)n, text, dump);
+    cr_assert(valid(schema, schema, val), "does not fit: '%.*s' for %s", (int)n, text, dump);
     free(dump);
-    json_decref(v);
+    json_decref(val);
 }
 
-/* One byte that may come, at random, soon in a hurry to end. */
+/* One allowed byte, at random; after some bytes it prefers to end. */
 static int next_byte(api__automaton *a, const api__readings *t, size_t so_far) {
     static const char enders[] = "\"}]";
     uint8_t can[256];
@@ -317,14 +318,14 @@ static json_t *object_instance(const json_t *root, const json_t *schema, int dep
         bool needed = false;
         json_array_foreach(required, i, name) needed =
             needed || strcmp(json_string_value(name), key) == 0;
-        json_t *v = needed || (depth > 0 && below(2)) ? instance(root, sub, depth - 1) : NULL;
-        if (v) json_object_set_new(out, key, v);
+        json_t *val = needed || (depth > 0 && below(2)) ? instance(root, sub, depth - 1) : NULL;
+        if (val) json_object_set_new(out, key, val);
         else if (needed) return json_decref(out), NULL;
     }
     if (rest && !json_is_false(rest) && depth > 0 && below(2)) {
-        json_t *v = instance(root, rest, depth - 1);
+        json_t *val = instance(root, rest, depth - 1);
         const char *extra = below(2) ? "other" : "abcd";
-        if (v) json_object_set_new(out, extra, v);
+        if (val) json_object_set_new(out, extra, val);
     }
     return out;
 }
@@ -340,9 +341,9 @@ static json_t *array_instance(const json_t *root, const json_t *schema, int dept
     for (json_int_t i = 0; i < n; i++) {
         const json_t *sub =
             (size_t)i < json_array_size(prefix) ? json_array_get(prefix, (size_t)i) : items;
-        json_t *v = instance(root, sub, depth - 1);
-        if (v == NULL) return json_decref(out), NULL;
-        json_array_append_new(out, v);
+        json_t *val = instance(root, sub, depth - 1);
+        if (val == NULL) return json_decref(out), NULL;
+        json_array_append_new(out, val);
     }
     return out;
 }
@@ -374,7 +375,7 @@ static json_t *integer_instance(const json_t *schema) {
                                     : low + (json_int_t)below((uint32_t)(high - low + 1)));
 }
 
-/* A value that fits, or NULL where the depth does not suffice. */
+/* A fitting value, or NULL if the depth does not suffice. */
 static json_t *instance(const json_t *root, const json_t *schema, int depth) {
     static const char *const reals[] = {"0.5", "-1.25e3", "1e-7", "3", "-0", "123456.75", "1E+5"};
     if (depth < -20) return NULL;
@@ -384,8 +385,8 @@ static json_t *instance(const json_t *root, const json_t *schema, int depth) {
     const json_t *type = json_object_get(schema, "type");
     if (any) {
         size_t first = depth > 0 ? below(2) : 0;
-        json_t *v = instance(root, json_array_get(any, first), depth - 1);
-        return v ? v : instance(root, json_array_get(any, !first), depth - 1);
+        json_t *val = instance(root, json_array_get(any, first), depth - 1);
+        return val ? val : instance(root, json_array_get(any, !first), depth - 1);
     }
     if (values)
         return json_deep_copy(json_array_get(values, below((uint32_t)json_array_size(values))));
@@ -439,16 +440,17 @@ Test(constrain_property, every_way_to_write_what_fits_is_accepted) {
         bool fixed = strstr(dump, "\"enum\"") || strstr(dump, "\"const\"");
         bool wide = strstr(dump, "\"é\"") || strstr(dump, "\"日本\""); /* so are declared keys */
         for (int k = 0; k < 10; k++) {
-            json_t *v = instance(schema, schema, 5);
-            if (v == NULL) continue;
-            cr_assert(valid(schema, schema, v), "the test made a value that does not fit %s", dump);
-            char *text = json_dumps(v, flags[fixed ? 0 : below(wide ? 4 : ARRAY_LEN(flags))]);
+            json_t *val = instance(schema, schema, 5);
+            if (val == NULL) continue;
+            cr_assert(valid(schema, schema, val), "the test made a value that does not fit %s",
+                      dump);
+            char *text = json_dumps(val, flags[fixed ? 0 : below(wide ? 4 : ARRAY_LEN(flags))]);
             size_t where = 0;
             cr_assert(accepts(&a, scratch, text, strlen(text), &where),
                       "'%s' refused at %zu for %s", text, where, dump);
             accepted++;
             free(text);
-            json_decref(v);
+            json_decref(val);
         }
         free(dump);
         api__automaton_deinit(&a);
@@ -473,7 +475,7 @@ static bool token_passes(api__automaton *a, const api__readings *from, const cha
     return now.n_tops > 0;
 }
 
-/* A constraint at its beginning, and an automaton of its grammar that is led the same way. */
+/* A constraint at its beginning, and an automaton of the same grammar, fed the same bytes. */
 static void open_way(const api__grammar *g, const api__vocab *v, uint32_t stop, api__workspace **w,
                      api__constraint **c, api__automaton *a, api__readings *now) {
     err e = {0};
@@ -624,8 +626,8 @@ static tokenizer *piece_tokenizer(void) {
     return t;
 }
 
-/* n alternatives that begin alike, whose property "a" is the same again; at the bottom values
- * that begin alike too. */
+/* n alternatives with a common beginning; the property "a" of each holds n such alternatives again,
+ * and the innermost values have a common beginning too. */
 static json_t *alike(uint32_t n, int depth, bool arrays) {
     json_t *list = json_array();
     for (uint32_t i = 0; i < n; i++) {
@@ -656,8 +658,8 @@ static json_t *branching_schema(uint32_t round) {
     return alike(shapes[round / 2 % 6].n, shapes[round / 2 % 6].depth, below(2));
 }
 
-/* One answer; returns the most readings met. Where the mask's own limits leave nothing the
- * answer is given up, which no schema here may bring about. */
+/* One answer; returns the most readings met. If the mask's own limits allow no byte the answer is
+ * given up; no schema here may cause that. */
 static uint32_t walk_pieces(const api__grammar *g, const api__vocab *v, const tokenizer *t,
                             api__stacks *scratch, uint32_t *checked) {
     api__workspace *w = NULL;

@@ -1,9 +1,9 @@
 /* test_exact.c - policy exact on a real model: a random ouro_tiny, a thousand random requests in
- * random company, on a cache too small for all of them. The truth is each request alone, with
- * every loop of every position computed and the state selected where the exit rule fires (what
- * the published code does). Tokens, depths and log-probabilities must be equal to the bit.
+ * random company, on a cache too small for all of them. The truth is each request alone, with every
+ * loop of every position computed and the state selected at the loop where the exit rule fires, as
+ * in the published code. Tokens, depths and log-probabilities must be equal to the bit.
  *
- *   FATHOM_SEED=N   first seed (else from the clock; printed) */
+ * FATHOM_SEED=N first seed (else from the clock; printed) */
 #include "base/clock.h"
 #include "base/size.h"
 #include "engine/backend.h"
@@ -50,114 +50,114 @@ static uint32_t between(uint64_t *state, uint32_t low, uint32_t high) {
     return low + (uint32_t)(draw(state) % (high - low + 1));
 }
 
-/* Some prompts begin alike, so that the prefix cache is met too. */
+/* Some prompts begin alike, to meet the prefix cache too. */
 static wish draw_wish(uint64_t *state, uint32_t vocab) {
     static const float thresholds[] = {0.05f, 0.2f, 0.4f, 0.5f, 0.6f, 0.8f, 0.95f, 1.0f};
-    wish w = {.n_prompt = between(state, 1, MOST_PROMPT),
-              .max_tokens = between(state, 1, MOST_TOKENS)};
+    wish ask = {.n_prompt = between(state, 1, MOST_PROMPT),
+                .max_tokens = between(state, 1, MOST_TOKENS)};
     uint32_t family = between(state, 0, 3), alike = between(state, 0, 70);
-    for (uint32_t i = 0; i < w.n_prompt; i++)
-        w.prompt[i] = i < alike ? (i * 7 + family) % vocab : between(state, 0, vocab - 1);
-    w.threshold = thresholds[between(state, 0, ARRAY_LEN(thresholds) - 1)];
-    w.max_loops = between(state, 1, 4);
-    w.min_loops = between(state, 1, w.max_loops);
-    w.temperature = between(state, 0, 1) ? 0 : 0.8f;
-    w.seed = draw(state);
-    w.priority = (int32_t)between(state, 0, 2);
-    return w;
+    for (uint32_t i = 0; i < ask.n_prompt; i++)
+        ask.prompt[i] = i < alike ? (i * 7 + family) % vocab : between(state, 0, vocab - 1);
+    ask.threshold = thresholds[between(state, 0, ARRAY_LEN(thresholds) - 1)];
+    ask.max_loops = between(state, 1, 4);
+    ask.min_loops = between(state, 1, ask.max_loops);
+    ask.temperature = between(state, 0, 1) ? 0 : 0.8f;
+    ask.seed = draw(state);
+    ask.priority = (int32_t)between(state, 0, 2);
+    return ask;
 }
 
 static void on_event(void *ud, const sched_event *ev) {
     answers *all = ud;
     for (uint32_t i = 0; i < all->n; i++) {
-        answer *a = &all->answers[i];
-        if (a->id != ev->id) continue;
+        answer *ans = &all->answers[i];
+        if (ans->id != ev->id) continue;
         if (ev->kind == SCHED_END) {
             cr_assert_eq(ev->finish, SCHED_LENGTH, "ends with %s", err_name(ev->why));
-            a->ended = true;
+            ans->ended = true;
         } else {
-            a->tokens[a->n] = ev->token;
-            a->depths[a->n] = ev->depth;
-            a->logprobs[a->n++] = ev->logprob;
+            ans->tokens[ans->n] = ev->token;
+            ans->depths[ans->n] = ev->depth;
+            ans->logprobs[ans->n++] = ev->logprob;
         }
     }
 }
 
-static eng_backend *open_cpu(const model_folder *m, uint64_t cache_bytes) {
-    eng_backend_opts o = {.threads = 1,
-                          .n_rows = 96,
-                          .max_launch = 48,
-                          .max_positions = MOST_PROMPT + MOST_TOKENS,
-                          .cache_bytes = cache_bytes};
-    eng_backend *b;
+static eng_backend *open_cpu(const model_folder *model, uint64_t cache_bytes) {
+    eng_backend_opts opts = {.threads = 1,
+                             .n_rows = 96,
+                             .max_launch = 48,
+                             .max_positions = MOST_PROMPT + MOST_TOKENS,
+                             .cache_bytes = cache_bytes};
+    eng_backend *backend;
     err e = {0};
-    cr_assert_eq(eng_cpu_open(&b, m, &o, &e), 0, "%s", e.msg);
-    return b;
+    cr_assert_eq(eng_cpu_open(&backend, model, &opts, &e), 0, "%s", e.msg);
+    return backend;
 }
 
-static void submit(scheduler *s, const wish *w, answer *a) {
+static void submit(scheduler *sched, const wish *ask, answer *ans) {
     err e = {0};
-    sched_request r = {.prompt = w->prompt,
-                       .n_prompt = w->n_prompt,
-                       .max_tokens = w->max_tokens,
-                       .priority = w->priority,
-                       .depth = {.min_loops = (uint16_t)w->min_loops,
-                                 .max_loops = (uint16_t)w->max_loops,
-                                 .threshold = w->threshold}};
-    r.sampling = (eng_sampling){
-        .temperature = w->temperature, .top_p = 1, .repetition_penalty = 1, .seed = w->seed};
-    *a = (answer){0};
-    cr_assert_eq(sched_submit(s, &r, &a->id, &e), 0, "%s", e.msg);
+    sched_request req = {.prompt = ask->prompt,
+                         .n_prompt = ask->n_prompt,
+                         .max_tokens = ask->max_tokens,
+                         .priority = ask->priority,
+                         .depth = {.min_loops = (uint16_t)ask->min_loops,
+                                   .max_loops = (uint16_t)ask->max_loops,
+                                   .threshold = ask->threshold}};
+    req.sampling = (eng_sampling){
+        .temperature = ask->temperature, .top_p = 1, .repetition_penalty = 1, .seed = ask->seed};
+    *ans = (answer){0};
+    cr_assert_eq(sched_submit(sched, &req, &ans->id, &e), 0, "%s", e.msg);
 }
 
-static bool step(scheduler *s) {
+static bool step(scheduler *sched) {
     bool idle = false;
     err e = {0};
-    cr_assert_eq(sched_step(s, &idle, &e), 0, "%s", e.msg);
-    cr_assert(sched_sane(s, &e), "%s", e.msg);
+    cr_assert_eq(sched_step(sched, &idle, &e), 0, "%s", e.msg);
+    cr_assert(sched_sane(sched, &e), "%s", e.msg);
     return !idle;
 }
 
-static answer alone(eng_backend *b, const wish *w) {
-    answer a;
-    answers all = {&a, 1};
-    sched_opts o;
-    scheduler *s;
+static answer alone(eng_backend *backend, const wish *ask) {
+    answer ans;
+    answers all = {&ans, 1};
+    sched_opts opts;
+    scheduler *sched;
     err e = {0};
-    sched_opts_default(&o);
-    o.batching = SCHED_FULL;
-    o.prefix_cache = false;
-    o.chunk = MOST_PROMPT;
-    cr_assert_eq(sched_create(&s, b, &o, on_event, &all, &e), 0, "%s", e.msg);
-    submit(s, w, &a);
-    while (step(s)) {
+    sched_opts_default(&opts);
+    opts.batching = SCHED_FULL;
+    opts.prefix_cache = false;
+    opts.chunk = MOST_PROMPT;
+    cr_assert_eq(sched_create(&sched, backend, &opts, on_event, &all, &e), 0, "%s", e.msg);
+    submit(sched, ask, &ans);
+    while (step(sched)) {
     }
-    sched_destroy(s);
-    return a;
+    sched_destroy(sched);
+    return ans;
 }
 
-static uint64_t together(eng_backend *b, const wish *wishes, answer *out, uint64_t *state) {
+static uint64_t together(eng_backend *backend, const wish *wishes, answer *out, uint64_t *state) {
     answers all = {out, 0};
-    sched_opts o;
-    scheduler *s;
+    sched_opts opts;
+    scheduler *sched;
     err e = {0};
     sched_stats stats;
-    sched_opts_default(&o);
-    o.chunk = between(state, 1, 40);
-    o.max_rows = between(state, 4, 48);
-    o.max_running = between(state, 2, 24);
-    o.prefix_cache = between(state, 0, 1);
-    cr_assert_eq(sched_create(&s, b, &o, on_event, &all, &e), 0, "%s", e.msg);
+    sched_opts_default(&opts);
+    opts.chunk = between(state, 1, 40);
+    opts.max_rows = between(state, 4, 48);
+    opts.max_running = between(state, 2, 24);
+    opts.prefix_cache = between(state, 0, 1);
+    cr_assert_eq(sched_create(&sched, backend, &opts, on_event, &all, &e), 0, "%s", e.msg);
     while (all.n < REQUESTS) {
-        submit(s, &wishes[all.n], &out[all.n]);
+        submit(sched, &wishes[all.n], &out[all.n]);
         all.n++;
         for (uint32_t i = between(state, 0, 6); i > 0; i--)
-            (void)step(s);
+            (void)step(sched);
     }
-    while (step(s)) {
+    while (step(sched)) {
     }
-    sched_get_stats(s, &stats);
-    sched_destroy(s);
+    sched_get_stats(sched, &stats);
+    sched_destroy(sched);
     return stats.preemptions;
 }
 
@@ -165,13 +165,13 @@ Test(exact_property, a_thousand_requests_in_company_get_what_full_depth_and_sele
     const char *text = getenv("FATHOM_SEED");
     uint64_t seed = text ? strtoull(text, NULL, 0) : clock_ns() & 0xffffffff, state = seed;
     uint64_t preemptions = 0, tokens = 0, by_depth[5] = {0};
-    tmp_dir d = tmp_dir_create();
-    weights_write(d.path, "ouro_tiny", DTYPE_F32, seed, 2.5f);
-    model_folder *m;
+    tmp_dir dir = tmp_dir_create();
+    weights_write(dir.path, "ouro_tiny", DTYPE_F32, seed, 2.5f);
+    model_folder *model;
     err e = {0};
-    cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
-    uint32_t vocab = model_plan_of(m)->vocab_size;
-    eng_backend *roomy = open_cpu(m, 32u << 20), *tight = open_cpu(m, 1u << 20);
+    cr_assert_eq(model_open(&model, dir.path, &e), 0, "%s", e.msg);
+    uint32_t vocab = model_plan_of(model)->vocab_size;
+    eng_backend *roomy = open_cpu(model, 32u << 20), *tight = open_cpu(model, 1u << 20);
     wish *wishes = array_new(REQUESTS, sizeof *wishes);
     answer *got = array_new(REQUESTS, sizeof *got);
     for (int k = 0; k < MACHINES; k++) {
@@ -180,18 +180,18 @@ Test(exact_property, a_thousand_requests_in_company_get_what_full_depth_and_sele
         preemptions += together(tight, wishes, got, &state);
         for (uint32_t i = 0; i < REQUESTS; i++) {
             answer want = alone(roomy, &wishes[i]);
-            const answer *a = &got[i];
-            cr_assert(a->ended && want.ended);
-            cr_assert_eq(a->n, want.n);
-            cr_assert_arr_eq(a->tokens, want.tokens, a->n * sizeof *a->tokens,
+            const answer *ans = &got[i];
+            cr_assert(ans->ended && want.ended);
+            cr_assert_eq(ans->n, want.n);
+            cr_assert_arr_eq(ans->tokens, want.tokens, ans->n * sizeof *ans->tokens,
                              "FATHOM_SEED=%" PRIu64 ": other tokens", seed);
-            cr_assert_arr_eq(a->depths, want.depths, a->n * sizeof *a->depths,
+            cr_assert_arr_eq(ans->depths, want.depths, ans->n * sizeof *ans->depths,
                              "FATHOM_SEED=%" PRIu64 ": other depths", seed);
-            cr_assert_eq(memcmp(a->logprobs, want.logprobs, a->n * sizeof *a->logprobs), 0,
+            cr_assert_eq(memcmp(ans->logprobs, want.logprobs, ans->n * sizeof *ans->logprobs), 0,
                          "FATHOM_SEED=%" PRIu64 ": other log-probabilities", seed);
-            for (uint32_t t = 0; t < a->n; t++)
-                by_depth[a->depths[t]]++;
-            tokens += a->n;
+            for (uint32_t j = 0; j < ans->n; j++)
+                by_depth[ans->depths[j]]++;
+            tokens += ans->n;
         }
     }
     fprintf(stderr,
@@ -206,6 +206,6 @@ Test(exact_property, a_thousand_requests_in_company_get_what_full_depth_and_sele
     free(got);
     eng_backend_close(roomy);
     eng_backend_close(tight);
-    model_close(m);
-    tmp_dir_remove(&d);
+    model_close(model);
+    tmp_dir_remove(&dir);
 }

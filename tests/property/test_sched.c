@@ -19,15 +19,15 @@ static uint64_t env_u64(const char *name, uint64_t otherwise) {
     return text ? strtoull(text, NULL, 0) : otherwise;
 }
 
-static void print_case(const char *what, const work_case *c, const char *why) {
-    fprintf(stderr, "%s: %s\n  FATHOM_CASE=%" PRIu64 ",%u,%u,%u,%u\n", what, why, c->seed, c->keep,
-            c->shorter, c->simpler, c->flights);
+static void print_case(const char *what, const work_case *spec, const char *why) {
+    fprintf(stderr, "%s: %s\n  FATHOM_CASE=%" PRIu64 ",%u,%u,%u,%u\n", what, why, spec->seed,
+            spec->keep, spec->shorter, spec->simpler, spec->flights);
 }
 
-static bool one_case(const work_case *c, work_report *sum) {
+static bool one_case(const work_case *spec, work_report *sum) {
     work_report report;
     char why[300] = "";
-    if (work_run(c, &report, why, sizeof why)) {
+    if (work_run(spec, &report, why, sizeof why)) {
         sum->requests += report.requests;
         sum->launches += report.launches;
         sum->preemptions += report.preemptions;
@@ -37,8 +37,8 @@ static bool one_case(const work_case *c, work_report *sum) {
         sum->left_out += report.left_out;
         return true;
     }
-    print_case("failing", c, why);
-    work_case small = work_shrink(c);
+    print_case("failing", spec, why);
+    work_case small = work_shrink(spec);
     (void)work_run(&small, &report, why, sizeof why);
     print_case("shrunk", &small, why);
     return false;
@@ -48,18 +48,18 @@ Test(sched_property, any_traffic_gives_what_each_request_gives_alone) {
     const char *text = getenv("FATHOM_CASE");
     work_report sum = {0};
     if (text) {
-        work_case c = {0};
-        cr_assert_eq(sscanf(text, "%" SCNu64 ",%u,%u,%u,%u", &c.seed, &c.keep, &c.shorter,
-                            &c.simpler, &c.flights),
+        work_case spec = {0};
+        cr_assert_eq(sscanf(text, "%" SCNu64 ",%u,%u,%u,%u", &spec.seed, &spec.keep, &spec.shorter,
+                            &spec.simpler, &spec.flights),
                      5);
-        cr_assert(one_case(&c, &sum));
+        cr_assert(one_case(&spec, &sum));
         return;
     }
     uint64_t seed = env_u64("FATHOM_SEED", clock_ns() & 0xffffffff),
              runs = env_u64("FATHOM_RUNS", 2000);
     for (uint64_t i = 0; i < runs; i++) {
-        work_case c = {.seed = seed + i / 2, .keep = (1u << WORK_MAX) - 1, .flights = 1 + i % 2};
-        cr_assert(one_case(&c, &sum), "a workload of seed %" PRIu64 " fails", seed);
+        work_case spec = {.seed = seed + i / 2, .keep = (1u << WORK_MAX) - 1, .flights = 1 + i % 2};
+        cr_assert(one_case(&spec, &sum), "a workload of seed %" PRIu64 " fails", seed);
     }
     fprintf(stderr,
             "FATHOM_SEED=%" PRIu64 " FATHOM_RUNS=%" PRIu64 ": %u requests, %" PRIu64
@@ -74,12 +74,13 @@ Test(sched_property, any_traffic_gives_what_each_request_gives_alone) {
 
 Test(sched_property, the_same_seed_gives_the_same_schedule) {
     for (uint64_t seed = 1; seed <= 100; seed++) {
-        work_case c = {.seed = seed * 7919, .keep = (1u << WORK_MAX) - 1, .flights = 1 + seed % 2};
-        work_report a, b;
+        work_case spec = {
+            .seed = seed * 7919, .keep = (1u << WORK_MAX) - 1, .flights = 1 + seed % 2};
+        work_report report, again;
         char why[300];
-        cr_assert(work_run(&c, &a, why, sizeof why), "%s", why);
-        cr_assert(work_run(&c, &b, why, sizeof why), "%s", why);
-        cr_assert_eq(a.schedule, b.schedule);
-        cr_assert_eq(a.steps, b.steps);
+        cr_assert(work_run(&spec, &report, why, sizeof why), "%s", why);
+        cr_assert(work_run(&spec, &again, why, sizeof why), "%s", why);
+        cr_assert_eq(report.schedule, again.schedule);
+        cr_assert_eq(report.steps, again.steps);
     }
 }

@@ -1,4 +1,4 @@
-/* workload.h - random traffic for the scheduler, and what it must come to. */
+/* workload.h - random traffic for the scheduler, and the expected result. */
 #ifndef FATHOM_WORKLOAD_H
 #define FATHOM_WORKLOAD_H
 
@@ -7,7 +7,7 @@
 
 enum { WORK_MAX = 24 };
 
-/* A case is a seed and what shrinking took away from it. */
+/* A case is a seed, and the parts removed by shrinking. */
 typedef struct {
     uint64_t seed;
     uint32_t keep;    /* bit i: request i is sent */
@@ -35,8 +35,8 @@ typedef struct {
     uint32_t requests, longest_wait;
 } work_report;
 
-/* Runs one case. True if everything held; else `why` (at least 300 bytes) says what did not. */
-bool work_run(const work_case *c, work_report *report, char *why, size_t why_bytes);
+/* Runs one case. True if everything held; else `why` (at least 300 bytes) names the failure. */
+bool work_run(const work_case *spec, work_report *report, char *why, size_t why_bytes);
 /* Makes a failing case smaller while it still fails. */
 work_case work_shrink(const work_case *failing);
 uint64_t work_rand(uint64_t *state); /* splitmix64 */

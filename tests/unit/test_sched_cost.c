@@ -11,33 +11,33 @@
 TestSuite(sched_cost, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 Test(sched_cost, a_line_is_found_again_through_noise) {
-    cost_fit f = {0};
-    uint64_t r = 1;
+    cost_fit fit = {0};
+    uint64_t rng = 1;
     for (int i = 0; i < 500; i++) {
-        r = r * 6364136223846793005u + 1442695040888963407u;
-        uint32_t rows = 1 + (uint32_t)(r >> 33) % 64;
-        uint64_t noise = (r >> 20) % 400;
-        sched__fit_add(&f, rows, 10000 + 300 * rows + noise);
+        rng = rng * 6364136223846793005u + 1442695040888963407u;
+        uint32_t rows = 1 + (uint32_t)(rng >> 33) % 64;
+        uint64_t noise = (rng >> 20) % 400;
+        sched__fit_add(&fit, rows, 10000 + 300 * rows + noise);
     }
-    cr_assert_float_eq(f.base_ns, 10200, 300);
-    cr_assert_float_eq(f.row_ns, 300, 10);
+    cr_assert_float_eq(fit.base_ns, 10200, 300);
+    cr_assert_float_eq(fit.row_ns, 300, 10);
 }
 
 Test(sched_cost, one_interrupted_launch_does_not_upset_it) {
-    cost_fit f = {0};
+    cost_fit fit = {0};
     for (uint32_t i = 0; i < 200; i++)
-        sched__fit_add(&f, 1 + i % 32, 10000 + 300 * (1 + i % 32));
-    sched__fit_add(&f, 16, 10000000000u);
-    cr_assert_lt(sched__fit_ns(&f, 16), 60000);
+        sched__fit_add(&fit, 1 + i % 32, 10000 + 300 * (1 + i % 32));
+    sched__fit_add(&fit, 16, 10000000000u);
+    cr_assert_lt(sched__fit_ns(&fit, 16), 60000);
 }
 
 Test(sched_cost, launches_of_one_size_still_give_their_time) {
-    cost_fit f = {0};
+    cost_fit fit = {0};
     for (int i = 0; i < 50; i++)
-        sched__fit_add(&f, 8, 5000);
-    cr_assert_float_eq(sched__fit_ns(&f, 8), 5000, 1);
-    cr_assert_geq(f.base_ns, 0);
-    cr_assert_geq(f.row_ns, 0);
+        sched__fit_add(&fit, 8, 5000);
+    cr_assert_float_eq(sched__fit_ns(&fit, 8), 5000, 1);
+    cr_assert_geq(fit.base_ns, 0);
+    cr_assert_geq(fit.row_ns, 0);
 }
 
 typedef struct {
@@ -66,84 +66,84 @@ static const price prices[] = {
 };
 
 typedef struct {
-    scheduler *s;
-    const price *p;
+    scheduler *sched;
+    const price *cost;
     uint32_t next, tokens;
 } loop;
 
-static void submit(loop *l) {
-    uint32_t prompt = l->next++ % 64;
-    sched_request r = {.prompt = &prompt, .n_prompt = 1, .max_tokens = 60 + l->next % 40};
-    r.sampling =
-        (eng_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = l->next};
+static void submit(loop *run) {
+    uint32_t prompt = run->next++ % 64;
+    sched_request req = {.prompt = &prompt, .n_prompt = 1, .max_tokens = 60 + run->next % 40};
+    req.sampling =
+        (eng_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = run->next};
     uint64_t id;
     err e = {0};
-    cr_assert_eq(sched_submit(l->s, &r, &id, &e), 0, "%s", e.msg);
+    cr_assert_eq(sched_submit(run->sched, &req, &id, &e), 0, "%s", e.msg);
 }
 
 static void on_event(void *ud, const sched_event *ev) {
-    loop *l = ud;
-    l->tokens += ev->kind == SCHED_TOKEN;
-    if (ev->kind == SCHED_END) submit(l);
+    loop *run = ud;
+    run->tokens += ev->kind == SCHED_TOKEN;
+    if (ev->kind == SCHED_END) submit(run);
 }
 
 /* Tokens per second of device time, with n sequences always running. */
-static double throughput(const price *p, sched_mode mode, uint32_t flush_at) {
-    fake_opts o;
-    fake_opts_default(&o);
-    o.policy = p->policy;
-    o.max_loops = 16;
-    o.mean_depth = 4;
-    o.instant = true;
-    o.n_rows = 2048;
-    o.max_launch = 1024;
+static double throughput(const price *cost, sched_mode mode, uint32_t flush_at) {
+    fake_opts fake;
+    fake_opts_default(&fake);
+    fake.policy = cost->policy;
+    fake.max_loops = 16;
+    fake.mean_depth = 4;
+    fake.instant = true;
+    fake.n_rows = 2048;
+    fake.max_launch = 1024;
     for (int i = 0; i < 3; i++)
-        o.fixed_ns[i] = p->fixed[i], o.row_ns[i] = p->row[i];
-    eng_backend *b = fake_backend_create(&o);
+        fake.fixed_ns[i] = cost->fixed[i], fake.row_ns[i] = cost->row[i];
+    eng_backend *backend = fake_backend_create(&fake);
     sched_opts so;
     sched_opts_default(&so);
-    so.halted_kv = p->policy;
+    so.halted_kv = cost->policy;
     so.batching = mode;
-    so.max_running = p->n;
+    so.max_running = cost->n;
     so.max_rows = 1024;
     so.wait_bound = 64;
-    loop l = {.p = p};
+    loop run = {.cost = cost};
     err e = {0};
     bool idle;
-    cr_assert_eq(sched_create(&l.s, b, &so, on_event, &l, &e), 0, "%s", e.msg);
-    l.s->flush_at = flush_at;
-    for (uint32_t i = 0; i < p->n; i++)
-        submit(&l);
-    while (l.tokens < 20 * p->n)
-        cr_assert_eq(sched_step(l.s, &idle, &e), 0, "%s", e.msg);
+    cr_assert_eq(sched_create(&run.sched, backend, &so, on_event, &run, &e), 0, "%s", e.msg);
+    run.sched->flush_at = flush_at;
+    for (uint32_t i = 0; i < cost->n; i++)
+        submit(&run);
+    while (run.tokens < 20 * cost->n)
+        cr_assert_eq(sched_step(run.sched, &idle, &e), 0, "%s", e.msg);
     sched_stats *st = calloc(2, sizeof *st);
-    sched_get_stats(l.s, &st[0]);
-    uint32_t before = l.tokens;
-    while (l.tokens < before + 300 * p->n)
-        cr_assert_eq(sched_step(l.s, &idle, &e), 0, "%s", e.msg);
-    sched_get_stats(l.s, &st[1]);
+    sched_get_stats(run.sched, &st[0]);
+    uint32_t before = run.tokens;
+    while (run.tokens < before + 300 * cost->n)
+        cr_assert_eq(sched_step(run.sched, &idle, &e), 0, "%s", e.msg);
+    sched_get_stats(run.sched, &st[1]);
     uint64_t ns = 0;
     for (int i = 0; i < 3; i++)
         ns += st[1].launch_ns[i] - st[0].launch_ns[i];
-    double rate = (l.tokens - before) * 1e9 / (double)ns;
+    double rate = (run.tokens - before) * 1e9 / (double)ns;
     free(st);
-    sched_destroy(l.s);
-    eng_backend_close(b);
+    sched_destroy(run.sched);
+    eng_backend_close(backend);
     return rate;
 }
 
 Test(sched_cost, flushing_by_cost_is_as_good_as_the_best_fixed_rule) {
     for (size_t i = 0; i < sizeof prices / sizeof *prices; i++) {
-        const price *p = &prices[i];
-        double ours = throughput(p, SCHED_DEPTHWISE, 0), best = 0;
+        const price *cost = &prices[i];
+        double ours = throughput(cost, SCHED_DEPTHWISE, 0), best = 0;
         uint32_t best_at = 0;
-        for (uint32_t at = 1; at <= p->n; at += at < 4 ? 1 : p->n / 16 + 1) {
-            double rate = throughput(p, SCHED_DEPTHWISE, at);
+        for (uint32_t at = 1; at <= cost->n; at += at < 4 ? 1 : cost->n / 16 + 1) {
+            double rate = throughput(cost, SCHED_DEPTHWISE, at);
             if (rate > best) best = rate, best_at = at;
         }
-        fprintf(stderr, "%-45s %8.1f tokens/s, best fixed rule %8.1f (at %u rows): %.3f\n", p->name,
-                ours, best, best_at, ours / best);
-        cr_expect_geq(ours, 0.98 * best, "%s", p->name);
+        fprintf(stderr, "%-45s %8.1f tokens/s, best fixed rule %8.1f (at %u rows): %.3f\n",
+                cost->name, ours, best, best_at, ours / best);
+        cr_expect_geq(ours, 0.98 * best, "%s", cost->name);
     }
 }
 
@@ -153,16 +153,16 @@ Test(sched_cost, flushing_by_cost_is_as_good_as_the_best_fixed_rule) {
 Test(sched_cost, where_weights_bound_the_step_exact_gives_twice_what_full_does) {
     static const uint32_t sizes[] = {8, 32, 64};
     for (size_t i = 0; i < 3; i++) {
-        price p = {
+        price cost = {
             "mythos_1b, modelled", {22000, 455000, 54000}, {20, 200, 20}, KV_EXACT, sizes[i]};
-        double full = throughput(&p, SCHED_FULL, 0), lock = throughput(&p, SCHED_LOCKSTEP, 0);
-        double exact = throughput(&p, SCHED_DEPTHWISE, 0);
-        p.policy = KV_LAST;
-        double last = throughput(&p, SCHED_DEPTHWISE, 0);
+        double full = throughput(&cost, SCHED_FULL, 0), lock = throughput(&cost, SCHED_LOCKSTEP, 0);
+        double exact = throughput(&cost, SCHED_DEPTHWISE, 0);
+        cost.policy = KV_LAST;
+        double last = throughput(&cost, SCHED_DEPTHWISE, 0);
         fprintf(stderr,
                 "weights bound, %2u sequences, over full: lockstep exact %.2f, depthwise exact "
                 "%.2f, last %.2f\n",
-                p.n, lock / full, exact / full, last / full);
+                cost.n, lock / full, exact / full, last / full);
         cr_expect_geq(exact, 2 * full);
         cr_expect_geq(last, exact);
     }

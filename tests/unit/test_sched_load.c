@@ -9,46 +9,48 @@
 
 TestSuite(sched_load, .fini = fail_on_leaks, .timeout = HANGS_S);
 
-static sched_opts opts(kv_policy policy) {
-    sched_opts o;
-    sched_opts_default(&o);
-    o.halted_kv = policy;
-    return o;
+static sched_opts usual_opts(kv_policy policy) {
+    sched_opts opts;
+    sched_opts_default(&opts);
+    opts.halted_kv = policy;
+    return opts;
 }
 
-static void same_tokens(const rig_out *a, const rig_out *b, uint64_t id) {
-    cr_assert_eq(a->n, b->n, "request %u", (unsigned)id);
-    cr_assert_arr_eq(a->tokens, b->tokens, a->n * sizeof *a->tokens, "request %u", (unsigned)id);
-    cr_assert_arr_eq(a->depth, b->depth, a->n * sizeof *a->depth, "request %u", (unsigned)id);
+static void same_tokens(const rig_out *out, const rig_out *other, uint64_t id) {
+    cr_assert_eq(out->n, other->n, "request %u", (unsigned)id);
+    cr_assert_arr_eq(out->tokens, other->tokens, out->n * sizeof *out->tokens, "request %u",
+                     (unsigned)id);
+    cr_assert_arr_eq(out->depth, other->depth, out->n * sizeof *out->depth, "request %u",
+                     (unsigned)id);
 }
 
 /* ---- a pool too small for the load ---- */
 
-static rig run_crowd(kv_policy policy, uint32_t n_slots, uint32_t n_blocks, uint32_t n_rows) {
-    fake_opts f;
-    fake_opts_default(&f);
-    f.policy = policy;
-    f.n_slots = n_slots;
-    f.n_blocks = n_blocks;
-    f.n_rows = n_rows;
-    sched_opts o = opts(policy);
-    rig r = rig_open(&f, &o);
+static sched_rig run_crowd(kv_policy policy, uint32_t n_slots, uint32_t n_blocks, uint32_t n_rows) {
+    fake_opts fake;
+    fake_opts_default(&fake);
+    fake.policy = policy;
+    fake.n_slots = n_slots;
+    fake.n_blocks = n_blocks;
+    fake.n_rows = n_rows;
+    sched_opts opts = usual_opts(policy);
+    sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[100];
     for (uint32_t i = 0; i < 50; i++) {
-        sched_request q = rig_request(prompt, 10 + i * 37 % 90, 20 + i * 13 % 60, i);
-        q.sampling.temperature = i % 2 ? 1 : 0;
-        q.sampling.seed = i;
-        (void)rig_submit(&r, &q);
+        sched_request req = rig_request(prompt, 10 + i * 37 % 90, 20 + i * 13 % 60, i);
+        req.sampling.temperature = i % 2 ? 1 : 0;
+        req.sampling.seed = i;
+        (void)rig_submit(&rig, &req);
     }
-    rig_finish(&r);
-    return r;
+    rig_finish(&rig);
+    return rig;
 }
 
 Test(sched_load, a_pool_too_small_ends_every_request_with_the_same_tokens) {
     for (int policy = 0; policy < 2; policy++) {
-        rig big = run_crowd((kv_policy)policy, 1 << 17, 2000, 1024);
+        sched_rig big = run_crowd((kv_policy)policy, 1 << 17, 2000, 1024);
         /* The longest of them takes 6 blocks of 320 slots; this is eight, then few rows. */
-        rig tiny = run_crowd((kv_policy)policy, 8 * 320, 9, 64);
+        sched_rig tiny = run_crowd((kv_policy)policy, 8 * 320, 9, 64);
         cr_assert_eq(rig_stats(&big)->preemptions, 0);
         cr_assert_gt(rig_stats(&tiny)->preemptions, 0);
         for (uint64_t id = 1; id <= 50; id++) {
@@ -71,42 +73,42 @@ Test(sched_load, a_pool_too_small_ends_every_request_with_the_same_tokens) {
 
 enum { SHARED = 1000, FANS = 64 };
 
-static rig run_fans(kv_policy policy, bool shared, bool at_once) {
-    fake_opts f;
-    fake_opts_default(&f);
-    f.policy = policy;
-    f.n_rows = 2048;
-    f.n_slots = 1 << 20;
-    f.n_blocks = 4096;
-    sched_opts o = opts(policy);
-    o.prefix_cache = shared;
-    o.max_rows = 256;
-    rig r = rig_open(&f, &o);
+static sched_rig run_fans(kv_policy policy, bool shared, bool at_once) {
+    fake_opts fake;
+    fake_opts_default(&fake);
+    fake.policy = policy;
+    fake.n_rows = 2048;
+    fake.n_slots = 1 << 20;
+    fake.n_blocks = 4096;
+    sched_opts opts = usual_opts(policy);
+    opts.prefix_cache = shared;
+    opts.max_rows = 256;
+    sched_rig rig = rig_open(&fake, &opts);
     static uint32_t prompt[SHARED + 20];
     for (uint32_t i = 0; i < FANS; i++) {
-        sched_request q = rig_request(prompt, SHARED, 8, 5);
+        sched_request req = rig_request(prompt, SHARED, 8, 5);
         for (uint32_t k = 0; k < 20; k++)
             prompt[SHARED + k] = rig_token(100 + i, k);
-        q.n_prompt = SHARED + 20;
-        (void)rig_submit(&r, &q);
-        if (!at_once && i == 0) rig_finish(&r);
+        req.n_prompt = SHARED + 20;
+        (void)rig_submit(&rig, &req);
+        if (!at_once && i == 0) rig_finish(&rig);
     }
-    rig_finish(&r);
-    return r;
+    rig_finish(&rig);
+    return rig;
 }
 
-static double mean_first_ns(const rig *r) {
+static double mean_first_ns(const sched_rig *rig) {
     double sum = 0;
     for (uint64_t id = 1; id <= FANS; id++)
-        sum += (double)r->out[id].first_ns / FANS;
+        sum += (double)rig->out[id].first_ns / FANS;
     return sum;
 }
 
 Test(sched_load, a_shared_prefix_is_run_once_and_changes_no_token) {
     for (int policy = 0; policy < 2; policy++) {
-        rig none = run_fans((kv_policy)policy, false, true);
+        sched_rig none = run_fans((kv_policy)policy, false, true);
         for (int at_once = 0; at_once < 2; at_once++) {
-            rig hit = run_fans((kv_policy)policy, true, at_once);
+            sched_rig hit = run_fans((kv_policy)policy, true, at_once);
             for (uint64_t id = 1; id <= FANS; id++) {
                 same_tokens(&none.out[id], &hit.out[id], id);
                 cr_assert_eq(hit.out[id].end.n_cached,
@@ -127,29 +129,29 @@ Test(sched_load, a_shared_prefix_is_run_once_and_changes_no_token) {
 
 typedef struct {
     const char *what;
-    void (*change)(sched_request *q);
+    void (*change)(sched_request *req);
     bool shares;
 } key_case;
-static void nothing(sched_request *q) {
-    (void)q;
+static void nothing(sched_request *req) {
+    (void)req;
 }
-static void other_salt(sched_request *q) {
-    q->salt[1] = 9;
+static void other_salt(sched_request *req) {
+    req->salt[1] = 9;
 }
-static void other_loops(sched_request *q) {
-    q->depth.max_loops = 7;
+static void other_loops(sched_request *req) {
+    req->depth.max_loops = 7;
 }
-static void other_min(sched_request *q) {
-    q->depth.min_loops = 2;
+static void other_min(sched_request *req) {
+    req->depth.min_loops = 2;
 }
-static void other_threshold(sched_request *q) {
-    q->depth.threshold = 0.5f;
+static void other_threshold(sched_request *req) {
+    req->depth.threshold = 0.5f;
 }
-static void other_sampling(sched_request *q) {
-    q->sampling.temperature = 1;
+static void other_sampling(sched_request *req) {
+    req->sampling.temperature = 1;
 }
-static void scored(sched_request *q) {
-    q->prompt_logprobs = true;
+static void scored(sched_request *req) {
+    req->prompt_logprobs = true;
 }
 
 Test(sched_load, only_what_has_the_same_latents_and_salt_shares) {
@@ -161,73 +163,73 @@ Test(sched_load, only_what_has_the_same_latents_and_salt_shares) {
                                    {"other threshold", other_threshold, false},
                                    {"every position scored", scored, false}};
     for (size_t i = 0; i < ARRAY_LEN(all); i++) {
-        fake_opts f;
-        fake_opts_default(&f);
-        sched_opts o = opts(KV_EXACT);
-        rig r = rig_open(&f, &o);
+        fake_opts fake;
+        fake_opts_default(&fake);
+        sched_opts opts = usual_opts(KV_EXACT);
+        sched_rig rig = rig_open(&fake, &opts);
         uint32_t prompt[64];
-        sched_request q = rig_request(prompt, 64, 3, 1);
-        (void)rig_submit(&r, &q);
-        rig_finish(&r);
-        all[i].change(&q);
-        uint64_t id = rig_submit(&r, &q);
-        rig_finish(&r);
+        sched_request req = rig_request(prompt, 64, 3, 1);
+        (void)rig_submit(&rig, &req);
+        rig_finish(&rig);
+        all[i].change(&req);
+        uint64_t id = rig_submit(&rig, &req);
+        rig_finish(&rig);
         /* 64 tokens are two blocks, but the last position must be run: one is shared. */
-        cr_expect_eq(r.out[id].end.n_cached, all[i].shares ? 32 : 0, "%s", all[i].what);
-        rig_close(&r);
+        cr_expect_eq(rig.out[id].end.n_cached, all[i].shares ? 32 : 0, "%s", all[i].what);
+        rig_close(&rig);
     }
 }
 
 Test(sched_load, the_prefix_cache_gives_way_oldest_first) {
-    fake_opts f;
-    fake_opts_default(&f);
-    f.n_blocks = 12;
-    f.n_slots = 12 * 320;
-    sched_opts o = opts(KV_EXACT);
-    rig r = rig_open(&f, &o);
+    fake_opts fake;
+    fake_opts_default(&fake);
+    fake.n_blocks = 12;
+    fake.n_slots = 12 * 320;
+    sched_opts opts = usual_opts(KV_EXACT);
+    sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[100];
     for (uint64_t stream = 0; stream < 10; stream++) { /* four blocks each: three of them fit */
-        sched_request q = rig_request(prompt, 100, 20, stream);
-        (void)rig_submit(&r, &q);
-        rig_finish(&r);
+        sched_request req = rig_request(prompt, 100, 20, stream);
+        (void)rig_submit(&rig, &req);
+        rig_finish(&rig);
     }
     sched_request newest = rig_request(prompt, 100, 1, 9);
-    uint64_t id = rig_submit(&r, &newest);
-    rig_finish(&r);
-    cr_assert_eq(r.out[id].end.n_cached, 96);
+    uint64_t id = rig_submit(&rig, &newest);
+    rig_finish(&rig);
+    cr_assert_eq(rig.out[id].end.n_cached, 96);
     sched_request oldest = rig_request(prompt, 100, 1, 0);
-    id = rig_submit(&r, &oldest);
-    rig_finish(&r);
-    cr_assert_eq(r.out[id].end.n_cached, 0);
-    cr_assert_eq(rig_stats(&r)->preemptions, 0);
-    rig_close(&r);
+    id = rig_submit(&rig, &oldest);
+    rig_finish(&rig);
+    cr_assert_eq(rig.out[id].end.n_cached, 0);
+    cr_assert_eq(rig_stats(&rig)->preemptions, 0);
+    rig_close(&rig);
 }
 
 /* ---- bytes ---- */
 
 Test(sched_load, the_cache_costs_executed_loops_and_little_more) {
     for (int policy = 0; policy < 2; policy++) {
-        fake_opts f;
-        fake_opts_default(&f);
-        f.policy = (kv_policy)policy;
-        f.max_loops = 16;
-        f.mean_depth = 4;
-        f.instant = true;
-        f.n_slots = 1 << 18;
-        sched_opts o = opts(f.policy);
-        o.max_queue = 400;
-        o.prefix_cache = false;
-        rig r = rig_open(&f, &o);
+        fake_opts fake;
+        fake_opts_default(&fake);
+        fake.policy = (kv_policy)policy;
+        fake.max_loops = 16;
+        fake.mean_depth = 4;
+        fake.instant = true;
+        fake.n_slots = 1 << 18;
+        sched_opts opts = usual_opts(fake.policy);
+        opts.max_queue = 400;
+        opts.prefix_cache = false;
+        sched_rig rig = rig_open(&fake, &opts);
         uint32_t prompt[400];
         for (uint32_t i = 0; i < 300; i++) {
-            sched_request q = rig_request(prompt, 40 + i * 131 % 360, 10 + i * 57 % 190, i);
-            (void)rig_submit(&r, &q);
+            sched_request req = rig_request(prompt, 40 + i * 131 % 360, 10 + i * 57 % 190, i);
+            (void)rig_submit(&rig, &req);
         }
         double held = 0, needed = 0, all_loops = 0, worst = 0;
         for (bool idle = false; !idle;) {
             err e = {0};
-            cr_assert_eq(sched_step(r.s, &idle, &e), 0);
-            const sched_stats *st = rig_stats(&r);
+            cr_assert_eq(sched_step(rig.sched, &idle, &e), 0);
+            const sched_stats *st = rig_stats(&rig);
             double slots = (double)st->slots_used * (double)st->slot_bytes,
                    over = (double)st->cache_bytes / slots;
             if (st->running < 32) continue; /* the load proper, not its first and last steps */
@@ -241,7 +243,7 @@ Test(sched_load, the_cache_costs_executed_loops_and_little_more) {
                 "all loops would take %.2f times as much\n",
                 policy ? "last" : "exact", held / needed, worst, all_loops / held);
         cr_assert_leq(held / needed, 1.06);
-        rig_close(&r);
+        rig_close(&rig);
     }
 }
 
@@ -251,56 +253,56 @@ typedef struct {
     uint32_t p50, p99, most;
 } gaps;
 
-static int by_value(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+static int by_value(const void *left, const void *right) {
+    uint32_t x = *(const uint32_t *)left, y = *(const uint32_t *)right;
     return x < y ? -1 : x > y;
 }
 
-/* Recurrent launches between two tokens of a sequence, where the position that made the
- * later one left at 3: what the others notice of the deep ones. */
-static gaps gaps_of(const rig *r, uint64_t n) {
+/* Recurrent launches between two tokens of a sequence, if the position of the later one left at 3:
+ * how far deep sequences delay the others. */
+static gaps gaps_of(const sched_rig *rig, uint64_t n) {
     uint32_t *all = calloc(n * RIG_TOKENS, sizeof *all);
     size_t k = 0;
     for (uint64_t id = 1; id <= n; id++) {
-        const rig_out *o = &r->out[id];
-        for (uint32_t i = 1; i < o->n; i++) {
-            if (o->depth[i] <= 3) all[k++] = (uint32_t)(o->at[i] - o->at[i - 1]);
+        const rig_out *out = &rig->out[id];
+        for (uint32_t i = 1; i < out->n; i++) {
+            if (out->depth[i] <= 3) all[k++] = (uint32_t)(out->at[i] - out->at[i - 1]);
         }
     }
     qsort(all, k, sizeof *all, by_value);
-    gaps g = {all[k / 2], all[k * 99 / 100], all[k - 1]};
+    gaps gap = {all[k / 2], all[k * 99 / 100], all[k - 1]};
     free(all);
-    return g;
+    return gap;
 }
 
 static gaps run_deep(sched_mode mode, uint32_t max_rows, uint32_t bound) {
-    fake_opts f;
-    fake_opts_default(&f);
-    f.policy = KV_LAST;
-    f.max_loops = 32;
-    f.mean_depth = 3;
-    f.deep_one_in = 100;
-    f.instant = true;
+    fake_opts fake;
+    fake_opts_default(&fake);
+    fake.policy = KV_LAST;
+    fake.max_loops = 32;
+    fake.mean_depth = 3;
+    fake.deep_one_in = 100;
+    fake.instant = true;
     /* A coda as dear as ten loops: it pays to wait for company, up to the bound. */
-    f.fixed_ns[ENG_STAGE_CODA] = 40000;
-    f.n_slots = 1 << 18;
-    f.n_blocks = 4096;
-    sched_opts o = opts(KV_LAST);
-    o.batching = mode;
-    o.max_rows = max_rows;
-    o.wait_bound = bound;
-    rig r = rig_open(&f, &o);
+    fake.fixed_ns[ENG_STAGE_CODA] = 40000;
+    fake.n_slots = 1 << 18;
+    fake.n_blocks = 4096;
+    sched_opts opts = usual_opts(KV_LAST);
+    opts.batching = mode;
+    opts.max_rows = max_rows;
+    opts.wait_bound = bound;
+    sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[4];
     for (uint32_t i = 0; i < 64; i++) {
-        sched_request q = rig_request(prompt, 4, 300, i);
-        q.sampling.temperature = 1;
-        q.sampling.seed = i;
-        (void)rig_submit(&r, &q);
+        sched_request req = rig_request(prompt, 4, 300, i);
+        req.sampling.temperature = 1;
+        req.sampling.seed = i;
+        (void)rig_submit(&rig, &req);
     }
-    rig_steps(&r, 6000);
-    gaps g = gaps_of(&r, 64);
-    rig_close(&r);
-    return g;
+    rig_steps(&rig, 6000);
+    gaps gap = gaps_of(&rig, 64);
+    rig_close(&rig);
+    return gap;
 }
 
 Test(sched_load, one_deep_row_in_a_hundred_does_not_hold_the_others_back) {
@@ -320,66 +322,66 @@ Test(sched_load, one_deep_row_in_a_hundred_does_not_hold_the_others_back) {
 }
 
 Test(sched_load, prompts_and_decoding_do_not_starve_each_other) {
-    fake_opts f;
-    fake_opts_default(&f);
-    f.policy = KV_LAST;
-    f.instant = true;
-    f.n_slots = 1 << 19;
-    f.n_blocks = 4096;
-    sched_opts o = opts(KV_LAST);
-    o.max_rows = 32;
-    o.chunk = 32;
-    o.wait_bound = 8;
-    o.prefix_cache = false;
-    rig r = rig_open(&f, &o);
+    fake_opts fake;
+    fake_opts_default(&fake);
+    fake.policy = KV_LAST;
+    fake.instant = true;
+    fake.n_slots = 1 << 19;
+    fake.n_blocks = 4096;
+    sched_opts opts = usual_opts(KV_LAST);
+    opts.max_rows = 32;
+    opts.chunk = 32;
+    opts.wait_bound = 8;
+    opts.prefix_cache = false;
+    sched_rig rig = rig_open(&fake, &opts);
     static uint32_t prompt[1500];
     for (uint32_t i = 0; i < 40; i++) { /* more than fill every launch by themselves */
-        sched_request q = rig_request(prompt, 4, 400, i);
-        (void)rig_submit(&r, &q);
+        sched_request req = rig_request(prompt, 4, 400, i);
+        (void)rig_submit(&rig, &req);
     }
-    rig_steps(&r, 100);
-    uint64_t before = r.s->stats.launches[ENG_STAGE_RECURRENT];
+    rig_steps(&rig, 100);
+    uint64_t before = rig.sched->stats.launches[ENG_STAGE_RECURRENT];
     for (uint32_t i = 0; i < 4; i++) {
-        sched_request q = rig_request(prompt, 1500, 4, 100 + i);
-        (void)rig_submit(&r, &q);
+        sched_request req = rig_request(prompt, 1500, 4, 100 + i);
+        (void)rig_submit(&rig, &req);
     }
-    while (r.out[41].n == 0)
-        rig_steps(&r, 1);
-    uint64_t first = r.s->stats.launches[ENG_STAGE_RECURRENT] - before;
-    rig_finish(&r);
+    while (rig.out[41].n == 0)
+        rig_steps(&rig, 1);
+    uint64_t first = rig.sched->stats.launches[ENG_STAGE_RECURRENT] - before;
+    rig_finish(&rig);
     uint32_t most = 0;
     for (uint64_t id = 1; id <= 40; id++) {
-        for (uint32_t i = 1; i < r.out[id].n; i++) {
-            uint32_t gap = (uint32_t)(r.out[id].at[i] - r.out[id].at[i - 1]);
+        for (uint32_t i = 1; i < rig.out[id].n; i++) {
+            uint32_t gap = (uint32_t)(rig.out[id].at[i] - rig.out[id].at[i - 1]);
             most = gap > most ? gap : most;
         }
     }
     fprintf(stderr,
             "a prompt of 47 chunks: first token after %u launches; decoding waited at most %u; a "
             "ready row %u\n",
-            (unsigned)first, most, rig_stats(&r)->longest_wait);
+            (unsigned)first, most, rig_stats(&rig)->longest_wait);
     /* A chunk waits at most bound + rows / (max_rows - chunk + 1) + 1 at each of 8 loops;
      * in practice a quarter of the launches is the prompts'. */
-    cr_assert_leq(rig_stats(&r)->longest_wait, 8 + 512 + 2);
+    cr_assert_leq(rig_stats(&rig)->longest_wait, 8 + 512 + 2);
     cr_assert_leq(first, 47 * 8 * 10);
     cr_assert_leq(most, 300);
-    rig_close(&r);
+    rig_close(&rig);
 }
 
 /* ---- tails of policy exact ---- */
 
 Test(sched_load, exact_runs_no_loop_that_nobody_reads_and_waits_for_none) {
-    fake_opts f;
-    fake_opts_default(&f);
-    f.max_loops = 32;
-    f.mean_depth = 3;
-    sched_opts o = opts(KV_EXACT);
-    rig r = rig_open(&f, &o);
+    fake_opts fake;
+    fake_opts_default(&fake);
+    fake.max_loops = 32;
+    fake.mean_depth = 3;
+    sched_opts opts = usual_opts(KV_EXACT);
+    sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[4];
-    sched_request q = rig_request(prompt, 4, 200, 7);
-    rig_out *out = &r.out[rig_submit(&r, &q)];
+    sched_request req = rig_request(prompt, 4, 200, 7);
+    rig_out *out = &rig.out[rig_submit(&rig, &req)];
     while (out->n < 190)
-        rig_steps(&r, 1);
+        rig_steps(&rig, 1);
     uint64_t needed = 0, all = 0, frontier = 0;
     for (uint32_t i = 190; i-- > 1;) { /* a position runs as deep as any after it went */
         frontier = out->depth[i] > frontier ? out->depth[i] : frontier;
@@ -390,10 +392,10 @@ Test(sched_load, exact_runs_no_loop_that_nobody_reads_and_waits_for_none) {
         cr_assert_eq(out->at[i] - out->at[i - 1], out->depth[i],
                      "token %u waits for more than its own loops", i);
     }
-    const sched_stats *st = rig_stats(&r);
+    const sched_stats *st = rig_stats(&rig);
     uint64_t most = 0;
-    for (uint32_t d = 0; d <= 32; d++)
-        most = st->exits_by_depth[d] ? d : most;
+    for (uint32_t depth = 0; depth <= 32; depth++)
+        most = st->exits_by_depth[depth] ? depth : most;
     cr_assert_lt(most, 32);
     cr_assert_leq(st->slots_used, 193 * (2 + most) + 4 * 32,
                   "but for the prompt no slot beyond the deepest position");
@@ -402,52 +404,52 @@ Test(sched_load, exact_runs_no_loop_that_nobody_reads_and_waits_for_none) {
             "exact, deepest of 190 positions %u of 32: %u slots, %u read by somebody, %u for all "
             "loops\n",
             (unsigned)most, (unsigned)st->slots_used, (unsigned)needed, (unsigned)all);
-    rig_finish(&r);
-    rig_close(&r);
+    rig_finish(&rig);
+    rig_close(&rig);
 }
 
 Test(sched_load, parked_tails_give_their_rows_back_when_rows_run_short) {
-    fake_opts f;
-    fake_opts_default(&f);
-    f.n_rows = 40; /* one sequence alone will park more positions than that */
-    f.max_launch = 16;
-    sched_opts o = opts(KV_EXACT);
-    o.chunk = 8;
-    rig r = rig_open(&f, &o);
+    fake_opts fake;
+    fake_opts_default(&fake);
+    fake.n_rows = 40; /* one sequence alone parks more positions */
+    fake.max_launch = 16;
+    sched_opts opts = usual_opts(KV_EXACT);
+    opts.chunk = 8;
+    sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[4];
     for (uint32_t i = 0; i < 3; i++) {
-        sched_request q = rig_request(prompt, 4, 200, i);
-        (void)rig_submit(&r, &q);
+        sched_request req = rig_request(prompt, 4, 200, i);
+        (void)rig_submit(&rig, &req);
     }
-    rig_finish(&r);
+    rig_finish(&rig);
     for (uint64_t id = 1; id <= 3; id++)
-        cr_assert_eq(r.out[id].n, 200);
-    rig_close(&r);
+        cr_assert_eq(rig.out[id].n, 200);
+    rig_close(&rig);
 }
 
-/* ---- prompts beside those who decode ---- */
+/* ---- prompts beside decoding sequences ---- */
 
 /* mythos_1b in bfloat16 on a machine of 30 GB/s and 200 GFLOP/s: device time in ns. */
-static rig open_slow_device(void) {
+static sched_rig open_slow_device(void) {
     static const uint64_t fixed[3] = {3000000, 10000000, 7000000};
     static const uint64_t row[3] = {440000, 1560000, 440000};
-    fake_opts f;
-    fake_opts_default(&f);
-    f.policy = KV_LAST;
-    f.instant = true;
-    f.mean_depth = 6;
-    f.max_loops = 16;
-    f.n_rows = 4096;
-    f.max_launch = 512;
-    f.max_logits = 256;
-    f.n_slots = 1 << 20;
-    f.n_blocks = 8192;
-    f.max_seq_len = 4096;
-    memcpy(f.fixed_ns, fixed, sizeof fixed);
-    memcpy(f.row_ns, row, sizeof row);
-    sched_opts o = opts(KV_LAST);
-    o.max_running = o.max_queue = 300;
-    return rig_open(&f, &o);
+    fake_opts fake;
+    fake_opts_default(&fake);
+    fake.policy = KV_LAST;
+    fake.instant = true;
+    fake.mean_depth = 6;
+    fake.max_loops = 16;
+    fake.n_rows = 4096;
+    fake.max_launch = 512;
+    fake.max_logits = 256;
+    fake.n_slots = 1 << 20;
+    fake.n_blocks = 8192;
+    fake.max_seq_len = 4096;
+    memcpy(fake.fixed_ns, fixed, sizeof fixed);
+    memcpy(fake.row_ns, row, sizeof row);
+    sched_opts opts = usual_opts(KV_LAST);
+    opts.max_running = opts.max_queue = 300;
+    return rig_open(&fake, &opts);
 }
 
 typedef struct {
@@ -457,29 +459,29 @@ typedef struct {
 
 /* The longest a sequence waits for a token while a burst of prompts is worked off, in
  * recurrent launches as full as they get. */
-static double longest_gap(const burst *b) {
+static double longest_gap(const burst *salvo) {
     enum { DECODING = 8, BEFORE = 60 };
-    rig r = open_slow_device();
+    sched_rig rig = open_slow_device();
     static uint32_t prompt[2048];
     uint64_t id = 0, last = 0, worst = 0;
     for (uint32_t i = 0; i < DECODING; i++) {
-        sched_request q = rig_request(prompt, 10, 200, i);
-        id = rig_submit(&r, &q);
+        sched_request req = rig_request(prompt, 10, 200, i);
+        id = rig_submit(&rig, &req);
     }
-    for (uint32_t seen = 0; !r.out[id].ended;) {
-        rig_steps(&r, 1);
-        if (r.out[id].n == seen) continue;
-        seen = r.out[id].n;
-        uint64_t now = rig_device_ns(&r);
+    for (uint32_t seen = 0; !rig.out[id].ended;) {
+        rig_steps(&rig, 1);
+        if (rig.out[id].n == seen) continue;
+        seen = rig.out[id].n;
+        uint64_t now = rig_device_ns(&rig);
         if (seen > BEFORE && now - last > worst) worst = now - last;
         last = now;
-        for (uint32_t i = 0; seen == BEFORE && i < b->n; i++) {
-            sched_request q = rig_request(prompt, b->length, 8, 1000 + i);
-            (void)rig_submit(&r, &q);
+        for (uint32_t i = 0; seen == BEFORE && i < salvo->n; i++) {
+            sched_request req = rig_request(prompt, salvo->length, 8, 1000 + i);
+            (void)rig_submit(&rig, &req);
         }
     }
-    rig_finish(&r);
-    rig_close(&r);
+    rig_finish(&rig);
+    rig_close(&rig);
     return (double)worst / (10000000 + 512 * 1560000.);
 }
 

@@ -1,4 +1,4 @@
-/* test_sched_thread.c - what the loop has been told by the time the engine goes on. */
+/* test_sched_thread.c - events have reached the caller before the engine goes on. */
 #include "scheduler/scheduler.h"
 #include "tests/lib/fake_backend.h"
 #include "tests/lib/testlib.h"
@@ -13,18 +13,18 @@ TestSuite(sched_thread, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 enum { STREAMS = 6, MOST_TOKENS = 24, LEAST_LOOPS = 3 };
 
-/* A backend that looks, as each launch begins, at what has reached the loop's side. The
- * loop is played inside the notification, on the engine's thread: nobody else polls. */
+/* A backend that checks, as each launch begins, the events that have reached the caller. The
+ * notification, on the engine's thread, plays the caller: no other thread polls. */
 typedef struct {
     eng_backend base;
     eng_backend *inner;
-    sched_thread *t;
+    sched_thread *thread;
     atomic_bool begin; /* all is submitted */
     atomic_uint ends;
     uint64_t ids[STREAMS];
     uint32_t want[STREAMS], tokens[STREAMS];
     bool ended[STREAMS];
-    uint32_t computed[STREAMS]; /* tokens whose logits a launch has yielded */
+    uint32_t computed[STREAMS]; /* tokens with logits from a launch so far */
     uint32_t late_tokens, late_ends, codas_in_a_row, most_codas;
 } watcher;
 
@@ -32,91 +32,93 @@ static void nap(void) {
     nanosleep(&(struct timespec){0, 100000}, NULL);
 }
 
-static int watch_launch(eng_backend *b, const eng_launch *l, err *e) {
-    watcher *w = (watcher *)(void *)b;
-    while (!atomic_load(&w->begin))
+static int watch_launch(eng_backend *backend, const eng_launch *launch, err *e) {
+    watcher *watch = (watcher *)(void *)backend;
+    while (!atomic_load(&watch->begin))
         nap();
     for (int i = 0; i < STREAMS; i++) {
-        w->late_tokens += w->computed[i] - w->tokens[i];
-        w->late_ends += w->computed[i] == w->want[i] && !w->ended[i];
+        watch->late_tokens += watch->computed[i] - watch->tokens[i];
+        watch->late_ends += watch->computed[i] == watch->want[i] && !watch->ended[i];
     }
-    w->codas_in_a_row = l->stage == ENG_STAGE_CODA ? w->codas_in_a_row + 1 : 0;
-    if (w->codas_in_a_row > w->most_codas) w->most_codas = w->codas_in_a_row;
-    for (uint32_t i = 0; i < l->n_rows; i++) /* that is, until the next launch looks */
-        if (l->rows[i].flags & ENG_ROW_LOGITS) w->computed[l->rows[i].max_loops - LEAST_LOOPS]++;
-    return w->inner->ops->launch(w->inner, l, e);
+    watch->codas_in_a_row = launch->stage == ENG_STAGE_CODA ? watch->codas_in_a_row + 1 : 0;
+    if (watch->codas_in_a_row > watch->most_codas) watch->most_codas = watch->codas_in_a_row;
+    for (uint32_t i = 0; i < launch->n_rows; i++) /* until the next launch checks */
+        if (launch->rows[i].flags & ENG_ROW_LOGITS)
+            watch->computed[launch->rows[i].max_loops - LEAST_LOOPS]++;
+    return watch->inner->ops->launch(watch->inner, launch, e);
 }
 
-static int watch_wait(eng_backend *b, eng_result *r, err *e) {
-    watcher *w = (watcher *)(void *)b;
-    return w->inner->ops->wait(w->inner, r, e);
+static int watch_wait(eng_backend *backend, eng_result *result, err *e) {
+    watcher *watch = (watcher *)(void *)backend;
+    return watch->inner->ops->wait(watch->inner, result, e);
 }
 
-static void watch_close(eng_backend *b) {
-    eng_backend_close(((watcher *)(void *)b)->inner); /* the rest is the test's */
+static void watch_close(eng_backend *backend) {
+    eng_backend_close(((watcher *)(void *)backend)->inner); /* the rest is the test's */
 }
 
 static void on_notify(void *ud) {
-    watcher *w = ud;
+    watcher *watch = ud;
     sched_event ev;
-    while (sched_thread_poll(w->t, &ev)) {
+    while (sched_thread_poll(watch->thread, &ev)) {
         for (int i = 0; i < STREAMS; i++) {
-            if (w->ids[i] != ev.id) continue;
-            if (ev.kind == SCHED_TOKEN) w->tokens[i]++;
-            if (ev.kind == SCHED_END) w->ended[i] = true;
+            if (watch->ids[i] != ev.id) continue;
+            if (ev.kind == SCHED_TOKEN) watch->tokens[i]++;
+            if (ev.kind == SCHED_END) watch->ended[i] = true;
         }
-        if (ev.kind == SCHED_END) atomic_fetch_add(&w->ends, 1);
+        if (ev.kind == SCHED_END) atomic_fetch_add(&watch->ends, 1);
     }
 }
 
 /* Two logits a launch and six streams: a flush takes several launches of the coda. */
-static void run_watched(watcher *w) {
+static void run_watched(watcher *watch) {
     static const eng_backend_ops ops = {watch_launch, watch_wait, watch_close};
-    fake_opts f;
-    fake_opts_default(&f);
-    f.instant = true;
-    f.max_logits = 2;
-    sched_opts o;
-    sched_opts_default(&o);
-    *w = (watcher){.inner = fake_backend_create(&f)};
-    w->base = *w->inner;
-    w->base.ops = &ops;
+    fake_opts fake;
+    fake_opts_default(&fake);
+    fake.instant = true;
+    fake.max_logits = 2;
+    sched_opts opts;
+    sched_opts_default(&opts);
+    *watch = (watcher){.inner = fake_backend_create(&fake)};
+    watch->base = *watch->inner;
+    watch->base.ops = &ops;
     err e = {0};
-    cr_assert_eq(sched_thread_start(&w->t, &w->base, &o, on_notify, w, &e), 0, "%s", e.msg);
+    cr_assert_eq(sched_thread_start(&watch->thread, &watch->base, &opts, on_notify, watch, &e), 0,
+                 "%s", e.msg);
     for (uint32_t i = 0; i < STREAMS; i++) {
         uint32_t prompt[] = {1, 2 + i};
-        sched_request r = {.prompt = prompt, .n_prompt = 2, .max_tokens = MOST_TOKENS - 3 * i};
-        r.depth.max_loops = (uint16_t)(LEAST_LOOPS + i); /* by which its rows are known */
-        r.sampling = (eng_sampling){.top_p = 1, .repetition_penalty = 1};
-        w->want[i] = r.max_tokens;
-        cr_assert_eq(sched_thread_submit(w->t, &r, &w->ids[i], &e), 0, "%s", e.msg);
+        sched_request req = {.prompt = prompt, .n_prompt = 2, .max_tokens = MOST_TOKENS - 3 * i};
+        req.depth.max_loops = (uint16_t)(LEAST_LOOPS + i); /* identifies its rows */
+        req.sampling = (eng_sampling){.top_p = 1, .repetition_penalty = 1};
+        watch->want[i] = req.max_tokens;
+        cr_assert_eq(sched_thread_submit(watch->thread, &req, &watch->ids[i], &e), 0, "%s", e.msg);
     }
-    atomic_store(&w->begin, true);
-    while (atomic_load(&w->ends) < STREAMS)
+    atomic_store(&watch->begin, true);
+    while (atomic_load(&watch->ends) < STREAMS)
         nap();
-    sched_thread_stop(w->t);
+    sched_thread_stop(watch->thread);
 }
 
 Test(sched_thread, the_loop_is_told_of_a_token_before_the_next_launch_begins) {
-    watcher w;
-    run_watched(&w);
-    cr_assert_gt(w.most_codas, 1, "no flush took two launches: this shows nothing");
-    cr_assert_eq(w.late_tokens, 0, "%u times a launch began over a token nobody was told of",
-                 w.late_tokens);
+    watcher watch;
+    run_watched(&watch);
+    cr_assert_gt(watch.most_codas, 1, "no flush took two launches: this shows nothing");
+    cr_assert_eq(watch.late_tokens, 0, "%u times a launch began over a token nobody was told of",
+                 watch.late_tokens);
 }
 
 Test(sched_thread, the_loop_is_told_of_an_end_before_the_next_launch_begins) {
-    watcher w;
-    run_watched(&w);
+    watcher watch;
+    run_watched(&watch);
     for (int i = 0; i < STREAMS; i++)
-        cr_assert_eq(w.tokens[i], w.want[i]);
-    cr_assert_eq(w.late_ends, 0, "%u times a launch began over an end nobody was told of",
-                 w.late_ends);
+        cr_assert_eq(watch.tokens[i], watch.want[i]);
+    cr_assert_eq(watch.late_ends, 0, "%u times a launch began over an end nobody was told of",
+                 watch.late_ends);
 }
 
 /* ---- masks ---- */
 
-/* A mask that is not done before it may be. */
+/* A mask that is not done before the test allows it. */
 typedef struct {
     atomic_bool may, begun, over;
     uint64_t words[1];
@@ -124,18 +126,18 @@ typedef struct {
 } slow_form;
 
 static err_code slow_make(void *ud) {
-    slow_form *f = ud;
-    atomic_store(&f->begun, true);
-    while (!atomic_load(&f->may))
+    slow_form *form = ud;
+    atomic_store(&form->begun, true);
+    while (!atomic_load(&form->may))
         nap();
-    cr_assert_not(atomic_load(&f->over), "told ended while its mask was made");
-    f->words[0] = 1u << 9;
-    f->mask = (eng_mask){f->words, 1};
+    cr_assert_not(atomic_load(&form->over), "told ended while its mask was made");
+    form->words[0] = 1u << 9;
+    form->mask = (eng_mask){form->words, 1};
     return ERR_NONE;
 }
 static const eng_mask *slow_mask(void *ud) {
-    slow_form *f = ud;
-    return &f->mask;
+    slow_form *form = ud;
+    return &form->mask;
 }
 static bool slow_take(void *ud, uint32_t token) {
     (void)ud;
@@ -143,80 +145,80 @@ static bool slow_take(void *ud, uint32_t token) {
 }
 static const sched_constraint slow_calls = {slow_make, slow_mask, slow_take};
 
-/* Starts one sequence with the form and two without; returns when the two have ended, which
- * they do only if nobody waits for the mask. ids[0] is the constrained one. */
-static sched_thread *start_beside(slow_form *f, uint64_t ids[3], uint32_t max_tokens) {
-    fake_opts o;
-    fake_opts_default(&o);
-    o.instant = true;
+/* Starts one sequence with the form and two without; returns when the two have ended: they do not
+ * wait for the mask. ids[0] is the constrained one. */
+static sched_thread *start_beside(slow_form *form, uint64_t ids[3], uint32_t max_tokens) {
+    fake_opts fake;
+    fake_opts_default(&fake);
+    fake.instant = true;
     sched_opts so;
     sched_opts_default(&so);
-    sched_thread *t;
+    sched_thread *thread;
     err e = {0};
-    cr_assert_eq(sched_thread_start(&t, fake_backend_create(&o), &so, NULL, NULL, &e), 0);
+    cr_assert_eq(sched_thread_start(&thread, fake_backend_create(&fake), &so, NULL, NULL, &e), 0);
     for (uint32_t i = 0; i < 3; i++) {
         uint32_t prompt[] = {1, 2 + i};
-        sched_request r = {.prompt = prompt, .n_prompt = 2, .max_tokens = max_tokens};
-        r.sampling = (eng_sampling){.top_p = 1, .repetition_penalty = 1};
+        sched_request req = {.prompt = prompt, .n_prompt = 2, .max_tokens = max_tokens};
+        req.sampling = (eng_sampling){.top_p = 1, .repetition_penalty = 1};
         if (i == 0) {
-            r.constraint = &slow_calls;
-            r.ud = f;
+            req.constraint = &slow_calls;
+            req.ud = form;
         }
-        cr_assert_eq(sched_thread_submit(t, &r, &ids[i], &e), 0, "%s", e.msg);
+        cr_assert_eq(sched_thread_submit(thread, &req, &ids[i], &e), 0, "%s", e.msg);
     }
     for (uint32_t ended = 0; ended < 2;) {
         sched_event ev;
-        if (!sched_thread_poll(t, &ev)) {
+        if (!sched_thread_poll(thread, &ev)) {
             nap();
             continue;
         }
         cr_assert_neq(ev.id, ids[0], "its mask is not there");
         ended += ev.kind == SCHED_END;
     }
-    while (!atomic_load(&f->begun))
+    while (!atomic_load(&form->begun))
         nap();
-    return t;
+    return thread;
 }
 
-static sched_event wait_end(sched_thread *t) {
+static sched_event wait_end(sched_thread *thread) {
     sched_event ev;
     do {
-        while (!sched_thread_poll(t, &ev))
+        while (!sched_thread_poll(thread, &ev))
             nap();
     } while (ev.kind != SCHED_END);
     return ev;
 }
 
 Test(sched_thread, a_mask_that_takes_long_delays_its_own_sequence_alone) {
-    slow_form f = {0};
+    slow_form form = {0};
     uint64_t ids[3];
-    sched_thread *t = start_beside(&f, ids, 12);
-    uint64_t then = sched_thread_silence_ns(t), beats = 0;
-    while (beats < 3) { /* the engine waits for its bell and says that it is alive */
-        uint64_t now = sched_thread_silence_ns(t);
+    sched_thread *thread = start_beside(&form, ids, 12);
+    uint64_t then = sched_thread_silence_ns(thread), beats = 0;
+    while (beats < 3) { /* the engine waits for its bell and gives signs of life */
+        uint64_t now = sched_thread_silence_ns(thread);
         beats += now < then;
         then = now;
         nap();
     }
-    atomic_store(&f.may, true);
-    sched_event end = wait_end(t);
+    atomic_store(&form.may, true);
+    sched_event end = wait_end(thread);
     cr_assert(end.id == ids[0] && end.finish == SCHED_LENGTH && end.n_output == 12);
-    sched_thread_stop(t);
+    sched_thread_stop(thread);
 }
 
 Test(sched_thread, a_sequence_ends_only_after_its_mask_is_let_go_of) {
-    slow_form f = {0};
+    slow_form form = {0};
     uint64_t ids[3];
-    sched_thread *t = start_beside(&f, ids, 12);
-    sched_thread_cancel(t, ids[0]);
+    sched_thread *thread = start_beside(&form, ids, 12);
+    sched_thread_cancel(thread, ids[0]);
     sched_event ev;
     for (int i = 0; i < 300; i++) { /* long enough for the engine to have seen it */
-        cr_assert_not(sched_thread_poll(t, &ev), "told while its mask is made");
+        cr_assert_not(sched_thread_poll(thread, &ev), "told while its mask is made");
         nap();
     }
-    atomic_store(&f.may, true);
-    ev = wait_end(t);
+    atomic_store(&form.may, true);
+    ev = wait_end(thread);
     cr_assert(ev.id == ids[0] && ev.finish == SCHED_CANCELLED);
-    atomic_store(&f.over, true);
-    sched_thread_stop(t);
+    atomic_store(&form.over, true);
+    sched_thread_stop(thread);
 }
