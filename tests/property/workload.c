@@ -321,7 +321,7 @@ static void solve(const work *load, const work_item *it, eng_sampler *sampler, a
 }
 
 /* The longest common beginning of its prompt with any other request of its tenant (of any tenant,
- * if they share the cache): the most the cache can hold of it. */
+ * if they share the cache): the most that may be cached. */
 static uint32_t longest_own_prefix(const work *load, const work_item *it) {
     uint32_t most = 0;
     for (uint32_t i = 0; i < load->n; i++) {
