@@ -1,4 +1,5 @@
-/* cohort.c - cohorts: sequences get rows, and a cohort goes on after a launch.
+/* cohort.c - rows for the next positions of sequences, and the next stage of a cohort after a
+ * launch.
  *
  * Rows cannot deadlock: cohorts of a sequence take rows in position order and all at once, and the
  * first cohort of a sequence waits for no other row. It ends after at most max_loops launches and
@@ -151,7 +152,7 @@ static uint32_t kept_for_decoding(const scheduler *sched, uint32_t chunk) {
 }
 
 /* Serves the sequences refused for wait_bound rounds, the longest first. False: the next one must
- * wait for rows, and until then only decoding gets rows, from its reserve. */
+ * wait for rows, and until then only decoding gets rows, out of the rows kept for it. */
 static bool start_overdue(scheduler *sched) {
     for (;;) {
         sequence *seq = longest_waiting(sched);
@@ -188,9 +189,9 @@ static uint32_t kept_for_others(const scheduler *sched, const sequence *seq) {
 }
 
 /* Decoding first, then prompts in turn; prompts leave a row for each decoding sequence. A sequence
- * refused for wait_bound rounds is served before any other gets a row outside the reserve for
- * decoding. Every row held comes back, and decoding holds no more than its reserve meanwhile, so
- * the wait is bounded too. */
+ * refused for wait_bound rounds is served before any other gets a row not kept for decoding. Every
+ * row held comes back, and decoding holds no more than the rows kept for it meanwhile, so the wait
+ * is bounded too. */
 void sched__start_cohorts(scheduler *sched) {
     if (!start_overdue(sched)) {
         count_refused(sched);

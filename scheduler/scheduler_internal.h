@@ -2,13 +2,15 @@
  *
  * One step, top down:
  *
- * sched.c settle, admit, choose, reserve, build, start settle.c results of launches ahead.c
- * launching before results are known admit.c sequences begin flush.c when prelude and coda run
- * recurrent.c recurrent launches prelude_coda.c prelude and coda launches reserve.c room for a
- * launch pick.c cohorts that run a loop: the rule emit.c positions done, tokens out end.c sequences
- * end cohort.c rows, and what comes next tails.c silent loops of policy exact flight.c the parts of
- * one launch ranks.c waiting and running lists tenant.c shares of several tenants masks.c masks of
- * constrained sequences
+ * sched.c          settle, admit, choose, reserve, build, start
+ * settle.c         results of launches          ahead.c        launching before results are known
+ * admit.c          sequences begin              flush.c        when prelude and coda run
+ * recurrent.c      recurrent launches           prelude_coda.c prelude and coda launches
+ * reserve.c        room for a launch            pick.c         the wavefront rule, and the order
+ * emit.c           positions done, tokens out   end.c          sequences end
+ * cohort.c         rows for positions           tails.c        silent loops of policy exact
+ * flight.c         the parts of one launch      ranks.c        waiting and running lists
+ * tenant.c         shares of several tenants    masks.c        masks of constrained sequences
  *
  * Beside the step: create.c, thread.c (a scheduler on its own thread), sane.c (every invariant,
  * slowly). With headers of their own: cache, prefix, evict, cost, seq, rules.
@@ -96,9 +98,8 @@ struct flight {
     uint32_t n_picks, n_rows, n_edits, n_draws;
     uint32_t n_left_out;
     uint32_t n_last_loop; /* recurrent: live rows in their last loop */
-    uint32_t
-        n_may_halt; /* recurrent: cohorts with one live row, which may halt before its last loop */
-    uint32_t n_heads; /* coda: rows with logits or a sampled token */
+    uint32_t n_may_halt;  /* recurrent: cohorts of one live row, which may halt before that */
+    uint32_t n_heads;     /* coda: rows with logits or a sampled token */
 };
 
 /* ---- ahead.c ---- */
@@ -157,7 +158,7 @@ struct scheduler {
     list_link running;                           /* of sequence.rank_link, all tenants */
     uint32_t n_waiting, n_running;
     uint64_t waiting_tokens, next_id, next_arrival;
-    uint64_t epoch;                     /* counts offered blocks and freed sequences, from 1 */
+    uint64_t epoch; /* counts events that may make room or finish a block, from 1 */
     list_link want_decode, want_prompt; /* of sequence.start_link */
 
     /* rows */

@@ -1,6 +1,6 @@
 /* traffic.c - runs random workloads until one fails, to find a mutant of the scheduler.
  *
- * traffic FLIGHTS MOST exit status 1 and a line when one of MOST workloads fails, else 0 */
+ *   traffic FLIGHTS MOST   exit status 1 and a line when one of MOST workloads fails, else 0 */
 #include "tests/property/workload.h"
 
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * loop of every position computed and the state selected at the loop where the exit rule fires, as
  * in the published code. Tokens, depths and log-probabilities must be equal to the bit.
  *
- * FATHOM_SEED=N first seed (else from the clock; printed) */
+ *   FATHOM_SEED=N   first seed (else from the clock; printed) */
 #include "base/clock.h"
 #include "base/size.h"
 #include "engine/backend.h"
