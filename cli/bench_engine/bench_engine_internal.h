@@ -3,6 +3,7 @@
 #define FATHOM_BENCH_ENGINE_H
 
 #include "cli/cli.h"
+#include "engine/backend.h"
 
 #include <stdio.h>
 
@@ -20,7 +21,44 @@ typedef struct {
     float temperature, top_p;
     bool cpu_clock; /* time is this process's CPU time: fair on a machine others use, with one
                        thread */
+    const uint64_t *virtual_ns; /* the simulated device's clock; NULL: a real one */
 } be_load;
+
+/* ---- watch.c: each launch of a run, written down ---- */
+
+typedef struct {
+    uint8_t stage;                 /* eng_stage */
+    uint32_t rows, tails, kv_only; /* the last two are part of rows */
+    uint32_t waiting; /* rows in flight that it leaves out: for another stage or another launch */
+    uint64_t ns;
+} be_launch;
+
+typedef struct {
+    be_launch *launches; /* in the order they were started in */
+    size_t n, cap;
+} be_table;
+void be_table_deinit(be_table *table);
+
+typedef struct {
+    eng_backend base;
+    eng_backend *inner; /* borrowed */
+    const be_load *load;
+    be_table *table;
+    size_t n_settled;            /* launches of the table whose time is known */
+    uint32_t n_looping, n_ready; /* rows from prelude to halt, from halt to coda */
+    uint32_t n_out, n_skip;      /* launches out; of these, begun before the window */
+    eng_stage out_stage[2];
+    uint32_t out_rows[2];
+    uint64_t began;
+} be_watch;
+void be_watch_init(be_watch *watch, eng_backend *inner, const be_load *load, be_table *table);
+void be_watch_open_window(be_watch *watch); /* forgets all launches so far */
+void be_watch_close_window(be_watch *watch);
+
+uint64_t be_clock_ns(const be_load *load);
+const char *be_clock_name(const be_load *load); /* "wall", "cpu", "virtual" */
+
+/* ---- drive.c ---- */
 
 /* One run's window: from the moment every sequence has put out a token until
  * sequences * output_tokens tokens were put out, with `sequences` always in flight. */
@@ -34,6 +72,7 @@ typedef struct {
     double at_ms[BE_SAMPLES]; /* pool over time, thinned */
     uint32_t pool[BE_SAMPLES], n_samples;
     uint64_t compared, differing; /* tokens against the first run of the same policy */
+    be_table table;
 } be_run;
 
 /* All tokens of the first run of a policy, by request. */
@@ -47,7 +86,7 @@ void be_tokens_deinit(be_tokens *t);
 int be_drive(be_run *out, const runtime *r, const be_mode *m, const be_load *l, be_tokens *first,
              err *e);
 
-uint64_t be_clock_ns(const be_load *l);
+/* ---- report.c, plot.c ---- */
 
 /* What the report says of one mode at one number of sequences. */
 typedef struct {

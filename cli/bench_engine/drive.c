@@ -1,50 +1,10 @@
 /* drive.c - one mode, driven by a closed loop of sequences from a seed. */
-#include "base/clock.h"
 #include "base/hash.h"
 #include "base/size.h"
 #include "cli/bench_engine/bench_engine_internal.h"
-#include "engine/backend.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-uint64_t be_clock_ns(const be_load *l) {
-    if (!l->cpu_clock) return clock_ns();
-    struct timespec ts;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-/* ---- the backend, with launches timed by the chosen clock ---- */
-
-typedef struct {
-    eng_backend base;
-    eng_backend *inner;
-    const be_load *load;
-    uint64_t began;
-} timed;
-
-static int timed_launch(eng_backend *b, const eng_launch *l, err *e) {
-    timed *t = (timed *)b;
-    t->began = be_clock_ns(t->load);
-    return t->inner->ops->launch(t->inner, l, e);
-}
-
-static int timed_wait(eng_backend *b, eng_result *r, err *e) {
-    timed *t = (timed *)b;
-    int rc = t->inner->ops->wait(t->inner, r, e);
-    if (rc == 0 && t->load->cpu_clock) r->ns = be_clock_ns(t->load) - t->began;
-    return rc;
-}
-
-static void timed_close(eng_backend *b) {
-    (void)b;
-} /* the inner one is borrowed */
-
-static const eng_backend_ops timed_ops = {timed_launch, timed_wait, timed_close};
-
-/* ---- the load ---- */
 
 typedef struct {
     uint64_t id;
@@ -203,13 +163,14 @@ static void close_window(be_run *o, const sched_stats *a, const sched_stats *b) 
     o->pool_mean = o->launches[1] ? (double)o->rows[1] / (double)o->launches[1] : 0;
 }
 
-static int measure(driver *d, sched_stats *before, sched_stats *now, err *e) {
+static int measure(driver *d, be_watch *watch, sched_stats *before, sched_stats *now, err *e) {
     bool idle;
     while (d->n_started < d->load->sequences) { /* warm up */
         if (refill(d, e) != 0 || sched_step(d->s, &idle, e) != 0) return -1;
     }
     uint64_t want = (uint64_t)d->load->sequences * d->load->output_tokens, start_tokens = d->tokens;
     sched_get_stats(d->s, before);
+    be_watch_open_window(watch);
     uint64_t t0 = be_clock_ns(d->load), aside = 0; /* ns spent watching, which no server would */
     pool_watch p = {.every = 1,
                     .rows_before = before->launch_rows[ENG_STAGE_RECURRENT],
@@ -226,6 +187,7 @@ static int measure(driver *d, sched_stats *before, sched_stats *now, err *e) {
     d->out->tokens = d->tokens - start_tokens;
     d->out->requests = d->next_request;
     sched_get_stats(d->s, now);
+    be_watch_close_window(watch);
     close_window(d->out, before, now);
     return 0;
 }
@@ -240,15 +202,15 @@ int be_drive(be_run *out, const runtime *r, const be_mode *m, const be_load *l, 
     o.max_queue = l->sequences;
     o.prefix_cache = false; /* every prompt is runtime */
     driver d = {.load = l, .r = r, .first = first, .recording = first->n_requests == 0, .out = out};
-    timed backend = {.base = *r->backend, .inner = r->backend, .load = l};
-    backend.base.ops = &timed_ops;
+    be_watch watch;
+    be_watch_init(&watch, r->backend, l, &out->table);
     sched_stats *st = array_new(2, sizeof *st);
     d.lanes = array_new(l->sequences, sizeof *d.lanes);
     int rc = -1;
     if (!st || !d.lanes) {
         (void)err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the benchmark");
-    } else if (sched_create(&d.s, &backend.base, &o, on_event, &d, e) == 0) {
-        rc = measure(&d, &st[0], &st[1], e);
+    } else if (sched_create(&d.s, &watch.base, &o, on_event, &d, e) == 0) {
+        rc = measure(&d, &watch, &st[0], &st[1], e);
     }
     sched_destroy(d.s);
     free(d.lanes);

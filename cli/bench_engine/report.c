@@ -31,7 +31,7 @@ void be_print_head(FILE *to, const runtime *r, const runtime_opts *o, const be_l
             r->sched.default_max_loops ? r->sched.default_max_loops : c->loops_default, i->device,
             i->kernels, i->threads, i->slot_bytes, l->prompt_tokens, l->output_tokens,
             (double)l->temperature, (double)l->top_p, (unsigned long long)l->seed,
-            (unsigned long long)repeat, l->cpu_clock ? "CPU" : "wall");
+            (unsigned long long)repeat, be_clock_name(l));
     buf_deinit(&plan);
 }
 
@@ -105,6 +105,12 @@ static void json_run(FILE *to, const be_line *b) {
     for (uint32_t i = 0; i < u->n_samples; i += every) {
         fprintf(to, "%s[%.2f,%u]", i ? "," : "", u->at_ms[i], u->pool[i]);
     }
+    fprintf(to, "],\"launches\":[");
+    for (size_t i = 0; i < u->table.n; i++) {
+        const be_launch *launch = &u->table.launches[i];
+        fprintf(to, "%s[%u,%u,%u,%u,%u,%llu]", i ? "," : "", launch->stage, launch->rows,
+                launch->tails, launch->kv_only, launch->waiting, (unsigned long long)launch->ns);
+    }
     fprintf(to, "]}");
 }
 
@@ -125,11 +131,13 @@ void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *r, c
         "s\",\"kernels\":\"%s\","
         "\"threads\":%u,\"slot_bytes\":%zu,\"prompt_tokens\":%u,\"output_tokens\":%u,"
         "\"temperature\":%.3f,"
-        "\"top_p\":%.3f,\"seed\":%llu,\"repeat\":%llu,\"clock\":\"%s\",\n\"runs\":[\n",
+        "\"top_p\":%.3f,\"seed\":%llu,\"repeat\":%llu,\"clock\":\"%s\",\n"
+        "\"launch_columns\":[\"stage\",\"rows\",\"tails\",\"kv_only\",\"waiting\",\"ns\"],\n"
+        "\"runs\":[\n",
         text.data ? text.data : "\"\"", (unsigned long long)plan_params(model_plan_of(r->model)),
         (unsigned long long)i->weight_bytes, dtype_of(r), i->device, i->kernels, i->threads,
         i->slot_bytes, l->prompt_tokens, l->output_tokens, (double)l->temperature, (double)l->top_p,
-        (unsigned long long)l->seed, (unsigned long long)repeat, l->cpu_clock ? "cpu" : "wall");
+        (unsigned long long)l->seed, (unsigned long long)repeat, be_clock_name(l));
     buf_deinit(&text);
     for (size_t k = 0; k < n; k++) {
         if (k) fprintf(to, ",\n");

@@ -19,6 +19,22 @@ jq -e 'all(.runs[]; .tokens_per_s > 0 and .ratio_to_full > 0 and .bound_ratio > 
 jq -e '[.runs[] | select(.policy == "last") | .cache_bytes < .cache_bytes_all_loops] | all' "$out/bench.json" \
     >/dev/null || fail "last stores every loop"
 
+# The simulator, with costs fitted to that run: the same work and launches; its times add up to the run's.
+"$fathom" bench engine --model models/demo --simulate --simulate-from "$out/bench.json" --sequences 2,6 --repeat 1 \
+    --prompt-tokens 12 --output-tokens 12 --json >"$out/sim.json" 2>/dev/null
+jq -e '.clock == "virtual" and .device == "simulated" and (.runs | length == 10) and ([.runs[].tokens_differing] | add == 0)
+    and all(.runs[]; (.launches | length) == .prelude.launches + .recurrent.launches + .coda.launches)' \
+    "$out/sim.json" >/dev/null || fail "the simulator"
+jq -e -s 'def seconds: [.runs[].seconds] | add; (.[1] | seconds) / (.[0] | seconds) | . > 0.85 and . < 1.15' \
+    "$out/bench.json" "$out/sim.json" >/dev/null || fail "simulated and real seconds differ"
+jq -e -s '[.[].runs[] | select(.mode == "full") | .recurrent.launches] | .[0] == .[2] and .[1] == .[3]' \
+    "$out/bench.json" "$out/sim.json" >/dev/null || fail "simulated and real launches of full differ"
+# By hand, in which the costs are the result: full with 100 ns a row and nothing else.
+"$fathom" bench engine --model models/demo --simulate --costs 'prelude=0,0 recurrent=0,100 coda=0,0' --mean-depth 3 --sequences 4 \
+    --modes full --json 2>/dev/null >"$out/hand.json"
+jq -e '.runs[0] | (.seconds * 1e9 - 100 * .recurrent.rows | fabs) < 1e5 and .fr_ns == 100 and .mean_depth > 2 and .mean_depth < 4' \
+    "$out/hand.json" >/dev/null || fail "costs by hand"
+
 "$fathom" compare --model models/demo --device cpu --text models/demo/held_out.txt --first 1024 --at-loops 1 \
     --json >"$out/compare.json" 2>/dev/null
 jq -e '.runs[0].mean_kl == 0 and .runs[0].top1_agreement == 1' "$out/compare.json" >/dev/null || fail "exact is not itself"
@@ -63,7 +79,10 @@ grep -q 'from 1 to 4' "$out/err" || fail "compare: $(cat "$out/err")"
 
 for bad in "bench engine --model models/demo --sequences 0" "bench engine --model models/demo --modes none" \
     "bench engine --model models/demo --sequences 2 --prompt-tokens 900 --output-tokens 900" \
-    "bench engine --model models/demo --clock cpu" "compare --model models/demo --text nowhere" \
+    "bench engine --model models/demo --clock cpu" "bench engine --model models/demo --simulate" \
+    "bench engine --model models/demo --simulate --simulate-from nowhere" \
+    "bench engine --model models/demo --simulate --simulate-from models/demo/config.json" \
+    "bench engine --model models/demo --simulate --mean-depth 3 --costs prelude=1" "compare --model models/demo --text nowhere" \
     "compare --model models/demo --text models/demo/held_out.txt --at-loops 0" \
     "compare --model models/demo --text models/demo/held_out.txt --window 2000"; do
     # shellcheck disable=SC2086
