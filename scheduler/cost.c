@@ -1,4 +1,4 @@
-/* cost.c - stage times as base_ns + row_ns * rows, exit rates, and gain per cycle. */
+/* cost.c - stage times as base_ns + row_ns * rows, exit rates, and the price of waiting. */
 #include "scheduler/cost.h"
 
 /* Old launches fade, so a slower machine is noticed within about a hundred launches. */
@@ -26,43 +26,37 @@ void sched__fit_add(cost_fit *fit, uint32_t n_rows, uint64_t ns) {
     fit->base_ns = (fit->ns - fit->row_ns * fit->rows) / fit->weight;
 }
 
-void sched__learn_launch(cost_model *cost, eng_stage stage, uint32_t n_rows, uint64_t ns,
-                         bool of_flush) {
+void sched__learn_launch(cost_model *cost, eng_stage stage, uint32_t n_rows, uint64_t ns) {
     if (n_rows > 0) sched__fit_add(&cost->stage[stage], n_rows, ns);
-    if (stage == ENG_STAGE_RECURRENT) cost->loops_ns += (double)ns;
-    if (!of_flush) return;
-    cost->flush_ns += ns;
-    cost->flush_rows += stage == ENG_STAGE_CODA ? n_rows : 0;
 }
 
 /* Weighted by rows: the first launch full of prompt rows outweighs earlier small ones. */
-void sched__learn_exits(cost_model *cost, uint32_t live, uint32_t exited, uint32_t ready) {
+void sched__learn_exits(cost_model *cost, uint32_t live, uint32_t exited) {
     if (live == 0) return;
     cost->live_rows = cost->live_rows * 0.95 + live;
     cost->exited_rows = cost->exited_rows * 0.95 + exited;
-    cost->ready_rows = cost->ready_rows * 0.95 + ready;
     cost->exit_rate = cost->exited_rows / cost->live_rows;
-    cost->ready_rate = cost->ready_rows / cost->live_rows;
 }
 
 void sched__learn_depth(cost_model *cost, uint16_t depth) {
     cost->mean_depth += cost->mean_depth > 0 ? (depth - cost->mean_depth) / 256 : depth;
 }
 
-void sched__learn_cycle(cost_model *cost) {
-    cost->cycle_rows = cost->cycle_rows * 0.97 + (double)cost->flush_rows;
-    cost->cycle_ns = cost->cycle_ns * 0.97 + cost->loops_ns + (double)cost->flush_ns;
-    cost->loops_ns = 0;
-    cost->flush_rows = cost->flush_ns = 0;
-}
-
-/* Wait one more launch if the rows it makes ready, per ns, exceed the average rows per ns, whatever
- * this cycle has cost so far: the rule of a renewal process; the average converges as the rule is
- * followed. (A prompt chunk becomes ready only when its last row exits.) */
-bool sched__waiting_pays(const cost_model *cost, double live, double looping, double max_rows) {
+/* Rows share base_ns, the part of a launch's time that does not grow with them. A flush costs the
+ * base_ns of a prelude and of a coda, however many rows it serves. A row that waits for the flush
+ * misses a recurrent launch, so its loop needs a share of the base_ns of another one. The cost per
+ * row is least when a flush starts as soon as the waiting rows have cost as much as the flush: the
+ * rule of any batch that is ordered at a fixed price while waiting costs a rate.
+ *
+ * A flush far cheaper than a launch starts at once: waiting would gain almost no time and would
+ * delay every ready token by a long launch. */
+bool sched__wait_pays(cost_model *cost, double live, double looping, double ready) {
+    enum { FAR_CHEAPER = 64 };
     const cost_fit *loop = &cost->stage[ENG_STAGE_RECURRENT];
-    if (cost->cycle_ns <= 0 || loop->weight <= 0) return false;
-    double n_rows = looping < max_rows ? looping : max_rows;
-    double more = cost->ready_rate * live * n_rows / looping;
-    return more / sched__fit_ns(loop, n_rows) > cost->cycle_rows / cost->cycle_ns;
+    double flush_ns = cost->stage[ENG_STAGE_PRELUDE].base_ns + cost->stage[ENG_STAGE_CODA].base_ns;
+    if (flush_ns * FAR_CHEAPER <= sched__fit_ns(loop, looping)) return false;
+    double wait_ns = loop->base_ns * ready / live;
+    if (cost->waited_ns + wait_ns >= flush_ns) return false;
+    cost->waited_ns += wait_ns;
+    return true;
 }

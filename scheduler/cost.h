@@ -1,7 +1,4 @@
-/* cost.h - costs and gains of launches, learnt while they run.
- *
- * A cycle is the recurrent launches between two flushes and the second flush. Its gain is the rows
- * finished by its coda launches. */
+/* cost.h - costs of launches, learnt while they run. */
 #ifndef FATHOM_SCHED_COST_H
 #define FATHOM_SCHED_COST_H
 
@@ -13,14 +10,11 @@ typedef struct {
 } cost_fit;
 
 typedef struct {
-    cost_fit stage[3];                         /* by eng_stage */
-    double live_rows, exited_rows, ready_rows; /* decayed sums over recurrent launches */
-    double exit_rate;                          /* exits per live row and launch */
-    double ready_rate;             /* the same for rows that become ready for the coda */
+    cost_fit stage[3];             /* by eng_stage */
+    double live_rows, exited_rows; /* decayed sums over recurrent launches */
+    double exit_rate;              /* exits per live row and launch */
     double mean_depth;             /* of positions; 0 = unknown */
-    double loops_ns;               /* recurrent launches of the cycle under way */
-    uint64_t flush_ns, flush_rows; /* of its flush */
-    double cycle_rows, cycle_ns;   /* decayed sums over cycles */
+    double waited_ns;              /* cost of waiting rows since the newest flush */
 } cost_model;
 
 void sched__fit_add(cost_fit *fit, uint32_t n_rows, uint64_t ns);
@@ -29,15 +23,13 @@ static inline double sched__fit_ns(const cost_fit *fit, double n_rows) {
 }
 
 /* A launch of n_rows rows took ns; n_rows may be 0. */
-void sched__learn_launch(cost_model *cost, eng_stage stage, uint32_t n_rows, uint64_t ns,
-                         bool of_flush);
-/* A recurrent launch ran `live` live rows: `exited` left the loop, `ready` rows became ready for
- * the coda. */
-void sched__learn_exits(cost_model *cost, uint32_t live, uint32_t exited, uint32_t ready);
+void sched__learn_launch(cost_model *cost, eng_stage stage, uint32_t n_rows, uint64_t ns);
+/* A recurrent launch ran `live` live rows, of which `exited` left the loop. */
+void sched__learn_exits(cost_model *cost, uint32_t live, uint32_t exited);
 void sched__learn_depth(cost_model *cost, uint16_t depth); /* a position is done */
-void sched__learn_cycle(cost_model *cost);                 /* a flush is settled */
-/* Whether one more recurrent launch before the flush gains rows faster than the average cycle.
- * False while nothing is measured. */
-bool sched__waiting_pays(const cost_model *cost, double live, double looping, double max_rows);
+/* Whether the flush should wait for one more recurrent launch, of `looping` rows of which `live`
+ * are live, that leaves `ready` rows waiting. If so, their wait is charged. False while nothing is
+ * measured. */
+bool sched__wait_pays(cost_model *cost, double live, double looping, double ready);
 
 #endif

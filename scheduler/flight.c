@@ -46,7 +46,6 @@ void sched__flights_deinit(scheduler *sched) {
 flight *sched__new_flight(scheduler *sched, eng_stage stage) {
     flight *next = &sched->flights[(sched->first_out + sched->n_out) % sched->max_flights];
     next->stage = stage;
-    next->of_flush = sched->flushing;
     next->n_picks = next->n_rows = next->n_edits = next->n_draws = next->n_left_out = 0;
     next->n_last_loop = next->n_may_halt = next->n_heads = 0;
     return next;

@@ -4,14 +4,15 @@
  * coda launches of all ready rows, then the prelude launches of all new rows. */
 #include "scheduler/scheduler_internal.h"
 
-/* Rows of tenants sitting out will not join the next launch. */
-static bool flush_pays_by_cost(const scheduler *sched) {
+/* Given the next recurrent launch, which rows of tenants sitting out will not join. */
+static bool flush_pays_by_cost(scheduler *sched) {
     double live = sched->n_looping_live, looping = live + sched->n_looping_tail;
-    if (sched->rows_sitting_out > 0 && sched->rows_sitting_out < looping) {
+    if (sched->live_sitting_out < live && sched->rows_sitting_out < looping) {
         looping -= sched->rows_sitting_out;
-        live = live > sched->live_sitting_out ? live - sched->live_sitting_out : 0;
+        live -= sched->live_sitting_out;
     }
-    return !sched__waiting_pays(&sched->cost, live, looping, sched->max_rows);
+    double part = looping > sched->max_rows ? sched->max_rows / looping : 1;
+    return !sched__wait_pays(&sched->cost, live * part, looping * part, sched->n_to_coda);
 }
 
 bool sched__flush_pays(scheduler *sched) {
@@ -23,27 +24,11 @@ bool sched__flush_pays(scheduler *sched) {
     if (sched->rules.flush != FLUSH_BY_COST) return false;
     if (sched->flush_waited >= sched->limits.opts.wait_bound) return true;
     if (sched->n_tenants > 1 && sched__flush_is_waited_for(sched)) return true;
-    return sched->flush_at > 0 ? ready >= sched->flush_at : flush_pays_by_cost(sched);
+    if (sched->flush_at > 0) return ready >= sched->flush_at;
+    return flush_pays_by_cost(sched);
 }
 
 void sched__flush_begins(scheduler *sched) {
-    sched->flushing = sched->flush_open = true;
-}
-
-/* A cycle is learnt from once its flush is started and settled. */
-static void close_flush(scheduler *sched) {
-    if (!sched->flush_open || sched->flushing || sched->n_flush_out > 0) return;
-    sched->flush_open = false;
-    sched__learn_cycle(&sched->cost);
-}
-
-void sched__flush_started(scheduler *sched) {
-    sched->flushing = false;
     sched->flush_waited = 0;
-    close_flush(sched);
-}
-
-void sched__flush_settled(scheduler *sched, const flight *done) {
-    sched->n_flush_out -= done->of_flush;
-    close_flush(sched);
+    sched->cost.waited_ns = 0;
 }

@@ -114,7 +114,7 @@ static uint32_t settle_rows(scheduler *sched, const flight *done, const eng_resu
 /* Every cohort leaves the launch before any is settled, because settling asks earlier cohorts. */
 void sched__settle_loops(scheduler *sched, flight *done, const eng_result *result) {
     if (sched->n_to_coda > 0) sched->flush_waited++;
-    uint32_t live_before = sched->n_looping_live, ready_before = sched->n_to_coda;
+    uint32_t live_before = sched->n_looping_live;
     uint32_t n_live = settle_rows(sched, done, result);
     uint32_t exited = live_before - sched->n_looping_live;
     sched__take_back(sched);
@@ -124,5 +124,5 @@ void sched__settle_loops(scheduler *sched, flight *done, const eng_result *resul
     for (uint32_t i = 0; i < done->n_picks; i++) {
         if (done->picks[i].cohort) sched__settle_cohort(sched, done->picks[i].cohort);
     }
-    sched__learn_exits(&sched->cost, n_live, exited, sched->n_to_coda - ready_before);
+    sched__learn_exits(&sched->cost, n_live, exited);
 }

@@ -8,7 +8,7 @@
 #include "scheduler/scheduler.h"
 
 typedef enum {
-    FLUSH_BY_COST,         /* when waiting one more launch gains fewer rows per second */
+    FLUSH_BY_COST,         /* when the rows that wait have cost as much as a flush */
     FLUSH_WHEN_ALL_HALTED, /* when the deepest row of the batch has halted */
     FLUSH_WHEN_NONE_LOOPS, /* when in addition no tail loops any more */
 } flush_rule;

@@ -39,7 +39,6 @@ static int start(scheduler *sched, flight *next, err *e) {
     sched__learn_host(sched);
     sched->n_out++;
     sched->n_started++;
-    sched->n_flush_out += next->of_flush;
     switch (next->stage) {
     case ENG_STAGE_PRELUDE: sched__started_prelude(sched, next); break;
     case ENG_STAGE_RECURRENT: sched__started_loops(next); break;
@@ -90,9 +89,7 @@ static int flush(scheduler *sched, err *e) {
     if (launch_all(sched, ENG_STAGE_CODA, &sched->to_coda, e) != 0) return -1;
     if (settle(sched, e) != 0) return -1;
     admit(sched);
-    if (launch_all(sched, ENG_STAGE_PRELUDE, &sched->to_prelude, e) != 0) return -1;
-    sched__flush_started(sched);
-    return 0;
+    return launch_all(sched, ENG_STAGE_PRELUDE, &sched->to_prelude, e);
 }
 
 static int launch_round(scheduler *sched, err *e) {

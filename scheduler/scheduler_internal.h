@@ -89,7 +89,6 @@ typedef struct {
 /* One launch, from choosing its cohorts until it is settled. */
 struct flight {
     eng_stage stage;
-    bool of_flush;       /* part of a flush: its time and rows count there */
     picked *picks;       /* [max_rows] */
     eng_row *rows;       /* [max_rows] as the backend was told */
     row_origin *origins; /* [max_rows] */
@@ -177,10 +176,8 @@ struct scheduler {
     uint64_t n_started; /* launches since creation */
 
     /* the flush */
-    uint32_t n_flush_out;      /* its unsettled launches */
-    bool flushing, flush_open; /* being started; begun and not learnt from */
-    uint32_t flush_waited;     /* recurrent launches since a row first waited for a flush */
-    uint32_t flush_at;         /* tests: flush at this many ready rows; 0 = by cost */
+    uint32_t flush_waited; /* recurrent launches since a row first waited for a flush */
+    uint32_t flush_at;     /* tests: flush at this many ready rows; 0 = by cost */
 
     uint64_t *mask;           /* vocab bits, to ban stop ids and refused tokens */
     atomic_bool masks_failed; /* a sequence's mask became MASK_FAILED */
@@ -345,8 +342,6 @@ void sched__admit_masked(scheduler *sched); /* cohorts with a ready mask may ent
 
 bool sched__flush_pays(scheduler *sched);
 void sched__flush_begins(scheduler *sched);
-void sched__flush_started(scheduler *sched); /* all its launches */
-void sched__flush_settled(scheduler *sched, const flight *done);
 
 /* ---- tails.c ---- */
 

@@ -3,7 +3,7 @@
 
 static void count(scheduler *sched, const flight *done, uint64_t ns) {
     uint32_t n_rows = done->n_rows - done->n_left_out;
-    sched__learn_launch(&sched->cost, done->stage, n_rows, ns, done->of_flush);
+    sched__learn_launch(&sched->cost, done->stage, n_rows, ns);
     sched->stats.launches[done->stage]++;
     sched->stats.launch_rows[done->stage] += n_rows;
     sched->stats.launch_ns[done->stage] += ns;
@@ -29,7 +29,6 @@ int sched__settle_oldest(scheduler *sched, err *e) {
     case ENG_STAGE_RECURRENT: sched__settle_loops(sched, done, &result); break;
     case ENG_STAGE_CODA: sched__settle_coda(sched, done, &result); break;
     }
-    sched__flush_settled(sched, done);
     if (done->stage == ENG_STAGE_CODA && sched->on_tokens_out) sched->on_tokens_out(sched->ud);
     return 0;
 }
