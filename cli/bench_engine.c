@@ -19,7 +19,7 @@ static const be_mode all_modes[BE_MAX_MODES] = {
 
 typedef struct {
     const char *sequences, *modes, *plot, *clock, *simulate_from, *costs;
-    uint64_t prompt_tokens, output_tokens, repeat, seed, flights;
+    uint64_t prompt_tokens, output_tokens, repeat, seed, flights, rounds;
     double temperature, top_p, mean_depth;
     bool json, simulate;
 } options;
@@ -248,7 +248,8 @@ int cmd_bench_engine(int argc, char **argv) {
                  .seed = 1,
                  .temperature = 1,
                  .top_p = 1,
-                 .flights = 1};
+                 .flights = 1,
+                 .rounds = 1};
     const opt_row table[] = {
         ENGINE_OPTIONS(&ro),
         {"--sequences", OPT_TEXT, &o.sequences, "N,N",
@@ -261,6 +262,10 @@ int cmd_bench_engine(int argc, char **argv) {
         {"--repeat", OPT_UINT, &o.repeat, "N",
          "runs of every mode, alternating; the report gives medians (default 3)", 1, BE_MAX_REPEAT,
          false},
+        {"--rounds", OPT_UINT, &o.rounds, "N",
+         "length of a run: requests that end per sequence, on average. More than 1 keeps what is "
+         "in flight at both ends from counting (default 1)",
+         1, 1e6, false},
         {"--seed", OPT_UINT, &o.seed, "N", "seed of prompts, lengths and sampling (default 1)", 0,
          9e18, false},
         {"--modes", OPT_TEXT, &o.modes, "LIST",
@@ -304,8 +309,10 @@ int cmd_bench_engine(int argc, char **argv) {
     if (c != 0) return c > 0 ? 0 : EXIT_USAGE;
     err e = {0};
     bench b = {.repeat = o.repeat};
-    b.load =
-        (be_load){.seed = o.seed, .temperature = (float)o.temperature, .top_p = (float)o.top_p};
+    b.load = (be_load){.seed = o.seed,
+                       .rounds = o.rounds,
+                       .temperature = (float)o.temperature,
+                       .top_p = (float)o.top_p};
     b.load.cpu_clock = o.clock && strcmp(o.clock, "cpu") == 0;
     if (b.load.cpu_clock && ro.threads != 1) {
         fprintf(stderr, "fathom bench engine: --clock cpu goes with --threads 1\n");

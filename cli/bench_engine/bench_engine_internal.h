@@ -17,7 +17,7 @@ typedef struct {
 
 typedef struct {
     uint32_t sequences, prompt_tokens, output_tokens; /* lengths: half to one and a half of these */
-    uint64_t seed;
+    uint64_t seed, rounds;
     float temperature, top_p;
     bool cpu_clock; /* time is this process's CPU time: fair on a machine others use, with one
                        thread */
@@ -61,7 +61,7 @@ const char *be_clock_name(const be_load *load); /* "wall", "cpu", "virtual" */
 /* ---- drive.c ---- */
 
 /* One run's window: from the moment every sequence has put out a token until
- * sequences * output_tokens tokens were put out, with `sequences` always in flight. */
+ * rounds * sequences * output_tokens tokens were put out, with `sequences` always in flight. */
 typedef struct {
     double seconds;
     uint64_t tokens, positions, loops; /* put out; finished, prompts too; executed by those */

@@ -168,7 +168,8 @@ static int measure(driver *d, be_watch *watch, sched_stats *before, sched_stats 
     while (d->n_started < d->load->sequences) { /* warm up */
         if (refill(d, e) != 0 || sched_step(d->s, &idle, e) != 0) return -1;
     }
-    uint64_t want = (uint64_t)d->load->sequences * d->load->output_tokens, start_tokens = d->tokens;
+    uint64_t want = (uint64_t)d->load->sequences * d->load->output_tokens * d->load->rounds,
+             start_tokens = d->tokens;
     sched_get_stats(d->s, before);
     be_watch_open_window(watch);
     uint64_t t0 = be_clock_ns(d->load), aside = 0; /* ns spent watching, which no server would */

@@ -25,13 +25,13 @@ void be_print_head(FILE *to, const runtime *r, const runtime_opts *o, const be_l
             "device %s, %s, %u threads, cache slot %zu B\n"
             "prompts %u, outputs %u tokens (half to one and a half of it), temperature %.2f, top_p "
             "%.2f, "
-            "seed %llu, medians of %llu alternating runs, %s time\n\n",
+            "seed %llu, %llu rounds, medians of %llu alternating runs, %s time\n\n",
             o->model, (double)plan_params(c) / 1e6, dtype_of(r), (double)i->weight_bytes / 1e6,
             plan.data ? plan.data : "",
             r->sched.default_max_loops ? r->sched.default_max_loops : c->loops_default, i->device,
             i->kernels, i->threads, i->slot_bytes, l->prompt_tokens, l->output_tokens,
             (double)l->temperature, (double)l->top_p, (unsigned long long)l->seed,
-            (unsigned long long)repeat, be_clock_name(l));
+            (unsigned long long)l->rounds, (unsigned long long)repeat, be_clock_name(l));
     buf_deinit(&plan);
 }
 
@@ -125,19 +125,20 @@ void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *r, c
     buf_json_string(&text, dir, len);
     buf_puts(&text, ",");
     describe_runtime_json(&text, r);
-    fprintf(
-        to,
-        "{\"model\":%s,\"weights\":%llu,\"weight_bytes\":%llu,\"dtype\":\"%s\",\"device\":\"%"
-        "s\",\"kernels\":\"%s\","
-        "\"threads\":%u,\"slot_bytes\":%zu,\"prompt_tokens\":%u,\"output_tokens\":%u,"
-        "\"temperature\":%.3f,"
-        "\"top_p\":%.3f,\"seed\":%llu,\"repeat\":%llu,\"clock\":\"%s\",\n"
-        "\"launch_columns\":[\"stage\",\"rows\",\"tails\",\"kv_only\",\"waiting\",\"ns\"],\n"
-        "\"runs\":[\n",
-        text.data ? text.data : "\"\"", (unsigned long long)plan_params(model_plan_of(r->model)),
-        (unsigned long long)i->weight_bytes, dtype_of(r), i->device, i->kernels, i->threads,
-        i->slot_bytes, l->prompt_tokens, l->output_tokens, (double)l->temperature, (double)l->top_p,
-        (unsigned long long)l->seed, (unsigned long long)repeat, be_clock_name(l));
+    fprintf(to,
+            "{\"model\":%s,\"weights\":%llu,\"weight_bytes\":%llu,\"dtype\":\"%s\",\"device\":\"%"
+            "s\",\"kernels\":\"%s\","
+            "\"threads\":%u,\"slot_bytes\":%zu,\"prompt_tokens\":%u,\"output_tokens\":%u,"
+            "\"temperature\":%.3f,"
+            "\"top_p\":%.3f,\"seed\":%llu,\"rounds\":%llu,\"repeat\":%llu,\"clock\":\"%s\",\n"
+            "\"launch_columns\":[\"stage\",\"rows\",\"tails\",\"kv_only\",\"waiting\",\"ns\"],\n"
+            "\"runs\":[\n",
+            text.data ? text.data : "\"\"",
+            (unsigned long long)plan_params(model_plan_of(r->model)),
+            (unsigned long long)i->weight_bytes, dtype_of(r), i->device, i->kernels, i->threads,
+            i->slot_bytes, l->prompt_tokens, l->output_tokens, (double)l->temperature,
+            (double)l->top_p, (unsigned long long)l->seed, (unsigned long long)l->rounds,
+            (unsigned long long)repeat, be_clock_name(l));
     buf_deinit(&text);
     for (size_t k = 0; k < n; k++) {
         if (k) fprintf(to, ",\n");
