@@ -21,10 +21,12 @@
 /* Starting ahead hides the host's work between two launches. Its price: rows leaving the launch
  * that is out (into the coda, or as new tokens from it) are known too late to join the next one, so
  * their share of the pool idles for one launch. A launch whose rows have all halted is over at
- * once, so a sequence alone always goes ahead. From a prelude no row leaves. */
+ * once, so a sequence alone always goes ahead. From a prelude no row leaves. A
+ * batch that stays whole would come apart if a loop started before the tokens of its coda. */
 bool sched__ahead_pays(const scheduler *sched, const flight *out) {
     if (sched->ahead.rule != AHEAD_BY_COST) return sched->ahead.rule == AHEAD_ALWAYS;
-    if (out->stage == ENG_STAGE_PRELUDE || sched->rules.ahead_always) return true;
+    if (out->stage == ENG_STAGE_PRELUDE) return true;
+    if (sched->rules.batch_stays_whole) return out->stage == ENG_STAGE_RECURRENT;
     double live = sched->n_looping_live, n_rows = live + sched->n_looping_tail, leaving, share;
     if (live == 0) return false; /* nothing to start */
     if (n_rows > sched->max_rows) n_rows = sched->max_rows;

@@ -19,6 +19,6 @@ int sched__rules_init(rule_set *out, const sched_opts *opts, err *e) {
                       .tails_end_early = !full,
                       .last_stands_in = !exact,
                       .prelude_at_once = depthwise,
-                      .ahead_always = !depthwise};
+                      .batch_stays_whole = !depthwise};
     return 0;
 }

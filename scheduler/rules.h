@@ -21,7 +21,7 @@ typedef struct {
     bool tails_end_early;   /* the last loop of a tail writes keys and values only */
     bool last_stands_in;    /* the last executed loop's slot serves every deeper loop too */
     bool prelude_at_once;   /* new rows do not wait for a flush */
-    bool ahead_always;      /* launching ahead delays no row */
+    bool batch_stays_whole; /* a coda takes all rows, and all its tokens go on together */
 } rule_set;
 
 /* ERR_BAD_PARAM if mode and policy contradict each other. */
