@@ -19,7 +19,7 @@ static const be_mode all_modes[BE_MAX_MODES] = {
 
 typedef struct {
     const char *sequences, *modes, *plot, *clock, *simulate_from, *costs;
-    uint64_t prompt_tokens, output_tokens, repeat, seed, flights, rounds;
+    uint64_t prompt_tokens, output_tokens, repeat, seed, flights, rounds, waiting;
     double temperature, top_p, mean_depth;
     bool json, simulate;
 } options;
@@ -186,7 +186,7 @@ static int report(bench *b, const runtime *r, const runtime_opts *ro, const opti
     }
     FILE *people = o->json ? stderr : stdout;
     be_print_head(people, r, ro, &b->load, b->repeat);
-    be_print_lines(people, b->lines, n);
+    be_print_lines(people, b->lines, n, o->simulate);
     if (o->json) be_print_json(stdout, b->lines, n, r, &b->load, b->repeat);
     if (!o->plot) return 0;
     char title[200];
@@ -201,6 +201,7 @@ static int report(bench *b, const runtime *r, const runtime_opts *ro, const opti
 static int run_bench(const runtime *r, const runtime_opts *ro, const options *o, bench *b, err *e) {
     b->load.prompt_tokens = (uint32_t)o->prompt_tokens;
     b->load.output_tokens = (uint32_t)o->output_tokens;
+    b->load.waiting = (uint32_t)o->waiting;
     uint64_t longest = (o->prompt_tokens + o->output_tokens) * 3 / 2 + 2;
     if (longest > model_plan_of(r->model)->max_seq_len) {
         return err_set(e, ERR_USAGE, "--prompt-tokens",
@@ -255,6 +256,8 @@ int cmd_bench_engine(int argc, char **argv) {
         {"--sequences", OPT_TEXT, &o.sequences, "N,N",
          "numbers of sequences to keep in flight, one after another (default 8,32,64)", 0, 0,
          false},
+        {"--waiting", OPT_UINT, &o.waiting, "N", "requests to keep waiting beside them (default 0)",
+         0, 1e6, false},
         {"--prompt-tokens", OPT_UINT, &o.prompt_tokens, "N", "mean prompt length (default 64)", 1,
          1e6, false},
         {"--output-tokens", OPT_UINT, &o.output_tokens, "N", "mean output length (default 48)", 1,

@@ -227,6 +227,7 @@ void sched_get_stats(const scheduler *sched, sched_stats *out) {
     uint64_t map_bytes = n_blocks * sched->backend->info.block_map_bytes;
     out->cache_bytes = n_slots * out->slot_bytes + map_bytes;
     out->cache_bytes_all_loops = cache->full_depth_slots * out->slot_bytes + map_bytes;
+    out->rows_held = sched->n_rows - sched->n_free_rows;
     count_rows_by_loop(sched, out);
 }
 

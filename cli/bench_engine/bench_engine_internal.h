@@ -17,6 +17,7 @@ typedef struct {
 
 typedef struct {
     uint32_t sequences, prompt_tokens, output_tokens; /* lengths: half to one and a half of these */
+    uint32_t waiting;                                 /* requests kept waiting beside them */
     uint64_t seed, rounds;
     float temperature, top_p;
     bool cpu_clock; /* time is this process's CPU time: fair on a machine others use, with one
@@ -50,6 +51,7 @@ typedef struct {
     eng_stage out_stage[2];
     uint32_t out_rows[2];
     uint64_t began;
+    uint64_t inside_ns; /* real processor time of the simulated device: of this thread, ever */
 } be_watch;
 void be_watch_init(be_watch *watch, eng_backend *inner, const be_load *load, be_table *table);
 void be_watch_open_window(be_watch *watch); /* forgets all launches so far */
@@ -58,7 +60,7 @@ void be_watch_close_window(be_watch *watch);
 uint64_t be_clock_ns(const be_load *load);
 const char *be_clock_name(const be_load *load); /* "wall", "cpu", "virtual" */
 
-/* ---- drive.c ---- */
+/* ---- window.c ---- */
 
 /* One run's window: from the moment every sequence has put out a token until
  * rounds * sequences * output_tokens tokens were put out, with `sequences` always in flight. */
@@ -72,19 +74,40 @@ typedef struct {
     double at_ms[BE_SAMPLES]; /* pool over time, thinned */
     uint32_t pool[BE_SAMPLES], n_samples;
     uint64_t compared, differing; /* tokens against the first run of the same policy */
+    uint64_t scheduler_ns; /* processor time of steps beside their launches, events included */
+    uint32_t rows_held;    /* row states in use, at most */
     be_table table;
 } be_run;
+
+/* The ends of a run's window, and what is sampled between them. */
+typedef struct {
+    be_run *run;
+    sched_stats before, now;
+    uint64_t every, n_seen, sampled_rows, sampled_launches;
+} be_window;
+void be_window_open(be_window *window, be_run *run, const scheduler *sched);
+void be_window_look(be_window *window, const scheduler *sched, uint64_t since_ns);
+void be_window_close(be_window *window, const scheduler *sched);
+
+/* ---- tokens.c ---- */
 
 /* All tokens of the first run of a policy, by request. */
 typedef struct {
     uint32_t **tokens, *n;
     uint32_t n_requests, cap;
 } be_tokens;
-void be_tokens_deinit(be_tokens *t);
+void be_tokens_deinit(be_tokens *first);
+/* Requests are added in order, and may have max_tokens each. */
+int be_tokens_add(be_tokens *first, uint32_t request, uint32_t max_tokens, err *e) WARN_UNUSED;
+void be_tokens_record(be_tokens *first, uint32_t request, uint32_t token);
+void be_tokens_compare(const be_tokens *first, uint32_t request, uint32_t index, uint32_t token,
+                       be_run *run);
+
+/* ---- drive.c ---- */
 
 /* Runs one mode once. `first` is filled when empty, else compared with. */
-int be_drive(be_run *out, const runtime *r, const be_mode *m, const be_load *l, be_tokens *first,
-             err *e);
+int be_drive(be_run *out, const runtime *run_on, const be_mode *mode, const be_load *load,
+             be_tokens *first, err *e) WARN_UNUSED;
 
 /* ---- report.c, plot.c ---- */
 
@@ -101,7 +124,8 @@ typedef struct {
 
 void be_print_head(FILE *to, const runtime *r, const runtime_opts *o, const be_load *l,
                    uint64_t repeat);
-void be_print_lines(FILE *to, const be_line *lines, size_t n);
+/* virtual: a simulated device ran it, so the host's time is the scheduler's own. */
+void be_print_lines(FILE *to, const be_line *lines, size_t n, bool virtual);
 void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *r, const be_load *l,
                    uint64_t repeat);
 /* Draws with gnuplot; ERR_IO without it. */

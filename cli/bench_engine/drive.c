@@ -1,220 +1,180 @@
 /* drive.c - one mode, driven by a closed loop of sequences from a seed. */
+#include "base/clock.h"
 #include "base/hash.h"
+#include "base/map.h"
 #include "base/size.h"
 #include "cli/bench_engine/bench_engine_internal.h"
 
 #include <stdlib.h>
-#include <string.h>
 
+/* Holds one request at a time; the next one follows at once. */
 typedef struct {
-    uint64_t id;
+    uint64_t id; /* 0: empty */
     uint32_t request, n_out;
 } lane;
 
 typedef struct {
     const be_load *load;
-    const runtime *r;
-    scheduler *s;
-    lane *lanes;
+    const runtime *run_on;
+    scheduler *sched;
+    be_watch watch;
+    be_window window;
+    lane *lanes; /* [n_lanes] */
+    uint32_t n_lanes, n_empty;
+    map lane_of; /* by id */
     be_tokens *first;
-    bool recording;                   /* first is being filled */
-    uint32_t next_request, n_started; /* lanes past their first token, of the first round */
+    bool recording; /* first is being filled */
+    uint32_t next_request;
+    uint32_t n_started; /* of the first load->sequences requests, those with a token */
     uint64_t tokens;
-    be_run *out;
+    be_run *run;
     bool failed;
 } driver;
 
-static uint64_t mix(uint64_t a, uint64_t b) {
-    return hash_mix(a * HASH_STEP + b + HASH_STEP);
+static uint64_t hash_pair(uint64_t x, uint64_t y) {
+    return hash_mix(x * HASH_STEP + y + HASH_STEP);
 }
 
-void be_tokens_deinit(be_tokens *t) {
-    for (uint32_t i = 0; i < t->n_requests; i++)
-        free(t->tokens[i]);
-    free(t->tokens);
-    free(t->n);
-    *t = (be_tokens){0};
-}
-
-static int record_request(be_tokens *t, uint32_t request, uint32_t max_tokens, err *e) {
-    if (request == t->cap) {
-        uint32_t cap = t->cap ? 2 * t->cap : 256;
-        uint32_t **tokens = realloc(t->tokens, cap * sizeof *tokens);
-        if (tokens) t->tokens = tokens;
-        uint32_t *n = realloc(t->n, cap * sizeof *n);
-        if (n) t->n = n;
-        if (!tokens || !n) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the tokens");
-        t->cap = cap;
-    }
-    t->tokens[request] = array_new(max_tokens, sizeof **t->tokens);
-    if (t->tokens[request] == NULL)
-        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the tokens");
-    t->n[request] = 0;
-    t->n_requests = request + 1;
-    return 0;
-}
-
-static uint32_t length(uint64_t draw, uint32_t mean) { /* mean/2 .. 3/2 mean */
+/* mean/2 .. 3/2 mean */
+static uint32_t length(uint64_t hash, uint32_t mean) {
     uint32_t low = mean / 2 ? mean / 2 : 1;
-    return low + (uint32_t)(draw % (mean + 1));
+    return low + (uint32_t)(hash % (mean + 1));
 }
 
-/* Request i is the same whatever mode runs and whoever else is running. */
-static int submit(driver *d, lane *l, err *e) {
-    const be_load *w = d->load;
-    uint32_t i = d->next_request++;
-    uint64_t own = mix(w->seed, i);
-    uint32_t n = length(mix(own, 1), w->prompt_tokens),
-             vocab = model_plan_of(d->r->model)->vocab_size;
+/* ---- requests ---- */
+
+/* Request i is the same in every mode and beside any others. */
+static int submit(driver *drv, uint32_t at, err *e) {
+    const be_load *load = drv->load;
+    uint32_t request = drv->next_request++;
+    uint64_t own = hash_pair(load->seed, request);
+    uint32_t n = length(hash_pair(own, 1), load->prompt_tokens),
+             vocab = model_plan_of(drv->run_on->model)->vocab_size;
     uint32_t *prompt = array_new(n, sizeof *prompt);
-    if (prompt == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a prompt");
+    if (prompt == NULL || map_reserve(&drv->lane_of, 1) != 0) {
+        free(prompt);
+        return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a request");
+    }
     for (uint32_t k = 0; k < n; k++)
-        prompt[k] = (uint32_t)(mix(own, 100 + k) % vocab);
-    sched_request q = {
-        .prompt = prompt, .n_prompt = n, .max_tokens = length(mix(own, 2), w->output_tokens)};
-    q.sampling = (eng_sampling){
-        .temperature = w->temperature, .top_p = w->top_p, .repetition_penalty = 1, .seed = own};
-    *l = (lane){.request = i};
-    int rc = d->recording ? record_request(d->first, i, q.max_tokens, e) : 0;
-    if (rc == 0) rc = sched_submit(d->s, &q, &l->id, e);
+        prompt[k] = (uint32_t)(hash_pair(own, 100 + k) % vocab);
+    sched_request req = {.prompt = prompt,
+                         .n_prompt = n,
+                         .max_tokens = length(hash_pair(own, 2), load->output_tokens),
+                         .sampling = {.temperature = load->temperature,
+                                      .top_p = load->top_p,
+                                      .repetition_penalty = 1,
+                                      .seed = own}};
+    int rc = drv->recording ? be_tokens_add(drv->first, request, req.max_tokens, e) : 0;
+    lane *to = &drv->lanes[at];
+    *to = (lane){.request = request};
+    if (rc == 0) rc = sched_submit(drv->sched, &req, &to->id, e);
+    if (rc == 0) map_put(&drv->lane_of, to->id, at);
     free(prompt);
     return rc;
 }
 
-static void compare_token(driver *d, const lane *l, uint32_t token) {
-    be_tokens *t = d->first;
-    if (d->recording) {
-        t->tokens[l->request][t->n[l->request]++] = token;
-    } else if (l->request < t->n_requests && l->n_out < t->n[l->request]) {
-        d->out->compared++;
-        d->out->differing += t->tokens[l->request][l->n_out] != token;
-    }
+static void take_token(driver *drv, lane *from, uint32_t token) {
+    if (drv->recording) be_tokens_record(drv->first, from->request, token);
+    else be_tokens_compare(drv->first, from->request, from->n_out, token, drv->run);
+    if (from->n_out++ == 0 && from->request < drv->load->sequences) drv->n_started++;
+    drv->tokens++;
 }
 
 static void on_event(void *ud, const sched_event *ev) {
-    driver *d = ud;
-    lane *l = NULL;
-    for (uint32_t i = 0; i < d->load->sequences && l == NULL; i++) {
-        if (d->lanes[i].id == ev->id) l = &d->lanes[i];
-    }
-    if (l == NULL) return; /* being cancelled at the end */
-    if (ev->kind == SCHED_TOKEN) {
-        compare_token(d, l, ev->token);
-        if (l->n_out++ == 0 && l->request < d->load->sequences) d->n_started++;
-        d->tokens++;
-    } else if (ev->kind == SCHED_END) {
-        l->id = 0;
-        if (ev->finish == SCHED_FAILED) d->failed = true;
-    }
+    driver *drv = ud;
+    uint64_t at = map_get(&drv->lane_of, ev->id);
+    if (at == MAP_NONE) return;
+    if (ev->kind == SCHED_TOKEN) take_token(drv, &drv->lanes[at], ev->token);
+    if (ev->kind != SCHED_END) return;
+    map_drop(&drv->lane_of, ev->id);
+    drv->lanes[at].id = 0;
+    drv->n_empty++;
+    if (ev->finish == SCHED_FAILED) drv->failed = true;
 }
 
-static int refill(driver *d, err *e) {
-    for (uint32_t i = 0; i < d->load->sequences; i++) {
-        if (d->lanes[i].id == 0 && submit(d, &d->lanes[i], e) != 0) return -1;
+static int refill(driver *drv, err *e) {
+    for (uint32_t i = 0; i < drv->n_lanes && drv->n_empty > 0; i++) {
+        if (drv->lanes[i].id != 0) continue;
+        if (submit(drv, i, e) != 0) return -1;
+        drv->n_empty--;
     }
-    return d->failed ? err_set(e, ERR_INTERNAL, NULL, "a sequence failed") : 0;
+    return drv->failed ? err_set(e, ERR_INTERNAL, NULL, "a sequence failed") : 0;
 }
 
-/* Pool size over time: when the samples are full every other one goes. */
-typedef struct {
-    uint64_t every, seen, sum, launches, rows_before, launches_before;
-} pool_watch;
+/* ---- the window ---- */
 
-static void watch_pool(be_run *o, pool_watch *p, const sched_stats *st, uint64_t since_ns) {
-    uint64_t rows = st->launch_rows[ENG_STAGE_RECURRENT],
-             launches = st->launches[ENG_STAGE_RECURRENT];
-    if (launches == p->launches_before) return;
-    uint64_t pool = (rows - p->rows_before) / (launches - p->launches_before);
-    p->rows_before = rows;
-    p->launches_before = launches;
-    if (p->seen++ % p->every != 0) return;
-    if (o->n_samples == BE_SAMPLES) {
-        for (uint32_t i = 0; i < BE_SAMPLES / 2; i++) {
-            o->at_ms[i] = o->at_ms[2 * i];
-            o->pool[i] = o->pool[2 * i];
-        }
-        o->n_samples = BE_SAMPLES / 2;
-        p->every *= 2;
-    }
-    o->at_ms[o->n_samples] = (double)since_ns / 1e6;
-    o->pool[o->n_samples++] = (uint32_t)pool;
-}
-
-static void watch_cache(be_run *o, const sched_stats *st) {
-    if (st->cache_bytes <= o->cache_bytes) return;
-    o->cache_bytes = st->cache_bytes;
-    o->cache_bytes_all_loops = st->cache_bytes_all_loops;
-    o->slots_ideal_bytes = st->slots_used * st->slot_bytes;
-}
-
-static void close_window(be_run *o, const sched_stats *a, const sched_stats *b) {
-    for (int i = 0; i < SCHED_DEPTH_BINS; i++) {
-        o->depth[i] = b->exits_by_depth[i] - a->exits_by_depth[i];
-        o->positions += o->depth[i];
-        o->loops += o->depth[i] * (uint64_t)i;
-    }
-    for (int i = 0; i < 3; i++) {
-        o->launches[i] = b->launches[i] - a->launches[i];
-        o->rows[i] = b->launch_rows[i] - a->launch_rows[i];
-        o->ns[i] = b->launch_ns[i] - a->launch_ns[i];
-    }
-    o->sample_ns = b->sample_ns - a->sample_ns;
-    o->tail_rows = b->tail_rows - a->tail_rows;
-    o->pool_mean = o->launches[1] ? (double)o->rows[1] / (double)o->launches[1] : 0;
-}
-
-static int measure(driver *d, be_watch *watch, sched_stats *before, sched_stats *now, err *e) {
+/* One step, and the real processor time it took beside its launches. */
+static int step(driver *drv, err *e) {
     bool idle;
-    while (d->n_started < d->load->sequences) { /* warm up */
-        if (refill(d, e) != 0 || sched_step(d->s, &idle, e) != 0) return -1;
+    if (refill(drv, e) != 0) return -1;
+    uint64_t inside = drv->watch.inside_ns, began = clock_thread_ns();
+    int rc = sched_step(drv->sched, &idle, e);
+    drv->run->scheduler_ns += clock_thread_ns() - began - (drv->watch.inside_ns - inside);
+    return rc;
+}
+
+static int measure(driver *drv, err *e) {
+    const be_load *load = drv->load;
+    while (drv->n_started < load->sequences) { /* warm up */
+        if (step(drv, e) != 0) return -1;
     }
-    uint64_t want = (uint64_t)d->load->sequences * d->load->output_tokens * d->load->rounds,
-             start_tokens = d->tokens;
-    sched_get_stats(d->s, before);
-    be_watch_open_window(watch);
-    uint64_t t0 = be_clock_ns(d->load), aside = 0; /* ns spent watching, which no server would */
-    pool_watch p = {.every = 1,
-                    .rows_before = before->launch_rows[ENG_STAGE_RECURRENT],
-                    .launches_before = before->launches[ENG_STAGE_RECURRENT]};
-    while (d->tokens - start_tokens < want) {
-        if (refill(d, e) != 0 || sched_step(d->s, &idle, e) != 0) return -1;
-        uint64_t look = be_clock_ns(d->load);
-        sched_get_stats(d->s, now);
-        watch_pool(d->out, &p, now, look - t0 - aside);
-        watch_cache(d->out, now);
-        aside += be_clock_ns(d->load) - look;
+    uint64_t most = drv->tokens + load->rounds * load->sequences * load->output_tokens;
+    uint64_t tokens_before = drv->tokens, aside = 0; /* ns spent looking, which no server would */
+    be_window_open(&drv->window, drv->run, drv->sched);
+    be_watch_open_window(&drv->watch);
+    drv->run->scheduler_ns = 0;
+    uint64_t opened = be_clock_ns(load);
+    while (drv->tokens < most) {
+        if (step(drv, e) != 0) return -1;
+        uint64_t now = be_clock_ns(load);
+        be_window_look(&drv->window, drv->sched, now - opened - aside);
+        aside += be_clock_ns(load) - now;
     }
-    d->out->seconds = (double)(be_clock_ns(d->load) - t0 - aside) / 1e9;
-    d->out->tokens = d->tokens - start_tokens;
-    d->out->requests = d->next_request;
-    sched_get_stats(d->s, now);
-    be_watch_close_window(watch);
-    close_window(d->out, before, now);
+    drv->run->seconds = (double)(be_clock_ns(load) - opened - aside) / 1e9;
+    drv->run->tokens = drv->tokens - tokens_before;
+    drv->run->requests = drv->next_request;
+    be_watch_close_window(&drv->watch);
+    be_window_close(&drv->window, drv->sched);
     return 0;
 }
 
-int be_drive(be_run *out, const runtime *r, const be_mode *m, const be_load *l, be_tokens *first,
-             err *e) {
+static int open_and_measure(driver *drv, const be_mode *mode, err *e) {
+    const be_load *load = drv->load;
+    sched_opts opts = drv->run_on->sched;
+    opts.batching = mode->batching;
+    opts.halted_kv = mode->halted_kv;
+    opts.max_running = load->sequences;
+    opts.max_queue = drv->n_lanes;
+    opts.max_queue_tokens = UINT64_MAX;
+    opts.prefix_cache = false; /* every prompt is run */
+    be_watch_init(&drv->watch, drv->run_on->backend, load, &drv->run->table);
+    if (sched_create(&drv->sched, &drv->watch.base, &opts, on_event, drv, e) != 0) return -1;
+    return measure(drv, e);
+}
+
+int be_drive(be_run *out, const runtime *run_on, const be_mode *mode, const be_load *load,
+             be_tokens *first, err *e) {
     *out = (be_run){0};
-    sched_opts o = r->sched;
-    o.batching = m->batching;
-    o.halted_kv = m->halted_kv;
-    o.max_running = l->sequences;
-    o.max_queue = l->sequences;
-    o.prefix_cache = false; /* every prompt is runtime */
-    driver d = {.load = l, .r = r, .first = first, .recording = first->n_requests == 0, .out = out};
-    be_watch watch;
-    be_watch_init(&watch, r->backend, l, &out->table);
-    sched_stats *st = array_new(2, sizeof *st);
-    d.lanes = array_new(l->sequences, sizeof *d.lanes);
+    uint32_t n_lanes = load->sequences + load->waiting;
+    driver *drv = calloc(1, sizeof *drv);
+    lane *lanes = array_new(n_lanes, sizeof *lanes);
     int rc = -1;
-    if (!st || !d.lanes) {
+    if (drv == NULL || lanes == NULL) {
         (void)err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the benchmark");
-    } else if (sched_create(&d.s, &watch.base, &o, on_event, &d, e) == 0) {
-        rc = measure(&d, &watch, &st[0], &st[1], e);
+    } else {
+        *drv = (driver){.load = load,
+                        .run_on = run_on,
+                        .lanes = lanes,
+                        .n_lanes = n_lanes,
+                        .n_empty = n_lanes,
+                        .first = first,
+                        .recording = first->n_requests == 0,
+                        .run = out};
+        rc = open_and_measure(drv, mode, e);
+        sched_destroy(drv->sched);
+        map_deinit(&drv->lane_of);
     }
-    sched_destroy(d.s);
-    free(d.lanes);
-    free(st);
+    free(lanes);
+    free(drv);
     return rc;
 }

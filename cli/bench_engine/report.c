@@ -43,7 +43,18 @@ static void print_depths(FILE *to, const be_line *b) {
     fprintf(to, " %%\n");
 }
 
-void be_print_lines(FILE *to, const be_line *lines, size_t n) {
+static void print_scheduler(FILE *to, const be_run *run) {
+    double ns = (double)run->scheduler_ns;
+    uint64_t launches = run->launches[0] + run->launches[1] + run->launches[2];
+    uint64_t rows = run->rows[0] + run->rows[1] + run->rows[2];
+    fprintf(
+        to,
+        "      scheduler %.1f us a launch, %.1f ns a row, %.2f us a token; %u row states held\n",
+        ns / 1e3 / (double)launches, ns / (double)rows, ns / 1e3 / (double)run->tokens,
+        run->rows_held);
+}
+
+void be_print_lines(FILE *to, const be_line *lines, size_t n, bool virtual) {
     for (size_t k = 0; k < n; k++) {
         const be_line *b = &lines[k];
         const be_run *u = b->run;
@@ -66,6 +77,7 @@ void be_print_lines(FILE *to, const be_line *lines, size_t n) {
                     (unsigned long long)u->compared);
         }
         fprintf(to, "\n");
+        if (virtual) print_scheduler(to, u);
         if (b->mode->batching == SCHED_DEPTHWISE) print_depths(to, b);
     }
 }
@@ -90,13 +102,14 @@ static void json_run(FILE *to, const be_line *b) {
                 (double)u->ns[i] / 1e9);
     }
     fprintf(to,
-            "\"sample_seconds\":%.4f,\"tail_rows\":%llu,\"f0_ns\":%.1f,\"fr_ns\":%.1f,\"lost\":{"
+            "\"scheduler_seconds\":%.6f,\"rows_held\":%u,\"sample_seconds\":%.4f,\"tail_rows\":%"
+            "llu,\"f0_ns\":%.1f,\"fr_ns\":%.1f,\"lost\":{"
             "\"loops\":%.4f,"
             "\"rest\":%.4f},\"tokens_compared\":%llu,\"tokens_differing\":%"
             "llu,\"depth_histogram\":[",
-            (double)u->sample_ns / 1e9, (unsigned long long)u->tail_rows, b->f0, b->fr,
-            b->lost_loops, b->lost_rest, (unsigned long long)u->compared,
-            (unsigned long long)u->differing);
+            (double)u->scheduler_ns / 1e9, u->rows_held, (double)u->sample_ns / 1e9,
+            (unsigned long long)u->tail_rows, b->f0, b->fr, b->lost_loops, b->lost_rest,
+            (unsigned long long)u->compared, (unsigned long long)u->differing);
     for (uint32_t d = 0; d <= b->max_loops; d++) {
         fprintf(to, "%s%llu", d ? "," : "", (unsigned long long)u->depth[d]);
     }

@@ -59,8 +59,7 @@ static uint32_t waiting_rows(const be_watch *watch, const be_launch *launch) {
     return looping + ready - launch->rows;
 }
 
-static int watched_launch(eng_backend *backend, const eng_launch *asked, err *e) {
-    be_watch *watch = (be_watch *)(void *)backend;
+static int note_launch(be_watch *watch, const eng_launch *asked, err *e) {
     be_launch launch = {.stage = (uint8_t)asked->stage, .rows = asked->n_rows};
     for (uint32_t i = 0; i < asked->n_rows; i++) {
         launch.tails += (asked->rows[i].flags & ENG_ROW_TAIL) != 0;
@@ -76,8 +75,7 @@ static int watched_launch(eng_backend *backend, const eng_launch *asked, err *e)
     return watch->inner->ops->launch(watch->inner, asked, e);
 }
 
-static int watched_wait(eng_backend *backend, eng_result *result, err *e) {
-    be_watch *watch = (be_watch *)(void *)backend;
+static int note_result(be_watch *watch, eng_result *result, err *e) {
     int rc = watch->inner->ops->wait(watch->inner, result, e);
     if (rc == 0 && watch->load->cpu_clock) result->ns = be_clock_ns(watch->load) - watch->began;
     eng_stage stage = watch->out_stage[0];
@@ -93,6 +91,22 @@ static int watched_wait(eng_backend *backend, eng_result *result, err *e) {
     if (watch->n_skip > 0) watch->n_skip--;
     else watch->table->launches[watch->n_settled++].ns = result->ns;
     return 0;
+}
+
+static int watched_launch(eng_backend *backend, const eng_launch *asked, err *e) {
+    be_watch *watch = (be_watch *)(void *)backend;
+    uint64_t began = clock_thread_ns();
+    int rc = note_launch(watch, asked, e);
+    watch->inside_ns += clock_thread_ns() - began;
+    return rc;
+}
+
+static int watched_wait(eng_backend *backend, eng_result *result, err *e) {
+    be_watch *watch = (be_watch *)(void *)backend;
+    uint64_t began = clock_thread_ns();
+    int rc = note_result(watch, result, e);
+    watch->inside_ns += clock_thread_ns() - began;
+    return rc;
 }
 
 static void watched_close(eng_backend *backend) {
