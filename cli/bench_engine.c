@@ -21,7 +21,7 @@ typedef struct {
     const char *sequences, *modes, *plot, *clock, *simulate_from, *costs;
     uint64_t prompt_tokens, output_tokens, repeat, seed, flights, rounds, waiting;
     double temperature, top_p, mean_depth;
-    bool json, simulate;
+    bool json, simulate, same_lengths;
 } options;
 
 typedef struct {
@@ -148,6 +148,9 @@ static void fill_losses(be_line *line) {
     double loops = full ? (double)u->rows[ENG_STAGE_RECURRENT] : (double)u->loops;
     line->lost_loops = (loops_ns(u) - loops * line->fr) / all;
     line->lost_rest = (rest_ns(u) - (double)u->positions * line->f0) / all;
+    double loops_run = (double)(u->loops + u->tail_rows) / (double)u->positions;
+    line->bound_with_tails =
+        (line->f0 + line->max_loops * line->fr) / (line->f0 + loops_run * line->fr);
     line->tails = (double)u->tail_rows / (double)u->rows[ENG_STAGE_RECURRENT];
 }
 
@@ -202,7 +205,9 @@ static int run_bench(const runtime *r, const runtime_opts *ro, const options *o,
     b->load.prompt_tokens = (uint32_t)o->prompt_tokens;
     b->load.output_tokens = (uint32_t)o->output_tokens;
     b->load.waiting = (uint32_t)o->waiting;
-    uint64_t longest = (o->prompt_tokens + o->output_tokens) * 3 / 2 + 2;
+    b->load.same_lengths = o->same_lengths;
+    uint64_t longest = o->prompt_tokens + o->output_tokens;
+    if (!o->same_lengths) longest = longest * 3 / 2 + 2;
     if (longest > model_plan_of(r->model)->max_seq_len) {
         return err_set(e, ERR_USAGE, "--prompt-tokens",
                        "prompts and outputs of up to %llu tokens exceed the context of %u",
@@ -260,10 +265,13 @@ int cmd_bench_engine(int argc, char **argv) {
          0, 1e6, false},
         {"--prompt-tokens", OPT_UINT, &o.prompt_tokens, "N", "mean prompt length (default 64)", 1,
          1e6, false},
-        {"--output-tokens", OPT_UINT, &o.output_tokens, "N", "mean output length (default 48)", 1,
+        {"--output-tokens", OPT_UINT, &o.output_tokens, "N", "mean output length (default 48)", 2,
          1e6, false},
         {"--repeat", OPT_UINT, &o.repeat, "N",
          "runs of every mode, alternating; the report gives medians (default 3)", 1, BE_MAX_REPEAT,
+         false},
+        {"--same-lengths", OPT_FLAG, &o.same_lengths, NULL,
+         "prompts and outputs of exactly these lengths (default: half to one and a half)", 0, 0,
          false},
         {"--rounds", OPT_UINT, &o.rounds, "N",
          "length of a run: requests that end per sequence, on average. More than 1 keeps what is "

@@ -17,6 +17,7 @@ typedef struct {
 
 typedef struct {
     uint32_t sequences, prompt_tokens, output_tokens; /* lengths: half to one and a half of these */
+    bool same_lengths;                                /* exactly these */
     uint32_t waiting;                                 /* requests kept waiting beside them */
     uint64_t seed, rounds;
     float temperature, top_p;
@@ -63,7 +64,7 @@ const char *be_clock_name(const be_load *load); /* "wall", "cpu", "virtual" */
 /* ---- window.c ---- */
 
 /* One run's window: from the moment every sequence has put out a token until
- * rounds * sequences * output_tokens tokens were put out, with `sequences` always in flight. */
+ * rounds * sequences * (output_tokens - 1) more were put out, with `sequences` always in flight. */
 typedef struct {
     double seconds;
     uint64_t tokens, positions, loops; /* put out; finished, prompts too; executed by those */
@@ -74,6 +75,8 @@ typedef struct {
     double at_ms[BE_SAMPLES]; /* pool over time, thinned */
     uint32_t pool[BE_SAMPLES], n_samples;
     uint64_t compared, differing; /* tokens against the first run of the same policy */
+    uint64_t warm_up_ns,
+        warm_up_positions; /* the next, and positions finished, before the window */
     uint64_t scheduler_ns; /* processor time of steps beside their launches, events included */
     uint32_t rows_held;    /* row states in use, at most */
     be_table table;
@@ -120,12 +123,13 @@ typedef struct {
     const be_run *run;            /* the one whose throughput is the median */
     double lost_loops, lost_rest; /* parts of its time above the bound's */
     double tails;                 /* part of the rows looped */
+    double bound_with_tails;      /* the bound if each tail row costs what a live one does */
 } be_line;
 
 void be_print_head(FILE *to, const runtime *r, const runtime_opts *o, const be_load *l,
                    uint64_t repeat);
 /* virtual: a simulated device ran it, so the host's time is the scheduler's own. */
-void be_print_lines(FILE *to, const be_line *lines, size_t n, bool virtual);
+void be_print_lines(FILE *to, const be_line *lines, size_t n, bool is_virtual);
 void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *r, const be_load *l,
                    uint64_t repeat);
 /* Draws with gnuplot; ERR_IO without it. */

@@ -36,7 +36,8 @@ static uint64_t hash_pair(uint64_t x, uint64_t y) {
 }
 
 /* mean/2 .. 3/2 mean */
-static uint32_t length(uint64_t hash, uint32_t mean) {
+static uint32_t length(const be_load *load, uint64_t hash, uint32_t mean) {
+    if (load->same_lengths) return mean;
     uint32_t low = mean / 2 ? mean / 2 : 1;
     return low + (uint32_t)(hash % (mean + 1));
 }
@@ -48,7 +49,7 @@ static int submit(driver *drv, uint32_t at, err *e) {
     const be_load *load = drv->load;
     uint32_t request = drv->next_request++;
     uint64_t own = hash_pair(load->seed, request);
-    uint32_t n = length(hash_pair(own, 1), load->prompt_tokens),
+    uint32_t n = length(load, hash_pair(own, 1), load->prompt_tokens),
              vocab = model_plan_of(drv->run_on->model)->vocab_size;
     uint32_t *prompt = array_new(n, sizeof *prompt);
     if (prompt == NULL || map_reserve(&drv->lane_of, 1) != 0) {
@@ -59,7 +60,7 @@ static int submit(driver *drv, uint32_t at, err *e) {
         prompt[k] = (uint32_t)(hash_pair(own, 100 + k) % vocab);
     sched_request req = {.prompt = prompt,
                          .n_prompt = n,
-                         .max_tokens = length(hash_pair(own, 2), load->output_tokens),
+                         .max_tokens = length(load, hash_pair(own, 2), load->output_tokens),
                          .sampling = {.temperature = load->temperature,
                                       .top_p = load->top_p,
                                       .repetition_penalty = 1,
@@ -118,10 +119,12 @@ static int measure(driver *drv, err *e) {
     while (drv->n_started < load->sequences) { /* warm up */
         if (step(drv, e) != 0) return -1;
     }
-    uint64_t most = drv->tokens + load->rounds * load->sequences * load->output_tokens;
+    /* Every sequence has put out one token already. */
+    uint64_t most = drv->tokens + load->rounds * load->sequences * (load->output_tokens - 1);
     uint64_t tokens_before = drv->tokens, aside = 0; /* ns spent looking, which no server would */
     be_window_open(&drv->window, drv->run, drv->sched);
     be_watch_open_window(&drv->watch);
+    drv->run->warm_up_ns = drv->run->scheduler_ns;
     drv->run->scheduler_ns = 0;
     uint64_t opened = be_clock_ns(load);
     while (drv->tokens < most) {

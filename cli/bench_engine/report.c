@@ -5,157 +5,177 @@
 #include "engine/backend.h"
 
 #include <stdio.h>
+#include <string.h>
 
-static const char *dtype_of(const runtime *r) {
-    model_tensor t;
-    return model_find(r->model, (tensor_place){.role = TENSOR_EMBED}, &t)
-               ? model_dtype_name(t.dtype)
+typedef unsigned long long ull;
+
+static const char *dtype_of(const runtime *run_on) {
+    model_tensor embed;
+    return model_find(run_on->model, (tensor_place){.role = TENSOR_EMBED}, &embed)
+               ? model_dtype_name(embed.dtype)
                : "?";
 }
 
-void be_print_head(FILE *to, const runtime *r, const runtime_opts *o, const be_load *l,
+void be_print_head(FILE *to, const runtime *run_on, const runtime_opts *opts, const be_load *load,
                    uint64_t repeat) {
-    const model_plan *c = model_plan_of(r->model);
-    const eng_backend_info *i = &r->backend->info;
-    buf plan = {0};
-    describe_runtime(&plan, r);
+    const model_plan *plan = model_plan_of(run_on->model);
+    const eng_backend_info *info = &run_on->backend->info;
+    uint32_t loops = run_on->sched.default_max_loops;
+    buf text = {0};
+    describe_runtime(&text, run_on);
     fprintf(to,
             "model %s: %.1f M weights, %s, %.0f MB resident\n"
             "%s, %u loops\n"
             "device %s, %s, %u threads, cache slot %zu B\n"
-            "prompts %u, outputs %u tokens (half to one and a half of it), temperature %.2f, top_p "
-            "%.2f, "
-            "seed %llu, %llu rounds, medians of %llu alternating runs, %s time\n\n",
-            o->model, (double)plan_params(c) / 1e6, dtype_of(r), (double)i->weight_bytes / 1e6,
-            plan.data ? plan.data : "",
-            r->sched.default_max_loops ? r->sched.default_max_loops : c->loops_default, i->device,
-            i->kernels, i->threads, i->slot_bytes, l->prompt_tokens, l->output_tokens,
-            (double)l->temperature, (double)l->top_p, (unsigned long long)l->seed,
-            (unsigned long long)l->rounds, (unsigned long long)repeat, be_clock_name(l));
-    buf_deinit(&plan);
+            "prompts %u, outputs %u tokens (%s), temperature %.2f, top_p %.2f, seed %llu, "
+            "%llu rounds, medians of %llu alternating runs, %s time\n\n",
+            opts->model, (double)plan_params(plan) / 1e6, dtype_of(run_on),
+            (double)info->weight_bytes / 1e6, text.data ? text.data : "",
+            loops ? loops : plan->loops_default, info->device, info->kernels, info->threads,
+            info->slot_bytes, load->prompt_tokens, load->output_tokens,
+            load->same_lengths ? "exactly" : "half to one and a half of it",
+            (double)load->temperature, (double)load->top_p, (ull)load->seed, (ull)load->rounds,
+            (ull)repeat, be_clock_name(load));
+    buf_deinit(&text);
 }
 
-static void print_depths(FILE *to, const be_line *b) {
+/* ---- for people ---- */
+
+static void print_depths(FILE *to, const be_line *line) {
     fprintf(to, "      depths");
-    for (uint32_t d = 1; d <= b->max_loops; d++) {
-        fprintf(to, " %.1f", 100.0 * (double)b->run->depth[d] / (double)b->run->positions);
+    for (uint32_t depth = 1; depth <= line->max_loops; depth++) {
+        fprintf(to, " %.1f",
+                100.0 * (double)line->run->depth[depth] / (double)line->run->positions);
     }
     fprintf(to, " %%\n");
 }
 
 static void print_scheduler(FILE *to, const be_run *run) {
     double ns = (double)run->scheduler_ns;
-    uint64_t launches = run->launches[0] + run->launches[1] + run->launches[2];
-    uint64_t rows = run->rows[0] + run->rows[1] + run->rows[2];
-    fprintf(
-        to,
-        "      scheduler %.1f us a launch, %.1f ns a row, %.2f us a token; %u row states held\n",
-        ns / 1e3 / (double)launches, ns / (double)rows, ns / 1e3 / (double)run->tokens,
-        run->rows_held);
+    uint64_t n_launches = run->launches[0] + run->launches[1] + run->launches[2];
+    uint64_t n_rows = run->rows[0] + run->rows[1] + run->rows[2];
+    fprintf(to,
+            "      scheduler: %.1f us a launch, %.1f ns a row, %.2f us a token, before the window "
+            "%.2f us a position; %u row states\n",
+            ns / 1e3 / (double)n_launches, ns / (double)n_rows, ns / 1e3 / (double)run->tokens,
+            (double)run->warm_up_ns / 1e3 / (double)run->warm_up_positions, run->rows_held);
 }
 
-void be_print_lines(FILE *to, const be_line *lines, size_t n, bool virtual) {
-    for (size_t k = 0; k < n; k++) {
-        const be_line *b = &lines[k];
-        const be_run *u = b->run;
-        if (k == 0 || lines[k - 1].sequences != b->sequences) {
-            fprintf(to, "%u sequences\n  %-16s %9s %7s %7s %7s %7s %7s %8s %9s %9s  %s\n",
-                    b->sequences, "mode", "tokens/s", "ratio", "bound", "% bound", "depth", "pool",
-                    "launches", "cache MB", "all loops", "lost: loops, rest; tails");
-        }
-        char name[40];
-        snprintf(name, sizeof name, "%s %s", b->mode->mode, b->mode->policy);
-        fprintf(to,
-                "  %-16s %9.1f %7.2f %7.2f %7.1f %7.2f %7.1f %8llu %9.2f %9.2f  %5.1f%% %5.1f%%; "
-                "%.0f%%",
-                name, b->tokens_per_s, b->ratio, b->bound, b->percent, b->mean_depth, u->pool_mean,
-                (unsigned long long)u->launches[ENG_STAGE_RECURRENT], (double)u->cache_bytes / 1e6,
-                (double)u->cache_bytes_all_loops / 1e6, 100 * b->lost_loops, 100 * b->lost_rest,
-                100 * b->tails);
-        if (u->compared) {
-            fprintf(to, "  %llu of %llu tokens differ", (unsigned long long)u->differing,
-                    (unsigned long long)u->compared);
-        }
-        fprintf(to, "\n");
-        if (virtual) print_scheduler(to, u);
-        if (b->mode->batching == SCHED_DEPTHWISE) print_depths(to, b);
+static void print_columns(FILE *to, uint32_t sequences) {
+    fprintf(to, "%u sequences\n  %-16s %9s %7s %7s %7s %7s %7s %8s %9s %9s  %s\n", sequences,
+            "mode", "tokens/s", "ratio", "bound", "% bound", "depth", "pool", "launches",
+            "cache MB", "all loops", "lost: loops, rest; tails, bound with them");
+}
+
+static void print_line(FILE *to, const be_line *line) {
+    const be_run *run = line->run;
+    char name[40];
+    (void)snprintf(name, sizeof name, "%s %s", line->mode->mode, line->mode->policy);
+    fprintf(
+        to,
+        "  %-16s %9.1f %7.2f %7.2f %7.1f %7.2f %7.1f %8llu %9.2f %9.2f  %5.1f%% %5.1f%%; %.0f%%",
+        name, line->tokens_per_s, line->ratio, line->bound, line->percent, line->mean_depth,
+        run->pool_mean, (ull)run->launches[ENG_STAGE_RECURRENT], (double)run->cache_bytes / 1e6,
+        (double)run->cache_bytes_all_loops / 1e6, 100 * line->lost_loops, 100 * line->lost_rest,
+        100 * line->tails);
+    if (run->tail_rows) fprintf(to, " %.2f", line->bound_with_tails);
+    if (run->compared) {
+        fprintf(to, "  %llu of %llu tokens differ", (ull)run->differing, (ull)run->compared);
+    }
+    fprintf(to, "\n");
+}
+
+void be_print_lines(FILE *to, const be_line *lines, size_t n, bool is_virtual) {
+    for (size_t i = 0; i < n; i++) {
+        const be_line *line = &lines[i];
+        bool first = i == 0 || lines[i - 1].sequences != line->sequences;
+        if (first) print_columns(to, line->sequences);
+        print_line(to, line);
+        if (is_virtual) print_scheduler(to, line->run);
+        if (line->mode->batching == SCHED_DEPTHWISE) print_depths(to, line);
     }
 }
 
-static void json_run(FILE *to, const be_line *b) {
-    const be_run *u = b->run;
-    fprintf(
-        to,
-        "{\"mode\":\"%s\",\"policy\":\"%s\",\"sequences\":%u,\"tokens\":%llu,\"tokens_per_s\":%.3f,"
-        "\"mean_depth\":%.4f,\"max_loops\":%u,\"ratio_to_full\":%.4f,\"bound_ratio\":%.4f,"
-        "\"percent_of_bound\":%.2f,\"cache_bytes\":%llu,\"cache_bytes_all_loops\":%llu,"
-        "\"cache_bytes_slots\":%llu,\"positions\":%llu,\"seconds\":%.4f,\"pool_mean\":%.2f,",
-        b->mode->mode, b->mode->policy, b->sequences, (unsigned long long)u->tokens,
-        b->tokens_per_s, b->mean_depth, b->max_loops, b->ratio, b->bound, b->percent,
-        (unsigned long long)u->cache_bytes, (unsigned long long)u->cache_bytes_all_loops,
-        (unsigned long long)u->slots_ideal_bytes, (unsigned long long)u->positions, u->seconds,
-        u->pool_mean);
-    static const char *stage[] = {"prelude", "recurrent", "coda"};
+/* ---- as JSON ---- */
+
+static void json_stages(FILE *to, const be_run *run) {
+    static const char *const names[] = {"prelude", "recurrent", "coda"};
     for (int i = 0; i < 3; i++) {
-        fprintf(to, "\"%s\":{\"launches\":%llu,\"rows\":%llu,\"seconds\":%.4f},", stage[i],
-                (unsigned long long)u->launches[i], (unsigned long long)u->rows[i],
-                (double)u->ns[i] / 1e9);
+        fprintf(to, "\"%s\":{\"launches\":%llu,\"rows\":%llu,\"seconds\":%.4f},", names[i],
+                (ull)run->launches[i], (ull)run->rows[i], (double)run->ns[i] / 1e9);
     }
-    fprintf(to,
-            "\"scheduler_seconds\":%.6f,\"rows_held\":%u,\"sample_seconds\":%.4f,\"tail_rows\":%"
-            "llu,\"f0_ns\":%.1f,\"fr_ns\":%.1f,\"lost\":{"
-            "\"loops\":%.4f,"
-            "\"rest\":%.4f},\"tokens_compared\":%llu,\"tokens_differing\":%"
-            "llu,\"depth_histogram\":[",
-            (double)u->scheduler_ns / 1e9, u->rows_held, (double)u->sample_ns / 1e9,
-            (unsigned long long)u->tail_rows, b->f0, b->fr, b->lost_loops, b->lost_rest,
-            (unsigned long long)u->compared, (unsigned long long)u->differing);
-    for (uint32_t d = 0; d <= b->max_loops; d++) {
-        fprintf(to, "%s%llu", d ? "," : "", (unsigned long long)u->depth[d]);
-    }
-    fprintf(to, "],\"pool\":[");
-    uint32_t every = u->n_samples / 200 + 1;
-    for (uint32_t i = 0; i < u->n_samples; i += every) {
-        fprintf(to, "%s[%.2f,%u]", i ? "," : "", u->at_ms[i], u->pool[i]);
-    }
-    fprintf(to, "],\"launches\":[");
-    for (size_t i = 0; i < u->table.n; i++) {
-        const be_launch *launch = &u->table.launches[i];
-        fprintf(to, "%s[%u,%u,%u,%u,%u,%llu]", i ? "," : "", launch->stage, launch->rows,
-                launch->tails, launch->kv_only, launch->waiting, (unsigned long long)launch->ns);
-    }
-    fprintf(to, "]}");
 }
 
-void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *r, const be_load *l,
-                   uint64_t repeat) {
-    const eng_backend_info *i = &r->backend->info;
-    buf text = {0};
-    const char *dir = model_dir(r->model);
-    size_t len = 0;
-    while (dir[len])
-        len++;
-    buf_json_string(&text, dir, len);
-    buf_puts(&text, ",");
-    describe_runtime_json(&text, r);
+static void json_arrays(FILE *to, const be_line *line) {
+    const be_run *run = line->run;
+    fprintf(to, "\"depth_histogram\":[");
+    for (uint32_t depth = 0; depth <= line->max_loops; depth++)
+        fprintf(to, "%s%llu", depth ? "," : "", (ull)run->depth[depth]);
+    fprintf(to, "],\"pool\":[");
+    uint32_t every = run->n_samples / 200 + 1;
+    for (uint32_t i = 0; i < run->n_samples; i += every)
+        fprintf(to, "%s[%.2f,%u]", i ? "," : "", run->at_ms[i], run->pool[i]);
+    fprintf(to, "],\"launches\":[");
+    for (size_t i = 0; i < run->table.n; i++) {
+        const be_launch *launch = &run->table.launches[i];
+        fprintf(to, "%s[%u,%u,%u,%u,%u,%llu]", i ? "," : "", launch->stage, launch->rows,
+                launch->tails, launch->kv_only, launch->waiting, (ull)launch->ns);
+    }
+    fprintf(to, "]");
+}
+
+static void json_line(FILE *to, const be_line *line) {
+    const be_run *run = line->run;
     fprintf(to,
-            "{\"model\":%s,\"weights\":%llu,\"weight_bytes\":%llu,\"dtype\":\"%s\",\"device\":\"%"
-            "s\",\"kernels\":\"%s\","
-            "\"threads\":%u,\"slot_bytes\":%zu,\"prompt_tokens\":%u,\"output_tokens\":%u,"
-            "\"temperature\":%.3f,"
-            "\"top_p\":%.3f,\"seed\":%llu,\"rounds\":%llu,\"repeat\":%llu,\"clock\":\"%s\",\n"
+            "{\"mode\":\"%s\",\"policy\":\"%s\",\"sequences\":%u,\"tokens\":%llu,"
+            "\"tokens_per_s\":%.3f,\"mean_depth\":%.4f,\"max_loops\":%u,\"ratio_to_full\":%.4f,"
+            "\"bound_ratio\":%.4f,\"percent_of_bound\":%.2f,\"bound_with_tails\":%.4f,"
+            "\"cache_bytes\":%llu,\"cache_bytes_all_loops\":%llu,\"cache_bytes_slots\":%llu,"
+            "\"positions\":%llu,\"seconds\":%.4f,\"pool_mean\":%.2f,",
+            line->mode->mode, line->mode->policy, line->sequences, (ull)run->tokens,
+            line->tokens_per_s, line->mean_depth, line->max_loops, line->ratio, line->bound,
+            line->percent, line->bound_with_tails, (ull)run->cache_bytes,
+            (ull)run->cache_bytes_all_loops, (ull)run->slots_ideal_bytes, (ull)run->positions,
+            run->seconds, run->pool_mean);
+    json_stages(to, run);
+    fprintf(to,
+            "\"scheduler_seconds\":%.6f,\"rows_held\":%u,"
+            "\"warm_up\":{\"positions\":%llu,\"scheduler_seconds\":%.6f},\"sample_seconds\":%.4f,"
+            "\"tail_rows\":%llu,\"f0_ns\":%.1f,\"fr_ns\":%.1f,"
+            "\"lost\":{\"loops\":%.4f,\"rest\":%.4f},\"tokens_compared\":%llu,"
+            "\"tokens_differing\":%llu,",
+            (double)run->scheduler_ns / 1e9, run->rows_held, (ull)run->warm_up_positions,
+            (double)run->warm_up_ns / 1e9, (double)run->sample_ns / 1e9, (ull)run->tail_rows,
+            line->f0, line->fr, line->lost_loops, line->lost_rest, (ull)run->compared,
+            (ull)run->differing);
+    json_arrays(to, line);
+    fprintf(to, "}");
+}
+
+void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *run_on,
+                   const be_load *load, uint64_t repeat) {
+    const eng_backend_info *info = &run_on->backend->info;
+    const char *dir = model_dir(run_on->model);
+    buf text = {0};
+    buf_json_string(&text, dir, strlen(dir));
+    buf_puts(&text, ",");
+    describe_runtime_json(&text, run_on);
+    fprintf(to,
+            "{\"model\":%s,\"weights\":%llu,\"weight_bytes\":%llu,\"dtype\":\"%s\","
+            "\"device\":\"%s\",\"kernels\":\"%s\",\"threads\":%u,\"slot_bytes\":%zu,"
+            "\"prompt_tokens\":%u,\"output_tokens\":%u,\"temperature\":%.3f,\"top_p\":%.3f,"
+            "\"seed\":%llu,\"rounds\":%llu,\"repeat\":%llu,\"clock\":\"%s\",\n"
             "\"launch_columns\":[\"stage\",\"rows\",\"tails\",\"kv_only\",\"waiting\",\"ns\"],\n"
             "\"runs\":[\n",
-            text.data ? text.data : "\"\"",
-            (unsigned long long)plan_params(model_plan_of(r->model)),
-            (unsigned long long)i->weight_bytes, dtype_of(r), i->device, i->kernels, i->threads,
-            i->slot_bytes, l->prompt_tokens, l->output_tokens, (double)l->temperature,
-            (double)l->top_p, (unsigned long long)l->seed, (unsigned long long)l->rounds,
-            (unsigned long long)repeat, be_clock_name(l));
+            text.data ? text.data : "\"\"", (ull)plan_params(model_plan_of(run_on->model)),
+            (ull)info->weight_bytes, dtype_of(run_on), info->device, info->kernels, info->threads,
+            info->slot_bytes, load->prompt_tokens, load->output_tokens, (double)load->temperature,
+            (double)load->top_p, (ull)load->seed, (ull)load->rounds, (ull)repeat,
+            be_clock_name(load));
     buf_deinit(&text);
-    for (size_t k = 0; k < n; k++) {
-        if (k) fprintf(to, ",\n");
-        json_run(to, &lines[k]);
+    for (size_t i = 0; i < n; i++) {
+        if (i) fprintf(to, ",\n");
+        json_line(to, &lines[i]);
     }
     fprintf(to, "\n]}\n");
 }

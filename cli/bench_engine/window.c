@@ -34,6 +34,8 @@ static void sample_cache(be_run *run, const sched_stats *now) {
 void be_window_open(be_window *window, be_run *run, const scheduler *sched) {
     *window = (be_window){.run = run, .every = 1};
     sched_get_stats(sched, &window->before);
+    for (int i = 0; i < SCHED_DEPTH_BINS; i++)
+        run->warm_up_positions += window->before.exits_by_depth[i];
     window->sampled_rows = window->before.launch_rows[ENG_STAGE_RECURRENT];
     window->sampled_launches = window->before.launches[ENG_STAGE_RECURRENT];
 }
