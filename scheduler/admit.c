@@ -113,10 +113,12 @@ static attempt try_begin(scheduler *sched, sequence *seq, uint32_t cap) {
 }
 
 /* Begins the first possible sequence of tenant, in rank order. A sequence without room blocks the
- * ones behind it. A sequence waiting for another's block does not. */
+ * ones behind it. A sequence waiting for another's block does not, but MOST_PASSED of them do: the
+ * time of a round must not grow with a burst of requests that share a prompt. */
 static attempt admit_one(scheduler *sched, sched_tenant *tenant, uint32_t cap) {
-    list_link *waiting = &tenant->waiting;
-    for (list_link *link = waiting->next, *next; link != waiting; link = next) {
+    enum { MOST_PASSED = 32 };
+    list_link *waiting = &tenant->waiting, *link = waiting->next, *next;
+    for (int i = 0; link != waiting && i < MOST_PASSED; i++, link = next) {
         next = link->next;
         attempt result = try_begin(sched, OWNER_OF(link, sequence, rank_link), cap);
         if (result != WAITS_FOR_BLOCK) return result;

@@ -7,17 +7,26 @@ static bool ranks_before(const sequence *x, const sequence *y) {
     return x->order != y->order ? x->order < y->order : x->arrival < y->arrival;
 }
 
-static void insert_ranked(list_link *list, sequence *seq) {
+static void insert_from_back(list_link *list, sequence *seq) {
     list_link *at = list;
     while (at->prev != list && ranks_before(seq, OWNER_OF(at->prev, sequence, rank_link)))
         at = at->prev;
     list_insert_before(at, &seq->rank_link);
 }
 
+static void insert_from_front(list_link *list, sequence *seq) {
+    list_link *at = list->next;
+    while (at != list && ranks_before(OWNER_OF(at, sequence, rank_link), seq))
+        at = at->next;
+    list_insert_before(at, &seq->rank_link);
+}
+
 static void enqueue(scheduler *sched, sequence *seq) {
     sched_tenant *tenant = sched__tenant_of(sched, seq);
     seq->state = SEQ_WAITING;
-    insert_ranked(&tenant->waiting, seq);
+    /* A preempted sequence ranks before most that wait, a new one behind them. */
+    if (seq->admitted_before) insert_from_front(&tenant->waiting, seq);
+    else insert_from_back(&tenant->waiting, seq);
     tenant->n_waiting++;
     tenant->waiting_tokens += seq->n_tokens;
     sched->n_waiting++;
@@ -53,7 +62,7 @@ void sched__accept(scheduler *sched, sequence *seq) {
 void sched__begin(scheduler *sched, sequence *seq) {
     dequeue(sched, seq);
     seq->state = SEQ_RUNNING;
-    insert_ranked(&sched->running, seq);
+    insert_from_back(&sched->running, seq);
     sched__tenant_of(sched, seq)->n_running++;
     sched->n_running++;
     sched__want_start(sched, seq);
