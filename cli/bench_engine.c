@@ -19,7 +19,7 @@ static const be_mode all_modes[BE_MAX_MODES] = {
 
 typedef struct {
     const char *sequences, *modes, *plot, *clock, *simulate_from, *costs;
-    uint64_t prompt_tokens, output_tokens, repeat, seed, flights, rounds, waiting;
+    uint64_t prompt_tokens, output_tokens, repeat, seed, flights, rounds, waiting, shared;
     double temperature, top_p, mean_depth;
     bool json, simulate, same_lengths;
 } options;
@@ -205,6 +205,7 @@ static int run_bench(const runtime *r, const runtime_opts *ro, const options *o,
     b->load.prompt_tokens = (uint32_t)o->prompt_tokens;
     b->load.output_tokens = (uint32_t)o->output_tokens;
     b->load.waiting = (uint32_t)o->waiting;
+    b->load.shared = (uint32_t)o->shared;
     b->load.same_lengths = o->same_lengths;
     uint64_t longest = o->prompt_tokens + o->output_tokens;
     if (!o->same_lengths) longest = longest * 3 / 2 + 2;
@@ -269,6 +270,9 @@ int cmd_bench_engine(int argc, char **argv) {
          1e6, false},
         {"--repeat", OPT_UINT, &o.repeat, "N",
          "runs of every mode, alternating; the report gives medians (default 3)", 1, BE_MAX_REPEAT,
+         false},
+        {"--shared-prompt", OPT_UINT, &o.shared, "N",
+         "first tokens that all prompts share, with the prefix cache on (default 0: off)", 0, 1e6,
          false},
         {"--same-lengths", OPT_FLAG, &o.same_lengths, NULL,
          "prompts and outputs of exactly these lengths (default: half to one and a half)", 0, 0,

@@ -57,7 +57,7 @@ static int submit(driver *drv, uint32_t at, err *e) {
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for a request");
     }
     for (uint32_t k = 0; k < n; k++)
-        prompt[k] = (uint32_t)(hash_pair(own, 100 + k) % vocab);
+        prompt[k] = (uint32_t)(hash_pair(k < load->shared ? load->seed : own, 100 + k) % vocab);
     sched_request req = {.prompt = prompt,
                          .n_prompt = n,
                          .max_tokens = length(load, hash_pair(own, 2), load->output_tokens),
@@ -149,7 +149,7 @@ static int open_and_measure(driver *drv, const be_mode *mode, err *e) {
     opts.max_running = load->sequences;
     opts.max_queue = drv->n_lanes;
     opts.max_queue_tokens = UINT64_MAX;
-    opts.prefix_cache = false; /* every prompt is run */
+    opts.prefix_cache = load->shared > 0; /* else every prompt is run */
     be_watch_init(&drv->watch, drv->run_on->backend, load, &drv->run->table);
     if (sched_create(&drv->sched, &drv->watch.base, &opts, on_event, drv, e) != 0) return -1;
     return measure(drv, e);

@@ -35,6 +35,18 @@ jq -e -s '[.[].runs[] | select(.mode == "full") | .recurrent.launches] | .[0] ==
 jq -e '.runs[0] | (.seconds * 1e9 - 100 * .recurrent.rows | fabs) < 1e5 and .fr_ns == 100 and .mean_depth > 2 and .mean_depth < 4' \
     "$out/hand.json" >/dev/null || fail "costs by hand"
 
+# The scheduler's own time per row does not grow with requests that wait, nor with a burst that shares its prompts.
+for shared in 0 128; do
+    for waiting in 0 8192; do
+        "$fathom" bench engine --model models/demo --simulate --costs 'prelude=100000,1000 recurrent=500000,2000 coda=150000,1000' \
+            --mean-depth 3 --sequences 32 --waiting $waiting --shared-prompt $shared --prompt-tokens 192 --output-tokens 16 \
+            --same-lengths --repeat 1 --modes depthwise/last --json 2>/dev/null >"$out/waiting$waiting.json"
+    done
+    jq -e -s 'def per_row: .runs[1] | (.scheduler_seconds + .warm_up.scheduler_seconds) / (.prelude.rows + .recurrent.rows
+        + .warm_up.positions); (.[1] | per_row) < 4 * (.[0] | per_row)' "$out/waiting0.json" "$out/waiting8192.json" >/dev/null \
+        || fail "steps grow with waiting requests"
+done
+
 "$fathom" compare --model models/demo --device cpu --text models/demo/held_out.txt --first 1024 --at-loops 1 \
     --json >"$out/compare.json" 2>/dev/null
 jq -e '.runs[0].mean_kl == 0 and .runs[0].top1_agreement == 1' "$out/compare.json" >/dev/null || fail "exact is not itself"
