@@ -113,26 +113,28 @@ void be_tokens_compare(const be_tokens *first, uint32_t request, uint32_t index,
 int be_drive(be_run *out, const runtime *run_on, const be_mode *mode, const be_load *load,
              be_tokens *first, err *e) WARN_UNUSED;
 
-/* ---- report.c, plot.c ---- */
+/* ---- lines.c, report.c, plot.c ---- */
 
-/* What the report says of one mode at one number of sequences. */
+/* One mode at one number of sequences. */
 typedef struct {
     const be_mode *mode;
     uint32_t sequences, max_loops;
     double tokens_per_s, mean_depth, ratio, bound, percent; /* medians over repeats */
-    double f0, fr;                /* ns per position and per row and loop */
-    const be_run *run;            /* the one whose throughput is the median */
-    double lost_loops, lost_rest; /* parts of its time above the bound's */
+    double f0, fr;                                          /* ns per position; per row and loop */
+    const be_run *run;            /* the run whose tokens/s is the median */
+    double lost_loops, lost_rest; /* parts of its time beyond the bound's */
     double tails;                 /* part of the rows looped */
     double bound_with_tails;      /* the bound if each tail row costs what a live one does */
 } be_line;
 
-void be_print_head(FILE *to, const runtime *r, const runtime_opts *o, const be_load *l,
+/* Of `repeat` runs of a mode and of `full` beside them. mode, sequences, max_loops are set. */
+void be_fill_line(be_line *line, const be_run *runs, const be_run *full, uint64_t repeat);
+void be_print_head(FILE *to, const runtime *run_on, const runtime_opts *opts, const be_load *load,
                    uint64_t repeat);
 /* virtual: a simulated device ran it, so the host's time is the scheduler's own. */
 void be_print_lines(FILE *to, const be_line *lines, size_t n, bool is_virtual);
-void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *r, const be_load *l,
-                   uint64_t repeat);
+void be_print_json(FILE *to, const be_line *lines, size_t n, const runtime *run_on,
+                   const be_load *load, uint64_t repeat);
 /* Draws with gnuplot; ERR_IO without it. */
 int be_plot(const char *file, const be_line *lines, size_t n, const char *title, err *e);
 
