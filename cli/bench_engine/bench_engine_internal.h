@@ -1,4 +1,4 @@
-/* bench_engine_internal.h - what the files of `fathom bench engine` share. */
+/* bench_engine_internal.h - types and functions shared by `fathom bench engine`. */
 #ifndef FATHOM_BENCH_ENGINE_H
 #define FATHOM_BENCH_ENGINE_H
 
@@ -47,7 +47,7 @@ typedef struct {
     eng_backend *inner; /* borrowed */
     const be_load *load;
     be_table *table;
-    size_t n_settled;            /* launches of the table whose time is known */
+    size_t n_settled;            /* launches of the table with a known time */
     uint32_t n_looping, n_ready; /* rows from prelude to halt, from halt to coda */
     uint32_t n_out, n_skip;      /* launches out; of these, begun before the window */
     eng_stage out_stage[2];
@@ -68,7 +68,7 @@ const char *be_clock_name(const be_load *load); /* "wall", "cpu", "virtual" */
  * rounds * sequences * (output_tokens - 1) more were put out, with `sequences` always in flight. */
 typedef struct {
     double seconds;
-    uint64_t tokens, positions, loops; /* put out; finished, prompts too; executed by those */
+    uint64_t tokens, positions, loops; /* put out; finished, of prompts too; their loops */
     uint64_t depth[SCHED_DEPTH_BINS];
     uint64_t launches[3], rows[3], ns[3], sample_ns, tail_rows, requests;
     uint64_t cache_bytes, cache_bytes_all_loops, slots_ideal_bytes; /* most in use, and then */
@@ -83,7 +83,7 @@ typedef struct {
     be_table table;
 } be_run;
 
-/* The ends of a run's window, and what is sampled between them. */
+/* The ends of a run's window, and the samples between them. */
 typedef struct {
     be_run *run;
     sched_stats before, now;
@@ -121,10 +121,10 @@ typedef struct {
     uint32_t sequences, max_loops;
     double tokens_per_s, mean_depth, ratio, bound, percent; /* medians over repeats */
     double f0, fr;                                          /* ns per position; per row and loop */
-    const be_run *run;            /* the run whose tokens/s is the median */
+    const be_run *run;                                      /* the run with the median tokens/s */
     double lost_loops, lost_rest; /* parts of its time beyond the bound's */
     double tails;                 /* part of the rows looped */
-    double bound_with_tails;      /* the bound if each tail row costs what a live one does */
+    double bound_with_tails;      /* the bound if a tail row cost as much as a live one */
 } be_line;
 
 /* Of `repeat` runs of a mode and of `full` beside them. mode, sequences, max_loops are set. */

@@ -93,7 +93,7 @@ void be_depths_of_mean(be_costs *costs, double mean, uint32_t max_loops) {
     costs->depth_below[max_loops] = 1;
 }
 
-/* ---- fitted: least squares in which no cost is negative ---- */
+/* ---- fitted: least squares without negative costs ---- */
 
 enum { TERMS = 4 };
 

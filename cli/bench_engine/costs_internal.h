@@ -1,4 +1,4 @@
-/* costs_internal.h - what the launches of a device cost: given by hand, or fitted to a real run. */
+/* costs_internal.h - costs of launches, given by hand or fitted to a real run. */
 #ifndef FATHOM_BENCH_COSTS_H
 #define FATHOM_BENCH_COSTS_H
 
@@ -31,7 +31,7 @@ void be_costs_print(FILE *to, const be_costs *costs);
 /* 1 + the sum of two geometric draws, as wide as trained exits are. */
 void be_depths_of_mean(be_costs *costs, double mean, uint32_t max_loops);
 
-/* Puts a simulated device over *steal_backend, which it closes with itself, also on failure. */
+/* Puts a simulated device over *steal_backend and owns it, on failure too. */
 int be_simulated_open(eng_backend **steal_backend, const be_costs *costs,
                       const uint64_t **virtual_ns, err *e) WARN_UNUSED;
 

@@ -121,7 +121,7 @@ static int measure(driver *drv, err *e) {
     }
     /* Every sequence has put out one token already. */
     uint64_t most = drv->tokens + load->rounds * load->sequences * (load->output_tokens - 1);
-    uint64_t tokens_before = drv->tokens, aside = 0; /* ns spent looking, which no server would */
+    uint64_t tokens_before = drv->tokens, aside = 0; /* ns of looking, not part of a server */
     be_window_open(&drv->window, drv->run, drv->sched);
     be_watch_open_window(&drv->watch);
     drv->run->warm_up_ns = drv->run->scheduler_ns;

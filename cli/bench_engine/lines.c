@@ -58,7 +58,7 @@ static void fill_losses(be_line *line) {
     line->bound_with_tails = position_ns(line, line->max_loops) / position_ns(line, with_tails);
 }
 
-/* The run whose rate is nearest to the line's median. */
+/* The run with the rate nearest to the line's median. */
 static const be_run *median_run(const be_line *line, const be_run *runs, uint64_t repeat) {
     const be_run *best = runs;
     double least = 0;

@@ -6,9 +6,9 @@
 
 static void plot_ratios(FILE *to, const be_line *lines, size_t n) {
     fprintf(to, "$ratios << EOD\n");
-    for (size_t k = 0; k < n; k++) {
-        fprintf(to, "\"%s\\n%s\\n%u\" %.4f %.4f\n", lines[k].mode->mode, lines[k].mode->policy,
-                lines[k].sequences, lines[k].ratio, lines[k].bound);
+    for (size_t i = 0; i < n; i++) {
+        fprintf(to, "\"%s\\n%s\\n%u\" %.4f %.4f\n", lines[i].mode->mode, lines[i].mode->policy,
+                lines[i].sequences, lines[i].ratio, lines[i].bound);
     }
     fprintf(to, "EOD\nset title 'tokens/s over full'\nset style fill solid 0.6\nset boxwidth "
                 "0.7\nset yrange [0:*]\n"
@@ -19,39 +19,40 @@ static void plot_ratios(FILE *to, const be_line *lines, size_t n) {
 
 static const be_line *last_depthwise(const be_line *lines, size_t n) {
     const be_line *best = &lines[n - 1];
-    for (size_t k = 0; k < n; k++) {
-        if (lines[k].mode->batching == SCHED_DEPTHWISE) best = &lines[k];
+    for (size_t i = 0; i < n; i++) {
+        if (lines[i].mode->batching == SCHED_DEPTHWISE) best = &lines[i];
     }
     return best;
 }
 
-static void plot_depths(FILE *to, const be_line *b) {
+static void plot_depths(FILE *to, const be_line *line) {
     fprintf(to, "$depths << EOD\n");
-    for (uint32_t d = 1; d <= b->max_loops; d++) {
-        fprintf(to, "%u %.3f\n", d, 100.0 * (double)b->run->depth[d] / (double)b->run->positions);
+    for (uint32_t depth = 1; depth <= line->max_loops; depth++) {
+        fprintf(to, "%u %.3f\n", depth,
+                100.0 * (double)line->run->depth[depth] / (double)line->run->positions);
     }
     fprintf(to,
             "EOD\nset title 'depth of positions, %% (mean %.2f of %u)'\nset xtics auto font ',9'\n"
             "plot $depths using 1:2 with boxes lc rgb '#3b6ea5' notitle\n",
-            b->mean_depth, b->max_loops);
+            line->mean_depth, line->max_loops);
 }
 
 static void plot_pool(FILE *to, const be_line *lines, size_t n, uint32_t sequences) {
-    for (size_t k = 0; k < n; k++) {
-        if (lines[k].sequences != sequences) continue;
-        fprintf(to, "$pool%zu << EOD\n", k);
-        for (uint32_t i = 0; i < lines[k].run->n_samples; i++) {
-            fprintf(to, "%.3f %u\n", lines[k].run->at_ms[i] / 1e3, lines[k].run->pool[i]);
+    for (size_t i = 0; i < n; i++) {
+        if (lines[i].sequences != sequences) continue;
+        fprintf(to, "$pool%zu << EOD\n", i);
+        for (uint32_t j = 0; j < lines[i].run->n_samples; j++) {
+            fprintf(to, "%.3f %u\n", lines[i].run->at_ms[j] / 1e3, lines[i].run->pool[j]);
         }
         fprintf(to, "EOD\n");
     }
     fprintf(to, "set title 'rows in a recurrent launch, %u sequences'\nset xlabel 's'\nplot ",
             sequences);
     bool any = false;
-    for (size_t k = 0; k < n; k++) {
-        if (lines[k].sequences != sequences) continue;
-        fprintf(to, "%s$pool%zu using 1:2 with lines title '%s %s'", any ? ", " : "", k,
-                lines[k].mode->mode, lines[k].mode->policy);
+    for (size_t i = 0; i < n; i++) {
+        if (lines[i].sequences != sequences) continue;
+        fprintf(to, "%s$pool%zu using 1:2 with lines title '%s %s'", any ? ", " : "", i,
+                lines[i].mode->mode, lines[i].mode->policy);
         any = true;
     }
     fprintf(to, "\n");

@@ -1,4 +1,4 @@
-/* simulate.c - a device whose launches take what a table of costs says, in virtual time.
+/* simulate.c - a device in virtual time: launches take the times of a table of costs.
  *
  * It computes nothing: each position halts at a depth drawn from the table's distribution, and
  * each token is a hash of its request and index, so every schedule puts out the same tokens. */

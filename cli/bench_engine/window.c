@@ -1,4 +1,4 @@
-/* window.c - what a run's window measures: counters at both ends, and gauges between them. */
+/* window.c - measures of a run's window: counters at both ends, and gauges between them. */
 #include "cli/bench_engine/bench_engine_internal.h"
 
 #include <string.h>
