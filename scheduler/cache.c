@@ -21,12 +21,13 @@ int sched__cache_init(kv_cache *cache, const eng_backend_info *info, uint32_t n_
     while (cache->n_buckets < cache->n_blocks && cache->n_buckets < 1u << 30)
         cache->n_buckets *= 2;
     cache->blocks = array_new(cache->n_blocks, sizeof *cache->blocks);
+    cache->contents = array_new(cache->n_blocks, sizeof *cache->contents);
     cache->page_next = array_new(cache->n_pages, sizeof *cache->page_next);
     cache->free_blocks = array_new(cache->n_blocks, sizeof *cache->free_blocks);
     cache->buckets = array_new(cache->n_buckets, sizeof *cache->buckets);
     cache->parts = array_new(cache->n_parts, sizeof *cache->parts);
-    if (!cache->blocks || !cache->page_next || !cache->free_blocks || !cache->buckets ||
-        !cache->parts) {
+    if (!cache->blocks || !cache->contents || !cache->page_next || !cache->free_blocks ||
+        !cache->buckets || !cache->parts) {
         sched__cache_deinit(cache);
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the cache's books");
     }
@@ -53,6 +54,7 @@ int sched__cache_init(kv_cache *cache, const eng_backend_info *info, uint32_t n_
 
 void sched__cache_deinit(kv_cache *cache) {
     free(cache->blocks);
+    free(cache->contents);
     free(cache->page_next);
     free(cache->free_blocks);
     free(cache->buckets);
@@ -97,7 +99,7 @@ uint32_t sched__take_slot(kv_cache *cache, uint32_t id) {
     blk->n_used++;
     cache->n_used++;
     cache->n_handed_out++;
-    if (blk->n_spare > 0) return blk->spare[--blk->n_spare];
+    if (blk->n_spare > 0) return cache->contents[id].spare[--blk->n_spare];
     if (blk->n_unused == 0) take_page(cache, blk);
     return blk->pages * PAGE_SLOTS + (PAGE_SLOTS - blk->n_unused--);
 }
@@ -105,7 +107,7 @@ uint32_t sched__take_slot(kv_cache *cache, uint32_t id) {
 void sched__give_slot(kv_cache *cache, uint32_t id, uint32_t slot) {
     block *blk = &cache->blocks[id];
     if (blk->n_spare == ENG_BLOCK) return; /* cannot be; it would only stay counted as used */
-    blk->spare[blk->n_spare++] = slot;
+    cache->contents[id].spare[blk->n_spare++] = slot;
     blk->n_used--;
     cache->n_used--;
     cache->n_handed_out--;

@@ -31,20 +31,23 @@ typedef struct {
     bool cached;     /* in the prefix table */
     uint32_t pages;  /* newest page, the one being filled; linked by page_next */
     uint32_t n_pages;
-    uint32_t n_unused;         /* slots of the newest page not handed out yet */
-    uint32_t n_used;           /* slots handed out and not given back */
-    uint32_t n_promised;       /* slots to be taken by the launch being built */
-    uint32_t full_depth_slots; /* slots its positions would take if every loop were stored */
-    uint32_t n_spare;
+    uint32_t n_unused;           /* slots of the newest page not handed out yet */
+    uint32_t n_used;             /* slots handed out and not given back */
+    uint32_t n_promised;         /* slots to be taken by the launch being built */
+    uint32_t full_depth_slots;   /* slots its positions would take if every loop were stored */
+    uint32_t n_spare;            /* of block_content.spare */
+    uint32_t hash_next;          /* while cached: chain of its bucket */
+    uint32_t lru_prev, lru_next; /* in its tenant's list, while cached and refs is 0 */
+} block;                         /* one cache line: every row of every launch reads its block */
+
+typedef struct {
     uint32_t spare[ENG_BLOCK]; /* slots given back; handed out before others */
     /* While cached: */
-    uint32_t hash_next;          /* chain of its bucket */
-    uint32_t lru_prev, lru_next; /* in its tenant's list, while refs is 0 */
-    hash128 hash;                /* of its tokens and all before them */
-    hash128 parent;              /* hash of the block before it */
+    hash128 hash;   /* of its tokens and all before them */
+    hash128 parent; /* hash of the block before it */
     prefix_key key;
     uint32_t tokens[ENG_BLOCK];
-} block;
+} block_content;
 
 typedef struct {                  /* the blocks of one tenant */
     uint32_t lru_first, lru_last; /* cached blocks with refs 0; lru_first is evicted next */
@@ -55,7 +58,8 @@ typedef struct {                  /* the blocks of one tenant */
 
 typedef struct {
     block *blocks;
-    cache_part *parts; /* [n_parts] by tenant */
+    block_content *contents; /* [n_blocks] */
+    cache_part *parts;       /* [n_parts] by tenant */
     uint32_t n_parts;
     uint32_t *page_next, *free_blocks, *buckets;
     uint32_t n_blocks, n_pages, n_buckets;

@@ -48,10 +48,10 @@ static uint32_t *bucket_of(kv_cache *cache, const hash128 *hash) {
 static uint32_t find(kv_cache *cache, const hash128 *hash, const hash128 *parent,
                      const prefix_key *key, const uint32_t tokens[ENG_BLOCK]) {
     for (uint32_t id = *bucket_of(cache, hash); id != NONE; id = cache->blocks[id].hash_next) {
-        const block *blk = &cache->blocks[id];
-        if (same_hash(&blk->hash, hash) && same_hash(&blk->parent, parent) &&
-            sched__same_key(&blk->key, key) &&
-            memcmp(blk->tokens, tokens, sizeof blk->tokens) == 0) {
+        const block_content *content = &cache->contents[id];
+        if (same_hash(&content->hash, hash) && same_hash(&content->parent, parent) &&
+            sched__same_key(&content->key, key) &&
+            memcmp(content->tokens, tokens, sizeof content->tokens) == 0) {
             return id;
         }
     }
@@ -71,17 +71,18 @@ void sched__prefix_offer(kv_cache *cache, uint32_t id, const hash128 *hash, cons
     block *blk = &cache->blocks[id];
     if (blk->cached || find(cache, hash, parent, key, tokens) != NONE) return;
     blk->cached = true;
-    blk->hash = *hash;
-    blk->parent = *parent;
-    blk->key = *key;
-    memcpy(blk->tokens, tokens, sizeof blk->tokens);
+    block_content *content = &cache->contents[id];
+    content->hash = *hash;
+    content->parent = *parent;
+    content->key = *key;
+    memcpy(content->tokens, tokens, sizeof content->tokens);
     uint32_t *bucket = bucket_of(cache, hash);
     blk->hash_next = *bucket;
     *bucket = id;
 }
 
 void sched__prefix_forget(kv_cache *cache, uint32_t id) {
-    uint32_t *at = bucket_of(cache, &cache->blocks[id].hash);
+    uint32_t *at = bucket_of(cache, &cache->contents[id].hash);
     while (*at != id)
         at = &cache->blocks[*at].hash_next;
     *at = cache->blocks[id].hash_next;
