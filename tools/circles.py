@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Fails if C files call each other in a circle. Usage: circles.py [-v] OBJECT...
+"""Fails if C files call each other in a circle.
 
 Reads the symbols of every object (nm): file A calls file B if A leaves a symbol undefined that B
-defines. A circle is a set of files each of which reaches all the others. With -v the calls are
-printed, callers before the files they call.
+defines. A circle is a set of files each of which reaches all the others.
 """
+import argparse
 import os
 import subprocess
 import sys
@@ -56,10 +56,15 @@ def components(calls):
     return found
 
 
-def main(args):
-    calls = calls_between([a for a in args if a != "-v"])
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     epilog="Example:\n  tools/circles.py -v build/release/scheduler/*.o")
+    parser.add_argument("objects", nargs="+", metavar="OBJECT", help="object files, of one folder")
+    parser.add_argument("-v", action="store_true", help="print the calls, callers before the files they call")
+    options = parser.parse_args()
+    calls = calls_between(options.objects)
     groups = components(calls)
-    if "-v" in args:
+    if options.v:
         for file in [file for group in reversed(groups) for file in sorted(group)]:
             print(f"{file:18} {' '.join(sorted(calls[file]))}")
     circles = [group for group in groups if len(group) > 1]
@@ -71,4 +76,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
