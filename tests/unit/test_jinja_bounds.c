@@ -244,7 +244,7 @@ Test(jinja_bounds, the_callers_own_bounds_hold) {
     cr_expect_eq(outcome(copied, "{}", (jinja_input){.max_steps = 800}, &e), ERR_COSTLY);
 }
 
-Test(jinja_bounds, nobody_waits_for_a_rendering_that_was_cancelled) {
+Test(jinja_bounds, a_cancelled_rendering_ends_early) {
     atomic_bool stop = true;
     err e;
     cancel_watch(&stop);

@@ -223,7 +223,7 @@ Test(jinja_origins, a_clients_bytes_stay_the_clients_through_everything_else) {
         check_letters(templates[i], true);
 }
 
-Test(jinja_origins, runs_say_byte_by_byte_who_wrote_the_text) {
+Test(jinja_origins, runs_give_the_origin_of_each_byte) {
     static const struct {
         const char *template, *text, *origins;
     } rows[] = {

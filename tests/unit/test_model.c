@@ -1,4 +1,5 @@
-/* test_model.c - model folders: the good ones open, and what opening finds in bad ones. */
+/* test_model.c - model folders: good ones open, bad ones are refused with file, tensor and reason.
+ */
 #include "model/model.h"
 #include "tests/lib/files.h"
 #include "tests/lib/golden.h"
@@ -45,7 +46,7 @@ Test(model, golden_folders_and_the_demo_open_and_hold_what_their_configs_say) {
     check_opens("models/demo");
 }
 
-/* Opens dir, which must fail with this code and text. */
+/* Opens dir: must fail with this code and text. */
 static void check_refused(const char *dir, err_code code, const char *says, const char *row) {
     model_folder *m = (model_folder *)&m;
     err e = {0};
@@ -155,7 +156,7 @@ static void no_tensor(const char *dir) {
     st_file f = st_read(dir, "model.safetensors");
     json_t *t = json_incref(st_tensor(&f, "coda.0.attn.wo.weight"));
     json_object_del(f.header, "coda.0.attn.wo.weight");
-    json_object_set_new(f.header, "coda.0.attn.wo", t); /* the bytes must belong to somebody */
+    json_object_set_new(f.header, "coda.0.attn.wo", t); /* its bytes need an owner */
     st_write(&f, dir, "model.safetensors");
     st_free(&f);
 }
@@ -354,7 +355,7 @@ static void write_shards(const char *dir) {
 
 static const char index_name[] = "model.safetensors.index.json";
 
-/* Every tensor of weight_map that lies in the first shard is said to lie in `file`. */
+/* Changes weight_map: `file` (NULL: a number) replaces the first shard. */
 static void rename_first_shard(const char *dir, const char *file) {
     char *text = file_get(dir, index_name, NULL);
     json_t *root = json_loads(text, 0, NULL), *map = json_object_get(root, "weight_map"), *v;

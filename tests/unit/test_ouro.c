@@ -1,5 +1,5 @@
-/* test_ouro.c - Ouro's folder as its authors publish it: what config.json may say, which tensors
- * the files must hold, and what is refused by name. */
+/* test_ouro.c - Ouro's folder as its authors publish it: accepted keys of config.json, required
+ * tensors, and refusals by name. */
 #include "model/model.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/weights.h"
@@ -48,7 +48,7 @@ Test(ouro, the_published_keys_give_the_plan_of_the_family) {
     cr_assert_eq(plan_planes(&p, 4), 4);
 }
 
-/* Every key of the published repositories, with what transformers writes around them. */
+/* Every key of the published repositories, and the keys that transformers adds. */
 Test(ouro, the_config_as_its_authors_publish_it_is_accepted) {
     static const char text[] =
         "{\"architectures\": [\"OuroForCausalLM\"], \"attention_dropout\": 0.0, \"auto_map\": "
@@ -83,7 +83,7 @@ Test(ouro, the_variants_have_the_published_numbers_of_weights) {
     }
 }
 
-/* Spellings that other versions of the files use, and what they mean. */
+/* Spellings of other versions of the files, and their meaning. */
 Test(ouro, a_key_may_be_absent_null_or_spelt_as_newer_files_do) {
     static const struct {
         const char *key, *value;

@@ -1,5 +1,5 @@
-/* test_pattern.c - patterns of a tokenizer.json: what is refused and how, bounds, memory. What
- * they match is compared with the reference in tests/tokenizer/patterns.test.mjs. */
+/* test_pattern.c - patterns of a tokenizer.json: refusals and their messages, bounds, memory.
+ * tests/tokenizer/patterns.test.mjs compares their matches with the reference. */
 #include "base/buf.h"
 #include "base/clock.h"
 #include "tests/lib/oom.h"
@@ -25,7 +25,7 @@ static int compile(text__pattern *p, const char *pattern, err *e) {
 static const struct {
     const char *pattern, *message;
 } refusals[] = {
-    /* what the reference knows */
+    /* the reference accepts these */
     {"\\X", "\\X at byte 0 is not supported"},
     {"a\\y", "\\y at byte 1 is not supported"},
     {"ab\\Y", "\\Y at byte 2 is not supported"},
@@ -74,7 +74,7 @@ static const struct {
      "a counted repeat of a part that may match no text at byte 7 is not supported"},
     {"\\b(?m:.)*", "an unbounded repeat of any character after a part that matches no text at byte "
                    "8 is not supported"},
-    /* what is no pattern there either */
+    /* the reference refuses these too */
     {"(a", "a group without its ')' at byte 0"},
     {"(?", "a group without its ')' at byte 0"},
     {"(?i", "a group without its ')' at byte 0"},
@@ -181,7 +181,7 @@ Test(pattern, memory_that_runs_out_at_any_place_is_an_error_and_nothing_leaks) {
             if (rc != 0) cr_assert_eq(e.code, ERR_NO_MEMORY, "allocation %ld: %s", n, e.msg);
             text__pattern_deinit(&p);
             if (!refused) break;
-            cr_assert_neq(rc, 0, "allocation %ld failed and nobody said so", n);
+            cr_assert_neq(rc, 0, "allocation %ld failed without an error", n);
         }
     }
 }

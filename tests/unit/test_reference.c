@@ -56,7 +56,7 @@ Test(reference, greedy_tokens_are_those_of_the_published_model) {
         golden_case g = golden_open(golden_names[i]);
         reference *r = open_case(g.dir);
         for (int policy = 0; policy < 2; policy++) {
-            /* The golden tokens are given; each must be the best after those before it. */
+            /* The golden tokens are the input; each must be the best after its prefix. */
             ref_opts o = {.policy = (kv_policy)policy, .max_loops = g.n_loops};
             ref_result res = ref_run(r, g.greedy[policy], GOLDEN_GREEDY, &o);
             for (uint32_t p = GOLDEN_PROMPT; p < GOLDEN_GREEDY; p++) {

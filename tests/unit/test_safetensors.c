@@ -1,4 +1,4 @@
-/* test_safetensors.c - headers: what is read, and every way one can be wrong. */
+/* test_safetensors.c - headers: the fields read, and every way a header can be wrong. */
 #include "base/json.h"
 #include "model/safetensors_internal.h"
 #include "tests/lib/files.h"

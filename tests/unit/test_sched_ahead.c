@@ -116,7 +116,7 @@ Test(sched_ahead, it_goes_ahead_where_that_costs_less_than_the_host) {
         {"all in their last loop", ENG_STAGE_RECURRENT, 64, 64, 0, 0, 15, 500, SCHED_DEPTHWISE,
          true}, /* there is nothing to start then */
         {"a prelude", ENG_STAGE_PRELUDE, 64, 0, 0, 0, 0, 500, SCHED_DEPTHWISE, true},
-        {"a coda, and nobody else", ENG_STAGE_CODA, 0, 0, 0, 1, 50, 500, SCHED_DEPTHWISE, false},
+        {"a coda, and no other rows", ENG_STAGE_CODA, 0, 0, 0, 1, 50, 500, SCHED_DEPTHWISE, false},
         {"a coda of few, slow sampling", ENG_STAGE_CODA, 30, 0, 0, 2, 100, 500, SCHED_DEPTHWISE,
          true},
         {"a coda of half of them", ENG_STAGE_CODA, 16, 0, 0, 16, 100, 500, SCHED_DEPTHWISE, false},
@@ -213,7 +213,7 @@ Test(sched_ahead, cancel_frees_all_at_once_and_rest_comes_after_the_last_result)
     }
 }
 
-Test(sched_ahead, a_device_lost_with_launches_in_flight_ends_everybody) {
+Test(sched_ahead, a_device_lost_with_launches_in_flight_ends_all_requests) {
     for (uint64_t at = 1; at < 40; at++) {
         fake_opts fake = device(KV_EXACT, 2);
         fake.fail_at = at;
@@ -253,8 +253,8 @@ Test(sched_ahead, it_can_be_destroyed_with_launches_in_flight) {
     }
 }
 
-/* One sequence that takes every page if all its positions run every loop: one slot too many would
- * preempt it, which is a failure of ours. */
+/* One sequence takes every page if all its positions run every loop. One slot too many preempts it:
+ * a bug of the scheduler. */
 Test(sched_ahead, a_sequence_that_may_fill_the_pool_fits_with_launches_in_flight) {
     for (uint32_t depth = 1; depth <= 8; depth++) {
         fake_opts fake = device(depth % 2 ? KV_LAST : KV_EXACT, 2);

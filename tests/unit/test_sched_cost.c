@@ -159,8 +159,8 @@ Test(sched_cost, flushing_by_cost_is_as_good_as_the_best_fixed_rule) {
 }
 
 /* Stage times in the proportions of mythos_1b in bf16 on a device that reads 4 TB/s: a loop
- * reads up to 0.91 G weights, prelude and coda with the head 0.15 G; a row's arithmetic
- * hides behind that up to some hundreds of rows. Times are modelled, exits are drawn. */
+ * reads up to 0.91 G weights, prelude and coda with the head 0.15 G. Reading the weights hides
+ * the arithmetic of up to some hundreds of rows. Times are modelled, exits are drawn. */
 Test(sched_cost, where_weights_bound_the_step_exact_gives_twice_what_full_does) {
     static const uint32_t sizes[] = {8, 32, 64};
     for (size_t i = 0; i < 3; i++) {

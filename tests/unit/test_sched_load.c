@@ -370,7 +370,7 @@ Test(sched_load, prompts_and_decoding_do_not_starve_each_other) {
 
 /* ---- tails of policy exact ---- */
 
-Test(sched_load, exact_runs_no_loop_that_nobody_reads_and_waits_for_none) {
+Test(sched_load, exact_runs_no_unread_loop_and_waits_for_none) {
     fake_opts fake;
     fake_opts_default(&fake);
     fake.max_loops = 32;
@@ -401,7 +401,7 @@ Test(sched_load, exact_runs_no_loop_that_nobody_reads_and_waits_for_none) {
                   "but for the prompt no slot beyond the deepest position");
     cr_assert_geq(st->slots_used, needed);
     fprintf(stderr,
-            "exact, deepest of 190 positions %u of 32: %u slots, %u read by somebody, %u for all "
+            "exact, deepest of 190 positions %u of 32: %u slots, %u of them read, %u for all "
             "loops\n",
             (unsigned)most, (unsigned)st->slots_used, (unsigned)needed, (unsigned)all);
     rig_finish(&rig);

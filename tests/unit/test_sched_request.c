@@ -182,7 +182,7 @@ Test(sched_request, options_that_cannot_work_are_refused) {
     static const bad_opts all[] = {
         {"more loops than planes", planes}, {"usual above ceiling", usual_above},
         {"least above usual", least_above}, {"full with last", full_last},
-        {"nobody may run", none_running},   {"no rows", no_rows}};
+        {"no place to run", none_running},  {"no rows", no_rows}};
     for (size_t i = 0; i < ARRAY_LEN(all); i++) {
         fake_opts fake = small();
         sched_opts opts = plain();
@@ -226,7 +226,7 @@ typedef struct {
     uint64_t words[1];
     eng_mask mask;
     size_t made, taken, refused;
-    size_t fail_at;          /* number of the mask that fails, from 1; 0 = no failure */
+    size_t fail_at;          /* number of the failing mask, from 1; 0 = no failure */
     bool refuse_9, refuse_7; /* though the mask allows them */
 } picky;
 
@@ -438,7 +438,7 @@ Test(sched_request, the_cap_lowers_depth_under_load_and_gives_it_back) {
         for (int k = 0; k < 8; k++)
             late = rig.out[first + i].depth[k] > late ? rig.out[first + i].depth[k] : late;
     }
-    cr_assert_lt(late, 8, "with a queue of thirty for two places nobody runs all loops");
+    cr_assert_lt(late, 8, "with a queue of thirty for two places no request runs all loops");
     rig_close(&rig);
 }
 

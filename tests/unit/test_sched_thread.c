@@ -13,7 +13,7 @@ TestSuite(sched_thread, .fini = fail_on_leaks, .timeout = HANGS_S);
 
 enum { STREAMS = 6, MOST_TOKENS = 24, LEAST_LOOPS = 3 };
 
-/* A backend that checks, as each launch begins, the events that have reached the caller. The
+/* As each launch begins, this backend checks the events delivered to the caller so far. The
  * notification, on the engine's thread, plays the caller: no other thread polls. */
 typedef struct {
     eng_backend base;
@@ -103,7 +103,7 @@ Test(sched_thread, the_loop_is_told_of_a_token_before_the_next_launch_begins) {
     watcher watch;
     run_watched(&watch);
     cr_assert_gt(watch.most_codas, 1, "no flush took two launches: this shows nothing");
-    cr_assert_eq(watch.late_tokens, 0, "%u times a launch began over a token nobody was told of",
+    cr_assert_eq(watch.late_tokens, 0, "%u times a launch began before a token was delivered",
                  watch.late_tokens);
 }
 
@@ -112,13 +112,13 @@ Test(sched_thread, the_loop_is_told_of_an_end_before_the_next_launch_begins) {
     run_watched(&watch);
     for (int i = 0; i < STREAMS; i++)
         cr_assert_eq(watch.tokens[i], watch.want[i]);
-    cr_assert_eq(watch.late_ends, 0, "%u times a launch began over an end nobody was told of",
+    cr_assert_eq(watch.late_ends, 0, "%u times a launch began before an end was delivered",
                  watch.late_ends);
 }
 
 /* ---- masks ---- */
 
-/* A mask that is not done before the test allows it. */
+/* Making its mask waits until the test allows it. */
 typedef struct {
     atomic_bool may, begun, over;
     uint64_t words[1];

@@ -1,4 +1,4 @@
-/* `fathom serve --help`: every default that it names is the one in force. */
+/* `fathom serve --help`: every default it names is in force. */
 #include "cli/serve.h"
 #include "scheduler/scheduler_internal.h"
 #include "tests/lib/testlib.h"
@@ -14,7 +14,7 @@ static void drop_event(void *ud, const sched_event *ev) {
     (void)ud, (void)ev;
 }
 
-/* What an option that was not given stands for further down. */
+/* The value that an absent option gets in the runtime and the scheduler. */
 static double resolved(const char *name) {
     runtime r;
     scheduler *s;
@@ -87,7 +87,7 @@ static int check_all(const opt_command *c, int argc, char **argv) {
         const opt_row *o = &c->options[i];
         check_row(o);
         n_checked++;
-        /* A number always has a default: the help says it, or whose it is. */
+        /* Every number has a default: the help gives it, or calls the option an older name. */
         if (is_number(o)) {
             cr_assert(strstr(o->help, "default") || strstr(o->help, "older name"), "%s: no default",
                       o->name);

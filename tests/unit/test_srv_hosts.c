@@ -1,4 +1,4 @@
-/* test_srv_hosts.c - which Host is ours, and which Origin is the page we serve ourselves. */
+/* test_srv_hosts.c - the Host headers and Origins accepted as this server's own. */
 #include "server/server_internal.h"
 #include "tests/lib/testlib.h"
 
@@ -7,7 +7,7 @@
 
 TestSuite(srv_hosts, .fini = fail_on_leaks);
 
-static const opt_list nobody = {0};
+static const opt_list no_hosts = {0};
 
 static void assert_known(const char *const *rows, size_t n, const opt_list *allowed, bool want) {
     for (size_t i = 0; i < n; i++) {
@@ -22,7 +22,7 @@ Test(srv_hosts, local_names_are_ours_with_any_port) {
         "127.0.0.1:80", "127.255.255.254:65535",  "127.0.0.1.:8080",    "[::1]",
         "[::1]:8080",   "[0:0:0:0:0:0:0:1]:8080", "[::ffff:127.0.0.1]",
     };
-    assert_known(rows, ARRAY_LEN(rows), &nobody, true);
+    assert_known(rows, ARRAY_LEN(rows), &no_hosts, true);
 }
 
 Test(srv_hosts, what_only_looks_local_is_not) {
@@ -113,7 +113,7 @@ Test(srv_hosts, what_only_looks_local_is_not) {
         "localhost\x01",
         "localhost\x7f",
     };
-    assert_known(rows, ARRAY_LEN(rows), &nobody, false);
+    assert_known(rows, ARRAY_LEN(rows), &no_hosts, false);
 }
 
 Test(srv_hosts, hosts_of_any_length_are_read_safely) {
@@ -122,27 +122,27 @@ Test(srv_hosts, hosts_of_any_length_are_read_safely) {
         for (const char *c = "a.1:[l%"; *c; c++) {
             memset(text, *c, n);
             text[n] = 0;
-            cr_assert_not(srv_host_known(text, "127.0.0.1", &nobody));
+            cr_assert_not(srv_host_known(text, "127.0.0.1", &no_hosts));
             text[0] = '[';
-            cr_assert_not(srv_host_known(text, "127.0.0.1", &nobody));
+            cr_assert_not(srv_host_known(text, "127.0.0.1", &no_hosts));
         }
     }
     memset(text, 'a', 253);
     memcpy(text + 253 - 10, ".localhost", 11);
-    cr_assert(srv_host_known(text, "127.0.0.1", &nobody), "the longest name there is");
+    cr_assert(srv_host_known(text, "127.0.0.1", &no_hosts), "the longest name there is");
     memset(text, 'a', 254);
     memcpy(text + 254 - 10, ".localhost", 11);
-    cr_assert_not(srv_host_known(text, "127.0.0.1", &nobody));
+    cr_assert_not(srv_host_known(text, "127.0.0.1", &no_hosts));
 }
 
 Test(srv_hosts, the_name_it_was_bound_to_is_ours) {
-    cr_assert(srv_host_known("my-box:8080", "My-Box", &nobody));
-    cr_assert(srv_host_known("my-box.", "my-box", &nobody));
-    cr_assert_not(srv_host_known("my-box.evil.com", "my-box", &nobody));
-    cr_assert(srv_host_known("[fd00::1]:8080", "fd00::1", &nobody));
-    cr_assert(srv_host_known("[fd00:0::1]", "fd00::1", &nobody));
-    cr_assert_not(srv_host_known("[fd00::2]", "fd00::1", &nobody));
-    cr_assert_not(srv_host_known("0.0.0.0:80", "::", &nobody));
+    cr_assert(srv_host_known("my-box:8080", "My-Box", &no_hosts));
+    cr_assert(srv_host_known("my-box.", "my-box", &no_hosts));
+    cr_assert_not(srv_host_known("my-box.evil.com", "my-box", &no_hosts));
+    cr_assert(srv_host_known("[fd00::1]:8080", "fd00::1", &no_hosts));
+    cr_assert(srv_host_known("[fd00:0::1]", "fd00::1", &no_hosts));
+    cr_assert_not(srv_host_known("[fd00::2]", "fd00::1", &no_hosts));
+    cr_assert_not(srv_host_known("0.0.0.0:80", "::", &no_hosts));
 }
 
 Test(srv_hosts, allowed_names_are_ours_and_a_star_is_everything) {

@@ -1,5 +1,5 @@
-/* test_srv_keys.c - keys of a file: what their lines may say, and how long a look-up takes tells
- * nothing. */
+/* test_srv_keys.c - keys of a file: the syntax of a line; the time of a look-up tells nothing about
+ * a key. */
 #include "server/server_internal.h"
 #include "tests/lib/testlib.h"
 
@@ -35,7 +35,7 @@ static srv_keys *open_keys(void) {
     return k;
 }
 
-/* Of the thread, in ns: the least of many looks, which no other process makes longer. */
+/* CPU time of this thread, in ns: the least of many look-ups, so other processes do not count. */
 static uint64_t least_cost(const srv_keys *k, const char *text) {
     uint64_t least = UINT64_MAX;
     for (int i = 0; i < 100; i++) {
@@ -70,8 +70,7 @@ Test(srv_keys, the_first_the_last_and_an_unknown_key_cost_the_same_processor_tim
     double cost[3];
     for (int i = 0; i < 3; i++)
         cost[i] = (double)least_cost(k, texts[i]);
-    /* A search that ends at the key it looks for would be a thousand times cheaper for the first.
-     */
+    /* A search ending at its key would be a thousand times cheaper for the first key. */
     cr_expect(cost[0] > 0.5 * cost[2] && cost[0] < 2 * cost[2], "%f and %f ns", cost[0], cost[2]);
     cr_expect(cost[1] > 0.5 * cost[2] && cost[1] < 2 * cost[2], "%f and %f ns", cost[1], cost[2]);
     srv_keys_close(k);

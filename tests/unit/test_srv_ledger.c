@@ -1,4 +1,4 @@
-/* test_srv_ledger.c - bytes held for clients: counted once, by whom and for what. */
+/* test_srv_ledger.c - bytes held for clients: counted once, by account and by kind. */
 #include "server/ledger.h"
 #include "tests/lib/testlib.h"
 
@@ -14,7 +14,7 @@ static srv_ledger *open_ledger(size_t ceiling, size_t share) {
     return l;
 }
 
-Test(srv_ledger, an_account_lives_as_long_as_somebody_uses_it) {
+Test(srv_ledger, an_account_lives_until_its_last_user_leaves) {
     srv_ledger *l = open_ledger(100, 100);
     srv_account *a = srv_account_enter(l, 7);
     cr_expect_eq(srv_account_enter(l, 7), a, "one id, one account");
@@ -78,7 +78,7 @@ Test(srv_ledger, beyond_the_ceiling_the_account_that_holds_most_is_named) {
     srv_ledger_close(l);
 }
 
-/* Any order of set, leave and end keeps the sums what a plain recount says. */
+/* After any order of set, leave and end the sums equal a plain recount. */
 Test(srv_ledger, the_sums_are_those_of_a_recount) {
     enum { ACCOUNTS = 5, HOLDS = 40 };
     srv_ledger *l = open_ledger(100000, 40000);

@@ -112,7 +112,7 @@ Test(srv_pulse, an_engine_that_hangs_is_found_though_the_machine_pauses_often) {
         ticks++;
         (void)tick(&w, ticks % 5 == 0 ? 60 * s : s, false);
     }
-    /* 31 s of silence that were seen, in ticks of which every fifth does not count. */
+    /* 31 s of silence seen in ticks; every fifth tick does not count. */
     cr_assert(ticks >= 32 && ticks <= 45, "%u ticks", ticks);
 }
 
@@ -121,6 +121,6 @@ Test(srv_pulse, a_loop_that_is_starved_itself_does_not_blame_the_engine) {
     for (unsigned i = 0; i < 25; i++) /* 47 s in ticks of 1.9 s, each counted as one */
         cr_assert_not(tick(&w, 1900 * ms, false));
     w = world_of(30 * s);
-    for (unsigned i = 0; i < 10000; i++) /* so late that none of them counts */
+    for (unsigned i = 0; i < 10000; i++) /* too late to count, every tick */
         cr_assert_not(tick(&w, 5 * s, i % 100 == 99));
 }

@@ -1,5 +1,5 @@
-/* What the kernel refuses a server, and what it goes on allowing. Each test runs in a process of
- * its own, which keeps its filter to its end. */
+/* System calls refused to a server, and calls still allowed. Each test runs in a process of its
+ * own, because a filter stays until its process ends. */
 #include "server/server_internal.h"
 #include "tests/lib/files.h"
 #include "tests/lib/testlib.h"

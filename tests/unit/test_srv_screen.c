@@ -1,4 +1,4 @@
-/* test_srv_screen.c - what stands before the router, as bytes: targets, framing headers,
+/* test_srv_screen.c - checks before the router, on bytes: targets, framing headers,
  * content types, request ids, and the hash behind the keys. */
 #include "base/json.h"
 #include "server/server_internal.h"
@@ -131,7 +131,7 @@ Test(srv_screen, json_types_are_told_from_others) {
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         srv_framing f = {0};
-        /* A copy that ends where the value ends: one byte too far is a fault. */
+        /* A copy without an end mark: a sanitizer sees a read past the value. */
         size_t n = strlen(rows[i].value);
         char *exact = malloc(n ? n : 1);
         memcpy(exact, rows[i].value, n);

@@ -1,5 +1,4 @@
-/* test_srv_watchdog.c - a thread that does not come back is told of, with its stack; one that
- * does is not. */
+/* test_srv_watchdog.c - a stuck thread is reported with its stack; a thread that returns is not. */
 #include "base/clock.h"
 #include "server/server_internal.h"
 #include "tests/lib/testlib.h"
@@ -17,16 +16,16 @@ static void busy_ms(unsigned ms) {
         (void)usleep(1000);
 }
 
-enum { PATIENCE_MS = 120000 }; /* for what never comes; judges no speed */
+enum { PATIENCE_MS = 120000 }; /* limit of a wait in case of a bug; judges no speed */
 
-/* Stays busy until something was written to file, and a while longer for what may follow. */
+/* Stays busy until file has text, and 1.5 s longer for a second report. */
 static void stall_until_told(FILE *file) {
     for (unsigned ms = 0; ms < PATIENCE_MS && lseek(fileno(file), 0, SEEK_END) == 0; ms += 10)
         busy_ms(10);
     busy_ms(1500);
 }
 
-/* What went to stderr while a watchdog looked on: over a stall, or over n_turns of 5 ms. */
+/* Text on stderr from a watchdog over a stall (n_turns 0), or over n_turns of 5 ms. */
 static size_t watched(double patience_s, unsigned n_turns, char *said, size_t room) {
     err e = {0};
     srv_watchdog *w;

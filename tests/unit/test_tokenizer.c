@@ -1,6 +1,6 @@
-/* test_tokenizer.c - files that must be refused, pre-tokenizer behaviours, added tokens,
- * broken bytes, and merging against a plain reading of the definition. Equality with the
- * published tokenizers is in tests/tokenizer. */
+/* test_tokenizer.c - refused files, pre-tokenizer behaviours, added tokens, broken bytes, and
+ * merging against a plain reading of the definition. Equality with the published tokenizers is in
+ * tests/tokenizer. */
 #include "base/cancel.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/tokens.h"
@@ -34,7 +34,7 @@ static const char *letter(int b, char out[4]) {
     return out;
 }
 
-/* A file whose ids 0..255 are the bytes; then the results of merges, in order. */
+/* A file: ids 0..255 are the bytes, then the results of merges, in order. */
 static json_t *base_file(const char *const *merges, size_t n) {
     json_t *vocab = json_object(), *list = json_array();
     char text[4];
@@ -107,7 +107,7 @@ static void expect(const tokenizer *t, const char *text, bool special, const cha
     cr_assert_str_eq(got, want, "'%s' gave '%s', not '%s'", text, got, want);
 }
 
-/* ---- files that must be refused ---- */
+/* ---- refused files ---- */
 
 static void id_twice(json_t *f) {
     json_object_set_new(json_object_get(json_object_get(f, "model"), "vocab"), "zz",
@@ -380,7 +380,7 @@ Test(tokenizer, split_behaviours_cut_as_the_reference_documents) {
         {"(?=-)", "Isolated", false, "aa-a", "aa|-a"},
         {"$", "Isolated", false, "aa-a", "aa-a"},
     };
-    /* Every run of 'a' and '-' that a row expects is one token, so the cuts can be seen. */
+    /* Every run of 'a' and '-' in a row is one token, so the output shows the cuts. */
     const char *merges[] = {"a a", "- a", "aa -", "a -", "- -", "aa- a", "- aa"};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         json_t *file = base_file(merges, ARRAY_LEN(merges));
@@ -437,8 +437,8 @@ Test(tokenizer, added_tokens_are_found_leftmost_and_longest) {
 }
 
 Test(tokenizer, no_text_leads_to_a_special_token_unless_asked) {
-    /* The special token is in the vocabulary and whole pieces skip merging: the one way
-     * that plain text might become it. */
+    /* Plain text could become the special token in one way: the vocabulary holds it, and whole
+     * pieces skip merging. */
     json_t *file = base_file(NULL, 0);
     json_object_set_new(json_object_get(json_object_get(file, "model"), "vocab"), "<end>",
                         json_integer(256));
@@ -496,7 +496,7 @@ Test(tokenizer, bytes_that_are_not_utf8_are_encoded_one_by_one) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         token_ids ids = {0};
         err e = {0};
-        char *exact = malloc(rows[i].n + 1); /* ends where the text ends: an over-read shows */
+        char *exact = malloc(rows[i].n + 1); /* no end mark: a sanitizer sees an over-read */
         memcpy(exact, rows[i].text, rows[i].n);
         exact = realloc(exact, rows[i].n ? rows[i].n : 1);
         cr_assert_eq(tokenizer_encode(t, exact, rows[i].n, true, 100, &ids, &e), 0, "row %zu: %s",
@@ -644,7 +644,7 @@ Test(tokenizer, two_megabytes_of_one_kind_take_n_log_n_steps) {
             text[i] = kind == 0 ? 'a' : kind == 1 ? ' ' : "ab"[i & 1];
         token_ids ids = {0};
         err e = {0};
-        clock_t start = clock(); /* processor time: quadratic steps would take hours of it */
+        clock_t start = clock(); /* CPU time: quadratic steps would take hours */
         cr_assert_eq(tokenizer_encode(t, text, n, false, SIZE_MAX, &ids, &e), 0);
         cr_assert_lt(clock() - start, 60 * CLOCKS_PER_SEC, "kind %d", kind);
         cr_assert_eq(ids.n, kind == 0 ? n / 8 : n / 4, "kind %d: %zu", kind, ids.n);
@@ -669,7 +669,7 @@ Test(tokenizer, a_pattern_that_backtracks_for_ever_ends_the_call_only) {
     tokenizer_close(t);
 }
 
-/* A search is cut into windows, which may end inside a character; what is found stays the same. */
+/* A search runs in windows. A window may end inside a character; the matches stay the same. */
 Test(tokenizer, a_match_far_behind_the_last_one_is_found_and_sees_what_stands_before_it) {
     for (size_t n = 1; n < 3000; n = n * 3 + n % 2) {
         json_t *file = base_file(NULL, 0);
@@ -692,7 +692,7 @@ Test(tokenizer, a_match_far_behind_the_last_one_is_found_and_sees_what_stands_be
     }
 }
 
-Test(tokenizer, encoding_that_nobody_waits_for_ends_early) {
+Test(tokenizer, encoding_ends_early_when_cancelled) {
     static const char *const merges[] = {"a a"};
     tokenizer *t = must_parse(base_file(merges, 1));
     atomic_bool flag = true;

@@ -1,5 +1,5 @@
-/* test_tokenizer_files.c - what real tokenizer.json files say that Fathom has no use for, or that
- * contradicts itself: it is taken as the reference takes it, with a warning. */
+/* test_tokenizer_files.c - unused or contradictory entries of real tokenizer.json files: read as
+ * the reference reads them, with a warning. */
 #include "tests/lib/stderr.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/tokens.h"
@@ -104,7 +104,7 @@ Test(tokenizer_files, a_merge_does_not_lead_to_a_special_token_or_past_the_rows)
     tokenizer_close(t);
 }
 
-/* ---- entries that contradict others ---- */
+/* ---- contradictory entries ---- */
 
 Test(tokenizer_files, the_last_entry_of_a_spelling_counts) {
     tokenizer *t = open_file((parts){.added = "{\"id\":300,\"content\":\"<x>\",\"special\":true},"

@@ -24,8 +24,8 @@ static unsigned letter(unsigned b) {
     return 0;
 }
 
-/* A file in the published form. without: bytes that have no token. model: keys of the
- * model, each with a comma behind. merges: of ASCII letters, and what they make. */
+/* A file in the published form. without: bytes without a token. model: keys of the model, each
+ * with a comma behind. merges: of ASCII letters. made: the tokens of the merges. */
 static void file(buf *out, const char *without, const char *model, const char *merges,
                  const char *const *made, size_t n_made) {
     buf_puts(out,
@@ -86,7 +86,7 @@ Test(tokenizer_missing, a_byte_without_a_token_is_dropped_and_its_neighbours_mer
     expect(t, "x\xffy", 3, "x|y"); /* not UTF-8: the text on either side stands alone */
     char longer[400], want[400] = "";
     memset(longer, 'A', sizeof longer);
-    for (size_t i = 0; i < 100; i++) { /* past the pieces that are scanned */
+    for (size_t i = 0; i < 100; i++) { /* longer than a scanned piece */
         longer[4 * i] = i & 1 ? 'y' : 'x';
         if (i % 4 == 3) strcat(want, want[0] ? "|xyxy" : "xyxy");
     }
@@ -118,7 +118,7 @@ Test(tokenizer_missing, an_unknown_token_still_stands_in_for_missing_bytes) {
 }
 
 Test(tokenizer_missing, a_whole_word_of_the_vocabulary_is_found_as_the_reference_finds_it) {
-    /* The vocabulary holds a word whose byte it lacks: merging cannot reach it. */
+    /* The vocabulary holds a word but not its byte 'A': merging cannot reach the word. */
     static const char *const word[] = {"xAy"};
     tokenizer *t = open_file("A", AS_SHIPPED, "", word, 1);
     expect(t, "xAy", 3, "x|y");

@@ -1,5 +1,5 @@
-/* test_tokenizer_sp.c - SentencePiece's way of BPE: symbols that are characters, normalizers and
- * what becomes of a text's origins in them, decoders. Equality with the reference is in
+/* test_tokenizer_sp.c - SentencePiece's way of BPE: characters as symbols, normalizers and the
+ * origins of their output, decoders. Equality with the reference is in
  * tests/tokenizer/sentencepiece.test.mjs. */
 #include "tests/lib/stderr.h"
 #include "tests/lib/testlib.h"
@@ -174,7 +174,7 @@ Test(tokenizer_sp, normalizers_change_a_text_as_the_reference_does) {
         const char *normalizer, *text, *want;
     } rows[] = {
         {"{\"type\":\"Lowercase\"}", "ABC", "a|b|c"},
-        {"{\"type\":\"Lowercase\"}", "\u0130", "i"}, /* and a dot above, which has no token */
+        {"{\"type\":\"Lowercase\"}", "\u0130", "i"}, /* and a dot above, without a token */
         {STEP("{\"type\":\"NFD\"},{\"type\":\"StripAccents\"}"), "\u00e9\u1e69a", "e|s|a"},
         {"{\"type\":\"NFKC\"}", "\ufb01\uff41", "f|i|a"},
         {STEP("{\"type\":\"NFC\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\"\u00e9\"},"
@@ -293,11 +293,11 @@ Test(tokenizer_sp, a_control_token_in_normalized_text_needs_all_its_source_bytes
         {"C|in", "c|i|n"},
         {"Ci|n|", "c|i|n"},
         {"|cIN|cIN", "c|i|n|Cin"},
-        {"cqq", "Cin"},     /* what a step writes for trusted bytes is trusted */
-        {"cq|q|", "c|i|n"}, /* and for others it is not */
+        {"cqq", "Cin"},     /* trusted bytes give trusted output */
+        {"cq|q|", "c|i|n"}, /* other bytes do not */
         {"c|qq|", "c|i|n"},
         {"c\u00edn", "Cin"},       /* an accent of the template's own */
-        {"ci|\u0301|n", "c|i|n"},  /* one of the client's, which is taken out */
+        {"ci|\u0301|n", "c|i|n"},  /* an accent of the client, removed by a step */
         {"cin|\u0301|x", "Cin|x"}, /* but beside the token it does no harm */
         {"x|\u0301|cin", "x|Cin"},
         {"cin|a|cin|b|cin", "Cin|a|Cin|b|Cin"},
@@ -396,7 +396,7 @@ Test(tokenizer_sp, decoders_of_other_kinds_are_read) {
     tokenizer_close(t);
 }
 
-/* ---- files that are refused ---- */
+/* ---- refused files ---- */
 
 Test(tokenizer_sp, what_is_not_supported_is_refused_by_name) {
     static const struct {
