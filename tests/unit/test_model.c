@@ -20,38 +20,38 @@ TestSuite(model, .fini = fail_on_leaks);
 
 static void check_opens(const char *dir) {
     err e = {0};
-    model_folder *m;
-    cr_assert_eq(model_open(&m, dir, &e), 0, "%s", e.msg);
-    cr_assert_eq(model_params(m), plan_params(model_plan_of(m)), "%s", dir);
-    model_tensor t;
-    cr_assert(model_find_named(m, "recurrent.act.halt.weight", &t));
-    cr_assert_eq(t.rank, 2);
-    cr_assert_eq(t.shape[1], model_plan_of(m)->dim);
-    cr_assert_not(model_find_named(m, "no.such.tensor", &t));
+    model_folder *model;
+    cr_assert_eq(model_open(&model, dir, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_params(model), plan_params(model_plan_of(model)), "%s", dir);
+    model_tensor tensor;
+    cr_assert(model_find_named(model, "recurrent.act.halt.weight", &tensor));
+    cr_assert_eq(tensor.rank, 2);
+    cr_assert_eq(tensor.shape[1], model_plan_of(model)->dim);
+    cr_assert_not(model_find_named(model, "no.such.tensor", &tensor));
     model_part_size parts[MODEL_PARTS], sum = {0};
-    model_parts(m, parts);
+    model_parts(model, parts);
     for (int i = 0; i < MODEL_PARTS; i++)
         sum.params += parts[i].params, sum.bytes += parts[i].bytes;
-    cr_assert_eq(sum.params, model_params(m));
-    cr_assert_eq(sum.bytes, model_bytes(m));
-    model_close(m);
+    cr_assert_eq(sum.params, model_params(model));
+    cr_assert_eq(sum.bytes, model_bytes(model));
+    model_close(model);
 }
 
 Test(model, golden_folders_and_the_demo_open_and_hold_what_their_configs_say) {
     for (size_t i = 0; i < GOLDEN_CASES; i++) {
-        golden_case g = golden_open(golden_names[i]);
-        check_opens(g.dir);
-        golden_close(&g);
+        golden_case golden = golden_open(golden_names[i]);
+        check_opens(golden.dir);
+        golden_close(&golden);
     }
     check_opens("models/demo");
 }
 
 /* Opens dir: must fail with this code and text. */
 static void check_refused(const char *dir, err_code code, const char *says, const char *row) {
-    model_folder *m = (model_folder *)&m;
+    model_folder *model = (model_folder *)&model;
     err e = {0};
-    cr_assert_eq(model_open(&m, dir, &e), -1, "%s: opened", row);
-    cr_assert_null(m);
+    cr_assert_eq(model_open(&model, dir, &e), -1, "%s: opened", row);
+    cr_assert_null(model);
     cr_assert_eq(e.code, code, "%s: %s", row, e.msg);
     cr_assert(strstr(e.msg, says), "%s: \"%s\" has no \"%s\"", row, e.msg, says);
 }
@@ -76,10 +76,10 @@ static void set_config(const char *dir, const char *key, const char *value) {
 }
 
 static void put_float(const char *dir, const char *tensor, size_t at, float value) {
-    st_file f = st_read(dir, "model.safetensors");
-    memcpy(st_bytes(&f, tensor) + 4 * at, &value, sizeof value);
-    st_write(&f, dir, "model.safetensors");
-    st_free(&f);
+    st_file file = st_read(dir, "model.safetensors");
+    memcpy(st_bytes(&file, tensor) + 4 * at, &value, sizeof value);
+    st_write(&file, dir, "model.safetensors");
+    st_free(&file);
 }
 
 static void no_config(const char *dir) {
@@ -153,44 +153,45 @@ static void dangling_weights(const char *dir) {
     cr_assert_eq(symlink("nowhere", path), 0);
 }
 static void no_tensor(const char *dir) {
-    st_file f = st_read(dir, "model.safetensors");
-    json_t *t = json_incref(st_tensor(&f, "coda.0.attn.wo.weight"));
-    json_object_del(f.header, "coda.0.attn.wo.weight");
-    json_object_set_new(f.header, "coda.0.attn.wo", t); /* its bytes need an owner */
-    st_write(&f, dir, "model.safetensors");
-    st_free(&f);
+    st_file file = st_read(dir, "model.safetensors");
+    json_t *tensor = json_incref(st_tensor(&file, "coda.0.attn.wo.weight"));
+    json_object_del(file.header, "coda.0.attn.wo.weight");
+    json_object_set_new(file.header, "coda.0.attn.wo", tensor); /* its bytes need an owner */
+    st_write(&file, dir, "model.safetensors");
+    st_free(&file);
 }
 static void turned_shape(const char *dir) {
-    st_file f = st_read(dir, "model.safetensors");
-    st_set_shape(&f, "prelude.0.attn.q_down.weight", "[64, 48]");
-    st_write(&f, dir, "model.safetensors");
-    st_free(&f);
+    st_file file = st_read(dir, "model.safetensors");
+    st_set_shape(&file, "prelude.0.attn.q_down.weight", "[64, 48]");
+    st_write(&file, dir, "model.safetensors");
+    st_free(&file);
 }
 static void other_rank(const char *dir) {
-    st_file f = st_read(dir, "model.safetensors");
-    st_set_shape(&f, "recurrent.act.halt.weight", "[64]");
-    st_write(&f, dir, "model.safetensors");
-    st_free(&f);
+    st_file file = st_read(dir, "model.safetensors");
+    st_set_shape(&file, "recurrent.act.halt.weight", "[64]");
+    st_write(&file, dir, "model.safetensors");
+    st_free(&file);
 }
 static void no_rank(const char *dir) {
-    st_file f = st_read(dir, "model.safetensors");
-    st_set_shape(&f, "recurrent.injection.log_dt", "[]");
-    st_write(&f, dir, "model.safetensors");
-    st_free(&f);
+    st_file file = st_read(dir, "model.safetensors");
+    st_set_shape(&file, "recurrent.injection.log_dt", "[]");
+    st_write(&file, dir, "model.safetensors");
+    st_free(&file);
 }
 static void int_dtype(const char *dir) {
-    st_file f = st_read(dir, "model.safetensors");
-    json_object_set_new(st_tensor(&f, "norm.weight"), "dtype", json_string("I32"));
-    st_write(&f, dir, "model.safetensors");
-    st_free(&f);
+    st_file file = st_read(dir, "model.safetensors");
+    json_object_set_new(st_tensor(&file, "norm.weight"), "dtype", json_string("I32"));
+    st_write(&file, dir, "model.safetensors");
+    st_free(&file);
 }
 static void untied_wrong(const char *dir) {
-    st_file f = st_read(dir, "model.safetensors");
-    json_object_set_new(f.header, "head.weight",
+    st_file file = st_read(dir, "model.safetensors");
+    json_object_set_new(file.header, "head.weight",
                         json_pack("{s:s,s:[i,i],s:[I,I]}", "dtype", "U8", "shape", 0, 64,
-                                  "data_offsets", (json_int_t)f.n_data, (json_int_t)f.n_data));
-    st_write(&f, dir, "model.safetensors");
-    st_free(&f);
+                                  "data_offsets", (json_int_t)file.n_data,
+                                  (json_int_t)file.n_data));
+    st_write(&file, dir, "model.safetensors");
+    st_free(&file);
 }
 static void nan_first(const char *dir) {
     put_float(dir, "embed.weight", 0, NAN);
@@ -248,31 +249,31 @@ static const struct {
 
 Test(model, every_broken_folder_is_refused_with_file_tensor_expected_and_found) {
     for (size_t i = 0; i < ARRAY_LEN(broken); i++) {
-        tmp_dir d = tmp_dir_create();
-        weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
-        broken[i].change(d.path);
-        check_refused(d.path, ERR_BAD_FILE, broken[i].says, broken[i].row);
-        tmp_dir_remove(&d);
+        tmp_dir dir = tmp_dir_create();
+        weights_write(dir.path, "tiny", DTYPE_F32, 1, 0);
+        broken[i].change(dir.path);
+        check_refused(dir.path, ERR_BAD_FILE, broken[i].says, broken[i].row);
+        tmp_dir_remove(&dir);
     }
 }
 
 Test(model, a_full_check_finds_the_one_bad_value_that_a_sample_misses) {
-    tmp_dir d = tmp_dir_create();
-    weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
-    put_float(d.path, "embed.weight", 200, NAN); /* between two sampled places */
-    model_folder *m;
+    tmp_dir dir = tmp_dir_create();
+    weights_write(dir.path, "tiny", DTYPE_F32, 1, 0);
+    put_float(dir.path, "embed.weight", 200, NAN); /* between two sampled places */
+    model_folder *model;
     err e = {0};
-    cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
-    cr_assert_eq(model_check(m, &e), -1);
+    cr_assert_eq(model_open(&model, dir.path, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_check(model, &e), -1);
     cr_assert_eq(e.code, ERR_BAD_FILE);
     cr_assert(strstr(e.msg, "tensor embed.weight: value 200 is NaN"), "%s", e.msg);
-    model_close(m);
-    put_float(d.path, "embed.weight", 200, 0);
+    model_close(model);
+    put_float(dir.path, "embed.weight", 200, 0);
     err none = {0};
-    cr_assert_eq(model_open(&m, d.path, &none), 0, "%s", none.msg);
-    cr_assert_eq(model_check(m, &none), 0, "%s", none.msg);
-    model_close(m);
-    tmp_dir_remove(&d);
+    cr_assert_eq(model_open(&model, dir.path, &none), 0, "%s", none.msg);
+    cr_assert_eq(model_check(model, &none), 0, "%s", none.msg);
+    model_close(model);
+    tmp_dir_remove(&dir);
 }
 
 Test(model, a_folder_that_is_not_there_is_not_found_and_a_file_is_no_folder) {
@@ -284,31 +285,31 @@ Test(model, a_folder_that_is_not_there_is_not_found_and_a_file_is_no_folder) {
 
 Test(model, unreadable_files_are_named, .init = NULL) {
     if (geteuid() == 0) cr_skip_test("root reads everything");
-    tmp_dir d = tmp_dir_create();
+    tmp_dir dir = tmp_dir_create();
     char path[256];
-    weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
-    (void)snprintf(path, sizeof path, "%s/model.safetensors", d.path);
+    weights_write(dir.path, "tiny", DTYPE_F32, 1, 0);
+    (void)snprintf(path, sizeof path, "%s/model.safetensors", dir.path);
     cr_assert_eq(chmod(path, 0), 0);
-    check_refused(d.path, ERR_BAD_FILE, "model.safetensors: Permission denied", "no permission");
-    tmp_dir_remove(&d);
+    check_refused(dir.path, ERR_BAD_FILE, "model.safetensors: Permission denied", "no permission");
+    tmp_dir_remove(&dir);
 }
 
 Test(model, extra_tensors_are_warned_of_once_and_rope_tables_silently_ignored) {
-    tmp_dir d = tmp_dir_create();
-    weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
-    st_file f = st_read(d.path, "model.safetensors");
+    tmp_dir dir = tmp_dir_create();
+    weights_write(dir.path, "tiny", DTYPE_F32, 1, 0);
+    st_file file = st_read(dir.path, "model.safetensors");
     static const char *const extra[] = {"freqs_cis", "freqs_cis_mla", "optimizer.step", "other"};
     for (size_t i = 0; i < ARRAY_LEN(extra); i++) {
-        json_object_set_new(f.header, extra[i],
+        json_object_set_new(file.header, extra[i],
                             json_pack("{s:s,s:[i,i],s:[I,I]}", "dtype", i < 2 ? "C64" : "I64",
-                                      "shape", 0, 3, "data_offsets", (json_int_t)f.n_data,
-                                      (json_int_t)f.n_data));
+                                      "shape", 0, 3, "data_offsets", (json_int_t)file.n_data,
+                                      (json_int_t)file.n_data));
     }
-    st_write(&f, d.path, "model.safetensors");
-    st_free(&f);
-    int kept = dup(2), log = open(d.path, O_TMPFILE | O_RDWR, 0600);
+    st_write(&file, dir.path, "model.safetensors");
+    st_free(&file);
+    int kept = dup(2), log = open(dir.path, O_TMPFILE | O_RDWR, 0600);
     dup2(log, 2);
-    check_opens(d.path);
+    check_opens(dir.path);
     dup2(kept, 2);
     char text[1024] = {0};
     cr_assert_gt(pread(log, text, sizeof text - 1, 0), 0);
@@ -316,41 +317,41 @@ Test(model, extra_tensors_are_warned_of_once_and_rope_tables_silently_ignored) {
     cr_assert_null(strchr(strchr(text, '\n') + 1, '\n'));
     close(kept);
     close(log);
-    tmp_dir_remove(&d);
+    tmp_dir_remove(&dir);
 }
 
 Test(model, an_untied_head_is_a_tensor_of_its_own_and_counts) {
-    tmp_dir d = tmp_dir_create();
-    weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
-    st_file f = st_read(d.path, "model.safetensors");
+    tmp_dir dir = tmp_dir_create();
+    weights_write(dir.path, "tiny", DTYPE_F32, 1, 0);
+    st_file file = st_read(dir.path, "model.safetensors");
     size_t head = 320 * 64 * 4;
-    f.data = realloc(f.data, f.n_data + head);
-    memset(f.data + f.n_data, 0, head);
-    json_object_set_new(f.header, "head.weight",
+    file.data = realloc(file.data, file.n_data + head);
+    memset(file.data + file.n_data, 0, head);
+    json_object_set_new(file.header, "head.weight",
                         json_pack("{s:s,s:[i,i],s:[I,I]}", "dtype", "F32", "shape", 320, 64,
-                                  "data_offsets", (json_int_t)f.n_data,
-                                  (json_int_t)(f.n_data + head)));
-    f.n_data += head;
-    st_write(&f, d.path, "model.safetensors");
-    st_free(&f);
-    model_folder *m;
-    model_tensor t;
+                                  "data_offsets", (json_int_t)file.n_data,
+                                  (json_int_t)(file.n_data + head)));
+    file.n_data += head;
+    st_write(&file, dir.path, "model.safetensors");
+    st_free(&file);
+    model_folder *model;
+    model_tensor tensor;
     err e = {0};
-    cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
-    cr_assert(model_find_named(m, "head.weight", &t));
-    cr_assert_eq(model_params(m), plan_params(model_plan_of(m)) + 320 * 64);
-    model_close(m);
-    tmp_dir_remove(&d);
+    cr_assert_eq(model_open(&model, dir.path, &e), 0, "%s", e.msg);
+    cr_assert(model_find_named(model, "head.weight", &tensor));
+    cr_assert_eq(model_params(model), plan_params(model_plan_of(model)) + 320 * 64);
+    model_close(model);
+    tmp_dir_remove(&dir);
 }
 
 /* ---- shards ---- */
 
 static void write_shards(const char *dir) {
-    model_plan c;
+    model_plan plan;
     err e = {0};
-    cr_assert_eq(plan_variant(&c, "tiny", &e), 0);
-    model_init_opts o = {.seed = 1, .dtype = DTYPE_F32, .shard_bytes = 200000};
-    cr_assert_eq(model_init_write(dir, &c, &o, &e), 0, "%s", e.msg);
+    cr_assert_eq(plan_variant(&plan, "tiny", &e), 0);
+    model_init_opts opts = {.seed = 1, .dtype = DTYPE_F32, .shard_bytes = 200000};
+    cr_assert_eq(model_init_write(dir, &plan, &opts, &e), 0, "%s", e.msg);
 }
 
 static const char index_name[] = "model.safetensors.index.json";
@@ -358,11 +359,11 @@ static const char index_name[] = "model.safetensors.index.json";
 /* Changes weight_map: `file` (NULL: a number) replaces the first shard. */
 static void rename_first_shard(const char *dir, const char *file) {
     char *text = file_get(dir, index_name, NULL);
-    json_t *root = json_loads(text, 0, NULL), *map = json_object_get(root, "weight_map"), *v;
+    json_t *root = json_loads(text, 0, NULL), *map = json_object_get(root, "weight_map"), *value;
     const char *key;
     free(text);
-    json_object_foreach(map, key, v) {
-        if (strncmp(json_string_value(v), "model-00001", 11) == 0) {
+    json_object_foreach(map, key, value) {
+        if (strncmp(json_string_value(value), "model-00001", 11) == 0) {
             json_object_set_new(map, key, file ? json_string(file) : json_integer(3));
         }
     }
@@ -459,92 +460,92 @@ static const struct {
 };
 
 Test(model, shards_open_like_one_file_and_every_broken_index_is_refused) {
-    tmp_dir d = tmp_dir_create();
-    write_shards(d.path);
-    check_opens(d.path);
-    tmp_dir_remove(&d);
+    tmp_dir dir = tmp_dir_create();
+    write_shards(dir.path);
+    check_opens(dir.path);
+    tmp_dir_remove(&dir);
     for (size_t i = 0; i < ARRAY_LEN(broken_index); i++) {
-        d = tmp_dir_create();
-        write_shards(d.path);
-        broken_index[i].change(d.path);
-        check_refused(d.path, ERR_BAD_FILE, broken_index[i].says, broken_index[i].row);
+        dir = tmp_dir_create();
+        write_shards(dir.path);
+        broken_index[i].change(dir.path);
+        check_refused(dir.path, ERR_BAD_FILE, broken_index[i].says, broken_index[i].row);
         char outside[128];
-        (void)snprintf(outside, sizeof outside, "%s-outside", d.path);
+        (void)snprintf(outside, sizeof outside, "%s-outside", dir.path);
         (void)unlink(outside);
-        tmp_dir_remove(&d);
+        tmp_dir_remove(&dir);
     }
 }
 
 Test(model, a_tensor_beyond_4_gib_is_read_where_it_is) {
-    tmp_dir d = tmp_dir_create();
-    weights_write(d.path, "tiny", DTYPE_F32, 1, 0);
-    model_folder *m;
-    model_tensor t;
+    tmp_dir dir = tmp_dir_create();
+    weights_write(dir.path, "tiny", DTYPE_F32, 1, 0);
+    model_folder *model;
+    model_tensor tensor;
     float before[64], after[64];
     err e = {0};
-    cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
-    cr_assert(model_find_named(m, "norm.weight", &t));
-    model_tensor_read(&t, 0, 64, before);
-    model_close(m);
+    cr_assert_eq(model_open(&model, dir.path, &e), 0, "%s", e.msg);
+    cr_assert(model_find_named(model, "norm.weight", &tensor));
+    model_tensor_read(&tensor, 0, 64, before);
+    model_close(model);
     /* A sparse tensor of 5 GiB goes before all others. */
     const json_int_t gap = (json_int_t)5 << 30;
-    st_file f = st_read(d.path, "model.safetensors");
+    st_file file = st_read(dir.path, "model.safetensors");
     const char *key;
-    json_t *v;
-    json_object_foreach(f.header, key, v) {
-        json_t *at = json_object_get(v, "data_offsets");
+    json_t *value;
+    json_object_foreach(file.header, key, value) {
+        json_t *at = json_object_get(value, "data_offsets");
         for (size_t i = 0; at && i < 2; i++) {
             json_array_set_new(at, i,
                                json_integer(json_integer_value(json_array_get(at, i)) + gap));
         }
     }
     json_object_set_new(
-        f.header, "freqs_cis",
+        file.header, "freqs_cis",
         json_pack("{s:s,s:[I],s:[i,I]}", "dtype", "U8", "shape", gap, "data_offsets", 0, gap));
-    size_t n_data = f.n_data;
-    f.n_data = 0;
-    st_write(&f, d.path, "model.safetensors");
+    size_t n_data = file.n_data;
+    file.n_data = 0;
+    st_write(&file, dir.path, "model.safetensors");
     char path[256];
-    (void)snprintf(path, sizeof path, "%s/model.safetensors", d.path);
+    (void)snprintf(path, sizeof path, "%s/model.safetensors", dir.path);
     int fd = open(path, O_WRONLY);
     off_t head = lseek(fd, 0, SEEK_END);
-    bool sparse = pwrite(fd, f.data, n_data, head + gap) == (ssize_t)n_data;
+    bool sparse = pwrite(fd, file.data, n_data, head + gap) == (ssize_t)n_data;
     close(fd);
-    st_free(&f);
+    st_free(&file);
     if (sparse) { /* a file system of small files may refuse */
-        cr_assert_eq(model_open(&m, d.path, &e), 0, "%s", e.msg);
-        cr_assert(model_find_named(m, "norm.weight", &t));
-        model_tensor_read(&t, 0, 64, after);
+        cr_assert_eq(model_open(&model, dir.path, &e), 0, "%s", e.msg);
+        cr_assert(model_find_named(model, "norm.weight", &tensor));
+        model_tensor_read(&tensor, 0, 64, after);
         cr_assert_eq(memcmp(before, after, sizeof before), 0);
-        model_close(m);
+        model_close(model);
     }
-    tmp_dir_remove(&d);
+    tmp_dir_remove(&dir);
 }
 
 /* ---- memory and formats ---- */
 
 Test(model, opening_survives_every_failed_allocation, .timeout = HANGS_S) {
     json_setup();
-    tmp_dir d = tmp_dir_create();
-    write_shards(d.path);
+    tmp_dir dir = tmp_dir_create();
+    write_shards(dir.path);
     for (int sticky = 0; sticky < 2; sticky++) {
         for (long n = 0;; n += n < 400 ? 1 : 37) { /* thousands are jansson's, all alike */
-            model_folder *m;
+            model_folder *model;
             err e = {0};
             oom_after(n, sticky);
-            int rc = model_open(&m, d.path, &e);
+            int rc = model_open(&model, dir.path, &e);
             if (!oom_stop()) {
                 cr_assert_eq(rc, 0, "%s", e.msg);
-                model_close(m);
+                model_close(model);
                 cr_assert_gt(n, 400);
                 break;
             }
             cr_assert_eq(rc, -1, "allocation %ld", n);
-            cr_assert_null(m);
+            cr_assert_null(model);
             cr_assert_eq(e.code, ERR_NO_MEMORY, "allocation %ld: %s", n, e.msg);
         }
     }
-    tmp_dir_remove(&d);
+    tmp_dir_remove(&dir);
 }
 
 Test(model, half_formats_widen_exactly_whatever_the_alignment) {
@@ -563,14 +564,14 @@ Test(model, half_formats_widen_exactly_whatever_the_alignment) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         unsigned char bytes[3];
         memcpy(bytes + 1, &rows[i].bits, 2);
-        model_tensor t = {.data = bytes + 1,
-                          .dtype = rows[i].dtype,
-                          .rank = 1,
-                          .shape = {1},
-                          .n_values = 1,
-                          .bytes = 2};
+        model_tensor tensor = {.data = bytes + 1,
+                               .dtype = rows[i].dtype,
+                               .rank = 1,
+                               .shape = {1},
+                               .n_values = 1,
+                               .bytes = 2};
         float value;
-        model_tensor_read(&t, 0, 1, &value);
+        model_tensor_read(&tensor, 0, 1, &value);
         cr_assert_eq(memcmp(&value, &rows[i].value, 4), 0, "row %zu: %a", i, (double)value);
     }
     model_tensor nan = {

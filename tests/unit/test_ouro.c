@@ -25,27 +25,27 @@ static char *edited(const char *key, const char *value) {
     return text;
 }
 
-static int parse(const char *key, const char *value, model_plan *p, err *e) {
+static int parse(const char *key, const char *value, model_plan *plan, err *e) {
     char *text = edited(key, value);
-    int rc = plan_parse(p, text, strlen(text), "config.json", e);
+    int rc = plan_parse(plan, text, strlen(text), "config.json", e);
     free(text);
     return rc;
 }
 
 Test(ouro, the_published_keys_give_the_plan_of_the_family) {
-    model_plan p;
+    model_plan plan;
     err e = {0};
-    cr_assert_eq(parse("unused", "1", &p, &e), 0, "%s", e.msg);
-    cr_assert_str_eq(plan_family_name(&p), "ouro");
-    cr_assert(p.n_prelude == 0 && p.n_core == 3 && p.n_coda == 0);
-    cr_assert(p.norms == NORM_SANDWICH && p.inject == INJECT_NONE && p.loop_norm);
-    cr_assert(p.exit == EXIT_HAZARD && p.output == OUTPUT_STATE && !p.final_norm);
-    cr_assert(p.rope_halves && p.core_ffn == FFN_SWIGLU && p.ffn_dim == 96);
-    cr_assert_eq(p.exit_threshold, 1);
-    cr_assert(p.loops_default == 4 && p.loops_cap == 4 && plan_loops_ceiling(&p) == 4);
-    cr_assert_eq(p.layer_values, 2 * 4 * 16);
-    cr_assert_eq(p.slot_values, 3 * 2 * 4 * 16, "a slot holds all layers of a loop");
-    cr_assert_eq(plan_planes(&p, 4), 4);
+    cr_assert_eq(parse("unused", "1", &plan, &e), 0, "%s", e.msg);
+    cr_assert_str_eq(plan_family_name(&plan), "ouro");
+    cr_assert(plan.n_prelude == 0 && plan.n_core == 3 && plan.n_coda == 0);
+    cr_assert(plan.norms == NORM_SANDWICH && plan.inject == INJECT_NONE && plan.loop_norm);
+    cr_assert(plan.exit == EXIT_HAZARD && plan.output == OUTPUT_STATE && !plan.final_norm);
+    cr_assert(plan.rope_halves && plan.core_ffn == FFN_SWIGLU && plan.ffn_dim == 96);
+    cr_assert_eq(plan.exit_threshold, 1);
+    cr_assert(plan.loops_default == 4 && plan.loops_cap == 4 && plan_loops_ceiling(&plan) == 4);
+    cr_assert_eq(plan.layer_values, 2 * 4 * 16);
+    cr_assert_eq(plan.slot_values, 3 * 2 * 4 * 16, "a slot holds all layers of a loop");
+    cr_assert_eq(plan_planes(&plan, 4), 4);
 }
 
 /* Every key of the published repositories, and the keys that transformers adds. */
@@ -63,11 +63,12 @@ Test(ouro, the_config_as_its_authors_publish_it_is_accepted) {
         "\"sliding_window\": null, \"tie_word_embeddings\": false, \"torch_dtype\": "
         "\"bfloat16\", \"total_ut_steps\": 4, \"transformers_version\": \"4.55.0\", "
         "\"use_cache\": true, \"use_sliding_window\": false, \"vocab_size\": 49152}";
-    model_plan p;
+    model_plan plan;
     err e = {0};
-    cr_assert_eq(plan_parse(&p, text, sizeof text - 1, "config.json", &e), 0, "%s", e.msg);
-    cr_assert(p.dim == 2048 && p.n_core == 2 && p.loops_cap == 4 && p.vocab_size == 49152);
-    cr_assert(p.n_eos == 1 && p.eos_ids[0] == 0);
+    cr_assert_eq(plan_parse(&plan, text, sizeof text - 1, "config.json", &e), 0, "%s", e.msg);
+    cr_assert(plan.dim == 2048 && plan.n_core == 2 && plan.loops_cap == 4 &&
+              plan.vocab_size == 49152);
+    cr_assert(plan.n_eos == 1 && plan.eos_ids[0] == 0);
 }
 
 Test(ouro, the_variants_have_the_published_numbers_of_weights) {
@@ -76,10 +77,10 @@ Test(ouro, the_variants_have_the_published_numbers_of_weights) {
         uint64_t params, cache_values; /* of one token at four loops */
     } sizes[] = {{"ouro_1.4b", 1434652673, 393216}, {"ouro_2.6b", 2667974657, 786432}};
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
-        model_plan p;
-        cr_assert_eq(plan_variant(&p, sizes[i].name, NULL), 0);
-        cr_assert_eq(plan_params(&p), sizes[i].params, "%s", sizes[i].name);
-        cr_assert_eq((uint64_t)plan_planes(&p, 4) * p.slot_values, sizes[i].cache_values);
+        model_plan plan;
+        cr_assert_eq(plan_variant(&plan, sizes[i].name, NULL), 0);
+        cr_assert_eq(plan_params(&plan), sizes[i].params, "%s", sizes[i].name);
+        cr_assert_eq((uint64_t)plan_planes(&plan, 4) * plan.slot_values, sizes[i].cache_values);
     }
 }
 
@@ -140,16 +141,16 @@ Test(ouro, a_key_may_be_absent_null_or_spelt_as_newer_files_do) {
         {"eos_token_id", "[0, 2, 2000000]", 1, 4},
     };
     for (size_t i = 0; i < ARRAY_LEN(good); i++) {
-        model_plan p;
+        model_plan plan;
         err e = {0};
-        cr_assert_eq(parse(good[i].key, good[i].value, &p, &e), 0, "%s: %s", good[i].key, e.msg);
-        cr_assert_float_eq(p.exit_threshold, good[i].threshold, 1e-6, "%s", good[i].key);
-        cr_assert_eq(p.loops_default, good[i].loops, "%s", good[i].key);
+        cr_assert_eq(parse(good[i].key, good[i].value, &plan, &e), 0, "%s: %s", good[i].key, e.msg);
+        cr_assert_float_eq(plan.exit_threshold, good[i].threshold, 1e-6, "%s", good[i].key);
+        cr_assert_eq(plan.loops_default, good[i].loops, "%s", good[i].key);
         buf text = {0};
         model_plan again;
-        plan_write(&text, &p, "float32");
+        plan_write(&text, &plan, "float32");
         cr_assert_eq(plan_parse(&again, text.data, text.len, "again", &e), 0, "%s", e.msg);
-        cr_assert_eq(memcmp(&p, &again, sizeof p), 0, "row %zu reads back otherwise", i);
+        cr_assert_eq(memcmp(&plan, &again, sizeof plan), 0, "row %zu reads back otherwise", i);
         buf_deinit(&text);
     }
 }
@@ -213,9 +214,9 @@ static const struct {
 
 Test(ouro, every_key_that_would_change_the_arithmetic_is_refused_by_name) {
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
-        model_plan p;
+        model_plan plan;
         err e = {0};
-        cr_assert_eq(parse(bad[i].key, bad[i].value, &p, &e), -1, "%s = %s was accepted",
+        cr_assert_eq(parse(bad[i].key, bad[i].value, &plan, &e), -1, "%s = %s was accepted",
                      bad[i].key, bad[i].value);
         cr_assert_eq(e.code, ERR_BAD_FILE);
         cr_assert(strstr(e.msg, bad[i].says), "row %zu: \"%s\" has no \"%s\"", i, e.msg,
@@ -226,36 +227,36 @@ Test(ouro, every_key_that_would_change_the_arithmetic_is_refused_by_name) {
 
 /* A slot would hold 1024 layers of 4096 heads of 4096 values. */
 Test(ouro, sizes_in_range_one_by_one_are_refused_where_their_product_is_not) {
-    model_plan p;
+    model_plan plan;
     err e = {0};
     static const char text[] =
         "{\"model_type\":\"ouro\",\"vocab_size\":9,\"hidden_size\":8,\"intermediate_size\":8,"
         "\"num_hidden_layers\":1024,\"num_attention_heads\":4096,\"head_dim\":4096,"
         "\"max_position_embeddings\":8,\"rms_norm_eps\":1e-6,\"rope_theta\":1e4,"
         "\"total_ut_steps\":4}";
-    cr_assert_eq(plan_parse(&p, text, sizeof text - 1, "config.json", &e), -1);
+    cr_assert_eq(plan_parse(&plan, text, sizeof text - 1, "config.json", &e), -1);
     cr_assert(strstr(e.msg, "one loop of one position would cache"), "%s", e.msg);
 }
 
 /* ---- files ---- */
 
 static tmp_dir copy_of_golden(void) {
-    tmp_dir d = tmp_dir_create();
+    tmp_dir dir = tmp_dir_create();
     static const char *const files[] = {"config.json", "model.safetensors"};
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {
         size_t n;
         char *bytes = file_get(golden, files[i], &n);
-        file_put(d.path, files[i], bytes, n);
+        file_put(dir.path, files[i], bytes, n);
         free(bytes);
     }
-    return d;
+    return dir;
 }
 
 static void refuses(const char *dir, const char *says) {
-    model_folder *m;
+    model_folder *model;
     err e = {0};
-    cr_assert_eq(model_open(&m, dir, &e), -1, "accepted instead of: %s", says);
-    cr_assert_null(m);
+    cr_assert_eq(model_open(&model, dir, &e), -1, "accepted instead of: %s", says);
+    cr_assert_null(model);
     cr_assert_eq(e.code, ERR_BAD_FILE);
     cr_assert(strstr(e.msg, says), "\"%s\" has no \"%s\"", e.msg, says);
 }
@@ -275,42 +276,44 @@ Test(ouro, a_missing_or_misshapen_tensor_is_named_with_what_was_expected_and_fou
          "tensor model.layers.0.mlp.down_proj.weight has shape [96, 64], expected [64, 96]"},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        tmp_dir d = copy_of_golden();
-        st_file f = st_read(d.path, "model.safetensors");
-        if (rows[i].shape) st_set_shape(&f, rows[i].tensor, rows[i].shape);
-        else json_object_set_new(f.header, "unused", json_incref(st_tensor(&f, rows[i].tensor)));
-        if (rows[i].shape == NULL) json_object_del(f.header, rows[i].tensor);
-        st_write(&f, d.path, "model.safetensors");
-        st_free(&f);
-        refuses(d.path, rows[i].says);
-        tmp_dir_remove(&d);
+        tmp_dir dir = copy_of_golden();
+        st_file file = st_read(dir.path, "model.safetensors");
+        if (rows[i].shape) st_set_shape(&file, rows[i].tensor, rows[i].shape);
+        else
+            json_object_set_new(file.header, "unused",
+                                json_incref(st_tensor(&file, rows[i].tensor)));
+        if (rows[i].shape == NULL) json_object_del(file.header, rows[i].tensor);
+        st_write(&file, dir.path, "model.safetensors");
+        st_free(&file);
+        refuses(dir.path, rows[i].says);
+        tmp_dir_remove(&dir);
     }
 }
 
 Test(ouro, a_folder_of_another_family_is_refused_before_its_tensors_are_looked_at) {
-    tmp_dir d = copy_of_golden();
+    tmp_dir dir = copy_of_golden();
     char *text = edited("model_type", "\"qwen3\"");
-    file_put(d.path, "config.json", text, strlen(text));
+    file_put(dir.path, "config.json", text, strlen(text));
     free(text);
-    refuses(d.path, "model_type is 'qwen3'; Fathom runs looped models: openmythos, ouro");
-    tmp_dir_remove(&d);
+    refuses(dir.path, "model_type is 'qwen3'; Fathom runs looped models: openmythos, ouro");
+    tmp_dir_remove(&dir);
 }
 
 Test(ouro, shards_hold_the_same_model_as_one_file) {
-    tmp_dir d = tmp_dir_create();
-    model_plan p;
+    tmp_dir dir = tmp_dir_create();
+    model_plan plan;
     err e = {0};
     model_folder *one, *many;
     char parts[96];
-    (void)snprintf(parts, sizeof parts, "%s/parts", d.path);
-    weights_write(d.path, "ouro_tiny", DTYPE_F32, 5, 2);
-    cr_assert_eq(plan_variant(&p, "ouro_tiny", &e), 0);
-    model_init_opts o = {.seed = 5, .dtype = DTYPE_F32, .mean_depth = 2, .shard_bytes = 100000};
-    cr_assert_eq(model_init_write(parts, &p, &o, &e), 0, "%s", e.msg);
-    cr_assert_eq(model_open(&one, d.path, &e), 0, "%s", e.msg);
+    (void)snprintf(parts, sizeof parts, "%s/parts", dir.path);
+    weights_write(dir.path, "ouro_tiny", DTYPE_F32, 5, 2);
+    cr_assert_eq(plan_variant(&plan, "ouro_tiny", &e), 0);
+    model_init_opts opts = {.seed = 5, .dtype = DTYPE_F32, .mean_depth = 2, .shard_bytes = 100000};
+    cr_assert_eq(model_init_write(parts, &plan, &opts, &e), 0, "%s", e.msg);
+    cr_assert_eq(model_open(&one, dir.path, &e), 0, "%s", e.msg);
     cr_assert_eq(model_open(&many, parts, &e), 0, "%s", e.msg);
     cr_assert_eq(model_params(one), model_params(many));
-    for (uint32_t layer = 0; layer < p.n_core; layer++) {
+    for (uint32_t layer = 0; layer < plan.n_core; layer++) {
         model_tensor a, b;
         tensor_place at = {.role = TENSOR_WQ, .stage = PART_OF_CORE, .layer = layer};
         cr_assert(model_find(one, at, &a) && model_find(many, at, &b));
@@ -318,5 +321,5 @@ Test(ouro, shards_hold_the_same_model_as_one_file) {
     }
     model_close(one);
     model_close(many);
-    tmp_dir_remove(&d);
+    tmp_dir_remove(&dir);
 }

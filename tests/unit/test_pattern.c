@@ -11,13 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int compile_n(text__pattern *p, const char *pattern, size_t n, err *e) {
+static int compile_n(text__pattern *compiled, const char *pattern, size_t n, err *e) {
     *e = (err){0};
-    return text__pattern_compile(p, pattern, n, false, "file: pattern", e);
+    return text__pattern_compile(compiled, pattern, n, false, "file: pattern", e);
 }
 
-static int compile(text__pattern *p, const char *pattern, err *e) {
-    return compile_n(p, pattern, strlen(pattern), e);
+static int compile(text__pattern *compiled, const char *pattern, err *e) {
+    return compile_n(compiled, pattern, strlen(pattern), e);
 }
 
 /* ---- refusals ---- */
@@ -112,14 +112,14 @@ static const struct {
 
 Test(pattern, whatever_is_refused_is_refused_by_name_and_place) {
     for (size_t i = 0; i < ARRAY_LEN(refusals); i++) {
-        text__pattern p = {0};
+        text__pattern compiled = {0};
         err e;
         char want[300];
         (void)snprintf(want, sizeof want, "file: pattern: %s", refusals[i].message);
-        cr_expect_eq(compile(&p, refusals[i].pattern, &e), -1, "%s", refusals[i].pattern);
+        cr_expect_eq(compile(&compiled, refusals[i].pattern, &e), -1, "%s", refusals[i].pattern);
         cr_expect_eq(e.code, ERR_BAD_FILE, "%s", refusals[i].pattern);
         cr_expect_str_eq(e.msg, want, "%s: %s", refusals[i].pattern, e.msg);
-        cr_expect_null(p.code);
+        cr_expect_null(compiled.code);
     }
 }
 
@@ -127,16 +127,16 @@ Test(pattern, whatever_is_refused_is_refused_by_name_and_place) {
 
 static int compile_repeated(const char *open, const char *middle, const char *close, size_t n,
                             err *e) {
-    buf b = {0};
-    text__pattern p = {0};
+    buf text = {0};
+    text__pattern compiled = {0};
     for (size_t i = 0; i < n; i++)
-        buf_puts(&b, open);
-    buf_puts(&b, middle);
+        buf_puts(&text, open);
+    buf_puts(&text, middle);
     for (size_t i = 0; i < n; i++)
-        buf_puts(&b, close);
-    int rc = compile_n(&p, b.data, b.len, e);
-    text__pattern_deinit(&p);
-    buf_deinit(&b);
+        buf_puts(&text, close);
+    int rc = compile_n(&compiled, text.data, text.len, e);
+    text__pattern_deinit(&compiled);
+    buf_deinit(&text);
     return rc;
 }
 
@@ -173,13 +173,13 @@ Test(pattern, memory_that_runs_out_at_any_place_is_an_error_and_nothing_leaks) {
                                   "e|[k\xc3\x9f]+)|[\\p{L}&&[^\\p{Han}a-z]]{1,3}+|\\b\\R(?<=y)";
     for (int for_ever = 0; for_ever < 2; for_ever++) {
         for (long n = 0;; n++) {
-            text__pattern p = {0};
+            text__pattern compiled = {0};
             err e;
             oom_after(n, for_ever);
-            int rc = compile(&p, pattern, &e);
+            int rc = compile(&compiled, pattern, &e);
             bool refused = oom_stop();
             if (rc != 0) cr_assert_eq(e.code, ERR_NO_MEMORY, "allocation %ld: %s", n, e.msg);
-            text__pattern_deinit(&p);
+            text__pattern_deinit(&compiled);
             if (!refused) break;
             cr_assert_neq(rc, 0, "allocation %ld failed without an error", n);
         }
@@ -189,21 +189,21 @@ Test(pattern, memory_that_runs_out_at_any_place_is_an_error_and_nothing_leaks) {
 /* ---- searching ---- */
 
 static void expect_matches(const char *pattern, const char *text, const char *want) {
-    text__pattern p = {0};
+    text__pattern compiled = {0};
     err e;
     buf got = {0};
-    cr_assert_eq(compile(&p, pattern, &e), 0, "%s: %s", pattern, e.msg);
-    text__search s = {.n_bytes = strlen(text)};
-    text__matches m = {.pattern = &p, .text = text, .len = strlen(text)};
+    cr_assert_eq(compile(&compiled, pattern, &e), 0, "%s: %s", pattern, e.msg);
+    text__search search = {.n_bytes = strlen(text)};
+    text__matches found = {.pattern = &compiled, .text = text, .len = strlen(text)};
     int rc;
-    while ((rc = text__match_next(&s, &m, &e)) > 0)
-        buf_printf(&got, "%zu-%zu ", m.start, m.end);
+    while ((rc = text__match_next(&search, &found, &e)) > 0)
+        buf_printf(&got, "%zu-%zu ", found.start, found.end);
     cr_expect_eq(rc, 0);
     cr_expect_str_eq(got.data ? got.data : "", want, "%s in '%s': %s", pattern, text,
                      got.data ? got.data : "");
     buf_deinit(&got);
-    text__search_deinit(&s);
-    text__pattern_deinit(&p);
+    text__search_deinit(&search);
+    text__pattern_deinit(&compiled);
 }
 
 Test(pattern, an_empty_match_where_the_last_one_ended_does_not_count) {
@@ -228,61 +228,61 @@ Test(pattern, only_a_search_start_keeps_a_search_from_being_cut_into_windows) {
     } rows[] = {
         {"a\\Gb", false}, {"a\\\\Gb", true}, {"[\\G]", true}, {"(?#\\G)a", true}, {"", true}};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        text__pattern p = {0};
+        text__pattern compiled = {0};
         err e;
-        cr_assert_eq(compile(&p, rows[i].pattern, &e), 0, "%s", e.msg);
-        cr_expect_eq(p.in_windows, rows[i].in_windows, "%s", rows[i].pattern);
-        text__pattern_deinit(&p);
+        cr_assert_eq(compile(&compiled, rows[i].pattern, &e), 0, "%s", e.msg);
+        cr_expect_eq(compiled.in_windows, rows[i].in_windows, "%s", rows[i].pattern);
+        text__pattern_deinit(&compiled);
     }
 }
 
 /* ---- sets ---- */
 
 Test(pattern, categories_part_the_code_points_and_sets_obey_their_laws) {
-    arena a;
-    arena_init(&a, 64 << 20);
+    arena memory;
+    arena_init(&memory, 64 << 20);
     text__ranges all = {0};
     size_t count = 0;
     static const char *const groups[] = {"L", "M", "N", "P", "S", "Z", "C"};
     for (size_t i = 0; i < ARRAY_LEN(groups); i++) {
-        text__set s = text__property_set(&a, text__property_find(groups[i], 1));
-        for (size_t k = 0; k < s.count; k++)
-            count += s.items[k].hi - s.items[k].lo + 1;
-        text__set not = text__set_not(&a, &s), back = text__set_not(&a, &not );
-        text__set none = text__set_and(&a, &s, &not );
-        cr_expect(text__set_equal(&s, &back), "%s", groups[i]);
+        text__set set = text__property_set(&memory, text__property_find(groups[i], 1));
+        for (size_t k = 0; k < set.count; k++)
+            count += set.items[k].hi - set.items[k].lo + 1;
+        text__set not = text__set_not(&memory, &set), back = text__set_not(&memory, &not );
+        text__set none = text__set_and(&memory, &set, &not );
+        cr_expect(text__set_equal(&set, &back), "%s", groups[i]);
         cr_expect_eq(none.count, 0, "%s", groups[i]);
-        text__ranges_add_set(&a, &all, &s);
+        text__ranges_add_set(&memory, &all, &set);
     }
-    text__set whole = text__set_of(&a, &all);
+    text__set whole = text__set_of(&memory, &all);
     cr_expect_eq(whole.count, 1);
     cr_expect_eq(count, UNICODE_END);
     cr_expect_eq(text__property_find("no such", 7), -1);
     cr_expect_eq(text__property_find("Upper-Case Letter", 17), text__property_find("Lu", 2));
-    cr_expect_not(a.failed);
-    arena_deinit(&a);
+    cr_expect_not(memory.failed);
+    arena_deinit(&memory);
 }
 
 /* A text of two megabytes of digits was refused on a busy machine: its two million searches were
  * charged for reading the clock. */
 Test(pattern, many_short_searches_are_charged_no_more_than_they_take) {
     enum { DIGITS = 512 << 10 };
-    text__pattern p = {0};
+    text__pattern compiled = {0};
     err e = {0};
     char *text = malloc(DIGITS);
     memset(text, '7', DIGITS);
-    cr_assert_eq(text__pattern_compile(&p, "\\p{N}", 5, false, "test", &e), 0, "%s", e.msg);
-    text__search s = {.n_bytes = DIGITS};
-    text__matches m = {.pattern = &p, .text = text, .len = DIGITS};
+    cr_assert_eq(text__pattern_compile(&compiled, "\\p{N}", 5, false, "test", &e), 0, "%s", e.msg);
+    text__search search = {.n_bytes = DIGITS};
+    text__matches found = {.pattern = &compiled, .text = text, .len = DIGITS};
     uint64_t start = clock_thread_ns(), n = 0;
-    while (text__match_next(&s, &m, &e) == 1)
+    while (text__match_next(&search, &found, &e) == 1)
         n++;
     uint64_t took = clock_thread_ns() - start;
     cr_expect_eq(n, DIGITS, "%s", e.msg);
-    cr_expect_gt(s.search_ns, 0);
-    cr_expect_lt(s.search_ns, 2 * took, "charged %llu ns of %llu", (unsigned long long)s.search_ns,
-                 (unsigned long long)took);
-    text__search_deinit(&s);
-    text__pattern_deinit(&p);
+    cr_expect_gt(search.search_ns, 0);
+    cr_expect_lt(search.search_ns, 2 * took, "charged %llu ns of %llu",
+                 (unsigned long long)search.search_ns, (unsigned long long)took);
+    text__search_deinit(&search);
+    text__pattern_deinit(&compiled);
     free(text);
 }

@@ -15,15 +15,15 @@ Test(srv_assets, every_file_is_embedded_byte_for_byte) {
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         char path[64];
         snprintf(path, sizeof path, "/%s", names[i]);
-        const srv_asset *a = srv_asset_find(path);
-        cr_assert_not_null(a, "%s", path);
+        const srv_asset *asset = srv_asset_find(path);
+        cr_assert_not_null(asset, "%s", path);
         snprintf(path, sizeof path, "server/web/%s", names[i]);
         err e = {0};
-        buf b = {0};
-        cr_assert_eq(file_read(&b, path, 1 << 20, &e), 0, "%s", e.msg);
-        cr_assert_eq(a->size, b.len, "%s", path);
-        cr_assert_arr_eq(a->data, b.data, b.len);
-        buf_deinit(&b);
+        buf file = {0};
+        cr_assert_eq(file_read(&file, path, 1 << 20, &e), 0, "%s", e.msg);
+        cr_assert_eq(asset->size, file.len, "%s", path);
+        cr_assert_arr_eq(asset->data, file.data, file.len);
+        buf_deinit(&file);
     }
 }
 
@@ -39,10 +39,10 @@ Test(srv_assets, the_page_asks_no_other_host_and_holds_no_inline_code) {
     static const char *const text[] = {"/",        "/app.js",   "/core.js",
                                        "/pool.js", "/theme.js", "/style.css"};
     for (size_t i = 0; i < ARRAY_LEN(text); i++) {
-        const srv_asset *a = srv_asset_find(text[i]);
-        cr_assert_null(memmem(a->data, a->size, "http://", 7), "%s", text[i]);
-        cr_assert_null(memmem(a->data, a->size, "https://", 8), "%s", text[i]);
-        cr_assert_null(memmem(a->data, a->size, " style=\"", 8), "%s", text[i]);
-        cr_assert_null(memmem(a->data, a->size, " onclick=", 9), "%s", text[i]);
+        const srv_asset *asset = srv_asset_find(text[i]);
+        cr_assert_null(memmem(asset->data, asset->size, "http://", 7), "%s", text[i]);
+        cr_assert_null(memmem(asset->data, asset->size, "https://", 8), "%s", text[i]);
+        cr_assert_null(memmem(asset->data, asset->size, " style=\"", 8), "%s", text[i]);
+        cr_assert_null(memmem(asset->data, asset->size, " onclick=", 9), "%s", text[i]);
     }
 }

@@ -18,10 +18,10 @@ static srv_keys *keys_of(const char *text, err *e) { /* NULL: refused */
     int fd = mkstemp(path);
     cr_assert(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
     close(fd);
-    srv_keys *k;
-    cr_assert_eq(srv_keys_open(&k, path, e) == 0, k != NULL);
+    srv_keys *keys;
+    cr_assert_eq(srv_keys_open(&keys, path, e) == 0, keys != NULL);
     unlink(path);
-    return k;
+    return keys;
 }
 
 static srv_keys *open_keys(void) {
@@ -29,20 +29,20 @@ static srv_keys *open_keys(void) {
     for (int i = 0; i < KEYS; i++)
         buf_printf(&text, "sk-number-%d client-%d\n", i, i);
     err e = {0};
-    srv_keys *k = keys_of(text.data, &e);
-    cr_assert_not_null(k, "%s", e.msg);
+    srv_keys *keys = keys_of(text.data, &e);
+    cr_assert_not_null(keys, "%s", e.msg);
     buf_deinit(&text);
-    return k;
+    return keys;
 }
 
 /* CPU time of this thread, in ns: the least of many look-ups, so other processes do not count. */
-static uint64_t least_cost(const srv_keys *k, const char *text) {
+static uint64_t least_cost(const srv_keys *keys, const char *text) {
     uint64_t least = UINT64_MAX;
     for (int i = 0; i < 100; i++) {
         struct timespec from, to;
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &from);
         for (int j = 0; j < 5; j++)
-            (void)srv_keys_find(k, text, strlen(text));
+            (void)srv_keys_find(keys, text, strlen(text));
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &to);
         uint64_t ns = (uint64_t)(to.tv_sec - from.tv_sec) * 1000000000u + (uint64_t)to.tv_nsec -
                       (uint64_t)from.tv_nsec;
@@ -52,28 +52,28 @@ static uint64_t least_cost(const srv_keys *k, const char *text) {
 }
 
 Test(srv_keys, every_key_is_found_and_no_other) {
-    srv_keys *k = open_keys();
+    srv_keys *keys = open_keys();
     char text[32];
     for (int i = 0; i < KEYS; i++) {
         (void)snprintf(text, sizeof text, "sk-number-%d", i);
-        cr_assert_eq(srv_keys_find(k, text, strlen(text)), i);
+        cr_assert_eq(srv_keys_find(keys, text, strlen(text)), i);
     }
-    cr_expect_eq(srv_keys_find(k, "sk-number-1000", 14), -1);
-    cr_expect_eq(srv_keys_find(k, "sk-number-7", 10), -1);
-    cr_expect_eq(srv_keys_find(k, "", 0), -1);
-    srv_keys_close(k);
+    cr_expect_eq(srv_keys_find(keys, "sk-number-1000", 14), -1);
+    cr_expect_eq(srv_keys_find(keys, "sk-number-7", 10), -1);
+    cr_expect_eq(srv_keys_find(keys, "", 0), -1);
+    srv_keys_close(keys);
 }
 
 Test(srv_keys, the_first_the_last_and_an_unknown_key_cost_the_same_processor_time) {
-    srv_keys *k = open_keys();
+    srv_keys *keys = open_keys();
     const char *const texts[] = {"sk-number-0", "sk-number-999", "sk-number-xyz"};
     double cost[3];
     for (int i = 0; i < 3; i++)
-        cost[i] = (double)least_cost(k, texts[i]);
+        cost[i] = (double)least_cost(keys, texts[i]);
     /* A search ending at its key would be a thousand times cheaper for the first key. */
     cr_expect(cost[0] > 0.5 * cost[2] && cost[0] < 2 * cost[2], "%f and %f ns", cost[0], cost[2]);
     cr_expect(cost[1] > 0.5 * cost[2] && cost[1] < 2 * cost[2], "%f and %f ns", cost[1], cost[2]);
-    srv_keys_close(k);
+    srv_keys_close(keys);
 }
 
 Test(srv_keys, a_line_may_give_a_key_a_weight_and_a_range_of_priorities) {
@@ -96,14 +96,14 @@ Test(srv_keys, a_line_may_give_a_key_a_weight_and_a_range_of_priorities) {
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         err e = {0};
-        srv_keys *k = keys_of(rows[i].line, &e);
-        cr_assert_not_null(k, "%s: %s", rows[i].line, e.msg);
-        const srv_key_terms *t = srv_keys_terms(k, 0);
-        cr_expect_str_eq(srv_keys_name(k, 0), rows[i].name);
-        cr_expect_eq(t->weight, rows[i].weight, "%s", rows[i].line);
-        cr_expect(t->least_priority == rows[i].least && t->most_priority == rows[i].most, "%s",
-                  rows[i].line);
-        srv_keys_close(k);
+        srv_keys *keys = keys_of(rows[i].line, &e);
+        cr_assert_not_null(keys, "%s: %s", rows[i].line, e.msg);
+        const srv_key_terms *terms = srv_keys_terms(keys, 0);
+        cr_expect_str_eq(srv_keys_name(keys, 0), rows[i].name);
+        cr_expect_eq(terms->weight, rows[i].weight, "%s", rows[i].line);
+        cr_expect(terms->least_priority == rows[i].least && terms->most_priority == rows[i].most,
+                  "%s", rows[i].line);
+        srv_keys_close(keys);
     }
 }
 
@@ -128,10 +128,10 @@ Test(srv_keys, a_line_that_says_something_else_is_refused_with_its_number) {
 
 Test(srv_keys, keys_of_one_name_are_known_as_such) {
     err e = {0};
-    srv_keys *k = keys_of("sk-00000001 a\nsk-00000002 b\nsk-00000003 a\nsk-00000004\n", &e);
-    cr_assert_not_null(k);
+    srv_keys *keys = keys_of("sk-00000001 a\nsk-00000002 b\nsk-00000003 a\nsk-00000004\n", &e);
+    cr_assert_not_null(keys);
     static const int first[] = {0, 1, 0, 3};
     for (int i = 0; i < 4; i++)
-        cr_expect_eq(srv_keys_first_of_name(k, i), first[i]);
-    srv_keys_close(k);
+        cr_expect_eq(srv_keys_first_of_name(keys, i), first[i]);
+    srv_keys_close(keys);
 }

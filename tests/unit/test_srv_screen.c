@@ -49,14 +49,14 @@ Test(srv_screen, request_ids_are_short_and_printable) {
 
 /* Headers as "Name: value" lines; the verdict for a POST over HTTP/1.1. */
 static unsigned verdict(const char *lines, const char *method, const char *version) {
-    srv_framing f = {0};
+    srv_framing framing = {0};
     while (*lines) {
         size_t n = strcspn(lines, "\n"), colon = strcspn(lines, ":");
-        srv_screen_header(&f, lines, colon, lines + colon + 2, n - colon - 2, 1000);
+        srv_screen_header(&framing, lines, colon, lines + colon + 2, n - colon - 2, 1000);
         lines += n + (lines[n] == '\n');
     }
     const char *why = NULL;
-    unsigned status = srv_screen_verdict(&f, method, version, &why);
+    unsigned status = srv_screen_verdict(&framing, method, version, &why);
     cr_assert((status == 0) == (why == NULL), "a refusal says why");
     return status;
 }
@@ -130,14 +130,14 @@ Test(srv_screen, json_types_are_told_from_others) {
         {"+json", false},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        srv_framing f = {0};
+        srv_framing framing = {0};
         /* A copy without an end mark: a sanitizer sees a read past the value. */
         size_t n = strlen(rows[i].value);
         char *exact = malloc(n ? n : 1);
         memcpy(exact, rows[i].value, n);
-        srv_screen_header(&f, "Content-Type", 12, exact, n, 1000);
+        srv_screen_header(&framing, "Content-Type", 12, exact, n, 1000);
         free(exact);
-        cr_assert_eq(f.json, rows[i].json, "'%s'", rows[i].value);
+        cr_assert_eq(framing.json, rows[i].json, "'%s'", rows[i].value);
     }
 }
 
@@ -166,27 +166,27 @@ static srv_keys *keys_of(const char *text, err *e) {
     int fd = mkstemp(path);
     cr_assert(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
     close(fd);
-    srv_keys *k = NULL;
-    int rc = srv_keys_open(&k, path, e);
-    cr_assert_eq(rc == 0, k != NULL);
+    srv_keys *keys = NULL;
+    int rc = srv_keys_open(&keys, path, e);
+    cr_assert_eq(rc == 0, keys != NULL);
     unlink(path);
-    return k;
+    return keys;
 }
 
 Test(srv_keys, each_key_is_found_and_nothing_else) {
     err e = {0};
-    srv_keys *k = keys_of("# c\nkey-one-1 alice\n  key-two-2\tbob  \r\n\nkey-three", &e);
-    cr_assert_not_null(k, "%s", e.msg);
-    cr_assert_eq(srv_keys_count(k), 3);
-    cr_assert_eq(srv_keys_find(k, "key-one-1", 9), 0);
-    cr_assert_eq(srv_keys_find(k, "key-two-2", 9), 1);
-    cr_assert_eq(srv_keys_find(k, "key-three", 9), 2);
-    cr_assert_str_eq(srv_keys_name(k, 1), "bob");
-    cr_assert_str_eq(srv_keys_name(k, 2), "key-3");
-    cr_assert_eq(srv_keys_find(k, "key-one-", 8), -1);
-    cr_assert_eq(srv_keys_find(k, "key-one-1 ", 10), -1);
-    cr_assert_eq(srv_keys_find(k, "", 0), -1);
-    srv_keys_close(k);
+    srv_keys *keys = keys_of("# c\nkey-one-1 alice\n  key-two-2\tbob  \r\n\nkey-three", &e);
+    cr_assert_not_null(keys, "%s", e.msg);
+    cr_assert_eq(srv_keys_count(keys), 3);
+    cr_assert_eq(srv_keys_find(keys, "key-one-1", 9), 0);
+    cr_assert_eq(srv_keys_find(keys, "key-two-2", 9), 1);
+    cr_assert_eq(srv_keys_find(keys, "key-three", 9), 2);
+    cr_assert_str_eq(srv_keys_name(keys, 1), "bob");
+    cr_assert_str_eq(srv_keys_name(keys, 2), "key-3");
+    cr_assert_eq(srv_keys_find(keys, "key-one-", 8), -1);
+    cr_assert_eq(srv_keys_find(keys, "key-one-1 ", 10), -1);
+    cr_assert_eq(srv_keys_find(keys, "", 0), -1);
+    srv_keys_close(keys);
 }
 
 Test(srv_keys, files_without_a_proper_key_are_refused) {
@@ -197,7 +197,7 @@ Test(srv_keys, files_without_a_proper_key_are_refused) {
         cr_assert(e.code != ERR_NONE);
     }
     err e = {0};
-    srv_keys *k = NULL;
-    cr_assert_eq(srv_keys_open(&k, "/tmp", &e), -1);
-    cr_assert_null(k);
+    srv_keys *keys = NULL;
+    cr_assert_eq(srv_keys_open(&keys, "/tmp", &e), -1);
+    cr_assert_null(keys);
 }

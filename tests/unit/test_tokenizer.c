@@ -56,19 +56,19 @@ static json_t *base_file(const char *const *merges, size_t n) {
                      "vocab", vocab, "merges", list);
 }
 
-static int parse(tokenizer **t, json_t *steal_file, uint32_t vocab_size, err *e) {
+static int parse(tokenizer **tok, json_t *steal_file, uint32_t vocab_size, err *e) {
     char *text = json_dumps(steal_file, JSON_COMPACT);
-    int rc = tokenizer_parse(t, text, strlen(text), vocab_size, "tokenizer.json", e);
+    int rc = tokenizer_parse(tok, text, strlen(text), vocab_size, "tokenizer.json", e);
     free(text);
     json_decref(steal_file);
     return rc;
 }
 
 static tokenizer *must_parse(json_t *steal_file) {
-    tokenizer *t = NULL;
+    tokenizer *tok = NULL;
     err e = {0};
-    cr_assert_eq(parse(&t, steal_file, 100000, &e), 0, "%s", e.msg);
-    return t;
+    cr_assert_eq(parse(&tok, steal_file, 100000, &e), 0, "%s", e.msg);
+    return tok;
 }
 
 static json_t *added(const char *content, int id, bool special) {
@@ -93,178 +93,178 @@ static json_t *split_by(const char *regex, const char *behavior, bool invert) {
 }
 
 /* Ids as text, tokens parted by '|'. */
-static void encode_n(const tokenizer *t, const char *text, size_t n, bool special, char *out,
+static void encode_n(const tokenizer *tok, const char *text, size_t n, bool special, char *out,
                      size_t cap) {
-    buf b = {0};
-    put_pieces(&b, t, text, n, special);
-    (void)snprintf(out, cap, "%s", b.data ? b.data : "");
-    buf_deinit(&b);
+    buf pieces = {0};
+    put_pieces(&pieces, tok, text, n, special);
+    (void)snprintf(out, cap, "%s", pieces.data ? pieces.data : "");
+    buf_deinit(&pieces);
 }
 
-static void expect(const tokenizer *t, const char *text, bool special, const char *want) {
+static void expect(const tokenizer *tok, const char *text, bool special, const char *want) {
     char got[512];
-    encode_n(t, text, strlen(text), special, got, sizeof got);
+    encode_n(tok, text, strlen(text), special, got, sizeof got);
     cr_assert_str_eq(got, want, "'%s' gave '%s', not '%s'", text, got, want);
 }
 
 /* ---- refused files ---- */
 
-static void id_twice(json_t *f) {
-    json_object_set_new(json_object_get(json_object_get(f, "model"), "vocab"), "zz",
+static void id_twice(json_t *file) {
+    json_object_set_new(json_object_get(json_object_get(file, "model"), "vocab"), "zz",
                         json_integer(5));
 }
-static void id_past_end(json_t *f) {
-    json_object_set_new(json_object_get(json_object_get(f, "model"), "vocab"), "zz",
+static void id_past_end(json_t *file) {
+    json_object_set_new(json_object_get(json_object_get(file, "model"), "vocab"), "zz",
                         json_integer(999));
 }
-static void id_negative(json_t *f) {
-    json_object_set_new(json_object_get(json_object_get(f, "model"), "vocab"), "zz",
+static void id_negative(json_t *file) {
+    json_object_set_new(json_object_get(json_object_get(file, "model"), "vocab"), "zz",
                         json_integer(-1));
 }
-static void id_text(json_t *f) {
-    json_object_set_new(json_object_get(json_object_get(f, "model"), "vocab"), "zz",
+static void id_text(json_t *file) {
+    json_object_set_new(json_object_get(json_object_get(file, "model"), "vocab"), "zz",
                         json_string("300"));
 }
-static void id_fraction(json_t *f) {
-    json_object_set_new(json_object_get(json_object_get(f, "model"), "vocab"), "zz",
+static void id_fraction(json_t *file) {
+    json_object_set_new(json_object_get(json_object_get(file, "model"), "vocab"), "zz",
                         json_real(256.5));
 }
-static void empty_token(json_t *f) {
-    json_object_set_new(json_object_get(json_object_get(f, "model"), "vocab"), "",
+static void empty_token(json_t *file) {
+    json_object_set_new(json_object_get(json_object_get(file, "model"), "vocab"), "",
                         json_integer(256));
 }
-static void huge_token(json_t *f) {
+static void huge_token(json_t *file) {
     char *text = malloc((1 << 20) + 1);
     memset(text, 'a', 1 << 20);
     text[1 << 20] = 0;
-    json_object_set_new(json_object_get(json_object_get(f, "model"), "vocab"), text,
+    json_object_set_new(json_object_get(json_object_get(file, "model"), "vocab"), text,
                         json_integer(256));
     free(text);
 }
-static void bytes_missing(json_t *f) {
-    json_object_set_new(json_object_get(f, "model"), "vocab", json_pack("{s:i}", "ab", 0));
+static void bytes_missing(json_t *file) {
+    json_object_set_new(json_object_get(file, "model"), "vocab", json_pack("{s:i}", "ab", 0));
 }
-static void merge(json_t *f, json_t *steal) {
-    json_array_append_new(json_object_get(json_object_get(f, "model"), "merges"), steal);
+static void merge(json_t *file, json_t *steal) {
+    json_array_append_new(json_object_get(json_object_get(file, "model"), "merges"), steal);
 }
-static void merge_unknown_left(json_t *f) {
-    merge(f, json_string("qq a"));
+static void merge_unknown_left(json_t *file) {
+    merge(file, json_string("qq a"));
 }
-static void merge_unknown_result(json_t *f) {
-    merge(f, json_string("q z"));
+static void merge_unknown_result(json_t *file) {
+    merge(file, json_string("q z"));
 }
-static void merge_no_space(json_t *f) {
-    merge(f, json_string("qz"));
+static void merge_no_space(json_t *file) {
+    merge(file, json_string("qz"));
 }
-static void merge_three(json_t *f) {
-    merge(f, json_string("q z x"));
+static void merge_three(json_t *file) {
+    merge(file, json_string("q z x"));
 }
-static void merge_of_three(json_t *f) {
-    merge(f, json_pack("[s,s,s]", "a", "b", "c"));
+static void merge_of_three(json_t *file) {
+    merge(file, json_pack("[s,s,s]", "a", "b", "c"));
 }
-static void merge_number(json_t *f) {
-    merge(f, json_integer(3));
+static void merge_number(json_t *file) {
+    merge(file, json_integer(3));
 }
-static void merge_empty_side(json_t *f) {
-    merge(f, json_string(" a"));
+static void merge_empty_side(json_t *file) {
+    merge(file, json_string(" a"));
 }
-static void merges_object(json_t *f) {
-    json_object_set_new(json_object_get(f, "model"), "merges", json_object());
+static void merges_object(json_t *file) {
+    json_object_set_new(json_object_get(file, "model"), "merges", json_object());
 }
-static void added_id_twice(json_t *f) {
-    add(f, added("<x>", 300, true));
-    add(f, added("<y>", 300, true));
+static void added_id_twice(json_t *file) {
+    add(file, added("<x>", 300, true));
+    add(file, added("<y>", 300, true));
 }
-static void added_empty(json_t *f) {
-    add(f, added("", 300, true));
+static void added_empty(json_t *file) {
+    add(file, added("", 300, true));
 }
-static void added_on_other(json_t *f) {
-    add(f, added("<x>", 65, true));
+static void added_on_other(json_t *file) {
+    add(file, added("<x>", 65, true));
 }
-static void added_no_content(json_t *f) {
-    add(f, json_pack("{s:i}", "id", 300));
+static void added_no_content(json_t *file) {
+    add(file, json_pack("{s:i}", "id", 300));
 }
-static void added_number(json_t *f) {
-    add(f, json_integer(3));
+static void added_number(json_t *file) {
+    add(file, json_integer(3));
 }
-static void added_object(json_t *f) {
-    json_object_set_new(f, "added_tokens", json_object());
+static void added_object(json_t *file) {
+    json_object_set_new(file, "added_tokens", json_object());
 }
-static void set(json_t *f, const char *key, json_t *steal) {
-    json_object_set_new(f, key, steal);
+static void set(json_t *file, const char *key, json_t *steal) {
+    json_object_set_new(file, key, steal);
 }
-static void set_model(json_t *f, const char *key, json_t *steal) {
-    json_object_set_new(json_object_get(f, "model"), key, steal);
+static void set_model(json_t *file, const char *key, json_t *steal) {
+    json_object_set_new(json_object_get(file, "model"), key, steal);
 }
-static void normalizer_precompiled(json_t *f) {
-    set(f, "normalizer", json_pack("{s:s}", "type", "Precompiled"));
+static void normalizer_precompiled(json_t *file) {
+    set(file, "normalizer", json_pack("{s:s}", "type", "Precompiled"));
 }
-static void no_decoder(json_t *f) {
-    set(f, "decoder", json_null());
+static void no_decoder(json_t *file) {
+    set(file, "decoder", json_null());
 }
-static void decoder_wordpiece(json_t *f) {
-    set(f, "decoder", json_pack("{s:s}", "type", "WordPiece"));
+static void decoder_wordpiece(json_t *file) {
+    set(file, "decoder", json_pack("{s:s}", "type", "WordPiece"));
 }
-static void pre_metaspace(json_t *f) {
-    set(f, "pre_tokenizer", json_pack("{s:s}", "type", "Metaspace"));
+static void pre_metaspace(json_t *file) {
+    set(file, "pre_tokenizer", json_pack("{s:s}", "type", "Metaspace"));
 }
-static void pre_bad_regex(json_t *f) {
-    steps(f, split_by("a(b", "Isolated", false));
+static void pre_bad_regex(json_t *file) {
+    steps(file, split_by("a(b", "Isolated", false));
 }
-static void pre_byte_regex(json_t *f) {
-    steps(f, split_by("a\\Cb", "Isolated", false));
+static void pre_byte_regex(json_t *file) {
+    steps(file, split_by("a\\Cb", "Isolated", false));
 }
-static void pre_long_regex(json_t *f) {
+static void pre_long_regex(json_t *file) {
     char *text = malloc(20001);
     memset(text, 'a', 20000);
     text[20000] = 0;
-    steps(f, split_by(text, "Isolated", false));
+    steps(file, split_by(text, "Isolated", false));
     free(text);
 }
-static void pre_behavior(json_t *f) {
-    steps(f, split_by("a", "Sideways", false));
+static void pre_behavior(json_t *file) {
+    steps(file, split_by("a", "Sideways", false));
 }
-static void pre_many(json_t *f) {
+static void pre_many(json_t *file) {
     json_t *list = json_array();
     for (int i = 0; i < 40; i++)
         json_array_append_new(list, split_by("a", "Isolated", false));
-    set(f, "pre_tokenizer", json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", list));
+    set(file, "pre_tokenizer", json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", list));
 }
-static void pre_two_byte_levels(json_t *f) {
-    steps(f, json_pack("{s:s}", "type", "ByteLevel"));
+static void pre_two_byte_levels(json_t *file) {
+    steps(file, json_pack("{s:s}", "type", "ByteLevel"));
 }
-static void model_unigram(json_t *f) {
-    set_model(f, "type", json_string("Unigram"));
+static void model_unigram(json_t *file) {
+    set_model(file, "type", json_string("Unigram"));
 }
-static void model_fallback(json_t *f) {
-    json_t *vocab = json_object_get(json_object_get(f, "model"), "vocab");
+static void model_fallback(json_t *file) {
+    json_t *vocab = json_object_get(json_object_get(file, "model"), "vocab");
     json_object_del(vocab, "a");
     json_object_set_new(vocab, "<0x61>", json_integer(300));
-    set_model(f, "merges", json_array());
-    set_model(f, "byte_fallback", json_true());
+    set_model(file, "merges", json_array());
+    set_model(file, "byte_fallback", json_true());
 }
-static void model_dropout(json_t *f) {
-    set_model(f, "dropout", json_real(0.1));
+static void model_dropout(json_t *file) {
+    set_model(file, "dropout", json_real(0.1));
 }
-static void model_prefix(json_t *f) {
-    set_model(f, "continuing_subword_prefix", json_string("##"));
+static void model_prefix(json_t *file) {
+    set_model(file, "continuing_subword_prefix", json_string("##"));
 }
-static void model_suffix(json_t *f) {
-    set_model(f, "end_of_word_suffix", json_string("</w>"));
+static void model_suffix(json_t *file) {
+    set_model(file, "end_of_word_suffix", json_string("</w>"));
 }
-static void model_no_vocab(json_t *f) {
-    set_model(f, "vocab", json_array());
+static void model_no_vocab(json_t *file) {
+    set_model(file, "vocab", json_array());
 }
-static void model_empty_vocab(json_t *f) {
-    set_model(f, "vocab", json_object());
+static void model_empty_vocab(json_t *file) {
+    set_model(file, "vocab", json_object());
 }
-static void no_model(json_t *f) {
-    json_object_del(f, "model");
+static void no_model(json_t *file) {
+    json_object_del(file, "model");
 }
 
 Test(tokenizer, every_malformed_file_is_refused_with_its_name_and_the_reason) {
     const struct {
-        void (*spoil)(json_t *f);
+        void (*spoil)(json_t *file);
         const char *says;
     } rows[] = {
         {id_twice, "two tokens"},
@@ -311,10 +311,10 @@ Test(tokenizer, every_malformed_file_is_refused_with_its_name_and_the_reason) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         json_t *file = base_file((const char *[]){"a b"}, 1);
         rows[i].spoil(file);
-        tokenizer *t = NULL;
+        tokenizer *tok = NULL;
         err e = {0};
-        cr_assert_eq(parse(&t, file, 400, &e), -1, "row %zu (%s) was accepted", i, rows[i].says);
-        cr_assert_null(t);
+        cr_assert_eq(parse(&tok, file, 400, &e), -1, "row %zu (%s) was accepted", i, rows[i].says);
+        cr_assert_null(tok);
         cr_assert_eq(e.code, ERR_BAD_FILE, "row %zu: %s", i, e.msg);
         cr_assert(strstr(e.msg, "tokenizer.json"), "row %zu: %s", i, e.msg);
         cr_assert(strstr(e.msg, rows[i].says), "row %zu: '%s' lacks '%s'", i, e.msg, rows[i].says);
@@ -332,29 +332,30 @@ Test(tokenizer, text_that_is_no_tokenizer_file_is_refused) {
                           "{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}",
                           "{\"model\":{\"vocab\":{\"\xff\":0}}}"};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        tokenizer *t = NULL;
+        tokenizer *tok = NULL;
         err e = {0};
-        cr_assert_eq(tokenizer_parse(&t, rows[i], strlen(rows[i]), 400, "f", &e), -1, "row %zu", i);
+        cr_assert_eq(tokenizer_parse(&tok, rows[i], strlen(rows[i]), 400, "f", &e), -1, "row %zu",
+                     i);
         cr_assert_eq(e.code, ERR_BAD_FILE, "row %zu: %s", i, e.msg);
-        cr_assert_null(t);
+        cr_assert_null(tok);
     }
 }
 
 Test(tokenizer, a_folder_without_the_file_is_not_found_and_the_demo_opens) {
-    tokenizer *t = NULL;
+    tokenizer *tok = NULL;
     err e = {0};
-    cr_assert_eq(tokenizer_open(&t, "tests/unit", 100, &e), -1);
+    cr_assert_eq(tokenizer_open(&tok, "tests/unit", 100, &e), -1);
     cr_assert_eq(e.code, ERR_NOT_FOUND);
     e = (err){0};
-    cr_assert_eq(tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
-    cr_assert_eq(tokenizer_size(t), 2048);
+    cr_assert_eq(tokenizer_open(&tok, "models/demo", 2048, &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_size(tok), 2048);
     uint32_t id;
-    cr_assert(tokenizer_find(t, "<|end|>", &id) && id == 2047);
-    cr_assert(tokenizer_is_special(t, 2047) && !tokenizer_is_special(t, 5));
-    cr_assert_not(tokenizer_bos(t, &id));
-    tokenizer_close(t);
+    cr_assert(tokenizer_find(tok, "<|end|>", &id) && id == 2047);
+    cr_assert(tokenizer_is_special(tok, 2047) && !tokenizer_is_special(tok, 5));
+    cr_assert_not(tokenizer_bos(tok, &id));
+    tokenizer_close(tok);
     e = (err){0};
-    cr_assert_eq(tokenizer_open(&t, "models/demo", 1000, &e), -1);
+    cr_assert_eq(tokenizer_open(&tok, "models/demo", 1000, &e), -1);
     cr_assert_eq(e.code, ERR_BAD_FILE, "an id past the model's vocabulary");
     tokenizer_close(NULL);
 }
@@ -386,29 +387,29 @@ Test(tokenizer, split_behaviours_cut_as_the_reference_documents) {
         json_t *file = base_file(merges, ARRAY_LEN(merges));
         steps(file, split_by(rows[i].regex, rows[i].behavior, rows[i].invert));
         json_object_set_new(json_object_get(file, "model"), "ignore_merges", json_true());
-        tokenizer *t = must_parse(file);
+        tokenizer *tok = must_parse(file);
         char got[128];
-        encode_n(t, rows[i].text, strlen(rows[i].text), false, got, sizeof got);
+        encode_n(tok, rows[i].text, strlen(rows[i].text), false, got, sizeof got);
         cr_assert_str_eq(got, rows[i].want, "row %zu: '%s'", i, got);
-        tokenizer_close(t);
+        tokenizer_close(tok);
     }
 }
 
 Test(tokenizer, a_pattern_may_call_white_space_what_unicode_does) {
     json_t *file = base_file(NULL, 0);
     steps(file, split_by("\\s", "Removed", false));
-    tokenizer *t = must_parse(file);
-    expect(t,
+    tokenizer *tok = must_parse(file);
+    expect(tok,
            "a\tb\u00a0c\u3000d\xc2\x85"
            "e",
            false, "a|b|c|d|e");
     size_t before = 0;
     token_ids ids = {0};
     err e = {0};
-    cr_assert_eq(tokenizer_encode(t, "\u180e\ufeff", 6, false, 100, &ids, &e), 0);
+    cr_assert_eq(tokenizer_encode(tok, "\u180e\ufeff", 6, false, 100, &ids, &e), 0);
     cr_assert_eq(ids.n - before, 6, "neither is white space");
     token_ids_deinit(&ids);
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }
 
 /* ---- added tokens ---- */
@@ -418,22 +419,22 @@ Test(tokenizer, added_tokens_are_found_leftmost_and_longest) {
     add(file, added("<|a|>", 300, true));
     add(file, added("<|a|>b", 301, true));
     add(file, added("<t>", 302, false));
-    tokenizer *t = must_parse(file);
-    expect(t, "x<|a|>y", true, "x|<|a|>|y");
-    expect(t, "<|a|>b<|a|>c", true, "<|a|>b|<|a|>|c");
-    expect(t, "<|a<|a|>", true, "<|||a|<|a|>");
-    expect(t, "<t>", false, "<t>");
-    expect(t, "<|a|>", false, "<|||a|||>");
+    tokenizer *tok = must_parse(file);
+    expect(tok, "x<|a|>y", true, "x|<|a|>|y");
+    expect(tok, "<|a|>b<|a|>c", true, "<|a|>b|<|a|>|c");
+    expect(tok, "<|a<|a|>", true, "<|||a|<|a|>");
+    expect(tok, "<t>", false, "<t>");
+    expect(tok, "<|a|>", false, "<|||a|||>");
     uint32_t id;
-    cr_assert(tokenizer_find(t, "<|a|>b", &id) && id == 301);
-    cr_assert(tokenizer_find(t, "a", &id) && id == 'a');
-    cr_assert_not(tokenizer_find(t, "<|a", &id));
-    cr_assert_not(tokenizer_find(t, "", &id));
+    cr_assert(tokenizer_find(tok, "<|a|>b", &id) && id == 301);
+    cr_assert(tokenizer_find(tok, "a", &id) && id == 'a');
+    cr_assert_not(tokenizer_find(tok, "<|a", &id));
+    cr_assert_not(tokenizer_find(tok, "", &id));
     size_t n;
-    cr_assert_null(tokenizer_bytes(t, 299, &n), "a hole stands for nothing");
+    cr_assert_null(tokenizer_bytes(tok, 299, &n), "a hole stands for nothing");
     cr_assert_eq(n, 0);
-    cr_assert_null(tokenizer_bytes(t, 5000, &n));
-    tokenizer_close(t);
+    cr_assert_null(tokenizer_bytes(tok, 5000, &n));
+    tokenizer_close(tok);
 }
 
 Test(tokenizer, no_text_leads_to_a_special_token_unless_asked) {
@@ -444,10 +445,10 @@ Test(tokenizer, no_text_leads_to_a_special_token_unless_asked) {
                         json_integer(256));
     json_object_set_new(json_object_get(file, "model"), "ignore_merges", json_true());
     add(file, added("<end>", 256, true));
-    tokenizer *t = must_parse(file);
-    expect(t, "<end>", false, "<|e|n|d|>");
-    expect(t, "<end>", true, "<end>");
-    tokenizer_close(t);
+    tokenizer *tok = must_parse(file);
+    expect(tok, "<end>", false, "<|e|n|d|>");
+    expect(tok, "<end>", true, "<end>");
+    tokenizer_close(tok);
 }
 
 Test(tokenizer, strip_flags_take_the_spaces_beside_a_token) {
@@ -457,12 +458,12 @@ Test(tokenizer, strip_flags_take_the_spaces_beside_a_token) {
     json_object_set_new(right, "rstrip", json_true());
     add(file, left);
     add(file, right);
-    tokenizer *t = must_parse(file);
-    expect(t, "a \t\u3000<l> b", true, "a|<l>| |b");
-    expect(t, "a <r> \n\u00a0b", true, "a| |<r>|b");
-    expect(t, "<r>  <l>", true, "<r>|<l>");
-    expect(t, "  <l>", true, "<l>");
-    tokenizer_close(t);
+    tokenizer *tok = must_parse(file);
+    expect(tok, "a \t\u3000<l> b", true, "a|<l>| |b");
+    expect(tok, "a <r> \n\u00a0b", true, "a| |<r>|b");
+    expect(tok, "<r>  <l>", true, "<r>|<l>");
+    expect(tok, "  <l>", true, "<l>");
+    tokenizer_close(tok);
 }
 
 /* ---- bytes ---- */
@@ -471,7 +472,7 @@ Test(tokenizer, bytes_that_are_not_utf8_are_encoded_one_by_one) {
     json_t *file =
         base_file((const char *[]){"a b", "\u00c3 \u00a9"}, 2); /* "ab" and the bytes of é */
     steps(file, split_by("\\p{L}+", "Isolated", false));
-    tokenizer *t = must_parse(file);
+    tokenizer *tok = must_parse(file);
     const struct {
         const char *text;
         size_t n, ids;
@@ -499,13 +500,13 @@ Test(tokenizer, bytes_that_are_not_utf8_are_encoded_one_by_one) {
         char *exact = malloc(rows[i].n + 1); /* no end mark: a sanitizer sees an over-read */
         memcpy(exact, rows[i].text, rows[i].n);
         exact = realloc(exact, rows[i].n ? rows[i].n : 1);
-        cr_assert_eq(tokenizer_encode(t, exact, rows[i].n, true, 100, &ids, &e), 0, "row %zu: %s",
+        cr_assert_eq(tokenizer_encode(tok, exact, rows[i].n, true, 100, &ids, &e), 0, "row %zu: %s",
                      i, e.msg);
         cr_assert_eq(ids.n, rows[i].ids, "row %zu: %zu ids", i, ids.n);
         buf back = {0};
         for (size_t k = 0; k < ids.n; k++) {
             size_t n;
-            const char *bytes = tokenizer_bytes(t, ids.data[k], &n);
+            const char *bytes = tokenizer_bytes(tok, ids.data[k], &n);
             buf_append(&back, bytes, n);
         }
         cr_assert(back.len == rows[i].n &&
@@ -515,7 +516,7 @@ Test(tokenizer, bytes_that_are_not_utf8_are_encoded_one_by_one) {
         token_ids_deinit(&ids);
         free(exact);
     }
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }
 
 Test(tokenizer, a_missing_byte_becomes_the_unknown_token) {
@@ -525,28 +526,28 @@ Test(tokenizer, a_missing_byte_becomes_the_unknown_token) {
         json_object_set_new(json_object_get(model, "vocab"), "<unk>", json_integer(300));
         json_object_set_new(model, "unk_token", json_string("<unk>"));
         json_object_set_new(model, "fuse_unk", json_boolean(fuse));
-        tokenizer *t = must_parse(file);
-        expect(t, "azzb", false, fuse ? "a|<unk>|b" : "a|<unk>|<unk>|b");
-        tokenizer_close(t);
+        tokenizer *tok = must_parse(file);
+        expect(tok, "azzb", false, fuse ? "a|<unk>|b" : "a|<unk>|<unk>|b");
+        tokenizer_close(tok);
     }
 }
 
 Test(tokenizer, more_ids_than_allowed_is_an_error_and_keeps_what_was_there) {
-    tokenizer *t = must_parse(base_file(NULL, 0));
+    tokenizer *tok = must_parse(base_file(NULL, 0));
     token_ids ids = {0};
     err e = {0};
-    cr_assert_eq(tokenizer_encode(t, "abcd", 4, false, 4, &ids, &e), 0);
-    cr_assert_eq(tokenizer_encode(t, "abcde", 5, false, 4, &ids, &e), -1);
+    cr_assert_eq(tokenizer_encode(tok, "abcd", 4, false, 4, &ids, &e), 0);
+    cr_assert_eq(tokenizer_encode(tok, "abcde", 5, false, 4, &ids, &e), -1);
     cr_assert_eq(e.code, ERR_TOO_LONG);
     cr_assert(ids.n >= 4 && ids.data[3] == 'd');
     token_ids_deinit(&ids);
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }
 
 Test(tokenizer, nothing_is_normalised_and_every_text_comes_back) {
-    tokenizer *t = NULL;
+    tokenizer *tok = NULL;
     err e = {0};
-    cr_assert_eq(tokenizer_open(&t, "models/demo", 2048, &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_open(&tok, "models/demo", 2048, &e), 0, "%s", e.msg);
     buf joiners = {0};
     for (int i = 0; i < 10000; i++)
         buf_puts(&joiners, "\u200d");
@@ -557,9 +558,9 @@ Test(tokenizer, nothing_is_normalised_and_every_text_comes_back) {
         token_ids ids = {0};
         buf back = {0};
         size_t n = strlen(rows[i]), len;
-        cr_assert_eq(tokenizer_encode(t, rows[i], n, true, SIZE_MAX, &ids, &e), 0);
+        cr_assert_eq(tokenizer_encode(tok, rows[i], n, true, SIZE_MAX, &ids, &e), 0);
         for (size_t k = 0; k < ids.n; k++) {
-            const char *bytes = tokenizer_bytes(t, ids.data[k], &len);
+            const char *bytes = tokenizer_bytes(tok, ids.data[k], &len);
             buf_append(&back, bytes, len);
         }
         cr_assert(back.len == n && memcmp(back.data, rows[i], n) == 0, "row %zu", i);
@@ -567,20 +568,20 @@ Test(tokenizer, nothing_is_normalised_and_every_text_comes_back) {
         token_ids_deinit(&ids);
     }
     buf_deinit(&joiners);
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }
 
 /* ---- merging ---- */
 
 /* The definition, word for word: merge the pair of lowest rank, the leftmost of equals. */
-static size_t merge_plainly(const tokenizer *t, const char *text, size_t n, uint32_t *ids) {
+static size_t merge_plainly(const tokenizer *tok, const char *text, size_t n, uint32_t *ids) {
     for (size_t i = 0; i < n; i++)
         ids[i] = (unsigned char)text[i];
     for (;;) {
         uint64_t best = MAP_NONE;
         size_t at = 0;
         for (size_t i = 0; i + 1 < n; i++) {
-            uint64_t found = map_get(&t->merges, (uint64_t)ids[i] << 32 | ids[i + 1]);
+            uint64_t found = map_get(&tok->merges, (uint64_t)ids[i] << 32 | ids[i + 1]);
             if (found >= best) continue;
             best = found;
             at = i;
@@ -608,7 +609,7 @@ Test(tokenizer, merging_follows_the_definition_at_every_length) {
             list[n] = merges[n];
             n++;
         }
-        tokenizer *t = must_parse(base_file(list, n));
+        tokenizer *tok = must_parse(base_file(list, n));
         for (size_t len = 0; len < 400; len = len < 60 ? len + 1 : len + 37) {
             char text[400];
             uint32_t want[400];
@@ -616,11 +617,11 @@ Test(tokenizer, merging_follows_the_definition_at_every_length) {
                 state = state * 6364136223846793005u + 1442695040888963407u;
                 text[i] = (char)('a' + (state >> 40) % 3);
             }
-            size_t n_want = merge_plainly(t, text, len, want);
+            size_t n_want = merge_plainly(tok, text, len, want);
             for (int again = 0; again < 2; again++) { /* the second time knows whole tokens */
                 token_ids ids = {0};
                 err e = {0};
-                cr_assert_eq(tokenizer_encode(t, text, len, false, 1000, &ids, &e), 0);
+                cr_assert_eq(tokenizer_encode(tok, text, len, false, 1000, &ids, &e), 0);
                 cr_assert_eq(ids.n, n_want, "round %d length %zu: %zu, not %zu", round, len, ids.n,
                              n_want);
                 cr_assert(len == 0 || memcmp(ids.data, want, n_want * sizeof *want) == 0,
@@ -628,7 +629,7 @@ Test(tokenizer, merging_follows_the_definition_at_every_length) {
                 token_ids_deinit(&ids);
             }
         }
-        tokenizer_close(t);
+        tokenizer_close(tok);
     }
 }
 
@@ -636,7 +637,7 @@ Test(tokenizer, two_megabytes_of_one_kind_take_n_log_n_steps) {
     const char *merges[] = {
         "a a", "aa aa", "aaaa aaaa", "a b", "ab ab", "\u0120 \u0120", "\u0120\u0120 \u0120\u0120"};
     json_t *file = base_file(merges, ARRAY_LEN(merges));
-    tokenizer *t = must_parse(file);
+    tokenizer *tok = must_parse(file);
     const size_t n = 2 << 20;
     char *text = malloc(n);
     for (int kind = 0; kind < 3; kind++) {
@@ -645,28 +646,28 @@ Test(tokenizer, two_megabytes_of_one_kind_take_n_log_n_steps) {
         token_ids ids = {0};
         err e = {0};
         clock_t start = clock(); /* CPU time: quadratic steps would take hours */
-        cr_assert_eq(tokenizer_encode(t, text, n, false, SIZE_MAX, &ids, &e), 0);
+        cr_assert_eq(tokenizer_encode(tok, text, n, false, SIZE_MAX, &ids, &e), 0);
         cr_assert_lt(clock() - start, 60 * CLOCKS_PER_SEC, "kind %d", kind);
         cr_assert_eq(ids.n, kind == 0 ? n / 8 : n / 4, "kind %d: %zu", kind, ids.n);
         token_ids_deinit(&ids);
     }
     free(text);
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }
 
 Test(tokenizer, a_pattern_that_backtracks_for_ever_ends_the_call_only) {
     json_t *file = base_file(NULL, 0);
     steps(file, split_by("(?:(?:a+)+)+[bc]", "Isolated", false));
-    tokenizer *t = must_parse(file);
+    tokenizer *tok = must_parse(file);
     char text[64];
     memset(text, 'a', sizeof text);
     token_ids ids = {0};
     err e = {0};
-    cr_assert_eq(tokenizer_encode(t, text, sizeof text, false, 1000, &ids, &e), -1);
+    cr_assert_eq(tokenizer_encode(tok, text, sizeof text, false, 1000, &ids, &e), -1);
     cr_assert_eq(e.code, ERR_BAD_PARAM, "%s", e.msg);
     token_ids_deinit(&ids);
-    expect(t, "aab-", false, "a|a|b|-");
-    tokenizer_close(t);
+    expect(tok, "aab-", false, "a|a|b|-");
+    tokenizer_close(tok);
 }
 
 /* A search runs in windows. A window may end inside a character; the matches stay the same. */
@@ -674,7 +675,7 @@ Test(tokenizer, a_match_far_behind_the_last_one_is_found_and_sees_what_stands_be
     for (size_t n = 1; n < 3000; n = n * 3 + n % 2) {
         json_t *file = base_file(NULL, 0);
         steps(file, split_by("(?<=\xc3\xa9)x|(?<=\\Aaa)x", "Removed", false));
-        tokenizer *t = must_parse(file);
+        tokenizer *tok = must_parse(file);
         buf text = {0};
         buf_puts(&text, "aaxax");
         for (size_t i = 0; i < n; i++)
@@ -682,19 +683,19 @@ Test(tokenizer, a_match_far_behind_the_last_one_is_found_and_sees_what_stands_be
         buf_puts(&text, "xax");
         token_ids ids = {0};
         err e = {0};
-        cr_assert_eq(tokenizer_encode(t, text.data, text.len, false, SIZE_MAX, &ids, &e), 0);
+        cr_assert_eq(tokenizer_encode(tok, text.data, text.len, false, SIZE_MAX, &ids, &e), 0);
         cr_expect_eq(ids.n, text.len - 2, "%zu letters: %zu of %zu bytes are left", n, ids.n,
                      text.len);
         cr_expect_eq(ids.data[ids.n - 1], (uint32_t)'x');
         token_ids_deinit(&ids);
         buf_deinit(&text);
-        tokenizer_close(t);
+        tokenizer_close(tok);
     }
 }
 
 Test(tokenizer, encoding_ends_early_when_cancelled) {
     static const char *const merges[] = {"a a"};
-    tokenizer *t = must_parse(base_file(merges, 1));
+    tokenizer *tok = must_parse(base_file(merges, 1));
     atomic_bool flag = true;
     buf text = {0};
     for (int i = 0; i < 100000; i++)
@@ -704,12 +705,12 @@ Test(tokenizer, encoding_ends_early_when_cancelled) {
         err e = {0};
         atomic_store(&flag, k == 0);
         cancel_watch(&flag);
-        int rc = tokenizer_encode(t, text.data, text.len, false, SIZE_MAX, &ids, &e);
+        int rc = tokenizer_encode(tok, text.data, text.len, false, SIZE_MAX, &ids, &e);
         cancel_watch(NULL);
         cr_expect_eq(rc, k == 0 ? -1 : 0);
         cr_expect_eq(e.code, k == 0 ? ERR_CANCELLED : ERR_NONE, "%s", e.msg);
         token_ids_deinit(&ids);
     }
     buf_deinit(&text);
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }

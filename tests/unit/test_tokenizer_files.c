@@ -18,33 +18,35 @@ typedef struct {
 
 static char said[2000]; /* warnings of the last file */
 
-static int parse(tokenizer **t, const parts *p, err *e) {
-    buf b = {0};
-    buf_printf(&b, "{\"added_tokens\":[%s],\"decoder\":{\"type\":\"ByteLevel\"},",
-               p->added ? p->added : "");
-    if (p->post) buf_printf(&b, "\"post_processor\":%s,", p->post);
-    buf_puts(&b, "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
-                 "\"use_regex\":false},\"model\":{\"type\":\"BPE\",\"vocab\":{");
-    put_byte_vocabulary(&b, 0);
-    buf_printf(&b, "%s%s},\"merges\":[%s]%s%s}}", p->vocab ? "," : "", p->vocab ? p->vocab : "",
-               p->merges ? p->merges : "", p->model ? "," : "", p->model ? p->model : "");
+static int parse(tokenizer **tok, const parts *file, err *e) {
+    buf json = {0};
+    buf_printf(&json, "{\"added_tokens\":[%s],\"decoder\":{\"type\":\"ByteLevel\"},",
+               file->added ? file->added : "");
+    if (file->post) buf_printf(&json, "\"post_processor\":%s,", file->post);
+    buf_puts(&json, "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
+                    "\"use_regex\":false},\"model\":{\"type\":\"BPE\",\"vocab\":{");
+    put_byte_vocabulary(&json, 0);
+    buf_printf(&json, "%s%s},\"merges\":[%s]%s%s}}", file->vocab ? "," : "",
+               file->vocab ? file->vocab : "", file->merges ? file->merges : "",
+               file->model ? "," : "", file->model ? file->model : "");
     int kept = stderr_catch();
-    int rc = tokenizer_parse(t, b.data, b.len, p->rows ? p->rows : 400, "tokenizer.json", e);
+    int rc = tokenizer_parse(tok, json.data, json.len, file->rows ? file->rows : 400,
+                             "tokenizer.json", e);
     stderr_release(kept, said, sizeof said);
-    buf_deinit(&b);
+    buf_deinit(&json);
     return rc;
 }
 
-static tokenizer *open_file(parts p) {
-    tokenizer *t = NULL;
+static tokenizer *open_file(parts file) {
+    tokenizer *tok = NULL;
     err e = {0};
-    cr_assert_eq(parse(&t, &p, &e), 0, "%s", e.msg);
-    return t;
+    cr_assert_eq(parse(&tok, &file, &e), 0, "%s", e.msg);
+    return tok;
 }
 
-static void expect(const tokenizer *t, const char *text, bool special, const char *want) {
+static void expect(const tokenizer *tok, const char *text, bool special, const char *want) {
     buf got = {0};
-    put_pieces(&got, t, text, strlen(text), special);
+    put_pieces(&got, tok, text, strlen(text), special);
     cr_expect_str_eq(got.data ? got.data : "", want, "'%s'", text);
     buf_deinit(&got);
 }
@@ -56,7 +58,7 @@ static void expect_said(const char *words) {
 /* ---- tokens past the model's rows ---- */
 
 Test(tokenizer_files, an_added_token_past_the_rows_is_no_token_and_its_spelling_is_text) {
-    tokenizer *t =
+    tokenizer *tok =
         open_file((parts){.rows = 300,
                           .added = "{\"id\":299,\"content\":\"<in>\",\"special\":true},"
                                    "{\"id\":300,\"content\":\"<out>\",\"special\":true},"
@@ -65,109 +67,111 @@ Test(tokenizer_files, an_added_token_past_the_rows_is_no_token_and_its_spelling_
     size_t n;
     expect_said("added_tokens with an id past the model's 300 rows: 2");
     cr_expect_null(strstr(strchr(said, '\n'), "past"), "said once: %s", said);
-    expect(t, "a<in>b<out><far>", true, "a|<in>|b|<|o|u|t|>|<|f|a|r|>");
-    cr_expect(tokenizer_find(t, "<in>", &id) && id == 299);
-    cr_expect_not(tokenizer_find(t, "<out>", &id));
-    cr_expect_not(tokenizer_find(t, "<far>", &id));
-    cr_expect_not(tokenizer_is_control(t, 300));
-    tokenizer_mark_control(t, "<out>", 5);
-    cr_expect_not(tokenizer_is_control(t, 300));
-    cr_expect_null(tokenizer_bytes(t, 300, &n));
-    cr_expect_eq(tokenizer_size(t), 300);
-    tokenizer_close(t);
+    expect(tok, "a<in>b<out><far>", true, "a|<in>|b|<|o|u|t|>|<|f|a|r|>");
+    cr_expect(tokenizer_find(tok, "<in>", &id) && id == 299);
+    cr_expect_not(tokenizer_find(tok, "<out>", &id));
+    cr_expect_not(tokenizer_find(tok, "<far>", &id));
+    cr_expect_not(tokenizer_is_control(tok, 300));
+    tokenizer_mark_control(tok, "<out>", 5);
+    cr_expect_not(tokenizer_is_control(tok, 300));
+    cr_expect_null(tokenizer_bytes(tok, 300, &n));
+    cr_expect_eq(tokenizer_size(tok), 300);
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_files, an_added_token_past_the_rows_may_also_stand_in_the_vocabulary) {
-    tokenizer *t = open_file((parts){.rows = 300,
-                                     .vocab = "\"<out>\":300,\"ab\":256",
-                                     .added = "{\"id\":300,\"content\":\"<out>\",\"special\":true}",
-                                     .model = "\"ignore_merges\":true"});
-    expect(t, "<out>", true, "<|o|u|t|>");
-    expect(t, "ab", true, "ab");
-    tokenizer_close(t);
+    tokenizer *tok =
+        open_file((parts){.rows = 300,
+                          .vocab = "\"<out>\":300,\"ab\":256",
+                          .added = "{\"id\":300,\"content\":\"<out>\",\"special\":true}",
+                          .model = "\"ignore_merges\":true"});
+    expect(tok, "<out>", true, "<|o|u|t|>");
+    expect(tok, "ab", true, "ab");
+    tokenizer_close(tok);
     tokenizer *none = NULL;
     err e = {0};
-    parts p = {.rows = 300, .vocab = "\"<out>\":300"};
-    cr_assert_eq(parse(&none, &p, &e), -1, "an ordinary token past the rows");
+    parts file = {.rows = 300, .vocab = "\"<out>\":300"};
+    cr_assert_eq(parse(&none, &file, &e), -1, "an ordinary token past the rows");
     cr_expect(strstr(e.msg, "'<out>' has id 300, past the model's 300"), "%s", e.msg);
 }
 
 Test(tokenizer_files, a_merge_does_not_lead_to_a_special_token_or_past_the_rows) {
-    tokenizer *t = open_file((parts){.rows = 300,
-                                     .vocab = "\"ab\":256,\"cd\":300,\"abx\":257",
-                                     .merges = "\"a b\",\"c d\",[\"ab\",\"x\"]",
-                                     .added = "{\"id\":256,\"content\":\"ab\",\"special\":true},"
-                                              "{\"id\":300,\"content\":\"cd\",\"special\":false}"});
+    tokenizer *tok =
+        open_file((parts){.rows = 300,
+                          .vocab = "\"ab\":256,\"cd\":300,\"abx\":257",
+                          .merges = "\"a b\",\"c d\",[\"ab\",\"x\"]",
+                          .added = "{\"id\":256,\"content\":\"ab\",\"special\":true},"
+                                   "{\"id\":300,\"content\":\"cd\",\"special\":false}"});
     expect_said("merges left out because they make special tokens of plain text: 2");
-    expect(t, "abxcd", false, "a|b|x|c|d");
-    expect(t, "abxcd", true, "ab|x|c|d");
-    tokenizer_close(t);
+    expect(tok, "abxcd", false, "a|b|x|c|d");
+    expect(tok, "abxcd", true, "ab|x|c|d");
+    tokenizer_close(tok);
 }
 
 /* ---- contradictory entries ---- */
 
 Test(tokenizer_files, the_last_entry_of_a_spelling_counts) {
-    tokenizer *t = open_file((parts){.added = "{\"id\":300,\"content\":\"<x>\",\"special\":true},"
-                                              "{\"id\":300,\"content\":\"<x>\",\"special\":false,"
-                                              "\"normalized\":true}"});
+    tokenizer *tok = open_file((parts){.added = "{\"id\":300,\"content\":\"<x>\",\"special\":true},"
+                                                "{\"id\":300,\"content\":\"<x>\",\"special\":false,"
+                                                "\"normalized\":true}"});
     expect_said("spellings listed twice in added_tokens: 1");
-    cr_expect_not(tokenizer_is_special(t, 300));
-    expect(t, "a<x>", false, "a|<x>");
-    tokenizer_close(t);
+    cr_expect_not(tokenizer_is_special(tok, 300));
+    expect(tok, "a<x>", false, "a|<x>");
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_files, the_vocabularys_id_goes_before_that_of_added_tokens) {
-    tokenizer *t = open_file((parts){.vocab = "\"<x>\":256",
-                                     .added = "{\"id\":300,\"content\":\"<x>\",\"special\":true}"});
+    tokenizer *tok = open_file((parts){
+        .vocab = "\"<x>\":256", .added = "{\"id\":300,\"content\":\"<x>\",\"special\":true}"});
     uint32_t id;
     expect_said("added_tokens with another id in the vocabulary: 1");
-    cr_expect(tokenizer_find(t, "<x>", &id) && id == 256);
-    cr_expect(tokenizer_is_special(t, 256));
-    cr_expect_eq(tokenizer_size(t), 257);
-    tokenizer_close(t);
+    cr_expect(tokenizer_find(tok, "<x>", &id) && id == 256);
+    cr_expect(tokenizer_is_special(tok, 256));
+    cr_expect_eq(tokenizer_size(tok), 257);
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_files, an_unknown_token_that_the_vocabulary_lacks_is_none) {
-    tokenizer *t = open_file((parts){.model = "\"unk_token\":\"<unk>\""});
+    tokenizer *tok = open_file((parts){.model = "\"unk_token\":\"<unk>\""});
     expect_said("unk_token is not in the vocabulary");
-    expect(t, "ab", false, "a|b");
-    tokenizer_close(t);
+    expect(tok, "ab", false, "a|b");
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_files, byte_fallback_changes_nothing_where_every_byte_has_a_token) {
-    tokenizer *t = open_file(
+    tokenizer *tok = open_file(
         (parts){.model = "\"byte_fallback\":true,\"fuse_unk\":true", .vocab = "\"<0x61>\":256"});
     cr_expect_str_eq(said, "");
-    expect(t, "a\u00e9", false, "a|\xc3|\xa9");
-    tokenizer_close(t);
+    expect(tok, "a\u00e9", false, "a|\xc3|\xa9");
+    tokenizer_close(tok);
 }
 
 /* ---- flags of added tokens ---- */
 
 Test(tokenizer_files, a_single_word_is_found_between_what_is_no_word) {
-    tokenizer *t = open_file((parts){
+    tokenizer *tok = open_file((parts){
         .added = "{\"id\":300,\"content\":\"the\",\"special\":false,\"single_word\":true}"});
-    expect(t, "the the, (the) the", false, "the| |the|,| |(|the|)| |the");
-    expect(t, "then bathe", false, "t|h|e|n| |b|a|t|h|e");
-    expect(t, "the1", false, "t|h|e|1");
-    expect(t, "_the", false, "_|t|h|e");
-    expect(t, "the-the", false, "the|-|the");
-    expect(t, "the\u0301", false, "t|h|e|\xcc|\x81");
-    expect(t, "\u00e9the", false, "\xc3|\xa9|t|h|e");
-    expect(t, "\u24b6the", false, "\xe2|\x92|\xb6|t|h|e");
-    expect(t, "\u20acthe", false, "\xe2|\x82|\xac|the");
-    expect(t, "\U00020000the", false, "\xf0|\xa0|\x80|\x80|t|h|e");
-    expect(t, "thethe", false, "t|h|e|t|h|e");
-    tokenizer_close(t);
+    expect(tok, "the the, (the) the", false, "the| |the|,| |(|the|)| |the");
+    expect(tok, "then bathe", false, "t|h|e|n| |b|a|t|h|e");
+    expect(tok, "the1", false, "t|h|e|1");
+    expect(tok, "_the", false, "_|t|h|e");
+    expect(tok, "the-the", false, "the|-|the");
+    expect(tok, "the\u0301", false, "t|h|e|\xcc|\x81");
+    expect(tok, "\u00e9the", false, "\xc3|\xa9|t|h|e");
+    expect(tok, "\u24b6the", false, "\xe2|\x92|\xb6|t|h|e");
+    expect(tok, "\u20acthe", false, "\xe2|\x82|\xac|the");
+    expect(tok, "\U00020000the", false, "\xf0|\xa0|\x80|\x80|t|h|e");
+    expect(tok, "thethe", false, "t|h|e|t|h|e");
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_files, blanks_that_go_along_with_a_token_may_hold_another) {
-    tokenizer *t = open_file(
+    tokenizer *tok = open_file(
         (parts){.added = "{\"id\":300,\"content\":\"<r>\",\"special\":false,\"rstrip\":true},"
                          "{\"id\":301,\"content\":\"  \",\"special\":false}"});
-    expect(t, "<r>   a", false, "<r>|  | |a"); /* as the reference */
-    expect(t, "<r> a", false, "<r>|a");
-    tokenizer_close(t);
+    expect(tok, "<r>   a", false, "<r>|  | |a"); /* as the reference */
+    expect(tok, "<r> a", false, "<r>|a");
+    tokenizer_close(tok);
 }
 
 /* ---- post-processors ---- */
@@ -207,13 +211,13 @@ Test(tokenizer_files, the_token_that_a_post_processor_puts_first_is_told_and_nev
         {"[]", -1, ""},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        tokenizer *t = open_file((parts){.added = SPECIALS, .post = rows[i].post});
+        tokenizer *tok = open_file((parts){.added = SPECIALS, .post = rows[i].post});
         uint32_t id = 0;
-        bool has = tokenizer_bos(t, &id);
+        bool has = tokenizer_bos(tok, &id);
         cr_expect_eq(has ? (int64_t)id : -1, rows[i].bos, "row %zu: %u", i, id);
         expect_said(rows[i].says);
         if (rows[i].says[0] == 0) cr_expect_str_eq(said, "", "row %zu", i);
-        expect(t, "ab", true, "a|b");
-        tokenizer_close(t);
+        expect(tok, "ab", true, "a|b");
+        tokenizer_close(tok);
     }
 }

@@ -55,19 +55,19 @@ static void file(buf *out, const char *without, const char *model, const char *m
 static tokenizer *open_file(const char *without, const char *model, const char *merges,
                             const char *const *made, size_t n_made) {
     buf json = {0};
-    tokenizer *t = NULL;
+    tokenizer *tok = NULL;
     err e = {0};
     file(&json, without, model, merges, made, n_made);
-    int rc = tokenizer_parse(&t, json.data, json.len, 400, "tokenizer.json", &e);
+    int rc = tokenizer_parse(&tok, json.data, json.len, 400, "tokenizer.json", &e);
     buf_deinit(&json);
     cr_assert_eq(rc, 0, "%s", e.msg);
-    return t;
+    return tok;
 }
 
 /* The tokens of a text, parted by '|'. */
-static void expect(const tokenizer *t, const char *text, size_t n, const char *want) {
+static void expect(const tokenizer *tok, const char *text, size_t n, const char *want) {
     buf got = {0};
-    put_pieces(&got, t, text, n, false);
+    put_pieces(&got, tok, text, n, false);
     cr_expect_str_eq(got.data ? got.data : "", want, "'%s'", text);
     buf_deinit(&got);
 }
@@ -75,71 +75,71 @@ static void expect(const tokenizer *t, const char *text, size_t n, const char *w
 static const char *const pairs[] = {"xy", "xyxy"};
 
 Test(tokenizer_missing, a_byte_without_a_token_is_dropped_and_its_neighbours_merge) {
-    tokenizer *t = open_file("A\xdf\xff", AS_SHIPPED, "\"x y\",\"xy xy\"", pairs, 2);
-    expect(t, "xAy", 3, "xy");
-    expect(t, "AxAAyAxAyA", 10, "xyxy");
-    expect(t, "xAyz", 4, "xy|z");
-    expect(t, "A", 1, "");
-    expect(t, "AAAA AA", 7, " ");
-    expect(t, "x\u07cay", 4, "x|\x8a|y"); /* 0xdf 0x8a: the second byte has a token */
-    expect(t, "x\xdf\xff\xfey", 5, "x|\xfe|y");
-    expect(t, "x\xffy", 3, "x|y"); /* not UTF-8: the text on either side stands alone */
+    tokenizer *tok = open_file("A\xdf\xff", AS_SHIPPED, "\"x y\",\"xy xy\"", pairs, 2);
+    expect(tok, "xAy", 3, "xy");
+    expect(tok, "AxAAyAxAyA", 10, "xyxy");
+    expect(tok, "xAyz", 4, "xy|z");
+    expect(tok, "A", 1, "");
+    expect(tok, "AAAA AA", 7, " ");
+    expect(tok, "x\u07cay", 4, "x|\x8a|y"); /* 0xdf 0x8a: the second byte has a token */
+    expect(tok, "x\xdf\xff\xfey", 5, "x|\xfe|y");
+    expect(tok, "x\xffy", 3, "x|y"); /* not UTF-8: the text on either side stands alone */
     char longer[400], want[400] = "";
     memset(longer, 'A', sizeof longer);
     for (size_t i = 0; i < 100; i++) { /* longer than a scanned piece */
         longer[4 * i] = i & 1 ? 'y' : 'x';
         if (i % 4 == 3) strcat(want, want[0] ? "|xyxy" : "xyxy");
     }
-    expect(t, longer, sizeof longer, want);
-    tokenizer_close(t);
+    expect(tok, longer, sizeof longer, want);
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_missing, the_count_of_missing_bytes_is_warned_of_once) {
     char said[2000];
     int kept = stderr_catch();
-    tokenizer *t = open_file("A\xdf\xff", AS_SHIPPED, "\"x y\",\"xy xy\"", pairs, 2);
-    expect(t, "AAA", 3, "");
+    tokenizer *tok = open_file("A\xdf\xff", AS_SHIPPED, "\"x y\",\"xy xy\"", pairs, 2);
+    expect(tok, "AAA", 3, "");
     stderr_release(kept, said, sizeof said);
     const char *first = strstr(said, "tokenizer.json: bytes without a token: 3 of 256");
     cr_assert_not_null(first, "%s", said);
     cr_expect_null(strstr(strchr(first, '\n'), "without a token"), "%s", said);
-    tokenizer_close(t);
+    tokenizer_close(tok);
     kept = stderr_catch();
-    t = open_file("", AS_SHIPPED, "", pairs, 0);
+    tok = open_file("", AS_SHIPPED, "", pairs, 0);
     stderr_release(kept, said, sizeof said);
     cr_expect_str_eq(said, "");
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_missing, an_unknown_token_still_stands_in_for_missing_bytes) {
-    tokenizer *t = open_file("A", "\"unk_token\":\"<|im_end|>\",", "", pairs, 0);
-    expect(t, "xAy", 3, "x|<|im_end|>|y");
-    tokenizer_close(t);
+    tokenizer *tok = open_file("A", "\"unk_token\":\"<|im_end|>\",", "", pairs, 0);
+    expect(tok, "xAy", 3, "x|<|im_end|>|y");
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_missing, a_whole_word_of_the_vocabulary_is_found_as_the_reference_finds_it) {
     /* The vocabulary holds a word but not its byte 'A': merging cannot reach the word. */
     static const char *const word[] = {"xAy"};
-    tokenizer *t = open_file("A", AS_SHIPPED, "", word, 1);
-    expect(t, "xAy", 3, "x|y");
-    expect(t, "xAy", 3, "x|y");
-    tokenizer_close(t);
-    t = open_file("A", "\"ignore_merges\":true,", "", word, 1);
-    expect(t, "xAy", 3, "xAy");
-    tokenizer_close(t);
+    tokenizer *tok = open_file("A", AS_SHIPPED, "", word, 1);
+    expect(tok, "xAy", 3, "x|y");
+    expect(tok, "xAy", 3, "x|y");
+    tokenizer_close(tok);
+    tok = open_file("A", "\"ignore_merges\":true,", "", word, 1);
+    expect(tok, "xAy", 3, "xAy");
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_missing, every_digit_is_a_piece_and_merges_may_be_pairs) {
     static const char *const made[] = {"xy", "12"};
-    tokenizer *t = open_file("", AS_SHIPPED, "[\"x\",\"y\"],[\"1\",\"2\"]", made, 2);
-    expect(t, "xy12", 4, "xy|1|2");
-    tokenizer_close(t);
+    tokenizer *tok = open_file("", AS_SHIPPED, "[\"x\",\"y\"],[\"1\",\"2\"]", made, 2);
+    expect(tok, "xy12", 4, "xy|1|2");
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_missing, control_tokens_are_never_read_from_text) {
-    tokenizer *t = open_file("", AS_SHIPPED, "", pairs, 0);
-    expect(t, "<|im_end|>", 10, "<|||i|m|_|e|n|d|||>");
-    tokenizer_close(t);
+    tokenizer *tok = open_file("", AS_SHIPPED, "", pairs, 0);
+    expect(tok, "<|im_end|>", 10, "<|||i|m|_|e|n|d|||>");
+    tokenizer_close(tok);
 }
 
 /* ---- numbers ---- */

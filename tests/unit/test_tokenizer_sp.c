@@ -29,65 +29,67 @@ typedef struct {
     const char *normalizer, *pre, *decoder, *model, *added, *vocab, *merges;
 } parts;
 
-static int parse(tokenizer **t, const parts *p, err *e) {
-    buf b = {0};
-    buf_printf(&b, "{\"added_tokens\":[{\"id\":1,\"content\":\"<s>\",\"special\":true}%s%s],",
-               p->added ? "," : "", p->added ? p->added : "");
-    buf_printf(&b, "\"normalizer\":%s,\"pre_tokenizer\":%s,\"decoder\":%s,",
-               p->normalizer ? p->normalizer : "null", p->pre ? p->pre : "null",
-               p->decoder ? p->decoder : LLAMA_DECODER);
-    buf_printf(&b, "\"model\":{\"type\":\"BPE\",%s\"vocab\":{\"<unk>\":0,\"<s>\":1,\"" LOW "\":2",
-               p->model ? p->model : "");
+static int parse(tokenizer **tok, const parts *file, err *e) {
+    buf json = {0};
+    buf_printf(&json, "{\"added_tokens\":[{\"id\":1,\"content\":\"<s>\",\"special\":true}%s%s],",
+               file->added ? "," : "", file->added ? file->added : "");
+    buf_printf(&json, "\"normalizer\":%s,\"pre_tokenizer\":%s,\"decoder\":%s,",
+               file->normalizer ? file->normalizer : "null", file->pre ? file->pre : "null",
+               file->decoder ? file->decoder : LLAMA_DECODER);
+    buf_printf(&json,
+               "\"model\":{\"type\":\"BPE\",%s\"vocab\":{\"<unk>\":0,\"<s>\":1,\"" LOW "\":2",
+               file->model ? file->model : "");
     for (int c = 0; c < 26; c++)
-        buf_printf(&b, ",\"%c\":%d", 'a' + c, 10 + c);
-    buf_puts(&b, ",\"th\":40,\"the\":41,\"" LOW "the\":42,\"" LOW LOW "\":43,\"<0xE2>\":50,"
-                 "\"<0x82>\":51,\"<0xAC>\":52,\"<0x0A>\":53");
-    buf_printf(&b, "%s%s},\"merges\":[\"t h\",\"th e\",\"" LOW " the\",\"" LOW " " LOW "\"%s%s]}}",
-               p->vocab ? "," : "", p->vocab ? p->vocab : "", p->merges ? "," : "",
-               p->merges ? p->merges : "");
-    int rc = tokenizer_parse(t, b.data, b.len, 400, "tokenizer.json", e);
-    buf_deinit(&b);
+        buf_printf(&json, ",\"%c\":%d", 'a' + c, 10 + c);
+    buf_puts(&json, ",\"th\":40,\"the\":41,\"" LOW "the\":42,\"" LOW LOW "\":43,\"<0xE2>\":50,"
+                    "\"<0x82>\":51,\"<0xAC>\":52,\"<0x0A>\":53");
+    buf_printf(&json,
+               "%s%s},\"merges\":[\"t h\",\"th e\",\"" LOW " the\",\"" LOW " " LOW "\"%s%s]}}",
+               file->vocab ? "," : "", file->vocab ? file->vocab : "", file->merges ? "," : "",
+               file->merges ? file->merges : "");
+    int rc = tokenizer_parse(tok, json.data, json.len, 400, "tokenizer.json", e);
+    buf_deinit(&json);
     return rc;
 }
 
-static tokenizer *open_file(parts p) {
-    tokenizer *t = NULL;
+static tokenizer *open_file(parts file) {
+    tokenizer *tok = NULL;
     err e = {0};
-    cr_assert_eq(parse(&t, &p, &e), 0, "%s", e.msg);
-    return t;
+    cr_assert_eq(parse(&tok, &file, &e), 0, "%s", e.msg);
+    return tok;
 }
 
-static void expect(const tokenizer *t, const char *text, const char *want) {
+static void expect(const tokenizer *tok, const char *text, const char *want) {
     buf got = {0};
-    put_pieces(&got, t, text, strlen(text), true);
+    put_pieces(&got, tok, text, strlen(text), true);
     cr_expect_str_eq(got.data ? got.data : "", want, "'%s'", text);
     buf_deinit(&got);
 }
 
-static void expect_text(const tokenizer *t, const uint32_t *ids, size_t n, const char *want) {
+static void expect_text(const tokenizer *tok, const uint32_t *ids, size_t n, const char *want) {
     buf got = {0};
     err e = {0};
-    cr_assert_eq(tokenizer_decode(t, ids, n, false, &got, &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_decode(tok, ids, n, false, &got, &e), 0, "%s", e.msg);
     cr_expect_str_eq(got.data ? got.data : "", want);
     buf_deinit(&got);
 }
-#define TEXT_OF(t, want, ...)                                                                      \
-    expect_text(t, (const uint32_t[]){__VA_ARGS__}, ARRAY_LEN(((const uint32_t[]){__VA_ARGS__})),  \
-                want)
+#define TEXT_OF(tok, want, ...)                                                                    \
+    expect_text(tok, (const uint32_t[]){__VA_ARGS__},                                              \
+                ARRAY_LEN(((const uint32_t[]){__VA_ARGS__})), want)
 
 #define FALLBACK "\"byte_fallback\":true,\"fuse_unk\":true,\"unk_token\":\"<unk>\","
 
 /* ---- symbols ---- */
 
 Test(tokenizer_sp, a_text_is_one_piece_whose_symbols_are_characters) {
-    tokenizer *t = open_file((parts){.normalizer = LLAMA_NORMALIZER, .model = FALLBACK});
-    expect(t, "the the", " the| the");
-    expect(t, " the", " | the"); /* the word has the lower rank */
-    expect(t, "a\nb", " |a|\n|b");
-    expect(t, "a\u20acb", " |a|\xe2|\x82|\xac|b");
-    expect(t, "<s>the", "<s>| the");
-    expect(t, "", "");
-    tokenizer_close(t);
+    tokenizer *tok = open_file((parts){.normalizer = LLAMA_NORMALIZER, .model = FALLBACK});
+    expect(tok, "the the", " the| the");
+    expect(tok, " the", " | the"); /* the word has the lower rank */
+    expect(tok, "a\nb", " |a|\n|b");
+    expect(tok, "a\u20acb", " |a|\xe2|\x82|\xac|b");
+    expect(tok, "<s>the", "<s>| the");
+    expect(tok, "", "");
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_sp, what_has_no_token_is_bytes_else_unknown_else_nothing) {
@@ -107,36 +109,36 @@ Test(tokenizer_sp, what_has_no_token_is_bytes_else_unknown_else_nothing) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         char said[1000];
         int kept = stderr_catch();
-        tokenizer *t = open_file((parts){.model = rows[i].model});
+        tokenizer *tok = open_file((parts){.model = rows[i].model});
         stderr_release(kept, said, sizeof said);
         cr_expect_eq(strstr(said, "encoding drops characters") != NULL, rows[i].model[0] == 0);
-        expect(t, rows[i].text, rows[i].want);
-        tokenizer_close(t);
+        expect(tok, rows[i].text, rows[i].want);
+        tokenizer_close(tok);
     }
 }
 
 Test(tokenizer_sp, a_long_run_merges_as_a_short_one) {
-    tokenizer *t = open_file((parts){.model = FALLBACK});
+    tokenizer *tok = open_file((parts){.model = FALLBACK});
     buf text = {0}, want = {0};
     for (int i = 0; i < 400; i++) {
         buf_puts(&text, "th");
         buf_puts(&want, i ? "|th" : "th");
     }
-    expect(t, text.data, want.data);
+    expect(tok, text.data, want.data);
     buf_deinit(&text);
     buf_deinit(&want);
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_sp, whole_words_go_first_where_the_file_says_so_but_never_special_ones) {
-    tokenizer *t = open_file((parts){.model = "\"ignore_merges\":true,", .vocab = "\"ax\":60"});
-    expect(t, "ax", "ax");
-    expect(t, "axa", "a|x|a");
+    tokenizer *tok = open_file((parts){.model = "\"ignore_merges\":true,", .vocab = "\"ax\":60"});
+    expect(tok, "ax", "ax");
+    expect(tok, "axa", "a|x|a");
     buf got = {0};
-    put_pieces(&got, t, "<s>", 3, false);
+    put_pieces(&got, tok, "<s>", 3, false);
     cr_expect_str_eq(got.data, "s");
     buf_deinit(&got);
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }
 
 /* ---- Metaspace ---- */
@@ -159,9 +161,9 @@ Test(tokenizer_sp, metaspace_puts_its_character_where_its_scheme_says) {
          "a1b", " |a|b"},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        tokenizer *t = open_file((parts){.pre = rows[i].pre});
-        expect(t, rows[i].text, rows[i].want);
-        tokenizer_close(t);
+        tokenizer *tok = open_file((parts){.pre = rows[i].pre});
+        expect(tok, rows[i].text, rows[i].want);
+        tokenizer_close(tok);
     }
 }
 
@@ -204,25 +206,25 @@ Test(tokenizer_sp, normalizers_change_a_text_as_the_reference_does) {
          "ab", "a|b"},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        tokenizer *t = open_file((parts){.normalizer = rows[i].normalizer});
-        expect(t, rows[i].text, rows[i].want);
-        tokenizer_close(t);
+        tokenizer *tok = open_file((parts){.normalizer = rows[i].normalizer});
+        expect(tok, rows[i].text, rows[i].want);
+        tokenizer_close(tok);
     }
 }
 
 Test(tokenizer_sp, added_tokens_are_found_before_or_behind_the_normalizer) {
-    tokenizer *t = open_file(
+    tokenizer *tok = open_file(
         (parts){.normalizer = "{\"type\":\"Lowercase\"}",
                 .added = "{\"id\":60,\"content\":\"ABC\"," FLAGS "},"
                          "{\"id\":61,\"content\":\"DEF\",\"special\":false,\"normalized\":false}"});
     uint32_t id;
-    expect(t, "abcABCaBcx", "abc|abc|abc|x"); /* it shows as the reference shows it */
-    expect(t, "DEFdef", "DEF|d|e|f");
-    cr_expect(tokenizer_find(t, "ABC", &id) && id == 60, "by the name the file gives it");
-    cr_expect(tokenizer_find(t, "DEF", &id) && id == 61);
-    tokenizer_mark_control(t, "x ABC", 5);
-    cr_expect(tokenizer_is_control(t, 60));
-    tokenizer_close(t);
+    expect(tok, "abcABCaBcx", "abc|abc|abc|x"); /* it shows as the reference shows it */
+    expect(tok, "DEFdef", "DEF|d|e|f");
+    cr_expect(tokenizer_find(tok, "ABC", &id) && id == 60, "by the name the file gives it");
+    cr_expect(tokenizer_find(tok, "DEF", &id) && id == 61);
+    tokenizer_mark_control(tok, "x ABC", 5);
+    cr_expect(tokenizer_is_control(tok, 60));
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_sp, an_added_token_whose_normalized_text_is_empty_or_too_long_is_left_out) {
@@ -242,36 +244,36 @@ Test(tokenizer_sp, an_added_token_whose_normalized_text_is_empty_or_too_long_is_
                    "{\"type\":\"Replace\",\"pattern\":{\"String\":\"%s\"},\"content\":\"%.*s\"}",
                    rows[i].from, (int)rows[i].n_to, "bbbbbbbbbbbbbbb");
         int kept = stderr_catch();
-        tokenizer *t = open_file((parts){.normalizer = step.data, .added = added.data});
+        tokenizer *tok = open_file((parts){.normalizer = step.data, .added = added.data});
         stderr_release(kept, said, sizeof said);
         cr_expect(strstr(said, rows[i].says), "row %zu: %s", i, said);
-        cr_expect(!tokenizer_is_special(t, 60));
+        cr_expect(!tokenizer_is_special(tok, 60));
         buf_deinit(&added);
         buf_deinit(&step);
-        tokenizer_close(t);
+        tokenizer_close(tok);
     }
 }
 
 /* ---- origins ---- */
 
 /* The text's parts are parted by '|': the template's, the client's, the template's, and so on. */
-static void expect_runs(const tokenizer *t, const char *parted, const char *want) {
+static void expect_runs(const tokenizer *tok, const char *parted, const char *want) {
     buf text = {0}, got = {0};
     text_run runs[16];
     size_t n = 0, len;
     token_ids ids = {0};
     err e = {0};
-    for (const char *p = parted;; p += len + 1) {
-        len = strcspn(p, "|");
-        buf_append(&text, p, len);
+    for (const char *part = parted;; part += len + 1) {
+        len = strcspn(part, "|");
+        buf_append(&text, part, len);
         runs[n] = (text_run){text.len, n % 2 == 0};
         n++;
-        if (p[len] == 0) break;
+        if (part[len] == 0) break;
     }
-    cr_assert_eq(tokenizer_encode_runs(t, text.data, text.len, runs, n, 1000, &ids, &e), 0, "%s",
+    cr_assert_eq(tokenizer_encode_runs(tok, text.data, text.len, runs, n, 1000, &ids, &e), 0, "%s",
                  e.msg);
     for (size_t i = 0; i < ids.n; i++) {
-        const char *bytes = tokenizer_bytes(t, ids.data[i], &len);
+        const char *bytes = tokenizer_bytes(tok, ids.data[i], &len);
         if (i) buf_puts(&got, "|");
         buf_append(&got, bytes, len);
     }
@@ -282,7 +284,7 @@ static void expect_runs(const tokenizer *t, const char *parted, const char *want
 }
 
 Test(tokenizer_sp, a_control_token_in_normalized_text_needs_all_its_source_bytes_trusted) {
-    tokenizer *t = open_file((parts){
+    tokenizer *tok = open_file((parts){
         .normalizer = STEP("{\"type\":\"NFD\"},{\"type\":\"StripAccents\"},{\"type\":\"Lowercase\"}"
                            ",{\"type\":\"Replace\",\"pattern\":{\"String\":\"qq\"},\"content\":"
                            "\"in\"}"),
@@ -304,61 +306,61 @@ Test(tokenizer_sp, a_control_token_in_normalized_text_needs_all_its_source_bytes
         {"cin|\u1112\u1161|cin", "Cin|Cin"}, /* no token for these, nothing joins around them */
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
-        expect_runs(t, rows[i][0], rows[i][1]);
-    tokenizer_close(t);
+        expect_runs(tok, rows[i][0], rows[i][1]);
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_sp, stripped_blanks_and_prefixes_leave_origins_where_they_were) {
-    tokenizer *t = open_file(
+    tokenizer *tok = open_file(
         (parts){.normalizer = STEP("{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":true},"
                                    "{\"type\":\"Prepend\",\"prepend\":\"xx\"}"),
                 .added = "{\"id\":60,\"content\":\"abc\",\"special\":true,\"normalized\":true}"});
-    expect_runs(t, "abc", "abc"); /* the token's own spelling has the prefix, too */
-    expect_runs(t, "  |  |abc", "abc");
-    expect_runs(t, "|  a|bc", "x|x|a|b|c");
-    expect_runs(t, "<s>|abc|<s>abc", "<s>|x|x|a|b|c|<s>|abc");
-    tokenizer_close(t);
+    expect_runs(tok, "abc", "abc"); /* the token's own spelling has the prefix, too */
+    expect_runs(tok, "  |  |abc", "abc");
+    expect_runs(tok, "|  a|bc", "x|x|a|b|c");
+    expect_runs(tok, "<s>|abc|<s>abc", "<s>|x|x|a|b|c|<s>|abc");
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_sp, a_marked_token_is_reached_by_no_merge_and_no_whole_word) {
     for (int ignore = 0; ignore < 2; ignore++) {
-        tokenizer *t =
+        tokenizer *tok =
             open_file((parts){.model = ignore ? "\"ignore_merges\":true," : "",
                               .added = "{\"id\":41,\"content\":\"the\"," FLAGS "},"
                                        "{\"id\":43,\"content\":\"" LOW LOW "\"," FLAGS "}"});
-        expect_runs(t, "|the" LOW LOW, "the|  "); /* not marked: read as the reference reads it */
-        tokenizer_mark_control(t, "{the}a" LOW LOW, 12);
-        expect_runs(t, "|the" LOW LOW, "th|e|  "); /* white space steers nothing */
-        expect_runs(t, "|aba", "a|b|a");           /* and text needs its letters */
-        expect_runs(t, "the|x", "the|x");
-        tokenizer_close(t);
+        expect_runs(tok, "|the" LOW LOW, "the|  "); /* not marked: read as the reference reads it */
+        tokenizer_mark_control(tok, "{the}a" LOW LOW, 12);
+        expect_runs(tok, "|the" LOW LOW, "th|e|  "); /* white space steers nothing */
+        expect_runs(tok, "|aba", "a|b|a");           /* and text needs its letters */
+        expect_runs(tok, "the|x", "the|x");
+        tokenizer_close(tok);
     }
 }
 
 /* ---- decoding ---- */
 
 Test(tokenizer_sp, a_text_loses_the_space_that_was_put_before_it_and_one_token_does_not) {
-    tokenizer *t = open_file((parts){.normalizer = LLAMA_NORMALIZER, .model = FALLBACK});
+    tokenizer *tok = open_file((parts){.normalizer = LLAMA_NORMALIZER, .model = FALLBACK});
     size_t n;
-    TEXT_OF(t, "the the", 42, 42);
-    TEXT_OF(t, "the", 41);
-    TEXT_OF(t, " the", 2, 42);
-    TEXT_OF(t, "<s> the", 1, 42);
-    TEXT_OF(t, "\u20ac\n", 50, 51, 52, 53);
-    TEXT_OF(t, "\ufffd\ufffdthe\ufffd", 50, 51, 41, 52);
-    TEXT_OF(t, "a", 10, 399, 5000);
-    cr_expect(memcmp(tokenizer_bytes(t, 42, &n), " the", 4) == 0 && n == 4);
-    cr_expect(memcmp(tokenizer_bytes(t, 51, &n), "\x82", 1) == 0 && n == 1);
+    TEXT_OF(tok, "the the", 42, 42);
+    TEXT_OF(tok, "the", 41);
+    TEXT_OF(tok, " the", 2, 42);
+    TEXT_OF(tok, "<s> the", 1, 42);
+    TEXT_OF(tok, "\u20ac\n", 50, 51, 52, 53);
+    TEXT_OF(tok, "\ufffd\ufffdthe\ufffd", 50, 51, 41, 52);
+    TEXT_OF(tok, "a", 10, 399, 5000);
+    cr_expect(memcmp(tokenizer_bytes(tok, 42, &n), " the", 4) == 0 && n == 4);
+    cr_expect(memcmp(tokenizer_bytes(tok, 51, &n), "\x82", 1) == 0 && n == 1);
     buf got = {0};
     err e = {0};
-    cr_assert_eq(tokenizer_decode(t, (const uint32_t[]){1, 42, 1}, 3, true, &got, &e), 0);
+    cr_assert_eq(tokenizer_decode(tok, (const uint32_t[]){1, 42, 1}, 3, true, &got, &e), 0);
     cr_expect_str_eq(got.data, "the", "special tokens are left out before the space is");
     buf_deinit(&got);
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_sp, stretches_of_a_text_put_together_are_the_text) {
-    tokenizer *t = open_file((parts){.normalizer = LLAMA_NORMALIZER, .model = FALLBACK});
+    tokenizer *tok = open_file((parts){.normalizer = LLAMA_NORMALIZER, .model = FALLBACK});
     uint32_t ids[300];
     buf whole = {0}, parted = {0};
     err e = {0};
@@ -368,39 +370,39 @@ Test(tokenizer_sp, stretches_of_a_text_put_together_are_the_text) {
         ids[i] = 50 + (uint32_t)((i + 2) % 3); /* a euro sign across every place to cut */
     size_t stretches = 0;
     for (size_t at = 0; at < ARRAY_LEN(ids); stretches++)
-        cr_assert_eq(tokenizer_decode_some(t, ids, ARRAY_LEN(ids), &at, false, &parted, &e), 0);
+        cr_assert_eq(tokenizer_decode_some(tok, ids, ARRAY_LEN(ids), &at, false, &parted, &e), 0);
     cr_expect_gt(stretches, 2);
-    cr_assert_eq(tokenizer_decode(t, ids, ARRAY_LEN(ids), false, &whole, &e), 0);
+    cr_assert_eq(tokenizer_decode(tok, ids, ARRAY_LEN(ids), false, &whole, &e), 0);
     cr_expect_str_eq(parted.data, whole.data);
     cr_expect_eq(strncmp(whole.data, "the", 3), 0);
     buf_deinit(&whole);
     buf_deinit(&parted);
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }
 
 Test(tokenizer_sp, decoders_of_other_kinds_are_read) {
-    tokenizer *t = open_file((parts){.decoder = METASPACE("first", "true")});
-    TEXT_OF(t, "the the", 42, 42);
-    tokenizer_close(t);
-    t = open_file((parts){.decoder = METASPACE("never", "true")});
-    TEXT_OF(t, " the the", 42, 42);
-    tokenizer_close(t);
-    t = open_file((parts){.decoder = "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Strip\","
-                                     "\"content\":\"t\",\"start\":1,\"stop\":1}]}"});
-    TEXT_OF(t, "hehe", 41, 41);
-    TEXT_OF(t, "", 29);
-    tokenizer_close(t);
-    t = open_file((parts){.decoder = "{\"type\":\"ByteLevel\"}", .vocab = "\"\u0120a\":60"});
-    TEXT_OF(t, "the a", 41, 60);
-    expect(t, "\u0120a", "a"); /* no token for the first: nothing joins them */
-    tokenizer_close(t);
+    tokenizer *tok = open_file((parts){.decoder = METASPACE("first", "true")});
+    TEXT_OF(tok, "the the", 42, 42);
+    tokenizer_close(tok);
+    tok = open_file((parts){.decoder = METASPACE("never", "true")});
+    TEXT_OF(tok, " the the", 42, 42);
+    tokenizer_close(tok);
+    tok = open_file((parts){.decoder = "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Strip\","
+                                       "\"content\":\"t\",\"start\":1,\"stop\":1}]}"});
+    TEXT_OF(tok, "hehe", 41, 41);
+    TEXT_OF(tok, "", 29);
+    tokenizer_close(tok);
+    tok = open_file((parts){.decoder = "{\"type\":\"ByteLevel\"}", .vocab = "\"\u0120a\":60"});
+    TEXT_OF(tok, "the a", 41, 60);
+    expect(tok, "\u0120a", "a"); /* no token for the first: nothing joins them */
+    tokenizer_close(tok);
 }
 
 /* ---- refused files ---- */
 
 Test(tokenizer_sp, what_is_not_supported_is_refused_by_name) {
     static const struct {
-        parts p;
+        parts file;
         const char *says;
     } rows[] = {
         {{.normalizer = "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"\"}"}, "Precompiled"},
@@ -432,10 +434,10 @@ Test(tokenizer_sp, what_is_not_supported_is_refused_by_name) {
         {{.model = "\"end_of_word_suffix\":\"</w>\","}, "end_of_word_suffix"},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        tokenizer *t = NULL;
+        tokenizer *tok = NULL;
         err e = {0};
-        cr_assert_eq(parse(&t, &rows[i].p, &e), -1, "row %zu", i);
-        cr_assert_null(t);
+        cr_assert_eq(parse(&tok, &rows[i].file, &e), -1, "row %zu", i);
+        cr_assert_null(tok);
         cr_expect_eq(e.code, ERR_BAD_FILE, "row %zu: %s", i, e.msg);
         cr_expect(strstr(e.msg, rows[i].says), "row %zu: '%s' lacks '%s'", i, e.msg, rows[i].says);
     }
