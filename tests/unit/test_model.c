@@ -1,5 +1,4 @@
-/* test_model.c - model folders: good ones open, bad ones are refused with file, tensor and reason.
- */
+/* test_model.c - model folders: good ones open, bad ones are refused by file and tensor. */
 #include "model/model.h"
 #include "tests/lib/files.h"
 #include "tests/lib/golden.h"
@@ -529,7 +528,7 @@ Test(model, opening_survives_every_failed_allocation, .timeout = HANGS_S) {
     tmp_dir dir = tmp_dir_create();
     write_shards(dir.path);
     for (int sticky = 0; sticky < 2; sticky++) {
-        for (long n = 0;; n += n < 400 ? 1 : 37) { /* thousands are jansson's, all alike */
+        for (long n = 0;; n += n < 400 ? 1 : 37) { /* jansson makes thousands, all alike */
             model_folder *model;
             err e = {0};
             oom_after(n, sticky);

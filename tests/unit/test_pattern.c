@@ -161,7 +161,7 @@ Test(pattern, a_pattern_is_so_long_at_most_and_nested_so_deep) {
     cr_expect_eq(compile_repeated("", "", ".", 16384, &e), 0, "%s", e.msg);
     cr_expect_eq(compile_repeated("", "", "a", 16385, &e), -1);
     cr_expect_str_eq(e.msg, "file: pattern: it is longer than 16384 bytes");
-    /* More than PCRE2 can hold ends with its reason. */
+    /* A pattern too large for PCRE2 is refused with PCRE2's reason. */
     cr_expect_eq(compile_repeated("", "", "[\\p{Lu}&&[^\\p{Greek}]]", 500, &e), -1);
     cr_expect_eq(e.code, ERR_BAD_FILE, "%s", e.msg);
 }

@@ -1,4 +1,4 @@
-/* test_reference.c - the oracle of other tests, held against the published model's figures. */
+/* test_reference.c - the oracle of other tests, compared with the published model's figures. */
 #include "tests/lib/reference.h"
 
 #include "tests/lib/golden.h"

@@ -1,4 +1,4 @@
-/* test_srv_conns.c - how many connections one address may have, by whatever form of address. */
+/* test_srv_conns.c - the limit of connections of one address, in every form of the address. */
 #include "server/server_internal.h"
 #include "tests/lib/testlib.h"
 
@@ -36,7 +36,7 @@ static srv *server_of(uint64_t connections, uint64_t per_ip) {
     return server;
 }
 
-/* Opens while it is welcome; the connections stay open. At most `most`. */
+/* Opens connections until one is refused, at most `most`, and leaves them open. */
 static unsigned open_from(srv_listener *at, const char *text, unsigned most) {
     struct sockaddr_storage storage = from(text);
     const struct sockaddr *addr = (const struct sockaddr *)(const void *)&storage;

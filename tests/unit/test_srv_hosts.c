@@ -189,7 +189,7 @@ Test(srv_hosts, an_origin_is_ours_when_host_and_port_are_the_same) {
         {"http://localhost", "localhost", true},
         {"http://localhost:80", "localhost", true},
         {"http://localhost", "localhost:80", true},
-        {"https://a.example", "a.example", true}, /* TLS ends in front of us */
+        {"https://a.example", "a.example", true}, /* a proxy ends TLS */
         {"https://a.example", "a.example:443", true},
         {"https://a.example:8443", "a.example:8443", true},
         {"http://[::1]:8080", "[::1]:8080", true},

@@ -1,4 +1,4 @@
-/* test_srv_pulse.c - when a silent engine is a dead one, as rows of ticks. */
+/* test_srv_pulse.c - the silence after which an engine counts as dead, in ticks. */
 #include "server/server_internal.h"
 #include "tests/lib/testlib.h"
 
@@ -21,7 +21,7 @@ static world world_of(uint64_t hang) {
     return sim;
 }
 
-/* The next tick comes after `passed`; with `beats` the engine beat just before it. */
+/* One tick, `passed` ns after the last. beats: the engine beat 1 ms before the tick. */
 static bool tick(world *sim, uint64_t passed, bool beats) {
     sim->now += passed;
     if (beats) sim->beat = sim->now - ms;
@@ -30,7 +30,7 @@ static bool tick(world *sim, uint64_t passed, bool beats) {
     return sim->dead;
 }
 
-/* How many ticks of a second until it is dead; 0 = not within 10,000. */
+/* Ticks of one second until the engine counts as dead; 0 = not within 10,000. */
 static unsigned ticks_to_death(world *sim) {
     for (unsigned n = 1; n <= 10000; n++) {
         if (tick(sim, sec, false)) return n;
@@ -121,6 +121,6 @@ Test(srv_pulse, a_loop_that_is_starved_itself_does_not_blame_the_engine) {
     for (unsigned i = 0; i < 25; i++) /* 47 s in ticks of 1.9 s, each counted as one */
         cr_assert_not(tick(&sim, 1900 * ms, false));
     sim = world_of(30 * sec);
-    for (unsigned i = 0; i < 10000; i++) /* too late to count, every tick */
+    for (unsigned i = 0; i < 10000; i++) /* every tick is too late to count */
         cr_assert_not(tick(&sim, 5 * sec, i % 100 == 99));
 }

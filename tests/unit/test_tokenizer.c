@@ -381,7 +381,7 @@ Test(tokenizer, split_behaviours_cut_as_the_reference_documents) {
         {"(?=-)", "Isolated", false, "aa-a", "aa|-a"},
         {"$", "Isolated", false, "aa-a", "aa-a"},
     };
-    /* Every run of 'a' and '-' in a row is one token, so the output shows the cuts. */
+    /* Every expected run of 'a' and '-' is one token, so the output shows the cuts. */
     const char *merges[] = {"a a", "- a", "aa -", "a -", "- -", "aa- a", "- aa"};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         json_t *file = base_file(merges, ARRAY_LEN(merges));
@@ -618,7 +618,7 @@ Test(tokenizer, merging_follows_the_definition_at_every_length) {
                 text[i] = (char)('a' + (state >> 40) % 3);
             }
             size_t n_want = merge_plainly(tok, text, len, want);
-            for (int again = 0; again < 2; again++) { /* the second time knows whole tokens */
+            for (int again = 0; again < 2; again++) { /* the second time with cached facts */
                 token_ids ids = {0};
                 err e = {0};
                 cr_assert_eq(tokenizer_encode(tok, text, len, false, 1000, &ids, &e), 0);

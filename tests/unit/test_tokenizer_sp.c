@@ -100,8 +100,8 @@ Test(tokenizer_sp, what_has_no_token_is_bytes_else_unknown_else_nothing) {
         {"\"byte_fallback\":true,\"unk_token\":\"<unk>\",", "a\u00e9\u00e9b", "a|<unk>|<unk>|b"},
         {"\"unk_token\":\"<unk>\",", "a\u20acb", "a|<unk>|b"},
         {"", "a\u20ac\u00e9b", "a|b"},
-        {"", "t\u20ache", "the"}, /* neighbours of what is dropped meet */
-        /* As in the reference, an unknown token waits for a character that has one. */
+        {"", "t\u20ache", "the"}, /* the neighbours of a dropped character meet */
+        /* As in the reference, an unknown token comes after the bytes, before a known character. */
         {FALLBACK, "\u00e9\u20ac\u00e9b", "\xe2|\x82|\xac|<unk>|b"},
         {FALLBACK, "\u00e9\u20ac", "\xe2|\x82|\xac|<unk>"},
         {FALLBACK, "th\u00e9e", "th|<unk>|e"},
@@ -218,7 +218,7 @@ Test(tokenizer_sp, added_tokens_are_found_before_or_behind_the_normalizer) {
                 .added = "{\"id\":60,\"content\":\"ABC\"," FLAGS "},"
                          "{\"id\":61,\"content\":\"DEF\",\"special\":false,\"normalized\":false}"});
     uint32_t id;
-    expect(tok, "abcABCaBcx", "abc|abc|abc|x"); /* it shows as the reference shows it */
+    expect(tok, "abcABCaBcx", "abc|abc|abc|x"); /* shown in lower case, as in the reference */
     expect(tok, "DEFdef", "DEF|d|e|f");
     cr_expect(tokenizer_find(tok, "ABC", &id) && id == 60, "by the name the file gives it");
     cr_expect(tokenizer_find(tok, "DEF", &id) && id == 61);
@@ -328,10 +328,10 @@ Test(tokenizer_sp, a_marked_token_is_reached_by_no_merge_and_no_whole_word) {
             open_file((parts){.model = ignore ? "\"ignore_merges\":true," : "",
                               .added = "{\"id\":41,\"content\":\"the\"," FLAGS "},"
                                        "{\"id\":43,\"content\":\"" LOW LOW "\"," FLAGS "}"});
-        expect_runs(tok, "|the" LOW LOW, "the|  "); /* not marked: read as the reference reads it */
+        expect_runs(tok, "|the" LOW LOW, "the|  "); /* not marked: as in the reference */
         tokenizer_mark_control(tok, "{the}a" LOW LOW, 12);
-        expect_runs(tok, "|the" LOW LOW, "th|e|  "); /* white space steers nothing */
-        expect_runs(tok, "|aba", "a|b|a");           /* and text needs its letters */
+        expect_runs(tok, "|the" LOW LOW, "th|e|  "); /* a token of white space stays unmarked */
+        expect_runs(tok, "|aba", "a|b|a");           /* and so does one letter */
         expect_runs(tok, "the|x", "the|x");
         tokenizer_close(tok);
     }
