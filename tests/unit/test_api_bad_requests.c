@@ -1,6 +1,6 @@
-/* test_api_bad_requests.c - every folder of tests/suites/bad_request is one refused body:
- * input.json and `expected`, lines of "key value" (route, status, param, code, message: a
- * part of it). Adding a case needs no C. */
+/* test_api_bad_requests.c - each folder of tests/suites/bad_request holds one refused body:
+ * input.json, and `expected` with lines of "key value" (route, status, param, code, message: a part
+ * of the message). Adding a case needs no C. */
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/lib/api_fixture.h"
@@ -51,7 +51,7 @@ static const char *or_null(const json_t *v) {
     return json_is_null(v) ? "null" : json_string_value(v);
 }
 
-/* The body a client would see: its four keys, and what the case says of them. */
+/* The body a client would see: its four keys, and the lines of the case. */
 static void check_error(const char *name, const buf *expected, const err *e) {
     char value[400];
     buf out = {0};
@@ -109,7 +109,7 @@ Test(api_bad_requests, each_folder_of_the_suite_is_refused_as_it_says, .timeout 
     cr_expect_geq(cases, 250);
 }
 
-/* ---- what is too long to keep as a file ---- */
+/* ---- bodies too long to keep as a file ---- */
 
 static void many(const char *item, const char *last, size_t n) {
     buf body = {0};
@@ -158,7 +158,7 @@ Test(api_bad_requests, a_body_over_the_limit_is_refused) {
     free(body);
 }
 
-/* ---- and what must be taken ---- */
+/* ---- accepted bodies ---- */
 
 static const char *const good[] = {
     "{\"model\":\"demo\",\"prompt\":\"x\"}",

@@ -23,7 +23,7 @@ static const char *const thoughts[] = {"<think>", "</think>", NULL};
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
 #define GENERATION "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 
-/* Ouro's form: the first system message stands before the loop, which skips it. */
+/* Ouro's form: the first system message stands before the loop, and the loop skips it. */
 #define OURO(otherwise, thoughts)                                                                  \
     "{# A chat of Ouro's; don't think unless told to. #}\n"                                        \
     "{%- if messages[0]['role'] == 'system' -%}\n"                                                 \
@@ -55,8 +55,8 @@ static const char *const thoughts[] = {"<think>", "</think>", NULL};
 
 static const struct {
     const char *jinja;
-    const char *system;   /* what stands before the messages without a system message */
-    const char *think[3]; /* behind the answer's opening: unasked, told not to, told to */
+    const char *system;   /* text before the messages if they have no system message */
+    const char *think[3]; /* after the answer's opening: enable_thinking absent, false, true */
 } kinds[] = {
     {OURO(OTHERWISE, IF_THINKING("enable_thinking is defined and enable_thinking is true")),
      DEFAULT,
@@ -84,7 +84,7 @@ static const struct {
      {"~<think>\n", "~<think>\n", "~<think>\n"}},
     {"{% for message in messages %}{{'<|im_start|>' + message.role + '\n' + message.content + "
      "'<|im_end|>\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
-     "{% endif %}", /* newlines as they are, as some files have them */
+     "{% endif %}", /* raw newlines, as in some files */
      "",
      {"", "", ""}},
 };
@@ -196,7 +196,7 @@ static void put_template(const folder *o, const char *text_of_it) {
 }
 
 static const struct {
-    const char *kwargs, *want; /* want: after the answer's opening; NULL: 400, and says */
+    const char *kwargs, *want; /* want: after the answer's opening; NULL: status 400 with `says` */
     const char *says;
 } asked[] = {
     {"{\"enable_thinking\":true}", "~<think>\n", NULL},
@@ -335,7 +335,7 @@ static const struct {
     {CONFIG("null"), NULL, NULL, "", NULL},
     {"{}", NULL, NULL, "", NULL},
     {NULL, NULL, NULL, "", NULL},
-    /* What the model has no row for is left out. */
+    /* An id beyond the model's vocabulary is left out. */
     {CONFIG("2048"), NULL, NULL, "", "config.json: eos_token_id 2048 is no token of the model"},
     {CONFIG("[65505,2]"), NULL, NULL, "2", "config.json: eos_token_id 65505 is no token"},
     {NULL, "{\"eos_token_id\":[99999,2]}", NULL, "2",
@@ -343,12 +343,12 @@ static const struct {
     {NULL, "{\"eos_token_id\":-1}", NULL, "", "eos_token_id -1 is outside"},
     {NULL, "{\"eos_token_id\":99999999999999999999}", NULL, "", "eos_token_id 1e+20 is outside"},
     {CONFIG("0"), "{\"eos_token_id\":99999}", NULL, "0", "eos_token_id 99999"},
-    /* An ordinary word is warned of; it counts where nothing else does. */
+    /* An ordinary word gives a warning. It counts only as the sole end token. */
     {CONFIG("70"), NULL, TOKENS("<|im_end|>") "}", "2", "eos_token_id 70 is not a control token"},
     {CONFIG("70"), NULL, NULL, "70", "eos_token_id 70 is not a control token"},
 };
 
-/* The folder becomes the demo model with the keys of `extra` in its config.json. 0 or -1. */
+/* Makes the folder the demo model with the keys of `extra` in its config.json. Returns 0 or -1. */
 static int folder_model(folder *o, const char *extra, err *e) {
     char *text = file_get("models/demo", "config.json", NULL), link[160], target[4096];
     json_t *config = json_loads(text, 0, NULL), *keys = json_loads(extra ? extra : "{}", 0, NULL);

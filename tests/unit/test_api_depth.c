@@ -1,5 +1,5 @@
-/* test_api_depth.c - what requests say of depth, held against the plan and the exit rule of the
- * model that is served. The model here is an Ouro of random weights: its family caps the loops. */
+/* test_api_depth.c - the depth fields of requests, checked against the plan and the exit rule of
+ * the served model. The model here is an Ouro with random weights: its family caps the loops. */
 #include "api/api_internal.h"
 #include "tests/lib/files.h"
 #include "tests/lib/testlib.h"
@@ -42,7 +42,7 @@ static api_context *serve(exit_rule rule, float threshold) {
     return c;
 }
 
-/* Parses a completion with these fields; *depth is what it asks for. */
+/* Parses a completion with these fields and sets *depth to the depth it asks for. */
 static int ask(const api_context *c, const char *fields, sched_depth *depth, err *e) {
     buf body = {0};
     api_request *r = NULL;

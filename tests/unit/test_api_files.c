@@ -1,5 +1,5 @@
-/* test_api_files.c - files beside the model: what is wrong in them is warned of and left out, and
- * never stops a server. And what a model without a usable tokenizer says. */
+/* test_api_files.c - faulty files beside the model: the server warns, leaves the faulty part out,
+ * and never stops. Also the answers of a model without a usable tokenizer. */
 #include "api/api_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/files.h"
@@ -13,7 +13,7 @@ API_SUITE(api_files);
 
 static const struct {
     const char *file, *text;
-    const char *says; /* in a warning; NULL: nothing is said */
+    const char *says; /* in a warning; NULL: no warning */
 } advice[] = {
     {"generation_config.json", "{\"temperature\":-1}", "temperature must be between 0 and 2"},
     {"generation_config.json", "{\"temperature\":\"hot\"}", "temperature must be a number"},

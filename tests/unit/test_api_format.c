@@ -1,5 +1,5 @@
-/* test_api_format.c - response_format with the demo model itself: a small weak model at
- * temperature 1, whose every answer must all the same be JSON that fits. */
+/* test_api_format.c - response_format with the demo model itself: a small weak model at temperature
+ * 1. Even so, each of its answers must be JSON that fits the schema. */
 #include "api/api_internal.h"
 #include "engine/backend.h"
 #include "tests/lib/api_fixture.h"
@@ -29,7 +29,7 @@ static void on_event(void *ud, const sched_event *ev) {
     cr_assert_eq(e.code, ERR_NONE, "%s", e.msg);
 }
 
-/* The whole body a client would get. */
+/* The whole body of the answer. */
 static json_t *ask(const api_fixture *f, api_kind kind, const char *body) {
     answer a = {.reply = api_must_reply(f, kind, body)};
     eng_backend *b = NULL;

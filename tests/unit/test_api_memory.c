@@ -36,13 +36,13 @@ static const struct {
                     "logprobs\":1,\"max_output_tokens\":3}"},
 };
 
-/* A template that is given everything. */
+/* A template that prints every variable it gets. */
 #define GIVEN                                                                                      \
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% for c in m.tool_calls %}"     \
     "{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}<|end|>{% endfor %}"      \
     "{% if tools %}{{ tools | tojson }}{% endif %}{{ bos_token }}{{ x }}"
 
-/* One whole answer: 0, or -1 with the reason in e. */
+/* Writes one whole answer. Returns 0, or -1 with the reason in e. */
 static int whole_answer(size_t row, buf *out, err *e) {
     api_request *q;
     api_reply *r;
@@ -82,8 +82,8 @@ Test(api_memory, a_request_that_runs_out_of_memory_is_503_and_leaves_nothing_beh
                 oom_after(n, sticky);
                 int rc = whole_answer(row, &out, &e);
                 bool reached = oom_stop();
-                /* The caller's own buffer may be what failed: it says so itself. A failure
-                 * that does no harm (giving back what is too much) leaves the answer whole. */
+                /* If the caller's own buffer failed, out.failed says so. A failed shrink does no
+                 * harm: the answer stays whole. */
                 if (rc != 0)
                     cr_assert_eq(api_status(&e), 503, "row %zu, allocation %ld: %s", row, n, e.msg);
                 else if (reached && !out.failed)
@@ -132,7 +132,7 @@ Test(api_memory, a_listing_that_runs_out_of_memory_says_so) {
     }
 }
 
-/* The folder's files, and what a request of each kind renders with them. */
+/* The chat template files of a folder; each kind of request renders with them. */
 static const struct {
     const char *name, *text;
 } folders[] = {

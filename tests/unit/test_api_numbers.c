@@ -1,5 +1,5 @@
-/* test_api_numbers.c - the table of fields and the sampler agree on every number: what a body
- * may say is what the sampler takes, once it is a float. */
+/* test_api_numbers.c - the table of fields and the sampler agree on every number: the sampler takes
+ * each value a body may hold, after its conversion to float. */
 #include "api/api_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
@@ -64,7 +64,7 @@ Test(api_numbers, the_sampler_takes_every_number_that_a_body_may_hold) {
             check_value(field, (double)nextafterf((float)ends[k], INFINITY));
             check_value(field, (double)nextafterf((float)ends[k], -INFINITY));
         }
-        /* Doubles that are no float, the smallest floats, and what is taken for greedy. */
+        /* Doubles too small for a float, the smallest floats, and values that count as greedy. */
         static const double small[] = {0,     DBL_TRUE_MIN, 1e-46,     1e-39, FLT_MIN,
                                        1e-30, 1e-7,         9.9999e-7, 1e-6,  1e-5};
         for (size_t k = 0; k < ARRAY_LEN(small); k++) {

@@ -10,7 +10,7 @@
 
 API_SUITE(api_reply);
 
-/* Stamps differ from run to run: every "created":N becomes "created":0. */
+/* Timestamps differ from run to run: every "created":N becomes "created":0. */
 static char *stampless(buf *b) {
     static const char key[] = "\"created\":";
     buf out = {0};
@@ -26,7 +26,7 @@ static char *stampless(buf *b) {
     return out.data;
 }
 
-/* One answer to `text`, all tokens fed. */
+/* One answer to `text`, with all tokens fed. */
 static unsigned answer(api_kind kind, const char *body, const char *text, sched_finish why,
                        buf *out) {
     uint32_t ids[256];
@@ -165,9 +165,10 @@ Test(api_reply, the_last_token_of_a_length_limited_stream_carries_the_finish_rea
     buf_deinit(&out);
 }
 
-/* ---- what streams and whole answers share ---- */
+/* ---- streams and whole answers have the same content ---- */
 
-/* The text of choice 0 in a stream, its token strings, and how many chunks bore text. */
+/* Returns the number of chunks with text; gathers the text of choice 0 in a stream and its token
+ * strings. */
 static size_t gather(const buf *sse, buf *text, buf *tokens) {
     size_t bearing = 0;
     for (const char *at = sse->data; at && *at; at = strstr(at, "\n\n") + 2) {

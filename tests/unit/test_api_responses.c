@@ -1,4 +1,4 @@
-/* test_api_responses.c - /v1/responses: its object, its events, what it refuses. */
+/* test_api_responses.c - /v1/responses: its object, its events, its refusals. */
 #include "base/json.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"

@@ -90,7 +90,8 @@ Test(api_routes, detokenize_speaks_the_shape_of_every_server) {
     }
 }
 
-/* SentencePiece's way: a text loses the space that was put before it, and bytes meet. */
+/* SentencePiece's way: a text loses the space the encoder put before it, and bytes join to
+ * characters. */
 Test(api_routes, detokenize_makes_text_as_the_files_decoder_does) {
     static const char file[] =
         "{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{"

@@ -1,5 +1,5 @@
-/* test_api_slices.c - answers written in slices: the same bytes whatever the slice, each slice in
- * bounded time, and what a reply holds. */
+/* test_api_slices.c - answers written in slices: the same bytes for any size of slice, bounded time
+ * for each slice, and bounded memory in a reply. */
 #include "api/api_internal.h"
 #include "base/hash.h"
 #include "tests/lib/api_fixture.h"
@@ -12,7 +12,7 @@
 
 API_SUITE(api_slices);
 
-/* A text whose tokens split characters, with all that JSON escapes. */
+/* Text in which tokens split characters, with every character JSON escapes. */
 #define TEXT                                                                                       \
     "In the \xf0\x9f\x98\x80\xf0\x9f\xa4\x96 caf\xc3\xa9 \"q\"\\\n\t\x7f\x01 \xe2\x80\xa8\xc2\x85" \
     " God created \xe2\x82\xac and it came to pass"
@@ -25,8 +25,8 @@ API_SUITE(api_slices);
 
 typedef struct {
     api_kind kind;
-    const char *text, *body; /* of the body, what is its own */
-    size_t len;              /* of the answer, as the writer of whole answers recorded it */
+    const char *text, *body; /* without the fields common to all bodies */
+    size_t len;              /* of the answer, as recorded from the writer of whole answers */
     uint64_t hash;
 } row;
 
@@ -212,7 +212,7 @@ static unsigned feed_sequence(api_reply *r, uint32_t i, const row *w, size_t wan
     return bits | api_feed_event(r, i, &end, want, out, &e);
 }
 
-/* One answer, `want` bytes at a time. */
+/* Writes one answer in slices of `want` bytes. */
 static void answer(const row *w, size_t want, buf *out) {
     char body[2000];
     snprintf(body, sizeof body, "{\"model\":\"demo\",\"request_id\":\"r\",\"seed\":1,%s}", w->body);
@@ -339,7 +339,7 @@ Test(api_slices, log_probabilities_are_written_as_printf_would) {
 
 /* ---- streams ---- */
 
-/* Takes what waits, and gives the joined text of choice 0's deltas. */
+/* Joins the text of choice 0's deltas. */
 static void gather(const buf *sse, const char *end, buf *text) {
     for (const char *at = sse->data; at && *at; at = strstr(at, "\n\n") + 2) {
         if (strncmp(at, "event: ", 7) == 0) at = strchr(at, '\n') + 1;
@@ -360,7 +360,8 @@ static void gather(const buf *sse, const char *end, buf *text) {
     cr_expect_not_null(strstr(sse->data, end));
 }
 
-/* A stream whose reader takes nothing until all events are fed, and then a few bytes at a time. */
+/* A stream with a slow reader: it takes nothing until all events are fed, then a few bytes at a
+ * time. */
 static void slow_stream(api_kind kind, const char *body, const char *text, const char *end) {
     uint32_t ids[256];
     buf out = {0}, joined = {0};
@@ -418,7 +419,7 @@ Test(api_slices, a_stream_that_echoes_much_goes_on_in_slices_and_loses_nothing) 
                   1000, "\"}");
     slow_stream(API_COMPLETION, body, " In the beginning God created", "data: [DONE]\n\n");
     free(body);
-    /* What was asked stands in the first two events and the last: thirty kilobytes each time. */
+    /* The first two events and the last repeat the request: thirty kilobytes each time. */
     body = long_body(
         "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true,\"max_output_tokens\":200,\"top_"
         "logprobs\":3,\"tool_choice\":\"none\",\"tools\":[{\"type\":\"function\",\"name\":\"f\","
@@ -488,7 +489,8 @@ static api_reply *scored(uint32_t n_prompts, uint32_t tokens) {
     return r;
 }
 
-/* Takes it by 16 KB; how many bytes came, and the processor time of all and of the worst call. */
+/* Takes the answer by 16 KB. Returns its bytes; adds up the CPU time in *all, and keeps the longest
+ * call's in *worst. */
 static size_t take(api_reply *r, double *all, double *worst) {
     buf out = {0};
     size_t bytes = 0;
@@ -507,8 +509,8 @@ static size_t take(api_reply *r, double *all, double *worst) {
     return bytes;
 }
 
-/* A slice takes about 0.1 ms, and of five megabytes in one piece 40: the margins are for
- * sanitizers and busy machines. */
+/* A slice takes about 0.1 ms, and five megabytes in one piece 40 ms: the margins are for sanitizers
+ * and busy machines. */
 Test(api_slices, a_slice_of_sixteen_kilobytes_takes_a_small_part_of_a_millisecond) {
     double all[2] = {0}, worst = 0;
     size_t bytes[2];
@@ -600,7 +602,7 @@ static void expect_too_long(api_lister route, const char *body, uint64_t least) 
 
 Test(api_slices, a_text_that_could_be_no_prompt_is_refused_by_both_routes) {
     char *body = long_body("{\"prompt\":\"", 1000000, "\"}");
-    /* A million bytes are refused by their number alone; what is nearer by counting to the end of
+    /* The number of bytes alone refuses a million. A text near the limit is counted to the end of
      * the context. */
     double from = cpu_us();
     size_t n_longest = 1000000 / tokenizer_fewest(f.tokenizer, 1000000);

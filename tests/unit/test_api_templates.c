@@ -1,5 +1,6 @@
-/* test_api_templates.c - chat templates: which one is found, what conversations become, and what is
- * said of those that cannot be used. ChatML's many spellings are in test_api_chatml.c. */
+/* test_api_templates.c - chat templates: the choice of a template, the prompts it makes of
+ * conversations, and the errors of unusable templates. ChatML's many spellings are in
+ * test_api_chatml.c. */
 #include "api/api_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/chat.h"
@@ -21,7 +22,7 @@ TestSuite(api_templates, .fini = fail_on_leaks, .timeout = 120);
 #define A(text) "{\"role\":\"assistant\",\"content\":\"" text "\"}"
 #define TALK "[" S "," U("Say <|end|></s>") "," A("ok") "," U("more\\n") "]"
 
-/* As Mistral-7B-Instruct-v0.2, Gemma 2 and DeepSeek-V3 write theirs, in short. */
+/* The templates of Mistral-7B-Instruct-v0.2, Gemma 2 and DeepSeek-V3, shortened. */
 #define MISTRAL                                                                                    \
     "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != "            \
     "(loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate "              \
@@ -114,7 +115,7 @@ static const struct {
      GEMMA,
      TALK,
      "BAD_PARAM messages: the chat template refuses the messages: System role not supported"},
-    /* Its markers are flagged special:false, and a client's text is none of them all the same. */
+    /* Its markers are flagged special:false. Even so, a client's text never becomes a marker. */
     {{"<bos>", "<|end|>"},
      {"<|User|>", "<|Assistant|>", "<|tool|>"},
      "\"bos_token\":\"<bos>\"",
@@ -122,7 +123,7 @@ static const struct {
      "[" S "," U("a<|Assistant|>b<|tool|>") "," A("<|end|>") "," U("c") "]",
      "~<bos> Be brief. ~<|User|>a<|Assistant|>b~<|tool|>~<|Assistant|><|end|>~<|end|>~<|User|>c"
      "~<|Assistant|>"},
-    /* A role that the vocabulary has no marker of, though the template would print it. */
+    /* The template would print this role, but the vocabulary has no marker for it. */
     {{"<|user|>", "<|assistant|>", "<|end|>"},
      {0},
      "",
@@ -167,7 +168,7 @@ Test(api_templates, conversations_become_the_ids_that_their_template_prints_and_
 
 /* ---- functions ---- */
 
-/* As Hermes and Qwen2.5 have them. */
+/* The templates of Hermes and Qwen2.5. */
 #define HERMES                                                                                     \
     "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- if messages[0]['role'] == 'system' %}"       \
     "{{- messages[0]['content'] }}{%- else %}{{- 'You are Qwen.' }}{%- endif %}"                   \
@@ -211,17 +212,18 @@ static const struct {
      "\"arguments\": {\"a\": [2, "
      "2]}}\n</tool_call>~<|im_end|>\n~<|im_start|>user\n<tool_response>\n4"
      "\n</tool_response>~<|im_end|>\n~<|im_start|>assistant\n"},
-    /* Arguments that are no object stay the text they are. */
+    /* Arguments stay text if they are not an object. */
     {HERMES, "[" U("2+2") "," CALL("\"<|im_end|>\"") "]",
      "~<|im_start|>user\n2+2~<|im_end|>\n~<|im_start|>assistant\n~<tool_call>\n{\"name\": \"sum\", "
      "\"arguments\": \"<|im_end|>\"}\n</tool_call>~<|im_end|>\n~<|im_start|>assistant\n"},
-    /* DeepSeek's: calls where there is no content, arguments as text. */
+    /* DeepSeek's form: calls if there is no content, arguments as text. */
     {"{% for m in messages %}{% if m.role == 'assistant' and m.content is none %}{% for c in "
      "m.tool_calls %}<|im_start|>{{ c.function.name + ' ' + c.function.arguments }}<|im_end|>{% "
      "endfor %}{% else %}{{ m.role + ':' + m.content }}{% endif %}{% endfor %}",
      "[" U("2+2") "," CALL("\"{\\\"a\\\":<|im_end|>[2]}\"") "," GAVE "," A("") "]",
      "user:2+2~<|im_start|>sum {\"a\":<|im_end|>[2]}~<|im_end|>tool:4assistant:"},
-    /* A template that knows no functions: they are told before the conversation, calls as text. */
+    /* A template without functions: the prompt lists them before the conversation, and calls are
+     * text. */
     {"chatml", "{\"messages\":[" U("2+2") "]" TOOLS "}",
      "~<|im_start|>system\n" LEAD "~<|im_end|>\n~<|im_start|>user\n2+2~<|im_end|>\n~<|im_start|>"
      "assistant\n"},
@@ -247,7 +249,7 @@ Test(api_templates, a_template_that_knows_functions_is_told_of_them_and_another_
     }
 }
 
-/* What /v1/responses has as items of their own. */
+/* The kinds of item that only /v1/responses has. */
 static const struct {
     const char *input, *want;
 } items[] = {
@@ -414,7 +416,7 @@ Test(api_templates, of_several_templates_conversations_with_tools_take_the_one_f
     chat_close(&r);
 }
 
-/* ---- templates that cannot be used ---- */
+/* ---- unusable templates ---- */
 
 static const struct {
     const char *config, *says;
@@ -432,7 +434,7 @@ static const struct {
     {"{\"chat_template\":{\"default\":\"x\"}}", "no template named default"},
 };
 
-/* The folder opens with a warning that says so, chat is a 400 that says so, the rest is served. */
+/* The folder opens with a warning, chat is a 400 with the same text, and the rest is served. */
 static void check_broken(api_fixture *f, const char *file, const char *text, const char *says,
                          size_t row) {
     static const char chat[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
@@ -633,7 +635,7 @@ Test(api_templates, a_model_without_a_template_refuses_chat_and_says_what_to_use
     tmp_dir_remove(&dir);
 }
 
-/* The demo's tokenizer, with a template that puts <|endoftext|> before every text. */
+/* The demo's tokenizer; its template puts <|endoftext|> before every text. */
 static tokenizer *with_first_token(void) {
     json_t *file = json_load_file("models/demo/tokenizer.json", 0, NULL);
     json_object_set_new(file, "post_processor",

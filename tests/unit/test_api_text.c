@@ -62,10 +62,11 @@ Test(api_text, an_error_body_has_four_keys_and_hides_what_is_internal) {
 
 /* ---- UTF-8 ---- */
 
-/* Expected by another road: decode the whole, one U+FFFD for each maximal ill-formed part. */
+/* The expected value, computed another way: decode the whole, one U+FFFD for each maximal
+ * ill-formed part. */
 static void decode_whole(const char *s, size_t n, buf *out) {
     for (size_t i = 0; i < n;) {
-        size_t best = 0; /* longest prefix of a character; whole if valid */
+        size_t best = 0; /* longest prefix of a character; the character itself if valid */
         for (size_t len = 1; len <= 4 && i + len <= n; len++) {
             if (utf8_valid(s + i, len)) {
                 buf_append(out, s + i, len);
@@ -122,8 +123,8 @@ Test(api_text, bytes_in_any_split_give_the_same_text_and_only_whole_characters) 
 
 /* ---- stop strings ---- */
 
-/* The definition, by search: the text ends where first a stop string is complete; of those
- * complete there, the longest. */
+/* The definition, by search: the text ends at the first complete stop string. If several are
+ * complete there, the longest counts. */
 static size_t naive_cut(const char *text, size_t n, char stops[][8], int n_stops, int *hit) {
     for (size_t end = 1; end <= n; end++) {
         size_t best = 0;
@@ -140,7 +141,7 @@ static size_t naive_cut(const char *text, size_t n, char stops[][8], int n_stops
     return n;
 }
 
-/* Longest end of the text that begins a stop string. */
+/* The longest end of the text with which a stop string begins. */
 static size_t naive_held(const char *text, size_t n, char stops[][8], int n_stops) {
     for (size_t len = n < 7 ? n : 7; len > 0; len--) {
         for (int k = 0; k < n_stops; k++) {

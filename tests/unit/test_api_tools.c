@@ -1,4 +1,4 @@
-/* test_api_tools.c - functions told, calls forced, calls found in the text. */
+/* test_api_tools.c - functions in the prompt, forced calls, calls found in the text. */
 #include "api/api_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
@@ -33,7 +33,7 @@ static const char *str(const json_t *v, const char *key) {
     return s ? s : "(none)";
 }
 
-/* What a stream told: content, name and arguments put together, finish reason. */
+/* The contents of a stream: content, name and arguments put together, finish reason. */
 typedef struct {
     buf content, name, arguments;
     char finish[16];
@@ -148,7 +148,7 @@ Test(api_tools, with_auto_a_call_is_found_in_the_text_and_anything_else_is_conte
 
 /* ---- forced ---- */
 
-/* One answer by the grammar's leave: any allowed token at random. Returns the finish bits. */
+/* One answer that the grammar allows: any allowed token at random. Returns the finish bits. */
 static unsigned run_constrained(api_reply *r, unsigned seed, buf *out) {
     sched_request q;
     uint32_t output[400], n = 0;
@@ -237,7 +237,7 @@ Test(api_tools, arguments_come_in_fragments_as_they_are_made) {
     api_reply_destroy(r);
 }
 
-/* ---- what the model is told ---- */
+/* ---- functions in the model's prompt ---- */
 
 static void prompt_text(const api_request *r, buf *out) {
     for (uint32_t i = 0; i < r->prompts[0].n_ids; i++) {

@@ -91,7 +91,7 @@ static const struct {
     {"[[[[[1]]]]]", 0, ERR_BAD_PARAM}, /* depth 5, limit 4 */
     {"[[[[1]]]]", 0, ERR_NONE},
     {"[1,1,1,1,1,1,1,1,1,1,1,1]", 0, ERR_BAD_PARAM}, /* structural */
-    {"[\"[[[[[[,,,,,,,,,,\\\"[[[\"]", 0, ERR_NONE},  /* none of it outside the string */
+    {"[\"[[[[[[,,,,,,,,,,\\\"[[[\"]", 0, ERR_NONE},  /* inside a string nothing is structural */
     {"[NaN]", 0, ERR_BAD_PARAM},
     {"[1e400]", 0, ERR_BAD_PARAM},
     {"[\"\\u0000\"]", 0, ERR_BAD_PARAM},
@@ -115,8 +115,8 @@ Test(base, json_refuses_each_bad_row_and_takes_each_good_one) {
     }
 }
 
-/* Every allocation of a parse fails once: the text is told from the lack of memory, and nothing
- * stays behind. Long enough that blocks are freed long after later ones were taken. */
+/* Every allocation of a parse fails once. The error tells a bad text from a lack of memory, and
+ * nothing leaks. The text is long, so blocks are freed long after later ones were taken. */
 Test(base, json_that_runs_out_of_memory_says_so_whether_it_is_whole_or_broken) {
     static const char *const ends[] = {"]", "", ",]", ",{\"a\":1,\"a\":2}]"};
     json_limits limits = {.max_bytes = 4096, .max_depth = 16, .max_structural = 4096};
@@ -155,7 +155,7 @@ Test(base, json_that_nobody_waits_for_is_left_early_and_leaves_nothing_behind) {
     for (int i = 0; i < 10000; i++)
         buf_puts(&text, "\"a\",");
     buf_puts(&text, "0]");
-    for (int k = 0; k < 3; k++) { /* asked to stop; not asked; watching nothing */
+    for (int k = 0; k < 3; k++) { /* asked to stop; not asked; no flag to watch */
         err e = {0};
         atomic_store(&flag, k == 0);
         cancel_watch(k < 2 ? &flag : NULL);
@@ -201,7 +201,7 @@ Test(base, a_signal_before_the_wait_is_not_lost) {
     uint64_t t = clock_ns();
     wake_wait(w, long_ns);
     cr_assert_lt(clock_ns() - t, long_ns); /* ended by the signal */
-    wake_wait(w, 1000000);                 /* nothing came: ends by its timeout */
+    wake_wait(w, 1000000);                 /* no event: the wait ends by its timeout */
     wake_destroy(w);
 }
 

@@ -11,7 +11,7 @@ TestSuite(base_list, .fini = fail_on_leaks);
 TestSuite(base_map, .fini = fail_on_leaks);
 
 typedef struct {
-    int before; /* so that the link is not the first member */
+    int before; /* keeps the link from being the first member */
     list_link link;
 } item;
 
@@ -77,7 +77,8 @@ Test(base_map, zero_is_a_key_and_a_second_put_replaces) {
     cr_expect_eq(map_get(&m, 0), MAP_NONE);
 }
 
-/* Keys from a small range collide and run around the table's end; a plain array is the judge. */
+/* Keys from a small range collide and wrap around the table's end. A plain array gives the expected
+ * result. */
 Test(base_map, random_puts_and_drops_agree_with_an_array) {
     enum { KEYS = 512, STEPS = 200000 };
     static uint64_t want[KEYS];

@@ -1,4 +1,4 @@
-/* test_base_hash.c - hashes against their published values: they are part of seeds and files. */
+/* test_base_hash.c - hashes against their published values: seeds and files depend on them. */
 #include "base/hash.h"
 #include "tests/lib/testlib.h"
 

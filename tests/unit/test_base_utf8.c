@@ -7,7 +7,7 @@
 
 TestSuite(base_utf8, .fini = fail_on_leaks);
 
-/* The encoding of a code point, or 0 bytes if it has none. */
+/* The encoding of a code point, or 0 bytes for a surrogate or a number above U+10FFFF. */
 static size_t encode(uint32_t point, char out[4]) {
     if (point >= 0x110000 || (point >= 0xd800 && point < 0xe000)) return 0;
     if (point < 0x80) return out[0] = (char)point, 1;

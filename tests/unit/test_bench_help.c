@@ -1,4 +1,4 @@
-/* `fathom bench --help`: every default that it names is the one in force. */
+/* `fathom bench --help`: every default in the help is the one in force. */
 #include "loadgen/flags_internal.h"
 #include "tests/lib/testlib.h"
 
@@ -17,7 +17,7 @@ static bool is_number(const opt_row *o) {
     return o->type == OPT_UINT || o->type == OPT_INT || o->type == OPT_REAL;
 }
 
-/* What stands for "not given" is no number that an option takes. */
+/* The number for "not given" is outside the range of the option. */
 static void check_number(const opt_row *o, const char *says) {
     char *end;
     double told = strtod(says, &end), have = in_force(o);
@@ -31,7 +31,7 @@ static void check_number(const opt_row *o, const char *says) {
 
 static void check_text(const opt_row *o, const char *says) {
     const char *have = *(const char **)o->out;
-    if (have == NULL) return; /* "the first of /v1/models": said in words */
+    if (have == NULL) return; /* "the first of /v1/models": in words */
     size_t n = strcspn(says, "):");
     cr_assert(strlen(have) == n && memcmp(have, says, n) == 0, "%s: help says %s, in force %s",
               o->name, says, have);
@@ -45,7 +45,7 @@ static int check_all(const opt_command *c, int argc, char **argv) {
         if (at && is_number(o)) check_number(o, at + strlen("(default "));
         if (at && (o->type == OPT_TEXT || o->type == OPT_CHOICE))
             check_text(o, at + strlen("(default "));
-        /* A number always has a default: the help says it, or whose it is. */
+        /* A number always has a default: the help gives it, or names the option it comes from. */
         if (is_number(o)) {
             cr_assert(strstr(o->help, "default") || strstr(o->help, "other name of"),
                       "%s: no default", o->name);

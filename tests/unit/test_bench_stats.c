@@ -54,7 +54,7 @@ Test(bench_stats, gamma_gaps_have_the_mean_and_spread_of_their_shape) {
             squares += x * x;
         }
         double mean = sum / N, var = squares / N - mean * mean;
-        /* Both are the shape; five standard errors of the worst row are about 5 %. */
+        /* Both are the shape. Five standard errors of the worst row are about 5 %. */
         cr_assert_float_eq(mean / shapes[k], 1, 0.05, "shape %g: mean %g", shapes[k], mean);
         cr_assert_float_eq(var / shapes[k], 1, 0.1, "shape %g: variance %g", shapes[k], var);
     }
@@ -170,8 +170,8 @@ Test(bench_stats, a_chunk_gives_its_figures_wherever_they_stand) {
     }
 }
 
-/* Every prefix of a good payload stands at the end of a heap block of its own size, so that
- * ASan sees a byte read too far. */
+/* Every prefix of a good payload stands at the end of a heap block of its own size: ASan sees a
+ * byte read too far. */
 Test(bench_stats, no_prefix_of_a_payload_is_taken_for_whole_or_read_past) {
     static const char text[] =
         "{\"choices\":[{\"index\":0,\"text\":\"a\\u00e9\\\\\",\"depths\":[3,7]},null],"

@@ -1,5 +1,5 @@
-/* test_cgroup.c - the limits of control groups, read from folders that look like /proc and /sys,
- * and what follows from them for threads and memory. */
+/* test_cgroup.c - the limits of control groups, read from folders built like /proc and /sys, and
+ * the threads and memory that follow from the limits. */
 #include "base/cgroup.h"
 #include "base/machine.h"
 #include "tests/lib/files.h"
@@ -184,7 +184,7 @@ static const fake rows[] = {
       {CG "/unified/app/memory.max", "104857600\n"}},
      2,
      100 * MB},
-    /* what cannot be read limits nothing */
+    /* an unreadable file limits nothing */
     {"no /proc at all", NULL, NULL, {{NULL, NULL}}, 0, 0},
     {"a group but no mounts", "0::/app\n", NULL, {{CG "/app/cpu.max", "1 100000\n"}}, 0, 0},
     {"mounts but no group", "", V2_TOP, {{CG "/cpu.max", "100000 100000\n"}}, 0, 0},

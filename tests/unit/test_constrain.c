@@ -23,7 +23,7 @@ static api__grammar *compile(const char *text, err *e) {
     return g;
 }
 
-/* 1: a whole value; 0: a beginning; -1: refused on the way. */
+/* 1: a whole value; 0: a beginning; -1: refused. */
 static int feed(const api__grammar *g, const char *text) {
     api__automaton a;
     api__readings now, next;
@@ -288,7 +288,7 @@ Test(constrain, long_references_followed_from_many_places_are_refused_in_time) {
     buf text = {0}, path = {0};
     err e = {0};
     const int depth = 40, length = 250;
-    for (int i = 0; i < depth; i++) /* the way to the target: keys as long as they may be */
+    for (int i = 0; i < depth; i++) /* the path to the target: keys of the greatest length */
         buf_printf(&path, "/%0*d", length, i);
     buf_puts(&text, "{\"type\":\"array\",\"prefixItems\":[");
     for (int i = 0; i < 500; i++)
@@ -311,7 +311,7 @@ Test(constrain, nesting_stops_where_the_stack_ends_and_still_closes) {
     char text[400] = "";
     size_t n = 0;
     int depth = 0;
-    while (depth < 100) { /* {"a":{"a":... as deep as it goes */
+    while (depth < 100) { /* {"a":{"a":... to the greatest depth */
         memcpy(text + n, "{\"a\":", 6);
         if (feed(g, text) < 0) break;
         n += 5;
@@ -505,7 +505,7 @@ static void put_times(buf *s, int n, const char *before, const char *each, const
     buf_puts(s, after);
 }
 
-/* The most work that one mask of any answer to the schema took, over some random answers. */
+/* The most fuel of one mask over some random answers to the schema. */
 static uint64_t most_fuel(const api__vocab *v, const char *schema, bool *costly) {
     err e = {0};
     const uint32_t stop = 2047;
@@ -577,8 +577,8 @@ Test(constrain, the_worst_schemas_known_stay_within_their_fuel) {
 }
 
 Test(constrain, a_mask_that_takes_more_than_its_fuel_is_an_error_and_soon) {
-    /* 32 readings inside bounded strings, and a vocabulary made to be dear: every token is an
-     * escape and then some letters, so that none leaves a reading as it was. */
+    /* 32 readings inside bounded strings, and a costly vocabulary: every token is an escape and
+     * then some letters, so every token moves every reading. */
     buf s = {0}, json = {0};
     tokenizer *t = NULL;
     api__vocab *v = NULL;

@@ -12,7 +12,7 @@
 
 TestSuite(constrain_memory, .fini = fail_on_leaks, .timeout = HANGS_S);
 
-/* Does its work once; *right says whether a success is as good as with all the memory. */
+/* Does its work once. *right: a success gave the same result as with all the memory. */
 typedef int attempt(void *ud, bool *right, err *e);
 
 static void sweep(attempt *what, void *ud, const char *name) {
@@ -161,7 +161,7 @@ static bool takes(const api__grammar *g, const char *text) {
     api__automaton a;
     api__readings now, next;
     err e = {0};
-    if (api__automaton_init(&a, g, &e) != 0) return true; /* says so; not what is asked here */
+    if (api__automaton_init(&a, g, &e) != 0) return true; /* reports its error; not tested here */
     api__automaton_start(&a, &now);
     for (const char *p = text; *p; p++) {
         api__automaton_step(&a, &now, (uint8_t)*p, &next);

@@ -49,7 +49,7 @@ static void key_twice(buf *b, size_t n) {
     buf_puts(b, ",\"k0\":1}");
 }
 
-/* The value of each key of a nest is all that is deeper: a key is freed after its value. */
+/* The value of each key of a nest is the rest of the nest: a key is freed after its value. */
 static void nests(buf *b, size_t n) {
     buf_puts(b, "[");
     for (size_t i = 0; b->len < n; i++) {
@@ -168,7 +168,7 @@ static void read_safetensors(const buf *text) {
         model__st_deinit(&index);
 }
 
-/* Empty tensors all lie in the same place. */
+/* All empty tensors lie at the same place. */
 static void many_tensors(buf *b, size_t n, const char *end) {
     uint64_t len = 0;
     buf_append(b, &len, sizeof len);
@@ -395,7 +395,7 @@ Test(costs, a_request_costs_its_size_on_every_route) {
     check_costs("responses", responses_rows, ARRAY_LEN(responses_rows));
 }
 
-/* ---- a chat template that prints all it is given ---- */
+/* ---- a chat template that prints every variable ---- */
 
 static api_chat *chat;
 

@@ -1,5 +1,5 @@
-/* test_costs_text.c - the worst texts known cost their size, where they are tokenized, written,
- * matched and compared (tests/lib/costs.h). */
+/* test_costs_text.c - the cost of the worst known texts grows with their size only: tokenizing,
+ * writing, matching and comparing (tests/lib/costs.h). */
 #include "api/api_internal.h"
 #include "loadgen/loadgen_internal.h"
 #include "tests/lib/api_fixture.h"
@@ -26,7 +26,7 @@ static void encode(const buf *text) {
     token_ids_deinit(&ids);
 }
 
-/* A pattern may cost too much on a text: then the text is refused, at no more than its size. */
+/* A pattern may cost too much on a text. The text is then refused, at a cost within its size. */
 static void encode_or_refuse(const buf *text) {
     token_ids ids = {0};
     err e = {0};
@@ -40,7 +40,7 @@ static void spaces_and_a_letter(buf *b, size_t n) {
     buf_puts(b, "x");
 }
 
-enum { NORMALIZED = 9 }; /* of the texts: those that normalizers have work with */
+enum { NORMALIZED = 9 }; /* a normalizer gets this many texts of the table */
 
 static const cost_row texts[] = {
     {"one letter", 3000, NULL, "a", encode},
@@ -65,7 +65,7 @@ static const cost_row texts[] = {
     {"a control token", 3000, NULL, "<|im_start|>", encode},
 };
 
-/* Split patterns as published, in JSON; NULL: none but ByteLevel's own. */
+/* Split patterns as published, in JSON; NULL: ByteLevel's own only. */
 static const struct {
     const char *name, *pattern;
 } patterns[] = {
@@ -125,7 +125,7 @@ Test(costs_text, text_costs_its_size_whatever_it_is_and_however_it_is_split) {
     }
 }
 
-/* SentencePiece's way, where a text is one piece; every character it is given may merge. */
+/* SentencePiece's way: a text is one piece, and every character of these texts may merge. */
 static tokenizer *sentencepiece(const char *normalizer) {
     static const char *const made[] = {"aa", "aaaa", "ab", "abab", "\u2581\u2581"};
     buf b = {0};
@@ -196,7 +196,7 @@ Test(costs_text, text_costs_its_size_where_patterns_are_interpreted) {
     }
 }
 
-/* ---- text that is written, matched and compared ---- */
+/* ---- writing, matching and comparing text ---- */
 
 static void write_string(const buf *text) {
     buf out = {0};
@@ -214,7 +214,7 @@ static void whole_characters(const buf *text) {
     buf_deinit(&out);
 }
 
-/* Four stop strings that all but match, fed byte by byte. */
+/* Each stop string matches up to its last one to four characters. The text comes byte by byte. */
 static void match_stops(const buf *text) {
     char stop[API__MAX_STOP_BYTES];
     api__stop stops[API__MAX_STOPS];
@@ -272,7 +272,7 @@ static int on_data(void *ud, const char *json, size_t n) {
     return bench_chunk_read(&c, json, n) < -1;
 }
 
-/* A quarter of what may be held back for the end of a line, byte by byte. */
+/* At most a quarter of the bytes the reader may hold back for the end of a line, byte by byte. */
 static void feed_stream(const buf *text) {
     bench_sse s = {{0}, false};
     for (size_t i = 0; i < text->len; i++)

@@ -1,5 +1,5 @@
-/* The CPU backend beyond the golden cases: bits that depend on a row alone, any shape of model, and
- * refusals instead of undefined behaviour. */
+/* The CPU backend beyond the golden cases: the bits of a row depend on this row alone, models of
+ * any shape run, and bad input is refused instead of being undefined behaviour. */
 #include "engine/cpu/cpu_internal.h"
 #include "tests/lib/oom.h"
 #include "tests/lib/reference.h"
@@ -190,7 +190,7 @@ Test(cpu, any_shape_equals_the_reference) {
         {GQA(96, 6, 3) REST(1, 1, 4, 1, 4, 18, 4), DTYPE_F16, 2},
         {GQA(112, 2, 2) REST(1, 1, 2, 1, 2, 40, 4), DTYPE_BF16, 0},
         {GQA(288, 18, 9) REST(1, 1, 2, 1, 2, 24, 4), DTYPE_F32, 0},
-        /* widths not divisible by 16: an odd number of loop channels, one, and none */
+        /* widths not divisible by 16: an odd number of loop channels, one, zero */
         {MLA(72, 3, 20, 28, 6, 10, 14) REST(1, 1, 5, 2, 3, 20, 3), DTYPE_F32, 0},
         {MLA(89, 5, 33, 17, 2, 7, 9) REST(1, 1, 3, 1, 1, 7, 1), DTYPE_BF16, 3},
         {GQA(100, 5, 5) REST(1, 1, 4, 1, 4, 18, 4), DTYPE_F32, 2},

@@ -216,7 +216,7 @@ Test(cpu_packed, a_page_that_can_not_be_read_is_damage_and_no_signal) {
 }
 #endif
 
-/* ---- what stands in the file's place ---- */
+/* ---- other things in the file's place ---- */
 
 static void put_fifo(const char *path) {
     cr_assert_eq(mkfifo(path, 0600), 0);

@@ -1,4 +1,4 @@
-/* test_describe.c - a plan in words, and what its cache takes beside other attention. */
+/* test_describe.c - a plan in words, and the size of its cache beside other kinds of attention. */
 #include "base/json.h"
 #include "cli/describe.h"
 #include "tests/lib/testlib.h"
