@@ -16,7 +16,7 @@ API_SUITE(api_bad_requests);
 
 static int answer(const char *route, const char *body, size_t n, err *e) {
     buf out = {0};
-    api_request *r = NULL;
+    api_request *req = NULL;
     api_kind kind = strcmp(route, "chat") == 0        ? API_CHAT
                     : strcmp(route, "responses") == 0 ? API_RESPONSES
                                                       : API_COMPLETION;
@@ -25,10 +25,10 @@ static int answer(const char *route, const char *body, size_t n, err *e) {
         rc = api_list(api_tokenize, f.c, body, n, SIZE_MAX, &out, e);
     else if (strcmp(route, "detokenize") == 0)
         rc = api_list(api_detokenize, f.c, body, n, SIZE_MAX, &out, e);
-    else rc = api_parse(&r, f.c, kind, body, n, e);
+    else rc = api_parse(&req, f.c, kind, body, n, e);
     if (rc != 0) cr_expect_eq(out.len, 0, "a refusal must leave no half answer");
     buf_deinit(&out);
-    api_request_destroy(r);
+    api_request_destroy(req);
     return rc;
 }
 
@@ -47,8 +47,8 @@ static const char *want(const buf *expected, const char *key, char *out, size_t 
     return out;
 }
 
-static const char *or_null(const json_t *v) {
-    return json_is_null(v) ? "null" : json_string_value(v);
+static const char *or_null(const json_t *value) {
+    return json_is_null(value) ? "null" : json_string_value(value);
 }
 
 /* The body a client would see: its four keys, and the lines of the case. */
@@ -100,9 +100,9 @@ Test(api_bad_requests, each_folder_of_the_suite_is_refused_as_it_says, .timeout 
     DIR *dir = opendir("tests/suites/bad_request");
     cr_assert_not_null(dir);
     size_t cases = 0;
-    for (struct dirent *d; (d = readdir(dir));) {
-        if (d->d_name[0] == '.') continue;
-        run_case(d->d_name);
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        if (entry->d_name[0] == '.') continue;
+        run_case(entry->d_name);
         cases++;
     }
     closedir(dir);

@@ -11,13 +11,13 @@ static tmp_dir dir;
 static model_folder *model;
 
 static void write_ouro(void) {
-    model_plan p;
+    model_plan plan;
     err e = {0};
-    const model_init_opts o = {.dtype = DTYPE_BF16, .mean_depth = 2.5f};
+    const model_init_opts opts = {.dtype = DTYPE_BF16, .mean_depth = 2.5f};
     json_setup();
     dir = tmp_dir_create();
-    cr_assert_eq(plan_variant(&p, "ouro_tiny", &e), 0, "%s", e.msg);
-    cr_assert_eq(model_init_write(dir.path, &p, &o, &e), 0, "%s", e.msg);
+    cr_assert_eq(plan_variant(&plan, "ouro_tiny", &e), 0, "%s", e.msg);
+    cr_assert_eq(model_init_write(dir.path, &plan, &opts, &e), 0, "%s", e.msg);
     cr_assert_eq(model_open(&model, dir.path, &e), 0, "%s", e.msg);
 }
 static void remove_ouro(void) {
@@ -28,28 +28,28 @@ static void remove_ouro(void) {
 TestSuite(api_depth, .init = write_ouro, .fini = remove_ouro);
 
 static api_context *serve(exit_rule rule, float threshold) {
-    api_context *c;
+    api_context *ctx;
     err e = {0};
-    const api_opts o = {.served_name = "ouro",
-                        .model = model,
-                        .ceiling_loops = plan_loops_ceiling(model_plan_of(model)),
-                        .own_run = true,
-                        .default_loops = 4,
-                        .halted_kv = KV_LAST,
-                        .exit = rule,
-                        .threshold = threshold};
-    cr_assert_eq(api_context_open(&c, &o, &e), 0, "%s", e.msg);
-    return c;
+    const api_opts opts = {.served_name = "ouro",
+                           .model = model,
+                           .ceiling_loops = plan_loops_ceiling(model_plan_of(model)),
+                           .own_run = true,
+                           .default_loops = 4,
+                           .halted_kv = KV_LAST,
+                           .exit = rule,
+                           .threshold = threshold};
+    cr_assert_eq(api_context_open(&ctx, &opts, &e), 0, "%s", e.msg);
+    return ctx;
 }
 
 /* Parses a completion with these fields and sets *depth to the depth it asks for. */
-static int ask(const api_context *c, const char *fields, sched_depth *depth, err *e) {
+static int ask(const api_context *ctx, const char *fields, sched_depth *depth, err *e) {
     buf body = {0};
-    api_request *r = NULL;
+    api_request *req = NULL;
     buf_printf(&body, "{\"prompt\":[1],%s}", fields);
-    int rc = api_parse(&r, c, API_COMPLETION, body.data, body.len, e);
-    if (rc == 0) *depth = r->depth;
-    api_request_destroy(r);
+    int rc = api_parse(&req, ctx, API_COMPLETION, body.data, body.len, e);
+    if (rc == 0) *depth = req->depth;
+    api_request_destroy(req);
     buf_deinit(&body);
     return rc;
 }
@@ -83,14 +83,14 @@ static const struct {
 
 Test(api_depth, what_the_rule_or_the_family_cannot_do_is_refused_with_the_range) {
     for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
-        api_context *c = serve(refused[i].rule, exit_rule_default(refused[i].rule));
+        api_context *ctx = serve(refused[i].rule, exit_rule_default(refused[i].rule));
         sched_depth depth;
         err e = {0};
-        cr_expect_eq(ask(c, refused[i].fields, &depth, &e), -1, "%s", refused[i].fields);
+        cr_expect_eq(ask(ctx, refused[i].fields, &depth, &e), -1, "%s", refused[i].fields);
         cr_expect_eq(api_status(&e), 400, "%s", refused[i].fields);
         cr_expect_str_eq(e.param, refused[i].param, "%s", refused[i].fields);
         cr_expect_not_null(strstr(e.msg, refused[i].message), "%s: %s", refused[i].fields, e.msg);
-        api_context_close(c);
+        api_context_close(ctx);
     }
 }
 
@@ -112,24 +112,24 @@ static const struct {
 
 Test(api_depth, each_rule_takes_thresholds_of_its_own_range_and_effort_stays_below_the_cap) {
     for (size_t i = 0; i < ARRAY_LEN(taken); i++) {
-        api_context *c = serve(taken[i].rule, exit_rule_default(taken[i].rule));
+        api_context *ctx = serve(taken[i].rule, exit_rule_default(taken[i].rule));
         sched_depth depth = {0}, want = taken[i].want;
         err e = {0};
-        cr_expect_eq(ask(c, taken[i].fields, &depth, &e), 0, "%s: %s", taken[i].fields, e.msg);
+        cr_expect_eq(ask(ctx, taken[i].fields, &depth, &e), 0, "%s: %s", taken[i].fields, e.msg);
         cr_expect_eq(depth.min_loops, want.min_loops, "%s", taken[i].fields);
         cr_expect_eq(depth.max_loops, want.max_loops, "%s", taken[i].fields);
         cr_expect(depth.threshold == want.threshold, "%s", taken[i].fields);
-        api_context_close(c);
+        api_context_close(ctx);
     }
 }
 
 static void expect_card(exit_rule rule, float threshold, const char *want) {
-    api_context *c = serve(rule, threshold);
+    api_context *ctx = serve(rule, threshold);
     buf out = {0};
-    api_models(c, &out);
+    api_models(ctx, &out);
     cr_expect_not_null(strstr(out.data, want), "%s is not in %s", want, out.data);
     buf_deinit(&out);
-    api_context_close(c);
+    api_context_close(ctx);
 }
 
 Test(api_depth, the_model_list_tells_family_rule_range_loops_and_policy) {
@@ -144,22 +144,22 @@ Test(api_depth, the_model_list_tells_family_rule_range_loops_and_policy) {
 }
 
 Test(api_depth, every_field_of_the_model_list_is_in_the_openapi_document) {
-    api_context *c = serve(EXIT_HAZARD, 0.5f);
+    api_context *ctx = serve(EXIT_HAZARD, 0.5f);
     buf doc = {0}, list = {0};
     api_openapi(&doc);
-    api_models(c, &list);
-    json_t *d = json_loadb(doc.data, doc.len, 0, NULL),
+    api_models(ctx, &list);
+    json_t *doc_root = json_loadb(doc.data, doc.len, 0, NULL),
            *m = json_loadb(list.data, list.len, 0, NULL);
-    cr_assert(d && m);
-    const json_t *schemas = json_object_get(json_object_get(d, "components"), "schemas");
+    cr_assert(doc_root && m);
+    const json_t *schemas = json_object_get(json_object_get(doc_root, "components"), "schemas");
     const json_t *known = json_object_get(json_object_get(schemas, "Model"), "properties");
     const char *name;
-    json_t *v;
-    json_object_foreach(json_array_get(json_object_get(m, "data"), 0), name, v)
+    json_t *value;
+    json_object_foreach(json_array_get(json_object_get(m, "data"), 0), name, value)
         cr_expect_not_null(json_object_get(known, name), "%s is told and not documented", name);
-    json_decref(d);
+    json_decref(doc_root);
     json_decref(m);
     buf_deinit(&doc);
     buf_deinit(&list);
-    api_context_close(c);
+    api_context_close(ctx);
 }

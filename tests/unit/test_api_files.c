@@ -45,21 +45,21 @@ Test(api_files, what_is_wrong_beside_the_model_is_warned_of_and_left_out) {
     for (size_t i = 0; i < ARRAY_LEN(advice); i++) {
         tmp_dir dir = tmp_dir_create();
         char said[2000];
-        api_context *c = NULL;
+        api_context *ctx = NULL;
         err e = {0};
         file_put(dir.path, advice[i].file, advice[i].text, strlen(advice[i].text));
-        api_opts o = {.model_dir = dir.path, .model = f.model, .tokenizer = f.tokenizer};
+        api_opts opts = {.model_dir = dir.path, .model = f.model, .tokenizer = f.tokenizer};
         int kept = stderr_catch();
-        int rc = api_context_open(&c, &o, &e);
+        int rc = api_context_open(&ctx, &opts, &e);
         stderr_release(kept, said, sizeof said);
         cr_assert_eq(rc, 0, "row %zu: %s", i, e.msg);
         if (advice[i].says)
             cr_expect_not_null(strstr(said, advice[i].says), "row %zu: %s", i, said);
         else cr_expect_str_eq(said, "", "row %zu: %s", i, said);
-        cr_expect_float_eq(c->defaults.temperature, 1, 1e-6f, "row %zu", i);
-        cr_expect_float_eq(c->defaults.top_p, 1, 1e-6f, "row %zu", i);
-        cr_expect_eq(c->defaults.top_k, 0, "row %zu", i);
-        api_context_close(c);
+        cr_expect_float_eq(ctx->defaults.temperature, 1, 1e-6f, "row %zu", i);
+        cr_expect_float_eq(ctx->defaults.top_p, 1, 1e-6f, "row %zu", i);
+        cr_expect_eq(ctx->defaults.top_k, 0, "row %zu", i);
+        api_context_close(ctx);
         tmp_dir_remove(&dir);
     }
 }
@@ -67,7 +67,7 @@ Test(api_files, what_is_wrong_beside_the_model_is_warned_of_and_left_out) {
 Test(api_files, a_list_of_more_end_tokens_than_there_is_room_for_is_cut_with_a_warning) {
     tmp_dir dir = tmp_dir_create();
     char said[4000];
-    api_context *c = NULL;
+    api_context *ctx = NULL;
     err e = {0};
     buf text = {0};
     uint32_t n;
@@ -77,42 +77,42 @@ Test(api_files, a_list_of_more_end_tokens_than_there_is_room_for_is_cut_with_a_w
     buf_puts(&text, "]}");
     file_put(dir.path, "generation_config.json", text.data, text.len);
     file_put(dir.path, "tokenizer_config.json", "{\"eos_token\":\"<|end|>\"}", 23);
-    api_opts o = {.model_dir = dir.path, .model = f.model, .tokenizer = f.tokenizer};
+    api_opts opts = {.model_dir = dir.path, .model = f.model, .tokenizer = f.tokenizer};
     int kept = stderr_catch();
-    int rc = api_context_open(&c, &o, &e);
+    int rc = api_context_open(&ctx, &opts, &e);
     stderr_release(kept, said, sizeof said);
     cr_assert_eq(rc, 0, "%s", e.msg);
-    (void)api_stop_ids(c, &n);
+    (void)api_stop_ids(ctx, &n);
     cr_expect_eq(n, API__MAX_ENDS);
     cr_expect_not_null(strstr(said, "1000 entries"), "%s", said);
     cr_expect_not_null(strstr(said, "more than 64 end tokens"), "%s", said);
     buf_deinit(&text);
-    api_context_close(c);
+    api_context_close(ctx);
     tmp_dir_remove(&dir);
 }
 
 Test(api_files, top_k_0_and_minus_1_turn_a_default_off) {
     tmp_dir dir = tmp_dir_create();
-    api_context *c = NULL;
+    api_context *ctx = NULL;
     err e = {0};
     file_put(dir.path, "generation_config.json", "{\"top_k\":7}", 11);
-    api_opts o = {
+    api_opts opts = {
         .model_dir = dir.path, .model = f.model, .tokenizer = f.tokenizer, .served_name = "m"};
-    cr_assert_eq(api_context_open(&c, &o, &e), 0, "%s", e.msg);
+    cr_assert_eq(api_context_open(&ctx, &opts, &e), 0, "%s", e.msg);
     static const struct {
         const char *fields;
         uint32_t top_k;
     } rows[] = {{"", 7}, {",\"top_k\":0", 0}, {",\"top_k\":-1", 0}, {",\"top_k\":3", 3}};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        api_request *r = NULL;
+        api_request *req = NULL;
         buf body = {0};
         buf_printf(&body, "{\"prompt\":\"x\"%s}", rows[i].fields);
-        cr_assert_eq(api_parse(&r, c, API_COMPLETION, body.data, body.len, &e), 0, "%s", e.msg);
-        cr_expect_eq(r->sampling.top_k, rows[i].top_k, "row %zu", i);
-        api_request_destroy(r);
+        cr_assert_eq(api_parse(&req, ctx, API_COMPLETION, body.data, body.len, &e), 0, "%s", e.msg);
+        cr_expect_eq(req->sampling.top_k, rows[i].top_k, "row %zu", i);
+        api_request_destroy(req);
         buf_deinit(&body);
     }
-    api_context_close(c);
+    api_context_close(ctx);
     tmp_dir_remove(&dir);
 }
 
@@ -128,62 +128,62 @@ static const struct {
 };
 
 Test(api_files, a_model_whose_tokenizer_cannot_be_used_takes_ids_and_says_why_it_takes_no_text) {
-    api_context *c = NULL;
+    api_context *ctx = NULL;
     err e = {0};
-    api_opts o = {.model_dir = "models/demo",
-                  .model = f.model,
-                  .no_tokenizer = "tokenizer.json: model.type is 'WordPiece'"};
-    cr_assert_eq(api_context_open(&c, &o, &e), 0, "%s", e.msg);
+    api_opts opts = {.model_dir = "models/demo",
+                     .model = f.model,
+                     .no_tokenizer = "tokenizer.json: model.type is 'WordPiece'"};
+    cr_assert_eq(api_context_open(&ctx, &opts, &e), 0, "%s", e.msg);
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
-        api_request *r = NULL;
+        api_request *req = NULL;
         err why = {0};
-        cr_expect_eq(api_parse(&r, c, texts[i].kind, texts[i].body, strlen(texts[i].body), &why),
-                     -1);
+        cr_expect_eq(
+            api_parse(&req, ctx, texts[i].kind, texts[i].body, strlen(texts[i].body), &why), -1);
         cr_expect_eq(api_status(&why), 400);
         cr_expect_not_null(strstr(why.msg, "no tokenizer (tokenizer.json: model.type is 'Word"),
                            "%s", why.msg);
     }
-    api_request *r = NULL;
+    api_request *req = NULL;
     static const char ids[] = "{\"prompt\":[1,2]}";
-    cr_expect_eq(api_parse(&r, c, API_COMPLETION, ids, sizeof ids - 1, &e), 0, "%s", e.msg);
-    api_request_destroy(r);
-    api_context_close(c);
+    cr_expect_eq(api_parse(&req, ctx, API_COMPLETION, ids, sizeof ids - 1, &e), 0, "%s", e.msg);
+    api_request_destroy(req);
+    api_context_close(ctx);
 }
 
 /* ---- special tokens, and U+0000 ---- */
 
-static size_t prompt_of(const api_context *c, const char *body, uint32_t out[32]) {
-    api_request *r = NULL;
+static size_t prompt_of(const api_context *ctx, const char *body, uint32_t out[32]) {
+    api_request *req = NULL;
     err e = {0};
-    cr_assert_eq(api_parse(&r, c, API_COMPLETION, body, strlen(body), &e), 0, "%s", e.msg);
-    size_t n = r->prompts[0].n_ids;
+    cr_assert_eq(api_parse(&req, ctx, API_COMPLETION, body, strlen(body), &e), 0, "%s", e.msg);
+    size_t n = req->prompts[0].n_ids;
     cr_assert_leq(n, 32);
-    memcpy(out, r->prompts[0].ids, n * sizeof *out);
-    api_request_destroy(r);
+    memcpy(out, req->prompts[0].ids, n * sizeof *out);
+    api_request_destroy(req);
     return n;
 }
 
 Test(api_files, special_tokens_of_a_text_prompt_are_text_unless_the_server_reads_them) {
     static const char body[] = "{\"prompt\":\"<|user|>x<|end|>\"}";
     uint32_t plain[32], read[32];
-    api_context *c = NULL;
+    api_context *ctx = NULL;
     err e = {0};
-    api_opts o = {.model_dir = "models/demo",
-                  .model = f.model,
-                  .tokenizer = f.tokenizer,
-                  .special_tokens = true};
-    cr_assert_eq(api_context_open(&c, &o, &e), 0, "%s", e.msg);
-    size_t n = prompt_of(f.c, body, plain), k = prompt_of(c, body, read);
+    api_opts opts = {.model_dir = "models/demo",
+                     .model = f.model,
+                     .tokenizer = f.tokenizer,
+                     .special_tokens = true};
+    cr_assert_eq(api_context_open(&ctx, &opts, &e), 0, "%s", e.msg);
+    size_t n = prompt_of(f.c, body, plain), k = prompt_of(ctx, body, read);
     for (size_t i = 0; i < n; i++)
         cr_expect_not(tokenizer_is_special(f.tokenizer, plain[i]));
     cr_assert_eq(k, 3);
     cr_expect(read[0] == 2045 && read[2] == 2047);
     buf out = {0};
     static const char same[] = "{\"prompt\":\"<|user|>x<|end|>\"}";
-    cr_assert_eq(api_list(api_tokenize, c, same, sizeof same - 1, SIZE_MAX, &out, &e), 0);
+    cr_assert_eq(api_list(api_tokenize, ctx, same, sizeof same - 1, SIZE_MAX, &out, &e), 0);
     cr_expect_not_null(strstr(out.data, "\"count\":3"), "%s", out.data);
     buf_deinit(&out);
-    api_context_close(c);
+    api_context_close(ctx);
 }
 
 Test(api_files, u0000_is_a_character_of_prompts_and_messages) {
@@ -211,10 +211,10 @@ Test(api_files, u0000_is_a_character_of_prompts_and_messages) {
         {API_RESPONSES, "{\"input\":\"a\\u0000b\"}", "{\"input\":\"a\"}"},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        api_request *a = api_must_parse(&f, rows[i].kind, rows[i].with);
+        api_request *req = api_must_parse(&f, rows[i].kind, rows[i].with);
         api_request *b = api_must_parse(&f, rows[i].kind, rows[i].without);
-        cr_expect_eq(api_prompt_tokens(a), api_prompt_tokens(b) + 2, "row %zu", i);
-        api_request_destroy(a);
+        cr_expect_eq(api_prompt_tokens(req), api_prompt_tokens(b) + 2, "row %zu", i);
+        api_request_destroy(req);
         api_request_destroy(b);
     }
 }

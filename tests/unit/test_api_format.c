@@ -21,18 +21,18 @@ typedef struct {
 } answer;
 
 static void on_event(void *ud, const sched_event *ev) {
-    answer *a = ud;
+    answer *got = ud;
     err e = {0};
-    for (uint32_t i = 0; i < a->n; i++) {
-        if (a->ids[i] == ev->id) a->bits |= api_event(a->reply, i, ev, &a->out, &e);
+    for (uint32_t i = 0; i < got->n; i++) {
+        if (got->ids[i] == ev->id) got->bits |= api_event(got->reply, i, ev, &got->out, &e);
     }
     cr_assert_eq(e.code, ERR_NONE, "%s", e.msg);
 }
 
 /* The whole body of the answer. */
-static json_t *ask(const api_fixture *f, api_kind kind, const char *body) {
-    answer a = {.reply = api_must_reply(f, kind, body)};
-    eng_backend *b = NULL;
+static json_t *ask(const api_fixture *fixture, api_kind kind, const char *body) {
+    answer got = {.reply = api_must_reply(fixture, kind, body)};
+    eng_backend *backend = NULL;
     sched_opts so;
     err e = {0};
     sched_opts_default(&so);
@@ -45,22 +45,22 @@ static json_t *ask(const api_fixture *f, api_kind kind, const char *body) {
                            .max_positions = 1024,
                            .kernels = "portable"};
     so.max_rows = 64;
-    cr_assert_eq(eng_cpu_open(&b, f->model, &bo, &e), 0, "%s", e.msg);
-    cr_assert_eq(sched_create(&a.s, b, &so, on_event, &a, &e), 0, "%s", e.msg);
-    for (uint32_t i = 0; i < api_reply_sequences(a.reply); i++) {
-        sched_request q;
-        api_reply_request(a.reply, i, &q);
-        cr_assert_eq(sched_submit(a.s, &q, &a.ids[a.n++], &e), 0, "%s", e.msg);
+    cr_assert_eq(eng_cpu_open(&backend, fixture->model, &bo, &e), 0, "%s", e.msg);
+    cr_assert_eq(sched_create(&got.s, backend, &so, on_event, &got, &e), 0, "%s", e.msg);
+    for (uint32_t i = 0; i < api_reply_sequences(got.reply); i++) {
+        sched_request req;
+        api_reply_request(got.reply, i, &req);
+        cr_assert_eq(sched_submit(got.s, &req, &got.ids[got.n++], &e), 0, "%s", e.msg);
     }
     for (bool idle = false; !idle;)
-        cr_assert_eq(sched_step(a.s, &idle, &e), 0, "%s", e.msg);
-    cr_assert(a.bits & API_DONE);
-    json_t *json = json_loadb(a.out.data, a.out.len, 0, NULL);
-    cr_assert(json, "%s", a.out.data);
-    sched_destroy(a.s);
-    eng_backend_close(b);
-    api_reply_destroy(a.reply);
-    buf_deinit(&a.out);
+        cr_assert_eq(sched_step(got.s, &idle, &e), 0, "%s", e.msg);
+    cr_assert(got.bits & API_DONE);
+    json_t *json = json_loadb(got.out.data, got.out.len, 0, NULL);
+    cr_assert(json, "%s", got.out.data);
+    sched_destroy(got.s);
+    eng_backend_close(backend);
+    api_reply_destroy(got.reply);
+    buf_deinit(&got.out);
     return json;
 }
 
@@ -78,27 +78,27 @@ static const json_t *choice(const json_t *body, size_t i) {
 
 static void check_person(const char *text) {
     json_error_t why;
-    json_t *v = json_loads(text, 0, &why), *one;
+    json_t *value = json_loads(text, 0, &why), *one;
     size_t i;
-    cr_assert(v, "%s in '%s'", why.text, text);
-    cr_assert_eq(json_object_size(v), 4, "%s", text);
-    cr_assert(json_is_string(json_object_get(v, "name")), "%s", text);
-    json_int_t age = json_integer_value(json_object_get(v, "age"));
-    cr_assert(json_is_integer(json_object_get(v, "age")) && age >= 0 && age <= 120, "%s", text);
-    const json_t *kind = json_object_get(v, "kind"), *tags = json_object_get(v, "tags");
+    cr_assert(value, "%s in '%s'", why.text, text);
+    cr_assert_eq(json_object_size(value), 4, "%s", text);
+    cr_assert(json_is_string(json_object_get(value, "name")), "%s", text);
+    json_int_t age = json_integer_value(json_object_get(value, "age"));
+    cr_assert(json_is_integer(json_object_get(value, "age")) && age >= 0 && age <= 120, "%s", text);
+    const json_t *kind = json_object_get(value, "kind"), *tags = json_object_get(value, "tags");
     const char *word = json_string_value(kind);
     cr_assert(json_is_null(kind) || (word && (!strcmp(word, "king") || !strcmp(word, "prophet"))),
               "%s", text);
     cr_assert(json_is_array(tags) && json_array_size(tags) <= 3, "%s", text);
     json_array_foreach(tags, i, one) cr_assert(json_is_string(one), "%s", text);
-    json_decref(v);
+    json_decref(value);
 }
 
 Test(api_format, every_answer_of_a_weak_model_fits_its_schema) {
-    api_fixture f;
-    api_fixture_open(&f, NULL, false);
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
     json_t *body = ask(
-        &f, API_CHAT,
+        &fixture, API_CHAT,
         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"Who was David?\"}],"
         "\"temperature\":1,\"seed\":7,\"n\":8,\"max_tokens\":500,\"response_format\":{\"type\":"
         "\"json_schema\",\"json_schema\":{\"name\":\"person\",\"strict\":true,\"schema\":" PERSON
@@ -111,7 +111,7 @@ Test(api_format, every_answer_of_a_weak_model_fits_its_schema) {
         check_person(text);
     }
     json_decref(body);
-    body = ask(&f, API_COMPLETION,
+    body = ask(&fixture, API_COMPLETION,
                "{\"model\":\"demo\",\"prompt\":[\"In the beginning\",\"And it came to "
                "pass\"],\"temperature\":1.5,"
                "\"seed\":3,\"max_tokens\":500,\"response_format\":{\"type\":\"json_schema\",\"json_"
@@ -120,7 +120,7 @@ Test(api_format, every_answer_of_a_weak_model_fits_its_schema) {
     for (size_t i = 0; i < 2; i++)
         check_person(json_string_value(json_object_get(choice(body, i), "text")));
     json_decref(body);
-    body = ask(&f, API_RESPONSES,
+    body = ask(&fixture, API_RESPONSES,
                "{\"model\":\"demo\",\"input\":\"Who was "
                "David?\",\"max_output_tokens\":500,\"text\":{\"format\":{"
                "\"type\":\"json_schema\",\"name\":\"person\",\"schema\":" PERSON "}}}");
@@ -128,14 +128,14 @@ Test(api_format, every_answer_of_a_weak_model_fits_its_schema) {
     check_person(json_string_value(
         json_object_get(json_array_get(json_object_get(message, "content"), 0), "text")));
     json_decref(body);
-    api_fixture_close(&f);
+    api_fixture_close(&fixture);
 }
 
 Test(api_format, a_json_object_is_one_or_a_beginning_of_one) {
-    api_fixture f;
-    api_fixture_open(&f, NULL, false);
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
     json_t *body = ask(
-        &f, API_CHAT,
+        &fixture, API_CHAT,
         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"Speak\"}],"
         "\"temperature\":1,"
         "\"seed\":1,\"n\":8,\"max_tokens\":300,\"response_format\":{\"type\":\"json_object\"}}");
@@ -145,12 +145,12 @@ Test(api_format, a_json_object_is_one_or_a_beginning_of_one) {
         const char *why = json_string_value(json_object_get(choice(body, i), "finish_reason"));
         cr_assert_eq(text[0], '{', "%s", text);
         if (strcmp(why, "length") == 0) continue; /* cut by max_tokens: a beginning */
-        json_t *v = json_loads(text, 0, NULL);
-        cr_assert(json_is_object(v), "%s", text);
-        json_decref(v);
+        json_t *value = json_loads(text, 0, NULL);
+        cr_assert(json_is_object(value), "%s", text);
+        json_decref(value);
     }
     json_decref(body);
-    api_fixture_close(&f);
+    api_fixture_close(&fixture);
 }
 
 Test(api_format, the_same_seed_gives_the_same_answer_alone_and_among_others) {
@@ -158,19 +158,20 @@ Test(api_format, the_same_seed_gives_the_same_answer_alone_and_among_others) {
         "{\"model\":\"demo\",\"prompt\":\"Moses\",\"temperature\":1,\"seed\":11,\"n\":%d,"
         "\"max_tokens\":500,\"response_format\":{\"type\":\"json_schema\",\"json_schema\":"
         "{\"name\":\"p\",\"schema\":" PERSON "}}}";
-    api_fixture f;
-    api_fixture_open(&f, NULL, false);
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
     buf one = {0}, many = {0};
     buf_printf(&one, body, 1);
     buf_printf(&many, body, 6);
-    json_t *alone = ask(&f, API_COMPLETION, one.data), *among = ask(&f, API_COMPLETION, many.data);
+    json_t *alone = ask(&fixture, API_COMPLETION, one.data),
+           *among = ask(&fixture, API_COMPLETION, many.data);
     cr_assert_str_eq(json_string_value(json_object_get(choice(alone, 0), "text")),
                      json_string_value(json_object_get(choice(among, 0), "text")));
     json_decref(alone);
     json_decref(among);
     buf_deinit(&one);
     buf_deinit(&many);
-    api_fixture_close(&f);
+    api_fixture_close(&fixture);
 }
 
 Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
@@ -199,27 +200,27 @@ Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
         {CHAT "\"response_format\":{\"type\":\"json_object\"},\"min_tokens\":3}", "min_tokens",
          ERR_BAD_PARAM},
     };
-    api_fixture f;
-    api_fixture_open(&f, NULL, false);
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        api_request *r = NULL;
+        api_request *req = NULL;
         err e = {0};
-        cr_assert_eq(api_parse(&r, f.c, API_CHAT, rows[i].body, strlen(rows[i].body), &e), -1,
-                     "row %zu", i);
-        cr_assert_null(r);
+        cr_assert_eq(api_parse(&req, fixture.c, API_CHAT, rows[i].body, strlen(rows[i].body), &e),
+                     -1, "row %zu", i);
+        cr_assert_null(req);
         cr_assert_eq(e.code, rows[i].code, "row %zu: %s", i, e.msg);
         cr_assert_str_eq(e.param, rows[i].param, "row %zu: %s", i, e.msg);
         cr_assert_eq(api_status(&e), 400, "row %zu", i);
     }
-    api_fixture_close(&f);
-    api_fixture_open(&f, NULL, true);
+    api_fixture_close(&fixture);
+    api_fixture_open(&fixture, NULL, true);
     static const char ids[] =
         "{\"model\":\"demo\",\"prompt\":[1,2],\"response_format\":{\"type\":\"json_object\"}}";
-    api_request *r = NULL;
+    api_request *req = NULL;
     err e = {0};
-    cr_assert_eq(api_parse(&r, f.c, API_COMPLETION, ids, strlen(ids), &e), -1);
+    cr_assert_eq(api_parse(&req, fixture.c, API_COMPLETION, ids, strlen(ids), &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED, "%s", e.msg);
-    api_fixture_close(&f);
+    api_fixture_close(&fixture);
 }
 
 Test(api_format, a_form_that_cannot_be_had_is_told_with_the_field_that_asked_for_it) {
@@ -243,23 +244,23 @@ Test(api_format, a_form_that_cannot_be_had_is_told_with_the_field_that_asked_for
         err_code why;
         const char *code;
     } ends[] = {{ERR_COSTLY, "form_too_costly"}, {ERR_CONSTRAINT, "no_token_left"}};
-    api_fixture f;
-    api_fixture_open(&f, NULL, false);
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
     for (size_t i = 0; i < 2 * ARRAY_LEN(rows); i++) {
-        api_reply *r = api_must_reply(&f, rows[i / 2].kind, rows[i / 2].body);
+        api_reply *reply = api_must_reply(&fixture, rows[i / 2].kind, rows[i / 2].body);
         sched_event end = ev_end(SCHED_FAILED, 1, 0);
         end.why = ends[i % 2].why;
         buf out = {0}, body = {0};
         err e = {0};
-        cr_assert_eq(api_reply_event(r, 0, &end, &out, &e), API_FAILED);
+        cr_assert_eq(api_reply_event(reply, 0, &end, &out, &e), API_FAILED);
         cr_assert_eq(api_status(&e), 400);
         api_error_body(&body, &e);
         cr_expect_str_eq(e.param, rows[i / 2].field);
         cr_expect(strstr(body.data, ends[i % 2].code), "%s", body.data);
         cr_expect(strstr(body.data, err_text(ends[i % 2].why)), "%s", body.data);
-        api_reply_destroy(r);
+        api_reply_destroy(reply);
         buf_deinit(&out);
         buf_deinit(&body);
     }
-    api_fixture_close(&f);
+    api_fixture_close(&fixture);
 }

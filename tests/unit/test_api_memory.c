@@ -44,28 +44,29 @@ static const struct {
 
 /* Writes one whole answer. Returns 0, or -1 with the reason in e. */
 static int whole_answer(size_t row, buf *out, err *e) {
-    api_request *q;
-    api_reply *r;
-    if (api_parse(&q, f.c, rows[row].kind, rows[row].body, strlen(rows[row].body), e) != 0)
+    api_request *req;
+    api_reply *reply;
+    if (api_parse(&req, f.c, rows[row].kind, rows[row].body, strlen(rows[row].body), e) != 0)
         return -1;
-    if (api_reply_create(&r, f.c, q, NULL, e) != 0) return -1;
+    if (api_reply_create(&reply, f.c, req, NULL, e) != 0) return -1;
     unsigned bits = 0;
-    for (uint32_t i = 0; i < api_reply_sequences(r) && !(bits & API_FAILED); i++) {
+    for (uint32_t i = 0; i < api_reply_sequences(reply) && !(bits & API_FAILED); i++) {
         static const uint32_t ids[] = {300, 301, 302};
-        sched_request s;
-        api_reply_request(r, i, &s);
-        for (uint32_t k = 0; s.prompt_logprobs && k < s.n_prompt; k++) {
-            sched_event ev = {.kind = SCHED_PROMPT, .token = s.prompt[k], .pos = k, .logprob = -1};
-            bits |= api_event(r, i, &ev, out, e);
+        sched_request seq_req;
+        api_reply_request(reply, i, &seq_req);
+        for (uint32_t k = 0; seq_req.prompt_logprobs && k < seq_req.n_prompt; k++) {
+            sched_event ev = {
+                .kind = SCHED_PROMPT, .token = seq_req.prompt[k], .pos = k, .logprob = -1};
+            bits |= api_event(reply, i, &ev, out, e);
         }
-        for (uint32_t k = 0; k < s.max_tokens && !(bits & API_FAILED); k++) {
+        for (uint32_t k = 0; k < seq_req.max_tokens && !(bits & API_FAILED); k++) {
             sched_event ev = ev_token(ids[k % 3], 1, -1);
-            bits |= api_event(r, i, &ev, out, e);
+            bits |= api_event(reply, i, &ev, out, e);
         }
-        sched_event end = ev_end(SCHED_LENGTH, s.n_prompt, s.max_tokens);
-        bits |= api_event(r, i, &end, out, e);
+        sched_event end = ev_end(SCHED_LENGTH, seq_req.n_prompt, seq_req.max_tokens);
+        bits |= api_event(reply, i, &end, out, e);
     }
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     return bits & API_FAILED ? -1 : 0;
 }
 
@@ -208,16 +209,16 @@ Test(api_memory, opening_a_context_survives_every_failed_allocation) {
     for (int sticky = 0; sticky < 2; sticky++) {
         for (long n = 0;; n++) {
             err e = {0};
-            api_context *c;
-            api_opts o = {.model_dir = "models/demo",
-                          .served_name = "demo",
-                          .model = f.model,
-                          .tokenizer = f.tokenizer};
+            api_context *ctx;
+            api_opts opts = {.model_dir = "models/demo",
+                             .served_name = "demo",
+                             .model = f.model,
+                             .tokenizer = f.tokenizer};
             oom_after(n, sticky);
-            int rc = api_context_open(&c, &o, &e);
+            int rc = api_context_open(&ctx, &opts, &e);
             bool reached = oom_stop();
-            if (rc == 0) api_context_close(c);
-            else cr_assert_null(c);
+            if (rc == 0) api_context_close(ctx);
+            else cr_assert_null(ctx);
             if (rc != 0)
                 cr_assert_eq(e.code, ERR_NO_MEMORY, "allocation %ld: %s %s", n, err_name(e.code),
                              e.msg);

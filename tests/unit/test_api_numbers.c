@@ -18,36 +18,38 @@ static bool in_range(const api__field *field, double x) {
 }
 
 /* One sampling with logits as a model may put them out. */
-static void sample_with(const eng_sampling *p, err *e) {
+static void sample_with(const eng_sampling *params, err *e) {
     float logits[VOCAB];
     uint32_t seen[VOCAB];
     for (uint32_t i = 0; i < VOCAB; i++) {
         seen[i] = i;
         logits[i] = (float)i * 1000.0f - 30000.0f;
     }
-    eng_history h = {.prompt = seen, .n_prompt = VOCAB, .output = seen, .n_output = VOCAB / 2};
-    eng_sampler *s;
+    eng_history history = {
+        .prompt = seen, .n_prompt = VOCAB, .output = seen, .n_output = VOCAB / 2};
+    eng_sampler *sampler;
     eng_choice out;
-    cr_assert_eq(eng_sampler_create(&s, VOCAB, e), 0);
-    cr_expect_eq(eng_sample(s, p, &h, NULL, logits, 0, 2, &out, e) == 0, e->code == ERR_NONE);
-    eng_sampler_destroy(s);
+    cr_assert_eq(eng_sampler_create(&sampler, VOCAB, e), 0);
+    cr_expect_eq(eng_sample(sampler, params, &history, NULL, logits, 0, 2, &out, e) == 0,
+                 e->code == ERR_NONE);
+    eng_sampler_destroy(sampler);
 }
 
 static void check_value(const api__field *field, double x) {
-    api_request *r;
+    api_request *req;
     err e = {0};
     buf body = {0};
     buf_printf(&body, "{\"prompt\":\"a\",\"seed\":1,\"%s\":%.17g}", field->name, x);
-    int rc = api_parse(&r, f.c, API_COMPLETION, body.data, body.len, &e);
+    int rc = api_parse(&req, f.c, API_COMPLETION, body.data, body.len, &e);
     if (in_range(field, x)) {
         cr_assert_eq(rc, 0, "%s: %s", body.data, e.msg);
-        sample_with(&r->sampling, &e);
+        sample_with(&req->sampling, &e);
         cr_expect_eq(e.code, ERR_NONE, "%s: the sampler says %s", body.data, e.msg);
     } else {
         cr_expect_eq(rc, -1, "%s", body.data);
         cr_expect_str_eq(e.param, field->name);
     }
-    api_request_destroy(r);
+    api_request_destroy(req);
     buf_deinit(&body);
 }
 
@@ -87,9 +89,9 @@ Test(api_numbers, the_sampler_takes_all_extremes_at_once) {
     };
     for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
         err e = {0};
-        api_request *r = api_must_parse(&f, API_COMPLETION, bodies[i]);
-        sample_with(&r->sampling, &e);
+        api_request *req = api_must_parse(&f, API_COMPLETION, bodies[i]);
+        sample_with(&req->sampling, &e);
         cr_expect_eq(e.code, ERR_NONE, "%s: %s", bodies[i], e.msg);
-        api_request_destroy(r);
+        api_request_destroy(req);
     }
 }

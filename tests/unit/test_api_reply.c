@@ -11,18 +11,18 @@
 API_SUITE(api_reply);
 
 /* Timestamps differ from run to run: every "created":N becomes "created":0. */
-static char *stampless(buf *b) {
+static char *stampless(buf *text) {
     static const char key[] = "\"created\":";
     buf out = {0};
-    const char *at = b->data ? b->data : "";
+    const char *at = text->data ? text->data : "";
     for (const char *hit; (hit = strstr(at, key)); at = hit + strspn(hit, "0123456789")) {
         buf_append(&out, at, (size_t)(hit - at) + sizeof key - 1);
         buf_puts(&out, "0");
         hit += sizeof key - 1;
     }
     buf_puts(&out, at);
-    buf_deinit(b);
-    *b = out;
+    buf_deinit(text);
+    *text = out;
     return out.data;
 }
 
@@ -31,16 +31,16 @@ static unsigned answer(api_kind kind, const char *body, const char *text, sched_
                        buf *out) {
     uint32_t ids[256];
     size_t n = api_ids(&f, text, ids, 256);
-    api_reply *r = api_must_reply(&f, kind, body);
-    unsigned bits = api_feed(r, 0, ids, n, why, out);
-    api_reply_destroy(r);
+    api_reply *reply = api_must_reply(&f, kind, body);
+    unsigned bits = api_feed(reply, 0, ids, n, why, out);
+    api_reply_destroy(reply);
     return bits;
 }
 
-static json_t *parsed(const buf *b) {
+static json_t *parsed(const buf *text) {
     json_error_t why;
-    json_t *root = json_loadb(b->data, b->len, JSON_REJECT_DUPLICATES, &why);
-    cr_assert_not_null(root, "%s in %s", why.text, b->data);
+    json_t *root = json_loadb(text->data, text->len, JSON_REJECT_DUPLICATES, &why);
+    cr_assert_not_null(root, "%s in %s", why.text, text->data);
     return root;
 }
 
@@ -190,9 +190,9 @@ static size_t gather(const buf *sse, buf *text, buf *tokens) {
         }
         const json_t *list = json_object_get(logprobs, delta ? "content" : "tokens");
         for (size_t i = 0; i < json_array_size(list); i++) {
-            const json_t *v = json_array_get(list, i);
-            if (json_is_object(v)) v = json_object_get(v, "token");
-            buf_append(tokens, json_string_value(v), json_string_length(v));
+            const json_t *value = json_array_get(list, i);
+            if (json_is_object(value)) value = json_object_get(value, "token");
+            buf_append(tokens, json_string_value(value), json_string_length(value));
         }
         json_decref(root);
     }
@@ -228,13 +228,13 @@ Test(api_reply, deltas_and_token_strings_both_join_to_the_text_of_the_whole_answ
 Test(api_reply, bytes_that_never_become_a_character_end_as_one_replacement) {
     uint32_t ids[8];
     size_t n = api_ids(&f, "\xf0\x9f", ids, 8);
-    api_reply *r =
+    api_reply *reply =
         api_must_reply(&f, API_COMPLETION, "{\"model\":\"demo\",\"prompt\":\"x\",\"logprobs\":1}");
     buf out = {0};
-    api_feed(r, 0, ids, n, SCHED_STOP, &out);
+    api_feed(reply, 0, ids, n, SCHED_STOP, &out);
     cr_assert_not_null(strstr(out.data, "\"text\":\"\xef\xbf\xbd\""), "%s", out.data);
     json_decref(parsed(&out));
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
 }
 
@@ -296,20 +296,20 @@ Test(api_reply, a_stop_token_of_the_request_is_named_and_the_models_own_is_not) 
         const char *want;
     } rows[] = {{77, "\"stop_reason\":77"}, {2047, "\"stop_reason\":null"}};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        api_reply *r = api_must_reply(
+        api_reply *reply = api_must_reply(
             &f, API_COMPLETION, "{\"model\":\"demo\",\"prompt\":\"x\",\"stop_token_ids\":[77]}");
-        sched_request q;
-        api_reply_request(r, 0, &q);
-        cr_assert_eq(q.n_stop_ids, 3);
+        sched_request req;
+        api_reply_request(reply, 0, &req);
+        cr_assert_eq(req.n_stop_ids, 3);
         sched_event ev = ev_end(SCHED_STOP, 1, 0);
         ev.stop_id = rows[i].id;
         buf out = {0};
         err e = {0};
-        cr_assert_eq(api_event(r, 0, &ev, &out, &e), API_DONE);
+        cr_assert_eq(api_event(reply, 0, &ev, &out, &e), API_DONE);
         cr_expect_not_null(strstr(out.data, rows[i].want), "%s", out.data);
         cr_expect_not_null(strstr(out.data, "\"text\":\"\""));
         cr_expect_not_null(strstr(out.data, "\"completion_tokens\":0"));
-        api_reply_destroy(r);
+        api_reply_destroy(reply);
         buf_deinit(&out);
     }
 }
@@ -317,20 +317,20 @@ Test(api_reply, a_stop_token_of_the_request_is_named_and_the_models_own_is_not) 
 /* ---- choices, echo, logprobs ---- */
 
 Test(api_reply, choices_are_numbered_over_prompts_and_n_and_have_seeds_of_their_own) {
-    api_reply *r = api_must_reply(
+    api_reply *reply = api_must_reply(
         &f, API_COMPLETION,
         "{\"model\":\"demo\",\"prompt\":[[1,2],[3]],\"n\":2,\"seed\":5,\"max_tokens\":1}");
-    cr_assert_eq(api_reply_sequences(r), 4);
-    sched_request q[4];
+    cr_assert_eq(api_reply_sequences(reply), 4);
+    sched_request req[4];
     for (uint32_t i = 0; i < 4; i++)
-        api_reply_request(r, i, &q[i]);
-    cr_assert_eq(q[0].sampling.seed, 5);
-    cr_assert_neq(q[1].sampling.seed, 5);
-    cr_assert_eq(q[2].sampling.seed, 5,
+        api_reply_request(reply, i, &req[i]);
+    cr_assert_eq(req[0].sampling.seed, 5);
+    cr_assert_neq(req[1].sampling.seed, 5);
+    cr_assert_eq(req[2].sampling.seed, 5,
                  "a prompt's answer does not depend on the prompts beside it");
-    cr_assert_eq(q[3].sampling.seed, q[1].sampling.seed);
-    cr_assert_eq(q[1].n_prompt, 2);
-    cr_assert_eq(q[3].n_prompt, 1);
+    cr_assert_eq(req[3].sampling.seed, req[1].sampling.seed);
+    cr_assert_eq(req[1].n_prompt, 2);
+    cr_assert_eq(req[3].n_prompt, 1);
     buf out = {0};
     uint32_t ids[4];
     for (uint32_t i = 0; i < 4; i++) {
@@ -339,7 +339,7 @@ Test(api_reply, choices_are_numbered_over_prompts_and_n_and_have_seeds_of_their_
     }
     for (uint32_t i = 4; i-- > 0;) {
         cr_assert_eq(out.len, 0);
-        api_feed(r, i, &ids[i], 1, SCHED_LENGTH, &out);
+        api_feed(reply, i, &ids[i], 1, SCHED_LENGTH, &out);
     }
     json_t *root = parsed(&out), *choices = json_object_get(root, "choices");
     for (size_t i = 0; i < 4; i++) {
@@ -353,18 +353,18 @@ Test(api_reply, choices_are_numbered_over_prompts_and_n_and_have_seeds_of_their_
                  "a prompt counts once, whatever n");
     cr_expect_eq(json_integer_value(json_object_get(usage, "completion_tokens")), 4);
     json_decref(root);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
 }
 
 Test(api_reply, without_a_seed_every_sequence_has_another) {
-    api_reply *r =
+    api_reply *reply =
         api_must_reply(&f, API_COMPLETION, "{\"model\":\"demo\",\"prompt\":[[1],[1]],\"n\":2}");
     sched_request a, b;
-    api_reply_request(r, 0, &a);
-    api_reply_request(r, 2, &b);
+    api_reply_request(reply, 0, &a);
+    api_reply_request(reply, 2, &b);
     cr_assert_neq(a.sampling.seed, b.sampling.seed);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
 }
 
 static sched_event ev_prompt(uint32_t id, uint32_t pos) {
@@ -378,43 +378,43 @@ static sched_event ev_prompt(uint32_t id, uint32_t pos) {
 }
 
 Test(api_reply, echo_with_no_tokens_scores_the_prompt) {
-    api_reply *r = api_must_reply(
+    api_reply *reply = api_must_reply(
         &f, API_COMPLETION,
         "{\"model\":\"demo\",\"prompt\":\"caf\xc3\xa9 God\",\"echo\":true,\"max_tokens\":0,"
         "\"logprobs\":1,\"return_depth\":true}");
-    sched_request q;
-    api_reply_request(r, 0, &q);
-    cr_assert_eq(q.max_tokens, 0);
-    cr_assert(q.prompt_logprobs);
-    cr_assert_eq(q.n_top, 1);
+    sched_request req;
+    api_reply_request(reply, 0, &req);
+    cr_assert_eq(req.max_tokens, 0);
+    cr_assert(req.prompt_logprobs);
+    cr_assert_eq(req.n_top, 1);
     buf out = {0};
     err e = {0};
-    for (uint32_t i = 0; i < q.n_prompt; i++) {
-        sched_event ev = ev_prompt(q.prompt[i], i);
-        api_event(r, 0, &ev, &out, &e);
+    for (uint32_t i = 0; i < req.n_prompt; i++) {
+        sched_event ev = ev_prompt(req.prompt[i], i);
+        api_event(reply, 0, &ev, &out, &e);
     }
-    sched_event end = ev_end(SCHED_LENGTH, q.n_prompt, 0);
-    cr_assert_eq(api_event(r, 0, &end, &out, &e), API_DONE);
+    sched_event end = ev_end(SCHED_LENGTH, req.n_prompt, 0);
+    cr_assert_eq(api_event(reply, 0, &end, &out, &e), API_DONE);
     json_t *root = parsed(&out), *ch = json_array_get(json_object_get(root, "choices"), 0);
     const json_t *lp = json_object_get(ch, "logprobs");
     cr_expect_str_eq(json_string_value(json_object_get(ch, "text")), "caf\xc3\xa9 God");
-    cr_expect_eq(json_array_size(json_object_get(lp, "tokens")), q.n_prompt);
+    cr_expect_eq(json_array_size(json_object_get(lp, "tokens")), req.n_prompt);
     cr_expect(json_is_null(json_array_get(json_object_get(lp, "token_logprobs"), 0)));
     cr_expect(json_is_null(json_array_get(json_object_get(lp, "top_logprobs"), 0)));
     cr_expect_eq(json_object_size(json_array_get(json_object_get(lp, "top_logprobs"), 1)), 2);
     const json_t *offsets = json_object_get(lp, "text_offset"),
                  *tokens = json_object_get(lp, "tokens");
     size_t chars = 0;
-    for (size_t i = 0; i < q.n_prompt; i++) {
-        const json_t *t = json_array_get(tokens, i);
+    for (size_t i = 0; i < req.n_prompt; i++) {
+        const json_t *entry = json_array_get(tokens, i);
         cr_expect_eq((size_t)json_integer_value(json_array_get(offsets, i)), chars);
-        chars += utf8_count(json_string_value(t), json_string_length(t));
+        chars += utf8_count(json_string_value(entry), json_string_length(entry));
     }
     cr_expect_eq(chars, 8);
-    cr_expect_eq(json_array_size(json_object_get(ch, "depths")), q.n_prompt);
+    cr_expect_eq(json_array_size(json_object_get(ch, "depths")), req.n_prompt);
     cr_expect_str_eq(json_string_value(json_object_get(ch, "finish_reason")), "length");
     json_decref(root);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
 }
 
@@ -428,7 +428,7 @@ Test(api_reply, a_stream_with_echo_begins_with_prompt_and_first_token_together) 
 }
 
 Test(api_reply, prompt_logprobs_have_vllms_shape_and_leave_the_text_alone) {
-    api_reply *r = api_must_reply(
+    api_reply *reply = api_must_reply(
         &f, API_COMPLETION,
         "{\"model\":\"demo\",\"prompt\":[1,7,9],\"prompt_logprobs\":1,\"max_tokens\":1}");
     buf out = {0};
@@ -436,11 +436,11 @@ Test(api_reply, prompt_logprobs_have_vllms_shape_and_leave_the_text_alone) {
     static const uint32_t ids[] = {1, 7, 9};
     for (uint32_t i = 0; i < 3; i++) {
         sched_event ev = ev_prompt(ids[i], i);
-        api_event(r, 0, &ev, &out, &e);
+        api_event(reply, 0, &ev, &out, &e);
     }
     uint32_t id;
     api_ids(&f, "x", &id, 1);
-    api_feed(r, 0, &id, 1, SCHED_LENGTH, &out);
+    api_feed(reply, 0, &id, 1, SCHED_LENGTH, &out);
     json_t *root = parsed(&out), *ch = json_array_get(json_object_get(root, "choices"), 0);
     const json_t *list = json_object_get(ch, "prompt_logprobs");
     cr_assert_eq(json_array_size(list), 3);
@@ -451,15 +451,15 @@ Test(api_reply, prompt_logprobs_have_vllms_shape_and_leave_the_text_alone) {
     cr_assert_not_null(json_object_get(json_array_get(list, 2), "9"));
     cr_assert_str_eq(json_string_value(json_object_get(ch, "text")), "x");
     json_decref(root);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
 }
 
 Test(api_reply, chat_logprobs_have_all_four_keys_and_the_depth_if_asked) {
-    api_reply *r = api_must_reply(&f, API_CHAT,
-                                  "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\","
-                                  "\"content\":\"x\"}],\"logprobs\":true,"
-                                  "\"top_logprobs\":2,\"return_depth\":true}");
+    api_reply *reply = api_must_reply(&f, API_CHAT,
+                                      "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\","
+                                      "\"content\":\"x\"}],\"logprobs\":true,"
+                                      "\"top_logprobs\":2,\"return_depth\":true}");
     uint32_t id;
     api_ids(&f, "x", &id, 1);
     sched_event ev = ev_token(id, 5, -INFINITY);
@@ -468,9 +468,9 @@ Test(api_reply, chat_logprobs_have_all_four_keys_and_the_depth_if_asked) {
     ev.top[1] = (eng_top){2047, -3};
     buf out = {0};
     err e = {0};
-    api_event(r, 0, &ev, &out, &e);
+    api_event(reply, 0, &ev, &out, &e);
     ev = ev_end(SCHED_STOP, 1, 1);
-    cr_assert_eq(api_event(r, 0, &ev, &out, &e), API_DONE);
+    cr_assert_eq(api_event(reply, 0, &ev, &out, &e), API_DONE);
     cr_assert_not_null(
         strstr(out.data,
                "\"logprobs\":{\"content\":[{\"token\":\"x\",\"logprob\":-9999,\"bytes\":[120],"
@@ -478,22 +478,22 @@ Test(api_reply, chat_logprobs_have_all_four_keys_and_the_depth_if_asked) {
                "{\"token\":\"<|end|>\",\"logprob\":-3,\"bytes\":[60,124,101,110,100,124,62]}],"
                "\"depth\":5}],\"refusal\":null},\"depths\":[5]"),
         "%s", out.data);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
 }
 
 Test(api_reply, special_tokens_give_no_text) {
     static const uint32_t ids[] = {2047, 2044};
-    api_reply *r = api_must_reply(&f, API_COMPLETION,
-                                  "{\"model\":\"demo\",\"prompt\":\"x\",\"ignore_eos\":true}");
-    sched_request q;
-    api_reply_request(r, 0, &q);
-    cr_assert_eq(q.n_stop_ids, 0);
+    api_reply *reply = api_must_reply(&f, API_COMPLETION,
+                                      "{\"model\":\"demo\",\"prompt\":\"x\",\"ignore_eos\":true}");
+    sched_request req;
+    api_reply_request(reply, 0, &req);
+    cr_assert_eq(req.n_stop_ids, 0);
     buf out = {0};
-    api_feed(r, 0, ids, 2, SCHED_LENGTH, &out);
+    api_feed(reply, 0, ids, 2, SCHED_LENGTH, &out);
     cr_assert_not_null(strstr(out.data, "\"text\":\"\""));
     cr_assert_not_null(strstr(out.data, "\"completion_tokens\":2"));
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
 }
 
@@ -503,16 +503,16 @@ Test(api_reply, a_failure_before_the_first_byte_is_told_and_after_it_is_an_event
     sched_event end = ev_end(SCHED_FAILED, 1, 0);
     end.why = ERR_NUMERIC;
     for (int started = 0; started < 2; started++) {
-        api_reply *r = api_must_reply(
+        api_reply *reply = api_must_reply(
             &f, API_COMPLETION, "{\"model\":\"demo\",\"prompt\":\"x\",\"stream\":true,\"n\":2}");
         buf out = {0};
         err e = {0};
         uint32_t id;
         api_ids(&f, "x", &id, 1);
         sched_event ev = ev_token(id, 1, 0);
-        if (started) api_event(r, 0, &ev, &out, &e);
+        if (started) api_event(reply, 0, &ev, &out, &e);
         buf_clear(&out);
-        cr_assert_eq(api_event(r, 1, &end, &out, &e), API_FAILED);
+        cr_assert_eq(api_event(reply, 1, &end, &out, &e), API_FAILED);
         cr_assert_eq(e.code, ERR_NUMERIC);
         cr_assert_eq(api_status(&e), 500);
         if (started) {
@@ -522,15 +522,15 @@ Test(api_reply, a_failure_before_the_first_byte_is_told_and_after_it_is_an_event
             cr_assert_eq(out.len, 0);
         }
         buf_clear(&out);
-        cr_assert_eq(api_event(r, 0, &ev, &out, &e), 0, "nothing follows a failure");
+        cr_assert_eq(api_event(reply, 0, &ev, &out, &e), 0, "nothing follows a failure");
         cr_assert_eq(out.len, 0);
-        api_reply_destroy(r);
+        api_reply_destroy(reply);
         buf_deinit(&out);
     }
 }
 
 Test(api_reply, late_events_of_a_stopped_sequence_are_ignored) {
-    api_reply *r =
+    api_reply *reply =
         api_must_reply(&f, API_COMPLETION,
                        "{\"model\":\"demo\",\"prompt\":\"x\",\"stream\":true,\"stop\":\"God\"}");
     uint32_t ids[4];
@@ -540,26 +540,26 @@ Test(api_reply, late_events_of_a_stopped_sequence_are_ignored) {
     unsigned bits = 0;
     for (size_t i = 0; i < n; i++) {
         sched_event ev = ev_token(ids[i], 1, 0);
-        bits |= api_event(r, 0, &ev, &out, &e);
+        bits |= api_event(reply, 0, &ev, &out, &e);
     }
     cr_assert_eq(bits, API_CANCEL);
     size_t len = out.len;
     for (size_t i = 0; i < 3; i++) {
         sched_event ev = ev_token(ids[0], 1, 0);
-        cr_assert_eq(api_event(r, 0, &ev, &out, &e), 0);
+        cr_assert_eq(api_event(reply, 0, &ev, &out, &e), 0);
     }
     cr_assert_eq(out.len, len);
     sched_event end = ev_end(SCHED_CANCELLED, 1, 4);
-    cr_assert_eq(api_event(r, 0, &end, &out, &e), API_DONE);
+    cr_assert_eq(api_event(reply, 0, &end, &out, &e), API_DONE);
     uint64_t prompt, output;
-    api_reply_usage(r, &prompt, &output);
+    api_reply_usage(reply, &prompt, &output);
     cr_assert_eq(output, n);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
 }
 
 Test(api_reply, the_token_path_of_a_stream_allocates_nothing_once_it_runs) {
-    api_reply *r = api_must_reply(
+    api_reply *reply = api_must_reply(
         &f, API_CHAT,
         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,"
         "\"logprobs\":true,\"return_depth\":true,\"max_tokens\":900,\"stop\":\"zz\"}");
@@ -569,15 +569,15 @@ Test(api_reply, the_token_path_of_a_stream_allocates_nothing_once_it_runs) {
     api_ids(&f, " God", ids, 4);
     sched_event ev = ev_token(ids[0], 1, 0);
     for (int i = 0; i < 20; i++)
-        buf_clear(&out), api_event(r, 0, &ev, &out, &e);
-    size_t cap = out.cap, text = r->choices[0].text.cap, tokens = r->choices[0].cap_tokens;
+        buf_clear(&out), api_event(reply, 0, &ev, &out, &e);
+    size_t cap = out.cap, text = reply->choices[0].text.cap, tokens = reply->choices[0].cap_tokens;
     for (int i = 0; i < 800; i++)
-        buf_clear(&out), api_event(r, 0, &ev, &out, &e);
+        buf_clear(&out), api_event(reply, 0, &ev, &out, &e);
     cr_assert_eq(out.cap, cap);
-    cr_assert_eq(r->choices[0].text.cap, text);
-    cr_assert_eq(r->choices[0].cap_tokens, tokens);
+    cr_assert_eq(reply->choices[0].text.cap, text);
+    cr_assert_eq(reply->choices[0].cap_tokens, tokens);
     cr_assert_leq(cap, 1024);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
 }
 
@@ -586,21 +586,21 @@ Test(api_reply, the_token_path_of_a_stream_allocates_nothing_once_it_runs) {
 Test(api_reply, a_model_without_a_tokenizer_takes_ids_and_answers_with_ids) {
     api_fixture bare;
     api_fixture_open(&bare, NULL, true);
-    api_request *q;
+    api_request *req;
     err e = {0};
     static const char text[] = "{\"model\":\"demo\",\"prompt\":\"x\"}";
-    cr_assert_eq(api_parse(&q, bare.c, API_COMPLETION, text, sizeof text - 1, &e), -1);
+    cr_assert_eq(api_parse(&req, bare.c, API_COMPLETION, text, sizeof text - 1, &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED);
-    api_reply *r =
+    api_reply *reply =
         api_must_reply(&bare, API_COMPLETION,
                        "{\"model\":\"demo\",\"prompt\":[1,2047],\"stream\":true,\"max_tokens\":2}");
     static const uint32_t ids[] = {5, 6};
     buf out = {0};
-    api_feed(r, 0, ids, 2, SCHED_LENGTH, &out);
+    api_feed(reply, 0, ids, 2, SCHED_LENGTH, &out);
     cr_assert_not_null(strstr(out.data, "\"text\":\"\",\"logprobs\":null,\"token_ids\":[5],"), "%s",
                        out.data);
     cr_assert_not_null(strstr(out.data, "\"token_ids\":[6],"));
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
     api_fixture_close(&bare);
 }

@@ -8,17 +8,17 @@
 
 API_SUITE(api_responses);
 
-static const char *str(const json_t *v, const char *key) {
-    const char *s = json_string_value(json_object_get(v, key));
+static const char *str(const json_t *value, const char *key) {
+    const char *s = json_string_value(json_object_get(value, key));
     return s ? s : "(none)";
 }
 
 static unsigned answer(const char *body, const char *text, sched_finish why, buf *out) {
     uint32_t ids[64];
     size_t n = api_ids(&f, text, ids, 64);
-    api_reply *r = api_must_reply(&f, API_RESPONSES, body);
-    unsigned bits = api_feed(r, 0, ids, n, why, out);
-    api_reply_destroy(r);
+    api_reply *reply = api_must_reply(&f, API_RESPONSES, body);
+    unsigned bits = api_feed(reply, 0, ids, n, why, out);
+    api_reply_destroy(reply);
     return bits;
 }
 
@@ -95,22 +95,22 @@ Test(api_responses, events_come_in_order_with_one_pair_of_ids_and_deltas_join_to
 }
 
 Test(api_responses, a_failure_in_mid_stream_is_an_error_event) {
-    api_reply *r =
+    api_reply *reply =
         api_must_reply(&f, API_RESPONSES, "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true}");
     uint32_t id;
     buf out = {0};
     err e = {0};
     api_ids(&f, "x", &id, 1);
     sched_event ev = ev_token(id, 1, 0);
-    api_event(r, 0, &ev, &out, &e);
+    api_event(reply, 0, &ev, &out, &e);
     buf_clear(&out);
     ev = ev_end(SCHED_FAILED, 1, 1);
     ev.why = ERR_DEVICE;
-    cr_assert_eq(api_event(r, 0, &ev, &out, &e), API_FAILED);
+    cr_assert_eq(api_event(reply, 0, &ev, &out, &e), API_FAILED);
     cr_expect_not_null(
         strstr(out.data, "event: error\ndata: {\"type\":\"error\",\"sequence_number\":5"), "%s",
         out.data);
     cr_expect_not_null(strstr(out.data, "\"error\":{\"message\""));
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
 }

@@ -8,10 +8,10 @@
 
 API_SUITE(api_routes);
 
-static json_t *parsed(const buf *b) {
+static json_t *parsed(const buf *text) {
     json_error_t why;
-    json_t *root = json_loadb(b->data, b->len, JSON_REJECT_DUPLICATES, &why);
-    cr_assert_not_null(root, "%s: %s", why.text, b->data);
+    json_t *root = json_loadb(text->data, text->len, JSON_REJECT_DUPLICATES, &why);
+    cr_assert_not_null(root, "%s: %s", why.text, text->data);
     return root;
 }
 
@@ -101,11 +101,11 @@ Test(api_routes, detokenize_makes_text_as_the_files_decoder_does) {
         "\"byte_fallback\":true,\"merges\":[],\"vocab\":{\"_the\":1,\"<0xC3>\":2,\"<0xA9>\":3,"
         "\"\\\"\":4}}}";
     static const char want[] = "[\"the the\",\"\u00e9\\\"\",\"\ufffd the\"]";
-    tokenizer *t = NULL;
+    tokenizer *tok = NULL;
     tokenizer *demo = f.c->opts.tokenizer;
     err e = {0};
-    cr_assert_eq(tokenizer_parse(&t, file, sizeof file - 1, 2048, "test", &e), 0, "%s", e.msg);
-    f.c->opts.tokenizer = t;
+    cr_assert_eq(tokenizer_parse(&tok, file, sizeof file - 1, 2048, "test", &e), 0, "%s", e.msg);
+    f.c->opts.tokenizer = tok;
     for (size_t slice = 1; slice < 100; slice += 49) {
         static const char body[] = "{\"tokens\":[[1,1],[2,3,4],[2,1]]}";
         buf out = {0}, all = {0};
@@ -117,7 +117,7 @@ Test(api_routes, detokenize_makes_text_as_the_files_decoder_does) {
         buf_deinit(&all);
     }
     f.c->opts.tokenizer = demo;
-    tokenizer_close(t);
+    tokenizer_close(tok);
 }
 
 Test(api_routes, the_openapi_document_is_in_step_with_the_field_table) {
@@ -147,12 +147,12 @@ Test(api_routes, the_openapi_document_is_in_step_with_the_field_table) {
     for (int kind = 0; kind < 3; kind++) { /* and nothing else is promised */
         static const char *const inputs[] = {"prompt", "messages", "input"};
         const char *name;
-        json_t *v;
+        json_t *value;
         const json_t *needed = json_object_get(json_object_get(all, schemas[kind]), "required");
         cr_expect_eq(json_array_size(needed), 1, "one model is served, so its name is optional");
         cr_expect_str_eq(json_string_value(json_array_get(needed, 0)), inputs[kind]);
         json_object_foreach(json_object_get(json_object_get(all, schemas[kind]), "properties"),
-                            name, v) {
+                            name, value) {
             bool known = false;
             for (size_t i = 0; i < api__n_fields; i++) {
                 known = known || ((api__fields[i].kinds >> kind & 1) &&

@@ -183,45 +183,47 @@ static void fill(sched_event *ev, uint32_t n_top, uint64_t *state) {
     }
 }
 
-static unsigned feed_sequence(api_reply *r, uint32_t i, const row *w, size_t want, buf *out) {
-    sched_request q;
+static unsigned feed_sequence(api_reply *reply, uint32_t i, const row *spec, size_t want,
+                              buf *out) {
+    sched_request req;
     uint32_t ids[256];
     uint64_t state = 7 + i;
     unsigned bits = 0;
     err e = {0};
-    api_reply_request(r, i, &q);
-    for (uint32_t k = 0; q.prompt_logprobs && k < q.n_prompt; k++) {
-        sched_event ev = {.kind = SCHED_PROMPT, .token = q.prompt[k], .pos = k};
-        fill(&ev, k ? q.n_top : 0, &state);
+    api_reply_request(reply, i, &req);
+    for (uint32_t k = 0; req.prompt_logprobs && k < req.n_prompt; k++) {
+        sched_event ev = {.kind = SCHED_PROMPT, .token = req.prompt[k], .pos = k};
+        fill(&ev, k ? req.n_top : 0, &state);
         if (k == 0) ev.logprob = NAN;
-        bits |= api_feed_event(r, i, &ev, want, out, &e);
+        bits |= api_feed_event(reply, i, &ev, want, out, &e);
     }
-    size_t n = api_ids(&f, w->text, ids, ARRAY_LEN(ids)), fed = 0;
-    while (fed < n && fed < q.max_tokens && !(bits & API_CANCEL)) {
+    size_t n = api_ids(&f, spec->text, ids, ARRAY_LEN(ids)), fed = 0;
+    while (fed < n && fed < req.max_tokens && !(bits & API_CANCEL)) {
         sched_event ev = {.kind = SCHED_TOKEN, .token = fed == 3 ? 2045 : ids[fed]};
-        fill(&ev, q.n_top, &state);
+        fill(&ev, req.n_top, &state);
         fed++;
-        bits |= api_feed_event(r, i, &ev, want, out, &e);
+        bits |= api_feed_event(reply, i, &ev, want, out, &e);
     }
     sched_event end = ev_end(bits & API_CANCEL ? SCHED_CANCELLED
                              : i % 2           ? SCHED_LENGTH
                                                : SCHED_STOP,
-                             q.n_prompt, (uint32_t)fed);
+                             req.n_prompt, (uint32_t)fed);
     end.stop_id = 77;
     end.n_cached = 1;
-    return bits | api_feed_event(r, i, &end, want, out, &e);
+    return bits | api_feed_event(reply, i, &end, want, out, &e);
 }
 
 /* Writes one answer in slices of `want` bytes. */
-static void answer(const row *w, size_t want, buf *out) {
+static void answer(const row *spec, size_t want, buf *out) {
     char body[2000];
-    snprintf(body, sizeof body, "{\"model\":\"demo\",\"request_id\":\"r\",\"seed\":1,%s}", w->body);
-    api_reply *r = api_must_reply(&f, w->kind, body);
+    snprintf(body, sizeof body, "{\"model\":\"demo\",\"request_id\":\"r\",\"seed\":1,%s}",
+             spec->body);
+    api_reply *reply = api_must_reply(&f, spec->kind, body);
     unsigned bits = 0;
-    for (uint32_t i = api_reply_sequences(r); i-- > 0;)
-        bits |= feed_sequence(r, i, w, want, out);
+    for (uint32_t i = api_reply_sequences(reply); i-- > 0;)
+        bits |= feed_sequence(reply, i, spec, want, out);
     cr_assert_eq(bits & (API_DONE | API_FAILED), API_DONE, "%s", body);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     api_stampless(out);
 }
 
@@ -264,26 +266,26 @@ Test(api_slices, a_whole_answer_appends_nothing_until_it_is_asked_for) {
         unsigned bits = 0;
         snprintf(body, sizeof body, "{\"model\":\"demo\",\"request_id\":\"r\",%s}", rows[i].body);
         if (strstr(body, "\"stream\":true")) continue;
-        api_reply *r = api_must_reply(&f, rows[i].kind, body);
-        for (uint32_t s = 0; s < api_reply_sequences(r); s++) {
+        api_reply *reply = api_must_reply(&f, rows[i].kind, body);
+        for (uint32_t seq = 0; seq < api_reply_sequences(reply); seq++) {
             err e = {0};
             sched_event end = ev_end(SCHED_STOP, 1, 0);
-            cr_expect_not(api_reply_more(r, &out, 100), "nothing is to come yet");
-            bits |= api_reply_event(r, s, &end, &out, &e);
+            cr_expect_not(api_reply_more(reply, &out, 100), "nothing is to come yet");
+            bits |= api_reply_event(reply, seq, &end, &out, &e);
         }
         cr_expect_eq(bits, API_DONE | API_MORE);
         cr_expect_eq(out.len, 0);
         for (bool more = true; more;) {
             size_t before = out.len;
-            more = api_reply_more(r, &out, 50);
+            more = api_reply_more(reply, &out, 50);
             cr_expect_gt(out.len, before);
             cr_expect_leq(out.len - before, 50 + LONGEST_PIECE);
         }
         json_t *root = json_loadb(out.data, out.len, JSON_REJECT_DUPLICATES, NULL);
         cr_expect_not_null(root, "%s", out.data);
         json_decref(root);
-        cr_expect_not(api_reply_more(r, &out, 50));
-        api_reply_destroy(r);
+        cr_expect_not(api_reply_more(reply, &out, 50));
+        api_reply_destroy(reply);
         buf_deinit(&out);
     }
 }
@@ -368,48 +370,48 @@ static void slow_stream(api_kind kind, const char *body, const char *text, const
     err e = {0};
     unsigned bits = 0;
     size_t n = api_ids(&f, text, ids, ARRAY_LEN(ids));
-    api_reply *r = api_must_reply(&f, kind, body);
-    for (uint32_t s = 0; s < api_reply_sequences(r); s++) {
-        sched_request q;
-        api_reply_request(r, s, &q);
-        for (uint32_t k = 0; q.prompt_logprobs && k < q.n_prompt; k++) {
-            sched_event ev = {.kind = SCHED_PROMPT, .token = q.prompt[k], .pos = k, .n_top = 20};
+    api_reply *reply = api_must_reply(&f, kind, body);
+    for (uint32_t seq = 0; seq < api_reply_sequences(reply); seq++) {
+        sched_request req;
+        api_reply_request(reply, seq, &req);
+        for (uint32_t k = 0; req.prompt_logprobs && k < req.n_prompt; k++) {
+            sched_event ev = {.kind = SCHED_PROMPT, .token = req.prompt[k], .pos = k, .n_top = 20};
             for (uint32_t t = 0; t < 20; t++)
                 ev.top[t] = (eng_top){t + 300, -1};
-            bits |= api_reply_event(r, s, &ev, &out, &e);
+            bits |= api_reply_event(reply, seq, &ev, &out, &e);
         }
     }
     for (size_t k = 0; k < n; k++) {
-        for (uint32_t s = 0; s < api_reply_sequences(r); s++) {
+        for (uint32_t seq = 0; seq < api_reply_sequences(reply); seq++) {
             sched_event ev = ev_token(ids[k], 1, -1);
-            bits |= api_reply_event(r, s, &ev, &out, &e);
-            if (k == 0 && s == 0)
+            bits |= api_reply_event(reply, seq, &ev, &out, &e);
+            if (k == 0 && seq == 0)
                 cr_assert(bits & API_MORE, "the first event is longer than a slice");
         }
     }
     cr_expect_leq(out.len, (size_t)API__SLICE + 4096, "what waits is not in the buffer");
-    for (uint32_t s = 0; s < api_reply_sequences(r); s++) {
+    for (uint32_t seq = 0; seq < api_reply_sequences(reply); seq++) {
         sched_event ev = ev_end(SCHED_STOP, 1, 1);
-        bits |= api_reply_event(r, s, &ev, &out, &e);
+        bits |= api_reply_event(reply, seq, &ev, &out, &e);
     }
     cr_assert_eq(bits, API_MORE | API_DONE);
-    while (api_reply_more(r, &out, 333)) {
+    while (api_reply_more(reply, &out, 333)) {
     }
     gather(&out, end, &joined);
     cr_expect_not_null(strstr(joined.data, text), "%s", joined.data);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
     buf_deinit(&joined);
 }
 
 /* A request with `n` bytes of text in the middle. */
 static char *long_body(const char *before, size_t n, const char *after) {
-    buf b = {0};
-    buf_puts(&b, before);
+    buf body = {0};
+    buf_puts(&body, before);
     for (size_t i = 0; i < n; i++)
-        buf_append(&b, i % 8 ? "x" : " ", 1);
-    buf_puts(&b, after);
-    return b.data;
+        buf_append(&body, i % 8 ? "x" : " ", 1);
+    buf_puts(&body, after);
+    return body.data;
 }
 
 Test(api_slices, a_stream_that_echoes_much_goes_on_in_slices_and_loses_nothing) {
@@ -433,23 +435,23 @@ Test(api_slices, a_stream_that_fails_within_an_event_ends_there) {
     char *body = long_body("{\"model\":\"demo\",\"echo\":true,\"logprobs\":5,\"stream\":true,"
                            "\"prompt\":\"",
                            1000, "\"}");
-    api_reply *r = api_must_reply(&f, API_COMPLETION, body);
-    sched_request q;
+    api_reply *reply = api_must_reply(&f, API_COMPLETION, body);
+    sched_request req;
     buf out = {0};
     err e = {0}, why = {.code = ERR_STOPPING};
-    api_reply_request(r, 0, &q);
-    for (uint32_t k = 0; k < q.n_prompt; k++) {
-        sched_event ev = {.kind = SCHED_PROMPT, .token = q.prompt[k], .pos = k, .n_top = 5};
-        api_reply_event(r, 0, &ev, &out, &e);
+    api_reply_request(reply, 0, &req);
+    for (uint32_t k = 0; k < req.n_prompt; k++) {
+        sched_event ev = {.kind = SCHED_PROMPT, .token = req.prompt[k], .pos = k, .n_top = 5};
+        api_reply_event(reply, 0, &ev, &out, &e);
     }
     sched_event ev = ev_token(300, 1, -1);
-    cr_assert_eq(api_reply_event(r, 0, &ev, &out, &e), API_MORE);
+    cr_assert_eq(api_reply_event(reply, 0, &ev, &out, &e), API_MORE);
     size_t len = out.len;
-    cr_expect_eq(api_reply_fail(r, &why, &out), API_FAILED);
+    cr_expect_eq(api_reply_fail(reply, &why, &out), API_FAILED);
     cr_expect_eq(out.len, len);
-    cr_expect_not(api_reply_more(r, &out, 100));
+    cr_expect_not(api_reply_more(reply, &out, 100));
     cr_expect_eq(out.len, len);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
     buf_deinit(&out);
     free(body);
 }
@@ -473,31 +475,31 @@ static api_reply *scored(uint32_t n_prompts, uint32_t tokens) {
     for (uint32_t i = 0; i < n_prompts; i++)
         buf_puts(&body, i ? ",\"In\"" : "\"In\"");
     buf_puts(&body, "]}");
-    api_reply *r = api_must_reply(&f, API_COMPLETION, body.data);
+    api_reply *reply = api_must_reply(&f, API_COMPLETION, body.data);
     buf_deinit(&body);
     uint64_t state = 1;
-    for (uint32_t i = 0; i < api_reply_sequences(r); i++) {
+    for (uint32_t i = 0; i < api_reply_sequences(reply); i++) {
         for (uint32_t k = 0; k < tokens; k++) {
             sched_event ev = {.kind = SCHED_TOKEN, .token = 300 + k};
             fill(&ev, 20, &state);
-            api_reply_event(r, i, &ev, &out, &e);
+            api_reply_event(reply, i, &ev, &out, &e);
         }
         sched_event end = ev_end(SCHED_LENGTH, 1, tokens);
-        api_reply_event(r, i, &end, &out, &e);
+        api_reply_event(reply, i, &end, &out, &e);
     }
     cr_assert_eq(out.len, 0);
-    return r;
+    return reply;
 }
 
 /* Takes the answer by 16 KB. Returns its bytes; adds up the CPU time in *all, and keeps the longest
  * call's in *worst. */
-static size_t take(api_reply *r, double *all, double *worst) {
+static size_t take(api_reply *reply, double *all, double *worst) {
     buf out = {0};
     size_t bytes = 0;
     bool more = true;
     while (more) {
         double from = cpu_us();
-        more = api_reply_more(r, &out, 16 << 10);
+        more = api_reply_more(reply, &out, 16 << 10);
         double took = cpu_us() - from;
         cr_assert_leq(out.len, (16 << 10) + 4096);
         bytes += out.len;
@@ -515,9 +517,9 @@ Test(api_slices, a_slice_of_sixteen_kilobytes_takes_a_small_part_of_a_millisecon
     double all[2] = {0}, worst = 0;
     size_t bytes[2];
     for (uint32_t big = 0; big < 2; big++) {
-        api_reply *r = scored(big ? 64 : 8, 128);
-        bytes[big] = take(r, &all[big], &worst);
-        api_reply_destroy(r);
+        api_reply *reply = scored(big ? 64 : 8, 128);
+        bytes[big] = take(reply, &all[big], &worst);
+        api_reply_destroy(reply);
     }
     cr_expect_gt(bytes[1], (size_t)4 << 20);
     double each = all[1] / ((double)bytes[1] / (16 << 10));
@@ -543,24 +545,24 @@ Test(api_slices, of_single_tokens_a_reply_holds_what_will_be_told_and_gives_it_b
         err e = {0};
         uint64_t state = 1;
         snprintf(body, sizeof body, "{\"model\":\"demo\",%s}", kept[i].body);
-        api_reply *r = api_must_reply(&f, API_COMPLETION, body);
-        size_t before = api_reply_bytes(r), text = 0;
+        api_reply *reply = api_must_reply(&f, API_COMPLETION, body);
+        size_t before = api_reply_bytes(reply), text = 0;
         for (uint32_t k = 0; k < 900; k++) {
             sched_event ev = {.kind = SCHED_TOKEN, .token = 300};
             fill(&ev, 20, &state);
-            api_reply_event(r, 0, &ev, &out, &e);
-            text = r->choices[0].text.cap;
+            api_reply_event(reply, 0, &ev, &out, &e);
+            text = reply->choices[0].text.cap;
         }
-        size_t grown = api_reply_bytes(r) - before;
+        size_t grown = api_reply_bytes(reply) - before;
         cr_expect_eq(grown, text + 900 * kept[i].per_token, "row %zu: %zu", i, grown);
         sched_event end = ev_end(SCHED_LENGTH, 1, 900);
-        api_reply_event(r, 0, &end, &out, &e);
-        cr_expect_eq(api_reply_bytes(r) - before,
-                     r->choices[0].text.len + 1 + 900 * kept[i].per_token);
-        while (api_reply_more(r, &out, 1 << 14)) {
+        api_reply_event(reply, 0, &end, &out, &e);
+        cr_expect_eq(api_reply_bytes(reply) - before,
+                     reply->choices[0].text.len + 1 + 900 * kept[i].per_token);
+        while (api_reply_more(reply, &out, 1 << 14)) {
         }
-        cr_expect_eq(api_reply_bytes(r), before);
-        api_reply_destroy(r);
+        cr_expect_eq(api_reply_bytes(reply), before);
+        api_reply_destroy(reply);
         buf_deinit(&out);
     }
 }
@@ -574,12 +576,12 @@ Test(api_slices, bytes_of_a_request_are_those_of_its_prompt_and_of_what_it_echoe
         long_body("{\"model\":\"demo\",\"input\":\"x\",\"tool_choice\":\"none\",\"tools\":[{"
                   "\"type\":\"function\",\"name\":\"f\",\"description\":\"",
                   100000, "\"}]}");
-    api_request *a = api_must_parse(&f, API_RESPONSES, small),
+    api_request *req = api_must_parse(&f, API_RESPONSES, small),
                 *b = api_must_parse(&f, API_RESPONSES, large);
-    cr_expect_geq(api_request_bytes(b) - api_request_bytes(a), 99900);
+    cr_expect_geq(api_request_bytes(b) - api_request_bytes(req), 99900);
     cr_expect_leq(api_request_bytes(b), 120000);
-    cr_expect_leq(api_request_bytes(a), 20000);
-    api_request_destroy(a);
+    cr_expect_leq(api_request_bytes(req), 20000);
+    api_request_destroy(req);
     api_request_destroy(b);
     free(small);
     free(large);
@@ -657,21 +659,21 @@ Test(api_slices, listings_are_the_same_in_slices_of_every_size_and_hold_ids_only
     }
     buf body = {0}, out = {0};
     err e = {0};
-    api_listing *l;
+    api_listing *listing;
     buf_puts(&body, "{\"with_pieces\":true,\"prompt\":[\"\"");
     for (int i = 0; i < 60; i++)
         buf_puts(&body, ",\"a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f\"");
     buf_puts(&body, "]}");
-    cr_assert_eq(api_tokenize(&l, f.c, body.data, body.len, &e), 0, "%s", e.msg);
-    size_t held = api_listing_bytes(l);
+    cr_assert_eq(api_tokenize(&listing, f.c, body.data, body.len, &e), 0, "%s", e.msg);
+    size_t held = api_listing_bytes(listing);
     for (bool more = true; more;) {
         size_t before = out.len;
-        more = api_listing_more(l, &out, 1000);
+        more = api_listing_more(listing, &out, 1000);
         cr_expect_gt(out.len, before);
         cr_expect_leq(out.len, before + 1100);
     }
     cr_expect_lt(held * 3, out.len, "%zu held for %zu bytes", held, out.len);
-    api_listing_destroy(l);
+    api_listing_destroy(listing);
     buf_deinit(&out);
     buf_deinit(&body);
 }

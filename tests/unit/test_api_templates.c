@@ -159,10 +159,11 @@ static const struct {
 
 Test(api_templates, conversations_become_the_ids_that_their_template_prints_and_contents_are_text) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        chat_rig r;
-        chat_open(&r, rows[i].specials, rows[i].others, rows[i].config, rows[i].jinja);
-        cr_expect_str_eq(chat_say(&r, rows[i].body), rows[i].want, "row %zu: %s", i, r.said.data);
-        chat_close(&r);
+        chat_rig rig;
+        chat_open(&rig, rows[i].specials, rows[i].others, rows[i].config, rows[i].jinja);
+        cr_expect_str_eq(chat_say(&rig, rows[i].body), rows[i].want, "row %zu: %s", i,
+                         rig.said.data);
+        chat_close(&rig);
     }
 }
 
@@ -241,11 +242,11 @@ static const struct {
 Test(api_templates, a_template_that_knows_functions_is_told_of_them_and_another_gets_them_as_text) {
     static const char *const names[] = {IM_START, NULL}, *const others[] = {"<tool_call>", NULL};
     for (size_t i = 0; i < ARRAY_LEN(functions); i++) {
-        chat_rig r;
-        chat_open(&r, names, others, "", functions[i].jinja);
-        cr_expect_str_eq(chat_say(&r, functions[i].body), functions[i].want, "row %zu: %s", i,
-                         r.said.data);
-        chat_close(&r);
+        chat_rig rig;
+        chat_open(&rig, names, others, "", functions[i].jinja);
+        cr_expect_str_eq(chat_say(&rig, functions[i].body), functions[i].want, "row %zu: %s", i,
+                         rig.said.data);
+        chat_close(&rig);
     }
 }
 
@@ -271,29 +272,29 @@ static const struct {
     "{{ c.function.arguments | tojson }}]{% endfor %}{% endfor %}"
 
 Test(api_templates, calls_and_results_of_responses_are_turns_as_chat_has_them) {
-    api_fixture f;
+    api_fixture fixture;
     tmp_dir dir = tmp_dir_create();
     char path[128];
     file_put(dir.path, "t.jinja", TELLS, sizeof TELLS - 1);
     (void)snprintf(path, sizeof path, "%s/t.jinja", dir.path);
-    api_opts o = {.chat_template = path, .served_name = "m"};
-    api_fixture_open(&f, &o, false);
-    cr_expect_str_eq(api__template_name(f.c->template), "t.jinja");
+    api_opts opts = {.chat_template = path, .served_name = "m"};
+    api_fixture_open(&fixture, &opts, false);
+    cr_expect_str_eq(api__template_name(fixture.c->template), "t.jinja");
     for (size_t i = 0; i < ARRAY_LEN(items); i++) {
         buf body = {0}, got = {0};
         buf_printf(&body, "{\"input\":%s}", items[i].input);
-        api_request *r = api_must_parse(&f, API_RESPONSES, body.data);
-        for (uint32_t k = 0; k < r->prompts[0].n_ids; k++) {
+        api_request *req = api_must_parse(&fixture, API_RESPONSES, body.data);
+        for (uint32_t k = 0; k < req->prompts[0].n_ids; k++) {
             size_t n;
-            const char *bytes = tokenizer_bytes(f.tokenizer, r->prompts[0].ids[k], &n);
+            const char *bytes = tokenizer_bytes(fixture.tokenizer, req->prompts[0].ids[k], &n);
             buf_append(&got, bytes, n);
         }
         cr_expect_str_eq(got.data, items[i].want, "row %zu: %s", i, got.data);
-        api_request_destroy(r);
+        api_request_destroy(req);
         buf_deinit(&body);
         buf_deinit(&got);
     }
-    api_fixture_close(&f);
+    api_fixture_close(&fixture);
     tmp_dir_remove(&dir);
 }
 
@@ -326,11 +327,11 @@ static const struct {
 Test(api_templates, a_last_message_that_is_gone_on_with_lacks_its_end) {
     static const char *const names[] = {IM_START, NULL};
     for (size_t i = 0; i < ARRAY_LEN(open_ends); i++) {
-        chat_rig r;
-        chat_open(&r, names, NULL, "", open_ends[i].jinja);
-        cr_expect_str_eq(chat_say(&r, open_ends[i].body), open_ends[i].want, "row %zu: %s", i,
-                         r.said.data);
-        chat_close(&r);
+        chat_rig rig;
+        chat_open(&rig, names, NULL, "", open_ends[i].jinja);
+        cr_expect_str_eq(chat_say(&rig, open_ends[i].body), open_ends[i].want, "row %zu: %s", i,
+                         rig.said.data);
+        chat_close(&rig);
     }
 }
 
@@ -342,78 +343,78 @@ Test(api_templates, a_last_message_that_is_gone_on_with_lacks_its_end) {
 
 #define PRINTS(word) word " {{ messages[0].content }}"
 
-static void put_text(const chat_rig *r, const char *name, const char *text) {
-    file_put(r->dir.path, name, text, strlen(text));
+static void put_text(const chat_rig *rig, const char *name, const char *text) {
+    file_put(rig->dir.path, name, text, strlen(text));
 }
 
-static void expect_from(chat_rig *r, const char *option, const char *body, const char *want) {
-    chat_reopen(r, option);
-    cr_assert_not_null(r->chat, "%s", r->e.msg);
-    cr_expect_str_eq(chat_say(r, body), want, "%s", r->said.data);
+static void expect_from(chat_rig *rig, const char *option, const char *body, const char *want) {
+    chat_reopen(rig, option);
+    cr_assert_not_null(rig->chat, "%s", rig->e.msg);
+    cr_expect_str_eq(chat_say(rig, body), want, "%s", rig->said.data);
 }
 
 Test(api_templates, the_option_wins_over_the_described_one_then_the_jinja_file_then_the_config) {
     static const char body[] = "[" U("x") "]";
     static const char *const names[] = {IM_START, NULL};
-    chat_rig r;
+    chat_rig rig;
     char path[128];
-    chat_open(&r, names, NULL, "", PRINTS("config"));
-    expect_from(&r, NULL, body, "config x");
-    put_text(&r, "chat_template.jinja", PRINTS("file"));
-    expect_from(&r, NULL, body, "file x");
-    put_text(&r, "chat_template.fathom.json",
+    chat_open(&rig, names, NULL, "", PRINTS("config"));
+    expect_from(&rig, NULL, body, "config x");
+    put_text(&rig, "chat_template.jinja", PRINTS("file"));
+    expect_from(&rig, NULL, body, "file x");
+    put_text(&rig, "chat_template.fathom.json",
              "{\"roles\":{\"user\":{\"before\":[\"described \"]},\"assistant\":{}}}");
-    expect_from(&r, NULL, body, "described x");
-    put_text(&r, "mine", PRINTS("mine"));
-    (void)snprintf(path, sizeof path, "%s/mine", r.dir.path);
-    expect_from(&r, path, body, "mine x");
-    expect_from(&r, "chatml", body, "~<|im_start|>user\nx~<|im_end|>\n~<|im_start|>assistant\n");
-    put_text(&r, "mine.json", "{\"roles\":{\"user\":{\"before\":[\"J \"]},\"assistant\":{}}}");
-    (void)snprintf(path, sizeof path, "%s/mine.json", r.dir.path);
-    expect_from(&r, path, body, "J x");
-    chat_close(&r);
+    expect_from(&rig, NULL, body, "described x");
+    put_text(&rig, "mine", PRINTS("mine"));
+    (void)snprintf(path, sizeof path, "%s/mine", rig.dir.path);
+    expect_from(&rig, path, body, "mine x");
+    expect_from(&rig, "chatml", body, "~<|im_start|>user\nx~<|im_end|>\n~<|im_start|>assistant\n");
+    put_text(&rig, "mine.json", "{\"roles\":{\"user\":{\"before\":[\"J \"]},\"assistant\":{}}}");
+    (void)snprintf(path, sizeof path, "%s/mine.json", rig.dir.path);
+    expect_from(&rig, path, body, "J x");
+    chat_close(&rig);
 }
 
 Test(api_templates, an_option_that_names_nothing_usable_is_bad_usage) {
-    chat_rig r;
+    chat_rig rig;
     char path[128];
-    chat_open(&r, NULL, NULL, "", PRINTS("config"));
-    put_text(&r, "broken", "{% for %}");
-    put_text(&r, "broken.json", "{}");
+    chat_open(&rig, NULL, NULL, "", PRINTS("config"));
+    put_text(&rig, "broken", "{% for %}");
+    put_text(&rig, "broken.json", "{}");
     static const char *const files[] = {"broken", "broken.json", "missing"};
     static const char *const says[] = {"broken", "roles",
                                        "neither a file nor one of turns, chatml"};
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {
-        (void)snprintf(path, sizeof path, "%s/%s", r.dir.path, files[i]);
-        chat_reopen(&r, path);
-        cr_expect_null(r.chat);
-        cr_expect_eq(r.e.code, ERR_USAGE, "%s: %s", files[i], err_name(r.e.code));
-        cr_expect_not_null(strstr(r.e.msg, says[i]), "%s: %s", files[i], r.e.msg);
+        (void)snprintf(path, sizeof path, "%s/%s", rig.dir.path, files[i]);
+        chat_reopen(&rig, path);
+        cr_expect_null(rig.chat);
+        cr_expect_eq(rig.e.code, ERR_USAGE, "%s: %s", files[i], err_name(rig.e.code));
+        cr_expect_not_null(strstr(rig.e.msg, says[i]), "%s: %s", files[i], rig.e.msg);
     }
-    chat_close(&r);
+    chat_close(&rig);
 }
 
 Test(api_templates, of_several_templates_conversations_with_tools_take_the_one_for_them) {
     static const char plain[] = "[" U("x") "]", tools[] = "{\"messages\":[" U("x") "]" TOOLS "}";
-    chat_rig r;
+    chat_rig rig;
     char path[128];
-    chat_open(&r, NULL, NULL,
+    chat_open(&rig, NULL, NULL,
               "\"chat_template\":[{\"name\":\"rag\",\"template\":\"rag\"},{\"name\":\"tool_use\","
               "\"template\":\"" PRINTS(
                   "tools {{ tools[0].function.name }}") "\"},{\"name\":\"default\",\"template\":"
                                                         "\"" PRINTS("plain") "\"},7,{\"name\":3}]",
               NULL);
-    expect_from(&r, NULL, plain, "plain x");
-    expect_from(&r, NULL, tools, "tools sum x");
-    (void)snprintf(path, sizeof path, "%s/additional_chat_templates", r.dir.path);
+    expect_from(&rig, NULL, plain, "plain x");
+    expect_from(&rig, NULL, tools, "tools sum x");
+    (void)snprintf(path, sizeof path, "%s/additional_chat_templates", rig.dir.path);
     cr_assert_eq(mkdir(path, 0700), 0);
-    put_text(&r, "additional_chat_templates/tool_use.jinja",
+    put_text(&rig, "additional_chat_templates/tool_use.jinja",
              PRINTS("more {{ tools[0].function.name }}"));
-    expect_from(&r, NULL, tools, "more sum x");
-    put_text(&r, "chat_template.jinja", PRINTS("file"));
-    expect_from(&r, NULL, plain, "file x");
-    expect_from(&r, NULL, tools, "more sum x");
-    chat_close(&r);
+    expect_from(&rig, NULL, tools, "more sum x");
+    put_text(&rig, "chat_template.jinja", PRINTS("file"));
+    expect_from(&rig, NULL, plain, "file x");
+    expect_from(&rig, NULL, tools, "more sum x");
+    chat_close(&rig);
 }
 
 /* ---- unusable templates ---- */
@@ -435,43 +436,44 @@ static const struct {
 };
 
 /* The folder opens with a warning, chat is a 400 with the same text, and the rest is served. */
-static void check_broken(api_fixture *f, const char *file, const char *text, const char *says,
+static void check_broken(api_fixture *fixture, const char *file, const char *text, const char *says,
                          size_t row) {
     static const char chat[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
     static const char plain[] = "{\"prompt\":\"In the\"}";
     tmp_dir dir = tmp_dir_create();
     char said[4000];
-    api_context *c = NULL;
-    api_request *r = NULL;
+    api_context *ctx = NULL;
+    api_request *req = NULL;
     err e = {0};
     file_put(dir.path, file, text, strlen(text));
-    api_opts o = {.model_dir = dir.path, .model = f->model, .tokenizer = f->tokenizer};
+    api_opts opts = {
+        .model_dir = dir.path, .model = fixture->model, .tokenizer = fixture->tokenizer};
     int kept = stderr_catch();
-    int rc = api_context_open(&c, &o, &e);
+    int rc = api_context_open(&ctx, &opts, &e);
     stderr_release(kept, said, sizeof said);
     cr_assert_eq(rc, 0, "row %zu: %s", row, e.msg);
     cr_expect_not_null(strstr(said, says), "row %zu: %s", row, said);
     cr_expect_not_null(strstr(said, "--chat-template FILE|NAME"), "row %zu: %s", row, said);
-    cr_expect_eq(api_parse(&r, c, API_CHAT, chat, sizeof chat - 1, &e), -1, "row %zu", row);
+    cr_expect_eq(api_parse(&req, ctx, API_CHAT, chat, sizeof chat - 1, &e), -1, "row %zu", row);
     cr_expect_eq(api_status(&e), 400);
     cr_expect_str_eq(e.param, "messages");
     cr_expect_not_null(strstr(e.msg, says), "row %zu: %s", row, e.msg);
     cr_expect_not_null(strstr(e.msg, "--chat-template FILE|NAME"), "row %zu: %s", row, e.msg);
     cr_expect_not_null(strstr(e.msg, "chat_template.fathom.json"), "row %zu: %s", row, e.msg);
     e = (err){0};
-    cr_expect_eq(api_parse(&r, c, API_COMPLETION, plain, sizeof plain - 1, &e), 0, "%s", e.msg);
-    api_request_destroy(r);
-    api_context_close(c);
+    cr_expect_eq(api_parse(&req, ctx, API_COMPLETION, plain, sizeof plain - 1, &e), 0, "%s", e.msg);
+    api_request_destroy(req);
+    api_context_close(ctx);
     tmp_dir_remove(&dir);
 }
 
 Test(api_templates, a_template_that_cannot_be_used_is_warned_of_and_refuses_chat_alone) {
-    api_fixture f;
-    api_fixture_open(&f, NULL, false);
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
     for (size_t i = 0; i < ARRAY_LEN(broken); i++)
-        check_broken(&f, "tokenizer_config.json", broken[i].config, broken[i].says, i);
-    check_broken(&f, "chat_template.jinja", "{{ messages }", "chat_template.jinja", 100);
-    api_fixture_close(&f);
+        check_broken(&fixture, "tokenizer_config.json", broken[i].config, broken[i].says, i);
+    check_broken(&fixture, "chat_template.jinja", "{{ messages }", "chat_template.jinja", 100);
+    api_fixture_close(&fixture);
 }
 
 #define TALKS "{\"roles\":{\"user\":{},\"assistant\":{}},"
@@ -498,11 +500,12 @@ static const struct {
 };
 
 Test(api_templates, a_description_that_is_wrong_is_warned_of_by_the_member_at_fault) {
-    api_fixture f;
-    api_fixture_open(&f, NULL, false);
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
     for (size_t i = 0; i < ARRAY_LEN(bad_files); i++)
-        check_broken(&f, "chat_template.fathom.json", bad_files[i].text, bad_files[i].want, i);
-    api_fixture_close(&f);
+        check_broken(&fixture, "chat_template.fathom.json", bad_files[i].text, bad_files[i].want,
+                     i);
+    api_fixture_close(&fixture);
 }
 
 #define DESCRIBED                                                                                  \
@@ -520,19 +523,19 @@ Test(api_templates, a_description_that_is_wrong_is_warned_of_by_the_member_at_fa
 Test(api_templates, a_description_means_what_it_says) {
     static const char *const names[] = {"<|start|>", "<|user|>", "<|assistant|>", "<|end|>", NULL};
     static const char *const others[] = {"<think>", NULL};
-    chat_rig r;
-    chat_open(&r, names, others, "", NULL);
-    put_text(&r, "chat_template.fathom.json", DESCRIBED);
-    expect_from(&r, NULL, "[" U(" a<|end|> ") "]",
+    chat_rig rig;
+    chat_open(&rig, names, others, "", NULL);
+    put_text(&rig, "chat_template.fathom.json", DESCRIBED);
+    expect_from(&rig, NULL, "[" U(" a<|end|> ") "]",
                 "~<|start|>{{ S }}: Be 'kind'.~<|user|>it's: \\na<|end|>~<|end|>\n~<|assistant|>"
                 "~<think>\n");
-    expect_from(&r, NULL,
+    expect_from(&rig, NULL,
                 "{\"messages\":[" S
                 "," U("a") "," A("b") ",{\"role\":\"tool\",\"content\":\"c\"}],"
                                       "\"chat_template_kwargs\":{\"enable_thinking\":false}}",
                 "~<|start|>{{ S }}: Be brief.~<|user|>it's: \\na~<|end|>\n~<|assistant|>b~<|end|>"
                 "~<|user|>it's: \\nResult: c~<|end|>\n~<|assistant|><none>");
-    chat_close(&r);
+    chat_close(&rig);
 }
 
 /* ---- on the loop ---- */
@@ -544,94 +547,94 @@ static const char *const work[] = {
 
 Test(api_templates, a_template_that_takes_much_work_is_not_rendered_soon_but_else_it_is) {
     static const char little[] = "{\"messages\":[" U("x") "]}";
-    api_fixture f;
+    api_fixture fixture;
     tmp_dir dir = tmp_dir_create();
     char path[128];
     file_put(dir.path, "t.jinja", LOOPS, sizeof LOOPS - 1);
     (void)snprintf(path, sizeof path, "%s/t.jinja", dir.path);
-    api_opts o = {.chat_template = path, .served_name = "m", .max_body_bytes = 1 << 20};
-    api_fixture_open(&f, &o, false);
+    api_opts opts = {.chat_template = path, .served_name = "m", .max_body_bytes = 1 << 20};
+    api_fixture_open(&fixture, &opts, false);
     for (size_t i = 0; i < ARRAY_LEN(work); i++) {
-        api_request *r = NULL;
-        api_listing *l = NULL;
+        api_request *req = NULL;
+        api_listing *listing = NULL;
         err e = {0};
         size_t n = strlen(work[i]);
-        cr_expect_eq(api_parse_soon(&r, f.c, API_CHAT, work[i], n, &e), 1, "row %zu", i);
-        cr_expect_null(r);
-        cr_expect_eq(api_tokenize_soon(&l, f.c, work[i], n, &e), 1, "row %zu", i);
-        cr_expect_null(l);
+        cr_expect_eq(api_parse_soon(&req, fixture.c, API_CHAT, work[i], n, &e), 1, "row %zu", i);
+        cr_expect_null(req);
+        cr_expect_eq(api_tokenize_soon(&listing, fixture.c, work[i], n, &e), 1, "row %zu", i);
+        cr_expect_null(listing);
         cr_expect_eq(e.code, ERR_NONE);
-        int rc = api_parse(&r, f.c, API_CHAT, work[i], n, &e);
+        int rc = api_parse(&req, fixture.c, API_CHAT, work[i], n, &e);
         cr_expect_eq(rc, i == 0 ? 0 : -1, "row %zu: %s", i, e.msg);
         cr_expect_eq(e.code, i == 0 ? ERR_NONE : ERR_TOO_LONG, "row %zu: %s", i, e.msg);
-        api_request_destroy(r);
-        r = NULL;
+        api_request_destroy(req);
+        req = NULL;
         e = (err){0};
-        cr_expect_eq(api_parse_soon(&r, f.c, API_CHAT, little, sizeof little - 1, &e), 0, "%s",
-                     e.msg);
-        api_request_destroy(r);
+        cr_expect_eq(api_parse_soon(&req, fixture.c, API_CHAT, little, sizeof little - 1, &e), 0,
+                     "%s", e.msg);
+        api_request_destroy(req);
     }
-    api_fixture_close(&f);
+    api_fixture_close(&fixture);
     tmp_dir_remove(&dir);
 }
 
 /* ---- the demo ---- */
 
 Test(api_templates, the_demo_has_its_form_and_its_stop_tokens) {
-    api_fixture f;
-    api_fixture_open(&f, NULL, false);
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
     uint32_t n;
-    const uint32_t *stops = api_stop_ids(f.c, &n);
+    const uint32_t *stops = api_stop_ids(fixture.c, &n);
     cr_assert_eq(n, 2);
     cr_assert_eq(stops[0], 2044);
     cr_assert_eq(stops[1], 2047);
-    api_request *r = api_must_parse(
-        &f, API_CHAT,
+    api_request *req = api_must_parse(
+        &fixture, API_CHAT,
         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\","
         "\"text\":\"In the <|end|>\"},{\"type\":\"text\",\"text\":\"b\"}]}]}");
     uint32_t want[64];
-    size_t k = api_ids(&f, "In the <|end|>\nb", want, 64);
-    const api__prompt *p = &r->prompts[0];
-    cr_assert_eq(p->n_ids, k + 3);
-    cr_assert_eq(p->ids[0], 2045);
-    cr_assert_arr_eq(p->ids + 1, want, k * sizeof *want);
-    cr_assert_eq(p->ids[k + 1], 2047);
-    cr_assert_eq(p->ids[k + 2], 2046);
-    cr_assert_float_eq(r->sampling.temperature, 0.7f, 1e-6f);
-    cr_assert_float_eq(r->sampling.top_p, 0.95f, 1e-6f);
-    api_request_destroy(r);
-    api_fixture_close(&f);
+    size_t k = api_ids(&fixture, "In the <|end|>\nb", want, 64);
+    const api__prompt *prompt = &req->prompts[0];
+    cr_assert_eq(prompt->n_ids, k + 3);
+    cr_assert_eq(prompt->ids[0], 2045);
+    cr_assert_arr_eq(prompt->ids + 1, want, k * sizeof *want);
+    cr_assert_eq(prompt->ids[k + 1], 2047);
+    cr_assert_eq(prompt->ids[k + 2], 2046);
+    cr_assert_float_eq(req->sampling.temperature, 0.7f, 1e-6f);
+    cr_assert_float_eq(req->sampling.top_p, 0.95f, 1e-6f);
+    api_request_destroy(req);
+    api_fixture_close(&fixture);
 }
 
 Test(api_templates, a_last_answer_can_be_continued) {
-    api_fixture f;
-    api_fixture_open(&f, NULL, false);
-    api_request *r = api_must_parse(
-        &f, API_CHAT,
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
+    api_request *req = api_must_parse(
+        &fixture, API_CHAT,
         "{\"model\":\"demo\",\"continue_final_message\":true,\"messages\":[{\"role\":\"user\","
         "\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"And\"}]}");
     uint32_t want[8];
-    size_t k = api_ids(&f, "And", want, 8);
-    const api__prompt *p = &r->prompts[0];
-    cr_assert_arr_eq(p->ids + p->n_ids - k, want, k * sizeof *want);
-    cr_assert_eq(p->ids[p->n_ids - k - 1], 2046);
-    api_request_destroy(r);
-    api_fixture_close(&f);
+    size_t k = api_ids(&fixture, "And", want, 8);
+    const api__prompt *prompt = &req->prompts[0];
+    cr_assert_arr_eq(prompt->ids + prompt->n_ids - k, want, k * sizeof *want);
+    cr_assert_eq(prompt->ids[prompt->n_ids - k - 1], 2046);
+    api_request_destroy(req);
+    api_fixture_close(&fixture);
 }
 
 Test(api_templates, a_model_without_a_template_refuses_chat_and_says_what_to_use) {
-    api_fixture f;
+    api_fixture fixture;
     tmp_dir dir = tmp_dir_create();
-    api_opts o = {.model_dir = dir.path, .served_name = "m"};
-    api_fixture_open(&f, &o, false);
+    api_opts opts = {.model_dir = dir.path, .served_name = "m"};
+    api_fixture_open(&fixture, &opts, false);
     static const char body[] =
         "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
-    api_request *r;
+    api_request *req;
     err e = {0};
-    cr_assert_eq(api_parse(&r, f.c, API_CHAT, body, sizeof body - 1, &e), -1);
+    cr_assert_eq(api_parse(&req, fixture.c, API_CHAT, body, sizeof body - 1, &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED);
     cr_assert_not_null(strstr(e.msg, "/v1/completions"));
-    api_fixture_close(&f);
+    api_fixture_close(&fixture);
     tmp_dir_remove(&dir);
 }
 
@@ -643,13 +646,13 @@ static tokenizer *with_first_token(void) {
                                   "single", "SpecialToken", "id", "<|endoftext|>", "Sequence", "id",
                                   "A"));
     char *text = json_dumps(file, JSON_COMPACT);
-    tokenizer *t = NULL;
+    tokenizer *tok = NULL;
     err e = {0};
     cr_assert_not_null(text);
-    cr_assert_eq(tokenizer_parse(&t, text, strlen(text), 2048, "test", &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_parse(&tok, text, strlen(text), 2048, "test", &e), 0, "%s", e.msg);
     free(text);
     json_decref(file);
-    return t;
+    return tok;
 }
 
 static const struct {
@@ -664,32 +667,32 @@ static const struct {
 };
 
 Test(api_templates, texts_begin_as_the_config_says_or_else_the_tokenizers_template) {
-    api_fixture f;
-    api_fixture_open(&f, NULL, false);
-    tokenizer *t = with_first_token();
+    api_fixture fixture;
+    api_fixture_open(&fixture, NULL, false);
+    tokenizer *tok = with_first_token();
     static const char body[] = "{\"prompt\":\"In the beginning\"}";
     for (size_t i = 0; i < ARRAY_LEN(first_tokens); i++) {
         char want[64];
         tmp_dir dir = tmp_dir_create();
-        api_context *c = NULL;
+        api_context *ctx = NULL;
         err e = {0};
         if (first_tokens[i].config)
             file_put(dir.path, "tokenizer_config.json", first_tokens[i].config,
                      strlen(first_tokens[i].config));
-        api_opts o = {.model_dir = dir.path, .model = f.model, .tokenizer = t};
-        cr_assert_eq(api_context_open(&c, &o, &e), 0, "row %zu: %s", i, e.msg);
+        api_opts opts = {.model_dir = dir.path, .model = fixture.model, .tokenizer = tok};
+        cr_assert_eq(api_context_open(&ctx, &opts, &e), 0, "row %zu: %s", i, e.msg);
         uint32_t first = 0;
-        bool has = first_tokens[i].first && tokenizer_find(t, first_tokens[i].first, &first);
+        bool has = first_tokens[i].first && tokenizer_find(tok, first_tokens[i].first, &first);
         if (has) snprintf(want, sizeof want, "\"tokens\":[%u,1142,", first);
         else snprintf(want, sizeof want, "\"tokens\":[1142,");
         buf out = {0};
-        cr_assert_eq(api_list(api_tokenize, c, body, sizeof body - 1, SIZE_MAX, &out, &e), 0,
+        cr_assert_eq(api_list(api_tokenize, ctx, body, sizeof body - 1, SIZE_MAX, &out, &e), 0,
                      "row %zu: %s", i, e.msg);
         cr_expect_not_null(strstr(out.data, want), "row %zu: %s lacks %s", i, out.data, want);
         buf_deinit(&out);
-        api_context_close(c);
+        api_context_close(ctx);
         tmp_dir_remove(&dir);
     }
-    tokenizer_close(t);
-    api_fixture_close(&f);
+    tokenizer_close(tok);
+    api_fixture_close(&fixture);
 }

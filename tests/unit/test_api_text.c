@@ -64,12 +64,12 @@ Test(api_text, an_error_body_has_four_keys_and_hides_what_is_internal) {
 
 /* The expected value, computed another way: decode the whole, one U+FFFD for each maximal
  * ill-formed part. */
-static void decode_whole(const char *s, size_t n, buf *out) {
+static void decode_whole(const char *text, size_t n, buf *out) {
     for (size_t i = 0; i < n;) {
         size_t best = 0; /* longest prefix of a character; the character itself if valid */
         for (size_t len = 1; len <= 4 && i + len <= n; len++) {
-            if (utf8_valid(s + i, len)) {
-                buf_append(out, s + i, len);
+            if (utf8_valid(text + i, len)) {
+                buf_append(out, text + i, len);
                 i += len;
                 best = 0;
                 goto next;
@@ -80,7 +80,7 @@ static void decode_whole(const char *s, size_t n, buf *out) {
             bool prefix = false; /* some continuation makes it whole */
             for (int b = 0x80; b < 0xc0 && !prefix; b++) {
                 char try[5];
-                memcpy(try, s + i, len);
+                memcpy(try, text + i, len);
                 try[len] = (char)b;
                 try[len + 1 > 4 ? 4 : len + 1] = (char)0x80;
                 prefix = utf8_valid(try, len + 1) || (len == 2 && utf8_valid(try, 4));
@@ -104,15 +104,15 @@ Test(api_text, bytes_in_any_split_give_the_same_text_and_only_whole_characters) 
         for (int k = rand() % 8; k >= 0; k--)
             buf_puts(&in, pool[(size_t)rand() % ARRAY_LEN(pool)]);
         decode_whole(in.data, in.len, &want);
-        api_utf8 u = {0};
+        api_utf8 utf8 = {0};
         for (size_t at = 0; at < in.len;) {
             size_t n = 1 + (size_t)rand() % 3;
             if (n > in.len - at) n = in.len - at;
-            api__utf8_bytes(&u, in.data + at, n, &got);
+            api__utf8_bytes(&utf8, in.data + at, n, &got);
             cr_assert(got.len == 0 || utf8_valid(got.data, got.len));
             at += n;
         }
-        api_utf8_finish(&u, &got);
+        api_utf8_finish(&utf8, &got);
         cr_assert_eq(want.len, got.len, "round %d", round);
         cr_assert_arr_eq(want.data, got.data, want.len, "round %d", round);
         buf_deinit(&in);
@@ -168,17 +168,17 @@ Test(api_text, stop_strings_are_found_in_any_split_and_exactly_what_may_become_o
         for (size_t i = 0; i < n; i++)
             text[i] = (char)('a' + rand() % 3);
         size_t cut = naive_cut(text, n, stops, n_stops, &want_hit);
-        api__matcher m = {.stops = compiled, .n_stops = (uint8_t)n_stops};
+        api__matcher matcher = {.stops = compiled, .n_stops = (uint8_t)n_stops};
         hit = -1;
         while (at < n && hit < 0) {
             size_t piece = 1 + (size_t)rand() % 5;
             if (piece > n - at) piece = n - at;
-            at += api__stop_feed(&m, text + at, piece, &hit);
+            at += api__stop_feed(&matcher, text + at, piece, &hit);
             if (hit >= 0) break;
-            cr_assert_eq(api__stop_held(&m), naive_held(text, at, stops, n_stops), "round %d",
+            cr_assert_eq(api__stop_held(&matcher), naive_held(text, at, stops, n_stops), "round %d",
                          round);
-            cr_assert_leq(at - api__stop_held(&m), cut, "round %d: a byte of a stop string leaked",
-                          round);
+            cr_assert_leq(at - api__stop_held(&matcher), cut,
+                          "round %d: a byte of a stop string leaked", round);
         }
         cr_assert_eq(hit >= 0 ? at - compiled[hit].len : n, cut, "round %d", round);
         if (want_hit < 0) cr_assert_lt(hit, 0);

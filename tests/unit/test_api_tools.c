@@ -28,8 +28,8 @@ static json_t *parsed(const char *text, size_t n) {
     return root;
 }
 
-static const char *str(const json_t *v, const char *key) {
-    const char *s = json_string_value(json_object_get(v, key));
+static const char *str(const json_t *value, const char *key) {
+    const char *s = json_string_value(json_object_get(value, key));
     return s ? s : "(none)";
 }
 
@@ -40,18 +40,18 @@ typedef struct {
     size_t chunks, calls;
 } told;
 
-static void told_deinit(told *t) {
-    buf_deinit(&t->content);
-    buf_deinit(&t->name);
-    buf_deinit(&t->arguments);
+static void told_deinit(told *got) {
+    buf_deinit(&got->content);
+    buf_deinit(&got->name);
+    buf_deinit(&got->arguments);
 }
 
-static void add(buf *b, const json_t *v) {
-    if (v) buf_append(b, json_string_value(v), json_string_length(v));
+static void add(buf *out, const json_t *value) {
+    if (value) buf_append(out, json_string_value(value), json_string_length(value));
 }
 
-static void read_stream(const buf *sse, told *t) {
-    *t = (told){0};
+static void read_stream(const buf *sse, told *got) {
+    *got = (told){0};
     for (const char *at = sse->data; at && *at && strncmp(at + 6, "[DONE]", 6) != 0;
          at = strstr(at, "\n\n") + 2) {
         json_t *root = parsed(at + 6, (size_t)(strstr(at, "\n\n") - at) - 6);
@@ -59,21 +59,21 @@ static void read_stream(const buf *sse, told *t) {
                      *delta = json_object_get(choice, "delta");
         const json_t *call = json_array_get(json_object_get(delta, "tool_calls"), 0);
         const json_t *function = json_object_get(call, "function");
-        t->chunks++;
-        add(&t->content, json_object_get(delta, "content"));
-        add(&t->name, json_object_get(function, "name"));
-        add(&t->arguments, json_object_get(function, "arguments"));
+        got->chunks++;
+        add(&got->content, json_object_get(delta, "content"));
+        add(&got->name, json_object_get(function, "name"));
+        add(&got->arguments, json_object_get(function, "arguments"));
         if (call)
-            cr_assert_eq(json_is_string(json_object_get(call, "id")), t->calls++ == 0,
+            cr_assert_eq(json_is_string(json_object_get(call, "id")), got->calls++ == 0,
                          "an id comes once, first");
         const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
-        if (finish) snprintf(t->finish, sizeof t->finish, "%s", finish);
+        if (finish) snprintf(got->finish, sizeof got->finish, "%s", finish);
         json_decref(root);
     }
 }
 
-static const char *text_of(const buf *b) {
-    return b->data ? b->data : "";
+static const char *text_of(const buf *out) {
+    return out->data ? out->data : "";
 }
 
 /* ---- auto ---- */
@@ -110,22 +110,22 @@ Test(api_tools, with_auto_a_call_is_found_in_the_text_and_anything_else_is_conte
         for (int stream = 0; stream < 2; stream++) {
             uint32_t ids[200];
             size_t n = api_ids(&f, answers[i].text, ids, 200);
-            api_reply *r = api_must_reply(
+            api_reply *reply = api_must_reply(
                 &f, API_CHAT,
                 stream ? CHAT(",\"stream\":true,\"logprobs\":true,\"max_tokens\":300")
                        : CHAT(",\"max_tokens\":300"));
             buf out = {0};
             bool call = answers[i].name[0];
-            unsigned bits = api_feed(r, 0, ids, n, SCHED_STOP, &out);
+            unsigned bits = api_feed(reply, 0, ids, n, SCHED_STOP, &out);
             cr_expect_eq(bits, call ? API_CANCEL | API_DONE : API_DONE, "row %zu", i);
             if (stream) {
-                told t;
-                read_stream(&out, &t);
-                cr_expect_str_eq(text_of(&t.content), answers[i].content, "row %zu", i);
-                cr_expect_str_eq(text_of(&t.name), answers[i].name, "row %zu", i);
-                cr_expect_str_eq(text_of(&t.arguments), answers[i].arguments, "row %zu", i);
-                cr_expect_str_eq(t.finish, call ? "tool_calls" : "stop", "row %zu", i);
-                told_deinit(&t);
+                told got;
+                read_stream(&out, &got);
+                cr_expect_str_eq(text_of(&got.content), answers[i].content, "row %zu", i);
+                cr_expect_str_eq(text_of(&got.name), answers[i].name, "row %zu", i);
+                cr_expect_str_eq(text_of(&got.arguments), answers[i].arguments, "row %zu", i);
+                cr_expect_str_eq(got.finish, call ? "tool_calls" : "stop", "row %zu", i);
+                told_deinit(&got);
             } else {
                 json_t *root = parsed(out.data, out.len),
                        *choice = json_array_get(json_object_get(root, "choices"), 0);
@@ -140,7 +140,7 @@ Test(api_tools, with_auto_a_call_is_found_in_the_text_and_anything_else_is_conte
                 cr_expect_str_eq(str(choice, "finish_reason"), call ? "tool_calls" : "stop");
                 json_decref(root);
             }
-            api_reply_destroy(r);
+            api_reply_destroy(reply);
             buf_deinit(&out);
         }
     }
@@ -149,17 +149,17 @@ Test(api_tools, with_auto_a_call_is_found_in_the_text_and_anything_else_is_conte
 /* ---- forced ---- */
 
 /* One answer that the grammar allows: any allowed token at random. Returns the finish bits. */
-static unsigned run_constrained(api_reply *r, unsigned seed, buf *out) {
-    sched_request q;
+static unsigned run_constrained(api_reply *reply, unsigned seed, buf *out) {
+    sched_request req;
     uint32_t output[400], n = 0;
     unsigned bits = 0;
     err e = {0};
     srand(seed);
-    api_reply_request(r, 0, &q);
-    cr_assert_not_null(q.constraint);
-    while (n < q.max_tokens && n < ARRAY_LEN(output) && !bits) {
-        cr_assert_eq(q.constraint->make(q.ud), ERR_NONE);
-        const eng_mask *mask = q.constraint->mask(q.ud);
+    api_reply_request(reply, 0, &req);
+    cr_assert_not_null(req.constraint);
+    while (n < req.max_tokens && n < ARRAY_LEN(output) && !bits) {
+        cr_assert_eq(req.constraint->make(req.ud), ERR_NONE);
+        const eng_mask *mask = req.constraint->mask(req.ud);
         uint32_t allowed[2048], k = 0;
         cr_assert_not_null(mask);
         for (uint32_t id = 0; id < 2048 && id / 64 < mask->n_words; id++) {
@@ -167,18 +167,18 @@ static unsigned run_constrained(api_reply *r, unsigned seed, buf *out) {
         }
         cr_assert_gt(k, 0, "nothing is allowed");
         uint32_t id = allowed[(unsigned)rand() % k];
-        cr_assert(q.constraint->take(q.ud, id), "the mask allows token %u, which leaves nothing",
-                  id);
+        cr_assert(req.constraint->take(req.ud, id),
+                  "the mask allows token %u, which leaves nothing", id);
         if (id == 2044 || id == 2047) break;
         output[n++] = id;
         sched_event ev = ev_token(id, 1, -1);
-        bits |= api_event(r, 0, &ev, out, &e);
+        bits |= api_event(reply, 0, &ev, out, &e);
     }
-    sched_event end = ev_end(bits & API_CANCEL   ? SCHED_CANCELLED
-                             : n == q.max_tokens ? SCHED_LENGTH
-                                                 : SCHED_STOP,
+    sched_event end = ev_end(bits & API_CANCEL     ? SCHED_CANCELLED
+                             : n == req.max_tokens ? SCHED_LENGTH
+                                                   : SCHED_STOP,
                              1, n);
-    return bits | api_event(r, 0, &end, out, &e);
+    return bits | api_event(reply, 0, &end, out, &e);
 }
 
 Test(api_tools, a_forced_call_is_always_one_of_the_functions_with_arguments_that_fit) {
@@ -189,27 +189,27 @@ Test(api_tools, a_forced_call_is_always_one_of_the_functions_with_arguments_that
     size_t weather = 0, whole = 0;
     for (unsigned seed = 0; seed < 60; seed++) {
         for (int named = 0; named < 2; named++) {
-            api_reply *r = api_must_reply(&f, API_CHAT, choices[named]);
+            api_reply *reply = api_must_reply(&f, API_CHAT, choices[named]);
             buf out = {0};
-            told t;
-            cr_assert(run_constrained(r, seed, &out) & API_DONE);
-            read_stream(&out, &t);
-            cr_expect_str_eq(text_of(&t.content), "");
-            bool is_weather = strcmp(text_of(&t.name), "weather") == 0;
-            cr_expect(is_weather || (!named && strcmp(text_of(&t.name), "now") == 0), "%s",
-                      text_of(&t.name));
+            told got;
+            cr_assert(run_constrained(reply, seed, &out) & API_DONE);
+            read_stream(&out, &got);
+            cr_expect_str_eq(text_of(&got.content), "");
+            bool is_weather = strcmp(text_of(&got.name), "weather") == 0;
+            cr_expect(is_weather || (!named && strcmp(text_of(&got.name), "now") == 0), "%s",
+                      text_of(&got.name));
             weather += is_weather;
-            if (strcmp(t.finish, "length") != 0) {
-                cr_expect_str_eq(t.finish, named ? "stop" : "tool_calls");
-                json_t *args = parsed(text_of(&t.arguments), t.arguments.len);
+            if (strcmp(got.finish, "length") != 0) {
+                cr_expect_str_eq(got.finish, named ? "stop" : "tool_calls");
+                json_t *args = parsed(text_of(&got.arguments), got.arguments.len);
                 if (is_weather) cr_expect(json_is_string(json_object_get(args, "city")));
                 else cr_expect_eq(json_object_size(args), 0);
                 json_decref(args);
                 whole++;
             }
-            told_deinit(&t);
+            told_deinit(&got);
             buf_deinit(&out);
-            api_reply_destroy(r);
+            api_reply_destroy(reply);
         }
     }
     cr_expect(weather > 60 && weather < 120, "%zu", weather);
@@ -221,28 +221,28 @@ Test(api_tools, arguments_come_in_fragments_as_they_are_made) {
         "{\"name\":\"weather\",\"arguments\":{\"city\":\"Babylon\",\"days\":3}}";
     uint32_t ids[100];
     size_t n = api_ids(&f, text, ids, 100);
-    api_reply *r = api_must_reply(&f, API_CHAT, CHAT(",\"stream\":true"));
+    api_reply *reply = api_must_reply(&f, API_CHAT, CHAT(",\"stream\":true"));
     buf out = {0};
-    told t;
-    api_feed(r, 0, ids, n, SCHED_STOP, &out);
-    read_stream(&out, &t);
-    cr_expect_gt(t.calls, 4);
+    told got;
+    api_feed(reply, 0, ids, n, SCHED_STOP, &out);
+    read_stream(&out, &got);
+    cr_expect_gt(got.calls, 4);
     cr_expect_not_null(
         strstr(out.data,
                "\"delta\":{\"role\":\"assistant\",\"tool_calls\":[{\"index\":0,\"id\":\"call_r_0\","
                "\"type\":\"function\",\"function\":{\"name\":\"weather\",\"arguments\":\""),
         "%s", out.data);
-    told_deinit(&t);
+    told_deinit(&got);
     buf_deinit(&out);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
 }
 
 /* ---- functions in the model's prompt ---- */
 
-static void prompt_text(const api_request *r, buf *out) {
-    for (uint32_t i = 0; i < r->prompts[0].n_ids; i++) {
+static void prompt_text(const api_request *req, buf *out) {
+    for (uint32_t i = 0; i < req->prompts[0].n_ids; i++) {
         size_t n;
-        const char *bytes = tokenizer_bytes(f.tokenizer, r->prompts[0].ids[i], &n);
+        const char *bytes = tokenizer_bytes(f.tokenizer, req->prompts[0].ids[i], &n);
         buf_append(out, bytes, n);
     }
 }
@@ -250,20 +250,20 @@ static void prompt_text(const api_request *r, buf *out) {
 Test(api_tools, the_functions_stand_before_the_conversation_unless_none_may_be_called) {
     static const char *const rest[] = {CHAT(""), CHAT(",\"tool_choice\":\"none\"")};
     for (int none = 0; none < 2; none++) {
-        api_request *r = api_must_parse(&f, API_CHAT, rest[none]);
+        api_request *req = api_must_parse(&f, API_CHAT, rest[none]);
         buf text = {0};
-        prompt_text(r, &text);
+        prompt_text(req, &text);
         cr_expect_eq(strstr(text.data, "\"name\":\"weather\"") == NULL, none);
         cr_expect_eq(
             strncmp(text.data, none ? "<|user|>x<|end|>" : "<|user|>You can call", none ? 16 : 20),
             0, "%s", text.data);
         buf_deinit(&text);
-        api_request_destroy(r);
+        api_request_destroy(req);
     }
 }
 
 Test(api_tools, calls_and_results_of_a_history_are_told_in_order) {
-    api_request *r =
+    api_request *req =
         api_must_parse(&f, API_CHAT,
                        "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{"
                        "\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{"
@@ -271,12 +271,12 @@ Test(api_tools, calls_and_results_of_a_history_are_told_in_order) {
                        "\"arguments\":\"{}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"c\","
                        "\"content\":\"noon\"}]}");
     buf text = {0};
-    prompt_text(r, &text);
+    prompt_text(req, &text);
     cr_expect_str_eq(text.data, "<|user|>q<|end|><|assistant|>{\"name\":\"now\",\"arguments\":{}}<|"
                                 "end|><|user|>Result: noon<|end|>"
                                 "<|assistant|>");
     buf_deinit(&text);
-    api_request_destroy(r);
+    api_request_destroy(req);
 }
 
 /* ---- responses ---- */
@@ -291,12 +291,13 @@ Test(api_tools, responses_have_a_call_as_an_item_with_events_of_its_own) {
                                         "response.completed"};
     uint32_t ids[64];
     size_t n = api_ids(&f, "{\"name\":\"now\",\"arguments\":{\"a\":1}}", ids, 64), at_order = 0;
-    api_reply *r = api_must_reply(&f, API_RESPONSES,
-                                  "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true,\"request_"
-                                  "id\":\"r\",\"tools\":[{\"type\":\"function\","
-                                  "\"name\":\"now\",\"parameters\":{\"type\":\"object\"}}]}");
+    api_reply *reply =
+        api_must_reply(&f, API_RESPONSES,
+                       "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true,\"request_"
+                       "id\":\"r\",\"tools\":[{\"type\":\"function\","
+                       "\"name\":\"now\",\"parameters\":{\"type\":\"object\"}}]}");
     buf out = {0}, arguments = {0};
-    api_feed(r, 0, ids, n, SCHED_STOP, &out);
+    api_feed(reply, 0, ids, n, SCHED_STOP, &out);
     for (const char *at = out.data; at && *at; at = strstr(at, "\n\n") + 2) {
         const char *data = strstr(at, "data: ") + 6;
         json_t *root = parsed(data, (size_t)(strstr(at, "\n\n") - data));
@@ -314,5 +315,5 @@ Test(api_tools, responses_have_a_call_as_an_item_with_events_of_its_own) {
     cr_expect_str_eq(text_of(&arguments), "{\"a\":1}");
     buf_deinit(&out);
     buf_deinit(&arguments);
-    api_reply_destroy(r);
+    api_reply_destroy(reply);
 }

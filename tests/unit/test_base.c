@@ -33,39 +33,39 @@ Test(base, every_error_code_has_a_name_and_a_text) {
 }
 
 Test(base, a_buf_stops_at_its_ceiling_and_says_so_once) {
-    buf b = {.max = 10};
-    buf_puts(&b, "0123456789");
-    cr_assert_not(b.failed);
-    buf_puts(&b, "x");
-    cr_assert(b.failed);
-    cr_assert_str_eq(b.data, "0123456789");
-    buf_clear(&b);
-    buf_printf(&b, "%d-%s", 7, "ok");
-    cr_assert_str_eq(b.data, "7-ok");
-    buf_drop(&b, 2);
-    cr_assert_str_eq(b.data, "ok");
-    buf_deinit(&b);
+    buf text = {.max = 10};
+    buf_puts(&text, "0123456789");
+    cr_assert_not(text.failed);
+    buf_puts(&text, "x");
+    cr_assert(text.failed);
+    cr_assert_str_eq(text.data, "0123456789");
+    buf_clear(&text);
+    buf_printf(&text, "%d-%s", 7, "ok");
+    cr_assert_str_eq(text.data, "7-ok");
+    buf_drop(&text, 2);
+    cr_assert_str_eq(text.data, "ok");
+    buf_deinit(&text);
 }
 
 Test(base, an_arena_refuses_past_its_limit_and_stays_refused) {
-    arena a;
-    arena_init(&a, 1000);
-    cr_assert_not_null(arena_alloc(&a, 900));
-    cr_assert_null(arena_alloc(&a, 200));
-    cr_assert_null(arena_alloc(&a, 1));
-    cr_assert(a.failed);
-    arena_deinit(&a);
-    arena_init(&a, 1 << 20);
-    char *s = arena_strndup(&a, "hello", 4);
+    arena mem;
+    arena_init(&mem, 1000);
+    cr_assert_not_null(arena_alloc(&mem, 900));
+    cr_assert_null(arena_alloc(&mem, 200));
+    cr_assert_null(arena_alloc(&mem, 1));
+    cr_assert(mem.failed);
+    arena_deinit(&mem);
+    arena_init(&mem, 1 << 20);
+    char *s = arena_strndup(&mem, "hello", 4);
     cr_assert_str_eq(s, "hell");
     for (int i = 0; i < 1000; i++) {
-        unsigned char *p = arena_alloc(&a, 100);
+        unsigned char *p = arena_alloc(&mem, 100);
         cr_assert_eq((uintptr_t)p % 16, 0);
         cr_assert_eq(p[0] | p[99], 0);
         memset(p, 0xff, 100);
     }
-    cr_assert_null(arena_array(&a, SIZE_MAX / 2, 4));
-    arena_deinit(&a);
+    cr_assert_null(arena_array(&mem, SIZE_MAX / 2, 4));
+    arena_deinit(&mem);
 }
 
 Test(base, sizes_that_overflow_are_refused) {
@@ -168,28 +168,29 @@ Test(base, json_that_nobody_waits_for_is_left_early_and_leaves_nothing_behind) {
 }
 
 Test(base, a_json_string_escapes_what_must_be_and_replaces_what_is_not_utf8) {
-    buf b = {0};
+    buf text = {0};
     static const char in[] = "a\"\\\n\x01\x7f\xff\xe2\x82\xac\xe2\x82";
-    buf_json_string(&b, in, sizeof in - 1);
-    cr_assert_str_eq(b.data, "\"a\\\"\\\\\\n\\u0001\\u007f\xef\xbf\xbd\xe2\x82\xac\xef\xbf\xbd\"");
-    buf_deinit(&b);
+    buf_json_string(&text, in, sizeof in - 1);
+    cr_assert_str_eq(text.data,
+                     "\"a\\\"\\\\\\n\\u0001\\u007f\xef\xbf\xbd\xe2\x82\xac\xef\xbf\xbd\"");
+    buf_deinit(&text);
 }
 
 Test(base, a_full_queue_refuses_and_an_empty_one_says_so) {
-    queue *q;
+    queue *fifo;
     err e = {0};
-    cr_assert_eq(queue_create(&q, sizeof(int), 3, &e), 0);
+    cr_assert_eq(queue_create(&fifo, sizeof(int), 3, &e), 0);
     for (int i = 0; i < 4; i++)
-        cr_assert(queue_push(q, &i)); /* rounded up to 4 */
+        cr_assert(queue_push(fifo, &i)); /* rounded up to 4 */
     int x = 9;
-    cr_assert_not(queue_push(q, &x));
-    cr_assert_eq(queue_len(q), 4);
+    cr_assert_not(queue_push(fifo, &x));
+    cr_assert_eq(queue_len(fifo), 4);
     for (int i = 0; i < 4; i++) {
-        cr_assert(queue_pop(q, &x));
+        cr_assert(queue_pop(fifo, &x));
         cr_assert_eq(x, i);
     }
-    cr_assert_not(queue_pop(q, &x));
-    queue_destroy(q);
+    cr_assert_not(queue_pop(fifo, &x));
+    queue_destroy(fifo);
 }
 
 Test(base, a_signal_before_the_wait_is_not_lost) {
@@ -215,9 +216,9 @@ Test(base, files_that_are_not_regular_are_refused) {
     e = (err){0};
     cr_assert_eq(file_map_open(&m, "no/such/file", &e), -1);
     cr_assert_not_null(strstr(e.msg, "no/such/file"));
-    buf b = {0};
+    buf text = {0};
     e = (err){0};
-    cr_assert_eq(file_read(&b, "LICENSE", 100, &e), -1);
+    cr_assert_eq(file_read(&text, "LICENSE", 100, &e), -1);
     cr_assert_eq(e.code, ERR_BAD_FILE);
-    buf_deinit(&b);
+    buf_deinit(&text);
 }

@@ -57,24 +57,24 @@ Test(base_list, a_link_may_be_removed_twice_and_used_again) {
 }
 
 Test(base_map, an_empty_map_has_no_key) {
-    map m = {0};
-    cr_expect_eq(map_get(&m, 0), MAP_NONE);
-    map_drop(&m, 7);
-    map_deinit(&m);
+    map table = {0};
+    cr_expect_eq(map_get(&table, 0), MAP_NONE);
+    map_drop(&table, 7);
+    map_deinit(&table);
 }
 
 Test(base_map, zero_is_a_key_and_a_second_put_replaces) {
-    map m = {0};
-    cr_assert_eq(map_reserve(&m, 2), 0);
-    map_put(&m, 0, 5);
-    map_put(&m, 0, 6);
-    cr_expect_eq(map_get(&m, 0), 6);
-    cr_expect_eq(m.n, 1);
-    map_drop(&m, 0);
-    cr_expect_eq(map_get(&m, 0), MAP_NONE);
-    cr_expect_eq(m.n, 0);
-    map_deinit(&m);
-    cr_expect_eq(map_get(&m, 0), MAP_NONE);
+    map table = {0};
+    cr_assert_eq(map_reserve(&table, 2), 0);
+    map_put(&table, 0, 5);
+    map_put(&table, 0, 6);
+    cr_expect_eq(map_get(&table, 0), 6);
+    cr_expect_eq(table.n, 1);
+    map_drop(&table, 0);
+    cr_expect_eq(map_get(&table, 0), MAP_NONE);
+    cr_expect_eq(table.n, 0);
+    map_deinit(&table);
+    cr_expect_eq(map_get(&table, 0), MAP_NONE);
 }
 
 /* Keys from a small range collide and wrap around the table's end. A plain array gives the expected
@@ -82,37 +82,37 @@ Test(base_map, zero_is_a_key_and_a_second_put_replaces) {
 Test(base_map, random_puts_and_drops_agree_with_an_array) {
     enum { KEYS = 512, STEPS = 200000 };
     static uint64_t want[KEYS];
-    map m = {0};
+    map table = {0};
     size_t held = 0;
     for (size_t i = 0; i < KEYS; i++)
         want[i] = MAP_NONE;
     for (uint64_t step = 1; step <= STEPS; step++) {
         uint64_t r = hash_mix(step * HASH_STEP), key = r % KEYS;
         if (r >> 32 & 1) {
-            cr_assert_eq(map_reserve(&m, 1), 0);
-            map_put(&m, key, step);
+            cr_assert_eq(map_reserve(&table, 1), 0);
+            map_put(&table, key, step);
             held += want[key] == MAP_NONE;
             want[key] = step;
         } else {
-            map_drop(&m, key);
+            map_drop(&table, key);
             held -= want[key] != MAP_NONE;
             want[key] = MAP_NONE;
         }
-        cr_assert_eq(m.n, held);
+        cr_assert_eq(table.n, held);
         uint64_t other = (r >> 40) % KEYS;
-        cr_assert_eq(map_get(&m, other), want[other], "step %llu", (unsigned long long)step);
+        cr_assert_eq(map_get(&table, other), want[other], "step %llu", (unsigned long long)step);
     }
     for (uint64_t i = 0; i < KEYS; i++)
-        cr_assert_eq(map_get(&m, i), want[i]);
-    map_deinit(&m);
+        cr_assert_eq(map_get(&table, i), want[i]);
+    map_deinit(&table);
 }
 
 Test(base_map, a_reservation_that_cannot_be_met_changes_nothing) {
-    map m = {0};
-    cr_assert_eq(map_reserve(&m, 1), 0);
-    map_put(&m, 3, 4);
-    cr_expect_eq(map_reserve(&m, SIZE_MAX), -1);
-    cr_expect_eq(map_reserve(&m, SIZE_MAX / 2), -1);
-    cr_expect_eq(map_get(&m, 3), 4);
-    map_deinit(&m);
+    map table = {0};
+    cr_assert_eq(map_reserve(&table, 1), 0);
+    map_put(&table, 3, 4);
+    cr_expect_eq(map_reserve(&table, SIZE_MAX), -1);
+    cr_expect_eq(map_reserve(&table, SIZE_MAX / 2), -1);
+    cr_expect_eq(map_get(&table, 3), 4);
+    map_deinit(&table);
 }

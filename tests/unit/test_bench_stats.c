@@ -12,24 +12,24 @@ TestSuite(bench_stats, .fini = fail_on_leaks);
 
 /* numpy.percentile(v, p) with its default method: index p/100 (n-1), linear between. */
 Test(bench_stats, percentiles_are_numpys_linear_ones) {
-    static const double v[] = {1, 2, 3, 4, 10, 20, 35.5, 100};
+    static const double values[] = {1, 2, 3, 4, 10, 20, 35.5, 100};
     static const struct {
         double percent, want;
     } rows[] = {{0, 1},      {1, 1.07},    {25, 2.75},   {50, 7},         {75, 23.875},
                 {90, 54.85}, {95, 77.425}, {99, 95.485}, {99.9, 99.5485}, {100, 100}};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        double got = bench_percentile(v, ARRAY_LEN(v), rows[i].percent);
+        double got = bench_percentile(values, ARRAY_LEN(values), rows[i].percent);
         cr_assert_float_eq(got, rows[i].want, 1e-9, "p%g is %.17g", rows[i].percent, got);
     }
-    cr_assert_float_eq(bench_percentile(v, 1, 99), 1, 0);
-    cr_assert(isnan(bench_percentile(v, 0, 50)));
+    cr_assert_float_eq(bench_percentile(values, 1, 99), 1, 0);
+    cr_assert(isnan(bench_percentile(values, 0, 50)));
 }
 
 Test(bench_stats, mean_and_population_deviation) {
-    static const double v[] = {2, 4, 4, 4, 5, 5, 7, 9};
-    cr_assert_float_eq(bench_mean(v, 8), 5, 1e-12);
-    cr_assert_float_eq(bench_std(v, 8), 2, 1e-12);
-    cr_assert(isnan(bench_mean(v, 0)) && isnan(bench_std(v, 0)));
+    static const double values[] = {2, 4, 4, 4, 5, 5, 7, 9};
+    cr_assert_float_eq(bench_mean(values, 8), 5, 1e-12);
+    cr_assert_float_eq(bench_std(values, 8), 2, 1e-12);
+    cr_assert(isnan(bench_mean(values, 0)) && isnan(bench_std(values, 0)));
 }
 
 Test(bench_stats, peak_overlap_treats_intervals_as_half_open) {
@@ -43,12 +43,12 @@ Test(bench_stats, peak_overlap_treats_intervals_as_half_open) {
 Test(bench_stats, gamma_gaps_have_the_mean_and_spread_of_their_shape) {
     static const double shapes[] = {0.2, 0.5, 1, 2, 30};
     for (size_t k = 0; k < ARRAY_LEN(shapes); k++) {
-        bench_rng r;
-        bench_rng_seed(&r, 7);
+        bench_rng rng;
+        bench_rng_seed(&rng, 7);
         enum { N = 200000 };
         double sum = 0, squares = 0;
         for (int i = 0; i < N; i++) {
-            double x = bench_rng_gamma(&r, shapes[k]);
+            double x = bench_rng_gamma(&rng, shapes[k]);
             cr_assert(x >= 0 && isfinite(x));
             sum += x;
             squares += x * x;
@@ -61,15 +61,15 @@ Test(bench_stats, gamma_gaps_have_the_mean_and_spread_of_their_shape) {
 }
 
 Test(bench_stats, numbers_below_n_stay_below_it_and_reach_all) {
-    bench_rng r;
-    bench_rng_seed(&r, 1);
+    bench_rng rng;
+    bench_rng_seed(&rng, 1);
     unsigned seen[7] = {0};
     for (int i = 0; i < 7000; i++)
-        seen[bench_rng_below(&r, 7)]++;
+        seen[bench_rng_below(&rng, 7)]++;
     for (int i = 0; i < 7; i++)
         cr_assert(seen[i] > 800 && seen[i] < 1200, "%d: %u", i, seen[i]);
     for (int i = 0; i < 1000; i++) {
-        double u = bench_rng_unit(&r);
+        double u = bench_rng_unit(&rng);
         cr_assert(u > 0 && u < 1);
     }
 }
@@ -93,11 +93,11 @@ static bench_opts some_opts(void) {
 }
 
 Test(bench_stats, the_same_seed_plans_the_same_requests) {
-    bench_opts o = some_opts();
+    bench_opts opts = some_opts();
     bench_plan a, b;
     err e = {0};
-    cr_assert_eq(bench_plan_create(&a, &o, &e), 0);
-    cr_assert_eq(bench_plan_create(&b, &o, &e), 0);
+    cr_assert_eq(bench_plan_create(&a, &opts, &e), 0);
+    cr_assert_eq(bench_plan_create(&b, &opts, &e), 0);
     size_t leaving = 0;
     for (size_t i = 0; i < a.n_reqs; i++) {
         cr_assert_eq(a.reqs[i].input_len, b.reqs[i].input_len);
@@ -114,26 +114,26 @@ Test(bench_stats, the_same_seed_plans_the_same_requests) {
 }
 
 Test(bench_stats, every_body_is_json_without_repeated_keys) {
-    bench_opts o = some_opts();
+    bench_opts opts = some_opts();
     json_error_t why;
-    o.extra_body = json_loads("{\"depth\":{\"max_loops\":2},\"max_tokens\":1}", 0, &why);
-    o.ignore_eos = o.return_depth = o.want_logprobs = true;
-    o.temperature = 0.5;
+    opts.extra_body = json_loads("{\"depth\":{\"max_loops\":2},\"max_tokens\":1}", 0, &why);
+    opts.ignore_eos = opts.return_depth = opts.want_logprobs = true;
+    opts.temperature = 0.5;
     for (int chat = 0; chat < 2; chat++) {
-        o.chat = chat;
-        bench_plan p;
+        opts.chat = chat;
+        bench_plan plan;
         err e = {0};
-        buf b = {0};
-        cr_assert_eq(bench_plan_create(&p, &o, &e), 0);
-        cr_assert_eq(bench_plan_body(&o, &p.reqs[3], &b, &e), 0);
-        json_t *body = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES, &why);
-        cr_assert_not_null(body, "%s", b.data);
+        buf out = {0};
+        cr_assert_eq(bench_plan_create(&plan, &opts, &e), 0);
+        cr_assert_eq(bench_plan_body(&opts, &plan.reqs[3], &out, &e), 0);
+        json_t *body = json_loadb(out.data, out.len, JSON_REJECT_DUPLICATES, &why);
+        cr_assert_not_null(body, "%s", out.data);
         cr_assert_eq(json_integer_value(json_object_get(body, "max_tokens")), 1);
         json_decref(body);
-        buf_deinit(&b);
-        bench_plan_destroy(&p);
+        buf_deinit(&out);
+        bench_plan_destroy(&plan);
     }
-    json_decref(o.extra_body);
+    json_decref(opts.extra_body);
 }
 
 /* ---- chunks ---- */
@@ -154,19 +154,19 @@ Test(bench_stats, a_chunk_gives_its_figures_wherever_they_stand) {
         "\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"a\\\"]}\"},\"depths\":[3,7]}"
         "]}",
     };
-    static bench_chunk c;
+    static bench_chunk chunk;
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
-        cr_assert_eq(bench_chunk_read(&c, texts[i], strlen(texts[i])), 0, "%zu", i);
-        cr_assert(c.has_choice && c.has_usage && !c.is_error, "%zu", i);
-        cr_assert_eq(c.n_depths, 2);
-        cr_assert_eq(c.depths[0], 3);
-        cr_assert_eq(c.depths[1], 7);
-        cr_assert_eq(c.depth_sum, 10);
-        cr_assert_eq(c.usage_input, 5);
-        cr_assert_eq(c.usage_output, 2);
-        cr_assert_eq(c.usage_loops, 10);
-        cr_assert_eq(c.text_len, 5);
-        cr_assert_eq(memcmp(c.text, "a\\\"]}", 5), 0);
+        cr_assert_eq(bench_chunk_read(&chunk, texts[i], strlen(texts[i])), 0, "%zu", i);
+        cr_assert(chunk.has_choice && chunk.has_usage && !chunk.is_error, "%zu", i);
+        cr_assert_eq(chunk.n_depths, 2);
+        cr_assert_eq(chunk.depths[0], 3);
+        cr_assert_eq(chunk.depths[1], 7);
+        cr_assert_eq(chunk.depth_sum, 10);
+        cr_assert_eq(chunk.usage_input, 5);
+        cr_assert_eq(chunk.usage_output, 2);
+        cr_assert_eq(chunk.usage_loops, 10);
+        cr_assert_eq(chunk.text_len, 5);
+        cr_assert_eq(memcmp(chunk.text, "a\\\"]}", 5), 0);
     }
 }
 
@@ -176,11 +176,11 @@ Test(bench_stats, no_prefix_of_a_payload_is_taken_for_whole_or_read_past) {
     static const char text[] =
         "{\"choices\":[{\"index\":0,\"text\":\"a\\u00e9\\\\\",\"depths\":[3,7]},null],"
         "\"usage\":{\"prompt_tokens\":5},\"error\":{\"message\":\"x\"}}";
-    static bench_chunk c;
+    static bench_chunk chunk;
     for (size_t n = 0; n < sizeof text; n++) {
         char *copy = malloc(n ? n : 1);
         memcpy(copy, text, n);
-        int rc = bench_chunk_read(&c, copy, n);
+        int rc = bench_chunk_read(&chunk, copy, n);
         cr_assert_eq(rc, n == sizeof text - 1 ? 0 : -1, "%zu bytes", n);
         free(copy);
         if (n == sizeof text - 1) break;
@@ -204,9 +204,9 @@ Test(bench_stats, what_is_no_chunk_is_refused) {
                                       "{\"usage\":{\"prompt_tokens\"}}",
                                       "{\"a\":\"x}",
                                       "{\"a\":\"\\"};
-    static bench_chunk c;
+    static bench_chunk chunk;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
-        cr_assert_eq(bench_chunk_read(&c, bad[i], strlen(bad[i])), -1, "%s", bad[i]);
+        cr_assert_eq(bench_chunk_read(&chunk, bad[i], strlen(bad[i])), -1, "%s", bad[i]);
     }
 }
 
@@ -218,15 +218,15 @@ static int count(void *ud, const char *json, size_t n) {
 }
 
 Test(bench_stats, a_line_without_end_is_cut_off_at_its_limit) {
-    bench_sse s = {{0}, false};
+    bench_sse sse = {{0}, false};
     char *block = malloc(1 << 16);
     memset(block, 'x', 1 << 16);
     int events = 0, rc = 0;
     for (int i = 0; i < 100 && rc == 0; i++)
-        rc = bench_sse_feed(&s, block, 1 << 16, count, &events);
+        rc = bench_sse_feed(&sse, block, 1 << 16, count, &events);
     cr_assert_eq(rc, -1);
-    cr_assert(s.held.cap <= 2 * BENCH_SSE_HELD);
+    cr_assert(sse.held.cap <= 2 * BENCH_SSE_HELD);
     cr_assert_eq(events, 0);
-    buf_deinit(&s.held);
+    buf_deinit(&sse.held);
     free(block);
 }

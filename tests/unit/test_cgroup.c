@@ -245,25 +245,25 @@ static void put(const tmp_dir *root, const char *path, const char *text) {
     file_put(root->path, path + 1, text, strlen(text));
 }
 
-static tmp_dir build(const fake *f) {
+static tmp_dir build(const fake *row) {
     tmp_dir root = tmp_dir_create();
-    if (f->group) put(&root, "/proc/self/cgroup", f->group);
-    if (f->mounts) put(&root, "/proc/self/mountinfo", f->mounts);
-    for (size_t i = 0; i < MAX_FILES && f->files[i].path; i++)
-        put(&root, f->files[i].path, f->files[i].text);
+    if (row->group) put(&root, "/proc/self/cgroup", row->group);
+    if (row->mounts) put(&root, "/proc/self/mountinfo", row->mounts);
+    for (size_t i = 0; i < MAX_FILES && row->files[i].path; i++)
+        put(&root, row->files[i].path, row->files[i].text);
     return root;
 }
 
 Test(cgroup, each_arrangement_gives_the_limits_it_holds) {
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        const fake *f = &rows[i];
-        tmp_dir root = build(f);
-        cgroup_limits l;
-        cgroup_read(&l, root.path);
-        cr_expect(fabs(l.cpus - f->cpus) <= 1e-9 * f->cpus, "%s: %g processors, expected %g",
-                  f->what, l.cpus, f->cpus);
-        cr_expect_eq(l.memory, f->memory, "%s: %llu bytes, expected %llu", f->what,
-                     (unsigned long long)l.memory, (unsigned long long)f->memory);
+        const fake *row = &rows[i];
+        tmp_dir root = build(row);
+        cgroup_limits limits;
+        cgroup_read(&limits, root.path);
+        cr_expect(fabs(limits.cpus - row->cpus) <= 1e-9 * row->cpus,
+                  "%s: %g processors, expected %g", row->what, limits.cpus, row->cpus);
+        cr_expect_eq(limits.memory, row->memory, "%s: %llu bytes, expected %llu", row->what,
+                     (unsigned long long)limits.memory, (unsigned long long)row->memory);
         tmp_dir_remove(&root);
     }
 }
@@ -280,9 +280,9 @@ Test(cgroup, groups_nested_hundreds_deep_are_all_read) {
     (void)snprintf(file, sizeof file, "%s/cpu.max", name);
     put(&root, file, "300000 100000\n");
     put(&root, "/a/cpu.max", "700000 100000\n");
-    cgroup_limits l;
-    cgroup_read(&l, root.path);
-    cr_assert_eq(l.cpus, 3);
+    cgroup_limits limits;
+    cgroup_read(&limits, root.path);
+    cr_assert_eq(limits.cpus, 3);
     tmp_dir_remove(&root);
 }
 
@@ -297,9 +297,9 @@ Test(cgroup, names_longer_than_a_path_limit_nothing) {
     put(&root, "/proc/self/cgroup", group);
     put(&root, "/proc/self/mountinfo", V2_TOP);
     put(&root, CG "/cpu.max", "100000 100000\n");
-    cgroup_limits l;
-    cgroup_read(&l, root.path);
-    cr_assert_eq(l.cpus, 0);
+    cgroup_limits limits;
+    cgroup_read(&limits, root.path);
+    cr_assert_eq(limits.cpus, 0);
     free(group);
     tmp_dir_remove(&root);
 }
@@ -310,13 +310,13 @@ Test(cgroup, memory_running_out_leaves_no_leak_and_no_limit_that_nobody_set) {
     for (int for_ever = 0; for_ever < 2; for_ever++) {
         long n = 0;
         do {
-            cgroup_limits l;
+            cgroup_limits limits;
             oom_after(n++, for_ever);
-            cgroup_read(&l, root.path);
+            cgroup_read(&limits, root.path);
             refused = oom_stop();
-            cr_assert(l.cpus == 0 || l.cpus == 2.5, "%g", l.cpus);
-            cr_assert(l.memory == 0 || l.memory == 300 * MB);
-            cr_assert(refused || l.cpus == 2.5);
+            cr_assert(limits.cpus == 0 || limits.cpus == 2.5, "%g", limits.cpus);
+            cr_assert(limits.memory == 0 || limits.memory == 300 * MB);
+            cr_assert(refused || limits.cpus == 2.5);
         } while (refused);
         cr_assert_gt(n, 3);
     }
@@ -342,11 +342,11 @@ Test(cgroup, threads_are_the_smaller_of_cores_and_quota_rounded_down_and_at_leas
         {64, 1.999999, 1, "64 cores, cgroup quota 2"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        machine m = {.cores = cases[i].cores, .cgroup.cpus = cases[i].quota};
+        machine host = {.cores = cases[i].cores, .cgroup.cpus = cases[i].quota};
         char why[64];
-        cr_expect_eq(machine_threads(&m), cases[i].threads, "%s: %u", cases[i].why,
-                     machine_threads(&m));
-        cr_expect_str_eq(machine_why_threads(&m, why), cases[i].why);
+        cr_expect_eq(machine_threads(&host), cases[i].threads, "%s: %u", cases[i].why,
+                     machine_threads(&host));
+        cr_expect_str_eq(machine_why_threads(&host, why), cases[i].why);
     }
 }
 
@@ -360,8 +360,8 @@ Test(cgroup, memory_is_the_smaller_of_the_host_and_the_limit) {
 }
 
 Test(cgroup, this_machine_has_a_core_and_memory) {
-    machine m;
-    machine_read(&m);
-    cr_assert(m.cores >= 1 && m.memory > 0);
-    cr_assert(machine_threads(&m) >= 1 && machine_threads(&m) <= m.cores);
+    machine host;
+    machine_read(&host);
+    cr_assert(host.cores >= 1 && host.memory > 0);
+    cr_assert(machine_threads(&host) >= 1 && machine_threads(&host) <= host.cores);
 }

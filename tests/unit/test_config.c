@@ -18,8 +18,8 @@ static char *golden_text(const char *name) {
     return file_get(dir, "config.json", NULL);
 }
 
-static int parse(const char *text, model_plan *c, err *e) {
-    return plan_parse(c, text, strlen(text), "config.json", e);
+static int parse(const char *text, model_plan *plan, err *e) {
+    return plan_parse(plan, text, strlen(text), "config.json", e);
 }
 
 /* The golden text with one key set to a JSON value, or removed when value is NULL. */
@@ -35,20 +35,20 @@ static char *edited(const char *name, const char *key, const char *value) {
 }
 
 Test(config, a_golden_config_gives_the_derived_sizes) {
-    model_plan c;
+    model_plan plan;
     err e = {0};
     char *text = golden_text("mla");
-    cr_assert_eq(parse(text, &c, &e), 0, "%s", e.msg);
+    cr_assert_eq(parse(text, &plan, &e), 0, "%s", e.msg);
     free(text);
-    cr_assert_eq(c.ffn_dim, 85);
-    cr_assert_eq(c.slot_values, 32 + 8);
-    cr_assert_eq(c.halted_kv, KV_EXACT);
-    cr_assert_float_eq(c.exit_threshold, 0.99, 1e-6);
+    cr_assert_eq(plan.ffn_dim, 85);
+    cr_assert_eq(plan.slot_values, 32 + 8);
+    cr_assert_eq(plan.halted_kv, KV_EXACT);
+    cr_assert_float_eq(plan.exit_threshold, 0.99, 1e-6);
     text = golden_text("gqa");
-    cr_assert_eq(parse(text, &c, &e), 0, "%s", e.msg);
+    cr_assert_eq(parse(text, &plan, &e), 0, "%s", e.msg);
     free(text);
-    cr_assert_eq(c.head_dim, 16);
-    cr_assert_eq(c.slot_values, 2 * 2 * 16);
+    cr_assert_eq(plan.head_dim, 16);
+    cr_assert_eq(plan.slot_values, 2 * 2 * 16);
 }
 
 static const struct {
@@ -110,16 +110,16 @@ static const struct {
 
 Test(config, every_rule_is_refused_with_key_value_and_rule) {
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
-        model_plan c;
+        model_plan plan;
         err e = {0};
         char *text = edited(bad[i].model, bad[i].key, bad[i].value);
-        cr_assert_eq(parse(text, &c, &e), -1, "%s = %s was accepted", bad[i].key, bad[i].value);
+        cr_assert_eq(parse(text, &plan, &e), -1, "%s = %s was accepted", bad[i].key, bad[i].value);
         free(text);
         cr_assert_eq(e.code, ERR_BAD_FILE);
         cr_assert(strstr(e.msg, bad[i].says), "row %zu: \"%s\" has no \"%s\"", i, e.msg,
                   bad[i].says);
         cr_assert(strstr(e.msg, "config.json"), "%s", e.msg);
-        cr_assert_eq(c.dim, 0, "a refused config leaves nothing behind");
+        cr_assert_eq(plan.dim, 0, "a refused config leaves nothing behind");
     }
 }
 
@@ -135,10 +135,10 @@ Test(config, each_key_but_halted_kv_must_be_there) {
         bool optional = false;
         for (size_t i = 0; i < ARRAY_LEN(ignored); i++)
             optional |= strcmp(key, ignored[i]) == 0;
-        model_plan c;
+        model_plan plan;
         err e = {0};
         text = edited("gqa", key, NULL);
-        int rc = parse(text, &c, &e);
+        int rc = parse(text, &plan, &e);
         free(text);
         cr_assert_eq(rc, optional ? 0 : -1, "without %s", key);
         if (optional) continue;
@@ -169,13 +169,14 @@ static const struct {
 
 Test(config, text_that_is_no_config_of_a_model_is_refused) {
     for (size_t i = 0; i < ARRAY_LEN(not_objects); i++) {
-        model_plan c;
+        model_plan plan;
         err e = {0};
-        guarded g = guard_copy(not_objects[i].text, strlen(not_objects[i].text));
-        cr_assert_eq(plan_parse(&c, g.data, strlen(not_objects[i].text), "config.json", &e), -1);
+        guarded guard = guard_copy(not_objects[i].text, strlen(not_objects[i].text));
+        cr_assert_eq(plan_parse(&plan, guard.data, strlen(not_objects[i].text), "config.json", &e),
+                     -1);
         cr_assert_eq(e.code, ERR_BAD_FILE);
         cr_assert(strstr(e.msg, not_objects[i].says), "row %zu: %s", i, e.msg);
-        guard_free(&g);
+        guard_free(&guard);
     }
 }
 
@@ -185,23 +186,23 @@ Test(config, a_config_cut_anywhere_is_refused_without_reading_past_its_end) {
     while (n > 0 && text[n - 1] != '}')
         n--;
     for (size_t cut = 0; cut < n; cut++) {
-        guarded g = guard_copy(text, cut);
-        model_plan c;
+        guarded guard = guard_copy(text, cut);
+        model_plan plan;
         err e = {0};
-        cr_assert_eq(plan_parse(&c, g.data, cut, "config.json", &e), -1, "cut at %zu", cut);
-        guard_free(&g);
+        cr_assert_eq(plan_parse(&plan, guard.data, cut, "config.json", &e), -1, "cut at %zu", cut);
+        guard_free(&guard);
     }
     free(text);
 }
 
 Test(config, keys_of_the_other_attention_may_hold_anything_in_range) {
-    model_plan c;
+    model_plan plan;
     err e = {0};
     char *text = edited("gqa", "qk_rope_head_dim", "7");
-    cr_assert_eq(parse(text, &c, &e), 0, "%s", e.msg);
+    cr_assert_eq(parse(text, &plan, &e), 0, "%s", e.msg);
     free(text);
     text = edited("mla", "n_kv_heads", "0");
-    cr_assert_eq(parse(text, &c, &e), 0, "%s", e.msg);
+    cr_assert_eq(parse(text, &plan, &e), 0, "%s", e.msg);
     free(text);
 }
 
@@ -229,15 +230,15 @@ Test(config, the_variants_have_the_sizes_their_names_say) {
                  {"mythos_50b", 50, 5},       {"mythos_100b", 100, 10}, {"mythos_500b", 500, 50},
                  {"mythos_1t", 1000, 100}};
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
-        model_plan c;
-        cr_assert_eq(plan_variant(&c, sizes[i].name, NULL), 0);
-        double billions = (double)plan_params(&c) / 1e9;
+        model_plan plan;
+        cr_assert_eq(plan_variant(&plan, sizes[i].name, NULL), 0);
+        double billions = (double)plan_params(&plan) / 1e9;
         cr_assert_float_eq(billions, sizes[i].billions, sizes[i].within, "%s: %g", sizes[i].name,
                            billions);
     }
-    model_plan c;
+    model_plan plan;
     err e = {0};
-    cr_assert_eq(plan_variant(&c, "mythos_2b", &e), -1);
+    cr_assert_eq(plan_variant(&plan, "mythos_2b", &e), -1);
     cr_assert_eq(e.code, ERR_NOT_FOUND);
     cr_assert(strstr(e.msg, "mythos_1b"), "%s", e.msg);
 }
@@ -247,10 +248,10 @@ Test(config, parsing_survives_every_failed_allocation, .timeout = HANGS_S) {
     char *text = golden_text("mla");
     for (int sticky = 0; sticky < 2; sticky++) {
         for (long n = 0;; n++) {
-            model_plan c;
+            model_plan plan;
             err e = {0};
             oom_after(n, sticky);
-            int rc = parse(text, &c, &e);
+            int rc = parse(text, &plan, &e);
             bool refused = oom_stop();
             if (!refused) {
                 cr_assert_eq(rc, 0);

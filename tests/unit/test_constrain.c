@@ -15,29 +15,29 @@ TestSuite(constrain, .fini = fail_on_leaks, .timeout = HANGS_S);
 static api__grammar *compile(const char *text, err *e) {
     json_error_t why;
     json_t *schema = text ? json_loads(text, JSON_DECODE_ANY, &why) : NULL;
-    api__grammar *g = NULL;
+    api__grammar *grammar = NULL;
     if (text) cr_assert(schema, "the test's schema: %s in %s", why.text, text);
-    int rc = api__grammar_compile(&g, schema, "schema", e);
-    cr_assert_eq(rc == 0, g != NULL);
+    int rc = api__grammar_compile(&grammar, schema, "schema", e);
+    cr_assert_eq(rc == 0, grammar != NULL);
     json_decref(schema);
-    return g;
+    return grammar;
 }
 
 /* 1: a whole value; 0: a beginning; -1: refused. */
-static int feed(const api__grammar *g, const char *text) {
-    api__automaton a;
+static int feed(const api__grammar *grammar, const char *text) {
+    api__automaton machine;
     api__readings now, next;
     err e = {0};
     api__stacks *scratch = malloc(sizeof *scratch);
-    cr_assert_eq(api__automaton_init(&a, g, &e), 0);
-    api__automaton_start(&a, &now);
+    cr_assert_eq(api__automaton_init(&machine, grammar, &e), 0);
+    api__automaton_start(&machine, &now);
     for (const char *p = text; *p && now.n_tops; p++) {
-        api__automaton_step(&a, &now, (uint8_t)*p, &next);
+        api__automaton_step(&machine, &now, (uint8_t)*p, &next);
         now = next;
-        api__automaton_compact(&a, &now, scratch);
+        api__automaton_compact(&machine, &now, scratch);
     }
-    int result = now.n_tops == 0 ? -1 : api__automaton_done(&a, &now);
-    api__automaton_deinit(&a);
+    int result = now.n_tops == 0 ? -1 : api__automaton_done(&machine, &now);
+    api__automaton_deinit(&machine);
     free(scratch);
     return result;
 }
@@ -171,12 +171,12 @@ Test(constrain, texts_are_whole_begun_or_refused) {
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         err e = {0};
-        api__grammar *g = compile(rows[i].schema, &e);
-        cr_assert(g, "row %zu: %s", i, e.msg);
-        int got = feed(g, rows[i].text);
+        api__grammar *grammar = compile(rows[i].schema, &e);
+        cr_assert(grammar, "row %zu: %s", i, e.msg);
+        int got = feed(grammar, rows[i].text);
         cr_assert_eq(got, rows[i].want, "row %zu: '%s' against %s gave %d", i, rows[i].text,
                      rows[i].schema, got);
-        api__grammar_free(g);
+        api__grammar_free(grammar);
     }
 }
 
@@ -307,13 +307,13 @@ Test(constrain, long_references_followed_from_many_places_are_refused_in_time) {
 
 Test(constrain, nesting_stops_where_the_stack_ends_and_still_closes) {
     err e = {0};
-    api__grammar *g = compile(NULL, &e);
+    api__grammar *grammar = compile(NULL, &e);
     char text[400] = "";
     size_t n = 0;
     int depth = 0;
     while (depth < 100) { /* {"a":{"a":... to the greatest depth */
         memcpy(text + n, "{\"a\":", 6);
-        if (feed(g, text) < 0) break;
+        if (feed(grammar, text) < 0) break;
         n += 5;
         depth++;
     }
@@ -322,24 +322,24 @@ Test(constrain, nesting_stops_where_the_stack_ends_and_still_closes) {
     for (n += 1; depth > 0; depth--, n++)
         text[n] = '}';
     text[n] = 0;
-    cr_assert_eq(feed(g, text), 1, "%s", text);
-    api__grammar_free(g);
+    cr_assert_eq(feed(grammar, text), 1, "%s", text);
+    api__grammar_free(grammar);
 }
 
 Test(constrain, blanks_are_bounded) {
     err e = {0};
-    api__grammar *g = compile(NULL, &e);
+    api__grammar *grammar = compile(NULL, &e);
     char text[100] = "{\n";
     size_t n = 2;
-    for (; feed(g, text) >= 0 && n < 90; n++)
+    for (; feed(grammar, text) >= 0 && n < 90; n++)
         text[n] = n % 2 ? ' ' : '\t';
     cr_assert_eq(n - 2, API__MAX_BLANKS);
-    cr_assert_eq(feed(g, "{\n\n"), -1, "one newline at a time");
-    cr_assert_eq(feed(g, "{ "), 0);
-    cr_assert_eq(feed(g, "{  "), -1, "one space, unless it indents");
-    cr_assert_eq(feed(g, "{ \n"), -1);
-    cr_assert_eq(feed(g, "{\"a\": 1, \"b\":\n"), -1, "no new line after a colon");
-    api__grammar_free(g);
+    cr_assert_eq(feed(grammar, "{\n\n"), -1, "one newline at a time");
+    cr_assert_eq(feed(grammar, "{ "), 0);
+    cr_assert_eq(feed(grammar, "{  "), -1, "one space, unless it indents");
+    cr_assert_eq(feed(grammar, "{ \n"), -1);
+    cr_assert_eq(feed(grammar, "{\"a\": 1, \"b\":\n"), -1, "no new line after a colon");
+    api__grammar_free(grammar);
 }
 
 Test(constrain, a_tool_call_is_one_of_the_functions_with_arguments_that_fit) {
@@ -363,54 +363,55 @@ Test(constrain, a_tool_call_is_one_of_the_functions_with_arguments_that_fit) {
         {"now", "{\"name\": \"now\", \"arguments\": {}}", 1},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        api__grammar *g = NULL;
+        api__grammar *grammar = NULL;
         err e = {0};
-        cr_assert_eq(api__grammar_compile_tools(&g, tools, rows[i].only, "tools", &e), 0, "%s",
-                     e.msg);
-        cr_assert_eq(feed(g, rows[i].text), rows[i].want, "row %zu", i);
-        api__grammar_free(g);
+        cr_assert_eq(api__grammar_compile_tools(&grammar, tools, rows[i].only, "tools", &e), 0,
+                     "%s", e.msg);
+        cr_assert_eq(feed(grammar, rows[i].text), rows[i].want, "row %zu", i);
+        api__grammar_free(grammar);
     }
     json_decref(tools);
 }
 
 Test(constrain, a_token_that_cannot_come_changes_nothing_and_the_end_comes_only_when_whole) {
-    tokenizer *t = NULL;
-    api__vocab *v = NULL;
-    api__constraint *c = NULL;
-    api__workspace *w = NULL;
+    tokenizer *tok = NULL;
+    api__vocab *vocab = NULL;
+    api__constraint *constr = NULL;
+    api__workspace *work = NULL;
     err e = {0};
     const uint32_t stop = 2047;
-    cr_assert_eq(tokenizer_open(&t, "models/demo", 2048, &e), 0);
-    cr_assert_eq(api__vocab_open(&v, t, 2048, &e), 0);
-    api__grammar *g = compile("{\"type\":\"array\",\"items\":{\"const\":1},\"maxItems\":2}", &e);
-    cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
-    cr_assert_eq(api__constraint_create(&c, w, &e), 0);
+    cr_assert_eq(tokenizer_open(&tok, "models/demo", 2048, &e), 0);
+    cr_assert_eq(api__vocab_open(&vocab, tok, 2048, &e), 0);
+    api__grammar *grammar =
+        compile("{\"type\":\"array\",\"items\":{\"const\":1},\"maxItems\":2}", &e);
+    cr_assert_eq(api__workspace_create(&work, grammar, vocab, &stop, 1, &e), 0);
+    cr_assert_eq(api__constraint_create(&constr, work, &e), 0);
     const char *text = "[1]";
     for (int i = 0; i < 3; i++) {
         uint32_t right, wrong;
         char one[2] = {text[i], 0};
-        cr_assert(tokenizer_find(t, one, &right) && tokenizer_find(t, "x", &wrong));
+        cr_assert(tokenizer_find(tok, one, &right) && tokenizer_find(tok, "x", &wrong));
         uint64_t before[32];
-        cr_assert_eq(api__constraint_make(c), ERR_NONE);
-        memcpy(before, api__constraint_mask(c)->words, sizeof before);
+        cr_assert_eq(api__constraint_make(constr), ERR_NONE);
+        memcpy(before, api__constraint_mask(constr)->words, sizeof before);
         cr_assert_eq(before[stop / 64] >> stop % 64 & 1, 0);
-        cr_assert_not(api__constraint_take(c, wrong));
-        cr_assert_not(api__constraint_take(c, stop));
-        cr_assert_eq(api__constraint_make(c), ERR_NONE);
-        cr_assert(memcmp(api__constraint_mask(c)->words, before, sizeof before) == 0);
-        cr_assert(api__constraint_take(c, right));
+        cr_assert_not(api__constraint_take(constr, wrong));
+        cr_assert_not(api__constraint_take(constr, stop));
+        cr_assert_eq(api__constraint_make(constr), ERR_NONE);
+        cr_assert(memcmp(api__constraint_mask(constr)->words, before, sizeof before) == 0);
+        cr_assert(api__constraint_take(constr, right));
     }
-    cr_assert_eq(api__constraint_make(c), ERR_NONE);
-    const uint64_t *end = api__constraint_mask(c)->words;
+    cr_assert_eq(api__constraint_make(constr), ERR_NONE);
+    const uint64_t *end = api__constraint_mask(constr)->words;
     cr_assert_eq(end[stop / 64], 1ull << stop % 64, "whole: the stop token and nothing else");
     for (int i = 0; i < 31; i++)
         cr_assert_eq(end[i], 0);
-    cr_assert(api__constraint_take(c, stop));
-    api__constraint_destroy(c);
-    api__workspace_destroy(w);
-    api__grammar_free(g);
-    api__vocab_close(v);
-    tokenizer_close(t);
+    cr_assert(api__constraint_take(constr, stop));
+    api__constraint_destroy(constr);
+    api__workspace_destroy(work);
+    api__grammar_free(grammar);
+    api__vocab_close(vocab);
+    tokenizer_close(tok);
 }
 
 /* Its spaces are U+2581, and some of its characters are byte tokens. */
@@ -429,120 +430,121 @@ static void put_sp_file(buf *json) {
 
 Test(constrain, answers_in_a_sentencepiece_vocabulary_keep_their_schema) {
     buf file = {0};
-    tokenizer *t = NULL;
-    api__vocab *v = NULL;
+    tokenizer *tok = NULL;
+    api__vocab *vocab = NULL;
     err e = {0};
     const uint32_t stop = 63;
     put_sp_file(&file);
-    cr_assert_eq(tokenizer_parse(&t, file.data, file.len, 64, "test", &e), 0, "%s", e.msg);
-    cr_assert_eq(api__vocab_open(&v, t, 64, &e), 0);
-    api__grammar *g = compile("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},"
-                              "\"b\":{\"type\":\"string\",\"maxLength\":9}},\"required\":[\"a\","
-                              "\"b\"],\"additionalProperties\":false}",
-                              &e);
-    cr_assert(g, "%s", e.msg);
+    cr_assert_eq(tokenizer_parse(&tok, file.data, file.len, 64, "test", &e), 0, "%s", e.msg);
+    cr_assert_eq(api__vocab_open(&vocab, tok, 64, &e), 0);
+    api__grammar *grammar =
+        compile("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},"
+                "\"b\":{\"type\":\"string\",\"maxLength\":9}},\"required\":[\"a\","
+                "\"b\"],\"additionalProperties\":false}",
+                &e);
+    cr_assert(grammar, "%s", e.msg);
     uint64_t used = 0; /* tokens that some answer had */
     int whole = 0;
     srand(3);
     for (int answer = 0; answer < 200; answer++) {
-        api__workspace *w = NULL;
-        api__constraint *c = NULL;
+        api__workspace *work = NULL;
+        api__constraint *constr = NULL;
         uint32_t ids[200], n = 0, id = 0;
-        cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
-        cr_assert_eq(api__constraint_create(&c, w, &e), 0);
+        cr_assert_eq(api__workspace_create(&work, grammar, vocab, &stop, 1, &e), 0);
+        cr_assert_eq(api__constraint_create(&constr, work, &e), 0);
         while (n < ARRAY_LEN(ids)) {
-            cr_assert_eq(api__constraint_make(c), ERR_NONE);
-            uint64_t mask = api__constraint_mask(c)->words[0];
+            cr_assert_eq(api__constraint_make(constr), ERR_NONE);
+            uint64_t mask = api__constraint_mask(constr)->words[0];
             cr_assert_neq(mask, 0, "nothing to choose behind %u tokens", n);
             do
                 id = (uint32_t)rand() % 64;
             while ((mask >> id & 1) == 0);
-            cr_assert(api__constraint_take(c, id));
+            cr_assert(api__constraint_take(constr, id));
             if (id == stop) break;
             used |= 1ull << id;
             ids[n++] = id;
         }
         buf text = {0};
-        cr_assert_eq(tokenizer_decode(t, ids, n, true, &text, &e), 0);
+        cr_assert_eq(tokenizer_decode(tok, ids, n, true, &text, &e), 0);
         whole += id == stop;
         json_t *root = id == stop ? json_loadb(text.data, text.len, 0, NULL) : NULL;
         cr_expect(id != stop || json_is_integer(json_object_get(root, "a")), "%s", text.data);
         cr_expect(id != stop || json_is_string(json_object_get(root, "b")), "%s", text.data);
         json_decref(root);
         buf_deinit(&text);
-        api__constraint_destroy(c);
-        api__workspace_destroy(w);
+        api__constraint_destroy(constr);
+        api__workspace_destroy(work);
     }
     cr_expect_gt(whole, 100);
     cr_expect_neq(used >> 17 & 1, 0, "no answer had a word with its space");
     cr_expect_neq(used >> 14 & 1, 0, "no answer had a byte of a letter");
     cr_expect_neq(used >> 11 & used >> 13 & 1, 0, "no answer had a byte token for a sign");
-    api__grammar_free(g);
-    api__vocab_close(v);
-    tokenizer_close(t);
+    api__grammar_free(grammar);
+    api__vocab_close(vocab);
+    tokenizer_close(tok);
     buf_deinit(&file);
 }
 
 /* ---- what masks cost ---- */
 
-static api__vocab *open_demo(tokenizer **t) {
-    api__vocab *v = NULL;
+static api__vocab *open_demo(tokenizer **tok) {
+    api__vocab *vocab = NULL;
     err e = {0};
-    cr_assert_eq(tokenizer_open(t, "models/demo", 2048, &e), 0);
-    cr_assert_eq(api__vocab_open(&v, *t, 2048, &e), 0);
-    return v;
+    cr_assert_eq(tokenizer_open(tok, "models/demo", 2048, &e), 0);
+    cr_assert_eq(api__vocab_open(&vocab, *tok, 2048, &e), 0);
+    return vocab;
 }
 
-static void put_times(buf *s, int n, const char *before, const char *each, const char *after) {
-    buf_puts(s, before);
+static void put_times(buf *out, int n, const char *before, const char *each, const char *after) {
+    buf_puts(out, before);
     for (int i = 0; i < n; i++) {
-        if (i) buf_puts(s, ",");
+        if (i) buf_puts(out, ",");
         for (const char *p = each; *p; p++) { /* % stands for the number */
-            if (*p == '%') buf_printf(s, "%d", i);
-            else buf_append(s, p, 1);
+            if (*p == '%') buf_printf(out, "%d", i);
+            else buf_append(out, p, 1);
         }
     }
-    buf_puts(s, after);
+    buf_puts(out, after);
 }
 
 /* The most fuel of one mask over some random answers to the schema. */
-static uint64_t most_fuel(const api__vocab *v, const char *schema, bool *costly) {
+static uint64_t most_fuel(const api__vocab *vocab, const char *schema, bool *costly) {
     err e = {0};
     const uint32_t stop = 2047;
     uint64_t most = 0;
-    api__grammar *g = compile(schema, &e);
-    cr_assert(g, "%s: %s", schema, e.msg);
+    api__grammar *grammar = compile(schema, &e);
+    cr_assert(grammar, "%s: %s", schema, e.msg);
     srand(1);
     *costly = false;
     for (int answer = 0; answer < 20; answer++) {
-        api__workspace *w = NULL;
-        api__constraint *c = NULL;
-        cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
-        cr_assert_eq(api__constraint_create(&c, w, &e), 0);
+        api__workspace *work = NULL;
+        api__constraint *constr = NULL;
+        cr_assert_eq(api__workspace_create(&work, grammar, vocab, &stop, 1, &e), 0);
+        cr_assert_eq(api__constraint_create(&constr, work, &e), 0);
         for (int k = 0; k < 60; k++) {
-            bool bad = api__constraint_make(c) != ERR_NONE;
-            if (api__constraint_fuel(c) > most) most = api__constraint_fuel(c);
+            bool bad = api__constraint_make(constr) != ERR_NONE;
+            if (api__constraint_fuel(constr) > most) most = api__constraint_fuel(constr);
             *costly = *costly || bad;
             uint32_t can[2048], n = 0;
             for (uint32_t id = 0; id < 2048; id++) {
-                if (api__constraint_mask(c)->words[id / 64] >> id % 64 & 1) can[n++] = id;
+                if (api__constraint_mask(constr)->words[id / 64] >> id % 64 & 1) can[n++] = id;
             }
             if (bad) break;
             cr_assert_gt(n, 0);
             uint32_t id = can[(unsigned)rand() % n];
-            cr_assert(api__constraint_take(c, id));
+            cr_assert(api__constraint_take(constr, id));
             if (id == stop) break;
         }
-        api__constraint_destroy(c);
-        api__workspace_destroy(w);
+        api__constraint_destroy(constr);
+        api__workspace_destroy(work);
     }
-    api__grammar_free(g);
+    api__grammar_free(grammar);
     return most;
 }
 
 Test(constrain, the_worst_schemas_known_stay_within_their_fuel) {
-    tokenizer *t = NULL;
-    api__vocab *v = open_demo(&t);
+    tokenizer *tok = NULL;
+    api__vocab *vocab = open_demo(&tok);
     const struct {
         const char *what, *before, *each, *after;
         int n;
@@ -564,24 +566,24 @@ Test(constrain, the_worst_schemas_known_stay_within_their_fuel) {
          200000},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        buf s = {0};
+        buf text = {0};
         bool costly;
-        put_times(&s, rows[i].n, rows[i].before, rows[i].each, rows[i].after);
-        uint64_t most = most_fuel(v, s.data, &costly);
+        put_times(&text, rows[i].n, rows[i].before, rows[i].each, rows[i].after);
+        uint64_t most = most_fuel(vocab, text.data, &costly);
         cr_expect(!costly && most <= rows[i].fuel, "%s: %llu units", rows[i].what,
                   (unsigned long long)most);
-        buf_deinit(&s);
+        buf_deinit(&text);
     }
-    api__vocab_close(v);
-    tokenizer_close(t);
+    api__vocab_close(vocab);
+    tokenizer_close(tok);
 }
 
 Test(constrain, a_mask_that_takes_more_than_its_fuel_is_an_error_and_soon) {
     /* 32 readings inside bounded strings, and a costly vocabulary: every token is an escape and
      * then some letters, so every token moves every reading. */
-    buf s = {0}, json = {0};
-    tokenizer *t = NULL;
-    api__vocab *v = NULL;
+    buf text = {0}, json = {0};
+    tokenizer *tok = NULL;
+    api__vocab *words = NULL;
     err e = {0};
     const uint32_t vocab = 40000, stop = vocab - 1;
     buf_puts(&json, "{\"added_tokens\":[{\"id\":39999,\"content\":\"<|end|>\",\"special\":true}],"
@@ -592,34 +594,34 @@ Test(constrain, a_mask_that_takes_more_than_its_fuel_is_an_error_and_soon) {
     for (uint32_t id = 256; id < stop; id++)
         buf_printf(&json, ",\"\\\\n%xx%x\":%u", id * 40503u & 0xffff, id, id);
     buf_puts(&json, "}}}");
-    cr_assert_eq(tokenizer_parse(&t, json.data, json.len, vocab, "test", &e), 0, "%s", e.msg);
-    cr_assert_eq(api__vocab_open(&v, t, vocab, &e), 0);
-    put_times(&s, 32, "{\"anyOf\":[",
+    cr_assert_eq(tokenizer_parse(&tok, json.data, json.len, vocab, "test", &e), 0, "%s", e.msg);
+    cr_assert_eq(api__vocab_open(&words, tok, vocab, &e), 0);
+    put_times(&text, 32, "{\"anyOf\":[",
               "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\",\"maxLength\":5%},"
               "\"b%\":{}},\"required\":[\"a\"]}",
               "]}");
-    api__grammar *g = compile(s.data, &e);
-    cr_assert(g, "%s", e.msg);
-    api__workspace *w = NULL;
-    api__constraint *c = NULL;
-    cr_assert_eq(api__workspace_create(&w, g, v, &stop, 1, &e), 0);
-    cr_assert_eq(api__constraint_create(&c, w, &e), 0);
+    api__grammar *grammar = compile(text.data, &e);
+    cr_assert(grammar, "%s", e.msg);
+    api__workspace *work = NULL;
+    api__constraint *constr = NULL;
+    cr_assert_eq(api__workspace_create(&work, grammar, words, &stop, 1, &e), 0);
+    cr_assert_eq(api__constraint_create(&constr, work, &e), 0);
     err_code made = ERR_NONE;
     clock_t from = 0;
     for (const char *p = "{\"a\":\"xyz"; *p && made == ERR_NONE; p++) {
         from = clock();
-        made = api__constraint_make(c);
-        cr_assert(made != ERR_NONE || api__constraint_take(c, (uint8_t)*p), "at %s", p);
+        made = api__constraint_make(constr);
+        cr_assert(made != ERR_NONE || api__constraint_take(constr, (uint8_t)*p), "at %s", p);
     }
     cr_assert_eq(made, ERR_COSTLY);
     double seconds = (double)(clock() - from) / CLOCKS_PER_SEC;
-    cr_expect_leq(api__constraint_fuel(c), API__MASK_FUEL + 10000);
+    cr_expect_leq(api__constraint_fuel(constr), API__MASK_FUEL + 10000);
     cr_expect_lt(seconds, 5.0, "%g s of processor time", seconds);
-    api__constraint_destroy(c);
-    api__workspace_destroy(w);
-    api__grammar_free(g);
-    api__vocab_close(v);
-    tokenizer_close(t);
+    api__constraint_destroy(constr);
+    api__workspace_destroy(work);
+    api__grammar_free(grammar);
+    api__vocab_close(words);
+    tokenizer_close(tok);
     buf_deinit(&json);
-    buf_deinit(&s);
+    buf_deinit(&text);
 }

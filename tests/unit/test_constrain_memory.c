@@ -38,32 +38,33 @@ static size_t n_ids; /* what all the memory gives */
 
 static int parse_tokenizer(void *ud, bool *right, err *e) {
     const buf *text = ud;
-    tokenizer *t = NULL;
+    tokenizer *tok = NULL;
     token_ids ids = {0};
-    int rc = tokenizer_parse(&t, text->data, text->len, 2048, "tokenizer.json", e);
-    if (rc != 0) cr_assert_null(t);
+    int rc = tokenizer_parse(&tok, text->data, text->len, 2048, "tokenizer.json", e);
+    if (rc != 0) cr_assert_null(tok);
     static const char words[] =
         "In the beginning <|end|> was a word of some lengthandmoreletterstomergethanfitthestack";
-    if (rc == 0) rc = tokenizer_encode(t, words, strlen(words), true, 1000, &ids, e);
+    if (rc == 0) rc = tokenizer_encode(tok, words, strlen(words), true, 1000, &ids, e);
     *right = rc == 0 && (n_ids == 0 || ids.n == n_ids);
     if (rc == 0) n_ids = ids.n;
     token_ids_deinit(&ids);
-    tokenizer_close(t);
+    tokenizer_close(tok);
     return rc;
 }
 
 /* A file small enough for thousands of tries: the bytes, two merges, one special token. */
 static void small_file(buf *out) {
     json_t *vocab = json_object(), *file;
-    for (int b = 0, next = 256; b < 256; b++) {
-        bool visible = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
-        int cp = visible ? b : next++;
+    for (int byte = 0, next = 256; byte < 256; byte++) {
+        bool visible =
+            (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+        int cp = visible ? byte : next++;
         char key[3] = {(char)cp, 0, 0};
         if (cp >= 0x80) {
             key[0] = (char)(0xc0 | cp >> 6);
             key[1] = (char)(0x80 | (cp & 63));
         }
-        json_object_set_new(vocab, key, json_integer(b));
+        json_object_set_new(vocab, key, json_integer(byte));
     }
     json_object_set_new(vocab, "th", json_integer(256));
     json_object_set_new(vocab, "the", json_integer(257));
@@ -111,17 +112,17 @@ static int decode_back(void *ud, bool *right, err *e) {
     static const char words[] = "In The beginning <|end|> the e\u0301\u0323 letters to "
                                 "moremoremoremoremoremoremoremoremoremoremoremoremoremoremore\n";
     const buf *file = ud;
-    tokenizer *t = NULL;
+    tokenizer *tok = NULL;
     token_ids ids = {0};
     buf text = {0};
-    int rc = tokenizer_parse(&t, file->data, file->len, 2048, "tokenizer.json", e);
-    if (rc != 0) cr_assert_null(t);
-    if (rc == 0) rc = tokenizer_encode(t, words, strlen(words), true, 1000, &ids, e);
-    if (rc == 0) rc = tokenizer_decode(t, ids.data, ids.n, false, &text, e);
+    int rc = tokenizer_parse(&tok, file->data, file->len, 2048, "tokenizer.json", e);
+    if (rc != 0) cr_assert_null(tok);
+    if (rc == 0) rc = tokenizer_encode(tok, words, strlen(words), true, 1000, &ids, e);
+    if (rc == 0) rc = tokenizer_decode(tok, ids.data, ids.n, false, &text, e);
     *right = rc == 0 && ids.n > 60 && text.len > 100 && memcmp(text.data, "in the", 6) == 0;
     buf_deinit(&text);
     token_ids_deinit(&ids);
-    tokenizer_close(t);
+    tokenizer_close(tok);
     return rc;
 }
 
@@ -139,11 +140,11 @@ Test(constrain_memory, text_is_encoded_and_decoded_whole_or_not_at_all) {
 
 static int create_sampler(void *ud, bool *right, err *e) {
     (void)ud;
-    eng_sampler *s = NULL;
-    int rc = eng_sampler_create(&s, 100, e);
-    *right = rc == 0 && s;
-    if (rc != 0) cr_assert_null(s);
-    eng_sampler_destroy(s);
+    eng_sampler *sampler = NULL;
+    int rc = eng_sampler_create(&sampler, 100, e);
+    *right = rc == 0 && sampler;
+    if (rc != 0) cr_assert_null(sampler);
+    eng_sampler_destroy(sampler);
     return rc;
 }
 
@@ -157,56 +158,57 @@ typedef struct {
     const char *text; /* that the grammar must take */
 } job;
 
-static bool takes(const api__grammar *g, const char *text) {
-    api__automaton a;
+static bool takes(const api__grammar *grammar, const char *text) {
+    api__automaton machine;
     api__readings now, next;
     err e = {0};
-    if (api__automaton_init(&a, g, &e) != 0) return true; /* reports its error; not tested here */
-    api__automaton_start(&a, &now);
+    if (api__automaton_init(&machine, grammar, &e) != 0)
+        return true; /* reports its error; not tested here */
+    api__automaton_start(&machine, &now);
     for (const char *p = text; *p; p++) {
-        api__automaton_step(&a, &now, (uint8_t)*p, &next);
+        api__automaton_step(&machine, &now, (uint8_t)*p, &next);
         now = next;
     }
-    bool done = api__automaton_done(&a, &now);
-    api__automaton_deinit(&a);
+    bool done = api__automaton_done(&machine, &now);
+    api__automaton_deinit(&machine);
     return done;
 }
 
 static int compile_and_constrain(void *ud, bool *right, err *e) {
-    const job *j = ud;
+    const job *what = ud;
     const uint32_t stop = 2047;
-    api__grammar *g = NULL;
-    api__workspace *w = NULL;
-    api__constraint *c = NULL;
-    int rc = j->tools ? api__grammar_compile_tools(&g, j->tools, NULL, "tools", e)
-                      : api__grammar_compile(&g, j->schema, "schema", e);
-    if (rc != 0) cr_assert_null(g);
-    if (rc == 0) rc = api__workspace_create(&w, g, j->vocab, &stop, 1, e);
-    if (rc == 0) rc = api__constraint_create(&c, w, e);
-    *right = rc == 0 && takes(g, j->text);
-    api__constraint_destroy(c);
-    api__workspace_destroy(w);
-    api__grammar_free(g);
+    api__grammar *grammar = NULL;
+    api__workspace *work = NULL;
+    api__constraint *constr = NULL;
+    int rc = what->tools ? api__grammar_compile_tools(&grammar, what->tools, NULL, "tools", e)
+                         : api__grammar_compile(&grammar, what->schema, "schema", e);
+    if (rc != 0) cr_assert_null(grammar);
+    if (rc == 0) rc = api__workspace_create(&work, grammar, what->vocab, &stop, 1, e);
+    if (rc == 0) rc = api__constraint_create(&constr, work, e);
+    *right = rc == 0 && takes(grammar, what->text);
+    api__constraint_destroy(constr);
+    api__workspace_destroy(work);
+    api__grammar_free(grammar);
     return rc;
 }
 
 static int open_vocab(void *ud, bool *right, err *e) {
-    api__vocab *v = NULL;
-    int rc = api__vocab_open(&v, ud, 2048, e);
-    *right = rc == 0 && v;
-    if (rc != 0) cr_assert_null(v);
-    api__vocab_close(v);
+    api__vocab *vocab = NULL;
+    int rc = api__vocab_open(&vocab, ud, 2048, e);
+    *right = rc == 0 && vocab;
+    if (rc != 0) cr_assert_null(vocab);
+    api__vocab_close(vocab);
     return rc;
 }
 
 Test(constrain_memory, a_grammar_is_never_looser_for_want_of_memory) {
-    tokenizer *t = NULL;
-    api__vocab *v = NULL;
+    tokenizer *tok = NULL;
+    api__vocab *vocab = NULL;
     err e = {0};
     json_setup();
-    cr_assert_eq(tokenizer_open(&t, "models/demo", 2048, &e), 0);
-    cr_assert_eq(api__vocab_open(&v, t, 2048, &e), 0);
-    sweep(open_vocab, t, "vocabulary");
+    cr_assert_eq(tokenizer_open(&tok, "models/demo", 2048, &e), 0);
+    cr_assert_eq(api__vocab_open(&vocab, tok, 2048, &e), 0);
+    sweep(open_vocab, tok, "vocabulary");
     json_t *schema = json_loads(
         "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":[\"boolean\",\"null\",\"string\"]},"
         "\"b\":{\"enum\":[1,\"x\"]},"
@@ -220,15 +222,15 @@ Test(constrain_memory, a_grammar_is_never_looser_for_want_of_memory) {
         "{\"name\":\"g\",\"parameters\":{\"type\":\"object\",\"properties\":{\"x\":{}}}}}]",
         0, NULL);
     job jobs[] = {
-        {schema, NULL, v, "{\"a\":true,\"b\":\"x\",\"c\":[2],\"d\":[1]}"},
-        {NULL, NULL, v, "{\"k\":null}"},
-        {NULL, tools, v, "{\"name\":\"f\",\"arguments\":{}}"},
-        {NULL, tools, v, "{\"name\":\"g\",\"arguments\":{\"x\":1}}"},
+        {schema, NULL, vocab, "{\"a\":true,\"b\":\"x\",\"c\":[2],\"d\":[1]}"},
+        {NULL, NULL, vocab, "{\"k\":null}"},
+        {NULL, tools, vocab, "{\"name\":\"f\",\"arguments\":{}}"},
+        {NULL, tools, vocab, "{\"name\":\"g\",\"arguments\":{\"x\":1}}"},
     };
     for (size_t i = 0; i < ARRAY_LEN(jobs); i++)
         sweep(compile_and_constrain, &jobs[i], jobs[i].text);
     json_decref(schema);
     json_decref(tools);
-    api__vocab_close(v);
-    tokenizer_close(t);
+    api__vocab_close(vocab);
+    tokenizer_close(tok);
 }

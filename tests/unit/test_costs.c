@@ -24,94 +24,94 @@ static void read_json(const buf *text) {
     if (json_parse(&root, text->data, text->len, &limits, "text", &e) == 0) json_decref(root);
 }
 
-static void broken_numbers(buf *b, size_t n) {
-    buf_puts(b, "[");
-    cost_repeat(b, "1,", n);
+static void broken_numbers(buf *text, size_t size) {
+    buf_puts(text, "[");
+    cost_repeat(text, "1,", size);
 }
 
-static void broken_objects(buf *b, size_t n) {
-    buf_puts(b, "[");
-    cost_repeat(b, "{},[],", n);
+static void broken_objects(buf *text, size_t size) {
+    buf_puts(text, "[");
+    cost_repeat(text, "{},[],", size);
 }
 
-static void whole_objects(buf *b, size_t n) {
-    broken_objects(b, n);
-    buf_puts(b, "0]");
+static void whole_objects(buf *text, size_t size) {
+    broken_objects(text, size);
+    buf_puts(text, "0]");
 }
 
-static void keys(buf *b, size_t n) {
-    for (size_t i = 0; b->len < n; i++)
-        buf_printf(b, "%s\"k%zu\":%zu", i ? "," : "{", i, i);
+static void keys(buf *text, size_t size) {
+    for (size_t i = 0; text->len < size; i++)
+        buf_printf(text, "%s\"k%zu\":%zu", i ? "," : "{", i, i);
 }
 
-static void key_twice(buf *b, size_t n) {
-    keys(b, n);
-    buf_puts(b, ",\"k0\":1}");
+static void key_twice(buf *text, size_t size) {
+    keys(text, size);
+    buf_puts(text, ",\"k0\":1}");
 }
 
 /* The value of each key of a nest is the rest of the nest: a key is freed after its value. */
-static void nests(buf *b, size_t n) {
-    buf_puts(b, "[");
-    for (size_t i = 0; b->len < n; i++) {
-        if (i) buf_puts(b, ",");
+static void nests(buf *text, size_t size) {
+    buf_puts(text, "[");
+    for (size_t i = 0; text->len < size; i++) {
+        if (i) buf_puts(text, ",");
         for (int d = 0; d < 60; d++)
-            buf_puts(b, "{\"a\":0,\"b\":");
-        buf_puts(b, "0");
+            buf_puts(text, "{\"a\":0,\"b\":");
+        buf_puts(text, "0");
         for (int d = 0; d < 60; d++)
-            buf_puts(b, "}");
+            buf_puts(text, "}");
     }
 }
 
-static void nest_of_lists(buf *b, size_t n) {
+static void nest_of_lists(buf *text, size_t size) {
     for (int d = 0; d < 60; d++)
-        buf_puts(b, "{\"a\":0,\"b\":");
-    buf_puts(b, "[");
-    cost_repeat(b, "0,", n);
+        buf_puts(text, "{\"a\":0,\"b\":");
+    buf_puts(text, "[");
+    cost_repeat(text, "0,", size);
 }
 
-static void long_string(buf *b, size_t n) {
-    buf_puts(b, "[\"");
-    cost_repeat(b, "x", n);
-    buf_puts(b, "\"]");
+static void long_string(buf *text, size_t size) {
+    buf_puts(text, "[\"");
+    cost_repeat(text, "x", size);
+    buf_puts(text, "\"]");
 }
 
-static void escapes(buf *b, size_t n) {
-    buf_puts(b, "[\"");
-    cost_repeat(b, "\\ud83d\\ude00", n);
-    buf_puts(b, "\"]");
+static void escapes(buf *text, size_t size) {
+    buf_puts(text, "[\"");
+    cost_repeat(text, "\\ud83d\\ude00", size);
+    buf_puts(text, "\"]");
 }
 
-static void open_string(buf *b, size_t n) {
-    buf_puts(b, "[\"");
-    cost_repeat(b, "\\\\", n);
+static void open_string(buf *text, size_t size) {
+    buf_puts(text, "[\"");
+    cost_repeat(text, "\\\\", size);
 }
 
-static void long_integer(buf *b, size_t n) {
-    buf_puts(b, "[1");
-    cost_repeat(b, "7", n);
-    buf_puts(b, "]");
+static void long_integer(buf *text, size_t size) {
+    buf_puts(text, "[1");
+    cost_repeat(text, "7", size);
+    buf_puts(text, "]");
 }
 
-static void long_fraction(buf *b, size_t n) {
-    buf_puts(b, "[0.");
-    cost_repeat(b, "4999999999999999", n);
-    buf_puts(b, "]");
+static void long_fraction(buf *text, size_t size) {
+    buf_puts(text, "[0.");
+    cost_repeat(text, "4999999999999999", size);
+    buf_puts(text, "]");
 }
 
-static void thousand_digits(buf *b, size_t n) {
-    buf_puts(b, "[");
-    while (b->len < n) {
-        buf_puts(b, "1.");
+static void thousand_digits(buf *text, size_t size) {
+    buf_puts(text, "[");
+    while (text->len < size) {
+        buf_puts(text, "1.");
         for (int i = 0; i < 100; i++)
-            buf_puts(b, "2345678901");
-        buf_puts(b, "e-300,");
+            buf_puts(text, "2345678901");
+        buf_puts(text, "e-300,");
     }
-    buf_puts(b, "0]");
+    buf_puts(text, "0]");
 }
 
-static void letters(buf *b, size_t n) {
-    buf_puts(b, "[");
-    cost_repeat(b, "a", n);
+static void letters(buf *text, size_t size) {
+    buf_puts(text, "[");
+    cost_repeat(text, "a", size);
 }
 
 static const cost_row json_rows[] = {
@@ -144,10 +144,10 @@ static void read_model_json(const buf *text) {
     if (model_json_parse(&root, text->data, text->len, &limits, "text", &e) == 0) json_decref(root);
 }
 
-static void wide_integers(buf *b, size_t n) {
-    buf_puts(b, "[");
-    cost_repeat(b, "99999999999999999999,", n);
-    buf_puts(b, "0]");
+static void wide_integers(buf *text, size_t size) {
+    buf_puts(text, "[");
+    cost_repeat(text, "99999999999999999999,", size);
+    buf_puts(text, "0]");
 }
 
 static void read_plan(const buf *text) {
@@ -156,9 +156,9 @@ static void read_plan(const buf *text) {
     cr_assert_neq(plan_parse(&plan, text->data, text->len, "config.json", &e), 0);
 }
 
-static void plain_keys(buf *b, size_t n) {
-    keys(b, n);
-    buf_puts(b, "}");
+static void plain_keys(buf *text, size_t size) {
+    keys(text, size);
+    buf_puts(text, "}");
 }
 
 static void read_safetensors(const buf *text) {
@@ -169,42 +169,43 @@ static void read_safetensors(const buf *text) {
 }
 
 /* All empty tensors lie at the same place. */
-static void many_tensors(buf *b, size_t n, const char *end) {
+static void many_tensors(buf *text, size_t size, const char *end) {
     uint64_t len = 0;
-    buf_append(b, &len, sizeof len);
-    for (size_t i = 0; b->len < n; i++) {
-        buf_printf(b, "%s\"%zu\":{\"dtype\":\"F4\",\"shape\":[0],\"data_offsets\":[0,0]}",
+    buf_append(text, &len, sizeof len);
+    for (size_t i = 0; text->len < size; i++) {
+        buf_printf(text, "%s\"%zu\":{\"dtype\":\"F4\",\"shape\":[0],\"data_offsets\":[0,0]}",
                    i ? "," : "{", i);
     }
-    buf_puts(b, end);
-    len = b->len - sizeof len;
-    memcpy(b->data, &len, sizeof len);
+    buf_puts(text, end);
+    len = text->len - sizeof len;
+    memcpy(text->data, &len, sizeof len);
 }
 
-static void whole_tensors(buf *b, size_t n) {
-    many_tensors(b, n, "}");
+static void whole_tensors(buf *text, size_t size) {
+    many_tensors(text, size, "}");
 }
 
-static void broken_tensors(buf *b, size_t n) {
-    many_tensors(b, n, ",}");
+static void broken_tensors(buf *text, size_t size) {
+    many_tensors(text, size, ",}");
 }
 
-static void vocabulary(buf *b, size_t n) {
-    buf_puts(b, "{\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"decoder\":{\"type\":\"ByteLevel\"},"
-                "\"added_tokens\":[],\"model\":{\"vocab\":{");
-    put_byte_vocabulary(b, 0);
-    for (size_t i = 0; b->len < n / 2; i++)
-        buf_printf(b, ",\"ab%zu\":%zu", i, i + 256);
-    buf_puts(b, "},\"merges\":[");
-    cost_repeat(b, "\"a b0\",", n);
-    buf_puts(b, "\"a b0\"]}}");
+static void vocabulary(buf *text, size_t size) {
+    buf_puts(text,
+             "{\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"decoder\":{\"type\":\"ByteLevel\"},"
+             "\"added_tokens\":[],\"model\":{\"vocab\":{");
+    put_byte_vocabulary(text, 0);
+    for (size_t i = 0; text->len < size / 2; i++)
+        buf_printf(text, ",\"ab%zu\":%zu", i, i + 256);
+    buf_puts(text, "},\"merges\":[");
+    cost_repeat(text, "\"a b0\",", size);
+    buf_puts(text, "\"a b0\"]}}");
 }
 
 static void read_vocabulary(const buf *text) {
-    tokenizer *t;
+    tokenizer *tok;
     err e = {0};
-    if (tokenizer_parse(&t, text->data, text->len, 1 << 20, "tokenizer.json", &e) == 0)
-        tokenizer_close(t);
+    if (tokenizer_parse(&tok, text->data, text->len, 1 << 20, "tokenizer.json", &e) == 0)
+        tokenizer_close(tok);
 }
 
 static const cost_row model_rows[] = {
@@ -225,136 +226,137 @@ Test(costs, a_model_file_costs_its_size) {
 static api_kind parsing;
 
 static void parse_request(const buf *text) {
-    api_request *r;
+    api_request *req;
     err e = {0};
-    if (api_parse(&r, f.c, parsing, text->data, text->len, &e) == 0) api_request_destroy(r);
+    if (api_parse(&req, f.c, parsing, text->data, text->len, &e) == 0) api_request_destroy(req);
     else cr_assert(e.code == ERR_BAD_PARAM || e.code == ERR_TOO_LONG || e.code == ERR_UNSUPPORTED);
 }
 
 /* n bytes in `count` entries of one list. */
-static void entries(buf *b, size_t n, const char *head, size_t count, const char *open,
+static void entries(buf *text, size_t size, const char *head, size_t count, const char *open,
                     const char *close, const char *tail) {
-    buf_puts(b, head);
+    buf_puts(text, head);
     for (size_t i = 0; i < count; i++) {
-        buf_puts(b, i ? "," : "");
-        buf_puts(b, open);
-        cost_repeat(b, "ab ", n * (i + 1) / count);
-        buf_puts(b, close);
+        buf_puts(text, i ? "," : "");
+        buf_puts(text, open);
+        cost_repeat(text, "ab ", size * (i + 1) / count);
+        buf_puts(text, close);
     }
-    buf_puts(b, tail);
+    buf_puts(text, tail);
 }
 
-static void one_prompt(buf *b, size_t n) {
-    cost_fill(b, n, "{\"prompt\":\"", "a", "\"}");
+static void one_prompt(buf *text, size_t size) {
+    cost_fill(text, size, "{\"prompt\":\"", "a", "\"}");
 }
 
-static void prompt_ids(buf *b, size_t n) {
-    cost_fill(b, n, "{\"prompt\":[1", ",1", "]}");
+static void prompt_ids(buf *text, size_t size) {
+    cost_fill(text, size, "{\"prompt\":[1", ",1", "]}");
 }
 
-static void many_prompts(buf *b, size_t n) {
-    entries(b, n, "{\"prompt\":[", 64, "\"", "\"", "]}");
+static void many_prompts(buf *text, size_t size) {
+    entries(text, size, "{\"prompt\":[", 64, "\"", "\"", "]}");
 }
 
-static void many_stops(buf *b, size_t n) {
-    cost_fill(b, n, "{\"prompt\":\"a\",\"stop\":[\"\"", ",\"a\"", "]}");
+static void many_stops(buf *text, size_t size) {
+    cost_fill(text, size, "{\"prompt\":\"a\",\"stop\":[\"\"", ",\"a\"", "]}");
 }
 
-static void biases(buf *b, size_t n) {
-    buf_puts(b, "{\"prompt\":\"a\",\"logit_bias\":");
-    plain_keys(b, n);
-    buf_puts(b, "}");
+static void biases(buf *text, size_t size) {
+    buf_puts(text, "{\"prompt\":\"a\",\"logit_bias\":");
+    plain_keys(text, size);
+    buf_puts(text, "}");
 }
 
-static void unknown_keys(buf *b, size_t n) {
-    plain_keys(b, n);
+static void unknown_keys(buf *text, size_t size) {
+    plain_keys(text, size);
 }
 
-static void many_messages(buf *b, size_t n) {
-    entries(b, n, "{\"messages\":[", API__MAX_MESSAGES, "{\"role\":\"user\",\"content\":\"", "\"}",
-            "]}");
+static void many_messages(buf *text, size_t size) {
+    entries(text, size, "{\"messages\":[", API__MAX_MESSAGES, "{\"role\":\"user\",\"content\":\"",
+            "\"}", "]}");
 }
 
-static void many_parts(buf *b, size_t n) {
-    cost_fill(b, n, "{\"messages\":[{\"role\":\"user\",\"content\":[",
+static void many_parts(buf *text, size_t size) {
+    cost_fill(text, size, "{\"messages\":[{\"role\":\"user\",\"content\":[",
               "{\"type\":\"text\",\"text\":\"\"},", "{\"type\":\"text\",\"text\":\"a\"}]}]}");
 }
 
-static void many_calls(buf *b, size_t n) {
-    cost_fill(b, n, "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[",
+static void many_calls(buf *text, size_t size) {
+    cost_fill(text, size, "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[",
               "{\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}},",
               "{\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]},"
               "{\"role\":\"user\",\"content\":\"a\"}]}");
 }
 
-static void many_tools(buf *b, size_t n) {
-    buf_puts(b,
+static void many_tools(buf *text, size_t size) {
+    buf_puts(text,
              "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tool_choice\":\"required\","
              "\"tools\":[");
     for (size_t i = 0; i < 128; i++) {
-        buf_printf(b, "%s{\"type\":\"function\",\"function\":{\"name\":\"f%zu\",\"description\":\"",
+        buf_printf(text,
+                   "%s{\"type\":\"function\",\"function\":{\"name\":\"f%zu\",\"description\":\"",
                    i ? "," : "", i);
-        cost_repeat(b, "ab ", n * (i + 1) / 128);
-        buf_puts(b, "\"}}");
+        cost_repeat(text, "ab ", size * (i + 1) / 128);
+        buf_puts(text, "\"}}");
     }
-    buf_puts(b, "]}");
+    buf_puts(text, "]}");
 }
 
-static void schema_of(buf *b, const char *schema_head) {
-    buf_puts(b, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"response_format\":{"
-                "\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"schema\":");
-    buf_puts(b, schema_head);
+static void schema_of(buf *text, const char *schema_head) {
+    buf_puts(text, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"response_format\":{"
+                   "\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"schema\":");
+    buf_puts(text, schema_head);
 }
 
-static void long_enum(buf *b, size_t n) {
-    schema_of(b, "{\"enum\":[");
+static void long_enum(buf *text, size_t size) {
+    schema_of(text, "{\"enum\":[");
     for (size_t i = 0; i < 512; i++) {
-        buf_printf(b, "%s\"%zu", i ? "," : "", i);
-        cost_repeat(b, "a", n * (i + 1) / 512);
-        buf_puts(b, "\"");
+        buf_printf(text, "%s\"%zu", i ? "," : "", i);
+        cost_repeat(text, "a", size * (i + 1) / 512);
+        buf_puts(text, "\"");
     }
-    buf_puts(b, "]}}}}");
+    buf_puts(text, "]}}}}");
 }
 
 /* 40 bytes for each property, 400 to an object. */
-static void many_properties(buf *b, size_t n) {
-    schema_of(b, "{\"type\":\"array\",\"prefixItems\":[");
-    for (size_t i = 0; b->len < n; i++) {
+static void many_properties(buf *text, size_t size) {
+    schema_of(text, "{\"type\":\"array\",\"prefixItems\":[");
+    for (size_t i = 0; text->len < size; i++) {
         if (i % 400 == 0) {
-            buf_puts(b, i ? "}}," : "");
-            buf_puts(b, "{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{");
+            buf_puts(text, i ? "}}," : "");
+            buf_puts(text, "{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{");
         }
-        buf_printf(b, "%s\"k%zu\":{\"type\":\"string\"}", i % 400 ? "," : "", i);
+        buf_printf(text, "%s\"k%zu\":{\"type\":\"string\"}", i % 400 ? "," : "", i);
     }
-    buf_puts(b, "}}]}}}}");
+    buf_puts(text, "}}]}}}}");
 }
 
-static void many_references(buf *b, size_t n) {
-    schema_of(b, "{\"$ref\":\"#/$defs/d0\",\"$defs\":{");
-    for (size_t i = 0; b->len < n; i++) {
-        buf_printf(b, "\"d%zu\":{\"anyOf\":[{\"$ref\":\"#/$defs/d%zu\"},{\"type\":\"null\"}]},", i,
-                   i + 1);
+static void many_references(buf *text, size_t size) {
+    schema_of(text, "{\"$ref\":\"#/$defs/d0\",\"$defs\":{");
+    for (size_t i = 0; text->len < size; i++) {
+        buf_printf(text, "\"d%zu\":{\"anyOf\":[{\"$ref\":\"#/$defs/d%zu\"},{\"type\":\"null\"}]},",
+                   i, i + 1);
     }
-    buf_puts(b, "\"x\":true}}}}}");
+    buf_puts(text, "\"x\":true}}}}}");
 }
 
-static void annotations(buf *b, size_t n) {
-    schema_of(b, "{\"type\":\"string\",\"examples\":[0");
-    cost_fill(b, n, "", ",{}", "]}}}}");
+static void annotations(buf *text, size_t size) {
+    schema_of(text, "{\"type\":\"string\",\"examples\":[0");
+    cost_fill(text, size, "", ",{}", "]}}}}");
 }
 
-static void many_items(buf *b, size_t n) {
-    entries(b, n, "{\"input\":[", API__MAX_MESSAGES,
+static void many_items(buf *text, size_t size) {
+    entries(text, size, "{\"input\":[", API__MAX_MESSAGES,
             "{\"type\":\"function_call_output\",\"output\":\"", "\"}", "]}");
 }
 
-static void many_call_items(buf *b, size_t n) {
-    entries(b, n, "{\"input\":[", API__MAX_MESSAGES,
+static void many_call_items(buf *text, size_t size) {
+    entries(text, size, "{\"input\":[", API__MAX_MESSAGES,
             "{\"type\":\"function_call\",\"name\":\"f\",\"arguments\":\"", "\"}", "]}");
 }
 
-static void echoed_tools(buf *b, size_t n) {
-    cost_fill(b, n,
+static void echoed_tools(buf *text, size_t size) {
+    cost_fill(text, size,
               "{\"input\":\"a\",\"tools\":[{\"type\":\"function\",\"name\":\"f\",\"parameters\":{"
               "\"enum\":[0",
               ",\"\\u2028\"", "]}}]}");
@@ -411,47 +413,47 @@ static void render_body(const buf *text) {
 
 #define ASKS "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}"
 
-static void long_arguments(buf *b, size_t n) {
-    cost_fill(b, n,
+static void long_arguments(buf *text, size_t size) {
+    cost_fill(text, size,
               ASKS ",{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"function\":{\"name\":"
                    "\"f\",\"arguments\":\"{\\\"a\\\":[0",
               ",{\\\"b\\\":1}", "]}\"}}]}]}");
 }
 
-static void broken_arguments(buf *b, size_t n) {
-    cost_fill(b, n,
+static void broken_arguments(buf *text, size_t size) {
+    cost_fill(text, size,
               ASKS ",{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"function\":{\"name\":"
                    "\"f\",\"arguments\":\"{\\\"a\\\":[0",
               ",{}", "\"}}]}]}");
 }
 
-static void long_tools(buf *b, size_t n) {
-    cost_fill(b, n,
+static void long_tools(buf *text, size_t size) {
+    cost_fill(text, size,
               ASKS
               "],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":"
               "{\"enum\":[0",
               ",\"\u2028<|end|>\"", "]}}}]}");
 }
 
-static void long_kwargs(buf *b, size_t n) {
-    cost_fill(b, n, ASKS "],\"chat_template_kwargs\":{\"x\":[0", ",[{}]", "]}}");
+static void long_kwargs(buf *text, size_t size) {
+    cost_fill(text, size, ASKS "],\"chat_template_kwargs\":{\"x\":[0", ",[{}]", "]}}");
 }
 
-static void many_kwargs(buf *b, size_t n) {
-    buf_puts(b, ASKS "],\"chat_template_kwargs\":");
-    plain_keys(b, n);
-    buf_puts(b, "}");
+static void many_kwargs(buf *text, size_t size) {
+    buf_puts(text, ASKS "],\"chat_template_kwargs\":");
+    plain_keys(text, size);
+    buf_puts(text, "}");
 }
 
-static void open_end(buf *b, size_t n) {
-    cost_fill(b, n,
+static void open_end(buf *text, size_t size) {
+    cost_fill(text, size,
               ASKS ",{\"role\":\"assistant\",\"content\":\"\"}],\"continue_final_message\":true,"
                    "\"chat_template_kwargs\":{\"x\":\"",
               "CONTINUE_FINAL_MESSAGE_TA", "\"}}");
 }
 
-static void markers(buf *b, size_t n) {
-    cost_fill(b, n, "{\"messages\":[{\"role\":\"user\",\"content\":\"", "<|end|>", "\"}]}");
+static void markers(buf *text, size_t size) {
+    cost_fill(text, size, "{\"messages\":[{\"role\":\"user\",\"content\":\"", "<|end|>", "\"}]}");
 }
 
 static const cost_row template_rows[] = {

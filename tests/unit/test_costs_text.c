@@ -35,9 +35,9 @@ static void encode_or_refuse(const buf *text) {
     token_ids_deinit(&ids);
 }
 
-static void spaces_and_a_letter(buf *b, size_t n) {
-    cost_repeat(b, " ", n);
-    buf_puts(b, "x");
+static void spaces_and_a_letter(buf *text, size_t size) {
+    cost_repeat(text, " ", size);
+    buf_puts(text, "x");
 }
 
 enum { NORMALIZED = 9 }; /* a normalizer gets this many texts of the table */
@@ -87,51 +87,52 @@ static const struct {
 /* Bytes, runs of one letter, and a pair; <|im_start|> is a control token. */
 static tokenizer *tokenizer_of(const char *pattern) {
     static const char *const merges[][2] = {{"a", "a"}, {"aa", "aa"}, {"a", "b"}, {"ab", "ab"}};
-    buf b = {0};
-    tokenizer *t = NULL;
+    buf json = {0};
+    tokenizer *tok = NULL;
     err e = {0};
-    buf_puts(&b, "{\"added_tokens\":[{\"id\":300,\"content\":\"<|im_start|>\",\"special\":true}],"
-                 "\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\","
-                 "\"pretokenizers\":[");
+    buf_puts(&json,
+             "{\"added_tokens\":[{\"id\":300,\"content\":\"<|im_start|>\",\"special\":true}],"
+             "\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\","
+             "\"pretokenizers\":[");
     if (pattern && pattern[0]) {
-        buf_printf(&b,
+        buf_printf(&json,
                    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"%s\"},\"behavior\":\"Isolated\","
                    "\"invert\":false},",
                    pattern);
     }
-    buf_printf(&b, "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":%s}]},",
+    buf_printf(&json, "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":%s}]},",
                pattern ? "false" : "true");
-    buf_puts(&b, "\"model\":{\"type\":\"BPE\",\"vocab\":{");
-    put_byte_vocabulary(&b, 0);
+    buf_puts(&json, "\"model\":{\"type\":\"BPE\",\"vocab\":{");
+    put_byte_vocabulary(&json, 0);
     for (size_t i = 0; i < ARRAY_LEN(merges); i++)
-        buf_printf(&b, ",\"%s%s\":%zu", merges[i][0], merges[i][1], 256 + i);
-    buf_puts(&b, "},\"merges\":[");
+        buf_printf(&json, ",\"%s%s\":%zu", merges[i][0], merges[i][1], 256 + i);
+    buf_puts(&json, "},\"merges\":[");
     for (size_t i = 0; i < ARRAY_LEN(merges); i++)
-        buf_printf(&b, "%s\"%s %s\"", i ? "," : "", merges[i][0], merges[i][1]);
-    buf_puts(&b, "]}}");
-    cr_assert_eq(tokenizer_parse(&t, b.data, b.len, 1000, "file", &e), 0, "%s", e.msg);
-    buf_deinit(&b);
-    return t;
+        buf_printf(&json, "%s\"%s %s\"", i ? "," : "", merges[i][0], merges[i][1]);
+    buf_puts(&json, "]}}");
+    cr_assert_eq(tokenizer_parse(&tok, json.data, json.len, 1000, "file", &e), 0, "%s", e.msg);
+    buf_deinit(&json);
+    return tok;
 }
 
 Test(costs_text, text_costs_its_size_whatever_it_is_and_however_it_is_split) {
     encoding_with = f.tokenizer;
     check_costs("demo", texts, ARRAY_LEN(texts));
     for (size_t i = 0; i < ARRAY_LEN(patterns); i++) {
-        tokenizer *t = tokenizer_of(patterns[i].pattern);
-        encoding_with = t;
+        tokenizer *tok = tokenizer_of(patterns[i].pattern);
+        encoding_with = tok;
         check_costs(patterns[i].name, texts, ARRAY_LEN(texts));
-        tokenizer_close(t);
+        tokenizer_close(tok);
     }
 }
 
 /* SentencePiece's way: a text is one piece, and every character of these texts may merge. */
 static tokenizer *sentencepiece(const char *normalizer) {
     static const char *const made[] = {"aa", "aaaa", "ab", "abab", "\u2581\u2581"};
-    buf b = {0};
-    tokenizer *t = NULL;
+    buf json = {0};
+    tokenizer *tok = NULL;
     err e = {0};
-    buf_printf(&b,
+    buf_printf(&json,
                "{\"added_tokens\":[{\"id\":300,\"content\":\"<|im_start|>\",\"special\":true},"
                "{\"id\":301,\"content\":\"aab\",\"normalized\":true,\"single_word\":true}],"
                "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[%s{\"type\":\"Prepend\","
@@ -140,23 +141,23 @@ static tokenizer *sentencepiece(const char *normalizer) {
                "\"BPE\",\"byte_fallback\":true,\"vocab\":{\"a\":256,\"b\":257,\"\u2581\":258",
                normalizer);
     for (unsigned c = 0; c < 256; c++)
-        buf_printf(&b, ",\"<0x%02X>\":%u", c, c);
+        buf_printf(&json, ",\"<0x%02X>\":%u", c, c);
     for (size_t i = 0; i < ARRAY_LEN(made); i++)
-        buf_printf(&b, ",\"%s\":%zu", made[i], 260 + i);
-    buf_puts(&b, "},\"merges\":[\"a a\",\"aa aa\",\"a b\",\"ab ab\",\"\u2581 \u2581\"]}}");
-    cr_assert_eq(tokenizer_parse(&t, b.data, b.len, 1000, "file", &e), 0, "%s", e.msg);
-    buf_deinit(&b);
-    return t;
+        buf_printf(&json, ",\"%s\":%zu", made[i], 260 + i);
+    buf_puts(&json, "},\"merges\":[\"a a\",\"aa aa\",\"a b\",\"ab ab\",\"\u2581 \u2581\"]}}");
+    cr_assert_eq(tokenizer_parse(&tok, json.data, json.len, 1000, "file", &e), 0, "%s", e.msg);
+    buf_deinit(&json);
+    return tok;
 }
 
 static void decode(const buf *text) {
-    size_t n = text->len / sizeof(uint32_t);
+    size_t size = text->len / sizeof(uint32_t);
     uint32_t *ids = malloc(text->len);
     buf out = {0};
     err e = {0};
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < size; i++)
         ids[i] = (unsigned char)text->data[i];
-    cr_assert_eq(tokenizer_decode(encoding_with, ids, n, false, &out, &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_decode(encoding_with, ids, size, false, &out, &e), 0, "%s", e.msg);
     buf_deinit(&out);
     free(ids);
 }
@@ -175,11 +176,11 @@ Test(costs_text, text_costs_its_size_where_it_is_one_piece_and_normalized) {
     };
     static const cost_row decoded = {"byte tokens", 3000, NULL, "\xe2\x82", decode};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        tokenizer *t = sentencepiece(rows[i].normalizer);
-        encoding_with = t;
+        tokenizer *tok = sentencepiece(rows[i].normalizer);
+        encoding_with = tok;
         check_costs(rows[i].name, texts, i == 0 ? ARRAY_LEN(texts) : NORMALIZED);
         check_costs(rows[i].name, &decoded, 1);
-        tokenizer_close(t);
+        tokenizer_close(tok);
     }
 }
 
@@ -187,12 +188,12 @@ Test(costs_text, text_costs_its_size_where_patterns_are_interpreted) {
     static const cost_row row = {"spaces and a letter", 3000, spaces_and_a_letter, NULL,
                                  encode_or_refuse};
     for (size_t i = 0; i < ARRAY_LEN(patterns); i++) {
-        tokenizer *t = tokenizer_of(patterns[i].pattern);
-        for (uint32_t k = 0; k < t->n_steps; k++)
-            t->steps[k].pattern.jit = false;
-        encoding_with = t;
+        tokenizer *tok = tokenizer_of(patterns[i].pattern);
+        for (uint32_t k = 0; k < tok->n_steps; k++)
+            tok->steps[k].pattern.jit = false;
+        encoding_with = tok;
         check_costs(patterns[i].name, &row, 1);
-        tokenizer_close(t);
+        tokenizer_close(tok);
     }
 }
 
@@ -206,11 +207,11 @@ static void write_string(const buf *text) {
 }
 
 static void whole_characters(const buf *text) {
-    api_utf8 u = {0};
+    api_utf8 utf8 = {0};
     buf out = {0};
     for (size_t i = 0; i < text->len; i++)
-        api__utf8_bytes(&u, text->data + i, 1, &out);
-    api_utf8_finish(&u, &out);
+        api__utf8_bytes(&utf8, text->data + i, 1, &out);
+    api_utf8_finish(&utf8, &out);
     buf_deinit(&out);
 }
 
@@ -218,7 +219,7 @@ static void whole_characters(const buf *text) {
 static void match_stops(const buf *text) {
     char stop[API__MAX_STOP_BYTES];
     api__stop stops[API__MAX_STOPS];
-    api__matcher m = {.stops = stops, .n_stops = API__MAX_STOPS};
+    api__matcher matcher = {.stops = stops, .n_stops = API__MAX_STOPS};
     int hit;
     memset(stop, 'a', sizeof stop);
     for (size_t i = 0; i < API__MAX_STOPS; i++) {
@@ -226,24 +227,24 @@ static void match_stops(const buf *text) {
         api__stop_init(&stops[i], stop, sizeof stop);
     }
     for (size_t i = 0; i < text->len; i++)
-        (void)api__stop_feed(&m, text->data + i, 1, &hit);
+        (void)api__stop_feed(&matcher, text->data + i, 1, &hit);
 }
 
 static void scan_call(const buf *text) {
     const char *tools[] = {"f"};
-    api_request r = {.tools = tools, .n_tools = 1};
-    api__call k = {0};
+    api_request req = {.tools = tools, .n_tools = 1};
+    api__call call = {0};
     for (size_t i = 1; i <= text->len; i++)
-        api__call_scan(&r, &k, text->data, i);
-    api__call_finish(&k);
+        api__call_scan(&req, &call, text->data, i);
+    api__call_finish(&call);
 }
 
-static void call_of_lists(buf *b, size_t n) {
-    cost_fill(b, n, "{\"name\":\"f\",\"arguments\":{\"a\":", "[\"\\\\\\\"\",", "0");
+static void call_of_lists(buf *text, size_t size) {
+    cost_fill(text, size, "{\"name\":\"f\",\"arguments\":{\"a\":", "[\"\\\\\\\"\",", "0");
 }
 
-static void blanks_before_a_call(buf *b, size_t n) {
-    cost_fill(b, n, "", " ", "{\"name\":\"f\"");
+static void blanks_before_a_call(buf *text, size_t size) {
+    cost_fill(text, size, "", " ", "{\"name\":\"f\"");
 }
 
 static void render(const buf *text) {
@@ -266,23 +267,23 @@ static void render(const buf *text) {
     token_ids_deinit(&ids);
 }
 
-static int on_data(void *ud, const char *json, size_t n) {
-    static bench_chunk c;
+static int on_data(void *ud, const char *json, size_t size) {
+    static bench_chunk chunk;
     (void)ud;
-    return bench_chunk_read(&c, json, n) < -1;
+    return bench_chunk_read(&chunk, json, size) < -1;
 }
 
 /* At most a quarter of the bytes the reader may hold back for the end of a line, byte by byte. */
 static void feed_stream(const buf *text) {
-    bench_sse s = {{0}, false};
+    bench_sse sse = {{0}, false};
     for (size_t i = 0; i < text->len; i++)
-        (void)bench_sse_feed(&s, text->data + i, 1, on_data, NULL);
-    bench_sse_reset(&s);
-    buf_deinit(&s.held);
+        (void)bench_sse_feed(&sse, text->data + i, 1, on_data, NULL);
+    bench_sse_reset(&sse);
+    buf_deinit(&sse.held);
 }
 
-static void one_chunk(buf *b, size_t n) {
-    cost_fill(b, n, "data: {\"choices\":[{\"depths\":[1", ",1", "]}]}\n\n");
+static void one_chunk(buf *text, size_t size) {
+    cost_fill(text, size, "data: {\"choices\":[{\"depths\":[1", ",1", "]}]}\n\n");
 }
 
 static const cost_row writer_rows[] = {

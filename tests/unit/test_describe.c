@@ -7,11 +7,11 @@
 #include <string.h>
 
 static model_plan variant(const char *name) {
-    model_plan p;
+    model_plan plan;
     err e = {0};
     json_setup();
-    cr_assert_eq(plan_variant(&p, name, &e), 0, "%s", e.msg);
-    return p;
+    cr_assert_eq(plan_variant(&plan, name, &e), 0, "%s", e.msg);
+    return plan;
 }
 
 static const struct {
@@ -27,14 +27,15 @@ static const struct {
 
 Test(describe, keys_and_values_of_a_layer_stand_beside_those_of_plain_attention) {
     for (size_t i = 0; i < ARRAY_LEN(caches); i++) {
-        model_plan p = variant(caches[i].variant);
-        layer_cache c = describe_layer_cache(&p);
+        model_plan plan = variant(caches[i].variant);
+        layer_cache cache = describe_layer_cache(&plan);
         char text[32];
-        cr_expect_eq(c.own, caches[i].own, "%s: %u", caches[i].variant, c.own);
-        cr_expect_eq(c.full, caches[i].full, "%s: %u", caches[i].variant, c.full);
-        cr_expect_eq(c.grouped, caches[i].grouped, "%s: %u", caches[i].variant, c.grouped);
-        cr_expect_eq(p.slot_values, caches[i].slot, "%s: %u", caches[i].variant, p.slot_values);
-        cr_expect_str_eq(describe_ratio(text, c.own, c.full), caches[i].full_ratio, "%s",
+        cr_expect_eq(cache.own, caches[i].own, "%s: %u", caches[i].variant, cache.own);
+        cr_expect_eq(cache.full, caches[i].full, "%s: %u", caches[i].variant, cache.full);
+        cr_expect_eq(cache.grouped, caches[i].grouped, "%s: %u", caches[i].variant, cache.grouped);
+        cr_expect_eq(plan.slot_values, caches[i].slot, "%s: %u", caches[i].variant,
+                     plan.slot_values);
+        cr_expect_str_eq(describe_ratio(text, cache.own, cache.full), caches[i].full_ratio, "%s",
                          caches[i].variant);
     }
 }
@@ -47,15 +48,15 @@ Test(describe, a_token_of_ouro_at_all_loops_takes_what_its_sizes_say) {
 }
 
 Test(describe, a_plan_reads_the_same_as_text_and_as_json) {
-    model_plan p = variant("ouro_1.4b");
+    model_plan plan = variant("ouro_1.4b");
     buf text = {0};
-    describe_plan(&text, &p, EXIT_HAZARD, 0.5f);
+    describe_plan(&text, &plan, EXIT_HAZARD, 0.5f);
     cr_expect_str_eq(text.data, "ouro, 24 core layers, exit by hazard at 0.5");
     buf_clear(&text);
-    describe_plan(&text, &p, EXIT_FIXED, 0);
+    describe_plan(&text, &plan, EXIT_FIXED, 0);
     cr_expect_str_eq(text.data, "ouro, 24 core layers, a fixed number of loops");
     buf_clear(&text);
-    describe_plan_json(&text, &p, EXIT_FIXED, 0);
+    describe_plan_json(&text, &plan, EXIT_FIXED, 0);
     cr_expect_str_eq(text.data,
                      "\"family\":\"ouro\",\"core_layers\":24,\"exit\":{\"rule\":\"fixed\","
                      "\"threshold\":null}");
