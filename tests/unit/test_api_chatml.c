@@ -156,7 +156,7 @@ Test(api_chatml, tokens_that_a_template_names_are_not_made_of_a_clients_text_and
 /* ---- requests ---- */
 
 typedef struct {
-    api_fixture f;
+    api_fixture fixture;
     tokenizer *tok;
     tmp_dir dir;
 } chat_folder;
@@ -167,12 +167,12 @@ static void put_text(const chat_folder *folder, const char *name, const char *te
 
 static chat_folder folder_open(void) {
     chat_folder folder = {.tok = chat_tokenizer(specials, thoughts), .dir = tmp_dir_create()};
-    api_fixture_open(&folder.f, NULL, false);
+    api_fixture_open(&folder.fixture, NULL, false);
     return folder;
 }
 
 static void folder_close(chat_folder *folder) {
-    api_fixture_close(&folder->f);
+    api_fixture_close(&folder->fixture);
     tokenizer_close(folder->tok);
     tmp_dir_remove(&folder->dir);
 }
@@ -181,16 +181,15 @@ static api_context *folder_context(const chat_folder *folder) {
     api_context *ctx = NULL;
     err e = {0};
     api_opts opts = {.model_dir = folder->dir.path,
-                     .model = folder->f.model,
+                     .model = folder->fixture.model,
                      .tokenizer = folder->tok,
                      .served_name = "m"};
     cr_assert_eq(api_context_open(&ctx, &opts, &e), 0, "%s", e.msg);
     return ctx;
 }
 
-static void put_template(const chat_folder *folder, const char *text_of_it) {
-    json_t *config =
-        json_pack("{s:s, s:s}", "eos_token", "<|endoftext|>", "chat_template", text_of_it);
+static void put_template(const chat_folder *folder, const char *jinja) {
+    json_t *config = json_pack("{s:s, s:s}", "eos_token", "<|endoftext|>", "chat_template", jinja);
     char *text = json_dumps(config, JSON_COMPACT);
     put_text(folder, "tokenizer_config.json", text);
     free(text);
@@ -365,9 +364,9 @@ static int folder_model(chat_folder *folder, const char *extra, err *e) {
     cr_assert(realpath("models/demo/model.safetensors", target));
     (void)unlink(link);
     cr_assert_eq(symlink(target, link), 0);
-    model_close(folder->f.model);
-    folder->f.model = NULL;
-    return model_open(&folder->f.model, folder->dir.path, e);
+    model_close(folder->fixture.model);
+    folder->fixture.model = NULL;
+    return model_open(&folder->fixture.model, folder->dir.path, e);
 }
 
 Test(api_chatml, an_answer_ends_at_any_token_that_a_file_beside_the_model_calls_the_end) {
@@ -406,7 +405,7 @@ Test(api_chatml, a_model_without_a_tokenizer_ends_where_its_config_says) {
     api_context *ctx = NULL;
     err e = {0};
     cr_assert_eq(folder_model(&folder, CONFIG("[0,2]"), &e), 0, "%s", e.msg);
-    api_opts opts = {.model_dir = folder.dir.path, .model = folder.f.model};
+    api_opts opts = {.model_dir = folder.dir.path, .model = folder.fixture.model};
     cr_assert_eq(api_context_open(&ctx, &opts, &e), 0, "%s", e.msg);
     uint32_t n;
     const uint32_t *ids = api_stop_ids(ctx, &n);

@@ -148,17 +148,17 @@ Test(api_depth, every_field_of_the_model_list_is_in_the_openapi_document) {
     buf doc = {0}, list = {0};
     api_openapi(&doc);
     api_models(ctx, &list);
-    json_t *doc_root = json_loadb(doc.data, doc.len, 0, NULL),
-           *m = json_loadb(list.data, list.len, 0, NULL);
-    cr_assert(doc_root && m);
-    const json_t *schemas = json_object_get(json_object_get(doc_root, "components"), "schemas");
+    json_t *root = json_loadb(doc.data, doc.len, 0, NULL),
+           *models = json_loadb(list.data, list.len, 0, NULL);
+    cr_assert(root && models);
+    const json_t *schemas = json_object_get(json_object_get(root, "components"), "schemas");
     const json_t *known = json_object_get(json_object_get(schemas, "Model"), "properties");
     const char *name;
     json_t *value;
-    json_object_foreach(json_array_get(json_object_get(m, "data"), 0), name, value)
+    json_object_foreach(json_array_get(json_object_get(models, "data"), 0), name, value)
         cr_expect_not_null(json_object_get(known, name), "%s is told and not documented", name);
-    json_decref(doc_root);
-    json_decref(m);
+    json_decref(root);
+    json_decref(models);
     buf_deinit(&doc);
     buf_deinit(&list);
     api_context_close(ctx);

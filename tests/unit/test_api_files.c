@@ -127,7 +127,7 @@ static const struct {
     {API_RESPONSES, "{\"input\":\"x\"}"},
 };
 
-Test(api_files, a_model_whose_tokenizer_cannot_be_used_takes_ids_and_says_why_it_takes_no_text) {
+Test(api_files, a_model_with_an_unusable_tokenizer_takes_ids_and_says_why_it_takes_no_text) {
     api_context *ctx = NULL;
     err e = {0};
     api_opts opts = {.model_dir = "models/demo",
@@ -212,9 +212,9 @@ Test(api_files, u0000_is_a_character_of_prompts_and_messages) {
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         api_request *req = api_must_parse(&f, rows[i].kind, rows[i].with);
-        api_request *b = api_must_parse(&f, rows[i].kind, rows[i].without);
-        cr_expect_eq(api_prompt_tokens(req), api_prompt_tokens(b) + 2, "row %zu", i);
+        api_request *plain = api_must_parse(&f, rows[i].kind, rows[i].without);
+        cr_expect_eq(api_prompt_tokens(req), api_prompt_tokens(plain) + 2, "row %zu", i);
         api_request_destroy(req);
-        api_request_destroy(b);
+        api_request_destroy(plain);
     }
 }

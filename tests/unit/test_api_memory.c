@@ -88,8 +88,8 @@ Test(api_memory, a_request_that_runs_out_of_memory_is_503_and_leaves_nothing_beh
                 if (rc != 0)
                     cr_assert_eq(api_status(&e), 503, "row %zu, allocation %ld: %s", row, n, e.msg);
                 else if (reached && !out.failed)
-                    cr_assert_eq(out.len, clean.len,
-                                 "row %zu: allocation %ld failed and nobody knew", row, n);
+                    cr_assert_eq(out.len, clean.len, "row %zu: allocation %ld failed unnoticed",
+                                 row, n);
                 buf_deinit(&out);
                 if (!reached) break;
             }

@@ -360,10 +360,10 @@ Test(api_reply, choices_are_numbered_over_prompts_and_n_and_have_seeds_of_their_
 Test(api_reply, without_a_seed_every_sequence_has_another) {
     api_reply *reply =
         api_must_reply(&f, API_COMPLETION, "{\"model\":\"demo\",\"prompt\":[[1],[1]],\"n\":2}");
-    sched_request a, b;
-    api_reply_request(reply, 0, &a);
-    api_reply_request(reply, 2, &b);
-    cr_assert_neq(a.sampling.seed, b.sampling.seed);
+    sched_request first, third;
+    api_reply_request(reply, 0, &first);
+    api_reply_request(reply, 2, &third);
+    cr_assert_neq(first.sampling.seed, third.sampling.seed);
     api_reply_destroy(reply);
 }
 

@@ -19,12 +19,12 @@ Test(api_routes, the_model_list_has_what_clients_read) {
     buf out = {0};
     err e = {0};
     api_models(f.c, &out);
-    json_t *root = parsed(&out), *m = json_array_get(json_object_get(root, "data"), 0);
+    json_t *root = parsed(&out), *model = json_array_get(json_object_get(root, "data"), 0);
     static const char *const strings[] = {"id", "object", "owned_by", "root"};
     for (size_t i = 0; i < ARRAY_LEN(strings); i++)
-        cr_expect(json_is_string(json_object_get(m, strings[i])), "%s", strings[i]);
-    cr_expect(json_is_integer(json_object_get(m, "created")));
-    cr_expect_eq(json_integer_value(json_object_get(m, "max_model_len")), 1024);
+        cr_expect(json_is_string(json_object_get(model, strings[i])), "%s", strings[i]);
+    cr_expect(json_is_integer(json_object_get(model, "created")));
+    cr_expect_eq(json_integer_value(json_object_get(model, "max_model_len")), 1024);
     json_decref(root);
     buf_clear(&out);
     cr_assert_eq(api_model(f.c, "demo", &out, &e), 0);

@@ -376,8 +376,8 @@ static void slow_stream(api_kind kind, const char *body, const char *text, const
         api_reply_request(reply, seq, &req);
         for (uint32_t k = 0; req.prompt_logprobs && k < req.n_prompt; k++) {
             sched_event ev = {.kind = SCHED_PROMPT, .token = req.prompt[k], .pos = k, .n_top = 20};
-            for (uint32_t t = 0; t < 20; t++)
-                ev.top[t] = (eng_top){t + 300, -1};
+            for (uint32_t rank = 0; rank < 20; rank++)
+                ev.top[rank] = (eng_top){rank + 300, -1};
             bits |= api_reply_event(reply, seq, &ev, &out, &e);
         }
     }
@@ -456,12 +456,12 @@ Test(api_slices, a_stream_that_fails_within_an_event_ends_there) {
     free(body);
 }
 
-/* ---- what it costs ---- */
+/* ---- costs ---- */
 
 static double cpu_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec * 1e6 + (double)now.tv_nsec / 1e3;
 }
 
 /* An answer of n choices of 128 tokens with five alternatives each. */
@@ -577,12 +577,12 @@ Test(api_slices, bytes_of_a_request_are_those_of_its_prompt_and_of_what_it_echoe
                   "\"type\":\"function\",\"name\":\"f\",\"description\":\"",
                   100000, "\"}]}");
     api_request *req = api_must_parse(&f, API_RESPONSES, small),
-                *b = api_must_parse(&f, API_RESPONSES, large);
-    cr_expect_geq(api_request_bytes(b) - api_request_bytes(req), 99900);
-    cr_expect_leq(api_request_bytes(b), 120000);
+                *big = api_must_parse(&f, API_RESPONSES, large);
+    cr_expect_geq(api_request_bytes(big) - api_request_bytes(req), 99900);
+    cr_expect_leq(api_request_bytes(big), 120000);
     cr_expect_leq(api_request_bytes(req), 20000);
     api_request_destroy(req);
-    api_request_destroy(b);
+    api_request_destroy(big);
     free(small);
     free(large);
 }

@@ -15,7 +15,7 @@
 
 TestSuite(api_templates, .fini = fail_on_leaks, .timeout = 120);
 
-/* ---- what conversations become ---- */
+/* ---- prompts of conversations ---- */
 
 #define S "{\"role\":\"system\",\"content\":\" Be brief. \"}"
 #define U(text) "{\"role\":\"user\",\"content\":\"" text "\"}"
@@ -145,7 +145,7 @@ static const struct {
      "[" U("a") ",{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"b\"},"
                 "{\"type\":\"text\",\"text\":\"c\"}]}]",
      "~<|im_start|>a~<|im_end|>~<|im_start|>b\nc~<|im_end|>"},
-    /* What else stands in messages. */
+    /* Other parts of messages. */
     {{IM_START},
      {0},
      "",
@@ -339,7 +339,7 @@ Test(api_templates, a_last_message_that_is_gone_on_with_lacks_its_end) {
     "{% for m in messages %}{{ m.content }}{% endfor %}{% for i in range(n | default(0)) %}"       \
     "{% if i < 0 %}x{% endif %}{% endfor %}{{ 'x ' * (wide | default(0)) }}"
 
-/* ---- which template ---- */
+/* ---- choice of the template ---- */
 
 #define PRINTS(word) word " {{ messages[0].content }}"
 
@@ -656,7 +656,7 @@ static tokenizer *with_first_token(void) {
 }
 
 static const struct {
-    const char *config; /* tokenizer_config.json; NULL: there is none */
+    const char *config; /* tokenizer_config.json; NULL: no such file */
     const char *first;  /* token before the text; NULL: none */
 } first_tokens[] = {
     {NULL, "<|endoftext|>"},

@@ -78,10 +78,10 @@ static void decode_whole(const char *text, size_t n, buf *out) {
         best = 1;
         for (size_t len = 2; len <= 3 && i + len <= n; len++) {
             bool prefix = false; /* some continuation makes it whole */
-            for (int b = 0x80; b < 0xc0 && !prefix; b++) {
+            for (int next_byte = 0x80; next_byte < 0xc0 && !prefix; next_byte++) {
                 char try[5];
                 memcpy(try, text + i, len);
-                try[len] = (char)b;
+                try[len] = (char)next_byte;
                 try[len + 1 > 4 ? 4 : len + 1] = (char)0x80;
                 prefix = utf8_valid(try, len + 1) || (len == 2 && utf8_valid(try, 4));
             }

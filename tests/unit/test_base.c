@@ -26,8 +26,8 @@ Test(base, the_first_error_reported_is_the_one_kept) {
 }
 
 Test(base, every_error_code_has_a_name_and_a_text) {
-    for (int c = 0; c < ERR_COUNT; c++) {
-        cr_assert(err_name((err_code)c)[0] && err_text((err_code)c)[0], "code %d", c);
+    for (int code = 0; code < ERR_COUNT; code++) {
+        cr_assert(err_name((err_code)code)[0] && err_text((err_code)code)[0], "code %d", code);
     }
     cr_assert_str_eq(err_name(ERR_COUNT), "UNKNOWN");
 }
@@ -56,13 +56,13 @@ Test(base, an_arena_refuses_past_its_limit_and_stays_refused) {
     cr_assert(mem.failed);
     arena_deinit(&mem);
     arena_init(&mem, 1 << 20);
-    char *s = arena_strndup(&mem, "hello", 4);
-    cr_assert_str_eq(s, "hell");
+    char *text = arena_strndup(&mem, "hello", 4);
+    cr_assert_str_eq(text, "hell");
     for (int i = 0; i < 1000; i++) {
-        unsigned char *p = arena_alloc(&mem, 100);
-        cr_assert_eq((uintptr_t)p % 16, 0);
-        cr_assert_eq(p[0] | p[99], 0);
-        memset(p, 0xff, 100);
+        unsigned char *block = arena_alloc(&mem, 100);
+        cr_assert_eq((uintptr_t)block % 16, 0);
+        cr_assert_eq(block[0] | block[99], 0);
+        memset(block, 0xff, 100);
     }
     cr_assert_null(arena_array(&mem, SIZE_MAX / 2, 4));
     arena_deinit(&mem);
@@ -138,14 +138,14 @@ Test(base, json_that_runs_out_of_memory_says_so_whether_it_is_whole_or_broken) {
                 json_decref(root);
                 break;
             }
-            cr_assert_eq(rc, -1, "allocation %ld failed and nobody knew", n);
+            cr_assert_eq(rc, -1, "allocation %ld failed unnoticed", n);
             cr_assert_eq(e.code, ERR_NO_MEMORY, "allocation %ld: %s", n, e.msg);
         }
         buf_deinit(&text);
     }
 }
 
-Test(base, json_that_nobody_waits_for_is_left_early_and_leaves_nothing_behind) {
+Test(base, json_parsing_stops_early_when_it_is_cancelled_and_leaves_nothing_behind) {
     json_limits limits = {.max_bytes = 1 << 20, .max_depth = 4, .max_structural = 1 << 20};
     atomic_bool flag = true;
     buf text = {0};
@@ -194,27 +194,27 @@ Test(base, a_full_queue_refuses_and_an_empty_one_says_so) {
 }
 
 Test(base, a_signal_before_the_wait_is_not_lost) {
-    wake *w;
+    wake *bell;
     err e = {0};
-    cr_assert_eq(wake_create(&w, &e), 0);
-    wake_signal(w);
+    cr_assert_eq(wake_create(&bell, &e), 0);
+    wake_signal(bell);
     const uint64_t long_ns = 60 * UINT64_C(1000000000);
-    uint64_t t = clock_ns();
-    wake_wait(w, long_ns);
-    cr_assert_lt(clock_ns() - t, long_ns); /* ended by the signal */
-    wake_wait(w, 1000000);                 /* no event: the wait ends by its timeout */
-    wake_destroy(w);
+    uint64_t from = clock_ns();
+    wake_wait(bell, long_ns);
+    cr_assert_lt(clock_ns() - from, long_ns); /* ended by the signal */
+    wake_wait(bell, 1000000);                 /* no event: the wait ends by its timeout */
+    wake_destroy(bell);
 }
 
 Test(base, files_that_are_not_regular_are_refused) {
-    file_map m;
+    file_map file;
     err e = {0};
-    cr_assert_eq(file_map_open(&m, "/dev/null", &e), -1);
+    cr_assert_eq(file_map_open(&file, "/dev/null", &e), -1);
     cr_assert_eq(e.code, ERR_BAD_FILE);
     e = (err){0};
-    cr_assert_eq(file_map_open(&m, "tests", &e), -1);
+    cr_assert_eq(file_map_open(&file, "tests", &e), -1);
     e = (err){0};
-    cr_assert_eq(file_map_open(&m, "no/such/file", &e), -1);
+    cr_assert_eq(file_map_open(&file, "no/such/file", &e), -1);
     cr_assert_not_null(strstr(e.msg, "no/such/file"));
     buf text = {0};
     e = (err){0};

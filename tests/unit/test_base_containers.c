@@ -87,8 +87,8 @@ Test(base_map, random_puts_and_drops_agree_with_an_array) {
     for (size_t i = 0; i < KEYS; i++)
         want[i] = MAP_NONE;
     for (uint64_t step = 1; step <= STEPS; step++) {
-        uint64_t r = hash_mix(step * HASH_STEP), key = r % KEYS;
-        if (r >> 32 & 1) {
+        uint64_t random = hash_mix(step * HASH_STEP), key = random % KEYS;
+        if (random >> 32 & 1) {
             cr_assert_eq(map_reserve(&table, 1), 0);
             map_put(&table, key, step);
             held += want[key] == MAP_NONE;
@@ -99,7 +99,7 @@ Test(base_map, random_puts_and_drops_agree_with_an_array) {
             want[key] = MAP_NONE;
         }
         cr_assert_eq(table.n, held);
-        uint64_t other = (r >> 40) % KEYS;
+        uint64_t other = (random >> 40) % KEYS;
         cr_assert_eq(map_get(&table, other), want[other], "step %llu", (unsigned long long)step);
     }
     for (uint64_t i = 0; i < KEYS; i++)

@@ -20,21 +20,21 @@ static size_t encode(uint32_t point, char out[4]) {
 
 Test(base_utf8, every_code_point_is_one_character_and_no_shorter_piece_of_it_is) {
     for (uint32_t point = 0; point < 0x110000; point++) {
-        char s[4];
-        size_t len = encode(point, s);
+        char text[4];
+        size_t len = encode(point, text);
         if (len == 0) continue;
-        cr_assert_eq(utf8_length((unsigned char)s[0]), len, "U+%04x", point);
-        cr_assert_eq(utf8_char(s, len), len, "U+%04x", point);
+        cr_assert_eq(utf8_length((unsigned char)text[0]), len, "U+%04x", point);
+        cr_assert_eq(utf8_char(text, len), len, "U+%04x", point);
         for (size_t n = 1; n < len; n++)
-            cr_assert_eq(utf8_char(s, n), 0, "U+%04x cut to %zu bytes", point, n);
+            cr_assert_eq(utf8_char(text, n), 0, "U+%04x cut to %zu bytes", point, n);
     }
 }
 
 Test(base_utf8, of_all_three_bytes_as_many_are_characters_as_have_code_points) {
     size_t found[4] = {0};
     for (uint32_t bytes = 0; bytes < 1u << 24; bytes++) {
-        char s[3] = {(char)(bytes >> 16), (char)(bytes >> 8), (char)bytes};
-        found[utf8_char(s, 3)]++;
+        char text[3] = {(char)(bytes >> 16), (char)(bytes >> 8), (char)bytes};
+        found[utf8_char(text, 3)]++;
     }
     cr_expect_eq(found[1], 128u << 16);
     cr_expect_eq(found[2], (0x800u - 0x80u) << 8);

@@ -69,8 +69,8 @@ Test(bench_stats, numbers_below_n_stay_below_it_and_reach_all) {
     for (int i = 0; i < 7; i++)
         cr_assert(seen[i] > 800 && seen[i] < 1200, "%d: %u", i, seen[i]);
     for (int i = 0; i < 1000; i++) {
-        double u = bench_rng_unit(&rng);
-        cr_assert(u > 0 && u < 1);
+        double unit = bench_rng_unit(&rng);
+        cr_assert(unit > 0 && unit < 1);
     }
 }
 
@@ -94,23 +94,24 @@ static bench_opts some_opts(void) {
 
 Test(bench_stats, the_same_seed_plans_the_same_requests) {
     bench_opts opts = some_opts();
-    bench_plan a, b;
+    bench_plan plan, again;
     err e = {0};
-    cr_assert_eq(bench_plan_create(&a, &opts, &e), 0);
-    cr_assert_eq(bench_plan_create(&b, &opts, &e), 0);
+    cr_assert_eq(bench_plan_create(&plan, &opts, &e), 0);
+    cr_assert_eq(bench_plan_create(&again, &opts, &e), 0);
     size_t leaving = 0;
-    for (size_t i = 0; i < a.n_reqs; i++) {
-        cr_assert_eq(a.reqs[i].input_len, b.reqs[i].input_len);
-        cr_assert_arr_eq(a.reqs[i].ids, b.reqs[i].ids, a.reqs[i].input_len * sizeof(uint32_t));
-        cr_assert_float_eq(a.reqs[i].at_s, b.reqs[i].at_s, 0);
-        cr_assert_eq(a.reqs[i].cancel_after, b.reqs[i].cancel_after);
-        cr_assert(a.reqs[i].cancel_after < a.reqs[i].output_len);
-        leaving += a.reqs[i].cancel_after > 0;
+    for (size_t i = 0; i < plan.n_reqs; i++) {
+        cr_assert_eq(plan.reqs[i].input_len, again.reqs[i].input_len);
+        cr_assert_arr_eq(plan.reqs[i].ids, again.reqs[i].ids,
+                         plan.reqs[i].input_len * sizeof(uint32_t));
+        cr_assert_float_eq(plan.reqs[i].at_s, again.reqs[i].at_s, 0);
+        cr_assert_eq(plan.reqs[i].cancel_after, again.reqs[i].cancel_after);
+        cr_assert(plan.reqs[i].cancel_after < plan.reqs[i].output_len);
+        leaving += plan.reqs[i].cancel_after > 0;
     }
     cr_assert(leaving > 4 && leaving < 30);
-    cr_assert_float_eq(a.reqs[49].at_s, 5, 1e-9);
-    bench_plan_destroy(&a);
-    bench_plan_destroy(&b);
+    cr_assert_float_eq(plan.reqs[49].at_s, 5, 1e-9);
+    bench_plan_destroy(&plan);
+    bench_plan_destroy(&again);
 }
 
 Test(bench_stats, every_body_is_json_without_repeated_keys) {

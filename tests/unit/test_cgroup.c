@@ -304,7 +304,7 @@ Test(cgroup, names_longer_than_a_path_limit_nothing) {
     tmp_dir_remove(&root);
 }
 
-Test(cgroup, memory_running_out_leaves_no_leak_and_no_limit_that_nobody_set) {
+Test(cgroup, memory_running_out_leaves_no_leak_and_no_made_up_limit) {
     tmp_dir root = build(&rows[0]);
     bool refused = true;
     for (int for_ever = 0; for_ever < 2; for_ever++) {
@@ -323,7 +323,7 @@ Test(cgroup, memory_running_out_leaves_no_leak_and_no_limit_that_nobody_set) {
     tmp_dir_remove(&root);
 }
 
-/* ---- what follows ---- */
+/* ---- threads and memory from the limits ---- */
 
 Test(cgroup, threads_are_the_smaller_of_cores_and_quota_rounded_down_and_at_least_one) {
     static const struct {

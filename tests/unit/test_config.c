@@ -210,15 +210,15 @@ Test(config, what_is_written_reads_back_the_same) {
     static const char *const names[] = {"tiny",       "mythos_1b",   "mythos_3b",   "mythos_10b",
                                         "mythos_50b", "mythos_100b", "mythos_500b", "mythos_1t"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        model_plan a, b;
+        model_plan plan, again;
         err e = {0};
-        cr_assert_eq(plan_variant(&a, names[i], &e), 0, "%s", e.msg);
-        a.halted_kv = i % 2 ? KV_LAST : KV_EXACT;
+        cr_assert_eq(plan_variant(&plan, names[i], &e), 0, "%s", e.msg);
+        plan.halted_kv = i % 2 ? KV_LAST : KV_EXACT;
         buf text = {0};
-        plan_write(&text, &a, "bfloat16");
-        cr_assert_eq(parse(text.data, &b, &e), 0, "%s: %s", names[i], e.msg);
+        plan_write(&text, &plan, "bfloat16");
+        cr_assert_eq(parse(text.data, &again, &e), 0, "%s: %s", names[i], e.msg);
         buf_deinit(&text);
-        cr_assert_eq(memcmp(&a, &b, sizeof a), 0, "%s", names[i]);
+        cr_assert_eq(memcmp(&plan, &again, sizeof plan), 0, "%s", names[i]);
     }
 }
 

@@ -31,8 +31,8 @@ static int feed(const api__grammar *grammar, const char *text) {
     api__stacks *scratch = malloc(sizeof *scratch);
     cr_assert_eq(api__automaton_init(&machine, grammar, &e), 0);
     api__automaton_start(&machine, &now);
-    for (const char *p = text; *p && now.n_tops; p++) {
-        api__automaton_step(&machine, &now, (uint8_t)*p, &next);
+    for (const char *at = text; *at && now.n_tops; at++) {
+        api__automaton_step(&machine, &now, (uint8_t)*at, &next);
         now = next;
         api__automaton_compact(&machine, &now, scratch);
     }
@@ -443,7 +443,7 @@ Test(constrain, answers_in_a_sentencepiece_vocabulary_keep_their_schema) {
                 "\"b\"],\"additionalProperties\":false}",
                 &e);
     cr_assert(grammar, "%s", e.msg);
-    uint64_t used = 0; /* tokens that some answer had */
+    uint64_t used = 0; /* tokens of all answers */
     int whole = 0;
     srand(3);
     for (int answer = 0; answer < 200; answer++) {
@@ -485,7 +485,7 @@ Test(constrain, answers_in_a_sentencepiece_vocabulary_keep_their_schema) {
     buf_deinit(&file);
 }
 
-/* ---- what masks cost ---- */
+/* ---- costs of masks ---- */
 
 static api__vocab *open_demo(tokenizer **tok) {
     api__vocab *vocab = NULL;
@@ -499,9 +499,9 @@ static void put_times(buf *out, int n, const char *before, const char *each, con
     buf_puts(out, before);
     for (int i = 0; i < n; i++) {
         if (i) buf_puts(out, ",");
-        for (const char *p = each; *p; p++) { /* % stands for the number */
-            if (*p == '%') buf_printf(out, "%d", i);
-            else buf_append(out, p, 1);
+        for (const char *at = each; *at; at++) { /* % stands for the number */
+            if (*at == '%') buf_printf(out, "%d", i);
+            else buf_append(out, at, 1);
         }
     }
     buf_puts(out, after);
@@ -608,10 +608,10 @@ Test(constrain, a_mask_that_takes_more_than_its_fuel_is_an_error_and_soon) {
     cr_assert_eq(api__constraint_create(&constr, work, &e), 0);
     err_code made = ERR_NONE;
     clock_t from = 0;
-    for (const char *p = "{\"a\":\"xyz"; *p && made == ERR_NONE; p++) {
+    for (const char *at = "{\"a\":\"xyz"; *at && made == ERR_NONE; at++) {
         from = clock();
         made = api__constraint_make(constr);
-        cr_assert(made != ERR_NONE || api__constraint_take(constr, (uint8_t)*p), "at %s", p);
+        cr_assert(made != ERR_NONE || api__constraint_take(constr, (uint8_t)*at), "at %s", at);
     }
     cr_assert_eq(made, ERR_COSTLY);
     double seconds = (double)(clock() - from) / CLOCKS_PER_SEC;

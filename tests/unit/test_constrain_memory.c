@@ -24,7 +24,7 @@ static void sweep(attempt *what, void *ud, const char *name) {
             oom_after(n, for_ever);
             int rc = what(ud, &right, &e);
             bool reached = oom_stop();
-            if (rc == 0) cr_assert(right, "%s: allocation %ld failed and nobody knew", name, n);
+            if (rc == 0) cr_assert(right, "%s: allocation %ld failed unnoticed", name, n);
             else cr_assert_eq(e.code, ERR_NO_MEMORY, "%s, allocation %ld: %s", name, n, e.msg);
             if (!reached) {
                 cr_assert_eq(rc, 0, "%s: %s", name, e.msg);
@@ -34,7 +34,7 @@ static void sweep(attempt *what, void *ud, const char *name) {
     }
 }
 
-static size_t n_ids; /* what all the memory gives */
+static size_t n_ids; /* with all the memory */
 
 static int parse_tokenizer(void *ud, bool *right, err *e) {
     const buf *text = ud;
@@ -155,7 +155,7 @@ Test(constrain_memory, a_sampler_is_whole_or_not_at_all) {
 typedef struct {
     const json_t *schema, *tools;
     const api__vocab *vocab;
-    const char *text; /* that the grammar must take */
+    const char *text; /* the grammar must take it */
 } job;
 
 static bool takes(const api__grammar *grammar, const char *text) {
@@ -165,8 +165,8 @@ static bool takes(const api__grammar *grammar, const char *text) {
     if (api__automaton_init(&machine, grammar, &e) != 0)
         return true; /* reports its error; not tested here */
     api__automaton_start(&machine, &now);
-    for (const char *p = text; *p; p++) {
-        api__automaton_step(&machine, &now, (uint8_t)*p, &next);
+    for (const char *at = text; *at; at++) {
+        api__automaton_step(&machine, &now, (uint8_t)*at, &next);
         now = next;
     }
     bool done = api__automaton_done(&machine, &now);
@@ -175,17 +175,17 @@ static bool takes(const api__grammar *grammar, const char *text) {
 }
 
 static int compile_and_constrain(void *ud, bool *right, err *e) {
-    const job *what = ud;
+    const job *task = ud;
     const uint32_t stop = 2047;
     api__grammar *grammar = NULL;
     api__workspace *work = NULL;
     api__constraint *constr = NULL;
-    int rc = what->tools ? api__grammar_compile_tools(&grammar, what->tools, NULL, "tools", e)
-                         : api__grammar_compile(&grammar, what->schema, "schema", e);
+    int rc = task->tools ? api__grammar_compile_tools(&grammar, task->tools, NULL, "tools", e)
+                         : api__grammar_compile(&grammar, task->schema, "schema", e);
     if (rc != 0) cr_assert_null(grammar);
-    if (rc == 0) rc = api__workspace_create(&work, grammar, what->vocab, &stop, 1, e);
+    if (rc == 0) rc = api__workspace_create(&work, grammar, task->vocab, &stop, 1, e);
     if (rc == 0) rc = api__constraint_create(&constr, work, e);
-    *right = rc == 0 && takes(grammar, what->text);
+    *right = rc == 0 && takes(grammar, task->text);
     api__constraint_destroy(constr);
     api__workspace_destroy(work);
     api__grammar_free(grammar);

@@ -54,16 +54,16 @@ static void nests(buf *text, size_t size) {
     buf_puts(text, "[");
     for (size_t i = 0; text->len < size; i++) {
         if (i) buf_puts(text, ",");
-        for (int d = 0; d < 60; d++)
+        for (int depth = 0; depth < 60; depth++)
             buf_puts(text, "{\"a\":0,\"b\":");
         buf_puts(text, "0");
-        for (int d = 0; d < 60; d++)
+        for (int depth = 0; depth < 60; depth++)
             buf_puts(text, "}");
     }
 }
 
 static void nest_of_lists(buf *text, size_t size) {
-    for (int d = 0; d < 60; d++)
+    for (int depth = 0; depth < 60; depth++)
         buf_puts(text, "{\"a\":0,\"b\":");
     buf_puts(text, "[");
     cost_repeat(text, "0,", size);

@@ -140,8 +140,8 @@ static tokenizer *sentencepiece(const char *normalizer) {
                "\"content\":\"\u2581\"}]},\"decoder\":{\"type\":\"Fuse\"},\"model\":{\"type\":"
                "\"BPE\",\"byte_fallback\":true,\"vocab\":{\"a\":256,\"b\":257,\"\u2581\":258",
                normalizer);
-    for (unsigned c = 0; c < 256; c++)
-        buf_printf(&json, ",\"<0x%02X>\":%u", c, c);
+    for (unsigned byte = 0; byte < 256; byte++)
+        buf_printf(&json, ",\"<0x%02X>\":%u", byte, byte);
     for (size_t i = 0; i < ARRAY_LEN(made); i++)
         buf_printf(&json, ",\"%s\":%zu", made[i], 260 + i);
     buf_puts(&json, "},\"merges\":[\"a a\",\"aa aa\",\"a b\",\"ab ab\",\"\u2581 \u2581\"]}}");
@@ -151,13 +151,13 @@ static tokenizer *sentencepiece(const char *normalizer) {
 }
 
 static void decode(const buf *text) {
-    size_t size = text->len / sizeof(uint32_t);
+    size_t n = text->len / sizeof(uint32_t);
     uint32_t *ids = malloc(text->len);
     buf out = {0};
     err e = {0};
-    for (size_t i = 0; i < size; i++)
+    for (size_t i = 0; i < n; i++)
         ids[i] = (unsigned char)text->data[i];
-    cr_assert_eq(tokenizer_decode(encoding_with, ids, size, false, &out, &e), 0, "%s", e.msg);
+    cr_assert_eq(tokenizer_decode(encoding_with, ids, n, false, &out, &e), 0, "%s", e.msg);
     buf_deinit(&out);
     free(ids);
 }

@@ -281,7 +281,7 @@ Test(cpu_packed, a_temporary_file_of_a_killed_start_blocks_no_save_and_is_remove
     tmp_dir_remove(&dir);
 }
 
-Test(cpu_packed, only_old_files_of_ours_that_nobody_writes_are_removed) {
+Test(cpu_packed, only_old_files_of_ours_without_a_writer_are_removed) {
     static const char *const kept[] = {"fathom-packed.bin.txt", "fathom-packed-int8.bin.1.tmp",
                                        "my-fathom-packed.bin.1.tmp", "fathom-packed.binary.tmp"};
     tmp_dir dir = model_copy();
