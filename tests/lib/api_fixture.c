@@ -18,11 +18,11 @@ void api_fixture_open(api_fixture *fixture, const api_opts *opts, bool without_t
     if (own.model_dir == NULL) own.model_dir = "models/demo";
     own.model = fixture->model;
     own.tokenizer = fixture->tokenizer;
-    cr_assert_eq(api_context_open(&fixture->c, &own, &e), 0, "%s", e.msg);
+    cr_assert_eq(api_context_open(&fixture->ctx, &own, &e), 0, "%s", e.msg);
 }
 
 void api_fixture_close(api_fixture *fixture) {
-    api_context_close(fixture->c);
+    api_context_close(fixture->ctx);
     tokenizer_close(fixture->tokenizer);
     model_close(fixture->model);
 }
@@ -30,7 +30,7 @@ void api_fixture_close(api_fixture *fixture) {
 api_request *api_must_parse(const api_fixture *fixture, api_kind kind, const char *body) {
     api_request *req;
     err e = {0};
-    cr_assert_eq(api_parse(&req, fixture->c, kind, body, strlen(body), &e), 0, "%s: %s", e.param,
+    cr_assert_eq(api_parse(&req, fixture->ctx, kind, body, strlen(body), &e), 0, "%s: %s", e.param,
                  e.msg);
     return req;
 }
@@ -39,7 +39,7 @@ api_reply *api_must_reply(const api_fixture *fixture, api_kind kind, const char 
     api_reply *reply;
     err e = {0};
     cr_assert_eq(
-        api_reply_create(&reply, fixture->c, api_must_parse(fixture, kind, body), NULL, &e), 0,
+        api_reply_create(&reply, fixture->ctx, api_must_parse(fixture, kind, body), NULL, &e), 0,
         "%s", e.msg);
     return reply;
 }

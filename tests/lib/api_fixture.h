@@ -7,7 +7,7 @@
 typedef struct {
     model_folder *model;
     tokenizer *tokenizer;
-    api_context *c;
+    api_context *ctx;
 } api_fixture;
 
 /* Opens models/demo with the given options (NULL = defaults); fails the test otherwise.
@@ -15,14 +15,14 @@ typedef struct {
 void api_fixture_open(api_fixture *fixture, const api_opts *opts, bool without_tokenizer);
 void api_fixture_close(api_fixture *fixture);
 
-/* A suite: each test has the demo model open as `f` and is checked for leaks. */
+/* A suite: each test has the demo model open as `fixture` and is checked for leaks. */
 #define API_SUITE(name)                                                                            \
-    static api_fixture f;                                                                          \
+    static api_fixture fixture;                                                                    \
     static void open_fixture(void) {                                                               \
-        api_fixture_open(&f, NULL, false);                                                         \
+        api_fixture_open(&fixture, NULL, false);                                                   \
     }                                                                                              \
     static void close_fixture(void) {                                                              \
-        api_fixture_close(&f);                                                                     \
+        api_fixture_close(&fixture);                                                               \
         fail_on_leaks();                                                                           \
     }                                                                                              \
     TestSuite(name, .init = open_fixture, .fini = close_fixture)

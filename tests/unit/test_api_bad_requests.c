@@ -22,10 +22,10 @@ static int answer(const char *route, const char *body, size_t n, err *e) {
                                                       : API_COMPLETION;
     int rc;
     if (strcmp(route, "tokenize") == 0)
-        rc = api_list(api_tokenize, f.c, body, n, SIZE_MAX, &out, e);
+        rc = api_list(api_tokenize, fixture.ctx, body, n, SIZE_MAX, &out, e);
     else if (strcmp(route, "detokenize") == 0)
-        rc = api_list(api_detokenize, f.c, body, n, SIZE_MAX, &out, e);
-    else rc = api_parse(&req, f.c, kind, body, n, e);
+        rc = api_list(api_detokenize, fixture.ctx, body, n, SIZE_MAX, &out, e);
+    else rc = api_parse(&req, fixture.ctx, kind, body, n, e);
     if (rc != 0) cr_expect_eq(out.len, 0, "a refusal must leave no half answer");
     buf_deinit(&out);
     api_request_destroy(req);

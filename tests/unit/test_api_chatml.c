@@ -188,8 +188,9 @@ static api_context *folder_context(const chat_folder *folder) {
     return ctx;
 }
 
-static void put_template(const chat_folder *folder, const char *jinja) {
-    json_t *config = json_pack("{s:s, s:s}", "eos_token", "<|endoftext|>", "chat_template", jinja);
+static void put_template(const chat_folder *folder, const char *template) {
+    json_t *config =
+        json_pack("{s:s, s:s}", "eos_token", "<|endoftext|>", "chat_template", template);
     char *text = json_dumps(config, JSON_COMPACT);
     put_text(folder, "tokenizer_config.json", text);
     free(text);

@@ -48,7 +48,8 @@ Test(api_files, what_is_wrong_beside_the_model_is_warned_of_and_left_out) {
         api_context *ctx = NULL;
         err e = {0};
         file_put(dir.path, advice[i].file, advice[i].text, strlen(advice[i].text));
-        api_opts opts = {.model_dir = dir.path, .model = f.model, .tokenizer = f.tokenizer};
+        api_opts opts = {
+            .model_dir = dir.path, .model = fixture.model, .tokenizer = fixture.tokenizer};
         int kept = stderr_catch();
         int rc = api_context_open(&ctx, &opts, &e);
         stderr_release(kept, said, sizeof said);
@@ -77,7 +78,7 @@ Test(api_files, a_list_of_more_end_tokens_than_there_is_room_for_is_cut_with_a_w
     buf_puts(&text, "]}");
     file_put(dir.path, "generation_config.json", text.data, text.len);
     file_put(dir.path, "tokenizer_config.json", "{\"eos_token\":\"<|end|>\"}", 23);
-    api_opts opts = {.model_dir = dir.path, .model = f.model, .tokenizer = f.tokenizer};
+    api_opts opts = {.model_dir = dir.path, .model = fixture.model, .tokenizer = fixture.tokenizer};
     int kept = stderr_catch();
     int rc = api_context_open(&ctx, &opts, &e);
     stderr_release(kept, said, sizeof said);
@@ -96,8 +97,10 @@ Test(api_files, top_k_0_and_minus_1_turn_a_default_off) {
     api_context *ctx = NULL;
     err e = {0};
     file_put(dir.path, "generation_config.json", "{\"top_k\":7}", 11);
-    api_opts opts = {
-        .model_dir = dir.path, .model = f.model, .tokenizer = f.tokenizer, .served_name = "m"};
+    api_opts opts = {.model_dir = dir.path,
+                     .model = fixture.model,
+                     .tokenizer = fixture.tokenizer,
+                     .served_name = "m"};
     cr_assert_eq(api_context_open(&ctx, &opts, &e), 0, "%s", e.msg);
     static const struct {
         const char *fields;
@@ -131,7 +134,7 @@ Test(api_files, a_model_with_an_unusable_tokenizer_takes_ids_and_says_why_it_tak
     api_context *ctx = NULL;
     err e = {0};
     api_opts opts = {.model_dir = "models/demo",
-                     .model = f.model,
+                     .model = fixture.model,
                      .no_tokenizer = "tokenizer.json: model.type is 'WordPiece'"};
     cr_assert_eq(api_context_open(&ctx, &opts, &e), 0, "%s", e.msg);
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
@@ -169,13 +172,13 @@ Test(api_files, special_tokens_of_a_text_prompt_are_text_unless_the_server_reads
     api_context *ctx = NULL;
     err e = {0};
     api_opts opts = {.model_dir = "models/demo",
-                     .model = f.model,
-                     .tokenizer = f.tokenizer,
+                     .model = fixture.model,
+                     .tokenizer = fixture.tokenizer,
                      .special_tokens = true};
     cr_assert_eq(api_context_open(&ctx, &opts, &e), 0, "%s", e.msg);
-    size_t n = prompt_of(f.c, body, plain), k = prompt_of(ctx, body, read);
+    size_t n = prompt_of(fixture.ctx, body, plain), k = prompt_of(ctx, body, read);
     for (size_t i = 0; i < n; i++)
-        cr_expect_not(tokenizer_is_special(f.tokenizer, plain[i]));
+        cr_expect_not(tokenizer_is_special(fixture.tokenizer, plain[i]));
     cr_assert_eq(k, 3);
     cr_expect(read[0] == 2045 && read[2] == 2047);
     buf out = {0};
@@ -188,11 +191,11 @@ Test(api_files, special_tokens_of_a_text_prompt_are_text_unless_the_server_reads
 
 Test(api_files, u0000_is_a_character_of_prompts_and_messages) {
     uint32_t ids[32];
-    size_t n = prompt_of(f.c, "{\"prompt\":\"a\\u0000b\"}", ids);
+    size_t n = prompt_of(fixture.ctx, "{\"prompt\":\"a\\u0000b\"}", ids);
     buf text = {0};
     for (size_t i = 0; i < n; i++) {
         size_t len;
-        const char *bytes = tokenizer_bytes(f.tokenizer, ids[i], &len);
+        const char *bytes = tokenizer_bytes(fixture.tokenizer, ids[i], &len);
         buf_append(&text, bytes, len);
     }
     cr_assert_eq(text.len, 3);
@@ -211,8 +214,8 @@ Test(api_files, u0000_is_a_character_of_prompts_and_messages) {
         {API_RESPONSES, "{\"input\":\"a\\u0000b\"}", "{\"input\":\"a\"}"},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        api_request *req = api_must_parse(&f, rows[i].kind, rows[i].with);
-        api_request *plain = api_must_parse(&f, rows[i].kind, rows[i].without);
+        api_request *req = api_must_parse(&fixture, rows[i].kind, rows[i].with);
+        api_request *plain = api_must_parse(&fixture, rows[i].kind, rows[i].without);
         cr_expect_eq(api_prompt_tokens(req), api_prompt_tokens(plain) + 2, "row %zu", i);
         api_request_destroy(req);
         api_request_destroy(plain);

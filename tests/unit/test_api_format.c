@@ -17,7 +17,7 @@ typedef struct {
     uint32_t n;
     buf out;
     unsigned bits;
-    scheduler *s;
+    scheduler *sched;
 } answer;
 
 static void on_event(void *ud, const sched_event *ev) {
@@ -46,18 +46,18 @@ static json_t *ask(const api_fixture *fixture, api_kind kind, const char *body) 
                            .kernels = "portable"};
     so.max_rows = 64;
     cr_assert_eq(eng_cpu_open(&backend, fixture->model, &bo, &e), 0, "%s", e.msg);
-    cr_assert_eq(sched_create(&got.s, backend, &so, on_event, &got, &e), 0, "%s", e.msg);
+    cr_assert_eq(sched_create(&got.sched, backend, &so, on_event, &got, &e), 0, "%s", e.msg);
     for (uint32_t i = 0; i < api_reply_sequences(got.reply); i++) {
         sched_request req;
         api_reply_request(got.reply, i, &req);
-        cr_assert_eq(sched_submit(got.s, &req, &got.ids[got.n++], &e), 0, "%s", e.msg);
+        cr_assert_eq(sched_submit(got.sched, &req, &got.ids[got.n++], &e), 0, "%s", e.msg);
     }
     for (bool idle = false; !idle;)
-        cr_assert_eq(sched_step(got.s, &idle, &e), 0, "%s", e.msg);
+        cr_assert_eq(sched_step(got.sched, &idle, &e), 0, "%s", e.msg);
     cr_assert(got.bits & API_DONE);
     json_t *json = json_loadb(got.out.data, got.out.len, 0, NULL);
     cr_assert(json, "%s", got.out.data);
-    sched_destroy(got.s);
+    sched_destroy(got.sched);
     eng_backend_close(backend);
     api_reply_destroy(got.reply);
     buf_deinit(&got.out);
@@ -205,7 +205,7 @@ Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         api_request *req = NULL;
         err e = {0};
-        cr_assert_eq(api_parse(&req, fixture.c, API_CHAT, rows[i].body, strlen(rows[i].body), &e),
+        cr_assert_eq(api_parse(&req, fixture.ctx, API_CHAT, rows[i].body, strlen(rows[i].body), &e),
                      -1, "row %zu", i);
         cr_assert_null(req);
         cr_assert_eq(e.code, rows[i].code, "row %zu: %s", i, e.msg);
@@ -218,7 +218,7 @@ Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
         "{\"model\":\"demo\",\"prompt\":[1,2],\"response_format\":{\"type\":\"json_object\"}}";
     api_request *req = NULL;
     err e = {0};
-    cr_assert_eq(api_parse(&req, fixture.c, API_COMPLETION, ids, strlen(ids), &e), -1);
+    cr_assert_eq(api_parse(&req, fixture.ctx, API_COMPLETION, ids, strlen(ids), &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED, "%s", e.msg);
     api_fixture_close(&fixture);
 }

@@ -46,9 +46,10 @@ static const struct {
 static int whole_answer(size_t row, buf *out, err *e) {
     api_request *req;
     api_reply *reply;
-    if (api_parse(&req, f.c, rows[row].kind, rows[row].body, strlen(rows[row].body), e) != 0)
+    if (api_parse(&req, fixture.ctx, rows[row].kind, rows[row].body, strlen(rows[row].body), e) !=
+        0)
         return -1;
-    if (api_reply_create(&reply, f.c, req, NULL, e) != 0) return -1;
+    if (api_reply_create(&reply, fixture.ctx, req, NULL, e) != 0) return -1;
     unsigned bits = 0;
     for (uint32_t i = 0; i < api_reply_sequences(reply) && !(bits & API_FAILED); i++) {
         static const uint32_t ids[] = {300, 301, 302};
@@ -114,14 +115,16 @@ Test(api_memory, a_listing_that_runs_out_of_memory_says_so) {
         buf clean = {0};
         err none = {0};
         cr_assert_eq(
-            api_list(listings[row].route, f.c, body, strlen(body), SIZE_MAX, &clean, &none), 0);
+            api_list(listings[row].route, fixture.ctx, body, strlen(body), SIZE_MAX, &clean, &none),
+            0);
         for (int sticky = 0; sticky < 2; sticky++) {
             for (long n = 0;; n++) {
                 err e = {0};
                 buf out = {0};
                 cr_assert_lt(n, 5000);
                 oom_after(n, sticky);
-                int rc = api_list(listings[row].route, f.c, body, strlen(body), 10, &out, &e);
+                int rc =
+                    api_list(listings[row].route, fixture.ctx, body, strlen(body), 10, &out, &e);
                 bool reached = oom_stop();
                 if (rc != 0) cr_assert_eq(api_status(&e), 503, "row %zu: %s", row, e.msg);
                 else if (!out.failed) cr_assert_str_eq(out.data, clean.data);
@@ -162,7 +165,7 @@ static int open_and_say(const char *dir, buf *said, err *e) {
     jinja_output text = {0};
     token_ids ids = {0};
     api_chat *chat;
-    int rc = api_chat_open(&chat, dir, NULL, f.tokenizer, e);
+    int rc = api_chat_open(&chat, dir, NULL, fixture.tokenizer, e);
     if (rc != 0) return -1;
     rc = api_chat_render(chat, conversation, sizeof conversation - 1, &text, &ids, e);
     *said = text.text; /* the caller's now */
@@ -212,8 +215,8 @@ Test(api_memory, opening_a_context_survives_every_failed_allocation) {
             api_context *ctx;
             api_opts opts = {.model_dir = "models/demo",
                              .served_name = "demo",
-                             .model = f.model,
-                             .tokenizer = f.tokenizer};
+                             .model = fixture.model,
+                             .tokenizer = fixture.tokenizer};
             oom_after(n, sticky);
             int rc = api_context_open(&ctx, &opts, &e);
             bool reached = oom_stop();

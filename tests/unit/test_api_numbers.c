@@ -40,7 +40,7 @@ static void check_value(const api__field *field, double x) {
     err e = {0};
     buf body = {0};
     buf_printf(&body, "{\"prompt\":\"a\",\"seed\":1,\"%s\":%.17g}", field->name, x);
-    int rc = api_parse(&req, f.c, API_COMPLETION, body.data, body.len, &e);
+    int rc = api_parse(&req, fixture.ctx, API_COMPLETION, body.data, body.len, &e);
     if (in_range(field, x)) {
         cr_assert_eq(rc, 0, "%s: %s", body.data, e.msg);
         sample_with(&req->sampling, &e);
@@ -89,7 +89,7 @@ Test(api_numbers, the_sampler_takes_all_extremes_at_once) {
     };
     for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
         err e = {0};
-        api_request *req = api_must_parse(&f, API_COMPLETION, bodies[i]);
+        api_request *req = api_must_parse(&fixture, API_COMPLETION, bodies[i]);
         sample_with(&req->sampling, &e);
         cr_expect_eq(e.code, ERR_NONE, "%s: %s", bodies[i], e.msg);
         api_request_destroy(req);

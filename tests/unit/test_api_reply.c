@@ -30,8 +30,8 @@ static char *stampless(buf *text) {
 static unsigned answer(api_kind kind, const char *body, const char *text, sched_finish why,
                        buf *out) {
     uint32_t ids[256];
-    size_t n = api_ids(&f, text, ids, 256);
-    api_reply *reply = api_must_reply(&f, kind, body);
+    size_t n = api_ids(&fixture, text, ids, 256);
+    api_reply *reply = api_must_reply(&fixture, kind, body);
     unsigned bits = api_feed(reply, 0, ids, n, why, out);
     api_reply_destroy(reply);
     return bits;
@@ -150,7 +150,7 @@ Test(api_reply, the_last_token_of_a_length_limited_stream_carries_the_finish_rea
            "\"return_token_ids\":true}",
            " the", SCHED_LENGTH, &out);
     uint32_t id;
-    api_ids(&f, " the", &id, 1);
+    api_ids(&fixture, " the", &id, 1);
     char want[512];
     snprintf(
         want, sizeof want,
@@ -227,9 +227,9 @@ Test(api_reply, deltas_and_token_strings_both_join_to_the_text_of_the_whole_answ
 
 Test(api_reply, bytes_that_never_become_a_character_end_as_one_replacement) {
     uint32_t ids[8];
-    size_t n = api_ids(&f, "\xf0\x9f", ids, 8);
-    api_reply *reply =
-        api_must_reply(&f, API_COMPLETION, "{\"model\":\"demo\",\"prompt\":\"x\",\"logprobs\":1}");
+    size_t n = api_ids(&fixture, "\xf0\x9f", ids, 8);
+    api_reply *reply = api_must_reply(&fixture, API_COMPLETION,
+                                      "{\"model\":\"demo\",\"prompt\":\"x\",\"logprobs\":1}");
     buf out = {0};
     api_feed(reply, 0, ids, n, SCHED_STOP, &out);
     cr_assert_not_null(strstr(out.data, "\"text\":\"\xef\xbf\xbd\""), "%s", out.data);
@@ -296,8 +296,9 @@ Test(api_reply, a_stop_token_of_the_request_is_named_and_the_models_own_is_not) 
         const char *want;
     } rows[] = {{77, "\"stop_reason\":77"}, {2047, "\"stop_reason\":null"}};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        api_reply *reply = api_must_reply(
-            &f, API_COMPLETION, "{\"model\":\"demo\",\"prompt\":\"x\",\"stop_token_ids\":[77]}");
+        api_reply *reply =
+            api_must_reply(&fixture, API_COMPLETION,
+                           "{\"model\":\"demo\",\"prompt\":\"x\",\"stop_token_ids\":[77]}");
         sched_request req;
         api_reply_request(reply, 0, &req);
         cr_assert_eq(req.n_stop_ids, 3);
@@ -318,7 +319,7 @@ Test(api_reply, a_stop_token_of_the_request_is_named_and_the_models_own_is_not) 
 
 Test(api_reply, choices_are_numbered_over_prompts_and_n_and_have_seeds_of_their_own) {
     api_reply *reply = api_must_reply(
-        &f, API_COMPLETION,
+        &fixture, API_COMPLETION,
         "{\"model\":\"demo\",\"prompt\":[[1,2],[3]],\"n\":2,\"seed\":5,\"max_tokens\":1}");
     cr_assert_eq(api_reply_sequences(reply), 4);
     sched_request req[4];
@@ -335,7 +336,7 @@ Test(api_reply, choices_are_numbered_over_prompts_and_n_and_have_seeds_of_their_
     uint32_t ids[4];
     for (uint32_t i = 0; i < 4; i++) {
         char text[2] = {(char)('a' + i), 0};
-        api_ids(&f, text, &ids[i], 1);
+        api_ids(&fixture, text, &ids[i], 1);
     }
     for (uint32_t i = 4; i-- > 0;) {
         cr_assert_eq(out.len, 0);
@@ -358,8 +359,8 @@ Test(api_reply, choices_are_numbered_over_prompts_and_n_and_have_seeds_of_their_
 }
 
 Test(api_reply, without_a_seed_every_sequence_has_another) {
-    api_reply *reply =
-        api_must_reply(&f, API_COMPLETION, "{\"model\":\"demo\",\"prompt\":[[1],[1]],\"n\":2}");
+    api_reply *reply = api_must_reply(&fixture, API_COMPLETION,
+                                      "{\"model\":\"demo\",\"prompt\":[[1],[1]],\"n\":2}");
     sched_request first, third;
     api_reply_request(reply, 0, &first);
     api_reply_request(reply, 2, &third);
@@ -379,7 +380,7 @@ static sched_event ev_prompt(uint32_t id, uint32_t pos) {
 
 Test(api_reply, echo_with_no_tokens_scores_the_prompt) {
     api_reply *reply = api_must_reply(
-        &f, API_COMPLETION,
+        &fixture, API_COMPLETION,
         "{\"model\":\"demo\",\"prompt\":\"caf\xc3\xa9 God\",\"echo\":true,\"max_tokens\":0,"
         "\"logprobs\":1,\"return_depth\":true}");
     sched_request req;
@@ -429,7 +430,7 @@ Test(api_reply, a_stream_with_echo_begins_with_prompt_and_first_token_together) 
 
 Test(api_reply, prompt_logprobs_have_vllms_shape_and_leave_the_text_alone) {
     api_reply *reply = api_must_reply(
-        &f, API_COMPLETION,
+        &fixture, API_COMPLETION,
         "{\"model\":\"demo\",\"prompt\":[1,7,9],\"prompt_logprobs\":1,\"max_tokens\":1}");
     buf out = {0};
     err e = {0};
@@ -439,7 +440,7 @@ Test(api_reply, prompt_logprobs_have_vllms_shape_and_leave_the_text_alone) {
         api_event(reply, 0, &ev, &out, &e);
     }
     uint32_t id;
-    api_ids(&f, "x", &id, 1);
+    api_ids(&fixture, "x", &id, 1);
     api_feed(reply, 0, &id, 1, SCHED_LENGTH, &out);
     json_t *root = parsed(&out), *ch = json_array_get(json_object_get(root, "choices"), 0);
     const json_t *list = json_object_get(ch, "prompt_logprobs");
@@ -456,12 +457,12 @@ Test(api_reply, prompt_logprobs_have_vllms_shape_and_leave_the_text_alone) {
 }
 
 Test(api_reply, chat_logprobs_have_all_four_keys_and_the_depth_if_asked) {
-    api_reply *reply = api_must_reply(&f, API_CHAT,
+    api_reply *reply = api_must_reply(&fixture, API_CHAT,
                                       "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\","
                                       "\"content\":\"x\"}],\"logprobs\":true,"
                                       "\"top_logprobs\":2,\"return_depth\":true}");
     uint32_t id;
-    api_ids(&f, "x", &id, 1);
+    api_ids(&fixture, "x", &id, 1);
     sched_event ev = ev_token(id, 5, -INFINITY);
     ev.n_top = 2;
     ev.top[0] = (eng_top){id, -0.125f};
@@ -484,7 +485,7 @@ Test(api_reply, chat_logprobs_have_all_four_keys_and_the_depth_if_asked) {
 
 Test(api_reply, special_tokens_give_no_text) {
     static const uint32_t ids[] = {2047, 2044};
-    api_reply *reply = api_must_reply(&f, API_COMPLETION,
+    api_reply *reply = api_must_reply(&fixture, API_COMPLETION,
                                       "{\"model\":\"demo\",\"prompt\":\"x\",\"ignore_eos\":true}");
     sched_request req;
     api_reply_request(reply, 0, &req);
@@ -503,12 +504,13 @@ Test(api_reply, a_failure_before_the_first_byte_is_told_and_after_it_is_an_event
     sched_event end = ev_end(SCHED_FAILED, 1, 0);
     end.why = ERR_NUMERIC;
     for (int started = 0; started < 2; started++) {
-        api_reply *reply = api_must_reply(
-            &f, API_COMPLETION, "{\"model\":\"demo\",\"prompt\":\"x\",\"stream\":true,\"n\":2}");
+        api_reply *reply =
+            api_must_reply(&fixture, API_COMPLETION,
+                           "{\"model\":\"demo\",\"prompt\":\"x\",\"stream\":true,\"n\":2}");
         buf out = {0};
         err e = {0};
         uint32_t id;
-        api_ids(&f, "x", &id, 1);
+        api_ids(&fixture, "x", &id, 1);
         sched_event ev = ev_token(id, 1, 0);
         if (started) api_event(reply, 0, &ev, &out, &e);
         buf_clear(&out);
@@ -531,12 +533,12 @@ Test(api_reply, a_failure_before_the_first_byte_is_told_and_after_it_is_an_event
 
 Test(api_reply, late_events_of_a_stopped_sequence_are_ignored) {
     api_reply *reply =
-        api_must_reply(&f, API_COMPLETION,
+        api_must_reply(&fixture, API_COMPLETION,
                        "{\"model\":\"demo\",\"prompt\":\"x\",\"stream\":true,\"stop\":\"God\"}");
     uint32_t ids[4];
     buf out = {0};
     err e = {0};
-    size_t n = api_ids(&f, " God", ids, 4);
+    size_t n = api_ids(&fixture, " God", ids, 4);
     unsigned bits = 0;
     for (size_t i = 0; i < n; i++) {
         sched_event ev = ev_token(ids[i], 1, 0);
@@ -560,13 +562,13 @@ Test(api_reply, late_events_of_a_stopped_sequence_are_ignored) {
 
 Test(api_reply, the_token_path_of_a_stream_allocates_nothing_once_it_runs) {
     api_reply *reply = api_must_reply(
-        &f, API_CHAT,
+        &fixture, API_CHAT,
         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,"
         "\"logprobs\":true,\"return_depth\":true,\"max_tokens\":900,\"stop\":\"zz\"}");
     uint32_t ids[4];
     buf out = {0};
     err e = {0};
-    api_ids(&f, " God", ids, 4);
+    api_ids(&fixture, " God", ids, 4);
     sched_event ev = ev_token(ids[0], 1, 0);
     for (int i = 0; i < 20; i++)
         buf_clear(&out), api_event(reply, 0, &ev, &out, &e);
@@ -589,7 +591,7 @@ Test(api_reply, a_model_without_a_tokenizer_takes_ids_and_answers_with_ids) {
     api_request *req;
     err e = {0};
     static const char text[] = "{\"model\":\"demo\",\"prompt\":\"x\"}";
-    cr_assert_eq(api_parse(&req, bare.c, API_COMPLETION, text, sizeof text - 1, &e), -1);
+    cr_assert_eq(api_parse(&req, bare.ctx, API_COMPLETION, text, sizeof text - 1, &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED);
     api_reply *reply =
         api_must_reply(&bare, API_COMPLETION,

@@ -15,8 +15,8 @@ static const char *str(const json_t *value, const char *key) {
 
 static unsigned answer(const char *body, const char *text, sched_finish why, buf *out) {
     uint32_t ids[64];
-    size_t n = api_ids(&f, text, ids, 64);
-    api_reply *reply = api_must_reply(&f, API_RESPONSES, body);
+    size_t n = api_ids(&fixture, text, ids, 64);
+    api_reply *reply = api_must_reply(&fixture, API_RESPONSES, body);
     unsigned bits = api_feed(reply, 0, ids, n, why, out);
     api_reply_destroy(reply);
     return bits;
@@ -95,12 +95,12 @@ Test(api_responses, events_come_in_order_with_one_pair_of_ids_and_deltas_join_to
 }
 
 Test(api_responses, a_failure_in_mid_stream_is_an_error_event) {
-    api_reply *reply =
-        api_must_reply(&f, API_RESPONSES, "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true}");
+    api_reply *reply = api_must_reply(&fixture, API_RESPONSES,
+                                      "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true}");
     uint32_t id;
     buf out = {0};
     err e = {0};
-    api_ids(&f, "x", &id, 1);
+    api_ids(&fixture, "x", &id, 1);
     sched_event ev = ev_token(id, 1, 0);
     api_event(reply, 0, &ev, &out, &e);
     buf_clear(&out);

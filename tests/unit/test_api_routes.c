@@ -18,7 +18,7 @@ static json_t *parsed(const buf *text) {
 Test(api_routes, the_model_list_has_what_clients_read) {
     buf out = {0};
     err e = {0};
-    api_models(f.c, &out);
+    api_models(fixture.ctx, &out);
     json_t *root = parsed(&out), *model = json_array_get(json_object_get(root, "data"), 0);
     static const char *const strings[] = {"id", "object", "owned_by", "root"};
     for (size_t i = 0; i < ARRAY_LEN(strings); i++)
@@ -27,9 +27,9 @@ Test(api_routes, the_model_list_has_what_clients_read) {
     cr_expect_eq(json_integer_value(json_object_get(model, "max_model_len")), 1024);
     json_decref(root);
     buf_clear(&out);
-    cr_assert_eq(api_model(f.c, "demo", &out, &e), 0);
+    cr_assert_eq(api_model(fixture.ctx, "demo", &out, &e), 0);
     json_decref(parsed(&out));
-    cr_assert_eq(api_model(f.c, "other", &out, &e), -1);
+    cr_assert_eq(api_model(fixture.ctx, "other", &out, &e), -1);
     cr_assert_eq(api_status(&e), 404);
     buf_deinit(&out);
 }
@@ -56,8 +56,8 @@ Test(api_routes, tokenize_speaks_the_shape_of_every_server) {
     for (size_t i = 0; i < ARRAY_LEN(tokenized); i++) {
         buf out = {0};
         err e = {0};
-        cr_assert_eq(api_list(api_tokenize, f.c, tokenized[i].body, strlen(tokenized[i].body),
-                              SIZE_MAX, &out, &e),
+        cr_assert_eq(api_list(api_tokenize, fixture.ctx, tokenized[i].body,
+                              strlen(tokenized[i].body), SIZE_MAX, &out, &e),
                      0, "%s", e.msg);
         cr_expect_str_eq(out.data, tokenized[i].want);
         buf_deinit(&out);
@@ -82,8 +82,8 @@ Test(api_routes, detokenize_speaks_the_shape_of_every_server) {
     for (size_t i = 0; i < ARRAY_LEN(detokenized); i++) {
         buf out = {0};
         err e = {0};
-        cr_assert_eq(api_list(api_detokenize, f.c, detokenized[i].body, strlen(detokenized[i].body),
-                              SIZE_MAX, &out, &e),
+        cr_assert_eq(api_list(api_detokenize, fixture.ctx, detokenized[i].body,
+                              strlen(detokenized[i].body), SIZE_MAX, &out, &e),
                      0, "%s", e.msg);
         cr_expect_str_eq(out.data, detokenized[i].want);
         buf_deinit(&out);
@@ -102,21 +102,21 @@ Test(api_routes, detokenize_makes_text_as_the_files_decoder_does) {
         "\"\\\"\":4}}}";
     static const char want[] = "[\"the the\",\"\u00e9\\\"\",\"\ufffd the\"]";
     tokenizer *tok = NULL;
-    tokenizer *demo = f.c->opts.tokenizer;
+    tokenizer *demo = fixture.ctx->opts.tokenizer;
     err e = {0};
     cr_assert_eq(tokenizer_parse(&tok, file, sizeof file - 1, 2048, "test", &e), 0, "%s", e.msg);
-    f.c->opts.tokenizer = tok;
+    fixture.ctx->opts.tokenizer = tok;
     for (size_t slice = 1; slice < 100; slice += 49) {
         static const char body[] = "{\"tokens\":[[1,1],[2,3,4],[2,1]]}";
         buf out = {0}, all = {0};
-        cr_assert_eq(api_list(api_detokenize, f.c, body, sizeof body - 1, slice, &out, &e), 0, "%s",
-                     e.msg);
+        cr_assert_eq(api_list(api_detokenize, fixture.ctx, body, sizeof body - 1, slice, &out, &e),
+                     0, "%s", e.msg);
         buf_printf(&all, "{\"prompt\":%s,\"content\":%s,\"text\":%s}", want, want, want);
         cr_expect_str_eq(out.data, all.data);
         buf_deinit(&out);
         buf_deinit(&all);
     }
-    f.c->opts.tokenizer = demo;
+    fixture.ctx->opts.tokenizer = demo;
     tokenizer_close(tok);
 }
 

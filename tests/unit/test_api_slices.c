@@ -197,7 +197,7 @@ static unsigned feed_sequence(api_reply *reply, uint32_t i, const row *spec, siz
         if (k == 0) ev.logprob = NAN;
         bits |= api_feed_event(reply, i, &ev, want, out, &e);
     }
-    size_t n = api_ids(&f, spec->text, ids, ARRAY_LEN(ids)), fed = 0;
+    size_t n = api_ids(&fixture, spec->text, ids, ARRAY_LEN(ids)), fed = 0;
     while (fed < n && fed < req.max_tokens && !(bits & API_CANCEL)) {
         sched_event ev = {.kind = SCHED_TOKEN, .token = fed == 3 ? 2045 : ids[fed]};
         fill(&ev, req.n_top, &state);
@@ -218,7 +218,7 @@ static void answer(const row *spec, size_t want, buf *out) {
     char body[2000];
     snprintf(body, sizeof body, "{\"model\":\"demo\",\"request_id\":\"r\",\"seed\":1,%s}",
              spec->body);
-    api_reply *reply = api_must_reply(&f, spec->kind, body);
+    api_reply *reply = api_must_reply(&fixture, spec->kind, body);
     unsigned bits = 0;
     for (uint32_t i = api_reply_sequences(reply); i-- > 0;)
         bits |= feed_sequence(reply, i, spec, want, out);
@@ -266,7 +266,7 @@ Test(api_slices, a_whole_answer_appends_nothing_until_it_is_asked_for) {
         unsigned bits = 0;
         snprintf(body, sizeof body, "{\"model\":\"demo\",\"request_id\":\"r\",%s}", rows[i].body);
         if (strstr(body, "\"stream\":true")) continue;
-        api_reply *reply = api_must_reply(&f, rows[i].kind, body);
+        api_reply *reply = api_must_reply(&fixture, rows[i].kind, body);
         for (uint32_t seq = 0; seq < api_reply_sequences(reply); seq++) {
             err e = {0};
             sched_event end = ev_end(SCHED_STOP, 1, 0);
@@ -369,8 +369,8 @@ static void slow_stream(api_kind kind, const char *body, const char *text, const
     buf out = {0}, joined = {0};
     err e = {0};
     unsigned bits = 0;
-    size_t n = api_ids(&f, text, ids, ARRAY_LEN(ids));
-    api_reply *reply = api_must_reply(&f, kind, body);
+    size_t n = api_ids(&fixture, text, ids, ARRAY_LEN(ids));
+    api_reply *reply = api_must_reply(&fixture, kind, body);
     for (uint32_t seq = 0; seq < api_reply_sequences(reply); seq++) {
         sched_request req;
         api_reply_request(reply, seq, &req);
@@ -435,7 +435,7 @@ Test(api_slices, a_stream_that_fails_within_an_event_ends_there) {
     char *body = long_body("{\"model\":\"demo\",\"echo\":true,\"logprobs\":5,\"stream\":true,"
                            "\"prompt\":\"",
                            1000, "\"}");
-    api_reply *reply = api_must_reply(&f, API_COMPLETION, body);
+    api_reply *reply = api_must_reply(&fixture, API_COMPLETION, body);
     sched_request req;
     buf out = {0};
     err e = {0}, why = {.code = ERR_STOPPING};
@@ -475,7 +475,7 @@ static api_reply *scored(uint32_t n_prompts, uint32_t tokens) {
     for (uint32_t i = 0; i < n_prompts; i++)
         buf_puts(&body, i ? ",\"In\"" : "\"In\"");
     buf_puts(&body, "]}");
-    api_reply *reply = api_must_reply(&f, API_COMPLETION, body.data);
+    api_reply *reply = api_must_reply(&fixture, API_COMPLETION, body.data);
     buf_deinit(&body);
     uint64_t state = 1;
     for (uint32_t i = 0; i < api_reply_sequences(reply); i++) {
@@ -545,7 +545,7 @@ Test(api_slices, of_single_tokens_a_reply_holds_what_will_be_told_and_gives_it_b
         err e = {0};
         uint64_t state = 1;
         snprintf(body, sizeof body, "{\"model\":\"demo\",%s}", kept[i].body);
-        api_reply *reply = api_must_reply(&f, API_COMPLETION, body);
+        api_reply *reply = api_must_reply(&fixture, API_COMPLETION, body);
         size_t before = api_reply_bytes(reply), text = 0;
         for (uint32_t k = 0; k < 900; k++) {
             sched_event ev = {.kind = SCHED_TOKEN, .token = 300};
@@ -576,8 +576,8 @@ Test(api_slices, bytes_of_a_request_are_those_of_its_prompt_and_of_what_it_echoe
         long_body("{\"model\":\"demo\",\"input\":\"x\",\"tool_choice\":\"none\",\"tools\":[{"
                   "\"type\":\"function\",\"name\":\"f\",\"description\":\"",
                   100000, "\"}]}");
-    api_request *req = api_must_parse(&f, API_RESPONSES, small),
-                *big = api_must_parse(&f, API_RESPONSES, large);
+    api_request *req = api_must_parse(&fixture, API_RESPONSES, small),
+                *big = api_must_parse(&fixture, API_RESPONSES, large);
     cr_expect_geq(api_request_bytes(big) - api_request_bytes(req), 99900);
     cr_expect_leq(api_request_bytes(big), 120000);
     cr_expect_leq(api_request_bytes(req), 20000);
@@ -592,7 +592,7 @@ Test(api_slices, bytes_of_a_request_are_those_of_its_prompt_and_of_what_it_echoe
 static void expect_too_long(api_lister route, const char *body, uint64_t least) {
     buf out = {0};
     err e = {0};
-    cr_expect_eq(api_list(route, f.c, body, strlen(body), 100, &out, &e), -1);
+    cr_expect_eq(api_list(route, fixture.ctx, body, strlen(body), 100, &out, &e), -1);
     cr_expect_eq(e.code, ERR_TOO_LONG, "%s", e.msg);
     cr_expect_eq(e.have, least);
     cr_expect_eq(e.limit, 1024);
@@ -607,8 +607,8 @@ Test(api_slices, a_text_that_could_be_no_prompt_is_refused_by_both_routes) {
     /* The number of bytes alone refuses a million. A text near the limit is counted to the end of
      * the context. */
     double from = cpu_us();
-    size_t n_longest = 1000000 / tokenizer_fewest(f.tokenizer, 1000000);
-    expect_too_long(api_tokenize, body, tokenizer_fewest(f.tokenizer, 1000000));
+    size_t n_longest = 1000000 / tokenizer_fewest(fixture.tokenizer, 1000000);
+    expect_too_long(api_tokenize, body, tokenizer_fewest(fixture.tokenizer, 1000000));
     cr_expect_lt(cpu_us() - from, 1e6);
     free(body);
     cr_expect_gt(n_longest, 4);
@@ -643,15 +643,17 @@ Test(api_slices, listings_are_the_same_in_slices_of_every_size_and_hold_ids_only
         buf whole = {0};
         err e = {0};
         size_t n = strlen(listed[i].body);
-        cr_assert_eq(api_list(listed[i].route, f.c, listed[i].body, n, SIZE_MAX, &whole, &e), 0,
-                     "%s", e.msg);
+        cr_assert_eq(
+            api_list(listed[i].route, fixture.ctx, listed[i].body, n, SIZE_MAX, &whole, &e), 0,
+            "%s", e.msg);
         json_t *root =
             json_loadb(whole.data, whole.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
         cr_expect_not_null(root, "%s", whole.data);
         json_decref(root);
         for (size_t k = 0; k < ARRAY_LEN(wants); k++) {
             buf out = {0};
-            cr_assert_eq(api_list(listed[i].route, f.c, listed[i].body, n, wants[k], &out, &e), 0);
+            cr_assert_eq(
+                api_list(listed[i].route, fixture.ctx, listed[i].body, n, wants[k], &out, &e), 0);
             cr_expect_str_eq(out.data, whole.data);
             buf_deinit(&out);
         }
@@ -664,7 +666,7 @@ Test(api_slices, listings_are_the_same_in_slices_of_every_size_and_hold_ids_only
     for (int i = 0; i < 60; i++)
         buf_puts(&body, ",\"a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f\"");
     buf_puts(&body, "]}");
-    cr_assert_eq(api_tokenize(&listing, f.c, body.data, body.len, &e), 0, "%s", e.msg);
+    cr_assert_eq(api_tokenize(&listing, fixture.ctx, body.data, body.len, &e), 0, "%s", e.msg);
     size_t held = api_listing_bytes(listing);
     for (bool more = true; more;) {
         size_t before = out.len;
@@ -689,7 +691,7 @@ Test(api_slices, the_texts_of_one_call_hold_no_more_tokens_than_the_prompts_of_a
         buf_puts(&body, "]");
     }
     buf_puts(&body, "]}");
-    cr_expect_eq(api_list(api_detokenize, f.c, body.data, body.len, 100, &out, &e), -1);
+    cr_expect_eq(api_list(api_detokenize, fixture.ctx, body.data, body.len, 100, &out, &e), -1);
     cr_expect_eq(api_status(&e), 400);
     cr_expect_not_null(strstr(e.msg, "65536 tokens"), "%s", e.msg);
     buf_deinit(&out);

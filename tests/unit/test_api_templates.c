@@ -279,7 +279,7 @@ Test(api_templates, calls_and_results_of_responses_are_turns_as_chat_has_them) {
     (void)snprintf(path, sizeof path, "%s/t.jinja", dir.path);
     api_opts opts = {.chat_template = path, .served_name = "m"};
     api_fixture_open(&fixture, &opts, false);
-    cr_expect_str_eq(api__template_name(fixture.c->template), "t.jinja");
+    cr_expect_str_eq(api__template_name(fixture.ctx->template), "t.jinja");
     for (size_t i = 0; i < ARRAY_LEN(items); i++) {
         buf body = {0}, got = {0};
         buf_printf(&body, "{\"input\":%s}", items[i].input);
@@ -559,18 +559,18 @@ Test(api_templates, a_template_that_takes_much_work_is_not_rendered_soon_but_els
         api_listing *listing = NULL;
         err e = {0};
         size_t n = strlen(work[i]);
-        cr_expect_eq(api_parse_soon(&req, fixture.c, API_CHAT, work[i], n, &e), 1, "row %zu", i);
+        cr_expect_eq(api_parse_soon(&req, fixture.ctx, API_CHAT, work[i], n, &e), 1, "row %zu", i);
         cr_expect_null(req);
-        cr_expect_eq(api_tokenize_soon(&listing, fixture.c, work[i], n, &e), 1, "row %zu", i);
+        cr_expect_eq(api_tokenize_soon(&listing, fixture.ctx, work[i], n, &e), 1, "row %zu", i);
         cr_expect_null(listing);
         cr_expect_eq(e.code, ERR_NONE);
-        int rc = api_parse(&req, fixture.c, API_CHAT, work[i], n, &e);
+        int rc = api_parse(&req, fixture.ctx, API_CHAT, work[i], n, &e);
         cr_expect_eq(rc, i == 0 ? 0 : -1, "row %zu: %s", i, e.msg);
         cr_expect_eq(e.code, i == 0 ? ERR_NONE : ERR_TOO_LONG, "row %zu: %s", i, e.msg);
         api_request_destroy(req);
         req = NULL;
         e = (err){0};
-        cr_expect_eq(api_parse_soon(&req, fixture.c, API_CHAT, little, sizeof little - 1, &e), 0,
+        cr_expect_eq(api_parse_soon(&req, fixture.ctx, API_CHAT, little, sizeof little - 1, &e), 0,
                      "%s", e.msg);
         api_request_destroy(req);
     }
@@ -584,7 +584,7 @@ Test(api_templates, the_demo_has_its_form_and_its_stop_tokens) {
     api_fixture fixture;
     api_fixture_open(&fixture, NULL, false);
     uint32_t n;
-    const uint32_t *stops = api_stop_ids(fixture.c, &n);
+    const uint32_t *stops = api_stop_ids(fixture.ctx, &n);
     cr_assert_eq(n, 2);
     cr_assert_eq(stops[0], 2044);
     cr_assert_eq(stops[1], 2047);
@@ -631,7 +631,7 @@ Test(api_templates, a_model_without_a_template_refuses_chat_and_says_what_to_use
         "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
     api_request *req;
     err e = {0};
-    cr_assert_eq(api_parse(&req, fixture.c, API_CHAT, body, sizeof body - 1, &e), -1);
+    cr_assert_eq(api_parse(&req, fixture.ctx, API_CHAT, body, sizeof body - 1, &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED);
     cr_assert_not_null(strstr(e.msg, "/v1/completions"));
     api_fixture_close(&fixture);

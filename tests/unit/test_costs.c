@@ -228,7 +228,8 @@ static api_kind parsing;
 static void parse_request(const buf *text) {
     api_request *req;
     err e = {0};
-    if (api_parse(&req, f.c, parsing, text->data, text->len, &e) == 0) api_request_destroy(req);
+    if (api_parse(&req, fixture.ctx, parsing, text->data, text->len, &e) == 0)
+        api_request_destroy(req);
     else cr_assert(e.code == ERR_BAD_PARAM || e.code == ERR_TOO_LONG || e.code == ERR_UNSUPPORTED);
 }
 
@@ -476,7 +477,7 @@ Test(costs, a_conversation_costs_its_size_in_a_template_that_prints_all_of_it) {
     tmp_dir dir = tmp_dir_create();
     err e = {0};
     file_put(dir.path, "chat_template.jinja", all, sizeof all - 1);
-    cr_assert_eq(api_chat_open(&chat, dir.path, NULL, f.tokenizer, &e), 0, "%s", e.msg);
+    cr_assert_eq(api_chat_open(&chat, dir.path, NULL, fixture.tokenizer, &e), 0, "%s", e.msg);
     check_costs("template", template_rows, ARRAY_LEN(template_rows));
     api_chat_close(chat);
     tmp_dir_remove(&dir);

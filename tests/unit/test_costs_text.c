@@ -116,7 +116,7 @@ static tokenizer *tokenizer_of(const char *pattern) {
 }
 
 Test(costs_text, text_costs_its_size_whatever_it_is_and_however_it_is_split) {
-    encoding_with = f.tokenizer;
+    encoding_with = fixture.tokenizer;
     check_costs("demo", texts, ARRAY_LEN(texts));
     for (size_t i = 0; i < ARRAY_LEN(patterns); i++) {
         tokenizer *tok = tokenizer_of(patterns[i].pattern);
@@ -254,14 +254,14 @@ static void render(const buf *text) {
         messages[i] = (api__message){
             .role = i % 2 ? API__ASSISTANT : API__USER, .text = text->data + i * each, .len = each};
     }
-    const api__traits *traits = api__template_traits(f.c->template, false);
+    const api__traits *traits = api__template_traits(fixture.ctx->template, false);
     json_t *list = api__talk_messages(traits, messages, API__MAX_MESSAGES, false);
     api__talk talk = {.messages = list, .generation = true};
     jinja_output out = {0};
     token_ids ids = {0};
     err e = {0};
-    cr_assert_eq(api__template_render(f.c->template, &talk, &out, &e), 0, "%s", e.msg);
-    cr_assert_eq(api__template_ids(f.tokenizer, &out, &ids, &e), 0, "%s", e.msg);
+    cr_assert_eq(api__template_render(fixture.ctx->template, &talk, &out, &e), 0, "%s", e.msg);
+    cr_assert_eq(api__template_ids(fixture.tokenizer, &out, &ids, &e), 0, "%s", e.msg);
     json_decref(list);
     jinja_output_deinit(&out);
     token_ids_deinit(&ids);
