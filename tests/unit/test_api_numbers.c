@@ -13,11 +13,11 @@ API_SUITE(api_numbers);
 
 enum { VOCAB = 64 };
 
-static bool in_range(const api__field *field, double x) {
-    return x <= field->max && (field->above ? x > field->min : x >= field->min);
+static bool in_range(const api__field *field, double value) {
+    return value <= field->max && (field->above ? value > field->min : value >= field->min);
 }
 
-/* One sampling with logits as a model may put them out. */
+/* Samples once, from logits of a wide range. */
 static void sample_with(const eng_sampling *params, err *e) {
     float logits[VOCAB];
     uint32_t seen[VOCAB];
@@ -35,13 +35,13 @@ static void sample_with(const eng_sampling *params, err *e) {
     eng_sampler_destroy(sampler);
 }
 
-static void check_value(const api__field *field, double x) {
+static void check_value(const api__field *field, double value) {
     api_request *req;
     err e = {0};
     buf body = {0};
-    buf_printf(&body, "{\"prompt\":\"a\",\"seed\":1,\"%s\":%.17g}", field->name, x);
+    buf_printf(&body, "{\"prompt\":\"a\",\"seed\":1,\"%s\":%.17g}", field->name, value);
     int rc = api_parse(&req, fixture.ctx, API_COMPLETION, body.data, body.len, &e);
-    if (in_range(field, x)) {
+    if (in_range(field, value)) {
         cr_assert_eq(rc, 0, "%s: %s", body.data, e.msg);
         sample_with(&req->sampling, &e);
         cr_expect_eq(e.code, ERR_NONE, "%s: the sampler says %s", body.data, e.msg);

@@ -270,7 +270,7 @@ Test(api_slices, a_whole_answer_appends_nothing_until_it_is_asked_for) {
         for (uint32_t seq = 0; seq < api_reply_sequences(reply); seq++) {
             err e = {0};
             sched_event end = ev_end(SCHED_STOP, 1, 0);
-            cr_expect_not(api_reply_more(reply, &out, 100), "nothing is to come yet");
+            cr_expect_not(api_reply_more(reply, &out, 100), "no output is due yet");
             bits |= api_reply_event(reply, seq, &end, &out, &e);
         }
         cr_expect_eq(bits, API_DONE | API_MORE);
