@@ -1,4 +1,4 @@
-/* grammar.c - what holding an answer to a JSON Schema costs per token: processor time of one
+/* grammar.c - the cost per token of holding an answer to a JSON Schema: processor time of one
  * mask and of the token taken after it, for a vocabulary of 200,000 entries made here. Usual
  * schemas and the worst ones known. Built and run by bench/grammar/run.sh; figures in
  * bench/grammar.md. */
@@ -20,16 +20,16 @@ static uint32_t below(uint32_t n) {
 }
 
 static double cpu_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec * 1e6 + (double)now.tv_nsec * 1e-3;
 }
 
 /* ---- a vocabulary ---- */
 
 /* Byte-level spelling of a byte, as tokenizer.json has it. */
-static void put_byte(char *out, size_t *n, unsigned char b, const uint16_t spelling[256]) {
-    unsigned cp = spelling[b];
+static void put_byte(char *out, size_t *n, unsigned char byte, const uint16_t spelling[256]) {
+    unsigned cp = spelling[byte];
     if (cp < 0x80) {
         out[(*n)++] = (char)cp;
     } else {
@@ -40,9 +40,10 @@ static void put_byte(char *out, size_t *n, unsigned char b, const uint16_t spell
 
 static void spell(uint16_t spelling[256]) {
     unsigned next = 256;
-    for (unsigned b = 0; b < 256; b++) {
-        bool visible = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
-        spelling[b] = (uint16_t)(visible ? b : next++);
+    for (unsigned byte = 0; byte < 256; byte++) {
+        bool visible =
+            (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+        spelling[byte] = (uint16_t)(visible ? byte : next++);
     }
 }
 
@@ -58,7 +59,7 @@ static void add_token(json_t *vocab, const uint16_t spelling[256], const char *b
 }
 
 /* A piece as real vocabularies have them: syllables into words, some after a space, some in
- * capitals; other scripts; digits; runs of blanks; and punctuation that spans a string's end. */
+ * capitals; other scripts; digits; runs of blanks; and punctuation across a string's end. */
 static size_t piece(char *out) {
     static const char *const syllables[] = {"ka", "to", "ing",  "er",   "st", "re", "pre",
                                             "al", "o",  "tion", "ment", "un", "di", "el",
@@ -74,31 +75,31 @@ static size_t piece(char *out) {
     uint32_t kind = below(100);
     if (kind < 40) out[n++] = ' ';
     if (kind < 80) {
-        for (uint32_t k = 1 + below(4); k > 0; k--) {
-            const char *s = syllables[below(20)];
-            memcpy(out + n, s, strlen(s));
-            n += strlen(s);
+        for (uint32_t turn = 1 + below(4); turn > 0; turn--) {
+            const char *part = syllables[below(20)];
+            memcpy(out + n, part, strlen(part));
+            n += strlen(part);
         }
         if (kind % 5 == 0 && out[0] != ' ') out[0] = (char)(out[0] - 32);
     } else if (kind < 92) {
-        for (uint32_t k = 1 + below(5); k > 0; k--) {
-            const char *s = others[below(13)];
-            memcpy(out + n, s, strlen(s));
-            n += strlen(s);
+        for (uint32_t turn = 1 + below(5); turn > 0; turn--) {
+            const char *part = others[below(13)];
+            memcpy(out + n, part, strlen(part));
+            n += strlen(part);
         }
     } else if (kind < 95) {
-        for (uint32_t k = 1 + below(3); k > 0; k--)
+        for (uint32_t turn = 1 + below(3); turn > 0; turn--)
             out[n++] = (char)('0' + below(10));
     } else {
-        for (uint32_t k = below(3); k > 0; k--) {
-            const char *s = syllables[below(20)];
-            memcpy(out + n, s, strlen(s));
-            n += strlen(s);
+        for (uint32_t turn = below(3); turn > 0; turn--) {
+            const char *part = syllables[below(20)];
+            memcpy(out + n, part, strlen(part));
+            n += strlen(part);
         }
-        for (uint32_t k = 1 + below(2); k > 0; k--) {
-            const char *s = marks[below(23)];
-            memcpy(out + n, s, strlen(s));
-            n += strlen(s);
+        for (uint32_t turn = 1 + below(2); turn > 0; turn--) {
+            const char *part = marks[below(23)];
+            memcpy(out + n, part, strlen(part));
+            n += strlen(part);
         }
     }
     return n;
@@ -108,9 +109,9 @@ static tokenizer *make_tokenizer(void) {
     uint16_t spelling[256];
     spell(spelling);
     json_t *vocab = json_object();
-    for (unsigned b = 0; b < 256; b++) {
-        char c = (char)b;
-        add_token(vocab, spelling, &c, 1);
+    for (unsigned byte = 0; byte < 256; byte++) {
+        char one = (char)byte;
+        add_token(vocab, spelling, &one, 1);
     }
     char text[256];
     while (json_object_size(vocab) < VOCAB - 1)
@@ -121,65 +122,65 @@ static tokenizer *make_tokenizer(void) {
                   "ByteLevel", "add_prefix_space", 0, "use_regex", 1, "decoder", "type",
                   "ByteLevel", "model", "type", "BPE", "vocab", vocab, "merges");
     char *json = json_dumps(file, JSON_COMPACT);
-    tokenizer *t = NULL;
+    tokenizer *tok = NULL;
     err e = {0};
-    if (json == NULL || tokenizer_parse(&t, json, strlen(json), VOCAB, "bench", &e) != 0) {
+    if (json == NULL || tokenizer_parse(&tok, json, strlen(json), VOCAB, "bench", &e) != 0) {
         fprintf(stderr, "grammar: %s\n", e.msg);
         exit(1);
     }
     free(json);
     json_decref(file);
-    return t;
+    return tok;
 }
 
 /* ---- schemas ---- */
 
-static void alternatives(buf *s, int n, int depth) {
-    buf_puts(s, "{\"anyOf\":[");
+static void alternatives(buf *out, int n, int depth) {
+    buf_puts(out, "{\"anyOf\":[");
     for (int i = 0; i < n; i++) {
-        buf_printf(s, "%s{\"type\":\"object\",\"properties\":{\"a\":", i ? "," : "");
-        if (depth > 1) alternatives(s, n, depth - 1);
-        else buf_printf(s, "{\"type\":\"string\",\"maxLength\":%d}", 40 + i);
-        buf_printf(s, ",\"b%d\":{}}}", i);
+        buf_printf(out, "%s{\"type\":\"object\",\"properties\":{\"a\":", i ? "," : "");
+        if (depth > 1) alternatives(out, n, depth - 1);
+        else buf_printf(out, "{\"type\":\"string\",\"maxLength\":%d}", 40 + i);
+        buf_printf(out, ",\"b%d\":{}}}", i);
     }
-    buf_puts(s, "]}");
+    buf_puts(out, "]}");
 }
 
-static void strings(buf *s, int n) {
-    buf_puts(s, "{\"anyOf\":[");
+static void strings(buf *out, int n) {
+    buf_puts(out, "{\"anyOf\":[");
     for (int i = 0; i < n; i++)
-        buf_printf(s, "%s{\"type\":\"string\",\"maxLength\":%d}", i ? "," : "", 1000 + i);
-    buf_puts(s, "]}");
+        buf_printf(out, "%s{\"type\":\"string\",\"maxLength\":%d}", i ? "," : "", 1000 + i);
+    buf_puts(out, "]}");
 }
 
-static void names(buf *s, int n) {
-    buf_puts(s, "{\"type\":\"object\",\"properties\":{");
+static void names(buf *out, int n) {
+    buf_puts(out, "{\"type\":\"object\",\"properties\":{");
     for (int i = 0; i < n; i++)
-        buf_printf(s, "%s\"property_%d\":{\"type\":\"integer\"}", i ? "," : "", i * 7919 % n);
-    buf_puts(s, "},\"additionalProperties\":{\"type\":\"string\"}}");
+        buf_printf(out, "%s\"property_%d\":{\"type\":\"integer\"}", i ? "," : "", i * 7919 % n);
+    buf_puts(out, "},\"additionalProperties\":{\"type\":\"string\"}}");
 }
 
-static void nested(buf *s, int depth) {
+static void nested(buf *out, int depth) {
     for (int i = 0; i < depth; i++)
-        buf_puts(s, "{\"type\":\"array\",\"minItems\":1,\"items\":");
-    buf_puts(s, "{\"type\":[\"string\",\"number\",\"null\"]}");
+        buf_puts(out, "{\"type\":\"array\",\"minItems\":1,\"items\":");
+    buf_puts(out, "{\"type\":[\"string\",\"number\",\"null\"]}");
     for (int i = 0; i < depth; i++)
-        buf_puts(s, "}");
+        buf_puts(out, "}");
 }
 
-static void values(buf *s, int n) {
-    buf_puts(s, "{\"type\":\"array\",\"items\":{\"enum\":[");
+static void values(buf *out, int n) {
+    buf_puts(out, "{\"type\":\"array\",\"items\":{\"enum\":[");
     for (int i = 0; i < n; i++)
-        buf_printf(s, "%s\"value %d of the list\"", i ? "," : "", i);
-    buf_puts(s, "]}}");
+        buf_printf(out, "%s\"value %d of the list\"", i ? "," : "", i);
+    buf_puts(out, "]}}");
 }
 
-static void numbers(buf *s, int n) {
-    buf_puts(s, "{\"type\":\"array\",\"items\":{\"anyOf\":[");
+static void numbers(buf *out, int n) {
+    buf_puts(out, "{\"type\":\"array\",\"items\":{\"anyOf\":[");
     for (int i = 0; i < n; i++)
-        buf_printf(s, "%s{\"type\":\"integer\",\"minimum\":%d,\"maximum\":%d}", i ? "," : "", i,
+        buf_printf(out, "%s{\"type\":\"integer\",\"minimum\":%d,\"maximum\":%d}", i ? "," : "", i,
                    1000000 + i);
-    buf_puts(s, "]}}");
+    buf_puts(out, "]}}");
 }
 
 static const char *const usual[][2] = {
@@ -226,15 +227,15 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* A token that the mask allows: any in half of the cases, else one that ends a value. */
-static uint32_t choose(const tokenizer *t, const eng_mask *m, uint32_t so_far) {
+/* A token of the mask: any in half of the cases, else one ending a value. */
+static uint32_t choose(const tokenizer *tok, const eng_mask *mask, uint32_t so_far) {
     static uint32_t can[VOCAB], ends[VOCAB];
     uint32_t n = 0, n_ends = 0;
-    for (size_t w = 0; w < m->n_words; w++) {
-        for (uint64_t left = m->words[w]; left; left &= left - 1) {
-            uint32_t id = (uint32_t)(w * 64) + (uint32_t)__builtin_ctzll(left);
+    for (size_t space = 0; space < mask->n_words; space++) {
+        for (uint64_t left = mask->words[space]; left; left &= left - 1) {
+            uint32_t id = (uint32_t)(space * 64) + (uint32_t)__builtin_ctzll(left);
             size_t len;
-            const char *bytes = tokenizer_bytes(t, id, &len);
+            const char *bytes = tokenizer_bytes(tok, id, &len);
             can[n++] = id;
             if (id == VOCAB - 1 || (len == 1 && strchr("\"}]", *bytes))) ends[n_ends++] = id;
         }
@@ -243,14 +244,15 @@ static uint32_t choose(const tokenizer *t, const eng_mask *m, uint32_t so_far) {
     return n_ends && (so_far > 200 || below(8) == 0) ? ends[below(n_ends)] : can[below(n)];
 }
 
-static void measure(const tokenizer *t, const api__vocab *v, const char *what, const char *text) {
+static void measure(const tokenizer *tok, const api__vocab *vocab, const char *what,
+                    const char *text) {
     static double us[MOST];
     const uint32_t stop = VOCAB - 1;
     json_t *schema = json_loads(text, JSON_DECODE_ANY, NULL);
     err e = {0};
-    api__grammar *g = NULL;
+    api__grammar *grammar = NULL;
     double begun = cpu_us();
-    if (api__grammar_compile(&g, schema, "schema", &e) != 0) {
+    if (api__grammar_compile(&grammar, schema, "schema", &e) != 0) {
         printf("| %s | refused: %s | | | | | |\n", what, e.msg);
         json_decref(schema);
         return;
@@ -259,25 +261,25 @@ static void measure(const tokenizer *t, const api__vocab *v, const char *what, c
     uint32_t n = 0, costly = 0;
     uint64_t most_fuel = 0;
     for (int answer = 0; answer < ANSWERS && n < MOST; answer++) {
-        api__workspace *w = NULL;
-        api__constraint *c = NULL;
-        if (api__workspace_create(&w, g, v, &stop, 1, &e) != 0 ||
-            api__constraint_create(&c, w, &e) != 0)
+        api__workspace *space = NULL;
+        api__constraint *con = NULL;
+        if (api__workspace_create(&space, grammar, vocab, &stop, 1, &e) != 0 ||
+            api__constraint_create(&con, space, &e) != 0)
             exit(1);
-        for (uint32_t k = 0; k < 400 && n < MOST; k++) {
+        for (uint32_t turn = 0; turn < 400 && n < MOST; turn++) {
             double from = cpu_us();
-            err_code bad = api__constraint_make(c);
+            err_code bad = api__constraint_make(con);
             double to = cpu_us();
-            if (api__constraint_fuel(c) > most_fuel) most_fuel = api__constraint_fuel(c);
+            if (api__constraint_fuel(con) > most_fuel) most_fuel = api__constraint_fuel(con);
             us[n] = to - from;
             if (bad != ERR_NONE) {
                 sum += us[n++];
                 costly++;
                 break;
             }
-            uint32_t id = choose(t, api__constraint_mask(c), k);
+            uint32_t id = choose(tok, api__constraint_mask(con), turn);
             from = cpu_us();
-            if (id == UINT32_MAX || !api__constraint_take(c, id)) {
+            if (id == UINT32_MAX || !api__constraint_take(con, id)) {
                 fprintf(stderr, "grammar: a mask allowed what cannot be taken: %s\n", what);
                 exit(1);
             }
@@ -285,53 +287,53 @@ static void measure(const tokenizer *t, const api__vocab *v, const char *what, c
             sum += us[n++];
             if (id == stop) break;
         }
-        api__constraint_destroy(c);
-        api__workspace_destroy(w);
+        api__constraint_destroy(con);
+        api__workspace_destroy(space);
     }
     qsort(us, n, sizeof *us, by_value);
     printf("| %s | %.0f | %u | %.1f | %.1f | %.1f | %.1f | %llu | %u |\n", what, compiled, n,
            sum / n, us[n / 2], us[n * 99 / 100], us[n - 1], (unsigned long long)most_fuel, costly);
-    api__grammar_free(g);
+    api__grammar_free(grammar);
     json_decref(schema);
 }
 
 int main(void) {
     json_setup();
-    tokenizer *t = make_tokenizer();
-    api__vocab *v = NULL;
+    tokenizer *tok = make_tokenizer();
+    api__vocab *vocab = NULL;
     err e = {0};
     double from = cpu_us();
-    if (api__vocab_open(&v, t, VOCAB, &e) != 0) return 1;
+    if (api__vocab_open(&vocab, tok, VOCAB, &e) != 0) return 1;
     printf("%d entries; the vocabulary's tries take %.0f ms once, when the model is opened\n\n",
            VOCAB, (cpu_us() - from) / 1000);
     puts("| schema | compile, us | tokens | mean, us | p50 | p99 | worst | most fuel | too costly "
          "|");
     puts("|---|---|---|---|---|---|---|---|---|");
     for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++)
-        measure(t, v, usual[i][0], usual[i][1]);
+        measure(tok, vocab, usual[i][0], usual[i][1]);
     static const struct {
         const char *what;
-        void (*write)(buf *s, int n);
+        void (*write)(buf *out, int n);
         int n;
     } worst[] = {{"32 strings of different lengths", strings, 32},
                  {"512 optional names and additional ones", names, 512},
                  {"arrays, 31 deep", nested, 31},
                  {"enum of 512 values", values, 512},
                  {"32 ranges of integers", numbers, 32}};
-    buf s = {0};
+    buf out = {0};
     for (size_t i = 0; i < sizeof worst / sizeof worst[0]; i++) {
-        buf_clear(&s);
-        worst[i].write(&s, worst[i].n);
-        measure(t, v, worst[i].what, s.data);
+        buf_clear(&out);
+        worst[i].write(&out, worst[i].n);
+        measure(tok, vocab, worst[i].what, out.data);
     }
-    buf_clear(&s);
-    alternatives(&s, 32, 1);
-    measure(t, v, "32 objects that begin alike", s.data);
-    buf_clear(&s);
-    alternatives(&s, 8, 3);
-    measure(t, v, "8 in 8 in 8 objects that begin alike", s.data);
-    buf_deinit(&s);
-    api__vocab_close(v);
-    tokenizer_close(t);
+    buf_clear(&out);
+    alternatives(&out, 32, 1);
+    measure(tok, vocab, "32 objects that begin alike", out.data);
+    buf_clear(&out);
+    alternatives(&out, 8, 3);
+    measure(tok, vocab, "8 in 8 in 8 objects that begin alike", out.data);
+    buf_deinit(&out);
+    api__vocab_close(vocab);
+    tokenizer_close(tok);
     return 0;
 }

@@ -1,4 +1,4 @@
-/* sse_blast.c - a server that costs as little as a server can: it answers every POST with
+/* sse_blast.c - a server at the least possible cost: it answers every POST with
  * a stream of max_tokens events, one send per event, round robin over the connections. What
  * `fathom bench` reaches against it is the ceiling of the load generator, not of Fathom.
  *
@@ -24,7 +24,7 @@ typedef struct {
     char *in;
     size_t n_in;
     long left;   /* events still to send; -1 = waiting for a request */
-    size_t sent; /* bytes of the current event that are out */
+    size_t sent; /* bytes sent of the current event */
     int listed;
 } conn;
 static conn conns[MAX_FD];
@@ -54,44 +54,47 @@ static void drop(int fd) {
 }
 
 static void on_readable(int fd) {
-    conn *c = &conns[fd];
-    if (c->in == NULL) c->in = malloc(IN_BYTES);
+    conn *client = &conns[fd];
+    if (client->in == NULL) client->in = malloc(IN_BYTES);
     for (;;) {
-        ssize_t n = c->n_in + 1 < IN_BYTES ? read(fd, c->in + c->n_in, IN_BYTES - 1 - c->n_in) : 0;
+        ssize_t n = client->n_in + 1 < IN_BYTES
+                        ? read(fd, client->in + client->n_in, IN_BYTES - 1 - client->n_in)
+                        : 0;
         if (n < 0 && errno == EAGAIN) break;
         if (n <= 0) {
             drop(fd);
             return;
         }
-        c->n_in += (size_t)n;
+        client->n_in += (size_t)n;
     }
-    c->in[c->n_in] = 0;
-    char *body = strstr(c->in, "\r\n\r\n"), *length = strcasestr(c->in, "content-length: ");
+    client->in[client->n_in] = 0;
+    char *body = strstr(client->in, "\r\n\r\n"),
+         *length = strcasestr(client->in, "content-length: ");
     if (body == NULL) return;
     if (length && strlen(body + 4) < strtoul(length + 16, NULL, 10)) return;
     char *tokens = strstr(body, "\"max_tokens\":");
-    c->left = tokens ? strtol(tokens + 13, NULL, 10) : 1;
-    c->n_in = c->sent = 0;
+    client->left = tokens ? strtol(tokens + 13, NULL, 10) : 1;
+    client->n_in = client->sent = 0;
     (void)!write(fd, head, sizeof head - 1);
-    if (!c->listed) active[n_active++] = fd;
-    c->listed = 1;
+    if (!client->listed) active[n_active++] = fd;
+    client->listed = 1;
 }
 
 /* False when the connection has nothing more to send. */
 static int push(int fd) {
-    conn *c = &conns[fd];
-    if (c->left < 0) return 0;
-    const char *what = c->left > 0 ? event : tail;
-    size_t n = c->left > 0 ? n_event : n_tail;
-    ssize_t w = send(fd, what + c->sent, n - c->sent, MSG_NOSIGNAL);
-    if (w < 0) {
+    conn *client = &conns[fd];
+    if (client->left < 0) return 0;
+    const char *what = client->left > 0 ? event : tail;
+    size_t n = client->left > 0 ? n_event : n_tail;
+    ssize_t wrote = send(fd, what + client->sent, n - client->sent, MSG_NOSIGNAL);
+    if (wrote < 0) {
         if (errno != EAGAIN) drop(fd);
         return errno == EAGAIN;
     }
-    c->sent += (size_t)w;
-    if (c->sent < n) return 1;
-    c->sent = 0;
-    return c->left-- > 0;
+    client->sent += (size_t)wrote;
+    if (client->sent < n) return 1;
+    client->sent = 0;
+    return client->left-- > 0;
 }
 
 int main(int argc, char **argv) {
@@ -101,22 +104,23 @@ int main(int argc, char **argv) {
     make_texts();
     for (int i = 0; i < MAX_FD; i++)
         conns[i].left = -1;
-    int s = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1, ep = epoll_create1(0);
-    setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    struct sockaddr_in a = {.sin_family = AF_INET,
-                            .sin_port = htons((unsigned short)strtoul(argv[1], NULL, 10)),
-                            .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    if (bind(s, (struct sockaddr *)&a, sizeof a) || listen(s, 4096)) return perror("listen"), 1;
-    epoll_ctl(ep, EPOLL_CTL_ADD, s, &(struct epoll_event){.events = EPOLLIN, .data.fd = s});
+    int sock = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1, ep = epoll_create1(0);
+    setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    struct sockaddr_in addr = {.sin_family = AF_INET,
+                               .sin_port = htons((unsigned short)strtoul(argv[1], NULL, 10)),
+                               .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    if (bind(sock, (struct sockaddr *)&addr, sizeof addr) || listen(sock, 4096))
+        return perror("listen"), 1;
+    epoll_ctl(ep, EPOLL_CTL_ADD, sock, &(struct epoll_event){.events = EPOLLIN, .data.fd = sock});
     for (;;) {
         struct epoll_event ev[256];
         int n = epoll_wait(ep, ev, 256, n_active ? 0 : -1);
         for (int i = 0; i < n; i++) {
-            if (ev[i].data.fd != s) {
+            if (ev[i].data.fd != sock) {
                 on_readable(ev[i].data.fd);
                 continue;
             }
-            for (int fd; (fd = accept4(s, NULL, NULL, SOCK_NONBLOCK)) >= 0;) {
+            for (int fd; (fd = accept4(sock, NULL, NULL, SOCK_NONBLOCK)) >= 0;) {
                 setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
                 epoll_ctl(ep, EPOLL_CTL_ADD, fd,
                           &(struct epoll_event){.events = EPOLLIN, .data.fd = fd});
