@@ -163,7 +163,7 @@ static void add_eos(const model__config *config, model_plan *plan, const json_t 
     json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
     if (id < 0 || id >= (json_int_t)plan->vocab_size) {
         log_line(LOG_WARN,
-                 "%s: eos_token_id %.15g is no token of the model, which has %u: left out",
+                 "%s: eos_token_id %.15g is outside the model's vocabulary of %u tokens; ignored",
                  config->what, json_number_value(value), plan->vocab_size);
         return;
     }

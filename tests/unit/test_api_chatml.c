@@ -338,8 +338,9 @@ static const struct {
     {"{}", NULL, NULL, "", NULL},
     {NULL, NULL, NULL, "", NULL},
     /* An id beyond the model's vocabulary is left out. */
-    {CONFIG("2048"), NULL, NULL, "", "config.json: eos_token_id 2048 is no token of the model"},
-    {CONFIG("[65505,2]"), NULL, NULL, "2", "config.json: eos_token_id 65505 is no token"},
+    {CONFIG("2048"), NULL, NULL, "",
+     "config.json: eos_token_id 2048 is outside the model's vocabulary of 2048 tokens"},
+    {CONFIG("[65505,2]"), NULL, NULL, "2", "config.json: eos_token_id 65505 is outside"},
     {NULL, "{\"eos_token_id\":[99999,2]}", NULL, "2",
      "generation_config.json: eos_token_id 99999 is outside the model's vocabulary of 2048 tokens"},
     {NULL, "{\"eos_token_id\":-1}", NULL, "", "eos_token_id -1 is outside"},
