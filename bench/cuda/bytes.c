@@ -184,7 +184,7 @@ uint32_t kb_live_experts(const cu_backend *b, uint32_t rows) {
     uint8_t *has = array_new(c->n_experts, 1);
     if (pick == NULL || has == NULL) kb_fail("out of memory");
     kb_must(cudaStreamSynchronize(b->stream), "waiting");
-    kb_must(cudaMemcpy(pick, b->s.moe.pick, n * sizeof *pick, cudaMemcpyDeviceToHost),
+    kb_must(cudaMemcpy(pick, b->work.moe.pick, n * sizeof *pick, cudaMemcpyDeviceToHost),
             "reading routes");
     for (size_t i = 0; i < n; i++) {
         if (pick[i] < c->n_experts && !has[pick[i]]++) live++;

@@ -214,7 +214,7 @@ static uint64_t part_rows(const cu_backend *b) {
 
 static int take_scratch(cu_backend *b, err *e) {
     const model_plan *c = &b->plan;
-    cu_scratch *s = &b->s;
+    cu_scratch *s = &b->work;
     bool mla = c->attn == ATTN_MLA;
     uint64_t n = b->opts.max_launch, d = c->dim, h = c->n_heads, f = sizeof(float);
     uint64_t act = cu_act_bytes(b), parts = c->n_experts_per_tok + b->groups_shared;

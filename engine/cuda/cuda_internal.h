@@ -134,9 +134,9 @@ typedef struct {
 
     cu_cache cache;
     cu_state state;
-    cu_scratch s;
+    cu_scratch work;
     uint32_t *arrived;   /* attention's counters, 0 between kernels */
-    cu_span scratch[48]; /* all of s, and nothing that lives from launch to launch */
+    cu_span scratch[48]; /* all of work, and nothing that lives from launch to launch */
     uint32_t n_scratch;
 
     uint8_t *desc; /* on the device: of the launch that runs */

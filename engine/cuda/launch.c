@@ -262,7 +262,7 @@ static cudaError_t run_stage(cu_backend *b, const cu_flight *f, cu_path path) {
 /* Kernels write the flags and choices themselves; logits come with a copy. */
 static cudaError_t fetch(cu_backend *b, cu_flight *f) {
     if (f->n_logits == 0) return cudaSuccess;
-    return cudaMemcpyAsync(f->logits, b->s.logits,
+    return cudaMemcpyAsync(f->logits, b->work.logits,
                            (size_t)f->n_logits * b->plan.vocab_size * sizeof(float),
                            cudaMemcpyDeviceToHost, b->stream);
 }

@@ -65,9 +65,9 @@ static cudaError_t product(cu_backend *b, const char *name, const cu_mat *w, cu_
         return blas(b, name, w, x, w->ld, 0, y, ldy, 0, true, rows, 1);
     }
     if (use_blas(b, rows) && store == CU_STORE_SILU) {
-        cudaError_t rc = blas(b, name, w, x, w->ld, 0, b->s.wide, w->n, 0, false, rows, 1);
+        cudaError_t rc = blas(b, name, w, x, w->ld, 0, b->work.wide, w->n, 0, false, rows, 1);
         cu_stamp *stamp = eng__cuda_stamp(b, "silu_rows");
-        STEP(rc, cu_silu(b->stream, b->desc, b->s.wide, y, w->n / 2, rows, stamp));
+        STEP(rc, cu_silu(b->stream, b->desc, b->work.wide, y, w->n / 2, rows, stamp));
         return rc;
     }
     cu_mm_args a = dense_args(b, name, w, x);
@@ -174,14 +174,14 @@ static cudaError_t attend(cu_backend *b, const place *at, uint32_t rows, cu_path
     a.desc = b->desc;
     a.plane = at->plane;
     a.by_loop = at->by_loop;
-    a.q = b->s.q;
+    a.q = b->work.q;
     cu_parts parts = eng__cuda_parts(b, rows);
     a.splits = parts.most;
     a.per = parts.per;
     a.arrived = b->arrived;
-    a.part_o = b->s.part_o;
-    a.part_ml = b->s.part_ml;
-    a.o = mla ? b->s.ctx : b->s.o;
+    a.part_o = b->work.part_o;
+    a.part_ml = b->work.part_ml;
+    a.o = mla ? b->work.ctx : b->work.o;
     a.o_head = mla ? cu_round(b->plan.kv_lora_rank, CU_K_STEP) : b->dv;
     a.o_ld = mla ? b->plan.n_heads * a.o_head : b->o_ld;
     a.stamp = eng__cuda_stamp(b, "attention");
@@ -217,14 +217,14 @@ static cudaError_t expanded(cu_backend *b, const cu_layer *l, const place *at, u
     a.uv_head = l->uv.group;
     a.uk_ld = l->uk.ld;
     a.uv_ld = l->uv.ld;
-    a.q_nope = b->s.q_nope;
-    a.q = b->s.q;
-    a.k = b->s.keys;
-    a.values = b->s.values;
-    a.k_rope = b->s.keys_rope;
-    a.part_o = b->s.flash_o;
-    a.part_ml = b->s.flash_ml;
-    a.o = b->s.o;
+    a.q_nope = b->work.q_nope;
+    a.q = b->work.q;
+    a.k = b->work.keys;
+    a.values = b->work.values;
+    a.k_rope = b->work.keys_rope;
+    a.part_o = b->work.flash_o;
+    a.part_ml = b->work.flash_ml;
+    a.o = b->work.o;
     a.o_ld = b->o_ld;
     cudaError_t rc = cudaSuccess;
     for (uint32_t pass = 0; pass < passes; pass++) {
@@ -242,13 +242,13 @@ static cudaError_t expanded(cu_backend *b, const cu_layer *l, const place *at, u
  * one of its tiles. */
 static cudaError_t queries(cu_backend *b, const cu_layer *l, cu_query_args *q, uint32_t rows) {
     if (!b->f32 && !use_blas(b, rows) && q->n_heads * q->nope % 2 == 0) {
-        cu_mm_args a = dense_args(b, "q_up", &l->q_up, b->s.cq);
+        cu_mm_args a = dense_args(b, "q_up", &l->q_up, b->work.cq);
         a.store = CU_STORE_QUERY;
         a.query = *q;
         return cu_mm(b->stream, &a, rows, max_blocks(b), false);
     }
     cudaError_t rc =
-        product(b, "q_up", &l->q_up, CU_STORE_F32, b->s.cq, b->s.q_up, l->q_up.n, rows);
+        product(b, "q_up", &l->q_up, CU_STORE_F32, b->work.cq, b->work.q_up, l->q_up.n, rows);
     q->stamp = eng__cuda_stamp(b, "mla_query");
     STEP(rc, cu_mla_query(b->stream, q, rows, b->f32));
     return rc;
@@ -258,7 +258,7 @@ static cudaError_t queries(cu_backend *b, const cu_layer *l, cu_query_args *q, u
 static cudaError_t attention(cu_backend *b, const cu_layer *l, const place *at, uint32_t rows,
                              cu_path path) {
     const model_plan *c = &b->plan;
-    cu_scratch *s = &b->s;
+    cu_scratch *s = &b->work;
     bool mla = c->attn == ATTN_MLA;
     cu_prep_args prep = {.desc = b->desc,
                          .cache = at->cache,
@@ -339,14 +339,14 @@ static cu_row_args row_args(const cu_backend *b, cu_row_from from, cu_row_to to,
                          .start = (cu_start)b->opts.state0,
                          .start_std = b->plan.state0_std,
                          .state = b->state,
-                         .x = b->s.x,
-                         .delta = b->s.delta,
+                         .x = b->work.x,
+                         .delta = b->work.delta,
                          .embed = b->embed.w,
                          .norm = norm,
                          .loop_norm = b->loop_norm,
                          .loop_emb = b->loop_emb,
                          .out_norm = out_norm,
-                         .act = to == CU_TO_HEAD ? b->s.head : b->s.act};
+                         .act = to == CU_TO_HEAD ? b->work.head : b->work.act};
 }
 
 /* Which rows go to which group. */
@@ -367,7 +367,7 @@ static cudaError_t assign(cu_backend *b, cu_route_args *a, uint32_t rows) {
 static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
     const model_plan *c = &b->plan;
     const cu_layer *l = &b->core[0];
-    cu_scratch *s = &b->s;
+    cu_scratch *s = &b->work;
     bool dense = eng__cuda_blas_shared(b, rows);
     cu_moe moe = s->moe;
     moe.n_experts = c->n_experts;
@@ -432,10 +432,10 @@ static cudaError_t experts(cu_backend *b, uint32_t rows, uint32_t *n_parts) {
 
 /* act -> delta. */
 static cudaError_t dense_ffn(cu_backend *b, const cu_layer *l, uint32_t rows) {
-    cudaError_t rc =
-        product(b, "gate_up", &l->gate_up, CU_STORE_SILU, b->s.act, b->s.hidden, l->down.ld, rows);
-    STEP(rc,
-         product(b, "down", &l->down, CU_STORE_F32, b->s.hidden, b->s.delta, b->plan.dim, rows));
+    cudaError_t rc = product(b, "gate_up", &l->gate_up, CU_STORE_SILU, b->work.act, b->work.hidden,
+                             l->down.ld, rows);
+    STEP(rc, product(b, "down", &l->down, CU_STORE_F32, b->work.hidden, b->work.delta, b->plan.dim,
+                     rows));
     return rc;
 }
 
@@ -506,8 +506,8 @@ static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
                             .n_parts = n_parts,
                             .norm_eps = p->norm_eps,
                             .state = b->state,
-                            .x = b->s.x,
-                            .parts = moe ? b->s.parts : b->s.delta,
+                            .x = b->work.x,
+                            .parts = moe ? b->work.parts : b->work.delta,
                             .out_norm = b->core[p->n_core - 1].ffn_out_norm,
                             .inject = mythos,
                             .lora_rank = p->lora_rank,
@@ -518,7 +518,7 @@ static cudaError_t recurrent(cu_backend *b, uint32_t rows, cu_path path) {
                             .inj_a = b->inj_a,
                             .inj_b = b->inj_b,
                             .lora_gate = b->lora_gate,
-                            .sums = b->s.loop_sums,
+                            .sums = b->work.loop_sums,
                             .loop_norm = p->loop_norm ? b->loop_norm : NULL,
                             .exit = (cu_exit)b->opts.exit,
                             .halt_w = b->halt_w,
@@ -561,7 +561,8 @@ static cudaError_t logits_of_rows(cu_backend *b, uint32_t rows) {
     uint32_t vocab = b->plan.vocab_size;
     if (use_blas(b, rows)) {
         cu_mat head = b->head;
-        return blas(b, "head", &head, b->s.head, head.ld, 0, b->s.logits, vocab, 0, true, rows, 1);
+        return blas(b, "head", &head, b->work.head, head.ld, 0, b->work.logits, vocab, 0, true,
+                    rows, 1);
     }
     cu_mm_args a = {.desc = b->desc,
                     .stamp = eng__cuda_stamp(b, "head"),
@@ -569,9 +570,9 @@ static cudaError_t logits_of_rows(cu_backend *b, uint32_t rows) {
                     .store = CU_STORE_F32,
                     .w = b->head.w,
                     .ldw = b->head.ld,
-                    .x = b->s.head,
+                    .x = b->work.head,
                     .ldx = b->dim_ld,
-                    .y = b->s.logits,
+                    .y = b->work.logits,
                     .ldy = vocab,
                     .n = vocab,
                     .k = b->head.k};
@@ -581,7 +582,7 @@ static cudaError_t logits_of_rows(cu_backend *b, uint32_t rows) {
 /* Tokens are picked in the head's graph: no launch more, and the logits are still in the cache.
  * Blocks without a draw end at once. */
 cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows) {
-    cu_sample_args a = {.desc = b->desc, .logits = b->s.logits, .vocab = b->plan.vocab_size};
+    cu_sample_args a = {.desc = b->desc, .logits = b->work.logits, .vocab = b->plan.vocab_size};
     eng__cuda_clock_begin(b, CU_STAGES, rows, (cu_path){CU_ONE_ROW, 1});
     cudaError_t rc = logits_of_rows(b, rows);
     a.stamp = eng__cuda_stamp(b, "sample");
