@@ -24,8 +24,8 @@ enum { STAMPS = 1 << 16, LATEST = 256, MOST_TRACKS = CU_BUCKETS * (CU_STAGES * C
 typedef struct {
     const char *name;
     bool stamped;
-    uint32_t kernel; /* of its track */
-} site;
+    uint32_t kernel; /* of its stage_track */
+} kernel_site;
 
 /* All sites of a track that have one name: the layers of a core. Of times the latest are kept. */
 typedef struct {
@@ -47,11 +47,11 @@ typedef struct {
     uint64_t launches;
     double sum_ns;
     float ns[LATEST];
-} track;
+} stage_track;
 
 /* What one launch ran. */
 typedef struct {
-    track *tracks[2];
+    stage_track *tracks[2];
     cu_stamp *stamps; /* pinned, one track behind the other */
 } recorded;
 
@@ -59,292 +59,300 @@ struct cu_clock {
     FILE *file;
     cu_stamp *stamps;  /* on the device [STAMPS] */
     cu_stamp *cleared; /* pinned [STAMPS]: nobody has begun, nobody has ended */
-    site *sites;
+    kernel_site *sites;
     uint32_t used;
-    track *tracks, *now; /* now: whose kernels are being queued */
+    stage_track *tracks, *now; /* now: whose kernels are being queued */
     uint32_t n_tracks, at;
     recorded flight[CU_FLIGHTS];
 };
 
 /* ---- queueing ---- */
 
-static track *find_track(cu_clock *k, int stage, uint32_t rows, cu_mode mode) {
-    for (uint32_t i = 0; i < k->n_tracks; i++) {
-        track *t = &k->tracks[i];
-        if (t->stage == stage && t->rows == rows && t->mode == mode) return t;
+static stage_track *find_track(cu_clock *clock, int stage, uint32_t rows, cu_mode mode) {
+    for (uint32_t i = 0; i < clock->n_tracks; i++) {
+        stage_track *track = &clock->tracks[i];
+        if (track->stage == stage && track->rows == rows && track->mode == mode) return track;
     }
     return NULL;
 }
 
-void eng__cuda_clock_begin(cu_backend *b, int stage, uint32_t rows, cu_path path) {
-    cu_clock *k = b->clock;
-    if (k == NULL) return;
-    k->now = NULL;
-    k->at = 0;
+void eng__cuda_clock_begin(cu_backend *cuda, int stage, uint32_t rows, cu_path path) {
+    cu_clock *clock = cuda->clock;
+    if (clock == NULL) return;
+    clock->now = NULL;
+    clock->at = 0;
     if (path.passes > 1) return; /* long contexts: another number of kernels each time */
-    k->now = find_track(k, stage, rows, path.mode);
-    if (k->now || k->n_tracks == MOST_TRACKS) return;
-    k->now = &k->tracks[k->n_tracks++];
-    *k->now = (track){.stage = stage, .rows = rows, .mode = path.mode, .first = k->used};
+    clock->now = find_track(clock, stage, rows, path.mode);
+    if (clock->now || clock->n_tracks == MOST_TRACKS) return;
+    clock->now = &clock->tracks[clock->n_tracks++];
+    *clock->now =
+        (stage_track){.stage = stage, .rows = rows, .mode = path.mode, .first = clock->used};
 }
 
-void eng__cuda_clock_end(cu_backend *b) {
-    if (b->clock) b->clock->now = NULL;
+void eng__cuda_clock_end(cu_backend *cuda) {
+    if (cuda->clock) cuda->clock->now = NULL;
 }
 
 /* The track's kernel of that name; NULL without memory. */
-static kernel_times *kernel_named(track *t, const char *name, bool stamped) {
-    for (uint32_t i = 0; i < t->n_kernels; i++) {
-        if (strcmp(t->kernels[i].name, name) == 0) return &t->kernels[i];
+static kernel_times *kernel_named(stage_track *track, const char *name, bool stamped) {
+    for (uint32_t i = 0; i < track->n_kernels; i++) {
+        if (strcmp(track->kernels[i].name, name) == 0) return &track->kernels[i];
     }
-    if (t->n_kernels == t->cap_kernels) {
-        uint32_t cap = t->cap_kernels ? 2 * t->cap_kernels : 24;
-        kernel_times *more = realloc(t->kernels, cap * sizeof *more);
+    if (track->n_kernels == track->cap_kernels) {
+        uint32_t cap = track->cap_kernels ? 2 * track->cap_kernels : 24;
+        kernel_times *more = realloc(track->kernels, cap * sizeof *more);
         if (more == NULL) return NULL;
-        t->kernels = more;
-        t->cap_kernels = cap;
+        track->kernels = more;
+        track->cap_kernels = cap;
     }
-    kernel_times *n = &t->kernels[t->n_kernels++];
-    *n = (kernel_times){.name = name, .stamped = stamped};
-    return n;
+    kernel_times *times = &track->kernels[track->n_kernels++];
+    *times = (kernel_times){.name = name, .stamped = stamped};
+    return times;
 }
 
 /* The stamp of the next kernel of the track that is being queued; NULL where there is none. A track
  * is walked once to warm up, once to capture it, and at every launch without graphs. */
-static cu_stamp *next_stamp(cu_clock *k, const char *name, bool stamped) {
-    track *t = k->now;
-    if (t == NULL) return NULL;
-    uint32_t i = t->first + k->at;
-    if (k->at == t->n) { /* the first walk */
-        kernel_times *kernel = i == k->used && i < STAMPS ? kernel_named(t, name, stamped) : NULL;
+static cu_stamp *next_stamp(cu_clock *clock, const char *name, bool stamped) {
+    stage_track *track = clock->now;
+    if (track == NULL) return NULL;
+    uint32_t i = track->first + clock->at;
+    if (clock->at == track->n) { /* the first walk */
+        kernel_times *kernel =
+            i == clock->used && i < STAMPS ? kernel_named(track, name, stamped) : NULL;
         if (kernel == NULL) return NULL;
         kernel->sites++;
-        k->sites[i] = (site){name, stamped, (uint32_t)(kernel - t->kernels)};
-        t->n++;
-        k->used++;
+        clock->sites[i] = (kernel_site){name, stamped, (uint32_t)(kernel - track->kernels)};
+        track->n++;
+        clock->used++;
     }
-    if (strcmp(k->sites[i].name, name) != 0) return NULL;
-    k->at++;
-    return stamped ? &k->stamps[i] : NULL;
+    if (strcmp(clock->sites[i].name, name) != 0) return NULL;
+    clock->at++;
+    return stamped ? &clock->stamps[i] : NULL;
 }
 
-cu_stamp *eng__cuda_stamp(cu_backend *b, const char *kernel) {
-    if (b->next_kernel) b->next_kernel(b->next_arg, kernel, true);
-    return b->clock ? next_stamp(b->clock, kernel, true) : NULL;
+cu_stamp *eng__cuda_stamp(cu_backend *cuda, const char *kernel) {
+    if (cuda->next_kernel) cuda->next_kernel(cuda->next_arg, kernel, true);
+    return cuda->clock ? next_stamp(cuda->clock, kernel, true) : NULL;
 }
 
-void eng__cuda_unstamped(cu_backend *b, const char *kernel) {
-    if (b->next_kernel) b->next_kernel(b->next_arg, kernel, false);
-    if (b->clock) (void)next_stamp(b->clock, kernel, false);
+void eng__cuda_unstamped(cu_backend *cuda, const char *kernel) {
+    if (cuda->next_kernel) cuda->next_kernel(cuda->next_arg, kernel, false);
+    if (cuda->clock) (void)next_stamp(cuda->clock, kernel, false);
 }
 
 /* ---- behind a launch ---- */
 
-static cudaError_t fetch_track(cu_backend *b, const track *t, cu_stamp *to) {
-    cu_stamp *from = b->clock->stamps + t->first;
-    size_t bytes = t->n * sizeof *from;
-    cudaError_t rc = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, b->stream);
+static cudaError_t fetch_track(cu_backend *cuda, const stage_track *track, cu_stamp *to) {
+    cu_stamp *from = cuda->clock->stamps + track->first;
+    size_t bytes = track->n * sizeof *from;
+    cudaError_t rc = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda->stream);
     if (rc != cudaSuccess) return rc;
-    return cudaMemcpyAsync(from, b->clock->cleared, bytes, cudaMemcpyHostToDevice, b->stream);
+    return cudaMemcpyAsync(from, cuda->clock->cleared, bytes, cudaMemcpyHostToDevice, cuda->stream);
 }
 
-cudaError_t eng__cuda_clock_fetch(cu_backend *b, const cu_flight *f, cu_path path) {
-    cu_clock *k = b->clock;
-    if (k == NULL) return cudaSuccess;
-    recorded *r = &k->flight[f - b->flight];
+cudaError_t eng__cuda_clock_fetch(cu_backend *cuda, const cu_flight *flight, cu_path path) {
+    cu_clock *clock = cuda->clock;
+    if (clock == NULL) return cudaSuccess;
+    recorded *rec = &clock->flight[flight - cuda->flight];
     cudaError_t rc = cudaSuccess;
-    cu_stamp *to = r->stamps;
-    memset(r->tracks, 0, sizeof r->tracks);
-    if (f->n_rows == 0 || path.passes > 1) return rc;
-    if (eng__cuda_layers(b, f->stage) == 0) path.mode = CU_ONE_ROW;
-    r->tracks[0] =
-        find_track(k, (int)f->stage, b->bucket[eng__cuda_bucket(b, f->n_rows)], path.mode);
-    if (f->n_heads) {
-        uint32_t rows = b->bucket[eng__cuda_bucket(b, f->n_heads)];
-        if (rows > b->opts.max_logits) rows = b->opts.max_logits;
-        r->tracks[1] = find_track(k, CU_STAGES, rows, CU_ONE_ROW);
+    cu_stamp *to = rec->stamps;
+    memset(rec->tracks, 0, sizeof rec->tracks);
+    if (flight->n_rows == 0 || path.passes > 1) return rc;
+    if (eng__cuda_layers(cuda, flight->stage) == 0) path.mode = CU_ONE_ROW;
+    rec->tracks[0] = find_track(clock, (int)flight->stage,
+                                cuda->bucket[eng__cuda_bucket(cuda, flight->n_rows)], path.mode);
+    if (flight->n_heads) {
+        uint32_t rows = cuda->bucket[eng__cuda_bucket(cuda, flight->n_heads)];
+        if (rows > cuda->opts.max_logits) rows = cuda->opts.max_logits;
+        rec->tracks[1] = find_track(clock, CU_STAGES, rows, CU_ONE_ROW);
     }
     for (int i = 0; i < 2 && rc == cudaSuccess; i++) {
-        if (r->tracks[i] == NULL) continue;
-        rc = fetch_track(b, r->tracks[i], to);
-        to += r->tracks[i]->n;
+        if (rec->tracks[i] == NULL) continue;
+        rc = fetch_track(cuda, rec->tracks[i], to);
+        to += rec->tracks[i]->n;
     }
     return rc;
 }
 
 /* One kernel's time, and what lay between it and the one before. */
-static void keep(kernel_times *t, double ns, double gap) {
-    t->ns[t->count % LATEST] = (float)ns;
-    t->gap[t->count % LATEST] = (float)gap;
-    t->count++;
-    t->sum_ns += ns;
-    t->sum_gap += gap;
-    if (t->n < LATEST) t->n++;
+static void keep(kernel_times *times, double ns, double gap) {
+    times->ns[times->count % LATEST] = (float)ns;
+    times->gap[times->count % LATEST] = (float)gap;
+    times->count++;
+    times->sum_ns += ns;
+    times->sum_gap += gap;
+    if (times->n < LATEST) times->n++;
 }
 
-static bool has_run(const cu_stamp *s) {
-    return s->first != UINT64_MAX;
+static bool has_run(const cu_stamp *stamp) {
+    return stamp->first != UINT64_MAX;
 }
 
-/* The kernels of a launch in order: site i of all of them is i of its track `t`. */
-static void read_site(const cu_clock *k, track *t, uint32_t i, const cu_stamp *stamps, uint32_t at,
-                      uint32_t n, uint64_t *ended) {
-    const site *s = &k->sites[t->first + i];
+/* The kernels of a launch in order: site i of all of them is i of its track `track`. */
+static void read_site(const cu_clock *clock, stage_track *track, uint32_t i, const cu_stamp *stamps,
+                      uint32_t at, uint32_t n, uint64_t *ended) {
+    const kernel_site *site = &clock->sites[track->first + i];
     const cu_stamp *mine = &stamps[at];
-    kernel_times *times = &t->kernels[s->kernel];
+    kernel_times *times = &track->kernels[site->kernel];
     if (has_run(mine)) {
         double gap = *ended ? (double)(int64_t)(mine->first - *ended) : 0;
         keep(times, (double)(int64_t)(mine->last - mine->first), gap);
         *ended = mine->last;
-    } else if (!s->stamped && *ended && at + 1 < n && has_run(mine + 1)) {
+    } else if (!site->stamped && *ended && at + 1 < n && has_run(mine + 1)) {
         keep(times, (double)(int64_t)(mine[1].first - *ended), 0);
         *ended = mine[1].first; /* the next has no gap of its own */
     }
 }
 
-void eng__cuda_clock_read(cu_backend *b, const cu_flight *f) {
-    cu_clock *k = b->clock;
-    if (k == NULL) return;
-    recorded *r = &k->flight[f - b->flight];
+void eng__cuda_clock_read(cu_backend *cuda, const cu_flight *flight) {
+    cu_clock *clock = cuda->clock;
+    if (clock == NULL) return;
+    recorded *rec = &clock->flight[flight - cuda->flight];
     uint32_t n = 0, at = 0;
     uint64_t ended = 0;
     for (int i = 0; i < 2; i++)
-        n += r->tracks[i] ? r->tracks[i]->n : 0;
+        n += rec->tracks[i] ? rec->tracks[i]->n : 0;
     for (int i = 0; i < 2; i++) {
-        track *t = r->tracks[i];
-        if (t == NULL || t->n == 0) continue;
-        const cu_stamp *s = &r->stamps[at];
-        for (uint32_t j = 0; j < t->n; j++)
-            read_site(k, t, j, r->stamps, at + j, n, &ended);
-        at += t->n;
-        uint64_t began = has_run(s) ? s->first : i ? r->stamps[r->tracks[0]->n - 1].last : ended;
+        stage_track *track = rec->tracks[i];
+        if (track == NULL || track->n == 0) continue;
+        const cu_stamp *stamp = &rec->stamps[at];
+        for (uint32_t j = 0; j < track->n; j++)
+            read_site(clock, track, j, rec->stamps, at + j, n, &ended);
+        at += track->n;
+        uint64_t began = has_run(stamp) ? stamp->first
+                         : i            ? rec->stamps[rec->tracks[0]->n - 1].last
+                                        : ended;
         double ns = (double)(int64_t)(ended - began);
-        t->ns[t->launches++ % LATEST] = (float)ns;
-        t->sum_ns += ns;
+        track->ns[track->launches++ % LATEST] = (float)ns;
+        track->sum_ns += ns;
     }
 }
 
 /* ---- the file ---- */
 
-static int by_value(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
+static int by_value(const void *left, const void *right) {
+    float x = *(const float *)left, y = *(const float *)right;
     return x < y ? -1 : x > y;
 }
 
-static double median(const float *v, uint64_t n) {
+static double median(const float *values, uint64_t n) {
     float sorted[LATEST];
     if (n > LATEST) n = LATEST;
     if (n == 0) return 0;
-    memcpy(sorted, v, n * sizeof *v);
+    memcpy(sorted, values, n * sizeof *values);
     qsort(sorted, n, sizeof *sorted, by_value);
     return (double)sorted[n / 2];
 }
 
-static void write_kernel(FILE *f, const kernel_times *k, double step_ns, bool first) {
-    double n = k->count ? (double)k->count : 1;
-    fprintf(f,
+static void write_kernel(FILE *file, const kernel_times *times, double step_ns, bool first) {
+    double n = times->count ? (double)times->count : 1;
+    fprintf(file,
             "%s\n  {\"kernel\":\"%s\",\"sites\":%u,\"count\":%llu,\"stamped\":%s,"
             "\"median_ns\":%.0f,\"mean_ns\":%.1f,\"gap_median_ns\":%.0f,\"gap_mean_ns\":%.1f,"
             "\"percent_of_stage\":%.2f}",
-            first ? "" : ",", k->name, k->sites, (unsigned long long)k->count,
-            k->stamped ? "true" : "false", median(k->ns, k->n), k->sum_ns / n, median(k->gap, k->n),
-            k->sum_gap / n, step_ns > 0 ? 100 * k->sum_ns / step_ns : 0);
+            first ? "" : ",", times->name, times->sites, (unsigned long long)times->count,
+            times->stamped ? "true" : "false", median(times->ns, times->n), times->sum_ns / n,
+            median(times->gap, times->n), times->sum_gap / n,
+            step_ns > 0 ? 100 * times->sum_ns / step_ns : 0);
 }
 
-static void write_track(FILE *f, const track *t, bool first) {
+static void write_track(FILE *file, const stage_track *track, bool first) {
     static const char *const stages[] = {"prelude", "recurrent", "coda", "head"};
     static const char *const modes[] = {"one_row", "shared_tiles", "expanded", "all_expanded"};
     double gaps = 0;
-    for (uint32_t i = 0; i < t->n_kernels; i++)
-        gaps += t->kernels[i].sum_gap;
-    fprintf(f,
+    for (uint32_t i = 0; i < track->n_kernels; i++)
+        gaps += track->kernels[i].sum_gap;
+    fprintf(file,
             "%s\n {\"stage\":\"%s\",\"capacity\":%u,\"mode\":\"%s\",\"launches\":%llu,"
             "\"median_ns\":%.0f,\"mean_ns\":%.1f,\"percent_in_gaps\":%.2f,\"kernels\":[",
-            first ? "" : ",", stages[t->stage], t->rows, modes[t->mode],
-            (unsigned long long)t->launches, median(t->ns, t->launches),
-            t->sum_ns / (double)t->launches, t->sum_ns > 0 ? 100 * gaps / t->sum_ns : 0);
-    for (uint32_t i = 0; i < t->n_kernels; i++)
-        write_kernel(f, &t->kernels[i], t->sum_ns, i == 0);
-    fprintf(f, "]}");
+            first ? "" : ",", stages[track->stage], track->rows, modes[track->mode],
+            (unsigned long long)track->launches, median(track->ns, track->launches),
+            track->sum_ns / (double)track->launches,
+            track->sum_ns > 0 ? 100 * gaps / track->sum_ns : 0);
+    for (uint32_t i = 0; i < track->n_kernels; i++)
+        write_kernel(file, &track->kernels[i], track->sum_ns, i == 0);
+    fprintf(file, "]}");
 }
 
-static int by_place(const void *a, const void *b) {
-    const track *x = a, *y = b;
+static int by_place(const void *left, const void *right) {
+    const stage_track *x = left, *y = right;
     if (x->stage != y->stage) return x->stage < y->stage ? -1 : 1;
     if (x->rows != y->rows) return x->rows < y->rows ? -1 : 1;
     return x->mode < y->mode ? -1 : x->mode > y->mode;
 }
 
-static void write_file(const cu_backend *b) {
-    cu_clock *k = b->clock;
+static void write_file(const cu_backend *cuda) {
+    cu_clock *clock = cuda->clock;
     bool first = true;
-    qsort(k->tracks, k->n_tracks, sizeof *k->tracks, by_place);
-    fprintf(k->file, "{\"device\":\"%s\",\"kernels\":\"%s\",\"graphs\":%s,\"stages\":[",
-            b->device_name, b->kernels_name, b->graphs ? "true" : "false");
-    for (uint32_t i = 0; i < k->n_tracks; i++) {
-        if (k->tracks[i].launches == 0) continue;
-        write_track(k->file, &k->tracks[i], first);
+    qsort(clock->tracks, clock->n_tracks, sizeof *clock->tracks, by_place);
+    fprintf(clock->file, "{\"device\":\"%s\",\"kernels\":\"%s\",\"graphs\":%s,\"stages\":[",
+            cuda->device_name, cuda->kernels_name, cuda->graphs ? "true" : "false");
+    for (uint32_t i = 0; i < clock->n_tracks; i++) {
+        if (clock->tracks[i].launches == 0) continue;
+        write_track(clock->file, &clock->tracks[i], first);
         first = false;
     }
-    fprintf(k->file, "\n]}\n");
+    fprintf(clock->file, "\n]}\n");
 }
 
 /* ---- opening and closing ---- */
 
-static int take_memory(cu_backend *b, cu_clock *k, err *e) {
-    k->sites = array_new(STAMPS, sizeof *k->sites);
-    k->tracks = array_new(MOST_TRACKS, sizeof *k->tracks);
-    if (k->sites == NULL || k->tracks == NULL) {
+static int take_memory(cu_backend *cuda, cu_clock *clock, err *e) {
+    clock->sites = array_new(STAMPS, sizeof *clock->sites);
+    clock->tracks = array_new(MOST_TRACKS, sizeof *clock->tracks);
+    if (clock->sites == NULL || clock->tracks == NULL) {
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the stage clock");
     }
-    if (eng__cuda_alloc(b, &k->stamps, STAMPS, sizeof *k->stamps, "the stage clock", e) != 0)
+    if (eng__cuda_alloc(cuda, &clock->stamps, STAMPS, sizeof *clock->stamps, "the stage clock",
+                        e) != 0)
         return -1;
-    cu_stamp **pinned[] = {&k->cleared, &k->flight[0].stamps, &k->flight[1].stamps};
+    cu_stamp **pinned[] = {&clock->cleared, &clock->flight[0].stamps, &clock->flight[1].stamps};
     for (size_t i = 0; i < ARRAY_LEN(pinned); i++) {
-        void *p = NULL;
-        cudaError_t rc = cudaMallocHost(&p, STAMPS * sizeof(cu_stamp));
-        if (eng__cuda_check(b, rc, "pinning memory for the stage clock", e) != 0) return -1;
-        *pinned[i] = p;
+        void *mem = NULL;
+        cudaError_t rc = cudaMallocHost(&mem, STAMPS * sizeof(cu_stamp));
+        if (eng__cuda_check(cuda, rc, "pinning memory for the stage clock", e) != 0) return -1;
+        *pinned[i] = mem;
     }
     for (uint32_t i = 0; i < STAMPS; i++)
-        k->cleared[i] = (cu_stamp){UINT64_MAX, 0};
+        clock->cleared[i] = (cu_stamp){UINT64_MAX, 0};
     return 0;
 }
 
-int eng__cuda_clock_open(cu_backend *b, err *e) {
+int eng__cuda_clock_open(cu_backend *cuda, err *e) {
     const char *path = getenv("FATHOM_CUDA_CLOCK");
     if (path == NULL || *path == 0) return 0;
-    cu_clock *k = b->clock = array_new(1, sizeof *k);
-    if (k == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the stage clock");
-    k->file = fopen(path, "we");
-    if (k->file == NULL) {
+    cu_clock *clock = cuda->clock = array_new(1, sizeof *clock);
+    if (clock == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the stage clock");
+    clock->file = fopen(path, "we");
+    if (clock->file == NULL) {
         return err_set(e, ERR_IO, NULL, "FATHOM_CUDA_CLOCK: %s: %s", path, strerror(errno));
     }
-    return take_memory(b, k, e);
+    return take_memory(cuda, clock, e);
 }
 
-int eng__cuda_clock_start(cu_backend *b, err *e) {
-    if (b->clock == NULL) return 0;
-    cudaError_t rc = cudaMemcpyAsync(b->clock->stamps, b->clock->cleared, STAMPS * sizeof(cu_stamp),
-                                     cudaMemcpyHostToDevice, b->stream);
-    return eng__cuda_check(b, rc, "starting the stage clock", e);
+int eng__cuda_clock_start(cu_backend *cuda, err *e) {
+    if (cuda->clock == NULL) return 0;
+    cudaError_t rc =
+        cudaMemcpyAsync(cuda->clock->stamps, cuda->clock->cleared, STAMPS * sizeof(cu_stamp),
+                        cudaMemcpyHostToDevice, cuda->stream);
+    return eng__cuda_check(cuda, rc, "starting the stage clock", e);
 }
 
-void eng__cuda_clock_close(cu_backend *b) {
-    cu_clock *k = b->clock;
-    if (k == NULL) return;
-    if (k->file) {
-        if (k->tracks) write_file(b);
-        (void)fclose(k->file);
+void eng__cuda_clock_close(cu_backend *cuda) {
+    cu_clock *clock = cuda->clock;
+    if (clock == NULL) return;
+    if (clock->file) {
+        if (clock->tracks) write_file(cuda);
+        (void)fclose(clock->file);
     }
-    void *pinned[] = {k->cleared, k->flight[0].stamps, k->flight[1].stamps};
+    void *pinned[] = {clock->cleared, clock->flight[0].stamps, clock->flight[1].stamps};
     for (size_t i = 0; i < ARRAY_LEN(pinned); i++) {
         if (pinned[i]) (void)cudaFreeHost(pinned[i]);
     }
-    for (uint32_t i = 0; k->tracks && i < k->n_tracks; i++)
-        free(k->tracks[i].kernels);
-    free(k->tracks);
-    free(k->sites);
-    free(k);
-    b->clock = NULL;
+    for (uint32_t i = 0; clock->tracks && i < clock->n_tracks; i++)
+        free(clock->tracks[i].kernels);
+    free(clock->tracks);
+    free(clock->sites);
+    free(clock);
+    cuda->clock = NULL;
 }

@@ -173,79 +173,79 @@ typedef struct {
 } cu_backend;
 
 extern const char eng__cuda_plugin_version[];
-int eng__cuda_plugin_open(eng_backend **out, const model_folder *m, const eng_backend_opts *opts,
-                          err *e) WARN_UNUSED;
-int eng__cuda_open_device(eng_backend **out, const model_folder *m, const eng_backend_opts *opts,
-                          int device, err *e) WARN_UNUSED;
+int eng__cuda_plugin_open(eng_backend **out, const model_folder *model,
+                          const eng_backend_opts *opts, err *e) WARN_UNUSED;
+int eng__cuda_open_device(eng_backend **out, const model_folder *model,
+                          const eng_backend_opts *opts, int device, err *e) WARN_UNUSED;
 
-static inline uint32_t cu_round(uint32_t v, uint32_t to) {
-    return (v + to - 1) / to * to;
+static inline uint32_t cu_round(uint32_t value, uint32_t to) {
+    return (value + to - 1) / to * to;
 }
-static inline size_t cu_act_bytes(const cu_backend *b) {
-    return b->f32 ? 4 : 2;
+static inline size_t cu_act_bytes(const cu_backend *cuda) {
+    return cuda->f32 ? 4 : 2;
 }
 
 /* 0 if rc is success. Otherwise ERR_DEVICE, and the backend is lost, where the device is in an
  * error that stays; ERR_NO_MEMORY or ERR_INTERNAL where only this call was refused. The message
  * names the kernel that could not be started or the product that cuBLAS refused. */
-int eng__cuda_check(cu_backend *b, cudaError_t rc, const char *what, err *e) WARN_UNUSED;
+int eng__cuda_check(cu_backend *cuda, cudaError_t rc, const char *what, err *e) WARN_UNUSED;
 /* n items of device memory, freed with the backend; its contents are undefined. ERR_NO_MEMORY
  * says how much was needed and free. */
-int eng__cuda_alloc(cu_backend *b, void *out, size_t n, size_t item_bytes, const char *what,
+int eng__cuda_alloc(cu_backend *cuda, void *out, size_t n, size_t item_bytes, const char *what,
                     err *e) WARN_UNUSED;
 
 /* weights.c: uploads everything the model has; fills the matrices, norms and tables. */
-int eng__cuda_upload(cu_backend *b, err *e) WARN_UNUSED;
+int eng__cuda_upload(cu_backend *cuda, err *e) WARN_UNUSED;
 /* keep.c: which weights the second-level cache is told to keep, once they are uploaded; none with
  * FATHOM_CUDA_L2=0 in the environment. Then how many of n rows that is, where `total` bytes share
  * `budget`: whole tiles of CU_MM_ROWS. */
-void eng__cuda_plan_l2(cu_backend *b, uint64_t l2_bytes);
+void eng__cuda_plan_l2(cu_backend *cuda, uint64_t l2_bytes);
 uint32_t eng__cuda_keep_rows(uint32_t n, uint64_t budget, uint64_t total);
 /* clock.c: where the next kernel that is queued stamps its time; NULL unless the clock runs.
- * `kernel` names it and must live as long as the backend. To be called before b->stream is read.
+ * `kernel` names it and must live as long as the backend. To be called before cuda->stream is read.
  * unstamped: a library's kernel follows. */
-cu_stamp *eng__cuda_stamp(cu_backend *b, const char *kernel);
-void eng__cuda_unstamped(cu_backend *b, const char *kernel);
+cu_stamp *eng__cuda_stamp(cu_backend *cuda, const char *kernel);
+void eng__cuda_unstamped(cu_backend *cuda, const char *kernel);
 /* Around what one graph holds; stage CU_STAGES is the head. */
-void eng__cuda_clock_begin(cu_backend *b, int stage, uint32_t rows, cu_path path);
-void eng__cuda_clock_end(cu_backend *b);
+void eng__cuda_clock_begin(cu_backend *cuda, int stage, uint32_t rows, cu_path path);
+void eng__cuda_clock_end(cu_backend *cuda);
 /* Behind a launch, on its stream, and once it has been waited for. */
-cudaError_t eng__cuda_clock_fetch(cu_backend *b, const cu_flight *f, cu_path path);
-void eng__cuda_clock_read(cu_backend *b, const cu_flight *f);
+cudaError_t eng__cuda_clock_fetch(cu_backend *cuda, const cu_flight *flight, cu_path path);
+void eng__cuda_clock_read(cu_backend *cuda, const cu_flight *flight);
 /* Opened before graphs are captured, started after. Closing writes the file. */
-int eng__cuda_clock_open(cu_backend *b, err *e) WARN_UNUSED;
-int eng__cuda_clock_start(cu_backend *b, err *e) WARN_UNUSED;
-void eng__cuda_clock_close(cu_backend *b);
+int eng__cuda_clock_open(cu_backend *cuda, err *e) WARN_UNUSED;
+int eng__cuda_clock_start(cu_backend *cuda, err *e) WARN_UNUSED;
+void eng__cuda_clock_close(cu_backend *cuda);
 /* stages.c: layers that a stage runs. */
-uint32_t eng__cuda_layers(const cu_backend *b, eng_stage stage);
+uint32_t eng__cuda_layers(const cu_backend *cuda, eng_stage stage);
 /* The first kernel of a launch. */
-cudaError_t eng__cuda_begin(cu_backend *b);
+cudaError_t eng__cuda_begin(cu_backend *cuda);
 /* Puts one stage's kernels for `rows` rows on the stream. */
-cudaError_t eng__cuda_stage(cu_backend *b, eng_stage stage, uint32_t rows, cu_path path);
-cudaError_t eng__cuda_head(cu_backend *b, uint32_t rows);
+cudaError_t eng__cuda_stage(cu_backend *cuda, eng_stage stage, uint32_t rows, cu_path path);
+cudaError_t eng__cuda_head(cu_backend *cuda, uint32_t rows);
 /* Into how many parts attention may split a context, of how many key tiles at least. */
 typedef struct {
     uint32_t most, per;
 } cu_parts;
-cu_parts eng__cuda_parts(const cu_backend *b, uint32_t rows);
-bool eng__cuda_blas_shared(const cu_backend *b, uint32_t rows); /* always-on experts by cuBLAS */
-void eng__cuda_attn_shape(const cu_backend *b, cu_attn_args *a);
-void eng__cuda_flash_shape(const cu_backend *b, cu_flash_args *a);
+cu_parts eng__cuda_parts(const cu_backend *cuda, uint32_t rows);
+bool eng__cuda_blas_shared(const cu_backend *cuda, uint32_t rows); /* always-on experts by cuBLAS */
+void eng__cuda_attn_shape(const cu_backend *cuda, cu_attn_args *args);
+void eng__cuda_flash_shape(const cu_backend *cuda, cu_flash_args *args);
 /* For tests: fills all working memory with NaN patterns once the launches in flight are over. */
-int eng__cuda_poison(cu_backend *b, err *e) WARN_UNUSED;
+int eng__cuda_poison(cu_backend *cuda, err *e) WARN_UNUSED;
 /* runs.c: what a launch's prompts need for expanded keys. Sizes for a crossover in queries, and
  * a scratch of `keys` (0: what 64 MB hold); then the descriptor of one launch, whose rows are
  * there already, from byte `at` on: its new length. *all: every row is expanded. */
-void eng__cuda_size_runs(cu_backend *b, uint32_t crossover, uint32_t keys, uint64_t key_bytes);
-size_t eng__cuda_runs_bytes(const cu_backend *b);
-size_t eng__cuda_put_runs(const cu_backend *b, const eng_launch *l, uint8_t *desc, size_t at,
-                          bool *all);
+void eng__cuda_size_runs(cu_backend *cuda, uint32_t crossover, uint32_t keys, uint64_t key_bytes);
+size_t eng__cuda_runs_bytes(const cu_backend *cuda);
+size_t eng__cuda_put_runs(const cu_backend *cuda, const eng_launch *launch, uint8_t *desc,
+                          size_t at, bool *all);
 /* Most tiles of queries in a launch of that many rows. */
-uint32_t eng__cuda_flash_tiles(const cu_backend *b, uint32_t rows);
+uint32_t eng__cuda_flash_tiles(const cu_backend *cuda, uint32_t rows);
 /* True if r, next to `before`, reads the same keys and some more. */
-bool eng__cuda_shares_keys(eng_stage stage, const eng_row *before, const eng_row *r);
+bool eng__cuda_shares_keys(eng_stage stage, const eng_row *before, const eng_row *row);
 /* launch.c */
 extern const eng_backend_ops eng__cuda_ops;
-uint32_t eng__cuda_bucket(const cu_backend *b, uint32_t rows);
+uint32_t eng__cuda_bucket(const cu_backend *cuda, uint32_t rows);
 
 #endif

@@ -21,53 +21,54 @@ uint32_t eng__cuda_keep_rows(uint32_t n, uint64_t budget, uint64_t total) {
 
 /* A matrix that every loop reads, or a set of `groups` of them. */
 typedef struct {
-    cu_mat *m;
+    cu_mat *mat;
     uint32_t groups;
 } kept;
 
 enum { KEPT_MOST = 9 };
 
-static uint32_t matrices_of(const cu_backend *b, cu_layer *l, kept out[KEPT_MOST]) {
-    bool moe = b->plan.core_ffn == FFN_MOE;
-    uint32_t heads = b->plan.n_heads;
+static uint32_t matrices_of(const cu_backend *cuda, cu_layer *layer, kept out[KEPT_MOST]) {
+    bool moe = cuda->plan.core_ffn == FFN_MOE;
+    uint32_t heads = cuda->plan.n_heads;
     const kept all[KEPT_MOST] = {
-        {&l->in, 1},
-        {&l->q_up, 1},
-        {&l->uk, heads},
-        {&l->uv, heads},
-        {&l->wo, 1},
-        {&l->shared_gate_up, b->groups_shared},
-        {&l->shared_down, 1},
-        {moe ? NULL : &l->gate_up, 1},
-        {moe ? NULL : &l->down, 1},
+        {&layer->in, 1},
+        {&layer->q_up, 1},
+        {&layer->uk, heads},
+        {&layer->uv, heads},
+        {&layer->wo, 1},
+        {&layer->shared_gate_up, cuda->groups_shared},
+        {&layer->shared_down, 1},
+        {moe ? NULL : &layer->gate_up, 1},
+        {moe ? NULL : &layer->down, 1},
     };
     uint32_t n = 0;
     for (uint32_t i = 0; i < KEPT_MOST; i++)
-        if (all[i].m && all[i].m->w && all[i].groups) out[n++] = all[i];
+        if (all[i].mat && all[i].mat->w && all[i].groups) out[n++] = all[i];
     return n;
 }
 
 /* False where there are more bytes than a number holds. */
-static bool add_bytes(const kept *k, size_t *total) {
+static bool add_bytes(const kept *kept_mat, size_t *total) {
     size_t bytes;
-    return size_mul(k->m->n, k->m->ld, &bytes) && size_mul(bytes, 2, &bytes) &&
-           size_mul(bytes, k->groups, &bytes) && size_add(*total, bytes, total);
+    return size_mul(kept_mat->mat->n, kept_mat->mat->ld, &bytes) && size_mul(bytes, 2, &bytes) &&
+           size_mul(bytes, kept_mat->groups, &bytes) && size_add(*total, bytes, total);
 }
 
-void eng__cuda_plan_l2(cu_backend *b, uint64_t l2_bytes) {
+void eng__cuda_plan_l2(cu_backend *cuda, uint64_t l2_bytes) {
     const char *asked = getenv("FATHOM_CUDA_L2");
-    kept k[KEPT_MOST];
+    kept list[KEPT_MOST];
     size_t total = 0;
-    if (b->f32 || (asked && strcmp(asked, "0") == 0)) return;
-    b->pass_experts = true;
-    for (uint32_t i = 0; i < b->plan.n_core; i++) {
-        uint32_t n = matrices_of(b, &b->core[i], k);
+    if (cuda->f32 || (asked && strcmp(asked, "0") == 0)) return;
+    cuda->pass_experts = true;
+    for (uint32_t i = 0; i < cuda->plan.n_core; i++) {
+        uint32_t n = matrices_of(cuda, &cuda->core[i], list);
         for (uint32_t j = 0; j < n; j++)
-            if (!add_bytes(&k[j], &total)) return;
+            if (!add_bytes(&list[j], &total)) return;
     }
-    for (uint32_t i = 0; i < b->plan.n_core; i++) {
-        uint32_t n = matrices_of(b, &b->core[i], k);
+    for (uint32_t i = 0; i < cuda->plan.n_core; i++) {
+        uint32_t n = matrices_of(cuda, &cuda->core[i], list);
         for (uint32_t j = 0; j < n; j++)
-            k[j].m->keep = eng__cuda_keep_rows(k[j].m->n, l2_bytes / 10 * KEPT_TENTHS, total);
+            list[j].mat->keep =
+                eng__cuda_keep_rows(list[j].mat->n, l2_bytes / 10 * KEPT_TENTHS, total);
     }
 }

@@ -161,7 +161,7 @@ typedef struct {
  * the rows whose guard has halted since and makes tails of those that halted themselves: counts,
  * rows and tiles in the descriptor are the true ones for all kernels behind it. In such a
  * descriptor edits, draws and runs begin at multiples of 16 bytes, in this order. */
-cudaError_t cu_begin(cudaStream_t s, const cu_begin_args *a);
+cudaError_t cu_begin(cudaStream_t stream, const cu_begin_args *args);
 
 /* ---- row kernels: one block of threads per row ---- */
 
@@ -196,7 +196,7 @@ typedef struct {
     const float *out_norm;                    /* of delta; NULL: none */
     void *act;
 } cu_row_args;
-cudaError_t cu_row_step(cudaStream_t s, const cu_row_args *a, uint32_t rows, bool f32);
+cudaError_t cu_row_step(cudaStream_t stream, const cu_row_args *args, uint32_t rows, bool f32);
 
 /* MLA: from [cq | c | kr] to the normed query latent and the cache slot. GQA: from [q | k | v]
  * to the rotated query and the slot. rope: [max_positions][rope_pairs][cos, sin]. */
@@ -215,8 +215,8 @@ typedef struct {
     void *q; /* act [rows][ld_q] */
     uint32_t ld_q;
 } cu_prep_args;
-cudaError_t cu_mla_prep(cudaStream_t s, const cu_prep_args *a, uint32_t rows, bool f32);
-cudaError_t cu_gqa_prep(cudaStream_t s, const cu_prep_args *a, uint32_t rows, bool f32);
+cudaError_t cu_mla_prep(cudaStream_t stream, const cu_prep_args *args, uint32_t rows, bool f32);
+cudaError_t cu_gqa_prep(cudaStream_t stream, const cu_prep_args *args, uint32_t rows, bool f32);
 
 /* Splits [q_nope of all heads | q_rope of all heads] into act nope [rows][H][nope_ld] and the
  * rotated part of q [rows][H][kv_lora + rope]; zeroes the padding of o's rows. */
@@ -230,7 +230,7 @@ typedef struct {
     void *q_nope, *q, *o;
     uint32_t o_values, o_ld;
 } cu_query_args;
-cudaError_t cu_mla_query(cudaStream_t s, const cu_query_args *a, uint32_t rows, bool f32);
+cudaError_t cu_mla_query(cudaStream_t stream, const cu_query_args *args, uint32_t rows, bool f32);
 
 /* ---- attention over slot lists, split over the context ---- */
 
@@ -257,21 +257,24 @@ typedef struct {
     uint32_t o_head, o_ld;
 } cu_attn_args;
 /* True where the tensor-core kernel can serve these shapes, at least one row to a tile. */
-bool cu_attn_fits_mma(const cu_attn_args *a, bool f32);
+bool cu_attn_fits_mma(const cu_attn_args *args, bool f32);
 /* Rows one tile may have for these shapes. */
-uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32);
+uint32_t cu_attn_tile_rows(const cu_attn_args *args, bool f32);
 /* one_row: no tile has more than one row. */
-cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row);
-cudaError_t cu_attn_simple(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32);
+cudaError_t cu_attn_mma(cudaStream_t stream, const cu_attn_args *args, uint32_t tiles,
+                        bool one_row);
+cudaError_t cu_attn_simple(cudaStream_t stream, const cu_attn_args *args, uint32_t rows, bool f32);
 /* Tensor cores for GQA in bfloat16: heads of up to 128 values, groups of up to 16. */
-bool cu_attn_fits_gqa(const cu_attn_args *a, bool f32);
-uint32_t cu_gqa_tile_rows(const cu_attn_args *a);
-cudaError_t cu_attn_gqa(cudaStream_t s, const cu_attn_args *a, uint32_t tiles, bool one_row);
+bool cu_attn_fits_gqa(const cu_attn_args *args, bool f32);
+uint32_t cu_gqa_tile_rows(const cu_attn_args *args);
+cudaError_t cu_attn_gqa(cudaStream_t stream, const cu_attn_args *args, uint32_t tiles,
+                        bool one_row);
 /* Tiles of one row, keys of one or two heads of 64 or 128 values, in bfloat16. */
-bool cu_attn_fits_mha(const cu_attn_args *a, bool f32);
-cudaError_t cu_attn_mha(cudaStream_t s, const cu_attn_args *a, uint32_t tiles);
+bool cu_attn_fits_mha(const cu_attn_args *args, bool f32);
+cudaError_t cu_attn_mha(cudaStream_t stream, const cu_attn_args *args, uint32_t tiles);
 /* Whichever of these serves the shapes. */
-cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32, bool one_row);
+cudaError_t cu_attn(cudaStream_t stream, const cu_attn_args *args, uint32_t rows, bool f32,
+                    bool one_row);
 
 /* ---- attention of prompts over expanded keys and values (MLA, bfloat16) ---- */
 
@@ -298,17 +301,18 @@ typedef struct {
     uint32_t o_ld;
 } cu_flash_args;
 /* False where shapes or a block's shared memory forbid it; `shared` is what a block may have. */
-bool cu_flash_fits(const cu_flash_args *a, uint32_t shared);
+bool cu_flash_fits(const cu_flash_args *args, uint32_t shared);
 /* Queries from which a run is expanded. */
-uint32_t cu_flash_crossover(const cu_flash_args *a);
+uint32_t cu_flash_crossover(const cu_flash_args *args);
 /* Bytes of scratch for one key. */
-uint64_t cu_flash_key_bytes(const cu_flash_args *a);
+uint64_t cu_flash_key_bytes(const cu_flash_args *args);
 /* The keys and values of one pass, then its attention: its sums go to the parts, and go on from
  * there where an earlier pass has begun a context. tiles: most tiles of queries. */
-cudaError_t cu_flash_expand(cudaStream_t s, const cu_flash_args *a, uint32_t pass);
-cudaError_t cu_flash_attend(cudaStream_t s, const cu_flash_args *a, uint32_t pass, uint32_t tiles);
+cudaError_t cu_flash_expand(cudaStream_t stream, const cu_flash_args *args, uint32_t pass);
+cudaError_t cu_flash_attend(cudaStream_t stream, const cu_flash_args *args, uint32_t pass,
+                            uint32_t tiles);
 /* o of all expanded rows, after the last pass. */
-cudaError_t cu_flash_merge(cudaStream_t s, const cu_flash_args *a, uint32_t rows);
+cudaError_t cu_flash_merge(cudaStream_t stream, const cu_flash_args *args, uint32_t rows);
 
 /* ---- products: y = x wT ---- */
 
@@ -373,10 +377,10 @@ typedef struct {
  * with SILU, OUT with F32; others are cudaErrorInvalidValue. */
 /* `rows`: capacity in tokens (MAP_IN, MAP_OUT: in launch rows); max_blocks: most thread blocks
  * worth starting at once. */
-cudaError_t cu_mm(cudaStream_t s, const cu_mm_args *a, uint32_t rows, uint32_t max_blocks,
+cudaError_t cu_mm(cudaStream_t stream, const cu_mm_args *args, uint32_t rows, uint32_t max_blocks,
                   bool f32);
 /* y[r][i] = silu(gate) * up for x [rows][2 * n] in the 8-and-8 layout, both bfloat16. */
-cudaError_t cu_silu(cudaStream_t s, const void *desc, const void *x, void *y, uint32_t n,
+cudaError_t cu_silu(cudaStream_t stream, const void *desc, const void *x, void *y, uint32_t n,
                     uint32_t rows, cu_stamp *stamp);
 
 /* ---- experts ---- */
@@ -388,10 +392,10 @@ typedef struct {
     const float *bias;   /* [n_experts] */
     cu_moe moe;
 } cu_route_args;
-cudaError_t cu_moe_route(cudaStream_t s, const cu_route_args *a, uint32_t rows);
-cudaError_t cu_moe_group(cudaStream_t s, const cu_route_args *a);
+cudaError_t cu_moe_route(cudaStream_t stream, const cu_route_args *args, uint32_t rows);
+cudaError_t cu_moe_group(cudaStream_t stream, const cu_route_args *args);
 /* Both in one kernel, for few rows and no more experts than its registers hold candidates. */
-cudaError_t cu_moe_assign(cudaStream_t s, const cu_route_args *a, uint32_t rows);
+cudaError_t cu_moe_assign(cudaStream_t stream, const cu_route_args *args, uint32_t rows);
 enum { CU_ASSIGN_ROWS = 64, CU_ASSIGN_EXPERTS = 256 };
 
 /* ---- the end of a loop: the last sum, LoRA, injection, norm, exit, output ---- */
@@ -429,14 +433,14 @@ typedef struct {
     bool weighted; /* out = sum of weight * h (ACT); else h of the loop it leaves after */
 } cu_loop_end_args;
 /* With inject mix, then leave; then, and without inject alone, row where cu_loop_by_row. */
-cudaError_t cu_loop_mix(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
-cudaError_t cu_loop_leave(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
-bool cu_loop_by_row(const cu_loop_end_args *a);
-cudaError_t cu_loop_row(cudaStream_t s, const cu_loop_end_args *a, uint32_t rows);
+cudaError_t cu_loop_mix(cudaStream_t stream, const cu_loop_end_args *args, uint32_t rows);
+cudaError_t cu_loop_leave(cudaStream_t stream, const cu_loop_end_args *args, uint32_t rows);
+bool cu_loop_by_row(const cu_loop_end_args *args);
+cudaError_t cu_loop_row(cudaStream_t stream, const cu_loop_end_args *args, uint32_t rows);
 uint64_t cu_loop_sums(uint32_t dim, uint32_t lora_rank);
 /* to[k] = lora_b[k] halt_w, once: what LoRA's row k adds to the gate's product. lora_rank > 0. */
-cudaError_t cu_loop_gate(cudaStream_t s, const float *lora_b, const float *halt_w, uint32_t dim,
-                         uint32_t lora_rank, float *to);
+cudaError_t cu_loop_gate(cudaStream_t stream, const float *lora_b, const float *halt_w,
+                         uint32_t dim, uint32_t lora_rank, float *to);
 
 /* ---- sampling ---- */
 
@@ -448,7 +452,7 @@ typedef struct {
 } cu_sample_args;
 /* What eng_sample picks for each of the descriptor's draws. token UINT32_MAX: NaN, +Inf or
  * nothing to choose. `rows`: capacity in draws. */
-cudaError_t cu_sample(cudaStream_t s, const cu_sample_args *a, uint32_t rows);
+cudaError_t cu_sample(cudaStream_t stream, const cu_sample_args *args, uint32_t rows);
 
 /* Once per process and device: lets kernels use more shared memory than 48 KiB, and lets a kernel
  * start before the one it follows has ended where the device can (compute capability 9.0 and later,

@@ -17,43 +17,44 @@ _Static_assert(sizeof(cu_choice) == sizeof(eng_choice) &&
                "a kernel writes what the caller reads");
 
 /* Index of the smallest capacity that holds `rows`. */
-uint32_t eng__cuda_bucket(const cu_backend *b, uint32_t rows) {
+uint32_t eng__cuda_bucket(const cu_backend *cuda, uint32_t rows) {
     uint32_t i = 0;
-    while (i + 1 < b->n_buckets && b->bucket[i] < rows)
+    while (i + 1 < cuda->n_buckets && cuda->bucket[i] < rows)
         i++;
     return i;
 }
 
 /* ---- the descriptor ---- */
 
-static cu_head *head_at(cu_flight *f) {
-    return (cu_head *)(void *)f->desc;
+static cu_head *head_at(cu_flight *flight) {
+    return (cu_head *)(void *)flight->desc;
 }
-static cu_row *rows_at(cu_flight *f) {
-    return (cu_row *)(void *)(f->desc + head_at(f)->rows);
+static cu_row *rows_at(cu_flight *flight) {
+    return (cu_row *)(void *)(flight->desc + head_at(flight)->rows);
 }
 /* Where the next launch goes. */
-static cu_flight *free_flight(cu_backend *b) {
-    return &b->flight[(b->oldest + b->n_flying) % CU_FLIGHTS];
+static cu_flight *free_flight(cu_backend *cuda) {
+    return &cuda->flight[(cuda->oldest + cuda->n_flying) % CU_FLIGHTS];
 }
 
 /* Appends the entries of r's block table that are not there yet; rows that follow each other in
  * one sequence share them. */
-static void put_table(const eng_row *r, const eng_row *before, uint32_t *tables, uint32_t *start,
+static void put_table(const eng_row *row, const eng_row *before, uint32_t *tables, uint32_t *start,
                       uint32_t *n) {
-    uint32_t want = r->pos / ENG_BLOCK + 1;
-    if (before == NULL || before->blocks != r->blocks) *start = *n;
+    uint32_t want = row->pos / ENG_BLOCK + 1;
+    if (before == NULL || before->blocks != row->blocks) *start = *n;
     for (uint32_t i = *n - *start; i < want; i++)
-        tables[(*n)++] = r->blocks[i];
+        tables[(*n)++] = row->blocks[i];
 }
 
 /* Attention tiles: rows next to each other with one table and loop, positions rising. */
-static uint32_t put_tiles(const cu_backend *b, const eng_launch *l, cu_tile *tiles, bool *multi) {
+static uint32_t put_tiles(const cu_backend *cuda, const eng_launch *launch, cu_tile *tiles,
+                          bool *multi) {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        const eng_row *r = &l->rows[i];
-        bool joins =
-            n && tiles[n - 1].n < b->tile_rows && eng__cuda_shares_keys(l->stage, r - 1, r);
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        const eng_row *row = &launch->rows[i];
+        bool joins = n && tiles[n - 1].n < cuda->tile_rows &&
+                     eng__cuda_shares_keys(launch->stage, row - 1, row);
         if (joins) tiles[n - 1].n++, *multi = true;
         else tiles[n++] = (cu_tile){.first = i, .n = 1};
     }
@@ -65,40 +66,42 @@ enum {
     FLAGS_SENT = CU_ROW_TAIL | CU_ROW_KV_ONLY | FLAGS_ASK,
 };
 
-static void put_rows(cu_flight *f, const eng_launch *l, uint32_t *tables, uint32_t *n_tables) {
-    cu_row *to = rows_at(f);
+static void put_rows(cu_flight *flight, const eng_launch *launch, uint32_t *tables,
+                     uint32_t *n_tables) {
+    cu_row *to = rows_at(flight);
     uint32_t start = 0, asks = 0;
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        const eng_row *r = &l->rows[i];
-        put_table(r, i ? r - 1 : NULL, tables, &start, n_tables);
-        bool loops = l->stage == ENG_STAGE_RECURRENT;
-        to[i] = (cu_row){.row = r->row,
-                         .pos = r->pos,
+    for (uint32_t i = 0; i < launch->n_rows; i++) {
+        const eng_row *row = &launch->rows[i];
+        put_table(row, i ? row - 1 : NULL, tables, &start, n_tables);
+        bool loops = launch->stage == ENG_STAGE_RECURRENT;
+        to[i] = (cu_row){.row = row->row,
+                         .pos = row->pos,
                          .table = start,
-                         .token = l->stage == ENG_STAGE_PRELUDE ? r->token : 0,
+                         .token = launch->stage == ENG_STAGE_PRELUDE ? row->token : 0,
                          .logits = CU_NO_LOGITS,
-                         .loop = loops ? r->loop : 0,
-                         .min_loops = r->min_loops,
-                         .max_loops = r->max_loops,
-                         .flags = loops ? r->flags & FLAGS_SENT : 0,
-                         .threshold = r->threshold,
-                         .guard = r->guard,
+                         .loop = loops ? row->loop : 0,
+                         .min_loops = row->min_loops,
+                         .max_loops = row->max_loops,
+                         .flags = loops ? row->flags & FLAGS_SENT : 0,
+                         .threshold = row->threshold,
+                         .guard = row->guard,
                          .at = i};
         asks |= to[i].flags & FLAGS_ASK;
     }
-    head_at(f)->ahead = asks != 0;
+    head_at(flight)->ahead = asks != 0;
 }
 
-static bool draw_fits(const eng_draw *d) {
-    if (d == NULL || d->sampling == NULL || d->n_top > ENG_MAX_TOP) return false;
-    const eng_sampling *p = d->sampling;
-    return eng_sampling_is_plain(p) && p->temperature >= 0 && p->temperature <= 1e6f &&
-           p->top_p >= 0 && p->top_p <= 1 && p->min_p >= 0 && p->min_p <= 1;
+static bool draw_fits(const eng_draw *draw) {
+    if (draw == NULL || draw->sampling == NULL || draw->n_top > ENG_MAX_TOP) return false;
+    const eng_sampling *sampling = draw->sampling;
+    return eng_sampling_is_plain(sampling) && sampling->temperature >= 0 &&
+           sampling->temperature <= 1e6f && sampling->top_p >= 0 && sampling->top_p <= 1 &&
+           sampling->min_p >= 0 && sampling->min_p <= 1;
 }
 
-static int check_draws(const eng_launch *l, err *e) {
-    for (uint32_t i = 0; l->stage == ENG_STAGE_CODA && i < l->n_rows; i++) {
-        if (!(l->rows[i].flags & ENG_ROW_SAMPLE) || draw_fits(l->rows[i].draw)) continue;
+static int check_draws(const eng_launch *launch, err *e) {
+    for (uint32_t i = 0; launch->stage == ENG_STAGE_CODA && i < launch->n_rows; i++) {
+        if (!(launch->rows[i].flags & ENG_ROW_SAMPLE) || draw_fits(launch->rows[i].draw)) continue;
         return err_set(e, ERR_INTERNAL, NULL, "row %u of the launch cannot be sampled", i);
     }
     return 0;
@@ -106,66 +109,67 @@ static int check_draws(const eng_launch *l, err *e) {
 
 /* Numbers the rows that the head runs for: first those whose logits leave the device, so that
  * they are one piece, then those that only sample. */
-static void put_heads(cu_flight *f, const eng_launch *l) {
-    cu_head *h = head_at(f);
-    cu_row *to = rows_at(f);
-    cu_draw *draws = (cu_draw *)(void *)(f->desc + h->draws);
-    bool coda = l->stage == ENG_STAGE_CODA;
+static void put_heads(cu_flight *flight, const eng_launch *launch) {
+    cu_head *head = head_at(flight);
+    cu_row *to = rows_at(flight);
+    cu_draw *draws = (cu_draw *)(void *)(flight->desc + head->draws);
+    bool coda = launch->stage == ENG_STAGE_CODA;
     uint32_t n = 0;
-    h->n_draws = 0;
-    for (uint32_t i = 0; coda && i < l->n_rows; i++) {
-        if (l->rows[i].flags & ENG_ROW_LOGITS) to[i].logits = n++;
+    head->n_draws = 0;
+    for (uint32_t i = 0; coda && i < launch->n_rows; i++) {
+        if (launch->rows[i].flags & ENG_ROW_LOGITS) to[i].logits = n++;
     }
-    f->n_logits = n;
-    for (uint32_t i = 0; coda && i < l->n_rows; i++) {
-        const eng_draw *d = l->rows[i].draw;
-        if (!(l->rows[i].flags & ENG_ROW_SAMPLE)) continue;
+    flight->n_logits = n;
+    for (uint32_t i = 0; coda && i < launch->n_rows; i++) {
+        const eng_draw *draw = launch->rows[i].draw;
+        if (!(launch->rows[i].flags & ENG_ROW_SAMPLE)) continue;
         if (to[i].logits == CU_NO_LOGITS) to[i].logits = n++;
-        float t = d->sampling->temperature;
-        draws[h->n_draws++] = (cu_draw){.seed = d->sampling->seed,
-                                        .index = d->index,
-                                        .scale = t < RM_GREEDY_BELOW ? 0 : 1 / t,
-                                        .top_p = d->sampling->top_p,
-                                        .min_p = d->sampling->min_p,
-                                        .top_k = d->sampling->top_k,
-                                        .n_top = d->n_top,
-                                        .logits = to[i].logits};
+        float temperature = draw->sampling->temperature;
+        draws[head->n_draws++] =
+            (cu_draw){.seed = draw->sampling->seed,
+                      .index = draw->index,
+                      .scale = temperature < RM_GREEDY_BELOW ? 0 : 1 / temperature,
+                      .top_p = draw->sampling->top_p,
+                      .min_p = draw->sampling->min_p,
+                      .top_k = draw->sampling->top_k,
+                      .n_top = draw->n_top,
+                      .logits = to[i].logits};
     }
-    h->n_logits = f->n_heads = n;
-    f->n_choices = h->n_draws;
+    head->n_logits = flight->n_heads = n;
+    flight->n_choices = head->n_draws;
 }
 
 /* Whether edit d sets an entry that one before it may have set. Edits of one position mostly stand
  * together, planes rising; those that do not are taken for the same entry. It happens: a sequence
  * that is thrown out while a launch is built leaves its edits there, and its blocks to others. */
-static bool edited_before(cu_backend *b, const eng_edit *d, const eng_edit *before) {
-    uint32_t bit = 1u << d->off;
-    if (b->edited[d->block].now != b->edits_now) {
-        b->edited[d->block].now = b->edits_now;
-        b->edited[d->block].offs = 0;
+static bool edited_before(cu_backend *cuda, const eng_edit *edit, const eng_edit *before) {
+    uint32_t bit = 1u << edit->off;
+    if (cuda->edited[edit->block].now != cuda->edits_now) {
+        cuda->edited[edit->block].now = cuda->edits_now;
+        cuda->edited[edit->block].offs = 0;
     }
-    bool seen = b->edited[d->block].offs & bit;
-    bool follows = before && before->block == d->block && before->off == d->off &&
-                   d->plane >= (uint32_t)before->plane + before->n_planes;
-    b->edited[d->block].offs |= bit;
+    bool seen = cuda->edited[edit->block].offs & bit;
+    bool follows = before && before->block == edit->block && before->off == edit->off &&
+                   edit->plane >= (uint32_t)before->plane + before->n_planes;
+    cuda->edited[edit->block].offs |= bit;
     return seen && !follows;
 }
 
-static void put_edits(cu_backend *b, const eng_edit *edits, uint32_t n, cu_head *h) {
-    cu_edit *to = (cu_edit *)(void *)((uint8_t *)h + h->edits);
-    if (++b->edits_now == 0) { /* wrapped: old numbers must not match */
-        memset(b->edited, 0, b->cache.n_blocks * sizeof *b->edited);
-        b->edits_now = 1;
+static void put_edits(cu_backend *cuda, const eng_edit *edits, uint32_t n, cu_head *head) {
+    cu_edit *to = (cu_edit *)(void *)((uint8_t *)head + head->edits);
+    if (++cuda->edits_now == 0) { /* wrapped: old numbers must not match */
+        memset(cuda->edited, 0, cuda->cache.n_blocks * sizeof *cuda->edited);
+        cuda->edits_now = 1;
     }
     for (uint32_t i = 0; i < n; i++) {
-        const eng_edit *d = &edits[i];
-        h->in_order |= edited_before(b, d, i ? d - 1 : NULL);
-        to[i] = (cu_edit){.block = d->block,
-                          .slot = d->slot,
-                          .plane = d->plane,
-                          .n_planes = d->n_planes,
-                          .off = d->off & (ENG_BLOCK - 1u),
-                          .guard = (d->guarded ? d->guard : CU_NO_GUARD) & CU_NO_GUARD};
+        const eng_edit *edit = &edits[i];
+        head->in_order |= edited_before(cuda, edit, i ? edit - 1 : NULL);
+        to[i] = (cu_edit){.block = edit->block,
+                          .slot = edit->slot,
+                          .plane = edit->plane,
+                          .n_planes = edit->n_planes,
+                          .off = edit->off & (ENG_BLOCK - 1u),
+                          .guard = (edit->guarded ? edit->guard : CU_NO_GUARD) & CU_NO_GUARD};
     }
 }
 
@@ -174,213 +178,220 @@ static void put_edits(cu_backend *b, const eng_edit *edits, uint32_t n, cu_head 
  * seventeen thread blocks and 4 with one, a copy in the stream 12, this one 1.5
  * (bench/cuda/h100.md). The place it is copied to was read by the launch before the last, which has
  * ended. */
-static cudaError_t send_descriptor(cu_backend *b) {
-    uint32_t i = b->turn & 1;
-    const cu_head *h = (const cu_head *)(const void *)b->sent[i];
-    cudaError_t rc = cudaMemcpyAsync(b->came[i], h, h->bytes, cudaMemcpyHostToDevice, b->copies);
-    if (rc == cudaSuccess) rc = cudaEventRecord(b->copied[i], b->copies);
-    return rc == cudaSuccess ? cudaStreamWaitEvent(b->stream, b->copied[i], 0) : rc;
+static cudaError_t send_descriptor(cu_backend *cuda) {
+    uint32_t i = cuda->turn & 1;
+    const cu_head *head = (const cu_head *)(const void *)cuda->sent[i];
+    cudaError_t rc =
+        cudaMemcpyAsync(cuda->came[i], head, head->bytes, cudaMemcpyHostToDevice, cuda->copies);
+    if (rc == cudaSuccess) rc = cudaEventRecord(cuda->copied[i], cuda->copies);
+    return rc == cudaSuccess ? cudaStreamWaitEvent(cuda->stream, cuda->copied[i], 0) : rc;
 }
 
 /* Edits beyond what one descriptor holds go ahead in pieces, and only such a launch waits for the
  * device: a descriptor has room for the most that rows of one launch can need. */
-static int edits_ahead(cu_backend *b, const eng_launch *l, uint32_t *done, err *e) {
-    while (l->n_edits - *done > b->edit_cap) {
-        cu_head *h = (cu_head *)(void *)b->sent[b->turn & 1];
-        uint32_t end = (uint32_t)(sizeof *h + b->edit_cap * sizeof(cu_edit));
-        *h = (cu_head){.n_edits = b->edit_cap,
-                       .rows = sizeof *h,
-                       .tiles = sizeof *h,
-                       .edits = sizeof *h,
-                       .draws = end,
-                       .tables = end,
-                       .bytes = end};
-        put_edits(b, l->edits + *done, b->edit_cap, h);
-        cudaError_t rc = send_descriptor(b);
-        if (rc == cudaSuccess) rc = eng__cuda_begin(b);
-        if (eng__cuda_check(b, rc, "editing the cache map", e) != 0) return -1;
-        b->turn++;
-        if (eng__cuda_check(b, cudaStreamSynchronize(b->stream), "editing the cache map", e) != 0)
+static int edits_ahead(cu_backend *cuda, const eng_launch *launch, uint32_t *done, err *e) {
+    while (launch->n_edits - *done > cuda->edit_cap) {
+        cu_head *head = (cu_head *)(void *)cuda->sent[cuda->turn & 1];
+        uint32_t end = (uint32_t)(sizeof *head + cuda->edit_cap * sizeof(cu_edit));
+        *head = (cu_head){.n_edits = cuda->edit_cap,
+                          .rows = sizeof *head,
+                          .tiles = sizeof *head,
+                          .edits = sizeof *head,
+                          .draws = end,
+                          .tables = end,
+                          .bytes = end};
+        put_edits(cuda, launch->edits + *done, cuda->edit_cap, head);
+        cudaError_t rc = send_descriptor(cuda);
+        if (rc == cudaSuccess) rc = eng__cuda_begin(cuda);
+        if (eng__cuda_check(cuda, rc, "editing the cache map", e) != 0) return -1;
+        cuda->turn++;
+        if (eng__cuda_check(cuda, cudaStreamSynchronize(cuda->stream), "editing the cache map",
+                            e) != 0)
             return -1;
-        *done += b->edit_cap;
+        *done += cuda->edit_cap;
     }
     return 0;
 }
 
 /* Builds the descriptor in pinned memory; *path = what it takes. */
-static void pack(cu_backend *b, cu_flight *f, const eng_launch *l, uint32_t edits_done,
+static void pack(cu_backend *cuda, cu_flight *flight, const eng_launch *launch, uint32_t edits_done,
                  cu_path *path) {
     bool multi = false, all = false;
-    f->desc = b->sent[b->turn & 1];
-    cu_head *h = head_at(f);
-    uint32_t n_edits = l->n_edits - edits_done, n_tables = 0, draws = 0;
-    for (uint32_t i = 0; i < l->n_rows; i++)
-        draws += (l->rows[i].flags & ENG_ROW_SAMPLE) != 0;
-    *h = (cu_head){.n_rows = l->n_rows,
-                   .n_edits = n_edits,
-                   .rows = sizeof *h,
-                   .bad = (uint32_t *)(void *)f->flags,
-                   .halted = f->flags + CU_HALTED,
-                   .choices = f->choices};
-    h->tiles = h->rows + l->n_rows * (uint32_t)sizeof(cu_row);
-    h->edits = cu_round(h->tiles + l->n_rows * (uint32_t)sizeof(cu_tile), 16);
-    h->draws = h->edits + n_edits * (uint32_t)sizeof(cu_edit);
-    h->tables = h->draws + draws * (uint32_t)sizeof(cu_draw);
-    uint32_t *tables = (uint32_t *)(void *)(f->desc + h->tables);
-    h->n_tiles = put_tiles(b, l, (cu_tile *)(void *)(f->desc + h->tiles), &multi);
-    put_rows(f, l, tables, &n_tables);
-    put_heads(f, l);
-    put_edits(b, l->edits + edits_done, n_edits, h);
-    uint32_t at = cu_round(h->tables + n_tables * (uint32_t)sizeof(uint32_t), 16);
-    h->bytes = cu_round((uint32_t)eng__cuda_put_runs(b, l, f->desc, at, &all), 16);
+    flight->desc = cuda->sent[cuda->turn & 1];
+    cu_head *head = head_at(flight);
+    uint32_t n_edits = launch->n_edits - edits_done, n_tables = 0, draws = 0;
+    for (uint32_t i = 0; i < launch->n_rows; i++)
+        draws += (launch->rows[i].flags & ENG_ROW_SAMPLE) != 0;
+    *head = (cu_head){.n_rows = launch->n_rows,
+                      .n_edits = n_edits,
+                      .rows = sizeof *head,
+                      .bad = (uint32_t *)(void *)flight->flags,
+                      .halted = flight->flags + CU_HALTED,
+                      .choices = flight->choices};
+    head->tiles = head->rows + launch->n_rows * (uint32_t)sizeof(cu_row);
+    head->edits = cu_round(head->tiles + launch->n_rows * (uint32_t)sizeof(cu_tile), 16);
+    head->draws = head->edits + n_edits * (uint32_t)sizeof(cu_edit);
+    head->tables = head->draws + draws * (uint32_t)sizeof(cu_draw);
+    uint32_t *tables = (uint32_t *)(void *)(flight->desc + head->tables);
+    head->n_tiles =
+        put_tiles(cuda, launch, (cu_tile *)(void *)(flight->desc + head->tiles), &multi);
+    put_rows(flight, launch, tables, &n_tables);
+    put_heads(flight, launch);
+    put_edits(cuda, launch->edits + edits_done, n_edits, head);
+    uint32_t at = cu_round(head->tables + n_tables * (uint32_t)sizeof(uint32_t), 16);
+    head->bytes = cu_round((uint32_t)eng__cuda_put_runs(cuda, launch, flight->desc, at, &all), 16);
     path->mode = multi ? CU_SHARED_TILES : CU_ONE_ROW;
-    if (h->n_runs) path->mode = all ? CU_ALL_EXPANDED : CU_EXPANDED;
-    path->passes = h->n_passes;
-    memset(f->flags, 0, CU_HALTED + (size_t)l->n_rows);
-    f->stage = l->stage;
-    f->n_rows = l->n_rows;
+    if (head->n_runs) path->mode = all ? CU_ALL_EXPANDED : CU_EXPANDED;
+    path->passes = head->n_passes;
+    memset(flight->flags, 0, CU_HALTED + (size_t)launch->n_rows);
+    flight->stage = launch->stage;
+    flight->n_rows = launch->n_rows;
 }
 
 /* ---- starting and waiting ---- */
 
-static cudaError_t run_stage(cu_backend *b, const cu_flight *f, cu_path path) {
-    if (f->n_rows == 0) return eng__cuda_begin(b);
-    uint32_t i = eng__cuda_bucket(b, f->n_rows);
-    if (eng__cuda_layers(b, f->stage) == 0) path = (cu_path){CU_ONE_ROW, 0}; /* no attention */
-    cudaGraphExec_t g = b->graph[f->stage][i][path.mode];
+static cudaError_t run_stage(cu_backend *cuda, const cu_flight *flight, cu_path path) {
+    if (flight->n_rows == 0) return eng__cuda_begin(cuda);
+    uint32_t i = eng__cuda_bucket(cuda, flight->n_rows);
+    if (eng__cuda_layers(cuda, flight->stage) == 0)
+        path = (cu_path){CU_ONE_ROW, 0}; /* no attention */
+    cudaGraphExec_t graph = cuda->graph[flight->stage][i][path.mode];
     /* Long contexts take milliseconds, which hide single launches. */
-    if (path.passes > 1 || !b->graphs) g = NULL;
-    cudaError_t rc =
-        g ? cudaGraphLaunch(g, b->stream) : eng__cuda_stage(b, f->stage, b->bucket[i], path);
-    if (rc != cudaSuccess || f->n_heads == 0) return rc;
-    i = eng__cuda_bucket(b, f->n_heads);
-    uint32_t rows = b->bucket[i] < b->opts.max_logits ? b->bucket[i] : b->opts.max_logits;
-    return b->head_graph[i] && b->graphs ? cudaGraphLaunch(b->head_graph[i], b->stream)
-                                         : eng__cuda_head(b, rows);
+    if (path.passes > 1 || !cuda->graphs) graph = NULL;
+    cudaError_t rc = graph ? cudaGraphLaunch(graph, cuda->stream)
+                           : eng__cuda_stage(cuda, flight->stage, cuda->bucket[i], path);
+    if (rc != cudaSuccess || flight->n_heads == 0) return rc;
+    i = eng__cuda_bucket(cuda, flight->n_heads);
+    uint32_t rows =
+        cuda->bucket[i] < cuda->opts.max_logits ? cuda->bucket[i] : cuda->opts.max_logits;
+    return cuda->head_graph[i] && cuda->graphs ? cudaGraphLaunch(cuda->head_graph[i], cuda->stream)
+                                               : eng__cuda_head(cuda, rows);
 }
 
 /* Kernels write the flags and choices themselves; logits come with a copy. */
-static cudaError_t fetch(cu_backend *b, cu_flight *f) {
-    if (f->n_logits == 0) return cudaSuccess;
-    return cudaMemcpyAsync(f->logits, b->work.logits,
-                           (size_t)f->n_logits * b->plan.vocab_size * sizeof(float),
-                           cudaMemcpyDeviceToHost, b->stream);
+static cudaError_t fetch(cu_backend *cuda, cu_flight *flight) {
+    if (flight->n_logits == 0) return cudaSuccess;
+    return cudaMemcpyAsync(flight->logits, cuda->work.logits,
+                           (size_t)flight->n_logits * cuda->plan.vocab_size * sizeof(float),
+                           cudaMemcpyDeviceToHost, cuda->stream);
 }
 
 /* From where the time of a launch counts: the end of the one before, while that runs, so that no
  * event of its own comes between the two; else an event of its own, as the device has nothing to
  * do. */
-static int start_clock(cu_backend *b, cu_flight *f, err *e) {
-    cudaEvent_t before = b->ended[(b->n_launches + CU_FLIGHTS) % (CU_FLIGHTS + 1)];
-    cudaError_t rc = b->n_flying ? cudaEventQuery(before) : cudaSuccess;
-    f->ended = b->ended[b->n_launches % (CU_FLIGHTS + 1)];
-    f->from = rc == cudaErrorNotReady ? before : f->began;
+static int start_clock(cu_backend *cuda, cu_flight *flight, err *e) {
+    cudaEvent_t before = cuda->ended[(cuda->n_launches + CU_FLIGHTS) % (CU_FLIGHTS + 1)];
+    cudaError_t rc = cuda->n_flying ? cudaEventQuery(before) : cudaSuccess;
+    flight->ended = cuda->ended[cuda->n_launches % (CU_FLIGHTS + 1)];
+    flight->from = rc == cudaErrorNotReady ? before : flight->began;
     if (rc == cudaErrorNotReady) return 0;
-    if (rc == cudaSuccess) rc = cudaEventRecord(f->began, b->stream);
-    return eng__cuda_check(b, rc, "timing", e);
+    if (rc == cudaSuccess) rc = cudaEventRecord(flight->began, cuda->stream);
+    return eng__cuda_check(cuda, rc, "timing", e);
 }
 
-static int cuda_launch(eng_backend *base, const eng_launch *l, err *e) {
-    cu_backend *b = (cu_backend *)base;
-    cu_flight *f = free_flight(b);
+static int cuda_launch(eng_backend *base, const eng_launch *launch, err *e) {
+    cu_backend *cuda = (cu_backend *)base;
+    cu_flight *flight = free_flight(cuda);
     uint32_t edits_done = 0;
     cu_path path = {CU_ONE_ROW, 0};
-    if (b->lost) return err_set(e, ERR_DEVICE, NULL, "%s was lost", b->device_name);
-    if (b->n_flying == CU_FLIGHTS) {
+    if (cuda->lost) return err_set(e, ERR_DEVICE, NULL, "%s was lost", cuda->device_name);
+    if (cuda->n_flying == CU_FLIGHTS) {
         return err_set(e, ERR_INTERNAL, NULL, "%d launches are in flight already", CU_FLIGHTS);
     }
     /* Everything that may refuse the launch comes before the first thing that changes the cache. */
-    if (eng__check_launch(&base->info, &b->plan, &b->opts, &b->stamps, l, e) != 0 ||
-        check_draws(l, e) != 0 ||
-        eng__cuda_check(b, cudaSetDevice(b->device), "choosing the device", e) != 0 ||
-        edits_ahead(b, l, &edits_done, e) != 0) {
+    if (eng__check_launch(&base->info, &cuda->plan, &cuda->opts, &cuda->stamps, launch, e) != 0 ||
+        check_draws(launch, e) != 0 ||
+        eng__cuda_check(cuda, cudaSetDevice(cuda->device), "choosing the device", e) != 0 ||
+        edits_ahead(cuda, launch, &edits_done, e) != 0) {
         return -1;
     }
-    pack(b, f, l, edits_done, &path);
-    if (start_clock(b, f, e) != 0) return -1;
-    cudaError_t rc = send_descriptor(b);
-    if (rc == cudaSuccess) rc = run_stage(b, f, path);
-    if (rc == cudaSuccess) rc = eng__cuda_clock_fetch(b, f, path);
-    if (rc == cudaSuccess) rc = fetch(b, f);
-    if (rc == cudaSuccess) rc = cudaEventRecord(f->ended, b->stream);
-    if (rc != cudaSuccess) b->lost = true; /* a part may run, and nobody knows which */
-    if (eng__cuda_check(b, rc, "starting a launch", e) != 0) return -1;
-    b->n_flying++;
-    b->n_launches++;
-    b->turn++;
+    pack(cuda, flight, launch, edits_done, &path);
+    if (start_clock(cuda, flight, e) != 0) return -1;
+    cudaError_t rc = send_descriptor(cuda);
+    if (rc == cudaSuccess) rc = run_stage(cuda, flight, path);
+    if (rc == cudaSuccess) rc = eng__cuda_clock_fetch(cuda, flight, path);
+    if (rc == cudaSuccess) rc = fetch(cuda, flight);
+    if (rc == cudaSuccess) rc = cudaEventRecord(flight->ended, cuda->stream);
+    if (rc != cudaSuccess) cuda->lost = true; /* a part may run, and nobody knows which */
+    if (eng__cuda_check(cuda, rc, "starting a launch", e) != 0) return -1;
+    cuda->n_flying++;
+    cuda->n_launches++;
+    cuda->turn++;
     return 0;
 }
 
-static int cuda_wait(eng_backend *base, eng_result *r, err *e) {
-    cu_backend *b = (cu_backend *)base;
-    cu_flight *f = &b->flight[b->oldest];
+static int cuda_wait(eng_backend *base, eng_result *result, err *e) {
+    cu_backend *cuda = (cu_backend *)base;
+    cu_flight *flight = &cuda->flight[cuda->oldest];
     float ms = 0.0f;
     uint32_t bad;
-    *r = (eng_result){0};
-    if (b->lost) return err_set(e, ERR_DEVICE, NULL, "%s was lost", b->device_name);
-    if (b->n_flying == 0) return err_set(e, ERR_INTERNAL, NULL, "no launch is in flight");
-    if (eng__cuda_check(b, cudaSetDevice(b->device), "choosing the device", e) != 0 ||
-        eng__cuda_check(b, cudaEventSynchronize(f->ended), "a launch", e) != 0 ||
-        eng__cuda_check(b, cudaEventElapsedTime(&ms, f->from, f->ended), "timing", e) != 0) {
+    *result = (eng_result){0};
+    if (cuda->lost) return err_set(e, ERR_DEVICE, NULL, "%s was lost", cuda->device_name);
+    if (cuda->n_flying == 0) return err_set(e, ERR_INTERNAL, NULL, "no launch is in flight");
+    if (eng__cuda_check(cuda, cudaSetDevice(cuda->device), "choosing the device", e) != 0 ||
+        eng__cuda_check(cuda, cudaEventSynchronize(flight->ended), "a launch", e) != 0 ||
+        eng__cuda_check(cuda, cudaEventElapsedTime(&ms, flight->from, flight->ended), "timing",
+                        e) != 0) {
         return -1;
     }
-    b->oldest = (b->oldest + 1) % CU_FLIGHTS;
-    b->n_flying--;
-    eng__cuda_clock_read(b, f);
-    memcpy(&bad, f->flags, sizeof bad);
+    cuda->oldest = (cuda->oldest + 1) % CU_FLIGHTS;
+    cuda->n_flying--;
+    eng__cuda_clock_read(cuda, flight);
+    memcpy(&bad, flight->flags, sizeof bad);
     if (bad) return err_set(e, ERR_INTERNAL, NULL, "a row's cache map names no slot");
-    *r = (eng_result){.halted = f->flags + CU_HALTED,
-                      .logits = f->logits,
-                      .n_logits = f->n_logits,
-                      .choices = (const eng_choice *)f->choices,
-                      .n_choices = f->n_choices,
-                      .ns = (uint64_t)((double)ms * 1e6)};
+    *result = (eng_result){.halted = flight->flags + CU_HALTED,
+                           .logits = flight->logits,
+                           .n_logits = flight->n_logits,
+                           .choices = (const eng_choice *)flight->choices,
+                           .n_choices = flight->n_choices,
+                           .ns = (uint64_t)((double)ms * 1e6)};
     return 0;
 }
 
 static void cuda_close(eng_backend *base) {
-    cu_backend *b = (cu_backend *)base;
-    if (b->stream) {
-        (void)cudaSetDevice(b->device);
-        if (b->copies) (void)cudaStreamSynchronize(b->copies);
-        (void)cudaStreamSynchronize(b->stream); /* what is in flight ends first */
+    cu_backend *cuda = (cu_backend *)base;
+    if (cuda->stream) {
+        (void)cudaSetDevice(cuda->device);
+        if (cuda->copies) (void)cudaStreamSynchronize(cuda->copies);
+        (void)cudaStreamSynchronize(cuda->stream); /* what is in flight ends first */
     }
     for (uint32_t i = 0; i < CU_BUCKETS; i++) {
-        for (int s = 0; s < CU_STAGES; s++) {
-            for (int m = 0; m < CU_MODES; m++) {
-                if (b->graph[s][i][m]) (void)cudaGraphExecDestroy(b->graph[s][i][m]);
+        for (int stage = 0; stage < CU_STAGES; stage++) {
+            for (int mode = 0; mode < CU_MODES; mode++) {
+                if (cuda->graph[stage][i][mode])
+                    (void)cudaGraphExecDestroy(cuda->graph[stage][i][mode]);
             }
         }
-        if (b->head_graph[i]) (void)cudaGraphExecDestroy(b->head_graph[i]);
+        if (cuda->head_graph[i]) (void)cudaGraphExecDestroy(cuda->head_graph[i]);
     }
-    eng__cuda_clock_close(b);
-    if (b->blas) (void)cublasDestroy(b->blas);
-    for (uint32_t i = 0; i < b->mem.n; i++)
-        (void)cudaFree(b->mem.items[i]);
-    free(b->mem.items);
+    eng__cuda_clock_close(cuda);
+    if (cuda->blas) (void)cublasDestroy(cuda->blas);
+    for (uint32_t i = 0; i < cuda->mem.n; i++)
+        (void)cudaFree(cuda->mem.items[i]);
+    free(cuda->mem.items);
     for (int i = 0; i < CU_FLIGHTS; i++) {
-        cu_flight *f = &b->flight[i];
-        void *pinned[] = {f->flags, f->logits, f->choices};
+        cu_flight *flight = &cuda->flight[i];
+        void *pinned[] = {flight->flags, flight->logits, flight->choices};
         for (size_t k = 0; k < ARRAY_LEN(pinned); k++) {
             if (pinned[k]) (void)cudaFreeHost(pinned[k]);
         }
-        if (f->began) (void)cudaEventDestroy(f->began);
+        if (flight->began) (void)cudaEventDestroy(flight->began);
     }
-    for (size_t i = 0; i < ARRAY_LEN(b->sent); i++) {
-        if (b->sent[i]) (void)cudaFreeHost(b->sent[i]);
-        if (b->copied[i]) (void)cudaEventDestroy(b->copied[i]);
+    for (size_t i = 0; i < ARRAY_LEN(cuda->sent); i++) {
+        if (cuda->sent[i]) (void)cudaFreeHost(cuda->sent[i]);
+        if (cuda->copied[i]) (void)cudaEventDestroy(cuda->copied[i]);
     }
-    if (b->copies) (void)cudaStreamDestroy(b->copies);
-    for (size_t i = 0; i < ARRAY_LEN(b->ended); i++) {
-        if (b->ended[i]) (void)cudaEventDestroy(b->ended[i]);
+    if (cuda->copies) (void)cudaStreamDestroy(cuda->copies);
+    for (size_t i = 0; i < ARRAY_LEN(cuda->ended); i++) {
+        if (cuda->ended[i]) (void)cudaEventDestroy(cuda->ended[i]);
     }
-    free(b->edited);
-    if (b->stream) (void)cudaStreamDestroy(b->stream);
-    free(b->stamps.last);
-    free(b->prelude);
-    free(b->core);
-    free(b->coda);
-    free(b);
+    free(cuda->edited);
+    if (cuda->stream) (void)cudaStreamDestroy(cuda->stream);
+    free(cuda->stamps.last);
+    free(cuda->prelude);
+    free(cuda->core);
+    free(cuda->coda);
+    free(cuda);
 }
 
 const eng_backend_ops eng__cuda_ops = {

@@ -3,8 +3,8 @@
 
 const char eng__cuda_plugin_version[] = FATHOM_VERSION;
 
-int eng__cuda_plugin_open(eng_backend **out, const model_folder *m, const eng_backend_opts *opts,
-                          err *e) {
+int eng__cuda_plugin_open(eng_backend **out, const model_folder *model,
+                          const eng_backend_opts *opts, err *e) {
     *out = NULL;
     int n = 0;
     cudaError_t rc = cudaGetDeviceCount(&n);
@@ -17,5 +17,5 @@ int eng__cuda_plugin_open(eng_backend **out, const model_folder *m, const eng_ba
         return err_set(e, ERR_NOT_FOUND, NULL, "no CUDA: no device (%s)",
                        rc == cudaSuccess ? "none visible" : cudaGetErrorString(rc));
     }
-    return eng__cuda_open_device(out, m, opts, 0, e);
+    return eng__cuda_open_device(out, model, opts, 0, e);
 }
