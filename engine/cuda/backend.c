@@ -17,7 +17,7 @@ enum { BLAS_WORKSPACE = 32 << 20, N_STATE = 6 };
 
 /* ---- errors ---- */
 
-/* True if the device is in an error that every later call would meet too. */
+/* True if the device is in an error that fails every later call too. */
 static bool device_is_lost(const cu_backend *cuda) {
     (void)cudaGetLastError(); /* forgets an error that does not stay */
     cudaError_t rc = cudaStreamQuery(cuda->stream);
@@ -40,7 +40,7 @@ int eng__cuda_check(cu_backend *cuda, cudaError_t rc, const char *what, err *e) 
     const char *why = cudaGetErrorString(rc);
     if (kernel == NULL)
         return err_set(e, code, NULL, "%s: %s failed: %s", cuda->device_name, what, why);
-    /* A start also reports what kernels before it have done. */
+    /* A start also reports errors of the kernels before it. */
     return err_set(e, code, NULL,
                    gone ? "%s: %s failed: %s, found at the start of kernel %s"
                         : "%s: %s failed: %s: kernel %s cannot be started",
@@ -149,7 +149,7 @@ static int check_opts(cu_backend *cuda, const eng_backend_opts *in, err *e) {
     return set_kernels(cuda, in->kernels, e);
 }
 
-/* What no weight says but all weights of it do: see cu_loop_gate. */
+/* A vector computed from the weights once: see cu_loop_gate. */
 static int take_gate(cu_backend *cuda, err *e) {
     const model_plan *plan = &cuda->plan;
     if (plan->inject != INJECT_MYTHOS || plan->lora_rank == 0 || cuda->halt_w == NULL) return 0;
@@ -161,8 +161,8 @@ static int take_gate(cu_backend *cuda, err *e) {
                            "preparing the gate", e);
 }
 
-/* What hangs on the shared memory a block may have, which is known once the device is. Whether a
- * prompt is expanded follows from its chunks: not where a row's bits may depend on its history
+/* Sizes that depend on the shared memory of a block, known once the device is open. A prompt is
+ * expanded or not by the size of its chunks, so never if a row's bits may depend on its history
  * alone. */
 static void size_tiles(cu_backend *cuda) {
     cu_flash_args args;
@@ -318,7 +318,8 @@ static int take_flight(cu_backend *cuda, cu_flight *flight, err *e) {
     return eng__cuda_check(cuda, cudaEventCreate(&flight->began), "opening an event", e);
 }
 
-/* Where descriptors wait for the device, none as yet, and the count of those it took. */
+/* Memory for descriptors on their way to the device, empty so far, and the device's count of
+ * descriptors taken. */
 static int take_sent(cu_backend *cuda, err *e) {
     for (size_t i = 0; i < ARRAY_LEN(cuda->sent); i++) {
         void *mem = NULL;
@@ -350,8 +351,8 @@ static int take_sent(cu_backend *cuda, err *e) {
                            "clearing memory", e);
 }
 
-/* What a launch says and what comes back. A descriptor has room for the edits of a full launch:
- * a slot for every plane of a position outside the loop and two for its loop. */
+/* Memory for a launch's descriptor and its results. A descriptor has room for the edits of a full
+ * launch: a slot for every plane of a position outside the loop and two for its loop. */
 static int take_exchange(cu_backend *cuda, err *e) {
     uint64_t blocks = (cuda->opts.max_positions + ENG_BLOCK - 1) / ENG_BLOCK;
     uint64_t edits = (uint64_t)cuda->opts.max_launch * (plan_planes(&cuda->plan, 0) + 2);
@@ -408,8 +409,8 @@ static cudaError_t enqueue(cu_backend *cuda, int stage, uint32_t rows, cu_path p
                              : eng__cuda_head(cuda, rows);
 }
 
-/* Captures one stage, or the head, for a capacity; run once before, on no rows, because what
- * CUDA and cuBLAS load at a kernel's first use cannot be loaded while a stream is captured. */
+/* Captures one stage, or the head, for a capacity; run once before, on no rows, because CUDA and
+ * cuBLAS load code at a kernel's first use, and cannot while a stream is captured. */
 static int capture(cu_backend *cuda, int stage, uint32_t rows, cu_mode mode, cudaGraphExec_t *out,
                    err *e) {
     cudaGraph_t graph = NULL;
@@ -466,7 +467,7 @@ static int capture_graphs(cu_backend *cuda, err *e) {
     return 0;
 }
 
-/* The driver keeps graphs on the device; how much that is only a device can say. */
+/* The driver keeps graphs on the device; their size is measured, as it cannot be computed. */
 static int capture_all(cu_backend *cuda, err *e) {
     size_t before = 0, after = 0, all = 0;
     if (eng__cuda_check(cuda, cudaMemset(cuda->desc, 0, sizeof(cu_head)), "clearing memory", e) !=
@@ -538,7 +539,7 @@ static int open_blas(cu_backend *cuda, err *e) {
     cublasStatus_t rc = cublasCreate(&cuda->blas);
     if (rc == CUBLAS_STATUS_SUCCESS) rc = cublasSetStream(cuda->blas, cuda->stream);
     if (rc == CUBLAS_STATUS_SUCCESS) rc = cublasSetWorkspace(cuda->blas, workspace, BLAS_WORKSPACE);
-    /* Sums that are split over blocks stay float32 until they are whole. */
+    /* Sums split over blocks stay float32 until they are whole. */
     if (rc == CUBLAS_STATUS_SUCCESS)
         rc = cublasSetMathMode(cuda->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
     if (rc == CUBLAS_STATUS_SUCCESS) return 0;

@@ -3,14 +3,14 @@
  * With FATHOM_CUDA_CLOCK=FILE in the environment every kernel gets a stamp in device memory: its
  * first thread block writes when it begins, its last when it ends. Stamps belong to a track: the
  * kernels of one stage for one capacity and one mode, so one captured graph. Behind each launch the
- * stream copies the stamps of what ran to the host and clears them, before the next launch begins:
- * two launches may be in flight. FILE is written when the backend closes.
+ * stream copies the stamps of its kernels to the host and clears them, before the next launch
+ * begins: two launches may be in flight. FILE is written when the backend closes.
  *
  * %globaltimer is one clock for the whole device, but it ticks coarsely: from 32 ns to 1 us,
  * depending on the device, so one time is as good as a tick and medians of many are better. clock64
- * is finer, but every multiprocessor has its own. Stamps are taken by one thread of a block:
- * other warps of the last block may end a little later. A library's kernel cannot be stamped; its
- * time is what lies between its neighbours, both gaps included. */
+ * is finer, but every multiprocessor has its own. Stamps are taken by one thread of a block: other
+ * warps of the last block may end a little later. A library's kernel cannot be stamped; its time is
+ * the time between its neighbours, both gaps included. */
 #include "base/size.h"
 #include "engine/cuda/cuda_internal.h"
 
@@ -27,7 +27,7 @@ typedef struct {
     uint32_t kernel; /* of its stage_track */
 } kernel_site;
 
-/* All sites of a track that have one name: the layers of a core. Of times the latest are kept. */
+/* All sites of a track with one name: the layers of a core. Of times the latest are kept. */
 typedef struct {
     const char *name;
     bool stamped;
@@ -49,7 +49,7 @@ typedef struct {
     float ns[LATEST];
 } stage_track;
 
-/* What one launch ran. */
+/* The tracks of one launch. */
 typedef struct {
     stage_track *tracks[2];
     cu_stamp *stamps; /* pinned, one track behind the other */
@@ -58,10 +58,10 @@ typedef struct {
 struct cu_clock {
     FILE *file;
     cu_stamp *stamps;  /* on the device [STAMPS] */
-    cu_stamp *cleared; /* pinned [STAMPS]: nobody has begun, nobody has ended */
+    cu_stamp *cleared; /* pinned [STAMPS]: not begun, not ended */
     kernel_site *sites;
     uint32_t used;
-    stage_track *tracks, *now; /* now: whose kernels are being queued */
+    stage_track *tracks, *now; /* now: its kernels are being queued */
     uint32_t n_tracks, at;
     recorded flight[CU_FLIGHTS];
 };
@@ -93,7 +93,7 @@ void eng__cuda_clock_end(cu_backend *cuda) {
     if (cuda->clock) cuda->clock->now = NULL;
 }
 
-/* The track's kernel of that name; NULL without memory. */
+/* The track's kernel of this name; NULL without memory. */
 static kernel_times *kernel_named(stage_track *track, const char *name, bool stamped) {
     for (uint32_t i = 0; i < track->n_kernels; i++) {
         if (strcmp(track->kernels[i].name, name) == 0) return &track->kernels[i];
@@ -110,8 +110,8 @@ static kernel_times *kernel_named(stage_track *track, const char *name, bool sta
     return times;
 }
 
-/* The stamp of the next kernel of the track that is being queued; NULL where there is none. A track
- * is walked once to warm up, once to capture it, and at every launch without graphs. */
+/* The stamp of the next kernel of the track being queued; NULL if it has none. A track is walked
+ * once to warm up, once to capture it, and at every launch without graphs. */
 static cu_stamp *next_stamp(cu_clock *clock, const char *name, bool stamped) {
     stage_track *track = clock->now;
     if (track == NULL) return NULL;
@@ -174,7 +174,7 @@ cudaError_t eng__cuda_clock_fetch(cu_backend *cuda, const cu_flight *flight, cu_
     return rc;
 }
 
-/* One kernel's time, and what lay between it and the one before. */
+/* One kernel's time, and the gap before it. */
 static void keep(kernel_times *times, double ns, double gap) {
     times->ns[times->count % LATEST] = (float)ns;
     times->gap[times->count % LATEST] = (float)gap;

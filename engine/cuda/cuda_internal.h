@@ -1,10 +1,10 @@
-/* cuda_internal.h - what the host files of the CUDA backend share. Host code is C; the
- * kernels and their launchers are declared in kernels.h.
+/* cuda_internal.h - shared by the host files of the CUDA backend. Host code is C; the kernels and
+ * their launchers are declared in kernels.h.
  *
- * One stream runs everything. A launch is one captured graph of the stage (and one of the head),
- * whose first kernel fetches the launch's descriptor; flags come back by themselves, logits with
- * one copy. Two launches may be in flight: whatever the host writes or reads exists twice, and
- * what only the device touches once, since the stream runs one launch after the other. */
+ * One stream runs everything. A launch is one captured graph of the stage (and one of the head).
+ * Its first kernel fetches the launch's descriptor; flags come back by themselves, logits with one
+ * copy. Two launches may be in flight: memory that the host writes or reads exists twice, memory of
+ * the device alone once, since the stream runs one launch after the other. */
 #ifndef FATHOM_ENGINE_CUDA_INTERNAL_H
 #define FATHOM_ENGINE_CUDA_INTERNAL_H
 
@@ -23,7 +23,7 @@ enum {
     CU_FLIGHTS = 2, /* launches started and not yet waited for */
 };
 
-/* What a stage's graph holds besides its capacity. */
+/* The kind of a stage's graph, besides its capacity. */
 typedef enum {
     CU_ONE_ROW,      /* every attention tile has one row: decode */
     CU_SHARED_TILES, /* rows of one prompt share tiles */
@@ -41,7 +41,7 @@ typedef struct {
     void *w;
     uint32_t n, k, ld;
     uint64_t group; /* values between matrices of a set */
-    uint32_t keep;  /* first rows of each that should stay in the second-level cache */
+    uint32_t keep;  /* first rows of each to keep in the second-level cache */
 } cu_mat;
 
 typedef struct {
@@ -85,15 +85,15 @@ typedef struct {
     uint8_t *flags; /* pinned, written by kernels: cu_head's bad, from CU_HALTED on its halted */
     float *logits;  /* pinned [max_logits][vocab] */
     cu_choice *choices; /* pinned [max_logits], written by kernels */
-    cudaEvent_t from;   /* what its time is counted from: its own `began`, or an end before it */
+    cudaEvent_t from;   /* start of its time: its own `began`, or an end before it */
     cudaEvent_t began;
     cudaEvent_t ended; /* one of the backend's */
     eng_stage stage;
-    uint32_t n_rows, n_heads, n_logits, n_choices; /* n_heads: rows that the head runs for */
+    uint32_t n_rows, n_heads, n_logits, n_choices; /* n_heads: rows the head runs for */
 } cu_flight;
 enum { CU_HALTED = 16 };
-/* Expanded prefill (runs.c): queries from which a run is expanded, keys its scratch holds, and the
- * most of everything one descriptor needs; max_runs 0: never. */
+/* Expanded prefill (runs.c): least queries of an expanded run, keys its scratch holds, and the most
+ * of everything one descriptor needs; max_runs 0: never. */
 typedef struct {
     uint32_t rows, keys, max_runs, max_pieces, max_passes;
 } cu_flash_plan;
@@ -110,11 +110,11 @@ typedef struct {
     char device_name[128], kernels_name[32];
     int device, sms, shared_bytes; /* shared_bytes: the most one thread block may have */
     int l2_bytes;
-    bool pass_experts; /* routed experts' weights leave that cache first */
+    bool pass_experts; /* routed experts' weights leave the second-level cache first */
     eng_backend_opts opts;
     cudaStream_t stream;
     cublasHandle_t blas;
-    const char *blas_product; /* that cuBLAS refused with blas_status, until it is told; or NULL */
+    const char *blas_product; /* refused by cuBLAS with blas_status, until reported; or NULL */
     cublasStatus_t blas_status;
     cu_allocs mem;
     uint64_t weight_bytes;
@@ -136,10 +136,10 @@ typedef struct {
     cu_state state;
     cu_scratch work;
     uint32_t *arrived;   /* attention's counters, 0 between kernels */
-    cu_span scratch[48]; /* all of work, and nothing that lives from launch to launch */
+    cu_span scratch[48]; /* all of work: nothing here lives from launch to launch */
     uint32_t n_scratch;
 
-    uint8_t *desc; /* on the device: of the launch that runs */
+    uint8_t *desc; /* on the device: of the running launch */
     size_t desc_bytes;
     uint8_t *sent[2]; /* pinned: descriptors on their way, in turn */
     uint8_t *came[2]; /* on the device: their copies, made beside the launch before */
@@ -149,7 +149,7 @@ typedef struct {
     uint32_t *dev_turn; /* [2] the device's count, see cu_begin_args */
     struct {
         uint32_t now, offs;
-    } * edited; /* [n_blocks] positions of a block that the edits sent last, number `now`, set */
+    } * edited; /* [n_blocks] positions of a block set by edits number `now`, the last sent */
     uint32_t edits_now;
     uint32_t edit_cap;
     eng__stamps stamps;
@@ -160,13 +160,13 @@ typedef struct {
     uint64_t graph_nodes;
 
     cu_flight flight[CU_FLIGHTS];
-    cudaEvent_t ended[CU_FLIGHTS + 1]; /* of launches, in turn: those in flight and one before */
+    cudaEvent_t ended[CU_FLIGHTS + 1]; /* of launches, in turn: the ones in flight and one before */
     uint32_t n_launches;
     uint32_t oldest, n_flying; /* flights [oldest, oldest + n_flying), round and round */
 
     cu_clock *clock; /* NULL: nobody asks for times */
-    /* For benchmarks: told which kernel is queued next, before the stream is read for it; own: it
-     * is not cuBLAS's. */
+    /* For benchmarks: called with the name of the next kernel, before the stream is read for it;
+     * own: not cuBLAS's. */
     void (*next_kernel)(void *arg, const char *kernel, bool own);
     void *next_arg;
     uint32_t blas_rows; /* from here on cuBLAS takes dense products; UINT32_MAX: none */
@@ -185,9 +185,9 @@ static inline size_t cu_act_bytes(const cu_backend *cuda) {
     return cuda->f32 ? 4 : 2;
 }
 
-/* 0 if rc is success. Otherwise ERR_DEVICE, and the backend is lost, where the device is in an
- * error that stays; ERR_NO_MEMORY or ERR_INTERNAL where only this call was refused. The message
- * names the kernel that could not be started or the product that cuBLAS refused. */
+/* 0 if rc is success. ERR_DEVICE, and the backend is lost, if the device is in a lasting error;
+ * ERR_NO_MEMORY or ERR_INTERNAL if only this call was refused. The message names the kernel not
+ * started or the product refused by cuBLAS. */
 int eng__cuda_check(cu_backend *cuda, cudaError_t rc, const char *what, err *e) WARN_UNUSED;
 /* n items of device memory, freed with the backend; its contents are undefined. ERR_NO_MEMORY
  * says how much was needed and free. */
@@ -196,17 +196,17 @@ int eng__cuda_alloc(cu_backend *cuda, void *out, size_t n, size_t item_bytes, co
 
 /* weights.c: uploads everything the model has; fills the matrices, norms and tables. */
 int eng__cuda_upload(cu_backend *cuda, err *e) WARN_UNUSED;
-/* keep.c: which weights the second-level cache is told to keep, once they are uploaded; none with
- * FATHOM_CUDA_L2=0 in the environment. Then how many of n rows that is, where `total` bytes share
- * `budget`: whole tiles of CU_MM_ROWS. */
+/* keep.c: chooses the weights for the second-level cache to keep, once they are uploaded; with
+ * FATHOM_CUDA_L2=0 in the environment it keeps no weights. keep_rows: how many of n rows to keep if
+ * `total` bytes share `budget`, in whole tiles of CU_MM_ROWS. */
 void eng__cuda_plan_l2(cu_backend *cuda, uint64_t l2_bytes);
 uint32_t eng__cuda_keep_rows(uint32_t n, uint64_t budget, uint64_t total);
-/* clock.c: where the next kernel that is queued stamps its time; NULL unless the clock runs.
- * `kernel` names it and must live as long as the backend. To be called before cuda->stream is read.
- * unstamped: a library's kernel follows. */
+/* clock.c: the stamp for the next kernel queued; NULL unless the clock runs. `kernel` names it and
+ * must live as long as the backend. To be called before cuda->stream is read. unstamped: a
+ * library's kernel follows. */
 cu_stamp *eng__cuda_stamp(cu_backend *cuda, const char *kernel);
 void eng__cuda_unstamped(cu_backend *cuda, const char *kernel);
-/* Around what one graph holds; stage CU_STAGES is the head. */
+/* Around the kernels of one graph; stage CU_STAGES is the head. */
 void eng__cuda_clock_begin(cu_backend *cuda, int stage, uint32_t rows, cu_path path);
 void eng__cuda_clock_end(cu_backend *cuda);
 /* Behind a launch, on its stream, and once it has been waited for. */
@@ -216,7 +216,7 @@ void eng__cuda_clock_read(cu_backend *cuda, const cu_flight *flight);
 int eng__cuda_clock_open(cu_backend *cuda, err *e) WARN_UNUSED;
 int eng__cuda_clock_start(cu_backend *cuda, err *e) WARN_UNUSED;
 void eng__cuda_clock_close(cu_backend *cuda);
-/* stages.c: layers that a stage runs. */
+/* stages.c: the number of layers of a stage. */
 uint32_t eng__cuda_layers(const cu_backend *cuda, eng_stage stage);
 /* The first kernel of a launch. */
 cudaError_t eng__cuda_begin(cu_backend *cuda);
@@ -233,16 +233,16 @@ void eng__cuda_attn_shape(const cu_backend *cuda, cu_attn_args *args);
 void eng__cuda_flash_shape(const cu_backend *cuda, cu_flash_args *args);
 /* For tests: fills all working memory with NaN patterns once the launches in flight are over. */
 int eng__cuda_poison(cu_backend *cuda, err *e) WARN_UNUSED;
-/* runs.c: what a launch's prompts need for expanded keys. Sizes for a crossover in queries, and
- * a scratch of `keys` (0: what 64 MB hold); then the descriptor of one launch, whose rows are
- * there already, from byte `at` on: its new length. *all: every row is expanded. */
+/* runs.c: the expanded keys of a launch's prompts. Sizes for a crossover in queries, and a scratch
+ * of `keys` (0: as many as 64 MB hold). put_runs: fills the descriptor of one launch, rows already
+ * there, from byte `at` on, and returns its new length. *all: every row is expanded. */
 void eng__cuda_size_runs(cu_backend *cuda, uint32_t crossover, uint32_t keys, uint64_t key_bytes);
 size_t eng__cuda_runs_bytes(const cu_backend *cuda);
 size_t eng__cuda_put_runs(const cu_backend *cuda, const eng_launch *launch, uint8_t *desc,
                           size_t at, bool *all);
-/* Most tiles of queries in a launch of that many rows. */
+/* Most tiles of queries in a launch of so many rows. */
 uint32_t eng__cuda_flash_tiles(const cu_backend *cuda, uint32_t rows);
-/* True if r, next to `before`, reads the same keys and some more. */
+/* True if row, next to `before`, reads the same keys and some more. */
 bool eng__cuda_shares_keys(eng_stage stage, const eng_row *before, const eng_row *row);
 /* launch.c */
 extern const eng_backend_ops eng__cuda_ops;

@@ -1,16 +1,17 @@
-/* keep.c - what the second-level cache should keep from loop to loop.
+/* keep.c - the weights to keep in the second-level cache from loop to loop.
  *
  * A looped model reads its core's weights again in every loop, and between two reads far more than
- * the cache holds goes by, mostly routed experts that the next loop may not pick. So those are told
- * to leave first, and a fixed share of what every loop reads is told to stay: the first rows of
- * each matrix, as many of each in proportion, so that all kernels gain alike. */
+ * the cache holds goes by, mostly routed experts, not always picked again by the next loop. So
+ * experts are marked to leave first, and a fixed share of the weights read by every loop is marked
+ * to stay: the first rows of each matrix, as many of each in proportion, so that all kernels gain
+ * alike. */
 #include "base/size.h"
 #include "engine/cuda/cuda_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Of the cache, for weights that stay; the rest is for all that has no hint. */
+/* Of the cache, for weights marked to stay; the rest is for everything without a hint. */
 enum { KEPT_TENTHS = 4 };
 
 uint32_t eng__cuda_keep_rows(uint32_t n, uint64_t budget, uint64_t total) {
@@ -19,7 +20,7 @@ uint32_t eng__cuda_keep_rows(uint32_t n, uint64_t budget, uint64_t total) {
     return (uint32_t)rows / CU_MM_ROWS * CU_MM_ROWS;
 }
 
-/* A matrix that every loop reads, or a set of `groups` of them. */
+/* A matrix read by every loop, or a set of `groups` matrices. */
 typedef struct {
     cu_mat *mat;
     uint32_t groups;
@@ -47,7 +48,7 @@ static uint32_t matrices_of(const cu_backend *cuda, cu_layer *layer, kept out[KE
     return n;
 }
 
-/* False where there are more bytes than a number holds. */
+/* False if the sum overflows. */
 static bool add_bytes(const kept *kept_mat, size_t *total) {
     size_t bytes;
     return size_mul(kept_mat->mat->n, kept_mat->mat->ld, &bytes) && size_mul(bytes, 2, &bytes) &&

@@ -1,15 +1,15 @@
 /* kernels.h - the kernels' launchers and the structs they read, for host code in C and
  * kernels in C++ alike.
  *
- * A launch of the backend is described by one block of bytes (the descriptor), which its first
- * kernel brings to the device: a head, the rows, the attention tiles, the edits of the block
- * maps, and the block tables. Kernels read every count from it, never from their arguments,
- * so that a captured graph sized for a capacity serves any launch up to it. The rows stand right
- * behind the head, and there is memory behind it for a capacity of them: a kernel may read a row
- * before it knows how many there are.
+ * A launch of the backend is described by one block of bytes (the descriptor), brought to the
+ * device by its first kernel: a head, the rows, the attention tiles, the edits of the block maps,
+ * and the block tables. Kernels read every count from it, never from their arguments, so that a
+ * captured graph sized for a capacity serves any launch up to it. The rows stand right behind the
+ * head, and there is memory behind it for a capacity of them: a kernel may read a row before it
+ * knows how many there are.
  *
- * "act" is the type that products read: bfloat16, or float32 in the parity mode. Rows of an
- * act array are padded to a multiple of 32 values; whoever writes a row writes zeros there. */
+ * "act" is the input type of products: bfloat16, or float32 in the parity mode. Rows of an act
+ * array are padded to a multiple of 32 values; a kernel writing a row writes zeros there. */
 #ifndef FATHOM_ENGINE_CUDA_KERNELS_H
 #define FATHOM_ENGINE_CUDA_KERNELS_H
 
@@ -26,14 +26,14 @@ enum {
     CU_MM_THREADS = 256,   /* 8 warps */
     CU_MM_ROWS = 16,       /* weight rows of one warp's tile */
     CU_K_STEP = 32,        /* k values one step of a product takes; every k is padded to it */
-    CU_ATTN_ROWS = 4,      /* most rows of one sequence that share an attention tile */
+    CU_ATTN_ROWS = 4,      /* most rows of one sequence in an attention tile */
     CU_ATTN_KEYS = 64,     /* keys of one tile */
     CU_ATTN_HEADS = 16,    /* query heads of one tile */
     CU_MAX_SPLITS = 64,    /* most parts a context is split into */
     CU_GQA_QUERIES = 64,   /* queries (rows times heads of a group) of one tile */
     CU_FLASH_QUERIES = 64, /* rows of one tile of expanded attention */
-    CU_FLASH_KEYS = 128,   /* keys that one block of the expansion takes */
-    CU_FLASH_CHUNK = 512,  /* keys that go to one split before the next split's turn */
+    CU_FLASH_KEYS = 128,   /* keys of one block of the expansion */
+    CU_FLASH_CHUNK = 512,  /* keys dealt to one split before the next */
     CU_FLASH_SPLITS = 4,
     CU_MAX_EXPERTS = 1024,
     CU_MAX_TOP = 20,      /* as ENG_MAX_TOP */
@@ -42,7 +42,7 @@ enum {
     CU_ROW_KV_ONLY = 2,
     CU_ROW_GUARDED = 16,
     CU_ROW_OR_TAIL = 32,
-    CU_ROW_EXPANDED = 256, /* of a run whose keys and values are expanded */
+    CU_ROW_EXPANDED = 256, /* of a run with expanded keys and values */
 };
 #define CU_NO_LOGITS UINT32_MAX
 #define CU_NO_GUARD ((1u << 27) - 1)
@@ -61,19 +61,19 @@ typedef struct {
     uint32_t n_rows, n_tiles, n_edits, n_logits, n_draws;
     uint32_t rows, tiles, edits, draws, tables; /* bytes from the start of the descriptor */
     uint32_t n_runs, n_pieces, n_passes, runs, pieces, passes; /* expanded prefill: counts, bytes */
-    uint16_t ahead;    /* some row asks what an earlier launch did: cu_begin settles it */
+    uint16_t ahead;    /* some row depends on an earlier launch: cu_begin settles it */
     uint16_t in_order; /* some edits set the same entry */
-    uint32_t bytes;    /* of the descriptor, a multiple of 16; 0: none has been sent */
-    /* Pinned memory of this launch, which kernels write to across the bus; flags start as 0. */
+    uint32_t bytes;    /* of the descriptor, a multiple of 16; 0: not sent yet */
+    /* Pinned memory of this launch, written by kernels across the bus; flags start as 0. */
     uint32_t *bad;      /* [1] set to 1 when a row's map names no slot */
-    uint8_t *halted;    /* [rows of the launch as started] set to 1 for each that halted */
+    uint8_t *halted;    /* [rows of the launch as started] set to 1 for each halted row */
     cu_choice *choices; /* [n_draws] */
 } cu_head;
 
 typedef struct {
     uint32_t row, pos, token;
     uint32_t table;  /* first entry of its block table */
-    uint32_t logits; /* its row among those with logits, or CU_NO_LOGITS */
+    uint32_t logits; /* its number among the rows with logits, or CU_NO_LOGITS */
     uint16_t loop, min_loops, max_loops, flags;
     float threshold;
     uint32_t guard; /* with CU_ROW_GUARDED: the row state asked */
@@ -84,10 +84,10 @@ typedef struct {
     uint32_t first, n; /* launch rows [first, first + n): one table, one loop, positions rising */
 } cu_tile;
 
-/* ---- expanded prefill: rows flagged CU_ROW_EXPANDED, which have tiles like all others ----
- * Whoever drops rows from a descriptor on the device rewrites first and n of a run as of a
- * tile (n may become 0); pieces name runs by number and keys by position and stay as they are:
- * the kernels stop at the position of the run's last row. */
+/* ---- expanded prefill: rows flagged CU_ROW_EXPANDED; they have tiles like all others ----
+ * A kernel dropping rows from a descriptor on the device rewrites first and n of a run as of a tile
+ * (n may become 0). Pieces name runs by number and keys by position and stay as they are: the
+ * kernels stop at the position of the run's last row. */
 typedef struct {
     uint32_t first, n; /* launch rows [first, first + n): one table, one loop, positions rising */
 } cu_run;
@@ -117,21 +117,21 @@ typedef struct {
     float scale; /* 1 / temperature; 0: greedy */
     float top_p, min_p;
     uint32_t top_k, n_top;
-    uint32_t logits; /* which of the rows with logits */
+    uint32_t logits; /* number among the rows with logits */
 } cu_draw;
 
-/* ---- what every kernel gets ---- */
+/* ---- arguments of every kernel ---- */
 
 /* When the first thread block of a kernel began and the last ended, in nanoseconds of the device's
- * own clock; NULL in a kernel's arguments: nobody asks, and nothing is read or written. */
+ * own clock; NULL in a kernel's arguments: no clock runs, and nothing is read or written. */
 typedef struct {
     uint64_t first, last;
 } cu_stamp;
 
 /* ---- cache ---- */
 
-/* As one layer sees it: where a slot holds several layers, `slots` points to the first slot's
- * values of this one, and slot_values stays the whole slot's. */
+/* As one layer sees it: if a slot holds several layers, `slots` points to this layer's values in
+ * the first slot, and slot_values stays the whole slot's. */
 typedef struct {
     void *slots;    /* [n_slots][slot_values] of float or bfloat16 */
     uint32_t *maps; /* [n_blocks][n_planes][32] */
@@ -139,9 +139,9 @@ typedef struct {
     bool f32;
 } cu_cache;
 
-/* What a row keeps from launch to launch, under its number. */
+/* The state of rows from launch to launch, by row number. */
 typedef struct {
-    float *h, *e, *out, *cum; /* [n_rows][dim]; cum [n_rows]; e NULL where no loop reads it */
+    float *h, *e, *out, *cum; /* [n_rows][dim]; cum [n_rows]; e NULL if no loop reads it */
     uint8_t *halted;          /* [n_rows] 1 from the launch it halts in to its next prelude */
 } cu_state;
 
@@ -149,18 +149,18 @@ enum { CU_FRONT = 4096 }; /* least bytes of memory for a descriptor, sent or on 
 
 typedef struct {
     cu_stamp *stamp;
-    void *desc;          /* on the device: where the kernels of the launch read it */
-    const void *came[2]; /* on the device: where the host has descriptors copied to, in turn */
+    void *desc;          /* on the device: the copy read by the launch's kernels */
+    const void *came[2]; /* on the device: the host copies descriptors here, in turn */
     uint32_t *turn; /* [2] on the device, begun as 0: descriptors taken so far; of the kernel */
     cu_cache cache;
     const uint8_t *halted; /* of the row states */
 } cu_begin_args;
 
-/* The first kernel of every launch. Takes the descriptor whose turn it is, if one has come.
- * Applies its edits, in order where it says so, and where the launch was started ahead takes out
- * the rows whose guard has halted since and makes tails of those that halted themselves: counts,
- * rows and tiles in the descriptor are the true ones for all kernels behind it. In such a
- * descriptor edits, draws and runs begin at multiples of 16 bytes, in this order. */
+/* The first kernel of every launch. Takes the descriptor next in turn, if one has come. Applies its
+ * edits, in order if the descriptor asks for it. If the launch was started ahead, takes out each
+ * row with a guard halted since, and makes a tail of each row halted itself: counts, rows and tiles
+ * in the descriptor are then final for all later kernels. In such a descriptor edits, draws and
+ * runs begin at multiples of 16 bytes, in this order. */
 cudaError_t cu_begin(cudaStream_t stream, const cu_begin_args *args);
 
 /* ---- row kernels: one block of threads per row ---- */
@@ -250,13 +250,13 @@ typedef struct {
     uint32_t per;    /* least key tiles of a part: with splits * per tiles, parts are by position */
     bool invariant;  /* a row's bits may depend on its own context alone */
     uint32_t shared; /* bytes of shared memory a thread block may have */
-    uint32_t *arrived; /* [rows][H] 0: thread blocks that have left their parts; 0 again behind */
+    uint32_t *arrived; /* [rows][H] 0: thread blocks done with their parts; 0 again behind */
     float *part_o;     /* [rows][splits][H][dv] */
     float *part_ml;    /* [rows][splits][H][2]: maximum, sum */
     void *o;           /* act [rows][o_ld]; head h at h * o_head */
     uint32_t o_head, o_ld;
 } cu_attn_args;
-/* True where the tensor-core kernel can serve these shapes, at least one row to a tile. */
+/* True if the tensor-core kernel can serve these shapes, at least one row to a tile. */
 bool cu_attn_fits_mma(const cu_attn_args *args, bool f32);
 /* Rows one tile may have for these shapes. */
 uint32_t cu_attn_tile_rows(const cu_attn_args *args, bool f32);
@@ -300,14 +300,14 @@ typedef struct {
     void *o;                   /* act [rows][o_ld]; head h at h * v */
     uint32_t o_ld;
 } cu_flash_args;
-/* False where shapes or a block's shared memory forbid it; `shared` is what a block may have. */
+/* False if shapes or a block's shared memory forbid it; `shared`: most bytes of a block. */
 bool cu_flash_fits(const cu_flash_args *args, uint32_t shared);
-/* Queries from which a run is expanded. */
+/* Least queries of an expanded run. */
 uint32_t cu_flash_crossover(const cu_flash_args *args);
 /* Bytes of scratch for one key. */
 uint64_t cu_flash_key_bytes(const cu_flash_args *args);
-/* The keys and values of one pass, then its attention: its sums go to the parts, and go on from
- * there where an earlier pass has begun a context. tiles: most tiles of queries. */
+/* The keys and values of one pass, then its attention: its sums go to the parts, and continue from
+ * them if an earlier pass has begun a context. tiles: most tiles of queries. */
 cudaError_t cu_flash_expand(cudaStream_t stream, const cu_flash_args *args, uint32_t pass);
 cudaError_t cu_flash_attend(cudaStream_t stream, const cu_flash_args *args, uint32_t pass,
                             uint32_t tiles);
@@ -328,7 +328,7 @@ typedef enum {
     CU_STORE_F32,
     CU_STORE_ACT,
     CU_STORE_SILU,
-    CU_STORE_QUERY, /* what cu_mla_query makes of F32's y, without it; bfloat16 only */
+    CU_STORE_QUERY, /* queries as from cu_mla_query, without a y; bfloat16 only */
 } cu_mm_store;
 
 typedef struct {
@@ -336,9 +336,9 @@ typedef struct {
         n; /* parts order[first, first + n) all of one group, n <= CU_TILE_ROWS */
 } cu_moe_tile;
 
-/* What the router decided, filled by cu_moe_route and cu_moe_group. A part is one row in one
- * group: part = row * parts_per_row + k; k < top_k are the picked experts, the others the
- * always-on groups n_experts, n_experts + 1, … */
+/* The router's choice, filled by cu_moe_route and cu_moe_group. A part is one row in one group:
+ * part = row * parts_per_row + k; k < top_k are the picked experts, the others the always-on groups
+ * n_experts, n_experts + 1, … */
 typedef struct {
     uint32_t n_experts, top_k, n_shared_groups, parts_per_row;
     uint32_t *pick;     /* [rows][top_k] */
@@ -367,8 +367,8 @@ typedef struct {
     cu_moe moe;
     cu_query_args query; /* QUERY: all but in, ld_in, desc and stamp; n_heads * nope is even */
     /* How weights stay in the second-level cache: the first keep_rows rows (a multiple of
-     * CU_MM_ROWS) of each matrix that is not a routed expert's as long as can be, routed experts'
-     * with pass_experts no longer than need be. */
+     * CU_MM_ROWS) of each matrix stay as long as possible, except routed experts' matrices: with
+     * pass_experts these leave first. */
     uint32_t keep_rows;
     bool pass_experts;
     uint32_t fillings; /* of tokens in shared memory: set by cu_mm */
@@ -408,9 +408,9 @@ typedef enum {
     CU_EXIT_FIXED
 } cu_exit; /* as exit_rule */
 
-/* y = x + parts, or with an out_norm x + rms(part; out_norm). With `inject`, which has no out_norm,
- * h = A h + B e + y + LoRA(y), else h = y; with a loop_norm h = rms(h; loop_norm). Then the row may
- * leave. */
+/* y = x + parts, or with an out_norm x + rms(part; out_norm). With `inject`, never beside an
+ * out_norm, h = A h + B e + y + LoRA(y), else h = y; with a loop_norm h = rms(h; loop_norm). Then
+ * the row may leave. */
 typedef struct {
     const void *desc;
     cu_stamp *stamp;
@@ -418,7 +418,7 @@ typedef struct {
     float norm_eps;
     cu_state state;
     float *x;              /* [rows][dim] after the last attention; working memory from here on */
-    const float *parts;    /* [rows][n_parts][dim] what the last feed-forward gave */
+    const float *parts;    /* [rows][n_parts][dim] output of the last feed-forward */
     const float *out_norm; /* with one part; or NULL */
     bool inject;
     uint32_t lora_rank, lora_rows;
@@ -432,13 +432,14 @@ typedef struct {
     float halt_bias;
     bool weighted; /* out = sum of weight * h (ACT); else h of the loop it leaves after */
 } cu_loop_end_args;
-/* With inject mix, then leave; then, and without inject alone, row where cu_loop_by_row. */
+/* With inject mix, then leave; then, and without inject alone, row if cu_loop_by_row. */
 cudaError_t cu_loop_mix(cudaStream_t stream, const cu_loop_end_args *args, uint32_t rows);
 cudaError_t cu_loop_leave(cudaStream_t stream, const cu_loop_end_args *args, uint32_t rows);
 bool cu_loop_by_row(const cu_loop_end_args *args);
 cudaError_t cu_loop_row(cudaStream_t stream, const cu_loop_end_args *args, uint32_t rows);
 uint64_t cu_loop_sums(uint32_t dim, uint32_t lora_rank);
-/* to[k] = lora_b[k] halt_w, once: what LoRA's row k adds to the gate's product. lora_rank > 0. */
+/* to[k] = lora_b[k] halt_w, once: the share of LoRA's row k in the gate's product. lora_rank > 0.
+ */
 cudaError_t cu_loop_gate(cudaStream_t stream, const float *lora_b, const float *halt_w,
                          uint32_t dim, uint32_t lora_rank, float *to);
 
@@ -450,15 +451,15 @@ typedef struct {
     const float *logits; /* [rows][vocab] */
     uint32_t vocab;
 } cu_sample_args;
-/* What eng_sample picks for each of the descriptor's draws. token UINT32_MAX: NaN, +Inf or
+/* The choice of eng_sample for each of the descriptor's draws. token UINT32_MAX: NaN, +Inf or
  * nothing to choose. `rows`: capacity in draws. */
 cudaError_t cu_sample(cudaStream_t stream, const cu_sample_args *args, uint32_t rows);
 
 /* Once per process and device: lets kernels use more shared memory than 48 KiB, and lets a kernel
- * start before the one it follows has ended where the device can (compute capability 9.0 and later,
+ * start before its predecessor has ended if the device can (compute capability 9.0 and later,
  * unless FATHOM_CUDA_OVERLAP=0 is in the environment). */
 cudaError_t cu_kernels_setup(int device, uint32_t dim);
-/* The kernel that could not be started in this thread, told once; NULL if none. */
+/* The kernel that could not be started in this thread, reported once; else NULL. */
 const char *cu_failed_kernel(void);
 
 #ifdef __cplusplus

@@ -2,8 +2,8 @@
  * The descriptor is copied to the device beside the launch before; the first kernel takes it from
  * there (ahead.cu).
  *
- * `launch` copies what it is given and queues: it never waits for the device (but see
- * edits_ahead). `wait` blocks on the event of the oldest launch, and on nothing behind it. */
+ * `launch` copies its input and queues: it never waits for the device (but see edits_ahead). `wait`
+ * blocks on the event of the oldest launch, and on nothing behind it. */
 #include "engine/cuda/cuda_internal.h"
 #include "engine/rowmath.h"
 
@@ -16,7 +16,7 @@ _Static_assert(sizeof(cu_choice) == sizeof(eng_choice) &&
                    (int)CU_MAX_TOP == ENG_MAX_TOP,
                "a kernel writes what the caller reads");
 
-/* Index of the smallest capacity that holds `rows`. */
+/* Index of the smallest capacity for `rows`. */
 uint32_t eng__cuda_bucket(const cu_backend *cuda, uint32_t rows) {
     uint32_t i = 0;
     while (i + 1 < cuda->n_buckets && cuda->bucket[i] < rows)
@@ -32,13 +32,13 @@ static cu_head *head_at(cu_flight *flight) {
 static cu_row *rows_at(cu_flight *flight) {
     return (cu_row *)(void *)(flight->desc + head_at(flight)->rows);
 }
-/* Where the next launch goes. */
+/* The flight of the next launch. */
 static cu_flight *free_flight(cu_backend *cuda) {
     return &cuda->flight[(cuda->oldest + cuda->n_flying) % CU_FLIGHTS];
 }
 
-/* Appends the entries of r's block table that are not there yet; rows that follow each other in
- * one sequence share them. */
+/* Appends the missing entries of row's block table; rows next to each other in one sequence share
+ * them. */
 static void put_table(const eng_row *row, const eng_row *before, uint32_t *tables, uint32_t *start,
                       uint32_t *n) {
     uint32_t want = row->pos / ENG_BLOCK + 1;
@@ -62,7 +62,7 @@ static uint32_t put_tiles(const cu_backend *cuda, const eng_launch *launch, cu_t
 }
 
 enum {
-    FLAGS_ASK = CU_ROW_GUARDED | CU_ROW_OR_TAIL, /* what an earlier launch did */
+    FLAGS_ASK = CU_ROW_GUARDED | CU_ROW_OR_TAIL, /* dependent on an earlier launch */
     FLAGS_SENT = CU_ROW_TAIL | CU_ROW_KV_ONLY | FLAGS_ASK,
 };
 
@@ -107,8 +107,8 @@ static int check_draws(const eng_launch *launch, err *e) {
     return 0;
 }
 
-/* Numbers the rows that the head runs for: first those whose logits leave the device, so that
- * they are one piece, then those that only sample. */
+/* Numbers the rows of the head: first the rows with logits for the host, so that these are one
+ * piece, then the rows that only sample. */
 static void put_heads(cu_flight *flight, const eng_launch *launch) {
     cu_head *head = head_at(flight);
     cu_row *to = rows_at(flight);
@@ -139,9 +139,10 @@ static void put_heads(cu_flight *flight, const eng_launch *launch) {
     flight->n_choices = head->n_draws;
 }
 
-/* Whether edit d sets an entry that one before it may have set. Edits of one position mostly stand
- * together, planes rising; those that do not are taken for the same entry. It happens: a sequence
- * that is thrown out while a launch is built leaves its edits there, and its blocks to others. */
+/* True if an earlier edit may have set an entry of `edit`. Edits of one position mostly stand
+ * together, planes rising; other edits of the position count as of the same entry. It happens: a
+ * sequence evicted while a launch is built leaves its edits in the launch, and its blocks to
+ * others. */
 static bool edited_before(cu_backend *cuda, const eng_edit *edit, const eng_edit *before) {
     uint32_t bit = 1u << edit->off;
     if (cuda->edited[edit->block].now != cuda->edits_now) {
@@ -174,9 +175,9 @@ static void put_edits(cu_backend *cuda, const eng_edit *edits, uint32_t n, cu_he
 }
 
 /* The packed descriptor's way to the device, on a stream of its own: it arrives while the launch
- * before still runs. On an H100 a kernel that reads 4 KB across the bus itself takes 18 us with
+ * before still runs. On an H100 a kernel reading 4 KB across the bus itself takes 18 us with
  * seventeen thread blocks and 4 with one, a copy in the stream 12, this one 1.5
- * (bench/cuda/h100.md). The place it is copied to was read by the launch before the last, which has
+ * (bench/cuda/h100.md). The target of the copy was last read by the launch before the last, already
  * ended. */
 static cudaError_t send_descriptor(cu_backend *cuda) {
     uint32_t i = cuda->turn & 1;
@@ -187,8 +188,8 @@ static cudaError_t send_descriptor(cu_backend *cuda) {
     return rc == cudaSuccess ? cudaStreamWaitEvent(cuda->stream, cuda->copied[i], 0) : rc;
 }
 
-/* Edits beyond what one descriptor holds go ahead in pieces, and only such a launch waits for the
- * device: a descriptor has room for the most that rows of one launch can need. */
+/* Edits too many for one descriptor go ahead in pieces, and only such a launch waits for the
+ * device: a descriptor has room for the most edits that the rows of one launch can need. */
 static int edits_ahead(cu_backend *cuda, const eng_launch *launch, uint32_t *done, err *e) {
     while (launch->n_edits - *done > cuda->edit_cap) {
         cu_head *head = (cu_head *)(void *)cuda->sent[cuda->turn & 1];
@@ -213,7 +214,7 @@ static int edits_ahead(cu_backend *cuda, const eng_launch *launch, uint32_t *don
     return 0;
 }
 
-/* Builds the descriptor in pinned memory; *path = what it takes. */
+/* Builds the descriptor in pinned memory; *path: the kernels it takes. */
 static void pack(cu_backend *cuda, cu_flight *flight, const eng_launch *launch, uint32_t edits_done,
                  cu_path *path) {
     bool multi = false, all = false;
@@ -256,7 +257,7 @@ static cudaError_t run_stage(cu_backend *cuda, const cu_flight *flight, cu_path 
     if (eng__cuda_layers(cuda, flight->stage) == 0)
         path = (cu_path){CU_ONE_ROW, 0}; /* no attention */
     cudaGraphExec_t graph = cuda->graph[flight->stage][i][path.mode];
-    /* Long contexts take milliseconds, which hide single launches. */
+    /* Long contexts take milliseconds: the cost of single launches is hidden. */
     if (path.passes > 1 || !cuda->graphs) graph = NULL;
     cudaError_t rc = graph ? cudaGraphLaunch(graph, cuda->stream)
                            : eng__cuda_stage(cuda, flight->stage, cuda->bucket[i], path);
@@ -276,9 +277,8 @@ static cudaError_t fetch(cu_backend *cuda, cu_flight *flight) {
                            cudaMemcpyDeviceToHost, cuda->stream);
 }
 
-/* From where the time of a launch counts: the end of the one before, while that runs, so that no
- * event of its own comes between the two; else an event of its own, as the device has nothing to
- * do. */
+/* The time of a launch counts from the end of the one before, if this still runs, so that no event
+ * comes between the two; else from an event of its own, as the device is idle. */
 static int start_clock(cu_backend *cuda, cu_flight *flight, err *e) {
     cudaEvent_t before = cuda->ended[(cuda->n_launches + CU_FLIGHTS) % (CU_FLIGHTS + 1)];
     cudaError_t rc = cuda->n_flying ? cudaEventQuery(before) : cudaSuccess;
@@ -298,7 +298,7 @@ static int cuda_launch(eng_backend *base, const eng_launch *launch, err *e) {
     if (cuda->n_flying == CU_FLIGHTS) {
         return err_set(e, ERR_INTERNAL, NULL, "%d launches are in flight already", CU_FLIGHTS);
     }
-    /* Everything that may refuse the launch comes before the first thing that changes the cache. */
+    /* Every check that may refuse the launch comes before the first change of the cache. */
     if (eng__check_launch(&base->info, &cuda->plan, &cuda->opts, &cuda->stamps, launch, e) != 0 ||
         check_draws(launch, e) != 0 ||
         eng__cuda_check(cuda, cudaSetDevice(cuda->device), "choosing the device", e) != 0 ||
@@ -312,7 +312,7 @@ static int cuda_launch(eng_backend *base, const eng_launch *launch, err *e) {
     if (rc == cudaSuccess) rc = eng__cuda_clock_fetch(cuda, flight, path);
     if (rc == cudaSuccess) rc = fetch(cuda, flight);
     if (rc == cudaSuccess) rc = cudaEventRecord(flight->ended, cuda->stream);
-    if (rc != cudaSuccess) cuda->lost = true; /* a part may run, and nobody knows which */
+    if (rc != cudaSuccess) cuda->lost = true; /* an unknown part may run */
     if (eng__cuda_check(cuda, rc, "starting a launch", e) != 0) return -1;
     cuda->n_flying++;
     cuda->n_launches++;
@@ -353,7 +353,7 @@ static void cuda_close(eng_backend *base) {
     if (cuda->stream) {
         (void)cudaSetDevice(cuda->device);
         if (cuda->copies) (void)cudaStreamSynchronize(cuda->copies);
-        (void)cudaStreamSynchronize(cuda->stream); /* what is in flight ends first */
+        (void)cudaStreamSynchronize(cuda->stream); /* launches in flight end first */
     }
     for (uint32_t i = 0; i < CU_BUCKETS; i++) {
         for (int stage = 0; stage < CU_STAGES; stage++) {

@@ -1,9 +1,9 @@
-/* runs.c - which rows of a launch are attended to over expanded keys (flash.cu), and in what
- * pieces their contexts go through the scratch.
+/* runs.c - chooses the rows of a launch for attention over expanded keys (flash.cu), and cuts their
+ * contexts into pieces for the scratch.
  *
- * A run is all rows next to each other that may share keys. Whether it is expanded depends on
- * its own number of queries alone, so that other sequences never change a row's bits; pieces
- * and passes do depend on the whole launch, and change no bit. */
+ * A run is all rows next to each other that may share keys. It is expanded or not by its own number
+ * of queries alone, so other sequences never change a row's bits; pieces and passes do depend on
+ * the whole launch, and change no bit. */
 #include "engine/cuda/cuda_internal.h"
 
 #include <string.h>
@@ -43,7 +43,7 @@ size_t eng__cuda_runs_bytes(const cu_backend *cuda) {
            cuda->flash.max_passes * sizeof(cu_pass);
 }
 
-/* What put_runs fills. */
+/* Filled by put_runs. */
 typedef struct {
     cu_run *runs;
     cu_piece *pieces;
@@ -76,8 +76,8 @@ static void put_pieces(const cu_backend *cuda, run_plan *plan, uint32_t run, uin
     }
 }
 
-/* A row that may turn out not to be a tail may have a query, and in a core of several layers every
- * row has, in all but the last. */
+/* A row not certain to be a tail may have a query. In a core of several layers every row has one,
+ * in all layers but the last. */
 static bool writes_only(const cu_backend *cuda, const cu_row *row) {
     bool open = row->flags & CU_ROW_OR_TAIL && !(row->flags & CU_ROW_TAIL);
     return cuda->plan.n_core == 1 && row->flags & CU_ROW_KV_ONLY && !open;

@@ -1,10 +1,10 @@
 /* stages.c - the kernels of each stage in order, for a capacity of rows.
  *
  * Nothing here knows a launch: counts are read on the device. Below CU_BLAS_ROWS rows, or
- * CU_BLAS_ROWS_DENSE where the core has no experts, every product is the project's own kernel. From
- * there on dense products are cuBLAS's, which then computes the capacity's rows (rows beyond the
- * launch are scratch). Where a row's bits may not depend on the capacity (kernels bf16-invariant),
- * all products are the own ones. */
+ * CU_BLAS_ROWS_DENSE if the core has no experts, every product is the project's own kernel. From
+ * there on dense products are cuBLAS's, computed for all rows of the capacity (rows beyond the
+ * launch are scratch). If a row's bits may not depend on the capacity (kernels bf16-invariant), no
+ * product is cuBLAS's. */
 #include "engine/cuda/cuda_internal.h"
 
 #include <math.h>
@@ -125,11 +125,11 @@ void eng__cuda_attn_shape(const cu_backend *cuda, cu_attn_args *args) {
 /* Parts of a context, and the least key tiles of one.
  *
  * Few rows: enough thread blocks to fill the device twice over. The last block of a row and its
- * heads reads what the others leave, so MLA, with 16 heads to a block, has at most 16 parts, of two
- * tiles at least: reading a part of mythos_1b (16 KB) takes about as long as a fifth of a tile.
- * Many rows: parts of 1,024 positions, by position, so that the block of one long context does not
- * run on when all others have ended. A part costs memory for each row: four are enough. Invariant:
- * a row's parts follow from the most positions alone, whatever runs beside it. */
+ * heads reads the parts of the others, so MLA, with 16 heads to a block, has at most 16 parts, of
+ * two tiles at least: reading a part of mythos_1b (16 KB) takes about as long as a fifth of a tile.
+ * Many rows: parts of 1,024 positions, by position, so the block of one long context does not run
+ * on after all others have ended. A part costs memory for each row: four are enough. Invariant: a
+ * row's parts follow from the most positions alone, whatever runs beside it. */
 cu_parts eng__cuda_parts(const cu_backend *cuda, uint32_t rows) {
     bool mla = cuda->plan.attn == ATTN_MLA;
     uint32_t per_row =
@@ -144,12 +144,12 @@ cu_parts eng__cuda_parts(const cu_backend *cuda, uint32_t rows) {
     return parts;
 }
 
-/* Where a layer keeps its keys and values. */
+/* The place of a layer's keys and values. */
 typedef struct {
     cu_cache cache; /* slots as this layer sees them */
     uint32_t plane;
     bool by_loop;
-    uint16_t no_query; /* rows so flagged end with this layer's keys and values */
+    uint16_t no_query; /* a row with these flags ends with this layer's keys and values */
 } place;
 
 /* Layer `layer` of a stage. A tail's last loop is there for its keys and values: the last core
@@ -203,7 +203,7 @@ void eng__cuda_flash_shape(const cu_backend *cuda, cu_flash_args *args) {
         .keys = cuda->flash.keys};
 }
 
-/* o of the rows in runs, over what the absorbed products left there. */
+/* o of the rows in runs, over the absorbed products' values. */
 static cudaError_t expanded(cu_backend *cuda, const cu_layer *layer, const place *at, uint32_t rows,
                             uint32_t passes) {
     cu_flash_args args;
@@ -240,8 +240,8 @@ static cudaError_t expanded(cu_backend *cuda, const cu_layer *layer, const place
     return rc;
 }
 
-/* cq -> q_nope and q. mm splits its product itself where the pairs that are rotated are two rows of
- * one of its tiles. */
+/* cq -> q_nope and q. mm splits its product itself if the two rows of each rotated pair lie in one
+ * of its tiles. */
 static cudaError_t queries(cu_backend *cuda, const cu_layer *layer, cu_query_args *query,
                            uint32_t rows) {
     if (!cuda->f32 && !use_blas(cuda, rows) && query->n_heads * query->nope % 2 == 0) {
@@ -329,7 +329,7 @@ _Static_assert((int)CU_EXIT_ACT == (int)EXIT_ACT && (int)CU_EXIT_HAZARD == (int)
                    (int)CU_EXIT_COSINE == (int)EXIT_COSINE && (int)CU_EXIT_FIXED == (int)EXIT_FIXED,
                "exit rules, as the plan names them");
 
-/* out_norm: of the delta that is added first, if the layers have such norms. */
+/* out_norm: of the delta added first, if the layers have such norms. */
 static cu_row_args row_args(const cu_backend *cuda, cu_row_from from, cu_row_to to,
                             const float *norm, const float *out_norm) {
     return (cu_row_args){.desc = cuda->desc,
@@ -353,7 +353,7 @@ static cu_row_args row_args(const cu_backend *cuda, cu_row_from from, cu_row_to 
                          .act = to == CU_TO_HEAD ? cuda->work.head : cuda->work.act};
 }
 
-/* Which rows go to which group. */
+/* Assigns rows to groups. */
 static cudaError_t assign(cu_backend *cuda, cu_route_args *args, uint32_t rows) {
     if (rows <= CU_ASSIGN_ROWS && args->moe.n_experts <= CU_ASSIGN_EXPERTS) {
         args->stamp = eng__cuda_stamp(cuda, "moe_assign");
@@ -367,7 +367,7 @@ static cudaError_t assign(cu_backend *cuda, cu_route_args *args, uint32_t rows) 
 }
 
 /* act -> parts [rows][n_parts][D]. The always-on experts are groups like the others, or at many
- * rows two dense products whose sum is the last part. */
+ * rows two dense products, summed as the last part. */
 static cudaError_t experts(cu_backend *cuda, uint32_t rows, uint32_t *n_parts) {
     const model_plan *plan = &cuda->plan;
     const cu_layer *layer = &cuda->core[0];
@@ -451,8 +451,8 @@ uint32_t eng__cuda_layers(const cu_backend *cuda, eng_stage stage) {
                                       : plan->n_core;
 }
 
-/* A stage's layers; `from` is where the first finds its input. The last sum is left to the
- * caller: x, and what the last feed-forward gave, in delta or, from experts, in n_parts parts. */
+/* A stage's layers; `from`: the input of the first. The last sum is left to the caller: x, and the
+ * last feed-forward's output, in delta or, from experts, in n_parts parts. */
 static cudaError_t run_layers(cu_backend *cuda, eng_stage stage, const cu_layer *layers,
                               cu_row_from from, uint32_t rows, cu_path path, uint32_t *n_parts) {
     cudaError_t rc = cudaSuccess;

@@ -1,8 +1,8 @@
 /* weights.c - puts the model's tensors on the device in the layouts the kernels read.
  *
- * Matrices keep the file's row order [out][in], rows padded with zeros to 32 values and
- * their number to 16, so that no kernel needs a bound inside a product. Gate and up rows
- * alternate in eights: one lane of a tensor-core tile then holds a gate and its up. */
+ * Matrices keep the file's row order [out][in], rows padded with zeros to 32 values and their
+ * number to 16, so no kernel needs a bound inside a product. Gate and up rows alternate in eights:
+ * one lane of a tensor-core tile then holds a gate and its up. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/size.h"
@@ -16,7 +16,7 @@
 
 enum { STAGE_BYTES = 8 << 20, PIECES = 16384, MOST_THREADS = 8, AT_ONCE = 64 };
 
-/* Values that stand together in the file and in a row. */
+/* Values next to each other in the file and in a row. */
 typedef struct {
     const uint8_t *from;
     uint8_t *to; /* in the stage */
@@ -33,7 +33,7 @@ typedef struct {
     size_t cap, used;
     piece *pieces; /* [PIECES] of the stage */
     uint32_t n_pieces;
-    uint8_t *to; /* where the staged bytes go */
+    uint8_t *to; /* target of the staged bytes */
     uint32_t ld;
     uint64_t done, all, began_ns, said_ns;
 } uploader;
@@ -89,8 +89,8 @@ static int flush(uploader *upload, err *e) {
     return 0;
 }
 
-/* Space for one row of `pieces` pieces; what lies beyond its first n values is zeros. NULL after
- * an error. */
+/* Space for one row of `pieces` pieces, with zeros beyond its first n values. NULL after an error.
+ */
 static uint8_t *next_row(uploader *upload, uint32_t n, uint32_t pieces, err *e) {
     size_t bytes = (size_t)upload->ld * cu_act_bytes(upload->cuda),
            filled = (size_t)n * cu_act_bytes(upload->cuda);
@@ -120,7 +120,8 @@ static int put_floats(uploader *upload, const float *values, uint32_t n, err *e)
     return 0;
 }
 
-/* n values of t from column col of row r; rows have as many values as the tensor's last axis. */
+/* n values of `tensor` from column col of `row`; rows have as many values as the tensor's last
+ * axis. */
 static int put_row(uploader *upload, const model_tensor *tensor, uint64_t row, uint64_t col,
                    uint32_t n, err *e) {
     uint8_t *at = next_row(upload, n, 1, e);
@@ -191,7 +192,7 @@ static int upload_vector(cu_backend *cuda, float **out, tensor_place at, err *e)
     return rc;
 }
 
-/* The kernels turn neighbours: rows of queries and keys move where the file pairs halves. */
+/* The kernels turn neighbours: rows of queries and keys move if the file pairs halves. */
 static uint64_t file_row(const model_plan *plan, tensor_role role, uint64_t row) {
     bool turns = plan->attn == ATTN_GQA && (role == TENSOR_WQ || role == TENSOR_WK);
     return turns ? plan_rope_row(plan, (uint32_t)row) : row;
@@ -314,8 +315,8 @@ static int put_shared_down(uploader *upload, const model_tensor *down, uint32_t 
     return put_zeros(upload, cu_round(plan->dim, CU_MM_ROWS) - plan->dim, e);
 }
 
-/* A shared expert of hidden expert_dim * top_k is top_k groups of hidden expert_dim: the MoE
- * is uniform. down is [D][groups * expert_ld], so that it also serves as one matrix. */
+/* A shared expert of hidden expert_dim * top_k is top_k groups of hidden expert_dim: the MoE is
+ * uniform. down is [D][groups * expert_ld], so it also serves as one matrix. */
 static int upload_shared(uploader *upload, cu_layer *layer, tensor_place at, err *e) {
     const model_plan *plan = &upload->cuda->plan;
     uint32_t padded = cu_round(plan->expert_dim, CU_K_STEP), groups = upload->cuda->groups_shared;
@@ -466,7 +467,7 @@ static int upload_injection(cu_backend *cuda, err *e) {
     return upload_vector(cuda, &cuda->lora_scale, of_model(TENSOR_LORA_SCALE), e);
 }
 
-/* The gate, for the rules that ask it. */
+/* The gate, for the exit rules with one. */
 static int upload_gate(cu_backend *cuda, err *e) {
     model_tensor bias;
     if (cuda->opts.exit != EXIT_ACT && cuda->opts.exit != EXIT_HAZARD) return 0;
@@ -526,7 +527,7 @@ static int upload_all(uploader *upload, err *e) {
         upload_loop(cuda, e) != 0 || upload_tables(cuda, e) != 0) {
         return -1;
     }
-    if (!plan->final_norm) return 0; /* the head reads what the last loop or layer gave */
+    if (!plan->final_norm) return 0; /* the head reads the output of the last loop or layer */
     return upload_vector(cuda, &cuda->final_norm, of_model(TENSOR_FINAL_NORM), e);
 }
 
