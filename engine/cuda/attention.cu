@@ -1,8 +1,8 @@
 /* attention.cu - attention of rows over the cache, through lists of slots.
  *
- * Absorbed MLA is attention with one K/V head: the key of a position is its slot, the value
- * the slot's first kv_lora values. The context is split over thread blocks, the last of which joins
- * what all have left (attention.cuh).
+ * Absorbed MLA is attention with one K/V head: the key of a position is its slot, the value the
+ * slot's first kv_lora values. The context is split over thread blocks; the last block to end joins
+ * their parts (attention.cuh).
  *
  * attn_mma: tensor cores, bfloat16 cache. A block of 8 warps takes 16 heads (one m16 tile) of
  * up to CU_ATTN_ROWS rows of one sequence against tiles of 64 keys. Scores: each warp 8
@@ -16,7 +16,7 @@
 enum {
     MMA_THREADS = 256,
     MMA_WARPS = MMA_THREADS / 32,
-    WARP_KEYS = CU_ATTN_KEYS / MMA_WARPS,       /* of a tile: those a warp scores */
+    WARP_KEYS = CU_ATTN_KEYS / MMA_WARPS,       /* of a tile, scored by one warp */
     HEAD_THREADS = MMA_THREADS / CU_ATTN_HEADS, /* that copy a query */
     P_LD = CU_ATTN_KEYS + 8,
     WIDE_ROWS = 2,
@@ -35,36 +35,37 @@ struct mma_shared { /* offsets in bytes; everything 16-byte aligned */
 static __host__ __device__ __forceinline__ mma_shared mma_layout(uint32_t dk, uint32_t rows,
                                                                  uint32_t buffers,
                                                                  uint32_t splits) {
-    mma_shared s;
+    mma_shared layout;
     uint32_t ld = key_ld(dk) * 2, merge = merge_bytes(splits);
-    s.k = 0;
-    s.q = s.k + buffers * CU_ATTN_KEYS * ld;
-    s.p = s.q + rows * CU_ATTN_HEADS * ld;
-    s.top = s.p + rows * CU_ATTN_HEADS * P_LD * 2;
-    s.sum = s.top + rows * CU_ATTN_HEADS * MMA_WARPS * 4;
-    s.bytes = s.sum + rows * CU_ATTN_HEADS * MMA_WARPS * 4;
-    if (s.bytes < merge) s.bytes = merge;
-    return s;
+    layout.k = 0;
+    layout.q = layout.k + buffers * CU_ATTN_KEYS * ld;
+    layout.p = layout.q + rows * CU_ATTN_HEADS * ld;
+    layout.top = layout.p + rows * CU_ATTN_HEADS * P_LD * 2;
+    layout.sum = layout.top + rows * CU_ATTN_HEADS * MMA_WARPS * 4;
+    layout.bytes = layout.sum + rows * CU_ATTN_HEADS * MMA_WARPS * 4;
+    if (layout.bytes < merge) layout.bytes = merge;
+    return layout;
 }
 
-/* Queries of 16 heads of each row, on their way. Zeros for heads that are not there. */
+/* Queries of 16 heads of each row, on their way. Zeros for missing heads. */
 template <int R, int DK>
-static __device__ __forceinline__ void send_queries(const cu_attn_args &a, const query_block &b,
-                                                    bf16 *qs) {
-    const uint32_t dk = DK ? DK : a.dk, ld = key_ld(dk);
+static __device__ __forceinline__ void send_queries(const cu_attn_args &args,
+                                                    const query_block &block, bf16 *qs) {
+    const uint32_t dk = DK ? DK : args.dk, ld = key_ld(dk);
     uint32_t head = threadIdx.x / HEAD_THREADS, part = threadIdx.x % HEAD_THREADS * 8;
-    const bf16 *from = (const bf16 *)a.q + ((uint64_t)b.row * a.n_heads + b.h0 + head) * dk + part;
+    const bf16 *from =
+        (const bf16 *)args.q + ((uint64_t)block.row * args.n_heads + block.h0 + head) * dk + part;
 #pragma unroll
     for (int r = 0; r < R; r++) {
         bf16 *to = qs + (r * CU_ATTN_HEADS + head) * ld + part;
-        bool there = (uint32_t)r < b.n && head < b.heads;
+        bool there = (uint32_t)r < block.n && head < block.heads;
 #pragma unroll
         for (uint32_t c = 0; c < dk; c += HEAD_THREADS * 8) {
             if (part + c >= dk) continue;
             if (there) copy_async(to + c, from + c);
             else *(vec16 *)(to + c) = vec16{};
         }
-        from += (uint64_t)a.n_heads * dk;
+        from += (uint64_t)args.n_heads * dk;
     }
 }
 
@@ -73,32 +74,32 @@ struct key_map {
     const uint32_t *table;
     uint32_t plane, keys;
 };
-/* The slots of the keys of tile `tile` that this thread copies. */
-static __device__ __forceinline__ void find_slots(const cu_attn_args &a, const key_map &m,
+/* The slots of this thread's keys of tile `tile`. */
+static __device__ __forceinline__ void find_slots(const cu_attn_args &args, const key_map &map,
                                                   uint32_t tile, uint32_t slot[KEY_TURNS]) {
 #pragma unroll
     for (int i = 0; i < KEY_TURNS; i++) {
         uint32_t key = tile * CU_ATTN_KEYS + i * KEYS_OF_TURN + threadIdx.x / KEY_THREADS;
-        slot[i] = slot_of(a.desc, a.cache, m.table, m.plane, key, m.keys);
+        slot[i] = slot_of(args.desc, args.cache, map.table, map.plane, key, map.keys);
     }
 }
 
-/* 64 keys, on their way; zeros where there is no slot. */
+/* 64 keys, on their way; zeros for keys without a slot. */
 template <int DK>
-static __device__ __forceinline__ void send_keys(const cu_attn_args &a,
+static __device__ __forceinline__ void send_keys(const cu_attn_args &args,
                                                  const uint32_t slot[KEY_TURNS], bf16 *ks) {
-    const uint32_t dk = DK ? DK : a.dk, ld = key_ld(dk);
+    const uint32_t dk = DK ? DK : args.dk, ld = key_ld(dk);
     uint32_t part = threadIdx.x % KEY_THREADS * 8;
 #pragma unroll
     for (int i = 0; i < KEY_TURNS; i++) {
         bf16 *to = ks + (i * KEYS_OF_TURN + threadIdx.x / KEY_THREADS) * ld + part;
-        const bf16 *from = (const bf16 *)a.cache.slots + part;
+        const bf16 *from = (const bf16 *)args.cache.slots + part;
         if (slot[i] == RM_NO_SLOT) {
             for (uint32_t c = 0; part + c < dk; c += KEY_THREADS * 8)
                 *(vec16 *)(to + c) = vec16{};
             continue;
         }
-        from += (uint64_t)slot[i] * a.cache.slot_values;
+        from += (uint64_t)slot[i] * args.cache.slot_values;
 #pragma unroll
         for (uint32_t c = 0; c < dk; c += KEY_THREADS * 8) {
             if (DK || part + c < dk) copy_async(to + c, from + c);
@@ -106,17 +107,17 @@ static __device__ __forceinline__ void send_keys(const cu_attn_args &a,
     }
 }
 
-/* What one warp has summed: of each row's 16 heads lane l holds g = l / 4 and g + 8; its share of
- * the latent is pieces warp, warp + MMA_WARPS, ... of 16 values. */
+/* One warp's sums: of each row's 16 heads lane l holds g = l / 4 and g + 8; its share of the latent
+ * is pieces warp, warp + MMA_WARPS, ... of 16 values. */
 template <int R, int PAIRS> struct mma_sums { float m[R][2], l[R][2], acc[R][PAIRS * 2][4]; };
 
-/* Scores of the warp's 8 keys, and what the warp makes of its maxima. k: the tile's keys; see[r]:
- * how many of them row r sees. */
+/* Scores of the warp's 8 keys, and their maxima. k: the tile's keys; see[r]: how many of them row r
+ * sees. */
 template <int R, int DK>
-static __device__ __forceinline__ void mma_scores(const cu_attn_args &a, const bf16 *qs,
+static __device__ __forceinline__ void mma_scores(const cu_attn_args &args, const bf16 *qs,
                                                   const bf16 *k, const int32_t see[R], float *top,
                                                   float s[R][4]) {
-    const uint32_t dk = DK ? DK : a.dk, ld = key_ld(dk), k_steps = (dk + 15) / 16;
+    const uint32_t dk = DK ? DK : args.dk, ld = key_ld(dk), k_steps = (dk + 15) / 16;
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
     /* Addresses ldmatrix wants of this lane: rows of an m16 x 16 piece, and of 8 keys by 32. */
     uint32_t a_row = lane & 15, a_col = lane >> 4 << 3;
@@ -140,7 +141,7 @@ static __device__ __forceinline__ void mma_scores(const cu_attn_args &a, const b
             mma_bf16(s[r], f[0], f[1], f[2], f[3], b[2], b[3]);
         }
     }
-    float scale = a.scale * LOG2E;
+    float scale = args.scale * LOG2E;
 #pragma unroll
     for (int r = 0; r < R; r++) {
         float high[2] = {-INFINITY, -INFINITY};
@@ -202,9 +203,9 @@ static __device__ __forceinline__ void mma_weights(const float *top, float s[R][
 
 /* The tile's values, weighed. */
 template <int R, int PAIRS, int DK>
-static __device__ __forceinline__ void mma_values(const cu_attn_args &a, const bf16 *ps,
+static __device__ __forceinline__ void mma_values(const cu_attn_args &args, const bf16 *ps,
                                                   const bf16 *k, mma_sums<R, PAIRS> &sum) {
-    const uint32_t ld = key_ld(DK ? DK : a.dk), pieces = DK ? PAIRS * MMA_WARPS : a.dv / 16;
+    const uint32_t ld = key_ld(DK ? DK : args.dk), pieces = DK ? PAIRS * MMA_WARPS : args.dv / 16;
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     uint32_t a_row = lane & 15, a_col = lane >> 4 << 3;
 #pragma unroll
@@ -246,33 +247,34 @@ static __device__ __forceinline__ void mma_collect(const mma_sums<R, PAIRS> &sum
     __syncthreads();
 }
 
-/* The sums to their parts, or, where the context has one part, to o. */
+/* The sums to their parts, or to o if the context has one part. */
 template <int R, int PAIRS, int DK>
-static __device__ __forceinline__ void mma_store(const cu_attn_args &a, const query_block &b,
+static __device__ __forceinline__ void mma_store(const cu_attn_args &args, const query_block &block,
                                                  uint32_t split, bool whole, const float *all,
                                                  const mma_sums<R, PAIRS> &sum) {
-    const uint32_t dv = DK ? PAIRS * MMA_WARPS * 16 : a.dv;
+    const uint32_t dv = DK ? PAIRS * MMA_WARPS * 16 : args.dv;
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, q = lane & 3;
 #pragma unroll
     for (int r = 0; r < R; r++) {
-        if ((uint32_t)r >= b.n) continue;
-        if (whole && !has_query(a, rows_of(a.desc)[b.row + r])) continue;
+        if ((uint32_t)r >= block.n) continue;
+        if (whole && !has_query(args, rows_of(args.desc)[block.row + r])) continue;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            uint32_t head = (lane >> 2) + 8 * half, h = b.h0 + head;
-            if (head >= b.heads) continue;
+            uint32_t head = (lane >> 2) + 8 * half, h = block.h0 + head;
+            if (head >= block.heads) continue;
             const float *w = all + (r * CU_ATTN_HEADS + head) * MMA_WARPS;
             float l = w[0];
 #pragma unroll
             for (int i = 1; i < MMA_WARPS; i++)
                 l += w[i];
             float norm = l > 0.0f ? 1.0f / l : 0.0f;
-            uint64_t part = part_at(a, b.row + r, split, h);
-            float *to = a.part_o + part * dv + 2 * q;
-            bf16 *o = (bf16 *)a.o + (uint64_t)(b.row + r) * a.o_ld + (uint64_t)h * a.o_head + 2 * q;
+            uint64_t part = part_at(args, block.row + r, split, h);
+            float *to = args.part_o + part * dv + 2 * q;
+            bf16 *o = (bf16 *)args.o + (uint64_t)(block.row + r) * args.o_ld +
+                      (uint64_t)h * args.o_head + 2 * q;
             if (!whole && warp == 0 && q == 0) {
-                a.part_ml[part * 2] = sum.m[r][half];
-                a.part_ml[part * 2 + 1] = l;
+                args.part_ml[part * 2] = sum.m[r][half];
+                args.part_ml[part * 2 + 1] = l;
             }
 #pragma unroll
             for (int i = 0; i < PAIRS * 2; i++) {
@@ -286,18 +288,19 @@ static __device__ __forceinline__ void mma_store(const cu_attn_args &a, const qu
     }
 }
 
-/* One split's keys, tile by tile, the next on their way meanwhile where there are two buffers. */
+/* One split's keys, tile by tile, the next on their way meanwhile if there are two buffers. */
 template <int R, int PAIRS, int DK>
-static __device__ __forceinline__ void
-mma_keys(const cu_attn_args &a, const query_block &b, const key_range &range, const key_map &map,
-         uint32_t buffers, unsigned char *shared, const mma_shared &at, mma_sums<R, PAIRS> &sum) {
-    const uint32_t dk = DK ? DK : a.dk, ld = key_ld(dk);
+static __device__ __forceinline__ void mma_keys(const cu_attn_args &args, const query_block &block,
+                                                const key_range &range, const key_map &map,
+                                                uint32_t buffers, unsigned char *shared,
+                                                const mma_shared &at, mma_sums<R, PAIRS> &sum) {
+    const uint32_t dk = DK ? DK : args.dk, ld = key_ld(dk);
     bf16 *ks = (bf16 *)(shared + at.k), *qs = (bf16 *)(shared + at.q),
          *ps = (bf16 *)(shared + at.p);
     float *top = (float *)(shared + at.top);
     uint32_t slot[KEY_TURNS], pos[R], other = buffers == 2 ? CU_ATTN_KEYS * ld : 0;
-    find_slots(a, map, range.first, slot);
-    send_queries<R, DK>(a, b, qs);
+    find_slots(args, map, range.first, slot);
+    send_queries<R, DK>(args, block, qs);
     for (uint32_t i = threadIdx.x; DK == 0 && dk % 16 && i < buffers * CU_ATTN_KEYS + R * 16;
          i += MMA_THREADS) /* the 8 values up to a multiple of 16: keys, then queries */
         *(vec16 *)(i < buffers * CU_ATTN_KEYS ? ks + i * ld + dk
@@ -305,9 +308,9 @@ mma_keys(const cu_attn_args &a, const query_block &b, const key_range &range, co
             vec16{};
 #pragma unroll
     for (int r = 0; r < R; r++)
-        pos[r] = (uint32_t)r < b.n ? rows_of(a.desc)[b.row + r].pos : 0;
-    send_keys<DK>(a, slot, ks);
-    find_slots(a, map, range.first + 1, slot);
+        pos[r] = (uint32_t)r < block.n ? rows_of(args.desc)[block.row + r].pos : 0;
+    send_keys<DK>(args, slot, ks);
+    find_slots(args, map, range.first + 1, slot);
     for (uint32_t tile = range.first; tile < range.last; tile++) {
         const bf16 *k = ks + ((tile - range.first) & 1) * other;
         bool more = tile + 1 < range.last;
@@ -316,21 +319,21 @@ mma_keys(const cu_attn_args &a, const query_block &b, const key_range &range, co
         copies_wait();
         __syncthreads(); /* this tile is here; the other buffer has been used */
         if (more && buffers == 2) {
-            send_keys<DK>(a, slot, ks + ((tile + 1 - range.first) & 1) * other);
-            find_slots(a, map, tile + 2, slot);
+            send_keys<DK>(args, slot, ks + ((tile + 1 - range.first) & 1) * other);
+            find_slots(args, map, tile + 2, slot);
         }
 #pragma unroll
         for (int r = 0; r < R; r++)
             see[r] = (int32_t)(pos[r] + 1 - tile * CU_ATTN_KEYS);
-        mma_scores<R, DK>(a, qs, k, see, top, s);
+        mma_scores<R, DK>(args, qs, k, see, top, s);
         __syncthreads();
         mma_weights<R, PAIRS>(top, s, ps, sum);
         __syncthreads();
-        mma_values<R, PAIRS, DK>(a, ps, k, sum);
+        mma_values<R, PAIRS, DK>(args, ps, k, sum);
         if (more && buffers == 1) {
             __syncthreads(); /* the keys have been used */
-            send_keys<DK>(a, slot, ks);
-            find_slots(a, map, tile + 2, slot);
+            send_keys<DK>(args, slot, ks);
+            find_slots(args, map, tile + 2, slot);
         }
     }
 }
@@ -340,25 +343,26 @@ mma_keys(const cu_attn_args &a, const query_block &b, const key_range &range, co
  */
 template <int R, int PAIRS, int DK>
 static __global__ void __launch_bounds__(MMA_THREADS, 2)
-    attn_mma(cu_attn_args a, uint32_t buffers) {
-    kernel_scope scope(a.stamp);
+    attn_mma(cu_attn_args args, uint32_t buffers) {
+    kernel_scope scope(args.stamp);
     DYNAMIC_SHARED(shared);
-    const mma_shared at = mma_layout(DK ? DK : a.dk, R, buffers, a.splits);
-    const cu_head *head = head_of(a.desc);
+    const mma_shared at = mma_layout(DK ? DK : args.dk, R, buffers, args.splits);
+    const cu_head *head = head_of(args.desc);
     if (blockIdx.x >= head->n_tiles) return;
-    cu_tile t = ((const cu_tile *)((const char *)a.desc + head->tiles))[blockIdx.x];
-    const cu_row *rows = rows_of(a.desc) + t.first, first = rows[0];
+    cu_tile tile = ((const cu_tile *)((const char *)args.desc + head->tiles))[blockIdx.x];
+    const cu_row *rows = rows_of(args.desc) + tile.first, first = rows[0];
     uint32_t h0 = blockIdx.y * CU_ATTN_HEADS, split = blockIdx.z;
-    uint32_t heads = a.n_heads - h0 < CU_ATTN_HEADS ? a.n_heads - h0 : (uint32_t)CU_ATTN_HEADS;
-    query_block b = {t.first, t.n, h0, heads};
+    uint32_t heads =
+        args.n_heads - h0 < CU_ATTN_HEADS ? args.n_heads - h0 : (uint32_t)CU_ATTN_HEADS;
+    query_block block = {tile.first, tile.n, h0, heads};
     /* Expanded rows are flash.cu's, then all of the tile. */
-    if (first.flags & CU_ROW_EXPANDED || (t.n == 1 && !has_query(a, first))) {
-        if (split == 0) write_zeros<bf16>(a, b);
+    if (first.flags & CU_ROW_EXPANDED || (tile.n == 1 && !has_query(args, first))) {
+        if (split == 0) write_zeros<bf16>(args, block);
         return;
     }
-    key_map map = {tables_of(a.desc) + first.table, a.plane + (a.by_loop ? first.loop : 0),
-                   rows[t.n - 1].pos + 1};
-    key_range range = split_range(a, map.keys, split);
+    key_map map = {tables_of(args.desc) + first.table, args.plane + (args.by_loop ? first.loop : 0),
+                   rows[tile.n - 1].pos + 1};
+    key_range range = split_range(args, map.keys, split);
     if (range.first >= range.last) return;
     mma_sums<R, PAIRS> sum;
 #pragma unroll
@@ -369,74 +373,78 @@ static __global__ void __launch_bounds__(MMA_THREADS, 2)
         for (int i = 0; i < PAIRS * 2; i++)
             sum.acc[r][i][0] = sum.acc[r][i][1] = sum.acc[r][i][2] = sum.acc[r][i][3] = 0.0f;
     }
-    mma_keys<R, PAIRS, DK>(a, b, range, map, buffers, shared, at, sum);
+    mma_keys<R, PAIRS, DK>(args, block, range, map, buffers, shared, at, sum);
     mma_collect<R, PAIRS>(sum, (float *)(shared + at.sum));
-    mma_store<R, PAIRS, DK>(a, b, split, range.used == 1, (const float *)(shared + at.sum), sum);
-    uint32_t *arrived = a.arrived + (uint64_t)blockIdx.x * gridDim.y + blockIdx.y;
+    mma_store<R, PAIRS, DK>(args, block, split, range.used == 1, (const float *)(shared + at.sum),
+                            sum);
+    uint32_t *arrived = args.arrived + (uint64_t)blockIdx.x * gridDim.y + blockIdx.y;
     if (range.used > 1) {
         if (!comes_last(arrived, range.used, (uint32_t *)shared)) return;
-        merge_parts<4, false, bf16, R == CU_ATTN_ROWS ? 1 : 2>(a, b, range.used, shared);
+        merge_parts<4, false, bf16, R == CU_ATTN_ROWS ? 1 : 2>(args, block, range.used, shared);
     }
-    write_zeros<bf16>(a, b);
+    write_zeros<bf16>(args, block);
 }
 
 /* ---- launchers ---- */
 
-static uint32_t most_rows(const cu_attn_args *a) {
-    return a->dv <= 256 ? (uint32_t)CU_ATTN_ROWS : (uint32_t)WIDE_ROWS; /* sums fit the registers */
+static uint32_t most_rows(const cu_attn_args *args) {
+    return args->dv <= 256 ? (uint32_t)CU_ATTN_ROWS
+                           : (uint32_t)WIDE_ROWS; /* sums fit the registers */
 }
 
-extern "C" bool cu_attn_fits_mma(const cu_attn_args *a, bool f32) {
-    return !f32 && !a->cache.f32 && a->n_kv_heads == 1 && a->v_offset == 0 && a->dk % 8 == 0 &&
-           a->dv % 16 == 0 && a->dv <= 512 && a->dk <= 640 && a->cache.slot_values % 8 == 0 &&
-           mma_layout(a->dk, 1, 1, a->splits).bytes <= a->shared;
+extern "C" bool cu_attn_fits_mma(const cu_attn_args *args, bool f32) {
+    return !f32 && !args->cache.f32 && args->n_kv_heads == 1 && args->v_offset == 0 &&
+           args->dk % 8 == 0 && args->dv % 16 == 0 && args->dv <= 512 && args->dk <= 640 &&
+           args->cache.slot_values % 8 == 0 &&
+           mma_layout(args->dk, 1, 1, args->splits).bytes <= args->shared;
 }
 
-/* One row: two buffers where they fit. Rows of a prompt have more to compute than to read: one, so
- * that two thread blocks fit. */
+/* One row: two buffers if they fit. Rows of a prompt have more to compute than to read: one buffer,
+ * so that two thread blocks fit. */
 template <int R, int PAIRS, int DK>
-static cudaError_t start_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles) {
-    dim3 grid(tiles, cu_ceil_div(a->n_heads, CU_ATTN_HEADS), a->splits);
-    uint32_t buffers = R == 1 && mma_layout(a->dk, R, 2, a->splits).bytes <= a->shared ? 2 : 1;
-    uint32_t bytes = mma_layout(a->dk, R, buffers, a->splits).bytes;
-    return LAUNCH((attn_mma<R, PAIRS, DK>), grid, MMA_THREADS, bytes, s, *a, buffers);
+static cudaError_t start_mma(cudaStream_t stream, const cu_attn_args *args, uint32_t tiles) {
+    dim3 grid(tiles, cu_ceil_div(args->n_heads, CU_ATTN_HEADS), args->splits);
+    uint32_t buffers =
+        R == 1 && mma_layout(args->dk, R, 2, args->splits).bytes <= args->shared ? 2 : 1;
+    uint32_t bytes = mma_layout(args->dk, R, buffers, args->splits).bytes;
+    return LAUNCH((attn_mma<R, PAIRS, DK>), grid, MMA_THREADS, bytes, stream, *args, buffers);
 }
 
 /* The published widths, then any. */
 template <int R>
-static cudaError_t start_shape(cudaStream_t s, const cu_attn_args *a, uint32_t tiles) {
+static cudaError_t start_shape(cudaStream_t stream, const cu_attn_args *args, uint32_t tiles) {
     if constexpr (R != WIDE_ROWS) {
-        if (a->dk == 288 && a->dv == 256) return start_mma<R, 2, 288>(s, a, tiles);
-        if (a->dv <= 256) return start_mma<R, 2, 0>(s, a, tiles);
+        if (args->dk == 288 && args->dv == 256) return start_mma<R, 2, 288>(stream, args, tiles);
+        if (args->dv <= 256) return start_mma<R, 2, 0>(stream, args, tiles);
     }
     if constexpr (R <= WIDE_ROWS) {
-        if (a->dk == 416 && a->dv == 384) return start_mma<R, 3, 416>(s, a, tiles);
-        if (a->dk == 576 && a->dv == 512) return start_mma<R, 4, 576>(s, a, tiles);
-        return start_mma<R, 4, 0>(s, a, tiles);
+        if (args->dk == 416 && args->dv == 384) return start_mma<R, 3, 416>(stream, args, tiles);
+        if (args->dk == 576 && args->dv == 512) return start_mma<R, 4, 576>(stream, args, tiles);
+        return start_mma<R, 4, 0>(stream, args, tiles);
     }
     return cudaErrorInvalidValue;
 }
 
-extern "C" uint32_t cu_attn_tile_rows(const cu_attn_args *a, bool f32) {
-    if (cu_attn_fits_gqa(a, f32)) return cu_gqa_tile_rows(a);
-    if (!cu_attn_fits_mma(a, f32)) return 1;
-    uint32_t rows = most_rows(a);
-    return mma_layout(a->dk, rows, 1, a->splits).bytes <= a->shared ? rows : 1;
+extern "C" uint32_t cu_attn_tile_rows(const cu_attn_args *args, bool f32) {
+    if (cu_attn_fits_gqa(args, f32)) return cu_gqa_tile_rows(args);
+    if (!cu_attn_fits_mma(args, f32)) return 1;
+    uint32_t rows = most_rows(args);
+    return mma_layout(args->dk, rows, 1, args->splits).bytes <= args->shared ? rows : 1;
 }
 
-extern "C" cudaError_t cu_attn_mma(cudaStream_t s, const cu_attn_args *a, uint32_t tiles,
+extern "C" cudaError_t cu_attn_mma(cudaStream_t stream, const cu_attn_args *args, uint32_t tiles,
                                    bool one_row) {
-    if (one_row) return start_shape<1>(s, a, tiles);
-    if (most_rows(a) == WIDE_ROWS) return start_shape<WIDE_ROWS>(s, a, tiles);
-    return start_shape<CU_ATTN_ROWS>(s, a, tiles);
+    if (one_row) return start_shape<1>(stream, args, tiles);
+    if (most_rows(args) == WIDE_ROWS) return start_shape<WIDE_ROWS>(stream, args, tiles);
+    return start_shape<CU_ATTN_ROWS>(stream, args, tiles);
 }
 
-extern "C" cudaError_t cu_attn(cudaStream_t s, const cu_attn_args *a, uint32_t rows, bool f32,
-                               bool one_row) {
-    if (cu_attn_fits_mma(a, f32)) return cu_attn_mma(s, a, rows, one_row);
-    if (one_row && cu_attn_fits_mha(a, f32)) return cu_attn_mha(s, a, rows);
-    if (cu_attn_fits_gqa(a, f32)) return cu_attn_gqa(s, a, rows, one_row);
-    return cu_attn_simple(s, a, rows, f32);
+extern "C" cudaError_t cu_attn(cudaStream_t stream, const cu_attn_args *args, uint32_t rows,
+                               bool f32, bool one_row) {
+    if (cu_attn_fits_mma(args, f32)) return cu_attn_mma(stream, args, rows, one_row);
+    if (one_row && cu_attn_fits_mha(args, f32)) return cu_attn_mha(stream, args, rows);
+    if (cu_attn_fits_gqa(args, f32)) return cu_attn_gqa(stream, args, rows, one_row);
+    return cu_attn_simple(stream, args, rows, f32);
 }
 
 template <typename F> static cudaError_t allow_shared(F kernel, int bytes, cudaError_t rc) {

@@ -1,7 +1,7 @@
-/* common.cuh - what all kernels share: types, warp and block sums, tensor-core operations.
+/* common.cuh - shared by all kernels: types, warp and block sums, tensor-core operations.
  *
- * With FATHOM_CUDA_SHIM the kernels are plain C++ on the CPU (tests/cuda/shim): threads are
- * fibers, and the three operations that are inline PTX here are emulated lane by lane. */
+ * With FATHOM_CUDA_SHIM the kernels are plain C++ on the CPU (tests/cuda/shim): threads are fibers,
+ * and the three operations in inline PTX are emulated lane by lane. */
 #ifndef FATHOM_ENGINE_CUDA_COMMON_CUH
 #define FATHOM_ENGINE_CUDA_COMMON_CUH
 
@@ -20,11 +20,11 @@ struct alignas(16) vec16 { /* 16 bytes as one load: 8 bfloat16 or 4 floats */
     uint32_t w[4];
 };
 
-static __device__ __forceinline__ float widen(float v) {
-    return v;
+static __device__ __forceinline__ float widen(float value) {
+    return value;
 }
-static __device__ __forceinline__ float widen(bf16 v) {
-    return rm_bf16_widen(v.bits);
+static __device__ __forceinline__ float widen(bf16 value) {
+    return rm_bf16_widen(value.bits);
 }
 
 static __device__ __forceinline__ void narrow(float x, float *to) {
@@ -51,55 +51,55 @@ static __device__ __forceinline__ uint32_t narrow_pair(float lo, float hi) {
 }
 
 /* Weights are read once per launch: past the first-level cache. */
-static __device__ __forceinline__ vec16 load_stream(const void *p) {
+static __device__ __forceinline__ vec16 load_stream(const void *from) {
 #ifdef __CUDA_ARCH__
-    vec16 v;
+    vec16 vec;
     asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-        : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
-        : "l"(p));
-    return v;
+        : "=r"(vec.w[0]), "=r"(vec.w[1]), "=r"(vec.w[2]), "=r"(vec.w[3])
+        : "l"(from));
+    return vec;
 #else
-    return *(const vec16 *)p;
+    return *(const vec16 *)from;
 #endif
 }
 
-/* How weights are kept in the second-level cache: as it comes; to be thrown out first, since nobody
- * reads them again soon; to be kept, since the next loop reads them again. */
+/* How weights are kept in the second-level cache: normally; evicted first, for weights not read
+ * again soon; kept, for weights read again by the next loop. */
 enum cache_policy { CACHE_NORMAL, CACHE_EVICT_FIRST, CACHE_KEEP };
 
-static __device__ __forceinline__ uint64_t cache_hint(cache_policy p) {
+static __device__ __forceinline__ uint64_t cache_hint(cache_policy policy) {
     uint64_t hint = 0;
 #ifdef __CUDA_ARCH__
-    if (p == CACHE_EVICT_FIRST)
+    if (policy == CACHE_EVICT_FIRST)
         asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(hint));
-    else if (p == CACHE_KEEP)
+    else if (policy == CACHE_KEEP)
         asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(hint));
     else asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(hint));
 #endif
-    (void)p;
+    (void)policy;
     return hint;
 }
 
 /* load_stream with a hint of cache_hint. */
-static __device__ __forceinline__ vec16 load_hinted(const void *p, uint64_t hint) {
+static __device__ __forceinline__ vec16 load_hinted(const void *from, uint64_t hint) {
 #ifdef __CUDA_ARCH__
-    vec16 v;
+    vec16 vec;
     asm("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
-        : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
-        : "l"(p), "l"(hint));
-    return v;
+        : "=r"(vec.w[0]), "=r"(vec.w[1]), "=r"(vec.w[2]), "=r"(vec.w[3])
+        : "l"(from), "l"(hint));
+    return vec;
 #else
     (void)hint;
-    return *(const vec16 *)p;
+    return *(const vec16 *)from;
 #endif
 }
 
 /* Asks for a line ahead of its use. */
-static __device__ __forceinline__ void prefetch(const void *p) {
+static __device__ __forceinline__ void prefetch(const void *from) {
 #ifdef __CUDA_ARCH__
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 #else
-    (void)*(const volatile char *)p; /* on the shim: in range, or ASan says so */
+    (void)*(const volatile char *)from; /* on the shim: in range, or ASan says so */
 #endif
 }
 
@@ -120,23 +120,23 @@ static __device__ __forceinline__ const uint32_t *tables_of(const void *desc) {
 
 /* ---- sums in a fixed order, so that a row's bits depend on nothing else ---- */
 
-static __device__ __forceinline__ float warp_sum(float v) {
+static __device__ __forceinline__ float warp_sum(float value) {
     for (int step = 16; step > 0; step >>= 1)
-        v += __shfl_xor_sync(0xffffffffu, v, step);
-    return v;
+        value += __shfl_xor_sync(0xffffffffu, value, step);
+    return value;
 }
 
-/* Sum over a block of at most 1024 threads (a multiple of 32) in every thread; `scratch` is
- * 33 floats of shared memory nobody else uses. */
-static __device__ __forceinline__ float block_sum(float v, float *scratch) {
+/* Sum over a block of at most 1024 threads (a multiple of 32) in every thread; `scratch` is 33
+ * floats of shared memory without another use. */
+static __device__ __forceinline__ float block_sum(float value, float *scratch) {
     unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
-    v = warp_sum(v);
+    value = warp_sum(value);
     __syncthreads(); /* an earlier sum has been read */
-    if (lane == 0) scratch[warp] = v;
+    if (lane == 0) scratch[warp] = value;
     __syncthreads();
     if (warp == 0) {
-        float s = warp_sum(lane < warps ? scratch[lane] : 0.0f);
-        if (lane == 0) scratch[32] = s;
+        float sum = warp_sum(lane < warps ? scratch[lane] : 0.0f);
+        if (lane == 0) scratch[32] = sum;
     }
     __syncthreads();
     return scratch[32];
@@ -157,17 +157,17 @@ static __device__ __forceinline__ void mma_bf16(float c[4], uint32_t a0, uint32_
 
 /* Four 8x8 matrices of bfloat16 from shared memory; lane l gives the address of row l % 8 of
  * matrix l / 8 and gets, of each, row l / 4 at columns 2(l % 4), +1 (transposed: column l / 4). */
-static __device__ __forceinline__ void load_matrices(uint32_t r[4], const void *row) {
+static __device__ __forceinline__ void load_matrices(uint32_t regs[4], const void *row) {
     uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "=r"(regs[0]), "=r"(regs[1]), "=r"(regs[2]), "=r"(regs[3])
                  : "r"(at)
                  : "memory");
 }
-static __device__ __forceinline__ void load_matrices_t(uint32_t r[4], const void *row) {
+static __device__ __forceinline__ void load_matrices_t(uint32_t regs[4], const void *row) {
     uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "=r"(regs[0]), "=r"(regs[1]), "=r"(regs[2]), "=r"(regs[3])
                  : "r"(at)
                  : "memory");
 }
@@ -187,18 +187,18 @@ static __device__ __forceinline__ void copies_wait(void) {
 /* ---- the beginning and end of a kernel ----
  *
  * On devices of compute capability 9.0 a kernel may be started while the kernel before it in the
- * stream still runs. It may then read what no kernel writes (weights), and must not touch anything
- * else, the descriptor included, before grid_wait. */
+ * stream still runs. It may then read weights, as no kernel writes them, and must not touch
+ * anything else, the descriptor included, before grid_wait. */
 
 /* Returns once the kernel before has ended and its writes can be seen. As every kernel waits so,
- * all kernels before that one have ended too. */
+ * all earlier kernels have ended too. */
 static __device__ __forceinline__ void grid_wait(void) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-/* From here on the next kernel's thread blocks may take the places that this kernel leaves free. */
+/* From here on the next kernel's thread blocks may take the places left free by this kernel. */
 static __device__ __forceinline__ void grid_release(void) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -1,15 +1,15 @@
 /* flash.cu - attention of long prompt chunks under MLA over expanded keys and values.
  *
- * The absorbed kernel pays 2 (2 kv_lora + rope) operations for a query and a key; over rebuilt
- * keys and values it is 2 (nope + rope + v), but each key costs 2 kv_lora (nope + v) once per run
- * to rebuild: worth it from some number of queries on (cu_flash_crossover; README).
+ * The absorbed kernel pays 2 (2 kv_lora + rope) operations for a query and a key; over rebuilt keys
+ * and values it is 2 (nope + rope + v), but each key costs 2 kv_lora (nope + v) once per run to
+ * rebuild: worth it for many queries (cu_flash_crossover; README).
  *
- * cu_flash_expand rebuilds a piece of each run's context into scratch, every key for all
- * heads; cu_flash_attend runs tiles of 64 queries against tiles of 64 keys; where contexts do
- * not fit the scratch together, the two run once per pass and the sums go through memory
- * between passes, bit for bit what they were in registers. Keys are dealt to CU_FLASH_SPLITS
- * splits in turns of CU_FLASH_CHUNK, which depends on positions alone; so a row's bits depend
- * neither on the passes nor on any other row. */
+ * cu_flash_expand rebuilds a piece of each run's context into scratch, every key for all heads;
+ * cu_flash_attend runs tiles of 64 queries against tiles of 64 keys; if contexts do not fit the
+ * scratch together, both run once per pass and the sums go through memory between passes, bit for
+ * bit as they were in registers. Keys are dealt to CU_FLASH_SPLITS splits in turns of
+ * CU_FLASH_CHUNK, by position alone; so a row's bits depend neither on the passes nor on any other
+ * row. */
 #include "engine/cuda/attention.cuh"
 
 enum {
@@ -17,7 +17,7 @@ enum {
     EXPAND_STEP = 32,  /* latent values of one step */
     EXPAND_UNIT = 64,  /* outputs of one unit: keys or values of one head */
     EXPAND_UNITS = 4,  /* units of one block */
-    EXPAND_TILES = 32, /* tiles of keys that blocks are started for */
+    EXPAND_TILES = 32, /* tiles of keys with a block started for them */
     EXPAND_LD = EXPAND_STEP + 8,
     KEY_UNIT_LD = EXPAND_UNIT + 8,
     UNIT_VALUES = EXPAND_UNIT * EXPAND_LD, /* the larger of [64][40] and [32][72] */
@@ -39,43 +39,44 @@ static __device__ __forceinline__ cu_pass pass_of(const void *desc, uint32_t pas
     return pass < head->n_passes ? ((const cu_pass *)((const char *)desc + head->passes))[pass]
                                  : none;
 }
-static __device__ __forceinline__ cu_run run_of(const void *desc, const cu_piece &p) {
-    return ((const cu_run *)((const char *)desc + head_of(desc)->runs))[p.run];
+static __device__ __forceinline__ cu_run run_of(const void *desc, const cu_piece &piece) {
+    return ((const cu_run *)((const char *)desc + head_of(desc)->runs))[piece.run];
 }
 /* Keys end here for the rows that end with `last`. */
-static __device__ __forceinline__ uint32_t piece_end(const cu_piece &p, const cu_row &last) {
-    uint32_t end = p.key + p.n_keys;
+static __device__ __forceinline__ uint32_t piece_end(const cu_piece &piece, const cu_row &last) {
+    uint32_t end = piece.key + piece.n_keys;
     return end < last.pos + 1 ? end : last.pos + 1;
 }
 
 /* ---- expansion: [128 keys][latent] times the weights of one head's keys or values ---- */
 
-struct unit { /* 64 outputs; of keys the weights are [latent][output], of values [output][latent] */
+struct expand_unit { /* 64 outputs; of keys the weights are [latent][output], of values
+                        [output][latent] */
     uint32_t head, n0;
     bool keys, there;
 };
-static __host__ __device__ __forceinline__ uint32_t units_per_head(const cu_flash_args &a) {
-    return (a.nope + EXPAND_UNIT - 1) / EXPAND_UNIT + (a.v + EXPAND_UNIT - 1) / EXPAND_UNIT;
+static __host__ __device__ __forceinline__ uint32_t units_per_head(const cu_flash_args &args) {
+    return (args.nope + EXPAND_UNIT - 1) / EXPAND_UNIT + (args.v + EXPAND_UNIT - 1) / EXPAND_UNIT;
 }
-static __device__ __forceinline__ unit unit_get(const cu_flash_args &a, uint32_t i) {
-    uint32_t per = units_per_head(a), of_keys = (a.nope + EXPAND_UNIT - 1) / EXPAND_UNIT;
+static __device__ __forceinline__ expand_unit unit_get(const cu_flash_args &args, uint32_t i) {
+    uint32_t per = units_per_head(args), of_keys = (args.nope + EXPAND_UNIT - 1) / EXPAND_UNIT;
     uint32_t j = i % per;
-    unit u;
-    u.head = i / per;
-    u.keys = j < of_keys;
-    u.n0 = (u.keys ? j : j - of_keys) * EXPAND_UNIT;
-    u.there = u.head < a.n_heads;
-    return u;
+    expand_unit unit;
+    unit.head = i / per;
+    unit.keys = j < of_keys;
+    unit.n0 = (unit.keys ? j : j - of_keys) * EXPAND_UNIT;
+    unit.there = unit.head < args.n_heads;
+    return unit;
 }
 
 struct expand_shared {
     uint32_t slots[CU_FLASH_KEYS];
-    unit units[EXPAND_UNITS];
+    expand_unit units[EXPAND_UNITS];
     bf16 c[2][CU_FLASH_KEYS * EXPAND_LD];
     bf16 w[2][EXPAND_UNITS][UNIT_VALUES];
 };
 
-static_assert(sizeof(unit) * EXPAND_UNITS % 16 == 0, "what follows is read in 16 bytes");
+static_assert(sizeof(expand_unit) * EXPAND_UNITS % 16 == 0, "what follows is read in 16 bytes");
 
 static __device__ __forceinline__ void copy_or_zero(bf16 *to, const bf16 *from, bool there) {
     vec16 zero = {{0, 0, 0, 0}};
@@ -84,54 +85,58 @@ static __device__ __forceinline__ void copy_or_zero(bf16 *to, const bf16 *from, 
 }
 
 /* Latent values [l0, l0 + 32) of 128 keys, and the same of the block's weights. */
-static __device__ __forceinline__ void expand_load(const cu_flash_args &a, expand_shared *sh,
+static __device__ __forceinline__ void expand_load(const cu_flash_args &args, expand_shared *sh,
                                                    uint32_t buffer, uint32_t l0) {
-    const bf16 *pool = (const bf16 *)a.cache.slots + l0;
+    const bf16 *pool = (const bf16 *)args.cache.slots + l0;
     for (uint32_t i = threadIdx.x; i < CU_FLASH_KEYS * EXPAND_STEP / 8; i += EXPAND_THREADS) {
         uint32_t key = i / (EXPAND_STEP / 8), c = i % (EXPAND_STEP / 8) * 8, slot = sh->slots[key];
         bool there = slot != RM_NO_SLOT;
         copy_or_zero(sh->c[buffer] + key * EXPAND_LD + c,
-                     pool + (there ? (uint64_t)slot * a.cache.slot_values : 0) + c, there);
+                     pool + (there ? (uint64_t)slot * args.cache.slot_values : 0) + c, there);
     }
     const uint32_t vecs = EXPAND_UNIT * EXPAND_STEP / 8;
     for (uint32_t i = threadIdx.x; i < EXPAND_UNITS * vecs; i += EXPAND_THREADS) {
-        const unit &u = sh->units[i / vecs];
+        const expand_unit &unit = sh->units[i / vecs];
         bf16 *to = sh->w[buffer][i / vecs];
-        if (!u.there) continue;
-        if (u.keys) {
+        if (!unit.there) continue;
+        if (unit.keys) {
             uint32_t l = i % vecs / (EXPAND_UNIT / 8), n = i % (EXPAND_UNIT / 8) * 8;
-            bool there = u.n0 + n < a.uk_ld;
-            const bf16 *w = (const bf16 *)a.uk + u.head * a.uk_head;
+            bool there = unit.n0 + n < args.uk_ld;
+            const bf16 *weights = (const bf16 *)args.uk + unit.head * args.uk_head;
             copy_or_zero(to + l * KEY_UNIT_LD + n,
-                         w + (there ? (uint64_t)(l0 + l) * a.uk_ld + u.n0 + n : 0), there);
+                         weights + (there ? (uint64_t)(l0 + l) * args.uk_ld + unit.n0 + n : 0),
+                         there);
         } else {
             uint32_t n = i % vecs / (EXPAND_STEP / 8), l = i % (EXPAND_STEP / 8) * 8;
-            bool there = u.n0 + n < a.v;
-            const bf16 *w = (const bf16 *)a.uv + u.head * a.uv_head;
+            bool there = unit.n0 + n < args.v;
+            const bf16 *weights = (const bf16 *)args.uv + unit.head * args.uv_head;
             copy_or_zero(to + n * EXPAND_LD + l,
-                         w + (there ? (uint64_t)(u.n0 + n) * a.uv_ld + l0 + l : 0), there);
+                         weights + (there ? (uint64_t)(unit.n0 + n) * args.uv_ld + l0 + l : 0),
+                         there);
         }
     }
 }
 
 /* The rotated keys as they are, once for all heads. */
-static __device__ void expand_rope(const cu_flash_args &a, const expand_shared *sh, uint32_t at) {
-    uint32_t ld = to16(a.rope), vecs = ld / 8;
+static __device__ void expand_rope(const cu_flash_args &args, const expand_shared *sh,
+                                   uint32_t at) {
+    uint32_t ld = to16(args.rope), vecs = ld / 8;
     for (uint32_t i = threadIdx.x; i < CU_FLASH_KEYS * vecs; i += EXPAND_THREADS) {
         uint32_t key = i / vecs, c = i % vecs * 8, slot = sh->slots[key];
-        vec16 v = {{0, 0, 0, 0}};
-        if (slot != RM_NO_SLOT && c < a.rope) {
-            v = *(const vec16 *)((const bf16 *)a.cache.slots +
-                                 (uint64_t)slot * a.cache.slot_values + a.kv_lora + c);
+        vec16 vec = {{0, 0, 0, 0}};
+        if (slot != RM_NO_SLOT && c < args.rope) {
+            vec = *(const vec16 *)((const bf16 *)args.cache.slots +
+                                   (uint64_t)slot * args.cache.slot_values + args.kv_lora + c);
         }
-        *(vec16 *)((bf16 *)a.k_rope + (uint64_t)(at + key) * ld + c) = v;
+        *(vec16 *)((bf16 *)args.k_rope + (uint64_t)(at + key) * ld + c) = vec;
     }
 }
 
 /* One warp: 32 keys times two units. */
 static __device__ __forceinline__ void expand_step(const expand_shared *sh, uint32_t buffer,
                                                    uint32_t key0, uint32_t unit0,
-                                                   const unit units[2], float acc[2][2][8][4]) {
+                                                   const expand_unit units[2],
+                                                   float acc[2][2][8][4]) {
     uint32_t lane = threadIdx.x & 31, a_row = lane & 15, a_col = lane >> 4 << 3;
     uint32_t b_row = (lane & 7) + (lane >> 4 << 3), b_col = (lane >> 3 & 1) << 3;
 #pragma unroll
@@ -143,14 +148,14 @@ static __device__ __forceinline__ void expand_step(const expand_shared *sh, uint
         }
 #pragma unroll
         for (int u = 0; u < 2; u++) {
-            const bf16 *w = sh->w[buffer][unit0 + u];
+            const bf16 *weights = sh->w[buffer][unit0 + u];
             if (!units[u].there) continue; /* whole warps */
 #pragma unroll
             for (int n = 0; n < 4; n++) {
                 uint32_t b[4];
                 if (units[u].keys)
-                    load_matrices_t(b, w + (k + a_row) * KEY_UNIT_LD + n * 16 + a_col);
-                else load_matrices(b, w + (n * 16 + b_row) * EXPAND_LD + k + b_col);
+                    load_matrices_t(b, weights + (k + a_row) * KEY_UNIT_LD + n * 16 + a_col);
+                else load_matrices(b, weights + (n * 16 + b_row) * EXPAND_LD + k + b_col);
 #pragma unroll
                 for (int m = 0; m < 2; m++) {
                     mma_bf16(acc[m][u][2 * n], f[m][0], f[m][1], f[m][2], f[m][3], b[0], b[1]);
@@ -162,13 +167,14 @@ static __device__ __forceinline__ void expand_step(const expand_shared *sh, uint
 }
 
 /* Columns up to the next multiple of 16 are written: zeros, as the weights are there. */
-static __device__ __forceinline__ void expand_store(const cu_flash_args &a, uint32_t at,
-                                                    const unit &u, int m, const float acc[8][4]) {
-    uint32_t lane = threadIdx.x & 31, ld = to16(u.keys ? a.nope : a.v);
-    bf16 *to = (bf16 *)(u.keys ? a.k : a.values) + (uint64_t)u.head * a.keys * ld;
+static __device__ __forceinline__ void expand_store(const cu_flash_args &args, uint32_t at,
+                                                    const expand_unit &unit, int m,
+                                                    const float acc[8][4]) {
+    uint32_t lane = threadIdx.x & 31, ld = to16(unit.keys ? args.nope : args.v);
+    bf16 *to = (bf16 *)(unit.keys ? args.k : args.values) + (uint64_t)unit.head * args.keys * ld;
 #pragma unroll
     for (int n = 0; n < 8; n++) {
-        uint32_t c = u.n0 + n * 8 + 2 * (lane & 3);
+        uint32_t c = unit.n0 + n * 8 + 2 * (lane & 3);
         if (c >= ld) continue;
         uint64_t row = at + m * 16 + (lane >> 2);
         *(uint32_t *)(to + row * ld + c) = narrow_pair(acc[n][0], acc[n][1]);
@@ -176,50 +182,50 @@ static __device__ __forceinline__ void expand_store(const cu_flash_args &a, uint
     }
 }
 
-/* The keys of one tile of the scratch: the first one's position, the end of them, and whose. */
+/* The keys of one tile of the scratch: first position, end, and first row of their run. */
 struct expand_tile {
     uint32_t key0, end;
     const cu_row *row;
 };
 
 /* False if no piece of the pass has scratch keys [at, at + 128), or its rows have gone. */
-static __device__ __forceinline__ bool expand_find(const cu_flash_args &a, cu_pass pass,
-                                                   uint32_t at, expand_tile *t) {
-    const cu_piece *p = pieces_of(a.desc, pass);
+static __device__ __forceinline__ bool expand_find(const cu_flash_args &args, cu_pass pass,
+                                                   uint32_t at, expand_tile *tile) {
+    const cu_piece *piece = pieces_of(args.desc, pass);
     uint32_t i = 0;
-    while (i < pass.n && at >= p[i].at + p[i].n_keys)
+    while (i < pass.n && at >= piece[i].at + piece[i].n_keys)
         i++; /* pieces stand in the order of the scratch, each from a multiple of 128 on */
     if (i == pass.n) return false;
-    cu_run run = run_of(a.desc, p[i]);
+    cu_run run = run_of(args.desc, piece[i]);
     if (run.n == 0) return false;
-    t->row = rows_of(a.desc) + run.first;
-    t->key0 = p[i].key + (at - p[i].at);
-    t->end = piece_end(p[i], t->row[run.n - 1]);
-    return t->key0 < t->end;
+    tile->row = rows_of(args.desc) + run.first;
+    tile->key0 = piece[i].key + (at - piece[i].at);
+    tile->end = piece_end(piece[i], tile->row[run.n - 1]);
+    return tile->key0 < tile->end;
 }
 
-/* 128 keys, and 4 units of outputs (mythos_1b: two heads). 8 warps, 4 along the keys by 2 along
- * the units. All 128 keys are written, zeros where a key is not there: weight 0 times what was
- * in memory would be NaN. */
-static __device__ __forceinline__ void expand_block(const cu_flash_args &a, expand_shared *sh,
-                                                    const expand_tile &t, uint32_t at) {
-    uint32_t plane = a.plane + (a.by_loop ? t.row->loop : 0);
-    const uint32_t *table = tables_of(a.desc) + t.row->table;
+/* 128 keys, and 4 units of outputs (mythos_1b: two heads). 8 warps, 4 along the keys by 2 along the
+ * units. All 128 keys are written, zeros for missing keys: weight 0 times old memory could be NaN.
+ */
+static __device__ __forceinline__ void expand_block(const cu_flash_args &args, expand_shared *sh,
+                                                    const expand_tile &tile, uint32_t at) {
+    uint32_t plane = args.plane + (args.by_loop ? tile.row->loop : 0);
+    const uint32_t *table = tables_of(args.desc) + tile.row->table;
     for (uint32_t k = threadIdx.x; k < CU_FLASH_KEYS; k += EXPAND_THREADS)
-        sh->slots[k] = slot_of(a.desc, a.cache, table, plane, t.key0 + k, t.end);
+        sh->slots[k] = slot_of(args.desc, args.cache, table, plane, tile.key0 + k, tile.end);
     if (threadIdx.x < EXPAND_UNITS)
-        sh->units[threadIdx.x] = unit_get(a, blockIdx.y * EXPAND_UNITS + threadIdx.x);
+        sh->units[threadIdx.x] = unit_get(args, blockIdx.y * EXPAND_UNITS + threadIdx.x);
     __syncthreads(); /* and the tile before has been used */
     uint32_t warp = threadIdx.x >> 5;
     uint32_t my_key = (warp & 3) * 32, my_unit = (warp >> 2) * 2;
-    unit units[2] = {sh->units[my_unit], sh->units[my_unit + 1]};
-    if (blockIdx.y == 0) expand_rope(a, sh, at);
+    expand_unit units[2] = {sh->units[my_unit], sh->units[my_unit + 1]};
+    if (blockIdx.y == 0) expand_rope(args, sh, at);
     float acc[2][2][8][4] = {};
-    expand_load(a, sh, 0, 0);
-    for (uint32_t l0 = 0, buffer = 0; l0 < a.kv_lora; l0 += EXPAND_STEP, buffer ^= 1) {
+    expand_load(args, sh, 0, 0);
+    for (uint32_t l0 = 0, buffer = 0; l0 < args.kv_lora; l0 += EXPAND_STEP, buffer ^= 1) {
         copies_wait();
         __syncthreads(); /* this step is here; the other buffer has been used */
-        if (l0 + EXPAND_STEP < a.kv_lora) expand_load(a, sh, buffer ^ 1, l0 + EXPAND_STEP);
+        if (l0 + EXPAND_STEP < args.kv_lora) expand_load(args, sh, buffer ^ 1, l0 + EXPAND_STEP);
         expand_step(sh, buffer, my_key, my_unit, units, acc);
     }
 #pragma unroll
@@ -227,19 +233,20 @@ static __device__ __forceinline__ void expand_block(const cu_flash_args &a, expa
         if (!units[u].there) continue;
 #pragma unroll
         for (int m = 0; m < 2; m++)
-            expand_store(a, at + my_key, units[u], m, acc[m][u]);
+            expand_store(args, at + my_key, units[u], m, acc[m][u]);
     }
 }
 
-/* Blocks take tiles of the scratch in turn, as most of it is empty most of the time. */
+/* Blocks take tiles of the scratch in turn, as the scratch is mostly empty. */
 static __global__ void __launch_bounds__(EXPAND_THREADS, 1)
-    flash_expand(cu_flash_args a, uint32_t pass) {
-    kernel_scope scope(a.stamp);
+    flash_expand(cu_flash_args args, uint32_t pass) {
+    kernel_scope scope(args.stamp);
     DYNAMIC_SHARED(shared);
-    cu_pass ps = pass_of(a.desc, pass);
-    expand_tile t;
-    for (uint32_t at = blockIdx.x * CU_FLASH_KEYS; at < a.keys; at += gridDim.x * CU_FLASH_KEYS) {
-        if (expand_find(a, ps, at, &t)) expand_block(a, (expand_shared *)shared, t, at);
+    cu_pass ps = pass_of(args.desc, pass);
+    expand_tile tile;
+    for (uint32_t at = blockIdx.x * CU_FLASH_KEYS; at < args.keys;
+         at += gridDim.x * CU_FLASH_KEYS) {
+        if (expand_find(args, ps, at, &tile)) expand_block(args, (expand_shared *)shared, tile, at);
     }
 }
 
@@ -248,25 +255,25 @@ static __global__ void __launch_bounds__(EXPAND_THREADS, 1)
 struct flash_shared { /* offsets in bytes; two tiles of keys and values */
     uint32_t q, k, v, bytes, ld_k, ld_v;
 };
-static __host__ __device__ __forceinline__ flash_shared flash_layout(const cu_flash_args &a) {
-    flash_shared s;
-    s.ld_k = to16(a.nope) + to16(a.rope) + 8; /* odd multiples of 16 bytes */
-    s.ld_v = to16(a.v) + 8;
-    s.k = 0;
-    s.v = s.k + 2 * CU_ATTN_KEYS * s.ld_k * 2;
-    s.q = s.v + 2 * CU_ATTN_KEYS * s.ld_v * 2;
-    s.bytes = s.q + CU_FLASH_QUERIES * s.ld_k * 2;
-    return s;
+static __host__ __device__ __forceinline__ flash_shared flash_layout(const cu_flash_args &args) {
+    flash_shared layout;
+    layout.ld_k = to16(args.nope) + to16(args.rope) + 8; /* odd multiples of 16 bytes */
+    layout.ld_v = to16(args.v) + 8;
+    layout.k = 0;
+    layout.v = layout.k + 2 * CU_ATTN_KEYS * layout.ld_k * 2;
+    layout.q = layout.v + 2 * CU_ATTN_KEYS * layout.ld_v * 2;
+    layout.bytes = layout.q + CU_FLASH_QUERIES * layout.ld_k * 2;
+    return layout;
 }
 
 /* The thread block's tile of queries and its keys in this pass. */
 struct flash_block {
-    cu_piece p;
-    uint32_t row, n, h, split; /* launch rows [row, row + n) */
-    uint32_t first, end;       /* key tiles, counted from position 0 */
+    cu_piece piece;
+    uint32_t row, n, head, split; /* launch rows [row, row + n) */
+    uint32_t first, end;          /* key tiles, counted from position 0 */
 };
 
-/* The first tile from `tile` on that falls to this split. */
+/* The first tile of this split from `tile` on. */
 static __device__ __forceinline__ uint32_t next_tile(uint32_t tile, uint32_t split) {
     uint32_t turn = tile / CHUNK_TILES,
              away = (split + CU_FLASH_SPLITS - turn % CU_FLASH_SPLITS) % CU_FLASH_SPLITS;
@@ -274,43 +281,43 @@ static __device__ __forceinline__ uint32_t next_tile(uint32_t tile, uint32_t spl
 }
 
 /* False if there is nothing to do. */
-static __device__ __forceinline__ bool flash_find(const cu_flash_args &a, uint32_t pass,
-                                                  flash_block *b) {
-    cu_pass ps = pass_of(a.desc, pass);
-    const cu_piece *p = pieces_of(a.desc, ps);
+static __device__ __forceinline__ bool flash_find(const cu_flash_args &args, uint32_t pass,
+                                                  flash_block *block) {
+    cu_pass ps = pass_of(args.desc, pass);
+    const cu_piece *piece = pieces_of(args.desc, ps);
     uint32_t i = 0;
-    while (i < ps.n && blockIdx.x >= p[i].tile + p[i].n_tiles)
+    while (i < ps.n && blockIdx.x >= piece[i].tile + piece[i].n_tiles)
         i++;
     if (i == ps.n) return false;
-    b->p = p[i];
-    cu_run run = run_of(a.desc, b->p);
+    block->piece = piece[i];
+    cu_run run = run_of(args.desc, block->piece);
     /* The last tile sees most keys: it goes first. */
-    uint32_t at = (b->p.n_tiles - 1 - (blockIdx.x - b->p.tile)) * CU_FLASH_QUERIES;
+    uint32_t at = (block->piece.n_tiles - 1 - (blockIdx.x - block->piece.tile)) * CU_FLASH_QUERIES;
     if (at >= run.n) return false;
-    b->row = run.first + at;
-    b->n = run.n - at < CU_FLASH_QUERIES ? run.n - at : (uint32_t)CU_FLASH_QUERIES;
-    b->h = blockIdx.y;
-    b->split = blockIdx.z;
-    uint32_t end = piece_end(b->p, rows_of(a.desc)[b->row + b->n - 1]);
-    b->first = next_tile(b->p.key / CU_ATTN_KEYS, b->split);
-    b->end = (end + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
-    return b->first < b->end;
+    block->row = run.first + at;
+    block->n = run.n - at < CU_FLASH_QUERIES ? run.n - at : (uint32_t)CU_FLASH_QUERIES;
+    block->head = blockIdx.y;
+    block->split = blockIdx.z;
+    uint32_t end = piece_end(block->piece, rows_of(args.desc)[block->row + block->n - 1]);
+    block->first = next_tile(block->piece.key / CU_ATTN_KEYS, block->split);
+    block->end = (end + CU_ATTN_KEYS - 1) / CU_ATTN_KEYS;
+    return block->first < block->end;
 }
 
 static __device__ __forceinline__ void
-flash_load_queries(const cu_flash_args &a, const flash_block &b, bf16 *qs, uint32_t ld) {
-    uint32_t nope = to16(a.nope), vecs = (nope + to16(a.rope)) / 8;
+flash_load_queries(const cu_flash_args &args, const flash_block &block, bf16 *qs, uint32_t ld) {
+    uint32_t nope = to16(args.nope), vecs = (nope + to16(args.rope)) / 8;
     for (uint32_t i = threadIdx.x; i < CU_FLASH_QUERIES * vecs; i += FLASH_THREADS) {
         uint32_t r = i / vecs, c = i % vecs * 8;
-        uint64_t head = (uint64_t)(b.row + r) * a.n_heads + b.h;
-        vec16 v = {{0, 0, 0, 0}};
-        if (r < b.n && c < nope) {
-            v = *(const vec16 *)((const bf16 *)a.q_nope + head * a.nope_ld + c);
-        } else if (r < b.n && c - nope < a.rope) {
-            v = *(const vec16 *)((const bf16 *)a.q + head * (a.kv_lora + a.rope) + a.kv_lora + c -
-                                 nope);
+        uint64_t head = (uint64_t)(block.row + r) * args.n_heads + block.head;
+        vec16 vec = {{0, 0, 0, 0}};
+        if (r < block.n && c < nope) {
+            vec = *(const vec16 *)((const bf16 *)args.q_nope + head * args.nope_ld + c);
+        } else if (r < block.n && c - nope < args.rope) {
+            vec = *(const vec16 *)((const bf16 *)args.q + head * (args.kv_lora + args.rope) +
+                                   args.kv_lora + c - nope);
         }
-        *(vec16 *)(qs + r * ld + c) = v;
+        *(vec16 *)(qs + r * ld + c) = vec;
     }
 }
 
@@ -326,36 +333,36 @@ static __device__ __forceinline__ void copy_rows(bf16 *to, uint32_t ld, const bf
 }
 
 /* 64 expanded keys and values of key tile `tile`, on their way. */
-static __device__ __forceinline__ void flash_load_keys(const cu_flash_args &a, const flash_block &b,
-                                                       uint32_t tile, bf16 *ks, bf16 *vs,
-                                                       const flash_shared &at) {
-    uint32_t nope = to16(a.nope), rope = to16(a.rope), v = to16(a.v);
-    uint64_t from = b.p.at + (tile * CU_ATTN_KEYS - b.p.key);
-    const bf16 *k = (const bf16 *)a.k + ((uint64_t)b.h * a.keys + from) * nope;
-    const bf16 *r = (const bf16 *)a.k_rope + from * rope;
-    const bf16 *values = (const bf16 *)a.values + ((uint64_t)b.h * a.keys + from) * v;
+static __device__ __forceinline__ void flash_load_keys(const cu_flash_args &args,
+                                                       const flash_block &block, uint32_t tile,
+                                                       bf16 *ks, bf16 *vs, const flash_shared &at) {
+    uint32_t nope = to16(args.nope), rope = to16(args.rope), v = to16(args.v);
+    uint64_t from = block.piece.at + (tile * CU_ATTN_KEYS - block.piece.key);
+    const bf16 *k = (const bf16 *)args.k + ((uint64_t)block.head * args.keys + from) * nope;
+    const bf16 *r = (const bf16 *)args.k_rope + from * rope;
+    const bf16 *values = (const bf16 *)args.values + ((uint64_t)block.head * args.keys + from) * v;
     copy_rows(ks, at.ld_k, k, nope);
     copy_rows(ks + nope, at.ld_k, r, rope);
     copy_rows(vs, at.ld_v, values, v);
 }
 
-/* Where row r's sums of one split are between passes, and for the merge. */
-static __device__ __forceinline__ uint64_t flash_part(const cu_flash_args &a, uint32_t row,
+/* The place of row r's sums of one split between passes, and for the merge. */
+static __device__ __forceinline__ uint64_t flash_part(const cu_flash_args &args, uint32_t row,
                                                       uint32_t split, uint32_t h) {
-    return ((uint64_t)row * CU_FLASH_SPLITS + split) * a.n_heads + h;
+    return ((uint64_t)row * CU_FLASH_SPLITS + split) * args.n_heads + h;
 }
 
 /* This warp's sums of rows g and g + 8 from q0 on, to memory or back. */
 template <int VT, bool OUT>
-static __device__ __forceinline__ void flash_sums(const cu_flash_args &a, const flash_block &b,
-                                                  uint32_t q0, warp_sums<VT> &sum) {
+static __device__ __forceinline__ void
+flash_sums(const cu_flash_args &args, const flash_block &block, uint32_t q0, warp_sums<VT> &sum) {
     uint32_t lane = threadIdx.x & 31, q2 = (lane & 3) * 2;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         uint32_t r = q0 + (lane >> 2) + 8 * half;
-        if (r >= b.n) continue;
-        uint64_t part = flash_part(a, b.row + r, b.split, b.h);
-        float *ml = a.part_ml + part * 2, *o = a.part_o + part * a.v;
+        if (r >= block.n) continue;
+        uint64_t part = flash_part(args, block.row + r, block.split, block.head);
+        float *ml = args.part_ml + part * 2, *o = args.part_o + part * args.v;
         if (!OUT) {
             sum.m[half] = ml[0];
             sum.l[half] = ml[1];
@@ -367,7 +374,7 @@ static __device__ __forceinline__ void flash_sums(const cu_flash_args &a, const 
         for (int i = 0; i < VT; i++) {
             uint32_t c = 8 * i + q2;
             for (int j = 0; j < 2; j++) {
-                if (c + j >= a.v) continue;
+                if (c + j >= args.v) continue;
                 if (OUT) o[c + j] = sum.acc[i][2 * half + j];
                 else sum.acc[i][2 * half + j] = o[c + j];
             }
@@ -379,22 +386,22 @@ static __device__ __forceinline__ void flash_sums(const cu_flash_args &a, const 
  * VT: n8 tiles of a value. */
 template <int VT>
 static __global__ void __launch_bounds__(FLASH_THREADS, VT == 8 ? 3 : 2)
-    flash_attend(cu_flash_args a, uint32_t pass) {
-    kernel_scope scope(a.stamp);
+    flash_attend(cu_flash_args args, uint32_t pass) {
+    kernel_scope scope(args.stamp);
     DYNAMIC_SHARED(shared);
-    const flash_shared at = flash_layout(a);
+    const flash_shared at = flash_layout(args);
     bf16 *ks = (bf16 *)(shared + at.k), *vs = (bf16 *)(shared + at.v),
          *qs = (bf16 *)(shared + at.q);
     uint32_t k_tile = CU_ATTN_KEYS * at.ld_k, v_tile = CU_ATTN_KEYS * at.ld_v;
-    flash_block b;
-    if (!flash_find(a, pass, &b)) return;
+    flash_block block;
+    if (!flash_find(args, pass, &block)) return;
     uint32_t lane = threadIdx.x & 31, q0 = (threadIdx.x >> 5) * 16;
     uint32_t sees[2] = {0, 0};
     for (uint32_t half = 0; half < 2; half++) {
         uint32_t r = q0 + (lane >> 2) + 8 * half;
-        if (r >= b.n) continue;
-        cu_row row = rows_of(a.desc)[b.row + r];
-        sees[half] = row.flags & a.no_query ? 0 : row.pos + 1;
+        if (r >= block.n) continue;
+        cu_row row = rows_of(args.desc)[block.row + r];
+        sees[half] = row.flags & args.no_query ? 0 : row.pos + 1;
     }
     uint32_t most = sees[0] > sees[1] ? sees[0] : sees[1];
     for (int with = 4; with < 32; with <<= 1) {
@@ -403,62 +410,64 @@ static __global__ void __launch_bounds__(FLASH_THREADS, VT == 8 ? 3 : 2)
     }
     warp_sums<VT> sum;
     sums_clear(sum);
-    if (b.split * CHUNK_TILES < b.p.key / CU_ATTN_KEYS) flash_sums<VT, false>(a, b, q0, sum);
-    warp_operands o;
-    o.q = qs + q0 * at.ld_k;
-    o.ld_q = o.ld_k = at.ld_k;
-    o.ld_v = at.ld_v;
-    o.k_steps = (to16(a.nope) + to16(a.rope)) / 16;
-    o.v_pieces = to16(a.v) / 16;
-    o.scale = a.scale * LOG2E;
-    flash_load_queries(a, b, qs, at.ld_k);
-    flash_load_keys(a, b, b.first, ks, vs, at);
+    if (block.split * CHUNK_TILES < block.piece.key / CU_ATTN_KEYS)
+        flash_sums<VT, false>(args, block, q0, sum);
+    warp_operands ops;
+    ops.q = qs + q0 * at.ld_k;
+    ops.ld_q = ops.ld_k = at.ld_k;
+    ops.ld_v = at.ld_v;
+    ops.k_steps = (to16(args.nope) + to16(args.rope)) / 16;
+    ops.v_pieces = to16(args.v) / 16;
+    ops.scale = args.scale * LOG2E;
+    flash_load_queries(args, block, qs, at.ld_k);
+    flash_load_keys(args, block, block.first, ks, vs, at);
     uint32_t buffer = 0;
-    for (uint32_t tile = b.first; tile < b.end; buffer ^= 1) {
-        uint32_t k0 = tile * CU_ATTN_KEYS, next = next_tile(tile + 1, b.split);
+    for (uint32_t tile = block.first; tile < block.end; buffer ^= 1) {
+        uint32_t k0 = tile * CU_ATTN_KEYS, next = next_tile(tile + 1, block.split);
         copies_wait();
         __syncthreads(); /* this tile is here; the other buffer has been used */
-        if (next < b.end) {
-            flash_load_keys(a, b, next, ks + (buffer ^ 1) * k_tile, vs + (buffer ^ 1) * v_tile, at);
+        if (next < block.end) {
+            flash_load_keys(args, block, next, ks + (buffer ^ 1) * k_tile,
+                            vs + (buffer ^ 1) * v_tile, at);
         }
         if (k0 < most) { /* whole warps */
             int32_t see[2] = {(int32_t)(sees[0] - k0), (int32_t)(sees[1] - k0)};
-            o.k = ks + buffer * k_tile;
-            o.v = vs + buffer * v_tile;
-            warp_attend<CU_ATTN_KEYS / 8, VT>(sum, o, see);
+            ops.k = ks + buffer * k_tile;
+            ops.v = vs + buffer * v_tile;
+            warp_attend<CU_ATTN_KEYS / 8, VT>(sum, ops, see);
         }
         tile = next;
     }
-    flash_sums<VT, true>(a, b, q0, sum);
+    flash_sums<VT, true>(args, block, q0, sum);
 }
 
 /* A warp per row and head: o = the splits' sums over their weights; zeros for rows without
  * a query, as their products go on. */
-static __global__ void __launch_bounds__(MERGE_THREADS) flash_merge(cu_flash_args a) {
-    kernel_scope scope(a.stamp);
+static __global__ void __launch_bounds__(MERGE_THREADS) flash_merge(cu_flash_args args) {
+    kernel_scope scope(args.stamp);
     uint32_t i = blockIdx.x, lane = threadIdx.x & 31;
     uint32_t h = blockIdx.y * (MERGE_THREADS / 32) + (threadIdx.x >> 5);
-    if (i >= head_of(a.desc)->n_rows || h >= a.n_heads) return;
-    cu_row r = rows_of(a.desc)[i];
-    if (!(r.flags & CU_ROW_EXPANDED)) return;
-    uint32_t chunks = r.pos / CU_FLASH_CHUNK + 1, used = r.flags & a.no_query ? 0 : chunks;
+    if (i >= head_of(args.desc)->n_rows || h >= args.n_heads) return;
+    cu_row row = rows_of(args.desc)[i];
+    if (!(row.flags & CU_ROW_EXPANDED)) return;
+    uint32_t chunks = row.pos / CU_FLASH_CHUNK + 1, used = row.flags & args.no_query ? 0 : chunks;
     if (used > CU_FLASH_SPLITS) used = CU_FLASH_SPLITS;
     float top = -INFINITY, sum = 0.0f, weight[CU_FLASH_SPLITS];
     for (uint32_t s = 0; s < used; s++)
-        top = fmaxf(top, a.part_ml[flash_part(a, i, s, h) * 2]);
+        top = fmaxf(top, args.part_ml[flash_part(args, i, s, h) * 2]);
 #pragma unroll
     for (uint32_t s = 0; s < CU_FLASH_SPLITS; s++) {
-        const float *ml = a.part_ml + flash_part(a, i, s, h) * 2;
+        const float *ml = args.part_ml + flash_part(args, i, s, h) * 2;
         weight[s] = s < used ? power2(ml[0] - top) : 0.0f; /* key 0 is seen: top is finite */
         if (s < used) sum += ml[1] * weight[s];
     }
     float norm = sum > 0.0f ? 1.0f / sum : 0.0f;
-    bf16 *o = (bf16 *)a.o + (uint64_t)i * a.o_ld + h * a.v;
-    for (uint32_t c = lane; c < a.v; c += 32) {
+    bf16 *o = (bf16 *)args.o + (uint64_t)i * args.o_ld + h * args.v;
+    for (uint32_t c = lane; c < args.v; c += 32) {
         float v = 0.0f;
 #pragma unroll
         for (uint32_t s = 0; s < CU_FLASH_SPLITS; s++) {
-            if (s < used) v += a.part_o[flash_part(a, i, s, h) * a.v + c] * weight[s];
+            if (s < used) v += args.part_o[flash_part(args, i, s, h) * args.v + c] * weight[s];
         }
         narrow(v * norm, &o[c]);
     }
@@ -466,44 +475,49 @@ static __global__ void __launch_bounds__(MERGE_THREADS) flash_merge(cu_flash_arg
 
 /* ---- launchers ---- */
 
-extern "C" bool cu_flash_fits(const cu_flash_args *a, uint32_t shared) {
-    return !a->cache.f32 && a->kv_lora % EXPAND_STEP == 0 && a->rope % 8 == 0 &&
-           a->cache.slot_values % 8 == 0 && a->v <= 128 && a->nope <= 256 && a->rope <= 128 &&
-           flash_layout(*a).bytes <= shared && sizeof(expand_shared) <= shared;
+extern "C" bool cu_flash_fits(const cu_flash_args *args, uint32_t shared) {
+    return !args->cache.f32 && args->kv_lora % EXPAND_STEP == 0 && args->rope % 8 == 0 &&
+           args->cache.slot_values % 8 == 0 && args->v <= 128 && args->nope <= 256 &&
+           args->rope <= 128 && flash_layout(*args).bytes <= shared &&
+           sizeof(expand_shared) <= shared;
 }
 
-/* Where the operations of both are equal, a quarter more for what they leave out: expanded keys
- * go to memory and back, tiles of queries are filled up to 16, three more kernels start. From the
- * shapes alone; the kernel benchmark measures both sides of it. */
-extern "C" uint32_t cu_flash_crossover(const cu_flash_args *a) {
-    uint32_t absorbed = 2 * a->kv_lora + a->rope, expanded = a->nope + a->rope + a->v;
+/* The number at which both cost equal operations, plus a quarter for other costs: expanded keys go
+ * to memory and back, tiles of queries are filled up to 16, three more kernels start. From the
+ * shapes alone; the kernel benchmark measures both sides. */
+extern "C" uint32_t cu_flash_crossover(const cu_flash_args *args) {
+    uint32_t absorbed = 2 * args->kv_lora + args->rope,
+             expanded = args->nope + args->rope + args->v;
     if (absorbed <= expanded) return UINT32_MAX;
-    uint64_t rebuild = (uint64_t)a->kv_lora * (a->nope + a->v);
+    uint64_t rebuild = (uint64_t)args->kv_lora * (args->nope + args->v);
     return (uint32_t)(rebuild * 5 / 4 / (absorbed - expanded) + 15) / 16 * 16;
 }
 
-extern "C" uint64_t cu_flash_key_bytes(const cu_flash_args *a) {
-    return 2 * ((uint64_t)a->n_heads * (to16(a->nope) + to16(a->v)) + to16(a->rope));
+extern "C" uint64_t cu_flash_key_bytes(const cu_flash_args *args) {
+    return 2 * ((uint64_t)args->n_heads * (to16(args->nope) + to16(args->v)) + to16(args->rope));
 }
 
-extern "C" cudaError_t cu_flash_expand(cudaStream_t s, const cu_flash_args *a, uint32_t pass) {
-    uint32_t tiles = a->keys / CU_FLASH_KEYS;
+extern "C" cudaError_t cu_flash_expand(cudaStream_t stream, const cu_flash_args *args,
+                                       uint32_t pass) {
+    uint32_t tiles = args->keys / CU_FLASH_KEYS;
     dim3 grid(tiles < EXPAND_TILES ? tiles : (uint32_t)EXPAND_TILES,
-              cu_ceil_div(a->n_heads * units_per_head(*a), EXPAND_UNITS));
-    return LAUNCH(flash_expand, grid, EXPAND_THREADS, sizeof(expand_shared), s, *a, pass);
+              cu_ceil_div(args->n_heads * units_per_head(*args), EXPAND_UNITS));
+    return LAUNCH(flash_expand, grid, EXPAND_THREADS, sizeof(expand_shared), stream, *args, pass);
 }
 
-extern "C" cudaError_t cu_flash_attend(cudaStream_t s, const cu_flash_args *a, uint32_t pass,
-                                       uint32_t tiles) {
-    dim3 grid(tiles, a->n_heads, CU_FLASH_SPLITS);
-    uint32_t bytes = flash_layout(*a).bytes;
-    if (a->v <= 64) return LAUNCH(flash_attend<8>, grid, FLASH_THREADS, bytes, s, *a, pass);
-    return LAUNCH(flash_attend<16>, grid, FLASH_THREADS, bytes, s, *a, pass);
+extern "C" cudaError_t cu_flash_attend(cudaStream_t stream, const cu_flash_args *args,
+                                       uint32_t pass, uint32_t tiles) {
+    dim3 grid(tiles, args->n_heads, CU_FLASH_SPLITS);
+    uint32_t bytes = flash_layout(*args).bytes;
+    if (args->v <= 64)
+        return LAUNCH(flash_attend<8>, grid, FLASH_THREADS, bytes, stream, *args, pass);
+    return LAUNCH(flash_attend<16>, grid, FLASH_THREADS, bytes, stream, *args, pass);
 }
 
-extern "C" cudaError_t cu_flash_merge(cudaStream_t s, const cu_flash_args *a, uint32_t rows) {
-    dim3 grid(rows, cu_ceil_div(a->n_heads, MERGE_THREADS / 32));
-    return LAUNCH(flash_merge, grid, MERGE_THREADS, 0, s, *a);
+extern "C" cudaError_t cu_flash_merge(cudaStream_t stream, const cu_flash_args *args,
+                                      uint32_t rows) {
+    dim3 grid(rows, cu_ceil_div(args->n_heads, MERGE_THREADS / 32));
+    return LAUNCH(flash_merge, grid, MERGE_THREADS, 0, stream, *args);
 }
 
 extern "C" cudaError_t cu_flash_setup(int most) {

@@ -1,12 +1,12 @@
-/* mha.cu - decode where one query head, or two, has a K/V head to itself: tensor cores would fill
- * one of 16 query lanes.
+/* mha.cu - decode with one or two query heads to a K/V head: tensor cores would fill one of 16
+ * query lanes.
  *
  * A block of 4 warps takes one row, one K/V head and one split of the context. Keys and values go
  * straight to registers, 16 bytes to a lane: 16 lanes (a team) to a key of 128 values. A warp takes
  * 16 keys of each tile of 64, all of them on their way together, and the next keys are sent for
  * once these have been scored, the next values once these have been added. So a block has 128 lanes
- * x 16 loads x 16 bytes = 32 KB on their way at its start and half of it at all times; 4 blocks fit
- * a multiprocessor. Teams have sums of their own, joined in their order at the end. */
+ * x 16 loads x 16 bytes = 32 KB on their way at its start and half as much at all times; 4 blocks
+ * fit a multiprocessor. Teams have sums of their own, joined in their order at the end. */
 #include "engine/cuda/attention.cuh"
 
 enum { MHA_THREADS = 128, MHA_WARPS = 4, WARP_KEYS = CU_ATTN_KEYS / MHA_WARPS };
@@ -18,17 +18,17 @@ template <int LANES> struct team {
 
 /* 16 bytes of a slot; zeros, and no branch, unless there. Slots are rewritten between kernels: not
  * through the read-only path. */
-static __device__ __forceinline__ vec16 load_slot(const bf16 *p, bool there) {
-    vec16 v = {{0, 0, 0, 0}};
+static __device__ __forceinline__ vec16 load_slot(const bf16 *from, bool there) {
+    vec16 vec = {{0, 0, 0, 0}};
 #ifdef __CUDA_ARCH__
     asm volatile("{.reg .pred t; setp.ne.u32 t, %5, 0;\n\t"
                  "@t ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];}"
-                 : "+r"(v.w[0]), "+r"(v.w[1]), "+r"(v.w[2]), "+r"(v.w[3])
-                 : "l"(p), "r"((uint32_t)there));
+                 : "+r"(vec.w[0]), "+r"(vec.w[1]), "+r"(vec.w[2]), "+r"(vec.w[3])
+                 : "l"(from), "r"((uint32_t)there));
 #else
-    if (there) v = *(const vec16 *)p;
+    if (there) vec = *(const vec16 *)from;
 #endif
-    return v;
+    return vec;
 }
 
 static __device__ __forceinline__ float low_half(uint32_t w) {
@@ -38,26 +38,26 @@ static __device__ __forceinline__ float high_half(uint32_t w) {
     return rm_bf16_widen((uint16_t)(w >> 16));
 }
 
-/* The keys of one tile that this warp takes: lane i knows the slot of the i-th. */
+/* This warp's keys of one tile: lane i knows the slot of the i-th. */
 template <int LANES>
-static __device__ __forceinline__ void load_team(const cu_attn_args &a, const bf16 *pool,
+static __device__ __forceinline__ void load_team(const cu_attn_args &args, const bf16 *pool,
                                                  uint32_t slot, vec16 to[team<LANES>::keys]) {
     uint32_t first = (threadIdx.x & 31) / LANES * team<LANES>::keys;
 #pragma unroll
     for (int i = 0; i < team<LANES>::keys; i++) {
         uint32_t s = __shfl_sync(0xffffffffu, slot, (int)first + i);
-        to[i] = load_slot(pool + (uint64_t)s * a.cache.slot_values, s != RM_NO_SLOT);
+        to[i] = load_slot(pool + (uint64_t)s * args.cache.slot_values, s != RM_NO_SLOT);
     }
 }
 
-/* What a team has summed of G queries; each lane holds 8 columns. */
+/* A team's sums of G queries; each lane holds 8 columns. */
 template <int G> struct team_sums { float m[G], l[G], acc[G][8]; };
 
-/* Scores of the team's keys in every lane; those from `seen` on count for nothing. q: scaled. */
+/* Scores of the team's keys in every lane; keys from `seen` on count for nothing. q: scaled. */
 template <int G, int LANES>
 static __device__ __forceinline__ void score_team(const vec16 k[team<LANES>::keys],
                                                   const float q[G][8], int32_t seen,
-                                                  float s[G][team<LANES>::keys]) {
+                                                  float scores[G][team<LANES>::keys]) {
 #pragma unroll
     for (int i = 0; i < team<LANES>::keys; i++) {
 #pragma unroll
@@ -68,7 +68,7 @@ static __device__ __forceinline__ void score_team(const vec16 k[team<LANES>::key
                 dot = fmaf(low_half(k[i].w[e]), q[g][2 * e], dot);
                 dot = fmaf(high_half(k[i].w[e]), q[g][2 * e + 1], dot);
             }
-            s[g][i] = dot;
+            scores[g][i] = dot;
         }
     }
 #pragma unroll
@@ -77,32 +77,32 @@ static __device__ __forceinline__ void score_team(const vec16 k[team<LANES>::key
         for (int i = 0; i < team<LANES>::keys; i++) {
 #pragma unroll
             for (int g = 0; g < G; g++)
-                s[g][i] += __shfl_xor_sync(0xffffffffu, s[g][i], step);
+                scores[g][i] += __shfl_xor_sync(0xffffffffu, scores[g][i], step);
         }
     }
 #pragma unroll
     for (int i = 0; i < team<LANES>::keys; i++) {
 #pragma unroll
         for (int g = 0; g < G; g++)
-            s[g][i] = i < seen ? s[g][i] : -INFINITY;
+            scores[g][i] = i < seen ? scores[g][i] : -INFINITY;
     }
 }
 
 /* Scores to weights; the sums so far are scaled to their maximum. */
 template <int G, int N>
-static __device__ __forceinline__ void weigh_team(float s[G][N], team_sums<G> &sum) {
+static __device__ __forceinline__ void weigh_team(float scores[G][N], team_sums<G> &sum) {
 #pragma unroll
     for (int g = 0; g < G; g++) {
         float now = sum.m[g], part = 0.0f;
 #pragma unroll
         for (int i = 0; i < N; i++)
-            now = fmaxf(now, s[g][i]);
+            now = fmaxf(now, scores[g][i]);
         float base = now == -INFINITY ? 0.0f : now; /* nothing seen yet: every weight is 0 */
         float old = power2(sum.m[g] - base);
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            s[g][i] = power2(s[g][i] - base);
-            part += s[g][i];
+            scores[g][i] = power2(scores[g][i] - base);
+            part += scores[g][i];
         }
         sum.m[g] = now;
         sum.l[g] = fmaf(sum.l[g], old, part);
@@ -113,17 +113,17 @@ static __device__ __forceinline__ void weigh_team(float s[G][N], team_sums<G> &s
 }
 
 template <int G, int N>
-static __device__ __forceinline__ void add_team(const vec16 v[N], const float s[G][N],
+static __device__ __forceinline__ void add_team(const vec16 values[N], const float scores[G][N],
                                                 team_sums<G> &sum) {
 #pragma unroll
     for (int i = 0; i < N; i++) {
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            float lo = low_half(v[i].w[e]), hi = high_half(v[i].w[e]);
+            float lo = low_half(values[i].w[e]), hi = high_half(values[i].w[e]);
 #pragma unroll
             for (int g = 0; g < G; g++) {
-                sum.acc[g][2 * e] = fmaf(s[g][i], lo, sum.acc[g][2 * e]);
-                sum.acc[g][2 * e + 1] = fmaf(s[g][i], hi, sum.acc[g][2 * e + 1]);
+                sum.acc[g][2 * e] = fmaf(scores[g][i], lo, sum.acc[g][2 * e]);
+                sum.acc[g][2 * e + 1] = fmaf(scores[g][i], hi, sum.acc[g][2 * e + 1]);
             }
         }
     }
@@ -131,52 +131,52 @@ static __device__ __forceinline__ void add_team(const vec16 v[N], const float s[
 
 /* One split's keys. */
 template <int G, int LANES>
-static __device__ __forceinline__ void mha_keys(const cu_attn_args &a, const query_block &b,
+static __device__ __forceinline__ void mha_keys(const cu_attn_args &args, const query_block &block,
                                                 const cu_row &row, const key_range &range,
                                                 team_sums<G> &sum) {
-    typedef team<LANES> T;
+    typedef team<LANES> TEAM;
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, column = lane % LANES * 8;
-    const uint32_t *table = tables_of(a.desc) + row.table;
-    uint32_t plane = a.plane + (a.by_loop ? row.loop : 0), keys = row.pos + 1;
+    const uint32_t *table = tables_of(args.desc) + row.table;
+    uint32_t plane = args.plane + (args.by_loop ? row.loop : 0), keys = row.pos + 1;
     uint32_t end = range.last * CU_ATTN_KEYS < keys ? range.last * CU_ATTN_KEYS : keys;
     uint32_t mine = range.first * CU_ATTN_KEYS + warp * WARP_KEYS + lane % WARP_KEYS;
-    const bf16 *ks = (const bf16 *)a.cache.slots + b.h0 / G * T::width + column;
-    uint32_t slot = slot_of(a.desc, a.cache, table, plane, mine, end);
+    const bf16 *ks = (const bf16 *)args.cache.slots + block.h0 / G * TEAM::width + column;
+    uint32_t slot = slot_of(args.desc, args.cache, table, plane, mine, end);
     float q[G][8];
 #pragma unroll
     for (int g = 0; g < G; g++) {
-        uint64_t at = ((uint64_t)b.row * a.n_heads + b.h0 + g) * T::width + column;
-        vec16 v = *(const vec16 *)((const bf16 *)a.q + at);
+        uint64_t at = ((uint64_t)block.row * args.n_heads + block.h0 + g) * TEAM::width + column;
+        vec16 vec = *(const vec16 *)((const bf16 *)args.q + at);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            q[g][2 * e] = low_half(v.w[e]) * (a.scale * LOG2E);
-            q[g][2 * e + 1] = high_half(v.w[e]) * (a.scale * LOG2E);
+            q[g][2 * e] = low_half(vec.w[e]) * (args.scale * LOG2E);
+            q[g][2 * e + 1] = high_half(vec.w[e]) * (args.scale * LOG2E);
         }
     }
-    vec16 k[T::keys], v[T::keys];
-    load_team<LANES>(a, ks, slot, k);
-    load_team<LANES>(a, ks + a.v_offset, slot, v);
-    slot = slot_of(a.desc, a.cache, table, plane, mine + CU_ATTN_KEYS, end);
+    vec16 k[TEAM::keys], values[TEAM::keys];
+    load_team<LANES>(args, ks, slot, k);
+    load_team<LANES>(args, ks + args.v_offset, slot, values);
+    slot = slot_of(args.desc, args.cache, table, plane, mine + CU_ATTN_KEYS, end);
     for (uint32_t tile = range.first; tile < range.last; tile++) {
-        float s[G][T::keys];
-        uint32_t first = tile * CU_ATTN_KEYS + warp * WARP_KEYS + lane / LANES * T::keys;
-        score_team<G, LANES>(k, q, (int32_t)(end - first), s);
-        load_team<LANES>(a, ks, slot, k); /* none behind the last tile */
-        weigh_team<G, T::keys>(s, sum);
-        add_team<G, T::keys>(v, s, sum);
-        load_team<LANES>(a, ks + a.v_offset, slot, v);
+        float scores[G][TEAM::keys];
+        uint32_t first = tile * CU_ATTN_KEYS + warp * WARP_KEYS + lane / LANES * TEAM::keys;
+        score_team<G, LANES>(k, q, (int32_t)(end - first), scores);
+        load_team<LANES>(args, ks, slot, k); /* none behind the last tile */
+        weigh_team<G, TEAM::keys>(scores, sum);
+        add_team<G, TEAM::keys>(values, scores, sum);
+        load_team<LANES>(args, ks + args.v_offset, slot, values);
         mine += CU_ATTN_KEYS;
-        slot = slot_of(a.desc, a.cache, table, plane, mine + CU_ATTN_KEYS, end);
+        slot = slot_of(args.desc, args.cache, table, plane, mine + CU_ATTN_KEYS, end);
     }
 }
 
-/* All teams' sums, joined in their order, to the parts, or to o where the context has one part. */
+/* All teams' sums, joined in their order, to the parts, or to o if the context has one part. */
 template <int G, int LANES>
-static __device__ __forceinline__ void mha_join(const cu_attn_args &a, const query_block &b,
+static __device__ __forceinline__ void mha_join(const cu_attn_args &args, const query_block &block,
                                                 uint32_t split, bool whole, float *shared,
                                                 const team_sums<G> &sum) {
-    typedef team<LANES> T;
-    const uint32_t teams = MHA_WARPS * T::teams, width = T::width;
+    typedef team<LANES> TEAM;
+    const uint32_t teams = MHA_WARPS * TEAM::teams, width = TEAM::width;
     uint32_t mine = threadIdx.x / LANES, column = threadIdx.x % LANES * 8;
     float *ml = shared, *acc = ml + G * teams * 2; /* [G][teams][2], [G][teams][width] */
 #pragma unroll
@@ -200,34 +200,35 @@ static __device__ __forceinline__ void mha_join(const cu_attn_args &a, const que
             x = fmaf(acc[at * width + c], scale, x);
             y = fmaf(acc[at * width + c + 1], scale, y);
         }
-        uint64_t part = part_at(a, b.row, split, b.h0 + g);
+        uint64_t part = part_at(args, block.row, split, block.h0 + g);
         if (whole) {
             float norm = l > 0.0f ? 1.0f / l : 0.0f;
-            bf16 *o = (bf16 *)a.o + (uint64_t)b.row * a.o_ld + (uint64_t)(b.h0 + g) * a.o_head;
+            bf16 *o = (bf16 *)args.o + (uint64_t)block.row * args.o_ld +
+                      (uint64_t)(block.h0 + g) * args.o_head;
             *(uint32_t *)(o + c) = narrow_pair(x * norm, y * norm);
             continue;
         }
-        a.part_o[part * width + c] = x;
-        a.part_o[part * width + c + 1] = y;
-        if (c == 0) a.part_ml[part * 2] = top, a.part_ml[part * 2 + 1] = l;
+        args.part_o[part * width + c] = x;
+        args.part_o[part * width + c + 1] = y;
+        if (c == 0) args.part_ml[part * 2] = top, args.part_ml[part * 2 + 1] = l;
     }
 }
 
 /* G: query heads of a K/V head. Keys and values of 8 * LANES values. */
 template <int G, int LANES>
-static __global__ void __launch_bounds__(MHA_THREADS, G == 1 ? 4 : 3) attn_mha(cu_attn_args a) {
-    kernel_scope scope(a.stamp);
+static __global__ void __launch_bounds__(MHA_THREADS, G == 1 ? 4 : 3) attn_mha(cu_attn_args args) {
+    kernel_scope scope(args.stamp);
     DYNAMIC_SHARED(shared);
-    const cu_head *head = head_of(a.desc);
+    const cu_head *head = head_of(args.desc);
     if (blockIdx.x >= head->n_tiles) return;
-    cu_tile t = ((const cu_tile *)((const char *)a.desc + head->tiles))[blockIdx.x];
-    cu_row row = rows_of(a.desc)[t.first];
-    query_block b = {t.first, 1, blockIdx.y * G, G};
-    if (!has_query(a, row)) {
-        if (blockIdx.z == 0) write_zeros<bf16>(a, b);
+    cu_tile tile = ((const cu_tile *)((const char *)args.desc + head->tiles))[blockIdx.x];
+    cu_row row = rows_of(args.desc)[tile.first];
+    query_block block = {tile.first, 1, blockIdx.y * G, G};
+    if (!has_query(args, row)) {
+        if (blockIdx.z == 0) write_zeros<bf16>(args, block);
         return;
     }
-    key_range range = split_range(a, row.pos + 1, blockIdx.z);
+    key_range range = split_range(args, row.pos + 1, blockIdx.z);
     if (range.first >= range.last) return;
     team_sums<G> sum;
 #pragma unroll
@@ -238,39 +239,40 @@ static __global__ void __launch_bounds__(MHA_THREADS, G == 1 ? 4 : 3) attn_mha(c
         for (int e = 0; e < 8; e++)
             sum.acc[g][e] = 0.0f;
     }
-    mha_keys<G, LANES>(a, b, row, range, sum);
-    mha_join<G, LANES>(a, b, blockIdx.z, range.used == 1, (float *)shared, sum);
+    mha_keys<G, LANES>(args, block, row, range, sum);
+    mha_join<G, LANES>(args, block, blockIdx.z, range.used == 1, (float *)shared, sum);
     if (range.used > 1) {
-        uint32_t *arrived = a.arrived + (uint64_t)blockIdx.x * gridDim.y + blockIdx.y;
+        uint32_t *arrived = args.arrived + (uint64_t)blockIdx.x * gridDim.y + blockIdx.y;
         if (!comes_last(arrived, range.used, (uint32_t *)shared)) return;
-        merge_parts<4, false, bf16>(a, b, range.used, shared);
+        merge_parts<4, false, bf16>(args, block, range.used, shared);
     }
-    write_zeros<bf16>(a, b);
+    write_zeros<bf16>(args, block);
 }
 
 /* ---- launchers ---- */
 
 /* The sums of all teams: 128 lanes with 8 columns each, and as many pairs of maximum and sum. */
-static uint32_t mha_bytes(const cu_attn_args *a) {
-    uint32_t group = a->n_heads / a->n_kv_heads, teams = MHA_THREADS * 8 / a->dk;
-    uint32_t bytes = group * teams * (a->dk + 2) * 4, merge = merge_bytes(a->splits);
+static uint32_t mha_bytes(const cu_attn_args *args) {
+    uint32_t group = args->n_heads / args->n_kv_heads, teams = MHA_THREADS * 8 / args->dk;
+    uint32_t bytes = group * teams * (args->dk + 2) * 4, merge = merge_bytes(args->splits);
     return bytes > merge ? bytes : merge;
 }
 
-extern "C" bool cu_attn_fits_mha(const cu_attn_args *a, bool f32) {
-    return !f32 && !a->invariant && !a->cache.f32 && a->v_offset > 0 && a->dk == a->dv &&
-           (a->dk == 64 || a->dk == 128) && a->n_heads <= 2 * a->n_kv_heads &&
-           a->v_offset % 8 == 0 && a->cache.slot_values % 8 == 0;
+extern "C" bool cu_attn_fits_mha(const cu_attn_args *args, bool f32) {
+    return !f32 && !args->invariant && !args->cache.f32 && args->v_offset > 0 &&
+           args->dk == args->dv && (args->dk == 64 || args->dk == 128) &&
+           args->n_heads <= 2 * args->n_kv_heads && args->v_offset % 8 == 0 &&
+           args->cache.slot_values % 8 == 0;
 }
 
-extern "C" cudaError_t cu_attn_mha(cudaStream_t s, const cu_attn_args *a, uint32_t tiles) {
-    dim3 grid(tiles, a->n_kv_heads, a->splits);
-    uint32_t bytes = mha_bytes(a);
-    bool two = a->n_heads > a->n_kv_heads;
-    if (a->dk == 64) {
-        if (two) return LAUNCH((attn_mha<2, 8>), grid, MHA_THREADS, bytes, s, *a);
-        return LAUNCH((attn_mha<1, 8>), grid, MHA_THREADS, bytes, s, *a);
+extern "C" cudaError_t cu_attn_mha(cudaStream_t stream, const cu_attn_args *args, uint32_t tiles) {
+    dim3 grid(tiles, args->n_kv_heads, args->splits);
+    uint32_t bytes = mha_bytes(args);
+    bool two = args->n_heads > args->n_kv_heads;
+    if (args->dk == 64) {
+        if (two) return LAUNCH((attn_mha<2, 8>), grid, MHA_THREADS, bytes, stream, *args);
+        return LAUNCH((attn_mha<1, 8>), grid, MHA_THREADS, bytes, stream, *args);
     }
-    if (two) return LAUNCH((attn_mha<2, 16>), grid, MHA_THREADS, bytes, s, *a);
-    return LAUNCH((attn_mha<1, 16>), grid, MHA_THREADS, bytes, s, *a);
+    if (two) return LAUNCH((attn_mha<2, 16>), grid, MHA_THREADS, bytes, stream, *args);
+    return LAUNCH((attn_mha<1, 16>), grid, MHA_THREADS, bytes, stream, *args);
 }
