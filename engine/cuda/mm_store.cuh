@@ -1,8 +1,8 @@
-/* mm_store.cuh - what becomes of a product's sums: one struct for each kind of output, as template
- * arguments of the kernels in mm.cu.
+/* mm_store.cuh - stores a product's sums: one struct for each kind of output, as template arguments
+ * of the kernels in mm.cu.
  *
  * A lane has the sums of weight rows n0 + g and n0 + g + 8 of a warp's 16 rows, and gives them to
- * put() token by token. All lanes of the warp call put(), for tokens that are not there too. */
+ * put() token by token. All lanes of the warp call put(), for missing tokens too. */
 #ifndef FATHOM_ENGINE_CUDA_MM_STORE_CUH
 #define FATHOM_ENGINE_CUDA_MM_STORE_CUH
 
@@ -10,8 +10,8 @@
 
 /* What all kinds need. */
 struct mm_output {
-    const cu_mm_args &a;
-    const mm_tile &t;
+    const cu_mm_args &args;
+    const mm_tile &tile;
     const mm_rows *sh;
     uint32_t n0, g; /* the lane's first row is n0 + g */
 };
@@ -22,34 +22,34 @@ template <typename Y> struct mm_plain {
 
     static __device__ __forceinline__ void look_up(const cu_mm_args &, const mm_tile &, mm_rows *) {
     }
-    template <typename MAP, typename A>
+    template <typename MAP, typename ACT>
     __device__ __forceinline__ void put(uint32_t token, float lo, float hi) const {
-        if (token >= out.t.n) return;
-        Y *y = (Y *)out.a.y + MAP::y(out.a, out.t, out.sh, token);
+        if (token >= out.tile.n) return;
+        Y *y = (Y *)out.args.y + MAP::y(out.args, out.tile, out.sh, token);
         float scale = MAP::scale(out.sh, token);
         uint32_t n = out.n0 + out.g;
-        if (n < out.a.n) narrow(lo * scale, &y[n]);
-        if (n + 8 < out.a.n) narrow(hi * scale, &y[n + 8]);
+        if (n < out.args.n) narrow(lo * scale, &y[n]);
+        if (n + 8 < out.args.n) narrow(hi * scale, &y[n + 8]);
     }
 };
 
-/* y [token][n / 2]: rows are gates and ups, 8 and 8 in turn, so that a lane has one of each. */
+/* y [token][n / 2]: rows are gates and ups, 8 and 8 in turn, so a lane has one of each. */
 struct mm_silu {
     mm_output out;
 
     static __device__ __forceinline__ void look_up(const cu_mm_args &, const mm_tile &, mm_rows *) {
     }
-    template <typename MAP, typename A>
+    template <typename MAP, typename ACT>
     __device__ __forceinline__ void put(uint32_t token, float lo, float hi) const {
-        if (token >= out.t.n || out.n0 + out.g >= out.a.n) return;
-        A *y = (A *)out.a.y + MAP::y(out.a, out.t, out.sh, token);
+        if (token >= out.tile.n || out.n0 + out.g >= out.args.n) return;
+        ACT *y = (ACT *)out.args.y + MAP::y(out.args, out.tile, out.sh, token);
         narrow(rm_silu(lo) * hi, &y[out.n0 / 2 + out.g]);
     }
 };
 
 /* The query of MLA, as mla_query splits it: rows are [nope of all heads | rope of all heads]. The
  * two rows of a rotated pair lie in neighbouring lanes of g, since the heads' nope parts together
- * are an even number of rows. Padding belongs to the lane that has the last row before it. */
+ * are an even number of rows. Padding belongs to the lane with the last row before it. */
 struct mm_query {
     struct place {
         uint32_t at;  /* in a row of q_nope, or of q */
@@ -59,64 +59,68 @@ struct mm_query {
     };
     mm_output out;
 
-    static __device__ __forceinline__ place place_of(const cu_mm_args &a, uint32_t n) {
-        const cu_query_args &q = a.query;
-        uint32_t nopes = q.n_heads * q.nope;
-        place p = {0, 0, 0, n >= nopes, n < a.n};
-        if (p.rope) {
-            p.j = (n - nopes) % q.rope_dim;
-            p.at = (n - nopes) / q.rope_dim * (q.kv_lora + q.rope_dim) + q.kv_lora + p.j;
+    static __device__ __forceinline__ place place_of(const cu_mm_args &args, uint32_t n) {
+        const cu_query_args &query = args.query;
+        uint32_t nopes = query.n_heads * query.nope;
+        place spot = {0, 0, 0, n >= nopes, n < args.n};
+        if (spot.rope) {
+            spot.j = (n - nopes) % query.rope_dim;
+            spot.at = (n - nopes) / query.rope_dim * (query.kv_lora + query.rope_dim) +
+                      query.kv_lora + spot.j;
         } else {
-            uint32_t k = n % q.nope;
-            p.at = n / q.nope * q.nope_ld + k;
-            if (k + 1 == q.nope) p.pad = q.nope_ld - q.nope;
+            uint32_t k = n % query.nope;
+            spot.at = n / query.nope * query.nope_ld + k;
+            if (k + 1 == query.nope) spot.pad = query.nope_ld - query.nope;
         }
-        return p;
+        return spot;
     }
 
     /* On the way while the sums are made. */
-    static __device__ __forceinline__ void look_up(const cu_mm_args &a, const mm_tile &t,
+    static __device__ __forceinline__ void look_up(const cu_mm_args &args, const mm_tile &tile,
                                                    mm_rows *sh) {
         uint32_t i = threadIdx.x;
-        if (i >= t.n) return;
-        sh->pos[i] = rows_of(a.desc)[t.first + i].pos;
-        prefetch(a.query.rope + (uint64_t)sh->pos[i] * a.query.rope_dim);
+        if (i >= tile.n) return;
+        sh->pos[i] = rows_of(args.desc)[tile.first + i].pos;
+        prefetch(args.query.rope + (uint64_t)sh->pos[i] * args.query.rope_dim);
     }
 
-    template <typename A>
-    __device__ __forceinline__ void one(const place &p, uint32_t token, float mine,
+    template <typename ACT>
+    __device__ __forceinline__ void one(const place &spot, uint32_t token, float mine,
                                         float other) const {
-        const cu_query_args &q = out.a.query;
-        uint64_t row = out.t.first + token;
-        if (!p.there) return;
-        if (p.rope) {
-            const float *turn = q.rope + (uint64_t)out.sh->pos[token] * q.rope_dim + (p.j & ~1u);
-            bool odd = p.j & 1;
+        const cu_query_args &query = out.args.query;
+        uint64_t row = out.tile.first + token;
+        if (!spot.there) return;
+        if (spot.rope) {
+            const float *turn =
+                query.rope + (uint64_t)out.sh->pos[token] * query.rope_dim + (spot.j & ~1u);
+            bool odd = spot.j & 1;
             float x0 = odd ? other : mine, x1 = odd ? mine : other;
             rm_rotate(&x0, &x1, turn[0], turn[1]);
-            narrow(odd ? x1 : x0, (A *)q.q + row * q.n_heads * (q.kv_lora + q.rope_dim) + p.at);
+            narrow(odd ? x1 : x0, (ACT *)query.q +
+                                      row * query.n_heads * (query.kv_lora + query.rope_dim) +
+                                      spot.at);
             return;
         }
-        A *to = (A *)q.q_nope + row * q.n_heads * q.nope_ld + p.at;
+        ACT *to = (ACT *)query.q_nope + row * query.n_heads * query.nope_ld + spot.at;
         narrow(mine, to);
 #pragma unroll 1
-        for (uint32_t i = 1; i <= p.pad; i++)
+        for (uint32_t i = 1; i <= spot.pad; i++)
             narrow(0.0f, to + i);
     }
 
-    template <typename MAP, typename A>
+    template <typename MAP, typename ACT>
     __device__ __forceinline__ void put(uint32_t token, float lo, float hi) const {
-        const cu_query_args &q = out.a.query;
+        const cu_query_args &query = out.args.query;
 #pragma unroll 1
         for (uint32_t half = 0; half < 2; half++) {
             float mine = half ? hi : lo, other = __shfl_xor_sync(0xffffffffu, mine, 4);
-            if (token < out.t.n)
-                one<A>(place_of(out.a, out.n0 + out.g + 8 * half), token, mine, other);
+            if (token < out.tile.n)
+                one<ACT>(place_of(out.args, out.n0 + out.g + 8 * half), token, mine, other);
         }
-        if (token >= out.t.n || out.n0 + out.g != 0) return;
+        if (token >= out.tile.n || out.n0 + out.g != 0) return;
 #pragma unroll 1
-        for (uint32_t c = q.o_values; c < q.o_ld; c++)
-            narrow(0.0f, (A *)q.o + (uint64_t)(out.t.first + token) * q.o_ld + c);
+        for (uint32_t c = query.o_values; c < query.o_ld; c++)
+            narrow(0.0f, (ACT *)query.o + (uint64_t)(out.tile.first + token) * query.o_ld + c);
     }
 };
 
