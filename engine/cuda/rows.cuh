@@ -1,10 +1,10 @@
 /* rows.cuh - a row of floats in the registers of a thread block: load all of it, add up, store it.
  *
  * Thread t of T holds the channels 4 (t + k T) to 4 (t + k T) + 3 for k < V. A row is loaded as a
- * whole before anything is computed from it, so that its memory accesses are on their way
- * together. WHOLE: the row is aligned to 16 bytes and its width is a multiple of 4, so that the
- * four channels are one access; else each is loaded alone. Both hold the same channels and add them
- * up in the same order, so the bits of a result depend on the width alone. */
+ * whole before any use, so its memory accesses are on their way together. WHOLE: the row is aligned
+ * to 16 bytes and its width is a multiple of 4, so the four channels are one access; else each is
+ * loaded alone. Both hold the same channels and add them up in the same order, so the bits of a
+ * result depend on the width alone. */
 #ifndef FATHOM_ENGINE_CUDA_ROWS_CUH
 #define FATHOM_ENGINE_CUDA_ROWS_CUH
 
@@ -20,56 +20,60 @@ static __device__ __forceinline__ uint32_t first_channel(int k) {
     return 4 * (threadIdx.x + (uint32_t)k * blockDim.x);
 }
 
-/* ---- four channels, c to c + 3, of a row of n; beyond n they are 0 ---- */
+/* ---- four channels, chan to chan + 3, of a row of n; beyond n they are 0 ---- */
 
 template <bool WHOLE>
-static __device__ __forceinline__ void load4(const float *p, uint32_t c, uint32_t n, float v[4]) {
+static __device__ __forceinline__ void load4(const float *from, uint32_t chan, uint32_t n,
+                                             float values[4]) {
     if constexpr (WHOLE) {
-        vec16 w = {};
-        if (c < n) w = *(const vec16 *)(p + c);
+        vec16 vec = {};
+        if (chan < n) vec = *(const vec16 *)(from + chan);
         for (int j = 0; j < 4; j++)
-            v[j] = rm_float_of(w.w[j]);
+            values[j] = rm_float_of(vec.w[j]);
     } else {
         for (int j = 0; j < 4; j++)
-            v[j] = c + j < n ? p[c + j] : 0.0f;
+            values[j] = chan + j < n ? from[chan + j] : 0.0f;
     }
 }
 
 template <bool WHOLE>
-static __device__ __forceinline__ void load4(const bf16 *p, uint32_t c, uint32_t n, float v[4]) {
+static __device__ __forceinline__ void load4(const bf16 *from, uint32_t chan, uint32_t n,
+                                             float values[4]) {
     if constexpr (WHOLE) {
-        vec8 w = {};
-        if (c < n) w = *(const vec8 *)(p + c);
+        vec8 vec = {};
+        if (chan < n) vec = *(const vec8 *)(from + chan);
         for (int j = 0; j < 4; j++)
-            v[j] = rm_bf16_widen((uint16_t)(w.w[j >> 1] >> 16 * (j & 1)));
+            values[j] = rm_bf16_widen((uint16_t)(vec.w[j >> 1] >> 16 * (j & 1)));
     } else {
         for (int j = 0; j < 4; j++)
-            v[j] = c + j < n ? widen(p[c + j]) : 0.0f;
+            values[j] = chan + j < n ? widen(from[chan + j]) : 0.0f;
     }
 }
 
 template <bool WHOLE>
-static __device__ __forceinline__ void store4(float *p, uint32_t c, uint32_t n, const float v[4]) {
+static __device__ __forceinline__ void store4(float *to, uint32_t chan, uint32_t n,
+                                              const float values[4]) {
     if constexpr (WHOLE) {
-        vec16 w;
+        vec16 vec;
         for (int j = 0; j < 4; j++)
-            w.w[j] = rm_bits_of(v[j]);
-        if (c < n) *(vec16 *)(p + c) = w;
+            vec.w[j] = rm_bits_of(values[j]);
+        if (chan < n) *(vec16 *)(to + chan) = vec;
     } else {
         for (int j = 0; j < 4; j++) {
-            if (c + j < n) p[c + j] = v[j];
+            if (chan + j < n) to[chan + j] = values[j];
         }
     }
 }
 
 template <bool WHOLE>
-static __device__ __forceinline__ void store4(bf16 *p, uint32_t c, uint32_t n, const float v[4]) {
+static __device__ __forceinline__ void store4(bf16 *to, uint32_t chan, uint32_t n,
+                                              const float values[4]) {
     if constexpr (WHOLE) {
-        vec8 w = {{narrow_pair(v[0], v[1]), narrow_pair(v[2], v[3])}};
-        if (c < n) *(vec8 *)(p + c) = w;
+        vec8 vec = {{narrow_pair(values[0], values[1]), narrow_pair(values[2], values[3])}};
+        if (chan < n) *(vec8 *)(to + chan) = vec;
     } else {
         for (int j = 0; j < 4; j++) {
-            if (c + j < n) narrow(v[j], &p[c + j]);
+            if (chan + j < n) narrow(values[j], &to[chan + j]);
         }
     }
 }
@@ -85,36 +89,37 @@ enum {
 static_assert((int)CU_MAX_DIM == 4 * MANY * ROW_THREADS, "the widest row of one thread block");
 #define ROW_BOUNDS __launch_bounds__(ROW_THREADS, 1)
 
-/* n 0: no row, all zeros; p is not read. */
+/* n 0: no row, all zeros; `from` is not read. */
 template <bool WHOLE, int V, typename T>
-static __device__ __forceinline__ void row_load(row_vec<V> &x, const T *p, uint32_t n) {
+static __device__ __forceinline__ void row_load(row_vec<V> &x, const T *from, uint32_t n) {
 #pragma unroll
     for (int k = 0; k < V; k++)
-        load4<WHOLE>(p, first_channel(k), n, x.v[k]);
+        load4<WHOLE>(from, first_channel(k), n, x.v[k]);
 }
 
 template <bool WHOLE, int V, typename T>
-static __device__ __forceinline__ void row_store(T *p, uint32_t n, const row_vec<V> &x) {
+static __device__ __forceinline__ void row_store(T *from, uint32_t n, const row_vec<V> &x) {
 #pragma unroll
     for (int k = 0; k < V; k++)
-        store4<WHOLE>(p, first_channel(k), n, x.v[k]);
+        store4<WHOLE>(from, first_channel(k), n, x.v[k]);
 }
 
-/* Weights of a row, asked for early (before the kernel in front has ended) or where they are used:
- * with MANY, registers hold little more than one row. p NULL: zeros. */
+/* Weights of a row, asked for early (before the kernel in front has ended) or at their use: with
+ * MANY, registers hold little more than one row. `from` NULL: zeros. */
 template <bool EARLY, bool WHOLE, int V>
-static __device__ __forceinline__ void row_weights(row_vec<V> &w, const float *p, uint32_t n) {
-    if (EARLY == (V == FEW)) row_load<WHOLE>(w, p, p ? n : 0);
+static __device__ __forceinline__ void row_weights(row_vec<V> &weights, const float *from,
+                                                   uint32_t n) {
+    if (EARLY == (V == FEW)) row_load<WHOLE>(weights, from, from ? n : 0);
 }
 
 /* f(x channel, y channel) in place of each channel of x. */
 template <int V, typename F>
-static __device__ __forceinline__ void row_join(row_vec<V> &x, const row_vec<V> &y, F f) {
+static __device__ __forceinline__ void row_join(row_vec<V> &x, const row_vec<V> &y, F join) {
 #pragma unroll
     for (int k = 0; k < V; k++) {
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            x.v[k][j] = f(x.v[k][j], y.v[k][j]);
+            x.v[k][j] = join(x.v[k][j], y.v[k][j]);
     }
 }
 
@@ -131,10 +136,10 @@ static __device__ __forceinline__ float row_dot(const row_vec<V> &x, const row_v
     return sum;
 }
 
-enum { ROW_SUM = 32 }; /* floats of shared memory that one sum over the block takes */
+enum { ROW_SUM = 32 }; /* floats of shared memory for one sum over the block */
 
 /* N sums over a block of whole warps, in every thread, behind one barrier. `scratch`: N * ROW_SUM
- * floats that no other sum of the kernel uses. */
+ * floats, not used by another sum of the kernel. */
 template <int N> static __device__ __forceinline__ void row_sums(float (&v)[N], float *scratch) {
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
 #pragma unroll
@@ -153,17 +158,17 @@ template <int N> static __device__ __forceinline__ void row_sums(float (&v)[N], 
 
 /* x = x * scale * w with the scale of a root mean square. */
 template <int V>
-static __device__ __forceinline__ void row_norm(row_vec<V> &x, const row_vec<V> &w, uint32_t n,
-                                                float eps, float *scratch) {
+static __device__ __forceinline__ void row_norm(row_vec<V> &x, const row_vec<V> &weights,
+                                                uint32_t n, float eps, float *scratch) {
     float sum[1] = {row_dot(x, x)};
     row_sums(sum, scratch);
     float scale = rm_rms_scale(sum[0], n, eps);
-    row_join(x, w, [=](float a, float b) { return a * scale * b; });
+    row_join(x, weights, [=](float a, float b) { return a * scale * b; });
 }
 
 /* Row i of the launch; false if it has fewer. The row is read beside the count, not behind it: a
  * descriptor has memory for as many rows as any kernel has thread blocks for. */
-static __device__ __forceinline__ bool launch_row(const void *desc, uint32_t i, cu_row *r) {
+static __device__ __forceinline__ bool launch_row(const void *desc, uint32_t i, cu_row *row) {
     const cu_row *from = (const cu_row *)((const char *)desc + sizeof(cu_head)) + i;
 #ifdef __CUDA_ARCH__
     static_assert(sizeof(cu_row) == 40 && sizeof(cu_head) % 8 == 0, "five accesses of 8 bytes");
@@ -173,20 +178,20 @@ static __device__ __forceinline__ bool launch_row(const void *desc, uint32_t i, 
                      : "=r"(w[2 * k]), "=r"(w[2 * k + 1])
                      : "l"((const uint32_t *)from + 2 * k));
     }
-    memcpy(r, w, sizeof *r);
+    memcpy(row, w, sizeof *row);
 #else
-    *r = *from;
+    *row = *from;
 #endif
     return i < head_of(desc)->n_rows;
 }
 
 /* ---- on the host ---- */
 
-static inline bool in_fours(const void *p) {
-    return (uintptr_t)p % 16 == 0;
+static inline bool in_fours(const void *from) {
+    return (uintptr_t)from % 16 == 0;
 }
 
-/* Threads that hold a row of n with v accesses each. */
+/* Threads for a row of n with v accesses each. */
 static inline uint32_t row_threads(uint32_t n, uint32_t v) {
     return cu_ceil_div(n, 128 * v) * 32;
 }

@@ -1,16 +1,15 @@
-/* sample.cu - one token from one row of logits: what engine/sampler.c picks with a plain
+/* sample.cu - one token from one row of logits: the choice of engine/sampler.c for a plain
  * sampling, by the same meaning, weights and random numbers.
  *
- * A thread block per row, so a row's answer cannot depend on its neighbours. Every sum is of
- * whole units (of 2^-34 in a draw, of 2^-39 in the log-softmax) in 64-bit integers: no order of
- * threads or atomics changes it, and those of a draw equal the host's sums in doubles. What
- * may differ from the host is the last bits of a log-probability, whose sum the host takes in
- * floats and doubles.
+ * A thread block per row, so a row's answer cannot depend on its neighbours. Every sum is of whole
+ * units (of 2^-34 in a draw, of 2^-39 in the log-softmax) in 64-bit integers: no order of threads
+ * or atomics changes it, and the sums of a draw equal the host's sums in doubles. Only the last
+ * bits of a log-probability may differ from the host, as the host sums it in floats and doubles.
  *
- * Ranks and cuts: a logit's rank is one number of 54 bits (see rank_of) whose digits spread
- * over the buckets of a histogram, so a cut is found digit by digit, mostly by two. Nothing is
- * sorted but the n_top best. Where the row fits, it is copied to shared memory by the first
- * pass and memory is read once. */
+ * Ranks and cuts: a logit's rank is one number of 54 bits (see rank_of). Its digits spread over the
+ * buckets of a histogram, so a cut is found digit by digit, mostly by two. Nothing is sorted but
+ * the n_top best. If the row fits, the first pass copies it to shared memory, and memory is read
+ * once. */
 #include "engine/cuda/common.cuh"
 
 enum {
@@ -49,7 +48,7 @@ struct logit_row {
     sample_shared *sh;
 };
 
-/* Keeps what ranks above `rank`, and ids up to `last` of those at it. */
+/* Keeps logits ranked above `rank`, and at `rank` ids up to `last`. */
 struct cut {
     uint64_t rank;
     uint32_t last;
@@ -60,23 +59,23 @@ struct filter {
     struct cut cut;
 };
 
-template <typename T, typename F> static __device__ __forceinline__ T warp_reduce(T v, F join) {
+template <typename T, typename F> static __device__ __forceinline__ T warp_reduce(T value, F join) {
     for (int step = 16; step > 0; step >>= 1)
-        v = join(v, __shfl_xor_sync(0xffffffffu, v, step));
-    return v;
+        value = join(value, __shfl_xor_sync(0xffffffffu, value, step));
+    return value;
 }
 
 /* Over the block, in every thread; 0 is neutral. */
 template <typename F>
-static __device__ uint64_t block_reduce(sample_shared *sh, uint64_t v, F join) {
+static __device__ uint64_t block_reduce(sample_shared *sh, uint64_t value, F join) {
     uint32_t lane = threadIdx.x & 31, warps = blockDim.x >> 5;
-    v = warp_reduce(v, join);
+    value = warp_reduce(value, join);
     __syncthreads(); /* an earlier result has been read */
-    if (lane == 0) sh->warp[threadIdx.x >> 5] = v;
+    if (lane == 0) sh->warp[threadIdx.x >> 5] = value;
     __syncthreads();
     if (threadIdx.x < 32) {
-        v = warp_reduce(lane < warps ? sh->warp[lane] : 0, join);
-        if (lane == 0) sh->warp[32] = v;
+        value = warp_reduce(lane < warps ? sh->warp[lane] : 0, join);
+        if (lane == 0) sh->warp[32] = value;
     }
     __syncthreads();
     return sh->warp[32];
@@ -92,82 +91,82 @@ static __device__ __forceinline__ uint64_t larger(uint64_t a, uint64_t b) {
 /* ---- reading a row ---- */
 
 /* Four logits from id 4q on; -Inf beyond the vocabulary. */
-static __device__ __forceinline__ void load_quad(const logit_row &r, uint32_t q, float x[4]) {
-    if (r.aligned) {
-        vec16 v = load_stream(r.x + QUAD_IDS * q);
+static __device__ __forceinline__ void load_quad(const logit_row &row, uint32_t q, float x[4]) {
+    if (row.aligned) {
+        vec16 vec = load_stream(row.x + QUAD_IDS * q);
         for (uint32_t k = 0; k < QUAD_IDS; k++)
-            x[k] = rm_float_of(v.w[k]);
+            x[k] = rm_float_of(vec.w[k]);
         return;
     }
     for (uint32_t k = 0; k < QUAD_IDS; k++) {
         uint32_t id = QUAD_IDS * q + k;
-        x[k] = id < r.vocab ? r.x[id] : -INFINITY;
+        x[k] = id < row.vocab ? row.x[id] : -INFINITY;
     }
 }
 
-/* First pass: copies the row if COPY, and gives rm_order of its largest logit in the high half
- * and in the low half the complement of the lowest id that has it. */
-template <bool COPY> static __device__ uint64_t load_row(logit_row *r, float *copy) {
+/* First pass: copies the row if COPY, and gives rm_order of its largest logit in the high half and
+ * the complement of the logit's lowest id in the low half. */
+template <bool COPY> static __device__ uint64_t load_row(logit_row *row, float *copy) {
     uint64_t best = 0;
 #pragma unroll 4
-    for (uint32_t q = threadIdx.x; q < r->quads; q += blockDim.x) {
-        vec16 v;
+    for (uint32_t q = threadIdx.x; q < row->quads; q += blockDim.x) {
+        vec16 vec;
         float x[4];
-        load_quad(*r, q, x);
+        load_quad(*row, q, x);
         for (uint32_t k = 0; k < QUAD_IDS; k++) {
             uint32_t id = QUAD_IDS * q + k;
-            v.w[k] = rm_bits_of(x[k]);
+            vec.w[k] = rm_bits_of(x[k]);
             uint64_t key = (uint64_t)rm_order(x[k]) << 32 | (uint32_t)~id;
             if (!(x[k] < INFINITY)) key = NOTHING;
             if (x[k] != -INFINITY) best = larger(best, key);
         }
-        if (COPY) ((vec16 *)copy)[q] = v;
+        if (COPY) ((vec16 *)copy)[q] = vec;
     }
-    if (COPY) r->x = copy;
-    return block_reduce(r->sh, best, larger); /* its barriers: the copy is whole */
+    if (COPY) row->x = copy;
+    return block_reduce(row->sh, best, larger); /* its barriers: the copy is whole */
 }
 
-/* f(id, logit) for every id; a warp takes whole chunks. Ids beyond the vocabulary come as -Inf. */
+/* fn(id, logit) for every id; a warp takes whole chunks. Ids beyond the vocabulary come as -Inf. */
 template <bool COPY, typename F>
-static __device__ __forceinline__ void each_of_chunk(const logit_row &r, uint32_t chunk, F f) {
-    uint32_t first = chunk * r.steps * 32 + (threadIdx.x & 31);
-    for (uint32_t s = 0, q = first; s < r.steps && q < r.quads; s++, q += 32) {
+static __device__ __forceinline__ void each_of_chunk(const logit_row &row, uint32_t chunk, F fn) {
+    uint32_t first = chunk * row.steps * 32 + (threadIdx.x & 31);
+    for (uint32_t s = 0, q = first; s < row.steps && q < row.quads; s++, q += 32) {
         float x[4];
         if (COPY) {
-            vec16 v = ((const vec16 *)r.x)[q];
+            vec16 vec = ((const vec16 *)row.x)[q];
             for (uint32_t k = 0; k < QUAD_IDS; k++)
-                x[k] = rm_float_of(v.w[k]);
+                x[k] = rm_float_of(vec.w[k]);
         } else {
-            load_quad(r, q, x);
+            load_quad(row, q, x);
         }
         for (uint32_t k = 0; k < QUAD_IDS; k++)
-            f(QUAD_IDS * q + k, x[k]);
+            fn(QUAD_IDS * q + k, x[k]);
     }
 }
 template <bool COPY, typename F>
-static __device__ __forceinline__ void each(const logit_row &r, F f) {
-    for (uint32_t c = threadIdx.x >> 5; c < r.n_chunks; c += blockDim.x >> 5)
-        each_of_chunk<COPY>(r, c, f);
+static __device__ __forceinline__ void each(const logit_row &row, F fn) {
+    for (uint32_t chunk = threadIdx.x >> 5; chunk < row.n_chunks; chunk += blockDim.x >> 5)
+        each_of_chunk<COPY>(row, chunk, fn);
 }
 
-/* Sums f(id, logit) by chunk and gives the sum of all in every thread. */
-template <bool COPY, typename F> static __device__ uint64_t chunk_sums(const logit_row &r, F f) {
+/* Sums fn(id, logit) by chunk and gives the sum of all in every thread. */
+template <bool COPY, typename F> static __device__ uint64_t chunk_sums(const logit_row &row, F fn) {
     uint64_t mine = 0;
     __syncthreads(); /* earlier sums have been read */
-    for (uint32_t c = threadIdx.x >> 5; c < r.n_chunks; c += blockDim.x >> 5) {
+    for (uint32_t chunk = threadIdx.x >> 5; chunk < row.n_chunks; chunk += blockDim.x >> 5) {
         uint64_t sum = 0;
-        each_of_chunk<COPY>(r, c, [&](uint32_t id, float x) { sum += f(id, x); });
+        each_of_chunk<COPY>(row, chunk, [&](uint32_t id, float x) { sum += fn(id, x); });
         mine += sum;
         sum = warp_reduce(sum, add);
-        if ((threadIdx.x & 31) == 0) r.sh->sum[c] = sum;
+        if ((threadIdx.x & 31) == 0) row.sh->sum[chunk] = sum;
     }
-    return block_reduce(r.sh, mine, add);
+    return block_reduce(row.sh, mine, add);
 }
 
 /* ---- finding ---- */
 
 struct found {
-    uint32_t at;        /* the first item with which the sum exceeds the goal, or NOT_FOUND */
+    uint32_t at;        /* the first item to bring the sum above the goal, or NOT_FOUND */
     uint64_t rest, own; /* the goal less the items before; that item */
 };
 
@@ -188,14 +187,14 @@ template <typename F> static __device__ found warp_find(uint32_t n, uint64_t goa
             goal -= all;
             continue;
         }
-        /* Exactly one lane holds the item; what the others give is 0. */
+        /* Exactly one lane holds the item; the others give 0. */
         uint64_t before = upto - sum, at = 0, rest = 0, own = 0;
         if (goal >= before && goal < upto) {
             rest = goal - before;
             own = part[0];
             at = first;
 #pragma unroll
-            for (uint32_t k = 1; k < 4; k++) { /* no index that only the device knows */
+            for (uint32_t k = 1; k < 4; k++) { /* no index known only at run time */
                 if (at + 1 != first + k || rest < own) continue;
                 rest -= own;
                 own = part[k];
@@ -207,64 +206,65 @@ template <typename F> static __device__ found warp_find(uint32_t n, uint64_t goa
     return {NOT_FOUND, goal, 0};
 }
 
-/* The id at which the walk over f passes `goal`; the chunks' sums of f are there. */
-template <typename F> static __device__ uint32_t find_id(const logit_row &r, uint64_t goal, F f) {
+/* The id at which the walk over fn passes `goal`; the chunks' sums of fn are there. */
+template <typename F>
+static __device__ uint32_t find_id(const logit_row &row, uint64_t goal, F fn) {
     if (threadIdx.x < 32) {
-        found c = warp_find(r.n_chunks, goal, [&](uint32_t i) { return r.sh->sum[i]; });
-        uint32_t first = c.at * r.steps * WARP_IDS;
-        found e = {NOT_FOUND, 0, 0};
-        if (c.at != NOT_FOUND) {
-            e = warp_find(r.steps * WARP_IDS, c.rest, [&](uint32_t i) {
-                return first + i < r.vocab ? f(first + i, r.x[first + i]) : 0;
+        found chunk = warp_find(row.n_chunks, goal, [&](uint32_t i) { return row.sh->sum[i]; });
+        uint32_t first = chunk.at * row.steps * WARP_IDS;
+        found hit = {NOT_FOUND, 0, 0};
+        if (chunk.at != NOT_FOUND) {
+            hit = warp_find(row.steps * WARP_IDS, chunk.rest, [&](uint32_t i) {
+                return first + i < row.vocab ? fn(first + i, row.x[first + i]) : 0;
             });
         }
-        if (threadIdx.x == 0) r.sh->at = e.at == NOT_FOUND ? NOT_FOUND : first + e.at;
+        if (threadIdx.x == 0) row.sh->at = hit.at == NOT_FOUND ? NOT_FOUND : first + hit.at;
     }
     __syncthreads();
-    uint32_t id = r.sh->at;
+    uint32_t id = row.sh->at;
     __syncthreads();
     return id;
 }
 
 /* ---- ranks and cuts ---- */
 
-/* A number in the order of the logits: how far it is below the largest, in steps that spread a
- * model's logits evenly, over the order of the floats, which tells those of one step apart. */
-static __device__ __forceinline__ uint64_t rank_of(const logit_row &r, float x) {
-    float below = fminf(rm_mul(rm_add(r.max, -x), DISTANCE_STEPS), (float)(DISTANCES - 1));
+/* A number in the order of the logits: how far it is below the largest, in steps spreading a
+ * model's logits evenly; below it, the order of the floats, for logits of one step. */
+static __device__ __forceinline__ uint64_t rank_of(const logit_row &row, float x) {
+    float below = fminf(rm_mul(rm_add(row.max, -x), DISTANCE_STEPS), (float)(DISTANCES - 1));
     return (uint64_t)(DISTANCES - 1 - (uint32_t)below) << 32 | rm_order(x);
 }
 
-static __device__ __forceinline__ bool above(const struct cut &c, uint64_t rank, uint32_t id) {
-    return rank > c.rank || (rank == c.rank && id <= c.last);
+static __device__ __forceinline__ bool above(const struct cut &cut_at, uint64_t rank, uint32_t id) {
+    return rank > cut_at.rank || (rank == cut_at.rank && id <= cut_at.last);
 }
 
-/* Units that a logit weighs, 0 where the filter drops it. */
-static __device__ __forceinline__ uint64_t units(const logit_row &r, const filter &f, uint32_t id,
-                                                 float x) {
-    if (f.cut.rank && !above(f.cut, rank_of(r, x), id)) return 0;
-    float w = rm_weight(x, r.max, f.scale);
-    return w >= f.min_p ? rm_weight_units(w) : 0;
+/* A logit's weight in units, 0 if the filter drops it. */
+static __device__ __forceinline__ uint64_t units(const logit_row &row, const filter &keep,
+                                                 uint32_t id, float x) {
+    if (keep.cut.rank && !above(keep.cut, rank_of(row, x), id)) return 0;
+    float w = rm_weight(x, row.max, keep.scale);
+    return w >= keep.min_p ? rm_weight_units(w) : 0;
 }
 
-/* One digit's histogram over the candidates whose higher digits are `prefix`. */
+/* One digit's histogram over the candidates with higher digits `prefix`. */
 template <bool COPY>
-static __device__ void fill_buckets(const logit_row &r, const filter &f, bool by_mass,
+static __device__ void fill_buckets(const logit_row &row, const filter &keep, bool by_mass,
                                     uint64_t prefix, uint32_t shift, uint32_t bits) {
     __syncthreads(); /* the last histogram, or the chunks' sums, have been read */
     for (uint32_t i = threadIdx.x; i < BUCKETS; i += blockDim.x) {
-        r.sh->sum[i] = 0;
-        r.sh->count[i] = 0;
+        row.sh->sum[i] = 0;
+        row.sh->count[i] = 0;
     }
     __syncthreads();
-    each<COPY>(r, [&](uint32_t id, float x) {
-        uint64_t rank = rank_of(r, x);
-        if (x == -INFINITY || rank >> shift >> bits != prefix || !above(f.cut, rank, id)) return;
-        uint64_t w = by_mass || f.min_p > 0 ? units(r, f, id, x) : 1;
+    each<COPY>(row, [&](uint32_t id, float x) {
+        uint64_t rank = rank_of(row, x);
+        if (x == -INFINITY || rank >> shift >> bits != prefix || !above(keep.cut, rank, id)) return;
+        uint64_t w = by_mass || keep.min_p > 0 ? units(row, keep, id, x) : 1;
         if (w == 0) return;
         uint32_t b = (uint32_t)(rank >> shift) & ((1u << bits) - 1);
-        atomicAdd(&r.sh->count[b], 1u);
-        if (by_mass) atomicAdd((unsigned long long *)&r.sh->sum[b], (unsigned long long)w);
+        atomicAdd(&row.sh->count[b], 1u);
+        if (by_mass) atomicAdd((unsigned long long *)&row.sh->sum[b], (unsigned long long)w);
     });
     __syncthreads();
 }
@@ -272,27 +272,27 @@ static __device__ void fill_buckets(const logit_row &r, const filter &f, bool by
 /* The best candidates, as few as reach `limit` (> 0) in number or in mass, lower ids first among
  * equals; all of them if together they do not. */
 template <bool COPY>
-static __device__ struct cut keep_best(const logit_row &r, const filter &f, uint64_t limit,
+static __device__ struct cut keep_best(const logit_row &row, const filter &keep, uint64_t limit,
                                        bool by_mass) {
-    sample_shared *sh = r.sh;
+    sample_shared *sh = row.sh;
     uint64_t prefix = 0;
     uint32_t shift = RANK_BITS;
     for (int d = 0; d < DIGITS; d++) {
         uint32_t bits = shift < 11 ? shift : 11, last = (1u << bits) - 1;
         shift -= bits;
-        fill_buckets<COPY>(r, f, by_mass, prefix, shift, bits);
+        fill_buckets<COPY>(row, keep, by_mass, prefix, shift, bits);
         if (threadIdx.x < 32) {
-            found b = warp_find(last + 1, limit - 1, [&](uint32_t i) {
+            found hit = warp_find(last + 1, limit - 1, [&](uint32_t i) {
                 return by_mass ? sh->sum[last - i] : (uint64_t)sh->count[last - i];
             });
             if (threadIdx.x == 0) {
-                sh->at = b.at;
-                sh->rest = b.rest;
-                sh->own = b.own;
+                sh->at = hit.at;
+                sh->rest = hit.rest;
+                sh->own = hit.own;
             }
         }
         __syncthreads();
-        if (sh->at == NOT_FOUND) return f.cut;
+        if (sh->at == NOT_FOUND) return keep.cut;
         limit = sh->rest + 1;
         prefix = prefix << bits | (last - sh->at);
         if (limit == sh->own || sh->count[last - sh->at] == 1) return {prefix << shift, UINT32_MAX};
@@ -301,94 +301,96 @@ static __device__ struct cut keep_best(const logit_row &r, const filter &f, uint
     uint32_t ties = sh->count[prefix & 1023];
     if (by_mass) limit = (limit + sh->own / ties - 1) / (sh->own / ties);
     auto tie = [&](uint32_t id, float x) {
-        uint64_t rank = rank_of(r, x);
-        return (uint64_t)(rank == prefix && above(f.cut, rank, id));
+        uint64_t rank = rank_of(row, x);
+        return (uint64_t)(rank == prefix && above(keep.cut, rank, id));
     };
-    (void)chunk_sums<COPY>(r, tie);
-    return {prefix, find_id(r, limit - 1, tie)};
+    (void)chunk_sums<COPY>(row, tie);
+    return {prefix, find_id(row, limit - 1, tie)};
 }
 
-static __device__ __forceinline__ struct cut tighter(struct cut a, struct cut b) {
-    if (a.rank != b.rank) return a.rank > b.rank ? a : b;
-    return a.last < b.last ? a : b;
+static __device__ __forceinline__ struct cut tighter(struct cut left, struct cut right) {
+    if (left.rank != right.rank) return left.rank > right.rank ? left : right;
+    return left.last < right.last ? left : right;
 }
 
 /* ---- one row ---- */
 
 /* Puts the n best finite logits into sh->top_*, in no order. */
-template <bool COPY> static __device__ void find_top(const logit_row &r, uint32_t n) {
+template <bool COPY> static __device__ void find_top(const logit_row &row, uint32_t n) {
     const filter none = {0.0f, 1.0f, {0, UINT32_MAX}};
-    struct cut c = keep_best<COPY>(r, none, n, false);
-    if (threadIdx.x == 0) r.sh->n_top = 0;
+    struct cut cut_at = keep_best<COPY>(row, none, n, false);
+    if (threadIdx.x == 0) row.sh->n_top = 0;
     __syncthreads();
-    each<COPY>(r, [&](uint32_t id, float x) {
-        uint64_t rank = rank_of(r, x);
-        if (x == -INFINITY || !above(c, rank, id)) return;
-        uint32_t at = atomicAdd(&r.sh->n_top, 1u);
+    each<COPY>(row, [&](uint32_t id, float x) {
+        uint64_t rank = rank_of(row, x);
+        if (x == -INFINITY || !above(cut_at, rank, id)) return;
+        uint32_t at = atomicAdd(&row.sh->n_top, 1u);
         if (at >= n) return; /* never: the cut keeps n */
-        r.sh->top_rank[at] = rank;
-        r.sh->top_id[at] = id;
+        row.sh->top_rank[at] = rank;
+        row.sh->top_id[at] = id;
     });
     __syncthreads();
 }
 
-/* The token of a draw from all that the filters leave; the chunks' sums of all weights are there
- * and add up to `mass`. */
+/* The token of a draw from the logits left by the filters; the chunks' sums of all weights are
+ * there and add up to `mass`. */
 template <bool COPY>
-static __device__ uint32_t draw(const logit_row &r, const cu_draw &p, uint64_t mass) {
-    filter f = {p.min_p, p.scale, {0, UINT32_MAX}};
-    auto weight = [&](uint32_t id, float x) { return units(r, f, id, x); };
-    if (p.top_k > 0) f.cut = keep_best<COPY>(r, f, p.top_k, false);
-    if (p.top_k > 0 || p.min_p > 0) mass = chunk_sums<COPY>(r, weight);
-    if (p.top_p < 1.0f) {
-        double limit = ceil((double)p.top_p * (double)mass);
-        f.cut = tighter(f.cut, keep_best<COPY>(r, f, limit >= 1.0 ? (uint64_t)limit : 1, true));
-        mass = chunk_sums<COPY>(r, weight);
+static __device__ uint32_t draw(const logit_row &row, const cu_draw &want, uint64_t mass) {
+    filter keep = {want.min_p, want.scale, {0, UINT32_MAX}};
+    auto weight = [&](uint32_t id, float x) { return units(row, keep, id, x); };
+    if (want.top_k > 0) keep.cut = keep_best<COPY>(row, keep, want.top_k, false);
+    if (want.top_k > 0 || want.min_p > 0) mass = chunk_sums<COPY>(row, weight);
+    if (want.top_p < 1.0f) {
+        double limit = ceil((double)want.top_p * (double)mass);
+        keep.cut =
+            tighter(keep.cut, keep_best<COPY>(row, keep, limit >= 1.0 ? (uint64_t)limit : 1, true));
+        mass = chunk_sums<COPY>(row, weight);
     }
-    uint64_t goal = (uint64_t)(rm_uniform(p.seed, p.index) * (double)mass);
-    return find_id(r, goal < mass || mass == 0 ? goal : mass - 1, weight); /* by rounding */
+    uint64_t goal = (uint64_t)(rm_uniform(want.seed, want.index) * (double)mass);
+    return find_id(row, goal < mass || mass == 0 ? goal : mass - 1, weight); /* by rounding */
 }
 
 template <bool COPY>
-static __global__ void __launch_bounds__(SAMPLE_THREADS, 1) sample(cu_sample_args a) {
-    kernel_scope scope(a.stamp);
+static __global__ void __launch_bounds__(SAMPLE_THREADS, 1) sample(cu_sample_args args) {
+    kernel_scope scope(args.stamp);
     DYNAMIC_SHARED(shared);
     uint32_t i = blockIdx.x;
-    if (i >= head_of(a.desc)->n_draws) return;
-    const cu_draw p = draws_of(a.desc)[i];
+    if (i >= head_of(args.desc)->n_draws) return;
+    const cu_draw want = draws_of(args.desc)[i];
     sample_shared *sh = (sample_shared *)shared;
-    cu_choice *out = &head_of(a.desc)->choices[i];
-    logit_row r;
-    r.x = a.logits + (uint64_t)p.logits * a.vocab;
-    r.vocab = a.vocab;
-    r.quads = (a.vocab + QUAD_IDS - 1) / QUAD_IDS;
-    r.steps = (r.quads + 32 * MAX_CHUNKS - 1) / (32 * MAX_CHUNKS);
-    r.n_chunks = (r.quads + 32 * r.steps - 1) / (32 * r.steps);
-    r.aligned = a.vocab % QUAD_IDS == 0;
-    r.sh = sh;
-    uint64_t best = load_row<COPY>(&r, (float *)(shared + sizeof *sh));
+    cu_choice *out = &head_of(args.desc)->choices[i];
+    logit_row row;
+    row.x = args.logits + (uint64_t)want.logits * args.vocab;
+    row.vocab = args.vocab;
+    row.quads = (args.vocab + QUAD_IDS - 1) / QUAD_IDS;
+    row.steps = (row.quads + 32 * MAX_CHUNKS - 1) / (32 * MAX_CHUNKS);
+    row.n_chunks = (row.quads + 32 * row.steps - 1) / (32 * row.steps);
+    row.aligned = args.vocab % QUAD_IDS == 0;
+    row.sh = sh;
+    uint64_t best = load_row<COPY>(&row, (float *)(shared + sizeof *sh));
     if (best == 0 || best == NOTHING) {
         if (threadIdx.x == 0) *out = cu_choice{UINT32_MAX, 0.0f, 0, {}};
         return;
     }
     uint32_t token = ~(uint32_t)best;
-    r.max = r.x[token];
-    if (p.n_top > 0) find_top<COPY>(r, p.n_top);
-    uint64_t norm = 0, mass = chunk_sums<COPY>(r, [&](uint32_t, float x) {
-                           float e = rm_exp_down(rm_add(x, -r.max));
-                           norm += (uint64_t)(e * NORM_UNITS + 0.5f);
-                           if (p.scale == 0) return (uint64_t)0;
-                           return rm_weight_units(p.scale == 1 ? rm_weight_of(e)
-                                                               : rm_weight(x, r.max, p.scale));
-                       });
+    row.max = row.x[token];
+    if (want.n_top > 0) find_top<COPY>(row, want.n_top);
+    uint64_t norm = 0,
+             mass = chunk_sums<COPY>(row, [&](uint32_t, float x) {
+                 float e = rm_exp_down(rm_add(x, -row.max));
+                 norm += (uint64_t)(e * NORM_UNITS + 0.5f);
+                 if (want.scale == 0) return (uint64_t)0;
+                 return rm_weight_units(want.scale == 1 ? rm_weight_of(e)
+                                                        : rm_weight(x, row.max, want.scale));
+             });
     norm = block_reduce(sh, norm, add);
-    if (p.scale > 0) token = draw<COPY>(r, p, mass);
+    if (want.scale > 0) token = draw<COPY>(row, want, mass);
     double log_sum = log((double)norm / (double)NORM_UNITS);
-    uint32_t n = p.n_top > 0 ? sh->n_top : 0, t = threadIdx.x;
+    uint32_t n = want.n_top > 0 ? sh->n_top : 0, t = threadIdx.x;
     if (t == 0) {
         out->token = token;
-        out->logprob = token < a.vocab ? rm_logprob(r.x[token], r.max, log_sum) : 0.0f;
-        out->n_top = token < a.vocab ? n : 0;
+        out->logprob = token < args.vocab ? rm_logprob(row.x[token], row.max, log_sum) : 0.0f;
+        out->n_top = token < args.vocab ? n : 0;
     }
     if (t >= n) return;
     uint32_t place = 0;
@@ -397,19 +399,20 @@ static __global__ void __launch_bounds__(SAMPLE_THREADS, 1) sample(cu_sample_arg
                  (sh->top_rank[k] == sh->top_rank[t] && sh->top_id[k] < sh->top_id[t]);
     }
     out->top[place].id = sh->top_id[t];
-    out->top[place].logprob = rm_logprob(r.x[sh->top_id[t]], r.max, log_sum);
+    out->top[place].logprob = rm_logprob(row.x[sh->top_id[t]], row.max, log_sum);
 }
 
 /* ---- launcher ---- */
 
 static uint32_t most_shared = 48 * 1024; /* bytes a block may have; set once, before any launch */
 
-extern "C" cudaError_t cu_sample(cudaStream_t s, const cu_sample_args *a, uint32_t rows) {
-    uint32_t chunks = cu_ceil_div(a->vocab, WARP_IDS);
+extern "C" cudaError_t cu_sample(cudaStream_t stream, const cu_sample_args *args, uint32_t rows) {
+    uint32_t chunks = cu_ceil_div(args->vocab, WARP_IDS);
     uint32_t threads = chunks < SAMPLE_THREADS / 32 ? chunks * 32 : (uint32_t)SAMPLE_THREADS;
-    uint64_t copy = (uint64_t)cu_ceil_div(a->vocab, QUAD_IDS) * 16 + sizeof(sample_shared);
-    if (copy <= most_shared) return LAUNCH(sample<true>, rows, threads, (uint32_t)copy, s, *a);
-    return LAUNCH(sample<false>, rows, threads, (uint32_t)sizeof(sample_shared), s, *a);
+    uint64_t copy = (uint64_t)cu_ceil_div(args->vocab, QUAD_IDS) * 16 + sizeof(sample_shared);
+    if (copy <= most_shared)
+        return LAUNCH(sample<true>, rows, threads, (uint32_t)copy, stream, *args);
+    return LAUNCH(sample<false>, rows, threads, (uint32_t)sizeof(sample_shared), stream, *args);
 }
 
 extern "C" cudaError_t cu_sample_setup(int most) {

@@ -1,5 +1,5 @@
-/* start.cu - what all kernels need once: the shared memory they may use, whether one may start
- * before the one it follows has ended, and the name of one that could not be started. */
+/* start.cu - set-up of all kernels, done once: the shared memory they may use, leave to start
+ * before the kernel before has ended, and the name of a kernel that failed to start. */
 #include "engine/cuda/common.cuh"
 
 #include <atomic>
