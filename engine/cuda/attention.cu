@@ -116,7 +116,7 @@ template <int R, int PAIRS> struct mma_sums { float m[R][2], l[R][2], acc[R][PAI
 template <int R, int DK>
 static __device__ __forceinline__ void mma_scores(const cu_attn_args &args, const bf16 *qs,
                                                   const bf16 *k, const int32_t see[R], float *top,
-                                                  float s[R][4]) {
+                                                  float scores[R][4]) {
     const uint32_t dk = DK ? DK : args.dk, ld = key_ld(dk), k_steps = (dk + 15) / 16;
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
     /* Addresses ldmatrix wants of this lane: rows of an m16 x 16 piece, and of 8 keys by 32. */
@@ -135,10 +135,10 @@ static __device__ __forceinline__ void mma_scores(const cu_attn_args &args, cons
             const bf16 *q_at = qs + r * CU_ATTN_HEADS * ld + step * 16;
             uint32_t f[4];
             load_matrices(f, q_at);
-            mma_bf16(s[r], f[0], f[1], f[2], f[3], b[0], b[1]);
+            mma_bf16(scores[r], f[0], f[1], f[2], f[3], b[0], b[1]);
             if (!two) continue;
             load_matrices(f, q_at + 16);
-            mma_bf16(s[r], f[0], f[1], f[2], f[3], b[2], b[3]);
+            mma_bf16(scores[r], f[0], f[1], f[2], f[3], b[2], b[3]);
         }
     }
     float scale = args.scale * LOG2E;
@@ -148,8 +148,8 @@ static __device__ __forceinline__ void mma_scores(const cu_attn_args &args, cons
 #pragma unroll
         for (int c = 0; c < 4; c++) {
             bool seen = (int32_t)(warp * WARP_KEYS + 2 * q + (c & 1)) < see[r];
-            s[r][c] = seen ? rm_mul(s[r][c], scale) : -INFINITY;
-            high[c >> 1] = fmaxf(high[c >> 1], s[r][c]);
+            scores[r][c] = seen ? rm_mul(scores[r][c], scale) : -INFINITY;
+            high[c >> 1] = fmaxf(high[c >> 1], scores[r][c]);
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -162,7 +162,7 @@ static __device__ __forceinline__ void mma_scores(const cu_attn_args &args, cons
 
 /* Scores to weights, by the maxima of all warps; the sums so far are scaled to them. */
 template <int R, int PAIRS>
-static __device__ __forceinline__ void mma_weights(const float *top, float s[R][4], bf16 *ps,
+static __device__ __forceinline__ void mma_weights(const float *top, float scores[R][4], bf16 *ps,
                                                    mma_sums<R, PAIRS> &sum) {
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
 #pragma unroll
@@ -182,7 +182,7 @@ static __device__ __forceinline__ void mma_weights(const float *top, float s[R][
         float p[4];
 #pragma unroll
         for (int c = 0; c < 4; c++) {
-            p[c] = power2(s[r][c] - base[c >> 1]);
+            p[c] = power2(scores[r][c] - base[c >> 1]);
             part[c >> 1] += p[c];
         }
         bf16 *to = ps + (r * CU_ATTN_HEADS + g) * P_LD + warp * WARP_KEYS + 2 * q;
@@ -314,7 +314,7 @@ static __device__ __forceinline__ void mma_keys(const cu_attn_args &args, const 
     for (uint32_t tile = range.first; tile < range.last; tile++) {
         const bf16 *k = ks + ((tile - range.first) & 1) * other;
         bool more = tile + 1 < range.last;
-        float s[R][4] = {};
+        float scores[R][4] = {};
         int32_t see[R];
         copies_wait();
         __syncthreads(); /* this tile is here; the other buffer has been used */
@@ -325,9 +325,9 @@ static __device__ __forceinline__ void mma_keys(const cu_attn_args &args, const 
 #pragma unroll
         for (int r = 0; r < R; r++)
             see[r] = (int32_t)(pos[r] + 1 - tile * CU_ATTN_KEYS);
-        mma_scores<R, DK>(args, qs, k, see, top, s);
+        mma_scores<R, DK>(args, qs, k, see, top, scores);
         __syncthreads();
-        mma_weights<R, PAIRS>(top, s, ps, sum);
+        mma_weights<R, PAIRS>(top, scores, ps, sum);
         __syncthreads();
         mma_values<R, PAIRS, DK>(args, ps, k, sum);
         if (more && buffers == 1) {

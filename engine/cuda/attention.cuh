@@ -40,10 +40,10 @@ static __device__ __forceinline__ uint32_t slot_of(const void *desc, const cu_ca
     return RM_NO_SLOT;
 }
 
-/* The place of the part of row `row` of the launch, head h, split `split`. */
+/* The place of the part of row `row` of the launch, head `head`, split `split`. */
 static __device__ __forceinline__ uint64_t part_at(const cu_attn_args &args, uint32_t row,
-                                                   uint32_t split, uint32_t h) {
-    return ((uint64_t)row * args.splits + split) * args.n_heads + h;
+                                                   uint32_t split, uint32_t head) {
+    return ((uint64_t)row * args.splits + split) * args.n_heads + head;
 }
 
 /* 2^x; 0 for -infinity. */

@@ -348,8 +348,8 @@ static __device__ __forceinline__ void flash_load_keys(const cu_flash_args &args
 
 /* The place of row r's sums of one split between passes, and for the merge. */
 static __device__ __forceinline__ uint64_t flash_part(const cu_flash_args &args, uint32_t row,
-                                                      uint32_t split, uint32_t h) {
-    return ((uint64_t)row * CU_FLASH_SPLITS + split) * args.n_heads + h;
+                                                      uint32_t split, uint32_t head) {
+    return ((uint64_t)row * CU_FLASH_SPLITS + split) * args.n_heads + head;
 }
 
 /* This warp's sums of rows g and g + 8 from q0 on, to memory or back. */
@@ -446,28 +446,28 @@ static __global__ void __launch_bounds__(FLASH_THREADS, VT == 8 ? 3 : 2)
 static __global__ void __launch_bounds__(MERGE_THREADS) flash_merge(cu_flash_args args) {
     kernel_scope scope(args.stamp);
     uint32_t i = blockIdx.x, lane = threadIdx.x & 31;
-    uint32_t h = blockIdx.y * (MERGE_THREADS / 32) + (threadIdx.x >> 5);
-    if (i >= head_of(args.desc)->n_rows || h >= args.n_heads) return;
+    uint32_t head = blockIdx.y * (MERGE_THREADS / 32) + (threadIdx.x >> 5);
+    if (i >= head_of(args.desc)->n_rows || head >= args.n_heads) return;
     cu_row row = rows_of(args.desc)[i];
     if (!(row.flags & CU_ROW_EXPANDED)) return;
     uint32_t chunks = row.pos / CU_FLASH_CHUNK + 1, used = row.flags & args.no_query ? 0 : chunks;
     if (used > CU_FLASH_SPLITS) used = CU_FLASH_SPLITS;
     float top = -INFINITY, sum = 0.0f, weight[CU_FLASH_SPLITS];
     for (uint32_t s = 0; s < used; s++)
-        top = fmaxf(top, args.part_ml[flash_part(args, i, s, h) * 2]);
+        top = fmaxf(top, args.part_ml[flash_part(args, i, s, head) * 2]);
 #pragma unroll
     for (uint32_t s = 0; s < CU_FLASH_SPLITS; s++) {
-        const float *ml = args.part_ml + flash_part(args, i, s, h) * 2;
+        const float *ml = args.part_ml + flash_part(args, i, s, head) * 2;
         weight[s] = s < used ? power2(ml[0] - top) : 0.0f; /* key 0 is seen: top is finite */
         if (s < used) sum += ml[1] * weight[s];
     }
     float norm = sum > 0.0f ? 1.0f / sum : 0.0f;
-    bf16 *o = (bf16 *)args.o + (uint64_t)i * args.o_ld + h * args.v;
+    bf16 *o = (bf16 *)args.o + (uint64_t)i * args.o_ld + head * args.v;
     for (uint32_t c = lane; c < args.v; c += 32) {
         float v = 0.0f;
 #pragma unroll
         for (uint32_t s = 0; s < CU_FLASH_SPLITS; s++) {
-            if (s < used) v += args.part_o[flash_part(args, i, s, h) * args.v + c] * weight[s];
+            if (s < used) v += args.part_o[flash_part(args, i, s, head) * args.v + c] * weight[s];
         }
         narrow(v * norm, &o[c]);
     }

@@ -24,9 +24,9 @@ static __device__ __forceinline__ void load_candidates(candidates<N> &best,
     float bias[N];
 #pragma unroll
     for (int j = 0; j < N; j++) {
-        uint32_t e = (threadIdx.x & 31) + 32 * j;
-        bias[j] = e < args.moe.n_experts ? args.bias[e] : 0.0f;
-        best.logit[j] = e < args.moe.n_experts ? logits[e] : 0.0f;
+        uint32_t expert = (threadIdx.x & 31) + 32 * j;
+        bias[j] = expert < args.moe.n_experts ? args.bias[expert] : 0.0f;
+        best.logit[j] = expert < args.moe.n_experts ? logits[expert] : 0.0f;
     }
 #pragma unroll
     for (int j = 0; j < N; j++)
@@ -41,22 +41,23 @@ static __device__ __forceinline__ uint32_t pick_best(const candidates<N> &all, u
     float best = -INFINITY, own = 0.0f;
 #pragma unroll
     for (int j = 0; j < N; j++) {
-        uint32_t e = lane + 32 * j;
-        bool free = e < n && !(*taken >> j & 1u);
-        if (free && (id == UINT32_MAX || rm_expert_before(all.biased[j], e, best, id))) {
+        uint32_t expert = lane + 32 * j;
+        bool free = expert < n && !(*taken >> j & 1u);
+        if (free && (id == UINT32_MAX || rm_expert_before(all.biased[j], expert, best, id))) {
             best = all.biased[j];
             own = all.logit[j];
-            id = e;
+            id = expert;
         }
     }
     for (int step = 16; step > 0; step >>= 1) {
         float v = __shfl_xor_sync(0xffffffffu, best, step);
         float l = __shfl_xor_sync(0xffffffffu, own, step);
-        uint32_t e = __shfl_xor_sync(0xffffffffu, id, step);
-        bool wins = e != UINT32_MAX && (id == UINT32_MAX || rm_expert_before(v, e, best, id));
+        uint32_t expert = __shfl_xor_sync(0xffffffffu, id, step);
+        bool wins =
+            expert != UINT32_MAX && (id == UINT32_MAX || rm_expert_before(v, expert, best, id));
         best = wins ? v : best;
         own = wins ? l : own;
-        id = wins ? e : id;
+        id = wins ? expert : id;
     }
     if ((id & 31) == lane) *taken |= 1u << (id >> 5);
     *logit = own;

@@ -12,16 +12,16 @@ static __device__ void simple_store(const cu_attn_args &args, const query_block 
     uint64_t part = part_at(args, block.row, split, block.h0);
     __syncthreads();
     for (uint32_t c = threadIdx.x; c < block.heads * args.dv; c += SIMPLE_THREADS) {
-        uint32_t h = c / args.dv, d = c % args.dv;
-        float norm = l[h] > 0.0f ? 1.0f / l[h] : 0.0f;
+        uint32_t head = c / args.dv, d = c % args.dv;
+        float norm = l[head] > 0.0f ? 1.0f / l[head] : 0.0f;
         ACT *o = (ACT *)args.o + (uint64_t)block.row * args.o_ld +
-                 (uint64_t)(block.h0 + h) * args.o_head;
+                 (uint64_t)(block.h0 + head) * args.o_head;
         if (whole) narrow(acc[c] * norm, &o[d]);
         else args.part_o[part * args.dv + c] = acc[c];
     }
-    for (uint32_t h = threadIdx.x; !whole && h < block.heads; h += SIMPLE_THREADS) {
-        args.part_ml[(part + h) * 2] = m[h];
-        args.part_ml[(part + h) * 2 + 1] = l[h];
+    for (uint32_t head = threadIdx.x; !whole && head < block.heads; head += SIMPLE_THREADS) {
+        args.part_ml[(part + head) * 2] = m[head];
+        args.part_ml[(part + head) * 2 + 1] = l[head];
     }
 }
 
@@ -58,8 +58,8 @@ static __global__ void __launch_bounds__(SIMPLE_THREADS, 4)
         qs[c] = widen(q[c]);
     for (uint32_t c = threadIdx.x; c < group * args.dv; c += SIMPLE_THREADS)
         acc[c] = 0.0f;
-    for (uint32_t h = threadIdx.x; h < group; h += SIMPLE_THREADS)
-        m[h] = -INFINITY, l[h] = 0.0f;
+    for (uint32_t head = threadIdx.x; head < group; head += SIMPLE_THREADS)
+        m[head] = -INFINITY, l[head] = 0.0f;
 
     for (uint32_t tile = range.first; tile < range.last; tile++) {
         uint32_t k0 = tile * CU_ATTN_KEYS;
@@ -78,26 +78,26 @@ static __global__ void __launch_bounds__(SIMPLE_THREADS, 4)
             s[c] = seen ? dot * args.scale : -INFINITY;
         }
         __syncthreads();
-        for (uint32_t h = threadIdx.x; h < group; h += SIMPLE_THREADS) {
-            float *score = s + h * CU_ATTN_KEYS, now = m[h], sum = 0.0f;
+        for (uint32_t head = threadIdx.x; head < group; head += SIMPLE_THREADS) {
+            float *score = s + head * CU_ATTN_KEYS, now = m[head], sum = 0.0f;
             for (uint32_t k = 0; k < CU_ATTN_KEYS; k++)
                 now = fmaxf(now, score[k]);
             for (uint32_t k = 0; k < CU_ATTN_KEYS; k++) {
                 score[k] = rm_part_scale(score[k], now);
                 sum += score[k];
             }
-            old[h] = rm_part_scale(m[h], now);
-            l[h] = l[h] * old[h] + sum;
-            m[h] = now;
+            old[head] = rm_part_scale(m[head], now);
+            l[head] = l[head] * old[head] + sum;
+            m[head] = now;
         }
         __syncthreads();
         for (uint32_t c = threadIdx.x; c < group * args.dv; c += SIMPLE_THREADS) {
-            uint32_t h = c / args.dv, d = c % args.dv;
-            float v = acc[c] * old[h];
+            uint32_t head = c / args.dv, d = c % args.dv;
+            float v = acc[c] * old[head];
 #pragma unroll 4
             for (uint32_t k = 0; k < CU_ATTN_KEYS; k++) {
                 if (slots[k] == RM_NO_SLOT) continue;
-                v += s[h * CU_ATTN_KEYS + k] *
+                v += s[head * CU_ATTN_KEYS + k] *
                      widen(pool[(uint64_t)slots[k] * args.cache.slot_values + v_at + d]);
             }
             acc[c] = v;

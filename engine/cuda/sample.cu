@@ -243,8 +243,8 @@ static __device__ __forceinline__ bool above(const struct cut &cut_at, uint64_t 
 static __device__ __forceinline__ uint64_t units(const logit_row &row, const filter &keep,
                                                  uint32_t id, float x) {
     if (keep.cut.rank && !above(keep.cut, rank_of(row, x), id)) return 0;
-    float w = rm_weight(x, row.max, keep.scale);
-    return w >= keep.min_p ? rm_weight_units(w) : 0;
+    float weight = rm_weight(x, row.max, keep.scale);
+    return weight >= keep.min_p ? rm_weight_units(weight) : 0;
 }
 
 /* One digit's histogram over the candidates with higher digits `prefix`. */
@@ -260,11 +260,12 @@ static __device__ void fill_buckets(const logit_row &row, const filter &keep, bo
     each<COPY>(row, [&](uint32_t id, float x) {
         uint64_t rank = rank_of(row, x);
         if (x == -INFINITY || rank >> shift >> bits != prefix || !above(keep.cut, rank, id)) return;
-        uint64_t w = by_mass || keep.min_p > 0 ? units(row, keep, id, x) : 1;
-        if (w == 0) return;
-        uint32_t b = (uint32_t)(rank >> shift) & ((1u << bits) - 1);
-        atomicAdd(&row.sh->count[b], 1u);
-        if (by_mass) atomicAdd((unsigned long long *)&row.sh->sum[b], (unsigned long long)w);
+        uint64_t weight = by_mass || keep.min_p > 0 ? units(row, keep, id, x) : 1;
+        if (weight == 0) return;
+        uint32_t bucket = (uint32_t)(rank >> shift) & ((1u << bits) - 1);
+        atomicAdd(&row.sh->count[bucket], 1u);
+        if (by_mass)
+            atomicAdd((unsigned long long *)&row.sh->sum[bucket], (unsigned long long)weight);
     });
     __syncthreads();
 }
