@@ -1,4 +1,5 @@
-/* bench.h - what the device benchmarks share. Names carry kb_; whatever fails ends the program. */
+/* bench.h - the parts that the device benchmarks share. Names carry kb_; any failure ends the
+ * program. */
 #ifndef FATHOM_BENCH_CUDA_BENCH_H
 #define FATHOM_BENCH_CUDA_BENCH_H
 
@@ -20,8 +21,8 @@ kb_times kb_sorted(double *v, uint32_t n); /* sorts v */
 
 /* ---- rig.c: a model on the device, sequences at a full context ---- */
 
-/* A model folder, or random weights of a variant or plan, whose files are gone once they are
- * mapped. */
+/* A model folder, or random weights of a variant or plan. Files of random weights are deleted once
+ * they are mapped. */
 model_folder *kb_open_model(const char *variant_or_folder);
 model_folder *kb_random_model(const model_plan *p);
 
@@ -30,15 +31,15 @@ typedef struct {
     cu_backend *b;
     uint32_t context, blocks; /* positions of a sequence, and its blocks */
     uint32_t n_seqs;          /* each has a row state of its own */
-    uint32_t used_blocks; /* that have slots: fewer than all sequences have, if memory is short */
-    eng_row *row;         /* [n_seqs] */
-    uint32_t *tables;     /* [n_seqs][blocks] */
+    uint32_t used_blocks;     /* blocks with slots: fewer than all blocks if memory is short */
+    eng_row *row;             /* [n_seqs] */
+    uint32_t *tables;         /* [n_seqs][blocks] */
     cudaEvent_t from, to;
 } kb_rig;
 
 /* Rows and sequences at `context`, launches of up to `rows`. Every position has a slot of its own,
  * scattered, one for all planes, full of random values; every row has been through the prelude.
- * `positions`: most that any sequence may have. */
+ * `positions`: the maximum of a sequence. */
 void kb_rig_open(kb_rig *x, const model_folder *m, const char *kernels, uint32_t rows,
                  uint32_t n_seqs, uint32_t context, uint32_t positions);
 void kb_rig_close(kb_rig *x);
@@ -48,24 +49,24 @@ uint64_t kb_run_rows(kb_rig *x, eng_stage stage, const eng_row *rows, uint32_t n
                      const eng_edit *edits, uint32_t n_edits);
 void kb_set_loop(kb_rig *x, int loop);                        /* of all rows; -1: mixed */
 void kb_fill(cu_backend *b, void *p, size_t bytes, bool f32); /* random values */
-/* Device memory that lives as long as the backend. */
+/* Device memory, freed with the backend. */
 void *kb_take(cu_backend *b, size_t bytes);
 size_t kb_room(void); /* free memory of the device */
 
-/* ---- bytes.c: what must move ---- */
+/* ---- bytes.c: bytes that must move ---- */
 
 typedef struct {
     double bytes, flop; /* 0: not known */
 } kb_work;
-/* Of one kernel of a stage, by its name. experts: routed ones that have a row. context: keys a row
- * attends to. */
+/* The work of one kernel of a stage, by its name. experts: routed experts with rows. context: keys
+ * a row attends to. */
 kb_work kb_kernel_work(const cu_backend *b, const char *kernel, eng_stage stage, uint32_t rows,
                        uint32_t context, uint32_t experts);
-/* Of a whole stage: each weight once, experts that have a row, keys and values, states. */
+/* Bytes of a whole stage: each weight once, experts with rows, keys and values, states. */
 double kb_stage_bytes(const cu_backend *b, eng_stage stage, uint32_t rows, uint32_t context,
                       uint32_t experts);
 double kb_head_bytes(const cu_backend *b, uint32_t rows);
-/* Routed experts that have a row after a recurrent launch; 0 where there are none. */
+/* Routed experts with rows after a recurrent launch; 0 if the model has no experts. */
 uint32_t kb_live_experts(const cu_backend *b, uint32_t rows);
 
 /* ---- probes.c ---- */
@@ -77,7 +78,7 @@ typedef struct {
 /* small: to try the program, not to measure. */
 void kb_probe_read(kb_probes *p, cu_backend *b, bool small);
 void kb_probe_rest(kb_probes *p, cu_backend *b, bool small);
-void kb_overlap(cu_backend *b, bool on); /* programmatic launches, of what is queued from now on */
+void kb_overlap(cu_backend *b, bool on); /* programmatic launches, from the next kernel queued on */
 
 /* ---- sites.c: every kernel of a stage in a graph of its own ---- */
 
@@ -91,7 +92,7 @@ typedef struct {
     uint32_t n; /* times in the graph */
 } kb_site;
 
-/* What is different from one repetition to the next, so that it is cold: descriptors (other
+/* Data that changes from one repetition to the next, to keep the cache cold: descriptors (other
  * sequences and row states) and copies of weights. */
 typedef struct {
     uint8_t *desc[KB_SETS];
@@ -119,7 +120,7 @@ void kb_capture(kb_sites *s, int stage, uint32_t rows, cu_path path, bool cold);
 void kb_capture_whole(kb_sites *s, int stage, uint32_t rows, cu_path path);
 void kb_forget(kb_sites *s);
 void kb_close_sites(kb_sites *s);
-/* Microseconds of one repetition. cold: the second-level cache holds none of it before. */
+/* Microseconds of one repetition. cold: its data is not in the second-level cache before. */
 kb_times kb_time(kb_sites *s, const kb_site *site, bool cold);
 
 /* copies.c: fills the layers of sets, for a cache of so many bytes; and the descriptors, after one
@@ -131,6 +132,6 @@ void kb_free_sets(kb_sets *sets);
 /* ---- prefill.c ---- */
 void kb_prefills(kb_sites *s, const kb_probes *p, bool small);
 
-extern bool kb_first_line; /* of the JSON list that every measurement adds a line to */
+extern bool kb_first_line; /* no measurement has added a line to the JSON list yet */
 
 #endif

@@ -1,5 +1,5 @@
-/* bytes.c - what each kernel must move and compute at least: every input and every output once, a
- * weight once however many rows there are. What a kernel reads twice is its own affair. */
+/* bytes.c - the least each kernel must move and compute: every input and every output once, a
+ * weight once for any number of rows. A second read by a kernel does not count. */
 #include "base/size.h"
 #include "bench/cuda/bench.h"
 
@@ -18,7 +18,7 @@ static kb_work gated(const cu_mat *w, double rows) {
     return product(w, 1, rows, 1);
 }
 
-/* Routed experts and always-on groups that have a row; parts: of all rows. */
+/* Routed experts and always-on groups with rows; parts: of all rows. */
 static kb_work by_expert(const cu_mat *w, double groups, double parts, double y_bytes) {
     double n = w->n, k = w->k;
     return (kb_work){groups * n * k * 2 + parts * (k * 2 + n * y_bytes), 2 * n * k * parts};

@@ -1,5 +1,5 @@
-/* copies.c - what changes from one repetition of a kernel to the next, so that the second-level
- * cache does not hold it: copies of weights, and descriptors that name other sequences. */
+/* copies.c - data that changes from one repetition of a kernel to the next, to keep it out of the
+ * second-level cache: copies of weights, and descriptors of other sequences. */
 #include "base/size.h"
 #include "bench/cuda/bench.h"
 
@@ -8,12 +8,12 @@
 
 typedef struct {
     cu_backend *b;
-    size_t want;   /* bytes that a kernel goes through before it comes back to the first */
+    size_t want;   /* bytes a kernel goes through before it returns to the first */
     size_t budget; /* left for copies */
     bool short_of_memory;
 } copier;
 
-/* How many of something that a repetition reads `touched` bytes of, and that is `bytes` long. */
+/* Number of copies of an object of `bytes` bytes if a repetition reads `touched` bytes of one. */
 static uint32_t copies_of(copier *k, size_t touched, size_t bytes) {
     size_t n = touched ? (k->want + touched - 1) / touched : 1;
     if (n > KB_SETS) n = KB_SETS;
@@ -106,7 +106,7 @@ static void spread_layers(copier *k, kb_sets *s, eng_stage stage, const cu_layer
     }
 }
 
-/* What the end of a loop and the head read. */
+/* Vectors read by the end of a loop and by the head. */
 static void spread_outside(copier *k, kb_sets *s) {
     const model_plan *c = &k->b->plan;
     cu_backend *b = k->b;
@@ -145,11 +145,12 @@ void kb_copy_weights(kb_sets *s, cu_backend *b, size_t cache_bytes, size_t budge
     s->short_of_memory = k.short_of_memory;
 }
 
-/* The engine packs descriptors itself: each is what a launch of other rows left on the device. */
+/* The engine packs descriptors itself: each is copied from the device after a launch of other
+ * rows. */
 void kb_copy_desc(kb_sets *s, kb_rig *x, eng_stage stage, uint32_t rows, uint32_t n) {
     cu_backend *b = x->b;
     s->n_desc = n;
-    for (uint32_t i = n; i-- > 0;) { /* the working memory is then that of the first */
+    for (uint32_t i = n; i-- > 0;) { /* the working memory then belongs to the first */
         if (s->desc[i] == NULL) s->desc[i] = kb_take(b, b->desc_bytes);
         uint32_t first = (uint32_t)((uint64_t)i * rows % (x->n_seqs - rows + 1));
         (void)kb_run(x, stage, first, rows);

@@ -1,6 +1,6 @@
-/* kernels.c - each kernel of a step in a graph of its own, cold and warm, as a share of what this
- * device read and multiplied in the same run; README.md says how. Writes one JSON object to stdout,
- * a kernel a line. Run by bench/cuda/first_gpu.py.
+/* kernels.c - each kernel of a step in a graph of its own, cold and warm, as a share of the rates
+ * this device read and multiplied at in the same run; README.md says how. Writes one JSON object to
+ * stdout, a kernel a line. Run by bench/cuda/first_gpu.py.
  *
  *   fathom-cuda-bench [VARIANT|FOLDER] [CONTEXT] [ROWS,ROWS,...]     mythos_1b 1024 1,8,32,128,512
  */
@@ -27,7 +27,7 @@ typedef struct {
     uint32_t n_done;
 } bench;
 
-/* One kernel at one number of rows: what every capture of it gave. */
+/* One kernel at one number of rows: the times of all its captures. */
 typedef struct {
     const char *name;
     bool own;
@@ -81,13 +81,13 @@ static measured *find(measured *m, uint32_t n, const char *name) {
     return NULL;
 }
 
-/* Rows that the engine's graphs have room for: cuBLAS computes them all. */
+/* The rows the engine's graphs have room for: cuBLAS computes them all. */
 static uint32_t capacity(const bench *b, uint32_t rows) {
     return b->x.b->bucket[eng__cuda_bucket(b->x.b, rows)];
 }
 
-/* One capture of a stage and the times of those of its kernels that are asked for: `only`, or all
- * that were not measured before at these rows (every stage has a qkv: that of the loop counts). */
+/* Captures a stage once and times its kernel `only`, or every kernel not measured before at these
+ * rows (every stage has a qkv: the loop's counts). */
 static uint32_t measure_pass(bench *b, int stage, uint32_t rows, const char *only, bool begin,
                              int pass, measured *out, uint32_t n) {
     kb_sites *s = &b->sites;
@@ -108,7 +108,7 @@ static uint32_t measure_pass(bench *b, int stage, uint32_t rows, const char *onl
     return n;
 }
 
-/* begin comes last: it writes the descriptor that all others read. */
+/* begin comes last: it writes the descriptor all others read. */
 static uint32_t measure_stage(bench *b, int stage, uint32_t rows, const char *only,
                               measured out[KB_SITES]) {
     uint32_t n = 0;
@@ -130,7 +130,7 @@ static void stage(bench *b, int stage_index, uint32_t rows, const char *only, co
     }
 }
 
-/* So many descriptors that their keys and values are four times the second-level cache. */
+/* Enough descriptors for keys and values of four times the second-level cache. */
 static uint32_t sets_for(const bench *b, uint32_t rows) {
     size_t one = (size_t)rows * b->x.context * b->x.c.layer_values * 2 * b->x.c.n_core;
     size_t n = 4 * b->l2_bytes / one + 1, most = b->sites.times;
@@ -156,8 +156,8 @@ static uint32_t by_one_kind(bench *b, int stage_index, uint32_t rows, uint32_t b
     return n;
 }
 
-/* Every product that cuBLAS can take: where to switch can be read from this. The always-on experts
- * are groups of the expert kernels on one side and two products on the other: hence the sums. */
+/* Every product cuBLAS can take, to read the best switch point from. The always-on experts are
+ * groups of the expert kernels on one side and two products on the other: hence the sums. */
 static void products(bench *b, int stage_index, uint32_t rows) {
     measured own[KB_SITES], blas[KB_SITES];
     uint32_t n_own = by_one_kind(b, stage_index, rows, UINT32_MAX, own);
@@ -232,7 +232,7 @@ static void begin_with_edits(bench *b, uint32_t rows) {
     free(edits);
 }
 
-/* The whole stage as one graph, layers and all: what its kernels take together. */
+/* The whole stage as one graph, layers and all: the time of its kernels together. */
 static void whole(bench *b, uint32_t rows) {
     kb_sites *s = &b->sites;
     kb_rig *x = &b->x;
@@ -300,7 +300,7 @@ static void open_all(bench *b, const model_folder *m, uint32_t most, uint32_t co
     b->sites.flush = kb_take(e, b->sites.flush_bytes);
     b->sites.sink = kb_take(e, 16);
     kb_fill(e, b->sites.flush, b->sites.flush_bytes, false);
-    e->opts.max_positions = context; /* what follows from it is that of decoding at `context` */
+    e->opts.max_positions = context; /* all derived figures stay those of decoding at `context` */
 }
 
 /* Its heads, K/V heads and width, with small experts. */

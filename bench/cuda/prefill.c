@@ -1,5 +1,5 @@
 /* prefill.c - prompts in the kernel benchmark: a chunk at the end of its context, absorbed and over
- * expanded keys, to see where one overtakes the other. */
+ * expanded keys, to find the length from which one overtakes the other. */
 #include "base/size.h"
 #include "bench/cuda/bench.h"
 
@@ -19,7 +19,7 @@ typedef struct {
     uint32_t n;
 } side;
 
-/* One launch of the chunk's rows, so that the descriptor and the working memory are its own. */
+/* One launch of the chunk's rows, to fill the descriptor and the working memory. */
 static void run_chunk(const chunk *c, uint32_t crossover) {
     kb_rig *x = c->s->x;
     uint32_t blocks = (c->context + ENG_BLOCK - 1) / ENG_BLOCK;
@@ -48,7 +48,7 @@ static side measure(const chunk *c, cu_mode mode) {
     run_chunk(c, mode == CU_ALL_EXPANDED ? c->rows : UINT32_MAX);
     uint32_t capacity = b->bucket[eng__cuda_bucket(b, c->rows)];
     kb_capture(s, ENG_STAGE_RECURRENT, capacity, (cu_path){mode, 1}, false);
-    for (uint32_t i = 1; i < s->n_sites; i++) { /* not begin, which writes the descriptor */
+    for (uint32_t i = 1; i < s->n_sites; i++) { /* not begin: it writes the descriptor */
         out.name[out.n] = s->site[i].name;
         out.us[out.n++] = kb_time(s, &s->site[i], false).median;
     }
@@ -63,7 +63,7 @@ static bool has(const side *s, const char *name) {
     return false;
 }
 
-/* Time of the kernels that the other side does not have. */
+/* Time of the kernels missing on the other side. */
 static double own_us(const side *s, const side *other) {
     double us = 0;
     for (uint32_t i = 0; i < s->n; i++)
@@ -99,7 +99,8 @@ static bool prefill(const chunk *c) {
     return e < a;
 }
 
-/* Chunks on both sides of the crossover; says from which one on expanding was faster. */
+/* Times chunks on both sides of the crossover, and tells the length from which expanding was
+ * faster. */
 void kb_prefills(kb_sites *s, const kb_probes *probes, bool small) {
     static const uint32_t chunks[] = {64, 96, 112, 128, 192, 256, 512}, contexts[] = {1024, 4096};
     cu_backend *b = s->x->b;

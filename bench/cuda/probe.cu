@@ -1,4 +1,4 @@
-/* probe.cu - what the device can read per second, a kernel that does nothing, and random data. */
+/* probe.cu - the device's read rate, a kernel without work, and random data. */
 #include "engine/cuda/common.cuh"
 
 /* Reads n vectors of 16 bytes once; the sum keeps the compiler from dropping them. */
@@ -31,12 +31,12 @@ static __device__ __forceinline__ uint32_t scrambled(uint64_t x) {
     return (uint32_t)(x >> 32);
 }
 
-/* Sizes of 1/4 to 2 and either sign: the power that arithmetic takes depends on the bits it sees,
- * so there are no zeros, and no denormals nor NaN. */
+/* Sizes of 1/4 to 2 and either sign: the power of arithmetic depends on its bits, so there are no
+ * zeros, no denormals and no NaN. */
 static __device__ __forceinline__ uint32_t random_pair(uint32_t bits, bool f32) {
     if (f32) return (bits & 0x807fffffu) | (125u + (bits >> 29 & 2)) << 23;
     uint32_t size = (bits & 0x807f807fu) | 0x3e803e80u; /* exponent 125 */
-    return size | (bits >> 1 & 0x01000100u);            /* or 127, where its second bit is set */
+    return size | (bits >> 1 & 0x01000100u);            /* or 127, if its second bit is set */
 }
 
 static __global__ void __launch_bounds__(256) fill(vec16 *p, uint64_t n, uint64_t seed, bool f32) {

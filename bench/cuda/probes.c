@@ -1,5 +1,5 @@
-/* probes.c - what the device itself can do, measured in the same run as everything else: bytes read
- * per second, products per second, and what it costs to start a kernel. */
+/* probes.c - the limits of the device itself, measured in the same run as everything else: bytes
+ * read per second, products per second, and the cost of starting a kernel. */
 #include "bench/cuda/bench.h"
 
 #include <stdlib.h>

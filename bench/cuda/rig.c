@@ -118,8 +118,8 @@ void kb_fill(cu_backend *b, void *p, size_t bytes, bool f32) {
     kb_must(cudaStreamSynchronize(b->stream), "random data");
 }
 
-/* The least bytes whose cache has so many blocks and a slot for each of their positions; no more
- * than `most`. */
+/* The smallest number of bytes for a cache with `blocks` blocks and a slot for each of their
+ * positions; at most `most`. */
 static uint64_t cache_bytes(const model_plan *c, const eng_backend_opts *o, uint64_t blocks,
                             uint64_t most) {
     eng_backend_info info;

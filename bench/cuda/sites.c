@@ -1,11 +1,11 @@
 /* sites.c - every kernel of a stage timed alone, with the arguments the engine itself gives it.
  *
  * The engine's own code queues a stage's kernels; before each it says the kernel's name, and the
- * stream is changed for that kernel's own, which captures. So one walk puts each kernel into a
- * graph of its own, and so many walks make a graph of so many repetitions, each with other weights
- * and another descriptor. Working memory holds what the last launch left there, so every kernel
- * reads what it would read in a step; activations are as warm as in a step, where the kernel before
- * wrote them. */
+ * stream is replaced by the kernel's own, capturing stream. So one walk puts each kernel into a
+ * graph of its own, and n walks make graphs of n repetitions, each with other weights and another
+ * descriptor. Working memory still holds the values of the last launch, so every kernel reads the
+ * same values as in a step; activations are as warm as in a step, just written by the kernel
+ * before. */
 #include "base/size.h"
 #include "bench/cuda/bench.h"
 
@@ -26,7 +26,7 @@ static void use_stream(kb_sites *s, cudaStream_t stream) {
     }
 }
 
-/* Streams are made before anything is captured: a thread that captures may not call everything. */
+/* Streams are made before anything is captured: a capturing thread may not make every call. */
 static void make_streams(kb_sites *s) {
     s->main = s->x->b->stream;
     use_stream(s, s->main); /* and cuBLAS's workspace */
@@ -55,7 +55,7 @@ static cudaGraphExec_t make_ready(cudaGraph_t graph) {
     return exec;
 }
 
-/* The engine is about to queue this kernel: to its own stream, or where it has enough, aside. */
+/* The engine is about to queue this kernel: to its own stream, or aside if it has enough. */
 static void next_kernel(void *arg, const char *name, bool own) {
     kb_sites *s = arg;
     kb_site *site = NULL;

@@ -1,9 +1,9 @@
 /* step.c - a token's stages through the backend, rows at a full context, each its own sequence: the
- * device's time of each stage as a captured graph and as single launches, and what share of the
- * read probe the bytes of a step reach. And a loop by the clock on the wall, once with the host
- * reading who halted before it starts the next, once with two launches in flight; what either takes
- * over the step alone is time the device stands idle. README.md says how. Writes one JSON object to
- * stdout, a number of rows a line. Run by bench/cuda/first_gpu.py.
+ * device's time of each stage as a captured graph and as single launches, and the bytes of a step
+ * per second as a share of the read probe. Also the time of a loop by the wall clock, once with the
+ * host reading the halted rows before it starts the next loop, once with two launches in flight;
+ * the excess of either over the step alone is idle time of the device. README.md says how. Writes
+ * one JSON object to stdout, a number of rows a line. Run by bench/cuda/first_gpu.py.
  *
  *   fathom-cuda-step MODEL_DIR|VARIANT [CONTEXT] [ROWS,ROWS,...] */
 #include "base/clock.h"
@@ -25,7 +25,7 @@ typedef struct {
     eng_edit *edits;
     eng_draw *draws;
     uint32_t rows;
-    double us[SAMPLES]; /* of launches that were queued behind another */
+    double us[SAMPLES]; /* of launches queued behind another */
     uint32_t n;
     double live, looks; /* routed experts with a row, summed over looks */
 } bench;
@@ -110,7 +110,7 @@ static double stopped_us(bench *b) {
     return median(us, ROUNDS);
 }
 
-/* Prelude, or coda with head and sampling: the second of two that are queued together. */
+/* Prelude, or coda with head and sampling: the second of two launches queued together. */
 static double stage_us(bench *b, eng_stage stage) {
     static const eng_sampling greedy = {.top_p = 1, .repetition_penalty = 1};
     for (uint32_t i = 0; i < b->rows; i++) {
@@ -143,7 +143,8 @@ static void at_rows(bench *b, uint32_t rows, bool first) {
     stop = stopped_us(b);
     coda = stage_us(b, ENG_STAGE_CODA);
     c->graphs = false;
-    (void)cudaProfilerStart(); /* ncu --profile-from-start off: warm steps alone, none of opening */
+    (void)cudaProfilerStart(); /* ncu --profile-from-start off: only warm steps, without the opening
+                                */
     single = loops_us(b, NULL);
     (void)cudaProfilerStop();
     c->graphs = true;

@@ -1,7 +1,7 @@
-/* order_of_loads.cu - two kernels that tools/cuda_sass.py must tell apart. Both ask in their source
+/* order_of_loads.cu - two kernels for tools/cuda_sass.py to tell apart. Both ask in their source
  * for eight loads before the first product. In `mm_bf16_late` a branch stands between the products,
- * and the compiler moves each pair of loads behind it; this is how the product kernel once lost
- * three quarters of the bytes that it should have had on their way. */
+ * and the compiler moves each pair of loads behind it; so the product kernel once lost three
+ * quarters of the bytes it should have had in flight. */
 #include "engine/cuda/common.cuh"
 
 enum { PAIRS = 4 };
@@ -17,7 +17,8 @@ static __device__ __forceinline__ void multiply(float acc[4], const vec16 &lo, c
     mma_bf16(acc, lo.w[2], hi.w[2], lo.w[3], hi.w[3], x, x);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 3) mm_bf16_late(const bf16 *w, float *y, uint32_t steps, uint32_t x) {
+extern "C" __global__ void __launch_bounds__(256, 3)
+    mm_bf16_late(const bf16 *w, float *y, uint32_t steps, uint32_t x) {
     float acc[4] = {};
     w += threadIdx.x * 8;
     for (uint32_t j = 0; j < steps; j += PAIRS) {
@@ -34,7 +35,8 @@ extern "C" __global__ void __launch_bounds__(256, 3) mm_bf16_late(const bf16 *w,
     y[threadIdx.x] = acc[0] + acc[1] + acc[2] + acc[3];
 }
 
-extern "C" __global__ void __launch_bounds__(256, 3) mm_bf16_early(const bf16 *w, float *y, uint32_t steps, uint32_t x) {
+extern "C" __global__ void __launch_bounds__(256, 3)
+    mm_bf16_early(const bf16 *w, float *y, uint32_t steps, uint32_t x) {
     float acc[4] = {};
     w += threadIdx.x * 8;
     for (uint32_t j = 0; j + PAIRS <= steps; j += PAIRS) {

@@ -1,8 +1,8 @@
 /* driver.c - a scheduler in small: every position's stage, the wavefront rule, random batches.
  *
- * With two launches in flight the second is built on the assumption that nobody in the first
- * halts; rows say what to do where it is wrong. When the first is waited for, what the second
- * has lost is taken back: slots, and the states of rows that are through, go at once to others. */
+ * With two launches in flight the second is built on the assumption that no row of the first halts;
+ * each row says what to do if it is wrong. After the wait for the first, the driver takes back the
+ * losses of the second: slots, and states of finished rows, go at once to others. */
 #include "tests/cuda/selftest/driver.h"
 #include "base/size.h"
 
@@ -13,7 +13,7 @@ enum { FLIGHTS = 2, MOST_ROWS = DRIVE_SEQS * DRIVE_LEN, TABLE = DRIVE_LEN / ENG_
 
 typedef struct {
     uint16_t loop;      /* loops started */
-    uint16_t depth;     /* loops executed when it halted; 0: runs, for all that is known */
+    uint16_t depth;     /* loops executed when it halted; 0: runs, as far as is known */
     uint16_t doubts;    /* launches in flight it may halt in */
     uint16_t guarded;   /* launches in flight it may be left out of */
     bool entered, left; /* prelude and coda started */
@@ -26,7 +26,7 @@ typedef struct {
     eng_row rows[MOST_ROWS];
     position *who[MOST_ROWS], *guard[MOST_ROWS];
     uint16_t seq[MOST_ROWS];
-    bool out[MOST_ROWS]; /* left out: what guards it has halted */
+    bool out[MOST_ROWS]; /* left out: its guard has halted */
     eng_edit edits[MOST_ROWS * 6];
     uint32_t n_rows, n_edits;
 } flight;
@@ -42,7 +42,7 @@ typedef struct {
     rng r;
     flight flights[FLIGHTS];
     uint32_t oldest, n_out, most_out;
-    eng_edit after[MOST_ROWS]; /* for the next launch: where positions that halted point */
+    eng_edit after[MOST_ROWS]; /* for the next launch: map entries of halted positions */
     uint32_t n_after;
 } driver;
 
@@ -133,7 +133,7 @@ static void add_loop(driver *d, flight *f, uint32_t s, uint32_t pos) {
         r->flags =
             deepest && rng_below(&d->r, 2) ? ENG_ROW_OR_TAIL | ENG_ROW_KV_ONLY : ENG_ROW_OR_TAIL;
     }
-    /* Ahead of who halts, the slot of this loop stands in for all deeper ones. */
+    /* With a halt not yet known, the slot of this loop stands in for all deeper ones. */
     bool last = c->policy == KV_LAST && d->most_out > 1;
     p->slot = take_slot(d);
     eng_edit *e = &f->edits[f->n_edits++];
@@ -143,7 +143,7 @@ static void add_loop(driver *d, flight *f, uint32_t s, uint32_t pos) {
 }
 
 /* One by one and exact: the newest position runs only if it has not halted; if it has, tails from
- * some position on need not run this loop yet either. Rows first.. of f are those of s. */
+ * some position on need not run this loop yet either. Rows first.. of the flight belong to s. */
 static void guard_with_the_newest(driver *d, flight *f, uint32_t first) {
     uint32_t n = f->n_rows, cut;
     if (n == first || !(f->rows[n - 1].flags & ENG_ROW_OR_TAIL) || rng_below(&d->r, 4) == 0) return;
@@ -211,7 +211,7 @@ static void gather(driver *d, flight *f, eng_stage stage, uint32_t limit) {
 static void free_row_if_through(driver *d, position *p) {
     bool loops = d->spec->policy == KV_EXACT && (p->loop < d->spec->n_loops || p->guarded);
     if (!p->left || loops || p->row == UINT32_MAX) return;
-    d->free_rows[d->n_free++] = p->row; /* whoever gets it starts after this launch */
+    d->free_rows[d->n_free++] = p->row; /* the next owner starts after this launch */
     p->row = UINT32_MAX;
 }
 
@@ -233,7 +233,7 @@ static bool start(driver *d, flight *f) {
         free_row_if_through(d, p);
     }
     if (d->most_out == 1) return true;
-    /* All of it has been copied: nothing of the caller's is looked at again. */
+    /* The backend has copied the launch: it does not read the caller's memory again. */
     for (uint32_t i = 0; i < f->n_rows; i++) {
         f->rows[i].row = f->rows[i].token = UINT32_MAX;
         f->rows[i].blocks = NULL;
@@ -252,7 +252,7 @@ static void point_deeper(driver *d, uint32_t s, uint32_t pos) {
                                      d->spec->n_loops - p->depth, p->slot);
 }
 
-/* f is the launch behind one whose result has just come. */
+/* The flight is the launch behind the one just settled. */
 static void take_back(driver *d, flight *f) {
     uint32_t lost = 0;
     for (uint32_t i = 0; i < f->n_rows; i++) {

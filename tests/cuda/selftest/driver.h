@@ -18,16 +18,16 @@ typedef struct {
     uint32_t flights; /* launches in flight, if the backend takes so many; 0 as 1 */
     bool one_by_one;  /* as in decoding: a position starts when the one before it has halted */
     bool poison;      /* fill the backend's working memory with NaN before every launch */
-    /* [len] what rows sample that do (drive_head_flags); NULL: every row gives its logits */
+    /* [len] draws of the sampling rows (drive_head_flags); NULL: every row gives its logits */
     const eng_draw *draws[DRIVE_SEQS];
     uint64_t seed; /* 0: every ready row, prelude first, then loops, then coda */
 } drive_spec;
 
 typedef struct {
     uint32_t depth[DRIVE_SEQS][DRIVE_LEN];
-    float *logits[DRIVE_SEQS];          /* [len][vocab], 0 where not asked for */
-    eng_choice *choices[DRIVE_SEQS];    /* [len], token 0 and no best where not asked for */
-    uint32_t launches, left_out, empty; /* rows left out; launches that lost every row */
+    float *logits[DRIVE_SEQS];          /* [len][vocab], 0 if not asked for */
+    eng_choice *choices[DRIVE_SEQS];    /* [len], token 0 and no best if not asked for */
+    uint32_t launches, left_out, empty; /* rows left out; launches without rows left */
     uint32_t became_tails;
 } drive_result;
 
@@ -36,9 +36,9 @@ bool drive(eng_backend *b, const drive_spec *spec, drive_result *out);
 void drive_result_deinit(drive_result *r);
 /* Options of a backend wide enough for `spec`. */
 eng_backend_opts drive_opts(const drive_spec *spec, const char *kernels, model_dtype cache);
-/* What a row with draws asks for: ENG_ROW_LOGITS, ENG_ROW_SAMPLE, both or neither. */
+/* Flags of a row with draws: ENG_ROW_LOGITS, ENG_ROW_SAMPLE, both or neither. */
 uint16_t drive_head_flags(uint32_t s, uint32_t pos);
-/* After a drive of `spec`: what the CUDA backend's cache, in float32, holds for every plane of
+/* After a drive of `spec`: the values in the CUDA backend's cache, in float32, for every plane of
  * every position of sequence s: [len][n_planes][slot_values]; free(). */
 float *drive_latents(const eng_backend *b, const drive_spec *spec, uint32_t s, size_t *n);
 

@@ -20,7 +20,7 @@ static bool read_logits(family_case *c, const json_t *rows) {
     return true;
 }
 
-/* *skip: a case that no serving engine has a place for. */
+/* *skip: a case outside the scope of a serving engine. */
 static bool read_case(family_case *c, const json_t *from, uint32_t loops, bool *skip) {
     const json_t *ids = json_object_get(from, "ids"), *depths = json_object_get(from, "depths");
     const json_t *threshold = json_object_get(from, "exit_threshold"),

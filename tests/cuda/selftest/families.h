@@ -1,4 +1,4 @@
-/* families.h - what a family's published code answers: expected.json of a golden folder. */
+/* families.h - the answers of a family's published code: expected.json of a golden folder. */
 #ifndef FATHOM_CUDA_FAMILIES_H
 #define FATHOM_CUDA_FAMILIES_H
 
@@ -11,10 +11,10 @@ enum { FAMILY_CASES = 16, FAMILY_LEN = 32 };
 typedef struct {
     uint32_t n, vocab;
     uint32_t ids[FAMILY_LEN];
-    uint32_t depth[FAMILY_LEN]; /* loops after which the state is read out */
+    uint32_t depth[FAMILY_LEN]; /* loops run before the state is read out */
     uint32_t loops;             /* of the model, or the fixed number */
     bool fixed;
-    float threshold; /* 1 where fixed */
+    float threshold; /* 1 if fixed */
     float *logits;   /* [n][vocab] */
 } family_case;
 
@@ -28,11 +28,11 @@ typedef struct {
 /* tests/golden/families/NAME; false, with a failed check, if it cannot be read. */
 bool family_open(family_golden *f, const char *name);
 void family_close(family_golden *f);
-/* The case of a fixed number of loops; NULL if there is none. */
+/* The case of a fixed number of loops; NULL if there is no such case. */
 const family_case *family_fixed(const family_golden *f, uint32_t loops);
 
-/* A spec whose first sequence is the case; with company, a prefix of it and random tokens beside
- * it. Ids live as long as the process. */
+/* A spec with the case as its first sequence; with company, a prefix of the case and random tokens
+ * beside it. Ids live as long as the process. */
 drive_spec family_spec(const family_case *c, uint32_t max_rows, uint64_t seed, bool company);
 
 typedef struct {

@@ -1,7 +1,7 @@
-/* selftest.h - what the parts of the CUDA self-test share.
+/* selftest.h - shared by the parts of the CUDA self-test.
  *
- * The same sources make build/fathom-cuda-selftest, which runs on a device, and the shim's
- * program, which runs the kernels on the CPU under ASan. A check prints only when it fails. */
+ * The same sources make build/fathom-cuda-selftest, run on a device, and the shim's program, run on
+ * the CPU under ASan. A check prints only when it fails. */
 #ifndef FATHOM_CUDA_SELFTEST_H
 #define FATHOM_CUDA_SELFTEST_H
 
@@ -11,7 +11,7 @@
 extern uint32_t checks_done, checks_failed;
 /* Counts a check; prints "FAIL: ..." when it does not hold. Returns ok. */
 bool check(bool ok, const char *fmt, ...) PRINTF_LIKE(2, 3);
-/* Ends the program unless a CUDA call that the test itself made worked. */
+/* Ends the program if a CUDA call of the test itself failed. */
 void must(cudaError_t rc, const char *what);
 
 /* ---- random numbers: the same everywhere ---- */
@@ -23,8 +23,8 @@ uint32_t rng_below(rng *r, uint32_t n);
 float rng_float(rng *r); /* -1..1 */
 
 /* ---- device buffers ---- */
-/* Device memory with n float32 values, as they are or narrowed to bfloat16 (and `v` rounded to
- * what the device sees). `v` NULL: poisoned with NaN patterns. */
+/* Device memory with n float32 values, as they are or narrowed to bfloat16 (and the caller's values
+ * rounded in the same way). NULL: poisoned with NaN patterns. */
 void *dev_act(float *v, size_t n, bool f32);
 float *dev_floats(const float *v, size_t n);
 void *dev_bytes(const void *v, size_t bytes);
@@ -34,7 +34,7 @@ void host_bytes(void *out, const void *dev, size_t bytes);
 void dev_free_all(void);                             /* everything the dev_ functions gave out */
 float *random_floats(rng *r, size_t n, float scale); /* free() */
 
-/* Largest |a - b| over the largest |b| (1 if that is 0); NaN gives infinity. */
+/* Largest |a - b| over the largest |b| (1 if b is all 0); NaN gives infinity. */
 double worst(const float *a, const float *b, size_t n);
 
 /* A descriptor on the device: rows with their tables, and tiles of up to tile_rows. */
@@ -53,7 +53,7 @@ typedef struct {
     bool ahead, in_order;
 } desc_spec;
 void *dev_desc(const desc_spec *d);
-/* Has cu_begin take what `desc` holds as if the host had sent it: it comes back through pinned
+/* Runs cu_begin on the contents of `desc` as if the host had sent them: they return through pinned
  * memory. */
 void dev_begin(void *desc, const cu_cache *c, const uint8_t *halted);
 

@@ -161,7 +161,7 @@ void *dev_desc(const desc_spec *d) {
     h.runs = cu_round(h.tables + d->n_tables * (uint32_t)sizeof(uint32_t), 16);
     h.pieces = h.bytes = cu_round(h.runs + d->n_runs * (uint32_t)sizeof(cu_run), 16);
     size_t bytes = h.bytes;
-    bytes += SPARE_ROWS * sizeof(cu_row); /* of the capacity, which kernels may read */
+    bytes += SPARE_ROWS * sizeof(cu_row); /* of the capacity: kernels may read them */
     uint8_t *p = take(bytes);
     memcpy(p, &h, sizeof h);
     if (d->n_rows) memcpy(p + h.rows, d->rows, d->n_rows * sizeof(cu_row));
@@ -175,7 +175,7 @@ void *dev_desc(const desc_spec *d) {
     return dev;
 }
 
-/* The two places where descriptors wait take turns; what waits in the other one is garbage. */
+/* The two places of waiting descriptors take turns; the other one holds garbage. */
 void dev_begin(void *desc, const cu_cache *c, const uint8_t *halted) {
     static uint32_t turn;
     cu_head h;

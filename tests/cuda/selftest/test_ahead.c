@@ -1,5 +1,5 @@
-/* test_ahead.c - how a launch begins, against plain twins: edits in order and guarded, rows
- * that are left out or become tails, tiles and runs that shrink or go. */
+/* test_ahead.c - how a launch begins, against plain twins: edits in order and guarded, rows left
+ * out or turned into tails, tiles and runs made smaller or empty. */
 #include "tests/cuda/selftest/selftest.h"
 
 #include <stdio.h>
@@ -47,7 +47,7 @@ static void edits_apply_in_order_unless_their_guard_halted(rng *r) {
                 want[((size_t)edits[i].block * PLANES + p) * 32 + edits[i].off] = i;
         }
         cu_cache c = {.maps = dev_poison(bytes), .n_blocks = BLOCKS, .n_planes = PLANES};
-        /* Once so few that the descriptor comes with the first read. */
+        /* Once few enough for the first read of the descriptor. */
         desc_spec d = {.edits = edits, .n_edits = n, .ahead = order == 1, .in_order = true};
         set_order(order);
         dev_begin(dev_desc(&d), &c, dev_bytes(halted, sizeof halted));
@@ -62,7 +62,7 @@ static void edits_apply_in_order_unless_their_guard_halted(rng *r) {
     free(got);
 }
 
-/* Edits that set every entry of the maps once, so nobody says that their order matters. */
+/* Edits set every entry of the maps once, so `in_order` is not asked for. */
 static void edits_of_different_entries_apply_at_once(uint32_t n, unsigned order) {
     enum { N_BLOCKS = 300 };
     size_t bytes = (size_t)N_BLOCKS * 32 * 3 * sizeof(uint32_t);
@@ -94,7 +94,7 @@ static void edits_of_different_entries_apply_at_once(uint32_t n, unsigned order)
     free(got);
 }
 
-/* Draws and tables, which nobody looks at on the way, of descriptors around the first read. */
+/* Draws and tables, not read on the way, of descriptors around the size of the first read. */
 static void what_is_only_copied_arrives(uint32_t n_draws, uint32_t n_tables, uint32_t n_runs,
                                         rng *r) {
     cu_draw *draws = calloc(n_draws + 1, sizeof *draws),
@@ -174,7 +174,7 @@ static uint16_t flags_of(asks a, rng *r) {
     return mixed[rng_below(r, ARRAY_LEN(mixed))];
 }
 
-/* Runs of 1 to 40 rows with some between them that are of no run. */
+/* Runs of 1 to 40 rows, with some rows outside runs between them. */
 static void put_runs(launch_scene *s, rng *r) {
     for (uint32_t i = rng_below(r, 4), n; i < s->n; i += n + rng_below(r, 9)) {
         n = 1 + rng_below(r, 40);
@@ -183,8 +183,8 @@ static void put_runs(launch_scene *s, rng *r) {
     }
 }
 
-/* Rows of states in a scrambled order, in tiles of 1 to tile_rows. A guard is the row itself or,
- * at MIXED, anybody. */
+/* Rows of states in a scrambled order, in tiles of 1 to tile_rows. A guard is the row itself or, at
+ * MIXED, any row. */
 static launch_scene scene_new(uint32_t n, halts h, asks a, rng *r) {
     launch_scene s = {.n = n,
                       .states = n + 3,
@@ -195,7 +195,7 @@ static launch_scene scene_new(uint32_t n, halts h, asks a, rng *r) {
                       .halted = calloc(n + 3, 1)};
     uint32_t in_tile = 0;
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t state = n - i; /* never 0 or beyond n: those have halted and nobody is there */
+        uint32_t state = n - i; /* never row 0 (halted) or beyond n (no row) */
         s.rows[i] = (cu_row){.row = state,
                              .pos = i * 3 + 1,
                              .token = i + 7,

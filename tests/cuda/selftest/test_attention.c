@@ -16,7 +16,7 @@ typedef struct {
     uint32_t tile_rows;
 } shape;
 
-/* What cu_kernels_setup calls: lets the kernels of attention take so much shared memory. */
+/* Called by cu_kernels_setup: allows the kernels of attention so much shared memory. */
 cudaError_t cu_attn_setup(int most);
 cudaError_t cu_gqa_setup(int most);
 
@@ -227,8 +227,8 @@ static uint32_t tile_rows_of(const scene *c) {
     return cu_attn_tile_rows(&a, s->f32);
 }
 
-/* Shapes of mythos_10b and wide grouped keys where a block may have 99 KiB (L4, L40, RTX), 163
- * (A100) or 227 (H100). A kernel that asks for more than its device gives ends the shim. */
+/* Shapes of mythos_10b and wide grouped keys on devices with 99 KiB a block (L4, L40, RTX), 163
+ * (A100) and 227 (H100). A kernel asking for more than its device gives ends the shim. */
 static void any_device(void) {
     static const shape shapes[] = {{"mythos_10b", 32, 0, 576, 512, false, false, 0},
                                    {"mythos_10b in float32", 32, 0, 576, 512, true, true, 0},
@@ -243,7 +243,7 @@ static void any_device(void) {
         scene_cache(&c, &r);
         for (size_t k = 0; k < ARRAY_LEN(limits); k++) {
             const shape *s = c.s;
-            if (limits[k] > (uint32_t)shared_bytes) continue; /* of the device that is tested */
+            if (limits[k] > (uint32_t)shared_bytes) continue; /* of the tested device */
             must(cu_attn_setup((int)limits[k]), "sizing");
             must(cu_gqa_setup((int)limits[k]), "sizing");
             c.shared = limits[k];
@@ -300,8 +300,8 @@ void test_attention(void) {
     rng r = {21};
     for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
         static const uint32_t splits[] = {1, 2, 3, 64};
-        /* Every other shape is the second layer of two in a slot. Rows that only write K/V: in the
-         * last core layer they get zeros; the second pass is any other layer, where they do not. */
+        /* Every other shape is the second layer of two in a slot. Rows with ENG_ROW_KV_ONLY get
+         * zeros in the last core layer; the second pass is any other layer, without zeros. */
         scene c = {.s = &shapes[i],
                    .offset = i & 1,
                    .no_query = CU_ROW_KV_ONLY,

@@ -1,5 +1,5 @@
-/* test_clock.c - the stage clock over golden cases: every kernel that ran is stamped once, in
- * order, and nothing else changes. On the shim the device's clock rises by one at every look. */
+/* test_clock.c - the stage clock over golden cases: every kernel run is stamped once, in order, and
+ * nothing else changes. On the shim the device's clock rises by one at every reading. */
 #include "tests/cuda/selftest/cases.h"
 
 #include <jansson.h>
@@ -47,7 +47,7 @@ static void check_kernel(const json_t *stage, size_t i, const char *what) {
     }
 }
 
-/* Kernels that the file accounts for. */
+/* Kernels in the file. */
 static uint64_t check_file(const char *what) {
     json_error_t why;
     json_t *root = json_load_file(path, 0, &why);
@@ -76,7 +76,7 @@ static uint64_t check_file(const char *what) {
     return kernels;
 }
 
-/* A golden case with the clock on: the published answers, and a file that says what ran. */
+/* A golden case with the clock on: the published answers, and a file with every kernel run. */
 static void clocked(const char *name, const precision *p, uint32_t max_rows, uint32_t flights) {
     golden_case g = golden_open(name);
     err e = {0};
@@ -127,7 +127,7 @@ void test_clock(void) {
     clocked("mla", &plain, 24, 1);
     clocked("mla", &parity, 24, 1);
     clocked("mla", &parity, 24, 2);
-    clocked("gqa", &half, 96, 1); /* products by cuBLAS, which stamps nothing */
+    clocked("gqa", &half, 96, 1); /* products by cuBLAS: no stamps */
     a_file_that_cannot_be_written_is_refused();
     (void)unsetenv("FATHOM_CUDA_CLOCK");
     (void)close(file);

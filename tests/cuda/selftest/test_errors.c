@@ -1,6 +1,5 @@
-/* test_errors.c - what an error says and what it leaves: messages name what failed and blame
- * nothing else, a refused launch changes nothing, and a backend serves threads that did not open
- * it. */
+/* test_errors.c - the message and the effects of an error: a message names the failed call only, a
+ * refused launch changes nothing, and a backend serves threads other than its opener. */
 #include "tests/cuda/selftest/driver.h"
 
 #include <pthread.h>
@@ -113,7 +112,7 @@ static void a_message_names_the_kernel_or_product(const model_folder *m) {
           "%u messages name a kernel, %u a product, %u neither", t.kernels, t.products, t.others);
 }
 
-/* A kernel that breaks off is found at the wait, by whoever is there. */
+/* A kernel that breaks off is found at the wait, by any thread. */
 static void a_kernel_that_breaks_is_nobody_elses_fault(const model_folder *m) {
     err e = {0}, later = {0};
     eng_backend *b = open_on(m, 0, "bf16-stream");
@@ -128,7 +127,7 @@ static void a_kernel_that_breaks_is_nobody_elses_fault(const model_folder *m) {
     shim_fail_at(-1, 0);
 }
 
-/* A start that finds the device lost does not say that its own kernel did it. */
+/* A start that finds the device lost does not blame its own kernel. */
 static void a_start_tells_of_kernels_before_it(const model_folder *m) {
     err e = {0};
     eng_backend *b = open_on(m, 0, "bf16-stream");
@@ -222,7 +221,7 @@ static void a_refused_launch_edits_nothing(const model_folder *m) {
     eng_backend_close(b);
 }
 
-/* The shim itself: what a kernel was not allowed is refused, and does not run. */
+/* The shim itself: a kernel with more shared memory than allowed is refused, and does not run. */
 static void too_much_shared_memory_is_refused(void) {
     cu_attn_args a = {.n_heads = 16, .n_kv_heads = 1, .dk = 640, .dv = 512, .splits = 1};
     a.cache.slot_values = 640; /* needs over 128 KB for tiles of two rows */
@@ -244,7 +243,7 @@ static uint8_t seen(const uint8_t *p, uint8_t *pinned) {
     return *pinned;
 }
 
-/* The shim itself: a stream of its own does not wait for what the legacy stream has yet to do. */
+/* The shim itself: a non-blocking stream does not wait for the legacy stream. */
 static void copies_of_pageable_memory_come_late(void) {
     uint8_t from = 7, *p = dev_poison(1), *pinned;
     must(cudaMallocHost((void **)&pinned, 1), "pinning");

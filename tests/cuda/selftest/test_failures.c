@@ -20,7 +20,7 @@ static const eng_backend_opts small = {.max_loops = 2,
                                        .cache_bytes = 1 << 20,
                                        .max_positions = 64};
 
-/* The number of runtime calls one open makes is the first n at which it succeeds. */
+/* The number of runtime calls in one open is the first n with which it succeeds. */
 static void open_survives_every_failure(const model_folder *m) {
     for (long n = 0;; n++) {
         err e = {0};
@@ -52,7 +52,8 @@ static int wait_one(eng_backend *b, err *e) {
     return b->ops->wait(b, &r, e);
 }
 
-/* A lost device stays lost; an error of one call refuses the launch, which can be repeated. */
+/* A lost device stays lost; an error of one call refuses the launch, and the launch can be
+ * repeated. */
 static void a_device_error_is_final(const model_folder *m) {
     uint32_t lost = 0, refused = 0;
     for (long n = 0;; n++) {
@@ -132,8 +133,8 @@ static void read_slot(eng_backend *base, uint32_t slot, float *out) {
          "copying");
 }
 
-/* Refused launches, one too many, and one whose map is bad leave the others in flight as they
- * are: each wait is for the oldest. */
+/* Refused launches, one too many, and one with a bad map leave the others in flight as they are:
+ * each wait is for the oldest. */
 static void refusals_leave_the_queue_consistent(const model_folder *m) {
     err e = {0}, why = {0};
     eng_backend *b = NULL;

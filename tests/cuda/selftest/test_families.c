@@ -23,8 +23,8 @@ static family_error run_spec(const family_golden *f, const family_case *c, const
     return far;
 }
 
-/* Graphs for a whole prompt; what they replay is compared to the bit by poisoned_graphs, and
- * capturing them takes the shim longer than these runs. */
+/* Graphs for a whole prompt. poisoned_graphs compares their results to the bit, and capturing them
+ * takes the shim longer than these runs. */
 static void published(const family_golden *f, const family_case *c, const drive_spec *spec,
                       const char *how) {
     bool graphs = !on_shim || (spec->seed == 0 && spec->max_rows > c->n);
@@ -57,8 +57,8 @@ static void golden_ways(const family_golden *f) {
     }
 }
 
-/* What is read out after d loops does not depend on the rule that said so: every rule's logits are
- * the published ones of that depth. */
+/* The output after d loops does not depend on the exit rule: every rule's logits are the published
+ * ones of the same depth. */
 static void other_rules(const family_golden *f) {
     static const struct {
         exit_rule rule;
@@ -100,7 +100,7 @@ static void other_rules(const family_golden *f) {
 }
 
 /* bfloat16 weights, activations and cache, by own kernels and through (emulated) cuBLAS. Only a
- * position whose sum comes near the threshold may leave elsewhere. */
+ * position with a sum near the threshold may leave elsewhere. */
 static void half_precision(const family_golden *f) {
     enum { MOST_DEPTHS = 3 };
     const double limit = 0.03; /* 0.02 on the shim */
@@ -126,14 +126,14 @@ static void poisoned_graphs(const family_golden *f) {
     check_poisoned_spec(f->model, &two, "bf16", "bf16-stream", DTYPE_BF16, f->name);
 }
 
-/* Nodes are what the README's arithmetic says: begin, 8 kernels a layer (9 where cuBLAS leaves
- * the SiLU to one of ours), loop_end; a graph of two nodes for a stage without layers, for the
- * head, one and the sampling. */
+/* The number of nodes follows the README's arithmetic: begin, 8 kernels a layer (9 with a SiLU
+ * kernel beside cuBLAS), loop_end; a graph of two nodes for a stage without layers, for the head,
+ * one and the sampling. */
 static void graphs_are_counted(const family_golden *f) {
     static const struct {
         const char *kernels;
-        uint32_t shared; /* graphs for prompts that share tiles, from capacity 2 on */
-        uint32_t silu;   /* of a layer, from the capacity on where cuBLAS takes its products */
+        uint32_t shared; /* graphs for prompts with shared tiles, from capacity 2 on */
+        uint32_t silu;   /* of a layer, from the first capacity with products by cuBLAS on */
     } ways[] = {{"f32", 0, 0}, {"bf16", 1, 1}};
     for (size_t k = 0; k < ARRAY_LEN(ways); k++) {
         eng_backend_opts o = {.n_rows = 96,
@@ -203,8 +203,8 @@ static void an_odd_shape(void) {
     tmp_dir_remove(&dir);
 }
 
-/* OpenMythos of widths that no vector access divides; the loop embedding has 9, 2 and no channels.
- */
+/* OpenMythos of widths not divisible by a vector access; the loop embedding has 9, 2 and no
+ * channels. */
 static void odd_widths(void) {
     static const uint32_t widths[] = {72, 23, 7};
     for (size_t k = 0; k < ARRAY_LEN(widths); k++) {
@@ -248,8 +248,8 @@ static void deep_graphs(const model_folder *m, uint32_t layers) {
     eng_backend_close(b);
 }
 
-/* Graphs on the device's side, few positions, so that 192 layers a position take the shim seconds.
- */
+/* Graphs on the device's side, and few positions: 192 layers a position then take the shim only
+ * seconds. */
 static void deep_answers(const model_folder *m, uint32_t layers) {
     static uint32_t ids[2][5];
     char what[32];
@@ -269,8 +269,8 @@ static void deep_answers(const model_folder *m, uint32_t layers) {
     compare_with_cpu(m, &spec, "f32", what);
 }
 
-/* As many layers as Ouro has, of tiny width: the graphs hold what the README's arithmetic says, and
- * depths and logits are the CPU engine's. */
+/* As many layers as Ouro has, of tiny width: the graphs hold as many nodes as the README's
+ * arithmetic says, and depths and logits are the CPU engine's. */
 static void deep_cores(void) {
     static const uint32_t layers[] = {24, 48};
     for (size_t k = 0; k < ARRAY_LEN(layers); k++) {

@@ -1,5 +1,5 @@
-/* test_flash.c - attention over expanded keys against plain sums in double, from the runs that
- * eng__cuda_put_runs finds: ragged runs and contexts, decode rows between them, any scratch. */
+/* test_flash.c - attention over expanded keys against plain sums in double, from the runs found by
+ * eng__cuda_put_runs: ragged runs and contexts, decode rows between them, any scratch. */
 #include "base/size.h"
 #include "tests/cuda/selftest/driver.h"
 #include "tests/lib/golden.h"
@@ -11,7 +11,7 @@
 
 enum { SEQS = 3, LOOPS = 2, PLANE = 1, PLANES = PLANE + LOOPS + 1, CROSSOVER = 48, SPARE = 3 };
 
-#define NOBODY 1024.0f /* what o holds before a launch */
+#define NOBODY 1024.0f /* value of o before a launch */
 
 typedef struct {
     const char *name;
@@ -29,7 +29,7 @@ typedef struct {
     uint32_t *maps, *tables; /* [blocks * SEQS][PLANES][32]; [SEQS][blocks] */
     float *slots, *uk, *uv;
     float *k, *values; /* twin: [n_slots][heads][nope], [n_slots][heads][v], as bfloat16 */
-    cu_flash_args a;   /* of this shape, without what belongs to a launch */
+    cu_flash_args a;   /* of this shape, without the fields of a launch */
     cu_backend *b;     /* only its options and sizes of runs */
 } world;
 
@@ -102,7 +102,7 @@ static void world_twin(world *w) {
     }
 }
 
-/* Weights with zeros where matrices are padded. */
+/* Weights with zeros in the padding of matrices. */
 static float *padded(rng *r, uint32_t heads, uint32_t rows, uint32_t all, uint32_t n, uint32_t ld) {
     float *v = calloc((size_t)heads * all * ld, sizeof *v);
     for (uint32_t h = 0; h < heads; h++) {
@@ -237,7 +237,8 @@ static uint8_t *pack(const world *w, launch *l, size_t *bytes, bool *all, uint32
     return desc;
 }
 
-/* Runs the launch with a crossover and a scratch of so many keys; halted: rows whose guard did. */
+/* Runs the launch with a crossover and a scratch of so many keys; halted: rows with a halted
+ * guard. */
 static void go(world *w, launch *l, uint32_t crossover, uint32_t keys, const uint8_t *halted) {
     const shape *s = w->s;
     cu_flash_args a = w->a;
@@ -260,7 +261,7 @@ static void go(world *w, launch *l, uint32_t crossover, uint32_t keys, const uin
     a.part_o = dev_poison(parts * s->v * 4);
     a.part_ml = dev_poison(parts * 8);
     for (size_t i = 0; i < (size_t)cap * a.o_ld; i++)
-        l->o[i] = NOBODY; /* not NaN, which a sum over poison would be too */
+        l->o[i] = NOBODY; /* not NaN: a sum over poison would be NaN too */
     a.o = dev_act(l->o, (size_t)cap * a.o_ld, false);
     if (halted) dev_begin(desc, &a.cache, dev_bytes(halted, l->n));
     for (uint32_t pass = 0; pass < (h.n_passes ? h.n_passes : 1); pass++) {
@@ -409,8 +410,8 @@ static void mixed(world *w, rng *r) {
     launch_free(&l);
 }
 
-/* Rows that an earlier launch made superfluous leave their runs before anything is attended to:
- * one run shrinks below the crossover, one goes. */
+/* Rows made superfluous by an earlier launch leave their runs before attention starts: one run
+ * shrinks below the crossover, one goes. */
 static void runs_shrink(world *w, rng *r) {
     static const span spans[] = {
         {0, 10, 60, 0, 1, 0}, {1, 30, 50, 1, 1, 0}, {2, 0, 1, 0, 1, 0}, {2, 70, 130, 0, 1, 0}};
@@ -446,7 +447,7 @@ static void a_wrong_map_is_told(world *w, rng *r) {
     launch_free(&l);
 }
 
-/* The backend expands a prompt where its crossover says so. */
+/* The backend expands a prompt from its crossover on. */
 static void a_backend_expands(void) {
     static const uint32_t block[] = {3};
     golden_case g = golden_open("mla");

@@ -1,5 +1,5 @@
-/* test_flights.c - two launches in flight: the second is built before it is known who halts in
- * the first, and everything must come out as if it had been. */
+/* test_flights.c - two launches in flight: the second is built before the halted rows of the first
+ * are known, and all results must be as if they had been. */
 #include "tests/cuda/selftest/cases.h"
 
 #include <stdlib.h>
@@ -34,8 +34,8 @@ typedef struct {
     uint64_t seed;
 } how;
 
-/* One golden case with two launches in flight: the published logits and depths, and the latents
- * in the cache that one launch at a time leaves. */
+/* One golden case with two launches in flight: the published logits and depths, and the same
+ * latents in the cache as with one launch at a time. */
 static void golden_case_ahead(const char *name, how h, tally *t) {
     golden_case g = golden_open(name);
     err e = {0};
@@ -127,7 +127,7 @@ static uint64_t time_of_oldest(eng_backend *b) {
     return r.ns;
 }
 
-/* The shim's clock is what has been queued, and these launches queue the same. */
+/* The shim's clock counts queued operations, and these launches queue the same number. */
 static void a_launch_is_timed_alone_whatever_is_in_flight_before_it(void) {
     model_folder *m;
     eng_backend *b = open_small(&m);
@@ -148,7 +148,7 @@ static void a_launch_is_timed_alone_whatever_is_in_flight_before_it(void) {
     model_close(m);
 }
 
-/* Edits that may set one entry twice are found, whatever stands between them, and only they. */
+/* Edits that may set one entry twice are found, with any edits between them, and only they. */
 static void edits_of_one_entry_keep_their_order(void) {
     static const struct {
         bool in_order;

@@ -1,5 +1,5 @@
-/* test_head.c - what leaves the coda through the whole backend: rows that ask for logits, for a
- * token, for both and for neither, in one launch. */
+/* test_head.c - outputs of the coda through the whole backend: rows asking for logits, for a token,
+ * for both and for neither, in one launch. */
 #include "tests/cuda/selftest/cases.h"
 
 #include <math.h>
@@ -36,8 +36,8 @@ static bool same_answer(const eng_choice *a, const eng_choice *b) {
     return same;
 }
 
-/* `all` gave every row's logits, `some` what rows asked for: the same logits to the bit, and the
- * token that the host samples from them. */
+/* `all` gave every row's logits, `some` only the requested outputs: the same logits to the bit, and
+ * the token sampled from them by the host. */
 static void compare_answers(const char *name, const drive_spec *spec, uint32_t vocab,
                             const drive_result *all, const drive_result *some) {
     static const eng_history none;
@@ -67,7 +67,7 @@ static void compare_answers(const char *name, const drive_spec *spec, uint32_t v
     eng_sampler_destroy(sampler);
 }
 
-/* The greedy tokens of rows that sample are those of the published logits. */
+/* The greedy tokens of sampling rows are the greedy tokens of the published logits. */
 static void compare_with_golden(const golden_case *g, const drive_spec *spec,
                                 const drive_result *r) {
     uint32_t wrong = 0, n = 0;
@@ -121,7 +121,7 @@ static void answers(const char *name, kv_policy policy, how h) {
     golden_close(&g);
 }
 
-/* Draws that are not for a device, or are nothing, refuse their launch; so do more rows than the
+/* Draws not possible on a device, and missing draws, refuse their launch; so do more rows than the
  * head has room for. */
 static void refusals(void) {
     static const eng_bias bias = {3, 1};

@@ -15,7 +15,7 @@ typedef struct {
     uint64_t seed;
 } way;
 
-/* The first is what the others are held against. 64 rows and more is where bf16 turns to cuBLAS. */
+/* The others are compared with the first. From 64 rows on bf16 uses cuBLAS. */
 static const way ways[] = {
     {"alone, the whole prompt", 80, 1, false, false, false, 0},
     {"alone, chunks of 5", 5, 1, false, false, false, 0},
@@ -81,7 +81,7 @@ static uint32_t others(const model_folder *m, kv_policy policy, bool invariant, 
 
 static void holds(const model_folder *m, kv_policy policy, const char *name) {
     (void)others(m, policy, true, name);
-    /* Were it so by chance, the kernels that promise nothing would give the same bits as well. */
+    /* Were it so by chance, the kernels without this promise would give the same bits as well. */
     uint32_t differ = others(m, policy, false, name);
     check(differ > 0, "%s: bf16 has the same bits in every way", name);
 }

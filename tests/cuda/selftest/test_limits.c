@@ -1,10 +1,11 @@
-/* test_limits.c - small models whose attention takes as much shared memory as any supported one's.
- * The backend must find kernels that a device with 99 or 163 KB for a thread block can start. */
+/* test_limits.c - small models with as much shared memory in attention as the largest supported
+ * one. The backend must find kernels able to start on a device with 99 or 163 KB for a thread
+ * block. */
 #include "tests/cuda/selftest/cases.h"
 #include "tests/lib/files.h"
 
 /* Half of the positions must be as the CPU engine's: with bfloat16 one other choice of expert or
- * depth changes all that follow. */
+ * depth changes all later positions. */
 static void near_the_cpu_engine(const model_folder *m, const char *what) {
     const model_plan *p = model_plan_of(m);
     err e = {0};

@@ -1,5 +1,5 @@
-/* test_mm.c - the products against plain sums in double: every map and store, ragged rows, k
- * beyond one pass of shared memory, experts without rows, nobody active. */
+/* test_mm.c - the products against plain sums in double: every map and store, ragged rows, k beyond
+ * one pass of shared memory, experts without rows, no active row. */
 #include "tests/cuda/selftest/selftest.h"
 
 #include <math.h>
@@ -18,7 +18,7 @@ static double silu(double x) {
     return x / (1 + exp(-x));
 }
 
-/* Row of weights that holds output i's gate (side 0) or up (side 1). */
+/* Row of weights with output i's gate (side 0) or up (side 1). */
 static uint32_t silu_row(uint32_t i, uint32_t side) {
     return i / 8 * 16 + i % 8 + 8 * side;
 }
@@ -36,7 +36,7 @@ static double twin(const shape *s, const float *w, const float *x, uint32_t i) {
            dot(w + (size_t)silu_row(i, 1) * s->k, x, s->k);
 }
 
-/* Every y that must be there is near its twin; nothing else of y was written. */
+/* Every required value of y is near its twin; nothing else of y was written. */
 static void verify(const shape *s, const float *w, const float *x, const float *y, uint32_t ldx,
                    uint32_t ldy, size_t cap, bool f32, const char *what) {
     uint32_t outs = s->store == CU_STORE_SILU ? s->n / 2 : s->n, n_pad = cu_round(s->n, CU_MM_ROWS);
@@ -173,7 +173,7 @@ static void rows_do_not_see_each_other(rng *r) {
     dev_free_all();
 }
 
-/* What the tensor cores' emulation makes of one output, step by step: the warps that share the k of
+/* One output as the tensor cores' emulation computes it, step by step: the warps sharing the k of
  * 16 weight rows take steps of 32 in turn and are summed in order. Within a step the first
  * instruction takes values 0 to 3 of each 8, the second 4 to 7. */
 static float in_order(const float *w, const float *x, uint32_t k, uint32_t slices) {
@@ -237,7 +237,7 @@ static void check_order(uint32_t n, uint32_t k, uint32_t n_rows, rng *r) {
     dev_free_all();
 }
 
-/* Bit for bit, on the shim: how a device rounds within an instruction nobody says. */
+/* Bit for bit, on the shim only: a device's rounding within an instruction is not documented. */
 static void sums_are_made_in_one_order(rng *r) {
     static const struct {
         uint32_t n, k;
@@ -262,7 +262,7 @@ static void only_products_in_use_are_served(void) {
     dev_free_all();
 }
 
-/* ---- the query that the product of q_up splits itself ---- */
+/* ---- the query split by the product of q_up itself ---- */
 
 typedef struct {
     uint32_t heads, nope, nope_ld, rope, kv_lora, o_values, o_ld, k, n_rows;
@@ -344,7 +344,7 @@ static void queries_are_those_of_two_kernels(rng *r) {
     }
 }
 
-/* ---- what the second-level cache is told to keep ---- */
+/* ---- hints to the second-level cache ---- */
 
 static void shares_of_the_cache_fit_it(void) {
     check(eng__cuda_keep_rows(4096, 20000000, 200000000) == 400, "rows kept of 4096 at a tenth");
@@ -372,7 +372,7 @@ static void every_matrix_of_the_core_keeps_its_share(void) {
     b.plan.n_core = 1;
     b.plan.n_heads = HEADS;
     b.plan.core_ffn = FFN_MOE;
-    if (getenv("FATHOM_CUDA_L2")) return; /* whoever runs this wants it so */
+    if (getenv("FATHOM_CUDA_L2")) return; /* the user set this on purpose */
     eng__cuda_plan_l2(&b, L2);
     size_t kept = ((size_t)core.in.keep * 2048 + core.q_up.keep * 512 + core.uk.keep * 64 * HEADS +
                    core.uv.keep * 256 * HEADS + core.wo.keep * 1024 +

@@ -1,5 +1,5 @@
-/* test_moe.c - routing, sorting and the grouped products against plain twins: ties, experts
- * nobody picks, rows that take no part, all of them. */
+/* test_moe.c - routing, sorting and the grouped products against plain twins: ties, experts without
+ * rows, inactive rows, no active row at all. */
 #include "tests/cuda/selftest/selftest.h"
 
 #include <math.h>
@@ -107,7 +107,7 @@ static void check_routes(const routed *t) {
     check(wrong == 0, "routes of %u rows, %u experts: %u differ", t->m.rows, t->m.experts, wrong);
 }
 
-/* Where a part must be: its group, or UINT32_MAX. */
+/* The group of a part, or UINT32_MAX. */
 static uint32_t group_of(const routed *t, uint32_t part) {
     uint32_t row = part / t->m.parts, k = part % t->m.parts;
     if (t->rows[row].flags & CU_ROW_KV_ONLY) return UINT32_MAX;
@@ -115,7 +115,7 @@ static uint32_t group_of(const routed *t, uint32_t part) {
     return k < t->m.top_k + t->m.shared_groups ? t->m.experts + k - t->m.top_k : UINT32_MAX;
 }
 
-/* Every part that takes part stands in exactly one tile of its group. */
+/* Every active part stands in exactly one tile of its group. */
 static void check_groups(const routed *t) {
     uint32_t n_tiles = 0, parts = t->m.rows * t->m.parts, bad = 0;
     host_bytes(&n_tiles, t->moe.n_tiles, 4);

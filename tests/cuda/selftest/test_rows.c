@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EPS 1e-3f /* far from any default, so that a kernel which ignores it is found out */
+#define EPS 1e-3f /* far from any default, to show a kernel ignoring it */
 
 enum { ROWS = 7, STATES = 11, VOCAB = 13, LOOPS = 5 };
 
@@ -111,7 +111,7 @@ static double off(double want, float got) {
     return d <= 1e30 ? d : INFINITY;
 }
 
-/* The state before the first loop, of a row that enters with x. */
+/* The state before the first loop, of a row entering with x. */
 static double twin_start(const way *w, const cu_row *r, uint32_t c, double x) {
     if (w->start == CU_START_ZERO) return 0;
     return w->start == CU_START_SEEDED ? (double)rm_seeded_state(r->pos, c, START_STD) : x;
@@ -269,7 +269,7 @@ static void slots_open(slots_scene *s, uint32_t layer_values, uint32_t rot, bool
     s->rope = random_floats(r, 41 * rot, 1);
 }
 
-/* The middle layer of slots 3 + 4i holds what `want` says; nothing else was touched. */
+/* The middle layer of slots 3 + 4i holds `want`; nothing else was touched. */
 static void slots_check(const slots_scene *s, const double *want, const char *what) {
     uint32_t n = s->cache.slot_values, layer = s->layer_values, flag;
     float *got = malloc(N_SLOTS * n * 4);
@@ -598,7 +598,7 @@ static void loop_rows(const ending *k, const loop_numbers *n, cu_row *rows) {
         rows[i].min_loops = i % 3 == 0 ? 4 : 1;
         if (i == 5) rows[i].max_loops = 1;
         rows[i].flags = (uint16_t)(k->flags ? k->flags : i == 2 ? CU_ROW_TAIL : i == 4 ? 3 : 0);
-        /* Row 1's state hardly moves: it leaves by its distance, if by that. */
+        /* Row 1's state hardly moves: it leaves by its distance, if that is the rule. */
         size_t at = (size_t)rows[i].row * n->dim;
         double y[WIDE], h[WIDE];
         if (i != 1 || !k->loop_norm) continue;

@@ -1,5 +1,5 @@
 /* test_scheduler.c - the real scheduler over the CUDA backend, launches in flight: the published
- * tokens, depths and logits, and those of the CPU backend for company of all kinds. */
+ * tokens, depths and logits, and the CPU backend's for company of all kinds. */
 #include "tests/cuda/selftest/cases.h"
 
 #include "scheduler/scheduler_internal.h"
@@ -12,7 +12,7 @@ enum {
     MOST_TOKENS = 40,
     GREEDY = GOLDEN_SEQS,
     REQUESTS = GOLDEN_SEQS + 1 + OTHERS,
-    TIGHT_BYTES = 200 << 10, /* half of it under policy last */
+    TIGHT_BYTES = 200 << 10, /* half of the sequences under policy last */
 };
 
 typedef struct {
@@ -150,7 +150,7 @@ static void compare(const run *a, const run *b, const char *what) {
     check(parted <= (on_shim ? 0 : 1), "%s: %u answers differ from the CPU's", what, parted);
 }
 
-/* tight: a cache that they do not all fit into at once. */
+/* tight: a cache too small for all of them at once. */
 static uint64_t schedule(const char *name, kv_policy policy, uint32_t chunk, ahead_rule ahead,
                          bool tight) {
     golden_case g = golden_open(name);

@@ -1,4 +1,4 @@
-/* cublas_v2.h - the one product of cuBLAS that Fathom uses, as plain loops. */
+/* cublas_v2.h - the one product of cuBLAS used by Fathom, as plain loops. */
 #ifndef FATHOM_SHIM_CUBLAS_V2_H
 #define FATHOM_SHIM_CUBLAS_V2_H
 

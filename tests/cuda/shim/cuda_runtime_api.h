@@ -1,16 +1,16 @@
-/* cuda_runtime_api.h - the part of the CUDA runtime that Fathom uses, on the CPU.
+/* cuda_runtime_api.h - the part of the CUDA runtime used by Fathom, on the CPU.
  *
- * Device memory is malloc'ed to the byte and filled with NaN patterns, so ASan sees every
- * access out of range and wrong results every read of what nobody wrote. A stream runs nothing
- * before it is waited for, and then only up to the event asked for: whoever reuses a buffer or
- * reads a result too early is found out.
+ * Device memory is malloc'ed to the byte and filled with NaN patterns, so ASan reports every access
+ * out of range, and a read of unwritten memory gives a wrong result. A stream runs nothing before
+ * it is waited for, and then only up to the event asked for: this shows code reusing a buffer or
+ * reading a result too early.
  *
- * The same holds for what CUDA does behind the call's back: cudaMemset, and cudaMemcpy to the
- * device from memory that is not pinned, return before the device has the bytes. They go through
- * the legacy stream, which no other stream here waits for, as all are non-blocking.
+ * The same holds for asynchronous parts of synchronous calls: cudaMemset, and cudaMemcpy to the
+ * device from unpinned memory, return before the device has the bytes. They go through the legacy
+ * stream, and no other stream here waits for it, as all are non-blocking.
  *
- * There are two devices. Whatever was made on one is refused while the other is current. CUDA is
- * milder in places; the engine must not lean on that. */
+ * There are two devices. An object made on one is refused while the other is current. CUDA is
+ * milder in places; the engine must not rely on it. */
 #ifndef FATHOM_SHIM_CUDA_RUNTIME_API_H
 #define FATHOM_SHIM_CUDA_RUNTIME_API_H
 
@@ -65,7 +65,7 @@ struct cudaDeviceProp {
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr a, int device);
-cudaError_t cudaSetDevice(int device); /* for the thread that calls; 0 before */
+cudaError_t cudaSetDevice(int device); /* for the calling thread; 0 before */
 cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaGetLastError(void);
@@ -104,20 +104,21 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e);
 cudaError_t cudaEventQuery(cudaEvent_t e);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
 
-/* ---- what only the shim has ---- */
+/* ---- calls of the shim alone ---- */
 
-/* The n-th runtime call from now (0 = the next) fails, and with sticky all after it; -1: none. An
- * error that loses a device is sticky in any case: until the next shim_fail_at. */
+/* The n-th runtime call from now (0 = the next) fails, and with sticky all after it; -1: no call
+ * fails. An error by losing the device is sticky in any case: until the next shim_fail_at. */
 void shim_fail_at(long n, int sticky);
-/* The n-th kernel that runs from now on breaks off and loses the device; -1: none. */
+/* The n-th kernel run from now on breaks off and loses the device; -1: no kernel does. */
 void shim_break_at(long n);
-/* No kernel has code for the device: what sizing its shared memory then says; 0: all have. */
+/* The error from sizing a kernel's shared memory when no kernel has code for the device; 0: all
+ * have. */
 void shim_no_image(cudaError_t rc);
-/* Order in which the threads of a block take turns: 0 rising, 1 falling, else shuffled by it.
- * A result that depends on it lacks a barrier. */
+/* Order in which the threads of a block take turns: 0 rising, 1 falling, else shuffled by it. A
+ * result depending on the order lacks a barrier. */
 void shim_set_order(unsigned order);
 uint64_t shim_launched(void);    /* kernels run so far */
-uint64_t shim_cold_graphs(void); /* launches of graphs that had not been uploaded */
+uint64_t shim_cold_graphs(void); /* launches of graphs not uploaded before */
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,6 @@
-/* fibers.cpp - a thread block on one CPU thread: a stack per CUDA thread, changed at barriers
- * and warp operations. x86-64 System V. Compiled without sanitizers: a change of stacks is then
- * cheap, and they need not know of it as long as nothing is thrown. */
+/* fibers.cpp - a thread block on one CPU thread: a stack per CUDA thread, changed at barriers and
+ * warp operations. x86-64 System V. Compiled without sanitizers: a change of stacks is then cheap,
+ * and sanitizers need not see it as long as nothing is thrown. */
 #include "runtime.h"
 
 #include <cstdio>
@@ -45,8 +45,8 @@ __asm__(".text\n.globl shim_switch\n.type shim_switch,@function\nshim_switch:\n"
         "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n"
         ".size shim_switch,.-shim_switch\n");
 
-/* Leaves the stack that runs (its pointer goes to *save) for that of fiber `to`, or for main's
- * with UINT32_MAX; returns when somebody comes back. */
+/* Leaves the running stack (its pointer goes to *save) for the stack of fiber `to`, or for main's
+ * with UINT32_MAX; returns when another fiber switches back. */
 void change(void **save, unsigned to) {
     target = to;
     shim_switch(save, to == UINT32_MAX ? main_sp : fibers[to].sp);
@@ -59,7 +59,7 @@ bool ready(const fiber &f) {
     return !f.done && (f.turn == nullptr || *f.turn != f.seen);
 }
 
-/* The next fiber that can run; n_threads if none can. */
+/* The next fiber able to run; n_threads if there is no such fiber. */
 unsigned next_ready(unsigned id) {
     unsigned n = fibers[id].next;
     while (!ready(fibers[n]) && n != id)
@@ -102,7 +102,7 @@ void prepare(unsigned id) {
     if (p == MAP_FAILED) shim_die("no memory for a stack");
     f.stack = (unsigned char *)p;
     void **top = (void **)(void *)(f.stack + STACK - 64);
-    *--top = nullptr; /* where a caller's return address would be: keeps the ABI's alignment */
+    *--top = nullptr; /* in place of a caller's return address: keeps the ABI's alignment */
     *--top = (void *)fiber_main;
     for (int i = 0; i < 6; i++)
         *--top = nullptr;

@@ -1,4 +1,4 @@
-/* memory.cpp - memory and copies of the shim. What a call leaves to be done later is done later:
+/* memory.cpp - memory and copies of the shim. Work deferred by a CUDA call is deferred here too:
  * see "API synchronization behavior" in the manual of the CUDA runtime. */
 #include "runtime.h"
 
@@ -12,7 +12,7 @@ struct span {
 };
 std::map<uintptr_t, span> spans;
 
-/* The allocation that holds [p, p + n); NULL: none, so it is the host's pageable memory. */
+/* The allocation holding [p, p + n); NULL: the host's pageable memory. */
 const span *span_of(const void *p, size_t n) {
     uintptr_t at = (uintptr_t)p;
     auto next = spans.upper_bound(at);
@@ -37,7 +37,7 @@ cudaError_t take(void **p, size_t n, int device) {
     spans[(uintptr_t)*p] = {n, device};
     return cudaSuccess;
 }
-/* As on a device, whatever the legacy stream has to do with the memory is done first. */
+/* As on a device, the legacy stream first finishes its work on the memory. */
 cudaError_t give_back(void *p, int device) {
     auto s = spans.find((uintptr_t)p);
     if (p == nullptr) return cudaSuccess;

@@ -10,7 +10,7 @@ long fail_in = -1, break_in = -1;
 bool fail_sticky;
 cudaError_t lost = cudaSuccess, no_image = cudaSuccess;
 uint64_t cold_graphs;
-thread_local int current, captures; /* captures: streams that this thread captures now */
+thread_local int current, captures; /* captures: streams this thread captures now */
 thread_local cudaError_t last_error = cudaSuccess;
 std::vector<shim_stream *> streams;
 shim_stream legacy[DEVICES];
@@ -110,7 +110,7 @@ cudaError_t cudaGetDeviceCount(int *n) {
     *n = DEVICES;
     return cudaSuccess;
 }
-/* Few multiprocessors, so that every kernel's loop over work goes round more than once. */
+/* Few multiprocessors, to make every kernel's loop over work go round more than once. */
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
     MAY_FAIL(cudaErrorNoDevice);
     if (device < 0 || device >= DEVICES) return shim_said(cudaErrorInvalidDevice);
@@ -138,7 +138,7 @@ cudaError_t cudaGetDevice(int *device) {
     *device = current;
     return cudaSuccess;
 }
-/* The legacy stream last: what other streams have queued does not wait for it. */
+/* The legacy stream last: other streams do not wait for it. */
 cudaError_t cudaDeviceSynchronize(void) {
     for (auto *s : streams) {
         if (s->device == current) shim_drain(s);
@@ -247,7 +247,7 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t g, void *nodes, size_t *n) {
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long) {
     MAY_FAIL(cudaErrorMemoryAllocation);
     OF_THIS_DEVICE(g->device);
-    /* As a device refuses it: this thread captures, in a mode that forbids what may not be safe. */
+    /* As a device refuses it: this thread captures, in a mode without unsafe calls. */
     if (captures) return shim_said(cudaErrorStreamCaptureUnsupported);
     *out = new shim_graph(*g);
     return cudaSuccess;
@@ -316,7 +316,7 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
     OF_THIS_DEVICE(from->device);
     OF_THIS_DEVICE(to->device);
     if (from->stream == nullptr || to->at < from->at) return shim_said(cudaErrorInvalidValue);
-    *ms = 0.001f * (float)(to->at - from->at); /* what was queued between them */
+    *ms = 0.001f * (float)(to->at - from->at); /* operations queued between them */
     return cudaSuccess;
 }
 }

@@ -1,8 +1,8 @@
 /* shim.h - lets a .cu file compile as C++: the words of CUDA, threads as fibers.
  *
- * A block's threads run one at a time on stacks of their own and change over only at barriers
- * and warp operations. A barrier that not every thread reaches, a warp operation that not all
- * 32 lanes reach and a misaligned vector access end the program. */
+ * A block's threads run one at a time on stacks of their own and change over only at barriers and
+ * warp operations. The program ends at a barrier missed by a thread, a warp operation missed by any
+ * of the 32 lanes, and a misaligned vector access. */
 #ifndef FATHOM_SHIM_H
 #define FATHOM_SHIM_H
 
@@ -27,23 +27,24 @@ struct dim3 {
 };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-extern unsigned char *shim_shared; /* of the block that runs: NaN patterns at its start */
+extern unsigned char *shim_shared; /* of the running block: NaN patterns at its start */
 void shim_block_barrier();
-/* Every lane gives `bytes` bytes and gets those of all 32; valid until its next warp operation. */
+/* Every lane gives `bytes` bytes and gets the bytes of all 32; valid until its next warp
+ * operation. */
 const unsigned char *shim_warp_gather(const void *give, size_t bytes, size_t *step);
 void shim_die(const char *what);
-uint64_t shim_ns(); /* a clock that rises by one at every look */
+uint64_t shim_ns(); /* a clock rising by one at every reading */
 void shim_copy_later(void *to, const void *from);
 void shim_copies_do();
 cudaError_t shim_enqueue(cudaStream_t s, std::function<void()> op);
 cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes, cudaStream_t s,
                         std::function<void()> body);
-/* What a kernel may have of dynamic shared memory on the current device; the engine's kernels have
- * no other. */
+/* Sets the limit of a kernel's dynamic shared memory on the current device; the engine's kernels
+ * have no other. */
 extern "C" cudaError_t shim_allow_shared(const void *kernel, int bytes);
 void shim_set_shared(const void *kernel, size_t bytes);
 size_t shim_most_shared(); /* of SHIM_SHARED_KB: 99, 163 or 227 */
-bool shim_breaks();        /* the kernel that would run next breaks off */
+bool shim_breaks();        /* the next kernel breaks off */
 
 static inline void __syncthreads() {
     shim_block_barrier();
@@ -155,7 +156,7 @@ static inline void load_matrices(uint32_t r[4], const void *row) {
 static inline void load_matrices_t(uint32_t r[4], const void *row) {
     shim_matrices(r, row, true);
 }
-/* The copy itself is made where ASan does not look: here it does, on both sides. */
+/* The copy itself is made outside ASan's sight: here ASan sees both sides. */
 static inline void copy_async(void *to, const void *from) {
     if ((uintptr_t)to % 16 || (uintptr_t)from % 16) shim_die("cp.async: not aligned to 16 bytes");
     const volatile uint64_t *in = (const volatile uint64_t *)from;
