@@ -32,14 +32,14 @@ typedef struct {
 } drive_result;
 
 /* False, with a failed check, if the backend refuses a launch. */
-bool drive(eng_backend *b, const drive_spec *spec, drive_result *out);
-void drive_result_deinit(drive_result *r);
+bool drive(eng_backend *eng, const drive_spec *spec, drive_result *out);
+void drive_result_deinit(drive_result *result);
 /* Options of a backend wide enough for `spec`. */
 eng_backend_opts drive_opts(const drive_spec *spec, const char *kernels, model_dtype cache);
 /* Flags of a row with draws: ENG_ROW_LOGITS, ENG_ROW_SAMPLE, both or neither. */
-uint16_t drive_head_flags(uint32_t s, uint32_t pos);
+uint16_t drive_head_flags(uint32_t seq, uint32_t pos);
 /* After a drive of `spec`: the values in the CUDA backend's cache, in float32, for every plane of
- * every position of sequence s: [len][n_planes][slot_values]; free(). */
-float *drive_latents(const eng_backend *b, const drive_spec *spec, uint32_t s, size_t *n);
+ * every position of a sequence: [len][n_planes][slot_values]; free(). */
+float *drive_latents(const eng_backend *eng, const drive_spec *spec, uint32_t seq, size_t *n);
 
 #endif

@@ -9,13 +9,13 @@ enum { FAMILY_CASES = 16, FAMILY_LEN = 32 };
 
 /* One answer: with a threshold, or the state after a fixed number of loops. */
 typedef struct {
-    uint32_t n, vocab;
+    uint32_t len, vocab;
     uint32_t ids[FAMILY_LEN];
     uint32_t depth[FAMILY_LEN]; /* loops run before the state is read out */
     uint32_t loops;             /* of the model, or the fixed number */
     bool fixed;
     float threshold; /* 1 if fixed */
-    float *logits;   /* [n][vocab] */
+    float *logits;   /* [len][vocab] */
 } family_case;
 
 typedef struct {
@@ -26,23 +26,25 @@ typedef struct {
 } family_golden;
 
 /* tests/golden/families/NAME; false, with a failed check, if it cannot be read. */
-bool family_open(family_golden *f, const char *name);
-void family_close(family_golden *f);
+bool family_open(family_golden *family, const char *name);
+void family_close(family_golden *family);
 /* The case of a fixed number of loops; NULL if there is no such case. */
-const family_case *family_fixed(const family_golden *f, uint32_t loops);
+const family_case *family_fixed(const family_golden *family, uint32_t loops);
 
 /* A spec with the case as its first sequence; with company, a prefix of the case and random tokens
  * beside it. Ids live as long as the process. */
-drive_spec family_spec(const family_case *c, uint32_t max_rows, uint64_t seed, bool company);
+drive_spec family_spec(const family_case *gold, uint32_t max_rows, uint64_t seed, bool company);
 
 typedef struct {
     uint32_t depths; /* positions that leave elsewhere */
     double worst;    /* largest logit error of the others, over the largest logit */
 } family_error;
 /* The case and, with company, its prefix against the published answers. */
-family_error family_compare(const family_case *c, const drive_spec *spec, const drive_result *r);
+family_error family_compare(const family_case *gold, const drive_spec *spec,
+                            const drive_result *result);
 
 /* A folder of random weights for the plan; false with a failed check. */
-bool family_random(model_folder **m, const tmp_dir *dir, const model_plan *p, float mean_depth);
+bool family_random(model_folder **model, const tmp_dir *dir, const model_plan *plan,
+                   float mean_depth);
 
 #endif

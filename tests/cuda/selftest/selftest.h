@@ -16,26 +16,26 @@ void must(cudaError_t rc, const char *what);
 
 /* ---- random numbers: the same everywhere ---- */
 typedef struct {
-    uint64_t s;
+    uint64_t state;
 } rng;
-uint32_t rng_next(rng *r);
-uint32_t rng_below(rng *r, uint32_t n);
-float rng_float(rng *r); /* -1..1 */
+uint32_t rng_next(rng *rnd);
+uint32_t rng_below(rng *rnd, uint32_t n);
+float rng_float(rng *rnd); /* -1..1 */
 
 /* ---- device buffers ---- */
 /* Device memory with n float32 values, as they are or narrowed to bfloat16 (and the caller's values
  * rounded in the same way). NULL: poisoned with NaN patterns. */
-void *dev_act(float *v, size_t n, bool f32);
-float *dev_floats(const float *v, size_t n);
-void *dev_bytes(const void *v, size_t bytes);
+void *dev_act(float *values, size_t n, bool f32);
+float *dev_floats(const float *values, size_t n);
+void *dev_bytes(const void *host, size_t bytes);
 void *dev_poison(size_t bytes);
 void host_act(float *out, const void *dev, size_t n, bool f32);
 void host_bytes(void *out, const void *dev, size_t bytes);
-void dev_free_all(void);                             /* everything the dev_ functions gave out */
-float *random_floats(rng *r, size_t n, float scale); /* free() */
+void dev_free_all(void);                               /* everything the dev_ functions gave out */
+float *random_floats(rng *rnd, size_t n, float scale); /* free() */
 
-/* Largest |a - b| over the largest |b| (1 if b is all 0); NaN gives infinity. */
-double worst(const float *a, const float *b, size_t n);
+/* Largest |got - want| over the largest |want| (1 if that is 0); NaN gives infinity. */
+double worst(const float *got, const float *want, size_t n);
 
 /* A descriptor on the device: rows with their tables, and tiles of up to tile_rows. */
 typedef struct {
@@ -52,10 +52,10 @@ typedef struct {
     uint8_t *halted;
     bool ahead, in_order;
 } desc_spec;
-void *dev_desc(const desc_spec *d);
+void *dev_desc(const desc_spec *spec);
 /* Runs cu_begin on the contents of `desc` as if the host had sent them: they return through pinned
  * memory. */
-void dev_begin(void *desc, const cu_cache *c, const uint8_t *halted);
+void dev_begin(void *desc, const cu_cache *cache, const uint8_t *halted);
 
 extern cudaStream_t test_stream;
 extern int shared_bytes; /* the most one thread block of the device may have */

@@ -14,256 +14,266 @@ typedef struct {
     uint32_t heads, kv_heads, dk, dv; /* kv_heads 0: MLA, the value is the head of the key */
     bool f32, cache_f32;
     uint32_t tile_rows;
-} shape;
+} attn_shape;
 
 /* Called by cu_kernels_setup: allows the kernels of attention so much shared memory. */
 cudaError_t cu_attn_setup(int most);
 cudaError_t cu_gqa_setup(int most);
 
 typedef struct {
-    const shape *s;
+    const attn_shape *shape;
     uint32_t n_slots, slot_values, offset; /* offset: of the layer inside a slot */
     uint16_t no_query;
-    float *slots, *q;
+    float *slots, *query;
     uint32_t *maps, tables[SEQS][BLOCKS];
     cu_row rows[PROMPT];
     cu_tile tiles[PROMPT];
     uint32_t n_rows, n_tiles, n_tables;
     uint32_t tile_rows, shared, per; /* per: least key tiles of a split */
     bool invariant;
-} scene;
+} attn_scene;
 
 /* Slots in random order; every 7th position of the deeper plane shares the shallower one's. */
-static void scene_cache(scene *c, rng *r) {
+static void scene_cache(attn_scene *scene, rng *rnd) {
     uint32_t used = 0, n = SEQS * BLOCKS * 32 * LOOPS;
-    bool gqa = c->s->kv_heads > 0;
-    uint32_t layer = gqa ? 2 * c->s->kv_heads * c->s->dk : c->s->dk;
-    c->slot_values = c->offset ? 2 * layer : layer;
-    c->offset = c->offset ? layer : 0;
-    c->n_slots = n;
-    c->slots = random_floats(r, (size_t)n * c->slot_values, 1.0f);
-    c->maps = malloc((size_t)SEQS * BLOCKS * PLANES * 32 * 4);
-    memset(c->maps, 0xff, (size_t)SEQS * BLOCKS * PLANES * 32 * 4);
+    bool gqa = scene->shape->kv_heads > 0;
+    uint32_t layer = gqa ? 2 * scene->shape->kv_heads * scene->shape->dk : scene->shape->dk;
+    scene->slot_values = scene->offset ? 2 * layer : layer;
+    scene->offset = scene->offset ? layer : 0;
+    scene->n_slots = n;
+    scene->slots = random_floats(rnd, (size_t)n * scene->slot_values, 1.0f);
+    scene->maps = malloc((size_t)SEQS * BLOCKS * PLANES * 32 * 4);
+    memset(scene->maps, 0xff, (size_t)SEQS * BLOCKS * PLANES * 32 * 4);
     uint32_t *turn = malloc(n * 4);
     for (uint32_t i = 0; i < n; i++)
         turn[i] = i;
     for (uint32_t i = n - 1; i > 0; i--) {
-        uint32_t j = rng_below(r, i + 1), t = turn[i];
+        uint32_t j = rng_below(rnd, i + 1), held = turn[i];
         turn[i] = turn[j];
-        turn[j] = t;
+        turn[j] = held;
     }
-    for (uint32_t s = 0; s < SEQS; s++) {
-        for (uint32_t b = 0; b < BLOCKS; b++)
-            c->tables[s][b] = (b * SEQS + s * 5) % (SEQS * BLOCKS);
-        for (uint32_t p = 0; p < BLOCKS * 32; p++) {
-            uint32_t *at = c->maps + ((size_t)c->tables[s][p / 32] * PLANES + 1) * 32 + p % 32;
+    for (uint32_t seq = 0; seq < SEQS; seq++) {
+        for (uint32_t block = 0; block < BLOCKS; block++)
+            scene->tables[seq][block] = (block * SEQS + seq * 5) % (SEQS * BLOCKS);
+        for (uint32_t pos = 0; pos < BLOCKS * 32; pos++) {
+            uint32_t *at =
+                scene->maps + ((size_t)scene->tables[seq][pos / 32] * PLANES + 1) * 32 + pos % 32;
             if (at[0] == UINT32_MAX) at[0] = turn[used++];
-            if (at[32] == UINT32_MAX) at[32] = p % 7 == 0 ? at[0] : turn[used++];
+            if (at[32] == UINT32_MAX) at[32] = pos % 7 == 0 ? at[0] : turn[used++];
         }
     }
     free(turn);
 }
 
 /* Rows of one sequence next to each other make tiles of up to tile_rows. */
-static void scene_rows(scene *c, const uint32_t (*want)[4], uint32_t n) {
-    c->n_rows = n;
-    c->n_tiles = 0;
+static void scene_rows(attn_scene *scene, const uint32_t (*want)[4], uint32_t n) {
+    scene->n_rows = n;
+    scene->n_tiles = 0;
     for (uint32_t i = 0; i < n; i++) {
-        c->rows[i] = (cu_row){.row = i,
-                              .pos = want[i][1],
-                              .table = want[i][0] * BLOCKS,
-                              .loop = (uint16_t)want[i][2],
-                              .flags = (uint16_t)want[i][3]};
-        const cu_row *p = i ? &c->rows[i - 1] : NULL;
-        bool joins = p && p->table == c->rows[i].table && p->loop == c->rows[i].loop &&
-                     p->pos < c->rows[i].pos && c->tiles[c->n_tiles - 1].n < c->tile_rows;
-        if (joins) c->tiles[c->n_tiles - 1].n++;
-        else c->tiles[c->n_tiles++] = (cu_tile){i, 1};
+        scene->rows[i] = (cu_row){.row = i,
+                                  .pos = want[i][1],
+                                  .table = want[i][0] * BLOCKS,
+                                  .loop = (uint16_t)want[i][2],
+                                  .flags = (uint16_t)want[i][3]};
+        const cu_row *before = i ? &scene->rows[i - 1] : NULL;
+        bool joins = before && before->table == scene->rows[i].table &&
+                     before->loop == scene->rows[i].loop && before->pos < scene->rows[i].pos &&
+                     scene->tiles[scene->n_tiles - 1].n < scene->tile_rows;
+        if (joins) scene->tiles[scene->n_tiles - 1].n++;
+        else scene->tiles[scene->n_tiles++] = (cu_tile){i, 1};
     }
 }
 
-static void twin(const scene *c, uint32_t i, uint32_t h, float scale, double *out) {
-    const shape *s = c->s;
-    const cu_row *r = &c->rows[i];
-    uint32_t kv_heads = s->kv_heads ? s->kv_heads : 1, kv = h / (s->heads / kv_heads);
-    uint32_t v_at = s->kv_heads ? s->kv_heads * s->dk + kv * s->dv : 0;
-    const float *q = c->q + ((size_t)i * s->heads + h) * s->dk;
+static void twin(const attn_scene *scene, uint32_t i, uint32_t head, float scale, double *out) {
+    const attn_shape *shape = scene->shape;
+    const cu_row *row = &scene->rows[i];
+    uint32_t kv_heads = shape->kv_heads ? shape->kv_heads : 1,
+             kv = head / (shape->heads / kv_heads);
+    uint32_t v_at = shape->kv_heads ? shape->kv_heads * shape->dk + kv * shape->dv : 0;
+    const float *query = scene->query + ((size_t)i * shape->heads + head) * shape->dk;
     double score[MAX_CTX], top = -INFINITY, sum = 0;
-    const uint32_t *table = &c->tables[0][0] + r->table;
-    for (uint32_t p = 0; p <= r->pos; p++) {
-        uint32_t slot = rm_slot(c->maps, table, PLANES, 1u + r->loop, p);
-        const float *k = c->slots + (size_t)slot * c->slot_values + c->offset + kv * s->dk;
-        score[p] = 0;
-        for (uint32_t d = 0; d < s->dk; d++)
-            score[p] += (double)q[d] * (double)k[d];
-        score[p] *= (double)scale;
-        top = fmax(top, score[p]);
+    const uint32_t *table = &scene->tables[0][0] + row->table;
+    for (uint32_t pos = 0; pos <= row->pos; pos++) {
+        uint32_t slot = rm_slot(scene->maps, table, PLANES, 1u + row->loop, pos);
+        const float *k =
+            scene->slots + (size_t)slot * scene->slot_values + scene->offset + kv * shape->dk;
+        score[pos] = 0;
+        for (uint32_t dim = 0; dim < shape->dk; dim++)
+            score[pos] += (double)query[dim] * (double)k[dim];
+        score[pos] *= (double)scale;
+        top = fmax(top, score[pos]);
     }
-    memset(out, 0, s->dv * sizeof *out);
-    for (uint32_t p = 0; p <= r->pos; p++)
-        sum += exp(score[p] - top);
-    for (uint32_t p = 0; p <= r->pos; p++) {
-        uint32_t slot = rm_slot(c->maps, table, PLANES, 1u + r->loop, p);
-        const float *v = c->slots + (size_t)slot * c->slot_values + c->offset + v_at;
-        for (uint32_t d = 0; d < s->dv; d++)
-            out[d] += exp(score[p] - top) / sum * (double)v[d];
+    memset(out, 0, shape->dv * sizeof *out);
+    for (uint32_t pos = 0; pos <= row->pos; pos++)
+        sum += exp(score[pos] - top);
+    for (uint32_t pos = 0; pos <= row->pos; pos++) {
+        uint32_t slot = rm_slot(scene->maps, table, PLANES, 1u + row->loop, pos);
+        const float *value =
+            scene->slots + (size_t)slot * scene->slot_values + scene->offset + v_at;
+        for (uint32_t dim = 0; dim < shape->dv; dim++)
+            out[dim] += exp(score[pos] - top) / sum * (double)value[dim];
     }
 }
 
-static void verify(const scene *c, const cu_attn_args *a, const float *o, float scale) {
-    const shape *s = c->s;
+static void verify(const attn_scene *scene, const cu_attn_args *args, const float *out,
+                   float scale) {
+    const attn_shape *shape = scene->shape;
     double bad = 0, want[512];
     bool pads = true;
-    for (uint32_t i = 0; i < c->n_rows; i++) {
-        for (uint32_t h = 0; h < s->heads; h++) {
-            const float *got = o + (size_t)i * a->o_ld + h * a->o_head;
-            twin(c, i, h, scale, want);
-            for (uint32_t d = 0; d < s->dv; d++) {
-                double w = c->rows[i].flags & c->no_query ? 0 : want[d],
-                       e = fabs(w - (double)got[d]);
+    for (uint32_t i = 0; i < scene->n_rows; i++) {
+        for (uint32_t head = 0; head < shape->heads; head++) {
+            const float *got = out + (size_t)i * args->o_ld + head * args->o_head;
+            twin(scene, i, head, scale, want);
+            for (uint32_t dim = 0; dim < shape->dv; dim++) {
+                double want_d = scene->rows[i].flags & scene->no_query ? 0 : want[dim],
+                       e = fabs(want_d - (double)got[dim]);
                 if (!(e <= bad)) bad = e;
             }
-            for (uint32_t d = s->dv; d < a->o_head; d++)
-                pads &= got[d] == 0;
+            for (uint32_t dim = shape->dv; dim < args->o_head; dim++)
+                pads &= got[dim] == 0;
         }
-        for (uint32_t d = s->heads * a->o_head; d < a->o_ld; d++)
-            pads &= o[(size_t)i * a->o_ld + d] == 0;
+        for (uint32_t dim = shape->heads * args->o_head; dim < args->o_ld; dim++)
+            pads &= out[(size_t)i * args->o_ld + dim] == 0;
     }
     bool untouched = true;
-    for (uint32_t d = 0; d < a->o_ld; d++)
-        untouched &= isnan(o[(size_t)c->n_rows * a->o_ld + d]) != 0;
-    check(bad < (s->f32 && s->cache_f32 ? 1e-5 : 1.2e-2),
-          "attention %s, %u splits, %u rows: error %g", s->name, a->splits, c->n_rows, bad);
+    for (uint32_t dim = 0; dim < args->o_ld; dim++)
+        untouched &= isnan(out[(size_t)scene->n_rows * args->o_ld + dim]) != 0;
+    check(bad < (shape->f32 && shape->cache_f32 ? 1e-5 : 1.2e-2),
+          "attention %s, %u splits, %u rows: error %g", shape->name, args->splits, scene->n_rows,
+          bad);
     check(pads && untouched, "attention %s: padding is not zero, or a row that is not there",
-          s->name);
+          shape->name);
 }
 
-static void run_scene(scene *c, uint32_t splits, rng *r) {
-    const shape *s = c->s;
-    uint32_t cap = c->n_rows + 1, flag = 0;
+static void run_scene(attn_scene *scene, uint32_t splits, rng *rnd) {
+    const attn_shape *shape = scene->shape;
+    uint32_t cap = scene->n_rows + 1, flag = 0;
     float scale = 0.15f;
-    c->q = random_floats(r, (size_t)cap * s->heads * s->dk, 2.0f);
-    desc_spec d = {.rows = c->rows,
-                   .n_rows = c->n_rows,
-                   .tiles = c->tiles,
-                   .n_tiles = c->n_tiles,
-                   .bad = dev_bytes(&flag, 4),
-                   .tables = &c->tables[0][0],
-                   .n_tables = SEQS * BLOCKS};
-    cu_attn_args a = {.desc = dev_desc(&d),
-                      .plane = 1,
-                      .by_loop = true,
-                      .no_query = c->no_query,
-                      .n_heads = s->heads,
-                      .n_kv_heads = s->kv_heads ? s->kv_heads : 1,
-                      .dk = s->dk,
-                      .dv = s->dv,
-                      .v_offset = s->kv_heads * s->dk,
-                      .scale = scale,
-                      .splits = splits,
-                      .per = c->per,
-                      .shared = c->shared,
-                      .invariant = c->invariant};
-    a.cache =
-        (cu_cache){.slots = dev_act(c->slots, (size_t)c->n_slots * c->slot_values, s->cache_f32),
-                   .maps = dev_bytes(c->maps, (size_t)SEQS * BLOCKS * PLANES * 32 * 4),
-                   .n_slots = c->n_slots,
+    scene->query = random_floats(rnd, (size_t)cap * shape->heads * shape->dk, 2.0f);
+    desc_spec spec = {.rows = scene->rows,
+                      .n_rows = scene->n_rows,
+                      .tiles = scene->tiles,
+                      .n_tiles = scene->n_tiles,
+                      .bad = dev_bytes(&flag, 4),
+                      .tables = &scene->tables[0][0],
+                      .n_tables = SEQS * BLOCKS};
+    cu_attn_args args = {.desc = dev_desc(&spec),
+                         .plane = 1,
+                         .by_loop = true,
+                         .no_query = scene->no_query,
+                         .n_heads = shape->heads,
+                         .n_kv_heads = shape->kv_heads ? shape->kv_heads : 1,
+                         .dk = shape->dk,
+                         .dv = shape->dv,
+                         .v_offset = shape->kv_heads * shape->dk,
+                         .scale = scale,
+                         .splits = splits,
+                         .per = scene->per,
+                         .shared = scene->shared,
+                         .invariant = scene->invariant};
+    args.cache =
+        (cu_cache){.slots = dev_act(scene->slots, (size_t)scene->n_slots * scene->slot_values,
+                                    shape->cache_f32),
+                   .maps = dev_bytes(scene->maps, (size_t)SEQS * BLOCKS * PLANES * 32 * 4),
+                   .n_slots = scene->n_slots,
                    .n_blocks = SEQS * BLOCKS,
                    .n_planes = PLANES,
-                   .slot_values = c->slot_values,
-                   .f32 = s->cache_f32};
-    a.cache.slots = (char *)a.cache.slots + (size_t)c->offset * (s->cache_f32 ? 4 : 2);
-    a.q = dev_act(c->q, (size_t)cap * s->heads * s->dk, s->f32);
-    a.o_head = s->kv_heads ? s->dv : cu_round(s->dv, 32);
-    a.o_ld = cu_round(s->heads * a.o_head, 32) + 32;
-    size_t parts = (size_t)cap * splits * s->heads, n = (size_t)cap * a.o_ld;
-    float *o = malloc(n * 4), *first = malloc(n * 4);
-    uint32_t *counts = calloc((size_t)cap * s->heads, 4), left = 0;
-    a.arrived = dev_bytes(counts, (size_t)cap * s->heads * 4);
+                   .slot_values = scene->slot_values,
+                   .f32 = shape->cache_f32};
+    args.cache.slots =
+        (char *)args.cache.slots + (size_t)scene->offset * (shape->cache_f32 ? 4 : 2);
+    args.q = dev_act(scene->query, (size_t)cap * shape->heads * shape->dk, shape->f32);
+    args.o_head = shape->kv_heads ? shape->dv : cu_round(shape->dv, 32);
+    args.o_ld = cu_round(shape->heads * args.o_head, 32) + 32;
+    size_t parts = (size_t)cap * splits * shape->heads, n = (size_t)cap * args.o_ld;
+    float *out = malloc(n * 4), *first = malloc(n * 4);
+    uint32_t *counts = calloc((size_t)cap * shape->heads, 4), left = 0;
+    args.arrived = dev_bytes(counts, (size_t)cap * shape->heads * 4);
     for (unsigned order = 0; order < (on_shim ? 2u : 1u); order++) {
 #ifdef FATHOM_CUDA_SHIM
         shim_set_order(order ? 1 : 0);
 #endif
-        a.part_o = dev_poison(parts * s->dv * 4);
-        a.part_ml = dev_poison(parts * 2 * 4);
-        a.o = dev_act(NULL, n, s->f32);
+        args.part_o = dev_poison(parts * shape->dv * 4);
+        args.part_ml = dev_poison(parts * 2 * 4);
+        args.o = dev_act(NULL, n, shape->f32);
         bool one_row = true;
-        for (uint32_t i = 0; i < c->n_tiles; i++)
-            one_row &= c->tiles[i].n == 1;
-        must(cu_attn(test_stream, &a, cap, s->f32, one_row), "attention");
-        host_act(o, a.o, n, s->f32);
-        if (order == 0) verify(c, &a, o, scale);
-        if (order == 0) memcpy(first, o, n * 4);
-        check(memcmp(first, o, n * 4) == 0, "attention %s: the order of threads matters", s->name);
+        for (uint32_t i = 0; i < scene->n_tiles; i++)
+            one_row &= scene->tiles[i].n == 1;
+        must(cu_attn(test_stream, &args, cap, shape->f32, one_row), "attention");
+        host_act(out, args.o, n, shape->f32);
+        if (order == 0) verify(scene, &args, out, scale);
+        if (order == 0) memcpy(first, out, n * 4);
+        check(memcmp(first, out, n * 4) == 0, "attention %s: the order of threads matters",
+              shape->name);
     }
 #ifdef FATHOM_CUDA_SHIM
     shim_set_order(0);
 #endif
-    host_bytes(&flag, d.bad, 4);
-    check(flag == 0, "attention %s: a slot was called bad", s->name);
-    host_bytes(counts, a.arrived, (size_t)cap * s->heads * 4);
-    for (size_t i = 0; i < (size_t)cap * s->heads; i++)
+    host_bytes(&flag, spec.bad, 4);
+    check(flag == 0, "attention %s: a slot was called bad", shape->name);
+    host_bytes(counts, args.arrived, (size_t)cap * shape->heads * 4);
+    for (size_t i = 0; i < (size_t)cap * shape->heads; i++)
         left |= counts[i];
-    check(left == 0, "attention %s: counters are left for the next kernel", s->name);
+    check(left == 0, "attention %s: counters are left for the next kernel", shape->name);
     free(counts);
-    free(o);
+    free(out);
     free(first);
-    free(c->q);
+    free(scene->query);
 }
 
 /* Rows of three sequences, most of them alone in their tile or next to one of their own. */
 static const uint32_t pairs[][4] = {{0, 61, 0, 0},  {0, 62, 0, 0},  {0, 63, 0, 2}, {0, 64, 0, 0},
                                     {1, 130, 0, 0}, {1, 131, 0, 0}, {2, 330, 1, 0}};
 
-static uint32_t tile_rows_of(const scene *c) {
-    const shape *s = c->s;
-    cu_attn_args a = {.cache = {.slot_values = c->slot_values, .f32 = s->cache_f32},
-                      .n_heads = s->heads,
-                      .n_kv_heads = s->kv_heads ? s->kv_heads : 1,
-                      .dk = s->dk,
-                      .dv = s->dv,
-                      .v_offset = s->kv_heads * s->dk,
-                      .shared = c->shared};
-    return cu_attn_tile_rows(&a, s->f32);
+static uint32_t tile_rows_of(const attn_scene *scene) {
+    const attn_shape *shape = scene->shape;
+    cu_attn_args args = {.cache = {.slot_values = scene->slot_values, .f32 = shape->cache_f32},
+                         .n_heads = shape->heads,
+                         .n_kv_heads = shape->kv_heads ? shape->kv_heads : 1,
+                         .dk = shape->dk,
+                         .dv = shape->dv,
+                         .v_offset = shape->kv_heads * shape->dk,
+                         .shared = scene->shared};
+    return cu_attn_tile_rows(&args, shape->f32);
 }
 
 /* Shapes of mythos_10b and wide grouped keys on devices with 99 KiB a block (L4, L40, RTX), 163
  * (A100) and 227 (H100). A kernel asking for more than its device gives ends the shim. */
 static void any_device(void) {
-    static const shape shapes[] = {{"mythos_10b", 32, 0, 576, 512, false, false, 0},
-                                   {"mythos_10b in float32", 32, 0, 576, 512, true, true, 0},
-                                   {"mythos_1b", 16, 0, 288, 256, false, false, 0},
-                                   {"grouped 128", 8, 2, 128, 128, false, false, 0}};
+    static const attn_shape shapes[] = {{"mythos_10b", 32, 0, 576, 512, false, false, 0},
+                                        {"mythos_10b in float32", 32, 0, 576, 512, true, true, 0},
+                                        {"mythos_1b", 16, 0, 288, 256, false, false, 0},
+                                        {"grouped 128", 8, 2, 128, 128, false, false, 0}};
     static const uint32_t limits[] = {48 << 10, 99 << 10, 163 << 10, 227 << 10};
     static const uint32_t tile_rows[][4] = {
         {1, 1, 2, 2}, {1, 1, 1, 1}, {1, 4, 4, 4}, {1, 16, 16, 16}};
-    rng r = {23};
+    rng rnd = {23};
     for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
-        scene c = {.s = &shapes[i], .no_query = CU_ROW_KV_ONLY};
-        scene_cache(&c, &r);
+        attn_scene scene = {.shape = &shapes[i], .no_query = CU_ROW_KV_ONLY};
+        scene_cache(&scene, &rnd);
         for (size_t k = 0; k < ARRAY_LEN(limits); k++) {
-            const shape *s = c.s;
+            const attn_shape *shape = scene.shape;
             if (limits[k] > (uint32_t)shared_bytes) continue; /* of the tested device */
             must(cu_attn_setup((int)limits[k]), "sizing");
             must(cu_gqa_setup((int)limits[k]), "sizing");
-            c.shared = limits[k];
-            c.tile_rows = tile_rows_of(&c);
-            check(c.tile_rows == tile_rows[i][k], "%s in %u bytes: %u rows to a tile", s->name,
-                  limits[k], c.tile_rows);
-            scene_rows(&c, pairs, ARRAY_LEN(pairs));
-            run_scene(&c, 2, &r);
-            scene_rows(&c, pairs + 6, 1);
-            run_scene(&c, 1, &r);
+            scene.shared = limits[k];
+            scene.tile_rows = tile_rows_of(&scene);
+            check(scene.tile_rows == tile_rows[i][k], "%s in %u bytes: %u rows to a tile",
+                  shape->name, limits[k], scene.tile_rows);
+            scene_rows(&scene, pairs, ARRAY_LEN(pairs));
+            run_scene(&scene, 2, &rnd);
+            scene_rows(&scene, pairs + 6, 1);
+            run_scene(&scene, 1, &rnd);
         }
-        free(c.slots);
-        free(c.maps);
+        free(scene.slots);
+        free(scene.maps);
         dev_free_all();
     }
     must(cu_kernels_setup(0, 64), "sizing shared memory");
 }
 
 void test_attention(void) {
-    static const shape shapes[] = {
+    static const attn_shape shapes[] = {
         {"mla mma, 4 heads", 4, 0, 40, 32, false, false, 4},
         {"mla mma, 16 heads", 16, 0, 288, 256, false, false, 4},
         {"mla mma, 20 heads", 20, 0, 72, 48, false, false, 1},
@@ -297,40 +307,40 @@ void test_attention(void) {
         const uint32_t row[4] = {1, 60 + i, 0, i % 9 == 4 ? CU_ROW_KV_ONLY : 0};
         memcpy(prompt[i], row, sizeof row);
     }
-    rng r = {21};
+    rng rnd = {21};
     for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
         static const uint32_t splits[] = {1, 2, 3, 64};
         /* Every other shape is the second layer of two in a slot. Rows with ENG_ROW_KV_ONLY get
          * zeros in the last core layer; the second pass is any other layer, without zeros. */
-        scene c = {.s = &shapes[i],
-                   .offset = i & 1,
-                   .no_query = CU_ROW_KV_ONLY,
-                   .tile_rows = shapes[i].tile_rows,
-                   .shared = (uint32_t)shared_bytes};
-        scene_cache(&c, &r);
-        if (c.tile_rows > tile_rows_of(&c)) c.tile_rows = tile_rows_of(&c);
+        attn_scene scene = {.shape = &shapes[i],
+                            .offset = i & 1,
+                            .no_query = CU_ROW_KV_ONLY,
+                            .tile_rows = shapes[i].tile_rows,
+                            .shared = (uint32_t)shared_bytes};
+        scene_cache(&scene, &rnd);
+        if (scene.tile_rows > tile_rows_of(&scene)) scene.tile_rows = tile_rows_of(&scene);
         for (size_t k = 0; k < ARRAY_LEN(splits); k++) {
             if (on_shim && shapes[i].dk > 200 && k == 1) continue;
-            c.per = k == 3 ? 2 : 0;
-            scene_rows(&c, mixed, ARRAY_LEN(mixed));
-            run_scene(&c, splits[k], &r);
-            scene_rows(&c, lone, 1);
-            run_scene(&c, splits[k], &r);
+            scene.per = k == 3 ? 2 : 0;
+            scene_rows(&scene, mixed, ARRAY_LEN(mixed));
+            run_scene(&scene, splits[k], &rnd);
+            scene_rows(&scene, lone, 1);
+            run_scene(&scene, splits[k], &rnd);
         }
-        for (size_t k = 0; c.tile_rows > 4 && k < 2; k++) { /* full tiles of one prompt */
-            scene_rows(&c, prompt, PROMPT);
-            run_scene(&c, k ? 3 : 1, &r);
+        for (size_t k = 0; scene.tile_rows > 4 && k < 2; k++) { /* full tiles of one prompt */
+            scene_rows(&scene, prompt, PROMPT);
+            run_scene(&scene, k ? 3 : 1, &rnd);
         }
-        scene_rows(&c, none, ARRAY_LEN(none));
-        run_scene(&c, 2, &r);
-        c.no_query = 0;
-        run_scene(&c, 2, &r);
-        scene_rows(&c, mixed, ARRAY_LEN(mixed));
-        run_scene(&c, 2, &r);
-        scene_rows(&c, none, 0);
-        run_scene(&c, 2, &r);
-        free(c.slots);
-        free(c.maps);
+        scene_rows(&scene, none, ARRAY_LEN(none));
+        run_scene(&scene, 2, &rnd);
+        scene.no_query = 0;
+        run_scene(&scene, 2, &rnd);
+        scene_rows(&scene, mixed, ARRAY_LEN(mixed));
+        run_scene(&scene, 2, &rnd);
+        scene_rows(&scene, none, 0);
+        run_scene(&scene, 2, &rnd);
+        free(scene.slots);
+        free(scene.maps);
         dev_free_all();
     }
     any_device();

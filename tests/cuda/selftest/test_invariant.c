@@ -13,10 +13,10 @@ typedef struct {
     uint32_t max_rows, flights;
     bool company, one_by_one, graphs;
     uint64_t seed;
-} way;
+} batch_way;
 
 /* The others are compared with the first. From 64 rows on bf16 uses cuBLAS. */
-static const way ways[] = {
+static const batch_way ways[] = {
     {"alone, the whole prompt", 80, 1, false, false, false, 0},
     {"alone, chunks of 5", 5, 1, false, false, false, 0},
     {"alone, one position after the other", 3, 1, false, true, true, 0},
@@ -24,89 +24,90 @@ static const way ways[] = {
     {"in company, large batches, two in flight", 150, 2, true, false, false, 0},
 };
 
-static drive_spec spec_of(const model_plan *p, const way *w, kv_policy policy) {
+static drive_spec spec_of(const model_plan *plan, const batch_way *way, kv_policy policy) {
     static uint32_t ids[4][LEN];
-    drive_spec spec = {.n_seqs = w->company ? 4 : 1,
-                       .n_loops = p->loops_default < 4 ? p->loops_default : 4,
-                       .max_rows = w->max_rows,
+    drive_spec spec = {.n_seqs = way->company ? 4 : 1,
+                       .n_loops = plan->loops_default < 4 ? plan->loops_default : 4,
+                       .max_rows = way->max_rows,
                        .len = {LEN, 38, 9, 66},
                        .ids = {ids[0], ids[1], ids[2], ids[3]},
                        .policy = policy,
-                       .threshold = p->exit_threshold,
-                       .flights = w->flights,
-                       .one_by_one = w->one_by_one,
-                       .seed = w->seed};
-    rng r = {91};
-    for (uint32_t s = 0; s < 4; s++) {
+                       .threshold = plan->exit_threshold,
+                       .flights = way->flights,
+                       .one_by_one = way->one_by_one,
+                       .seed = way->seed};
+    rng rnd = {91};
+    for (uint32_t seq = 0; seq < 4; seq++) {
         for (uint32_t i = 0; i < LEN; i++)
-            ids[s][i] = rng_below(&r, p->vocab_size);
+            ids[seq][i] = rng_below(&rnd, plan->vocab_size);
     }
     return spec;
 }
 
-static bool answer(const model_folder *m, const way *w, kv_policy policy, const char *kernels,
-                   drive_result *r) {
-    drive_spec spec = spec_of(model_plan_of(m), w, policy);
-    eng_backend_opts o = drive_opts(&spec, kernels, DTYPE_BF16);
-    eng_backend *b = open_backend(m, &o);
-    bool ok = b && drive(b, &spec, r);
-    eng_backend_close(b);
+static bool answer(const model_folder *model, const batch_way *way, kv_policy policy,
+                   const char *kernels, drive_result *result) {
+    drive_spec spec = spec_of(model_plan_of(model), way, policy);
+    eng_backend_opts opts = drive_opts(&spec, kernels, DTYPE_BF16);
+    eng_backend *eng = open_backend(model, &opts);
+    bool ok = eng && drive(eng, &spec, result);
+    eng_backend_close(eng);
     return ok;
 }
 
-static bool same_bits(const drive_result *a, const drive_result *b, uint32_t vocab) {
-    return memcmp(a->depth[0], b->depth[0], LEN * sizeof a->depth[0][0]) == 0 &&
-           memcmp(a->logits[0], b->logits[0], (size_t)LEN * vocab * sizeof(float)) == 0;
+static bool same_bits(const drive_result *one, const drive_result *two, uint32_t vocab) {
+    return memcmp(one->depth[0], two->depth[0], LEN * sizeof one->depth[0][0]) == 0 &&
+           memcmp(one->logits[0], two->logits[0], (size_t)LEN * vocab * sizeof(float)) == 0;
 }
 
 /* How many ways give other bits than the first. */
-static uint32_t others(const model_folder *m, kv_policy policy, bool invariant, const char *name) {
+static uint32_t others(const model_folder *model, kv_policy policy, bool invariant,
+                       const char *name) {
     drive_result first = {0};
     uint32_t differ = 0;
     for (size_t i = 0; i < ARRAY_LEN(ways); i++) {
         const char *kernels = invariant ? "bf16-invariant-stream" : "bf16-stream";
-        drive_result r = {0};
+        drive_result result = {0};
         if (invariant && ways[i].graphs) kernels = "bf16-invariant";
-        if (answer(m, &ways[i], policy, kernels, &r)) {
-            bool same = i == 0 || same_bits(&first, &r, model_plan_of(m)->vocab_size);
+        if (answer(model, &ways[i], policy, kernels, &result)) {
+            bool same = i == 0 || same_bits(&first, &result, model_plan_of(model)->vocab_size);
             if (invariant) check(same, "%s, %s: other bits", name, ways[i].what);
             differ += !same;
         }
-        if (i == 0) first = r;
-        else drive_result_deinit(&r);
+        if (i == 0) first = result;
+        else drive_result_deinit(&result);
     }
     drive_result_deinit(&first);
     return differ;
 }
 
-static void holds(const model_folder *m, kv_policy policy, const char *name) {
-    (void)others(m, policy, true, name);
+static void holds(const model_folder *model, kv_policy policy, const char *name) {
+    (void)others(model, policy, true, name);
     /* Were it so by chance, the kernels without this promise would give the same bits as well. */
-    uint32_t differ = others(m, policy, false, name);
+    uint32_t differ = others(model, policy, false, name);
     check(differ > 0, "%s: bf16 has the same bits in every way", name);
 }
 
 static void folder(const char *dir, kv_policy policy) {
     err e = {0};
-    model_folder *m = NULL;
-    if (!check(model_open(&m, dir, &e) == 0, "%s: %s", dir, e.msg)) return;
-    holds(m, policy, dir);
-    model_close(m);
+    model_folder *model = NULL;
+    if (!check(model_open(&model, dir, &e) == 0, "%s: %s", dir, e.msg)) return;
+    holds(model, policy, dir);
+    model_close(model);
 }
 
 /* Heads of 64 values with keys of their own: bf16 has a kernel for decode alone. */
 static void a_head_each(void) {
-    model_plan p;
+    model_plan plan;
     err e = {0};
-    model_folder *m = NULL;
-    if (!check(plan_variant(&p, "ouro_tiny", &e) == 0, "%s", e.msg)) return;
-    p.n_core = 2;
-    p.n_heads = p.n_kv_heads = 2;
-    p.head_dim = 64;
-    plan_derive(&p);
+    model_folder *model = NULL;
+    if (!check(plan_variant(&plan, "ouro_tiny", &e) == 0, "%s", e.msg)) return;
+    plan.n_core = 2;
+    plan.n_heads = plan.n_kv_heads = 2;
+    plan.head_dim = 64;
+    plan_derive(&plan);
     tmp_dir dir = tmp_dir_create();
-    if (family_random(&m, &dir, &p, 2)) holds(m, KV_EXACT, "a head each");
-    model_close(m);
+    if (family_random(&model, &dir, &plan, 2)) holds(model, KV_EXACT, "a head each");
+    model_close(model);
     tmp_dir_remove(&dir);
 }
 

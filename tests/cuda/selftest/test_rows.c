@@ -28,19 +28,19 @@ static cu_row plain_row(uint32_t i) {
                     .threshold = 0.99f};
 }
 
-static void twin_rms(const double *x, const float *w, uint32_t n, double *y) {
+static void twin_rms(const double *x, const float *weight, uint32_t n, double *y) {
     double sum = 0;
     for (uint32_t i = 0; i < n; i++)
         sum += x[i] * x[i];
-    double s = 1 / sqrt(sum / n + (double)EPS);
+    double scale = 1 / sqrt(sum / n + (double)EPS);
     for (uint32_t i = 0; i < n; i++)
-        y[i] = x[i] * s * (double)w[i];
+        y[i] = x[i] * scale * (double)weight[i];
 }
 
 typedef struct {
     uint32_t dim, ld, width;
     bool f32;
-    float *h, *e, *out, *x, *delta, *embed, *norm, *loop_norm, *loop_emb, *out_norm;
+    float *state, *input, *out, *stream, *delta, *embed, *norm, *loop_norm, *loop_emb, *out_norm;
 } numbers;
 
 /* One way through the row step. */
@@ -48,181 +48,186 @@ typedef struct {
     cu_row_from from;
     cu_row_to to;
     bool out_norm; /* of delta */
-    bool bare;     /* the head reads x without a norm */
-    bool no_e;     /* no loop reads e */
+    bool bare;     /* the head reads the stream without a norm */
+    bool no_input; /* no loop reads the input */
     cu_start start;
-} way;
+} step_way;
 
 #define EMBED_SCALE 1.75f
 #define START_STD 0.5f
 
-static numbers numbers_new(uint32_t dim, bool f32, rng *r) {
+static numbers numbers_new(uint32_t dim, bool f32, rng *rnd) {
     uint32_t ld = cu_round(dim, 32);
     return (numbers){.dim = dim,
                      .ld = ld,
                      .width = dim / 8,
                      .f32 = f32,
-                     .h = random_floats(r, STATES * dim, 2),
-                     .e = random_floats(r, STATES * dim, 1),
-                     .out = random_floats(r, STATES * dim, 3),
-                     .x = random_floats(r, (ROWS + 1) * dim, 1),
-                     .delta = random_floats(r, (ROWS + 1) * dim, 1),
-                     .embed = random_floats(r, VOCAB * ld, 1),
-                     .norm = random_floats(r, dim, 1),
-                     .loop_norm = random_floats(r, dim, 1),
-                     .loop_emb = random_floats(r, LOOPS * (dim / 8) + 1, 1),
-                     .out_norm = random_floats(r, dim, 1)};
+                     .state = random_floats(rnd, STATES * dim, 2),
+                     .input = random_floats(rnd, STATES * dim, 1),
+                     .out = random_floats(rnd, STATES * dim, 3),
+                     .stream = random_floats(rnd, (ROWS + 1) * dim, 1),
+                     .delta = random_floats(rnd, (ROWS + 1) * dim, 1),
+                     .embed = random_floats(rnd, VOCAB * ld, 1),
+                     .norm = random_floats(rnd, dim, 1),
+                     .loop_norm = random_floats(rnd, dim, 1),
+                     .loop_emb = random_floats(rnd, LOOPS * (dim / 8) + 1, 1),
+                     .out_norm = random_floats(rnd, dim, 1)};
 }
 
-static void numbers_free(numbers *n) {
-    float *all[] = {n->h,     n->e,    n->out,       n->x,        n->delta,
-                    n->embed, n->norm, n->loop_norm, n->loop_emb, n->out_norm};
+static void numbers_free(numbers *nums) {
+    float *all[] = {nums->state, nums->input, nums->out,       nums->stream,   nums->delta,
+                    nums->embed, nums->norm,  nums->loop_norm, nums->loop_emb, nums->out_norm};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         free(all[i]);
 }
 
 /* The value a row enters with. */
-static void twin_enter(const numbers *n, const way *w, const cu_row *r, uint32_t i, double *x) {
+static void twin_enter(const numbers *nums, const step_way *way, const cu_row *row, uint32_t i,
+                       double *x) {
     double tmp[WIDE];
-    cu_row_from from = w->from;
-    bool normed_delta = from == CU_FROM_X && w->out_norm;
-    for (uint32_t c = 0; c < n->dim; c++) {
-        size_t at = (size_t)r->row * n->dim + c, here = (size_t)i * n->dim + c;
-        double embed = (double)n->embed[(size_t)r->token * n->ld + c] * (double)EMBED_SCALE;
-        x[c] = from == CU_FROM_TOKEN   ? embed
-               : from == CU_FROM_OUT   ? (double)n->out[at]
-               : from == CU_FROM_STATE ? (double)n->h[at]
-               : normed_delta          ? (double)n->delta[here]
-               : from == CU_FROM_X     ? (double)n->x[here] + (double)n->delta[here]
-                                       : (double)n->h[at] + (double)n->e[at];
-        if (from == CU_FROM_LOOP && c < n->width)
-            x[c] += (double)n->loop_emb[r->loop * n->width + c];
+    cu_row_from from = way->from;
+    bool normed_delta = from == CU_FROM_X && way->out_norm;
+    for (uint32_t col = 0; col < nums->dim; col++) {
+        size_t at = (size_t)row->row * nums->dim + col, here = (size_t)i * nums->dim + col;
+        double embed =
+            (double)nums->embed[(size_t)row->token * nums->ld + col] * (double)EMBED_SCALE;
+        x[col] = from == CU_FROM_TOKEN   ? embed
+                 : from == CU_FROM_OUT   ? (double)nums->out[at]
+                 : from == CU_FROM_STATE ? (double)nums->state[at]
+                 : normed_delta          ? (double)nums->delta[here]
+                 : from == CU_FROM_X     ? (double)nums->stream[here] + (double)nums->delta[here]
+                                         : (double)nums->state[at] + (double)nums->input[at];
+        if (from == CU_FROM_LOOP && col < nums->width)
+            x[col] += (double)nums->loop_emb[row->loop * nums->width + col];
     }
-    memcpy(tmp, x, n->dim * sizeof *x);
-    if (from == CU_FROM_LOOP) twin_rms(tmp, n->loop_norm, n->dim, x);
+    memcpy(tmp, x, nums->dim * sizeof *x);
+    if (from == CU_FROM_LOOP) twin_rms(tmp, nums->loop_norm, nums->dim, x);
     if (!normed_delta) return;
-    twin_rms(tmp, n->out_norm, n->dim, x);
-    for (uint32_t c = 0; c < n->dim; c++)
-        x[c] += (double)n->x[(size_t)i * n->dim + c];
+    twin_rms(tmp, nums->out_norm, nums->dim, x);
+    for (uint32_t col = 0; col < nums->dim; col++)
+        x[col] += (double)nums->stream[(size_t)i * nums->dim + col];
 }
 
 static double off(double want, float got) {
-    double d = fabs(want - (double)got) / (fabs(want) + 0.1);
-    return d <= 1e30 ? d : INFINITY;
+    double apart = fabs(want - (double)got) / (fabs(want) + 0.1);
+    return apart <= 1e30 ? apart : INFINITY;
 }
 
 /* The state before the first loop, of a row entering with x. */
-static double twin_start(const way *w, const cu_row *r, uint32_t c, double x) {
-    if (w->start == CU_START_ZERO) return 0;
-    return w->start == CU_START_SEEDED ? (double)rm_seeded_state(r->pos, c, START_STD) : x;
+static double twin_start(const step_way *way, const cu_row *row, uint32_t col, double x) {
+    if (way->start == CU_START_ZERO) return 0;
+    return way->start == CU_START_SEEDED ? (double)rm_seeded_state(row->pos, col, START_STD) : x;
 }
 
-static void step(const numbers *n, const way *w) {
-    cu_row_from from = w->from;
-    cu_row_to to = w->to;
+static void step(const numbers *nums, const step_way *way) {
+    cu_row_from from = way->from;
+    cu_row_to to = way->to;
     cu_row rows[ROWS];
     for (uint32_t i = 0; i < ROWS; i++)
         rows[i] = plain_row(i);
-    desc_spec d = {.rows = rows, .n_rows = ROWS, .n_logits = 2};
-    uint32_t cap = ROWS + 1, dim = n->dim;
-    float *act = malloc((size_t)cap * n->ld * 4), *x = malloc((size_t)cap * dim * 4);
-    float *h = malloc(STATES * dim * 4), *e = malloc(STATES * dim * 4),
+    desc_spec spec = {.rows = rows, .n_rows = ROWS, .n_logits = 2};
+    uint32_t cap = ROWS + 1, dim = nums->dim;
+    float *act = malloc((size_t)cap * nums->ld * 4), *x = malloc((size_t)cap * dim * 4);
+    float *state = malloc(STATES * dim * 4), *input = malloc(STATES * dim * 4),
           *out = malloc(STATES * dim * 4);
-    float cum[STATES], *embed = malloc(VOCAB * n->ld * 4);
+    float cum[STATES], *embed = malloc(VOCAB * nums->ld * 4);
     uint8_t halted[STATES];
-    memcpy(embed, n->embed, VOCAB * n->ld * 4);
-    cu_row_args a = {.desc = dev_desc(&d),
-                     .from = from,
-                     .to = to,
-                     .dim = dim,
-                     .ld = n->ld,
-                     .loop_width = n->width,
-                     .norm_eps = EPS,
-                     .embed_scale = EMBED_SCALE,
-                     .start = w->start,
-                     .start_std = START_STD,
-                     .x = dev_floats(n->x, (size_t)cap * dim),
-                     .delta = dev_floats(n->delta, (size_t)cap * dim),
-                     .embed = dev_act(n->embed, VOCAB * n->ld, n->f32),
-                     .norm = w->bare ? NULL : dev_floats(n->norm, dim),
-                     .out_norm = w->out_norm ? dev_floats(n->out_norm, dim) : NULL,
-                     .loop_norm = dev_floats(n->loop_norm, dim),
-                     .loop_emb = dev_floats(n->loop_emb, LOOPS * (dim / 8) + 1),
-                     .act = dev_act(NULL, (size_t)cap * n->ld, n->f32)};
-    a.state =
-        (cu_state){dev_floats(n->h, STATES * dim), dev_floats(n->e, STATES * dim),
-                   dev_floats(n->out, STATES * dim), dev_poison(STATES * 4), dev_poison(STATES)};
-    float *dev_e = a.state.e;
-    if (w->no_e) a.state.e = NULL;
-    must(cu_row_step(test_stream, &a, cap, n->f32), "row step");
-    host_act(act, a.act, (size_t)cap * n->ld, n->f32);
-    host_act(x, a.x, (size_t)cap * dim, true);
-    host_act(h, a.state.h, STATES * dim, true);
-    host_act(e, dev_e, STATES * dim, true);
-    host_act(out, a.state.out, STATES * dim, true);
-    host_act(cum, a.state.cum, STATES, true);
-    host_bytes(halted, a.state.halted, STATES);
+    memcpy(embed, nums->embed, VOCAB * nums->ld * 4);
+    cu_row_args args = {.desc = dev_desc(&spec),
+                        .from = from,
+                        .to = to,
+                        .dim = dim,
+                        .ld = nums->ld,
+                        .loop_width = nums->width,
+                        .norm_eps = EPS,
+                        .embed_scale = EMBED_SCALE,
+                        .start = way->start,
+                        .start_std = START_STD,
+                        .x = dev_floats(nums->stream, (size_t)cap * dim),
+                        .delta = dev_floats(nums->delta, (size_t)cap * dim),
+                        .embed = dev_act(nums->embed, VOCAB * nums->ld, nums->f32),
+                        .norm = way->bare ? NULL : dev_floats(nums->norm, dim),
+                        .out_norm = way->out_norm ? dev_floats(nums->out_norm, dim) : NULL,
+                        .loop_norm = dev_floats(nums->loop_norm, dim),
+                        .loop_emb = dev_floats(nums->loop_emb, LOOPS * (dim / 8) + 1),
+                        .act = dev_act(NULL, (size_t)cap * nums->ld, nums->f32)};
+    args.state =
+        (cu_state){dev_floats(nums->state, STATES * dim), dev_floats(nums->input, STATES * dim),
+                   dev_floats(nums->out, STATES * dim), dev_poison(STATES * 4), dev_poison(STATES)};
+    float *dev_e = args.state.e;
+    if (way->no_input) args.state.e = NULL;
+    must(cu_row_step(test_stream, &args, cap, nums->f32), "row step");
+    host_act(act, args.act, (size_t)cap * nums->ld, nums->f32);
+    host_act(x, args.x, (size_t)cap * dim, true);
+    host_act(state, args.state.h, STATES * dim, true);
+    host_act(input, dev_e, STATES * dim, true);
+    host_act(out, args.state.out, STATES * dim, true);
+    host_act(cum, args.state.cum, STATES, true);
+    host_bytes(halted, args.state.halted, STATES);
     double bad = 0, in[WIDE], normed[WIDE];
     bool same = true, state_written[STATES] = {false};
     for (uint32_t i = 0; i < ROWS; i++) {
-        const cu_row *r = &rows[i];
-        twin_enter(n, w, r, i, in);
-        twin_rms(in, n->norm, dim, normed);
-        if (w->bare) memcpy(normed, in, dim * sizeof *in);
-        uint32_t at = to == CU_TO_HEAD ? r->logits : i;
-        for (uint32_t c = 0; c < dim; c++) {
-            size_t s = (size_t)r->row * dim + c;
+        const cu_row *row = &rows[i];
+        twin_enter(nums, way, row, i, in);
+        twin_rms(in, nums->norm, dim, normed);
+        if (way->bare) memcpy(normed, in, dim * sizeof *in);
+        uint32_t at = to == CU_TO_HEAD ? row->logits : i;
+        for (uint32_t col = 0; col < dim; col++) {
+            size_t here = (size_t)row->row * dim + col;
             if (to == CU_TO_STATE) {
-                double keeps = w->no_e ? (double)n->e[s] : in[c];
-                bad = fmax(bad, fmax(off(twin_start(w, r, c, in[c]), h[s]), off(keeps, e[s])));
-                same &= out[s] == 0;
+                double keeps = way->no_input ? (double)nums->input[here] : in[col];
+                bad = fmax(bad, fmax(off(twin_start(way, row, col, in[col]), state[here]),
+                                     off(keeps, input[here])));
+                same &= out[here] == 0;
             } else if (at != CU_NO_LOGITS) {
-                bad = fmax(bad, off(normed[c], act[(size_t)at * n->ld + c]));
+                bad = fmax(bad, off(normed[col], act[(size_t)at * nums->ld + col]));
             }
-            if (to == CU_TO_NORM) bad = fmax(bad, off(in[c], x[(size_t)i * dim + c]));
+            if (to == CU_TO_NORM) bad = fmax(bad, off(in[col], x[(size_t)i * dim + col]));
         }
-        for (uint32_t c = dim; to != CU_TO_STATE && at != CU_NO_LOGITS && c < n->ld; c++)
-            same &= act[(size_t)at * n->ld + c] == 0;
+        for (uint32_t col = dim; to != CU_TO_STATE && at != CU_NO_LOGITS && col < nums->ld; col++)
+            same &= act[(size_t)at * nums->ld + col] == 0;
         if (to != CU_TO_STATE) continue;
-        same &= cum[r->row] == 0 && halted[r->row] == 0;
-        state_written[r->row] = true;
+        same &= cum[row->row] == 0 && halted[row->row] == 0;
+        state_written[row->row] = true;
     }
-    for (uint32_t s = 0; s < STATES; s++) {
-        if (state_written[s]) continue;
-        same &= halted[s] == 0xff && memcmp(h + s * dim, n->h + s * dim, dim * 4) == 0;
+    for (uint32_t seq = 0; seq < STATES; seq++) {
+        if (state_written[seq]) continue;
+        same &=
+            halted[seq] == 0xff && memcmp(state + seq * dim, nums->state + seq * dim, dim * 4) == 0;
     }
     uint32_t written = to == CU_TO_HEAD ? 2 : to == CU_TO_NORM ? ROWS : 0;
-    same &= isnan(act[(size_t)written * n->ld]) != 0;
-    check(bad < (n->f32 ? 1e-5 : 8e-3), "row step %d to %d, dim %u: error %g", from, to, dim, bad);
+    same &= isnan(act[(size_t)written * nums->ld]) != 0;
+    check(bad < (nums->f32 ? 1e-5 : 8e-3), "row step %d to %d, dim %u: error %g", from, to, dim,
+          bad);
     check(same, "row step %d to %d, dim %u: wrote what it must not, or left padding", from, to,
           dim);
-    float *all[] = {act, x, h, e, out, embed};
+    float *all[] = {act, x, state, input, out, embed};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         free(all[i]);
     dev_free_all();
 }
 
-static void row_steps(rng *r) {
+static void row_steps(rng *rnd) {
     for (size_t k = 0; k < ARRAY_LEN(dims); k++) {
         for (int f32 = 0; f32 < 2; f32++) {
-            numbers n = numbers_new(dims[k], f32, r);
+            numbers nums = numbers_new(dims[k], f32, rnd);
             for (int from = CU_FROM_TOKEN; from <= CU_FROM_X; from++) {
                 for (int to = CU_TO_NORM; to <= CU_TO_HEAD; to++)
-                    step(&n, &(way){.from = (cu_row_from)from, .to = (cu_row_to)to});
+                    step(&nums, &(step_way){.from = (cu_row_from)from, .to = (cu_row_to)to});
             }
-            static const way others[] = {
+            static const step_way others[] = {
                 {.from = CU_FROM_X, .to = CU_TO_NORM, .out_norm = true},
-                {.from = CU_FROM_X, .to = CU_TO_STATE, .out_norm = true, .no_e = true},
+                {.from = CU_FROM_X, .to = CU_TO_STATE, .out_norm = true, .no_input = true},
                 {.from = CU_FROM_X, .to = CU_TO_HEAD, .out_norm = true},
                 {.from = CU_FROM_X, .to = CU_TO_HEAD, .out_norm = true, .bare = true},
                 {.from = CU_FROM_OUT, .to = CU_TO_HEAD, .bare = true},
-                {.from = CU_FROM_TOKEN, .to = CU_TO_STATE, .no_e = true},
+                {.from = CU_FROM_TOKEN, .to = CU_TO_STATE, .no_input = true},
                 {.from = CU_FROM_TOKEN, .to = CU_TO_STATE, .start = CU_START_ZERO},
                 {.from = CU_FROM_TOKEN, .to = CU_TO_STATE, .start = CU_START_SEEDED},
             };
             for (size_t i = 0; i < ARRAY_LEN(others); i++)
-                step(&n, &others[i]);
-            numbers_free(&n);
+                step(&nums, &others[i]);
+            numbers_free(&nums);
         }
     }
 }
@@ -242,153 +247,155 @@ typedef struct {
 enum { N_SLOTS = 20, PLANE = 1 };
 
 /* Slots hold three layers; the kernel is given the middle one. */
-static void slots_open(slots_scene *s, uint32_t layer_values, uint32_t rot, bool f32, rng *r) {
+static void slots_open(slots_scene *scene, uint32_t layer_values, uint32_t rot, bool f32,
+                       rng *rnd) {
     static const uint32_t pos[4] = {0, 5, 31, 40};
-    memset(s, 0, sizeof *s);
-    memset(s->maps, 0xff, sizeof s->maps);
-    s->table[0] = 1;
-    s->table[1] = 0;
+    memset(scene, 0, sizeof *scene);
+    memset(scene->maps, 0xff, sizeof scene->maps);
+    scene->table[0] = 1;
+    scene->table[1] = 0;
     for (uint32_t i = 0; i < 4; i++) {
-        s->rows[i] = (cu_row){.row = i, .pos = pos[i], .loop = (uint16_t)(i & 1)};
-        s->maps[s->table[pos[i] / 32]][PLANE + (i & 1)][pos[i] % 32] = 3 + 4 * i;
+        scene->rows[i] = (cu_row){.row = i, .pos = pos[i], .loop = (uint16_t)(i & 1)};
+        scene->maps[scene->table[pos[i] / 32]][PLANE + (i & 1)][pos[i] % 32] = 3 + 4 * i;
     }
     uint32_t zero = 0;
-    s->bad = dev_bytes(&zero, 4);
-    desc_spec d = {.rows = s->rows, .n_rows = 4, .tables = s->table, .n_tables = 2, .bad = s->bad};
-    s->desc = dev_desc(&d);
-    s->layer_values = layer_values;
-    s->slots = dev_act(NULL, N_SLOTS * 3 * layer_values, f32);
-    s->cache = (cu_cache){.slots = (char *)s->slots + (size_t)layer_values * (f32 ? 4 : 2),
-                          .maps = dev_bytes(s->maps, sizeof s->maps),
-                          .n_slots = N_SLOTS,
-                          .n_blocks = 2,
-                          .n_planes = 3,
-                          .slot_values = 3 * layer_values,
-                          .f32 = f32};
-    s->rot = rot;
-    s->rope = random_floats(r, 41 * rot, 1);
+    scene->bad = dev_bytes(&zero, 4);
+    desc_spec spec = {
+        .rows = scene->rows, .n_rows = 4, .tables = scene->table, .n_tables = 2, .bad = scene->bad};
+    scene->desc = dev_desc(&spec);
+    scene->layer_values = layer_values;
+    scene->slots = dev_act(NULL, N_SLOTS * 3 * layer_values, f32);
+    scene->cache = (cu_cache){.slots = (char *)scene->slots + (size_t)layer_values * (f32 ? 4 : 2),
+                              .maps = dev_bytes(scene->maps, sizeof scene->maps),
+                              .n_slots = N_SLOTS,
+                              .n_blocks = 2,
+                              .n_planes = 3,
+                              .slot_values = 3 * layer_values,
+                              .f32 = f32};
+    scene->rot = rot;
+    scene->rope = random_floats(rnd, 41 * rot, 1);
 }
 
 /* The middle layer of slots 3 + 4i holds `want`; nothing else was touched. */
-static void slots_check(const slots_scene *s, const double *want, const char *what) {
-    uint32_t n = s->cache.slot_values, layer = s->layer_values, flag;
+static void slots_check(const slots_scene *scene, const double *want, const char *what) {
+    uint32_t n = scene->cache.slot_values, layer = scene->layer_values, flag;
     float *got = malloc(N_SLOTS * n * 4);
-    host_act(got, s->slots, N_SLOTS * n, s->cache.f32);
+    host_act(got, scene->slots, N_SLOTS * n, scene->cache.f32);
     double bad = 0;
     bool touched = false;
     for (uint32_t k = 0; k < N_SLOTS; k++) {
         bool ours = k % 4 == 3 && k < 16;
-        for (uint32_t c = 0; c < n; c++) {
-            if (ours && c / layer == 1)
-                bad = fmax(bad, off(want[(k / 4) * layer + c % layer], got[k * n + c]));
-            else touched |= !isnan(got[k * n + c]);
+        for (uint32_t col = 0; col < n; col++) {
+            if (ours && col / layer == 1)
+                bad = fmax(bad, off(want[(k / 4) * layer + col % layer], got[k * n + col]));
+            else touched |= !isnan(got[k * n + col]);
         }
     }
-    host_bytes(&flag, s->bad, 4);
-    check(bad < (s->cache.f32 ? 1e-5 : 8e-3) && !touched && flag == 0, "%s: slots error %g", what,
-          bad);
+    host_bytes(&flag, scene->bad, 4);
+    check(bad < (scene->cache.f32 ? 1e-5 : 8e-3) && !touched && flag == 0, "%s: slots error %g",
+          what, bad);
     free(got);
 }
 
 static void turn(double *x0, double *x1, const float *cs) {
-    double a = *x0, b = *x1, c = (double)cs[0], s = (double)cs[1];
-    *x0 = a * c - b * s;
-    *x1 = a * s + b * c;
+    double first = *x0, second = *x1, cosine = (double)cs[0], sine = (double)cs[1];
+    *x0 = first * cosine - second * sine;
+    *x1 = first * sine + second * cosine;
 }
 
-static void mla_slots(rng *r, bool f32, bool cache_f32, uint32_t lora) {
+static void mla_slots(rng *rnd, bool f32, bool cache_f32, uint32_t lora) {
     enum { Q = 48, C = 32, R = 8, LDQ = 64, SV = C + R };
     const uint32_t ld = Q + lora + R, sv = lora + R;
-    slots_scene s;
-    slots_open(&s, sv, R, cache_f32, r);
-    float *in = random_floats(r, 5 * ld, 2), *qn = random_floats(r, Q, 1),
-          *kn = random_floats(r, lora, 1);
-    cu_prep_args a = {.desc = s.desc,
-                      .cache = s.cache,
-                      .plane = PLANE,
-                      .by_loop = true,
-                      .q_lora = Q,
-                      .kv_lora = lora,
-                      .rope_dim = R,
-                      .in = dev_floats(in, 5 * ld),
-                      .ld_in = ld,
-                      .q_norm = dev_floats(qn, Q),
-                      .kv_norm = dev_floats(kn, lora),
-                      .rope = dev_floats(s.rope, 41 * R),
-                      .norm_eps = EPS,
-                      .q = dev_act(NULL, 5 * LDQ, f32),
-                      .ld_q = LDQ};
-    must(cu_mla_prep(test_stream, &a, 5, f32), "mla prep");
+    slots_scene scene;
+    slots_open(&scene, sv, R, cache_f32, rnd);
+    float *in = random_floats(rnd, 5 * ld, 2), *qn = random_floats(rnd, Q, 1),
+          *kn = random_floats(rnd, lora, 1);
+    cu_prep_args args = {.desc = scene.desc,
+                         .cache = scene.cache,
+                         .plane = PLANE,
+                         .by_loop = true,
+                         .q_lora = Q,
+                         .kv_lora = lora,
+                         .rope_dim = R,
+                         .in = dev_floats(in, 5 * ld),
+                         .ld_in = ld,
+                         .q_norm = dev_floats(qn, Q),
+                         .kv_norm = dev_floats(kn, lora),
+                         .rope = dev_floats(scene.rope, 41 * R),
+                         .norm_eps = EPS,
+                         .q = dev_act(NULL, 5 * LDQ, f32),
+                         .ld_q = LDQ};
+    must(cu_mla_prep(test_stream, &args, 5, f32), "mla prep");
     double want[4 * SV], x[Q], y[Q], bad = 0;
-    float q[5 * LDQ];
-    host_act(q, a.q, 5 * LDQ, f32);
-    bool pads = isnan(q[4 * LDQ]);
+    float query[5 * LDQ];
+    host_act(query, args.q, 5 * LDQ, f32);
+    bool pads = isnan(query[4 * LDQ]);
     for (uint32_t i = 0; i < 4; i++) {
-        for (uint32_t c = 0; c < Q; c++)
-            x[c] = (double)in[i * ld + c];
+        for (uint32_t col = 0; col < Q; col++)
+            x[col] = (double)in[i * ld + col];
         twin_rms(x, qn, Q, y);
-        for (uint32_t c = 0; c < LDQ; c++) {
-            if (c < Q) bad = fmax(bad, off(y[c], q[i * LDQ + c]));
-            else pads &= q[i * LDQ + c] == 0;
+        for (uint32_t col = 0; col < LDQ; col++) {
+            if (col < Q) bad = fmax(bad, off(y[col], query[i * LDQ + col]));
+            else pads &= query[i * LDQ + col] == 0;
         }
-        for (uint32_t c = 0; c < sv; c++)
-            x[c] = (double)in[i * ld + Q + c];
+        for (uint32_t col = 0; col < sv; col++)
+            x[col] = (double)in[i * ld + Q + col];
         twin_rms(x, kn, lora, want + i * sv);
-        for (uint32_t c = 0; c < R; c += 2) {
-            turn(&x[lora + c], &x[lora + c + 1], s.rope + s.rows[i].pos * R + c);
-            want[i * sv + lora + c] = x[lora + c];
-            want[i * sv + lora + c + 1] = x[lora + c + 1];
+        for (uint32_t col = 0; col < R; col += 2) {
+            turn(&x[lora + col], &x[lora + col + 1], scene.rope + scene.rows[i].pos * R + col);
+            want[i * sv + lora + col] = x[lora + col];
+            want[i * sv + lora + col + 1] = x[lora + col + 1];
         }
     }
     check(bad < (f32 ? 1e-5 : 8e-3) && pads, "mla prep: query error %g", bad);
-    slots_check(&s, want, "mla prep");
+    slots_check(&scene, want, "mla prep");
     free(in);
     free(qn);
     free(kn);
-    free(s.rope);
+    free(scene.rope);
     dev_free_all();
 }
 
-static void gqa_slots(rng *r, bool f32, bool cache_f32, uint32_t hd) {
+static void gqa_slots(rng *rnd, bool f32, bool cache_f32, uint32_t hd) {
     enum { H = 4, KV = 2, HD = 8, LD = (H + 2 * KV) * HD, SV = 2 * KV * HD };
     const uint32_t ld = (H + 2 * KV) * hd, sv = 2 * KV * hd;
-    slots_scene s;
-    slots_open(&s, sv, hd, cache_f32, r);
-    float *in = random_floats(r, 5 * ld, 2), q[5 * H * HD];
-    cu_prep_args a = {.desc = s.desc,
-                      .cache = s.cache,
-                      .plane = PLANE,
-                      .by_loop = true,
-                      .n_heads = H,
-                      .n_kv_heads = KV,
-                      .head_dim = hd,
-                      .in = dev_floats(in, 5 * ld),
-                      .ld_in = ld,
-                      .rope = dev_floats(s.rope, 41 * hd),
-                      .q = dev_act(NULL, 5 * H * hd, f32),
-                      .ld_q = H * hd};
-    must(cu_gqa_prep(test_stream, &a, 5, f32), "gqa prep");
-    host_act(q, a.q, 5 * H * hd, f32);
+    slots_scene scene;
+    slots_open(&scene, sv, hd, cache_f32, rnd);
+    float *in = random_floats(rnd, 5 * ld, 2), query[5 * H * HD];
+    cu_prep_args args = {.desc = scene.desc,
+                         .cache = scene.cache,
+                         .plane = PLANE,
+                         .by_loop = true,
+                         .n_heads = H,
+                         .n_kv_heads = KV,
+                         .head_dim = hd,
+                         .in = dev_floats(in, 5 * ld),
+                         .ld_in = ld,
+                         .rope = dev_floats(scene.rope, 41 * hd),
+                         .q = dev_act(NULL, 5 * H * hd, f32),
+                         .ld_q = H * hd};
+    must(cu_gqa_prep(test_stream, &args, 5, f32), "gqa prep");
+    host_act(query, args.q, 5 * H * hd, f32);
     double want[4 * SV], bad = 0;
     for (uint32_t i = 0; i < 4; i++) {
         double x[LD];
-        for (uint32_t c = 0; c < ld; c++)
-            x[c] = (double)in[i * ld + c];
-        for (uint32_t c = 0; c < (H + KV) * hd; c += 2) {
-            turn(&x[c], &x[c + 1], s.rope + s.rows[i].pos * hd + c % hd);
+        for (uint32_t col = 0; col < ld; col++)
+            x[col] = (double)in[i * ld + col];
+        for (uint32_t col = 0; col < (H + KV) * hd; col += 2) {
+            turn(&x[col], &x[col + 1], scene.rope + scene.rows[i].pos * hd + col % hd);
         }
-        for (uint32_t c = 0; c < H * hd; c++)
-            bad = fmax(bad, off(x[c], q[i * H * hd + c]));
+        for (uint32_t col = 0; col < H * hd; col++)
+            bad = fmax(bad, off(x[col], query[i * H * hd + col]));
         memcpy(want + i * sv, x + H * hd, sv * sizeof *x);
     }
-    check(bad < (f32 ? 1e-5 : 8e-3) && isnan(q[4 * H * hd]), "gqa prep: query error %g", bad);
-    slots_check(&s, want, "gqa prep");
+    check(bad < (f32 ? 1e-5 : 8e-3) && isnan(query[4 * H * hd]), "gqa prep: query error %g", bad);
+    slots_check(&scene, want, "gqa prep");
     free(in);
-    free(s.rope);
+    free(scene.rope);
     dev_free_all();
 }
 
-static void queries(rng *r, bool f32, uint32_t rot) {
+static void queries(rng *rnd, bool f32, uint32_t rot) {
     enum {
         H = 3,
         N = 20,
@@ -405,47 +412,47 @@ static void queries(rng *r, bool f32, uint32_t rot) {
     cu_row rows[4];
     for (uint32_t i = 0; i < 4; i++)
         rows[i] = (cu_row){.pos = i * 3};
-    desc_spec d = {.rows = rows, .n_rows = 4};
-    float *in = random_floats(r, CAP * ld, 1), *rope = random_floats(r, 10 * rot, 1);
-    float nope[CAP * H * NL], q[CAP * H * DK], o[CAP * OL];
-    cu_query_args a = {.desc = dev_desc(&d),
-                       .n_heads = H,
-                       .nope = N,
-                       .nope_ld = NL,
-                       .rope_dim = rot,
-                       .kv_lora = C,
-                       .in = dev_floats(in, CAP * ld),
-                       .ld_in = ld,
-                       .rope = dev_floats(rope, 10 * rot),
-                       .q_nope = dev_act(NULL, CAP * H * NL, f32),
-                       .q = dev_act(NULL, CAP * H * dk, f32),
-                       .o = dev_act(NULL, CAP * OL, f32),
-                       .o_values = OV,
-                       .o_ld = OL};
-    must(cu_mla_query(test_stream, &a, CAP, f32), "mla query");
-    host_act(nope, a.q_nope, CAP * H * NL, f32);
-    host_act(q, a.q, CAP * H * dk, f32);
-    host_act(o, a.o, CAP * OL, f32);
+    desc_spec spec = {.rows = rows, .n_rows = 4};
+    float *in = random_floats(rnd, CAP * ld, 1), *rope = random_floats(rnd, 10 * rot, 1);
+    float nope[CAP * H * NL], query[CAP * H * DK], out[CAP * OL];
+    cu_query_args args = {.desc = dev_desc(&spec),
+                          .n_heads = H,
+                          .nope = N,
+                          .nope_ld = NL,
+                          .rope_dim = rot,
+                          .kv_lora = C,
+                          .in = dev_floats(in, CAP * ld),
+                          .ld_in = ld,
+                          .rope = dev_floats(rope, 10 * rot),
+                          .q_nope = dev_act(NULL, CAP * H * NL, f32),
+                          .q = dev_act(NULL, CAP * H * dk, f32),
+                          .o = dev_act(NULL, CAP * OL, f32),
+                          .o_values = OV,
+                          .o_ld = OL};
+    must(cu_mla_query(test_stream, &args, CAP, f32), "mla query");
+    host_act(nope, args.q_nope, CAP * H * NL, f32);
+    host_act(query, args.q, CAP * H * dk, f32);
+    host_act(out, args.o, CAP * OL, f32);
     double bad = 0;
     bool rest = true;
     for (uint32_t i = 0; i < 4; i++) {
-        for (uint32_t h = 0; h < H; h++) {
-            for (uint32_t c = 0; c < NL; c++) {
-                double want = c < N ? (double)in[i * ld + h * N + c] : 0;
-                bad = fmax(bad, off(want, nope[(i * H + h) * NL + c]));
+        for (uint32_t head = 0; head < H; head++) {
+            for (uint32_t col = 0; col < NL; col++) {
+                double want = col < N ? (double)in[i * ld + head * N + col] : 0;
+                bad = fmax(bad, off(want, nope[(i * H + head) * NL + col]));
             }
-            for (uint32_t c = 0; c < rot; c += 2) {
-                double x0 = (double)in[i * ld + H * N + h * rot + c],
-                       x1 = (double)in[i * ld + H * N + h * rot + c + 1];
-                turn(&x0, &x1, rope + rows[i].pos * rot + c);
-                bad = fmax(bad, fmax(off(x0, q[(i * H + h) * dk + C + c]),
-                                     off(x1, q[(i * H + h) * dk + C + c + 1])));
+            for (uint32_t col = 0; col < rot; col += 2) {
+                double x0 = (double)in[i * ld + H * N + head * rot + col],
+                       x1 = (double)in[i * ld + H * N + head * rot + col + 1];
+                turn(&x0, &x1, rope + rows[i].pos * rot + col);
+                bad = fmax(bad, fmax(off(x0, query[(i * H + head) * dk + C + col]),
+                                     off(x1, query[(i * H + head) * dk + C + col + 1])));
             }
-            for (uint32_t c = 0; c < C; c++)
-                rest &= isnan(q[(i * H + h) * dk + c]) != 0;
+            for (uint32_t col = 0; col < C; col++)
+                rest &= isnan(query[(i * H + head) * dk + col]) != 0;
         }
-        for (uint32_t c = 0; c < OL; c++)
-            rest &= c < OV ? isnan(o[i * OL + c]) != 0 : o[i * OL + c] == 0;
+        for (uint32_t col = 0; col < OL; col++)
+            rest &= col < OV ? isnan(out[i * OL + col]) != 0 : out[i * OL + col] == 0;
     }
     check(bad < (f32 ? 1e-5 : 8e-3) && rest, "mla query: error %g", bad);
     free(in);
@@ -469,12 +476,13 @@ enum { LORA_ROWS = 3 };
 
 typedef struct {
     uint32_t dim;
-    float *x, *part, *down, *lb, *scale, *a, *b, *w, *h, *e, *out, *out_norm, *loop_norm;
+    float *stream, *part, *down, *lb, *scale, *inj_a, *inj_b, *halt_w, *state, *input, *out,
+        *out_norm, *loop_norm;
     float cum[STATES];
 } loop_numbers;
 
 typedef struct {
-    double h[WIDE], out[WIDE], cum;
+    double state[WIDE], out[WIDE], cum;
     bool halted;
 } loop_twin;
 
@@ -483,206 +491,217 @@ static double close_call(double value, double threshold) {
     return fabs(value - threshold) / (fabs(threshold) + 1e-30);
 }
 
-static void twin_stream(const loop_numbers *n, const ending *k, uint32_t i, double *y) {
-    uint32_t dim = n->dim;
+static void twin_stream(const loop_numbers *nums, const ending *end, uint32_t i, double *y) {
+    uint32_t dim = nums->dim;
     double part[WIDE] = {0};
-    for (uint32_t c = 0; c < dim; c++) {
-        part[c] = 0;
-        for (uint32_t j = 0; j < k->parts; j++)
-            part[c] += (double)n->part[(i * k->parts + j) * dim + c];
+    for (uint32_t col = 0; col < dim; col++) {
+        part[col] = 0;
+        for (uint32_t j = 0; j < end->parts; j++)
+            part[col] += (double)nums->part[(i * end->parts + j) * dim + col];
     }
     memcpy(y, part, dim * sizeof *y);
-    if (k->out_norm) twin_rms(part, n->out_norm, dim, y);
-    for (uint32_t c = 0; c < dim; c++)
-        y[c] += (double)n->x[i * dim + c];
+    if (end->out_norm) twin_rms(part, nums->out_norm, dim, y);
+    for (uint32_t col = 0; col < dim; col++)
+        y[col] += (double)nums->stream[i * dim + col];
 }
 
-static void twin_inject(const loop_numbers *n, const ending *k, const cu_row *r, double *y) {
-    double z[16];
-    uint32_t dim = n->dim, row = r->loop < LORA_ROWS ? r->loop : LORA_ROWS - 1;
-    for (uint32_t j = 0; j < k->rank; j++) {
-        z[j] = 0;
-        for (uint32_t c = 0; c < dim; c++)
-            z[j] += y[c] * (double)n->down[j * dim + c];
-        z[j] *= (double)n->scale[row * k->rank + j];
+static void twin_inject(const loop_numbers *nums, const ending *end, const cu_row *info,
+                        double *y) {
+    double low[16];
+    uint32_t dim = nums->dim, row = info->loop < LORA_ROWS ? info->loop : LORA_ROWS - 1;
+    for (uint32_t j = 0; j < end->rank; j++) {
+        low[j] = 0;
+        for (uint32_t col = 0; col < dim; col++)
+            low[j] += y[col] * (double)nums->down[j * dim + col];
+        low[j] *= (double)nums->scale[row * end->rank + j];
     }
-    for (uint32_t c = 0; c < dim; c++) {
-        size_t at = (size_t)r->row * dim + c;
-        for (uint32_t j = 0; j < k->rank; j++)
-            y[c] += z[j] * (double)n->lb[j * dim + c];
-        y[c] += (double)n->a[c] * (double)n->h[at] + (double)n->b[c] * (double)n->e[at];
+    for (uint32_t col = 0; col < dim; col++) {
+        size_t at = (size_t)info->row * dim + col;
+        for (uint32_t j = 0; j < end->rank; j++)
+            y[col] += low[j] * (double)nums->lb[j * dim + col];
+        y[col] += (double)nums->inj_a[col] * (double)nums->state[at] +
+                  (double)nums->inj_b[col] * (double)nums->input[at];
     }
 }
 
 /* The rule itself, not rowmath's: 1 - prod(1 - p), |h - old| / |h|, 1 - cos. */
-static bool twin_leaves(const loop_numbers *n, const ending *k, const cu_row *r, loop_twin *t) {
+static bool twin_leaves(const loop_numbers *nums, const ending *end, const cu_row *row,
+                        loop_twin *twin) {
     double dot = 0, moved = 0, now = 0, old = 0, product = 0;
-    for (uint32_t c = 0; c < n->dim; c++) {
-        double was = (double)n->h[(size_t)r->row * n->dim + c], h = t->h[c];
-        dot += h * (double)n->w[c];
-        moved += (h - was) * (h - was);
-        now += h * h;
+    for (uint32_t col = 0; col < nums->dim; col++) {
+        double was = (double)nums->state[(size_t)row->row * nums->dim + col],
+               now_at = twin->state[col];
+        dot += now_at * (double)nums->halt_w[col];
+        moved += (now_at - was) * (now_at - was);
+        now += now_at * now_at;
         old += was * was;
-        product += h * was;
+        product += now_at * was;
     }
-    double p = 1 / (1 + exp(-(dot + (double)HALT_BIAS))), cum = (double)n->cum[r->row];
-    uint32_t done = r->loop + 1u;
-    bool may = done >= r->min_loops, must_go = done >= r->max_loops;
-    double threshold = (double)r->threshold;
-    t->cum = cum;
-    if (k->exit == CU_EXIT_FIXED) return must_go;
-    if (k->exit == CU_EXIT_ACT) {
-        rm_act_step s =
-            rm_act((float)cum, (float)p, r->threshold, done, r->min_loops, r->max_loops);
-        for (uint32_t c = 0; k->weighted && c < n->dim; c++)
-            t->out[c] += (double)s.weight * t->h[c];
-        t->cum = (double)s.cum;
-        return s.halted != 0;
+    double halt = 1 / (1 + exp(-(dot + (double)HALT_BIAS))), cum = (double)nums->cum[row->row];
+    uint32_t done = row->loop + 1u;
+    bool may = done >= row->min_loops, must_go = done >= row->max_loops;
+    double threshold = (double)row->threshold;
+    twin->cum = cum;
+    if (end->exit == CU_EXIT_FIXED) return must_go;
+    if (end->exit == CU_EXIT_ACT) {
+        rm_act_step act =
+            rm_act((float)cum, (float)halt, row->threshold, done, row->min_loops, row->max_loops);
+        for (uint32_t col = 0; end->weighted && col < nums->dim; col++)
+            twin->out[col] += (double)act.weight * twin->state[col];
+        twin->cum = (double)act.cum;
+        return act.halted != 0;
     }
-    if (k->exit == CU_EXIT_HAZARD) {
-        t->cum = 1 - (1 - cum) * (1 - p);
-        check(close_call(t->cum, threshold) > 1e-4, "a decision too near to test");
-        return (may && threshold < 1 && t->cum >= threshold) || must_go;
+    if (end->exit == CU_EXIT_HAZARD) {
+        twin->cum = 1 - (1 - cum) * (1 - halt);
+        check(close_call(twin->cum, threshold) > 1e-4, "a decision too near to test");
+        return (may && threshold < 1 && twin->cum >= threshold) || must_go;
     }
-    double far = k->exit == CU_EXIT_COSINE ? 1 - product / sqrt(now * old) : sqrt(moved / now);
+    double far = end->exit == CU_EXIT_COSINE ? 1 - product / sqrt(now * old) : sqrt(moved / now);
     check(close_call(far, threshold) > 1e-4, "a decision too near to test");
     return (may && far < threshold) || must_go;
 }
 
-static void twin_loop_end(const loop_numbers *n, const ending *k, const cu_row *r, uint32_t i,
-                          loop_twin *t) {
+static void twin_loop_end(const loop_numbers *nums, const ending *end, const cu_row *row,
+                          uint32_t i, loop_twin *twin) {
     double y[WIDE];
-    twin_stream(n, k, i, y);
-    if (k->inject) twin_inject(n, k, r, y);
-    memcpy(t->h, y, sizeof y);
-    if (k->loop_norm) twin_rms(y, n->loop_norm, n->dim, t->h);
-    for (uint32_t c = 0; c < n->dim; c++)
-        t->out[c] = (double)n->out[(size_t)r->row * n->dim + c];
-    t->halted = twin_leaves(n, k, r, t);
-    if (t->halted && !k->weighted) memcpy(t->out, t->h, n->dim * sizeof *t->out);
+    twin_stream(nums, end, i, y);
+    if (end->inject) twin_inject(nums, end, row, y);
+    memcpy(twin->state, y, sizeof y);
+    if (end->loop_norm) twin_rms(y, nums->loop_norm, nums->dim, twin->state);
+    for (uint32_t col = 0; col < nums->dim; col++)
+        twin->out[col] = (double)nums->out[(size_t)row->row * nums->dim + col];
+    twin->halted = twin_leaves(nums, end, row, twin);
+    if (twin->halted && !end->weighted)
+        memcpy(twin->out, twin->state, nums->dim * sizeof *twin->out);
 }
 
-static loop_numbers loop_numbers_new(uint32_t dim, const ending *k, rng *r) {
-    uint32_t cap = ROWS + 2, rank = k->rank;
-    loop_numbers n = {.dim = dim,
-                      .x = random_floats(r, cap * dim, 1),
-                      .part = random_floats(r, cap * k->parts * dim, 1),
-                      .down = random_floats(r, rank * dim + 1, 0.1f),
-                      .lb = random_floats(r, rank * dim + 1, 0.1f),
-                      .scale = random_floats(r, LORA_ROWS * rank + 1, 1),
-                      .a = random_floats(r, dim, 1),
-                      .b = random_floats(r, dim, 1),
-                      .w = random_floats(r, dim, 0.1f),
-                      .h = random_floats(r, STATES * dim, 1),
-                      .e = random_floats(r, STATES * dim, 1),
-                      .out = random_floats(r, STATES * dim, 1),
-                      .out_norm = random_floats(r, dim, 1),
-                      .loop_norm = random_floats(r, dim, 1)};
+static loop_numbers loop_numbers_new(uint32_t dim, const ending *end, rng *rnd) {
+    uint32_t cap = ROWS + 2, rank = end->rank;
+    loop_numbers nums = {.dim = dim,
+                         .stream = random_floats(rnd, cap * dim, 1),
+                         .part = random_floats(rnd, cap * end->parts * dim, 1),
+                         .down = random_floats(rnd, rank * dim + 1, 0.1f),
+                         .lb = random_floats(rnd, rank * dim + 1, 0.1f),
+                         .scale = random_floats(rnd, LORA_ROWS * rank + 1, 1),
+                         .inj_a = random_floats(rnd, dim, 1),
+                         .inj_b = random_floats(rnd, dim, 1),
+                         .halt_w = random_floats(rnd, dim, 0.1f),
+                         .state = random_floats(rnd, STATES * dim, 1),
+                         .input = random_floats(rnd, STATES * dim, 1),
+                         .out = random_floats(rnd, STATES * dim, 1),
+                         .out_norm = random_floats(rnd, dim, 1),
+                         .loop_norm = random_floats(rnd, dim, 1)};
     for (uint32_t i = 0; i < STATES; i++)
-        n.cum[i] = (float)(i % 5) * 0.24f;
-    return n;
+        nums.cum[i] = (float)(i % 5) * 0.24f;
+    return nums;
 }
 
-static void loop_numbers_free(loop_numbers *n) {
-    float *all[] = {n->x, n->part, n->down, n->lb,  n->scale,    n->a,        n->b,
-                    n->w, n->h,    n->e,    n->out, n->out_norm, n->loop_norm};
+static void loop_numbers_free(loop_numbers *nums) {
+    float *all[] = {nums->stream, nums->part,     nums->down,     nums->lb,    nums->scale,
+                    nums->inj_a,  nums->inj_b,    nums->halt_w,   nums->state, nums->input,
+                    nums->out,    nums->out_norm, nums->loop_norm};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         free(all[i]);
 }
 
-static void loop_rows(const ending *k, const loop_numbers *n, cu_row *rows) {
+static void loop_rows(const ending *end, const loop_numbers *nums, cu_row *rows) {
     for (uint32_t i = 0; i < ROWS; i++) {
         rows[i] = plain_row(i);
         rows[i].at = 2 * i + 1; /* as if every other row had been left out */
-        rows[i].threshold = k->threshold;
+        rows[i].threshold = end->threshold;
         rows[i].min_loops = i % 3 == 0 ? 4 : 1;
         if (i == 5) rows[i].max_loops = 1;
-        rows[i].flags = (uint16_t)(k->flags ? k->flags : i == 2 ? CU_ROW_TAIL : i == 4 ? 3 : 0);
+        rows[i].flags = (uint16_t)(end->flags ? end->flags : i == 2 ? CU_ROW_TAIL : i == 4 ? 3 : 0);
         /* Row 1's state hardly moves: it leaves by its distance, if that is the rule. */
-        size_t at = (size_t)rows[i].row * n->dim;
-        double y[WIDE], h[WIDE];
-        if (i != 1 || !k->loop_norm) continue;
-        twin_stream(n, k, i, y);
-        twin_rms(y, n->loop_norm, n->dim, h);
-        for (uint32_t c = 0; c < n->dim; c++)
-            n->h[at + c] = (float)(h[c] * (c & 1 ? 1.01 : 0.99));
+        size_t at = (size_t)rows[i].row * nums->dim;
+        double y[WIDE], state[WIDE];
+        if (i != 1 || !end->loop_norm) continue;
+        twin_stream(nums, end, i, y);
+        twin_rms(y, nums->loop_norm, nums->dim, state);
+        for (uint32_t col = 0; col < nums->dim; col++)
+            nums->state[at + col] = (float)(state[col] * (col & 1 ? 1.01 : 0.99));
     }
 }
 
-static void loop_ends(rng *r, uint32_t dim, const ending *k) {
+static void loop_ends(rng *rnd, uint32_t dim, const ending *end) {
     uint32_t cap = ROWS + 2;
     cu_row rows[ROWS];
-    loop_numbers n = loop_numbers_new(dim, k, r);
-    loop_rows(k, &n, rows);
+    loop_numbers nums = loop_numbers_new(dim, end, rnd);
+    loop_rows(end, &nums, rows);
     uint8_t none[2 * ROWS] = {0}, was[STATES] = {0};
     was[rows[0].row] = 9; /* loop_end never takes a flag back */
-    desc_spec d = {.rows = rows, .n_rows = ROWS, .halted = dev_bytes(none, sizeof none)};
-    float *sums = dev_poison(cap * cu_loop_sums(dim, k->rank) * sizeof *sums);
-    cu_loop_end_args a = {.desc = dev_desc(&d),
-                          .dim = dim,
-                          .n_parts = k->parts,
-                          .norm_eps = EPS,
-                          .x = dev_floats(n.x, cap * dim),
-                          .parts = dev_floats(n.part, cap * k->parts * dim),
-                          .out_norm = k->out_norm ? dev_floats(n.out_norm, dim) : NULL,
-                          .inject = k->inject,
-                          .lora_rank = k->rank,
-                          .lora_rows = LORA_ROWS,
-                          .lora_down = dev_floats(n.down, k->rank * dim + 1),
-                          .lora_b = dev_floats(n.lb, k->rank * dim + 1),
-                          .lora_scale = dev_floats(n.scale, LORA_ROWS * k->rank + 1),
-                          .inj_a = k->inject ? dev_floats(n.a, dim) : NULL,
-                          .inj_b = k->inject ? dev_floats(n.b, dim) : NULL,
-                          .sums = sums,
-                          .loop_norm = k->loop_norm ? dev_floats(n.loop_norm, dim) : NULL,
-                          .exit = k->exit,
-                          .halt_w = k->exit <= CU_EXIT_HAZARD ? dev_floats(n.w, dim) : NULL,
-                          .halt_bias = HALT_BIAS,
-                          .weighted = k->weighted};
-    a.state = (cu_state){
-        dev_floats(n.h, STATES * dim), k->inject ? dev_floats(n.e, STATES * dim) : NULL,
-        dev_floats(n.out, STATES * dim), dev_floats(n.cum, STATES), dev_bytes(was, STATES)};
-    if (k->rank && a.halt_w) {
-        float *gate = dev_poison(k->rank * sizeof *gate);
-        must(cu_loop_gate(test_stream, a.lora_b, a.halt_w, dim, k->rank, gate), "loop gate");
-        a.lora_gate = gate;
+    desc_spec spec = {.rows = rows, .n_rows = ROWS, .halted = dev_bytes(none, sizeof none)};
+    float *sums = dev_poison(cap * cu_loop_sums(dim, end->rank) * sizeof *sums);
+    cu_loop_end_args args = {.desc = dev_desc(&spec),
+                             .dim = dim,
+                             .n_parts = end->parts,
+                             .norm_eps = EPS,
+                             .x = dev_floats(nums.stream, cap * dim),
+                             .parts = dev_floats(nums.part, cap * end->parts * dim),
+                             .out_norm = end->out_norm ? dev_floats(nums.out_norm, dim) : NULL,
+                             .inject = end->inject,
+                             .lora_rank = end->rank,
+                             .lora_rows = LORA_ROWS,
+                             .lora_down = dev_floats(nums.down, end->rank * dim + 1),
+                             .lora_b = dev_floats(nums.lb, end->rank * dim + 1),
+                             .lora_scale = dev_floats(nums.scale, LORA_ROWS * end->rank + 1),
+                             .inj_a = end->inject ? dev_floats(nums.inj_a, dim) : NULL,
+                             .inj_b = end->inject ? dev_floats(nums.inj_b, dim) : NULL,
+                             .sums = sums,
+                             .loop_norm = end->loop_norm ? dev_floats(nums.loop_norm, dim) : NULL,
+                             .exit = end->exit,
+                             .halt_w =
+                                 end->exit <= CU_EXIT_HAZARD ? dev_floats(nums.halt_w, dim) : NULL,
+                             .halt_bias = HALT_BIAS,
+                             .weighted = end->weighted};
+    args.state = (cu_state){dev_floats(nums.state, STATES * dim),
+                            end->inject ? dev_floats(nums.input, STATES * dim) : NULL,
+                            dev_floats(nums.out, STATES * dim), dev_floats(nums.cum, STATES),
+                            dev_bytes(was, STATES)};
+    if (end->rank && args.halt_w) {
+        float *gate = dev_poison(end->rank * sizeof *gate);
+        must(cu_loop_gate(test_stream, args.lora_b, args.halt_w, dim, end->rank, gate),
+             "loop gate");
+        args.lora_gate = gate;
     }
-    if (a.inject) must(cu_loop_mix(test_stream, &a, cap), "mixing");
-    if (a.inject) must(cu_loop_leave(test_stream, &a, cap), "leaving");
-    if (cu_loop_by_row(&a)) must(cu_loop_row(test_stream, &a, cap), "a row");
-    float *h = malloc(STATES * dim * 4), *out = malloc(STATES * dim * 4), cum[STATES];
+    if (args.inject) must(cu_loop_mix(test_stream, &args, cap), "mixing");
+    if (args.inject) must(cu_loop_leave(test_stream, &args, cap), "leaving");
+    if (cu_loop_by_row(&args)) must(cu_loop_row(test_stream, &args, cap), "a row");
+    float *state = malloc(STATES * dim * 4), *out = malloc(STATES * dim * 4), cum[STATES];
     uint8_t halted[2 * ROWS], kept[STATES];
-    host_act(h, a.state.h, STATES * dim, true);
-    host_act(out, a.state.out, STATES * dim, true);
-    host_act(cum, a.state.cum, STATES, true);
-    host_bytes(halted, d.halted, sizeof halted);
-    host_bytes(kept, a.state.halted, STATES);
+    host_act(state, args.state.h, STATES * dim, true);
+    host_act(out, args.state.out, STATES * dim, true);
+    host_act(cum, args.state.cum, STATES, true);
+    host_bytes(halted, spec.halted, sizeof halted);
+    host_bytes(kept, args.state.halted, STATES);
     double bad = 0;
     bool right = true;
-    static loop_twin t;
+    static loop_twin twin;
     for (uint32_t i = 0; i < ROWS; i++) {
-        uint32_t row = rows[i].row, f = rows[i].flags;
-        twin_loop_end(&n, k, &rows[i], i, &t);
-        for (uint32_t c = 0; c < dim; c++) {
-            size_t at = (size_t)row * dim + c;
-            bad = fmax(bad, off(f & CU_ROW_KV_ONLY ? (double)n.h[at] : t.h[c], h[at]));
-            bad = fmax(bad, off(f ? (double)n.out[at] : t.out[c], out[at]));
+        uint32_t row = rows[i].row, flags = rows[i].flags;
+        twin_loop_end(&nums, end, &rows[i], i, &twin);
+        for (uint32_t col = 0; col < dim; col++) {
+            size_t at = (size_t)row * dim + col;
+            bad = fmax(bad, off(flags & CU_ROW_KV_ONLY ? (double)nums.state[at] : twin.state[col],
+                                state[at]));
+            bad = fmax(bad, off(flags ? (double)nums.out[at] : twin.out[col], out[at]));
         }
-        uint8_t leaves = f ? 0 : t.halted;
+        uint8_t leaves = flags ? 0 : twin.halted;
         right &= halted[2 * i] == 0 && halted[2 * i + 1] == leaves;
         right &= kept[row] == (leaves ? 1 : was[row]);
-        bad = fmax(bad, off(f ? (double)n.cum[row] : t.cum, cum[row]));
+        bad = fmax(bad, off(flags ? (double)nums.cum[row] : twin.cum, cum[row]));
     }
-    check(bad < 2e-5, "loop end, dim %u, exit %d, flags %u: error %g", dim, k->exit, k->flags, bad);
-    check(right, "loop end, dim %u, exit %d, flags %u: a halting flag is wrong", dim, k->exit,
-          k->flags);
-    loop_numbers_free(&n);
-    free(h);
+    check(bad < 2e-5, "loop end, dim %u, exit %d, flags %u: error %g", dim, end->exit, end->flags,
+          bad);
+    check(right, "loop end, dim %u, exit %d, flags %u: a halting flag is wrong", dim, end->exit,
+          end->flags);
+    loop_numbers_free(&nums);
+    free(state);
     free(out);
     dev_free_all();
 }
 
-static void all_loop_ends(rng *r) {
+static void all_loop_ends(rng *rnd) {
     const uint32_t tail = CU_ROW_TAIL, writes = CU_ROW_TAIL | CU_ROW_KV_ONLY;
     const ending endings[] = {
         /* MYTHOS */
@@ -718,31 +737,31 @@ static void all_loop_ends(rng *r) {
     };
     for (size_t k = 0; k < ARRAY_LEN(dims); k++) {
         for (size_t i = 0; i < ARRAY_LEN(endings); i++)
-            loop_ends(r, dims[k], &endings[i]);
+            loop_ends(rnd, dims[k], &endings[i]);
     }
 }
 
-static void all_rows(rng *r) {
-    row_steps(r);
+static void all_rows(rng *rnd) {
+    row_steps(rnd);
     for (int k = 0; k < 4; k++) {
-        mla_slots(r, k & 1, k >> 1, 32);
-        mla_slots(r, k & 1, k >> 1, 30);
+        mla_slots(rnd, k & 1, k >> 1, 32);
+        mla_slots(rnd, k & 1, k >> 1, 30);
         for (uint32_t width = 6; width <= 8; width += 2) { /* in pairs, and in fours */
-            gqa_slots(r, k & 1, k >> 1, width);
-            queries(r, k & 1, width);
+            gqa_slots(rnd, k & 1, k >> 1, width);
+            queries(rnd, k & 1, width);
         }
     }
-    all_loop_ends(r);
+    all_loop_ends(rnd);
 }
 
 /* Threads in several orders: a missing barrier gives wrong sums. */
 void test_rows(void) {
-    rng r = {3};
-    all_rows(&r);
+    rng rnd = {3};
+    all_rows(&rnd);
 #ifdef FATHOM_CUDA_SHIM
     for (unsigned order = 1; order < 100; order += 76) {
         shim_set_order(order);
-        all_rows(&r);
+        all_rows(&rnd);
     }
     shim_set_order(0);
 #endif
