@@ -17,18 +17,18 @@ uint32_t kb_parse_rows(const char *text, uint32_t rows[KB_ROWS], uint32_t *most)
 typedef struct {
     double best, median, worst;
 } kb_times;
-kb_times kb_sorted(double *v, uint32_t n); /* sorts v */
+kb_times kb_sorted(double *values, uint32_t n); /* sorts them */
 
 /* ---- rig.c: a model on the device, sequences at a full context ---- */
 
 /* A model folder, or random weights of a variant or plan. Files of random weights are deleted once
  * they are mapped. */
 model_folder *kb_open_model(const char *variant_or_folder);
-model_folder *kb_random_model(const model_plan *p);
+model_folder *kb_random_model(const model_plan *plan);
 
 typedef struct {
-    model_plan c;
-    cu_backend *b;
+    model_plan plan;
+    cu_backend *cuda;
     uint32_t context, blocks; /* positions of a sequence, and its blocks */
     uint32_t n_seqs;          /* each has a row state of its own */
     uint32_t used_blocks;     /* blocks with slots: fewer than all blocks if memory is short */
@@ -40,17 +40,17 @@ typedef struct {
 /* Rows and sequences at `context`, launches of up to `rows`. Every position has a slot of its own,
  * scattered, one for all planes, full of random values; every row has been through the prelude.
  * `positions`: the maximum of a sequence. */
-void kb_rig_open(kb_rig *x, const model_folder *m, const char *kernels, uint32_t rows,
+void kb_rig_open(kb_rig *rig, const model_folder *model, const char *kernels, uint32_t rows,
                  uint32_t n_seqs, uint32_t context, uint32_t positions);
-void kb_rig_close(kb_rig *x);
+void kb_rig_close(kb_rig *rig);
 /* One launch of rows [first, first + n) and its time on the device in ns. */
-uint64_t kb_run(kb_rig *x, eng_stage stage, uint32_t first, uint32_t n);
-uint64_t kb_run_rows(kb_rig *x, eng_stage stage, const eng_row *rows, uint32_t n,
+uint64_t kb_run(kb_rig *rig, eng_stage stage, uint32_t first, uint32_t n);
+uint64_t kb_run_rows(kb_rig *rig, eng_stage stage, const eng_row *rows, uint32_t n,
                      const eng_edit *edits, uint32_t n_edits);
-void kb_set_loop(kb_rig *x, int loop);                        /* of all rows; -1: mixed */
-void kb_fill(cu_backend *b, void *p, size_t bytes, bool f32); /* random values */
+void kb_set_loop(kb_rig *rig, int loop);                           /* of all rows; -1: mixed */
+void kb_fill(cu_backend *cuda, void *mem, size_t bytes, bool f32); /* random values */
 /* Device memory, freed with the backend. */
-void *kb_take(cu_backend *b, size_t bytes);
+void *kb_take(cu_backend *cuda, size_t bytes);
 size_t kb_room(void); /* free memory of the device */
 
 /* ---- bytes.c: bytes that must move ---- */
@@ -60,14 +60,14 @@ typedef struct {
 } kb_work;
 /* The work of one kernel of a stage, by its name. experts: routed experts with rows. context: keys
  * a row attends to. */
-kb_work kb_kernel_work(const cu_backend *b, const char *kernel, eng_stage stage, uint32_t rows,
+kb_work kb_kernel_work(const cu_backend *cuda, const char *kernel, eng_stage stage, uint32_t rows,
                        uint32_t context, uint32_t experts);
 /* Bytes of a whole stage: each weight once, experts with rows, keys and values, states. */
-double kb_stage_bytes(const cu_backend *b, eng_stage stage, uint32_t rows, uint32_t context,
+double kb_stage_bytes(const cu_backend *cuda, eng_stage stage, uint32_t rows, uint32_t context,
                       uint32_t experts);
-double kb_head_bytes(const cu_backend *b, uint32_t rows);
+double kb_head_bytes(const cu_backend *cuda, uint32_t rows);
 /* Routed experts with rows after a recurrent launch; 0 if the model has no experts. */
-uint32_t kb_live_experts(const cu_backend *b, uint32_t rows);
+uint32_t kb_live_experts(const cu_backend *cuda, uint32_t rows);
 
 /* ---- probes.c ---- */
 
@@ -76,9 +76,10 @@ typedef struct {
     double launch_us, node_us, node_overlap_us;
 } kb_probes;
 /* small: to try the program, not to measure. */
-void kb_probe_read(kb_probes *p, cu_backend *b, bool small);
-void kb_probe_rest(kb_probes *p, cu_backend *b, bool small);
-void kb_overlap(cu_backend *b, bool on); /* programmatic launches, from the next kernel queued on */
+void kb_probe_read(kb_probes *probes, cu_backend *cuda, bool small);
+void kb_probe_rest(kb_probes *probes, cu_backend *cuda, bool small);
+void kb_overlap(cu_backend *cuda,
+                bool on); /* programmatic launches, from the next kernel queued on */
 
 /* ---- sites.c: every kernel of a stage in a graph of its own ---- */
 
@@ -89,7 +90,7 @@ typedef struct {
     bool own; /* not cuBLAS's */
     cudaStream_t stream;
     cudaGraphExec_t exec;
-    uint32_t n; /* times in the graph */
+    uint32_t count; /* times in the graph */
 } kb_site;
 
 /* Data that changes from one repetition to the next, to keep the cache cold: descriptors (other
@@ -103,7 +104,7 @@ typedef struct {
 } kb_sets;
 
 typedef struct {
-    kb_rig *x;
+    kb_rig *rig;
     kb_sets *sets;
     kb_site site[KB_SITES];
     uint32_t n_sites;
@@ -115,22 +116,22 @@ typedef struct {
 } kb_sites;
 
 /* Captures a stage (CU_STAGES: the head) for `rows` rows, each kernel into a graph of its own. */
-void kb_capture(kb_sites *s, int stage, uint32_t rows, cu_path path, bool cold);
+void kb_capture(kb_sites *sites, int stage, uint32_t rows, cu_path path, bool cold);
 /* The whole stage in one graph, `times` times. */
-void kb_capture_whole(kb_sites *s, int stage, uint32_t rows, cu_path path);
-void kb_forget(kb_sites *s);
-void kb_close_sites(kb_sites *s);
+void kb_capture_whole(kb_sites *sites, int stage, uint32_t rows, cu_path path);
+void kb_forget(kb_sites *sites);
+void kb_close_sites(kb_sites *sites);
 /* Microseconds of one repetition. cold: its data is not in the second-level cache before. */
-kb_times kb_time(kb_sites *s, const kb_site *site, bool cold);
+kb_times kb_time(kb_sites *sites, const kb_site *site, bool cold);
 
 /* copies.c: fills the layers of sets, for a cache of so many bytes; and the descriptors, after one
  * recurrent launch for each. */
-void kb_copy_weights(kb_sets *sets, cu_backend *b, size_t cache_bytes, size_t budget);
-void kb_copy_desc(kb_sets *sets, kb_rig *x, eng_stage stage, uint32_t rows, uint32_t n);
+void kb_copy_weights(kb_sets *sets, cu_backend *cuda, size_t cache_bytes, size_t budget);
+void kb_copy_desc(kb_sets *sets, kb_rig *rig, eng_stage stage, uint32_t rows, uint32_t n);
 void kb_free_sets(kb_sets *sets);
 
 /* ---- prefill.c ---- */
-void kb_prefills(kb_sites *s, const kb_probes *p, bool small);
+void kb_prefills(kb_sites *sites, const kb_probes *probes, bool small);
 
 extern bool kb_first_line; /* no measurement has added a line to the JSON list yet */
 

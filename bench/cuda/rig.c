@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-cudaError_t probe_fill(cudaStream_t s, void *p, uint64_t bytes, uint64_t seed, bool f32,
+cudaError_t probe_fill(cudaStream_t stream, void *data, uint64_t bytes, uint64_t seed, bool f32,
                        uint32_t blocks);
 
 void kb_fail(const char *fmt, ...) {
@@ -31,12 +31,13 @@ uint32_t kb_parse_rows(const char *text, uint32_t rows[KB_ROWS], uint32_t *most)
     *most = 0;
     for (const char *at = text; *at; n++) {
         char *end;
-        unsigned long v = strtoul(at, &end, 10);
-        if (end == at || (*end && *end != ',') || v < 1 || v > CU_MAX_LAUNCH || n == KB_ROWS) {
+        unsigned long value = strtoul(at, &end, 10);
+        if (end == at || (*end && *end != ',') || value < 1 || value > CU_MAX_LAUNCH ||
+            n == KB_ROWS) {
             kb_fail("rows are up to %d numbers from 1 to %d, not '%s'", KB_ROWS, CU_MAX_LAUNCH,
                     text);
         }
-        rows[n] = (uint32_t)v;
+        rows[n] = (uint32_t)value;
         if (rows[n] > *most) *most = rows[n];
         at = *end ? end + 1 : end;
     }
@@ -44,23 +45,23 @@ uint32_t kb_parse_rows(const char *text, uint32_t rows[KB_ROWS], uint32_t *most)
     return n;
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
+static int by_value(const void *one, const void *two) {
+    double x = *(const double *)one, y = *(const double *)two;
     return x < y ? -1 : x > y;
 }
 
-kb_times kb_sorted(double *v, uint32_t n) {
-    qsort(v, n, sizeof *v, by_value);
-    return (kb_times){v[0], v[n / 2], v[n - 1]};
+kb_times kb_sorted(double *values, uint32_t n) {
+    qsort(values, n, sizeof *values, by_value);
+    return (kb_times){values[0], values[n / 2], values[n - 1]};
 }
 
 /* ---- models ---- */
 
 static model_folder *open_folder(const char *dir) {
     err e = {0};
-    model_folder *m;
-    if (model_open(&m, dir, &e) != 0) kb_fail("%s", e.msg);
-    return m;
+    model_folder *model;
+    if (model_open(&model, dir, &e) != 0) kb_fail("%s", e.msg);
+    return model;
 }
 
 static void remove_from(const char *dir, const char *name) {
@@ -70,20 +71,20 @@ static void remove_from(const char *dir, const char *name) {
 }
 
 /* Memory first: nothing is to wait for a disk. */
-model_folder *kb_random_model(const model_plan *p) {
+model_folder *kb_random_model(const model_plan *plan) {
     static const char *const places[] = {"/dev/shm/fathom-XXXXXX", "/tmp/fathom-XXXXXX"};
     err e = {0};
     for (size_t i = 0; i < ARRAY_LEN(places); i++) {
         char dir[40];
-        model_init_opts o = {.seed = 7, .dtype = DTYPE_BF16};
+        model_init_opts opts = {.seed = 7, .dtype = DTYPE_BF16};
         (void)snprintf(dir, sizeof dir, "%s", places[i]);
         if (mkdtemp(dir) == NULL) continue;
-        bool made = model_init_write(dir, p, &o, &e) == 0;
-        model_folder *m = made ? open_folder(dir) : NULL;
+        bool made = model_init_write(dir, plan, &opts, &e) == 0;
+        model_folder *model = made ? open_folder(dir) : NULL;
         remove_from(dir, "model.safetensors");
         remove_from(dir, "config.json");
         (void)rmdir(dir);
-        if (m) return m;
+        if (model) return model;
     }
     kb_fail("no place for random weights: %s", e.msg);
 }
@@ -91,10 +92,10 @@ model_folder *kb_random_model(const model_plan *p) {
 model_folder *kb_open_model(const char *variant_or_folder) {
     err e = {0};
     struct stat st;
-    model_plan p;
+    model_plan plan;
     if (stat(variant_or_folder, &st) == 0) return open_folder(variant_or_folder);
-    if (plan_variant(&p, variant_or_folder, &e) != 0) kb_fail("%s", e.msg);
-    return kb_random_model(&p);
+    if (plan_variant(&plan, variant_or_folder, &e) != 0) kb_fail("%s", e.msg);
+    return kb_random_model(&plan);
 }
 
 /* ---- memory ---- */
@@ -105,27 +106,28 @@ size_t kb_room(void) {
     return room;
 }
 
-void *kb_take(cu_backend *b, size_t bytes) {
+void *kb_take(cu_backend *cuda, size_t bytes) {
     err e = {0};
-    void *p;
-    if (eng__cuda_alloc(b, &p, bytes, 1, "a benchmark", &e) != 0) kb_fail("%s", e.msg);
-    return p;
+    void *mem;
+    if (eng__cuda_alloc(cuda, &mem, bytes, 1, "a benchmark", &e) != 0) kb_fail("%s", e.msg);
+    return mem;
 }
 
-void kb_fill(cu_backend *b, void *p, size_t bytes, bool f32) {
+void kb_fill(cu_backend *cuda, void *mem, size_t bytes, bool f32) {
     static uint64_t seed;
-    kb_must(probe_fill(b->stream, p, bytes, ++seed, f32, (uint32_t)b->sms * 8), "random data");
-    kb_must(cudaStreamSynchronize(b->stream), "random data");
+    kb_must(probe_fill(cuda->stream, mem, bytes, ++seed, f32, (uint32_t)cuda->sms * 8),
+            "random data");
+    kb_must(cudaStreamSynchronize(cuda->stream), "random data");
 }
 
 /* The smallest number of bytes for a cache with `blocks` blocks and a slot for each of their
  * positions; at most `most`. */
-static uint64_t cache_bytes(const model_plan *c, const eng_backend_opts *o, uint64_t blocks,
+static uint64_t cache_bytes(const model_plan *plan, const eng_backend_opts *opts, uint64_t blocks,
                             uint64_t most) {
     eng_backend_info info;
     err e = {0};
     uint64_t bytes = 1 << 20;
-    while (bytes < most && (eng__size_cache(&info, c, o, bytes, &e) != 0 ||
+    while (bytes < most && (eng__size_cache(&info, plan, opts, bytes, &e) != 0 ||
                             info.n_blocks < blocks || info.n_slots < blocks * ENG_BLOCK)) {
         bytes += bytes / 8;
     }
@@ -134,13 +136,13 @@ static uint64_t cache_bytes(const model_plan *c, const eng_backend_opts *o, uint
 
 /* ---- sequences ---- */
 
-static uint32_t gcd(uint32_t a, uint32_t b) {
-    return b ? gcd(b, a % b) : a;
+static uint32_t gcd(uint32_t one, uint32_t two) {
+    return two ? gcd(two, one % two) : one;
 }
 
 /* Slots of blocks [first, first + n), scattered: slot = position * step mod all positions. */
-static void map_blocks(kb_rig *x, uint32_t first, uint32_t n) {
-    uint32_t slots = x->used_blocks * ENG_BLOCK, step = 1000003 % slots | 1;
+static void map_blocks(kb_rig *rig, uint32_t first, uint32_t n) {
+    uint32_t slots = rig->used_blocks * ENG_BLOCK, step = 1000003 % slots | 1;
     eng_edit *edits = array_new((size_t)n * ENG_BLOCK, sizeof *edits);
     if (edits == NULL) kb_fail("out of memory");
     while (gcd(step, slots) != 1)
@@ -149,90 +151,92 @@ static void map_blocks(kb_rig *x, uint32_t first, uint32_t n) {
         uint64_t at = (uint64_t)first * ENG_BLOCK + i;
         edits[i] = (eng_edit){.block = first + i / ENG_BLOCK,
                               .slot = (uint32_t)(at * step % slots),
-                              .n_planes = (uint16_t)x->b->base.info.n_planes,
+                              .n_planes = (uint16_t)rig->cuda->base.info.n_planes,
                               .off = (uint8_t)(i % ENG_BLOCK)};
     }
-    (void)kb_run_rows(x, ENG_STAGE_PRELUDE, x->row, 0, edits, n * ENG_BLOCK);
+    (void)kb_run_rows(rig, ENG_STAGE_PRELUDE, rig->row, 0, edits, n * ENG_BLOCK);
     free(edits);
 }
 
-static void take_sequences(kb_rig *x, uint32_t positions) {
-    const cu_backend *b = x->b;
-    uint64_t have = b->cache.n_blocks, all = (uint64_t)x->n_seqs * x->blocks;
+static void take_sequences(kb_rig *rig, uint32_t positions) {
+    const cu_backend *cuda = rig->cuda;
+    uint64_t have = cuda->cache.n_blocks, all = (uint64_t)rig->n_seqs * rig->blocks;
     uint64_t longest = (positions + ENG_BLOCK - 1) / ENG_BLOCK;
-    if (b->cache.n_slots / ENG_BLOCK < have) have = b->cache.n_slots / ENG_BLOCK;
-    x->used_blocks = (uint32_t)(all < longest ? longest : all);
-    if (have < x->used_blocks) x->used_blocks = (uint32_t)have;
-    x->row = array_new(x->n_seqs, sizeof *x->row);
-    x->tables = array_new((size_t)all, sizeof *x->tables);
-    if (x->row == NULL || x->tables == NULL) kb_fail("out of memory");
-    for (uint32_t s = 0; s < x->n_seqs; s++) {
-        uint32_t *table = x->tables + (size_t)s * x->blocks;
-        for (uint32_t i = 0; i < x->blocks; i++)
-            table[i] = (uint32_t)(((uint64_t)s * x->blocks + i) % x->used_blocks);
-        x->row[s] = (eng_row){.row = s,
-                              .pos = x->context - 1,
-                              .token = s * 37 % x->c.vocab_size,
-                              .max_loops = UINT16_MAX, /* nobody halts */
-                              .threshold = 1e30f,
-                              .blocks = table};
+    if (cuda->cache.n_slots / ENG_BLOCK < have) have = cuda->cache.n_slots / ENG_BLOCK;
+    rig->used_blocks = (uint32_t)(all < longest ? longest : all);
+    if (have < rig->used_blocks) rig->used_blocks = (uint32_t)have;
+    rig->row = array_new(rig->n_seqs, sizeof *rig->row);
+    rig->tables = array_new((size_t)all, sizeof *rig->tables);
+    if (rig->row == NULL || rig->tables == NULL) kb_fail("out of memory");
+    for (uint32_t seq = 0; seq < rig->n_seqs; seq++) {
+        uint32_t *table = rig->tables + (size_t)seq * rig->blocks;
+        for (uint32_t i = 0; i < rig->blocks; i++)
+            table[i] = (uint32_t)(((uint64_t)seq * rig->blocks + i) % rig->used_blocks);
+        rig->row[seq] = (eng_row){.row = seq,
+                                  .pos = rig->context - 1,
+                                  .token = seq * 37 % rig->plan.vocab_size,
+                                  .max_loops = UINT16_MAX, /* nobody halts */
+                                  .threshold = 1e30f,
+                                  .blocks = table};
     }
 }
 
-void kb_set_loop(kb_rig *x, int loop) {
-    for (uint32_t s = 0; s < x->n_seqs; s++)
-        x->row[s].loop = (uint16_t)(loop < 0 ? s % x->c.loops_default : (uint32_t)loop);
+void kb_set_loop(kb_rig *rig, int loop) {
+    for (uint32_t seq = 0; seq < rig->n_seqs; seq++)
+        rig->row[seq].loop = (uint16_t)(loop < 0 ? seq % rig->plan.loops_default : (uint32_t)loop);
 }
 
-uint64_t kb_run_rows(kb_rig *x, eng_stage stage, const eng_row *rows, uint32_t n,
+uint64_t kb_run_rows(kb_rig *rig, eng_stage stage, const eng_row *rows, uint32_t n,
                      const eng_edit *edits, uint32_t n_edits) {
     err e = {0};
-    eng_result r;
-    eng_launch l = {stage, rows, n, edits, n_edits};
-    if (eng_run(&x->b->base, &l, &r, &e) != 0) kb_fail("%s", e.msg);
-    return r.ns;
+    eng_result result;
+    eng_launch launch = {stage, rows, n, edits, n_edits};
+    if (eng_run(&rig->cuda->base, &launch, &result, &e) != 0) kb_fail("%s", e.msg);
+    return result.ns;
 }
 
-uint64_t kb_run(kb_rig *x, eng_stage stage, uint32_t first, uint32_t n) {
+uint64_t kb_run(kb_rig *rig, eng_stage stage, uint32_t first, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
-        x->row[first + i].flags = stage == ENG_STAGE_CODA ? ENG_ROW_LOGITS : 0;
-    return kb_run_rows(x, stage, x->row + first, n, NULL, 0);
+        rig->row[first + i].flags = stage == ENG_STAGE_CODA ? ENG_ROW_LOGITS : 0;
+    return kb_run_rows(rig, stage, rig->row + first, n, NULL, 0);
 }
 
-void kb_rig_open(kb_rig *x, const model_folder *m, const char *kernels, uint32_t rows,
+void kb_rig_open(kb_rig *rig, const model_folder *model, const char *kernels, uint32_t rows,
                  uint32_t n_seqs, uint32_t context, uint32_t positions) {
     err e = {0};
-    eng_backend *b;
-    *x = (kb_rig){.c = *model_plan_of(m),
-                  .n_seqs = n_seqs,
-                  .context = context,
-                  .blocks = (context + ENG_BLOCK - 1) / ENG_BLOCK};
-    eng_backend_opts o = {.n_rows = n_seqs,
-                          .max_launch = rows,
-                          .max_logits = rows,
-                          .max_loops = x->c.loops_default,
-                          .max_positions = positions > context ? positions : context,
-                          .cache_dtype = DTYPE_BF16,
-                          .kernels = kernels};
-    size_t room = kb_room(), weights = (size_t)plan_params(&x->c) * 2;
-    uint64_t blocks = (uint64_t)n_seqs * x->blocks + o.max_positions / ENG_BLOCK + 1;
-    o.cache_bytes = cache_bytes(&x->c, &o, blocks, room > weights ? (room - weights) / 2 : 1 << 20);
-    if (eng__cuda_open_device(&b, m, &o, 0, &e) != 0) kb_fail("%s", e.msg);
-    x->b = (cu_backend *)b;
-    take_sequences(x, positions);
-    kb_must(cudaEventCreate(&x->from), "opening an event");
-    kb_must(cudaEventCreate(&x->to), "opening an event");
-    kb_fill(x->b, x->b->cache.slots, (size_t)x->b->cache.n_slots * b->info.slot_bytes, false);
-    for (uint32_t i = 0; i < x->used_blocks; i += 1024)
-        map_blocks(x, i, x->used_blocks - i < 1024 ? x->used_blocks - i : 1024);
+    eng_backend *eng;
+    *rig = (kb_rig){.plan = *model_plan_of(model),
+                    .n_seqs = n_seqs,
+                    .context = context,
+                    .blocks = (context + ENG_BLOCK - 1) / ENG_BLOCK};
+    eng_backend_opts opts = {.n_rows = n_seqs,
+                             .max_launch = rows,
+                             .max_logits = rows,
+                             .max_loops = rig->plan.loops_default,
+                             .max_positions = positions > context ? positions : context,
+                             .cache_dtype = DTYPE_BF16,
+                             .kernels = kernels};
+    size_t room = kb_room(), weights = (size_t)plan_params(&rig->plan) * 2;
+    uint64_t blocks = (uint64_t)n_seqs * rig->blocks + opts.max_positions / ENG_BLOCK + 1;
+    opts.cache_bytes =
+        cache_bytes(&rig->plan, &opts, blocks, room > weights ? (room - weights) / 2 : 1 << 20);
+    if (eng__cuda_open_device(&eng, model, &opts, 0, &e) != 0) kb_fail("%s", e.msg);
+    rig->cuda = (cu_backend *)eng;
+    take_sequences(rig, positions);
+    kb_must(cudaEventCreate(&rig->from), "opening an event");
+    kb_must(cudaEventCreate(&rig->to), "opening an event");
+    kb_fill(rig->cuda, rig->cuda->cache.slots,
+            (size_t)rig->cuda->cache.n_slots * eng->info.slot_bytes, false);
+    for (uint32_t i = 0; i < rig->used_blocks; i += 1024)
+        map_blocks(rig, i, rig->used_blocks - i < 1024 ? rig->used_blocks - i : 1024);
     for (uint32_t i = 0; i < n_seqs; i += rows)
-        (void)kb_run(x, ENG_STAGE_PRELUDE, i, n_seqs - i < rows ? n_seqs - i : rows);
+        (void)kb_run(rig, ENG_STAGE_PRELUDE, i, n_seqs - i < rows ? n_seqs - i : rows);
 }
 
-void kb_rig_close(kb_rig *x) {
-    (void)cudaEventDestroy(x->from);
-    (void)cudaEventDestroy(x->to);
-    eng_backend_close(&x->b->base);
-    free(x->row);
-    free(x->tables);
+void kb_rig_close(kb_rig *rig) {
+    (void)cudaEventDestroy(rig->from);
+    (void)cudaEventDestroy(rig->to);
+    eng_backend_close(&rig->cuda->base);
+    free(rig->row);
+    free(rig->tables);
 }

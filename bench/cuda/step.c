@@ -20,138 +20,140 @@ enum { ROUNDS = 5, SAMPLES = PLAN_MAX_LOOPS * ROUNDS };
 const char *kb_program = "fathom-cuda-step";
 
 typedef struct {
-    kb_rig x;
+    kb_rig rig;
     kb_probes probes;
     eng_edit *edits;
     eng_draw *draws;
     uint32_t rows;
     double us[SAMPLES]; /* of launches queued behind another */
-    uint32_t n;
+    uint32_t n_us;
     double live, looks; /* routed experts with a row, summed over looks */
-} bench;
+} step_bench;
 
 /* ---- launches ---- */
 
-static void start(bench *b, eng_stage stage) {
+static void start(step_bench *bench, eng_stage stage) {
     err e = {0};
     bool loops = stage == ENG_STAGE_RECURRENT;
-    eng_launch l = {stage, b->x.row, b->rows, loops ? b->edits : NULL, loops ? b->rows : 0};
-    cu_backend *c = b->x.b;
-    if (c->base.ops->launch(&c->base, &l, &e) != 0) kb_fail("%s", e.msg);
+    eng_launch launch = {stage, bench->rig.row, bench->rows, loops ? bench->edits : NULL,
+                         loops ? bench->rows : 0};
+    cu_backend *cuda = bench->rig.cuda;
+    if (cuda->base.ops->launch(&cuda->base, &launch, &e) != 0) kb_fail("%s", e.msg);
 }
 
-static void await(bench *b, bool behind) {
+static void await(step_bench *bench, bool behind) {
     err e = {0};
-    eng_result r;
-    cu_backend *c = b->x.b;
-    if (c->base.ops->wait(&c->base, &r, &e) != 0) kb_fail("%s", e.msg);
-    for (uint32_t i = 0; i < b->rows; i++) {
-        if (r.halted[i]) kb_fail("a row halts that must not");
+    eng_result result;
+    cu_backend *cuda = bench->rig.cuda;
+    if (cuda->base.ops->wait(&cuda->base, &result, &e) != 0) kb_fail("%s", e.msg);
+    for (uint32_t i = 0; i < bench->rows; i++) {
+        if (result.halted[i]) kb_fail("a row halts that must not");
     }
-    if (behind && b->n < SAMPLES) b->us[b->n++] = (double)r.ns * 1e-3;
+    if (behind && bench->n_us < SAMPLES) bench->us[bench->n_us++] = (double)result.ns * 1e-3;
 }
 
 /* A slot for each row's loop and, ahead, a guard on both, as a scheduler has them. */
-static void start_loop(bench *b, uint32_t loop, bool ahead) {
-    kb_rig *x = &b->x;
-    for (uint32_t i = 0; i < b->rows; i++) {
-        eng_row *r = &x->row[i];
-        r->loop = (uint16_t)loop;
-        r->flags = ahead ? ENG_ROW_GUARDED : 0;
-        r->guard = r->row;
-        b->edits[i] = (eng_edit){.block = r->blocks[r->pos / ENG_BLOCK],
-                                 .slot = i,
-                                 .plane = (uint16_t)plan_plane_loop(&x->c, loop),
-                                 .n_planes = 1,
-                                 .off = (uint8_t)(r->pos % ENG_BLOCK),
-                                 .guarded = ahead,
-                                 .guard = r->row};
+static void start_loop(step_bench *bench, uint32_t loop, bool ahead) {
+    kb_rig *rig = &bench->rig;
+    for (uint32_t i = 0; i < bench->rows; i++) {
+        eng_row *row = &rig->row[i];
+        row->loop = (uint16_t)loop;
+        row->flags = ahead ? ENG_ROW_GUARDED : 0;
+        row->guard = row->row;
+        bench->edits[i] = (eng_edit){.block = row->blocks[row->pos / ENG_BLOCK],
+                                     .slot = i,
+                                     .plane = (uint16_t)plan_plane_loop(&rig->plan, loop),
+                                     .n_planes = 1,
+                                     .off = (uint8_t)(row->pos % ENG_BLOCK),
+                                     .guarded = ahead,
+                                     .guard = row->row};
     }
-    start(b, ENG_STAGE_RECURRENT);
+    start(bench, ENG_STAGE_RECURRENT);
 }
 
 /* Microseconds per loop by the clock, of one pass over all loops. */
-static double pass_us(bench *b, bool ahead) {
-    uint32_t loops = b->x.c.loops_default;
+static double pass_us(step_bench *bench, bool ahead) {
+    uint32_t loops = bench->rig.plan.loops_default;
     uint64_t from = clock_ns();
-    if (ahead) start_loop(b, 0, true);
-    for (uint32_t t = 0; t < loops; t++) {
-        if (!ahead) start_loop(b, t, false);
-        else if (t + 1 < loops) start_loop(b, t + 1, true);
-        await(b, ahead && t);
+    if (ahead) start_loop(bench, 0, true);
+    for (uint32_t loop = 0; loop < loops; loop++) {
+        if (!ahead) start_loop(bench, loop, false);
+        else if (loop + 1 < loops) start_loop(bench, loop + 1, true);
+        await(bench, ahead && loop);
     }
     return (double)(clock_ns() - from) * 1e-3 / loops;
 }
 
 /* ---- measurements ---- */
 
-static double median(double *v, uint32_t n) {
-    return n ? kb_sorted(v, n).median : 0;
+static double median(double *values, uint32_t n) {
+    return n ? kb_sorted(values, n).median : 0;
 }
 
 /* The device's time of one recurrent step, and a loop by the clock on the wall. */
-static double loops_us(bench *b, double *wall) {
+static double loops_us(step_bench *bench, double *wall) {
     double us[ROUNDS];
-    (void)pass_us(b, true);
-    b->n = 0;
+    (void)pass_us(bench, true);
+    bench->n_us = 0;
     for (int i = 0; i < ROUNDS; i++)
-        us[i] = pass_us(b, true);
+        us[i] = pass_us(bench, true);
     if (wall) *wall = median(us, ROUNDS);
-    return median(b->us, b->n);
+    return median(bench->us, bench->n_us);
 }
 
-static double stopped_us(bench *b) {
+static double stopped_us(step_bench *bench) {
     double us[ROUNDS];
     for (int i = 0; i < ROUNDS; i++) {
-        us[i] = pass_us(b, false);
-        b->live += kb_live_experts(b->x.b, b->rows);
-        b->looks++;
+        us[i] = pass_us(bench, false);
+        bench->live += kb_live_experts(bench->rig.cuda, bench->rows);
+        bench->looks++;
     }
     return median(us, ROUNDS);
 }
 
 /* Prelude, or coda with head and sampling: the second of two launches queued together. */
-static double stage_us(bench *b, eng_stage stage) {
+static double stage_us(step_bench *bench, eng_stage stage) {
     static const eng_sampling greedy = {.top_p = 1, .repetition_penalty = 1};
-    for (uint32_t i = 0; i < b->rows; i++) {
-        b->draws[i] = (eng_draw){.sampling = &greedy};
-        b->x.row[i].draw = &b->draws[i];
-        b->x.row[i].flags = stage == ENG_STAGE_CODA ? ENG_ROW_SAMPLE : 0;
+    for (uint32_t i = 0; i < bench->rows; i++) {
+        bench->draws[i] = (eng_draw){.sampling = &greedy};
+        bench->rig.row[i].draw = &bench->draws[i];
+        bench->rig.row[i].flags = stage == ENG_STAGE_CODA ? ENG_ROW_SAMPLE : 0;
     }
-    b->n = 0;
+    bench->n_us = 0;
     for (int i = 0; i < ROUNDS + 1; i++) {
-        start(b, stage);
-        start(b, stage);
-        await(b, false);
-        await(b, i > 0); /* the first warms up */
+        start(bench, stage);
+        start(bench, stage);
+        await(bench, false);
+        await(bench, i > 0); /* the first warms up */
     }
-    return median(b->us, b->n);
+    return median(bench->us, bench->n_us);
 }
 
-static double share(const bench *b, double bytes, double us) {
-    return bytes / us * 1e-3 / b->probes.read_gb_s.best;
+static double share(const step_bench *bench, double bytes, double us) {
+    return bytes / us * 1e-3 / bench->probes.read_gb_s.best;
 }
 
-static void at_rows(bench *b, uint32_t rows, bool first) {
-    kb_rig *x = &b->x;
-    cu_backend *c = x->b;
+static void at_rows(step_bench *bench, uint32_t rows, bool first) {
+    kb_rig *rig = &bench->rig;
+    cu_backend *cuda = rig->cuda;
     double wall, stop, graph, single, prelude, coda;
-    b->rows = rows;
-    b->live = b->looks = 0;
-    prelude = stage_us(b, ENG_STAGE_PRELUDE);
-    graph = loops_us(b, &wall);
-    stop = stopped_us(b);
-    coda = stage_us(b, ENG_STAGE_CODA);
-    c->graphs = false;
+    bench->rows = rows;
+    bench->live = bench->looks = 0;
+    prelude = stage_us(bench, ENG_STAGE_PRELUDE);
+    graph = loops_us(bench, &wall);
+    stop = stopped_us(bench);
+    coda = stage_us(bench, ENG_STAGE_CODA);
+    cuda->graphs = false;
     (void)cudaProfilerStart(); /* ncu --profile-from-start off: only warm steps, without the opening
                                 */
-    single = loops_us(b, NULL);
+    single = loops_us(bench, NULL);
     (void)cudaProfilerStop();
-    c->graphs = true;
-    uint32_t live = (uint32_t)(b->live / b->looks + 0.5), loops = x->c.loops_default;
-    double step = kb_stage_bytes(c, ENG_STAGE_RECURRENT, rows, x->context, live);
-    double in = kb_stage_bytes(c, ENG_STAGE_PRELUDE, rows, x->context, 0);
-    double out = kb_stage_bytes(c, ENG_STAGE_CODA, rows, x->context, 0) + kb_head_bytes(c, rows);
+    cuda->graphs = true;
+    uint32_t live = (uint32_t)(bench->live / bench->looks + 0.5), loops = rig->plan.loops_default;
+    double step = kb_stage_bytes(cuda, ENG_STAGE_RECURRENT, rows, rig->context, live);
+    double in = kb_stage_bytes(cuda, ENG_STAGE_PRELUDE, rows, rig->context, 0);
+    double out =
+        kb_stage_bytes(cuda, ENG_STAGE_CODA, rows, rig->context, 0) + kb_head_bytes(cuda, rows);
     double token = prelude + loops * graph + coda;
     printf("%s{\"rows\":%u,\"graph_us\":%.1f,\"step_bytes\":%.0f,\"share_of_probe\":%.3f,"
            "\"experts_with_rows\":%u,\"single_launches_us\":%.1f,\"prelude_us\":%.1f,"
@@ -159,14 +161,14 @@ static void at_rows(bench *b, uint32_t rows, bool first) {
            "\"coda_and_head_share_of_probe\":%.3f,\"row_loops_per_s\":%.0f,"
            "\"tokens_per_s_all_loops\":%.0f,\"loop_host_stop_us\":%.1f,"
            "\"loop_two_in_flight_us\":%.1f,\"two_in_flight_gain\":%.3f}",
-           first ? "" : ",\n", rows, graph, step, share(b, step, graph), live, single, prelude,
-           share(b, in, prelude), coda, share(b, out, coda), rows / graph * 1e6, rows / token * 1e6,
-           stop, wall, stop / wall);
+           first ? "" : ",\n", rows, graph, step, share(bench, step, graph), live, single, prelude,
+           share(bench, in, prelude), coda, share(bench, out, coda), rows / graph * 1e6,
+           rows / token * 1e6, stop, wall, stop / wall);
     fflush(stdout);
 }
 
 int main(int argc, char **argv) {
-    static bench b;
+    static step_bench bench;
     uint32_t rows[KB_ROWS], most;
     int devices = 0;
     if (argc < 2 || cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
@@ -178,24 +180,24 @@ int main(int argc, char **argv) {
     uint32_t context = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1024;
     if (context < 1 || context > 1u << 17) kb_fail("the context is 1 to 131072");
     uint32_t n = kb_parse_rows(argc > 3 ? argv[3] : "1,8,32,128,512", rows, &most);
-    model_folder *m = kb_open_model(argv[1]);
-    kb_rig *x = &b.x;
-    kb_rig_open(x, m, "bf16", most, most, context, context);
-    b.edits = array_new(most, sizeof *b.edits);
-    b.draws = array_new(most, sizeof *b.draws);
-    if (b.edits == NULL || b.draws == NULL) kb_fail("out of memory");
-    kb_probe_read(&b.probes, x->b, plan_params(&x->c) < 10000000);
+    model_folder *model = kb_open_model(argv[1]);
+    kb_rig *rig = &bench.rig;
+    kb_rig_open(rig, model, "bf16", most, most, context, context);
+    bench.edits = array_new(most, sizeof *bench.edits);
+    bench.draws = array_new(most, sizeof *bench.draws);
+    if (bench.edits == NULL || bench.draws == NULL) kb_fail("out of memory");
+    kb_probe_read(&bench.probes, rig->cuda, plan_params(&rig->plan) < 10000000);
     printf("{\"device\":\"%s\",\"context\":%u,\"loops\":%u,\"read_probe_gb_s\":%.1f,"
            "\"read_probe_median_gb_s\":%.1f,\"slots_of_every_position\":%s,\n\"steps\":[\n",
-           x->b->device_name, context, x->c.loops_default, b.probes.read_gb_s.best,
-           b.probes.read_gb_s.median,
-           x->used_blocks < (uint64_t)x->n_seqs * x->blocks ? "false" : "true");
+           rig->cuda->device_name, context, rig->plan.loops_default, bench.probes.read_gb_s.best,
+           bench.probes.read_gb_s.median,
+           rig->used_blocks < (uint64_t)rig->n_seqs * rig->blocks ? "false" : "true");
     for (uint32_t i = 0; i < n; i++)
-        at_rows(&b, rows[i], i == 0);
+        at_rows(&bench, rows[i], i == 0);
     printf("\n]}\n");
-    free(b.edits);
-    free(b.draws);
-    kb_rig_close(x);
-    model_close(m);
+    free(bench.edits);
+    free(bench.draws);
+    kb_rig_close(rig);
+    model_close(model);
     return 0;
 }
