@@ -18,38 +18,39 @@ struct shim_blas {
         if (shim_failing(cudaErrorUnknown) != cudaSuccess) return rc;                              \
     } while (0)
 
-static float half_at(const void *p, long long i) {
-    return shim_half(((const uint16_t *)p)[i], 0);
+static float half_at(const void *values, long long i) {
+    return shim_half(((const uint16_t *)values)[i], 0);
 }
 
 extern "C" {
 
-cublasStatus_t cublasCreate(cublasHandle_t *h) {
+cublasStatus_t cublasCreate(cublasHandle_t *handle) {
     BLAS_MAY_FAIL(CUBLAS_STATUS_NOT_INITIALIZED);
-    *h = new shim_blas{shim_device()};
+    *handle = new shim_blas{shim_device()};
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasDestroy(cublasHandle_t h) {
-    if (h->device != shim_device()) return CUBLAS_STATUS_NOT_INITIALIZED;
-    delete h;
+cublasStatus_t cublasDestroy(cublasHandle_t handle) {
+    if (handle->device != shim_device()) return CUBLAS_STATUS_NOT_INITIALIZED;
+    delete handle;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasSetStream(cublasHandle_t h, cudaStream_t s) {
+cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream) {
     BLAS_MAY_FAIL(CUBLAS_STATUS_INVALID_VALUE);
-    h->stream = s;
+    handle->stream = stream;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *p, size_t) {
+cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *space, size_t) {
     BLAS_MAY_FAIL(CUBLAS_STATUS_INVALID_VALUE);
-    return p && (uintptr_t)p % 256 == 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
+    return space && (uintptr_t)space % 256 == 0 ? CUBLAS_STATUS_SUCCESS
+                                                : CUBLAS_STATUS_INVALID_VALUE;
 }
-cublasStatus_t cublasSetMathMode(cublasHandle_t h, cublasMath_t mode) {
+cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode) {
     BLAS_MAY_FAIL(CUBLAS_STATUS_INVALID_VALUE);
-    h->math = mode;
+    handle->math = mode;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasGetMathMode(cublasHandle_t h, cublasMath_t *mode) {
-    *mode = h->math;
+cublasStatus_t cublasGetMathMode(cublasHandle_t handle, cublasMath_t *mode) {
+    *mode = handle->math;
     return CUBLAS_STATUS_SUCCESS;
 }
 const char *cublasGetStatusName(cublasStatus_t rc) {
@@ -64,27 +65,27 @@ const char *cublasGetStatusName(cublasStatus_t rc) {
 
 /* Column-major, as cuBLAS: c[m x n] = a^T b. */
 cublasStatus_t cublasGemmStridedBatchedEx(
-    cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+    cublasHandle_t handle, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
     const void *alpha, const void *a, cudaDataType type_a, int lda, long long step_a, const void *b,
     cudaDataType type_b, int ldb, long long step_b, const void *beta, void *c, cudaDataType type_c,
     int ldc, long long step_c, int count, cublasComputeType_t compute, cublasGemmAlgo_t) {
     BLAS_MAY_FAIL(CUBLAS_STATUS_INVALID_VALUE);
-    if (h->device != shim_device()) return CUBLAS_STATUS_EXECUTION_FAILED;
+    if (handle->device != shim_device()) return CUBLAS_STATUS_EXECUTION_FAILED;
     if (ta != CUBLAS_OP_T || tb != CUBLAS_OP_N || type_a != CUDA_R_16BF || type_b != CUDA_R_16BF ||
         compute != CUBLAS_COMPUTE_32F || *(const float *)alpha != 1.0f ||
         *(const float *)beta != 0.0f || lda < k || ldb < k || ldc < m) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
-    cudaError_t queued = shim_enqueue(h->stream, [=] {
-        for (long long g = 0; g < count; g++) {
+    cudaError_t queued = shim_enqueue(handle->stream, [=] {
+        for (long long batch = 0; batch < count; batch++) {
             for (long long j = 0; j < n; j++) {
                 for (long long i = 0; i < m; i++) {
                     float sum = 0;
                     for (long long x = 0; x < k; x++) {
-                        sum += half_at(a, g * step_a + i * lda + x) *
-                               half_at(b, g * step_b + j * ldb + x);
+                        sum += half_at(a, batch * step_a + i * lda + x) *
+                               half_at(b, batch * step_b + j * ldb + x);
                     }
-                    long long at = g * step_c + j * ldc + i;
+                    long long at = batch * step_c + j * ldc + i;
                     if (type_c == CUDA_R_32F) ((float *)c)[at] = sum;
                     else ((uint16_t *)c)[at] = rm_bf16_narrow(sum);
                 }

@@ -24,15 +24,15 @@ typedef enum { CUDA_R_32F = 0, CUDA_R_16BF = 14 } cudaDataType;
 typedef enum { CUBLAS_COMPUTE_32F = 68 } cublasComputeType_t;
 typedef enum { CUBLAS_GEMM_DEFAULT = -1 } cublasGemmAlgo_t;
 
-cublasStatus_t cublasCreate(cublasHandle_t *h);
-cublasStatus_t cublasDestroy(cublasHandle_t h);
-cublasStatus_t cublasSetStream(cublasHandle_t h, cudaStream_t s);
-cublasStatus_t cublasSetWorkspace(cublasHandle_t h, void *p, size_t n);
-cublasStatus_t cublasSetMathMode(cublasHandle_t h, cublasMath_t mode);
-cublasStatus_t cublasGetMathMode(cublasHandle_t h, cublasMath_t *mode);
+cublasStatus_t cublasCreate(cublasHandle_t *handle);
+cublasStatus_t cublasDestroy(cublasHandle_t handle);
+cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream);
+cublasStatus_t cublasSetWorkspace(cublasHandle_t handle, void *space, size_t bytes);
+cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode);
+cublasStatus_t cublasGetMathMode(cublasHandle_t handle, cublasMath_t *mode);
 const char *cublasGetStatusName(cublasStatus_t rc);
 cublasStatus_t cublasGemmStridedBatchedEx(
-    cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+    cublasHandle_t handle, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
     const void *alpha, const void *a, cudaDataType type_a, int lda, long long step_a, const void *b,
     cudaDataType type_b, int ldb, long long step_b, const void *beta, void *c, cudaDataType type_c,
     int ldc, long long step_c, int count, cublasComputeType_t compute, cublasGemmAlgo_t algo);

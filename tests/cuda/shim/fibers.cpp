@@ -55,16 +55,16 @@ void change(void **save, unsigned to) {
     threadIdx = dim3(target);
 }
 
-bool ready(const fiber &f) {
-    return !f.done && (f.turn == nullptr || *f.turn != f.seen);
+bool ready(const fiber &fib) {
+    return !fib.done && (fib.turn == nullptr || *fib.turn != fib.seen);
 }
 
 /* The next fiber able to run; n_threads if there is no such fiber. */
 unsigned next_ready(unsigned id) {
-    unsigned n = fibers[id].next;
-    while (!ready(fibers[n]) && n != id)
-        n = fibers[n].next;
-    return ready(fibers[n]) ? n : n_threads;
+    unsigned next = fibers[id].next;
+    while (!ready(fibers[next]) && next != id)
+        next = fibers[next].next;
+    return ready(fibers[next]) ? next : n_threads;
 }
 
 void wait_for(const unsigned *turn, unsigned seen) {
@@ -94,19 +94,19 @@ void fiber_main() {
 }
 
 void prepare(unsigned id) {
-    fiber &f = fibers[id];
-    f.done = false;
-    f.turn = nullptr;
-    if (f.stack) return;
-    void *p = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) shim_die("no memory for a stack");
-    f.stack = (unsigned char *)p;
-    void **top = (void **)(void *)(f.stack + STACK - 64);
+    fiber &fib = fibers[id];
+    fib.done = false;
+    fib.turn = nullptr;
+    if (fib.stack) return;
+    void *mem = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mem == MAP_FAILED) shim_die("no memory for a stack");
+    fib.stack = (unsigned char *)mem;
+    void **top = (void **)(void *)(fib.stack + STACK - 64);
     *--top = nullptr; /* in place of a caller's return address: keeps the ABI's alignment */
     *--top = (void *)fiber_main;
     for (int i = 0; i < 6; i++)
         *--top = nullptr;
-    f.sp = top;
+    fib.sp = top;
 }
 
 /* The ring of turns. */
@@ -133,8 +133,8 @@ void run_block(size_t bytes) {
     for (unsigned i = 0; i < n_threads; i++)
         prepare(i);
     arrange();
-    for (unsigned w = 0; w < (n_threads + 31) / 32; w++)
-        warps[w].arrived = warps[w].turn = 0;
+    for (unsigned i = 0; i < (n_threads + 31) / 32; i++)
+        warps[i].arrived = warps[i].turn = 0;
     alive = n_threads;
     barrier_count = 0;
     shim_shared = nullptr;
@@ -167,18 +167,18 @@ void shim_block_barrier() {
 }
 
 const unsigned char *shim_warp_gather(const void *give, size_t bytes, size_t *step) {
-    warp_state &w = warps[threadIdx.x / 32];
-    unsigned turn = w.turn;
+    warp_state &warp = warps[threadIdx.x / 32];
+    unsigned turn = warp.turn;
     if (bytes > GIVE) shim_die("too much in one warp operation");
-    memcpy(w.give[turn & 1][threadIdx.x % 32], give, bytes);
+    memcpy(warp.give[turn & 1][threadIdx.x % 32], give, bytes);
     *step = GIVE;
-    if (++w.arrived == 32) {
-        w.arrived = 0;
-        w.turn++;
+    if (++warp.arrived == 32) {
+        warp.arrived = 0;
+        warp.turn++;
     } else {
-        wait_for(&w.turn, turn);
+        wait_for(&warp.turn, turn);
     }
-    return w.give[turn & 1][0];
+    return warp.give[turn & 1][0];
 }
 
 void shim_copy_later(void *to, const void *from) {
@@ -187,8 +187,8 @@ void shim_copy_later(void *to, const void *from) {
 }
 
 void shim_copies_do() {
-    for (auto &c : fibers[current].copies)
-        memcpy(c.first, c.second, 16);
+    for (auto &copy : fibers[current].copies)
+        memcpy(copy.first, copy.second, 16);
     fibers[current].copies.clear();
 }
 
@@ -202,8 +202,8 @@ extern "C" uint64_t shim_launched(void) {
     return launched;
 }
 
-cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes, cudaStream_t s,
-                        std::function<void()> run) {
+cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes,
+                        cudaStream_t stream, std::function<void()> run) {
     MAY_FAIL(cudaErrorLaunchOutOfResources);
     auto limit = shared_limit.find({shim_device(), kernel});
     if (bytes > (limit == shared_limit.end() ? (size_t)DEFAULT_SHARED : limit->second))
@@ -212,7 +212,7 @@ cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes,
         grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
         shim_die("a launch the device would refuse");
     }
-    return shim_enqueue(s, [=] {
+    return shim_enqueue(stream, [=] {
         if (shim_breaks()) return;
         n_threads = block.x;
         blockDim = block;

@@ -56,11 +56,11 @@ shim_stream *shim_legacy() {
     return &legacy[current];
 }
 /* A lost device runs nothing more. */
-void shim_drain(shim_stream *s, uint64_t until) {
-    while (!s->waiting.empty() && s->ran < until) {
-        if (!shim_lost()) s->waiting.front()();
-        s->waiting.pop_front();
-        s->ran++;
+void shim_drain(shim_stream *stream, uint64_t until) {
+    while (!stream->waiting.empty() && stream->ran < until) {
+        if (!shim_lost()) stream->waiting.front()();
+        stream->waiting.pop_front();
+        stream->ran++;
     }
 }
 
@@ -69,11 +69,11 @@ uint64_t shim_ns() {
     return ++now;
 }
 
-cudaError_t shim_enqueue(cudaStream_t s, std::function<void()> op) {
-    if (s == nullptr) s = shim_legacy();
-    OF_THIS_DEVICE(s->device);
-    if (s->capturing) s->captured.push_back(std::move(op));
-    else s->waiting.push_back(std::move(op));
+cudaError_t shim_enqueue(cudaStream_t stream, std::function<void()> op) {
+    if (stream == nullptr) stream = shim_legacy();
+    OF_THIS_DEVICE(stream->device);
+    if (stream->capturing) stream->captured.push_back(std::move(op));
+    else stream->waiting.push_back(std::move(op));
     return cudaSuccess;
 }
 
@@ -105,26 +105,26 @@ uint64_t shim_cold_graphs(void) {
 
 /* ---- devices and errors ---- */
 
-cudaError_t cudaGetDeviceCount(int *n) {
+cudaError_t cudaGetDeviceCount(int *count) {
     MAY_FAIL(cudaErrorNoDevice);
-    *n = DEVICES;
+    *count = DEVICES;
     return cudaSuccess;
 }
 /* Few multiprocessors, to make every kernel's loop over work go round more than once. */
-cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device) {
     MAY_FAIL(cudaErrorNoDevice);
     if (device < 0 || device >= DEVICES) return shim_said(cudaErrorInvalidDevice);
-    memset(p, 0, sizeof *p);
-    snprintf(p->name, sizeof p->name, "CPU shim %d", device);
-    p->major = shim_most_shared() == 227 << 10 ? 9 : 8;
-    p->minor = shim_most_shared() == 99 << 10 ? 9 : 0;
-    p->multiProcessorCount = 3;
+    memset(prop, 0, sizeof *prop);
+    snprintf(prop->name, sizeof prop->name, "CPU shim %d", device);
+    prop->major = shim_most_shared() == 227 << 10 ? 9 : 8;
+    prop->minor = shim_most_shared() == 99 << 10 ? 9 : 0;
+    prop->multiProcessorCount = 3;
     return cudaSuccess;
 }
-cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr a, int device) {
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device) {
     MAY_FAIL(cudaErrorInvalidValue);
     if (device < 0 || device >= DEVICES) return shim_said(cudaErrorInvalidDevice);
-    *v = a == cudaDevAttrL2CacheSize ? (int)L2_BYTES : (int)shim_most_shared();
+    *value = attr == cudaDevAttrL2CacheSize ? (int)L2_BYTES : (int)shim_most_shared();
     return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
@@ -140,8 +140,8 @@ cudaError_t cudaGetDevice(int *device) {
 }
 /* The legacy stream last: other streams do not wait for it. */
 cudaError_t cudaDeviceSynchronize(void) {
-    for (auto *s : streams) {
-        if (s->device == current) shim_drain(s);
+    for (auto *stream : streams) {
+        if (stream->device == current) shim_drain(stream);
     }
     shim_drain(shim_legacy());
     MAY_FAIL(cudaErrorLaunchFailure);
@@ -180,136 +180,136 @@ cudaError_t shim_allow_shared(const void *kernel, int bytes) {
 
 /* ---- streams ---- */
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     MAY_FAIL(cudaErrorMemoryAllocation);
     if (flags != cudaStreamNonBlocking) shim_die("a stream that waits for the legacy stream");
-    *s = new shim_stream;
-    (*s)->device = current;
-    streams.push_back(*s);
+    *stream = new shim_stream;
+    (*stream)->device = current;
+    streams.push_back(*stream);
     return cudaSuccess;
 }
-cudaError_t cudaStreamDestroy(cudaStream_t s) {
-    OF_THIS_DEVICE(s->device);
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    OF_THIS_DEVICE(stream->device);
     for (size_t i = 0; i < streams.size(); i++) {
-        if (streams[i] == s) streams.erase(streams.begin() + (long)i);
+        if (streams[i] == stream) streams.erase(streams.begin() + (long)i);
     }
     if (streams.empty()) std::vector<shim_stream *>().swap(streams);
-    delete s;
+    delete stream;
     return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t s) {
-    if (s == nullptr) s = shim_legacy();
-    OF_THIS_DEVICE(s->device);
-    shim_drain(s);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    if (stream == nullptr) stream = shim_legacy();
+    OF_THIS_DEVICE(stream->device);
+    shim_drain(stream);
     MAY_FAIL(cudaErrorLaunchFailure);
     return cudaSuccess;
 }
-cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     MAY_FAIL(cudaErrorLaunchFailure);
-    OF_THIS_DEVICE(e->device);
-    OF_THIS_DEVICE(s->device);
-    if (e->stream == nullptr) return cudaSuccess; /* recorded nowhere: nothing to wait for */
-    shim_stream *of = e->stream;
-    uint64_t at = e->at;
-    return shim_enqueue(s, [of, at] { shim_drain(of, at); });
+    OF_THIS_DEVICE(event->device);
+    OF_THIS_DEVICE(stream->device);
+    if (event->stream == nullptr) return cudaSuccess; /* recorded nowhere: nothing to wait for */
+    shim_stream *of = event->stream;
+    uint64_t at = event->at;
+    return shim_enqueue(stream, [of, at] { shim_drain(of, at); });
 }
-cudaError_t cudaStreamQuery(cudaStream_t s) {
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
     MAY_FAIL(cudaErrorLaunchFailure);
-    if (s == nullptr) s = shim_legacy();
-    OF_THIS_DEVICE(s->device);
-    return s->waiting.empty() ? cudaSuccess : cudaErrorNotReady;
+    if (stream == nullptr) stream = shim_legacy();
+    OF_THIS_DEVICE(stream->device);
+    return stream->waiting.empty() ? cudaSuccess : cudaErrorNotReady;
 }
 
 /* ---- graphs ---- */
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     MAY_FAIL(cudaErrorInvalidValue);
-    OF_THIS_DEVICE(s->device);
-    s->capturing = true;
+    OF_THIS_DEVICE(stream->device);
+    stream->capturing = true;
     captures++;
     return cudaSuccess;
 }
-cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
-    OF_THIS_DEVICE(s->device);
-    *g = new shim_graph{current, std::move(s->captured)};
-    s->captured = shim_ops();
-    s->capturing = false;
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    OF_THIS_DEVICE(stream->device);
+    *graph = new shim_graph{current, std::move(stream->captured)};
+    stream->captured = shim_ops();
+    stream->capturing = false;
     captures--;
     MAY_FAIL(cudaErrorInvalidValue);
     return cudaSuccess;
 }
-cudaError_t cudaGraphGetNodes(cudaGraph_t g, void *nodes, size_t *n) {
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void *nodes, size_t *count) {
     MAY_FAIL(cudaErrorInvalidValue);
     if (nodes) shim_die("the shim counts a graph's nodes and names none");
-    *n = g->list.size();
+    *count = graph->list.size();
     return cudaSuccess;
 }
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long) {
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long) {
     MAY_FAIL(cudaErrorMemoryAllocation);
-    OF_THIS_DEVICE(g->device);
+    OF_THIS_DEVICE(graph->device);
     /* As a device refuses it: this thread captures, in a mode without unsafe calls. */
     if (captures) return shim_said(cudaErrorStreamCaptureUnsupported);
-    *out = new shim_graph(*g);
+    *out = new shim_graph(*graph);
     return cudaSuccess;
 }
-cudaError_t cudaGraphUpload(cudaGraphExec_t g, cudaStream_t s) {
+cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t stream) {
     MAY_FAIL(cudaErrorMemoryAllocation);
-    OF_THIS_DEVICE(g->device);
-    OF_THIS_DEVICE(s->device);
-    g->uploaded = true;
+    OF_THIS_DEVICE(graph->device);
+    OF_THIS_DEVICE(stream->device);
+    graph->uploaded = true;
     return cudaSuccess;
 }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t s) {
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
     MAY_FAIL(cudaErrorLaunchFailure);
-    OF_THIS_DEVICE(g->device);
-    OF_THIS_DEVICE(s->device);
-    cold_graphs += !g->uploaded;
-    for (auto &op : g->list)
-        shim_enqueue(s, op);
+    OF_THIS_DEVICE(graph->device);
+    OF_THIS_DEVICE(stream->device);
+    cold_graphs += !graph->uploaded;
+    for (auto &op : graph->list)
+        shim_enqueue(stream, op);
     return cudaSuccess;
 }
-cudaError_t cudaGraphDestroy(cudaGraph_t g) {
-    OF_THIS_DEVICE(g->device);
-    delete g;
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    OF_THIS_DEVICE(graph->device);
+    delete graph;
     return cudaSuccess;
 }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) {
-    return cudaGraphDestroy(g);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+    return cudaGraphDestroy(graph);
 }
 
 /* ---- events ---- */
 
-cudaError_t cudaEventCreate(cudaEvent_t *e) {
-    return cudaEventCreateWithFlags(e, 0);
+cudaError_t cudaEventCreate(cudaEvent_t *event) {
+    return cudaEventCreateWithFlags(event, 0);
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
     MAY_FAIL(cudaErrorMemoryAllocation);
-    *e = new shim_event{current};
+    *event = new shim_event{current};
     return cudaSuccess;
 }
-cudaError_t cudaEventDestroy(cudaEvent_t e) {
-    OF_THIS_DEVICE(e->device);
-    delete e;
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    OF_THIS_DEVICE(event->device);
+    delete event;
     return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     MAY_FAIL(cudaErrorLaunchFailure);
-    OF_THIS_DEVICE(e->device);
-    OF_THIS_DEVICE(s->device);
-    e->stream = s;
-    e->at = s->ran + s->waiting.size();
+    OF_THIS_DEVICE(event->device);
+    OF_THIS_DEVICE(stream->device);
+    event->stream = stream;
+    event->at = stream->ran + stream->waiting.size();
     return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t e) {
-    OF_THIS_DEVICE(e->device);
-    shim_drain(e->stream, e->at);
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    OF_THIS_DEVICE(event->device);
+    shim_drain(event->stream, event->at);
     MAY_FAIL(cudaErrorLaunchFailure);
     return cudaSuccess;
 }
-cudaError_t cudaEventQuery(cudaEvent_t e) {
+cudaError_t cudaEventQuery(cudaEvent_t event) {
     MAY_FAIL(cudaErrorLaunchFailure);
-    OF_THIS_DEVICE(e->device);
-    return e->stream && e->stream->ran < e->at ? cudaErrorNotReady : cudaSuccess;
+    OF_THIS_DEVICE(event->device);
+    return event->stream && event->stream->ran < event->at ? cudaErrorNotReady : cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
     MAY_FAIL(cudaErrorLaunchFailure);

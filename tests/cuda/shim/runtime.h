@@ -34,7 +34,7 @@ cudaError_t shim_failing(cudaError_t rc);
 bool shim_lost();
 shim_stream *shim_legacy(); /* the legacy stream of the current device */
 /* Runs the operations a stream has queued, up to `until`. */
-void shim_drain(shim_stream *s, uint64_t until = UINT64_MAX);
+void shim_drain(shim_stream *stream, uint64_t until = UINT64_MAX);
 
 /* The innermost check of every entry point. */
 #define MAY_FAIL(rc)                                                                               \

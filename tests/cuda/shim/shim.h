@@ -36,9 +36,9 @@ void shim_die(const char *what);
 uint64_t shim_ns(); /* a clock rising by one at every reading */
 void shim_copy_later(void *to, const void *from);
 void shim_copies_do();
-cudaError_t shim_enqueue(cudaStream_t s, std::function<void()> op);
-cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes, cudaStream_t s,
-                        std::function<void()> body);
+cudaError_t shim_enqueue(cudaStream_t stream, std::function<void()> op);
+cudaError_t shim_launch(const void *kernel, dim3 grid, dim3 block, size_t bytes,
+                        cudaStream_t stream, std::function<void()> body);
 /* Sets the limit of a kernel's dynamic shared memory on the current device; the engine's kernels
  * have no other. */
 extern "C" cudaError_t shim_allow_shared(const void *kernel, int bytes);
@@ -55,20 +55,20 @@ static inline void __syncwarp() {
     shim_warp_gather(&nothing, 1, &step);
 }
 
-template <typename T> static inline T shim_shuffle(T v, unsigned lane) {
+template <typename T> static inline T shim_shuffle(T value, unsigned lane) {
     size_t step;
-    const unsigned char *all = shim_warp_gather(&v, sizeof v, &step);
+    const unsigned char *all = shim_warp_gather(&value, sizeof value, &step);
     T out;
     memcpy(&out, all + lane * step, sizeof out);
     return out;
 }
-template <typename T> static inline T __shfl_xor_sync(unsigned mask, T v, int with) {
+template <typename T> static inline T __shfl_xor_sync(unsigned mask, T value, int with) {
     if (mask != 0xffffffffu) shim_die("a shuffle of a part of the warp");
-    return shim_shuffle(v, (threadIdx.x & 31) ^ (unsigned)with);
+    return shim_shuffle(value, (threadIdx.x & 31) ^ (unsigned)with);
 }
-template <typename T> static inline T __shfl_sync(unsigned mask, T v, int from) {
+template <typename T> static inline T __shfl_sync(unsigned mask, T value, int from) {
     if (mask != 0xffffffffu) shim_die("a shuffle of a part of the warp");
-    return shim_shuffle(v, (unsigned)from & 31);
+    return shim_shuffle(value, (unsigned)from & 31);
 }
 static inline unsigned __ballot_sync(unsigned mask, int yes) {
     if (mask != 0xffffffffu) shim_die("a vote of a part of the warp");
@@ -80,40 +80,40 @@ static inline unsigned __ballot_sync(unsigned mask, int yes) {
         bits |= (unsigned)all[i * step] << i;
     return bits;
 }
-static inline int __popc(unsigned v) {
-    return __builtin_popcount(v);
+static inline int __popc(unsigned value) {
+    return __builtin_popcount(value);
 }
-template <typename T> static inline T __shfl_up_sync(unsigned mask, T v, unsigned by) {
+template <typename T> static inline T __shfl_up_sync(unsigned mask, T value, unsigned by) {
     if (mask != 0xffffffffu) shim_die("a shuffle of a part of the warp");
     unsigned lane = threadIdx.x & 31;
-    return shim_shuffle(v, lane >= by ? lane - by : lane);
+    return shim_shuffle(value, lane >= by ? lane - by : lane);
 }
-static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v) {
-    unsigned long long old = *p;
-    *p += v;
+static inline unsigned long long atomicAdd(unsigned long long *cell, unsigned long long value) {
+    unsigned long long old = *cell;
+    *cell += value;
     return old;
 }
-static inline unsigned long long atomicMin(unsigned long long *p, unsigned long long v) {
-    unsigned long long old = *p;
-    *p = v < old ? v : old;
+static inline unsigned long long atomicMin(unsigned long long *cell, unsigned long long value) {
+    unsigned long long old = *cell;
+    *cell = value < old ? value : old;
     return old;
 }
-static inline unsigned long long atomicMax(unsigned long long *p, unsigned long long v) {
-    unsigned long long old = *p;
-    *p = v > old ? v : old;
+static inline unsigned long long atomicMax(unsigned long long *cell, unsigned long long value) {
+    unsigned long long old = *cell;
+    *cell = value > old ? value : old;
     return old;
 }
-static inline unsigned atomicAdd(unsigned *p, unsigned v) {
-    unsigned old = *p;
-    *p += v;
+static inline unsigned atomicAdd(unsigned *cell, unsigned value) {
+    unsigned old = *cell;
+    *cell += value;
     return old;
 }
 
 static inline float shim_half(uint32_t word, unsigned high) {
     uint32_t bits = high ? word & 0xffff0000u : word << 16;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
 }
 
 /* m16n8k16, by the layout the PTX manual gives. */
@@ -122,9 +122,9 @@ static inline void mma_bf16(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, u
     uint32_t mine[6] = {a0, a1, a2, a3, b0, b1};
     size_t step;
     const unsigned char *all = shim_warp_gather(mine, sizeof mine, &step);
-    unsigned lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    unsigned lane = threadIdx.x & 31, group = lane >> 2, in_group = lane & 3;
     for (unsigned i = 0; i < 4; i++) {
-        unsigned row = g + 8 * (i >> 1), col = 2 * t + (i & 1);
+        unsigned row = group + 8 * (i >> 1), col = 2 * in_group + (i & 1);
         for (unsigned k = 0; k < 16; k++) {
             uint32_t a, b;
             memcpy(&a, all + ((row % 8) * 4 + k % 8 / 2) * step + 4 * (row / 8 + 2 * (k / 8)), 4);
@@ -134,27 +134,28 @@ static inline void mma_bf16(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, u
     }
 }
 
-static inline void shim_matrices(uint32_t r[4], const void *row, bool turned) {
+static inline void shim_matrices(uint32_t regs[4], const void *row, bool turned) {
     if ((uintptr_t)row % 16) shim_die("ldmatrix: a row is not aligned to 16 bytes");
     size_t step;
     const unsigned char *all = shim_warp_gather(&row, sizeof row, &step);
-    unsigned lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-    for (unsigned m = 0; m < 4; m++) {
-        uint16_t v[2];
+    unsigned lane = threadIdx.x & 31, group = lane >> 2, in_group = lane & 3;
+    for (unsigned mat = 0; mat < 4; mat++) {
+        uint16_t pair[2];
         for (unsigned i = 0; i < 2; i++) {
             const uint16_t *from;
-            unsigned at = turned ? 2 * t + i : g, col = turned ? g : 2 * t + i;
-            memcpy(&from, all + (m * 8 + at) * step, sizeof from);
-            v[i] = from[col];
+            unsigned at = turned ? 2 * in_group + i : group,
+                     col = turned ? group : 2 * in_group + i;
+            memcpy(&from, all + (mat * 8 + at) * step, sizeof from);
+            pair[i] = from[col];
         }
-        r[m] = (uint32_t)v[0] | (uint32_t)v[1] << 16;
+        regs[mat] = (uint32_t)pair[0] | (uint32_t)pair[1] << 16;
     }
 }
-static inline void load_matrices(uint32_t r[4], const void *row) {
-    shim_matrices(r, row, false);
+static inline void load_matrices(uint32_t regs[4], const void *row) {
+    shim_matrices(regs, row, false);
 }
-static inline void load_matrices_t(uint32_t r[4], const void *row) {
-    shim_matrices(r, row, true);
+static inline void load_matrices_t(uint32_t regs[4], const void *row) {
+    shim_matrices(regs, row, true);
 }
 /* The copy itself is made outside ASan's sight: here ASan sees both sides. */
 static inline void copy_async(void *to, const void *from) {
@@ -176,8 +177,9 @@ static inline std::function<void()> shim_bind(void (*kernel)(P...), A... args) {
 }
 template <typename... P, typename... A>
 static inline cudaError_t shim_start(void (*kernel)(P...), dim3 grid, dim3 block, size_t bytes,
-                                     cudaStream_t s, A... args) {
-    return shim_launch((const void *)kernel, grid, block, bytes, s, shim_bind(kernel, P(args)...));
+                                     cudaStream_t stream, A... args) {
+    return shim_launch((const void *)kernel, grid, block, bytes, stream,
+                       shim_bind(kernel, P(args)...));
 }
 #define START shim_start
 
