@@ -2,7 +2,8 @@
 #include "engine/cuda/common.cuh"
 
 /* Reads n vectors of 16 bytes once; the sum keeps the compiler from dropping them. */
-static __global__ void __launch_bounds__(512) read_all(const vec16 *p, uint64_t n, uint32_t *sink) {
+static __global__ void __launch_bounds__(512)
+    read_all(const vec16 *data, uint64_t n, uint32_t *sink) {
     kernel_scope scope(nullptr);
     uint32_t sum = 0;
     uint64_t step = (uint64_t)gridDim.x * blockDim.x * 4;
@@ -11,8 +12,8 @@ static __global__ void __launch_bounds__(512) read_all(const vec16 *p, uint64_t 
         for (uint32_t k = 0; k < 4; k++) {
             uint64_t at = i + (uint64_t)k * blockDim.x;
             if (at >= n) continue;
-            vec16 v = load_stream(p + at);
-            sum ^= v.w[0] ^ v.w[1] ^ v.w[2] ^ v.w[3];
+            vec16 vec = load_stream(data + at);
+            sum ^= vec.w[0] ^ vec.w[1] ^ vec.w[2] ^ vec.w[3];
         }
     }
     if (sum == 0x12345678u) *sink = sum;
@@ -23,12 +24,12 @@ static __global__ void nothing(uint32_t *sink) {
     if (sink == nullptr) return;
 }
 
-static __device__ __forceinline__ uint32_t scrambled(uint64_t x) {
-    x ^= x >> 32;
-    x *= 0xd6e8feb86659fd93u;
-    x ^= x >> 32;
-    x *= 0xd6e8feb86659fd93u;
-    return (uint32_t)(x >> 32);
+static __device__ __forceinline__ uint32_t scrambled(uint64_t value) {
+    value ^= value >> 32;
+    value *= 0xd6e8feb86659fd93u;
+    value ^= value >> 32;
+    value *= 0xd6e8feb86659fd93u;
+    return (uint32_t)(value >> 32);
 }
 
 /* Sizes of 1/4 to 2 and either sign: the power of arithmetic depends on its bits, so there are no
@@ -39,28 +40,30 @@ static __device__ __forceinline__ uint32_t random_pair(uint32_t bits, bool f32) 
     return size | (bits >> 1 & 0x01000100u);            /* or 127, if its second bit is set */
 }
 
-static __global__ void __launch_bounds__(256) fill(vec16 *p, uint64_t n, uint64_t seed, bool f32) {
+static __global__ void __launch_bounds__(256)
+    fill(vec16 *data, uint64_t n, uint64_t seed, bool f32) {
     kernel_scope scope(nullptr);
     uint64_t step = (uint64_t)gridDim.x * blockDim.x;
     for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
-        vec16 v;
+        vec16 vec;
 #pragma unroll
         for (uint32_t k = 0; k < 4; k++)
-            v.w[k] = random_pair(scrambled(seed + i * 4 + k + 1), f32);
-        p[i] = v;
+            vec.w[k] = random_pair(scrambled(seed + i * 4 + k + 1), f32);
+        data[i] = vec;
     }
 }
 
-extern "C" cudaError_t probe_read(cudaStream_t s, const void *p, uint64_t bytes, void *sink,
+extern "C" cudaError_t probe_read(cudaStream_t stream, const void *data, uint64_t bytes, void *sink,
                                   uint32_t blocks) {
-    return LAUNCH(read_all, blocks, 512, 0, s, (const vec16 *)p, bytes / 16, (uint32_t *)sink);
+    return LAUNCH(read_all, blocks, 512, 0, stream, (const vec16 *)data, bytes / 16,
+                  (uint32_t *)sink);
 }
 
-extern "C" cudaError_t probe_nothing(cudaStream_t s) {
-    return LAUNCH(nothing, 1, 32, 0, s, (uint32_t *)nullptr);
+extern "C" cudaError_t probe_nothing(cudaStream_t stream) {
+    return LAUNCH(nothing, 1, 32, 0, stream, (uint32_t *)nullptr);
 }
 
-extern "C" cudaError_t probe_fill(cudaStream_t s, void *p, uint64_t bytes, uint64_t seed, bool f32,
-                                  uint32_t blocks) {
-    return LAUNCH(fill, blocks, 256, 0, s, (vec16 *)p, bytes / 16, seed << 40, f32);
+extern "C" cudaError_t probe_fill(cudaStream_t stream, void *data, uint64_t bytes, uint64_t seed,
+                                  bool f32, uint32_t blocks) {
+    return LAUNCH(fill, blocks, 256, 0, stream, (vec16 *)data, bytes / 16, seed << 40, f32);
 }
