@@ -175,7 +175,7 @@ static void take_sequences(kb_rig *rig, uint32_t positions) {
         rig->row[seq] = (eng_row){.row = seq,
                                   .pos = rig->context - 1,
                                   .token = seq * 37 % rig->plan.vocab_size,
-                                  .max_loops = UINT16_MAX, /* nobody halts */
+                                  .max_loops = UINT16_MAX, /* no row halts */
                                   .threshold = 1e30f,
                                   .blocks = table};
     }

@@ -137,7 +137,7 @@ static void what_is_only_copied_arrives(uint32_t n_draws, uint32_t n_tables, uin
 
 /* ---- rows and tiles ---- */
 
-typedef enum { NOBODY, EVERYBODY, EVERY_OTHER, AT_RANDOM, ALL_BUT_LAST, N_HALTS } halts;
+typedef enum { NO_ROW, EVERY_ROW, EVERY_OTHER, AT_RANDOM, ALL_BUT_LAST, N_HALTS } halts;
 typedef enum { NO_FLAGS, ALL_GUARDED, ALL_OR_TAIL, MIXED, N_ASKS } asks;
 
 typedef struct {
@@ -150,8 +150,8 @@ typedef struct {
 
 static bool has_halted(halts halting, uint32_t i, uint32_t n, rng *rnd) {
     switch (halting) {
-    case NOBODY: return false;
-    case EVERYBODY: return true;
+    case NO_ROW: return false;
+    case EVERY_ROW: return true;
     case EVERY_OTHER: return i & 1;
     case AT_RANDOM: return rng_below(rnd, 3) == 0;
     case ALL_BUT_LAST: return i + 1 < n;

@@ -115,7 +115,7 @@ static void a_message_names_the_kernel_or_product(const model_folder *model) {
 }
 
 /* A kernel that breaks off is found at the wait, by any thread. */
-static void a_kernel_that_breaks_is_nobody_elses_fault(const model_folder *model) {
+static void a_broken_kernel_is_not_blamed_on_another(const model_folder *model) {
     err e = {0}, later = {0};
     eng_backend *eng = open_on(model, 0, "bf16-stream");
     if (eng == NULL) return;
@@ -270,7 +270,7 @@ static void copies_of_pageable_memory_come_late(void) {
 static void only_the_shim(const model_folder *model) {
     copies_of_pageable_memory_come_late();
     a_message_names_the_kernel_or_product(model);
-    a_kernel_that_breaks_is_nobody_elses_fault(model);
+    a_broken_kernel_is_not_blamed_on_another(model);
     a_start_tells_of_kernels_before_it(model);
     an_old_failure_is_not_told_again(model);
     a_plugin_without_kernels_says_which_it_has(model);

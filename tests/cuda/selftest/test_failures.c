@@ -178,7 +178,7 @@ static void refusals_leave_the_queue_consistent(const model_folder *model) {
     check(memcmp(alone, together, sizeof alone) == 0, "two in flight write something else");
 }
 
-static void nobody_waits_for_more_than_asked(const model_folder *model) {
+static void a_wait_is_for_no_more_than_asked(const model_folder *model) {
     err e = {0};
     eng_backend *eng = NULL;
     if (!check(eng__cuda_open_device(&eng, model, &small, 0, &e) == 0, "open: %s", e.msg)) return;
@@ -336,7 +336,7 @@ void test_failures(void) {
     refusals_leave_it_usable(model);
     a_device_error_ends_both_flights(model);
     refusals_leave_the_queue_consistent(model);
-    nobody_waits_for_more_than_asked(model);
+    a_wait_is_for_no_more_than_asked(model);
     more_edits_than_a_descriptor_holds(model);
     bad_options_say_why(model);
     model_close(model);

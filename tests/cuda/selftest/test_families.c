@@ -334,7 +334,7 @@ static void on_event(void *ud, const sched_event *ev) {
     uint32_t i = 0;
     while (i < REQUESTS && ans->ids[i] != ev->id)
         i++;
-    if (!check(i < REQUESTS, "an event for nobody")) return;
+    if (!check(i < REQUESTS, "an event for no request")) return;
     if (ev->kind == SCHED_TOKEN && ans->n_tokens[i] < MOST_TOKENS) {
         ans->tokens[i][ans->n_tokens[i]] = ev->token;
         ans->depths[i][ans->n_tokens[i]++] = ev->depth;

@@ -261,7 +261,7 @@ static void only_products_in_use_are_served(void) {
     cu_mm_args args = {
         .desc = dev_desc(&spec), .map = CU_MAP_HEADS, .store = CU_STORE_SILU, .groups = 1};
     check(cu_mm(test_stream, &args, 1, 1, false) == cudaErrorInvalidValue,
-          "mm takes a product that nobody has");
+          "mm takes a product not in use");
     args.map = CU_MAP_ROWS;
     args.store = CU_STORE_QUERY;
     check(cu_mm(test_stream, &args, 1, 1, true) == cudaErrorInvalidValue,

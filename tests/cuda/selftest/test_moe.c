@@ -230,7 +230,7 @@ static void check_products(const moe_routes *routes, bool f32, rng *rnd) {
     check(bad_h < (f32 ? 1e-4 : 1e-2) && bad_y < 1e-4,
           "experts %s, %u rows of %u: errors %g and %g", f32 ? "f32" : "bf16", mix->rows,
           mix->experts, bad_h, bad_y);
-    check(!touched, "experts, %u rows: wrote a part nobody takes", mix->rows);
+    check(!touched, "experts, %u rows: wrote a part of no group", mix->rows);
     free(x);
     free(wi);
     free(wo);

@@ -52,7 +52,7 @@ static void on_tap(void *ud, uint64_t id, uint32_t pos, uint16_t depth, const fl
 static void on_event(void *ud, const sched_event *ev) {
     sched_run *run = ud;
     uint32_t i = request_of(run, ev->id);
-    if (!check(i < REQUESTS, "an event for nobody")) return;
+    if (!check(i < REQUESTS, "an event for no request")) return;
     answer *ans = &run->answers[i];
     if (ev->kind == SCHED_TOKEN && ans->n_tokens < MOST_TOKENS) {
         ans->tokens[ans->n_tokens] = ev->token;
@@ -178,7 +178,7 @@ static uint64_t schedule(const char *name, kv_policy policy, uint32_t chunk, ahe
         run_all(&gpu, gpu_eng, chunk, ahead);
         run_all(&cpu, cpu_eng, chunk, AHEAD_NEVER);
         compare(&gpu, &cpu, name);
-        check(!tight || gpu.preempted > 0, "%s: nobody was preempted", name);
+        check(!tight || gpu.preempted > 0, "%s: no sequence was preempted", name);
     }
     eng_backend_close(gpu_eng);
     eng_backend_close(cpu_eng);

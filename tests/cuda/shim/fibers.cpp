@@ -84,7 +84,7 @@ void fiber_main() {
     for (;;) {
         (*body)();
         fiber &me = fibers[current];
-        if (!me.copies.empty()) shim_die("a thread ends with copies nobody waited for");
+        if (!me.copies.empty()) shim_die("a thread ends with copies not waited for");
         me.done = true;
         if (--alive && barrier_count) shim_die("a thread ends while others wait at a barrier");
         unsigned to = alive ? next_ready(current) : UINT32_MAX;
