@@ -78,8 +78,8 @@ typedef struct {
 /* small: to try the program, not to measure. */
 void kb_probe_read(kb_probes *probes, cu_backend *cuda, bool small);
 void kb_probe_rest(kb_probes *probes, cu_backend *cuda, bool small);
-void kb_overlap(cu_backend *cuda,
-                bool on); /* programmatic launches, from the next kernel queued on */
+/* Programmatic launches, from the next kernel queued on. */
+void kb_overlap(cu_backend *cuda, bool on);
 
 /* ---- sites.c: every kernel of a stage in a graph of its own ---- */
 

@@ -136,8 +136,8 @@ static uint64_t cache_bytes(const model_plan *plan, const eng_backend_opts *opts
 
 /* ---- sequences ---- */
 
-static uint32_t gcd(uint32_t one, uint32_t two) {
-    return two ? gcd(two, one % two) : one;
+static uint32_t gcd(uint32_t x, uint32_t y) {
+    return y ? gcd(y, x % y) : x;
 }
 
 /* Slots of blocks [first, first + n), scattered: slot = position * step mod all positions. */

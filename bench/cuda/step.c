@@ -144,8 +144,7 @@ static void at_rows(step_bench *bench, uint32_t rows, bool first) {
     stop = stopped_us(bench);
     coda = stage_us(bench, ENG_STAGE_CODA);
     cuda->graphs = false;
-    (void)cudaProfilerStart(); /* ncu --profile-from-start off: only warm steps, without the opening
-                                */
+    (void)cudaProfilerStart(); /* ncu --profile-from-start off: warm steps only */
     single = loops_us(bench, NULL);
     (void)cudaProfilerStop();
     cuda->graphs = true;

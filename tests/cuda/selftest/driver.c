@@ -156,8 +156,8 @@ static void guard_with_the_newest(driver *drv, drive_flight *flight, uint32_t fi
     for (uint32_t i = first; i < n; i++) {
         if (i < n - 1 && (i < cut || flight->rows[i].loop != flight->rows[n - 1].loop)) continue;
         guard_by(flight, i, newest);
-        eng_edit *edit =
-            &flight->edits[flight->n_edits - (n - i)]; /* one for each row, the newest last */
+        /* One edit for each row, the newest last. */
+        eng_edit *edit = &flight->edits[flight->n_edits - (n - i)];
         edit->guarded = true;
         edit->guard = newest->row;
     }
