@@ -28,11 +28,6 @@ LIMITS = (20.0, 2.0, 0.3, 0.3)
 # Folders that do not reach the limits yet, each with figures that it may not exceed. The goal is an empty table:
 # lower the figures when a folder improves, and remove its row when it reaches the limits.
 NOT_YET = {
-    "bench/cuda": (34.0, 4.5, 2.0, 2.0),
-    "engine/cuda": (33.8, 3.5, 3.5, 1.4),
-    "tests/cuda/sass": (40.0, 3.3, 0.0, 0.0),
-    "tests/cuda/selftest": (35.2, 3.5, 5.2, 0.8),
-    "tests/cuda/shim": (22.5, 6.1, 3.7, 0.0),
 }
 
 

@@ -124,7 +124,8 @@ static __device__ __forceinline__ void mma_scores(const cu_attn_args &args, cons
     uint32_t b_row = lane & 7, b_col = lane >> 3 << 3;
     k += (warp * WARP_KEYS + b_row) * ld;
     qs += a_row * ld + a_col;
-    constexpr int turns = R == CU_ATTN_ROWS ? 1 : 3; /* unrolled; many rows need the registers */
+    [[maybe_unused]] constexpr int turns =
+        R == CU_ATTN_ROWS ? 1 : 3; /* unrolled; many rows need the registers */
 #pragma unroll turns
     for (uint32_t step = 0; step < k_steps; step += 2) {
         bool two = DK % 32 == 0 && DK ? true : step + 1 < k_steps; /* whole warps */
