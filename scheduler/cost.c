@@ -48,14 +48,16 @@ void sched__learn_depth(cost_model *cost, uint16_t depth) {
  * row is least when a flush starts as soon as the waiting rows have cost as much as the flush: the
  * rule of any batch that is ordered at a fixed price while waiting costs a rate.
  *
- * A flush far cheaper than a launch starts at once: waiting would gain almost no time and would
- * delay every ready token by a long launch. */
+ * Waiting also delays tokens. Therefore part of the rest of a row's share is charged, its row_ns,
+ * although the row needs that time anyway. And a flush far cheaper than a launch starts at once:
+ * waiting would gain almost no time and delay every ready token by a launch. */
 bool sched__wait_pays(cost_model *cost, double live, double looping, double ready) {
-    enum { FAR_CHEAPER = 64 };
+    enum { FAR_CHEAPER = 32 };
+    static const double delay_price = 0.125;
     const cost_fit *loop = &cost->stage[ENG_STAGE_RECURRENT];
     double flush_ns = cost->stage[ENG_STAGE_PRELUDE].base_ns + cost->stage[ENG_STAGE_CODA].base_ns;
     if (flush_ns * FAR_CHEAPER <= sched__fit_ns(loop, looping)) return false;
-    double wait_ns = loop->base_ns * ready / live;
+    double wait_ns = (loop->base_ns + delay_price * loop->row_ns * looping) * ready / live;
     if (cost->waited_ns + wait_ns >= flush_ns) return false;
     cost->waited_ns += wait_ns;
     return true;
