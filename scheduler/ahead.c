@@ -42,11 +42,15 @@ bool sched__ahead_pays(const scheduler *sched, const flight *out) {
     return sched->ahead.host_ns[out->stage] >= share * loop_ns;
 }
 
+enum {
+    FREE_HOST_NS = 2000
+}; /* about its own time between two launches, as simulated runs have it */
+
 /* The mean forgets slowly, and one pause of the machine counts little. */
 void sched__learn_host(scheduler *sched) {
     ahead_state *ahead = &sched->ahead;
     if (ahead->settled_at == 0) return;
-    double ns = (double)(clock_ns() - ahead->settled_at);
+    double ns = sched->host_is_free ? FREE_HOST_NS : (double)(clock_ns() - ahead->settled_at);
     double *mean = &ahead->host_ns[ahead->settled_stage];
     ahead->settled_at = 0;
     if (*mean > 0 && ns > 10 * *mean) ns = 10 * *mean;

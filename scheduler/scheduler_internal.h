@@ -183,7 +183,7 @@ struct scheduler {
     atomic_bool masks_failed; /* a sequence's mask became MASK_FAILED */
     bool awaits_masks_only;   /* nothing was started or settled, and a cohort waits for a mask */
     bool stepping, dead, cancels_wanted;
-    bool host_is_free; /* tests: no tenant is charged for the host's time */
+    bool host_is_free; /* tests: the host takes a constant time, and no tenant is charged for it */
     sequence *ended;   /* linked by rank_link.next; freed when the step ends, see below */
     sched_stats stats;
 
