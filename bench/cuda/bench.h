@@ -131,6 +131,7 @@ void kb_copy_desc(kb_sets *sets, kb_rig *rig, eng_stage stage, uint32_t rows, ui
 void kb_free_sets(kb_sets *sets);
 
 /* ---- prefill.c ---- */
+enum { KB_SMALL_PROMPT = 200 }; /* positions of the longest prompt if small */
 void kb_prefills(kb_sites *sites, const kb_probes *probes, bool small);
 
 extern bool kb_first_line; /* no measurement has added a line to the JSON list yet */

@@ -289,7 +289,8 @@ static void close_all(kernel_bench *bench, model_folder *model) {
 static void open_all(kernel_bench *bench, const model_folder *model, uint32_t most,
                      uint32_t context) {
     int l2 = 0;
-    uint32_t positions = bench->small ? 2 * context : 4096;
+    uint32_t small_most = context > KB_SMALL_PROMPT / 2 ? 2 * context : KB_SMALL_PROMPT;
+    uint32_t positions = bench->small ? small_most : 4096;
     uint32_t seqs = most > 2 * KB_SETS ? most : 2 * KB_SETS;
     if (bench->small || cudaDeviceGetAttribute(&l2, (int)L2_ATTRIBUTE, 0)) l2 = 1 << 16;
     bench->l2_bytes = (size_t)l2;

@@ -114,7 +114,7 @@ void kb_prefills(kb_sites *sites, const kb_probes *probes, bool small) {
     sites->times = small ? 1 : 8; /* milliseconds each */
     sites->replays = small ? 1 : 3;
     for (size_t k = 0; k < ARRAY_LEN(contexts); k++) {
-        uint32_t context = small ? 100 + 100 * (uint32_t)k : contexts[k], from = 0;
+        uint32_t context = small ? KB_SMALL_PROMPT / 2 * ((uint32_t)k + 1) : contexts[k], from = 0;
         cuda->opts.max_positions = context;
         for (size_t i = 0; i < ARRAY_LEN(chunks); i++) {
             prompt_chunk chunk = {sites, probes, small ? most - (uint32_t)(i % 2) : chunks[i],
