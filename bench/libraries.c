@@ -23,7 +23,7 @@ static double cpu_seconds(void) {
     do {                                                                                           \
         dnnl_status_t rc_ = (call);                                                                \
         if (rc_ != dnnl_success) {                                                                 \
-            fprintf(stderr, "%s: oneDNN error %d\n", #call, (int)rc_);                          \
+            fprintf(stderr, "%s: oneDNN error %d\n", #call, (int)rc_);                             \
             exit(1);                                                                               \
         }                                                                                          \
     } while (0)
