@@ -339,11 +339,19 @@ static __device__ __forceinline__ void mma_keys(const cu_attn_args &args, const 
     }
 }
 
+/* Thread blocks of a shared tile's kernel on a multiprocessor. With 128 registers a thread, enough
+ * for two, ptxas spills on compute capability 10. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define TILE_BLOCKS 1
+#else
+#define TILE_BLOCKS 2
+#endif
+
 /* R: most rows of a tile. PAIRS: most 16-value pieces of the latent one warp sums: 8 warps cover
  * 128 * PAIRS values. DK: width of a key, with values of 128 * PAIRS; 0: any, from the arguments.
  */
 template <int R, int PAIRS, int DK>
-static __global__ void __launch_bounds__(MMA_THREADS, 2)
+static __global__ void __launch_bounds__(MMA_THREADS, R == CU_ATTN_ROWS ? TILE_BLOCKS : 2)
     attn_mma(cu_attn_args args, uint32_t buffers) {
     kernel_scope scope(args.stamp);
     DYNAMIC_SHARED(shared);
