@@ -169,21 +169,30 @@ static __device__ __forceinline__ void product(float acc[NT][4], const cu_mm_arg
                                                mm_ring &ring, mm_walk &at) {
     constexpr uint32_t stride = X_VALUES / NT + X_PAD, width = X_VALUES / NT;
     constexpr uint32_t here = width / CU_K_STEP / KS; /* steps of a warp in one filling of xs */
-    const uint32_t other = args.fillings == 2 ? X_BYTES / sizeof(bf16) : 0;
+    /* One filling holds 1,024 k of up to 16 tokens. Where it holds one step of a warp, the code of
+     * a second place would exceed 32 KB. */
+    constexpr bool may_have_two = NT > 2 && here > 1;
+    const uint32_t other = may_have_two && args.fillings == 2 ? X_BYTES / sizeof(bf16) : 0;
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, part = 0, turn = 0;
     uint32_t from = (lane >> 2) * stride + warp % KS * CU_K_STEP + 8 * (lane & 3);
-    __syncthreads(); /* rows are known; the last item's values and sums have been used */
-    load_tokens<NT, MAP>(args, tile, sh, xs, 0);
 #pragma unroll 1
     for (uint32_t k0 = 0; k0 < args.k; k0 += width, turn ^= other) {
         const bf16 *x = xs + turn + from;
-        if (k0 && other == 0) {
-            __syncthreads(); /* the last values have been used */
-            load_tokens<NT, MAP>(args, tile, sh, xs, k0);
+        bool load_now = k0 == 0 || other == 0;
+#pragma unroll 1 /* one place of load_tokens in the code: the kernel stays within 32 KB */
+        for (uint32_t ahead = 0; ahead < 1 + may_have_two; ahead++) {
+            if (ahead) copies_wait();
+            /* Now: rows are known, the last values and sums have been used. Ahead: the values of
+             * this filling are here, the other place has been used. */
+            if (ahead || load_now) __syncthreads();
+            if (ahead ? other != 0 : load_now)
+                load_tokens<NT, MAP>(args, tile, sh, xs + (ahead ? turn ^ other : turn),
+                                     k0 + ahead * width);
         }
-        copies_wait();
-        __syncthreads(); /* these are here; the other place has been used */
-        if (other) load_tokens<NT, MAP>(args, tile, sh, xs + (turn ^ other), k0 + width);
+        if constexpr (!may_have_two) {
+            copies_wait();
+            __syncthreads();
+        }
         if constexpr (NT == 1) {
             use_batches<KS>(acc, ring, at, x, at.left < here ? at.left : here);
         } else if constexpr (here < BATCH) {

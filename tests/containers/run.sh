@@ -85,7 +85,7 @@ serve_says --model "$dir/model" --threads 2 --kv-memory 20M
 said "2 threads: --threads,"
 said "MB, --kv-memory)"
 (inside "$fathom" inspect --model "$dir/model") >"$dir/err"
-said "fits in 314.6 MB that the cgroup allows"
+said "fits in 314.6 MB of memory that the cgroup allows"
 
 # A tighter ancestor binds, and less than one processor is one thread.
 if [ -e "$cpu/cpu.cfs_quota_us" ] && [ -e "$memory/memory.limit_in_bytes" ]; then
