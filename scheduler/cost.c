@@ -51,7 +51,7 @@ void sched__learn_depth(cost_model *cost, uint16_t depth) {
  * Waiting also delays tokens. Therefore part of the rest of a row's share is charged, its row_ns,
  * although the row needs that time anyway. And a flush far cheaper than a launch starts at once:
  * waiting would gain almost no time and delay every ready token by a launch. */
-bool sched__wait_pays(cost_model *cost, double live, double looping, double ready) {
+bool sched__charge_wait(cost_model *cost, double live, double looping, double ready) {
     enum { FAR_CHEAPER = 32 };
     static const double delay_price = 0.125;
     const cost_fit *loop = &cost->stage[ENG_STAGE_RECURRENT];

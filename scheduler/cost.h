@@ -27,9 +27,9 @@ void sched__learn_launch(cost_model *cost, eng_stage stage, uint32_t n_rows, uin
 /* A recurrent launch ran `live` live rows, of which `exited` left the loop. */
 void sched__learn_exits(cost_model *cost, uint32_t live, uint32_t exited);
 void sched__learn_depth(cost_model *cost, uint16_t depth); /* a position is done */
-/* Whether the flush should wait for one more recurrent launch, of `looping` rows of which `live`
- * are live, that leaves `ready` rows waiting. If so, their wait is charged. False while nothing is
- * measured. */
-bool sched__wait_pays(cost_model *cost, double live, double looping, double ready);
+/* Charges `ready` rows with waiting for one more recurrent launch, of `looping` rows of which
+ * `live` are live. False, and nothing is charged, if the flush pays now instead; so while nothing
+ * is measured. */
+bool sched__charge_wait(cost_model *cost, double live, double looping, double ready);
 
 #endif

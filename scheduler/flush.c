@@ -5,14 +5,14 @@
 #include "scheduler/scheduler_internal.h"
 
 /* Given the next recurrent launch, which rows of tenants sitting out will not join. */
-static bool flush_pays_by_cost(scheduler *sched) {
+static bool waits_by_cost(scheduler *sched) {
     double live = sched->n_looping_live, looping = live + sched->n_looping_tail;
     if (sched->live_sitting_out < live && sched->rows_sitting_out < looping) {
         looping -= sched->rows_sitting_out;
         live -= sched->live_sitting_out;
     }
     double part = looping > sched->max_rows ? sched->max_rows / looping : 1;
-    return !sched__wait_pays(&sched->cost, live * part, looping * part, sched->n_to_coda);
+    return sched__charge_wait(&sched->cost, live * part, looping * part, sched->n_to_coda);
 }
 
 bool sched__flush_pays(scheduler *sched) {
@@ -25,7 +25,7 @@ bool sched__flush_pays(scheduler *sched) {
     if (sched->flush_waited >= sched->limits.opts.wait_bound) return true;
     if (sched->n_tenants > 1 && sched__flush_is_waited_for(sched)) return true;
     if (sched->flush_at > 0) return ready >= sched->flush_at;
-    return flush_pays_by_cost(sched);
+    return !waits_by_cost(sched);
 }
 
 void sched__flush_begins(scheduler *sched) {
