@@ -9,14 +9,19 @@
 #include <math.h>
 #include <string.h>
 
+/* Gate and up of the dense layer, or of the always-on experts, for all rows that run fully. */
+static eng__gemm to_hidden(eng__cpu *cpu, const eng__layer *layer) {
+    return (eng__gemm){.mat = &layer->gate_up,
+                       .src = cpu->normed,
+                       .ld_src = cpu->ld_stream,
+                       .dst = cpu->hidden,
+                       .ld_dst = cpu->ld_hidden,
+                       .rows = cpu->n_full,
+                       .op = ENG__SILU};
+}
+
 void eng__ffn_dense(eng__cpu *cpu, const eng__layer *layer) {
-    cpu->jobs[0] = (eng__gemm){.mat = &layer->gate_up,
-                               .src = cpu->normed,
-                               .ld_src = cpu->ld_stream,
-                               .dst = cpu->hidden,
-                               .ld_dst = cpu->ld_hidden,
-                               .rows = cpu->n_full,
-                               .op = ENG__SILU};
+    cpu->jobs[0] = to_hidden(cpu, layer);
     eng__gemm_run(cpu, cpu->jobs, 1);
     cpu->jobs[0] = eng__to_stream(cpu, &layer->down, cpu->hidden, cpu->ld_hidden);
     eng__gemm_run(cpu, cpu->jobs, 1);
@@ -141,15 +146,7 @@ void eng__ffn_moe(eng__cpu *cpu, const eng__layer *layer) {
     }
     sort_by_expert(cpu);
     if (cpu->n_full > 1) eng__pool_run(cpu->pool, gather_work, cpu, cpu->n_full * top_k, 4);
-    if (plan->n_shared_experts) {
-        cpu->jobs[n_jobs++] = (eng__gemm){.mat = &layer->gate_up,
-                                          .src = cpu->normed,
-                                          .ld_src = cpu->ld_stream,
-                                          .dst = cpu->hidden,
-                                          .ld_dst = cpu->ld_hidden,
-                                          .rows = cpu->n_full,
-                                          .op = ENG__SILU};
-    }
+    if (plan->n_shared_experts) cpu->jobs[n_jobs++] = to_hidden(cpu, layer);
     for (uint32_t expert = 0; expert < plan->n_experts; expert++) {
         uint32_t first_at = cpu->expert_first[expert], n = cpu->expert_first[expert + 1] - first_at;
         if (n == 0) continue;
