@@ -58,17 +58,22 @@ int be_costs_parse(be_costs *out, const char *text, err *e) {
             which++;
         double ns[4] = {0};
         const char *end = which < 4 && at[len] == '=' ? parse_numbers(at + len + 1, ns) : NULL;
-        if (end == NULL || (*end && *end != ' ')) seen = 0;
-        if (end == NULL || (*end && *end != ' ')) break;
+        if (end == NULL || (*end && *end != ' ')) {
+            return err_set(
+                e, ERR_USAGE, "--costs",
+                "--costs: '%.*s' is not one of prelude, recurrent, coda or host with = and "
+                "up to four numbers of ns",
+                (int)strcspn(at, " "), at);
+        }
         set_costs(out, which, ns);
         seen |= 1u << which;
         at = *end ? end + 1 : end;
     }
     if ((seen & 7) == 7) return 0;
     return err_set(e, ERR_USAGE, "--costs",
-                   "--costs '%s': expected ns as in 'prelude=20000,100 recurrent=90000,500,8000,50 "
-                   "coda=30000,100 host=5000,200': a launch, a row, an expert, a row of keys and "
-                   "values only",
+                   "--costs '%s': give prelude, recurrent and coda in ns, as in 'prelude=20000,100 "
+                   "recurrent=90000,500,8000,50 coda=30000,100 host=5000,200': a launch, a row, an "
+                   "expert, a row of keys and values only",
                    text);
 }
 
