@@ -128,6 +128,7 @@ group build build all build/release/jinja-render &
 group "build under ASan+UBSan" build SAN=address,undefined all build/san-address-undefined/unit
 sanitized=$?
 wait $! && [ $sanitized -eq 0 ] || finish
+group circles one circles tools/circles.py build/release/scheduler/*.o
 lane waiting &
 lane computing
 wait
