@@ -90,6 +90,9 @@ RM_FN float rm_sigmoid(float x) {
 RM_FN float rm_silu(float x) {
     return x / (1.0f + expf(-x));
 }
+RM_FN float rm_half_relu2(float x) {
+    return x < 0.0f ? 0.0f : 0.5f * x * x; /* NaN stays NaN */
+}
 
 /* ---- the recurrent state ---- */
 
@@ -102,6 +105,14 @@ RM_FN float rm_lti_decay(float log_dt, float log_a) {
 
 RM_FN float rm_lti(float state, float input, float layer_out, float keep, float take) {
     return keep * state + take * input + layer_out;
+}
+
+/* DIAGONAL injection, per channel: the step, and the factor of the state. */
+RM_FN float rm_softplus(float x) {
+    return x > 20.0f ? x : log1pf(expf(x));
+}
+RM_FN float rm_diagonal_decay(float step, float log_a) {
+    return expf(-step * expf(log_a));
 }
 
 /* Row of the LoRA scale table for a loop; beyond the trained loops, the last row. */

@@ -49,8 +49,8 @@ typedef enum {
     TENSOR_LOOP_NORM, /* [dim] MYTHOS: of h + e before the core; loop_norm: of the state after it */
     TENSOR_LOG_A,
     TENSOR_LOG_DT,
-    TENSOR_INJECT_B, /* [dim], [1], [dim] MYTHOS */
-    TENSOR_INJECT,   /* LINEAR [dim][2 dim], state first; DIAGONAL [dim][dim] */
+    TENSOR_INJECT_B, /* [dim], [1], [dim] MYTHOS; DIAGONAL: LOG_A [dim], LOG_DT [dim] */
+    TENSOR_INJECT,   /* LINEAR [dim][2 dim], state first; DIAGONAL [dim][dim], its B */
     TENSOR_LORA_DOWN,
     TENSOR_LORA_B,
     TENSOR_LORA_SCALE, /* [rank][dim], [rank][dim], [loops][rank] */
@@ -67,7 +67,8 @@ typedef enum {
     TENSOR_WV,
     TENSOR_WO,
     TENSOR_Q_BIAS,
-    TENSOR_K_BIAS,
+    TENSOR_K_BIAS, /* [q width], [kv width] */
+    TENSOR_K_NORM, /* QK_NORM_FULL: Q_NORM [q width], K_NORM [kv width] */
     TENSOR_Q_DOWN,
     TENSOR_Q_NORM,
     TENSOR_Q_UP_NOPE,
@@ -77,7 +78,7 @@ typedef enum {
     TENSOR_KV_UP,
     TENSOR_GATE,
     TENSOR_UP,
-    TENSOR_DOWN, /* dense FFN */
+    TENSOR_DOWN, /* dense FFN; HALF_RELU2 has no GATE */
     TENSOR_ROUTER,
     TENSOR_ROUTER_BIAS, /* MOE */
     TENSOR_EXPERT_GATE,
@@ -86,8 +87,8 @@ typedef enum {
     TENSOR_SHARED_GATE,
     TENSOR_SHARED_UP,
     TENSOR_SHARED_DOWN, /* by shared expert */
-    TENSOR_VALUE_TABLE,
-    TENSOR_VALUE_GATE,
+    TENSOR_VALUE_TABLE, /* [vocab_size][kv width] */
+    TENSOR_VALUE_GATE,  /* [n_kv_heads][PLAN_VALUE_GATE] */
     TENSOR_ROLES
 } tensor_role;
 

@@ -1,6 +1,8 @@
 /* plan.c - derived sizes of a plan, and the exit rules by name. */
 #include "model/model_internal.h"
 
+#include <float.h>
+#include <math.h>
 #include <string.h>
 
 void plan_derive(model_plan *plan) {
@@ -24,6 +26,21 @@ uint64_t plan_params(const model_plan *plan) {
     uint64_t n = 0;
     (void)model__wants(plan, count_want, &n);
     return n;
+}
+
+double plan_rope_frequency(const model_plan *plan, uint32_t pair) {
+    uint32_t width = plan->attn == ATTN_MLA ? plan->qk_rope_head_dim : plan->head_dim;
+    double frequency = pow((double)plan->rope_theta, -2.0 * pair / width);
+    const rope_scaling *scaling = &plan->scaling;
+    if (scaling->factor == 0) return frequency;
+    double low = (double)scaling->low, high = (double)scaling->high,
+           factor = (double)scaling->factor;
+    /* turns within the original context */
+    double turns = scaling->original * frequency / (2 * 3.14159265358979323846);
+    if (turns > high) return frequency;
+    if (turns < low) return frequency / factor;
+    double kept = (turns - low) / (high - low);
+    return (1 - kept) * frequency / factor + kept * frequency;
 }
 
 const char *plan_family_name(const model_plan *plan) {
@@ -71,6 +88,15 @@ bool exit_rule_range(exit_rule rule, float *above, float *most) {
     *above = rules[rule].above;
     *most = rules[rule].most;
     return rule != EXIT_FIXED;
+}
+
+float exit_rule_never(exit_rule rule) {
+    switch (rule) {
+    case EXIT_HAZARD: return 1;
+    case EXIT_LATENT_DIFF:
+    case EXIT_COSINE: return FLT_MIN;
+    default: return 0;
+    }
 }
 
 float exit_rule_default(exit_rule rule) {

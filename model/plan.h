@@ -36,7 +36,10 @@ typedef enum { QK_NORM_NONE, QK_NORM_FULL, QK_NORM_HEAD_UNIT } qk_norm_kind;
  *   NONE      x = h
  *   MYTHOS    x = norm(h + loop embedding + e); after the core h = A h + B e + x + LoRA(x)
  *   LINEAR    x = W [h; e]
- *   DIAGONAL  x = decay * h + dt * (B e) */
+ *   DIAGONAL  x = decay * h + dt * (B e), with dt = softplus(LOG_DT) and
+ *             decay = exp(-dt * exp(LOG_A)) per channel
+ * The second term of LINEAR and DIAGONAL does not change from loop to loop: backends compute it
+ * once per position. */
 typedef enum { INJECT_NONE, INJECT_MYTHOS, INJECT_LINEAR, INJECT_DIAGONAL } inject_kind;
 
 /* The state before the first loop: e itself, zeros, or a truncated normal draw. The draw depends
@@ -55,7 +58,8 @@ enum { EXIT_RULES = EXIT_FIXED + 1 };
 /* The coda's input: the sum of the loops' states weighted by ACT, or the last state. */
 typedef enum { OUTPUT_WEIGHTED_SUM, OUTPUT_STATE } output_kind;
 
-/* The coda's first operation on its input. */
+/* The coda's first operation on its input: none, the final norm (its weights serve twice), or a
+ * matrix. */
 typedef enum { CODA_IN_NONE, CODA_IN_NORM, CODA_IN_LINEAR } coda_in_kind;
 
 /* The keys and values of a halted position in deeper loops. EXACT: the position goes on looping
@@ -67,6 +71,7 @@ enum {
     PLAN_MAX_LOOPS = 256, /* most loops of any request or option */
     PLAN_MAX_LAYERS = 1024,
     PLAN_MAX_EOS = 16,
+    PLAN_VALUE_GATE = 32, /* channels read by the gate of a value embedding */
 };
 
 /* llama3's RoPE scaling; factor 0: no scaling. */
@@ -108,8 +113,7 @@ typedef struct {
     ffn_kind core_ffn, end_ffn; /* of core layers; of prelude and coda layers */
     uint32_t ffn_dim;           /* hidden width of SWIGLU and HALF_RELU2 */
     uint32_t n_experts, n_shared_experts, n_experts_per_tok, expert_dim; /* MOE */
-    uint8_t value_embeds[PLAN_MAX_LAYERS / 8]; /* bit i: layer i (prelude, core, coda) adds a
-                                                  table row of the token to its values */
+    uint8_t value_embeds[PLAN_MAX_LAYERS / 8]; /* bit i: see plan_value_embed */
 
     /* ---- embedding and loop ---- */
     float embed_scale; /* on the embedding, not on a tied head */
@@ -130,9 +134,10 @@ typedef struct {
     coda_in_kind coda_in;
     bool final_norm; /* before the head */
     uint32_t loops_default;
-    uint32_t loops_cap;  /* most loops any token may run; 0: twice the default */
-    kv_policy halted_kv; /* the policy the model was trained with */
-    bool full_prompts;   /* with KV_LAST prompts still run every loop, as published engines do */
+    uint32_t loops_cap;   /* most loops any token may run; 0: twice the default */
+    uint32_t loops_least; /* fewest loops any token may run; 0: one */
+    kv_policy halted_kv;  /* the policy the model was trained with */
+    bool full_prompts;    /* with KV_LAST prompts still run every loop, as published engines do */
 
     /* ---- derived by plan_derive ---- */
     uint32_t layer_values; /* cache values of one position in one layer:
@@ -205,6 +210,26 @@ static inline uint32_t plan_rope_row(const model_plan *plan, uint32_t row) {
     return row - in + in / 2 + in % 2 * (plan->head_dim / 2);
 }
 
+/* The norms n1 and n3, of a sublayer's input; the norms n2 and n4, of its output. */
+static inline bool plan_norms_inputs(const model_plan *plan) {
+    return plan->norms != NORM_POST;
+}
+static inline bool plan_norms_outputs(const model_plan *plan) {
+    return plan->norms != NORM_PRE;
+}
+/* True if layer `index`, counted over prelude, core and coda, adds a row of its table to its
+ * values: v += 2 * sigmoid(gate * x[0 .. PLAN_VALUE_GATE]) * table[token], with one gate per
+ * key-value head and x the input of the layer's products. A core layer adds the same row in every
+ * loop. */
+static inline bool plan_value_embed(const model_plan *plan, uint32_t index) {
+    return index < PLAN_MAX_LAYERS && (plan->value_embeds[index / 8] >> index % 8 & 1) != 0;
+}
+/* Angle per position of RoPE pair `pair` of head_dim / 2, or of qk_rope_head_dim / 2 with MLA:
+ * theta^(-2 pair / width), and with `scaling` what Llama 3 makes of it. Turns of more than
+ * original / low positions become `factor` times longer, those of fewer than original / high stay,
+ * and between the two limits the frequencies are mixed. */
+double plan_rope_frequency(const model_plan *plan, uint32_t pair);
+
 /* ---- exit rules ---- */
 
 const char *exit_rule_name(exit_rule rule); /* "act", "latent-diff" */
@@ -214,6 +239,9 @@ bool exit_rule_find(const char *name, exit_rule *out) WARN_UNUSED;
 int exit_rule_check(exit_rule rule, float threshold, const char *param, err *e) WARN_UNUSED;
 /* Valid thresholds are greater than *above and at most *most. False for FIXED: no threshold. */
 bool exit_rule_range(exit_rule rule, float *above, float *most) WARN_UNUSED;
+/* The threshold under which every loop runs: 1 for HAZARD, the least float above 0 for LATENT_DIFF
+ * and COSINE (people write 0 for it), 0 for rules without one. */
+float exit_rule_never(exit_rule rule);
 /* The default threshold of a rule, for models that name another rule or none. */
 float exit_rule_default(exit_rule rule);
 static inline bool plan_allows_exit(const model_plan *plan, exit_rule rule) {
