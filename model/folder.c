@@ -1,23 +1,17 @@
 /* folder.c - opens a model folder: config.json and one or more safetensors files, mapped.
  *
- * All checks of the weights are here: names, shapes, dtypes, and a sample of the values. After
- * model_open, every tensor has the shape the configuration gives it. */
+ * Checks names, shapes and dtypes of the weights, and by folder_values.c a sample of the values.
+ * After model_open, every tensor has the shape the configuration gives it. */
 #include "base/log.h"
 #include "base/machine.h"
 #include "base/size.h"
 #include "model/folder_internal.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-
-enum {
-    SAMPLES = 16,      /* places checked in a large tensor */
-    SAMPLE_VALUES = 64 /* values per place, so a place touches one page */
-};
 
 /* ---- tensors ---- */
 
@@ -56,67 +50,8 @@ static placed *find(const model_folder *folder, const char *name) {
     return bsearch(&key, folder->tensors, folder->n_tensors, sizeof *folder->tensors, by_name);
 }
 
-static bool float_dtype(const model__st_entry *entry, model_dtype *out) {
-    for (int i = DTYPE_F32; i <= DTYPE_BF16; i++) {
-        if (strcmp(entry->dtype, model_dtype_name((model_dtype)i)) == 0)
-            return *out = (model_dtype)i, true;
-    }
-    return false;
-}
-
-static bool fill_tensor(const model_folder *folder, const placed *tensor, model_tensor *out) {
-    const model__st_entry *entry = tensor->entry;
-    *out = (model_tensor){0};
-    if (entry->rank > ARRAY_LEN(out->shape) || !float_dtype(entry, &out->dtype)) return false;
-    out->data = folder->files[tensor->file].map.data + entry->first;
-    out->rank = entry->rank;
-    memcpy(out->shape, entry->shape, entry->rank * sizeof entry->shape[0]);
-    out->n_values = (size_t)entry->n_values;
-    out->bytes = (size_t)entry->bytes;
-    return true;
-}
-
-static int check_range(const model_folder *folder, const placed *tensor, const model_tensor *data,
-                       size_t first, size_t n, err *e) {
-    float values[SAMPLE_VALUES];
-    model_tensor_read(data, first, n, values);
-    for (size_t k = 0; k < n; k++) {
-        if (isfinite(values[k])) continue;
-        return err_set(e, ERR_BAD_FILE, tensor->entry->name,
-                       "%s: tensor %s: value %zu is %s, expected a finite number",
-                       folder->files[tensor->file].name, tensor->entry->name, first + k,
-                       isnan(values[k]) ? "NaN" : "infinite");
-    }
-    return 0;
-}
-
-/* Checks a few values of each tensor, spread from its first to its last. At a bounded cost this
- * finds a file full of NaN, or a model saved after its training diverged. */
-static int check_sample(const model_folder *folder, const placed *tensor, err *e) {
-    model_tensor data;
-    if (!fill_tensor(folder, tensor, &data)) return 0;
-    size_t n = data.n_values < SAMPLE_VALUES ? data.n_values : SAMPLE_VALUES;
-    size_t last = data.n_values - n; /* first value of the last place */
-    size_t places = last == 0 ? 1 : SAMPLES;
-    for (size_t i = 0; i < places; i++) {
-        size_t first = i + 1 == places ? last : last / (places - 1) * i;
-        if (check_range(folder, tensor, &data, first, n, e) != 0) return -1;
-    }
-    return 0;
-}
-
-int model_check(const model_folder *folder, err *e) {
-    for (size_t i = 0; i < folder->n_tensors; i++) {
-        const placed *tensor = &folder->tensors[i];
-        model_tensor data;
-        if (!tensor->used || !fill_tensor(folder, tensor, &data)) continue;
-        for (size_t first = 0; first < data.n_values; first += SAMPLE_VALUES) {
-            size_t n =
-                data.n_values - first < SAMPLE_VALUES ? data.n_values - first : SAMPLE_VALUES;
-            if (check_range(folder, tensor, &data, first, n, e) != 0) return -1;
-        }
-    }
-    return 0;
+static bool has_tensor(const void *ud, const char *name) {
+    return find(ud, name) != NULL;
 }
 
 typedef struct {
@@ -147,8 +82,8 @@ static int check_want(void *ud, const model__want *want) {
     model_folder *folder = check->folder;
     placed *tensor = find(folder, want->name);
     char expected[64], found[160];
-    uint64_t shape[2] = {want->file_rows ? want->file_rows : want->shape[0], want->shape[1]};
-    model__st_shape_text(expected, sizeof expected, shape, want->rank);
+    model__shape shape = model__file_shape(want);
+    model__st_shape_text(expected, sizeof expected, shape.sizes, shape.rank);
     if (tensor == NULL) {
         if (want->optional) return 0;
         return err_set(
@@ -157,26 +92,31 @@ static int check_want(void *ud, const model__want *want) {
     }
     const model__st_entry *entry = tensor->entry;
     const char *file = folder->files[tensor->file].name;
-    if (entry->rank != want->rank ||
-        memcmp(entry->shape, shape, want->rank * sizeof shape[0]) != 0) {
+    if (entry->rank != shape.rank ||
+        memcmp(entry->shape, shape.sizes, shape.rank * sizeof shape.sizes[0]) != 0) {
         model__st_shape_text(found, sizeof found, entry->shape, entry->rank);
         return err_set(check->err, ERR_BAD_FILE, want->name,
                        "%s: tensor %s has shape %s, expected %s", file, want->name, found,
                        expected);
     }
     model_dtype dtype;
-    if (!float_dtype(entry, &dtype)) {
+    if (!model__float_dtype(entry, &dtype)) {
         return err_set(check->err, ERR_BAD_FILE, want->name,
                        "%s: tensor %s has dtype %s, expected F32, F16 or BF16", file, want->name,
                        entry->dtype);
     }
     bool seen = tensor->used;
     tensor->used = true;
+    if (want->copy) {
+        folder->copy = tensor;
+        return model__check_copy(folder, SAMPLES, check->err);
+    }
+    if (want->place.role == TENSOR_EMBED) folder->embedding = tensor;
     uint64_t values = want->shape[0] * want->shape[1];
     folder->parts[want->part].params += values;
     folder->parts[want->part].bytes += values * model_dtype_bytes(dtype);
     if (keep_wanted(folder, want, tensor, check->err) != 0) return -1;
-    return seen ? 0 : check_sample(folder, tensor, check->err);
+    return seen ? 0 : model__check_sample(folder, tensor, check->err);
 }
 
 static int by_place(const void *one, const void *other) {
@@ -267,6 +207,9 @@ int model_open(model_folder **out, const char *dir, err *e) {
     if (model__read_config(folder, e) != 0 || model__open_files(folder, e) != 0 ||
         merge_tensors(folder, e) != 0)
         goto fail;
+    const model_family *family = folder->plan.family;
+    if (family->settle) family->settle(&folder->plan, has_tensor, folder);
+    plan_derive(&folder->plan);
     checker check = {folder, e};
     if (model__wants(&folder->plan, check_want, &check) != 0) goto fail;
     qsort(folder->wanted, folder->n_wanted, sizeof *folder->wanted, by_place);
@@ -305,7 +248,7 @@ const char *model_dir(const model_folder *folder) {
 bool model_find(const model_folder *folder, tensor_place place, model_tensor *out) {
     const wanted *found = find_place(folder, place);
     *out = (model_tensor){0};
-    if (found == NULL || !fill_tensor(folder, found->in, out)) return false;
+    if (found == NULL || !model__fill_tensor(folder, found->in, out)) return false;
     size_t value = model_dtype_bytes(out->dtype);
     out->data = (const uint8_t *)out->data + found->first_row * found->cols * value;
     out->rank = found->rank;
@@ -319,7 +262,7 @@ bool model_find(const model_folder *folder, tensor_place place, model_tensor *ou
 bool model_find_named(const model_folder *folder, const char *name, model_tensor *out) {
     const placed *found = find(folder, name);
     *out = (model_tensor){0};
-    return found && fill_tensor(folder, found, out);
+    return found && model__fill_tensor(folder, found, out);
 }
 
 const char *model_tensor_name(const model_folder *folder, tensor_place place) {

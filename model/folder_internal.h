@@ -39,12 +39,23 @@ struct model_folder {
     wanted *wanted; /* sorted by place */
     size_t n_wanted, cap_wanted;
     model_part_size parts[MODEL_PARTS];
+    const placed *embedding, *copy; /* copy: a second one of a tied head; NULL: none */
 };
 
 /* Reads config.json into the folder's plan. */
 int model__read_config(model_folder *folder, err *e) WARN_UNUSED;
 /* Maps the weight files and reads their headers. */
 int model__open_files(model_folder *folder, err *e) WARN_UNUSED;
+/* True if the tensor has a float dtype and at most four dimensions. */
+bool model__fill_tensor(const model_folder *folder, const placed *tensor,
+                        model_tensor *out) WARN_UNUSED;
+bool model__float_dtype(const model__st_entry *entry, model_dtype *out) WARN_UNUSED;
+
+enum { SAMPLES = 16 }; /* places checked in a large tensor */
+int model__check_sample(const model_folder *folder, const placed *tensor, err *e) WARN_UNUSED;
+/* Compares the copy with the embedding at so many places; 0: everywhere. */
+int model__check_copy(const model_folder *folder, size_t places, err *e) WARN_UNUSED;
+
 int model__folder_no_memory(err *e, const char *dir);
 
 #endif

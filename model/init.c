@@ -57,6 +57,15 @@ static int failed(writer *ctx, const char *path, int why) {
 
 /* ---- the layout: a file and an offset for each tensor ---- */
 
+/* Values of the file's tensor. Of a tensor in slices, each slice is planned by itself. */
+static uint64_t file_values(const model__want *want) {
+    model__shape shape = model__file_shape(want);
+    uint64_t n = 1;
+    for (uint32_t i = 0; i < shape.rank; i++)
+        n *= shape.sizes[i];
+    return n;
+}
+
 static int plan_tensor(void *ud, const model__want *want) {
     writer *ctx = ud;
     if (want->optional) return 0; /* the head stays tied */
@@ -68,9 +77,11 @@ static int plan_tensor(void *ud, const model__want *want) {
         ctx->cap = cap;
     }
     planned *tensor = &ctx->tensors[ctx->n_tensors++];
-    uint64_t bytes = want->shape[0] * want->shape[1] * model_dtype_bytes(ctx->opts->dtype);
+    size_t value = model_dtype_bytes(ctx->opts->dtype);
+    uint64_t bytes = want->shape[0] * want->shape[1] * value;
     out_file *file = &ctx->files[ctx->n_files - 1];
-    if (ctx->opts->shard_bytes && file->bytes > 0 && file->bytes + bytes > ctx->opts->shard_bytes) {
+    if (ctx->opts->shard_bytes && file->bytes > 0 && want->first_row == 0 &&
+        file->bytes + file_values(want) * value > ctx->opts->shard_bytes) {
         if (ctx->n_files == MAX_FILES) {
             return err_set(ctx->err, ERR_USAGE, "shard-bytes",
                            "more than %d shards; make them larger", MAX_FILES);
@@ -107,18 +118,25 @@ static int name_files(writer *ctx) {
     return 0;
 }
 
+/* The entry of a tensor; none for a slice after its first. */
+static void put_entry(const writer *ctx, const planned *tensor, buf *out) {
+    model_dtype dtype = ctx->opts->dtype;
+    model__shape shape = model__file_shape(&tensor->want);
+    if (tensor->want.first_row > 0) return;
+    buf_printf(out, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", tensor->want.name,
+               model_dtype_name(dtype));
+    for (uint32_t i = 0; i < shape.rank; i++)
+        buf_printf(out, "%s%llu", i ? "," : "", (unsigned long long)shape.sizes[i]);
+    uint64_t end = tensor->first + file_values(&tensor->want) * model_dtype_bytes(dtype);
+    buf_printf(out, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)tensor->first,
+               (unsigned long long)end);
+}
+
 static int make_header(const writer *ctx, const out_file *file, buf *out) {
     buf_append(out, "\0\0\0\0\0\0\0\0", 8);
     buf_puts(out, "{\"__metadata__\":{\"format\":\"pt\"}");
-    for (size_t i = 0; i < file->n_tensors; i++) {
-        const planned *tensor = &ctx->tensors[file->first_tensor + i];
-        buf_printf(out, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%llu", tensor->want.name,
-                   model_dtype_name(ctx->opts->dtype), (unsigned long long)tensor->want.shape[0]);
-        if (tensor->want.rank == 2)
-            buf_printf(out, ",%llu", (unsigned long long)tensor->want.shape[1]);
-        buf_printf(out, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)tensor->first,
-                   (unsigned long long)(tensor->first + tensor->bytes));
-    }
+    for (size_t i = 0; i < file->n_tensors; i++)
+        put_entry(ctx, &ctx->tensors[file->first_tensor + i], out);
     buf_puts(out, "}");
     while (out->len % 64 != 0 && !out->failed)
         buf_append(out, " ", 1); /* data aligned for loads */
@@ -281,6 +299,7 @@ static int write_index(writer *ctx) {
     buf_printf(&text, "{\n  \"metadata\": {\"total_size\": %llu},\n  \"weight_map\": {",
                (unsigned long long)ctx->all_bytes);
     for (size_t i = 0; i < ctx->n_tensors; i++) {
+        if (ctx->tensors[i].want.first_row > 0) continue;
         const char *file = strrchr(ctx->files[ctx->tensors[i].file].name, '/') + 1;
         buf_printf(&text, "%s\n    \"%s\": \"%s\"", i ? "," : "", ctx->tensors[i].want.name, file);
     }

@@ -23,8 +23,9 @@
 
 /* ---- the generator: value i of a tensor is a pure function of (key, i) ---- */
 
-static uint64_t key_of(uint64_t seed, const char *name) {
-    return hash_mix(hash_fnv(HASH_FNV_START, name, strlen(name)) ^ hash_mix(seed + HASH_STEP));
+static uint64_t key_of(uint64_t seed, const model__want *want) {
+    uint64_t name = hash_fnv(HASH_FNV_START, want->name, strlen(want->name));
+    return hash_mix((name + want->first_row) ^ hash_mix(seed + HASH_STEP));
 }
 
 /* Sum of four 16-bit uniforms: mean 131070, std 65536 * sqrt(4/12). Bell-shaped, never beyond 3.5
@@ -174,7 +175,7 @@ static void fill_out_norm(model__fill *fill, double out, double share) {
 
 model__fill model__recipe_fill(const model__recipe *recipe, const model__want *want) {
     const model_plan *plan = recipe->plan;
-    model__fill fill = {.kind = MODEL_FILL_NORMAL, .key = key_of(recipe->seed, want->name)};
+    model__fill fill = {.kind = MODEL_FILL_NORMAL, .key = key_of(recipe->seed, want)};
     double added = ATTENTION_OUT * ATTENTION_OUT + FFN_OUT * FFN_OUT;
     switch (want->place.role) {
     case TENSOR_EMBED:

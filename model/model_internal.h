@@ -9,14 +9,20 @@
 /* ---- tensors ---- */
 
 typedef struct {
+    uint32_t rank;
+    uint64_t sizes[4];
+} model__shape;
+
+typedef struct {
     char name[96];
     model_part part;
     tensor_place place;
     bool optional; /* a head; a file without it has a tied head */
+    bool copy;     /* an optional second copy of the embedding, which must equal it */
     uint32_t rank;
     uint64_t shape[2];  /* rank 1: the second is 1 */
     uint64_t first_row; /* the wanted rows are [first_row, first_row + shape[0]) of the file's */
-    uint64_t file_rows; /* rows of the file's tensor; 0: shape[0] */
+    model__shape file;  /* of the file's tensor; rank 0: as wanted */
 } model__want;
 
 typedef int (*model__visit)(void *ud, const model__want *want);
@@ -40,6 +46,14 @@ void model__want_one(model__walk *walk, tensor_role role, model_part part, const
                      uint64_t rows, uint64_t cols);
 void model__want_optional(model__walk *walk, tensor_role role, model_part part, const char *name,
                           uint64_t rows, uint64_t cols);
+/* A head that repeats the embedding; files may leave it out. */
+void model__want_copy(model__walk *walk, const char *name, uint64_t rows, uint64_t cols);
+/* Visits rows [first_row, first_row + rows) of the file's tensor of shape `file`. The slices of a
+ * tensor must come one after the other, the first at row 0 and the last at its end. */
+void model__want_slice(model__walk *walk, tensor_role role, model_part part, const char *name,
+                       uint64_t first_row, uint64_t rows, uint64_t cols, const model__shape *file);
+/* The shape of the tensor in the file that a wanted one is, or is part of. */
+model__shape model__file_shape(const model__want *want);
 
 /* ---- values of random weights ---- */
 
@@ -85,6 +99,9 @@ typedef struct {
     model_plan plan; /* before complete and plan_derive */
 } model__variant;
 
+/* True if the files hold a tensor of this name. */
+typedef bool (*model__has_tensor)(const void *ud, const char *name);
+
 /* How Fathom reads a family of models. Everything else about the family is in the plan. */
 struct model_family {
     const char *name;       /* for messages */
@@ -95,10 +112,21 @@ struct model_family {
     void (*write)(buf *out, const model_plan *plan, const char *dtype);
     /* Fills the fields shared by all models of the family, from the fields that differ. */
     void (*complete)(model_plan *plan);
+    /* Corrects the plan by the names of the tensors in the files, where config.json alone does not
+     * tell the layers; may be NULL. plan_derive follows. */
+    void (*settle)(model_plan *plan, model__has_tensor has, const void *ud);
     /* Visits every tensor of the plan under its published name. */
     void (*tensors)(model__walk *walk);
     const model__variant *variants;
     size_t n_variants;
+};
+
+/* Largest sizes in any config.json. */
+enum {
+    MODEL_MAX_DIM = 1 << 17,
+    MODEL_MAX_FFN = 1 << 20,
+    MODEL_MAX_HEADS = 4096,
+    MODEL_MAX_HEAD_DIM = 4096,
 };
 
 /* Reading keys. Each returns 0, or -1 with ERR_BAD_FILE naming file, key, value and rule. Each key
@@ -130,11 +158,24 @@ int model__config_eos(const model__config *config, model_plan *plan) WARN_UNUSED
 json_t *model__config_keys(json_t *root);
 /* Refuses an unread key if its name speaks of a layer's arithmetic. */
 int model__config_refuse_unread(const model__config *config) WARN_UNUSED;
+/* Heads under `key`, with num_key_value_heads and head_dim; dim must be read. */
+int model__read_heads(const model__config *config, const char *key, model_plan *plan) WARN_UNUSED;
+/* rope_scaling and rope_parameters ("default" or "llama3"), and the base: inside one of them, or
+ * under rope_theta, or under `fallback`. */
+int model__read_rope(const model__config *config, const char *fallback,
+                     model_plan *plan) WARN_UNUSED;
+/* The keys of Llama's layers: sizes, and features that would change the arithmetic. */
+int model__read_llama_shape(const model__config *config, model_plan *plan) WARN_UNUSED;
+int model__refuse_llama_extras(const model__config *config, const model_plan *plan) WARN_UNUSED;
 int model__config_bad(const model__config *config, const char *key, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
 void model__write_eos(buf *out, const model_plan *plan); /* nothing if the plan has no ids */
 /* Writes a float with the fewest digits that read back as the same value: 0.99, not 0.99000001. */
 void model__write_real(buf *out, const char *key, float value);
+void model__write_rope(buf *out, const model_plan *plan); /* no comma at the end */
+void model__write_llama_shape(buf *out, const model_plan *plan, const char *dtype); /* as above */
+/* The tensors of a layer under Llama's names: two norms, attention, SwiGLU. */
+void model__want_llama_layer(model__walk *walk);
 
 float model__f16_widen(uint16_t bits);
 uint16_t model__f16_narrow(float value);  /* to nearest, ties to even */

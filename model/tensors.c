@@ -26,6 +26,23 @@ void model__want_optional(model__walk *walk, tensor_role role, model_part part, 
     want(walk, (model__want){.place.role = role, .part = part, .optional = true}, name, rows, cols);
 }
 
+void model__want_copy(model__walk *walk, const char *name, uint64_t rows, uint64_t cols) {
+    model__want wanted = {
+        .place.role = TENSOR_HEAD, .part = MODEL_PART_EMBED, .optional = true, .copy = true};
+    want(walk, wanted, name, rows, cols);
+}
+
+void model__want_slice(model__walk *walk, tensor_role role, model_part part, const char *name,
+                       uint64_t first_row, uint64_t rows, uint64_t cols, const model__shape *file) {
+    model__want wanted = {.place.role = role, .part = part, .first_row = first_row, .file = *file};
+    want(walk, wanted, name, rows, cols);
+}
+
+model__shape model__file_shape(const model__want *want) {
+    if (want->file.rank) return want->file;
+    return (model__shape){want->rank, {want->shape[0], want->shape[1]}};
+}
+
 int model__wants(const model_plan *plan, model__visit visit, void *ud) {
     model__walk walk = {
         .plan = plan, .visit = visit, .ud = ud, .prefix = "", .stage = PART_OF_MODEL};
