@@ -12,7 +12,9 @@ enum { CONFIG_MAX_BYTES = 1 << 20, MAX_SLOT_VALUES = 1 << 26 };
 /* One row per family: model/families/NAME.c defines model__NAME. */
 #define FAMILIES(ROW)                                                                              \
     ROW(openmythos)                                                                                \
-    ROW(ouro)
+    ROW(ouro)                                                                                      \
+    ROW(huginn)                                                                                    \
+    ROW(retrofitted)
 
 #define ROW(name) extern const model_family model__##name;
 FAMILIES(ROW)

@@ -167,6 +167,15 @@ int model__read_rope(const model__config *config, const char *fallback,
 /* The keys of Llama's layers: sizes, and features that would change the arithmetic. */
 int model__read_llama_shape(const model__config *config, model_plan *plan) WARN_UNUSED;
 int model__refuse_llama_extras(const model__config *config, const model_plan *plan) WARN_UNUSED;
+/* Text keys, each absent or one of its two names (the second may be NULL). */
+typedef struct {
+    const char *key, *names[2];
+} model__names;
+int model__config_only_names(const model__config *config, const model__names *rows,
+                             size_t n) WARN_UNUSED;
+/* The keys of Huginn's training code: sizes, stages, loops and first state. */
+int model__read_raven_shape(const model__config *config, model_plan *plan) WARN_UNUSED;
+int model__read_raven_exit(const model__config *config, model_plan *plan) WARN_UNUSED;
 int model__config_bad(const model__config *config, const char *key, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
 void model__write_eos(buf *out, const model_plan *plan); /* nothing if the plan has no ids */
@@ -174,6 +183,9 @@ void model__write_eos(buf *out, const model_plan *plan); /* nothing if the plan 
 void model__write_real(buf *out, const char *key, float value);
 void model__write_rope(buf *out, const model_plan *plan); /* no comma at the end */
 void model__write_llama_shape(buf *out, const model_plan *plan, const char *dtype); /* as above */
+void model__write_raven_shape(buf *out, const model_plan *plan);                    /* as above */
+/* Calls want_layer for each layer, with its prefix "transformer.core_block.3.". */
+void model__want_raven_layers(model__walk *walk, void (*want_layer)(model__walk *walk));
 /* The tensors of a layer under Llama's names: two norms, attention, SwiGLU. */
 void model__want_llama_layer(model__walk *walk);
 
