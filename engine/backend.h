@@ -104,7 +104,7 @@ typedef struct {
 typedef struct {
     uint32_t row;                  /* < n_rows; no two rows of a launch share it */
     uint32_t pos;                  /* position in its sequence */
-    uint32_t token;                /* prelude only */
+    uint32_t token;                /* in every stage: value embeddings read it */
     uint16_t loop;                 /* recurrent: 0-based index of the loop to run */
     uint16_t min_loops, max_loops; /* recurrent: loops done at the earliest, latest halt */
     uint16_t flags;                /* ENG_ROW_* */

@@ -110,7 +110,7 @@ eng_row *sched__add_row(const scheduler *sched, flight *next, picked *pick, uint
     eng_row *out = &next->rows[next->n_rows++];
     *out = (eng_row){.row = row,
                      .pos = pos,
-                     .token = next->stage == ENG_STAGE_PRELUDE ? seq->tokens[pos] : 0,
+                     .token = seq->tokens[pos],
                      .min_loops = sched__min_loops(seq, pos),
                      .max_loops = seq->prefix_key.max_loops,
                      .threshold = seq->prefix_key.threshold,
