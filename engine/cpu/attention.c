@@ -19,6 +19,39 @@ static void rotate(float *values, const float *turn, uint32_t pairs) {
         rm_rotate(&values[2 * i], &values[2 * i + 1], turn[2 * i], turn[2 * i + 1]);
 }
 
+/* Queries or keys of one position, all heads, after the product: bias and QK_NORM_FULL. NULL: the
+ * plan has none. */
+static void before_rope(const eng__cpu *cpu, float *heads, size_t width, const float *bias,
+                        const float *weights) {
+    if (bias) cpu->kern->scale_add(heads, 1.0f, bias, 1.0f, width);
+    if (weights) cpu->kern->rms(heads, weights, heads, width, cpu->plan.qk_norm_eps);
+}
+
+static void rotate_head(const eng__cpu *cpu, float *head, const float *turn) {
+    uint32_t width = cpu->plan.head_dim;
+    rotate(head, turn, cpu->rope_pairs);
+    if (cpu->plan.qk_norm != QK_NORM_HEAD_UNIT) return;
+    float scale = rm_rms_scale(cpu->kern->dot(head, head, width), width, cpu->plan.qk_norm_eps);
+    for (uint32_t i = 0; i < width; i++)
+        head[i] *= scale;
+}
+
+/* Adds the gated row of the token to the values of one position. `table_row` is scratch for one
+ * head. */
+static void embed_values(const eng__cpu *cpu, const eng__layer *layer, uint32_t idx, float *values,
+                         float *table_row) {
+    const model_plan *plan = &cpu->plan;
+    const float *xn = eng__sublayer_input(cpu) + idx * cpu->ld_stream;
+    size_t at = (size_t)eng__row_of(cpu, idx)->token * plan_kv_width(plan);
+    for (uint32_t head = 0; head < plan->n_kv_heads; head++, at += plan->head_dim) {
+        const float *gate = layer->value_gate + (size_t)head * PLAN_VALUE_GATE;
+        float share = 2.0f * rm_sigmoid(cpu->kern->dot(gate, xn, PLAN_VALUE_GATE));
+        model_tensor_read(&layer->value_table, at, plan->head_dim, table_row);
+        cpu->kern->scale_add(values + head * plan->head_dim, 1.0f, table_row, share,
+                             plan->head_dim);
+    }
+}
+
 static void store_slot(eng__cpu *cpu, uint32_t idx, const float *values) {
     const eng_row *row = eng__row_of(cpu, idx);
     uint32_t slot;
@@ -36,33 +69,43 @@ static void store_slot(eng__cpu *cpu, uint32_t idx, const float *values) {
 static void store_kv_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     const layer_arg *work = arg;
     eng__cpu *cpu = work->cpu;
+    const eng__layer *layer = work->layer;
     const model_plan *plan = &cpu->plan;
     float *tmp = cpu->scratch[worker].tmp;
     for (uint32_t idx = first; idx < last; idx++) {
         const float *kv = cpu->kv + idx * cpu->ld_kv, *turn = cpu->rope + idx * cpu->ld_rope;
         memcpy(tmp, kv, plan->layer_values * sizeof *tmp);
         if (plan->attn == ATTN_MLA) {
-            cpu->kern->rms(kv, work->layer->kv_norm, tmp, plan->kv_lora_rank, plan->norm_eps);
+            cpu->kern->rms(kv, layer->kv_norm, tmp, plan->kv_lora_rank, plan->norm_eps);
             rotate(tmp + plan->kv_lora_rank, turn, cpu->rope_pairs);
             if (idx < cpu->n_full) {
                 float *q_latent = cpu->q_latent + idx * cpu->ld_q_latent;
-                cpu->kern->rms(q_latent, work->layer->q_norm, q_latent, plan->q_lora_rank,
+                cpu->kern->rms(q_latent, layer->q_norm, q_latent, plan->q_lora_rank,
                                plan->norm_eps);
             }
         } else {
+            uint32_t width = plan_kv_width(plan);
+            before_rope(cpu, tmp, width, layer->k_bias, layer->k_norm);
             for (uint32_t head = 0; head < plan->n_kv_heads; head++)
-                rotate(tmp + head * plan->head_dim, turn, cpu->rope_pairs);
+                rotate_head(cpu, tmp + head * plan->head_dim, turn);
+            if (layer->value_gate)
+                embed_values(cpu, layer, idx, tmp + width, tmp + plan->layer_values);
         }
         store_slot(cpu, idx, tmp);
     }
 }
 
 static void lay_out_queries_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
-    eng__cpu *cpu = arg;
+    const layer_arg *work = arg;
+    eng__cpu *cpu = work->cpu;
+    const eng__layer *layer = work->layer;
     const model_plan *plan = &cpu->plan;
     (void)worker;
     for (uint32_t idx = first; idx < last; idx++) {
         const float *turn = cpu->rope + idx * cpu->ld_rope;
+        float *q_nope = cpu->q_nope + idx * cpu->ld_q_nope;
+        if (plan->attn == ATTN_GQA)
+            before_rope(cpu, q_nope, plan_q_width(plan), layer->q_bias, layer->q_norm);
         for (uint32_t head = 0; head < plan->n_heads; head++) {
             uint32_t group = head / cpu->group_heads, in = head % cpu->group_heads;
             float *query = cpu->queries +
@@ -73,11 +116,11 @@ static void lay_out_queries_work(void *arg, uint32_t first, uint32_t last, uint3
                 query += plan->kv_lora_rank;
                 memcpy(query, cpu->q_rope + idx * cpu->ld_q_rope + head * rope,
                        rope * sizeof *query);
+                rotate(query, turn, cpu->rope_pairs);
             } else {
-                memcpy(query, cpu->q_nope + idx * cpu->ld_q_nope + head * cpu->key_dim,
-                       cpu->key_dim * sizeof *query);
+                memcpy(query, q_nope + head * cpu->key_dim, cpu->key_dim * sizeof *query);
+                rotate_head(cpu, query, turn);
             }
-            rotate(query, turn, cpu->rope_pairs);
         }
     }
 }
@@ -85,13 +128,13 @@ static void lay_out_queries_work(void *arg, uint32_t first, uint32_t last, uint3
 static void project_mla(eng__cpu *cpu, const eng__layer *layer) {
     layer_arg work = {cpu, layer};
     cpu->jobs[0] = (eng__gemm){.mat = &layer->kv_down,
-                               .src = cpu->normed,
+                               .src = eng__sublayer_input(cpu),
                                .ld_src = cpu->ld_stream,
                                .dst = cpu->kv,
                                .ld_dst = cpu->ld_kv,
                                .rows = cpu->n_all};
     cpu->jobs[1] = (eng__gemm){.mat = &layer->q_down,
-                               .src = cpu->normed,
+                               .src = eng__sublayer_input(cpu),
                                .ld_src = cpu->ld_stream,
                                .dst = cpu->q_latent,
                                .ld_dst = cpu->ld_q_latent,
@@ -111,7 +154,7 @@ static void project_mla(eng__cpu *cpu, const eng__layer *layer) {
                                .ld_dst = cpu->ld_q_rope,
                                .rows = cpu->n_full};
     eng__gemm_run(cpu, cpu->jobs, 2);
-    eng__pool_run(cpu->pool, lay_out_queries_work, cpu, cpu->n_full, 4);
+    eng__pool_run(cpu->pool, lay_out_queries_work, &work, cpu->n_full, 4);
 }
 
 /* Absorbed keys: multiplies the queries of rows [first, last) into the latent. */
@@ -160,26 +203,26 @@ static void project_gqa(eng__cpu *cpu, const eng__layer *layer) {
     layer_arg work = {cpu, layer};
     size_t kv = (size_t)cpu->plan.n_kv_heads * cpu->plan.head_dim;
     cpu->jobs[0] = (eng__gemm){.mat = &layer->wk,
-                               .src = cpu->normed,
+                               .src = eng__sublayer_input(cpu),
                                .ld_src = cpu->ld_stream,
                                .dst = cpu->kv,
                                .ld_dst = cpu->ld_kv,
                                .rows = cpu->n_all};
     cpu->jobs[1] = (eng__gemm){.mat = &layer->wv,
-                               .src = cpu->normed,
+                               .src = eng__sublayer_input(cpu),
                                .ld_src = cpu->ld_stream,
                                .dst = cpu->kv + kv,
                                .ld_dst = cpu->ld_kv,
                                .rows = cpu->n_all};
     cpu->jobs[2] = (eng__gemm){.mat = &layer->wq,
-                               .src = cpu->normed,
+                               .src = eng__sublayer_input(cpu),
                                .ld_src = cpu->ld_stream,
                                .dst = cpu->q_nope,
                                .ld_dst = cpu->ld_q_nope,
                                .rows = cpu->n_full};
     eng__gemm_run(cpu, cpu->jobs, 3);
     eng__pool_run(cpu->pool, store_kv_work, &work, cpu->n_all, 4);
-    eng__pool_run(cpu->pool, lay_out_queries_work, cpu, cpu->n_full, 4);
+    eng__pool_run(cpu->pool, lay_out_queries_work, &work, cpu->n_full, 4);
 }
 
 /* ---- runs ---- */
@@ -228,7 +271,7 @@ static void find_runs(eng__cpu *cpu) {
 
 eng__gemm eng__to_stream(const eng__cpu *cpu, const eng__mat *mat, const float *src,
                          size_t ld_src) {
-    bool apart = cpu->plan.norms == NORM_SANDWICH;
+    bool apart = cpu->plan.norms == NORM_SANDWICH || cpu->plan.norms == NORM_POST;
     return (eng__gemm){.mat = mat,
                        .src = src,
                        .ld_src = ld_src,

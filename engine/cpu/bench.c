@@ -291,7 +291,7 @@ static void run_ffn(void *arg) {
     step->cpu->rows = step->rows;
     for (uint32_t i = 0; i < step->cpu->plan.n_core; i++) {
         const eng__layer *layer = &step->cpu->core[i];
-        if (layer->moe) eng__ffn_moe(step->cpu, layer);
+        if (layer->ffn == FFN_MOE) eng__ffn_moe(step->cpu, layer);
         else eng__ffn_dense(step->cpu, layer);
     }
 }
@@ -302,7 +302,7 @@ static void add_ffn(const eng__cpu *cpu, const eng__layer *layer, double *bytes,
         add_mat(&layer->gate_up, bytes, weights);
         add_mat(&layer->down, bytes, weights);
     }
-    if (!layer->moe) return;
+    if (layer->ffn != FFN_MOE) return;
     add_mat(&layer->router, bytes, weights);
     for (uint32_t expert = 0; expert < cpu->plan.n_experts; expert++) {
         if (cpu->expert_first[expert + 1] == cpu->expert_first[expert]) continue;
@@ -327,7 +327,9 @@ static void weigh_step(const eng__cpu *cpu, const bench_step *step, uint32_t con
         if (what != PART_ATTENTION) add_ffn(cpu, &layers[i], &bytes, &weights);
     }
     if (coda) add_mat(&cpu->head, &bytes, &weights);
+    if (coda) add_mat(&cpu->coda_in, &bytes, &weights);
     if (!coda && what == PART_ALL) add_mat(&cpu->lora_down, &bytes, &weights);
+    if (!coda && what == PART_ALL) add_mat(&cpu->inject_state, &bytes, &weights);
     double caches = chunk ? 1 : step->n_rows; /* the rows of one prompt read one cache */
     double per_position = 2.0 * plan->n_heads * (cpu->key_dim + cpu->value_dim);
     double position_bytes = plan->layer_values * (double)model_dtype_bytes(cpu->opts.cache_dtype);

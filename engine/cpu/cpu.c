@@ -250,7 +250,7 @@ static int take_scratch(eng__cpu *cpu, err *e) {
             return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for %zu rows", n_rows);
         memcpy(wanted[i].at, &data, sizeof data);
     }
-    size_t tmp = plan->layer_values > dim ? plan->layer_values : dim;
+    size_t kv = plan->layer_values + plan->head_dim, tmp = kv > dim ? kv : dim;
     /* tiles read whole panels: one panel more than is filled */
     size_t segment = (ENG__SEGMENT + 1u) * ((size_t)cpu->ld_gathered + ENG__PANEL);
     size_t pieces = ENG__TILE * (ENG__PIECE + ENG__PAD) + ENG__PANEL;

@@ -119,20 +119,23 @@ typedef struct {
 } eng__input;
 
 typedef struct {
-    float *attn_norm, *ffn_norm;         /* [D] */
-    float *attn_out_norm, *ffn_out_norm; /* [D] NORM_SANDWICH: norms of the outputs of sublayers */
+    float *attn_norm, *ffn_norm;         /* [D] of the inputs of sublayers; NULL with NORM_POST */
+    float *attn_out_norm, *ffn_out_norm; /* [D] of the outputs; NULL with NORM_PRE */
     uint32_t slot_at;                    /* first value of this layer inside a slot */
-    bool moe;
+    ffn_kind ffn;
     /* MLA */
     eng__mat q_down, q_up_nope, q_up_rope, kv_down;
-    float *q_norm, *kv_norm;
-    eng__mat *uk;  /* [H] query into the latent: n_out = rank, n_in = nope */
-    eng__mat *uv;  /* [H] latent into the value: n_out = v, n_in = rank */
+    float *q_norm, *kv_norm; /* GQA: q_norm and k_norm with QK_NORM_FULL */
+    eng__mat *uk;            /* [H] query into the latent: n_out = rank, n_in = nope */
+    eng__mat *uv;            /* [H] latent into the value: n_out = v, n_in = rank */
     eng__mat *key; /* [H] uk transposed, latent into the key; NULL if expanding never pays */
-    /* GQA */
+    /* GQA; vectors of queries and keys are in the order of the rotation */
     eng__mat wq, wk, wv;
+    float *q_bias, *k_bias, *k_norm; /* NULL if the plan has none */
+    float *value_gate;               /* [n_kv_heads][PLAN_VALUE_GATE]; NULL: no value embedding */
+    model_tensor value_table;        /* in the model's file */
     eng__mat wo;
-    /* each panel of gate_up holds 16 gate columns, then 16 up columns */
+    /* SwiGLU: each panel of gate_up holds 16 gate columns, then 16 up columns; HALF_RELU2: up */
     eng__mat gate_up, down;                 /* dense FFN; in the MoE: all shared experts as one */
     eng__mat *expert_gate_up, *expert_down; /* [n_experts] */
     eng__mat router;
@@ -140,7 +143,7 @@ typedef struct {
 } eng__layer;
 
 /* One product of a launch: dst (op)= src * mat for `rows` rows. */
-typedef enum { ENG__STORE, ENG__ADD, ENG__SILU } eng__gemm_op;
+typedef enum { ENG__STORE, ENG__ADD, ENG__SILU, ENG__HALF_RELU2 } eng__gemm_op;
 typedef struct {
     const eng__mat *mat;
     const float *src;
@@ -164,7 +167,7 @@ typedef struct { /* memory of one compute thread */
     float *kv;   /* keys and values in float32: [SEGMENT][ld_gathered], or [TILE][PIECE + PAD] */
     float *query_panels; /* [ROW_BLOCK / PANEL][key_dim][PANEL] queries, transposed */
     float *scores;       /* [ROW_BLOCK / PANEL][SEGMENT][PANEL] */
-    float *tmp;          /* [max(D, layer_values) + PAD] */
+    float *tmp;          /* [max(D, layer_values + head_dim) + PAD] */
     float *sums;         /* [PANEL][ld_sums] values of a segment */
     float *partial;      /* [ROW_BLOCK][value_dim] result of one span before merging */
     /* expanded attention of one head */
@@ -202,7 +205,10 @@ typedef struct {
 
     /* weights */
     eng__layer *prelude, *core, *coda;
-    float *loop_norm, *inj_a, *inj_b, *exit_w, *final_norm; /* [D] */
+    float *loop_norm, *exit_w, *final_norm, *input_norm; /* [D] */
+    float *inj_a, *inj_b;                                /* [D] factors of state and input */
+    eng__mat inject_state, inject_input; /* LINEAR: both halves; DIAGONAL: only that of the input */
+    eng__mat coda_in;
     float exit_bias;
     eng__mat lora_down, head;
     float *lora_b, *lora_scale; /* [lora_rank][D], [lora_rows][lora_rank] */
@@ -224,7 +230,8 @@ typedef struct {
     uint32_t expand_block;     /* queries in one item of expanded attention */
     float attn_scale;
 
-    /* row states, [n_rows] each; input is NULL if the loop has no injection */
+    /* row states, [n_rows] each; input, the injection's second term, is NULL if the loop has no
+     * injection */
     float *state, *input, *out, *exit_sum;
     eng__stamps stamps;
 
@@ -330,11 +337,15 @@ void eng__gemm_inputs(eng__cpu *cpu, eng__gemm *jobs, uint32_t n_jobs);
 void eng__panel(const eng__cpu *cpu, const eng__mat *mat, uint32_t panel, const eng__input *in,
                 uint32_t row0, uint32_t rows, float *acc);
 
-/* attention.c: writes K/V of every row of the launch. Attention of full rows, from `normed`, is
- * added to `stream`; with NORM_SANDWICH it is left in `normed`. */
+/* attention.c: writes K/V of every row of the launch. Attention of full rows is added to `stream`
+ * or left in `normed`: see eng__to_stream. */
 void eng__attention(eng__cpu *cpu, const eng__layer *layer);
-/* The last product of a sublayer: full rows of src times mat, added to `stream` or, with
- * NORM_SANDWICH, stored in `normed`. */
+/* The rows read by the first products of a sublayer. */
+static inline const float *eng__sublayer_input(const eng__cpu *cpu) {
+    return plan_norms_inputs(&cpu->plan) ? cpu->normed : cpu->stream;
+}
+/* The last product of a sublayer: full rows of src times mat, added to `stream`. With NORM_SANDWICH
+ * and NORM_POST, whose norm comes before the sum, the product is stored in `normed`. */
 eng__gemm eng__to_stream(const eng__cpu *cpu, const eng__mat *mat, const float *src, size_t ld_src);
 /* attention_blocks.c: attention of the runs not expanded, from `queries` to `ctx` */
 void eng__attend_blocks(eng__cpu *cpu);
@@ -343,8 +354,7 @@ void eng__gather(eng__cpu *cpu, const uint32_t *table, uint32_t plane, uint32_t 
                  uint32_t pos0, uint32_t n, float *to);
 /* attention_expanded.c: attention of the expanded runs, from queries to `attended` */
 void eng__attend_expanded(eng__cpu *cpu, const eng__layer *layer);
-/* moe.c: the feed-forward of full rows, from `normed`, is added to `stream`; with NORM_SANDWICH
- * (dense only) it is left in `normed`. */
+/* moe.c: the feed-forward of full rows, ended by eng__to_stream. Experts need NORM_PRE. */
 void eng__ffn_dense(eng__cpu *cpu, const eng__layer *layer);
 void eng__ffn_moe(eng__cpu *cpu, const eng__layer *layer);
 /* stages.c */

@@ -3,6 +3,7 @@
  * A work item is one panel times one block of rows. It runs k in blocks, so a block of the panel
  * stays in the core's cache for all row tiles. Each element still sums k in rising order. */
 #include "engine/cpu/cpu_internal.h"
+#include "engine/rowmath.h"
 
 #include <string.h>
 
@@ -104,6 +105,9 @@ static void finish(const eng__cpu *cpu, const eng__gemm *job, uint32_t panel_idx
         if (job->op == ENG__ADD) {
             for (uint32_t col = 0; col < n; col++)
                 dst[col] += acc[col];
+        } else if (job->op == ENG__HALF_RELU2) {
+            for (uint32_t col = 0; col < n; col++)
+                dst[col] = rm_half_relu2(acc[col]);
         } else {
             memcpy(dst, acc, n * sizeof *dst);
         }

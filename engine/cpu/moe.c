@@ -1,4 +1,4 @@
-/* moe.c - the feed-forward parts: dense SwiGLU and the mixture of experts.
+/* moe.c - the feed-forward parts: dense SwiGLU or squared ReLU, and the mixture of experts.
  *
  * Rows of the mixture are sorted by expert (count, prefix, scatter). The first phase computes
  * silu(gate) * up of the shared experts, packed as one, and of each chosen expert. An item of the
@@ -9,15 +9,15 @@
 #include <math.h>
 #include <string.h>
 
-/* Gate and up of the dense layer, or of the always-on experts, for all rows that run fully. */
+/* The hidden values of the dense layer, or of the always-on experts, for all full rows. */
 static eng__gemm to_hidden(eng__cpu *cpu, const eng__layer *layer) {
     return (eng__gemm){.mat = &layer->gate_up,
-                       .src = cpu->normed,
+                       .src = eng__sublayer_input(cpu),
                        .ld_src = cpu->ld_stream,
                        .dst = cpu->hidden,
                        .ld_dst = cpu->ld_hidden,
                        .rows = cpu->n_full,
-                       .op = ENG__SILU};
+                       .op = layer->ffn == FFN_HALF_RELU2 ? ENG__HALF_RELU2 : ENG__SILU};
 }
 
 void eng__ffn_dense(eng__cpu *cpu, const eng__layer *layer) {

@@ -58,7 +58,8 @@ static void read_column(const eng__pack *pack, uint32_t panel_idx, uint32_t col,
         }
     } else if (real) {
         uint32_t row = pack->rope ? plan_rope_row(&pack->cpu->plan, column) : pack->row0 + column;
-        model_tensor_read(tensor, (size_t)row * n_in + k0, real, out);
+        size_t width = tensor->n_values / tensor->shape[0];
+        model_tensor_read(tensor, row * width + pack->col0 + k0, real, out);
     }
     memset(out + real, 0, (n - real) * sizeof *out);
 }
@@ -196,8 +197,8 @@ int eng__pack_run(eng__pack *pack, uint32_t n_out, uint32_t n_in, err *e) {
                            : (size_t)n_in * ENG__PANEL * (mat->type == ENG__F32 ? 4 : 2);
     if (!size_mul(mat->panels, mat->panel_bytes, &bytes)) goto too_large;
     if (!pack->fill && pack->cpu->opts.packed_cache) {
-        uint32_t facts[] = {n_out,      n_in,        mat->type, pack->kind,
-                            pack->row0, pack->n_src, pack->rope};
+        uint32_t facts[] = {n_out,      n_in,       mat->type,   pack->kind,
+                            pack->row0, pack->col0, pack->n_src, pack->rope};
         pack->cpu->image.key = eng__hash(pack->cpu->image.key, facts, sizeof facts);
         for (uint32_t i = 0; i < pack->n_src; i++) {
             pack->cpu->image.key = eng__hash_tensor(pack->cpu->image.key, &pack->src[i]);

@@ -5,7 +5,7 @@
 #include "engine/cpu/cpu_internal.h"
 
 typedef enum {
-    ENG__PACK_ROWS,    /* column c is row row0 + c of the tensor */
+    ENG__PACK_ROWS,    /* column c is row row0 + c of the tensor, from its value col0 on */
     ENG__PACK_COLS,    /* weight [k][c] is value [row0 + k][c] of the tensor */
     ENG__PACK_GATE_UP, /* 16 gate rows, then 16 up rows per panel; one expert after another */
     ENG__PACK_DOWN     /* k runs over the padded hidden values of one expert after another */
@@ -23,7 +23,7 @@ typedef struct {
     size_t at;       /* bytes of the image assigned so far */
     eng__mat *mat;
     eng__pack_kind kind;
-    uint32_t row0, hidden, hidden_padded;
+    uint32_t row0, col0, hidden, hidden_padded;
     model_tensor *src; /* GATE_UP: gate, up, gate, up, … */
     uint32_t n_src;
     uint64_t started_ns, said_ns;

@@ -21,7 +21,7 @@ int eng__tables_init(eng__cpu *cpu, err *e) {
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for position tables");
     }
     for (uint32_t i = 0; i < cpu->rope_pairs; i++) {
-        double frequency = pow((double)plan->rope_theta, -2.0 * i / rope);
+        double frequency = plan_rope_frequency(plan, i);
         for (uint32_t pos = 0; pos < ROPE_LOW; pos++) {
             cpu->rope_low[2 * (pos * cpu->rope_pairs + i)] = cos(pos * frequency);
             cpu->rope_low[2 * (pos * cpu->rope_pairs + i) + 1] = sin(pos * frequency);
@@ -96,6 +96,21 @@ static void norm(eng__cpu *cpu, const float *weight, uint32_t n) {
     eng__pool_run(cpu->pool, norm_work, &work, n, 4);
 }
 
+/* stream = norm(stream) */
+static void norm_in_place_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
+    const norm_arg *work = arg;
+    (void)worker;
+    for (uint32_t idx = first; idx < last; idx++) {
+        float *x = work->cpu->stream + idx * work->cpu->ld_stream;
+        work->cpu->kern->rms(x, work->norm, x, work->cpu->plan.dim, work->cpu->plan.norm_eps);
+    }
+}
+
+static void norm_in_place(eng__cpu *cpu, const float *weight, uint32_t n) {
+    norm_arg work = {cpu, weight};
+    eng__pool_run(cpu->pool, norm_in_place_work, &work, n, 4);
+}
+
 /* stream += norm(normed): `normed` holds the output of a sublayer. */
 static void add_normed_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     const norm_arg *work = arg;
@@ -108,23 +123,39 @@ static void add_normed_work(void *arg, uint32_t first, uint32_t last, uint32_t w
     }
 }
 
-/* With NORM_SANDWICH, norms the output of a sublayer and adds it to the stream. */
+/* The norm of a sublayer's output: of the sum in the stream with NORM_AFTER, otherwise of the
+ * output alone before it is added. */
 static void end_sublayer(eng__cpu *cpu, const float *weight) {
     norm_arg work = {cpu, weight};
-    if (cpu->plan.norms != NORM_SANDWICH) return;
-    eng__pool_run(cpu->pool, add_normed_work, &work, cpu->n_full, 4);
+    if (!plan_norms_outputs(&cpu->plan)) return;
+    if (cpu->plan.norms == NORM_AFTER) norm_in_place(cpu, weight, cpu->n_full);
+    else eng__pool_run(cpu->pool, add_normed_work, &work, cpu->n_full, 4);
 }
 
 /* One layer on the stream. Rows from n_full on only write their keys and values. */
 static void run_layer(eng__cpu *cpu, const eng__layer *layer) {
-    norm(cpu, layer->attn_norm, cpu->n_all);
+    bool inputs = plan_norms_inputs(&cpu->plan);
+    if (inputs) norm(cpu, layer->attn_norm, cpu->n_all);
     eng__attention(cpu, layer);
     if (cpu->n_full == 0) return;
     end_sublayer(cpu, layer->attn_out_norm);
-    norm(cpu, layer->ffn_norm, cpu->n_full);
-    if (layer->moe) eng__ffn_moe(cpu, layer);
+    if (inputs) norm(cpu, layer->ffn_norm, cpu->n_full);
+    if (layer->ffn == FFN_MOE) eng__ffn_moe(cpu, layer);
     else eng__ffn_dense(cpu, layer);
     end_sublayer(cpu, layer->ffn_out_norm);
+}
+
+/* dst (op)= src * mat for n rows as wide as the stream */
+static void product(eng__cpu *cpu, const eng__mat *mat, const float *src, float *dst, uint32_t n,
+                    eng__gemm_op op) {
+    cpu->jobs[0] = (eng__gemm){.mat = mat,
+                               .src = src,
+                               .ld_src = cpu->ld_stream,
+                               .dst = dst,
+                               .ld_dst = cpu->ld_stream,
+                               .rows = n,
+                               .op = op};
+    eng__gemm_run(cpu, cpu->jobs, 1);
 }
 
 static void set_planes(eng__cpu *cpu, uint32_t plane) {
@@ -161,16 +192,32 @@ static void start_state(const eng__cpu *cpu, const eng_row *row, const float *x)
     }
 }
 
+/* The term of the injection that is equal in every loop; LINEAR and DIAGONAL have their product in
+ * `normed`. */
+static void keep_input(const eng__cpu *cpu, uint32_t idx, float *input) {
+    size_t dim = cpu->plan.dim;
+    const float *made = cpu->normed + idx * cpu->ld_stream;
+    switch (cpu->plan.inject) {
+    case INJECT_NONE: break;
+    case INJECT_MYTHOS:
+        memcpy(input, cpu->stream + idx * cpu->ld_stream, dim * sizeof *input);
+        break;
+    case INJECT_LINEAR: memcpy(input, made, dim * sizeof *input); break;
+    case INJECT_DIAGONAL:
+        for (size_t i = 0; i < dim; i++)
+            input[i] = cpu->inj_b[i] * made[i];
+        break;
+    }
+}
+
 static void prelude_end_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     eng__cpu *cpu = arg;
     size_t dim = cpu->plan.dim;
     (void)worker;
     for (uint32_t idx = first; idx < last; idx++) {
         const eng_row *row = eng__row_of(cpu, idx);
-        const float *x = cpu->stream + idx * cpu->ld_stream;
-        start_state(cpu, row, x);
-        if (cpu->plan.inject != INJECT_NONE)
-            memcpy(cpu->input + row->row * dim, x, dim * sizeof *cpu->input);
+        start_state(cpu, row, cpu->stream + idx * cpu->ld_stream);
+        if (cpu->plan.inject != INJECT_NONE) keep_input(cpu, idx, cpu->input + row->row * dim);
         memset(cpu->out + row->row * dim, 0, dim * sizeof *cpu->out);
         cpu->exit_sum[row->row] = 0;
     }
@@ -183,6 +230,9 @@ void eng__stage_prelude(eng__cpu *cpu) {
         set_planes(cpu, plan_plane_prelude(&cpu->plan, i));
         run_layer(cpu, &cpu->prelude[i]);
     }
+    if (cpu->plan.input_norm) norm_in_place(cpu, cpu->input_norm, cpu->n_all);
+    if (cpu->inject_input.panels)
+        product(cpu, &cpu->inject_input, cpu->stream, cpu->normed, cpu->n_all, ENG__STORE);
     eng__pool_run(cpu->pool, prelude_end_work, cpu, cpu->n_all, 8);
 }
 
@@ -200,6 +250,14 @@ static void mythos_input(const eng__cpu *cpu, const eng_row *row, float *x) {
     cpu->kern->rms(x, cpu->loop_norm, x, dim, cpu->plan.norm_eps);
 }
 
+/* x = decay * state + input */
+static void diagonal_input(const eng__cpu *cpu, const eng_row *row, float *x) {
+    size_t dim = cpu->plan.dim;
+    const float *state = cpu->state + row->row * dim, *input = cpu->input + row->row * dim;
+    for (size_t i = 0; i < dim; i++)
+        x[i] = cpu->inj_a[i] * state[i] + input[i];
+}
+
 static void loop_start_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     eng__cpu *cpu = arg;
     size_t dim = cpu->plan.dim;
@@ -207,8 +265,16 @@ static void loop_start_work(void *arg, uint32_t first, uint32_t last, uint32_t w
     for (uint32_t idx = first; idx < last; idx++) {
         const eng_row *row = eng__row_of(cpu, idx);
         float *x = cpu->stream + idx * cpu->ld_stream;
-        if (cpu->plan.inject == INJECT_MYTHOS) mythos_input(cpu, row, x);
-        else memcpy(x, cpu->state + row->row * dim, dim * sizeof *x);
+        const float *state = cpu->state + row->row * dim;
+        switch (cpu->plan.inject) {
+        case INJECT_NONE: memcpy(x, state, dim * sizeof *x); break;
+        case INJECT_MYTHOS: mythos_input(cpu, row, x); break;
+        case INJECT_LINEAR: /* the product with the state follows */
+            memcpy(cpu->normed + idx * cpu->ld_stream, state, dim * sizeof *x);
+            memcpy(x, cpu->input + row->row * dim, dim * sizeof *x);
+            break;
+        case INJECT_DIAGONAL: diagonal_input(cpu, row, x); break;
+        }
         eng__rope_at(cpu, row->pos, cpu->rope + idx * cpu->ld_rope);
     }
 }
@@ -317,6 +383,8 @@ void eng__stage_recurrent(eng__cpu *cpu) {
     for (uint32_t idx = 0; idx < cpu->n_all; idx++)
         cpu->plane[idx] = plan_plane_loop(&cpu->plan, eng__row_of(cpu, idx)->loop);
     eng__pool_run(cpu->pool, loop_start_work, cpu, cpu->n_all, 4);
+    if (cpu->inject_state.panels)
+        product(cpu, &cpu->inject_state, cpu->normed, cpu->stream, cpu->n_all, ENG__ADD);
     cpu->n_full = cpu->n_all;
     for (uint32_t i = 0; i < cpu->plan.n_core; i++) {
         if (i + 1 == cpu->plan.n_core) cpu->n_full = n_full;
@@ -329,15 +397,20 @@ void eng__stage_recurrent(eng__cpu *cpu) {
 
 /* ---- coda and head ---- */
 
-/* The coda works on a copy of `out`: the row may still loop as a tail. */
+/* The coda works on a copy of `out`: the row may still loop as a tail. CODA_IN_LINEAR reads the
+ * copy from `normed`. */
 static void coda_start_work(void *arg, uint32_t first, uint32_t last, uint32_t worker) {
     eng__cpu *cpu = arg;
     size_t dim = cpu->plan.dim;
     (void)worker;
     for (uint32_t idx = first; idx < last; idx++) {
         const eng_row *row = eng__row_of(cpu, idx);
-        memcpy(cpu->stream + idx * cpu->ld_stream, cpu->out + row->row * dim,
-               dim * sizeof *cpu->out);
+        const float *out = cpu->out + row->row * dim;
+        float *x = (cpu->plan.coda_in == CODA_IN_LINEAR ? cpu->normed : cpu->stream) +
+                   idx * cpu->ld_stream;
+        if (cpu->plan.coda_in == CODA_IN_NORM)
+            cpu->kern->rms(out, cpu->final_norm, x, dim, cpu->plan.norm_eps);
+        else memcpy(x, out, dim * sizeof *x);
         eng__rope_at(cpu, row->pos, cpu->rope + idx * cpu->ld_rope);
     }
 }
@@ -347,6 +420,8 @@ void eng__stage_coda(eng__cpu *cpu) {
     uint32_t n_logits = cpu->n_full;
     cpu->n_full = cpu->n_all;
     eng__pool_run(cpu->pool, coda_start_work, cpu, cpu->n_all, 8);
+    if (cpu->coda_in.panels)
+        product(cpu, &cpu->coda_in, cpu->normed, cpu->stream, cpu->n_all, ENG__STORE);
     for (uint32_t i = 0; i < cpu->plan.n_coda; i++) {
         if (i + 1 == cpu->plan.n_coda) cpu->n_full = n_logits;
         set_planes(cpu, plan_plane_coda(&cpu->plan, i));

@@ -20,7 +20,8 @@ static int get(const eng__cpu *cpu, tensor_place place, model_tensor *out, err *
                    (int)place.role, place.layer);
 }
 
-/* A small tensor of n values as float32, read in the first pass. */
+/* A small tensor of n values as float32, read in the first pass; with pack->rope in the order of
+ * the rotation. */
 static int vector(eng__pack *pack, float **at, tensor_place place, size_t n, err *e) {
     model_tensor tensor;
     if (*at) return 0;
@@ -31,7 +32,9 @@ static int vector(eng__pack *pack, float **at, tensor_place place, size_t n, err
     }
     float *values = eng__take(pack->cpu, n + ENG__PAD, sizeof *values);
     if (values == NULL) return err_set(e, ERR_NO_MEMORY, NULL, "out of memory reading weights");
-    model_tensor_read(&tensor, 0, n, values);
+    if (!pack->rope) model_tensor_read(&tensor, 0, n, values);
+    for (size_t i = 0; pack->rope && i < n; i++)
+        model_tensor_read(&tensor, plan_rope_row(&pack->cpu->plan, (uint32_t)i), 1, values + i);
     pack->cpu->weight_bytes += n * sizeof *values;
     *at = values;
     return 0;
@@ -42,16 +45,25 @@ static int take_mats(eng__cpu *cpu, eng__mat **at, uint32_t n, err *e) {
     return *at ? 0 : err_set(e, ERR_NO_MEMORY, NULL, "out of memory packing weights");
 }
 
-static int matrix(eng__pack *pack, eng__mat *mat, tensor_place place, uint32_t n, uint32_t k,
-                  err *e) {
+/* Columns [col0, col0 + k) of a tensor of n rows. */
+static int columns(eng__pack *pack, eng__mat *mat, tensor_place place, uint32_t n, uint32_t col0,
+                   uint32_t k, err *e) {
     model_tensor tensor;
     if (get(pack->cpu, place, &tensor, e) != 0) return -1;
     pack->mat = mat;
     pack->kind = ENG__PACK_ROWS;
     pack->row0 = 0;
+    pack->col0 = col0;
     pack->src = &tensor;
     pack->n_src = 1;
-    return eng__pack_run(pack, n, k, e);
+    int rc = eng__pack_run(pack, n, k, e);
+    pack->col0 = 0;
+    return rc;
+}
+
+static int matrix(eng__pack *pack, eng__mat *mat, tensor_place place, uint32_t n, uint32_t k,
+                  err *e) {
+    return columns(pack, mat, place, n, 0, k, e);
 }
 
 /* ---- attention ---- */
@@ -102,12 +114,45 @@ static int layer_vector(eng__pack *pack, float **at, tensor_place place, tensor_
     return vector(pack, at, place, n, e);
 }
 
+static int load_qk_vectors(eng__pack *pack, eng__layer *layer, tensor_place place, err *e) {
+    const model_plan *plan = &pack->cpu->plan;
+    bool full = plan->qk_norm == QK_NORM_FULL;
+    const struct {
+        bool has;
+        float **at;
+        tensor_role role;
+        uint32_t n;
+    } all[] = {
+        {plan->qk_bias, &layer->q_bias, TENSOR_Q_BIAS, plan_q_width(plan)},
+        {plan->qk_bias, &layer->k_bias, TENSOR_K_BIAS, plan_kv_width(plan)},
+        {full, &layer->q_norm, TENSOR_Q_NORM, plan_q_width(plan)},
+        {full, &layer->k_norm, TENSOR_K_NORM, plan_kv_width(plan)},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        if (all[i].has && layer_vector(pack, all[i].at, place, all[i].role, all[i].n, e) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* `index` counts over prelude, core and coda. */
+static int load_value_embed(eng__pack *pack, eng__layer *layer, tensor_place place, uint32_t index,
+                            err *e) {
+    const model_plan *plan = &pack->cpu->plan;
+    if (!plan_value_embed(plan, index)) return 0;
+    place.role = TENSOR_VALUE_TABLE;
+    if (get(pack->cpu, place, &layer->value_table, e) != 0) return -1;
+    return layer_vector(pack, &layer->value_gate, place, TENSOR_VALUE_GATE,
+                        (size_t)plan->n_kv_heads * PLAN_VALUE_GATE, e);
+}
+
 static int load_gqa(eng__pack *pack, eng__layer *layer, tensor_place place, err *e) {
     const model_plan *plan = &pack->cpu->plan;
     uint32_t q_width = plan_q_width(plan), kv = plan_kv_width(plan);
     pack->rope = plan->rope_halves;
     int rc = layer_matrix(pack, &layer->wq, place, TENSOR_WQ, q_width, plan->dim, e);
     if (rc == 0) rc = layer_matrix(pack, &layer->wk, place, TENSOR_WK, kv, plan->dim, e);
+    if (rc == 0) rc = load_qk_vectors(pack, layer, place, e);
     pack->rope = false;
     if (rc == 0) rc = layer_matrix(pack, &layer->wv, place, TENSOR_WV, kv, plan->dim, e);
     return rc == 0 ? layer_matrix(pack, &layer->wo, place, TENSOR_WO, plan->dim, q_width, e) : rc;
@@ -197,39 +242,53 @@ static int load_moe(eng__pack *pack, eng__layer *layer, tensor_place place, err 
 
 static int load_norms(eng__pack *pack, eng__layer *layer, tensor_place place, err *e) {
     const model_plan *plan = &pack->cpu->plan;
-    if (layer_vector(pack, &layer->attn_norm, place, TENSOR_ATTN_NORM, plan->dim, e) != 0 ||
-        layer_vector(pack, &layer->ffn_norm, place, TENSOR_FFN_NORM, plan->dim, e) != 0) {
+    if (plan_norms_inputs(plan) &&
+        (layer_vector(pack, &layer->attn_norm, place, TENSOR_ATTN_NORM, plan->dim, e) != 0 ||
+         layer_vector(pack, &layer->ffn_norm, place, TENSOR_FFN_NORM, plan->dim, e) != 0)) {
         return -1;
     }
-    if (plan->norms != NORM_SANDWICH) return 0;
+    if (!plan_norms_outputs(plan)) return 0;
     if (layer_vector(pack, &layer->attn_out_norm, place, TENSOR_ATTN_OUT_NORM, plan->dim, e) != 0)
         return -1;
     return layer_vector(pack, &layer->ffn_out_norm, place, TENSOR_FFN_OUT_NORM, plan->dim, e);
 }
 
-static int load_layers(eng__pack *pack, eng__layer *layers, tensor_stage stage, uint32_t n,
-                       ffn_kind ffn, err *e) {
+static int load_ffn(eng__pack *pack, eng__layer *layer, tensor_place place, err *e) {
+    const model_plan *plan = &pack->cpu->plan;
+    switch (layer->ffn) {
+    case FFN_MOE: return load_moe(pack, layer, place, e);
+    case FFN_SWIGLU:
+        return load_swiglu(pack, &layer->gate_up, &layer->down, place, TENSOR_GATE, 0, 1,
+                           plan->ffn_dim, e);
+    case FFN_HALF_RELU2: break;
+    }
+    if (layer_matrix(pack, &layer->gate_up, place, TENSOR_UP, plan->ffn_dim, plan->dim, e) != 0)
+        return -1;
+    return layer_matrix(pack, &layer->down, place, TENSOR_DOWN, plan->dim, plan->ffn_dim, e);
+}
+
+/* n layers of a stage. The first has number `index` over prelude, core and coda. */
+static int load_layers(eng__pack *pack, eng__layer *layers, tensor_stage stage, uint32_t index,
+                       uint32_t n, ffn_kind ffn, err *e) {
     const model_plan *plan = &pack->cpu->plan;
     for (uint32_t i = 0; i < n; i++) {
         tensor_place place = {.stage = stage, .layer = i};
         eng__layer *layer = &layers[i];
         layer->slot_at = plan_layer_offset(plan, i);
-        layer->moe = ffn == FFN_MOE;
+        layer->ffn = ffn;
         if (load_norms(pack, layer, place, e) != 0 ||
-            (plan->attn == ATTN_GQA ? load_gqa : load_mla)(pack, layer, place, e) != 0) {
+            (plan->attn == ATTN_GQA ? load_gqa : load_mla)(pack, layer, place, e) != 0 ||
+            load_value_embed(pack, layer, place, index + i, e) != 0 ||
+            load_ffn(pack, layer, place, e) != 0) {
             return -1;
         }
-        int rc = layer->moe ? load_moe(pack, layer, place, e)
-                            : load_swiglu(pack, &layer->gate_up, &layer->down, place, TENSOR_GATE,
-                                          0, 1, plan->ffn_dim, e);
-        if (rc != 0) return -1;
     }
     return 0;
 }
 
 /* ---- the loop ---- */
 
-static int load_injection(eng__pack *pack, err *e) {
+static int load_mythos(eng__pack *pack, err *e) {
     eng__cpu *cpu = pack->cpu;
     uint32_t dim = cpu->plan.dim;
     float *dt = NULL;
@@ -241,6 +300,29 @@ static int load_injection(eng__pack *pack, err *e) {
     }
     for (uint32_t i = 0; i < dim; i++)
         cpu->inj_a[i] = rm_lti_decay(dt[0], cpu->inj_a[i]);
+    return 0;
+}
+
+static int load_linear(eng__pack *pack, err *e) {
+    eng__cpu *cpu = pack->cpu;
+    uint32_t dim = cpu->plan.dim;
+    if (columns(pack, &cpu->inject_state, of_model(TENSOR_INJECT), dim, 0, dim, e) != 0) return -1;
+    return columns(pack, &cpu->inject_input, of_model(TENSOR_INJECT), dim, dim, dim, e);
+}
+
+static int load_diagonal(eng__pack *pack, err *e) {
+    eng__cpu *cpu = pack->cpu;
+    uint32_t dim = cpu->plan.dim;
+    if (matrix(pack, &cpu->inject_input, of_model(TENSOR_INJECT), dim, dim, e) != 0) return -1;
+    if (cpu->inj_a) return 0;
+    if (vector(pack, &cpu->inj_a, of_model(TENSOR_LOG_A), dim, e) != 0 ||
+        vector(pack, &cpu->inj_b, of_model(TENSOR_LOG_DT), dim, e) != 0) {
+        return -1;
+    }
+    for (uint32_t i = 0; i < dim; i++) {
+        cpu->inj_b[i] = rm_softplus(cpu->inj_b[i]);
+        cpu->inj_a[i] = rm_diagonal_decay(cpu->inj_b[i], cpu->inj_a[i]);
+    }
     return 0;
 }
 
@@ -260,13 +342,26 @@ static int load_lora(eng__pack *pack, err *e) {
     return rc;
 }
 
+static int load_injection(eng__pack *pack, err *e) {
+    switch (pack->cpu->plan.inject) {
+    case INJECT_NONE: break;
+    case INJECT_MYTHOS: return load_mythos(pack, e) == 0 ? load_lora(pack, e) : -1;
+    case INJECT_LINEAR: return load_linear(pack, e);
+    case INJECT_DIAGONAL: return load_diagonal(pack, e);
+    }
+    return 0;
+}
+
 static int load_loop(eng__pack *pack, err *e) {
     eng__cpu *cpu = pack->cpu;
     const model_plan *plan = &cpu->plan;
-    bool mythos = plan->inject == INJECT_MYTHOS;
     float *bias = NULL;
-    if (mythos && (load_injection(pack, e) != 0 || load_lora(pack, e) != 0)) return -1;
-    if ((mythos || plan->loop_norm) &&
+    if (load_injection(pack, e) != 0) return -1;
+    if (plan->input_norm &&
+        vector(pack, &cpu->input_norm, of_model(TENSOR_INPUT_NORM), plan->dim, e) != 0) {
+        return -1;
+    }
+    if ((plan->inject == INJECT_MYTHOS || plan->loop_norm) &&
         vector(pack, &cpu->loop_norm, of_model(TENSOR_LOOP_NORM), plan->dim, e) != 0) {
         return -1;
     }
@@ -280,23 +375,35 @@ static int load_loop(eng__pack *pack, err *e) {
     return 0;
 }
 
-static int load_all(eng__pack *pack, err *e) {
+/* Between loop and coda, and the head. */
+static int load_end(eng__pack *pack, err *e) {
     eng__cpu *cpu = pack->cpu;
     const model_plan *plan = &cpu->plan;
     model_tensor head;
     bool untied = model_find(cpu->model, of_model(TENSOR_HEAD), &head);
-    pack->at = 0;
-    if (load_layers(pack, cpu->prelude, PART_OF_PRELUDE, plan->n_prelude, plan->end_ffn, e) != 0 ||
-        load_layers(pack, cpu->core, PART_OF_CORE, plan->n_core, plan->core_ffn, e) != 0 ||
-        load_loop(pack, e) != 0 ||
-        load_layers(pack, cpu->coda, PART_OF_CODA, plan->n_coda, plan->end_ffn, e) != 0) {
+    if (plan->coda_in == CODA_IN_LINEAR &&
+        matrix(pack, &cpu->coda_in, of_model(TENSOR_CODA_IN), plan->dim, plan->dim, e) != 0) {
         return -1;
     }
-    if (plan->final_norm &&
+    if ((plan->final_norm || plan->coda_in == CODA_IN_NORM) &&
         vector(pack, &cpu->final_norm, of_model(TENSOR_FINAL_NORM), plan->dim, e) != 0)
         return -1;
     return matrix(pack, &cpu->head, of_model(untied ? TENSOR_HEAD : TENSOR_EMBED), plan->vocab_size,
                   plan->dim, e);
+}
+
+static int load_all(eng__pack *pack, err *e) {
+    eng__cpu *cpu = pack->cpu;
+    const model_plan *plan = &cpu->plan;
+    uint32_t core = plan->n_prelude, coda = core + plan->n_core;
+    pack->at = 0;
+    if (load_layers(pack, cpu->prelude, PART_OF_PRELUDE, 0, core, plan->end_ffn, e) != 0 ||
+        load_layers(pack, cpu->core, PART_OF_CORE, core, plan->n_core, plan->core_ffn, e) != 0 ||
+        load_loop(pack, e) != 0 ||
+        load_layers(pack, cpu->coda, PART_OF_CODA, coda, plan->n_coda, plan->end_ffn, e) != 0) {
+        return -1;
+    }
+    return load_end(pack, e);
 }
 
 /* Assigns every matrix its part of the image: a mapped file, or memory packed now. */
