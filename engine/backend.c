@@ -51,32 +51,33 @@ int eng__check_opts(eng_backend_opts *opts, const model_plan *plan, const eng__l
     return check_choices(opts, plan, e);
 }
 
-int eng__check_plan(const model_plan *plan, err *e) {
-    static const uint8_t no_layer[sizeof plan->value_embeds] = {0};
-    const struct {
-        bool has;
-        const char *what;
-    } parts[] = {
-        {plan->norms == NORM_AFTER || plan->norms == NORM_POST, "a norm after the sum"},
-        {plan->norms == NORM_SANDWICH && plan->core_ffn == FFN_MOE,
-         "a mixture of experts between two norms"},
-        {plan->core_ffn == FFN_HALF_RELU2 || plan->end_ffn == FFN_HALF_RELU2, "a squared ReLU"},
-        {plan->end_ffn == FFN_MOE, "a mixture of experts outside the loop"},
-        {plan->qk_bias, "a bias of queries and keys"},
-        {plan->qk_norm != QK_NORM_NONE, "a norm of queries and keys"},
-        {plan->scaling.factor != 0, "RoPE scaling"},
-        {memcmp(plan->value_embeds, no_layer, sizeof no_layer) != 0, "a value embedding"},
-        {plan->input_norm, "a norm of the loop's input"},
-        {plan->inject == INJECT_LINEAR || plan->inject == INJECT_DIAGONAL, "this injection"},
-        {plan->inject == INJECT_MYTHOS && plan->n_core != 1, "a MYTHOS core of several layers"},
-        {plan->coda_in != CODA_IN_NONE, "a layer between loop and coda"},
-    };
-    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+int eng__refuse_parts(const model_plan *plan, const eng__part *parts, size_t n, err *e) {
+    for (size_t i = 0; i < n; i++) {
         if (!parts[i].has) continue;
         return err_set(e, ERR_UNSUPPORTED, NULL, "%s in %s models is not supported yet",
                        parts[i].what, plan_family_name(plan));
     }
     return 0;
+}
+
+bool eng__has_value_embeds(const model_plan *plan) {
+    static const uint8_t none[sizeof plan->value_embeds] = {0};
+    return memcmp(plan->value_embeds, none, sizeof none) != 0;
+}
+
+int eng__check_plan(const model_plan *plan, err *e) {
+    bool mla = plan->attn == ATTN_MLA, values = eng__has_value_embeds(plan);
+    const eng__part parts[] = {
+        {plan->norms != NORM_PRE && plan->core_ffn == FFN_MOE,
+         "a mixture of experts with norms of outputs"},
+        {plan->end_ffn == FFN_MOE, "a mixture of experts outside the loop"},
+        {plan->inject == INJECT_MYTHOS && plan->n_core != 1, "a MYTHOS core of several layers"},
+        {mla && plan->qk_bias, "a bias of queries and keys in MLA"},
+        {mla && plan->qk_norm != QK_NORM_NONE, "a norm of queries and keys in MLA"},
+        {mla && values, "a value embedding in MLA"},
+        {values && plan->dim < PLAN_VALUE_GATE, "a value embedding of so few channels"},
+    };
+    return eng__refuse_parts(plan, parts, ARRAY_LEN(parts), e);
 }
 
 /* Block maps for positions that all leave after one loop, but at most about 4 % of the bytes, and
@@ -133,7 +134,7 @@ static bool row_fits(const eng_backend_info *info, const model_plan *plan,
         return false;
     if (stamps->last[row->row] == stamps->now) return false; /* twice in one launch */
     stamps->last[row->row] = stamps->now;
-    if (stage == ENG_STAGE_PRELUDE && row->token >= plan->vocab_size) return false;
+    if (row->token >= plan->vocab_size) return false;
     if (stage == ENG_STAGE_RECURRENT) {
         if (row->loop >= opts->max_loops) return false;
         if (row->flags & ENG_ROW_GUARDED && row->guard >= opts->n_rows) return false;

@@ -17,6 +17,15 @@ int eng__check_opts(eng_backend_opts *opts, const model_plan *plan, const eng__l
                     err *e) WARN_UNUSED;
 /* ERR_UNSUPPORTED, with its name, if the plan has a part that no backend runs yet. */
 int eng__check_plan(const model_plan *plan, err *e) WARN_UNUSED;
+/* A part of plans, and whether this plan has it. */
+typedef struct {
+    bool has;
+    const char *what;
+} eng__part;
+/* ERR_UNSUPPORTED with the name of the first part that the plan has: for parts missing in one
+ * backend only. */
+int eng__refuse_parts(const model_plan *plan, const eng__part *parts, size_t n, err *e) WARN_UNUSED;
+bool eng__has_value_embeds(const model_plan *plan);
 /* Sets info's planes, slots, blocks and their sizes: divides `bytes` between slots and block maps.
  * ERR_USAGE if not even one block fits. */
 int eng__size_cache(eng_backend_info *info, const model_plan *plan, const eng_backend_opts *opts,

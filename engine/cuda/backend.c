@@ -112,12 +112,29 @@ static int set_kernels(cu_backend *cuda, const char *name, err *e) {
                    name);
 }
 
+/* Parts missing on CUDA only. */
+static int check_parts(const model_plan *plan, err *e) {
+    const eng__part parts[] = {
+        {plan->norms == NORM_AFTER || plan->norms == NORM_POST, "a norm after the sum"},
+        {plan->core_ffn == FFN_HALF_RELU2 || plan->end_ffn == FFN_HALF_RELU2, "a squared ReLU"},
+        {plan->qk_bias, "a bias of queries and keys"},
+        {plan->qk_norm != QK_NORM_NONE, "a norm of queries and keys"},
+        {plan->scaling.factor != 0, "RoPE scaling"},
+        {eng__has_value_embeds(plan), "a value embedding"},
+        {plan->input_norm, "a norm of the loop's input"},
+        {plan->inject == INJECT_LINEAR || plan->inject == INJECT_DIAGONAL, "this injection"},
+        {plan->coda_in != CODA_IN_NONE, "a layer between loop and coda"},
+    };
+    return eng__refuse_parts(plan, parts, ARRAY_LEN(parts), e);
+}
+
 static int check_opts(cu_backend *cuda, const eng_backend_opts *in, err *e) {
     static const eng__limits limits = {
         .default_rows = 1024, .launch = CU_MAX_LAUNCH, .positions = 1u << 24};
     const model_plan *plan = &cuda->plan;
     cuda->opts = *in;
-    if (eng__check_plan(plan, e) != 0 || eng__check_opts(&cuda->opts, plan, &limits, e) != 0)
+    if (eng__check_plan(plan, e) != 0 || check_parts(plan, e) != 0 ||
+        eng__check_opts(&cuda->opts, plan, &limits, e) != 0)
         return -1;
     if (in->weights == ENG_WEIGHTS_INT8) {
         return err_set(e, ERR_USAGE, "weights",

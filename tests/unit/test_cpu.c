@@ -321,6 +321,8 @@ Test(cpu, rows_and_edits_out_of_range_are_refused) {
     } rows[] = {
         {ENG_STAGE_PRELUDE, {{.row = in->n_rows, .blocks = good}}, 1},
         {ENG_STAGE_PRELUDE, {{.token = drv.plan->vocab_size, .blocks = good}}, 1},
+        {ENG_STAGE_RECURRENT, {{.token = drv.plan->vocab_size, .blocks = good}}, 1},
+        {ENG_STAGE_CODA, {{.token = drv.plan->vocab_size, .blocks = good}}, 1},
         {ENG_STAGE_PRELUDE, {{.pos = drv.plan->max_seq_len, .blocks = good}}, 1},
         {ENG_STAGE_PRELUDE, {{.blocks = bad}}, 1},
         {ENG_STAGE_PRELUDE, {{.blocks = NULL}}, 1},
