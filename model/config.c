@@ -14,7 +14,8 @@ enum { CONFIG_MAX_BYTES = 1 << 20, MAX_SLOT_VALUES = 1 << 26 };
     ROW(openmythos)                                                                                \
     ROW(ouro)                                                                                      \
     ROW(huginn)                                                                                    \
-    ROW(retrofitted)
+    ROW(retrofitted)                                                                               \
+    ROW(fathom_plan)
 
 #define ROW(name) extern const model_family model__##name;
 FAMILIES(ROW)
