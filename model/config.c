@@ -15,6 +15,7 @@ enum { CONFIG_MAX_BYTES = 1 << 20, MAX_SLOT_VALUES = 1 << 26 };
     ROW(ouro)                                                                                      \
     ROW(huginn)                                                                                    \
     ROW(retrofitted)                                                                               \
+    ROW(nanbeige)                                                                                  \
     ROW(fathom_plan)
 
 #define ROW(name) extern const model_family model__##name;

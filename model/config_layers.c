@@ -6,6 +6,28 @@
 
 /* ---- heads ---- */
 
+/* kv_channels is a second name of head_dim. Without both, the heads share the width. */
+static int read_head_dim(const model__config *config, model_plan *plan) {
+    static const char *const names[] = {"head_dim", "kv_channels"};
+    const char *from = NULL;
+    plan->head_dim = plan->dim / plan->n_heads;
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        uint32_t size;
+        if (!model__config_has(config, names[i])) continue;
+        if (model__config_whole(config, names[i], 2, MODEL_MAX_HEAD_DIM, &size) != 0) return -1;
+        if (from && size != plan->head_dim) {
+            return model__config_bad(config, names[i], "%s is %u, but %s is %u; both name one size",
+                                     names[i], size, from, plan->head_dim);
+        }
+        plan->head_dim = size;
+        from = names[i];
+    }
+    if (plan->head_dim >= 2 && plan->head_dim % 2 == 0) return 0;
+    if (from == NULL) from = "head_dim";
+    return model__config_bad(config, from, "%s is %u, expected an even number: RoPE turns pairs",
+                             from, plan->head_dim);
+}
+
 int model__read_heads(const model__config *config, const char *key, model_plan *plan) {
     if (model__config_whole(config, key, 1, MODEL_MAX_HEADS, &plan->n_heads) != 0) return -1;
     plan->n_kv_heads = plan->n_heads;
@@ -19,17 +41,7 @@ int model__read_heads(const model__config *config, const char *key, model_plan *
                                  "num_key_value_heads is %u, expected a divisor of %s = %u",
                                  plan->n_kv_heads, key, plan->n_heads);
     }
-    plan->head_dim = plan->dim / plan->n_heads;
-    if (model__config_has(config, "head_dim") &&
-        model__config_whole(config, "head_dim", 2, MODEL_MAX_HEAD_DIM, &plan->head_dim) != 0) {
-        return -1;
-    }
-    if (plan->head_dim < 2 || plan->head_dim % 2 != 0) {
-        return model__config_bad(config, "head_dim",
-                                 "head_dim is %u, expected an even number: RoPE turns pairs",
-                                 plan->head_dim);
-    }
-    return 0;
+    return read_head_dim(config, plan);
 }
 
 /* ---- RoPE ---- */
