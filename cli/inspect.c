@@ -256,7 +256,8 @@ static void json_parts(const folder_facts *facts, buf *out) {
     static const char *const keys[MODEL_PARTS] = {
         [MODEL_PART_EMBED] = "embedding",       [MODEL_PART_ATTENTION] = "attention",
         [MODEL_PART_DENSE] = "dense_ffn",       [MODEL_PART_EXPERTS] = "routed_experts",
-        [MODEL_PART_SHARED] = "shared_experts", [MODEL_PART_OTHER] = "other",
+        [MODEL_PART_SHARED] = "shared_experts", [MODEL_PART_VALUES] = "value_embeddings",
+        [MODEL_PART_OTHER] = "other",
     };
     model_part_size parts[MODEL_PARTS];
     model_parts(facts->model, parts);

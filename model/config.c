@@ -16,6 +16,7 @@ enum { CONFIG_MAX_BYTES = 1 << 20, MAX_SLOT_VALUES = 1 << 26 };
     ROW(huginn)                                                                                    \
     ROW(retrofitted)                                                                               \
     ROW(nanbeige)                                                                                  \
+    ROW(parcae)                                                                                    \
     ROW(fathom_plan)
 
 #define ROW(name) extern const model_family model__##name;
@@ -234,6 +235,11 @@ static const model_family *family_of(const model__config *config) {
     if (value == NULL && json_object_get(config->root, "attn_type")) return &model__openmythos;
     for (size_t i = 0; type && i < ARRAY_LEN(families); i++) {
         if (strcmp(families[i]->model_type, type) == 0) return families[i];
+    }
+    const char *class = json_string_value(model__config_look(config, "_class_name"));
+    for (size_t i = 0; value == NULL && class && i < ARRAY_LEN(families); i++) {
+        const char *own = families[i]->class_name;
+        if (own && strcmp(own, class) == 0) return families[i];
     }
     char list[160];
     list_families(list, sizeof list);

@@ -292,7 +292,8 @@ const char *model_part_name(model_part part) {
     static const char *const names[MODEL_PARTS] = {
         [MODEL_PART_EMBED] = "embedding and head", [MODEL_PART_ATTENTION] = "attention",
         [MODEL_PART_DENSE] = "dense FFN",          [MODEL_PART_EXPERTS] = "routed experts",
-        [MODEL_PART_SHARED] = "shared experts",    [MODEL_PART_OTHER] = "norms and loop",
+        [MODEL_PART_SHARED] = "shared experts",    [MODEL_PART_VALUES] = "value embeddings",
+        [MODEL_PART_OTHER] = "norms and loop",
     };
     return (unsigned)part < MODEL_PARTS ? names[part] : "?";
 }

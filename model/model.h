@@ -114,6 +114,7 @@ typedef enum {
     MODEL_PART_DENSE,   /* FFN of every token */
     MODEL_PART_EXPERTS, /* routed experts and their router */
     MODEL_PART_SHARED,  /* always-on experts */
+    MODEL_PART_VALUES,  /* tables of value embeddings */
     MODEL_PART_OTHER,   /* norms, injection, LoRA, halting */
     MODEL_PARTS
 } model_part;

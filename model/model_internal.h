@@ -106,6 +106,7 @@ typedef bool (*model__has_tensor)(const void *ud, const char *name);
 struct model_family {
     const char *name;       /* for messages */
     const char *model_type; /* in config.json */
+    const char *class_name; /* _class_name of files without model_type; may be NULL */
     /* Fills plan from config.json, except the derived fields. Refuses unknown keys that would
      * change the arithmetic, by name. */
     int (*read)(const model__config *config, model_plan *plan);

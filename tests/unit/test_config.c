@@ -162,7 +162,7 @@ static const struct {
     {"{\"a\":[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]}", "nested deeper"},
     {"{\"d\xff\": 1}", "not valid JSON"},
     {"{}", "key \"model_type\" is missing; Fathom runs looped models: openmythos, ouro"},
-    {"{\"_class_name\": \"ParcaeConfig\"}", "is missing (the file is a ParcaeConfig); Fathom runs"},
+    {"{\"_class_name\": \"GPTConfig\"}", "is missing (the file is a GPTConfig); Fathom runs"},
     {"{\"architectures\": [\"GPT2LMHeadModel\"]}", "(the file is a GPT2LMHeadModel)"},
     {"{\"architectures\": 7}", "key \"model_type\" is missing; Fathom"},
 };
