@@ -51,7 +51,7 @@ int cmd_bench_kernels(int argc, char **argv) {
          "compute kernels (default: the fastest measured)", 0, 0, false},
         {"--kv-dtype", OPT_CHOICE, &cache, "f32|bf16",
          "number format of the key/value cache (default f32)", 0, 0, false},
-        {"--weights", OPT_CHOICE, &weights, "auto|int8",
+        {"--weights", OPT_CHOICE, &weights, "auto|bf16|int8",
          "format of large matrices in memory (default auto: as stored)", 0, 0, false},
         {"--what", OPT_TEXT, &only, "NAME",
          "measure one of: probe, gemm, attention, feed-forward, recurrent step, recurrent prompt, "
@@ -74,8 +74,8 @@ int cmd_bench_kernels(int argc, char **argv) {
     if (model && model_open(&folder, model, &e) != 0) return opt_fail(&e);
     eng_backend_opts opts = {.threads = (uint32_t)threads,
                              .kernels = kernels,
-                             .cache_dtype = strcmp(cache, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32};
-    if (strcmp(weights, "int8") == 0) opts.weights = ENG_WEIGHTS_INT8;
+                             .cache_dtype = strcmp(cache, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32,
+                             .weights = eng_weights_named(weights)};
     const model_plan *plan = folder ? model_plan_of(folder) : NULL;
     const char *chosen = "";
     if (printer.json) printf("{\"runs\":[");

@@ -38,7 +38,7 @@ int cmd_bench_kernels(int argc, char **argv);
     {"--kv-memory", OPT_BYTES, &(o)->cache_bytes, "BYTES", "bytes for the key/value cache, as in 512M or 4G (default: what fits into memory)", 1 << 16, 1e15, false}, \
     {"--kv-dtype", OPT_CHOICE, &(o)->cache_dtype, "f32|bf16", "number format of the key/value cache (default: f32 on cpu, bf16 on cuda)", 0, 0, false}, \
     {"--kernels", OPT_CHOICE, &(o)->kernels, "auto|avx512|avx2|portable|bf16|bf16-invariant|f32", "compute kernels; on cpu: avx512, avx2 or portable (default: the fastest measured); on cuda: bf16, bf16-invariant or f32 (default bf16); bf16-invariant is slower, but an answer's bits do not depend on other requests", 0, 0, false}, \
-    {"--weights", OPT_CHOICE, &(o)->weights, "auto|int8", "on cpu: format of large matrices in memory (default auto: as stored)", 0, 0, false}, \
+    {"--weights", OPT_CHOICE, &(o)->weights, "auto|bf16|int8", "on cpu: format of large matrices in memory (default auto: as stored); on cuda: bf16 in any case", 0, 0, false}, \
     {"--packed-cache", OPT_FLAG, &(o)->packed_cache, NULL, "on cpu: write the packed weights into the model folder, so that the next start is faster", 0, 0, false}
 #define POLICY_OPTIONS(o) \
     {"--halted-kv", OPT_CHOICE, &(o)->halted_kv, "exact|last", "whether a token that left the loop keeps filling the cache at deeper loops; exact: it does; last: deeper loops read what it wrote last (default: the model's)", 0, 0, false}, \

@@ -10,8 +10,8 @@ static int check_choices(const eng_backend_opts *opts, const model_plan *plan, e
     if (opts->cache_dtype != DTYPE_F32 && opts->cache_dtype != DTYPE_BF16) {
         return err_set(e, ERR_USAGE, "cache_dtype", "cache_dtype must be float32 or bfloat16");
     }
-    if (opts->weights != ENG_WEIGHTS_AS_STORED && opts->weights != ENG_WEIGHTS_INT8) {
-        return err_set(e, ERR_USAGE, "weights", "weights must be as stored or int8");
+    if ((unsigned)opts->weights >= ENG_WEIGHTS_KINDS) {
+        return err_set(e, ERR_USAGE, "weights", "weights must be as stored, bf16 or int8");
     }
     if (!plan_allows_exit(plan, opts->exit)) {
         return err_set(e, ERR_USAGE, "exit-rule", "%s models cannot leave the loop by %s",
@@ -169,6 +169,11 @@ int eng__check_launch(const eng_backend_info *info, const model_plan *plan,
                        heads, opts->max_logits);
     }
     return 0;
+}
+
+eng_weights eng_weights_named(const char *name) {
+    if (name && strcmp(name, "bf16") == 0) return ENG_WEIGHTS_BF16;
+    return name && strcmp(name, "int8") == 0 ? ENG_WEIGHTS_INT8 : ENG_WEIGHTS_AS_STORED;
 }
 
 void eng_backend_close(eng_backend *backend) {

@@ -21,9 +21,15 @@
 enum { ENG_BLOCK = 32 };
 #define ENG_NO_SLOT UINT32_MAX
 
-/* AS_STORED keeps bfloat16 and float32. INT8 holds the large matrices in 8 bits with one scale per
- * 128 inputs, and converts the activations to 8 bits before each product. */
-typedef enum { ENG_WEIGHTS_AS_STORED, ENG_WEIGHTS_INT8 } eng_weights;
+/* AS_STORED keeps bfloat16 and float32. BF16 rounds all matrices to bfloat16. INT8 holds the large
+ * matrices in 8 bits with one scale per 128 inputs, and converts the activations to 8 bits before
+ * each product. Tables read by token stay as stored. */
+typedef enum {
+    ENG_WEIGHTS_AS_STORED,
+    ENG_WEIGHTS_BF16,
+    ENG_WEIGHTS_INT8,
+    ENG_WEIGHTS_KINDS
+} eng_weights;
 
 typedef struct {
     uint32_t threads;        /* 0 = machine_threads */
@@ -35,7 +41,7 @@ typedef struct {
     uint32_t max_positions;  /* most positions of any sequence */
     model_dtype cache_dtype; /* DTYPE_F32 or DTYPE_BF16 */
     const char *kernels;     /* CPU: NULL = the fastest measured; "avx512", "avx2", "portable" */
-    eng_weights weights;     /* CPU: storage of large matrices */
+    eng_weights weights;     /* CPU: storage of matrices; CUDA holds BF16 */
     bool packed_cache;       /* CPU: keep the packed weights in a file in the model's folder */
     /* CPU: the caller promises to launch prompt positions in aligned groups of this size, so the
      * backend may choose the form of attention from the position alone. 0 = no promise. */
@@ -147,6 +153,9 @@ typedef struct {
     int (*wait)(eng_backend *backend, eng_result *result, err *e);
     void (*close)(eng_backend *backend);
 } eng_backend_ops;
+
+/* The kind of weights of an option "auto|bf16|int8"; NULL is "auto", as stored. */
+eng_weights eng_weights_named(const char *name);
 
 /* First member of every backend's own struct. */
 struct eng_backend {

@@ -169,8 +169,7 @@ static int open_backend(runtime *self, const runtime_opts *opts, err *e) {
         .cache_dtype =
             opts->cache_dtype && strcmp(opts->cache_dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32,
         .kernels = opts->kernels && strcmp(opts->kernels, "auto") != 0 ? opts->kernels : NULL,
-        .weights = opts->weights && strcmp(opts->weights, "int8") == 0 ? ENG_WEIGHTS_INT8
-                                                                       : ENG_WEIGHTS_AS_STORED,
+        .weights = eng_weights_named(opts->weights),
         .packed_cache = opts->packed_cache,
         .prompt_chunk = chunk <= self->sched.max_rows ? chunk : 0,
         .own_exit = opts->exit_rule != NULL,

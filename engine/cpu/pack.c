@@ -1,11 +1,12 @@
 /* pack.c - packs the tensors of a model into panels.
  *
- * bfloat16 stays bfloat16 (exact); float32 and float16 become float32. Padding columns and padding
- * k steps are zero. */
+ * As stored, bfloat16 stays bfloat16 (exact); float32 and float16 become float32. Padding columns
+ * and padding k steps are zero. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "engine/cpu/pack_internal.h"
+#include "engine/rowmath.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -66,11 +67,8 @@ static void read_column(const eng__pack *pack, uint32_t panel_idx, uint32_t col,
 
 static void put_bf16(uint16_t *to, uint32_t col, const float *values, uint32_t n) {
     to += col < 16 ? 2 * col : 2 * (col - 16) + 1;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, values + i, sizeof bits);
-        to[i * ENG__PANEL] = (uint16_t)(bits >> 16);
-    }
+    for (uint32_t i = 0; i < n; i++)
+        to[i * ENG__PANEL] = rm_bf16_narrow(values[i]);
 }
 
 /* One group of one column: codes are value + 128. */
@@ -135,6 +133,7 @@ static void say_progress(eng__pack *pack) {
 static eng__wtype type_of(const eng__pack *pack, uint32_t n_in) {
     if (pack->cpu->opts.weights == ENG_WEIGHTS_INT8 && !pack->keep && n_in >= ENG__GROUP / 2)
         return ENG__I8;
+    if (pack->cpu->opts.weights == ENG_WEIGHTS_BF16) return ENG__BF16;
     for (uint32_t i = 0; i < pack->n_src; i++) {
         if (pack->src[i].dtype != DTYPE_BF16) return ENG__F32;
     }
@@ -196,6 +195,7 @@ int eng__pack_run(eng__pack *pack, uint32_t n_out, uint32_t n_in, err *e) {
                            ? (size_t)round_up(n_in, ENG__GROUP) / ENG__GROUP * ENG__GROUP_BYTES
                            : (size_t)n_in * ENG__PANEL * (mat->type == ENG__F32 ? 4 : 2);
     if (!size_mul(mat->panels, mat->panel_bytes, &bytes)) goto too_large;
+    if (!pack->fill && mat->type == ENG__F32) pack->f32_bytes += bytes;
     if (!pack->fill && pack->cpu->opts.packed_cache) {
         uint32_t facts[] = {n_out,      n_in,       mat->type,   pack->kind,
                             pack->row0, pack->col0, pack->n_src, pack->rope};

@@ -15,12 +15,13 @@ enum { ENG__MAX_SOURCES = 2 * 64 };
 
 typedef struct {
     eng__cpu *cpu;
-    bool fill;       /* false: only sizes and places; true: the image exists */
-    bool packed;     /* the image came from a file and needs no packing */
-    bool not_finite; /* a sample of a packed image is NaN or infinite */
-    bool keep;       /* never int8 */
-    bool rope;       /* rows are queries or keys, in the order of the rotation */
-    size_t at;       /* bytes of the image assigned so far */
+    bool fill;          /* false: only sizes and places; true: the image exists */
+    bool packed;        /* the image came from a file and needs no packing */
+    bool not_finite;    /* a sample of a packed image is NaN or infinite */
+    bool keep;          /* never int8 */
+    bool rope;          /* rows are queries or keys, in the order of the rotation */
+    size_t at;          /* bytes of the image assigned so far */
+    uint64_t f32_bytes; /* of the image's float32 matrices */
     eng__mat *mat;
     eng__pack_kind kind;
     uint32_t row0, col0, hidden, hidden_padded;

@@ -71,7 +71,12 @@ static bool ends_in(const char *name, const char *suffix) {
 }
 
 static const char *name_of(const eng__cpu *cpu) {
-    return cpu->opts.weights == ENG_WEIGHTS_INT8 ? "fathom-packed-int8.bin" : "fathom-packed.bin";
+    static const char *const names[ENG_WEIGHTS_KINDS] = {
+        [ENG_WEIGHTS_AS_STORED] = "fathom-packed.bin",
+        [ENG_WEIGHTS_BF16] = "fathom-packed-bf16.bin",
+        [ENG_WEIGHTS_INT8] = "fathom-packed-int8.bin",
+    };
+    return names[cpu->opts.weights];
 }
 
 static int open_folder(const eng__cpu *cpu) {

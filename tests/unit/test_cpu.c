@@ -289,7 +289,7 @@ Test(cpu, options_that_cannot_work_are_refused) {
         {{.cache_bytes = 1000}, "kv-memory"},
         {{.threads = 100000}, "threads"},
         {{.n_rows = (1u << 24) + 1}, "n_rows"},
-        {{.weights = (eng_weights)2}, "weights"},
+        {{.weights = ENG_WEIGHTS_KINDS}, "weights"},
         {{.max_positions = (1u << 30) + 1}, "max_positions"},
     };
     model_folder *model;

@@ -312,7 +312,7 @@ static void bad_options_say_why(const model_folder *model) {
         {{.max_loops = PLAN_MAX_LOOPS + 1}, "max_loops"},
         {{.kernels = "avx512"}, "kernels"},
         {{.cache_dtype = DTYPE_F16}, "cache_dtype"},
-        {{.weights = (eng_weights)2}, "weights"},
+        {{.weights = ENG_WEIGHTS_KINDS}, "weights"},
         {{.weights = ENG_WEIGHTS_INT8}, "weights"},
         {{.cache_bytes = 100, .n_rows = 4, .max_positions = 64}, "kv-memory"},
         {{.n_rows = UINT32_MAX}, "n_rows"},
