@@ -31,10 +31,9 @@ typedef struct {
 
 /* The number of cases that Fathom offers. */
 static const family_run families[] = {
-    {.family = "ouro", .n_cases = 9},
-    {.family = "huginn", .n_cases = 6},
-    {.family = "retro_llama", .n_cases = 3},
-    {.family = "retro_olmo", .n_cases = 3},
+    {.family = "ouro", .n_cases = 9},        {.family = "nanbeige", .n_cases = 1},
+    {.family = "huginn", .n_cases = 6},      {.family = "parcae", .n_cases = 3},
+    {.family = "retro_llama", .n_cases = 3}, {.family = "retro_olmo", .n_cases = 3},
 };
 
 /* Largest error over the largest logit that is right: the float32 sums of the published code differ
