@@ -9,17 +9,23 @@
 
 typedef struct {
     kv_policy policy;
-    uint32_t max_loops; /* 0 = the plan's; may be more */
-    uint32_t min_loops; /* no halt before this many are done */
-    float threshold;    /* 0 = the configuration's */
+    uint32_t max_loops;                  /* 0 = the plan's; may be more */
+    uint32_t min_loops;                  /* no halt before this many are done */
+    float threshold;                     /* 0 = the configuration's */
+    uint32_t n_prompt, prompt_min_loops; /* so many first positions run at least so many loops */
+    bool own_exit;                       /* `exit` instead of the plan's */
+    exit_rule exit;
+    bool own_state0; /* `state0` instead of the plan's */
+    state_start state0;
 } ref_opts;
 
 typedef struct {
     uint32_t n, vocab;
-    float *logits;   /* [n][vocab] */
-    uint32_t *depth; /* [n] loops executed, 1..max_loops */
-    float margin;    /* smallest distance of any halting decision from the threshold: depths can
-                        be compared if it is well above rounding */
+    float *logits;       /* [n][vocab] */
+    uint32_t *depth;     /* [n] loops executed, 1..max_loops */
+    float margin;        /* smallest distance of any halting decision from the threshold: depths can
+                            be compared if it is well above rounding */
+    float router_margin; /* smallest distance between an expert picked and one left out */
 } ref_result;
 
 typedef struct reference reference;
