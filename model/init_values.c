@@ -14,9 +14,13 @@
 #define ATTENTION_OUT 0.4
 #define FFN_OUT 0.4
 #define SILU_UP 0.597 /* rms of silu(a) * b for standard normal a and b */
+#define RELU2 0.612   /* rms of 0.5 * relu(a)^2 for standard normal a */
 #define SCORE_STD 1.5 /* attention scores: peaked enough to matter */
 #define LORA_OUT 0.05
 #define LOGIT_STD 2.5
+#define QK_BIAS 0.3
+#define VALUE_EMBED 0.5 /* beside values of rms 1 */
+#define LOG_DT 0.213    /* DIAGONAL: softplus gives 0.805, so the state keeps 0.447 of itself */
 #define INJECT 0.1      /* injection.B */
 #define KEEP 0.36787944 /* A = exp(-exp(0 + 0)) */
 #define NORM_STD 0.05
@@ -118,6 +122,11 @@ static double solve_bias(const model_plan *plan, const float *size, double mean,
     return high;
 }
 
+static int find_head(void *ud, const model__want *want) {
+    (void)ud;
+    return want->place.role == TENSOR_HEAD && !want->optional;
+}
+
 void model__recipe_init(model__recipe *recipe, const model_plan *plan, uint64_t seed,
                         float mean_depth) {
     /* Small means need a wide spread, or every token halts at the same loop. */
@@ -131,6 +140,7 @@ void model__recipe_init(model__recipe *recipe, const model_plan *plan, uint64_t 
         if (depths_at(plan, size, bias, spread).std >= (double)mean_depth / 4) break;
     }
     *recipe = (model__recipe){.plan = plan, .seed = seed, .halt_bias = (float)bias};
+    recipe->tied = model__wants(plan, find_head, NULL) == 0;
     recipe->halt_std = (float)(spread / ((double)size[plan->loops_default - 1] * sqrt(plan->dim)));
 }
 
@@ -149,7 +159,9 @@ static double down_std(const model_plan *plan, const model__want *want) {
     if (want->part == MODEL_PART_SHARED) share = sqrt(0.5 / plan->n_shared_experts);
     /* Top-k weights sum to 1, their squares to about 1/2. */
     if (want->part == MODEL_PART_EXPERTS) share = plan->n_shared_experts ? 1 : sqrt(2);
-    return FFN_OUT * share / (SILU_UP * sqrt((double)want->shape[1]));
+    ffn_kind ffn = want->place.stage == PART_OF_CORE ? plan->core_ffn : plan->end_ffn;
+    double hidden = ffn == FFN_HALF_RELU2 ? RELU2 : SILU_UP;
+    return FFN_OUT * share / (hidden * sqrt((double)want->shape[1]));
 }
 
 static double matrix_std(const model_plan *plan, const model__want *want) {
@@ -167,37 +179,54 @@ static double matrix_std(const model_plan *plan, const model__want *want) {
     }
 }
 
-/* A norm on a sublayer's output sets how much the sublayer adds. */
-static void fill_out_norm(model__fill *fill, double out, double share) {
-    fill->mean = (float)(out * share);
-    fill->std = (float)(NORM_STD * out * share);
+static void fill_norm(model__fill *fill, double mean) {
+    fill->mean = (float)mean;
+    fill->std = (float)(NORM_STD * mean);
+}
+
+/* A norm on a sublayer's output sets how much the sublayer adds; a norm of the sum keeps it. */
+static void fill_out_norm(model__fill *fill, const model_plan *plan, double out, double share) {
+    fill_norm(fill, plan->norms == NORM_AFTER ? 1 : out * share);
+}
+
+/* e, the sum of scaled embedding and prelude, gets rms 1. */
+static double embed_std(const model_plan *plan) {
+    double added = ATTENTION_OUT * ATTENTION_OUT + FFN_OUT * FFN_OUT;
+    bool sums = plan->n_prelude > 0 && plan->norms != NORM_AFTER;
+    return (sums ? sqrt(1 - added) : 1) / (double)plan->embed_scale;
+}
+
+/* With a tied head, a norm of ones would make every token predict itself. */
+static void fill_final_norm(model__fill *fill, const model__recipe *recipe) {
+    if (!recipe->tied) {
+        fill_norm(fill, 1);
+        return;
+    }
+    fill->kind = MODEL_FILL_SIGNS;
+    fill->std = (float)(LOGIT_STD / sqrt(recipe->plan->dim) / embed_std(recipe->plan));
 }
 
 model__fill model__recipe_fill(const model__recipe *recipe, const model__want *want) {
     const model_plan *plan = recipe->plan;
     model__fill fill = {.kind = MODEL_FILL_NORMAL, .key = key_of(recipe->seed, want)};
-    double added = ATTENTION_OUT * ATTENTION_OUT + FFN_OUT * FFN_OUT;
+    bool diagonal = plan->inject == INJECT_DIAGONAL;
     switch (want->place.role) {
-    case TENSOR_EMBED:
-        /* e, the sum of embedding and prelude, gets rms 1. */
-        fill.std = (float)sqrt(plan->n_prelude ? 1 - added : 1);
+    case TENSOR_EMBED: fill.std = (float)embed_std(plan); break;
+    case TENSOR_FINAL_NORM: fill_final_norm(&fill, recipe); break;
+    case TENSOR_ATTN_OUT_NORM:
+        fill_out_norm(&fill, plan, ATTENTION_OUT, per_layer(plan, want));
         break;
-    case TENSOR_FINAL_NORM:
-        /* With a tied head, a norm of ones would make every token predict itself. */
-        fill.kind = MODEL_FILL_SIGNS;
-        fill.std = (float)(LOGIT_STD / sqrt(plan->dim) / sqrt(plan->n_prelude ? 1 - added : 1));
-        break;
-    case TENSOR_ATTN_OUT_NORM: fill_out_norm(&fill, ATTENTION_OUT, per_layer(plan, want)); break;
-    case TENSOR_FFN_OUT_NORM: fill_out_norm(&fill, FFN_OUT, per_layer(plan, want)); break;
+    case TENSOR_FFN_OUT_NORM: fill_out_norm(&fill, plan, FFN_OUT, per_layer(plan, want)); break;
     case TENSOR_ATTN_NORM:
     case TENSOR_FFN_NORM:
     case TENSOR_LOOP_NORM:
     case TENSOR_INPUT_NORM:
-    case TENSOR_Q_NORM:
-    case TENSOR_KV_NORM:
-        fill.mean = 1;
-        fill.std = (float)NORM_STD;
-        break;
+    case TENSOR_K_NORM:
+    case TENSOR_KV_NORM: fill_norm(&fill, 1); break;
+    case TENSOR_Q_NORM: fill_norm(&fill, plan->qk_norm == QK_NORM_FULL ? SCORE_STD : 1); break;
+    case TENSOR_Q_BIAS:
+    case TENSOR_K_BIAS: fill.std = (float)QK_BIAS; break;
+    case TENSOR_VALUE_TABLE: fill.std = (float)VALUE_EMBED; break;
     case TENSOR_EXIT_WEIGHT: fill.std = recipe->halt_std; break;
     case TENSOR_EXIT_BIAS: fill.mean = recipe->halt_bias; break;
     case TENSOR_INJECT_B:
@@ -206,7 +235,10 @@ model__fill model__recipe_fill(const model__recipe *recipe, const model__want *w
         break;
     case TENSOR_LOG_A:
     case TENSOR_ROUTER_BIAS: fill.std = 0.1f; break;
-    case TENSOR_LOG_DT: fill.std = 0; break;
+    case TENSOR_LOG_DT:
+        fill.mean = (float)(diagonal ? LOG_DT : 0);
+        fill.std = diagonal ? 0.1f : 0;
+        break;
     case TENSOR_LORA_SCALE:
         fill.mean = 1;
         fill.std = 0.5f;

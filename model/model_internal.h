@@ -70,6 +70,7 @@ typedef struct {
     const model_plan *plan;
     uint64_t seed;
     float halt_std, halt_bias;
+    bool tied; /* the head is the embedding */
 } model__recipe;
 
 /* Models with the exit rule HAZARD are published with threshold 1, and then never exit early. A
