@@ -60,6 +60,13 @@ static int set_policy(model_plan *plan, const char *policy, err *e) {
                    plan_family_name(plan));
 }
 
+/* Without an exit rule every token runs the same number of loops. */
+static int check_depth(const model_plan *plan, double depth, err *e) {
+    if (depth == 0 || (plan->exits & ~(1u << EXIT_FIXED)) != 0) return 0;
+    return err_set(e, ERR_USAGE, "--mean-depth",
+                   "--mean-depth: %s models run a fixed number of loops", plan_family_name(plan));
+}
+
 int cmd_init(int argc, char **argv) {
     char names[512];
     list_variants(names, sizeof names);
@@ -78,8 +85,8 @@ int cmd_init(int argc, char **argv) {
          "number format of the weights (default bfloat16)", 0, 0, false},
         {"--mean-depth", OPT_REAL, &depth, "X",
          "mean loops per token that the random weights give (default: 3/8 of the model's loops, "
-         "plus one); Ouro: writes exit threshold 0.5 into config.json, and without this option 1, "
-         "so that every loop runs",
+         "plus one); all families but openmythos: also writes an exit threshold into config.json, "
+         "and without this option every loop runs",
          0, PLAN_MAX_LOOPS, false},
         {"--halted-kv", OPT_CHOICE, &policy, "exact|last",
          "policy that config.json names; openmythos models only (default exact)", 0, 0, false},
@@ -97,6 +104,7 @@ int cmd_init(int argc, char **argv) {
     model_plan plan;
     if (config_of(&plan, variant, file, &e) != 0) return opt_fail(&e);
     if (policy && set_policy(&plan, policy, &e) != 0) return opt_fail(&e);
+    if (check_depth(&plan, depth, &e) != 0) return opt_fail(&e);
     write_progress progress = {.started = clock_ns()};
     const model_init_opts opts = {
         .seed = seed,

@@ -367,6 +367,17 @@ static void undo(writer *ctx) {
     if (ctx->made_dir) (void)rmdir(ctx->dir);
 }
 
+/* The threshold that gives the mean depth. Rules with a halting gate get it from the gate's
+ * weights. */
+static void set_threshold(model_plan *plan, float mean_depth) {
+    if (plan->exit == EXIT_HAZARD) {
+        plan->exit_threshold = MODEL_HAZARD_AT;
+    } else if (plan->exit != EXIT_ACT && plan_allows_exit(plan, EXIT_LATENT_DIFF)) {
+        plan->exit = EXIT_LATENT_DIFF;
+        plan->exit_threshold = model__depth_threshold(plan, mean_depth);
+    }
+}
+
 int model_init_write(const char *dir, const model_plan *plan, const model_init_opts *opts, err *e) {
     writer ctx = {.dir = dir, .opts = opts, .n_files = 1, .err = e};
     model_plan own = *plan;
@@ -377,7 +388,7 @@ int model_init_write(const char *dir, const model_plan *plan, const model_init_o
         return err_set(e, ERR_USAGE, "mean-depth", "the mean depth is %g, expected 1 to %u",
                        (double)depth, own.loops_default);
     }
-    if (opts->mean_depth > 0 && own.exit == EXIT_HAZARD) own.exit_threshold = MODEL_HAZARD_AT;
+    if (opts->mean_depth > 0) set_threshold(&own, depth);
     model__recipe_init(&ctx.recipe, &own, opts->seed, depth);
     ctx.files = array_new(MAX_FILES, sizeof *ctx.files);
     if (ctx.files == NULL) {

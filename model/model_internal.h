@@ -57,12 +57,15 @@ model__shape model__file_shape(const model__want *want);
 
 /* ---- values of random weights ---- */
 
-typedef enum { MODEL_FILL_NORMAL, MODEL_FILL_SIGNS } model__fill_kind;
+typedef enum { MODEL_FILL_NORMAL, MODEL_FILL_SIGNS, MODEL_FILL_HALVES } model__fill_kind;
 
-/* NORMAL: mean + std * a bell-shaped value; SIGNS: plus or minus std. */
+/* NORMAL: mean + std * a bell-shaped value; SIGNS: plus or minus std; HALVES: a matrix of `cols`
+ * columns, bell-shaped with `std` in its left half, `first` in the first column of the right half
+ * and `right` in the others. */
 typedef struct {
     model__fill_kind kind;
-    float mean, std;
+    float mean, std, first, right;
+    uint64_t cols;
     uint64_t key; /* of the counter-based generator */
 } model__fill;
 
@@ -76,6 +79,9 @@ typedef struct {
 /* Models with the exit rule HAZARD are published with threshold 1, and then never exit early. A
  * model made for a mean depth gets this threshold instead. */
 #define MODEL_HAZARD_AT 0.5f
+
+/* Models with the exit rule LATENT_DIFF get this threshold for a mean depth. */
+float model__depth_threshold(const model_plan *plan, float mean_depth);
 
 /* Scales halting to an expected depth of mean_depth (1..loops_default) for a random token. */
 void model__recipe_init(model__recipe *recipe, const model_plan *plan, uint64_t seed,
