@@ -85,7 +85,7 @@ void driver_add_loop(driver *drv, uint32_t seq_idx, uint32_t loop, uint32_t firs
         row->max_loops = (uint16_t)drv->n_loops;
         row->threshold = drv->plan->exit_threshold;
         if (tail) row->flags = ENG_ROW_TAIL;
-        if (tail && loop + 1 == drv->n_loops) row->flags |= ENG_ROW_KV_ONLY;
+        if (tail && loop + 1 == drv->n_loops && !drv->full_tails) row->flags |= ENG_ROW_KV_ONLY;
     }
 }
 

@@ -13,6 +13,7 @@ typedef struct {
     const model_plan *plan;
     uint32_t n_loops, min_loops;
     kv_policy policy;
+    bool full_tails; /* tails run their last loop to its end */
     uint32_t next_slot, next_block;
     uint32_t n_seq, n_pos; /* sequences run together, positions each */
     struct driver_seq {

@@ -106,6 +106,25 @@ Test(cpu_packed, the_second_start_maps_what_the_first_packed_and_answers_alike) 
     tmp_dir_remove(&dir);
 }
 
+Test(cpu_packed, each_kind_of_weights_has_a_file_of_its_own) {
+    static driver drv;
+    static const char *const names[ENG_WEIGHTS_KINDS] = {
+        "fathom-packed.bin", "fathom-packed-bf16.bin", "fathom-packed-int8.bin"};
+    tmp_dir dir = model_copy();
+    for (int turn = 0; turn < 2; turn++) {
+        for (size_t kind = 0; kind < ENG_WEIGHTS_KINDS; kind++) {
+            eng_backend_opts opts = {
+                .threads = 1, .packed_cache = true, .weights = (eng_weights)kind};
+            driver_open(&drv, dir.path, 6, KV_EXACT, &opts);
+            const eng__image *image = &((eng__cpu *)drv.backend)->image;
+            cr_assert_eq(image->map != NULL, turn == 1, "%s", names[kind]);
+            cr_assert_eq(size_of(path_in(&dir, names[kind])), HEADER + image->bytes);
+            driver_close(&drv);
+        }
+    }
+    tmp_dir_remove(&dir);
+}
+
 Test(cpu_packed, a_flipped_bit_at_any_place_is_seen_before_the_first_token) {
     tmp_dir dir = model_copy();
     const char *path = path_in(&dir, packed);
