@@ -51,6 +51,90 @@ static float *logits_of(const tmp_dir *dir, uint32_t chunk, const eng_backend_op
     return out;
 }
 
+/* ---- each part alone against the plain model ---- */
+
+static void set_bias(model_plan *plan) {
+    plan->qk_bias = true;
+    plan->rope_halves = true;
+}
+static void set_full_norm(model_plan *plan) {
+    plan->qk_norm = QK_NORM_FULL;
+    plan->qk_norm_eps = 1e-2f;
+    plan->rope_halves = true;
+}
+static void set_head_norm(model_plan *plan) {
+    plan->qk_norm = QK_NORM_HEAD_UNIT;
+    plan->qk_norm_eps = 1e-2f;
+}
+static void set_after(model_plan *plan) {
+    plan->norms = NORM_AFTER;
+}
+static void set_post(model_plan *plan) {
+    plan->norms = NORM_POST;
+}
+static void set_relu2(model_plan *plan) {
+    plan->core_ffn = FFN_HALF_RELU2;
+}
+/* Tables in every stage, with grouped heads, whose gate reads a stream without a norm. */
+static void set_values(model_plan *plan) {
+    plan->norms = NORM_POST;
+    plan->value_embeds[0] = 0x2b; /* layers 0, 1, 3 and 5 of 6 */
+}
+static void set_input_norm(model_plan *plan) {
+    plan->input_norm = true;
+}
+static void set_linear(model_plan *plan) {
+    plan->inject = INJECT_LINEAR;
+    plan->input_norm = true;
+    plan->state0 = STATE_SEEDED;
+    plan->state0_std = 0.5f;
+}
+static void set_diagonal(model_plan *plan) {
+    plan->inject = INJECT_DIAGONAL;
+    plan->state0 = STATE_ZERO;
+}
+static void set_coda_norm(model_plan *plan) {
+    plan->coda_in = CODA_IN_NORM;
+}
+static void set_coda_linear(model_plan *plan) {
+    plan->coda_in = CODA_IN_LINEAR;
+    plan->n_coda = 0;
+}
+static void set_scaling(model_plan *plan) {
+    plan->scaling = (rope_scaling){.factor = 8, .low = 1, .high = 4, .original = 32};
+}
+
+static void check_part(void (*set)(model_plan *), size_t row) {
+    static driver drv;
+    model_plan plan = small_plan(NORM_PRE);
+    tmp_dir dir = tmp_dir_create();
+    set(&plan);
+    write_model(&dir, &plan, DTYPE_F32);
+    open_small(&drv, &dir, NULL);
+    driver_run(&drv, 13);
+    reference *ref = ref_open(drv.model);
+    ref_opts how = {.policy = KV_EXACT, .max_loops = LOOPS};
+    ref_result want = ref_run(ref, drv.seq[0].ids, POS, &how);
+    double off = ref_relative_error(drv.seq[0].logits, want.logits, (size_t)POS * plan.vocab_size);
+    cr_assert_gt(want.margin, 1e-5f, "row %zu: no fair comparison of depths", row);
+    for (uint32_t pos = 0; pos < POS; pos++)
+        cr_assert_eq(drv.seq[0].depth[pos], want.depth[pos], "row %zu: depth at %u", row, pos);
+    cr_assert_leq(off, 2e-5, "row %zu: logits off by %g", row, off);
+    ref_result_deinit(&want);
+    ref_close(ref);
+    driver_close(&drv);
+    tmp_dir_remove(&dir);
+}
+
+Test(cpu_parts, each_part_alone_equals_the_plain_model) {
+    static void (*const parts[])(model_plan *) = {
+        set_bias,      set_full_norm,   set_head_norm,  set_after,  set_post,
+        set_relu2,     set_values,      set_input_norm, set_linear, set_diagonal,
+        set_coda_norm, set_coda_linear, set_scaling};
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+        check_part(parts[i], i);
+}
+
 /* ---- rows that stop early ---- */
 
 static const norm_place every_place[] = {NORM_PRE, NORM_SANDWICH, NORM_AFTER, NORM_POST};
