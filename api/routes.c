@@ -14,8 +14,7 @@ static void write_depth(const api_context *ctx, buf *out) {
         buf_puts(out, "\"threshold\":null,\"above\":null,\"most\":null}");
     }
     buf_printf(out, ",\"loops\":{\"default\":%u,\"cap\":%u},\"halted_kv\":\"%s\"",
-               opts->default_loops, opts->ceiling_loops,
-               opts->halted_kv == KV_LAST ? "last" : "exact");
+               opts->default_loops, opts->ceiling_loops, kv_policy_name(opts->halted_kv));
 }
 
 static void write_model(const api_context *ctx, buf *out) {

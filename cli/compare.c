@@ -141,7 +141,7 @@ static void print_text(const compare *cmp, size_t n_tokens) {
     for (size_t i = 0; i < cmp->n_runs; i++) {
         const compare_run *run = &cmp->runs[i];
         char name[40];
-        int len = snprintf(name, sizeof name, "%s", run->policy == KV_LAST ? "last" : "exact");
+        int len = snprintf(name, sizeof name, "%s", kv_policy_name(run->policy));
         if (run->max_loops)
             snprintf(name + len, sizeof name - (size_t)len, ", %u loop%s", run->max_loops,
                      run->max_loops == 1 ? "" : "s");
@@ -165,9 +165,9 @@ static void print_json(const compare *cmp, size_t n_tokens) {
                "\"top1_agreement\":%.6f,"
                "\"mean_kl\":%.8f,\"mean_depth\":%.4f,\"cache_bytes_per_token\":%.1f,"
                "\"cache_bytes_per_token_all_loops\":%.1f,\"depth_histogram\":[",
-               i ? "," : "", run->policy == KV_LAST ? "last" : "exact", run->max_loops, nll,
-               exp(nll), (double)run->agree / n, run->kl / n, run->loops / n,
-               bytes_kept(cmp, run, false), bytes_kept(cmp, run, true));
+               i ? "," : "", kv_policy_name(run->policy), run->max_loops, nll, exp(nll),
+               (double)run->agree / n, run->kl / n, run->loops / n, bytes_kept(cmp, run, false),
+               bytes_kept(cmp, run, true));
         uint32_t deepest = PLAN_MAX_LOOPS;
         while (deepest > 1 && run->histogram[deepest] == 0)
             deepest--;

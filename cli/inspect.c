@@ -186,7 +186,7 @@ static void print_model(const folder_facts *facts) {
     printf("%s\n  %-20s %s\n", model_dir(facts->model), "family", plan_family_name(plan));
     print_layers(plan);
     print_exit(plan);
-    printf("  %-20s %s\n", "halted positions", plan->halted_kv == KV_LAST ? "last" : "exact");
+    printf("  %-20s %s\n", "halted positions", kv_policy_name(plan->halted_kv));
     printf("  %-20s %u\n", "context", plan->max_seq_len);
     printf("  %-20s %u tokens, ", "vocabulary", plan->vocab_size);
     if (facts->tokenizer_ids) printf("tokenizer of %u\n", facts->tokenizer_ids);
@@ -337,8 +337,8 @@ static void json_model(const folder_facts *facts, buf *out) {
     buf_printf(out,
                "\"trained_loops\":%u,\"halted_kv\":\"%s\",\"max_seq_len\":%u,\"vocab_size\":%u,"
                "\"tokenizer\":%s,",
-               plan->loops_default, plan->halted_kv == KV_LAST ? "last" : "exact",
-               plan->max_seq_len, plan->vocab_size, facts->tokenizer_ids ? "true" : "false");
+               plan->loops_default, kv_policy_name(plan->halted_kv), plan->max_seq_len,
+               plan->vocab_size, facts->tokenizer_ids ? "true" : "false");
 }
 
 static int print_json(const folder_facts *facts) {

@@ -1,4 +1,4 @@
-/* plan.c - derived sizes of a plan, and the exit rules by name. */
+/* plan.c - derived sizes of a plan, and policies and exit rules by name. */
 #include "model/model_internal.h"
 
 #include <float.h>
@@ -45,6 +45,22 @@ double plan_rope_frequency(const model_plan *plan, uint32_t pair) {
 
 const char *plan_family_name(const model_plan *plan) {
     return plan->family->name;
+}
+
+/* ---- policies ---- */
+
+static const char *const policies[KV_POLICIES] = {
+    [KV_EXACT] = "exact", [KV_LAST] = "last", [KV_COLLAPSE] = "collapse"};
+
+const char *kv_policy_name(kv_policy policy) {
+    return (unsigned)policy < KV_POLICIES ? policies[policy] : "?";
+}
+
+bool kv_policy_find(const char *name, kv_policy *out) {
+    for (int i = 0; i < KV_POLICIES; i++) {
+        if (strcmp(policies[i], name) == 0) return *out = (kv_policy)i, true;
+    }
+    return false;
 }
 
 /* ---- exit rules ---- */
@@ -97,6 +113,12 @@ float exit_rule_never(exit_rule rule) {
     case EXIT_COSINE: return FLT_MIN;
     default: return 0;
     }
+}
+
+bool exit_rule_runs_all(exit_rule rule, float threshold) {
+    if (rule == EXIT_FIXED) return true;
+    if (rule == EXIT_HAZARD) return threshold >= 1;
+    return rule != EXIT_ACT && threshold <= exit_rule_never(rule);
 }
 
 float exit_rule_default(exit_rule rule) {

@@ -64,8 +64,12 @@ typedef enum { CODA_IN_NONE, CODA_IN_NORM, CODA_IN_LINEAR } coda_in_kind;
 
 /* The keys and values of a halted position in deeper loops. EXACT: the position goes on looping
  * without output, so later positions read the same values as in the published model. LAST: its last
- * keys and values stand in for all deeper loops. */
-typedef enum { KV_EXACT, KV_LAST } kv_policy;
+ * keys and values stand in for all deeper loops. COLLAPSE: as EXACT, and once a generated position
+ * has run every loop, the keys and values of its deepest loop stand in for all its loops. */
+typedef enum { KV_EXACT, KV_LAST, KV_COLLAPSE } kv_policy;
+enum { KV_POLICIES = KV_COLLAPSE + 1 };
+const char *kv_policy_name(kv_policy policy); /* "exact" */
+bool kv_policy_find(const char *name, kv_policy *out) WARN_UNUSED;
 
 enum {
     PLAN_MAX_LOOPS = 256, /* most loops of any request or option */
@@ -242,6 +246,8 @@ bool exit_rule_range(exit_rule rule, float *above, float *most) WARN_UNUSED;
 /* The threshold under which every loop runs: 1 for HAZARD, the least float above 0 for LATENT_DIFF
  * and COSINE (people write 0 for it), 0 for rules without one. */
 float exit_rule_never(exit_rule rule);
+/* Whether no position leaves the loop before its last loop. */
+bool exit_rule_runs_all(exit_rule rule, float threshold);
 /* The default threshold of a rule, for models that name another rule or none. */
 float exit_rule_default(exit_rule rule);
 static inline bool plan_allows_exit(const model_plan *plan, exit_rule rule) {

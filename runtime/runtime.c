@@ -122,11 +122,14 @@ static void fill_loops(sched_opts *settings, const runtime_opts *opts, const mod
     }
 }
 
-static void fill_sched(sched_opts *settings, const runtime_opts *opts, const model_plan *plan) {
+static int fill_sched(sched_opts *settings, const runtime_opts *opts, const model_plan *plan,
+                      err *e) {
     sched_opts_default(settings);
     settings->halted_kv = plan->halted_kv;
-    if (opts->halted_kv)
-        settings->halted_kv = strcmp(opts->halted_kv, "last") == 0 ? KV_LAST : KV_EXACT;
+    if (opts->halted_kv && !kv_policy_find(opts->halted_kv, &settings->halted_kv)) {
+        return err_set(e, ERR_USAGE, "--halted-kv", "--halted-kv %s is not a policy",
+                       opts->halted_kv);
+    }
     if (opts->batching) {
         settings->batching = strcmp(opts->batching, "full") == 0       ? SCHED_FULL
                              : strcmp(opts->batching, "lockstep") == 0 ? SCHED_LOCKSTEP
@@ -140,6 +143,7 @@ static void fill_sched(sched_opts *settings, const runtime_opts *opts, const mod
     if (opts->wait_bound) settings->wait_bound = (uint32_t)opts->wait_bound;
     fill_loops(settings, opts, plan);
     if (opts->threshold > 0) settings->default_threshold = (float)opts->threshold;
+    return 0;
 }
 
 /* The number of row states. Under KV_EXACT a sequence may hold one row per loop (tails), and prompt
@@ -207,7 +211,7 @@ int runtime_open(runtime *out, const runtime_opts *opts, err *e) {
     }
     if (check_exit(opts, plan, e) != 0 || check_loops(opts, plan, e) != 0) goto fail;
     if (check_state0(opts, plan, e) != 0) goto fail;
-    fill_sched(&out->sched, opts, plan);
+    if (fill_sched(&out->sched, opts, plan, e) != 0) goto fail;
     if (open_backend(out, opts, e) != 0) goto fail;
     return 0;
 fail:

@@ -86,8 +86,7 @@ static void say_ready(const srv *server, const eng_backend_info *info) {
              "halted tokens: %s",
              info->n_slots, info->slot_bytes,
              (double)info->n_slots * (double)info->slot_bytes / 1e6, info->why_cache[0] ? ", " : "",
-             info->why_cache, info->n_slots / planes,
-             limits->halted_kv == KV_LAST ? "last" : "exact");
+             info->why_cache, info->n_slots / planes, kv_policy_name(limits->halted_kv));
     log_line(LOG_INFO, "ready on %s after %.2f s", server->main.address,
              (double)(clock_ns() - server->start_ns) / 1e9);
 }

@@ -199,7 +199,7 @@ static void write_info(metric_page *page, const srv *server) {
                "fathom_model_info{%s,family=\"%s\",exit_rule=\"%s\",core_layers=\"%u\","
                "halted_kv=\"%s\"} 1\n",
                page->labels, plan_family_name(plan), exit_rule_name(server->exit), plan->n_core,
-               server->model.sched.halted_kv == KV_LAST ? "last" : "exact");
+               kv_policy_name(server->model.sched.halted_kv));
     one(page, "fathom_default_loops", "gauge",
         "Most loops that a token runs unless its request says otherwise.",
         server->model.sched.default_max_loops ? server->model.sched.default_max_loops

@@ -121,7 +121,7 @@ static void run_greedy(const char *dir, json_t *greedy, kv_policy policy, bool t
     json_t *one;
     cr_assert(rows > 0 && rows <= MOST_ROWS);
     json_array_foreach(greedy, i, one) {
-        json_t *want = json_object_get(one, policy == KV_LAST ? "last" : "exact");
+        json_t *want = json_object_get(one, kv_policy_name(policy));
         uint32_t prompt[MOST_PROMPT], n_prompt = prompt_of(&rig, one, prompt);
         seen[i] = (row_watch){.ids = json_object_get(want, "ids"),
                               .depths = json_object_get(want, "depths")};
@@ -314,7 +314,7 @@ static held_out run_held_out(const uint32_t *ids, kv_policy policy) {
 }
 
 static void held_out_equals(json_t *all, const uint32_t *ids, kv_policy policy) {
-    json_t *want = json_object_get(all, policy == KV_LAST ? "last" : "exact"), *value;
+    json_t *want = json_object_get(all, kv_policy_name(policy)), *value;
     held_out sum = run_held_out(ids, policy);
     double nll = json_number_value(json_object_get(want, "nll_per_token")), loops = 0;
     cr_assert_float_eq(sum.nll / sum.count, nll, 2e-4, "loss %f, must be %f", sum.nll / sum.count,
@@ -329,8 +329,7 @@ static void held_out_equals(json_t *all, const uint32_t *ids, kv_policy policy) 
         moved += (uint32_t)(moved_by < 0 ? -moved_by : moved_by);
     }
     fprintf(stderr, "held out, %s: loss %.4f (%.4f), mean depth %.3f, %u of %u in other bins\n",
-            policy == KV_LAST ? "last" : "exact", sum.nll / sum.count, nll, loops / rows, moved / 2,
-            rows);
+            kv_policy_name(policy), sum.nll / sum.count, nll, loops / rows, moved / 2, rows);
     double mean = json_number_value(json_object_get(want, "mean_depth"));
     cr_assert_float_eq(loops / rows, mean, 2e-3, "mean depth %f, must be %f", loops / rows, mean);
     /* A halting probability may lie within rounding of the threshold: 1 in 1000 may differ. */

@@ -130,7 +130,7 @@ static void run_golden(const run_case *run) {
     cr_assert_eq(seen.n_greedy, GOLDEN_GREEDY - GOLDEN_PROMPT);
     cr_assert_leq(seen.worst, 1e-3f, "%s: logits off by %g of the largest", run->name, seen.worst);
     fprintf(stderr, "golden %s, %s, chunks of %u: logits off by at most %.1e of the largest\n",
-            run->name, run->policy == KV_LAST ? "last" : "exact", run->chunk, (double)seen.worst);
+            run->name, kv_policy_name(run->policy), run->chunk, (double)seen.worst);
     sched_destroy(sch);
     eng_backend_close(backend);
     model_close(model);

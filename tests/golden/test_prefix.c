@@ -103,8 +103,8 @@ Test(golden_prefix, a_hit_gives_the_tokens_of_a_miss_sooner) {
         fprintf(stderr,
                 "%s, %u requests of %u shared tokens at once: first token after %.0f ms, %.0f "
                 "without the cache\n",
-                policy == KV_LAST ? "last" : "exact", requests, prefix,
-                mean_first(&hit, requests) / 1e6, mean_first(&miss, requests) / 1e6);
+                kv_policy_name(policy), requests, prefix, mean_first(&hit, requests) / 1e6,
+                mean_first(&miss, requests) / 1e6);
     }
     eng_backend_close(backend);
     model_close(model);
