@@ -32,11 +32,22 @@ static uint16_t capped_loops(const sequence *seq, uint32_t cap) {
     return cap > least ? (uint16_t)cap : least;
 }
 
+/* Loop slots of n timed positions: one each, and every loop of those not collapsed yet. */
+static double expected_timed(double n, double loops, double mean) {
+    double open = mean > 0 ? loops / mean + 1 : loops;
+    if (open > n) open = n;
+    return n - open + open * loops;
+}
+
 /* Pages for n more positions of seq, estimated from the mean depth so far. */
 static uint64_t expected_pages(const scheduler *sched, const sequence *seq, uint64_t n) {
     double loops = seq->prefix_key.max_loops, mean = sched->cost.mean_depth;
+    uint64_t end = seq->next_start + n, timed = end > seq->timed_from ? end - seq->timed_from : 0;
+    if (timed > n) timed = n;
+    double n_slots = expected_timed((double)timed, loops, mean);
     if (sched->rules.last_stands_in && mean > 0 && mean < loops) loops = mean;
-    return (uint64_t)((double)n * (plan_planes(sched->plan, 0) + loops) / PAGE_SLOTS) + 1;
+    n_slots += (double)(n - timed) * loops + (double)n * plan_planes(sched->plan, 0);
+    return (uint64_t)(n_slots / PAGE_SLOTS) + 1;
 }
 
 /* A new sequence needs room for its prompt; one preempted before needs room for its whole possible

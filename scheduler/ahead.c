@@ -29,6 +29,8 @@ bool sched__ahead_pays(const scheduler *sched, const flight *out) {
     if (sched->rules.batch_stays_whole) return out->stage == ENG_STAGE_RECURRENT;
     double live = sched->n_looping_live, n_rows = live + sched->n_looping_tail, leaving, share;
     if (live == 0) return false; /* nothing to start */
+    /* A launch ahead would hold only part of the rows. */
+    if (sched->rules.collapses && out->n_may_halt > 0) return false;
     if (n_rows > sched->max_rows) n_rows = sched->max_rows;
     if (out->stage == ENG_STAGE_CODA) {
         leaving = out->n_heads;
@@ -98,7 +100,7 @@ bool sched__ahead_fits(const scheduler *sched, eng_stage stage) {
  * exact the tails of its sequence loop for coh alone, and its own tail would park. */
 static bool runs_alone(const scheduler *sched, const cohort *coh) {
     const sequence *seq = coh->owner;
-    return sched->rules.tails_park && coh->decode && coh == seq->last &&
+    return sched->rules.tails_park && coh->decode && !coh->timed && coh == seq->last &&
            seq->next_start == seq->n_tokens && seq->coda_next == coh->first;
 }
 
@@ -110,8 +112,9 @@ void sched__assume_none_halts(scheduler *sched) {
         cohort *coh = out->picks[i].cohort;
         if (coh == NULL || coh->n_live == 0) continue;
         if (coh->next_loop == coh->owner->prefix_key.max_loops) continue;
+        if (coh->timed && sched__may_halt(sched, coh, coh->next_loop)) continue;
         coh->raised_on_a_guess = runs_alone(sched, coh);
-        sched__raise_frontier(sched, coh->owner, coh->next_loop + 1u);
+        sched__raise_frontier(sched, coh);
     }
 }
 
@@ -148,7 +151,7 @@ void sched__doubt_picks(scheduler *sched, flight *next) {
     if (sched->n_out == 0) return;
     for (uint32_t i = 0; i < next->n_picks; i++) {
         picked *pick = &next->picks[i];
-        if (pick->cohort->n_live == 0 || !is_in_doubt(pick)) continue;
+        if (pick->cohort->n_live == 0 || pick->cohort->timed || !is_in_doubt(pick)) continue;
         bool alone = runs_alone(sched, pick->cohort);
         pick->if_halted = alone || !sched->rules.tails ? LEAVE_OUT : CONTINUE_AS_TAIL;
         if (alone) mark_followers(sched, next, pick->cohort);

@@ -1,8 +1,9 @@
 /* cache.c - slots, pages and blocks: one slot per executed loop of a position.
  *
  * A page is PAGE_SLOTS consecutive slots of one block. A block hands out its slots one at a time,
- * in the order in which its positions run, so only its newest page can be partly empty. Its pages
- * return together when the block has no reference left. */
+ * in the order in which its positions run, so only its newest page can be partly empty. Slots given
+ * back are marked in their pages and handed out first. A page returns to the pool when all its
+ * slots are given back, the others when the block has no reference left. */
 #include "scheduler/cache.h"
 #include "base/clock.h"
 #include "base/size.h"
@@ -23,11 +24,12 @@ int sched__cache_init(kv_cache *cache, const eng_backend_info *info, uint32_t n_
     cache->blocks = array_new(cache->n_blocks, sizeof *cache->blocks);
     cache->contents = array_new(cache->n_blocks, sizeof *cache->contents);
     cache->page_next = array_new(cache->n_pages, sizeof *cache->page_next);
+    cache->spare = array_new(cache->n_pages, sizeof *cache->spare);
     cache->free_blocks = array_new(cache->n_blocks, sizeof *cache->free_blocks);
     cache->buckets = array_new(cache->n_buckets, sizeof *cache->buckets);
     cache->parts = array_new(cache->n_parts, sizeof *cache->parts);
-    if (!cache->blocks || !cache->contents || !cache->page_next || !cache->free_blocks ||
-        !cache->buckets || !cache->parts) {
+    if (!cache->blocks || !cache->contents || !cache->page_next || !cache->spare ||
+        !cache->free_blocks || !cache->buckets || !cache->parts) {
         sched__cache_deinit(cache);
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the cache's books");
     }
@@ -56,6 +58,7 @@ void sched__cache_deinit(kv_cache *cache) {
     free(cache->blocks);
     free(cache->contents);
     free(cache->page_next);
+    free(cache->spare);
     free(cache->free_blocks);
     free(cache->buckets);
     free(cache->parts);
@@ -93,24 +96,62 @@ static void take_page(kv_cache *cache, block *blk) {
     blk->n_unused = PAGE_SLOTS;
 }
 
+/* Newer pages stand first, and hold most of the slots given back. */
+static uint32_t find_spare(const kv_cache *cache, const block *blk) {
+    uint32_t page = blk->pages;
+    while (cache->spare[page] == 0)
+        page = cache->page_next[page];
+    return page * PAGE_SLOTS + (uint32_t)__builtin_ctz(cache->spare[page]);
+}
+
 uint32_t sched__take_slot(kv_cache *cache, uint32_t id) {
     block *blk = &cache->blocks[id];
     blk->n_promised--;
     blk->n_used++;
     cache->n_used++;
     cache->n_handed_out++;
-    if (blk->n_spare > 0) return cache->contents[id].spare[--blk->n_spare];
+    if (blk->n_spare > 0) {
+        uint32_t slot = find_spare(cache, blk);
+        cache->spare[slot / PAGE_SLOTS] &= (uint8_t) ~(1u << slot % PAGE_SLOTS);
+        blk->n_spare--;
+        return slot;
+    }
     if (blk->n_unused == 0) take_page(cache, blk);
     return blk->pages * PAGE_SLOTS + (PAGE_SLOTS - blk->n_unused--);
 }
 
+static void push_free_page(kv_cache *cache, uint32_t page) {
+    cache->spare[page] = 0;
+    cache->page_next[page] = cache->first_free_page;
+    cache->first_free_page = page;
+    cache->n_free_pages++;
+}
+
+static void give_page(kv_cache *cache, block *blk, uint32_t page) {
+    uint32_t *at = &blk->pages;
+    while (*at != page)
+        at = &cache->page_next[*at];
+    *at = cache->page_next[page];
+    push_free_page(cache, page);
+    blk->n_pages--;
+    blk->n_spare -= PAGE_SLOTS;
+    cache->parts[blk->tenant].n_pages--;
+}
+
 void sched__give_slot(kv_cache *cache, uint32_t id, uint32_t slot) {
+    enum { WHOLE_PAGE = (1 << PAGE_SLOTS) - 1 };
     block *blk = &cache->blocks[id];
-    if (blk->n_spare == ENG_BLOCK) return; /* cannot be; it would only stay counted as used */
-    cache->contents[id].spare[blk->n_spare++] = slot;
+    uint32_t page = slot / PAGE_SLOTS, promised = pages_for(blk, blk->n_promised);
+    cache->spare[page] |= (uint8_t)(1u << slot % PAGE_SLOTS);
+    blk->n_spare++;
     blk->n_used--;
     cache->n_used--;
     cache->n_handed_out--;
+    if (cache->spare[page] == WHOLE_PAGE) give_page(cache, blk, page);
+    /* A promise needs fewer pages now, or another one. */
+    uint32_t now = pages_for(blk, blk->n_promised);
+    cache->n_promised_pages += now - promised;
+    cache->parts[blk->tenant].n_pages += now - promised;
 }
 
 /* ---- blocks ---- */
@@ -163,9 +204,7 @@ void sched__free_block(kv_cache *cache, uint32_t id) {
     block *blk = &cache->blocks[id];
     for (uint32_t page = blk->pages; page != NONE;) {
         uint32_t next = cache->page_next[page];
-        cache->page_next[page] = cache->first_free_page;
-        cache->first_free_page = page;
-        cache->n_free_pages++;
+        push_free_page(cache, page);
         page = next;
     }
     uint32_t promised = pages_for(blk, blk->n_promised);

@@ -35,13 +35,12 @@ typedef struct {
     uint32_t n_used;             /* slots handed out and not given back */
     uint32_t n_promised;         /* slots to be taken by the launch being built */
     uint32_t full_depth_slots;   /* slots its positions would take if every loop were stored */
-    uint32_t n_spare;            /* of block_content.spare */
+    uint32_t n_spare;            /* slots given back, marked in kv_cache.spare */
     uint32_t hash_next;          /* while cached: chain of its bucket */
     uint32_t lru_prev, lru_next; /* in its tenant's list, while cached and refs is 0 */
 } block;                         /* one cache line: every row of every launch reads its block */
 
 typedef struct {
-    uint32_t spare[ENG_BLOCK]; /* slots given back; handed out before others */
     /* While cached: */
     hash128 hash;   /* of its tokens and all before them */
     hash128 parent; /* hash of the block before it */
@@ -62,6 +61,7 @@ typedef struct {
     cache_part *parts;       /* [n_parts] by tenant */
     uint32_t n_parts;
     uint32_t *page_next, *free_blocks, *buckets;
+    uint8_t *spare; /* [n_pages] a bit per slot given back; handed out before other slots */
     uint32_t n_blocks, n_pages, n_buckets;
     uint32_t n_free_blocks, first_free_page, n_free_pages, n_cached_pages, n_cached_blocks;
     uint32_t n_promised_pages;         /* free pages to be taken by promised slots */
@@ -87,8 +87,8 @@ uint32_t sched__pages_to_promise(const kv_cache *cache, uint32_t id, uint32_t n)
 void sched__promise(kv_cache *cache, uint32_t id, uint32_t n);
 /* Takes a promised slot of block id. */
 uint32_t sched__take_slot(kv_cache *cache, uint32_t id);
-/* Returns the newest slot of a position: its loop was not run after all. A launch takes at most one
- * such slot per position, so a block's spare slots never outnumber its positions. */
+/* Takes a slot back from a position of block id, for other positions of the block. A page goes back
+ * to the pool when all its slots are back. */
 void sched__give_slot(kv_cache *cache, uint32_t id, uint32_t slot);
 
 #endif

@@ -69,14 +69,25 @@ static void free_cohort(scheduler *sched, cohort *coh) {
     sched->free_cohort = coh;
 }
 
+void sched__free_if_over(scheduler *sched, cohort *coh) {
+    bool over = !coh->looping && coh->coda_row == NONE && !sched__in_flight(coh);
+    if (over && (!coh->timed || coh->collapsed)) free_cohort(sched, coh);
+}
+
 void sched__drop_cohorts(scheduler *sched, sequence *seq) {
     while (seq->last)
         free_cohort(sched, seq->last);
 }
 
+/* Whether the next cohort of seq is one timed position: collapse.c. */
+static bool is_timed(const sequence *seq) {
+    return seq->next_start >= seq->timed_from;
+}
+
 /* Whether the next cohort of seq is a decode step. */
 static bool is_decode(const sequence *seq) {
-    return seq->next_start >= seq->req.n_prompt && seq->next_start + 1 == seq->n_tokens;
+    return is_timed(seq) ||
+           (seq->next_start >= seq->req.n_prompt && seq->next_start + 1 == seq->n_tokens);
 }
 
 void sched__want_start(scheduler *sched, sequence *seq) {
@@ -87,7 +98,9 @@ void sched__want_start(scheduler *sched, sequence *seq) {
 static uint32_t next_cohort_rows(const scheduler *sched, const sequence *seq) {
     /* Chunks end at fixed positions, whatever the load. */
     uint32_t end = (seq->next_start / sched->chunk + 1) * sched->chunk;
+    if (is_timed(seq)) return 1;
     if (end > seq->n_tokens) end = seq->n_tokens;
+    if (end > seq->timed_from) end = seq->timed_from;
     return end - seq->next_start;
 }
 
@@ -96,7 +109,9 @@ static void start_cohort(scheduler *sched, sequence *seq) {
     sched->free_cohort = coh->after;
     uint32_t n = next_cohort_rows(sched, seq);
     *coh = (cohort){.owner = seq, .first = seq->next_start, .n_rows = n, .n_live = n, .n_coda = n};
-    coh->decode = seq->next_start >= seq->req.n_prompt && n == 1;
+    coh->timed = is_timed(seq);
+    if (coh->timed) coh->began = seq->clock;
+    coh->decode = coh->timed || (seq->next_start >= seq->req.n_prompt && n == 1);
     coh->list = coh->decode ? LIST_DECODE : LIST_PROMPT;
     sched->n_decode_rows += coh->decode;
     sched__tenant_of(sched, seq)->n_rows += n;
@@ -111,7 +126,8 @@ static void start_cohort(scheduler *sched, sequence *seq) {
     seq->waited = 0;
     list_insert_before(&sched->to_prelude, &coh->stage_link);
     sched->n_to_prelude += n;
-    if (seq->next_start == seq->n_tokens) list_remove(&seq->start_link);
+    /* The clock at which the next timed position begins is known when this one has halted. */
+    if (seq->next_start == seq->n_tokens || coh->timed) list_remove(&seq->start_link);
 }
 
 static sequence *first_of(const list_link *list) {
@@ -138,8 +154,10 @@ static void count_refused(scheduler *sched) {
     count_refused_in(&sched->want_prompt);
 }
 
-/* One row per running sequence, at most a quarter of the pool. */
+/* One row per running sequence, at most a quarter of the pool. Under policy collapse, all the rows
+ * that the running sequences may need: their number is limited, so a chunk still fits. */
 static uint32_t decode_share(const scheduler *sched) {
+    if (sched->rules.collapses) return sched->n_running * (sched->limits.opts.ceiling_loops + 1);
     return sched->n_running < sched->n_rows / 4 ? sched->n_running : sched->n_rows / 4;
 }
 
@@ -199,7 +217,8 @@ void sched__start_cohorts(scheduler *sched) {
     }
     while (sched->n_free_rows > 0 && !list_empty(&sched->want_decode))
         start_cohort(sched, first_of(&sched->want_decode));
-    uint32_t keep = decode_share(sched);
+    uint32_t keep =
+        sched->rules.collapses ? kept_for_decoding(sched, sched->chunk) : decode_share(sched);
     for (sequence *seq; (seq = next_prompt(sched)) != NULL;) {
         uint32_t n = next_cohort_rows(sched, seq), kept = keep + kept_for_others(sched, seq);
         bool all_free = sched->n_free_rows == sched->n_rows;
@@ -250,15 +269,22 @@ static void offer_blocks(scheduler *sched, sequence *seq) {
     sched->epoch += sched__offer_prefix(&sched->cache, seq, n_done);
 }
 
+/* Tokens known beforehand need no coda in between. */
+static void want_next_timed(scheduler *sched, const cohort *coh) {
+    sequence *seq = coh->owner;
+    bool begins = coh->timed && coh == seq->last && coh->n_live == 0;
+    if (begins && seq->next_start < seq->n_tokens && list_empty(&seq->start_link))
+        sched__want_start(sched, seq);
+}
+
 void sched__settle_cohort(scheduler *sched, cohort *coh) {
     sequence *seq = coh->owner;
     change_list(sched, coh);
     if (coh->n_live == 0 && coh->raised_on_a_guess) sched__guess_failed(sched, coh);
-    if (coh->n_live > 0 && !sched__loop_is_out(coh)) {
-        sched__raise_frontier(sched, seq, coh->next_loop + 1u);
-    }
+    if (coh->n_live > 0 && !sched__loop_is_out(coh)) sched__raise_frontier(sched, coh);
     if (sched__may_park(sched, coh)) sched__park(sched, coh);
     queue_coda(sched, coh);
-    if (!coh->looping && coh->coda_row == NONE && !sched__in_flight(coh)) free_cohort(sched, coh);
+    want_next_timed(sched, coh);
+    sched__free_if_over(sched, coh);
     offer_blocks(sched, seq);
 }

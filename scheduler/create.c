@@ -66,6 +66,7 @@ static int resolve_opts(scheduler *sched, const sched_opts *opts, err *e) {
     uint32_t loops = info->n_planes - plan_planes(sched->plan, 0);
     sched->limits = (request_limits){.plan = sched->plan, .exit = info->exit, .opts = *opts};
     if (sched__rules_init(&sched->rules, opts, e) != 0) return -1;
+    sched->limits.collapses = sched->rules.collapses;
     fill_defaults(&sched->limits, &sched->rules, loops);
     return check_opts(&sched->limits, loops, e);
 }
@@ -83,9 +84,24 @@ static void size_launches(scheduler *sched) {
         bool small = sched->max_rows < ENG_BLOCK;
         sched->chunk = small ? sched->max_rows : sched->max_rows / ENG_BLOCK * ENG_BLOCK;
     }
-    uint32_t per_row = plan_planes_prelude(sched->plan); /* in the stage with the most */
+    uint32_t per_row = sched->rules.collapses ? 2 : 1; /* in the stage with the most */
+    if (per_row < plan_planes_prelude(sched->plan)) per_row = plan_planes_prelude(sched->plan);
     if (per_row < plan_planes_coda(sched->plan)) per_row = plan_planes_coda(sched->plan);
-    sched->max_edits = sched->max_rows * (per_row ? per_row : 1);
+    sched->max_edits = sched->max_rows * per_row;
+}
+
+/* Policy collapse: no more sequences than always have the rows they may need. */
+static int limit_running(scheduler *sched, err *e) {
+    sched_opts *opts = &sched->limits.opts;
+    if (!sched->rules.collapses) return 0;
+    uint32_t each = opts->ceiling_loops + 1;
+    if (sched->n_rows < sched->chunk + each) {
+        return err_set(e, ERR_BAD_PARAM, "halted-kv",
+                       "policy collapse needs %u row states for one sequence, there are %u",
+                       sched->chunk + each, sched->n_rows);
+    }
+    opts->max_running = at_most(opts->max_running, (sched->n_rows - sched->chunk) / each);
+    return 0;
 }
 
 static void init_lists(scheduler *sched) {
@@ -106,7 +122,13 @@ static int allocate_rows(scheduler *sched, err *e) {
     sched->rows = array_new(n, sizeof *sched->rows);
     sched->cohorts = array_new(n, sizeof *sched->cohorts);
     sched->mask = array_new((sched->plan->vocab_size + 63) / 64, sizeof *sched->mask);
-    if (!sched->rows || !sched->cohorts || !sched->mask) {
+    size_t n_slots;
+    if (!size_mul(n, sched->limits.opts.ceiling_loops, &n_slots)) n_slots = SIZE_MAX;
+    if (sched->rules.collapses) {
+        sched->loop_slots = array_new(n_slots, sizeof *sched->loop_slots);
+    }
+    if (!sched->rows || !sched->cohorts || !sched->mask ||
+        (sched->rules.collapses && !sched->loop_slots)) {
         return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the scheduler");
     }
     for (uint32_t i = 0; i < n; i++) {
@@ -146,6 +168,7 @@ int sched_create(scheduler **out, eng_backend *backend, const sched_opts *opts, 
     init_lists(sched);
     if (resolve_opts(sched, opts, e) != 0) goto fail;
     size_launches(sched);
+    if (limit_running(sched, e) != 0) goto fail;
     if (allocate(sched, e) != 0) goto fail;
     *out = sched;
     return 0;
@@ -177,6 +200,7 @@ void sched_destroy(scheduler *sched) {
     free(sched->tenants);
     free(sched->rows);
     free(sched->cohorts);
+    free(sched->loop_slots);
     sched__flights_deinit(sched);
     free(sched->mask);
     free(sched);

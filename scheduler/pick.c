@@ -16,6 +16,7 @@ static cohort *nearest_looping(const cohort *coh) {
 
 readiness sched__readiness(const cohort *coh) {
     if (coh->next_loop == coh->owner->prefix_key.max_loops) return MUST_WAIT; /* the last is out */
+    if (coh->timed && !sched__may_tick(coh)) return MUST_WAIT;
     const cohort *earlier = nearest_looping(coh);
     if (earlier == NULL || earlier->next_loop > coh->next_loop) return MAY_RUN;
     return earlier->looping && earlier->next_loop == coh->next_loop ? IF_BEFORE_RUNS : MUST_WAIT;

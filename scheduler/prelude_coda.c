@@ -33,8 +33,8 @@ static void enter_loop(scheduler *sched, cohort *coh) {
     list_insert_before(&sched->looping[coh->list], &coh->loop_link);
     coh->looping = true;
     sched->n_looping_live += coh->n_live;
-    if (coh->owner->coda_next == coh->first) sched__restart_frontier(coh->owner);
-    sched__raise_frontier(sched, coh->owner, 1);
+    if (!coh->timed && coh->owner->coda_next == coh->first) sched__restart_frontier(coh->owner);
+    sched__raise_frontier(sched, coh);
 }
 
 void sched__started_prelude(scheduler *sched, flight *next) {

@@ -10,11 +10,12 @@ void sched__choose_loops(scheduler *sched, flight *next) {
 
 /* ---- building ---- */
 
-static void count_exits(flight *next, const cohort *coh, const eng_row *row) {
+static void count_exits(scheduler *sched, flight *next, const cohort *coh, const eng_row *row) {
     bool last_loop = row->loop + 1 == row->max_loops;
     next->n_last_loop += last_loop;
     /* A chunk goes when its last row does. */
-    next->n_may_halt += !last_loop && coh->n_live == 1 && row->loop + 1 >= row->min_loops;
+    next->n_may_halt +=
+        !last_loop && coh->n_live == 1 && sched__may_halt(sched, coh, row->loop + 1u);
 }
 
 /* The next loop of one row. Under last_stands_in its slot serves all deeper planes until a deeper
@@ -31,12 +32,13 @@ static void add_loop(scheduler *sched, flight *next, picked *pick, uint32_t at) 
         row->flags |= ENG_ROW_KV_ONLY;
     }
     sched__doubt_row(pick, is_tail, row);
-    if (!is_tail) count_exits(next, coh, row);
+    if (!is_tail) count_exits(sched, next, coh, row);
     eng_edit *edit = sched__place(sched, next, seq, row->pos, plan_plane_loop(sched->plan, loop),
                                   sched->rules.last_stands_in ? max_loops - loop : 1);
     edit->guarded = (row->flags & ENG_ROW_GUARDED) != 0;
     edit->guard = row->guard;
     next->origins[next->n_rows - 1].slot = edit->slot;
+    if (coh->timed) sched__loop_slots(sched, at)[loop] = edit->slot;
 }
 
 /* Counts the slots that coh would take if every loop were stored. */
@@ -52,6 +54,7 @@ static void count_full_depth(scheduler *sched, const cohort *coh) {
 void sched__build_loops(scheduler *sched, flight *next) {
     for (uint32_t i = 0; i < next->n_picks; i++) {
         picked *pick = &next->picks[i];
+        if (pick->cohort->timed) sched__collapse_before(sched, next, pick->cohort);
         for (uint32_t row = pick->first_row; row != NONE; row = sched->rows[row].next) {
             if (sched->rows[row].state != ROW_DONE) add_loop(sched, next, pick, row);
         }
@@ -80,6 +83,7 @@ static void settle_row(scheduler *sched, cohort *coh, row_info *row, uint32_t lo
     row->depth = (uint16_t)loops;
     coh->n_live--;
     sched->n_looping_live--;
+    if (coh->timed) coh->owner->clock = coh->began + loops;
     bool tail = sched->rules.tails && !deepest;
     row->state = tail ? ROW_TAIL : ROW_DONE;
     if (tail) {

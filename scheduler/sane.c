@@ -30,12 +30,15 @@ static bool pages_sane(const kv_cache *cache, uint8_t *owner, err *e) {
     for (uint32_t id = 0; id < cache->n_blocks; id++) {
         const block *blk = &cache->blocks[id];
         if (!blk->taken) continue;
-        uint32_t n = 0;
+        uint32_t n = 0, spare = 0;
         for (uint32_t page = blk->pages; page != NONE && n <= blk->n_pages;
              page = cache->page_next[page], n++) {
             MUST(page < cache->n_pages && owner[page]++ == 0, "page %u of block %u has two owners",
                  page, id);
+            spare += (uint32_t)__builtin_popcount(cache->spare[page]);
         }
+        MUST(spare == blk->n_spare, "block %u has %u slots given back, %u counted", id, spare,
+             blk->n_spare);
         MUST(n == blk->n_pages, "block %u has %u pages, %u counted", id, n, blk->n_pages);
         MUST(blk->n_promised == 0, "block %u has promised slots that no launch took", id);
         MUST(blk->n_used + blk->n_spare + blk->n_unused == n * PAGE_SLOTS,
@@ -151,6 +154,23 @@ static bool cohort_sane(const scheduler *sched, const cohort *coh, uint8_t *seen
     return true;
 }
 
+/* Policy collapse: a row is at most a tick behind the one that its sequence's live row is about to
+ * run, and a position gives its slots back when the tick after its last loop begins. */
+static bool clock_sane(const cohort *coh, err *e) {
+    const sequence *seq = coh->owner;
+    uint32_t tick = sched__tick(coh), n_loops = seq->prefix_key.max_loops;
+    bool runs_on = coh->looping && coh->next_loop < n_loops;
+    MUST(coh->timed == (coh->first >= seq->timed_from), "a position is timed, or not, by mistake");
+    if (!coh->timed) return true;
+    MUST(coh->n_rows == 1 && coh->decode, "a chunk is timed");
+    MUST(!runs_on || (tick + 2 >= seq->frontier && (coh->n_live > 0 || tick <= seq->frontier)),
+         "position %u is at tick %u, its sequence before %u", coh->first, tick, seq->frontier);
+    MUST(coh->collapsed || coh->began + n_loops + 1 >= seq->frontier,
+         "position %u began at tick %u and is not collapsed before %u", coh->first, coh->began,
+         seq->frontier);
+    return true;
+}
+
 static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
     memset(seen, 0, sched->n_rows);
     uint32_t n_free = 0, live = 0, tail = 0, parked = 0, coda = 0, prelude = 0, decode = 0;
@@ -167,7 +187,7 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
         for (const cohort *coh = seq->first; coh; coh = coh->after) {
             MUST(coh->owner == seq && coh->first == at, "cohorts of a sequence leave a gap");
             at += coh->n_rows;
-            if (!cohort_sane(sched, coh, seen, e)) return false;
+            if (!cohort_sane(sched, coh, seen, e) || !clock_sane(coh, e)) return false;
             if (coh->n_live + coh->n_tail > 0) {
                 MUST(coh->next_loop <= loop, "a cohort overtook the one before");
                 loop = coh->next_loop;
@@ -177,7 +197,7 @@ static bool rows_sane(const scheduler *sched, uint8_t *seen, err *e) {
             live += coh->looping ? coh->n_live : 0;
             tail += coh->looping && !coh->parked ? coh->n_tail : 0;
             parked += coh->parked ? coh->n_tail : 0;
-            MUST(!coh->parked || (coh->n_live == 0 && coh->next_loop >= seq->frontier),
+            MUST(!coh->parked || (coh->n_live == 0 && sched__tick(coh) >= seq->frontier),
                  "a row that is needed is parked");
             prelude += before ? coh->n_rows : 0;
             coda += !before && !list_empty(&coh->stage_link) && !coh->awaits_mask ? coh->n_coda : 0;

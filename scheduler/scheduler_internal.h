@@ -11,6 +11,7 @@
  * cohort.c         rows for positions           tails.c        silent loops of policy exact
  * flight.c         the parts of one launch      ranks.c        waiting and running lists
  * tenant.c         shares of several tenants    masks.c        masks of constrained sequences
+ * collapse.c       slots given back by policy collapse
  *
  * Beside the step: create.c, thread.c (a scheduler on its own thread), sane.c (every invariant,
  * slowly). With headers of their own: cache, prefix, evict, cost, seq, rules.
@@ -49,6 +50,7 @@ struct cohort {
     uint32_t coda_row;                 /* next row for the coda; NONE = all rows have entered it */
     uint32_t n_live, n_tail, n_coda;   /* rows by state: live, tail, waiting for the coda */
     uint32_t waited;                   /* launches it could have joined and did not */
+    uint32_t began;                    /* timed: tick of its first loop; else 0 */
     uint16_t next_loop;                /* loops started */
     uint8_t list;
     bool decode, looping;
@@ -56,7 +58,14 @@ struct cohort {
     bool parked;            /* tails only, waiting at the frontier */
     bool finishing;         /* its tails run to their last loop to give their rows back */
     bool awaits_mask;       /* in sched->to_mask: ready for the coda but for the mask */
+    bool timed;             /* one generated position under policy collapse: collapse.c */
+    bool collapsed;         /* timed: its slots are given back */
 };
+
+/* Time of its next loop on its sequence's clock. */
+static inline uint32_t sched__tick(const cohort *coh) {
+    return coh->began + coh->next_loop;
+}
 
 /* ---- launches ---- */
 
@@ -163,6 +172,7 @@ struct scheduler {
     /* rows */
     row_info *rows;
     cohort *cohorts, *free_cohort; /* as many as rows */
+    uint32_t *loop_slots;          /* policy collapse: [n_rows][ceiling_loops] */
     uint32_t n_rows, free_row, n_free_rows, max_rows, chunk;
     uint32_t n_decode_rows;                 /* held by cohorts that decode */
     list_link looping[N_LISTS], parked;     /* of cohort.loop_link */
@@ -250,6 +260,7 @@ void sched__want_start(scheduler *sched, sequence *seq); /* its next cohort may 
  * cache. May free it. */
 void sched__settle_cohort(scheduler *sched, cohort *coh);
 void sched__drop_cohorts(scheduler *sched, sequence *seq);
+void sched__free_if_over(scheduler *sched, cohort *coh); /* nothing is left for it to do */
 
 /* ---- pick.c ---- */
 
@@ -348,10 +359,21 @@ void sched__flush_begins(scheduler *sched);
 bool sched__parks_at_all(const scheduler *sched, const cohort *coh); /* tails of its kind */
 bool sched__may_park(const scheduler *sched, const cohort *coh);     /* and this one now */
 void sched__park(scheduler *sched, cohort *coh);
-void sched__raise_frontier(scheduler *sched, sequence *seq, uint32_t loops);
+/* A position of coh is about to run its next loop. */
+void sched__raise_frontier(scheduler *sched, const cohort *coh);
 void sched__restart_frontier(sequence *seq);
 void sched__lower_frontier(scheduler *sched, sequence *seq, uint32_t loops);
 void sched__relieve_rows(scheduler *sched);
+
+/* ---- collapse.c ---- */
+
+uint32_t *sched__loop_slots(const scheduler *sched, uint32_t row); /* [ceiling_loops] */
+/* Whether a timed cohort may run its next loop by its sequence's clock. */
+bool sched__may_tick(const cohort *coh);
+/* Whether a row of coh may halt after this many loops, before its limit. */
+bool sched__may_halt(const scheduler *sched, const cohort *coh, uint32_t loops);
+/* Collapses each position that later loops than reader's last find collapsed. */
+void sched__collapse_before(scheduler *sched, flight *next, const cohort *reader);
 
 /* ---- emit.c ---- */
 

@@ -141,6 +141,9 @@ int sched__seq_create(sequence **out, const request_limits *limits, const sched_
     seq->n_tokens = req->n_prompt;
     seq->prefix_key = key;
     seq->wish_loops = key.max_loops;
+    seq->timed_from = !limits->collapses              ? UINT32_MAX
+                      : limits->opts.collapse_prompts ? 0
+                                                      : req->n_prompt;
     /* A tap or prompt log-probabilities need every position, cached or not. */
     seq->may_share = limits->opts.prefix_cache && !req->tap && !req->prompt_logprobs;
     seq->t_submit = clock_ns();
@@ -154,11 +157,13 @@ int sched__seq_create(sequence **out, const request_limits *limits, const sched_
 
 /* ---- its blocks ---- */
 
-/* Positions with blocks open to the prefix cache. If prompts run more loops than outputs, equal
- * tokens of prompt and output are not equal latents, so only the prompt is shared. */
+/* Positions with blocks open to the prefix cache. If prompts run more loops than outputs, or
+ * outputs are collapsed, equal tokens of prompt and output are not equal latents, so only the
+ * prompt is shared. */
 static uint32_t shared_positions(const sequence *seq) {
     bool alike = seq->prefix_key.prompt_min_loops == seq->prefix_key.min_loops;
-    return alike ? UINT32_MAX : seq->req.n_prompt;
+    uint32_t n = alike ? UINT32_MAX : seq->req.n_prompt;
+    return n < seq->timed_from ? n : seq->timed_from;
 }
 
 void sched__take_prefix(kv_cache *cache, sequence *seq) {
@@ -195,5 +200,5 @@ uint32_t sched__offer_prefix(kv_cache *cache, sequence *seq, uint32_t n_done) {
 void sched__give_blocks(kv_cache *cache, sequence *seq) {
     while (seq->n_blocks > 0)
         sched__give_block(cache, seq->blocks[--seq->n_blocks]);
-    seq->next_start = seq->coda_next = seq->n_offered = seq->frontier = 0;
+    seq->next_start = seq->coda_next = seq->n_offered = seq->frontier = seq->clock = 0;
 }

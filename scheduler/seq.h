@@ -37,9 +37,13 @@ typedef struct sequence {
     uint32_t n_tokens;          /* known so far */
     uint32_t *blocks;
     uint32_t n_blocks;
-    uint32_t next_start;     /* first position not yet in a cohort */
-    uint32_t coda_next;      /* first position before its coda */
-    uint32_t frontier;       /* most loops run, or about to run, by a live position */
+    uint32_t next_start; /* first position not yet in a cohort */
+    uint32_t coda_next;  /* first position before its coda */
+    /* Most loops run, or about to run, by a live position; under policy collapse, the tick after
+     * the present one. */
+    uint32_t frontier;
+    uint32_t clock;          /* policy collapse: tick at which the next generated position begins */
+    uint32_t timed_from;     /* first position that policy collapse applies to; UINT32_MAX: none */
     uint32_t n_reported;     /* positions ever finished; a recomputed one is not reported again */
     uint32_t n_offered;      /* blocks already offered to the prefix cache, or taken from it */
     hash128 hash;            /* of those blocks */
@@ -59,6 +63,7 @@ typedef struct { /* limits for checking requests; read-only after create, any th
     const model_plan *plan;
     exit_rule exit;  /* of the backend */
     sched_opts opts; /* defaults resolved */
+    bool collapses;  /* policy collapse */
     uint32_t n_pages, n_blocks;
 } request_limits;
 /* ERR_BAD_PARAM, ERR_TOO_LONG, ERR_NO_MEMORY. The result ends with free(). Any thread. */

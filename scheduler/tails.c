@@ -6,6 +6,8 @@
  * so far, so no tail stands further back than the row, and the row never waits. A loop not reached
  * by any later position is never computed and takes no slot.
  *
+ * Under policy collapse the same happens by ticks instead of loops: collapse.c.
+ *
  * A parked tail keeps its state row. When rows run short, or a sequence was refused rows, the
  * longest parked tails go on to their last loop and give their rows back. With a prefix cache,
  * tails of prompt rows do not park: a cached block must hold every loop. */
@@ -18,7 +20,7 @@ bool sched__parks_at_all(const scheduler *sched, const cohort *coh) {
 
 bool sched__may_park(const scheduler *sched, const cohort *coh) {
     return sched__parks_at_all(sched, coh) && !coh->parked && coh->looping && coh->n_live == 0 &&
-           coh->n_tail > 0 && coh->next_loop >= coh->owner->frontier && !sched__loop_is_out(coh);
+           coh->n_tail > 0 && sched__tick(coh) >= coh->owner->frontier && !sched__loop_is_out(coh);
 }
 
 void sched__park(scheduler *sched, cohort *coh) {
@@ -37,15 +39,18 @@ static void unpark(scheduler *sched, cohort *coh, list_link *before) {
     list_insert_before(before, &coh->loop_link);
 }
 
-/* A position of seq is about to run the loop below `loops`. Along a sequence loops never rise, so
- * the tails to wake stand together, the latest last. They go to the front of their list, earliest
- * first, in the order of the wavefront rule. */
-void sched__raise_frontier(scheduler *sched, sequence *seq, uint32_t loops) {
-    if (loops <= seq->frontier) return;
-    seq->frontier = loops;
+/* Along a sequence loops never rise, and ticks are alike, so the tails to wake stand together, the
+ * latest last. They go to the front of their list, earliest first, in the order of the wavefront
+ * rule. */
+void sched__raise_frontier(scheduler *sched, const cohort *about) {
+    sequence *seq = about->owner;
+    uint32_t frontier = sched__tick(about) + 1;
+    if (sched->rules.collapses && !about->timed) return; /* tails of prompts do not park */
+    if (frontier <= seq->frontier) return;
+    seq->frontier = frontier;
     for (cohort *coh = seq->last; coh && sched->n_parked > 0; coh = coh->before) {
         if (coh->n_live > 0 || coh->n_tail == 0) continue;
-        if (coh->next_loop >= loops) break;
+        if (sched__tick(coh) >= frontier) break;
         if (coh->parked) unpark(sched, coh, sched->looping[coh->list].next);
     }
 }
@@ -72,7 +77,7 @@ void sched__lower_frontier(scheduler *sched, sequence *seq, uint32_t loops) {
 /* At most an eighth of a launch at a time, so decoding hardly slows down. */
 void sched__relieve_rows(scheduler *sched) {
     bool refused = !list_empty(&sched->want_decode) || !list_empty(&sched->want_prompt);
-    if (sched->n_parked == 0) return;
+    if (sched->n_parked == 0 || sched->rules.collapses) return;
     if (!refused && sched->n_free_rows >= sched->n_rows / 4) return;
     uint32_t n_rows = sched->max_rows / 8 + 1;
     while (n_rows > 0 && !list_empty(&sched->parked)) {

@@ -36,6 +36,7 @@ typedef struct {
     uint64_t content;
     uint32_t block, off, plane; /* the place it was written for */
     bool written, halted;       /* halted: the position left the loop here, or its tail ended */
+    bool collapsed;             /* stands in for all loops of its position */
 } fake_slot;
 
 typedef struct {
@@ -89,6 +90,21 @@ static uint32_t *map_at(fake *dev, uint32_t block, uint32_t plane, uint32_t off)
     return &dev->maps[((size_t)block * dev->base.info.n_planes + plane) * ENG_BLOCK + off];
 }
 
+/* The slot of a position's deepest loop becomes that of all its loops. */
+static void collapse(fake *dev, const eng_edit *edit) {
+    fake_slot *deepest = &dev->slots[edit->slot];
+    uint32_t last = (uint32_t)edit->plane + edit->n_planes - 1;
+    if (!deepest->written || deepest->block != edit->block || deepest->off != edit->off ||
+        deepest->plane != last || edit->plane != fake_planes(&dev->opts, 0)) {
+        breach(dev, "slot %u is not that of the deepest loop of a position, or not written yet",
+               edit->slot);
+    }
+    for (uint32_t plane = edit->plane; plane < last; plane++)
+        dev->slots[*map_at(dev, edit->block, plane, edit->off)].written = false;
+    deepest->collapsed = true;
+    dev->written -= last - edit->plane;
+}
+
 static void apply_edits(fake *dev, const eng_launch *launch) {
     for (uint32_t i = 0; i < launch->n_edits; i++) {
         const eng_edit *edit = &launch->edits[i];
@@ -103,8 +119,10 @@ static void apply_edits(fake *dev, const eng_launch *launch) {
             continue;
         }
         if (edit->guarded && dev->rows[edit->guard].halted) continue;
-        /* The scheduler maps a slot once, for all its planes, so this slot starts empty. */
-        dev->slots[edit->slot].written = false;
+        bool collapses = dev->opts.policy == KV_COLLAPSE && edit->n_planes > 1;
+        if (collapses) collapse(dev, edit);
+        /* Any other slot is mapped once, for all its planes, and starts empty. */
+        else dev->slots[edit->slot].written = false;
         for (uint32_t plane = edit->plane; plane < (uint32_t)edit->plane + edit->n_planes;
              plane++) {
             *map_at(dev, edit->block, plane, edit->off) = edit->slot;
@@ -122,7 +140,7 @@ static void write_slot(fake *dev, const eng_row *row, uint32_t plane, uint64_t c
     fake_slot *cell = &dev->slots[slot];
     if (cell->written)
         breach(dev, "position %u plane %u: slot %u is written twice", row->pos, plane, slot);
-    *cell = (fake_slot){content, block, off, plane, true, false};
+    *cell = (fake_slot){content, block, off, plane, true, false, false};
     dev->written++;
     dev->rows[row->row].last_slot = slot;
 }
@@ -145,8 +163,9 @@ static uint64_t attend(fake *dev, const eng_row *row, uint32_t plane) {
                    plane);
         }
         if (cell->plane != plane) {
-            bool stands_in = dev->opts.policy == KV_LAST && cell->plane >= first_loop &&
-                             cell->plane < plane && cell->halted;
+            bool stands_in = plane >= first_loop && cell->plane >= first_loop &&
+                             (cell->collapsed ||
+                              (dev->opts.policy == KV_LAST && cell->plane < plane && cell->halted));
             if (!stands_in) {
                 breach(dev, "position %u reads position %u at plane %u and finds plane %u",
                        row->pos, from, plane, cell->plane);

@@ -1,7 +1,9 @@
 /* fake_backend.h - a backend of integers: the content of a slot is a hash of everything it may
  * depend on, so one wrong read changes a token. It keeps the backend's contract and checks the
  * scheduler's: a slot is written before it is read, at the right plane, by the right position.
- * Under policy `last` a slot stands in for a deeper loop only if its position halted.
+ * Under policy `last` a slot stands in for a deeper loop only if its position halted; under
+ * `collapse` only the slot of a position's deepest loop stands in for others, once an edit says so,
+ * and its other slots are not read again.
  *
  * A launch is copied at its start and runs in wait(), as late as the contract allows. The next
  * launch overwrites the results of a wait, as early as the contract allows. */
@@ -43,6 +45,7 @@ const char *fake_backend_breach(const eng_backend *backend);
 uint64_t fake_backend_launches(const eng_backend *backend);
 uint64_t
 fake_backend_schedule_hash(const eng_backend *backend); /* of every launch's rows and loops */
+/* Slots written, but not the ones given back by collapsing. */
 uint64_t fake_backend_slots_written(const eng_backend *backend);
 /* Recurrent launches beyond loop 0, started while no launch was in flight. */
 uint64_t fake_backend_idle_loops(const eng_backend *backend);
@@ -57,6 +60,7 @@ model_plan *fake_backend_config(eng_backend *backend);
 typedef struct {
     uint16_t min_loops, max_loops;
     float threshold;
+    uint32_t n_prompt; /* policy collapse: positions from here on are generated */
 } fake_depth;
 typedef struct fake_seq fake_seq;
 fake_seq *fake_seq_create(const fake_opts *opts, const fake_depth *depth, uint32_t max_positions);

@@ -1,7 +1,8 @@
-/* test_exact.c - policy exact on a real model: a random ouro_tiny, a thousand random requests in
- * random company, on a cache too small for all of them. The truth is each request alone, with every
- * loop of every position computed and the state selected at the loop where the exit rule fires, as
- * in the published code. Tokens, depths and log-probabilities must be equal to the bit.
+/* test_exact.c - policies exact and collapse on a real model: a random ouro_tiny, random requests
+ * in random company, on a cache too small for all of them. Under exact the truth is each request
+ * alone, with every loop of every position computed and the state selected at the loop where the
+ * exit rule fires, as in the published code. Under collapse it is each request alone. Tokens,
+ * depths and log-probabilities must be equal to the bit.
  *
  *   FATHOM_SEED=N   first seed (else from the clock; printed) */
 #include "base/clock.h"
@@ -18,6 +19,7 @@
 #include <string.h>
 
 TestSuite(exact_property, .fini = fail_on_leaks, .timeout = 600);
+TestSuite(collapse_property, .fini = fail_on_leaks, .timeout = 600);
 
 enum { MACHINES = 25, REQUESTS = 40, MOST_PROMPT = 90, MOST_TOKENS = 24 };
 
@@ -118,14 +120,15 @@ static bool step(scheduler *sched) {
     return !idle;
 }
 
-static answer alone(eng_backend *backend, const wish *ask) {
+static answer alone(eng_backend *backend, const wish *ask, kv_policy policy) {
     answer ans;
     answers all = {&ans, 1};
     sched_opts opts;
     scheduler *sched;
     err e = {0};
     sched_opts_default(&opts);
-    opts.batching = SCHED_FULL;
+    opts.halted_kv = policy;
+    opts.batching = policy == KV_EXACT ? SCHED_FULL : SCHED_DEPTHWISE;
     opts.prefix_cache = false;
     opts.chunk = MOST_PROMPT;
     cr_assert_eq(sched_create(&sched, backend, &opts, on_event, &all, &e), 0, "%s", e.msg);
@@ -136,13 +139,15 @@ static answer alone(eng_backend *backend, const wish *ask) {
     return ans;
 }
 
-static uint64_t together(eng_backend *backend, const wish *wishes, answer *out, uint64_t *state) {
+static uint64_t together(eng_backend *backend, const wish *wishes, answer *out, kv_policy policy,
+                         uint64_t *state) {
     answers all = {out, 0};
     sched_opts opts;
     scheduler *sched;
     err e = {0};
     sched_stats stats;
     sched_opts_default(&opts);
+    opts.halted_kv = policy;
     opts.chunk = between(state, 1, 40);
     opts.max_rows = between(state, 4, 48);
     opts.max_running = between(state, 2, 24);
@@ -161,51 +166,100 @@ static uint64_t together(eng_backend *backend, const wish *wishes, answer *out, 
     return stats.preemptions;
 }
 
-Test(exact_property, a_thousand_requests_in_company_get_what_full_depth_and_select_gives_alone) {
-    const char *text = getenv("FATHOM_SEED");
-    uint64_t seed = text ? strtoull(text, NULL, 0) : clock_ns() & 0xffffffff, state = seed;
-    uint64_t preemptions = 0, tokens = 0, by_depth[5] = {0};
-    tmp_dir dir = tmp_dir_create();
-    weights_write(dir.path, "ouro_tiny", DTYPE_F32, seed, 2.5f);
+static void is_equal(const answer *got, const answer *want, uint64_t seed) {
+    cr_assert(got->ended && want->ended);
+    cr_assert_eq(got->n, want->n);
+    cr_assert_arr_eq(got->tokens, want->tokens, got->n * sizeof *got->tokens,
+                     "FATHOM_SEED=%" PRIu64 ": other tokens", seed);
+    cr_assert_arr_eq(got->depths, want->depths, got->n * sizeof *got->depths,
+                     "FATHOM_SEED=%" PRIu64 ": other depths", seed);
+    cr_assert_eq(memcmp(got->logprobs, want->logprobs, got->n * sizeof *got->logprobs), 0,
+                 "FATHOM_SEED=%" PRIu64 ": other log-probabilities", seed);
+}
+
+typedef struct {
+    tmp_dir dir;
     model_folder *model;
+    eng_backend *roomy, *tight;
+    wish *wishes;
+    answer *got;
+    uint64_t seed, state, preemptions, tokens, by_depth[5];
+} test_bed;
+
+static test_bed bed_open(void) {
+    const char *text = getenv("FATHOM_SEED");
+    test_bed bed = {.seed = text ? strtoull(text, NULL, 0) : clock_ns() & 0xffffffff};
     err e = {0};
-    cr_assert_eq(model_open(&model, dir.path, &e), 0, "%s", e.msg);
-    uint32_t vocab = model_plan_of(model)->vocab_size;
-    eng_backend *roomy = open_cpu(model, 32u << 20), *tight = open_cpu(model, 1u << 20);
-    wish *wishes = array_new(REQUESTS, sizeof *wishes);
-    answer *got = array_new(REQUESTS, sizeof *got);
-    for (int k = 0; k < MACHINES; k++) {
-        for (uint32_t i = 0; i < REQUESTS; i++)
-            wishes[i] = draw_wish(&state, vocab);
-        preemptions += together(tight, wishes, got, &state);
-        for (uint32_t i = 0; i < REQUESTS; i++) {
-            answer want = alone(roomy, &wishes[i]);
-            const answer *ans = &got[i];
-            cr_assert(ans->ended && want.ended);
-            cr_assert_eq(ans->n, want.n);
-            cr_assert_arr_eq(ans->tokens, want.tokens, ans->n * sizeof *ans->tokens,
-                             "FATHOM_SEED=%" PRIu64 ": other tokens", seed);
-            cr_assert_arr_eq(ans->depths, want.depths, ans->n * sizeof *ans->depths,
-                             "FATHOM_SEED=%" PRIu64 ": other depths", seed);
-            cr_assert_eq(memcmp(ans->logprobs, want.logprobs, ans->n * sizeof *ans->logprobs), 0,
-                         "FATHOM_SEED=%" PRIu64 ": other log-probabilities", seed);
-            for (uint32_t j = 0; j < ans->n; j++)
-                by_depth[ans->depths[j]]++;
-            tokens += ans->n;
-        }
+    bed.state = bed.seed;
+    bed.dir = tmp_dir_create();
+    weights_write(bed.dir.path, "ouro_tiny", DTYPE_F32, bed.seed, 2.5f);
+    cr_assert_eq(model_open(&bed.model, bed.dir.path, &e), 0, "%s", e.msg);
+    bed.roomy = open_cpu(bed.model, 32u << 20);
+    bed.tight = open_cpu(bed.model, 1u << 20);
+    bed.wishes = array_new(REQUESTS, sizeof *bed.wishes);
+    bed.got = array_new(REQUESTS, sizeof *bed.got);
+    return bed;
+}
+
+/* REQUESTS random requests at once, into got. */
+static void run_company(test_bed *bed, kv_policy policy) {
+    uint32_t vocab = model_plan_of(bed->model)->vocab_size;
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        bed->wishes[i] = draw_wish(&bed->state, vocab);
+    bed->preemptions += together(bed->tight, bed->wishes, bed->got, policy, &bed->state);
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        for (uint32_t j = 0; j < bed->got[i].n; j++)
+            bed->by_depth[bed->got[i].depths[j]]++;
+        bed->tokens += bed->got[i].n;
     }
+}
+
+/* Also checks that the machines met what they are for. */
+static void bed_close(test_bed *bed, int n_requests) {
+    const uint64_t *depth = bed->by_depth;
     fprintf(stderr,
             "FATHOM_SEED=%" PRIu64 ": %d requests, %" PRIu64 " tokens (%" PRIu64 " %" PRIu64
             " %" PRIu64 " %" PRIu64 " at depths 1 to 4), %" PRIu64 " preemptions\n",
-            seed, MACHINES * REQUESTS, tokens, by_depth[1], by_depth[2], by_depth[3], by_depth[4],
-            preemptions);
-    cr_assert_gt(preemptions, 0, "the cache was not too small");
+            bed->seed, n_requests, bed->tokens, depth[1], depth[2], depth[3], depth[4],
+            bed->preemptions);
+    cr_assert_gt(bed->preemptions, 0, "the cache was not too small");
     for (int i = 1; i <= 4; i++)
-        cr_assert_gt(by_depth[i], 0, "no token left at depth %d", i);
-    free(wishes);
-    free(got);
-    eng_backend_close(roomy);
-    eng_backend_close(tight);
-    model_close(model);
-    tmp_dir_remove(&dir);
+        cr_assert_gt(depth[i], 0, "no token left at depth %d", i);
+    free(bed->wishes);
+    free(bed->got);
+    eng_backend_close(bed->roomy);
+    eng_backend_close(bed->tight);
+    model_close(bed->model);
+    tmp_dir_remove(&bed->dir);
+}
+
+Test(exact_property, a_thousand_requests_in_company_get_what_full_depth_and_select_gives_alone) {
+    test_bed bed = bed_open();
+    for (int k = 0; k < MACHINES; k++) {
+        run_company(&bed, KV_EXACT);
+        for (uint32_t i = 0; i < REQUESTS; i++) {
+            answer want = alone(bed.roomy, &bed.wishes[i], KV_EXACT);
+            is_equal(&bed.got[i], &want, bed.seed);
+        }
+    }
+    bed_close(&bed, MACHINES * REQUESTS);
+}
+
+Test(collapse_property, requests_in_company_get_what_they_get_alone_and_not_what_exact_gives) {
+    test_bed bed = bed_open();
+    uint64_t differing = 0;
+    for (int k = 0; k < MACHINES / 2; k++) {
+        run_company(&bed, KV_COLLAPSE);
+        for (uint32_t i = 0; i < REQUESTS; i++) {
+            answer want = alone(bed.roomy, &bed.wishes[i], KV_COLLAPSE),
+                   exact = alone(bed.roomy, &bed.wishes[i], KV_EXACT);
+            is_equal(&bed.got[i], &want, bed.seed);
+            size_t n = (want.n < exact.n ? want.n : exact.n) * sizeof *want.logprobs;
+            bool differs = memcmp(want.logprobs, exact.logprobs, n) != 0;
+            if (bed.wishes[i].max_loops == 1) cr_assert(!differs, "one loop, and not as exact");
+            differing += differs;
+        }
+    }
+    cr_assert_gt(differing, REQUESTS, "collapsing changed nothing");
+    bed_close(&bed, MACHINES / 2 * REQUESTS);
 }

@@ -64,7 +64,7 @@ static void draw_machine(work *load, const work_case *spec, uint64_t *rng) {
     fake_opts *fake = &load->fake;
     fake_opts_default(fake);
     fake->seed = work_rand(rng);
-    fake->policy = chance(rng, 50) ? KV_LAST : KV_EXACT;
+    fake->policy = (kv_policy)draw(rng, 0, KV_POLICIES - 1);
     fake->vocab = draw(rng, 8, 80);
     fake->n_core = chance(rng, 50) ? 1 : draw(rng, 2, 4);
     fake->n_prelude = draw(rng, 0, 2 * fake->n_core);
@@ -89,7 +89,8 @@ static void draw_machine(work *load, const work_case *spec, uint64_t *rng) {
     sched_opts_default(opts);
     opts->halted_kv = fake->policy;
     uint32_t mode = draw(rng, 0, 9);
-    opts->batching = mode == 0                               ? SCHED_LOCKSTEP
+    opts->batching = fake->policy == KV_COLLAPSE             ? SCHED_DEPTHWISE
+                     : mode == 0                             ? SCHED_LOCKSTEP
                      : mode == 1 && fake->policy == KV_EXACT ? SCHED_FULL
                                                              : SCHED_DEPTHWISE;
     opts->max_running = draw(rng, 1, 16);
@@ -99,6 +100,8 @@ static void draw_machine(work *load, const work_case *spec, uint64_t *rng) {
     if (chance(rng, 10)) opts->chunk = 1;
     opts->wait_bound = draw(rng, 1, 20);
     opts->prefix_cache = chance(rng, 75);
+    uint32_t rows = fake->max_launch + fake->max_loops + 1; /* least for policy collapse */
+    if (fake->policy == KV_COLLAPSE && fake->n_rows < rows) fake->n_rows = rows;
 }
 
 static void draw_depth(work *load, work_item *it, uint64_t *rng) {
@@ -282,10 +285,10 @@ typedef struct {
 
 /* The same request, alone, one position after another. */
 static void solve(const work *load, const work_item *it, eng_sampler *sampler, answer *ans) {
-    fake_depth limits = {it->req.depth.min_loops ? it->req.depth.min_loops : 1,
-                         it->req.depth.max_loops ? it->req.depth.max_loops
-                                                 : (uint16_t)load->fake.max_loops,
-                         it->req.depth.threshold != 0 ? it->req.depth.threshold : 0.99f};
+    fake_depth limits = {
+        it->req.depth.min_loops ? it->req.depth.min_loops : 1,
+        it->req.depth.max_loops ? it->req.depth.max_loops : (uint16_t)load->fake.max_loops,
+        it->req.depth.threshold != 0 ? it->req.depth.threshold : 0.99f, it->req.n_prompt};
     float logits[128];
     uint64_t words[2];
     fake_seq *seq = fake_seq_create(&load->fake, &limits, it->req.n_prompt + it->req.max_tokens);

@@ -1,0 +1,79 @@
+/* collapse.c - policy collapse: when generated positions give their slots back.
+ *
+ * A generated position runs as under exact: it halts, and its tail fills the cache at every deeper
+ * loop. Then the slot of its deepest loop stands in for all its loops, and its other loop slots are
+ * given back. From then on later positions read other values, so the moment must not depend on the
+ * load, or an answer would.
+ *
+ * Therefore each sequence has a clock that counts loops. A generated position begins at the tick
+ * at which the one before it halted, and its loop t belongs to the tick t later. All generated
+ * positions of a sequence run their loops of one tick, tails too, before any runs a loop of the
+ * next; tails park while no row is live. A position that began at tick b is collapsed at tick
+ * b + max_loops. So a reader finds it collapsed exactly if the positions from it to the reader
+ * halted after max_loops loops in all, counting the reader's own loop: a sequence alone and one in
+ * company read the same values.
+ *
+ * The edit that collapses a position stands in the first launch with a row of that tick. Launches
+ * run in the order they were started in, and edits before rows, so no launch reads a slot given
+ * back. For the same reason a launch ahead takes no row that may have halted: a tail must not be a
+ * tick ahead of the position that follows it.
+ *
+ * After a preemption generated positions are computed again one after another, not in chunks.
+ * Prompt positions keep every slot, because published figures are for collapsing generated tokens
+ * only. No block with generated positions enters the prefix cache, where a prompt of the same
+ * tokens would find other values than its own.
+ *
+ * A row stays with its position until that is collapsed: at most max_loops + 1 rows per sequence.
+ * So many are kept for each running sequence (cohort.c), or tails could hold every row. */
+#include "scheduler/scheduler_internal.h"
+
+uint32_t *sched__loop_slots(const scheduler *sched, uint32_t row) {
+    return sched->loop_slots + (size_t)row * sched->limits.opts.ceiling_loops;
+}
+
+static bool runs_on(const cohort *coh) { /* it has a loop to start */
+    return coh->looping && coh->next_loop < coh->owner->prefix_key.max_loops;
+}
+
+bool sched__may_tick(const cohort *coh) {
+    uint32_t tick = sched__tick(coh);
+    if (tick >= coh->owner->frontier) return false; /* not before a live row is there */
+    for (const cohort *other = coh->owner->last; other && other->timed; other = other->before) {
+        if (runs_on(other) && sched__tick(other) < tick) return false;
+    }
+    return true;
+}
+
+bool sched__may_halt(const scheduler *sched, const cohort *coh, uint32_t loops) {
+    const sequence *seq = coh->owner;
+    if (exit_rule_runs_all(sched->limits.exit, seq->prefix_key.threshold)) return false;
+    return loops >= sched__min_loops(seq, coh->first);
+}
+
+/* ---- collapsing ---- */
+
+static void collapse(scheduler *sched, flight *next, cohort *coh) {
+    sequence *seq = coh->owner;
+    uint32_t n_loops = seq->prefix_key.max_loops, id = seq->blocks[coh->first / ENG_BLOCK];
+    uint32_t free_pages = sched->cache.n_free_pages;
+    const uint32_t *slots = sched__loop_slots(sched, coh->first_row);
+    for (uint32_t loop = 0; loop + 1 < n_loops; loop++)
+        sched__give_slot(&sched->cache, id, slots[loop]);
+    if (sched->cache.n_free_pages > free_pages) sched->epoch++;
+    coh->collapsed = true;
+    sched__free_if_over(sched, coh);
+    if (n_loops == 1) return;
+    next->edits[next->n_edits++] = (eng_edit){.block = id,
+                                              .slot = slots[n_loops - 1],
+                                              .plane = (uint16_t)plan_plane_loop(sched->plan, 0),
+                                              .n_planes = (uint16_t)n_loops,
+                                              .off = (uint8_t)(coh->first % ENG_BLOCK)};
+}
+
+void sched__collapse_before(scheduler *sched, flight *next, const cohort *reader) {
+    uint32_t tick = sched__tick(reader), n_loops = reader->owner->prefix_key.max_loops;
+    for (cohort *coh = reader->before, *before; coh && coh->timed; coh = before) {
+        before = coh->before;
+        if (!coh->collapsed && coh->began + n_loops <= tick) collapse(sched, next, coh);
+    }
+}
