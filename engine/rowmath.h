@@ -161,10 +161,14 @@ RM_FN rm_hazard_step rm_hazard(float cum, float probability, float threshold, ui
     return step;
 }
 
+/* FLT_MIN. As a threshold it means never, even for a state that no longer changes: its distance, or
+ * what rounding leaves of it, may be 0 or below. */
+#define RM_NEVER 1.17549435e-38f
+
 /* |new - old| / |new| < threshold, from sums of squares. */
 RM_FN uint32_t rm_latent_diff(float diff_squares, float new_squares, float threshold, uint32_t done,
                               uint32_t min_loops, uint32_t max_loops) {
-    uint32_t close = sqrtf(diff_squares) < threshold * sqrtf(new_squares);
+    uint32_t close = threshold > RM_NEVER && sqrtf(diff_squares) < threshold * sqrtf(new_squares);
     return (close && done >= min_loops) || done >= max_loops;
 }
 
@@ -172,7 +176,7 @@ RM_FN uint32_t rm_latent_diff(float diff_squares, float new_squares, float thres
 RM_FN uint32_t rm_cosine(float product, float new_squares, float old_squares, float threshold,
                          uint32_t done, uint32_t min_loops, uint32_t max_loops) {
     float length = sqrtf(new_squares) * sqrtf(old_squares);
-    uint32_t close = length > 0.0f && 1.0f - product / length < threshold;
+    uint32_t close = threshold > RM_NEVER && length > 0.0f && 1.0f - product / length < threshold;
     return (close && done >= min_loops) || done >= max_loops;
 }
 

@@ -40,7 +40,7 @@ static void sleep_us(uint64_t us) {
 static bool halts(const eng_row *row, exit_rule rule) {
     uint32_t wish = 1 + row->pos % 3, done = row->loop + 1u;
     if (done >= row->max_loops) return true;
-    if (rule == EXIT_FIXED || (rule == EXIT_HAZARD && row->threshold >= 1)) return false;
+    if (exit_rule_runs_all(rule, row->threshold)) return false;
     return done >= row->min_loops && done >= wish;
 }
 

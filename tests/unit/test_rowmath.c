@@ -1,5 +1,6 @@
 /* The arithmetic of one row, shared by the CUDA kernels and the host. */
 #include "engine/rowmath.h"
+#include "model/plan.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -141,4 +142,16 @@ Test(rowmath, a_slot_is_found_through_table_plane_and_offset) {
     cr_expect_eq(rm_slot(&maps[0][0][0], table, 5, 1, 31), 3131);
     cr_expect_eq(rm_slot(&maps[0][0][0], table, 5, 1, 32), 100);
     cr_expect_eq(rm_slot(&maps[0][0][0], table, 5, 0, 95), 2031);
+}
+
+Test(rowmath, never_is_never_even_for_a_state_that_no_longer_changes) {
+    /* A state equal to the one before it; rounding makes its cosine 1 or a little more. */
+    float never = exit_rule_never(EXIT_LATENT_DIFF), usual = exit_rule_default(EXIT_LATENT_DIFF);
+    cr_assert(rm_latent_diff(0, 4, usual, 1, 1, 8));
+    cr_assert_not(rm_latent_diff(0, 4, never, 1, 1, 8));
+    cr_assert(rm_latent_diff(0, 4, never, 8, 1, 8));
+    never = exit_rule_never(EXIT_COSINE), usual = exit_rule_default(EXIT_COSINE);
+    cr_assert(rm_cosine(4.000001f, 4, 4, usual, 1, 1, 8));
+    cr_assert_not(rm_cosine(4.000001f, 4, 4, never, 1, 1, 8));
+    cr_assert(rm_cosine(4.000001f, 4, 4, never, 8, 1, 8));
 }
