@@ -228,6 +228,7 @@ $(FB)/fuzz_%: $(FB)/tests/fuzz/fuzz_%.o $(FB)/tests/fuzz/cost.o $(FB)/libfathom.
 # The longest input of each: that of a request body or a config.json; of larger files so much as
 # ASan gets through in seconds. tests/fuzz/cost.c makes long ones and judges what they take.
 FUZZ_LEN := 4194304
+fuzz-answer:       FUZZ_LEN := 65536
 fuzz-bench_stream: FUZZ_LEN := 1048576
 fuzz-config:       FUZZ_LEN := 1048576
 fuzz-http:         FUZZ_LEN := 65536

@@ -59,6 +59,7 @@ typedef struct {
     bool calls, result; /* prints calls of functions; prints their results */
     bool text_calls;    /* arguments of calls must be JSON text, not an object */
     bool null_content;  /* a message with calls needs a null content */
+    const struct api__dialect *dialect; /* of its calls */
 } api__traits;
 
 typedef struct api__template api__template;
@@ -170,21 +171,76 @@ size_t api__stop_held(const api__matcher *matcher);
 
 /* Whether the answer may be a call: never, if the model writes one, always. */
 typedef enum { API__CALLS_NONE, API__CALLS_AUTO, API__CALLS_FORCED } api__calls;
-/* State of the answer: undecided, not a call, within a call's arguments, a complete call. */
-typedef enum { API__CALL_HEAD, API__CALL_NONE, API__CALL_ARGS, API__CALL_WHOLE } api__call_phase;
 
+/* A parameter of a function: its name and the JSON types that its schema names (API__TYPE_*). */
 typedef struct {
-    api__call_phase phase;
-    size_t at;           /* bytes of the text scanned so far */
-    size_t string;       /* start of the current string */
-    size_t name, n_name; /* offsets into the choice's text; it is kept */
+    const char *name;
+    uint8_t types;
+} api__param;
+
+/* A function of the request. */
+typedef struct {
+    const char *name;
+    api__param *params; /* sorted by name */
+    uint32_t n_params;
+} api__tool;
+
+/* A call in an answer: its function and its arguments, JSON text in api__answer.args. */
+typedef struct {
+    uint32_t tool; /* index in the request's tools */
     size_t args, args_end;
-    uint32_t depth;
-    uint8_t step; /* index into the parts before the arguments */
-    uint8_t tag;  /* bytes matched of the tag before the call */
-    bool in_string, escaped;
-    bool name_sent; /* a stream has sent the function's name */
+    bool whole; /* the arguments are complete */
 } api__call;
+
+/* State of a dialect within the text. Each dialect uses its own part. */
+typedef struct {
+    size_t at;           /* bytes of the text read so far */
+    size_t said;         /* bytes of the text already in `said`, in a call, or dropped */
+    uint8_t state;       /* 0 at the start of a text */
+    size_t string, name; /* start of the current string or tag; start of the function's name */
+    uint32_t depth, tool;
+    uint8_t step; /* JSON: index into the parts before the arguments */
+    uint8_t tag;  /* bytes matched of a tag */
+    bool in_string, escaped;
+    size_t solid;    /* tags: end of the last byte that is not blank */
+    uint32_t params; /* tags: parameters so far */
+    bool after_call; /* tags: no text since the last call */
+} api__reader;
+
+/* An answer with its calls taken out. */
+typedef struct {
+    buf said; /* the text beside the calls */
+    buf args; /* the arguments of all calls, one behind the other */
+    api__call *calls;
+    uint32_t n_calls, cap_calls;
+    uint32_t said_after; /* how many calls stand before the first text */
+    bool ended;          /* text after this point is not read */
+    api__reader reader;
+} api__answer;
+
+/* A form in which models write calls. */
+typedef struct api__dialect {
+    const char *mark; /* a template with this text uses the dialect; NULL: any other template */
+    /* Reads text[reader.at, ready) into the answer. last: no more text follows. Running out of
+     * memory sets answer->said.failed. */
+    void (*read)(const api_request *req, api__answer *answer, const char *text, size_t ready,
+                 bool last);
+    /* Makes the grammar of a forced call; see api__grammar_compile_tools. */
+    int (*grammar)(api__grammar **out, const json_t *tools, const char *only, const char *param,
+                   err *e);
+} api__dialect;
+/* {"name": NAME, "arguments": {…}}; and <function=NAME><parameter=KEY>VALUE</parameter></function>,
+ * as written by Qwen3-Coder and Nanbeige. */
+extern const api__dialect api__dialect_json, api__dialect_tags;
+
+/* Adds text, or a call without arguments yet (NULL: out of memory). */
+void api__say(api__answer *answer, const char *text, size_t n);
+api__call *api__add_call(api__answer *answer, uint32_t tool);
+void api__answer_deinit(api__answer *answer);
+/* The index of a function of the request, or UINT32_MAX. */
+uint32_t api__find_tool(const api_request *req, const char *name, size_t n);
+/* The JSON types of a parameter (API__TYPE_*); 0: none are known. */
+uint8_t api__param_types(const api__tool *tool, const char *name, size_t n);
 
 /* ---- requests ---- */
 
@@ -219,11 +275,13 @@ struct api_request {
     const char *request_id; /* NULL or checked */
     api__grammar *grammar;  /* constrains the answer; NULL: no constraint */
     const char *form_field; /* static name of the field with the grammar */
-    const char **tools;     /* names of the functions in tools */
+    api__tool *tools;       /* the functions */
     uint32_t n_tools;
     api__calls calls;
-    const char *named; /* the function named by tool_choice, or NULL */
-    bool soon;         /* parsed on the loop thread */
+    const api__dialect *dialect; /* of calls in the answer; NULL without tools */
+    bool one_call;               /* parallel_tool_calls is false: the answer ends after a call */
+    const char *named;           /* the function named by tool_choice, or NULL */
+    bool soon;                   /* parsed on the loop thread */
     /* Responses: fields returned unchanged, as JSON members with a comma before each. */
     const char *echoed;
     size_t n_echoed;
@@ -316,8 +374,8 @@ int api__read_turns(api_request *req, const api_context *ctx, const api__values 
  * functions shown to the model, in the shape of chat completions: a new reference, or NULL. */
 int api__read_tools(api_request *req, const api_context *ctx, const api__values *fields,
                     json_t **tools, err *e) WARN_UNUSED;
-/* Checks a list of tools. *names are in mem; *out is a new reference. */
-int api__list_tools(const json_t *tools, bool responses, arena *mem, const char ***names,
+/* Checks a list of tools. *functions are in mem; *out is a new reference. */
+int api__list_tools(const json_t *tools, bool responses, arena *mem, api__tool **functions,
                     json_t **out, err *e) WARN_UNUSED;
 /* A text describing the functions, for a model without tools in its template. In mem. NULL: out of
  * memory. */
@@ -369,8 +427,10 @@ typedef struct {
     /* The part of the choice to write. Fixed at the start, because events may arrive meanwhile. */
     uint32_t choice;
     uint32_t from_token, to_token; /* tokens [from_token, to_token) */
-    size_t from, to; /* bytes [from, to) of the choice's text or of the call's arguments */
-    bool call, finished, mute; /* mute: write no text, not even an empty one */
+    size_t from, to;               /* bytes [from, to) of the content or of the calls' arguments */
+    bool call, finished, mute;     /* mute: write no text, not even an empty one */
+    uint32_t n_call;               /* the call to write, if `call` */
+    uint32_t item;                 /* responses: the item to write */
 } api__cursor;
 
 typedef struct {
@@ -383,7 +443,7 @@ typedef struct {
     buf text;           /* a stream drops bytes once they are sent and belong to no kept token */
     size_t scanned;     /* bytes seen by the stop matcher */
     size_t ready;       /* bytes that can no longer become a stop string */
-    size_t sent;        /* bytes already written; 0 unless streaming */
+    size_t sent;        /* bytes of the content already written; 0 unless streaming */
     size_t tokens_at;   /* start of the text of tokens[0] */
     uint64_t chars;     /* characters before tokens_at, for text_offset */
     api__token *tokens; /* kept but not written yet; NULL: not asked for */
@@ -392,7 +452,11 @@ typedef struct {
     uint32_t n_scored;  /* how many of the first tokens belong to the prompt */
     uint32_t n_written; /* responses keep written tokens */
     uint64_t n_output;
-    api__call call;
+    api__answer answer;  /* used if the request has tools */
+    uint32_t sent_calls; /* calls already written completely */
+    size_t sent_args;    /* bytes written of the next call's arguments, from the start of args */
+    bool call_opened;    /* the next call's name was written */
+    bool message_opened; /* responses: the message's first events were written */
     bool echoed;         /* the prompt's text was added */
     bool opened, closed; /* streams: the first chunk, and the chunk with the reason, were written */
     sched_finish finish;
@@ -418,24 +482,33 @@ struct api_reply {
     uint32_t current;  /* index of the choice to look at next */
     bool behind;       /* other choices may have data too, from events during a long write */
     uint64_t n_events; /* responses: the next sequence_number */
-    bool item_open;    /* responses: output_item.added was written */
+    bool begun;        /* responses: response.created was written */
     bool started, failed, done, closed; /* closed: the end is written or being written */
 };
 
-/* Reads text [call->at, ready) and updates the phase and the offsets. */
-void api__call_scan(const api_request *req, api__call *call, const char *text, size_t ready);
-void api__call_finish(api__call *call); /* the text is complete */
-/* True if the answer is a call, complete or not. */
-static inline bool api__is_call(const api__choice *choice) {
-    return choice->call.phase == API__CALL_ARGS || choice->call.phase == API__CALL_WHOLE;
+/* The answer's text without calls, and how much of it is certain. */
+static inline const buf *api__content(const api_reply *reply, const api__choice *choice) {
+    return reply->req->calls == API__CALLS_NONE ? &choice->text : &choice->answer.said;
 }
-/* First unsent byte of the arguments; they end at call.args_end. */
-static inline size_t api__args_from(const api__choice *choice) {
-    return choice->sent > choice->call.args ? choice->sent : choice->call.args;
+static inline size_t api__content_end(const api_reply *reply, const api__choice *choice) {
+    return reply->req->calls == API__CALLS_NONE ? choice->ready : choice->answer.said.len;
 }
-/* Writes HEAD and an id of the choice as a JSON string, such as "call_…". */
+/* The first call that a stream has not written completely, or NULL. */
+static inline const api__call *api__next_call(const api__choice *choice) {
+    if (choice->sent_calls == choice->answer.n_calls) return NULL;
+    const api__call *call = &choice->answer.calls[choice->sent_calls];
+    return choice->call_opened && choice->sent_args == call->args_end ? NULL : call;
+}
+/* The cursor has written the next call up to cursor.to. */
+void api__call_sent(api_reply *reply, api__choice *choice);
+/* Points the cursor at the answer's text, or at the arguments of one of its calls. */
+void api__at_content(api_reply *reply, const api__choice *choice);
+void api__at_call(api_reply *reply, const api__choice *choice, uint32_t n_call);
+/* Writes HEAD and an id of the choice's call as a JSON string, such as "call_…". */
 void api__write_call_id(buf *out, const api_reply *reply, const api__choice *choice,
-                        const char *head);
+                        uint32_t n_call, const char *head);
+void api__write_call_name(buf *out, const api_reply *reply, const api__choice *choice,
+                          uint32_t n_call);
 
 static inline api__choice *api__chosen(api_reply *reply) { /* the choice at the cursor */
     return &reply->choices[reply->cursor.choice];

@@ -426,7 +426,7 @@ int api__body_to_ids(const api_context *ctx, const json_t *root, bool soon, jinj
     api__turns turns = {
         .generation = true, .soon = soon, .kwargs = api__member(root, "chat_template_kwargs")};
     const json_t *tools = api__member(root, "tools");
-    const char **names;
+    api__tool *functions;
     json_t *list = NULL;
     arena mem;
     if (api__read_bool(json_object_get(root, "add_generation_prompt"), "add_generation_prompt",
@@ -438,7 +438,7 @@ int api__body_to_ids(const api_context *ctx, const json_t *root, bool soon, jinj
         return -1;
     }
     arena_init(&mem, ctx->opts.max_body_bytes * 2 + (1 << 20));
-    int rc = tools ? api__list_tools(tools, false, &mem, &names, &list, e) : 0;
+    int rc = tools ? api__list_tools(tools, false, &mem, &functions, &list, e) : 0;
     turns.tools = list;
     if (rc == 0)
         rc = api__turns_to_ids(ctx, json_object_get(root, "messages"), &turns, &mem, text, out, e);

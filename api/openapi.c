@@ -171,7 +171,9 @@ static const word words[] = {
      "none: no calls. auto (default): the model decides. required: the model must call a function. "
      "An object that names a function: the model must call it.",
      "{\"anyOf\":[{\"enum\":[\"none\",\"auto\",\"required\"]},{\"type\":\"object\"}]}"},
-    {"parallel_tool_calls", "Accepted but not used: an answer has at most one call. Default: true.",
+    {"parallel_tool_calls",
+     "false: the answer ends after its first call. A model that writes calls as JSON makes at most "
+     "one call in any case. Default: true.",
      NULL},
     {"input",
      "Input for the model: a string, or a list of 1 to 1000 messages, function calls and results.",

@@ -222,11 +222,21 @@ static int try_calls(trying *probe) {
     return 0;
 }
 
+static void look_for_dialect(void *ud, const char *text, size_t n) {
+    static const api__dialect *const others[] = {&api__dialect_tags};
+    const api__dialect **found = ud;
+    for (size_t i = 0; i < ARRAY_LEN(others); i++) {
+        if (memmem(text, n, others[i]->mark, strlen(others[i]->mark))) *found = others[i];
+    }
+}
+
 static int try_tools(trying *probe) {
     static const char plain[] = "[" ASKS "," SAYS("assistant", ANSWER) "," GIVES "]";
     api__traits *traits = &probe->variant->traits;
     bool lacks = false;
     int rc = 0;
+    traits->dialect = &api__dialect_json;
+    jinja_each_text(probe->variant->jinja, look_for_dialect, &traits->dialect);
     if (jinja_uses(probe->variant->jinja, "tools")) {
         rc = try(probe, "[" ASKS "]", true, true);
         traits->tools = rc == 0 && seen(probe, TOOL);

@@ -122,6 +122,7 @@ void api_reply_destroy(api_reply *reply) {
     if (reply == NULL) return;
     for (uint32_t i = 0; reply->choices && i < reply->n_choices; i++) {
         buf_deinit(&reply->choices[i].text);
+        api__answer_deinit(&reply->choices[i].answer);
         free(reply->choices[i].tokens);
         free(reply->choices[i].tops);
         api__constraint_destroy(reply->choices[i].constraint);
@@ -274,13 +275,16 @@ static void finish(api__choice *choice, sched_finish why) {
         choice->tokens[choice->n_tokens - 1].text_end = (uint32_t)choice->text.len;
 }
 
-/* Searches for a call. True if it is complete: then the answer ends, because text after a call is
+/* Takes calls out of the new text. True if the answer ends after one, because further text is
  * ignored. */
-static bool find_call(api_reply *reply, api__choice *choice) {
+static bool read_calls(api_reply *reply, api__choice *choice) {
     if (reply->req->calls == API__CALLS_NONE) return false;
-    api__call_scan(reply->req, &choice->call, choice->text.data, choice->ready);
-    if (choice->state != API__RUNNING) api__call_finish(&choice->call);
-    return choice->call.phase == API__CALL_WHOLE && choice->state == API__RUNNING;
+    bool running = choice->state == API__RUNNING;
+    api__answer *answer = &choice->answer;
+    reply->req->dialect->read(reply->req, answer, choice->text.data ? choice->text.data : "",
+                              choice->ready, !running);
+    if (answer->said.failed || answer->args.failed) choice->text.failed = true;
+    return answer->ended && running;
 }
 
 static void on_prompt(api_reply *reply, api__choice *choice, const sched_event *ev) {
@@ -304,7 +308,7 @@ static unsigned on_token(api_reply *reply, api__choice *choice, const sched_even
     } else if (choice->n_output >= choice->prompt->max_tokens) {
         finish(choice, SCHED_LENGTH); /* reported with the last token instead of one event later */
     }
-    if (find_call(reply, choice)) {
+    if (read_calls(reply, choice)) {
         finish(choice, SCHED_STOP);
         bits = API_CANCEL;
     }
@@ -323,7 +327,7 @@ static void on_end(api_reply *reply, api__choice *choice, const sched_event *ev)
         }
         choice->stop_id = ev->stop_id;
         finish(choice, ev->finish);
-        (void)find_call(reply, choice);
+        (void)read_calls(reply, choice);
     }
     if (!reply->req->stream) give_back_room(reply, choice);
     choice->state = API__ENDED;

@@ -2,7 +2,10 @@
  * stored, so no earlier response can be referred to.
  *
  * Events carry increasing sequence numbers. All events use the same ids of the response and its
- * item. The joined deltas are the text of the last event, so the whole text is kept until then. */
+ * items. The joined deltas are the text of the last event, so the whole text is kept until then.
+ *
+ * Items are at most one message, with all text of the answer, and one item for each call. Their
+ * order is that of their beginnings. */
 #include "api/api_internal.h"
 
 /* ---- reading ---- */
@@ -116,15 +119,34 @@ int api__keep_echoed(api_request *req, const api__values *fields, err *e) {
 
 /* ---- writing ---- */
 
-/* Ids of items derive from the response's: "resp_X" has "msg_X_0", or "fc_X_0" and "call_X_0". */
-static void write_item_id(buf *out, const api_reply *reply) {
+/* The message is left out if the answer has calls and no text. */
+static bool has_message(const api_reply *reply) {
     const api__choice *choice = &reply->choices[0];
-    api__write_call_id(out, reply, choice, api__is_call(choice) ? "fc" : "msg");
+    return choice->answer.n_calls == 0 || choice->answer.said.len > 0;
 }
 
-static void write_name(buf *out, const api__choice *choice) {
-    buf_puts(out, ",\"name\":");
-    buf_json_string(out, choice->text.data + choice->call.name, choice->call.n_name);
+static uint32_t n_items(const api_reply *reply) {
+    return reply->choices[0].answer.n_calls + has_message(reply);
+}
+
+/* Index of the cursor's item in the output. */
+static uint32_t item_index(const api_reply *reply) {
+    const api__cursor *cursor = &reply->cursor;
+    uint32_t message = reply->choices[0].answer.said_after;
+    if (!cursor->call) return message;
+    return cursor->n_call + (has_message(reply) && cursor->n_call >= message);
+}
+
+/* Ids of items derive from the response's: "resp_X" has "msg_X_0", or "fc_X_0" and "call_X_0". */
+static void write_item_id(buf *out, const api_reply *reply) {
+    const api__cursor *cursor = &reply->cursor;
+    api__write_call_id(out, reply, &reply->choices[0], cursor->call ? cursor->n_call : 0,
+                       cursor->call ? "fc" : "msg");
+}
+
+static void write_name(buf *out, const api_reply *reply) {
+    buf_puts(out, ",");
+    api__write_call_name(out, reply, &reply->choices[0], reply->cursor.n_call);
 }
 
 static const char *status_of(const api__choice *choice, bool whole) {
@@ -135,13 +157,13 @@ static const char *status_of(const api__choice *choice, bool whole) {
 /* Writes an item up to its text or arguments, which follow if the item is complete. */
 static void open_item(buf *out, const api_reply *reply, bool whole) {
     const api__choice *choice = &reply->choices[0];
-    bool call = api__is_call(choice);
+    bool call = reply->cursor.call;
     buf_puts(out, call ? "{\"type\":\"function_call\",\"id\":" : "{\"type\":\"message\",\"id\":");
     write_item_id(out, reply);
     if (call) {
         buf_puts(out, ",\"call_id\":");
-        api__write_call_id(out, reply, choice, "call");
-        write_name(out, choice);
+        api__write_call_id(out, reply, choice, reply->cursor.n_call, "call");
+        write_name(out, reply);
         buf_puts(out, ",\"arguments\":");
         return;
     }
@@ -152,7 +174,7 @@ static void open_item(buf *out, const api_reply *reply, bool whole) {
 
 static void close_item(buf *out, const api_reply *reply, bool whole) {
     const api__choice *choice = &reply->choices[0];
-    if (api__is_call(choice)) {
+    if (reply->cursor.call) {
         buf_puts(out, ",\"status\":");
         buf_json_text(out, status_of(choice, whole));
         buf_puts(out, "}");
@@ -204,7 +226,7 @@ static void open_response_event(buf *out, api_reply *reply, const char *type, bo
 
 static void open_item_event(buf *out, api_reply *reply, const char *type, bool whole) {
     open_event(out, reply, type);
-    buf_puts(out, ",\"output_index\":0,\"item\":");
+    buf_printf(out, ",\"output_index\":%u,\"item\":", item_index(reply));
     open_item(out, reply, whole);
 }
 
@@ -212,8 +234,8 @@ static void open_content_event(buf *out, api_reply *reply, const char *type) {
     open_event(out, reply, type);
     buf_puts(out, ",\"item_id\":");
     write_item_id(out, reply);
-    buf_puts(out, api__is_call(&reply->choices[0]) ? ",\"output_index\":0"
-                                                   : ",\"output_index\":0,\"content_index\":0");
+    buf_printf(out, ",\"output_index\":%u", item_index(reply));
+    if (!reply->cursor.call) buf_puts(out, ",\"content_index\":0");
 }
 
 /* ---- steps shared by several parts ---- */
@@ -294,13 +316,13 @@ static bool close_begun(buf *out, api_reply *reply, size_t end) {
 
 static bool item_added(buf *out, api_reply *reply, size_t end) {
     open_item_event(out, reply, "response.output_item.added", false);
-    if (api__is_call(&reply->choices[0])) buf_puts(out, "\"\"");
+    if (reply->cursor.call) buf_puts(out, "\"\"");
     close_item(out, reply, false);
     return close_event(out, reply, end);
 }
 
 static bool part_added(buf *out, api_reply *reply, size_t end) {
-    if (api__is_call(&reply->choices[0])) return true;
+    if (reply->cursor.call) return true;
     open_content_event(out, reply, "response.content_part.added");
     buf_puts(out, ",\"part\":");
     buf_puts(out, part_open_text);
@@ -321,35 +343,44 @@ static bool delta_open(buf *out, api_reply *reply, size_t end) {
 
 static bool delta_close(buf *out, api_reply *reply, size_t end) {
     api__choice *choice = &reply->choices[0];
-    choice->sent = reply->cursor.to;
+    if (reply->cursor.call) api__call_sent(reply, choice);
+    else choice->sent = reply->cursor.to;
     choice->n_written = reply->cursor.to_token;
-    choice->closed = reply->cursor.finished;
     return close_event(out, reply, end);
 }
 
+/* The first events of the response, of its message, or of the next call. False: all were written.
+ */
+static bool begin_opening(api_reply *reply, api__choice *choice) {
+    static const api__step response[] = {created, echoed,      close_begun, in_progress,
+                                         echoed,  close_begun, NULL};
+    static const api__step item[] = {item_added, part_added, NULL};
+    bool text = api__content_end(reply, choice) > choice->sent;
+    bool empty = choice->state != API__RUNNING && choice->answer.n_calls == 0;
+    reply->cursor = (api__cursor){.steps = item};
+    if (!reply->begun) {
+        reply->cursor.steps = response;
+        return reply->begun = true;
+    }
+    if (!choice->message_opened && (text || empty)) return choice->message_opened = true;
+    if (text || !api__next_call(choice) || choice->call_opened) return false;
+    api__at_call(reply, choice, choice->sent_calls);
+    choice->sent_args = reply->cursor.from;
+    return choice->call_opened = true;
+}
+
 bool api__responses_begin_chunk(api_reply *reply, api__choice *choice) {
-    static const api__step opening[] = {created,     echoed,     close_begun, in_progress, echoed,
-                                        close_begun, item_added, part_added,  NULL};
     static const api__step delta[] = {delta_open,    api__step_text,   content_logprobs,
                                       api__step_ids, api__step_depths, delta_close,
                                       NULL};
-    bool call = api__is_call(choice), finished = choice->state != API__RUNNING;
+    bool finished = choice->state != API__RUNNING;
     uint32_t due = choice->n_written;
-    if (!reply->item_open) { /* the first text decides whether the item is a message or a call */
-        reply->item_open = true;
-        reply->cursor = (api__cursor){.steps = opening, .call = call};
-        return true;
-    }
+    if (begin_opening(reply, choice)) return true;
     while (due < choice->n_tokens && (finished || choice->tokens[due].text_end <= choice->ready))
         due++;
-    choice->call.name_sent = true;
-    reply->cursor = (api__cursor){.steps = delta,
-                                  .call = call,
-                                  .finished = finished,
-                                  .from = call ? api__args_from(choice) : choice->sent,
-                                  .to = call ? choice->call.args_end : choice->ready,
-                                  .from_token = choice->n_written,
-                                  .to_token = due};
+    reply->cursor = (api__cursor){.steps = delta, .from_token = choice->n_written, .to_token = due};
+    if (api__content_end(reply, choice) > choice->sent) api__at_content(reply, choice);
+    else if (api__next_call(choice)) api__at_call(reply, choice, choice->sent_calls);
     if (reply->cursor.from < reply->cursor.to) return true;
     reply->cursor.steps = NULL; /* no empty deltas */
     choice->closed = finished;
@@ -358,32 +389,55 @@ bool api__responses_begin_chunk(api_reply *reply, api__choice *choice) {
 
 /* ---- the last events ---- */
 
+/* Points the cursor at an item: all of its text, or its arguments. */
+static void at_item(api_reply *reply) {
+    api__cursor *cursor = &reply->cursor;
+    const api__choice *choice = &reply->choices[0];
+    uint32_t message = choice->answer.said_after;
+    if (!has_message(reply) || cursor->item != message) {
+        uint32_t n_call = cursor->item - (has_message(reply) && cursor->item > message);
+        api__at_call(reply, choice, n_call);
+        cursor->from = choice->answer.calls[n_call].args;
+        return;
+    }
+    api__at_content(reply, choice);
+    cursor->from = 0;
+    cursor->to_token = choice->n_tokens;
+}
+
+static bool item_begin(buf *out, api_reply *reply, size_t end) {
+    (void)out, (void)end;
+    at_item(reply);
+    return true;
+}
+
 static bool text_done(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    open_content_event(out, reply, "response.output_text.done");
-    buf_puts(out, ",\"text\":");
+    open_content_event(out, reply,
+                       reply->cursor.call ? "response.function_call_arguments.done"
+                                          : "response.output_text.done");
+    if (reply->cursor.call) write_name(out, reply);
+    buf_puts(out, reply->cursor.call ? ",\"arguments\":" : ",\"text\":");
     return true;
 }
 
 static bool part_done(buf *out, api_reply *reply, size_t end) {
     (void)end;
+    if (reply->cursor.call) return true;
     open_content_event(out, reply, "response.content_part.done");
     buf_puts(out, ",\"part\":");
     buf_puts(out, part_open_text);
     return true;
 }
 
-static bool close_part_event(buf *out, api_reply *reply, size_t end) {
-    buf_puts(out, "}");
-    return close_event(out, reply, end);
+static bool part_text(buf *out, api_reply *reply, size_t end) {
+    return reply->cursor.call || api__step_text(out, reply, end);
 }
 
-static bool arguments_done(buf *out, api_reply *reply, size_t end) {
-    (void)end;
-    open_content_event(out, reply, "response.function_call_arguments.done");
-    write_name(out, &reply->choices[0]);
-    buf_puts(out, ",\"arguments\":");
-    return true;
+static bool close_part_event(buf *out, api_reply *reply, size_t end) {
+    if (reply->cursor.call) return true;
+    buf_puts(out, "}");
+    return close_event(out, reply, end);
 }
 
 static bool item_done(buf *out, api_reply *reply, size_t end) {
@@ -392,11 +446,40 @@ static bool item_done(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
+/* Goes back to `step` for the next item. False: this was the last. */
+static bool next_item(api_reply *reply, uint32_t step) {
+    if (++reply->cursor.item == n_items(reply)) return false;
+    reply->cursor.step = step - 1;
+    return true;
+}
+
+enum { ITEM_BEGIN = 0, WHOLE_BEGIN = 20, BODY_BEGIN = 1 }; /* indices in the lists of steps below */
+
+static bool item_end(buf *out, api_reply *reply, size_t end) {
+    (void)next_item(reply, ITEM_BEGIN);
+    return close_event(out, reply, end);
+}
+
 static bool completed(buf *out, api_reply *reply, size_t end) {
     bool stop = reply->choices[0].finish == SCHED_STOP;
     (void)end;
     open_response_event(out, reply, stop ? "response.completed" : "response.incomplete", true);
+    reply->cursor.item = 0;
+    return true;
+}
+
+static bool whole_begin(buf *out, api_reply *reply, size_t end) {
+    (void)end;
+    if (reply->cursor.item > 0) buf_puts(out, ",");
+    at_item(reply);
     open_item(out, reply, true);
+    return true;
+}
+
+static bool whole_end(buf *out, api_reply *reply, size_t end) {
+    bool stream = reply->req->stream;
+    (void)out, (void)end;
+    (void)next_item(reply, stream ? WHOLE_BEGIN : BODY_BEGIN);
     return true;
 }
 
@@ -407,40 +490,43 @@ static bool close_response(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
-#define LAST_EVENTS                                                                                \
-    item_done, WHOLE_ITEM, close_event, completed, WHOLE_ITEM, close_output, echoed,               \
-        close_response, close_event, NULL
-
-/* Begins a whole item: its text and tokens, or its arguments. */
-static void begin(api_reply *reply, const api__step *steps) {
-    const api__choice *choice = &reply->choices[0];
-    bool call = api__is_call(choice);
-    reply->cursor = (api__cursor){.steps = steps,
-                                  .call = call,
-                                  .from = call ? choice->call.args : 0,
-                                  .to = call ? choice->call.args_end : choice->text.len,
-                                  .to_token = choice->n_tokens};
-}
-
 void api__responses_begin_end(api_reply *reply) {
-    static const api__step message[] = {text_done,   api__step_text,   content_logprobs,
-                                        close_event, part_done,        api__step_text,
-                                        PART_LISTS,  close_part_event, LAST_EVENTS};
-    static const api__step call[] = {arguments_done, api__step_text, close_event, LAST_EVENTS};
-    begin(reply, api__is_call(&reply->choices[0]) ? call : message);
+    static const api__step steps[] = {[ITEM_BEGIN] = item_begin,
+                                      text_done,
+                                      api__step_text,
+                                      content_logprobs,
+                                      close_event,
+                                      part_done,
+                                      part_text,
+                                      PART_LISTS,
+                                      close_part_event,
+                                      item_done,
+                                      WHOLE_ITEM,
+                                      item_end,
+                                      completed,
+                                      [WHOLE_BEGIN] = whole_begin,
+                                      WHOLE_ITEM,
+                                      whole_end,
+                                      close_output,
+                                      echoed,
+                                      close_response,
+                                      close_event,
+                                      NULL};
+    reply->cursor = (api__cursor){.steps = steps};
 }
 
 static bool body_open(buf *out, api_reply *reply, size_t end) {
     (void)end;
     open_response(out, reply, true);
-    open_item(out, reply, true);
     return true;
 }
 
 void api__responses_begin_body(api_reply *reply) {
-    static const api__step body[] = {body_open, WHOLE_ITEM,     close_output,
-                                     echoed,    close_response, NULL};
-    begin(reply, body);
+    static const api__step body[] = {body_open,      [BODY_BEGIN] = whole_begin,
+                                     WHOLE_ITEM,     whole_end,
+                                     close_output,   echoed,
+                                     close_response, NULL};
+    reply->cursor = (api__cursor){.steps = body};
 }
 
 /* The event has fields of its own besides the error object of other streams. */

@@ -10,13 +10,16 @@
 /* ---- memory of a reply ---- */
 
 size_t api__choice_bytes(const api__choice *choice) {
+    const api__answer *answer = &choice->answer;
     return choice->text.cap + choice->cap_tokens * sizeof *choice->tokens +
-           choice->cap_tops * sizeof *choice->tops;
+           choice->cap_tops * sizeof *choice->tops + answer->said.cap + answer->args.cap +
+           answer->cap_calls * sizeof *answer->calls;
 }
 
 void api__forget_choice(api_reply *reply, api__choice *choice) {
     reply->bytes -= api__choice_bytes(choice);
     buf_deinit(&choice->text);
+    api__answer_deinit(&choice->answer);
     free(choice->tokens);
     free(choice->tops);
     choice->tokens = NULL;
@@ -37,10 +40,7 @@ static bool has_news(const api_reply *reply, const api__choice *choice) {
     if (choice->n_output == 0) return false; /* an echoed prompt is written with the first token */
     if (reply->ctx->opts.tokenizer == NULL)
         return choice->n_tokens > 0; /* the answer consists of ids */
-    if (reply->req->calls == API__CALLS_NONE || choice->call.phase == API__CALL_NONE)
-        return choice->ready > choice->sent;
-    return api__is_call(choice) &&
-           (!choice->call.name_sent || choice->call.args_end > api__args_from(choice));
+    return api__content_end(reply, choice) > choice->sent || api__next_call(choice);
 }
 
 static api__choice *next_with_news(api_reply *reply) {

@@ -1,18 +1,21 @@
 /* tools.c - tools and tool_choice: the functions that the model may or must call.
  *
  * A chat template with tools shows the functions to the model. Without, a plain text before the
- * conversation describes them. A call is a JSON object in the answer (call.c). With tool_choice
+ * conversation describes them. The template decides the form of a call (call_json.c,
+ * call_tags.c). With tool_choice
  * required or a named function a grammar forces a call; with auto the model decides. An answer
- * holds at most one call. */
+ * may hold several calls, if the dialect of the template has that. */
 #include "api/api_internal.h"
+
+#include <stdlib.h>
 
 enum { MAX_TOOLS = 128 };
 
 /* The list being read. */
 typedef struct {
     arena *mem;
-    const char **names;
-    uint32_t n_names;
+    api__tool *tools;
+    uint32_t n_tools;
     bool responses;
     err *error;
 } reading;
@@ -23,14 +26,35 @@ static int bad(const reading *reader, size_t i, const char *key, const char *rul
     return api__bad_param(reader->error, param, rule);
 }
 
+static int by_name(const void *left, const void *right) {
+    return strcmp(((const api__param *)left)->name, ((const api__param *)right)->name);
+}
+
+/* Keeps the types of the parameters: a dialect's text may not tell them. */
+static int read_params(const reading *reader, const json_t *schema, api__tool *tool) {
+    const json_t *properties = json_object_get(schema, "properties");
+    const char *key;
+    json_t *property;
+    tool->params = arena_array(reader->mem, json_object_size(properties) + 1, sizeof *tool->params);
+    if (tool->params == NULL) return api__out_of_memory(reader->error);
+    json_object_foreach((json_t *)(uintptr_t)properties, key, property) {
+        api__param *param = &tool->params[tool->n_params++];
+        param->name = arena_strndup(reader->mem, key, strlen(key));
+        param->types = api__schema_types(property, schema);
+        if (param->name == NULL) return api__out_of_memory(reader->error);
+    }
+    qsort(tool->params, tool->n_params, sizeof *tool->params, by_name);
+    return 0;
+}
+
 static int read_function(reading *reader, json_t *function, size_t i) {
     const json_t *name = json_object_get(function, "name"),
                  *about = json_object_get(function, "description");
     const json_t *parameters = json_object_get(function, "parameters");
     if (!api__name_ok(name))
         return bad(reader, i, "name", "must have 1 to 64 letters, digits, '_' or '-'");
-    for (uint32_t k = 0; k < reader->n_names; k++) {
-        if (strcmp(reader->names[k], json_string_value(name)) == 0)
+    for (uint32_t k = 0; k < reader->n_tools; k++) {
+        if (strcmp(reader->tools[k].name, json_string_value(name)) == 0)
             return bad(reader, i, "name", "is used by two tools");
     }
     if (about && !json_is_null(about) && !json_is_string(about))
@@ -39,9 +63,9 @@ static int read_function(reading *reader, json_t *function, size_t i) {
         return bad(reader, i, "parameters", "must be a JSON Schema object");
     if (json_is_null(parameters))
         (void)json_object_del(function, "parameters"); /* null means absent */
-    reader->names[reader->n_names] =
-        arena_strndup(reader->mem, json_string_value(name), json_string_length(name));
-    return reader->names[reader->n_names++] ? 0 : api__out_of_memory(reader->error);
+    api__tool *tool = &reader->tools[reader->n_tools++];
+    tool->name = arena_strndup(reader->mem, json_string_value(name), json_string_length(name));
+    return tool->name ? read_params(reader, parameters, tool) : api__out_of_memory(reader->error);
 }
 
 /* Appends the tool in the shape of chat completions: {"type": "function", "function": {...}}. In
@@ -76,16 +100,16 @@ static int read_tool(reading *reader, json_t *tool, size_t i, json_t *out) {
     return put_tool(reader, tool, function, out);
 }
 
-int api__list_tools(const json_t *tools, bool responses, arena *mem, const char ***names,
+int api__list_tools(const json_t *tools, bool responses, arena *mem, api__tool **functions,
                     json_t **out, err *e) {
     size_t n = json_array_size(tools);
     *out = NULL;
     if (!json_is_array(tools) || n == 0 || n > MAX_TOOLS)
         return api__bad_param(e, "tools", "must be a list of 1 to 128 functions");
     reading reader = {.mem = mem, .responses = responses, .error = e};
-    reader.names = arena_array(mem, n, sizeof *reader.names);
+    reader.tools = arena_array(mem, n, sizeof *reader.tools);
     json_t *list = json_array();
-    int rc = reader.names && list ? 0 : api__out_of_memory(e);
+    int rc = reader.tools && list ? 0 : api__out_of_memory(e);
     for (size_t i = 0; rc == 0 && i < n; i++)
         rc = read_tool(&reader, json_array_get(tools, i), i, list);
     if (rc != 0) {
@@ -93,7 +117,7 @@ int api__list_tools(const json_t *tools, bool responses, arena *mem, const char 
         return -1;
     }
     *out = list;
-    *names = reader.names;
+    *functions = reader.tools;
     return 0;
 }
 
@@ -109,8 +133,8 @@ static int read_named(api_request *req, const json_t *choice, err *e) {
         return api__bad_param(e, "tool_choice",
                               "must be none, auto, required or an object that names a function");
     for (uint32_t i = 0; i < req->n_tools; i++) {
-        if (strcmp(req->tools[i], name) != 0) continue;
-        req->named = req->tools[i];
+        if (strcmp(req->tools[i].name, name) != 0) continue;
+        req->named = req->tools[i].name;
         req->calls = API__CALLS_FORCED;
         return 0;
     }
@@ -152,7 +176,13 @@ static int force(api_request *req, const api_context *ctx, const api__values *fi
     }
     if (api__can_constrain(ctx, fields, "tool_choice", e) != 0) return -1;
     req->form_field = "tools";
-    return api__grammar_compile_tools(&req->grammar, tools, req->named, "tools", e);
+    return req->dialect->grammar(&req->grammar, tools, req->named, "tools", e);
+}
+
+/* A model whose template shows no functions reads api__tools_lead, which asks for JSON. */
+static const api__dialect *dialect_of(const api_context *ctx) {
+    const api__traits *traits = ctx->template ? api__template_traits(ctx->template, true) : NULL;
+    return traits && traits->tools ? traits->dialect : &api__dialect_json;
 }
 
 int api__read_tools(api_request *req, const api_context *ctx, const api__values *fields,
@@ -167,6 +197,8 @@ int api__read_tools(api_request *req, const api_context *ctx, const api__values 
     int rc = api__list_tools(fields->tools, req->kind == API_RESPONSES, &req->mem, &req->tools,
                              &list, e);
     req->n_tools = rc == 0 ? (uint32_t)json_array_size(list) : 0;
+    req->dialect = dialect_of(ctx);
+    req->one_call = !fields->parallel_tool_calls;
     if (rc == 0) rc = read_choice(req, fields->tool_choice, e);
     if (rc == 0 && req->calls == API__CALLS_FORCED) rc = force(req, ctx, fields, list, e);
     if (rc == 0 && req->calls != API__CALLS_NONE) *tools = list;

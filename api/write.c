@@ -5,7 +5,8 @@
 
 bool api__step_text(buf *out, api_reply *reply, size_t end) {
     api__cursor *cursor = &reply->cursor;
-    const char *text = api__chosen(reply)->text.data;
+    const api__choice *choice = api__chosen(reply);
+    const char *text = cursor->call ? choice->answer.args.data : api__content(reply, choice)->data;
     if (cursor->mute) return true;
     return api__write_string(out, cursor, text ? text + cursor->from : "",
                              cursor->to - cursor->from, end);
@@ -20,7 +21,7 @@ static void write_finish(buf *out, const api_reply *reply, const api__choice *ch
         return;
     }
     /* A function named by tool_choice was expected, so its call ends with "stop". */
-    bool call = api__is_call(choice) && reply->req->named == NULL;
+    bool call = choice->answer.n_calls > 0 && reply->req->named == NULL;
     buf_puts(out, ",\"finish_reason\":");
     buf_puts(out, choice->finish != SCHED_STOP ? "\"length\""
                   : call                       ? "\"tool_calls\""
@@ -69,19 +70,27 @@ static void write_usage(buf *out, const api_reply *reply) {
 }
 
 void api__write_call_id(buf *out, const api_reply *reply, const api__choice *choice,
-                        const char *head) {
+                        uint32_t n_call, const char *head) {
     char id[128];
     const char *own = strpbrk(reply->id, "-_"); /* after the head of the answer's id */
-    (void)snprintf(id, sizeof id, "%s_%.80s_%u", head, own ? own + 1 : reply->id, choice->index);
+    int n = snprintf(id, sizeof id, "%s_%.80s_%u", head, own ? own + 1 : reply->id, choice->index);
+    if (n_call > 0) (void)snprintf(id + n, sizeof id - (size_t)n, "_%u", n_call);
     buf_json_text(out, id);
+}
+
+void api__write_call_name(buf *out, const api_reply *reply, const api__choice *choice,
+                          uint32_t n_call) {
+    buf_puts(out, "\"name\":");
+    buf_json_text(out, reply->req->tools[choice->answer.calls[n_call].tool].name);
 }
 
 /* Writes a call up to its arguments. They follow as a string. */
 static void open_call(buf *out, const api_reply *reply, const api__choice *choice) {
+    uint32_t n_call = reply->cursor.n_call;
     buf_puts(out, "\"id\":");
-    api__write_call_id(out, reply, choice, "call");
-    buf_puts(out, ",\"type\":\"function\",\"function\":{\"name\":");
-    buf_json_string(out, choice->text.data + choice->call.name, choice->call.n_name);
+    api__write_call_id(out, reply, choice, n_call, "call");
+    buf_puts(out, ",\"type\":\"function\",\"function\":{");
+    api__write_call_name(out, reply, choice, n_call);
     buf_puts(out, ",\"arguments\":");
 }
 
@@ -101,9 +110,9 @@ static void drop_written(const api_reply *reply, api__choice *choice, uint32_t n
     size_t tops = api__tops_at(reply, choice, n),
            all_tops = api__tops_at(reply, choice, choice->n_tokens);
     size_t until = n > 0 ? choice->tokens[n - 1].text_end : choice->tokens_at;
-    bool keep = reply->req->calls != API__CALLS_NONE && choice->call.phase != API__CALL_NONE;
+    bool keep = reply->req->calls != API__CALLS_NONE;
     if (!reply->keeps_output) until = choice->sent;
-    if (keep) choice->tokens_at = until; /* the call's offsets refer to this text */
+    if (keep) choice->tokens_at = until; /* the reader of calls counts its bytes */
     if (reply->req->logprobs && until > choice->tokens_at) {
         choice->chars +=
             utf8_count(choice->text.data + choice->tokens_at, until - choice->tokens_at);
@@ -135,8 +144,10 @@ static void open_delta(buf *out, const api_reply *reply, const api__choice *choi
         buf_puts(out, "\"content\":");
         return;
     }
-    buf_puts(out, "\"tool_calls\":[{\"index\":0,");
-    if (!choice->call.name_sent) open_call(out, reply, choice);
+    buf_puts(out, "\"tool_calls\":[{\"index\":");
+    api__write_uint(out, cursor->n_call);
+    buf_puts(out, ",");
+    if (!choice->call_opened) open_call(out, reply, choice);
     else buf_puts(out, "\"function\":{\"arguments\":");
 }
 
@@ -167,10 +178,10 @@ static bool chunk_close(buf *out, api_reply *reply, size_t end) {
     buf_puts(out, "}]");
     if (reply->req->continuous_usage) write_usage(out, reply);
     buf_puts(out, "}\n\n");
-    choice->sent = cursor->to;
+    if (cursor->call) api__call_sent(reply, choice);
+    else choice->sent = cursor->to;
     choice->opened = true;
     choice->closed = cursor->finished;
-    if (cursor->call) choice->call.name_sent = true;
     drop_written(reply, choice, cursor->to_token);
     return true;
 }
@@ -185,18 +196,20 @@ bool api__begin_chunk(api_reply *reply, api__choice *choice) {
                                            chunk_close, NULL};
     static const api__step chat[] = {chunk_open, api__step_text, delta_close,
                                      CHAT_LISTS, chunk_close,    NULL};
-    bool whole = reply->req->kind == API_COMPLETION, call = api__is_call(choice);
-    api__cursor k = {.steps = whole ? completion : chat,
-                     .choice = choice->index,
-                     .call = call,
-                     .finished = choice->state != API__RUNNING,
-                     .from = call ? api__args_from(choice) : choice->sent,
-                     .to = call ? choice->call.args_end : choice->ready};
+    bool whole = reply->req->kind == API_COMPLETION;
     if (reply->req->kind == API_RESPONSES) return api__responses_begin_chunk(reply, choice);
-    if (k.to < k.from) k.to = k.from;
-    k.to_token = tokens_due(choice, k.finished);
-    k.mute = !whole && k.from == k.to && (call ? choice->call.name_sent : choice->opened);
-    reply->cursor = k;
+    bool text = api__content_end(reply, choice) > choice->sent;
+    const api__call *call = api__next_call(choice);
+    /* Parts that follow this one. */
+    uint32_t later = choice->answer.n_calls - choice->sent_calls - (!text && call ? 1 : 0);
+    reply->cursor =
+        (api__cursor){.steps = whole ? completion : chat,
+                      .choice = choice->index,
+                      .finished = choice->state != API__RUNNING && (later == 0 || call == NULL)};
+    if (!text && call) api__at_call(reply, choice, choice->sent_calls);
+    else api__at_content(reply, choice);
+    reply->cursor.to_token = tokens_due(choice, reply->cursor.finished);
+    reply->cursor.mute = !whole && !text && call == NULL && choice->opened;
     return true;
 }
 
@@ -232,9 +245,7 @@ static bool choice_open(buf *out, api_reply *reply, size_t end) {
     api__cursor *cursor = &reply->cursor;
     const api__choice *choice = api__chosen(reply);
     (void)end;
-    cursor->call = api__is_call(choice);
-    cursor->from = cursor->call ? choice->call.args : 0;
-    cursor->to = cursor->call ? choice->call.args_end : choice->text.len;
+    api__at_content(reply, choice);
     cursor->to_token = choice->n_tokens;
     buf_puts(out, cursor->choice ? ",{\"index\":" : "{\"index\":");
     api__write_uint(out, cursor->choice);
@@ -243,19 +254,48 @@ static bool choice_open(buf *out, api_reply *reply, size_t end) {
         return true;
     }
     buf_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
-    if (!cursor->call) return true;
-    buf_puts(out, "null,\"refusal\":null,\"tool_calls\":[{");
+    cursor->mute = choice->answer.n_calls > 0 && cursor->to == 0;
+    if (cursor->mute) buf_puts(out, "null"); /* calls only */
+    return true;
+}
+
+static bool content_close(buf *out, api_reply *reply, size_t end) {
+    const api__choice *choice = api__chosen(reply);
+    (void)end;
+    buf_puts(out, ",\"refusal\":null");
+    if (choice->answer.n_calls > 0) buf_puts(out, ",\"tool_calls\":[");
+    reply->cursor.item = 0;
+    return true;
+}
+
+static bool call_open(buf *out, api_reply *reply, size_t end) {
+    const api__choice *choice = api__chosen(reply);
+    (void)end;
+    reply->cursor.mute = choice->answer.n_calls == 0;
+    if (reply->cursor.mute) return true;
+    api__at_call(reply, choice, reply->cursor.item);
+    buf_puts(out, reply->cursor.item ? ",{" : "{");
     open_call(out, reply, choice);
+    return true;
+}
+
+enum { CHOICE_OPEN = 1, CALL_OPEN = 4 }; /* their indices in the lists of steps */
+
+static bool call_close(buf *out, api_reply *reply, size_t end) {
+    const api__choice *choice = api__chosen(reply);
+    (void)end;
+    if (reply->cursor.mute) return true;
+    buf_puts(out, "}}");
+    if (++reply->cursor.item < choice->answer.n_calls)
+        reply->cursor.step = CALL_OPEN - 1; /* the next call follows */
     return true;
 }
 
 static bool message_close(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    buf_puts(out, reply->cursor.call ? "}}]}" : ",\"refusal\":null}");
+    buf_puts(out, api__chosen(reply)->answer.n_calls > 0 ? "]}" : "}");
     return true;
 }
-
-enum { CHOICE_OPEN = 1 }; /* its index in both lists of steps */
 
 static bool choice_close(buf *out, api_reply *reply, size_t end) {
     api__cursor *cursor = &reply->cursor;
@@ -286,9 +326,19 @@ void api__begin_body(api_reply *reply) {
                                            choice_close,
                                            body_close,
                                            NULL};
-    static const api__step chat[] = {body_open,     choice_open, api__step_text,
-                                     message_close, CHAT_LISTS,  api__step_prompt_logprobs,
-                                     choice_close,  body_close,  NULL};
+    static const api__step chat[] = {body_open,
+                                     choice_open,
+                                     api__step_text,
+                                     content_close,
+                                     call_open,
+                                     api__step_text,
+                                     call_close,
+                                     message_close,
+                                     CHAT_LISTS,
+                                     api__step_prompt_logprobs,
+                                     choice_close,
+                                     body_close,
+                                     NULL};
     if (reply->req->kind == API_RESPONSES) api__responses_begin_body(reply);
     else reply->cursor = (api__cursor){.steps = reply->req->kind == API_CHAT ? chat : completion};
 }

@@ -2,23 +2,15 @@
  *
  * A reading is one interpretation of the text: a stack of the values still open. Most schemas have
  * one reading at any time. Alternatives with a common beginning are read side by side. */
-#include "api/grammar/constrain_internal.h"
+#include "api/grammar/automaton_internal.h"
 
 #include <string.h>
 
 enum { O_FIRST, O_KEY, O_FREE_KEY, O_COLON, O_VALUE, O_NEXT, O_COMMA }; /* objects */
 enum { A_FIRST, A_NEXT, A_COMMA };                                      /* arrays */
-enum {
-    S_PLAIN,
-    /* 1..7: within a character */ S_ESCAPE = 8,
-    S_HEX,
-    S_LOW_BACKSLASH,
-    S_LOW_U,
-    S_LOW_HEX
-};
-enum { N_MINUS, N_ZERO, N_INT, N_DOT, N_FRACTION, N_E, N_SIGN, N_EXPONENT };
+enum { T_TAG, T_CLOSE };                                                /* tags */
 enum { ONE_SPACE = API__MAX_BLANKS };
-enum { NOT_BEGUN = UINT8_MAX }; /* the root before its first byte */
+enum { NOT_BEGUN = UINT8_MAX }; /* the root, or a tag's value, before its first byte */
 
 /* ---- frames ---- */
 
@@ -96,74 +88,6 @@ static bool whole_name(const api__node *node, const api__frame *frame, uint16_t 
 
 /* ---- strings ---- */
 
-/* The next state after a byte of UTF-8. 0: between characters; 1 to 3: that many continuation bytes
- * follow; 4 to 7: the next byte has a smaller range. -1: invalid. */
-static int utf8_next(int state, uint8_t byte) {
-    static const struct {
-        uint8_t from, to, next;
-    } rows[] = {{0, 0, 0},       {0x80, 0xbf, 0}, {0x80, 0xbf, 1}, {0x80, 0xbf, 2},
-                {0xa0, 0xbf, 1}, {0x80, 0x9f, 1}, {0x90, 0xbf, 2}, {0x80, 0x8f, 2}};
-    if (state) return byte >= rows[state].from && byte <= rows[state].to ? rows[state].next : -1;
-    if (byte < 0x80) return 0;
-    if (byte < 0xc2 || byte > 0xf4) return -1;
-    if (byte < 0xe0) return 1;
-    if (byte < 0xf0) return byte == 0xe0 ? 4 : byte == 0xed ? 5 : 2;
-    return byte == 0xf0 ? 6 : byte == 0xf4 ? 7 : 3;
-}
-
-static int hex(uint8_t byte) {
-    if (byte >= '0' && byte <= '9') return byte - '0';
-    byte |= 0x20;
-    return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
-}
-
-/* Reads one digit of \uXXXX. Refuses a prefix that can only become U+0000 or half a surrogate pair,
- * so that no text runs into a dead end. */
-static bool hex_digit(api__frame *frame, uint8_t byte, bool low) {
-    int digit = hex(byte);
-    if (digit < 0) return false;
-    if (low && (frame->hex_digits == 0 ? digit != 0xd : frame->hex_digits == 1 && digit < 0xc))
-        return false;
-    if (!low && frame->hex_digits == 1 && frame->code_unit == 0xd && digit >= 0xc) return false;
-    if (!low && frame->hex_digits == 3 && frame->code_unit == 0 && digit == 0) return false;
-    frame->code_unit = (uint16_t)(frame->code_unit << 4 | digit);
-    if (++frame->hex_digits < 4) return true;
-    frame->sub = !low && frame->code_unit >= 0xd800 && frame->code_unit <= 0xdbff ? S_LOW_BACKSLASH
-                                                                                  : S_PLAIN;
-    frame->code_unit = frame->hex_digits = 0;
-    return true;
-}
-
-/* Counts the beginning of a character. The count stops beyond the schema's limits, so that states
- * repeat. */
-static bool count_char(const api__node *node, api__frame *frame) {
-    if (frame->chars >= node->max) return false;
-    if (node->max != UINT32_MAX || frame->chars < node->min) frame->chars++;
-    return true;
-}
-
-/* False if the byte is not allowed. The closing quote sets *end. */
-static bool string_step(const api__node *node, api__frame *frame, uint8_t byte, bool *end) {
-    switch (frame->sub) {
-    case S_PLAIN:
-        if (byte == '"') return *end = frame->chars >= node->min;
-        if (byte < 0x20 || !count_char(node, frame)) return false;
-        if (byte == '\\') return frame->sub = S_ESCAPE, true;
-        break;
-    case S_ESCAPE:
-        frame->sub = byte == 'u' ? S_HEX : S_PLAIN;
-        return byte == 'u' || (byte && strchr("\"\\/bfnrt", byte) != NULL);
-    case S_HEX: return hex_digit(frame, byte, false);
-    case S_LOW_BACKSLASH: return frame->sub = S_LOW_U, byte == '\\';
-    case S_LOW_U: return frame->sub = S_LOW_HEX, byte == 'u';
-    case S_LOW_HEX: return hex_digit(frame, byte, true);
-    default: break;
-    }
-    int next = utf8_next(frame->sub, byte);
-    frame->sub = (uint8_t)next;
-    return next >= 0;
-}
-
 bool api__automaton_in_string(const api__automaton *machine, uint16_t top, uint32_t *room) {
     const api__frame *frame = &machine->pool[top];
     const api__node *node = &machine->grammar->nodes[frame->node];
@@ -171,7 +95,8 @@ bool api__automaton_in_string(const api__automaton *machine, uint16_t top, uint3
         *room = UINT32_MAX; /* the end of the key checks whether it is declared */
         return true;
     }
-    if (top == 0 || node->kind != API__STRING || frame->sub != S_PLAIN) return false;
+    bool string = node->kind == API__STRING || node->kind == API__TEXT;
+    if (top == 0 || !string || frame->sub != API__S_PLAIN) return false;
     *room = node->max == UINT32_MAX ? UINT32_MAX : node->max - frame->chars;
     return true;
 }
@@ -214,86 +139,6 @@ static void emit_string(api__automaton *machine, api__readings *out, api__frame 
     emit(machine, out, frame);
 }
 
-/* ---- numbers ---- */
-
-/* A ranged integer keeps its magnitude in 48 bits and its sign in `negative`. */
-static int64_t magnitude(const api__frame *frame) {
-    return (int64_t)((uint64_t)frame->low_bits | (uint64_t)frame->middle_bits << 16 |
-                     (uint64_t)frame->high_bits << 32);
-}
-
-/* Is there a number in range beginning with these digits (exact: equal to them)? */
-static bool in_range(const api__node *node, const api__frame *frame, bool exact) {
-    int64_t low = magnitude(frame), high = low;
-    for (uint32_t digits = frame->digits; digits <= API__RANGED_DIGITS; digits++) {
-        int64_t from = frame->negative ? -high : low, to = frame->negative ? -low : high;
-        if (from <= node->high && to >= node->low) return true;
-        if (exact || low == 0) return false;
-        low *= 10;
-        high = high * 10 + 9;
-    }
-    return false;
-}
-
-static bool int_digit(const api__node *node, api__frame *frame, uint8_t byte) {
-    frame->digits++;
-    if (!node->ranged) return frame->digits <= API__INT_DIGITS;
-    uint64_t value = (uint64_t)magnitude(frame) * 10 + (uint64_t)(byte - '0');
-    frame->low_bits = (uint16_t)value;
-    frame->middle_bits = (uint16_t)(value >> 16);
-    frame->high_bits = (uint16_t)(value >> 32);
-    return frame->digits <= API__RANGED_DIGITS && in_range(node, frame, false) &&
-           !(value == 0 && frame->negative);
-}
-
-static bool is_digit(uint8_t byte) {
-    return byte >= '0' && byte <= '9';
-}
-
-static bool number_step(const api__node *node, api__frame *frame, uint8_t byte) {
-    switch (frame->sub) {
-    case N_MINUS:
-        if (byte == '0' && node->integer && frame->negative) return false; /* no -0 */
-        frame->sub = byte == '0' ? N_ZERO : N_INT;
-        return is_digit(byte) && int_digit(node, frame, byte);
-    case N_INT:
-        if (is_digit(byte)) return int_digit(node, frame, byte);
-        break;
-    case N_DOT: frame->sub = N_FRACTION; return ++frame->digits, is_digit(byte);
-    case N_FRACTION:
-        if (is_digit(byte)) return ++frame->digits <= API__FRACTION_DIGITS;
-        break;
-    case N_E:
-        frame->sub = is_digit(byte) ? N_EXPONENT : N_SIGN;
-        frame->digits = 1;
-        return is_digit(byte) || byte == '+' || byte == '-';
-    case N_SIGN: frame->sub = N_EXPONENT; return is_digit(byte);
-    case N_EXPONENT: return is_digit(byte) && ++frame->digits <= API__EXPONENT_DIGITS;
-    default: break;
-    }
-    if (node->integer) return false;
-    if (byte == '.' && (frame->sub == N_ZERO || frame->sub == N_INT)) frame->sub = N_DOT;
-    else if (byte == 'e' || byte == 'E') frame->sub = N_E;
-    else return false;
-    frame->digits = 0;
-    return true;
-}
-
-/* May the number end here? The end is only known from the byte after it. */
-static bool number_done(const api__node *node, const api__frame *frame) {
-    switch (frame->sub) {
-    case N_ZERO:
-    case N_INT: return !node->ranged || in_range(node, frame, true);
-    case N_FRACTION:
-    case N_EXPONENT: return true;
-    default: return false;
-    }
-}
-
-static bool number_goes_on(uint8_t byte) {
-    return is_digit(byte) || byte == '.' || byte == 'e' || byte == 'E';
-}
-
 /* ---- the beginning of a value ---- */
 
 static void enum_step(api__automaton *machine, api__frame frame, uint8_t byte, api__readings *out) {
@@ -319,6 +164,8 @@ static uint16_t any_by_first(uint8_t byte) {
     }
 }
 
+static void tags_step(api__automaton *machine, api__frame frame, uint8_t byte, api__readings *out);
+
 static void begin_one(api__automaton *machine, uint16_t parent, uint32_t depth, uint16_t id,
                       uint8_t byte, api__readings *out) {
     if (machine->grammar->nodes[id].kind == API__ANY) id = any_by_first(byte);
@@ -340,13 +187,18 @@ static void begin_one(api__automaton *machine, uint16_t parent, uint32_t depth, 
         frame.end = node->n_parts;
         enum_step(machine, frame, byte, out);
         break;
+    case API__TAGS:
+        frame.end = node->n_parts;
+        tags_step(machine, frame, byte, out);
+        break;
     case API__NUMBER:
         if (byte == '-') {
             frame.negative = 1;
             if (!node->ranged || node->low < 0) emit(machine, out, frame);
         } else {
-            frame.sub = N_MINUS;
-            if (is_digit(byte) && number_step(node, &frame, byte)) emit(machine, out, frame);
+            frame.sub = API__N_MINUS;
+            if (api__is_digit(byte) && api__number_step(node, &frame, byte))
+                emit(machine, out, frame);
         }
         break;
     default: break;
@@ -467,7 +319,7 @@ static void free_key_step(api__automaton *machine, api__frame frame, uint8_t byt
                           .property = frame.property});
         return;
     }
-    int next = utf8_next(frame.key_utf8, byte);
+    int next = api__utf8_next(frame.key_utf8, byte);
     if (next < 0 || byte < 0x20 || byte == '\\' || byte == '"') return;
     frame.key_utf8 = (uint8_t)next;
     if (frame.first == frame.end || !narrow(node, &frame, byte))
@@ -510,6 +362,58 @@ static void object_step(api__automaton *machine, uint16_t top, uint8_t byte, api
     }
 }
 
+/* ---- tags ---- */
+
+/* Begins the value of a tag with its next byte. A text has no opening byte. */
+static void begin_value(api__automaton *machine, uint16_t parent, uint16_t id, api__readings *out) {
+    const api__node *node = &machine->grammar->nodes[id];
+    uint16_t n = node->kind == API__ALT ? node->n_parts : 1;
+    for (uint16_t i = 0; i < n; i++) {
+        uint16_t one = node->kind == API__ALT ? node->items[i] : id;
+        bool text = machine->grammar->nodes[one].kind == API__TEXT;
+        machine->fuel++;
+        if (fits(machine, depth_of(machine, parent), one))
+            emit(machine, out,
+                 (api__frame){
+                     .parent = parent, .node = one, .sub = text ? API__S_PLAIN : NOT_BEGUN});
+    }
+}
+
+static void close_step(api__automaton *machine, api__frame frame, uint8_t byte,
+                       api__readings *out) {
+    if (byte != (uint8_t)API__TEXT_END[frame.matched]) return;
+    if (API__TEXT_END[++frame.matched] == 0) {
+        frame.sub = T_TAG;
+        frame.matched = 0;
+        frame.end = machine->grammar->nodes[frame.node].n_parts;
+    }
+    emit(machine, out, frame);
+}
+
+/* No tag is the beginning of another. The last value ends the whole, and has no end of its own. */
+static void tags_step(api__automaton *machine, api__frame frame, uint8_t byte, api__readings *out) {
+    const api__node *node = &machine->grammar->nodes[frame.node];
+    uint16_t index, parent = frame.parent;
+    if (frame.sub == T_CLOSE) {
+        close_step(machine, frame, byte, out);
+        return;
+    }
+    if (!narrow(node, &frame, byte)) return;
+    if (!whole_name(node, &frame, &index)) {
+        if (any_key_left(machine, &frame)) emit(machine, out, frame);
+        return;
+    }
+    if (!may_be_key(machine, &frame, index)) return;
+    if (!node->once && index + 1 < node->n_parts) {
+        frame.sub = T_CLOSE;
+        frame.first = frame.end = frame.matched = 0;
+        frame.property = index + 1u;
+        parent = api__automaton_push(machine, frame);
+        if (parent == 0) return;
+    }
+    begin_value(machine, parent, node->names[index].node, out);
+}
+
 /* ---- arrays ---- */
 
 static uint16_t item_node(const api__node *node, uint32_t i) {
@@ -542,6 +446,10 @@ static void array_step(api__automaton *machine, uint16_t top, uint8_t byte, api_
 
 /* ---- threads ---- */
 
+static bool number_goes_on(uint8_t byte) {
+    return api__is_digit(byte) || byte == '.' || byte == 'e' || byte == 'E';
+}
+
 void api__automaton_start(api__automaton *machine, api__readings *readings) {
     api__automaton_rewind(machine, 1);
     readings->n_tops = 0;
@@ -555,22 +463,29 @@ static void step_one(api__automaton *machine, uint16_t top, uint8_t byte, api__r
         const api__node *node = &machine->grammar->nodes[frame.node];
         bool end = false;
         if (frame.sub == NOT_BEGUN) {
-            begin(machine, 0, frame.node, byte, out);
+            begin(machine, frame.parent, frame.node, byte, out);
             return;
         }
         switch (node->kind) {
         case API__OBJECT: object_step(machine, top, byte, out); return;
         case API__ARRAY: array_step(machine, top, byte, out); return;
         case API__ENUM: enum_step(machine, frame, byte, out); return;
+        case API__TAGS: tags_step(machine, frame, byte, out); return;
+        case API__TEXT:
+            end = api__text_done(node, &frame);
+            if (api__text_step(node, &frame, byte)) emit(machine, out, frame);
+            if (!end) return;
+            top = frame.parent; /* the byte may begin the end of the text, too */
+            continue;
         case API__STRING:
-            if (!string_step(node, &frame, byte, &end)) return;
+            if (!api__string_step(node, &frame, byte, &end)) return;
             if (end) add(out, frame.parent);
             else emit_string(machine, out, frame);
             return;
         default: break;
         }
-        if (number_goes_on(byte) || !number_done(node, &frame)) {
-            if (number_step(node, &frame, byte)) emit(machine, out, frame);
+        if (number_goes_on(byte) || !api__number_done(node, &frame)) {
+            if (api__number_step(node, &frame, byte)) emit(machine, out, frame);
             return;
         }
         top = frame.parent; /* the number ended before this byte */
@@ -590,7 +505,7 @@ bool api__automaton_done(const api__automaton *machine, const api__readings *rea
         if (readings->top[i] == 0) return true;
         const api__node *node = &machine->grammar->nodes[frame->node];
         if (frame->parent == 0 && frame->sub != NOT_BEGUN && node->kind == API__NUMBER &&
-            number_done(node, frame))
+            api__number_done(node, frame))
             return true;
     }
     return false;

@@ -1,8 +1,8 @@
 /* constrain_internal.h - answers that must match a JSON Schema, byte by byte.
  *
- * A schema becomes a grammar (grammar.c, schema.c). A grammar drives an automaton over bytes
- * (constrain.c, stacks.c). A constraint turns the automaton's state into a mask over a tokenizer's
- * vocabulary for the sampler (constrain_mask.c).
+ * A schema becomes a grammar (grammar.c, schema.c, types.c). A grammar drives an automaton over
+ * bytes (constrain.c, stacks.c). A constraint turns the automaton's state into a mask over a
+ * tokenizer's vocabulary for the sampler (constrain_mask.c).
  *
  * Supported JSON Schema; any other keyword is refused by name:
  * - type (one or a list), enum, const, anyOf, oneOf (read as anyOf), allOf with one schema, $ref
@@ -48,6 +48,24 @@ enum {
     API__MAX_TOKEN_BYTES = 128, /* longer tokens are never allowed */
 };
 
+/* ---- types of a schema ---- */
+
+enum {
+    API__TYPE_NULL = 1,
+    API__TYPE_BOOLEAN = 2,
+    API__TYPE_INTEGER = 4,
+    API__TYPE_NUMBER = 8,
+    API__TYPE_STRING = 16,
+    API__TYPE_ARRAY = 32,
+    API__TYPE_OBJECT = 64,
+};
+uint8_t api__type_of_name(const char *name);     /* 0: unknown, or name is NULL */
+uint8_t api__type_of_value(const json_t *value); /* an integer is a number, too */
+/* The types that a schema or the schemas combined in it name; 0: none. root: start of $ref. */
+uint8_t api__schema_types(const json_t *schema, const json_t *root);
+/* Follows "#/$defs/a~1b" from root. NULL: no such place. */
+const json_t *api__schema_follow(const json_t *root, const char *ref);
+
 /* ---- grammar ---- */
 
 typedef enum {
@@ -57,8 +75,14 @@ typedef enum {
     API__STRING,
     API__NUMBER,
     API__ENUM,
-    API__ALT
+    API__ALT,
+    API__TAGS, /* tags with values, as in calls: "<parameter=KEY>\n" VALUE "\n</parameter>\n" … */
+    API__TEXT  /* a text without quotes, ended by API__TEXT_END */
 } api__node_kind;
+
+/* Follows each value of a parameter. API__CLOSER may stand nowhere in a text. */
+#define API__CLOSER "</parameter>"
+#define API__TEXT_END "\n" API__CLOSER "\n"
 
 /* Every grammar begins with these nodes; 0 is any JSON value. */
 enum {
@@ -83,16 +107,18 @@ typedef struct {
     uint8_t kind; /* api__node_kind */
     uint8_t need; /* stack depth of the smallest value; above API__MAX_STACK: no value fits */
     bool integer, ranged;
+    bool once;         /* tags: a single tag with its value; else all, up to the last one */
     uint16_t n_parts;  /* names or items */
     uint16_t rest;     /* node of additional properties or further items, or API__NO_NODE */
     uint32_t min, max; /* items or characters; UINT32_MAX: no limit */
     int64_t low, high; /* ranged integers, within API__RANGED_DIGITS */
-    api__name *names;  /* properties in the schema's order; values of an enum in byte order */
-    uint16_t *sorted;  /* objects: indices of names in byte order */
-    uint16_t *rank;    /* objects: position of each name in sorted */
-    /* Objects, for each property p and for the end. required_from: the first required property from
-     * p on, or n_parts. least_need: the smallest need of the properties from p up to required_from,
-     * or UINT8_MAX. */
+    api__name
+        *names; /* properties or tags in the schema's order; values of an enum in byte order */
+    uint16_t *sorted; /* objects, tags: indices of names in byte order */
+    uint16_t *rank;   /* objects, tags: position of each name in sorted */
+    /* Objects and tags, for each property p and for the end. required_from: the first required
+     * property from p on, or n_parts. least_need: the smallest need of the properties from p up to
+     * required_from, or UINT8_MAX. */
     uint16_t *required_from;
     uint8_t *least_need;
     uint16_t *items; /* prefixItems; alternatives */
@@ -112,6 +138,9 @@ int api__grammar_compile(api__grammar **out, const json_t *schema, const char *p
  * checked list; only is the one name allowed, or NULL. */
 int api__grammar_compile_tools(api__grammar **out, const json_t *tools, const char *only,
                                const char *param, err *e) WARN_UNUSED;
+/* The same for a call written as tags (tags.c). */
+int api__grammar_compile_tags(api__grammar **out, const json_t *tools, const char *only,
+                              const char *param, err *e) WARN_UNUSED;
 /* Compiles a schema. calls: its parts for function calls, or NULL; in them every property has $refs
  * of its own. */
 int api__grammar_compile_schema(api__grammar **out, const json_t *schema, const json_t *calls,
@@ -145,7 +174,7 @@ typedef struct {
         uint16_t middle_bits;
     };
     union {
-        uint16_t matched;
+        uint16_t matched; /* also: bytes of API__TEXT_END, or in a text of API__CLOSER */
         uint16_t high_bits;
     };
     union {

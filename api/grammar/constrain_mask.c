@@ -1,18 +1,14 @@
 /* constrain_mask.c - from the automaton's state to a mask of allowed tokens.
  *
- * Tokens are stored in a trie in preorder. Each node knows the end of its subtree, so the walk is
- * one pass over an array and skips the subtree of a refused byte. All readings advance together,
- * exactly as they do when a token is taken, so an allowed token always leaves a reading. Inside a
- * string nearly every token is allowed: tokens of whole plain characters are known beforehand and
- * only the others are walked. Recent states keep their masks. */
-#include "api/grammar/constrain_internal.h"
+ * All readings advance together along a trie of tokens, exactly as they do when a token is taken,
+ * so an allowed token always leaves a reading. Inside a string nearly every token is allowed:
+ * tokens of whole plain characters are known beforehand and only the others are walked. Recent
+ * states keep their masks. */
+#include "api/grammar/vocab_internal.h"
 #include "base/size.h"
-#include "base/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#define NO_TOKEN UINT32_MAX
 
 enum {
     CACHED_MASKS = 8,
@@ -20,226 +16,15 @@ enum {
     FAR = API__MAX_TOKEN_BYTES, /* most characters or items that one token can add */
 };
 
-typedef struct {
-    uint32_t token; /* the token that ends here, or NO_TOKEN */
-    uint32_t next;  /* index after this subtree */
-    uint8_t byte, depth;
-} trie_node;
-
-typedef struct {
-    trie_node *nodes;
-    uint32_t n_nodes;
-} trie;
-
-/* Irregular tokens without their leading plain characters. A trie node's token is an index i into
- * ids; the tokens with this ending are ids[i] to ids[last[i]]. */
-typedef struct {
-    trie tree;
-    uint32_t *ids, *last;
-} endings;
-
-struct api__vocab {
-    uint32_t n_tokens; /* of the model's vocabulary */
-    size_t n_words;
-    /* plain: whole characters, unescaped in a JSON string; irregular: all other tokens */
-    trie all, plain, irregular;
-    endings ends; /* of all irregular tokens */
-    /* Of irregular tokens with this many leading plain characters. */
-    endings ends_after[API__MAX_TOKEN_BYTES];
-    /* [max_chars + 1][n_words] plain tokens of at most this many characters */
-    uint64_t *plain_upto;
-    uint8_t *chars; /* [n_tokens] characters of a plain token; 0: not plain */
-    uint32_t max_chars;
-    const tokenizer *tokenizer;
-};
-
-/* ---- building ---- */
+/* ---- one mask ---- */
 
 static void set_bit(uint64_t *words, uint32_t id) {
     words[id / 64] |= (uint64_t)1 << id % 64;
 }
 
-/* Length of the leading part allowed unescaped in a JSON string: whole characters without quote,
- * backslash or control characters. */
-static size_t plain_bytes(const char *text, size_t n) {
-    size_t at = 0;
-    while (at < n && (uint8_t)text[at] >= 0x20 && text[at] != '"' && text[at] != '\\')
-        at++;
-    return utf8_prefix(text, at);
+static void clear_bit(uint64_t *words, uint32_t id) {
+    words[id / 64] &= ~((uint64_t)1 << id % 64);
 }
-
-typedef struct {
-    const char *text;
-    uint32_t len, id;
-} entry;
-
-static int by_text(const void *x, const void *y) {
-    const entry *left = x, *right = y;
-    int order = memcmp(left->text, right->text, left->len < right->len ? left->len : right->len);
-    if (order == 0) order = (left->len > right->len) - (left->len < right->len);
-    return order ? order : left->id < right->id ? -1 : 1;
-}
-
-static size_t common(const char *left, size_t na, const char *right, size_t nb) {
-    size_t i = 0;
-    while (i < na && i < nb && left[i] == right[i])
-        i++;
-    return i;
-}
-
-/* Entries are sorted. Of equal texts the trie holds the first, by its id or by its index. */
-static int trie_build(trie *tree, const entry *list, size_t n, bool by_place) {
-    size_t n_nodes = 0;
-    entry last = {"", 0, 0};
-    for (size_t i = 0; i < n; last = list[i++])
-        n_nodes += list[i].len - common(last.text, last.len, list[i].text, list[i].len);
-    if (n_nodes >= NO_TOKEN) return -1;
-    tree->nodes = array_new(n_nodes, sizeof *tree->nodes);
-    if (tree->nodes == NULL) return -1;
-    uint32_t open[API__MAX_TOKEN_BYTES]; /* nodes of the current text, by depth */
-    size_t depth = 0;
-    last = (entry){"", 0, 0};
-    for (size_t i = 0; i < n; last = list[i++]) {
-        const entry *one = &list[i];
-        size_t shared = common(last.text, last.len, one->text, one->len);
-        if (shared == one->len && shared == last.len) continue;
-        while (depth > shared)
-            tree->nodes[open[--depth]].next = tree->n_nodes;
-        for (; depth < one->len; depth++) {
-            open[depth] = tree->n_nodes;
-            tree->nodes[tree->n_nodes++] = (trie_node){
-                .token = NO_TOKEN, .byte = (uint8_t)one->text[depth], .depth = (uint8_t)depth};
-        }
-        tree->nodes[open[depth - 1]].token = by_place ? (uint32_t)i : one->id;
-    }
-    while (depth > 0)
-        tree->nodes[open[--depth]].next = tree->n_nodes;
-    return 0;
-}
-
-/* Lists all tokens that a text may contain, sorted by bytes. */
-static size_t list_tokens(api__vocab *vocab, entry *list) {
-    size_t n = 0, len;
-    for (uint32_t id = 0; id < vocab->n_tokens; id++) {
-        const char *text = tokenizer_bytes(vocab->tokenizer, id, &len);
-        if (text == NULL || len == 0 || len > API__MAX_TOKEN_BYTES ||
-            tokenizer_is_special(vocab->tokenizer, id)) {
-            continue;
-        }
-        list[n++] = (entry){text, (uint32_t)len, id};
-        uint32_t chars = plain_bytes(text, len) == len ? (uint32_t)utf8_count(text, len) : 0;
-        vocab->chars[id] = (uint8_t)chars;
-        if (chars > vocab->max_chars) vocab->max_chars = chars;
-    }
-    qsort(list, n, sizeof *list, by_text);
-    return n;
-}
-
-static size_t pick(const api__vocab *vocab, const entry *list, size_t n, bool plain, entry *out) {
-    size_t picked = 0;
-    for (size_t i = 0; i < n; i++) {
-        if ((vocab->chars[list[i].id] > 0) == plain) out[picked++] = list[i];
-    }
-    return picked;
-}
-
-/* Makes one set of plain tokens for each number of characters left in a string. */
-static int list_plain(api__vocab *vocab) {
-    size_t words;
-    if (!size_mul(vocab->n_words, vocab->max_chars + 1u, &words)) return -1;
-    vocab->plain_upto = array_new(words, sizeof *vocab->plain_upto);
-    if (vocab->plain_upto == NULL) return -1;
-    for (uint32_t id = 0; id < vocab->n_tokens; id++) {
-        if (vocab->chars[id] > 0)
-            set_bit(vocab->plain_upto + vocab->chars[id] * vocab->n_words, id);
-    }
-    for (size_t i = vocab->n_words; i < words; i++)
-        vocab->plain_upto[i] |= vocab->plain_upto[i - vocab->n_words];
-    return 0;
-}
-
-static int endings_build(endings *out, entry *list, size_t n) {
-    qsort(list, n, sizeof *list, by_text);
-    out->ids = array_new(n, sizeof *out->ids);
-    out->last = array_new(n, sizeof *out->last);
-    if (out->ids == NULL || out->last == NULL) return -1;
-    for (size_t i = n; i-- > 0;) {
-        bool same = i + 1 < n && list[i].len == list[i + 1].len &&
-                    memcmp(list[i].text, list[i + 1].text, list[i].len) == 0;
-        out->ids[i] = list[i].id;
-        out->last[i] = same ? out->last[i + 1] : (uint32_t)i;
-    }
-    return trie_build(&out->tree, list, n, true);
-}
-
-static void endings_free(endings *e) {
-    free(e->tree.nodes);
-    free(e->ids);
-    free(e->last);
-}
-
-/* list: the irregular tokens, cut here to their endings; some: room for as many. */
-static int list_endings(api__vocab *vocab, entry *list, size_t n, entry *some) {
-    for (size_t chars = 0; chars < API__MAX_TOKEN_BYTES; chars++) {
-        size_t n_some = 0;
-        for (size_t i = 0; i < n; i++) {
-            uint32_t skip = (uint32_t)plain_bytes(list[i].text, list[i].len);
-            if (utf8_count(list[i].text, skip) != chars) continue;
-            some[n_some++] = (entry){list[i].text + skip, list[i].len - skip, list[i].id};
-        }
-        if (n_some && endings_build(&vocab->ends_after[chars], some, n_some) != 0) return -1;
-    }
-    for (size_t i = 0; i < n; i++) {
-        uint32_t skip = (uint32_t)plain_bytes(list[i].text, list[i].len);
-        list[i].text += skip;
-        list[i].len -= skip;
-    }
-    return endings_build(&vocab->ends, list, n);
-}
-
-static int build(api__vocab *vocab, entry *list, entry *some) {
-    vocab->chars = array_new(vocab->n_tokens, sizeof *vocab->chars);
-    if (vocab->chars == NULL || list == NULL || some == NULL) return -1;
-    size_t n = list_tokens(vocab, list), n_some = pick(vocab, list, n, true, some);
-    if (list_plain(vocab) != 0 || trie_build(&vocab->all, list, n, false) != 0) return -1;
-    if (trie_build(&vocab->plain, some, n_some, false) != 0) return -1;
-    n_some = pick(vocab, list, n, false, some);
-    if (trie_build(&vocab->irregular, some, n_some, false) != 0) return -1;
-    return list_endings(vocab, some, n_some, list);
-}
-
-int api__vocab_open(api__vocab **out, const tokenizer *tok, uint32_t vocab_size, err *e) {
-    api__vocab *vocab = *out = calloc(1, sizeof *vocab);
-    entry *list = array_new(vocab_size, sizeof *list), *some = array_new(vocab_size, sizeof *some);
-    int rc = -1;
-    if (vocab) {
-        vocab->tokenizer = tok;
-        vocab->n_tokens = vocab_size;
-        vocab->n_words = ((size_t)vocab_size + 63) / 64;
-        rc = build(vocab, list, some);
-    }
-    free(list);
-    free(some);
-    if (rc == 0) return 0;
-    api__vocab_close(vocab);
-    *out = NULL;
-    return err_set(e, ERR_NO_MEMORY, NULL, "out of memory for the vocabulary's trie");
-}
-
-void api__vocab_close(api__vocab *vocab) {
-    if (vocab == NULL) return;
-    free(vocab->all.nodes);
-    free(vocab->plain.nodes);
-    free(vocab->irregular.nodes);
-    endings_free(&vocab->ends);
-    for (size_t i = 0; i < API__MAX_TOKEN_BYTES; i++)
-        endings_free(&vocab->ends_after[i]);
-    free(vocab->plain_upto);
-    free(vocab->chars);
-    free(vocab);
-}
-
-/* ---- one mask ---- */
 
 typedef struct {
     api__frame frames[CACHED_FRAMES];
@@ -280,7 +65,7 @@ struct api__constraint {
     api__stacks now;
 };
 
-static void allow(api__workspace *work, const endings *ends, uint32_t token, uint64_t *words) {
+static void allow(api__workspace *work, const api__endings *ends, uint32_t token, uint64_t *words) {
     if (ends == NULL) {
         set_bit(words, token);
         return;
@@ -294,34 +79,41 @@ static void allow(api__workspace *work, const endings *ends, uint32_t token, uin
  * differs from all declared ones. */
 static bool only_counts(const api__workspace *work, uint16_t top) {
     const api__frame *frame = &work->making.pool[top];
-    return work->making.grammar->nodes[frame->node].kind == API__STRING ||
-           frame->first == frame->end;
+    uint8_t kind = work->making.grammar->nodes[frame->node].kind;
+    return kind == API__STRING || kind == API__TEXT || frame->first == frame->end;
 }
 
 /* True if even the count of one token's characters makes no difference. */
 static bool is_steady(const api__workspace *work, uint16_t top, uint32_t room) {
     const api__frame *frame = &work->making.pool[top];
     const api__node *node = &work->making.grammar->nodes[frame->node];
-    if (node->kind != API__STRING) return only_counts(work, top);
+    if (node->kind != API__STRING && node->kind != API__TEXT) return only_counts(work, top);
     return room > FAR && (frame->chars >= node->min || node->min - frame->chars > FAR);
+}
+
+/* A text must see the bytes that may complete API__CLOSER. */
+static bool sees_plain(const api__workspace *work, uint16_t top) {
+    const api__frame *frame = &work->making.pool[top];
+    return work->making.grammar->nodes[frame->node].kind == API__TEXT && frame->matched > 0;
 }
 
 static bool all_steady(const api__workspace *work, const api__readings *readings) {
     uint32_t room;
     for (uint8_t i = 0; i < readings->n_tops; i++) {
         if (!api__automaton_in_string(&work->making, readings->top[i], &room) ||
-            !is_steady(work, readings->top[i], room))
+            !is_steady(work, readings->top[i], room) || sees_plain(work, readings->top[i]))
             return false;
     }
     return true;
 }
 
-static bool is_plain_byte(uint8_t byte) { /* a character of one byte */
-    return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
+/* A character of one byte, and not the first of API__CLOSER. */
+static bool is_plain_byte(uint8_t byte) {
+    return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\' && byte != '<';
 }
 
 /* Advances the readings by the node's byte. False: no reading is left. */
-static bool enter(api__workspace *work, const trie_node *node) {
+static bool enter(api__workspace *work, const api__trie_node *node) {
     uint32_t depth = node->depth;
     if (work->steady[depth] && is_plain_byte(node->byte)) {
         work->at[depth + 1] = work->at[depth];
@@ -340,27 +132,27 @@ static bool enter(api__workspace *work, const trie_node *node) {
 }
 
 /* Adds every token of the trie allowed by the readings. False: out of fuel. */
-static bool walk_nodes(api__workspace *work, const trie *tree, const endings *ends,
+static bool walk_nodes(api__workspace *work, const api__trie *tree, const api__endings *ends,
                        const api__readings *start, uint64_t limit, uint64_t *words) {
     uint32_t base = work->making.used;
     work->at[0] = start;
     work->steady[0] = all_steady(work, start);
     work->mark[0] = base;
     for (uint32_t i = 0; i < tree->n_nodes && work->making.fuel <= limit;) {
-        const trie_node *node = &tree->nodes[i];
+        const api__trie_node *node = &tree->nodes[i];
         if (!enter(work, node)) {
             i = node->next;
             continue;
         }
-        if (node->token != NO_TOKEN) allow(work, ends, node->token, words);
+        if (node->token != API__NO_TOKEN) allow(work, ends, node->token, words);
         i++;
     }
     api__automaton_rewind(&work->making, base);
     return work->making.fuel <= limit;
 }
 
-static bool walk(api__workspace *work, const trie *tree, const api__readings *start, uint64_t limit,
-                 uint64_t *words) {
+static bool walk(api__workspace *work, const api__trie *tree, const api__readings *start,
+                 uint64_t limit, uint64_t *words) {
     return walk_nodes(work, tree, NULL, start, limit, words);
 }
 
@@ -370,7 +162,7 @@ static bool walk_counted(api__workspace *work, const api__readings *now, uint64_
                          uint64_t *words) {
     api__readings at = *now, next;
     for (size_t chars = 0; chars < API__MAX_TOKEN_BYTES && at.n_tops > 0; chars++) {
-        const endings *ends = &work->vocab->ends_after[chars];
+        const api__endings *ends = &work->vocab->ends_after[chars];
         if (!walk_nodes(work, &ends->tree, ends, &at, limit, words)) return false;
         api__automaton_step(&work->making, &at, 'a', &next); /* stands for any plain character */
         at = next;
@@ -378,11 +170,31 @@ static bool walk_counted(api__workspace *work, const api__readings *now, uint64_
     return true;
 }
 
+/* Takes out the tokens that complete API__CLOSER by their leading plain characters, if a text is
+ * read. All texts begin at the same byte, so one of them speaks for all. */
+static void forbid_closers(const api__workspace *work, const api__readings *now, uint64_t *words) {
+    const api__vocab *vocab = work->vocab;
+    for (uint8_t i = 0; i < now->n_tops; i++) {
+        const api__frame *frame = &work->making.pool[now->top[i]];
+        uint32_t from, to;
+        if (work->making.grammar->nodes[frame->node].kind != API__TEXT) continue;
+        const char *missing = API__CLOSER + frame->matched;
+        api__vocab_beginning(vocab, missing, strlen(missing), &from, &to);
+        for (; from < to; from++)
+            clear_bit(words, vocab->sorted[from]);
+        for (uint32_t k = 0; k < vocab->n_closers; k++)
+            clear_bit(words, vocab->closers[k]);
+        return;
+    }
+}
+
 /* Makes the mask of a state.
  * - If one reading is inside a string, all are, because JSON is read from left to right. A plain
  *   character then never splits a reading, so plain tokens can be checked for each reading alone.
  * - If plain characters only change a count, a token is allowed if its ending is. Thousands of
- *   words with a quote at the end then share one check, or one for each length. */
+ *   words with a quote at the end then share one check, or one for each length.
+ * - Both ways skip plain characters, so tokens that would complete API__CLOSER in a text are taken
+ *   out again. A reading of the text's end may still allow them. */
 static bool build_mask(api__workspace *work, const api__readings *now, uint64_t limit,
                        uint64_t *words) {
     const api__vocab *vocab = work->vocab;
@@ -401,11 +213,14 @@ static bool build_mask(api__workspace *work, const api__readings *now, uint64_t 
     if (room == 0) return walk(work, &vocab->all, now, limit, words);
     if (room > vocab->max_chars) room = vocab->max_chars;
     memcpy(words, vocab->plain_upto + room * vocab->n_words, vocab->n_words * sizeof *words);
+    forbid_closers(work, now, words);
     if (others.n_tops > 0 && !walk(work, &vocab->plain, &others, limit, words)) return false;
-    if (steady && others.n_tops == 0)
-        return walk_nodes(work, &vocab->ends.tree, &vocab->ends, now, limit, words);
-    if (counted && others.n_tops == 0) return walk_counted(work, now, limit, words);
-    return walk(work, &vocab->irregular, now, limit, words);
+    if (others.n_tops > 0 || (!steady && !counted))
+        return walk(work, &vocab->irregular, now, limit, words);
+    bool made = steady ? walk_nodes(work, &vocab->ends.tree, &vocab->ends, now, limit, words)
+                       : walk_counted(work, now, limit, words);
+    forbid_closers(work, now, words);
+    return made;
 }
 
 /* Makes counts equal if no token can bring them to a limit, so that such states share a mask. */
@@ -423,7 +238,7 @@ static void make_key(api__workspace *work, const api__stacks *now, cached_mask *
     for (uint16_t i = 0; i < key->n_frames; i++) {
         api__frame *frame = &key->frames[i];
         const api__node *node = &work->making.grammar->nodes[frame->node];
-        if (node->kind == API__STRING)
+        if (node->kind == API__STRING || node->kind == API__TEXT)
             frame->chars = far_count(frame->chars, 0, node->min, node->max);
         if (node->kind == API__ARRAY)
             frame->items = far_count(frame->items, node->n_parts, node->min, node->max);

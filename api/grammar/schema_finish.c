@@ -52,10 +52,13 @@ static uint8_t need_of(const api__grammar *grammar, const api__node *node) {
     uint8_t most = 0, least = UINT8_MAX;
     switch (node->kind) {
     case API__OBJECT:
+    case API__TAGS:
         for (uint16_t i = 0; i < node->n_parts; i++) {
             uint8_t need = grammar->nodes[node->names[i].node].need;
             if (node->names[i].required && need > most) most = need;
+            if (need < least) least = need;
         }
+        if (node->once) most = least;
         break;
     case API__ARRAY:
         for (uint32_t i = 0; i < node->min && i <= node->n_parts; i++) {
@@ -74,7 +77,7 @@ static uint8_t need_of(const api__grammar *grammar, const api__node *node) {
     return most > API__MAX_STACK ? UINT8_MAX : (uint8_t)(most + 1);
 }
 
-/* Tables of an object's properties, so the automaton needs no search per byte. */
+/* Tables of an object's properties or of tags, so the automaton needs no search per byte. */
 static int tabulate(api__grammar *grammar, api__node *node) {
     node->rank = arena_array(&grammar->mem, node->n_parts + 1u, sizeof *node->rank);
     node->required_from =
@@ -112,7 +115,8 @@ int api__grammar_finish(api__grammar *grammar, const char *param, err *e) {
                        API__MAX_STACK);
     }
     for (uint16_t i = 0; i < grammar->n_nodes; i++) {
-        if (grammar->nodes[i].kind == API__OBJECT && tabulate(grammar, &grammar->nodes[i]) != 0)
+        bool named = grammar->nodes[i].kind == API__OBJECT || grammar->nodes[i].kind == API__TAGS;
+        if (named && tabulate(grammar, &grammar->nodes[i]) != 0)
             return err_set(e, ERR_NO_MEMORY, param, "%s: the schema is too large", param);
     }
     return 0;

@@ -1,9 +1,10 @@
 /* fuzz_schema.c - a schema, a zero byte, then text for the automaton of the schema.
  *
  * A compiled schema must never get stuck: every incomplete state allows some byte. It must call
- * text complete only if it is JSON. The bytes after the zero also choose among the tokens the masks
- * allow: each must keep the text readable, at a bounded cost. */
-#include "api/grammar/constrain_internal.h"
+ * text complete only if it is JSON, or, if the schema is that of a function called by tags, one
+ * whole call. The bytes after the zero also choose among the tokens the masks allow: each must keep
+ * the text readable, at a bounded cost. */
+#include "api/api_internal.h"
 #include "base/buf.h"
 #include "tests/fuzz/cost.h"
 
@@ -14,6 +15,22 @@ static void must_be_json(const uint8_t *text, size_t n) {
     json_t *value = json_loadb((const char *)text, n, JSON_DECODE_ANY, NULL);
     if (value == NULL) __builtin_trap();
     json_decref(value);
+}
+
+/* Calls written as tags: the reader of answers must find exactly one. JSON inside a call may hold
+ * the closing tag in a string; then the reader cannot. */
+static void must_be_call(const uint8_t *text, size_t n) {
+    const uint8_t *at = text, *end = text + n;
+    while ((at = memmem(at, (size_t)(end - at), API__CLOSER, sizeof API__CLOSER - 1))) {
+        if (*(at++ - 1) != '\n') return;
+    }
+    api__tool tool = {.name = "f"};
+    const api_request req = {.tools = &tool, .n_tools = 1};
+    api__answer answer = {0};
+    api__dialect_tags.read(&req, &answer, (const char *)text, n, true);
+    if (answer.n_calls != 1 || answer.said.len > 0 || answer.said.failed) __builtin_trap();
+    must_be_json((const uint8_t *)answer.args.data, answer.args.len);
+    api__answer_deinit(&answer);
 }
 
 static bool any_byte(api__automaton *automaton, const api__readings *readings) {
@@ -31,11 +48,43 @@ enum { TOKENS = 300, STOP = TOKENS - 1, STEPS = 40 };
 
 /* All bytes, and pieces that open or close several values at once. */
 static void open_vocabulary(tokenizer **tok, api__vocab **vocab) {
-    static const char *const pieces[] = {
-        "{\"",      "[\"",      "[[",  "\":\"", "\",\"", "\":{\"", "{\"a\":", "{\"a\":{\"a\":",
-        "[{\"a\":", "{\"a\":1", "\"}", "\"}}",  "}}",    "]}",     "]]",      "},{\"a\":",
-        "11",       "12",       "99",  "1,1",   "-1",    "0.",     "true",    "ab",
-        "ab\"",     "\\u00"};
+    static const char *const pieces[] = {"{\"",
+                                         "[\"",
+                                         "[[",
+                                         "\":\"",
+                                         "\",\"",
+                                         "\":{\"",
+                                         "{\"a\":",
+                                         "{\"a\":{\"a\":",
+                                         "[{\"a\":",
+                                         "{\"a\":1",
+                                         "\"}",
+                                         "\"}}",
+                                         "}}",
+                                         "]}",
+                                         "]]",
+                                         "},{\"a\":",
+                                         "11",
+                                         "12",
+                                         "99",
+                                         "1,1",
+                                         "-1",
+                                         "0.",
+                                         "true",
+                                         "ab",
+                                         "ab\"",
+                                         "\\u00",
+                                         "<tool_call>\n<function=f>\n",
+                                         "<parameter=",
+                                         "<parameter=a>\n",
+                                         "\n</parameter>\n",
+                                         "</parameter>",
+                                         "</param",
+                                         "eter>",
+                                         "eter>\n",
+                                         "a</parameter>b\n",
+                                         "x\n<",
+                                         "</function>\n</tool_call>"};
     buf json = {0};
     err e = {0};
     uint32_t id = 256;
@@ -95,7 +144,8 @@ static void walk_masks(const api__grammar *grammar, const uint8_t *choices, size
     api__workspace_destroy(space);
 }
 
-static void feed(const api__grammar *grammar, const uint8_t *text, size_t n) {
+static void feed(const api__grammar *grammar, const uint8_t *text, size_t n,
+                 void (*check)(const uint8_t *text, size_t n)) {
     static api__stacks scratch;
     api__automaton automaton;
     api__readings now, next;
@@ -104,7 +154,7 @@ static void feed(const api__grammar *grammar, const uint8_t *text, size_t n) {
     api__automaton_start(&automaton, &now);
     for (size_t i = 0; i <= n && i < 2000; i++) {
         bool done = api__automaton_done(&automaton, &now);
-        if (done) must_be_json(text, i);
+        if (done) check(text, i);
         if (!done && !any_byte(&automaton, &now)) __builtin_trap();
         if (i == n) break;
         api__automaton_step(&automaton, &now, text[i], &next);
@@ -121,11 +171,29 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     return 0;
 }
 
+/* The schema as that of a function's parameters, in calls written as tags. */
+static void as_parameters(json_t *schema, const uint8_t *rest, size_t n_rest) {
+    json_t *tools = json_pack("[{s:{s:s, s:O}}]", "function", "name", "f", "parameters", schema);
+    api__grammar *grammar = NULL;
+    err e = {0};
+    if (tools == NULL) __builtin_trap();
+    if (api__grammar_compile_tags(&grammar, tools, NULL, "tools", &e) != 0) {
+        if (grammar != NULL || e.code == ERR_NONE) __builtin_trap();
+    } else {
+        feed(grammar, rest, n_rest, must_be_call);
+        walk_masks(grammar, rest, n_rest);
+    }
+    api__grammar_free(grammar);
+    json_decref(tools);
+}
+
 static void one_input(const uint8_t *data, size_t n) {
     static const json_limits limits = {
         .max_bytes = 1 << 20, .max_depth = 64, .max_structural = 100000};
     const uint8_t *zero = n ? memchr(data, 0, n) : NULL;
     size_t schema_len = zero ? (size_t)(zero - data) : n;
+    const uint8_t *rest = zero ? zero + 1 : (const uint8_t *)"";
+    size_t n_rest = zero ? n - schema_len - 1 : 0;
     json_t *schema = NULL;
     err e = {0};
     if (json_parse(&schema, (const char *)data, schema_len, &limits, "schema", &e) != 0) return;
@@ -134,12 +202,11 @@ static void one_input(const uint8_t *data, size_t n) {
     if (api__grammar_compile(&grammar, schema, "schema", &e) != 0) {
         if (grammar != NULL || e.code == ERR_NONE) __builtin_trap();
     } else {
-        const uint8_t *rest = zero ? zero + 1 : (const uint8_t *)"";
-        size_t n_rest = zero ? n - schema_len - 1 : 0;
-        feed(grammar, rest, n_rest);
+        feed(grammar, rest, n_rest, must_be_json);
         walk_masks(grammar, rest, n_rest);
     }
     api__grammar_free(grammar);
+    if (json_is_object(schema)) as_parameters(schema, rest, n_rest);
     json_decref(schema);
 }
 

@@ -153,7 +153,8 @@ Test(constrain_memory, a_sampler_is_whole_or_not_at_all) {
 }
 
 typedef struct {
-    const json_t *schema, *tools;
+    const json_t *schema, *tools; /* tools: calls as JSON or, with tags, as tags */
+    bool tags;
     const api__vocab *vocab;
     const char *text; /* the grammar must take it */
 } job;
@@ -180,8 +181,9 @@ static int compile_and_constrain(void *ud, bool *right, err *e) {
     api__grammar *grammar = NULL;
     api__workspace *work = NULL;
     api__constraint *constr = NULL;
-    int rc = task->tools ? api__grammar_compile_tools(&grammar, task->tools, NULL, "tools", e)
-                         : api__grammar_compile(&grammar, task->schema, "schema", e);
+    int rc = task->tags    ? api__grammar_compile_tags(&grammar, task->tools, NULL, "tools", e)
+             : task->tools ? api__grammar_compile_tools(&grammar, task->tools, NULL, "tools", e)
+                           : api__grammar_compile(&grammar, task->schema, "schema", e);
     if (rc != 0) cr_assert_null(grammar);
     if (rc == 0) rc = api__workspace_create(&work, grammar, task->vocab, &stop, 1, e);
     if (rc == 0) rc = api__constraint_create(&constr, work, e);
@@ -222,10 +224,12 @@ Test(constrain_memory, a_grammar_is_never_looser_for_want_of_memory) {
         "{\"name\":\"g\",\"parameters\":{\"type\":\"object\",\"properties\":{\"x\":{}}}}}]",
         0, NULL);
     job jobs[] = {
-        {schema, NULL, vocab, "{\"a\":true,\"b\":\"x\",\"c\":[2],\"d\":[1]}"},
-        {NULL, NULL, vocab, "{\"k\":null}"},
-        {NULL, tools, vocab, "{\"name\":\"f\",\"arguments\":{}}"},
-        {NULL, tools, vocab, "{\"name\":\"g\",\"arguments\":{\"x\":1}}"},
+        {schema, NULL, false, vocab, "{\"a\":true,\"b\":\"x\",\"c\":[2],\"d\":[1]}"},
+        {NULL, NULL, false, vocab, "{\"k\":null}"},
+        {NULL, tools, false, vocab, "{\"name\":\"f\",\"arguments\":{}}"},
+        {NULL, tools, false, vocab, "{\"name\":\"g\",\"arguments\":{\"x\":1}}"},
+        {NULL, tools, true, vocab,
+         "<tool_call>\n<function=g>\n<parameter=x>\na\n</parameter>\n</function>\n</tool_call>"},
     };
     for (size_t i = 0; i < ARRAY_LEN(jobs); i++)
         sweep(compile_and_constrain, &jobs[i], jobs[i].text);

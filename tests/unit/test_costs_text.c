@@ -230,13 +230,23 @@ static void match_stops(const buf *text) {
         (void)api__stop_feed(&matcher, text->data + i, 1, &hit);
 }
 
-static void scan_call(const buf *text) {
-    const char *tools[] = {"f"};
-    api_request req = {.tools = tools, .n_tools = 1};
-    api__call call = {0};
+/* The text comes byte by byte. */
+static void read_calls(const buf *text, const api__dialect *dialect) {
+    api__param params[] = {{"a", API__TYPE_ARRAY}};
+    api__tool tool = {"f", params, ARRAY_LEN(params)};
+    api_request req = {.tools = &tool, .n_tools = 1};
+    api__answer answer = {0};
     for (size_t i = 1; i <= text->len; i++)
-        api__call_scan(&req, &call, text->data, i);
-    api__call_finish(&call);
+        dialect->read(&req, &answer, text->data, i, i == text->len);
+    api__answer_deinit(&answer);
+}
+
+static void scan_call(const buf *text) {
+    read_calls(text, &api__dialect_json);
+}
+
+static void scan_tags(const buf *text) {
+    read_calls(text, &api__dialect_tags);
 }
 
 static void call_of_lists(buf *text, size_t size) {
@@ -245,6 +255,21 @@ static void call_of_lists(buf *text, size_t size) {
 
 static void blanks_before_a_call(buf *text, size_t size) {
     cost_fill(text, size, "", " ", "{\"name\":\"f\"");
+}
+
+/* As many as a call may have, each with a name of its own, call after call. */
+static void many_params(buf *text, size_t size) {
+    while (text->len < size) {
+        buf_puts(text, "<function=f>");
+        for (int i = 0; i < API__MAX_NAMES; i++)
+            buf_printf(text, "<parameter=%03d>1</parameter>", i);
+        buf_puts(text, "</function>");
+    }
+}
+
+static void long_value(buf *text, size_t size) {
+    cost_fill(text, size, "<function=f><parameter=a>[[\"", "</paramete",
+              "\"]]</parameter></function>");
 }
 
 static void render(const buf *text) {
@@ -294,6 +319,11 @@ static const cost_row writer_rows[] = {
     {"stop strings that nearly match", 1000, NULL, "a", match_stops},
     {"call: lists and escapes", 1000, call_of_lists, NULL, scan_call},
     {"call: blanks before it", 1000, blanks_before_a_call, NULL, scan_call},
+    {"tags: calls", 3000, NULL, "<function=f><parameter=a>[1]</parameter></function>", scan_tags},
+    {"tags: calls cut off", 1000, NULL, "<tool_call><function=f><parameter=a>", scan_tags},
+    {"tags: blanks", 1000, NULL, " \n<", scan_tags},
+    {"tags: parameters", 3000, many_params, NULL, scan_tags},
+    {"tags: one long value", 3000, long_value, NULL, scan_tags},
     {"template: 1000 messages", 3000, NULL, "ab ", render},
     {"template: 1000 messages of a control token", 3000, NULL, "<|user|>", render},
     {"stream: one chunk", 1000, one_chunk, NULL, feed_stream},

@@ -1,0 +1,65 @@
+/* fuzz_answer.c - a number of bytes to cut at, then the text of an answer that may hold calls.
+ *
+ * Both dialects must find the same in the text at once and in two parts. Arguments must be JSON,
+ * except those of a call cut off in the middle. */
+#include "api/api_internal.h"
+#include "tests/fuzz/cost.h"
+
+#include <stdlib.h>
+
+static bool same(const buf *left, const buf *right) {
+    return left->len == right->len &&
+           (left->len == 0 || memcmp(left->data, right->data, left->len) == 0);
+}
+
+static void check_arguments(const api__answer *answer) {
+    for (uint32_t i = 0; i < answer->n_calls; i++) {
+        const api__call *call = &answer->calls[i];
+        if (!call->whole) continue;
+        json_t *value = json_loadb(answer->args.data + call->args, call->args_end - call->args,
+                                   JSON_ALLOW_NUL, NULL);
+        if (!json_is_object(value)) __builtin_trap();
+        json_decref(value);
+    }
+}
+
+static void read_twice(const api__dialect *dialect, const api_request *req, const char *text,
+                       size_t n, size_t cut) {
+    api__answer whole = {0}, parts = {0};
+    dialect->read(req, &whole, text, n, true);
+    dialect->read(req, &parts, text, cut, false);
+    dialect->read(req, &parts, text, n, true);
+    if (!same(&whole.said, &parts.said) || !same(&whole.args, &parts.args)) __builtin_trap();
+    if (whole.n_calls != parts.n_calls || whole.said_after != parts.said_after) __builtin_trap();
+    if (dialect == &api__dialect_tags) check_arguments(&whole);
+    api__answer_deinit(&whole);
+    api__answer_deinit(&parts);
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    (void)argc, (void)argv;
+    json_setup();
+    return 0;
+}
+
+static void one_input(const uint8_t *data, size_t n) {
+    static api__param params[] = {{"a", API__TYPE_STRING},
+                                  {"b", API__TYPE_INTEGER | API__TYPE_NULL},
+                                  {"c", API__TYPE_OBJECT | API__TYPE_ARRAY | API__TYPE_STRING},
+                                  {"d", API__TYPE_BOOLEAN}};
+    static api__tool tools[] = {{"f", params, ARRAY_LEN(params)}, {.name = "g"}};
+    api_request req = {.tools = tools, .n_tools = ARRAY_LEN(tools)};
+    if (n < 2) return;
+    size_t cut = (size_t)(data[0] | data[1] << 8), len = n - 2;
+    req.one_call = data[1] >> 7;
+    char *text = malloc(len + 1); /* its end is checked */
+    if (text == NULL) return;
+    memcpy(text, data + 2, len);
+    text[len] = 0;
+    cut = len > 0 ? cut % (len + 1) : 0;
+    read_twice(&api__dialect_json, &req, text, len, cut);
+    read_twice(&api__dialect_tags, &req, text, len, cut);
+    free(text);
+}
+
+FUZZ_TARGET(one_input, 3000, 8000)
