@@ -27,8 +27,7 @@ static int refuse_unknown(const model__config *config) {
     };
     static const char *const off[] = {"qk_bias",          "use_abacus", "debias_attention",
                                       "center_attention", "lockstep_n", "lockstep_k"};
-    static const char *const absent[] = {"clip_qkv", "logit_softcap", "randomize_positions_from",
-                                         "recurrent_num_attention_heads"};
+    static const char *const absent[] = {"clip_qkv", "logit_softcap", "randomize_positions_from"};
     if (model__config_only_names(config, rows, ARRAY_LEN(rows)) != 0) return -1;
     for (size_t i = 0; i < ARRAY_LEN(off); i++) {
         if (model__config_only_false(config, off[i]) != 0) return -1;
@@ -131,6 +130,7 @@ static int read(const model__config *config, model_plan *plan) {
     if (model__read_raven_shape(config, plan) != 0 || check_layers(config, plan) != 0 ||
         read_rope(config, plan) != 0 || refuse_unknown(config) != 0 || need_switches(config) != 0 ||
         check_core_size(config, "recurrent_embedding_dimension", plan->dim) != 0 ||
+        check_core_size(config, "recurrent_num_attention_heads", plan->n_heads) != 0 ||
         check_core_size(config, "recurrent_intermediation_embedding_dimension", plan->ffn_dim) !=
             0 ||
         model__read_raven_exit(config, plan) != 0) {

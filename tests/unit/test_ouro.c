@@ -1,8 +1,8 @@
 /* test_ouro.c - Ouro's folder as its authors publish it: accepted keys of config.json, required
  * tensors, and refusals by name. */
 #include "model/model.h"
+#include "tests/lib/published.h"
 #include "tests/lib/testlib.h"
-#include "tests/lib/weights.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -11,25 +11,8 @@
 
 TestSuite(ouro, .fini = fail_on_leaks);
 
-static const char golden[] = "tests/golden/families/ouro";
-
-/* The golden config.json with one key set to a JSON value, or removed when value is NULL. */
-static char *edited(const char *key, const char *value) {
-    char *text = file_get(golden, "config.json", NULL);
-    json_t *root = json_loads(text, 0, NULL);
-    free(text);
-    if (value) json_object_set_new(root, key, json_loads(value, JSON_DECODE_ANY, NULL));
-    else json_object_del(root, key);
-    text = json_dumps(root, 0);
-    json_decref(root);
-    return text;
-}
-
 static int parse(const char *key, const char *value, model_plan *plan, err *e) {
-    char *text = edited(key, value);
-    int rc = plan_parse(plan, text, strlen(text), "config.json", e);
-    free(text);
-    return rc;
+    return published_parse("ouro", key, value, plan, e);
 }
 
 Test(ouro, the_published_keys_give_the_plan_of_the_family) {
@@ -69,19 +52,6 @@ Test(ouro, the_config_as_its_authors_publish_it_is_accepted) {
     cr_assert(plan.dim == 2048 && plan.n_core == 2 && plan.loops_cap == 4 &&
               plan.vocab_size == 49152);
     cr_assert(plan.n_eos == 1 && plan.eos_ids[0] == 0);
-}
-
-Test(ouro, the_variants_have_the_published_numbers_of_weights) {
-    static const struct {
-        const char *name;
-        uint64_t params, cache_values; /* of one token at four loops */
-    } sizes[] = {{"ouro_1.4b", 1434652673, 393216}, {"ouro_2.6b", 2667974657, 786432}};
-    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
-        model_plan plan;
-        cr_assert_eq(plan_variant(&plan, sizes[i].name, NULL), 0);
-        cr_assert_eq(plan_params(&plan), sizes[i].params, "%s", sizes[i].name);
-        cr_assert_eq((uint64_t)plan_planes(&plan, 4) * plan.slot_values, sizes[i].cache_values);
-    }
 }
 
 /* Spellings of other versions of the files, and their meaning. */
@@ -146,18 +116,11 @@ Test(ouro, a_key_may_be_absent_null_or_spelt_as_newer_files_do) {
         cr_assert_eq(parse(good[i].key, good[i].value, &plan, &e), 0, "%s: %s", good[i].key, e.msg);
         cr_assert_float_eq(plan.exit_threshold, good[i].threshold, 1e-6, "%s", good[i].key);
         cr_assert_eq(plan.loops_default, good[i].loops, "%s", good[i].key);
-        buf text = {0};
-        model_plan again;
-        plan_write(&text, &plan, "float32");
-        cr_assert_eq(plan_parse(&again, text.data, text.len, "again", &e), 0, "%s", e.msg);
-        cr_assert_eq(memcmp(&plan, &again, sizeof plan), 0, "row %zu reads back otherwise", i);
-        buf_deinit(&text);
+        published_reads_back(&plan);
     }
 }
 
-static const struct {
-    const char *key, *value, *says;
-} bad[] = {
+static const bad_key bad[] = {
     {"model_type", "\"llama\"",
      "model_type is 'llama'; Fathom runs looped models: openmythos, ouro"},
     {"model_type", NULL, "\"model_type\" is missing (the file is a OuroForCausalLM); Fathom runs"},
@@ -213,16 +176,7 @@ static const struct {
 };
 
 Test(ouro, every_key_that_would_change_the_arithmetic_is_refused_by_name) {
-    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
-        model_plan plan;
-        err e = {0};
-        cr_assert_eq(parse(bad[i].key, bad[i].value, &plan, &e), -1, "%s = %s was accepted",
-                     bad[i].key, bad[i].value);
-        cr_assert_eq(e.code, ERR_BAD_FILE);
-        cr_assert(strstr(e.msg, bad[i].says), "row %zu: \"%s\" has no \"%s\"", i, e.msg,
-                  bad[i].says);
-        cr_assert(strstr(e.msg, "config.json"), "%s", e.msg);
-    }
+    published_refuses_keys("ouro", bad, ARRAY_LEN(bad));
 }
 
 /* A slot would hold 1024 layers of 4096 heads of 4096 values. */
@@ -240,31 +194,8 @@ Test(ouro, sizes_in_range_one_by_one_are_refused_where_their_product_is_not) {
 
 /* ---- files ---- */
 
-static tmp_dir copy_of_golden(void) {
-    tmp_dir dir = tmp_dir_create();
-    static const char *const files[] = {"config.json", "model.safetensors"};
-    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
-        size_t n;
-        char *bytes = file_get(golden, files[i], &n);
-        file_put(dir.path, files[i], bytes, n);
-        free(bytes);
-    }
-    return dir;
-}
-
-static void refuses(const char *dir, const char *says) {
-    model_folder *model;
-    err e = {0};
-    cr_assert_eq(model_open(&model, dir, &e), -1, "accepted instead of: %s", says);
-    cr_assert_null(model);
-    cr_assert_eq(e.code, ERR_BAD_FILE);
-    cr_assert(strstr(e.msg, says), "\"%s\" has no \"%s\"", e.msg, says);
-}
-
 Test(ouro, a_missing_or_misshapen_tensor_is_named_with_what_was_expected_and_found) {
-    static const struct {
-        const char *tensor, *shape, *says; /* shape NULL: the tensor is left out */
-    } rows[] = {
+    static const bad_tensor rows[] = {
         {"lm_head.weight", NULL, "tensor lm_head.weight is missing, expected [97, 64]"},
         {"model.norm.weight", NULL, "tensor model.norm.weight is missing, expected [64]"},
         {"model.early_exit_gate.bias", NULL, "early_exit_gate.bias is missing, expected [1]"},
@@ -275,27 +206,16 @@ Test(ouro, a_missing_or_misshapen_tensor_is_named_with_what_was_expected_and_fou
         {"model.layers.0.mlp.down_proj.weight", "[96,64]",
          "tensor model.layers.0.mlp.down_proj.weight has shape [96, 64], expected [64, 96]"},
     };
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        tmp_dir dir = copy_of_golden();
-        st_file file = st_read(dir.path, "model.safetensors");
-        if (rows[i].shape) st_set_shape(&file, rows[i].tensor, rows[i].shape);
-        else
-            json_object_set_new(file.header, "unused",
-                                json_incref(st_tensor(&file, rows[i].tensor)));
-        if (rows[i].shape == NULL) json_object_del(file.header, rows[i].tensor);
-        st_write(&file, dir.path, "model.safetensors");
-        st_free(&file);
-        refuses(dir.path, rows[i].says);
-        tmp_dir_remove(&dir);
-    }
+    published_refuses_tensors("ouro", rows, ARRAY_LEN(rows));
 }
 
 Test(ouro, a_folder_of_another_family_is_refused_before_its_tensors_are_looked_at) {
-    tmp_dir dir = copy_of_golden();
-    char *text = edited("model_type", "\"qwen3\"");
+    tmp_dir dir = published_copy("ouro");
+    char *text = published_edited("ouro", "model_type", "\"qwen3\"");
     file_put(dir.path, "config.json", text, strlen(text));
     free(text);
-    refuses(dir.path, "model_type is 'qwen3'; Fathom runs looped models: openmythos, ouro");
+    published_refuses_folder(dir.path,
+                             "model_type is 'qwen3'; Fathom runs looped models: openmythos, ouro");
     tmp_dir_remove(&dir);
 }
 
