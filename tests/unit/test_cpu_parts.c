@@ -1,6 +1,6 @@
-/* The parts of a plan on the CPU where no published model reaches: rows that stop early under every
- * place of the norms, the limits of the rotation's scaling, and matrices of any width in each kind
- * of weights. */
+/* Parts of a plan on the CPU, beyond the published models: each part alone, rows stopped early
+ * under every place of the norms, the limits of the rotation's scaling, and matrices of any width
+ * in each kind of weights. */
 #include "engine/cpu/cpu_internal.h"
 #include "tests/lib/reference.h"
 #include "tests/lib/testlib.h"
@@ -16,7 +16,7 @@ TestSuite(cpu_parts, .fini = fail_on_leaks);
 
 enum { POS = 40, LOOPS = 5 };
 
-/* A small plan of several layers in every stage, with positions that halt at different depths. */
+/* A small plan of several layers in every stage; its positions halt at different depths. */
 static model_plan small_plan(norm_place norms) {
     model_plan plan;
     cr_assert_eq(plan_variant(&plan, "plan_tiny", NULL), 0);
@@ -75,7 +75,7 @@ static void set_post(model_plan *plan) {
 static void set_relu2(model_plan *plan) {
     plan->core_ffn = FFN_HALF_RELU2;
 }
-/* Tables in every stage, with grouped heads, whose gate reads a stream without a norm. */
+/* Tables in every stage, with grouped heads; the gate reads a stream without a norm. */
 static void set_values(model_plan *plan) {
     plan->norms = NORM_POST;
     plan->value_embeds[0] = 0x2b; /* layers 0, 1, 3 and 5 of 6 */
@@ -135,7 +135,7 @@ Test(cpu_parts, each_part_alone_equals_the_plain_model) {
         check_part(parts[i], i);
 }
 
-/* ---- rows that stop early ---- */
+/* ---- rows stopped early ---- */
 
 static const norm_place every_place[] = {NORM_PRE, NORM_SANDWICH, NORM_AFTER, NORM_POST};
 
@@ -246,7 +246,7 @@ Test(cpu_parts, the_rotation_follows_llama_3_on_both_sides_of_its_limits) {
 
 /* ---- weights ---- */
 
-/* All matrices that only these families have, of widths that no group of int8 divides. */
+/* All matrices of these families alone, of widths not divisible by a group of int8. */
 static model_plan odd_widths(inject_kind inject) {
     model_plan plan = small_plan(NORM_AFTER);
     plan.dim = 200;
