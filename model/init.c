@@ -384,6 +384,7 @@ int model_init_write(const char *dir, const model_plan *plan, const model_init_o
     float depth = opts->mean_depth;
     int rc = -1;
     if (depth == 0) depth = (float)own.loops_default * 3 / 8 + 1;
+    if (opts->mean_depth == 0 && own.loops_default == 1) depth = 1;
     if (!(depth >= 1 && depth <= (float)own.loops_default)) {
         return err_set(e, ERR_USAGE, "mean-depth", "the mean depth is %g, expected 1 to %u",
                        (double)depth, own.loops_default);

@@ -76,6 +76,7 @@ static const char *const plans[] = {
     "\"halted_kv\": \"last\", \"full_prompts\": true, \"tied_head\": false, \"final_norm\": false, "
     "\"max_output_tokens\": 9, \"eos_token_id\": [3, 4], \"_name\": \"mine\"}",
     "{\"exit\": \"latent-diff\", \"qk_bias\": false, \"transformers_version\": \"4\"}",
+    "{\"loops_default\": 1}",
 };
 
 Test(plan_family, a_written_plan_is_read_back_as_it_was) {
