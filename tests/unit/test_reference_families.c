@@ -70,7 +70,8 @@ static void start_as_published(const model_plan *plan, ref_opts *opts) {
 }
 
 ParameterizedTestParameters(reference_family, the_plain_model_gives_the_published_answers) {
-    static family_row rows[] = {{"ouro", 9}, {"huginn", 6}, {"retro_llama", 3}, {"retro_olmo", 3}};
+    static family_row rows[] = {{"ouro", 9},        {"nanbeige", 1},   {"huginn", 6},
+                                {"retro_llama", 3}, {"retro_olmo", 3}, {"parcae", 3}};
     return cr_make_param_array(family_row, rows, ARRAY_LEN(rows));
 }
 ParameterizedTest(const family_row *row, reference_family,
