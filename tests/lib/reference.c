@@ -148,6 +148,7 @@ static bool may_leave(const run *now, uint32_t loop, uint32_t pos) {
     const ref_opts *opts = &now->opts;
     uint32_t least = opts->min_loops;
     if (pos < opts->n_prompt && opts->prompt_min_loops > least) least = opts->prompt_min_loops;
+    if (least > opts->max_loops) least = opts->max_loops;
     return loop + 1 >= least;
 }
 
@@ -275,9 +276,12 @@ static void run_prelude(const run *now) {
     const reference *ref = now->seq.ref;
     size_t dim = ref->plan.dim;
     for (uint32_t pos = 0; pos < now->seq.n; pos++) {
-        for (size_t i = 0; i < dim; i++)
+        for (size_t i = 0; i < dim; i++) {
+            double nudge = 1 + (double)(i % 2 ? now->opts.nudge : -now->opts.nudge);
             now->embed[pos * dim + i] =
-                ref->embed.values[now->seq.ids[pos] * dim + i] * ref->plan.embed_scale;
+                (float)(nudge * ref->embed.values[now->seq.ids[pos] * dim + i] *
+                        (double)ref->plan.embed_scale);
+        }
     }
     run_stage(&now->seq, ref->prelude, ref->plan.n_prelude, now->embed);
     for (uint32_t pos = 0; ref->input_norm.values && pos < now->seq.n; pos++)

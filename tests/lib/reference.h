@@ -13,7 +13,9 @@ typedef struct {
     uint32_t min_loops;                  /* no halt before this many are done */
     float threshold;                     /* 0 = the configuration's */
     uint32_t n_prompt, prompt_min_loops; /* so many first positions run at least so many loops */
-    bool own_exit;                       /* `exit` instead of the plan's */
+    float nudge;   /* a relative change of the embedding: how far it moves the logits tells how much
+                      the model enlarges rounding */
+    bool own_exit; /* `exit` instead of the plan's */
     exit_rule exit;
     bool own_state0; /* `state0` instead of the plan's */
     state_start state0;
