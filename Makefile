@@ -6,7 +6,7 @@
 #   make check      layers, circles of calls, readability and format first, then what make test runs
 #   make san        build and run the unit tests under ASan+UBSan
 #   make tsan       build and run the thread tests under TSan
-#   make mutants    plant bugs in a copy of the scheduler; the property tests must find each (T=regex)
+#   make mutants    plant bugs in copies of the scheduler and the CPU engine; the property tests must find each (T=regex)
 #   make fuzz-NAME  libFuzzer on one parser (FUZZ_SECONDS=60); make fuzz lists them, make fuzz-all runs them
 #   make hostile    attack the built server, a folder per case in tests/hostile (SCALE=1: full size; T=regex)
 #   make hostile-san  the same under ASan+UBSan, then TSan
@@ -160,7 +160,7 @@ $(B)/jinja-render: $(B)/tests/tools/jinja_render.o $(B)/libfathom.a
 	$(Q)$(CC) $(CFLAGS_ALL) $(LINK_EXE) -o $@ $^ $(LIBS)
 
 # Planted bugs that the property tests must find: tests/mutants/run.sh.
-mutants: $(B)/libfathom.a $(B)/libtest.a $(B)/tests/mutants/traffic.o $(B)/tests/property/workload.o $(B)/tests/property/test_tenants.o
+mutants: $(B)/libfathom.a $(B)/libtest.a $(B)/tests/mutants/traffic.o $(B)/tests/property/workload.o $(B)/tests/property/test_tenants.o $(B)/tests/property/plans.o $(B)/tests/property/test_plans.o
 	@CC='$(CC)' CFLAGS='-std=c11 -D_GNU_SOURCE -O1 $(SYSROOT_CFLAGS)' LIBS='$(LIBS)' BUILD='$(B)' T='$(T)' tests/mutants/run.sh
 
 tsan:

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Mutants of the scheduler: planted bugs, each a patch, that the property tests must find.
+# Mutants of the scheduler and the CPU engine: planted bugs, each a patch, that the property tests must find.
 #   make mutants [T=REGEX]
 #
 # The first line of a patch says what the bug is, the second what finds it: "traffic FLIGHTS..."
-# (random workloads with this many launches in flight, each number alone) or the name of one
-# property test. The files that a patch touches are compiled anew and linked before the library.
+# (random workloads with this many launches in flight, each number alone), "plans" (random plans
+# against the plain model) or the name of one property test. The files that a patch touches are compiled anew and linked before the library.
 set -u
 cd "$(dirname "$0")/../.."
 [ -n "${BUILD:-}" ] || exec make -j"$(nproc)" --no-print-directory mutants
@@ -17,6 +17,12 @@ link() { # PROGRAM OBJECT...
 }
 found_by() { # DIR FINDER OBJECT...: prints what found the mutant; false: nothing did
     local dir=$1 finder=$2 flights rc; shift 2
+    if [[ $finder == plans ]]; then
+        link "$dir/plans" "$@" "$BUILD/tests/property/plans.o" "$BUILD/tests/property/test_plans.o" || return 2
+        FATHOM_SEED=1 FATHOM_PLANS=100 timeout 300 "$dir/plans" >"$dir/log" 2>&1 && { echo "not found by 100 plans"; return 1; }
+        grep -aom1 'FATHOM_SEED=.*' "$dir/log" || { tail -5 "$dir/log"; return 1; }
+        return 0
+    fi
     if [[ $finder != traffic* ]]; then
         link "$dir/tenants" "$@" "$BUILD/tests/property/test_tenants.o" || return 2
         timeout 300 "$dir/tenants" --filter "$finder" >"$dir/log" 2>&1 && { echo "$finder passes"; return 1; }
@@ -35,7 +41,7 @@ found_by() { # DIR FINDER OBJECT...: prints what found the mutant; false: nothin
 mutant() { # PATCH
     local name dir file objects=() text
     name=$(basename "$1" .patch) dir=$out/$name
-    rm -rf "$dir" && mkdir -p "$dir" && cp -r scheduler "$dir/"
+    rm -rf "$dir" && mkdir -p "$dir" && cp -r scheduler engine "$dir/"
     patch -s -p1 -d "$dir" <"$1" >"$dir/log" 2>&1 || { echo "FAIL $name: the patch does not apply"; cat "$dir/log"; return 1; }
     for file in $(sed -n 's|^+++ b/||p' "$1"); do
         # shellcheck disable=SC2086
