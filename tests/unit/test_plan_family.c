@@ -197,3 +197,16 @@ Test(plan_family, tensors_have_the_names_of_their_places) {
     model_close(model);
     tmp_dir_remove(&dir);
 }
+
+Test(plan_family, the_example_of_the_documentation_is_accepted) {
+    char *text = file_get("docs", "models.md", NULL), *from = strstr(text, "of your own\n\n");
+    cr_assert(from && (from = strstr(from, "```json\n")), "docs/models.md has no example");
+    char *end = strstr(from + 8, "```");
+    cr_assert(end);
+    model_plan plan;
+    err e = {0};
+    cr_assert_eq(plan_parse(&plan, from + 8, (size_t)(end - from - 8), "the example", &e), 0, "%s",
+                 e.msg);
+    cr_assert(plan.inject == INJECT_LINEAR && plan.exit == EXIT_LATENT_DIFF);
+    free(text);
+}
