@@ -45,15 +45,19 @@ typedef struct {
 } cu_mat;
 
 typedef struct {
-    float *attn_norm, *ffn_norm;
-    float *attn_out_norm, *ffn_out_norm; /* SANDWICH; else NULL */
-    cu_mat in;                           /* MLA [q_down; kv_down], GQA [wq; wk; wv] */
+    float *attn_norm, *ffn_norm;         /* POST: NULL */
+    float *attn_out_norm, *ffn_out_norm; /* PRE: NULL */
+    cu_mat in; /* MLA [q_down; kv_down], GQA [wq; wk; wv; gates of a value embedding] */
     cu_mat wo;
+    /* GQA; NULL, and a table without rows, where the plan has none */
+    float *qk_bias, *qk_norm; /* [q | k] */
+    cu_mat value_table;
     /* MLA */
     float *q_norm, *kv_norm;
     cu_mat q_up;          /* [q_up_nope; q_up_rope] */
     cu_mat uk, uv;        /* [H]: query into the latent; latent into the value */
-    cu_mat gate_up, down; /* dense FFN, or the routed experts; gate and up rows 8 and 8 in turn */
+    cu_mat gate_up, down; /* dense FFN, or the routed experts; gate and up rows 8 and 8 in turn,
+                             or up alone */
     /* MoE */
     cu_mat shared_gate_up, shared_down; /* the always-on groups; down is one matrix over all */
     cu_mat router;
@@ -122,13 +126,17 @@ typedef struct {
     cu_layer *prelude, *core, *coda;
     cu_mat embed, head;
     float *final_norm, *loop_norm, *loop_emb, *rope;
-    float *inj_a, *inj_b, *halt_w, *lora_down, *lora_b, *lora_scale, *lora_gate;
+    float *inj_a, *inj_b, *inj_step; /* MYTHOS A and B, DIAGONAL decay and step */
+    cu_mat inj_state, inj_input;     /* LINEAR both; DIAGONAL B in inj_input */
+    cu_mat coda_in;
+    float *input_norm, *halt_w, *lora_down, *lora_b, *lora_scale, *lora_gate;
     float halt_bias;
     uint32_t lora_rows, loop_width;
 
     /* shapes */
     uint32_t dim_ld, dk, dv, expert_ld, o_values, o_ld, groups_shared, dense_ld;
     uint32_t tile_rows; /* most rows of one attention tile */
+    bool embeds_values; /* some layer reads the row's token */
     bool expand_early;  /* for tests: prompts of two rows and more, in pieces of CU_FLASH_KEYS */
     cu_flash_plan flash;
 
@@ -178,6 +186,12 @@ int eng__cuda_plugin_open(eng_backend **out, const model_folder *model,
 int eng__cuda_open_device(eng_backend **out, const model_folder *model,
                           const eng_backend_opts *opts, int device, err *e) WARN_UNUSED;
 
+/* Joins steps until one fails. */
+#define STEP(rc, call)                                                                             \
+    do {                                                                                           \
+        if ((rc) == cudaSuccess) (rc) = (call);                                                    \
+    } while (0)
+
 static inline uint32_t cu_round(uint32_t value, uint32_t to) {
     return (value + to - 1) / to * to;
 }
@@ -193,6 +207,11 @@ int eng__cuda_check(cu_backend *cuda, cudaError_t rc, const char *what, err *e) 
  * says how much was needed and free. */
 int eng__cuda_alloc(cu_backend *cuda, void *out, size_t n, size_t item_bytes, const char *what,
                     err *e) WARN_UNUSED;
+
+/* Values between rows of a layer's [q | k | v] or [q | kv]: in fours. */
+static inline uint32_t cu_in_ld(const cu_layer *layer) {
+    return cu_round(layer->in.n, 4);
+}
 
 /* weights.c: uploads everything the model has; fills the matrices, norms and tables. */
 int eng__cuda_upload(cu_backend *cuda, err *e) WARN_UNUSED;
@@ -228,9 +247,38 @@ typedef struct {
     uint32_t most, per;
 } cu_parts;
 cu_parts eng__cuda_parts(const cu_backend *cuda, uint32_t rows);
-bool eng__cuda_blas_shared(const cu_backend *cuda, uint32_t rows); /* always-on experts by cuBLAS */
 void eng__cuda_attn_shape(const cu_backend *cuda, cu_attn_args *args);
 void eng__cuda_flash_shape(const cu_backend *cuda, cu_flash_args *args);
+/* memory.c: working memory and states; memory for launches on their way; the cache. */
+int eng__cuda_take_scratch(cu_backend *cuda, err *e) WARN_UNUSED;
+int eng__cuda_take_exchange(cu_backend *cuda, err *e) WARN_UNUSED;
+int eng__cuda_take_cache(cu_backend *cuda, err *e) WARN_UNUSED;
+/* products.c: a product of `rows` rows by this project's kernel or, from blas_rows on, by cuBLAS.
+ * `name` is the kernel's. x [rows][mat->ld], y [rows][ldy] float32, or act with a store that
+ * activates. */
+cudaError_t eng__cuda_product(cu_backend *cuda, const char *name, const cu_mat *mat,
+                              cu_mm_store store, const void *x, void *y, uint32_t ldy,
+                              uint32_t rows);
+/* One product per head, act to act. */
+cudaError_t eng__cuda_per_head(cu_backend *cuda, const char *name, const cu_mat *mat, const void *x,
+                               uint32_t x_head, void *y, uint32_t ldy, uint32_t y_head,
+                               uint32_t rows);
+/* y [rows][ldy] = x [rows][ldx] wT, `count` times with the given strides; y float32 or bfloat16. */
+cudaError_t eng__cuda_blas(cu_backend *cuda, const char *name, const cu_mat *mat, const void *x,
+                           uint32_t ldx, uint32_t x_step, void *y, uint32_t ldy, uint32_t y_step,
+                           bool y_f32, uint32_t rows, uint32_t count);
+cu_mm_args eng__cuda_dense_args(cu_backend *cuda, const char *name, const cu_mat *mat,
+                                const void *x);
+bool eng__cuda_use_blas(const cu_backend *cuda, uint32_t rows);
+bool eng__cuda_blas_shared(const cu_backend *cuda, uint32_t rows); /* always-on experts by cuBLAS */
+uint32_t eng__cuda_max_blocks(const cu_backend *cuda); /* of a product, worth starting at once */
+/* act -> delta. */
+cudaError_t eng__cuda_dense_ffn(cu_backend *cuda, const cu_layer *layer, ffn_kind ffn,
+                                uint32_t rows);
+/* act -> parts [rows][n_parts][D]. The always-on experts are groups like the others, or at many
+ * rows two dense products, summed as the last part. */
+cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t rows,
+                              uint32_t *n_parts);
 /* For tests: fills all working memory with NaN patterns once the launches in flight are over. */
 int eng__cuda_poison(cu_backend *cuda, err *e) WARN_UNUSED;
 /* runs.c: the expanded keys of a launch's prompts. Sizes for a crossover in queries, and a scratch

@@ -55,19 +55,26 @@ static bool add_bytes(const kept *kept_mat, size_t *total) {
            size_mul(bytes, kept_mat->groups, &bytes) && size_add(*total, bytes, total);
 }
 
+/* All matrices of core layer `i`, or behind the last layer the matrix on the state. */
+static uint32_t kept_at(cu_backend *cuda, uint32_t i, kept out[KEPT_MOST]) {
+    if (i < cuda->plan.n_core) return matrices_of(cuda, &cuda->core[i], out);
+    out[0] = (kept){&cuda->inj_state, 1};
+    return cuda->inj_state.w ? 1 : 0;
+}
+
 void eng__cuda_plan_l2(cu_backend *cuda, uint64_t l2_bytes) {
     const char *asked = getenv("FATHOM_CUDA_L2");
     kept list[KEPT_MOST];
     size_t total = 0;
     if (cuda->f32 || (asked && strcmp(asked, "0") == 0)) return;
     cuda->pass_experts = true;
-    for (uint32_t i = 0; i < cuda->plan.n_core; i++) {
-        uint32_t n = matrices_of(cuda, &cuda->core[i], list);
+    for (uint32_t i = 0; i <= cuda->plan.n_core; i++) {
+        uint32_t n = kept_at(cuda, i, list);
         for (uint32_t j = 0; j < n; j++)
             if (!add_bytes(&list[j], &total)) return;
     }
-    for (uint32_t i = 0; i < cuda->plan.n_core; i++) {
-        uint32_t n = matrices_of(cuda, &cuda->core[i], list);
+    for (uint32_t i = 0; i <= cuda->plan.n_core; i++) {
+        uint32_t n = kept_at(cuda, i, list);
         for (uint32_t j = 0; j < n; j++)
             list[j].mat->keep =
                 eng__cuda_keep_rows(list[j].mat->n, l2_bytes / 10 * KEPT_TENTHS, total);

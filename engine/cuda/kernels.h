@@ -141,7 +141,8 @@ typedef struct {
 
 /* The state of rows from launch to launch, by row number. */
 typedef struct {
-    float *h, *e, *out, *cum; /* [n_rows][dim]; cum [n_rows]; e NULL if no loop reads it */
+    float *h, *e, *out, *cum; /* [n_rows][dim]; cum [n_rows]; e NULL if no loop reads it: the
+                                 loop's input, or what all loops have of it in common */
     uint8_t *halted;          /* [n_rows] 1 from the launch it halts in to its next prelude */
 } cu_state;
 
@@ -170,14 +171,27 @@ enum {
     CU_MAX_LATENT = 4096, /* of MLA's latents */
 };
 
-typedef enum { CU_FROM_TOKEN, CU_FROM_LOOP, CU_FROM_STATE, CU_FROM_OUT, CU_FROM_X } cu_row_from;
-typedef enum { CU_TO_NORM, CU_TO_STATE, CU_TO_HEAD } cu_row_to;
+typedef enum {
+    CU_FROM_TOKEN,    /* embed_scale * embed[token] */
+    CU_FROM_LOOP,     /* h + loop_emb + e */
+    CU_FROM_DIAGONAL, /* decay * h + e */
+    CU_FROM_LINEAR,   /* delta + e */
+    CU_FROM_STATE,    /* h */
+    CU_FROM_OUT,      /* out */
+    CU_FROM_DELTA,    /* delta */
+    CU_FROM_X,        /* x + delta */
+} cu_row_from;
+typedef enum {
+    CU_TO_NORM,  /* x, and act = rms(x; norm) */
+    CU_TO_HEAD,  /* act[logits] = rms(x; norm) */
+    CU_TO_STATE, /* rms(x; norm) as e, if no product follows, else as act; h as `start` says,
+                    out = cum = 0 */
+    CU_TO_INPUT, /* e = step * x */
+} cu_row_to;
 typedef enum { CU_START_INPUT, CU_START_ZERO, CU_START_SEEDED } cu_start; /* as state_start */
 
-/* x = scale * embed[token] | rms(h + loop_emb + e; loop_norm) | h | out | x + delta, or with an
- * out_norm x + rms(delta; out_norm), then
- * act = rms(x; norm) | e = x, h = x or as `start` says, out = cum = 0 | act[logits] = rms(x; norm),
- * or x itself without a norm. */
+/* x = rms(from; before), or with FROM_X and without norm_sum x + rms(delta; before); then `to`.
+ * Without a norm, x itself. */
 typedef struct {
     const void *desc;
     cu_stamp *stamp;
@@ -189,17 +203,28 @@ typedef struct {
     cu_start start;
     float start_std; /* SEEDED */
     cu_state state;
-    float *x;                                 /* [rows][dim], the residual stream */
-    const float *delta;                       /* [rows][dim] */
-    const void *embed;                        /* act type [vocab][ld] */
-    const float *norm, *loop_norm, *loop_emb; /* loop_emb [max_loops][loop_width] */
-    const float *out_norm;                    /* of delta; NULL: none */
-    void *act;
+    float *x;                   /* [rows][dim], the residual stream */
+    const float *delta;         /* [rows][n_parts][dim]: the sum of the parts */
+    uint32_t n_parts;           /* at least 1 */
+    const void *embed;          /* act type [vocab][ld] */
+    const float *before, *norm; /* [dim], or NULL: no norm */
+    bool norm_sum;              /* FROM_X: `before` is of the sum, not of delta */
+    const float *loop_emb;      /* [max_loops][loop_width] */
+    const float *decay, *step;  /* [dim]; step NULL: 1 */
+    void *act;                  /* NULL in TO_STATE: no product follows */
 } cu_row_args;
 cudaError_t cu_row_step(cudaStream_t stream, const cu_row_args *args, uint32_t rows, bool f32);
 
+typedef enum {
+    CU_QK_NORM_NONE,
+    CU_QK_NORM_FULL,
+    CU_QK_NORM_HEAD_UNIT
+} cu_qk_norm; /* as qk_norm_kind */
+
 /* MLA: from [cq | c | kr] to the normed query latent and the cache slot. GQA: from [q | k | v]
- * to the rotated query and the slot. rope: [max_positions][rope_pairs][cos, sin]. */
+ * to the rotated query and the slot, with what the model adds: q and k += qk_bias and their norm;
+ * v += 2 sigmoid(gate) table[token], with the gates of the K/V heads behind v.
+ * rope: [max_positions][rope_pairs][cos, sin]. */
 typedef struct {
     const void *desc;
     cu_stamp *stamp;
@@ -212,6 +237,12 @@ typedef struct {
     uint32_t ld_in;
     const float *q_norm, *kv_norm, *rope;
     float norm_eps;
+    const float *qk_bias;    /* [q | k]; NULL: none */
+    const float *qk_weights; /* [q | k], FULL */
+    cu_qk_norm qk_norm;
+    float qk_norm_eps;
+    const void *value_table; /* act [vocab][value_ld]; NULL: none */
+    uint32_t value_ld;
     void *q; /* act [rows][ld_q] */
     uint32_t ld_q;
 } cu_prep_args;
@@ -269,7 +300,7 @@ bool cu_attn_fits_gqa(const cu_attn_args *args, bool f32);
 uint32_t cu_gqa_tile_rows(const cu_attn_args *args);
 cudaError_t cu_attn_gqa(cudaStream_t stream, const cu_attn_args *args, uint32_t tiles,
                         bool one_row);
-/* Tiles of one row, keys of one or two heads of 64 or 128 values, in bfloat16. */
+/* Tiles of one row, keys of one or two heads of 64, 96 or 128 values, in bfloat16. */
 bool cu_attn_fits_mha(const cu_attn_args *args, bool f32);
 cudaError_t cu_attn_mha(cudaStream_t stream, const cu_attn_args *args, uint32_t tiles);
 /* Whichever of these serves the shapes. */
@@ -328,6 +359,7 @@ typedef enum {
     CU_STORE_F32,
     CU_STORE_ACT,
     CU_STORE_SILU,
+    CU_STORE_RELU2, /* 0.5 relu(y)^2, in act */
     CU_STORE_QUERY, /* queries as from cu_mla_query, without a y; bfloat16 only */
 } cu_mm_store;
 
@@ -341,6 +373,7 @@ typedef struct {
  * n_experts, n_experts + 1, … */
 typedef struct {
     uint32_t n_experts, top_k, n_shared_groups, parts_per_row;
+    uint16_t no_output; /* row flags: such a row has no parts */
     uint32_t *pick;     /* [rows][top_k] */
     float *weight;      /* [rows][top_k] */
     uint32_t *order;    /* [rows * parts_per_row] parts sorted by group */
@@ -373,8 +406,8 @@ typedef struct {
     bool pass_experts;
     uint32_t fillings; /* of tokens in shared memory: set by cu_mm */
 } cu_mm_args;
-/* Maps and stores go together as ROWS with F32, SILU and QUERY, LOGITS with F32, HEADS with ACT, IN
- * with SILU, OUT with F32; others are cudaErrorInvalidValue. */
+/* Maps and stores go together as ROWS with F32, SILU, RELU2 and QUERY, LOGITS with F32, HEADS with
+ * ACT, IN with SILU, OUT with F32; others are cudaErrorInvalidValue. */
 /* `rows`: capacity in tokens (MAP_IN, MAP_OUT: in launch rows); max_blocks: most thread blocks
  * worth starting at once. */
 cudaError_t cu_mm(cudaStream_t stream, const cu_mm_args *args, uint32_t rows, uint32_t max_blocks,
@@ -382,6 +415,9 @@ cudaError_t cu_mm(cudaStream_t stream, const cu_mm_args *args, uint32_t rows, ui
 /* y[r][i] = silu(gate) * up for x [rows][2 * n] in the 8-and-8 layout, both bfloat16. */
 cudaError_t cu_silu(cudaStream_t stream, const void *desc, const void *x, void *y, uint32_t n,
                     uint32_t rows, cu_stamp *stamp);
+/* y[r][i] = 0.5 relu(x)^2 for x [rows][n], n a multiple of 8. */
+cudaError_t cu_relu2(cudaStream_t stream, const void *desc, const void *x, void *y, uint32_t n,
+                     uint32_t rows, cu_stamp *stamp);
 
 /* ---- experts ---- */
 
@@ -408,9 +444,9 @@ typedef enum {
     CU_EXIT_FIXED
 } cu_exit; /* as exit_rule */
 
-/* y = x + parts, or with an out_norm x + rms(part; out_norm). With `inject`, never beside an
- * out_norm, h = A h + B e + y + LoRA(y), else h = y; with a loop_norm h = rms(h; loop_norm). Then
- * the row may leave. */
+/* y = x + parts; with an out_norm x + rms(part; out_norm), or with norm_sum rms(x + part;
+ * out_norm). With `inject`, never beside an out_norm, h = A h + B e + y + LoRA(y), else h = y; with
+ * a loop_norm h = rms(h; loop_norm). Then the row may leave. */
 typedef struct {
     const void *desc;
     cu_stamp *stamp;
@@ -420,7 +456,7 @@ typedef struct {
     float *x;              /* [rows][dim] after the last attention; working memory from here on */
     const float *parts;    /* [rows][n_parts][dim] output of the last feed-forward */
     const float *out_norm; /* with one part; or NULL */
-    bool inject;
+    bool norm_sum, inject;
     uint32_t lora_rank, lora_rows;
     const float *lora_down, *lora_b, *lora_scale; /* [rank][dim], [rank][dim], [lora_rows][rank] */
     const float *inj_a, *inj_b;                   /* [dim] */

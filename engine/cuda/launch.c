@@ -66,18 +66,19 @@ enum {
     FLAGS_SENT = CU_ROW_TAIL | CU_ROW_KV_ONLY | FLAGS_ASK,
 };
 
-static void put_rows(cu_flight *flight, const eng_launch *launch, uint32_t *tables,
-                     uint32_t *n_tables) {
+static void put_rows(const cu_backend *cuda, cu_flight *flight, const eng_launch *launch,
+                     uint32_t *tables, uint32_t *n_tables) {
     cu_row *to = rows_at(flight);
     uint32_t start = 0, asks = 0;
     for (uint32_t i = 0; i < launch->n_rows; i++) {
         const eng_row *row = &launch->rows[i];
         put_table(row, i ? row - 1 : NULL, tables, &start, n_tables);
         bool loops = launch->stage == ENG_STAGE_RECURRENT;
+        bool reads = launch->stage == ENG_STAGE_PRELUDE || cuda->embeds_values;
         to[i] = (cu_row){.row = row->row,
                          .pos = row->pos,
                          .table = start,
-                         .token = launch->stage == ENG_STAGE_PRELUDE ? row->token : 0,
+                         .token = reads ? row->token : 0,
                          .logits = CU_NO_LOGITS,
                          .loop = loops ? row->loop : 0,
                          .min_loops = row->min_loops,
@@ -236,7 +237,7 @@ static void pack(cu_backend *cuda, cu_flight *flight, const eng_launch *launch, 
     uint32_t *tables = (uint32_t *)(void *)(flight->desc + head->tables);
     head->n_tiles =
         put_tiles(cuda, launch, (cu_tile *)(void *)(flight->desc + head->tiles), &multi);
-    put_rows(flight, launch, tables, &n_tables);
+    put_rows(cuda, flight, launch, tables, &n_tables);
     put_heads(flight, launch);
     put_edits(cuda, launch->edits + edits_done, n_edits, head);
     uint32_t at = cu_round(head->tables + n_tables * (uint32_t)sizeof(uint32_t), 16);

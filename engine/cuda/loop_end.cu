@@ -314,11 +314,10 @@ template <int V, bool WHOLE> static __global__ void ROW_BOUNDS loop_row(cu_loop_
     if (!launch_row(args.desc, i, &row) || row.flags & CU_ROW_KV_ONLY) return;
     float cum = args.state.cum[row.row];
     auto add = [](float v, float w) { return v + w; };
-    if (args.out_norm) {
-        row_weights<false, WHOLE>(w_out, args.out_norm, args.dim);
-        row_norm(y, w_out, args.dim, args.norm_eps, scratch);
-    }
+    if (args.out_norm) row_weights<false, WHOLE>(w_out, args.out_norm, args.dim);
+    if (args.out_norm && !args.norm_sum) row_norm(y, w_out, args.dim, args.norm_eps, scratch);
     row_join(x, y, add);
+    if (args.out_norm && args.norm_sum) row_norm(x, w_out, args.dim, args.norm_eps, scratch);
     for (uint32_t k = 1; k < args.n_parts; k++) {
         row_load<WHOLE>(y, parts + (uint64_t)k * args.dim, args.dim);
         row_join(x, y, add);

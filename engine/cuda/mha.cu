@@ -2,7 +2,8 @@
  * query lanes.
  *
  * A block of 4 warps takes one row, one K/V head and one split of the context. Keys and values go
- * straight to registers, 16 bytes to a lane: 16 lanes (a team) to a key of 128 values. A warp takes
+ * straight to registers, 16 bytes to a lane: 16 lanes (a team) to a key of 128 values, or of 96
+ * with 4 lanes idle. A warp takes
  * 16 keys of each tile of 64, all of them on their way together, and the next keys are sent for
  * once these have been scored, the next values once these have been added. So a block has 128 lanes
  * x 16 loads x 16 bytes = 32 KB on their way at its start and half as much at all times; 4 blocks
@@ -11,9 +12,10 @@
 
 enum { MHA_THREADS = 128, MHA_WARPS = 4, WARP_KEYS = CU_ATTN_KEYS / MHA_WARPS };
 
-/* LANES of a team. */
-template <int LANES> struct team {
-    static const int teams = 32 / LANES, keys = WARP_KEYS / teams, width = LANES * 8;
+/* A team's lanes, of which those with columns below WIDTH work. */
+template <int WIDTH> struct team {
+    static const int lanes = WIDTH <= 64 ? 8 : 16, teams = 32 / lanes, keys = WARP_KEYS / teams;
+    static const bool whole = lanes * 8 == WIDTH;
 };
 
 /* 16 bytes of a slot; zeros, and no branch, unless there. Slots are rewritten between kernels: not
@@ -39,14 +41,15 @@ static __device__ __forceinline__ float high_half(uint32_t w) {
 }
 
 /* This warp's keys of one tile: lane i knows the slot of the i-th. */
-template <int LANES>
+template <int WIDTH>
 static __device__ __forceinline__ void load_team(const cu_attn_args &args, const bf16 *pool,
-                                                 uint32_t slot, vec16 to[team<LANES>::keys]) {
-    uint32_t first = (threadIdx.x & 31) / LANES * team<LANES>::keys;
+                                                 uint32_t slot, vec16 to[team<WIDTH>::keys]) {
+    uint32_t lane = threadIdx.x & 31, first = lane / team<WIDTH>::lanes * team<WIDTH>::keys;
+    bool works = team<WIDTH>::whole || lane % team<WIDTH>::lanes * 8 < WIDTH;
 #pragma unroll
-    for (int i = 0; i < team<LANES>::keys; i++) {
+    for (int i = 0; i < team<WIDTH>::keys; i++) {
         uint32_t s = __shfl_sync(0xffffffffu, slot, (int)first + i);
-        to[i] = load_slot(pool + (uint64_t)s * args.cache.slot_values, s != RM_NO_SLOT);
+        to[i] = load_slot(pool + (uint64_t)s * args.cache.slot_values, works && s != RM_NO_SLOT);
     }
 }
 
@@ -54,12 +57,12 @@ static __device__ __forceinline__ void load_team(const cu_attn_args &args, const
 template <int G> struct team_sums { float m[G], l[G], acc[G][8]; };
 
 /* Scores of the team's keys in every lane; keys from `seen` on count for nothing. q: scaled. */
-template <int G, int LANES>
-static __device__ __forceinline__ void score_team(const vec16 k[team<LANES>::keys],
+template <int G, int WIDTH>
+static __device__ __forceinline__ void score_team(const vec16 k[team<WIDTH>::keys],
                                                   const float q[G][8], int32_t seen,
-                                                  float scores[G][team<LANES>::keys]) {
+                                                  float scores[G][team<WIDTH>::keys]) {
 #pragma unroll
-    for (int i = 0; i < team<LANES>::keys; i++) {
+    for (int i = 0; i < team<WIDTH>::keys; i++) {
 #pragma unroll
         for (int g = 0; g < G; g++) {
             float dot = 0.0f;
@@ -72,16 +75,16 @@ static __device__ __forceinline__ void score_team(const vec16 k[team<LANES>::key
         }
     }
 #pragma unroll
-    for (int step = LANES / 2; step > 0; step >>= 1) {
+    for (int step = team<WIDTH>::lanes / 2; step > 0; step >>= 1) {
 #pragma unroll
-        for (int i = 0; i < team<LANES>::keys; i++) {
+        for (int i = 0; i < team<WIDTH>::keys; i++) {
 #pragma unroll
             for (int g = 0; g < G; g++)
                 scores[g][i] += __shfl_xor_sync(0xffffffffu, scores[g][i], step);
         }
     }
 #pragma unroll
-    for (int i = 0; i < team<LANES>::keys; i++) {
+    for (int i = 0; i < team<WIDTH>::keys; i++) {
 #pragma unroll
         for (int g = 0; g < G; g++)
             scores[g][i] = i < seen ? scores[g][i] : -INFINITY;
@@ -130,23 +133,25 @@ static __device__ __forceinline__ void add_team(const vec16 values[N], const flo
 }
 
 /* One split's keys. */
-template <int G, int LANES>
+template <int G, int WIDTH>
 static __device__ __forceinline__ void mha_keys(const cu_attn_args &args, const query_block &block,
                                                 const cu_row &row, const key_range &range,
                                                 team_sums<G> &sum) {
-    typedef team<LANES> TEAM;
-    uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, column = lane % LANES * 8;
+    typedef team<WIDTH> TEAM;
+    uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, column = lane % TEAM::lanes * 8;
+    bool works = TEAM::whole || column < WIDTH;
     const uint32_t *table = tables_of(args.desc) + row.table;
     uint32_t plane = args.plane + (args.by_loop ? row.loop : 0), keys = row.pos + 1;
     uint32_t end = range.last * CU_ATTN_KEYS < keys ? range.last * CU_ATTN_KEYS : keys;
     uint32_t mine = range.first * CU_ATTN_KEYS + warp * WARP_KEYS + lane % WARP_KEYS;
-    const bf16 *ks = (const bf16 *)args.cache.slots + block.h0 / G * TEAM::width + column;
+    const bf16 *ks = (const bf16 *)args.cache.slots + block.h0 / G * WIDTH + column;
     uint32_t slot = slot_of(args.desc, args.cache, table, plane, mine, end);
     float q[G][8];
 #pragma unroll
     for (int g = 0; g < G; g++) {
-        uint64_t at = ((uint64_t)block.row * args.n_heads + block.h0 + g) * TEAM::width + column;
-        vec16 vec = *(const vec16 *)((const bf16 *)args.q + at);
+        uint64_t at = ((uint64_t)block.row * args.n_heads + block.h0 + g) * WIDTH + column;
+        vec16 vec = {{0, 0, 0, 0}};
+        if (works) vec = *(const vec16 *)((const bf16 *)args.q + at);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             q[g][2 * e] = low_half(vec.w[e]) * (args.scale * LOG2E);
@@ -154,35 +159,36 @@ static __device__ __forceinline__ void mha_keys(const cu_attn_args &args, const 
         }
     }
     vec16 k[TEAM::keys], values[TEAM::keys];
-    load_team<LANES>(args, ks, slot, k);
-    load_team<LANES>(args, ks + args.v_offset, slot, values);
+    load_team<WIDTH>(args, ks, slot, k);
+    load_team<WIDTH>(args, ks + args.v_offset, slot, values);
     slot = slot_of(args.desc, args.cache, table, plane, mine + CU_ATTN_KEYS, end);
     for (uint32_t tile = range.first; tile < range.last; tile++) {
         float scores[G][TEAM::keys];
-        uint32_t first = tile * CU_ATTN_KEYS + warp * WARP_KEYS + lane / LANES * TEAM::keys;
-        score_team<G, LANES>(k, q, (int32_t)(end - first), scores);
-        load_team<LANES>(args, ks, slot, k); /* none behind the last tile */
+        uint32_t first = tile * CU_ATTN_KEYS + warp * WARP_KEYS + lane / TEAM::lanes * TEAM::keys;
+        score_team<G, WIDTH>(k, q, (int32_t)(end - first), scores);
+        load_team<WIDTH>(args, ks, slot, k); /* none behind the last tile */
         weigh_team<G, TEAM::keys>(scores, sum);
         add_team<G, TEAM::keys>(values, scores, sum);
-        load_team<LANES>(args, ks + args.v_offset, slot, values);
+        load_team<WIDTH>(args, ks + args.v_offset, slot, values);
         mine += CU_ATTN_KEYS;
         slot = slot_of(args.desc, args.cache, table, plane, mine + CU_ATTN_KEYS, end);
     }
 }
 
 /* All teams' sums, joined in their order, to the parts, or to o if the context has one part. */
-template <int G, int LANES>
+template <int G, int WIDTH>
 static __device__ __forceinline__ void mha_join(const cu_attn_args &args, const query_block &block,
                                                 uint32_t split, bool whole, float *shared,
                                                 const team_sums<G> &sum) {
-    typedef team<LANES> TEAM;
-    const uint32_t teams = MHA_WARPS * TEAM::teams, width = TEAM::width;
-    uint32_t mine = threadIdx.x / LANES, column = threadIdx.x % LANES * 8;
+    typedef team<WIDTH> TEAM;
+    const uint32_t teams = MHA_WARPS * TEAM::teams, width = WIDTH;
+    uint32_t mine = threadIdx.x / TEAM::lanes, column = threadIdx.x % TEAM::lanes * 8;
     float *ml = shared, *acc = ml + G * teams * 2; /* [G][teams][2], [G][teams][width] */
 #pragma unroll
     for (int g = 0; g < G; g++) {
         uint32_t at = g * teams + mine;
         if (column == 0) ml[at * 2] = sum.m[g], ml[at * 2 + 1] = sum.l[g];
+        if (!TEAM::whole && column >= width) continue;
 #pragma unroll
         for (int e = 0; e < 8; e++)
             acc[at * width + column + e] = sum.acc[g][e];
@@ -214,8 +220,8 @@ static __device__ __forceinline__ void mha_join(const cu_attn_args &args, const 
     }
 }
 
-/* G: query heads of a K/V head. Keys and values of 8 * LANES values. */
-template <int G, int LANES>
+/* G: query heads of a K/V head. */
+template <int G, int WIDTH>
 static __global__ void __launch_bounds__(MHA_THREADS, G == 1 ? 4 : 3) attn_mha(cu_attn_args args) {
     kernel_scope scope(args.stamp);
     DYNAMIC_SHARED(shared);
@@ -239,8 +245,8 @@ static __global__ void __launch_bounds__(MHA_THREADS, G == 1 ? 4 : 3) attn_mha(c
         for (int e = 0; e < 8; e++)
             sum.acc[g][e] = 0.0f;
     }
-    mha_keys<G, LANES>(args, block, row, range, sum);
-    mha_join<G, LANES>(args, block, blockIdx.z, range.used == 1, (float *)shared, sum);
+    mha_keys<G, WIDTH>(args, block, row, range, sum);
+    mha_join<G, WIDTH>(args, block, blockIdx.z, range.used == 1, (float *)shared, sum);
     if (range.used > 1) {
         uint32_t *arrived = args.arrived + (uint64_t)blockIdx.x * gridDim.y + blockIdx.y;
         if (!comes_last(arrived, range.used, (uint32_t *)shared)) return;
@@ -251,28 +257,31 @@ static __global__ void __launch_bounds__(MHA_THREADS, G == 1 ? 4 : 3) attn_mha(c
 
 /* ---- launchers ---- */
 
-/* The sums of all teams: 128 lanes with 8 columns each, and as many pairs of maximum and sum. */
+/* The sums of all teams, and as many pairs of maximum and sum. */
 static uint32_t mha_bytes(const cu_attn_args *args) {
-    uint32_t group = args->n_heads / args->n_kv_heads, teams = MHA_THREADS * 8 / args->dk;
+    uint32_t group = args->n_heads / args->n_kv_heads;
+    uint32_t teams = MHA_THREADS / (args->dk <= 64 ? team<64>::lanes : team<128>::lanes);
     uint32_t bytes = group * teams * (args->dk + 2) * 4, merge = merge_bytes(args->splits);
     return bytes > merge ? bytes : merge;
 }
 
 extern "C" bool cu_attn_fits_mha(const cu_attn_args *args, bool f32) {
     return !f32 && !args->invariant && !args->cache.f32 && args->v_offset > 0 &&
-           args->dk == args->dv && (args->dk == 64 || args->dk == 128) &&
+           args->dk == args->dv && (args->dk == 64 || args->dk == 96 || args->dk == 128) &&
            args->n_heads <= 2 * args->n_kv_heads && args->v_offset % 8 == 0 &&
            args->cache.slot_values % 8 == 0;
 }
 
+template <int G>
+static cudaError_t start_mha(cudaStream_t stream, const cu_attn_args &args, dim3 grid) {
+    uint32_t bytes = mha_bytes(&args);
+    if (args.dk == 64) return LAUNCH((attn_mha<G, 64>), grid, MHA_THREADS, bytes, stream, args);
+    if (args.dk == 96) return LAUNCH((attn_mha<G, 96>), grid, MHA_THREADS, bytes, stream, args);
+    return LAUNCH((attn_mha<G, 128>), grid, MHA_THREADS, bytes, stream, args);
+}
+
 extern "C" cudaError_t cu_attn_mha(cudaStream_t stream, const cu_attn_args *args, uint32_t tiles) {
     dim3 grid(tiles, args->n_kv_heads, args->splits);
-    uint32_t bytes = mha_bytes(args);
-    bool two = args->n_heads > args->n_kv_heads;
-    if (args->dk == 64) {
-        if (two) return LAUNCH((attn_mha<2, 8>), grid, MHA_THREADS, bytes, stream, *args);
-        return LAUNCH((attn_mha<1, 8>), grid, MHA_THREADS, bytes, stream, *args);
-    }
-    if (two) return LAUNCH((attn_mha<2, 16>), grid, MHA_THREADS, bytes, stream, *args);
-    return LAUNCH((attn_mha<1, 16>), grid, MHA_THREADS, bytes, stream, *args);
+    return args->n_heads > args->n_kv_heads ? start_mha<2>(stream, *args, grid)
+                                            : start_mha<1>(stream, *args, grid);
 }

@@ -105,21 +105,26 @@ static __global__ void __launch_bounds__(CU_MM_THREADS) mm_f32(cu_mm_args args) 
     }
 }
 
-/* x and y rows as cuBLAS left them, 8 and 8 in turn: for the always-on experts at many rows. */
+/* Rows as cuBLAS left them, in bfloat16, through the activation: gates and ups, 8 and 8 in turn, or
+ * ups alone. */
+template <bool GATED>
 static __global__ void __launch_bounds__(256)
-    silu_rows(const void *desc, const bf16 *x, bf16 *y, uint32_t n, cu_stamp *stamp) {
+    hidden_rows(const void *desc, const bf16 *x, bf16 *y, uint32_t n, cu_stamp *stamp) {
     kernel_scope scope(stamp);
     uint32_t i = blockIdx.x;
     if (i >= head_of(desc)->n_rows) return;
-    const vec16 *row = (const vec16 *)(x + (uint64_t)i * 2 * n);
+    const vec16 *row = (const vec16 *)(x + (uint64_t)i * (GATED ? 2 * n : n));
     vec16 *to = (vec16 *)(y + (uint64_t)i * n);
+    auto activate = [](uint32_t gate, uint32_t up) {
+        float g = rm_bf16_widen((uint16_t)gate), u = rm_bf16_widen((uint16_t)up);
+        return GATED ? rm_silu(g) * u : rm_half_relu2(u);
+    };
     for (uint32_t c = threadIdx.x; c < n / 8; c += blockDim.x) {
-        vec16 gate = row[2 * c], up = row[2 * c + 1], out;
+        vec16 gate = row[GATED ? 2 * c : c], up = row[GATED ? 2 * c + 1 : c], out;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            bf16 gl = {(uint16_t)gate.w[j]}, gh = {(uint16_t)(gate.w[j] >> 16)},
-                 ul = {(uint16_t)up.w[j]}, uh = {(uint16_t)(up.w[j] >> 16)};
-            out.w[j] = narrow_pair(rm_silu(widen(gl)) * widen(ul), rm_silu(widen(gh)) * widen(uh));
+            out.w[j] =
+                narrow_pair(activate(gate.w[j], up.w[j]), activate(gate.w[j] >> 16, up.w[j] >> 16));
         }
         to[c] = out;
     }
@@ -158,6 +163,8 @@ static const mm_pair pairs[] = {
                                        mm_f32<mm_dense, mm_plain<float>>),
     pair_of<mm_dense, mm_silu>(CU_MAP_ROWS, CU_STORE_SILU, "mm with SiLU",
                                mm_f32<mm_dense, mm_silu>),
+    pair_of<mm_dense, mm_relu2>(CU_MAP_ROWS, CU_STORE_RELU2, "mm with relu2",
+                                mm_f32<mm_dense, mm_relu2>),
     pair_of<mm_dense, mm_query>(CU_MAP_ROWS, CU_STORE_QUERY, "mm of queries", nullptr),
     pair_of<mm_heads, mm_plain<bf16>>(CU_MAP_HEADS, CU_STORE_ACT, "mm per head",
                                       mm_f32<mm_heads, mm_plain<float>>),
@@ -236,5 +243,12 @@ extern "C" cudaError_t cu_mm(cudaStream_t stream, const cu_mm_args *args, uint32
 
 extern "C" cudaError_t cu_silu(cudaStream_t stream, const void *desc, const void *x, void *y,
                                uint32_t n, uint32_t rows, cu_stamp *stamp) {
-    return LAUNCH(silu_rows, rows, 256, 0, stream, desc, (const bf16 *)x, (bf16 *)y, n, stamp);
+    return LAUNCH(hidden_rows<true>, rows, 256, 0, stream, desc, (const bf16 *)x, (bf16 *)y, n,
+                  stamp);
+}
+
+extern "C" cudaError_t cu_relu2(cudaStream_t stream, const void *desc, const void *x, void *y,
+                                uint32_t n, uint32_t rows, cu_stamp *stamp) {
+    return LAUNCH(hidden_rows<false>, rows, 256, 0, stream, desc, (const bf16 *)x, (bf16 *)y, n,
+                  stamp);
 }

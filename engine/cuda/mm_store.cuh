@@ -47,6 +47,22 @@ struct mm_silu {
     }
 };
 
+/* y [token][n] = 0.5 relu^2. */
+struct mm_relu2 {
+    mm_output out;
+
+    static __device__ __forceinline__ void look_up(const cu_mm_args &, const mm_tile &, mm_rows *) {
+    }
+    template <typename MAP, typename ACT>
+    __device__ __forceinline__ void put(uint32_t token, float lo, float hi) const {
+        if (token >= out.tile.n) return;
+        ACT *y = (ACT *)out.args.y + MAP::y(out.args, out.tile, out.sh, token);
+        uint32_t n = out.n0 + out.g;
+        if (n < out.args.n) narrow(rm_half_relu2(lo), &y[n]);
+        if (n + 8 < out.args.n) narrow(rm_half_relu2(hi), &y[n + 8]);
+    }
+};
+
 /* The query of MLA, as mla_query splits it: rows are [nope of all heads | rope of all heads]. The
  * two rows of a rotated pair lie in neighbouring lanes of g, since the heads' nope parts together
  * are an even number of rows. Padding belongs to the lane with the last row before it. */

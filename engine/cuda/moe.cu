@@ -120,13 +120,13 @@ static __device__ __forceinline__ void load_groups(const cu_moe &moe, const cu_r
         uint32_t part = first + b * blockDim.x, row = part / moe.parts_per_row;
         uint32_t k = part - row * moe.parts_per_row;
         bool there = part < n_parts, picked = k < moe.top_k;
-        flags[b] = there ? rows[row].flags : (uint16_t)CU_ROW_KV_ONLY;
+        flags[b] = there ? rows[row].flags & moe.no_output : (uint16_t)1;
         group[b] = there && picked ? moe.pick[row * moe.top_k + k] : moe.n_experts + k - moe.top_k;
         if (!picked && k - moe.top_k >= moe.n_shared_groups) group[b] = UINT32_MAX;
     }
 #pragma unroll
     for (int b = 0; b < BATCH; b++) {
-        if (flags[b] & CU_ROW_KV_ONLY) group[b] = UINT32_MAX;
+        if (flags[b]) group[b] = UINT32_MAX;
     }
 }
 

@@ -14,35 +14,60 @@ enum {
 
 /* ---- entering and leaving a stage ---- */
 
-/* A row's input: x, and y to add to it (from LOOP e; from X the delta). */
+static __device__ __forceinline__ bool has_delta(cu_row_from from) {
+    return from == CU_FROM_X || from == CU_FROM_DELTA || from == CU_FROM_LINEAR;
+}
+
+/* A row's input in parts: x, and y to add to it. */
 template <typename ACT, int V, bool WHOLE>
 static __device__ __forceinline__ bool row_enter(const cu_row_args &args, uint32_t i, cu_row *row,
                                                  row_vec<V> &x, row_vec<V> &y) {
-    if (args.from == CU_FROM_X) {
-        row_load<WHOLE>(x, args.x + (uint64_t)i * args.dim, args.dim);
-        row_load<WHOLE>(y, args.delta + (uint64_t)i * args.dim, args.dim);
-    }
+    if (args.from == CU_FROM_X) row_load<WHOLE>(x, args.x + (uint64_t)i * args.dim, args.dim);
+    const float *parts = args.delta + (uint64_t)i * args.n_parts * args.dim;
+    if (has_delta(args.from)) row_load<WHOLE>(y, parts, args.dim);
     if (!launch_row(args.desc, i, row)) return false;
     if (args.to == CU_TO_HEAD && row->logits == CU_NO_LOGITS) return false;
     uint64_t at = (uint64_t)row->row * args.dim;
-    if (args.from == CU_FROM_LOOP) {
-        row_vec<V> loop;
-        row_load<WHOLE>(x, args.state.h + at, args.dim);
-        row_load<WHOLE>(y, args.state.e + at, args.dim);
-        row_load<WHOLE>(loop, args.loop_emb + (uint64_t)row->loop * args.loop_width,
-                        args.loop_width);
-        row_join(x, y, [](float h, float e) { return h + e; });
-        row_join(x, loop, [](float v, float e) { return v + e; });
-    } else if (args.from == CU_FROM_STATE) {
-        row_load<WHOLE>(x, args.state.h + at, args.dim);
-    } else if (args.from == CU_FROM_OUT) {
-        row_load<WHOLE>(x, args.state.out + at, args.dim);
-    } else if (args.from == CU_FROM_TOKEN) {
+#pragma unroll 1
+    for (uint32_t k = 1; k < args.n_parts; k++) {
+        row_vec<V> part;
+        row_load<WHOLE>(part, parts + (uint64_t)k * args.dim, args.dim);
+        row_join(y, part, [](float sum, float more) { return sum + more; });
+    }
+    if (args.from == CU_FROM_TOKEN) {
         row_load<WHOLE>(x, (const ACT *)args.embed + (uint64_t)row->token * args.ld, args.dim);
         float scale = args.embed_scale;
         row_join(x, x, [=](float v, float) { return v * scale; });
+    } else if (args.from != CU_FROM_X && args.from != CU_FROM_DELTA) {
+        const float *state = args.from == CU_FROM_OUT      ? args.state.out
+                             : args.from == CU_FROM_LINEAR ? args.state.e
+                                                           : args.state.h;
+        row_load<WHOLE>(x, state + at, args.dim);
+    }
+    if (args.from == CU_FROM_LOOP || args.from == CU_FROM_DIAGONAL)
+        row_load<WHOLE>(y, args.state.e + at, args.dim);
+    if (args.from == CU_FROM_LOOP) {
+        row_vec<V> loop;
+        row_load<WHOLE>(loop, args.loop_emb + (uint64_t)row->loop * args.loop_width,
+                        args.loop_width);
+        row_join(x, loop, [](float h, float e) { return h + e; });
     }
     return true;
+}
+
+/* Joins the parts. w: of `before`, or the decay. */
+template <int V>
+static __device__ __forceinline__ void row_join_parts(const cu_row_args &args, row_vec<V> &x,
+                                                      row_vec<V> &y, const row_vec<V> &w,
+                                                      float *scratch) {
+    bool norm = args.before != nullptr, of_delta = norm && args.from == CU_FROM_X && !args.norm_sum;
+    if (args.from == CU_FROM_DELTA) x = y;
+    if (of_delta) row_norm(y, w, args.dim, args.norm_eps, scratch);
+    if (args.from == CU_FROM_DIAGONAL)
+        row_join(x, w, [](float h, float decay) { return h * decay; });
+    if (args.from == CU_FROM_X || (args.from >= CU_FROM_LOOP && args.from <= CU_FROM_LINEAR))
+        row_join(x, y, [](float v, float part) { return v + part; });
+    if (norm && !of_delta) row_norm(x, w, args.dim, args.norm_eps, scratch);
 }
 
 /* The state before the first loop. */
@@ -51,7 +76,7 @@ static __device__ __forceinline__ void row_start(const cu_row_args &args, const 
                                                  const row_vec<V> &x) {
     uint64_t at = (uint64_t)row.row * args.dim;
     const row_vec<V> zero = {};
-    if (args.state.e) row_store<WHOLE>(args.state.e + at, args.dim, x);
+    if (args.state.e && args.act == nullptr) row_store<WHOLE>(args.state.e + at, args.dim, x);
     row_store<WHOLE>(args.state.out + at, args.dim, zero);
     if (args.start == CU_START_SEEDED) {
         for (uint32_t chan = threadIdx.x; chan < args.dim; chan += blockDim.x)
@@ -69,12 +94,11 @@ static __device__ __forceinline__ void row_start(const cu_row_args &args, const 
 
 template <typename ACT, int V, bool WHOLE>
 static __global__ void ROW_BOUNDS row_step(cu_row_args args) {
-    const float *inner = args.from == CU_FROM_LOOP ? args.loop_norm
-                         : args.from == CU_FROM_X  ? args.out_norm
-                                                   : nullptr;
+    const float *inner = args.from == CU_FROM_DIAGONAL ? args.decay : args.before,
+                *outer = args.to == CU_TO_INPUT ? args.step : args.norm;
     row_vec<V> w_inner, w, x, y;
     row_weights<true, WHOLE>(w_inner, inner, args.dim);
-    row_weights<true, WHOLE>(w, args.norm, args.dim);
+    row_weights<true, WHOLE>(w, outer, args.dim);
     kernel_scope scope(args.stamp);
     DYNAMIC_SHARED(shared);
     float *scratch = (float *)shared;
@@ -82,18 +106,17 @@ static __global__ void ROW_BOUNDS row_step(cu_row_args args) {
     cu_row row;
     if (!row_enter<ACT, V, WHOLE>(args, i, &row, x, y)) return;
     row_weights<false, WHOLE>(w_inner, inner, args.dim);
-    if (args.from == CU_FROM_LOOP) row_norm(x, w_inner, args.dim, args.norm_eps, scratch);
-    if (args.from == CU_FROM_X) {
-        if (inner) row_norm(y, w_inner, args.dim, args.norm_eps, scratch);
-        row_join(x, y, [](float v, float delta) { return v + delta; });
-    }
-    if (args.to == CU_TO_STATE) {
-        row_start<V, WHOLE>(args, row, x);
+    row_join_parts(args, x, y, w_inner, scratch);
+    if (args.to == CU_TO_NORM) row_store<WHOLE>(args.x + (uint64_t)i * args.dim, args.dim, x);
+    row_weights<false, WHOLE>(w, outer, args.dim);
+    if (args.to == CU_TO_INPUT) {
+        if (outer) row_join(x, w, [](float v, float step) { return v * step; });
+        row_store<WHOLE>(args.state.e + (uint64_t)row.row * args.dim, args.dim, x);
         return;
     }
-    if (args.to == CU_TO_NORM) row_store<WHOLE>(args.x + (uint64_t)i * args.dim, args.dim, x);
-    row_weights<false, WHOLE>(w, args.norm, args.dim);
-    if (args.norm) row_norm(x, w, args.dim, args.norm_eps, scratch + ROW_SUM);
+    if (outer) row_norm(x, w, args.dim, args.norm_eps, scratch + ROW_SUM);
+    if (args.to == CU_TO_STATE) row_start<V, WHOLE>(args, row, x);
+    if (args.act == nullptr) return;
     uint32_t to = args.to == CU_TO_HEAD ? row.logits : i;
     row_store<WHOLE>((ACT *)args.act + (uint64_t)to * args.ld, args.ld, x); /* zeros beyond dim */
 }
@@ -161,8 +184,17 @@ template <typename ACT, bool WHOLE> static __global__ void ROW_BOUNDS mla_prep(c
     slot_store<WHOLE>(args.cache, slot, args.kv_lora, chan, args.rope_dim, k_rope);
 }
 
-/* Channels chan to chan + 3, if below n, of [q | k | v], turned already: to the query or the slot.
- */
+/* ---- [q | k | v] of GQA ---- */
+
+struct qkv_shape {
+    uint32_t q, turned, all; /* ends of the queries, of the keys, of the values */
+};
+static __device__ __forceinline__ qkv_shape qkv_of(const cu_prep_args &args) {
+    uint32_t keys = args.n_kv_heads * args.head_dim, q = args.n_heads * args.head_dim;
+    return {q, q + keys, q + 2 * keys};
+}
+
+/* Channels chan to chan + 3, if below n, turned already: to the query or the slot. */
 template <typename ACT, bool WHOLE>
 static __device__ __forceinline__ void gqa_store(const cu_prep_args &args, uint32_t i,
                                                  uint32_t slot, uint32_t chan, uint32_t n,
@@ -173,49 +205,137 @@ static __device__ __forceinline__ void gqa_store(const cu_prep_args &args, uint3
     else slot_store<WHOLE>(args.cache, slot, 0, chan - n_q, n - n_q, values);
 }
 
-/* Heads are multiples of 4 wide: no four channels belong to two. */
+/* A norm of queries and keys has one scale for all queries and one for all keys (FULL) or one a
+ * head (HEAD_UNIT). `scales`: shared. `square(i)`: the sum of squares of channels i * step on. */
+template <typename F>
+static __device__ __forceinline__ void qk_scales(const cu_prep_args &args, uint32_t step,
+                                                 float *scales, F square) {
+    uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    bool full = args.qk_norm == CU_QK_NORM_FULL;
+    uint32_t n_q = args.n_heads * args.head_dim, spans = full ? 2 : args.n_heads + args.n_kv_heads;
+    __syncthreads(); /* squares in shared memory are there */
+    for (uint32_t span = warp; span < spans; span += warps) {
+        uint32_t from = full ? span * n_q : span * args.head_dim;
+        uint32_t width = !full ? args.head_dim : span ? args.n_kv_heads * args.head_dim : n_q;
+        float sum = 0.0f;
+        for (uint32_t i = from / step + lane; i < (from + width) / step; i += 32)
+            sum += square(i);
+        sum = warp_sum(sum);
+        if (lane == 0) scales[span] = rm_rms_scale(sum, width, args.qk_norm_eps);
+    }
+    __syncthreads();
+}
+
+/* N channels of a query or key head, biased already, through the norm. A norm of a head after the
+ * rotation is one before it: turning keeps lengths. */
+template <int N>
+static __device__ __forceinline__ void qk_norm(const cu_prep_args &args, const float *scales,
+                                               uint32_t chan, float values[4]) {
+    bool full = args.qk_norm == CU_QK_NORM_FULL;
+    uint32_t n_q = args.n_heads * args.head_dim;
+    float scale = scales[full ? chan >= n_q : chan / args.head_dim];
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        values[j] *= full ? scale * args.qk_weights[chan + j] : scale;
+}
+
+/* The factor of a value embedding for channel `chan` of the values; `in`: the whole row. */
+static __device__ __forceinline__ float value_gate(const cu_prep_args &args, const float *in,
+                                                   uint32_t chan) {
+    return 2.0f * rm_sigmoid(in[qkv_of(args).all + chan / args.head_dim]);
+}
 template <typename ACT>
+static __device__ __forceinline__ const ACT *value_row(const cu_prep_args &args,
+                                                       const cu_row &row) {
+    return (const ACT *)args.value_table + (uint64_t)row.token * args.value_ld;
+}
+
+/* Heads are multiples of 4 wide: no four channels belong to two. MORE: there is a bias, a norm or
+ * a value embedding. */
+template <typename ACT, bool MORE>
 static __global__ void __launch_bounds__(SPLIT_THREADS) gqa_prep(cu_prep_args args) {
+    const qkv_shape shape = qkv_of(args);
+    row_vec<PREP_VECS> x, turn; /* turn: angles of queries and keys, table values of values */
+    if (MORE) row_load<true>(turn, args.qk_bias, args.qk_bias ? shape.turned : 0);
     kernel_scope scope(args.stamp);
-    uint32_t i = blockIdx.x, n_turned = (args.n_heads + args.n_kv_heads) * args.head_dim;
-    uint32_t n = n_turned + args.n_kv_heads * args.head_dim;
-    row_vec<PREP_VECS> x, turn;
-    row_load<true>(x, args.in + (uint64_t)i * args.ld_in, n);
+    DYNAMIC_SHARED(shared);
+    float *scales = (float *)shared, *squares = scales + args.n_heads + args.n_kv_heads;
+    uint32_t i = blockIdx.x;
+    const float *in = args.in + (uint64_t)i * args.ld_in;
+    row_load<true>(x, in, shape.all);
     cu_row row;
     if (!launch_row(args.desc, i, &row)) return;
+    if (MORE) row_join(x, turn, [](float v, float bias) { return v + bias; });
     const float *turns = args.rope + (uint64_t)row.pos * args.head_dim;
 #pragma unroll
     for (int k = 0; k < PREP_VECS; k++) {
         uint32_t chan = first_channel(k);
-        load4<true>(turns, chan < n_turned ? chan % args.head_dim : args.head_dim, args.head_dim,
-                    turn.v[k]);
+        if (!MORE || chan < shape.turned || args.value_table == nullptr) {
+            load4<true>(turns, chan < shape.turned ? chan % args.head_dim : args.head_dim,
+                        args.head_dim, turn.v[k]);
+        } else {
+            load4<true>(value_row<ACT>(args, row), chan - shape.turned, shape.all - shape.turned,
+                        turn.v[k]);
+        }
     }
     uint32_t slot =
         row_slot(args.desc, args.cache, row, args.plane + (args.by_loop ? row.loop : 0));
+    if (MORE && args.qk_norm != CU_QK_NORM_NONE) {
+#pragma unroll
+        for (int k = 0; k < PREP_VECS; k++) {
+            const float *v = x.v[k];
+            if (first_channel(k) < shape.turned)
+                squares[first_channel(k) / 4] =
+                    v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + v[3] * v[3];
+        }
+        qk_scales(args, 4, scales, [=](uint32_t at) { return squares[at]; });
+    }
 #pragma unroll
     for (int k = 0; k < PREP_VECS; k++) {
         uint32_t chan = first_channel(k);
-        if (chan < n_turned) turn_pairs(x.v[k], turn.v[k]);
-        gqa_store<ACT, true>(args, i, slot, chan, n, x.v[k]);
+        if (chan < shape.turned) {
+            if (MORE && args.qk_norm != CU_QK_NORM_NONE) qk_norm<4>(args, scales, chan, x.v[k]);
+            turn_pairs(x.v[k], turn.v[k]);
+        } else if (MORE && args.value_table != nullptr && chan < shape.all) {
+            float gate = value_gate(args, in, chan - shape.turned);
+            for (int j = 0; j < 4; j++)
+                x.v[k][j] += gate * turn.v[k][j];
+        }
+        gqa_store<ACT, true>(args, i, slot, chan, shape.all, x.v[k]);
     }
 }
 
 /* The same, a pair at a time, for any width. */
 template <typename ACT>
 static __global__ void __launch_bounds__(PAIR_THREADS) gqa_prep_pairs(cu_prep_args args) {
+    const qkv_shape shape = qkv_of(args);
     kernel_scope scope(args.stamp);
-    uint32_t i = blockIdx.x, n_turned = (args.n_heads + args.n_kv_heads) * args.head_dim;
-    uint32_t n = n_turned + args.n_kv_heads * args.head_dim;
+    DYNAMIC_SHARED(shared);
+    float *scales = (float *)shared;
+    uint32_t i = blockIdx.x;
     cu_row row;
     if (!launch_row(args.desc, i, &row)) return;
-    const float *in = args.in + (uint64_t)i * args.ld_in;
+    const float *in = args.in + (uint64_t)i * args.ld_in, *bias = args.qk_bias;
     const float *turns = args.rope + (uint64_t)row.pos * args.head_dim;
+    auto biased = [=](uint32_t chan) { return bias ? in[chan] + bias[chan] : in[chan]; };
     uint32_t slot =
         row_slot(args.desc, args.cache, row, args.plane + (args.by_loop ? row.loop : 0));
-    for (uint32_t chan = 2 * threadIdx.x; chan < n; chan += 2 * blockDim.x) {
-        float values[4] = {in[chan], in[chan + 1]};
+    if (args.qk_norm != CU_QK_NORM_NONE)
+        qk_scales(args, 1, scales, [=](uint32_t at) { return biased(at) * biased(at); });
+    for (uint32_t chan = 2 * threadIdx.x; chan < shape.all; chan += 2 * blockDim.x) {
+        bool turned = chan < shape.turned;
+        float values[4] = {turned ? biased(chan) : in[chan],
+                           turned ? biased(chan + 1) : in[chan + 1]};
         uint32_t j = chan % args.head_dim;
-        if (chan < n_turned) rm_rotate(&values[0], &values[1], turns[j], turns[j + 1]);
+        if (turned) {
+            if (args.qk_norm != CU_QK_NORM_NONE) qk_norm<2>(args, scales, chan, values);
+            rm_rotate(&values[0], &values[1], turns[j], turns[j + 1]);
+        } else if (args.value_table != nullptr) {
+            const ACT *add = value_row<ACT>(args, row) + (chan - shape.turned);
+            float gate = value_gate(args, in, chan - shape.turned);
+            values[0] += gate * widen(add[0]);
+            values[1] += gate * widen(add[1]);
+        }
         gqa_store<ACT, false>(args, i, slot, chan, chan + 2, values);
     }
 }
@@ -315,9 +435,9 @@ static cudaError_t start_step(cudaStream_t stream, const cu_row_args &args, uint
 
 extern "C" cudaError_t cu_row_step(cudaStream_t stream, const cu_row_args *args, uint32_t rows,
                                    bool f32) {
-    const void *all[] = {args->state.h,   args->state.e,  args->state.out, args->x,
-                         args->delta,     args->embed,    args->norm,      args->act,
-                         args->loop_norm, args->loop_emb, args->out_norm};
+    const void *all[] = {args->state.h, args->state.e, args->state.out, args->x,
+                         args->delta,   args->embed,   args->norm,      args->act,
+                         args->before,  args->decay,   args->step,      args->loop_emb};
     bool whole = args->dim % 4 == 0 && args->ld % 4 == 0 && args->loop_width % 4 == 0;
     for (const void *from : all)
         whole = whole && in_fours(from);
@@ -351,18 +471,31 @@ extern "C" cudaError_t cu_mla_prep(cudaStream_t stream, const cu_prep_args *args
                  : LAUNCH((mla_prep<bf16, false>), rows, threads, bytes, stream, *args);
 }
 
+template <typename ACT>
+static cudaError_t start_gqa_prep(cudaStream_t stream, const cu_prep_args &args, uint32_t rows,
+                                  bool whole) {
+    uint32_t turned = (args.n_heads + args.n_kv_heads) * args.head_dim,
+             n = turned + args.n_kv_heads * args.head_dim;
+    bool norm = args.qk_norm != CU_QK_NORM_NONE, more = norm || args.qk_bias || args.value_table;
+    uint32_t bytes = norm ? (args.n_heads + args.n_kv_heads) * (uint32_t)sizeof(float) : 0;
+    if (!whole || n > 4 * PREP_VECS * SPLIT_THREADS)
+        return LAUNCH(gqa_prep_pairs<ACT>, rows, PAIR_THREADS, bytes, stream, args);
+    if (norm) bytes += turned / 4 * (uint32_t)sizeof(float);
+    uint32_t threads = row_threads(n, PREP_VECS);
+    return more ? LAUNCH((gqa_prep<ACT, true>), rows, threads, bytes, stream, args)
+                : LAUNCH((gqa_prep<ACT, false>), rows, threads, bytes, stream, args);
+}
+
 extern "C" cudaError_t cu_gqa_prep(cudaStream_t stream, const cu_prep_args *args, uint32_t rows,
                                    bool f32) {
-    uint32_t n = (args->n_heads + 2 * args->n_kv_heads) * args->head_dim;
-    bool whole = (args->head_dim | args->ld_in | args->ld_q) % 4 == 0 &&
-                 slots_in_fours(&args->cache) && in_fours(args->in) && in_fours(args->q) &&
-                 in_fours(args->rope);
-    if (!whole || n > 4 * PREP_VECS * SPLIT_THREADS) {
-        if (f32) return LAUNCH(gqa_prep_pairs<float>, rows, PAIR_THREADS, 0, stream, *args);
-        return LAUNCH(gqa_prep_pairs<bf16>, rows, PAIR_THREADS, 0, stream, *args);
-    }
-    if (f32) return LAUNCH(gqa_prep<float>, rows, row_threads(n, PREP_VECS), 0, stream, *args);
-    return LAUNCH(gqa_prep<bf16>, rows, row_threads(n, PREP_VECS), 0, stream, *args);
+    bool whole = (args->head_dim | args->ld_in | args->ld_q | args->value_ld) % 4 == 0 &&
+                 slots_in_fours(&args->cache);
+    for (const void *from :
+         {(const void *)args->in, (const void *)args->q, (const void *)args->rope,
+          (const void *)args->qk_bias, (const void *)args->value_table})
+        whole = whole && in_fours(from);
+    return f32 ? start_gqa_prep<float>(stream, *args, rows, whole)
+               : start_gqa_prep<bf16>(stream, *args, rows, whole);
 }
 
 extern "C" cudaError_t cu_mla_query(cudaStream_t stream, const cu_query_args *args, uint32_t rows,

@@ -1,110 +1,9 @@
 /* stages.c - the kernels of each stage in order, for a capacity of rows.
  *
- * Nothing here knows a launch: counts are read on the device. Below CU_BLAS_ROWS rows, or
- * CU_BLAS_ROWS_DENSE if the core has no experts, every product is the project's own kernel. From
- * there on dense products are cuBLAS's, computed for all rows of the capacity (rows beyond the
- * launch are scratch). If a row's bits may not depend on the capacity (kernels bf16-invariant), no
- * product is cuBLAS's. */
+ * Nothing here knows a launch: counts are read on the device. */
 #include "engine/cuda/cuda_internal.h"
 
 #include <math.h>
-
-/* Joins steps until one fails. */
-#define STEP(rc, call)                                                                             \
-    do {                                                                                           \
-        if ((rc) == cudaSuccess) (rc) = (call);                                                    \
-    } while (0)
-
-static bool use_blas(const cu_backend *cuda, uint32_t rows) {
-    return rows >= cuda->blas_rows;
-}
-
-bool eng__cuda_blas_shared(const cu_backend *cuda, uint32_t rows) {
-    return use_blas(cuda, rows) && cuda->groups_shared > 0;
-}
-
-enum { LONG_PARTS = 4, LONG_TILES = 1024 / CU_ATTN_KEYS };
-
-static uint32_t max_blocks(const cu_backend *cuda) {
-    return (uint32_t)cuda->sms * 2;
-}
-
-/* y [rows][ldy] = x [rows][ldx] wT, `count` times with the given strides; y float32 or bfloat16. */
-static cudaError_t blas(cu_backend *cuda, const char *name, const cu_mat *mat, const void *x,
-                        uint32_t ldx, uint32_t x_step, void *y, uint32_t ldy, uint32_t y_step,
-                        bool y_f32, uint32_t rows, uint32_t count) {
-    const float one = 1.0f, zero = 0.0f;
-    eng__cuda_unstamped(cuda, name);
-    cublasStatus_t rc = cublasGemmStridedBatchedEx(
-        cuda->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int)mat->n, (int)rows, (int)mat->k, &one, mat->w,
-        CUDA_R_16BF, (int)mat->ld, (long long)mat->group, x, CUDA_R_16BF, (int)ldx,
-        (long long)x_step, &zero, y, y_f32 ? CUDA_R_32F : CUDA_R_16BF, (int)ldy, (long long)y_step,
-        (int)count, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-    if (rc == CUBLAS_STATUS_SUCCESS) return cudaSuccess;
-    cuda->blas_product = name;
-    cuda->blas_status = rc;
-    return cudaErrorUnknown;
-}
-
-static cu_mm_args dense_args(cu_backend *cuda, const char *name, const cu_mat *mat, const void *x) {
-    return (cu_mm_args){.desc = cuda->desc,
-                        .stamp = eng__cuda_stamp(cuda, name),
-                        .map = CU_MAP_ROWS,
-                        .w = mat->w,
-                        .ldw = mat->ld,
-                        .x = x,
-                        .ldx = mat->ld,
-                        .n = mat->n,
-                        .k = mat->k,
-                        .keep_rows = mat->keep};
-}
-
-static cudaError_t product(cu_backend *cuda, const char *name, const cu_mat *mat, cu_mm_store store,
-                           const void *x, void *y, uint32_t ldy, uint32_t rows) {
-    if (use_blas(cuda, rows) && store == CU_STORE_F32) {
-        return blas(cuda, name, mat, x, mat->ld, 0, y, ldy, 0, true, rows, 1);
-    }
-    if (use_blas(cuda, rows) && store == CU_STORE_SILU) {
-        cudaError_t rc =
-            blas(cuda, name, mat, x, mat->ld, 0, cuda->work.wide, mat->n, 0, false, rows, 1);
-        cu_stamp *stamp = eng__cuda_stamp(cuda, "silu_rows");
-        STEP(rc, cu_silu(cuda->stream, cuda->desc, cuda->work.wide, y, mat->n / 2, rows, stamp));
-        return rc;
-    }
-    cu_mm_args args = dense_args(cuda, name, mat, x);
-    args.store = store;
-    args.y = y;
-    args.ldy = ldy;
-    return cu_mm(cuda->stream, &args, rows, max_blocks(cuda), cuda->f32);
-}
-
-/* One product per head, act to act. */
-static cudaError_t per_head(cu_backend *cuda, const char *name, const cu_mat *mat, const void *x,
-                            uint32_t x_head, void *y, uint32_t ldy, uint32_t y_head,
-                            uint32_t rows) {
-    uint32_t heads = cuda->plan.n_heads;
-    if (use_blas(cuda, rows)) {
-        return blas(cuda, name, mat, x, heads * x_head, x_head, y, ldy, y_head, false, rows, heads);
-    }
-    cu_mm_args args = {.desc = cuda->desc,
-                       .stamp = eng__cuda_stamp(cuda, name),
-                       .map = CU_MAP_HEADS,
-                       .store = CU_STORE_ACT,
-                       .w = mat->w,
-                       .w_group = mat->group,
-                       .ldw = mat->ld,
-                       .x = x,
-                       .ldx = heads * x_head,
-                       .x_group = x_head,
-                       .y = y,
-                       .ldy = ldy,
-                       .y_group = y_head,
-                       .n = mat->n,
-                       .k = mat->k,
-                       .groups = heads,
-                       .keep_rows = mat->keep};
-    return cu_mm(cuda->stream, &args, rows, max_blocks(cuda), cuda->f32);
-}
 
 void eng__cuda_attn_shape(const cu_backend *cuda, cu_attn_args *args) {
     const model_plan *plan = &cuda->plan;
@@ -121,6 +20,8 @@ void eng__cuda_attn_shape(const cu_backend *cuda, cu_attn_args *args) {
         .scale = 1.0f / sqrtf((float)(mla ? plan->qk_nope_head_dim + plan->qk_rope_head_dim
                                           : plan->head_dim))};
 }
+
+enum { LONG_PARTS = 4, LONG_TILES = 1024 / CU_ATTN_KEYS };
 
 /* Parts of a context, and the least key tiles of one.
  *
@@ -244,14 +145,14 @@ static cudaError_t expanded(cu_backend *cuda, const cu_layer *layer, const place
  * of its tiles. */
 static cudaError_t queries(cu_backend *cuda, const cu_layer *layer, cu_query_args *query,
                            uint32_t rows) {
-    if (!cuda->f32 && !use_blas(cuda, rows) && query->n_heads * query->nope % 2 == 0) {
-        cu_mm_args args = dense_args(cuda, "q_up", &layer->q_up, cuda->work.cq);
+    if (!cuda->f32 && !eng__cuda_use_blas(cuda, rows) && query->n_heads * query->nope % 2 == 0) {
+        cu_mm_args args = eng__cuda_dense_args(cuda, "q_up", &layer->q_up, cuda->work.cq);
         args.store = CU_STORE_QUERY;
         args.query = *query;
-        return cu_mm(cuda->stream, &args, rows, max_blocks(cuda), false);
+        return cu_mm(cuda->stream, &args, rows, eng__cuda_max_blocks(cuda), false);
     }
-    cudaError_t rc = product(cuda, "q_up", &layer->q_up, CU_STORE_F32, cuda->work.cq,
-                             cuda->work.q_up, layer->q_up.n, rows);
+    cudaError_t rc = eng__cuda_product(cuda, "q_up", &layer->q_up, CU_STORE_F32, cuda->work.cq,
+                                       cuda->work.q_up, layer->q_up.n, rows);
     query->stamp = eng__cuda_stamp(cuda, "mla_query");
     STEP(rc, cu_mla_query(cuda->stream, query, rows, cuda->f32));
     return rc;
@@ -274,15 +175,21 @@ static cudaError_t attention(cu_backend *cuda, const cu_layer *layer, const plac
                          .n_kv_heads = plan->n_kv_heads,
                          .head_dim = plan->head_dim,
                          .in = work->in,
-                         .ld_in = layer->in.n,
+                         .ld_in = cu_in_ld(layer),
                          .q_norm = layer->q_norm,
                          .kv_norm = layer->kv_norm,
                          .rope = cuda->rope,
                          .norm_eps = plan->norm_eps,
+                         .qk_bias = layer->qk_bias,
+                         .qk_weights = layer->qk_norm,
+                         .qk_norm = (cu_qk_norm)plan->qk_norm,
+                         .qk_norm_eps = plan->qk_norm_eps,
+                         .value_table = layer->value_table.w,
+                         .value_ld = layer->value_table.ld,
                          .q = mla ? work->cq : work->q,
                          .ld_q = mla ? layer->q_up.ld : plan->n_heads * plan->head_dim};
-    cudaError_t rc =
-        product(cuda, "qkv", &layer->in, CU_STORE_F32, work->act, work->in, layer->in.n, rows);
+    cudaError_t rc = eng__cuda_product(cuda, "qkv", &layer->in, CU_STORE_F32, work->act, work->in,
+                                       cu_in_ld(layer), rows);
     if (mla) {
         uint32_t nope_ld = cu_round(plan->qk_nope_head_dim, CU_K_STEP);
         uint32_t ctx_head = cu_round(plan->kv_lora_rank, CU_K_STEP);
@@ -304,11 +211,11 @@ static cudaError_t attention(cu_backend *cuda, const cu_layer *layer, const plac
         STEP(rc, cu_mla_prep(cuda->stream, &prep, rows, cuda->f32));
         STEP(rc, queries(cuda, layer, &query, rows));
         if (path.mode != CU_ALL_EXPANDED) {
-            STEP(rc, per_head(cuda, "absorb", &layer->uk, work->q_nope, nope_ld, work->q,
-                              plan->n_heads * cuda->dk, cuda->dk, rows));
+            STEP(rc, eng__cuda_per_head(cuda, "absorb", &layer->uk, work->q_nope, nope_ld, work->q,
+                                        plan->n_heads * cuda->dk, cuda->dk, rows));
             STEP(rc, attend(cuda, at, rows, path));
-            STEP(rc, per_head(cuda, "value_up", &layer->uv, work->ctx, ctx_head, work->o,
-                              cuda->o_ld, plan->v_head_dim, rows));
+            STEP(rc, eng__cuda_per_head(cuda, "value_up", &layer->uv, work->ctx, ctx_head, work->o,
+                                        cuda->o_ld, plan->v_head_dim, rows));
         }
         if (path.mode >= CU_EXPANDED) STEP(rc, expanded(cuda, layer, at, rows, path.passes));
     } else {
@@ -316,7 +223,8 @@ static cudaError_t attention(cu_backend *cuda, const cu_layer *layer, const plac
         STEP(rc, cu_gqa_prep(cuda->stream, &prep, rows, cuda->f32));
         STEP(rc, attend(cuda, at, rows, path));
     }
-    STEP(rc, product(cuda, "wo", &layer->wo, CU_STORE_F32, work->o, work->delta, plan->dim, rows));
+    STEP(rc, eng__cuda_product(cuda, "wo", &layer->wo, CU_STORE_F32, work->o, work->delta,
+                               plan->dim, rows));
     return rc;
 }
 
@@ -328,12 +236,21 @@ _Static_assert((int)CU_EXIT_ACT == (int)EXIT_ACT && (int)CU_EXIT_HAZARD == (int)
                    (int)CU_EXIT_LATENT_DIFF == (int)EXIT_LATENT_DIFF &&
                    (int)CU_EXIT_COSINE == (int)EXIT_COSINE && (int)CU_EXIT_FIXED == (int)EXIT_FIXED,
                "exit rules, as the plan names them");
+_Static_assert((int)CU_QK_NORM_NONE == (int)QK_NORM_NONE &&
+                   (int)CU_QK_NORM_FULL == (int)QK_NORM_FULL &&
+                   (int)CU_QK_NORM_HEAD_UNIT == (int)QK_NORM_HEAD_UNIT,
+               "norms of queries and keys, as the plan names them");
 
-/* out_norm: of the delta added first, if the layers have such norms. */
-static cu_row_args row_args(const cu_backend *cuda, cu_row_from from, cu_row_to to,
-                            const float *norm, const float *out_norm) {
+/* The input of a layer; before: its norm, or NULL. */
+typedef struct {
+    cu_row_from from;
+    const float *before;
+    uint32_t n_parts; /* of experts' outputs; 0: delta holds the sum */
+} entry;
+
+static cu_row_args row_args(const cu_backend *cuda, entry in, cu_row_to to, const float *norm) {
     return (cu_row_args){.desc = cuda->desc,
-                         .from = from,
+                         .from = in.from,
                          .to = to,
                          .dim = cuda->plan.dim,
                          .ld = cuda->dim_ld,
@@ -344,104 +261,21 @@ static cu_row_args row_args(const cu_backend *cuda, cu_row_from from, cu_row_to 
                          .start_std = cuda->plan.state0_std,
                          .state = cuda->state,
                          .x = cuda->work.x,
-                         .delta = cuda->work.delta,
+                         .delta = in.n_parts ? cuda->work.parts : cuda->work.delta,
+                         .n_parts = in.n_parts ? in.n_parts : 1,
                          .embed = cuda->embed.w,
+                         .before = in.before,
                          .norm = norm,
-                         .loop_norm = cuda->loop_norm,
+                         .norm_sum = cuda->plan.norms == NORM_AFTER,
                          .loop_emb = cuda->loop_emb,
-                         .out_norm = out_norm,
+                         .decay = cuda->inj_a,
+                         .step = cuda->inj_step,
                          .act = to == CU_TO_HEAD ? cuda->work.head : cuda->work.act};
 }
 
-/* Assigns rows to groups. */
-static cudaError_t assign(cu_backend *cuda, cu_route_args *args, uint32_t rows) {
-    if (rows <= CU_ASSIGN_ROWS && args->moe.n_experts <= CU_ASSIGN_EXPERTS) {
-        args->stamp = eng__cuda_stamp(cuda, "moe_assign");
-        return cu_moe_assign(cuda->stream, args, rows);
-    }
-    args->stamp = eng__cuda_stamp(cuda, "moe_route");
-    cudaError_t rc = cu_moe_route(cuda->stream, args, rows);
-    args->stamp = eng__cuda_stamp(cuda, "moe_group");
-    STEP(rc, cu_moe_group(cuda->stream, args));
-    return rc;
-}
-
-/* act -> parts [rows][n_parts][D]. The always-on experts are groups like the others, or at many
- * rows two dense products, summed as the last part. */
-static cudaError_t experts(cu_backend *cuda, uint32_t rows, uint32_t *n_parts) {
-    const model_plan *plan = &cuda->plan;
-    const cu_layer *layer = &cuda->core[0];
-    cu_scratch *work = &cuda->work;
-    bool dense = eng__cuda_blas_shared(cuda, rows);
-    cu_moe moe = work->moe;
-    moe.n_experts = plan->n_experts;
-    moe.top_k = plan->n_experts_per_tok;
-    moe.n_shared_groups = dense ? 0 : cuda->groups_shared;
-    moe.parts_per_row = moe.top_k + (dense ? 1 : cuda->groups_shared);
-    *n_parts = moe.parts_per_row;
-    cu_route_args route = {
-        .desc = cuda->desc, .logits = work->router, .bias = layer->router_bias, .moe = moe};
-    cu_mm_args in = {.desc = cuda->desc,
-                     .map = CU_MAP_IN,
-                     .store = CU_STORE_SILU,
-                     .w = layer->gate_up.w,
-                     .w_shared = layer->shared_gate_up.w,
-                     .w_group = layer->gate_up.group,
-                     .w_shared_group = layer->shared_gate_up.group,
-                     .ldw = layer->gate_up.ld,
-                     .ldw_shared = layer->shared_gate_up.ld,
-                     .x = work->act,
-                     .ldx = cuda->dim_ld,
-                     .y = work->hidden,
-                     .ldy = cuda->expert_ld,
-                     .n = layer->gate_up.n,
-                     .k = layer->gate_up.k,
-                     .moe = moe,
-                     .keep_rows = layer->shared_gate_up.keep,
-                     .pass_experts = cuda->pass_experts};
-    cu_mm_args out = {.desc = cuda->desc,
-                      .map = CU_MAP_OUT,
-                      .store = CU_STORE_F32,
-                      .w = layer->down.w,
-                      .w_shared = layer->shared_down.w,
-                      .w_group = layer->down.group,
-                      .w_shared_group = layer->shared_down.group,
-                      .ldw = layer->down.ld,
-                      .ldw_shared = layer->shared_down.ld,
-                      .x = work->hidden,
-                      .ldx = cuda->expert_ld,
-                      .y = work->parts,
-                      .ldy = plan->dim,
-                      .n = plan->dim,
-                      .k = layer->down.k,
-                      .moe = moe,
-                      .keep_rows = layer->shared_down.keep,
-                      .pass_experts = cuda->pass_experts};
-    cudaError_t rc = product(cuda, "router", &layer->router, CU_STORE_F32, work->act, work->router,
-                             plan->n_experts, rows);
-    STEP(rc, assign(cuda, &route, rows));
-    in.stamp = eng__cuda_stamp(cuda, "expert_gate_up");
-    STEP(rc, cu_mm(cuda->stream, &in, rows, max_blocks(cuda), cuda->f32));
-    out.stamp = eng__cuda_stamp(cuda, "expert_down");
-    STEP(rc, cu_mm(cuda->stream, &out, rows, max_blocks(cuda), cuda->f32));
-    if (!dense) return rc;
-    cu_mat wide = layer->shared_gate_up; /* all groups as one matrix */
-    wide.n *= cuda->groups_shared;
-    STEP(rc, product(cuda, "shared_gate_up", &wide, CU_STORE_SILU, work->act, work->hidden,
-                     layer->shared_down.ld, rows));
-    STEP(rc,
-         product(cuda, "shared_down", &layer->shared_down, CU_STORE_F32, work->hidden,
-                 work->parts + (size_t)moe.top_k * plan->dim, moe.parts_per_row * plan->dim, rows));
-    return rc;
-}
-
-/* act -> delta. */
-static cudaError_t dense_ffn(cu_backend *cuda, const cu_layer *layer, uint32_t rows) {
-    cudaError_t rc = product(cuda, "gate_up", &layer->gate_up, CU_STORE_SILU, cuda->work.act,
-                             cuda->work.hidden, layer->down.ld, rows);
-    STEP(rc, product(cuda, "down", &layer->down, CU_STORE_F32, cuda->work.hidden, cuda->work.delta,
-                     cuda->plan.dim, rows));
-    return rc;
+static cudaError_t row_step(cu_backend *cuda, const char *name, cu_row_args args, uint32_t rows) {
+    args.stamp = eng__cuda_stamp(cuda, name);
+    return cu_row_step(cuda->stream, &args, rows, cuda->f32);
 }
 
 uint32_t eng__cuda_layers(const cu_backend *cuda, eng_stage stage) {
@@ -451,39 +285,88 @@ uint32_t eng__cuda_layers(const cu_backend *cuda, eng_stage stage) {
                                       : plan->n_core;
 }
 
-/* A stage's layers; `from`: the input of the first. The last sum is left to the caller: x, and the
- * last feed-forward's output, in delta or, from experts, in n_parts parts. */
-static cudaError_t run_layers(cu_backend *cuda, eng_stage stage, const cu_layer *layers,
-                              cu_row_from from, uint32_t rows, cu_path path, uint32_t *n_parts) {
+/* A stage's layers. The last sum is left to the caller: *out is the input of a layer behind them.
+ */
+static cudaError_t run_layers(cu_backend *cuda, eng_stage stage, const cu_layer *layers, entry in,
+                              uint32_t rows, cu_path path, entry *out) {
     cudaError_t rc = cudaSuccess;
-    const float *added = NULL; /* norm of the delta still to be added */
-    bool moe = stage == ENG_STAGE_RECURRENT && cuda->plan.core_ffn == FFN_MOE;
+    ffn_kind ffn = stage == ENG_STAGE_RECURRENT ? cuda->plan.core_ffn : cuda->plan.end_ffn;
     for (uint32_t i = 0; i < eng__cuda_layers(cuda, stage); i++) {
         const cu_layer *layer = &layers[i];
         place at = place_of(cuda, stage, i);
-        cu_row_args in = row_args(cuda, i ? CU_FROM_X : from, CU_TO_NORM, layer->attn_norm, added);
-        cu_row_args mid =
-            row_args(cuda, CU_FROM_X, CU_TO_NORM, layer->ffn_norm, layer->attn_out_norm);
-        in.stamp = eng__cuda_stamp(cuda, "row_step_attention");
-        STEP(rc, cu_row_step(cuda->stream, &in, rows, cuda->f32));
+        entry mid = {CU_FROM_X, layer->attn_out_norm, 0}, end = {CU_FROM_X, layer->ffn_out_norm, 0};
+        STEP(rc, row_step(cuda, "row_step_attention",
+                          row_args(cuda, in, CU_TO_NORM, layer->attn_norm), rows));
         STEP(rc, attention(cuda, layer, &at, rows, path));
-        mid.stamp = eng__cuda_stamp(cuda, "row_step_ffn");
-        STEP(rc, cu_row_step(cuda->stream, &mid, rows, cuda->f32));
-        STEP(rc, moe ? experts(cuda, rows, n_parts) : dense_ffn(cuda, layer, rows));
-        added = layer->ffn_out_norm;
+        STEP(rc, row_step(cuda, "row_step_ffn", row_args(cuda, mid, CU_TO_NORM, layer->ffn_norm),
+                          rows));
+        STEP(rc, ffn == FFN_MOE ? eng__cuda_experts(cuda, layer, rows, &end.n_parts)
+                                : eng__cuda_dense_ffn(cuda, layer, ffn, rows));
+        in = end;
     }
+    *out = in;
     return rc;
 }
 
-/* Prelude or coda. */
-static cudaError_t dense_stage(cu_backend *cuda, eng_stage stage, const cu_layer *layers,
-                               cu_row_from from, cu_row_to to, uint32_t rows, cu_path path) {
-    uint32_t n = eng__cuda_layers(cuda, stage);
-    cudaError_t rc = run_layers(cuda, stage, layers, from, rows, path, NULL);
-    cu_row_args out = row_args(cuda, n ? CU_FROM_X : from, to, cuda->final_norm,
-                               n ? layers[n - 1].ffn_out_norm : NULL);
-    out.stamp = eng__cuda_stamp(cuda, to == CU_TO_HEAD ? "row_step_head" : "row_step_state");
-    STEP(rc, cu_row_step(cuda->stream, &out, rows, cuda->f32));
+/* ---- what stands between the stages ---- */
+
+/* x -> act, without a norm: the input of a product on a state. */
+static cudaError_t act_of(cu_backend *cuda, cu_row_from from, uint32_t rows) {
+    return row_step(cuda, "row_step_product",
+                    row_args(cuda, (entry){from, NULL, 0}, CU_TO_NORM, NULL), rows);
+}
+
+/* All loops of a position have a term of their input in common: it is made once, behind the
+ * prelude. */
+static cudaError_t common_input(cu_backend *cuda, uint32_t rows) {
+    cudaError_t rc = eng__cuda_product(cuda, "inject_input", &cuda->inj_input, CU_STORE_F32,
+                                       cuda->work.act, cuda->work.delta, cuda->plan.dim, rows);
+    entry in = {CU_FROM_DELTA, NULL, 0};
+    STEP(rc, row_step(cuda, "row_step_input", row_args(cuda, in, CU_TO_INPUT, NULL), rows));
+    return rc;
+}
+
+static cudaError_t prelude(cu_backend *cuda, uint32_t rows, cu_path path) {
+    entry out, token = {CU_FROM_TOKEN, NULL, 0};
+    cudaError_t rc = run_layers(cuda, ENG_STAGE_PRELUDE, cuda->prelude, token, rows, path, &out);
+    cu_row_args args = row_args(cuda, out, CU_TO_STATE, cuda->input_norm);
+    bool product = cuda->inj_input.n > 0;
+    if (!product) args.act = NULL;
+    STEP(rc, row_step(cuda, "row_step_state", args, rows));
+    if (product) STEP(rc, common_input(cuda, rows));
+    return rc;
+}
+
+/* The input of a loop's first layer. */
+static cudaError_t loop_input(cu_backend *cuda, uint32_t rows, entry *in) {
+    *in = (entry){CU_FROM_STATE, NULL, 0};
+    switch (cuda->plan.inject) {
+    case INJECT_NONE: break;
+    case INJECT_MYTHOS: *in = (entry){CU_FROM_LOOP, cuda->loop_norm, 0}; break;
+    case INJECT_DIAGONAL: in->from = CU_FROM_DIAGONAL; break;
+    case INJECT_LINEAR: {
+        in->from = CU_FROM_LINEAR;
+        cudaError_t rc = act_of(cuda, CU_FROM_STATE, rows);
+        STEP(rc, eng__cuda_product(cuda, "inject_state", &cuda->inj_state, CU_STORE_F32,
+                                   cuda->work.act, cuda->work.delta, cuda->plan.dim, rows));
+        return rc;
+    }
+    }
+    return cudaSuccess;
+}
+
+static cudaError_t coda(cu_backend *cuda, uint32_t rows, cu_path path) {
+    entry in = {CU_FROM_OUT, cuda->plan.coda_in == CODA_IN_NORM ? cuda->final_norm : NULL, 0}, out;
+    cudaError_t rc = cudaSuccess;
+    if (cuda->plan.coda_in == CODA_IN_LINEAR) {
+        in.from = CU_FROM_DELTA;
+        rc = act_of(cuda, CU_FROM_OUT, rows);
+        STEP(rc, eng__cuda_product(cuda, "coda_in", &cuda->coda_in, CU_STORE_F32, cuda->work.act,
+                                   cuda->work.delta, cuda->plan.dim, rows));
+    }
+    STEP(rc, run_layers(cuda, ENG_STAGE_CODA, cuda->coda, in, rows, path, &out));
+    const float *norm = cuda->plan.final_norm ? cuda->final_norm : NULL;
+    STEP(rc, row_step(cuda, "row_step_head", row_args(cuda, out, CU_TO_HEAD, norm), rows));
     return rc;
 }
 
@@ -504,9 +387,15 @@ static cudaError_t loop_end(cu_backend *cuda, cu_loop_end_args *args, uint32_t r
 static cudaError_t recurrent(cu_backend *cuda, uint32_t rows, cu_path path) {
     const model_plan *plan = &cuda->plan;
     bool mythos = plan->inject == INJECT_MYTHOS, moe = plan->core_ffn == FFN_MOE;
-    uint32_t n_parts = 1;
-    cudaError_t rc = run_layers(cuda, ENG_STAGE_RECURRENT, cuda->core,
-                                mythos ? CU_FROM_LOOP : CU_FROM_STATE, rows, path, &n_parts);
+    entry in, out;
+    cudaError_t rc = loop_input(cuda, rows, &in);
+    STEP(rc, run_layers(cuda, ENG_STAGE_RECURRENT, cuda->core, in, rows, path, &out));
+    uint32_t n_parts = moe ? out.n_parts : 1;
+    if (mythos && out.before) { /* the injection adds plain sums */
+        STEP(rc, row_step(cuda, "row_step_sum", row_args(cuda, out, CU_TO_NORM, NULL), rows));
+        out.before = NULL;
+        n_parts = 0;
+    }
     cu_loop_end_args end = {.desc = cuda->desc,
                             .dim = plan->dim,
                             .n_parts = n_parts,
@@ -514,7 +403,8 @@ static cudaError_t recurrent(cu_backend *cuda, uint32_t rows, cu_path path) {
                             .state = cuda->state,
                             .x = cuda->work.x,
                             .parts = moe ? cuda->work.parts : cuda->work.delta,
-                            .out_norm = cuda->core[plan->n_core - 1].ffn_out_norm,
+                            .out_norm = out.before,
+                            .norm_sum = plan->norms == NORM_AFTER,
                             .inject = mythos,
                             .lora_rank = plan->lora_rank,
                             .lora_rows = cuda->lora_rows,
@@ -548,11 +438,9 @@ static cudaError_t kernels_of(cu_backend *cuda, eng_stage stage, uint32_t rows, 
     cudaError_t rc = eng__cuda_begin(cuda);
     if (rc != cudaSuccess) return rc;
     switch (stage) {
-    case ENG_STAGE_PRELUDE:
-        return dense_stage(cuda, stage, cuda->prelude, CU_FROM_TOKEN, CU_TO_STATE, rows, path);
+    case ENG_STAGE_PRELUDE: return prelude(cuda, rows, path);
     case ENG_STAGE_RECURRENT: return recurrent(cuda, rows, path);
-    case ENG_STAGE_CODA:
-        return dense_stage(cuda, stage, cuda->coda, CU_FROM_OUT, CU_TO_HEAD, rows, path);
+    case ENG_STAGE_CODA: return coda(cuda, rows, path);
     }
     return cudaErrorInvalidValue;
 }
@@ -566,10 +454,10 @@ cudaError_t eng__cuda_stage(cu_backend *cuda, eng_stage stage, uint32_t rows, cu
 
 static cudaError_t logits_of_rows(cu_backend *cuda, uint32_t rows) {
     uint32_t vocab = cuda->plan.vocab_size;
-    if (use_blas(cuda, rows)) {
+    if (eng__cuda_use_blas(cuda, rows)) {
         cu_mat head = cuda->head;
-        return blas(cuda, "head", &head, cuda->work.head, head.ld, 0, cuda->work.logits, vocab, 0,
-                    true, rows, 1);
+        return eng__cuda_blas(cuda, "head", &head, cuda->work.head, head.ld, 0, cuda->work.logits,
+                              vocab, 0, true, rows, 1);
     }
     cu_mm_args args = {.desc = cuda->desc,
                        .stamp = eng__cuda_stamp(cuda, "head"),
@@ -583,7 +471,7 @@ static cudaError_t logits_of_rows(cu_backend *cuda, uint32_t rows) {
                        .ldy = vocab,
                        .n = vocab,
                        .k = cuda->head.k};
-    return cu_mm(cuda->stream, &args, rows, max_blocks(cuda), cuda->f32);
+    return cu_mm(cuda->stream, &args, rows, eng__cuda_max_blocks(cuda), cuda->f32);
 }
 
 /* Tokens are picked in the head's graph: no launch more, and the logits are still in the cache.

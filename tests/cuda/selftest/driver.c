@@ -56,7 +56,9 @@ eng_backend_opts drive_opts(const drive_spec *spec, const char *kernels, model_d
                               .cache_dtype = cache,
                               .kernels = kernels,
                               .own_exit = spec->own_exit,
-                              .exit = spec->exit};
+                              .exit = spec->exit,
+                              .own_state0 = spec->zero_state,
+                              .state0 = spec->zero_state ? STATE_ZERO : STATE_EMBEDDING};
 }
 
 static uint32_t block_of(uint32_t seq, uint32_t pos) {

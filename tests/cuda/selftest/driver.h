@@ -15,6 +15,7 @@ typedef struct {
     bool own_exit; /* by `exit` instead of the plan's rule */
     exit_rule exit;
     float threshold;
+    bool zero_state;  /* start from zeros instead of the plan's state, if the plan allows it */
     uint32_t flights; /* launches in flight, if the backend takes so many; 0 as 1 */
     bool one_by_one;  /* as in decoding: a position starts when the one before it has halted */
     bool poison;      /* fill the backend's working memory with NaN before every launch */

@@ -7,14 +7,17 @@
 
 enum { FAMILY_CASES = 16, FAMILY_LEN = 32 };
 
-/* One answer: with a threshold, or the state after a fixed number of loops. */
+/* One answer: with a threshold, or after a fixed number of loops. */
 typedef struct {
     uint32_t len, vocab;
     uint32_t ids[FAMILY_LEN];
     uint32_t depth[FAMILY_LEN]; /* loops run before the state is read out */
     uint32_t loops;             /* of the model, or the fixed number */
     bool fixed;
-    float threshold; /* 1 if fixed */
+    exit_rule exit;
+    float threshold; /* fixed: one under which every loop runs */
+    kv_policy policy;
+    bool zero_state; /* not the published, drawn one */
     float *logits;   /* [len][vocab] */
 } family_case;
 
@@ -46,5 +49,19 @@ family_error family_compare(const family_case *gold, const drive_spec *spec,
 /* A folder of random weights for the plan; false with a failed check. */
 bool family_random(model_folder **model, const tmp_dir *dir, const model_plan *plan,
                    float mean_depth);
+
+/* ---- checks of a whole folder ---- */
+
+/* Every case whole and in chunks of any size, alone and among others, one launch or two in flight,
+ * as a prompt and position by position: logits and depths are the published ones. */
+void family_ways(const family_golden *family);
+/* bfloat16 weights, activations and cache, by own kernels and through (emulated) cuBLAS. Only a
+ * position near its threshold may leave elsewhere. */
+void family_half_precision(const family_golden *family);
+void family_poisoned(const family_golden *family);
+/* The number of nodes follows the README's arithmetic. */
+void family_graphs(const family_golden *family);
+/* Random mixes under both policies and every rule the weights allow, against the CPU engine. */
+void family_mixes(const model_folder *model, uint32_t rounds, uint32_t flights, const char *what);
 
 #endif

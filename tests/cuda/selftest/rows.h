@@ -1,4 +1,4 @@
-/* rows.h - shared by the tests of the row kernels: test_rows.c and test_loop_end.c. */
+/* rows.h - shared by the tests of the row kernels: test_rows.c, test_prep.c, test_loop_end.c. */
 #ifndef FATHOM_CUDA_ROWS_H
 #define FATHOM_CUDA_ROWS_H
 
@@ -18,6 +18,7 @@ void twin_rms(const double *x, const float *weight, uint32_t n, double *y);
 /* |want - got| over |want| and a little; NaN gives infinity. */
 double relative_error(double want, float got);
 
+void all_preps(rng *rnd);
 void all_loop_ends(rng *rnd);
 
 #endif

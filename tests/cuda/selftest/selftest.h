@@ -74,6 +74,8 @@ void test_backend(void);
 void test_flights(void);
 void test_scheduler(void);
 void test_families(void);
+void test_published(void);
+void test_plans(void);
 void test_invariant(void);
 void test_clock(void);
 void test_limits(void);

@@ -296,6 +296,8 @@ void test_attention(void) {
         {"mha 128, two to a head", 4, 2, 128, 128, false, false, 1},
         {"mha 64", 3, 3, 64, 64, false, false, 1},
         {"mha 64, two to a head", 4, 2, 64, 64, false, false, 1},
+        {"mha 96", 5, 5, 96, 96, false, false, 1},
+        {"mha 96, two to a head", 4, 2, 96, 96, false, false, 1},
     };
     /* sequence, position, loop, flags */
     static const uint32_t mixed[][4] = {

@@ -10,54 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Runs one case and says how far it is off; worst is infinite if it does not run. */
-static family_error run_spec(const family_golden *family, const family_case *gold,
-                             const drive_spec *spec, const char *kernels, model_dtype held) {
-    family_error far = {.depths = gold->len, .worst = INFINITY};
-    eng_backend_opts opts = drive_opts(spec, kernels, held);
-    eng_backend *eng = open_backend(family->model, &opts);
-    drive_result result = {0};
-    if (eng && drive(eng, spec, &result)) far = family_compare(gold, spec, &result);
-    drive_result_deinit(&result);
-    eng_backend_close(eng);
-    return far;
-}
-
-/* Graphs for a whole prompt. poisoned_graphs compares their results to the bit, and capturing them
- * takes the shim longer than these runs. */
-static void published(const family_golden *family, const family_case *gold, const drive_spec *spec,
-                      const char *how) {
-    bool graphs = !on_shim || (spec->seed == 0 && spec->max_rows > gold->len);
-    family_error far = run_spec(family, gold, spec, graphs ? "f32" : "f32-stream", DTYPE_F32);
-    check(far.depths == 0 && far.worst <= 1e-4,
-          "%s, %u loops, threshold %g, %s: %u depths differ, logits are off by %g", family->name,
-          gold->loops, (double)gold->threshold, how, far.depths, far.worst);
-}
-
-/* Whole and in chunks of any size, alone and among others, one launch or two in flight, as a
- * prompt and position by position. */
-static void golden_ways(const family_golden *family) {
-    for (uint32_t i = 0; i < family->n_cases; i++) {
-        const family_case *gold = &family->cases[i];
-        drive_spec whole = family_spec(gold, 96, 0, false), chunks = family_spec(gold, 5, 0, false);
-        drive_spec mixed = family_spec(gold, 96, 40 + i, true),
-                   few = family_spec(gold, 7, 70 + i, true);
-        published(family, gold, &whole, "whole");
-        published(family, gold, &chunks, "chunks of 5");
-        published(family, gold, &mixed, "in company");
-        published(family, gold, &few, "in company, few rows");
-        mixed.flights = few.flights = 2;
-        published(family, gold, &mixed, "two in flight");
-        few.one_by_one = true;
-        published(family, gold, &few, "two in flight, one by one");
-        if (!gold->fixed) continue;
-        whole.own_exit = true;
-        whole.exit = EXIT_FIXED;
-        whole.threshold = 0;
-        published(family, gold, &whole, "by the rule fixed");
-    }
-}
-
 /* The output after d loops does not depend on the exit rule: every rule's logits are the published
  * ones of the same depth. */
 static void other_rules(const family_golden *family) {
@@ -100,90 +52,7 @@ static void other_rules(const family_golden *family) {
     check((seen & (seen - 1)) != 0, "%s: the rules saw depths %x only", family->name, seen);
 }
 
-/* bfloat16 weights, activations and cache, by own kernels and through (emulated) cuBLAS. Only a
- * position with a sum near the threshold may leave elsewhere. */
-static void half_precision(const family_golden *family) {
-    enum { MOST_DEPTHS = 3 };
-    const double limit = 0.03; /* 0.02 on the shim */
-    for (uint32_t i = 0; i < family->n_cases; i++) {
-        const family_case *gold = &family->cases[i];
-        drive_spec few = family_spec(gold, 20, 11 + i, true), many = family_spec(gold, 96, 0, true);
-        family_error one = run_spec(family, gold, &few, "bf16-stream", DTYPE_BF16);
-        family_error two = run_spec(family, gold, &many, "bf16", DTYPE_BF16);
-        uint32_t most = gold->fixed ? 0 : MOST_DEPTHS;
-        check(
-            one.worst <= limit && two.worst <= limit && one.depths <= most && two.depths <= most,
-            "%s, %u loops, threshold %g in bf16: %u and %u depths differ, logits off by %g and %g",
-            family->name, gold->loops, (double)gold->threshold, one.depths, two.depths, one.worst,
-            two.worst);
-    }
-}
-
-static void poisoned_graphs(const family_golden *family) {
-    const family_case *gold = &family->cases[1];
-    drive_spec one = family_spec(gold, 40, 3, true), two = family_spec(gold, 80, 0, true);
-    two.flights = 2;
-    two.one_by_one = true;
-    check_poisoned_spec(family->model, &one, "f32", "f32-stream", DTYPE_F32, family->name);
-    check_poisoned_spec(family->model, &two, "bf16", "bf16-stream", DTYPE_BF16, family->name);
-}
-
-/* The number of nodes follows the README's arithmetic: begin, 8 kernels a layer (9 with a SiLU
- * kernel beside cuBLAS), loop_end; a graph of two nodes for a stage without layers, for the head,
- * one and the sampling. */
-static void graphs_are_counted(const family_golden *family) {
-    static const struct {
-        const char *kernels;
-        uint32_t shared; /* graphs for prompts with shared tiles, from capacity 2 on */
-        uint32_t silu;   /* of a layer, from the first capacity with products by cuBLAS on */
-    } ways[] = {{"f32", 0, 0}, {"bf16", 1, 1}};
-    for (size_t k = 0; k < ARRAY_LEN(ways); k++) {
-        eng_backend_opts opts = {.n_rows = 96,
-                                 .cache_bytes = 8 << 20,
-                                 .max_positions = 64,
-                                 .cache_dtype = DTYPE_BF16,
-                                 .kernels = ways[k].kernels};
-        eng_backend *eng = open_backend(family->model, &opts);
-        uint32_t layers = model_plan_of(family->model)->n_core, graphs = 0, nodes = 0, more = 0;
-        if (eng == NULL) continue;
-        const cu_backend *cuda = (const cu_backend *)eng;
-        for (uint32_t rows = 1; rows < 192; rows *= 2) { /* 1, 2, 4, … 64, 96 */
-            uint32_t modes = rows > 1 ? 1 + ways[k].shared : 1;
-            bool blas = rows >= cuda->blas_rows;
-            nodes += modes * (2 + layers * (8 + (blas ? ways[k].silu : 0))) + 3 * 2;
-            graphs += modes + 3;
-            /* cuBLAS may split a product in two nodes: 4 of a layer, and the head. */
-            if (blas && !on_shim) more += modes * 4 * layers + 1;
-        }
-        check(cuda->n_graphs == graphs && cuda->graph_nodes >= nodes &&
-                  cuda->graph_nodes <= nodes + more,
-              "%s: %u graphs of %llu nodes, must be %u of %u to %u", ways[k].kernels,
-              cuda->n_graphs, (unsigned long long)cuda->graph_nodes, graphs, nodes, nodes + more);
-        eng_backend_close(eng);
-    }
-}
-
 /* ---- other plans against the CPU engine ---- */
-
-/* Random mixes under both policies and every rule the weights allow. */
-static void mixes(const model_folder *model, uint32_t rounds, uint32_t flights, const char *what) {
-    static const struct {
-        exit_rule rule;
-        float threshold;
-    } ways[] = {{EXIT_HAZARD, 0.5f},      {EXIT_HAZARD, 0.8f},  {EXIT_FIXED, 0},
-                {EXIT_LATENT_DIFF, 0.7f}, {EXIT_COSINE, 0.25f}, {EXIT_HAZARD, 0.3f}};
-    rng rnd = {17 + flights};
-    for (uint32_t k = 0; k < rounds; k++) {
-        drive_spec spec =
-            random_spec(model_plan_of(model), 4, on_shim ? 20 : DRIVE_LEN, 500 + k, &rnd);
-        spec.own_exit = true;
-        spec.exit = ways[k % ARRAY_LEN(ways)].rule;
-        spec.threshold = ways[k % ARRAY_LEN(ways)].threshold;
-        spec.flights = flights;
-        spec.one_by_one = k & 2;
-        compare_with_cpu(model, &spec, "f32-stream", what);
-    }
-}
 
 /* Queries wider than the residual stream, grouped keys, one embedding for head and input, another
  * eps and depth. */
@@ -202,7 +71,8 @@ static void an_odd_shape(void) {
     plan.tied_head = true;
     plan_derive(&plan);
     tmp_dir dir = tmp_dir_create();
-    if (family_random(&model, &dir, &plan, 2)) mixes(model, on_shim ? 3 : 12, 1, "an odd shape");
+    if (family_random(&model, &dir, &plan, 2))
+        family_mixes(model, on_shim ? 3 : 12, 1, "an odd shape");
     model_close(model);
     tmp_dir_remove(&dir);
 }
@@ -306,14 +176,14 @@ static void changed_plans(void) {
     model_plan *plan = (model_plan *)(uintptr_t)model_plan_of(model);
     const model_plan was = *plan;
     plan->norms = NORM_PRE;
-    mixes(model, on_shim ? 2 : 6, 2, "norms before the sublayers only");
+    family_mixes(model, on_shim ? 2 : 6, 2, "norms before the sublayers only");
     *plan = was;
     plan->loop_norm = false;
-    mixes(model, on_shim ? 1 : 6, 1, "no norm between loops");
+    family_mixes(model, on_shim ? 1 : 6, 1, "no norm between loops");
     *plan = was;
     plan->embed_scale = 3.5f;
     plan->rope_halves = false;
-    mixes(model, on_shim ? 1 : 6, 1, "scaled embeddings, neighbours turned");
+    family_mixes(model, on_shim ? 1 : 6, 1, "scaled embeddings, neighbours turned");
     *plan = was;
     model_close(model);
 }
@@ -433,13 +303,13 @@ void test_families(void) {
     family_golden ouro;
     if (!family_open(&ouro, "ouro")) return;
     check(ouro.n_cases == 9, "ouro: %u cases", ouro.n_cases);
-    golden_ways(&ouro);
+    family_ways(&ouro);
     other_rules(&ouro);
-    half_precision(&ouro);
-    poisoned_graphs(&ouro);
-    graphs_are_counted(&ouro);
-    mixes(ouro.model, on_shim ? 6 : 24, 1, "ouro");
-    mixes(ouro.model, on_shim ? 6 : 24, 2, "ouro, two in flight");
+    family_half_precision(&ouro);
+    family_poisoned(&ouro);
+    family_graphs(&ouro);
+    family_mixes(ouro.model, on_shim ? 6 : 24, 1, "ouro");
+    family_mixes(ouro.model, on_shim ? 6 : 24, 2, "ouro, two in flight");
     family_close(&ouro);
     an_odd_shape();
     odd_widths();

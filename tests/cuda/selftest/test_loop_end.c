@@ -9,7 +9,7 @@
 /* One kind of end: experts and injection, or one delta, perhaps between two norms. */
 typedef struct {
     uint32_t rank, parts;
-    bool inject, out_norm, loop_norm, weighted;
+    bool inject, out_norm, norm_sum, loop_norm, weighted;
     cu_exit exit;
     float threshold;
     uint32_t flags; /* of all rows; 0: some tails among them */
@@ -43,9 +43,11 @@ static void twin_stream(const loop_numbers *nums, const ending *end, uint32_t i,
         for (uint32_t j = 0; j < end->parts; j++)
             part[col] += (double)nums->part[(i * end->parts + j) * dim + col];
     }
+    for (uint32_t col = 0; end->norm_sum && col < dim; col++)
+        part[col] += (double)nums->stream[i * dim + col];
     memcpy(y, part, dim * sizeof *y);
     if (end->out_norm) twin_rms(part, nums->out_norm, dim, y);
-    for (uint32_t col = 0; col < dim; col++)
+    for (uint32_t col = 0; !end->norm_sum && col < dim; col++)
         y[col] += (double)nums->stream[i * dim + col];
 }
 
@@ -183,6 +185,7 @@ static void loop_ends(rng *rnd, uint32_t dim, const ending *end) {
                              .x = dev_floats(nums.stream, cap * dim),
                              .parts = dev_floats(nums.part, cap * end->parts * dim),
                              .out_norm = end->out_norm ? dev_floats(nums.out_norm, dim) : NULL,
+                             .norm_sum = end->norm_sum,
                              .inject = end->inject,
                              .lora_rank = end->rank,
                              .lora_rows = LORA_ROWS,
@@ -262,6 +265,7 @@ void all_loop_ends(rng *rnd) {
         {.rank = 3, .parts = 3, .inject = true, .exit = CU_EXIT_COSINE, .threshold = 0.8f},
         {.rank = 3, .parts = 3, .inject = true, .exit = CU_EXIT_COSINE, .flags = tail},
         {.rank = 4, .parts = 3, .inject = true, .loop_norm = true, .threshold = 0.6f},
+        {.rank = 4, .parts = 0, .inject = true, .exit = CU_EXIT_FIXED},
         /* plain states: norms inside the residual or not, every rule, tails */
         {.parts = 1,
          .out_norm = true,
@@ -274,6 +278,20 @@ void all_loop_ends(rng *rnd) {
         {.parts = 1, .out_norm = true, .loop_norm = true, .exit = CU_EXIT_ACT, .threshold = 0.7f},
         {.parts = 1, .loop_norm = true, .exit = CU_EXIT_LATENT_DIFF, .threshold = 0.03f},
         {.parts = 1, .loop_norm = true, .exit = CU_EXIT_LATENT_DIFF, .threshold = 30},
+        /* a norm of the sum */
+        {.parts = 1,
+         .out_norm = true,
+         .norm_sum = true,
+         .exit = CU_EXIT_LATENT_DIFF,
+         .threshold = 1.2f},
+        {.parts = 1, .out_norm = true, .norm_sum = true, .exit = CU_EXIT_COSINE, .threshold = 0.8f},
+        {.parts = 1,
+         .out_norm = true,
+         .norm_sum = true,
+         .loop_norm = true,
+         .exit = CU_EXIT_HAZARD,
+         .threshold = 0.6f},
+        {.parts = 1, .out_norm = true, .norm_sum = true, .exit = CU_EXIT_FIXED, .flags = tail},
         {.parts = 1, .loop_norm = true, .exit = CU_EXIT_COSINE, .threshold = 1e-3f},
         {.parts = 1, .out_norm = true, .exit = CU_EXIT_COSINE, .threshold = 1.9f},
         {.parts = 1, .out_norm = true, .loop_norm = true, .exit = CU_EXIT_FIXED},

@@ -31,8 +31,9 @@ static double dot(const float *one, const float *two, uint32_t n) {
 }
 
 static double twin(const mm_shape *shape, const float *weights, const float *x, uint32_t i) {
-    if (shape->store != CU_STORE_SILU)
-        return dot(weights + (size_t)i * shape->n_in, x, shape->n_in);
+    double plain = dot(weights + (size_t)i * shape->n_in, x, shape->n_in);
+    if (shape->store == CU_STORE_RELU2) return plain > 0 ? plain * plain / 2 : 0;
+    if (shape->store != CU_STORE_SILU) return plain;
     return silu(dot(weights + (size_t)silu_row(i, 0) * shape->n_in, x, shape->n_in)) *
            dot(weights + (size_t)silu_row(i, 1) * shape->n_in, x, shape->n_in);
 }
@@ -134,11 +135,13 @@ static void dense(rng *rnd) {
         }
         mm_shape logits = {rows[i], 40, 64, CU_MAP_LOGITS, CU_STORE_F32, 1};
         mm_shape gate = {rows[i], 96, 64, CU_MAP_ROWS, CU_STORE_SILU, 1};
+        mm_shape up = {rows[i], 88, 96, CU_MAP_ROWS, CU_STORE_RELU2, 1};
         mm_shape heads = {rows[i], 24, 96, CU_MAP_HEADS, CU_STORE_ACT, 5};
         if (rows[i] > 70) continue;
         for (int f32 = 0; f32 < 2; f32++) {
             run_shape(&logits, f32, rnd, "logits");
             run_shape(&gate, f32, rnd, "silu");
+            run_shape(&up, f32, rnd, "relu2");
             run_shape(&heads, f32, rnd, "heads");
         }
     }
@@ -437,12 +440,31 @@ static void silu_of_a_dense_product(rng *rnd) {
     dev_free_all();
 }
 
+static void relu2_of_a_dense_product(rng *rnd) {
+    enum { ROWS = 9, N = 72 };
+    static cu_row rows[ROWS];
+    float *x = random_floats(rnd, (ROWS + 1) * N, 3.0f), y[(ROWS + 1) * N];
+    desc_spec spec = {.rows = rows, .n_rows = ROWS};
+    void *dx = dev_act(x, (ROWS + 1) * N, false), *dy = dev_act(NULL, (ROWS + 1) * N, false);
+    must(cu_relu2(test_stream, dev_desc(&spec), dx, dy, N, ROWS + 1, NULL), "relu2");
+    host_act(y, dy, (ROWS + 1) * N, false);
+    double bad = 0;
+    for (uint32_t i = 0; i < ROWS * N; i++) {
+        double want = x[i] > 0 ? (double)x[i] * (double)x[i] / 2 : 0;
+        bad = fmax(bad, fabs(want - (double)y[i]) / (fabs(want) + 1));
+    }
+    check(bad < 5e-3 && isnan(y[ROWS * N]), "relu2 of rows: error %g", bad);
+    free(x);
+    dev_free_all();
+}
+
 void test_mm(void) {
     rng rnd = {11};
     if (on_shim) sums_are_made_in_one_order(&rnd);
     dense(&rnd);
     rows_do_not_see_each_other(&rnd);
     silu_of_a_dense_product(&rnd);
+    relu2_of_a_dense_product(&rnd);
     only_products_in_use_are_served();
     shares_of_the_cache_fit_it();
     every_matrix_of_the_core_keeps_its_share();

@@ -64,6 +64,8 @@ static void route(moe_routes *routes, const moe_mix *mix, bool together, rng *rn
                            .top_k = mix->top_k,
                            .n_shared_groups = mix->shared_groups,
                            .parts_per_row = mix->parts,
+                           /* ties: a layer before the last, where such rows run fully */
+                           .no_output = mix->ties ? 0 : CU_ROW_KV_ONLY,
                            .max_tiles = max_tiles,
                            .pick = dev_poison((size_t)mix->rows * mix->top_k * 4),
                            .weight = dev_poison((size_t)mix->rows * mix->top_k * 4),
@@ -113,7 +115,7 @@ static void check_routes(const moe_routes *routes) {
 /* The group of a part, or UINT32_MAX. */
 static uint32_t group_of(const moe_routes *routes, uint32_t part) {
     uint32_t row = part / routes->mix.parts, k = part % routes->mix.parts;
-    if (routes->rows[row].flags & CU_ROW_KV_ONLY) return UINT32_MAX;
+    if (routes->rows[row].flags & routes->moe.no_output) return UINT32_MAX;
     if (k < routes->mix.top_k) return routes->pick[row * routes->mix.top_k + k];
     return k < routes->mix.top_k + routes->mix.shared_groups
                ? routes->mix.experts + k - routes->mix.top_k
