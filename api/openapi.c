@@ -122,12 +122,14 @@ static const word words[] = {
      "\"maximum\":100}}"},
     {"depth",
      "Loops per token: minimum, maximum, and the threshold of the model's exit rule. /v1/models "
-     "gives the exit rule, the range of the threshold and the maximum number of loops. Default: "
-     "set by the server.",
+     "gives the exit rule, the range of the threshold (at least 0 for latent-diff and cosine, "
+     "where "
+     "0 means that every loop runs) and the least and the largest number of loops. Default: set by "
+     "the server.",
      "{\"type\":\"object\",\"properties\":{\"min_loops\":{\"type\":\"integer\",\"minimum\":1},"
      "\"max_loops\":{"
-     "\"type\":\"integer\",\"minimum\":1},\"threshold\":{\"type\":\"number\",\"exclusiveMinimum\":"
-     "0,\"maximum\":1000000}}}"},
+     "\"type\":\"integer\",\"minimum\":1},\"threshold\":{\"type\":\"number\",\"minimum\":0,"
+     "\"maximum\":1000000}}}"},
     {"reasoning_effort",
      "minimal, low, medium or high: limits the loops per token to one, two, three or four quarters "
      "of the trained loops. depth.max_loops takes precedence.",
@@ -330,17 +332,23 @@ static const char model_schemas[] =
     "for.\"},\"family\":{\"type\":\"string\"},\"core_layers\":{\"type\":\"integer\","
     "\"description\":\"Number of layers in one "
     "loop.\"},\"exit\":{\"type\":\"object\",\"description\":\"Rule by which a token leaves the "
-    "loop. A threshold must be greater than `above` and at most `most`; the rule fixed has no "
+    "loop. A threshold must be greater than `above` and at most `most`, or equal "
+    "`all_loops_at`, where every loop runs; the rule fixed has no "
     "threshold.\",\"properties\":{\"rule\":{\"enum\":[\"act\",\"hazard\",\"latent-diff\","
     "\"cosine\",\"fixed\"]},\"threshold\":{\"type\":[\"number\",\"null\"]},\"above\":{\"type\":["
-    "\"number\",\"null\"]},\"most\":{\"type\":[\"number\",\"null\"]}}},\"loops\":{\"type\":"
-    "\"object\",\"properties\":{\"default\":{\"type\":\"integer\",\"description\":\"Maximum number "
+    "\"number\",\"null\"]},\"most\":{\"type\":[\"number\",\"null\"]},\"all_loops_at\":{\"type\":["
+    "\"number\",\"null\"]}}},\"loops\":{\"type\":\"object\",\"properties\":{\"default\":{\"type\":"
+    "\"integer\",\"description\":\"Maximum number "
     "of loops of a token, unless the request sets "
-    "depth.\"},\"cap\":{\"type\":\"integer\",\"description\":\"Maximum number of loops that a "
+    "depth.\"},\"least\":{\"type\":\"integer\",\"description\":\"Minimum number of loops that a "
+    "request may ask for.\"},\"cap\":{\"type\":\"integer\",\"description\":\"Maximum number of "
+    "loops that a "
     "request may ask "
-    "for.\"}}},\"halted_kv\":{\"enum\":[\"exact\",\"last\"],\"description\":\"exact: tokens that "
+    "for.\"}}},\"halted_kv\":{\"enum\":[\"exact\",\"last\",\"collapse\"],\"description\":\"exact: "
+    "tokens that "
     "left the loop still fill the cache at deeper loops. last: deeper loops reuse their last "
-    "entry.\"},\"meta\":{\"type\":\"object\"}}},\"ModelList\":{\"type\":\"object\",\"required\":["
+    "entry. collapse: as exact, then each generated token keeps the entries of its deepest loop "
+    "only.\"},\"meta\":{\"type\":\"object\"}}},\"ModelList\":{\"type\":\"object\",\"required\":["
     "\"object\",\"data\"],\"properties\":{\"object\":{\"enum\":[\"list\"]},\"data\":{\"type\":"
     "\"array\",\"items\":" REF("Model") "}}}";
 

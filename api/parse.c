@@ -170,8 +170,9 @@ static int read_effort(api_request *req, const api_context *ctx, const char *eff
     for (size_t i = 0; i < ARRAY_LEN(levels); i++) {
         if (strcmp(levels[i].name, effort) != 0) continue;
         uint32_t loops = (ctx->plan->loops_default * levels[i].quarters + 3) / 4;
-        req->depth.max_loops =
-            (uint16_t)(loops < ctx->opts.ceiling_loops ? loops : ctx->opts.ceiling_loops);
+        if (loops > ctx->opts.ceiling_loops) loops = ctx->opts.ceiling_loops;
+        if (loops < plan_loops_least(ctx->plan)) loops = plan_loops_least(ctx->plan);
+        req->depth.max_loops = (uint16_t)loops;
         return 0;
     }
     return api__bad_param(e, param, "must be minimal, low, medium or high");
@@ -179,11 +180,9 @@ static int read_effort(api_request *req, const api_context *ctx, const char *eff
 
 static int read_loops(const api_context *ctx, const json_t *value, const char *param, int64_t *out,
                       err *e) {
-    uint32_t cap = ctx->plan->loops_cap;
-    if (json_is_integer(value) && cap && json_integer_value(value) > cap) {
-        return err_set(e, ERR_BAD_PARAM, param, "%s is %lld; %s models run 1 to %u loops", param,
-                       (long long)json_integer_value(value), plan_family_name(ctx->plan), cap);
-    }
+    if (json_is_integer(value) &&
+        plan_check_loops(ctx->plan, json_integer_value(value), param, e) != 0)
+        return -1;
     return api__read_int(value, param, 1, ctx->opts.ceiling_loops, out, e);
 }
 
@@ -195,6 +194,7 @@ static int read_threshold(const api_context *ctx, const json_t *value, float *ou
     if (value == NULL || json_is_null(value)) return 0;
     if (api__read_num(value, param, -INFINITY, false, INFINITY, &x, e) != 0) return -1;
     *out = x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : (float)x;
+    *out = exit_rule_from_written(ctx->opts.exit, *out);
     return exit_rule_check(ctx->opts.exit, *out, param, e);
 }
 

@@ -4,17 +4,21 @@
 /* Writes the limits of depth: layers of a loop, exit rule, number of loops. */
 static void write_depth(const api_context *ctx, buf *out) {
     const api_opts *opts = &ctx->opts;
-    float above, most;
+    float above, most, all = exit_rule_never(opts->exit);
     buf_printf(out, ",\"family\":\"%s\",\"core_layers\":%u,\"exit\":{\"rule\":\"%s\",",
                plan_family_name(ctx->plan), ctx->plan->n_core, exit_rule_name(opts->exit));
     if (exit_rule_range(opts->exit, &above, &most)) {
-        buf_printf(out, "\"threshold\":%.6g,\"above\":%g,\"most\":%g}", (double)opts->threshold,
-                   (double)above, (double)most);
+        buf_printf(out, "\"threshold\":%.6g,\"above\":%g,\"most\":%g,\"all_loops_at\":",
+                   (double)exit_rule_written(opts->exit, opts->threshold), (double)above,
+                   (double)most);
+        if (all > 0) buf_printf(out, "%g}", (double)exit_rule_written(opts->exit, all));
+        else buf_puts(out, "null}");
     } else {
-        buf_puts(out, "\"threshold\":null,\"above\":null,\"most\":null}");
+        buf_puts(out, "\"threshold\":null,\"above\":null,\"most\":null,\"all_loops_at\":null}");
     }
-    buf_printf(out, ",\"loops\":{\"default\":%u,\"cap\":%u},\"halted_kv\":\"%s\"",
-               opts->default_loops, opts->ceiling_loops, kv_policy_name(opts->halted_kv));
+    buf_printf(out, ",\"loops\":{\"default\":%u,\"least\":%u,\"cap\":%u},\"halted_kv\":\"%s\"",
+               opts->default_loops, plan_loops_least(ctx->plan), opts->ceiling_loops,
+               kv_policy_name(opts->halted_kv));
 }
 
 static void write_model(const api_context *ctx, buf *out) {

@@ -19,7 +19,7 @@ static void add_range(buf *out, const opt_row *row) {
     if (row->max <= row->min || (row->max > MAX_SHOWN && row->min <= 0)) return;
     if (whole && row->max <= MAX_SHOWN) {
         buf_printf(out, " [%.0f to %.0f]", row->min, row->max);
-    } else if (row->type == OPT_REAL) {
+    } else if (row->type == OPT_REAL || row->type == OPT_GIVEN_REAL) {
         buf_printf(out, " [%g to %g]", row->min, row->max);
     } else if (row->type == OPT_BYTES && row->min > 0) {
         bool mega = row->min >= 1 << 20;
@@ -86,14 +86,15 @@ static int usage(const opt_command *command, const char *fmt, ...) {
 static int set_number(const opt_command *command, const opt_row *option, const char *text) {
     char *end = NULL;
     errno = 0;
-    if (option->type == OPT_REAL) {
+    if (option->type == OPT_REAL || option->type == OPT_GIVEN_REAL) {
         double value = strtod(text, &end);
         if (end == text || *end || !isfinite(value))
             return usage(command, "%s takes a number, not '%s'", option->name, text);
         if (value < option->min || value > option->max)
             return usage(command, "%s must be %g to %g, not %s", option->name, option->min,
                          option->max, text);
-        *(double *)option->out = value;
+        if (option->type == OPT_REAL) *(double *)option->out = value;
+        else *(opt_real *)option->out = (opt_real){value, true};
         return 0;
     }
     if (option->type == OPT_INT) {

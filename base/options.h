@@ -16,6 +16,7 @@ typedef enum {
     OPT_UINT,
     OPT_INT,
     OPT_REAL,
+    OPT_GIVEN_REAL,
     OPT_BYTES,
     OPT_CHOICE,
     OPT_TEXT_MANY
@@ -25,7 +26,7 @@ typedef struct {
     const char *name; /* "--max-rows" */
     opt_type type;
     void *out; /* TEXT/CHOICE: const char **; FLAG: bool *; UINT and BYTES: uint64_t *; INT: int64_t
-                *; REAL: double *; TEXT_MANY: opt_list * */
+                *; REAL: double *; GIVEN_REAL: opt_real *; TEXT_MANY: opt_list * */
     const char *meta; /* "N", "DIR"; for CHOICE the accepted words, "a|b|c" */
     const char *help; /* one line, default included */
     double min, max;  /* range of numbers */
@@ -37,6 +38,11 @@ typedef struct {
     const char *items[OPT_LIST_MAX];
     size_t n;
 } opt_list;
+
+typedef struct { /* for an option whose every number has a meaning, 0 too */
+    double value;
+    bool given;
+} opt_real;
 
 typedef struct {
     const char *command; /* "serve" */

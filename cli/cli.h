@@ -27,10 +27,10 @@ int cmd_bench_kernels(int argc, char **argv);
     {"--device", OPT_CHOICE, &(o)->device, "auto|cpu|cuda|fake", "device to run on (default auto: CUDA if there is one, else the CPU); fake computes nothing and serves load tests", 0, 0, false}, \
     {"--threads", OPT_UINT, &(o)->threads, "N", "compute threads (default: one per core, or as many as the container's CPU quota pays for)", 1, 1024, false}, \
     {"--max-loops", OPT_UINT, &(o)->max_loops, "N", "most loops that a token runs (default: the model's)", 1, PLAN_MAX_LOOPS, false}, \
-    {"--prompt-min-loops", OPT_UINT, &(o)->prompt_min_loops, "N", "fewest loops that a prompt token runs (default: 1; all loops for Ouro models with --halted-kv last)", 1, PLAN_MAX_LOOPS, false}, \
+    {"--prompt-min-loops", OPT_UINT, &(o)->prompt_min_loops, "N", "fewest loops that a prompt token runs (default: 1; with --halted-kv last, all loops for Ouro and Huginn models)", 1, PLAN_MAX_LOOPS, false}, \
     {"--exit-rule", OPT_CHOICE, &(o)->exit_rule, "act|hazard|latent-diff|cosine|fixed", "rule that decides when a token leaves the loop (default: the model's)", 0, 0, false}, \
-    {"--exit-threshold", OPT_REAL, &(o)->threshold, "X", "threshold of the exit rule (default: the model's)", 1e-6, 1e6, false}, \
-    {"--act-threshold", OPT_REAL, &(o)->threshold, "X", "older name of --exit-threshold", 1e-6, 1e6, false}, \
+    {"--exit-threshold", OPT_GIVEN_REAL, &(o)->threshold, "X", "threshold of the exit rule; every loop runs at 1 by hazard, at 0 by latent-diff and cosine (default: the model's)", 0, 1e6, false}, \
+    {"--act-threshold", OPT_GIVEN_REAL, &(o)->threshold, "X", "older name of --exit-threshold", 0, 1e6, false}, \
     {"--initial-state", OPT_CHOICE, &(o)->initial_state, "zero|seeded", "state of a token before its first loop (default: the model's)", 0, 0, false}, \
     {"--max-rows", OPT_UINT, &(o)->max_rows, "N", "most rows in one launch; a row is one token at one loop (default 512)", 1, 65536, false}, \
     {"--wait-bound", OPT_UINT, &(o)->wait_bound, "N", "most launches one after another that may leave out a ready row (default 16)", 1, 1e6, false}, \
@@ -41,7 +41,7 @@ int cmd_bench_kernels(int argc, char **argv);
     {"--weights", OPT_CHOICE, &(o)->weights, "auto|bf16|int8", "on cpu: format of large matrices in memory (default auto: as stored); on cuda: bf16 in any case", 0, 0, false}, \
     {"--packed-cache", OPT_FLAG, &(o)->packed_cache, NULL, "on cpu: write the packed weights into the model folder, so that the next start is faster", 0, 0, false}
 #define POLICY_OPTIONS(o) \
-    {"--halted-kv", OPT_CHOICE, &(o)->halted_kv, "exact|last", "whether a token that left the loop keeps filling the cache at deeper loops; exact: it does; last: deeper loops read what it wrote last (default: the model's)", 0, 0, false}, \
+    {"--halted-kv", OPT_CHOICE, &(o)->halted_kv, "exact|last|collapse", "whether a token that left the loop keeps filling the cache at deeper loops; exact: it does; last: deeper loops read what it wrote last; collapse: as exact, then a generated token keeps the entries of its deepest loop only (default: the model's)", 0, 0, false}, \
     {"--batching", OPT_CHOICE, &(o)->batching, "depthwise|lockstep|full", "which tokens share a launch: depthwise: tokens at any loop; lockstep: tokens at the same loop only; full: as lockstep, and every token runs every loop (default depthwise)", 0, 0, false}
 #define RUN_OPTIONS(o) \
     ENGINE_OPTIONS(o), \

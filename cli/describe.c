@@ -8,15 +8,20 @@
 void describe_plan(buf *out, const model_plan *plan, exit_rule rule, float threshold) {
     buf_printf(out, "%s, %u core layer%s, ", plan_family_name(plan), plan->n_core,
                plan->n_core == 1 ? "" : "s");
-    if (rule == EXIT_FIXED) buf_puts(out, "a fixed number of loops");
-    else buf_printf(out, "exit by %s at %g", exit_rule_name(rule), (double)threshold);
+    if (rule == EXIT_FIXED) {
+        buf_puts(out, "a fixed number of loops");
+        return;
+    }
+    buf_printf(out, "exit by %s at %g%s", exit_rule_name(rule),
+               (double)exit_rule_written(rule, threshold),
+               exit_rule_runs_all(rule, threshold) ? " (every loop runs)" : "");
 }
 
 void describe_plan_json(buf *out, const model_plan *plan, exit_rule rule, float threshold) {
     buf_printf(out, "\"family\":\"%s\",\"core_layers\":%u,\"exit\":{\"rule\":\"%s\",\"threshold\":",
                plan_family_name(plan), plan->n_core, exit_rule_name(rule));
     if (rule == EXIT_FIXED) buf_puts(out, "null}");
-    else buf_printf(out, "%.9g}", (double)threshold);
+    else buf_printf(out, "%.9g}", (double)exit_rule_written(rule, threshold));
 }
 
 void describe_runtime(buf *out, const runtime *rt) {

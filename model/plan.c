@@ -16,6 +16,20 @@ uint32_t plan_loops_ceiling(const model_plan *plan) {
     return plan->loops_default > PLAN_MAX_LOOPS / 2 ? PLAN_MAX_LOOPS : 2 * plan->loops_default;
 }
 
+int plan_check_loops(const model_plan *plan, long long loops, const char *param, err *e) {
+    uint32_t least = plan_loops_least(plan), cap = plan->loops_cap;
+    bool limited = cap > 0 || least > 1;
+    if (!limited || (loops >= least && (cap == 0 || loops <= cap))) return 0;
+    buf limits = {0};
+    if (least == cap) buf_printf(&limits, "exactly %u", cap);
+    else if (cap) buf_printf(&limits, "%u to %u", least, cap);
+    else buf_printf(&limits, "at least %u", least);
+    (void)err_set(e, ERR_BAD_PARAM, param, "%s is %lld; %s models run %s loops", param, loops,
+                  plan_family_name(plan), limits.data ? limits.data : "other");
+    buf_deinit(&limits);
+    return -1;
+}
+
 static int count_want(void *ud, const model__want *want) {
     uint64_t *n = ud;
     if (!want->optional) *n += want->shape[0] * want->shape[1];
@@ -73,8 +87,9 @@ static const struct {
 } rules[EXIT_RULES] = {
     [EXIT_ACT] = {"act", 0, 1, 0.99f, "above 0 and at most 1"},
     [EXIT_HAZARD] = {"hazard", 0, 1, 1, "above 0 and at most 1 (1: every loop runs)"},
-    [EXIT_LATENT_DIFF] = {"latent-diff", 0, 1e6f, 0.03f, "above 0 and at most 1e6"},
-    [EXIT_COSINE] = {"cosine", 0, 2, 1e-3f, "above 0 and at most 2"},
+    [EXIT_LATENT_DIFF] = {"latent-diff", 0, 1e6f, 0.03f,
+                          "at least 0 (0: every loop runs) and at most 1e6"},
+    [EXIT_COSINE] = {"cosine", 0, 2, 1e-3f, "at least 0 (0: every loop runs) and at most 2"},
     [EXIT_FIXED] = {"fixed", 0, 0, 0, NULL},
 };
 
@@ -96,7 +111,7 @@ int exit_rule_check(exit_rule rule, float threshold, const char *param, err *e) 
                        "%s: this model runs a fixed number of loops and has no threshold", param);
     }
     if (threshold > rules[rule].above && threshold <= rules[rule].most) return 0;
-    return err_set(e, ERR_BAD_PARAM, param, "%s is %g; for the exit rule %s it must lie %s", param,
+    return err_set(e, ERR_BAD_PARAM, param, "%s is %g; for the exit rule %s it must be %s", param,
                    (double)threshold, rules[rule].name, rules[rule].range);
 }
 
@@ -113,6 +128,19 @@ float exit_rule_never(exit_rule rule) {
     case EXIT_COSINE: return FLT_MIN;
     default: return 0;
     }
+}
+
+/* 0 stands for a threshold that is not given. */
+static bool writes_never_as_0(exit_rule rule) {
+    return rule == EXIT_LATENT_DIFF || rule == EXIT_COSINE;
+}
+
+float exit_rule_from_written(exit_rule rule, float written) {
+    return written == 0 && writes_never_as_0(rule) ? exit_rule_never(rule) : written;
+}
+
+float exit_rule_written(exit_rule rule, float threshold) {
+    return threshold == exit_rule_never(rule) && writes_never_as_0(rule) ? 0 : threshold;
 }
 
 bool exit_rule_runs_all(exit_rule rule, float threshold) {

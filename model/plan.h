@@ -206,6 +206,12 @@ static inline uint32_t plan_kv_width(const model_plan *plan) { /* GQA: rows of w
 }
 /* Most loops a request may ask for: the family's cap, or twice the default. */
 uint32_t plan_loops_ceiling(const model_plan *plan);
+static inline uint32_t plan_loops_least(const model_plan *plan) {
+    return plan->loops_least ? plan->loops_least : 1;
+}
+/* ERR_BAD_PARAM for `param` names the family's limits if a token may not run so many loops. */
+int plan_check_loops(const model_plan *plan, long long loops, const char *param,
+                     err *e) WARN_UNUSED;
 /* The row of the file's wq or wk for row `row` of the wanted one. Backends rotate pairs
  * (2i, 2i + 1); with rope_halves the file's pairs are (i, i + head_dim / 2). */
 static inline uint32_t plan_rope_row(const model_plan *plan, uint32_t row) {
@@ -241,11 +247,15 @@ bool exit_rule_find(const char *name, exit_rule *out) WARN_UNUSED;
 /* Checks a threshold for this rule. ERR_BAD_PARAM for `param` names the range. FIXED has no
  * threshold, so only 0 (not given) is right. */
 int exit_rule_check(exit_rule rule, float threshold, const char *param, err *e) WARN_UNUSED;
-/* Valid thresholds are greater than *above and at most *most. False for FIXED: no threshold. */
+/* Valid thresholds are greater than *above and at most *most; people also write 0 for
+ * exit_rule_never. False for FIXED: no threshold. */
 bool exit_rule_range(exit_rule rule, float *above, float *most) WARN_UNUSED;
 /* The threshold under which every loop runs: 1 for HAZARD, the least float above 0 for LATENT_DIFF
  * and COSINE (people write 0 for it), 0 for rules without one. */
 float exit_rule_never(exit_rule rule);
+/* Between a plan's thresholds and those people read and write: only 0 for never differs. */
+float exit_rule_from_written(exit_rule rule, float written);
+float exit_rule_written(exit_rule rule, float threshold);
 /* Whether no position leaves the loop before its last loop. */
 bool exit_rule_runs_all(exit_rule rule, float threshold);
 /* The default threshold of a rule, for models that name another rule or none. */

@@ -55,6 +55,11 @@ static exit_rule rule_of(const runtime_opts *opts, const model_plan *plan) {
     return opts->exit_rule && exit_rule_find(opts->exit_rule, &rule) ? rule : plan->exit;
 }
 
+/* The threshold given, in the plan's terms. */
+static float threshold_of(const runtime_opts *opts, const model_plan *plan) {
+    return exit_rule_from_written(rule_of(opts, plan), (float)opts->threshold.value);
+}
+
 void runtime_exit_rules(buf *out, const model_plan *plan) {
     const char *comma = "";
     for (int i = 0; i < EXIT_RULES; i++) {
@@ -78,8 +83,8 @@ static int check_exit(const runtime_opts *opts, const model_plan *plan, err *e) 
         return -1;
     }
     err why = {0};
-    if (opts->threshold == 0 ||
-        exit_rule_check(rule, (float)opts->threshold, "--exit-threshold", &why) == 0)
+    if (!opts->threshold.given ||
+        exit_rule_check(rule, threshold_of(opts, plan), "--exit-threshold", &why) == 0)
         return 0;
     return err_set(e, ERR_USAGE, "--exit-threshold", "%s", why.msg);
 }
@@ -92,11 +97,11 @@ static int check_loops(const runtime_opts *opts, const model_plan *plan, err *e)
                  {"--loops", opts->loops},
                  {"--min-loops", opts->min_loops},
                  {"--prompt-min-loops", opts->prompt_min_loops}};
-    for (size_t i = 0; i < ARRAY_LEN(asked) && plan->loops_cap; i++) {
-        if (asked[i].loops <= plan->loops_cap) continue;
-        return err_set(e, ERR_USAGE, asked[i].option,
-                       "%s models run at most %u loops, %s asks for %llu", plan_family_name(plan),
-                       plan->loops_cap, asked[i].option, (unsigned long long)asked[i].loops);
+    for (size_t i = 0; i < ARRAY_LEN(asked); i++) {
+        err why = {0};
+        if (asked[i].loops == 0) continue; /* not given */
+        if (plan_check_loops(plan, (long long)asked[i].loops, asked[i].option, &why) != 0)
+            return err_set(e, ERR_USAGE, asked[i].option, "%s", why.msg);
     }
     return 0;
 }
@@ -142,7 +147,7 @@ static int fill_sched(sched_opts *settings, const runtime_opts *opts, const mode
     if (opts->chunk) settings->chunk = (uint32_t)opts->chunk;
     if (opts->wait_bound) settings->wait_bound = (uint32_t)opts->wait_bound;
     fill_loops(settings, opts, plan);
-    if (opts->threshold > 0) settings->default_threshold = (float)opts->threshold;
+    if (opts->threshold.given) settings->default_threshold = threshold_of(opts, plan);
     return 0;
 }
 

@@ -3,6 +3,7 @@
 #ifndef FATHOM_RUNTIME_H
 #define FATHOM_RUNTIME_H
 
+#include "base/options.h"
 #include "model/model.h"
 #include "scheduler/scheduler.h"
 #include "text/tokenizer.h"
@@ -17,7 +18,7 @@ typedef struct {
     uint64_t prompt_min_loops;
     uint64_t loops, min_loops; /* --loops and --min-loops, of a command with a single request */
     uint64_t fake_us;          /* device "fake": µs to sleep per coda launch */
-    double threshold;          /* of the exit rule */
+    opt_real threshold;        /* of the exit rule, as people write it */
 } runtime_opts;
 
 enum { RUNTIME_WHY = 400 }; /* bytes of a reason, its end included */

@@ -31,7 +31,9 @@ static void fill_defaults(request_limits *limits, const rule_set *rules, uint32_
     if (opts->default_max_loops == 0) {
         opts->default_max_loops = at_most(plan->loops_default, opts->ceiling_loops);
     }
-    if (opts->default_min_loops == 0) opts->default_min_loops = 1;
+    if (opts->default_min_loops < plan_loops_least(plan)) {
+        opts->default_min_loops = plan_loops_least(plan);
+    }
     if (opts->default_threshold == 0) {
         bool own = limits->exit == plan->exit;
         opts->default_threshold = own ? plan->exit_threshold : exit_rule_default(limits->exit);

@@ -43,6 +43,10 @@ static int resolve_depth(const request_limits *limits, const sched_request *req,
     const sched_opts *opts = &limits->opts;
     uint32_t max = req->depth.max_loops ? req->depth.max_loops : opts->default_max_loops;
     uint32_t min = req->depth.min_loops ? req->depth.min_loops : opts->default_min_loops;
+    if (plan_check_loops(limits->plan, max, "depth.max_loops", e) != 0 ||
+        plan_check_loops(limits->plan, min, "depth.min_loops", e) != 0) {
+        return -1;
+    }
     if (max > opts->ceiling_loops) {
         return err_set(e, ERR_BAD_PARAM, "depth.max_loops",
                        "%u loops asked, at most %u are allowed", max, opts->ceiling_loops);

@@ -150,7 +150,10 @@ async function findModel() {
         $("model-plan").textContent = planWords(card);
         const usual = card.loops?.default ?? card.trained_loops ?? card.max_loops ?? state.most;
         const cap = card.loops?.cap ?? card.max_loops ?? usual;
-        for (const id of ["min-loops", "max-loops"]) $(id).max = String(cap);
+        for (const id of ["min-loops", "max-loops"]) {
+            $(id).min = String(card.loops?.least ?? 1);
+            $(id).max = String(cap);
+        }
         $("max-loops").value = String(usual);
         setThreshold(card.exit);
         showSliders();

@@ -78,7 +78,8 @@ export function planWords(card) {
         card.exit.threshold === null
             ? "a fixed number of loops"
             : `exit by ${card.exit.rule} at ${Number(card.exit.threshold.toPrecision(3))}`;
-    return `${card.family}, ${layers}, ${leaves}, at most ${card.loops.cap} loops`;
+    const { least, cap } = card.loops;
+    return `${card.family}, ${layers}, ${leaves}, ${least === cap ? "always" : "at most"} ${cap} loops`;
 }
 
 const UNITS = {
@@ -94,8 +95,11 @@ export function thresholdScale(exit) {
     if (exit.threshold === null) return null;
     const unit = UNITS[exit.rule] ?? exit.rule;
     if (exit.most <= 1) return { min: 0.05, max: 1, step: 0.01, value: exit.threshold, unit };
-    const max = Math.min(exit.most, 10 * exit.threshold);
-    return { min: max / 100, max, step: max / 100, value: exit.threshold, unit };
+    /* At 0 every loop runs; the slider then reaches ten times what models are published with. */
+    const usual = exit.threshold || (exit.rule === "cosine" ? 0.001 : 0.03);
+    const max = Math.min(exit.most, 10 * usual);
+    const min = exit.all_loops_at === 0 ? 0 : max / 100;
+    return { min, max, step: max / 100, value: exit.threshold, unit };
 }
 
 const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)/;

@@ -112,12 +112,21 @@ ouro="--model $dir/ouro --device cpu"
 ends 0 "" $fathom init --variant ouro_tiny --out "$dir/ouro" --dtype float32 --mean-depth 2.5
 ends 2 "openmythos models cannot leave the loop by this rule; they can by: act" $fathom generate $demo --prompt a --exit-rule hazard
 ends 2 "--exit-rule must be one of" $fathom generate $demo --prompt a --exit-rule ACT
-ends 2 "for the exit rule act it must lie above 0 and at most 1" $fathom generate $demo --prompt a --exit-threshold 1.5
-ends 2 "for the exit rule act it must lie above 0 and at most 1" $fathom generate $demo --prompt a --act-threshold 1.5
+ends 2 "for the exit rule act it must be above 0 and at most 1" $fathom generate $demo --prompt a --exit-threshold 1.5
+ends 2 "for the exit rule act it must be above 0 and at most 1" $fathom generate $demo --prompt a --act-threshold 1.5
 ends 2 "openmythos models start from the token's embedding" $fathom generate $demo --prompt a --initial-state seeded
-ends 2 "ouro models run at most 4 loops, --max-loops asks for 9" $fathom generate $ouro --ids 1 --max-loops 9
-ends 2 "ouro models run at most 4 loops, --loops asks for 5" $fathom generate $ouro --ids 1 --loops 5
-ends 2 "ouro models run at most 4 loops, --min-loops asks for 5" $fathom score $ouro --ids README.md --min-loops 5
+ends 2 "--max-loops is 9; ouro models run 1 to 4 loops" $fathom generate $ouro --ids 1 --max-loops 9
+ends 2 "--loops is 5; ouro models run 1 to 4 loops" $fathom generate $ouro --ids 1 --loops 5
+ends 2 "--min-loops is 5; ouro models run 1 to 4 loops" $fathom score $ouro --ids README.md --min-loops 5
+ends 2 "for the exit rule hazard it must be above 0 and at most 1 (1: every loop runs)" $fathom generate $ouro --ids 1 --exit-threshold 0
+for rule in latent-diff cosine; do
+    ends 0 "exit by $rule at 0 (every loop runs)" $fathom generate $ouro --ids '1 2 3' --max-tokens 3 --exit-rule $rule --exit-threshold 0 --show-depth
+    grep -q 'depths: 4,4,4' "$dir/out" || fail "$rule at 0 ran other loops: $(cat "$dir/out")"
+done
+nanbeige="--model $dir/nanbeige --device cpu"
+ends 0 "" $fathom init --variant nanbeige_tiny --out "$dir/nanbeige"
+ends 2 "--loops is 1; nanbeige models run exactly 2 loops" $fathom generate $nanbeige --ids 1 --loops 1
+ends 0 "" $fathom generate $nanbeige --ids 1 --loops 2 --max-tokens 2
 ends 2 "a fixed number of loops and has no threshold" $fathom generate $ouro --ids 1 --exit-rule fixed --exit-threshold 1
 ends 0 "" $fathom bench kernels --model "$dir/ouro" --what feed-forward --rows 1
 grep -q '^feed-forward ' "$dir/out" && grep -q '^ouro, 3 core layers' "$dir/out" || fail "bench kernels on an Ouro: $(cat "$dir/out")"

@@ -27,8 +27,8 @@ test("/v1/models and /metrics name family, core layers, exit rule, loops and pol
         const card = (await s.get("/v1/models")).json.data[0];
         assert.equal(card.family, "ouro");
         assert.equal(card.core_layers, 3);
-        assert.deepEqual(card.exit, { rule: "hazard", threshold: 0.5, above: 0, most: 1 });
-        assert.deepEqual(card.loops, { default: 4, cap: 4 });
+        assert.deepEqual(card.exit, { rule: "hazard", threshold: 0.5, above: 0, most: 1, all_loops_at: 1 });
+        assert.deepEqual(card.loops, { default: 4, least: 1, cap: 4 });
         assert.equal(card.halted_kv, "last");
         assert.deepEqual([card.max_loops, card.trained_loops], [4, 4]);
         const page = (await s.get("/metrics")).text;
@@ -42,9 +42,9 @@ test("/v1/models and /metrics name family, core layers, exit rule, loops and pol
 test("loops above the cap and thresholds outside the rule's range are 400s that name the range", async () => {
     const rows = [
         [{ max_loops: 5 }, "depth.max_loops", /is 5; ouro models run 1 to 4 loops/],
-        [{ max_loops: 0 }, "depth.max_loops", /between 1 and 4/],
+        [{ max_loops: 0 }, "depth.max_loops", /is 0; ouro models run 1 to 4 loops/],
         [{ min_loops: 9 }, "depth.min_loops", /is 9; ouro models run 1 to 4 loops/],
-        [{ threshold: 1.5 }, "depth.threshold", /exit rule hazard it must lie above 0 and at most 1/],
+        [{ threshold: 1.5 }, "depth.threshold", /exit rule hazard it must be above 0 and at most 1/],
         [{ threshold: 0 }, "depth.threshold", /exit rule hazard/],
     ];
     await withServer([], { model }, async (s) => {
@@ -61,12 +61,13 @@ test("loops above the cap and thresholds outside the rule's range are 400s that 
 
 test("another exit rule brings its own range, and the rule fixed takes no threshold", async () => {
     await withServer(["--exit-rule", "latent-diff", "--exit-threshold", "0.5"], { model }, async (s) => {
-        assert.deepEqual((await s.get("/v1/models")).json.data[0].exit, { rule: "latent-diff", threshold: 0.5, above: 0, most: 1e6 });
+        assert.deepEqual((await s.get("/v1/models")).json.data[0].exit, { rule: "latent-diff", threshold: 0.5, above: 0, most: 1e6, all_loops_at: 0 });
         assert.equal((await post(s, { depth: { threshold: 1000 } })).status, 200);
-        assert.match((await post(s, { depth: { threshold: 2e6 } })).json.error.message, /exit rule latent-diff it must lie above 0 and at most 1e6/);
+        assert.deepEqual(new Set(await depths(s, { depth: { threshold: 0 } })), new Set([4]));
+        assert.match((await post(s, { depth: { threshold: 2e6 } })).json.error.message, /exit rule latent-diff it must be at least 0 \(0: every loop runs\) and at most 1e6/);
     });
     await withServer(["--exit-rule", "fixed"], { model }, async (s) => {
-        assert.deepEqual((await s.get("/v1/models")).json.data[0].exit, { rule: "fixed", threshold: null, above: null, most: null });
+        assert.deepEqual((await s.get("/v1/models")).json.data[0].exit, { rule: "fixed", threshold: null, above: null, most: null, all_loops_at: null });
         const r = await post(s, { depth: { threshold: 0.5 } });
         assert.equal(r.status, 400);
         assert.equal(r.json.error.param, "depth.threshold");
@@ -93,10 +94,10 @@ test("tokens leave by the hazard gate, within what a request asks for", async ()
 
 test("options that the family cannot follow end the server with 2 and the reason", async () => {
     const rows = [
-        [["--max-loops", "9"], /ouro models run at most 4 loops, --max-loops asks for 9/],
-        [["--prompt-min-loops", "5"], /at most 4 loops, --prompt-min-loops asks for 5/],
+        [["--max-loops", "9"], /--max-loops is 9; ouro models run 1 to 4 loops/],
+        [["--prompt-min-loops", "5"], /--prompt-min-loops is 5; ouro models run 1 to 4 loops/],
         [["--exit-rule", "act"], /--exit-rule act: ouro models cannot leave the loop by this rule; they can by: hazard, latent-diff, cosine, fixed/],
-        [["--exit-threshold", "2"], /--exit-threshold is 2; for the exit rule hazard it must lie above 0 and at most 1/],
+        [["--exit-threshold", "2"], /--exit-threshold is 2; for the exit rule hazard it must be above 0 and at most 1/],
         [["--act-threshold", "2"], /--exit-threshold is 2; for the exit rule hazard/],
         [["--initial-state", "zero"], /ouro models start from the token's embedding/],
     ];

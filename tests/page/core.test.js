@@ -76,6 +76,10 @@ test("the slider for a threshold follows the exit rule", () => {
         { min: 0.05, max: 1, step: 0.01, value: 1, unit: "exit probability" });
     const change = thresholdScale({ rule: "latent-diff", threshold: 0.03, above: 0, most: 1e6 });
     assert.ok(change.min > 0 && change.max >= 0.3 - 1e-9 && change.value === 0.03);
+    for (const rule of ["latent-diff", "cosine"]) { // as published: every loop runs
+        const all = thresholdScale({ rule, threshold: 0, above: 0, most: 2, all_loops_at: 0 });
+        assert.ok(all.min === 0 && all.value === 0 && all.max > 0 && all.step > 0);
+    }
     assert.equal(thresholdScale({ rule: "fixed", threshold: null, above: null, most: null }), null);
     assert.equal(thresholdScale(undefined).unit, "halting mass"); // an older server
 });
@@ -83,5 +87,7 @@ test("the slider for a threshold follows the exit rule", () => {
 test("the plan in words says layers, exit rule and cap; an older server says nothing", () => {
     const card = { family: "openmythos", core_layers: 1, exit: { rule: "act", threshold: 0.99000001 }, loops: { default: 8, cap: 16 } };
     assert.equal(planWords(card), "openmythos, 1 core layer, exit by act at 0.99, at most 16 loops");
+    const fixed = { family: "nanbeige", core_layers: 22, exit: { rule: "fixed", threshold: null }, loops: { default: 2, least: 2, cap: 2 } };
+    assert.equal(planWords(fixed), "nanbeige, 22 core layers, a fixed number of loops, always 2 loops");
     assert.equal(planWords({ max_loops: 8 }), "");
 });

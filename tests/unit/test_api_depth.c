@@ -1,28 +1,36 @@
 /* test_api_depth.c - the depth fields of requests, checked against the plan and the exit rule of
- * the served model. The model here is an Ouro with random weights: its family caps the loops. */
+ * the served model. The model here is an Ouro with random weights, because its family caps the
+ * loops; one test has a Nanbeige, whose loops are fixed. */
 #include "api/api_internal.h"
 #include "tests/lib/files.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
+#include <float.h>
 #include <string.h>
 
 static tmp_dir dir;
 static model_folder *model;
 
-static void write_ouro(void) {
+static void write_model(const char *variant) {
     model_plan plan;
     err e = {0};
-    const model_init_opts opts = {.dtype = DTYPE_BF16, .mean_depth = 2.5f};
+    const model_init_opts opts = {.dtype = DTYPE_BF16, .mean_depth = 2};
     json_setup();
     dir = tmp_dir_create();
-    cr_assert_eq(plan_variant(&plan, "ouro_tiny", &e), 0, "%s", e.msg);
+    cr_assert_eq(plan_variant(&plan, variant, &e), 0, "%s", e.msg);
     cr_assert_eq(model_init_write(dir.path, &plan, &opts, &e), 0, "%s", e.msg);
     cr_assert_eq(model_open(&model, dir.path, &e), 0, "%s", e.msg);
 }
-static void remove_ouro(void) {
+static void write_ouro(void) {
+    write_model("ouro_tiny");
+}
+static void remove_model(void) {
     model_close(model);
     tmp_dir_remove(&dir);
+}
+static void remove_ouro(void) {
+    remove_model();
     fail_on_leaks();
 }
 TestSuite(api_depth, .init = write_ouro, .fini = remove_ouro);
@@ -34,7 +42,7 @@ static api_context *serve(exit_rule rule, float threshold) {
                            .model = model,
                            .ceiling_loops = plan_loops_ceiling(model_plan_of(model)),
                            .own_run = true,
-                           .default_loops = 4,
+                           .default_loops = model_plan_of(model)->loops_default,
                            .halted_kv = KV_LAST,
                            .exit = rule,
                            .threshold = threshold};
@@ -62,21 +70,24 @@ static const struct {
      "depth.max_loops is 5; ouro models run 1 to 4 loops"},
     {EXIT_HAZARD, "\"depth\":{\"max_loops\":9223372036854775807}", "depth.max_loops",
      "ouro models run 1 to 4 loops"},
-    {EXIT_HAZARD, "\"depth\":{\"max_loops\":0}", "depth.max_loops", "between 1 and 4"},
+    {EXIT_HAZARD, "\"depth\":{\"max_loops\":0}", "depth.max_loops",
+     "depth.max_loops is 0; ouro models run 1 to 4 loops"},
     {EXIT_HAZARD, "\"depth\":{\"min_loops\":5}", "depth.min_loops",
      "depth.min_loops is 5; ouro models run 1 to 4 loops"},
     {EXIT_HAZARD, "\"depth\":{\"min_loops\":3,\"max_loops\":2}", "depth.min_loops",
      "this request runs at most 2 loops"},
     {EXIT_HAZARD, "\"depth\":{\"threshold\":1.5}", "depth.threshold",
-     "depth.threshold is 1.5; for the exit rule hazard it must lie above 0 and at most 1"},
+     "depth.threshold is 1.5; for the exit rule hazard it must be above 0 and at most 1"},
     {EXIT_HAZARD, "\"depth\":{\"threshold\":0}", "depth.threshold", "exit rule hazard"},
     {EXIT_HAZARD, "\"depth\":{\"threshold\":-1e300}", "depth.threshold", "exit rule hazard"},
     {EXIT_HAZARD, "\"depth\":{\"threshold\":\"1\"}", "depth.threshold", "must be a number"},
     {EXIT_LATENT_DIFF, "\"depth\":{\"threshold\":1e7}", "depth.threshold",
-     "for the exit rule latent-diff it must lie above 0 and at most 1e6"},
+     "for the exit rule latent-diff it must be at least 0 (0: every loop runs) and at most 1e6"},
     {EXIT_LATENT_DIFF, "\"depth\":{\"threshold\":1e300}", "depth.threshold", "latent-diff"},
+    {EXIT_LATENT_DIFF, "\"depth\":{\"threshold\":-0.1}", "depth.threshold", "latent-diff"},
+    {EXIT_ACT, "\"depth\":{\"threshold\":0}", "depth.threshold", "exit rule act"},
     {EXIT_COSINE, "\"depth\":{\"threshold\":2.1}", "depth.threshold",
-     "for the exit rule cosine it must lie above 0 and at most 2"},
+     "for the exit rule cosine it must be at least 0 (0: every loop runs) and at most 2"},
     {EXIT_FIXED, "\"depth\":{\"threshold\":0.5}", "depth.threshold",
      "this model runs a fixed number of loops and has no threshold"},
 };
@@ -103,6 +114,8 @@ static const struct {
     {EXIT_HAZARD, "\"depth\":{\"threshold\":null}", {0, 0, 0}},
     {EXIT_LATENT_DIFF, "\"depth\":{\"threshold\":1000000}", {0, 0, 1e6f}},
     {EXIT_COSINE, "\"depth\":{\"threshold\":2}", {0, 0, 2}},
+    {EXIT_LATENT_DIFF, "\"depth\":{\"threshold\":0}", {0, 0, FLT_MIN}},
+    {EXIT_COSINE, "\"depth\":{\"threshold\":0.0}", {0, 0, FLT_MIN}},
     {EXIT_FIXED, "\"depth\":{\"max_loops\":3}", {0, 3, 0}},
     {EXIT_HAZARD, "\"reasoning_effort\":\"minimal\"", {0, 1, 0}},
     {EXIT_HAZARD, "\"reasoning_effort\":\"low\"", {0, 2, 0}},
@@ -132,15 +145,61 @@ static void expect_card(exit_rule rule, float threshold, const char *want) {
     api_context_close(ctx);
 }
 
+Test(api_depth, a_model_of_fixed_loops_takes_that_number_and_no_other) {
+    static const struct {
+        const char *fields;
+        sched_depth want;
+    } good[] = {
+        {"\"depth\":{\"max_loops\":2}", {0, 2, 0}},
+        {"\"depth\":{\"min_loops\":2,\"max_loops\":2}", {2, 2, 0}},
+        {"\"reasoning_effort\":\"minimal\"", {0, 2, 0}},
+        {"\"reasoning_effort\":\"high\"", {0, 2, 0}},
+    };
+    static const char *const bad[][2] = {
+        {"\"depth\":{\"max_loops\":1}",
+         "depth.max_loops is 1; nanbeige models run exactly 2 loops"},
+        {"\"depth\":{\"max_loops\":3}",
+         "depth.max_loops is 3; nanbeige models run exactly 2 loops"},
+        {"\"depth\":{\"min_loops\":1}",
+         "depth.min_loops is 1; nanbeige models run exactly 2 loops"},
+        {"\"depth\":{\"threshold\":0.5}", "runs a fixed number of loops and has no threshold"},
+    };
+    remove_model();
+    write_model("nanbeige_tiny");
+    api_context *ctx = serve(EXIT_FIXED, 0);
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+        sched_depth depth = {0}, want = good[i].want;
+        err e = {0};
+        cr_expect_eq(ask(ctx, good[i].fields, &depth, &e), 0, "%s: %s", good[i].fields, e.msg);
+        cr_expect_eq(depth.min_loops, want.min_loops, "%s", good[i].fields);
+        cr_expect_eq(depth.max_loops, want.max_loops, "%s", good[i].fields);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        sched_depth depth;
+        err e = {0};
+        cr_expect_eq(ask(ctx, bad[i][0], &depth, &e), -1, "%s", bad[i][0]);
+        cr_expect_eq(api_status(&e), 400, "%s", bad[i][0]);
+        cr_expect_not_null(strstr(e.msg, bad[i][1]), "%s: %s", bad[i][0], e.msg);
+    }
+    api_context_close(ctx);
+    expect_card(EXIT_FIXED, 0, "\"loops\":{\"default\":2,\"least\":2,\"cap\":2}");
+}
+
 Test(api_depth, the_model_list_tells_family_rule_range_loops_and_policy) {
     expect_card(EXIT_HAZARD, 0.5f,
                 "\"max_loops\":4,\"trained_loops\":4,\"family\":\"ouro\",\"core_layers\":3,"
-                "\"exit\":{\"rule\":\"hazard\",\"threshold\":0.5,\"above\":0,\"most\":1},"
-                "\"loops\":{\"default\":4,\"cap\":4},\"halted_kv\":\"last\",\"meta\":");
+                "\"exit\":{\"rule\":\"hazard\",\"threshold\":0.5,\"above\":0,\"most\":1,"
+                "\"all_loops_at\":1},\"loops\":{\"default\":4,\"least\":1,\"cap\":4},\"halted_kv\":"
+                "\"last\",\"meta\":");
     expect_card(EXIT_LATENT_DIFF, 0.03f,
-                "\"rule\":\"latent-diff\",\"threshold\":0.03,\"above\":0,\"most\":1e+06}");
+                "\"rule\":\"latent-diff\",\"threshold\":0.03,\"above\":0,\"most\":1e+06,"
+                "\"all_loops_at\":0}");
+    expect_card(EXIT_COSINE, exit_rule_never(EXIT_COSINE),
+                "\"rule\":\"cosine\",\"threshold\":0,\"above\":0,\"most\":2,\"all_loops_at\":0}");
+    expect_card(EXIT_ACT, 0.9f, "\"most\":1,\"all_loops_at\":null}");
     expect_card(EXIT_FIXED, 0,
-                "\"rule\":\"fixed\",\"threshold\":null,\"above\":null,\"most\":null}");
+                "\"rule\":\"fixed\",\"threshold\":null,\"above\":null,\"most\":null,\"all_loops_"
+                "at\":null}");
 }
 
 Test(api_depth, every_field_of_the_model_list_is_in_the_openapi_document) {

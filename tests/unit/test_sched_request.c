@@ -119,6 +119,37 @@ Test(sched_request, a_bad_one_is_refused_by_name_and_leaves_nothing_behind) {
     rig_close(&rig);
 }
 
+Test(sched_request, a_model_of_fixed_loops_runs_that_number_and_no_other) {
+    fake_opts fake = small();
+    sched_opts opts = plain();
+    model_plan nanbeige;
+    err e = {0};
+    uint64_t id;
+    uint32_t prompt[4];
+    cr_assert_eq(plan_variant(&nanbeige, "nanbeige_tiny", &e), 0, "%s", e.msg);
+    eng_backend *backend = fake_backend_create(&fake);
+    model_plan *plan = fake_backend_config(backend);
+    plan->family = nanbeige.family; /* for its name */
+    plan->loops_default = plan->loops_cap = plan->loops_least = 3;
+    opts.ceiling_loops = 3;
+    scheduler *sched;
+    cr_assert_eq(sched_create(&sched, backend, &opts, NULL, NULL, &e), 0, "%s", e.msg);
+    cr_assert_eq(sched->limits.opts.default_min_loops, 3);
+    static const sched_depth wrong[] = {{.max_loops = 2}, {.min_loops = 2}, {.max_loops = 4}};
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        sched_request req = rig_request(prompt, 4, 4, 1);
+        req.depth = wrong[i];
+        cr_expect_eq(sched_submit(sched, &req, &id, &e), -1);
+        cr_expect_eq(e.code, ERR_BAD_PARAM);
+        cr_expect(strstr(e.msg, "nanbeige models run exactly 3 loops"), "%s", e.msg);
+    }
+    sched_request req = rig_request(prompt, 4, 4, 1);
+    req.depth.min_loops = req.depth.max_loops = 3;
+    cr_expect_eq(sched_submit(sched, &req, &id, &e), 0, "%s", e.msg);
+    sched_destroy(sched);
+    eng_backend_close(backend);
+}
+
 Test(sched_request, a_full_queue_says_busy_and_has_room_again_later) {
     fake_opts fake = small();
     sched_opts opts = plain();
