@@ -22,8 +22,12 @@ static int read_head_dim(const model__config *config, model_plan *plan) {
         plan->head_dim = size;
         from = names[i];
     }
-    if (plan->head_dim >= 2 && plan->head_dim % 2 == 0) return 0;
     if (from == NULL) from = "head_dim";
+    if (plan->head_dim > MODEL_MAX_HEAD_DIM) {
+        return model__config_bad(config, from, "%s is %u, expected at most %d", from,
+                                 plan->head_dim, MODEL_MAX_HEAD_DIM);
+    }
+    if (plan->head_dim >= 2 && plan->head_dim % 2 == 0) return 0;
     return model__config_bad(config, from, "%s is %u, expected an even number: RoPE turns pairs",
                              from, plan->head_dim);
 }

@@ -190,6 +190,14 @@ Test(ouro, sizes_in_range_one_by_one_are_refused_where_their_product_is_not) {
         "\"total_ut_steps\":4}";
     cr_assert_eq(plan_parse(&plan, text, sizeof text - 1, "config.json", &e), -1);
     cr_assert(strstr(e.msg, "one loop of one position would cache"), "%s", e.msg);
+    static const char wide[] =
+        "{\"model_type\":\"ouro\",\"vocab_size\":9,\"hidden_size\":131072,"
+        "\"intermediate_size\":8,\"num_hidden_layers\":1,\"num_attention_heads\":2,"
+        "\"max_position_embeddings\":8,\"rms_norm_eps\":1e-6,\"rope_theta\":1e4,"
+        "\"total_ut_steps\":4}";
+    e = (err){0};
+    cr_assert_eq(plan_parse(&plan, wide, sizeof wide - 1, "config.json", &e), -1);
+    cr_assert(strstr(e.msg, "head_dim is 65536, expected at most 4096"), "%s", e.msg);
 }
 
 /* ---- files ---- */
