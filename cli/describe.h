@@ -13,6 +13,9 @@ void describe_plan_json(buf *out, const model_plan *plan, exit_rule rule, float 
 void describe_runtime(buf *out, const runtime *rt);
 void describe_runtime_json(buf *out, const runtime *rt);
 
+/* A line for each part of the plan: "  norms                of a sublayer's input, eps 1e-06". */
+void describe_parts(buf *out, const model_plan *plan);
+
 /* Number of cached values of one position at one layer: this model's; those of full multi-head
  * attention of the same width; those of grouped attention with as many K/V heads as the model names
  * (0: it names none). */

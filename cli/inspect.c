@@ -68,7 +68,9 @@ static uint64_t tokens_that_fit(const folder_facts *facts, double depth) {
 /* Depths to show: the mean, the model's default, and the most that a request may ask for. */
 static void choose_depths(folder_facts *facts, double mean) {
     const model_plan *plan = facts->plan;
-    facts->depths[facts->n_depths++] = mean > 0 ? mean : (plan->loops_default + 1.0) / 2;
+    bool fixed = plan->loops_least >= plan->loops_default;
+    if (mean > 0 || !fixed)
+        facts->depths[facts->n_depths++] = mean > 0 ? mean : (plan->loops_default + 1.0) / 2;
     facts->depths[facts->n_depths++] = plan->loops_default;
     if (plan_loops_ceiling(plan) > plan->loops_default)
         facts->depths[facts->n_depths++] = plan_loops_ceiling(plan);
@@ -150,35 +152,27 @@ static void print_parts(const folder_facts *facts) {
 }
 
 static void print_layers(const model_plan *plan) {
-    char count[32], width[32];
-    printf("  %-20s %u prelude, %u core (once per loop), %u coda\n", "layers", plan->n_prelude,
-           plan->n_core, plan->n_coda);
-    printf("  %-20s %s, width %u, %u heads", "attention", plan->attn == ATTN_MLA ? "MLA" : "GQA",
-           plan->dim, plan->n_heads);
-    if (plan->attn == ATTN_MLA)
-        printf(", latent %u + %u\n", plan->kv_lora_rank, plan->qk_rope_head_dim);
-    else printf(", %u K/V heads of %u\n", plan->n_kv_heads, plan->head_dim);
-    if (plan->core_ffn == FFN_MOE) {
-        printf("  %-20s %s of width %u, top %u, %u shared\n", "experts",
-               describe_number(count, plan->n_experts), plan->expert_dim, plan->n_experts_per_tok,
-               plan->n_shared_experts);
-    } else {
-        printf("  %-20s %s, hidden width %s\n", "feed-forward",
-               plan->core_ffn == FFN_SWIGLU ? "SwiGLU" : "squared ReLU",
-               describe_number(width, plan->ffn_dim));
-    }
+    buf lines = {0};
+    describe_parts(&lines, plan);
+    printf("%s", lines.data ? lines.data : "");
+    buf_deinit(&lines);
 }
 
 static void print_exit(const model_plan *plan) {
     buf rules = {0};
     runtime_exit_rules(&rules, plan);
     printf("  %-20s %s", "exit rule", exit_rule_name(plan->exit));
-    if (plan->exit != EXIT_FIXED) printf(" at %g", (double)plan->exit_threshold);
-    if (plan->exit == EXIT_HAZARD && plan->exit_threshold >= 1) printf(", so every loop runs");
+    float threshold = plan->exit_threshold;
+    if (plan->exit != EXIT_FIXED)
+        printf(" at %g", (double)exit_rule_written(plan->exit, threshold));
+    if (exit_rule_runs_all(plan->exit, threshold)) printf(", so every loop runs");
     printf(" (this family runs: %s)\n", rules.data ? rules.data : "");
     buf_deinit(&rules);
-    printf("  %-20s %u by default, at most %u%s\n", "loops", plan->loops_default,
-           plan_loops_ceiling(plan), plan->loops_cap ? "" : " in a request");
+    if (plan->loops_least == plan->loops_cap && plan->loops_cap > 0)
+        printf("  %-20s always %u\n", "loops", plan->loops_cap);
+    else
+        printf("  %-20s %u by default, at most %u%s\n", "loops", plan->loops_default,
+               plan_loops_ceiling(plan), plan->loops_cap ? "" : " in a request");
 }
 
 static void print_model(const folder_facts *facts) {
@@ -220,6 +214,10 @@ static void print_cache(const folder_facts *facts) {
         printf("  %-22s %10s %12.0f B %12.0f B\n", name, describe_number(number, (uint64_t)values),
                2 * values, 4 * values);
     }
+    double collapsed = position_values(plan, 1);
+    printf("  %-22s %10s %12.0f B %12.0f B   (an answer's, with policy collapse)\n",
+           "a collapsed token", describe_number(number, (uint64_t)collapsed), 2 * collapsed,
+           4 * collapsed);
 }
 
 static void print_fit(const folder_facts *facts) {
@@ -280,9 +278,9 @@ static void json_cache(const folder_facts *facts, buf *out) {
                4 * plan->slot_values, (unsigned long long)map_bytes(plan));
     buf_printf(out,
                "\"bytes_per_token_all_loops_bf16\":%.0f,\"bytes_per_token_all_loops_f32\":%.0f,"
-               "\"depths\":[",
+               "\"bytes_per_token_collapsed_bf16\":%.0f,\"depths\":[",
                position_bytes(plan, plan->loops_default, 2),
-               position_bytes(plan, plan->loops_default, 4));
+               position_bytes(plan, plan->loops_default, 4), position_bytes(plan, 1, 2));
     for (size_t i = 0; i < facts->n_depths; i++) {
         double values = position_values(plan, facts->depths[i]);
         buf_printf(out,
@@ -319,7 +317,8 @@ static void json_exit(const model_plan *plan, buf *out) {
         buf_printf(out, "%s\"%s\"", comma, exit_rule_name((exit_rule)i));
         comma = ",";
     }
-    buf_printf(out, "],\"loops\":{\"default\":%u,\"most\":%u,\"capped\":%s},", plan->loops_default,
+    buf_printf(out, "],\"loops\":{\"default\":%u,\"least\":%u,\"most\":%u,\"capped\":%s},",
+               plan->loops_default, plan->loops_least ? plan->loops_least : 1,
                plan_loops_ceiling(plan), plan->loops_cap ? "true" : "false");
     if (plan->exit == EXIT_ACT)
         buf_printf(out, "\"act_threshold\":%.9g,", (double)plan->exit_threshold);
@@ -341,6 +340,17 @@ static void json_model(const folder_facts *facts, buf *out) {
                plan->vocab_size, facts->tokenizer_ids ? "true" : "false");
 }
 
+/* Every field of the plan, by the names of the fathom-plan family. */
+static void json_plan(const model_plan *plan, buf *out) {
+    buf text = {0};
+    plan_write_fields(&text, plan);
+    for (size_t i = 0; i < text.len; i++)
+        if (text.data[i] == '\n') text.data[i] = ' ';
+    if (text.failed) out->failed = true;
+    else buf_printf(out, "\"plan\":%s,", text.data);
+    buf_deinit(&text);
+}
+
 static int print_json(const folder_facts *facts) {
     buf out = {0};
     buf_puts(&out, "{\"model\":");
@@ -350,6 +360,7 @@ static int print_json(const folder_facts *facts) {
                (unsigned long long)model_bytes(facts->model), facts->dtype, eng_cpu_kernels());
     json_parts(facts, &out);
     json_model(facts, &out);
+    json_plan(facts->plan, &out);
     json_cache(facts, &out);
     json_memory(facts, &out);
     buf_puts(&out, "}");

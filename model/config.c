@@ -310,6 +310,10 @@ void plan_write(buf *out, const model_plan *plan, const char *dtype) {
     plan->family->write(out, plan, dtype);
 }
 
+void plan_write_fields(buf *out, const model_plan *plan) {
+    model__fathom_plan.write(out, plan, "float32");
+}
+
 /* ---- variants ---- */
 
 static const model__variant *variant_at(size_t i, const model_family **family) {

@@ -160,6 +160,8 @@ int plan_variant(model_plan *out, const char *name, err *e) WARN_UNUSED;
 const char *plan_variant_name(size_t i);
 /* Writes config.json text of the plan (dtype: "float32", "bfloat16", "float16"). */
 void plan_write(buf *out, const model_plan *plan, const char *dtype);
+/* Writes every field as the family of any plan names it, whatever the plan's own family. */
+void plan_write_fields(buf *out, const model_plan *plan);
 const char *plan_family_name(const model_plan *plan); /* "openmythos", "ouro" */
 uint64_t plan_params(const model_plan *plan); /* number of weights, a tied head counted once */
 /* Fills the derived fields. */

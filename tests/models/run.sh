@@ -51,9 +51,26 @@ ends 0 "" $fathom inspect --model "$dir/ouro" --json --mean-depth 3
 if command -v jq >/dev/null; then
     jq -e '.family == "ouro" and .core_layers == 3 and .exit == {rule: "hazard", threshold: 0.5}
            and .exit_rules == ["hazard", "latent-diff", "cosine", "fixed"]
-           and .loops == {default: 4, most: 4, capped: true} and .trained_loops == 4
+           and .loops == {default: 4, least: 1, most: 4, capped: true} and .trained_loops == 4
            and .cache.values_per_layer == 128 and .cache.values_full_attention == 128
            and .cache.values_per_slot == 384 and ([.cache.depths[] | .bytes_bf16] == [2304, 3072])' "$dir/out" >/dev/null ||
+        fail "inspect --json: $(cat "$dir/out")"
+fi
+ends 0 "" $fathom inspect --model tests/golden/families/huginn --check
+for line in 'family *huginn$' "norms *of a sublayer's input, and of the sum with its output" 'a bias of queries and keys' \
+    'embedding *scaled by 8$' "loop's input *a matrix of state and input" 'first state *drawn by position, std 0.6325' \
+    'exit rule *latent-diff at 0, so every loop runs' 'a collapsed token *1,536 .*3072 B'; do
+    grep -q "$line" "$dir/out" || fail "inspect does not say '$line': $(cat "$dir/out")"
+done
+ends 0 "" $fathom inspect --model tests/golden/families/nanbeige
+grep -q 'loops *always 2$' "$dir/out" || fail "inspect of a fixed number of loops: $(cat "$dir/out")"
+ends 2 "run a fixed number of loops" $fathom init --variant nanbeige_tiny --mean-depth 2 --out "$dir/x"
+ends 0 "" $fathom init --variant parcae_tiny --mean-depth 4 --out "$dir/parcae"
+ends 0 "" $fathom inspect --model "$dir/parcae" --json
+if command -v jq >/dev/null; then
+    jq -e '.family == "parcae" and .exit.rule == "latent-diff" and .parts.value_embeddings.parameters == 61440
+           and .plan.inject == "diagonal" and .plan.value_embeds == [1, 3, 5] and .plan.qk_norm == "head-unit"
+           and .cache.bytes_per_token_collapsed_bf16 == 1576' "$dir/out" >/dev/null ||
         fail "inspect --json: $(cat "$dir/out")"
 fi
 ends 0 "" $fathom inspect --model models/demo

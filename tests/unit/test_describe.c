@@ -23,6 +23,9 @@ static const struct {
     {"tiny", 40, 128, 64, 40, "3.2 times smaller"},
     {"ouro_1.4b", 4096, 4096, 4096, 98304, "as large"},
     {"ouro_2.6b", 4096, 4096, 4096, 196608, "as large"},
+    {"huginn_0125", 10560, 10560, 10560, 42240, "as large"},
+    {"nanbeige_3b", 2048, 12288, 2048, 45056, "6.0 times smaller"},
+    {"retro_llama_1b", 1024, 4096, 1024, 6144, "4.0 times smaller"},
 };
 
 Test(describe, keys_and_values_of_a_layer_stand_beside_those_of_plain_attention) {
@@ -45,6 +48,43 @@ Test(describe, a_token_of_ouro_at_all_loops_takes_what_its_sizes_say) {
     cr_expect_eq(2ull * small.slot_values * plan_planes(&small, 4), 786432ull);
     cr_expect_eq(2ull * large.slot_values * plan_planes(&large, 4), 1572864ull);
     cr_expect_eq((2 * plan_params(&small) + 5000000) / 10000000, 287); /* 2.87 GB in bfloat16 */
+}
+
+/* Each part of each family that is no default of another one. */
+static const struct {
+    const char *variant, *says;
+} parts[] = {
+    {"tiny", "  experts              8 of width"},
+    {"tiny", "hidden width 85, outside the loop"},
+    {"tiny", "state and input, normed together (the prelude's output)"},
+    {"ouro_tiny", "of a sublayer's input and output, eps 1e-06; of the state after each loop"},
+    {"ouro_tiny", "loop's input         the state alone\n"},
+    {"ouro_tiny", "first state          the embedding\n"},
+    {"huginn_0125", "of the sum with its output"},
+    {"huginn_0125", "4 core (once per loop)"},
+    {"huginn_0125", "scaled by 72.6636"},
+    {"huginn_0125", "the state after the final norm"},
+    {"retro_llama_1b", "RoPE                 base 500000, llama3 scaling by 32 beyond 8192"},
+    {"retro_olmo_1b", "norms                of a sublayer's output, eps 1e-06"},
+    {"retro_olmo_1b", "128, a norm of queries and keys"},
+    {"parcae_1.3b", "each head's query and key normed (eps 1.19209e-07)"},
+    {"parcae_1.3b", "squared ReLU, hidden width 6,144"},
+    {"parcae_1.3b", "a table in 12 of 24 layers"},
+    {"parcae_1.3b", "the state, decayed per channel, plus a matrix of the input (the prelude's "
+                    "output, normed)"},
+    {"parcae_1.3b", "drawn by position, std 0.01614"},
+    {"parcae_1.3b", "coda's input         a matrix of the state\n"},
+};
+
+Test(describe, every_part_of_a_plan_has_its_words) {
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        model_plan plan = variant(parts[i].variant);
+        buf text = {0};
+        describe_parts(&text, &plan);
+        cr_expect(strstr(text.data, parts[i].says), "row %zu: \"%s\" is not in\n%s", i,
+                  parts[i].says, text.data);
+        buf_deinit(&text);
+    }
 }
 
 Test(describe, a_plan_reads_the_same_as_text_and_as_json) {
