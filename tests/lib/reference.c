@@ -231,7 +231,7 @@ static void step_position(run *now, uint32_t loop, uint32_t pos) {
     free(before);
 }
 
-/* ---- the whole ---- */
+/* ---- loops ---- */
 
 /* One K/V store per core layer serves all loops. A computing position overwrites its K/V at each
  * loop; under `last` a halted position keeps its last K/V. */
@@ -263,6 +263,72 @@ static void run_loops(run *now) {
         ref__kv_free(&stores[i]);
     free(stores);
 }
+
+/* ---- policy collapse ---- */
+
+/* Copies the keys and values of one position from store to store. */
+static void copy_position(const kv *from, kv *to, uint32_t pos) {
+    size_t n_keys = (size_t)to->n_kv * to->k_dim, n_values = (size_t)to->n_kv * to->v_dim;
+    memcpy(to->keys + pos * n_keys, from->keys + pos * n_keys, n_keys * sizeof *to->keys);
+    memcpy(to->values + pos * n_values, from->values + pos * n_values,
+           n_values * sizeof *to->values);
+}
+
+/* One loop of one position in one core layer, which reads the stores of this loop or, of collapsed
+ * positions, of the deepest loop. A position is collapsed if the positions from it to the reader
+ * ran max_loops loops in all, the reader's own included; began[] counts loops before each. */
+static void run_reader(run *now, uint32_t layer, uint32_t loop, uint32_t pos, kv *const *stores,
+                       const uint32_t *began) {
+    const reference *ref = now->seq.ref;
+    uint32_t most = now->opts.max_loops;
+    kv view = ref__kv_new(&ref->plan, now->seq.n);
+    for (uint32_t i = 0; i < pos; i++) {
+        bool collapsed = i >= now->opts.n_prompt && began[pos] + loop >= began[i] + most;
+        copy_position(&stores[collapsed ? most - 1 : loop][layer], &view, i);
+    }
+    ref__run_layer(&now->seq, &ref->core[layer], &view, now->computes, now->input);
+    copy_position(&view, &stores[loop][layer], pos);
+    ref__kv_free(&view);
+}
+
+static void run_position(run *now, uint32_t pos, kv *const *stores, const uint32_t *began) {
+    const reference *ref = now->seq.ref;
+    now->runs[pos] = now->computes[pos] = true;
+    for (uint32_t loop = 0; loop < now->opts.max_loops; loop++) {
+        loop_input(now, loop, pos);
+        for (uint32_t i = 0; i < ref->plan.n_core; i++)
+            run_reader(now, i, loop, pos, stores, began);
+        if (ref->lora_down.values) add_lora(ref, loop, now->input + (size_t)pos * ref->plan.dim);
+        step_position(now, loop, pos);
+    }
+    now->computes[pos] = false;
+}
+
+/* Position after position, with the keys and values of every loop. */
+static void run_collapsing(run *now) {
+    const reference *ref = now->seq.ref;
+    uint32_t n = now->seq.n, loops = now->opts.max_loops, n_core = ref->plan.n_core;
+    uint32_t *began = ref__alloc(n, sizeof *began);
+    kv **stores = ref__alloc(loops, sizeof *stores);
+    for (uint32_t loop = 0; loop < loops; loop++) {
+        stores[loop] = ref__alloc(n_core, sizeof **stores);
+        for (uint32_t i = 0; i < n_core; i++)
+            stores[loop][i] = ref__kv_new(&ref->plan, n);
+    }
+    for (uint32_t pos = 0; pos < n; pos++) {
+        if (pos > now->opts.n_prompt) began[pos] = began[pos - 1] + now->res->depth[pos - 1];
+        run_position(now, pos, stores, began);
+    }
+    for (uint32_t loop = 0; loop < loops; loop++) {
+        for (uint32_t i = 0; i < n_core; i++)
+            ref__kv_free(&stores[loop][i]);
+        free(stores[loop]);
+    }
+    free(stores);
+    free(began);
+}
+
+/* ---- the whole ---- */
 
 static void run_stage(const ref_seq *seq, const ref_layer *layers, uint32_t n_layers, float *x) {
     for (uint32_t i = 0; i < n_layers; i++) {
@@ -327,7 +393,8 @@ ref_result ref_run(const reference *ref, const uint32_t *ids, uint32_t n, const 
     if (!opts->own_exit) now.opts.exit = ref->plan.exit;
     run_prelude(&now);
     start_state(&now, opts->own_state0 ? opts->state0 : ref->plan.state0);
-    run_loops(&now);
+    if (now.opts.policy == KV_COLLAPSE) run_collapsing(&now);
+    else run_loops(&now);
     run_coda(&now);
     free(now.state);
     free(now.embed);

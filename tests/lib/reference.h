@@ -12,7 +12,8 @@ typedef struct {
     uint32_t max_loops;                  /* 0 = the plan's; may be more */
     uint32_t min_loops;                  /* no halt before this many are done */
     float threshold;                     /* 0 = the configuration's */
-    uint32_t n_prompt, prompt_min_loops; /* so many first positions run at least so many loops */
+    uint32_t n_prompt, prompt_min_loops; /* so many first positions run at least so many loops;
+                                            collapse applies to the positions after them */
     float nudge;   /* a relative change of the embedding: how far it moves the logits tells how much
                       the model enlarges rounding */
     bool own_exit; /* `exit` instead of the plan's */

@@ -99,8 +99,9 @@ static void draw_backend(machine *mac) {
 static void draw_sched(machine *mac) {
     uint64_t *state = &mac->state;
     sched_opts_default(&mac->sched);
-    mac->sched.halted_kv = plans_chance(state, 2) ? KV_LAST : KV_EXACT;
-    mac->sched.batching = plans_chance(state, 6) ? SCHED_LOCKSTEP : SCHED_DEPTHWISE;
+    mac->sched.halted_kv = (kv_policy)plans_between(state, 0, KV_POLICIES - 1);
+    if (mac->sched.halted_kv != KV_COLLAPSE && plans_chance(state, 6))
+        mac->sched.batching = SCHED_LOCKSTEP;
     if (mac->sched.halted_kv == KV_EXACT && plans_chance(state, 6))
         mac->sched.batching = SCHED_FULL;
     mac->sched.chunk = plans_between(state, 1, MOST_PROMPT);
@@ -331,9 +332,10 @@ static void check_request(const machine *mac, const reference *ref, const asked 
 }
 
 static void count_run(const machine *mac, plans_parts *parts) {
-    bool last = mac->sched.halted_kv == KV_LAST;
+    bool last = mac->sched.halted_kv == KV_LAST, exact = mac->sched.halted_kv == KV_EXACT;
     plans_note(parts, "policy last", last);
-    plans_note(parts, "policy exact, depth-wise", !last && mac->sched.batching == SCHED_DEPTHWISE);
+    plans_note(parts, "policy collapse", mac->sched.halted_kv == KV_COLLAPSE);
+    plans_note(parts, "policy exact, depth-wise", exact && mac->sched.batching == SCHED_DEPTHWISE);
     plans_note(parts, "lockstep", mac->sched.batching == SCHED_LOCKSTEP);
     plans_note(parts, "full", mac->sched.batching == SCHED_FULL);
     plans_note(parts, "full prompts", last && mac->plan.full_prompts);

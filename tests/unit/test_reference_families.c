@@ -63,7 +63,7 @@ static double run_case(const reference *ref, const json_t *item, const ref_opts 
     return off;
 }
 
-/* The published answers start from zeros in families whose state is drawn. */
+/* The published answers start from zeros even if the state is drawn. */
 static void start_as_published(const model_plan *plan, ref_opts *opts) {
     opts->own_state0 = plan->state0 != STATE_EMBEDDING;
     opts->state0 = STATE_ZERO;
