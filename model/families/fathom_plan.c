@@ -142,7 +142,7 @@ static const field fields[] = {
     REAL(state0_std, 1e-6, 1e6, .use = &with_seeds),
     FLAG(loop_norm, .use = NULL),
     ROW(exit, FIELD_RULE, .use = NULL),
-    REAL(exit_threshold, 1e-6, 1e6, .use = &with_threshold),
+    REAL(exit_threshold, 0, 1e6, .use = &with_threshold),
     NAME(output, output_names, .use = NULL),
     NAME(coda_in, coda_in_names, .optional = true),
     FLAG(final_norm, .use = NULL),
@@ -307,12 +307,12 @@ static int check_loops(const model__config *config, const model_plan *plan) {
                                  "loops_least is %u, expected at most loops_default = %u",
                                  plan->loops_least, plan->loops_default);
     }
-    if (exit_rule_range(plan->exit, &above, &most) && plan->exit_threshold > most) {
-        return model__config_bad(
-            config, "exit_threshold", "exit_threshold is %g, expected at most %g for exit \"%s\"",
-            (double)plan->exit_threshold, (double)most, exit_rule_name(plan->exit));
-    }
-    return 0;
+    if (!exit_rule_range(plan->exit, &above, &most)) return 0;
+    if (plan->exit_threshold > above && plan->exit_threshold <= most) return 0;
+    return model__config_bad(
+        config, "exit_threshold",
+        "exit_threshold is %g, expected above %g and at most %g for exit \"%s\"",
+        (double)plan->exit_threshold, (double)above, (double)most, exit_rule_name(plan->exit));
 }
 
 /* Pairs of values that describe no model. */
@@ -358,9 +358,11 @@ static int refuse_unknown(const model__config *config) {
 }
 
 static int read(const model__config *config, model_plan *plan) {
-    if (read_fields(config, plan) != 0 || read_exits(config, plan) != 0 ||
-        read_value_embeds(config, plan) != 0 || check_attention(config, plan) != 0 ||
-        check_loops(config, plan) != 0 || check_pairs(config, plan) != 0) {
+    if (read_fields(config, plan) != 0) return -1;
+    plan->exit_threshold = exit_rule_from_written(plan->exit, plan->exit_threshold);
+    if (read_exits(config, plan) != 0 || read_value_embeds(config, plan) != 0 ||
+        check_attention(config, plan) != 0 || check_loops(config, plan) != 0 ||
+        check_pairs(config, plan) != 0) {
         return -1;
     }
     return refuse_unknown(config);
@@ -385,9 +387,11 @@ static void write_field(buf *out, const field *row, const model_plan *plan) {
 }
 
 static void write(buf *out, const model_plan *plan, const char *dtype) {
+    model_plan copy = *plan;
+    copy.exit_threshold = exit_rule_written(plan->exit, plan->exit_threshold);
     buf_printf(out, "{\n  \"model_type\": \"fathom-plan\",\n  \"torch_dtype\": \"%s\",\n", dtype);
     for (size_t i = 0; i < ARRAY_LEN(fields); i++) {
-        if (used(&fields[i], plan)) write_field(out, &fields[i], plan);
+        if (used(&fields[i], plan)) write_field(out, &fields[i], &copy);
     }
     model__write_eos(out, plan);
     buf_puts(out, "  \"value_embeds\": [");

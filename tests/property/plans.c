@@ -84,6 +84,7 @@ static void draw_value_embeds(model_plan *plan, uint64_t *state) {
 static void draw_loop(model_plan *plan, uint64_t *state) {
     plan->loops_default = plans_between(state, 1, 6);
     if (plans_chance(state, 3)) plan->loops_cap = plan->loops_default + plans_between(state, 0, 3);
+    if (plans_chance(state, 4)) plan->loops_least = plans_between(state, 1, plan->loops_default);
     if (plan->inject == INJECT_MYTHOS) {
         plan->lora_rank = plans_between(state, 0, 4);
         if (plan->lora_rank) plan->lora_rows = plans_between(state, 1, 5);
@@ -246,6 +247,7 @@ static void count_loop(plans_parts *parts, const model_plan *plan) {
     plans_note(parts, "state zero", plan->state0 == STATE_ZERO);
     plans_note(parts, "state seeded", plan->state0 == STATE_SEEDED);
     plans_note(parts, "input norm", plan->input_norm);
+    plans_note(parts, "a least number of loops", plan->loops_least > 1);
     plans_note(parts, "loop norm", plan->loop_norm);
     plans_note(parts, "output weighted sum", plan->output == OUTPUT_WEIGHTED_SUM);
     plans_note(parts, "output state", plan->output == OUTPUT_STATE);

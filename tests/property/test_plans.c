@@ -136,9 +136,10 @@ static void draw_request(machine *mac, asked *ask) {
         ask->ids[i] = i < alike ? i * 7 % vocab : plans_between(state, 0, vocab - 1);
     ask->tapped = !plans_chance(state, 4);
     ask->max_tokens = plans_between(state, !ask->tapped, MOST_TOKENS);
-    ask->depth.max_loops = (uint16_t)plans_between(state, 1, mac->backend.max_loops);
-    ask->depth.min_loops = (uint16_t)plans_between(state, 1, ask->depth.max_loops);
-    if (plans_chance(state, 2)) ask->depth.min_loops = 1;
+    uint32_t least = plan_loops_least(&mac->plan);
+    ask->depth.max_loops = (uint16_t)plans_between(state, least, mac->backend.max_loops);
+    ask->depth.min_loops = (uint16_t)plans_between(state, least, ask->depth.max_loops);
+    if (plans_chance(state, 2)) ask->depth.min_loops = (uint16_t)least;
     ask->depth.threshold = draw_threshold(mac->backend.exit, state);
     ask->temperature = plans_chance(state, 2) ? 0 : 0.9f;
 }

@@ -76,7 +76,7 @@ static const char *const plans[] = {
     "\"halted_kv\": \"last\", \"full_prompts\": true, \"tied_head\": false, \"final_norm\": false, "
     "\"max_output_tokens\": 9, \"eos_token_id\": [3, 4], \"_name\": \"mine\"}",
     "{\"exit\": \"latent-diff\", \"qk_bias\": false, \"transformers_version\": \"4\"}",
-    "{\"loops_default\": 1}",
+    "{\"loops_default\": 1, \"exit\": \"latent-diff\", \"exit_threshold\": 0}",
 };
 
 Test(plan_family, a_written_plan_is_read_back_as_it_was) {
@@ -95,6 +95,13 @@ Test(plan_family, a_written_plan_is_read_back_as_it_was) {
         json_decref(second);
         buf_deinit(&text);
     }
+}
+
+Test(plan_family, a_threshold_of_0_lets_every_loop_run) {
+    model_plan plan;
+    err e = {0};
+    cr_assert_eq(parse("{\"exit\": \"cosine\", \"exit_threshold\": 0}", &plan, &e), 0, "%s", e.msg);
+    cr_assert(exit_rule_runs_all(EXIT_COSINE, plan.exit_threshold));
 }
 
 Test(plan_family, a_folder_of_random_weights_opens_for_every_kind_of_plan) {
@@ -150,7 +157,9 @@ Test(plan_family, each_refusal_names_the_key_and_the_rule) {
          "scaling.low", "expected less than scaling.high = 4"},
         {"{\"loops_cap\": 5}", "loops_cap", "expected at least loops_default = 6"},
         {"{\"loops_least\": 7}", "loops_least", "expected at most loops_default = 6"},
-        {"{\"exit_threshold\": 1.5}", "exit_threshold", "expected at most 1 for exit \"hazard\""},
+        {"{\"exit_threshold\": 0}", "exit_threshold", "exit_threshold is 0, expected above 0"},
+        {"{\"exit_threshold\": 1.5}", "exit_threshold",
+         "above 0 and at most 1 for exit \"hazard\""},
         {"{" MOE ", \"norms\": \"sandwich\"}", "norms", "core_ffn \"moe\" needs norms \"pre\""},
         {"{" MOE ", \"n_experts_per_tok\": 5}", "n_experts_per_tok", "at most n_experts = 4"},
         {"{\"end_ffn\": \"moe\"}", "end_ffn", "expected \"swiglu\" or \"half-relu2\""},
