@@ -22,7 +22,9 @@
 TestSuite(plans_property, .fini = fail_on_leaks, .timeout = 600);
 
 enum { PLANS = 500, MOST_REQUESTS = 5, MOST_PROMPT = 40, MOST_TOKENS = 8, MOST_VOCAB = 70 };
-enum { MOST_POSITIONS = MOST_PROMPT + MOST_TOKENS };
+enum { MOST_POSITIONS = MOST_PROMPT + MOST_TOKENS, MOST_LOOPS = 12 };
+/* Policy collapse needs rows for a chunk and for every loop of a sequence. */
+enum { LEAST_ROWS = MOST_PROMPT + MOST_LOOPS + 1 };
 
 /* Largest error of a logit, as a fraction of the largest logit of its position. */
 #define LOGIT_BOUND 1e-4
@@ -85,7 +87,7 @@ static void draw_backend(machine *mac) {
     uint64_t *state = &mac->state;
     mac->backend = (eng_backend_opts){.threads = 1,
                                       .max_loops = plan_loops_ceiling(plan),
-                                      .n_rows = plans_between(state, MOST_PROMPT, 120),
+                                      .n_rows = plans_between(state, LEAST_ROWS, 120),
                                       .max_positions = MOST_POSITIONS,
                                       .cache_bytes = cache_bytes(plan, plans_chance(state, 2)),
                                       .own_exit = true,
