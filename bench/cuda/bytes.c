@@ -49,6 +49,10 @@ static bool products(const kernel_at *here, const char *name, kb_work *work) {
     else if (strcmp(name, "wo") == 0) *work = product(&layer->wo, 1, here->rows, 4);
     else if (strcmp(name, "router") == 0) *work = product(&layer->router, 1, here->rows, 4);
     else if (strcmp(name, "gate_up") == 0) *work = gated(&layer->gate_up, here->rows);
+    else if (strcmp(name, "up") == 0) *work = product(&layer->gate_up, 1, here->rows, 2);
+    else if (strcmp(name, "inject_state") == 0) *work = product(&cuda->inj_state, 1, here->rows, 4);
+    else if (strcmp(name, "inject_input") == 0) *work = product(&cuda->inj_input, 1, here->rows, 4);
+    else if (strcmp(name, "coda_in") == 0) *work = product(&cuda->coda_in, 1, here->rows, 4);
     else if (strcmp(name, "down") == 0) *work = product(&layer->down, 1, here->rows, 4);
     else return false;
     return true;
@@ -107,14 +111,19 @@ static bool of_rows(const kernel_at *here, const char *name, eng_stage stage, kb
     else if (strcmp(name, "row_step_ffn") == 0) bytes = rows * (3 * row + act) + row;
     else if (strcmp(name, "row_step_state") == 0) bytes = rows * 5 * row;
     else if (strcmp(name, "row_step_head") == 0) bytes = rows * (2 * row + act) + row;
+    else if (strcmp(name, "row_step_product") == 0) bytes = rows * (2 * row + act);
+    else if (strcmp(name, "row_step_input") == 0) bytes = rows * 2 * row;
+    else if (strcmp(name, "row_step_sum") == 0) bytes = rows * (3 * row + act) + row;
     else if (strcmp(name, "mla_prep") == 0 || strcmp(name, "gqa_prep") == 0) {
-        bytes = rows * (layer->in.n * 4.0 + layer->in.n * 2.0);
+        bytes = rows * (layer->in.n * 6.0 + layer->value_table.k * 2.0);
     } else if (strcmp(name, "mla_query") == 0) {
         bytes = rows * (layer->q_up.n * 4.0 + layer->q_up.n * 2.0);
     } else if (strcmp(name, "silu_rows") == 0) {
         double wide = here->moe_stage ? (double)layer->shared_gate_up.n * cuda->groups_shared
                                       : layer->gate_up.n;
         bytes = rows * wide * 3;
+    } else if (strcmp(name, "relu2_rows") == 0) {
+        bytes = rows * layer->gate_up.n * 4;
     } else if (strcmp(name, "moe_route") == 0) {
         bytes = rows * (plan->n_experts * 4.0 + plan->n_experts_per_tok * 8.0);
     } else if (strcmp(name, "moe_group") == 0) {
@@ -154,28 +163,35 @@ static double mat_bytes(const cu_mat *mat, double count) {
     return mat->w ? (double)mat->n * mat->k * 2 * count : 0;
 }
 
+/* Weights of one layer, and a row's entry of its value table. */
+static double layer_bytes(const cu_backend *cuda, const cu_layer *layer, bool moe, uint32_t rows,
+                          uint32_t live) {
+    double heads = cuda->plan.n_heads, shared = cuda->groups_shared;
+    double sum = mat_bytes(&layer->in, 1) + mat_bytes(&layer->wo, 1) + mat_bytes(&layer->q_up, 1) +
+                 mat_bytes(&layer->uk, heads) + mat_bytes(&layer->uv, heads) +
+                 mat_bytes(&layer->gate_up, moe ? live : 1) +
+                 mat_bytes(&layer->down, moe ? live : 1) + (double)rows * layer->value_table.k * 2;
+    if (!moe) return sum;
+    return sum + mat_bytes(&layer->router, 1) + mat_bytes(&layer->shared_gate_up, shared) +
+           mat_bytes(&layer->shared_down, 1);
+}
+
 double kb_stage_bytes(const cu_backend *cuda, eng_stage stage, uint32_t rows, uint32_t context,
                       uint32_t live) {
     const model_plan *plan = &cuda->plan;
     bool moe = stage == ENG_STAGE_RECURRENT && plan->core_ffn == FFN_MOE;
-    double n = eng__cuda_layers(cuda, stage), n_rows = rows, dim = plan->dim, sum = 0;
-    if (n > 0) {
-        const cu_layer *layer = layer_of(cuda, stage);
-        double shared = cuda->groups_shared;
-        sum = mat_bytes(&layer->in, 1) + mat_bytes(&layer->wo, 1) + mat_bytes(&layer->q_up, 1) +
-              mat_bytes(&layer->uk, plan->n_heads) + mat_bytes(&layer->uv, plan->n_heads) +
-              mat_bytes(&layer->gate_up, moe ? live : 1) + mat_bytes(&layer->down, moe ? live : 1);
-        if (moe) {
-            sum += mat_bytes(&layer->router, 1) + mat_bytes(&layer->shared_gate_up, shared) +
-                   mat_bytes(&layer->shared_down, 1);
-        }
-        sum = n * (sum + n_rows * context * plan->layer_values * 2);
-    }
-    if (stage == ENG_STAGE_PRELUDE) return sum + n_rows * dim * (2 + 4 * 3);
-    if (stage == ENG_STAGE_CODA) return sum + n_rows * dim * 4;
-    if (plan->inject == INJECT_MYTHOS) sum += 2.0 * plan->lora_rank * dim * 4;
-    return sum + n_rows * dim * 4 * (plan->inject == INJECT_MYTHOS ? 3 : 2) +
-           (plan->output == OUTPUT_WEIGHTED_SUM ? n_rows * dim * 8 : 0);
+    uint32_t n = eng__cuda_layers(cuda, stage);
+    double n_rows = rows, row = (double)plan->dim * 4, sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += layer_bytes(cuda, layer_of(cuda, stage) + i, moe, rows, live);
+    sum += n * n_rows * context * plan->layer_values * 2;
+    if (stage == ENG_STAGE_PRELUDE)
+        return sum + mat_bytes(&cuda->inj_input, 1) + n_rows * (row / 2 + 3 * row);
+    if (stage == ENG_STAGE_CODA) return sum + mat_bytes(&cuda->coda_in, 1) + n_rows * row;
+    if (plan->inject == INJECT_MYTHOS) sum += 2.0 * plan->lora_rank * row;
+    double states = plan->inject == INJECT_NONE ? 2 : 3; /* h read and written, e read */
+    if (plan->output == OUTPUT_WEIGHTED_SUM) states += 2;
+    return sum + mat_bytes(&cuda->inj_state, 1) + n_rows * row * states;
 }
 
 double kb_head_bytes(const cu_backend *cuda, uint32_t rows) {

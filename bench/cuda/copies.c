@@ -66,6 +66,7 @@ static void spread_layers(weight_copier *copier, kb_sets *sets, eng_stage stage,
                           const cu_layer *layers) {
     const model_plan *plan = &copier->cuda->plan;
     uint32_t n = eng__cuda_layers(copier->cuda, stage), dim = plan->dim, heads = plan->n_heads;
+    uint32_t turned = plan_q_width(plan) + plan_kv_width(plan);
     bool moe = stage == ENG_STAGE_RECURRENT && plan->core_ffn == FFN_MOE;
     uint32_t experts = moe ? plan->n_experts : 1, live = moe ? plan->n_experts_per_tok : 1;
     for (uint32_t i = 0; i < KB_SETS; i++) {
@@ -101,6 +102,8 @@ static void spread_layers(weight_copier *copier, kb_sets *sets, eng_stage stage,
         {offsetof(cu_layer, q_norm), plan->q_lora_rank},
         {offsetof(cu_layer, kv_norm), plan->kv_lora_rank},
         {offsetof(cu_layer, router_bias), plan->n_experts},
+        {offsetof(cu_layer, qk_bias), turned},
+        {offsetof(cu_layer, qk_norm), turned},
     };
     for (uint32_t i = 0; i < n; i++) {
         for (size_t j = 0; j < ARRAY_LEN(floats) && n == 1; j++)
@@ -111,7 +114,11 @@ static void spread_layers(weight_copier *copier, kb_sets *sets, eng_stage stage,
     }
 }
 
-/* Vectors read by the end of a loop and by the head. */
+static size_t bytes_of(const cu_mat *mat) {
+    return (size_t)cu_round(mat->n, CU_MM_ROWS) * mat->ld * 2;
+}
+
+/* Weights that stand between the stages' layers, and the head. */
 static void spread_outside(weight_copier *copier, kb_sets *sets) {
     const model_plan *plan = &copier->cuda->plan;
     cu_backend *cuda = copier->cuda;
@@ -126,8 +133,12 @@ static void spread_outside(weight_copier *copier, kb_sets *sets) {
         {offsetof(cu_backend, halt_w), (size_t)plan->dim * 4},
         {offsetof(cu_backend, lora_down), (size_t)plan->dim * plan->lora_rank * 4},
         {offsetof(cu_backend, lora_b), (size_t)plan->dim * plan->lora_rank * 4},
-        {offsetof(cu_backend, head.w),
-         (size_t)cu_round(cuda->head.n, CU_MM_ROWS) * cuda->head.ld * 2},
+        {offsetof(cu_backend, inj_step), (size_t)plan->dim * 4},
+        {offsetof(cu_backend, input_norm), (size_t)plan->dim * 4},
+        {offsetof(cu_backend, inj_state.w), bytes_of(&cuda->inj_state)},
+        {offsetof(cu_backend, inj_input.w), bytes_of(&cuda->inj_input)},
+        {offsetof(cu_backend, coda_in.w), bytes_of(&cuda->coda_in)},
+        {offsetof(cu_backend, head.w), bytes_of(&cuda->head)},
     };
     for (uint32_t i = 0; i < KB_SETS; i++)
         sets->outside[i] = *cuda;

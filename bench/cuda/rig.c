@@ -168,6 +168,7 @@ static void take_sequences(kb_rig *rig, uint32_t positions) {
     rig->row = array_new(rig->n_seqs, sizeof *rig->row);
     rig->tables = array_new((size_t)all, sizeof *rig->tables);
     if (rig->row == NULL || rig->tables == NULL) kb_fail("out of memory");
+    float never = cuda->opts.exit == EXIT_ACT ? 1e30f : exit_rule_never(cuda->opts.exit);
     for (uint32_t seq = 0; seq < rig->n_seqs; seq++) {
         uint32_t *table = rig->tables + (size_t)seq * rig->blocks;
         for (uint32_t i = 0; i < rig->blocks; i++)
@@ -176,7 +177,7 @@ static void take_sequences(kb_rig *rig, uint32_t positions) {
                                   .pos = rig->context - 1,
                                   .token = seq * 37 % rig->plan.vocab_size,
                                   .max_loops = UINT16_MAX, /* no row halts */
-                                  .threshold = 1e30f,
+                                  .threshold = never,
                                   .blocks = table};
     }
 }

@@ -91,6 +91,11 @@ static void take_set(kb_sites *sites, uint32_t i) {
     cuda->loop_norm = outside->loop_norm;
     cuda->inj_a = outside->inj_a;
     cuda->inj_b = outside->inj_b;
+    cuda->inj_step = outside->inj_step;
+    cuda->input_norm = outside->input_norm;
+    cuda->inj_state.w = outside->inj_state.w;
+    cuda->inj_input.w = outside->inj_input.w;
+    cuda->coda_in.w = outside->coda_in.w;
     cuda->halt_w = outside->halt_w;
     cuda->lora_down = outside->lora_down;
     cuda->lora_b = outside->lora_b;
