@@ -159,10 +159,11 @@ static int take_sent(cu_backend *cuda, err *e) {
 }
 
 /* Memory for a launch's descriptor and its results. A descriptor has room for the edits of a full
- * launch: a slot for every plane of a position outside the loop and two for its loop. */
+ * launch: a slot for every plane of a position outside the loop, two for its loop, and one if its
+ * loops then share a slot. */
 int eng__cuda_take_exchange(cu_backend *cuda, err *e) {
     uint64_t blocks = (cuda->opts.max_positions + ENG_BLOCK - 1) / ENG_BLOCK;
-    uint64_t edits = (uint64_t)cuda->opts.max_launch * (plan_planes(&cuda->plan, 0) + 2);
+    uint64_t edits = (uint64_t)cuda->opts.max_launch * (plan_planes(&cuda->plan, 0) + 3);
     size_t table = (size_t)most(blocks * cuda->opts.max_launch, 1);
     cuda->edit_cap = (uint32_t)most(edits, CU_EDITS);
     cuda->desc_bytes =

@@ -29,10 +29,10 @@ for kb in 227 163 99; do
     done | awk -v kb=$kb '{print; n += $2} END {print n " checks with " kb " KB of shared memory, 0 failed"}'
 done
 # The benchmarks' programs run too, at sizes that measure nothing.
-for variant in tiny ouro_tiny; do
+for variant in tiny ouro_tiny huginn_tiny parcae_tiny; do
     build/cuda-shim/kernel-bench "$variant" 70 >/dev/null || exit 1
 done
-for model in tests/golden/cases/mla tests/golden/families/ouro; do
+for model in tests/golden/cases/mla tests/golden/families/{ouro,huginn,parcae}; do
     build/cuda-shim/step-bench "$model" 70 1,3 >/dev/null || exit 1
 done
 # The script for a GPU machine, through its gate, with the shim's programs for the device's.

@@ -17,7 +17,7 @@ void test_published(void) {
         family_half_precision(&family);
         family_poisoned(&family);
         family_graphs(&family);
-        family_mixes(family.model, on_shim ? 3 : 12, 1, family.name);
+        family_mixes(family.model, on_shim ? 2 : 12, 1, family.name);
         family_mixes(family.model, on_shim ? 2 : 12, 2, family.name);
         family_close(&family);
     }
