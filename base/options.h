@@ -39,7 +39,7 @@ typedef struct {
     size_t n;
 } opt_list;
 
-typedef struct { /* for an option whose every number has a meaning, 0 too */
+typedef struct { /* for an option with a meaning for each number, 0 too */
     double value;
     bool given;
 } opt_real;

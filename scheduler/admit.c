@@ -32,7 +32,7 @@ static uint16_t capped_loops(const sequence *seq, uint32_t cap) {
     return cap > least ? (uint16_t)cap : least;
 }
 
-/* Loop slots of n timed positions: one each, and every loop of those not collapsed yet. */
+/* Loop slots of n timed positions: one each, and every loop of positions not collapsed yet. */
 static double expected_timed(double n, double loops, double mean) {
     double open = mean > 0 ? loops / mean + 1 : loops;
     if (open > n) open = n;

@@ -2,29 +2,26 @@
  *
  * A generated position runs as under exact: it halts, and its tail fills the cache at every deeper
  * loop. Then the slot of its deepest loop stands in for all its loops, and its other loop slots are
- * given back. From then on later positions read other values, so the moment must not depend on the
- * load, or an answer would.
+ * given back. From then on later positions read other values. So the moment must not depend on the
+ * load, or answers would depend on it too.
  *
- * Therefore each sequence has a clock that counts loops. A generated position begins at the tick
- * at which the one before it halted, and its loop t belongs to the tick t later. All generated
- * positions of a sequence run their loops of one tick, tails too, before any runs a loop of the
- * next; tails park while no row is live. A position that began at tick b is collapsed at tick
- * b + max_loops. So a reader finds it collapsed exactly if the positions from it to the reader
- * halted after max_loops loops in all, counting the reader's own loop: a sequence alone and one in
- * company read the same values.
+ * Therefore each sequence has a clock, counted in loops. A generated position begins at the tick
+ * when the position before it has halted, and runs one loop per tick. All generated positions of a
+ * sequence run their loops of one tick, tails too, before any of them runs a loop of the next.
+ * Tails park while no row is live. A position begun at tick b is collapsed at tick b + max_loops.
+ * So the depths of a sequence alone decide which values its positions read, in company as well.
  *
- * The edit that collapses a position stands in the first launch with a row of that tick. Launches
- * run in the order they were started in, and edits before rows, so no launch reads a slot given
- * back. For the same reason a launch ahead takes no row that may have halted: a tail must not be a
- * tick ahead of the position that follows it.
+ * The edit of a collapse stands in the first launch with a row of its tick. Launches run in the
+ * order they were started in, and edits before rows, so no launch reads a slot given back. A launch
+ * ahead takes no row in doubt: a tail must not be a tick ahead of the position behind it.
  *
  * After a preemption generated positions are computed again one after another, not in chunks.
- * Prompt positions keep every slot, because published figures are for collapsing generated tokens
- * only. No block with generated positions enters the prefix cache, where a prompt of the same
- * tokens would find other values than its own.
+ * Prompt positions keep every slot, because the published figures collapse generated tokens only.
+ * No block with generated positions enters the prefix cache: a prompt of the same tokens would find
+ * other values there than its own.
  *
- * A row stays with its position until that is collapsed: at most max_loops + 1 rows per sequence.
- * So many are kept for each running sequence (cohort.c), or tails could hold every row. */
+ * A row stays with its position until the collapse: at most max_loops + 1 rows per sequence. So
+ * many are kept for each running sequence (cohort.c), or tails could hold every row. */
 #include "scheduler/scheduler_internal.h"
 
 uint32_t *sched__loop_slots(const scheduler *sched, uint32_t row) {

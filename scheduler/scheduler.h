@@ -38,8 +38,8 @@ typedef struct {
     uint32_t prompt_min_loops; /* least loops of prompt positions; 0 = default_min_loops, or every
                                   loop under KV_LAST if the model's published engines do so */
     float default_threshold;   /* of the backend's exit rule; 0 = the model's, or the rule's own */
-    bool collapse_prompts; /* policy collapse: prompt positions count as generated; for `compare`,
-                              whose text stands for generated tokens */
+    bool collapse_prompts; /* policy collapse: prompt positions count as generated: `compare` runs
+                              a text in place of generated tokens */
     bool prefix_cache;
     uint32_t max_tenants;    /* sched_request.tenant is below this; 0 = 1 */
     const uint32_t *weights; /* [max_tenants] of each tenant's share, >= 1; copied; NULL = 1 each */

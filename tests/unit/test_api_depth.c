@@ -1,6 +1,6 @@
 /* test_api_depth.c - the depth fields of requests, checked against the plan and the exit rule of
  * the served model. The model here is an Ouro with random weights, because its family caps the
- * loops; one test has a Nanbeige, whose loops are fixed. */
+ * loops; one test has a Nanbeige with fixed loops. */
 #include "api/api_internal.h"
 #include "tests/lib/files.h"
 #include "tests/lib/testlib.h"
