@@ -15,6 +15,7 @@ static const be_mode all_modes[BE_MAX_MODES] = {
     {"lockstep", "last", SCHED_LOCKSTEP, KV_LAST},
     {"depthwise", "exact", SCHED_DEPTHWISE, KV_EXACT},
     {"depthwise", "last", SCHED_DEPTHWISE, KV_LAST},
+    {"depthwise", "collapse", SCHED_DEPTHWISE, KV_COLLAPSE},
 };
 
 typedef struct {
@@ -60,13 +61,15 @@ static bool listed(const char *list, const char *name) {
     return false;
 }
 
-/* `full` always runs: the other modes are compared with it. A mode runs with both policies unless
- * "mode/policy" names one. */
+/* `full` always runs: the other modes are compared with it. A mode runs with policies exact and
+ * last unless "mode/policy" names one; collapse runs only by name. */
 static int parse_modes(bench *to, const char *list, err *e) {
     for (int i = 0; i < BE_MAX_MODES; i++) {
         char both[40];
         (void)snprintf(both, sizeof both, "%s/%s", all_modes[i].mode, all_modes[i].policy);
-        if (i == 0 || list == NULL || listed(list, all_modes[i].mode) || listed(list, both)) {
+        bool usual = list == NULL || listed(list, all_modes[i].mode);
+        if (all_modes[i].halted_kv == KV_COLLAPSE) usual = false;
+        if (i == 0 || usual || listed(list, both)) {
             to->modes[to->n_modes++] = all_modes[i];
         }
     }
@@ -114,7 +117,7 @@ static be_run *runs_of(const bench *in, size_t size, size_t mode) { /* [repeat] 
 }
 
 static int run_mode(bench *in, size_t size, size_t mode, uint64_t i, const runtime *run_on,
-                    be_tokens first[2], err *e) {
+                    be_tokens first[KV_POLICIES], err *e) {
     const be_mode *which = &in->modes[mode];
     be_run *run = &runs_of(in, size, mode)[i];
     if (be_drive(run, run_on, which, &in->load, &first[which->halted_kv], e) != 0) return -1;
@@ -125,15 +128,15 @@ static int run_mode(bench *in, size_t size, size_t mode, uint64_t i, const runti
 }
 
 static int run_size(bench *in, size_t size, const runtime *run_on, err *e) {
-    be_tokens first[2] = {{0}, {0}}; /* by policy */
+    be_tokens first[KV_POLICIES] = {0};
     int rc = 0;
     in->load.sequences = in->sizes[size];
     for (uint64_t i = 0; i < in->repeat && rc == 0; i++) {
         for (size_t mode = 0; mode < in->n_modes && rc == 0; mode++)
             rc = run_mode(in, size, mode, i, run_on, first, e);
     }
-    be_tokens_deinit(&first[0]);
-    be_tokens_deinit(&first[1]);
+    for (int i = 0; i < KV_POLICIES; i++)
+        be_tokens_deinit(&first[i]);
     return rc;
 }
 
@@ -276,8 +279,9 @@ int cmd_bench_engine(int argc, char **argv) {
         {"--seed", OPT_UINT, &opts.seed, "N", "seed of prompts, lengths and sampling (default 1)",
          0, 9e18, false},
         {"--modes", OPT_TEXT, &opts.modes, "LIST",
-         "modes to run: full, lockstep, depthwise, each with both policies, or as depthwise/last "
-         "(default: all)",
+         "modes to run: full, lockstep, depthwise, each with policies exact and last, or one "
+         "policy "
+         "as depthwise/last or depthwise/collapse (default: all but collapse)",
          0, 0, false},
         {"--temperature", OPT_REAL, &opts.temperature, "X", "sampling temperature (default 1)", 0,
          2, false},

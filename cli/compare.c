@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_RUNS = 12 };
+enum { MAX_RUNS = 13 };
 
 typedef struct {
     kv_policy policy;
@@ -117,16 +117,23 @@ static int run_windows(compare *cmp, const uint32_t *ids, size_t n, err *e) {
     return 0;
 }
 
-/* Cache bytes of one position: the planes of every loop (exact), or of the loops that it ran
- * (last). */
+static double loops_kept(const compare_run *run, double most) {
+    switch (run->policy) {
+    case KV_EXACT: return most;
+    case KV_LAST: return run->loops / (double)run->n_positions;
+    case KV_COLLAPSE: return 1;
+    }
+    return most;
+}
+
+/* Cache bytes of one position: the planes outside the loop, and the loops kept. */
 static double bytes_kept(const compare *cmp, const compare_run *run, bool all_loops) {
     const model_plan *plan = model_plan_of(cmp->rt->model);
     const sched_opts *limits = &cmp->rt->sched;
     double most = run->max_loops              ? run->max_loops
                   : limits->default_max_loops ? limits->default_max_loops
                                               : plan->loops_default;
-    double loops =
-        all_loops || run->policy == KV_EXACT ? most : run->loops / (double)run->n_positions;
+    double loops = all_loops ? most : loops_kept(run, most);
     return (plan_planes(plan, 0) + loops) * (double)cmp->rt->backend->info.slot_bytes;
 }
 
@@ -179,8 +186,8 @@ static void print_json(const compare *cmp, size_t n_tokens) {
 }
 
 static int add_runs(compare *cmp, const char *loops, uint32_t ceiling, err *e) {
-    cmp->runs[cmp->n_runs++] = (compare_run){.policy = KV_EXACT};
-    cmp->runs[cmp->n_runs++] = (compare_run){.policy = KV_LAST};
+    for (int policy = 0; policy < KV_POLICIES; policy++)
+        cmp->runs[cmp->n_runs++] = (compare_run){.policy = (kv_policy)policy};
     for (const char *at = loops; at && *at;) {
         char *end;
         unsigned long n = strtoul(at, &end, 10);
@@ -188,7 +195,7 @@ static int add_runs(compare *cmp, const char *loops, uint32_t ceiling, err *e) {
             return err_set(
                 e, ERR_USAGE, "--at-loops",
                 "--at-loops '%s': expected up to %d numbers from 1 to %u, separated by commas",
-                loops, MAX_RUNS - 2, ceiling);
+                loops, MAX_RUNS - KV_POLICIES, ceiling);
         }
         cmp->runs[cmp->n_runs++] = (compare_run){.policy = KV_EXACT, .max_loops = (uint32_t)n};
         at = *end ? end + 1 : end;
@@ -201,7 +208,8 @@ static int open_runs(compare *cmp, err *e) {
         sched_opts limits = cmp->rt->sched;
         limits.halted_kv = cmp->runs[i].policy;
         limits.batching = SCHED_DEPTHWISE;
-        limits.prefix_cache = false; /* the schedulers use the whole cache, one after another */
+        limits.collapse_prompts = true; /* the text stands for generated tokens */
+        limits.prefix_cache = false;    /* the schedulers use the whole cache, one after another */
         if (sched_create(&cmp->runs[i].scheduler, cmp->rt->backend, &limits, on_event, cmp, e) != 0)
             return -1;
     }
@@ -266,7 +274,8 @@ int cmd_compare(int argc, char **argv) {
         {"--json", OPT_FLAG, &opts.json, NULL, "print JSON instead of a table", 0, 0, false},
     };
     const opt_command command = {
-        "compare", "compares policy last and fewer loops with policy exact on the same text",
+        "compare",
+        "compares policies last and collapse, and fewer loops, with policy exact on the same text",
         "fathom compare --model models/demo --text "
         "models/demo/held_out.txt --first 8192 --at-loops 1,2,4",
         table, ARRAY_LEN(table)};

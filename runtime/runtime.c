@@ -151,12 +151,12 @@ static int fill_sched(sched_opts *settings, const runtime_opts *opts, const mode
     return 0;
 }
 
-/* The number of row states. Under KV_EXACT a sequence may hold one row per loop (tails), and prompt
- * chunks hold theirs. A halted row keeps its state until a later row goes as deep, so more rows
- * save arithmetic and cache: as many as fit in STATE_BYTES (three floats per channel). Beyond this
- * number rows wait; they do not fail. */
+/* The number of row states. Unless under KV_LAST a sequence may hold one row per loop (tails), and
+ * prompt chunks hold theirs. Under KV_EXACT a halted row keeps its state until a later row goes as
+ * deep, so more rows save arithmetic and cache: as many as fit in STATE_BYTES (three floats per
+ * channel). Beyond this number rows wait, or under KV_COLLAPSE sequences; they do not fail. */
 static uint32_t row_states(const sched_opts *settings, const model_plan *plan) {
-    uint64_t per_sequence = settings->halted_kv == KV_EXACT ? settings->ceiling_loops + 1u : 2u;
+    uint64_t per_sequence = settings->halted_kv == KV_LAST ? 2u : settings->ceiling_loops + 1u;
     uint64_t n = (uint64_t)settings->max_running * per_sequence + 4u * (uint64_t)settings->max_rows;
     uint64_t spare = STATE_BYTES / (12u * (uint64_t)plan->dim);
     if (settings->halted_kv == KV_EXACT && n < spare) n = spare;

@@ -7,7 +7,7 @@
 
 #include <stdio.h>
 
-enum { BE_MAX_MODES = 5, BE_MAX_SIZES = 8, BE_MAX_REPEAT = 64, BE_SAMPLES = 2000 };
+enum { BE_MAX_MODES = 6, BE_MAX_SIZES = 8, BE_MAX_REPEAT = 64, BE_SAMPLES = 2000 };
 
 typedef struct {
     const char *mode, *policy; /* "depthwise", "exact" */

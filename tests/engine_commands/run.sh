@@ -52,7 +52,10 @@ done
 jq -e '.runs[0].mean_kl == 0 and .runs[0].top1_agreement == 1' "$out/compare.json" >/dev/null || fail "exact is not itself"
 jq -e '.runs[1].policy == "last" and .runs[1].mean_kl < 0.001 and .runs[1].top1_agreement > 0.98' \
     "$out/compare.json" >/dev/null || fail "last is far from exact"
-jq -e '.runs[2].mean_depth == 1 and .runs[2].mean_kl > 0.5' "$out/compare.json" >/dev/null || fail "one loop costs nothing"
+jq -e '.runs[2].policy == "collapse" and .runs[2].mean_kl > .runs[1].mean_kl and .runs[2].mean_kl < 0.1
+    and .runs[2].cache_bytes_per_token == .runs[3].cache_bytes_per_token' "$out/compare.json" >/dev/null ||
+    fail "collapse: $(cat "$out/compare.json")"
+jq -e '.runs[3].mean_depth == 1 and .runs[3].mean_kl > 0.5' "$out/compare.json" >/dev/null || fail "one loop costs nothing"
 
 # The same of a family with several core layers, a hazard gate and a cap: the demo's tokenizer over
 # random weights.
@@ -79,12 +82,18 @@ jq -e '.depth_histogram[0] == 0 and .depth_histogram[1] > 0 and .mean_depth < 4'
 jq -e '.exit.rule == "hazard" and .runs[0].mean_kl == 0 and .runs[1].policy == "last" and .runs[1].mean_kl > 0
     and .runs[1].cache_bytes_per_token < .runs[0].cache_bytes_per_token
     and .runs[0].cache_bytes_per_token == 4 * 1536 and .runs[2].cache_bytes_per_token == 1536
-    and .runs[2].mean_depth == 1 and .runs[3].mean_kl == 0' "$out/compare.json" >/dev/null || fail "compare: $(cat "$out/compare.json")"
+    and .runs[2].policy == "collapse" and .runs[2].mean_kl > 0
+    and .runs[3].mean_depth == 1 and .runs[4].mean_kl == 0' "$out/compare.json" >/dev/null || fail "compare: $(cat "$out/compare.json")"
 # shellcheck disable=SC2086
 "$fathom" bench engine $ouro --sequences 3 --repeat 1 --prompt-tokens 12 --output-tokens 12 --json >"$out/bench.json" 2>"$out/bench.txt"
 jq -e '.family == "ouro" and .core_layers == 3 and ([.runs[].tokens_differing] | add == 0)
     and all(.runs[]; .max_loops == 4 and .mean_depth <= 4)' "$out/bench.json" >/dev/null || fail "bench engine on an Ouro"
 grep -q 'ouro, 3 core layers, exit by hazard at 0.5, 4 loops' "$out/bench.txt" || fail "bench engine names no rule"
+# shellcheck disable=SC2086
+"$fathom" bench engine $ouro --sequences 3 --repeat 2 --prompt-tokens 12 --output-tokens 40 --modes depthwise/exact,depthwise/collapse \
+    --json >"$out/bench.json" 2>"$out/bench.txt"
+jq -e '[.runs[].policy] == ["exact", "exact", "collapse"] and ([.runs[].tokens_differing] | add == 0)' "$out/bench.json" >/dev/null ||
+    fail "bench engine with collapse: $(cat "$out/bench.txt")"
 # shellcheck disable=SC2086
 if "$fathom" compare $ouro $text --at-loops 5 2>"$out/err"; then fail "compare took 5 loops of 4"; fi
 grep -q 'from 1 to 4' "$out/err" || fail "compare: $(cat "$out/err")"
