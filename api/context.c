@@ -109,7 +109,7 @@ static void read_tokens(api_context *ctx, const json_t *root) {
 }
 
 /* End tokens are added in the order of ends.c: config.json after the tokenizer and before the
- * template. The template is opened first, because it tells which tokens are control tokens. */
+ * template; last the token before every text, because an answer ends where the next text begins. The template is opened first, because it tells which tokens are control tokens. */
 static int read_files(api_context *ctx, err *e) {
     json_t *root = NULL;
     const char *dir = ctx->opts.model_dir;
@@ -125,6 +125,7 @@ static int read_files(api_context *ctx, err *e) {
     const uint32_t *ends = ctx->template ? api__template_stops(ctx->template, &n) : NULL;
     for (uint32_t i = 0; i < n; i++)
         api__add_end(ctx, ends[i], "the chat template");
+    if (rc == 0 && ctx->add_bos) api__add_end(ctx, ctx->bos_id, "the tokenizer's first token");
     json_decref(root);
     return rc;
 }

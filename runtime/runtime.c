@@ -29,8 +29,9 @@ int runtime_open_tokenizer(tokenizer **out, const char *dir, uint32_t vocab_size
     why_not[0] = 0;
     if (tokenizer_open(out, dir, vocab_size, &why) == 0) return 0;
     if (why.code == ERR_NOT_FOUND) return 0;
-    if (why.code != ERR_BAD_FILE) return err_set(e, why.code, why.param, "%s", why.msg);
-    if (check_file(dir, e) != 0) return -1;
+    if (why.code != ERR_BAD_FILE && why.code != ERR_UNSUPPORTED)
+        return err_set(e, why.code, why.param, "%s", why.msg);
+    if (why.code == ERR_BAD_FILE && check_file(dir, e) != 0) return -1;
     log_line(LOG_WARN,
              "%s: the tokenizer cannot be used, so requests must send token ids, not text; repair "
              "the file, or give --no-tokenizer",

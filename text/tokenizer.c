@@ -211,15 +211,27 @@ void token_ids_deinit(token_ids *ids) {
 
 /* ---- opening ---- */
 
+/* SentencePiece's own file has no order of merges, so Fathom cannot read it. */
+static int not_found(const char *dir, const char *path, err *e) {
+    char other[4096];
+    int len = snprintf(other, sizeof other, "%s/tokenizer.model", dir);
+    if (len < 0 || (size_t)len >= sizeof other || access(other, F_OK) != 0)
+        return err_set(e, ERR_NOT_FOUND, NULL, "%s: the file does not exist", path);
+    return err_set(e, ERR_UNSUPPORTED, NULL,
+                   "%s: the file does not exist, and tokenizer.model cannot be read in its place; to "
+                   "make it, run in the folder: python3 -c \"from transformers import AutoTokenizer; "
+                   "AutoTokenizer.from_pretrained('.').save_pretrained('.')\"",
+                   path);
+}
+
 int tokenizer_open(tokenizer **out, const char *dir, uint32_t vocab_size, err *e) {
     *out = NULL;
     char path[4096];
     int len = snprintf(path, sizeof path, "%s/tokenizer.json", dir);
     if (len < 0 || (size_t)len >= sizeof path)
         return err_set(e, ERR_BAD_FILE, NULL, "the model's path is too long");
-    if (access(path, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR)) {
-        return err_set(e, ERR_NOT_FOUND, NULL, "%s: the file does not exist", path);
-    }
+    if (access(path, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR))
+        return not_found(dir, path, e);
     buf text = {0};
     int rc = file_read(&text, path, 64 << 20, e);
     if (rc == 0) rc = tokenizer_parse(out, text.data, text.len, vocab_size, path, e);
