@@ -4,8 +4,8 @@
     tools/convert_bin.py parcae-140m my-parcae
     build/fathom inspect --model my-parcae
 
-Names, shapes, values and dtypes stay as they are; config.json and the tokenizer's files are copied. A
-model without a model_type gets the one that its class has (ParcaeConfig: parcae). Of several tensors
+Names, shapes, values and dtypes stay as they are; config.json and the tokenizer's files are copied. Tables
+that follow from config.json (freqs_cis) are left out. A model without a model_type gets the one that its class has (ParcaeConfig: parcae). Of several tensors
 that are one in memory (a tied head) the first in order of names is kept, and --keep-tied keeps all.
 Nothing that the file's pickle names is run. Needs torch (Debian 12: python3-torch)."""
 
@@ -21,6 +21,7 @@ from torch_checkpoint import Refused  # noqa: E402
 
 COPIED = """tokenizer.json tokenizer_config.json special_tokens_map.json generation_config.json chat_template.jinja
 tokenizer.model merges.txt vocab.json added_tokens.json chat_template.fathom.json""".split()
+TABLES = ("freqs_cis",)  # buffers of the published classes
 
 
 def leave_out(name, why):
@@ -84,6 +85,9 @@ def convert(args):
     config, tensors = read_config(args.folder), read_weights(args.folder)
     if not args.keep_tied:
         tensors = without_twins(tensors)
+    for name in [n for n in tensors if n.rsplit(".", 1)[-1] in TABLES]:
+        tensors.pop(name)
+        leave_out(name, "config.json tells it")
     for name in [n for n, t in tensors.items() if t.dtype not in ckpt.NAMES]:
         leave_out(name, f"its dtype is {tensors.pop(name).dtype}")
     if not tensors:

@@ -114,12 +114,23 @@ def hub_folder(out, config, parts):
 def check_parcae(folder):
     """Exits with a message unless the folder's tensors are those of parcae_state, one by one."""
     found, state = read_safetensors(os.path.join(folder, "model.safetensors")), parcae_state()
-    wanted = {n: t for n, t in state.items() if n not in ("lm_head.weight", "steps")}
+    wanted = {n: t for n, t in state.items() if n not in ("freqs_cis", "lm_head.weight", "steps")}
     if set(found) != set(wanted):
         sys.exit(f"tensors differ: {set(found) ^ set(wanted)}")
     for name, t in wanted.items():
         if found[name].dtype != t.dtype or not torch.equal(found[name], t):
             sys.exit(f"{name} differs")
+
+
+def published_parcae(golden, out):
+    """The golden case as its authors publish: a pickle with the tied head and the table, no model_type."""
+    with open(os.path.join(golden, "config.json"), encoding="utf-8") as f:
+        config = json.load(f)
+    assert "model_type" not in config and config["_class_name"] == "ParcaeConfig"
+    state = dict(read_safetensors(os.path.join(golden, "model.safetensors")))
+    state["lm_head.weight"] = state["transformer.wte.weight"]
+    state["freqs_cis"] = torch.randn(1, config["block_size"], 1, config["n_embd"] // config["num_attention_heads"] // 2, 2)
+    hub_folder(out, config, [state])
 
 
 def wrapped(state, how):
@@ -138,7 +149,7 @@ def untie(folder, out):
     torch_checkpoint.write_folder(out, config, state, torch.float32)
 
 
-def main(golden, ouro, out):
+def main(golden, ouro, parcae, out):
     with open(os.path.join(golden, "config.json"), encoding="utf-8") as f:
         fields = json.load(f)
     for key in ("architectures", "model_type", "torch_dtype"):
@@ -185,6 +196,7 @@ def main(golden, ouro, out):
     del short["rope_theta"]
     save("short_cfg.pt", {"model": full, "cfg": short})
     hub_folder(os.path.join(out, "parcae_bin"), PARCAE, [parcae_state()])
+    published_parcae(parcae, os.path.join(out, "parcae_golden"))
     with open(os.path.join(ouro, "config.json"), encoding="utf-8") as f:
         config = json.load(f)
     items = list(read_safetensors(os.path.join(ouro, "model.safetensors")).items())

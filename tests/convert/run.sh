@@ -10,6 +10,7 @@ done
 [ -n "$python" ] || { echo "skipped: python3-torch is not installed"; exit 77; }
 golden=tests/golden/cases/mla_deep
 ouro=tests/golden/families/ouro
+parcae=tests/golden/families/parcae
 fathom=build/fathom
 score() { # one code path: a measured choice may differ between runs in the last digit
     $fathom score --kernels portable --device cpu "$@"
@@ -18,7 +19,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 fail() { echo "FAIL: $*" >&2; exit 1; }
 
-"$python" tests/convert/make_checkpoints.py $golden $ouro "$dir"
+"$python" tests/convert/make_checkpoints.py $golden $ouro $parcae "$dir"
 echo '[[1,2,3,4,5,6,7,8,9,10,11,12],[300,200,100]]' >"$dir/ids.json"
 echo '[[1,2,3,4,5,6,7,8,9,10,11,12],[90,20,30]]' >"$dir/ouro_ids.json"
 score --model $golden --ids "$dir/ids.json" >"$dir/expected"
@@ -89,9 +90,16 @@ convert_bin "$dir/parcae_bin" "$dir/parcae" >/dev/null 2>"$dir/err" || fail "par
 grep -q 'left out: lm_head.weight (it is transformer.wte.weight)' "$dir/err" || fail "parcae: says '$(cat "$dir/err")'"
 grep -q 'left out: steps (its dtype is torch.int64)' "$dir/err" || fail "parcae: says '$(cat "$dir/err")'"
 "$python" tests/convert/make_checkpoints.py check-parcae "$dir/parcae" || fail "parcae: tensors were changed"
-if $fathom inspect --model "$dir/parcae" 2>"$dir/err"; then fail "parcae: opens"; fi
-grep -q "model_type is 'parcae'; Fathom runs looped models: " "$dir/err" || fail "parcae: says '$(cat "$dir/err")'"
+grep -q 'left out: freqs_cis (config.json tells it)' "$dir/err" || fail "parcae: says '$(cat "$dir/err")'"
 echo "ok parcae_bin"
+convert_bin "$dir/parcae_golden" "$dir/parcae_golden-out" >/dev/null 2>"$dir/err" || fail "parcae_golden: $(cat "$dir/err")"
+[ "$(wc -l <"$dir/err")" -eq 2 ] || fail "parcae_golden: says '$(cat "$dir/err")'"
+rm "$dir/parcae_golden-out/tokenizer.json"
+score --model $parcae --ids "$dir/ouro_ids.json" >"$dir/expected"
+score --model "$dir/parcae_golden-out" --ids "$dir/ouro_ids.json" >"$dir/found" 2>"$dir/err" || fail "parcae_golden: $(cat "$dir/err")"
+cmp -s "$dir/expected" "$dir/found" || fail "parcae_golden: scores differ from the original's"
+if grep -qi warn "$dir/err"; then fail "parcae_golden: says '$(cat "$dir/err")'"; fi
+echo "ok parcae_golden"
 if convert_bin "$dir/evil_bin" "$dir/bad" 2>"$dir/err"; then fail "evil_bin: accepted"; fi
 grep -q 'model holds a posix.system' "$dir/err" || fail "evil_bin: says '$(cat "$dir/err")'"
 if convert_bin "$dir" "$dir/bad" 2>"$dir/err"; then fail "no folder of a model: accepted"; fi
