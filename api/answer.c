@@ -1,4 +1,4 @@
-/* answer.c - an answer's text and its calls, apart from each other, and what the dialects of calls
+/* answer.c - an answer's text and its calls, apart from each other, and what the notations of calls
  * share. */
 #include "api/api_internal.h"
 #include "base/size.h"

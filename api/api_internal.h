@@ -59,7 +59,7 @@ typedef struct {
     bool calls, result; /* prints calls of functions; prints their results */
     bool text_calls;    /* arguments of calls must be JSON text, not an object */
     bool null_content;  /* a message with calls needs a null content */
-    const struct api__dialect *dialect; /* of its calls */
+    const struct api__notation *notation; /* of its calls */
 } api__traits;
 
 typedef struct api__template api__template;
@@ -192,7 +192,7 @@ typedef struct {
     bool whole; /* the arguments are complete */
 } api__call;
 
-/* State of a dialect within the text. Each dialect uses its own part. */
+/* State of a notation within the text. Each notation uses its own part. */
 typedef struct {
     size_t at;           /* bytes of the text read so far */
     size_t said;         /* bytes of the text already in `said`, in a call, or dropped */
@@ -219,8 +219,8 @@ typedef struct {
 } api__answer;
 
 /* A form in which models write calls. */
-typedef struct api__dialect {
-    const char *mark; /* a template with this text uses the dialect; NULL: any other template */
+typedef struct api__notation {
+    const char *mark; /* a template with this text uses the notation; NULL: any other template */
     /* Reads text[reader.at, ready) into the answer. last: no more text follows. Running out of
      * memory sets answer->said.failed. */
     void (*read)(const api_request *req, api__answer *answer, const char *text, size_t ready,
@@ -228,10 +228,10 @@ typedef struct api__dialect {
     /* Makes the grammar of a forced call; see api__grammar_compile_tools. */
     int (*grammar)(api__grammar **out, const json_t *tools, const char *only, const char *param,
                    err *e);
-} api__dialect;
+} api__notation;
 /* {"name": NAME, "arguments": {…}}; and <function=NAME><parameter=KEY>VALUE</parameter></function>,
  * as written by Qwen3-Coder and Nanbeige. */
-extern const api__dialect api__dialect_json, api__dialect_tags;
+extern const api__notation api__notation_json, api__notation_tags;
 
 /* Adds text, or a call without arguments yet (NULL: out of memory). */
 void api__say(api__answer *answer, const char *text, size_t n);
@@ -278,10 +278,10 @@ struct api_request {
     api__tool *tools;       /* the functions */
     uint32_t n_tools;
     api__calls calls;
-    const api__dialect *dialect; /* of calls in the answer; NULL without tools */
-    bool one_call;               /* parallel_tool_calls is false: the answer ends after a call */
-    const char *named;           /* the function named by tool_choice, or NULL */
-    bool soon;                   /* parsed on the loop thread */
+    const api__notation *notation; /* of calls in the answer; NULL without tools */
+    bool one_call;                 /* parallel_tool_calls is false: the answer ends after a call */
+    const char *named;             /* the function named by tool_choice, or NULL */
+    bool soon;                     /* parsed on the loop thread */
     /* Responses: fields returned unchanged, as JSON members with a comma before each. */
     const char *echoed;
     size_t n_echoed;

@@ -317,4 +317,4 @@ static void read_tags(const api_request *req, api__answer *answer, const char *t
     reader->said = until;
 }
 
-const api__dialect api__dialect_tags = {open_param, read_tags, api__grammar_compile_tags};
+const api__notation api__notation_tags = {open_param, read_tags, api__grammar_compile_tags};

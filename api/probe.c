@@ -222,9 +222,9 @@ static int try_calls(trying *probe) {
     return 0;
 }
 
-static void look_for_dialect(void *ud, const char *text, size_t n) {
-    static const api__dialect *const others[] = {&api__dialect_tags};
-    const api__dialect **found = ud;
+static void look_for_notation(void *ud, const char *text, size_t n) {
+    static const api__notation *const others[] = {&api__notation_tags};
+    const api__notation **found = ud;
     for (size_t i = 0; i < ARRAY_LEN(others); i++) {
         if (memmem(text, n, others[i]->mark, strlen(others[i]->mark))) *found = others[i];
     }
@@ -235,8 +235,8 @@ static int try_tools(trying *probe) {
     api__traits *traits = &probe->variant->traits;
     bool lacks = false;
     int rc = 0;
-    traits->dialect = &api__dialect_json;
-    jinja_each_text(probe->variant->jinja, look_for_dialect, &traits->dialect);
+    traits->notation = &api__notation_json;
+    jinja_each_text(probe->variant->jinja, look_for_notation, &traits->notation);
     if (jinja_uses(probe->variant->jinja, "tools")) {
         rc = try(probe, "[" ASKS "]", true, true);
         traits->tools = rc == 0 && seen(probe, TOOL);

@@ -281,8 +281,8 @@ static bool read_calls(api_reply *reply, api__choice *choice) {
     if (reply->req->calls == API__CALLS_NONE) return false;
     bool running = choice->state == API__RUNNING;
     api__answer *answer = &choice->answer;
-    reply->req->dialect->read(reply->req, answer, choice->text.data ? choice->text.data : "",
-                              choice->ready, !running);
+    reply->req->notation->read(reply->req, answer, choice->text.data ? choice->text.data : "",
+                               choice->ready, !running);
     if (answer->said.failed || answer->args.failed) choice->text.failed = true;
     return answer->ended && running;
 }

@@ -4,7 +4,7 @@
  * conversation describes them. The template decides the form of a call (call_json.c,
  * call_tags.c). With tool_choice
  * required or a named function a grammar forces a call; with auto the model decides. An answer
- * may hold several calls, if the dialect of the template has that. */
+ * may hold several calls, if the notation of the template has that. */
 #include "api/api_internal.h"
 
 #include <stdlib.h>
@@ -30,7 +30,7 @@ static int by_name(const void *left, const void *right) {
     return strcmp(((const api__param *)left)->name, ((const api__param *)right)->name);
 }
 
-/* Keeps the types of the parameters: a dialect's text may not tell them. */
+/* Keeps the types of the parameters: a notation's text may not tell them. */
 static int read_params(const reading *reader, const json_t *schema, api__tool *tool) {
     const json_t *properties = json_object_get(schema, "properties");
     const char *key;
@@ -176,13 +176,13 @@ static int force(api_request *req, const api_context *ctx, const api__values *fi
     }
     if (api__can_constrain(ctx, fields, "tool_choice", e) != 0) return -1;
     req->form_field = "tools";
-    return req->dialect->grammar(&req->grammar, tools, req->named, "tools", e);
+    return req->notation->grammar(&req->grammar, tools, req->named, "tools", e);
 }
 
 /* A model whose template shows no functions reads api__tools_lead, which asks for JSON. */
-static const api__dialect *dialect_of(const api_context *ctx) {
+static const api__notation *notation_of(const api_context *ctx) {
     const api__traits *traits = ctx->template ? api__template_traits(ctx->template, true) : NULL;
-    return traits && traits->tools ? traits->dialect : &api__dialect_json;
+    return traits && traits->tools ? traits->notation : &api__notation_json;
 }
 
 int api__read_tools(api_request *req, const api_context *ctx, const api__values *fields,
@@ -197,7 +197,7 @@ int api__read_tools(api_request *req, const api_context *ctx, const api__values 
     int rc = api__list_tools(fields->tools, req->kind == API_RESPONSES, &req->mem, &req->tools,
                              &list, e);
     req->n_tools = rc == 0 ? (uint32_t)json_array_size(list) : 0;
-    req->dialect = dialect_of(ctx);
+    req->notation = notation_of(ctx);
     req->one_call = !fields->parallel_tool_calls;
     if (rc == 0) rc = read_choice(req, fields->tool_choice, e);
     if (rc == 0 && req->calls == API__CALLS_FORCED) rc = force(req, ctx, fields, list, e);

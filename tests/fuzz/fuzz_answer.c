@@ -1,6 +1,6 @@
 /* fuzz_answer.c - a number of bytes to cut at, then the text of an answer that may hold calls.
  *
- * Both dialects must find the same in the text at once and in two parts. Arguments must be JSON,
+ * Both notations must find the same in the text at once and in two parts. Arguments must be JSON,
  * except those of a call cut off in the middle. */
 #include "api/api_internal.h"
 #include "tests/fuzz/cost.h"
@@ -23,15 +23,15 @@ static void check_arguments(const api__answer *answer) {
     }
 }
 
-static void read_twice(const api__dialect *dialect, const api_request *req, const char *text,
+static void read_twice(const api__notation *notation, const api_request *req, const char *text,
                        size_t n, size_t cut) {
     api__answer whole = {0}, parts = {0};
-    dialect->read(req, &whole, text, n, true);
-    dialect->read(req, &parts, text, cut, false);
-    dialect->read(req, &parts, text, n, true);
+    notation->read(req, &whole, text, n, true);
+    notation->read(req, &parts, text, cut, false);
+    notation->read(req, &parts, text, n, true);
     if (!same(&whole.said, &parts.said) || !same(&whole.args, &parts.args)) __builtin_trap();
     if (whole.n_calls != parts.n_calls || whole.said_after != parts.said_after) __builtin_trap();
-    if (dialect == &api__dialect_tags) check_arguments(&whole);
+    if (notation == &api__notation_tags) check_arguments(&whole);
     api__answer_deinit(&whole);
     api__answer_deinit(&parts);
 }
@@ -57,8 +57,8 @@ static void one_input(const uint8_t *data, size_t n) {
     memcpy(text, data + 2, len);
     text[len] = 0;
     cut = len > 0 ? cut % (len + 1) : 0;
-    read_twice(&api__dialect_json, &req, text, len, cut);
-    read_twice(&api__dialect_tags, &req, text, len, cut);
+    read_twice(&api__notation_json, &req, text, len, cut);
+    read_twice(&api__notation_tags, &req, text, len, cut);
     free(text);
 }
 

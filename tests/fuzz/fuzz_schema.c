@@ -27,7 +27,7 @@ static void must_be_call(const uint8_t *text, size_t n) {
     api__tool tool = {.name = "f"};
     const api_request req = {.tools = &tool, .n_tools = 1};
     api__answer answer = {0};
-    api__dialect_tags.read(&req, &answer, (const char *)text, n, true);
+    api__notation_tags.read(&req, &answer, (const char *)text, n, true);
     if (answer.n_calls != 1 || answer.said.len > 0 || answer.said.failed) __builtin_trap();
     must_be_json((const uint8_t *)answer.args.data, answer.args.len);
     api__answer_deinit(&answer);

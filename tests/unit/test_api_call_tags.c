@@ -272,11 +272,11 @@ Test(api_call_tags, an_answer_is_the_same_however_its_text_arrives) {
         const char *text = answers[i].text;
         size_t n = strlen(text);
         api__answer whole = {0};
-        req->dialect->read(req, &whole, text, n, true);
+        req->notation->read(req, &whole, text, n, true);
         for (size_t cut = 0; cut <= n; cut++) {
             api__answer parts = {0};
-            req->dialect->read(req, &parts, text, cut, false);
-            req->dialect->read(req, &parts, text, n, true);
+            req->notation->read(req, &parts, text, cut, false);
+            req->notation->read(req, &parts, text, n, true);
             cr_expect_eq(parts.n_calls, whole.n_calls, "row %zu cut %zu", i, cut);
             cr_expect_eq(parts.said_after, whole.said_after, "row %zu cut %zu", i, cut);
             cr_expect_eq(parts.said.len, whole.said.len, "row %zu cut %zu", i, cut);
@@ -311,7 +311,7 @@ Test(api_call_tags, a_call_with_more_parameters_than_allowed_is_text) {
         for (int i = 0; i < n; i++)
             buf_printf(&text, "<parameter=p%d>1</parameter>", i);
         buf_puts(&text, "</function>");
-        req->dialect->read(req, &answer, text.data, text.len, true);
+        req->notation->read(req, &answer, text.data, text.len, true);
         cr_expect_eq(answer.n_calls, n == API__MAX_NAMES);
         cr_expect_eq(answer.said.len, n == API__MAX_NAMES ? 0 : text.len);
         api__answer_deinit(&answer);

@@ -231,22 +231,22 @@ static void match_stops(const buf *text) {
 }
 
 /* The text comes byte by byte. */
-static void read_calls(const buf *text, const api__dialect *dialect) {
+static void read_calls(const buf *text, const api__notation *notation) {
     api__param params[] = {{"a", API__TYPE_ARRAY}};
     api__tool tool = {"f", params, ARRAY_LEN(params)};
     api_request req = {.tools = &tool, .n_tools = 1};
     api__answer answer = {0};
     for (size_t i = 1; i <= text->len; i++)
-        dialect->read(&req, &answer, text->data, i, i == text->len);
+        notation->read(&req, &answer, text->data, i, i == text->len);
     api__answer_deinit(&answer);
 }
 
 static void scan_call(const buf *text) {
-    read_calls(text, &api__dialect_json);
+    read_calls(text, &api__notation_json);
 }
 
 static void scan_tags(const buf *text) {
-    read_calls(text, &api__dialect_tags);
+    read_calls(text, &api__notation_tags);
 }
 
 static void call_of_lists(buf *text, size_t size) {
