@@ -208,7 +208,7 @@ int model_open(model_folder **out, const char *dir, err *e) {
         merge_tensors(folder, e) != 0)
         goto fail;
     const model_family *family = folder->plan.family;
-    if (family->settle) family->settle(&folder->plan, has_tensor, folder);
+    if (family->refine) family->refine(&folder->plan, has_tensor, folder);
     plan_derive(&folder->plan);
     checker check = {folder, e};
     if (model__wants(&folder->plan, check_want, &check) != 0) goto fail;

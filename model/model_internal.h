@@ -120,9 +120,9 @@ struct model_family {
     void (*write)(buf *out, const model_plan *plan, const char *dtype);
     /* Fills the fields shared by all models of the family, from the fields that differ. */
     void (*complete)(model_plan *plan);
-    /* Corrects the plan by the names of the tensors in the files, where config.json alone does not
+    /* Refines the plan by the names of the tensors in the files, where config.json alone does not
      * tell the layers; may be NULL. plan_derive follows. */
-    void (*settle)(model_plan *plan, model__has_tensor has, const void *ud);
+    void (*refine)(model_plan *plan, model__has_tensor has, const void *ud);
     /* Visits every tensor of the plan under its published name. */
     void (*tensors)(model__walk *walk);
     const model__variant *variants;

@@ -126,7 +126,7 @@ static void drop_ids_of_huginn(model_plan *plan) {
     plan->n_eos = n;
 }
 
-static void settle(model_plan *plan, model__has_tensor has, const void *ud) {
+static void refine(model_plan *plan, model__has_tensor has, const void *ud) {
     norm_place norms = has(ud, "transformer.core_block.0.norm_3.weight")        ? NORM_AFTER
                        : has(ud, "transformer.core_block.0.attn.q_norm.weight") ? NORM_POST
                                                                                 : NORM_PRE;
@@ -300,7 +300,7 @@ static const model__variant retrofitted_variants[] = {
 #define FAMILY(name_, variants_)                                                                   \
     {                                                                                              \
         .name = name_, .model_type = "huginn_raven", .read = read, .write = write,                 \
-        .complete = complete, .settle = settle, .tensors = tensors, .variants = variants_,         \
+        .complete = complete, .refine = refine, .tensors = tensors, .variants = variants_,         \
         .n_variants = ARRAY_LEN(variants_)                                                         \
     }
 

@@ -156,7 +156,7 @@ static uint32_t index_of(const model_plan *plan, tensor_stage stage, uint32_t la
 }
 
 /* A layer with both a gate and a table adds to its values. */
-static void settle(model_plan *plan, model__has_tensor has, const void *ud) {
+static void refine(model_plan *plan, model__has_tensor has, const void *ud) {
     const uint32_t n[] = {plan->n_prelude, plan->n_core, plan->n_coda};
     for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
         for (uint32_t layer = 0; layer < n[i]; layer++) {
@@ -266,7 +266,7 @@ const model_family model__parcae = {
     .read = read,
     .write = write,
     .complete = complete,
-    .settle = settle,
+    .refine = refine,
     .tensors = tensors,
     .variants = variants,
     .n_variants = ARRAY_LEN(variants),

@@ -243,14 +243,17 @@ Test(config, the_variants_have_the_sizes_their_names_say) {
     cr_assert(strstr(e.msg, "mythos_1b"), "%s", e.msg);
 }
 
+/* Of a flat file, and of one with an object inside. */
 Test(config, parsing_survives_every_failed_allocation, .timeout = HANGS_S) {
+    static const char *const folders[] = {"tests/golden/cases/mla",
+                                          "tests/golden/families/retro_llama"};
     json_setup();
-    char *text = golden_text("mla");
-    for (int sticky = 0; sticky < 2; sticky++) {
+    for (int run = 0; run < 4; run++) {
+        char *text = file_get(folders[run / 2], "config.json", NULL);
         for (long n = 0;; n++) {
             model_plan plan;
             err e = {0};
-            oom_after(n, sticky);
+            oom_after(n, run % 2);
             int rc = parse(text, &plan, &e);
             bool refused = oom_stop();
             if (!refused) {
@@ -261,6 +264,6 @@ Test(config, parsing_survives_every_failed_allocation, .timeout = HANGS_S) {
             cr_assert_eq(rc, -1, "allocation %ld", n);
             cr_assert_eq(e.code, ERR_NO_MEMORY, "allocation %ld: %s", n, e.msg);
         }
+        free(text);
     }
-    free(text);
 }

@@ -223,11 +223,11 @@ Test(huginn, end_tokens_of_another_tokenizer_are_dropped) {
     plan.eos_ids[0] = 65505;
     plan.eos_ids[1] = 128001;
     plan.eos_ids[2] = 65509;
-    plan.family->settle(&plan, no_tensor, NULL);
+    plan.family->refine(&plan, no_tensor, NULL);
     cr_assert(plan.n_eos == 1 && plan.eos_ids[0] == 128001 && plan.eos_ids[1] == 0);
     plan.vocab_size = 65536;
     plan.eos_ids[0] = 65505;
-    plan.family->settle(&plan, no_tensor, NULL);
+    plan.family->refine(&plan, no_tensor, NULL);
     cr_assert(plan.n_eos == 1 && plan.eos_ids[0] == 65505, "they are right for Huginn");
 }
 
