@@ -66,8 +66,9 @@ typedef struct {
     char why_threads[64], why_cache[96];
 } eng_backend_info;
 
-/* Sets the map entries of one position for planes [plane, plane + n_planes) to one slot. A guarded
- * edit is skipped if row state `guard` halted in an earlier launch. */
+/* Sets the map entries of one position for planes [plane, plane + n_planes) to one slot. The slot
+ * may hold keys and values of the position already: then no row writes it anew. A guarded edit is
+ * skipped if row state `guard` halted in an earlier launch. */
 typedef struct {
     uint32_t block, slot;
     uint16_t plane, n_planes;

@@ -58,6 +58,7 @@ static void collapse(scheduler *sched, flight *next, cohort *coh) {
         sched__give_slot(&sched->cache, id, slots[loop]);
     if (sched->cache.n_free_pages > free_pages) sched->epoch++;
     coh->collapsed = true;
+    sched->stats.collapsed++;
     sched__free_if_over(sched, coh);
     if (n_loops == 1) return;
     next->edits[next->n_edits++] = (eng_edit){.block = id,

@@ -133,6 +133,7 @@ typedef struct { /* counters only grow; gauges are as of now */
     uint64_t launches[3], launch_rows[3], launch_ns[3]; /* by eng_stage */
     uint64_t head_rows, tail_rows, kv_only_rows, prompt_rows,
         decode_rows;      /* recurrent rows by kind */
+    uint64_t collapsed;   /* positions that gave slots back under policy collapse */
     uint64_t voided_rows; /* left out of a launch ahead, because they had halted */
     uint64_t prompt_tokens, output_tokens, prompt_loops, output_loops;
     uint64_t finished[4]; /* by sched_finish */

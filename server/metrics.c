@@ -242,6 +242,9 @@ static void write_depth(metric_page *page, const srv *server, const sched_stats 
     sample(page, "fathom_recurrent_rows_total", "kind", "decode", (double)st->decode_rows);
     sample(page, "fathom_recurrent_rows_total", "kind", "tail", (double)st->tail_rows);
     sample(page, "fathom_recurrent_rows_total", "kind", "kv_only", (double)st->kv_only_rows);
+    one(page, "fathom_collapsed_positions_total", "counter",
+        "Generated tokens that keep one cache slot for all their loops (policy collapse).",
+        (double)st->collapsed);
     one(page, "fathom_voided_rows_total", "counter",
         "Rows of launches started ahead that the device left out because they had halted.",
         (double)st->voided_rows);

@@ -55,7 +55,7 @@ test("a client that leaves while a large body is parsed is forgotten", async () 
 });
 
 test("32 streams of different lengths at once each give what they give alone", async () => {
-    for (const policy of ["exact", "last"]) {
+    for (const policy of ["exact", "last", "collapse"]) {
         await withServer(["--halted-kv", policy, "--threads", "2"], { device: "cpu" }, async (s) => {
             const words = ["In the beginning", "And it came to pass", "The king said", "Who", "Blessed is he", "Hear, O"];
             const bodies = Array.from({ length: 32 }, (_, i) => ({

@@ -52,6 +52,7 @@ Test(sched_collapse, a_generated_position_that_is_done_holds_one_slot_for_all_it
     }
     cr_assert_gt(seen, TOKENS / 2);
     rig_finish(&rig);
+    cr_assert_eq(rig_stats(&rig)->collapsed, TOKENS - 2); /* all but the last that ran */
     rig_close(&rig);
 }
 
