@@ -8,11 +8,11 @@
  *   </function>
  *   </tool_call>
  *
- * NAME is a function of the request. A value ends at </parameter>; one newline at each end does not
- * belong to it. Its type is that of the function's JSON Schema. <tool_call> may be missing, because
- * some tokenizers hide it. An answer may hold several calls, and text around them; blanks beside a
- * call are dropped. A call is taken when </function> has come. Until then it may turn out malformed
- * or cut off, and then it is text. */
+ * NAME is a function of the request. A value ends at </parameter>, even inside a JSON string; one
+ * newline at each end does not belong to it. Its type is that of the function's JSON Schema.
+ * <tool_call> may be missing, because some tokenizers hide it. An answer may hold several calls,
+ * and text around them; blanks beside a call are dropped. A call is taken when </function> has
+ * come. Until then it may turn out malformed or cut off, and then it is text. */
 #include "api/api_internal.h"
 
 #include <strings.h>

@@ -109,7 +109,8 @@ static void read_tokens(api_context *ctx, const json_t *root) {
 }
 
 /* End tokens are added in the order of ends.c: config.json after the tokenizer and before the
- * template; last the token before every text, because an answer ends where the next text begins. The template is opened first, because it tells which tokens are control tokens. */
+ * template; last the token before every text, because an answer ends where the next text begins.
+ * The template is opened first, because it tells which tokens are control tokens. */
 static int read_files(api_context *ctx, err *e) {
     json_t *root = NULL;
     const char *dir = ctx->opts.model_dir;

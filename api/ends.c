@@ -1,9 +1,9 @@
 /* ends.c - collects the tokens that end an answer from the files beside the model.
  *
- * The end tokens of generation_config.json, of the tokenizer and of the chat template all count, and
- * so does the token before every text.
- * config.json counts only if the first two have no end token, because it is often copied from the
- * base model. Ids outside the vocabulary, and values that are no id, are dropped with a warning. */
+ * The end tokens of generation_config.json, of the tokenizer and of the chat template all count,
+ * and so does the token before every text. config.json counts only if the first two have no end
+ * token, because it is often copied from the base model. Ids outside the vocabulary, and values
+ * that are no id, are dropped with a warning. */
 #include "api/api_internal.h"
 #include "base/log.h"
 

@@ -178,7 +178,7 @@ static void forbid_closers(const api__workspace *work, const api__readings *now,
         const api__frame *frame = &work->making.pool[now->top[i]];
         uint32_t from, to;
         if (work->making.grammar->nodes[frame->node].kind != API__TEXT) continue;
-        const char *missing = API__CLOSER + frame->matched;
+        const char *missing = &API__CLOSER[frame->matched];
         api__vocab_beginning(vocab, missing, strlen(missing), &from, &to);
         for (; from < to; from++)
             clear_bit(words, vocab->sorted[from]);

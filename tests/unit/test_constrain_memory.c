@@ -1,7 +1,7 @@
 /* test_constrain_memory.c - tokenizer, sampler, schema and constraint when memory runs out:
  * every allocation fails once, and once for good. The answer is ERR_NO_MEMORY, never a
  * smaller vocabulary or a looser grammar. */
-#include "api/grammar/constrain_internal.h"
+#include "api/api_internal.h"
 #include "tests/lib/oom.h"
 #include "tests/lib/testlib.h"
 
@@ -192,6 +192,29 @@ static int compile_and_constrain(void *ud, bool *right, err *e) {
     api__workspace_destroy(work);
     api__grammar_free(grammar);
     return rc;
+}
+
+static int read_calls(void *ud, bool *right, err *e) {
+    static api__param params[] = {{"a", API__TYPE_OBJECT}, {"b", API__TYPE_STRING}};
+    static api__tool tool = {"f", params, ARRAY_LEN(params)};
+    const api_request req = {.tools = &tool, .n_tools = 1};
+    const char *text = ud;
+    api__answer answer = {0};
+    api__notation_tags.read(&req, &answer, text, strlen(text), true);
+    bool failed = answer.said.failed || answer.args.failed;
+    *right = !failed && answer.n_calls == 5 && answer.said.len == 3 &&
+             memcmp(answer.args.data, "{\"a\":{\"k\":[1]},\"b\":\"x\"}{}", 25) == 0;
+    api__answer_deinit(&answer);
+    return failed ? err_set(e, ERR_NO_MEMORY, NULL, "out of memory") : 0;
+}
+
+Test(constrain_memory, an_answers_calls_are_read_or_its_memory_ran_out) {
+    static char text[] =
+        "So: <function=f><parameter=a>{\"k\":[1]}</parameter><parameter=b>x</parameter></function>"
+        "<function=f></function><function=f></function><function=f></function>"
+        "<function=f></function>";
+    json_setup();
+    sweep(read_calls, text, "calls");
 }
 
 static int open_vocab(void *ud, bool *right, err *e) {
