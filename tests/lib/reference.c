@@ -342,12 +342,9 @@ static void run_prelude(const run *now) {
     const reference *ref = now->seq.ref;
     size_t dim = ref->plan.dim;
     for (uint32_t pos = 0; pos < now->seq.n; pos++) {
-        for (size_t i = 0; i < dim; i++) {
-            double nudge = 1 + (double)(i % 2 ? now->opts.nudge : -now->opts.nudge);
+        for (size_t i = 0; i < dim; i++)
             now->embed[pos * dim + i] =
-                (float)(nudge * ref->embed.values[now->seq.ids[pos] * dim + i] *
-                        (double)ref->plan.embed_scale);
-        }
+                ref->embed.values[now->seq.ids[pos] * dim + i] * ref->plan.embed_scale;
     }
     run_stage(&now->seq, ref->prelude, ref->plan.n_prelude, now->embed);
     for (uint32_t pos = 0; ref->input_norm.values && pos < now->seq.n; pos++)
@@ -391,6 +388,7 @@ ref_result ref_run(const reference *ref, const uint32_t *ids, uint32_t n, const 
     if (opts->max_loops == 0) now.opts.max_loops = ref->plan.loops_default;
     if (opts->threshold == 0) now.opts.threshold = ref->plan.exit_threshold;
     if (!opts->own_exit) now.opts.exit = ref->plan.exit;
+    ref__nudge(opts->nudge);
     run_prelude(&now);
     start_state(&now, opts->own_state0 ? opts->state0 : ref->plan.state0);
     if (now.opts.policy == KV_COLLAPSE) run_collapsing(&now);

@@ -14,8 +14,8 @@ typedef struct {
     float threshold;                     /* 0 = the configuration's */
     uint32_t n_prompt, prompt_min_loops; /* so many first positions run at least so many loops;
                                             collapse applies to the positions after them */
-    float nudge;   /* a relative change of the embedding: how far it moves the logits tells how much
-                      the model enlarges rounding */
+    float nudge;   /* moves every sum of a product by this share of the sizes of its terms: how far
+                      the logits follow tells how much the model enlarges rounding */
     bool own_exit; /* `exit` instead of the plan's */
     exit_rule exit;
     bool own_state0; /* `state0` instead of the plan's */

@@ -15,10 +15,30 @@ double ref__dot(const float *a, const float *b, size_t n) {
     return sum;
 }
 
+/* As ref_opts.nudge says. One run at a time. */
+static float nudge;
+
+void ref__nudge(float share) {
+    nudge = share;
+}
+
+static double sum_of_sizes(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += fabs((double)a[i] * b[i]);
+    return sum;
+}
+
 /* y = x W^T */
 void ref__linear(const mat *weight, const float *x, float *y) {
-    for (size_t i = 0; i < weight->rows; i++)
-        y[i] = (float)ref__dot(weight->values + i * weight->cols, x, weight->cols);
+    for (size_t i = 0; i < weight->rows; i++) {
+        const float *row = weight->values + i * weight->cols;
+        double sum = ref__dot(row, x, weight->cols);
+        if (nudge != 0)
+            sum += (i * 2654435761u >> 16 & 1 ? 1 : -1) * (double)nudge *
+                   sum_of_sizes(row, x, weight->cols);
+        y[i] = (float)sum;
+    }
 }
 
 /* y = x / sqrt(mean(x^2) + eps), times the weight if there is one. */

@@ -118,7 +118,7 @@ model_plan plans_draw(uint64_t *state) {
     plan.family = tiny.family;
     plan.vocab_size = plans_between(state, 2, 70);
     plan.max_seq_len = 128;
-    plan.dim = plans_between(state, 2, 70);
+    plan.dim = plans_between(state, 4, 70);
     plan.embed_scale = plans_chance(state, 2) ? 1 : 2.5f;
     plan.tied_head = plans_chance(state, 2);
     plan.inject = (inject_kind)plans_between(state, INJECT_NONE, INJECT_DIAGONAL);

@@ -29,9 +29,10 @@ enum { LEAST_ROWS = MOST_PROMPT + MOST_LOOPS + 1 };
 /* Largest error of a logit, as a fraction of the largest logit of its position. */
 #define LOGIT_BOUND 1e-4
 /* Some weights enlarge every rounding, so no two orders of summation agree. A request is judged if
- * this change of the embedding moves no logit by more than the bound beside it. */
-#define NUDGE 1e-6f
-#define MOVED_BOUND 2e-5
+ * moving every sum by about as much as float rounding does moves no logit by more than this bound.
+ */
+#define NUDGE 2e-7f
+#define MOVED_BOUND 5e-5
 /* A decision nearer than this to its threshold may fall either way. */
 #define CLOSE_CALL 2e-5f
 
