@@ -28,12 +28,6 @@ static __device__ __forceinline__ bool row_enter(const cu_row_args &args, uint32
     if (!launch_row(args.desc, i, row)) return false;
     if (args.to == CU_TO_HEAD && row->logits == CU_NO_LOGITS) return false;
     uint64_t at = (uint64_t)row->row * args.dim;
-#pragma unroll 1
-    for (uint32_t k = 1; k < args.n_parts; k++) {
-        row_vec<V> part;
-        row_load<WHOLE>(part, parts + (uint64_t)k * args.dim, args.dim);
-        row_join(y, part, [](float sum, float more) { return sum + more; });
-    }
     if (args.from == CU_FROM_TOKEN) {
         row_load<WHOLE>(x, (const ACT *)args.embed + (uint64_t)row->token * args.ld, args.dim);
         float scale = args.embed_scale;
@@ -44,30 +38,48 @@ static __device__ __forceinline__ bool row_enter(const cu_row_args &args, uint32
                                                            : args.state.h;
         row_load<WHOLE>(x, state + at, args.dim);
     }
+    const float *more = parts + args.dim; /* to add to y */
+    uint32_t n_more = has_delta(args.from) ? args.n_parts - 1 : 0, width = args.dim;
     if (args.from == CU_FROM_LOOP || args.from == CU_FROM_DIAGONAL)
         row_load<WHOLE>(y, args.state.e + at, args.dim);
     if (args.from == CU_FROM_LOOP) {
-        row_vec<V> loop;
-        row_load<WHOLE>(loop, args.loop_emb + (uint64_t)row->loop * args.loop_width,
-                        args.loop_width);
-        row_join(x, loop, [](float h, float e) { return h + e; });
+        width = args.loop_width;
+        more = args.loop_emb + (uint64_t)row->loop * width;
+        n_more = 1;
+    }
+#pragma unroll 1
+    for (uint32_t k = 0; k < n_more; k++, more += width) {
+        row_vec<V> part;
+        row_load<WHOLE>(part, more, width);
+        row_join(y, part, [](float sum, float add) { return sum + add; });
     }
     return true;
 }
 
-/* Joins the parts. w: of `before`, or the decay. */
+/* Joins the parts. w: of `before`, or the decay. The norm's sum stands in the code once, whether it
+ * is of delta alone or of the joined row. */
 template <int V>
 static __device__ __forceinline__ void row_join_parts(const cu_row_args &args, row_vec<V> &x,
-                                                      row_vec<V> &y, const row_vec<V> &w,
+                                                      const row_vec<V> &y, const row_vec<V> &w,
                                                       float *scratch) {
     bool norm = args.before != nullptr, of_delta = norm && args.from == CU_FROM_X && !args.norm_sum;
-    if (args.from == CU_FROM_DELTA) x = y;
-    if (of_delta) row_norm(y, w, args.dim, args.norm_eps, scratch);
+    bool adds =
+        args.from == CU_FROM_X || (args.from >= CU_FROM_LOOP && args.from <= CU_FROM_LINEAR);
     if (args.from == CU_FROM_DIAGONAL)
         row_join(x, w, [](float h, float decay) { return h * decay; });
-    if (args.from == CU_FROM_X || (args.from >= CU_FROM_LOOP && args.from <= CU_FROM_LINEAR))
-        row_join(x, y, [](float v, float part) { return v + part; });
-    if (norm && !of_delta) row_norm(x, w, args.dim, args.norm_eps, scratch);
+    if (args.from == CU_FROM_DELTA) x = y;
+    else if (adds && !of_delta) row_join(x, y, [](float v, float part) { return v + part; });
+    if (!norm) return;
+    float sum[1] = {of_delta ? row_dot(y, y) : row_dot(x, x)};
+    row_sums(sum, scratch);
+    float scale = rm_rms_scale(sum[0], args.dim, args.norm_eps);
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            x.v[k][j] = of_delta ? x.v[k][j] + y.v[k][j] * scale * w.v[k][j]
+                                 : x.v[k][j] * scale * w.v[k][j];
+    }
 }
 
 /* The state before the first loop. */
@@ -226,23 +238,22 @@ static __device__ __forceinline__ void qk_scales(const cu_prep_args &args, uint3
     __syncthreads();
 }
 
-/* N channels of a query or key head, biased already, through the norm. A norm of a head after the
- * rotation is one before it: turning keeps lengths. */
-template <int N>
+/* Up to four channels of a query or key head, biased already, through the norm; weights: theirs. A
+ * norm of a head after the rotation is one before it: turning keeps lengths. */
 static __device__ __forceinline__ void qk_norm(const cu_prep_args &args, const float *scales,
-                                               uint32_t chan, float values[4]) {
+                                               uint32_t chan, uint32_t head, const float weights[4],
+                                               float values[4]) {
     bool full = args.qk_norm == CU_QK_NORM_FULL;
-    uint32_t n_q = args.n_heads * args.head_dim;
-    float scale = scales[full ? chan >= n_q : chan / args.head_dim];
+    float scale = scales[full ? chan >= args.n_heads * args.head_dim : head];
 #pragma unroll
-    for (int j = 0; j < N; j++)
-        values[j] *= full ? scale * args.qk_weights[chan + j] : scale;
+    for (int j = 0; j < 4; j++)
+        values[j] *= full ? scale * weights[j] : scale;
 }
 
-/* The factor of a value embedding for channel `chan` of the values; `in`: the whole row. */
-static __device__ __forceinline__ float value_gate(const cu_prep_args &args, const float *in,
-                                                   uint32_t chan) {
-    return 2.0f * rm_sigmoid(in[qkv_of(args).all + chan / args.head_dim]);
+/* The factor of a value embedding; gates: of the K/V heads; head: over all of q, k and v. */
+static __device__ __forceinline__ float value_gate(const cu_prep_args &args, const float *gates,
+                                                   uint32_t head) {
+    return 2.0f * rm_sigmoid(gates[head - args.n_heads - args.n_kv_heads]);
 }
 template <typename ACT>
 static __device__ __forceinline__ const ACT *value_row(const cu_prep_args &args,
@@ -250,58 +261,114 @@ static __device__ __forceinline__ const ACT *value_row(const cu_prep_args &args,
     return (const ACT *)args.value_table + (uint64_t)row.token * args.value_ld;
 }
 
-/* Heads are multiples of 4 wide: no four channels belong to two. MORE: there is a bias, a norm or
- * a value embedding. */
-template <typename ACT, bool MORE>
+/* Heads are multiples of 4 wide: no four channels belong to two. */
+template <typename ACT>
 static __global__ void __launch_bounds__(SPLIT_THREADS) gqa_prep(cu_prep_args args) {
     const qkv_shape shape = qkv_of(args);
-    row_vec<PREP_VECS> x, turn; /* turn: angles of queries and keys, table values of values */
-    if (MORE) row_load<true>(turn, args.qk_bias, args.qk_bias ? shape.turned : 0);
+    uint32_t at[PREP_VECS]; /* in its head */
+#pragma unroll
+    for (int k = 0; k < PREP_VECS; k++)
+        at[k] = first_channel(k) % args.head_dim;
+    kernel_scope scope(args.stamp);
+    uint32_t i = blockIdx.x;
+    row_vec<PREP_VECS> x, turn;
+    row_load<true>(x, args.in + (uint64_t)i * args.ld_in, shape.all);
+    cu_row row;
+    if (!launch_row(args.desc, i, &row)) return;
+    const float *turns = args.rope + (uint64_t)row.pos * args.head_dim;
+#pragma unroll
+    for (int k = 0; k < PREP_VECS; k++)
+        load4<true>(turns, at[k], first_channel(k) < shape.turned ? args.head_dim : 0, turn.v[k]);
+    uint32_t slot =
+        row_slot(args.desc, args.cache, row, args.plane + (args.by_loop ? row.loop : 0));
+#pragma unroll
+    for (int k = 0; k < PREP_VECS; k++) {
+        uint32_t chan = first_channel(k);
+        if (chan < shape.turned) turn_pairs(x.v[k], turn.v[k]);
+        gqa_store<ACT, true>(args, i, slot, chan, shape.all, x.v[k]);
+    }
+}
+
+/* Channels of a pass over [q | k | v] in the kernel below: each thread has two accesses. */
+static __device__ __forceinline__ uint32_t pass_channels(void) {
+    return FEW * 4 * blockDim.x;
+}
+
+/* The channels of the pass at `base`, queries and keys with their bias. */
+static __device__ __forceinline__ void load_biased(const cu_prep_args &args, const float *in,
+                                                   const qkv_shape &shape, uint32_t base,
+                                                   row_vec<FEW> &x) {
+    row_vec<FEW> bias;
+#pragma unroll
+    for (int k = 0; k < FEW; k++) {
+        uint32_t chan = base + first_channel(k);
+        load4<true>(in, chan, shape.all, x.v[k]);
+        load4<true>(args.qk_bias, chan, args.qk_bias ? shape.turned : 0, bias.v[k]);
+    }
+    row_join(x, bias, [](float v, float b) { return v + b; });
+}
+
+/* The same for models with a bias, a norm or value embeddings: passes of fewer channels, since
+ * each has more to load. */
+template <typename ACT>
+static __global__ void __launch_bounds__(SPLIT_THREADS) gqa_prep_more(cu_prep_args args) {
+    const qkv_shape shape = qkv_of(args);
+    const bool full = args.qk_norm == CU_QK_NORM_FULL;
     kernel_scope scope(args.stamp);
     DYNAMIC_SHARED(shared);
     float *scales = (float *)shared, *squares = scales + args.n_heads + args.n_kv_heads;
     uint32_t i = blockIdx.x;
     const float *in = args.in + (uint64_t)i * args.ld_in;
-    row_load<true>(x, in, shape.all);
+    row_vec<FEW> x, more, weights; /* more: angles of queries and keys, table values of values */
     cu_row row;
     if (!launch_row(args.desc, i, &row)) return;
-    if (MORE) row_join(x, turn, [](float v, float bias) { return v + bias; });
     const float *turns = args.rope + (uint64_t)row.pos * args.head_dim;
-#pragma unroll
-    for (int k = 0; k < PREP_VECS; k++) {
-        uint32_t chan = first_channel(k);
-        if (!MORE || chan < shape.turned || args.value_table == nullptr) {
-            load4<true>(turns, chan < shape.turned ? chan % args.head_dim : args.head_dim,
-                        args.head_dim, turn.v[k]);
-        } else {
-            load4<true>(value_row<ACT>(args, row), chan - shape.turned, shape.all - shape.turned,
-                        turn.v[k]);
-        }
-    }
     uint32_t slot =
         row_slot(args.desc, args.cache, row, args.plane + (args.by_loop ? row.loop : 0));
-    if (MORE && args.qk_norm != CU_QK_NORM_NONE) {
+    if (args.qk_norm != CU_QK_NORM_NONE) {
+#pragma unroll 1
+        for (uint32_t base = 0; base < shape.turned; base += pass_channels()) {
+            load_biased(args, in, shape, base, x);
 #pragma unroll
-        for (int k = 0; k < PREP_VECS; k++) {
-            const float *v = x.v[k];
-            if (first_channel(k) < shape.turned)
-                squares[first_channel(k) / 4] =
-                    v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + v[3] * v[3];
+            for (int k = 0; k < FEW; k++) {
+                const float *v = x.v[k];
+                uint32_t chan = base + first_channel(k);
+                if (chan < shape.turned)
+                    squares[chan / 4] = v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + v[3] * v[3];
+            }
         }
         qk_scales(args, 4, scales, [=](uint32_t at) { return squares[at]; });
     }
+#pragma unroll 1
+    for (uint32_t base = 0; base < shape.all; base += pass_channels()) {
+        uint32_t head[FEW];
+        load_biased(args, in, shape, base, x);
 #pragma unroll
-    for (int k = 0; k < PREP_VECS; k++) {
-        uint32_t chan = first_channel(k);
-        if (chan < shape.turned) {
-            if (MORE && args.qk_norm != CU_QK_NORM_NONE) qk_norm<4>(args, scales, chan, x.v[k]);
-            turn_pairs(x.v[k], turn.v[k]);
-        } else if (MORE && args.value_table != nullptr && chan < shape.all) {
-            float gate = value_gate(args, in, chan - shape.turned);
-            for (int j = 0; j < 4; j++)
-                x.v[k][j] += gate * turn.v[k][j];
+        for (int k = 0; k < FEW; k++) {
+            uint32_t chan = base + first_channel(k);
+            head[k] = chan / args.head_dim;
+            load4<true>(args.qk_weights, chan, full ? shape.turned : 0, weights.v[k]);
+            load4<true>(turns, chan - head[k] * args.head_dim,
+                        chan < shape.turned ? args.head_dim : 0, more.v[k]);
+            if (args.value_table != nullptr && chan >= shape.turned) {
+                load4<true>(value_row<ACT>(args, row), chan - shape.turned,
+                            shape.all - shape.turned, more.v[k]);
+            }
         }
-        gqa_store<ACT, true>(args, i, slot, chan, shape.all, x.v[k]);
+#pragma unroll
+        for (int k = 0; k < FEW; k++) {
+            uint32_t chan = base + first_channel(k);
+            if (chan < shape.turned) {
+                if (args.qk_norm != CU_QK_NORM_NONE)
+                    qk_norm(args, scales, chan, head[k], weights.v[k], x.v[k]);
+                turn_pairs(x.v[k], more.v[k]);
+            } else if (args.value_table != nullptr && chan < shape.all) {
+                float gate = value_gate(args, in + shape.all, head[k]);
+                for (int j = 0; j < 4; j++)
+                    x.v[k][j] += gate * more.v[k][j];
+            }
+            gqa_store<ACT, true>(args, i, slot, chan, shape.all, x.v[k]);
+        }
     }
 }
 
@@ -323,16 +390,18 @@ static __global__ void __launch_bounds__(PAIR_THREADS) gqa_prep_pairs(cu_prep_ar
     if (args.qk_norm != CU_QK_NORM_NONE)
         qk_scales(args, 1, scales, [=](uint32_t at) { return biased(at) * biased(at); });
     for (uint32_t chan = 2 * threadIdx.x; chan < shape.all; chan += 2 * blockDim.x) {
-        bool turned = chan < shape.turned;
-        float values[4] = {turned ? biased(chan) : in[chan],
-                           turned ? biased(chan + 1) : in[chan + 1]};
-        uint32_t j = chan % args.head_dim;
-        if (turned) {
-            if (args.qk_norm != CU_QK_NORM_NONE) qk_norm<2>(args, scales, chan, values);
+        uint32_t head = chan / args.head_dim, j = chan % args.head_dim;
+        float values[4] = {in[chan], in[chan + 1]}, weights[4];
+        if (chan < shape.turned) {
+            values[0] = biased(chan);
+            values[1] = biased(chan + 1);
+            load4<false>(args.qk_weights + chan, 0, args.qk_norm == CU_QK_NORM_FULL ? 2 : 0,
+                         weights);
+            if (args.qk_norm != CU_QK_NORM_NONE) qk_norm(args, scales, chan, head, weights, values);
             rm_rotate(&values[0], &values[1], turns[j], turns[j + 1]);
         } else if (args.value_table != nullptr) {
             const ACT *add = value_row<ACT>(args, row) + (chan - shape.turned);
-            float gate = value_gate(args, in, chan - shape.turned);
+            float gate = value_gate(args, in + shape.all, head);
             values[0] += gate * widen(add[0]);
             values[1] += gate * widen(add[1]);
         }
@@ -480,19 +549,19 @@ static cudaError_t start_gqa_prep(cudaStream_t stream, const cu_prep_args &args,
     uint32_t bytes = norm ? (args.n_heads + args.n_kv_heads) * (uint32_t)sizeof(float) : 0;
     if (!whole || n > 4 * PREP_VECS * SPLIT_THREADS)
         return LAUNCH(gqa_prep_pairs<ACT>, rows, PAIR_THREADS, bytes, stream, args);
+    if (!more) return LAUNCH(gqa_prep<ACT>, rows, row_threads(n, PREP_VECS), bytes, stream, args);
+    uint32_t threads = row_threads(n, FEW), most = SPLIT_THREADS;
     if (norm) bytes += turned / 4 * (uint32_t)sizeof(float);
-    uint32_t threads = row_threads(n, PREP_VECS);
-    return more ? LAUNCH((gqa_prep<ACT, true>), rows, threads, bytes, stream, args)
-                : LAUNCH((gqa_prep<ACT, false>), rows, threads, bytes, stream, args);
+    return LAUNCH(gqa_prep_more<ACT>, rows, threads < most ? threads : most, bytes, stream, args);
 }
 
 extern "C" cudaError_t cu_gqa_prep(cudaStream_t stream, const cu_prep_args *args, uint32_t rows,
                                    bool f32) {
     bool whole = (args->head_dim | args->ld_in | args->ld_q | args->value_ld) % 4 == 0 &&
                  slots_in_fours(&args->cache);
-    for (const void *from :
-         {(const void *)args->in, (const void *)args->q, (const void *)args->rope,
-          (const void *)args->qk_bias, (const void *)args->value_table})
+    for (const void *from : {(const void *)args->in, (const void *)args->q,
+                             (const void *)args->rope, (const void *)args->qk_bias,
+                             (const void *)args->qk_weights, (const void *)args->value_table})
         whole = whole && in_fours(from);
     return f32 ? start_gqa_prep<float>(stream, *args, rows, whole)
                : start_gqa_prep<bf16>(stream, *args, rows, whole);

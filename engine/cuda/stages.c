@@ -308,7 +308,7 @@ static cudaError_t run_layers(cu_backend *cuda, eng_stage stage, const cu_layer 
     return rc;
 }
 
-/* ---- what stands between the stages ---- */
+/* ---- between the stages ---- */
 
 /* x -> act, without a norm: the input of a product on a state. */
 static cudaError_t act_of(cu_backend *cuda, cu_row_from from, uint32_t rows) {

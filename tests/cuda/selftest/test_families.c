@@ -276,8 +276,9 @@ static void the_scheduler(void) {
         gpu_eng = open_backend(model, &f32);
         check(eng_cpu_open(&cpu_eng, model, &opts, &e) == 0, "cpu: %s", e.msg);
     }
-    for (int k = 0; gpu_eng && cpu_eng && k < 3; k++) {
-        kv_policy policy = k == 1 ? KV_LAST : KV_EXACT;
+    static const kv_policy policies[] = {KV_EXACT, KV_LAST, KV_EXACT, KV_COLLAPSE};
+    for (size_t k = 0; gpu_eng && cpu_eng && k < ARRAY_LEN(policies); k++) {
+        kv_policy policy = policies[k];
         run_scheduler(&gpu, gpu_eng, policy, k == 2 ? AHEAD_BY_COST : AHEAD_ALWAYS);
         run_scheduler(&cpu, cpu_eng, policy, AHEAD_NEVER);
         left_out += gpu.left_out;
