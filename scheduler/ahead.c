@@ -112,7 +112,8 @@ void sched__assume_none_halts(scheduler *sched) {
         cohort *coh = out->picks[i].cohort;
         if (coh == NULL || coh->n_live == 0) continue;
         if (coh->next_loop == coh->owner->prefix_key.max_loops) continue;
-        if (coh->timed && sched__may_halt(sched, coh, coh->next_loop)) continue;
+        if (coh->timed && sched__may_halt(&sched->limits, coh->owner, coh->first, coh->next_loop))
+            continue;
         coh->raised_on_a_guess = runs_alone(sched, coh);
         sched__raise_frontier(sched, coh);
     }

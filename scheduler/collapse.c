@@ -41,12 +41,6 @@ bool sched__may_tick(const cohort *coh) {
     return true;
 }
 
-bool sched__may_halt(const scheduler *sched, const cohort *coh, uint32_t loops) {
-    const sequence *seq = coh->owner;
-    if (exit_rule_runs_all(sched->limits.exit, seq->prefix_key.threshold)) return false;
-    return loops >= sched__min_loops(seq, coh->first);
-}
-
 /* ---- collapsing ---- */
 
 static void collapse(scheduler *sched, flight *next, cohort *coh) {

@@ -14,8 +14,8 @@ static void count_exits(scheduler *sched, flight *next, const cohort *coh, const
     bool last_loop = row->loop + 1 == row->max_loops;
     next->n_last_loop += last_loop;
     /* A chunk goes when its last row does. */
-    next->n_may_halt +=
-        !last_loop && coh->n_live == 1 && sched__may_halt(sched, coh, row->loop + 1u);
+    next->n_may_halt += !last_loop && coh->n_live == 1 &&
+                        sched__may_halt(&sched->limits, coh->owner, coh->first, row->loop + 1u);
 }
 
 /* The next loop of one row. Under last_stands_in its slot serves all deeper planes until a deeper

@@ -370,8 +370,6 @@ void sched__relieve_rows(scheduler *sched);
 uint32_t *sched__loop_slots(const scheduler *sched, uint32_t row); /* [ceiling_loops] */
 /* Whether a timed cohort may run its next loop by its sequence's clock. */
 bool sched__may_tick(const cohort *coh);
-/* Whether a row of coh may halt after this many loops, before its limit. */
-bool sched__may_halt(const scheduler *sched, const cohort *coh, uint32_t loops);
 /* Collapses each position that later loops than reader's last find collapsed. */
 void sched__collapse_before(scheduler *sched, flight *next, const cohort *reader);
 

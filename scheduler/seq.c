@@ -114,6 +114,12 @@ uint16_t sched__min_loops(const sequence *seq, uint32_t pos) {
     return least < seq->prefix_key.max_loops ? least : seq->prefix_key.max_loops;
 }
 
+bool sched__may_halt(const request_limits *limits, const sequence *seq, uint32_t pos,
+                     uint32_t loops) {
+    if (exit_rule_runs_all(limits->exit, seq->prefix_key.threshold)) return false;
+    return loops >= sched__min_loops(seq, pos);
+}
+
 int sched__seq_create(sequence **out, const request_limits *limits, const sched_request *req,
                       err *e) {
     *out = NULL;

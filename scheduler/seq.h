@@ -71,6 +71,9 @@ int sched__seq_create(sequence **out, const request_limits *limits, const sched_
                       err *e) WARN_UNUSED;
 /* Least loops of a position. */
 uint16_t sched__min_loops(const sequence *seq, uint32_t pos);
+/* Whether a position may halt after this many loops, before its limit. */
+bool sched__may_halt(const request_limits *limits, const sequence *seq, uint32_t pos,
+                     uint32_t loops);
 static inline uint32_t seq_n_output(const sequence *seq) {
     return seq->n_tokens - seq->req.n_prompt;
 }
