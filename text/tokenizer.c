@@ -217,11 +217,12 @@ static int not_found(const char *dir, const char *path, err *e) {
     int len = snprintf(other, sizeof other, "%s/tokenizer.model", dir);
     if (len < 0 || (size_t)len >= sizeof other || access(other, F_OK) != 0)
         return err_set(e, ERR_NOT_FOUND, NULL, "%s: the file does not exist", path);
-    return err_set(e, ERR_UNSUPPORTED, NULL,
-                   "%s: the file does not exist, and tokenizer.model cannot be read in its place; to "
-                   "make it, run in the folder: python3 -c \"from transformers import AutoTokenizer; "
-                   "AutoTokenizer.from_pretrained('.').save_pretrained('.')\"",
-                   path);
+    return err_set(
+        e, ERR_UNSUPPORTED, NULL,
+        "%s: the file does not exist, and tokenizer.model cannot be read in its place; to "
+        "make it, run in the folder: python3 -c \"from transformers import AutoTokenizer; "
+        "AutoTokenizer.from_pretrained('.').save_pretrained('.')\"",
+        path);
 }
 
 int tokenizer_open(tokenizer **out, const char *dir, uint32_t vocab_size, err *e) {
