@@ -3,6 +3,7 @@
 #include "api/api_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/files.h"
+#include "tests/lib/grammar.h"
 #include "tests/lib/testlib.h"
 
 #include <criterion/criterion.h>
@@ -410,25 +411,6 @@ static json_t *tools_of(const char *body) {
     return tools;
 }
 
-/* 1: a whole call; 0: a beginning; -1: refused. */
-static int feed(const api__grammar *grammar, const char *text) {
-    api__automaton machine;
-    api__readings now, next;
-    err e = {0};
-    api__stacks *scratch = malloc(sizeof *scratch);
-    cr_assert_eq(api__automaton_init(&machine, grammar, &e), 0);
-    api__automaton_start(&machine, &now);
-    for (const char *at = text; *at && now.n_tops; at++) {
-        api__automaton_step(&machine, &now, (uint8_t)*at, &next);
-        now = next;
-        api__automaton_compact(&machine, &now, scratch);
-    }
-    int result = now.n_tops == 0 ? -1 : api__automaton_done(&machine, &now);
-    api__automaton_deinit(&machine);
-    free(scratch);
-    return result;
-}
-
 #define CITY PARAM("city", "Ur")
 
 Test(api_call_tags, the_grammar_allows_calls_that_fit_the_schema_and_nothing_else) {
@@ -478,11 +460,12 @@ Test(api_call_tags, the_grammar_allows_calls_that_fit_the_schema_and_nothing_els
     err e = {0};
     cr_assert_eq(api__grammar_compile_tags(&grammar, tools, NULL, "tools", &e), 0, "%s", e.msg);
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
-        cr_expect_eq(feed(grammar, rows[i].text), rows[i].want, "row %zu: %s", i, rows[i].text);
+        cr_expect_eq(grammar_feed(grammar, rows[i].text), rows[i].want, "row %zu: %s", i,
+                     rows[i].text);
     api__grammar_free(grammar);
     cr_assert_eq(api__grammar_compile_tags(&grammar, tools, "now", "tools", &e), 0, "%s", e.msg);
-    cr_expect_eq(feed(grammar, NOW), 1);
-    cr_expect_eq(feed(grammar, CALL("weather", CITY)), -1, "another function is named");
+    cr_expect_eq(grammar_feed(grammar, NOW), 1);
+    cr_expect_eq(grammar_feed(grammar, CALL("weather", CITY)), -1, "another function is named");
     api__grammar_free(grammar);
     json_decref(tools);
 }
@@ -540,8 +523,8 @@ Test(api_call_tags, required_parameters_without_a_description_are_texts) {
     api__grammar *grammar = NULL;
     err e = {0};
     cr_assert_eq(api__grammar_compile_tags(&grammar, tools, NULL, "tools", &e), 0, "%s", e.msg);
-    cr_expect_eq(feed(grammar, NOW), -1);
-    cr_expect_eq(feed(grammar, CALL("now", PARAM("a", "x"))), 1);
+    cr_expect_eq(grammar_feed(grammar, NOW), -1);
+    cr_expect_eq(grammar_feed(grammar, CALL("now", PARAM("a", "x"))), 1);
     api__grammar_free(grammar);
     json_decref(tools);
 }

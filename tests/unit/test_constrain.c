@@ -1,6 +1,7 @@
 /* test_constrain.c - the edges of the schema subset and of the automaton, row by row.
  * Random schemas are in tests/property/constrain.c. */
 #include "api/grammar/constrain_internal.h"
+#include "tests/lib/grammar.h"
 #include "tests/lib/testlib.h"
 #include "tests/lib/tokens.h"
 
@@ -21,25 +22,6 @@ static api__grammar *compile(const char *text, err *e) {
     cr_assert_eq(rc == 0, grammar != NULL);
     json_decref(schema);
     return grammar;
-}
-
-/* 1: a whole value; 0: a beginning; -1: refused. */
-static int feed(const api__grammar *grammar, const char *text) {
-    api__automaton machine;
-    api__readings now, next;
-    err e = {0};
-    api__stacks *scratch = malloc(sizeof *scratch);
-    cr_assert_eq(api__automaton_init(&machine, grammar, &e), 0);
-    api__automaton_start(&machine, &now);
-    for (const char *at = text; *at && now.n_tops; at++) {
-        api__automaton_step(&machine, &now, (uint8_t)*at, &next);
-        now = next;
-        api__automaton_compact(&machine, &now, scratch);
-    }
-    int result = now.n_tops == 0 ? -1 : api__automaton_done(&machine, &now);
-    api__automaton_deinit(&machine);
-    free(scratch);
-    return result;
 }
 
 Test(constrain, texts_are_whole_begun_or_refused) {
@@ -173,7 +155,7 @@ Test(constrain, texts_are_whole_begun_or_refused) {
         err e = {0};
         api__grammar *grammar = compile(rows[i].schema, &e);
         cr_assert(grammar, "row %zu: %s", i, e.msg);
-        int got = feed(grammar, rows[i].text);
+        int got = grammar_feed(grammar, rows[i].text);
         cr_assert_eq(got, rows[i].want, "row %zu: '%s' against %s gave %d", i, rows[i].text,
                      rows[i].schema, got);
         api__grammar_free(grammar);
@@ -313,7 +295,7 @@ Test(constrain, nesting_stops_where_the_stack_ends_and_still_closes) {
     int depth = 0;
     while (depth < 100) { /* {"a":{"a":... to the greatest depth */
         memcpy(text + n, "{\"a\":", 6);
-        if (feed(grammar, text) < 0) break;
+        if (grammar_feed(grammar, text) < 0) break;
         n += 5;
         depth++;
     }
@@ -322,7 +304,7 @@ Test(constrain, nesting_stops_where_the_stack_ends_and_still_closes) {
     for (n += 1; depth > 0; depth--, n++)
         text[n] = '}';
     text[n] = 0;
-    cr_assert_eq(feed(grammar, text), 1, "%s", text);
+    cr_assert_eq(grammar_feed(grammar, text), 1, "%s", text);
     api__grammar_free(grammar);
 }
 
@@ -331,14 +313,14 @@ Test(constrain, blanks_are_bounded) {
     api__grammar *grammar = compile(NULL, &e);
     char text[100] = "{\n";
     size_t n = 2;
-    for (; feed(grammar, text) >= 0 && n < 90; n++)
+    for (; grammar_feed(grammar, text) >= 0 && n < 90; n++)
         text[n] = n % 2 ? ' ' : '\t';
     cr_assert_eq(n - 2, API__MAX_BLANKS);
-    cr_assert_eq(feed(grammar, "{\n\n"), -1, "one newline at a time");
-    cr_assert_eq(feed(grammar, "{ "), 0);
-    cr_assert_eq(feed(grammar, "{  "), -1, "one space, unless it indents");
-    cr_assert_eq(feed(grammar, "{ \n"), -1);
-    cr_assert_eq(feed(grammar, "{\"a\": 1, \"b\":\n"), -1, "no new line after a colon");
+    cr_assert_eq(grammar_feed(grammar, "{\n\n"), -1, "one newline at a time");
+    cr_assert_eq(grammar_feed(grammar, "{ "), 0);
+    cr_assert_eq(grammar_feed(grammar, "{  "), -1, "one space, unless it indents");
+    cr_assert_eq(grammar_feed(grammar, "{ \n"), -1);
+    cr_assert_eq(grammar_feed(grammar, "{\"a\": 1, \"b\":\n"), -1, "no new line after a colon");
     api__grammar_free(grammar);
 }
 
@@ -367,7 +349,7 @@ Test(constrain, a_tool_call_is_one_of_the_functions_with_arguments_that_fit) {
         err e = {0};
         cr_assert_eq(api__grammar_compile_tools(&grammar, tools, rows[i].only, "tools", &e), 0,
                      "%s", e.msg);
-        cr_assert_eq(feed(grammar, rows[i].text), rows[i].want, "row %zu", i);
+        cr_assert_eq(grammar_feed(grammar, rows[i].text), rows[i].want, "row %zu", i);
         api__grammar_free(grammar);
     }
     json_decref(tools);
