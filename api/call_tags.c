@@ -213,8 +213,9 @@ static bool name_byte(const api_request *req, api__reader *reader, const char *t
     return reader->tool != UINT32_MAX;
 }
 
+/* A name with NUL is no parameter's: many JSON parsers refuse such a key. */
 static bool key_byte(api__reader *reader, char byte) {
-    if (byte != '>') return byte != '\n';
+    if (byte != '>') return byte != '\n' && byte != 0;
     reader->state = VALUE;
     reader->tag = 0;
     return reader->params++ < API__MAX_NAMES &&

@@ -323,6 +323,19 @@ Test(api_call_tags, a_call_with_more_parameters_than_allowed_is_text) {
 
 /* ---- responses ---- */
 
+Test(api_call_tags, a_parameter_whose_name_holds_NUL_makes_the_call_text) {
+    static const char text[] = "<tool_call>\n<function=now>\n<parameter=a\0b>\nx\n</parameter>\n"
+                               "</function>\n</tool_call>";
+    api__tool tools[] = {{.name = "now"}};
+    api_request req = {.tools = tools, .n_tools = 1};
+    api__answer answer = {0};
+    api__notation_tags.read(&req, &answer, text, sizeof text - 1, true);
+    cr_expect_eq(answer.n_calls, 0);
+    cr_assert_eq(answer.said.len, sizeof text - 1);
+    cr_expect_arr_eq(answer.said.data, text, sizeof text - 1);
+    api__answer_deinit(&answer);
+}
+
 Test(api_call_tags, responses_have_a_message_and_calls_as_items_in_their_order) {
     static const char *const kinds[] = {"", ",\"stream\":true"};
     static const char *const texts[] = {"Well: " NOW CALL("weather", PARAM("city", "Ur")),
