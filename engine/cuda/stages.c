@@ -387,7 +387,7 @@ static cudaError_t loop_end(cu_backend *cuda, cu_loop_end_args *args, uint32_t r
 static cudaError_t recurrent(cu_backend *cuda, uint32_t rows, cu_path path) {
     const model_plan *plan = &cuda->plan;
     bool mythos = plan->inject == INJECT_MYTHOS, moe = plan->core_ffn == FFN_MOE;
-    entry in, out;
+    entry in, out = {CU_FROM_X, NULL, 0};
     cudaError_t rc = loop_input(cuda, rows, &in);
     STEP(rc, run_layers(cuda, ENG_STAGE_RECURRENT, cuda->core, in, rows, path, &out));
     uint32_t n_parts = moe ? out.n_parts : 1;
