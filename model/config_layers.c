@@ -197,6 +197,21 @@ void model__write_llama_shape(buf *out, const model_plan *plan, const char *dtyp
     model__write_rope(out, plan);
 }
 
+/* ---- Llama's layers in a loop ---- */
+
+void model__complete_llama_loop(model_plan *plan) {
+    plan->attn = ATTN_GQA;
+    plan->rope_halves = true;
+    plan->core_ffn = plan->end_ffn = FFN_SWIGLU;
+    plan->embed_scale = 1;
+    plan->inject = INJECT_NONE;
+    plan->state0 = STATE_EMBEDDING;
+    plan->loop_norm = true;
+    plan->output = OUTPUT_STATE;
+    plan->halted_kv = KV_EXACT;
+    plan->full_prompts = true;
+}
+
 /* ---- Llama's tensors ---- */
 
 void model__want_llama_layer(model__walk *walk) {

@@ -194,6 +194,9 @@ void model__write_llama_shape(buf *out, const model_plan *plan, const char *dtyp
 void model__write_raven_shape(buf *out, const model_plan *plan);                    /* as above */
 /* Calls want_layer for each layer, with its prefix "transformer.core_block.3.". */
 void model__want_raven_layers(model__walk *walk, void (*want_layer)(model__walk *walk));
+/* Fills the fields that Ouro and Nanbeige share: layers of Llama's parts that loop over their own
+ * normed output. Norms and exits differ. */
+void model__complete_llama_loop(model_plan *plan);
 /* The tensors of a layer under Llama's names: two norms, attention, SwiGLU. */
 void model__want_llama_layer(model__walk *walk);
 

@@ -52,20 +52,11 @@ static int read_loops(const model__config *config, model_plan *plan) {
 }
 
 static void complete(model_plan *plan) {
+    model__complete_llama_loop(plan);
     plan->norms = NORM_PRE;
-    plan->attn = ATTN_GQA;
-    plan->rope_halves = true;
-    plan->core_ffn = plan->end_ffn = FFN_SWIGLU;
-    plan->embed_scale = 1;
-    plan->inject = INJECT_NONE;
-    plan->state0 = STATE_EMBEDDING;
-    plan->loop_norm = true;
     plan->exit = EXIT_FIXED;
     plan->exits = 1u << EXIT_FIXED;
-    plan->output = OUTPUT_STATE;
     plan->loops_cap = plan->loops_least = plan->loops_default;
-    plan->halted_kv = KV_EXACT;
-    plan->full_prompts = true;
 }
 
 static int read(const model__config *config, model_plan *plan) {

@@ -32,19 +32,10 @@ static int read_exit(const model__config *config, model_plan *plan) {
 }
 
 static void complete(model_plan *plan) {
+    model__complete_llama_loop(plan);
     plan->norms = NORM_SANDWICH;
-    plan->attn = ATTN_GQA;
-    plan->rope_halves = true;
-    plan->core_ffn = plan->end_ffn = FFN_SWIGLU;
-    plan->embed_scale = 1;
-    plan->inject = INJECT_NONE;
-    plan->state0 = STATE_EMBEDDING;
-    plan->loop_norm = true;
     plan->exit = EXIT_HAZARD;
     plan->exits = 1u << EXIT_HAZARD | 1u << EXIT_LATENT_DIFF | 1u << EXIT_COSINE | 1u << EXIT_FIXED;
-    plan->output = OUTPUT_STATE;
-    plan->halted_kv = KV_EXACT;
-    plan->full_prompts = true;
 }
 
 static int read(const model__config *config, model_plan *plan) {
