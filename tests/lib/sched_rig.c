@@ -31,6 +31,14 @@ static void on_event(void *ud, const sched_event *ev) {
     out->at[out->n++] = now->sched->stats.launches[ENG_STAGE_RECURRENT];
 }
 
+sched_opts rig_opts(kv_policy policy) {
+    sched_opts opts;
+    sched_opts_default(&opts);
+    opts.halted_kv = policy;
+    opts.prefix_cache = false;
+    return opts;
+}
+
 sched_rig rig_open(const fake_opts *fake, const sched_opts *opts) {
     sched_rig rig = {.backend = fake_backend_create(fake), .out = calloc(RIG_IDS, sizeof(rig_out))};
     err e = {0};

@@ -26,6 +26,8 @@ typedef struct {
     sched_stats stats; /* scratch of rig_stats */
 } sched_rig;
 
+/* Defaults with this policy and without a prefix cache. */
+sched_opts rig_opts(kv_policy policy);
 sched_rig rig_open(const fake_opts *fake, const sched_opts *opts);
 void rig_close(sched_rig *rig); /* also checks for pages and rows not given back */
 /* A greedy request of n prompt tokens drawn from `stream`, first ones first. */

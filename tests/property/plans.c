@@ -2,6 +2,7 @@
  * plan demands. */
 #include "tests/property/plans.h"
 
+#include "base/hash.h"
 #include "tests/lib/weights.h"
 
 #include <criterion/criterion.h>
@@ -9,10 +10,7 @@
 #include <string.h>
 
 uint64_t plans_rand(uint64_t *state) {
-    uint64_t x = *state += 0x9e3779b97f4a7c15u;
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
+    return hash_mix(*state += HASH_STEP);
 }
 
 uint32_t plans_between(uint64_t *state, uint32_t low, uint32_t high) {

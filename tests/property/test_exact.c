@@ -6,6 +6,7 @@
  *
  *   FATHOM_SEED=N   first seed (else from the clock; printed) */
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/size.h"
 #include "engine/backend.h"
 #include "scheduler/scheduler.h"
@@ -42,11 +43,8 @@ typedef struct {
     uint32_t n;
 } answers;
 
-static uint64_t draw(uint64_t *state) { /* splitmix64 */
-    uint64_t x = *state += 0x9e3779b97f4a7c15u;
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
+static uint64_t draw(uint64_t *state) {
+    return hash_mix(*state += HASH_STEP);
 }
 static uint32_t between(uint64_t *state, uint32_t low, uint32_t high) {
     return low + (uint32_t)(draw(state) % (high - low + 1));

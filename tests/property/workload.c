@@ -2,6 +2,8 @@
  * model run one position after another. */
 #include "tests/property/workload.h"
 
+#include "base/hash.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,10 +12,7 @@
 enum { MAX_LEN = 400, TENANTS = 4 };
 
 uint64_t work_rand(uint64_t *state) {
-    uint64_t x = *state += 0x9e3779b97f4a7c15u;
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
+    return hash_mix(*state += HASH_STEP);
 }
 
 static uint32_t draw(uint64_t *rng, uint32_t low, uint32_t high) { /* both included */

@@ -17,17 +17,9 @@ static fake_opts device(kv_policy policy, uint32_t max_flights) {
     return fake;
 }
 
-static sched_opts plain(kv_policy policy) {
-    sched_opts opts;
-    sched_opts_default(&opts);
-    opts.halted_kv = policy;
-    opts.prefix_cache = false;
-    return opts;
-}
-
 static sched_rig run_one(kv_policy policy, uint32_t max_flights, uint32_t max_tokens) {
     fake_opts fake = device(policy, max_flights);
-    sched_opts opts = plain(policy);
+    sched_opts opts = rig_opts(policy);
     sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[40];
     sched_request req = rig_request(prompt, 40, max_tokens, 3);
@@ -69,7 +61,7 @@ static uint32_t spare_slots(const sched_rig *rig) {
 Test(sched_ahead, the_slot_of_a_row_left_out_is_given_back_and_used_again) {
     for (int policy = 0; policy < 2; policy++) {
         fake_opts fake = device((kv_policy)policy, 2);
-        sched_opts opts = plain(fake.policy);
+        sched_opts opts = rig_opts(fake.policy);
         sched_rig rig = rig_open(&fake, &opts);
         uint32_t prompt[4], most = 0;
         sched_request req = rig_request(prompt, 4, 100, 3);
@@ -126,7 +118,7 @@ Test(sched_ahead, it_goes_ahead_where_that_costs_less_than_the_host) {
     for (size_t i = 0; i < ARRAY_LEN(all); i++) {
         const price *price_ = &all[i];
         fake_opts fake = device(KV_EXACT, 2);
-        sched_opts opts = plain(KV_EXACT);
+        sched_opts opts = rig_opts(KV_EXACT);
         opts.batching = price_->mode;
         sched_rig rig = rig_open(&fake, &opts);
         rig.sched->n_looping_live = price_->live;
@@ -152,7 +144,7 @@ static double tokens_per_ms(uint32_t max_flights, ahead_rule rule, uint32_t n) {
     fake.n_blocks = 4096;
     for (int i = 0; i < 3; i++)
         fake.fixed_ns[i] = i == ENG_STAGE_RECURRENT ? 20000000 : 2000000;
-    sched_opts opts = plain(KV_LAST);
+    sched_opts opts = rig_opts(KV_LAST);
     sched_rig rig = rig_open(&fake, &opts);
     rig.sched->ahead.rule = rule;
     uint32_t prompt[4];
@@ -186,7 +178,7 @@ Test(sched_ahead, many_sequences_lose_nothing_by_it) {
 Test(sched_ahead, cancel_frees_all_at_once_and_rest_comes_after_the_last_result) {
     for (uint32_t at = 1; at < 60; at++) {
         fake_opts fake = device(at % 2 ? KV_LAST : KV_EXACT, 2);
-        sched_opts opts = plain(fake.policy);
+        sched_opts opts = rig_opts(fake.policy);
         sched_rig rig = rig_open(&fake, &opts);
         uint32_t prompt[50];
         uint64_t id[3];
@@ -217,7 +209,7 @@ Test(sched_ahead, a_device_lost_with_launches_in_flight_ends_all_requests) {
     for (uint64_t at = 1; at < 40; at++) {
         fake_opts fake = device(KV_EXACT, 2);
         fake.fail_at = at;
-        sched_opts opts = plain(KV_EXACT);
+        sched_opts opts = rig_opts(KV_EXACT);
         sched_rig rig = rig_open(&fake, &opts);
         rig.sched->ahead.rule = AHEAD_ALWAYS;
         uint32_t prompt[8];
@@ -241,7 +233,7 @@ Test(sched_ahead, a_device_lost_with_launches_in_flight_ends_all_requests) {
 Test(sched_ahead, it_can_be_destroyed_with_launches_in_flight) {
     for (uint32_t at = 1; at < 30; at++) {
         fake_opts fake = device(KV_LAST, 2);
-        sched_opts opts = plain(KV_LAST);
+        sched_opts opts = rig_opts(KV_LAST);
         sched_rig rig = rig_open(&fake, &opts);
         uint32_t prompt[50];
         for (uint32_t i = 0; i < 3; i++) {
@@ -261,7 +253,7 @@ Test(sched_ahead, a_sequence_that_may_fill_the_pool_fits_with_launches_in_flight
         fake.n_blocks = 3;
         fake.n_slots = 3 * ENG_BLOCK * 10;
         fake.mean_depth = depth;
-        sched_opts opts = plain(fake.policy);
+        sched_opts opts = rig_opts(fake.policy);
         opts.prefix_cache = depth % 4 < 2;
         sched_rig rig = rig_open(&fake, &opts);
         rig.sched->ahead.rule = AHEAD_ALWAYS;
@@ -342,7 +334,7 @@ static void scored_prompt(sched_request *req) {
 static sched_rig run_case(const head_case *kind, bool samples, uint32_t max_flights) {
     fake_opts fake = device(KV_EXACT, max_flights);
     fake.samples = samples;
-    sched_opts opts = plain(KV_EXACT);
+    sched_opts opts = rig_opts(KV_EXACT);
     sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[8];
     sched_request req = rig_request(prompt, 8, 12, 11);
@@ -386,7 +378,7 @@ Test(sched_ahead, a_token_the_backend_cannot_pick_ends_one_request_only) {
     fake_opts fake = device(KV_LAST, 2);
     fake.samples = true;
     fake.nan_at = 6;
-    sched_opts opts = plain(KV_LAST);
+    sched_opts opts = rig_opts(KV_LAST);
     sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[8];
     for (uint32_t i = 0; i < 6; i++) {

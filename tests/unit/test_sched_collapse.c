@@ -18,17 +18,9 @@ static fake_opts device(kv_policy policy) {
     return fake;
 }
 
-static sched_opts plain(kv_policy policy) {
-    sched_opts opts;
-    sched_opts_default(&opts);
-    opts.halted_kv = policy;
-    opts.prefix_cache = false;
-    return opts;
-}
-
 static sched_rig open_plain(kv_policy policy) {
     fake_opts fake = device(policy);
-    sched_opts opts = plain(policy);
+    sched_opts opts = rig_opts(policy);
     return rig_open(&fake, &opts);
 }
 
@@ -82,7 +74,7 @@ Test(sched_collapse, pages_come_back_while_the_sequence_runs) {
 /* The answer to `prompt`, in a scheduler that answered `before` first unless that is NULL. */
 static rig_out answer_after(const sched_request *before, const sched_request *req) {
     fake_opts fake = device(KV_COLLAPSE);
-    sched_opts opts = plain(KV_COLLAPSE);
+    sched_opts opts = rig_opts(KV_COLLAPSE);
     opts.prefix_cache = true;
     sched_rig rig = rig_open(&fake, &opts);
     if (before) (void)rig_submit(&rig, before);
@@ -161,7 +153,7 @@ static void is_refused(const fake_opts *fake, const sched_opts *opts, const char
 
 Test(sched_collapse, other_modes_and_too_few_rows_are_refused) {
     fake_opts fake = device(KV_COLLAPSE);
-    sched_opts opts = plain(KV_COLLAPSE);
+    sched_opts opts = rig_opts(KV_COLLAPSE);
     opts.batching = SCHED_LOCKSTEP;
     is_refused(&fake, &opts, "batching", "policy collapse goes with depthwise batching only");
     opts.batching = SCHED_FULL;

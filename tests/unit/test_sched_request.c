@@ -17,13 +17,6 @@ static fake_opts small(void) {
     return fake;
 }
 
-static sched_opts plain(void) {
-    sched_opts opts;
-    sched_opts_default(&opts);
-    opts.prefix_cache = false;
-    return opts;
-}
-
 /* ---- refused at submit, and by name ---- */
 
 typedef struct {
@@ -102,7 +95,7 @@ static const bad_case bad[] = {
 
 Test(sched_request, a_bad_one_is_refused_by_name_and_leaves_nothing_behind) {
     fake_opts fake = small();
-    sched_opts opts = plain();
+    sched_opts opts = rig_opts(KV_EXACT);
     sched_rig rig = rig_open(&fake, &opts);
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         uint32_t prompt[4];
@@ -121,7 +114,7 @@ Test(sched_request, a_bad_one_is_refused_by_name_and_leaves_nothing_behind) {
 
 Test(sched_request, a_model_of_fixed_loops_runs_that_number_and_no_other) {
     fake_opts fake = small();
-    sched_opts opts = plain();
+    sched_opts opts = rig_opts(KV_EXACT);
     model_plan nanbeige;
     err e = {0};
     uint64_t id;
@@ -152,7 +145,7 @@ Test(sched_request, a_model_of_fixed_loops_runs_that_number_and_no_other) {
 
 Test(sched_request, a_full_queue_says_busy_and_has_room_again_later) {
     fake_opts fake = small();
-    sched_opts opts = plain();
+    sched_opts opts = rig_opts(KV_EXACT);
     opts.max_running = 2;
     opts.max_queue = 3;
     sched_rig rig = rig_open(&fake, &opts);
@@ -172,7 +165,7 @@ Test(sched_request, a_full_queue_says_busy_and_has_room_again_later) {
 
 Test(sched_request, waiting_prompt_tokens_are_bounded_too) {
     fake_opts fake = small();
-    sched_opts opts = plain();
+    sched_opts opts = rig_opts(KV_EXACT);
     opts.max_queue_tokens = 100;
     sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[80];
@@ -216,7 +209,7 @@ Test(sched_request, options_that_cannot_work_are_refused) {
         {"no place to run", none_running},  {"no rows", no_rows}};
     for (size_t i = 0; i < ARRAY_LEN(all); i++) {
         fake_opts fake = small();
-        sched_opts opts = plain();
+        sched_opts opts = rig_opts(KV_EXACT);
         all[i].spoil(&opts);
         eng_backend *backend = fake_backend_create(&fake);
         scheduler *sched = (scheduler *)&fake;
@@ -232,7 +225,7 @@ Test(sched_request, options_that_cannot_work_are_refused) {
 
 Test(sched_request, stop_ids_end_it_but_not_before_min_tokens) {
     fake_opts fake = small();
-    sched_opts opts = plain();
+    sched_opts opts = rig_opts(KV_EXACT);
     sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[8], stop[64];
     sched_request req = rig_request(prompt, 8, 20, 3);
@@ -284,7 +277,7 @@ static const sched_constraint picky_calls = {picky_make, picky_mask, picky_take}
 static rig_out run_picky(picky *form) {
     static rig_out out;
     fake_opts fake = small();
-    sched_opts opts = plain();
+    sched_opts opts = rig_opts(KV_EXACT);
     sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[8], others[2][8];
     sched_request req = rig_request(prompt, 8, 6, 3);
@@ -334,7 +327,7 @@ Test(sched_request, a_logit_that_is_not_a_number_ends_one_request_only) {
     fake_opts fake = small();
     fake.nan_at = 6;
     fake.policy = KV_LAST;
-    sched_opts opts = plain();
+    sched_opts opts = rig_opts(KV_EXACT);
     opts.halted_kv = KV_LAST;
     sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[8];
@@ -356,7 +349,7 @@ Test(sched_request, a_logit_that_is_not_a_number_ends_one_request_only) {
 Test(sched_request, a_failed_device_ends_all_and_takes_no_more) {
     fake_opts fake = small();
     fake.fail_at = 9;
-    sched_opts opts = plain();
+    sched_opts opts = rig_opts(KV_EXACT);
     opts.max_running = 2;
     sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[8];
@@ -383,7 +376,7 @@ Test(sched_request, a_failed_device_ends_all_and_takes_no_more) {
 
 Test(sched_request, cancel_frees_its_pages_before_it_returns) {
     fake_opts fake = small();
-    sched_opts opts = plain();
+    sched_opts opts = rig_opts(KV_EXACT);
     sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[100];
     for (uint32_t at = 0; at < 40; at += 3) {
@@ -407,7 +400,7 @@ Test(sched_request, depth_is_what_the_request_wishes) {
     for (int policy = 0; policy < 2; policy++) {
         fake_opts fake = small();
         fake.policy = (kv_policy)policy;
-        sched_opts opts = plain();
+        sched_opts opts = rig_opts(KV_EXACT);
         opts.halted_kv = fake.policy;
         opts.default_max_loops = 4; /* "trained"; the ceiling stays at 8 planes */
         sched_rig rig = rig_open(&fake, &opts);
@@ -440,7 +433,7 @@ Test(sched_request, depth_is_what_the_request_wishes) {
 Test(sched_request, the_cap_lowers_depth_under_load_and_gives_it_back) {
     fake_opts fake = small();
     fake.mean_depth = 6;
-    sched_opts opts = plain();
+    sched_opts opts = rig_opts(KV_EXACT);
     opts.max_running = 2;
     opts.max_queue = 100;
     opts.depth_cap = true;
@@ -490,7 +483,7 @@ Test(sched_request, scores_every_prompt_position_once_also_when_preempted) {
     fake_opts fake = small();
     fake.n_slots = 5 * 32 * 10; /* room for about one and a half of them */
     fake.max_logits = 3;
-    sched_opts opts = plain();
+    sched_opts opts = rig_opts(KV_EXACT);
     sched_rig rig = rig_open(&fake, &opts);
     uint32_t prompt[100];
     taps seen[4] = {{0}};
