@@ -117,7 +117,6 @@ static cudaError_t assign(cu_backend *cuda, cu_route_args *args, uint32_t rows) 
 cudaError_t eng__cuda_experts(cu_backend *cuda, const cu_layer *layer, uint32_t rows,
                               uint32_t *n_parts) {
     const model_plan *plan = &cuda->plan;
-
     cu_scratch *work = &cuda->work;
     bool dense = eng__cuda_blas_shared(cuda, rows);
     cu_moe moe = work->moe;
