@@ -123,6 +123,7 @@ $(B)/%.o: %.c $(B)/flags
 # Files that the assembler takes in (base/embed.h), which -MMD does not see.
 $(B)/server/assets.o $(FB)/server/assets.o: $(wildcard server/web/*)
 $(B)/api/named.o $(FB)/api/named.o: $(wildcard api/templates/*)
+$(B)/api/openapi.o $(FB)/api/openapi.o: $(wildcard api/openapi/*)
 
 # ---- tests ----
 

@@ -1,6 +1,6 @@
 /* answer.c - an answer's text and its calls, apart from each other, and what the notations of calls
  * share. */
-#include "api/api_internal.h"
+#include "api/reply_internal.h"
 #include "base/size.h"
 
 #include <stdlib.h>

@@ -63,18 +63,20 @@ int api_prompt_ids(const api_context *ctx, const char *text, size_t n, token_ids
 
 /* ---- requests ---- */
 
-typedef enum { API_COMPLETION, API_CHAT, API_RESPONSES } api_kind;
+/* The wire format of a request and its answer: one file in dialects/. */
+typedef struct api_dialect api_dialect;
+extern const api_dialect api_dialect_completion, api_dialect_chat, api_dialect_responses;
 
 typedef struct api_request api_request;
 /* Makes every check that can refuse a request before its first byte is sent: JSON, types, ranges,
  * model name, template, tokens, context. On failure e->param names the field. May run on a worker
  * thread; takes at most a few ms per 100 KB of prompt. */
-int api_parse(api_request **out, const api_context *ctx, api_kind kind, const char *body, size_t n,
-              err *e) WARN_UNUSED;
+int api_parse(api_request **out, const api_context *ctx, const api_dialect *dialect,
+              const char *body, size_t n, err *e) WARN_UNUSED;
 /* The same on the loop thread, for short bodies. Returns 1 and does nothing if the chat template
  * takes so much work that a worker must parse. */
-int api_parse_soon(api_request **out, const api_context *ctx, api_kind kind, const char *body,
-                   size_t n, err *e) WARN_UNUSED;
+int api_parse_soon(api_request **out, const api_context *ctx, const api_dialect *dialect,
+                   const char *body, size_t n, err *e) WARN_UNUSED;
 void api_request_destroy(api_request *req);
 bool api_wants_stream(const api_request *req);
 uint64_t api_prompt_tokens(const api_request *req);
@@ -126,10 +128,11 @@ void api_reply_usage(const api_reply *reply, uint64_t *prompt, uint64_t *output)
 
 /* ---- errors ---- */
 unsigned api_status(const err *e); /* HTTP status of an error */
-/* {"error":{"message","type","param","code"}} */
-void api_error_body(buf *out, const err *e);
+/* An error in the shape of a dialect. NULL: OpenAI's {"error":{"message","type","param","code"}} */
+void api_error_body(buf *out, const api_dialect *dialect, const err *e);
 /* The same for errors of HTTP itself (401, 404, 405, 411, 413, 415, 431, …). code may be NULL. */
-void api_http_error_body(buf *out, unsigned status, const char *message, const char *code);
+void api_http_error_body(buf *out, const api_dialect *dialect, unsigned status, const char *message,
+                         const char *code);
 
 /* ---- the small routes; models append a JSON body ---- */
 void api_models(const api_context *ctx, buf *out); /* GET /v1/models */
@@ -139,15 +142,33 @@ int api_model(const api_context *ctx, const char *id, buf *out, err *e) WARN_UNU
  * with ERR_TOO_LONG, like a prompt. All texts of one call may hold as many tokens as max_prompts
  * full contexts. Any thread may make a listing; it belongs to one thread at a time. */
 typedef struct api_listing api_listing;
-int api_tokenize(api_listing **out, const api_context *ctx, const char *body, size_t n,
+/* soon: as api_parse_soon. */
+int api_tokenize(api_listing **out, const api_context *ctx, const char *body, size_t n, bool soon,
                  err *e) WARN_UNUSED;
-int api_tokenize_soon(api_listing **out, const api_context *ctx, const char *body, size_t n,
-                      err *e) WARN_UNUSED; /* as api_parse_soon */
-int api_detokenize(api_listing **out, const api_context *ctx, const char *body, size_t n,
+int api_detokenize(api_listing **out, const api_context *ctx, const char *body, size_t n, bool soon,
                    err *e) WARN_UNUSED;
 bool api_listing_more(api_listing *listing, buf *out, size_t want); /* as api_reply_more */
 size_t api_listing_bytes(const api_listing *listing);
 void api_listing_destroy(api_listing *listing);
+
+/* ---- endpoints: the routes that take a JSON body by POST ---- */
+
+typedef struct {
+    const char *path;    /* as documented; a path under /v1 exists without it too, and vice versa */
+    const char *summary; /* for GET /openapi.json */
+    /* The shape of requests, answers and errors. NULL: errors are OpenAI's. */
+    const api_dialect *dialect;
+    /* Answers at once, without the engine. NULL: the endpoint makes requests of its dialect. */
+    int (*read)(api_listing **out, const api_context *ctx, const char *body, size_t n, bool soon,
+                err *e);
+    const char *request, *answer; /* schemas in api/openapi/document.json, with `read` */
+    bool renders; /* the body may be a conversation, which takes more memory to read */
+} api_endpoint;
+const api_endpoint *api_endpoints(size_t *n);
+/* Reads the body of an endpoint: into *request, or into *listing if endpoint->read is set. soon: as
+ * api_parse_soon. */
+int api_read(const api_endpoint *endpoint, const api_context *ctx, const char *body, size_t n,
+             bool soon, api_request **request, api_listing **listing, err *e) WARN_UNUSED;
 
 void api_openapi(buf *out); /* GET /openapi.json */
 /* The same document, made by the first call and kept for the life of the process. NULL: out of

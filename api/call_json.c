@@ -4,7 +4,7 @@
  * and the tag <tool_call> of Hermes and Qwen may stand before it. Text after it is ignored. The
  * text is held back until the answer is known to be a call or not; an answer that is no call is
  * plain content. An answer has at most one call. A grammar gives a forced call this form. */
-#include "api/api_internal.h"
+#include "api/request_internal.h"
 
 /* The parts before the arguments, in order. 's' is a string equal to `key`. */
 static const struct {

@@ -13,7 +13,7 @@
  * <tool_call> may be missing, because some tokenizers hide it. An answer may hold several calls,
  * and text around them; blanks beside a call are dropped. A call is taken when </function> has
  * come. Until then it may turn out malformed or cut off, and then it is text. */
-#include "api/api_internal.h"
+#include "api/request_internal.h"
 
 #include <strings.h>
 

@@ -1,5 +1,5 @@
 /* chat.c - renders conversations with a chat template when no model is open. */
-#include "api/api_internal.h"
+#include "api/request_internal.h"
 
 #include <stdlib.h>
 

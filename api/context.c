@@ -1,6 +1,6 @@
 /* context.c - reads the files beside the model: generation_config.json (end tokens, sampling
  * defaults), tokenizer_config.json (chat template, end token), config.json (end tokens). */
-#include "api/api_internal.h"
+#include "api/request_internal.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -51,8 +51,8 @@ int api__read_config(json_t **out, const char *dir, const char *file, err *e) {
 static void read_default(const json_t *root, const char *name, float *out) {
     const json_t *value = json_object_get(root, name);
     double x = (double)*out;
-    for (size_t i = 0; i < api__n_fields; i++) {
-        const api__field *field = &api__fields[i];
+    for (size_t i = 0; i < api__n_shared_fields; i++) {
+        const api__field *field = &api__shared_fields[i];
         err why = {0};
         if (strcmp(field->name, name) != 0) continue;
         if (api__read_num(value, name, field->min, field->above, field->max, &x, &why) == 0)

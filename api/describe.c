@@ -17,7 +17,7 @@
  *                                         printed after "answer"; enable_thinking selects one
  *
  * {"token": text} is a token with this spelling, or plain text if the vocabulary lacks it. */
-#include "api/api_internal.h"
+#include "api/request_internal.h"
 
 enum { MAX_FILE_BYTES = 64 << 10, MAX_PIECES = 32, MAX_ENDS = 8 };
 

@@ -2,7 +2,7 @@
  *
  * Runs for every token of every stream, so it builds no JSON tree and allocates nothing but growth
  * of the caller's buffer. */
-#include "api/api_internal.h"
+#include "api/reply_internal.h"
 #include "base/utf8.h"
 
 /* Appends one character. Half of all output is written this way. */

@@ -1,112 +1,49 @@
-/* fields.c - the table of all request fields, and the functions to read typed values.
+/* fields.c - reads typed values by the tables of fields.
  *
- * null means absent. Unknown keys are ignored. A known key with a wrong type or a value outside its
- * range is refused by name; no value is clamped. A test compares the OpenAPI document with this
- * table. */
-#include "api/api_internal.h"
+ * null means absent. A known field with a wrong type or a value outside its range is refused by
+ * name. */
+#include "api/dialect_internal.h"
 
-#define BOTH (API__IN_COMPLETION | API__IN_CHAT)
-#define ALL (BOTH | API__IN_RESPONSES)
-#define TALK (API__IN_CHAT | API__IN_RESPONSES)
-#define RESP API__IN_RESPONSES
 #define AT(member) (uint16_t) offsetof(api__values, member)
-#define BOOL(name, kinds, member)                                                                  \
-    { name, kinds, API__BOOL, false, false, AT(member), 0, 0 }
-#define INT(name, kinds, member, min, max)                                                         \
-    { name, kinds, API__INT, false, false, AT(member), min, max }
-#define NUM(name, kinds, member, min, max)                                                         \
-    { name, kinds, API__NUM, false, false, AT(member), min, max }
-#define ABOVE(name, kinds, member, min, max)                                                       \
-    { name, kinds, API__NUM, true, false, AT(member), min, max }
-#define STR(name, kinds, member, max)                                                              \
-    { name, kinds, API__STR, false, false, AT(member), 0, max }
-#define OTHER(name, kinds, member)                                                                 \
-    { name, kinds, API__OTHER, false, false, AT(member), 0, 0 }
-#define REFUSED(name, kinds)                                                                       \
-    { name, kinds, API__OTHER, false, true, 0, 0, 0 }
+#define BOOL(member, group, default_on, text)                                                      \
+    {.name = #member,                                                                              \
+     .about = text,                                                                                \
+     .groups = group,                                                                              \
+     .type = API__BOOL,                                                                            \
+     .on = default_on,                                                                             \
+     .offset = AT(member)},
+#define RANGED(member, group, kind, least, most, open, text)                                       \
+    {.name = #member,                                                                              \
+     .about = text,                                                                                \
+     .groups = group,                                                                              \
+     .type = kind,                                                                                 \
+     .above = open,                                                                                \
+     .min = least,                                                                                 \
+     .max = most,                                                                                  \
+     .offset = AT(member)},
+#define INT(member, group, least, most, text)                                                      \
+    RANGED(member, group, API__INT, least, most, false, text)
+#define NUM(member, group, least, most, text)                                                      \
+    RANGED(member, group, API__NUM, least, most, false, text)
+#define ABOVE(member, group, least, most, text)                                                    \
+    RANGED(member, group, API__NUM, least, most, true, text)
+#define STR(member, group, most, text) RANGED(member, group, API__STR, 0, most, false, text)
+#define JSON(member, group, text) RANGED(member, group, API__JSON, 0, 0, false, text)
+#define REFUSED(field, group) {.name = #field, .groups = group, .type = API__REFUSED},
 
-/* These ranges hold for any model and any options; parse.c checks the rest. The sampler accepts
- * every value of these ranges, rounded to float. Only seed takes integers beyond 2^53, so it has no
- * range here. */
-const api__field api__fields[] = {
-    STR("model", ALL, model, API__MAX_NAME_BYTES),
-    OTHER("prompt", API__IN_COMPLETION, prompt),
-    OTHER("messages", API__IN_CHAT, messages),
-    INT("max_tokens", BOTH, max_tokens, 0, INT32_MAX),
-    INT("max_completion_tokens", BOTH, max_completion_tokens, 0, INT32_MAX),
-    INT("min_tokens", ALL, min_tokens, 0, INT32_MAX),
-    INT("n", BOTH, n_choices, 1, INT32_MAX),
-    INT("best_of", BOTH, best_of, 0, 20),
-    INT("seed", ALL, seed, 0, 0), /* any 64-bit integer */
-    OTHER("stop", ALL, stop),
-    OTHER("stop_token_ids", ALL, stop_token_ids),
-    BOOL("include_stop_str_in_output", ALL, include_stop),
-    BOOL("ignore_eos", ALL, ignore_eos),
-    BOOL("stream", ALL, stream),
-    OTHER("stream_options", ALL, stream_options),
-    BOOL("echo", BOTH, echo),
-    INT("logprobs", API__IN_COMPLETION, logprobs, 0, 5),
-    BOOL("logprobs", API__IN_CHAT, chat_logprobs),
-    INT("top_logprobs", TALK, top_logprobs, 0, ENG_MAX_TOP),
-    INT("prompt_logprobs", BOTH, prompt_logprobs, 0, ENG_MAX_TOP),
-    NUM("temperature", ALL, temperature, 0, 2),
-    ABOVE("top_p", ALL, top_p, 0, 1),
-    INT("top_k", ALL, top_k, -1, INT32_MAX), /* 0 and -1: off */
-    NUM("min_p", ALL, min_p, 0, 1),
-    NUM("frequency_penalty", ALL, frequency_penalty, -2, 2),
-    NUM("presence_penalty", ALL, presence_penalty, -2, 2),
-    NUM("repetition_penalty", ALL, repetition_penalty, ENG_REPETITION_MIN, 10),
-    OTHER("logit_bias", ALL, logit_bias),
-    OTHER("depth", ALL, depth),
-    STR("reasoning_effort", ALL, reasoning_effort, 16),
-    BOOL("return_depth", ALL, return_depth),
-    BOOL("return_token_ids", ALL, return_token_ids),
-    INT("priority", ALL, priority, INT32_MIN, INT32_MAX),
-    STR("cache_salt", ALL, cache_salt, API__MAX_LABEL_BYTES),
-    STR("request_id", ALL, request_id, API__MAX_LABEL_BYTES),
-    STR("user", ALL, user, API__MAX_NAME_BYTES),
-    STR("suffix", API__IN_COMPLETION, suffix, 0),
-    BOOL("add_generation_prompt", API__IN_CHAT, add_generation_prompt),
-    BOOL("continue_final_message", API__IN_CHAT, continue_final_message),
-    OTHER("chat_template_kwargs", TALK, chat_template_kwargs),
-    OTHER("response_format", BOTH, response_format),
-    OTHER("tools", TALK, tools),
-    OTHER("tool_choice", TALK, tool_choice),
-    BOOL("parallel_tool_calls", TALK, parallel_tool_calls),
-    OTHER("input", RESP, input),
-    OTHER("instructions", RESP, instructions),
-    INT("max_output_tokens", RESP, max_completion_tokens, 1, INT32_MAX),
-    OTHER("text", RESP, text),
-    OTHER("reasoning", RESP, reasoning),
-    OTHER("include", RESP, include),
-    OTHER("metadata", RESP, metadata),
-    STR("truncation", RESP, truncation, 16),
-    REFUSED("previous_response_id", RESP),
-    REFUSED("conversation", RESP),
-    REFUSED("background", RESP),
-    REFUSED("prompt", RESP),
-    REFUSED("max_tool_calls", RESP),
-    REFUSED("functions", API__IN_CHAT),
-    REFUSED("function_call", API__IN_CHAT),
-    REFUSED("audio", API__IN_CHAT),
-    REFUSED("modalities", API__IN_CHAT),
-    REFUSED("prediction", API__IN_CHAT),
-    REFUSED("web_search_options", API__IN_CHAT),
-    REFUSED("chat_template", API__IN_CHAT),
-    REFUSED("documents", API__IN_CHAT),
-    REFUSED("images", BOTH),
-    REFUSED("prompt_embeds", API__IN_COMPLETION),
-    REFUSED("structured_outputs", BOTH),
-    REFUSED("guided_json", BOTH),
-    REFUSED("guided_regex", BOTH),
-    REFUSED("guided_choice", BOTH),
-    REFUSED("guided_grammar", BOTH),
-    REFUSED("grammar", BOTH),
-    REFUSED("json_schema", BOTH),
-    REFUSED("bad_words", BOTH),
-    REFUSED("use_beam_search", BOTH),
+const api__field api__shared_fields[] = {
+#include "api/fields.def"
 };
-const size_t api__n_fields = ARRAY_LEN(api__fields);
+const size_t api__n_shared_fields = ARRAY_LEN(api__shared_fields);
+
+const api__field *api__next_field(const api_dialect *dialect, size_t *at) {
+    if (*at < dialect->n_fields) return &dialect->fields[(*at)++];
+    while (*at - dialect->n_fields < api__n_shared_fields) {
+        const api__field *field = &api__shared_fields[(*at)++ - dialect->n_fields];
+        if (field->groups & dialect->groups) return field;
+    }
+    return NULL;
+}
 
 int api__bad_param(err *e, const char *param, const char *rule) {
     return err_set(e, ERR_BAD_PARAM, param, "%s %s", param, rule);
@@ -181,13 +118,8 @@ static bool says_nothing(const json_t *value) {
            (json_is_array(value) && json_array_size(value) == 0);
 }
 
-static int read_field(api__values *out, const api__field *field, const json_t *value, err *e) {
+static int read_field(void *out, const api__field *field, const json_t *value, err *e) {
     void *at = (char *)out + field->offset;
-    if (field->unsupported) {
-        if (says_nothing(value)) return 0;
-        return err_set(e, ERR_UNSUPPORTED, field->name, "this server does not support %s",
-                       field->name);
-    }
     switch ((api__type)field->type) {
     case API__BOOL: return api__read_bool(value, field->name, at, e);
     case API__NUM:
@@ -198,27 +130,35 @@ static int read_field(api__values *out, const api__field *field, const json_t *v
         return api__read_int(value, field->name, any ? INT64_MIN : (int64_t)field->min,
                              any ? INT64_MAX : (int64_t)field->max, at, e);
     }
-    case API__OTHER: *(const json_t **)at = value; return 0;
+    case API__JSON: *(const json_t **)at = value; return 0;
+    case API__REFUSED:
+        if (says_nothing(value)) return 0;
+        return err_set(e, ERR_UNSUPPORTED, field->name, "this server does not support %s",
+                       field->name);
     }
     return 0;
 }
 
-int api__read_fields(api__values *out, api_kind kind, json_t *root, err *e) {
-    *out = (api__values){.add_generation_prompt = true, .parallel_tool_calls = true};
-    for (size_t i = 0; i < api__n_fields; i++) {
-        void *at = (char *)out + api__fields[i].offset;
-        if (api__fields[i].unsupported) continue;
-        if (api__fields[i].type == API__INT) *(int64_t *)at = API__NO_INT;
-        if (api__fields[i].type == API__NUM) *(double *)at = (double)NAN;
-    }
-    for (size_t i = 0; i < api__n_fields; i++) {
-        const api__field *field = &api__fields[i];
-        if ((field->kinds & (1u << kind)) == 0) continue;
+/* Values without a row's default are zero already. */
+static void set_default(void *out, const api__field *field) {
+    void *at = (char *)out + field->offset;
+    if (field->type == API__BOOL) *(bool *)at = field->on;
+    if (field->type == API__INT) *(int64_t *)at = API__NO_INT;
+    if (field->type == API__NUM) *(double *)at = (double)NAN;
+}
+
+int api__read_fields(api__values *out, const api_dialect *dialect, const json_t *root, err *e) {
+    const api__field *field;
+    memset(out, 0, dialect->values_bytes);
+    /* Shared code reads every shared field, also one that this dialect does not have. */
+    for (size_t i = 0; i < api__n_shared_fields; i++)
+        set_default(out, &api__shared_fields[i]);
+    for (size_t i = 0; i < dialect->n_fields; i++)
+        set_default(out, &dialect->fields[i]);
+    for (size_t at = 0; (field = api__next_field(dialect, &at)) != NULL;) {
         const json_t *value = json_object_get(root, field->name);
         if (value == NULL || json_is_null(value)) continue;
         if (read_field(out, field, value, e) != 0) return -1;
     }
-    out->seeded =
-        json_is_integer(json_object_get(root, "seed")); /* every integer is a valid seed */
     return 0;
 }

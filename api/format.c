@@ -1,5 +1,5 @@
 /* format.c - response_format, and text.format of responses. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "api/grammar/constrain_internal.h"
 
 /* A constraint needs a tokenizer to see the answer's text and an end token to end it. */
@@ -31,9 +31,9 @@ bool api__name_ok(const json_t *name) {
     return n >= 1 && n <= 64;
 }
 
-/* Chat puts name and schema into json_schema; responses put them beside the type. */
+/* Name and schema stand in json_schema, or beside the type in a flat dialect. */
 static int read_schema(api_request *req, const json_t *format, const char *param, err *e) {
-    bool wrapped = req->kind != API_RESPONSES;
+    bool wrapped = !req->dialect->flat;
     char inner[64];
     (void)snprintf(inner, sizeof inner, "%s%s", param, wrapped ? ".json_schema" : "");
     const json_t *spec = wrapped ? json_object_get(format, "json_schema") : format;
@@ -62,7 +62,7 @@ static int read_schema(api_request *req, const json_t *format, const char *param
 
 static int read_response_format(api_request *req, const api_context *ctx, const api__values *fields,
                                 err *e) {
-    const char *param = req->kind == API_RESPONSES ? "text.format" : "response_format";
+    const char *param = fields->format_field;
     const char *type = json_c_string(json_object_get(fields->response_format, "type"));
     if (!json_is_object(fields->response_format) || type == NULL) {
         return err_set(e, ERR_BAD_PARAM, param, "%s must be an object with a type", param);

@@ -3,7 +3,7 @@
  *
  * A listing holds token ids only. Texts and JSON are made while they are written, one slice at a
  * time, so a slow reader costs four bytes a token. */
-#include "api/api_internal.h"
+#include "api/reply_internal.h"
 #include "base/size.h"
 #include "base/utf8.h"
 
@@ -365,22 +365,18 @@ static int make(api_listing **out, const api_context *ctx, const char *body, siz
     return rc;
 }
 
-static const step tokenize_steps[] = {tokens_key, tokens,       count, strings_key,
-                                      strings,    close_object, NULL};
-
-int api_tokenize(api_listing **out, const api_context *ctx, const char *body, size_t n, err *e) {
-    return make(out, ctx, body, n, false, tokenize_steps, read_tokenize, e);
+int api_tokenize(api_listing **out, const api_context *ctx, const char *body, size_t n, bool soon,
+                 err *e) {
+    static const step steps[] = {tokens_key, tokens,       count, strings_key,
+                                 strings,    close_object, NULL};
+    return make(out, ctx, body, n, soon, steps, read_tokenize, e);
 }
 
-int api_tokenize_soon(api_listing **out, const api_context *ctx, const char *body, size_t n,
-                      err *e) {
-    return make(out, ctx, body, n, true, tokenize_steps, read_tokenize, e);
-}
-
-int api_detokenize(api_listing **out, const api_context *ctx, const char *body, size_t n, err *e) {
+int api_detokenize(api_listing **out, const api_context *ctx, const char *body, size_t n, bool soon,
+                   err *e) {
     static const step steps[] = {prompt_key, texts, content_key,  texts,
                                  text_key,   texts, close_object, NULL};
-    return make(out, ctx, body, n, false, steps, read_detokenize, e);
+    return make(out, ctx, body, n, soon, steps, read_detokenize, e);
 }
 
 size_t api_listing_bytes(const api_listing *listing) {

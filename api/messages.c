@@ -1,5 +1,5 @@
 /* messages.c - turns the conversations of chat and responses into a list of messages. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 
 #include <stdlib.h>
 
@@ -447,24 +447,26 @@ int api__body_to_ids(const api_context *ctx, const json_t *root, bool soon, jinj
     return rc;
 }
 
-int api__read_turns(api_request *req, const api_context *ctx, const api__values *fields,
-                    const json_t *tools, err *e) {
-    bool items = req->kind == API_RESPONSES;
-    api__turns turns = {.items = items,
-                        .generation = fields->add_generation_prompt,
-                        .open_last = fields->continue_final_message,
-                        .soon = req->soon,
-                        .instructions = fields->instructions,
-                        .tools = tools,
-                        .kwargs = fields->chat_template_kwargs};
+static int read_turns(api_request *req, const api_context *ctx, const json_t *list,
+                      const api__turns *turns, err *e) {
     token_ids ids = {0};
     req->prompts = arena_array(&req->mem, 1, sizeof *req->prompts);
     if (req->prompts == NULL) return api__out_of_memory(e);
-    int rc = api__turns_to_ids(ctx, items ? fields->input : fields->messages, &turns, &req->mem,
-                               NULL, &ids, e);
-    if (rc == 0)
-        rc = api__keep_ids(req, ctx, &ids, &req->prompts[0], items ? "input" : "messages", e);
+    int rc = api__turns_to_ids(ctx, list, turns, &req->mem, NULL, &ids, e);
+    if (rc == 0) rc = api__keep_ids(req, ctx, &ids, &req->prompts[0], req->dialect->input, e);
     token_ids_deinit(&ids);
     req->n_prompts = 1;
+    return rc;
+}
+
+int api__read_conversation(api_request *req, const api_context *ctx, const api__values *fields,
+                           const json_t *list, api__turns *turns, err *e) {
+    json_t *tools = NULL;
+    if (api__read_tools(req, ctx, fields, &tools, e) != 0) return -1;
+    turns->soon = req->soon;
+    turns->tools = tools;
+    turns->kwargs = fields->chat_template_kwargs;
+    int rc = read_turns(req, ctx, list, turns, e);
+    json_decref(tools);
     return rc;
 }

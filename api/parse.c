@@ -1,5 +1,5 @@
 /* parse.c - turns a body into a checked request. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "base/hash.h"
 
 #include <float.h>
@@ -108,20 +108,22 @@ static int read_sampling(api_request *req, const api_context *ctx, const api__va
 
 /* ---- stopping ---- */
 
-static int read_stop_strings(api_request *req, const json_t *value, err *e) {
+static int read_stop_strings(api_request *req, const api__values *fields, err *e) {
+    const json_t *value = fields->stop;
+    const char *param = fields->stop_field;
     size_t n = value == NULL ? 0 : json_is_array(value) ? json_array_size(value) : 1;
     if (value && !json_is_string(value) && !json_is_array(value))
-        return api__bad_param(e, "stop", "must be a string or a list of strings");
-    if (n > API__MAX_STOPS) return api__bad_param(e, "stop", "may have at most 4 entries");
+        return api__bad_param(e, param, "must be a string or a list of strings");
+    if (n > API__MAX_STOPS) return api__bad_param(e, param, "may have at most 4 entries");
     req->stops = arena_array(&req->mem, n, sizeof *req->stops);
     if (req->stops == NULL) return api__out_of_memory(e);
     for (size_t i = 0; i < n; i++) {
         const json_t *one = json_is_array(value) ? json_array_get(value, i) : value;
         size_t len = json_string_length(one);
-        if (!json_is_string(one)) return api__bad_param(e, "stop", "must contain only strings");
+        if (!json_is_string(one)) return api__bad_param(e, param, "must contain only strings");
         if (len == 0 || len > API__MAX_STOP_BYTES)
-            return api__bad_param(e, "stop", "entries must have 1 to 64 bytes");
-        if (json_c_string(one) == NULL) return api__bad_param(e, "stop", "may not contain U+0000");
+            return api__bad_param(e, param, "entries must have 1 to 64 bytes");
+        if (json_c_string(one) == NULL) return api__bad_param(e, param, "may not contain U+0000");
         const char *text = arena_strndup(&req->mem, json_string_value(one), len);
         if (text == NULL) return api__out_of_memory(e);
         api__stop_init(&req->stops[req->n_stops++], text, len);
@@ -200,8 +202,7 @@ static int read_threshold(const api_context *ctx, const json_t *value, float *ou
 
 static int read_depth(api_request *req, const api_context *ctx, const api__values *fields, err *e) {
     int64_t min = 0, max = 0;
-    const char *effort = fields->reasoning ? "reasoning.effort" : "reasoning_effort";
-    if (read_effort(req, ctx, fields->reasoning_effort, effort, e) != 0) return -1;
+    if (read_effort(req, ctx, fields->reasoning_effort, fields->effort_field, e) != 0) return -1;
     if (fields->depth == NULL) return 0;
     if (!json_is_object(fields->depth)) return api__bad_param(e, "depth", "must be an object");
     const json_t *lo = json_object_get(fields->depth, "min_loops"),
@@ -236,17 +237,8 @@ static int read_stream(api_request *req, const api__values *fields, err *e) {
 }
 
 static int read_logprobs(api_request *req, const api__values *fields, err *e) {
-    int64_t top = fields->top_logprobs;
-    if (req->kind == API_COMPLETION) {
-        req->logprobs = fields->logprobs != API__NO_INT;
-        top = req->logprobs ? fields->logprobs : 0;
-    } else {
-        req->logprobs = fields->chat_logprobs; /* responses: set by include or by top_logprobs */
-        if (top != API__NO_INT && !req->logprobs)
-            return api__bad_param(e, "top_logprobs", "requires logprobs: true");
-        if (top == API__NO_INT) top = 0;
-    }
-    req->n_top = (uint32_t)top;
+    req->logprobs = fields->logprobs;
+    req->n_top = (uint32_t)fields->n_top;
     if (fields->prompt_logprobs == API__NO_INT) return 0;
     if (req->stream) return api__bad_param(e, "prompt_logprobs", "is not available with stream");
     req->prompt_logprobs = true;
@@ -256,7 +248,7 @@ static int read_logprobs(api_request *req, const api__values *fields, err *e) {
 
 static int read_choices(api_request *req, const api_context *ctx, const api__values *fields,
                         err *e) {
-    int64_t n = fields->n_choices == API__NO_INT ? 1 : fields->n_choices;
+    int64_t n = fields->n == API__NO_INT ? 1 : fields->n;
     if (n > ctx->opts.max_n) {
         return err_set(e, ERR_BAD_PARAM, "n", "n may be at most %u on this server",
                        ctx->opts.max_n);
@@ -271,17 +263,12 @@ static int read_choices(api_request *req, const api_context *ctx, const api__val
     return 0;
 }
 
-static const char *token_limit_field(api_kind kind, const api__values *fields) {
-    if (kind == API_RESPONSES) return "max_output_tokens";
-    return fields->max_completion_tokens != API__NO_INT ? "max_completion_tokens" : "max_tokens";
-}
-
 /* Per-token data stays in memory until the answer is written. A stream keeps the prompt's data
- * only; a response keeps everything, because its last events repeat it. */
+ * only, unless its last events repeat everything. */
 static int check_scored(const api_request *req, uint64_t output, err *e) {
     bool prompt = req->prompt_logprobs || (req->echo && (req->logprobs || req->return_depth));
     uint64_t tops = req->n_top > req->n_prompt_top ? req->n_top : req->n_prompt_top;
-    bool waits = req->logprobs && (!req->stream || req->kind == API_RESPONSES);
+    bool waits = req->logprobs && (!req->stream || req->dialect->keeps_tokens);
     uint64_t kept = (prompt ? req->prompt_tokens * req->n_per_prompt : 0) + (waits ? output : 0);
     if (kept * (tops + 1) <= API__MAX_SCORED) return 0;
     const char *field = req->prompt_logprobs ? "prompt_logprobs" : "logprobs";
@@ -293,16 +280,15 @@ static int check_scored(const api_request *req, uint64_t output, err *e) {
 /* Sets the token limit of each prompt; the prompts must have been read. */
 static int read_limits(api_request *req, const api_context *ctx, const api__values *fields,
                        err *e) {
-    const char *field = token_limit_field(req->kind, fields);
-    static const char *const inputs[] = {"prompt", "messages", "input"}; /* by api_kind */
-    const char *prompt = inputs[req->kind];
-    int64_t wish = fields->max_completion_tokens != API__NO_INT ? fields->max_completion_tokens
-                                                                : fields->max_tokens;
+    const char *field = fields->limit_field, *prompt = req->dialect->input;
+    int64_t wish = fields->limit;
     bool named = wish != API__NO_INT;
-    bool scores = (req->echo && req->kind == API_COMPLETION) || req->prompt_logprobs;
+    bool scores = req->echo || req->prompt_logprobs;
     if (wish == 0 && !scores)
         return api__bad_param(e, field, "must be at least 1 (0 only with echo or prompt_logprobs)");
-    if (!named) wish = req->kind == API_COMPLETION ? 16 : ctx->opts.default_max_tokens;
+    if (!named) {
+        wish = req->dialect->max_tokens ? req->dialect->max_tokens : ctx->opts.default_max_tokens;
+    }
     uint64_t all = 0, context = ctx->opts.max_context;
     for (uint32_t i = 0; i < req->n_prompts; i++) {
         api__prompt *one = &req->prompts[i];
@@ -373,64 +359,60 @@ static int read_labels(api_request *req, const api_context *ctx, const api__valu
     return req->request_id ? 0 : api__out_of_memory(e);
 }
 
-static int refuse_unsupported(const api_request *req, const api__values *fields, err *e) {
-    if (fields->suffix && fields->suffix[0]) {
-        return err_set(e, ERR_UNSUPPORTED, "suffix",
-                       "suffix is not supported: this model only continues text");
-    }
-    if (fields->echo && req->kind == API_CHAT) {
-        return err_set(e, ERR_UNSUPPORTED, "echo", "echo is not supported for chat completions");
-    }
-    return 0;
+void api__take_limit(api__values *values) {
+    bool newer = values->max_completion_tokens != API__NO_INT;
+    values->limit = newer ? values->max_completion_tokens : values->max_tokens;
+    if (newer) values->limit_field = "max_completion_tokens";
 }
 
 /* ---- the whole request ---- */
 
-static int read_conversation(api_request *req, const api_context *ctx, const api__values *fields,
-                             err *e) {
-    json_t *tools = NULL;
-    if (api__read_tools(req, ctx, fields, &tools, e) != 0) return -1;
-    int rc = api__read_turns(req, ctx, fields, tools, e);
-    json_decref(tools);
-    return rc;
+static int read_values(api_request *req, const api_context *ctx, api__values *fields,
+                       const json_t *root, err *e) {
+    const api_dialect *dialect = req->dialect;
+    if (api__read_fields(fields, dialect, root, e) != 0) return -1;
+    if (api__check_model(ctx, fields->model, e) != 0) return -1;
+    fields->seeded = api__member(root, "seed") != NULL;
+    fields->limit = API__NO_INT;
+    fields->limit_field = "max_tokens";
+    fields->stop_field = "stop";
+    fields->format_field = "response_format";
+    fields->effort_field = "reasoning_effort";
+    return dialect->prepare(req, ctx, fields, e);
 }
 
 /* 1: the template takes too much work for the loop thread. */
-static int read_request(api_request *req, const api_context *ctx, json_t *root, err *e) {
-    api__values fields;
-    if (api__read_fields(&fields, req->kind, root, e) != 0) return -1;
-    if (api__check_model(ctx, fields.model, e) != 0) return -1;
-    if (req->kind == API_RESPONSES && api__read_response_fields(req, &fields, e) != 0) return -1;
-    if (refuse_unsupported(req, &fields, e) != 0) return -1;
-    req->echo = fields.echo;
-    req->return_depth = fields.return_depth;
-    req->return_ids = fields.return_token_ids ||
+static int read_request(api_request *req, const api_context *ctx, const json_t *root, err *e) {
+    const api_dialect *dialect = req->dialect;
+    api__values *fields = arena_alloc(&req->mem, dialect->values_bytes);
+    if (fields == NULL) return api__out_of_memory(e);
+    if (read_values(req, ctx, fields, root, e) != 0) return -1;
+    req->echo = fields->echo;
+    req->return_depth = fields->return_depth;
+    req->return_ids = fields->return_token_ids ||
                       ctx->opts.tokenizer == NULL; /* the answer then consists of ids only */
-    req->include_stop = fields.include_stop;
-    if (read_sampling(req, ctx, &fields, e) != 0 || read_stop_strings(req, fields.stop, e) != 0)
+    req->include_stop = fields->include_stop_str_in_output;
+    if (read_sampling(req, ctx, fields, e) != 0 || read_stop_strings(req, fields, e) != 0)
         return -1;
-    if (read_stop_ids(req, ctx, &fields, e) != 0 || read_depth(req, ctx, &fields, e) != 0)
-        return -1;
-    if (read_stream(req, &fields, e) != 0 || read_logprobs(req, &fields, e) != 0) return -1;
-    if (read_choices(req, ctx, &fields, e) != 0 || read_labels(req, ctx, &fields, e) != 0)
-        return -1;
-    if (api__read_format(req, ctx, &fields, e) != 0) return -1;
-    int rc = req->kind == API_COMPLETION ? api__read_prompts(req, ctx, fields.prompt, e)
-                                         : read_conversation(req, ctx, &fields, e);
+    if (read_stop_ids(req, ctx, fields, e) != 0 || read_depth(req, ctx, fields, e) != 0) return -1;
+    if (read_stream(req, fields, e) != 0 || read_logprobs(req, fields, e) != 0) return -1;
+    if (read_choices(req, ctx, fields, e) != 0 || read_labels(req, ctx, fields, e) != 0) return -1;
+    if (api__read_format(req, ctx, fields, e) != 0) return -1;
+    int rc = dialect->read_input(req, ctx, fields, e);
     if (rc != 0) return rc;
-    if (req->kind == API_RESPONSES && api__keep_echoed(req, &fields, e) != 0) return -1;
-    return read_limits(req, ctx, &fields, e);
+    if (dialect->finish && dialect->finish(req, fields, e) != 0) return -1;
+    return read_limits(req, ctx, fields, e);
 }
 
-static int parse(api_request **out, const api_context *ctx, api_kind kind, const char *body,
-                 size_t n, bool soon, err *e) {
+static int parse(api_request **out, const api_context *ctx, const api_dialect *dialect,
+                 const char *body, size_t n, bool soon, err *e) {
     *out = NULL;
     json_t *root;
     if (api__body(&root, ctx, body, n, e) != 0) return -1;
     api_request *req = calloc(1, sizeof *req);
     int rc = req ? 0 : api__out_of_memory(e);
     if (req) {
-        req->kind = kind;
+        req->dialect = dialect;
         req->soon = soon;
         /* One byte of text may be a token with an id of four bytes; texts are copied at most
          * once. */
@@ -443,14 +425,14 @@ static int parse(api_request **out, const api_context *ctx, api_kind kind, const
     return rc;
 }
 
-int api_parse(api_request **out, const api_context *ctx, api_kind kind, const char *body, size_t n,
-              err *e) {
-    return parse(out, ctx, kind, body, n, false, e);
+int api_parse(api_request **out, const api_context *ctx, const api_dialect *dialect,
+              const char *body, size_t n, err *e) {
+    return parse(out, ctx, dialect, body, n, false, e);
 }
 
-int api_parse_soon(api_request **out, const api_context *ctx, api_kind kind, const char *body,
-                   size_t n, err *e) {
-    return parse(out, ctx, kind, body, n, true, e);
+int api_parse_soon(api_request **out, const api_context *ctx, const api_dialect *dialect,
+                   const char *body, size_t n, err *e) {
+    return parse(out, ctx, dialect, body, n, true, e);
 }
 
 size_t api_request_bytes(const api_request *req) {

@@ -1,5 +1,5 @@
 /* prompt.c - prompts of completions: text, token ids, or lists of either. */
-#include "api/api_internal.h"
+#include "api/request_internal.h"
 #include "base/size.h"
 
 #include <stdlib.h>

@@ -3,7 +3,7 @@
  * Each choice decodes its tokens to text, searches the text for stop strings, and keeps single
  * tokens only if the request asked for them. Events only change the choices; slices.c decides when
  * to write, and how much. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/size.h"
@@ -29,10 +29,8 @@ static uint64_t seed_of(const api_reply *reply, uint32_t i) {
 }
 
 static int make_id(api_reply *reply, const char *request_id, err *e) {
-    static const char *const heads[] = {
-        [API_COMPLETION] = "cmpl-", [API_CHAT] = "chatcmpl-", [API_RESPONSES] = "resp_"};
     buf id = {0};
-    buf_puts(&id, heads[reply->req->kind]);
+    buf_puts(&id, reply->req->dialect->id_head);
     if (request_id == NULL) request_id = reply->req->request_id;
     if (request_id) buf_puts(&id, request_id);
     uint64_t random[2];
@@ -353,13 +351,8 @@ unsigned api_reply_fail(api_reply *reply, const err *why, buf *out) {
     if (reply->failed || reply->done) return 0;
     reply->failed = true;
     if (!reply->started || reply->cursor.steps) return API_FAILED; /* an event is half written */
-    if (reply->req->kind == API_RESPONSES) {
-        api__responses_error(out, reply, why);
-        return API_FAILED;
-    }
-    buf_puts(out, "data: ");
-    api_error_body(out, why);
-    buf_puts(out, "\n\n");
+    api__fault fault = api__fault_of(why);
+    reply->req->dialect->error_event(out, reply, &fault);
     return API_FAILED;
 }
 

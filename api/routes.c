@@ -1,5 +1,5 @@
 /* routes.c - GET /v1/models. */
-#include "api/api_internal.h"
+#include "api/request_internal.h"
 
 /* Writes the limits of depth: layers of a loop, exit rule, number of loops. */
 static void write_depth(const api_context *ctx, buf *out) {

@@ -3,7 +3,7 @@
  * A reply has one cursor. When the cursor's steps are complete, the next part begins: in a stream a
  * chunk of any choice with new data, then the end of the stream; otherwise the body. Events during
  * a part change the choices only; their data is written together after the part. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 
 #include <stdlib.h>
 
@@ -59,15 +59,15 @@ static bool begin_next(api_reply *reply) {
     if (reply->closed || reply->failed) return false;
     if (reply->req->stream) {
         while ((choice = next_with_news(reply))) {
-            if (!api__begin_chunk(reply, choice)) continue;
+            if (!reply->req->dialect->begin_chunk(reply, choice)) continue;
             reply->started = true;
             return true;
         }
     }
     if (!reply->done) return false;
     reply->closed = true;
-    if (reply->req->stream) api__begin_end(reply);
-    else api__begin_body(reply);
+    if (reply->req->stream) reply->req->dialect->begin_end(reply);
+    else reply->req->dialect->begin_body(reply);
     return true;
 }
 

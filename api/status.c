@@ -1,5 +1,5 @@
 /* status.c - HTTP statuses and error bodies. No other file maps errors to statuses. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 
 typedef struct {
     unsigned status;
@@ -36,34 +36,60 @@ unsigned api_status(const err *e) {
     return find(e->code)->status;
 }
 
-static void error_object(buf *out, const char *message, const char *type, const char *param,
-                         const char *code) {
-    buf_puts(out, "{\"error\":{\"message\":");
-    buf_json_text(out, message);
-    buf_puts(out, ",\"type\":");
-    buf_json_text(out, type);
-    buf_puts(out, ",\"param\":");
-    if (param && param[0]) buf_json_text(out, param);
-    else buf_puts(out, "null");
-    buf_puts(out, ",\"code\":");
-    if (code) buf_json_text(out, code);
+api__fault api__fault_of(const err *e) {
+    const row *found = find(e->code);
+    api__fault fault = {.status = found->status,
+                        .message = found->show_message && e->msg[0] ? e->msg : err_text(e->code),
+                        .type = found->type,
+                        .param = found->show_message && e->param[0] ? e->param : NULL,
+                        .code = found->code};
+    if (e->code == ERR_NOT_FOUND && strcmp(e->param, "model") == 0) {
+        fault.type = "invalid_request_error";
+        fault.code = "model_not_found";
+    }
+    if (e->code == ERR_TOO_LONG && e->limit > 0) {
+        fault.have = e->have;
+        fault.limit = e->limit;
+    }
+    return fault;
+}
+
+static void write_or_null(buf *out, const char *text) {
+    if (text) buf_json_text(out, text);
     else buf_puts(out, "null");
 }
 
-void api_error_body(buf *out, const err *e) {
-    const row *found = find(e->code);
-    const char *type = found->type, *code = found->code;
-    if (e->code == ERR_NOT_FOUND && strcmp(e->param, "model") == 0) {
-        type = "invalid_request_error";
-        code = "model_not_found";
-    }
-    error_object(out, found->show_message && e->msg[0] ? e->msg : err_text(e->code), type,
-                 found->show_message ? e->param : NULL, code);
-    if (e->code == ERR_TOO_LONG && e->limit > 0) {
-        buf_printf(out, ",\"n_prompt_tokens\":%llu,\"n_ctx\":%llu", (unsigned long long)e->have,
-                   (unsigned long long)e->limit);
+void api__openai_error(buf *out, const api__fault *fault) {
+    buf_puts(out, "{\"error\":{\"message\":");
+    buf_json_text(out, fault->message);
+    buf_puts(out, ",\"type\":");
+    buf_json_text(out, fault->type);
+    buf_puts(out, ",\"param\":");
+    write_or_null(out, fault->param);
+    buf_puts(out, ",\"code\":");
+    write_or_null(out, fault->code);
+    if (fault->limit > 0) {
+        buf_printf(out, ",\"n_prompt_tokens\":%llu,\"n_ctx\":%llu", (unsigned long long)fault->have,
+                   (unsigned long long)fault->limit);
     }
     buf_puts(out, "}}");
+}
+
+void api__openai_error_event(buf *out, api_reply *reply, const api__fault *fault) {
+    (void)reply;
+    buf_puts(out, "data: ");
+    api__openai_error(out, fault);
+    buf_puts(out, "\n\n");
+}
+
+static void write_fault(buf *out, const api_dialect *dialect, const api__fault *fault) {
+    if (dialect) dialect->error_body(out, fault);
+    else api__openai_error(out, fault);
+}
+
+void api_error_body(buf *out, const api_dialect *dialect, const err *e) {
+    api__fault fault = api__fault_of(e);
+    write_fault(out, dialect, &fault);
 }
 
 static const char *type_of(unsigned status) {
@@ -78,7 +104,9 @@ static const char *type_of(unsigned status) {
     }
 }
 
-void api_http_error_body(buf *out, unsigned status, const char *message, const char *code) {
-    error_object(out, message, type_of(status), NULL, code);
-    buf_puts(out, "}}");
+void api_http_error_body(buf *out, const api_dialect *dialect, unsigned status, const char *message,
+                         const char *code) {
+    api__fault fault = {
+        .status = status, .message = message, .type = type_of(status), .code = code};
+    write_fault(out, dialect, &fault);
 }

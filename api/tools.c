@@ -5,7 +5,7 @@
  * call_tags.c). With tool_choice
  * required or a named function a grammar forces a call; with auto the model decides. An answer
  * may hold several calls, if the notation of the template has that. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 
 #include <stdlib.h>
 
@@ -122,7 +122,7 @@ int api__list_tools(const json_t *tools, bool responses, arena *mem, api__tool *
 }
 
 static int read_named(api_request *req, const json_t *choice, err *e) {
-    const json_t *at = req->kind == API_RESPONSES ? choice : json_object_get(choice, "function");
+    const json_t *at = req->dialect->flat ? choice : json_object_get(choice, "function");
     const char *name = json_c_string(json_object_get(at, "name"));
     const char *type = json_c_string(json_object_get(choice, "type"));
     if (type && strcmp(type, "function") != 0) {
@@ -194,8 +194,7 @@ int api__read_tools(api_request *req, const api_context *ctx, const api__values 
         return api__bad_param(e, "tool_choice", "requires tools");
     }
     json_t *list = NULL;
-    int rc = api__list_tools(fields->tools, req->kind == API_RESPONSES, &req->mem, &req->tools,
-                             &list, e);
+    int rc = api__list_tools(fields->tools, req->dialect->flat, &req->mem, &req->tools, &list, e);
     req->n_tools = rc == 0 ? (uint32_t)json_array_size(list) : 0;
     req->notation = notation_of(ctx);
     req->one_call = !fields->parallel_tool_calls;

@@ -371,14 +371,14 @@ void srv_answer_static(srv_req *req, unsigned status, const char *type, const vo
 
 void srv_answer_http(srv_req *req, unsigned status, const char *message, const char *code) {
     buf body = {0};
-    api_http_error_body(&body, status, message, code);
+    api_http_error_body(&body, srv_req_dialect(req), status, message, code);
     static const srv_header how = {"WWW-Authenticate", "Bearer"};
     srv_answer(req, status, "application/json", &body, &how, status == 401);
 }
 
 void srv_answer_err(srv_req *req, const err *e) {
     buf body = {0};
-    api_error_body(&body, e);
+    api_error_body(&body, srv_req_dialect(req), e);
     srv_answer(req, api_status(e), "application/json", &body, NULL, 0);
 }
 

@@ -32,11 +32,11 @@ struct srv_work {
     srv_hold held;
     bool running;
     atomic_bool cancelled; /* set by the loop when the result is no longer needed */
-    srv_kind kind;
+    const api_endpoint *endpoint;
     buf body;
     size_t estimate; /* most bytes that parsing may allocate */
     const api_context *api;
-    api_request *request; /* result of the engine kinds */
+    api_request *request; /* result of an endpoint that generates */
     api_listing *listing; /* result of the others */
     uint64_t cpu_ns;
     int rc;
@@ -45,23 +45,8 @@ struct srv_work {
 
 /* soon: stops with work->rc 1 if it would take much work. */
 static void do_work(srv_work *work, bool soon) {
-    static const api_kind kinds[] = {API_COMPLETION, API_CHAT, API_RESPONSES};
-    const char *text = work->body.data ? work->body.data : "";
-    switch (work->kind) {
-    case SRV_COMPLETION:
-    case SRV_CHAT:
-    case SRV_RESPONSES:
-        work->rc = (soon ? api_parse_soon : api_parse)(&work->request, work->api, kinds[work->kind],
-                                                       text, work->body.len, &work->error);
-        return;
-    case SRV_TOKENIZE:
-        work->rc = (soon ? api_tokenize_soon : api_tokenize)(&work->listing, work->api, text,
-                                                             work->body.len, &work->error);
-        return;
-    case SRV_DETOKENIZE:
-        work->rc = api_detokenize(&work->listing, work->api, text, work->body.len, &work->error);
-        return;
-    }
+    work->rc = api_read(work->endpoint, work->api, work->body.data ? work->body.data : "",
+                        work->body.len, soon, &work->request, &work->listing, &work->error);
 }
 
 /* Answers or submits the request, suspended or not. */
@@ -205,9 +190,11 @@ static buf take_body(srv_req *req) {
 }
 
 /* False if the body needs a worker; then it is left as it was. */
-static bool parse_here(srv_req *req, srv_kind kind) {
-    srv_work work = {
-        .server = req->server, .kind = kind, .api = req->server->api, .body = req->body};
+static bool parse_here(srv_req *req) {
+    srv_work work = {.server = req->server,
+                     .endpoint = req->route->endpoint,
+                     .api = req->server->api,
+                     .body = req->body};
     do_work(&work, true);
     if (work.rc == 1) return false;
     work.body = take_body(req);
@@ -216,11 +203,11 @@ static bool parse_here(srv_req *req, srv_kind kind) {
     return true;
 }
 
-void srv_parse_start(srv_req *req, srv_kind kind) {
+void srv_parse_start(srv_req *req) {
     srv *server = req->server;
-    bool engine = kind <= SRV_RESPONSES;
-    if (engine && !srv_engine_admit(req)) return;
-    if (req->body.len <= SRV_INLINE_BODY && parse_here(req, kind)) return;
+    const api_endpoint *endpoint = req->route->endpoint;
+    if (endpoint->read == NULL && !srv_engine_admit(req)) return;
+    if (req->body.len <= SRV_INLINE_BODY && parse_here(req)) return;
     if (req->account->n_waiting >= MAX_WAITING) {
         server->counts.refused_busy++;
         srv_answer_http(req, 429,
@@ -233,11 +220,13 @@ void srv_parse_start(srv_req *req, srv_kind kind) {
         srv_answer_http(req, 503, "the server is out of memory; try again shortly", NULL);
         return;
     }
-    *work = (srv_work){
-        .server = server, .req = req, .account = req->account, .kind = kind, .api = server->api};
+    *work = (srv_work){.server = server,
+                       .req = req,
+                       .account = req->account,
+                       .endpoint = endpoint,
+                       .api = server->api};
     work->body = take_body(req);
-    bool renders = kind == SRV_CHAT || kind == SRV_RESPONSES;
-    size_t each = BYTES_PER_BYTE + (renders ? BYTES_RENDERED : 0);
+    size_t each = BYTES_PER_BYTE + (endpoint->renders ? BYTES_RENDERED : 0);
     work->estimate = (size_t)req->body_structure * BYTES_PER_VALUE + work->body.len * each;
     srv_hold_begin(&work->held, work->account, SRV_HELD_PARSE);
     srv_hold_set(&work->held, work->body.cap);

@@ -10,22 +10,6 @@
 #include <string.h>
 #include <strings.h>
 
-static void handle_completion(srv_req *req) {
-    srv_parse_start(req, SRV_COMPLETION);
-}
-static void handle_chat(srv_req *req) {
-    srv_parse_start(req, SRV_CHAT);
-}
-static void handle_responses(srv_req *req) {
-    srv_parse_start(req, SRV_RESPONSES);
-}
-static void handle_tokenize(srv_req *req) {
-    srv_parse_start(req, SRV_TOKENIZE);
-}
-static void handle_detokenize(srv_req *req) {
-    srv_parse_start(req, SRV_DETOKENIZE);
-}
-
 static void answer_json(srv_req *req, buf *body) {
     srv_answer(req, 200, "application/json", body, NULL, 0);
 }
@@ -89,34 +73,49 @@ static void handle_asset(srv_req *req) {
                       ARRAY_LEN(fixed));
 }
 
-#define WORK (ROUTE_JSON | ROUTE_LOADED | ROUTE_WORK | ROUTE_V1)
-static const srv_route routes[] = {
-    {"/completions", "POST", WORK, handle_completion},
-    {"/chat/completions", "POST", WORK, handle_chat},
-    {"/responses", "POST", WORK, handle_responses},
-    {"/tokenize", "POST", WORK, handle_tokenize},
-    {"/detokenize", "POST", WORK, handle_detokenize},
-    {"/models", "GET", ROUTE_LOADED | ROUTE_V1, handle_models},
-    {"/models/", "GET", ROUTE_LOADED | ROUTE_V1 | ROUTE_PREFIX, handle_model},
-    {"/openapi.json", "GET", ROUTE_OPEN, handle_openapi},
-    {"/health", "GET", ROUTE_OPEN | ROUTE_ADMIN, handle_health},
-    {"/ready", "GET", ROUTE_OPEN | ROUTE_ADMIN, handle_ready},
-    {"/metrics", "GET", ROUTE_METRICS | ROUTE_ADMIN, srv_handle_metrics},
-    {"(page)", "GET", ROUTE_OPEN, handle_asset}, /* must be last; found by the names of its files */
+enum { MOST_ROUTES = 32 };
+#define ENDPOINT (ROUTE_JSON | ROUTE_LOADED | ROUTE_WORK | ROUTE_V1)
+
+/* The routes besides the endpoints of api/endpoints.c. */
+static const srv_route fixed_routes[] = {
+    {"/models", "GET", ROUTE_LOADED | ROUTE_V1, handle_models, NULL},
+    {"/models/", "GET", ROUTE_LOADED | ROUTE_V1 | ROUTE_PREFIX, handle_model, NULL},
+    {"/openapi.json", "GET", ROUTE_OPEN, handle_openapi, NULL},
+    {"/health", "GET", ROUTE_OPEN | ROUTE_ADMIN, handle_health, NULL},
+    {"/ready", "GET", ROUTE_OPEN | ROUTE_ADMIN, handle_ready, NULL},
+    {"/metrics", "GET", ROUTE_METRICS | ROUTE_ADMIN, srv_handle_metrics, NULL},
+    {"(page)", "GET", ROUTE_OPEN, handle_asset, NULL}, /* found by the names of its files */
 };
 
+/* "/v1/models" as "/models". */
+static const char *without_v1(const char *path) {
+    return strncmp(path, "/v1/", 4) == 0 ? path + 3 : path;
+}
+
+/* Makes the table at the first call; the page is its last row. */
 const srv_route *srv_routes(size_t *n) {
-    *n = ARRAY_LEN(routes);
+    static srv_route routes[MOST_ROUTES];
+    static size_t n_routes;
+    size_t n_endpoints;
+    const api_endpoint *endpoints = api_endpoints(&n_endpoints);
+    for (size_t i = 0; n_routes < n_endpoints && i < n_endpoints; i++) {
+        routes[n_routes++] = (srv_route){without_v1(endpoints[i].path), "POST", ENDPOINT,
+                                         srv_parse_start, &endpoints[i]};
+    }
+    for (size_t i = 0; n_routes < n_endpoints + ARRAY_LEN(fixed_routes); i++)
+        routes[n_routes++] = fixed_routes[i];
+    *n = n_routes;
     return routes;
 }
 
 static const srv_route *find_path(srv_req *req, const char *path, const char **tail) {
+    size_t n_routes;
+    const srv_route *routes = srv_routes(&n_routes);
     req->asset = srv_asset_find(path);
-    if (req->asset) return &routes[ARRAY_LEN(routes) - 1];
-    const char *bare = strncmp(path, "/v1/", 4) == 0 ? path + 3 : NULL;
-    for (size_t i = 0; i + 1 < ARRAY_LEN(routes); i++) {
+    if (req->asset) return &routes[n_routes - 1];
+    for (size_t i = 0; i + 1 < n_routes; i++) {
         const srv_route *route = &routes[i];
-        const char *wanted = bare && (route->flags & ROUTE_V1) ? bare : path;
+        const char *wanted = route->flags & ROUTE_V1 ? without_v1(path) : path;
         size_t n = strlen(route->path);
         if (!(route->flags & ROUTE_PREFIX)) {
             if (strcmp(wanted, route->path) == 0) return route;
@@ -184,7 +183,8 @@ static bool needs_key(const srv *server, const srv_route *route) {
 void srv_refuse(srv_req *req) {
     buf body = {0};
     unsigned status = req->refusal.status;
-    api_http_error_body(&body, status, req->refusal.message, req->refusal.code);
+    api_http_error_body(&body, srv_req_dialect(req), status, req->refusal.message,
+                        req->refusal.code);
     srv_header header = {"Allow", req->refusal.allow};
     if (status == 401) header = (srv_header){"WWW-Authenticate", "Bearer"};
     srv_answer(req, status, "application/json", &body, &header, status == 401 || status == 405);
@@ -248,7 +248,8 @@ static unsigned examine(srv_req *req, unsigned found, const srv_framing *framing
         return refuse(req, 405, "this path does not support this method", "method_not_allowed");
     }
     if (found) return refuse(req, found, "the server is out of memory; try again shortly", NULL);
-    server->counts.requests_by_route[req->route - routes]++;
+    size_t n_routes;
+    server->counts.requests_by_route[req->route - srv_routes(&n_routes)]++;
     unsigned flags = req->route->flags;
     if ((flags & ROUTE_JSON) && framing->coded) {
         return refuse(req, 415, "compressed request bodies are not supported", NULL);

@@ -250,7 +250,12 @@ struct srv_route {
     unsigned flags;
     /* Called with a whole request: answers it, or suspends it to answer later */
     void (*handle)(srv_req *req);
+    const api_endpoint *endpoint; /* NULL: a route without a body */
 };
+/* The shape of this request's errors; NULL: OpenAI's. */
+static inline const api_dialect *srv_req_dialect(const srv_req *req) {
+    return req->route && req->route->endpoint ? req->route->endpoint->dialect : NULL;
+}
 /* Sets req->route and req->tail. Returns 0, 404 or 405 (*allow is then the Allow header). */
 unsigned srv_route_find(srv_req *req, const char *method, const char *path, const char **allow);
 const srv_route *srv_routes(size_t *n);
@@ -285,8 +290,7 @@ srv_use *srv_keys_use(srv_keys *keys, int i);
 void srv_sha256(const void *data, size_t n, uint8_t out[32]);
 
 /* parse.c: accounts take turns at the workers, the one with the least processor time first. */
-typedef enum { SRV_COMPLETION, SRV_CHAT, SRV_RESPONSES, SRV_TOKENIZE, SRV_DETOKENIZE } srv_kind;
-void srv_parse_start(srv_req *req, srv_kind kind);
+void srv_parse_start(srv_req *req);  /* the handler of every endpoint of api/endpoints.c */
 void srv_parse_forget(srv_req *req); /* for a request that ends while its body waits or is parsed */
 size_t srv_parse_held(const srv_work *work);
 

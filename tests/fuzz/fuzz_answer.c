@@ -2,7 +2,7 @@
  *
  * Both notations must find the same in the text at once and in two parts. Arguments must be JSON,
  * except those of a call cut off in the middle. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "tests/fuzz/cost.h"
 
 #include <stdlib.h>

@@ -143,14 +143,14 @@ static void run_listing(api_listing *listing, uint32_t seed) {
     buf_deinit(&out);
 }
 
-static void check_refusal(const err *e) {
+static void check_refusal(const api_dialect *dialect, const err *e) {
     buf out = {0};
     unsigned status = api_status(e);
     if (status != 400 && status != 404) {
         fprintf(stderr, "status %u: %s\n", status, e->msg);
         abort();
     }
-    api_error_body(&out, e);
+    api_error_body(&out, dialect, e);
     must_be_json(out.data, out.len);
     buf_deinit(&out);
 }
@@ -168,15 +168,11 @@ static void one_input(const uint8_t *data, size_t size) {
     api_request *req = NULL;
     api_listing *listing = NULL;
     err e = {0};
-    int rc;
-    switch (data[0] % 8 % 5) {
-    case 0: rc = api_parse(&req, ctx, API_COMPLETION, body, size - 2, &e); break;
-    case 1: rc = api_parse(&req, ctx, API_CHAT, body, size - 2, &e); break;
-    case 2: rc = api_tokenize(&listing, ctx, body, size - 2, &e); break;
-    case 3: rc = api_parse(&req, ctx, API_RESPONSES, body, size - 2, &e); break;
-    default: rc = api_detokenize(&listing, ctx, body, size - 2, &e); break;
-    }
-    if (rc != 0) check_refusal(&e);
+    size_t n;
+    const api_endpoint *endpoints = api_endpoints(&n);
+    const api_endpoint *endpoint = &endpoints[data[0] % 8 % n];
+    int rc = api_read(endpoint, ctx, body, size - 2, false, &req, &listing, &e);
+    if (rc != 0) check_refusal(endpoint->dialect, &e);
     else if (req) run_reply(ctx, req, data[1]);
     else run_listing(listing, data[1]);
 }

@@ -4,7 +4,7 @@
  * text complete only if it is JSON, or, if the schema is that of a function called by tags, one
  * whole call. The bytes after the zero also choose among the tokens the masks allow: each must keep
  * the text readable, at a bounded cost. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "base/buf.h"
 #include "tests/fuzz/cost.h"
 

@@ -27,19 +27,21 @@ void api_fixture_close(api_fixture *fixture) {
     model_close(fixture->model);
 }
 
-api_request *api_must_parse(const api_fixture *fixture, api_kind kind, const char *body) {
+api_request *api_must_parse(const api_fixture *fixture, const api_dialect *dialect,
+                            const char *body) {
     api_request *req;
     err e = {0};
-    cr_assert_eq(api_parse(&req, fixture->ctx, kind, body, strlen(body), &e), 0, "%s: %s", e.param,
-                 e.msg);
+    cr_assert_eq(api_parse(&req, fixture->ctx, dialect, body, strlen(body), &e), 0, "%s: %s",
+                 e.param, e.msg);
     return req;
 }
 
-api_reply *api_must_reply(const api_fixture *fixture, api_kind kind, const char *body) {
+api_reply *api_must_reply(const api_fixture *fixture, const api_dialect *dialect,
+                          const char *body) {
     api_reply *reply;
     err e = {0};
     cr_assert_eq(
-        api_reply_create(&reply, fixture->ctx, api_must_parse(fixture, kind, body), NULL, &e), 0,
+        api_reply_create(&reply, fixture->ctx, api_must_parse(fixture, dialect, body), NULL, &e), 0,
         "%s", e.msg);
     return reply;
 }
@@ -47,7 +49,7 @@ api_reply *api_must_reply(const api_fixture *fixture, api_kind kind, const char 
 int api_list(api_lister route, const api_context *ctx, const char *body, size_t n, size_t want,
              buf *out, err *e) {
     api_listing *listing;
-    if (route(&listing, ctx, body, n, e) != 0) return -1;
+    if (route(&listing, ctx, body, n, false, e) != 0) return -1;
     while (api_listing_more(listing, out, want)) {
     }
     api_listing_destroy(listing);

@@ -28,12 +28,13 @@ void api_fixture_close(api_fixture *fixture);
     TestSuite(name, .init = open_fixture, .fini = close_fixture)
 
 /* Parses a request; fails the test if it is refused. */
-api_request *api_must_parse(const api_fixture *fixture, api_kind kind, const char *body);
+api_request *api_must_parse(const api_fixture *fixture, const api_dialect *dialect,
+                            const char *body);
 /* The same, with the reply of the request. */
-api_reply *api_must_reply(const api_fixture *fixture, api_kind kind, const char *body);
+api_reply *api_must_reply(const api_fixture *fixture, const api_dialect *dialect, const char *body);
 
 /* The whole answer of /tokenize or /detokenize, `want` bytes at a time. */
-typedef int (*api_lister)(api_listing **, const api_context *, const char *, size_t, err *);
+typedef int (*api_lister)(api_listing **, const api_context *, const char *, size_t, bool, err *);
 int api_list(api_lister route, const api_context *ctx, const char *body, size_t n, size_t want,
              buf *out, err *e) WARN_UNUSED;
 

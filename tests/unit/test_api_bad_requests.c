@@ -17,15 +17,15 @@ API_SUITE(api_bad_requests);
 static int answer(const char *route, const char *body, size_t n, err *e) {
     buf out = {0};
     api_request *req = NULL;
-    api_kind kind = strcmp(route, "chat") == 0        ? API_CHAT
-                    : strcmp(route, "responses") == 0 ? API_RESPONSES
-                                                      : API_COMPLETION;
+    const api_dialect *dialect = strcmp(route, "chat") == 0        ? &api_dialect_chat
+                                 : strcmp(route, "responses") == 0 ? &api_dialect_responses
+                                                                   : &api_dialect_completion;
     int rc;
     if (strcmp(route, "tokenize") == 0)
         rc = api_list(api_tokenize, fixture.ctx, body, n, SIZE_MAX, &out, e);
     else if (strcmp(route, "detokenize") == 0)
         rc = api_list(api_detokenize, fixture.ctx, body, n, SIZE_MAX, &out, e);
-    else rc = api_parse(&req, fixture.ctx, kind, body, n, e);
+    else rc = api_parse(&req, fixture.ctx, dialect, body, n, e);
     if (rc != 0) cr_expect_eq(out.len, 0, "a refusal must leave no half answer");
     buf_deinit(&out);
     api_request_destroy(req);
@@ -55,7 +55,7 @@ static const char *or_null(const json_t *value) {
 static void check_error(const char *name, const buf *expected, const err *e) {
     char value[400];
     buf out = {0};
-    api_error_body(&out, e);
+    api_error_body(&out, NULL, e);
     json_t *root = json_loadb(out.data, out.len, 0, NULL), *error = json_object_get(root, "error");
     const char *message = json_string_value(json_object_get(error, "message"));
     cr_assert_not_null(message, "%s: %s", name, out.data);

@@ -1,6 +1,6 @@
 /* test_api_call_tags.c - calls written as tags, as Qwen3-Coder and Nanbeige write them: found in
  * answers, streamed and not, and forced by a grammar. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/files.h"
 #include "tests/lib/grammar.h"
@@ -239,7 +239,7 @@ static void check_answer(const char *body, const char *text, const char *want, u
                          const char *want_finish, size_t row) {
     uint32_t ids[400];
     size_t n = api_ids(&fixture, text, ids, ARRAY_LEN(ids));
-    api_reply *reply = api_must_reply(&fixture, API_CHAT, body);
+    api_reply *reply = api_must_reply(&fixture, &api_dialect_chat, body);
     buf out = {0}, got = {0};
     char finish[16];
     unsigned bits = api_feed(reply, 0, ids, n, SCHED_STOP, &out);
@@ -268,7 +268,7 @@ Test(api_call_tags, calls_become_tool_calls_and_the_rest_is_content_streamed_and
 }
 
 Test(api_call_tags, an_answer_is_the_same_however_its_text_arrives) {
-    api_request *req = api_must_parse(&fixture, API_CHAT, CHAT(""));
+    api_request *req = api_must_parse(&fixture, &api_dialect_chat, CHAT(""));
     for (size_t i = 0; i < ARRAY_LEN(answers); i++) {
         const char *text = answers[i].text;
         size_t n = strlen(text);
@@ -305,7 +305,7 @@ Test(api_call_tags, with_tool_choice_none_a_call_is_text) {
 
 Test(api_call_tags, a_call_with_more_parameters_than_allowed_is_text) {
     for (int n = API__MAX_NAMES; n <= API__MAX_NAMES + 1; n++) {
-        api_request *req = api_must_parse(&fixture, API_CHAT, CHAT(""));
+        api_request *req = api_must_parse(&fixture, &api_dialect_chat, CHAT(""));
         api__answer answer = {0};
         buf text = {0};
         buf_puts(&text, "<function=now>");
@@ -352,7 +352,7 @@ Test(api_call_tags, responses_have_a_message_and_calls_as_items_in_their_order) 
             "{\"model\":\"demo\",\"input\":\"x\",\"request_id\":\"r\",\"tools\":[{\"type\":"
             "\"function\",\"name\":\"now\"},{\"type\":\"function\",\"name\":\"weather\"}]%s}",
             kinds[row % 2]);
-        api_reply *reply = api_must_reply(&fixture, API_RESPONSES, body.data);
+        api_reply *reply = api_must_reply(&fixture, &api_dialect_responses, body.data);
         api_feed(reply, 0, ids, n, SCHED_STOP, &out);
         const char *last = out.data;
         for (const char *at = out.data; row % 2 && at && *at; at = strstr(at, "\n\n") + 2) {
@@ -397,7 +397,7 @@ Test(api_call_tags, responses_have_a_message_and_calls_as_items_in_their_order) 
 
 Test(api_call_tags, a_history_shows_calls_in_the_templates_form) {
     api_request *req = api_must_parse(
-        &fixture, API_CHAT,
+        &fixture, &api_dialect_chat,
         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":"
         "\"assistant\",\"content\":\"\",\"tool_calls\":[{\"id\":\"c\",\"type\":\"function\","
         "\"function\":{\"name\":\"weather\",\"arguments\":\"{\\\"city\\\":\\\"Ur\\\",\\\"days\\\":"
@@ -593,7 +593,7 @@ static void check_fits(const json_t *args) {
 Test(api_call_tags, a_forced_call_is_always_read_as_a_call_with_arguments_that_fit) {
     size_t whole = 0, weather = 0;
     for (unsigned seed = 0; seed < 80; seed++) {
-        api_reply *reply = api_must_reply(&fixture, API_CHAT,
+        api_reply *reply = api_must_reply(&fixture, &api_dialect_chat,
                                           CHAT(",\"tool_choice\":\"required\",\"max_tokens\":480"));
         buf out = {0};
         if (run_forced(reply, seed, &out)) {

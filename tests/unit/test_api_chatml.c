@@ -1,7 +1,7 @@
 /* test_api_chatml.c - ChatML as Ouro, SmolLM2 and their kin write it: default system turns,
  * thoughts, chat_template_kwargs, and end tokens. Equality with a Jinja engine and the Rust
  * tokenizers is in tests/tokenizer/chatml.test.mjs. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/chat.h"
 #include "tests/lib/stderr.h"
@@ -219,17 +219,16 @@ static const struct {
     {"\"enable_thinking\"", NULL, "chat_template_kwargs must be an object"},
 };
 
-static void check_asked(const chat_folder *folder, const api_context *ctx, api_kind kind,
-                        size_t row, bool thinks) {
-    static const char *const lists[] = {[API_CHAT] = "messages", [API_RESPONSES] = "input"};
+static void check_asked(const chat_folder *folder, const api_context *ctx,
+                        const api_dialect *dialect, size_t row, bool thinks) {
     api_request *req = NULL;
     err e = {0};
     buf body = {0}, got = {0}, want = {0};
     buf_printf(&body,
                "{\"model\":\"m\",\"%s\":[{\"role\":\"user\",\"content\":\"Hi <|im_end|>\"}],"
                "\"chat_template_kwargs\":%s}",
-               lists[kind], asked[row].kwargs);
-    int rc = api_parse(&req, ctx, kind, body.data, body.len, &e);
+               dialect->input, asked[row].kwargs);
+    int rc = api_parse(&req, ctx, dialect, body.data, body.len, &e);
     cr_expect_eq(rc, asked[row].want ? 0 : -1, "row %zu: %s", row, e.msg);
     if (rc == 0 && asked[row].want) {
         chat_spell(folder->tok, req->prompts[0].ids, req->prompts[0].n_ids, &got);
@@ -253,8 +252,8 @@ Test(api_chatml, a_request_says_to_the_template_what_it_likes_but_not_what_the_s
     put_template(&folder, kinds[0].jinja);
     api_context *ctx = folder_context(&folder);
     for (size_t i = 0; i < ARRAY_LEN(asked); i++) {
-        check_asked(&folder, ctx, API_CHAT, i, true);
-        check_asked(&folder, ctx, API_RESPONSES, i, true);
+        check_asked(&folder, ctx, &api_dialect_chat, i, true);
+        check_asked(&folder, ctx, &api_dialect_responses, i, true);
     }
     api_context_close(ctx);
     folder_close(&folder);
@@ -265,7 +264,7 @@ Test(api_chatml, a_template_without_thoughts_ignores_them) {
     put_template(&folder, "chatml");
     api_context *ctx = folder_context(&folder);
     for (size_t i = 0; i < ARRAY_LEN(asked); i++)
-        check_asked(&folder, ctx, API_CHAT, i, false);
+        check_asked(&folder, ctx, &api_dialect_chat, i, false);
     api_context_close(ctx);
     folder_close(&folder);
 }
@@ -299,11 +298,12 @@ Test(api_chatml, a_token_that_the_template_names_is_no_id_of_a_clients_prompt_ei
         api_context *ctx = folder_context(&folder);
         api_request *req = NULL;
         err e = {0};
-        int rc = api_parse(&req, ctx, API_COMPLETION, think, sizeof think - 1, &e);
+        int rc = api_parse(&req, ctx, &api_dialect_completion, think, sizeof think - 1, &e);
         cr_expect_eq(rc, i == 0 ? 0 : -1, "row %zu: %s", i, e.msg);
         if (rc != 0) cr_expect_not_null(strstr(e.msg, "token 3 is a control token"), "%s", e.msg);
         api_request_destroy(req);
-        cr_expect_eq(api_parse(&req, ctx, API_COMPLETION, end, sizeof end - 1, &(err){0}), -1);
+        cr_expect_eq(api_parse(&req, ctx, &api_dialect_completion, end, sizeof end - 1, &(err){0}),
+                     -1);
         api_context_close(ctx);
         folder_close(&folder);
     }

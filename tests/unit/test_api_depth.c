@@ -1,7 +1,7 @@
 /* test_api_depth.c - the depth fields of requests, checked against the plan and the exit rule of
  * the served model. The model here is an Ouro with random weights, because its family caps the
  * loops; one test has a Nanbeige with fixed loops. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "tests/lib/files.h"
 #include "tests/lib/testlib.h"
 
@@ -55,7 +55,7 @@ static int ask(const api_context *ctx, const char *fields, sched_depth *depth, e
     buf body = {0};
     api_request *req = NULL;
     buf_printf(&body, "{\"prompt\":[1],%s}", fields);
-    int rc = api_parse(&req, ctx, API_COMPLETION, body.data, body.len, e);
+    int rc = api_parse(&req, ctx, &api_dialect_completion, body.data, body.len, e);
     if (rc == 0) *depth = req->depth;
     api_request_destroy(req);
     buf_deinit(&body);

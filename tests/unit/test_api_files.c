@@ -1,6 +1,6 @@
 /* test_api_files.c - faulty files beside the model: the server warns, leaves the faulty part out,
  * and never stops. Also the answers of a model without a usable tokenizer. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/files.h"
 #include "tests/lib/stderr.h"
@@ -110,7 +110,8 @@ Test(api_files, top_k_0_and_minus_1_turn_a_default_off) {
         api_request *req = NULL;
         buf body = {0};
         buf_printf(&body, "{\"prompt\":\"x\"%s}", rows[i].fields);
-        cr_assert_eq(api_parse(&req, ctx, API_COMPLETION, body.data, body.len, &e), 0, "%s", e.msg);
+        cr_assert_eq(api_parse(&req, ctx, &api_dialect_completion, body.data, body.len, &e), 0,
+                     "%s", e.msg);
         cr_expect_eq(req->sampling.top_k, rows[i].top_k, "row %zu", i);
         api_request_destroy(req);
         buf_deinit(&body);
@@ -122,12 +123,12 @@ Test(api_files, top_k_0_and_minus_1_turn_a_default_off) {
 /* ---- text without a tokenizer ---- */
 
 static const struct {
-    api_kind kind;
+    const api_dialect *dialect;
     const char *body;
 } texts[] = {
-    {API_COMPLETION, "{\"prompt\":\"x\"}"},
-    {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}"},
-    {API_RESPONSES, "{\"input\":\"x\"}"},
+    {&api_dialect_completion, "{\"prompt\":\"x\"}"},
+    {&api_dialect_chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}"},
+    {&api_dialect_responses, "{\"input\":\"x\"}"},
 };
 
 Test(api_files, a_model_with_an_unusable_tokenizer_takes_ids_and_says_why_it_takes_no_text) {
@@ -141,14 +142,15 @@ Test(api_files, a_model_with_an_unusable_tokenizer_takes_ids_and_says_why_it_tak
         api_request *req = NULL;
         err why = {0};
         cr_expect_eq(
-            api_parse(&req, ctx, texts[i].kind, texts[i].body, strlen(texts[i].body), &why), -1);
+            api_parse(&req, ctx, texts[i].dialect, texts[i].body, strlen(texts[i].body), &why), -1);
         cr_expect_eq(api_status(&why), 400);
         cr_expect_not_null(strstr(why.msg, "no tokenizer (tokenizer.json: model.type is 'Word"),
                            "%s", why.msg);
     }
     api_request *req = NULL;
     static const char ids[] = "{\"prompt\":[1,2]}";
-    cr_expect_eq(api_parse(&req, ctx, API_COMPLETION, ids, sizeof ids - 1, &e), 0, "%s", e.msg);
+    cr_expect_eq(api_parse(&req, ctx, &api_dialect_completion, ids, sizeof ids - 1, &e), 0, "%s",
+                 e.msg);
     api_request_destroy(req);
     api_context_close(ctx);
 }
@@ -158,7 +160,8 @@ Test(api_files, a_model_with_an_unusable_tokenizer_takes_ids_and_says_why_it_tak
 static size_t prompt_of(const api_context *ctx, const char *body, uint32_t out[32]) {
     api_request *req = NULL;
     err e = {0};
-    cr_assert_eq(api_parse(&req, ctx, API_COMPLETION, body, strlen(body), &e), 0, "%s", e.msg);
+    cr_assert_eq(api_parse(&req, ctx, &api_dialect_completion, body, strlen(body), &e), 0, "%s",
+                 e.msg);
     size_t n = req->prompts[0].n_ids;
     cr_assert_leq(n, 32);
     memcpy(out, req->prompts[0].ids, n * sizeof *out);
@@ -202,20 +205,20 @@ Test(api_files, u0000_is_a_character_of_prompts_and_messages) {
     cr_expect_arr_eq(text.data, "a\0b", 3);
     buf_deinit(&text);
     static const struct {
-        api_kind kind;
+        const api_dialect *dialect;
         const char *with, *without;
     } rows[] = {
-        {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\\u0000b\"}]}",
+        {&api_dialect_chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\\u0000b\"}]}",
          "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}"},
-        {API_CHAT,
+        {&api_dialect_chat,
          "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\\u0000b\"}"
          "]}]}",
          "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}"},
-        {API_RESPONSES, "{\"input\":\"a\\u0000b\"}", "{\"input\":\"a\"}"},
+        {&api_dialect_responses, "{\"input\":\"a\\u0000b\"}", "{\"input\":\"a\"}"},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        api_request *req = api_must_parse(&fixture, rows[i].kind, rows[i].with);
-        api_request *plain = api_must_parse(&fixture, rows[i].kind, rows[i].without);
+        api_request *req = api_must_parse(&fixture, rows[i].dialect, rows[i].with);
+        api_request *plain = api_must_parse(&fixture, rows[i].dialect, rows[i].without);
         cr_expect_eq(api_prompt_tokens(req), api_prompt_tokens(plain) + 2, "row %zu", i);
         api_request_destroy(req);
         api_request_destroy(plain);

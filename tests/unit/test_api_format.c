@@ -1,6 +1,6 @@
 /* test_api_format.c - response_format with the demo model itself: a small weak model at temperature
  * 1. Even so, each of its answers must be JSON that fits the schema. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "engine/backend.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
@@ -30,8 +30,8 @@ static void on_event(void *ud, const sched_event *ev) {
 }
 
 /* The whole body of the answer. */
-static json_t *ask(const api_fixture *fixture, api_kind kind, const char *body) {
-    answer got = {.reply = api_must_reply(fixture, kind, body)};
+static json_t *ask(const api_fixture *fixture, const api_dialect *dialect, const char *body) {
+    answer got = {.reply = api_must_reply(fixture, dialect, body)};
     eng_backend *backend = NULL;
     sched_opts so;
     err e = {0};
@@ -85,9 +85,10 @@ static void check_person(const char *text) {
     cr_assert(json_is_string(json_object_get(value, "name")), "%s", text);
     json_int_t age = json_integer_value(json_object_get(value, "age"));
     cr_assert(json_is_integer(json_object_get(value, "age")) && age >= 0 && age <= 120, "%s", text);
-    const json_t *kind = json_object_get(value, "kind"), *tags = json_object_get(value, "tags");
-    const char *word = json_string_value(kind);
-    cr_assert(json_is_null(kind) || (word && (!strcmp(word, "king") || !strcmp(word, "prophet"))),
+    const json_t *dialect = json_object_get(value, "kind"), *tags = json_object_get(value, "tags");
+    const char *word = json_string_value(dialect);
+    cr_assert(json_is_null(dialect) ||
+                  (word && (!strcmp(word, "king") || !strcmp(word, "prophet"))),
               "%s", text);
     cr_assert(json_is_array(tags) && json_array_size(tags) <= 3, "%s", text);
     json_array_foreach(tags, i, one) cr_assert(json_is_string(one), "%s", text);
@@ -98,7 +99,7 @@ Test(api_format, every_answer_of_a_weak_model_fits_its_schema) {
     api_fixture fixture;
     api_fixture_open(&fixture, NULL, false);
     json_t *body = ask(
-        &fixture, API_CHAT,
+        &fixture, &api_dialect_chat,
         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"Who was David?\"}],"
         "\"temperature\":1,\"seed\":7,\"n\":8,\"max_tokens\":500,\"response_format\":{\"type\":"
         "\"json_schema\",\"json_schema\":{\"name\":\"person\",\"strict\":true,\"schema\":" PERSON
@@ -111,7 +112,7 @@ Test(api_format, every_answer_of_a_weak_model_fits_its_schema) {
         check_person(text);
     }
     json_decref(body);
-    body = ask(&fixture, API_COMPLETION,
+    body = ask(&fixture, &api_dialect_completion,
                "{\"model\":\"demo\",\"prompt\":[\"In the beginning\",\"And it came to "
                "pass\"],\"temperature\":1.5,"
                "\"seed\":3,\"max_tokens\":500,\"response_format\":{\"type\":\"json_schema\",\"json_"
@@ -120,7 +121,7 @@ Test(api_format, every_answer_of_a_weak_model_fits_its_schema) {
     for (size_t i = 0; i < 2; i++)
         check_person(json_string_value(json_object_get(choice(body, i), "text")));
     json_decref(body);
-    body = ask(&fixture, API_RESPONSES,
+    body = ask(&fixture, &api_dialect_responses,
                "{\"model\":\"demo\",\"input\":\"Who was "
                "David?\",\"max_output_tokens\":500,\"text\":{\"format\":{"
                "\"type\":\"json_schema\",\"name\":\"person\",\"schema\":" PERSON "}}}");
@@ -135,7 +136,7 @@ Test(api_format, a_json_object_is_one_or_a_beginning_of_one) {
     api_fixture fixture;
     api_fixture_open(&fixture, NULL, false);
     json_t *body = ask(
-        &fixture, API_CHAT,
+        &fixture, &api_dialect_chat,
         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"Speak\"}],"
         "\"temperature\":1,"
         "\"seed\":1,\"n\":8,\"max_tokens\":300,\"response_format\":{\"type\":\"json_object\"}}");
@@ -163,8 +164,8 @@ Test(api_format, the_same_seed_gives_the_same_answer_alone_and_among_others) {
     buf one = {0}, many = {0};
     buf_printf(&one, body, 1);
     buf_printf(&many, body, 6);
-    json_t *alone = ask(&fixture, API_COMPLETION, one.data),
-           *among = ask(&fixture, API_COMPLETION, many.data);
+    json_t *alone = ask(&fixture, &api_dialect_completion, one.data),
+           *among = ask(&fixture, &api_dialect_completion, many.data);
     cr_assert_str_eq(json_string_value(json_object_get(choice(alone, 0), "text")),
                      json_string_value(json_object_get(choice(among, 0), "text")));
     json_decref(alone);
@@ -205,8 +206,9 @@ Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         api_request *req = NULL;
         err e = {0};
-        cr_assert_eq(api_parse(&req, fixture.ctx, API_CHAT, rows[i].body, strlen(rows[i].body), &e),
-                     -1, "row %zu", i);
+        cr_assert_eq(
+            api_parse(&req, fixture.ctx, &api_dialect_chat, rows[i].body, strlen(rows[i].body), &e),
+            -1, "row %zu", i);
         cr_assert_null(req);
         cr_assert_eq(e.code, rows[i].code, "row %zu: %s", i, e.msg);
         cr_assert_str_eq(e.param, rows[i].param, "row %zu: %s", i, e.msg);
@@ -218,24 +220,24 @@ Test(api_format, what_cannot_be_promised_is_refused_with_its_field) {
         "{\"model\":\"demo\",\"prompt\":[1,2],\"response_format\":{\"type\":\"json_object\"}}";
     api_request *req = NULL;
     err e = {0};
-    cr_assert_eq(api_parse(&req, fixture.ctx, API_COMPLETION, ids, strlen(ids), &e), -1);
+    cr_assert_eq(api_parse(&req, fixture.ctx, &api_dialect_completion, ids, strlen(ids), &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED, "%s", e.msg);
     api_fixture_close(&fixture);
 }
 
 Test(api_format, a_form_that_cannot_be_had_is_told_with_the_field_that_asked_for_it) {
     static const struct {
-        api_kind kind;
+        const api_dialect *dialect;
         const char *body, *field;
     } rows[] = {
-        {API_CHAT,
+        {&api_dialect_chat,
          "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
          "\"response_format\":{\"type\":\"json_object\"}}",
          "response_format"},
-        {API_RESPONSES,
+        {&api_dialect_responses,
          "{\"model\":\"demo\",\"input\":\"x\",\"text\":{\"format\":{\"type\":\"json_object\"}}}",
          "text.format"},
-        {API_CHAT,
+        {&api_dialect_chat,
          "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{"
          "\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":\"required\"}",
          "tools"},
@@ -247,14 +249,14 @@ Test(api_format, a_form_that_cannot_be_had_is_told_with_the_field_that_asked_for
     api_fixture fixture;
     api_fixture_open(&fixture, NULL, false);
     for (size_t i = 0; i < 2 * ARRAY_LEN(rows); i++) {
-        api_reply *reply = api_must_reply(&fixture, rows[i / 2].kind, rows[i / 2].body);
+        api_reply *reply = api_must_reply(&fixture, rows[i / 2].dialect, rows[i / 2].body);
         sched_event end = ev_end(SCHED_FAILED, 1, 0);
         end.why = ends[i % 2].why;
         buf out = {0}, body = {0};
         err e = {0};
         cr_assert_eq(api_reply_event(reply, 0, &end, &out, &e), API_FAILED);
         cr_assert_eq(api_status(&e), 400);
-        api_error_body(&body, &e);
+        api_error_body(&body, NULL, &e);
         cr_expect_str_eq(e.param, rows[i / 2].field);
         cr_expect(strstr(body.data, ends[i % 2].code), "%s", body.data);
         cr_expect(strstr(body.data, err_text(ends[i % 2].why)), "%s", body.data);

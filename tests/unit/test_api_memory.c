@@ -1,5 +1,5 @@
 /* test_api_memory.c - every allocation of a request fails once, and once for good. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/files.h"
 #include "tests/lib/oom.h"
@@ -11,29 +11,33 @@
 API_SUITE(api_memory);
 
 static const struct {
-    api_kind kind;
+    const api_dialect *dialect;
     const char *body;
 } rows[] = {
-    {API_COMPLETION,
+    {&api_dialect_completion,
      "{\"model\":\"demo\",\"prompt\":[\"In "
      "the\",\"beginning\"],\"n\":2,\"stop\":[\"x\"],\"stop_token_ids\":[1],"
      "\"logit_bias\":{\"1\":2},\"request_id\":\"abc\",\"logprobs\":2,\"max_tokens\":3}"},
-    {API_CHAT, "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":"
-               "\"text\",\"text\":\"a b\"}]}],"
-               "\"stream\":true,\"return_depth\":true,\"max_tokens\":3}"},
-    {API_COMPLETION, "{\"model\":\"demo\",\"prompt\":[1,2],\"echo\":true,\"max_tokens\":0,"
-                     "\"logprobs\":1,\"cache_salt\":\"s\"}"},
-    {API_CHAT, "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":"
-               "\"tool\",\"content\":\"y\"}],"
-               "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{"
-               "\"type\":\"object\"}}}],"
-               "\"tool_choice\":\"required\",\"max_tokens\":3}"},
-    {API_COMPLETION, "{\"model\":\"demo\",\"prompt\":[1,2,3],\"prompt_logprobs\":2,\"n\":2,"
-                     "\"logprobs\":3,\"return_depth\":true,\"max_tokens\":3}"},
-    {API_RESPONSES, "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true,\"metadata\":{\"a\":\"b\"}"
-                    ",\"text\":{\"format\":{\"type\":"
-                    "\"json_schema\",\"name\":\"n\",\"schema\":{\"type\":\"integer\"}}},\"top_"
-                    "logprobs\":1,\"max_output_tokens\":3}"},
+    {&api_dialect_chat,
+     "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":"
+     "\"text\",\"text\":\"a b\"}]}],"
+     "\"stream\":true,\"return_depth\":true,\"max_tokens\":3}"},
+    {&api_dialect_completion, "{\"model\":\"demo\",\"prompt\":[1,2],\"echo\":true,\"max_tokens\":0,"
+                              "\"logprobs\":1,\"cache_salt\":\"s\"}"},
+    {&api_dialect_chat,
+     "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":"
+     "\"tool\",\"content\":\"y\"}],"
+     "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{"
+     "\"type\":\"object\"}}}],"
+     "\"tool_choice\":\"required\",\"max_tokens\":3}"},
+    {&api_dialect_completion,
+     "{\"model\":\"demo\",\"prompt\":[1,2,3],\"prompt_logprobs\":2,\"n\":2,"
+     "\"logprobs\":3,\"return_depth\":true,\"max_tokens\":3}"},
+    {&api_dialect_responses,
+     "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true,\"metadata\":{\"a\":\"b\"}"
+     ",\"text\":{\"format\":{\"type\":"
+     "\"json_schema\",\"name\":\"n\",\"schema\":{\"type\":\"integer\"}}},\"top_"
+     "logprobs\":1,\"max_output_tokens\":3}"},
 };
 
 /* A template that prints every variable it gets. */
@@ -46,8 +50,8 @@ static const struct {
 static int whole_answer(size_t row, buf *out, err *e) {
     api_request *req;
     api_reply *reply;
-    if (api_parse(&req, fixture.ctx, rows[row].kind, rows[row].body, strlen(rows[row].body), e) !=
-        0)
+    if (api_parse(&req, fixture.ctx, rows[row].dialect, rows[row].body, strlen(rows[row].body),
+                  e) != 0)
         return -1;
     if (api_reply_create(&reply, fixture.ctx, req, NULL, e) != 0) return -1;
     unsigned bits = 0;
@@ -136,7 +140,7 @@ Test(api_memory, a_listing_that_runs_out_of_memory_says_so) {
     }
 }
 
-/* The chat template files of a folder; each kind of request renders with them. */
+/* The chat template files of a folder; each dialect of request renders with them. */
 static const struct {
     const char *name, *text;
 } folders[] = {

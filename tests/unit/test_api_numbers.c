@@ -1,6 +1,6 @@
 /* test_api_numbers.c - the table of fields and the sampler agree on every number: the sampler takes
  * each value a body may hold, after its conversion to float. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
 
@@ -40,7 +40,7 @@ static void check_value(const api__field *field, double value) {
     err e = {0};
     buf body = {0};
     buf_printf(&body, "{\"prompt\":\"a\",\"seed\":1,\"%s\":%.17g}", field->name, value);
-    int rc = api_parse(&req, fixture.ctx, API_COMPLETION, body.data, body.len, &e);
+    int rc = api_parse(&req, fixture.ctx, &api_dialect_completion, body.data, body.len, &e);
     if (in_range(field, value)) {
         cr_assert_eq(rc, 0, "%s: %s", body.data, e.msg);
         sample_with(&req->sampling, &e);
@@ -55,9 +55,9 @@ static void check_value(const api__field *field, double value) {
 
 Test(api_numbers, the_sampler_takes_every_number_that_a_body_may_hold) {
     size_t checked = 0;
-    for (size_t i = 0; i < api__n_fields; i++) {
-        const api__field *field = &api__fields[i];
-        if (field->type != API__NUM || (field->kinds & API__IN_COMPLETION) == 0) continue;
+    for (size_t i = 0; i < api__n_shared_fields; i++) {
+        const api__field *field = &api__shared_fields[i];
+        if (field->type != API__NUM) continue;
         const double ends[] = {field->min, field->max};
         for (size_t k = 0; k < ARRAY_LEN(ends); k++) {
             check_value(field, ends[k]);
@@ -89,7 +89,7 @@ Test(api_numbers, the_sampler_takes_all_extremes_at_once) {
     };
     for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
         err e = {0};
-        api_request *req = api_must_parse(&fixture, API_COMPLETION, bodies[i]);
+        api_request *req = api_must_parse(&fixture, &api_dialect_completion, bodies[i]);
         sample_with(&req->sampling, &e);
         cr_expect_eq(e.code, ERR_NONE, "%s: %s", bodies[i], e.msg);
         api_request_destroy(req);

@@ -1,5 +1,5 @@
 /* test_api_reply.c - events to JSON and to server-sent events. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "base/utf8.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
@@ -27,11 +27,11 @@ static char *stampless(buf *text) {
 }
 
 /* One answer to `text`, with all tokens fed. */
-static unsigned answer(api_kind kind, const char *body, const char *text, sched_finish why,
-                       buf *out) {
+static unsigned answer(const api_dialect *dialect, const char *body, const char *text,
+                       sched_finish why, buf *out) {
     uint32_t ids[256];
     size_t n = api_ids(&fixture, text, ids, 256);
-    api_reply *reply = api_must_reply(&fixture, kind, body);
+    api_reply *reply = api_must_reply(&fixture, dialect, body);
     unsigned bits = api_feed(reply, 0, ids, n, why, out);
     api_reply_destroy(reply);
     return bits;
@@ -53,7 +53,7 @@ static json_t *parsed(const buf *text) {
 
 Test(api_reply, a_completion_has_the_shape_of_the_openai_api) {
     buf out = {0};
-    cr_assert_eq(answer(API_COMPLETION,
+    cr_assert_eq(answer(&api_dialect_completion,
                         "{\"model\":\"demo\",\"prompt\":\"In\",\"request_id\":\"r\"}", " the",
                         SCHED_STOP, &out),
                  API_DONE);
@@ -69,7 +69,7 @@ Test(api_reply, a_completion_has_the_shape_of_the_openai_api) {
 
 Test(api_reply, a_chat_answer_has_the_shape_of_the_openai_api) {
     buf out = {0};
-    answer(API_CHAT,
+    answer(&api_dialect_chat,
            "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"In\"}],\"request_"
            "id\":\"r\",\"max_tokens\":1}",
            " the", SCHED_LENGTH, &out);
@@ -91,7 +91,7 @@ Test(api_reply, a_chat_answer_has_the_shape_of_the_openai_api) {
 
 Test(api_reply, a_chat_stream_opens_with_role_and_first_token_and_ends_with_usage_only_if_asked) {
     buf out = {0};
-    answer(API_CHAT,
+    answer(&api_dialect_chat,
            "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"In\"}],\"request_"
            "id\":\"r\",\"stream\":true,"
            "\"stream_options\":{\"include_usage\":true}}",
@@ -134,7 +134,7 @@ Test(api_reply, a_chat_stream_opens_with_role_and_first_token_and_ends_with_usag
                                                                                                    "8",
                                                                                                    "6") "}\n\ndata: [DONE]\n\n");
     buf_clear(&out);
-    answer(API_CHAT,
+    answer(&api_dialect_chat,
            "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"In\"}],\"request_"
            "id\":\"r\",\"stream\":true}",
            "In", SCHED_STOP, &out);
@@ -144,7 +144,7 @@ Test(api_reply, a_chat_stream_opens_with_role_and_first_token_and_ends_with_usag
 
 Test(api_reply, the_last_token_of_a_length_limited_stream_carries_the_finish_reason) {
     buf out = {0};
-    answer(API_COMPLETION,
+    answer(&api_dialect_completion,
            "{\"model\":\"demo\",\"prompt\":\"In\",\"request_id\":\"r\",\"stream\":true,\"max_"
            "tokens\":1,\"return_depth\":true,"
            "\"return_token_ids\":true}",
@@ -212,7 +212,8 @@ Test(api_reply, deltas_and_token_strings_both_join_to_the_text_of_the_whole_answ
                      kind ? "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"logprobs\":"
                             "true,\"top_logprobs\":2"
                           : "\"prompt\":\"x\",\"logprobs\":2");
-            answer(kind ? API_CHAT : API_COMPLETION, body, texts[i], SCHED_STOP, &out);
+            answer(kind ? &api_dialect_chat : &api_dialect_completion, body, texts[i], SCHED_STOP,
+                   &out);
             gather(&out, &text, &tokens);
             cr_expect_str_eq(text.data, texts[i]);
             cr_expect_str_eq(tokens.data, texts[i]);
@@ -228,7 +229,7 @@ Test(api_reply, deltas_and_token_strings_both_join_to_the_text_of_the_whole_answ
 Test(api_reply, bytes_that_never_become_a_character_end_as_one_replacement) {
     uint32_t ids[8];
     size_t n = api_ids(&fixture, "\xf0\x9f", ids, 8);
-    api_reply *reply = api_must_reply(&fixture, API_COMPLETION,
+    api_reply *reply = api_must_reply(&fixture, &api_dialect_completion,
                                       "{\"model\":\"demo\",\"prompt\":\"x\",\"logprobs\":1}");
     buf out = {0};
     api_feed(reply, 0, ids, n, SCHED_STOP, &out);
@@ -252,7 +253,7 @@ Test(api_reply, a_stop_string_over_token_bounds_never_leaks_and_cancels) {
                      "\"stop\":[\"%s\",\"zz\"]%s}",
                      stops[i], stream ? ",\"stream\":true" : "");
             snprintf(want, sizeof want, "%.*s", (int)(strstr(text, stops[i]) - text), text);
-            unsigned bits = answer(API_COMPLETION, body, text, SCHED_LENGTH, &out);
+            unsigned bits = answer(&api_dialect_completion, body, text, SCHED_LENGTH, &out);
             cr_expect_eq(bits, API_CANCEL | API_DONE);
             if (stream) {
                 gather(&out, &got, &tokens);
@@ -277,12 +278,13 @@ Test(api_reply, a_stop_string_over_token_bounds_never_leaks_and_cancels) {
 
 Test(api_reply, what_looked_like_a_stop_string_comes_out_when_the_answer_ends) {
     buf out = {0};
-    answer(API_COMPLETION, "{\"model\":\"demo\",\"prompt\":\"x\",\"stop\":[\"created them\"]}",
-           texts[0], SCHED_STOP, &out);
+    answer(&api_dialect_completion,
+           "{\"model\":\"demo\",\"prompt\":\"x\",\"stop\":[\"created them\"]}", texts[0],
+           SCHED_STOP, &out);
     cr_assert_not_null(strstr(out.data, "\"text\":\"In the beginning God created\""), "%s",
                        out.data);
     buf_clear(&out);
-    answer(API_COMPLETION,
+    answer(&api_dialect_completion,
            "{\"model\":\"demo\",\"prompt\":\"x\",\"stop\":[\"God\"],\"include_stop_str_in_output\":"
            "true}",
            texts[0], SCHED_STOP, &out);
@@ -297,7 +299,7 @@ Test(api_reply, a_stop_token_of_the_request_is_named_and_the_models_own_is_not) 
     } rows[] = {{77, "\"stop_reason\":77"}, {2047, "\"stop_reason\":null"}};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         api_reply *reply =
-            api_must_reply(&fixture, API_COMPLETION,
+            api_must_reply(&fixture, &api_dialect_completion,
                            "{\"model\":\"demo\",\"prompt\":\"x\",\"stop_token_ids\":[77]}");
         sched_request req;
         api_reply_request(reply, 0, &req);
@@ -319,7 +321,7 @@ Test(api_reply, a_stop_token_of_the_request_is_named_and_the_models_own_is_not) 
 
 Test(api_reply, choices_are_numbered_over_prompts_and_n_and_have_seeds_of_their_own) {
     api_reply *reply = api_must_reply(
-        &fixture, API_COMPLETION,
+        &fixture, &api_dialect_completion,
         "{\"model\":\"demo\",\"prompt\":[[1,2],[3]],\"n\":2,\"seed\":5,\"max_tokens\":1}");
     cr_assert_eq(api_reply_sequences(reply), 4);
     sched_request req[4];
@@ -359,7 +361,7 @@ Test(api_reply, choices_are_numbered_over_prompts_and_n_and_have_seeds_of_their_
 }
 
 Test(api_reply, without_a_seed_every_sequence_has_another) {
-    api_reply *reply = api_must_reply(&fixture, API_COMPLETION,
+    api_reply *reply = api_must_reply(&fixture, &api_dialect_completion,
                                       "{\"model\":\"demo\",\"prompt\":[[1],[1]],\"n\":2}");
     sched_request first, third;
     api_reply_request(reply, 0, &first);
@@ -380,7 +382,7 @@ static sched_event ev_prompt(uint32_t id, uint32_t pos) {
 
 Test(api_reply, echo_with_no_tokens_scores_the_prompt) {
     api_reply *reply = api_must_reply(
-        &fixture, API_COMPLETION,
+        &fixture, &api_dialect_completion,
         "{\"model\":\"demo\",\"prompt\":\"caf\xc3\xa9 God\",\"echo\":true,\"max_tokens\":0,"
         "\"logprobs\":1,\"return_depth\":true}");
     sched_request req;
@@ -421,7 +423,7 @@ Test(api_reply, echo_with_no_tokens_scores_the_prompt) {
 
 Test(api_reply, a_stream_with_echo_begins_with_prompt_and_first_token_together) {
     buf out = {0};
-    answer(API_COMPLETION,
+    answer(&api_dialect_completion,
            "{\"model\":\"demo\",\"prompt\":\"In\",\"echo\":true,\"stream\":true,\"stop\":\"In\"}",
            " the", SCHED_STOP, &out);
     cr_assert_not_null(strstr(out.data, "\"text\":\"In the\""), "%s", out.data);
@@ -430,7 +432,7 @@ Test(api_reply, a_stream_with_echo_begins_with_prompt_and_first_token_together) 
 
 Test(api_reply, prompt_logprobs_have_vllms_shape_and_leave_the_text_alone) {
     api_reply *reply = api_must_reply(
-        &fixture, API_COMPLETION,
+        &fixture, &api_dialect_completion,
         "{\"model\":\"demo\",\"prompt\":[1,7,9],\"prompt_logprobs\":1,\"max_tokens\":1}");
     buf out = {0};
     err e = {0};
@@ -457,7 +459,7 @@ Test(api_reply, prompt_logprobs_have_vllms_shape_and_leave_the_text_alone) {
 }
 
 Test(api_reply, chat_logprobs_have_all_four_keys_and_the_depth_if_asked) {
-    api_reply *reply = api_must_reply(&fixture, API_CHAT,
+    api_reply *reply = api_must_reply(&fixture, &api_dialect_chat,
                                       "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\","
                                       "\"content\":\"x\"}],\"logprobs\":true,"
                                       "\"top_logprobs\":2,\"return_depth\":true}");
@@ -485,7 +487,7 @@ Test(api_reply, chat_logprobs_have_all_four_keys_and_the_depth_if_asked) {
 
 Test(api_reply, special_tokens_give_no_text) {
     static const uint32_t ids[] = {2047, 2044};
-    api_reply *reply = api_must_reply(&fixture, API_COMPLETION,
+    api_reply *reply = api_must_reply(&fixture, &api_dialect_completion,
                                       "{\"model\":\"demo\",\"prompt\":\"x\",\"ignore_eos\":true}");
     sched_request req;
     api_reply_request(reply, 0, &req);
@@ -505,7 +507,7 @@ Test(api_reply, a_failure_before_the_first_byte_is_told_and_after_it_is_an_event
     end.why = ERR_NUMERIC;
     for (int started = 0; started < 2; started++) {
         api_reply *reply =
-            api_must_reply(&fixture, API_COMPLETION,
+            api_must_reply(&fixture, &api_dialect_completion,
                            "{\"model\":\"demo\",\"prompt\":\"x\",\"stream\":true,\"n\":2}");
         buf out = {0};
         err e = {0};
@@ -533,7 +535,7 @@ Test(api_reply, a_failure_before_the_first_byte_is_told_and_after_it_is_an_event
 
 Test(api_reply, late_events_of_a_stopped_sequence_are_ignored) {
     api_reply *reply =
-        api_must_reply(&fixture, API_COMPLETION,
+        api_must_reply(&fixture, &api_dialect_completion,
                        "{\"model\":\"demo\",\"prompt\":\"x\",\"stream\":true,\"stop\":\"God\"}");
     uint32_t ids[4];
     buf out = {0};
@@ -562,7 +564,7 @@ Test(api_reply, late_events_of_a_stopped_sequence_are_ignored) {
 
 Test(api_reply, the_token_path_of_a_stream_allocates_nothing_once_it_runs) {
     api_reply *reply = api_must_reply(
-        &fixture, API_CHAT,
+        &fixture, &api_dialect_chat,
         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,"
         "\"logprobs\":true,\"return_depth\":true,\"max_tokens\":900,\"stop\":\"zz\"}");
     uint32_t ids[4];
@@ -591,10 +593,10 @@ Test(api_reply, a_model_without_a_tokenizer_takes_ids_and_answers_with_ids) {
     api_request *req;
     err e = {0};
     static const char text[] = "{\"model\":\"demo\",\"prompt\":\"x\"}";
-    cr_assert_eq(api_parse(&req, bare.ctx, API_COMPLETION, text, sizeof text - 1, &e), -1);
+    cr_assert_eq(api_parse(&req, bare.ctx, &api_dialect_completion, text, sizeof text - 1, &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED);
     api_reply *reply =
-        api_must_reply(&bare, API_COMPLETION,
+        api_must_reply(&bare, &api_dialect_completion,
                        "{\"model\":\"demo\",\"prompt\":[1,2047],\"stream\":true,\"max_tokens\":2}");
     static const uint32_t ids[] = {5, 6};
     buf out = {0};

@@ -16,7 +16,7 @@ static const char *str(const json_t *value, const char *key) {
 static unsigned answer(const char *body, const char *text, sched_finish why, buf *out) {
     uint32_t ids[64];
     size_t n = api_ids(&fixture, text, ids, 64);
-    api_reply *reply = api_must_reply(&fixture, API_RESPONSES, body);
+    api_reply *reply = api_must_reply(&fixture, &api_dialect_responses, body);
     unsigned bits = api_feed(reply, 0, ids, n, why, out);
     api_reply_destroy(reply);
     return bits;
@@ -95,7 +95,7 @@ Test(api_responses, events_come_in_order_with_one_pair_of_ids_and_deltas_join_to
 }
 
 Test(api_responses, a_failure_in_mid_stream_is_an_error_event) {
-    api_reply *reply = api_must_reply(&fixture, API_RESPONSES,
+    api_reply *reply = api_must_reply(&fixture, &api_dialect_responses,
                                       "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true}");
     uint32_t id;
     buf out = {0};

@@ -1,5 +1,5 @@
 /* test_api_routes.c - models, tokenize, detokenize, the OpenAPI document. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
 
@@ -120,46 +120,57 @@ Test(api_routes, detokenize_makes_text_as_the_files_decoder_does) {
     tokenizer_close(tok);
 }
 
-Test(api_routes, the_openapi_document_is_in_step_with_the_field_table) {
-    static const char *const schemas[] = {"CompletionRequest", "ChatRequest",
-                                          "ResponsesRequest"}; /* by api_kind */
+/* True if a field of this dialect has the name, and is not refused. */
+static bool reads(const api_dialect *dialect, const char *name) {
+    const api__field *field;
+    for (size_t at = 0; (field = api__next_field(dialect, &at)) != NULL;) {
+        if (field->type != API__REFUSED && strcmp(field->name, name) == 0) return true;
+    }
+    return false;
+}
+
+static void check_schema(const json_t *schema, const api_dialect *dialect) {
+    const json_t *properties = json_object_get(schema, "properties"),
+                 *needed = json_object_get(schema, "required");
+    const api__field *field;
+    const char *name;
+    json_t *value;
+    cr_expect_eq(json_array_size(needed), 1, "one model is served, so its name is optional");
+    cr_expect_str_eq(json_string_value(json_array_get(needed, 0)), dialect->input);
+    for (size_t at = 0; (field = api__next_field(dialect, &at)) != NULL;) {
+        const json_t *one = json_object_get(properties, field->name);
+        if (field->type == API__REFUSED) continue;
+        cr_assert_not_null(one, "%s in %s", field->name, dialect->schema);
+        cr_expect_gt(json_string_length(json_object_get(one, "description")), 10, "%s",
+                     field->name);
+        if (field->type != API__JSON) continue;
+        cr_expect_eq(json_array_size(json_object_get(one, "anyOf")), 2, "%s has no shape",
+                     field->name);
+    }
+    json_object_foreach((json_t *)(uintptr_t)properties, name, value)
+        cr_expect(reads(dialect, name), "%s is documented and not read", name);
+}
+
+Test(api_routes, the_openapi_document_is_in_step_with_the_tables) {
     buf out = {0};
+    size_t n;
+    const api_endpoint *endpoints = api_endpoints(&n);
     api_openapi(&out);
     cr_expect_str_eq(api_openapi_kept()->data, out.data);
     cr_expect_eq(api_openapi_kept(), api_openapi_kept(), "made once");
     json_t *root = parsed(&out);
-    const json_t *all = json_object_get(json_object_get(root, "components"), "schemas");
-    for (size_t i = 0; i < api__n_fields; i++) {
-        const api__field *field = &api__fields[i];
-        if (!field->unsupported) {
-            cr_expect(api__openapi_knows(field->name, field->type == API__OTHER),
-                      "no word about %s", field->name);
+    const json_t *schemas = json_object_get(json_object_get(root, "components"), "schemas");
+    for (size_t i = 0; i < n; i++) {
+        const char *request = endpoints[i].request, *answer = endpoints[i].answer;
+        cr_expect_not_null(json_object_get(json_object_get(root, "paths"), endpoints[i].path), "%s",
+                           endpoints[i].path);
+        if (endpoints[i].read == NULL) {
+            const api_dialect *dialect = endpoints[i].dialect;
+            check_schema(json_object_get(schemas, dialect->schema), dialect);
+            continue;
         }
-        for (int kind = 0; kind < 3; kind++) {
-            const json_t *props =
-                json_object_get(json_object_get(all, schemas[kind]), "properties");
-            bool want = (field->kinds >> kind & 1) && !field->unsupported;
-            if (want)
-                cr_expect_not_null(json_object_get(props, field->name), "%s in %s", field->name,
-                                   schemas[kind]);
-        }
-    }
-    for (int kind = 0; kind < 3; kind++) { /* and nothing else is promised */
-        static const char *const inputs[] = {"prompt", "messages", "input"};
-        const char *name;
-        json_t *value;
-        const json_t *needed = json_object_get(json_object_get(all, schemas[kind]), "required");
-        cr_expect_eq(json_array_size(needed), 1, "one model is served, so its name is optional");
-        cr_expect_str_eq(json_string_value(json_array_get(needed, 0)), inputs[kind]);
-        json_object_foreach(json_object_get(json_object_get(all, schemas[kind]), "properties"),
-                            name, value) {
-            bool known = false;
-            for (size_t i = 0; i < api__n_fields; i++) {
-                known = known || ((api__fields[i].kinds >> kind & 1) &&
-                                  strcmp(api__fields[i].name, name) == 0);
-            }
-            cr_expect(known, "%s is documented and not read", name);
-        }
+        cr_expect_not_null(json_object_get(schemas, request), "%s", request);
+        cr_expect_not_null(json_object_get(schemas, answer), "%s", answer);
     }
     json_decref(root);
     buf_deinit(&out);

@@ -1,6 +1,6 @@
 /* test_api_slices.c - answers written in slices: the same bytes for any size of slice, bounded time
  * for each slice, and bounded memory in a reply. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "base/hash.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
@@ -24,146 +24,151 @@ API_SUITE(api_slices);
 #define USER "\"messages\":[{\"role\":\"user\",\"content\":\"caf\xc3\xa9 \xf0\x9f\x98\x80\"}]"
 
 typedef struct {
-    api_kind kind;
+    const api_dialect *dialect;
     const char *text, *body; /* without the fields common to all bodies */
     size_t len;              /* of the answer, as recorded from the writer of whole answers */
     uint64_t hash;
 } row;
 
 static const row rows[] = {
-    {API_COMPLETION, TEXT, "\"prompt\":\"In\",\"max_tokens\":99", 450,
+    {&api_dialect_completion, TEXT, "\"prompt\":\"In\",\"max_tokens\":99", 450,
      UINT64_C(0xeb7820898c10386f)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":[\"In\",\"caf\xc3\xa9\"],\"n\":2,\"max_tokens\":99,\"stop\":\"came\"", 962,
      UINT64_C(0x8133e2e7e3046264)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":\"a caf\xc3\xa9 "
      "\xf0\x9f\x98\x80\",\"n\":2,\"echo\":true,\"logprobs\":3,\"max_tokens\":99," TELL,
      9429, UINT64_C(0xb7e19b7120e8b9c4)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":\"a caf\xc3\xa9 \xf0\x9f\x98\x80\",\"echo\":true,\"logprobs\":2,\"max_tokens\":0",
      933, UINT64_C(0xdfbb3daf3db31bfe)},
-    {API_COMPLETION, TEXT, "\"prompt\":\"a b\",\"echo\":true,\"max_tokens\":9," TELL, 461,
+    {&api_dialect_completion, TEXT, "\"prompt\":\"a b\",\"echo\":true,\"max_tokens\":9," TELL, 461,
      UINT64_C(0xbc0eb0263e516e10)},
-    {API_COMPLETION, TEXT, "\"prompt\":\"a b\",\"echo\":true,\"max_tokens\":99", 453,
+    {&api_dialect_completion, TEXT, "\"prompt\":\"a b\",\"echo\":true,\"max_tokens\":99", 453,
      UINT64_C(0x4922aa42ae342c2e)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":[1,7,9],\"prompt_logprobs\":3,\"logprobs\":1,\"max_tokens\":99," TELL, 3482,
      UINT64_C(0xa165edf3cb30595f)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":[1,7,9],\"prompt_logprobs\":0,\"logprobs\":5,\"max_tokens\":99", 5110,
      UINT64_C(0x2cf3eaeb5c5a64f6)},
-    {API_COMPLETION, TEXT, "\"prompt\":[[1,7,9],[3]],\"prompt_logprobs\":2,\"max_tokens\":9", 793,
+    {&api_dialect_completion, TEXT,
+     "\"prompt\":[[1,7,9],[3]],\"prompt_logprobs\":2,\"max_tokens\":9", 793,
      UINT64_C(0xd48f1dcd6d486c14)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":[[1,7,9],[3]],\"prompt_logprobs\":2,\"echo\":true,\"logprobs\":4,\"max_tokens\":9",
      2776, UINT64_C(0x38b6d3cb2692dcad)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":\"x\",\"logprobs\":0,\"max_tokens\":99,\"stop_token_ids\":[77]", 1408,
      UINT64_C(0x989aa877adbb7837)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":\"x\",\"max_tokens\":99,\"stop\":\"God\",\"include_stop_str_in_output\":"
      "true," TELL,
      623, UINT64_C(0x89cc4a6b1ceefbd1)},
-    {API_CHAT, TEXT, USER ",\"max_tokens\":99", 505, UINT64_C(0xf38dfdd4f399580b)},
-    {API_CHAT, TEXT, USER ",\"n\":3,\"logprobs\":true,\"top_logprobs\":5,\"max_tokens\":99," TELL,
-     50329, UINT64_C(0xcf3497893ef9fccb)},
-    {API_CHAT, TEXT, USER ",\"n\":2,\"logprobs\":true,\"prompt_logprobs\":4,\"max_tokens\":99",
-     12923, UINT64_C(0x1560a5c2d3f1a347)},
-    {API_CHAT, TEXT, USER ",\"prompt_logprobs\":1,\"max_tokens\":9,\"return_token_ids\":true", 1796,
+    {&api_dialect_chat, TEXT, USER ",\"max_tokens\":99", 505, UINT64_C(0xf38dfdd4f399580b)},
+    {&api_dialect_chat, TEXT,
+     USER ",\"n\":3,\"logprobs\":true,\"top_logprobs\":5,\"max_tokens\":99," TELL, 50329,
+     UINT64_C(0xcf3497893ef9fccb)},
+    {&api_dialect_chat, TEXT,
+     USER ",\"n\":2,\"logprobs\":true,\"prompt_logprobs\":4,\"max_tokens\":99", 12923,
+     UINT64_C(0x1560a5c2d3f1a347)},
+    {&api_dialect_chat, TEXT,
+     USER ",\"prompt_logprobs\":1,\"max_tokens\":9,\"return_token_ids\":true", 1796,
      UINT64_C(0x46f3ac8bdd1069a5)},
-    {API_CHAT, CALL, USER "," TOOLS ",\"max_tokens\":99,\"logprobs\":true," TELL, 5053,
+    {&api_dialect_chat, CALL, USER "," TOOLS ",\"max_tokens\":99,\"logprobs\":true," TELL, 5053,
      UINT64_C(0x00790bb0f5c80d1c)},
-    {API_CHAT, CALL,
+    {&api_dialect_chat, CALL,
      USER
      "," TOOLS
      ",\"max_tokens\":99,\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}",
      482, UINT64_C(0xd63d5cadba47539b)},
-    {API_CHAT, TEXT,
+    {&api_dialect_chat, TEXT,
      USER "," TOOLS ",\"n\":2,\"max_tokens\":99,\"top_logprobs\":2,\"logprobs\":true", 16368,
      UINT64_C(0x174f47b0d15caf0b)},
-    {API_RESPONSES, TEXT, "\"input\":\"x\",\"max_output_tokens\":99", 890,
+    {&api_dialect_responses, TEXT, "\"input\":\"x\",\"max_output_tokens\":99", 890,
      UINT64_C(0xe7d9c6e2fbbb4aae)},
-    {API_RESPONSES, TEXT,
+    {&api_dialect_responses, TEXT,
      "\"input\":\"x\",\"user\":\"be "
      "caf\xc3\xa9\",\"metadata\":{\"a\":\"b\"},\"max_output_tokens\":99,\"top_logprobs\":3," TELL,
      12022, UINT64_C(0x4f70a1bb8373f52e)},
-    {API_RESPONSES, TEXT, "\"input\":\"x\",\"max_output_tokens\":5," TELL, 878,
+    {&api_dialect_responses, TEXT, "\"input\":\"x\",\"max_output_tokens\":5," TELL, 878,
      UINT64_C(0x2111e0981ee4bf67)},
-    {API_RESPONSES, CALL,
+    {&api_dialect_responses, CALL,
      "\"input\":\"x\",\"max_output_tokens\":99,\"top_logprobs\":3,\"tools\":[{\"type\":"
      "\"function\",\"name\":\"f\"}]",
      14374, UINT64_C(0x838ea9a257781206)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":\"In\",\"max_tokens\":99,\"stream\":true,\"stream_options\":{\"include_usage\":"
      "true,\"continuous_usage_stats\":true}",
      11692, UINT64_C(0x345207f1651a961f)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":[\"In\",\"caf\xc3\xa9\"],\"n\":2,\"max_tokens\":99,\"stop\":\"came\",\"stream\":"
      "true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
      42292, UINT64_C(0xd067cab485407cbd)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":\"a caf\xc3\xa9 "
      "\xf0\x9f\x98\x80\",\"n\":2,\"echo\":true,\"logprobs\":3,\"max_tokens\":99," TELL
      ",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
      38361, UINT64_C(0x7e39a5a3d9f161e1)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":\"a caf\xc3\xa9 "
      "\xf0\x9f\x98\x80\",\"echo\":true,\"logprobs\":2,\"max_tokens\":0,\"stream\":true,\"stream_"
      "options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
      1230, UINT64_C(0xc28449769f0b8ea8)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":\"a b\",\"echo\":true,\"max_tokens\":9," TELL
      ",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
      2886, UINT64_C(0x5be3d70a0bb15014)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":\"a "
      "b\",\"echo\":true,\"max_tokens\":99,\"stream\":true,\"stream_options\":{\"include_usage\":"
      "true,\"continuous_usage_stats\":true}",
      11695, UINT64_C(0x2aae1fb554327d27)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":\"x\",\"logprobs\":0,\"max_tokens\":99,\"stop_token_ids\":[77],\"stream\":true,"
      "\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
      14634, UINT64_C(0x50e1aefe7736253d)},
-    {API_COMPLETION, TEXT,
+    {&api_dialect_completion, TEXT,
      "\"prompt\":\"x\",\"max_tokens\":99,\"stop\":\"God\",\"include_stop_str_in_output\":true," TELL
      ",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
      8761, UINT64_C(0xfe8a339f95eb15e3)},
-    {API_CHAT, TEXT,
+    {&api_dialect_chat, TEXT,
      USER ",\"max_tokens\":99,\"stream\":true,\"stream_options\":{\"include_usage\":true,"
           "\"continuous_usage_stats\":true}",
      12534, UINT64_C(0xa5e54b05dccd152a)},
-    {API_CHAT, TEXT,
+    {&api_dialect_chat, TEXT,
      USER
      ",\"n\":3,\"logprobs\":true,\"top_logprobs\":5,\"max_tokens\":99," TELL
      ",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
      91487, UINT64_C(0x9a16da45a035c58e)},
-    {API_CHAT, CALL,
+    {&api_dialect_chat, CALL,
      USER
      "," TOOLS ",\"max_tokens\":99,\"logprobs\":true," TELL
      ",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
      26099, UINT64_C(0x12d9a33c4b6f2b81)},
-    {API_CHAT, CALL,
+    {&api_dialect_chat, CALL,
      USER
      "," TOOLS
      ",\"max_tokens\":99,\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}},"
      "\"stream\":true,\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
      19026, UINT64_C(0xcb706aac410d9ead)},
-    {API_CHAT, TEXT,
+    {&api_dialect_chat, TEXT,
      USER "," TOOLS
           ",\"n\":2,\"max_tokens\":99,\"top_logprobs\":2,\"logprobs\":true,\"stream\":true,"
           "\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}",
      42259, UINT64_C(0xde9860f8411ae6fb)},
-    {API_RESPONSES, TEXT, "\"input\":\"x\",\"max_output_tokens\":99,\"stream\":true", 9544,
+    {&api_dialect_responses, TEXT, "\"input\":\"x\",\"max_output_tokens\":99,\"stream\":true", 9544,
      UINT64_C(0x083e9f2b9e4b9eb7)},
-    {API_RESPONSES, TEXT,
+    {&api_dialect_responses, TEXT,
      "\"input\":\"x\",\"user\":\"be "
      "caf\xc3\xa9\",\"metadata\":{\"a\":\"b\"},\"max_output_tokens\":99,\"top_logprobs\":3," TELL
      ",\"stream\":true",
      65669, UINT64_C(0x7b023d6e4eba8b10)},
-    {API_RESPONSES, TEXT, "\"input\":\"x\",\"max_output_tokens\":5," TELL ",\"stream\":true", 4187,
+    {&api_dialect_responses, TEXT,
+     "\"input\":\"x\",\"max_output_tokens\":5," TELL ",\"stream\":true", 4187,
      UINT64_C(0xe97dbae60421d119)},
-    {API_RESPONSES, CALL,
+    {&api_dialect_responses, CALL,
      "\"input\":\"x\",\"max_output_tokens\":99,\"top_logprobs\":3,\"tools\":[{\"type\":"
      "\"function\",\"name\":\"f\"}],\"stream\":true",
      80078, UINT64_C(0x60fe76d4b3ad80ff)},
@@ -218,7 +223,7 @@ static void answer(const row *spec, size_t want, buf *out) {
     char body[2000];
     snprintf(body, sizeof body, "{\"model\":\"demo\",\"request_id\":\"r\",\"seed\":1,%s}",
              spec->body);
-    api_reply *reply = api_must_reply(&fixture, spec->kind, body);
+    api_reply *reply = api_must_reply(&fixture, spec->dialect, body);
     unsigned bits = 0;
     for (uint32_t i = api_reply_sequences(reply); i-- > 0;)
         bits |= feed_sequence(reply, i, spec, want, out);
@@ -266,7 +271,7 @@ Test(api_slices, a_whole_answer_appends_nothing_until_it_is_asked_for) {
         unsigned bits = 0;
         snprintf(body, sizeof body, "{\"model\":\"demo\",\"request_id\":\"r\",%s}", rows[i].body);
         if (strstr(body, "\"stream\":true")) continue;
-        api_reply *reply = api_must_reply(&fixture, rows[i].kind, body);
+        api_reply *reply = api_must_reply(&fixture, rows[i].dialect, body);
         for (uint32_t seq = 0; seq < api_reply_sequences(reply); seq++) {
             err e = {0};
             sched_event end = ev_end(SCHED_STOP, 1, 0);
@@ -364,13 +369,14 @@ static void gather(const buf *sse, const char *end, buf *text) {
 
 /* A stream with a slow reader: it takes nothing until all events are fed, then a few bytes at a
  * time. */
-static void slow_stream(api_kind kind, const char *body, const char *text, const char *end) {
+static void slow_stream(const api_dialect *dialect, const char *body, const char *text,
+                        const char *end) {
     uint32_t ids[256];
     buf out = {0}, joined = {0};
     err e = {0};
     unsigned bits = 0;
     size_t n = api_ids(&fixture, text, ids, ARRAY_LEN(ids));
-    api_reply *reply = api_must_reply(&fixture, kind, body);
+    api_reply *reply = api_must_reply(&fixture, dialect, body);
     for (uint32_t seq = 0; seq < api_reply_sequences(reply); seq++) {
         sched_request req;
         api_reply_request(reply, seq, &req);
@@ -419,7 +425,7 @@ Test(api_slices, a_stream_that_echoes_much_goes_on_in_slices_and_loses_nothing) 
         long_body("{\"model\":\"demo\",\"echo\":true,\"logprobs\":5,\"stream\":true,\"n\":3,"
                   "\"max_tokens\":20,\"prompt\":\"",
                   1000, "\"}");
-    slow_stream(API_COMPLETION, body, " In the beginning God created", "data: [DONE]\n\n");
+    slow_stream(&api_dialect_completion, body, " In the beginning God created", "data: [DONE]\n\n");
     free(body);
     /* The first two events and the last repeat the request: thirty kilobytes each time. */
     body = long_body(
@@ -427,7 +433,8 @@ Test(api_slices, a_stream_that_echoes_much_goes_on_in_slices_and_loses_nothing) 
         "logprobs\":3,\"tool_choice\":\"none\",\"tools\":[{\"type\":\"function\",\"name\":\"f\","
         "\"description\":\"",
         30000, "\"}]}");
-    slow_stream(API_RESPONSES, body, "In the beginning God created", "event: response.completed\n");
+    slow_stream(&api_dialect_responses, body, "In the beginning God created",
+                "event: response.completed\n");
     free(body);
 }
 
@@ -435,7 +442,7 @@ Test(api_slices, a_stream_that_fails_within_an_event_ends_there) {
     char *body = long_body("{\"model\":\"demo\",\"echo\":true,\"logprobs\":5,\"stream\":true,"
                            "\"prompt\":\"",
                            1000, "\"}");
-    api_reply *reply = api_must_reply(&fixture, API_COMPLETION, body);
+    api_reply *reply = api_must_reply(&fixture, &api_dialect_completion, body);
     sched_request req;
     buf out = {0};
     err e = {0}, why = {.code = ERR_STOPPING};
@@ -475,7 +482,7 @@ static api_reply *scored(uint32_t n_prompts, uint32_t tokens) {
     for (uint32_t i = 0; i < n_prompts; i++)
         buf_puts(&body, i ? ",\"In\"" : "\"In\"");
     buf_puts(&body, "]}");
-    api_reply *reply = api_must_reply(&fixture, API_COMPLETION, body.data);
+    api_reply *reply = api_must_reply(&fixture, &api_dialect_completion, body.data);
     buf_deinit(&body);
     uint64_t state = 1;
     for (uint32_t i = 0; i < api_reply_sequences(reply); i++) {
@@ -545,7 +552,7 @@ Test(api_slices, of_single_tokens_a_reply_holds_what_will_be_told_and_gives_it_b
         err e = {0};
         uint64_t state = 1;
         snprintf(body, sizeof body, "{\"model\":\"demo\",%s}", kept[i].body);
-        api_reply *reply = api_must_reply(&fixture, API_COMPLETION, body);
+        api_reply *reply = api_must_reply(&fixture, &api_dialect_completion, body);
         size_t before = api_reply_bytes(reply), text = 0;
         for (uint32_t k = 0; k < 900; k++) {
             sched_event ev = {.kind = SCHED_TOKEN, .token = 300};
@@ -576,8 +583,8 @@ Test(api_slices, bytes_of_a_request_are_those_of_its_prompt_and_of_what_it_echoe
         long_body("{\"model\":\"demo\",\"input\":\"x\",\"tool_choice\":\"none\",\"tools\":[{"
                   "\"type\":\"function\",\"name\":\"f\",\"description\":\"",
                   100000, "\"}]}");
-    api_request *req = api_must_parse(&fixture, API_RESPONSES, small),
-                *big = api_must_parse(&fixture, API_RESPONSES, large);
+    api_request *req = api_must_parse(&fixture, &api_dialect_responses, small),
+                *big = api_must_parse(&fixture, &api_dialect_responses, large);
     cr_expect_geq(api_request_bytes(big) - api_request_bytes(req), 99900);
     cr_expect_leq(api_request_bytes(big), 120000);
     cr_expect_leq(api_request_bytes(req), 20000);
@@ -597,7 +604,7 @@ static void expect_too_long(api_lister route, const char *body, uint64_t least) 
     cr_expect_eq(e.have, least);
     cr_expect_eq(e.limit, 1024);
     buf_clear(&out);
-    api_error_body(&out, &e);
+    api_error_body(&out, NULL, &e);
     cr_expect_not_null(strstr(out.data, "\"code\":\"context_length_exceeded\""));
     buf_deinit(&out);
 }
@@ -666,7 +673,8 @@ Test(api_slices, listings_are_the_same_in_slices_of_every_size_and_hold_ids_only
     for (int i = 0; i < 60; i++)
         buf_puts(&body, ",\"a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f\"");
     buf_puts(&body, "]}");
-    cr_assert_eq(api_tokenize(&listing, fixture.ctx, body.data, body.len, &e), 0, "%s", e.msg);
+    cr_assert_eq(api_tokenize(&listing, fixture.ctx, body.data, body.len, false, &e), 0, "%s",
+                 e.msg);
     size_t held = api_listing_bytes(listing);
     for (bool more = true; more;) {
         size_t before = out.len;

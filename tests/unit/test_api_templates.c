@@ -1,7 +1,7 @@
 /* test_api_templates.c - chat templates: the choice of a template, the prompts it makes of
  * conversations, and the errors of unusable templates. ChatML's many spellings are in
  * test_api_chatml.c. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/chat.h"
 #include "tests/lib/stderr.h"
@@ -283,7 +283,7 @@ Test(api_templates, calls_and_results_of_responses_are_turns_as_chat_has_them) {
     for (size_t i = 0; i < ARRAY_LEN(items); i++) {
         buf body = {0}, got = {0};
         buf_printf(&body, "{\"input\":%s}", items[i].input);
-        api_request *req = api_must_parse(&fixture, API_RESPONSES, body.data);
+        api_request *req = api_must_parse(&fixture, &api_dialect_responses, body.data);
         for (uint32_t k = 0; k < req->prompts[0].n_ids; k++) {
             size_t n;
             const char *bytes = tokenizer_bytes(fixture.tokenizer, req->prompts[0].ids[k], &n);
@@ -454,14 +454,16 @@ static void check_broken(api_fixture *fixture, const char *file, const char *tex
     cr_assert_eq(rc, 0, "row %zu: %s", row, e.msg);
     cr_expect_not_null(strstr(said, says), "row %zu: %s", row, said);
     cr_expect_not_null(strstr(said, "--chat-template FILE|NAME"), "row %zu: %s", row, said);
-    cr_expect_eq(api_parse(&req, ctx, API_CHAT, chat, sizeof chat - 1, &e), -1, "row %zu", row);
+    cr_expect_eq(api_parse(&req, ctx, &api_dialect_chat, chat, sizeof chat - 1, &e), -1, "row %zu",
+                 row);
     cr_expect_eq(api_status(&e), 400);
     cr_expect_str_eq(e.param, "messages");
     cr_expect_not_null(strstr(e.msg, says), "row %zu: %s", row, e.msg);
     cr_expect_not_null(strstr(e.msg, "--chat-template FILE|NAME"), "row %zu: %s", row, e.msg);
     cr_expect_not_null(strstr(e.msg, "chat_template.fathom.json"), "row %zu: %s", row, e.msg);
     e = (err){0};
-    cr_expect_eq(api_parse(&req, ctx, API_COMPLETION, plain, sizeof plain - 1, &e), 0, "%s", e.msg);
+    cr_expect_eq(api_parse(&req, ctx, &api_dialect_completion, plain, sizeof plain - 1, &e), 0,
+                 "%s", e.msg);
     api_request_destroy(req);
     api_context_close(ctx);
     tmp_dir_remove(&dir);
@@ -559,19 +561,21 @@ Test(api_templates, a_template_that_takes_much_work_is_not_rendered_soon_but_els
         api_listing *listing = NULL;
         err e = {0};
         size_t n = strlen(work[i]);
-        cr_expect_eq(api_parse_soon(&req, fixture.ctx, API_CHAT, work[i], n, &e), 1, "row %zu", i);
+        cr_expect_eq(api_parse_soon(&req, fixture.ctx, &api_dialect_chat, work[i], n, &e), 1,
+                     "row %zu", i);
         cr_expect_null(req);
-        cr_expect_eq(api_tokenize_soon(&listing, fixture.ctx, work[i], n, &e), 1, "row %zu", i);
+        cr_expect_eq(api_tokenize(&listing, fixture.ctx, work[i], n, true, &e), 1, "row %zu", i);
         cr_expect_null(listing);
         cr_expect_eq(e.code, ERR_NONE);
-        int rc = api_parse(&req, fixture.ctx, API_CHAT, work[i], n, &e);
+        int rc = api_parse(&req, fixture.ctx, &api_dialect_chat, work[i], n, &e);
         cr_expect_eq(rc, i == 0 ? 0 : -1, "row %zu: %s", i, e.msg);
         cr_expect_eq(e.code, i == 0 ? ERR_NONE : ERR_TOO_LONG, "row %zu: %s", i, e.msg);
         api_request_destroy(req);
         req = NULL;
         e = (err){0};
-        cr_expect_eq(api_parse_soon(&req, fixture.ctx, API_CHAT, little, sizeof little - 1, &e), 0,
-                     "%s", e.msg);
+        cr_expect_eq(
+            api_parse_soon(&req, fixture.ctx, &api_dialect_chat, little, sizeof little - 1, &e), 0,
+            "%s", e.msg);
         api_request_destroy(req);
     }
     api_fixture_close(&fixture);
@@ -589,7 +593,7 @@ Test(api_templates, the_demo_has_its_form_and_its_stop_tokens) {
     cr_assert_eq(stops[0], 2044);
     cr_assert_eq(stops[1], 2047);
     api_request *req = api_must_parse(
-        &fixture, API_CHAT,
+        &fixture, &api_dialect_chat,
         "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\","
         "\"text\":\"In the <|end|>\"},{\"type\":\"text\",\"text\":\"b\"}]}]}");
     uint32_t want[64];
@@ -610,7 +614,7 @@ Test(api_templates, a_last_answer_can_be_continued) {
     api_fixture fixture;
     api_fixture_open(&fixture, NULL, false);
     api_request *req = api_must_parse(
-        &fixture, API_CHAT,
+        &fixture, &api_dialect_chat,
         "{\"model\":\"demo\",\"continue_final_message\":true,\"messages\":[{\"role\":\"user\","
         "\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"And\"}]}");
     uint32_t want[8];
@@ -631,7 +635,7 @@ Test(api_templates, a_model_without_a_template_refuses_chat_and_says_what_to_use
         "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
     api_request *req;
     err e = {0};
-    cr_assert_eq(api_parse(&req, fixture.ctx, API_CHAT, body, sizeof body - 1, &e), -1);
+    cr_assert_eq(api_parse(&req, fixture.ctx, &api_dialect_chat, body, sizeof body - 1, &e), -1);
     cr_assert_eq(e.code, ERR_UNSUPPORTED);
     cr_assert_not_null(strstr(e.msg, "/v1/completions"));
     api_fixture_close(&fixture);

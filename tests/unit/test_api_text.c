@@ -1,5 +1,5 @@
 /* test_api_text.c - statuses, UTF-8 over token bytes, stop strings. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "base/utf8.h"
 #include "tests/lib/testlib.h"
 
@@ -39,7 +39,7 @@ Test(api_text, an_error_body_has_four_keys_and_hides_what_is_internal) {
     buf out = {0};
     err e = {0};
     err_set(&e, ERR_IO, "file", "/secret/path: no such file");
-    api_error_body(&out, &e);
+    api_error_body(&out, NULL, &e);
     cr_assert_str_eq(
         out.data,
         "{\"error\":{\"message\":\"the operating system refused\",\"type\":\"server_error\","
@@ -47,13 +47,13 @@ Test(api_text, an_error_body_has_four_keys_and_hides_what_is_internal) {
     buf_clear(&out);
     e = (err){.have = 12, .limit = 8};
     err_set(&e, ERR_TOO_LONG, "prompt", "too \"long\"");
-    api_error_body(&out, &e);
+    api_error_body(&out, NULL, &e);
     cr_assert_str_eq(
         out.data,
         "{\"error\":{\"message\":\"too \\\"long\\\"\",\"type\":\"invalid_request_error\",\"param\":"
         "\"prompt\",\"code\":\"context_length_exceeded\",\"n_prompt_tokens\":12,\"n_ctx\":8}}");
     buf_clear(&out);
-    api_http_error_body(&out, 401, "a key is needed", "invalid_api_key");
+    api_http_error_body(&out, NULL, 401, "a key is needed", "invalid_api_key");
     cr_assert_str_eq(
         out.data, "{\"error\":{\"message\":\"a key is needed\",\"type\":\"authentication_error\","
                   "\"param\":null,\"code\":\"invalid_api_key\"}}");

@@ -1,5 +1,5 @@
 /* test_api_tools.c - functions in the prompt, forced calls, calls found in the text. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/testlib.h"
 
@@ -111,7 +111,7 @@ Test(api_tools, with_auto_a_call_is_found_in_the_text_and_anything_else_is_conte
             uint32_t ids[200];
             size_t n = api_ids(&fixture, answers[i].text, ids, 200);
             api_reply *reply = api_must_reply(
-                &fixture, API_CHAT,
+                &fixture, &api_dialect_chat,
                 stream ? CHAT(",\"stream\":true,\"logprobs\":true,\"max_tokens\":300")
                        : CHAT(",\"max_tokens\":300"));
             buf out = {0};
@@ -189,7 +189,7 @@ Test(api_tools, a_forced_call_is_always_one_of_the_functions_with_arguments_that
     size_t weather = 0, whole = 0;
     for (unsigned seed = 0; seed < 60; seed++) {
         for (int named = 0; named < 2; named++) {
-            api_reply *reply = api_must_reply(&fixture, API_CHAT, choices[named]);
+            api_reply *reply = api_must_reply(&fixture, &api_dialect_chat, choices[named]);
             buf out = {0};
             told got;
             cr_assert(run_constrained(reply, seed, &out) & API_DONE);
@@ -221,7 +221,7 @@ Test(api_tools, arguments_come_in_fragments_as_they_are_made) {
         "{\"name\":\"weather\",\"arguments\":{\"city\":\"Babylon\",\"days\":3}}";
     uint32_t ids[100];
     size_t n = api_ids(&fixture, text, ids, 100);
-    api_reply *reply = api_must_reply(&fixture, API_CHAT, CHAT(",\"stream\":true"));
+    api_reply *reply = api_must_reply(&fixture, &api_dialect_chat, CHAT(",\"stream\":true"));
     buf out = {0};
     told got;
     api_feed(reply, 0, ids, n, SCHED_STOP, &out);
@@ -250,7 +250,7 @@ static void prompt_text(const api_request *req, buf *out) {
 Test(api_tools, the_functions_stand_before_the_conversation_unless_none_may_be_called) {
     static const char *const rest[] = {CHAT(""), CHAT(",\"tool_choice\":\"none\"")};
     for (int none = 0; none < 2; none++) {
-        api_request *req = api_must_parse(&fixture, API_CHAT, rest[none]);
+        api_request *req = api_must_parse(&fixture, &api_dialect_chat, rest[none]);
         buf text = {0};
         prompt_text(req, &text);
         cr_expect_eq(strstr(text.data, "\"name\":\"weather\"") == NULL, none);
@@ -264,7 +264,7 @@ Test(api_tools, the_functions_stand_before_the_conversation_unless_none_may_be_c
 
 Test(api_tools, calls_and_results_of_a_history_are_told_in_order) {
     api_request *req =
-        api_must_parse(&fixture, API_CHAT,
+        api_must_parse(&fixture, &api_dialect_chat,
                        "{\"model\":\"demo\",\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{"
                        "\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{"
                        "\"id\":\"c\",\"type\":\"function\",\"function\":{\"name\":\"now\","
@@ -293,7 +293,7 @@ Test(api_tools, responses_have_a_call_as_an_item_with_events_of_its_own) {
     size_t n = api_ids(&fixture, "{\"name\":\"now\",\"arguments\":{\"a\":1}}", ids, 64),
            at_order = 0;
     api_reply *reply =
-        api_must_reply(&fixture, API_RESPONSES,
+        api_must_reply(&fixture, &api_dialect_responses,
                        "{\"model\":\"demo\",\"input\":\"x\",\"stream\":true,\"request_"
                        "id\":\"r\",\"tools\":[{\"type\":\"function\","
                        "\"name\":\"now\",\"parameters\":{\"type\":\"object\"}}]}");

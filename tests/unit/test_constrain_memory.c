@@ -1,7 +1,7 @@
 /* test_constrain_memory.c - tokenizer, sampler, schema and constraint when memory runs out:
  * every allocation fails once, and once for good. The answer is ERR_NO_MEMORY, never a
  * smaller vocabulary or a looser grammar. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "tests/lib/oom.h"
 #include "tests/lib/testlib.h"
 

@@ -1,5 +1,5 @@
 /* test_costs.c - the worst bodies and model files known cost their size (tests/lib/costs.h). */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "base/json.h"
 #include "base/model_json.h"
 #include "model/model_internal.h"
@@ -223,7 +223,7 @@ Test(costs, a_model_file_costs_its_size) {
 
 /* ---- requests ---- */
 
-static api_kind parsing;
+static const api_dialect *parsing;
 
 static void parse_request(const buf *text) {
     api_request *req;
@@ -390,11 +390,11 @@ static const cost_row responses_rows[] = {
 };
 
 Test(costs, a_request_costs_its_size_on_every_route) {
-    parsing = API_COMPLETION;
+    parsing = &api_dialect_completion;
     check_costs("completion", completion_rows, ARRAY_LEN(completion_rows));
-    parsing = API_CHAT;
+    parsing = &api_dialect_chat;
     check_costs("chat", chat_rows, ARRAY_LEN(chat_rows));
-    parsing = API_RESPONSES;
+    parsing = &api_dialect_responses;
     check_costs("responses", responses_rows, ARRAY_LEN(responses_rows));
 }
 

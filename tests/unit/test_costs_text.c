@@ -1,6 +1,6 @@
 /* test_costs_text.c - the cost of the worst known texts grows with their size only: tokenizing,
  * writing, matching and comparing (tests/lib/costs.h). */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 #include "loadgen/loadgen_internal.h"
 #include "tests/lib/api_fixture.h"
 #include "tests/lib/costs.h"

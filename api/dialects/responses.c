@@ -6,9 +6,42 @@
  *
  * Items are at most one message, with all text of the answer, and one item for each call. Their
  * order is that of their beginnings. */
-#include "api/api_internal.h"
+#include "api/dialect_internal.h"
 
 /* ---- reading ---- */
+
+typedef struct {
+    api__values shared;
+    const json_t *input, *instructions, *text, *reasoning, *include, *metadata;
+    int64_t max_output_tokens;
+    const char *truncation;
+} values;
+
+static const api__field fields[] = {
+    API__OWN_JSON(values, input,
+                  "Input for the model: a string, or a list of 1 to 1000 messages, function calls "
+                  "and results."),
+    API__OWN_JSON(values, instructions, "System message to place before the input."),
+    API__OWN_INT(values, max_output_tokens, 1, INT32_MAX,
+                 "Maximum number of tokens to generate. Default: set by the server."),
+    API__OWN_JSON(values, text,
+                  "text.format: format of the answer, which is text (default), json_object or "
+                  "json_schema."),
+    API__OWN_JSON(values, reasoning, "reasoning.effort: the same as reasoning_effort."),
+    API__OWN_JSON(values, include,
+                  "message.output_text.logprobs returns log-probabilities. "
+                  "reasoning.encrypted_content is accepted and has no effect."),
+    API__OWN_JSON(values, metadata,
+                  "Returned unchanged. At most 16 strings of up to 512 bytes, with keys of up to "
+                  "64 bytes."),
+    API__OWN_STR(values, truncation, 16,
+                 "Must be disabled (default): an input that is too long is refused."),
+    API__OWN_REFUSED(previous_response_id),
+    API__OWN_REFUSED(conversation),
+    API__OWN_REFUSED(background),
+    API__OWN_REFUSED(prompt),
+    API__OWN_REFUSED(max_tool_calls),
+};
 
 static int read_include(const json_t *list, bool *logprobs, err *e) {
     if (list && !json_is_array(list))
@@ -52,26 +85,36 @@ static int check_metadata(const json_t *metadata, err *e) {
     return 0;
 }
 
-int api__read_response_fields(api_request *req, api__values *fields, err *e) {
-    (void)req;
-    if (read_include(fields->include, &fields->chat_logprobs, e) != 0) return -1;
-    if (fields->top_logprobs != API__NO_INT && fields->top_logprobs > 0)
-        fields->chat_logprobs = true;
-    if (!fields->chat_logprobs) fields->top_logprobs = API__NO_INT;
-    if (read_reasoning(fields->reasoning, &fields->reasoning_effort, e) != 0) return -1;
-    if (check_metadata(fields->metadata, e) != 0) return -1;
-    if (fields->truncation && strcmp(fields->truncation, "disabled") != 0) {
-        return strcmp(fields->truncation, "auto") == 0
+static int prepare(api_request *req, const api_context *ctx, api__values *shared, err *e) {
+    values *own = (values *)shared;
+    (void)req, (void)ctx;
+    shared->limit = own->max_output_tokens;
+    shared->limit_field = "max_output_tokens";
+    shared->format_field = "text.format";
+    if (read_include(own->include, &shared->logprobs, e) != 0) return -1;
+    if (shared->top_logprobs != API__NO_INT && shared->top_logprobs > 0) shared->logprobs = true;
+    if (shared->logprobs && shared->top_logprobs != API__NO_INT)
+        shared->n_top = shared->top_logprobs;
+    if (own->reasoning) shared->effort_field = "reasoning.effort";
+    if (read_reasoning(own->reasoning, &shared->reasoning_effort, e) != 0) return -1;
+    if (check_metadata(own->metadata, e) != 0) return -1;
+    if (own->truncation && strcmp(own->truncation, "disabled") != 0) {
+        return strcmp(own->truncation, "auto") == 0
                    ? err_set(
                          e, ERR_UNSUPPORTED, "truncation",
                          "truncation auto is not supported: an input that is too long is refused")
                    : api__bad_param(e, "truncation", "must be disabled");
     }
-    if (fields->text == NULL) return 0;
-    if (!json_is_object(fields->text)) return api__bad_param(e, "text", "must be an object");
-    const json_t *format = json_object_get(fields->text, "format");
-    fields->response_format = json_is_null(format) ? NULL : format;
+    if (own->text == NULL) return 0;
+    if (!json_is_object(own->text)) return api__bad_param(e, "text", "must be an object");
+    shared->response_format = api__member(own->text, "format");
     return 0;
+}
+
+static int read_input(api_request *req, const api_context *ctx, const api__values *shared, err *e) {
+    const values *own = (const values *)shared;
+    api__turns turns = {.items = true, .generation = true, .instructions = own->instructions};
+    return api__read_conversation(req, ctx, shared, own->input, &turns, e);
 }
 
 static void echo_json(buf *out, const char *key, const json_t *value, const char *absent) {
@@ -87,30 +130,30 @@ static void echo_string(buf *out, const char *key, const char *text) {
 }
 
 /* Prepares the members of the response object that repeat the request. */
-int api__keep_echoed(api_request *req, const api__values *fields, err *e) {
+static int keep_echoed(api_request *req, const api__values *shared, err *e) {
+    const values *own = (const values *)shared;
     buf text = {0};
-    echo_json(&text, "instructions", fields->instructions, "null");
-    if (fields->max_completion_tokens == API__NO_INT)
-        buf_puts(&text, ",\"max_output_tokens\":null");
-    else buf_printf(&text, ",\"max_output_tokens\":%lld", (long long)fields->max_completion_tokens);
+    echo_json(&text, "instructions", own->instructions, "null");
+    if (own->max_output_tokens == API__NO_INT) buf_puts(&text, ",\"max_output_tokens\":null");
+    else buf_printf(&text, ",\"max_output_tokens\":%lld", (long long)own->max_output_tokens);
     buf_printf(
         &text,
         ",\"parallel_tool_calls\":%s,\"previous_response_id\":null,\"reasoning\":{\"effort\":",
-        fields->parallel_tool_calls ? "true" : "false");
-    if (fields->reasoning_effort) buf_json_text(&text, fields->reasoning_effort);
+        shared->parallel_tool_calls ? "true" : "false");
+    if (shared->reasoning_effort) buf_json_text(&text, shared->reasoning_effort);
     else buf_puts(&text, "null");
     buf_printf(&text,
                ",\"summary\":null},\"store\":false,\"temperature\":%.6g,\"top_p\":%.6g,"
                "\"truncation\":\"disabled\"",
                (double)req->sampling.temperature, (double)req->sampling.top_p);
     buf_puts(&text, ",\"text\":{\"format\":");
-    if (fields->response_format) api__dump(&text, fields->response_format);
+    if (shared->response_format) api__dump(&text, shared->response_format);
     else buf_puts(&text, "{\"type\":\"text\"}");
     buf_puts(&text, "}");
-    echo_json(&text, "tool_choice", fields->tool_choice, "\"auto\"");
-    echo_json(&text, "tools", fields->tools, "[]");
-    echo_json(&text, "metadata", fields->metadata, "{}");
-    echo_string(&text, "user", fields->user);
+    echo_json(&text, "tool_choice", shared->tool_choice, "\"auto\"");
+    echo_json(&text, "tools", shared->tools, "[]");
+    echo_json(&text, "metadata", own->metadata, "{}");
+    echo_string(&text, "user", shared->user);
     req->echoed = text.failed ? NULL : arena_strndup(&req->mem, text.data, text.len);
     req->n_echoed = text.len;
     buf_deinit(&text);
@@ -369,7 +412,7 @@ static bool begin_opening(api_reply *reply, api__choice *choice) {
     return choice->call_opened = true;
 }
 
-bool api__responses_begin_chunk(api_reply *reply, api__choice *choice) {
+static bool begin_chunk(api_reply *reply, api__choice *choice) {
     static const api__step delta[] = {delta_open,    api__step_text,   content_logprobs,
                                       api__step_ids, api__step_depths, delta_close,
                                       NULL};
@@ -490,7 +533,7 @@ static bool close_response(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
-void api__responses_begin_end(api_reply *reply) {
+static void begin_end(api_reply *reply) {
     static const api__step steps[] = {[ITEM_BEGIN] = item_begin,
                                       text_done,
                                       api__step_text,
@@ -521,7 +564,7 @@ static bool body_open(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
-void api__responses_begin_body(api_reply *reply) {
+static void begin_body(api_reply *reply) {
     static const api__step body[] = {body_open,      [BODY_BEGIN] = whole_begin,
                                      WHOLE_ITEM,     whole_end,
                                      close_output,   echoed,
@@ -530,17 +573,37 @@ void api__responses_begin_body(api_reply *reply) {
 }
 
 /* The event has fields of its own besides the error object of other streams. */
-void api__responses_error(buf *out, api_reply *reply, const err *why) {
+static void error_event(buf *out, api_reply *reply, const api__fault *fault) {
     buf body = {0};
-    api_error_body(&body, why);
+    api__openai_error(&body, fault);
     open_event(out, reply, "error");
     buf_puts(out, ",\"code\":");
-    buf_json_text(out, err_name(why->code));
+    buf_json_text(out, fault->code ? fault->code : fault->type);
     buf_puts(out, ",\"message\":");
-    buf_json_text(out, err_text(why->code));
+    buf_json_text(out, fault->message);
     buf_puts(out, ",\"param\":null,");
     if (body.len > 2) buf_append(out, body.data + 1, body.len - 2); /* "error":{…} */
     buf_puts(out, "}\n\n");
     if (body.failed) out->failed = true;
     buf_deinit(&body);
 }
+
+const api_dialect api_dialect_responses = {
+    .schema = "ResponsesRequest",
+    .input = "input",
+    .id_head = "resp_",
+    .groups = API__EVERY | API__OPENAI | API__FUNCTIONS | API__TALK,
+    .fields = fields,
+    .n_fields = ARRAY_LEN(fields),
+    .values_bytes = sizeof(values),
+    .flat = true,
+    .keeps_tokens = true,
+    .prepare = prepare,
+    .read_input = read_input,
+    .finish = keep_echoed,
+    .begin_chunk = begin_chunk,
+    .begin_end = begin_end,
+    .begin_body = begin_body,
+    .error_body = api__openai_error,
+    .error_event = error_event,
+};

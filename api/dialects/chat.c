@@ -1,0 +1,203 @@
+/* chat.c - the dialect of /v1/chat/completions: messages in, messages out. */
+#include "api/dialect_internal.h"
+
+/* ---- reading ---- */
+
+typedef struct {
+    api__values shared;
+    const json_t *messages;
+    bool logprobs, add_generation_prompt, continue_final_message;
+} values;
+
+static const api__field fields[] = {
+    API__OWN_JSON(values, messages, "Messages of the conversation so far, 1 to 1000."),
+    API__OWN_BOOL(values, logprobs, false,
+                  "Return log-probabilities of the generated tokens. Default: false."),
+    API__OWN_BOOL(values, add_generation_prompt, true,
+                  "Start the assistant's turn after the messages. Default: true."),
+    API__OWN_BOOL(values, continue_final_message, false,
+                  "Continue the last message, which must be the assistant's, instead of starting a "
+                  "new one. Default: false."),
+    API__OWN_REFUSED(functions),
+    API__OWN_REFUSED(function_call),
+    API__OWN_REFUSED(audio),
+    API__OWN_REFUSED(modalities),
+    API__OWN_REFUSED(prediction),
+    API__OWN_REFUSED(web_search_options),
+    API__OWN_REFUSED(chat_template),
+    API__OWN_REFUSED(documents),
+};
+
+static int prepare(api_request *req, const api_context *ctx, api__values *shared, err *e) {
+    const values *own = (const values *)shared;
+    (void)req, (void)ctx;
+    if (shared->echo) {
+        return err_set(e, ERR_UNSUPPORTED, "echo", "echo is not supported for chat completions");
+    }
+    api__take_limit(shared);
+    shared->logprobs = own->logprobs;
+    if (shared->top_logprobs != API__NO_INT && !own->logprobs)
+        return api__bad_param(e, "top_logprobs", "requires logprobs: true");
+    shared->n_top = shared->top_logprobs == API__NO_INT ? 0 : shared->top_logprobs;
+    return 0;
+}
+
+static int read_input(api_request *req, const api_context *ctx, const api__values *shared, err *e) {
+    const values *own = (const values *)shared;
+    api__turns turns = {.generation = own->add_generation_prompt,
+                        .open_last = own->continue_final_message};
+    return api__read_conversation(req, ctx, shared, own->messages, &turns, e);
+}
+
+/* ---- writing: a chunk of a stream ---- */
+
+/* Writes a call up to its arguments. They follow as a string. */
+static void open_call(buf *out, const api_reply *reply, const api__choice *choice) {
+    uint32_t n_call = reply->cursor.n_call;
+    buf_puts(out, "\"id\":");
+    api__write_call_id(out, reply, choice, n_call, "call");
+    buf_puts(out, ",\"type\":\"function\",\"function\":{");
+    api__write_call_name(out, reply, choice, n_call);
+    buf_puts(out, ",\"arguments\":");
+}
+
+static void open_delta(buf *out, const api_reply *reply, const api__choice *choice) {
+    const api__cursor *cursor = &reply->cursor;
+    buf_puts(out, choice->opened ? ",\"delta\":{" : ",\"delta\":{\"role\":\"assistant\"");
+    if (cursor->mute) return;
+    if (!choice->opened) buf_puts(out, ",");
+    if (!cursor->call) {
+        buf_puts(out, "\"content\":");
+        return;
+    }
+    buf_puts(out, "\"tool_calls\":[{\"index\":");
+    api__write_uint(out, cursor->n_call);
+    buf_puts(out, ",");
+    if (!choice->call_opened) open_call(out, reply, choice);
+    else buf_puts(out, "\"function\":{\"arguments\":");
+}
+
+static bool chunk_open(buf *out, api_reply *reply, size_t end) {
+    (void)end;
+    api__open_chunk(out, reply);
+    open_delta(out, reply, api__chosen(reply));
+    return true;
+}
+
+static bool delta_close(buf *out, api_reply *reply, size_t end) {
+    const api__cursor *cursor = &reply->cursor;
+    (void)end;
+    if (cursor->call && !cursor->mute) buf_puts(out, "}}]");
+    buf_puts(out, "}");
+    return true;
+}
+
+#define LISTS api__step_chat_logprobs, api__step_ids, api__step_depths
+
+static bool begin_chunk(api_reply *reply, api__choice *choice) {
+    static const api__step steps[] = {chunk_open, api__step_text,        delta_close,
+                                      LISTS,      api__step_chunk_close, NULL};
+    bool text = api__content_end(reply, choice) > choice->sent;
+    const api__call *call = api__next_call(choice);
+    /* Parts that follow this one. */
+    uint32_t later = choice->answer.n_calls - choice->sent_calls - (!text && call ? 1 : 0);
+    reply->cursor =
+        (api__cursor){.steps = steps,
+                      .choice = choice->index,
+                      .finished = choice->state != API__RUNNING && (later == 0 || call == NULL)};
+    if (!text && call) api__at_call(reply, choice, choice->sent_calls);
+    else api__at_content(reply, choice);
+    reply->cursor.to_token = api__tokens_due(choice, reply->cursor.finished);
+    reply->cursor.mute = !text && call == NULL && choice->opened;
+    return true;
+}
+
+/* ---- writing: a whole answer ---- */
+
+static bool choice_open(buf *out, api_reply *reply, size_t end) {
+    api__cursor *cursor = &reply->cursor;
+    const api__choice *choice = api__chosen(reply);
+    (void)end;
+    api__at_content(reply, choice);
+    cursor->to_token = choice->n_tokens;
+    buf_puts(out, cursor->choice ? ",{\"index\":" : "{\"index\":");
+    api__write_uint(out, cursor->choice);
+    buf_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
+    cursor->mute = choice->answer.n_calls > 0 && cursor->to == 0;
+    if (cursor->mute) buf_puts(out, "null"); /* calls only */
+    return true;
+}
+
+static bool content_close(buf *out, api_reply *reply, size_t end) {
+    const api__choice *choice = api__chosen(reply);
+    (void)end;
+    buf_puts(out, ",\"refusal\":null");
+    if (choice->answer.n_calls > 0) buf_puts(out, ",\"tool_calls\":[");
+    reply->cursor.item = 0;
+    return true;
+}
+
+static bool call_open(buf *out, api_reply *reply, size_t end) {
+    const api__choice *choice = api__chosen(reply);
+    (void)end;
+    reply->cursor.mute = choice->answer.n_calls == 0;
+    if (reply->cursor.mute) return true;
+    api__at_call(reply, choice, reply->cursor.item);
+    buf_puts(out, reply->cursor.item ? ",{" : "{");
+    open_call(out, reply, choice);
+    return true;
+}
+
+enum { CALL_OPEN = 4 }; /* its index in the list of steps */
+
+static bool call_close(buf *out, api_reply *reply, size_t end) {
+    const api__choice *choice = api__chosen(reply);
+    (void)end;
+    if (reply->cursor.mute) return true;
+    buf_puts(out, "}}");
+    if (++reply->cursor.item < choice->answer.n_calls)
+        reply->cursor.step = CALL_OPEN - 1; /* the next call follows */
+    return true;
+}
+
+static bool message_close(buf *out, api_reply *reply, size_t end) {
+    (void)end;
+    buf_puts(out, api__chosen(reply)->answer.n_calls > 0 ? "]}" : "}");
+    return true;
+}
+
+static void begin_body(api_reply *reply) {
+    static const api__step steps[] = {api__step_body_open,
+                                      [API__CHOICE_OPEN] = choice_open,
+                                      api__step_text,
+                                      content_close,
+                                      [CALL_OPEN] = call_open,
+                                      api__step_text,
+                                      call_close,
+                                      message_close,
+                                      LISTS,
+                                      api__step_prompt_logprobs,
+                                      api__step_choice_close,
+                                      api__step_body_close,
+                                      NULL};
+    reply->cursor = (api__cursor){.steps = steps};
+}
+
+const api_dialect api_dialect_chat = {
+    .schema = "ChatRequest",
+    .input = "messages",
+    .id_head = "chatcmpl-",
+    .object = "chat.completion",
+    .chunk_object = "chat.completion.chunk",
+    .groups = API__EVERY | API__OPENAI | API__CHOICES | API__FUNCTIONS | API__TALK,
+    .fields = fields,
+    .n_fields = ARRAY_LEN(fields),
+    .values_bytes = sizeof(values),
+    .prepare = prepare,
+    .read_input = read_input,
+    .begin_chunk = begin_chunk,
+    .begin_end = api__begin_done,
+    .begin_body = begin_body,
+    .error_body = api__openai_error,
+    .error_event = api__openai_error_event,
+};
