@@ -220,14 +220,25 @@ typedef struct {
     bool after_call; /* tags: no text since the last call */
 } api__reader;
 
-/* An answer with its calls taken out. */
+typedef enum { API__PART_TEXT, API__PART_THOUGHT, API__PART_CALL } api__part_kind;
+
+/* A stretch of an answer. */
 typedef struct {
-    buf said; /* the text beside the calls */
-    buf args; /* the arguments of all calls, one behind the other */
+    uint8_t kind;    /* api__part_kind */
+    uint32_t n_call; /* of a call: its index in `calls` */
+    size_t from, to; /* of text and reasoning: bytes of `said` and `thought` */
+} api__part;
+
+/* An answer taken apart into text, reasoning and calls. */
+typedef struct {
+    buf said;    /* the text beside reasoning and calls */
+    buf thought; /* the reasoning */
+    buf args;    /* the arguments of all calls, one behind the other */
     api__call *calls;
     uint32_t n_calls, cap_calls;
-    uint32_t said_after; /* how many calls stand before the first text */
-    bool ended;          /* text after this point is not read */
+    api__part *parts; /* in the order of the answer */
+    uint32_t n_parts, cap_parts;
+    bool ended; /* text after this point is not read */
     api__reader reader;
 } api__answer;
 
@@ -246,8 +257,11 @@ typedef struct api__notation {
  * as written by Qwen3-Coder and Nanbeige. */
 extern const api__notation api__notation_json, api__notation_tags;
 
-/* Adds text, or a call without arguments yet (NULL: out of memory). */
+/* Adds text, reasoning, or a call without arguments yet (NULL: out of memory). Running out of
+ * memory sets answer->said.failed. */
 void api__say(api__answer *answer, const char *text, size_t n);
+void api__think(api__answer *answer, const char *text, size_t n);
+void api__end_answer(api__answer *answer); /* an answer has at least one part, an empty text */
 api__call *api__add_call(api__answer *answer, uint32_t tool);
 void api__answer_deinit(api__answer *answer);
 /* The index of a function of the request, or UINT32_MAX. */

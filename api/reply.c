@@ -28,20 +28,14 @@ static uint64_t seed_of(const api_reply *reply, uint32_t i) {
                   : hash_mix((reply->req->sampling.seed ^ hash_mix(j + HASH_STEP)) + HASH_STEP);
 }
 
+/* The client's id may come twice, so the answer's id has a random part too. */
 static int make_id(api_reply *reply, const char *request_id, err *e) {
     buf id = {0};
-    buf_puts(&id, reply->req->dialect->id_head);
+    if (getrandom(&reply->unique, sizeof reply->unique, 0) != (ssize_t)sizeof reply->unique)
+        return err_set(e, ERR_IO, NULL, "the system provides no random bytes");
     if (request_id == NULL) request_id = reply->req->request_id;
-    if (request_id) buf_puts(&id, request_id);
-    uint64_t random[2];
-    if (request_id == NULL) {
-        if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) {
-            buf_deinit(&id);
-            return err_set(e, ERR_IO, NULL, "the system provides no random bytes");
-        }
-        buf_printf(&id, "%016llx%016llx", (unsigned long long)random[0],
-                   (unsigned long long)random[1]);
-    }
+    buf_printf(&id, "%s%s%s%016llx", reply->req->dialect->id_head, request_id ? request_id : "",
+               request_id ? "-" : "", (unsigned long long)reply->unique);
     reply->id = id.data;
     return id.failed ? api__out_of_memory(e) : 0;
 }
@@ -273,14 +267,14 @@ static void finish(api__choice *choice, sched_finish why) {
         choice->tokens[choice->n_tokens - 1].text_end = (uint32_t)choice->text.len;
 }
 
-/* Takes calls out of the new text. True if the answer ends after one, because further text is
- * ignored. */
-static bool read_calls(api_reply *reply, api__choice *choice) {
-    if (reply->req->calls == API__CALLS_NONE) return false;
-    bool running = choice->state == API__RUNNING;
+/* Takes the new text apart. True if the answer ends here, because further text is ignored. */
+static bool take_apart(api_reply *reply, api__choice *choice) {
     api__answer *answer = &choice->answer;
-    reply->req->notation->read(reply->req, answer, choice->text.data ? choice->text.data : "",
-                               choice->ready, !running);
+    const char *text = choice->text.data ? choice->text.data : "";
+    if (!api__splits(reply->req)) return false;
+    bool running = choice->state == API__RUNNING;
+    reply->req->notation->read(reply->req, answer, text, choice->ready, !running);
+    if (!running) api__end_answer(answer);
     if (answer->said.failed || answer->args.failed) choice->text.failed = true;
     return answer->ended && running;
 }
@@ -306,7 +300,7 @@ static unsigned on_token(api_reply *reply, api__choice *choice, const sched_even
     } else if (choice->n_output >= choice->prompt->max_tokens) {
         finish(choice, SCHED_LENGTH); /* reported with the last token instead of one event later */
     }
-    if (read_calls(reply, choice)) {
+    if (take_apart(reply, choice)) {
         finish(choice, SCHED_STOP);
         bits = API_CANCEL;
     }
@@ -325,7 +319,7 @@ static void on_end(api_reply *reply, api__choice *choice, const sched_event *ev)
         }
         choice->stop_id = ev->stop_id;
         finish(choice, ev->finish);
-        (void)read_calls(reply, choice);
+        (void)take_apart(reply, choice);
     }
     if (!reply->req->stream) give_back_room(reply, choice);
     choice->state = API__ENDED;

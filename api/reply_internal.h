@@ -32,10 +32,10 @@ typedef struct {
     /* The part of the choice to write. Fixed at the start, because events may arrive meanwhile. */
     uint32_t choice;
     uint32_t from_token, to_token; /* tokens [from_token, to_token) */
-    size_t from, to;               /* bytes [from, to) of the content or of the calls' arguments */
-    bool call, finished, mute;     /* mute: write no text, not even an empty one */
-    uint32_t n_call;               /* the call to write, if `call` */
-    uint32_t item;                 /* responses: the item to write */
+    uint8_t kind;                  /* api__part_kind: where the bytes are */
+    uint32_t part, n_call;         /* index of the part; of its call, if it is one */
+    size_t from, to;     /* bytes [from, to) of the text, the reasoning or the arguments */
+    bool finished, mute; /* mute: write no text, not even an empty one */
 } api__cursor;
 
 typedef struct {
@@ -48,7 +48,9 @@ typedef struct {
     buf text;           /* a stream drops bytes once they are sent and belong to no kept token */
     size_t scanned;     /* bytes seen by the stop matcher */
     size_t ready;       /* bytes that can no longer become a stop string */
-    size_t sent;        /* bytes of the content already written; 0 unless streaming */
+    uint32_t part;      /* streams: index of the part being written */
+    bool part_opened;   /* streams: the beginning of that part was written */
+    size_t sent;        /* streams: how far that part was written */
     size_t tokens_at;   /* start of the text of tokens[0] */
     uint64_t chars;     /* characters before tokens_at, for text_offset */
     api__token *tokens; /* kept but not written yet; NULL: not asked for */
@@ -57,11 +59,7 @@ typedef struct {
     uint32_t n_scored;  /* how many of the first tokens belong to the prompt */
     uint32_t n_written; /* responses keep written tokens */
     uint64_t n_output;
-    api__answer answer;  /* used if the request has tools */
-    uint32_t sent_calls; /* calls already written completely */
-    size_t sent_args;    /* bytes written of the next call's arguments, from the start of args */
-    bool call_opened;    /* the next call's name was written */
-    bool message_opened; /* responses: the message's first events were written */
+    api__answer answer;  /* used if the answer is taken apart */
     bool echoed;         /* the prompt's text was added */
     bool opened, closed; /* streams: the first chunk, and the chunk with the reason, were written */
     sched_finish finish;
@@ -74,6 +72,7 @@ struct api_reply {
     const api_context *ctx;
     api_request *req;
     char *id;
+    uint64_t unique; /* random: makes the ids of the answer and its items unique */
     int64_t created;
     buf prefix; /* of every chunk, up to "index": */
     api__choice *choices;
@@ -81,8 +80,9 @@ struct api_reply {
     uint32_t n_choices, n_ended;
     bool keeps_prompt, keeps_output;  /* data of single tokens was asked for */
     uint8_t prompt_tops, output_tops; /* alternatives kept with each token */
-    uint64_t n_output, n_cached, prompt_loops, output_loops; /* sums over the choices */
-    size_t bytes;                                            /* held now */
+    /* Sums over the choices. n_thought: tokens of reasoning. */
+    uint64_t n_output, n_thought, n_cached, prompt_loops, output_loops;
+    size_t bytes; /* held now */
     api__cursor cursor;
     uint32_t current;  /* index of the choice to look at next */
     bool behind;       /* other choices may have data too, from events during a long write */
@@ -91,27 +91,30 @@ struct api_reply {
     bool started, failed, done, closed; /* closed: the end is written or being written */
 };
 
-/* The answer's text without calls, and how much of it is certain. */
-static inline const buf *api__content(const api_reply *reply, const api__choice *choice) {
-    return reply->req->calls == API__CALLS_NONE ? &choice->text : &choice->answer.said;
+/* ---- the parts of an answer ---- */
+
+/* Whether answers to this request are taken apart. Otherwise an answer is one part: its text. */
+static inline bool api__splits(const api_request *req) {
+    return req->calls != API__CALLS_NONE;
 }
-static inline size_t api__content_end(const api_reply *reply, const api__choice *choice) {
-    return reply->req->calls == API__CALLS_NONE ? choice->ready : choice->answer.said.len;
-}
-/* The first call that a stream has not written completely, or NULL. */
-static inline const api__call *api__next_call(const api__choice *choice) {
-    if (choice->sent_calls == choice->answer.n_calls) return NULL;
-    const api__call *call = &choice->answer.calls[choice->sent_calls];
-    return choice->call_opened && choice->sent_args == call->args_end ? NULL : call;
-}
-/* The cursor has written the next call up to cursor.to. */
-void api__call_sent(api_reply *reply, api__choice *choice);
-/* Points the cursor at the answer's text, or at the arguments of one of its calls. */
-void api__at_content(api_reply *reply, const api__choice *choice);
-void api__at_call(api_reply *reply, const api__choice *choice, uint32_t n_call);
-/* Writes HEAD and an id of the choice's call as a JSON string, such as "call_…". */
-void api__write_call_id(buf *out, const api_reply *reply, const api__choice *choice,
-                        uint32_t n_call, const char *head);
+uint32_t api__n_parts(const api_reply *reply, const api__choice *choice);
+/* Points the cursor at one part as it stands now, or at all text or all reasoning. */
+void api__at_part(api_reply *reply, const api__choice *choice, uint32_t i);
+void api__at_all(api_reply *reply, const api__choice *choice, api__part_kind kind);
+/* What a stream writes next of a choice's parts. A part opens, grows and closes before the next one
+ * opens. Points the cursor at the part; for API__GROWS at its bytes that were not written yet. */
+typedef enum { API__NOTHING, API__OPENS, API__GROWS, API__CLOSES } api__phase;
+api__phase api__next_phase(api_reply *reply, api__choice *choice);
+void api__part_opened(api__choice *choice); /* call after API__OPENS was written */
+void api__part_closed(api__choice *choice); /* call after API__CLOSES was written */
+/* True if a running choice has data that a stream has not written. */
+bool api__has_fresh(const api_reply *reply, const api__choice *choice);
+size_t api__answer_bytes(const api__answer *answer); /* held by its buffers and lists */
+
+/* Writes an id as a JSON string: HEAD, the answer's own random part, the choice and `i`, such as
+ * "call_9f86d081884c7d65_0_1". */
+void api__write_item_id(buf *out, const api_reply *reply, const api__choice *choice, uint32_t i,
+                        const char *head);
 void api__write_call_name(buf *out, const api_reply *reply, const api__choice *choice,
                           uint32_t n_call);
 

@@ -10,10 +10,8 @@
 /* ---- memory of a reply ---- */
 
 size_t api__choice_bytes(const api__choice *choice) {
-    const api__answer *answer = &choice->answer;
     return choice->text.cap + choice->cap_tokens * sizeof *choice->tokens +
-           choice->cap_tops * sizeof *choice->tops + answer->said.cap + answer->args.cap +
-           answer->cap_calls * sizeof *answer->calls;
+           choice->cap_tops * sizeof *choice->tops + api__answer_bytes(&choice->answer);
 }
 
 void api__forget_choice(api_reply *reply, api__choice *choice) {
@@ -40,7 +38,7 @@ static bool has_news(const api_reply *reply, const api__choice *choice) {
     if (choice->n_output == 0) return false; /* an echoed prompt is written with the first token */
     if (reply->ctx->opts.tokenizer == NULL)
         return choice->n_tokens > 0; /* the answer consists of ids */
-    return api__content_end(reply, choice) > choice->sent || api__next_call(choice);
+    return api__has_fresh(reply, choice);
 }
 
 static api__choice *next_with_news(api_reply *reply) {

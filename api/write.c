@@ -6,7 +6,11 @@
 bool api__step_text(buf *out, api_reply *reply, size_t end) {
     api__cursor *cursor = &reply->cursor;
     const api__choice *choice = api__chosen(reply);
-    const char *text = cursor->call ? choice->answer.args.data : api__content(reply, choice)->data;
+    const buf *source = cursor->kind == API__PART_CALL      ? &choice->answer.args
+                        : cursor->kind == API__PART_THOUGHT ? &choice->answer.thought
+                        : api__splits(reply->req)           ? &choice->answer.said
+                                                            : &choice->text;
+    const char *text = source->data;
     if (cursor->mute) return true;
     return api__write_string(out, cursor, text ? text + cursor->from : "",
                              cursor->to - cursor->from, end);
@@ -58,18 +62,17 @@ void api__write_usage(buf *out, const api_reply *reply) {
     api__write_uint(out, reply->n_cached);
     buf_puts(out, ",\"loops\":");
     api__write_uint(out, reply->prompt_loops);
-    buf_puts(out, "},\"completion_tokens_details\":{\"reasoning_tokens\":0,\"loops\":");
+    buf_puts(out, "},\"completion_tokens_details\":{\"reasoning_tokens\":");
+    api__write_uint(out, reply->n_thought);
+    buf_puts(out, ",\"loops\":");
     api__write_uint(out, reply->output_loops);
     buf_puts(out, "}}");
 }
 
-void api__write_call_id(buf *out, const api_reply *reply, const api__choice *choice,
-                        uint32_t n_call, const char *head) {
-    char id[128];
-    const char *own = strpbrk(reply->id, "-_"); /* after the head of the answer's id */
-    int n = snprintf(id, sizeof id, "%s_%.80s_%u", head, own ? own + 1 : reply->id, choice->index);
-    if (n_call > 0) (void)snprintf(id + n, sizeof id - (size_t)n, "_%u", n_call);
-    buf_json_text(out, id);
+void api__write_item_id(buf *out, const api_reply *reply, const api__choice *choice, uint32_t i,
+                        const char *head) {
+    buf_printf(out, "\"%s_%016llx_%u_%u\"", head, (unsigned long long)reply->unique, choice->index,
+               i);
 }
 
 void api__write_call_name(buf *out, const api_reply *reply, const api__choice *choice,
@@ -92,9 +95,9 @@ void api__drop_written(const api_reply *reply, api__choice *choice, uint32_t n) 
     size_t tops = api__tops_at(reply, choice, n),
            all_tops = api__tops_at(reply, choice, choice->n_tokens);
     size_t until = n > 0 ? choice->tokens[n - 1].text_end : choice->tokens_at;
-    bool keep = reply->req->calls != API__CALLS_NONE;
+    bool keep = api__splits(reply->req);
     if (!reply->keeps_output) until = choice->sent;
-    if (keep) choice->tokens_at = until; /* the reader of calls counts its bytes */
+    if (keep) choice->tokens_at = until; /* the readers count the bytes of the text */
     if (reply->req->logprobs && until > choice->tokens_at) {
         choice->chars +=
             utf8_count(choice->text.data + choice->tokens_at, until - choice->tokens_at);
@@ -131,8 +134,7 @@ bool api__step_chunk_close(buf *out, api_reply *reply, size_t end) {
     buf_puts(out, "}]");
     if (reply->req->continuous_usage) api__write_usage(out, reply);
     buf_puts(out, "}\n\n");
-    if (cursor->call) api__call_sent(reply, choice);
-    else choice->sent = cursor->to;
+    choice->sent = cursor->to;
     choice->opened = true;
     choice->closed = cursor->finished;
     api__drop_written(reply, choice, cursor->to_token);

@@ -55,7 +55,7 @@ static int read_input(api_request *req, const api_context *ctx, const api__value
 static void open_call(buf *out, const api_reply *reply, const api__choice *choice) {
     uint32_t n_call = reply->cursor.n_call;
     buf_puts(out, "\"id\":");
-    api__write_call_id(out, reply, choice, n_call, "call");
+    api__write_item_id(out, reply, choice, n_call, "call");
     buf_puts(out, ",\"type\":\"function\",\"function\":{");
     api__write_call_name(out, reply, choice, n_call);
     buf_puts(out, ",\"arguments\":");
@@ -66,14 +66,14 @@ static void open_delta(buf *out, const api_reply *reply, const api__choice *choi
     buf_puts(out, choice->opened ? ",\"delta\":{" : ",\"delta\":{\"role\":\"assistant\"");
     if (cursor->mute) return;
     if (!choice->opened) buf_puts(out, ",");
-    if (!cursor->call) {
-        buf_puts(out, "\"content\":");
+    if (cursor->kind != API__PART_CALL) {
+        buf_puts(out, cursor->kind == API__PART_TEXT ? "\"content\":" : "\"reasoning_content\":");
         return;
     }
     buf_puts(out, "\"tool_calls\":[{\"index\":");
     api__write_uint(out, cursor->n_call);
     buf_puts(out, ",");
-    if (!choice->call_opened) open_call(out, reply, choice);
+    if (!choice->part_opened) open_call(out, reply, choice);
     else buf_puts(out, "\"function\":{\"arguments\":");
 }
 
@@ -86,10 +86,30 @@ static bool chunk_open(buf *out, api_reply *reply, size_t end) {
 
 static bool delta_close(buf *out, api_reply *reply, size_t end) {
     const api__cursor *cursor = &reply->cursor;
+    api__choice *choice = api__chosen(reply);
     (void)end;
-    if (cursor->call && !cursor->mute) buf_puts(out, "}}]");
+    if (cursor->kind == API__PART_CALL && !cursor->mute) {
+        buf_puts(out, "}}]");
+        api__part_opened(choice);
+    }
     buf_puts(out, "}");
     return true;
+}
+
+/* Points the cursor at the bytes of the next delta. Only a call's beginning is written; other parts
+ * open and close unseen. False: no part has anything new. */
+static bool at_news(api_reply *reply, api__choice *choice) {
+    for (;;) {
+        api__phase phase = api__next_phase(reply, choice);
+        if (phase == API__NOTHING) break;
+        if (phase == API__GROWS) return true;
+        if (phase == API__CLOSES) api__part_closed(choice);
+        else if (reply->cursor.kind == API__PART_CALL) return true;
+        else api__part_opened(choice);
+    }
+    reply->cursor.kind = API__PART_TEXT;
+    reply->cursor.from = reply->cursor.to = choice->sent;
+    return false;
 }
 
 #define LISTS api__step_chat_logprobs, api__step_ids, api__step_depths
@@ -97,18 +117,11 @@ static bool delta_close(buf *out, api_reply *reply, size_t end) {
 static bool begin_chunk(api_reply *reply, api__choice *choice) {
     static const api__step steps[] = {chunk_open, api__step_text,        delta_close,
                                       LISTS,      api__step_chunk_close, NULL};
-    bool text = api__content_end(reply, choice) > choice->sent;
-    const api__call *call = api__next_call(choice);
-    /* Parts that follow this one. */
-    uint32_t later = choice->answer.n_calls - choice->sent_calls - (!text && call ? 1 : 0);
-    reply->cursor =
-        (api__cursor){.steps = steps,
-                      .choice = choice->index,
-                      .finished = choice->state != API__RUNNING && (later == 0 || call == NULL)};
-    if (!text && call) api__at_call(reply, choice, choice->sent_calls);
-    else api__at_content(reply, choice);
+    reply->cursor = (api__cursor){.steps = steps, .choice = choice->index};
+    bool news = at_news(reply, choice), more = choice->part + 1 < api__n_parts(reply, choice);
+    reply->cursor.finished = choice->state != API__RUNNING && !more;
     reply->cursor.to_token = api__tokens_due(choice, reply->cursor.finished);
-    reply->cursor.mute = !text && call == NULL && choice->opened;
+    reply->cursor.mute = !news && choice->opened;
     return true;
 }
 
@@ -118,45 +131,57 @@ static bool choice_open(buf *out, api_reply *reply, size_t end) {
     api__cursor *cursor = &reply->cursor;
     const api__choice *choice = api__chosen(reply);
     (void)end;
-    api__at_content(reply, choice);
+    api__at_all(reply, choice, API__PART_TEXT);
     cursor->to_token = choice->n_tokens;
     buf_puts(out, cursor->choice ? ",{\"index\":" : "{\"index\":");
     api__write_uint(out, cursor->choice);
     buf_puts(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
-    cursor->mute = choice->answer.n_calls > 0 && cursor->to == 0;
-    if (cursor->mute) buf_puts(out, "null"); /* calls only */
+    cursor->mute = cursor->to == 0 && choice->answer.n_calls + choice->answer.thought.len > 0;
+    if (cursor->mute) buf_puts(out, "null"); /* calls or reasoning only */
     return true;
 }
 
-static bool content_close(buf *out, api_reply *reply, size_t end) {
-    const api__choice *choice = api__chosen(reply);
+static bool thought_open(buf *out, api_reply *reply, size_t end) {
     (void)end;
+    api__at_all(reply, api__chosen(reply), API__PART_THOUGHT);
+    reply->cursor.mute = reply->cursor.to == 0;
     buf_puts(out, ",\"refusal\":null");
-    if (choice->answer.n_calls > 0) buf_puts(out, ",\"tool_calls\":[");
-    reply->cursor.item = 0;
+    if (!reply->cursor.mute) buf_puts(out, ",\"reasoning_content\":");
     return true;
 }
 
+static bool calls_open(buf *out, api_reply *reply, size_t end) {
+    (void)end;
+    if (api__chosen(reply)->answer.n_calls > 0) buf_puts(out, ",\"tool_calls\":[");
+    reply->cursor.part = 0;
+    return true;
+}
+
+/* The next call from cursor.part on, or none. */
 static bool call_open(buf *out, api_reply *reply, size_t end) {
+    api__cursor *cursor = &reply->cursor;
     const api__choice *choice = api__chosen(reply);
     (void)end;
-    reply->cursor.mute = choice->answer.n_calls == 0;
-    if (reply->cursor.mute) return true;
-    api__at_call(reply, choice, reply->cursor.item);
-    buf_puts(out, reply->cursor.item ? ",{" : "{");
+    cursor->mute = true;
+    if (!api__splits(reply->req)) return true;
+    for (uint32_t i = cursor->part; cursor->mute && i < choice->answer.n_parts; i++) {
+        api__at_part(reply, choice, i);
+        cursor->mute = cursor->kind != API__PART_CALL;
+    }
+    if (cursor->mute) return true;
+    buf_puts(out, cursor->n_call ? ",{" : "{");
     open_call(out, reply, choice);
     return true;
 }
 
-enum { CALL_OPEN = 4 }; /* its index in the list of steps */
+enum { CALL_OPEN = 6 }; /* its index in the list of steps */
 
 static bool call_close(buf *out, api_reply *reply, size_t end) {
-    const api__choice *choice = api__chosen(reply);
     (void)end;
     if (reply->cursor.mute) return true;
     buf_puts(out, "}}");
-    if (++reply->cursor.item < choice->answer.n_calls)
-        reply->cursor.step = CALL_OPEN - 1; /* the next call follows */
+    reply->cursor.part++;
+    reply->cursor.step = CALL_OPEN - 1; /* the next call follows */
     return true;
 }
 
@@ -170,7 +195,9 @@ static void begin_body(api_reply *reply) {
     static const api__step steps[] = {api__step_body_open,
                                       [API__CHOICE_OPEN] = choice_open,
                                       api__step_text,
-                                      content_close,
+                                      thought_open,
+                                      api__step_text,
+                                      calls_open,
                                       [CALL_OPEN] = call_open,
                                       api__step_text,
                                       call_close,

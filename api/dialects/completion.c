@@ -51,7 +51,7 @@ static bool choice_open(buf *out, api_reply *reply, size_t end) {
     api__cursor *cursor = &reply->cursor;
     const api__choice *choice = api__chosen(reply);
     (void)end;
-    api__at_content(reply, choice);
+    api__at_all(reply, choice, API__PART_TEXT);
     cursor->to_token = choice->n_tokens;
     buf_puts(out, cursor->choice ? ",{\"index\":" : "{\"index\":");
     api__write_uint(out, cursor->choice);
@@ -68,7 +68,8 @@ static bool begin_chunk(api_reply *reply, api__choice *choice) {
                                       NULL};
     reply->cursor = (api__cursor){
         .steps = steps, .choice = choice->index, .finished = choice->state != API__RUNNING};
-    api__at_content(reply, choice);
+    api__at_all(reply, choice, API__PART_TEXT);
+    reply->cursor.from = choice->sent;
     reply->cursor.to_token = api__tokens_due(choice, reply->cursor.finished);
     return true;
 }

@@ -4,8 +4,7 @@
  * Events carry increasing sequence numbers. All events use the same ids of the response and its
  * items. The joined deltas are the text of the last event, so the whole text is kept until then.
  *
- * Items are at most one message, with all text of the answer, and one item for each call. Their
- * order is that of their beginnings. */
+ * Each part of the answer is an item: a message, a reasoning item or a function call. */
 #include "api/dialect_internal.h"
 
 /* ---- reading ---- */
@@ -160,31 +159,34 @@ static int keep_echoed(api_request *req, const api__values *shared, err *e) {
     return req->echoed ? 0 : api__out_of_memory(e);
 }
 
-/* ---- writing ---- */
+/* ---- writing: parts of objects ---- */
 
-/* The message is left out if the answer has calls and no text. */
-static bool has_message(const api_reply *reply) {
-    const api__choice *choice = &reply->choices[0];
-    return choice->answer.n_calls == 0 || choice->answer.said.len > 0;
+/* How the three kinds of items differ. */
+static const struct {
+    const char *type, *id_head; /* of the item */
+    const char *part;           /* type of its one part; NULL: it has none */
+    const char *delta, *done;   /* types of the events with its text */
+    const char *text;           /* name of the text in these events */
+} kinds[] = {
+    [API__PART_TEXT] = {"message", "msg", "output_text", "response.output_text.delta",
+                        "response.output_text.done", "text"},
+    [API__PART_THOUGHT] = {"reasoning", "rs", "reasoning_text", "response.reasoning_text.delta",
+                           "response.reasoning_text.done", "text"},
+    [API__PART_CALL] = {"function_call", "fc", NULL, "response.function_call_arguments.delta",
+                        "response.function_call_arguments.done", "arguments"},
+};
+
+static bool is_text(const api_reply *reply) {
+    return reply->cursor.kind == API__PART_TEXT;
 }
 
-static uint32_t n_items(const api_reply *reply) {
-    return reply->choices[0].answer.n_calls + has_message(reply);
+static bool is_call(const api_reply *reply) {
+    return reply->cursor.kind == API__PART_CALL;
 }
 
-/* Index of the cursor's item in the output. */
-static uint32_t item_index(const api_reply *reply) {
-    const api__cursor *cursor = &reply->cursor;
-    uint32_t message = reply->choices[0].answer.said_after;
-    if (!cursor->call) return message;
-    return cursor->n_call + (has_message(reply) && cursor->n_call >= message);
-}
-
-/* Ids of items derive from the response's: "resp_X" has "msg_X_0", or "fc_X_0" and "call_X_0". */
 static void write_item_id(buf *out, const api_reply *reply) {
-    const api__cursor *cursor = &reply->cursor;
-    api__write_call_id(out, reply, &reply->choices[0], cursor->call ? cursor->n_call : 0,
-                       cursor->call ? "fc" : "msg");
+    api__write_item_id(out, reply, &reply->choices[0], reply->cursor.part,
+                       kinds[reply->cursor.kind].id_head);
 }
 
 static void write_name(buf *out, const api_reply *reply) {
@@ -192,38 +194,35 @@ static void write_name(buf *out, const api_reply *reply) {
     api__write_call_name(out, reply, &reply->choices[0], reply->cursor.n_call);
 }
 
-static const char *status_of(const api__choice *choice, bool whole) {
+/* Only the last item of an answer that was cut short is incomplete. */
+static const char *status_of(const api_reply *reply, bool whole, bool last) {
     if (!whole) return "in_progress";
-    return choice->finish == SCHED_STOP ? "completed" : "incomplete";
+    return last && reply->choices[0].finish != SCHED_STOP ? "incomplete" : "completed";
+}
+
+static void write_item_status(buf *out, const api_reply *reply, bool whole) {
+    const api__choice *choice = &reply->choices[0];
+    bool last =
+        choice->state != API__RUNNING && reply->cursor.part + 1 == api__n_parts(reply, choice);
+    buf_puts(out, ",\"status\":");
+    buf_json_text(out, status_of(reply, whole, last));
 }
 
 /* Writes an item up to its text or arguments, which follow if the item is complete. */
 static void open_item(buf *out, const api_reply *reply, bool whole) {
     const api__choice *choice = &reply->choices[0];
-    bool call = reply->cursor.call;
-    buf_puts(out, call ? "{\"type\":\"function_call\",\"id\":" : "{\"type\":\"message\",\"id\":");
+    buf_printf(out, "{\"type\":\"%s\",\"id\":", kinds[reply->cursor.kind].type);
     write_item_id(out, reply);
-    if (call) {
+    write_item_status(out, reply, whole);
+    if (is_call(reply)) {
         buf_puts(out, ",\"call_id\":");
-        api__write_call_id(out, reply, choice, reply->cursor.n_call, "call");
+        api__write_item_id(out, reply, choice, reply->cursor.n_call, "call");
         write_name(out, reply);
         buf_puts(out, ",\"arguments\":");
         return;
     }
-    buf_puts(out, ",\"status\":");
-    buf_json_text(out, status_of(choice, whole));
-    buf_puts(out, ",\"role\":\"assistant\",\"content\":[");
-}
-
-static void close_item(buf *out, const api_reply *reply, bool whole) {
-    const api__choice *choice = &reply->choices[0];
-    if (reply->cursor.call) {
-        buf_puts(out, ",\"status\":");
-        buf_json_text(out, status_of(choice, whole));
-        buf_puts(out, "}");
-    } else {
-        buf_puts(out, "]}");
-    }
+    buf_puts(out, is_text(reply) ? ",\"role\":\"assistant\"" : ",\"summary\":[]");
+    buf_puts(out, ",\"content\":[");
 }
 
 static void write_usage(buf *out, const api_reply *reply) {
@@ -231,26 +230,26 @@ static void write_usage(buf *out, const api_reply *reply) {
     api_reply_usage(reply, &prompt, &output);
     buf_printf(out,
                ",\"usage\":{\"input_tokens\":%llu,\"input_tokens_details\":{\"cached_tokens\":%llu,"
-               "\"cache_write_tokens\":0,\"loops\":%llu},\"output_tokens\":%llu,\"output_tokens_"
-               "details\":{"
-               "\"reasoning_tokens\":0,\"loops\":%llu},\"total_tokens\":%llu}",
+               "\"cache_write_tokens\":0,\"loops\":%llu},\"output_tokens\":%llu,"
+               "\"output_tokens_details\":{\"reasoning_tokens\":%llu,\"loops\":%llu},"
+               "\"total_tokens\":%llu}",
                (unsigned long long)prompt, (unsigned long long)reply->n_cached,
                (unsigned long long)reply->prompt_loops, (unsigned long long)output,
-               (unsigned long long)reply->output_loops, (unsigned long long)(prompt + output));
+               (unsigned long long)reply->n_thought, (unsigned long long)reply->output_loops,
+               (unsigned long long)(prompt + output));
 }
 
 /* Writes a response up to its items. */
 static void open_response(buf *out, const api_reply *reply, bool whole) {
-    const api__choice *choice = &reply->choices[0];
+    bool cut = whole && reply->choices[0].finish != SCHED_STOP;
     buf_puts(out, "{\"id\":");
     buf_json_text(out, reply->id);
     buf_puts(out, ",\"object\":\"response\",\"created_at\":");
     api__write_uint(out, (uint64_t)reply->created);
     buf_puts(out, ",\"status\":");
-    buf_json_text(out, status_of(choice, whole));
+    buf_json_text(out, status_of(reply, whole, true));
     buf_puts(out, ",\"error\":null,\"incomplete_details\":");
-    buf_puts(out,
-             whole && choice->finish != SCHED_STOP ? "{\"reason\":\"max_output_tokens\"}" : "null");
+    buf_puts(out, cut ? "{\"reason\":\"max_output_tokens\"}" : "null");
     buf_puts(out, ",\"model\":");
     buf_json_text(out, reply->ctx->name);
     buf_puts(out, ",\"output\":[");
@@ -269,7 +268,7 @@ static void open_response_event(buf *out, api_reply *reply, const char *type, bo
 
 static void open_item_event(buf *out, api_reply *reply, const char *type, bool whole) {
     open_event(out, reply, type);
-    buf_printf(out, ",\"output_index\":%u,\"item\":", item_index(reply));
+    buf_printf(out, ",\"output_index\":%u,\"item\":", reply->cursor.part);
     open_item(out, reply, whole);
 }
 
@@ -277,44 +276,58 @@ static void open_content_event(buf *out, api_reply *reply, const char *type) {
     open_event(out, reply, type);
     buf_puts(out, ",\"item_id\":");
     write_item_id(out, reply);
-    buf_printf(out, ",\"output_index\":%u", item_index(reply));
-    if (!reply->cursor.call) buf_puts(out, ",\"content_index\":0");
+    buf_printf(out, ",\"output_index\":%u", reply->cursor.part);
+    if (!is_call(reply)) buf_puts(out, ",\"content_index\":0");
 }
 
-/* ---- steps shared by several parts ---- */
+static void open_part(buf *out, const api_reply *reply) {
+    buf_printf(out, "{\"type\":\"%s\",\"text\":", kinds[reply->cursor.kind].part);
+}
+
+/* ---- writing: steps shared by several lists ---- */
 
 /* The repeated fields stand in three events of a stream and may be as long as a body. */
 static bool echoed(buf *out, api_reply *reply, size_t end) {
     return api__write_raw(out, &reply->cursor, reply->req->echoed, reply->req->n_echoed, end);
 }
 
-static const char part_open_text[] = "{\"type\":\"output_text\",\"text\":";
-
 static bool part_open(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    if (!reply->cursor.call) buf_puts(out, part_open_text);
+    if (!is_call(reply)) open_part(out, reply);
     return true;
 }
 
-static bool part_logprobs(buf *out, api_reply *reply, size_t end) {
-    static const char key[] = ",\"annotations\":[],\"logprobs\":[";
-    if (reply->cursor.call) return true;
-    if (!reply->req->logprobs) return api__write_no_list(out, key);
+/* All tokens of an answer stand in its first message. */
+static bool has_tokens(const api_reply *reply) {
+    const api__choice *choice = &reply->choices[0];
+    if (!is_text(reply)) return false;
+    for (uint32_t i = 0; api__splits(reply->req) && i < reply->cursor.part; i++) {
+        if (choice->answer.parts[i].kind == API__PART_TEXT) return false;
+    }
+    return true;
+}
+
+static bool logprobs(buf *out, api_reply *reply, const char *key, size_t end) {
+    if (!is_text(reply)) return true;
+    if (!reply->req->logprobs || !has_tokens(reply)) return api__write_no_list(out, key);
     return api__write_list(out, reply, key, api__entry_chat, end);
 }
 
+static bool part_logprobs(buf *out, api_reply *reply, size_t end) {
+    return logprobs(out, reply, ",\"annotations\":[],\"logprobs\":[", end);
+}
+
 static bool part_ids(buf *out, api_reply *reply, size_t end) {
-    return reply->cursor.call || api__step_ids(out, reply, end);
+    return !has_tokens(reply) || api__step_ids(out, reply, end);
 }
 
 static bool part_depths(buf *out, api_reply *reply, size_t end) {
-    return reply->cursor.call || api__step_depths(out, reply, end);
+    return !has_tokens(reply) || api__step_depths(out, reply, end);
 }
 
 static bool item_close(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    if (!reply->cursor.call) buf_puts(out, "}"); /* ends the part */
-    close_item(out, reply, true);
+    buf_puts(out, is_call(reply) ? "}" : "}]}");
     return true;
 }
 
@@ -322,9 +335,7 @@ static bool item_close(buf *out, api_reply *reply, size_t end) {
 #define WHOLE_ITEM part_open, api__step_text, PART_LISTS, item_close
 
 static bool content_logprobs(buf *out, api_reply *reply, size_t end) {
-    if (reply->cursor.call) return true;
-    if (!reply->req->logprobs) return api__write_no_list(out, ",\"logprobs\":[");
-    return api__write_list(out, reply, ",\"logprobs\":[", api__entry_chat, end);
+    return logprobs(out, reply, ",\"logprobs\":[", end);
 }
 
 static bool close_event(buf *out, api_reply *reply, size_t end) {
@@ -339,7 +350,7 @@ static bool close_output(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
-/* ---- the first events of a stream ---- */
+/* ---- writing: the first events of a stream ---- */
 
 static bool created(buf *out, api_reply *reply, size_t end) {
     open_response_event(out, reply, "response.created", false);
@@ -357,128 +368,61 @@ static bool close_begun(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
+/* ---- writing: the events of an item ---- */
+
 static bool item_added(buf *out, api_reply *reply, size_t end) {
     open_item_event(out, reply, "response.output_item.added", false);
-    if (reply->cursor.call) buf_puts(out, "\"\"");
-    close_item(out, reply, false);
+    buf_puts(out, is_call(reply) ? "\"\"}" : "]}");
+    api__part_opened(&reply->choices[0]);
     return close_event(out, reply, end);
 }
 
 static bool part_added(buf *out, api_reply *reply, size_t end) {
-    if (reply->cursor.call) return true;
+    if (is_call(reply)) return true;
     open_content_event(out, reply, "response.content_part.added");
     buf_puts(out, ",\"part\":");
-    buf_puts(out, part_open_text);
-    buf_puts(out, "\"\",\"annotations\":[],\"logprobs\":[]}");
+    open_part(out, reply);
+    buf_puts(out, is_text(reply) ? "\"\",\"annotations\":[],\"logprobs\":[]}" : "\"\"}");
     return close_event(out, reply, end);
 }
 
-/* ---- a delta ---- */
-
 static bool delta_open(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    open_content_event(out, reply,
-                       reply->cursor.call ? "response.function_call_arguments.delta"
-                                          : "response.output_text.delta");
+    open_content_event(out, reply, kinds[reply->cursor.kind].delta);
     buf_puts(out, ",\"delta\":");
     return true;
 }
 
 static bool delta_close(buf *out, api_reply *reply, size_t end) {
     api__choice *choice = &reply->choices[0];
-    if (reply->cursor.call) api__call_sent(reply, choice);
-    else choice->sent = reply->cursor.to;
+    choice->sent = reply->cursor.to;
     choice->n_written = reply->cursor.to_token;
     return close_event(out, reply, end);
 }
 
-/* The first events of the response, of its message, or of the next call. False: all were written.
- */
-static bool begin_opening(api_reply *reply, api__choice *choice) {
-    static const api__step response[] = {created, echoed,      close_begun, in_progress,
-                                         echoed,  close_begun, NULL};
-    static const api__step item[] = {item_added, part_added, NULL};
-    bool text = api__content_end(reply, choice) > choice->sent;
-    bool empty = choice->state != API__RUNNING && choice->answer.n_calls == 0;
-    reply->cursor = (api__cursor){.steps = item};
-    if (!reply->begun) {
-        reply->cursor.steps = response;
-        return reply->begun = true;
-    }
-    if (!choice->message_opened && (text || empty)) return choice->message_opened = true;
-    if (text || !api__next_call(choice) || choice->call_opened) return false;
-    api__at_call(reply, choice, choice->sent_calls);
-    choice->sent_args = reply->cursor.from;
-    return choice->call_opened = true;
-}
-
-static bool begin_chunk(api_reply *reply, api__choice *choice) {
-    static const api__step delta[] = {delta_open,    api__step_text,   content_logprobs,
-                                      api__step_ids, api__step_depths, delta_close,
-                                      NULL};
-    bool finished = choice->state != API__RUNNING;
-    uint32_t due = choice->n_written;
-    if (begin_opening(reply, choice)) return true;
-    while (due < choice->n_tokens && (finished || choice->tokens[due].text_end <= choice->ready))
-        due++;
-    reply->cursor = (api__cursor){.steps = delta, .from_token = choice->n_written, .to_token = due};
-    if (api__content_end(reply, choice) > choice->sent) api__at_content(reply, choice);
-    else if (api__next_call(choice)) api__at_call(reply, choice, choice->sent_calls);
-    if (reply->cursor.from < reply->cursor.to) return true;
-    reply->cursor.steps = NULL; /* no empty deltas */
-    choice->closed = finished;
-    return false;
-}
-
-/* ---- the last events ---- */
-
-/* Points the cursor at an item: all of its text, or its arguments. */
-static void at_item(api_reply *reply) {
-    api__cursor *cursor = &reply->cursor;
-    const api__choice *choice = &reply->choices[0];
-    uint32_t message = choice->answer.said_after;
-    if (!has_message(reply) || cursor->item != message) {
-        uint32_t n_call = cursor->item - (has_message(reply) && cursor->item > message);
-        api__at_call(reply, choice, n_call);
-        cursor->from = choice->answer.calls[n_call].args;
-        return;
-    }
-    api__at_content(reply, choice);
-    cursor->from = 0;
-    cursor->to_token = choice->n_tokens;
-}
-
-static bool item_begin(buf *out, api_reply *reply, size_t end) {
-    (void)out, (void)end;
-    at_item(reply);
-    return true;
-}
-
 static bool text_done(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    open_content_event(out, reply,
-                       reply->cursor.call ? "response.function_call_arguments.done"
-                                          : "response.output_text.done");
-    if (reply->cursor.call) write_name(out, reply);
-    buf_puts(out, reply->cursor.call ? ",\"arguments\":" : ",\"text\":");
+    open_content_event(out, reply, kinds[reply->cursor.kind].done);
+    if (is_call(reply)) write_name(out, reply);
+    buf_printf(out, ",\"%s\":", kinds[reply->cursor.kind].text);
     return true;
 }
 
 static bool part_done(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    if (reply->cursor.call) return true;
+    if (is_call(reply)) return true;
     open_content_event(out, reply, "response.content_part.done");
     buf_puts(out, ",\"part\":");
-    buf_puts(out, part_open_text);
+    open_part(out, reply);
     return true;
 }
 
 static bool part_text(buf *out, api_reply *reply, size_t end) {
-    return reply->cursor.call || api__step_text(out, reply, end);
+    return is_call(reply) || api__step_text(out, reply, end);
 }
 
 static bool close_part_event(buf *out, api_reply *reply, size_t end) {
-    if (reply->cursor.call) return true;
+    if (is_call(reply)) return true;
     buf_puts(out, "}");
     return close_event(out, reply, end);
 }
@@ -489,40 +433,78 @@ static bool item_done(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
-/* Goes back to `step` for the next item. False: this was the last. */
-static bool next_item(api_reply *reply, uint32_t step) {
-    if (++reply->cursor.item == n_items(reply)) return false;
-    reply->cursor.step = step - 1;
-    return true;
-}
-
-enum { ITEM_BEGIN = 0, WHOLE_BEGIN = 20, BODY_BEGIN = 1 }; /* indices in the lists of steps below */
-
 static bool item_end(buf *out, api_reply *reply, size_t end) {
-    (void)next_item(reply, ITEM_BEGIN);
+    api__part_closed(&reply->choices[0]);
     return close_event(out, reply, end);
 }
+
+static const api__step begin_steps[] = {created, echoed,      close_begun, in_progress,
+                                        echoed,  close_begun, NULL},
+                       open_steps[] = {item_added, part_added, NULL},
+                       delta_steps[] = {delta_open,    api__step_text,   content_logprobs,
+                                        api__step_ids, api__step_depths, delta_close,
+                                        NULL},
+                       close_steps[] = {text_done,   api__step_text,   content_logprobs,
+                                        close_event, part_done,        part_text,
+                                        PART_LISTS,  close_part_event, item_done,
+                                        WHOLE_ITEM,  item_end,         NULL};
+
+static bool begin_chunk(api_reply *reply, api__choice *choice) {
+    bool finished = choice->state != API__RUNNING;
+    uint32_t due = choice->n_written;
+    reply->cursor = (api__cursor){.steps = begin_steps};
+    if (!reply->begun) return reply->begun = true;
+    while (due < choice->n_tokens && (finished || choice->tokens[due].text_end <= choice->ready))
+        due++;
+    switch (api__next_phase(reply, choice)) {
+    case API__OPENS: reply->cursor.steps = open_steps; return true;
+    case API__GROWS:
+        reply->cursor.steps = delta_steps;
+        reply->cursor.from_token = choice->n_written;
+        reply->cursor.to_token = due;
+        return true;
+    case API__CLOSES:
+        reply->cursor.steps = close_steps;
+        api__at_part(reply, choice, choice->part); /* all of it */
+        reply->cursor.to_token = choice->n_tokens;
+        return true;
+    case API__NOTHING: break;
+    }
+    reply->cursor.steps = NULL;
+    choice->closed = finished;
+    return false;
+}
+
+/* ---- writing: the last event of a stream, and a whole answer ---- */
 
 static bool completed(buf *out, api_reply *reply, size_t end) {
     bool stop = reply->choices[0].finish == SCHED_STOP;
     (void)end;
     open_response_event(out, reply, stop ? "response.completed" : "response.incomplete", true);
-    reply->cursor.item = 0;
     return true;
 }
 
+static bool body_open(buf *out, api_reply *reply, size_t end) {
+    (void)end;
+    open_response(out, reply, true);
+    return true;
+}
+
+enum { WHOLE_BEGIN = 1 }; /* its index in the lists of steps */
+
 static bool whole_begin(buf *out, api_reply *reply, size_t end) {
     (void)end;
-    if (reply->cursor.item > 0) buf_puts(out, ",");
-    at_item(reply);
+    if (reply->cursor.part > 0) buf_puts(out, ",");
+    api__at_part(reply, &reply->choices[0], reply->cursor.part);
+    reply->cursor.to_token = reply->choices[0].n_tokens;
     open_item(out, reply, true);
     return true;
 }
 
 static bool whole_end(buf *out, api_reply *reply, size_t end) {
-    bool stream = reply->req->stream;
     (void)out, (void)end;
-    (void)next_item(reply, stream ? WHOLE_BEGIN : BODY_BEGIN);
+    if (++reply->cursor.part < api__n_parts(reply, &reply->choices[0]))
+        reply->cursor.step = WHOLE_BEGIN - 1; /* the next item follows */
     return true;
 }
 
@@ -533,43 +515,16 @@ static bool close_response(buf *out, api_reply *reply, size_t end) {
     return true;
 }
 
+#define ALL_ITEMS [WHOLE_BEGIN] = whole_begin, WHOLE_ITEM, whole_end, close_output, echoed
+
 static void begin_end(api_reply *reply) {
-    static const api__step steps[] = {[ITEM_BEGIN] = item_begin,
-                                      text_done,
-                                      api__step_text,
-                                      content_logprobs,
-                                      close_event,
-                                      part_done,
-                                      part_text,
-                                      PART_LISTS,
-                                      close_part_event,
-                                      item_done,
-                                      WHOLE_ITEM,
-                                      item_end,
-                                      completed,
-                                      [WHOLE_BEGIN] = whole_begin,
-                                      WHOLE_ITEM,
-                                      whole_end,
-                                      close_output,
-                                      echoed,
-                                      close_response,
-                                      close_event,
-                                      NULL};
+    static const api__step steps[] = {completed, ALL_ITEMS, close_response, close_event, NULL};
     reply->cursor = (api__cursor){.steps = steps};
 }
 
-static bool body_open(buf *out, api_reply *reply, size_t end) {
-    (void)end;
-    open_response(out, reply, true);
-    return true;
-}
-
 static void begin_body(api_reply *reply) {
-    static const api__step body[] = {body_open,      [BODY_BEGIN] = whole_begin,
-                                     WHOLE_ITEM,     whole_end,
-                                     close_output,   echoed,
-                                     close_response, NULL};
-    reply->cursor = (api__cursor){.steps = body};
+    static const api__step steps[] = {body_open, ALL_ITEMS, close_response, NULL};
+    reply->cursor = (api__cursor){.steps = steps};
 }
 
 /* The event has fields of its own besides the error object of other streams. */

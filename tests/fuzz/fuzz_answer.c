@@ -30,7 +30,7 @@ static void read_twice(const api__notation *notation, const api_request *req, co
     notation->read(req, &parts, text, cut, false);
     notation->read(req, &parts, text, n, true);
     if (!same(&whole.said, &parts.said) || !same(&whole.args, &parts.args)) __builtin_trap();
-    if (whole.n_calls != parts.n_calls || whole.said_after != parts.said_after) __builtin_trap();
+    if (whole.n_calls != parts.n_calls || whole.n_parts != parts.n_parts) __builtin_trap();
     if (notation == &api__notation_tags) check_arguments(&whole);
     api__answer_deinit(&whole);
     api__answer_deinit(&parts);

@@ -59,7 +59,8 @@ Test(api_reply, a_completion_has_the_shape_of_the_openai_api) {
                  API_DONE);
     cr_assert_str_eq(
         stampless(&out),
-        "{\"id\":\"cmpl-r\",\"object\":\"text_completion\",\"created\":0,\"model\":\"demo\","
+        "{\"id\":\"cmpl-r-0000000000000000\",\"object\":\"text_completion\",\"created\":0,"
+        "\"model\":\"demo\","
         "\"choices\":["
         "{\"index\":0,\"text\":\" "
         "the\",\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null}]," USAGE(
@@ -75,7 +76,8 @@ Test(api_reply, a_chat_answer_has_the_shape_of_the_openai_api) {
            " the", SCHED_LENGTH, &out);
     cr_assert_str_eq(
         stampless(&out),
-        "{\"id\":\"chatcmpl-r\",\"object\":\"chat.completion\",\"created\":0,\"model\":\"demo\","
+        "{\"id\":\"chatcmpl-r-0000000000000000\",\"object\":\"chat.completion\",\"created\":0,"
+        "\"model\":\"demo\","
         "\"choices\":["
         "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\" the\",\"refusal\":null},"
         "\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":null}]," USAGE(
@@ -85,7 +87,8 @@ Test(api_reply, a_chat_answer_has_the_shape_of_the_openai_api) {
 
 #define CHUNK(inner)                                                                               \
     "data: "                                                                                       \
-    "{\"id\":\"chatcmpl-r\",\"object\":\"chat.completion.chunk\",\"created\":0,\"model\":"         \
+    "{\"id\":\"chatcmpl-r-0000000000000000\",\"object\":\"chat.completion.chunk\",\"created\":0,"  \
+    "\"model\":"                                                                                   \
     "\"demo\","                                                                                    \
     "\"choices\":[" inner "]"
 
@@ -155,7 +158,8 @@ Test(api_reply, the_last_token_of_a_length_limited_stream_carries_the_finish_rea
     snprintf(
         want, sizeof want,
         "data: "
-        "{\"id\":\"cmpl-r\",\"object\":\"text_completion\",\"created\":0,\"model\":\"demo\","
+        "{\"id\":\"cmpl-r-0000000000000000\",\"object\":\"text_completion\",\"created\":0,"
+        "\"model\":\"demo\","
         "\"choices\":[{\"index\":0,"
         "\"text\":\" "
         "the\",\"logprobs\":null,\"token_ids\":[%u],\"depths\":[1],\"finish_reason\":\"length\","

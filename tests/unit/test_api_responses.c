@@ -31,7 +31,7 @@ Test(api_responses, an_answer_has_the_object_of_the_openai_api_and_repeats_what_
         API_DONE);
     json_t *root = json_loadb(out.data, out.len, JSON_REJECT_DUPLICATES, NULL);
     cr_assert_not_null(root, "%s", out.data);
-    cr_expect_str_eq(str(root, "id"), "resp_r");
+    cr_expect_str_eq(str(root, "id"), "resp_r-0000000000000000");
     cr_expect_str_eq(str(root, "object"), "response");
     cr_expect_str_eq(str(root, "status"), "completed");
     cr_expect_str_eq(str(root, "model"), "demo");
@@ -40,7 +40,7 @@ Test(api_responses, an_answer_has_the_object_of_the_openai_api_and_repeats_what_
     const json_t *item = json_array_get(json_object_get(root, "output"), 0);
     const json_t *part = json_array_get(json_object_get(item, "content"), 0);
     cr_expect_str_eq(str(item, "type"), "message");
-    cr_expect_str_eq(str(item, "id"), "msg_r_0");
+    cr_expect_str_eq(str(item, "id"), "msg_0000000000000000_0_0");
     cr_expect_str_eq(str(part, "type"), "output_text");
     cr_expect_str_eq(str(part, "text"), " the");
     cr_expect_eq(json_array_size(json_object_get(part, "depths")), 1);
@@ -79,9 +79,10 @@ Test(api_responses, events_come_in_order_with_one_pair_of_ids_and_deltas_join_to
         cr_expect_str_eq(str(root, "type"), order[n]);
         const json_t *response = json_object_get(root, "response"),
                      *item = json_object_get(root, "item");
-        if (response) cr_expect_str_eq(str(response, "id"), "resp_r");
-        if (item) cr_expect_str_eq(str(item, "id"), "msg_r_0");
-        if (json_object_get(root, "item_id")) cr_expect_str_eq(str(root, "item_id"), "msg_r_0");
+        if (response) cr_expect_str_eq(str(response, "id"), "resp_r-0000000000000000");
+        if (item) cr_expect_str_eq(str(item, "id"), "msg_0000000000000000_0_0");
+        if (json_object_get(root, "item_id"))
+            cr_expect_str_eq(str(root, "item_id"), "msg_0000000000000000_0_0");
         if (json_object_get(root, "delta")) {
             buf_puts(&text, str(root, "delta"));
             cr_expect_eq(json_array_size(json_object_get(root, "logprobs")), 1);

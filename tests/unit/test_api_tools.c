@@ -229,7 +229,8 @@ Test(api_tools, arguments_come_in_fragments_as_they_are_made) {
     cr_expect_gt(got.calls, 4);
     cr_expect_not_null(
         strstr(out.data,
-               "\"delta\":{\"role\":\"assistant\",\"tool_calls\":[{\"index\":0,\"id\":\"call_r_0\","
+               "\"delta\":{\"role\":\"assistant\",\"tool_calls\":[{\"index\":0,\"id\":\"call_"
+               "0000000000000000_0_0\","
                "\"type\":\"function\",\"function\":{\"name\":\"weather\",\"arguments\":\""),
         "%s", out.data);
     told_deinit(&got);
@@ -307,7 +308,7 @@ Test(api_tools, responses_have_a_call_as_an_item_with_events_of_its_own) {
             at_order--; /* deltas repeat */
         cr_assert_str_eq(str(root, "type"), order[at_order]);
         const json_t *item = json_object_get(root, "item");
-        if (item) cr_expect_str_eq(str(item, "call_id"), "call_r_0");
+        if (item) cr_expect_str_eq(str(item, "call_id"), "call_0000000000000000_0_0");
         if (item) cr_expect_str_eq(str(item, "name"), "now");
         at_order++;
         json_decref(root);
