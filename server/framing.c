@@ -3,27 +3,12 @@
  * libmicrohttpd 0.9.75 accepts heads that proxies and servers read differently: two lengths, a
  * length and a coding, unknown codings, two Hosts. Request smuggling rests on such differences, so
  * each of them is refused here with a message that names it. */
-#include "server/server_internal.h"
+#include "server/framing.h"
+
+#include "base/err.h"
 
 #include <string.h>
 #include <strings.h>
-
-static bool is_hex(char ch) {
-    return (ch >= '0' && ch <= '9') || (ch >= 'a' && ch <= 'f') || (ch >= 'A' && ch <= 'F');
-}
-
-bool srv_screen_target(const char *raw) {
-    if (raw[0] != '/') return false; /* neither the absolute form nor "*" */
-    if (strstr(raw, "..") != NULL) return false;
-    for (const char *at = raw; *at; at++) {
-        unsigned char byte = (unsigned char)*at;
-        if (byte <= ' ' || byte >= 127 || byte == '\\') return false;
-        if (byte != '%') continue;
-        if (!is_hex(at[1]) || !is_hex(at[2])) return false;
-        if (at[1] == '0' && at[2] == '0') return false; /* would cut the decoded path short */
-    }
-    return true;
-}
 
 bool srv_screen_id(const char *id) {
     size_t n = strlen(id);

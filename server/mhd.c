@@ -276,6 +276,7 @@ static void on_done(void *cls, struct MHD_Connection *mhd, void **ctx,
     srv_hold_end(&req->held_answer);
     srv_account_leave(req->account);
     free((void *)(uintptr_t)req->tail);
+    free(req->refusal.text);
     free(req);
     *ctx = NULL;
 }
@@ -309,13 +310,17 @@ static void queue_answer(srv_req *req, unsigned status, const char *type,
     if (req->id[0] == 0) srv_make_id(server, req->id);
     if (type) add(response, "Content-Type", type);
     add(response, "x-request-id", req->id);
-    for (size_t i = 0; i < n_extra; i++)
+    bool has_vary = false;
+    for (size_t i = 0; i < n_extra; i++) {
         add(response, extra[i].name, extra[i].value);
+        has_vary |= strcmp(extra[i].name, "Vary") == 0;
+    }
     if (req->cors) {
         add(response, "Access-Control-Allow-Origin", req->cors);
-        add(response, "Access-Control-Expose-Headers", "x-request-id, retry-after");
-        if (strcmp(req->cors, "*") != 0) add(response, "Vary", "Origin");
+        add(response, "Access-Control-Expose-Headers",
+            "x-request-id, retry-after, www-authenticate, allow");
     }
+    if (server->opts.cors.n && !has_vary) add(response, "Vary", "Origin");
     if (status == 503 || status == 429) add(response, "Retry-After", "1");
     if (req->close || server->draining) add(response, "Connection", "close");
     req->status = status;

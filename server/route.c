@@ -1,7 +1,8 @@
-/* route.c - the handler of each path, and the checks before it: CORS, keys, types.
+/* route.c - the handler of each path, and the checks before it: origins, keys, types.
  *
- * Paths match exactly after decoding; no files lie behind them. Whether a key is needed depends on
- * the route that was found, never on the text of the path. */
+ * Paths match exactly once they are decoded and brought to one spelling (target.c); no files lie
+ * behind them. Whether a key is needed depends on the route that was found, never on the text of
+ * the path. */
 #include "server/assets_internal.h"
 #include "server/server_internal.h"
 
@@ -9,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+
+enum { NEAR_PATHS = 5 };
 
 static void answer_json(srv_req *req, buf *body) {
     srv_answer(req, 200, "application/json", body, NULL, 0);
@@ -65,6 +68,11 @@ static void handle_ready(srv_req *req) {
     }
 }
 
+static void handle_version(srv_req *req) {
+    static const char body[] = "{\"version\":\"" FATHOM_VERSION "\"}";
+    srv_answer_static(req, 200, "application/json", body, sizeof body - 1, NULL, 0);
+}
+
 static void handle_asset(srv_req *req) {
     static const srv_header fixed[] = {{"Cache-Control", "no-cache"},
                                        {"X-Content-Type-Options", "nosniff"},
@@ -81,8 +89,9 @@ static const srv_route fixed_routes[] = {
     {"/models", "GET", ROUTE_LOADED | ROUTE_V1, handle_models, NULL},
     {"/models/", "GET", ROUTE_LOADED | ROUTE_V1 | ROUTE_PREFIX, handle_model, NULL},
     {"/openapi.json", "GET", ROUTE_OPEN, handle_openapi, NULL},
-    {"/health", "GET", ROUTE_OPEN | ROUTE_ADMIN, handle_health, NULL},
-    {"/ready", "GET", ROUTE_OPEN | ROUTE_ADMIN, handle_ready, NULL},
+    {"/health", "GET", ROUTE_OPEN | ROUTE_ADMIN | ROUTE_V1, handle_health, NULL},
+    {"/ready", "GET", ROUTE_OPEN | ROUTE_ADMIN | ROUTE_V1, handle_ready, NULL},
+    {"/version", "GET", ROUTE_OPEN | ROUTE_ADMIN | ROUTE_V1, handle_version, NULL},
     {"/metrics", "GET", ROUTE_METRICS | ROUTE_ADMIN, srv_handle_metrics, NULL},
     {"(page)", "GET", ROUTE_OPEN, handle_asset, NULL}, /* found by the names of its files */
 };
@@ -108,6 +117,7 @@ const srv_route *srv_routes(size_t *n) {
     return routes;
 }
 
+/* *tail is the rest of `path` after a prefix route. */
 static const srv_route *find_path(srv_req *req, const char *path, const char **tail) {
     size_t n_routes;
     const srv_route *routes = srv_routes(&n_routes);
@@ -128,8 +138,9 @@ static const srv_route *find_path(srv_req *req, const char *path, const char **t
 }
 
 unsigned srv_route_find(srv_req *req, const char *method, const char *path, const char **allow) {
+    char plain[SRV_PATH_MAX];
     const char *tail = NULL;
-    const srv_route *route = find_path(req, path, &tail);
+    const srv_route *route = srv_plain_path(path, plain) ? find_path(req, plain, &tail) : NULL;
     if (route == NULL || (req->conn && req->conn->at->admin && !(route->flags & ROUTE_ADMIN)))
         return 404;
     bool get = strcmp(route->method, "GET") == 0;
@@ -142,22 +153,6 @@ unsigned srv_route_find(srv_req *req, const char *method, const char *path, cons
 }
 
 /* ---- the gate ---- */
-
-static const char *cors_for(const srv *server, const char *origin) {
-    for (size_t i = 0; origin && i < server->opts.cors.n; i++) {
-        const char *allowed = server->opts.cors.items[i];
-        if (strcmp(allowed, "*") == 0 || strcmp(allowed, origin) == 0) return allowed;
-    }
-    return NULL;
-}
-
-static void answer_preflight(srv_req *req) {
-    static const srv_header grant[] = {
-        {"Access-Control-Allow-Methods", "GET, POST, OPTIONS"},
-        {"Access-Control-Allow-Headers", "authorization, content-type, x-api-key, x-request-id"},
-        {"Access-Control-Max-Age", "600"}};
-    srv_answer_static(req, 204, NULL, "", 0, grant, ARRAY_LEN(grant));
-}
 
 /* The key a request shows: Authorization: Bearer KEY, or X-Api-Key: KEY. */
 static int find_key(const srv_req *req) {
@@ -204,11 +199,10 @@ static unsigned refuse_foreign(srv_req *req, const char *message, const char *co
 /* A foreign Host comes from a page that pointed its own name at this machine in order to read from
  * it. Where other machines can connect, a proxy may pass any Host, so only --allowed-host counts.
  * 403 rather than 421: after a 421 a browser tries another connection. */
-static unsigned examine_host(srv_req *req) {
+static unsigned examine_host(srv_req *req, const char *host) {
     const srv *server = req->server;
     const srv_listener *at = req->conn->at;
     if (at->admin || (!at->loopback && server->opts.allowed_hosts.n == 0)) return 0;
-    const char *host = srv_req_header(req, "Host");
     if (host == NULL || srv_host_known(host, server->opts.host, &server->opts.allowed_hosts))
         return 0;
     return refuse_foreign(req,
@@ -219,9 +213,9 @@ static unsigned examine_host(srv_req *req) {
 
 /* Web pages of other sites may not make work. A browser sends simple requests without asking first,
  * so keeping the answer from the page is not enough. */
-static unsigned examine_origin(srv_req *req, const char *method) {
+static unsigned examine_origin(srv_req *req, const char *method, const char *host) {
     if (req->cors || strcmp(method, "POST") != 0) return 0;
-    const char *origin = srv_req_header(req, "Origin"), *host = srv_req_header(req, "Host");
+    const char *origin = srv_req_header(req, "Origin");
     const char *site = srv_req_header(req, "Sec-Fetch-Site"); /* pages cannot set it */
     bool same = site && strcmp(site, "same-origin") == 0;     /* even if a proxy changed Host */
     bool foreign = (origin && !(host && srv_origin_is(origin, host))) ||
@@ -233,8 +227,34 @@ static unsigned examine_origin(srv_req *req, const char *method) {
                           "origin_not_allowed");
 }
 
+/* Names the paths that look most like the unknown one. Here the client has shown its key if it
+ * needs one, so no stranger learns what exists. */
+static unsigned refuse_unknown(srv_req *req, const char *path) {
+    static char spelled[MOST_ROUTES][48];
+    const char *known[MOST_ROUTES];
+    size_t n = 0, n_routes;
+    const srv_route *routes = srv_routes(&n_routes);
+    for (size_t i = 0; i + 1 < n_routes; i++) {
+        unsigned flags = routes[i].flags;
+        if (req->conn->at->admin && !(flags & ROUTE_ADMIN)) continue;
+        bool v1 = (flags & ROUTE_V1) && !(flags & ROUTE_OPEN);
+        (void)snprintf(spelled[n], sizeof spelled[n], "%s%s%s", v1 ? "/v1" : "", routes[i].path,
+                       flags & ROUTE_PREFIX ? "{id}" : "");
+        known[n] = spelled[n];
+        n++;
+    }
+    char plain[SRV_PATH_MAX];
+    buf text = {0};
+    buf_puts(&text, "no such path; the nearest paths are ");
+    srv_near_paths(srv_plain_path(path, plain) ? plain : path, known, n, NEAR_PATHS, &text);
+    if (text.failed) buf_deinit(&text);
+    req->refusal.text = text.data;
+    return refuse(req, 404, text.data ? text.data : "no such path", "not_found");
+}
+
 /* Checks whether the request may come in; refuses with the first rule it breaks. */
-static unsigned examine(srv_req *req, unsigned found, const srv_framing *framing) {
+static unsigned examine(srv_req *req, unsigned found, const char *path,
+                        const srv_framing *framing) {
     srv *server = req->server;
     if (needs_key(server, req->route)) {
         req->key = find_key(req);
@@ -243,9 +263,13 @@ static unsigned examine(srv_req *req, unsigned found, const srv_framing *framing
             return refuse(req, 401, "the request needs a valid API key", "invalid_api_key");
         }
     }
-    if (found == 404) return refuse(req, 404, "no such path", "not_found");
+    if (found == 404) return refuse_unknown(req, path);
     if (found == 405) {
-        return refuse(req, 405, "this path does not support this method", "method_not_allowed");
+        bool get = strcmp(req->route->method, "GET") == 0;
+        return refuse(req, 405,
+                      get ? "this path takes the methods GET and HEAD only"
+                          : "this path takes the method POST only",
+                      "method_not_allowed");
     }
     if (found) return refuse(req, found, "the server is out of memory; try again shortly", NULL);
     size_t n_routes;
@@ -270,20 +294,23 @@ static unsigned examine(srv_req *req, unsigned found, const srv_framing *framing
     return 0;
 }
 
-void srv_gate(srv_req *req, const char *method, const char *path, const srv_framing *framing) {
+void srv_gate(srv_req *req, const char *method, const char *target, const srv_framing *framing) {
     srv *server = req->server;
+    char authority[SRV_HOST_MAX];
+    const char *path = target + srv_target_prefix(target);
+    const char *host = srv_target_host(target, authority) ? authority : srv_req_header(req, "Host");
     unsigned found = srv_route_find(req, method, path, &req->refusal.allow);
-    bool foreign = examine_host(req) != 0;
-    if (!foreign) req->cors = cors_for(server, srv_req_header(req, "Origin"));
-    if (foreign || examine_origin(req, method) != 0) {
+    bool foreign = examine_host(req, host) != 0;
+    if (!foreign) req->cors = srv_cors_origin(server, srv_req_header(req, "Origin"));
+    if (foreign || examine_origin(req, method, host) != 0) {
         if (!req->answer_after_body) srv_refuse(req);
         return;
     }
     if (strcmp(method, "OPTIONS") == 0 && found != 404 && server->opts.cors.n) {
-        answer_preflight(req);
+        srv_cors_preflight(req, req->refusal.allow);
         return;
     }
-    if (examine(req, found, framing) && !req->answer_after_body) srv_refuse(req);
+    if (examine(req, found, path, framing) && !req->answer_after_body) srv_refuse(req);
 }
 
 void srv_route_run(srv_req *req) {

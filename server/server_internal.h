@@ -7,9 +7,11 @@
  *
  *   mhd.c        bytes to requests, answers to bytes, the pump
  *   conns.c      open connections; closes idle ones when there are too many
- *   framing.c    rules for a header block, checked before it is used
+ *   framing.c    rules for a header block, checked before it is used (framing.h)
+ *   target.c     the request target: absolute form, slashes, a list of near paths
  *   hosts.c      whether Host names this server, and Origin this server's page
- *   route.c      the handler of each path; keys, CORS
+ *   cors.c       what pages of other origins may read and send
+ *   route.c      the handler of each path; keys
  *   parse.c      bodies to api_requests, large ones on a worker
  *   engine.c     submits sequences; assigns the scheduler's events to requests
  *   ledger.c     the bytes that each client makes the server hold
@@ -29,6 +31,7 @@
 #include "api/api.h"
 #include "base/list.h"
 #include "base/map.h"
+#include "server/framing.h"
 #include "server/ledger.h"
 #include "server/server.h"
 
@@ -42,7 +45,6 @@ enum {
                                     returned when freed */
     SRV_SLICE_BYTES = 16 << 10,  /* bytes of a whole answer that are written at a time */
     SRV_INLINE_BODY = 4 << 10,   /* bodies up to this are parsed on the loop (well under 1 ms) */
-    SRV_ID_MAX = 64,             /* longest X-Request-Id that is echoed */
     SRV_KEY_NAME = 32,
     SRV_TICK_MS = 1000, /* between two checks of all deadlines */
     SRV_MAX_KEYS = 1024,
@@ -143,8 +145,9 @@ struct srv_req {
     struct {
         unsigned status; /* 0 = none */
         const char *message, *code, *allow;
-    } refusal; /* found in the headers, answered after the body was read and dropped: closing a
-                  connection with unread bytes would reset it and lose the answer */
+        char *text; /* owned: the message, if it was made for this request */
+    } refusal;      /* found in the headers, answered after the body was read and dropped: closing a
+                       connection with unread bytes would reset it and lose the answer */
     bool answer_after_body;
     /* A status found while the body arrives; it is sent at the end. */
     unsigned late_status;
@@ -212,28 +215,6 @@ void srv_req_wake(srv_req *req);    /* resumes; call srv_mhd_pump once after the
 /* First value of a request header, NULL if absent. */
 const char *srv_req_header(const srv_req *req, const char *name);
 
-/* framing.c: uses neither libmicrohttpd nor sockets; every input is text. */
-typedef struct {
-    unsigned host, length, coding, type, encoding, expect, auth, x_key, request_id;
-    uint64_t n_body; /* announced length of the body; 0 if none was announced */
-    bool chunked, bad_length, big, bad_name, bad_value, bad_expect, json, coded, bad_type;
-} srv_framing;
-bool srv_screen_target(const char *raw) WARN_UNUSED; /* false: 400 */
-void srv_screen_header(srv_framing *framing, const char *name, size_t name_n, const char *value,
-                       size_t value_n, uint64_t max_body);
-/* 0 = fine, else the status, and *why is a sentence for the client. */
-unsigned srv_screen_verdict(const srv_framing *framing, const char *method, const char *version,
-                            const char **why);
-bool srv_screen_id(const char *id); /* whether this X-Request-Id may be echoed */
-
-/* hosts.c: every input is text, as in framing.c. */
-/* Whether a Host header names this server: a local name, the name it was bound to, or one of
- * `allowed`, each with any port. "*" in `allowed` allows every name. */
-bool srv_host_known(const char *value, const char *bound, const opt_list *allowed);
-bool srv_host_option_ok(const char *text); /* whether --allowed-host may have this value */
-/* Whether this Origin is the server that the Host header names. */
-bool srv_origin_is(const char *origin, const char *value);
-
 /* route.c */
 enum {
     ROUTE_OPEN = 1,    /* needs no key */
@@ -261,9 +242,15 @@ unsigned srv_route_find(srv_req *req, const char *method, const char *path, cons
 const srv_route *srv_routes(size_t *n);
 /* Checks CORS, keys and content type before the handler. Answers a refused request at once or, with
  * req->answer_after_body, by srv_refuse after the body. */
-void srv_gate(srv_req *req, const char *method, const char *path, const srv_framing *framing);
+void srv_gate(srv_req *req, const char *method, const char *target, const srv_framing *framing);
 void srv_refuse(srv_req *req); /* answers with req->refusal */
 void srv_route_run(srv_req *req);
+
+/* cors.c */
+/* The value of Access-Control-Allow-Origin for this Origin; NULL: its pages may not read. */
+const char *srv_cors_origin(const srv *server, const char *origin);
+/* Answers an OPTIONS request with the methods of its route and the headers it asked for. */
+void srv_cors_preflight(srv_req *req, const char *methods);
 
 /* keys.c: API keys, stored as SHA-256 only. */
 typedef struct srv_keys srv_keys;

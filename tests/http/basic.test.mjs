@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { test } from "node:test";
 import { Raw, exchange, parse } from "./lib/raw.mjs";
-import { Server, chunks, events, sleep, textOf, until, withServer } from "./lib/server.mjs";
+import { Server, binary, chunks, events, sleep, textOf, until, withServer } from "./lib/server.mjs";
 
 const ask = { model: "demo", prompt: "In the beginning", max_tokens: 8, temperature: 0 };
 
@@ -20,6 +20,10 @@ test("models, one model, health, ready, metrics and the page answer", async () =
         assert.equal(missing.json.error.code, "model_not_found");
         assert.deepEqual((await s.get("/health")).json, { status: "ok" });
         assert.deepEqual((await s.get("/ready")).json, { status: "ready" });
+        assert.deepEqual((await s.get("/v1/health")).json, { status: "ok" });
+        assert.deepEqual((await s.get("/v1/ready")).json, { status: "ready" });
+        const { version } = (await s.get("/version")).json;
+        assert.equal(execFileSync(binary, ["--version"], { encoding: "utf8" }).trim(), `fathom ${version}`);
         const metrics = await s.get("/metrics");
         assert.match(metrics.headers["content-type"], /^text\/plain; version=0\.0\.4/);
         assert.match(metrics.text, /^vllm:num_requests_running\{model_name="demo",engine="0"\} 0$/m);

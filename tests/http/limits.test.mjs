@@ -16,11 +16,12 @@ writeFileSync(keyFile, "# who may come in\nsk-alpha-000001 alpha\n\n  sk-beta-00
 
 test("F49: every route but the open ones needs a key, shown in one of two ways", async () => {
     await withServer(["--api-key-file", keyFile], async (s) => {
-        for (const open of ["/health", "/ready", "/metrics", "/", "/app.js"]) assert.equal((await s.get(open)).status, 200, open);
+        for (const open of ["/health", "/v1/health", "/health/", "/ready", "/v1/ready", "/version", "/metrics", "/", "/app.js"]) assert.equal((await s.get(open)).status, 200, open);
         for (const [method, target] of [["POST", "/v1/completions"], ["POST", "/completions"], ["POST", "/v1/chat/completions"], ["GET", "/v1/models"], ["GET", "/models/demo"],
-            ["POST", "/tokenize"], ["POST", "/v1/detokenize"], ["GET", "/nowhere"], ["GET", "/health/"], ["GET", "//v1/models"], ["GET", "/v1/completions"], ["DELETE", "/v1/models"]]) {
+            ["POST", "/tokenize"], ["POST", "/v1/detokenize"], ["GET", "/nowhere"], ["GET", "//v1/models"], ["GET", "/v1/models/"], ["POST", "/v1//completions/"], ["GET", "/v1/completions"], ["DELETE", "/v1/models"]]) {
             const r = await s.request(method, target, { body: method === "POST" ? body : undefined });
             assertError(r, 401, { type: "authentication_error", code: "invalid_api_key" });
+            assert.ok(!r.text.includes("/v1/"), "no stranger learns what exists");
             assert.equal(r.headers["www-authenticate"], "Bearer");
         }
         for (const headers of [{ Authorization: "Bearer sk-alpha-000001" }, { authorization: "bearer sk-beta-0000002" }, { "X-Api-Key": "sk-nameless-003" }]) {
@@ -86,12 +87,22 @@ test("CORS: named origins only, preflight without a key", async () => {
         assert.equal(preflight.status, 204);
         assert.equal(preflight.headers["access-control-allow-origin"], "https://b.example");
         assert.match(preflight.headers["access-control-allow-headers"], /authorization/);
+        assert.equal(preflight.headers["access-control-allow-methods"], "POST");
+        const asked = await s.request("OPTIONS", "/v1/models", { headers: { Origin: "https://b.example", "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Headers": "authorization,x-stainless-os, x-stainless-arch,not a token" } });
+        assert.equal(asked.status, 204);
+        assert.equal(asked.headers["access-control-allow-headers"], "authorization, x-stainless-os, x-stainless-arch");
+        assert.equal(asked.headers["access-control-allow-methods"], "GET, HEAD");
+        assert.equal(asked.headers.vary, "Origin, Access-Control-Request-Headers");
+        assert.ok(Number(asked.headers["access-control-max-age"]) > 0);
         const stranger = await s.get("/health", { headers: { Origin: "https://c.example" } });
         assert.equal(stranger.headers["access-control-allow-origin"], undefined);
+        assert.equal(stranger.headers.vary, "Origin", "a cache must not give this answer to an allowed origin");
         const denied = await s.get("/v1/models", { headers: { Origin: "https://a.example" } });
         assert.equal(denied.status, 401);
         assert.equal(denied.headers["access-control-allow-origin"], "https://a.example", "the browser may read the refusal");
         assert.equal(denied.headers.vary, "Origin");
+        assert.match(denied.headers["access-control-expose-headers"], /x-request-id.*www-authenticate/);
     });
     await withServer([], async (s) => {
         const off = await s.request("OPTIONS", "/v1/models", { headers: { Origin: "https://a.example" } });

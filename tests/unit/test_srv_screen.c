@@ -17,21 +17,123 @@ Test(srv_screen, targets_are_a_path_of_plain_characters) {
         const char *raw;
         bool good;
     } rows[] = {
-        {"/", true},           {"/v1/models?x=1&y=%20", true},
-        {"", false},           {"*", false},
-        {"x", false},          {"http://x/", false},
-        {"/a b", false},       {"/a\tb", false},
-        {"/\x7f", false},      {"/\xc3\xa9", false},
-        {"/..", false},        {"/a/../b", false},
-        {"/a\\b", false},      {"/%", false},
-        {"/%2", false},        {"/%zz", false},
-        {"/%00", false},       {"/a%00b", false},
+        {"/", true},
+        {"/v1/models?x=1&y=%20", true},
+        {"", false},
+        {"*", false},
+        {"x", false},
+        {"x:80", false},
+        {"/a b", false},
+        {"/a\tb", false},
+        {"/\x7f", false},
+        {"/\xc3\xa9", false},
+        {"/..", false},
+        {"/a/../b", false},
+        {"/a\\b", false},
+        {"/%", false},
+        {"/%2", false},
+        {"/%zz", false},
+        {"/%00", false},
+        {"/a%00b", false},
         {"/%2e%2e/x", true}, /* no file is behind a path: it only fails to match */
         {"//v1/models", true},
+        {"http://x/", true},
+        {"http://x", true},
+        {"HTTPS://x.y:443/a?b", true},
+        {"http://x?a", true},
+        {"http://[::1]:80/", true},
+        {"http:///a", false},
+        {"http://", false},
+        {"http://a@x/", false},
+        {"http://x%41/", false},
+        {"ftp://x/", false},
+        {"http://x\\y/", false},
+        {"http://x/../y", false},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         cr_assert_eq(srv_screen_target(rows[i].raw), rows[i].good, "'%s'", rows[i].raw);
     }
+}
+
+Test(srv_screen, a_target_in_absolute_form_names_its_host_and_its_path) {
+    static const struct {
+        const char *target, *host, *path;
+    } rows[] = {
+        {"http://x/v1/models", "x", "/v1/models"}, {"HTTPS://A.b:443/", "A.b:443", "/"},
+        {"http://[::1]:80/a", "[::1]:80", "/a"},   {"http://x", "x", ""},
+        {"/http://x/", NULL, "/http://x/"},        {"/v1/models", NULL, "/v1/models"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char host[SRV_HOST_MAX];
+        cr_assert_eq(srv_target_host(rows[i].target, host), rows[i].host != NULL);
+        if (rows[i].host) cr_assert_str_eq(host, rows[i].host);
+        cr_assert_str_eq(rows[i].target + srv_target_prefix(rows[i].target), rows[i].path);
+    }
+    char endless[2 * SRV_HOST_MAX] = "http://";
+    memset(endless + 7, 'a', sizeof endless - 8);
+    endless[sizeof endless - 1] = 0;
+    cr_assert_not(srv_screen_target(endless), "a host longer than any name");
+}
+
+Test(srv_screen, a_path_has_one_spelling) {
+    static const char *const rows[][2] = {
+        {"/", "/"},
+        {"", "/"},
+        {"//", "/"},
+        {"//v1//chat///completions/", "/v1/chat/completions"},
+        {"/v1/models/a", "/v1/models/a"},
+    };
+    char out[SRV_PATH_MAX], longest[SRV_PATH_MAX + 1];
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        cr_assert(srv_plain_path(rows[i][0], out));
+        cr_assert_str_eq(out, rows[i][1]);
+    }
+    memset(longest, 'a', sizeof longest);
+    longest[0] = '/', longest[SRV_PATH_MAX] = 0;
+    cr_assert_not(srv_plain_path(longest, out), "no room for its end");
+    longest[SRV_PATH_MAX - 1] = 0;
+    cr_assert(srv_plain_path(longest, out));
+}
+
+Test(srv_screen, the_nearest_path_comes_first) {
+    static const char *const known[] = {"/v1/completions", "/v1/chat/completions", "/v1/models",
+                                        "/health"};
+    static const struct {
+        const char *path, *list;
+    } rows[] = {
+        {"/v1/model", "/v1/models, /health"},
+        {"/v1/chat/completion", "/v1/chat/completions, /v1/completions"},
+        {"/", "/health, /v1/models"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        buf out = {0};
+        srv_near_paths(rows[i].path, known, ARRAY_LEN(known), 2, &out);
+        cr_assert_str_eq(out.data, rows[i].list);
+        buf_deinit(&out);
+    }
+}
+
+Test(srv_screen, a_preflight_may_ask_for_any_token) {
+    char many[SRV_CORS_MAX * 2], out[SRV_CORS_MAX];
+    static const char *const rows[][2] = {
+        {"x-stainless-os,authorization", "x-stainless-os, authorization"},
+        {" x-a ,\tX-B,, ", "x-a, X-B"},
+        {"x-a, b c, d:e, \xc3\xa9, x-f", "x-a, x-f"},
+        {NULL, "authorization, content-type, x-api-key, x-request-id"},
+        {" , ", "authorization, content-type, x-api-key, x-request-id"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        srv_cors_names(rows[i][0], out);
+        cr_assert_str_eq(out, rows[i][1]);
+    }
+    memset(many, 'x', sizeof many);
+    many[sizeof many - 1] = 0;
+    srv_cors_names(many, out);
+    cr_assert_str_eq(out, rows[3][1], "a name without end is left out");
+    for (size_t i = 1; i + 1 < sizeof many; i += 2)
+        many[i] = ',';
+    srv_cors_names(many, out);
+    cr_assert_eq(strlen(out), 64 + 63 * 2, "64 names at most");
 }
 
 Test(srv_screen, request_ids_are_short_and_printable) {

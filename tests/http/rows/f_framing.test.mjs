@@ -81,7 +81,14 @@ for (const [id, method] of [["F10a", "BREW"], ["F10b", "get"]]) {
         assert.equal(r.headers.allow, "GET, HEAD");
     });
 }
-refused("F11", "absolute-form target", get("http://x/health"), 400);
+t.row("F11", "absolute-form target", async (s) => {
+    for (const target of ["http://x/health", "HTTP://x:80/health/", "https://x//health"]) {
+        assert.equal((await exchange(s.port, get(target))).status, 200, target);
+    }
+    assertError(await exchange(s.port, get("http://x/nowhere")), 404);
+    assertError(await exchange(s.port, get("http://y/health")), 403, { code: "unknown_host" }); // not the Host "x"
+    assert.equal((await exchange(s.port, get("http://x/health", "Host: y\r\n"))).status, 200, "the target's host counts");
+});
 refused("F12a", "OPTIONS *", get("*", "Host: x\r\n", "HTTP/1.1", "OPTIONS"), 400);
 refused("F12b", "CONNECT", get("x:80", "Host: x\r\n", "HTTP/1.1", "CONNECT"), 400);
 refused("F12c", "TRACE", get("/health", "Host: x\r\n", "HTTP/1.1", "TRACE"), 405, { open: true });
@@ -92,9 +99,14 @@ t.row("F14", "a raw NUL in the target", async (s) => {
     const other = await exchange(s.port, "GET /v1/models/de\0mo HTTP/1.1\r\nHost: x\r\n\r\n");
     assert.ok([0, 400, 404].includes(other.status), `status ${other.status}`);
 }, { args: hasty, differs: "the library hands over the text before the NUL; matched exactly, no file behind it, so what is before the NUL is all that is asked for" });
-for (const [id, target, status] of [["F15a", "/../etc/passwd", 400], ["F15b", "/%2e%2e/etc/passwd", 404], ["F15c", "/v1\\models", 400], ["F15d", "//v1/models", 404]]) {
+for (const [id, target, status] of [["F15a", "/../etc/passwd", 400], ["F15b", "/%2e%2e/etc/passwd", 404], ["F15c", "/v1\\models", 400]]) {
     refused(id, `target ${target}`, get(target), status, { open: true, type: null });
 }
+t.row("F15d", "repeated and trailing slashes", async (s) => {
+    for (const target of ["//v1/models", "/v1//models/", "/v1/models/?x=1", "//health"]) {
+        assert.equal((await exchange(s.port, get(target))).status, 200, target);
+    }
+});
 refused("F16", "a bad percent escape", get("/health%zz"), 400);
 t.row("F17", "a target longer than the pool", async (s) => {
     for (const n of [5000, 7900, 8192, 9000, 40000]) {
@@ -275,10 +287,20 @@ t.row("F50", "X-Request-Id with control bytes or over 64 characters", async (s) 
         assert.ok(!r.bytes.includes(id), "never echoed");
     }
 });
-t.row("F51", "an unknown path; the right path by the wrong method", async (s) => {
+t.row("F51", "an unknown path names the nearest; the right path by the wrong method names the right one", async (s) => {
     assertError(await s.get("/nowhere"), 404, { type: "not_found_error" });
+    const near = await s.post("/v1/chat/completion", ask);
+    assertError(near, 404);
+    assert.match(near.json.error.message, /nearest paths are \/v1\/chat\/completions, \/v1\/completions, /);
+    const long = await s.get("/" + "v1/models".repeat(400));
+    assertError(long, 404);
     const r = await s.get("/v1/completions");
     assertError(r, 405);
     assert.equal(r.headers.allow, "POST");
+    assert.match(r.json.error.message, /the method POST only/);
+    const put = await s.request("PUT", "/v1/models");
+    assertError(put, 405);
+    assert.equal(put.headers.allow, "GET, HEAD");
+    assert.match(put.json.error.message, /the methods GET and HEAD only/);
 });
 t.done(51);
