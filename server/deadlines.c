@@ -27,6 +27,10 @@ static void sweep_conns(srv *server, uint64_t now) {
         srv_conn *conn = OWNER_OF(node, srv_conn, conns_link);
         if (conn->deadline_ns == 0 || conn->deadline_ns > now || conn->cut) continue;
         server->counts.deadline_cut++;
+        if (conn->req && conn->req->state == REQ_READING && conn->req->screened) {
+            srv_body_drop(conn->req, 408, "the request body did not arrive in time", NULL);
+            srv_body_answer(conn->req);
+        }
         srv_conn_cut(conn);
     }
 }
@@ -117,6 +121,7 @@ static void on_tick(uv_timer_t *timer) {
     (void)srv_make_room(server, NULL);
     srv_engine_turn(server); /* in case a wake from the engine was lost */
     srv_mhd_tick(server);
+    srv_lingers_tick(server);
     srv_look_at_model(server);
     feel_pulse(server, now);
     srv_turn_end(server, turn);

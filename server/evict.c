@@ -51,9 +51,7 @@ static void evict(srv_req *req) {
         "the memory that this server sets aside for requests is used up; try again shortly";
     switch (req->state) {
     case REQ_READING: /* an answer must wait for the end of the body; the body is dropped */
-        req->late_status = 503;
-        buf_deinit(&req->body);
-        srv_hold_set(&req->held_body, 0);
+        srv_body_drop(req, 503, why, "overloaded");
         return;
     case REQ_PARSING:
         srv_parse_forget(req);

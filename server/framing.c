@@ -10,6 +10,8 @@
 #include <string.h>
 #include <strings.h>
 
+enum { FIELD_BYTES = 64 }; /* libmicrohttpd's record of a field, and its separators */
+
 bool srv_screen_id(const char *id) {
     size_t n = strlen(id);
     if (n == 0 || n > SRV_ID_MAX) return false;
@@ -66,6 +68,7 @@ static bool is_json(const char *text, size_t n) {
 
 void srv_screen_header(srv_framing *framing, const char *name, size_t name_n, const char *value,
                        size_t value_n, uint64_t max_body) {
+    framing->bytes += name_n + value_n + FIELD_BYTES;
     for (size_t i = 0; i < name_n; i++) {
         unsigned char byte = (unsigned char)name[i];
         if (byte <= ' ' || byte >= 127)
@@ -100,6 +103,8 @@ unsigned srv_screen_verdict(const srv_framing *framing, const char *method, cons
     if (!v11 && strcmp(version, "HTTP/1.0") != 0) {
         return *why = "this server speaks HTTP/1.1 and HTTP/1.0 only", 505;
     }
+    if (framing->bytes > SRV_HEAD_BYTES)
+        return *why = "the request's header fields are larger than this server accepts", 431;
     if (framing->bad_name) return *why = "a header name holds a space or a control character", 400;
     if (framing->bad_value) return *why = "a header value holds a control character", 400;
     if (framing->host > 1 || (v11 && framing->host == 0))
@@ -118,7 +123,6 @@ unsigned srv_screen_verdict(const srv_framing *framing, const char *method, cons
     if (strcmp(method, "POST") == 0 && !framing->length && !framing->coding) {
         return *why = "a POST needs a Content-Length", 411;
     }
-    if (framing->big) return *why = "the request body is larger than this server accepts", 413;
     if (framing->bad_expect) return *why = "Expect must be 100-continue", 417;
     return 0;
 }

@@ -8,21 +8,26 @@
 #include "base/options.h"
 
 enum {
-    SRV_ID_MAX = 64,     /* longest X-Request-Id that is echoed */
-    SRV_PATH_MAX = 512,  /* longest path that a route may have, with its argument */
-    SRV_HOST_MAX = 264,  /* a name of 253 bytes, brackets and a port */
+    SRV_ID_MAX = 64,    /* longest X-Request-Id that is echoed */
+    SRV_PATH_MAX = 512, /* longest path that a route may have, with its argument */
+    SRV_HOST_MAX = 264, /* a name of 253 bytes, brackets and a port */
+    /* Most bytes of a head: its target and its fields, with FIELD_BYTES more for each field. The
+     * rest of the connection's memory is for the head of the answer and a piece of a stream. */
+    SRV_HEAD_BYTES = 22 << 10,
     SRV_CORS_MAX = 2048, /* bytes of header names that one preflight may have allowed */
 };
 
 /* framing.c: header fields. */
 typedef struct {
     unsigned host, length, coding, type, encoding, expect, auth, x_key, request_id;
+    size_t bytes;    /* memory that the fields take */
     uint64_t n_body; /* announced length of the body; 0 if none was announced */
     bool chunked, bad_length, big, bad_name, bad_value, bad_expect, json, coded, bad_type;
 } srv_framing;
 void srv_screen_header(srv_framing *framing, const char *name, size_t name_n, const char *value,
                        size_t value_n, uint64_t max_body);
-/* 0 = fine, else the status, and *why is a sentence for the client. */
+/* 0 = fine, else the status, and *why is a sentence for the client. A body that is too big is left
+ * to the caller: its answer waits for the body. */
 unsigned srv_screen_verdict(const srv_framing *framing, const char *method, const char *version,
                             const char **why);
 bool srv_screen_id(const char *id); /* whether this X-Request-Id may be echoed */

@@ -20,7 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { PAGE_BYTES = 4096, RUNS_PER_WAKE = 4 };
+enum { RUNS_PER_WAKE = 4 };
 
 /* ---- the pump ---- */
 
@@ -83,7 +83,10 @@ static void on_conn(void *cls, struct MHD_Connection *mhd, void **ctx,
         if (*ctx == NULL) shutdown(fd->connect_fd, SHUT_RDWR); /* no deadline would ever end it */
         return;
     }
-    if (*ctx) srv_conn_close(*ctx);
+    if (*ctx) {
+        srv_linger_conn(*ctx);
+        srv_conn_close(*ctx);
+    }
     *ctx = NULL;
 }
 
@@ -105,7 +108,9 @@ static void *on_target(void *cls, const char *raw, struct MHD_Connection *mhd) {
     req->server = server;
     req->mhd = mhd;
     req->conn = info ? info->socket_context : NULL;
+    if (req->conn) req->conn->req = req;
     req->bad_target = !srv_screen_target(raw);
+    req->target_bytes = strlen(raw);
     req->start_ns = clock_ns();
     req->key = -1;
     req->body.max = server->opts.max_body;
@@ -130,9 +135,10 @@ static enum MHD_Result on_header(void *cls, enum MHD_ValueKind kind, const char 
 
 /* First call: the headers are complete and the body has not begun. Only now can an early refusal be
  * queued. */
-static void judge(srv_req *req, const char *url, const char *method, const char *version) {
+static enum MHD_Result judge(srv_req *req, const char *url, const char *method,
+                             const char *version) {
     srv *server = req->server;
-    screening sc = {.max_body = server->opts.max_body};
+    screening sc = {.max_body = server->opts.max_body, .framing.bytes = req->target_bytes};
     req->screened = true;
     srv_conn_busy(req->conn);
     MHD_get_connection_values_n(req->mhd, MHD_HEADER_KIND, on_header, &sc);
@@ -141,85 +147,30 @@ static void judge(srv_req *req, const char *url, const char *method, const char 
     const char *why = NULL;
     unsigned bad = srv_screen_verdict(&sc.framing, method, version, &why);
     if (req->bad_target && bad != 505) bad = 400, why = "the request target is malformed";
+    if (bad == 431) { /* the library may have no memory left for the head of an answer */
+        (void)srv_answer_early(req->conn, bad, why, NULL);
+        return MHD_NO;
+    }
     if (bad) {
-        req->close = true;
+        req->close = req->conn->early = true;
         srv_answer_http(req, bad, why, NULL);
-        return;
+        return MHD_YES;
     }
     req->head = strcmp(method, "HEAD") == 0;
-    req->body_start_ns = clock_ns();
-    req->body_announced = sc.framing.n_body;
-    srv_deadline(req->conn, server->opts.body_s);
+    srv_body_begin(req, &sc.framing);
     bool body = sc.framing.length || sc.framing.coding;
-    req->answer_after_body = body && !sc.framing.expect;
-    req->close =
-        body && sc.framing.expect; /* answered instead of "100 Continue", so the body never comes */
+    bool dropped = body && !sc.framing.expect && sc.framing.n_body <= SRV_DISCARD;
+    req->answer_after_body = dropped;
+    /* An answer in place of "100 Continue", or of a body that is too long even to be dropped. */
+    req->close = body && !dropped;
+    req->conn->early = req->close;
     srv_gate(req, method, url, &sc.framing);
     srv_req_account(req);
-    if (req->state == REQ_READING) req->close = false;
-}
-
-/* Deadline for the next piece of a body. A piece must follow the last within the grace, and the
- * whole body must keep up 1 KB/s after the grace; bytes sent early do not extend it. */
-static uint64_t body_deadline(const srv_req *req, uint64_t now) {
-    uint64_t grace = (uint64_t)(req->server->opts.body_s * 1e9);
-    uint64_t by_rate = req->body_start_ns + grace + req->body_seen / 1024 * UINT64_C(1000000000);
-    return by_rate < now + grace ? by_rate : now + grace;
-}
-
-/* A chunk costs at least six bytes of framing. True if framing is far more than the body itself. */
-static bool mostly_framing(srv_req *req) {
-    uint64_t overhead = (uint64_t)req->body_pieces * 6;
-    if (overhead <= (100 << 10) || overhead <= 4 * req->body_seen) return false;
-    req->late_status = 413;
-    return overhead > (400 << 10);
-}
-
-/* Counts the bytes that begin, end or separate JSON values, including those inside strings. */
-static uint64_t count_structure(const char *data, size_t n) {
-    uint64_t count = 0;
-    for (size_t i = 0; i < n; i++) {
-        char ch = data[i];
-        count += (uint64_t)((ch == '{') + (ch == '[') + (ch == ',') + (ch == ':'));
+    if (sc.framing.big && req->state == REQ_READING && !req->refusal.status) {
+        srv_body_too_large(req);
+        if (!dropped) srv_refuse(req);
     }
-    return count;
-}
-
-/* Stores a piece and enters the bytes held. A large announced body gets its whole buffer at once:
- * the kernel gives pages as they fill, so only the filled part counts. A small body, or one of
- * unknown length, grows its buffer, and the whole buffer counts. */
-static void keep_piece(srv_req *req, const char *data, size_t n) {
-    if (req->body.cap == 0 && req->body_announced <= req->server->opts.max_body) {
-        size_t announced = (size_t)req->body_announced;
-        if (announced >= SRV_LARGE_BYTES && buf_reserve(&req->body, announced) != 0)
-            req->body.failed = false; /* growing may still do */
-    }
-    buf_append(&req->body, data, n);
-    req->body_structure += count_structure(data, n);
-    bool paged = req->body.cap > SRV_LARGE_BYTES && req->body.cap > req->body.len + PAGE_BYTES;
-    srv_hold_set(&req->held_body, paged ? req->body.len + PAGE_BYTES : req->body.cap);
-}
-
-/* Takes a piece of the body. No answer can be queued now, so a failure is noted in
- * req->late_status. Beyond four times the limit the connection is dropped. */
-static enum MHD_Result collect(srv_req *req, const char *data, size_t *len) {
-    srv *server = req->server;
-    size_t n = *len;
-    *len = 0;
-    req->body_seen += n;
-    req->body_pieces++;
-    server->counts.bytes_in += n;
-    req->conn->deadline_ns = body_deadline(req, clock_ns());
-    if (mostly_framing(req)) return MHD_NO;
-    if (req->body_seen > server->opts.max_body) {
-        req->late_status = 413;
-        return req->body_seen > 4 * server->opts.max_body ? MHD_NO : MHD_YES;
-    }
-    if (req->late_status || req->refusal.status) return MHD_YES;
-    keep_piece(req, data, n);
-    if (req->body.failed) req->late_status = 503;
-    if (srv_ledger_full(server->ledger))
-        (void)srv_make_room(server, req); /* or req->late_status is 503 */
+    if (req->state == REQ_READING) req->close = req->conn->early = false;
     return MHD_YES;
 }
 
@@ -230,24 +181,18 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const c
     srv_req *req = *ctx;
     if (req == NULL || req->conn == NULL) return MHD_NO;
     if (!req->screened) {
-        judge(req, url, method, version);
-        return MHD_YES;
+        return judge(req, url, method, version);
     }
-    if (*len) return collect(req, data, len);
+    if (*len) {
+        size_t n = *len;
+        *len = 0;
+        return srv_body_piece(req, data, n) ? MHD_YES : MHD_NO;
+    }
     /* Resumed without an answer: the peer left while its request was in work. */
     if (req->state != REQ_READING) return req->gone ? MHD_NO : MHD_YES;
     srv_deadline(req->conn, 0);
-    if (req->refusal.status) {
-        srv_refuse(req);
-    } else if (req->late_status == 413) {
-        srv_answer_http(req, 413, "the request body is larger than this server accepts", NULL);
-    } else if (req->late_status) {
-        srv_answer_http(req, 503,
-                        "the server has no memory left for this request body; try again shortly",
-                        "overloaded");
-    } else {
-        srv_route_run(req);
-    }
+    if (req->refusal.status) srv_refuse(req);
+    else srv_route_run(req);
     return MHD_YES;
 }
 
@@ -264,7 +209,10 @@ static void on_done(void *cls, struct MHD_Connection *mhd, void **ctx,
         server->counts.cancelled_by_client += !req->cut;
         srv_engine_drop(req);
     }
-    if (req->conn) srv_conn_rest(req->conn);
+    if (req->conn) {
+        req->conn->req = NULL;
+        srv_conn_rest(req->conn);
+    }
     if (req->screened) srv_log_request(req);
     list_remove(&req->reqs_link);
     server->n_reqs--;
@@ -304,6 +252,10 @@ static void add(struct MHD_Response *response, const char *name, const char *val
     }
 }
 
+const char *srv_reason(unsigned status) {
+    return MHD_get_reason_phrase_for(status);
+}
+
 static void queue_answer(srv_req *req, unsigned status, const char *type,
                          struct MHD_Response *response, const srv_header *extra, size_t n_extra) {
     srv *server = req->server;
@@ -325,7 +277,7 @@ static void queue_answer(srv_req *req, unsigned status, const char *type,
     if (req->close || server->draining) add(response, "Connection", "close");
     req->status = status;
     server->counts.answers[status / 100 < 6 ? status / 100 : 0]++;
-    if (MHD_queue_response(req->mhd, status, response) != MHD_YES) srv_cut(req);
+    if (!srv_mhd_queue(req->mhd, status, response)) srv_cut(req);
     MHD_destroy_response(response);
     srv_req_wake(req);
 }

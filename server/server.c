@@ -137,6 +137,7 @@ static void teardown(srv *server) {
     }
     srv_mhd_close(&server->main);
     srv_mhd_close(&server->admin);
+    srv_lingers_close(server);
     srv_engine_close(server);
     uv_close((uv_handle_t *)&server->sweep, NULL);
     uv_close((uv_handle_t *)&server->drain_timer, NULL);
@@ -267,6 +268,7 @@ int server_run(const server_opts *opts) {
     list_init(&server->conns);
     list_init(&server->reqs);
     list_init(&server->jobs);
+    list_init(&server->lingers);
     list_init(&server->parse_turns);
     keep_freed_memory_small();
     err e = {0};

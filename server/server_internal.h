@@ -9,6 +9,9 @@
  *   conns.c      open connections; closes idle ones when there are too many
  *   framing.c    rules for a header block, checked before it is used (framing.h)
  *   target.c     the request target: absolute form, slashes, a list of near paths
+ *   body.c       receives bodies; drops the body of a refused request
+ *   early.c      answers before the end of a body; lingering sockets
+ *   mhd_errors.c gives the library's own errors the body of all others
  *   hosts.c      whether Host names this server, and Origin this server's page
  *   cors.c       what pages of other origins may read and send
  *   route.c      the handler of each path; keys
@@ -39,7 +42,9 @@
 #include <uv.h>
 
 enum {
-    SRV_POOL_BYTES = 8 << 10, /* libmicrohttpd's memory per connection: request line and headers */
+    SRV_POOL_BYTES = 24 << 10, /* libmicrohttpd's memory per connection: the head of a request, its
+                                  answer's head, and a piece of a body */
+    SRV_DISCARD = 256 << 20,   /* most bytes of a refused body that are read and dropped */
     SRV_SOCKET_BYTES = 64 << 10, /* most bytes that the kernel buffers for an unread socket */
     SRV_LARGE_BYTES = 256 << 10, /* from this size on, a block of memory is mapped by itself and
                                     returned when freed */
@@ -62,9 +67,11 @@ typedef struct srv_job srv_job;
 typedef struct srv_work srv_work;
 typedef struct srv_seq srv_seq;
 typedef struct srv_watchdog srv_watchdog;
+typedef struct srv_linger srv_linger;
 struct srv_asset;
 struct MHD_Daemon;
 struct MHD_Connection;
+struct MHD_Response;
 
 /* ---- listeners: the main port, and the admin port if there is one ---- */
 struct srv_listener {
@@ -91,8 +98,10 @@ struct srv_conn {
     uint64_t rest_ns;     /* when it began to rest */
     uint64_t deadline_ns; /* absolute, not moved by bytes that arrive; 0 = no deadline */
     bool counted;         /* among its account's connections */
-    int fd;   /* belongs to libmicrohttpd: this code shuts it down and never closes it */
-    bool cut; /* shutdown() was called */
+    int fd;       /* belongs to libmicrohttpd: this code shuts it down and never closes it */
+    bool cut;     /* shutdown() was called */
+    bool early;   /* it was answered before its request had arrived whole */
+    srv_req *req; /* the request that it carries now; NULL between two requests */
 };
 
 /* conns.c */
@@ -149,9 +158,8 @@ struct srv_req {
     } refusal;      /* found in the headers, answered after the body was read and dropped: closing a
                        connection with unread bytes would reset it and lose the answer */
     bool answer_after_body;
-    /* A status found while the body arrives; it is sent at the end. */
-    unsigned late_status;
     unsigned status;
+    size_t target_bytes;
     uint64_t start_ns, last_out_ns; /* when bytes were last put into or taken out of `out` */
     uint64_t paused_ns;             /* of the time since start_ns: the process stood still */
     uint64_t body_start_ns, body_seen, body_announced;
@@ -181,15 +189,39 @@ typedef struct {
 } srv_header;
 
 /* evict.c: ends requests of the accounts that hold most until the ledger is within its ceiling.
- * False if req (may be NULL) was ended too: then its body is dropped and req->late_status is 503,
- * or it was answered or cut. Loop thread. */
+ * False if req (may be NULL) was ended too: then its body is dropped and it is refused with 503, or
+ * it was answered or cut. Loop thread. */
 bool srv_make_room(srv *server, srv_req *req);
 /* Bytes freed by ending this request. */
 size_t srv_req_held(const srv_req *req);
 /* Sets the account of a request; its key must be known. */
 void srv_req_account(srv_req *req);
 
+/* body.c */
+void srv_body_begin(srv_req *req, const srv_framing *framing); /* the headers are complete */
+/* Takes a piece of the body. False: the request was answered early, and its connection must end. */
+bool srv_body_piece(srv_req *req, const char *data, size_t n) WARN_UNUSED;
+/* Drops the body so far and the rest of it; the request is refused at its end, with the first
+ * reason that was given. */
+void srv_body_drop(srv_req *req, unsigned status, const char *message, const char *code);
+void srv_body_too_large(srv_req *req);
+void srv_body_answer(srv_req *req); /* answers the refusal before the end of the body */
+
+/* early.c */
+/* Writes an error to the socket of a connection whose request has not arrived whole. The connection
+ * must end after it. False: the client gets no answer. */
+bool srv_answer_early(srv_conn *conn, unsigned status, const char *message, const char *code);
+/* Called when a connection ends: keeps its socket open if the client may not have read the answer.
+ */
+void srv_linger_conn(const srv_conn *conn);
+void srv_lingers_tick(srv *server); /* once a second */
+void srv_lingers_close(srv *server);
+
+/* mhd_errors.c: MHD_queue_response for an answer of this server. */
+bool srv_mhd_queue(struct MHD_Connection *mhd, unsigned status, struct MHD_Response *response);
+
 /* mhd.c. All on the loop thread. */
+const char *srv_reason(unsigned status);                        /* "Not Found" */
 int srv_mhd_open(srv_listener *at, int fd, err *e) WARN_UNUSED; /* takes the listening socket */
 /* Runs libmicrohttpd for the main port and arms its timer. Not to be called from libmicrohttpd's
  * callbacks. The admin port needs no pump: its own descriptor and timer wake it. */
@@ -449,8 +481,9 @@ struct srv {
     unsigned n_signals;
     srv_watchdog *watchdog;
 
-    list_link conns, reqs, jobs;
-    unsigned n_reqs, n_parsing, n_conns; /* n_parsing: bodies at a worker or waiting for one */
+    list_link conns, reqs, jobs, lingers;
+    unsigned n_reqs, n_parsing, n_conns,
+        n_lingers; /* n_parsing: bodies at a worker or waiting for one */
     unsigned n_workers_busy;
     list_link parse_turns; /* accounts with bodies waiting for a worker */
     uint64_t parse_floor_ns;

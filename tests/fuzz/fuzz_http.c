@@ -48,6 +48,7 @@ static void start(void) {
     list_init(&server->conns);
     list_init(&server->reqs);
     list_init(&server->jobs);
+    list_init(&server->lingers);
     list_init(&server->parse_turns);
     if (srv_ledger_open(&server->ledger, 1 << 20, 1 << 20, &e) != 0) abort();
     srv_listener_init(&server->main, server, 64);

@@ -187,7 +187,7 @@ test("paths, methods and types that are wrong say what is right", async () => {
         assert.equal(type.status, 415);
         const coded = await s.request("POST", "/v1/completions", { body: "{}", headers: { "Content-Encoding": "gzip" } });
         assert.equal(coded.status, 415);
-        const big = await s.request("POST", "/v1/completions", { body: "x".repeat(3 << 20) }).catch(() => ({ status: 413 }));
+        const big = await s.request("POST", "/v1/completions", { body: "x".repeat(3 << 20) });
         assert.equal(big.status, 413);
     });
 });
