@@ -175,8 +175,9 @@ static void *engine_main(void *arg) {
         take_in(thread);
         bool idle = step(thread);
         if (!idle) learn_step(thread, clock_ns() - began);
+        /* A client that has its answer finds the answer's work in the figures. */
+        publish(thread, thread->sched->ended != NULL || (idle && !was_idle));
         push_ends(thread);
-        publish(thread, idle && !was_idle);
         was_idle = idle;
         if (idle || thread->sched->awaits_masks_only) wake_wait(thread->bell, IDLE_NS);
     }

@@ -85,6 +85,7 @@ static srv_job *job_create(srv_req *req, api_request *steal_request, err *e) {
 
 static int submit_all(srv_job *job, err *e) {
     srv *server = job->server;
+    const uint32_t *last_prompt = NULL;
     for (uint32_t i = 0; i < job->n_seqs; i++) {
         sched_request request;
         srv_seq *seq = &job->seqs[i];
@@ -97,6 +98,8 @@ static int submit_all(srv_job *job, err *e) {
         }
         job->seq_bytes += seq_bytes(&request);
         seq->n_prompt = request.n_prompt;
+        seq->shares_prompt = seq->prompt_counted = request.prompt == last_prompt;
+        last_prompt = request.prompt;
         seq->max_tokens = request.max_tokens;
         seq->job = job;
         seq->index = i;
@@ -194,6 +197,7 @@ static void complete(srv_job *job) {
     api_reply_usage(job->reply, &prompt, &output);
     req->outcome.prompt = prompt;
     req->outcome.output = output;
+    server->metrics_page_ns = 0;
     srv_observe(&server->counts.e2e, (double)(clock_ns() - req->start_ns) / 1e9, 1);
     srv_observe(&server->counts.params_n, (double)job->n_seqs, 1);
     uint32_t most = 0;
@@ -237,9 +241,18 @@ static void feed_reply(srv_job *job, uint32_t i, const sched_event *ev) {
     else if (req->outcome.stream && (req->more || req->out.len > before)) deliver(req);
 }
 
+/* Choices of one prompt count it once, at the first token or the end of the first choice. */
+static void count_prompt(srv_counts *counts, srv_seq *seq) {
+    if (seq->prompt_counted) return;
+    seq->prompt_counted = true;
+    counts->all_prompt_tokens += seq->n_prompt;
+    srv_observe(&counts->prompt_tokens, seq->n_prompt, 1);
+}
+
 static void count_token(srv_job *job, uint32_t i, const sched_event *ev, uint64_t now) {
     srv *server = job->server;
     srv_tenant_began(job, &job->seqs[i]);
+    count_prompt(&server->counts, &job->seqs[i]);
     server->turn_tokens +=
         job->seqs[i].last_ns ? 1 : ev->pos + 1; /* the first token counts its prompt too */
     uint64_t last = job->seqs[i].last_ns;
@@ -284,13 +297,13 @@ static void count_end(srv_job *job, uint32_t i, const sched_event *ev, uint64_t 
         job->req->outcome.queued_ns = ev->queued_ns;
         job->req->outcome.cached += ev->n_cached;
     }
-    counts->cached_tokens += ev->n_cached;
+    if (!job->seqs[i].shares_prompt) counts->cached_tokens += ev->n_cached;
     if (finish != SCHED_STOP && finish != SCHED_LENGTH) return;
     srv_observe(&counts->queue_time, queued, 1);
     srv_observe(&counts->prefill, prefill, 1);
     srv_observe(&counts->decode, decode, 1);
     srv_observe(&counts->inference, prefill + decode, 1);
-    srv_observe(&counts->prompt_tokens, ev->n_prompt, 1);
+    count_prompt(counts, &job->seqs[i]);
     srv_observe(&counts->output_tokens, ev->n_output, 1);
     srv_observe(&counts->max_tokens, job->seqs[i].max_tokens, 1);
     if (ev->n_output > 1) srv_observe(&counts->tpot, decode / (ev->n_output - 1), 1);

@@ -143,8 +143,9 @@ static void write_vllm(metric_page *page, const srv *server, const sched_stats *
         (double)st->prefix_hits);
     one(page, "vllm:num_preemptions_total", "counter",
         "Sequences sent back to the queue because pages ran out.", (double)st->preemptions);
-    one(page, "vllm:prompt_tokens_total", "counter", "Prompt tokens of admitted sequences.",
-        (double)st->prompt_tokens);
+    one(page, "vllm:prompt_tokens_total", "counter",
+        "Prompt tokens of requests that have begun; several choices count their prompt once.",
+        (double)counts->all_prompt_tokens);
     one(page, "vllm:prompt_tokens_cached_total", "counter",
         "Prompt tokens that were taken from the prefix cache instead of being computed.",
         (double)counts->cached_tokens);
@@ -175,8 +176,8 @@ static void write_vllm(metric_page *page, const srv *server, const sched_stats *
               "Time from a sequence's admission to its first token.", &counts->prefill);
     histogram(page, "vllm:request_decode_time_seconds",
               "Time from a sequence's first token to its last.", &counts->decode);
-    histogram(page, "vllm:request_prompt_tokens", "Prompt tokens of a sequence.",
-              &counts->prompt_tokens);
+    histogram(page, "vllm:request_prompt_tokens",
+              "Prompt tokens of a prompt; several choices count it once.", &counts->prompt_tokens);
     histogram(page, "vllm:request_generation_tokens", "Output tokens of a sequence.",
               &counts->output_tokens);
     histogram(page, "vllm:request_max_num_generation_tokens",

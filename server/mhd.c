@@ -276,6 +276,8 @@ static void queue_answer(srv_req *req, unsigned status, const char *type,
     if (status == 503 || status == 429) add(response, "Retry-After", "1");
     if (req->close || server->draining) add(response, "Connection", "close");
     req->status = status;
+    /* A page of metrics from before this answer must not be shown after it. */
+    if (req->route == NULL || !(req->route->flags & ROUTE_METRICS)) server->metrics_page_ns = 0;
     server->counts.answers[status / 100 < 6 ? status / 100 : 0]++;
     if (!srv_mhd_queue(req->mhd, status, response)) srv_cut(req);
     MHD_destroy_response(response);

@@ -422,7 +422,8 @@ typedef struct {
     srv_hist ttft, itl, tpot, e2e, queue_time, inference, prefill, decode;
     srv_hist prompt_tokens, output_tokens, max_output_tokens, max_tokens, params_n;
     srv_hist iteration_tokens, depth, cancel;
-    uint64_t cached_tokens, finished[4]; /* by sched_finish; a stop string counts as SCHED_STOP */
+    uint64_t all_prompt_tokens, cached_tokens,
+        finished[4]; /* by sched_finish; a stop string counts as SCHED_STOP */
     uint64_t connections, requests, answers[6]; /* by the first digit of the status */
     uint64_t bytes_in, bytes_out, streams, slow_cut, deadline_cut, refused_busy, refused_key;
     uint64_t evicted; /* requests ended because all requests together held too much */
@@ -448,8 +449,9 @@ struct srv_seq {
     uint64_t id;      /* in the scheduler; 0 = ended */
     uint64_t last_ns; /* when its last token came */
     uint32_t n_prompt, max_tokens, n_output;
-    bool waits;   /* it has no token yet */
-    bool stopped; /* cancelled after a stop string: a good end */
+    bool waits;                         /* it has no token yet */
+    bool shares_prompt, prompt_counted; /* with the choice before; in the metrics */
+    bool stopped;                       /* cancelled after a stop string: a good end */
 };
 
 struct srv_job {

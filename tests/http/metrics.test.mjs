@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { freePort } from "./lib/raw.mjs";
-import { sleep, until, withServer } from "./lib/server.mjs";
+import { chunks, sleep, until, withServer } from "./lib/server.mjs";
 
 const body = { model: "demo", prompt: "In the beginning", max_tokens: 12, temperature: 0, ignore_eos: true };
 const has = (program) => spawnSync(program, ["--version"]).status === 0;
@@ -91,6 +91,27 @@ test("the figures are those of the work that was done", async () => {
         assert.equal(m['fathom_http_responses_total{class="2xx"}'] > 3, true);
         assert.equal(m['fathom_http_responses_total{class="4xx"}'], 2);
         assert.equal(m['fathom_cache_pages{state="used"}'], 0);
+    });
+});
+
+test("the figures of a request are there when its answer is, and n choices count their prompt once", async () => {
+    await withServer(["--fake-us-per-token", "100"], async (s) => {
+        const ask = { model: "demo", prompt: [300, 301, 302, 303, 304], n: 4, max_tokens: 3, temperature: 0, ignore_eos: true };
+        for (let i = 1; i <= 25; i++) {
+            const r = await s.post("/v1/completions", { ...ask, stream: i % 2 === 0, stream_options: i % 2 ? undefined : { include_usage: true } });
+            const m = await s.metrics(); // at once: no page or snapshot from before the end may answer
+            const usage = i % 2 ? r.json.usage : chunks(r.text).at(-1).usage;
+            assert.equal(usage.prompt_tokens, 5);
+            assert.equal(m["vllm:prompt_tokens_total"], 5 * i, `round ${i}`);
+            assert.equal(m["vllm:request_prompt_tokens_count"], i);
+            assert.equal(m["vllm:request_prompt_tokens_sum"], 5 * i);
+            assert.equal(m["vllm:generation_tokens_total"], 12 * i);
+            assert.equal(m['vllm:request_success_total{finished_reason="length"}'], 4 * i);
+            assert.equal(m["vllm:e2e_request_latency_seconds_count"], i);
+            assert.equal(m["vllm:num_requests_running"], 0);
+            assert.equal(m['fathom_cache_pages{state="used"}'], 0);
+            assert.equal(m['fathom_http_requests_total{route="/completions"}'], i);
+        }
     });
 });
 
