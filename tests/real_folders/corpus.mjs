@@ -93,7 +93,7 @@ const blanks = [
   '', ' ', '  ', '   ', '\t', '\n', '\n\n', '\r\n', ' \n', '\n ', ' a', 'a ', '  a', 'a  ', ' a ', 'a  b', 'a   b', '\ta', 'a\t', '\n\n\na', 'a\n\n\n', 'a \n b', '    indented\n        more\n', 'x' + ' '.repeat(17) + 'y', ' '.repeat(40), '\n'.repeat(40), ' \n'.repeat(20),
 ];
 
-const files = ['Makefile', 'text/bpe.c', 'engine/backend.h', 'models/demo/README.md', 'models/demo/config.json', 'tests/openai/package.json', 'README.md'];
+const files = ['Makefile', 'text/bpe.c', 'engine/backend.h', 'models/demo/README.md', 'models/demo/config.json', 'tests/clients/package.json', 'README.md'];
 
 function pieces(next, text, n) {
   const points = Array.from(text);
