@@ -1,27 +1,15 @@
 // One headless Chromium for a test file. `skip` says why there is none.
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { chromium } from "playwright-core";
+import { openChromium, skip } from "../http/lib/chromium.mjs";
 
-const path = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser"].find((p) => p && existsSync(p));
-export const skip = path ? false : "needs chromium (Debian: chromium)";
+export { skip };
 
 export async function openBrowser() {
-    const profile = mkdtempSync(join(tmpdir(), "fathom-page-"));
-    const browser = await chromium.launchPersistentContext(profile, {
-        executablePath: path,
-        headless: true,
-        args: [
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        ],
-    });
+    const browser = await openChromium(chromium);
     return {
         /** A page that records what must not happen: errors, refused content, other hosts. */
         async page(url, { width = 1200, height = 900, dark = false } = {}) {
             const page = await browser.newPage();
-            page.setDefaultTimeout(120000); // gives up what never comes; a busy machine may be slow
             const bad = [];
             page.on("pageerror", (e) => bad.push(`error: ${e.message}`));
             page.on("console", (m) => {
@@ -39,9 +27,6 @@ export async function openBrowser() {
             page.bad = bad;
             return page;
         },
-        async close() {
-            await browser.close();
-            rmSync(profile, { recursive: true, force: true });
-        },
+        close: () => browser.close(),
     };
 }
