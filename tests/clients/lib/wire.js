@@ -6,7 +6,7 @@
 //   tools     { name, description, parameters }, a list; choice: auto, required, none or { name }; parallel
 //   schema    { name, zod, zod3 }
 // An answer, as every client gives it back:
-//   text, texts (one of each choice), finish (stop, length or calls), calls { id, name, args },
+//   text, texts (one of each choice), finish (stop, length or calls), calls { id, name, args, raw (as sent) },
 //   usage { input, output }, object, logprobs { token, logprob, top }, pieces (deltas of text)
 const finishes = { stop: "stop", length: "length", tool_calls: "calls" };
 
@@ -33,6 +33,15 @@ export function chatBody(q) {
     };
 }
 
+// A call that was cut has no arguments yet, only their beginning.
+function callOf(id, name, raw) {
+    try {
+        return { id, name, raw, args: JSON.parse(raw) };
+    } catch {
+        return { id, name, raw, args: undefined };
+    }
+}
+
 const usageOf = (u) => u && { input: u.prompt_tokens, output: u.completion_tokens };
 
 export function readChat(r) {
@@ -40,7 +49,7 @@ export function readChat(r) {
     return {
         text: first.message.content ?? "", texts: r.choices.map((c) => c.message.content ?? ""),
         finish: finishes[first.finish_reason],
-        calls: (first.message.tool_calls ?? []).map((c) => ({ id: c.id, name: c.function.name, args: JSON.parse(c.function.arguments) })),
+        calls: (first.message.tool_calls ?? []).map((c) => callOf(c.id, c.function.name, c.function.arguments)),
         usage: usageOf(r.usage), object: first.message.parsed,
         logprobs: first.logprobs?.content?.map((t) => ({ token: t.token, logprob: t.logprob, top: t.top_logprobs.length })),
         id: r.id,
@@ -61,14 +70,14 @@ export async function joinChat(chunks, onText) {
                 onText?.(c.delta.content);
             }
             for (const t of c.delta?.tool_calls ?? []) {
-                const call = (calls[t.index] ??= { id: undefined, name: "", args: "" });
+                const call = (calls[t.index] ??= { id: undefined, name: "", raw: "" });
                 call.id ??= t.id;
                 call.name += t.function?.name ?? "";
-                call.args += t.function?.arguments ?? "";
+                call.raw += t.function?.arguments ?? "";
             }
             for (const t of c.logprobs?.content ?? []) if (c.index === 0) logprobs.push({ token: t.token, logprob: t.logprob, top: t.top_logprobs.length });
             if (c.finish_reason && c.index === 0) finish = finishes[c.finish_reason];
         }
     }
-    return { text: texts[0] ?? "", texts, finish, calls: calls.map((c) => ({ ...c, args: JSON.parse(c.args) })), usage, logprobs, pieces, id };
+    return { text: texts[0] ?? "", texts, finish, calls: calls.map((c) => callOf(c.id, c.name, c.raw)), usage, logprobs, pieces, id };
 }
