@@ -1,17 +1,19 @@
 // Values that a JSON schema allows, and values that it does not; all from one seed.
 
-export class Random {
-    constructor(seed) { this.state = BigInt(seed) * 0x9e3779b97f4a7c15n + 1n; }
-    next() { // xorshift64*
-        let x = this.state & 0xffffffffffffffffn;
-        x ^= x >> 12n;
-        x ^= (x << 25n) & 0xffffffffffffffffn;
-        x ^= x >> 27n;
-        this.state = x;
-        return Number((x * 0x2545f4914f6cdd1dn >> 16n) & 0xffffffffn);
+export class Random { // xorshift of 32 bits: a body takes hundreds of draws
+    constructor(seed) {
+        this.state = (Math.imul(seed, 0x9e3779b1) ^ 0x5bf03635) >>> 0 || 1;
+        for (let i = 0; i < 4; i++) this.next();
+    }
+    next() {
+        let x = this.state;
+        x ^= x << 13;
+        x ^= x >>> 17;
+        x ^= x << 5;
+        return (this.state = x >>> 0);
     }
     below(n) { return this.next() % n; }
-    chance(p) { return this.next() / 2 ** 32 < p; }
+    chance(p) { return this.next() < p * 2 ** 32; }
     pick(list) { return list[this.below(list.length)]; }
 }
 
