@@ -1,23 +1,26 @@
-/* grammar.c - the cost per token of holding an answer to a JSON Schema: processor time of one
- * mask and of the token taken after it, for a vocabulary of 200,000 entries made here. Usual
- * schemas and the worst ones known. Built and run by bench/grammar/run.sh; figures in
- * bench/grammar.md. */
+/* grammar.c - the cost of holding an answer to a JSON Schema: processor time to compile it, of one
+ * mask, and of the token taken after it. Answers are drawn at random from the tokens that the masks
+ * allow. Built and run by bench/grammar/run.sh; figures in bench/grammar.md.
+ *
+ * grammar [NAME DIR SIZE]...   the first SIZE entries of the tokenizer.json in DIR; without
+ *                              arguments a vocabulary made here */
+#include "bench/grammar/grammar.h"
 #include "api/grammar/constrain_internal.h"
-#include "base/buf.h"
-#include "base/json.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { VOCAB = 200000, MOST = 4000, ANSWERS = 16 };
+enum { MOST = 16000, ANSWERS = 64, ANSWER_TOKENS = 250, COMPILES = 9 };
 
-static uint64_t state = 1;
-static uint32_t below(uint32_t n) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(state >> 33) % n;
-}
+typedef struct {
+    const tokenizer *tok;
+    api__vocab *vocab;
+    uint32_t size, stop;
+    uint32_t ends[256]; /* tokens of one byte that end a value */
+    uint32_t n_ends;
+} words;
 
 static double cpu_us(void) {
     struct timespec now;
@@ -25,315 +28,188 @@ static double cpu_us(void) {
     return (double)now.tv_sec * 1e6 + (double)now.tv_nsec * 1e-3;
 }
 
-/* ---- a vocabulary ---- */
+/* ---- samples ---- */
 
-/* Byte-level spelling of a byte, as tokenizer.json has it. */
-static void put_byte(char *out, size_t *n, unsigned char byte, const uint16_t spelling[256]) {
-    unsigned cp = spelling[byte];
-    if (cp < 0x80) {
-        out[(*n)++] = (char)cp;
-    } else {
-        out[(*n)++] = (char)(0xc0 | cp >> 6);
-        out[(*n)++] = (char)(0x80 | (cp & 63));
-    }
+typedef struct {
+    double us[MOST];
+    uint32_t n;
+} samples;
+
+static void put(samples *list, double us) {
+    if (list->n < MOST) list->us[list->n++] = us;
 }
-
-static void spell(uint16_t spelling[256]) {
-    unsigned next = 256;
-    for (unsigned byte = 0; byte < 256; byte++) {
-        bool visible =
-            (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-        spelling[byte] = (uint16_t)(visible ? byte : next++);
-    }
-}
-
-static void add_token(json_t *vocab, const uint16_t spelling[256], const char *bytes, size_t n) {
-    char key[512];
-    size_t len = 0;
-    for (size_t i = 0; i < n; i++)
-        put_byte(key, &len, (unsigned char)bytes[i], spelling);
-    key[len] = 0;
-    size_t id = json_object_size(vocab);
-    if (id < VOCAB - 1 && json_object_get(vocab, key) == NULL)
-        json_object_set_new(vocab, key, json_integer((json_int_t)id));
-}
-
-/* A piece as real vocabularies have them: syllables into words, some after a space, some in
- * capitals; other scripts; digits; runs of blanks; and punctuation across a string's end. */
-static size_t piece(char *out) {
-    static const char *const syllables[] = {"ka", "to", "ing",  "er",   "st", "re", "pre",
-                                            "al", "o",  "tion", "ment", "un", "di", "el",
-                                            "is", "ch", "ve",   "th",   "qu", "y"};
-    static const char *const others[] = {
-        "\xc3\xa9",     "\xc3\xbc",     "\xd0\xb8",        "\xd0\xbd",     "\xd0\xb0",
-        "\xe0\xa4\x95", "\xe0\xa4\xbe", "\xe0\xb8\x81",    "\xec\x9d\xb4", "\xe6\x97\xa5",
-        "\xe6\x9c\xac", "\xd8\xa7",     "\xf0\x9f\x98\x80"};
-    static const char *const marks[] = {
-        "\"",    "\",",    "\":", "\"}", "\"]", "\\n", "\\\"", "\n", "\n\n", "{\"", "[\"", "\":\"",
-        "\",\"", "\": \"", "},",  "],",  "}}",  "\t",  "'",    ".",  ")",    "});", "\\"};
-    size_t n = 0;
-    uint32_t kind = below(100);
-    if (kind < 40) out[n++] = ' ';
-    if (kind < 80) {
-        for (uint32_t turn = 1 + below(4); turn > 0; turn--) {
-            const char *part = syllables[below(20)];
-            memcpy(out + n, part, strlen(part));
-            n += strlen(part);
-        }
-        if (kind % 5 == 0 && out[0] != ' ') out[0] = (char)(out[0] - 32);
-    } else if (kind < 92) {
-        for (uint32_t turn = 1 + below(5); turn > 0; turn--) {
-            const char *part = others[below(13)];
-            memcpy(out + n, part, strlen(part));
-            n += strlen(part);
-        }
-    } else if (kind < 95) {
-        for (uint32_t turn = 1 + below(3); turn > 0; turn--)
-            out[n++] = (char)('0' + below(10));
-    } else {
-        for (uint32_t turn = below(3); turn > 0; turn--) {
-            const char *part = syllables[below(20)];
-            memcpy(out + n, part, strlen(part));
-            n += strlen(part);
-        }
-        for (uint32_t turn = 1 + below(2); turn > 0; turn--) {
-            const char *part = marks[below(23)];
-            memcpy(out + n, part, strlen(part));
-            n += strlen(part);
-        }
-    }
-    return n;
-}
-
-static tokenizer *make_tokenizer(void) {
-    uint16_t spelling[256];
-    spell(spelling);
-    json_t *vocab = json_object();
-    for (unsigned byte = 0; byte < 256; byte++) {
-        char one = (char)byte;
-        add_token(vocab, spelling, &one, 1);
-    }
-    char text[256];
-    while (json_object_size(vocab) < VOCAB - 1)
-        add_token(vocab, spelling, text, piece(text));
-    json_t *file =
-        json_pack("{s:[{s:i,s:s,s:b}], s:{s:s,s:b,s:b}, s:{s:s}, s:{s:s,s:o,s:[]}}", "added_tokens",
-                  "id", VOCAB - 1, "content", "<|end|>", "special", 1, "pre_tokenizer", "type",
-                  "ByteLevel", "add_prefix_space", 0, "use_regex", 1, "decoder", "type",
-                  "ByteLevel", "model", "type", "BPE", "vocab", vocab, "merges");
-    char *json = json_dumps(file, JSON_COMPACT);
-    tokenizer *tok = NULL;
-    err e = {0};
-    if (json == NULL || tokenizer_parse(&tok, json, strlen(json), VOCAB, "bench", &e) != 0) {
-        fprintf(stderr, "grammar: %s\n", e.msg);
-        exit(1);
-    }
-    free(json);
-    json_decref(file);
-    return tok;
-}
-
-/* ---- schemas ---- */
-
-static void alternatives(buf *out, int n, int depth) {
-    buf_puts(out, "{\"anyOf\":[");
-    for (int i = 0; i < n; i++) {
-        buf_printf(out, "%s{\"type\":\"object\",\"properties\":{\"a\":", i ? "," : "");
-        if (depth > 1) alternatives(out, n, depth - 1);
-        else buf_printf(out, "{\"type\":\"string\",\"maxLength\":%d}", 40 + i);
-        buf_printf(out, ",\"b%d\":{}}}", i);
-    }
-    buf_puts(out, "]}");
-}
-
-static void strings(buf *out, int n) {
-    buf_puts(out, "{\"anyOf\":[");
-    for (int i = 0; i < n; i++)
-        buf_printf(out, "%s{\"type\":\"string\",\"maxLength\":%d}", i ? "," : "", 1000 + i);
-    buf_puts(out, "]}");
-}
-
-static void names(buf *out, int n) {
-    buf_puts(out, "{\"type\":\"object\",\"properties\":{");
-    for (int i = 0; i < n; i++)
-        buf_printf(out, "%s\"property_%d\":{\"type\":\"integer\"}", i ? "," : "", i * 7919 % n);
-    buf_puts(out, "},\"additionalProperties\":{\"type\":\"string\"}}");
-}
-
-static void nested(buf *out, int depth) {
-    for (int i = 0; i < depth; i++)
-        buf_puts(out, "{\"type\":\"array\",\"minItems\":1,\"items\":");
-    buf_puts(out, "{\"type\":[\"string\",\"number\",\"null\"]}");
-    for (int i = 0; i < depth; i++)
-        buf_puts(out, "}");
-}
-
-static void values(buf *out, int n) {
-    buf_puts(out, "{\"type\":\"array\",\"items\":{\"enum\":[");
-    for (int i = 0; i < n; i++)
-        buf_printf(out, "%s\"value %d of the list\"", i ? "," : "", i);
-    buf_puts(out, "]}}");
-}
-
-static void numbers(buf *out, int n) {
-    buf_puts(out, "{\"type\":\"array\",\"items\":{\"anyOf\":[");
-    for (int i = 0; i < n; i++)
-        buf_printf(out, "%s{\"type\":\"integer\",\"minimum\":%d,\"maximum\":%d}", i ? "," : "", i,
-                   1000000 + i);
-    buf_puts(out, "]}}");
-}
-
-static const char *const usual[][2] = {
-    {"any object", "{\"type\":\"object\",\"additionalProperties\":{}}"},
-    {"person: 4 required fields", "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":"
-                                  "\"string\"},\"age\":{\"type\":\"integer\","
-                                  "\"minimum\":0,\"maximum\":150},\"email\":{\"type\":\"string\","
-                                  "\"maxLength\":80},\"tags\":{\"type\":"
-                                  "\"array\",\"items\":{\"type\":\"string\"},\"maxItems\":5}},"
-                                  "\"required\":[\"name\",\"age\",\"email\","
-                                  "\"tags\"],\"additionalProperties\":false}"},
-    {"list of records", "{\"type\":\"array\",\"maxItems\":20,\"items\":{\"type\":\"object\","
-                        "\"properties\":{\"id\":{\"type\":"
-                        "\"integer\"},\"price\":{\"type\":\"number\"},\"colour\":{\"enum\":["
-                        "\"red\",\"green\",\"blue\"]},"
-                        "\"note\":{\"type\":[\"string\",\"null\"]}},\"required\":[\"id\",\"price\","
-                        "\"colour\",\"note\"],"
-                        "\"additionalProperties\":false}}"},
-    {"one of three tools",
-     "{\"anyOf\":[{\"type\":\"object\",\"properties\":{\"name\":{\"const\":\"weather\"},"
-     "\"arguments\":{"
-     "\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"},\"unit\":{\"enum\":[\"C\","
-     "\"F\"]}},"
-     "\"required\":[\"city\"]}},\"required\":[\"name\",\"arguments\"]},{\"type\":\"object\","
-     "\"properties\":"
-     "{\"name\":{\"const\":\"search\"},\"arguments\":{\"type\":\"object\",\"properties\":{"
-     "\"query\":{"
-     "\"type\":\"string\"},\"limit\":{\"type\":\"integer\"}},\"required\":[\"query\"]}},"
-     "\"required\":["
-     "\"name\",\"arguments\"]},{\"type\":\"object\",\"properties\":{\"name\":{\"const\":\"now\"},"
-     "\"arguments\":{\"type\":\"object\",\"properties\":{}}},\"required\":[\"name\",\"arguments\"]}"
-     "]}"},
-    {"recursive tree", "{\"$ref\":\"#/$defs/"
-                       "node\",\"$defs\":{\"node\":{\"type\":\"object\",\"properties\":{\"value\":{"
-                       "\"type\":\"string\"},\"children\":{\"type\":\"array\",\"items\":{\"$ref\":"
-                       "\"#/$defs/node\"}}},"
-                       "\"required\":[\"value\",\"children\"],\"additionalProperties\":false}}}"},
-};
-
-/* ---- measuring ---- */
 
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-/* A token of the mask: any in half of the cases, else one ending a value. */
-static uint32_t choose(const tokenizer *tok, const eng_mask *mask, uint32_t so_far) {
-    static uint32_t can[VOCAB], ends[VOCAB];
-    uint32_t n = 0, n_ends = 0;
-    for (size_t space = 0; space < mask->n_words; space++) {
-        for (uint64_t left = mask->words[space]; left; left &= left - 1) {
-            uint32_t id = (uint32_t)(space * 64) + (uint32_t)__builtin_ctzll(left);
-            size_t len;
-            const char *bytes = tokenizer_bytes(tok, id, &len);
-            can[n++] = id;
-            if (id == VOCAB - 1 || (len == 1 && strchr("\"}]", *bytes))) ends[n_ends++] = id;
-        }
+static void sort(samples *list) {
+    qsort(list->us, list->n, sizeof *list->us, by_value);
+}
+
+static double at(const samples *list, double part) { /* of a sorted list */
+    return list->n ? list->us[(uint32_t)(part * (list->n - 1))] : 0;
+}
+
+/* ---- one schema ---- */
+
+static int compile(api__grammar **out, const bench_schema *schema, const json_t *json, err *e) {
+    switch (schema->form) {
+    case BENCH_CALLS: return api__grammar_compile_tools(out, json, NULL, "tools", e);
+    case BENCH_TAGS: return api__grammar_compile_tags(out, json, NULL, "tools", e);
+    default: return api__grammar_compile(out, json, "schema", e);
     }
+}
+
+static bool allowed(const eng_mask *mask, uint32_t id) {
+    return id / 64 < mask->n_words && mask->words[id / 64] >> id % 64 & 1;
+}
+
+/* A token of the mask; often one that ends a value. UINT32_MAX: the mask is empty. */
+static uint32_t choose(const words *all, const eng_mask *mask, uint32_t so_far) {
+    uint32_t n = 0, ends[256], n_ends = 0;
+    for (uint32_t i = 0; i < all->n_ends; i++) {
+        if (allowed(mask, all->ends[i])) ends[n_ends++] = all->ends[i];
+    }
+    if (n_ends && (so_far > 150 || bench_below(8) == 0)) return ends[bench_below(n_ends)];
+    for (size_t i = 0; i < mask->n_words; i++)
+        n += (uint32_t)__builtin_popcountll(mask->words[i]);
     if (n == 0) return UINT32_MAX;
-    return n_ends && (so_far > 200 || below(8) == 0) ? ends[below(n_ends)] : can[below(n)];
-}
-
-static void measure(const tokenizer *tok, const api__vocab *vocab, const char *what,
-                    const char *text) {
-    static double us[MOST];
-    const uint32_t stop = VOCAB - 1;
-    json_t *schema = json_loads(text, JSON_DECODE_ANY, NULL);
-    err e = {0};
-    api__grammar *grammar = NULL;
-    double begun = cpu_us();
-    if (api__grammar_compile(&grammar, schema, "schema", &e) != 0) {
-        printf("| %s | refused: %s | | | | | |\n", what, e.msg);
-        json_decref(schema);
-        return;
-    }
-    double compiled = cpu_us() - begun, sum = 0;
-    uint32_t n = 0, costly = 0;
-    uint64_t most_fuel = 0;
-    for (int answer = 0; answer < ANSWERS && n < MOST; answer++) {
-        api__workspace *space = NULL;
-        api__constraint *con = NULL;
-        if (api__workspace_create(&space, grammar, vocab, &stop, 1, &e) != 0 ||
-            api__constraint_create(&con, space, &e) != 0)
-            exit(1);
-        for (uint32_t turn = 0; turn < 400 && n < MOST; turn++) {
-            double from = cpu_us();
-            err_code bad = api__constraint_make(con);
-            double to = cpu_us();
-            if (api__constraint_fuel(con) > most_fuel) most_fuel = api__constraint_fuel(con);
-            us[n] = to - from;
-            if (bad != ERR_NONE) {
-                sum += us[n++];
-                costly++;
-                break;
-            }
-            uint32_t id = choose(tok, api__constraint_mask(con), turn);
-            from = cpu_us();
-            if (id == UINT32_MAX || !api__constraint_take(con, id)) {
-                fprintf(stderr, "grammar: a mask allowed what cannot be taken: %s\n", what);
-                exit(1);
-            }
-            us[n] += cpu_us() - from;
-            sum += us[n++];
-            if (id == stop) break;
+    uint32_t left = bench_below(n);
+    for (size_t i = 0;; i++) {
+        uint64_t word = mask->words[i];
+        uint32_t bits = (uint32_t)__builtin_popcountll(word);
+        if (left >= bits) {
+            left -= bits;
+            continue;
         }
-        api__constraint_destroy(con);
-        api__workspace_destroy(space);
+        while (left-- > 0)
+            word &= word - 1;
+        return (uint32_t)(i * 64) + (uint32_t)__builtin_ctzll(word);
     }
-    qsort(us, n, sizeof *us, by_value);
-    printf("| %s | %.0f | %u | %.1f | %.1f | %.1f | %.1f | %llu | %u |\n", what, compiled, n,
-           sum / n, us[n / 2], us[n * 99 / 100], us[n - 1], (unsigned long long)most_fuel, costly);
-    api__grammar_free(grammar);
-    json_decref(schema);
 }
 
-int main(void) {
-    json_setup();
-    tokenizer *tok = make_tokenizer();
-    api__vocab *vocab = NULL;
+typedef struct {
+    samples compile, again, first, mask, take;
+    uint64_t most_fuel;
+    uint32_t costly;
+} figures;
+
+/* Draws one answer. false: the mask of some token was too costly. */
+static bool answer(const words *all, const api__grammar *grammar, const char *what, samples *masks,
+                   figures *out) {
+    api__workspace *space = NULL;
+    api__constraint *con = NULL;
     err e = {0};
-    double from = cpu_us();
-    if (api__vocab_open(&vocab, tok, VOCAB, &e) != 0) return 1;
-    printf("%d entries; the vocabulary's tries take %.0f ms once, when the model is opened\n\n",
-           VOCAB, (cpu_us() - from) / 1000);
-    puts("| schema | compile, us | tokens | mean, us | p50 | p99 | worst | most fuel | too costly "
-         "|");
-    puts("|---|---|---|---|---|---|---|---|---|");
-    for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++)
-        measure(tok, vocab, usual[i][0], usual[i][1]);
-    static const struct {
-        const char *what;
-        void (*write)(buf *out, int n);
-        int n;
-    } worst[] = {{"32 strings of different lengths", strings, 32},
-                 {"512 optional names and additional ones", names, 512},
-                 {"arrays, 31 deep", nested, 31},
-                 {"enum of 512 values", values, 512},
-                 {"32 ranges of integers", numbers, 32}};
-    buf out = {0};
-    for (size_t i = 0; i < sizeof worst / sizeof worst[0]; i++) {
-        buf_clear(&out);
-        worst[i].write(&out, worst[i].n);
-        measure(tok, vocab, worst[i].what, out.data);
+    bool whole = true;
+    if (api__workspace_create(&space, grammar, all->vocab, &all->stop, 1, &e) != 0 ||
+        api__constraint_create(&con, space, &e) != 0)
+        exit(1);
+    for (uint32_t turn = 0; turn < ANSWER_TOKENS; turn++) {
+        double from = cpu_us();
+        whole = api__constraint_make(con) == ERR_NONE;
+        put(masks, cpu_us() - from);
+        if (api__constraint_fuel(con) > out->most_fuel) out->most_fuel = api__constraint_fuel(con);
+        if (!whole) break;
+        uint32_t id = choose(all, api__constraint_mask(con), turn);
+        from = cpu_us();
+        if (id == UINT32_MAX || !api__constraint_take(con, id)) {
+            fprintf(stderr, "grammar: a mask allowed what cannot be taken: %s\n", what);
+            exit(1);
+        }
+        put(&out->take, cpu_us() - from);
+        if (id == all->stop) break;
     }
-    buf_clear(&out);
-    alternatives(&out, 32, 1);
-    measure(tok, vocab, "32 objects that begin alike", out.data);
-    buf_clear(&out);
-    alternatives(&out, 8, 3);
-    measure(tok, vocab, "8 in 8 in 8 objects that begin alike", out.data);
-    buf_deinit(&out);
-    api__vocab_close(vocab);
-    tokenizer_close(tok);
+    api__constraint_destroy(con);
+    api__workspace_destroy(space);
+    return whole;
+}
+
+static void measure(const words *all, const bench_schema *schema) {
+    static figures out;
+    buf text = {0};
+    err e = {0};
+    out = (figures){.most_fuel = 0};
+    if (schema->write) schema->write(&text, schema->n);
+    json_t *json = schema->write ? json_loads(text.data, JSON_DECODE_ANY, NULL) : NULL;
+    api__grammar *grammar = NULL;
+    for (int i = 0; i < COMPILES; i++) {
+        api__grammar_free(grammar);
+        double from = cpu_us();
+        if (compile(&grammar, schema, json, &e) != 0) {
+            printf("| %s | refused: %s |\n", schema->what, e.msg);
+            goto end;
+        }
+        put(&out.compile, cpu_us() - from);
+    }
+    for (int i = 0; i < ANSWERS; i++)
+        out.costly += !answer(all, grammar, schema->what, i ? &out.mask : &out.first, &out);
+    sort(&out.compile);
+    sort(&out.first);
+    sort(&out.mask);
+    sort(&out.take);
+    printf("| %s | %.0f | %.1f | %.0f | %u | %.1f | %.1f | %.0f | %.1f | %.1f | %llu | %u |\n",
+           schema->what, at(&out.compile, 0.5), at(&out.first, 0.5), at(&out.first, 1),
+           out.first.n + out.mask.n, at(&out.mask, 0.5), at(&out.mask, 0.99), at(&out.mask, 1),
+           at(&out.take, 0.5), at(&out.take, 0.99), (unsigned long long)out.most_fuel, out.costly);
+end:
+    api__grammar_free(grammar);
+    json_decref(json);
+    buf_deinit(&text);
+}
+
+/* ---- one vocabulary ---- */
+
+static void find_ends(words *all) {
+    for (uint32_t id = 0; id < all->size; id++) {
+        size_t n;
+        const char *bytes = tokenizer_bytes(all->tok, id, &n);
+        bool end = id == all->stop || (bytes && n == 1 && strchr("\"}]", *bytes));
+        if (end && all->n_ends < 256) all->ends[all->n_ends++] = id;
+    }
+}
+
+static void run(const char *name, const tokenizer *tok, uint32_t size) {
+    static words all;
+    err e = {0};
+    all = (words){.tok = tok, .size = size, .stop = size - 1};
+    double from = cpu_us();
+    if (api__vocab_open(&all.vocab, tok, size, &e) != 0) {
+        fprintf(stderr, "grammar: %s\n", e.msg);
+        exit(1);
+    }
+    printf("\n%s: %u entries; its tries take %.0f ms once, when the model is opened\n\n", name,
+           size, (cpu_us() - from) / 1000);
+    find_ends(&all);
+    puts("| schema | compile, us | first answer, mask p50 | worst | tokens | mask p50 | p99 | "
+         "worst | take p50 | p99 | most fuel | too costly |");
+    puts("|---|---|---|---|---|---|---|---|---|---|---|---|");
+    for (size_t i = 0; i < bench_n_usual; i++)
+        measure(&all, &bench_usual[i]);
+    for (size_t i = 0; i < bench_n_worst; i++)
+        measure(&all, &bench_worst[i]);
+    api__vocab_close(all.vocab);
+}
+
+int main(int argc, char **argv) {
+    json_setup();
+    for (int i = 1; i + 2 < argc; i += 3) {
+        tokenizer *tok = NULL;
+        err e = {0};
+        long size = strtol(argv[i + 2], NULL, 10);
+        if (tokenizer_open(&tok, argv[i + 1], 1 << 20, &e) != 0 || size < 2 ||
+            size > tokenizer_size(tok)) {
+            fprintf(stderr, "grammar: %s: %s\n", argv[i + 1], e.msg[0] ? e.msg : "wrong size");
+            return 1;
+        }
+        run(argv[i], tok, (uint32_t)size);
+        tokenizer_close(tok);
+    }
+    if (argc == 1) {
+        tokenizer *tok = bench_vocabulary();
+        run("made here", tok, BENCH_VOCAB);
+        tokenizer_close(tok);
+    }
     return 0;
 }
