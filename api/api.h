@@ -73,8 +73,8 @@ typedef struct api_request api_request;
  * thread; takes at most a few ms per 100 KB of prompt. */
 int api_parse(api_request **out, const api_context *ctx, const api_dialect *dialect,
               const char *body, size_t n, err *e) WARN_UNUSED;
-/* The same on the loop thread, for short bodies. Returns 1 and does nothing if the chat template
- * takes so much work that a worker must parse. */
+/* The same on the loop thread, for short bodies. Returns 1 and does nothing if a worker must parse:
+ * the chat template takes much work, or a schema has yet to be compiled. */
 int api_parse_soon(api_request **out, const api_context *ctx, const api_dialect *dialect,
                    const char *body, size_t n, err *e) WARN_UNUSED;
 void api_request_destroy(api_request *req);

@@ -3,6 +3,7 @@
 #define FATHOM_API_INTERNAL_H
 
 #include "api/api.h"
+#include "api/grammar/cache_internal.h"
 #include "api/grammar/constrain_internal.h"
 #include "text/jinja.h"
 
@@ -148,7 +149,9 @@ struct api_context {
     eng_sampling defaults; /* from generation_config.json; otherwise neutral */
     uint64_t hash_key[4];  /* random; hashes cache_salt */
     int64_t created;
-    api__vocab *vocab; /* NULL: answers cannot be constrained (no tokenizer or no end token) */
+    /* Both NULL: answers cannot be constrained (no tokenizer or no end token). */
+    api__vocab *vocab;
+    api__grammar_cache *grammars;
 };
 
 /* Adds an end token of the model unless it is there. `file` is named in warnings. */
@@ -249,9 +252,7 @@ typedef struct api__notation {
      * memory sets answer->said.failed. */
     void (*read)(const api_request *req, api__answer *answer, const char *text, size_t ready,
                  bool last);
-    /* Makes the grammar of a forced call; see api__grammar_compile_tools. */
-    int (*grammar)(api__grammar **out, const json_t *tools, const char *only, const char *param,
-                   err *e);
+    api__compile_calls grammar; /* of a forced call */
 } api__notation;
 /* {"name": NAME, "arguments": {…}}; and <function=NAME><parameter=KEY>VALUE</parameter></function>,
  * as written by Qwen3-Coder and Nanbeige. */

@@ -12,7 +12,11 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { MAX_CONFIG_BYTES = 4 << 20 };
+enum {
+    MAX_CONFIG_BYTES = 4 << 20,
+    MAX_GRAMMARS = 512,           /* compiled schemas kept for later requests */
+    MAX_GRAMMAR_BYTES = 16 << 20, /* of all of them */
+};
 
 static const json_limits config_limits = {MAX_CONFIG_BYTES, 64, 200000};
 
@@ -187,7 +191,9 @@ int api_context_open(api_context **out, const api_opts *opts, err *e) {
     }
     if (read_files(ctx, e) != 0) goto fail;
     if (ctx->opts.tokenizer && ctx->n_stop_ids > 0 &&
-        api__vocab_open(&ctx->vocab, ctx->opts.tokenizer, ctx->plan->vocab_size, e) != 0) {
+        (api__vocab_open(&ctx->vocab, ctx->opts.tokenizer, ctx->plan->vocab_size, e) != 0 ||
+         api__grammar_cache_open(&ctx->grammars, ctx->hash_key, MAX_GRAMMARS, MAX_GRAMMAR_BYTES,
+                                 e) != 0)) {
         goto fail;
     }
     ctx->opts.model_dir = NULL; /* the caller's string, read during open only */
@@ -204,6 +210,7 @@ fail:
 void api_context_close(api_context *ctx) {
     if (ctx == NULL) return;
     api__template_close(ctx->template);
+    api__grammar_cache_close(ctx->grammars);
     api__vocab_close(ctx->vocab);
     free(ctx->stop_ids);
     free(ctx->name);

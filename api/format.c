@@ -1,6 +1,6 @@
 /* format.c - response_format, and text.format of responses. */
 #include "api/dialect_internal.h"
-#include "api/grammar/constrain_internal.h"
+#include "api/grammar/cache_internal.h"
 
 /* A constraint needs a tokenizer to see the answer's text and an end token to end it. */
 int api__can_constrain(const api_context *ctx, const api__values *fields, const char *param,
@@ -32,7 +32,8 @@ bool api__name_ok(const json_t *name) {
 }
 
 /* Name and schema stand in json_schema, or beside the type in a flat dialect. */
-static int read_schema(api_request *req, const json_t *format, const char *param, err *e) {
+static int read_schema(api_request *req, const api_context *ctx, const json_t *format,
+                       const char *param, err *e) {
     bool wrapped = !req->dialect->flat;
     char inner[64];
     (void)snprintf(inner, sizeof inner, "%s%s", param, wrapped ? ".json_schema" : "");
@@ -57,7 +58,8 @@ static int read_schema(api_request *req, const json_t *format, const char *param
     if (!json_is_object(schema)) {
         return err_set(e, ERR_BAD_PARAM, field, "%s must be a JSON Schema object", field);
     }
-    return api__grammar_compile(&req->grammar, schema, field, e);
+    const api__form form = {.json = schema, .param = field};
+    return api__grammar_get(&req->grammar, ctx->grammars, &form, req->soon, e);
 }
 
 static int read_response_format(api_request *req, const api_context *ctx, const api__values *fields,
@@ -77,12 +79,12 @@ static int read_response_format(api_request *req, const api_context *ctx, const 
     }
     if (api__can_constrain(ctx, fields, param, e) != 0) return -1;
     req->form_field = param;
-    return schema ? read_schema(req, fields->response_format, param, e)
-                  : api__grammar_compile(&req->grammar, NULL, param, e);
+    if (schema) return read_schema(req, ctx, fields->response_format, param, e);
+    const api__form any = {.param = param};
+    return api__grammar_get(&req->grammar, ctx->grammars, &any, req->soon, e);
 }
 
 /* Refuses a format that cannot be guaranteed. */
 int api__read_format(api_request *req, const api_context *ctx, const api__values *fields, err *e) {
-    if (fields->response_format && read_response_format(req, ctx, fields, e) != 0) return -1;
-    return 0;
+    return fields->response_format ? read_response_format(req, ctx, fields, e) : 0;
 }

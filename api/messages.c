@@ -462,11 +462,11 @@ static int read_turns(api_request *req, const api_context *ctx, const json_t *li
 int api__read_conversation(api_request *req, const api_context *ctx, const api__values *fields,
                            const json_t *list, api__turns *turns, err *e) {
     json_t *tools = NULL;
-    if (api__read_tools(req, ctx, fields, &tools, e) != 0) return -1;
+    int rc = api__read_tools(req, ctx, fields, &tools, e);
     turns->soon = req->soon;
     turns->tools = tools;
     turns->kwargs = fields->chat_template_kwargs;
-    int rc = read_turns(req, ctx, list, turns, e);
+    if (rc == 0) rc = read_turns(req, ctx, list, turns, e);
     json_decref(tools);
     return rc;
 }

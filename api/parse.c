@@ -381,7 +381,7 @@ static int read_values(api_request *req, const api_context *ctx, api__values *fi
     return dialect->prepare(req, ctx, fields, e);
 }
 
-/* 1: the template takes too much work for the loop thread. */
+/* 1: the template or the schema takes too much work for the loop thread. */
 static int read_request(api_request *req, const api_context *ctx, const json_t *root, err *e) {
     const api_dialect *dialect = req->dialect;
     api__values *fields = arena_alloc(&req->mem, dialect->values_bytes);
@@ -397,8 +397,8 @@ static int read_request(api_request *req, const api_context *ctx, const json_t *
     if (read_stop_ids(req, ctx, fields, e) != 0 || read_depth(req, ctx, fields, e) != 0) return -1;
     if (read_stream(req, fields, e) != 0 || read_logprobs(req, fields, e) != 0) return -1;
     if (read_choices(req, ctx, fields, e) != 0 || read_labels(req, ctx, fields, e) != 0) return -1;
-    if (api__read_format(req, ctx, fields, e) != 0) return -1;
-    int rc = dialect->read_input(req, ctx, fields, e);
+    int rc = api__read_format(req, ctx, fields, e);
+    if (rc == 0) rc = dialect->read_input(req, ctx, fields, e);
     if (rc != 0) return rc;
     if (dialect->finish && dialect->finish(req, fields, e) != 0) return -1;
     return read_limits(req, ctx, fields, e);
@@ -436,16 +436,12 @@ int api_parse_soon(api_request **out, const api_context *ctx, const api_dialect 
 }
 
 size_t api_request_bytes(const api_request *req) {
-    const api__grammar *grammar = req->grammar;
-    size_t form =
-        grammar ? sizeof *grammar + grammar->mem.held + grammar->n_nodes * sizeof *grammar->nodes
-                : 0;
-    return sizeof *req + req->mem.held + form;
+    return sizeof *req + req->mem.held + api__grammar_held(req->grammar);
 }
 
 void api_request_destroy(api_request *req) {
     if (req == NULL) return;
-    api__grammar_free(req->grammar);
+    api__grammar_release(req->grammar);
     arena_deinit(&req->mem);
     free(req);
 }

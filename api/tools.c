@@ -176,7 +176,8 @@ static int force(api_request *req, const api_context *ctx, const api__values *fi
     }
     if (api__can_constrain(ctx, fields, "tool_choice", e) != 0) return -1;
     req->form_field = "tools";
-    return req->notation->grammar(&req->grammar, tools, req->named, "tools", e);
+    const api__form form = {tools, req->notation->grammar, req->named, "tools"};
+    return api__grammar_get(&req->grammar, ctx->grammars, &form, req->soon, e);
 }
 
 /* A model whose template shows no functions reads api__tools_lead, which asks for JSON. */

@@ -124,10 +124,13 @@ typedef struct {
     uint16_t *items; /* prefixItems; alternatives */
 } api__node;
 
+typedef struct api__kept api__kept;
+
 typedef struct {
     arena mem;
     api__node *nodes;
     uint16_t n_nodes, root;
+    api__kept *kept; /* its entry in the cache of compiled schemas (cache.c), or NULL */
 } api__grammar;
 
 /* schema NULL: any JSON object. `param` names the field in errors. ERR_UNSUPPORTED names the
